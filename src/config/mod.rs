@@ -1,0 +1,206 @@
+//! `probes.toml`, overlays, variables and flags, read into settings that cannot be wrong.
+//!
+//! Layers, later ones win: what is built in, the file, the overlays, `LEADSMAN__…` variables, flags.
+//! Every mistake is shown at once, with its place; a hint is no mistake.
+//!
+//! Invariants:
+//! - who gets [`Settings`] need not check them again;
+//! - a secret is never part of a message, of [`InForce`], or of `Debug`.
+
+mod expectation;
+mod layers;
+mod mistakes;
+mod place;
+mod question;
+mod read;
+mod reader;
+mod request;
+mod service;
+pub mod settings;
+pub mod target;
+mod values;
+mod way;
+
+use std::path::PathBuf;
+
+pub use mistakes::{Mistake, Mistakes, SourceFile};
+pub use place::Place;
+pub use reader::InForce;
+pub use settings::Settings;
+pub use target::Target;
+
+use layers::{Kind, Node, PREFIX};
+use reader::{Item, Notes};
+
+/// Where settings come from.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// The configuration and its overlays; later ones win.
+    pub files: Vec<PathBuf>,
+    /// Names and values; those whose names start with `LEADSMAN__` are settings.
+    pub environment: Vec<(String, String)>,
+    /// Key paths (as `release.mykadoo.base_url`) and values.
+    pub flags: Vec<(String, String)>,
+}
+
+/// A configuration without mistakes.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// What to do.
+    pub settings: Settings,
+    /// What is right, but worth a word; each in one line.
+    pub hints: Vec<String>,
+    /// Every setting that was read, in the order of reading, and where each came from.
+    pub in_force: Vec<InForce>,
+    /// The files, for the places in `in_force`.
+    pub files: Vec<SourceFile>,
+}
+
+impl Loaded {
+    /// Where a setting was written, in words: "probes.toml:12", "LEADSMAN__SERVE__LISTEN", "flag", "default".
+    pub fn place_name(&self, place: &Place) -> String {
+        match place {
+            Place::File { file, value, .. } => {
+                let source = self.files.get(*file);
+                let before = source
+                    .and_then(|source| source.text.get(..value.0))
+                    .unwrap_or("");
+                let name = source.map_or("", |source| source.name.as_str());
+                format!("{name}:{}", before.matches('\n').count() + 1)
+            }
+            Place::Variable(name) => name.clone(),
+            Place::Flag(_) => "flag".to_owned(),
+            Place::Default => "default".to_owned(),
+        }
+    }
+}
+
+/// Reads all layers.
+///
+/// # Errors
+/// Every mistake that was found; then nothing counts.
+pub fn load(sources: &Sources) -> Result<Loaded, Mistakes> {
+    let mut files = Vec::new();
+    let mut notes = Notes::default();
+    let mut layers: Vec<_> = sources
+        .files
+        .iter()
+        .filter_map(|path| layers::read_file(path, &mut files, &mut notes.mistakes))
+        .collect();
+    // What stands in variables is compared with names from the files, so those are merged first.
+    let from_files = merged(&layers, &mut notes);
+    for (name, value) in sources
+        .environment
+        .iter()
+        .filter(|(name, _)| name.starts_with(PREFIX))
+    {
+        let keys = layers::keys_of_variable(name, &from_files);
+        add_single(
+            &keys,
+            value,
+            &Place::Variable(name.clone()),
+            &from_files,
+            &mut layers,
+            &mut notes,
+        );
+    }
+    for (path, value) in &sources.flags {
+        let keys: Vec<String> = path.split('.').map(str::to_owned).collect();
+        add_single(
+            &keys,
+            value,
+            &Place::Flag(path.clone()),
+            &from_files,
+            &mut layers,
+            &mut notes,
+        );
+    }
+    let broken = !notes.mistakes.is_empty();
+    let root = Item {
+        path: String::new(),
+        node: merged(&layers, &mut notes),
+    };
+    // A file that could not be read at all would only bring complaints about what is missing.
+    let settings =
+        (!broken || files.len() == layers.len()).then(|| read::settings(root, &mut notes));
+    match settings {
+        Some(settings) if notes.mistakes.is_empty() => {
+            let hints = notes.hints.iter().map(one_line).collect();
+            Ok(Loaded {
+                settings,
+                hints,
+                in_force: notes.in_force,
+                files,
+            })
+        }
+        Some(_) | None => {
+            let mut list = notes.mistakes;
+            list.sort_by(|a, b| a.place.cmp(&b.place));
+            list.dedup();
+            Err(Mistakes { files, list })
+        }
+    }
+}
+
+fn merged(layers: &[layers::Layer], notes: &mut Notes) -> Node {
+    layers::merge(layers).unwrap_or_else(|error| {
+        notes.complain(
+            "",
+            &Place::Default,
+            format!("the layers do not fit together: {error}"),
+            None,
+        );
+        Node {
+            place: Place::Default,
+            kind: Kind::Table(Vec::new()),
+        }
+    })
+}
+
+/// A variable or flag as a layer of its own. One for an entry that no file names is a mistake: it would make a release
+/// out of a misspelt word.
+fn add_single(
+    keys: &[String],
+    value: &str,
+    place: &Place,
+    tree: &Node,
+    layers: &mut Vec<layers::Layer>,
+    notes: &mut Notes,
+) {
+    let path = keys.join(".");
+    let mut node = Some(tree);
+    for (index, key) in keys.iter().enumerate() {
+        let entries = match node.map(|node| &node.kind) {
+            Some(Kind::Table(entries)) => entries.as_slice(),
+            _ => &[],
+        };
+        let found = entries.iter().find(|(name, _)| name == key);
+        let of = index
+            .checked_sub(1)
+            .and_then(|above| keys.get(above))
+            .map_or("", String::as_str);
+        let is_entry = index % 2 == 1 && ["release", "probe", "module"].contains(&of);
+        if is_entry && found.is_none() {
+            let names: Vec<&str> = entries.iter().map(|(name, _)| name.as_str()).collect();
+            let near = reader::nearest(key, &names).map(|near| format!("did you mean {near:?}?"));
+            let help = near.unwrap_or_else(|| format!("known are {}", names.join(", ")));
+            notes.complain(
+                &path,
+                place,
+                format!("there is no {of} {key:?}"),
+                Some(help),
+            );
+            return;
+        }
+        node = found.map(|(_, node)| node);
+    }
+    layers.push(layers::single(keys, value, place));
+}
+
+fn one_line(hint: &Mistake) -> String {
+    let help = hint
+        .help
+        .as_ref()
+        .map_or_else(String::new, |help| format!("; {help}"));
+    format!("{}{help}", mistakes::headline(hint))
+}

@@ -1,0 +1,436 @@
+//! From the merged tree to checked settings.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::expectation::LATENCY;
+use super::place::Place;
+use super::question;
+use super::reader::{Item, Notes, Table};
+use super::service::serve;
+use super::settings::{Doubt, Module, Probe, Question, Release, Settings};
+use super::target::Target;
+use crate::units::{Namespace, ProbeId, ProbeName, ReleaseName};
+
+const INTERVAL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(86_400));
+const TIMEOUT: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(60));
+const WINDOW: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(3600));
+const LATE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(60));
+
+/// Built in, and said here once: what a probe has when neither it nor its release says otherwise.
+const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+const DEFAULT_WINDOW: Duration = Duration::from_secs(300);
+
+/// The most probes of one configuration: what a daemon of two cores can ask each second or so.
+const MAX_PROBES: usize = 100_000;
+
+/// Settings, as far as they could be read; they count only when there are no mistakes.
+pub(super) fn settings(root: Item, notes: &mut Notes) -> Settings {
+    let mut root = Table::of(root, notes);
+    let max_in_flight = root
+        .number("max_in_flight", (1, 1_000_000), notes)
+        .unwrap_or(10_000);
+    notes.defaults("", &[("max_in_flight", &max_in_flight)]);
+    let serve = serve(section(&mut root, "serve", notes), notes);
+    let doubt = doubt(section(&mut root, "doubt", notes), notes);
+    let has_modules = root.has("module");
+    let modules = modules(section(&mut root, "module", notes), notes);
+    let mut releases = Vec::new();
+    let mut guarded = HashSet::new();
+    let table = section(&mut root, "release", notes);
+    for (id, item) in entries(table) {
+        let release = release(&id, item, notes);
+        let is_new = guarded.insert((release.0.namespace.clone(), release.0.name.clone()));
+        if !is_new {
+            let message = format!(
+                "{}/{} is guarded twice",
+                release.0.namespace, release.0.name
+            );
+            notes.complain(
+                &format!("release.{id}"),
+                &release.1,
+                message,
+                Some("put all its probes into one".into()),
+            );
+        }
+        releases.push(release.0);
+    }
+    let probes: usize = releases.iter().map(|release| release.probes.len()).sum();
+    if probes > MAX_PROBES {
+        notes.complain(
+            "release",
+            &Place::Default,
+            format!("{probes} probes are more than {MAX_PROBES}"),
+            None,
+        );
+    }
+    if releases.is_empty() && !has_modules && notes.mistakes.is_empty() {
+        let help =
+            "add a [[release]] with a [[release.probe]], or a [[module]] for /probe".to_owned();
+        notes.complain("", &Place::Default, "there is nothing to probe", Some(help));
+    }
+    root.end(notes);
+    Settings {
+        serve,
+        max_in_flight: usize::try_from(max_in_flight).unwrap_or(1),
+        doubt,
+        releases,
+        modules,
+    }
+}
+
+fn section(root: &mut Table, key: &'static str, notes: &mut Notes) -> Table {
+    match root.take(key) {
+        Some(item) => Table::of(item, notes),
+        None => Table::empty(key.to_owned()),
+    }
+}
+
+fn entries(mut table: Table) -> Vec<(String, Item)> {
+    table.rest()
+}
+
+fn doubt(mut table: Table, notes: &mut Notes) -> Doubt {
+    let late_after = table
+        .duration("late_after", LATE, notes)
+        .unwrap_or(Duration::from_millis(500));
+    let hosts_failing = table
+        .number("hosts_failing", (0, 100_000), notes)
+        .unwrap_or(3);
+    notes.defaults(
+        "doubt",
+        &[
+            ("late_after", &written(late_after)),
+            ("hosts_failing", &hosts_failing),
+        ],
+    );
+    let control = table.take("control").and_then(|item| {
+        let names = Names {
+            namespace: "".into(),
+            release: "".into(),
+            base: None,
+            times: Times::built_in(),
+        };
+        probe("control", item, &names, notes)
+    });
+    table.end(notes);
+    Doubt {
+        late_after,
+        hosts_failing: usize::try_from(hosts_failing).unwrap_or(3),
+        control: control.map(Arc::new),
+    }
+}
+
+/// What a release gives its probes.
+struct Names {
+    namespace: Box<str>,
+    release: Box<str>,
+    base: Option<Target>,
+    times: Times,
+}
+
+/// How often, how long, over what span: a release says it for all its probes, a probe for itself.
+struct Times {
+    interval: (Duration, Place),
+    timeout: (Duration, Place),
+    window: (Duration, Place),
+}
+
+impl Times {
+    fn built_in() -> Self {
+        Self {
+            interval: (DEFAULT_INTERVAL, Place::Default),
+            timeout: (DEFAULT_TIMEOUT, Place::Default),
+            window: (DEFAULT_WINDOW, Place::Default),
+        }
+    }
+
+    /// What a table says, and for the rest what holds above it.
+    fn read(table: &mut Table, above: &Self, notes: &mut Notes) -> Self {
+        let mut one = |key, bounds, above: &(Duration, Place)| {
+            let place = table.place_of(key);
+            let own = table.duration(key, bounds, notes);
+            if place.is_none() {
+                notes.holds(&table.path_of(key), written(above.0), &above.1);
+            }
+            own.zip(place).unwrap_or_else(|| above.clone())
+        };
+        Self {
+            interval: one("interval", INTERVAL, &above.interval),
+            timeout: one("timeout", TIMEOUT, &above.timeout),
+            window: one("window", WINDOW, &above.window),
+        }
+    }
+}
+
+fn release(id: &str, item: Item, notes: &mut Notes) -> (Release, Place) {
+    let mut table = Table::of(item, notes);
+    let place = table.place.clone();
+    table.text("id", notes);
+    let name = table.text("name", notes).map_or_else(
+        || id.to_owned(),
+        |(text, item)| {
+            check_name(&text, &item, 53, notes);
+            text
+        },
+    );
+    let namespace = if let Some((text, item)) = table.text("namespace", notes) {
+        check_name(&text, &item, 63, notes);
+        text
+    } else {
+        let help = "add namespace = \"…\", the one that Helm installs the release into".to_owned();
+        notes.complain(&table.path, &place, "has no namespace", Some(help));
+        String::new()
+    };
+    let base = table
+        .text("base_url", notes)
+        .and_then(|(text, item)| target(&text, &item, notes));
+    let times = Times::read(&mut table, &Times::built_in(), notes);
+    let names = Names {
+        namespace: namespace.into(),
+        release: name.into(),
+        base,
+        times,
+    };
+    let mut probes = Vec::new();
+    let written = section(&mut table, "probe", notes);
+    for (id, item) in entries(written) {
+        probes.extend(probe(&id, item, &names, notes).map(Arc::new));
+    }
+    if probes.is_empty() && notes.mistakes.is_empty() {
+        notes.complain(
+            &table.path,
+            &place,
+            "has no probe",
+            Some("add a [[release.probe]] below it".into()),
+        );
+    }
+    table.end(notes);
+    let release = Release {
+        name: ReleaseName::new(names.release),
+        namespace: Namespace::new(names.namespace),
+        probes,
+    };
+    (release, place)
+}
+
+/// Names as Kubernetes allows them: they become labels, and parts of the names of Secrets.
+fn check_name(text: &str, item: &Item, longest: usize, notes: &mut Notes) {
+    let inner = |byte: u8| {
+        byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.'
+    };
+    let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = text.as_bytes();
+    if bytes.len() > longest
+        || !bytes.iter().copied().all(inner)
+        || !edge(bytes.first())
+        || !edge(bytes.last())
+    {
+        let help = format!(
+            "use at most {longest} small letters, digits, dashes and dots, with a letter or digit at both ends"
+        );
+        notes.mistake(
+            item,
+            format!("{text:?} is no name that Kubernetes allows"),
+            help,
+        );
+    }
+}
+
+fn target(text: &str, item: &Item, notes: &mut Notes) -> Option<Target> {
+    if !text.contains("://") {
+        notes.mistake(
+            item,
+            format!("{text:?} names no scheme"),
+            format!("write \"http://{text}\" or \"https://{text}\""),
+        );
+        return None;
+    }
+    match Target::parse(text, "http") {
+        Ok(target) => Some(target),
+        Err(error) => {
+            // The text may hold the credentials that are complained about.
+            notes.mistake(
+                item,
+                format!("the URL {error}"),
+                "write it as \"https://example.com/path\" or \"tcp://host:port\"",
+            );
+            None
+        }
+    }
+}
+
+fn probe(id: &str, item: Item, names: &Names, notes: &mut Notes) -> Option<Probe> {
+    let mut table = Table::of(item, notes);
+    let place = table.place.clone();
+    table.text("id", notes);
+    let name = match table.text("name", notes) {
+        Some((text, item)) => {
+            let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+            if text.is_empty() || text.len() > 63 || !text.chars().all(fits) {
+                notes.mistake(
+                    &item,
+                    format!("{text:?} is no name for a probe"),
+                    "use at most 63 letters, digits, -, _ and .",
+                );
+            }
+            text
+        }
+        None => id.to_owned(),
+    };
+    let asked = asked_target(&mut table, names, &place, notes);
+    let times = Times::read(&mut table, &names.times, notes);
+    let (interval, timeout, window) = (times.interval.0, times.timeout.0, times.window.0);
+    let latency_objective = table.duration("latency_objective", LATENCY, notes);
+    if interval < timeout {
+        let in_flight = timeout.as_nanos().div_ceil(interval.as_nanos().max(1)) + 1;
+        let message = format!(
+            "the interval {} is shorter than the timeout {}",
+            humantime::format_duration(interval),
+            humantime::format_duration(timeout)
+        );
+        let help = format!(
+            "that is fine: soundings start on time whether or not the last came back, at most {in_flight} at once"
+        );
+        notes.hint(&table.path, &place, message, help);
+    }
+    if window < interval * 2 {
+        let message = format!(
+            "the window {} holds less than two soundings at an interval of {}",
+            humantime::format_duration(window),
+            humantime::format_duration(interval)
+        );
+        notes.hint(
+            &table.path,
+            &place,
+            message,
+            "make the window longer, to see rates and quantiles",
+        );
+    }
+    let is_tcp = asked.as_ref().is_some_and(Target::is_tcp);
+    let question = if is_tcp {
+        Question::Tcp(Box::new(question::tcp(&mut table, notes)))
+    } else {
+        Question::Http(Box::new(question::http(&mut table, notes)))
+    };
+    question::defaults(&table.path, is_tcp, notes);
+    table.end(notes);
+    Some(Probe {
+        id: ProbeId {
+            namespace: Namespace::new(names.namespace.clone()),
+            release: ReleaseName::new(names.release.clone()),
+            probe: ProbeName::new(name),
+        },
+        target: asked?,
+        question,
+        interval,
+        timeout,
+        window,
+        latency_objective,
+    })
+}
+
+/// A duration as one writes it.
+pub(super) fn written(span: Duration) -> String {
+    format!("\"{}\"", humantime::format_duration(span))
+}
+
+fn asked_target(
+    table: &mut Table,
+    names: &Names,
+    place: &Place,
+    notes: &mut Notes,
+) -> Option<Target> {
+    let url = table.text("url", notes);
+    let path = table.text("path", notes);
+    match (url, path, &names.base) {
+        (Some((_, item)), Some(_), _) => {
+            notes.mistake(
+                &item,
+                "stands beside path",
+                "give either url, or a path below the release's base_url",
+            );
+            None
+        }
+        (Some((text, item)), None, _) => target(&text, &item, notes),
+        (None, Some((text, item)), _) if !text.starts_with('/') => {
+            notes.mistake(
+                &item,
+                format!("{text:?} is no path"),
+                format!("write \"/{text}\""),
+            );
+            None
+        }
+        (None, Some((text, item)), Some(base)) => {
+            let root = base.to_string();
+            let joined = format!("{}{text}", root.trim_end_matches('/'));
+            target(&joined, &item, notes)
+        }
+        (None, Some((_, item)), None) => {
+            notes.mistake(
+                &item,
+                "has nothing to be appended to",
+                "give the release a base_url, or the probe a url",
+            );
+            None
+        }
+        (None, None, _) => {
+            let help = "add path = \"/…\" (below base_url) or url = \"…\"".to_owned();
+            notes.complain(&table.path, place, "asks nobody", Some(help));
+            None
+        }
+    }
+}
+
+fn modules(mut table: Table, notes: &mut Notes) -> BTreeMap<String, Module> {
+    let mut modules = BTreeMap::new();
+    for (id, item) in table.rest() {
+        let mut table = Table::of(item, notes);
+        let name = table.text("name", notes).map_or(id, |(text, _)| text);
+        let is_tcp = table
+            .word("kind", &[("http", false), ("tcp", true)], notes)
+            .unwrap_or(false);
+        let timeout = table.duration("timeout", TIMEOUT, notes);
+        let question = if is_tcp {
+            Question::Tcp(Box::new(question::tcp(&mut table, notes)))
+        } else {
+            Question::Http(Box::new(question::http(&mut table, notes)))
+        };
+        table.end(notes);
+        modules.insert(
+            name.clone(),
+            Module {
+                name,
+                question,
+                timeout,
+            },
+        );
+    }
+    // What users of blackbox_exporter expect to be there.
+    let mut quiet = Notes::default();
+    for (name, question) in [
+        (
+            "http_2xx",
+            Question::Http(Box::new(question::http(
+                &mut Table::empty(String::new()),
+                &mut quiet,
+            ))),
+        ),
+        (
+            "tcp_connect",
+            Question::Tcp(Box::new(question::tcp(
+                &mut Table::empty(String::new()),
+                &mut quiet,
+            ))),
+        ),
+    ] {
+        modules.entry(name.to_owned()).or_insert_with(|| Module {
+            name: name.to_owned(),
+            question,
+            timeout: None,
+        });
+    }
+    modules
+}

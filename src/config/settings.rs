@@ -1,0 +1,349 @@
+//! The checked settings: what the rest of the program sees. Nobody re-checks them.
+//!
+//! Bounds that hold for every value here are enforced by the reader (`config::read`), and are named beside the field.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Method};
+
+use super::target::Target;
+use crate::sounding::expect::{Expect, Pattern};
+use crate::units::{Namespace, ProbeId, ReleaseName};
+
+/// Everything that a run of Leadsman was told.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// The HTTP listener.
+    pub serve: Serve,
+    /// The most soundings under way at one time over all probes; 1 to 1 000 000.
+    pub max_in_flight: usize,
+    /// When to doubt ourselves instead of the targets.
+    pub doubt: Doubt,
+    /// The guarded releases, in the order of the file.
+    pub releases: Vec<Release>,
+    /// What `/probe?module=` may name.
+    pub modules: BTreeMap<String, Module>,
+}
+
+impl Settings {
+    /// All probes of all releases, in the order of the file; the control probe is not among them.
+    pub fn probes(&self) -> impl Iterator<Item = &Arc<Probe>> {
+        self.releases.iter().flat_map(|release| &release.probes)
+    }
+}
+
+/// `[serve]`: the HTTP listener.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Serve {
+    /// The address to listen at; by default 0.0.0.0:9616.
+    pub listen: SocketAddr,
+    /// The most connections served at a time; further ones wait to be accepted. 1 to 100 000.
+    pub max_connections: usize,
+    /// Which targets `/probe` may be sent to, besides the configured ones.
+    pub probe_allow: Vec<Pattern>,
+    /// The most `/probe` requests a second; 1 to 100 000.
+    pub probe_rate: u32,
+    /// Subtracted from the scrape timeout that Prometheus announces, so that our answer arrives in time; 0 to 10 s.
+    pub timeout_offset: Duration,
+}
+
+/// `[doubt]`: when a sounding is void because we, and not the target, are in trouble.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Doubt {
+    /// A sounding that started or ended so much later than it should have is void; 50 ms to 1 min.
+    pub late_after: Duration,
+    /// When the targets of at least so many different hosts all fail to connect, we doubt our own network; 0 is never.
+    pub hosts_failing: usize,
+    /// A probe of something that does not belong to any release. While it fails, soundings are void.
+    pub control: Option<Arc<Probe>>,
+}
+
+/// One `[[release]]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Release {
+    /// The name that Helm knows.
+    pub name: ReleaseName,
+    /// The namespace that it lives in.
+    pub namespace: Namespace,
+    /// Its probes, in the order of the file; names are unique.
+    pub probes: Vec<Arc<Probe>>,
+}
+
+/// One `[[release.probe]]`: a question, to whom, and how often.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Probe {
+    /// Namespace, release and name.
+    pub id: ProbeId,
+    /// To whom the question is put.
+    pub target: Target,
+    /// How, and what counts as a good answer.
+    pub question: Question,
+    /// From one due time to the next; 100 ms to 1 day.
+    pub interval: Duration,
+    /// How long one sounding may take; 1 ms to 60 s.
+    pub timeout: Duration,
+    /// The span of the rolling window; 10 s to 1 h.
+    pub window: Duration,
+    /// The latency that is promised; an edge of the histogram. 1 ms to 60 s.
+    pub latency_objective: Option<Duration>,
+}
+
+impl Probe {
+    /// The most soundings of this probe under way at a time: as many as can be due within one timeout, and one more,
+    /// so that a target that hangs costs no slot.
+    pub fn max_in_flight(&self) -> u32 {
+        if self.interval > self.timeout {
+            return 1;
+        }
+        let slots = self
+            .timeout
+            .as_nanos()
+            .div_ceil(self.interval.as_nanos().max(1));
+        u32::try_from(slots).unwrap_or(u32::MAX - 1) + 1
+    }
+}
+
+/// One `[[module]]`: a question without a target, for `/probe?target=…&module=…`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Module {
+    /// The name that the request gives.
+    pub name: String,
+    /// How to ask, and what counts as a good answer.
+    pub question: Question,
+    /// The longest that a sounding may take; the scrape timeout may shorten it. `None`: the scrape timeout alone.
+    pub timeout: Option<Duration>,
+}
+
+/// How to ask.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Question {
+    /// One HTTP request, with the redirects that it is allowed to follow.
+    Http(Box<HttpQuestion>),
+    /// A TCP connection, and what is said on it.
+    Tcp(Box<TcpQuestion>),
+}
+
+impl Question {
+    /// What the answer must be like.
+    pub fn expect(&self) -> Option<&Expect> {
+        match self {
+            Self::Http(http) => Some(&http.expect),
+            Self::Tcp(_) => None,
+        }
+    }
+}
+
+/// An HTTP request and what is expected of its answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HttpQuestion {
+    /// GET unless said otherwise.
+    pub method: Method,
+    /// Sent as they are, in this order; `Host` is in `host`.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Overrides the authority that the target sees.
+    pub host: Option<String>,
+    /// The request's body; at most 1 MiB.
+    pub body: RequestBody,
+    /// Credentials for the target itself.
+    pub auth: Option<Auth>,
+    /// Whether to follow redirects, and how far.
+    pub redirects: Redirects,
+    /// Which versions of HTTP to offer.
+    pub http: HttpOffer,
+    /// Connection and TLS.
+    pub connect: Connect,
+    /// New connection for each sounding, or kept.
+    pub connection: Connection,
+    /// `http://host:port` of a proxy; none unless asked for, and never from the environment.
+    pub proxy: Option<Target>,
+    /// Do not resolve the target ourselves when a proxy does.
+    pub proxy_resolves: bool,
+    /// The most bytes read of a body, on the wire and unpacked; 0 to 64 MiB, by default 1 MiB.
+    pub body_limit: usize,
+    /// The content coding to unpack, if the target uses it.
+    pub compression: Option<Compression>,
+    /// What counts as a good answer.
+    pub expect: Expect,
+}
+
+/// Where a request's body comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum RequestBody {
+    /// No body at all.
+    #[default]
+    None,
+    /// These bytes.
+    Inline(bytes::Bytes),
+    /// The content of this file, re-read when it changes.
+    File(PathBuf),
+}
+
+/// A TCP dialogue.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TcpQuestion {
+    /// Steps after the connection (and TLS, where `tls`) stands; at most 64.
+    pub dialogue: Vec<TcpStep>,
+    /// Whether to start with TLS.
+    pub tls: bool,
+    /// Connection and TLS.
+    pub connect: Connect,
+    /// The longest answer that is counted as good.
+    pub max_latency: Option<Duration>,
+    /// How long the certificate must at least remain valid.
+    pub certificate_valid_for: Option<Duration>,
+}
+
+/// One step of a TCP dialogue.
+#[derive(Debug, Clone)]
+pub enum TcpStep {
+    /// Wait for a line that matches; lines are at most 64 KiB. Groups may be named in later sends as `${1}` or `${name}`.
+    Expect(regex::bytes::Regex),
+    /// Send this text as it stands.
+    Send(String),
+    /// Turn to TLS here, as after STARTTLS.
+    StartTls,
+}
+
+impl PartialEq for TcpStep {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Expect(a), Self::Expect(b)) => a.as_str() == b.as_str(),
+            (Self::Send(a), Self::Send(b)) => a == b,
+            (Self::StartTls, Self::StartTls) => true,
+            (Self::Expect(_) | Self::Send(_) | Self::StartTls, _) => false,
+        }
+    }
+}
+
+/// How to reach the target.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Connect {
+    /// Which addresses of a name to use.
+    pub ip: IpChoice,
+    /// TLS settings; without effect on a plain target.
+    pub tls: Tls,
+}
+
+/// Which addresses of a name to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum IpChoice {
+    /// The system's order; the next address is tried when one refuses.
+    #[default]
+    Any,
+    /// The first IPv4 address; with `fallback`, the first IPv6 address where there is none.
+    V4 {
+        /// Whether the other family will do.
+        fallback: bool,
+    },
+    /// The first IPv6 address; with `fallback`, the first IPv4 address where there is none.
+    V6 {
+        /// Whether the other family will do.
+        fallback: bool,
+    },
+}
+
+/// TLS settings. Probes with equal settings share one client.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Tls {
+    /// PEM file of the authorities to trust instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// PEM files of our own certificate and its key; both or none.
+    pub client_certificate: Option<(PathBuf, PathBuf)>,
+    /// Overrides the name that is sent (SNI) and verified.
+    pub server_name: Option<String>,
+    /// Accept any certificate.
+    pub insecure_skip_verify: bool,
+    /// TLS 1.3 only.
+    pub only_tls13: bool,
+    /// Resume sessions. Off by default: a resumed session does not show the certificate of today.
+    pub resume: bool,
+}
+
+/// Which versions of HTTP a request offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HttpOffer {
+    /// HTTP/2 or HTTP/1.1 by ALPN on TLS, HTTP/1.1 on plain connections.
+    #[default]
+    Auto,
+    /// HTTP/1.1 only.
+    Http1,
+    /// HTTP/2 only; on plain connections with prior knowledge.
+    Http2,
+}
+
+/// Whether a sounding opens a connection of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Connection {
+    /// Each sounding exercises resolve, connect and TLS.
+    #[default]
+    New,
+    /// The connection of an earlier sounding is used where there is one.
+    KeepAlive,
+}
+
+/// How redirects are treated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Redirects {
+    /// The most redirects that are followed; 0 to 20. With 0 the 3xx answer itself is judged.
+    pub max: u8,
+    /// Where they may lead.
+    pub scope: RedirectScope,
+}
+
+/// Where a redirect may lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RedirectScope {
+    /// Only to the host that was asked, on any port and scheme.
+    #[default]
+    SameHost,
+    /// Anywhere. Credentials do not go along to another host.
+    All,
+}
+
+/// A content coding that a probe unpacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// gzip
+    Gzip,
+    /// zlib, as HTTP means "deflate"
+    Deflate,
+    /// brotli
+    Brotli,
+}
+
+/// Credentials for a target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Auth {
+    /// RFC 7617.
+    Basic {
+        /// The user name; not treated as a secret.
+        username: String,
+        /// The password.
+        password: Secret,
+    },
+    /// RFC 6750.
+    Bearer(Secret),
+}
+
+/// A secret, or where to read it. It is never printed: `Debug` shows where it comes from only.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Secret {
+    /// Came from the environment.
+    Value(String),
+    /// Is in this file, which is re-read when it changes; white space at its end is not part of it.
+    File(PathBuf),
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Value(_) => f.write_str("<secret from the environment>"),
+            Self::File(path) => write!(f, "<secret in {}>", path.display()),
+        }
+    }
+}

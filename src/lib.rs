@@ -1,0 +1,29 @@
+//! Leadsman takes soundings of a running application.
+//!
+//! This page is the map. Words: a *probe* is a configured question; a *sounding* is one answer to it; a *window* is the
+//! recent soundings of one probe; a *release* is what is guarded.
+//!
+//! Floors, from the ground up; a module uses only what is below it, and `tests/floors.rs` holds it to that:
+//! - ground floor: pure. No clock, no tokio, no socket: time is an argument. [`units`], [`config`], [`sounding`],
+//!   [`window`], [`track`], [`doubt`];
+//! - the step between: [`clock`], the one place that reads a clock;
+//! - first floor: each speaks to one thing outside, and they do not know one another (but [`serve`] knows
+//!   [`metrics`]): [`probe`], [`metrics`], [`serve`];
+//! - roof: [`daemon`], the only place that spawns long-lived tasks and holds the whole configuration, and [`cli`].
+//!
+//! Data flows one way: due time → probe → sounding → track → metrics.
+//!
+//! Invariants that everything rests on:
+//! - *Unknown is never bad and never good.* Trouble of our own makes a sounding void.
+//! - *The schedule is an open loop.* A sounding starts at its due time whether or not the last one has come back, and
+//!   its latency counts from the due time. A slot that could not start is counted as missed; none is made up.
+//! - *Memory is fixed.* What is kept of a probe does not grow with time, and whatever comes from outside is bounded.
+//! - *Secrets* are in `config::settings::Secret` or in files, and are never printed.
+
+pub mod clock;
+pub mod config;
+pub mod doubt;
+pub mod sounding;
+pub mod track;
+pub mod units;
+pub mod window;

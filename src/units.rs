@@ -1,0 +1,149 @@
+//! Ids and units, one type each, so that arithmetic which makes no sense does not compile.
+
+use std::fmt;
+use std::ops::{Add, Sub};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// A point on the monotonic time line, in nanoseconds since the machine started.
+///
+/// Good for intervals and deadlines within one run of the machine; says nothing about the date. The ground floor
+/// receives moments as arguments and never asks for one.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Moment(u64);
+
+impl Moment {
+    /// The moment so long after the machine's start; saturates after 584 years.
+    pub fn after_boot(since: Duration) -> Self {
+        Self(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// Nanoseconds since the machine's start.
+    pub const fn nanos(self) -> u64 {
+        self.0
+    }
+
+    /// Time passed since an earlier moment; zero when that one is later.
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl Add<Duration> for Moment {
+    type Output = Self;
+    fn add(self, span: Duration) -> Self {
+        Self(
+            self.0
+                .saturating_add(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)),
+        )
+    }
+}
+
+impl Sub<Duration> for Moment {
+    type Output = Self;
+    fn sub(self, span: Duration) -> Self {
+        Self(
+            self.0
+                .saturating_sub(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)),
+        )
+    }
+}
+
+/// A share of failed soundings, from 0.0 to 1.0.
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize)]
+#[serde(transparent)]
+pub struct ErrorRate(f64);
+
+impl ErrorRate {
+    /// `None` without soundings (no data is not the same as no errors) and when more failed than were taken.
+    pub fn of(failed: u64, total: u64) -> Option<Self> {
+        (total > 0 && failed <= total).then(|| Self(failed as f64 / total as f64))
+    }
+
+    /// The share as a number from 0.0 to 1.0.
+    pub const fn ratio(self) -> f64 {
+        self.0
+    }
+}
+
+macro_rules! name_type {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+        #[serde(transparent)]
+        pub struct $name(Box<str>);
+
+        impl $name {
+            /// Takes a text that the configuration reader has already checked.
+            pub fn new(name: impl Into<Box<str>>) -> Self {
+                Self(name.into())
+            }
+
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+name_type! {
+    /// The name of a Helm release.
+    ReleaseName
+}
+name_type! {
+    /// A Kubernetes namespace.
+    Namespace
+}
+name_type! {
+    /// The name of a probe, unique within its release.
+    ProbeName
+}
+
+/// What tells one probe from every other: the label set of its series.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct ProbeId {
+    /// The namespace of the release.
+    pub namespace: Namespace,
+    /// The release that the probe belongs to.
+    pub release: ReleaseName,
+    /// The probe's own name.
+    pub probe: ProbeName,
+}
+
+impl fmt::Display for ProbeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.namespace, self.release, self.probe)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_soundings_is_not_an_error_rate_of_zero() {
+        assert_eq!(ErrorRate::of(0, 0), None);
+        assert_eq!(ErrorRate::of(2, 1), None);
+        assert_eq!(ErrorRate::of(1, 4).map(ErrorRate::ratio), Some(0.25));
+    }
+
+    #[test]
+    fn time_before_a_moment_is_zero_and_not_a_panic() {
+        let early = Moment::after_boot(Duration::from_secs(1));
+        let late = early + Duration::from_secs(2);
+        assert_eq!(late.since(early), Duration::from_secs(2));
+        assert_eq!(early.since(late), Duration::ZERO);
+        assert_eq!(early - Duration::from_secs(5), Moment::default());
+    }
+}

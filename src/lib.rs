@@ -23,6 +23,7 @@
 pub mod clock;
 pub mod config;
 pub mod doubt;
+pub mod probe;
 pub mod sounding;
 pub mod track;
 pub mod units;

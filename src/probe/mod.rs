@@ -1,0 +1,126 @@
+//! The prober: from a question to a sounding, over real sockets.
+//!
+//! Invariants:
+//! - a sounding ends by its timeout, and whatever it opened is closed when it is dropped;
+//! - each moment from the start to the end belongs to exactly one phase;
+//! - what a target sends is bounded before it is kept: heads, bodies (packed and unpacked), lines, redirects;
+//! - a fault of ours (files, descriptors, ports, resolver) is void, a fault on the way to the answer is bad.
+
+mod body;
+mod connection;
+mod fault;
+mod files;
+mod http;
+mod proxy;
+mod reach;
+mod request;
+pub mod schedule;
+mod stream;
+mod tcp;
+mod tls;
+mod trace;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use trace::Transcript;
+
+use crate::config::Target;
+use crate::config::settings::Question;
+use crate::sounding::{Outcome, Sounding};
+use crate::units::Moment;
+use fault::Fault;
+use trace::Trace;
+
+/// What all probers share: the resolver's limit and the TLS clients. One per process.
+pub struct Shared {
+    clock: fn() -> Moment,
+    resolver: reach::Resolver,
+    clients: tls::Clients,
+}
+
+impl Shared {
+    /// With the clock that soundings are timed by.
+    pub fn new(clock: fn() -> Moment) -> Arc<Self> {
+        Arc::new(Self {
+            clock,
+            resolver: reach::Resolver::new(),
+            clients: tls::Clients::default(),
+        })
+    }
+}
+
+/// One question to one target, prepared; keeps its connections where it is told to.
+pub struct Prober {
+    shared: Arc<Shared>,
+    kind: Kind,
+}
+
+enum Kind {
+    Http(Box<http::HttpProber>),
+    Tcp(Box<tcp::TcpProber>),
+}
+
+impl Prober {
+    /// Never fails: a file that cannot be read makes soundings void, and may be there for the next one.
+    pub fn new(shared: &Arc<Shared>, target: Target, question: Question) -> Self {
+        let kind = match question {
+            Question::Http(question) => Kind::Http(Box::new(http::HttpProber::new(
+                Arc::clone(shared),
+                target,
+                *question,
+            ))),
+            Question::Tcp(question) => Kind::Tcp(Box::new(tcp::TcpProber::new(
+                Arc::clone(shared),
+                target,
+                *question,
+            ))),
+        };
+        Self {
+            shared: Arc::clone(shared),
+            kind,
+        }
+    }
+
+    /// Takes one sounding, which ends by `timeout`, counted from now. `due` is when it should have started.
+    pub async fn sound(
+        &self,
+        due: Moment,
+        timeout: Duration,
+        transcript: Option<&mut Transcript>,
+    ) -> Sounding {
+        let mut trace = Trace::start(self.shared.clock, transcript);
+        let started = trace.started();
+        let asked = async {
+            match &self.kind {
+                Kind::Http(http) => http.sound(timeout, &mut trace).await,
+                Kind::Tcp(tcp) => tcp.sound(timeout, &mut trace).await,
+            }
+        };
+        let ended = tokio::time::timeout(timeout, asked).await;
+        let ended = ended.unwrap_or_else(|_| {
+            Err(Fault::timeout(
+                trace.stage(),
+                timeout,
+                trace.instead.as_deref(),
+            ))
+        });
+        let (finished, phases) = trace.finish();
+        let (outcome, explanation) = match ended {
+            Ok(()) => (Outcome::Good, None),
+            Err(fault) => {
+                trace.note(|step| step.clone_from(&fault.explanation));
+                (fault.outcome, Some(fault.explanation.into()))
+            }
+        };
+        Sounding {
+            due,
+            started,
+            finished,
+            outcome,
+            phases,
+            answer: trace.answer,
+            explanation,
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Asks one question and holds the answer to what every sounding must keep.
+
+use std::fmt::Display;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::Method;
+use leadsman::clock;
+use leadsman::config::Target;
+use leadsman::config::settings::{
+    Connect, Connection, HttpOffer, HttpQuestion, Question, Redirects, RequestBody, TcpQuestion,
+};
+use leadsman::probe::{Prober, Shared};
+use leadsman::sounding::expect::Expect;
+use leadsman::sounding::{Outcome, Reason, Sounding, VoidReason};
+
+/// The timeout of questions that name none: far more than a loopback answer takes.
+pub const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The timeout of questions that are meant to run into it.
+pub const SHORT: Duration = Duration::from_millis(400);
+
+/// How much later than its timeout a sounding may end on a busy machine.
+const SLACK: Duration = Duration::from_secs(5);
+
+/// What is expected of an outcome.
+pub const GOOD: Outcome = Outcome::Good;
+
+/// Bad for this reason.
+pub fn bad(reason: Reason) -> Outcome {
+    Outcome::Bad(reason)
+}
+
+/// No evidence, for this reason.
+pub fn void(reason: VoidReason) -> Outcome {
+    Outcome::Void(reason)
+}
+
+/// GET without anything, a new connection, no redirects, 2xx.
+pub fn http_question() -> HttpQuestion {
+    HttpQuestion {
+        method: Method::GET,
+        headers: Vec::new(),
+        host: None,
+        body: RequestBody::None,
+        auth: None,
+        redirects: Redirects::default(),
+        http: HttpOffer::Auto,
+        connect: Connect::default(),
+        connection: Connection::New,
+        proxy: None,
+        proxy_resolves: false,
+        body_limit: 1 << 20,
+        compression: None,
+        expect: Expect::default(),
+    }
+}
+
+/// A connection and nothing else.
+pub fn tcp_question() -> TcpQuestion {
+    TcpQuestion {
+        dialogue: Vec::new(),
+        tls: false,
+        connect: Connect::default(),
+        max_latency: None,
+        certificate_valid_for: None,
+    }
+}
+
+/// A target as the configuration would read it.
+#[track_caller]
+pub fn target(url: impl Display) -> Target {
+    Target::parse(&url.to_string(), "http").unwrap()
+}
+
+/// A prober for an HTTP question.
+#[track_caller]
+pub fn prober(url: impl Display, change: impl FnOnce(&mut HttpQuestion)) -> Prober {
+    let mut question = http_question();
+    change(&mut question);
+    let shared = Shared::new(clock::now);
+    Prober::new(&shared, target(url), Question::Http(Box::new(question)))
+}
+
+/// Asks by HTTP once.
+pub async fn check(
+    rule: &str,
+    url: impl Display,
+    change: impl FnOnce(&mut HttpQuestion),
+    expected: Outcome,
+) -> Sounding {
+    check_within(rule, TIMEOUT, url, change, expected).await
+}
+
+/// Asks by HTTP once, with a timeout.
+pub async fn check_within(
+    rule: &str,
+    timeout: Duration,
+    url: impl Display,
+    change: impl FnOnce(&mut HttpQuestion),
+    expected: Outcome,
+) -> Sounding {
+    let prober = prober(url, change);
+    let sounding = sound(&prober, timeout).await;
+    assert_eq!(sounding.outcome, expected, "{rule}: {sounding:#?}");
+    sounding
+}
+
+/// Asks by TCP once.
+pub async fn check_tcp(
+    rule: &str,
+    timeout: Duration,
+    url: impl Display,
+    change: impl FnOnce(&mut TcpQuestion),
+    expected: Outcome,
+) -> Sounding {
+    let mut question = tcp_question();
+    change(&mut question);
+    let shared = Shared::new(clock::now);
+    let prober = Prober::new(&shared, target(url), Question::Tcp(Box::new(question)));
+    let sounding = sound(&prober, timeout).await;
+    assert_eq!(sounding.outcome, expected, "{rule}: {sounding:#?}");
+    sounding
+}
+
+/// Takes one sounding and checks what holds for all of them.
+pub async fn sound(prober: &Prober, timeout: Duration) -> Sounding {
+    let due = clock::now();
+    let began = Instant::now();
+    let sounding = tokio::time::timeout(timeout + SLACK, prober.sound(due, timeout, None))
+        .await
+        .expect("a sounding ends by its deadline");
+    let took = began.elapsed();
+    assert_eq!(sounding.due, due);
+    assert!(sounding.started >= due && sounding.finished >= sounding.started);
+    assert!(sounding.duration() <= took + Duration::from_millis(1));
+    let (sum, duration) = (sounding.phases.total(), sounding.duration());
+    assert!(
+        sum.abs_diff(duration) <= Duration::from_millis(1),
+        "phases sum up to the duration: {sum:?} against {duration:?}: {sounding:#?}"
+    );
+    match (&sounding.outcome, &sounding.explanation) {
+        (Outcome::Good, explanation) => assert_eq!(*explanation, None),
+        (Outcome::Bad(_) | Outcome::Void(_), Some(explanation)) => {
+            assert!(!explanation.is_empty());
+            assert!(explanation.len() <= Sounding::MAX_EXPLANATION);
+            assert!(!explanation.contains(char::is_control), "{explanation:?}");
+        }
+        (outcome, None) => panic!("{outcome:?} without an explanation"),
+    }
+    if let Outcome::Bad(Reason::ConnectTimeout | Reason::HeaderTimeout | Reason::BodyTimeout) =
+        sounding.outcome
+    {
+        assert!(
+            sounding.latency() >= timeout,
+            "a timeout counts with at least the timeout: {sounding:#?}"
+        );
+    }
+    sounding
+}
+
+/// Waits until something is so, at most ten seconds.
+pub async fn until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what} within ten seconds");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// What several probers of one test share.
+pub fn shared() -> Arc<Shared> {
+    Shared::new(clock::now)
+}

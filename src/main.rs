@@ -1,3 +1,7 @@
 //! The `leadsman` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    leadsman::cli::main()
+}

@@ -1,0 +1,174 @@
+//! The commands. Each is a short shell around the library: read the configuration, do one thing, give an exit code.
+
+/// Prints a line. A reader that has gone away, as `head` does, ends the command quietly instead of with a panic.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        if writeln!(std::io::stdout().lock(), $($text)*).is_err() {
+            std::process::exit(0);
+        }
+    }};
+}
+
+pub mod check;
+pub mod demo;
+pub mod import_blackbox;
+pub mod logging;
+mod online;
+pub mod probe;
+pub mod run;
+pub mod signals;
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{self, Loaded, Mistakes, Sources};
+use logging::LogFormat;
+
+/// The configuration, or a command's usage, is wrong.
+pub const BAD_CONFIGURATION: u8 = 2;
+
+/// Where the configuration is looked for when nobody says.
+const DEFAULT_FILES: [&str; 2] = ["probes.toml", "/etc/leadsman/probes.toml"];
+
+/// Takes soundings of a running application.
+#[derive(Debug, Parser)]
+#[command(name = "leadsman", version, max_term_width = 100, after_help = EXAMPLE)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// How log lines look: text on a terminal, else json
+    #[arg(long, global = true, value_enum, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+    /// What is logged: error, warn, info, debug, trace, or a filter
+    #[arg(
+        long,
+        global = true,
+        env = "LEADSMAN_LOG_LEVEL",
+        default_value = "info",
+        value_name = "LEVEL"
+    )]
+    log_level: String,
+}
+
+const EXAMPLE: &str = "Example:
+  leadsman demo --app-only &
+  leadsman check
+  leadsman run --set release.mykadoo.base_url=http://127.0.0.1:8080
+  curl http://127.0.0.1:9616/metrics";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Take soundings until told to stop, and show them to Prometheus
+    Run(run::RunArgs),
+    /// Read the configuration and show every mistake at once
+    Check(check::CheckArgs),
+    /// Take one sounding and show its phases
+    Probe(probe::ProbeArgs),
+    /// Serve a small app to try Leadsman on
+    Demo(demo::DemoArgs),
+    /// Turn a blackbox.yml into our modules
+    ImportBlackbox(import_blackbox::ImportArgs),
+}
+
+/// Where the settings come from; the same for all commands.
+#[derive(Debug, Clone, Args)]
+pub struct ConfigArgs {
+    /// The configuration [default: probes.toml, else /etc/leadsman/probes.toml]
+    #[arg(long, short, env = "LEADSMAN_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// A file whose settings win over those of --config; may be repeated, later ones win
+    #[arg(
+        long,
+        env = "LEADSMAN_OVERLAY",
+        value_delimiter = ',',
+        value_name = "FILE"
+    )]
+    pub overlay: Vec<PathBuf>,
+    /// A setting that wins over all files, as release.mykadoo.base_url=http://127.0.0.1:8080
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_and_value)]
+    pub set: Vec<(String, String)>,
+}
+
+fn key_and_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write it as KEY=VALUE")?;
+    Ok((key.trim().to_owned(), value.to_owned()))
+}
+
+impl ConfigArgs {
+    /// The layers, in the order in which later ones win.
+    pub fn sources(&self) -> Sources {
+        let first = self.config.clone().unwrap_or_else(|| {
+            let found = DEFAULT_FILES.iter().find(|file| Path::new(file).exists());
+            PathBuf::from(found.unwrap_or(&DEFAULT_FILES[0]))
+        });
+        Sources {
+            files: std::iter::once(first)
+                .chain(self.overlay.iter().cloned())
+                .collect(),
+            // A variable that is not text cannot be one of ours.
+            environment: std::env::vars_os()
+                .filter_map(|(name, value)| {
+                    Some((name.into_string().ok()?, value.into_string().ok()?))
+                })
+                .collect(),
+            flags: self.set.clone(),
+        }
+    }
+
+    /// Reads the settings, or prints every mistake and gives the exit code.
+    pub(crate) fn load(&self) -> Result<Loaded, ExitCode> {
+        config::load(&self.sources()).map_err(|mistakes| print_mistakes(&mistakes))
+    }
+}
+
+pub(crate) fn print_mistakes(mistakes: &Mistakes) -> ExitCode {
+    eprintln!("{}", mistakes.render(colours(&std::io::stderr())));
+    ExitCode::from(BAD_CONFIGURATION)
+}
+
+/// Colours only on a terminal, and not where NO_COLOR is set.
+pub(crate) fn colours(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// The runtime of a command; says why when there can be none.
+fn runtime(workers: usize) -> Option<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .thread_name("leadsman")
+        .enable_all()
+        .build()
+        .inspect_err(|error| eprintln!("leadsman: cannot start threads: {error}"))
+        .ok()
+}
+
+/// Reads the command line, runs the command.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Err(text) = logging::start(cli.log_format, &cli.log_level) {
+        eprintln!("leadsman: {text}");
+        return ExitCode::from(BAD_CONFIGURATION);
+    }
+    match &cli.command {
+        Command::Run(args) => run::run(args),
+        Command::Check(args) => check::run(args, online::check),
+        Command::Probe(args) => probe::run(args),
+        Command::Demo(args) => demo::run(args),
+        Command::ImportBlackbox(args) => import_blackbox::run(args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cli;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

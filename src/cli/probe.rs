@@ -1,0 +1,241 @@
+//! `leadsman probe NAME or URL`: one sounding with its phases, as a person would use curl.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::json;
+
+use super::{BAD_CONFIGURATION, ConfigArgs, runtime};
+use crate::clock;
+use crate::config::Target;
+use crate::config::settings::{Probe, Question, Settings};
+use crate::probe::{Prober, Shared, Transcript};
+use crate::sounding::{HttpVersion, Outcome, Sounding};
+
+/// Options of `leadsman probe`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit code: 0 when every sounding was good, 1 when one was not, 2 for a wrong configuration.\n\n\
+    Examples:\n  leadsman probe db\n  leadsman probe https://example.com/health --count 5\n  \
+    leadsman probe tcp://127.0.0.1:5432"
+)]
+pub struct ProbeArgs {
+    /// The name of a configured probe (as db, mykadoo/db or namespace/mykadoo/db), or a URL
+    #[arg(value_name = "NAME or URL")]
+    what: String,
+    /// How many soundings
+    #[arg(long, short = 'n', default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    count: u32,
+    /// From one sounding to the next, when there are several
+    #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
+    interval: Duration,
+    /// How long one may take [default: the probe's own, or 10s for a URL]
+    #[arg(long, value_parser = humantime::parse_duration)]
+    timeout: Option<Duration>,
+    /// For a URL: the module that says how to ask
+    #[arg(long, default_value = "http_2xx")]
+    module: String,
+    /// One JSON object per sounding
+    #[arg(long)]
+    json: bool,
+    /// Show each step
+    #[arg(long, short)]
+    verbose: bool,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+/// For a URL, unless told otherwise; as long as the longest timeout of the runbook.
+const URL_TIMEOUT: Duration = Duration::from_secs(10);
+
+pub(super) fn run(args: &ProbeArgs) -> ExitCode {
+    let settings = match args.config.load() {
+        Ok(loaded) => loaded.settings,
+        Err(code) => return code,
+    };
+    let (name, target, question, timeout) = match find(args, &settings) {
+        Ok(found) => found,
+        Err(text) => {
+            eprintln!("leadsman: {text}");
+            return ExitCode::from(BAD_CONFIGURATION);
+        }
+    };
+    let Some(runtime) = runtime(1) else {
+        return ExitCode::FAILURE;
+    };
+    let all_good = runtime.block_on(async {
+        let prober = Prober::new(&Shared::new(clock::now), target.clone(), question);
+        let mut all_good = true;
+        let mut due = clock::now();
+        for number in 0..args.count {
+            if number > 0 {
+                due = due + args.interval;
+                tokio::time::sleep(due.since(clock::now())).await;
+            }
+            let mut transcript = args.verbose.then(Transcript::default);
+            let began = clock::now();
+            let sounding = prober.sound(began, timeout, transcript.as_mut()).await;
+            if let Some(transcript) = transcript {
+                transcript
+                    .lines()
+                    .iter()
+                    .for_each(|line| eprintln!("  {line}"));
+            }
+            all_good &= sounding.outcome == Outcome::Good;
+            if args.json {
+                say!("{}", as_json(&name, &target, &sounding));
+            } else {
+                print(&name, &target, &sounding);
+            }
+        }
+        all_good
+    });
+    runtime.shutdown_background();
+    if all_good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+type Found = (String, Target, Question, Duration);
+
+fn find(args: &ProbeArgs, settings: &Settings) -> Result<Found, String> {
+    if args.what.contains("://") {
+        let target = Target::parse(&args.what, "http")
+            .map_err(|error| format!("{:?} {error}", args.what))?;
+        let name = if target.is_tcp() && args.module == "http_2xx" {
+            "tcp_connect"
+        } else {
+            args.module.as_str()
+        };
+        let module = settings.modules.get(name).ok_or_else(|| {
+            let known: Vec<_> = settings.modules.keys().map(String::as_str).collect();
+            format!(
+                "there is no module {name:?}; known are {}",
+                known.join(", ")
+            )
+        })?;
+        if target.is_tcp() != matches!(module.question, Question::Tcp(_)) {
+            return Err(format!(
+                "the module {name:?} does not speak {}",
+                target.url().scheme()
+            ));
+        }
+        let timeout = args.timeout.or(module.timeout).unwrap_or(URL_TIMEOUT);
+        return Ok((name.to_owned(), target, module.question.clone(), timeout));
+    }
+    let called = |probe: &Probe| {
+        let id = &probe.id;
+        [
+            id.to_string(),
+            format!("{}/{}", id.release, id.probe),
+            id.probe.to_string(),
+        ]
+        .contains(&args.what)
+    };
+    let found: Vec<&Arc<Probe>> = settings.probes().filter(|probe| called(probe)).collect();
+    match found.as_slice() {
+        [probe] => Ok((
+            probe.id.to_string(),
+            probe.target.clone(),
+            probe.question.clone(),
+            args.timeout.unwrap_or(probe.timeout),
+        )),
+        [] => {
+            let known: Vec<_> = settings
+                .probes()
+                .take(20)
+                .map(|probe| probe.id.to_string())
+                .collect();
+            Err(format!(
+                "there is no probe {:?}; known are {}",
+                args.what,
+                known.join(", ")
+            ))
+        }
+        several => {
+            let ids: Vec<_> = several
+                .iter()
+                .take(20)
+                .map(|probe| probe.id.to_string())
+                .collect();
+            Err(format!(
+                "{:?} names {} probes: {}",
+                args.what,
+                several.len(),
+                ids.join(", ")
+            ))
+        }
+    }
+}
+
+fn print(name: &str, target: &Target, sounding: &Sounding) {
+    let (result, reason) = sounding.outcome.words();
+    let status = sounding
+        .answer
+        .status
+        .map_or_else(String::new, |status| format!("  {status}"));
+    let version = sounding.answer.http_version.map_or("", HttpVersion::as_str);
+    let version = if version.is_empty() {
+        String::new()
+    } else {
+        format!("  HTTP/{version}")
+    };
+    let reason = reason.map_or_else(String::new, |reason| format!(" ({reason})"));
+    say!(
+        "{result}{reason}  {name}  {target}{status}{version}  {}",
+        millis(sounding.duration())
+    );
+    if let Some(why) = &sounding.explanation {
+        say!("  why         {why}");
+    }
+    for (phase, span) in sounding.phases.named() {
+        say!("  {phase:<10}  {:>12}", millis(span));
+    }
+    if let Some(ip) = sounding.answer.ip {
+        say!("  address     {ip}");
+    }
+    if let Some(tls) = &sounding.answer.tls {
+        let days = (tls.earliest_expiry as f64 - clock::unix_seconds()) / 86_400.0;
+        say!(
+            "  TLS         {}, certificate of {} valid for {days:.0} days",
+            tls.version,
+            tls.subject
+        );
+    }
+    if sounding.answer.status.is_some() {
+        say!("  body        {} bytes", sounding.answer.unpacked_bytes);
+    }
+}
+
+fn millis(span: Duration) -> String {
+    format!("{:.2} ms", span.as_secs_f64() * 1e3)
+}
+
+fn as_json(name: &str, target: &Target, sounding: &Sounding) -> serde_json::Value {
+    let (result, reason) = sounding.outcome.words();
+    let phases: serde_json::Map<_, _> = sounding
+        .phases
+        .named()
+        .iter()
+        .map(|(phase, span)| ((*phase).to_owned(), json!(span.as_secs_f64())))
+        .collect();
+    json!({
+        "probe": name,
+        "target": target.to_string(),
+        "result": result,
+        "reason": reason,
+        "explanation": sounding.explanation,
+        "duration_seconds": sounding.duration().as_secs_f64(),
+        "phases_seconds": phases,
+        "status": sounding.answer.status,
+        "http_version": sounding.answer.http_version,
+        "redirects": sounding.answer.redirects,
+        "address": sounding.answer.ip,
+        "body_bytes": sounding.answer.unpacked_bytes,
+        "certificate_expiry_timestamp_seconds": sounding.answer.tls.as_ref().map(|tls| tls.earliest_expiry),
+    })
+}

@@ -1,0 +1,315 @@
+//! The daemon: the only place that starts long-lived tasks and holds the whole configuration.
+//!
+//! What lives as long as the process: the schedule's thread and the HTTP listener. Either ending by itself ends the
+//! process, with a reason. Order of the stop: not ready; no new soundings; those in flight finish within
+//! 3 s or are void; the listener closes. All of it takes less than 5 s.
+
+mod runner;
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock;
+use crate::config::settings::{Probe, Question, Settings};
+use crate::doubt::Doubt;
+use crate::metrics::{Metrics, Series};
+use crate::probe::schedule::{Schedule, Slot};
+use crate::probe::{self, Prober, Transcript};
+use crate::serve::{self, Board, Outfit, ProbeCall, ProbeResult};
+use crate::sounding::VoidReason;
+use crate::track::Tracked;
+use crate::units::ProbeId;
+use runner::{Crew, Runner};
+
+/// How long soundings may still take after the signal to stop. Those that last longer are void: the target did
+/// nothing wrong.
+const FINISH: Duration = Duration::from_secs(3);
+
+/// Why the daemon could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address cannot be listened at.
+    #[error(
+        "cannot listen at {address}: {cause}; set serve.listen to another, or stop what listens there"
+    )]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// Two metrics of the same name: a mistake in the program.
+    #[error("cannot set up the metrics: {0}")]
+    Metrics(prometheus::Error),
+    /// No thread for the schedule.
+    #[error("cannot start the schedule's thread: {0}")]
+    Schedule(io::Error),
+}
+
+/// A running daemon.
+pub struct Daemon {
+    address: SocketAddr,
+    crew: Arc<Crew>,
+    web: Arc<serve::Shared>,
+    /// `None` once stopping.
+    schedule: Option<Schedule<Arc<Runner>>>,
+    applied: Mutex<Applied>,
+    listener: Option<JoinHandle<()>>,
+    close_listener: CancellationToken,
+    schedule_ended: CancellationToken,
+}
+
+/// The configuration in force, and who carries it out.
+struct Applied {
+    settings: Settings,
+    runners: HashMap<ProbeId, Arc<Runner>>,
+}
+
+impl Daemon {
+    /// Starts everything; must be called inside a tokio runtime.
+    pub async fn start(settings: Settings) -> Result<Self, StartError> {
+        let address = settings.serve.listen;
+        let refused = |cause| StartError::Listen { address, cause };
+        let tcp = TcpListener::bind(address).await.map_err(refused)?;
+        let address = tcp.local_addr().map_err(refused)?;
+
+        let metrics = Arc::new(Metrics::new().map_err(StartError::Metrics)?);
+        let crew = Arc::new(Crew::new(
+            &settings,
+            Arc::clone(&metrics),
+            probe::Shared::new(clock::now),
+        ));
+        let schedule_ended = CancellationToken::new();
+        let schedule = {
+            let crew = Arc::clone(&crew);
+            // Dropped when the thread ends, for whatever reason.
+            let ended = schedule_ended.clone().drop_guard();
+            Schedule::start(clock::now, move |due| {
+                let _ = &ended;
+                crew.begin(due.payload, due.at, due.missed);
+            })
+            .map_err(StartError::Schedule)?
+        };
+        crew.follow(schedule.heart());
+
+        let outfit = Outfit {
+            metrics,
+            clock: clock::now,
+            beat: {
+                let heart = schedule.heart();
+                Box::new(move || heart.pulse().beat)
+            },
+            refresh: {
+                let crew = Arc::clone(&crew);
+                Box::new(move || crew.refresh_metrics())
+            },
+            take: take_sounding(Arc::clone(crew.outfit())),
+        };
+        let empty = Board {
+            series: Vec::new(),
+            modules: std::collections::BTreeMap::new(),
+            targets: std::collections::HashSet::new(),
+            allow: Vec::new(),
+            timeout_offset: settings.serve.timeout_offset,
+        };
+        let web = Arc::new(serve::Shared::new(outfit, empty, &settings.serve));
+        let close_listener = CancellationToken::new();
+        let router = serve::router(Arc::clone(&web));
+        let max_connections = settings.serve.max_connections;
+        let listener = tokio::spawn(serve::serve(
+            tcp,
+            router,
+            max_connections,
+            close_listener.clone(),
+        ));
+
+        let nothing = Settings {
+            releases: Vec::new(),
+            ..settings.clone()
+        };
+        let applied = Mutex::new(Applied {
+            settings: nothing,
+            runners: HashMap::new(),
+        });
+        let daemon = Self {
+            address,
+            crew,
+            web,
+            schedule: Some(schedule),
+            applied,
+            listener: Some(listener),
+            close_listener,
+            schedule_ended,
+        };
+        daemon.apply(settings);
+        daemon.web.set_ready(true);
+        tracing::info!(address = %daemon.address, "Listening");
+        Ok(daemon)
+    }
+
+    /// Where the daemon listens; with port 0 in the settings, the port that the system chose.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Puts settings in force. A probe that did not change keeps its schedule, connections and memory; one that
+    /// changed keeps its counters; one that is gone takes its series along.
+    pub fn apply(&self, settings: Settings) {
+        let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        if settings.serve.listen != applied.settings.serve.listen {
+            tracing::warn!(listen = %settings.serve.listen, "A new listen address takes a restart");
+        }
+        if settings.serve.max_connections != applied.settings.serve.max_connections
+            || settings.serve.probe_rate != applied.settings.serve.probe_rate
+        {
+            tracing::warn!("New limits in [serve] take a restart");
+        }
+        let control = settings.doubt.control.iter();
+        let mut runners = HashMap::new();
+        let mut series = Vec::new();
+        let mut slots = Vec::new();
+        for (probe, is_control) in settings
+            .probes()
+            .map(|probe| (probe, false))
+            .chain(control.map(|probe| (probe, true)))
+        {
+            let runner = self.runner_for(probe, is_control, applied.runners.get(&probe.id));
+            if !is_control {
+                series.push(Series::new(Arc::clone(&runner.tracked)));
+            }
+            slots.push(Slot {
+                key: probe.id.clone(),
+                interval: probe.interval,
+                payload: Arc::clone(&runner),
+            });
+            runners.insert(probe.id.clone(), runner);
+        }
+        self.crew.adopt(
+            Doubt::new(&settings.doubt, hosts_of(&settings)),
+            settings.max_in_flight,
+        );
+        self.web.replace_board(Board {
+            series,
+            modules: settings.modules.clone(),
+            targets: settings
+                .probes()
+                .map(|probe| probe.target.to_string())
+                .collect(),
+            allow: settings.serve.probe_allow.clone(),
+            timeout_offset: settings.serve.timeout_offset,
+        });
+        if let Some(schedule) = &self.schedule {
+            schedule.set(slots);
+        }
+        self.crew.metrics().reloaded(true, clock::unix_seconds());
+        tracing::info!(probes = runners.len(), "The configuration is in force");
+        *applied = Applied { settings, runners };
+    }
+
+    fn runner_for(
+        &self,
+        probe: &Arc<Probe>,
+        is_control: bool,
+        old: Option<&Arc<Runner>>,
+    ) -> Arc<Runner> {
+        if let Some(old) = old
+            && *old.probe == **probe
+            && old.is_control == is_control
+        {
+            return Arc::clone(old);
+        }
+        let tracked = match old {
+            Some(old) => {
+                old.tracked.adopt(Arc::clone(probe));
+                Arc::clone(&old.tracked)
+            }
+            None => Arc::new(Tracked::new(Arc::clone(probe), clock::now())),
+        };
+        let prober = Prober::new(
+            self.crew.outfit(),
+            probe.target.clone(),
+            probe.question.clone(),
+        );
+        Arc::new(Runner::new(Arc::clone(probe), prober, tracked, is_control))
+    }
+
+    /// Notes that a changed configuration could not be read; the old one stays in force.
+    pub fn reload_failed(&self) {
+        self.crew.metrics().reloaded(false, clock::unix_seconds());
+    }
+
+    /// Waits until something ends that should live as long as the process, and says what.
+    pub async fn failed(&mut self) -> &'static str {
+        let Some(listener) = &mut self.listener else {
+            return "the HTTP listener has ended";
+        };
+        tokio::select! {
+            () = self.schedule_ended.cancelled() => "the schedule has ended by itself",
+            _ = listener => {
+                self.listener = None;
+                "the HTTP listener has ended by itself"
+            }
+        }
+    }
+
+    /// Stops everything, in less than 5 s.
+    pub async fn stop(&mut self) {
+        self.web.set_ready(false);
+        if let Some(schedule) = self.schedule.take() {
+            schedule.stop();
+        }
+        self.crew.finish(FINISH).await;
+        self.close_listener.cancel();
+        if let Some(listener) = self.listener.take() {
+            // The listener drains by itself within a second; a panic in it has been logged where it happened.
+            let _ = listener.await;
+        }
+        tracing::info!("Stopped");
+    }
+}
+
+fn hosts_of(settings: &Settings) -> impl Iterator<Item = (ProbeId, String, Duration)> {
+    settings
+        .probes()
+        .map(|probe| (probe.id.clone(), asked_host(probe), probe.interval))
+}
+
+/// Soundings on behalf of `/probe`: each with a prober of its own, which is gone afterwards.
+fn take_sounding(outfit: Arc<probe::Shared>) -> serve::TakeSounding {
+    Arc::new(move |call: ProbeCall| {
+        let outfit = Arc::clone(&outfit);
+        Box::pin(async move {
+            let prober = Prober::new(&outfit, call.target, call.question);
+            let mut transcript = call.transcript.then(Transcript::default);
+            let sounding = prober
+                .sound(clock::now(), call.timeout, transcript.as_mut())
+                .await;
+            let steps = transcript.map_or_else(Vec::new, |transcript| transcript.lines());
+            ProbeResult { sounding, steps }
+        })
+    })
+}
+
+/// Names of troubles of our own that are in force, for the log.
+fn named(troubles: &[VoidReason]) -> String {
+    troubles
+        .iter()
+        .map(|reason| reason.as_str())
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// The host that packets go to: the proxy's, where there is one.
+fn asked_host(probe: &Probe) -> String {
+    match &probe.question {
+        Question::Http(http) => http.proxy.as_ref().unwrap_or(&probe.target).host(),
+        Question::Tcp(_) => probe.target.host(),
+    }
+}

@@ -1,0 +1,309 @@
+//! Carrying out soundings: from a due time to a record.
+
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::named;
+use crate::clock;
+use crate::config::settings::{Probe, Settings};
+use crate::doubt::{Doubt, Pulse};
+use crate::metrics::Metrics;
+use crate::probe::schedule::Heart;
+use crate::probe::{self, Prober};
+use crate::sounding::{Answer, Outcome, Phases, Sounding, VoidReason};
+use crate::track::Tracked;
+use crate::units::Moment;
+
+/// One probe at work.
+pub(super) struct Runner {
+    pub(super) probe: Arc<Probe>,
+    pub(super) tracked: Arc<Tracked>,
+    pub(super) is_control: bool,
+    prober: Prober,
+    in_flight: AtomicU32,
+    max_in_flight: u32,
+    /// The last result that was logged, so that only changes are.
+    said: AtomicU8,
+}
+
+const SAID_NOTHING: u8 = 0;
+const SAID_GOOD: u8 = 1;
+const SAID_BAD: u8 = 2;
+
+impl Runner {
+    pub(super) fn new(
+        probe: Arc<Probe>,
+        prober: Prober,
+        tracked: Arc<Tracked>,
+        is_control: bool,
+    ) -> Self {
+        let max_in_flight = probe.max_in_flight();
+        Self {
+            probe,
+            tracked,
+            is_control,
+            prober,
+            in_flight: AtomicU32::new(0),
+            max_in_flight,
+            said: AtomicU8::new(SAID_NOTHING),
+        }
+    }
+
+    /// One line per change of state, none per sounding. Void is no state: it says nothing about the target.
+    fn log_change(&self, sounding: &Sounding) {
+        let now = match sounding.outcome {
+            Outcome::Good => SAID_GOOD,
+            Outcome::Bad(_) => SAID_BAD,
+            Outcome::Void(_) => return,
+        };
+        let before = self.said.swap(now, Ordering::Relaxed);
+        if before == now {
+            return;
+        }
+        let id = &self.probe.id;
+        let latency = sounding.latency();
+        match sounding.outcome {
+            Outcome::Good if before == SAID_NOTHING => {
+                tracing::info!(namespace = %id.namespace, release = %id.release, probe = %id.probe, ?latency,
+                    "Probe answers");
+            }
+            Outcome::Good => {
+                tracing::info!(namespace = %id.namespace, release = %id.release, probe = %id.probe, ?latency,
+                    "Probe recovered");
+            }
+            Outcome::Bad(reason) => {
+                let why = sounding.explanation.as_deref().unwrap_or("");
+                tracing::warn!(namespace = %id.namespace, release = %id.release, probe = %id.probe,
+                    reason = reason.as_str(), why, ?latency, "Probe failing");
+            }
+            Outcome::Void(_) => {}
+        }
+    }
+}
+
+/// What all soundings share.
+pub(super) struct Crew {
+    metrics: Arc<Metrics>,
+    outfit: Arc<probe::Shared>,
+    runtime: Handle,
+    tasks: TaskTracker,
+    /// Ends soundings that outlast the stop.
+    drop_all: CancellationToken,
+    doubt: Mutex<Doubt>,
+    troubles: Mutex<Vec<VoidReason>>,
+    pulse: OnceLock<Heart>,
+    in_flight: AtomicUsize,
+    max_in_flight: AtomicUsize,
+}
+
+impl Crew {
+    pub(super) fn new(
+        settings: &Settings,
+        metrics: Arc<Metrics>,
+        outfit: Arc<probe::Shared>,
+    ) -> Self {
+        Self {
+            metrics,
+            outfit,
+            runtime: Handle::current(),
+            tasks: TaskTracker::new(),
+            drop_all: CancellationToken::new(),
+            doubt: Mutex::new(Doubt::new(&settings.doubt, std::iter::empty())),
+            troubles: Mutex::new(Vec::new()),
+            pulse: OnceLock::new(),
+            in_flight: AtomicUsize::new(0),
+            max_in_flight: AtomicUsize::new(settings.max_in_flight),
+        }
+    }
+
+    /// Gives the crew the schedule's pulse, once there is a schedule.
+    pub(super) fn follow(&self, heart: Heart) {
+        // Called once, by the start.
+        let _ = self.pulse.set(heart);
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    pub(super) fn outfit(&self) -> &Arc<probe::Shared> {
+        &self.outfit
+    }
+
+    pub(super) fn adopt(&self, doubt: Doubt, max_in_flight: usize) {
+        *self.doubt.lock().unwrap_or_else(PoisonError::into_inner) = doubt;
+        self.max_in_flight.store(max_in_flight, Ordering::Relaxed);
+        self.metrics
+            .in_flight_limit
+            .set(i64::try_from(max_in_flight).unwrap_or(i64::MAX));
+    }
+
+    /// Starts the sounding that is due, or counts the slot as missed. Called by the schedule's thread: never waits.
+    pub(super) fn begin(self: &Arc<Self>, runner: &Arc<Runner>, due: Moment, missed: u64) {
+        if missed > 0 {
+            runner
+                .tracked
+                .lock()
+                .missed(due, u32::try_from(missed).unwrap_or(u32::MAX));
+        }
+        let mine = runner.in_flight.fetch_add(1, Ordering::AcqRel);
+        let all = self.in_flight.fetch_add(1, Ordering::AcqRel);
+        let saturated = all >= self.max_in_flight.load(Ordering::Relaxed);
+        let ticket = Ticket {
+            crew: Arc::clone(self),
+            runner: Arc::clone(runner),
+            due,
+            started: None,
+        };
+        if saturated {
+            self.metrics.saturated.inc();
+        }
+        if mine >= runner.max_in_flight || saturated {
+            runner.tracked.lock().missed(due, 1);
+            return; // the ticket gives the places back
+        }
+        self.tasks.spawn_on(ticket.take(), &self.runtime);
+    }
+
+    fn record(&self, runner: &Runner, mut sounding: Sounding) {
+        let now = sounding.finished;
+        let pulse = self.pulse.get().map_or(
+            Pulse {
+                beat: now,
+                last_stall_end: None,
+            },
+            Heart::pulse,
+        );
+        let troubles: Option<Vec<VoidReason>> = {
+            let mut doubt = self.doubt.lock().unwrap_or_else(PoisonError::into_inner);
+            if runner.is_control {
+                match sounding.outcome {
+                    Outcome::Good => doubt.control(true, now),
+                    Outcome::Bad(_) => doubt.control(false, now),
+                    Outcome::Void(_) => {}
+                }
+            }
+            let before = sounding.outcome;
+            sounding.outcome = doubt.examine(
+                &runner.probe.id,
+                &sounding,
+                runner.probe.timeout,
+                pulse,
+                now,
+            );
+            if let (Outcome::Void(reason), true) = (sounding.outcome, before != sounding.outcome) {
+                sounding
+                    .explanation
+                    .get_or_insert_with(|| format!("void: {}", reason.as_str()).into());
+            }
+            matches!(sounding.outcome, Outcome::Void(_)).then(|| doubt.troubles(now).collect())
+        };
+        if let Some(troubles) = troubles {
+            self.log_troubles(troubles);
+        }
+        self.metrics
+            .lateness
+            .observe(sounding.lateness().as_secs_f64());
+        runner.log_change(&sounding);
+        runner
+            .tracked
+            .lock()
+            .record(&sounding, clock::unix_seconds());
+    }
+
+    fn log_troubles(&self, troubles: Vec<VoidReason>) {
+        let mut known = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known != troubles {
+            if troubles.is_empty() {
+                tracing::info!("Our own trouble is over; soundings count again");
+            } else {
+                tracing::warn!(
+                    troubles = named(&troubles),
+                    "Our own trouble makes soundings void"
+                );
+            }
+            *known = troubles;
+        }
+    }
+
+    /// Brings the gauges up to date, before a page is written.
+    pub(super) fn refresh_metrics(&self) {
+        let in_flight = self.in_flight.load(Ordering::Relaxed);
+        self.metrics
+            .in_flight
+            .set(i64::try_from(in_flight).unwrap_or(i64::MAX));
+        let troubles: Vec<VoidReason> = self
+            .doubt
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .troubles(clock::now())
+            .collect();
+        for reason in VoidReason::ALL {
+            self.metrics.trouble(*reason, troubles.contains(reason));
+        }
+        self.log_troubles(troubles);
+    }
+
+    /// Waits for soundings in flight; those that take longer than `patience` become void.
+    pub(super) async fn finish(&self, patience: Duration) {
+        self.tasks.close();
+        if tokio::time::timeout(patience, self.tasks.wait())
+            .await
+            .is_err()
+        {
+            self.drop_all.cancel();
+            self.tasks.wait().await;
+        }
+    }
+}
+
+/// One sounding's place among those in flight. Whatever becomes of it, the place is given back.
+struct Ticket {
+    crew: Arc<Crew>,
+    runner: Arc<Runner>,
+    due: Moment,
+    /// `Some` from the start of the sounding to its record: dropped in between, the sounding is void.
+    started: Option<Moment>,
+}
+
+impl Ticket {
+    async fn take(mut self) {
+        self.started = Some(clock::now());
+        let runner = Arc::clone(&self.runner);
+        let crew = Arc::clone(&self.crew);
+        let sounding = tokio::select! {
+            biased;
+            sounding = runner.prober.sound(self.due, runner.probe.timeout, None) => sounding,
+            () = crew.drop_all.cancelled() => return,
+        };
+        self.started = None;
+        crew.record(&runner, sounding);
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.runner.in_flight.fetch_sub(1, Ordering::AcqRel);
+        self.crew.in_flight.fetch_sub(1, Ordering::AcqRel);
+        if let Some(started) = self.started {
+            let sounding = Sounding {
+                due: self.due,
+                started,
+                finished: clock::now(),
+                outcome: Outcome::Void(VoidReason::Shutdown),
+                phases: Phases::default(),
+                answer: Answer::default(),
+                explanation: None,
+            };
+            self.runner
+                .tracked
+                .lock()
+                .record(&sounding, clock::unix_seconds());
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! The daemon's own metrics. Their handles are resolved once, so that counting is an atomic addition.
+
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::proto::MetricFamily;
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, Result,
+};
+
+use crate::sounding::VoidReason;
+
+macro_rules! labels {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $name { $($(#[$vdoc])* $variant),+ }
+
+        impl $name {
+            /// Every member.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The value of the label.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+        }
+    };
+}
+
+labels! {
+    /// What answered an HTTP request.
+    Handler {
+        /// `/metrics`
+        Metrics = "metrics",
+        /// `/probe`
+        Probe = "probe",
+        /// `/-/healthy`
+        Healthy = "healthy",
+        /// `/-/ready`
+        Ready = "ready",
+        /// `/api/…`
+        Api = "api",
+        /// No such path.
+        Other = "other",
+    }
+}
+
+impl Handler {
+    /// The statuses that it usually answers with. They are on the page from the first second; the server's own code
+    /// bounds which others there can be.
+    const fn usual(self) -> &'static [&'static str] {
+        match self {
+            Self::Metrics | Self::Healthy | Self::Ready | Self::Api => &["200", "503"],
+            Self::Probe => &["200", "400", "403", "503"],
+            Self::Other => &["404"],
+        }
+    }
+}
+
+labels! {
+    /// Why a request to `/probe` was answered without a sounding.
+    Refusal {
+        /// It names no target.
+        MissingTarget = "missing_target",
+        /// It names a target that cannot be one.
+        BadTarget = "bad_target",
+        /// It names a target that is neither configured nor allowed.
+        TargetNotAllowed = "target_not_allowed",
+        /// It names a module that there is not.
+        UnknownModule = "unknown_module",
+        /// Another parameter or header is wrong.
+        BadRequest = "bad_request",
+        /// More requests than are allowed.
+        RateLimited = "rate_limited",
+        /// Too many soundings are under way.
+        Saturated = "saturated",
+    }
+}
+
+/// How late a sounding starts: from what a good machine does to what makes it void.
+const LATENESS_EDGES: [f64; 19] = [
+    1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
+    1.0, 2.5, 5.0, 10.0,
+];
+
+/// Writing a page: from one probe to 100 000.
+const PAGE_EDGES: [f64; 9] = [1e-4, 5e-4, 1e-3, 5e-3, 0.025, 0.1, 0.25, 1.0, 5.0];
+
+/// The daemon's own metrics.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// How late soundings start, in seconds.
+    pub lateness: Histogram,
+    /// Soundings under way.
+    pub in_flight: IntGauge,
+    /// The most that may be under way.
+    pub in_flight_limit: IntGauge,
+    /// Soundings that could not start because so many were under way.
+    pub saturated: IntCounter,
+    reload_good: IntGauge,
+    reload_time: Gauge,
+    page_duration: Histogram,
+    /// In the order of [`VoidReason::ALL`].
+    trouble: Vec<IntGauge>,
+    requests: IntCounterVec,
+    /// In the order of [`Refusal::ALL`].
+    refusals: Vec<IntCounter>,
+}
+
+impl Metrics {
+    /// All of them at 0, in a registry of their own.
+    ///
+    /// # Errors
+    /// If two metrics had the same name, which is a mistake in this file that any test finds.
+    pub fn new() -> Result<Self> {
+        let registry = Registry::new();
+        #[cfg(target_os = "linux")]
+        registry.register(Box::new(
+            prometheus::process_collector::ProcessCollector::for_self(),
+        ))?;
+
+        let build = add(
+            &registry,
+            IntGaugeVec::new(
+                Opts::new(
+                    "leadsman_build_info",
+                    "Always 1; its labels say which build this is.",
+                ),
+                &["version", "revision", "rustversion"],
+            ),
+        )?;
+        build
+            .with_label_values(&[
+                env!("CARGO_PKG_VERSION"),
+                option_env!("LEADSMAN_REVISION").unwrap_or("unknown"),
+                option_env!("LEADSMAN_RUSTVERSION").unwrap_or("unknown"),
+            ])
+            .set(1);
+
+        let trouble = add(
+            &registry,
+            IntGaugeVec::new(
+                Opts::new(
+                    "leadsman_self_trouble",
+                    "Whether soundings are void at present because of this trouble of our own.",
+                ),
+                &["reason"],
+            ),
+        )?;
+        let requests = add(
+            &registry,
+            IntCounterVec::new(
+                Opts::new("leadsman_http_requests_total", "HTTP requests answered."),
+                &["handler", "code"],
+            ),
+        )?;
+        for handler in Handler::ALL {
+            for code in handler.usual() {
+                requests.with_label_values(&[handler.as_str(), code]);
+            }
+        }
+        let refusals = add(
+            &registry,
+            IntCounterVec::new(
+                Opts::new(
+                    "leadsman_probe_requests_refused_total",
+                    "Requests to /probe that were answered without a sounding.",
+                ),
+                &["reason"],
+            ),
+        )?;
+
+        Ok(Self {
+            lateness: add(
+                &registry,
+                Histogram::with_opts(
+                    HistogramOpts::new(
+                        "leadsman_schedule_lateness_seconds",
+                        "How long after their due time soundings started.",
+                    )
+                    .buckets(LATENESS_EDGES.to_vec()),
+                ),
+            )?,
+            in_flight: add(
+                &registry,
+                IntGauge::new("leadsman_schedule_in_flight", "Soundings under way."),
+            )?,
+            in_flight_limit: add(
+                &registry,
+                IntGauge::new(
+                    "leadsman_schedule_in_flight_limit",
+                    "The most soundings that may be under way.",
+                ),
+            )?,
+            saturated: add(
+                &registry,
+                IntCounter::new(
+                    "leadsman_schedule_saturated_total",
+                    "Soundings that could not start because the most that may be were under way.",
+                ),
+            )?,
+            reload_good: add(
+                &registry,
+                IntGauge::new(
+                    "leadsman_config_last_reload_successful",
+                    "Whether the configuration was good when it was last read.",
+                ),
+            )?,
+            reload_time: add(
+                &registry,
+                Gauge::new(
+                    "leadsman_config_last_reload_success_timestamp_seconds",
+                    "When a good configuration was last taken up, in seconds since 1970.",
+                ),
+            )?,
+            page_duration: add(
+                &registry,
+                Histogram::with_opts(
+                    HistogramOpts::new(
+                        "leadsman_metrics_page_duration_seconds",
+                        "How long it took to write the earlier pages of metrics.",
+                    )
+                    .buckets(PAGE_EDGES.to_vec()),
+                ),
+            )?,
+            trouble: VoidReason::ALL
+                .iter()
+                .map(|reason| trouble.with_label_values(&[reason.as_str()]))
+                .collect(),
+            refusals: Refusal::ALL
+                .iter()
+                .map(|refusal| refusals.with_label_values(&[refusal.as_str()]))
+                .collect(),
+            requests,
+            registry,
+        })
+    }
+
+    /// Says that the configuration was read again: whether it was good, and when (in seconds since 1970).
+    pub fn reloaded(&self, good: bool, unix: f64) {
+        self.reload_good.set(i64::from(good));
+        if good {
+            self.reload_time.set(unix);
+        }
+    }
+
+    /// Says whether soundings are void at present for this reason.
+    pub fn trouble(&self, reason: VoidReason, now: bool) {
+        if let Some(gauge) = self.trouble.get(reason.index()) {
+            gauge.set(i64::from(now));
+        }
+    }
+
+    /// Counts an HTTP request that was answered with this status.
+    pub fn request(&self, handler: Handler, status: u16) {
+        let code = status.to_string();
+        self.requests
+            .with_label_values(&[handler.as_str(), code.as_str()])
+            .inc();
+    }
+
+    /// Counts a request to `/probe` that was refused.
+    pub fn refused(&self, refusal: Refusal) {
+        if let Some(counter) = self.refusals.get(refusal as usize) {
+            counter.inc();
+        }
+    }
+
+    /// Remembers how long it took to write a page.
+    pub fn page_took(&self, duration: Duration) {
+        self.page_duration.observe(duration.as_secs_f64());
+    }
+
+    /// A copy of all values, in the order of their names.
+    pub(super) fn gather(&self) -> Vec<MetricFamily> {
+        self.registry.gather()
+    }
+}
+
+/// Puts a metric into the registry and hands it back.
+fn add<M: Collector + Clone + 'static>(registry: &Registry, metric: Result<M>) -> Result<M> {
+    let metric = metric?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}

@@ -1,0 +1,339 @@
+//! The whole page, and the series of the probes on it.
+//!
+//! Every family goes over all probes, because its series must stand together. So each probe is looked at once, its
+//! lock held for a moment, and the copies are kept while the page is written: under a kilobyte each, about an eighth
+//! of their text.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::reasons::{ReasonSet, possible_reasons};
+use super::text::{Kind, Text, escaped};
+use super::{Format, Metrics};
+use crate::config::settings::{Probe, Question};
+use crate::sounding::{Reason, VoidReason};
+use crate::track::{Tracked, View};
+use crate::units::{ErrorRate, Moment, ProbeId};
+use crate::window::{Quantile, Span};
+
+/// A probe on the page. Make it anew when the probe's settings change; it is cheap.
+#[derive(Debug, Clone)]
+pub struct Series {
+    /// `namespace="…",release="…",probe="…"`, escaped.
+    labels: Box<str>,
+    possible: ReasonSet,
+    probe: Arc<Probe>,
+    tracked: Arc<Tracked>,
+}
+
+impl Series {
+    /// The series of a probe, with its label block rendered.
+    pub fn new(tracked: Arc<Tracked>) -> Self {
+        let probe = tracked.probe();
+        Self {
+            labels: label_block(&probe.id),
+            possible: possible_reasons(&probe),
+            probe,
+            tracked,
+        }
+    }
+
+    /// The label block without braces.
+    pub fn labels(&self) -> &str {
+        &self.labels
+    }
+
+    /// The probe and what is remembered of it.
+    pub const fn tracked(&self) -> &Arc<Tracked> {
+        &self.tracked
+    }
+}
+
+fn label_block(id: &ProbeId) -> Box<str> {
+    let mut labels = String::new();
+    // Writing into a String cannot fail.
+    let _ = write!(
+        labels,
+        "namespace=\"{}\",release=\"{}\",probe=\"{}\"",
+        escaped(id.namespace.as_str()),
+        escaped(id.release.as_str()),
+        escaped(id.probe.as_str()),
+    );
+    labels.into()
+}
+
+/// Appends a page: the daemon's own families by name, then the families of the probes in a fixed order, each with its
+/// series by their labels. `now` is the end of all windows.
+pub fn write_page(
+    metrics: &Metrics,
+    series: &[Series],
+    now: Moment,
+    format: Format,
+    out: &mut Vec<u8>,
+) {
+    let mut rows: Vec<Row> = series
+        .iter()
+        .map(|series| Row {
+            series,
+            view: series.tracked.lock().view(now),
+        })
+        .collect();
+    if !rows.is_sorted_by_key(|row| &row.series.labels) {
+        rows.sort_by_key(|row| &row.series.labels);
+    }
+    out.reserve(ROOM_OWN + rows.iter().map(Row::room).sum::<usize>());
+
+    let mut text = Text::new(out, format);
+    for family in metrics.gather() {
+        text.gathered(&family);
+    }
+    if !rows.is_empty() {
+        counters(&mut text, &rows);
+        latencies(&mut text, &rows);
+        windows(&mut text, &rows);
+        last_soundings(&mut text, &rows);
+        settings(&mut text, &rows);
+    }
+    text.end();
+}
+
+/// About what the daemon's own metrics take.
+const ROOM_OWN: usize = 16 * 1024;
+
+/// What is known of one probe at this moment.
+struct Row<'a> {
+    series: &'a Series,
+    view: View,
+}
+
+impl Row<'_> {
+    fn labels(&self) -> &str {
+        &self.series.labels
+    }
+
+    /// About what its series take, rather more than less: so the page is never copied to a larger place.
+    fn room(&self) -> usize {
+        let lines = 66 + self.view.latencies.edges.len();
+        lines * (self.labels().len() + 58)
+    }
+}
+
+fn counters(text: &mut Text, rows: &[Row]) {
+    let name = "leadsman_probes_total";
+    text.family(name, Kind::Counter, "Soundings taken, by their result.");
+    for row in rows {
+        let totals = &row.view.totals;
+        for (result, count) in [
+            ("good", totals.good),
+            ("bad", totals.all_bad()),
+            ("void", totals.all_void()),
+        ] {
+            text.whole(name, row.labels(), Some(("result", result)), count);
+        }
+    }
+
+    let name = "leadsman_probe_failures_total";
+    text.family(name, Kind::Counter, "Bad soundings, by the reason.");
+    for row in rows {
+        for (reason, &count) in Reason::ALL.iter().zip(&row.view.totals.bad) {
+            if count > 0 || row.series.possible.contains(*reason) {
+                text.whole(name, row.labels(), Some(("reason", reason.as_str())), count);
+            }
+        }
+    }
+
+    let name = "leadsman_probe_void_total";
+    text.family(
+        name,
+        Kind::Counter,
+        "Soundings that say nothing about the target because of trouble of our own, by the reason.",
+    );
+    for row in rows {
+        for (reason, &count) in VoidReason::ALL.iter().zip(&row.view.totals.void) {
+            text.whole(name, row.labels(), Some(("reason", reason.as_str())), count);
+        }
+    }
+
+    let name = "leadsman_probe_missed_total";
+    text.family(
+        name,
+        Kind::Counter,
+        "Soundings that were due and could not start.",
+    );
+    for row in rows {
+        text.whole(name, row.labels(), None, row.view.totals.missed);
+    }
+}
+
+fn latencies(text: &mut Text, rows: &[Row]) {
+    text.family(
+        "leadsman_probe_duration_seconds",
+        Kind::Histogram,
+        "Latency of good and bad soundings, from the due time.",
+    );
+    for row in rows {
+        let latencies = &row.view.latencies;
+        let bucket = "leadsman_probe_duration_seconds_bucket";
+        for (edge, &count) in latencies.edges.iter().zip(&latencies.at_most) {
+            text.bucket(bucket, row.labels(), Some(*edge), count);
+        }
+        text.bucket(bucket, row.labels(), None, latencies.count);
+        let sum = "leadsman_probe_duration_seconds_sum";
+        text.seconds(sum, row.labels(), None, latencies.sum);
+        let count = "leadsman_probe_duration_seconds_count";
+        text.whole(count, row.labels(), None, latencies.count);
+    }
+}
+
+/// The value of the `quantile` label, in the order of [`Quantile::ALL`].
+const QUANTILES: [&str; Quantile::ALL.len()] = ["0.5", "0.9", "0.95", "0.99", "0.999"];
+
+fn windows(text: &mut Text, rows: &[Row]) {
+    let name = "leadsman_probe_window_duration_seconds";
+    text.family(
+        name,
+        Kind::Summary,
+        "Latency of good and bad soundings: quantiles over the window where there are enough, sum and count over all.",
+    );
+    for row in rows {
+        for (label, quantile) in QUANTILES.iter().zip(row.view.quantiles) {
+            if let Some(latency) = quantile {
+                text.seconds(name, row.labels(), Some(("quantile", label)), latency);
+            }
+        }
+        let latencies = &row.view.latencies;
+        let sum = "leadsman_probe_window_duration_seconds_sum";
+        text.seconds(sum, row.labels(), None, latencies.sum);
+        let count = "leadsman_probe_window_duration_seconds_count";
+        text.whole(count, row.labels(), None, latencies.count);
+    }
+
+    let name = "leadsman_probe_window_soundings";
+    text.family(
+        name,
+        Kind::Gauge,
+        "Good and bad soundings in the window, behind its quantiles and its error ratio.",
+    );
+    for row in rows {
+        let window = &row.view.window;
+        text.whole(name, row.labels(), None, window.good + window.bad);
+    }
+
+    let name = "leadsman_probe_window_error_ratio";
+    text.family(
+        name,
+        Kind::Gauge,
+        "Share of bad soundings among good and bad ones in the window; absent without any.",
+    );
+    for row in rows {
+        ratio(text, name, row, None, row.view.window.error_rate());
+    }
+
+    let name = "leadsman_probe_error_ratio";
+    text.family(
+        name,
+        Kind::Gauge,
+        "Share of bad soundings among good and bad ones over a longer time; absent without any.",
+    );
+    for row in rows {
+        for (span, tally) in Span::ALL.iter().zip(&row.view.spans) {
+            let window = Some(("window", span.as_str()));
+            ratio(text, name, row, window, tally.error_rate());
+        }
+    }
+}
+
+fn ratio(
+    text: &mut Text,
+    name: &str,
+    row: &Row,
+    further: Option<(&str, &str)>,
+    rate: Option<ErrorRate>,
+) {
+    if let Some(rate) = rate {
+        text.float(name, row.labels(), further, rate.ratio());
+    }
+}
+
+fn last_soundings(text: &mut Text, rows: &[Row]) {
+    let name = "leadsman_probe_success";
+    text.family(
+        name,
+        Kind::Gauge,
+        "Whether the last sounding that was not void was good; absent before the first.",
+    );
+    let evidence = || {
+        rows.iter()
+            .filter_map(|row| Some((row, row.view.evidence?)))
+    };
+    for (row, evidence) in evidence() {
+        text.whole(name, row.labels(), None, u64::from(evidence.good));
+    }
+
+    let name = "leadsman_probe_last_success_timestamp_seconds";
+    text.family(
+        name,
+        Kind::Gauge,
+        "When the last good sounding ended, in seconds since 1970; absent before the first.",
+    );
+    for row in rows {
+        if let Some(unix) = row.view.last_success_unix {
+            let since_1970 = Duration::try_from_secs_f64(unix).unwrap_or_default();
+            let whole_millis =
+                Duration::from_millis(u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX));
+            text.seconds(name, row.labels(), None, whole_millis);
+        }
+    }
+
+    let name = "leadsman_probe_phase_duration_seconds";
+    text.family(
+        name,
+        Kind::Gauge,
+        "Where the time of the last sounding that was not void went.",
+    );
+    for (row, evidence) in evidence() {
+        for (phase, duration) in evidence.phases.named() {
+            text.seconds(name, row.labels(), Some(("phase", phase)), duration);
+        }
+    }
+
+    let name = "leadsman_probe_http_status_code";
+    text.family(
+        name,
+        Kind::Gauge,
+        "HTTP status of the last sounding that was not void, 0 if none came; absent before the first.",
+    );
+    for (row, evidence) in evidence() {
+        if matches!(row.series.probe.question, Question::Http(_)) {
+            let status = evidence.status.unwrap_or(0);
+            text.whole(name, row.labels(), None, u64::from(status));
+        }
+    }
+
+    let name = "leadsman_probe_certificate_expiry_timestamp_seconds";
+    text.family(
+        name,
+        Kind::Gauge,
+        "Earliest end of validity in the chain of certificates last seen, in seconds since 1970.",
+    );
+    for row in rows {
+        if let Some(expiry) = row.view.certificate_expiry {
+            text.float(name, row.labels(), None, expiry as f64);
+        }
+    }
+}
+
+fn settings(text: &mut Text, rows: &[Row]) {
+    let name = "leadsman_probe_interval_seconds";
+    text.family(name, Kind::Gauge, "From one due time to the next.");
+    for row in rows {
+        text.seconds(name, row.labels(), None, row.series.probe.interval);
+    }
+
+    let name = "leadsman_probe_timeout_seconds";
+    text.family(name, Kind::Gauge, "How long one sounding may take.");
+    for row in rows {
+        text.seconds(name, row.labels(), None, row.series.probe.timeout);
+    }
+}

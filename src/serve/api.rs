@@ -1,0 +1,163 @@
+//! `/api/v1/probes`: what is known of each probe, as JSON. Durations are in seconds, times in seconds since 1970.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value, json};
+
+use super::problem::problem;
+use super::{Shared, too_busy};
+use crate::metrics::Series;
+use crate::sounding::{Phases, Reason, VoidReason};
+use crate::track::{Last, View};
+use crate::units::{ErrorRate, Moment};
+use crate::window::{Quantile, Span, Tally};
+
+pub(super) async fn probes(State(shared): State<Arc<Shared>>) -> Response {
+    let Ok(_queued) = shared.waiting_scrapes.try_acquire() else {
+        return too_busy("pages are being written");
+    };
+    let Ok(_turn) = shared.scrapes.acquire().await else {
+        return too_busy("the listener is closing");
+    };
+    let shared = Arc::clone(&shared);
+    let written = tokio::task::spawn_blocking(move || {
+        let now = (shared.clock)();
+        let board = shared.board();
+        let probes: Vec<Value> = board.series.iter().map(|series| one(series, now)).collect();
+        json!({ "probes": probes }).to_string()
+    })
+    .await;
+    match written {
+        Ok(body) => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
+        Err(_) => problem(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the answer could not be written; see the log",
+        ),
+    }
+}
+
+fn one(series: &Series, now: Moment) -> Value {
+    let probe = series.tracked().probe();
+    let (view, by_reason, recent) = {
+        let mut track = series.tracked().lock();
+        let recent: Vec<_> = track.recent().collect();
+        (track.view(now), track.window().reasons(now), recent)
+    };
+    json!({
+        "namespace": probe.id.namespace,
+        "release": probe.id.release,
+        "probe": probe.id.probe,
+        "target": probe.target.to_string(),
+        "interval_seconds": seconds(probe.interval),
+        "timeout_seconds": seconds(probe.timeout),
+        "last": view.last.as_ref().map(last),
+        "last_success_timestamp_seconds": view.last_success_unix,
+        "consecutive_failures": view.consecutive_failures,
+        "certificate_expiry_timestamp_seconds": view.certificate_expiry,
+        "window": window(probe.window, &view, &by_reason),
+        "spans": spans(&view),
+        "totals": totals(&view),
+        "recent": recent.iter().map(|(outcome, latency)| json!({
+            "result": outcome.words().0,
+            "reason": outcome.words().1,
+            "latency_seconds": seconds(*latency),
+        })).collect::<Vec<_>>(),
+    })
+}
+
+fn last(last: &Last) -> Value {
+    let (result, reason) = last.outcome.words();
+    json!({
+        "timestamp_seconds": last.unix,
+        "result": result,
+        "reason": reason,
+        "explanation": last.explanation.as_deref(),
+        "latency_seconds": seconds(last.latency),
+        "phases_seconds": phases(&last.phases),
+        "status": last.status,
+        "http_version": last.http_version,
+    })
+}
+
+fn window(span: Duration, view: &View, by_reason: &[u32; Reason::COUNT]) -> Value {
+    let bad: Map<String, Value> = Reason::ALL
+        .iter()
+        .zip(by_reason)
+        .filter(|(_, count)| **count > 0)
+        .map(|(reason, count)| (reason.as_str().to_owned(), json!(count)))
+        .collect();
+    let quantiles: Map<String, Value> = Quantile::ALL
+        .iter()
+        .zip(view.quantiles)
+        .map(|(quantile, latency)| (quantile_name(*quantile), json!(latency.map(seconds))))
+        .collect();
+    json!({
+        "seconds": seconds(span),
+        "good": view.window.good,
+        "bad": bad,
+        "void": view.window.void,
+        "missed": view.window.missed,
+        "error_ratio": view.window.error_rate().map(ErrorRate::ratio),
+        "latency_seconds": quantiles,
+    })
+}
+
+fn spans(view: &View) -> Value {
+    let of = |tally: &Tally| {
+        json!({
+            "good": tally.good,
+            "bad": tally.bad,
+            "void": tally.void,
+            "error_ratio": tally.error_rate().map(ErrorRate::ratio),
+        })
+    };
+    let named = Span::ALL
+        .iter()
+        .zip(&view.spans)
+        .map(|(span, tally)| (span.as_str().to_owned(), of(tally)));
+    Value::Object(named.collect())
+}
+
+fn totals(view: &View) -> Value {
+    let bad: Map<String, Value> = Reason::ALL
+        .iter()
+        .zip(view.totals.bad)
+        .filter(|(_, count)| *count > 0)
+        .map(|(reason, count)| (reason.as_str().to_owned(), json!(count)))
+        .collect();
+    let void: Map<String, Value> = VoidReason::ALL
+        .iter()
+        .zip(view.totals.void)
+        .filter(|(_, count)| *count > 0)
+        .map(|(reason, count)| (reason.as_str().to_owned(), json!(count)))
+        .collect();
+    json!({ "good": view.totals.good, "bad": bad, "void": void, "missed": view.totals.missed })
+}
+
+fn phases(phases: &Phases) -> Value {
+    Value::Object(
+        phases
+            .named()
+            .iter()
+            .map(|(name, span)| ((*name).to_owned(), json!(seconds(*span))))
+            .collect(),
+    )
+}
+
+fn quantile_name(quantile: Quantile) -> String {
+    // 500 → p50, 999 → p999: without the zero that a whole percentage would end in.
+    let per_mille = quantile.per_mille();
+    if per_mille.is_multiple_of(10) {
+        format!("p{}", per_mille / 10)
+    } else {
+        format!("p{per_mille}")
+    }
+}
+
+fn seconds(span: Duration) -> f64 {
+    span.as_secs_f64()
+}

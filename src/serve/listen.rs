@@ -1,0 +1,87 @@
+//! Accepting connections, within limits.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// A head that does not come within this time, or a connection that idles longer, is closed. Longer than the usual
+/// scrape interval of 15 s and its neighbours, so that Prometheus keeps its connection.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// The size of a request's head and of the write buffer: a `/probe` URL may be long, but not longer.
+const HEAD_LIMIT: usize = 64 * 1024;
+
+/// Headers of one request.
+const MAX_HEADERS: usize = 100;
+
+/// How long answers that are being written may still take after the signal to stop.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// After a failed accept (no file descriptors, say) we wait so long instead of turning in a circle.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves until `stop`, then lets running answers end for a second.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    max_connections: usize,
+    stop: CancellationToken,
+) {
+    let connections = Arc::new(Semaphore::new(max_connections));
+    let tasks = TaskTracker::new();
+    loop {
+        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else {
+            break;
+        };
+        let stream = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "Could not accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            },
+        };
+        let router = router.clone();
+        let stop = stop.clone();
+        tasks.spawn(async move {
+            if let Err(error) = answer(stream, router, stop).await {
+                tracing::debug!(%error, "A client's connection ended early");
+            }
+            drop(permit);
+        });
+    }
+    tasks.close();
+    if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
+        tracing::debug!("Closed connections that did not end in time");
+    }
+}
+
+async fn answer(stream: TcpStream, router: Router, stop: CancellationToken) -> hyper::Result<()> {
+    // Answers are written in one piece; waiting for more to send would only delay them.
+    let _: io::Result<()> = stream.set_nodelay(true);
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_LIMIT)
+        .max_headers(MAX_HEADERS)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        ended = connection.as_mut() => return ended,
+        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await
+}

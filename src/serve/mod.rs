@@ -1,0 +1,320 @@
+//! The HTTP listener: `/metrics`, `/probe`, `/-/healthy`, `/-/ready`, the JSON API.
+//!
+//! Invariants:
+//! - whatever a client does is bounded: connections, the size of a request's head, the time it may take, the number of
+//!   pages written at once;
+//! - nothing here changes anything, and nothing shows a secret;
+//! - an error is `application/problem+json` (RFC 9457), but for `/probe` and `/-/…`, whose users expect plain text.
+
+mod api;
+mod blackbox;
+mod listen;
+mod probe;
+mod problem;
+
+use std::collections::{BTreeMap, HashSet};
+use std::future::Future;
+use std::num::NonZeroU32;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use tokio::sync::Semaphore;
+
+pub use listen::serve;
+use problem::problem;
+
+use crate::config::Target;
+use crate::config::settings::{self, Module, Question};
+use crate::metrics::{Format, Handler, Metrics, Refusal, Series, gzip_fast, write_page};
+use crate::sounding::Sounding;
+use crate::sounding::expect::Pattern;
+use crate::units::Moment;
+
+/// Pages of `/metrics` that may wait for their turn. A page is written by one thread at a time; more clients than
+/// this are told to come back, so that a misbehaving scraper costs no memory.
+const MAX_WAITING_SCRAPES: usize = 8;
+
+/// `/probe` requests under way at a time, each with a sounding of its own.
+const MAX_CONCURRENT_PROBES: usize = 512;
+
+/// Without a sign of life from the schedule for so long, `/-/healthy` fails. The schedule beats twice a second.
+const STANDSTILL: Duration = Duration::from_secs(10);
+
+/// One sounding on behalf of a `/probe` request.
+pub struct ProbeCall {
+    /// Whom to ask.
+    pub target: Target,
+    /// How.
+    pub question: Question,
+    /// How long it may take.
+    pub timeout: Duration,
+    /// Whether to write down each step.
+    pub transcript: bool,
+}
+
+/// What came of it, with the steps in words when they were asked for.
+pub struct ProbeResult {
+    /// The sounding.
+    pub sounding: Sounding,
+    /// The steps, one line each; empty unless asked for.
+    pub steps: Vec<String>,
+}
+
+/// Takes one sounding; given by the daemon, since this module does not know the prober.
+pub type TakeSounding =
+    Arc<dyn Fn(ProbeCall) -> Pin<Box<dyn Future<Output = ProbeResult> + Send>> + Send + Sync>;
+
+/// What changes when the configuration is read again.
+pub struct Board {
+    /// The probes and what is known of them, in the order of the configuration.
+    pub series: Vec<Series>,
+    /// What `/probe?module=` may name.
+    pub modules: BTreeMap<String, Module>,
+    /// Targets of configured probes, as [`Target`] prints them.
+    pub targets: HashSet<String>,
+    /// Further targets that `/probe` may be sent to.
+    pub allow: Vec<Pattern>,
+    /// Subtracted from the scrape timeout that a client announces.
+    pub timeout_offset: Duration,
+}
+
+/// What the handlers share.
+pub struct Shared {
+    /// The daemon's own metrics.
+    pub metrics: Arc<Metrics>,
+    clock: fn() -> Moment,
+    board: RwLock<Arc<Board>>,
+    ready: AtomicBool,
+    beat: Box<dyn Fn() -> Moment + Send + Sync>,
+    refresh: Box<dyn Fn() + Send + Sync>,
+    take: TakeSounding,
+    scrapes: Semaphore,
+    waiting_scrapes: Semaphore,
+    probes: Semaphore,
+    probe_rate: DefaultDirectRateLimiter,
+}
+
+/// What the daemon hands over once, at the start.
+pub struct Outfit {
+    /// The daemon's own metrics.
+    pub metrics: Arc<Metrics>,
+    /// The monotonic clock.
+    pub clock: fn() -> Moment,
+    /// The last sign of life of the schedule.
+    pub beat: Box<dyn Fn() -> Moment + Send + Sync>,
+    /// Brings gauges up to date before a page is written.
+    pub refresh: Box<dyn Fn() + Send + Sync>,
+    /// Takes a sounding for `/probe`.
+    pub take: TakeSounding,
+}
+
+impl Shared {
+    /// `serve` gives the limits; they hold until the process ends.
+    pub fn new(outfit: Outfit, board: Board, serve: &settings::Serve) -> Self {
+        let rate = NonZeroU32::new(serve.probe_rate).unwrap_or(NonZeroU32::MIN);
+        Self {
+            metrics: outfit.metrics,
+            clock: outfit.clock,
+            board: RwLock::new(Arc::new(board)),
+            ready: AtomicBool::new(false),
+            beat: outfit.beat,
+            refresh: outfit.refresh,
+            take: outfit.take,
+            scrapes: Semaphore::new(1),
+            waiting_scrapes: Semaphore::new(MAX_WAITING_SCRAPES),
+            probes: Semaphore::new(MAX_CONCURRENT_PROBES),
+            probe_rate: RateLimiter::direct(Quota::per_second(rate)),
+        }
+    }
+
+    /// Puts a new configuration before the clients.
+    pub fn replace_board(&self, board: Board) {
+        *self.board.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(board);
+    }
+
+    /// Says whether traffic should come: from the first schedule to the signal to stop.
+    pub fn set_ready(&self, ready: bool) {
+        self.ready.store(ready, Ordering::Release);
+    }
+
+    fn board(&self) -> Arc<Board> {
+        Arc::clone(&self.board.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// All routes.
+pub fn router(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/probe", get(probe::probe))
+        .route("/-/healthy", get(healthy))
+        .route("/healthz", get(healthy))
+        .route("/-/ready", get(ready))
+        .route("/readyz", get(ready))
+        .route("/api/v1/probes", get(api::probes))
+        .fallback(|| async { problem(StatusCode::NOT_FOUND, "there is nothing at this path") })
+        .method_not_allowed_fallback(|| async {
+            problem(StatusCode::METHOD_NOT_ALLOWED, "this path takes GET only")
+        })
+        .layer(middleware::from_fn_with_state(Arc::clone(&shared), count))
+        .with_state(shared)
+}
+
+/// Counts each answer by handler and status; unknown paths share one handler name, so that clients cannot add series.
+async fn count(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    let handler = match request.uri().path() {
+        "/metrics" => Handler::Metrics,
+        "/probe" => Handler::Probe,
+        "/-/healthy" | "/healthz" => Handler::Healthy,
+        "/-/ready" | "/readyz" => Handler::Ready,
+        "/api/v1/probes" => Handler::Api,
+        _ => Handler::Other,
+    };
+    let response = next.run(request).await;
+    shared.metrics.request(handler, response.status().as_u16());
+    response
+}
+
+async fn healthy(State(shared): State<Arc<Shared>>) -> Response {
+    let silence = (shared.clock)().since((shared.beat)());
+    if silence < STANDSTILL {
+        return (StatusCode::OK, "Leadsman is healthy.\n").into_response();
+    }
+    let text = format!(
+        "The schedule has stood still for {} s.\n",
+        silence.as_secs()
+    );
+    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+}
+
+async fn ready(State(shared): State<Arc<Shared>>) -> Response {
+    if shared.ready.load(Ordering::Acquire) {
+        (StatusCode::OK, "Leadsman is ready.\n").into_response()
+    } else {
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "Leadsman is starting or stopping.\n",
+        )
+            .into_response()
+    }
+}
+
+async fn metrics(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+    let Ok(_queued) = shared.waiting_scrapes.try_acquire() else {
+        return too_busy("pages of /metrics are being written");
+    };
+    let Ok(_turn) = shared.scrapes.acquire().await else {
+        return too_busy("the listener is closing");
+    };
+    let format = Format::negotiate(text_of(&headers, header::ACCEPT));
+    let gzip = accepts_gzip(text_of(&headers, header::ACCEPT_ENCODING));
+    let shared = Arc::clone(&shared);
+    // Writing takes milliseconds with thousands of probes: off the threads that take soundings.
+    let written = tokio::task::spawn_blocking(move || {
+        let began = (shared.clock)();
+        (shared.refresh)();
+        let board = shared.board();
+        let mut page = Vec::new();
+        write_page(&shared.metrics, &board.series, began, format, &mut page);
+        let page = if gzip { gzip_fast(&page) } else { Ok(page) };
+        shared.metrics.page_took((shared.clock)().since(began));
+        page
+    })
+    .await;
+    let Ok(Ok(page)) = written else {
+        return problem(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the page could not be written; see the log",
+        );
+    };
+    page_response(page, format, gzip)
+}
+
+/// A page of metrics with the headers that Prometheus wants.
+fn page_response(page: Vec<u8>, format: Format, gzip: bool) -> Response {
+    let mut response = ([(header::CONTENT_TYPE, format.content_type())], page).into_response();
+    let headers = response.headers_mut();
+    headers.insert(
+        header::VARY,
+        header::HeaderValue::from_static("accept, accept-encoding"),
+    );
+    if gzip {
+        headers.insert(
+            header::CONTENT_ENCODING,
+            header::HeaderValue::from_static("gzip"),
+        );
+    }
+    response
+}
+
+/// Counts a request to `/probe` that gets no sounding.
+fn refuse(shared: &Shared, refusal: Refusal, response: Response) -> Response {
+    shared.metrics.refused(refusal);
+    response
+}
+
+fn too_busy(what: &str) -> Response {
+    let mut response = problem(
+        StatusCode::SERVICE_UNAVAILABLE,
+        &format!("too many {what} at once; try again"),
+    );
+    response
+        .headers_mut()
+        .insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
+    response
+}
+
+fn text_of(headers: &HeaderMap, name: header::HeaderName) -> &str {
+    headers
+        .get(name)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("")
+}
+
+/// Whether `Accept-Encoding` names gzip (or anything) with a weight above zero.
+fn accepts_gzip(accept: &str) -> bool {
+    let mut any = false;
+    for entry in accept.split(',') {
+        let mut parts = entry.split(';').map(str::trim);
+        let coding = parts.next().unwrap_or("");
+        let refused = parts
+            .filter_map(|part| part.strip_prefix("q="))
+            .any(|weight| weight.parse().is_ok_and(|weight: f32| weight <= 0.0));
+        match coding {
+            "gzip" | "x-gzip" => return !refused,
+            "*" => any = !refused,
+            _ => {}
+        }
+    }
+    any
+}
+
+#[cfg(test)]
+mod tests {
+    use super::accepts_gzip;
+
+    #[test]
+    fn gzip_is_sent_to_those_who_take_it() {
+        for (accept, expected) in [
+            ("", false),
+            ("gzip", true),
+            ("deflate, gzip;q=0.5", true),
+            ("gzip;q=0", false),
+            ("*", true),
+            ("*;q=0", false),
+            ("gzip;q=0, *", false),
+            ("identity", false),
+        ] {
+            assert_eq!(accepts_gzip(accept), expected, "{accept:?}");
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! A real Prometheus scrapes a real Leadsman; promtool reads its page.
+//!
+//! Without Debian's package `prometheus` these tests say so and do nothing, unless `LEADSMAN_TEST_ALL` is set, as
+//! `tests/all` does where it could install it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may end where it stands"
+)]
+
+mod program;
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+
+use program::{App, Leadsman, request, until, unused_port};
+
+#[test]
+fn promtool_finds_nothing_to_say_about_the_page() {
+    if !present("promtool") {
+        return;
+    }
+    let app = App::start();
+    let refused = unused_port();
+    let leadsman = Leadsman::run(&config(&app, refused), &[]);
+    // The page from the first second, and the page with soundings.
+    check_metrics(&leadsman.get("/metrics").body);
+    until("all probes were asked", || {
+        let page = leadsman.get("/metrics").body;
+        page.contains(
+            "leadsman_probe_success{namespace=\"shop\",release=\"mykadoo\",probe=\"gone\"} 0",
+        )
+    });
+    check_metrics(&leadsman.get("/metrics").body);
+    check_metrics(
+        &leadsman
+            .get(&format!("/probe?target={}/api/health", app.url()))
+            .body,
+    );
+    check_metrics(
+        &leadsman
+            .get(&format!("/probe?target=http://127.0.0.1:{refused}/"))
+            .body,
+    );
+}
+
+/// Ours under /metrics, and /probe in the place of blackbox_exporter, with the usual relabelling.
+#[test]
+fn prometheus_scrapes_both_pages_and_dashboards_find_their_series() {
+    if !present("prometheus") {
+        return;
+    }
+    let app = App::start();
+    let refused = unused_port();
+    let leadsman = Leadsman::run(&config(&app, refused), &[]);
+    let prometheus = Prometheus::start(&leadsman, &app, refused);
+
+    let one = |query: &str, expected: &str| {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        loop {
+            let values = prometheus.query(query);
+            if values == [expected] {
+                return;
+            }
+            let seen = values.join(", ");
+            assert!(
+                std::time::Instant::now() < deadline,
+                "{query} gave [{seen}] and not {expected}"
+            );
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+    };
+    // Our own names.
+    one("count(leadsman_probe_success == 1)", "4");
+    one("leadsman_probe_success{probe=\"gone\"}", "0");
+    one(
+        "count(leadsman_probe_failures_total{probe=\"gone\",reason=\"connect_refused\"} > 0)",
+        "1",
+    );
+    one(
+        "count(rate(leadsman_probe_duration_seconds_bucket{probe=\"api\",le=~\"5(.0)?\"}[1m]))",
+        "1",
+    );
+    one(
+        "count(histogram_quantile(0.5, rate(leadsman_probe_duration_seconds_bucket{probe=\"api\"}[1m])) < 1)",
+        "1",
+    );
+    one("count(leadsman_build_info)", "1");
+    // The queries of the blackbox dashboards and alerts.
+    let job = "job=~\"blackbox.*\"";
+    one(&format!("count(probe_success{{{job}}} == 1)"), "1");
+    one(&format!("count(probe_success{{{job}}} == 0)"), "1");
+    one(
+        &format!("count(avg by (phase) (probe_http_duration_seconds{{{job}}}))"),
+        "5",
+    );
+    one(
+        &format!(
+            "count(probe_http_status_code{{{job}}} <= 199 or probe_http_status_code{{{job}}} >= 400)"
+        ),
+        "1",
+    );
+    one(
+        &format!("count(avg_over_time(probe_duration_seconds{{{job}}}[1m]) < 1)"),
+        "2",
+    );
+    one(&format!("count(probe_http_version{{{job}}} == 1.1)"), "1");
+    one(
+        &format!("count(probe_dns_lookup_time_seconds{{{job}}})"),
+        "2",
+    );
+    one("count(up == 1)", "3");
+}
+
+fn config(app: &App, refused: u16) -> String {
+    let mut text = format!(
+        "[serve]\nlisten = \"127.0.0.1:0\"\n[[release]]\nname = \"mykadoo\"\nnamespace = \"shop\"\nbase_url = \"{}\"\ninterval = \"1s\"\n",
+        app.url()
+    );
+    for (name, path) in [
+        ("api", "/api/health"),
+        ("db", "/api/health/db"),
+        ("redis", "/api/health/redis"),
+        ("web", "/"),
+    ] {
+        text += &format!(
+            "[[release.probe]]\nname = \"{name}\"\npath = \"{path}\"\nlatency_objective = \"300ms\"\n"
+        );
+    }
+    text + &format!("[[release.probe]]\nname = \"gone\"\nurl = \"http://127.0.0.1:{refused}/\"\n")
+}
+
+/// Whether a program is there; where everything must be tested, it has to be.
+fn present(program: &str) -> bool {
+    let found = Command::new(program)
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok();
+    assert!(
+        found || std::env::var_os("LEADSMAN_TEST_ALL").is_none(),
+        "{program} is missing"
+    );
+    if !found {
+        eprintln!("left out: {program} is not installed");
+    }
+    found
+}
+
+#[track_caller]
+fn check_metrics(page: &str) {
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    promtool
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(page.as_bytes())
+        .unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && said.trim().is_empty(),
+        "promtool says:\n{said}"
+    );
+}
+
+struct Prometheus {
+    child: Child,
+    address: SocketAddr,
+    _folder: tempfile::TempDir,
+}
+
+impl Prometheus {
+    fn start(leadsman: &Leadsman, app: &App, refused: u16) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let ours = leadsman.address();
+        let file = folder.path().join("prometheus.yml");
+        let text = format!(
+            "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\nscrape_configs:\n\
+             - job_name: leadsman\n  honor_labels: true\n  static_configs: [{{targets: ['{ours}']}}]\n\
+             - job_name: blackbox-exporter\n  metrics_path: /probe\n  params: {{module: [http_2xx]}}\n  \
+             static_configs: [{{targets: ['{}/api/health', 'http://127.0.0.1:{refused}/']}}]\n  relabel_configs:\n  \
+             - {{source_labels: [__address__], target_label: __param_target}}\n  \
+             - {{source_labels: [__param_target], target_label: instance}}\n  \
+             - {{target_label: __address__, replacement: '{ours}'}}\n",
+            app.url()
+        );
+        std::fs::write(&file, text).unwrap();
+        let address: SocketAddr = format!("127.0.0.1:{}", unused_port()).parse().unwrap();
+        let child = Command::new("prometheus")
+            .arg(format!("--config.file={}", file.display()))
+            .arg(format!(
+                "--storage.tsdb.path={}",
+                folder.path().join("data").display()
+            ))
+            .arg(format!("--web.listen-address={address}"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let prometheus = Self {
+            child,
+            address,
+            _folder: folder,
+        };
+        until("Prometheus is ready", || {
+            std::net::TcpStream::connect(address).is_ok()
+                && request(address, "GET", "/-/ready", &[]).status == 200
+        });
+        prometheus
+    }
+
+    /// The values of an instant query, as text.
+    fn query(&self, query: &str) -> Vec<String> {
+        let encoded: String = url::form_urlencoded::byte_serialize(query.as_bytes()).collect();
+        let reply = request(
+            self.address,
+            "GET",
+            &format!("/api/v1/query?query={encoded}"),
+            &[],
+        );
+        let answer: serde_json::Value = serde_json::from_str(&reply.body).unwrap();
+        assert_eq!(answer["status"], "success", "{query}: {}", reply.body);
+        let results = answer["data"]["result"].as_array().unwrap();
+        results
+            .iter()
+            .map(|result| result["value"][1].as_str().unwrap().to_owned())
+            .collect()
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -11,7 +11,7 @@ mod program;
 
 use std::time::Duration;
 
-use program::{App, Leadsman, until};
+use program::{App, Leadsman, until, unused_port};
 
 #[test]
 fn the_first_soundings_are_on_the_page_within_two_seconds() {
@@ -114,7 +114,7 @@ fn probe_answers_as_blackbox_exporter_does() {
 #[test]
 fn a_refused_connection_is_a_page_with_every_metric_of_the_dashboards() {
     let app = App::start();
-    let refused = program::unused_port();
+    let refused = unused_port();
     let more =
         format!("[[release.probe]]\nname = \"gone\"\nurl = \"http://127.0.0.1:{refused}/\"\n");
     let leadsman = Leadsman::run(&(config(&app, "") + &more), &[]);
@@ -213,7 +213,7 @@ fn debug_shows_the_steps_and_no_secret() {
 #[test]
 fn the_api_tells_the_last_soundings_and_reasons() {
     let app = App::start();
-    let refused = program::unused_port();
+    let refused = unused_port();
     let more = format!(
         "[[release.probe]]\nname = \"gone\"\nurl = \"http://127.0.0.1:{refused}/\"\ninterval = \"1s\"\n"
     );
@@ -275,6 +275,64 @@ fn reloading_keeps_counters_and_drops_the_series_of_a_removed_probe() {
         total(&leadsman.get("/metrics").body, "api").is_some(),
         "a bad file changes nothing"
     );
+}
+
+#[test]
+fn while_the_control_probe_fails_failures_are_void_and_it_shows() {
+    let (app, refused) = (App::start(), unused_port());
+    let more = format!(
+        "[[release.probe]]\nname = \"gone\"\nurl = \"http://127.0.0.1:{refused}/\"\n\
+         [doubt]\ncontrol = {{ url = \"tcp://127.0.0.1:{refused}\", interval = \"100ms\" }}\n"
+    );
+    let leadsman = Leadsman::run(&(config(&app, "interval = \"1s\"") + &more), &[]);
+    let of = |page: &str, start: &str| -> f64 {
+        let line = page.lines().find_map(|line| line.strip_prefix(start));
+        line.and_then(|value| value.trim().parse().ok())
+            .unwrap_or(0.0)
+    };
+    let gone = "leadsman_probe_void_total{namespace=\"shop\",release=\"mykadoo\",probe=\"gone\",reason=\"control\"}";
+    until("failures are void", || {
+        of(&leadsman.get("/metrics").body, gone) >= 2.0
+    });
+    let page = leadsman.get("/metrics").body;
+    assert!(
+        page.contains("leadsman_self_trouble{reason=\"control\"} 1"),
+        "{page}"
+    );
+    assert!(
+        page.contains("probe=\"api\",result=\"void\"} 0"),
+        "a good answer stays good: {page}"
+    );
+    assert!(
+        !page.contains("probe=\"control\""),
+        "the control probe is of no release"
+    );
+}
+
+#[test]
+fn a_full_house_is_counted_and_its_slots_are_missed() {
+    let hanging = program::hanging_server();
+    let text = format!(
+        "max_in_flight = 1\n[serve]\nlisten = \"127.0.0.1:0\"\n[[release]]\nname = \"a\"\nnamespace = \"b\"\n\
+         base_url = \"http://{hanging}\"\ninterval = \"100ms\"\ntimeout = \"60s\"\n\
+         [[release.probe]]\nname = \"one\"\npath = \"/\"\n[[release.probe]]\nname = \"two\"\npath = \"/\"\n"
+    );
+    let leadsman = Leadsman::run(&text, &[]);
+    until("the cap shows", || {
+        let page = leadsman.get("/metrics").body;
+        let saturated = page
+            .lines()
+            .find_map(|l| l.strip_prefix("leadsman_schedule_saturated_total "));
+        let missed = page
+            .lines()
+            .filter(|l| l.starts_with("leadsman_probe_missed_total{"));
+        page.contains("leadsman_schedule_in_flight 1\n")
+            && saturated.and_then(|n| n.parse::<f64>().ok()) >= Some(5.0)
+            && missed
+                .filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok())
+                .sum::<f64>()
+                >= 5.0
+    });
 }
 
 /// C19: while we stand still, targets do nothing wrong.

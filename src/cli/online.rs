@@ -42,7 +42,12 @@ pub(super) fn check(settings: &Settings) -> bool {
                 (
                     number,
                     good,
-                    format!("{:<8} {} {} in {took}{why}", result, probe.id, probe.target),
+                    format!(
+                        "{:<8} {} {} in {took}{why}",
+                        result,
+                        probe.id,
+                        probe.target.shown()
+                    ),
                 )
             });
         }

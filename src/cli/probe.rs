@@ -104,8 +104,8 @@ type Found = (String, Target, Question, Duration);
 
 fn find(args: &ProbeArgs, settings: &Settings) -> Result<Found, String> {
     if args.what.contains("://") {
-        let target = Target::parse(&args.what, "http")
-            .map_err(|error| format!("{:?} {error}", args.what))?;
+        let target = // The URL may hold the credentials that are complained about.
+            Target::parse(&args.what, "http").map_err(|error| format!("the URL {error}"))?;
         let name = if target.is_tcp() && args.module == "http_2xx" {
             "tcp_connect"
         } else {
@@ -186,7 +186,8 @@ fn print(name: &str, target: &Target, sounding: &Sounding) {
     };
     let reason = reason.map_or_else(String::new, |reason| format!(" ({reason})"));
     say!(
-        "{result}{reason}  {name}  {target}{status}{version}  {}",
+        "{result}{reason}  {name}  {}{status}{version}  {}",
+        target.shown(),
         millis(sounding.duration())
     );
     if let Some(why) = &sounding.explanation {
@@ -225,7 +226,7 @@ fn as_json(name: &str, target: &Target, sounding: &Sounding) -> serde_json::Valu
         .collect();
     json!({
         "probe": name,
-        "target": target.to_string(),
+        "target": target.shown(),
         "result": result,
         "reason": reason,
         "explanation": sounding.explanation,

@@ -80,6 +80,12 @@ impl Target {
         &self.0
     }
 
+    /// The URL for people and pages: without what its query says, which may be a token.
+    pub fn shown(&self) -> String {
+        let query = self.0.query().map_or("", |_| "?…");
+        format!("{}{query}", &self.0[..url::Position::AfterPath])
+    }
+
     /// Name or address, the latter without brackets.
     pub fn host(&self) -> String {
         match self.0.host() {

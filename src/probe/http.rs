@@ -16,7 +16,7 @@ use super::fault::Fault;
 use super::files::{FILE_LIMIT, Kept};
 use super::proxy::tunnel;
 use super::reach::{Addresses, connect};
-use super::request::{Hop, Requests, origin_of, without_query};
+use super::request::{Hop, Requests, origin_of};
 use super::stream::Stream;
 use super::tls::{Alpn, SeenCache, handshake};
 use super::trace::{Stage, Trace};
@@ -91,7 +91,7 @@ impl HttpProber {
             hop = next;
             trace.next_hop();
             trace.note(|step| {
-                *step = format!("following the redirect to {}", without_query(&hop.target));
+                *step = format!("following the redirect to {}", hop.target.shown());
             });
         }
     }
@@ -140,7 +140,7 @@ impl HttpProber {
         trace.answer.tls.clone_from(&connection.facts.seen);
         let request = self.requests.request(hop, connection.is_http2())?;
         trace.note(|step| {
-            let url = without_query(&hop.target);
+            let url = hop.target.shown();
             *step = format!("sending {} {url}", request.method());
         });
         let answer = connection.send(request).await?;

@@ -80,7 +80,7 @@ impl Hop {
             return Ok(None);
         }
         let bad = |why: String| {
-            let from = cut(&without_query(&self.target), SHOWN);
+            let from = cut(&self.target.shown(), SHOWN);
             Fault::bad(Reason::Redirect, format!("{from} redirects {why}"))
         };
         if followed >= redirects.max {
@@ -320,13 +320,6 @@ fn authority_of(target: &Target) -> String {
     let host = target.url().host_str().unwrap_or("");
     let port = target.url().port();
     port.map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
-}
-
-/// For people: a query may hold a token.
-pub(super) fn without_query(target: &Target) -> String {
-    let url = target.url();
-    let query = url.query().map_or("", |_| "?…");
-    format!("{}{query}", &url[..url::Position::AfterPath])
 }
 
 #[cfg(test)]

@@ -51,7 +51,7 @@ fn one(series: &Series, now: Moment) -> Value {
         "namespace": probe.id.namespace,
         "release": probe.id.release,
         "probe": probe.id.probe,
-        "target": probe.target.to_string(),
+        "target": probe.target.shown(),
         "interval_seconds": seconds(probe.interval),
         "timeout_seconds": seconds(probe.timeout),
         "last": view.last.as_ref().map(last),

@@ -119,6 +119,11 @@ impl ConfigArgs {
         }
     }
 
+    /// Whether somebody named a configuration, or one lies where it is looked for.
+    pub(crate) fn is_there(&self) -> bool {
+        self.config.is_some() || DEFAULT_FILES.iter().any(|file| Path::new(file).exists())
+    }
+
     /// Reads the settings, or prints every mistake and gives the exit code.
     pub(crate) fn load(&self) -> Result<Loaded, ExitCode> {
         config::load(&self.sources()).map_err(|mistakes| print_mistakes(&mistakes))

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::{BAD_CONFIGURATION, ConfigArgs, runtime};
 use crate::clock;
+use crate::config;
 use crate::config::Target;
 use crate::config::settings::{Probe, Question, Settings};
 use crate::probe::{Prober, Shared, Transcript};
@@ -51,9 +52,14 @@ pub struct ProbeArgs {
 const URL_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) fn run(args: &ProbeArgs) -> ExitCode {
-    let settings = match args.config.load() {
-        Ok(loaded) => loaded.settings,
-        Err(code) => return code,
+    // A URL can be asked without any configuration, as curl does.
+    let settings = if args.what.contains("://") && !args.config.is_there() {
+        config::built_in()
+    } else {
+        match args.config.load() {
+            Ok(loaded) => loaded.settings,
+            Err(code) => return code,
+        }
     };
     let (name, target, question, timeout) = match find(args, &settings) {
         Ok(found) => found,

@@ -142,6 +142,20 @@ pub fn load(sources: &Sources) -> Result<Loaded, Mistakes> {
     }
 }
 
+/// What holds when nothing is written: defaults and the built-in modules, and nothing to probe.
+pub fn built_in() -> Settings {
+    let node = Node {
+        place: Place::Default,
+        kind: Kind::Table(Vec::new()),
+    };
+    let root = Item {
+        path: String::new(),
+        node,
+    };
+    // The one complaint is that there is nothing to probe.
+    read::settings(root, &mut Notes::default())
+}
+
 fn merged(layers: &[layers::Layer], notes: &mut Notes) -> Node {
     layers::merge(layers).unwrap_or_else(|error| {
         notes.complain(

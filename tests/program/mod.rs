@@ -300,3 +300,16 @@ fn unchunked(mut rest: &[u8]) -> Vec<u8> {
     }
     whole
 }
+
+/// Runs a command to its end in an empty folder, without any configuration.
+pub fn run_bare(arguments: &[&str]) -> (Option<i32>, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new(PROGRAM)
+        .args(arguments)
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    (output.status.code(), text)
+}

@@ -1,4 +1,15 @@
 //! The running program, seen from outside: its HTTP pages, its signals, its exit codes.
+//!
+//! Rows of the scenario table that are refused on purpose, so without a test:
+//!
+//! | row | why |
+//! |---|---|
+//! | H12: a history of results to look up by id | the last 60 outcomes and the last explanation are in the API; the rest is Prometheus' |
+//! | H10: a page with the configuration | `leadsman check --print` shows it, to those who may read the file |
+//! | C04: an interval shorter than the timeout is refused | the loop is open; `check` gives a hint |
+//! | C05, C13: several requests per probe, retries | one sounding is one question; a retry would hide a failure |
+//! | C08, C09, C16, C17: thresholds before a state changes | a sounding is what it is; rules over many are Prometheus' |
+//! | M06: gauges that are dropped after 10 minutes | a probe that is configured is asked; one that is not has no series |
 
 #![allow(
     clippy::unwrap_used,

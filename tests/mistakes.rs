@@ -1,0 +1,199 @@
+//! Each mistake in a configuration is refused with a message that names its cause, at its line (rows H13, H15, A26,
+//! A31, G06, G16, G17, T03 of the scenario table).
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may end where it stands"
+)]
+
+use leadsman::config::{self, Sources};
+
+#[test]
+fn what_is_wrong_with_a_probe() {
+    check("an unknown key", "timeuot = '5s'", "unknown key");
+    check("no scheme", "url = 'example.com'", "names no scheme");
+    check(
+        "a scheme nobody speaks",
+        "url = 'invalid://x/'",
+        "has the scheme \"invalid\"",
+    );
+    check(
+        "url and path",
+        "url = 'http://x/'\npath = '/'",
+        "stands beside path",
+    );
+    check("a duration without a unit", "timeout = 5", "without a unit");
+    check("no time at all", "timeout = '0s'", "too short");
+    check("an absurd interval", "interval = '400days'", "too long");
+    check("no duration", "timeout = 'soon'", "no duration");
+    check(
+        "two bearer sources",
+        "bearer_token = 'x'\nbearer_token_file = '/t'",
+        "is a secret",
+    );
+    check(
+        "two kinds of credentials",
+        "username = 'u'\npassword_file = '/p'\nbearer_token_file = '/t'",
+        "two kinds",
+    );
+    check(
+        "a user without a password",
+        "username = 'u'",
+        "has no password",
+    );
+    check(
+        "body and body_file",
+        "body = 'x'\nbody_file = '/x'",
+        "stands beside body_file",
+    );
+    check("an unknown method", "method = 'BREW'", "no method");
+    check(
+        "a header without a name",
+        "headers = { '' = 'x' }",
+        "no name of a header",
+    );
+    check(
+        "a secret header",
+        "headers = { authorization = 'Basic eDp5' }",
+        "is a secret",
+    );
+    check("too many redirects", "redirects = 99", "0 to 20");
+    check(
+        "an unknown compression",
+        "compression = 'zip'",
+        "is not known",
+    );
+    check(
+        "HTTP/3",
+        "expect = { http_version = '3' }",
+        "no version of HTTP",
+    );
+    check(
+        "half a client certificate",
+        "tls = { cert_file = '/c' }",
+        "half of a client certificate",
+    );
+    check("tcp keys on http", "send = 'x'", "is for tcp targets");
+    check(
+        "http keys on tcp",
+        "url = 'tcp://x:1'\nmethod = 'GET'",
+        "is for http targets",
+    );
+    check(
+        "a tcp target without a port",
+        "url = 'tcp://x'",
+        "names no port",
+    );
+}
+
+#[test]
+fn what_is_wrong_with_an_expectation() {
+    for key in ["body_matches", "body_not_matches"] {
+        check(
+            "a pattern",
+            &format!("expect = {{ {key} = ':[' }}"),
+            "no regular expression",
+        );
+    }
+    for key in ["header_matches", "header_not_matches"] {
+        check(
+            "a header's pattern",
+            &format!("expect = {{ {key} = {{ Server = ':[' }} }}"),
+            "no regular expression",
+        );
+    }
+    for status in ["'30a'", "'299-200'", "'200-299-400'", "99", "true"] {
+        check(
+            "a status",
+            &format!("expect = {{ status = {status} }}"),
+            "is no status",
+        );
+    }
+    check(
+        "a pointer",
+        "expect = { json = { status = 'ok' } }",
+        "no JSON pointer",
+    );
+    check("a path", "expect = { json = { '$[' = 1 } }", "no JSONPath");
+    check(
+        "a number that is none",
+        "expect = { json = { '/n' = { gt = 'potato' } } }",
+        "is no number",
+    );
+    check(
+        "a rule that says nothing",
+        "expect = { json = { '/n' = {} } }",
+        "says nothing",
+    );
+    let many = format!("expect = {{ body_matches = [{}] }}", "'x',".repeat(101));
+    check("too many rules", &many, "has 101 entries");
+}
+
+#[test]
+fn an_accept_encoding_must_take_the_compression_h15() {
+    for (header, fits) in [
+        ("gzip", true),
+        ("br, gzip", true),
+        ("GZIP;q=0.5", true),
+        ("*", true),
+        ("deflate, *;q=0.1", true),
+        ("deflate", false),
+        ("gzip;q=0", false),
+        ("gzip;q=0.0, *", false),
+        ("*;q=0.0", false),
+        ("identity", false),
+    ] {
+        for name in ["Accept-Encoding", "accept-encoding"] {
+            let probe = format!("compression = 'gzip'\nheaders = {{ {name} = '{header}' }}");
+            let refused = mistakes(&probe)
+                .iter()
+                .any(|text| text.contains("does not accept gzip"));
+            assert_eq!(refused, !fits, "{name}: {header}");
+        }
+    }
+}
+
+/// Puts lines into a probe, and looks for a complaint.
+#[track_caller]
+fn check(rule: &str, lines: &str, expected: &str) {
+    let found = mistakes(lines);
+    assert!(
+        found.iter().any(|text| text.contains(expected)),
+        "{rule}: {expected:?} is not in {found:#?}"
+    );
+}
+
+/// The complaints about a probe with these lines; each stands in the probe's own lines.
+#[track_caller]
+fn mistakes(lines: &str) -> Vec<String> {
+    let target = if lines.contains("path =") || lines.contains("url =") {
+        ""
+    } else {
+        "path = '/'\n"
+    };
+    let head =
+        "[[release]]\nname = 'a'\nnamespace = 'b'\nbase_url = 'http://x'\n[[release.probe]]\n";
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("probes.toml");
+    std::fs::write(&file, format!("{head}name = 'p'\n{target}{lines}\n")).unwrap();
+    let sources = Sources {
+        files: vec![file],
+        ..Sources::default()
+    };
+    let Err(mistakes) = config::load(&sources) else {
+        return Vec::new();
+    };
+    for mistake in mistakes.iter() {
+        let (line, _) = mistakes
+            .line_and_column(mistake)
+            .expect("a place in the file");
+        assert!(line >= 5, "line {line}: {}", mistake.message);
+        assert!(mistake.help.is_some(), "no way out: {}", mistake.message);
+    }
+    mistakes
+        .iter()
+        .map(|mistake| mistake.message.clone())
+        .collect()
+}

@@ -401,14 +401,19 @@ fn a_process_that_was_stopped_makes_up_no_failures_and_no_soundings() {
     assert_eq!(leadsman.get("/-/healthy").status, 200, "it goes on");
 }
 
-#[test]
-fn sigterm_ends_with_0_also_while_a_target_hangs() {
+/// Its one probe hangs for a minute.
+fn with_a_hanging_target() -> Leadsman {
     let hanging = program::hanging_server();
     let text = format!(
         "[serve]\nlisten = \"127.0.0.1:0\"\n[[release]]\nname = \"a\"\nnamespace = \"b\"\nbase_url = \"http://{hanging}\"\n\
          [[release.probe]]\nname = \"slow\"\npath = \"/\"\ntimeout = \"60s\"\ninterval = \"1s\"\n"
     );
-    let mut leadsman = Leadsman::run(&text, &[]);
+    Leadsman::run(&text, &[])
+}
+
+#[test]
+fn sigterm_ends_with_0_also_while_a_target_hangs() {
+    let mut leadsman = with_a_hanging_target();
     until("a sounding hangs", || {
         let page = leadsman.get("/metrics").body;
         page.lines().any(|l| {
@@ -422,12 +427,7 @@ fn sigterm_ends_with_0_also_while_a_target_hangs() {
 
 #[test]
 fn a_second_signal_ends_at_once() {
-    let hanging = program::hanging_server();
-    let text = format!(
-        "[serve]\nlisten = \"127.0.0.1:0\"\n[[release]]\nname = \"a\"\nnamespace = \"b\"\nbase_url = \"http://{hanging}\"\n\
-         [[release.probe]]\nname = \"slow\"\npath = \"/\"\ntimeout = \"60s\"\ninterval = \"1s\"\n"
-    );
-    let mut leadsman = Leadsman::run(&text, &[]);
+    let mut leadsman = with_a_hanging_target();
     until("a sounding hangs", || {
         !leadsman
             .get("/metrics")

@@ -1,6 +1,6 @@
 //! Carrying out soundings: from a due time to a record.
 
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -30,6 +30,9 @@ pub(super) struct Runner {
     /// The last result that was logged, so that only changes are.
     said: AtomicU8,
 }
+
+/// Void soundings lead to a line in the log about our troubles at most so often.
+const LOOK_EVERY_NANOS: u64 = 1_000_000_000;
 
 const SAID_NOTHING: u8 = 0;
 const SAID_GOOD: u8 = 1;
@@ -96,6 +99,8 @@ pub(super) struct Crew {
     drop_all: CancellationToken,
     doubt: Mutex<Doubt>,
     troubles: Mutex<Vec<VoidReason>>,
+    /// When a void sounding last led to a look at the troubles.
+    looked: AtomicU64,
     pulse: OnceLock<Heart>,
     in_flight: AtomicUsize,
     max_in_flight: AtomicUsize,
@@ -115,6 +120,7 @@ impl Crew {
             drop_all: CancellationToken::new(),
             doubt: Mutex::new(Doubt::new(&settings.doubt, std::iter::empty())),
             troubles: Mutex::new(Vec::new()),
+            looked: AtomicU64::new(0),
             pulse: OnceLock::new(),
             in_flight: AtomicUsize::new(0),
             max_in_flight: AtomicUsize::new(settings.max_in_flight),
@@ -171,7 +177,7 @@ impl Crew {
     }
 
     fn record(&self, runner: &Runner, mut sounding: Sounding) {
-        let now = sounding.finished;
+        let now = clock::now();
         let pulse = self.pulse.get().map_or(
             Pulse {
                 beat: now,
@@ -201,7 +207,8 @@ impl Crew {
                     .explanation
                     .get_or_insert_with(|| format!("void: {}", reason.as_str()).into());
             }
-            matches!(sounding.outcome, Outcome::Void(_)).then(|| doubt.troubles(now).collect())
+            let look = matches!(sounding.outcome, Outcome::Void(_)) && self.may_look(now);
+            look.then(|| doubt.troubles(now).collect())
         };
         if let Some(troubles) = troubles {
             self.log_troubles(troubles);
@@ -214,6 +221,16 @@ impl Crew {
             .tracked
             .lock()
             .record(&sounding, clock::unix_seconds());
+    }
+
+    /// Naming the troubles looks at every host, which must not happen for each of thousands of void soundings.
+    fn may_look(&self, now: Moment) -> bool {
+        let last = self.looked.load(Ordering::Relaxed);
+        let due = now.nanos().saturating_sub(last) >= LOOK_EVERY_NANOS;
+        if due {
+            self.looked.store(now.nanos(), Ordering::Relaxed);
+        }
+        due
     }
 
     fn log_troubles(&self, troubles: Vec<VoidReason>) {

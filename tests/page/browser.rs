@@ -1,5 +1,7 @@
 //! A real Chromium, driven by WebDriver, before a small server that hands it the page and one state after another.
 
+#![allow(unreachable_pub, reason = "a part of one test binary")]
+
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt as _;

@@ -567,22 +567,6 @@ fn a_link_can_name_a_release() {
 }
 
 #[test]
-fn what_has_changed_does_not_move_for_those_who_prefer_stillness() {
-    with_page(|page| {
-        for (motion, name) in [("no-preference", "lit"), ("reduce", "none")] {
-            page.put(state("watching").to_string());
-            page.open(1200, "light");
-            page.media("light", motion);
-            page.run("window.seen = ''; new MutationObserver(() => { const one = document.querySelector('.changed'); \
-                 if (one) seen = getComputedStyle(one).animationName; }).observe($('releases'), {subtree: true, attributes: true});");
-            page.put(state("turning_back").to_string());
-            page.until("it has changed", "seen !== ''");
-            assert_eq!(page.text("seen"), name);
-        }
-    });
-}
-
-#[test]
 fn two_hundred_releases_are_shown_sifted_and_updated_in_place() {
     with_page(|page| {
         let mut status = many("steady", 200);

@@ -133,20 +133,10 @@ impl Page {
             "Emulation.setDeviceMetricsOverride",
             &json!({"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": false}),
         );
-        self.media(scheme, "no-preference");
+        let features = json!([{"name": "prefers-color-scheme", "value": scheme}]);
+        self.cdp("Emulation.setEmulatedMedia", &json!({"features": features}));
         let url = format!("http://{}/", self.server);
         self.command("/url", &json!({"url": url}));
-    }
-
-    /// What the reader prefers: the colour scheme, and how much motion.
-    pub fn media(&self, scheme: &str, motion: &str) {
-        self.cdp(
-            "Emulation.setEmulatedMedia",
-            &json!({"features": [
-                {"name": "prefers-color-scheme", "value": scheme},
-                {"name": "prefers-reduced-motion", "value": motion},
-            ]}),
-        );
     }
 
     /// The state from now on.
@@ -213,7 +203,7 @@ impl Page {
         let shot = self.cdp(
             "Page.captureScreenshot",
             &json!({"captureBeyondViewport": true,
-                "clip": {"x": 0, "y": 0, "width": size["width"], "height": height, "scale": 1}}),
+                "clip": {"x": 0, "y": 0, "width": self.js("innerWidth"), "height": height, "scale": 1}}),
         );
         let png = base64::prelude::BASE64_STANDARD
             .decode(shot["data"].as_str().unwrap())

@@ -48,11 +48,11 @@ window.check = () => {
     if (node.matches('input[type=search]')) demand(node.parentElement, style.borderLeftColor, 3);
     // Nothing beyond the right edge, not even where it is cut off.
     const box = node.getBoundingClientRect();
-    if (box.right > innerWidth + 0.5 && !node.closest('.unheard')) faults.push(`too wide (${box.right}): ${name(node)}`);
+    if (box.right > document.documentElement.clientWidth + 0.5 && !node.closest('.unheard')) faults.push(`too wide (${box.right}): ${name(node)}`);
     // A target for a finger, unless it stands in a line of text.
     if (node.matches('summary, input[type=search]') && box.height < 24) faults.push(`too small: ${name(node)}`);
   }
-  if (document.documentElement.scrollWidth > innerWidth) faults.push('the page scrolls sideways');
+  if (document.documentElement.scrollWidth > document.documentElement.clientWidth) faults.push('the page scrolls sideways');
 
   // Structure.
   const heads = all.filter(node => node.matches('h1, h2, h3, h4, h5, h6')).map(node => [Number(node.tagName[1]), node]);
@@ -76,6 +76,11 @@ window.check = () => {
     if (node.matches('ul, ol') && [...node.children].some(child => child.tagName !== 'LI')) faults.push(`not a list: ${name(node)}`);
     // Never by colour alone: a badge has a word.
     if (node.matches('.badge') && !node.textContent.trim()) faults.push(`no word: ${name(node)}`);
+  }
+  // Nothing moves, so nobody has to ask for stillness.
+  for (const node of all) {
+    const { animationName, transitionDuration } = getComputedStyle(node);
+    if (animationName !== 'none' || transitionDuration !== '0s') faults.push(`moves: ${name(node)}`);
   }
   if (!document.documentElement.lang) faults.push('no language');
   return { texts, faults };

@@ -216,6 +216,7 @@ fn trouble_of_our_own_is_said_before_anything_is_called_good() {
             page,
             &[
                 "The control probe fails",
+                "Waiting: Leadsman cannot see, so it judges nothing.",
                 "The targets of several hosts all fail at once",
                 "4 of 4 probes void: api, db, redis, …",
             ],
@@ -626,6 +627,9 @@ fn two_hundred_releases_are_shown_sifted_and_updated_in_place() {
             "the outage is said",
             "$('headline').textContent === '200 of 200 releases are in trouble'",
         );
+        if std::env::var_os("LEADSMAN_PAGE_SCREENSHOTS").is_some() {
+            page.screenshot("outage-light-1200");
+        }
         assert_says(
             page,
             &["200 of them are being turned back.", "and 192 more"],

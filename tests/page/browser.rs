@@ -287,7 +287,7 @@ fn serve(stage: Arc<Mutex<Stage>>) -> SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();
-    let state = move || {
+    let answer_state = move || {
         let mut stage = stage.lock().unwrap();
         stage.asked.push(Instant::now());
         let body = stage.body.clone();
@@ -307,7 +307,7 @@ fn serve(stage: Arc<Mutex<Stage>>) -> SocketAddr {
     };
     let router = axum::Router::new()
         .route("/", axum::routing::get(page))
-        .route("/api/v1/status", axum::routing::get(state));
+        .route("/api/v1/status", axum::routing::get(answer_state));
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

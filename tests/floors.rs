@@ -10,7 +10,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const GROUND: &[&str] = &["units", "config", "sounding", "window", "track", "doubt"];
+const GROUND: &[&str] = &[
+    "units", "config", "sounding", "window", "track", "doubt", "verdict",
+];
 const FIRST: &[&str] = &["probe", "metrics", "serve"];
 const ROOF: &[&str] = &["daemon", "cli"];
 

@@ -21,13 +21,16 @@
 //! - *Memory is fixed.* What is kept of a probe does not grow with time, and whatever comes from outside is bounded.
 //! - *Secrets* are in `config::settings::Secret` or in files, and are never printed.
 
+pub mod baseline;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod doubt;
+pub mod ledger;
 pub mod metrics;
 pub mod probe;
+pub mod rollout;
 pub mod serve;
 pub mod sounding;
 pub mod track;

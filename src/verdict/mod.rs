@@ -23,6 +23,7 @@ mod finding;
 mod inbox;
 mod rule;
 mod stratum;
+mod verification;
 mod watch;
 
 pub use bound::upper_bound;
@@ -30,6 +31,7 @@ pub use direct::{MAX_ASKED, PodLook, Side};
 pub use finding::{Finding, Reason, StratumName, StratumReport, Strongest, Verdict, Why, number};
 pub use inbox::Inbox;
 pub use rule::{Rule, Unusable};
+pub use verification::{Verification, Verified};
 pub use watch::Watch;
 
 use serde::{Deserialize, Serialize};

@@ -735,6 +735,21 @@ impl Watch {
             .collect()
     }
 
+    /// Where each endpoint stands, for the verification after a rollback.
+    pub(super) fn standing(&self) -> impl Iterator<Item = Standing<'_>> {
+        self.endpoints.iter().map(|endpoint| Standing {
+            name: &endpoint.name,
+            counts: endpoint.aside.is_none(),
+            before: endpoint.stratum.before,
+            recent: endpoint.recent.whole(),
+        })
+    }
+
+    /// What was measured of all endpoints together before.
+    pub(super) fn pooled(&self) -> Before {
+        self.pool.stratum.before
+    }
+
     /// Endpoints that are set aside at the moment: they do not count.
     pub fn aside(&self) -> impl Iterator<Item = &str> {
         self.endpoints
@@ -811,6 +826,14 @@ impl Watch {
             + self.requests.as_ref().map_or(0, |r| r.recent.bytes())
             + self.new_pods.as_ref().map_or(0, pods)
     }
+}
+
+/// Where an endpoint stands at the end of a watch.
+pub(super) struct Standing<'a> {
+    pub(super) name: &'a str,
+    pub(super) counts: bool,
+    pub(super) before: Before,
+    pub(super) recent: (u64, u64),
 }
 
 /// A stratum by its place.

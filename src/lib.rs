@@ -30,6 +30,7 @@ pub mod doubt;
 pub mod ledger;
 pub mod metrics;
 pub mod probe;
+pub mod recording;
 pub mod rollout;
 pub mod serve;
 pub mod sounding;

@@ -60,7 +60,7 @@ impl Verification {
         let rule = watch.rule().clone();
         let calm = rule.ticks_up(CALM_S).max(3);
         let endpoints = watch
-            .standing()
+            .standing(calm)
             .map(|standing| Endpoint {
                 name: standing.name.into(),
                 counts: standing.counts,
@@ -163,7 +163,10 @@ impl Verification {
     pub fn is_sound(&self) -> bool {
         self.rule.check().is_ok()
             && !self.endpoints.is_empty()
-            && self.endpoints.iter().all(|endpoint| endpoint.recent.is_sound())
+            && self
+                .endpoints
+                .iter()
+                .all(|endpoint| endpoint.recent.is_sound())
     }
 }
 
@@ -190,7 +193,13 @@ mod tests {
             ..Start::default()
         };
         let mut watch = Watch::new(rule, &start).unwrap();
-        while watch.tick(&Tick { marks: &marks, ..Tick::default() }).is_none() {}
+        while watch
+            .tick(&Tick {
+                marks: &marks,
+                ..Tick::default()
+            })
+            .is_none()
+        {}
         watch
     }
 
@@ -220,6 +229,38 @@ mod tests {
         let (verified, ticks) = verify(&one, |_| [O, X, O, O]);
         assert_eq!(verified, Verified::SameFailure("db 15/15 (100 %)".into()));
         assert_eq!(ticks, 60);
+    }
+
+    #[test]
+    fn an_outage_that_goes_on_is_no_worse_for_having_been_short_before() {
+        let mut watch = convicted([O, O, O, X]);
+        assert!(watch.is_sound());
+        // The watch's own window still holds good answers from before the outage.
+        watch = {
+            let rule = watch.rule().clone();
+            let start = Start {
+                endpoints: ["health", "db"].map(Into::into).to_vec(),
+                baseline: vec![(0, 3600); 2],
+                failing_at_start: vec![false; 2],
+                settled_at: Some(0.0),
+                ..Start::default()
+            };
+            let mut watch = Watch::new(rule, &start).unwrap();
+            for now in 0..100 {
+                let marks = if now < 60 { [O, O] } else { [X, X] };
+                watch.tick(&Tick {
+                    marks: &marks,
+                    ..Tick::default()
+                });
+            }
+            watch
+        };
+        let mut verification = Verification::new(&watch);
+        let verified = (0..60).find_map(|_| verification.tick(&[X, X]));
+        assert!(
+            matches!(verified, Some(Verified::SameFailure(_))),
+            "{verified:?}"
+        );
     }
 
     #[test]

@@ -736,13 +736,26 @@ impl Watch {
     }
 
     /// Where each endpoint stands, for the verification after a rollback.
-    pub(super) fn standing(&self) -> impl Iterator<Item = Standing<'_>> {
-        self.endpoints.iter().map(|endpoint| Standing {
-            name: &endpoint.name,
-            counts: endpoint.aside.is_none(),
-            before: endpoint.stratum.before,
-            recent: endpoint.recent.whole(),
-        })
+    /// Failures are those of the last `ticks`; an endpoint that new pods do not answer at all fails wholly, however few
+    /// users have noticed yet.
+    pub(super) fn standing(&self, ticks: u32) -> impl Iterator<Item = Standing<'_>> {
+        let down = |at: usize| {
+            let pods = self.new_pods.as_ref()?;
+            Some(pods.direct.endpoints[at].down >= 3)
+        };
+        self.endpoints
+            .iter()
+            .enumerate()
+            .map(move |(at, endpoint)| Standing {
+                name: &endpoint.name,
+                counts: endpoint.aside.is_none(),
+                before: endpoint.stratum.before,
+                recent: if down(at) == Some(true) {
+                    (1, 1)
+                } else {
+                    endpoint.recent.sum(ticks)
+                },
+            })
     }
 
     /// What was measured of all endpoints together before.

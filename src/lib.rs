@@ -34,6 +34,7 @@ pub mod recording;
 pub mod rollout;
 pub mod serve;
 pub mod sounding;
+pub mod store;
 pub mod track;
 pub mod units;
 pub mod verdict;

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 const GROUND: &[&str] = &[
     "units", "config", "sounding", "window", "track", "doubt", "verdict",
 ];
-const FIRST: &[&str] = &["probe", "metrics", "serve"];
+const FIRST: &[&str] = &["probe", "metrics", "serve", "release", "store"];
 const ROOF: &[&str] = &["daemon", "cli"];
 
 /// Outside crates and clocks that the ground floor must not know.

@@ -31,6 +31,7 @@ pub mod ledger;
 pub mod metrics;
 pub mod probe;
 pub mod recording;
+pub mod release;
 pub mod rollout;
 pub mod serve;
 pub mod sounding;

@@ -85,6 +85,7 @@ fn only_the_daemon_starts_long_lived_tasks() {
             "the schedule's thread, started and stopped by the daemon",
         ),
         ("probe/", "blocking work of one sounding"),
+        ("release/embedded.rs", "files are read and done"),
         ("cli/", "the roof"),
         ("daemon", "the daemon"),
     ];

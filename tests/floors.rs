@@ -11,7 +11,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const GROUND: &[&str] = &[
-    "units", "config", "sounding", "window", "track", "doubt", "verdict",
+    "units",
+    "config",
+    "sounding",
+    "window",
+    "track",
+    "doubt",
+    "verdict",
+    "baseline",
+    "ledger",
+    "rollout",
+    "recording",
 ];
 const FIRST: &[&str] = &["probe", "metrics", "serve", "release", "store"];
 const ROOF: &[&str] = &["daemon", "cli"];

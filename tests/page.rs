@@ -1,0 +1,674 @@
+//! The status page in a real Chromium: what it shows of each state, and that everybody can use it.
+//!
+//! Without Debian's packages `chromium` and `chromium-driver` these tests say so and do nothing, unless
+//! `LEADSMAN_TEST_ALL` is set. A test that fails leaves a screenshot under `target/page-screenshots/`; with
+//! `LEADSMAN_PAGE_SCREENSHOTS` set there is one of every state, light and dark, wide and narrow.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may end where it stands"
+)]
+
+#[path = "page/browser.rs"]
+mod browser;
+
+use std::time::Duration;
+
+use browser::{PAGE, Page, with_page};
+use serde_json::{Value, json};
+
+const CHECKS: &str = include_str!("page/checks.js");
+const TAB: char = '\u{E004}';
+const ENTER: char = '\u{E007}';
+
+const STATES: [(&str, &str); 7] = [
+    ("empty", include_str!("page/empty.json")),
+    ("steady", include_str!("page/steady.json")),
+    ("watching", include_str!("page/watching.json")),
+    ("turning_back", include_str!("page/turning_back.json")),
+    ("turned_back", include_str!("page/turned_back.json")),
+    ("own_trouble", include_str!("page/own_trouble.json")),
+    ("hostile", include_str!("page/hostile.json")),
+];
+
+fn state(name: &str) -> Value {
+    let found = STATES.iter().find(|(other, _)| *other == name);
+    serde_json::from_str(found.expect("a known state").1).unwrap()
+}
+
+/// So many copies of the release of a state, `mykadoo-0` and so on.
+fn many(name: &str, count: usize) -> Value {
+    let mut all = state(name);
+    let one = all["releases"][0].clone();
+    let copies = (0..count).map(|number| {
+        let mut copy = one.clone();
+        copy["release"] = json!(format!("mykadoo-{number}"));
+        copy
+    });
+    all["releases"] = copies.collect();
+    all
+}
+
+#[track_caller]
+fn assert_says(page: &Page, expected: &[&str]) {
+    let words = page.words();
+    for text in expected {
+        assert!(words.contains(text), "{text:?} is not shown in:\n{words}");
+    }
+}
+
+fn headline(page: &Page) -> String {
+    page.text("$('headline').textContent")
+}
+
+#[test]
+fn a_steady_release_is_said_to_be_good() {
+    with_page(|page| {
+        page.put(state("steady").to_string());
+        page.open(1200, "light");
+        assert_eq!(headline(page), "demo/mykadoo is good");
+        assert_eq!(
+            page.text("document.title"),
+            "✔ demo/mykadoo is good · Leadsman"
+        );
+        page.until(
+            "the release is open",
+            "document.querySelectorAll('.probe').length === 4",
+        );
+        assert_says(
+            page,
+            &[
+                "Leadsman 0.1.0",
+                "Revision 2 serves and is good.",
+                "Steady · for 3 h 3 min · revision 2 · 4 probes good · enforce",
+                "http://mykadoo.demo.svc:8080/api/health/redis",
+                "60 soundings, all good; slowest good",
+                "p99\n12 ms",
+                "Verdict on revision 2",
+                "Revision 2 is kept.",
+            ],
+        );
+        assert_eq!(
+            page.js("document.querySelector('#attention').children.length"),
+            0
+        );
+    });
+}
+
+#[test]
+fn a_watch_shows_its_evidence_so_far() {
+    with_page(|page| {
+        page.put(state("watching").to_string());
+        page.open(1200, "light");
+        assert_eq!(headline(page), "demo/mykadoo: revision 3 is being watched");
+        page.until(
+            "the release is open",
+            "document.querySelector('.chart') !== null",
+        );
+        assert_says(
+            page,
+            &[
+                "watched\n48 s of 5 min",
+                "coverage\n98 %",
+                "pods\nsettled",
+                "all endpoints\t9 of 192 (4.7 %)\t2 of 14400 (0.014 %)",
+                "100: turn back",
+                "48 s so far of 2 min",
+                "at most 60 s",
+            ],
+        );
+        let label = page.text("document.querySelector('.chart').getAttribute('aria-label')");
+        assert!(
+            label.contains("after 48 s; the release is turned back at 100"),
+            "{label}"
+        );
+        let track = page.text("document.querySelector('.chart .track').getAttribute('d')");
+        assert_eq!(track.matches(['M', 'L']).count(), 48);
+        // A bad sounding differs from a good one by more than its colour.
+        let db = "document.querySelectorAll('.probe')[1].querySelector('.mark').getAttribute('d')";
+        assert!(page.text(db).contains("l4 4m0-4l-4 4"));
+    });
+}
+
+#[test]
+fn a_release_that_is_turned_back_comes_with_the_verdict_and_the_clocks() {
+    with_page(|page| {
+        page.put(state("turning_back").to_string());
+        page.open(1200, "light");
+        assert_eq!(headline(page), "demo/mykadoo is being turned back");
+        assert!(page.text("document.title").starts_with('↺'));
+        page.until(
+            "the release is open",
+            "document.querySelectorAll('.probe').length === 4",
+        );
+        assert_says(
+            page,
+            &[
+                "status: 503 instead of 200",
+                "1 of 4 probes bad: db",
+                "errors 14/60 (23.3 %) in the last 60 s vs 2/1200 (0.17 %) before",
+                "db: status 12 times",
+                "With 5 failures fewer the e-value would have stayed below 100.",
+                "Detect\t\n60 s of 2 min",
+                "12 s so far of 2 min",
+                "Helm is told to turn back to revision 2.",
+            ],
+        );
+    });
+}
+
+#[test]
+fn a_release_that_has_recovered_is_still_spoken_of() {
+    with_page(|page| {
+        page.put(state("turned_back").to_string());
+        page.open(1200, "light");
+        assert_eq!(
+            headline(page),
+            "demo/mykadoo was turned back and has recovered"
+        );
+        page.until(
+            "the release is open",
+            "document.querySelectorAll('.log').length === 3",
+        );
+        assert_says(
+            page,
+            &[
+                "Turned back",
+                "1 min 35 s; the probes are good again",
+                "Revision 3",
+                "Recovered",
+                "Older events (",
+            ],
+        );
+        assert!(!page.words().contains("so far"), "no clock runs any more");
+    });
+}
+
+#[test]
+fn a_revision_found_bad_that_still_runs_is_trouble() {
+    with_page(|page| {
+        for ending in [
+            "refused",
+            "failed",
+            "same_failure",
+            "worse",
+            "would_roll_back",
+        ] {
+            let mut status = state("turned_back");
+            status["releases"][0]["history"][1]["ending"] = json!(ending);
+            page.put(status.to_string());
+            page.open(1200, "light");
+            assert_eq!(headline(page), "demo/mykadoo is in trouble", "{ending}");
+        }
+    });
+}
+
+#[test]
+fn trouble_of_our_own_is_said_before_anything_is_called_good() {
+    with_page(|page| {
+        let mut blind = state("own_trouble");
+        page.put(blind.to_string());
+        page.open(1200, "light");
+        assert_eq!(headline(page), "Leadsman itself is in trouble");
+        assert_says(
+            page,
+            &[
+                "The control probe fails",
+                "The targets of several hosts all fail at once",
+                "4 of 4 probes void: api, db, redis, …",
+            ],
+        );
+        blind["troubles"] = json!(["a_new_kind"]);
+        page.put(blind.to_string());
+        page.until(
+            "an unknown trouble is named",
+            "$('troubles').innerText === 'A new kind'",
+        );
+        let mut starting = state("steady");
+        starting["ready"] = json!(false);
+        page.put(starting.to_string());
+        page.until(
+            "starting is said",
+            "$('headline').textContent === 'Leadsman is starting or stopping'",
+        );
+        // But trouble of a release comes first.
+        let mut both = state("turning_back");
+        both["troubles"] = json!(["control"]);
+        page.put(both.to_string());
+        page.until(
+            "the release comes first",
+            "$('headline').textContent === 'demo/mykadoo is being turned back' && !$('own').hidden",
+        );
+    });
+}
+
+#[test]
+fn without_releases_the_page_says_what_to_do() {
+    with_page(|page| {
+        page.put(state("empty").to_string());
+        page.open(1200, "light");
+        assert_eq!(headline(page), "No release is configured");
+        assert_says(page, &["probes.toml", "leadsman check"]);
+    });
+}
+
+#[test]
+fn hostile_values_are_only_ever_text() {
+    with_page(|page| {
+        page.put(state("hostile").to_string());
+        page.open(1200, "light");
+        page.run("for (const part of document.querySelectorAll('details')) part.open = true;");
+        page.wait_for_polls(2);
+        assert_says(
+            page,
+            &[
+                "<img src=x onerror=\"window.pwned=1\">",
+                "</script><script>window.pwned=1</script>",
+            ],
+        );
+        assert_eq!(page.js("window.pwned === undefined"), true);
+        assert_eq!(page.js("document.images.length"), 0);
+        assert_eq!(page.js("document.scripts.length"), 1);
+        assert_eq!(
+            page.js("[...document.links].every(a => a.origin === location.origin)"),
+            true
+        );
+        let words = page.words();
+        for nonsense in ["NaN", "undefined", "[object", "Infinity", "function"] {
+            assert!(
+                !words.contains(nonsense),
+                "{nonsense} is shown in:\n{words}"
+            );
+        }
+        assert_eq!(
+            page.text("$('stale-text').textContent"),
+            "",
+            "the page survives all of it"
+        );
+    });
+}
+
+#[test]
+fn a_change_of_state_keeps_the_focus_and_what_is_open() {
+    with_page(|page| {
+        page.put(state("watching").to_string());
+        page.open(1200, "light");
+        page.run("window.kept = document.querySelector('.release > summary'); kept.focus();");
+        page.put(state("turning_back").to_string());
+        page.until(
+            "the next phase",
+            "$('headline').textContent.includes('being turned back')",
+        );
+        assert_eq!(page.js("document.activeElement === kept"), true);
+        // The inner part that a reader opens stays open, also when another release comes before this one.
+        let mut status = state("turned_back");
+        page.put(status.to_string());
+        page.until(
+            "older events",
+            "document.querySelector('.body details:not([hidden])') !== null",
+        );
+        page.run("window.older = document.querySelector('.body details'); older.open = true; older.firstChild.focus();");
+        let mut other = status["releases"][0].clone();
+        other["release"] = json!("another");
+        status["releases"].as_array_mut().unwrap().insert(0, other);
+        page.put(status.to_string());
+        page.until(
+            "two releases",
+            "document.querySelectorAll('.release').length === 2",
+        );
+        assert_eq!(
+            page.js("older.open && document.activeElement === older.firstChild"),
+            true
+        );
+        // Nor does a new order take it away.
+        status["releases"].as_array_mut().unwrap().reverse();
+        page.put(status.to_string());
+        page.until(
+            "the other order",
+            "document.querySelector('.release h3').textContent === 'demo/mykadoo'",
+        );
+        assert_eq!(
+            page.js("older.open && document.activeElement === older.firstChild"),
+            true
+        );
+        // What a reader has closed stays closed.
+        page.run(
+            "const top = document.querySelector('.release > summary'); top.focus(); top.click();",
+        );
+        page.wait_for_polls(3);
+        assert_eq!(page.js("document.querySelector('.release').open"), false);
+        // When the focused release is gone, the focus is at the start of what is left.
+        page.put(state("empty").to_string());
+        page.until(
+            "no release",
+            "document.querySelectorAll('.release').length === 0",
+        );
+        assert_eq!(page.text("document.activeElement.id"), "main");
+    });
+}
+
+#[test]
+fn a_screen_reader_hears_of_phases_and_not_of_seconds() {
+    with_page(|page| {
+        page.put(state("watching").to_string());
+        page.open(1200, "light");
+        page.run(
+            "window.heard = []; for (const live of document.querySelectorAll('[aria-live],[role=status]')) \
+             new MutationObserver(() => heard.push(live.textContent)).observe(live, {childList: true, subtree: true, characterData: true});",
+        );
+        let mut later = state("watching");
+        later["now"] = json!(later["now"].as_f64().unwrap() + 1.0);
+        later["releases"][0]["watch"]["elapsed_s"] = json!(49.0);
+        later["releases"][0]["says"] = json!("Revision 3 is being watched: 49 s of 5 min.");
+        page.put(later.to_string());
+        page.until(
+            "a second later",
+            "document.body.innerText.includes('49 s of 5 min')",
+        );
+        page.wait_for_polls(2);
+        assert_eq!(page.js("heard"), json!([]));
+        page.put(state("turning_back").to_string());
+        page.until("something is said", "heard.length > 0");
+        page.wait_for_polls(2);
+        assert_eq!(
+            page.js("heard"),
+            json!([
+                "demo/mykadoo: Turning back. Turning back from revision 3 to revision 2: 1 of 3 pods is ready."
+            ])
+        );
+    });
+}
+
+#[test]
+fn old_data_is_called_stale_and_asked_for_less_often() {
+    with_page(|page| {
+        page.put(state("steady").to_string());
+        page.open(1200, "light");
+        assert_eq!(page.text("$('stale-text').textContent"), "");
+        page.break_down();
+        page.until("stale", "$('stale-text').textContent !== ''");
+        let from = page.asked().len() - 1;
+        let said = page.text("$('stale-text').textContent");
+        assert!(
+            said.starts_with("Stale since ") && said.contains("Leadsman answers with status 503"),
+            "{said}"
+        );
+        assert!(
+            page.text("document.title").starts_with("? Stale since "),
+            "the tab says so too"
+        );
+        assert_eq!(
+            page.js("$('stale-text').getAttribute('role') + $('stale').getClientRects().length"),
+            "status1"
+        );
+        // It stays in sight, and its age grows outside of the live region.
+        page.run("document.body.style.minHeight = '3000px'; scrollTo(0, 1500);");
+        page.until(
+            "it stays in sight",
+            "$('stale').getBoundingClientRect().top === 0",
+        );
+        page.run("window.seenAge = $('stale-age').textContent;");
+        page.until("its age grows", "$('stale-age').textContent !== seenAge");
+        assert_eq!(page.text("$('stale-text').textContent"), said);
+        page.wait_for_polls(1);
+        let asked = page.asked();
+        let pause = asked[from + 1].duration_since(asked[from]);
+        assert!(
+            pause > Duration::from_secs(4),
+            "asked again after {pause:?}"
+        );
+        // An answer that is none is no better; a good one ends it.
+        page.put("<html>");
+        page.until(
+            "not understood",
+            "$('stale-text').textContent.includes('the answer is not understood')",
+        );
+        page.put(state("steady").to_string());
+        page.until("fresh", "$('stale-text').textContent === ''");
+        assert_eq!(
+            page.text("document.title"),
+            "✔ demo/mykadoo is good · Leadsman"
+        );
+        assert_eq!(page.text("$('stale-age').textContent"), "");
+    });
+}
+
+#[test]
+fn a_page_without_any_data_says_so() {
+    with_page(|page| {
+        page.break_down();
+        page.open_before_data(400, "dark");
+        page.until(
+            "no data",
+            "$('stale-text').textContent.startsWith('No data yet: ')",
+        );
+        assert_eq!(headline(page), "Nothing is known");
+        page.put(state("steady").to_string());
+        page.until(
+            "data",
+            "$('headline').textContent === 'demo/mykadoo is good'",
+        );
+    });
+}
+
+#[test]
+fn every_state_fits_is_legible_and_well_formed() {
+    with_page(|page| {
+        for (name, _) in STATES {
+            for (scheme, width) in [
+                ("light", 1200),
+                ("dark", 1200),
+                ("light", 400),
+                ("dark", 320),
+            ] {
+                page.put(state(name).to_string());
+                page.open(width, scheme);
+                page.run(
+                    "for (const part of document.querySelectorAll('details')) part.open = true;",
+                );
+                page.until(
+                    "all is open",
+                    "[...document.querySelectorAll('.release')].every(one => one.querySelector('.body'))",
+                );
+                if std::env::var_os("LEADSMAN_PAGE_SCREENSHOTS").is_some() {
+                    page.screenshot(&format!("{name}-{scheme}-{width}"));
+                }
+                page.run(CHECKS);
+                let found = page.js("check()");
+                assert_eq!(found["faults"], json!([]), "{name}, {scheme}, {width} px");
+                assert!(
+                    found["texts"].as_u64().unwrap() > 5,
+                    "something was looked at"
+                );
+            }
+        }
+        // The warning, too.
+        for scheme in ["light", "dark"] {
+            page.put(state("turning_back").to_string());
+            page.open(400, scheme);
+            page.break_down();
+            page.until("stale", "$('stale-text').textContent !== ''");
+            if std::env::var_os("LEADSMAN_PAGE_SCREENSHOTS").is_some() {
+                page.screenshot(&format!("stale-{scheme}-400"));
+            }
+            page.run(CHECKS);
+            assert_eq!(page.js("check().faults"), json!([]), "stale, {scheme}");
+        }
+    });
+}
+
+#[test]
+fn the_keyboard_reaches_everything_in_the_order_of_the_page() {
+    with_page(|page| {
+        let mut status = many("turned_back", 6);
+        status["releases"][5]["phase"] = json!("turning_back");
+        page.put(status.to_string());
+        page.open(1200, "light");
+        page.until(
+            "three are open",
+            "document.querySelectorAll('.body').length === 3",
+        );
+        page.run(
+            "window.wanted = [...document.querySelectorAll('a[href], summary, input, button, [tabindex=\"0\"]')]\
+             .filter(one => one.checkVisibility()); window.reached = [];",
+        );
+        let wanted = page.js("wanted.length").as_u64().unwrap();
+        // Skip link, two links, six to look at, two to sift, six releases, older events of three.
+        assert_eq!(wanted, 1 + 2 + 6 + 2 + 6 + 3);
+        for number in 0..wanted {
+            page.press(TAB);
+            page.run("reached.push(document.activeElement);");
+            let ring = page.js("[getComputedStyle(document.activeElement).outlineStyle, getComputedStyle(document.activeElement).outlineWidth]");
+            assert_eq!(
+                ring,
+                json!(["solid", "3px"]),
+                "no focus to be seen at stop {number}"
+            );
+        }
+        assert_eq!(
+            page.js("wanted.every((one, i) => reached[i] === one)"),
+            true
+        );
+        // The skip link leads past the head of the page; a link to a release opens it; Enter closes it.
+        page.run("document.querySelector('.skip').focus();");
+        page.press(ENTER);
+        page.until("skipped", "document.activeElement === $('main')");
+        page.run("document.querySelectorAll('#attention a')[5].focus();");
+        let last = "document.querySelectorAll('.release')[4]";
+        assert_eq!(page.js(&format!("{last}.open")), false);
+        page.press(ENTER);
+        page.until(
+            "it opens",
+            &format!("{last}.open && document.activeElement === {last}.firstChild"),
+        );
+        page.press(ENTER);
+        page.until("it closes", &format!("!{last}.open"));
+    });
+}
+
+#[test]
+fn a_link_can_name_a_release() {
+    with_page(|page| {
+        page.put(many("steady", 10).to_string());
+        page.open(1200, "light");
+        page.run("location.hash = '#release/demo/mykadoo-7';");
+        page.until(
+            "it is open and has the focus",
+            "document.activeElement.parentNode === $('release/demo/mykadoo-7') && document.activeElement.parentNode.open",
+        );
+        // Anything else after the sign is not ours.
+        page.run(
+            "location.hash = '#%zz'; location.hash = '#main-not'; location.hash = '#release/none';",
+        );
+        page.wait_for_polls(2);
+    });
+}
+
+#[test]
+fn two_hundred_releases_are_shown_sifted_and_updated_in_place() {
+    with_page(|page| {
+        let mut status = many("steady", 200);
+        page.put(status.to_string());
+        page.open(1200, "light");
+        assert_eq!(headline(page), "All 200 releases are good");
+        assert_eq!(page.js("document.querySelectorAll('.release').length"), 200);
+        page.run(
+            "window.nodes = [...document.querySelectorAll('.release')]; nodes[150].open = true; \
+             window.taken = []; const draws = render; render = status => { const from = performance.now(); draws(status); taken.push(performance.now() - from); };",
+        );
+        page.until("one is open", "nodes[150].querySelector('.body') !== null");
+        // One gets into trouble: it is named first, opens, and nothing else moves.
+        status["releases"][123]["phase"] = json!("turning_back");
+        status["releases"][123]["says"] = json!("Turning back to revision 1.");
+        page.run("$('filter').focus();");
+        page.put(status.to_string());
+        page.until(
+            "the trouble is named",
+            "$('headline').textContent === 'demo/mykadoo-123 is being turned back'",
+        );
+        page.until("it is open", "nodes[123].open");
+        assert_eq!(
+            page.js("document.activeElement === $('filter') && nodes[150].open"),
+            true
+        );
+        assert_eq!(
+            page.js(
+                "[...document.querySelectorAll('.release')].every((one, i) => one === nodes[i])"
+            ),
+            true
+        );
+        // The filter.
+        for key in "oo-15".chars() {
+            page.press(key);
+        }
+        page.until("sifted", "$('shown').textContent === '11 of 200 shown'");
+        page.wait_for_polls(2);
+        assert_eq!(
+            page.js("nodes.filter(one => one.checkVisibility()).length"),
+            11
+        );
+        page.run("$('filter').value = ''; $('only').click();");
+        page.until(
+            "only the trouble",
+            "$('shown').textContent === '1 of 200 shown'",
+        );
+        assert_eq!(
+            page.js("nodes.filter(one => one.checkVisibility())[0] === nodes[123]"),
+            true
+        );
+        page.run("$('only').click();");
+        // Everything in trouble at once: a bounded list, and no more than a few open themselves.
+        let mut outage = many("turning_back", 200);
+        page.put(outage.to_string());
+        page.until(
+            "the outage is said",
+            "$('headline').textContent === '200 of 200 releases are in trouble'",
+        );
+        assert_says(
+            page,
+            &["200 of them are being turned back.", "and 192 more"],
+        );
+        assert_eq!(
+            page.js("document.querySelectorAll('.release[open]').length"),
+            3
+        );
+        assert_eq!(
+            page.text("$('announce').textContent"),
+            "199 releases changed their phase. 200 of 200 releases are in trouble."
+        );
+        // And gone again.
+        outage["releases"].as_array_mut().unwrap().truncate(3);
+        page.put(outage.to_string());
+        page.until(
+            "three are left",
+            "document.querySelectorAll('.release').length === 3",
+        );
+        assert_eq!(page.js("$('sift').hidden"), true);
+        println!("milliseconds to show each state: {}", page.js("taken"));
+    });
+}
+
+#[test]
+fn the_page_is_one_file_with_nothing_from_elsewhere() {
+    for sign in [
+        "http:",
+        "https:",
+        "src=",
+        "@import",
+        "url(",
+        "innerHTML",
+        "outerHTML",
+        "insertAdjacent",
+        "document.write",
+        "eval(",
+    ] {
+        let allowed = if sign == "http:" {
+            PAGE.matches("http://www.w3.org/2000/svg").count()
+        } else {
+            0
+        };
+        assert_eq!(PAGE.matches(sign).count(), allowed, "{sign}");
+    }
+}

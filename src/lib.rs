@@ -1,11 +1,12 @@
 //! Leadsman takes soundings of a running application.
 //!
 //! This page is the map. Words: a *probe* is a configured question; a *sounding* is one answer to it; a *window* is the
-//! recent soundings of one probe; a *release* is what is guarded.
+//! recent soundings of one probe; a *release* is what is guarded, and a *revision* one numbered deployment of it; a
+//! *verdict* is the judgement on a revision, with its evidence.
 //!
 //! Floors, from the ground up; a module uses only what is below it, and `tests/floors.rs` holds it to that:
 //! - ground floor: pure. No clock, no tokio, no socket: time is an argument. [`units`], [`config`], [`sounding`],
-//!   [`window`], [`track`], [`doubt`];
+//!   [`window`], [`track`], [`doubt`], [`verdict`];
 //! - the step between: [`clock`], the one place that reads a clock;
 //! - first floor: each speaks to one thing outside, and they do not know one another (but [`serve`] knows
 //!   [`metrics`]): [`probe`], [`metrics`], [`serve`];
@@ -20,15 +21,22 @@
 //! - *Memory is fixed.* What is kept of a probe does not grow with time, and whatever comes from outside is bounded.
 //! - *Secrets* are in `config::settings::Secret` or in files, and are never printed.
 
+pub mod baseline;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod doubt;
+pub mod ledger;
 pub mod metrics;
 pub mod probe;
+pub mod recording;
+pub mod release;
+pub mod rollout;
 pub mod serve;
 pub mod sounding;
+pub mod store;
 pub mod track;
 pub mod units;
+pub mod verdict;
 pub mod window;

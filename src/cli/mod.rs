@@ -13,6 +13,7 @@ macro_rules! say {
 pub mod check;
 pub mod demo;
 pub mod import_blackbox;
+pub mod judge;
 pub mod logging;
 mod online;
 pub mod probe;
@@ -70,6 +71,8 @@ enum Command {
     Probe(probe::ProbeArgs),
     /// Serve a small app to try Leadsman on
     Demo(demo::DemoArgs),
+    /// Apply the rule to recorded streams of soundings
+    Judge(judge::JudgeArgs),
     /// Turn a blackbox.yml into our modules
     ImportBlackbox(import_blackbox::ImportArgs),
 }
@@ -163,6 +166,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(args, online::check),
         Command::Probe(args) => probe::run(args),
         Command::Demo(args) => demo::run(args),
+        Command::Judge(args) => judge::run(args),
         Command::ImportBlackbox(args) => import_blackbox::run(args),
     }
 }

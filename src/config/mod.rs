@@ -8,6 +8,7 @@
 //! - a secret is never part of a message, of [`InForce`], or of `Debug`.
 
 mod expectation;
+mod guard;
 mod layers;
 mod mistakes;
 mod place;

@@ -1,10 +1,12 @@
 //! From the merged tree to checked settings.
 
 use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::expectation::LATENCY;
+use super::guard::guard;
 use super::place::Place;
 use super::question;
 use super::reader::{Item, Notes, Table};
@@ -12,6 +14,7 @@ use super::service::serve;
 use super::settings::{Doubt, Module, Probe, Question, Release, Settings};
 use super::target::Target;
 use crate::units::{Namespace, ProbeId, ProbeName, ReleaseName};
+use crate::verdict::MAX_ENDPOINTS;
 
 const INTERVAL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(86_400));
 const TIMEOUT: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(60));
@@ -35,6 +38,7 @@ pub(super) fn settings(root: Item, notes: &mut Notes) -> Settings {
     notes.defaults("", &[("max_in_flight", &max_in_flight)]);
     let serve = serve(section(&mut root, "serve", notes), notes);
     let doubt = doubt(section(&mut root, "doubt", notes), notes);
+    let state = state(section(&mut root, "state", notes), notes);
     let has_modules = root.has("module");
     let modules = modules(section(&mut root, "module", notes), notes);
     let mut releases = Vec::new();
@@ -78,7 +82,15 @@ pub(super) fn settings(root: Item, notes: &mut Notes) -> Settings {
         doubt,
         releases,
         modules,
+        state,
     }
+}
+
+/// `[state]`: what must survive a restart.
+fn state(mut table: Table, notes: &mut Notes) -> Option<PathBuf> {
+    let directory = table.text("directory", notes);
+    table.end(notes);
+    directory.map(|(text, _)| PathBuf::from(text))
 }
 
 fn section(root: &mut Table, key: &'static str, notes: &mut Notes) -> Table {
@@ -207,11 +219,29 @@ fn release(id: &str, item: Item, notes: &mut Notes) -> (Release, Place) {
             Some("add a [[release.probe]] below it".into()),
         );
     }
+    let says_mode = table.has("mode") || table.has("rollback");
+    let guard = guard(&mut table, notes);
+    let embedded = table.text("embedded", notes);
+    if says_mode && embedded.is_none() {
+        notes.hint(
+            &table.path,
+            &place,
+            "nothing tells when a new revision appears",
+            "only a release with `embedded` is judged so far; the others are probed",
+        );
+    }
+    if embedded.is_some() && probes.len() > MAX_ENDPOINTS {
+        let message =
+            format!("has more than {MAX_ENDPOINTS} probes, which is what a verdict takes");
+        notes.complain(&table.path, &place, message, None);
+    }
     table.end(notes);
     let release = Release {
         name: ReleaseName::new(names.release),
         namespace: Namespace::new(names.namespace),
         probes,
+        guard,
+        embedded: embedded.map(|(text, _)| PathBuf::from(text)),
     };
     (release, place)
 }

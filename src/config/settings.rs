@@ -12,8 +12,11 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method};
 
 use super::target::Target;
+use crate::rollout::Limits;
+use crate::rollout::Mode;
 use crate::sounding::expect::{Expect, Pattern};
 use crate::units::{Namespace, ProbeId, ReleaseName};
+use crate::verdict::Rule;
 
 /// Everything that a run of Leadsman was told.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,6 +31,8 @@ pub struct Settings {
     pub releases: Vec<Release>,
     /// What `/probe?module=` may name.
     pub modules: BTreeMap<String, Module>,
+    /// Where what must survive a restart is kept; nowhere unless said.
+    pub state: Option<PathBuf>,
 }
 
 impl Settings {
@@ -72,6 +77,38 @@ pub struct Release {
     pub namespace: Namespace,
     /// Its probes, in the order of the file; names are unique.
     pub probes: Vec<Arc<Probe>>,
+    /// How it is guarded.
+    pub guard: Guard,
+    /// The directory that holds its history, when it is an embedded release; then its revisions are judged.
+    pub embedded: Option<PathBuf>,
+}
+
+/// `mode` and `[release.rollback]`: how the revisions of a release are judged and turned back.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Guard {
+    /// Whether, and how far.
+    pub mode: Mode,
+    /// The rule of the verdict; checked.
+    pub rule: Rule,
+    /// Rollbacks in 24 h, at most; 0 to 100.
+    pub max_per_day: u32,
+}
+
+impl Guard {
+    /// The limits for the life of a revision.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            mode: self.mode,
+            max_per_day: self.max_per_day,
+            watch: Duration::from_secs_f64(self.rule.watch_s),
+            settle_cap: Duration::from_secs_f64(self.rule.settle_cap_s),
+        }
+    }
+
+    /// From one sounding of a probe to the next during a watch.
+    pub fn interval(&self) -> Duration {
+        Duration::from_secs_f64(self.rule.interval_s)
+    }
 }
 
 /// One `[[release.probe]]`: a question, to whom, and how often.

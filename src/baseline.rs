@@ -1,0 +1,158 @@
+//! What the last known-good revision measured: the hour before a new revision appears.
+//!
+//! Invariants:
+//! - only good and bad soundings count, and only while a revision that is not in doubt serves;
+//! - time in which nothing was recorded does not use up the hour: after a bad revision the hour before it is still
+//!   there, until it is a day old;
+//! - the memory is fixed: 60 cells of a minute for each probe.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+use crate::units::Time;
+use crate::verdict::Mark;
+
+/// Minutes that are kept.
+const CELLS: usize = 60;
+
+/// Older minutes say nothing about today.
+const OLDEST_MINUTES: u64 = 24 * 60;
+
+/// Failures in a row that make a probe "failing when the revision appeared".
+const FAILING: u8 = 3;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Cell {
+    /// Minutes since 1970.
+    minute: u64,
+    failed: u32,
+    total: u32,
+}
+
+/// The baseline of one probe.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Baseline {
+    cells: VecDeque<Cell>,
+    /// Failures in a row at the end, whichever revision they belong to; saturates at three.
+    failing: u8,
+}
+
+impl Baseline {
+    /// Counts a sounding of a revision that is not in doubt.
+    pub fn record(&mut self, mark: Mark, now: Time) {
+        self.follow(mark);
+        let failed = match mark {
+            Mark::Good => 0,
+            Mark::Bad => 1,
+            Mark::Void => return,
+        };
+        let minute = now.millis() / 60_000;
+        match self.cells.back_mut() {
+            // A clock that was set back between two runs: the sounding still counts, in the newest minute.
+            Some(cell) if cell.minute >= minute => {
+                cell.failed = cell.failed.saturating_add(failed);
+                cell.total = cell.total.saturating_add(1);
+            }
+            Some(_) | None => {
+                if self.cells.len() >= CELLS {
+                    self.cells.pop_front();
+                }
+                self.cells.push_back(Cell {
+                    minute,
+                    failed,
+                    total: 1,
+                });
+            }
+        }
+    }
+
+    /// Follows a sounding of a revision under judgement: it is no baseline, but says whether the probe fails now.
+    pub fn follow(&mut self, mark: Mark) {
+        match mark {
+            Mark::Good => self.failing = 0,
+            Mark::Bad => self.failing = (self.failing + 1).min(FAILING),
+            Mark::Void => {}
+        }
+    }
+
+    /// Failures and soundings of the last hour that was recorded.
+    pub fn counts(&self, now: Time) -> (u64, u64) {
+        let minute = now.millis() / 60_000;
+        self.cells
+            .iter()
+            .filter(|cell| cell.minute + OLDEST_MINUTES >= minute)
+            .fold((0, 0), |(failed, total), cell| {
+                // A file from outside may hold anything; more failures than soundings would be no rate.
+                let of = u64::from(cell.total);
+                (failed + u64::from(cell.failed).min(of), total + of)
+            })
+    }
+
+    /// Whether the last three soundings all failed.
+    pub fn is_failing(&self) -> bool {
+        self.failing >= FAILING
+    }
+
+    /// Brings a state that was read from outside within its bounds.
+    #[must_use]
+    pub fn bounded(mut self) -> Self {
+        let surplus = self.cells.len().saturating_sub(CELLS);
+        self.cells.drain(..surplus);
+        self.failing = self.failing.min(FAILING);
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn at(minutes: u64) -> Time {
+        Time::from_millis(1_700_000_000_000) + Duration::from_secs(60 * minutes)
+    }
+
+    #[test]
+    fn only_the_last_hour_that_was_recorded_counts() {
+        let mut baseline = Baseline::default();
+        for minute in 0..100 {
+            baseline.record(Mark::Good, at(minute));
+            baseline.record(if minute < 40 { Mark::Bad } else { Mark::Void }, at(minute));
+        }
+        assert_eq!(baseline.counts(at(100)), (0, 60));
+    }
+
+    #[test]
+    fn time_without_records_does_not_use_up_the_hour_until_it_is_a_day_old() {
+        let mut baseline = Baseline::default();
+        for minute in 0..60 {
+            baseline.record(Mark::Good, at(minute));
+        }
+        assert_eq!(baseline.counts(at(600)), (0, 60));
+        assert_eq!(baseline.counts(at(24 * 60 + 29)), (0, 31));
+        assert_eq!(baseline.counts(at(3 * 24 * 60)), (0, 0));
+    }
+
+    #[test]
+    fn three_failures_in_a_row_are_failing_and_void_changes_nothing() {
+        let mut baseline = Baseline::default();
+        for mark in [Mark::Bad, Mark::Bad, Mark::Void] {
+            baseline.record(mark, at(0));
+        }
+        assert!(!baseline.is_failing());
+        baseline.follow(Mark::Bad);
+        assert!(baseline.is_failing());
+        assert_eq!(baseline.counts(at(0)), (2, 2));
+        baseline.follow(Mark::Good);
+        assert!(!baseline.is_failing());
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_loses_nothing() {
+        let mut baseline = Baseline::default();
+        baseline.record(Mark::Good, at(10));
+        baseline.record(Mark::Bad, at(2));
+        assert_eq!(baseline.counts(at(10)), (1, 2));
+    }
+}

@@ -1,0 +1,100 @@
+//! How a release is guarded: `mode` and `[release.rollback]`.
+
+use std::time::Duration;
+
+use super::read::written;
+use super::reader::{Item, Notes, Table};
+use super::settings::Guard;
+use crate::rollout::Mode;
+use crate::verdict::Rule;
+
+const WATCH: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(3600));
+const INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
+const HOLD: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(600));
+/// Percentage points.
+const INCREASE: (f64, f64) = (0.5, 50.0);
+const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
+const DEFAULT_PER_DAY: i64 = 2;
+
+const MODES: [(&str, Mode); 3] = [
+    ("enforce", Mode::Enforce),
+    ("observe", Mode::Observe),
+    ("off", Mode::Off),
+];
+
+/// Reads `mode`, and the table `rollback` where there is one.
+pub(super) fn guard(release: &mut Table, notes: &mut Notes) -> Guard {
+    let mode = release.word("mode", &MODES, notes).unwrap_or_default();
+    let mut table = match release.take("rollback") {
+        Some(item) => Table::of(item, notes),
+        None => Table::empty(release.path_of("rollback")),
+    };
+    let built_in = Rule::default();
+    let seconds = Duration::from_secs_f64;
+    let watch = table
+        .duration("watch", WATCH, notes)
+        .unwrap_or(seconds(built_in.watch_s));
+    let interval = table
+        .duration("interval", INTERVAL, notes)
+        .unwrap_or(DEFAULT_INTERVAL);
+    let hold = table
+        .duration("hold", HOLD, notes)
+        .unwrap_or(seconds(built_in.hold_s));
+    let increase = table
+        .text("error_rate_increase", notes)
+        .and_then(|(text, item)| points(&text, &item, notes))
+        .unwrap_or(built_in.margin * 100.0);
+    let per_day = table
+        .number("max_per_day", (0, 100), notes)
+        .unwrap_or(DEFAULT_PER_DAY);
+    let path = table.path.clone();
+    notes.defaults(
+        &path,
+        &[
+            ("watch", &written(watch)),
+            ("interval", &written(interval)),
+            ("error_rate_increase", &format!("\"{increase}%\"")),
+            ("hold", &written(hold)),
+            ("max_per_day", &per_day),
+        ],
+    );
+    table.end(notes);
+    let mode_key = [(
+        "mode",
+        &format!("\"{}\"", mode.as_str()) as &dyn std::fmt::Display,
+    )];
+    notes.defaults(&release.path.clone(), &mode_key);
+    Guard {
+        mode,
+        rule: Rule {
+            interval_s: interval.as_secs_f64(),
+            watch_s: watch.as_secs_f64(),
+            hold_s: hold.as_secs_f64(),
+            margin: increase / 100.0,
+            // One endpoint alone needs more than all together, as in the built-in rule.
+            endpoint_margin: built_in.endpoint_margin.max(increase / 100.0),
+            ..built_in
+        },
+        max_per_day: u32::try_from(per_day).unwrap_or(0),
+    }
+}
+
+/// Percentage points, as `2%`.
+fn points(text: &str, item: &Item, notes: &mut Notes) -> Option<f64> {
+    let (least, most) = INCREASE;
+    let number = text
+        .strip_suffix('%')
+        .map(str::trim)
+        .and_then(|number| number.parse().ok());
+    match number {
+        Some(points) if points >= least && points <= most => Some(points),
+        Some(_) | None => {
+            notes.mistake(
+                item,
+                format!("{text:?} is no increase in percentage points"),
+                format!("write \"2%\"; from {least}% to {most}%"),
+            );
+            None
+        }
+    }
+}

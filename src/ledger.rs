@@ -1,0 +1,329 @@
+//! Which contents of a release were found good or bad, and which revision to go back to.
+//!
+//! A finding belongs to the contents (the digest of manifest and hooks) and not to the number: the same software
+//! deployed again is the same software.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::units::{Revision, Time};
+
+/// Contents that are remembered; the one found longest ago gives way.
+const MAX_ENTRIES: usize = 50;
+
+/// The longest evidence kept with an entry, in bytes.
+const MAX_EVIDENCE: usize = 1000;
+
+/// What identifies the contents of a revision: SHA-256 of manifest and hooks, in hexadecimal.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Digest(pub Box<str>);
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What was found about contents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Found {
+    /// It served well for a whole watch, or long enough.
+    Good,
+    /// It made things worse.
+    Bad,
+    /// Nothing could be said.
+    Unknown,
+}
+
+/// What is remembered of contents.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Whose.
+    pub digest: Digest,
+    /// The revision that it was last found in.
+    pub revision: Revision,
+    /// Good, bad or unknown.
+    pub found: Found,
+    /// When.
+    pub at: Time,
+    /// Why, in words.
+    pub evidence: String,
+}
+
+/// What is known of the contents of one release.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Ledger {
+    /// The one found last is at the end.
+    entries: Vec<Entry>,
+}
+
+impl Ledger {
+    /// Writes down what was found; an earlier finding about the same contents is replaced.
+    pub fn write(&mut self, mut entry: Entry) {
+        while entry.evidence.len() > MAX_EVIDENCE {
+            entry.evidence.pop();
+        }
+        self.entries.retain(|known| known.digest != entry.digest);
+        if self.entries.len() >= MAX_ENTRIES {
+            self.entries.remove(0);
+        }
+        self.entries.push(entry);
+    }
+
+    /// What was found about contents, if anything.
+    pub fn find(&self, digest: &Digest) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.digest == *digest)
+    }
+
+    /// All entries, the one found last at the end.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Brings a state that was read from outside within its bounds.
+    #[must_use]
+    pub fn bounded(mut self) -> Self {
+        let surplus = self.entries.len().saturating_sub(MAX_ENTRIES);
+        self.entries.drain(..surplus);
+        self
+    }
+}
+
+/// The status of a stored revision, in Helm's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// Helm does not know.
+    Unknown,
+    /// Serves, as far as Helm knows.
+    Deployed,
+    /// Uninstalled, with the history kept.
+    Uninstalled,
+    /// A later revision took its place.
+    Superseded,
+    /// The operation failed.
+    Failed,
+    /// Being uninstalled.
+    Uninstalling,
+    /// A first installation is under way.
+    PendingInstall,
+    /// An upgrade is under way.
+    PendingUpgrade,
+    /// A rollback is under way.
+    PendingRollback,
+}
+
+impl Status {
+    /// Whether an operation is under way.
+    pub const fn is_pending(self) -> bool {
+        matches!(
+            self,
+            Self::PendingInstall | Self::PendingUpgrade | Self::PendingRollback
+        )
+    }
+}
+
+/// A revision as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stored {
+    /// Its number.
+    pub revision: Revision,
+    /// Its status.
+    pub status: Status,
+    /// Helm's description.
+    pub description: String,
+    /// Its contents; `None` when the record cannot be read.
+    pub digest: Option<Digest>,
+    /// Whether all its rollback hooks, if it was made by a rollback, succeeded.
+    pub hooks_succeeded: bool,
+    /// Whether a test hook of it failed.
+    pub test_failed: bool,
+}
+
+impl Stored {
+    /// The revision whose contents it brought back, if a rollback made it.
+    pub fn rolled_back_to(&self) -> Option<Revision> {
+        let number = self.description.strip_prefix("Rollback to ")?;
+        let digits = number.split(|c: char| !c.is_ascii_digit()).next()?;
+        digits.parse().ok().map(Revision)
+    }
+}
+
+/// Which revision to go back to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Choice {
+    /// The revision.
+    pub target: Revision,
+    /// Its contents.
+    pub digest: Digest,
+    /// Whether the ledger knows it to be good; otherwise it is the one that was serving.
+    pub known_good: bool,
+}
+
+/// Why there is no revision to go back to.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no revision to go back to: {}", .passed_over.join("; "))]
+pub struct NoTarget {
+    /// Every candidate with the reason why not, the newest first.
+    pub passed_over: Vec<String>,
+}
+
+/// Chooses the revision to go back to from `bad`: the newest that the ledger knows to be good, else the one that was
+/// serving when `bad` appeared.
+///
+/// # Errors
+/// When there is none; with the reason for every candidate.
+pub fn choose(
+    bad: Revision,
+    stored: &[Stored],
+    ledger: &Ledger,
+    serving: Option<Revision>,
+) -> Result<Choice, NoTarget> {
+    let bad_digest = stored
+        .iter()
+        .find(|record| record.revision == bad)
+        .and_then(|record| record.digest.as_ref());
+    let mut candidates: Vec<&Stored> = stored.iter().filter(|r| r.revision < bad).collect();
+    candidates.sort_by_key(|record| std::cmp::Reverse(record.revision));
+    let mut passed_over = Vec::new();
+    let mut was_serving = None;
+    for record in candidates {
+        let number = record.revision;
+        let digest = match usable(record, stored, bad_digest, ledger) {
+            Ok(digest) => digest,
+            Err(reason) => {
+                passed_over.push(format!("revision {number} {reason}"));
+                continue;
+            }
+        };
+        if ledger
+            .find(digest)
+            .is_some_and(|entry| entry.found == Found::Good)
+        {
+            return Ok(Choice {
+                target: number,
+                digest: digest.clone(),
+                known_good: true,
+            });
+        }
+        if serving == Some(number) {
+            was_serving = Some(Choice {
+                target: number,
+                digest: digest.clone(),
+                known_good: false,
+            });
+        } else {
+            passed_over.push(format!(
+                "revision {number} was neither found good nor serving when revision {bad} appeared"
+            ));
+        }
+    }
+    was_serving.ok_or_else(|| {
+        if passed_over.is_empty() {
+            passed_over.push(format!("revision {bad} has no predecessor"));
+        }
+        NoTarget { passed_over }
+    })
+}
+
+/// The digest of a record that may be gone back to, or why it may not.
+fn usable<'a>(
+    record: &'a Stored,
+    stored: &[Stored],
+    bad: Option<&Digest>,
+    ledger: &Ledger,
+) -> Result<&'a Digest, String> {
+    eligible(record, stored, 0)?;
+    let Some(digest) = &record.digest else {
+        return Err("cannot be read".into());
+    };
+    if bad == Some(digest) {
+        return Err("has the same contents".into());
+    }
+    if ledger
+        .find(digest)
+        .is_some_and(|entry| entry.found == Found::Bad)
+    {
+        return Err("has contents that were found bad".into());
+    }
+    Ok(digest)
+}
+
+/// A chain of rollbacks to rollbacks is followed so far; Helm's own history is rarely longer.
+const MAX_CHAIN: u32 = 32;
+
+/// Whether Helm's status and description say that a revision once worked. A status of `superseded` alone proves
+/// nothing: Helm gives it to failed and pending revisions as well, and then keeps their description.
+fn eligible(record: &Stored, stored: &[Stored], depth: u32) -> Result<(), String> {
+    match record.status {
+        Status::Deployed | Status::Superseded => {}
+        Status::Unknown
+        | Status::Uninstalled
+        | Status::Failed
+        | Status::Uninstalling
+        | Status::PendingInstall
+        | Status::PendingUpgrade
+        | Status::PendingRollback => return Err(format!("has the status {}", word(record.status))),
+    }
+    let text = record.description.as_str();
+    let failed = ["Upgrade \"", "Rollback \"", "Release \""]
+        .iter()
+        .any(|start| text.starts_with(start) && text.contains("\" failed: "));
+    let never_worked = [
+        "failed to render resource",
+        "Deletion in progress",
+        "Uninstallation complete",
+        "Release unlocked from stale",
+    ]
+    .iter()
+    .any(|start| text.starts_with(start));
+    let unfinished = ["Preparing upgrade", "Initial install underway"].contains(&text);
+    if failed || never_worked || unfinished || text == "superseded by new release" {
+        return Err(format!("was never seen to work: {text}"));
+    }
+    if record.test_failed {
+        return Err("has a test hook that failed".into());
+    }
+    if let Some(origin) = record.rolled_back_to() {
+        if !record.hooks_succeeded {
+            return Err("is a rollback whose hooks did not succeed".into());
+        }
+        let origin = stored.iter().find(|other| other.revision == origin);
+        if let Some(origin) = origin
+            && record.status == Status::Superseded
+            && depth < MAX_CHAIN
+        {
+            eligible(origin, stored, depth + 1).map_err(|reason| {
+                format!("goes back to revision {}, which {reason}", origin.revision)
+            })?;
+        }
+    }
+    Ok(())
+}
+
+fn word(status: Status) -> &'static str {
+    match status {
+        Status::Unknown => "unknown",
+        Status::Deployed => "deployed",
+        Status::Uninstalled => "uninstalled",
+        Status::Superseded => "superseded",
+        Status::Failed => "failed",
+        Status::Uninstalling => "uninstalling",
+        Status::PendingInstall => "pending-install",
+        Status::PendingUpgrade => "pending-upgrade",
+        Status::PendingRollback => "pending-rollback",
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(word(*self))
+    }
+}
+
+#[cfg(test)]
+mod tests;

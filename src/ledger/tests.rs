@@ -1,0 +1,253 @@
+//! Which revision is gone back to, table by table.
+
+use super::*;
+
+fn stored(revision: u32, status: Status, description: &str, contents: &str) -> Stored {
+    Stored {
+        revision: Revision(revision),
+        status,
+        description: description.into(),
+        digest: (!contents.is_empty()).then(|| Digest(contents.into())),
+        hooks_succeeded: true,
+        test_failed: false,
+    }
+}
+
+fn found(entries: &[(&str, Found)]) -> Ledger {
+    let mut ledger = Ledger::default();
+    for (contents, found) in entries {
+        ledger.write(Entry {
+            digest: Digest((*contents).into()),
+            revision: Revision(0),
+            found: *found,
+            at: Time::default(),
+            evidence: String::new(),
+        });
+    }
+    ledger
+}
+
+const DONE: &str = "Upgrade complete";
+
+#[track_caller]
+fn check(
+    bad: u32,
+    records: &[Stored],
+    ledger: &Ledger,
+    serving: Option<u32>,
+    expected: Result<u32, &str>,
+) {
+    let got = choose(Revision(bad), records, ledger, serving.map(Revision));
+    match (got, expected) {
+        (Ok(choice), Ok(target)) => assert_eq!(choice.target, Revision(target)),
+        (Err(none), Err(part)) => assert!(none.to_string().contains(part), "{none}"),
+        (got, expected) => panic!("{got:?} and not {expected:?}"),
+    }
+}
+
+#[test]
+fn the_newest_that_is_known_to_be_good_comes_first() {
+    let records = [
+        stored(1, Status::Superseded, "Install complete", "a"),
+        stored(2, Status::Superseded, DONE, "b"),
+        stored(3, Status::Superseded, DONE, "c"),
+        stored(4, Status::Deployed, DONE, "d"),
+    ];
+    check(
+        4,
+        &records,
+        &found(&[("a", Found::Good), ("b", Found::Good)]),
+        Some(3),
+        Ok(2),
+    );
+    check(4, &records, &found(&[("c", Found::Good)]), Some(3), Ok(3));
+}
+
+#[test]
+fn without_a_known_good_one_the_one_that_was_serving_is_taken_and_no_other() {
+    let records = [
+        stored(1, Status::Superseded, "Install complete", "a"),
+        stored(2, Status::Superseded, DONE, "b"),
+        stored(3, Status::Deployed, DONE, "c"),
+    ];
+    check(3, &records, &Ledger::default(), Some(2), Ok(2));
+    check(
+        3,
+        &records,
+        &Ledger::default(),
+        None,
+        Err("revision 2 was neither found good nor serving"),
+    );
+}
+
+#[test]
+fn contents_that_are_the_same_or_known_to_be_bad_are_passed_over() {
+    let records = [
+        stored(1, Status::Superseded, "Install complete", "a"),
+        stored(2, Status::Superseded, DONE, "b"),
+        stored(3, Status::Superseded, DONE, "c"),
+        stored(4, Status::Deployed, DONE, "c"),
+    ];
+    let ledger = found(&[("a", Found::Good), ("b", Found::Bad)]);
+    check(4, &records, &ledger, Some(3), Ok(1));
+    let none = found(&[("a", Found::Bad), ("b", Found::Bad)]);
+    check(
+        4,
+        &records,
+        &none,
+        Some(3),
+        Err("revision 3 has the same contents"),
+    );
+    check(
+        4,
+        &records,
+        &none,
+        Some(3),
+        Err("revision 2 has contents that were found bad"),
+    );
+}
+
+#[test]
+fn a_revision_that_never_worked_is_no_target_whatever_its_status_says() {
+    for description in [
+        "Upgrade \"web\" failed: timed out",
+        "Rollback \"web\" failed: no",
+        "Release \"web\" failed: x",
+        "failed to render resource: y",
+        "Preparing upgrade",
+        "Initial install underway",
+        "Deletion in progress (or silently failed)",
+        "Uninstallation complete",
+        "Release unlocked from stale 'pending-upgrade' state",
+        "superseded by new release",
+    ] {
+        let records = [
+            stored(1, Status::Superseded, description, "a"),
+            stored(2, Status::Deployed, DONE, "b"),
+        ];
+        check(
+            2,
+            &records,
+            &found(&[("a", Found::Good)]),
+            Some(1),
+            Err("never seen to work"),
+        );
+    }
+    for status in [
+        Status::Failed,
+        Status::PendingUpgrade,
+        Status::PendingInstall,
+        Status::PendingRollback,
+        Status::Uninstalling,
+        Status::Uninstalled,
+        Status::Unknown,
+    ] {
+        let records = [
+            stored(1, status, DONE, "a"),
+            stored(2, Status::Deployed, DONE, "b"),
+        ];
+        check(
+            2,
+            &records,
+            &Ledger::default(),
+            Some(1),
+            Err("has the status"),
+        );
+    }
+}
+
+#[test]
+fn a_description_of_ones_own_is_no_obstacle() {
+    let records = [
+        stored(
+            1,
+            Status::Superseded,
+            "ticket 4711: failed: twice before",
+            "a",
+        ),
+        stored(2, Status::Deployed, DONE, "b"),
+    ];
+    check(2, &records, &Ledger::default(), Some(1), Ok(1));
+}
+
+#[test]
+fn a_rollback_is_as_good_as_what_it_went_back_to() {
+    let mut records = vec![
+        stored(1, Status::Failed, "Upgrade \"web\" failed: x", "a"),
+        stored(2, Status::Superseded, "Rollback to 1", "a"),
+        stored(3, Status::Deployed, DONE, "b"),
+    ];
+    check(
+        3,
+        &records,
+        &Ledger::default(),
+        Some(2),
+        Err("goes back to revision 1, which has the status failed"),
+    );
+    records[0] = stored(1, Status::Superseded, DONE, "a");
+    check(3, &records, &Ledger::default(), Some(2), Ok(2));
+    records[1].hooks_succeeded = false;
+    check(
+        3,
+        &records,
+        &Ledger::default(),
+        Some(2),
+        Err("hooks did not succeed"),
+    );
+}
+
+#[test]
+fn rollbacks_that_point_at_one_another_end() {
+    let records = [
+        stored(1, Status::Superseded, "Rollback to 2", "a"),
+        stored(2, Status::Superseded, "Rollback to 1", "a"),
+        stored(3, Status::Deployed, DONE, "b"),
+    ];
+    check(3, &records, &Ledger::default(), Some(2), Ok(2));
+}
+
+#[test]
+fn what_cannot_be_read_or_is_not_there_is_no_target() {
+    let records = [
+        stored(1, Status::Superseded, DONE, ""),
+        stored(2, Status::Deployed, DONE, "b"),
+    ];
+    check(
+        2,
+        &records,
+        &Ledger::default(),
+        Some(1),
+        Err("cannot be read"),
+    );
+    check(
+        1,
+        &records,
+        &Ledger::default(),
+        None,
+        Err("has no predecessor"),
+    );
+}
+
+#[test]
+fn the_ledger_is_bounded_and_the_last_finding_about_contents_holds() {
+    let mut ledger = Ledger::default();
+    for number in 0..200u32 {
+        ledger.write(Entry {
+            digest: Digest(number.to_string().into()),
+            revision: Revision(number),
+            found: Found::Good,
+            at: Time::default(),
+            evidence: "ü".repeat(5000),
+        });
+    }
+    assert_eq!(ledger.entries().len(), MAX_ENTRIES);
+    assert!(
+        ledger
+            .entries()
+            .iter()
+            .all(|entry| entry.evidence.len() <= MAX_EVIDENCE)
+    );
+    let again = found(&[("a", Found::Good), ("a", Found::Bad)]);
+    assert_eq!(again.entries().len(), 1);
+    assert_eq!(again.entries()[0].found, Found::Bad);
+}

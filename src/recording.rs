@@ -1,0 +1,355 @@
+//! A watch, written down line by line so that it can be judged again: JSON Lines.
+//!
+//! The first line is the head: who, which rule, what was known at the start. Then one line a tick, a line for each pod
+//! when it is first asked, a line for each entry of the log of events, and at the end the verdict. A recording that
+//! was cut off in the middle is judged as far as it goes, and is marked incomplete.
+
+use std::io::{self, BufRead};
+
+use serde::{Deserialize, Serialize};
+
+use crate::rollout::{Entry, Mode};
+use crate::units::{Namespace, ReleaseName, Revision, Time};
+use crate::verdict::{
+    Finding, Mark, PodLook, PodState, Rule, Scrape, Side, Start, Tick, Unusable, Watch,
+};
+
+/// The version of the format that is written, and the newest that is read.
+pub const VERSION: u32 = 1;
+
+/// A recording takes at most so many bytes; what comes later is not written, and the recording is incomplete.
+pub const MAX_BYTES: u64 = 32 * 1024 * 1024;
+
+/// The longest line that is read.
+const MAX_LINE: u64 = 1024 * 1024;
+
+/// One line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "line", rename_all = "snake_case")]
+pub enum Line {
+    /// The first line.
+    Head(Box<Head>),
+    /// A pod that is asked directly from here on.
+    Pod(Pod),
+    /// Everything that became known in a tick.
+    Tick(Box<Recorded>),
+    /// An entry of the log of events.
+    Entry(Entry),
+    /// The last line.
+    End(End),
+}
+
+/// Who, which rule, and what was known at the start.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Head {
+    /// The version of the format, see [`VERSION`].
+    pub version: u32,
+    /// The namespace of the release.
+    pub namespace: Namespace,
+    /// The release.
+    pub release: ReleaseName,
+    /// The revision that was watched.
+    pub revision: Revision,
+    /// The one that was serving before.
+    pub serving: Option<Revision>,
+    /// When the watch began.
+    pub began: Time,
+    /// The mode in force.
+    pub mode: Mode,
+    /// The rule in force.
+    pub rule: Rule,
+    /// What was known at the start.
+    pub start: Start,
+    /// Why no pods are asked directly, where none are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_direct: Option<Box<str>>,
+}
+
+/// A pod that is asked directly.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pod {
+    /// Its number in this recording.
+    pub pod: u32,
+    /// Its name.
+    pub name: Box<str>,
+    /// Old or new.
+    pub side: Side,
+    /// Its node, by a number.
+    pub node: u16,
+    /// The tick in which it became Ready.
+    pub ready_tick: u32,
+}
+
+/// Everything that became known in a tick.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Recorded {
+    /// The tick, counted from 0.
+    pub tick: u32,
+    /// One character for each endpoint: `.` good, `x` bad, `-` void.
+    pub marks: Box<str>,
+    /// Why endpoints were not good: (endpoint's place, reason).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub why: Vec<(u16, Box<str>)>,
+    /// Latencies in milliseconds, one for each endpoint; `null` where there is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ms: Vec<Option<u32>>,
+    /// What pods answered: (pod's number, one character for each endpoint).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub direct: Vec<(u32, Box<str>)>,
+    /// States of new pods that changed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pods: Vec<PodState>,
+    /// Scrapes that came in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scrapes: Vec<Scrape>,
+    /// When the rollout was complete, in the tick in which that became known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settled_at: Option<f64>,
+}
+
+/// How the watch ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct End {
+    /// `healthy`, `rollback`, `inconclusive`, or `watching` when a newer revision ended the watch.
+    pub verdict: Box<str>,
+    /// The reason; empty where there is none.
+    pub reason: Box<str>,
+    /// The last tick that was read.
+    pub tick: u32,
+    /// The largest e-value.
+    pub max_e: f64,
+    /// Why it was convicted, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finding: Option<Finding>,
+}
+
+impl End {
+    /// How a watch stands.
+    pub fn of(watch: &Watch) -> Self {
+        let verdict = watch.conclude();
+        Self {
+            verdict: verdict.word().into(),
+            reason: verdict.reason().into(),
+            tick: watch.ticks().saturating_sub(1),
+            max_e: watch.max_e(),
+            finding: watch.finding().cloned(),
+        }
+    }
+}
+
+/// A recording that was read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recording {
+    /// The first line.
+    pub head: Head,
+    /// The pods that were asked.
+    pub pods: Vec<Pod>,
+    /// The ticks, in order.
+    pub ticks: Vec<Recorded>,
+    /// The log of events.
+    pub entries: Vec<Entry>,
+    /// The last line.
+    pub end: Option<End>,
+    /// Why the recording is incomplete, if it is.
+    pub cut: Option<String>,
+}
+
+/// Why a recording cannot be read at all.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreadable {
+    /// It cannot be read.
+    #[error("cannot be read: {0}")]
+    Io(#[from] io::Error),
+    /// Its first line is no head.
+    #[error("is no recording of Leadsman: line 1: {0}")]
+    NoHead(String),
+    /// It was written by a newer version.
+    #[error("has the format version {0}; this Leadsman reads up to {VERSION}, so use a newer one")]
+    Newer(u32),
+}
+
+impl Recording {
+    /// Reads a recording. What is broken after the head cuts it off there.
+    ///
+    /// # Errors
+    /// When the head cannot be read.
+    pub fn read(mut reader: impl BufRead) -> Result<Self, Unreadable> {
+        let mut line = Vec::new();
+        read_line(&mut reader, &mut line)?;
+        let head = match parse(&line) {
+            Ok(Line::Head(head)) => *head,
+            Ok(Line::Pod(_) | Line::Tick(_) | Line::Entry(_) | Line::End(_)) => {
+                return Err(Unreadable::NoHead("is not the head".into()));
+            }
+            Err(error) => match version_of(&line) {
+                Some(version) if version > VERSION => return Err(Unreadable::Newer(version)),
+                Some(_) | None => return Err(Unreadable::NoHead(error)),
+            },
+        };
+        if head.version > VERSION {
+            return Err(Unreadable::Newer(head.version));
+        }
+        let mut recording = Self {
+            head,
+            pods: Vec::new(),
+            ticks: Vec::new(),
+            entries: Vec::new(),
+            end: None,
+            cut: None,
+        };
+        let mut total = line.len() as u64;
+        for number in 2.. {
+            match read_line(&mut reader, &mut line) {
+                Ok(0) => break,
+                Ok(length) => total += length as u64,
+                Err(error) => {
+                    recording.cut = Some(format!("line {number}: {error}"));
+                    break;
+                }
+            }
+            if total > MAX_BYTES {
+                recording.cut = Some(format!("line {number}: longer than {MAX_BYTES} bytes"));
+                break;
+            }
+            if let Err(error) = parse(&line).and_then(|line| recording.take(line)) {
+                recording.cut = Some(format!("line {number}: {error}"));
+                break;
+            }
+        }
+        if recording.end.is_none() && recording.cut.is_none() {
+            recording.cut = Some("it has no end".into());
+        }
+        Ok(recording)
+    }
+
+    fn take(&mut self, line: Line) -> Result<(), String> {
+        let width = self.head.start.endpoints.len();
+        match line {
+            Line::Head(_) => return Err("a second head".into()),
+            Line::Pod(pod) => self.pods.push(pod),
+            Line::Tick(tick) => {
+                if tick.tick as usize != self.ticks.len() {
+                    return Err(format!(
+                        "tick {} where {} is due",
+                        tick.tick,
+                        self.ticks.len()
+                    ));
+                }
+                marks(&tick.marks, width)?;
+                for (_, row) in &tick.direct {
+                    marks(row, width)?;
+                }
+                self.ticks.push(*tick);
+            }
+            Line::Entry(entry) => self.entries.push(entry),
+            Line::End(end) => self.end = Some(end),
+        }
+        Ok(())
+    }
+
+    /// Judges it again, with the recorded rule or another. `each` is told how the watch stands after every tick.
+    ///
+    /// # Errors
+    /// When the rule, or what was known at the start, cannot be worked with.
+    pub fn judge(&self, rule: Rule, mut each: impl FnMut(&Watch)) -> Result<Watch, Unusable> {
+        let mut watch = Watch::new(rule, &self.head.start)?;
+        for tick in &self.ticks {
+            self.feed(&mut watch, tick);
+            each(&watch);
+            if watch.finding().is_some() || watch.is_over() {
+                break;
+            }
+        }
+        Ok(watch)
+    }
+
+    /// Feeds one recorded tick to a watch.
+    pub fn feed(&self, watch: &mut Watch, tick: &Recorded) {
+        if let Some(at) = tick.settled_at {
+            watch.settled(at);
+        }
+        let width = self.head.start.endpoints.len();
+        // Rows were checked when they were read.
+        let own = marks(&tick.marks, width).unwrap_or_default();
+        let rows: Vec<(u32, Vec<Mark>)> = tick
+            .direct
+            .iter()
+            .map(|(pod, row)| (*pod, marks(row, width).unwrap_or_default()))
+            .collect();
+        let looks: Vec<PodLook<'_>> = rows
+            .iter()
+            .filter_map(|(number, marks)| {
+                let pod = self.pods.iter().find(|pod| pod.pod == *number)?;
+                Some(PodLook {
+                    pod: pod.pod,
+                    side: pod.side,
+                    node: pod.node,
+                    ready_tick: pod.ready_tick,
+                    marks,
+                })
+            })
+            .collect();
+        watch.tick(&Tick {
+            marks: &own,
+            direct: &looks,
+            pods: &tick.pods,
+            scrapes: &tick.scrapes,
+        });
+    }
+
+    /// Whether another judgement came to the same end as the recorded one: verdict, reason and tick.
+    pub fn agrees(&self, watch: &Watch) -> bool {
+        let now = End::of(watch);
+        self.end.as_ref().is_some_and(|end| {
+            end.verdict == now.verdict && end.reason == now.reason && end.tick == now.tick
+        })
+    }
+}
+
+/// The marks of a row.
+pub fn marks(row: &str, width: usize) -> Result<Vec<Mark>, String> {
+    let marks: Option<Vec<Mark>> = row.chars().map(Mark::of).collect();
+    match marks {
+        Some(marks) if marks.len() == width => Ok(marks),
+        Some(marks) => Err(format!(
+            "a row of {} marks for {width} endpoints",
+            marks.len()
+        )),
+        None => Err("a row with another character than . x -".into()),
+    }
+}
+
+/// The row of marks.
+pub fn row(marks: &[Mark]) -> Box<str> {
+    marks
+        .iter()
+        .map(|mark| mark.letter())
+        .collect::<String>()
+        .into()
+}
+
+fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<usize> {
+    line.clear();
+    io::Read::take(reader, MAX_LINE).read_until(b'\n', line)
+}
+
+fn parse(line: &[u8]) -> Result<Line, String> {
+    if !line.ends_with(b"\n") {
+        return Err("the line is cut off".into());
+    }
+    serde_json::from_slice(line).map_err(|error| error.to_string())
+}
+
+/// The version of a head that this program cannot read otherwise.
+fn version_of(line: &[u8]) -> Option<u32> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: u32,
+    }
+    serde_json::from_slice::<Versioned>(line)
+        .ok()
+        .map(|head| head.version)
+}
+
+#[cfg(test)]
+mod tests;

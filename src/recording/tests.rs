@@ -1,0 +1,156 @@
+//! A recording is judged again to the same end, also when it was cut off.
+
+use super::*;
+
+fn head() -> Head {
+    Head {
+        version: VERSION,
+        namespace: Namespace::new("shop"),
+        release: ReleaseName::new("web"),
+        revision: Revision(3),
+        serving: Some(Revision(2)),
+        began: Time::from_millis(1_700_000_000_000),
+        mode: Mode::Enforce,
+        rule: Rule {
+            interval_s: 1.0,
+            ..Rule::default()
+        },
+        start: Start {
+            endpoints: vec!["api".into(), "db".into()],
+            baseline: vec![(0, 3600); 2],
+            failing_at_start: vec![false; 2],
+            settled_at: None,
+            direct: true,
+            ..Start::default()
+        },
+        no_direct: None,
+    }
+}
+
+/// A recording of a revision whose database answers nothing from the fifth tick on.
+fn recorded() -> Vec<u8> {
+    let mut lines = vec![
+        Line::Head(Box::new(head())),
+        Line::Pod(Pod {
+            pod: 0,
+            name: "web-old".into(),
+            side: Side::Old,
+            node: 0,
+            ready_tick: 0,
+        }),
+    ];
+    let mut recording = Recording {
+        head: head(),
+        pods: Vec::new(),
+        ticks: Vec::new(),
+        entries: Vec::new(),
+        end: None,
+        cut: None,
+    };
+    if let Line::Pod(pod) = &lines[1] {
+        recording.pods.push(pod.clone());
+    }
+    let mut watch = Watch::new(head().rule, &head().start).unwrap();
+    for tick in 0..300 {
+        let recorded = Recorded {
+            tick,
+            marks: if tick < 5 { "..".into() } else { ".x".into() },
+            direct: if tick < 3 {
+                vec![(0, "..".into())]
+            } else {
+                Vec::new()
+            },
+            settled_at: (tick == 4).then_some(4.0),
+            ..Recorded::default()
+        };
+        recording.feed(&mut watch, &recorded);
+        lines.push(Line::Tick(Box::new(recorded)));
+        if watch.finding().is_some() {
+            break;
+        }
+    }
+    lines.push(Line::End(End::of(&watch)));
+    let mut bytes = Vec::new();
+    for line in lines {
+        serde_json::to_writer(&mut bytes, &line).unwrap();
+        bytes.push(b'\n');
+    }
+    bytes
+}
+
+fn judged(recording: &Recording) -> Watch {
+    recording
+        .judge(recording.head.rule.clone(), |_| {})
+        .unwrap()
+}
+
+#[test]
+fn a_recording_is_judged_to_the_same_end() {
+    let recording = Recording::read(&recorded()[..]).unwrap();
+    assert_eq!(recording.cut, None);
+    let watch = judged(&recording);
+    assert!(recording.agrees(&watch));
+    assert_eq!(watch.conclude().reason(), "hard_down:db");
+    assert_eq!(End::of(&watch).tick, 20);
+}
+
+#[test]
+fn with_another_rule_it_may_end_otherwise() {
+    let recording = Recording::read(&recorded()[..]).unwrap();
+    let patient = Rule {
+        hold_s: 200.0,
+        ..recording.head.rule.clone()
+    };
+    let watch = recording.judge(patient, |_| {}).unwrap();
+    assert!(!recording.agrees(&watch));
+}
+
+#[test]
+fn cut_off_anywhere_it_is_judged_as_far_as_it_goes() {
+    let bytes = recorded();
+    let head = bytes.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    for end in (head..bytes.len()).step_by(17) {
+        let recording = Recording::read(&bytes[..end]).unwrap();
+        assert!(recording.cut.is_some(), "cut at {end}");
+        let watch = judged(&recording);
+        assert_eq!(watch.ticks() as usize, recording.ticks.len());
+        assert!(!recording.agrees(&watch));
+    }
+}
+
+#[test]
+fn a_broken_line_cuts_it_off_there_and_is_named() {
+    let text = String::from_utf8(recorded()).unwrap();
+    for (wrong, expected) in [
+        (
+            text.replace(r#""tick":7,"#, r#""tick":9,"#),
+            "tick 9 where 7 is due",
+        ),
+        (text.replacen(r#"".x""#, r#"".?""#, 1), "another character"),
+        (
+            text.replacen(r#"".x""#, r#"".x.""#, 1),
+            "a row of 3 marks for 2",
+        ),
+        (text.replacen(r#"{"line":"tick""#, "{", 3), "line 3: "),
+    ] {
+        let recording = Recording::read(wrong.as_bytes()).unwrap();
+        let cut = recording.cut.unwrap();
+        assert!(cut.contains(expected), "{cut}");
+    }
+}
+
+#[test]
+fn what_is_no_recording_or_a_newer_one_is_refused() {
+    let refused = |bytes: &[u8]| Recording::read(bytes).unwrap_err().to_string();
+    assert!(refused(b"").contains("line 1: the line is cut off"));
+    assert!(refused(b"{}\n").contains("is no recording"));
+    assert!(refused(b"\xff\xfe\n").contains("is no recording"));
+    let newer =
+        String::from_utf8(recorded())
+            .unwrap()
+            .replacen("\"version\":1", "\"version\":7", 1);
+    assert!(refused(newer.as_bytes()).contains("format version 7"));
+    assert!(
+        refused(b"{\"line\":\"head\",\"version\":9,\"else\":1}\n").contains("format version 9")
+    );
+}

@@ -1,0 +1,264 @@
+//! The files of an embedded release.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::ledger::{Digest, Status, Stored};
+use crate::release::{Facts, Pod};
+use crate::units::Revision;
+
+/// A larger file is none of ours.
+const MAX_FILE: u64 = 1024 * 1024;
+
+/// Revisions that are kept; the oldest that is not deployed goes first, as Helm does it by default.
+const MAX_RECORDS: usize = 50;
+
+/// One revision as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Its number.
+    pub revision: Revision,
+    /// Helm's status.
+    pub status: Status,
+    /// Helm's description.
+    pub description: String,
+    /// What it consists of; whoever runs the pods knows what it means.
+    pub contents: serde_json::Value,
+    /// The revision that was turned back, if Leadsman made this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turned_back: Option<Revision>,
+    /// Why, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl Record {
+    /// SHA-256 of the contents, whose keys are sorted.
+    pub fn digest(&self) -> Digest {
+        let hash = Sha256::digest(self.contents.to_string());
+        let mut hex = String::with_capacity(64);
+        for byte in &hash {
+            // Writing to a text cannot fail.
+            let _ = write!(hex, "{byte:02x}");
+        }
+        Digest(hex.into())
+    }
+
+    fn stored(&self) -> Stored {
+        Stored {
+            revision: self.revision,
+            status: self.status,
+            description: self.description.clone(),
+            digest: Some(self.digest()),
+            hooks_succeeded: true,
+            test_failed: false,
+        }
+    }
+}
+
+/// What the app's pods do, as whoever runs them writes it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Cluster {
+    /// Where the Service answers, as `127.0.0.1:8080`.
+    pub service: Option<std::net::SocketAddr>,
+    /// The revision whose rollout is complete.
+    pub settled: Option<Revision>,
+    /// All pods.
+    pub pods: Vec<Pod>,
+}
+
+/// The files of one release.
+#[derive(Debug, Clone)]
+pub struct History {
+    directory: PathBuf,
+}
+
+impl History {
+    /// Of this directory.
+    pub fn of(directory: &Path) -> Self {
+        Self {
+            directory: directory.to_owned(),
+        }
+    }
+
+    /// All records, ascending; none where there is no directory.
+    ///
+    /// # Errors
+    /// When the directory or a record cannot be read.
+    pub fn records(&self) -> io::Result<Vec<Record>> {
+        let entries = match fs::read_dir(&self.directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut records = Vec::new();
+        for entry in entries {
+            let path = entry?.path();
+            let Some(revision) = number_of(&path) else {
+                continue;
+            };
+            let record: Record = match read(&path) {
+                Ok(record) => record,
+                // Pruned between the list and the read.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            if record.revision != revision {
+                return Err(io::Error::other(format!(
+                    "{} says that it is revision {}",
+                    path.display(),
+                    record.revision
+                )));
+            }
+            records.push(record);
+        }
+        records.sort_by_key(|record| record.revision);
+        Ok(records)
+    }
+
+    /// What the pods do; nothing where nobody has written it.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read.
+    pub fn cluster(&self) -> io::Result<Cluster> {
+        match read(&self.directory.join("pods.json")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Cluster::default()),
+            read => read,
+        }
+    }
+
+    /// Writes what the pods do.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_cluster(&self, cluster: &Cluster) -> io::Result<()> {
+        self.replace("pods.json", &serde_json::to_vec(cluster)?)
+    }
+
+    /// Everything that Leadsman needs to know.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn facts(&self) -> io::Result<Facts> {
+        let records = self.records()?;
+        let cluster = self.cluster()?;
+        let ours = |record: &&Record| record.turned_back.is_some();
+        Ok(Facts {
+            revisions: records.iter().map(Record::stored).collect(),
+            ours: records
+                .iter()
+                .filter(ours)
+                .map(|record| record.revision)
+                .collect(),
+            settled: cluster.settled,
+            pods: cluster.pods,
+            held: false,
+            expected_downtime: false,
+        })
+    }
+
+    /// Installs or upgrades: a new revision with these contents, as `helm upgrade --install` without waiting.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn upgrade(&self, contents: serde_json::Value) -> io::Result<Revision> {
+        let last = self.records()?.last().map_or(0, |record| record.revision.0);
+        let (status, description) = match last {
+            0 => (Status::PendingInstall, "Install complete"),
+            _ => (Status::PendingUpgrade, "Upgrade complete"),
+        };
+        let record = Record {
+            revision: Revision(last + 1),
+            status,
+            description: description.into(),
+            contents,
+            turned_back: None,
+            reason: None,
+        };
+        self.create(&record)?;
+        self.deploy(&record)?;
+        Ok(record.revision)
+    }
+
+    /// Creates a record; an error of the kind `AlreadyExists` when there is one of that number.
+    pub(super) fn create(&self, record: &Record) -> io::Result<()> {
+        fs::create_dir_all(&self.directory)?;
+        let name = file_name(record.revision);
+        let new = self.directory.join(format!("{name}.create"));
+        write_whole(&new, &serde_json::to_vec(record)?)?;
+        // A link, unlike a rename, fails where there is one already.
+        let linked = fs::hard_link(&new, self.directory.join(name));
+        fs::remove_file(&new)?;
+        linked
+    }
+
+    /// Makes a record the deployed one, and supersedes the others. In this order: killed in between, two are deployed,
+    /// which every reader survives by taking the newest; the other way round there could be none.
+    pub(super) fn deploy(&self, record: &Record) -> io::Result<()> {
+        let deployed = Record {
+            status: Status::Deployed,
+            ..record.clone()
+        };
+        self.replace(&file_name(record.revision), &serde_json::to_vec(&deployed)?)?;
+        let mut others = self.records()?;
+        others.retain(|other| other.revision < record.revision);
+        let surplus = (others.len() + 1).saturating_sub(MAX_RECORDS);
+        for (at, other) in others.into_iter().enumerate() {
+            let name = file_name(other.revision);
+            if at < surplus {
+                fs::remove_file(self.directory.join(name))?;
+            } else if matches!(other.status, Status::Deployed | Status::PendingUpgrade) {
+                let superseded = Record {
+                    status: Status::Superseded,
+                    ..other
+                };
+                self.replace(&name, &serde_json::to_vec(&superseded)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        fs::create_dir_all(&self.directory)?;
+        let new = self.directory.join(format!("{name}.new"));
+        write_whole(&new, bytes)?;
+        fs::rename(&new, self.directory.join(name))
+    }
+}
+
+fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
+    let mut bytes = Vec::new();
+    File::open(path)?
+        .take(MAX_FILE + 1)
+        .read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(io::Error::other(format!(
+            "{} is larger than {MAX_FILE} bytes",
+            path.display()
+        )));
+    }
+    serde_json::from_slice(&bytes)
+        .map_err(|error| io::Error::other(format!("{}: {error}", path.display())))
+}
+
+fn file_name(revision: Revision) -> String {
+    format!("v{revision}.json")
+}
+
+fn number_of(path: &Path) -> Option<Revision> {
+    let name = path.file_name()?.to_str()?;
+    let digits = name.strip_prefix('v')?.strip_suffix(".json")?;
+    digits.parse().ok().map(Revision)
+}

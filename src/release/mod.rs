@@ -1,0 +1,179 @@
+//! Releases: what is stored of them, what their pods do, and turning one back.
+//!
+//! Every engine has the same four steps: *plan* (which revision to go back to), *preflight* (may and can it be done),
+//! *execute*, *report*. Facts about the release come by a watch that never ends.
+//!
+//! Invariants:
+//! - an engine acts only if the revision found bad is still the newest: creating the next record is the fence;
+//! - carrying out the same plan twice makes one rollback: what a killed engine left behind is finished, not repeated.
+
+pub mod embedded;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::ledger::{self, Digest, Ledger, NoTarget, Stored};
+use crate::units::{Revision, Time};
+
+/// What is known of a release at the moment.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Facts {
+    /// Its revisions, ascending; empty when there is no such release.
+    pub revisions: Vec<Stored>,
+    /// Revisions that a rollback of ours made.
+    pub ours: Vec<Revision>,
+    /// Its pods, of all revisions.
+    pub pods: Vec<Pod>,
+    /// The revision whose rollout is complete, if the newest one's is.
+    pub settled: Option<Revision>,
+    /// Paused, or scaled to zero.
+    pub held: bool,
+    /// The old pods stop before the new ones start.
+    pub expected_downtime: bool,
+}
+
+impl Facts {
+    /// The newest stored revision.
+    pub fn newest(&self) -> Option<&Stored> {
+        self.revisions.last()
+    }
+}
+
+/// One pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pod {
+    /// Its name.
+    pub name: Box<str>,
+    /// The revision that it belongs to.
+    pub revision: Revision,
+    /// The node that it runs on.
+    pub node: Box<str>,
+    /// Since when it is Ready; `None` while it is not.
+    pub ready_since: Option<Time>,
+    /// Whether it is on its way out.
+    pub terminating: bool,
+    /// Restarts of its containers.
+    pub restarts: u32,
+    /// Why a container waits, as CrashLoopBackOff.
+    pub waiting: Option<Box<str>>,
+    /// Where it can be asked directly.
+    pub address: Option<SocketAddr>,
+}
+
+impl Pod {
+    /// Whether a container of it crashes in a loop.
+    pub fn is_crash_looping(&self) -> bool {
+        self.waiting.as_deref() == Some("CrashLoopBackOff")
+    }
+}
+
+/// A rollback that was decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The revision found bad; it must still be the newest.
+    pub bad: Revision,
+    /// The revision to go back to.
+    pub target: Revision,
+    /// The contents of the target.
+    pub digest: Digest,
+    /// Why, for the record.
+    pub reason: String,
+}
+
+/// What became of a rollback.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The revision that it made.
+    pub made: Revision,
+    /// Whether it was found half done and was finished.
+    pub finished: bool,
+}
+
+/// Why a rollback is not begun, or failed. The text names the thing and the way out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// There is no revision to go back to.
+    #[error(transparent)]
+    NoTarget(#[from] NoTarget),
+    /// Another revision is the newest by now.
+    #[error("revision {newest} took the place of revision {bad}")]
+    Overtaken {
+        /// The revision found bad.
+        bad: Revision,
+        /// The newest one.
+        newest: Revision,
+    },
+    /// Somebody else's operation is under way.
+    #[error(
+        "revision {revision} is {status}: another operation is under way; wait for it, or clear the record"
+    )]
+    Pending {
+        /// Which revision.
+        revision: Revision,
+        /// Its status.
+        status: ledger::Status,
+    },
+    /// The target is no longer there, or is another than was planned.
+    #[error(
+        "revision {target} is no longer there with the contents that were planned; roll back by hand to another"
+    )]
+    TargetGone {
+        /// The target.
+        target: Revision,
+    },
+    /// The store of the history cannot be read or written.
+    #[error("{0}")]
+    Storage(String),
+}
+
+/// A future of an engine.
+pub type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// What carries out a rollback, and tells of a release.
+pub trait Engine: Send + Sync {
+    /// What it is, as in the API: `embedded`.
+    fn name(&self) -> &'static str;
+
+    /// Follows the release until the receivers are gone. Trouble is told as an error beside the last facts.
+    fn follow(self: Arc<Self>, to: watch::Sender<Observed>) -> Work<()>;
+
+    /// Whether the plan may and can be carried out now.
+    fn preflight(self: Arc<Self>, plan: Plan) -> Work<Result<(), Refusal>>;
+
+    /// Carries out the plan.
+    fn execute(self: Arc<Self>, plan: Plan) -> Work<Result<Report, Refusal>>;
+}
+
+/// The facts, or why there are none at the moment.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Observed {
+    /// What was last known.
+    pub facts: Arc<Facts>,
+    /// Why nothing newer is known; `None` when all is well.
+    pub trouble: Option<String>,
+}
+
+/// Which revision to go back to, from the facts and what the ledger knows.
+///
+/// # Errors
+/// When there is none.
+pub fn plan(
+    bad: Revision,
+    facts: &Facts,
+    ledger: &Ledger,
+    serving: Option<Revision>,
+    reason: &str,
+) -> Result<Plan, Refusal> {
+    let choice = ledger::choose(bad, &facts.revisions, ledger, serving)?;
+    Ok(Plan {
+        bad,
+        target: choice.target,
+        digest: choice.digest,
+        reason: reason.to_owned(),
+    })
+}

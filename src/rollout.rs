@@ -1,0 +1,357 @@
+//! The life of a revision under our eyes: a pure function of what was, what happens, and the time.
+//!
+//! ```text
+//!              seen              settled            healthy, inconclusive
+//!   Steady ───────────▶ Settling ───────▶ Watching ─────────────────────────▶ Steady
+//!                           │                 │ regressed
+//!                           └────────┬────────┘
+//!                                    ▼ ready           executed, settled          verified
+//!                                Preflight ──▶ TurningBack ──▶ Verifying ──────────▶ Steady
+//! ```
+//!
+//! Invariants, each held by a property test over any order of events:
+//! - one revision is turned back at most once, and a revision that a rollback made never;
+//! - nothing is turned back in any mode but `enforce`, nor without a verdict of rollback on the very revision that is
+//!   the newest, nor while our own trouble blinds us;
+//! - at most so many rollbacks in 24 h as the settings allow;
+//! - every case ends: each phase has a deadline, and time alone leads back to `Steady`.
+//!
+//! Each transition leaves an [`Entry`]. The deadlines of the runbook are measured; exceeding one is an entry as well.
+
+mod case;
+mod step;
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use case::{Case, Ending, Origin, Past, StepName, Timing};
+
+use crate::units::{Revision, Time};
+
+/// Whether, and how far, a release is guarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Judge and turn back.
+    Enforce,
+    /// Judge, and say what would have been done.
+    #[default]
+    Observe,
+    /// Take soundings only.
+    Off,
+}
+
+impl Mode {
+    /// As it is written in the settings.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Observe => "observe",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// How a release may be turned back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Whether to act.
+    pub mode: Mode,
+    /// Rollbacks in 24 h, at most; 0 to 100.
+    pub max_per_day: u32,
+    /// The length of the watch.
+    pub watch: Duration,
+    /// The rollout counts as settled after this at the latest.
+    pub settle_cap: Duration,
+}
+
+/// Where a release stands.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(tag = "name", content = "case", rename_all = "snake_case")]
+pub enum Phase {
+    /// There is no such release.
+    #[default]
+    Absent,
+    /// No revision is under judgement.
+    Steady,
+    /// A new revision is judged while its rollout runs.
+    Settling(Box<Case>),
+    /// A new revision is judged; its rollout is complete.
+    Watching(Box<Case>),
+    /// A rollback was decided; whether and whereto is being looked at.
+    Preflight(Box<Case>),
+    /// The rollback is carried out.
+    TurningBack(Box<Case>),
+    /// The rollback is done; the probes that convicted must acquit.
+    Verifying(Box<Case>),
+}
+
+impl Phase {
+    /// As in metrics, the API and events.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::Steady => "steady",
+            Self::Settling(_) => "settling",
+            Self::Watching(_) => "watching",
+            Self::Preflight(_) => "preflight",
+            Self::TurningBack(_) => "turning_back",
+            Self::Verifying(_) => "verifying",
+        }
+    }
+
+    /// The revision at hand, and what is known of it.
+    pub fn case(&self) -> Option<&Case> {
+        match self {
+            Self::Absent | Self::Steady => None,
+            Self::Settling(case)
+            | Self::Watching(case)
+            | Self::Preflight(case)
+            | Self::TurningBack(case)
+            | Self::Verifying(case) => Some(case),
+        }
+    }
+}
+
+/// What happens to a release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// This is the newest stored revision now.
+    Seen {
+        /// Its number.
+        revision: Revision,
+        /// Who made it.
+        origin: Origin,
+        /// The revision that was serving when it appeared.
+        serving: Option<Revision>,
+    },
+    /// The rollout of the newest revision is complete.
+    Settled,
+    /// The first bad sounding of the revision under judgement, or the first after a quiet time: trouble may begin here.
+    FirstBad,
+    /// The judgement: the revision made things worse.
+    Regressed {
+        /// The revision that was judged.
+        revision: Revision,
+        /// The reason, as `error_rate:db`.
+        reason: String,
+        /// The numbers in words.
+        text: String,
+    },
+    /// The judgement: nothing speaks against the revision.
+    Healthy(Revision),
+    /// The judgement: nothing can be said.
+    Inconclusive {
+        /// The revision that was judged.
+        revision: Revision,
+        /// Why.
+        reason: String,
+    },
+    /// The release was paused, or scaled to zero.
+    Held(bool),
+    /// Our own trouble makes all soundings void, or no longer does.
+    Blind(bool),
+    /// The release is gone.
+    Uninstalled,
+    /// The look before the rollback found it possible.
+    Ready {
+        /// The revision to go back to.
+        target: Revision,
+    },
+    /// The look before the rollback found that it must not or cannot be.
+    Refused {
+        /// Why, with the way out.
+        reason: String,
+    },
+    /// The rollback was carried out and made this revision.
+    Executed(Revision),
+    /// The rollback failed.
+    ExecutionFailed {
+        /// Why.
+        reason: String,
+    },
+    /// After the rollback the probes that convicted acquit.
+    Recovered,
+    /// After the rollback the same still fails: it was not the release.
+    SameFailure {
+        /// What still fails.
+        text: String,
+    },
+    /// After the rollback more fails than before.
+    Worse {
+        /// What fails.
+        text: String,
+    },
+    /// Time has passed.
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Probe every second and judge this revision.
+    Watch(Revision),
+    /// Stop judging; `kept` when the revision was found good and what it measured is the new baseline.
+    EndWatch {
+        /// Whether the revision was found good.
+        kept: bool,
+    },
+    /// Look whether this revision can be turned back, and whereto.
+    Preflight(Revision),
+    /// Turn this revision back.
+    Execute {
+        /// The revision found bad; it must still be the newest.
+        bad: Revision,
+        /// The revision to go back to.
+        target: Revision,
+    },
+    /// Ask the probes that convicted again.
+    Verify(Revision),
+    /// Write into the ledger what was found of a revision's contents.
+    Found {
+        /// The revision.
+        revision: Revision,
+        /// What was found.
+        found: crate::ledger::Found,
+        /// Why.
+        evidence: String,
+    },
+}
+
+/// One line of the log of events: when, where, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// When.
+    pub at: Time,
+    /// The revision at hand, if any.
+    pub revision: Option<Revision>,
+    /// The phase afterwards.
+    pub phase: Box<str>,
+    /// What happened and why, in words.
+    pub text: String,
+}
+
+/// Rollbacks and finished cases that are remembered.
+const MAX_PAST: usize = 50;
+
+/// Entries that may wait to be taken; a step makes at most a handful.
+const MAX_ENTRIES: usize = 100;
+
+/// Rollbacks older than this do not count for the limit.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The state of one release; see the module for what holds of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollout {
+    phase: Phase,
+    since: Time,
+    limits: Limits,
+    /// The newest revision that was seen.
+    newest: Option<Revision>,
+    /// Revisions that were turned back, and when.
+    turned_back: Vec<(Revision, Time)>,
+    held: bool,
+    blind: bool,
+    past: Vec<Past>,
+    #[serde(skip)]
+    entries: Vec<Entry>,
+}
+
+impl Rollout {
+    /// A release of which nothing is known yet.
+    pub fn new(limits: Limits, now: Time) -> Self {
+        Self {
+            phase: Phase::Absent,
+            since: now,
+            limits,
+            newest: None,
+            turned_back: Vec::new(),
+            held: false,
+            blind: false,
+            past: Vec::new(),
+            entries: Vec::new(),
+        }
+    }
+
+    /// Where the release stands.
+    pub const fn phase(&self) -> &Phase {
+        &self.phase
+    }
+
+    /// Since when.
+    pub const fn since(&self) -> Time {
+        self.since
+    }
+
+    /// The limits in force.
+    pub const fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// New limits. They hold at once, but for the length of a watch that runs.
+    pub const fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// The newest revision that was seen.
+    pub const fn newest(&self) -> Option<Revision> {
+        self.newest
+    }
+
+    /// Finished cases, the newest at the end.
+    pub fn past(&self) -> &[Past] {
+        &self.past
+    }
+
+    /// Whether the release is paused or scaled to zero.
+    pub const fn is_held(&self) -> bool {
+        self.held
+    }
+
+    /// The entries since they were last taken.
+    pub fn take_entries(&mut self) -> Vec<Entry> {
+        std::mem::take(&mut self.entries)
+    }
+
+    /// Rollbacks in the 24 h before.
+    pub fn rollbacks_today(&self, now: Time) -> usize {
+        self.turned_back
+            .iter()
+            .filter(|(_, at)| now.since(*at) < DAY)
+            .count()
+    }
+
+    /// When time alone changes something next; [`Event::Tick`] is due then.
+    pub fn deadline(&self) -> Option<Time> {
+        let case = self.phase.case()?;
+        let end = case.ends(&self.phase, &self.limits, self.since);
+        let late = case.next_late(self.since);
+        Some(late.map_or(end, |late| late.min(end)))
+    }
+
+    /// Brings a state that was read from outside within its bounds.
+    #[must_use]
+    pub fn bounded(mut self) -> Self {
+        let surplus = self.past.len().saturating_sub(MAX_PAST);
+        self.past.drain(..surplus);
+        let surplus = self.turned_back.len().saturating_sub(MAX_PAST);
+        self.turned_back.drain(..surplus);
+        self
+    }
+
+    fn note(&mut self, at: Time, revision: Option<Revision>, text: impl Into<String>) {
+        if self.entries.len() < MAX_ENTRIES {
+            self.entries.push(Entry {
+                at,
+                revision,
+                phase: self.phase.as_str().into(),
+                text: text.into(),
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,257 @@
+//! One revision under our eyes: times, and how it ended.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Limits, Phase};
+use crate::units::{Revision, Time};
+
+/// Who made a revision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// The first installation: there is nothing to go back to.
+    First,
+    /// An upgrade.
+    Upgrade,
+    /// A rollback of ours.
+    OurRollback,
+    /// A rollback by somebody else.
+    OtherRollback,
+}
+
+/// How a case ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// Nothing spoke against the revision.
+    Kept,
+    /// Nothing could be said about it.
+    Inconclusive,
+    /// A newer revision took its place.
+    Superseded,
+    /// The release was uninstalled.
+    Uninstalled,
+    /// It is bad, and would have been turned back in the mode `enforce`.
+    WouldRollBack,
+    /// It is bad, and is left as it is: a first revision, one that a rollback made, or a release that is held.
+    LeftAlone,
+    /// It is bad, and the limit of rollbacks in a day is reached.
+    LimitReached,
+    /// It is bad, and turning it back was refused.
+    Refused,
+    /// It is bad, and turning it back failed.
+    Failed,
+    /// It was turned back, and the release is well again.
+    Recovered,
+    /// It was turned back, and the same still fails: it was not the release.
+    SameFailure,
+    /// It was turned back, and more fails than before.
+    Worse,
+    /// It was turned back, and nothing can be said about the release since.
+    Unverified,
+}
+
+impl Ending {
+    /// As in the API and in files.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Kept => "kept",
+            Self::Inconclusive => "inconclusive",
+            Self::Superseded => "superseded",
+            Self::Uninstalled => "uninstalled",
+            Self::WouldRollBack => "would_roll_back",
+            Self::LeftAlone => "left_alone",
+            Self::LimitReached => "limit_reached",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+            Self::Recovered => "recovered",
+            Self::SameFailure => "same_failure",
+            Self::Worse => "worse",
+            Self::Unverified => "unverified",
+        }
+    }
+}
+
+/// The runbook's steps from the first bad sounding to the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepName {
+    /// From the first bad sounding to the verdict.
+    Detect,
+    /// From the verdict to the start of the rollback.
+    Initiate,
+    /// From the start of the rollback until its rollout is complete.
+    Complete,
+    /// From then until the release is known to be well.
+    Verify,
+    /// All of it.
+    Total,
+}
+
+impl StepName {
+    /// In their order.
+    pub const ALL: [Self; 5] = [
+        Self::Detect,
+        Self::Initiate,
+        Self::Complete,
+        Self::Verify,
+        Self::Total,
+    ];
+
+    /// As in the API and in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Detect => "detect",
+            Self::Initiate => "initiate",
+            Self::Complete => "complete",
+            Self::Verify => "verify",
+            Self::Total => "total",
+        }
+    }
+
+    /// What the runbook allows.
+    pub const fn limit(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Detect | Self::Complete => 120,
+            Self::Initiate | Self::Verify => 60,
+            Self::Total => 360,
+        })
+    }
+}
+
+/// One step of the runbook: its beginning and its end, as far as they have come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// Which.
+    pub step: StepName,
+    /// When it began.
+    pub from: Option<Time>,
+    /// When it ended.
+    pub to: Option<Time>,
+}
+
+impl Timing {
+    /// How long it took; `None` while it runs and before.
+    pub fn took(&self) -> Option<Duration> {
+        Some(self.to?.since(self.from?))
+    }
+}
+
+/// A revision at hand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Case {
+    /// The revision.
+    pub revision: Revision,
+    /// Who made it.
+    pub origin: Origin,
+    /// The one that was serving when it appeared.
+    pub serving: Option<Revision>,
+    /// When it appeared.
+    pub seen: Time,
+    /// When its rollout was complete.
+    pub settled: Option<Time>,
+    /// Its first bad sounding.
+    pub first_bad: Option<Time>,
+    /// When the verdict of rollback fell.
+    pub convicted: Option<Time>,
+    /// Its reason, as `error_rate:db`.
+    pub reason: String,
+    /// The numbers in words.
+    pub text: String,
+    /// The revision to go back to.
+    pub target: Option<Revision>,
+    /// When the rollback was begun.
+    pub begun: Option<Time>,
+    /// The revision that the rollback made.
+    pub made: Option<Revision>,
+    /// When its rollout was complete.
+    pub turned: Option<Time>,
+    /// When it was known to be well.
+    pub verified: Option<Time>,
+    /// A revision of somebody else that appeared while the rollback was carried out.
+    pub overtaken_by: Option<(Revision, Origin)>,
+    /// Steps whose limit was exceeded and noted.
+    pub late: Vec<StepName>,
+}
+
+impl Case {
+    pub(super) fn new(
+        revision: Revision,
+        origin: Origin,
+        serving: Option<Revision>,
+        now: Time,
+    ) -> Self {
+        Self {
+            revision,
+            origin,
+            serving,
+            seen: now,
+            settled: None,
+            first_bad: None,
+            convicted: None,
+            reason: String::new(),
+            text: String::new(),
+            target: None,
+            begun: None,
+            made: None,
+            turned: None,
+            verified: None,
+            overtaken_by: None,
+            late: Vec::new(),
+        }
+    }
+
+    /// The runbook's steps as far as they have come.
+    pub fn timings(&self) -> [Timing; 5] {
+        StepName::ALL.map(|step| {
+            let (from, to) = match step {
+                StepName::Detect => (self.first_bad.or(self.convicted), self.convicted),
+                StepName::Initiate => (self.convicted, self.begun),
+                StepName::Complete => (self.begun, self.turned),
+                StepName::Verify => (self.turned, self.verified),
+                StepName::Total => (self.first_bad.or(self.convicted), self.verified),
+            };
+            // A bad sounding alone starts no clock that could run out: most are no regression.
+            let from = if self.convicted.is_some() { from } else { None };
+            Timing { step, from, to }
+        })
+    }
+
+    /// When the next limit of the runbook that has not been noted runs out.
+    pub(super) fn next_late(&self, since: Time) -> Option<Time> {
+        self.timings()
+            .into_iter()
+            .filter(|timing| timing.to.is_none() && !self.late.contains(&timing.step))
+            .filter_map(|timing| Some(timing.from? + timing.step.limit()))
+            .map(|at| at.max(since))
+            .min()
+    }
+
+    /// When the phase ends by itself. Each wait is longer than the runbook's limit, so that being late is known before
+    /// giving up.
+    pub(super) fn ends(&self, phase: &Phase, limits: &Limits, since: Time) -> Time {
+        const ANSWER: Duration = Duration::from_secs(30);
+        match phase {
+            Phase::Absent | Phase::Steady => since,
+            Phase::Settling(_) => self.seen + limits.settle_cap,
+            Phase::Watching(_) => self.seen + limits.watch + ANSWER,
+            Phase::Preflight(_) => since + Duration::from_secs(120),
+            Phase::TurningBack(_) | Phase::Verifying(_) => since + Duration::from_secs(300),
+        }
+    }
+}
+
+/// A finished case.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Past {
+    /// What was known of the revision.
+    pub case: Case,
+    /// How it ended.
+    pub ending: Ending,
+    /// When.
+    pub at: Time,
+    /// Why, in words.
+    pub text: String,
+}

@@ -1,0 +1,693 @@
+//! Every pair of phase and event.
+
+use super::case::{Case, Ending, Origin, Past};
+use super::{Command, Event, MAX_PAST, Mode, Phase, Rollout};
+use crate::ledger::Found;
+use crate::units::{Revision, Time};
+
+impl Rollout {
+    /// Takes an event, and says what is to be done. What happened is in the entries.
+    pub fn step(&mut self, event: Event, now: Time) -> Vec<Command> {
+        let now = now.max(self.since);
+        let mut commands = Vec::new();
+        self.note_lateness(now);
+        match event {
+            Event::Seen {
+                revision,
+                origin,
+                serving,
+            } => self.seen(revision, origin, serving, now, &mut commands),
+            Event::Settled => self.on_settled(now, &mut commands),
+            Event::FirstBad => self.on_first_bad(now),
+            Event::Regressed {
+                revision,
+                reason,
+                text,
+            } => self.on_regressed(revision, reason, &text, now, &mut commands),
+            Event::Healthy(revision) => self.on_healthy(revision, now, &mut commands),
+            Event::Inconclusive { revision, reason } => {
+                self.on_inconclusive(revision, &reason, now, &mut commands);
+            }
+            Event::Held(held) => self.on_held(held, now),
+            Event::Blind(blind) => self.on_blind(blind, now),
+            Event::Uninstalled => self.on_uninstalled(now, &mut commands),
+            Event::Ready { target } => self.on_ready(target, now, &mut commands),
+            Event::Refused { reason } => self.on_refused(reason, now),
+            Event::Executed(made) => self.on_executed(made, now),
+            Event::ExecutionFailed { reason } => {
+                self.on_execution_failed(reason, now, &mut commands);
+            }
+            Event::Recovered => {
+                self.on_verified(Ending::Recovered, String::new(), now, &mut commands);
+            }
+            Event::SameFailure { text } => {
+                self.on_verified(Ending::SameFailure, text, now, &mut commands);
+            }
+            Event::Worse { text } => self.on_verified(Ending::Worse, text, now, &mut commands),
+            Event::Tick => self.on_tick(now, &mut commands),
+        }
+        commands
+    }
+
+    /// A newest revision was read. Seen again, it is no news.
+    fn seen(
+        &mut self,
+        revision: Revision,
+        origin: Origin,
+        serving: Option<Revision>,
+        now: Time,
+        commands: &mut Vec<Command>,
+    ) {
+        if self.newest.is_some_and(|newest| revision <= newest) {
+            return;
+        }
+        let is_start = self.newest.is_none();
+        self.newest = Some(revision);
+        match std::mem::take(&mut self.phase) {
+            // What was there before us is not new: it serves, and is the baseline.
+            Phase::Absent if is_start => {
+                self.enter(Phase::Steady, now);
+                self.note(
+                    now,
+                    Some(revision),
+                    format!("Revision {revision} serves; its soundings are the baseline"),
+                );
+            }
+            Phase::Absent | Phase::Steady => self.begin(revision, origin, serving, now, commands),
+            Phase::Settling(case) | Phase::Watching(case) => {
+                commands.push(Command::EndWatch { kept: false });
+                // The revision that was serving before both is the last one that is not in doubt.
+                let serving = case.serving;
+                self.end(
+                    *case,
+                    Ending::Superseded,
+                    format!("Revision {revision} took its place"),
+                    now,
+                );
+                self.begin(revision, origin, serving, now, commands);
+            }
+            Phase::Preflight(case) => {
+                let serving = case.serving;
+                self.end(
+                    *case,
+                    Ending::Superseded,
+                    format!("Revision {revision} took its place before it was turned back"),
+                    now,
+                );
+                self.begin(revision, origin, serving, now, commands);
+            }
+            Phase::TurningBack(mut case) => {
+                let ours = origin == Origin::OurRollback;
+                if !ours {
+                    case.overtaken_by = Some((revision, origin));
+                }
+                self.phase = Phase::TurningBack(case);
+                if !ours {
+                    self.note(
+                        now,
+                        Some(revision),
+                        format!("Revision {revision} appeared while the rollback was carried out"),
+                    );
+                }
+            }
+            Phase::Verifying(case) => {
+                commands.push(Command::EndWatch { kept: false });
+                let serving = case.made;
+                self.end(
+                    *case,
+                    Ending::Superseded,
+                    format!(
+                        "Turned back; revision {revision} took its place before that was verified"
+                    ),
+                    now,
+                );
+                self.begin(revision, origin, serving, now, commands);
+            }
+        }
+    }
+
+    fn begin(
+        &mut self,
+        revision: Revision,
+        origin: Origin,
+        serving: Option<Revision>,
+        now: Time,
+        commands: &mut Vec<Command>,
+    ) {
+        if self.limits.mode == Mode::Off {
+            self.enter(Phase::Steady, now);
+            self.note(
+                now,
+                Some(revision),
+                format!("Revision {revision} appeared; the mode is off, so it is not judged"),
+            );
+            return;
+        }
+        self.enter(
+            Phase::Settling(Box::new(Case::new(revision, origin, serving, now))),
+            now,
+        );
+        let what = match origin {
+            Origin::First => "the first one: there is nothing to go back to",
+            Origin::Upgrade => "an upgrade",
+            Origin::OurRollback => "a rollback of ours, which is never turned back",
+            Origin::OtherRollback => "a rollback by somebody else, which is never turned back",
+        };
+        self.note(
+            now,
+            Some(revision),
+            format!("Revision {revision} appeared, {what}; its watch begins"),
+        );
+        commands.push(Command::Watch(revision));
+    }
+
+    fn on_settled(&mut self, now: Time, commands: &mut Vec<Command>) {
+        match std::mem::take(&mut self.phase) {
+            Phase::Settling(mut case) => {
+                case.settled = Some(now);
+                let revision = case.revision;
+                self.enter(Phase::Watching(case), now);
+                self.note(now, Some(revision), "The rollout is complete");
+            }
+            Phase::TurningBack(case) => match case.made {
+                // Of the revision that is being turned back, or before the record of the rollback is there.
+                None => self.phase = Phase::TurningBack(case),
+                Some(made) => self.turned(case, made, now, commands),
+            },
+            phase @ (Phase::Absent
+            | Phase::Steady
+            | Phase::Watching(_)
+            | Phase::Preflight(_)
+            | Phase::Verifying(_)) => self.phase = phase,
+        }
+    }
+
+    /// The rollback is carried out and its rollout complete.
+    fn turned(
+        &mut self,
+        mut case: Box<Case>,
+        made: Revision,
+        now: Time,
+        commands: &mut Vec<Command>,
+    ) {
+        case.turned = Some(now);
+        if let Some((revision, origin)) = case.overtaken_by {
+            self.end(
+                *case,
+                Ending::Superseded,
+                format!("Turned back; revision {revision} took its place before that was verified"),
+                now,
+            );
+            self.begin(revision, origin, Some(made), now, commands);
+            return;
+        }
+        self.enter(Phase::Verifying(case), now);
+        self.note(
+            now,
+            Some(made),
+            "The rollback's rollout is complete; its probes are asked",
+        );
+        commands.push(Command::Verify(made));
+    }
+
+    fn on_first_bad(&mut self, now: Time) {
+        match &mut self.phase {
+            Phase::Settling(case) | Phase::Watching(case) => {
+                case.first_bad = Some(now);
+            }
+            Phase::Absent
+            | Phase::Steady
+            | Phase::Preflight(_)
+            | Phase::TurningBack(_)
+            | Phase::Verifying(_) => {}
+        }
+    }
+
+    fn on_regressed(
+        &mut self,
+        judged: Revision,
+        reason: String,
+        text: &str,
+        now: Time,
+        commands: &mut Vec<Command>,
+    ) {
+        let mut case = match std::mem::take(&mut self.phase) {
+            Phase::Settling(case) | Phase::Watching(case) if case.revision == judged => case,
+            phase @ (Phase::Absent
+            | Phase::Steady
+            | Phase::Settling(_)
+            | Phase::Watching(_)
+            | Phase::Preflight(_)
+            | Phase::TurningBack(_)
+            | Phase::Verifying(_)) => {
+                self.phase = phase;
+                return;
+            }
+        };
+        if self.blind {
+            commands.push(Command::EndWatch { kept: false });
+            let text =
+                format!("Our own trouble makes soundings void, so this is not acted on: {text}");
+            self.end(*case, Ending::Inconclusive, text, now);
+            return;
+        }
+        case.convicted = Some(now);
+        case.reason = reason;
+        text.clone_into(&mut case.text);
+        let revision = case.revision;
+        commands.push(Command::EndWatch { kept: false });
+        commands.push(Command::Found {
+            revision,
+            found: Found::Bad,
+            evidence: text.to_owned(),
+        });
+        if let Some((ending, why)) = self.obstacle(&case, now) {
+            self.end(*case, ending, format!("{why}: {text}"), now);
+            return;
+        }
+        self.enter(Phase::Preflight(case), now);
+        self.note(now, Some(revision), format!("Verdict: rollback. {text}"));
+        commands.push(Command::Preflight(revision));
+    }
+
+    /// Why a revision that is bad is not turned back, if so.
+    fn obstacle(&self, case: &Case, now: Time) -> Option<(Ending, String)> {
+        let left_alone = |why: &str| Some((Ending::LeftAlone, format!("Bad, but {why}")));
+        match case.origin {
+            Origin::First => {
+                return left_alone("the first revision: there is nothing to go back to");
+            }
+            Origin::OurRollback | Origin::OtherRollback => {
+                return left_alone("made by a rollback, which is never turned back");
+            }
+            Origin::Upgrade => {}
+        }
+        if self.held {
+            return left_alone("the release is paused or scaled to zero");
+        }
+        if self
+            .turned_back
+            .iter()
+            .any(|(revision, _)| *revision == case.revision)
+        {
+            return left_alone("it was turned back before");
+        }
+        match self.limits.mode {
+            Mode::Observe => {
+                return Some((
+                    Ending::WouldRollBack,
+                    "Would have been turned back in the mode enforce".into(),
+                ));
+            }
+            Mode::Off => return Some((Ending::WouldRollBack, "The mode is off".into())),
+            Mode::Enforce => {}
+        }
+        let (done, most) = (self.rollbacks_today(now), self.limits.max_per_day);
+        if done >= most as usize {
+            return Some((
+                Ending::LimitReached,
+                format!(
+                    "Bad, but {done} rollbacks in 24 h are as many as the limit of {most} allows"
+                ),
+            ));
+        }
+        None
+    }
+
+    fn on_healthy(&mut self, judged: Revision, now: Time, commands: &mut Vec<Command>) {
+        match std::mem::take(&mut self.phase) {
+            Phase::Settling(case) | Phase::Watching(case) if case.revision == judged => {
+                commands.push(Command::EndWatch { kept: true });
+                commands.push(Command::Found {
+                    revision: judged,
+                    found: Found::Good,
+                    evidence: "a whole watch without anything against it".into(),
+                });
+                self.end(
+                    *case,
+                    Ending::Kept,
+                    "The watch is over and nothing speaks against it".into(),
+                    now,
+                );
+            }
+            phase @ (Phase::Absent
+            | Phase::Steady
+            | Phase::Settling(_)
+            | Phase::Watching(_)
+            | Phase::Preflight(_)
+            | Phase::TurningBack(_)
+            | Phase::Verifying(_)) => self.phase = phase,
+        }
+    }
+
+    fn on_inconclusive(
+        &mut self,
+        judged: Revision,
+        reason: &str,
+        now: Time,
+        commands: &mut Vec<Command>,
+    ) {
+        match std::mem::take(&mut self.phase) {
+            Phase::Settling(case) | Phase::Watching(case) if case.revision == judged => {
+                commands.push(Command::EndWatch { kept: false });
+                commands.push(Command::Found {
+                    revision: judged,
+                    found: Found::Unknown,
+                    evidence: reason.to_owned(),
+                });
+                self.end(
+                    *case,
+                    Ending::Inconclusive,
+                    format!("Nothing can be said: {reason}"),
+                    now,
+                );
+            }
+            phase @ (Phase::Absent
+            | Phase::Steady
+            | Phase::Settling(_)
+            | Phase::Watching(_)
+            | Phase::Preflight(_)
+            | Phase::TurningBack(_)
+            | Phase::Verifying(_)) => self.phase = phase,
+        }
+    }
+
+    /// Whether the release is paused or scaled to zero is remembered in every phase.
+    fn on_held(&mut self, held: bool, now: Time) {
+        if self.held == held {
+            return;
+        }
+        self.held = held;
+        let text = if held {
+            "The release is paused or scaled to zero: its soundings are void"
+        } else {
+            "The release runs again"
+        };
+        self.note(now, self.newest, text);
+    }
+
+    fn on_blind(&mut self, blind: bool, now: Time) {
+        if self.blind == blind {
+            return;
+        }
+        self.blind = blind;
+        match self.phase {
+            Phase::Absent | Phase::Steady => {}
+            Phase::Settling(_)
+            | Phase::Watching(_)
+            | Phase::Preflight(_)
+            | Phase::TurningBack(_)
+            | Phase::Verifying(_) => {
+                let text = if blind {
+                    "Our own trouble makes soundings void"
+                } else {
+                    "Our own trouble is over"
+                };
+                self.note(now, self.newest, text);
+            }
+        }
+    }
+
+    fn on_uninstalled(&mut self, now: Time, commands: &mut Vec<Command>) {
+        self.newest = None;
+        // Installed again, its numbers begin anew; the rollbacks still count for the day.
+        for (revision, _) in &mut self.turned_back {
+            *revision = Revision(0);
+        }
+        match std::mem::take(&mut self.phase) {
+            Phase::Absent => {}
+            Phase::Steady => {
+                self.enter(Phase::Absent, now);
+                self.note(now, None, "The release was uninstalled");
+            }
+            Phase::Settling(case) | Phase::Watching(case) | Phase::Verifying(case) => {
+                commands.push(Command::EndWatch { kept: false });
+                self.end(
+                    *case,
+                    Ending::Uninstalled,
+                    "The release was uninstalled".into(),
+                    now,
+                );
+                self.enter(Phase::Absent, now);
+            }
+            Phase::Preflight(case) | Phase::TurningBack(case) => {
+                self.end(
+                    *case,
+                    Ending::Uninstalled,
+                    "The release was uninstalled".into(),
+                    now,
+                );
+                self.enter(Phase::Absent, now);
+            }
+        }
+    }
+
+    fn on_ready(&mut self, target: Revision, now: Time, commands: &mut Vec<Command>) {
+        match std::mem::take(&mut self.phase) {
+            Phase::Preflight(mut case) => {
+                let bad = case.revision;
+                case.target = Some(target);
+                if let Some((ending, why)) = self.obstacle(&case, now) {
+                    // The mode, or whether the release is held, has changed since the verdict.
+                    self.end(*case, ending, why, now);
+                    return;
+                }
+                case.begun = Some(now);
+                self.turned_back.push((bad, now));
+                if self.turned_back.len() > MAX_PAST {
+                    self.turned_back.remove(0);
+                }
+                self.enter(Phase::TurningBack(case), now);
+                self.note(now, Some(bad), format!("Turning back to revision {target}"));
+                commands.push(Command::Execute { bad, target });
+            }
+            phase @ (Phase::Absent
+            | Phase::Steady
+            | Phase::Settling(_)
+            | Phase::Watching(_)
+            | Phase::TurningBack(_)
+            | Phase::Verifying(_)) => self.phase = phase,
+        }
+    }
+
+    fn on_refused(&mut self, reason: String, now: Time) {
+        match std::mem::take(&mut self.phase) {
+            Phase::Preflight(case) => self.end(*case, Ending::Refused, reason, now),
+            phase @ (Phase::Absent
+            | Phase::Steady
+            | Phase::Settling(_)
+            | Phase::Watching(_)
+            | Phase::TurningBack(_)
+            | Phase::Verifying(_)) => self.phase = phase,
+        }
+    }
+
+    fn on_executed(&mut self, made: Revision, now: Time) {
+        match &mut self.phase {
+            Phase::TurningBack(case) => {
+                case.made = Some(made);
+                // The record may be told of here before the watch sees it.
+                self.newest = self.newest.max(Some(made));
+                self.note(
+                    now,
+                    Some(made),
+                    format!("The rollback made revision {made}; its rollout runs"),
+                );
+            }
+            Phase::Absent
+            | Phase::Steady
+            | Phase::Settling(_)
+            | Phase::Watching(_)
+            | Phase::Preflight(_)
+            | Phase::Verifying(_) => {}
+        }
+    }
+
+    fn on_execution_failed(&mut self, reason: String, now: Time, commands: &mut Vec<Command>) {
+        match std::mem::take(&mut self.phase) {
+            Phase::TurningBack(case) => {
+                let overtaken_by = case.overtaken_by;
+                let serving = case.serving;
+                match overtaken_by {
+                    None => self.end(*case, Ending::Failed, reason, now),
+                    Some((revision, origin)) => {
+                        self.end(
+                            *case,
+                            Ending::Superseded,
+                            format!("Revision {revision} took its place: {reason}"),
+                            now,
+                        );
+                        self.begin(revision, origin, serving, now, commands);
+                    }
+                }
+            }
+            phase @ (Phase::Absent
+            | Phase::Steady
+            | Phase::Settling(_)
+            | Phase::Watching(_)
+            | Phase::Preflight(_)
+            | Phase::Verifying(_)) => self.phase = phase,
+        }
+    }
+
+    fn on_verified(
+        &mut self,
+        ending: Ending,
+        text: String,
+        now: Time,
+        commands: &mut Vec<Command>,
+    ) {
+        match std::mem::take(&mut self.phase) {
+            Phase::Verifying(mut case) => {
+                commands.push(Command::EndWatch { kept: false });
+                let target = case.target.unwrap_or_default();
+                let text = match ending {
+                    Ending::Recovered => {
+                        case.verified = Some(now);
+                        format!("Turned back to the contents of revision {target}, and well again")
+                    }
+                    Ending::SameFailure => {
+                        // It was not the release, so its contents are not bad.
+                        commands.push(Command::Found {
+                            revision: case.revision,
+                            found: Found::Unknown,
+                            evidence: "the same failed after it was turned back".into(),
+                        });
+                        format!(
+                            "Turned back, but the same still fails, so it was not the release: {text}"
+                        )
+                    }
+                    Ending::Worse => format!("Turned back, and more fails than before: {text}"),
+                    Ending::Kept
+                    | Ending::Inconclusive
+                    | Ending::Superseded
+                    | Ending::Uninstalled
+                    | Ending::WouldRollBack
+                    | Ending::LeftAlone
+                    | Ending::LimitReached
+                    | Ending::Refused
+                    | Ending::Failed
+                    | Ending::Unverified => text,
+                };
+                self.end(*case, ending, text, now);
+            }
+            phase @ (Phase::Absent
+            | Phase::Steady
+            | Phase::Settling(_)
+            | Phase::Watching(_)
+            | Phase::Preflight(_)
+            | Phase::TurningBack(_)) => self.phase = phase,
+        }
+    }
+
+    /// Time has passed: a phase whose time is up ends.
+    fn on_tick(&mut self, now: Time, commands: &mut Vec<Command>) {
+        let Some(case) = self.phase.case() else {
+            return;
+        };
+        if now < case.ends(&self.phase, &self.limits, self.since) {
+            return;
+        }
+        match std::mem::take(&mut self.phase) {
+            phase @ (Phase::Absent | Phase::Steady) => self.phase = phase,
+            Phase::Settling(case) => {
+                let revision = case.revision;
+                let cap = self.limits.settle_cap.as_secs();
+                self.enter(Phase::Watching(case), now);
+                self.note(
+                    now,
+                    Some(revision),
+                    format!("The rollout is not complete after {cap} s and counts as settled"),
+                );
+            }
+            Phase::Watching(case) => {
+                commands.push(Command::EndWatch { kept: false });
+                self.end(
+                    *case,
+                    Ending::Inconclusive,
+                    "The watch ended without a verdict".into(),
+                    now,
+                );
+            }
+            Phase::Preflight(case) => {
+                let text = "Whether it can be turned back could not be found out in time".into();
+                self.end(*case, Ending::Refused, text, now);
+            }
+            Phase::TurningBack(case) => {
+                let overtaken_by = case.overtaken_by;
+                let serving = case.made.or(case.serving);
+                let text = match case.made {
+                    None => "The rollback did not end in time",
+                    Some(_) => "The rollback's rollout was not complete in time",
+                };
+                self.end(*case, Ending::Failed, text.into(), now);
+                if let Some((revision, origin)) = overtaken_by {
+                    self.begin(revision, origin, serving, now, commands);
+                }
+            }
+            Phase::Verifying(case) => {
+                commands.push(Command::EndWatch { kept: false });
+                let text =
+                    "Turned back, but whether the release is well could not be found out".into();
+                self.end(*case, Ending::Unverified, text, now);
+            }
+        }
+    }
+
+    fn note_lateness(&mut self, now: Time) {
+        let (Phase::Preflight(case) | Phase::TurningBack(case) | Phase::Verifying(case)) =
+            &mut self.phase
+        else {
+            return;
+        };
+        let mut late = Vec::new();
+        for timing in case.timings() {
+            let exceeded = timing
+                .from
+                .is_some_and(|from| timing.to.unwrap_or(now).since(from) > timing.step.limit());
+            if exceeded && !case.late.contains(&timing.step) {
+                case.late.push(timing.step);
+                late.push(timing.step);
+            }
+        }
+        let revision = case.revision;
+        for step in late {
+            let limit = step.limit().as_secs();
+            self.note(
+                now,
+                Some(revision),
+                format!(
+                    "Late: {} takes longer than the runbook's {limit} s",
+                    step.as_str()
+                ),
+            );
+        }
+    }
+
+    fn enter(&mut self, phase: Phase, now: Time) {
+        self.phase = phase;
+        self.since = now;
+    }
+
+    fn end(&mut self, case: Case, ending: Ending, text: String, now: Time) {
+        let revision = case.revision;
+        self.enter(Phase::Steady, now);
+        self.note(
+            now,
+            Some(revision),
+            format!(
+                "Revision {revision}: {}. {text}",
+                ending.as_str().replace('_', " ")
+            ),
+        );
+        if self.past.len() >= MAX_PAST {
+            self.past.remove(0);
+        }
+        self.past.push(Past {
+            case,
+            ending,
+            at: now,
+            text,
+        });
+    }
+}

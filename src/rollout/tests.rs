@@ -1,0 +1,444 @@
+//! What any order of events keeps to, and the story of each ending.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const START: Time = Time::from_millis(1_700_000_000_000);
+
+fn limits(mode: Mode) -> Limits {
+    Limits {
+        mode,
+        max_per_day: 2,
+        watch: Duration::from_secs(300),
+        settle_cap: Duration::from_secs(90),
+    }
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// A release on which events fall, second by second.
+struct World {
+    rollout: Rollout,
+    now: Time,
+    commands: Vec<Command>,
+    entries: Vec<Entry>,
+}
+
+impl World {
+    fn new(mode: Mode) -> Self {
+        let mut world = Self {
+            rollout: Rollout::new(limits(mode), START),
+            now: START,
+            commands: Vec::new(),
+            entries: Vec::new(),
+        };
+        world.happens(seen(1, Origin::Upgrade));
+        world
+    }
+
+    fn happens(&mut self, event: Event) -> &mut Self {
+        self.now = self.now + seconds(1);
+        let commands = self.rollout.step(event, self.now);
+        self.commands.extend(commands);
+        self.entries.extend(self.rollout.take_entries());
+        self
+    }
+
+    fn passes(&mut self, span: Duration) -> &mut Self {
+        self.now = self.now + span;
+        self.happens(Event::Tick)
+    }
+
+    #[track_caller]
+    fn ended(&self, ending: Ending) {
+        let last = self.rollout.past().last().expect("a case has ended");
+        assert_eq!(last.ending, ending, "{}", last.text);
+        assert!(matches!(
+            self.rollout.phase(),
+            Phase::Steady | Phase::Absent
+        ));
+    }
+
+    fn executions(&self) -> usize {
+        let is_execution = |command: &&Command| matches!(command, Command::Execute { .. });
+        self.commands.iter().filter(is_execution).count()
+    }
+}
+
+fn seen(revision: u32, origin: Origin) -> Event {
+    Event::Seen {
+        revision: Revision(revision),
+        origin,
+        serving: Some(Revision(revision - 1)),
+    }
+}
+
+fn regressed(revision: u32) -> Event {
+    Event::Regressed {
+        revision: Revision(revision),
+        reason: "hard_down_all".into(),
+        text: "every endpoint failed 16 times in a row".into(),
+    }
+}
+
+fn ready(target: u32) -> Event {
+    Event::Ready {
+        target: Revision(target),
+    }
+}
+
+#[test]
+fn a_bad_revision_is_turned_back_and_verified() {
+    let mut world = World::new(Mode::Enforce);
+    world
+        .happens(seen(2, Origin::Upgrade))
+        .happens(Event::FirstBad)
+        .happens(Event::Settled)
+        .happens(regressed(2))
+        .happens(ready(1))
+        .happens(Event::Executed(Revision(3)))
+        .happens(seen(3, Origin::OurRollback))
+        .happens(Event::Settled)
+        .happens(Event::Recovered)
+        .ended(Ending::Recovered);
+    assert_eq!(
+        world.commands,
+        [
+            Command::Watch(Revision(2)),
+            Command::EndWatch { kept: false },
+            Command::Found {
+                revision: Revision(2),
+                found: crate::ledger::Found::Bad,
+                evidence: "every endpoint failed 16 times in a row".into(),
+            },
+            Command::Preflight(Revision(2)),
+            Command::Execute {
+                bad: Revision(2),
+                target: Revision(1),
+            },
+            Command::Verify(Revision(3)),
+            Command::EndWatch { kept: false },
+        ]
+    );
+    let timings = world.rollout.past()[0].case.timings();
+    let took: Vec<u64> = timings
+        .iter()
+        .map(|t| t.took().unwrap().as_secs())
+        .collect();
+    assert_eq!(took, [2, 1, 3, 1, 7]);
+    assert!(
+        world
+            .entries
+            .iter()
+            .all(|entry| !entry.text.starts_with("Late"))
+    );
+}
+
+#[test]
+fn a_healthy_revision_is_kept_and_its_contents_are_good() {
+    let mut world = World::new(Mode::Enforce);
+    world
+        .happens(seen(2, Origin::Upgrade))
+        .happens(Event::Settled)
+        .happens(Event::Healthy(Revision(2)))
+        .ended(Ending::Kept);
+    assert!(world.commands.contains(&Command::EndWatch { kept: true }));
+}
+
+#[test]
+fn what_is_not_acted_on_says_why() {
+    for (mode, origin, before, ending) in [
+        (Mode::Observe, Origin::Upgrade, None, Ending::WouldRollBack),
+        (Mode::Enforce, Origin::First, None, Ending::LeftAlone),
+        (
+            Mode::Enforce,
+            Origin::OtherRollback,
+            None,
+            Ending::LeftAlone,
+        ),
+        (Mode::Enforce, Origin::OurRollback, None, Ending::LeftAlone),
+        (
+            Mode::Enforce,
+            Origin::Upgrade,
+            Some(Event::Held(true)),
+            Ending::LeftAlone,
+        ),
+        (
+            Mode::Enforce,
+            Origin::Upgrade,
+            Some(Event::Blind(true)),
+            Ending::Inconclusive,
+        ),
+    ] {
+        let mut world = World::new(mode);
+        world.happens(seen(2, origin));
+        if let Some(before) = before {
+            world.happens(before);
+        }
+        world.happens(regressed(2)).ended(ending);
+        assert_eq!(world.executions(), 0, "{mode:?} {origin:?}");
+        assert!(!world.rollout.past()[0].text.is_empty());
+    }
+}
+
+#[test]
+fn a_revision_that_was_there_before_us_is_not_judged() {
+    let world = World::new(Mode::Enforce);
+    assert_eq!(world.commands, []);
+    assert_eq!(*world.rollout.phase(), Phase::Steady);
+}
+
+#[test]
+fn in_the_mode_off_nothing_is_judged() {
+    let mut world = World::new(Mode::Off);
+    world
+        .happens(seen(2, Origin::Upgrade))
+        .happens(regressed(2));
+    assert_eq!(world.commands, []);
+}
+
+#[test]
+fn a_newer_revision_ends_the_watch_and_inherits_who_was_serving() {
+    let mut world = World::new(Mode::Enforce);
+    world
+        .happens(seen(2, Origin::Upgrade))
+        .happens(seen(3, Origin::Upgrade))
+        .ended_before(Ending::Superseded);
+    let case = world.rollout.phase().case().unwrap();
+    assert_eq!(
+        (case.revision, case.serving),
+        (Revision(3), Some(Revision(1)))
+    );
+    // A verdict on the old one comes too late.
+    world.happens(regressed(2));
+    assert_eq!(world.executions(), 0);
+}
+
+impl World {
+    #[track_caller]
+    fn ended_before(&self, ending: Ending) {
+        assert_eq!(
+            self.rollout.past().last().map(|past| past.ending),
+            Some(ending)
+        );
+    }
+}
+
+#[test]
+fn a_newer_revision_before_the_rollback_has_begun_stops_it() {
+    let mut world = World::new(Mode::Enforce);
+    world
+        .happens(seen(2, Origin::Upgrade))
+        .happens(regressed(2))
+        .happens(seen(3, Origin::Upgrade))
+        .happens(ready(1))
+        .ended_before(Ending::Superseded);
+    assert_eq!(world.executions(), 0);
+}
+
+#[test]
+fn a_newer_revision_during_the_rollback_is_watched_next() {
+    let mut world = World::new(Mode::Enforce);
+    world
+        .happens(seen(2, Origin::Upgrade))
+        .happens(regressed(2))
+        .happens(ready(1))
+        .happens(seen(3, Origin::Upgrade))
+        .happens(Event::ExecutionFailed {
+            reason: "release: already exists".into(),
+        })
+        .ended_before(Ending::Superseded);
+    assert_eq!(world.rollout.phase().case().unwrap().revision, Revision(3));
+}
+
+#[test]
+fn after_the_rollback_the_same_failure_acquits_the_release() {
+    let mut world = World::new(Mode::Enforce);
+    world
+        .happens(seen(2, Origin::Upgrade))
+        .happens(regressed(2))
+        .happens(ready(1))
+        .happens(Event::Executed(Revision(3)))
+        .happens(Event::Settled)
+        .happens(Event::SameFailure {
+            text: "db failed 30 of 30".into(),
+        })
+        .ended(Ending::SameFailure);
+    let last_found = world
+        .commands
+        .iter()
+        .rev()
+        .find_map(|command| match command {
+            Command::Found { found, .. } => Some(*found),
+            _ => None,
+        });
+    assert_eq!(last_found, Some(crate::ledger::Found::Unknown));
+}
+
+#[test]
+fn the_limit_of_a_day_holds_and_is_over_a_day_later() {
+    let mut world = World::new(Mode::Enforce);
+    let bad = |world: &mut World, revision: u32| {
+        world
+            .happens(seen(revision, Origin::Upgrade))
+            .happens(regressed(revision));
+        if matches!(world.rollout.phase(), Phase::Preflight(_)) {
+            world
+                .happens(ready(1))
+                .happens(Event::Executed(Revision(revision + 1)))
+                .happens(Event::Settled)
+                .happens(Event::Recovered);
+        }
+    };
+    bad(&mut world, 2);
+    bad(&mut world, 4);
+    assert_eq!(world.executions(), 2);
+    bad(&mut world, 6);
+    world.ended(Ending::LimitReached);
+    assert_eq!(world.executions(), 2);
+    world.passes(seconds(24 * 3600));
+    bad(&mut world, 8);
+    assert_eq!(world.executions(), 3);
+}
+
+#[test]
+fn an_uninstalled_release_can_come_back() {
+    let mut world = World::new(Mode::Enforce);
+    world
+        .happens(seen(2, Origin::Upgrade))
+        .happens(Event::Uninstalled)
+        .ended(Ending::Uninstalled);
+    assert_eq!(*world.rollout.phase(), Phase::Absent);
+    world.happens(seen(1, Origin::First));
+    assert_eq!(*world.rollout.phase(), Phase::Steady);
+}
+
+#[test]
+fn a_step_that_takes_too_long_is_an_entry_once() {
+    let mut world = World::new(Mode::Enforce);
+    world
+        .happens(seen(2, Origin::Upgrade))
+        .happens(regressed(2))
+        .passes(seconds(70))
+        .passes(seconds(5));
+    let late = world
+        .entries
+        .iter()
+        .filter(|entry| entry.text.starts_with("Late: initiate"));
+    assert_eq!(late.count(), 1);
+}
+
+#[test]
+fn a_state_that_was_saved_goes_on_where_it_was() {
+    let mut world = World::new(Mode::Enforce);
+    world
+        .happens(seen(2, Origin::Upgrade))
+        .happens(regressed(2))
+        .happens(ready(1));
+    let saved = serde_json::to_string(&world.rollout).unwrap();
+    let restored: Rollout = serde_json::from_str(&saved).unwrap();
+    assert_eq!(restored, world.rollout);
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    let revision = 1..8u32;
+    let origin = prop_oneof![
+        4 => Just(Origin::Upgrade),
+        1 => Just(Origin::First),
+        1 => Just(Origin::OurRollback),
+        1 => Just(Origin::OtherRollback),
+    ];
+    prop_oneof![
+        4 => (revision.clone(), origin).prop_map(|(revision, origin)| seen(revision, origin)),
+        2 => Just(Event::Settled),
+        1 => Just(Event::FirstBad),
+        4 => revision.clone().prop_map(regressed),
+        1 => revision.clone().prop_map(|revision| Event::Healthy(Revision(revision))),
+        1 => revision.clone().prop_map(|revision| Event::Inconclusive {
+            revision: Revision(revision),
+            reason: "coverage".into(),
+        }),
+        1 => any::<bool>().prop_map(Event::Held),
+        1 => any::<bool>().prop_map(Event::Blind),
+        1 => Just(Event::Uninstalled),
+        4 => revision.clone().prop_map(ready),
+        1 => Just(Event::Refused { reason: "pending".into() }),
+        2 => revision.prop_map(|revision| Event::Executed(Revision(revision))),
+        1 => Just(Event::ExecutionFailed { reason: "no".into() }),
+        1 => Just(Event::Recovered),
+        1 => Just(Event::SameFailure { text: "db".into() }),
+        1 => Just(Event::Worse { text: "all".into() }),
+        2 => Just(Event::Tick),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    #[test]
+    fn any_order_of_events_keeps_the_promises(
+        mode in prop_oneof![3 => Just(Mode::Enforce), 1 => Just(Mode::Observe), 1 => Just(Mode::Off)],
+        events in prop::collection::vec((any_event(), 0..400u64), 1..80),
+    ) {
+        let mut world = World::new(mode);
+        let mut made_by: HashMap<u32, Origin> = HashMap::new();
+        let mut regressed_ones = Vec::new();
+        let mut blind = false;
+        let mut turned_back = Vec::new();
+        let mut times = Vec::new();
+        for (event, wait) in events {
+            world.now = world.now + seconds(wait);
+            match &event {
+                Event::Seen { revision, origin, .. }
+                    if world.rollout.newest().is_none_or(|newest| *revision > newest) =>
+                {
+                    made_by.insert(revision.0, *origin);
+                }
+                Event::Uninstalled => {
+                    // Numbers begin anew.
+                    made_by.clear();
+                    turned_back.clear();
+                    regressed_ones.clear();
+                }
+                Event::Blind(is) => blind = *is,
+                Event::Regressed { revision, .. } if !blind => regressed_ones.push(revision.0),
+                _ => {}
+            }
+            let first = world.commands.len();
+            let before = world.rollout.phase().clone();
+            world.happens(event.clone());
+            for command in world.commands[first..].iter().cloned() {
+                if let Command::Execute { bad, .. } = command {
+                    prop_assert_eq!(mode, Mode::Enforce);
+                    prop_assert!(!turned_back.contains(&bad.0), "turned back twice: {}", bad);
+                    prop_assert_eq!(made_by.get(&bad.0).copied(), Some(Origin::Upgrade));
+                    prop_assert!(regressed_ones.contains(&bad.0), "without a verdict that counts");
+                    turned_back.push(bad.0);
+                    times.push(world.now);
+                    let now = world.now;
+                    let today = times.iter().filter(|at| now.since(**at) < seconds(24 * 3600)).count();
+                    prop_assert!(today <= 2, "more than the limit in a day");
+                }
+            }
+            if *world.rollout.phase() != before && world.rollout.phase().as_str() != before.as_str() {
+                prop_assert!(!world.entries.is_empty(), "a transition without an entry");
+            }
+            let is_at_rest = matches!(world.rollout.phase(), Phase::Absent | Phase::Steady);
+            prop_assert_eq!(world.rollout.deadline().is_none(), is_at_rest);
+        }
+        // Time alone brings everything to an end, by the deadlines that are announced.
+        for _ in 0..20 {
+            let Some(deadline) = world.rollout.deadline() else { break };
+            world.now = world.now.max(deadline);
+            world.happens(Event::Tick);
+        }
+        prop_assert!(matches!(world.rollout.phase(), Phase::Absent | Phase::Steady));
+        let saved = serde_json::to_string(&world.rollout).unwrap();
+        prop_assert_eq!(serde_json::from_str::<Rollout>(&saved).unwrap(), world.rollout);
+    }
+}

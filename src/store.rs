@@ -1,0 +1,392 @@
+//! What must survive us: a directory with one file for each release, and the recordings.
+//!
+//! ```text
+//! DIRECTORY/leadsman.lock                          held while we run: one writer
+//! DIRECTORY/shop.web.json                          the state of the release web in the namespace shop
+//! DIRECTORY/shop.web.json.aside-1700000000         a file that could not be used, with the time
+//! DIRECTORY/recordings/shop.web.v3.1700000000.jsonl
+//! ```
+//!
+//! Invariants:
+//! - a state is written to another file, flushed to the disk and renamed: what is there is whole, old or new;
+//! - a file that is damaged, foreign or of a newer version is set aside, never overwritten and never believed;
+//! - what is kept is bounded: recordings and files set aside, the newest of each.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::recording::{Line, MAX_BYTES, Recording, Unreadable};
+use crate::units::{Namespace, ReleaseName, Revision, Time};
+
+/// The version of the state's format.
+pub const VERSION: u32 = 1;
+
+/// A larger file is none of ours.
+const MAX_STATE: u64 = 16 * 1024 * 1024;
+
+/// Recordings kept for each release.
+const MAX_RECORDINGS: usize = 20;
+
+/// Files set aside that are kept for each release.
+const MAX_ASIDE: usize = 5;
+
+/// Why the directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The directory cannot be made or written to.
+    #[error("cannot use the state directory {}: {cause}; make it writable, or set state.directory to another", .path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// Another process writes there.
+    #[error("the state directory {} is in use by another Leadsman; stop that one, or set state.directory to another", .path.display())]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+}
+
+/// What was found of a release.
+#[derive(Debug, PartialEq)]
+pub enum Found<T> {
+    /// Nothing is stored.
+    Nothing,
+    /// This was stored.
+    State(T),
+    /// What is stored cannot be used and was set aside: we go on with less memory, never with a wrong one.
+    SetAside(String),
+}
+
+#[derive(Serialize)]
+struct Envelope<'a, T> {
+    leadsman: &'static str,
+    version: u32,
+    namespace: &'a Namespace,
+    release: &'a ReleaseName,
+    saved: Time,
+    state: &'a T,
+}
+
+#[derive(Deserialize)]
+struct Read1<'a> {
+    leadsman: String,
+    version: u32,
+    namespace: Namespace,
+    release: ReleaseName,
+    #[serde(borrow)]
+    state: &'a RawValue,
+}
+
+/// A directory that only we write to.
+#[derive(Debug)]
+pub struct Store {
+    directory: PathBuf,
+    /// Held as long as the store lives; the system releases it with the process, however that ends.
+    _lock: File,
+}
+
+impl Store {
+    /// Opens the directory, and makes it where it is not there.
+    ///
+    /// # Errors
+    /// When it cannot be used, or another process does.
+    pub fn open(directory: &Path) -> Result<Self, StoreError> {
+        let failed = |cause| StoreError::Directory {
+            path: directory.to_owned(),
+            cause,
+        };
+        fs::create_dir_all(directory.join("recordings")).map_err(failed)?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(directory.join("leadsman.lock"))
+            .map_err(failed)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                return Err(StoreError::Locked {
+                    path: directory.to_owned(),
+                });
+            }
+            Err(fs::TryLockError::Error(cause)) => return Err(failed(cause)),
+        }
+        Ok(Self {
+            directory: directory.to_owned(),
+            _lock: lock,
+        })
+    }
+
+    /// Reads the state of a release.
+    pub fn load<T: DeserializeOwned>(
+        &self,
+        namespace: &Namespace,
+        release: &ReleaseName,
+        now: Time,
+    ) -> Found<T> {
+        let path = self.state_file(namespace, release);
+        let why = match read_bounded(&path) {
+            Ok(None) => return Found::Nothing,
+            Ok(Some(bytes)) => match unwrap(&bytes, namespace, release) {
+                Ok(state) => return Found::State(state),
+                Err(why) => why,
+            },
+            Err(error) => format!("cannot be read: {error}"),
+        };
+        let to = put_aside(&self.directory, &path, now);
+        Found::SetAside(format!("{} {why}; {to}", path.display()))
+    }
+
+    /// Writes the state of a release; when it returns, the state is on the disk.
+    ///
+    /// # Errors
+    /// When it cannot be written, as on a full disk. The state that was there before is still there.
+    pub fn save<T: Serialize>(
+        &self,
+        namespace: &Namespace,
+        release: &ReleaseName,
+        state: &T,
+        now: Time,
+    ) -> io::Result<()> {
+        let path = self.state_file(namespace, release);
+        let bytes = serde_json::to_vec(&Envelope {
+            leadsman: "state",
+            version: VERSION,
+            namespace,
+            release,
+            saved: now,
+            state,
+        })?;
+        let new = path.with_extension("json.new");
+        let written = (|| {
+            let mut file = File::create(&new)?;
+            file.write_all(&bytes)?;
+            file.sync_all()?;
+            fs::rename(&new, &path)?;
+            File::open(&self.directory)?.sync_all()
+        })();
+        if written.is_err() {
+            // On a full disk the half-written file would take the room that it lacks.
+            let _ = fs::remove_file(&new);
+        }
+        written
+    }
+
+    /// Begins the recording of a watch, or goes on with it after a restart.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    pub fn recorder(
+        &self,
+        namespace: &Namespace,
+        release: &ReleaseName,
+        revision: Revision,
+        began: Time,
+    ) -> io::Result<Recorder> {
+        let folder = self.directory.join("recordings");
+        let start = stem(namespace, release);
+        keep_newest(&folder, &format!("{start}.v"), MAX_RECORDINGS - 1);
+        let seconds = began.millis() / 1000;
+        let path = folder.join(format!("{start}.v{revision}.{seconds}.jsonl"));
+        Recorder::open(path)
+    }
+
+    fn state_file(&self, namespace: &Namespace, release: &ReleaseName) -> PathBuf {
+        self.directory
+            .join(format!("{}.json", stem(namespace, release)))
+    }
+}
+
+fn put_aside(directory: &Path, path: &Path, now: Time) -> String {
+    let aside = format!("{}.aside-{}", path.display(), now.millis() / 1000);
+    let said = match fs::rename(path, &aside) {
+        Ok(()) => format!("it was set aside as {aside}, and the release is followed anew"),
+        Err(error) => {
+            format!("the release is followed anew; it could not be set aside: {error}")
+        }
+    };
+    let start = format!("{}.aside-", file_name(path));
+    keep_newest(directory, &start, MAX_ASIDE);
+    said
+}
+
+/// Removes all but the newest files whose names begin so. Failing to is no harm: the next time tries again.
+fn keep_newest(folder: &Path, start: &str, count: usize) {
+    let mut files = files_of(folder, start);
+    let surplus = files.len().saturating_sub(count);
+    for (_, path) in files.drain(..surplus) {
+        let _ = fs::remove_file(path);
+    }
+}
+
+/// Recordings in a state directory, the oldest first; of one release where one is given.
+pub fn recordings(directory: &Path, of: Option<(&Namespace, &ReleaseName)>) -> Vec<PathBuf> {
+    let start = of.map_or_else(String::new, |(namespace, release)| {
+        format!("{}.v", stem(namespace, release))
+    });
+    let files = files_of(&directory.join("recordings"), &start);
+    files.into_iter().map(|(_, path)| path).collect()
+}
+
+/// Files whose names begin so, the one changed longest ago first.
+fn files_of(folder: &Path, start: &str) -> Vec<(std::time::SystemTime, PathBuf)> {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    let mut files: Vec<_> = entries
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(start))
+        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+        .collect();
+    files.sort();
+    files
+}
+
+/// Reads a recording from a file.
+///
+/// # Errors
+/// When it is none, or cannot be read.
+pub fn read_recording(path: &Path) -> Result<Recording, Unreadable> {
+    Recording::read(BufReader::new(File::open(path)?))
+}
+
+/// The file that a watch is written to.
+#[derive(Debug)]
+pub struct Recorder {
+    path: PathBuf,
+    file: File,
+    written: u64,
+    full: bool,
+}
+
+impl Recorder {
+    fn open(path: PathBuf) -> io::Result<Self> {
+        let file = OpenOptions::new().create(true).append(true).open(&path)?;
+        let written = file.metadata()?.len();
+        Ok(Self {
+            path,
+            file,
+            written,
+            full: false,
+        })
+    }
+
+    /// Where it is written.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether nothing was written yet.
+    pub const fn is_empty(&self) -> bool {
+        self.written == 0
+    }
+
+    /// Writes lines. They reach the system at once, so they survive the end of this process, but not that of the
+    /// machine.
+    ///
+    /// # Errors
+    /// When they cannot be written. After that, and beyond the bound of a recording, nothing more is: a recording with
+    /// a hole would be judged wrongly.
+    pub fn write(&mut self, lines: &[Line]) -> io::Result<()> {
+        if self.full || lines.is_empty() {
+            return Ok(());
+        }
+        let mut bytes = Vec::new();
+        for line in lines {
+            serde_json::to_writer(&mut bytes, line)?;
+            bytes.push(b'\n');
+        }
+        self.written += bytes.len() as u64;
+        if self.written > MAX_BYTES {
+            self.full = true;
+            return Err(io::Error::other(format!(
+                "the recording has reached its bound of {MAX_BYTES} bytes"
+            )));
+        }
+        let written = self.file.write_all(&bytes);
+        self.full = written.is_err();
+        written
+    }
+
+    /// What was written so far, after a restart; a half line at the end is cut off.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read_back(&mut self) -> Result<Recording, Unreadable> {
+        let bytes = read_bounded(&self.path)?.unwrap_or_default();
+        let whole = bytes
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |at| at + 1);
+        if whole < bytes.len() {
+            self.file.set_len(whole as u64)?;
+            self.written = whole as u64;
+        }
+        Recording::read(&bytes[..whole])
+    }
+}
+
+/// Reads a file of at most the size that ours can have; `None` where there is none.
+fn read_bounded(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let most = MAX_STATE.max(MAX_BYTES);
+    let mut bytes = Vec::new();
+    file.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        return Err(io::Error::other(format!("it is larger than {most} bytes")));
+    }
+    Ok(Some(bytes))
+}
+
+fn unwrap<T: DeserializeOwned>(
+    bytes: &[u8],
+    namespace: &Namespace,
+    release: &ReleaseName,
+) -> Result<T, String> {
+    let read: Read1<'_> =
+        serde_json::from_slice(bytes).map_err(|error| format!("is damaged: {error}"))?;
+    if read.leadsman != "state" {
+        return Err("is not a state of Leadsman".into());
+    }
+    if read.version > VERSION {
+        return Err(format!(
+            "was written by a newer Leadsman (format {}, this one reads up to {VERSION})",
+            read.version
+        ));
+    }
+    if read.namespace != *namespace || read.release != *release {
+        return Err(format!("belongs to {}/{}", read.namespace, read.release));
+    }
+    serde_json::from_str(read.state.get()).map_err(|error| format!("is damaged: {error}"))
+}
+
+/// What the files of a release begin with. A namespace has no dot, so the first one divides.
+fn stem(namespace: &Namespace, release: &ReleaseName) -> String {
+    let plain = |text: &str| -> String {
+        let keep = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+        text.chars()
+            .map(|c| if keep(c) { c } else { '_' })
+            .collect()
+    };
+    format!("{}.{}", plain(namespace.as_str()), plain(release.as_str()))
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name()
+        .map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests;

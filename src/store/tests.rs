@@ -1,0 +1,171 @@
+//! What is stored comes back, and what is not ours is set aside.
+
+use super::*;
+
+fn names() -> (Namespace, ReleaseName) {
+    (Namespace::new("shop"), ReleaseName::new("web.eu"))
+}
+
+const NOW: Time = Time::from_millis(1_700_000_000_000);
+
+fn saved(store: &Store) -> PathBuf {
+    let (namespace, release) = names();
+    store
+        .save(&namespace, &release, &vec![1, 2, 3], NOW)
+        .unwrap();
+    store.directory.join("shop.web.eu.json")
+}
+
+fn load(store: &Store) -> Found<Vec<u32>> {
+    let (namespace, release) = names();
+    store.load(&namespace, &release, NOW)
+}
+
+#[test]
+fn what_was_saved_is_found_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    assert_eq!(load(&store), Found::Nothing);
+    saved(&store);
+    assert_eq!(load(&store), Found::State(vec![1, 2, 3]));
+    drop(store);
+    let again = Store::open(folder.path()).unwrap();
+    assert_eq!(load(&again), Found::State(vec![1, 2, 3]));
+}
+
+#[test]
+fn only_one_may_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let _store = Store::open(folder.path()).unwrap();
+    let second = Store::open(folder.path()).unwrap_err();
+    assert!(
+        second.to_string().contains("in use by another Leadsman"),
+        "{second}"
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_used_is_set_aside_and_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let path = saved(&store);
+    let whole = fs::read_to_string(&path).unwrap();
+    for (content, expected) in [
+        (whole[..whole.len() / 2].to_owned(), "is damaged"),
+        (String::new(), "is damaged"),
+        ("\0\0\0\0".to_owned(), "is damaged"),
+        (whole.replace("[1,2,3]", "\"else\""), "is damaged"),
+        (
+            whole.replace("\"version\":1", "\"version\":2"),
+            "newer Leadsman (format 2",
+        ),
+        (
+            whole.replace("\"state\",", "\"other\","),
+            "is not a state of Leadsman",
+        ),
+        (
+            whole.replace("\"shop\"", "\"else\""),
+            "belongs to else/web.eu",
+        ),
+    ] {
+        fs::write(&path, &content).unwrap();
+        match load(&store) {
+            Found::SetAside(why) => assert!(why.contains(expected), "{why}"),
+            other => panic!("{other:?} for {content:?}"),
+        }
+        assert!(!path.exists());
+        assert_eq!(load(&store), Found::Nothing);
+    }
+    let aside = files_of(folder.path(), "shop.web.eu.json.aside-");
+    assert!((1..=MAX_ASIDE).contains(&aside.len()));
+}
+
+#[test]
+fn a_half_written_file_of_a_killed_process_is_no_state() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let path = saved(&store);
+    fs::write(path.with_extension("json.new"), "{\"leadsman\":").unwrap();
+    assert_eq!(load(&store), Found::State(vec![1, 2, 3]));
+}
+
+#[test]
+fn a_disk_that_is_full_is_an_error_and_the_old_state_stays() {
+    // /dev/full is a disk without room: a link to it stands where the new file would be written.
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let path = saved(&store);
+    std::os::unix::fs::symlink("/dev/full", path.with_extension("json.new")).unwrap();
+    let (namespace, release) = names();
+    let error = store.save(&namespace, &release, &vec![9], NOW).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::StorageFull, "{error}");
+    assert_eq!(load(&store), Found::State(vec![1, 2, 3]));
+}
+
+#[test]
+fn a_recording_is_gone_on_with_where_its_last_whole_line_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let (namespace, release) = names();
+    let entry = |text: &str| {
+        Line::Entry(crate::rollout::Entry {
+            at: NOW,
+            revision: None,
+            phase: "steady".into(),
+            text: text.into(),
+        })
+    };
+    let mut recorder = store
+        .recorder(&namespace, &release, Revision(3), NOW)
+        .unwrap();
+    assert!(recorder.is_empty());
+    recorder.write(&[entry("one")]).unwrap();
+    recorder.file.write_all(b"{\"line\":\"ent").unwrap();
+    drop(recorder);
+    let mut again = store
+        .recorder(&namespace, &release, Revision(3), NOW)
+        .unwrap();
+    assert!(!again.is_empty());
+    // There is no head in this one; what matters is where it is cut.
+    assert!(again.read_back().is_err());
+    again.write(&[entry("two")]).unwrap();
+    let text = fs::read_to_string(again.path()).unwrap();
+    assert_eq!(text.lines().count(), 2);
+    assert!(
+        text.lines()
+            .all(|line| serde_json::from_str::<Line>(line).is_ok()),
+        "{text}"
+    );
+}
+
+#[test]
+fn only_the_newest_recordings_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let (namespace, release) = names();
+    for revision in 0..30 {
+        store
+            .recorder(&namespace, &release, Revision(revision), NOW)
+            .unwrap();
+    }
+    let kept = recordings(folder.path(), Some((&namespace, &release)));
+    assert_eq!(kept.len(), MAX_RECORDINGS);
+    assert!(
+        recordings(
+            folder.path(),
+            Some((&namespace, &ReleaseName::new("other")))
+        )
+        .is_empty()
+    );
+}
+
+#[test]
+fn a_directory_that_cannot_be_made_is_named_with_the_way_out() {
+    let error = Store::open(Path::new("/proc/nowhere"))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("/proc/nowhere") && error.contains("state.directory"),
+        "{error}"
+    );
+}

@@ -1,0 +1,63 @@
+//! The upper bound of a failure rate, from counts.
+
+/// Halvings of the bisection; exactly so many, so that every implementation gets the same digits.
+const HALVINGS: u32 = 50;
+
+/// `U(k0, n0)`: the largest rate that `failed` of `total` soundings leave believable, with error probability `conf`.
+///
+/// The Chernoff bound of a binomial proportion: the largest `u` in `[k/n, 1]` with `n · kl(k/n, u) ≤ ln(1/conf)`,
+/// where `kl` is the Kullback-Leibler divergence of two coins. Without soundings every rate is believable: 1.
+pub fn upper_bound(failed: f64, total: f64, conf: f64) -> f64 {
+    if total <= 0.0 {
+        return 1.0;
+    }
+    let rate = (failed / total).clamp(0.0, 1.0);
+    let most = -conf.ln();
+    let (mut low, mut high) = (rate, 1.0);
+    for _ in 0..HALVINGS {
+        let middle = f64::midpoint(low, high);
+        if middle >= 1.0 || total * divergence(rate, middle) > most {
+            high = middle;
+        } else {
+            low = middle;
+        }
+    }
+    high
+}
+
+/// `kl(a, b) = a ln(a/b) + (1-a) ln((1-a)/(1-b))`, for `a ≤ b < 1`.
+fn divergence(a: f64, b: f64) -> f64 {
+    let heads = if a > 0.0 { a * (a / b).ln() } else { 0.0 };
+    let tails = if a < 1.0 {
+        (1.0 - a) * ((1.0 - a) / (1.0 - b)).ln()
+    } else {
+        0.0
+    };
+    heads + tails
+}
+
+#[cfg(test)]
+mod tests {
+    use super::upper_bound;
+
+    #[test]
+    fn the_bound_has_the_values_of_the_specification() {
+        for (failed, total, expected) in [
+            (0.0, 720.0, 0.006_375_658),
+            (0.0, 2880.0, 0.001_597_740),
+            (7.0, 720.0, 0.025_288_450),
+            (28.0, 2880.0, 0.016_356_562),
+            (0.0, 60.0, 0.073_881_272),
+            (144.0, 720.0, 0.247_680_565),
+        ] {
+            let bound = upper_bound(failed, total, 0.01);
+            assert!((bound - expected).abs() < 5e-9, "{failed}/{total}: {bound}");
+        }
+    }
+
+    #[test]
+    fn without_soundings_every_rate_is_believable() {
+        assert!((upper_bound(0.0, 0.0, 0.01) - 1.0).abs() < f64::EPSILON);
+        assert!((upper_bound(5.0, 5.0, 0.01) - 1.0).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,71 @@
+//! Failures and outcomes of the last so many ticks.
+
+use serde::{Deserialize, Serialize};
+
+/// A ring of `(failures, outcomes)`, one pair a tick, with its sum.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Recent<T> {
+    slots: Vec<(T, T)>,
+    next: usize,
+    filled: usize,
+}
+
+/// What a ring counts with: small for soundings of a tick, wide for requests of a scrape.
+pub(super) trait Count: Copy + Default + Into<u64> {}
+impl Count for u16 {}
+impl Count for u64 {}
+
+impl<T: Count> Recent<T> {
+    pub(super) fn new(length: u32) -> Self {
+        Self {
+            slots: vec![(T::default(), T::default()); length.max(1) as usize],
+            next: 0,
+            filled: 0,
+        }
+    }
+
+    pub(super) fn push(&mut self, failed: T, total: T) {
+        self.slots[self.next] = (failed, total);
+        self.next = (self.next + 1) % self.slots.len();
+        self.filled = (self.filled + 1).min(self.slots.len());
+    }
+
+    /// The sum over the last `length` pairs, or as many as there are.
+    pub(super) fn sum(&self, length: u32) -> (u64, u64) {
+        let length = (length as usize).min(self.filled);
+        let start = self.next + self.slots.len() - length;
+        (start..start + length).fold((0, 0), |(failed, total), at| {
+            let (k, n) = self.slots[at % self.slots.len()];
+            let (k, n): (u64, u64) = (k.into(), n.into());
+            (failed + k, total + n)
+        })
+    }
+
+    pub(super) fn whole(&self) -> (u64, u64) {
+        self.sum(u32::MAX)
+    }
+
+    pub(super) fn is_sound(&self) -> bool {
+        !self.slots.is_empty() && self.next < self.slots.len() && self.filled <= self.slots.len()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.slots.capacity() * size_of::<(T, T)>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Recent;
+
+    #[test]
+    fn only_the_last_pairs_count() {
+        let mut recent = Recent::<u16>::new(3);
+        assert_eq!(recent.whole(), (0, 0));
+        for failed in 0..5 {
+            recent.push(failed, 10);
+        }
+        assert_eq!(recent.whole(), (2 + 3 + 4, 30));
+        assert_eq!(recent.sum(1), (4, 10));
+    }
+}

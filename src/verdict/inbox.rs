@@ -1,0 +1,88 @@
+//! From soundings that come when they come to one mark per endpoint and tick.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+use super::Mark;
+
+/// Marks of one endpoint that may wait for their tick. More can only come when soundings are taken faster than ticks
+/// pass, or when the ticks stand still; what is too much is the oldest, and it is counted.
+const MAX_WAITING: usize = 64;
+
+/// Marks that wait for their tick: a sounding belongs to the tick in which it becomes known, the first in comes out
+/// first, and at most one in each tick.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Inbox {
+    waiting: Vec<VecDeque<Mark>>,
+    dropped: u64,
+}
+
+impl Inbox {
+    /// An empty one.
+    pub fn new(endpoints: usize) -> Self {
+        Self {
+            waiting: vec![VecDeque::new(); endpoints],
+            dropped: 0,
+        }
+    }
+
+    /// A sounding of an endpoint has become known; an endpoint that is not there is ignored.
+    pub fn put(&mut self, endpoint: usize, mark: Mark) {
+        let Some(waiting) = self.waiting.get_mut(endpoint) else {
+            return;
+        };
+        if waiting.len() >= MAX_WAITING {
+            waiting.pop_front();
+            self.dropped += 1;
+        }
+        waiting.push_back(mark);
+    }
+
+    /// The marks of the tick that ends now: void for an endpoint of which nothing became known.
+    pub fn take(&mut self, marks: &mut [Mark]) {
+        marks.fill(Mark::Void);
+        for (mark, waiting) in marks.iter_mut().zip(&mut self.waiting) {
+            *mark = waiting.pop_front().unwrap_or_default();
+        }
+    }
+
+    /// Forgets what is waiting: it belongs to a time that is not judged.
+    pub fn clear(&mut self) {
+        self.waiting.iter_mut().for_each(VecDeque::clear);
+    }
+
+    /// Marks that found no place.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_sounding_in_a_tick_waits_for_the_next() {
+        let mut inbox = Inbox::new(2);
+        inbox.put(0, Mark::Good);
+        inbox.put(0, Mark::Bad);
+        inbox.put(7, Mark::Bad);
+        let mut marks = [Mark::Good; 2];
+        inbox.take(&mut marks);
+        assert_eq!(marks, [Mark::Good, Mark::Void]);
+        inbox.take(&mut marks);
+        assert_eq!(marks, [Mark::Bad, Mark::Void]);
+        inbox.take(&mut marks);
+        assert_eq!(marks, [Mark::Void, Mark::Void]);
+    }
+
+    #[test]
+    fn what_waits_is_bounded_and_the_rest_is_counted() {
+        let mut inbox = Inbox::new(1);
+        for _ in 0..100 {
+            inbox.put(0, Mark::Bad);
+        }
+        assert_eq!(inbox.dropped(), 36);
+    }
+}

@@ -1,0 +1,144 @@
+//! The verdict on a revision: tick by tick, with the evidence.
+//!
+//! Four paths convict, in this order: pods that crash in a loop (A), endpoints that are down without a break (B), new
+//! pods that are down while old ones answer (D), and an error rate that rose (C), shown by an e-value that no burst
+//! and no amount of looking can push to its threshold by chance.
+//!
+//! Invariants:
+//! - void is no evidence: it neither convicts nor acquits;
+//! - the state has a fixed size, a tick allocates nothing, and it can be saved and restored between any two ticks;
+//! - time is counted in ticks from the revision's appearance, so a clock that jumps changes nothing;
+//! - once a verdict of rollback has fallen, further ticks change nothing.
+
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "ticks, blocks and counts are small: the rule's own check and the bounds below see to it"
+)]
+
+mod bound;
+mod counts;
+mod direct;
+mod finding;
+mod inbox;
+mod rule;
+mod stratum;
+mod verification;
+mod watch;
+
+pub use bound::upper_bound;
+pub use direct::{MAX_ASKED, PodLook, Side};
+pub use finding::{Finding, Reason, StratumName, StratumReport, Strongest, Verdict, Why, number};
+pub use inbox::Inbox;
+pub use rule::{Rule, Unusable};
+pub use verification::{Verification, Verified};
+pub use watch::Watch;
+
+use serde::{Deserialize, Serialize};
+
+/// The most endpoints of one release.
+pub const MAX_ENDPOINTS: usize = 1000;
+
+/// What a sounding says to the judgement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Mark {
+    /// `.`: the answer was good.
+    #[serde(rename = ".")]
+    Good,
+    /// `x`: it was not.
+    #[serde(rename = "x")]
+    Bad,
+    /// `-`: no evidence either way.
+    #[default]
+    #[serde(rename = "-")]
+    Void,
+}
+
+impl Mark {
+    /// The character of a mark in streams and recordings.
+    pub const fn letter(self) -> char {
+        match self {
+            Self::Good => '.',
+            Self::Bad => 'x',
+            Self::Void => '-',
+        }
+    }
+
+    /// The mark of a character; `None` for any other.
+    pub const fn of(letter: char) -> Option<Self> {
+        match letter {
+            '.' => Some(Self::Good),
+            'x' => Some(Self::Bad),
+            '-' => Some(Self::Void),
+            _ => None,
+        }
+    }
+}
+
+/// What is known when a revision appears.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Start {
+    /// The endpoints' names, 1 to [`MAX_ENDPOINTS`].
+    pub endpoints: Vec<Box<str>>,
+    /// Failures and soundings of each in the hour before, void ones left out; (0, 0) without a baseline.
+    pub baseline: Vec<(u64, u64)>,
+    /// Whether each endpoint's last three soundings before had all failed.
+    pub failing_at_start: Vec<bool>,
+    /// Seconds until the rollout was complete; `None` while it is not known, see [`Watch::settled`].
+    pub settled_at: Option<f64>,
+    /// The strategy stops the old pods before it starts new ones.
+    pub expected_downtime: bool,
+    /// Whether pods are asked directly as well.
+    pub direct: bool,
+    /// Counts of users' requests, where they are to be had.
+    pub requests: Option<RequestsBefore>,
+}
+
+/// Users' requests before the revision appeared.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct RequestsBefore {
+    /// Seconds from one scrape to the next; 1 to 600.
+    pub interval_s: f64,
+    /// Requests that failed.
+    pub failed: u64,
+    /// All requests.
+    pub total: u64,
+}
+
+/// Everything that became known in one tick.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Tick<'a> {
+    /// One mark for each endpoint, asked through the Service.
+    pub marks: &'a [Mark],
+    /// What pods answered that were asked directly, at most [`MAX_ASKED`] of each side.
+    pub direct: &'a [PodLook<'a>],
+    /// States of new pods that are new since the tick before.
+    pub pods: &'a [PodState],
+    /// Scrapes that came in since the tick before.
+    pub scrapes: &'a [Scrape],
+}
+
+/// The state of one pod of the new revision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodState {
+    /// Restarts of its containers since the revision appeared.
+    pub restarts: u32,
+    /// Whether it waits with the reason CrashLoopBackOff.
+    pub crash_loop_back_off: bool,
+    /// Whether pods of the old revision do the same.
+    pub old_too: bool,
+}
+
+/// Counts of users' requests in one scrape interval.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Scrape {
+    /// Seconds since the revision appeared.
+    pub t: f64,
+    /// Requests that failed.
+    pub failed: u64,
+    /// All requests.
+    pub total: u64,
+}
+
+#[cfg(test)]
+mod tests;

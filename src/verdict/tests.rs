@@ -1,0 +1,145 @@
+//! The rule in small: what each path needs, and that the state survives being saved.
+
+use super::*;
+
+fn start(endpoints: usize) -> Start {
+    Start {
+        endpoints: (0..endpoints).map(|at| format!("e{at}").into()).collect(),
+        baseline: vec![(0, 3600); endpoints],
+        failing_at_start: vec![false; endpoints],
+        settled_at: Some(0.0),
+        ..Start::default()
+    }
+}
+
+fn each_second() -> Rule {
+    Rule {
+        interval_s: 1.0,
+        ..Rule::default()
+    }
+}
+
+fn feed<'a>(watch: &'a mut Watch, marks: &[Mark], ticks: u32) -> Option<&'a Finding> {
+    for _ in 0..ticks {
+        let tick = Tick {
+            marks,
+            ..Tick::default()
+        };
+        if watch.tick(&tick).is_some() {
+            break;
+        }
+    }
+    watch.finding()
+}
+
+#[test]
+fn a_total_outage_is_found_in_sixteen_ticks_and_no_earlier() {
+    let mut watch = Watch::new(each_second(), &start(4)).unwrap();
+    assert_eq!(feed(&mut watch, &[Mark::Bad; 4], 15), None);
+    let finding = feed(&mut watch, &[Mark::Bad; 4], 1).unwrap();
+    assert_eq!(finding.reason, Reason::HardDownAll);
+    assert_eq!(finding.tick, 15);
+}
+
+#[test]
+fn after_a_verdict_further_ticks_change_nothing() {
+    let mut watch = Watch::new(each_second(), &start(2)).unwrap();
+    feed(&mut watch, &[Mark::Bad; 2], 16);
+    let convicted = watch.clone();
+    feed(&mut watch, &[Mark::Good; 2], 50);
+    assert_eq!(watch, convicted);
+    assert_eq!(watch.conclude().reason(), "hard_down_all");
+}
+
+#[test]
+fn a_state_that_was_saved_goes_on_as_if_nothing_had_been() {
+    let mut whole = Watch::new(each_second(), &start(3)).unwrap();
+    let mut halves = whole.clone();
+    let flaky = |tick: u32| {
+        [
+            mark(tick.is_multiple_of(7)),
+            mark(tick.is_multiple_of(11)),
+            Mark::Good,
+        ]
+    };
+    for now in 0..120 {
+        feed(&mut whole, &flaky(now), 1);
+        feed(&mut halves, &flaky(now), 1);
+        let saved = serde_json::to_string(&halves).unwrap();
+        halves = serde_json::from_str(&saved).unwrap();
+        assert!(halves.is_sound());
+        assert_eq!(whole, halves, "tick {now}");
+    }
+}
+
+fn mark(bad: bool) -> Mark {
+    if bad { Mark::Bad } else { Mark::Good }
+}
+
+#[test]
+fn a_wrong_start_is_refused_by_the_name_of_the_field() {
+    let none = start(0);
+    assert!(refusal(&none).starts_with("endpoints has 0 names"));
+    let mut impossible = start(2);
+    impossible.baseline[1] = (5, 4);
+    assert_eq!(refusal(&impossible), "baseline[1] has 5 failures of 4");
+    let mut ragged = start(2);
+    ragged.failing_at_start.pop();
+    assert!(refusal(&ragged).starts_with("failing_at_start has 1 entries"));
+    let mut backwards = start(1);
+    backwards.settled_at = Some(-1.0);
+    assert!(refusal(&backwards).starts_with("settled_at is -1"));
+}
+
+fn refusal(start: &Start) -> String {
+    Watch::new(each_second(), start).unwrap_err().to_string()
+}
+
+#[test]
+fn a_long_watch_with_a_large_clip_stays_finite() {
+    let rule = Rule {
+        interval_s: 15.0,
+        watch_s: 86_400.0,
+        // No endpoint is ever down for long enough, and no increase is large enough: only the evidence grows.
+        hold_s: 3600.0,
+        alpha_hard: 1e-12,
+        margin: 1.0,
+        endpoint_margin: 1.0,
+        ..Rule::default()
+    };
+    let mut watch = Watch::new(rule, &start(1)).unwrap();
+    while !watch.is_over() {
+        let good = watch.ticks().is_multiple_of(200);
+        feed(&mut watch, &[mark(!good)], 1);
+        assert!(watch.log10_e().is_finite() && watch.is_sound());
+    }
+    assert!(watch.log10_e() > 308.0, "{}", watch.log10_e());
+}
+
+#[test]
+fn the_text_of_a_rise_has_every_number() {
+    let mut watch = Watch::new(each_second(), &start(4)).unwrap();
+    let mut text = String::new();
+    for now in 0..60u32 {
+        let one = [
+            mark(now.is_multiple_of(2)),
+            Mark::Good,
+            Mark::Good,
+            Mark::Good,
+        ];
+        if let Some(finding) = feed(&mut watch, &one, 1) {
+            text.clone_from(&finding.text);
+            break;
+        }
+    }
+    for part in [
+        "errors ",
+        " s vs 0/",
+        " before; increase ",
+        " points > ",
+        "e-value ",
+        " > 100",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in {text:?}");
+    }
+}

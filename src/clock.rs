@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::units::Moment;
+use crate::units::Time;
 
 /// The monotonic time now.
 pub fn now() -> Moment {
@@ -23,4 +24,30 @@ pub fn unix_seconds() -> f64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// A time line that survives restarts: the date is read once, then the monotonic clock is added, so that a date that
+/// jumps moves no deadline.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeline {
+    start: Time,
+    at: Moment,
+}
+
+impl Timeline {
+    /// Begins now.
+    pub fn start() -> Self {
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        Self {
+            start: Time::default() + since,
+            at: now(),
+        }
+    }
+
+    /// The time now.
+    pub fn now(&self) -> Time {
+        self.start + now().since(self.at)
+    }
 }

@@ -4,29 +4,40 @@
 //! process, with a reason. Order of the stop: not ready; no new soundings; those in flight finish within
 //! 3 s or are void; the listener closes. All of it takes less than 5 s.
 
+mod guard;
+mod pace;
 mod runner;
 
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
-use crate::config::settings::{Probe, Question, Settings};
+use crate::clock::Timeline;
+use crate::config::settings::{Probe, Question, Release, Settings};
 use crate::doubt::Doubt;
 use crate::metrics::{Metrics, Series};
-use crate::probe::schedule::{Schedule, Slot};
+use crate::probe::schedule::Schedule;
 use crate::probe::{self, Prober, Transcript};
+use crate::release::embedded::Embedded;
+use crate::release::{Engine, Observed};
+use crate::serve::status::{GuardFeed, GuardView};
 use crate::serve::{self, Board, Outfit, ProbeCall, ProbeResult};
 use crate::sounding::VoidReason;
+use crate::store::{Store, StoreError};
 use crate::track::Tracked;
-use crate::units::ProbeId;
-use runner::{Crew, Runner};
+use crate::units::{Namespace, ProbeId, ReleaseName};
+use guard::Guard;
+use pace::Pace;
+use runner::{Crew, Heard, Listener, Runner};
 
 /// How long soundings may still take after the signal to stop. Those that last longer are void: the target did
 /// nothing wrong.
@@ -48,6 +59,9 @@ pub enum StartError {
     /// Two metrics of the same name: a mistake in the program.
     #[error("cannot set up the metrics: {0}")]
     Metrics(prometheus::Error),
+    /// The state directory cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// No thread for the schedule.
     #[error("cannot start the schedule's thread: {0}")]
     Schedule(io::Error),
@@ -58,18 +72,30 @@ pub struct Daemon {
     address: SocketAddr,
     crew: Arc<Crew>,
     web: Arc<serve::Shared>,
-    /// `None` once stopping.
-    schedule: Option<Schedule<Arc<Runner>>>,
+    pace: Arc<Pace>,
+    timeline: Timeline,
+    store: Option<Arc<Store>>,
     applied: Mutex<Applied>,
     listener: Option<JoinHandle<()>>,
     close_listener: CancellationToken,
     schedule_ended: CancellationToken,
+    guard_ended: CancellationToken,
 }
 
 /// The configuration in force, and who carries it out.
 struct Applied {
     settings: Settings,
     runners: HashMap<ProbeId, Arc<Runner>>,
+    guards: HashMap<(Namespace, ReleaseName), Guarded>,
+}
+
+/// A guard at work.
+struct Guarded {
+    release: Release,
+    heard: mpsc::Sender<Heard>,
+    view: GuardFeed,
+    stop: CancellationToken,
+    task: JoinHandle<guard::State>,
 }
 
 impl Daemon {
@@ -98,13 +124,20 @@ impl Daemon {
             .map_err(StartError::Schedule)?
         };
         crew.follow(schedule.heart());
+        let heart = schedule.heart();
+        let pace = Arc::new(Pace::new(schedule));
+        let store = match &settings.state {
+            Some(directory) => Some(Arc::new(Store::open(directory)?)),
+            None => None,
+        };
 
         let outfit = Outfit {
             metrics,
             clock: clock::now,
-            beat: {
-                let heart = schedule.heart();
-                Box::new(move || heart.pulse().beat)
+            beat: Box::new(move || heart.pulse().beat),
+            troubles: {
+                let crew = Arc::clone(&crew);
+                Box::new(move || crew.troubles())
             },
             refresh: {
                 let crew = Arc::clone(&crew);
@@ -118,6 +151,7 @@ impl Daemon {
             targets: std::collections::HashSet::new(),
             allow: Vec::new(),
             timeout_offset: settings.serve.timeout_offset,
+            guards: Vec::new(),
         };
         let web = Arc::new(serve::Shared::new(outfit, empty, &settings.serve));
         let close_listener = CancellationToken::new();
@@ -137,18 +171,22 @@ impl Daemon {
         let applied = Mutex::new(Applied {
             settings: nothing,
             runners: HashMap::new(),
+            guards: HashMap::new(),
         });
         let daemon = Self {
             address,
             crew,
             web,
-            schedule: Some(schedule),
+            pace,
+            timeline: Timeline::start(),
+            store,
             applied,
             listener: Some(listener),
             close_listener,
             schedule_ended,
+            guard_ended: CancellationToken::new(),
         };
-        daemon.apply(settings);
+        daemon.apply(settings).await;
         daemon.web.set_ready(true);
         tracing::info!(address = %daemon.address, "Listening");
         Ok(daemon)
@@ -161,8 +199,8 @@ impl Daemon {
 
     /// Puts settings in force. A probe that did not change keeps its schedule, connections and memory; one that
     /// changed keeps its counters; one that is gone takes its series along.
-    pub fn apply(&self, settings: Settings) {
-        let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+    pub async fn apply(&self, settings: Settings) {
+        let mut applied = self.applied.lock().await;
         if settings.serve.listen != applied.settings.serve.listen {
             tracing::warn!(listen = %settings.serve.listen, "A new listen address takes a restart");
         }
@@ -171,10 +209,12 @@ impl Daemon {
         {
             tracing::warn!("New limits in [serve] take a restart");
         }
+        if settings.state != applied.settings.state {
+            tracing::warn!("A new state.directory takes a restart");
+        }
         let control = settings.doubt.control.iter();
         let mut runners = HashMap::new();
         let mut series = Vec::new();
-        let mut slots = Vec::new();
         for (probe, is_control) in settings
             .probes()
             .map(|probe| (probe, false))
@@ -184,17 +224,15 @@ impl Daemon {
             if !is_control {
                 series.push(Series::new(Arc::clone(&runner.tracked)));
             }
-            slots.push(Slot {
-                key: probe.id.clone(),
-                interval: probe.interval,
-                payload: Arc::clone(&runner),
-            });
             runners.insert(probe.id.clone(), runner);
         }
         self.crew.adopt(
             Doubt::new(&settings.doubt, hosts_of(&settings)),
+            settings.doubt.late_after,
             settings.max_in_flight,
         );
+        let guards = std::mem::take(&mut applied.guards);
+        let guards = self.guards_for(&settings, guards).await;
         self.web.replace_board(Board {
             series,
             modules: settings.modules.clone(),
@@ -204,13 +242,16 @@ impl Daemon {
                 .collect(),
             allow: settings.serve.probe_allow.clone(),
             timeout_offset: settings.serve.timeout_offset,
+            guards: guards.values().map(|guard| guard.view.clone()).collect(),
         });
-        if let Some(schedule) = &self.schedule {
-            schedule.set(slots);
-        }
+        self.pace.set(runners.values().cloned().collect());
         self.crew.metrics().reloaded(true, clock::unix_seconds());
         tracing::info!(probes = runners.len(), "The configuration is in force");
-        *applied = Applied { settings, runners };
+        *applied = Applied {
+            settings,
+            runners,
+            guards,
+        };
     }
 
     fn runner_for(
@@ -240,6 +281,100 @@ impl Daemon {
         Arc::new(Runner::new(Arc::clone(probe), prober, tracked, is_control))
     }
 
+    /// Guards that did not change go on; one whose settings changed hands its state over to the next.
+    async fn guards_for(
+        &self,
+        settings: &Settings,
+        mut before: HashMap<(Namespace, ReleaseName), Guarded>,
+    ) -> HashMap<(Namespace, ReleaseName), Guarded> {
+        let mut guards = HashMap::new();
+        for release in &settings.releases {
+            let Some(directory) = &release.embedded else {
+                continue;
+            };
+            let key = (release.namespace.clone(), release.name.clone());
+            let old = before.remove(&key);
+            let guarded = match old {
+                Some(old) if old.release == *release => old,
+                Some(old) => {
+                    let state = end(old).await;
+                    self.guard(release, directory, state)
+                }
+                None => self.guard(release, directory, None),
+            };
+            guards.insert(key, guarded);
+        }
+        for ((namespace, name), old) in before {
+            end(old).await;
+            self.pace.watch((namespace.clone(), name.clone()), None);
+            self.crew
+                .metrics()
+                .releases
+                .forget(namespace.as_str(), name.as_str());
+        }
+        let mut listeners = HashMap::new();
+        for guarded in guards.values() {
+            for (endpoint, probe) in guarded.release.probes.iter().enumerate() {
+                let to = guarded.heard.clone();
+                listeners.insert(probe.id.clone(), Listener { endpoint, to });
+            }
+        }
+        self.crew.listen(listeners);
+        guards
+    }
+
+    fn guard(&self, release: &Release, directory: &Path, state: Option<guard::State>) -> Guarded {
+        let engine: Arc<dyn Engine> = Embedded::new(directory);
+        let (observed, facts) = watch::channel(Observed::default());
+        let (heard, hears) = mpsc::channel(guard::HEARD);
+        let (view, feed) = watch::channel(Arc::new(GuardView::default()));
+        let setup = guard::Setup {
+            release: release.clone(),
+            engine: Arc::clone(&engine),
+            store: self.store.clone(),
+            crew: Arc::clone(&self.crew),
+            pace: Arc::clone(&self.pace),
+            timeline: self.timeline,
+        };
+        let stop = CancellationToken::new();
+        let guard = Guard::new(setup, state, facts, hears, view);
+        let ended = self.guard_ended.clone().drop_guard();
+        let task = tokio::spawn({
+            let stop = stop.clone();
+            async move {
+                let following = tokio::spawn(engine.follow(observed));
+                let state = guard.run(stop).await;
+                following.abort();
+                ended.disarm();
+                state
+            }
+        });
+        Guarded {
+            release: release.clone(),
+            heard,
+            view: feed,
+            stop,
+            task,
+        }
+    }
+
+    /// What is shown of a guarded release, always the newest.
+    pub async fn view(&self, namespace: &Namespace, release: &ReleaseName) -> Option<GuardFeed> {
+        let applied = self.applied.lock().await;
+        let key = (namespace.clone(), release.clone());
+        applied.guards.get(&key).map(|guard| guard.view.clone())
+    }
+
+    /// What is known of the probes, in the order of the configuration.
+    pub async fn tracked(&self) -> Vec<Arc<Tracked>> {
+        let applied = self.applied.lock().await;
+        let probes = applied.settings.probes();
+        probes
+            .filter_map(|probe| applied.runners.get(&probe.id))
+            .map(|runner| Arc::clone(&runner.tracked))
+            .collect()
+    }
+
     /// Notes that a changed configuration could not be read; the old one stays in force.
     pub fn reload_failed(&self) {
         self.crew.metrics().reloaded(false, clock::unix_seconds());
@@ -252,6 +387,7 @@ impl Daemon {
         };
         tokio::select! {
             () = self.schedule_ended.cancelled() => "the schedule has ended by itself",
+            () = self.guard_ended.cancelled() => "the guard of a release has ended by itself",
             _ = listener => {
                 self.listener = None;
                 "the HTTP listener has ended by itself"
@@ -262,8 +398,10 @@ impl Daemon {
     /// Stops everything, in less than 5 s.
     pub async fn stop(&mut self) {
         self.web.set_ready(false);
-        if let Some(schedule) = self.schedule.take() {
-            schedule.stop();
+        self.pace.stop();
+        let guards = std::mem::take(&mut self.applied.lock().await.guards);
+        for guarded in guards.into_values() {
+            end(guarded).await;
         }
         self.crew.finish(FINISH).await;
         self.close_listener.cancel();
@@ -273,6 +411,12 @@ impl Daemon {
         }
         tracing::info!("Stopped");
     }
+}
+
+/// Stops a guard; its state is written. `None` when it had ended by itself, which was told where it happened.
+async fn end(guarded: Guarded) -> Option<guard::State> {
+    guarded.stop.cancel();
+    guarded.task.await.ok()
 }
 
 fn hosts_of(settings: &Settings) -> impl Iterator<Item = (ProbeId, String, Duration)> {

@@ -254,47 +254,13 @@ impl Recording {
     pub fn judge(&self, rule: Rule, mut each: impl FnMut(&Watch)) -> Result<Watch, Unusable> {
         let mut watch = Watch::new(rule, &self.head.start)?;
         for tick in &self.ticks {
-            self.feed(&mut watch, tick);
+            feed(&mut watch, &self.pods, tick);
             each(&watch);
             if watch.finding().is_some() || watch.is_over() {
                 break;
             }
         }
         Ok(watch)
-    }
-
-    /// Feeds one recorded tick to a watch.
-    pub fn feed(&self, watch: &mut Watch, tick: &Recorded) {
-        if let Some(at) = tick.settled_at {
-            watch.settled(at);
-        }
-        let width = self.head.start.endpoints.len();
-        // Rows were checked when they were read.
-        let own = marks(&tick.marks, width).unwrap_or_default();
-        let rows: Vec<(u32, Vec<Mark>)> = tick
-            .direct
-            .iter()
-            .map(|(pod, row)| (*pod, marks(row, width).unwrap_or_default()))
-            .collect();
-        let looks: Vec<PodLook<'_>> = rows
-            .iter()
-            .filter_map(|(number, marks)| {
-                let pod = self.pods.iter().find(|pod| pod.pod == *number)?;
-                Some(PodLook {
-                    pod: pod.pod,
-                    side: pod.side,
-                    node: pod.node,
-                    ready_tick: pod.ready_tick,
-                    marks,
-                })
-            })
-            .collect();
-        watch.tick(&Tick {
-            marks: &own,
-            direct: &looks,
-            pods: &tick.pods,
-            scrapes: &tick.scrapes,
-        });
     }
 
     /// Whether another judgement came to the same end as the recorded one: verdict, reason and tick.
@@ -304,6 +270,40 @@ impl Recording {
             end.verdict == now.verdict && end.reason == now.reason && end.tick == now.tick
         })
     }
+}
+
+/// Feeds a tick to a watch, as it happens and when it is judged again: there is one way only. Rows of another width
+/// than the watch has endpoints are void; a recording has been checked for that.
+pub fn feed(watch: &mut Watch, pods: &[Pod], tick: &Recorded) {
+    if let Some(at) = tick.settled_at {
+        watch.settled(at);
+    }
+    let width = watch.endpoints().count();
+    let own = marks(&tick.marks, width).unwrap_or_default();
+    let rows: Vec<(u32, Vec<Mark>)> = tick
+        .direct
+        .iter()
+        .map(|(pod, row)| (*pod, marks(row, width).unwrap_or_default()))
+        .collect();
+    let looks: Vec<PodLook<'_>> = rows
+        .iter()
+        .filter_map(|(number, marks)| {
+            let pod = pods.iter().find(|pod| pod.pod == *number)?;
+            Some(PodLook {
+                pod: pod.pod,
+                side: pod.side,
+                node: pod.node,
+                ready_tick: pod.ready_tick,
+                marks,
+            })
+        })
+        .collect();
+    watch.tick(&Tick {
+        marks: &own,
+        direct: &looks,
+        pods: &tick.pods,
+        scrapes: &tick.scrapes,
+    });
 }
 
 /// The marks of a row.

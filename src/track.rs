@@ -292,7 +292,11 @@ const fn place(number: u64) -> usize {
 }
 
 fn room(probe: &Probe) -> usize {
-    Window::room(probe.window, probe.interval, probe.max_in_flight())
+    Window::room(
+        probe.window,
+        probe.shortest_interval(),
+        probe.max_in_flight(),
+    )
 }
 
 fn edges(probe: &Probe) -> Arc<[Duration]> {

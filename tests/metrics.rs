@@ -285,6 +285,7 @@ fn http(name: &str, change: impl FnOnce(&mut HttpQuestion)) -> Probe {
         target: target("http://web:8080/health"),
         question: Question::Http(Box::new(question)),
         interval: Duration::from_secs(10),
+        watch_interval: None,
         timeout: Duration::from_secs(5),
         window: Duration::from_secs(300),
         latency_objective: Some(Duration::from_millis(300)),
@@ -342,6 +343,7 @@ fn story() -> (Metrics, Vec<Series>, Moment) {
     let web = Arc::new(Tracked::new(Arc::new(http("api", |_| {})), start));
     let faster = Probe {
         interval: Duration::from_secs(1),
+        watch_interval: None,
         ..http("api", |_| {})
     };
     web.adopt(Arc::new(faster));

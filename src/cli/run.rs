@@ -100,7 +100,7 @@ async fn second_stop(signals: &mut Signals) {
 async fn reload(daemon: &Daemon, sources: &ConfigArgs) {
     let sources = sources.sources();
     match tokio::task::spawn_blocking(move || config::load(&sources)).await {
-        Ok(Ok(loaded)) => daemon.apply(loaded.settings),
+        Ok(Ok(loaded)) => daemon.apply(loaded.settings).await,
         Ok(Err(mistakes)) => {
             daemon.reload_failed();
             tracing::error!(mistakes = %mistakes.render(false), "The configuration is wrong; the old one stays in force");

@@ -124,6 +124,7 @@ fn doubt(mut table: Table, notes: &mut Notes) -> Doubt {
             release: "".into(),
             base: None,
             times: Times::built_in(),
+            watch_interval: None,
         };
         probe("control", item, &names, notes)
     });
@@ -141,6 +142,8 @@ struct Names {
     release: Box<str>,
     base: Option<Target>,
     times: Times,
+    /// Of a release whose revisions are judged.
+    watch_interval: Option<Duration>,
 }
 
 /// How often, how long, over what span: a release says it for all its probes, a probe for itself.
@@ -199,12 +202,16 @@ fn release(id: &str, item: Item, notes: &mut Notes) -> (Release, Place) {
     let base = table
         .text("base_url", notes)
         .and_then(|(text, item)| target(&text, &item, notes));
+    let says_mode = table.has("mode") || table.has("rollback");
+    let guard = guard(&mut table, notes);
+    let embedded = table.text("embedded", notes);
     let times = Times::read(&mut table, &Times::built_in(), notes);
     let names = Names {
         namespace: namespace.into(),
         release: name.into(),
         base,
         times,
+        watch_interval: embedded.as_ref().map(|_| guard.interval()),
     };
     let mut probes = Vec::new();
     let written = section(&mut table, "probe", notes);
@@ -219,9 +226,6 @@ fn release(id: &str, item: Item, notes: &mut Notes) -> (Release, Place) {
             Some("add a [[release.probe]] below it".into()),
         );
     }
-    let says_mode = table.has("mode") || table.has("rollback");
-    let guard = guard(&mut table, notes);
-    let embedded = table.text("embedded", notes);
     if says_mode && embedded.is_none() {
         notes.hint(
             &table.path,
@@ -356,6 +360,7 @@ fn probe(id: &str, item: Item, names: &Names, notes: &mut Notes) -> Option<Probe
         target: asked?,
         question,
         interval,
+        watch_interval: names.watch_interval,
         timeout,
         window,
         latency_objective,

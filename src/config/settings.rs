@@ -122,6 +122,8 @@ pub struct Probe {
     pub question: Question,
     /// From one due time to the next; 100 ms to 1 day.
     pub interval: Duration,
+    /// The same while a revision of its release is judged; `None` where revisions are not.
+    pub watch_interval: Option<Duration>,
     /// How long one sounding may take; 1 ms to 60 s.
     pub timeout: Duration,
     /// The span of the rolling window; 10 s to 1 h.
@@ -131,16 +133,20 @@ pub struct Probe {
 }
 
 impl Probe {
+    /// The shortest interval at which it is asked.
+    pub fn shortest_interval(&self) -> Duration {
+        let watched = self.watch_interval.unwrap_or(self.interval);
+        self.interval.min(watched)
+    }
+
     /// The most soundings of this probe under way at a time: as many as can be due within one timeout, and one more,
     /// so that a target that hangs costs no slot.
     pub fn max_in_flight(&self) -> u32 {
-        if self.interval > self.timeout {
+        let interval = self.shortest_interval();
+        if interval > self.timeout {
             return 1;
         }
-        let slots = self
-            .timeout
-            .as_nanos()
-            .div_ceil(self.interval.as_nanos().max(1));
+        let slots = self.timeout.as_nanos().div_ceil(interval.as_nanos().max(1));
         u32::try_from(slots).unwrap_or(u32::MAX - 1) + 1
     }
 }

@@ -1,10 +1,12 @@
 //! Carrying out soundings: from a due time to a record.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -18,6 +20,7 @@ use crate::probe::{self, Prober};
 use crate::sounding::{Answer, Outcome, Phases, Sounding, VoidReason};
 use crate::track::Tracked;
 use crate::units::Moment;
+use crate::units::ProbeId;
 
 /// One probe at work.
 pub(super) struct Runner {
@@ -89,6 +92,22 @@ impl Runner {
     }
 }
 
+/// A sounding, as whoever guards its release is told of it.
+pub(super) struct Heard {
+    /// The place of its probe in the release.
+    pub(super) endpoint: usize,
+    /// What it says, after doubt.
+    pub(super) outcome: Outcome,
+    /// From the due time to the end.
+    pub(super) latency: Duration,
+}
+
+/// Who is told of the soundings of a probe.
+pub(super) struct Listener {
+    pub(super) endpoint: usize,
+    pub(super) to: mpsc::Sender<Heard>,
+}
+
 /// What all soundings share.
 pub(super) struct Crew {
     metrics: Arc<Metrics>,
@@ -104,6 +123,8 @@ pub(super) struct Crew {
     pulse: OnceLock<Heart>,
     in_flight: AtomicUsize,
     max_in_flight: AtomicUsize,
+    listeners: RwLock<HashMap<ProbeId, Listener>>,
+    late_after: Mutex<Duration>,
 }
 
 impl Crew {
@@ -124,6 +145,8 @@ impl Crew {
             pulse: OnceLock::new(),
             in_flight: AtomicUsize::new(0),
             max_in_flight: AtomicUsize::new(settings.max_in_flight),
+            listeners: RwLock::default(),
+            late_after: Mutex::new(settings.doubt.late_after),
         }
     }
 
@@ -141,7 +164,61 @@ impl Crew {
         &self.outfit
     }
 
-    pub(super) fn adopt(&self, doubt: Doubt, max_in_flight: usize) {
+    /// Who is told of soundings from now on.
+    pub(super) fn listen(&self, listeners: HashMap<ProbeId, Listener>) {
+        *self
+            .listeners
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = listeners;
+    }
+
+    fn tell(&self, id: &ProbeId, sounding: &Sounding) {
+        let listeners = self
+            .listeners
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(listener) = listeners.get(id) else {
+            return;
+        };
+        // A guard that cannot keep up hears nothing, which is void. It is told thousands in advance.
+        let _ = listener.to.try_send(Heard {
+            endpoint: listener.endpoint,
+            outcome: sounding.outcome,
+            latency: sounding.latency(),
+        });
+    }
+
+    /// How late a sounding may start or end before its time is ours.
+    pub(super) fn late_after(&self) -> Duration {
+        *self
+            .late_after
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Names of the troubles of our own that are in force.
+    pub(super) fn troubles(&self) -> Vec<&'static str> {
+        let doubt = self.doubt.lock().unwrap_or_else(PoisonError::into_inner);
+        doubt
+            .troubles(clock::now())
+            .map(VoidReason::as_str)
+            .collect()
+    }
+
+    /// Whether our own network is in doubt, so that nothing can be said about any target. A sounding that was late, or
+    /// had no descriptor, is void by itself and says nothing about the others.
+    pub(super) fn is_blind(&self) -> bool {
+        let doubt = self.doubt.lock().unwrap_or_else(PoisonError::into_inner);
+        doubt
+            .troubles(clock::now())
+            .any(|reason| matches!(reason, VoidReason::AllTargets | VoidReason::Control))
+    }
+
+    pub(super) fn adopt(&self, doubt: Doubt, late_after: Duration, max_in_flight: usize) {
+        *self
+            .late_after
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = late_after;
         *self.doubt.lock().unwrap_or_else(PoisonError::into_inner) = doubt;
         self.max_in_flight.store(max_in_flight, Ordering::Relaxed);
         self.metrics
@@ -217,6 +294,7 @@ impl Crew {
             .lateness
             .observe(sounding.lateness().as_secs_f64());
         runner.log_change(&sounding);
+        self.tell(&runner.probe.id, &sounding);
         runner
             .tracked
             .lock()

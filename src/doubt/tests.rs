@@ -338,6 +338,7 @@ fn the_freshness_of_the_control_probe_follows_its_interval() {
         target: crate::config::target::Target::parse("tcp://127.0.0.1:1", "tcp").unwrap(),
         question: Question::Tcp(Box::new(tcp)),
         interval: Duration::from_secs(60),
+        watch_interval: None,
         timeout: TIMEOUT,
         window: Duration::from_secs(300),
         latency_objective: None,

@@ -16,6 +16,7 @@ mod format;
 mod own;
 pub mod page;
 mod reasons;
+mod releases;
 mod text;
 
 use std::io::{self, Write};
@@ -27,6 +28,7 @@ pub use format::Format;
 pub use own::{Handler, Metrics, Refusal};
 pub use page::{Series, write_page};
 pub use reasons::{ReasonSet, possible_reasons};
+pub use releases::{ENDINGS, PHASES, Releases, Standing};
 
 /// Packs a page at the fastest level, which already makes it about a tenth.
 pub fn gzip_fast(page: &[u8]) -> io::Result<Vec<u8>> {

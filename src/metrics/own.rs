@@ -9,6 +9,7 @@ use prometheus::{
     Registry, Result,
 };
 
+use super::releases::Releases;
 use crate::sounding::VoidReason;
 
 macro_rules! labels {
@@ -108,6 +109,8 @@ pub struct Metrics {
     requests: IntCounterVec,
     /// In the order of [`Refusal::ALL`].
     refusals: Vec<IntCounter>,
+    /// The series of guarded releases.
+    pub releases: Releases,
 }
 
 impl Metrics {
@@ -235,6 +238,7 @@ impl Metrics {
                 .map(|refusal| refusals.with_label_values(&[refusal.as_str()]))
                 .collect(),
             requests,
+            releases: Releases::new(&registry)?,
             registry,
         })
     }
@@ -281,7 +285,10 @@ impl Metrics {
 }
 
 /// Puts a metric into the registry and hands it back.
-fn add<M: Collector + Clone + 'static>(registry: &Registry, metric: Result<M>) -> Result<M> {
+pub(super) fn add<M: Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: Result<M>,
+) -> Result<M> {
     let metric = metric?;
     registry.register(Box::new(metric.clone()))?;
     Ok(metric)

@@ -63,7 +63,7 @@ fn recorded() -> Vec<u8> {
             settled_at: (tick == 4).then_some(4.0),
             ..Recorded::default()
         };
-        recording.feed(&mut watch, &recorded);
+        feed(&mut watch, &recording.pods, &recorded);
         lines.push(Line::Tick(Box::new(recorded)));
         if watch.finding().is_some() {
             break;

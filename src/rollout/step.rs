@@ -49,6 +49,27 @@ impl Rollout {
         commands
     }
 
+    /// What is to be done after a restart, so that the phase goes on where it was. A watch and a verification are
+    /// restored by whoever kept them.
+    pub fn resume(&self) -> Vec<Command> {
+        match &self.phase {
+            Phase::Absent
+            | Phase::Steady
+            | Phase::Settling(_)
+            | Phase::Watching(_)
+            | Phase::Verifying(_) => Vec::new(),
+            Phase::Preflight(case) => vec![Command::Preflight(case.revision)],
+            Phase::TurningBack(case) => match (case.made, case.target) {
+                // Carrying it out again finishes what was begun.
+                (None, Some(target)) => vec![Command::Execute {
+                    bad: case.revision,
+                    target,
+                }],
+                (Some(_), _) | (None, None) => Vec::new(),
+            },
+        }
+    }
+
     /// A newest revision was read. Seen again, it is no news.
     fn seen(
         &mut self,

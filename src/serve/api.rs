@@ -17,23 +17,31 @@ use crate::units::{ErrorRate, Moment};
 use crate::window::{Quantile, Span, Tally};
 
 pub(super) async fn probes(State(shared): State<Arc<Shared>>) -> Response {
+    scraped(shared, |shared| {
+        let now = (shared.clock)();
+        let board = shared.board();
+        let probes: Vec<Value> = board.series.iter().map(|series| one(series, now)).collect();
+        Ok(json!({ "probes": probes }).to_string())
+    })
+    .await
+}
+
+/// Writes an answer that looks at every probe: on a blocking thread, one at a time, with a bounded queue.
+pub(super) async fn scraped(
+    shared: Arc<Shared>,
+    write: impl FnOnce(&Shared) -> serde_json::Result<String> + Send + 'static,
+) -> Response {
     let Ok(_queued) = shared.waiting_scrapes.try_acquire() else {
         return too_busy("pages are being written");
     };
     let Ok(_turn) = shared.scrapes.acquire().await else {
         return too_busy("the listener is closing");
     };
-    let shared = Arc::clone(&shared);
-    let written = tokio::task::spawn_blocking(move || {
-        let now = (shared.clock)();
-        let board = shared.board();
-        let probes: Vec<Value> = board.series.iter().map(|series| one(series, now)).collect();
-        json!({ "probes": probes }).to_string()
-    })
-    .await;
+    let theirs = Arc::clone(&shared);
+    let written = tokio::task::spawn_blocking(move || write(&theirs)).await;
     match written {
-        Ok(body) => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
-        Err(_) => problem(
+        Ok(Ok(body)) => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
+        Ok(Err(_)) | Err(_) => problem(
             StatusCode::INTERNAL_SERVER_ERROR,
             "the answer could not be written; see the log",
         ),

@@ -11,6 +11,7 @@ mod blackbox;
 mod listen;
 mod probe;
 mod problem;
+pub mod status;
 
 use std::collections::{BTreeMap, HashSet};
 use std::future::Future;
@@ -85,6 +86,8 @@ pub struct Board {
     pub allow: Vec<Pattern>,
     /// Subtracted from the scrape timeout that a client announces.
     pub timeout_offset: Duration,
+    /// Guarded releases.
+    pub guards: Vec<status::GuardFeed>,
 }
 
 /// What the handlers share.
@@ -96,6 +99,7 @@ pub struct Shared {
     ready: AtomicBool,
     beat: Box<dyn Fn() -> Moment + Send + Sync>,
     refresh: Box<dyn Fn() + Send + Sync>,
+    troubles: Box<dyn Fn() -> Vec<&'static str> + Send + Sync>,
     take: TakeSounding,
     scrapes: Semaphore,
     waiting_scrapes: Semaphore,
@@ -113,6 +117,8 @@ pub struct Outfit {
     pub beat: Box<dyn Fn() -> Moment + Send + Sync>,
     /// Brings gauges up to date before a page is written.
     pub refresh: Box<dyn Fn() + Send + Sync>,
+    /// Troubles of our own that are in force.
+    pub troubles: Box<dyn Fn() -> Vec<&'static str> + Send + Sync>,
     /// Takes a sounding for `/probe`.
     pub take: TakeSounding,
 }
@@ -128,6 +134,7 @@ impl Shared {
             ready: AtomicBool::new(false),
             beat: outfit.beat,
             refresh: outfit.refresh,
+            troubles: outfit.troubles,
             take: outfit.take,
             scrapes: Semaphore::new(1),
             waiting_scrapes: Semaphore::new(MAX_WAITING_SCRAPES),
@@ -146,6 +153,10 @@ impl Shared {
         self.ready.store(ready, Ordering::Release);
     }
 
+    fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
     fn board(&self) -> Arc<Board> {
         Arc::clone(&self.board.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -160,6 +171,8 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/healthz", get(healthy))
         .route("/-/ready", get(ready))
         .route("/readyz", get(ready))
+        .route("/", get(status::page))
+        .route("/api/v1/status", get(status::status))
         .route("/api/v1/probes", get(api::probes))
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "there is nothing at this path") })
         .method_not_allowed_fallback(|| async {
@@ -176,7 +189,7 @@ async fn count(State(shared): State<Arc<Shared>>, request: Request, next: Next) 
         "/probe" => Handler::Probe,
         "/-/healthy" | "/healthz" => Handler::Healthy,
         "/-/ready" | "/readyz" => Handler::Ready,
-        "/api/v1/probes" => Handler::Api,
+        "/" | "/api/v1/status" | "/api/v1/probes" => Handler::Api,
         _ => Handler::Other,
     };
     let response = next.run(request).await;
@@ -197,7 +210,7 @@ async fn healthy(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 async fn ready(State(shared): State<Arc<Shared>>) -> Response {
-    if shared.ready.load(Ordering::Acquire) {
+    if shared.is_ready() {
         (StatusCode::OK, "Leadsman is ready.\n").into_response()
     } else {
         (

@@ -20,6 +20,7 @@ fn probe() -> Probe {
             certificate_valid_for: None,
         })),
         interval: Duration::from_secs(10),
+        watch_interval: None,
         timeout: Duration::from_secs(10),
         window: Duration::from_secs(300),
         latency_objective: Some(Duration::from_millis(300)),

@@ -134,7 +134,7 @@ impl Direct {
         for endpoint in &mut self.endpoints {
             endpoint.answers = Answers::default();
         }
-        for look in asked(looks, Side::Old) {
+        for look in asked(looks, Side::Old, self.endpoints.len()) {
             for (endpoint, mark) in self.endpoints.iter_mut().zip(look.marks) {
                 match mark {
                     Mark::Good => endpoint.answers.old_good += 1,
@@ -143,7 +143,7 @@ impl Direct {
                 }
             }
         }
-        for look in asked(looks, Side::New) {
+        for look in asked(looks, Side::New, self.endpoints.len()) {
             if in_grace(rule, tick, look) {
                 continue;
             }
@@ -199,7 +199,7 @@ impl Direct {
                 return None;
             }
             let (mut pods, mut longest) = (0, 0);
-            for look in asked(looks, Side::New) {
+            for look in asked(looks, Side::New, self.endpoints.len()) {
                 if in_grace(rule, tick, look) || look.marks[at] == Mark::Void {
                     continue;
                 }
@@ -226,7 +226,10 @@ impl Direct {
         let cold = rule.ticks_up(rule.pod_cold_s);
         let mut by_node = [NodeCount::default(); MAX_ASKED];
         let (mut failed, mut total) = (0, 0);
-        for (count, look) in by_node.iter_mut().zip(asked(looks, Side::New)) {
+        for (count, look) in by_node
+            .iter_mut()
+            .zip(asked(looks, Side::New, self.endpoints.len()))
+        {
             count.node = look.node;
             if in_grace(rule, tick, look) {
                 continue;
@@ -339,11 +342,15 @@ fn sum<'a>(counts: impl Iterator<Item = &'a NodeCount>) -> (u64, u64) {
     })
 }
 
-/// The pods of one side that were asked anything, as many as may be.
-fn asked<'a, 'b>(looks: &'a [PodLook<'b>], side: Side) -> impl Iterator<Item = &'a PodLook<'b>> {
+/// The pods of one side that were asked anything, as many as may be. One with marks for other endpoints is passed over.
+fn asked<'a, 'b>(
+    looks: &'a [PodLook<'b>],
+    side: Side,
+    endpoints: usize,
+) -> impl Iterator<Item = &'a PodLook<'b>> {
     looks
         .iter()
-        .filter(move |look| look.side == side && look.was_asked())
+        .filter(move |look| look.side == side && look.marks.len() == endpoints && look.was_asked())
         .take(MAX_ASKED)
 }
 

@@ -1,0 +1,235 @@
+//! What is known of a guarded release: all of it survives a restart.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use crate::baseline::Baseline;
+use crate::ledger::Ledger;
+use crate::recording;
+use crate::rollout::{Entry, Rollout};
+use crate::serve::status::VerdictView;
+use crate::units::{Revision, Time};
+use crate::verdict::{Inbox, Mark, Verification, Watch};
+
+/// Entries of the log of events that are kept.
+pub(super) const MAX_ENTRIES: usize = 100;
+
+/// Points of the chart of e-values.
+const MAX_TRACE: usize = 300;
+
+/// Looks at pods in steady state that count: three good ones of the last five.
+const LOOKS: usize = 5;
+const GOOD_LOOKS: usize = 3;
+
+/// The state of one guarded release.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(in crate::daemon) struct State {
+    pub(super) rollout: Rollout,
+    pub(super) ledger: Ledger,
+    /// By the probe's name.
+    pub(super) probes: BTreeMap<Box<str>, Known>,
+    /// The newest revision with the status `deployed` that was seen.
+    pub(super) deployed: Option<Revision>,
+    /// The revision that serves is in doubt: what it measures is no baseline until it has served well for long enough.
+    pub(super) doubtful: bool,
+    pub(super) watching: Option<Watching>,
+    /// The watch that convicted, for the verification.
+    pub(super) convicted: Option<Watch>,
+    pub(super) verifying: Option<Verifying>,
+    pub(super) verdict: Option<VerdictView>,
+    pub(super) entries: VecDeque<Entry>,
+}
+
+/// What is known of one probe.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) struct Known {
+    pub(super) baseline: Baseline,
+    /// The same of the revision at hand, which becomes the baseline when it is found good.
+    pub(super) candidate: Baseline,
+    /// Whether pods answered well that were asked directly while the Service did.
+    pub(super) looks: VecDeque<bool>,
+    /// Whether the Service last answered well.
+    pub(super) well: bool,
+}
+
+impl Known {
+    pub(super) fn looked(&mut self, good: bool) {
+        if self.looks.len() >= LOOKS {
+            self.looks.pop_front();
+        }
+        self.looks.push_back(good);
+    }
+
+    /// Whether pods can be asked directly at all: a network policy may keep us out.
+    pub(super) fn can_ask_pods(&self) -> bool {
+        self.looks.iter().filter(|good| **good).count() >= GOOD_LOOKS
+    }
+
+    /// Whether enough looks were taken, so that the next may wait longer.
+    pub(super) fn has_looked(&self) -> bool {
+        self.looks.len() >= LOOKS
+    }
+}
+
+/// A watch that runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Watching {
+    pub(super) revision: Revision,
+    pub(super) began: Time,
+    pub(super) watch: Watch,
+    /// Pods that were asked, and their numbers.
+    pub(super) pods: Vec<recording::Pod>,
+    pub(super) nodes: Vec<Box<str>>,
+    /// Which endpoints are asked of pods directly.
+    pub(super) direct: Vec<bool>,
+    /// Bad soundings by endpoint and reason.
+    pub(super) failing: Vec<BTreeMap<Box<str>, u32>>,
+    /// The tick of the last bad sounding.
+    pub(super) last_bad: Option<u32>,
+    /// States of pods that were told to the watch.
+    pub(super) crashes: BTreeMap<Box<str>, (u32, bool)>,
+    /// Seconds and e-value; thinned out when it grows too long.
+    pub(super) trace: Vec<(f32, f64)>,
+    /// Marks that wait for their tick.
+    #[serde(skip)]
+    pub(super) inbox: Inbox,
+    #[serde(skip)]
+    pub(super) tick: recording::Recorded,
+}
+
+impl Watching {
+    pub(super) fn trace(&mut self) {
+        let t = self.watch.elapsed_s() as f32;
+        // JSON has no infinity, and nobody tells such numbers apart.
+        self.trace.push((t, self.watch.e_value().min(1e300)));
+        if self.trace.len() > MAX_TRACE {
+            let mut keep = false;
+            self.trace.retain(|_| {
+                keep = !keep;
+                keep
+            });
+        }
+    }
+
+    pub(super) fn endpoints(&self) -> usize {
+        self.failing.len()
+    }
+
+    /// Which soundings failed, by probe and reason.
+    pub(super) fn failing(&self) -> Vec<String> {
+        self.watch
+            .endpoints()
+            .zip(&self.failing)
+            .flat_map(|(name, reasons)| {
+                reasons.iter().map(move |(reason, count)| {
+                    let times = if *count == 1 { "time" } else { "times" };
+                    format!("{name}: {reason} {count} {times}")
+                })
+            })
+            .collect()
+    }
+}
+
+/// A verification that runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Verifying {
+    pub(super) began: Time,
+    pub(super) verification: Verification,
+    #[serde(skip)]
+    pub(super) inbox: Inbox,
+}
+
+impl State {
+    pub(super) fn new(rollout: Rollout) -> Self {
+        Self {
+            rollout,
+            ledger: Ledger::default(),
+            probes: BTreeMap::new(),
+            deployed: None,
+            doubtful: false,
+            watching: None,
+            convicted: None,
+            verifying: None,
+            verdict: None,
+            entries: VecDeque::new(),
+        }
+    }
+
+    /// Brings a state that was read from outside within its bounds, or says why it cannot be used.
+    pub(super) fn bounded(mut self) -> Result<Self, &'static str> {
+        let watches = self
+            .watching
+            .iter()
+            .map(|watching| &watching.watch)
+            .chain(&self.convicted);
+        for watch in watches {
+            if !watch.is_sound() {
+                return Err("it holds a watch that cannot be");
+            }
+        }
+        if let Some(watching) = &mut self.watching {
+            let endpoints = watching.watch.endpoints().count();
+            if watching.failing.len() != endpoints || watching.direct.len() != endpoints {
+                return Err("it holds a watch whose parts do not fit together");
+            }
+            watching.inbox = Inbox::new(endpoints);
+        }
+        if let Some(verifying) = &mut self.verifying {
+            let fits = verifying.verification.is_sound() && self.convicted.is_some();
+            let Some(convicted) = self.convicted.as_ref().filter(|_| fits) else {
+                return Err("it holds a verification that cannot be");
+            };
+            verifying.inbox = Inbox::new(convicted.endpoints().count());
+        }
+        self.rollout = self.rollout.bounded();
+        self.ledger = self.ledger.bounded();
+        for known in self.probes.values_mut() {
+            known.baseline = std::mem::take(&mut known.baseline).bounded();
+            known.candidate = std::mem::take(&mut known.candidate).bounded();
+            known.looks.truncate(LOOKS);
+        }
+        self.entries.truncate(MAX_ENTRIES);
+        Ok(self)
+    }
+
+    /// Counts a sounding, wherever it belongs.
+    pub(super) fn heard(&mut self, probe: &str, mark: Mark, now: Time) {
+        let is_at_rest = self.rollout.phase().case().is_none();
+        let settled = self
+            .watching
+            .as_ref()
+            .is_none_or(|watching| watching.watch.settled_at().is_some());
+        let known = match self.probes.get_mut(probe) {
+            Some(known) => known,
+            None => self.probes.entry(probe.into()).or_default(),
+        };
+        match mark {
+            Mark::Good => known.well = true,
+            Mark::Bad => known.well = false,
+            Mark::Void => {}
+        }
+        if is_at_rest && !self.doubtful {
+            known.baseline.record(mark, now);
+            return;
+        }
+        known.baseline.follow(mark);
+        if settled {
+            known.candidate.record(mark, now);
+        }
+    }
+
+    /// What the revision at hand measured becomes the baseline.
+    pub(super) fn adopt_candidates(&mut self) {
+        for known in self.probes.values_mut() {
+            known.baseline = std::mem::take(&mut known.candidate);
+        }
+        self.doubtful = false;
+    }
+
+    pub(super) fn drop_candidates(&mut self) {
+        for known in self.probes.values_mut() {
+            known.candidate = Baseline::default();
+        }
+    }
+}

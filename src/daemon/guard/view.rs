@@ -1,0 +1,201 @@
+//! What is shown of a guarded release.
+
+use crate::release::Facts;
+use crate::rollout::{Phase, StepName};
+use crate::serve::status::{
+    EventView, GuardView, RevisionView, StepView, StratumView, VerdictView, WatchView,
+};
+use crate::units::Time;
+use crate::verdict::{Verdict, number};
+
+use super::Setup;
+use super::saved::{State, Watching};
+
+/// Entries and revisions that are shown.
+const MAX_SHOWN: usize = 50;
+
+pub(super) fn of(setup: &Setup, state: &State, facts: &Facts, now: Time) -> GuardView {
+    let release = &setup.release;
+    let rollout = &state.rollout;
+    GuardView {
+        namespace: release.namespace.to_string(),
+        release: release.name.to_string(),
+        mode: release.guard.mode.as_str(),
+        engine: Some(setup.engine.name()),
+        phase: rollout.phase().as_str().to_owned(),
+        revision: rollout.newest().map(|revision| revision.0),
+        phase_since: Some(rollout.since().unix_seconds()),
+        says: says(state),
+        watch: state.watching.as_ref().map(watch),
+        verdict: state.verdict.clone(),
+        steps: steps(state, now),
+        history: history(state, facts),
+        events: state
+            .entries
+            .iter()
+            .rev()
+            .take(MAX_SHOWN)
+            .map(|entry| EventView {
+                at: entry.at.unix_seconds(),
+                text: entry.text.clone(),
+            })
+            .collect(),
+    }
+}
+
+fn says(state: &State) -> String {
+    match state.rollout.phase() {
+        Phase::Absent => "There is no such release".into(),
+        Phase::Steady => match state.rollout.past().last() {
+            Some(past) => format!("Revision {}: {}", past.case.revision, past.text),
+            None => "No new revision has appeared since we watch".into(),
+        },
+        Phase::Settling(case) => format!(
+            "Revision {} is judged while its rollout runs",
+            case.revision
+        ),
+        Phase::Watching(case) => format!("Revision {} is judged", case.revision),
+        Phase::Preflight(case) => format!(
+            "Revision {} is bad; looking whether it can be turned back",
+            case.revision
+        ),
+        Phase::TurningBack(case) => {
+            let target = case.target.unwrap_or_default();
+            format!(
+                "Revision {} is bad; turning back to revision {target}",
+                case.revision
+            )
+        }
+        Phase::Verifying(case) => {
+            let target = case.target.unwrap_or_default();
+            format!("Turned back to the contents of revision {target}; its probes are asked")
+        }
+    }
+}
+
+fn watch(watching: &Watching) -> WatchView {
+    let watch = &watching.watch;
+    let rule = watch.rule();
+    WatchView {
+        elapsed_s: watch.elapsed_s(),
+        length_s: rule.watch_s,
+        e_value: watch.e_value().min(1e300),
+        threshold: rule.threshold(),
+        coverage: watch.coverage(),
+        settled: watch.settled_at().is_some(),
+        e_values: watching
+            .trace
+            .iter()
+            .map(|(t, e)| (f64::from(*t), *e))
+            .collect(),
+        strata: watch
+            .report()
+            .into_iter()
+            .map(|stratum| StratumView {
+                name: stratum.name.to_string(),
+                failed: stratum.failed,
+                total: stratum.total,
+                baseline_failed: stratum.before_failed,
+                baseline_total: stratum.before_total,
+                e_value: 10f64.powf(stratum.log10_e.min(300.0)),
+            })
+            .collect(),
+        aside: watch.aside().map(str::to_owned).collect(),
+        direct: if watching.direct.contains(&true) {
+            let asked = watching.pods.len();
+            format!("{asked} pods were asked directly")
+        } else {
+            "pods are not asked directly".to_owned()
+        },
+    }
+}
+
+/// The verdict of a watch that ends; `None` when a newer revision ended it.
+pub(super) fn verdict(watching: &Watching, now: Time) -> Option<VerdictView> {
+    let watch = &watching.watch;
+    let conclusion = watch.conclude();
+    let strongest = watch.strongest().map_or_else(String::new, |strongest| {
+        format!(
+            "The strongest evidence was an e-value of {} of {:.0} that are needed, after {:.0} s, most of it from {}",
+            number(strongest.e),
+            watch.rule().threshold(),
+            strongest.t,
+            strongest.stratum
+        )
+    });
+    let (text, otherwise) = match &conclusion {
+        Verdict::Watching => return None,
+        Verdict::Rollback(finding) => (finding.text.clone(), finding.otherwise.clone()),
+        Verdict::Healthy => (strongest, String::new()),
+        Verdict::Inconclusive(why) => (
+            format!("Nothing can be said ({}). {strongest}", why.as_str()),
+            String::new(),
+        ),
+    };
+    Some(VerdictView {
+        revision: watching.revision.0,
+        verdict: conclusion.word().to_owned(),
+        reason: conclusion.reason(),
+        text,
+        failing: watching.failing(),
+        otherwise,
+        at: now.unix_seconds(),
+    })
+}
+
+fn steps(state: &State, now: Time) -> Vec<StepView> {
+    let last = || state.rollout.past().last().map(|past| &past.case);
+    let is_over = state.rollout.phase().case().is_none();
+    let Some(case) = state.rollout.phase().case().or_else(last) else {
+        return Vec::new();
+    };
+    if case.convicted.is_none() {
+        return Vec::new();
+    }
+    case.timings()
+        .iter()
+        .map(|timing| {
+            let limit = timing.step.limit();
+            let running = timing.from.filter(|_| timing.to.is_none() && !is_over);
+            let took = timing
+                .took()
+                .or_else(|| running.map(|from| now.since(from)));
+            let state = match (timing.took(), took) {
+                (_, Some(took)) if took > limit => "late",
+                (Some(_), _) => "met",
+                (None, Some(_)) => "running",
+                (None, None) => "open",
+            };
+            StepView {
+                step: StepName::as_str(timing.step),
+                limit_s: limit.as_secs_f64(),
+                took_s: took.map(|took| took.as_secs_f64()),
+                state,
+            }
+        })
+        .collect()
+}
+
+fn history(state: &State, facts: &Facts) -> Vec<RevisionView> {
+    facts
+        .revisions
+        .iter()
+        .rev()
+        .take(MAX_SHOWN)
+        .map(|record| {
+            let past = state
+                .rollout
+                .past()
+                .iter()
+                .rev()
+                .find(|past| past.case.revision == record.revision);
+            RevisionView {
+                revision: record.revision.0,
+                status: record.status.to_string(),
+                ending: past.map(|past| past.ending.as_str()),
+                text: past.map_or_else(|| record.description.clone(), |past| past.text.clone()),
+                at: past.map(|past| past.at.unix_seconds()),
+            }
+        })
+        .collect()
+}

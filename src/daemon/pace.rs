@@ -1,0 +1,81 @@
+//! How often each probe is asked: its own interval, or the shorter one of a watch.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::runner::Runner;
+use crate::probe::schedule::{Schedule, Slot};
+use crate::units::{Namespace, ReleaseName};
+
+type Release = (Namespace, ReleaseName);
+
+#[derive(Default)]
+struct Wanted {
+    runners: Vec<Arc<Runner>>,
+    watched: HashMap<Release, Duration>,
+}
+
+/// The schedule, and who wants what of it.
+pub(super) struct Pace {
+    schedule: Mutex<Option<Schedule<Arc<Runner>>>>,
+    wanted: Mutex<Wanted>,
+}
+
+impl Pace {
+    pub(super) fn new(schedule: Schedule<Arc<Runner>>) -> Self {
+        Self {
+            schedule: Mutex::new(Some(schedule)),
+            wanted: Mutex::new(Wanted::default()),
+        }
+    }
+
+    /// These probes, and no others.
+    pub(super) fn set(&self, runners: Vec<Arc<Runner>>) {
+        self.change(|wanted| wanted.runners = runners);
+    }
+
+    /// During a watch the probes of a release are asked at its interval; afterwards at their own.
+    pub(super) fn watch(&self, release: Release, interval: Option<Duration>) {
+        self.change(|wanted| {
+            match interval {
+                Some(interval) => wanted.watched.insert(release, interval),
+                None => wanted.watched.remove(&release),
+            };
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Wanted)) {
+        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut wanted);
+        let slots = wanted.runners.iter().map(|runner| {
+            let probe = &runner.probe;
+            let release = (probe.id.namespace.clone(), probe.id.release.clone());
+            Slot {
+                key: probe.id.clone(),
+                interval: wanted
+                    .watched
+                    .get(&release)
+                    .copied()
+                    .unwrap_or(probe.interval),
+                payload: Arc::clone(runner),
+            }
+        });
+        let schedule = self.schedule.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(schedule) = &*schedule {
+            schedule.set(slots.collect());
+        }
+    }
+
+    /// Nothing is started any more.
+    pub(super) fn stop(&self) {
+        let schedule = self
+            .schedule
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(schedule) = schedule {
+            schedule.stop();
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The series of guarded releases: where each stands, and how its revisions ended.
+
+use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, Result};
+
+use super::own::add;
+
+/// Where a guarded release can stand.
+pub const PHASES: [&str; 7] = [
+    "absent",
+    "steady",
+    "settling",
+    "watching",
+    "preflight",
+    "turning_back",
+    "verifying",
+];
+
+/// How the watch of a revision can end.
+pub const ENDINGS: [&str; 13] = [
+    "kept",
+    "inconclusive",
+    "superseded",
+    "uninstalled",
+    "would_roll_back",
+    "left_alone",
+    "limit_reached",
+    "refused",
+    "failed",
+    "recovered",
+    "same_failure",
+    "worse",
+    "unverified",
+];
+
+const RELEASE: [&str; 2] = ["namespace", "release"];
+
+/// Where a guarded release stands.
+#[derive(Debug, Clone, Copy)]
+pub struct Standing<'a> {
+    /// The namespace of the release.
+    pub namespace: &'a str,
+    /// Its name.
+    pub release: &'a str,
+    /// One of [`PHASES`].
+    pub phase: &'a str,
+    /// The newest revision.
+    pub revision: Option<u32>,
+    /// Evidence against it, while it is judged.
+    pub e_value: Option<f64>,
+    /// Usable share of the soundings, likewise.
+    pub coverage: Option<f64>,
+}
+
+/// The series of guarded releases.
+#[derive(Debug)]
+pub struct Releases {
+    phase: IntGaugeVec,
+    revision: IntGaugeVec,
+    e_value: GaugeVec,
+    coverage: GaugeVec,
+    endings: IntCounterVec,
+    state_failures: IntCounter,
+}
+
+impl Releases {
+    pub(super) fn new(registry: &Registry) -> Result<Self> {
+        let of_release = |name: &str, help: &str| {
+            IntGaugeVec::new(Opts::new(name, help), &RELEASE)
+                .and_then(|metric| add(registry, Ok(metric)))
+        };
+        let of_watch = |name: &str, help: &str| {
+            GaugeVec::new(Opts::new(name, help), &RELEASE)
+                .and_then(|metric| add(registry, Ok(metric)))
+        };
+        Ok(Self {
+            phase: add(
+                registry,
+                IntGaugeVec::new(
+                    Opts::new(
+                        "leadsman_rollout_phase",
+                        "1 for the phase in which a guarded release stands.",
+                    ),
+                    &["namespace", "release", "phase"],
+                ),
+            )?,
+            revision: of_release(
+                "leadsman_release_revision",
+                "The newest revision of a guarded release.",
+            )?,
+            e_value: of_watch(
+                "leadsman_verdict_e_value",
+                "Evidence against the revision that is judged; it is turned back at 100. Absent when none is.",
+            )?,
+            coverage: of_watch(
+                "leadsman_verdict_coverage_ratio",
+                "Usable share of the soundings of the revision that is judged. Absent when none is.",
+            )?,
+            endings: add(
+                registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "leadsman_rollouts_total",
+                        "Revisions of a guarded release, by how their watch ended.",
+                    ),
+                    &["namespace", "release", "ending"],
+                ),
+            )?,
+            state_failures: add(
+                registry,
+                IntCounter::new(
+                    "leadsman_state_write_failures_total",
+                    "States and recordings that could not be written.",
+                ),
+            )?,
+        })
+    }
+
+    /// Says where a release stands.
+    pub fn stands(&self, standing: &Standing<'_>) {
+        let labels = [standing.namespace, standing.release];
+        for phase in PHASES {
+            let is_here = i64::from(phase == standing.phase);
+            self.phase
+                .with_label_values(&[labels[0], labels[1], phase])
+                .set(is_here);
+        }
+        for ending in ENDINGS {
+            // All are on the page from the start, so that the first of a kind is an increase.
+            self.endings
+                .with_label_values(&[labels[0], labels[1], ending]);
+        }
+        match standing.revision {
+            Some(revision) => self
+                .revision
+                .with_label_values(&labels)
+                .set(i64::from(revision)),
+            // Absent is not an error: there was none before either.
+            None => drop(self.revision.remove_label_values(&labels)),
+        }
+        for (gauge, value) in [
+            (&self.e_value, standing.e_value),
+            (&self.coverage, standing.coverage),
+        ] {
+            match value {
+                Some(value) => gauge.with_label_values(&labels).set(value),
+                None => drop(gauge.remove_label_values(&labels)),
+            }
+        }
+    }
+
+    /// Counts a watch that ended; `ending` is one of [`ENDINGS`].
+    pub fn ended(&self, namespace: &str, release: &str, ending: &str) {
+        self.endings
+            .with_label_values(&[namespace, release, ending])
+            .inc();
+    }
+
+    /// Counts a state or a recording that could not be written.
+    pub fn state_failed(&self) {
+        self.state_failures.inc();
+    }
+
+    /// Takes the series of a release away that is no longer guarded.
+    pub fn forget(&self, namespace: &str, release: &str) {
+        let labels = [namespace, release];
+        for phase in PHASES {
+            drop(self.phase.remove_label_values(&[namespace, release, phase]));
+        }
+        for ending in ENDINGS {
+            drop(
+                self.endings
+                    .remove_label_values(&[namespace, release, ending]),
+            );
+        }
+        drop(self.revision.remove_label_values(&labels));
+        drop(self.e_value.remove_label_values(&labels));
+        drop(self.coverage.remove_label_values(&labels));
+    }
+}

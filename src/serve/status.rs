@@ -1,0 +1,287 @@
+//! `GET /` and `GET /api/v1/status`: the status page, and everything that it shows.
+//!
+//! Numbers and reasons only: what targets answered, and anything that an operator would call evidence in the sense of
+//! logs, is not here. Times are seconds since 1970.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{HeaderName, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use tokio::sync::watch;
+
+use super::api::scraped;
+use super::{Board, Shared};
+use crate::clock;
+use crate::metrics::Series;
+use crate::sounding::Outcome;
+use crate::units::{ErrorRate, Moment};
+use crate::window::Quantile;
+
+const PAGE: &str = include_str!("page.html");
+
+/// The page loads nothing from elsewhere, may not be framed, and speaks to us alone.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
+                      img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// One guarded release, as whoever guards it shows it.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct GuardView {
+    /// The namespace of the release.
+    pub namespace: String,
+    /// Its name.
+    pub release: String,
+    /// `enforce`, `observe` or `off`.
+    pub mode: &'static str,
+    /// What tells of its revisions and turns it back; `None` where it is only probed.
+    pub engine: Option<&'static str>,
+    /// Where it stands.
+    pub phase: String,
+    /// The newest revision.
+    pub revision: Option<u32>,
+    /// Since when it stands there.
+    pub phase_since: Option<f64>,
+    /// The same in a sentence.
+    pub says: String,
+    /// The judgement that runs.
+    pub watch: Option<WatchView>,
+    /// The last verdict.
+    pub verdict: Option<VerdictView>,
+    /// The runbook's steps.
+    pub steps: Vec<StepView>,
+    /// Revisions, the newest first.
+    pub history: Vec<RevisionView>,
+    /// The log of events, the newest first.
+    pub events: Vec<EventView>,
+}
+
+/// A judgement that runs.
+#[derive(Debug, Clone, Serialize)]
+pub struct WatchView {
+    /// Seconds since the revision appeared.
+    pub elapsed_s: f64,
+    /// Seconds of the whole watch.
+    pub length_s: f64,
+    /// Evidence against the revision.
+    pub e_value: f64,
+    /// How much of it convicts.
+    pub threshold: f64,
+    /// Usable share of the soundings.
+    pub coverage: Option<f64>,
+    /// Whether the rollout is complete.
+    pub settled: bool,
+    /// Seconds and e-value, at most 300 pairs.
+    pub e_values: Vec<(f64, f64)>,
+    /// The numbers by stratum.
+    pub strata: Vec<StratumView>,
+    /// Endpoints that do not count at the moment.
+    pub aside: Vec<String>,
+    /// Whether new pods are asked directly, or why not.
+    pub direct: String,
+}
+
+/// The numbers of one stratum.
+#[derive(Debug, Clone, Serialize)]
+pub struct StratumView {
+    /// Its name.
+    pub name: String,
+    /// Failures in the span of the estimate.
+    pub failed: u64,
+    /// Outcomes in it.
+    pub total: u64,
+    /// Failures before.
+    pub baseline_failed: u64,
+    /// Outcomes before.
+    pub baseline_total: u64,
+    /// Evidence of this stratum alone.
+    pub e_value: f64,
+}
+
+/// A verdict that fell.
+#[derive(Debug, Clone, PartialEq, Serialize, serde::Deserialize)]
+pub struct VerdictView {
+    /// On which revision.
+    pub revision: u32,
+    /// `rollback`, `healthy` or `inconclusive`.
+    pub verdict: String,
+    /// The reason, as `error_rate:db`.
+    pub reason: String,
+    /// The numbers in words.
+    pub text: String,
+    /// Which soundings failed, by probe and reason.
+    pub failing: Vec<String>,
+    /// What would have had to differ.
+    pub otherwise: String,
+    /// When.
+    pub at: f64,
+}
+
+/// One step of the runbook.
+#[derive(Debug, Clone, Serialize)]
+pub struct StepView {
+    /// Which.
+    pub step: &'static str,
+    /// What the runbook allows, in seconds.
+    pub limit_s: f64,
+    /// What it took, or takes so far.
+    pub took_s: Option<f64>,
+    /// `met`, `running`, `late` or `open`.
+    pub state: &'static str,
+}
+
+/// One revision.
+#[derive(Debug, Clone, Serialize)]
+pub struct RevisionView {
+    /// Its number.
+    pub revision: u32,
+    /// Helm's status.
+    pub status: String,
+    /// How its watch ended, if it did.
+    pub ending: Option<&'static str>,
+    /// Why, in words, or Helm's description.
+    pub text: String,
+    /// When.
+    pub at: Option<f64>,
+}
+
+/// One entry of the log of events.
+#[derive(Debug, Clone, Serialize)]
+pub struct EventView {
+    /// When.
+    pub at: f64,
+    /// What happened.
+    pub text: String,
+}
+
+/// Where a view comes from: always the newest.
+pub type GuardFeed = watch::Receiver<Arc<GuardView>>;
+
+#[derive(Serialize)]
+struct Status {
+    version: &'static str,
+    now: f64,
+    ready: bool,
+    troubles: Vec<&'static str>,
+    releases: Vec<ReleaseView>,
+}
+
+#[derive(Serialize)]
+struct ReleaseView {
+    #[serde(flatten)]
+    guard: Arc<GuardView>,
+    probes: Vec<ProbeView>,
+}
+
+#[derive(Serialize)]
+struct ProbeView {
+    probe: String,
+    target: String,
+    state: &'static str,
+    reason: Option<&'static str>,
+    explanation: Option<String>,
+    latency_s: Option<f64>,
+    p50_s: Option<f64>,
+    p99_s: Option<f64>,
+    error_rate: Option<f64>,
+    /// Result and latency in seconds, the newest last.
+    recent: Vec<(&'static str, f64)>,
+}
+
+pub(super) async fn page() -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::CACHE_CONTROL, "no-cache"),
+        (HeaderName::from_static("x-frame-options"), "DENY"),
+    ];
+    (headers, PAGE).into_response()
+}
+
+pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Response {
+    scraped(shared, |shared| {
+        let board = shared.board();
+        let now = (shared.clock)();
+        let status = Status {
+            version: env!("CARGO_PKG_VERSION"),
+            now: clock::unix_seconds(),
+            ready: shared.is_ready(),
+            troubles: (shared.troubles)(),
+            releases: releases(&board, now),
+        };
+        serde_json::to_string(&status)
+    })
+    .await
+}
+
+fn releases(board: &Board, now: Moment) -> Vec<ReleaseView> {
+    let mut releases: Vec<ReleaseView> = Vec::new();
+    for series in &board.series {
+        let probe = series.tracked().probe();
+        let (namespace, name) = (probe.id.namespace.as_str(), probe.id.release.as_str());
+        // Probes of a release stand together.
+        let is_same = releases
+            .last()
+            .is_some_and(|last| last.guard.namespace == namespace && last.guard.release == name);
+        if !is_same {
+            let mut guarded = board.guards.iter().map(|feed| feed.borrow().clone());
+            let guard = guarded.find(|view| view.namespace == namespace && view.release == name);
+            releases.push(ReleaseView {
+                guard: guard.unwrap_or_else(|| Arc::new(only_probed(namespace, name))),
+                probes: Vec::new(),
+            });
+        }
+        if let Some(release) = releases.last_mut() {
+            release.probes.push(one(series, now));
+        }
+    }
+    releases
+}
+
+fn only_probed(namespace: &str, release: &str) -> GuardView {
+    GuardView {
+        namespace: namespace.to_owned(),
+        release: release.to_owned(),
+        mode: "off",
+        phase: "steady".to_owned(),
+        says: "Probed only; its revisions are not judged".to_owned(),
+        ..GuardView::default()
+    }
+}
+
+fn one(series: &Series, now: Moment) -> ProbeView {
+    let tracked = series.tracked();
+    let (view, recent) = {
+        let mut track = tracked.lock();
+        let recent: Vec<(&'static str, f64)> = track
+            .recent()
+            .map(|(outcome, latency)| (outcome.words().0, latency.as_secs_f64()))
+            .collect();
+        (track.view(now), recent)
+    };
+    let quantile = |wanted: usize| {
+        let at = Quantile::ALL
+            .iter()
+            .position(|quantile| quantile.per_mille() == wanted)?;
+        view.quantiles[at].map(|latency| latency.as_secs_f64())
+    };
+    let last = view.last.as_ref();
+    let (state, reason) = last.map_or(("unknown", None), |last| last.outcome.words());
+    let probe = tracked.probe();
+    ProbeView {
+        probe: probe.id.probe.to_string(),
+        target: probe.target.shown(),
+        state,
+        reason,
+        explanation: last
+            .filter(|last| last.outcome != Outcome::Good)
+            .and_then(|last| last.explanation.as_deref().map(str::to_owned)),
+        latency_s: last.map(|last| last.latency.as_secs_f64()),
+        p50_s: quantile(500),
+        p99_s: quantile(990),
+        error_rate: view.window.error_rate().map(ErrorRate::ratio),
+        recent,
+    }
+}

@@ -326,7 +326,7 @@ impl Daemon {
     fn guard(&self, release: &Release, directory: &Path, state: Option<guard::State>) -> Guarded {
         let engine: Arc<dyn Engine> = Embedded::new(directory);
         let (observed, facts) = watch::channel(Observed::default());
-        let (heard, hears) = mpsc::channel(guard::HEARD);
+        let (heard, inbox) = mpsc::channel(guard::HEARD);
         let (view, feed) = watch::channel(Arc::new(GuardView::default()));
         let setup = guard::Setup {
             release: release.clone(),
@@ -337,7 +337,7 @@ impl Daemon {
             timeline: self.timeline,
         };
         let stop = CancellationToken::new();
-        let guard = Guard::new(setup, state, facts, hears, view);
+        let guard = Guard::new(setup, state, facts, inbox, view);
         let ended = self.guard_ended.clone().drop_guard();
         let task = tokio::spawn({
             let stop = stop.clone();

@@ -1,77 +1,157 @@
-//! `leadsman demo --app-only`: a small app with the runbook's four endpoints, to have something to probe.
+//! `leadsman demo`: the whole story in one process on loopback, from a deployment to its verified rollback.
+
+mod app;
+mod cluster;
+mod scenario;
+mod screen;
+mod story;
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use axum::Router;
-use axum::http::header;
-use axum::response::IntoResponse;
-use axum::routing::get;
 use clap::Args;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{runtime, signals};
-use crate::serve;
+use crate::release::embedded::History;
+use scenario::Scenario;
 
-/// Connections at a time. Far more than a walk-through needs, and still a bound.
-const MAX_CONNECTIONS: usize = 20_000;
+const ABOUT: &str = "\
+It runs an app with the runbook's four endpoints and three pods on free ports of this machine, guards it, deploys a
+revision, and shows what becomes of it. The app, its pods and its history of releases are embedded, in the place of a
+cluster and Helm; probing, judgement, rollback and verification are those of `leadsman run`.
+
+Exit code: 0 when the story ended as it should: a bad revision found, turned back and verified; in the scenarios
+slow-start, dependency-down and blip the revision kept. Otherwise 1.
+
+Examples:
+  leadsman demo
+  leadsman demo --scenario dead --stay
+  leadsman demo --app-only --listen 127.0.0.1:8080
+  leadsman demo --app-only --history ./history     the app of a history, for `embedded = \"./history\"`
+  leadsman demo --deploy errors --history ./history";
 
 /// Options of `leadsman demo`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  leadsman demo --app-only --listen 127.0.0.1:8080")]
+#[command(after_help = ABOUT)]
 pub struct DemoArgs {
+    /// What is wrong with the revision that is deployed
+    #[arg(long, value_enum, value_name = "SCENARIO", default_value_t = Scenario::Errors)]
+    scenario: Scenario,
+    /// Keep app, daemon and status page running after the end, until Ctrl-C
+    #[arg(long)]
+    stay: bool,
+    /// Where the recording of the watch is put
+    #[arg(long, value_name = "FILE", default_value = "leadsman-demo.jsonl")]
+    record: PathBuf,
     /// Serve the app and nothing else, until Ctrl-C
-    #[arg(long, required = true)]
+    #[arg(long, conflicts_with_all = ["scenario", "stay"])]
     app_only: bool,
-    /// Where the app listens
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
-    listen: SocketAddr,
+    /// Where the app listens; the demo takes a free port, --app-only port 8080
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+    /// The history of releases, for --app-only and --deploy
+    #[arg(long, value_name = "DIRECTORY")]
+    history: Option<PathBuf>,
+    /// Deploy a revision into --history and end
+    #[arg(long, value_enum, value_name = "SCENARIO", requires = "history", conflicts_with_all = ["scenario", "stay", "app_only"])]
+    deploy: Option<Scenario>,
 }
 
 pub(super) fn run(args: &DemoArgs) -> ExitCode {
-    let Some(runtime) = runtime(1) else {
+    if let (Some(scenario), Some(history)) = (args.deploy, &args.history) {
+        return deploy(scenario, history);
+    }
+    // App, daemon and view share the process; two threads keep one from delaying the other.
+    let Some(runtime) = runtime(2) else {
         return ExitCode::FAILURE;
     };
-    runtime.block_on(async {
-        let listener = match TcpListener::bind(args.listen).await {
-            Ok(listener) => listener,
-            Err(error) => {
-                eprintln!("leadsman: cannot listen at {}: {error}; choose another with --listen", args.listen);
-                return ExitCode::FAILURE;
-            }
-        };
-        let address = listener.local_addr().unwrap_or(args.listen);
-        say!("The app answers at http://{address}/, /api/health, /api/health/db and /api/health/redis.");
-        say!("Stop it with Ctrl-C.");
-        let stop = CancellationToken::new();
-        let asked = stop.clone();
-        let stopper = async move {
-            signals::wait_for_stop().await;
-            asked.cancel();
-        };
-        tokio::join!(serve::serve(listener, app(), MAX_CONNECTIONS, stop), stopper);
-        ExitCode::SUCCESS
-    })
-}
-
-/// The four endpoints of the runbook, all well.
-fn app() -> Router {
-    let ok = || async {
-        (
-            [(header::CONTENT_TYPE, "application/json")],
-            r#"{"status": "ok"}"#,
-        )
-            .into_response()
+    let code = if args.app_only {
+        runtime.block_on(app_only(args))
+    } else {
+        runtime.block_on(story::run(&story::Wish {
+            scenario: args.scenario,
+            stay: args.stay,
+            listen: args.listen,
+            record: args.record.clone(),
+        }))
     };
-    let page =
-        || async { ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], PAGE).into_response() };
-    Router::new()
-        .route("/", get(page))
-        .route("/api/health", get(ok))
-        .route("/api/health/db", get(ok))
-        .route("/api/health/redis", get(ok))
+    runtime.shutdown_background();
+    code
 }
 
-const PAGE: &str =
-    "<!doctype html><title>Demo app</title><p>The app that Leadsman takes soundings of.</p>\n";
+fn deploy(scenario: Scenario, history: &Path) -> ExitCode {
+    let contents = match serde_json::to_value(scenario.behaviour()) {
+        Ok(contents) => contents,
+        Err(error) => {
+            eprintln!("leadsman: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match History::of(history).upgrade(contents) {
+        Ok(revision) => {
+            say!("Revision {revision} is deployed: {}.", scenario.about());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!(
+                "leadsman: cannot write to the history in {}: {error}",
+                history.display()
+            );
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn app_only(args: &DemoArgs) -> ExitCode {
+    let wanted = args
+        .listen
+        .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080)));
+    let listener = match TcpListener::bind(wanted).await {
+        Ok(listener) => listener,
+        Err(error) => {
+            eprintln!("leadsman: cannot listen at {wanted}: {error}; choose another with --listen");
+            return ExitCode::FAILURE;
+        }
+    };
+    let address = listener.local_addr().unwrap_or(wanted);
+    let temporary = match (&args.history, story::Scratch::new()) {
+        (Some(_), _) => None,
+        (None, Ok(scratch)) => Some(scratch),
+        (None, Err(error)) => {
+            eprintln!(
+                "leadsman: cannot make a temporary directory: {error}; give one with --history"
+            );
+            return ExitCode::FAILURE;
+        }
+    };
+    let directory = match (&args.history, &temporary) {
+        (Some(history), _) => history.clone(),
+        (None, Some(scratch)) => scratch.path().join("history"),
+        (None, None) => return ExitCode::FAILURE,
+    };
+    if let Err(error) = story::install(&directory, 1) {
+        eprintln!(
+            "leadsman: cannot write to the history in {}: {error}",
+            directory.display()
+        );
+        return ExitCode::FAILURE;
+    }
+    say!(
+        "The app answers at http://{address}/, /api/health, /api/health/db and /api/health/redis."
+    );
+    say!("Stop it with Ctrl-C.");
+    let stop = CancellationToken::new();
+    let running = cluster::run(&directory, listener, stop.clone());
+    tokio::select! {
+        () = signals::wait_for_stop() => ExitCode::SUCCESS,
+        ended = running => {
+            if let Err(error) = ended {
+                eprintln!("leadsman: the app has ended: {error}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -12,11 +12,13 @@ macro_rules! say {
 
 pub mod check;
 pub mod demo;
+pub mod explain;
 pub mod import_blackbox;
 pub mod judge;
 pub mod logging;
 mod online;
 pub mod probe;
+pub mod replay;
 pub mod run;
 pub mod signals;
 
@@ -45,14 +47,10 @@ pub struct Cli {
     #[arg(long, global = true, value_enum, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
     /// What is logged: error, warn, info, debug, trace, or a filter
-    #[arg(
-        long,
-        global = true,
-        env = "LEADSMAN_LOG_LEVEL",
-        default_value = "info",
-        value_name = "LEVEL"
-    )]
-    log_level: String,
+    ///
+    /// [default: info; for demo error, since it shows what happens itself]
+    #[arg(long, global = true, env = "LEADSMAN_LOG_LEVEL", value_name = "LEVEL")]
+    log_level: Option<String>,
 }
 
 const EXAMPLE: &str = "Example:
@@ -73,6 +71,10 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Apply the rule to recorded streams of soundings
     Judge(judge::JudgeArgs),
+    /// Judge a recorded watch again, also with other settings
+    Replay(replay::ReplayArgs),
+    /// Show why a verdict fell
+    Explain(explain::ExplainArgs),
     /// Turn a blackbox.yml into our modules
     ImportBlackbox(import_blackbox::ImportArgs),
 }
@@ -157,7 +159,10 @@ fn runtime(workers: usize) -> Option<tokio::runtime::Runtime> {
 /// Reads the command line, runs the command.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Err(text) = logging::start(cli.log_format, &cli.log_level) {
+    let quiet = matches!(cli.command, Command::Demo(_));
+    let level = cli.log_level.as_deref();
+    let level = level.unwrap_or(if quiet { "error" } else { "info" });
+    if let Err(text) = logging::start(cli.log_format, level) {
         eprintln!("leadsman: {text}");
         return ExitCode::from(BAD_CONFIGURATION);
     }
@@ -167,6 +172,8 @@ pub fn main() -> ExitCode {
         Command::Probe(args) => probe::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Judge(args) => judge::run(args),
+        Command::Replay(args) => replay::run(args),
+        Command::Explain(args) => explain::run(args),
         Command::ImportBlackbox(args) => import_blackbox::run(args),
     }
 }

@@ -49,15 +49,13 @@ impl Rollout {
         commands
     }
 
-    /// What is to be done after a restart, so that the phase goes on where it was. A watch and a verification are
-    /// restored by whoever kept them.
+    /// What is to be done after a restart, so that the phase goes on where it was. A watch is restored by whoever
+    /// kept it.
     pub fn resume(&self) -> Vec<Command> {
         match &self.phase {
-            Phase::Absent
-            | Phase::Steady
-            | Phase::Settling(_)
-            | Phase::Watching(_)
-            | Phase::Verifying(_) => Vec::new(),
+            Phase::Absent | Phase::Steady | Phase::Settling(_) | Phase::Watching(_) => Vec::new(),
+            // Begun anew: what happened while we were away is not known.
+            Phase::Verifying(case) => vec![Command::Verify(case.made.unwrap_or_default())],
             Phase::Preflight(case) => vec![Command::Preflight(case.revision)],
             Phase::TurningBack(case) => match (case.made, case.target) {
                 // Carrying it out again finishes what was begun.

@@ -248,7 +248,7 @@ pub(super) fn percent(rate: f64) -> String {
 pub fn number(e: f64) -> String {
     if e >= 1e6 {
         format!("{e:.1e}")
-    } else if e >= 100.0 {
+    } else if e >= 101.0 {
         format!("{e:.0}")
     } else if e >= 10.0 {
         format!("{e:.1}")

@@ -237,6 +237,11 @@ impl Rule {
         self.ticks_up(self.watch_s)
     }
 
+    /// Whole ticks in a span of seconds.
+    pub fn whole_ticks(&self, span_s: f64) -> u32 {
+        self.ticks(span_s)
+    }
+
     /// Whole ticks in a span.
     pub(crate) fn ticks(&self, span_s: f64) -> u32 {
         whole(span_s / self.interval_s)

@@ -1,13 +1,17 @@
 //! One revision under judgement.
 
+mod paths;
+mod report;
+mod start;
+
 use serde::{Deserialize, Serialize};
 
 use super::counts::Recent;
 use super::direct::{Direct, Down};
-use super::finding::{Finding, Reason, Rise, StratumName, StratumReport, Strongest, Verdict, Why};
+use super::finding::{Finding, Verdict, Why};
 use super::rule::{Rule, Unusable};
-use super::stratum::{Before, Control, LN_ZERO, OldPods, Opening, Stratum, ln, ln_sum};
-use super::{MAX_ENDPOINTS, Mark, PodLook, PodState, RequestsBefore, Scrape, Start, Tick};
+use super::stratum::{Before, Control, OldPods, Opening, Stratum};
+use super::{Mark, PodLook, RequestsBefore, Scrape, Start, Tick};
 
 /// Why an endpoint is not counted at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,7 +93,7 @@ impl Watch {
     /// When the rule or what is known at the start cannot be worked with; the error names the field.
     pub fn new(rule: Rule, start: &Start) -> Result<Self, Unusable> {
         rule.check()?;
-        check(start)?;
+        start::check(start)?;
         let count = start.endpoints.len();
         let dt = rule.interval_s;
         let share = Weights::new(&rule, count, start.requests.is_some(), start.direct);
@@ -422,235 +426,6 @@ impl Watch {
         }
     }
 
-    /// Path A.
-    fn crash_loop(&self, now: u32, t: f64, pods: &[PodState]) -> Option<Finding> {
-        let rule = &self.rule;
-        let looping = pods.iter().find(|pod| {
-            !pod.old_too
-                && (pod.restarts >= rule.crash_restarts_hard
-                    || pod.crash_loop_back_off && pod.restarts >= rule.crash_restarts)
-        })?;
-        let waiting = if looping.crash_loop_back_off {
-            " (CrashLoopBackOff)"
-        } else {
-            ""
-        };
-        Some(Finding {
-            reason: Reason::CrashLoop,
-            tick: now,
-            t,
-            e: None,
-            text: format!("new pod restarted {} times{waiting}", looping.restarts),
-            otherwise: format!(
-                "With fewer than {} restarts, or with pods of the old revision that do the same, it would not have been \
-                 held against the revision.",
-                if looping.crash_loop_back_off {
-                    rule.crash_restarts
-                } else {
-                    rule.crash_restarts_hard
-                }
-            ),
-        })
-    }
-
-    /// Path B.
-    fn hard_down(&self, now: u32, t: f64, is_settled: bool) -> Option<Finding> {
-        let finding = |reason, text, ticks: u32| Finding {
-            reason,
-            tick: now,
-            t,
-            e: None,
-            text,
-            otherwise: format!(
-                "One good answer in the last {:.0} s would have ended the run, and the revision would have been watched \
-                 further.",
-                f64::from(ticks) * self.rule.interval_s
-            ),
-        };
-        if self.all_run >= self.hold_all {
-            let text = format!("every endpoint failed {} times in a row", self.all_run);
-            return Some(finding(Reason::HardDownAll, text, self.all_run));
-        }
-        self.endpoints.iter().find_map(|endpoint| {
-            let hold = if is_settled {
-                endpoint.hold
-            } else {
-                endpoint.hold_unsettled
-            };
-            (endpoint.mark == Mark::Bad && endpoint.run >= hold).then(|| {
-                let text = format!("{} failed {} times in a row", endpoint.name, endpoint.run);
-                finding(Reason::HardDown(endpoint.name.clone()), text, endpoint.run)
-            })
-        })
-    }
-
-    /// Path D.
-    fn pods_down(&self, now: u32, t: f64, down: Down) -> Finding {
-        let name = &self.endpoints[down.endpoint].name;
-        Finding {
-            reason: Reason::PodsDown(name.clone()),
-            tick: now,
-            t,
-            e: None,
-            text: format!(
-                "{} new pods failed {name} {} times in a row while old pods answered",
-                down.pods, down.ticks
-            ),
-            otherwise: format!(
-                "One good answer of a new pod in the last {:.0} s, or old pods failing {name} as well, would have kept \
-                 the revision under watch.",
-                f64::from(down.ticks) * self.rule.interval_s
-            ),
-        }
-    }
-
-    /// Path C.
-    fn error_rate(&mut self, now: u32, t: f64) -> Option<Finding> {
-        let rule = &self.rule;
-        // One pass for the sum; the terms are made again only where something convicts.
-        let mut ln_e = LN_ZERO;
-        let mut largest = (LN_ZERO, 0u16);
-        for at in 0..self.strata() {
-            let stratum = self.stratum(at);
-            let weighted = stratum.ln_weighted(stratum.ln_e(rule));
-            ln_e = ln_sum(&[ln_e, weighted]);
-            if weighted > largest.0 {
-                largest = (weighted, at as u16);
-            }
-        }
-        self.ln_e = ln_e;
-        if self.strongest.is_none_or(|(most, _, _)| ln_e > most) {
-            self.strongest = Some((ln_e, largest.1, now));
-        }
-        let needed = ln(rule.threshold());
-        if ln_e < needed {
-            return None;
-        }
-        let mut best: Option<(f64, usize)> = None;
-        for at in 0..self.strata() {
-            let stratum = self.stratum(at);
-            let own = stratum.ln_e(rule);
-            if own < needed + 0.1f64.ln() || !self.passes(at, now, t) {
-                continue;
-            }
-            let weighted = stratum.ln_weighted(own);
-            if best.is_none_or(|(most, _)| weighted > most) {
-                best = Some((weighted, at));
-            }
-        }
-        let (_, at) = best?;
-        let stratum = self.stratum(at);
-        let (failed, total) = self.recent(at);
-        let control = self.control(at);
-        let name = self.name(at);
-        let rise = Rise {
-            stratum: &name,
-            failed,
-            total,
-            span_s: (t + rule.interval_s).min(self.span_s(at)),
-            before: (stratum.before.failed, stratum.before.total),
-            assumed: stratum.before.assumed.then_some(rule.p_assumed),
-            old_pods: control
-                .filter(|control| control.rate() > stratum.before.rate())
-                .map(|control| (control.failed, control.total)),
-            margin: stratum.margin,
-            e: ln_e.exp(),
-            threshold: rule.threshold(),
-        };
-        Some(Finding {
-            tick: now,
-            t,
-            e: Some(ln_e.exp()),
-            text: rise.text(),
-            otherwise: rise.otherwise(),
-            reason: Reason::ErrorRate(name),
-        })
-    }
-
-    /// Tests 2 and 3 of path C.
-    fn passes(&self, at: usize, now: u32, t: f64) -> bool {
-        let rule = &self.rule;
-        let stratum = self.stratum(at);
-        let (failed, total) = self.recent(at);
-        let is_alive = match (self.kind(at), &self.requests) {
-            (Kind::Requests, Some(requests)) => {
-                let lately = rule.still_failing_s.max(2.0 * requests.interval_s);
-                stratum.failing_ticks >= rule.min_failing_scrapes
-                    && t - requests.last_failing_t <= lately + 1e-9
-            }
-            (Kind::Pool | Kind::Endpoint(_) | Kind::NewPods | Kind::Requests, _) => {
-                stratum.is_alive(rule, now)
-            }
-        };
-        is_alive && stratum.rose(failed, total, self.control(at))
-    }
-
-    /// Strata, in order: the pool, the endpoints, requests, new pods.
-    fn strata(&self) -> usize {
-        let more = usize::from(self.requests.is_some()) + usize::from(self.new_pods.is_some());
-        1 + self.endpoints.len() + more
-    }
-
-    fn kind(&self, at: usize) -> Kind {
-        match at.checked_sub(1) {
-            None => Kind::Pool,
-            Some(endpoint) if endpoint < self.endpoints.len() => Kind::Endpoint(endpoint),
-            Some(next) if next == self.endpoints.len() && self.requests.is_some() => Kind::Requests,
-            Some(_) => Kind::NewPods,
-        }
-    }
-
-    fn stratum(&self, at: usize) -> &Stratum {
-        match (self.kind(at), &self.requests, &self.new_pods) {
-            (Kind::Endpoint(at), _, _) => &self.endpoints[at].stratum,
-            (Kind::Requests, Some(requests), _) => &requests.stratum,
-            (Kind::NewPods, _, Some(new_pods)) => &new_pods.stratum,
-            (Kind::Pool | Kind::Requests | Kind::NewPods, _, _) => &self.pool.stratum,
-        }
-    }
-
-    fn name(&self, at: usize) -> StratumName {
-        match self.kind(at) {
-            Kind::Pool => StratumName::Pool,
-            Kind::Endpoint(at) => StratumName::Endpoint(self.endpoints[at].name.clone()),
-            Kind::Requests => StratumName::Requests,
-            Kind::NewPods => StratumName::NewPods,
-        }
-    }
-
-    /// Failures and outcomes in the span of the estimate.
-    fn recent(&self, at: usize) -> (u64, u64) {
-        match (self.kind(at), &self.requests, &self.new_pods) {
-            (Kind::Endpoint(at), _, _) => self.endpoints[at].recent.whole(),
-            (Kind::Requests, Some(requests), _) => requests.recent.whole(),
-            (Kind::NewPods, _, Some(new_pods)) => new_pods.direct.estimate(),
-            (Kind::Pool | Kind::Requests | Kind::NewPods, _, _) => self.pool.recent.whole(),
-        }
-    }
-
-    /// What old pods say of a stratum, this tick included.
-    fn control(&self, at: usize) -> Option<Control> {
-        let stratum = self.stratum(at);
-        let old_pods = match self.kind(at) {
-            Kind::Pool | Kind::NewPods => self.pool.old_pods.as_ref(),
-            Kind::Endpoint(at) => self.endpoints[at].old_pods.as_ref(),
-            Kind::Requests => None,
-        };
-        old_pods?.says(&self.rule, stratum.before.rate(), stratum.margin)
-    }
-
-    /// Seconds that the estimate looks back.
-    fn span_s(&self, at: usize) -> f64 {
-        let rule = &self.rule;
-        match (self.kind(at), &self.requests) {
-            (Kind::Requests, Some(requests)) => rule.window_s.max(requests.interval_s),
-            (Kind::Pool | Kind::Endpoint(_) | Kind::NewPods | Kind::Requests, _) => {
-                let probes = f64::from(rule.window_probes) / self.endpoints.len() as f64;
-                rule.window_s.max(probes.ceil() * rule.interval_s)
-            }
-        }
-    }
-
     /// Whether all ticks of the watch have been read.
     pub fn is_over(&self) -> bool {
         f64::from(self.next_tick) * self.rule.interval_s >= self.rule.watch_s - 1e-9
@@ -704,78 +479,6 @@ impl Watch {
         self.finding.as_ref()
     }
 
-    /// The strongest evidence so far.
-    pub fn strongest(&self) -> Option<Strongest> {
-        let (ln_e, at, tick) = self.strongest?;
-        Some(Strongest {
-            e: ln_e.exp(),
-            stratum: self.name(usize::from(at)),
-            t: f64::from(tick) * self.rule.interval_s,
-        })
-    }
-
-    /// The numbers of every stratum.
-    pub fn report(&self) -> Vec<StratumReport> {
-        (0..self.strata())
-            .map(|at| {
-                let stratum = self.stratum(at);
-                let (failed, total) = self.recent(at);
-                StratumReport {
-                    name: self.name(at),
-                    failed,
-                    total,
-                    before_failed: stratum.before.failed,
-                    before_total: stratum.before.total,
-                    assumed: stratum.before.assumed,
-                    tolerated: stratum.tolerated(),
-                    log10_e: stratum.ln_e(&self.rule) / std::f64::consts::LN_10,
-                    clipped_blocks: stratum.clipped_blocks,
-                }
-            })
-            .collect()
-    }
-
-    /// Where each endpoint stands, for the verification after a rollback.
-    /// Failures are those of the last `ticks`; an endpoint that new pods do not answer at all fails wholly, however few
-    /// users have noticed yet.
-    pub(super) fn standing(&self, ticks: u32) -> impl Iterator<Item = Standing<'_>> {
-        let down = |at: usize| {
-            let pods = self.new_pods.as_ref()?;
-            Some(pods.direct.endpoints[at].down >= 3)
-        };
-        self.endpoints
-            .iter()
-            .enumerate()
-            .map(move |(at, endpoint)| Standing {
-                name: &endpoint.name,
-                counts: endpoint.aside.is_none(),
-                before: endpoint.stratum.before,
-                recent: if down(at) == Some(true) {
-                    (1, 1)
-                } else {
-                    endpoint.recent.sum(ticks)
-                },
-            })
-    }
-
-    /// What was measured of all endpoints together before.
-    pub(super) fn pooled(&self) -> Before {
-        self.pool.stratum.before
-    }
-
-    /// Endpoints that are set aside at the moment: they do not count.
-    pub fn aside(&self) -> impl Iterator<Item = &str> {
-        self.endpoints
-            .iter()
-            .filter(|endpoint| endpoint.aside.is_some())
-            .map(|endpoint| &*endpoint.name)
-    }
-
-    /// The endpoints' names, in their order.
-    pub fn endpoints(&self) -> impl Iterator<Item = &str> {
-        self.endpoints.iter().map(|endpoint| &*endpoint.name)
-    }
-
     /// How many ticks were read.
     pub fn ticks(&self) -> u32 {
         self.next_tick
@@ -795,67 +498,6 @@ impl Watch {
     pub fn rule(&self) -> &Rule {
         &self.rule
     }
-
-    /// Whether a state that was read from outside can be worked with.
-    pub fn is_sound(&self) -> bool {
-        let strata = (0..self.strata()).all(|at| self.stratum(at).is_sound());
-        let count = self.endpoints.len();
-        let old = |old: &Option<OldPods>| {
-            old.is_some() == self.new_pods.is_some() && old.as_ref().is_none_or(OldPods::is_sound)
-        };
-        self.rule.check().is_ok()
-            && (1..=MAX_ENDPOINTS).contains(&count)
-            && strata
-            && self.ln_e.is_finite()
-            && self.pool.recent.is_sound()
-            && old(&self.pool.old_pods)
-            && self
-                .endpoints
-                .iter()
-                .all(|e| e.recent.is_sound() && old(&e.old_pods))
-            && self.requests.as_ref().is_none_or(|r| r.recent.is_sound())
-            && self
-                .new_pods
-                .as_ref()
-                .is_none_or(|p| p.direct.is_sound(count))
-            && self
-                .strongest
-                .is_none_or(|(_, at, _)| usize::from(at) < self.strata())
-    }
-
-    /// Bytes that the state takes, on the heap as well.
-    pub fn bytes(&self) -> usize {
-        let old = |old: &Option<OldPods>| old.as_ref().map_or(0, OldPods::bytes);
-        let endpoints: usize = self
-            .endpoints
-            .iter()
-            .map(|e| size_of::<Endpoint>() + e.name.len() + e.recent.bytes() + old(&e.old_pods))
-            .sum();
-        let pods = |pods: &NewPods| pods.direct.bytes();
-        size_of::<Self>()
-            + self.pool.recent.bytes()
-            + old(&self.pool.old_pods)
-            + endpoints
-            + self.requests.as_ref().map_or(0, |r| r.recent.bytes())
-            + self.new_pods.as_ref().map_or(0, pods)
-    }
-}
-
-/// Where an endpoint stands at the end of a watch.
-pub(super) struct Standing<'a> {
-    pub(super) name: &'a str,
-    pub(super) counts: bool,
-    pub(super) before: Before,
-    pub(super) recent: (u64, u64),
-}
-
-/// A stratum by its place.
-#[derive(Debug, Clone, Copy)]
-enum Kind {
-    Pool,
-    Endpoint(usize),
-    Requests,
-    NewPods,
 }
 
 /// Which share of the evidence each stratum carries; they sum up to 1.
@@ -882,56 +524,4 @@ impl Weights {
             new_pods,
         }
     }
-}
-
-fn check(start: &Start) -> Result<(), Unusable> {
-    let count = start.endpoints.len();
-    if !(1..=MAX_ENDPOINTS).contains(&count) {
-        return Err(Unusable::new(
-            "endpoints",
-            format!("has {count} names, but must have 1 to {MAX_ENDPOINTS}"),
-        ));
-    }
-    for (field, length) in [
-        ("baseline", start.baseline.len()),
-        ("failing_at_start", start.failing_at_start.len()),
-    ] {
-        if length != count {
-            return Err(Unusable::new(
-                field,
-                format!("has {length} entries for {count} endpoints"),
-            ));
-        }
-    }
-    for (at, (failed, total)) in start.baseline.iter().enumerate() {
-        if failed > total {
-            return Err(Unusable::new(
-                format!("baseline[{at}]"),
-                format!("has {failed} failures of {total}"),
-            ));
-        }
-    }
-    if let Some(at) = start.settled_at
-        && !(at.is_finite() && at >= 0.0)
-    {
-        return Err(Unusable::new(
-            "settled_at",
-            format!("is {at}, but must be 0 or more"),
-        ));
-    }
-    if let Some(requests) = &start.requests {
-        if !(requests.interval_s >= 1.0 && requests.interval_s <= 600.0) {
-            return Err(Unusable::new(
-                "requests.interval_s",
-                format!("is {}, but must be from 1 to 600", requests.interval_s),
-            ));
-        }
-        if requests.failed > requests.total {
-            return Err(Unusable::new(
-                "requests.baseline",
-                format!("has {} failures of {}", requests.failed, requests.total),
-            ));
-        }
-    }
-    Ok(())
 }

@@ -34,8 +34,11 @@ pub(in crate::daemon) struct State {
     /// The revision that serves is in doubt: what it measures is no baseline until it has served well for long enough.
     pub(super) doubtful: bool,
     pub(super) watching: Option<Watching>,
+    /// The revision at hand, and when its watch began: the recording that is written.
+    pub(super) recorded: Option<(Revision, Time)>,
     /// The watch that convicted, for the verification.
     pub(super) convicted: Option<Watch>,
+    #[serde(skip)]
     pub(super) verifying: Option<Verifying>,
     pub(super) verdict: Option<VerdictView>,
     pub(super) entries: VecDeque<Entry>,
@@ -90,7 +93,7 @@ pub(super) struct Watching {
     /// States of pods that were told to the watch.
     pub(super) crashes: BTreeMap<Box<str>, (u32, bool)>,
     /// Seconds and e-value; thinned out when it grows too long.
-    pub(super) trace: Vec<(f32, f64)>,
+    pub(super) trace: Vec<(f64, f64)>,
     /// Marks that wait for their tick.
     #[serde(skip)]
     pub(super) inbox: Inbox,
@@ -100,7 +103,7 @@ pub(super) struct Watching {
 
 impl Watching {
     pub(super) fn trace(&mut self) {
-        let t = self.watch.elapsed_s() as f32;
+        let t = self.watch.elapsed_s();
         // JSON has no infinity, and nobody tells such numbers apart.
         self.trace.push((t, self.watch.e_value().min(1e300)));
         if self.trace.len() > MAX_TRACE {
@@ -132,11 +135,10 @@ impl Watching {
 }
 
 /// A verification that runs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Verifying {
     pub(super) began: Time,
     pub(super) verification: Verification,
-    #[serde(skip)]
     pub(super) inbox: Inbox,
 }
 
@@ -149,6 +151,7 @@ impl State {
             deployed: None,
             doubtful: false,
             watching: None,
+            recorded: None,
             convicted: None,
             verifying: None,
             verdict: None,
@@ -174,13 +177,6 @@ impl State {
                 return Err("it holds a watch whose parts do not fit together");
             }
             watching.inbox = Inbox::new(endpoints);
-        }
-        if let Some(verifying) = &mut self.verifying {
-            let fits = verifying.verification.is_sound() && self.convicted.is_some();
-            let Some(convicted) = self.convicted.as_ref().filter(|_| fits) else {
-                return Err("it holds a verification that cannot be");
-            };
-            verifying.inbox = Inbox::new(convicted.endpoints().count());
         }
         self.rollout = self.rollout.bounded();
         self.ledger = self.ledger.bounded();

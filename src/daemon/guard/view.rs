@@ -83,11 +83,7 @@ fn watch(watching: &Watching) -> WatchView {
         threshold: rule.threshold(),
         coverage: watch.coverage(),
         settled: watch.settled_at().is_some(),
-        e_values: watching
-            .trace
-            .iter()
-            .map(|(t, e)| (f64::from(*t), *e))
-            .collect(),
+        e_values: watching.trace.clone(),
         strata: watch
             .report()
             .into_iter()
@@ -100,7 +96,7 @@ fn watch(watching: &Watching) -> WatchView {
                 e_value: 10f64.powf(stratum.log10_e.min(300.0)),
             })
             .collect(),
-        aside: watch.aside().map(str::to_owned).collect(),
+        aside: watch.aside().map(|(name, _)| name.to_owned()).collect(),
         direct: if watching.direct.contains(&true) {
             let asked = watching.pods.len();
             format!("{asked} pods were asked directly")
@@ -123,6 +119,10 @@ pub(super) fn verdict(watching: &Watching, now: Time) -> Option<VerdictView> {
             strongest.stratum
         )
     });
+    let mut strongest = strongest;
+    for (name, why) in watch.aside() {
+        strongest.push_str(&format!("; {name} does not count, because {why}"));
+    }
     let (text, otherwise) = match &conclusion {
         Verdict::Watching => return None,
         Verdict::Rollback(finding) => (finding.text.clone(), finding.otherwise.clone()),

@@ -1,0 +1,106 @@
+//! The demo's app: one pod, whose behaviour is part of its revision.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+/// The four endpoints of the runbook, with the names of their probes.
+pub(super) const ENDPOINTS: [(&str, &str); 4] = [
+    ("api", "/api/health"),
+    ("db", "/api/health/db"),
+    ("redis", "/api/health/redis"),
+    ("web", "/"),
+];
+
+const PAGE: &str =
+    "<!doctype html><title>Demo app</title><p>The app that Leadsman takes soundings of.</p>\n";
+
+/// How a revision of the app behaves; its contents in the history.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Behaviour {
+    /// What people call it.
+    pub(super) image: String,
+    /// From the start of a pod until it is Ready.
+    pub(super) start_ms: u64,
+    /// From then until it answers well.
+    pub(super) cold_ms: u64,
+    /// Share of requests that fail.
+    pub(super) error_rate: f64,
+    /// Paths that never answer well; `*` is every path.
+    pub(super) dead: Vec<String>,
+    /// It crashes so long after its start, again and again.
+    pub(super) crash_after_ms: Option<u64>,
+    /// What happens around it, whichever revision serves.
+    pub(super) weather: Weather,
+}
+
+/// What happens around the app, counted from the moment when the revision that brings it is deployed.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Weather {
+    /// From then on the database is down for every pod, old and new.
+    pub(super) db_down_after_ms: Option<u64>,
+    /// Everything fails from then on for so long.
+    pub(super) blip_ms: Option<(u64, u64)>,
+}
+
+/// The weather that is on, for all pods.
+#[derive(Debug, Default)]
+pub(super) struct Sky {
+    pub(super) db_is_down: AtomicBool,
+    pub(super) all_is_down: AtomicBool,
+}
+
+/// One pod's state, as its requests see it.
+pub(super) struct Pod {
+    pub(super) behaviour: Behaviour,
+    pub(super) started: Instant,
+    pub(super) sky: Arc<Sky>,
+}
+
+impl Pod {
+    fn answers_well(&self, path: &str) -> bool {
+        let behaviour = &self.behaviour;
+        let warm = Duration::from_millis(behaviour.start_ms + behaviour.cold_ms);
+        let is_dead = behaviour
+            .dead
+            .iter()
+            .any(|dead| dead == "*" || dead == path);
+        let is_cold = behaviour.cold_ms > 0 && self.started.elapsed() < warm;
+        let db_is_down = path == "/api/health/db" && self.sky.db_is_down.load(Ordering::Relaxed);
+        let is_lucky = behaviour.error_rate <= 0.0 || fastrand::f64() >= behaviour.error_rate;
+        let all_is_down = self.sky.all_is_down.load(Ordering::Relaxed);
+        is_lucky && !(is_dead || is_cold || db_is_down || all_is_down)
+    }
+}
+
+/// The four endpoints of one pod.
+pub(super) fn router(pod: Arc<Pod>) -> Router {
+    Router::new().fallback(answer).with_state(pod)
+}
+
+async fn answer(State(pod): State<Arc<Pod>>, request: Request) -> Response {
+    let path = request.uri().path();
+    if !ENDPOINTS.iter().any(|(_, known)| *known == path) {
+        return StatusCode::NOT_FOUND.into_response();
+    }
+    if !pod.answers_well(path) {
+        let body = r#"{"status": "failing"}"#;
+        let kind = [(header::CONTENT_TYPE, "application/json")];
+        return (StatusCode::SERVICE_UNAVAILABLE, kind, body).into_response();
+    }
+    if path == "/" {
+        ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], PAGE).into_response()
+    } else {
+        let kind = [(header::CONTENT_TYPE, "application/json")];
+        (kind, r#"{"status": "ok"}"#).into_response()
+    }
+}

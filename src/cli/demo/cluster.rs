@@ -1,0 +1,332 @@
+//! What a cluster does for the demo: pods of the newest revision take the place of the others, one after another, and
+//! a Service hands each connection to a pod that is Ready. It reads the history and writes what its pods do beside it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::app::{self, Behaviour, Sky, Weather};
+use crate::clock::Timeline;
+use crate::release::Pod;
+use crate::release::embedded::{Cluster as Written, History};
+use crate::serve;
+use crate::units::Revision;
+
+/// Pods that serve; one more while a revision takes the place of another.
+const REPLICAS: usize = 3;
+
+/// How often the cluster looks at what is wanted.
+const ROUND: Duration = Duration::from_millis(100);
+
+/// From the order to stop until a pod is gone: so long it gets no new connections, but answers those it has.
+const TERMINATION: Duration = Duration::from_millis(500);
+
+/// Connections of one pod at a time; a demo needs a fraction.
+const MAX_CONNECTIONS: usize = 2000;
+
+/// The first wait of a pod that crashed; each is twice the one before.
+const BACK_OFF: Duration = Duration::from_secs(1);
+const MAX_BACK_OFF: Duration = Duration::from_secs(30);
+
+struct Running {
+    facts: Pod,
+    behaviour: Behaviour,
+    started: Instant,
+    /// When it is gone.
+    ends: Option<Instant>,
+    /// When it starts again after a crash.
+    back_at: Option<Instant>,
+    stop: CancellationToken,
+}
+
+type Ready = Arc<Mutex<Vec<SocketAddr>>>;
+
+/// The cluster at work.
+pub(super) struct Cluster {
+    history: History,
+    service: SocketAddr,
+    timeline: Timeline,
+    pods: BTreeMap<u32, Running>,
+    born: u32,
+    sky: Arc<Sky>,
+    weather: Option<(Instant, Weather)>,
+    newest: Option<Revision>,
+    ready: Ready,
+    tasks: TaskTracker,
+    written: Written,
+}
+
+/// Runs the app of a history until `stop`. The Service listens at `listener`.
+///
+/// # Errors
+/// When the history cannot be read or written.
+pub(super) async fn run(
+    directory: &Path,
+    listener: TcpListener,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    let ready = Ready::default();
+    let tasks = TaskTracker::new();
+    let service = listener.local_addr()?;
+    let serving = tokio::spawn(serve_service(listener, Arc::clone(&ready), tasks.clone()));
+    let mut cluster = Cluster {
+        history: History::of(directory),
+        service,
+        timeline: Timeline::start(),
+        pods: BTreeMap::new(),
+        born: 0,
+        sky: Arc::default(),
+        weather: None,
+        newest: None,
+        ready,
+        tasks,
+        written: Written::default(),
+    };
+    let ended = loop {
+        tokio::select! {
+            () = stop.cancelled() => break Ok(()),
+            () = tokio::time::sleep(ROUND) => {
+                if let Err(error) = cluster.round().await {
+                    break Err(error);
+                }
+            }
+        }
+    };
+    serving.abort();
+    for pod in cluster.pods.values() {
+        pod.stop.cancel();
+    }
+    ended
+}
+
+impl Cluster {
+    async fn round(&mut self) -> io::Result<()> {
+        let records = self.history.records()?;
+        let Some(newest) = records.last() else {
+            return Ok(());
+        };
+        let behaviour: Behaviour = serde_json::from_value(newest.contents.clone())?;
+        if self.newest != Some(newest.revision) {
+            if behaviour.weather != Weather::default() {
+                self.weather = Some((Instant::now(), behaviour.weather.clone()));
+            }
+            self.newest = Some(newest.revision);
+        }
+        self.change_weather();
+        self.age().await?;
+        self.replace(newest.revision, &behaviour).await?;
+        self.publish(newest.revision)
+    }
+
+    fn change_weather(&self) {
+        let Some((since, weather)) = &self.weather else {
+            return;
+        };
+        let passed = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let db = weather
+            .db_down_after_ms
+            .is_some_and(|after| passed >= after);
+        self.sky.db_is_down.store(db, Ordering::Relaxed);
+        let blip = weather
+            .blip_ms
+            .is_some_and(|(from, long)| passed >= from && passed < from + long);
+        self.sky.all_is_down.store(blip, Ordering::Relaxed);
+    }
+
+    /// Pods become Ready, crash, come back, and go.
+    async fn age(&mut self) -> io::Result<()> {
+        let now = Instant::now();
+        let time = self.timeline.now();
+        self.pods.retain(|_, pod| {
+            let is_gone = pod.ends.is_some_and(|at| at <= now);
+            if is_gone {
+                pod.stop.cancel();
+            }
+            !is_gone
+        });
+        let mut back = Vec::new();
+        for (number, pod) in &mut self.pods {
+            if let Some(at) = pod.back_at {
+                if at <= now {
+                    back.push(*number);
+                }
+                continue;
+            }
+            let age = now.duration_since(pod.started);
+            let crash = pod.behaviour.crash_after_ms.map(Duration::from_millis);
+            if crash.is_some_and(|after| age >= after) {
+                pod.stop.cancel();
+                pod.facts.restarts += 1;
+                pod.facts.ready_since = None;
+                pod.facts.waiting = Some("CrashLoopBackOff".into());
+                let doublings = (pod.facts.restarts - 1).min(16);
+                pod.back_at = Some(now + (BACK_OFF * 2u32.pow(doublings)).min(MAX_BACK_OFF));
+            } else if pod.facts.ready_since.is_none()
+                && age >= Duration::from_millis(pod.behaviour.start_ms)
+            {
+                pod.facts.ready_since = Some(time);
+            }
+        }
+        for number in back {
+            let Some(pod) = self.pods.get(&number) else {
+                continue;
+            };
+            let behaviour = pod.behaviour.clone();
+            let (address, stop) = self.start_server(&behaviour).await?;
+            if let Some(pod) = self.pods.get_mut(&number) {
+                pod.stop = stop;
+                pod.started = Instant::now();
+                pod.back_at = None;
+                pod.facts.waiting = None;
+                pod.facts.address = Some(address);
+            }
+        }
+        Ok(())
+    }
+
+    /// One new pod at a time, and an old one goes when a new one is Ready.
+    async fn replace(&mut self, revision: Revision, behaviour: &Behaviour) -> io::Result<()> {
+        let count =
+            |is: &dyn Fn(&Running) -> bool| self.pods.values().filter(|pod| is(pod)).count();
+        let stays = |pod: &Running| pod.ends.is_none();
+        let is_new = |pod: &Running| stays(pod) && pod.facts.revision == revision;
+        let is_old = |pod: &Running| stays(pod) && pod.facts.revision != revision;
+        let (new, old) = (count(&is_new), count(&is_old));
+        let ready = count(&|pod: &Running| is_new(pod) && pod.facts.ready_since.is_some());
+        if old > 0 && ready + old > REPLICAS {
+            // A pod that is not Ready goes first: nobody would miss it.
+            let oldest = self
+                .pods
+                .values_mut()
+                .filter(|pod| pod.ends.is_none() && pod.facts.revision != revision)
+                .min_by_key(|pod| pod.facts.ready_since.is_some());
+            if let Some(pod) = oldest {
+                pod.facts.terminating = true;
+                pod.ends = Some(Instant::now() + TERMINATION);
+            }
+        }
+        let most = if self.pods.is_empty() {
+            REPLICAS
+        } else {
+            REPLICAS + 1
+        };
+        let room = if old == 0 {
+            REPLICAS - new.min(REPLICAS)
+        } else {
+            most.saturating_sub(new + old)
+        };
+        for _ in 0..room.min(REPLICAS - new.min(REPLICAS)) {
+            self.start_pod(revision, behaviour).await?;
+        }
+        Ok(())
+    }
+
+    async fn start_pod(&mut self, revision: Revision, behaviour: &Behaviour) -> io::Result<()> {
+        let (address, stop) = self.start_server(behaviour).await?;
+        self.born += 1;
+        let facts = Pod {
+            name: format!("mykadoo-r{revision}-{}", self.born).into(),
+            revision,
+            node: if self.born.is_multiple_of(2) {
+                "node-a"
+            } else {
+                "node-b"
+            }
+            .into(),
+            ready_since: None,
+            terminating: false,
+            restarts: 0,
+            waiting: None,
+            address: Some(address),
+        };
+        self.pods.insert(
+            self.born,
+            Running {
+                facts,
+                behaviour: behaviour.clone(),
+                started: Instant::now(),
+                ends: None,
+                back_at: None,
+                stop,
+            },
+        );
+        Ok(())
+    }
+
+    async fn start_server(
+        &self,
+        behaviour: &Behaviour,
+    ) -> io::Result<(SocketAddr, CancellationToken)> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let pod = app::Pod {
+            behaviour: behaviour.clone(),
+            started: Instant::now(),
+            sky: Arc::clone(&self.sky),
+        };
+        let stop = CancellationToken::new();
+        let router = app::router(Arc::new(pod));
+        self.tasks.spawn(serve::serve(
+            listener,
+            router,
+            MAX_CONNECTIONS,
+            stop.clone(),
+        ));
+        Ok((address, stop))
+    }
+
+    /// Tells the Service and the file what the pods do.
+    fn publish(&mut self, newest: Revision) -> io::Result<()> {
+        let is_ready = |pod: &&Running| pod.facts.ready_since.is_some() && !pod.facts.terminating;
+        let addresses = self.pods.values().filter(is_ready);
+        let addresses: Vec<SocketAddr> = addresses.filter_map(|pod| pod.facts.address).collect();
+        let of_newest = self
+            .pods
+            .values()
+            .filter(|pod| pod.facts.revision == newest);
+        let settled = of_newest.filter(is_ready).count() >= REPLICAS
+            && self.pods.values().all(|pod| pod.facts.revision == newest);
+        *self.ready.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
+        let written = Written {
+            service: Some(self.service),
+            settled: settled.then_some(newest),
+            pods: self.pods.values().map(|pod| pod.facts.clone()).collect(),
+        };
+        if written != self.written {
+            self.history.write_cluster(&written)?;
+            self.written = written;
+        }
+        Ok(())
+    }
+}
+
+/// Each connection goes to one pod that is Ready, by chance; without one it is closed.
+async fn serve_service(listener: TcpListener, ready: Ready, tasks: TaskTracker) {
+    loop {
+        let Ok((mut client, _)) = listener.accept().await else {
+            // No descriptor is left: wait instead of turning in a circle.
+            tokio::time::sleep(ROUND).await;
+            continue;
+        };
+        let pod = {
+            let pods = ready.lock().unwrap_or_else(PoisonError::into_inner);
+            fastrand::choice(pods.iter().copied().collect::<Vec<_>>())
+        };
+        let Some(pod) = pod else { continue };
+        tasks.spawn(async move {
+            if let Ok(mut pod) = TcpStream::connect(pod).await {
+                // Whoever ends first ends the other; how is no news.
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut pod).await;
+            }
+        });
+    }
+}

@@ -1,0 +1,186 @@
+//! The live view: redrawn in place on a terminal, plain lines elsewhere.
+
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::cli::colours;
+use crate::clock;
+use crate::serve::status::GuardView;
+use crate::sounding::Outcome;
+use crate::track::Tracked;
+use crate::verdict::number;
+
+/// Without a terminal there is a line so often.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+
+/// Soundings that are shown of each probe.
+const SHOWN: usize = 48;
+
+/// Width of the bar of the e-value.
+const BAR: usize = 30;
+
+pub(super) struct Screen {
+    live: bool,
+    colours: bool,
+    /// Lines of the view that stand on the terminal now.
+    drawn: usize,
+    last_line: Option<Instant>,
+}
+
+impl Screen {
+    pub(super) fn new() -> Self {
+        let out = std::io::stdout();
+        Self {
+            live: out.is_terminal(),
+            colours: colours(&out),
+            drawn: 0,
+            last_line: None,
+        }
+    }
+
+    /// A line that stays.
+    pub(super) fn say(&mut self, line: &str) {
+        self.wipe();
+        say!("{line}");
+    }
+
+    /// Something has happened.
+    pub(super) fn event(&mut self, after: Duration, text: &str) {
+        self.say(&format!("{:>6.1} s  {text}", after.as_secs_f64()));
+    }
+
+    /// The view is over.
+    pub(super) fn finish(&mut self) {
+        self.wipe();
+    }
+
+    /// How everything stands now.
+    pub(super) fn draw(&mut self, view: &GuardView, probes: &[Arc<Tracked>], more: &str) {
+        if !self.live {
+            if self
+                .last_line
+                .is_none_or(|last| last.elapsed() >= LINE_EVERY)
+            {
+                self.last_line = Some(Instant::now());
+                say!("          {}", plain(view, probes, more));
+            }
+            return;
+        }
+        let mut text = String::new();
+        let mut lines = 0;
+        for probe in probes {
+            let (name, soundings, rate) = sparkline(probe, self.colours);
+            // Writing to a text cannot fail.
+            let _ = writeln!(text, "  {name:<6} {soundings} {rate}");
+            lines += 1;
+        }
+        for line in standing(view, more) {
+            let _ = writeln!(text, "  {line}");
+            lines += 1;
+        }
+        self.wipe();
+        let mut out = std::io::stdout().lock();
+        if out
+            .write_all(text.as_bytes())
+            .and_then(|()| out.flush())
+            .is_err()
+        {
+            std::process::exit(0);
+        }
+        self.drawn = lines;
+    }
+
+    fn wipe(&mut self) {
+        if self.drawn > 0 {
+            // Up to where the view begins, and clear from there.
+            print!("\x1b[{}A\x1b[J", self.drawn);
+            self.drawn = 0;
+        }
+    }
+}
+
+fn sparkline(probe: &Arc<Tracked>, coloured: bool) -> (String, String, String) {
+    let name = probe.probe().id.probe.to_string();
+    let mut track = probe.lock();
+    let recent: Vec<Outcome> = track.recent().map(|(outcome, _)| outcome).collect();
+    let view = track.view(clock::now());
+    let from = recent.len().saturating_sub(SHOWN);
+    let mut text = String::new();
+    for outcome in &recent[from..] {
+        match (outcome, coloured) {
+            (Outcome::Good, true) => text.push_str("\x1b[32m.\x1b[0m"),
+            (Outcome::Good, false) => text.push('.'),
+            (Outcome::Bad(_), true) => text.push_str("\x1b[1;31mx\x1b[0m"),
+            (Outcome::Bad(_), false) => text.push('x'),
+            (Outcome::Void(_), _) => text.push('-'),
+        }
+    }
+    text.extend(std::iter::repeat_n(' ', SHOWN - (recent.len() - from)));
+    let rate = view.window.error_rate().map_or_else(String::new, |rate| {
+        format!("{:>5.1} % errors in a minute", rate.ratio() * 100.0)
+    });
+    (name, text, rate)
+}
+
+fn standing(view: &GuardView, more: &str) -> Vec<String> {
+    let mut lines = vec![format!(
+        "{}{}",
+        view.says,
+        if more.is_empty() {
+            String::new()
+        } else {
+            format!("; {more}")
+        }
+    )];
+    if let Some(watch) = &view.watch {
+        // On a scale of powers of ten from 1 to the threshold.
+        let share = (watch.e_value.max(1.0).log10() / watch.threshold.log10()).clamp(0.0, 1.0);
+        let bar: String = (0..BAR)
+            .map(|at| {
+                if (at as f64) < share * BAR as f64 {
+                    '#'
+                } else {
+                    '.'
+                }
+            })
+            .collect();
+        let e = number(watch.e_value);
+        lines.push(format!(
+            "evidence [{bar}] e-value {e} of {:.0} that convict",
+            watch.threshold
+        ));
+        lines.push(format!(
+            "watch {:.0} s of {:.0} s",
+            watch.elapsed_s, watch.length_s
+        ));
+    }
+    let clocks: Vec<String> = view
+        .steps
+        .iter()
+        .filter_map(|step| {
+            Some(format!(
+                "{} {:.0}/{:.0} s",
+                step.step, step.took_s?, step.limit_s
+            ))
+        })
+        .collect();
+    if view.watch.is_none() && view.phase != "steady" && !clocks.is_empty() {
+        lines.push(format!("against the runbook: {}", clocks.join(", ")));
+    }
+    lines
+}
+
+fn plain(view: &GuardView, probes: &[Arc<Tracked>], more: &str) -> String {
+    let mut text = standing(view, more).join("; ");
+    for probe in probes {
+        let (name, _, rate) = sparkline(probe, false);
+        let _ = write!(
+            text,
+            "; {name} {}",
+            rate.trim().replace(" errors in a minute", "")
+        );
+    }
+    text
+}

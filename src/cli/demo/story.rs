@@ -1,0 +1,370 @@
+//! The story: two good revisions, a baseline, a third revision, and what becomes of it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::app::ENDPOINTS;
+use super::cluster;
+use super::scenario::Scenario;
+use super::screen::Screen;
+use crate::cli::signals;
+use crate::config::{self, Settings, Sources};
+use crate::daemon::Daemon;
+use crate::release::embedded::History;
+use crate::serve::status::{GuardFeed, GuardView};
+use crate::store;
+use crate::track::Tracked;
+use crate::units::{Namespace, ReleaseName};
+
+/// In life it is an hour; each probe is asked ten times a second instead, so that it says about as much.
+const WARM_UP: Duration = Duration::from_secs(15);
+const WARM_UP_INTERVAL: &str = "100ms";
+
+/// In life it is five minutes.
+const WATCH: Duration = Duration::from_secs(60);
+
+/// A story that takes longer than this is stuck.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// How often the view is drawn.
+const DRAW_EVERY: Duration = Duration::from_millis(250);
+
+const NAMESPACE: &str = "demo";
+const RELEASE: &str = "mykadoo";
+
+/// A directory that is gone with us.
+pub(super) struct Scratch(PathBuf);
+
+impl Scratch {
+    pub(super) fn new() -> io::Result<Self> {
+        let name = format!(
+            "leadsman-demo-{}-{:08x}",
+            std::process::id(),
+            fastrand::u32(..)
+        );
+        let path = std::env::temp_dir().join(name);
+        // Fails where there is one already, so nobody else's directory is taken for ours.
+        std::fs::create_dir(&path)?;
+        Ok(Self(path))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Puts good revisions into a history that is empty.
+pub(super) fn install(directory: &Path, revisions: u32) -> io::Result<()> {
+    let history = History::of(directory);
+    if history.records()?.is_empty() {
+        for number in 1..=revisions {
+            history.upgrade(serde_json::to_value(Scenario::good(number))?)?;
+        }
+    }
+    Ok(())
+}
+
+/// What is told, and how.
+#[derive(Debug, Clone)]
+pub(super) struct Wish {
+    pub(super) scenario: Scenario,
+    pub(super) stay: bool,
+    pub(super) listen: Option<SocketAddr>,
+    pub(super) record: PathBuf,
+}
+
+pub(super) async fn run(wish: &Wish) -> ExitCode {
+    let told = tokio::select! {
+        told = tell(wish) => told,
+        () = signals::wait_for_stop() => Err("stopped before the end".to_owned()),
+    };
+    match told {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(why) => {
+            eprintln!("leadsman: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn tell(wish: &Wish) -> Result<bool, String> {
+    let scratch =
+        Scratch::new().map_err(|error| format!("cannot make a temporary directory: {error}"))?;
+    let history_directory = scratch.path().join("history");
+    install(&history_directory, 2).map_err(|error| format!("cannot write the history: {error}"))?;
+    let wanted = wish
+        .listen
+        .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
+    let listener = TcpListener::bind(wanted)
+        .await
+        .map_err(|error| format!("cannot listen at {wanted}: {error}"))?;
+    let service = listener.local_addr().map_err(|error| error.to_string())?;
+    let stop = CancellationToken::new();
+    let app = tokio::spawn({
+        let (directory, stop) = (history_directory.clone(), stop.clone());
+        async move { cluster::run(&directory, listener, stop).await }
+    });
+    let history = History::of(&history_directory);
+    wait_for_pods(&history).await?;
+    let settings = settings(service, scratch.path())?;
+    let daemon = Daemon::start(settings)
+        .await
+        .map_err(|error| error.to_string())?;
+    let story = Story {
+        scenario: wish.scenario,
+        record: wish.record.clone(),
+        began: Instant::now(),
+        history,
+        state: scratch.path().join("state"),
+        view: daemon
+            .view(&Namespace::new(NAMESPACE), &ReleaseName::new(RELEASE))
+            .await
+            .ok_or("the release is not guarded")?,
+        probes: daemon.tracked().await,
+        screen: Screen::new(),
+    };
+    let mut daemon = daemon;
+    let ended = story.run(service, daemon.address(), wish.stay).await;
+    daemon.stop().await;
+    stop.cancel();
+    match app.await {
+        Ok(Err(error)) => Err(format!("the app has ended: {error}")),
+        Ok(Ok(())) | Err(_) => ended,
+    }
+}
+
+/// The daemon guards an app that is up, so that the baseline is that of an app that is well.
+async fn wait_for_pods(history: &History) -> Result<(), String> {
+    let patience = Instant::now() + PATIENCE;
+    while history
+        .cluster()
+        .is_ok_and(|cluster| cluster.settled.is_none())
+    {
+        if Instant::now() > patience {
+            return Err("the app's pods never became Ready".into());
+        }
+        tokio::time::sleep(DRAW_EVERY).await;
+    }
+    Ok(())
+}
+
+/// The settings, by the same way as anybody's.
+fn settings(service: SocketAddr, directory: &Path) -> Result<Settings, String> {
+    let shown = |part: &str| toml::Value::from(directory.join(part).to_string_lossy().into_owned());
+    let mut text = format!(
+        "[serve]\nlisten = \"127.0.0.1:0\"\n[state]\ndirectory = {}\n[[release]]\nname = \"{RELEASE}\"\n\
+         namespace = \"{NAMESPACE}\"\nbase_url = \"http://{service}\"\nembedded = {}\nmode = \"enforce\"\n\
+         interval = \"{WARM_UP_INTERVAL}\"\nwindow = \"1m\"\n[release.rollback]\nwatch = \"{}s\"\n",
+        shown("state"),
+        shown("history"),
+        WATCH.as_secs()
+    );
+    for (name, path) in ENDPOINTS {
+        let expect = if path == "/" {
+            "{ status = 200 }"
+        } else {
+            "{ status = 200, json = { \"/status\" = \"ok\" } }"
+        };
+        text.push_str(&format!(
+            "[[release.probe]]\nname = \"{name}\"\npath = \"{path}\"\ntimeout = \"5s\"\nexpect = {expect}\n"
+        ));
+    }
+    let file = directory.join("probes.toml");
+    std::fs::write(&file, text)
+        .map_err(|error| format!("cannot write {}: {error}", file.display()))?;
+    let sources = Sources {
+        files: vec![file],
+        ..Sources::default()
+    };
+    config::load(&sources)
+        .map(|loaded| loaded.settings)
+        .map_err(|mistakes| mistakes.render(false))
+}
+
+struct Story {
+    scenario: Scenario,
+    record: PathBuf,
+    began: Instant,
+    history: History,
+    state: PathBuf,
+    view: GuardFeed,
+    probes: Vec<Arc<Tracked>>,
+    screen: Screen,
+}
+
+impl Story {
+    async fn run(
+        mut self,
+        service: SocketAddr,
+        page: SocketAddr,
+        stay: bool,
+    ) -> Result<bool, String> {
+        let screen = &mut self.screen;
+        screen.say("Leadsman demo: an app with three pods, two good revisions, and a daemon that guards it.");
+        screen.say("App, pods and history of releases are embedded; there is no cluster and no Helm in this process.");
+        screen.say(&format!("  app          http://{service}/   (and /api/health, /api/health/db, /api/health/redis)"));
+        screen.say(&format!("  status page  http://{page}/"));
+        screen.say(&format!("  metrics      http://{page}/metrics"));
+        screen.say(&format!(
+            "The baseline is shortened to {} s (in life: an hour), the watch to {} s (in life: five minutes).",
+            WARM_UP.as_secs(),
+            WATCH.as_secs()
+        ));
+        self.warm_up().await?;
+        let contents =
+            serde_json::to_value(self.scenario.behaviour()).map_err(|error| error.to_string())?;
+        let revision = self
+            .history
+            .upgrade(contents)
+            .map_err(|error| format!("cannot write the history: {error}"))?;
+        self.screen.say(&format!(
+            "Revision {revision} is deployed: {}.",
+            self.scenario.about()
+        ));
+        let view = self.follow(revision.0).await?;
+        let is_right = self.end(&view, revision.0);
+        if stay {
+            self.screen.say(&format!(
+                "Everything keeps running; the status page is at http://{page}/. Stop with Ctrl-C."
+            ));
+            signals::wait_for_stop().await;
+        }
+        Ok(is_right)
+    }
+
+    /// Waits until the pods are Ready and the probes have measured for a while.
+    async fn warm_up(&mut self) -> Result<(), String> {
+        let patience = Instant::now() + PATIENCE;
+        let is_well = |probe: &Arc<Tracked>| {
+            probe
+                .lock()
+                .recent()
+                .last()
+                .is_some_and(|(o, _)| o == crate::sounding::Outcome::Good)
+        };
+        while !self.probes.iter().all(is_well) {
+            if Instant::now() > patience {
+                return Err("the app never answered".into());
+            }
+            tokio::time::sleep(DRAW_EVERY).await;
+        }
+        self.screen.say("The app answers. Taking the baseline.");
+        let until = Instant::now() + WARM_UP;
+        while Instant::now() < until {
+            let left = until.duration_since(Instant::now()).as_secs() + 1;
+            self.screen.draw(
+                &self.view.borrow().clone(),
+                &self.probes,
+                &format!("baseline: {left} s left"),
+            );
+            tokio::time::sleep(DRAW_EVERY).await;
+        }
+        Ok(())
+    }
+
+    /// Shows what happens until the watch of the revision has ended.
+    async fn follow(&mut self, revision: u32) -> Result<Arc<GuardView>, String> {
+        let patience = Instant::now() + PATIENCE;
+        let mut shown = self.view.borrow().events.len();
+        loop {
+            let view = self.view.borrow().clone();
+            let fresh = view.events.len().saturating_sub(shown);
+            for event in view.events.iter().take(fresh).rev() {
+                self.screen.event(self.began.elapsed(), &event.text);
+            }
+            shown = view.events.len();
+            let ended = view
+                .history
+                .iter()
+                .any(|record| record.revision == revision && record.ending.is_some());
+            if ended && view.phase == "steady" {
+                return Ok(view);
+            }
+            if Instant::now() > patience {
+                return Err(format!("the story is stuck: {}", view.says));
+            }
+            self.screen.draw(&view, &self.probes, "");
+            tokio::time::sleep(DRAW_EVERY).await;
+        }
+    }
+
+    /// The verdict in words, the steps against the runbook, and whether it ended as it should.
+    fn end(&mut self, view: &GuardView, revision: u32) -> bool {
+        self.screen.finish();
+        let ending = view
+            .history
+            .iter()
+            .find(|record| record.revision == revision)
+            .and_then(|record| record.ending)
+            .unwrap_or("unknown");
+        if let Some(verdict) = &view.verdict {
+            self.screen.say("");
+            self.screen.say(&format!(
+                "Verdict on revision {}: {} {}",
+                verdict.revision, verdict.verdict, verdict.reason
+            ));
+            self.screen.say(&format!("  {}", verdict.text));
+            if !verdict.otherwise.is_empty() {
+                self.screen.say(&format!("  {}", verdict.otherwise));
+            }
+            if !verdict.failing.is_empty() {
+                self.screen
+                    .say(&format!("  failed: {}", verdict.failing.join(", ")));
+            }
+        }
+        if !view.steps.is_empty() {
+            self.screen.say("");
+            self.screen.say("  step       took      runbook allows");
+            for step in &view.steps {
+                let took = step
+                    .took_s
+                    .map_or("-".to_owned(), |took| format!("{took:.1} s"));
+                self.screen.say(&format!(
+                    "  {:<10} {took:<9} {:.0} s   {}",
+                    step.step, step.limit_s, step.state
+                ));
+            }
+        }
+        let expected = if self.scenario.is_bad() {
+            "recovered"
+        } else {
+            "kept"
+        };
+        let is_right = ending == expected;
+        self.screen.say("");
+        self.screen.say(&format!(
+            "{}, {:.0} s after the start.",
+            view.says,
+            self.began.elapsed().as_secs_f64()
+        ));
+        if let Some(recording) = store::recordings(&self.state, None).last() {
+            let to = self.record.display();
+            self.screen
+                .say(&match std::fs::copy(recording, &self.record) {
+                    Ok(_) => format!("The watch is recorded in {to}: try `leadsman explain {to}`."),
+                    Err(error) => format!("The recording could not be copied to {to}: {error}"),
+                });
+        }
+        if !is_right {
+            self.screen.say(&format!(
+                "This is not how it should have ended: {ending} instead of {expected}."
+            ));
+        }
+        is_right
+    }
+}

@@ -1,0 +1,346 @@
+//! `leadsman explain`: a past verdict, for somebody who has never seen the rule.
+
+mod chart;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, UNIX_EPOCH};
+
+use clap::Args;
+use serde_json::json;
+
+use super::{BAD_CONFIGURATION, ConfigArgs, colours};
+use crate::recording::{End, Recording};
+use crate::store;
+use crate::units::Revision;
+use crate::verdict::{Verdict, Watch, number};
+use chart::Chart;
+
+/// Options of `leadsman explain`.
+#[derive(Debug, Args)]
+#[command(after_help = ABOUT)]
+pub struct ExplainArgs {
+    /// A recording [default: the newest in the state directory of the configuration]
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// The newest recording of this revision
+    #[arg(long, value_name = "NUMBER", conflicts_with = "file")]
+    revision: Option<u32>,
+    /// One JSON object instead of text
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+const ABOUT: &str = "\
+Exit code: 0; 1 when there is no such recording; 2 when it cannot be read.
+
+Examples:
+  leadsman explain leadsman-demo.jsonl
+  leadsman explain --config probes.toml --revision 42";
+
+/// Columns of the chart and of the rows of soundings.
+const WIDTH: usize = 60;
+
+pub(super) fn run(args: &ExplainArgs) -> ExitCode {
+    let file = match find(args) {
+        Ok(Some(file)) => file,
+        Ok(None) => return ExitCode::FAILURE,
+        Err(code) => return code,
+    };
+    let recording = match store::read_recording(&file) {
+        Ok(recording) => recording,
+        Err(error) => {
+            eprintln!("leadsman: {} {error}", file.display());
+            return ExitCode::from(BAD_CONFIGURATION);
+        }
+    };
+    let mut trace = Vec::new();
+    let watch = match recording.judge(recording.head.rule.clone(), |watch| {
+        trace.push(watch.log10_e());
+    }) {
+        Ok(watch) => watch,
+        Err(error) => {
+            eprintln!("leadsman: {}: {error}", file.display());
+            return ExitCode::from(BAD_CONFIGURATION);
+        }
+    };
+    if args.json {
+        say!("{}", as_json(&recording, &watch));
+    } else {
+        show(&recording, &watch, &trace);
+    }
+    ExitCode::SUCCESS
+}
+
+/// The recording that is asked for.
+fn find(args: &ExplainArgs) -> Result<Option<PathBuf>, ExitCode> {
+    if let Some(file) = &args.file {
+        return Ok(Some(file.clone()));
+    }
+    let settings = args.config.load()?.settings;
+    let Some(directory) = settings.state else {
+        eprintln!(
+            "leadsman: the configuration has no state.directory, so no watch was recorded; name a recording"
+        );
+        return Ok(None);
+    };
+    let of = |path: &PathBuf| {
+        let Some(wanted) = args.revision else {
+            return true;
+        };
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or("");
+        name.contains(&format!(".v{wanted}."))
+    };
+    let found = store::recordings(&directory, None).into_iter().rfind(of);
+    if found.is_none() {
+        eprintln!(
+            "leadsman: there is no such recording in {}",
+            directory.join("recordings").display()
+        );
+    }
+    Ok(found)
+}
+
+fn show(recording: &Recording, watch: &Watch, trace: &[f64]) {
+    let head = &recording.head;
+    let verdict = watch.conclude();
+    let outcome = match &verdict {
+        Verdict::Rollback(_) => "made things worse",
+        Verdict::Healthy => "was kept",
+        Verdict::Inconclusive(_) => "could not be judged",
+        Verdict::Watching => "was watched, without a verdict",
+    };
+    say!(
+        "Revision {} of {}/{} {outcome}",
+        head.revision,
+        head.namespace,
+        head.release
+    );
+    let began = UNIX_EPOCH + Duration::from_millis(head.began.millis());
+    let before = head.serving.map_or_else(
+        || "nothing was serving before".to_owned(),
+        |Revision(serving)| format!("revision {serving} was serving before"),
+    );
+    say!(
+        "  appeared {}, watched for {:.0} s of {:.0} s in the mode {}; {before}",
+        humantime::format_rfc3339_seconds(began),
+        watch.elapsed_s(),
+        head.rule.watch_s,
+        head.mode.as_str()
+    );
+    if let Some(cut) = &recording.cut {
+        say!("  The recording is incomplete ({cut}); this is as far as it goes.");
+    }
+    say!("");
+    say!("Verdict: {} {}", verdict.word(), verdict.reason());
+    match &verdict {
+        Verdict::Rollback(finding) => {
+            say!("  {}", finding.text);
+            say!("  {}", finding.otherwise);
+        }
+        Verdict::Healthy | Verdict::Watching | Verdict::Inconclusive(_) => {
+            if let Some(strongest) = watch.strongest() {
+                say!(
+                    "  The strongest evidence against it was an e-value of {} after {:.0} s, most of it from {}; {:.0} are needed.",
+                    number(strongest.e),
+                    strongest.t,
+                    strongest.stratum,
+                    head.rule.threshold()
+                );
+            }
+        }
+    }
+    for (name, why) in watch.aside() {
+        say!("  Not counted at the end: {name}, because {why}.");
+    }
+    if let Some(coverage) = watch.coverage() {
+        say!(
+            "  {:.0} % of the soundings could be used.",
+            coverage * 100.0
+        );
+    }
+    say!("");
+    evidence(recording, watch, trace);
+    soundings(recording, watch);
+    numbers(watch);
+    timeline(recording);
+}
+
+fn evidence(recording: &Recording, watch: &Watch, trace: &[f64]) {
+    let rule = &recording.head.rule;
+    say!(
+        "Evidence against the revision (e-value): 1 says nothing, {:.0} convicts.",
+        rule.threshold()
+    );
+    say!(
+        "  A revision that is no worse than the one before gets there in at most {:.0} of 100 watches.",
+        rule.alpha * 100.0
+    );
+    let chart = Chart {
+        values: trace,
+        threshold: rule.threshold().log10(),
+        width: WIDTH,
+        seconds: watch.elapsed_s(),
+        colours: colours(&std::io::stdout()),
+    };
+    for line in chart.lines() {
+        say!("  {line}");
+    }
+    say!("");
+}
+
+fn soundings(recording: &Recording, watch: &Watch) {
+    let ticks = recording.ticks.len().min(watch.ticks() as usize);
+    let each = ticks.div_ceil(WIDTH).max(1);
+    let interval = recording.head.rule.interval_s;
+    say!(
+        "Soundings (a column is {:.0} s: . all good, x some bad, - nothing known)",
+        each as f64 * interval
+    );
+    let names: Vec<&str> = watch.endpoints().collect();
+    let wide = names
+        .iter()
+        .map(|name| name.len())
+        .max()
+        .unwrap_or(0)
+        .max(8);
+    for (at, name) in names.iter().enumerate() {
+        let letters: Vec<char> = recording.ticks[..ticks]
+            .iter()
+            .map(|tick| tick.marks.chars().nth(at).unwrap_or('-'))
+            .collect();
+        say!("  {name:<wide$}  {}", squeeze(&letters, each));
+    }
+    for (side, label) in [("new", "new pods"), ("old", "old pods")] {
+        let letters: Vec<char> = recording.ticks[..ticks]
+            .iter()
+            .map(|tick| pods_letter(recording, tick, side))
+            .collect();
+        if letters.iter().any(|letter| *letter != '-') {
+            say!("  {label:<wide$}  {}", squeeze(&letters, each));
+        }
+    }
+    if let Some(why) = &recording.head.no_direct {
+        say!("  Pods were not asked directly: {why}.");
+    }
+    let failing = failing(recording, &names);
+    if !failing.is_empty() {
+        say!("  Failed: {}", failing.join(", "));
+    }
+    say!("");
+}
+
+/// The worst of what pods of one side answered in a tick.
+fn pods_letter(recording: &Recording, tick: &crate::recording::Recorded, side: &str) -> char {
+    let is_side = |number: u32| {
+        let pod = recording.pods.iter().find(|pod| pod.pod == number);
+        pod.is_some_and(|pod| match pod.side {
+            crate::verdict::Side::New => side == "new",
+            crate::verdict::Side::Old => side == "old",
+        })
+    };
+    let rows: Vec<&str> = tick
+        .direct
+        .iter()
+        .filter(|(pod, _)| is_side(*pod))
+        .map(|(_, row)| &**row)
+        .collect();
+    if rows.iter().any(|row| row.contains('x')) {
+        'x'
+    } else if rows.iter().any(|row| row.contains('.')) {
+        '.'
+    } else {
+        '-'
+    }
+}
+
+fn squeeze(letters: &[char], each: usize) -> String {
+    letters
+        .chunks(each)
+        .map(|chunk| match chunk {
+            chunk if chunk.contains(&'x') => 'x',
+            chunk if chunk.contains(&'.') => '.',
+            _ => '-',
+        })
+        .collect()
+}
+
+fn failing(recording: &Recording, names: &[&str]) -> Vec<String> {
+    let mut reasons: BTreeMap<(u16, &str), u32> = BTreeMap::new();
+    for tick in &recording.ticks {
+        for (at, reason) in &tick.why {
+            *reasons.entry((*at, reason)).or_default() += 1;
+        }
+    }
+    reasons
+        .into_iter()
+        .filter_map(|((at, reason), count)| {
+            let name = names.get(usize::from(at))?;
+            Some(format!("{name} {count} x {reason}"))
+        })
+        .collect()
+}
+
+fn numbers(watch: &Watch) {
+    say!("Numbers at the end (failures/soundings)");
+    say!(
+        "  {:<14} {:>12} {:>14} {:>11} {:>10}",
+        "",
+        "lately",
+        "before",
+        "tolerated",
+        "e-value"
+    );
+    for stratum in watch.report() {
+        let before = if stratum.assumed {
+            "assumed".to_owned()
+        } else {
+            format!("{}/{}", stratum.before_failed, stratum.before_total)
+        };
+        let tolerated = stratum
+            .tolerated
+            .map_or_else(|| "-".to_owned(), |rate| format!("{:.1} %", rate * 100.0));
+        say!(
+            "  {:<14} {:>12} {before:>14} {tolerated:>11} {:>10}",
+            stratum.name.to_string(),
+            format!("{}/{}", stratum.failed, stratum.total),
+            number(10f64.powf(stratum.log10_e.min(300.0)))
+        );
+    }
+    say!("");
+}
+
+fn timeline(recording: &Recording) {
+    if recording.entries.is_empty() {
+        return;
+    }
+    say!("Timeline (seconds since the revision appeared)");
+    for entry in &recording.entries {
+        let after = entry.at.since(recording.head.began).as_secs_f64();
+        say!("  {after:>7.1}  {}", entry.text);
+    }
+}
+
+fn as_json(recording: &Recording, watch: &Watch) -> serde_json::Value {
+    let names: Vec<&str> = watch.endpoints().collect();
+    json!({
+        "namespace": recording.head.namespace,
+        "release": recording.head.release,
+        "revision": recording.head.revision,
+        "serving": recording.head.serving,
+        "began": recording.head.began.unix_seconds(),
+        "verdict": End::of(watch),
+        "strongest": watch.strongest(),
+        "coverage": watch.coverage(),
+        "strata": watch.report(),
+        "failing": failing(recording, &names),
+        "incomplete": recording.cut,
+        "events": recording.entries,
+    })
+}

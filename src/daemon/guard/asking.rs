@@ -1,0 +1,173 @@
+//! Asking pods directly: during a watch those whose turn it is, in steady state one now and then.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::saved::{Known, Watching};
+use super::{FIRST_LOOKS_EVERY, Guard, LOOK_EVERY, MAX_PODS, PodHeard};
+use crate::clock;
+use crate::recording::{self, Line};
+use crate::release::Pod;
+use crate::sounding::Outcome;
+use crate::units::{Revision, Time};
+use crate::verdict::{Mark, Side};
+
+impl Guard {
+    pub(super) fn on_pod_heard(&mut self, heard: &PodHeard) {
+        if heard.is_look {
+            self.askers.heard(&heard.pod, heard.endpoint, Mark::Void);
+            let probe = &self.setup.release.probes[heard.endpoint];
+            let name = probe.id.probe.as_str();
+            if let Some(known) = self.state.probes.get_mut(name)
+                && known.well
+                && heard.mark != Mark::Void
+            {
+                known.looked(heard.mark == Mark::Good);
+            }
+            return;
+        }
+        self.askers.heard(&heard.pod, heard.endpoint, heard.mark);
+    }
+
+    /// Asks the pods whose turn it is, for the tick that begins.
+    pub(super) fn ask_pods(&mut self) {
+        let facts = Arc::clone(&self.facts.borrow().facts);
+        let Some(watching) = &mut self.state.watching else {
+            return;
+        };
+        if !watching.direct.contains(&true) {
+            return;
+        }
+        let revision = watching.revision;
+        let mut asked = Vec::new();
+        for side in [Side::New, Side::Old] {
+            let pods: Vec<&Pod> = facts
+                .pods
+                .iter()
+                .filter(|pod| (side_of(pod, revision) == side) && can_be_asked(pod))
+                .collect();
+            asked.extend(
+                self.askers
+                    .next(&pods)
+                    .into_iter()
+                    .map(|pod| (side, pod.clone())),
+            );
+        }
+        let mut lines = Vec::new();
+        for (side, pod) in &asked {
+            lines.extend(number(watching, *side, pod).map(Line::Pod));
+        }
+        let endpoints: Vec<usize> = (0..watching.direct.len())
+            .filter(|at| watching.direct[*at])
+            .collect();
+        let interval = Duration::from_secs_f64(watching.watch.rule().interval_s);
+        self.record(&lines);
+        for (_, pod) in &asked {
+            for endpoint in &endpoints {
+                self.ask(pod, *endpoint, interval, false);
+            }
+        }
+    }
+
+    /// In steady state: can pods be asked at all?
+    pub(super) fn look(&mut self, now: Time) {
+        let has_looked =
+            self.state.probes.values().all(Known::has_looked) && !self.state.probes.is_empty();
+        self.next_look = now
+            + if has_looked {
+                LOOK_EVERY
+            } else {
+                FIRST_LOOKS_EVERY
+            };
+        if self.state.rollout.phase().case().is_some() {
+            return;
+        }
+        let facts = Arc::clone(&self.facts.borrow().facts);
+        let pods: Vec<&Pod> = facts.pods.iter().filter(|pod| can_be_asked(pod)).collect();
+        let Some(pod) = self.askers.next(&pods).first().map(|pod| (*pod).clone()) else {
+            return;
+        };
+        for endpoint in 0..self.setup.release.probes.len() {
+            self.ask(&pod, endpoint, LOOK_EVERY, true);
+        }
+    }
+
+    pub(super) fn ask(&mut self, pod: &Pod, endpoint: usize, interval: Duration, is_look: bool) {
+        let Some(probe) = self.setup.release.probes.get(endpoint) else {
+            return;
+        };
+        let slots = probe
+            .timeout
+            .as_nanos()
+            .div_ceil(interval.as_nanos().max(1));
+        let most = u32::try_from(slots).unwrap_or(u32::MAX - 1) + 1;
+        let shared = self.setup.crew.outfit();
+        let Some(prober) = self.askers.begin(shared, pod, endpoint, probe, most) else {
+            return;
+        };
+        let to = self.pod_heard.0.clone();
+        let timeout = probe.timeout;
+        let late_after = self.setup.crew.late_after();
+        let name = pod.name.clone();
+        self.asking.spawn(async move {
+            let due = clock::now();
+            let sounding = prober.sound(due, timeout, None).await;
+            let is_late =
+                sounding.lateness() > late_after || sounding.duration() > timeout + late_after;
+            let mark = match sounding.outcome {
+                _ if is_late => Mark::Void,
+                Outcome::Good => Mark::Good,
+                Outcome::Bad(_) => Mark::Bad,
+                Outcome::Void(_) => Mark::Void,
+            };
+            // When the guard is gone nobody wants to know.
+            let _ = to
+                .send(PodHeard {
+                    pod: name,
+                    endpoint,
+                    mark,
+                    is_look,
+                })
+                .await;
+        });
+    }
+}
+
+fn side_of(pod: &Pod, revision: Revision) -> Side {
+    if pod.revision == revision {
+        Side::New
+    } else {
+        Side::Old
+    }
+}
+
+/// Only pods that are Ready and stay are asked.
+fn can_be_asked(pod: &Pod) -> bool {
+    pod.ready_since.is_some() && !pod.terminating && pod.address.is_some()
+}
+
+/// Gives a pod a number the first time that it is asked.
+fn number(watching: &mut Watching, side: Side, pod: &Pod) -> Option<recording::Pod> {
+    let is_known = watching.pods.iter().any(|known| known.name == pod.name);
+    if is_known || watching.pods.len() >= MAX_PODS {
+        return None;
+    }
+    let node = watching.nodes.iter().position(|node| *node == pod.node);
+    let node = node.unwrap_or_else(|| {
+        watching.nodes.push(pod.node.clone());
+        watching.nodes.len() - 1
+    });
+    // It may have been Ready before the revision appeared; then nothing of it is new.
+    let since = pod
+        .ready_since
+        .map_or(0.0, |at| at.since(watching.began).as_secs_f64());
+    let numbered = recording::Pod {
+        pod: u32::try_from(watching.pods.len()).ok()?,
+        name: pod.name.clone(),
+        side,
+        node: u16::try_from(node).unwrap_or(u16::MAX),
+        ready_tick: watching.watch.rule().whole_ticks(since),
+    };
+    watching.pods.push(numbered.clone());
+    Some(numbered)
+}

@@ -1,0 +1,389 @@
+//! The judgement at work: soundings come in, ticks end, a verdict falls, a rollback is verified.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::saved::{Known, Verifying, Watching};
+use super::turning::digest_of;
+use super::{Guard, QUIET, SOAK, view};
+use crate::daemon::runner::Heard;
+use crate::ledger::Found;
+use crate::recording::{self, End, Head, Line, Recorded};
+use crate::release::Facts;
+use crate::rollout::{Ending, Event, Phase};
+use crate::sounding::Outcome;
+use crate::store::Recorder;
+use crate::units::{Revision, Time};
+use crate::verdict::{Inbox, Mark, PodState, Start, Verdict, Verification, Verified, Watch};
+
+impl Guard {
+    pub(super) fn on_heard(&mut self, heard: &Heard) {
+        let mark = match heard.outcome {
+            Outcome::Good => Mark::Good,
+            Outcome::Bad(_) => Mark::Bad,
+            Outcome::Void(_) => Mark::Void,
+        };
+        let now = self.now();
+        let Some(probe) = self.setup.release.probes.get(heard.endpoint) else {
+            return;
+        };
+        let name = probe.id.probe.as_str();
+        self.state.heard(name, mark, now);
+        self.is_dirty = true;
+        if let Some(verifying) = &mut self.state.verifying {
+            verifying.inbox.put(heard.endpoint, mark);
+        }
+        let Some(watching) = &mut self.state.watching else {
+            return;
+        };
+        let Some(at) = watching.watch.endpoints().position(|other| other == name) else {
+            return; // configured during the watch
+        };
+        watching.inbox.put(at, mark);
+        let endpoints = watching.endpoints();
+        watching.tick.ms.resize(endpoints, None);
+        watching.tick.ms[at] = u32::try_from(heard.latency.as_millis()).ok();
+        if let (_, Some(reason)) = heard.outcome.words() {
+            let place = u16::try_from(at).unwrap_or(u16::MAX);
+            watching.tick.why.push((place, reason.into()));
+            if mark == Mark::Bad {
+                *watching.failing[at].entry(reason.into()).or_default() += 1;
+            }
+        }
+    }
+
+    pub(super) fn begin_watch(&mut self, revision: Revision) {
+        let now = self.now();
+        let release = &self.setup.release;
+        let facts = Arc::clone(&self.facts.borrow().facts);
+        let names: Vec<Box<str>> = release
+            .probes
+            .iter()
+            .map(|probe| probe.id.probe.as_str().into())
+            .collect();
+        let known = |name: &str| self.state.probes.get(name);
+        let has_pods = facts.pods.iter().any(|pod| pod.address.is_some());
+        let direct: Vec<bool> = names
+            .iter()
+            .map(|name| has_pods && known(name).is_some_and(Known::can_ask_pods))
+            .collect();
+        let start = Start {
+            baseline: names
+                .iter()
+                .map(|name| known(name).map_or((0, 0), |known| known.baseline.counts(now)))
+                .collect(),
+            failing_at_start: names
+                .iter()
+                .map(|name| known(name).is_some_and(|known| known.baseline.is_failing()))
+                .collect(),
+            settled_at: None,
+            expected_downtime: facts.expected_downtime,
+            direct: direct.contains(&true),
+            requests: None,
+            endpoints: names,
+        };
+        let watch = match Watch::new(release.guard.rule.clone(), &start) {
+            Ok(watch) => watch,
+            Err(error) => {
+                // The settings were checked and the baseline is ours, so this is a mistake of the program.
+                tracing::error!(release = %release.name, %error, "The revision cannot be judged");
+                return;
+            }
+        };
+        let endpoints = start.endpoints.len();
+        let no_direct = (!start.direct).then(|| {
+            if has_pods {
+                "pods did not answer directly in steady state".into()
+            } else {
+                "no pod can be asked directly".into()
+            }
+        });
+        let head = Head {
+            version: recording::VERSION,
+            namespace: release.namespace.clone(),
+            release: release.name.clone(),
+            revision,
+            serving: self
+                .state
+                .rollout
+                .phase()
+                .case()
+                .and_then(|case| case.serving),
+            began: now,
+            mode: release.guard.mode,
+            rule: release.guard.rule.clone(),
+            start,
+            no_direct,
+        };
+        self.state.drop_candidates();
+        self.state.verdict = None;
+        self.state.watching = Some(Watching {
+            revision,
+            began: now,
+            watch,
+            pods: Vec::new(),
+            nodes: Vec::new(),
+            direct,
+            failing: vec![BTreeMap::new(); endpoints],
+            last_bad: None,
+            crashes: BTreeMap::new(),
+            trace: Vec::new(),
+            inbox: Inbox::new(endpoints),
+            tick: Recorded::default(),
+        });
+        self.state.recorded = Some((revision, now));
+        self.open_recorder(revision, now);
+        let mut lines = vec![Line::Head(Box::new(head))];
+        // That it appeared was noted before there was a recording.
+        lines.extend(self.state.entries.back().cloned().map(Line::Entry));
+        self.record(&lines);
+        self.ask_pods();
+    }
+
+    /// After a restart: what was recorded after the state was last saved is made up for.
+    pub(super) fn resume_watch(&mut self) {
+        let Some((revision, began)) = self.state.recorded else {
+            return;
+        };
+        self.open_recorder(revision, began);
+        let read_back = self.recorder.as_mut().map(Recorder::read_back);
+        let Some(watching) = &mut self.state.watching else {
+            return; // the verdict has fallen; what follows is added to the recording
+        };
+        match read_back {
+            Some(Ok(recorded)) => {
+                watching.pods = recorded.pods;
+                let missed = watching.watch.ticks() as usize;
+                for tick in recorded.ticks.get(missed..).unwrap_or_default() {
+                    recording::feed(&mut watching.watch, &watching.pods, tick);
+                    watching.trace();
+                }
+            }
+            Some(Err(error)) => {
+                tracing::warn!(%error, "The recording of the watch cannot be gone on with");
+                self.recorder = None;
+            }
+            None => {}
+        }
+        tracing::info!(release = %self.setup.release.name, %revision, "The watch goes on after a restart");
+    }
+
+    pub(super) fn open_recorder(&mut self, revision: Revision, began: Time) {
+        let release = &self.setup.release;
+        let Some(store) = &self.setup.store else {
+            return;
+        };
+        self.recorder = store
+            .recorder(&release.namespace, &release.name, revision, began)
+            .inspect_err(|error| tracing::warn!(%error, "The watch is not recorded"))
+            .ok();
+    }
+
+    pub(super) fn record(&mut self, lines: &[Line]) {
+        if let Some(recorder) = &mut self.recorder
+            && let Err(error) = recorder.write(lines)
+        {
+            tracing::warn!(%error, "The recording of the watch ends here");
+            self.setup.crew.metrics().releases.state_failed();
+        }
+    }
+
+    /// Ends the tick that runs.
+    pub(super) async fn tick(&mut self) {
+        if self.state.verifying.is_some() {
+            self.verify_tick().await;
+            return;
+        }
+        let blind = self.check_blind().await;
+        let is_void = blind || self.state.rollout.is_held();
+        let facts = Arc::clone(&self.facts.borrow().facts);
+        let Some(watching) = &mut self.state.watching else {
+            return;
+        };
+        let mut marks = vec![Mark::Void; watching.endpoints()];
+        watching.inbox.take(&mut marks);
+        if is_void {
+            marks.fill(Mark::Void);
+        }
+        let mut tick = std::mem::take(&mut watching.tick);
+        tick.tick = watching.watch.ticks();
+        tick.marks = recording::row(&marks);
+        tick.pods = crashes(watching, &facts);
+        let mut lines = Vec::new();
+        if !is_void {
+            for pod in &watching.pods {
+                if let Some(marks) = self.askers.take(&pod.name, marks.len()) {
+                    tick.direct.push((pod.pod, recording::row(&marks)));
+                }
+            }
+        }
+        recording::feed(&mut watching.watch, &watching.pods, &tick);
+        watching.trace();
+        let now_at = tick.tick;
+        let trouble_begins = marks.contains(&Mark::Bad) && {
+            let quiet = QUIET / watching.watch.rule().interval_s;
+            let before = watching.last_bad.replace(now_at);
+            before.is_none_or(|before| f64::from(now_at - before) > quiet)
+        };
+        lines.push(Line::Tick(Box::new(tick)));
+        let finding = watching.watch.finding().cloned();
+        let is_over = watching.watch.is_over();
+        let revision = watching.revision;
+        self.record(&lines);
+        self.is_dirty = true;
+        if trouble_begins {
+            self.happens(Event::FirstBad).await;
+        }
+        if let Some(finding) = finding {
+            self.happens(Event::Regressed {
+                revision,
+                reason: finding.reason.to_string(),
+                text: finding.text,
+            })
+            .await;
+        } else if is_over {
+            self.conclude(revision).await;
+        } else {
+            self.ask_pods();
+            self.publish();
+        }
+    }
+
+    pub(super) async fn conclude(&mut self, revision: Revision) {
+        let Some(watching) = &self.state.watching else {
+            return;
+        };
+        let event = match watching.watch.conclude() {
+            Verdict::Healthy => Event::Healthy(revision),
+            Verdict::Inconclusive(why) => Event::Inconclusive {
+                revision,
+                reason: why.as_str().to_owned(),
+            },
+            // Told before, or not over: neither can be here.
+            Verdict::Rollback(_) | Verdict::Watching => return,
+        };
+        self.happens(event).await;
+    }
+
+    pub(super) fn end_watch(&mut self, kept: bool) {
+        self.state.verifying = None;
+        if let Some(watching) = self.state.watching.take() {
+            self.record(&[Line::End(End::of(&watching.watch))]);
+            self.state.verdict = view::verdict(&watching, self.now());
+            self.state.convicted = watching.watch.finding().is_some().then_some(watching.watch);
+        }
+        if kept {
+            self.state.adopt_candidates();
+        } else {
+            self.state.doubtful = true;
+        }
+        let recovered = self.state.rollout.past().last().is_some_and(|past| {
+            past.ending == Ending::Recovered && past.at == self.state.rollout.since()
+        });
+        if recovered {
+            self.state.drop_candidates();
+            self.state.doubtful = false;
+        }
+    }
+
+    /// A revision in doubt that serves well for long enough is good after all.
+    pub(super) fn soak(&mut self, now: Time) {
+        let is_steady = *self.state.rollout.phase() == Phase::Steady;
+        if !is_steady || !self.state.doubtful || now.since(self.state.rollout.since()) < SOAK {
+            return;
+        }
+        let rule = &self.setup.release.guard.rule;
+        let (failed, total) = self.state.probes.values().fold((0, 0), |(k, n), known| {
+            let (more_k, more_n) = known.candidate.counts(now);
+            (k + more_k, n + more_n)
+        });
+        let is_well = total >= rule.n0_min && failed as f64 <= rule.p_assumed * total as f64;
+        let failing = self
+            .state
+            .probes
+            .values()
+            .any(|known| known.baseline.is_failing());
+        let Some(revision) = self.state.rollout.newest().filter(|_| is_well && !failing) else {
+            return;
+        };
+        let digest = digest_of(&self.facts.borrow().facts, revision);
+        let is_bad = digest.is_some_and(|digest| {
+            self.state
+                .ledger
+                .find(&digest)
+                .is_some_and(|entry| entry.found == Found::Bad)
+        });
+        if is_bad {
+            return;
+        }
+        self.state.adopt_candidates();
+        let minutes = SOAK.as_secs() / 60;
+        self.found(
+            revision,
+            Found::Good,
+            format!("served well for {minutes} minutes"),
+        );
+    }
+
+    pub(super) fn begin_verification(&mut self) {
+        let Some(convicted) = &self.state.convicted else {
+            return; // without a watch that convicted there is nothing to compare with; the phase ends by its deadline
+        };
+        self.state.verifying = Some(Verifying {
+            began: self.setup.timeline.now(),
+            verification: Verification::new(convicted),
+            inbox: Inbox::new(convicted.endpoints().count()),
+        });
+    }
+
+    pub(super) async fn verify_tick(&mut self) {
+        let is_void = self.facts.borrow().trouble.is_some() || self.state.rollout.is_held();
+        let Some(verifying) = &mut self.state.verifying else {
+            return;
+        };
+        let count = self.setup.release.probes.len();
+        let mut marks = vec![Mark::Void; count];
+        verifying.inbox.take(&mut marks);
+        if is_void {
+            marks.fill(Mark::Void);
+        }
+        let event = match verifying.verification.tick(&marks) {
+            None => {
+                self.publish();
+                return;
+            }
+            Some(Verified::Recovered) => Event::Recovered,
+            Some(Verified::SameFailure(text)) => Event::SameFailure { text },
+            Some(Verified::Worse(text)) => Event::Worse { text },
+            // Once more, until the phase's own deadline.
+            Some(Verified::Unknown) => {
+                self.begin_verification();
+                return;
+            }
+        };
+        self.happens(event).await;
+    }
+}
+
+/// States of new pods that are not known yet.
+fn crashes(watching: &mut Watching, facts: &Facts) -> Vec<PodState> {
+    let revision = watching.revision;
+    let old_too = facts
+        .pods
+        .iter()
+        .any(|pod| pod.revision < revision && !pod.terminating && pod.is_crash_looping());
+    let mut states = Vec::new();
+    for pod in facts.pods.iter().filter(|pod| pod.revision == revision) {
+        let state = (pod.restarts, pod.is_crash_looping());
+        if state == (0, false) || watching.crashes.get(&pod.name) == Some(&state) {
+            continue;
+        }
+        watching.crashes.insert(pod.name.clone(), state);
+        states.push(PodState {
+            restarts: pod.restarts,
+            crash_loop_back_off: pod.is_crash_looping(),
+            old_too,
+        });
+    }
+    states
+}

@@ -12,7 +12,7 @@ use super::rule::Rule;
 pub const MAX_ASKED: usize = 5;
 
 /// New pods whose runs are remembered; the one asked longest ago gives way.
-const MAX_PODS: usize = 64;
+const MAX_PODS: usize = 48;
 
 /// To which revision a pod belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -155,6 +155,98 @@ fn an_accept_encoding_must_take_the_compression_h15() {
     }
 }
 
+#[test]
+fn what_is_wrong_with_a_guard() {
+    for (rule, lines, expected) in [
+        ("an unknown mode", "mode = 'dry-run'", "enforce"),
+        (
+            "an unknown key",
+            "[release.rollback]\nthreshold = 100",
+            "threshold",
+        ),
+        ("a number where a table is due", "rollback = 3", "table"),
+        (
+            "a watch that is too short",
+            "[release.rollback]\nwatch = '5s'",
+            "too short",
+        ),
+        (
+            "a watch of a day",
+            "[release.rollback]\nwatch = '1day'",
+            "too long",
+        ),
+        (
+            "an interval below what is asked",
+            "[release.rollback]\ninterval = '10ms'",
+            "too short",
+        ),
+        (
+            "an increase without a unit",
+            "[release.rollback]\nerror_rate_increase = '2'",
+            "percentage points",
+        ),
+        (
+            "an increase of nothing",
+            "[release.rollback]\nerror_rate_increase = '0%'",
+            "percentage points",
+        ),
+        (
+            "no number at all",
+            "[release.rollback]\nerror_rate_increase = 'NaN%'",
+            "percentage points",
+        ),
+        (
+            "a hold that is no time",
+            "[release.rollback]\nhold = 'ever'",
+            "no duration",
+        ),
+        (
+            "rollbacks without end",
+            "[release.rollback]\nmax_per_day = 1000",
+            "0 to 100",
+        ),
+        ("no directory", "embedded = ' '", "names no directory"),
+        ("no text", "embedded = 3", "embedded"),
+    ] {
+        let found = guard_mistakes(lines);
+        assert!(
+            found.iter().any(|text| text.contains(expected)),
+            "{rule}: {expected:?} is not in {found:#?}"
+        );
+    }
+    assert_eq!(
+        guard_mistakes("mode = 'off'\nembedded = '/srv/history'"),
+        [""; 0]
+    );
+}
+
+/// The complaints about a release with these lines, with their way out.
+fn guard_mistakes(lines: &str) -> Vec<String> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("probes.toml");
+    let text = format!(
+        "[[release]]\nname = 'a'\nnamespace = 'b'\nbase_url = 'http://x'\n\
+         probe = [{{ name = 'p', path = '/' }}]\n{lines}\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    let sources = Sources {
+        files: vec![file],
+        ..Sources::default()
+    };
+    let Err(mistakes) = config::load(&sources) else {
+        return Vec::new();
+    };
+    let told = |mistake: &config::Mistake| {
+        format!(
+            "{} {} {}",
+            mistake.path,
+            mistake.message,
+            mistake.help.as_deref().unwrap_or("")
+        )
+    };
+    mistakes.iter().map(told).collect()
+}
+
 /// Puts lines into a probe, and looks for a complaint.
 #[track_caller]
 fn check(rule: &str, lines: &str, expected: &str) {

@@ -13,6 +13,7 @@ use super::reader::{Item, Notes, Table};
 use super::service::serve;
 use super::settings::{Doubt, Module, Probe, Question, Release, Settings};
 use super::target::Target;
+use crate::rollout::Mode;
 use crate::units::{Namespace, ProbeId, ProbeName, ReleaseName};
 use crate::verdict::MAX_ENDPOINTS;
 
@@ -59,6 +60,14 @@ pub(super) fn settings(root: Item, notes: &mut Notes) -> Settings {
                 Some("put all its probes into one".into()),
             );
         }
+        if state.is_none() && release.0.embedded.is_some() && release.0.guard.mode != Mode::Off {
+            notes.hint(
+                &format!("release.{id}"),
+                &release.1,
+                "nothing survives a restart: neither the baseline, nor a watch, nor what was found bad",
+                "name a directory with [state] directory = \"…\"",
+            );
+        }
         releases.push(release.0);
     }
     let probes: usize = releases.iter().map(|release| release.probes.len()).sum();
@@ -88,9 +97,23 @@ pub(super) fn settings(root: Item, notes: &mut Notes) -> Settings {
 
 /// `[state]`: what must survive a restart.
 fn state(mut table: Table, notes: &mut Notes) -> Option<PathBuf> {
-    let directory = table.text("directory", notes);
+    let path = directory(&mut table, "directory", notes);
     table.end(notes);
-    directory.map(|(text, _)| PathBuf::from(text))
+    path
+}
+
+/// A directory; an empty text would be the one where the program happens to be started.
+fn directory(table: &mut Table, key: &'static str, notes: &mut Notes) -> Option<PathBuf> {
+    let (text, item) = table.text(key, notes)?;
+    if text.trim().is_empty() {
+        notes.mistake(
+            &item,
+            "names no directory",
+            "write its path, or leave the key out",
+        );
+        return None;
+    }
+    Some(PathBuf::from(text))
 }
 
 fn section(root: &mut Table, key: &'static str, notes: &mut Notes) -> Table {
@@ -204,7 +227,7 @@ fn release(id: &str, item: Item, notes: &mut Notes) -> (Release, Place) {
         .and_then(|(text, item)| target(&text, &item, notes));
     let says_mode = table.has("mode") || table.has("rollback");
     let guard = guard(&mut table, notes);
-    let embedded = table.text("embedded", notes);
+    let embedded = directory(&mut table, "embedded", notes);
     let times = Times::read(&mut table, &Times::built_in(), notes);
     let names = Names {
         namespace: namespace.into(),
@@ -245,7 +268,7 @@ fn release(id: &str, item: Item, notes: &mut Notes) -> (Release, Place) {
         namespace: Namespace::new(names.namespace),
         probes,
         guard,
-        embedded: embedded.map(|(text, _)| PathBuf::from(text)),
+        embedded,
     };
     (release, place)
 }

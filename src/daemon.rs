@@ -7,6 +7,7 @@
 mod guard;
 mod pace;
 mod runner;
+mod spans;
 
 use std::collections::HashMap;
 use std::io;
@@ -43,6 +44,9 @@ use runner::{Crew, Heard, Listener, Runner};
 /// nothing wrong.
 const FINISH: Duration = Duration::from_secs(3);
 
+/// How long the counters of the long spans may take to be written at the end.
+const LAST_WRITE: Duration = Duration::from_secs(1);
+
 /// Why the daemon could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -75,6 +79,8 @@ pub struct Daemon {
     pace: Arc<Pace>,
     timeline: Timeline,
     store: Option<Arc<Store>>,
+    keeper: Option<JoinHandle<()>>,
+    stop_keeping: CancellationToken,
     applied: Mutex<Applied>,
     listener: Option<JoinHandle<()>>,
     close_listener: CancellationToken,
@@ -132,7 +138,7 @@ impl Daemon {
         };
 
         let outfit = Outfit {
-            metrics,
+            metrics: Arc::clone(&metrics),
             clock: clock::now,
             beat: Box::new(move || heart.pulse().beat),
             troubles: {
@@ -173,13 +179,28 @@ impl Daemon {
             runners: HashMap::new(),
             guards: HashMap::new(),
         });
+        let timeline = Timeline::start();
+        let stop_keeping = CancellationToken::new();
+        let keeper = store.as_ref().map(|store| {
+            let web = Arc::clone(&web);
+            let probes = move || web.tracked();
+            tokio::spawn(spans::keep(
+                Arc::clone(store),
+                timeline,
+                Arc::clone(&metrics),
+                Box::new(probes),
+                stop_keeping.clone(),
+            ))
+        });
         let daemon = Self {
             address,
             crew,
             web,
             pace,
-            timeline: Timeline::start(),
+            timeline,
             store,
+            keeper,
+            stop_keeping,
             applied,
             listener: Some(listener),
             close_listener,
@@ -225,6 +246,14 @@ impl Daemon {
                 series.push(Series::new(Arc::clone(&runner.tracked)));
             }
             runners.insert(probe.id.clone(), runner);
+        }
+        if let Some(store) = &self.store {
+            let new: Vec<Arc<Tracked>> = runners
+                .iter()
+                .filter(|(id, _)| !applied.runners.contains_key(id))
+                .map(|(_, runner)| Arc::clone(&runner.tracked))
+                .collect();
+            spans::restore(store, self.timeline.now(), &new);
         }
         self.crew.adopt(
             Doubt::new(&settings.doubt, hosts_of(&settings)),
@@ -404,6 +433,11 @@ impl Daemon {
             end(guarded).await;
         }
         self.crew.finish(FINISH).await;
+        self.stop_keeping.cancel();
+        if let Some(keeper) = self.keeper.take() {
+            // A disk that does not answer holds up the end no longer than this.
+            let _ = tokio::time::timeout(LAST_WRITE, keeper).await;
+        }
         self.close_listener.cancel();
         if let Some(listener) = self.listener.take() {
             // The listener drains by itself within a second; a panic in it has been logged where it happened.

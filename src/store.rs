@@ -54,6 +54,24 @@ pub enum StoreError {
     },
 }
 
+/// What is stored of a release, each in a file of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Its phase, ledger, baselines and watch; written whenever the phase changes.
+    State,
+    /// The counters of the long spans of its probes; written now and then.
+    Spans,
+}
+
+impl Kind {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::State => "state",
+            Self::Spans => "spans",
+        }
+    }
+}
+
 /// What was found of a release.
 #[derive(Debug, PartialEq)]
 pub enum Found<T> {
@@ -103,7 +121,9 @@ impl Store {
             path: directory.to_owned(),
             cause,
         };
-        fs::create_dir_all(directory.join("recordings")).map_err(failed)?;
+        for folder in ["recordings", "spans"] {
+            fs::create_dir_all(directory.join(folder)).map_err(failed)?;
+        }
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -125,40 +145,43 @@ impl Store {
         })
     }
 
-    /// Reads the state of a release.
+    /// Reads what is stored of a release.
     pub fn load<T: DeserializeOwned>(
         &self,
+        kind: Kind,
         namespace: &Namespace,
         release: &ReleaseName,
         now: Time,
     ) -> Found<T> {
-        let path = self.state_file(namespace, release);
+        let path = self.file(kind, namespace, release);
         let why = match read_bounded(&path) {
             Ok(None) => return Found::Nothing,
-            Ok(Some(bytes)) => match unwrap(&bytes, namespace, release) {
+            Ok(Some(bytes)) => match unwrap(&bytes, kind, namespace, release) {
                 Ok(state) => return Found::State(state),
                 Err(why) => why,
             },
             Err(error) => format!("cannot be read: {error}"),
         };
-        let to = put_aside(&self.directory, &path, now);
+        let folder = path.parent().unwrap_or(&self.directory);
+        let to = put_aside(folder, &path, now);
         Found::SetAside(format!("{} {why}; {to}", path.display()))
     }
 
-    /// Writes the state of a release; when it returns, the state is on the disk.
+    /// Stores something of a release; when it returns, it is on the disk.
     ///
     /// # Errors
     /// When it cannot be written, as on a full disk. The state that was there before is still there.
     pub fn save<T: Serialize>(
         &self,
+        kind: Kind,
         namespace: &Namespace,
         release: &ReleaseName,
         state: &T,
         now: Time,
     ) -> io::Result<()> {
-        let path = self.state_file(namespace, release);
+        let path = self.file(kind, namespace, release);
         let bytes = serde_json::to_vec(&Envelope {
-            leadsman: "state",
+            leadsman: kind.as_str(),
             version: VERSION,
             namespace,
             release,
@@ -171,7 +194,8 @@ impl Store {
             file.write_all(&bytes)?;
             file.sync_all()?;
             fs::rename(&new, &path)?;
-            File::open(&self.directory)?.sync_all()
+            path.parent()
+                .map_or(Ok(()), |folder| File::open(folder)?.sync_all())
         })();
         if written.is_err() {
             // On a full disk the half-written file would take the room that it lacks.
@@ -199,9 +223,12 @@ impl Store {
         Recorder::open(path)
     }
 
-    fn state_file(&self, namespace: &Namespace, release: &ReleaseName) -> PathBuf {
-        self.directory
-            .join(format!("{}.json", stem(namespace, release)))
+    fn file(&self, kind: Kind, namespace: &Namespace, release: &ReleaseName) -> PathBuf {
+        let name = format!("{}.json", stem(namespace, release));
+        match kind {
+            Kind::State => self.directory.join(name),
+            Kind::Spans => self.directory.join("spans").join(name),
+        }
     }
 }
 
@@ -352,13 +379,14 @@ fn read_bounded(path: &Path) -> io::Result<Option<Vec<u8>>> {
 
 fn unwrap<T: DeserializeOwned>(
     bytes: &[u8],
+    kind: Kind,
     namespace: &Namespace,
     release: &ReleaseName,
 ) -> Result<T, String> {
     let read: Read1<'_> =
         serde_json::from_slice(bytes).map_err(|error| format!("is damaged: {error}"))?;
-    if read.leadsman != "state" {
-        return Err("is not a state of Leadsman".into());
+    if read.leadsman != kind.as_str() {
+        return Err(format!("is no {} file of Leadsman", kind.as_str()));
     }
     if read.version > VERSION {
         return Err(format!(

@@ -183,6 +183,16 @@ impl Track {
         self.certificate_expiry = None;
     }
 
+    /// The counters of the long spans, to be stored.
+    pub const fn spans(&self) -> &Spans {
+        &self.spans
+    }
+
+    /// Goes on with counters of the long spans that were stored.
+    pub fn restore_spans(&mut self, spans: Spans) {
+        self.spans = spans;
+    }
+
     /// Remembers a sounding; `unix` is the time of day of its end, in seconds since 1970.
     pub fn record(&mut self, sounding: &Sounding, unix: f64) {
         let (at, latency, outcome) = (sounding.finished, sounding.latency(), sounding.outcome);

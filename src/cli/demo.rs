@@ -139,19 +139,30 @@ async fn app_only(args: &DemoArgs) -> ExitCode {
         );
         return ExitCode::FAILURE;
     }
-    say!(
-        "The app answers at http://{address}/, /api/health, /api/health/db and /api/health/redis."
-    );
-    say!("Stop it with Ctrl-C.");
-    let stop = CancellationToken::new();
-    let running = cluster::run(&directory, listener, stop.clone());
+    let running = cluster::run(&directory, listener, CancellationToken::new());
+    let announce = async {
+        if let Err(why) = story::wait_for_pods(&History::of(&directory)).await {
+            return why;
+        }
+        say!(
+            "The app answers at http://{address}/, /api/health, /api/health/db and /api/health/redis."
+        );
+        say!("Stop it with Ctrl-C.");
+        std::future::pending().await
+    };
     tokio::select! {
-        () = signals::wait_for_stop() => ExitCode::SUCCESS,
+        // The pods first: what an earlier run has left of them is gone before anybody looks.
+        biased;
         ended = running => {
             if let Err(error) = ended {
                 eprintln!("leadsman: the app has ended: {error}");
             }
             ExitCode::FAILURE
         }
+        why = announce => {
+            eprintln!("leadsman: {why}");
+            ExitCode::FAILURE
+        }
+        () = signals::wait_for_stop() => ExitCode::SUCCESS,
     }
 }

@@ -30,8 +30,8 @@ const ABOUT: &str = "\
 Settings of the rule, with the units in their names: watch_s, margin, endpoint_margin, hold_s, alpha, burst_s and the
 others that the head of a recording lists.
 
-Exit code: 0 when the verdict, its reason and its time are those of the recording, 1 when not, 2 when the recording or
-a setting cannot be used.
+Exit code: 0 when the verdict, its reason and its time are those of the recording, 1 when not or when the recording has
+no verdict, 2 when the recording or a setting cannot be used.
 
 Examples:
   leadsman replay leadsman-demo.jsonl
@@ -79,10 +79,10 @@ fn replay(args: &ReplayArgs) -> Result<bool, String> {
         }
         say!(
             "{}",
-            if agrees {
-                "The same verdict."
-            } else {
-                "Another verdict."
+            match (agrees, &recording.end) {
+                (true, _) => "The same verdict.",
+                (false, Some(_)) => "Another verdict.",
+                (false, None) => "The recording has no verdict to compare with.",
             }
         );
     }

@@ -239,16 +239,19 @@ impl Guard {
         self.keep_entries();
         self.hurry();
         let has_moved = self.state.rollout.phase().as_str() != phase;
-        let begins = commands
+        // What is only noted is stored together with the phase; what touches the release comes after that.
+        let (acts, notes): (Vec<Command>, Vec<Command>) =
+            commands.into_iter().partition(|command| {
+                matches!(command, Command::Preflight(_) | Command::Execute { .. })
+            });
+        let begins = notes
             .iter()
             .any(|command| matches!(command, Command::Watch(_)));
-        if has_moved && !begins {
+        self.carry_out(notes);
+        if has_moved || begins {
             self.save(true).await;
         }
-        self.carry_out(commands);
-        if begins {
-            self.save(true).await;
-        }
+        self.carry_out(acts);
         if self.state.rollout.phase().case().is_none() {
             self.state.recorded = None;
             self.recorder = None;
@@ -432,8 +435,9 @@ impl Guard {
             self.setup.release.name.clone(),
         );
         let state = self.state.clone();
-        let written =
-            tokio::task::spawn_blocking(move || store.save(&namespace, &name, &state, now));
+        let written = tokio::task::spawn_blocking(move || {
+            store.save(store::Kind::State, &namespace, &name, &state, now)
+        });
         let patience = if urgent { SAVE_PATIENCE } else { SAVE_EVERY };
         let error = match tokio::time::timeout(patience, written).await {
             Ok(Ok(Ok(()))) => None,
@@ -459,7 +463,7 @@ impl Guard {
 fn load(setup: &Setup, now: Time) -> Option<State> {
     let store = setup.store.as_ref()?;
     let release = &setup.release;
-    match store.load::<State>(&release.namespace, &release.name, now) {
+    match store.load::<State>(store::Kind::State, &release.namespace, &release.name, now) {
         store::Found::Nothing => None,
         store::Found::State(state) => match state.bounded() {
             Ok(state) => Some(state),

@@ -4,24 +4,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
 use super::problem::problem;
-use super::{Shared, too_busy};
-use crate::metrics::Series;
+use super::{Shared, accepts_gzip, text_of, too_busy};
+use crate::metrics::{Series, gzip_fast};
 use crate::sounding::{Phases, Reason, VoidReason};
 use crate::track::{Last, View};
 use crate::units::{ErrorRate, Moment};
 use crate::window::{Quantile, Span, Tally};
 
-pub(super) async fn probes(State(shared): State<Arc<Shared>>) -> Response {
-    scraped(shared, |shared| {
+pub(super) async fn probes(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+    scraped(shared, &headers, |shared| {
         let now = (shared.clock)();
         let board = shared.board();
         let probes: Vec<Value> = board.series.iter().map(|series| one(series, now)).collect();
-        Ok(json!({ "probes": probes }).to_string())
+        serde_json::to_vec(&json!({ "probes": probes }))
     })
     .await
 }
@@ -29,7 +29,8 @@ pub(super) async fn probes(State(shared): State<Arc<Shared>>) -> Response {
 /// Writes an answer that looks at every probe: on a blocking thread, one at a time, with a bounded queue.
 pub(super) async fn scraped(
     shared: Arc<Shared>,
-    write: impl FnOnce(&Shared) -> serde_json::Result<String> + Send + 'static,
+    headers: &HeaderMap,
+    write: impl FnOnce(&Shared) -> serde_json::Result<Vec<u8>> + Send + 'static,
 ) -> Response {
     let Ok(_queued) = shared.waiting_scrapes.try_acquire() else {
         return too_busy("pages are being written");
@@ -37,15 +38,33 @@ pub(super) async fn scraped(
     let Ok(_turn) = shared.scrapes.acquire().await else {
         return too_busy("the listener is closing");
     };
+    let gzip = accepts_gzip(text_of(headers, header::ACCEPT_ENCODING));
     let theirs = Arc::clone(&shared);
-    let written = tokio::task::spawn_blocking(move || write(&theirs)).await;
-    match written {
-        Ok(Ok(body)) => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
-        Ok(Err(_)) | Err(_) => problem(
+    let written = tokio::task::spawn_blocking(move || {
+        let body = write(&theirs)?;
+        Ok::<_, std::io::Error>(if gzip { gzip_fast(&body)? } else { body })
+    })
+    .await;
+    let Ok(Ok(body)) = written else {
+        return problem(
             StatusCode::INTERNAL_SERVER_ERROR,
             "the answer could not be written; see the log",
-        ),
+        );
+    };
+    let kind = [
+        (header::CONTENT_TYPE, "application/json"),
+        // It is true for a second; nobody between us and the reader should keep it.
+        (header::CACHE_CONTROL, "no-store"),
+        (header::VARY, "accept-encoding"),
+    ];
+    let mut response = (kind, body).into_response();
+    if gzip {
+        let gzip = HeaderValue::from_static("gzip");
+        response
+            .headers_mut()
+            .insert(header::CONTENT_ENCODING, gzip);
     }
+    response
 }
 
 fn one(series: &Series, now: Moment) -> Value {

@@ -38,6 +38,7 @@ use crate::config::settings::{self, Module, Question};
 use crate::metrics::{Format, Handler, Metrics, Refusal, Series, gzip_fast, write_page};
 use crate::sounding::Sounding;
 use crate::sounding::expect::Pattern;
+use crate::track::Tracked;
 use crate::units::Moment;
 
 /// Pages of `/metrics` that may wait for their turn. A page is written by one thread at a time; more clients than
@@ -155,6 +156,13 @@ impl Shared {
 
     fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)
+    }
+
+    /// All probes that are shown.
+    pub fn tracked(&self) -> Vec<Arc<Tracked>> {
+        let board = self.board();
+        let series = board.series.iter();
+        series.map(|series| Arc::clone(series.tracked())).collect()
     }
 
     fn board(&self) -> Arc<Board> {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::{HeaderName, header};
+use axum::http::{HeaderMap, HeaderName, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tokio::sync::watch;
@@ -200,8 +200,8 @@ pub(super) async fn page() -> Response {
     (headers, PAGE).into_response()
 }
 
-pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Response {
-    scraped(shared, |shared| {
+pub(super) async fn status(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+    scraped(shared, &headers, |shared| {
         let board = shared.board();
         let now = (shared.clock)();
         let status = Status {
@@ -211,7 +211,7 @@ pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Response {
             troubles: (shared.troubles)(),
             releases: releases(&board, now),
         };
-        serde_json::to_string(&status)
+        serde_json::to_vec(&status)
     })
     .await
 }

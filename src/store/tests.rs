@@ -11,14 +11,14 @@ const NOW: Time = Time::from_millis(1_700_000_000_000);
 fn saved(store: &Store) -> PathBuf {
     let (namespace, release) = names();
     store
-        .save(&namespace, &release, &vec![1, 2, 3], NOW)
+        .save(Kind::State, &namespace, &release, &vec![1, 2, 3], NOW)
         .unwrap();
     store.directory.join("shop.web.eu.json")
 }
 
 fn load(store: &Store) -> Found<Vec<u32>> {
     let (namespace, release) = names();
-    store.load(&namespace, &release, NOW)
+    store.load(Kind::State, &namespace, &release, NOW)
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn a_file_that_cannot_be_used_is_set_aside_and_said() {
         ),
         (
             whole.replace("\"state\",", "\"other\","),
-            "is not a state of Leadsman",
+            "is no state file of Leadsman",
         ),
         (
             whole.replace("\"shop\"", "\"else\""),
@@ -97,7 +97,9 @@ fn a_disk_that_is_full_is_an_error_and_the_old_state_stays() {
     let path = saved(&store);
     std::os::unix::fs::symlink("/dev/full", path.with_extension("json.new")).unwrap();
     let (namespace, release) = names();
-    let error = store.save(&namespace, &release, &vec![9], NOW).unwrap_err();
+    let error = store
+        .save(Kind::State, &namespace, &release, &vec![9], NOW)
+        .unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::StorageFull, "{error}");
     assert_eq!(load(&store), Found::State(vec![1, 2, 3]));
 }

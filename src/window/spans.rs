@@ -192,6 +192,27 @@ impl Spans {
         }
     }
 
+    /// The same on another time line, on which all moments are so many seconds later: that of another machine, or of
+    /// the same one started anew. Each ring moves by whole slots of its own.
+    #[must_use]
+    pub fn moved(&self, seconds: i64) -> Self {
+        let mut moved = Self::default();
+        for (index, ring) in RINGS.iter().enumerate() {
+            let newest = self.newest[index];
+            let step = ring.seconds.cast_signed();
+            let by = (seconds + seconds.signum() * step / 2) / step;
+            for number in newest.saturating_sub(ring.slots - 1)..=newest {
+                // What would lie before the machine's start has no place.
+                if let Some(to) = number.checked_add_signed(by) {
+                    moved.slots[(ring.start + to % ring.slots) as usize] =
+                        self.slots[(ring.start + number % ring.slots) as usize];
+                    moved.newest[index] = to;
+                }
+            }
+        }
+        moved
+    }
+
     /// What is counted over a span that ends now.
     pub fn count(&self, span: Span, now: Moment) -> Tally {
         let (index, slots) = span.place();
@@ -279,6 +300,30 @@ mod tests {
 
     fn second(seconds: u64) -> Moment {
         Moment::after_boot(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn moved_to_another_time_line_the_counts_are_the_same() {
+        let mut spans = Spans::default();
+        for at in 0..20_000 {
+            spans.record(second(1_000_000 + at), Outcome::Good);
+        }
+        let day = 86_400;
+        for by in [0, day, -day, 30 * day] {
+            let moved = spans.moved(by);
+            let now = |seconds: i64| second(u64::try_from(1_019_999 + seconds).unwrap());
+            assert_eq!(moved.all(now(by)), spans.all(now(0)), "{by}");
+        }
+        // A machine that started a minute ago: what came before that is gone, and nothing else is made up.
+        let young = spans.moved(60 - 1_019_999);
+        let kept = young.count(Span::ALL[0], second(60)).good;
+        assert!(
+            kept > 0 && kept <= spans.count(Span::ALL[0], second(1_019_999)).good,
+            "{kept}"
+        );
+        // Long ago is over.
+        let old = spans.moved(0).count(Span::ALL[0], second(9_000_000));
+        assert_eq!(old, Tally::default());
     }
 
     #[test]

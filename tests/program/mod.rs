@@ -4,6 +4,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -53,8 +54,18 @@ pub struct App {
 
 impl App {
     pub fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// The app of a history.
+    pub fn of(history: &Path) -> Self {
+        Self::with(&["--history", history.to_str().unwrap()])
+    }
+
+    fn with(more: &[&str]) -> Self {
         let mut child = Command::new(PROGRAM)
             .args(["demo", "--app-only", "--listen", "127.0.0.1:0"])
+            .args(more)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -108,6 +119,7 @@ pub struct Leadsman {
     address: SocketAddr,
     folder: tempfile::TempDir,
     log: Arc<Mutex<String>>,
+    more: Vec<String>,
 }
 
 impl Leadsman {
@@ -121,12 +133,47 @@ impl Leadsman {
             with_listen(config)
         };
         std::fs::write(&file, config).unwrap();
+        let more: Vec<String> = more.iter().map(|&argument| argument.to_owned()).collect();
+        let (child, address, log) = Self::spawn(&file, &more);
+        Self {
+            child,
+            address,
+            folder,
+            log,
+            more,
+        }
+    }
+
+    /// Ends it as the system would end it: without a word.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it anew with the same configuration, after [`Self::kill`].
+    pub fn start_again(&mut self) {
+        let file = self.folder.path().join("probes.toml");
+        (self.child, self.address, self.log) = Self::spawn(&file, &self.more);
+    }
+
+    /// Its folder: the configuration is there, and whatever that places beside itself.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// All that it has logged since it was started.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    fn spawn(file: &Path, more: &[String]) -> (Child, SocketAddr, Arc<Mutex<String>>) {
         let mut child = Command::new(PROGRAM)
             .arg("run")
             .arg("--config")
-            .arg(&file)
+            .arg(file)
             .args(["--log-format", "json"])
             .args(more)
+            .current_dir(file.parent().unwrap())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -155,12 +202,7 @@ impl Leadsman {
                 });
             address.is_some()
         });
-        Self {
-            child,
-            address: address.unwrap(),
-            folder,
-            log,
-        }
+        (child, address.unwrap(), log)
     }
 
     pub fn address(&self) -> SocketAddr {

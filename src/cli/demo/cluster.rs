@@ -91,6 +91,8 @@ pub(super) async fn run(
         tasks,
         written: Written::default(),
     };
+    // What an earlier run has left says nothing about these pods.
+    cluster.history.write_cluster(&cluster.written)?;
     let ended = loop {
         tokio::select! {
             () = stop.cancelled() => break Ok(()),

@@ -149,7 +149,7 @@ async fn tell(wish: &Wish) -> Result<bool, String> {
 }
 
 /// The daemon guards an app that is up, so that the baseline is that of an app that is well.
-async fn wait_for_pods(history: &History) -> Result<(), String> {
+pub(super) async fn wait_for_pods(history: &History) -> Result<(), String> {
     let patience = Instant::now() + PATIENCE;
     while history
         .cluster()

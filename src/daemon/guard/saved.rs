@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::baseline::Baseline;
 use crate::ledger::Ledger;
 use crate::recording;
-use crate::rollout::{Entry, Rollout};
+use crate::rollout::{Entry, Phase, Rollout};
 use crate::serve::status::VerdictView;
 use crate::units::{Revision, Time};
 use crate::verdict::{Inbox, Mark, Verification, Watch};
@@ -179,6 +179,12 @@ impl State {
             watching.inbox = Inbox::new(endpoints);
         }
         self.rollout = self.rollout.bounded();
+        if !matches!(
+            self.rollout.phase(),
+            Phase::Settling(_) | Phase::Watching(_)
+        ) {
+            self.watching = None;
+        }
         self.ledger = self.ledger.bounded();
         for known in self.probes.values_mut() {
             known.baseline = std::mem::take(&mut known.baseline).bounded();

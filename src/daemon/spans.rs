@@ -1,0 +1,127 @@
+//! The counters of the long spans, kept over a restart: written now and then, and once more at the end.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::{self, Timeline};
+use crate::metrics::Metrics;
+use crate::store::{Found, Kind, Store};
+use crate::track::Tracked;
+use crate::units::{Namespace, ReleaseName, Time};
+use crate::window::Spans;
+
+/// What a crash may cost: spans are minutes to weeks long.
+const EVERY: Duration = Duration::from_secs(60);
+
+/// The counters of one release, and when they were written on both time lines.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    saved: Time,
+    /// Seconds since the machine's start.
+    monotonic_s: u64,
+    /// By the probe's name.
+    probes: BTreeMap<Box<str>, Spans>,
+}
+
+/// Who gives the probes that are asked now.
+pub(super) type Probes = Box<dyn Fn() -> Vec<Arc<Tracked>> + Send + Sync>;
+
+/// Writes the counters of all probes until told to stop.
+pub(super) async fn keep(
+    store: Arc<Store>,
+    timeline: Timeline,
+    metrics: Arc<Metrics>,
+    probes: Probes,
+    stop: CancellationToken,
+) {
+    let mut fails = false;
+    loop {
+        let stopped = tokio::time::timeout(EVERY, stop.cancelled()).await.is_ok();
+        let (tracked, store) = (probes(), Arc::clone(&store));
+        let written =
+            tokio::task::spawn_blocking(move || write(&store, timeline.now(), &tracked)).await;
+        let error = match written {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        if error.is_some() {
+            metrics.releases.state_failed();
+        }
+        if let Some(error) = error.as_ref().filter(|_| !fails) {
+            tracing::error!(
+                error,
+                "The counters of the long spans cannot be written; a restart would forget them"
+            );
+        }
+        fails = error.is_some();
+        if stopped {
+            return;
+        }
+    }
+}
+
+fn write(store: &Store, now: Time, tracked: &[Arc<Tracked>]) -> std::io::Result<()> {
+    let monotonic_s = monotonic_s();
+    let mut releases: BTreeMap<(Namespace, ReleaseName), Kept> = BTreeMap::new();
+    for tracked in tracked {
+        let id = tracked.probe().id.clone();
+        let spans = tracked.lock().spans().clone();
+        let kept = releases
+            .entry((id.namespace, id.release))
+            .or_insert_with(|| Kept {
+                saved: now,
+                monotonic_s,
+                probes: BTreeMap::new(),
+            });
+        kept.probes.insert(id.probe.as_str().into(), spans);
+    }
+    for ((namespace, release), kept) in &releases {
+        store.save(Kind::Spans, namespace, release, kept, now)?;
+    }
+    Ok(())
+}
+
+/// Gives probes that are asked for the first time the counters that were stored of them.
+pub(super) fn restore(store: &Store, now: Time, new: &[Arc<Tracked>]) {
+    let mut releases: BTreeMap<_, Vec<&Arc<Tracked>>> = BTreeMap::new();
+    for tracked in new {
+        let id = tracked.probe().id.clone();
+        releases
+            .entry((id.namespace, id.release))
+            .or_default()
+            .push(tracked);
+    }
+    for ((namespace, release), probes) in releases {
+        let mut kept: Kept = match store.load(Kind::Spans, &namespace, &release, now) {
+            Found::Nothing => continue,
+            Found::State(kept) => kept,
+            Found::SetAside(why) => {
+                tracing::warn!(%release, "{why}");
+                continue;
+            }
+        };
+        // Where the machine is the same, only the rounding of both clocks is left; that is no move.
+        let should = kept
+            .monotonic_s
+            .saturating_add(now.since(kept.saved).as_secs());
+        let moved = monotonic_s()
+            .cast_signed()
+            .saturating_sub(should.cast_signed());
+        let moved = if moved.abs() <= 5 { 0 } else { moved };
+        for tracked in probes {
+            let name = tracked.probe().id.probe.clone();
+            if let Some(spans) = kept.probes.remove(name.as_str()) {
+                tracked.lock().restore_spans(spans.moved(moved));
+            }
+        }
+    }
+}
+
+fn monotonic_s() -> u64 {
+    clock::now().nanos() / 1_000_000_000
+}

@@ -1,0 +1,476 @@
+//! The whole story, from outside: every scenario of the demo ends as it must, and a daemon that is killed in any phase
+//! goes on where it was. Each test waits most of the time, so they run side by side.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may end where it stands"
+)]
+
+mod program;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use program::{App, Leadsman, until};
+use serde_json::Value;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_leadsman");
+
+fn leadsman(arguments: &[&str], folder: &Path) -> (Option<i32>, String) {
+    let output = Command::new(PROGRAM)
+        .args(arguments)
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    (output.status.code(), text)
+}
+
+/// Runs a scenario; then its recording must replay to the same verdict, and explain itself.
+#[track_caller]
+fn scenario(name: &str, says: &[&str]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let (code, text) = leadsman(&["demo", "--scenario", name], folder.path());
+    assert_eq!(code, Some(0), "{text}");
+    for part in says {
+        assert!(text.contains(part), "{part:?} is not in:\n{text}");
+    }
+    let (code, replayed) = leadsman(&["replay", "leadsman-demo.jsonl"], folder.path());
+    assert_eq!(code, Some(0), "{replayed}");
+    assert!(replayed.contains("The same verdict."), "{replayed}");
+    let (code, explained) = leadsman(&["explain", "leadsman-demo.jsonl"], folder.path());
+    assert_eq!(code, Some(0), "{explained}");
+    for part in [
+        "Revision 3 of demo/mykadoo",
+        "Verdict: ",
+        "Evidence",
+        "Soundings",
+        "Timeline",
+    ] {
+        assert!(explained.contains(part), "{part:?} is not in:\n{explained}");
+    }
+    assert!(!explained.contains("incomplete"), "{explained}");
+    folder
+}
+
+const TURNED_BACK: [&str; 4] = [
+    "Verdict: rollback",
+    "Turning back to revision 2",
+    "recovered",
+    "detect",
+];
+const KEPT: [&str; 2] = ["Verdict on revision 3: healthy", "Revision 3: kept"];
+
+#[test]
+fn a_dead_revision_is_turned_back() {
+    let folder = scenario("dead", &TURNED_BACK);
+    cut_and_changed(folder.path());
+}
+
+/// A recording as it is left where the daemon or its disk went away, and one under another rule.
+fn cut_and_changed(folder: &Path) {
+    let text = fs::read_to_string(folder.join("leadsman-demo.jsonl")).unwrap();
+    fs::write(folder.join("cut.jsonl"), &text[..text.len() / 2]).unwrap();
+    let (code, replayed) = leadsman(&["replay", "cut.jsonl"], folder);
+    assert_eq!(code, Some(1), "{replayed}");
+    for part in [
+        "the line is cut off",
+        "as far as it goes",
+        "no verdict to compare with",
+    ] {
+        assert!(replayed.contains(part), "{part:?} is not in:\n{replayed}");
+    }
+    let (code, explained) = leadsman(&["explain", "cut.jsonl"], folder);
+    assert_eq!(code, Some(0), "{explained}");
+    assert!(explained.contains("incomplete"), "{explained}");
+
+    let lenient = [
+        "replay",
+        "leadsman-demo.jsonl",
+        "--json",
+        "--set",
+        "pod_hold_s=25",
+    ];
+    let (code, replayed) = leadsman(&lenient, folder);
+    assert_eq!(code, Some(1), "{replayed}");
+    let replayed: Value = serde_json::from_str(&replayed).unwrap();
+    assert_eq!(replayed["recorded"]["verdict"], "rollback");
+    assert_ne!(replayed["replayed"], replayed["recorded"]);
+
+    for (wrong, says) in [
+        ("nonsense=1", "nonsense"),
+        ("alpha=2", "alpha"),
+        ("alpha", "alpha"),
+    ] {
+        let (code, text) = leadsman(&["replay", "leadsman-demo.jsonl", "--set", wrong], folder);
+        assert_eq!(code, Some(2), "{text}");
+        assert!(text.contains(says), "{text}");
+    }
+}
+
+#[test]
+fn errors_of_twenty_points_are_turned_back() {
+    scenario("errors", &TURNED_BACK);
+}
+
+#[test]
+fn one_dead_endpoint_is_turned_back() {
+    scenario("one-endpoint", &TURNED_BACK);
+}
+
+#[test]
+fn a_crash_loop_is_turned_back() {
+    scenario("crash-loop", &TURNED_BACK);
+}
+
+#[test]
+fn a_slow_start_is_kept() {
+    scenario("slow-start", &KEPT);
+}
+
+#[test]
+fn a_dependency_that_is_down_for_all_is_kept_and_the_reason_said() {
+    scenario(
+        "dependency-down",
+        &[
+            KEPT[0],
+            KEPT[1],
+            "db does not count, because it fails for old pods as well",
+        ],
+    );
+}
+
+#[test]
+fn a_blip_is_kept() {
+    scenario("blip", &KEPT);
+}
+
+/// An app of its own, its history, and a daemon that guards it.
+struct Guarded {
+    app: App,
+    daemon: Leadsman,
+    history: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Guarded {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let history = folder.path().join("history");
+        let app = App::of(&history);
+        until("the app's pods are Ready", || {
+            fs::read_to_string(history.join("pods.json"))
+                .is_ok_and(|text| text.contains("\"settled\":1"))
+        });
+        let mut config = format!(
+            "[state]\ndirectory = \"state\"\n[[release]]\nname = \"mykadoo\"\nnamespace = \"shop\"\n\
+             base_url = \"{}\"\nembedded = {:?}\nmode = \"enforce\"\ninterval = \"100ms\"\n\
+             [release.rollback]\nwatch = \"60s\"\n",
+            app.url(),
+            history.to_str().unwrap()
+        );
+        for (name, path) in [
+            ("api", "/api/health"),
+            ("db", "/api/health/db"),
+            ("web", "/"),
+        ] {
+            config += &format!(
+                "[[release.probe]]\nname = \"{name}\"\npath = \"{path}\"\nexpect = {{ status = 200 }}\n"
+            );
+        }
+        let daemon = Leadsman::run(&config, &[]);
+        let guarded = Self {
+            app,
+            daemon,
+            history,
+            _folder: folder,
+        };
+        until("there is a baseline", || {
+            let probes: Value =
+                serde_json::from_str(&guarded.daemon.get("/api/v1/probes").body).unwrap();
+            let probes = probes["probes"].as_array().unwrap();
+            probes
+                .iter()
+                .all(|probe| probe["totals"]["good"].as_u64() >= Some(100))
+        });
+        guarded
+    }
+
+    fn deploy(&self, scenario: &str) {
+        let (code, text) = leadsman(
+            &[
+                "demo",
+                "--deploy",
+                scenario,
+                "--history",
+                self.history.to_str().unwrap(),
+            ],
+            self.history.parent().unwrap(),
+        );
+        assert_eq!(code, Some(0), "{text}");
+    }
+
+    fn release(&self) -> Value {
+        let reply = self.daemon.get("/api/v1/status");
+        assert_eq!(reply.status, 200, "{}\n{}", reply.body, self.daemon.log());
+        let status: Value = serde_json::from_str(&reply.body).unwrap();
+        status["releases"][0].clone()
+    }
+
+    #[track_caller]
+    fn reaches(&self, phase: &str) {
+        until(&format!("the phase {phase}"), || {
+            self.release()["phase"] == phase
+        });
+    }
+
+    fn ending_of(&self, revision: u64) -> Option<String> {
+        let release = self.release();
+        let history = release["history"].as_array()?;
+        let record = history
+            .iter()
+            .find(|record| record["revision"] == revision)?;
+        record["ending"].as_str().map(str::to_owned)
+    }
+
+    fn records(&self) -> Vec<Value> {
+        let mut records: Vec<Value> = (1..100)
+            .map_while(|number| fs::read(self.history.join(format!("v{number}.json"))).ok())
+            .map(|bytes| serde_json::from_slice(&bytes).unwrap())
+            .collect();
+        records.sort_by_key(|record| record["revision"].as_u64());
+        records
+    }
+
+    /// Revision 2 was turned back to revision 1, once.
+    #[track_caller]
+    fn was_turned_back_once(&self) {
+        let records = self.records();
+        let statuses: Vec<&str> = records
+            .iter()
+            .map(|r| r["status"].as_str().unwrap())
+            .collect();
+        assert_eq!(statuses, ["superseded", "superseded", "deployed"]);
+        assert_eq!(records[2]["description"], "Rollback to 1");
+        assert_eq!(records[2]["contents"], records[0]["contents"]);
+    }
+}
+
+/// Kills the daemon in a phase of a revision that is bad. It must go on there within 5 s, and come to the same end.
+#[track_caller]
+fn killed_in(phase: &str) {
+    let mut guarded = Guarded::start();
+    guarded.deploy("dead");
+    guarded.reaches(phase);
+    guarded.daemon.kill();
+    let started = Instant::now();
+    guarded.daemon.start_again();
+    let order = [
+        "settling",
+        "watching",
+        "preflight",
+        "turning_back",
+        "verifying",
+        "steady",
+    ];
+    let at = |phase: &str| order.iter().position(|other| *other == phase);
+    until("it goes on where it was", || {
+        let release = guarded.release();
+        let now = release["phase"].as_str().unwrap_or("").to_owned();
+        release["revision"].as_u64() >= Some(2) && at(&now) >= at(phase)
+    });
+    // Ten times what it takes here would be more than the 5 s that are promised.
+    assert!(
+        started.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        started.elapsed()
+    );
+    until("the revision is turned back and well", || {
+        guarded.ending_of(2).is_some()
+    });
+    assert_eq!(
+        guarded.ending_of(2).as_deref(),
+        Some("recovered"),
+        "{}",
+        guarded.daemon.log()
+    );
+    guarded.was_turned_back_once();
+}
+
+#[test]
+fn killed_while_a_rollout_settles_it_goes_on() {
+    killed_in("settling");
+}
+
+#[test]
+fn killed_while_watching_it_goes_on() {
+    killed_in("watching");
+}
+
+#[test]
+fn killed_while_turning_back_it_goes_on_and_turns_back_once() {
+    killed_in("turning_back");
+}
+
+#[test]
+fn killed_while_verifying_it_goes_on() {
+    killed_in("verifying");
+}
+
+/// The look before a rollback takes a moment only, so it is held up: a file of the history becomes a pipe in which
+/// nothing is written, as if the disk under it did not answer.
+#[test]
+fn killed_in_the_preflight_it_goes_on() {
+    let mut guarded = Guarded::start();
+    guarded.deploy("dead");
+    guarded.reaches("watching");
+    let record = guarded.history.join("v1.json");
+    let kept = guarded.history.join("kept");
+    let content = fs::read(&record).unwrap();
+    fs::write(&kept, &content).unwrap();
+    let pipe = guarded.history.join("pipe");
+    assert!(
+        Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let same_pipe = guarded.history.join("same-pipe");
+    fs::hard_link(&pipe, &same_pipe).unwrap();
+    fs::rename(&pipe, &record).unwrap();
+    guarded.reaches("preflight");
+    guarded.daemon.kill();
+    fs::rename(&kept, &record).unwrap();
+    // The app waits in the pipe as well.
+    fs::write(&same_pipe, &content).unwrap();
+    fs::remove_file(&same_pipe).unwrap();
+    guarded.daemon.start_again();
+    until("the revision is turned back and well", || {
+        guarded.ending_of(2).is_some()
+    });
+    assert_eq!(
+        guarded.ending_of(2).as_deref(),
+        Some("recovered"),
+        "{}",
+        guarded.daemon.log()
+    );
+    guarded.was_turned_back_once();
+}
+
+/// The status page's own tests feed it with written states; those must have the keys of a real one, and no others.
+fn the_page_is_tested_with_what_is_really_told(daemon: &Leadsman) {
+    let reply = daemon.get("/api/v1/status");
+    assert_eq!(reply.header("cache-control"), "no-store");
+    let real: Value = serde_json::from_str(&reply.body).unwrap();
+    let mut told = BTreeSet::new();
+    keys(&real, "", &mut told);
+    assert!(told.contains(".releases.history.ending"), "{told:?}");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/page");
+    let mut written = BTreeSet::new();
+    for name in ["turned_back", "watching", "steady"] {
+        let text = fs::read_to_string(folder.join(name).with_extension("json")).unwrap();
+        let state: Value = serde_json::from_str(&text).unwrap();
+        keys(&state, "", &mut written);
+    }
+    let missing: Vec<_> = told.difference(&written).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    // What only a watch that runs or a rollback brings is not there in this state.
+    let brought = |key: &&String| {
+        [".watch.", ".steps.", ".took_s", ".direct"]
+            .iter()
+            .any(|part| key.contains(part))
+    };
+    let unknown: Vec<_> = written
+        .difference(&told)
+        .filter(|key| !brought(key))
+        .collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+
+    let packed = daemon.get_with("/api/v1/status", &[("accept-encoding", "gzip")]);
+    assert_eq!(packed.header("content-encoding"), "gzip");
+    assert!(packed.raw.len() < reply.raw.len() / 2);
+}
+
+/// The paths of all keys; the elements of a list are one.
+fn keys(value: &Value, path: &str, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                let path = format!("{path}.{key}");
+                keys(value, &path, found);
+                found.insert(path);
+            }
+        }
+        Value::Array(elements) => elements.iter().for_each(|value| keys(value, path, found)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+#[test]
+fn in_the_mode_observe_nothing_is_written_and_the_verdict_is_said() {
+    let guarded = Guarded::start();
+    let file = guarded.daemon.folder().join("probes.toml");
+    let config = fs::read_to_string(&file)
+        .unwrap()
+        .replace("enforce", "observe");
+    guarded.daemon.rewrite(&config);
+    guarded.daemon.signal("HUP");
+    until("the new mode is in force", || {
+        guarded.release()["mode"] == "observe"
+    });
+    guarded.deploy("crash-loop");
+    until("the verdict has fallen", || guarded.ending_of(2).is_some());
+    assert_eq!(guarded.ending_of(2).as_deref(), Some("would_roll_back"));
+    assert_eq!(guarded.records().len(), 2);
+    the_page_is_tested_with_what_is_really_told(&guarded.daemon);
+    let metrics = guarded.daemon.get("/metrics").body;
+    let series = "leadsman_rollouts_total{ending=\"would_roll_back\",namespace=\"shop\",release=\"mykadoo\"} 1";
+    assert!(metrics.contains(series), "{metrics}");
+}
+
+#[test]
+fn a_state_that_is_damaged_is_set_aside_and_the_release_is_followed_anew() {
+    let mut guarded = Guarded::start();
+    let state = guarded.daemon.folder().join("state/shop.mykadoo.json");
+    until("the state is written", || state.exists());
+    guarded.daemon.kill();
+    fs::write(&state, "{\"leadsman\":\"state\",").unwrap();
+    guarded.daemon.start_again();
+    until("it says so", || guarded.daemon.said("was set aside"));
+    guarded.reaches("steady");
+    drop(guarded.app);
+}
+
+#[test]
+fn the_counters_of_the_long_spans_survive_a_restart() {
+    let mut guarded = Guarded::start();
+    let counted = |daemon: &Leadsman| -> u64 {
+        let probes: Value = serde_json::from_str(&daemon.get("/api/v1/probes").body).unwrap();
+        probes["probes"][0]["spans"]["1h"]["good"].as_u64().unwrap()
+    };
+    let before = counted(&guarded.daemon);
+    assert!(before >= 100);
+    guarded.daemon.signal("TERM");
+    assert_eq!(guarded.daemon.exit_code(Duration::from_secs(20)), Some(0));
+    guarded.daemon.start_again();
+    assert!(counted(&guarded.daemon) >= before);
+}
+
+#[test]
+fn a_second_daemon_does_not_share_the_state() {
+    let guarded = Guarded::start();
+    let config = guarded.daemon.folder().join("probes.toml");
+    let (code, text) = leadsman(
+        &["run", "--config", config.to_str().unwrap()],
+        guarded.daemon.folder(),
+    );
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("in use by another Leadsman"), "{text}");
+}

@@ -1,0 +1,329 @@
+//! A revision as Helm 3 and 4 store it: the payload of a Secret or ConfigMap.
+//!
+//! Layers, from the outside: base64, gzip (very old records have none), JSON. Nothing in it is trusted: every layer has
+//! a bound, fields that Helm leaves out or writes as `null` are taken as empty, and what is no record is an error that
+//! says at which layer. Source of the format: helm/helm, `pkg/storage/driver` and `pkg/release`, v3.21 and v4.2.
+
+use std::fmt::Write as _;
+use std::io::Read as _;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use flate2::read::GzDecoder;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use sha2::{Digest as _, Sha256};
+
+use crate::ledger::{Digest, Status, Stored};
+use crate::units::{ReleaseName, Revision};
+
+/// The largest payload that is decoded, in bytes; Kubernetes allows a Secret 1 MiB.
+pub const MAX_PAYLOAD: usize = 2 * 1024 * 1024;
+
+/// The largest record when inflated, in bytes. Gzip makes manifests some ten times smaller, and whoever makes it a
+/// thousand times means no good.
+pub const MAX_INFLATED: u64 = 32 * 1024 * 1024;
+
+const PREFIX: &str = "sh.helm.release.v1.";
+const GZIP: [u8; 3] = [0x1f, 0x8b, 0x08];
+
+/// Why a record cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    /// The object has no payload.
+    #[error("the record is empty")]
+    Empty,
+    /// The payload is larger than [`MAX_PAYLOAD`].
+    #[error("the record has {0} bytes, more than {MAX_PAYLOAD}")]
+    TooLarge(usize),
+    /// The outer layer.
+    #[error("the record is not base64: {0}")]
+    NotBase64(String),
+    /// The layer below.
+    #[error("the record cannot be inflated: {0}")]
+    NotGzip(String),
+    /// It inflates to more than [`MAX_INFLATED`].
+    #[error("the record inflates to more than {MAX_INFLATED} bytes")]
+    Bomb,
+    /// The innermost layer.
+    #[error("the record is no release of Helm: {0}")]
+    NotRelease(String),
+    /// The object's name is not one that Helm gives.
+    #[error("{0:?} is no name of a stored revision")]
+    Name(String),
+    /// The object's name says otherwise.
+    #[error("the record says that it is {found}, and its name that it is {expected}")]
+    Lies {
+        /// By the name of the object.
+        expected: String,
+        /// By the record.
+        found: String,
+    },
+}
+
+/// Release and revision by the name of the Secret or ConfigMap, as `sh.helm.release.v1.web.v3`. Names of releases may
+/// have dots, so it is read from its end.
+///
+/// # Errors
+/// When Helm would not have given this name.
+pub fn name_of(object: &str) -> Result<(ReleaseName, Revision), Unreadable> {
+    let parts = object
+        .strip_prefix(PREFIX)
+        .and_then(|rest| rest.rsplit_once(".v"));
+    let Some((name, digits)) = parts else {
+        return Err(Unreadable::Name(object.to_owned()));
+    };
+    // Helm writes no sign and no leading zero.
+    let is_plain = digits.bytes().all(|byte| byte.is_ascii_digit()) && !digits.starts_with('0');
+    match digits.parse() {
+        Ok(revision) if is_plain && !name.is_empty() => {
+            Ok((ReleaseName::new(name), Revision(revision)))
+        }
+        Ok(_) | Err(_) => Err(Unreadable::Name(object.to_owned())),
+    }
+}
+
+/// A stored revision.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// The release.
+    pub name: ReleaseName,
+    /// Its number.
+    pub revision: Revision,
+    /// Helm's status; one that is not known here is [`Status::Unknown`].
+    pub status: Status,
+    /// Helm's description, or the user's.
+    pub description: String,
+    /// The chart as `name-version`; empty where the record has none.
+    pub chart: String,
+    /// The version of what the chart installs.
+    pub app_version: String,
+    /// The user's values as they are written, numbers of any size included.
+    pub config: Option<Box<RawValue>>,
+    /// The rendered objects, hooks left out: YAML documents.
+    pub manifest: String,
+    /// The hooks.
+    pub hooks: Vec<Hook>,
+    /// Whether Helm 4 applied it on the server's side.
+    pub server_side: bool,
+}
+
+/// A hook of a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hook {
+    /// Its object's name.
+    pub name: String,
+    /// Its object's kind.
+    pub kind: String,
+    /// Its object.
+    pub manifest: String,
+    /// When it runs, as `pre-upgrade`.
+    pub events: Vec<String>,
+    /// How its last run ended: `Succeeded`, `Failed`, `Running`, `Unknown`; empty when it never ran.
+    pub phase: String,
+}
+
+impl Hook {
+    /// Whether it runs at this event.
+    pub fn runs_at(&self, event: &str) -> bool {
+        self.events.iter().any(|own| own == event)
+    }
+}
+
+/// Reads a payload, the API's own base64 already taken off.
+///
+/// # Errors
+/// When it is no record, or not the one that the object's name promises.
+pub fn decode(object: &str, payload: &[u8]) -> Result<Record, Unreadable> {
+    let (name, revision) = name_of(object)?;
+    let written: Written = serde_json::from_slice(&inflate(payload)?)
+        .map_err(|error| Unreadable::NotRelease(error.to_string()))?;
+    let record = Record::from(written);
+    if record.name != name || record.revision != revision {
+        return Err(Unreadable::Lies {
+            expected: format!("{name} v{revision}"),
+            found: format!("{} v{}", record.name, record.revision),
+        });
+    }
+    Ok(record)
+}
+
+fn inflate(payload: &[u8]) -> Result<Vec<u8>, Unreadable> {
+    if payload.is_empty() {
+        return Err(Unreadable::Empty);
+    }
+    if payload.len() > MAX_PAYLOAD {
+        return Err(Unreadable::TooLarge(payload.len()));
+    }
+    let bytes = STANDARD
+        .decode(payload)
+        .map_err(|error| Unreadable::NotBase64(error.to_string()))?;
+    // Helm itself looks at these three bytes, and takes everything else as plain JSON.
+    if !bytes.starts_with(&GZIP) {
+        return Ok(bytes);
+    }
+    let mut inflated = Vec::new();
+    GzDecoder::new(bytes.as_slice())
+        .take(MAX_INFLATED + 1)
+        .read_to_end(&mut inflated)
+        .map_err(|error| Unreadable::NotGzip(error.to_string()))?;
+    if inflated.len() as u64 > MAX_INFLATED {
+        return Err(Unreadable::Bomb);
+    }
+    Ok(inflated)
+}
+
+impl Record {
+    /// What identifies its contents: SHA-256 over manifest and hooks. Line ends do not matter, nor the order of hooks.
+    /// Two revisions with the same digest are the same software.
+    pub fn digest(&self) -> Digest {
+        let mut hash = Sha256::new();
+        // The length in front keeps two neighbours from being taken for another pair.
+        let mut feed = |text: &str| {
+            let text = text.replace("\r\n", "\n");
+            hash.update((text.len() as u64).to_be_bytes());
+            hash.update(text.as_bytes());
+        };
+        feed(&self.manifest);
+        let mut hooks: Vec<&Hook> = self.hooks.iter().collect();
+        hooks.sort_by_key(|hook| (&hook.kind, &hook.name, &hook.events, &hook.manifest));
+        for hook in hooks {
+            feed(&hook.kind);
+            feed(&hook.name);
+            feed(&hook.events.join(","));
+            feed(&hook.manifest);
+        }
+        let mut hex = String::with_capacity(64);
+        for byte in hash.finalize() {
+            // Writing to a text cannot fail.
+            let _ = write!(hex, "{byte:02x}");
+        }
+        Digest(hex.into())
+    }
+
+    /// What the choice of a revision to go back to has to know.
+    pub fn stored(&self) -> Stored {
+        let is_of_rollback =
+            |hook: &&Hook| hook.runs_at("pre-rollback") || hook.runs_at("post-rollback");
+        Stored {
+            revision: self.revision,
+            status: self.status,
+            description: self.description.clone(),
+            digest: Some(self.digest()),
+            hooks_succeeded: self
+                .hooks
+                .iter()
+                .filter(is_of_rollback)
+                .all(|hook| hook.phase == "Succeeded"),
+            test_failed: self
+                .hooks
+                .iter()
+                .any(|hook| hook.runs_at("test") && hook.phase == "Failed"),
+        }
+    }
+}
+
+/// The JSON, as far as it is read. Go writes `null` for an empty list or object.
+#[derive(Deserialize)]
+struct Written {
+    name: String,
+    version: u32,
+    #[serde(default)]
+    info: Option<Info>,
+    #[serde(default)]
+    chart: Option<Chart>,
+    #[serde(default)]
+    config: Option<Box<RawValue>>,
+    #[serde(default)]
+    manifest: Option<String>,
+    #[serde(default)]
+    hooks: Option<Vec<WrittenHook>>,
+    #[serde(default)]
+    apply_method: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Info {
+    status: Option<String>,
+    description: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Chart {
+    metadata: Option<Metadata>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "camelCase")]
+struct Metadata {
+    name: Option<String>,
+    version: Option<String>,
+    app_version: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct WrittenHook {
+    name: Option<String>,
+    kind: Option<String>,
+    manifest: Option<String>,
+    events: Option<Vec<String>>,
+    last_run: Option<LastRun>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct LastRun {
+    phase: Option<String>,
+}
+
+impl From<Written> for Record {
+    fn from(written: Written) -> Self {
+        let info = written.info.unwrap_or_default();
+        let chart = written.chart.and_then(|chart| chart.metadata);
+        let chart = chart.unwrap_or_default();
+        let status = serde_json::from_value(info.status.unwrap_or_default().into());
+        Self {
+            name: ReleaseName::new(written.name),
+            revision: Revision(written.version),
+            status: status.unwrap_or(Status::Unknown),
+            description: info.description.unwrap_or_default(),
+            chart: match (chart.name, chart.version) {
+                (Some(name), Some(version)) => format!("{name}-{version}"),
+                (Some(name), None) => name,
+                (None, _) => String::new(),
+            },
+            app_version: chart.app_version.unwrap_or_default(),
+            // The text `null` is no values.
+            config: written.config.filter(|config| config.get() != "null"),
+            manifest: written.manifest.unwrap_or_default(),
+            hooks: written
+                .hooks
+                .unwrap_or_default()
+                .into_iter()
+                .map(Hook::from)
+                .collect(),
+            server_side: written.apply_method.as_deref() == Some("ssa"),
+        }
+    }
+}
+
+impl From<WrittenHook> for Hook {
+    fn from(written: WrittenHook) -> Self {
+        Self {
+            name: written.name.unwrap_or_default(),
+            kind: written.kind.unwrap_or_default(),
+            manifest: written.manifest.unwrap_or_default(),
+            events: written.events.unwrap_or_default(),
+            phase: written
+                .last_run
+                .and_then(|run| run.phase)
+                .unwrap_or_default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,235 @@
+//! Records as Helm writes them, and as nobody should.
+
+use std::io::Write as _;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+const OBJECT: &str = "sh.helm.release.v1.web.v2";
+
+/// As `kubectl get secret -o json` shows it: with the API's own base64 on top.
+const FROM_KUBECTL: &str = "SDRzSUFBQUFBQUFDQTNXUXkwN0RNQkJGZjhVeTJ5UjEzRkxBVzlhc2VDd2dDQTJPMDFyMVM3WlRWRlg4TytOVVRXSEJ6cjV6NTg2Wk9WSUhWbEZCdjlRbnJhaDJnNmZpU0FjZFUvN29WVEQrb0hvc2M4YlhOV3RyeHAvWVVyQ1ZZTmZOK3ViMmpyVjh1WHJGVGdQL054UzNZT3ZtcGhoN1pWU2VMTk1ueWFoRDF0Nmg4QncyRVhwRnBMZWhtTkNRTXVReFlXMk8vcTZvM0VMTUJkT3FERDFrS084L2UreFZUS2ZNdG1FTlF3VkNlSmxGM3JTVHBDL1NucGRrNCtXT0NqY2FVOUdza0FLeXd1bHY3eGdKWml6dkk5cVMzQ29MWitPZ3pjbFUwTHdiOUtid1JBVFdFckN3Uk4yQzA0TktTRTNydXU3Y0ZYbjBZNVJLRUFSZXpLTVcwallIc0taekZ6aEI5bTNuZHRyMWd0eFA4UThRT25mZVhYU09rTEw4Rk5XNVdkdGhZK2QrSDROWDA1VlNBRmxPRmFMSGMvNEFHcEIwbmdJQ0FBQT0=";
+
+fn packed(json: &str) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(json.as_bytes()).unwrap();
+    STANDARD.encode(encoder.finish().unwrap()).into_bytes()
+}
+
+fn of(value: &Value) -> Result<Record, Unreadable> {
+    decode(OBJECT, &packed(&value.to_string()))
+}
+
+fn release() -> Value {
+    json!({"name": "web", "version": 2, "namespace": "prod", "manifest": "---\nkind: A\n",
+        "info": {"status": "deployed", "description": "Upgrade complete", "deleted": ""},
+        "chart": {"metadata": {"name": "web", "version": "1.0.0", "appVersion": "2.1"}}})
+}
+
+#[test]
+fn a_record_of_helm_is_read() {
+    let payload = STANDARD.decode(FROM_KUBECTL).unwrap();
+    let record = decode(OBJECT, &payload).unwrap();
+    assert_eq!(record.status, Status::Deployed);
+    assert_eq!(record.description, "Upgrade complete");
+    assert_eq!(
+        (record.chart.as_str(), record.app_version.as_str()),
+        ("web-1.0.0", "2.1")
+    );
+    assert!(
+        record
+            .manifest
+            .starts_with("---\n# Source: web/templates/cm.yaml\n")
+    );
+    assert_eq!(record.config.unwrap().get(), r#"{"replicas":3}"#);
+    assert!(record.hooks.is_empty() && !record.server_side);
+}
+
+#[test]
+fn very_old_records_are_not_packed() {
+    let plain = STANDARD.encode(release().to_string());
+    assert_eq!(
+        decode(OBJECT, plain.as_bytes()).unwrap().revision,
+        Revision(2)
+    );
+}
+
+#[test]
+fn what_helm_leaves_out_or_writes_as_null_is_empty() {
+    let record = of(
+        &json!({"name": "web", "version": 2, "info": null, "chart": null, "config": null,
+        "manifest": null, "hooks": null, "apply_method": null, "of_a_later_helm": [1]}),
+    )
+    .unwrap();
+    assert_eq!(
+        (record.status, record.chart.as_str()),
+        (Status::Unknown, "")
+    );
+    assert!(record.config.is_none() && record.manifest.is_empty());
+    let mut strange = release();
+    strange["info"]["status"] = json!("exploded");
+    assert_eq!(of(&strange).unwrap().status, Status::Unknown);
+    strange["apply_method"] = json!("ssa");
+    assert!(of(&strange).unwrap().server_side);
+}
+
+#[test]
+fn values_keep_their_numbers() {
+    let text = r#"{"name":"web","version":2,"config":{"big":9007199254740993,"huge":1e400}}"#;
+    let record = decode(OBJECT, &packed(text)).unwrap();
+    assert_eq!(
+        record.config.unwrap().get(),
+        r#"{"big":9007199254740993,"huge":1e400}"#
+    );
+}
+
+#[test]
+fn hooks_tell_whether_a_rollback_or_a_test_went_well() {
+    let with = |event: &str, phase: Value| {
+        let mut release = release();
+        release["hooks"] = json!([{"name": "h", "kind": "Job", "manifest": "kind: Job", "events": [event],
+            "last_run": {"phase": phase, "started_at": ""}, "weight": 0}]);
+        of(&release).unwrap().stored()
+    };
+    assert!(with("pre-rollback", json!("Succeeded")).hooks_succeeded);
+    assert!(!with("pre-rollback", json!("")).hooks_succeeded);
+    assert!(!with("post-rollback", Value::Null).hooks_succeeded);
+    assert!(with("pre-upgrade", json!("Failed")).hooks_succeeded);
+    assert!(with("test", json!("Failed")).test_failed);
+    assert!(!with("test", json!("Succeeded")).test_failed);
+}
+
+#[test]
+fn the_digest_is_that_of_the_contents_alone() {
+    let digest = |change: &dyn Fn(&mut Value)| {
+        let mut release = release();
+        release["hooks"] = json!([{"name": "a", "kind": "Job"}, {"name": "b", "kind": "Job"}]);
+        change(&mut release);
+        of(&release).unwrap().digest()
+    };
+    let same = digest(&|_| {});
+    assert_eq!(same.0.len(), 64);
+    assert_eq!(
+        same,
+        digest(&|r| r["info"]["description"] = json!("Rollback to 1"))
+    );
+    assert_eq!(
+        same,
+        digest(&|r| r["manifest"] = json!("---\r\nkind: A\r\n"))
+    );
+    assert_eq!(
+        same,
+        digest(
+            &|r| r["hooks"] = json!([{"name": "b", "kind": "Job"}, {"name": "a", "kind": "Job"}])
+        )
+    );
+    assert_ne!(same, digest(&|r| r["manifest"] = json!("---\nkind: B\n")));
+    assert_ne!(
+        same,
+        digest(&|r| r["hooks"] = json!([{"name": "ab", "kind": "Job"}]))
+    );
+    assert_ne!(
+        same,
+        digest(&|r| r["hooks"][0]["manifest"] = json!("kind: Job"))
+    );
+}
+
+#[test]
+fn names_are_read_from_their_end() {
+    let read =
+        |object: &str| name_of(object).map(|(name, revision)| (name.to_string(), revision.0));
+    assert_eq!(read("sh.helm.release.v1.web.v10"), Ok(("web".into(), 10)));
+    assert_eq!(
+        read("sh.helm.release.v1.web.v2.v3"),
+        Ok(("web.v2".into(), 3))
+    );
+    for wrong in [
+        "",
+        "web",
+        "sh.helm.release.v1.",
+        "sh.helm.release.v1.web",
+        "sh.helm.release.v1..v1",
+        "sh.helm.release.v1.web.v",
+        "sh.helm.release.v1.web.v0",
+        "sh.helm.release.v1.web.v+1",
+        "sh.helm.release.v1.web.v01",
+        "sh.helm.release.v1.web.v99999999999",
+        "sh.helm.release.v2.web.v1",
+    ] {
+        assert_eq!(read(wrong), Err(Unreadable::Name(wrong.to_owned())));
+    }
+}
+
+#[test]
+fn a_record_that_is_none_says_at_which_layer() {
+    let gzip = |bytes: &[u8]| STANDARD.encode([&GZIP[..], bytes].concat()).into_bytes();
+    let says = |payload: &[u8]| decode(OBJECT, payload).unwrap_err().to_string();
+    assert_eq!(says(b""), "the record is empty");
+    assert_eq!(
+        says(&vec![b'A'; 3_000_000]),
+        "the record has 3000000 bytes, more than 2097152"
+    );
+    assert!(says(b"not base64!").starts_with("the record is not base64: "));
+    assert!(says(&gzip(b"broken")).starts_with("the record cannot be inflated: "));
+    assert!(says(&packed("no json")).starts_with("the record is no release of Helm: "));
+    assert!(says(&packed("[1, 2]")).starts_with("the record is no release of Helm: "));
+    assert!(says(&packed(r#"{"name": "web"}"#)).contains("version"));
+    assert!(says(&packed(r#"{"name": "web", "version": -2}"#)).contains("-2"));
+    let deep = format!(
+        r#"{{"name": "web", "version": 2, "info": {}"#,
+        "[".repeat(100_000)
+    );
+    assert!(says(&packed(&deep)).starts_with("the record is no release of Helm: "));
+    let mut half = packed(&release().to_string());
+    half.truncate(half.len() / 8 * 4);
+    assert!(says(&half).starts_with("the record cannot be inflated: "));
+}
+
+#[test]
+fn a_bomb_is_not_inflated() {
+    // 200 MiB of blanks: 200 KiB packed.
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    let blanks = vec![b' '; 1024 * 1024];
+    for _ in 0..200 {
+        encoder.write_all(&blanks).unwrap();
+    }
+    let bomb = STANDARD.encode(encoder.finish().unwrap());
+    assert!(bomb.len() < MAX_PAYLOAD);
+    assert_eq!(
+        decode(OBJECT, bomb.as_bytes()).unwrap_err(),
+        Unreadable::Bomb
+    );
+}
+
+#[test]
+fn a_name_that_lies_is_found_out() {
+    let payload = packed(&release().to_string());
+    for object in ["sh.helm.release.v1.web.v3", "sh.helm.release.v1.other.v2"] {
+        let error = decode(object, &payload).unwrap_err();
+        assert!(matches!(error, Unreadable::Lies { .. }), "{error}");
+        assert!(error.to_string().contains("web v2"), "{error}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..400), packs in any::<bool>()) {
+        let payload = if packs { STANDARD.encode(&bytes).into_bytes() } else { bytes };
+        // Whether it can be read does not matter; that it ends does.
+        let _ = decode(OBJECT, &payload);
+    }
+
+    #[test]
+    fn a_record_with_one_byte_changed_is_read_or_refused(at in 0_usize..10_000, to in any::<u8>()) {
+        let mut payload = packed(&release().to_string());
+        let at = at % payload.len();
+        payload[at] = to;
+        if let Ok(record) = decode(OBJECT, &payload) {
+            prop_assert_eq!(record.revision, Revision(2));
+        }
+    }
+}

@@ -8,6 +8,7 @@
 //! - carrying out the same plan twice makes one rollback: what a killed engine left behind is finished, not repeated.
 
 pub mod embedded;
+pub mod helm_error;
 pub mod record;
 
 use std::future::Future;

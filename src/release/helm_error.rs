@@ -1,0 +1,287 @@
+//! What `helm rollback` says when it fails, and what follows from it.
+//!
+//! Helm has one exit code for every error, so its text is all there is. The texts are those of Helm 3.21 and 4.2 and of
+//! the Kubernetes client inside; a text that is not known is [`HelmError::Other`], which people look at.
+
+/// The class of an error of helm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HelmError {
+    /// There is no such release any more.
+    ReleaseGone,
+    /// The revision to go back to is gone.
+    TargetGone,
+    /// Somebody else has created the next revision.
+    Overtaken,
+    /// Another operation is under way.
+    Pending,
+    /// The API server cannot be reached; nothing was written.
+    Unreachable,
+    /// A right is missing.
+    Forbidden,
+    /// The manifest names a kind that the cluster does not have, or not any more.
+    UnknownKind,
+    /// The manifest cannot be read.
+    Manifest,
+    /// An object is there, but helm has no record of it to start from.
+    NoOriginal,
+    /// The API server refuses an object, as where a field cannot be changed.
+    Invalid,
+    /// Another manager owns a field.
+    Conflict,
+    /// The record is larger than a Secret can be.
+    TooLarge,
+    /// A hook failed or took too long.
+    Hook,
+    /// Everything is applied, but helm waited in vain; the own verification decides.
+    NotReady,
+    /// What was to be removed could not be.
+    CleanUp,
+    /// The network or the API server's store had trouble for a moment.
+    Transient,
+    /// None of these.
+    Other,
+}
+
+/// Texts in small letters, all of which an error of the class has; the first class that fits counts.
+const TEXTS: &[(HelmError, &[&str])] = &[
+    (HelmError::Unreachable, &["cluster unreachable"]),
+    (HelmError::ReleaseGone, &["release: not found"]),
+    (HelmError::TargetGone, &["release has no ", " version"]),
+    (HelmError::Overtaken, &["release: already exists"]),
+    (
+        HelmError::Pending,
+        &["another operation (install/upgrade/rollback) is in progress"],
+    ),
+    (HelmError::Forbidden, &["is forbidden: user"]),
+    (HelmError::UnknownKind, &["no matches for kind"]),
+    (HelmError::UnknownKind, &["resource mapping not found"]),
+    (HelmError::Manifest, &["unable to build kubernetes objects"]),
+    (
+        HelmError::TooLarge,
+        &["too long: must have at most 1048576"],
+    ),
+    (HelmError::TooLarge, &["may not be more than 1048576"]),
+    (
+        HelmError::Conflict,
+        &["conflict occurred while applying object"],
+    ),
+    (HelmError::Conflict, &["apply failed with"]),
+    (HelmError::NoOriginal, &[" with the name \"", " found"]),
+    (HelmError::NoOriginal, &["original object", "not found"]),
+    (HelmError::Invalid, &["field is immutable"]),
+    (HelmError::Invalid, &["cannot patch \""]),
+    (HelmError::Invalid, &["is invalid:"]),
+    (
+        HelmError::CleanUp,
+        &["an error occurred while cleaning up resources"],
+    ),
+    (HelmError::Hook, &["warning: hook "]),
+    (HelmError::Hook, &["backofflimitexceeded"]),
+    (HelmError::Hook, &["job ", " failed: "]),
+    (HelmError::Hook, &["pod ", " failed"]),
+    (
+        HelmError::NotReady,
+        &["timed out waiting for the condition"],
+    ),
+    (HelmError::NotReady, &["context deadline exceeded"]),
+    (HelmError::NotReady, &[" not ready. status: "]),
+    (HelmError::Transient, &["etcdserver:"]),
+    (HelmError::Transient, &["tls handshake timeout"]),
+    (HelmError::Transient, &["connection refused"]),
+    (HelmError::Transient, &["i/o timeout"]),
+];
+
+impl HelmError {
+    /// The class of what helm wrote to standard error. Log lines of the Kubernetes client and of helm itself are left
+    /// out: a warning beside the error must not decide.
+    pub fn of(stderr: &str) -> Self {
+        let text = message(stderr).to_lowercase();
+        let fits = |parts: &[&str]| {
+            let mut rest = text.as_str();
+            parts.iter().all(|part| match rest.find(part) {
+                Some(at) => {
+                    rest = &rest[at + part.len()..];
+                    true
+                }
+                None => false,
+            })
+        };
+        TEXTS
+            .iter()
+            .find(|(_, parts)| fits(parts))
+            .map_or(Self::Other, |(class, _)| *class)
+    }
+
+    /// Whether the same rollback may be tried again when no record of it was created.
+    pub const fn may_be_tried_again(self) -> bool {
+        matches!(self, Self::Unreachable | Self::Transient)
+    }
+
+    /// Whether helm may have left a record in `pending-rollback`, which blocks every later upgrade until it is
+    /// repaired.
+    pub const fn may_leave_pending(self) -> bool {
+        match self {
+            Self::Forbidden
+            | Self::UnknownKind
+            | Self::Manifest
+            | Self::Hook
+            | Self::Transient
+            | Self::Other => true,
+            Self::ReleaseGone
+            | Self::TargetGone
+            | Self::Overtaken
+            | Self::Pending
+            | Self::Unreachable
+            | Self::NoOriginal
+            | Self::Invalid
+            | Self::Conflict
+            | Self::TooLarge
+            | Self::NotReady
+            | Self::CleanUp => false,
+        }
+    }
+}
+
+/// The error itself: from the last line that begins with `Error: ` to the end, or everything that is no log line.
+pub fn message(stderr: &str) -> String {
+    let lines: Vec<&str> = stderr.lines().filter(|line| !is_log(line)).collect();
+    let from = lines
+        .iter()
+        .rposition(|line| line.starts_with("Error: "))
+        .unwrap_or(0);
+    lines[from..].join("\n").trim().to_owned()
+}
+
+/// A line of helm 4's log (`level=WARN msg=…`), or of the Kubernetes client's (`W1123 10:00:00.000000 …`).
+fn is_log(line: &str) -> bool {
+    let klog = |line: &str| {
+        let mut bytes = line.bytes();
+        let severity = bytes.next();
+        matches!(severity, Some(b'I' | b'W' | b'E' | b'F'))
+            && bytes.by_ref().take(4).all(|byte| byte.is_ascii_digit())
+            && bytes.next() == Some(b' ')
+    };
+    line.starts_with("level=") || line.starts_with("time=") || klog(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_text_of_helm_has_its_class() {
+        for (text, class) in [
+            ("Error: release: not found", HelmError::ReleaseGone),
+            ("Error: release has no 7 version", HelmError::TargetGone),
+            ("Error: release: already exists", HelmError::Overtaken),
+            (
+                "Error: UPGRADE FAILED: another operation (install/upgrade/rollback) is in progress",
+                HelmError::Pending,
+            ),
+            (
+                "Error: Kubernetes cluster unreachable: Get \"https://10.0.0.1/version\": dial tcp: connection refused",
+                HelmError::Unreachable,
+            ),
+            (
+                "Error: query: failed to query with labels: secrets is forbidden: User \"x\" cannot list resource",
+                HelmError::Forbidden,
+            ),
+            (
+                "Error: unable to build kubernetes objects from current release manifest: resource mapping not found for name: \"a\" namespace: \"\" from \"\": no matches for kind \"Gone\" in version \"v1\"",
+                HelmError::UnknownKind,
+            ),
+            (
+                "Error: unable to build kubernetes objects from new release manifest: error parsing",
+                HelmError::Manifest,
+            ),
+            (
+                "Error: no ConfigMap with the name \"web\" found",
+                HelmError::NoOriginal,
+            ),
+            (
+                "Error: original object Deployment with the name \"web\" not found",
+                HelmError::NoOriginal,
+            ),
+            (
+                "Error: cannot patch \"web\" with kind Deployment: Deployment.apps \"web\" is invalid: spec.selector: field is immutable",
+                HelmError::Invalid,
+            ),
+            (
+                "Error: conflict occurred while applying object prod/web apps/v1, Kind=Deployment: Apply failed with 1 conflict",
+                HelmError::Conflict,
+            ),
+            (
+                "Error: timed out waiting for the condition",
+                HelmError::NotReady,
+            ),
+            (
+                "Error: resource Deployment/prod/web not ready. status: InProgress",
+                HelmError::NotReady,
+            ),
+            (
+                "Error: warning: Hook pre-rollback web/hook.yaml failed: context deadline exceeded",
+                HelmError::Hook,
+            ),
+            (
+                "Error: job migrate failed: BackoffLimitExceeded",
+                HelmError::Hook,
+            ),
+            (
+                "Error: create: failed to create: Secret \"x\" is invalid: data: Too long: must have at most 1048576 bytes",
+                HelmError::TooLarge,
+            ),
+            (
+                "Error: an error occurred while cleaning up resources. original rollback error: x",
+                HelmError::CleanUp,
+            ),
+            ("Error: etcdserver: request timed out", HelmError::Transient),
+            ("Error: something quite new", HelmError::Other),
+            ("", HelmError::Other),
+        ] {
+            assert_eq!(HelmError::of(text), class, "{text}");
+        }
+    }
+
+    #[test]
+    fn log_lines_beside_the_error_do_not_decide() {
+        let text = "W1123 10:00:00.000000   1 warnings.go:70] release: not found\n\
+                    level=WARN msg=\"etcdserver: slow\"\n\
+                    Error: release has no 7 version\n";
+        assert_eq!(HelmError::of(text), HelmError::TargetGone);
+        assert_eq!(message(text), "Error: release has no 7 version");
+        // An error may have several lines, and the first of them may not be the last `Error: `.
+        assert_eq!(message("Error: a\nError: b\n  more\n"), "Error: b\n  more");
+        assert_eq!(message("killed"), "killed");
+        assert_eq!(message("I am no log line"), "I am no log line");
+    }
+
+    #[test]
+    fn only_what_wrote_nothing_is_tried_again() {
+        assert!(HelmError::of("Error: Kubernetes cluster unreachable").may_be_tried_again());
+        for class in [
+            HelmError::Conflict,
+            HelmError::NotReady,
+            HelmError::Hook,
+            HelmError::Other,
+        ] {
+            assert!(!class.may_be_tried_again(), "{class:?}");
+        }
+        // Whoever does not know what happened must look at the record.
+        assert!(HelmError::Other.may_leave_pending());
+    }
+
+    #[test]
+    fn whatever_is_written_ends_in_a_class() {
+        for text in [
+            "\0\0",
+            "é\u{301}\n\n",
+            "Error: ",
+            "İ cannot patch \"",
+            "E\n",
+            "W11",
+        ] {
+            let _ = HelmError::of(text);
+        }
+        assert_eq!(HelmError::of(&"x".repeat(1_000_000)), HelmError::Other);
+    }
+}

@@ -9,6 +9,7 @@
 
 pub mod embedded;
 pub mod helm_error;
+pub mod manifest;
 pub mod record;
 
 use std::future::Future;

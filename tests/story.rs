@@ -248,6 +248,33 @@ impl Guarded {
         records
     }
 
+    /// Started again, it goes on in this phase or a later one within 5 s.
+    #[track_caller]
+    fn starts_again_in(&mut self, phase: &str) {
+        let order = [
+            "settling",
+            "watching",
+            "preflight",
+            "turning_back",
+            "verifying",
+            "steady",
+        ];
+        let at = |phase: &str| order.iter().position(|other| *other == phase);
+        let started = Instant::now();
+        self.daemon.start_again();
+        until("it goes on where it was", || {
+            let release = self.release();
+            let now = release["phase"].as_str().unwrap_or("").to_owned();
+            release["revision"].as_u64() >= Some(2) && at(&now) >= at(phase)
+        });
+        // Ten times what it takes here would be more than the 5 s that are promised.
+        assert!(
+            started.elapsed() < Duration::from_secs(5),
+            "{:?}",
+            started.elapsed()
+        );
+    }
+
     /// Revision 2 was turned back to revision 1, once.
     #[track_caller]
     fn was_turned_back_once(&self) {
@@ -269,28 +296,7 @@ fn killed_in(phase: &str) {
     guarded.deploy("dead");
     guarded.reaches(phase);
     guarded.daemon.kill();
-    let started = Instant::now();
-    guarded.daemon.start_again();
-    let order = [
-        "settling",
-        "watching",
-        "preflight",
-        "turning_back",
-        "verifying",
-        "steady",
-    ];
-    let at = |phase: &str| order.iter().position(|other| *other == phase);
-    until("it goes on where it was", || {
-        let release = guarded.release();
-        let now = release["phase"].as_str().unwrap_or("").to_owned();
-        release["revision"].as_u64() >= Some(2) && at(&now) >= at(phase)
-    });
-    // Ten times what it takes here would be more than the 5 s that are promised.
-    assert!(
-        started.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        started.elapsed()
-    );
+    guarded.starts_again_in(phase);
     until("the revision is turned back and well", || {
         guarded.ending_of(2).is_some()
     });
@@ -351,7 +357,7 @@ fn killed_in_the_preflight_it_goes_on() {
     // The app waits in the pipe as well.
     fs::write(&same_pipe, &content).unwrap();
     fs::remove_file(&same_pipe).unwrap();
-    guarded.daemon.start_again();
+    guarded.starts_again_in("preflight");
     until("the revision is turned back and well", || {
         guarded.ending_of(2).is_some()
     });

@@ -221,8 +221,8 @@ fn goal_direct_soundings_find_bad_pods_while_old_ones_serve() {
     for replicas in [3, 5, 20] {
         let rollout = Rollout::of(replicas);
         for (name, fault, median_s, p95_s) in [
-            ("new pods dead", Fault::Rise(1.0), 21.0, 21.0),
-            ("one endpoint dead", Fault::OneEndpointDead, 21.0, 27.0),
+            ("new pods dead", Fault::Rise(1.0), 13.0, 13.0),
+            ("one endpoint dead", Fault::OneEndpointDead, 13.0, 27.0),
             ("new pods +50 points", Fault::Rise(0.5), 19.0, 25.0),
             ("new pods +20 points", Fault::Rise(0.2), 24.0, 35.0),
             ("new pods +10 points", Fault::Rise(0.1), 40.0, 60.0),

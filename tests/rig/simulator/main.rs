@@ -1,0 +1,2 @@
+//! The nodes of the rig: pods are small HTTP servers in this process.
+fn main() {}

@@ -46,6 +46,7 @@ fn probe(number: usize) -> Probe {
         })),
         interval: Duration::from_secs(10),
         watch_interval: None,
+        pods: None,
         timeout: Duration::from_secs(5),
         window: Duration::from_secs(300),
         latency_objective: Some(Duration::from_millis(300)),

@@ -4,6 +4,7 @@
 //! process, with a reason. Order of the stop: not ready; no new soundings; those in flight finish within
 //! 3 s or are void; the listener closes. All of it takes less than 5 s.
 
+mod cluster;
 mod guard;
 mod pace;
 mod runner;
@@ -12,7 +13,6 @@ mod spans;
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +36,7 @@ use crate::sounding::VoidReason;
 use crate::store::{Store, StoreError};
 use crate::track::Tracked;
 use crate::units::{Namespace, ProbeId, ReleaseName};
+use cluster::Connected;
 use guard::Guard;
 use pace::Pace;
 use runner::{Crew, Heard, Listener, Runner};
@@ -66,6 +67,9 @@ pub enum StartError {
     /// The state directory cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The cluster cannot be reached as the settings say.
+    #[error("the cluster: {0}")]
+    Cluster(String),
     /// No thread for the schedule.
     #[error("cannot start the schedule's thread: {0}")]
     Schedule(io::Error),
@@ -93,6 +97,7 @@ struct Applied {
     settings: Settings,
     runners: HashMap<ProbeId, Arc<Runner>>,
     guards: HashMap<(Namespace, ReleaseName), Guarded>,
+    cluster: Option<Connected>,
 }
 
 /// A guard at work.
@@ -174,12 +179,22 @@ impl Daemon {
             releases: Vec::new(),
             ..settings.clone()
         };
+        let timeline = Timeline::start();
+        let guard_ended = CancellationToken::new();
+        let cluster = match &settings.kubernetes {
+            Some(kubernetes) => Some(
+                Connected::new(kubernetes, timeline, guard_ended.clone())
+                    .await
+                    .map_err(StartError::Cluster)?,
+            ),
+            None => None,
+        };
         let applied = Mutex::new(Applied {
             settings: nothing,
             runners: HashMap::new(),
             guards: HashMap::new(),
+            cluster,
         });
-        let timeline = Timeline::start();
         let stop_keeping = CancellationToken::new();
         let keeper = store.as_ref().map(|store| {
             let web = Arc::clone(&web);
@@ -205,7 +220,7 @@ impl Daemon {
             listener: Some(listener),
             close_listener,
             schedule_ended,
-            guard_ended: CancellationToken::new(),
+            guard_ended,
         };
         daemon.apply(settings).await;
         daemon.web.set_ready(true);
@@ -232,6 +247,9 @@ impl Daemon {
         }
         if settings.state != applied.settings.state {
             tracing::warn!("A new state.directory takes a restart");
+        }
+        if settings.kubernetes != applied.settings.kubernetes {
+            tracing::warn!("Another cluster in [kubernetes] takes a restart");
         }
         let control = settings.doubt.control.iter();
         let mut runners = HashMap::new();
@@ -261,7 +279,9 @@ impl Daemon {
             settings.max_in_flight,
         );
         let guards = std::mem::take(&mut applied.guards);
-        let guards = self.guards_for(&settings, guards).await;
+        let guards = self
+            .guards_for(&settings, guards, &mut applied.cluster)
+            .await;
         self.web.replace_board(Board {
             series,
             modules: settings.modules.clone(),
@@ -276,11 +296,9 @@ impl Daemon {
         self.pace.set(runners.values().cloned().collect());
         self.crew.metrics().reloaded(true, clock::unix_seconds());
         tracing::info!(probes = runners.len(), "The configuration is in force");
-        *applied = Applied {
-            settings,
-            runners,
-            guards,
-        };
+        applied.settings = settings;
+        applied.runners = runners;
+        applied.guards = guards;
     }
 
     fn runner_for(
@@ -315,11 +333,14 @@ impl Daemon {
         &self,
         settings: &Settings,
         mut before: HashMap<(Namespace, ReleaseName), Guarded>,
+        cluster: &mut Option<Connected>,
     ) -> HashMap<(Namespace, ReleaseName), Guarded> {
         let mut guards = HashMap::new();
         for release in &settings.releases {
-            let Some(directory) = &release.embedded else {
-                continue;
+            let engine: Arc<dyn Engine> = match (&release.embedded, &mut *cluster) {
+                (Some(directory), _) => Embedded::new(directory),
+                (None, Some(cluster)) if release.in_cluster => cluster.engine(release),
+                (None, _) => continue,
             };
             let key = (release.namespace.clone(), release.name.clone());
             let old = before.remove(&key);
@@ -327,9 +348,9 @@ impl Daemon {
                 Some(old) if old.release == *release => old,
                 Some(old) => {
                     let state = end(old).await;
-                    self.guard(release, directory, state)
+                    self.guard(release, engine, state)
                 }
-                None => self.guard(release, directory, None),
+                None => self.guard(release, engine, None),
             };
             guards.insert(key, guarded);
         }
@@ -340,6 +361,9 @@ impl Daemon {
                 .metrics()
                 .releases
                 .forget(namespace.as_str(), name.as_str());
+        }
+        if let Some(cluster) = cluster {
+            cluster.keep(|namespace| guards.keys().any(|(own, _)| own == namespace));
         }
         let mut listeners = HashMap::new();
         for guarded in guards.values() {
@@ -352,8 +376,12 @@ impl Daemon {
         guards
     }
 
-    fn guard(&self, release: &Release, directory: &Path, state: Option<guard::State>) -> Guarded {
-        let engine: Arc<dyn Engine> = Embedded::new(directory);
+    fn guard(
+        &self,
+        release: &Release,
+        engine: Arc<dyn Engine>,
+        state: Option<guard::State>,
+    ) -> Guarded {
         let (observed, facts) = watch::channel(Observed::default());
         let (heard, inbox) = mpsc::channel(guard::HEARD);
         let (view, feed) = watch::channel(Arc::new(GuardView::default()));

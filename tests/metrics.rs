@@ -286,6 +286,7 @@ fn http(name: &str, change: impl FnOnce(&mut HttpQuestion)) -> Probe {
         question: Question::Http(Box::new(question)),
         interval: Duration::from_secs(10),
         watch_interval: None,
+        pods: None,
         timeout: Duration::from_secs(5),
         window: Duration::from_secs(300),
         latency_objective: Some(Duration::from_millis(300)),
@@ -344,6 +345,7 @@ fn story() -> (Metrics, Vec<Series>, Moment) {
     let faster = Probe {
         interval: Duration::from_secs(1),
         watch_interval: None,
+        pods: None,
         ..http("api", |_| {})
     };
     web.adopt(Arc::new(faster));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::read::written;
 use super::reader::{Item, Notes, Table};
-use super::settings::Guard;
+use super::settings::{Guard, May};
 use crate::rollout::Mode;
 use crate::verdict::Rule;
 
@@ -47,6 +47,7 @@ pub(super) fn guard(release: &mut Table, notes: &mut Notes) -> Guard {
     let per_day = table
         .number("max_per_day", (0, 100), notes)
         .unwrap_or(DEFAULT_PER_DAY);
+    let may = may(&mut table, notes);
     let path = table.path.clone();
     notes.defaults(
         &path,
@@ -76,6 +77,62 @@ pub(super) fn guard(release: &mut Table, notes: &mut Notes) -> Guard {
             ..built_in
         },
         max_per_day: u32::try_from(per_day).unwrap_or(0),
+        may,
+    }
+}
+
+fn may(table: &mut Table, notes: &mut Notes) -> May {
+    let built_in = May::default();
+    let while_pending = table
+        .switch("while_pending", notes)
+        .unwrap_or(built_in.while_pending);
+    let migrations = [("compatible", true), ("unknown", false)];
+    let after_migrations = table
+        .word("migrations", &migrations, notes)
+        .unwrap_or(built_in.after_migrations);
+    let against_gitops = table
+        .switch("allow_gitops", notes)
+        .unwrap_or(built_in.against_gitops);
+    let unblock_statefulsets = table
+        .switch("unblock_statefulsets", notes)
+        .unwrap_or(built_in.unblock_statefulsets);
+    let mut delete = Vec::new();
+    for item in table.list("may_delete", notes).unwrap_or_default() {
+        match item.text() {
+            Some(kind) if kind.starts_with(|c: char| c.is_ascii_uppercase()) => {
+                delete.push(kind.to_owned());
+            }
+            Some(_) | None => notes.mistake(
+                &item,
+                "is no kind of object",
+                "write it as in a manifest, as \"PersistentVolumeClaim\"",
+            ),
+        }
+    }
+    let path = table.path.clone();
+    notes.defaults(
+        &path,
+        &[
+            ("while_pending", &while_pending),
+            (
+                "migrations",
+                &if after_migrations {
+                    "\"compatible\""
+                } else {
+                    "\"unknown\""
+                },
+            ),
+            ("allow_gitops", &against_gitops),
+            ("unblock_statefulsets", &unblock_statefulsets),
+            ("may_delete", &format!("{delete:?}")),
+        ],
+    );
+    May {
+        while_pending,
+        after_migrations,
+        against_gitops,
+        delete,
+        unblock_statefulsets,
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod expectation;
 mod guard;
+mod kubernetes;
 mod layers;
 mod mistakes;
 mod place;

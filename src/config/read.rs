@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use super::expectation::LATENCY;
 use super::guard::guard;
+use super::kubernetes::kubernetes;
+use super::kubernetes::pods;
 use super::place::Place;
 use super::question;
 use super::reader::{Item, Notes, Table};
@@ -40,13 +42,16 @@ pub(super) fn settings(root: Item, notes: &mut Notes) -> Settings {
     let serve = serve(section(&mut root, "serve", notes), notes);
     let doubt = doubt(section(&mut root, "doubt", notes), notes);
     let state = state(section(&mut root, "state", notes), notes);
+    let kubernetes = root
+        .has("kubernetes")
+        .then(|| kubernetes(section(&mut root, "kubernetes", notes), notes));
     let has_modules = root.has("module");
     let modules = modules(section(&mut root, "module", notes), notes);
     let mut releases = Vec::new();
     let mut guarded = HashSet::new();
     let table = section(&mut root, "release", notes);
     for (id, item) in entries(table) {
-        let release = release(&id, item, notes);
+        let release = release(&id, item, kubernetes.is_some(), notes);
         let is_new = guarded.insert((release.0.namespace.clone(), release.0.name.clone()));
         if !is_new {
             let message = format!(
@@ -60,7 +65,7 @@ pub(super) fn settings(root: Item, notes: &mut Notes) -> Settings {
                 Some("put all its probes into one".into()),
             );
         }
-        if state.is_none() && release.0.embedded.is_some() && release.0.guard.mode != Mode::Off {
+        if state.is_none() && release.0.is_guarded() && release.0.guard.mode != Mode::Off {
             notes.hint(
                 &format!("release.{id}"),
                 &release.1,
@@ -91,6 +96,7 @@ pub(super) fn settings(root: Item, notes: &mut Notes) -> Settings {
         doubt,
         releases,
         modules,
+        kubernetes,
         state,
     }
 }
@@ -103,7 +109,11 @@ fn state(mut table: Table, notes: &mut Notes) -> Option<PathBuf> {
 }
 
 /// A directory; an empty text would be the one where the program happens to be started.
-fn directory(table: &mut Table, key: &'static str, notes: &mut Notes) -> Option<PathBuf> {
+pub(super) fn directory(
+    table: &mut Table,
+    key: &'static str,
+    notes: &mut Notes,
+) -> Option<PathBuf> {
     let (text, item) = table.text(key, notes)?;
     if text.trim().is_empty() {
         notes.mistake(
@@ -203,7 +213,7 @@ impl Times {
     }
 }
 
-fn release(id: &str, item: Item, notes: &mut Notes) -> (Release, Place) {
+fn release(id: &str, item: Item, has_cluster: bool, notes: &mut Notes) -> (Release, Place) {
     let mut table = Table::of(item, notes);
     let place = table.place.clone();
     table.text("id", notes);
@@ -228,13 +238,14 @@ fn release(id: &str, item: Item, notes: &mut Notes) -> (Release, Place) {
     let says_mode = table.has("mode") || table.has("rollback");
     let guard = guard(&mut table, notes);
     let embedded = directory(&mut table, "embedded", notes);
+    let in_cluster = has_cluster && embedded.is_none() && guard.mode != Mode::Off;
     let times = Times::read(&mut table, &Times::built_in(), notes);
     let names = Names {
         namespace: namespace.into(),
         release: name.into(),
         base,
         times,
-        watch_interval: embedded.as_ref().map(|_| guard.interval()),
+        watch_interval: (embedded.is_some() || in_cluster).then(|| guard.interval()),
     };
     let mut probes = Vec::new();
     let written = section(&mut table, "probe", notes);
@@ -249,15 +260,15 @@ fn release(id: &str, item: Item, notes: &mut Notes) -> (Release, Place) {
             Some("add a [[release.probe]] below it".into()),
         );
     }
-    if says_mode && embedded.is_none() {
+    if says_mode && embedded.is_none() && !has_cluster {
         notes.hint(
             &table.path,
             &place,
             "nothing tells when a new revision appears",
-            "only a release with `embedded` is judged so far; the others are probed",
+            "add [kubernetes] to follow releases in a cluster; without it they are only probed",
         );
     }
-    if embedded.is_some() && probes.len() > MAX_ENDPOINTS {
+    if (embedded.is_some() || in_cluster) && probes.len() > MAX_ENDPOINTS {
         let message =
             format!("has more than {MAX_ENDPOINTS} probes, which is what a verdict takes");
         notes.complain(&table.path, &place, message, None);
@@ -269,6 +280,7 @@ fn release(id: &str, item: Item, notes: &mut Notes) -> (Release, Place) {
         probes,
         guard,
         embedded,
+        in_cluster,
     };
     (release, place)
 }
@@ -341,6 +353,7 @@ fn probe(id: &str, item: Item, names: &Names, notes: &mut Notes) -> Option<Probe
     let times = Times::read(&mut table, &names.times, notes);
     let (interval, timeout, window) = (times.interval.0, times.timeout.0, times.window.0);
     let latency_objective = table.duration("latency_objective", LATENCY, notes);
+    let pods = pods(&mut table, notes);
     if interval < timeout {
         let in_flight = timeout.as_nanos().div_ceil(interval.as_nanos().max(1)) + 1;
         let message = format!(
@@ -387,6 +400,7 @@ fn probe(id: &str, item: Item, names: &Names, notes: &mut Notes) -> Option<Probe
         timeout,
         window,
         latency_objective,
+        pods,
     })
 }
 

@@ -33,6 +33,51 @@ pub struct Settings {
     pub modules: BTreeMap<String, Module>,
     /// Where what must survive a restart is kept; nowhere unless said.
     pub state: Option<PathBuf>,
+    /// The cluster that the releases live in; without it they are probed and not judged.
+    pub kubernetes: Option<Kubernetes>,
+}
+
+/// `[kubernetes]`: how the cluster is reached, and how releases are turned back there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kubernetes {
+    /// A kubeconfig file; without it we are the service account of our own pod.
+    pub kubeconfig: Option<PathBuf>,
+    /// The context in that file, when not its current one.
+    pub context: Option<String>,
+    /// The helm command: a path, or a name that is looked for in `PATH`.
+    pub helm: PathBuf,
+    /// A directory that helm may write to, for what it keeps between runs.
+    pub scratch: PathBuf,
+    /// Where Helm keeps its records.
+    pub driver: Driver,
+}
+
+/// Where Helm keeps its records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Driver {
+    /// In Secrets.
+    #[default]
+    Secret,
+    /// In ConfigMaps.
+    ConfigMap,
+}
+
+impl Driver {
+    /// The resource, as in an API path.
+    pub const fn plural(self) -> &'static str {
+        match self {
+            Self::Secret => "secrets",
+            Self::ConfigMap => "configmaps",
+        }
+    }
+
+    /// As `HELM_DRIVER` has it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Secret => "secret",
+            Self::ConfigMap => "configmap",
+        }
+    }
 }
 
 impl Settings {
@@ -81,6 +126,15 @@ pub struct Release {
     pub guard: Guard,
     /// The directory that holds its history, when it is an embedded release; then its revisions are judged.
     pub embedded: Option<PathBuf>,
+    /// Whether it lives in the cluster of `[kubernetes]`; then its revisions are judged.
+    pub in_cluster: bool,
+}
+
+impl Release {
+    /// Whether its revisions are judged.
+    pub fn is_guarded(&self) -> bool {
+        self.embedded.is_some() || self.in_cluster
+    }
 }
 
 /// `mode` and `[release.rollback]`: how the revisions of a release are judged and turned back.
@@ -92,6 +146,35 @@ pub struct Guard {
     pub rule: Rule,
     /// Rollbacks in 24 h, at most; 0 to 100.
     pub max_per_day: u32,
+    /// What a rollback in a cluster may do.
+    pub may: May,
+}
+
+/// What a rollback in a cluster may do; the defaults are the careful ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct May {
+    /// Turn back a revision whose `helm upgrade` still waits for its pods.
+    pub while_pending: bool,
+    /// Turn back a revision whose hooks have run jobs: its migrations are compatible with the old code.
+    pub after_migrations: bool,
+    /// Turn back a release that Flux or Argo CD keeps.
+    pub against_gitops: bool,
+    /// Kinds that may be deleted although data hangs on them, as `PersistentVolumeClaim`.
+    pub delete: Vec<String>,
+    /// Delete pods of the bad revision that block their StatefulSet.
+    pub unblock_statefulsets: bool,
+}
+
+impl Default for May {
+    fn default() -> Self {
+        Self {
+            while_pending: true,
+            after_migrations: false,
+            against_gitops: false,
+            delete: Vec::new(),
+            unblock_statefulsets: true,
+        }
+    }
 }
 
 impl Guard {
@@ -130,6 +213,19 @@ pub struct Probe {
     pub window: Duration,
     /// The latency that is promised; an edge of the histogram. 1 ms to 60 s.
     pub latency_objective: Option<Duration>,
+    /// Which pods are asked directly as well, during a watch.
+    pub pods: Option<Aim>,
+}
+
+/// `pods`: which pods of a release a probe asks directly, and at which port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Aim {
+    /// The Deployment, StatefulSet or DaemonSet; without it the only one with that port.
+    pub workload: Option<Box<str>>,
+    /// The container port by name or number; without it the pod's first one.
+    pub port: Option<Box<str>>,
+    /// Whether the pods speak TLS; without it as the port's name and number suggest.
+    pub tls: Option<bool>,
 }
 
 impl Probe {

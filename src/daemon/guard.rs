@@ -16,6 +16,7 @@ mod saved;
 mod turning;
 mod view;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,9 +30,10 @@ use super::runner::{Crew, Heard};
 use crate::clock::Timeline;
 use crate::config::settings::Release;
 use crate::ledger::{self};
+use crate::metrics::Seen;
 use crate::metrics::Standing;
 use crate::recording::Line;
-use crate::release::{Engine, Facts, Observed};
+use crate::release::{self, Engine, Facts, Observed};
 use crate::rollout::{Command, Event, Origin, Phase, Rollout};
 use crate::serve::status::GuardView;
 use crate::store::{self, Recorder, Store};
@@ -102,6 +104,13 @@ pub(super) struct Guard {
     is_resumed: bool,
     is_blind: bool,
     hurried: Option<Duration>,
+    /// Revisions whose records cannot be read, each told once.
+    unreadable: BTreeSet<Revision>,
+    /// The last rehearsal: when, and for which plan.
+    rehearsed: Option<(Time, Revision, Revision)>,
+    /// Why a rollback could not be done, when last looked; empty when it could.
+    obstacle: String,
+    rehearsals: JoinSet<Result<(), release::Refusal>>,
 }
 
 impl Guard {
@@ -119,6 +128,7 @@ impl Guard {
             .or_else(|| load(&setup, now))
             .unwrap_or_else(|| State::new(Rollout::new(limits, now)));
         state.rollout.set_limits(limits);
+        state.fence += 1;
         let mut guard = Self {
             setup,
             state,
@@ -137,6 +147,10 @@ impl Guard {
             is_resumed: false,
             is_blind: false,
             hurried: None,
+            unreadable: BTreeSet::new(),
+            rehearsed: None,
+            obstacle: String::new(),
+            rehearsals: JoinSet::new(),
         };
         guard.resume_watch();
         guard
@@ -160,6 +174,7 @@ impl Guard {
                 Some(heard) = self.heard.recv() => self.on_heard(&heard),
                 Some(heard) = self.pod_heard.1.recv() => self.on_pod_heard(&heard),
                 Some(_) = self.asking.join_next(), if !self.asking.is_empty() => {}
+                Some(Ok(rehearsed)) = self.rehearsals.join_next() => self.on_rehearsed(rehearsed),
                 () = tokio::time::sleep_until(wake) => self.on_time().await,
             }
         }
@@ -207,6 +222,7 @@ impl Guard {
         }
         if self.next_look <= now {
             self.look(now);
+            self.rehearse(now);
             self.soak(now);
             self.publish();
         }
@@ -315,6 +331,7 @@ impl Guard {
             tracing::warn!(release = %self.setup.release.name, trouble, "Nothing new is known of the release");
         }
         self.check_blind().await;
+        self.tell_what_is_seen(&observed);
         if observed.trouble.is_some() {
             return;
         }
@@ -347,6 +364,25 @@ impl Guard {
         self.state.deployed = deployed.map(|record| record.revision);
         self.check_settled().await;
         self.publish();
+    }
+
+    fn tell_what_is_seen(&mut self, observed: &Observed) {
+        let release = &self.setup.release;
+        let unreadable = &observed.facts.unreadable;
+        let seen = Seen {
+            unreadable: i64::try_from(unreadable.len()).unwrap_or(i64::MAX),
+            blind: observed.trouble.is_some(),
+            watch_failures: observed.failures,
+        };
+        let releases = &self.setup.crew.metrics().releases;
+        releases.sees(release.namespace.as_str(), release.name.as_str(), &seen);
+        for (revision, why) in unreadable {
+            if self.unreadable.insert(*revision) {
+                tracing::warn!(release = %release.name, revision = revision.0, "A stored revision cannot be read, and is left out: {why}");
+            }
+        }
+        self.unreadable
+            .retain(|known| unreadable.iter().any(|(revision, _)| revision == known));
     }
 
     /// Whether we are in trouble ourselves, so that nothing can be said.
@@ -410,7 +446,7 @@ impl Guard {
 
     fn publish(&self) {
         let facts = Arc::clone(&self.facts.borrow().facts);
-        let view = view::of(&self.setup, &self.state, &facts, self.now());
+        let view = view::of(&self.setup, &self.state, &facts, &self.obstacle, self.now());
         self.setup.crew.metrics().releases.stands(&Standing {
             namespace: &view.namespace,
             release: &view.release,

@@ -339,6 +339,7 @@ fn the_freshness_of_the_control_probe_follows_its_interval() {
         question: Question::Tcp(Box::new(tcp)),
         interval: Duration::from_secs(60),
         watch_interval: None,
+        pods: None,
         timeout: TIMEOUT,
         window: Duration::from_secs(300),
         latency_objective: None,

@@ -32,6 +32,27 @@ pub const ENDINGS: [&str; 13] = [
     "unverified",
 ];
 
+/// Why a release could not be turned back; an empty reason says that it could.
+pub const READY: [&str; 17] = [
+    "",
+    "no_target",
+    "overtaken",
+    "pending",
+    "target_gone",
+    "failed",
+    "storage",
+    "helm",
+    "unreadable",
+    "manifest",
+    "denied",
+    "migrations",
+    "kept_by_another",
+    "deletes_data",
+    "immutable",
+    "unknown_kind",
+    "rights",
+];
+
 const RELEASE: [&str; 2] = ["namespace", "release"];
 
 /// Where a guarded release stands.
@@ -51,6 +72,17 @@ pub struct Standing<'a> {
     pub coverage: Option<f64>,
 }
 
+/// What is known of the objects around a release.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Seen {
+    /// Revisions whose records cannot be read.
+    pub unreadable: i64,
+    /// Whether nothing new is known at the moment.
+    pub blind: bool,
+    /// Watches that failed since the start.
+    pub watch_failures: u64,
+}
+
 /// The series of guarded releases.
 #[derive(Debug)]
 pub struct Releases {
@@ -59,6 +91,10 @@ pub struct Releases {
     e_value: GaugeVec,
     coverage: GaugeVec,
     endings: IntCounterVec,
+    rollback_ready: IntGaugeVec,
+    unreadable: IntGaugeVec,
+    blind: IntGaugeVec,
+    watch_failures: IntCounterVec,
     state_failures: IntCounter,
 }
 
@@ -105,6 +141,34 @@ impl Releases {
                     &["namespace", "release", "ending"],
                 ),
             )?,
+            rollback_ready: add(
+                registry,
+                IntGaugeVec::new(
+                    Opts::new(
+                        "leadsman_rollback_ready",
+                        "1 when the newest revision of a release could be turned back now; 0 with the reason why not.",
+                    ),
+                    &["namespace", "release", "reason"],
+                ),
+            )?,
+            unreadable: of_release(
+                "leadsman_release_unreadable_revisions",
+                "Stored revisions of a release that cannot be read; the log names each once.",
+            )?,
+            blind: of_release(
+                "leadsman_release_blind",
+                "1 while nothing new is known of a release, as when the API server cannot be reached; its soundings are void.",
+            )?,
+            watch_failures: add(
+                registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "leadsman_cluster_watch_failures_total",
+                        "Watches of the objects around a release that failed or were refused.",
+                    ),
+                    &RELEASE,
+                ),
+            )?,
             state_failures: add(
                 registry,
                 IntCounter::new(
@@ -148,6 +212,37 @@ impl Releases {
         }
     }
 
+    /// Says whether the newest revision could be turned back; an empty reason says yes.
+    pub fn ready(&self, namespace: &str, release: &str, reason: &str) {
+        // One series at a time: the reason that no longer holds goes away.
+        self.forget_ready(namespace, release);
+        self.rollback_ready
+            .with_label_values(&[namespace, release, reason])
+            .set(i64::from(reason.is_empty()));
+    }
+
+    fn forget_ready(&self, namespace: &str, release: &str) {
+        for reason in READY {
+            drop(
+                self.rollback_ready
+                    .remove_label_values(&[namespace, release, reason]),
+            );
+        }
+    }
+
+    /// Says what is known of the objects around a release.
+    pub fn sees(&self, namespace: &str, release: &str, seen: &Seen) {
+        let labels = [namespace, release];
+        self.unreadable
+            .with_label_values(&labels)
+            .set(seen.unreadable);
+        self.blind
+            .with_label_values(&labels)
+            .set(i64::from(seen.blind));
+        let failures = self.watch_failures.with_label_values(&labels);
+        failures.inc_by(seen.watch_failures.saturating_sub(failures.get()));
+    }
+
     /// Counts a watch that ended; `ending` is one of [`ENDINGS`].
     pub fn ended(&self, namespace: &str, release: &str, ending: &str) {
         self.endings
@@ -172,6 +267,10 @@ impl Releases {
                     .remove_label_values(&[namespace, release, ending]),
             );
         }
+        self.forget_ready(namespace, release);
+        drop(self.unreadable.remove_label_values(&labels));
+        drop(self.blind.remove_label_values(&labels));
+        drop(self.watch_failures.remove_label_values(&labels));
         drop(self.revision.remove_label_values(&labels));
         drop(self.e_value.remove_label_values(&labels));
         drop(self.coverage.remove_label_values(&labels));

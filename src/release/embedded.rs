@@ -156,6 +156,7 @@ impl Engine for Embedded {
                             *observed = Observed {
                                 facts: Arc::new(facts),
                                 trouble: None,
+                                failures: 0,
                             };
                         }
                         is_new

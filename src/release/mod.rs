@@ -7,12 +7,14 @@
 //! - an engine acts only if the revision found bad is still the newest: creating the next record is the fence;
 //! - carrying out the same plan twice makes one rollback: what a killed engine left behind is finished, not repeated.
 
+pub mod cluster;
 pub mod embedded;
 pub mod helm_error;
 pub mod manifest;
 pub mod record;
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -38,6 +40,8 @@ pub struct Facts {
     pub held: bool,
     /// The old pods stop before the new ones start.
     pub expected_downtime: bool,
+    /// Revisions whose records cannot be read, and why.
+    pub unreadable: Vec<(Revision, String)>,
 }
 
 impl Facts {
@@ -64,8 +68,26 @@ pub struct Pod {
     pub restarts: u32,
     /// Why a container waits, as CrashLoopBackOff.
     pub waiting: Option<Box<str>>,
-    /// Where it can be asked directly.
+    /// Where it can be asked directly, when there is only one way.
     pub address: Option<SocketAddr>,
+    /// The workload that it is of, as the Deployment's name; empty where there is none.
+    #[serde(default)]
+    pub workload: Box<str>,
+    /// Its address in the cluster.
+    #[serde(default)]
+    pub ip: Option<IpAddr>,
+    /// The ports of its containers.
+    #[serde(default)]
+    pub ports: Vec<Port>,
+}
+
+/// A port of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// Its name; empty when it has none.
+    pub name: Box<str>,
+    /// Its number.
+    pub number: u16,
 }
 
 impl Pod {
@@ -86,6 +108,10 @@ pub struct Plan {
     pub digest: Digest,
     /// Why, for the record.
     pub reason: String,
+    /// Whoever acts has a higher number than all who acted before; it is written to what is made.
+    pub fence: u64,
+    /// Only to learn what would be in the way: nothing is waited for.
+    pub is_rehearsal: bool,
 }
 
 /// What became of a rollback.
@@ -129,9 +155,46 @@ pub enum Refusal {
         /// The target.
         target: Revision,
     },
+    /// Something speaks against it.
+    #[error("{text}")]
+    Prevented {
+        /// A word for it, as `rights`.
+        reason: &'static str,
+        /// What, and the way out.
+        text: String,
+    },
+    /// It was tried, and failed.
+    #[error("{text}")]
+    Failed {
+        /// Why, and the way out.
+        text: String,
+    },
     /// The store of the history cannot be read or written.
     #[error("{0}")]
     Storage(String),
+}
+
+impl Refusal {
+    /// Something speaks against it.
+    pub fn prevented(reason: &'static str, text: impl Into<String>) -> Self {
+        Self::Prevented {
+            reason,
+            text: text.into(),
+        }
+    }
+
+    /// A word for it, as in the metric `leadsman_rollback_ready`.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::NoTarget(_) => "no_target",
+            Self::Overtaken { .. } => "overtaken",
+            Self::Pending { .. } => "pending",
+            Self::TargetGone { .. } => "target_gone",
+            Self::Prevented { reason, .. } => reason,
+            Self::Failed { .. } => "failed",
+            Self::Storage(_) => "storage",
+        }
+    }
 }
 
 /// A future of an engine.
@@ -159,6 +222,8 @@ pub struct Observed {
     pub facts: Arc<Facts>,
     /// Why nothing newer is known; `None` when all is well.
     pub trouble: Option<String>,
+    /// Watches that failed since the start.
+    pub failures: u64,
 }
 
 /// Which revision to go back to, from the facts and what the ledger knows.
@@ -178,5 +243,7 @@ pub fn plan(
         target: choice.target,
         digest: choice.digest,
         reason: reason.to_owned(),
+        fence: 0,
+        is_rehearsal: false,
     })
 }

@@ -4,6 +4,7 @@
 //! a bound, fields that Helm leaves out or writes as `null` are taken as empty, and what is no record is an error that
 //! says at which layer. Source of the format: helm/helm, `pkg/storage/driver` and `pkg/release`, v3.21 and v4.2.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Read as _;
 
@@ -98,6 +99,8 @@ pub struct Record {
     pub chart: String,
     /// The version of what the chart installs.
     pub app_version: String,
+    /// The chart's own annotations.
+    pub chart_annotations: BTreeMap<String, String>,
     /// The user's values as they are written, numbers of any size included.
     pub config: Option<Box<RawValue>>,
     /// The rendered objects, hooks left out: YAML documents.
@@ -148,7 +151,11 @@ pub fn decode(object: &str, payload: &[u8]) -> Result<Record, Unreadable> {
     Ok(record)
 }
 
-fn inflate(payload: &[u8]) -> Result<Vec<u8>, Unreadable> {
+/// The JSON of a payload.
+///
+/// # Errors
+/// When a layer around it cannot be read, or it is too large.
+pub(super) fn inflate(payload: &[u8]) -> Result<Vec<u8>, Unreadable> {
     if payload.is_empty() {
         return Err(Unreadable::Empty);
     }
@@ -261,6 +268,7 @@ struct Metadata {
     name: Option<String>,
     version: Option<String>,
     app_version: Option<String>,
+    annotations: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -296,6 +304,7 @@ impl From<Written> for Record {
                 (None, _) => String::new(),
             },
             app_version: chart.app_version.unwrap_or_default(),
+            chart_annotations: chart.annotations.unwrap_or_default(),
             // The text `null` is no values.
             config: written.config.filter(|config| config.get() != "null"),
             manifest: written.manifest.unwrap_or_default(),

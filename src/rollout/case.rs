@@ -237,7 +237,8 @@ impl Case {
             Phase::Absent | Phase::Steady => since,
             Phase::Settling(_) => self.seen + limits.settle_cap,
             Phase::Watching(_) => self.seen + limits.watch + ANSWER,
-            Phase::Preflight(_) => since + Duration::from_secs(120),
+            // An upgrade that waits may run a hook, and that is waited for.
+            Phase::Preflight(_) => since + Duration::from_secs(660),
             Phase::TurningBack(_) | Phase::Verifying(_) => since + Duration::from_secs(300),
         }
     }

@@ -11,6 +11,7 @@ mod blackbox;
 mod listen;
 mod probe;
 mod problem;
+mod releases;
 pub mod status;
 
 use std::collections::{BTreeMap, HashSet};
@@ -182,6 +183,16 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/", get(status::page))
         .route("/api/v1/status", get(status::status))
         .route("/api/v1/probes", get(api::probes))
+        .route("/api/v1/releases", get(releases::all))
+        .route("/api/v1/releases/{namespace}/{name}", get(releases::one))
+        .route(
+            "/api/v1/releases/{namespace}/{name}/rollouts",
+            get(releases::rollouts),
+        )
+        .route(
+            "/api/v1/releases/{namespace}/{name}/rollouts/{revision}",
+            get(releases::rollout),
+        )
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "there is nothing at this path") })
         .method_not_allowed_fallback(|| async {
             problem(StatusCode::METHOD_NOT_ALLOWED, "this path takes GET only")

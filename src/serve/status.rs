@@ -44,6 +44,8 @@ pub struct GuardView {
     pub phase_since: Option<f64>,
     /// The same in a sentence.
     pub says: String,
+    /// Why its newest revision could not be turned back, if so.
+    pub obstacle: Option<String>,
     /// The judgement that runs.
     pub watch: Option<WatchView>,
     /// The last verdict.
@@ -54,6 +56,55 @@ pub struct GuardView {
     pub history: Vec<RevisionView>,
     /// The log of events, the newest first.
     pub events: Vec<EventView>,
+    /// What is known of the probes beforehand, in their order.
+    pub known: Vec<KnownView>,
+    /// Revisions whose watch has ended, the oldest first; they have a page of their own.
+    #[serde(skip)]
+    pub rollouts: Vec<RolloutView>,
+}
+
+/// What is known of a probe before a revision appears.
+#[derive(Debug, Clone, Serialize)]
+pub struct KnownView {
+    /// Its name.
+    pub probe: String,
+    /// Soundings of the baseline.
+    pub baseline_total: u64,
+    /// Failures among them.
+    pub baseline_failed: u64,
+    /// Whether pods answer it directly.
+    pub pods_answer: bool,
+}
+
+/// A revision whose watch has ended.
+#[derive(Debug, Clone, Serialize)]
+pub struct RolloutView {
+    /// Its number.
+    pub revision: u32,
+    /// How it ended.
+    pub ending: &'static str,
+    /// Why, in words.
+    pub text: String,
+    /// The reason of the verdict, as `error_rate:db`; empty when it was not found bad.
+    pub reason: String,
+    /// The revision that was serving before.
+    pub serving: Option<u32>,
+    /// The revision gone back to.
+    pub target: Option<u32>,
+    /// The revision that the rollback made.
+    pub made: Option<u32>,
+    /// When it appeared.
+    pub seen_at: f64,
+    /// When its own rollout was complete.
+    pub settled_at: Option<f64>,
+    /// When the verdict of rollback fell.
+    pub convicted_at: Option<f64>,
+    /// When helm was started.
+    pub begun_at: Option<f64>,
+    /// When it was over.
+    pub ended_at: f64,
+    /// The runbook's steps.
+    pub steps: Vec<StepView>,
 }
 
 /// A judgement that runs.
@@ -167,9 +218,9 @@ struct Status {
 }
 
 #[derive(Serialize)]
-struct ReleaseView {
+pub(super) struct ReleaseView {
     #[serde(flatten)]
-    guard: Arc<GuardView>,
+    pub(super) guard: Arc<GuardView>,
     probes: Vec<ProbeView>,
 }
 
@@ -216,7 +267,7 @@ pub(super) async fn status(State(shared): State<Arc<Shared>>, headers: HeaderMap
     .await
 }
 
-fn releases(board: &Board, now: Moment) -> Vec<ReleaseView> {
+pub(super) fn releases(board: &Board, now: Moment) -> Vec<ReleaseView> {
     let mut releases: Vec<ReleaseView> = Vec::new();
     for series in &board.series {
         let probe = series.tracked().probe();

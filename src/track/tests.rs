@@ -21,6 +21,7 @@ fn probe() -> Probe {
         })),
         interval: Duration::from_secs(10),
         watch_interval: None,
+        pods: None,
         timeout: Duration::from_secs(10),
         window: Duration::from_secs(300),
         latency_objective: Some(Duration::from_millis(300)),

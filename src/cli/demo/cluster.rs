@@ -249,6 +249,9 @@ impl Cluster {
             restarts: 0,
             waiting: None,
             address: Some(address),
+            workload: "mykadoo".into(),
+            ip: None,
+            ports: Vec::new(),
         };
         self.pods.insert(
             self.born,

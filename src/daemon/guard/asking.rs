@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::pods::{address_of, is_clear};
 use super::saved::{Known, Watching};
 use super::{FIRST_LOOKS_EVERY, Guard, LOOK_EVERY, MAX_PODS, PodHeard};
 use crate::clock;
@@ -39,12 +40,18 @@ impl Guard {
             return;
         }
         let revision = watching.revision;
+        let probes = &self.setup.release.probes;
+        let direct = &watching.direct;
+        let is_asked = |pod: &Pod| {
+            let mut endpoints = probes.iter().zip(direct).filter(|(_, direct)| **direct);
+            serves(pod) && endpoints.any(|(probe, _)| address_of(probe, pod).is_some())
+        };
         let mut asked = Vec::new();
         for side in [Side::New, Side::Old] {
             let pods: Vec<&Pod> = facts
                 .pods
                 .iter()
-                .filter(|pod| (side_of(pod, revision) == side) && can_be_asked(pod))
+                .filter(|pod| (side_of(pod, revision) == side) && is_asked(pod))
                 .collect();
             asked.extend(
                 self.askers
@@ -83,12 +90,19 @@ impl Guard {
             return;
         }
         let facts = Arc::clone(&self.facts.borrow().facts);
-        let pods: Vec<&Pod> = facts.pods.iter().filter(|pod| can_be_asked(pod)).collect();
-        let Some(pod) = self.askers.next(&pods).first().map(|pod| (*pod).clone()) else {
-            return;
-        };
         for endpoint in 0..self.setup.release.probes.len() {
-            self.ask(&pod, endpoint, LOOK_EVERY, true);
+            let probe = &self.setup.release.probes[endpoint];
+            let pods: Vec<&Pod> = facts
+                .pods
+                .iter()
+                .filter(|pod| serves(pod) && address_of(probe, pod).is_some())
+                .collect();
+            if !is_clear(probe, &facts.pods) {
+                continue;
+            }
+            if let Some(pod) = self.askers.one(&pods) {
+                self.ask(&pod.clone(), endpoint, LOOK_EVERY, true);
+            }
         }
     }
 
@@ -142,8 +156,8 @@ fn side_of(pod: &Pod, revision: Revision) -> Side {
 }
 
 /// Only pods that are Ready and stay are asked.
-fn can_be_asked(pod: &Pod) -> bool {
-    pod.ready_since.is_some() && !pod.terminating && pod.address.is_some()
+fn serves(pod: &Pod) -> bool {
+    pod.ready_since.is_some() && !pod.terminating
 }
 
 /// Gives a pod a number the first time that it is asked.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::pods::{address_of, is_clear};
 use super::saved::{Known, Verifying, Watching};
 use super::turning::digest_of;
 use super::{Guard, QUIET, SOAK, view};
@@ -62,10 +63,17 @@ impl Guard {
             .map(|probe| probe.id.probe.as_str().into())
             .collect();
         let known = |name: &str| self.state.probes.get(name);
-        let has_pods = facts.pods.iter().any(|pod| pod.address.is_some());
-        let direct: Vec<bool> = names
+        let direct: Vec<bool> = release
+            .probes
             .iter()
-            .map(|name| has_pods && known(name).is_some_and(Known::can_ask_pods))
+            .map(|probe| {
+                let has_pods = facts
+                    .pods
+                    .iter()
+                    .any(|pod| address_of(probe, pod).is_some());
+                let can = known(probe.id.probe.as_str()).is_some_and(Known::can_ask_pods);
+                has_pods && can && is_clear(probe, &facts.pods)
+            })
             .collect();
         let start = Start {
             baseline: names
@@ -92,7 +100,11 @@ impl Guard {
         };
         let endpoints = start.endpoints.len();
         let no_direct = (!start.direct).then(|| {
-            if has_pods {
+            if facts
+                .pods
+                .iter()
+                .any(|pod| pod.ip.is_some() || pod.address.is_some())
+            {
                 "pods did not answer directly in steady state".into()
             } else {
                 "no pod can be asked directly".into()

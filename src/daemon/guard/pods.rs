@@ -43,6 +43,12 @@ impl Askers {
         chosen
     }
 
+    /// One of the pods, in turn.
+    pub(super) fn one<'a>(&mut self, pods: &[&'a Pod]) -> Option<&'a Pod> {
+        self.turn = self.turn.wrapping_add(1);
+        pods.get(self.turn % pods.len().max(1)).copied()
+    }
+
     /// A prober for an endpoint of a pod, if it may be asked once more now.
     pub(super) fn begin(
         &mut self,
@@ -52,12 +58,12 @@ impl Askers {
         probe: &Probe,
         most: u32,
     ) -> Option<Arc<Prober>> {
-        let address = pod.address?;
+        let address = address_of(probe, pod)?;
         let line = self
             .lines
             .entry((pod.name.clone(), endpoint))
             .or_insert_with(|| {
-                let (target, question) = aimed_at(probe, address);
+                let (target, question) = aimed_at(probe, pod, address);
                 Line {
                     prober: Arc::new(Prober::new(shared, target, question)),
                     in_flight: 0,
@@ -104,9 +110,52 @@ impl Askers {
     }
 }
 
+/// Where a probe asks a pod directly, if it does.
+pub(super) fn address_of(probe: &Probe, pod: &Pod) -> Option<SocketAddr> {
+    let Some(aim) = &probe.pods else {
+        return pod.address;
+    };
+    if aim
+        .workload
+        .as_ref()
+        .is_some_and(|wanted| *wanted != pod.workload)
+    {
+        return None;
+    }
+    let port = match &aim.port {
+        Some(wanted) => pod
+            .ports
+            .iter()
+            .find(|port| port.name == *wanted || wanted.parse() == Ok(port.number))?,
+        None => pod.ports.first()?,
+    };
+    Some(SocketAddr::new(pod.ip?, port.number))
+}
+
+/// Whether it is clear which pods a probe asks directly: where it names no workload, only one may have its port.
+pub(super) fn is_clear(probe: &Probe, pods: &[Pod]) -> bool {
+    if probe.pods.as_ref().is_none_or(|aim| aim.workload.is_some()) {
+        return true;
+    }
+    let mut asked = pods.iter().filter(|pod| address_of(probe, pod).is_some());
+    let first = asked.next().map(|pod| &pod.workload);
+    asked.all(|pod| Some(&pod.workload) == first)
+}
+
 /// The same question to one pod instead of the Service, in the name of the Service.
-fn aimed_at(probe: &Probe, address: SocketAddr) -> (Target, Question) {
+fn aimed_at(probe: &Probe, pod: &Pod, address: SocketAddr) -> (Target, Question) {
     let mut url = probe.target.url().clone();
+    if let Some(aim) = &probe.pods
+        && !probe.target.is_tcp()
+    {
+        let speaks_tls = aim.tls.unwrap_or_else(|| {
+            let port = pod.ports.iter().find(|port| port.number == address.port());
+            port.is_some_and(|port| port.name.contains("https"))
+                || [443, 8443].contains(&address.port())
+        });
+        // From https to http and back is always allowed.
+        let _ = url.set_scheme(if speaks_tls { "https" } else { "http" });
+    }
     // Both can only fail for URLs without a host, which a target always has.
     let _ = url.set_ip_host(address.ip());
     let _ = url.set_port(Some(address.port()));

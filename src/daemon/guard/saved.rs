@@ -42,6 +42,9 @@ pub(in crate::daemon) struct State {
     pub(super) verifying: Option<Verifying>,
     pub(super) verdict: Option<VerdictView>,
     pub(super) entries: VecDeque<Entry>,
+    /// Grows with each start, so that what is written by a later one can be told from what an earlier one wrote.
+    #[serde(default)]
+    pub(super) fence: u64,
 }
 
 /// What is known of one probe.
@@ -156,6 +159,7 @@ impl State {
             verifying: None,
             verdict: None,
             entries: VecDeque::new(),
+            fence: 0,
         }
     }
 

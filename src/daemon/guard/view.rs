@@ -1,20 +1,27 @@
 //! What is shown of a guarded release.
 
 use crate::release::Facts;
-use crate::rollout::{Phase, StepName};
+use crate::rollout::{Case, Past, Phase, StepName};
 use crate::serve::status::{
-    EventView, GuardView, RevisionView, StepView, StratumView, VerdictView, WatchView,
+    EventView, GuardView, KnownView, RevisionView, RolloutView, StepView, StratumView, VerdictView,
+    WatchView,
 };
-use crate::units::Time;
+use crate::units::{Revision, Time};
 use crate::verdict::{Verdict, number};
 
 use super::Setup;
-use super::saved::{State, Watching};
+use super::saved::{Known, State, Watching};
 
 /// Entries and revisions that are shown.
 const MAX_SHOWN: usize = 50;
 
-pub(super) fn of(setup: &Setup, state: &State, facts: &Facts, now: Time) -> GuardView {
+pub(super) fn of(
+    setup: &Setup,
+    state: &State,
+    facts: &Facts,
+    obstacle: &str,
+    now: Time,
+) -> GuardView {
     let release = &setup.release;
     let rollout = &state.rollout;
     GuardView {
@@ -26,6 +33,7 @@ pub(super) fn of(setup: &Setup, state: &State, facts: &Facts, now: Time) -> Guar
         revision: rollout.newest().map(|revision| revision.0),
         phase_since: Some(rollout.since().unix_seconds()),
         says: says(state),
+        obstacle: (!obstacle.is_empty()).then(|| obstacle.to_owned()),
         watch: state.watching.as_ref().map(watch),
         verdict: state.verdict.clone(),
         steps: steps(state, now),
@@ -40,6 +48,43 @@ pub(super) fn of(setup: &Setup, state: &State, facts: &Facts, now: Time) -> Guar
                 text: entry.text.clone(),
             })
             .collect(),
+        known: release
+            .probes
+            .iter()
+            .map(|probe| {
+                let name = probe.id.probe.as_str();
+                let known = state.probes.get(name);
+                let (failed, total) = known.map_or((0, 0), |known| known.baseline.counts(now));
+                KnownView {
+                    probe: name.to_owned(),
+                    baseline_total: total,
+                    baseline_failed: failed,
+                    pods_answer: known.is_some_and(Known::can_ask_pods),
+                }
+            })
+            .collect(),
+        rollouts: rollout.past().iter().map(|past| ended(past, now)).collect(),
+    }
+}
+
+fn ended(past: &Past, now: Time) -> RolloutView {
+    let case = &past.case;
+    let number = |revision: Option<Revision>| revision.map(|revision| revision.0);
+    let at = |time: Option<Time>| time.map(Time::unix_seconds);
+    RolloutView {
+        revision: case.revision.0,
+        ending: past.ending.as_str(),
+        text: past.text.clone(),
+        reason: case.reason.clone(),
+        serving: number(case.serving),
+        target: number(case.target),
+        made: number(case.made),
+        seen_at: case.seen.unix_seconds(),
+        settled_at: at(case.settled),
+        convicted_at: at(case.convicted),
+        begun_at: at(case.begun),
+        ended_at: past.at.unix_seconds(),
+        steps: steps_of(case, true, now),
     }
 }
 
@@ -149,6 +194,10 @@ fn steps(state: &State, now: Time) -> Vec<StepView> {
     let Some(case) = state.rollout.phase().case().or_else(last) else {
         return Vec::new();
     };
+    steps_of(case, is_over, now)
+}
+
+fn steps_of(case: &Case, is_over: bool, now: Time) -> Vec<StepView> {
     if case.convicted.is_none() {
         return Vec::new();
     }

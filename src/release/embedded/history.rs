@@ -160,6 +160,7 @@ impl History {
             pods: cluster.pods,
             held: false,
             expected_downtime: false,
+            unreadable: Vec::new(),
         })
     }
 

@@ -159,6 +159,8 @@ async fn somebody_elses_pending_operation_is_not_disturbed() {
         target: Revision(1),
         digest: release.history().records().unwrap()[0].digest(),
         reason: String::new(),
+        fence: 1,
+        is_rehearsal: false,
     };
     let refused = release.engine().preflight(plan).await.unwrap_err();
     assert!(

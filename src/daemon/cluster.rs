@@ -1,0 +1,114 @@
+//! The connection to the cluster: one for the process, and one set of watches for each namespace.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Timeline;
+use crate::config::settings::{Kubernetes, Release};
+use crate::release::Engine;
+use crate::release::cluster::{self, Access, Hub, Policy};
+use crate::units::Namespace;
+
+/// The cluster, and what is watched in it.
+pub(super) struct Connected {
+    settings: Kubernetes,
+    client: kube::Client,
+    timeline: Timeline,
+    watched: HashMap<Namespace, Watched>,
+    /// A watch never ends by itself.
+    ended: CancellationToken,
+}
+
+struct Watched {
+    hub: Arc<Hub>,
+    stop: CancellationToken,
+}
+
+impl Connected {
+    /// Nothing is asked of the API server yet: one that is away at the start may come back.
+    pub(super) async fn new(
+        settings: &Kubernetes,
+        timeline: Timeline,
+        ended: CancellationToken,
+    ) -> Result<Self, String> {
+        let client = cluster::connect(&access(settings)).await?;
+        std::fs::create_dir_all(settings.scratch.join("no-plugins")).map_err(|error| {
+            let scratch = settings.scratch.display();
+            format!("{scratch} cannot be written: {error}; set kubernetes.scratch to a directory that helm may write to")
+        })?;
+        Ok(Self {
+            settings: settings.clone(),
+            client,
+            timeline,
+            watched: HashMap::new(),
+            ended,
+        })
+    }
+
+    /// The engine of a release; its namespace is watched from now on.
+    pub(super) fn engine(&mut self, release: &Release) -> Arc<dyn Engine> {
+        let hub = self.hub(&release.namespace);
+        let policy = Policy {
+            helm: self.settings.helm.clone(),
+            scratch: self.settings.scratch.clone(),
+            access: access(&self.settings),
+            may: release.guard.may.clone(),
+        };
+        cluster::Cluster::new(hub, release.name.clone(), policy)
+    }
+
+    fn hub(&mut self, namespace: &Namespace) -> Arc<Hub> {
+        if let Some(watched) = self.watched.get(namespace) {
+            return Arc::clone(&watched.hub);
+        }
+        let (client, driver) = (self.client.clone(), self.settings.driver);
+        let hub = Hub::new(client, namespace.clone(), driver, self.timeline);
+        let ended = self.ended.clone().drop_guard();
+        let running = Arc::clone(&hub).run();
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = stopped.cancelled() => { ended.disarm(); }
+                () = running => {}
+            }
+        });
+        let watched = Watched {
+            hub: Arc::clone(&hub),
+            stop,
+        };
+        self.watched.insert(namespace.clone(), watched);
+        hub
+    }
+
+    /// Stops watching namespaces in which nothing is guarded any more.
+    pub(super) fn keep(&mut self, is_needed: impl Fn(&Namespace) -> bool) {
+        self.watched.retain(|namespace, watched| {
+            let keep = is_needed(namespace);
+            if !keep {
+                watched.stop.cancel();
+            }
+            keep
+        });
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        for watched in self.watched.values() {
+            watched.stop.cancel();
+        }
+    }
+}
+
+fn access(settings: &Kubernetes) -> Access {
+    match &settings.kubeconfig {
+        Some(path) => Access::File {
+            path: path.clone(),
+            context: settings.context.clone(),
+        },
+        None => Access::InCluster,
+    }
+}

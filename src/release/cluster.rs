@@ -1,0 +1,324 @@
+//! A release in a Kubernetes cluster: followed by watches, turned back by the helm command.
+//!
+//! What is watched of its records is their metadata alone; a payload, which may hold secrets and is large, is fetched
+//! when it is needed: the newest one's, the deployed one's, and during a case those of the last few before it.
+//!
+//! Invariants:
+//! - helm is started only when the revision found bad is still the newest, and what it left behind is read again and
+//!   not believed;
+//! - no record is left `pending-rollback` by us;
+//! - whatever is written by us is guarded by the version that was read.
+
+mod amend;
+mod api;
+mod checks;
+mod facts;
+mod feed;
+mod helm;
+mod hub;
+mod mark;
+mod preflight;
+mod records;
+mod tables;
+mod turn;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+pub use api::{Access, connect};
+pub use hub::Hub;
+
+use super::{Engine, Observed, Plan, Refusal, Report, Work};
+use crate::config::settings::Driver;
+use crate::config::settings::May;
+use crate::ledger::Stored;
+use crate::units::{ReleaseName, Revision, Time};
+use facts::View;
+use records::Records;
+use tables::Kind;
+
+/// Revisions before the newest whose contents are read during a case: so far back a target may lie.
+const READ_BACK: usize = 6;
+
+/// Between looks at what only time changes.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Between tries to read a payload again.
+const READ_AGAIN: Duration = Duration::from_secs(2);
+
+/// What a rollback may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// The helm command: a path, or a name that is looked for in `PATH`.
+    pub helm: PathBuf,
+    /// A folder that helm may write to.
+    pub scratch: PathBuf,
+    /// How helm reaches the API server.
+    pub access: Access,
+    /// What of that is allowed.
+    pub may: May,
+}
+
+/// What was read of one revision.
+#[derive(Debug, Clone)]
+struct Known {
+    /// Of the object that it was read from.
+    version: Box<str>,
+    read: Result<Read, String>,
+}
+
+/// What is kept of a payload.
+#[derive(Debug, Clone)]
+struct Read {
+    stored: Stored,
+    workloads: Vec<(Kind, Box<str>)>,
+    stops_first: bool,
+}
+
+/// The engine for a release in a cluster.
+pub struct Cluster {
+    hub: Arc<Hub>,
+    release: ReleaseName,
+    policy: Policy,
+    records: Records,
+    /// The revision that helm is making for us at the moment, with its target.
+    making: Mutex<Option<(Revision, Revision)>>,
+    /// Since when the newest revision is known, by our own clock.
+    seen: Mutex<Option<(Revision, Time)>>,
+}
+
+impl Cluster {
+    /// For a release in the hub's namespace.
+    pub fn new(hub: Arc<Hub>, release: ReleaseName, policy: Policy) -> Arc<Self> {
+        let records = Records::new(hub.client().clone(), hub.namespace(), hub.driver());
+        Arc::new(Self {
+            hub,
+            release,
+            policy,
+            records,
+            making: Mutex::new(None),
+            seen: Mutex::new(None),
+        })
+    }
+
+    fn making(&self) -> Option<(Revision, Revision)> {
+        *self.making.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_making(&self, making: Option<(Revision, Revision)>) {
+        *self.making.lock().unwrap_or_else(PoisonError::into_inner) = making;
+    }
+
+    fn note_newest(&self, revision: Option<Revision>) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.map(|(revision, _)| revision) != revision {
+            *seen = revision.map(|revision| (revision, self.hub.now()));
+        }
+    }
+
+    /// Since when a revision is known to be the newest; now, when it is not.
+    fn seen_since(&self, revision: Revision) -> Time {
+        let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = seen.filter(|(newest, _)| *newest == revision);
+        since.map_or_else(|| self.hub.now(), |(_, since)| since)
+    }
+
+    async fn follow(&self, to: &watch::Sender<Observed>) {
+        let mut changes = self.hub.changes();
+        let mut known: BTreeMap<Revision, Known> = BTreeMap::new();
+        let mut is_told = false;
+        let mut first_newest = None;
+        let mut newest_row: Option<(Revision, Box<str>)> = None;
+        let mut unchanged_since = self.hub.now();
+        let mut unread: Option<(tokio::time::Instant, String)> = None;
+        let mut mended = tokio::time::Instant::now();
+        while !to.is_closed() {
+            let (rows, trouble, is_unread) = {
+                let tables = self.hub.tables();
+                let rows = facts::rows(&tables, self.release.as_str());
+                (
+                    rows.into_iter().cloned().collect::<Vec<_>>(),
+                    tables.trouble(),
+                    tables.is_unread(),
+                )
+            };
+            if is_unread && trouble.is_none() {
+                // The very first lists are on their way.
+                tokio::select! {
+                    gone = changes.changed() => if gone.is_err() { return },
+                    () = tokio::time::sleep(LOOK_EVERY) => {}
+                }
+                continue;
+            }
+            if trouble.is_none() {
+                let newest = rows.last().map(|row| (row.revision, row.status.clone()));
+                if newest != newest_row {
+                    newest_row = newest;
+                    unchanged_since = self.hub.now();
+                }
+                let revision = rows.last().map(|row| row.revision);
+                self.note_newest(revision);
+                let in_case = *first_newest.get_or_insert(revision) != revision;
+                known.retain(|revision, _| rows.iter().any(|row| row.revision == *revision));
+                let may_read = unread
+                    .as_ref()
+                    .is_none_or(|(since, _)| since.elapsed() >= READ_AGAIN);
+                if may_read {
+                    unread = self
+                        .read_what_is_needed(&rows, in_case, &mut known)
+                        .await
+                        .map(|why| (tokio::time::Instant::now(), why));
+                }
+                if mended.elapsed() >= Duration::from_secs(1) {
+                    mended = tokio::time::Instant::now();
+                    self.mend(&rows).await;
+                    self.unblock(&rows, &known).await;
+                }
+            }
+            let trouble = trouble.or_else(|| unread.as_ref().map(|(_, why)| why.clone()));
+            let facts = trouble.is_none().then(|| {
+                let view = View {
+                    release: self.release.as_str(),
+                    known: &known,
+                    unchanged_since,
+                    making: self.made_now(&rows, &known),
+                    now: self.hub.now(),
+                };
+                view.facts(&self.hub.tables())
+            });
+            to.send_if_modified(|observed| {
+                let mut is_new = observed.trouble != trouble;
+                observed.trouble.clone_from(&trouble);
+                observed.failures = self.hub.failures();
+                if let Some(facts) = facts
+                    && (*observed.facts != facts || !is_told)
+                {
+                    observed.facts = Arc::new(facts);
+                    is_told = true;
+                    is_new = true;
+                }
+                is_new
+            });
+            tokio::select! {
+                gone = changes.changed() => if gone.is_err() { return },
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+        }
+    }
+
+    /// The revision that helm has made for us and that is not marked yet.
+    fn made_now(
+        &self,
+        rows: &[tables::StoredRow],
+        known: &BTreeMap<Revision, Known>,
+    ) -> Option<Revision> {
+        let (made, target) = self.making()?;
+        let newest = rows.last().filter(|row| row.revision == made)?;
+        let read = known.get(&newest.revision)?.read.as_ref().ok()?;
+        let goes_back = read.stored.rolled_back_to() == Some(target)
+            || read.stored.description.starts_with("Rollback \"");
+        goes_back.then_some(made)
+    }
+
+    /// Reads payloads that are not known, or have changed. Why one that matters could not be fetched, if so.
+    async fn read_what_is_needed(
+        &self,
+        rows: &[tables::StoredRow],
+        in_case: bool,
+        known: &mut BTreeMap<Revision, Known>,
+    ) -> Option<String> {
+        let newest = rows.last().map(|row| row.revision);
+        let deployed = rows.iter().rev().find(|row| &*row.status == "deployed");
+        let deployed = deployed.map(|row| row.revision);
+        let mut trouble = None;
+        for (back, row) in rows.iter().rev().enumerate() {
+            let matters = Some(row.revision) == newest || Some(row.revision) == deployed;
+            let wanted = matters || (in_case && back < READ_BACK);
+            if !wanted
+                || !needs_reading(row, known.get(&row.revision), Some(row.revision) == newest)
+            {
+                continue;
+            }
+            match self.records.fetch(&row.object).await {
+                Ok(Some((version, read))) => {
+                    known.insert(
+                        row.revision,
+                        Known {
+                            version,
+                            read: read.map(|record| Read::of(&record)),
+                        },
+                    );
+                }
+                Err(error) if matters => trouble = Some(format!("{}: {error}", row.object)),
+                // Deleted in between, which the watch will say; or of no importance now.
+                Ok(None) | Err(_) => {}
+            }
+        }
+        trouble
+    }
+}
+
+/// Whether a payload is not known as it is now. That an older one was superseded changes nothing else in it.
+fn needs_reading(row: &tables::StoredRow, known: Option<&Known>, is_newest: bool) -> bool {
+    let Some(known) = known else {
+        return true;
+    };
+    if known.version == row.version {
+        return false;
+    }
+    let was_final = known
+        .read
+        .as_ref()
+        .is_ok_and(|read| !read.stored.status.is_pending());
+    is_newest || !was_final
+}
+
+impl Read {
+    fn of(record: &super::record::Record) -> Self {
+        let objects = super::manifest::objects(&record.manifest).unwrap_or_default();
+        let workloads = objects.iter().filter_map(|object| {
+            let kind = match object.kind.as_str() {
+                "Deployment" => Kind::Deployment,
+                "StatefulSet" => Kind::StatefulSet,
+                "DaemonSet" => Kind::DaemonSet,
+                _ => return None,
+            };
+            object
+                .is_workload()
+                .then(|| (kind, object.name.as_str().into()))
+        });
+        Self {
+            stored: record.stored(),
+            workloads: workloads.collect(),
+            stops_first: objects.iter().any(super::manifest::Object::stops_first),
+        }
+    }
+}
+
+impl Engine for Cluster {
+    fn name(&self) -> &'static str {
+        "helm"
+    }
+
+    fn follow(self: Arc<Self>, to: watch::Sender<Observed>) -> Work<()> {
+        Box::pin(async move { Cluster::follow(&self, &to).await })
+    }
+
+    fn preflight(self: Arc<Self>, plan: Plan) -> Work<Result<(), Refusal>> {
+        Box::pin(async move { self.may_be_turned_back(&plan).await })
+    }
+
+    fn execute(self: Arc<Self>, plan: Plan) -> Work<Result<Report, Refusal>> {
+        // Before anything else: what helm makes is ours from its first moment.
+        self.set_making(Some((Revision(plan.bad.0 + 1), plan.target)));
+        Box::pin(async move {
+            let report = self.turn_back(&plan).await;
+            self.set_making(None);
+            report
+        })
+    }
+}

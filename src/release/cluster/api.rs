@@ -1,0 +1,153 @@
+//! The API server: how it is reached, and what went wrong in words.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kube::config::KubeConfigOptions;
+use kube::config::Kubeconfig;
+use kube::{Client, Config};
+
+/// The longest that one request may take. A watch has its own limit.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a connection may take.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// How the API server is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Access {
+    /// As the pod that we are: the service account's token and the environment.
+    InCluster,
+    /// By a kubeconfig file; without a context its current one.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The context in it.
+        context: Option<String>,
+    },
+}
+
+/// Why the API server did not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Trouble {
+    /// It answered with an error.
+    #[error("the API server says {code} {reason}: {message}")]
+    Answer {
+        /// HTTP status.
+        code: u16,
+        /// As `Forbidden`.
+        reason: String,
+        /// In its words.
+        message: String,
+        /// After how many seconds it wants to be asked again; 0 when it does not say.
+        retry_after: u32,
+    },
+    /// No whole answer came.
+    #[error("the API server cannot be reached: {0}")]
+    Unreachable(String),
+    /// The cluster does not have a kind.
+    #[error("the cluster does not have this kind")]
+    NoSuchKind,
+    /// The answer is none that can be read.
+    #[error("the API server's answer cannot be read: {0}")]
+    Unreadable(String),
+}
+
+impl Trouble {
+    /// Whether the API server answered with this status.
+    pub(super) fn is(&self, status: u16) -> bool {
+        matches!(self, Self::Answer { code, .. } if *code == status)
+    }
+
+    /// Whether the same may work in a moment.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Answer { code, message, .. } => {
+                *code == 429 || *code >= 500 || message.contains("etcdserver")
+            }
+            Self::Unreachable(_) => true,
+            Self::Unreadable(_) | Self::NoSuchKind => false,
+        }
+    }
+}
+
+impl From<kube::Error> for Trouble {
+    fn from(error: kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) => Self::Answer {
+                code: status.code,
+                retry_after: status
+                    .details
+                    .as_ref()
+                    .map_or(0, |details| details.retry_after_seconds),
+                reason: status.reason,
+                message: bounded(&status.message),
+            },
+            kube::Error::Discovery(_) => Self::NoSuchKind,
+            kube::Error::SerdeError(error) => Self::Unreadable(bounded(&error.to_string())),
+            other => Self::Unreachable(bounded(&chain(&other))),
+        }
+    }
+}
+
+/// An error and its causes, each once.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+fn bounded(text: &str) -> String {
+    text.chars().take(500).collect()
+}
+
+/// A client for the API server. Nothing is asked yet.
+///
+/// # Errors
+/// When the kubeconfig or the pod's own files cannot be used.
+pub async fn connect(access: &Access) -> Result<Client, String> {
+    let mut config = match access {
+        Access::InCluster => Config::incluster().map_err(|error| {
+            format!("the service account of this pod cannot be used: {error}; set kubernetes.kubeconfig outside a cluster")
+        })?,
+        Access::File { path, context } => {
+            let unusable =
+                |error: &dyn std::error::Error| format!("{} cannot be used: {}", path.display(), chain(error));
+            let file = Kubeconfig::read_from(path).map_err(|error| unusable(&error))?;
+            let options = KubeConfigOptions { context: context.clone(), ..KubeConfigOptions::default() };
+            Config::from_custom_kubeconfig(file, &options)
+                .await
+                .map_err(|error| unusable(&error))?
+        }
+    };
+    config.connect_timeout = Some(CONNECT);
+    // Watches are quiet for long; requests have a limit of their own.
+    config.read_timeout = None;
+    // What may be asked again is decided where it is asked: the creation of a record never is.
+    config.default_retry = false;
+    Client::try_from(config)
+        .map_err(|error| format!("no client for the API server: {}", chain(&error)))
+}
+
+/// Waits for an answer, but not longer than [`PATIENCE`].
+///
+/// # Errors
+/// Whatever the API server says, or that it says nothing.
+pub(super) async fn ask<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, Trouble> {
+    match tokio::time::timeout(PATIENCE, request).await {
+        Ok(answer) => answer.map_err(Trouble::from),
+        Err(_) => Err(Trouble::Unreachable(format!(
+            "no answer within {} s",
+            PATIENCE.as_secs()
+        ))),
+    }
+}

@@ -1,0 +1,245 @@
+//! What speaks against a rollback, as far as the two records tell. Pure.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::mark;
+use crate::release::manifest::{self, Object};
+use crate::release::record::Record;
+
+/// Objects that are named in one text.
+const MAX_NAMED: usize = 5;
+
+/// Deleting one of these deletes data.
+const PRECIOUS: [&str; 5] = [
+    "CustomResourceDefinition",
+    "Namespace",
+    "PersistentVolumeClaim",
+    "PersistentVolume",
+    "StorageClass",
+];
+
+/// Fields that the API server does not let anybody change, by kind.
+const FIXED: [(&str, &[&str]); 9] = [
+    ("Deployment", &["/spec/selector"]),
+    ("DaemonSet", &["/spec/selector"]),
+    (
+        "StatefulSet",
+        &[
+            "/spec/selector",
+            "/spec/serviceName",
+            "/spec/volumeClaimTemplates",
+            "/spec/podManagementPolicy",
+        ],
+    ),
+    (
+        "Job",
+        &["/spec/template", "/spec/selector", "/spec/completionMode"],
+    ),
+    (
+        "PersistentVolumeClaim",
+        &[
+            "/spec/storageClassName",
+            "/spec/volumeName",
+            "/spec/accessModes",
+        ],
+    ),
+    ("Service", &["/spec/clusterIP"]),
+    ("Secret", &["/type"]),
+    ("RoleBinding", &["/roleRef"]),
+    ("ClusterRoleBinding", &["/roleRef"]),
+];
+
+/// One thing that speaks against it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Obstacle {
+    /// A word for a metric.
+    pub(super) reason: &'static str,
+    pub(super) text: String,
+}
+
+/// What is allowed although it is dangerous.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Allowed<'a> {
+    pub(super) migrations: bool,
+    pub(super) keeper: bool,
+    pub(super) kinds: &'a [String],
+}
+
+/// The objects of both revisions, and what speaks against going from one to the other.
+pub(super) fn look(
+    bad: &Record,
+    target: &Record,
+    allowed: &Allowed<'_>,
+) -> (Vec<Object>, Vec<Obstacle>) {
+    let mut obstacles = Vec::new();
+    let mut objects = |record: &Record| {
+        manifest::objects(&record.manifest).unwrap_or_else(|broken| {
+            obstacles.push(Obstacle {
+                reason: "manifest",
+                text: format!(
+                    "the manifest of revision {} cannot be read: {broken}",
+                    record.revision
+                ),
+            });
+            Vec::new()
+        })
+    };
+    let (old, new) = (objects(bad), objects(target));
+    obstacles.extend(denied(bad));
+    if !allowed.migrations {
+        obstacles.extend(migrations(bad));
+    }
+    if !allowed.keeper {
+        obstacles.extend(kept_by_another(&old));
+    }
+    let by_identity: BTreeMap<_, &Object> = new
+        .iter()
+        .map(|object| (identity(object), object))
+        .collect();
+    let deleted = old.iter().filter(|object| {
+        !by_identity.contains_key(&identity(object))
+            && PRECIOUS.contains(&object.kind.as_str())
+            && !allowed.kinds.contains(&object.kind)
+            && !is_kept(object)
+    });
+    let deleted = named(deleted);
+    if !deleted.is_empty() {
+        obstacles.push(Obstacle {
+            reason: "deletes_data",
+            text: format!("it would delete {deleted}; allow the kind by release.rollback.may_delete if that is meant"),
+        });
+    }
+    let changed: Vec<String> = old
+        .iter()
+        .filter_map(|object| Some((object, *by_identity.get(&identity(object))?)))
+        .flat_map(|(old, new)| fixed_changes(old, new))
+        .take(MAX_NAMED)
+        .collect();
+    if !changed.is_empty() {
+        obstacles.push(Obstacle {
+            reason: "immutable",
+            text: format!(
+                "fields that cannot be changed differ: {}",
+                changed.join(", ")
+            ),
+        });
+    }
+    let mut all = old;
+    for object in new {
+        if !all.iter().any(|other| {
+            identity(other) == identity(&object) && other.api_version == object.api_version
+        }) {
+            all.push(object);
+        }
+    }
+    (all, obstacles)
+}
+
+/// As Helm matches them: the version of an API does not matter.
+fn identity(object: &Object) -> (&str, &str, Option<&str>, &str) {
+    let group = object
+        .api_version
+        .rsplit_once('/')
+        .map_or("", |(group, _)| group);
+    (
+        group,
+        &object.kind,
+        object.namespace.as_deref(),
+        &object.name,
+    )
+}
+
+fn denied(bad: &Record) -> Option<Obstacle> {
+    let wish = bad.chart_annotations.get(mark::CHART_ROLLBACK)?;
+    (wish == "deny").then(|| Obstacle {
+        reason: "denied",
+        text: format!("the chart says {}: deny", mark::CHART_ROLLBACK),
+    })
+}
+
+/// Hooks that may have changed data which the old code does not know.
+fn migrations(bad: &Record) -> Option<Obstacle> {
+    let events = ["pre-upgrade", "post-upgrade", "pre-install", "post-install"];
+    let hook = bad.hooks.iter().find(|hook| {
+        hook.kind == "Job"
+            && events.iter().any(|event| hook.runs_at(event))
+            && !hook.phase.is_empty()
+    })?;
+    Some(Obstacle {
+        reason: "migrations",
+        text: format!(
+            "its hook {} has run and may have migrated data; set release.rollback.migrations = \"compatible\" when old code can run after it",
+            hook.name
+        ),
+    })
+}
+
+fn kept_by_another(objects: &[Object]) -> Option<Obstacle> {
+    let keeper = objects.iter().find_map(|object| {
+        ["/metadata/labels", "/metadata/annotations"]
+            .iter()
+            .find_map(|place| {
+                let marks = object.body.pointer(place)?.as_object()?;
+                marks.keys().find_map(|key| mark::keeper(key))
+            })
+    })?;
+    Some(keeper_obstacle(keeper))
+}
+
+pub(super) fn keeper_obstacle(keeper: &str) -> Obstacle {
+    Obstacle {
+        reason: "kept_by_another",
+        text: format!(
+            "{keeper} keeps this release and would undo a rollback; revert what it reads, or set release.rollback.allow_gitops = true"
+        ),
+    }
+}
+
+fn is_kept(object: &Object) -> bool {
+    let policy = object
+        .body
+        .pointer("/metadata/annotations/helm.sh~1resource-policy");
+    policy.and_then(Value::as_str) == Some("keep")
+}
+
+fn fixed_changes(old: &Object, new: &Object) -> Vec<String> {
+    let fields = FIXED
+        .iter()
+        .find(|(kind, _)| *kind == old.kind)
+        .map_or(&[][..], |(_, fields)| fields);
+    let differs = |field: &&&str| {
+        let (was, will) = (old.body.pointer(field), new.body.pointer(field));
+        // What a manifest leaves out is filled in by the server, and stays.
+        was.is_some() && will.is_some() && was != will
+    };
+    fields
+        .iter()
+        .filter(differs)
+        .map(|field| {
+            format!(
+                "{} {} {}",
+                old.kind,
+                old.name,
+                field.trim_start_matches('/').replace('/', ".")
+            )
+        })
+        .collect()
+}
+
+fn named<'a>(objects: impl Iterator<Item = &'a Object>) -> String {
+    let names: Vec<String> = objects
+        .map(|object| format!("{} {}", object.kind, object.name))
+        .collect();
+    let more = names.len().saturating_sub(MAX_NAMED);
+    let shown = names[..names.len() - more].join(", ");
+    if more > 0 {
+        format!("{shown} and {more} more")
+    } else {
+        shown
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,239 @@
+//! What is known of one release, from the rows of its namespace and its decoded revisions.
+//!
+//! Which revision a pod belongs to is not written on it. A pod is the newest revision's when it is of its workload's
+//! current template and was created after that revision's record; every other pod belongs to the last revision whose
+//! record is older than the pod. So a revision that changes no template has no pods of its own until some are made.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::Known;
+use super::hub::Tables;
+use super::tables::{Kind, PodRow, StoredRow, WorkloadRow};
+use crate::ledger::{Status, Stored};
+use crate::release::{Facts, Pod, Port};
+use crate::units::{Revision, Time};
+
+/// A record that turns `deployed` may be seen before the workloads that were changed with it.
+pub(super) const SETTLES_AFTER: Duration = Duration::from_secs(1);
+
+/// What a release's rows are put together with.
+pub(super) struct View<'a> {
+    pub(super) release: &'a str,
+    /// By revision: what was read of it.
+    pub(super) known: &'a BTreeMap<Revision, Known>,
+    /// Since when the newest record has had its status.
+    pub(super) unchanged_since: Time,
+    /// The revision that a rollback of ours is making, and has not marked yet.
+    pub(super) making: Option<Revision>,
+    pub(super) now: Time,
+}
+
+/// The stored revisions of a release, ascending.
+pub(super) fn rows<'a>(tables: &'a Tables, release: &str) -> Vec<&'a StoredRow> {
+    let own = |row: &&StoredRow| &*row.release == release;
+    let mut rows: Vec<&StoredRow> = tables.stored.values().filter(own).collect();
+    rows.sort_by_key(|row| row.revision);
+    rows
+}
+
+/// Status by the label; what Helm does not know is unknown.
+pub(super) fn status_of(row: &StoredRow) -> Status {
+    serde_json::from_value(row.status.to_string().into()).unwrap_or(Status::Unknown)
+}
+
+impl View<'_> {
+    pub(super) fn facts(&self, tables: &Tables) -> Facts {
+        let rows = rows(tables, self.release);
+        let Some(newest) = rows.last() else {
+            return Facts::default();
+        };
+        let revisions = rows.iter().map(|row| self.stored(row)).collect();
+        let ours = rows
+            .iter()
+            .filter(|row| row.ours || self.making == Some(row.revision))
+            .map(|row| row.revision)
+            .collect();
+        let mut unreadable = Vec::new();
+        for (revision, known) in self.known {
+            if let Err(why) = &known.read {
+                unreadable.push((*revision, why.clone()));
+            }
+        }
+        let parts = self.parts(newest.revision);
+        let workloads: Vec<&WorkloadRow> = tables
+            .workloads()
+            .filter(|row| {
+                parts
+                    .iter()
+                    .any(|(kind, name)| *kind == row.kind && *name == row.name)
+            })
+            .collect();
+        let stops_first = self
+            .read(newest.revision)
+            .is_some_and(|read| read.stops_first);
+        let scaled: Vec<&&WorkloadRow> = workloads
+            .iter()
+            .filter(|row| row.kind != Kind::DaemonSet)
+            .collect();
+        Facts {
+            revisions,
+            ours,
+            pods: pods(tables, &rows, &workloads),
+            settled: self
+                .is_settled(newest, &workloads, parts.len())
+                .then_some(newest.revision),
+            held: workloads.iter().any(|row| row.paused)
+                || (!scaled.is_empty() && scaled.iter().all(|row| row.wanted == 0)),
+            expected_downtime: stops_first,
+            unreadable,
+        }
+    }
+
+    fn read(&self, revision: Revision) -> Option<&super::Read> {
+        self.known.get(&revision)?.read.as_ref().ok()
+    }
+
+    fn parts(&self, newest: Revision) -> &[(Kind, Box<str>)] {
+        self.read(newest).map_or(&[], |read| &read.workloads)
+    }
+
+    fn stored(&self, row: &StoredRow) -> Stored {
+        let status = status_of(row);
+        match self.read(row.revision) {
+            // Its status may have changed without a need to read all of it again.
+            Some(read) => Stored {
+                status,
+                ..read.stored.clone()
+            },
+            None => Stored {
+                revision: row.revision,
+                status,
+                description: String::new(),
+                digest: None,
+                hooks_succeeded: false,
+                test_failed: false,
+            },
+        }
+    }
+
+    fn is_settled(&self, newest: &StoredRow, workloads: &[&WorkloadRow], parts: usize) -> bool {
+        let has_read = self.read(newest.revision).is_some();
+        has_read
+            && matches!(status_of(newest), Status::Deployed | Status::Failed)
+            && self.now.since(self.unchanged_since) >= SETTLES_AFTER
+            && workloads.len() == parts
+            && workloads.iter().all(|row| row.is_complete())
+    }
+}
+
+/// The pods of the release, those of different workloads in turn, so that whoever takes some takes some of each.
+fn pods(tables: &Tables, rows: &[&StoredRow], workloads: &[&WorkloadRow]) -> Vec<Pod> {
+    let mut of_workloads = Vec::new();
+    for workload in workloads {
+        let current = current_of(tables, workload);
+        let mut pods: Vec<Pod> = tables
+            .pods
+            .values()
+            .filter_map(|pod| {
+                let is_current = belongs(tables, pod, workload)?.is(&current, pod);
+                Some(made_of(pod, workload, is_current, rows))
+            })
+            .collect();
+        pods.sort_by(|a, b| a.name.cmp(&b.name));
+        of_workloads.extend(pods.into_iter().enumerate());
+    }
+    of_workloads.sort_by_key(|(turn, _)| *turn);
+    of_workloads.into_iter().map(|(_, pod)| pod).collect()
+}
+
+fn made_of(row: &PodRow, workload: &WorkloadRow, is_current: bool, rows: &[&StoredRow]) -> Pod {
+    let newest = rows.last().map(|row| (row.revision, row.created));
+    let revision = match newest {
+        Some((revision, created)) if is_current && row.created >= created => revision,
+        Some((newest, _)) => {
+            let older = rows.iter().rev().filter(|one| one.revision < newest);
+            let mut before = older.clone().filter(|one| one.created <= row.created);
+            let revision = before
+                .next()
+                .or_else(|| older.clone().next_back())
+                .map(|one| one.revision);
+            // The only revision there is.
+            revision.unwrap_or(newest)
+        }
+        None => Revision::default(),
+    };
+    Pod {
+        name: row.name.clone(),
+        revision,
+        node: row.node.clone(),
+        ready_since: row.ready_since,
+        terminating: row.terminating,
+        restarts: row.restarts,
+        waiting: row.waiting.clone(),
+        address: None,
+        workload: workload.name.clone(),
+        ip: row.ip,
+        ports: row
+            .ports
+            .iter()
+            .map(|(name, number)| Port {
+                name: name.clone(),
+                number: *number,
+            })
+            .collect(),
+    }
+}
+
+/// What tells a workload's current pods from its others.
+enum Current {
+    /// UID of the newest ReplicaSet.
+    Set(Box<str>),
+    /// The hash or generation of the template.
+    Template(Box<str>),
+    /// Not known yet.
+    Unknown,
+}
+
+/// How a pod belongs to a workload.
+enum Bond {
+    Set,
+    Hash,
+    Generation,
+}
+
+impl Bond {
+    fn is(&self, current: &Current, pod: &PodRow) -> bool {
+        match (self, current) {
+            (Self::Set, Current::Set(uid)) => pod.owner == *uid,
+            (Self::Hash, Current::Template(template)) => pod.hash == *template,
+            (Self::Generation, Current::Template(template)) => pod.generation == *template,
+            _ => false,
+        }
+    }
+}
+
+fn current_of(tables: &Tables, workload: &WorkloadRow) -> Current {
+    match workload.kind {
+        // Until the controller has seen the new template, its newest ReplicaSet is still the old one.
+        Kind::Deployment if !workload.observed => Current::Unknown,
+        Kind::Deployment => tables
+            .replica_sets
+            .values()
+            .filter(|set| set.owner == workload.uid)
+            .max_by_key(|set| set.number)
+            .map_or(Current::Unknown, |set| Current::Set(set.uid.clone())),
+        Kind::StatefulSet | Kind::DaemonSet => Current::Template(workload.template.clone()),
+    }
+}
+
+fn belongs(tables: &Tables, pod: &PodRow, workload: &WorkloadRow) -> Option<Bond> {
+    match workload.kind {
+        Kind::Deployment => {
+            let set = tables.replica_sets.get(&pod.owner)?;
+            (set.owner == workload.uid).then_some(Bond::Set)
+        }
+        Kind::StatefulSet => (pod.owner == workload.uid).then_some(Bond::Hash),
+        Kind::DaemonSet => (pod.owner == workload.uid).then_some(Bond::Generation),
+    }
+}

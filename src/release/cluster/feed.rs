@@ -1,0 +1,286 @@
+//! One watch that never ends: everything once, then what changes.
+//!
+//! Whether the API server can be heard is known at all times, unlike with a stream that is quiet when it is dead: each
+//! watch is short, and one that cannot be begun, or does not end when it should, is trouble. Bookmarks keep the place,
+//! so beginning again costs nothing but a request; only a place that is too old (410) takes the whole list anew.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Api;
+use kube::api::{ListParams, WatchEvent, WatchParams};
+use kube::core::PartialObjectMeta;
+use serde::de::DeserializeOwned;
+
+use super::api::{PATIENCE, Trouble, ask};
+
+/// A watch lasts so long, then another one begins; so long a hung API server may go unnoticed.
+const WATCH: Duration = Duration::from_secs(20);
+
+/// Objects of one page of a list.
+const PAGE: u32 = 200;
+
+/// Objects of one kind in one namespace that are read; further ones are left out.
+const MAX_OBJECTS: usize = 20_000;
+
+/// Waits between failures: doubled each time, up to the second.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+
+/// What a feed tells.
+#[derive(Debug)]
+pub(super) enum Told<T> {
+    /// A whole list begins: what is not told until its end is gone.
+    Begin,
+    /// It is there, or has changed.
+    Is(T),
+    /// It is gone.
+    Gone(T),
+    /// The list is complete.
+    End,
+    /// The API server can be heard again.
+    Well,
+    /// It cannot be heard, or refuses.
+    Fails(Trouble),
+}
+
+type Events<T> = Pin<Box<dyn Stream<Item = kube::Result<WatchEvent<T>>> + Send>>;
+
+/// What can be listed and watched.
+pub(super) trait Source: Send + Sync {
+    /// What comes of it.
+    type Item: Send;
+    fn list(
+        &self,
+        params: &ListParams,
+    ) -> impl Future<Output = kube::Result<Page<Self::Item>>> + Send;
+    fn watch(
+        &self,
+        params: &WatchParams,
+        from: &str,
+    ) -> impl Future<Output = kube::Result<Events<Self::Item>>> + Send;
+    fn meta(item: &Self::Item) -> &ObjectMeta;
+}
+
+/// A part of a list.
+pub(super) struct Page<T> {
+    items: Vec<T>,
+    version: String,
+    next: Option<String>,
+}
+
+/// Whole objects.
+pub(super) struct Whole<K>(pub(super) Api<K>);
+
+/// Only their metadata: for objects that are large, or hold secrets.
+pub(super) struct Metadata<K>(pub(super) Api<K>);
+
+impl<K> Source for Whole<K>
+where
+    K: kube::Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
+{
+    type Item = K;
+
+    async fn list(&self, params: &ListParams) -> kube::Result<Page<K>> {
+        let list = self.0.list(params).await?;
+        Ok(Page {
+            version: list.metadata.resource_version.unwrap_or_default(),
+            next: list.metadata.continue_.filter(|token| !token.is_empty()),
+            items: list.items,
+        })
+    }
+
+    async fn watch(&self, params: &WatchParams, from: &str) -> kube::Result<Events<K>> {
+        Ok(self.0.watch(params, from).await?.boxed())
+    }
+
+    fn meta(item: &K) -> &ObjectMeta {
+        item.meta()
+    }
+}
+
+impl<K> Source for Metadata<K>
+where
+    K: kube::Resource<DynamicType = ()>
+        + Clone
+        + DeserializeOwned
+        + std::fmt::Debug
+        + Send
+        + Sync
+        + 'static,
+{
+    type Item = PartialObjectMeta<K>;
+
+    async fn list(&self, params: &ListParams) -> kube::Result<Page<Self::Item>> {
+        let list = self.0.list_metadata(params).await?;
+        Ok(Page {
+            version: list.metadata.resource_version.unwrap_or_default(),
+            next: list.metadata.continue_.filter(|token| !token.is_empty()),
+            items: list.items,
+        })
+    }
+
+    async fn watch(&self, params: &WatchParams, from: &str) -> kube::Result<Events<Self::Item>> {
+        Ok(self.0.watch_metadata(params, from).await?.boxed())
+    }
+
+    fn meta(item: &Self::Item) -> &ObjectMeta {
+        &item.metadata
+    }
+}
+
+/// Which of them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Selector {
+    pub(super) labels: Option<&'static str>,
+    pub(super) fields: Option<&'static str>,
+}
+
+/// The revisions of Helm releases that are stored in Secrets.
+pub(super) const HELM_SECRETS: Selector = Selector {
+    labels: Some("owner=helm"),
+    fields: Some("type=helm.sh/release.v1"),
+};
+
+/// Those in ConfigMaps, which have no type.
+pub(super) const HELM_CONFIG_MAPS: Selector = Selector {
+    labels: Some("owner=helm"),
+    fields: None,
+};
+
+/// Listens for ever.
+pub(super) async fn follow<S: Source>(
+    source: S,
+    selector: Selector,
+    mut tell: impl FnMut(Told<S::Item>) + Send,
+) {
+    let mut pause = BACKOFF.0;
+    loop {
+        let mut place = match list(&source, &selector, &mut tell).await {
+            Ok(place) => place,
+            Err(trouble) => {
+                rest(&mut pause, &trouble).await;
+                tell(Told::Fails(trouble));
+                continue;
+            }
+        };
+        tell(Told::Well);
+        loop {
+            match watch(&source, &selector, &mut place, &mut pause, &mut tell).await {
+                Ok(()) => {}
+                Err(trouble) if trouble.is(410) => {
+                    rest(&mut pause, &trouble).await;
+                    break;
+                }
+                Err(trouble) => {
+                    tell(Told::Fails(trouble.clone()));
+                    rest(&mut pause, &trouble).await;
+                }
+            }
+        }
+    }
+}
+
+async fn rest(pause: &mut Duration, trouble: &Trouble) {
+    let asked = match trouble {
+        Trouble::Answer { retry_after, .. } => Duration::from_secs(u64::from(*retry_after)),
+        Trouble::Unreachable(_) | Trouble::Unreadable(_) | Trouble::NoSuchKind => Duration::ZERO,
+    };
+    // Many watches that fail together must not come back together.
+    let jitter = 1.0 + fastrand::f64() / 2.0;
+    let longest = Duration::from_secs(30);
+    tokio::time::sleep(pause.mul_f64(jitter).max(asked).min(longest)).await;
+    *pause = (*pause * 2).min(BACKOFF.1);
+}
+
+async fn list<S: Source>(
+    source: &S,
+    selector: &Selector,
+    tell: &mut (impl FnMut(Told<S::Item>) + Send),
+) -> Result<String, Trouble> {
+    let mut params = ListParams {
+        label_selector: selector.labels.map(str::to_owned),
+        field_selector: selector.fields.map(str::to_owned),
+        limit: Some(PAGE),
+        ..ListParams::default()
+    };
+    let mut told = 0;
+    let mut is_first = true;
+    loop {
+        let page = ask(source.list(&params)).await?;
+        // Only now: a list that fails at once leaves what is known.
+        if std::mem::take(&mut is_first) {
+            tell(Told::Begin);
+        }
+        told += page.items.len();
+        for item in page.items {
+            tell(Told::Is(item));
+        }
+        match page.next {
+            Some(next) if told < MAX_OBJECTS => params.continue_token = Some(next),
+            Some(_) | None => {
+                tell(Told::End);
+                return Ok(page.version);
+            }
+        }
+    }
+}
+
+async fn watch<S: Source>(
+    source: &S,
+    selector: &Selector,
+    place: &mut String,
+    pause: &mut Duration,
+    tell: &mut (impl FnMut(Told<S::Item>) + Send),
+) -> Result<(), Trouble> {
+    let params = WatchParams {
+        label_selector: selector.labels.map(str::to_owned),
+        field_selector: selector.fields.map(str::to_owned),
+        timeout: u32::try_from(WATCH.as_secs()).ok(),
+        bookmarks: true,
+        send_initial_events: false,
+    };
+    let began = tokio::time::Instant::now();
+    let mut events = ask(source.watch(&params, place)).await?;
+    tell(Told::Well);
+    let limit = WATCH + PATIENCE;
+    loop {
+        let left = limit.saturating_sub(began.elapsed());
+        let event = tokio::time::timeout(left, events.next())
+            .await
+            .map_err(|_| Trouble::Unreachable("a watch did not end when it should".into()))?;
+        let Some(event) = event else {
+            // A server that ends watches at once must not be asked in a circle.
+            if began.elapsed() < BACKOFF.1 {
+                let early = Trouble::Unreachable("a watch ended at once".into());
+                rest(pause, &early).await;
+            } else {
+                *pause = BACKOFF.0;
+            }
+            return Ok(());
+        };
+        let (item, is_gone) = match event.map_err(Trouble::from)? {
+            WatchEvent::Added(item) | WatchEvent::Modified(item) => (item, false),
+            WatchEvent::Deleted(item) => (item, true),
+            WatchEvent::Bookmark(mark) => {
+                *place = mark.metadata.resource_version;
+                continue;
+            }
+            WatchEvent::Error(status) => return Err(kube::Error::Api(status).into()),
+        };
+        if let Some(version) = &S::meta(&item).resource_version {
+            place.clone_from(version);
+        }
+        tell(if is_gone {
+            Told::Gone(item)
+        } else {
+            Told::Is(item)
+        });
+    }
+}
+
+/// The metadata of release Secrets.
+pub(super) type SecretMetadata = PartialObjectMeta<Secret>;

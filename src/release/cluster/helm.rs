@@ -1,0 +1,260 @@
+//! The helm command: its version, and a rollback by it.
+//!
+//! It runs in an environment of its own, since settings and plugins of whoever started us are none of its business, and
+//! in a process group of its own, so that what it starts ends with it.
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::Command;
+
+use super::{Access, Driver, Policy};
+use crate::release::helm_error::HelmError;
+use crate::release::helm_error::message;
+use crate::units::{Namespace, ReleaseName, Revision};
+
+/// What of helm's output is kept, in bytes; the rest is read and thrown away.
+const MAX_OUTPUT: usize = 64 * 1024;
+
+/// `helm version` asks nobody, so it is quick.
+const VERSION_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What helm is told: the limit of each of its steps.
+pub(super) const STEP_LIMIT: Duration = Duration::from_secs(110);
+
+/// After that helm is told to end, and some seconds later it is killed.
+const HARD_LIMIT: Duration = Duration::from_secs(150);
+const LAST_SECONDS: Duration = Duration::from_secs(5);
+
+/// The oldest versions that are relied on.
+const OLDEST: [(u32, u32); 2] = [(3, 14), (4, 2)];
+
+/// A version of helm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Version {
+    pub(super) major: u32,
+    pub(super) minor: u32,
+}
+
+/// How a run of helm ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Ran {
+    /// It says that it worked.
+    Well,
+    /// It says what went wrong.
+    Failed { class: HelmError, text: String },
+    /// It was killed: by somebody, or by us at the limit.
+    Killed(String),
+    /// It could not be started.
+    NotStarted(String),
+}
+
+/// Helm's version.
+///
+/// # Errors
+/// When there is no helm, or one that is too old; the text says what to do.
+pub(super) async fn version(policy: &Policy) -> Result<Version, String> {
+    let mut command = command(policy);
+    command.args(["version", "--template", "{{.Version}}"]);
+    let shown = policy.helm.display();
+    let output = run(command, VERSION_PATIENCE).await.map_err(|error| {
+        format!("helm cannot be started as {shown}: {error}; set kubernetes.helm to its path")
+    })?;
+    if output.end != End::Code(0) {
+        return Err(format!(
+            "{shown} does not tell its version: {}",
+            message(&output.stderr)
+        ));
+    }
+    let version = parse(&output.stdout).ok_or_else(|| {
+        format!(
+            "{shown} says that its version is {:?}",
+            output.stdout.trim()
+        )
+    })?;
+    let is_young = OLDEST
+        .iter()
+        .any(|(major, minor)| version.major == *major && version.minor >= *minor);
+    if !is_young && version.major <= 4 {
+        return Err(format!(
+            "{shown} is helm {}.{}; a rollback takes 3.14 or newer, or 4.2 or newer",
+            version.major, version.minor
+        ));
+    }
+    Ok(version)
+}
+
+/// As `v3.21.4+g1234567`.
+fn parse(text: &str) -> Option<Version> {
+    let mut numbers = text.trim().strip_prefix('v')?.split('.');
+    Some(Version {
+        major: numbers.next()?.parse().ok()?,
+        minor: numbers.next()?.parse().ok()?,
+    })
+}
+
+/// What is rolled back.
+pub(super) struct Order<'a> {
+    pub(super) namespace: &'a Namespace,
+    pub(super) release: &'a ReleaseName,
+    pub(super) target: Revision,
+    pub(super) driver: Driver,
+    pub(super) version: Version,
+    /// Whether the target was applied by the server.
+    pub(super) server_side: bool,
+}
+
+/// Rolls back, once.
+pub(super) async fn rollback(policy: &Policy, order: &Order<'_>) -> Ran {
+    let mut command = command(policy);
+    command
+        .env("HELM_DRIVER", order.driver.as_str())
+        .args([
+            "rollback",
+            order.release.as_str(),
+            &order.target.to_string(),
+        ])
+        .args(["--namespace", order.namespace.as_str()])
+        .args(["--history-max", "0"])
+        .args(["--timeout", &format!("{}s", STEP_LIMIT.as_secs())]);
+    if order.version.major >= 4 && order.server_side {
+        // What others have set by hand since must not stop the way back.
+        command.arg("--force-conflicts");
+    }
+    match run(command, HARD_LIMIT).await {
+        Err(error) => Ran::NotStarted(error.to_string()),
+        Ok(output) => match output.end {
+            End::Code(0) => Ran::Well,
+            End::Code(_) => Ran::Failed {
+                class: HelmError::of(&output.stderr),
+                text: message(&output.stderr).chars().take(1000).collect(),
+            },
+            End::Signal => Ran::Killed("helm was killed".into()),
+            End::TooLate => Ran::Killed(format!(
+                "helm did not end within {} s",
+                HARD_LIMIT.as_secs()
+            )),
+        },
+    }
+}
+
+fn command(policy: &Policy) -> Command {
+    let scratch = &policy.scratch;
+    let folder = |name: &str| scratch.join(name);
+    let mut command = Command::new(&policy.helm);
+    command
+        .env_clear()
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+        .env("HOME", scratch)
+        .env("TMPDIR", scratch)
+        .env("KUBECACHEDIR", folder("kube"))
+        .env("HELM_CACHE_HOME", folder("cache"))
+        .env("HELM_CONFIG_HOME", folder("config"))
+        .env("HELM_DATA_HOME", folder("data"))
+        .env("HELM_PLUGINS", folder("no-plugins"))
+        .env("NO_COLOR", "1")
+        .current_dir(scratch)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0);
+    match &policy.access {
+        // Helm finds the service account by these, as we do.
+        Access::InCluster => {
+            for name in ["KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"] {
+                if let Some(value) = std::env::var_os(name) {
+                    command.env(name, value);
+                }
+            }
+        }
+        Access::File { path, context } => {
+            command.env("KUBECONFIG", absolute(path));
+            if let Some(context) = context {
+                command.args([OsStr::new("--kube-context"), OsStr::new(context)]);
+            }
+        }
+    }
+    command
+}
+
+fn absolute(path: &Path) -> std::path::PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Code(i32),
+    Signal,
+    TooLate,
+}
+
+struct Output {
+    end: End,
+    stdout: String,
+    stderr: String,
+}
+
+async fn run(mut command: Command, limit: Duration) -> io::Result<Output> {
+    let mut child = command.spawn()?;
+    let group = child
+        .id()
+        .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let work = async {
+        let (stdout, stderr, status) = tokio::join!(kept(stdout), kept(stderr), child.wait());
+        status.map(|status| (status.code(), stdout, stderr))
+    };
+    tokio::pin!(work);
+    let mut is_late = false;
+    let mut ended = tokio::time::timeout(limit, &mut work).await;
+    if ended.is_err() {
+        is_late = true;
+        signal(group, Signal::TERM);
+        ended = tokio::time::timeout(LAST_SECONDS, &mut work).await;
+    }
+    let (code, stdout, stderr) = if let Ok(ended) = ended {
+        ended?
+    } else {
+        signal(group, Signal::KILL);
+        work.await?
+    };
+    let end = match code {
+        _ if is_late => End::TooLate,
+        Some(code) => End::Code(code),
+        None => End::Signal,
+    };
+    Ok(Output {
+        end,
+        stdout,
+        stderr,
+    })
+}
+
+fn signal(group: Option<Pid>, signal: Signal) {
+    if let Some(group) = group {
+        // It may have ended by itself in this moment.
+        let _ = kill_process_group(group, signal);
+    }
+}
+
+/// Reads to the end, and keeps the beginning.
+async fn kept(from: Option<impl AsyncRead + Unpin>) -> String {
+    let Some(mut from) = from else {
+        return String::new();
+    };
+    let mut kept = Vec::new();
+    let mut buffer = vec![0; 8192];
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        let room = MAX_OUTPUT.saturating_sub(kept.len()).min(count);
+        kept.extend_from_slice(&buffer[..room]);
+    }
+    String::from_utf8_lossy(&kept).into_owned()
+}
+
+#[cfg(test)]
+mod tests;

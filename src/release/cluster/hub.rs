@@ -1,0 +1,347 @@
+//! The watches of one namespace, shared by all its releases.
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use kube::core::GroupVersionKind;
+use kube::{Api, Client};
+use tokio::sync::watch;
+
+use super::Driver;
+use super::api::{Trouble, ask};
+use super::feed::{self, Metadata, Selector, Told, Whole};
+use super::tables::{Kind, PodRow, ReplicaSetRow, StoredRow, Table, WorkloadRow};
+use crate::clock::Timeline;
+use crate::release::Work;
+use crate::units::Namespace;
+use crate::units::Time;
+
+/// Kinds whose plurals are kept.
+const MAX_RESOURCES: usize = 1000;
+
+/// The rows of a namespace.
+#[derive(Debug, Default)]
+pub(super) struct Tables {
+    pub(super) stored: Table<Box<str>, StoredRow>,
+    pub(super) pods: Table<Box<str>, PodRow>,
+    pub(super) replica_sets: Table<Box<str>, ReplicaSetRow>,
+    deployments: Table<Box<str>, WorkloadRow>,
+    stateful_sets: Table<Box<str>, WorkloadRow>,
+    daemon_sets: Table<Box<str>, WorkloadRow>,
+    /// By what is watched: what is wrong, or `None` while it has not been read yet.
+    troubles: BTreeMap<&'static str, Option<String>>,
+}
+
+impl Tables {
+    /// Deployments, StatefulSets and DaemonSets.
+    pub(super) fn workloads(&self) -> impl Iterator<Item = &WorkloadRow> {
+        let sets = self.stateful_sets.values().chain(self.daemon_sets.values());
+        self.deployments.values().chain(sets)
+    }
+
+    /// Why what is here may be old; `None` when all is well.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let said = |(what, trouble): (&&str, &Option<String>)| {
+            Some(format!("{what}: {}", trouble.as_ref()?))
+        };
+        self.troubles.iter().find_map(said)
+    }
+
+    /// Whether something has never been read.
+    pub(super) fn is_unread(&self) -> bool {
+        self.troubles.values().any(Option::is_none)
+    }
+}
+
+/// The watches of one namespace.
+pub struct Hub {
+    client: Client,
+    namespace: Namespace,
+    driver: Driver,
+    timeline: Timeline,
+    tables: Mutex<Tables>,
+    changed: watch::Sender<u64>,
+    resources: Mutex<HashMap<GroupVersionKind, (String, bool)>>,
+    failures: std::sync::atomic::AtomicU64,
+}
+
+impl Hub {
+    /// Of a namespace. Nothing is watched before [`Hub::run`].
+    pub fn new(
+        client: Client,
+        namespace: Namespace,
+        driver: Driver,
+        timeline: Timeline,
+    ) -> Arc<Self> {
+        let kinds = [
+            driver.plural(),
+            "pods",
+            "replicasets",
+            "deployments",
+            "statefulsets",
+            "daemonsets",
+        ];
+        let unread = kinds.map(|kind| (kind, None));
+        let tables = Tables {
+            troubles: unread.into(),
+            ..Tables::default()
+        };
+        Arc::new(Self {
+            client,
+            namespace,
+            driver,
+            timeline,
+            tables: Mutex::new(tables),
+            changed: watch::Sender::new(0),
+            resources: Mutex::new(HashMap::new()),
+            failures: std::sync::atomic::AtomicU64::new(0),
+        })
+    }
+
+    /// Watches for ever.
+    pub fn run(self: Arc<Self>) -> Work<()> {
+        Box::pin(async move {
+            tokio::join!(
+                self.records(),
+                self.follow::<Pod>("pods", |tables, told| self.pods(tables, told)),
+                self.follow::<ReplicaSet>("replicasets", |tables, told| {
+                    of(&mut tables.replica_sets, told, ReplicaSetRow::of, |row| {
+                        row.uid.clone()
+                    })
+                }),
+                self.workloads::<Deployment>(
+                    "deployments",
+                    Kind::Deployment,
+                    WorkloadRow::of_deployment
+                ),
+                self.workloads::<StatefulSet>(
+                    "statefulsets",
+                    Kind::StatefulSet,
+                    WorkloadRow::of_stateful_set
+                ),
+                self.workloads::<DaemonSet>(
+                    "daemonsets",
+                    Kind::DaemonSet,
+                    WorkloadRow::of_daemon_set
+                ),
+            );
+        })
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(super) fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    pub(super) fn now(&self) -> Time {
+        self.timeline.now()
+    }
+
+    pub(super) fn driver(&self) -> Driver {
+        self.driver
+    }
+
+    /// Watches that failed since the start.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    pub(super) fn tables(&self) -> MutexGuard<'_, Tables> {
+        // A row is whole before it is put in, so what a panic left behind can be read.
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells when something has changed.
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// The plural of a kind, and whether it lives in namespaces; `None` when the cluster does not have it.
+    pub(super) async fn resource(
+        &self,
+        kind: &GroupVersionKind,
+    ) -> Result<Option<(String, bool)>, Trouble> {
+        let known = || {
+            self.resources
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
+        if let Some(found) = known().get(kind) {
+            return Ok(Some(found.clone()));
+        }
+        let found = match ask(kube::discovery::pinned_kind(&self.client, kind)).await {
+            Ok((resource, abilities)) => {
+                let is_namespaced = abilities.scope == kube::discovery::Scope::Namespaced;
+                (resource.plural, is_namespaced)
+            }
+            Err(trouble) if trouble.is(404) || matches!(trouble, Trouble::NoSuchKind) => {
+                return Ok(None);
+            }
+            Err(trouble) => return Err(trouble),
+        };
+        if known().len() < MAX_RESOURCES {
+            known().insert(kind.clone(), found.clone());
+        }
+        Ok(Some(found))
+    }
+
+    async fn records(&self) {
+        match self.driver {
+            Driver::Secret => {
+                let api: Api<Secret> = self.api();
+                self.listen(
+                    "secrets",
+                    Metadata(api),
+                    feed::HELM_SECRETS,
+                    |tables, told| {
+                        let row = |item: &feed::SecretMetadata| StoredRow::of(&item.metadata);
+                        of(&mut tables.stored, told, row, |row| row.object.clone())
+                    },
+                )
+                .await;
+            }
+            Driver::ConfigMap => {
+                let api: Api<ConfigMap> = self.api();
+                self.listen(
+                    "configmaps",
+                    Metadata(api),
+                    feed::HELM_CONFIG_MAPS,
+                    |tables, told| {
+                        let row = |item: &kube::core::PartialObjectMeta<ConfigMap>| {
+                            StoredRow::of(&item.metadata)
+                        };
+                        of(&mut tables.stored, told, row, |row| row.object.clone())
+                    },
+                )
+                .await;
+            }
+        }
+    }
+
+    fn pods(&self, tables: &mut Tables, told: Told<Pod>) -> bool {
+        let now = self.timeline.now();
+        let is_first_list = tables.troubles.contains_key("pods");
+        let Tables { pods, .. } = tables;
+        let told = match told {
+            Told::Is(pod) => match PodRow::of(&pod) {
+                Some(row) => {
+                    let row = row.clone().after(pods.get(&row.name), now, is_first_list);
+                    return pods.put(row.name.clone(), row);
+                }
+                None => return false,
+            },
+            told => told,
+        };
+        of(pods, told, PodRow::of, |row| row.name.clone())
+    }
+
+    async fn follow<K>(
+        &self,
+        what: &'static str,
+        take: impl Fn(&mut Tables, Told<K>) -> bool + Send + Sync,
+    ) where
+        K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+            + Clone
+            + serde::de::DeserializeOwned
+            + std::fmt::Debug
+            + Send
+            + Sync
+            + 'static,
+    {
+        self.listen(what, Whole(self.api::<K>()), Selector::default(), take)
+            .await;
+    }
+
+    async fn workloads<K>(&self, what: &'static str, kind: Kind, row: fn(&K) -> Option<WorkloadRow>)
+    where
+        K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+            + Clone
+            + serde::de::DeserializeOwned
+            + std::fmt::Debug
+            + Send
+            + Sync
+            + 'static,
+    {
+        self.follow::<K>(what, move |tables, told| {
+            let table = match kind {
+                Kind::Deployment => &mut tables.deployments,
+                Kind::StatefulSet => &mut tables.stateful_sets,
+                Kind::DaemonSet => &mut tables.daemon_sets,
+            };
+            of(table, told, row, |row| row.name.clone())
+        })
+        .await;
+    }
+
+    async fn listen<S: feed::Source>(
+        &self,
+        what: &'static str,
+        source: S,
+        selector: Selector,
+        take: impl Fn(&mut Tables, Told<S::Item>) -> bool + Send + Sync,
+    ) {
+        feed::follow(source, selector, |told| {
+            let mut tables = self.tables();
+            let is_news = match told {
+                Told::Well => tables.troubles.remove(what).is_some(),
+                Told::Fails(trouble) => {
+                    self.failures
+                        .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    let said = format!("{trouble}{}", hint(&trouble, what, &self.namespace));
+                    tables.troubles.insert(what, Some(said.clone())) != Some(Some(said))
+                }
+                told => take(&mut tables, told),
+            };
+            drop(tables);
+            if is_news {
+                self.changed.send_modify(|count| *count += 1);
+            }
+        })
+        .await;
+    }
+
+    fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+    {
+        Api::namespaced(self.client.clone(), self.namespace.as_str())
+    }
+}
+
+fn hint(trouble: &Trouble, what: &str, namespace: &Namespace) -> String {
+    if trouble.is(403) {
+        return format!(
+            "; grant get, list and watch on {what} in the namespace {namespace}, see `leadsman rbac`"
+        );
+    }
+    String::new()
+}
+
+/// Puts what a feed tells into a table; whether it was news.
+fn of<T, K: std::hash::Hash + Eq, V: PartialEq>(
+    table: &mut Table<K, V>,
+    told: Told<T>,
+    row: impl Fn(&T) -> Option<V>,
+    key: impl Fn(&V) -> K,
+) -> bool {
+    match told {
+        Told::Begin => {
+            table.begin();
+            false
+        }
+        // While a list is incomplete, what is told of it is not yet the whole truth; the end of it is.
+        Told::End => {
+            table.end();
+            true
+        }
+        Told::Is(item) => row(&item).is_some_and(|row| table.put(key(&row), row)),
+        Told::Gone(item) => row(&item).is_some_and(|row| table.remove(&key(&row))),
+        Told::Well | Told::Fails(_) => false,
+    }
+}

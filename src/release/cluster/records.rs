@@ -1,0 +1,151 @@
+//! Payloads of records: fetched one at a time, decoded, and written back when they must be put right.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::api::{ListParams, PostParams};
+use kube::{Api, Client};
+use tokio::sync::Semaphore;
+
+use super::Driver;
+use super::amend::{self, Change};
+use super::api::{Trouble, ask};
+use super::tables::StoredRow;
+use crate::release::record::{self, Record};
+use crate::units::{Namespace, ReleaseName};
+
+/// Payloads that are decoded at a time, over all releases: each takes some MiB for a moment.
+static DECODING: Semaphore = Semaphore::const_new(2);
+
+/// What came of fetching a record: its version, and what is in it or why that cannot be read. `None` when it is gone.
+pub(super) type Fetched = Option<(Box<str>, Result<Record, String>)>;
+
+/// The records of one namespace.
+#[derive(Clone)]
+pub(super) struct Records {
+    client: Client,
+    namespace: Arc<str>,
+    driver: Driver,
+}
+
+impl Records {
+    pub(super) fn new(client: Client, namespace: &Namespace, driver: Driver) -> Self {
+        Self {
+            client,
+            namespace: namespace.as_str().into(),
+            driver,
+        }
+    }
+
+    fn secrets(&self) -> Api<Secret> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    fn config_maps(&self) -> Api<ConfigMap> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// The object's version and payload.
+    async fn payload(&self, object: &str) -> Result<Option<(Box<str>, Vec<u8>)>, Trouble> {
+        let version = |version: Option<String>| version.unwrap_or_default().into_boxed_str();
+        Ok(match self.driver {
+            Driver::Secret => ask(self.secrets().get_opt(object)).await?.map(|secret| {
+                let payload = secret.data.and_then(|mut data| data.remove("release"));
+                let payload = payload.map_or_else(Vec::new, |bytes| bytes.0);
+                (version(secret.metadata.resource_version), payload)
+            }),
+            Driver::ConfigMap => ask(self.config_maps().get_opt(object)).await?.map(|map| {
+                let payload = map.data.and_then(|mut data| data.remove("release"));
+                let payload = payload.map_or_else(Vec::new, String::into_bytes);
+                (version(map.metadata.resource_version), payload)
+            }),
+        })
+    }
+
+    /// Fetches and decodes a record.
+    ///
+    /// # Errors
+    /// When the API server cannot be asked; a payload that cannot be read is no error of that kind.
+    pub(super) async fn fetch(&self, object: &str) -> Result<Fetched, Trouble> {
+        // The semaphore is never closed; without a permit it would only be slower.
+        let permit = DECODING.acquire().await;
+        let fetched = self.payload(object).await?;
+        let Some((version, payload)) = fetched else {
+            return Ok(None);
+        };
+        let name = object.to_owned();
+        let read = tokio::task::spawn_blocking(move || {
+            record::decode(&name, &payload).map_err(|error| error.to_string())
+        });
+        let read = read.await.unwrap_or_else(|error| Err(error.to_string()));
+        drop(permit);
+        Ok(Some((version, read)))
+    }
+
+    /// The records of a release by their metadata, ascending, as they are at this moment.
+    pub(super) async fn list(&self, release: &ReleaseName) -> Result<Vec<StoredRow>, Trouble> {
+        let params = ListParams::default().labels(&format!("owner=helm,name={release}"));
+        let metas: Vec<_> = match self.driver {
+            Driver::Secret => {
+                let params = params.fields("type=helm.sh/release.v1");
+                let list = ask(self.secrets().list_metadata(&params)).await?;
+                list.items.into_iter().map(|item| item.metadata).collect()
+            }
+            Driver::ConfigMap => {
+                let list = ask(self.config_maps().list_metadata(&params)).await?;
+                list.items.into_iter().map(|item| item.metadata).collect()
+            }
+        };
+        let mut rows: Vec<StoredRow> = metas.iter().filter_map(StoredRow::of).collect();
+        rows.sort_by_key(|row| row.revision);
+        Ok(rows)
+    }
+
+    /// Changes a record, if it is still the version that was read. Everything else in it stays as it is.
+    ///
+    /// # Errors
+    /// Also when another has changed it in between (409).
+    pub(super) async fn amend(&self, row: &StoredRow, change: &Change) -> Result<(), Trouble> {
+        let unreadable = |why: String| Trouble::Unreadable(format!("{}: {why}", row.object));
+        let Some((version, payload)) = self.payload(&row.object).await? else {
+            return Err(unreadable("it is gone".into()));
+        };
+        if version != row.version {
+            return Err(Trouble::Answer {
+                code: 409,
+                reason: "Conflict".into(),
+                message: format!("{} has changed since it was read", row.object),
+                retry_after: 0,
+            });
+        }
+        let payload = amend::payload(&payload, change).map_err(unreadable)?;
+        match self.driver {
+            Driver::Secret => {
+                let mut secret = ask(self.secrets().get(&row.object)).await?;
+                secret.metadata.resource_version = Some(row.version.to_string());
+                amend::labels(secret.metadata.labels.get_or_insert_default(), change);
+                let data = secret.data.get_or_insert_default();
+                data.insert("release".into(), k8s_openapi::ByteString(payload));
+                ask(self
+                    .secrets()
+                    .replace(&row.object, &PostParams::default(), &secret))
+                .await?;
+            }
+            Driver::ConfigMap => {
+                let mut map = ask(self.config_maps().get(&row.object)).await?;
+                map.metadata.resource_version = Some(row.version.to_string());
+                amend::labels(map.metadata.labels.get_or_insert_default(), change);
+                let text =
+                    String::from_utf8(payload).map_err(|error| unreadable(error.to_string()))?;
+                map.data
+                    .get_or_insert_default()
+                    .insert("release".into(), text);
+                ask(self
+                    .config_maps()
+                    .replace(&row.object, &PostParams::default(), &map))
+                .await?;
+            }
+        }
+        Ok(())
+    }
+}

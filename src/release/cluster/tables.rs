@@ -1,0 +1,413 @@
+//! What is kept of the objects of one namespace: rows, many times smaller than the objects.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::net::IpAddr;
+
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time as Stamp;
+
+use super::mark;
+use crate::release::record;
+use crate::units::Revision;
+use crate::units::Time;
+
+/// Containers of one pod that are looked at.
+const MAX_CONTAINERS: usize = 50;
+
+/// Ports of one pod that are kept.
+const MAX_PORTS: usize = 50;
+
+/// Rows by name, of which a whole list replaces all.
+#[derive(Debug)]
+pub(super) struct Table<K, V> {
+    rows: HashMap<K, (u64, V)>,
+    round: u64,
+}
+
+impl<K, V> Default for Table<K, V> {
+    fn default() -> Self {
+        Self {
+            rows: HashMap::new(),
+            round: 0,
+        }
+    }
+}
+
+impl<K: Hash + Eq, V: PartialEq> Table<K, V> {
+    /// A whole list begins.
+    pub(super) fn begin(&mut self) {
+        self.round += 1;
+    }
+
+    /// It is complete: what was not in it is gone. Whether any was.
+    pub(super) fn end(&mut self) -> bool {
+        let before = self.rows.len();
+        let round = self.round;
+        self.rows.retain(|_, (seen, _)| *seen == round);
+        self.rows.len() != before
+    }
+
+    /// Whether that is news.
+    pub(super) fn put(&mut self, key: K, value: V) -> bool {
+        let is_new = self.rows.get(&key).is_none_or(|(_, old)| *old != value);
+        self.rows.insert(key, (self.round, value));
+        is_new
+    }
+
+    /// Whether it was there.
+    pub(super) fn remove(&mut self, key: &K) -> bool {
+        self.rows.remove(key).is_some()
+    }
+
+    pub(super) fn get(&self, key: &K) -> Option<&V> {
+        self.rows.get(key).map(|(_, value)| value)
+    }
+
+    pub(super) fn values(&self) -> impl Iterator<Item = &V> {
+        self.rows.values().map(|(_, value)| value)
+    }
+}
+
+/// A stored revision, by its object's metadata.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct StoredRow {
+    pub(super) object: Box<str>,
+    pub(super) release: Box<str>,
+    pub(super) revision: Revision,
+    /// The label `status`.
+    pub(super) status: Box<str>,
+    pub(super) created: Time,
+    /// Another one means another payload.
+    pub(super) version: Box<str>,
+    /// Whether a rollback of ours made it.
+    pub(super) ours: bool,
+}
+
+impl StoredRow {
+    /// `None` for what Helm did not store.
+    pub(super) fn of(meta: &ObjectMeta) -> Option<Self> {
+        let object = meta.name.as_deref()?;
+        let (release, revision) = record::name_of(object).ok()?;
+        let label = |name: &str| meta.labels.as_ref().and_then(|labels| labels.get(name));
+        Some(Self {
+            object: object.into(),
+            release: release.as_str().into(),
+            revision,
+            status: label("status").map_or("", String::as_str).into(),
+            created: time_of(meta.creation_timestamp.as_ref()),
+            version: meta.resource_version.as_deref().unwrap_or_default().into(),
+            // An upgrade inherits the labels of the revision before it, so the label names its own.
+            ours: label(mark::MADE).is_some_and(|made| *made == revision.to_string()),
+        })
+    }
+}
+
+/// A pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PodRow {
+    pub(super) name: Box<str>,
+    pub(super) uid: Box<str>,
+    /// UID of the ReplicaSet, StatefulSet or DaemonSet that made it.
+    pub(super) owner: Box<str>,
+    /// Which template it was made from: `controller-revision-hash`, or `pod-template-generation` of a DaemonSet.
+    pub(super) hash: Box<str>,
+    pub(super) generation: Box<str>,
+    pub(super) node: Box<str>,
+    pub(super) created: Time,
+    /// Since when it is Ready by the cluster's clock, which need not be ours.
+    ready_stamp: Option<Time>,
+    /// The same by ours.
+    pub(super) ready_since: Option<Time>,
+    pub(super) terminating: bool,
+    pub(super) restarts: u32,
+    pub(super) waiting: Option<Box<str>>,
+    /// Whether a container's last end was for lack of memory.
+    pub(super) out_of_memory: bool,
+    pub(super) ip: Option<IpAddr>,
+    pub(super) ports: Vec<(Box<str>, u16)>,
+}
+
+impl PodRow {
+    pub(super) fn of(pod: &Pod) -> Option<Self> {
+        let meta = &pod.metadata;
+        let spec = pod.spec.as_ref();
+        let status = pod.status.as_ref();
+        let label = |name: &str| -> Box<str> {
+            let labels = meta.labels.as_ref();
+            labels
+                .and_then(|labels| labels.get(name))
+                .map_or("", String::as_str)
+                .into()
+        };
+        let phase = status.and_then(|status| status.phase.as_deref());
+        let has_ended = matches!(phase, Some("Succeeded" | "Failed"));
+        let ready = status
+            .and_then(|status| status.conditions.as_ref())
+            .and_then(|all| all.iter().find(|one| one.type_ == "Ready"))
+            .filter(|ready| ready.status == "True");
+        let containers: Vec<_> = status
+            .into_iter()
+            .flat_map(|status| {
+                let init = status.init_container_statuses.iter().flatten();
+                init.chain(status.container_statuses.iter().flatten())
+            })
+            .take(MAX_CONTAINERS)
+            .collect();
+        let waiting = containers.iter().filter_map(|container| {
+            let waiting = container.state.as_ref()?.waiting.as_ref()?;
+            waiting.reason.as_deref()
+        });
+        // Of several the one that says most; ContainerCreating and PodInitializing are no trouble.
+        let waiting = waiting
+            .filter(|reason| !matches!(*reason, "ContainerCreating" | "PodInitializing"))
+            .max_by_key(|reason| *reason == "CrashLoopBackOff");
+        let restarts = containers
+            .iter()
+            .map(|container| u32::try_from(container.restart_count).unwrap_or(0))
+            .max();
+        Some(Self {
+            name: meta.name.as_deref()?.into(),
+            uid: meta.uid.as_deref().unwrap_or_default().into(),
+            owner: owner_of(meta),
+            hash: label("controller-revision-hash"),
+            generation: label("pod-template-generation"),
+            node: spec
+                .and_then(|spec| spec.node_name.as_deref())
+                .unwrap_or_default()
+                .into(),
+            created: time_of(meta.creation_timestamp.as_ref()),
+            ready_stamp: ready.map(|ready| time_of(ready.last_transition_time.as_ref())),
+            ready_since: None,
+            terminating: has_ended || meta.deletion_timestamp.is_some(),
+            restarts: restarts.unwrap_or(0),
+            waiting: waiting.map(Into::into),
+            out_of_memory: containers.iter().any(|container| {
+                let ends = [container.state.as_ref(), container.last_state.as_ref()];
+                ends.into_iter().flatten().any(|state| {
+                    let ended = state.terminated.as_ref();
+                    ended.and_then(|end| end.reason.as_deref()) == Some("OOMKilled")
+                })
+            }),
+            ip: status.and_then(|status| status.pod_ip.as_deref()?.parse().ok()),
+            ports: spec
+                .into_iter()
+                .flat_map(|spec| &spec.containers)
+                .take(MAX_CONTAINERS)
+                .flat_map(|container| container.ports.iter().flatten())
+                .filter_map(|port| {
+                    let number = u16::try_from(port.container_port).ok()?;
+                    Some((port.name.as_deref().unwrap_or_default().into(), number))
+                })
+                .take(MAX_PORTS)
+                .collect(),
+        })
+    }
+}
+
+impl PodRow {
+    /// Since when it is Ready, by what was known of it: since it was first seen so, or, for a pod that was there before
+    /// us, since the cluster says so.
+    #[must_use]
+    pub(super) fn after(mut self, old: Option<&Self>, now: Time, is_first_list: bool) -> Self {
+        self.ready_since = self.ready_stamp.map(|stamp| match old {
+            Some(old) if old.ready_stamp == self.ready_stamp => old.ready_since.unwrap_or(now),
+            None if is_first_list => stamp.min(now),
+            Some(_) | None => now,
+        });
+        self
+    }
+}
+
+/// The ReplicaSet of a Deployment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ReplicaSetRow {
+    pub(super) uid: Box<str>,
+    /// UID of its Deployment.
+    pub(super) owner: Box<str>,
+    /// The Deployment's own count of its templates; the highest is the current one.
+    pub(super) number: u64,
+}
+
+impl ReplicaSetRow {
+    pub(super) fn of(set: &ReplicaSet) -> Option<Self> {
+        let annotations = set.metadata.annotations.as_ref();
+        let number = annotations.and_then(|all| all.get("deployment.kubernetes.io/revision"));
+        Some(Self {
+            uid: set.metadata.uid.as_deref()?.into(),
+            owner: owner_of(&set.metadata),
+            number: number.and_then(|number| number.parse().ok()).unwrap_or(0),
+        })
+    }
+}
+
+/// What makes pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Kind {
+    Deployment,
+    StatefulSet,
+    DaemonSet,
+}
+
+impl Kind {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Deployment => "Deployment",
+            Self::StatefulSet => "StatefulSet",
+            Self::DaemonSet => "DaemonSet",
+        }
+    }
+}
+
+/// A Deployment, StatefulSet or DaemonSet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct WorkloadRow {
+    pub(super) kind: Kind,
+    pub(super) name: Box<str>,
+    pub(super) uid: Box<str>,
+    /// The controller has seen the newest specification.
+    pub(super) observed: bool,
+    /// Pods that it should have.
+    pub(super) wanted: i32,
+    /// Pods that it has, of all templates.
+    pub(super) total: i32,
+    pub(super) updated: i32,
+    pub(super) available: i32,
+    pub(super) paused: bool,
+    /// Of a StatefulSet: the hash of the newest template; of a DaemonSet: its generation.
+    pub(super) template: Box<str>,
+    /// Pods of a StatefulSet start one after another, each when the one before is Ready.
+    pub(super) ordered: bool,
+    /// Pods are not replaced by the controller, or only a part of them.
+    pub(super) partial: bool,
+    /// The tool that keeps it as it is, when one does.
+    pub(super) keeper: Option<&'static str>,
+}
+
+impl WorkloadRow {
+    pub(super) fn of_deployment(object: &Deployment) -> Option<Self> {
+        let (spec, status) = (
+            object.spec.as_ref()?,
+            object.status.clone().unwrap_or_default(),
+        );
+        Some(Self {
+            observed: is_observed(&object.metadata, status.observed_generation),
+            wanted: spec.replicas.unwrap_or(1),
+            total: status.replicas.unwrap_or(0),
+            updated: status.updated_replicas.unwrap_or(0),
+            available: status.available_replicas.unwrap_or(0),
+            paused: spec.paused.unwrap_or(false),
+            ..Self::named(Kind::Deployment, &object.metadata)?
+        })
+    }
+
+    pub(super) fn of_stateful_set(object: &StatefulSet) -> Option<Self> {
+        let (spec, status) = (
+            object.spec.as_ref()?,
+            object.status.clone().unwrap_or_default(),
+        );
+        let strategy = spec.update_strategy.as_ref();
+        let on_delete = strategy.and_then(|one| one.type_.as_deref()) == Some("OnDelete");
+        let rolling = strategy.and_then(|one| one.rolling_update.as_ref());
+        Some(Self {
+            observed: is_observed(&object.metadata, status.observed_generation),
+            wanted: spec.replicas.unwrap_or(1),
+            total: status.replicas,
+            updated: status.updated_replicas.unwrap_or(0),
+            available: status
+                .available_replicas
+                .or(status.ready_replicas)
+                .unwrap_or(0),
+            template: status.update_revision.as_deref().unwrap_or_default().into(),
+            ordered: spec.pod_management_policy.as_deref() != Some("Parallel"),
+            partial: on_delete || rolling.and_then(|one| one.partition).unwrap_or(0) > 0,
+            ..Self::named(Kind::StatefulSet, &object.metadata)?
+        })
+    }
+
+    pub(super) fn of_daemon_set(object: &DaemonSet) -> Option<Self> {
+        let (spec, status) = (
+            object.spec.as_ref()?,
+            object.status.clone().unwrap_or_default(),
+        );
+        let strategy = spec.update_strategy.as_ref();
+        let generation = object
+            .metadata
+            .annotations
+            .as_ref()
+            .and_then(|all| all.get("deprecated.daemonset.template.generation"));
+        Some(Self {
+            observed: is_observed(&object.metadata, status.observed_generation),
+            wanted: status.desired_number_scheduled,
+            total: status.current_number_scheduled,
+            updated: status.updated_number_scheduled.unwrap_or(0),
+            available: status.number_available.unwrap_or(0),
+            template: generation.map_or("", String::as_str).into(),
+            partial: strategy.and_then(|one| one.type_.as_deref()) == Some("OnDelete"),
+            ..Self::named(Kind::DaemonSet, &object.metadata)?
+        })
+    }
+
+    fn named(kind: Kind, meta: &ObjectMeta) -> Option<Self> {
+        Some(Self {
+            kind,
+            name: meta.name.as_deref()?.into(),
+            uid: meta.uid.as_deref()?.into(),
+            observed: false,
+            wanted: 0,
+            total: 0,
+            updated: 0,
+            available: 0,
+            paused: false,
+            template: Box::default(),
+            ordered: false,
+            partial: false,
+            keeper: keeper_of(meta),
+        })
+    }
+
+    /// Whether all its pods are of the newest template and serve.
+    pub(super) fn is_complete(&self) -> bool {
+        if !self.observed {
+            return false;
+        }
+        let all_new = self.partial || (self.updated >= self.wanted && self.total <= self.updated);
+        all_new && self.available >= self.wanted
+    }
+}
+
+fn is_observed(meta: &ObjectMeta, observed: Option<i64>) -> bool {
+    observed.unwrap_or(0) >= meta.generation.unwrap_or(0)
+}
+
+/// The tool that would undo what we do, by the marks that Flux and Argo CD leave on what they manage.
+fn keeper_of(meta: &ObjectMeta) -> Option<&'static str> {
+    let labels = meta.labels.iter().flatten();
+    let annotations = meta.annotations.iter().flatten();
+    let managers = meta.managed_fields.iter().flatten();
+    if managers
+        .into_iter()
+        .any(|field| field.manager.as_deref() == Some("helm-controller"))
+    {
+        return Some("Flux");
+    }
+    labels
+        .chain(annotations)
+        .find_map(|(key, _)| mark::keeper(key))
+}
+
+fn owner_of(meta: &ObjectMeta) -> Box<str> {
+    let owners = meta.owner_references.iter().flatten();
+    let mut controllers = owners.filter(|owner| owner.controller == Some(true));
+    controllers
+        .next()
+        .map_or("", |owner| owner.uid.as_str())
+        .into()
+}
+
+fn time_of(stamp: Option<&Stamp>) -> Time {
+    let millis = stamp.map_or(0, |stamp| stamp.0.as_millisecond());
+    Time::from_millis(u64::try_from(millis).unwrap_or(0))
+}

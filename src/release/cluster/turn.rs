@@ -1,0 +1,400 @@
+//! Carrying out a rollback, and putting right what it, or an upgrade that it overtook, leaves behind.
+//!
+//! Helm's word counts for nothing: after each run the records are read again. What is found there says what comes next,
+//! whether helm was run by us, by one of us that was killed, or not at all; so beginning again after a restart is the
+//! same as going on.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::{DeleteParams, Preconditions};
+use tokio::time::Instant;
+
+use super::amend::Change;
+use super::api::{Trouble, ask};
+use super::facts::status_of;
+use super::helm::{self, Order, Ran};
+use super::mark;
+use super::tables::{Kind, StoredRow};
+use super::{Cluster, Known};
+use crate::ledger::Status;
+use crate::release::helm_error::HelmError;
+use crate::release::record::Record;
+use crate::release::{Plan, Refusal, Report};
+use crate::units::Revision;
+
+/// A rollback that was decided is given up after that: whoever looks then has other means.
+const GIVE_UP: Duration = Duration::from_secs(280);
+
+/// Runs of helm for one rollback.
+const MAX_RUNS: u32 = 3;
+
+/// A helm that one of us started before it was killed may still be at work for so long.
+const ORPHAN: Duration = Duration::from_secs(10);
+
+/// Waits while the API server is away.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// An upgrade that was turned back and still says after that time that it is pending will not end by itself.
+const LEFT_PENDING: Duration = Duration::from_secs(900);
+
+/// What was found of our rollback in the records.
+enum Found {
+    /// The bad revision is still the newest.
+    Nothing,
+    /// The rollback is there and complete.
+    Done(StoredRow),
+    /// It is there, and still said to be under way.
+    Pending(StoredRow),
+    /// It is there, and failed.
+    Failed(StoredRow, String),
+    /// Something else is there.
+    Overtaken(Revision),
+}
+
+impl Cluster {
+    pub(super) async fn turn_back(&self, plan: &Plan) -> Result<Report, Refusal> {
+        let began = Instant::now();
+        let mut bad = plan.bad;
+        let mut runs = 0;
+        let mut said = String::new();
+        let mut class = HelmError::Other;
+        let mut was_orphan = false;
+        loop {
+            if began.elapsed() > GIVE_UP {
+                return Err(self.failed(
+                    plan,
+                    &format!("given up after {} s: {said}", GIVE_UP.as_secs()),
+                ));
+            }
+            let found = match self.found(plan, bad).await {
+                Ok(found) => found,
+                Err(trouble) if trouble.may_pass() => {
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+                Err(trouble) => return Err(Refusal::Storage(trouble.to_string())),
+            };
+            match found {
+                Found::Overtaken(newest) => {
+                    return Err(Refusal::Overtaken {
+                        bad: plan.bad,
+                        newest,
+                    });
+                }
+                Found::Done(row) => {
+                    self.sign(plan, &row).await;
+                    return Ok(Report {
+                        made: row.revision,
+                        finished: runs == 0,
+                    });
+                }
+                // Not ours to end yet: the helm that made it may be at work.
+                Found::Pending(_) if runs == 0 && !was_orphan => {
+                    was_orphan = true;
+                    self.wait_for_orphan(plan, bad).await;
+                }
+                Found::Pending(row) => {
+                    let why = if said.is_empty() {
+                        "helm was killed"
+                    } else {
+                        said.as_str()
+                    };
+                    match self.repair(&row, why).await {
+                        Ok(()) => {}
+                        Err(trouble) if trouble.may_pass() || trouble.is(409) => {
+                            tokio::time::sleep(PAUSE).await;
+                        }
+                        Err(trouble) => {
+                            return Err(Refusal::Storage(format!(
+                                "revision {} is left pending-rollback and cannot be put right: {trouble}",
+                                row.revision
+                            )));
+                        }
+                    }
+                }
+                Found::Failed(row, why) => {
+                    let may_go_on =
+                        runs == 0 || class.may_be_tried_again() || said.starts_with("helm ");
+                    if runs >= MAX_RUNS || !may_go_on {
+                        return Err(self.failed(plan, if said.is_empty() { &why } else { &said }));
+                    }
+                    bad = row.revision;
+                    self.set_making(Some((Revision(bad.0 + 1), plan.target)));
+                    (class, said) = self.run(plan, &mut runs).await?;
+                }
+                Found::Nothing => {
+                    if runs > 0 {
+                        // It ended without a record: nothing was written.
+                        if runs >= MAX_RUNS && !class.may_be_tried_again()
+                            || !may_begin_again(class, &said)
+                        {
+                            return Err(self.failed(plan, &said));
+                        }
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                    (class, said) = self.run(plan, &mut runs).await?;
+                }
+            }
+        }
+    }
+
+    /// Runs helm once. What it says went wrong; empty when it says that it worked.
+    async fn run(&self, plan: &Plan, runs: &mut u32) -> Result<(HelmError, String), Refusal> {
+        let version = helm::version(&self.policy)
+            .await
+            .map_err(|why| Refusal::prevented("helm", why))?;
+        let target = self.record(plan.target).await;
+        let server_side =
+            target.is_ok_and(|target| target.is_some_and(|record| record.server_side));
+        *runs += 1;
+        let order = Order {
+            namespace: self.hub.namespace(),
+            release: &self.release,
+            target: plan.target,
+            driver: self.hub.driver(),
+            version,
+            server_side,
+        };
+        tracing::info!(release = %self.release, target = plan.target.0, run = *runs, "Starting helm rollback");
+        let ran = helm::rollback(&self.policy, &order).await;
+        let outcome = match ran {
+            Ran::Well => (HelmError::Other, String::new()),
+            Ran::Failed { class, text } => (class, text),
+            Ran::Killed(why) => (HelmError::Other, why),
+            Ran::NotStarted(why) => {
+                return Err(Refusal::prevented(
+                    "helm",
+                    format!("helm cannot be started: {why}"),
+                ));
+            }
+        };
+        if !outcome.1.is_empty() {
+            tracing::warn!(release = %self.release, class = ?outcome.0, "{}", outcome.1);
+        }
+        Ok(outcome)
+    }
+
+    /// What the records say, read now.
+    async fn found(&self, plan: &Plan, bad: Revision) -> Result<Found, Trouble> {
+        let rows = self.records.list(&self.release).await?;
+        let Some(newest) = rows.last() else {
+            return Ok(Found::Overtaken(Revision::default()));
+        };
+        if newest.revision == bad {
+            return Ok(Found::Nothing);
+        }
+        if newest.revision.0 != bad.0 + 1 {
+            return Ok(Found::Overtaken(newest.revision));
+        }
+        let Some((version, read)) = self.records.fetch(&newest.object).await? else {
+            return Ok(Found::Nothing);
+        };
+        let row = StoredRow {
+            version,
+            ..newest.clone()
+        };
+        let Ok(record) = read else {
+            return Ok(Found::Overtaken(row.revision));
+        };
+        // Whoever rolls back to the same contents has done our work.
+        let is_rollback = record.description.starts_with("Rollback ")
+            || record.description.starts_with("Release \"");
+        if !is_rollback || record.digest() != plan.digest {
+            return Ok(Found::Overtaken(row.revision));
+        }
+        Ok(match record.status {
+            Status::PendingRollback => Found::Pending(row),
+            Status::Deployed => Found::Done(row),
+            Status::Failed => Found::Failed(row, record.description),
+            Status::Unknown
+            | Status::Uninstalled
+            | Status::Superseded
+            | Status::Uninstalling
+            | Status::PendingInstall
+            | Status::PendingUpgrade => Found::Overtaken(row.revision),
+        })
+    }
+
+    async fn wait_for_orphan(&self, plan: &Plan, bad: Revision) {
+        let until = Instant::now() + ORPHAN;
+        while Instant::now() < until {
+            tokio::time::sleep(PAUSE).await;
+            if !matches!(self.found(plan, bad).await, Ok(Found::Pending(_))) {
+                return;
+            }
+        }
+    }
+
+    /// A record of a rollback that nobody carries on with must not block upgrades for ever.
+    async fn repair(&self, row: &StoredRow, why: &str) -> Result<(), Trouble> {
+        let change = Change {
+            status: Some("failed"),
+            description: Some(format!("Rollback \"{}\" failed: {why}", self.release)),
+            labels: vec![(mark::MADE, row.revision.to_string())],
+        };
+        self.records.amend(row, &change).await?;
+        tracing::warn!(release = %self.release, revision = row.revision.0, why,
+            "A record that was left pending-rollback is marked as failed");
+        Ok(())
+    }
+
+    /// Notes in the record that we made it, and why. Without that the rollback holds all the same.
+    async fn sign(&self, plan: &Plan, row: &StoredRow) {
+        let digest: String = plan.digest.0.chars().take(12).collect();
+        let change = Change {
+            status: None,
+            description: Some(format!(
+                "Rollback to {} by Leadsman: revision {}: {}; contents {digest}",
+                plan.target, plan.bad, plan.reason
+            )),
+            labels: vec![
+                (mark::MADE, row.revision.to_string()),
+                (mark::TURNED_BACK, plan.bad.to_string()),
+                (mark::DIGEST, digest),
+                (mark::FENCE, plan.fence.to_string()),
+            ],
+        };
+        for _ in 0..3 {
+            match self.records.amend(row, &change).await {
+                Ok(()) => return,
+                Err(trouble) if trouble.may_pass() => tokio::time::sleep(PAUSE).await,
+                Err(trouble) => {
+                    tracing::warn!(release = %self.release, revision = row.revision.0, %trouble,
+                        "The record of the rollback cannot be marked as ours");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn failed(&self, plan: &Plan, why: &str) -> Refusal {
+        Refusal::Failed {
+            text: format!("{why}; by hand: {}", self.by_hand(plan.target)),
+        }
+    }
+
+    /// The command with which a person does the same.
+    pub(super) fn by_hand(&self, target: Revision) -> String {
+        format!(
+            "helm rollback {} {target} --namespace {} --history-max 0",
+            self.release,
+            self.hub.namespace()
+        )
+    }
+
+    /// A record by its number, as it is now.
+    pub(super) async fn record(&self, revision: Revision) -> Result<Option<Record>, Trouble> {
+        let object = format!("sh.helm.release.v1.{}.v{revision}", self.release);
+        Ok(self
+            .records
+            .fetch(&object)
+            .await?
+            .and_then(|(_, read)| read.ok()))
+    }
+
+    /// Puts right the record of an upgrade that was turned back while it waited: helm says at its end that it is
+    /// deployed, although the rollback is. Nothing is touched once a revision newer than ours is there.
+    pub(super) async fn mend(&self, rows: &[StoredRow]) {
+        let Some(newest) = rows
+            .last()
+            .filter(|row| row.ours && status_of(row) == Status::Deployed)
+        else {
+            return;
+        };
+        let now = self.hub.now();
+        for row in rows
+            .iter()
+            .filter(|row| row.revision < newest.revision && row.created <= newest.created)
+        {
+            let is_left = match status_of(row) {
+                Status::Deployed => true,
+                status if status.is_pending() => now.since(newest.created) > LEFT_PENDING,
+                _ => false,
+            };
+            if !is_left {
+                continue;
+            }
+            let change = Change {
+                status: Some("superseded"),
+                description: Some(format!(
+                    "Rollback \"{}\" failed: superseded by revision {}, to which Leadsman rolled back while this upgrade was waiting",
+                    self.release, newest.revision
+                )),
+                labels: Vec::new(),
+            };
+            match self.records.amend(row, &change).await {
+                Ok(()) => tracing::info!(release = %self.release, revision = row.revision.0,
+                    "The record of an upgrade that was turned back while it waited is marked as superseded"),
+                Err(trouble) => {
+                    tracing::debug!(release = %self.release, %trouble, "A record is put right later");
+                }
+            }
+        }
+    }
+
+    /// Deletes a pod that keeps a StatefulSet from going back: with ordered pods the controller waits for a pod of the
+    /// bad revision to become Ready, which it never does. One at a time, and only after a rollback of ours.
+    pub(super) async fn unblock(&self, rows: &[StoredRow], known: &BTreeMap<Revision, Known>) {
+        let Some(newest) = rows.last().filter(|row| row.ours) else {
+            return;
+        };
+        if !self.policy.may.unblock_statefulsets {
+            return;
+        }
+        let Some(Ok(read)) = known.get(&newest.revision).map(|known| known.read.as_ref()) else {
+            return;
+        };
+        let stuck = {
+            let tables = self.hub.tables();
+            let own = |name: &str| {
+                read.workloads
+                    .iter()
+                    .any(|(kind, own)| *kind == Kind::StatefulSet && **own == *name)
+            };
+            let sets = tables.workloads().filter(|row| {
+                row.kind == Kind::StatefulSet
+                    && row.ordered
+                    && !row.partial
+                    && row.observed
+                    && own(&row.name)
+            });
+            let stuck = sets.filter_map(|set| {
+                tables.pods.values().find(|pod| {
+                    pod.owner == set.uid
+                        && pod.hash != set.template
+                        && pod.ready_since.is_none()
+                        && !pod.terminating
+                })
+            });
+            stuck
+                .map(|pod| (pod.name.clone(), pod.uid.clone()))
+                .collect::<Vec<_>>()
+        };
+        let pods: Api<Pod> =
+            Api::namespaced(self.hub.client().clone(), self.hub.namespace().as_str());
+        for (name, uid) in stuck {
+            let params = DeleteParams {
+                preconditions: Some(Preconditions {
+                    uid: Some(uid.to_string()),
+                    resource_version: None,
+                }),
+                ..DeleteParams::default()
+            };
+            match ask(pods.delete(&name, &params)).await {
+                Ok(_) => tracing::info!(release = %self.release, pod = %name,
+                    "A pod of the revision that was turned back blocked its StatefulSet and is deleted"),
+                Err(trouble) => tracing::warn!(release = %self.release, pod = %name, %trouble,
+                    "A pod blocks its StatefulSet and cannot be deleted"),
+            }
+        }
+    }
+}
+
+/// Whether helm may be started once more although it left no record.
+fn may_begin_again(class: HelmError, said: &str) -> bool {
+    // Killed before it wrote anything, or it says that it worked and the record is not there.
+    class.may_be_tried_again() || said.is_empty() || said.starts_with("helm ")
+}

@@ -1,0 +1,139 @@
+//! A daemon that guards the app of a cluster, and what it says of it.
+
+#![allow(unreachable_pub, reason = "shared by the tests of one binary")]
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::program::Leadsman;
+use crate::rig::{Cluster, Helm};
+
+/// A whole watch with its rollout, twice over.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+pub struct Guarded<'a> {
+    pub leadsman: Leadsman,
+    cluster: &'a Cluster,
+}
+
+/// What is written into the configuration, beside what each test needs.
+pub struct Settings<'a> {
+    pub kubeconfig: &'a Path,
+    /// The helm that Leadsman uses.
+    pub helm: &'a Path,
+    pub mode: &'a str,
+    /// More lines of `[release.rollback]`.
+    pub rollback: &'a str,
+}
+
+impl<'a> Guarded<'a> {
+    /// Starts Leadsman in enforce mode, and waits until it knows what the app is like.
+    pub fn start(cluster: &'a Cluster) -> Self {
+        Self::by(cluster, cluster.helm)
+    }
+
+    /// The same with another helm than the pipeline's.
+    pub fn by(cluster: &'a Cluster, helm: Helm) -> Self {
+        Self::with(
+            cluster,
+            &Settings {
+                kubeconfig: &cluster.kubeconfig(),
+                helm: &helm.path(),
+                mode: "enforce",
+                rollback: "",
+            },
+        )
+    }
+
+    pub fn with(cluster: &'a Cluster, settings: &Settings<'_>) -> Self {
+        let leadsman = Leadsman::run(&configuration(cluster, settings), &[]);
+        let guarded = Self { leadsman, cluster };
+        guarded.until("steady", |release| release["phase"] == "steady");
+        // A baseline of 40 soundings and direct looks at pods; before that the rule assumes the worst.
+        guarded.until("a baseline", |release| {
+            let known = release["known"].as_array();
+            known.is_some_and(|known| {
+                known.iter().all(|probe| {
+                    probe["baseline_total"].as_u64() >= Some(20) && probe["pods_answer"] == true
+                })
+            })
+        });
+        guarded
+    }
+
+    /// What the API says of the release.
+    pub fn release(&self) -> Value {
+        let path = format!("/api/v1/releases/{}/mykadoo", self.cluster.namespace);
+        serde_json::from_str(&self.leadsman.get(&path).body).unwrap_or(Value::Null)
+    }
+
+    /// Waits until what the API says of the release is so.
+    #[track_caller]
+    pub fn until(&self, what: &str, mut holds: impl FnMut(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let release = self.release();
+            if holds(&release) {
+                return release;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "never came true: {what}; the release:\n{release:#}\nthe log:\n{}",
+                self.leadsman.log()
+            );
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Waits for the end of a revision's watch; the rollout as the API tells it.
+    #[track_caller]
+    pub fn ending(&self, revision: u64) -> Value {
+        let mut found = Value::Null;
+        self.until(&format!("the end of revision {revision}"), |_| {
+            let path = format!(
+                "/api/v1/releases/{}/mykadoo/rollouts",
+                self.cluster.namespace
+            );
+            let rollouts: Value =
+                serde_json::from_str(&self.leadsman.get(&path).body).unwrap_or(Value::Null);
+            let past = rollouts["rollouts"].as_array().cloned().unwrap_or_default();
+            found = past
+                .into_iter()
+                .find(|past| past["revision"] == revision && past["ending"].is_string())
+                .unwrap_or(Value::Null);
+            !found.is_null()
+        });
+        found
+    }
+}
+
+/// The runbook's four endpoints; `/` is the web's, the others are the API's.
+pub fn configuration(cluster: &Cluster, settings: &Settings<'_>) -> String {
+    let (api, web) = (
+        cluster.service("mykadoo-api"),
+        cluster.service("mykadoo-web"),
+    );
+    let probe = |name: &str, path: &str| {
+        format!(
+            "[[release.probe]]\nname = \"{name}\"\npath = \"{path}\"\npods = \"mykadoo-api\"\nexpect = {{ status = 200, json = {{ \"/status\" = \"ok\" }} }}\n"
+        )
+    };
+    format!(
+        "[state]\ndirectory = \"state\"\n\
+         [kubernetes]\nkubeconfig = {:?}\nhelm = {:?}\nscratch = \"scratch\"\n\
+         [[release]]\nname = \"mykadoo\"\nnamespace = {:?}\nbase_url = {api:?}\nmode = {:?}\ninterval = \"1s\"\ntimeout = \"3s\"\n\
+         [release.rollback]\nwatch = \"60s\"\n{}\n\
+         {}{}{}\
+         [[release.probe]]\nname = \"web\"\nurl = \"{web}/\"\npods = \"mykadoo-web\"\n",
+        settings.kubeconfig.display().to_string(),
+        settings.helm.display().to_string(),
+        cluster.namespace,
+        settings.mode,
+        settings.rollback,
+        probe("api", "/api/health"),
+        probe("db", "/api/health/db"),
+        probe("redis", "/api/health/redis"),
+    )
+}

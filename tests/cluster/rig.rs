@@ -1,0 +1,276 @@
+//! The rig from inside: a namespace for each test, the app installed by a real Helm, and what the cluster saw.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "shared by the tests of one binary"
+)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::Value;
+
+/// Which Helm a person or a pipeline uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Helm {
+    Three,
+    Four,
+}
+
+impl Helm {
+    pub fn program(self) -> &'static str {
+        match self {
+            Self::Three => "helm3",
+            Self::Four => "helm4",
+        }
+    }
+
+    pub fn path(self) -> PathBuf {
+        let path = std::env::var_os("PATH").unwrap();
+        let mut all = std::env::split_paths(&path).map(|folder| folder.join(self.program()));
+        all.find(|file| file.exists())
+            .expect("the rig has both Helms in its PATH")
+    }
+}
+
+/// The rig's folder, when we are in it. Outside the test is left out, except where all tests must run.
+pub fn rig() -> Option<&'static Path> {
+    static RIG: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let rig = RIG.get_or_init(|| std::env::var_os("LEADSMAN_RIG").map(PathBuf::from));
+    if rig.is_none() {
+        eprintln!("left out: no cluster; `tests/rig/up cargo test --test cluster` brings one up");
+    }
+    rig.as_deref()
+}
+
+/// A namespace of its own, and the app in it.
+pub struct Cluster {
+    pub namespace: String,
+    pub helm: Helm,
+    rig: &'static Path,
+}
+
+impl Cluster {
+    /// A namespace that nobody else uses; `None` outside the rig.
+    pub fn new(name: &str, helm: Helm) -> Option<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let rig = rig()?;
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        Some(Self {
+            namespace: format!("{name}-{number}-{}", std::process::id()),
+            helm,
+            rig,
+        })
+    }
+
+    pub fn folder(&self) -> &'static Path {
+        self.rig
+    }
+
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.rig.join("admin.kubeconfig")
+    }
+
+    /// Runs this cluster's Helm in its namespace.
+    pub fn run(&self, helm: Helm, arguments: &[&str]) -> Output {
+        Command::new(helm.path())
+            .args(arguments)
+            .args(["--namespace", &self.namespace])
+            .env("KUBECONFIG", self.kubeconfig())
+            .env("HELM_CACHE_HOME", self.rig.join("helm-cache"))
+            .output()
+            .unwrap()
+    }
+
+    /// The same, which must work; what it wrote.
+    #[track_caller]
+    pub fn helm(&self, arguments: &[&str]) -> String {
+        self.by(self.helm, arguments)
+    }
+
+    /// The same by another Helm.
+    #[track_caller]
+    pub fn by(&self, helm: Helm, arguments: &[&str]) -> String {
+        let output = self.run(helm, arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "{} {arguments:?}: {said}",
+            helm.program()
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Installs the app with these values, and waits for it.
+    #[track_caller]
+    pub fn install(&self, values: &[&str]) {
+        let mut arguments = vec![
+            "install",
+            "mykadoo",
+            CHART,
+            "--create-namespace",
+            "--wait",
+            "--timeout",
+            "60s",
+        ];
+        arguments.extend(values.iter().flat_map(|value| ["--set-json", value]));
+        self.helm(&arguments);
+    }
+
+    /// Upgrades it as it stands to these values, and does not wait.
+    #[track_caller]
+    pub fn upgrade(&self, values: &[&str]) {
+        let mut arguments = vec!["upgrade", "mykadoo", CHART];
+        arguments.extend(values.iter().flat_map(|value| ["--set-json", value]));
+        self.helm(&arguments);
+    }
+
+    /// Revision, status and description, ascending.
+    pub fn history(&self, helm: Helm) -> Vec<(u64, String, String)> {
+        let json: Value =
+            serde_json::from_str(&self.by(helm, &["history", "mykadoo", "-o", "json"])).unwrap();
+        let text = |entry: &Value, key: &str| entry[key].as_str().unwrap().to_owned();
+        json.as_array()
+            .unwrap()
+            .iter()
+            .map(|entry| {
+                (
+                    entry["revision"].as_u64().unwrap(),
+                    text(entry, "status"),
+                    text(entry, "description"),
+                )
+            })
+            .collect()
+    }
+
+    /// Revisions and statuses as one text: `1 superseded, 2 superseded, 3 deployed`.
+    pub fn statuses(&self, helm: Helm) -> String {
+        let all: Vec<String> = self
+            .history(helm)
+            .iter()
+            .map(|(revision, status, _)| format!("{revision} {status}"))
+            .collect();
+        all.join(", ")
+    }
+
+    /// What the API server answers.
+    pub fn get(&self, path: &str) -> Value {
+        let output = self.curl(&[], path);
+        serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
+    }
+
+    fn curl(&self, more: &[&str], path: &str) -> Output {
+        let pki = self.rig.join("pki");
+        let file = |name: &str| pki.join(name).into_os_string();
+        Command::new("curl")
+            .args(["-s", "--max-time", "10", "--cacert"])
+            .arg(file("ca.crt"))
+            .arg("--cert")
+            .arg(file("admin.crt"))
+            .arg("--key")
+            .arg(file("admin.key"))
+            .args(more)
+            .arg(format!("https://127.0.0.1:6443{path}"))
+            .output()
+            .unwrap()
+    }
+
+    /// Sends JSON to the API server.
+    #[track_caller]
+    pub fn send(&self, method: &str, path: &str, kind: &str, body: &Value) -> Value {
+        let content = format!("Content-Type: {kind}");
+        let body = body.to_string();
+        let output = self.curl(&["-X", method, "-H", &content, "-d", &body], path);
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_ne!(answer["status"], "Failure", "{method} {path}: {answer}");
+        answer
+    }
+
+    /// The address of a Service of the app.
+    pub fn service(&self, name: &str) -> String {
+        let path = format!("/api/v1/namespaces/{}/services/{name}", self.namespace);
+        let service = self.get(&path);
+        format!(
+            "http://{}",
+            service["spec"]["clusterIP"].as_str().expect("a cluster IP")
+        )
+    }
+
+    /// The objects of a kind in the namespace.
+    pub fn list(&self, group: &str, plural: &str) -> Vec<Value> {
+        let path = format!("{group}/namespaces/{}/{plural}", self.namespace);
+        self.get(&path)["items"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    /// All pods of the app's API are Ready and of one image.
+    pub fn image(&self) -> Option<String> {
+        let path = format!(
+            "/apis/apps/v1/namespaces/{}/deployments/mykadoo-api",
+            self.namespace
+        );
+        let deployment = self.get(&path);
+        let image = &deployment["spec"]["template"]["spec"]["containers"][0]["image"];
+        image.as_str().map(str::to_owned)
+    }
+
+    /// Writes to release records and workloads that the API server saw, as `user verb resource/name`, in their order.
+    pub fn writes(&self, user: &str) -> Vec<String> {
+        let text = std::fs::read_to_string(self.rig.join("audit.log")).unwrap();
+        let events = text
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        events
+            .filter(|event| {
+                let object = &event["objectRef"];
+                object["namespace"] == self.namespace.as_str()
+                    && event["user"]["username"] == user
+                    && event["responseStatus"]["code"]
+                        .as_u64()
+                        .is_some_and(|code| code < 300)
+            })
+            .map(|event| {
+                let object = &event["objectRef"];
+                let text = |value: &Value| value.as_str().unwrap_or("").to_owned();
+                format!(
+                    "{} {}/{}",
+                    text(&event["verb"]),
+                    text(&object["resource"]),
+                    text(&object["name"])
+                )
+            })
+            .collect()
+    }
+
+    /// Makes all pods of the namespace answer so at a path; an empty answer ends that.
+    pub fn depend(&self, path: &str, answer: &str) {
+        let mut url = format!(
+            "http://127.0.0.1:9900/dependency?namespace={}&path={path}",
+            self.namespace
+        );
+        if !answer.is_empty() {
+            url += &format!("&answer={answer}");
+        }
+        let done = Command::new("curl")
+            .args(["-sf", "-X", "POST", &url])
+            .status()
+            .unwrap();
+        assert!(done.success());
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // So that hundreds of pods do not pile up; the rig goes away as a whole.
+        let path = format!("/api/v1/namespaces/{}", self.namespace);
+        let _ = self.curl(&["-X", "DELETE"], &path);
+    }
+}
+
+/// The chart of the app.
+pub const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/rig/mykadoo");

@@ -96,6 +96,14 @@ fn only_the_daemon_starts_long_lived_tasks() {
         ),
         ("probe/", "blocking work of one sounding"),
         ("release/embedded.rs", "files are read and done"),
+        (
+            "release/cluster/records.rs",
+            "a payload is decoded and done",
+        ),
+        (
+            "release/cluster/helm.rs",
+            "one run of helm, within its limit",
+        ),
         ("cli/", "the roof"),
         ("daemon", "the daemon"),
     ];

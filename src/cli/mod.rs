@@ -18,6 +18,7 @@ pub mod judge;
 pub mod logging;
 mod online;
 pub mod probe;
+pub mod rbac;
 pub mod replay;
 pub mod run;
 pub mod signals;
@@ -75,6 +76,8 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// Show why a verdict fell
     Explain(explain::ExplainArgs),
+    /// Print the least Role that the guarded releases need
+    Rbac(rbac::RbacArgs),
     /// Turn a blackbox.yml into our modules
     ImportBlackbox(import_blackbox::ImportArgs),
 }
@@ -174,6 +177,7 @@ pub fn main() -> ExitCode {
         Command::Judge(args) => judge::run(args),
         Command::Replay(args) => replay::run(args),
         Command::Explain(args) => explain::run(args),
+        Command::Rbac(args) => rbac::run(args),
         Command::ImportBlackbox(args) => import_blackbox::run(args),
     }
 }

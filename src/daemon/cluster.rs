@@ -33,7 +33,7 @@ impl Connected {
         timeline: Timeline,
         ended: CancellationToken,
     ) -> Result<Self, String> {
-        let client = cluster::connect(&access(settings)).await?;
+        let client = cluster::connect(&Access::of(settings)).await?;
         std::fs::create_dir_all(settings.scratch.join("no-plugins")).map_err(|error| {
             let scratch = settings.scratch.display();
             format!("{scratch} cannot be written: {error}; set kubernetes.scratch to a directory that helm may write to")
@@ -53,7 +53,7 @@ impl Connected {
         let policy = Policy {
             helm: self.settings.helm.clone(),
             scratch: self.settings.scratch.clone(),
-            access: access(&self.settings),
+            access: Access::of(&self.settings),
             may: release.guard.may.clone(),
         };
         cluster::Cluster::new(hub, release.name.clone(), policy)
@@ -100,15 +100,5 @@ impl Drop for Connected {
         for watched in self.watched.values() {
             watched.stop.cancel();
         }
-    }
-}
-
-fn access(settings: &Kubernetes) -> Access {
-    match &settings.kubeconfig {
-        Some(path) => Access::File {
-            path: path.clone(),
-            context: settings.context.clone(),
-        },
-        None => Access::InCluster,
     }
 }

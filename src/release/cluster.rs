@@ -19,6 +19,7 @@ mod hub;
 mod mark;
 mod preflight;
 mod records;
+mod rights;
 mod tables;
 mod turn;
 
@@ -31,6 +32,7 @@ use tokio::sync::watch;
 
 pub use api::{Access, connect};
 pub use hub::Hub;
+pub use rights::{Rights, needed};
 
 use super::{Engine, Observed, Plan, Refusal, Report, Work};
 use crate::config::settings::Driver;

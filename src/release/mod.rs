@@ -24,6 +24,7 @@ use tokio::sync::watch;
 
 use crate::ledger::{self, Digest, Ledger, NoTarget, Stored};
 use crate::units::{Revision, Time};
+use crate::verdict::Stuck;
 
 /// What is known of a release at the moment.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -94,6 +95,23 @@ impl Pod {
     /// Whether a container of it crashes in a loop.
     pub fn is_crash_looping(&self) -> bool {
         self.waiting.as_deref() == Some("CrashLoopBackOff")
+    }
+
+    /// Why it cannot start, if so: the reasons are a kubelet's.
+    pub fn stuck(&self) -> Option<Stuck> {
+        match self.waiting.as_deref()? {
+            "ErrImagePull"
+            | "ImagePullBackOff"
+            | "InvalidImageName"
+            | "ErrImageNeverPull"
+            | "ImageInspectError"
+            | "RegistryUnavailable"
+            | "SignatureValidationFailed" => Some(Stuck::Image),
+            "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
+                Some(Stuck::Container)
+            }
+            _ => None,
+        }
     }
 }
 

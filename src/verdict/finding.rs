@@ -64,6 +64,8 @@ impl Why {
 pub enum Reason {
     /// Path A.
     CrashLoop,
+    /// New pods cannot start at all.
+    CannotStart,
     /// Path B, all endpoints.
     HardDownAll,
     /// Path B, this endpoint.
@@ -78,6 +80,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::CrashLoop => f.write_str("crash_loop"),
+            Self::CannotStart => f.write_str("cannot_start"),
             Self::HardDownAll => f.write_str("hard_down_all"),
             Self::HardDown(endpoint) => write!(f, "hard_down:{endpoint}"),
             Self::PodsDown(endpoint) => write!(f, "pods_down:{endpoint}"),

@@ -127,6 +127,19 @@ pub struct PodState {
     pub crash_loop_back_off: bool,
     /// Whether pods of the old revision do the same.
     pub old_too: bool,
+    /// Why it cannot even start, told when that has lasted long enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stuck: Option<Stuck>,
+}
+
+/// Why a pod cannot start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stuck {
+    /// An image of it cannot be pulled.
+    Image,
+    /// A container of it cannot be created, as where a Secret that it needs is missing.
+    Container,
 }
 
 /// Counts of users' requests in one scrape interval.

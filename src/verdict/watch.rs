@@ -216,7 +216,8 @@ impl Watch {
         let settled_from = self.settled_from();
         let is_settled = t >= settled_from - 1e-9;
 
-        self.finding = self.crash_loop(now, t, tick.pods);
+        let cannot_start = || Self::cannot_start(now, t, tick.pods);
+        self.finding = self.crash_loop(now, t, tick.pods).or_else(cannot_start);
         if self.finding.is_some() {
             return self.finding.as_ref();
         }

@@ -26,6 +26,8 @@ pub struct Settings<'a> {
     pub mode: &'a str,
     /// More lines of `[release.rollback]`.
     pub rollback: &'a str,
+    /// The length of the watch, in seconds.
+    pub watch: u32,
 }
 
 impl<'a> Guarded<'a> {
@@ -43,6 +45,7 @@ impl<'a> Guarded<'a> {
                 helm: &helm.path(),
                 mode: "enforce",
                 rollback: "",
+                watch: 60,
             },
         )
     }
@@ -124,13 +127,14 @@ pub fn configuration(cluster: &Cluster, settings: &Settings<'_>) -> String {
         "[state]\ndirectory = \"state\"\n\
          [kubernetes]\nkubeconfig = {:?}\nhelm = {:?}\nscratch = \"scratch\"\n\
          [[release]]\nname = \"mykadoo\"\nnamespace = {:?}\nbase_url = {api:?}\nmode = {:?}\ninterval = \"1s\"\ntimeout = \"3s\"\n\
-         [release.rollback]\nwatch = \"60s\"\n{}\n\
+         [release.rollback]\nwatch = \"{}s\"\n{}\n\
          {}{}{}\
          [[release.probe]]\nname = \"web\"\nurl = \"{web}/\"\npods = \"mykadoo-web\"\n",
         settings.kubeconfig.display().to_string(),
         settings.helm.display().to_string(),
         cluster.namespace,
         settings.mode,
+        settings.watch,
         settings.rollback,
         probe("api", "/api/health"),
         probe("db", "/api/health/db"),

@@ -306,6 +306,7 @@ fn property_whatever_comes_in_every_number_is_a_number() {
                 restarts,
                 crash_loop_back_off: restarts > 3,
                 old_too: rng.bool(),
+                stuck: None,
             }];
             watch.tick(&Tick {
                 marks: &marks,
@@ -410,7 +411,7 @@ fn the_random_streams_convict_in_several_ways() {
             Some(Reason::HardDownAll) => "hard down, all",
             Some(Reason::HardDown(_)) => "hard down",
             Some(Reason::ErrorRate(_)) => "error rate",
-            Some(Reason::CrashLoop | Reason::PodsDown(_)) => "another",
+            Some(Reason::CrashLoop | Reason::CannotStart | Reason::PodsDown(_)) => "another",
         });
     }
     assert!(reasons.len() >= 3, "{reasons:?}");

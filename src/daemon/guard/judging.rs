@@ -11,6 +11,7 @@ use crate::daemon::runner::Heard;
 use crate::ledger::Found;
 use crate::recording::{self, End, Head, Line, Recorded};
 use crate::release::Facts;
+use crate::release::Pod;
 use crate::rollout::{Ending, Event, Phase};
 use crate::sounding::Outcome;
 use crate::store::Recorder;
@@ -139,6 +140,7 @@ impl Guard {
             failing: vec![BTreeMap::new(); endpoints],
             last_bad: None,
             crashes: BTreeMap::new(),
+            stuck: BTreeMap::new(),
             trace: Vec::new(),
             inbox: Inbox::new(endpoints),
             tick: Recorded::default(),
@@ -207,6 +209,7 @@ impl Guard {
             return;
         }
         let blind = self.check_blind().await;
+        let now = self.now();
         let is_void = blind || self.state.rollout.is_held();
         let facts = Arc::clone(&self.facts.borrow().facts);
         let Some(watching) = &mut self.state.watching else {
@@ -220,7 +223,10 @@ impl Guard {
         let mut tick = std::mem::take(&mut watching.tick);
         tick.tick = watching.watch.ticks();
         tick.marks = recording::row(&marks);
-        tick.pods = crashes(watching, &facts);
+        // Old facts are none: what they say of pods may be over.
+        if !blind {
+            tick.pods = crashes(watching, &facts, now);
+        }
         let mut lines = Vec::new();
         if !is_void {
             for pod in &watching.pods {
@@ -378,23 +384,28 @@ impl Guard {
 }
 
 /// States of new pods that are not known yet.
-fn crashes(watching: &mut Watching, facts: &Facts) -> Vec<PodState> {
+fn crashes(watching: &mut Watching, facts: &Facts, now: Time) -> Vec<PodState> {
     let revision = watching.revision;
-    let old_too = facts
-        .pods
-        .iter()
-        .any(|pod| pod.revision < revision && !pod.terminating && pod.is_crash_looping());
+    let old = || {
+        let old = facts.pods.iter().filter(|pod| pod.revision < revision);
+        old.filter(|pod| !pod.terminating)
+    };
+    let loops_too = old().any(Pod::is_crash_looping);
     let mut states = Vec::new();
     for pod in facts.pods.iter().filter(|pod| pod.revision == revision) {
+        let stuck = watching.is_stuck(pod, facts, now);
         let state = (pod.restarts, pod.is_crash_looping());
-        if state == (0, false) || watching.crashes.get(&pod.name) == Some(&state) {
+        if stuck.is_none()
+            && (state == (0, false) || watching.crashes.get(&pod.name) == Some(&state))
+        {
             continue;
         }
         watching.crashes.insert(pod.name.clone(), state);
         states.push(PodState {
             restarts: pod.restarts,
             crash_loop_back_off: pod.is_crash_looping(),
-            old_too,
+            old_too: loops_too || (stuck.is_some() && old().any(|old| old.stuck() == stuck)),
+            stuck,
         });
     }
     states

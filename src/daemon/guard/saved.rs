@@ -1,16 +1,19 @@
 //! What is known of a guarded release: all of it survives a restart.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::baseline::Baseline;
 use crate::ledger::Ledger;
 use crate::recording;
+use crate::release::Facts;
+use crate::release::Pod;
 use crate::rollout::{Entry, Phase, Rollout};
 use crate::serve::status::VerdictView;
 use crate::units::{Revision, Time};
-use crate::verdict::{Inbox, Mark, Verification, Watch};
+use crate::verdict::{Inbox, Mark, Stuck, Verification, Watch};
 
 /// Entries of the log of events that are kept.
 pub(super) const MAX_ENTRIES: usize = 100;
@@ -95,6 +98,9 @@ pub(super) struct Watching {
     pub(super) last_bad: Option<u32>,
     /// States of pods that were told to the watch.
     pub(super) crashes: BTreeMap<Box<str>, (u32, bool)>,
+    /// Pods that cannot start, and since when.
+    #[serde(default)]
+    pub(super) stuck: BTreeMap<Box<str>, Time>,
     /// Seconds and e-value; thinned out when it grows too long.
     pub(super) trace: Vec<(f64, f64)>,
     /// Marks that wait for their tick.
@@ -104,7 +110,26 @@ pub(super) struct Watching {
     pub(super) tick: recording::Recorded,
 }
 
+/// A pod that cannot start is held against the revision after that: a registry may stumble, and a kubelet tries again
+/// after 10, 20 and 40 s.
+const STUCK_FOR: Duration = Duration::from_secs(60);
+
 impl Watching {
+    /// Whether a pod could not start for so long that it tells, and no other one of its workload serves.
+    pub(super) fn is_stuck(&mut self, pod: &Pod, facts: &Facts, now: Time) -> Option<Stuck> {
+        let Some(stuck) = pod.stuck() else {
+            self.stuck.remove(&pod.name);
+            return None;
+        };
+        let since = *self.stuck.entry(pod.name.clone()).or_insert(now);
+        let serves = facts.pods.iter().any(|other| {
+            other.revision == self.revision
+                && other.workload == pod.workload
+                && other.ready_since.is_some()
+        });
+        (now.since(since) >= STUCK_FOR && !serves).then_some(stuck)
+    }
+
     pub(super) fn trace(&mut self) {
         let t = self.watch.elapsed_s();
         // JSON has no infinity, and nobody tells such numbers apart.

@@ -8,6 +8,8 @@ use kube::config::KubeConfigOptions;
 use kube::config::Kubeconfig;
 use kube::{Client, Config};
 
+use crate::config::settings::Kubernetes;
+
 /// The longest that one request may take. A watch has its own limit.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -26,6 +28,19 @@ pub enum Access {
         /// The context in it.
         context: Option<String>,
     },
+}
+
+impl Access {
+    /// As the settings say.
+    pub fn of(settings: &Kubernetes) -> Self {
+        match &settings.kubeconfig {
+            Some(path) => Self::File {
+                path: path.clone(),
+                context: settings.context.clone(),
+            },
+            None => Self::InCluster,
+        }
+    }
 }
 
 /// Why the API server did not do what it was asked.

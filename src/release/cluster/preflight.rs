@@ -2,20 +2,15 @@
 
 use std::time::Duration;
 
-use futures::StreamExt;
-use k8s_openapi::api::authorization::v1::{
-    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
-};
-use kube::Api;
-use kube::api::PostParams;
-use kube::core::GroupVersionKind;
 use tokio::time::Instant;
 
 use super::Cluster;
-use super::api::{Trouble, ask};
+use super::api::Trouble;
 use super::checks::{self, Allowed, Obstacle};
 use super::facts::status_of;
 use super::helm;
+use super::rights;
+use super::rights::Rights;
 use crate::release::manifest::Object;
 use crate::release::record::Record;
 use crate::release::{Plan, Refusal};
@@ -28,18 +23,6 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How long is waited for a hook that runs, or for an API server that is away.
 const WAIT: Duration = Duration::from_secs(600);
-
-/// Access reviews at a time.
-const AT_A_TIME: usize = 8;
-
-/// Kinds that are asked for rights.
-const MAX_KINDS: usize = 100;
-
-/// What helm does to each kind of a manifest.
-const VERBS: [&str; 4] = ["get", "create", "patch", "delete"];
-
-/// What it does to a hook's.
-const HOOK_VERBS: [&str; 5] = ["get", "list", "watch", "create", "delete"];
 
 impl Cluster {
     pub(super) async fn may_be_turned_back(&self, plan: &Plan) -> Result<(), Refusal> {
@@ -74,7 +57,7 @@ impl Cluster {
 
     /// Looks once; why it has to be waited, if so.
     async fn look(&self, plan: &Plan) -> Result<Option<String>, Refused> {
-        let version = helm::version(&self.policy).await.map_err(|why| {
+        helm::version(&self.policy).await.map_err(|why| {
             Refusal::prevented(
                 "helm",
                 format!("{why}; by hand: {}", self.by_hand(plan.target)),
@@ -145,7 +128,7 @@ impl Cluster {
             obstacles.push(checks::keeper_obstacle(keeper));
         }
         if obstacles.is_empty() {
-            obstacles.extend(self.rights(&objects, &target, version).await?);
+            obstacles.extend(self.rights(&objects, &target).await?);
         }
         let Some(first) = obstacles.first() else {
             return Ok(None);
@@ -174,72 +157,23 @@ impl Cluster {
     }
 
     /// What helm would have to be allowed, and is not.
-    async fn rights(
-        &self,
-        objects: &[Object],
-        target: &Record,
-        _: helm::Version,
-    ) -> Result<Vec<Obstacle>, Trouble> {
-        let namespace = self.hub.namespace().as_str();
-        let driver = self.hub.driver().plural();
-        let mut asked: Vec<Right> = ["get", "list", "create", "update"]
-            .map(|verb| Right::new(namespace, "", driver, verb))
-            .into();
-        let hooks = target
-            .hooks
-            .iter()
-            .filter(|hook| hook.runs_at("pre-rollback") || hook.runs_at("post-rollback"));
-        let hooks: Vec<Object> = hooks
-            .filter_map(|hook| crate::release::manifest::objects(&hook.manifest).ok())
-            .flatten()
-            .collect();
+    async fn rights(&self, objects: &[Object], target: &Record) -> Result<Vec<Obstacle>, Trouble> {
+        let hooks = rights::rollback_hooks(target);
+        let (mut needed, unknown) = rights::to_change(&self.hub, objects, &hooks).await?;
+        needed.extend(Rights::to_record(
+            self.hub.namespace().as_str(),
+            self.hub.driver(),
+        ));
         let mut obstacles = Vec::new();
-        let all = objects.iter().map(|object| (object, &VERBS[..]));
-        for (object, verbs) in all
-            .chain(hooks.iter().map(|hook| (hook, &HOOK_VERBS[..])))
-            .take(MAX_KINDS * 10)
-        {
-            let Some((group, version)) = split(&object.api_version) else {
-                continue;
-            };
-            let kind = GroupVersionKind::gvk(group, version, &object.kind);
-            let Some((plural, is_namespaced)) = self.hub.resource(&kind).await? else {
-                obstacles.push(Obstacle {
-                    reason: "unknown_kind",
-                    text: format!(
-                        "the cluster does not have {} {}",
-                        object.api_version, object.kind
-                    ),
-                });
-                continue;
-            };
-            let place = if is_namespaced {
-                object.namespace.as_deref().unwrap_or(namespace)
-            } else {
-                ""
-            };
-            for verb in verbs {
-                let right = Right::new(place, group, &plural, verb);
-                if !asked.contains(&right) && asked.len() < MAX_KINDS * VERBS.len() {
-                    asked.push(right);
-                }
-            }
+        if !unknown.is_empty() {
+            let unknown: Vec<String> = unknown.into_iter().collect();
+            obstacles.push(Obstacle {
+                reason: "unknown_kind",
+                text: format!("the cluster does not have {}", unknown.join(", ")),
+            });
         }
-        obstacles.dedup();
-        let mut reviews = futures::stream::iter(asked)
-            .map(|right| async move {
-                let may = self.may(&right).await;
-                (right, may)
-            })
-            .buffer_unordered(AT_A_TIME);
-        let mut missing = Vec::new();
-        while let Some((right, may)) = reviews.next().await {
-            if !may? {
-                missing.push(right.to_string());
-            }
-        }
+        let missing = needed.missing(&self.hub).await?;
         if !missing.is_empty() {
-            missing.sort();
             obstacles.push(Obstacle {
                 reason: "rights",
                 text: format!(
@@ -249,66 +183,6 @@ impl Cluster {
             });
         }
         Ok(obstacles)
-    }
-
-    async fn may(&self, right: &Right) -> Result<bool, Trouble> {
-        let reviews: Api<SelfSubjectAccessReview> = Api::all(self.hub.client().clone());
-        let attributes = ResourceAttributes {
-            namespace: Some(right.namespace.clone()).filter(|namespace| !namespace.is_empty()),
-            group: Some(right.group.clone()),
-            resource: Some(right.plural.clone()),
-            verb: Some(right.verb.to_owned()),
-            ..ResourceAttributes::default()
-        };
-        let review = SelfSubjectAccessReview {
-            spec: SelfSubjectAccessReviewSpec {
-                resource_attributes: Some(attributes),
-                ..Default::default()
-            },
-            ..Default::default()
-        };
-        let answer = ask(reviews.create(&PostParams::default(), &review)).await?;
-        Ok(answer.status.is_some_and(|status| status.allowed))
-    }
-}
-
-/// Group and version of `apps/v1` or `v1`.
-fn split(api_version: &str) -> Option<(&str, &str)> {
-    match api_version.split_once('/') {
-        Some((group, version)) => (!version.contains('/')).then_some((group, version)),
-        None => Some(("", api_version)),
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Right {
-    namespace: String,
-    group: String,
-    plural: String,
-    verb: &'static str,
-}
-
-impl Right {
-    fn new(namespace: &str, group: &str, plural: &str, verb: &'static str) -> Self {
-        Self {
-            namespace: namespace.to_owned(),
-            group: group.to_owned(),
-            plural: plural.to_owned(),
-            verb,
-        }
-    }
-}
-
-impl std::fmt::Display for Right {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}", self.verb, self.plural)?;
-        if !self.group.is_empty() {
-            write!(f, ".{}", self.group)?;
-        }
-        if !self.namespace.is_empty() {
-            write!(f, " in {}", self.namespace)?;
-        }
-        Ok(())
     }
 }
 

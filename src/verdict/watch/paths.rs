@@ -5,7 +5,7 @@ use super::report::Kind;
 use crate::verdict::direct::Down;
 use crate::verdict::finding::{Finding, Reason, Rise};
 use crate::verdict::stratum::{LN_ZERO, ln, ln_sum};
-use crate::verdict::{Mark, PodState};
+use crate::verdict::{Mark, PodState, Stuck};
 
 impl Watch {
     /// Path A.
@@ -36,6 +36,28 @@ impl Watch {
                     rule.crash_restarts_hard
                 }
             ),
+        })
+    }
+
+    /// Beside path A: pods that never come as far as to crash.
+    pub(super) fn cannot_start(now: u32, t: f64, pods: &[PodState]) -> Option<Finding> {
+        let stuck = pods
+            .iter()
+            .filter(|pod| !pod.old_too)
+            .find_map(|pod| pod.stuck)?;
+        let what = match stuck {
+            Stuck::Image => "its image cannot be pulled",
+            Stuck::Container => "its container cannot be created",
+        };
+        Some(Finding {
+            reason: Reason::CannotStart,
+            tick: now,
+            t,
+            e: None,
+            text: format!("no new pod became Ready, and one could not start for a minute: {what}"),
+            otherwise: "Had one new pod of the same workload become Ready, or had pods of the old revision the same \
+                        trouble, it would not have been held against the revision."
+                .into(),
         })
     }
 

@@ -1,1 +1,151 @@
 #![allow(clippy::unwrap_used, reason = "a test may end where it stands")]
+
+use std::io::Write as _;
+
+use base64::Engine as _;
+
+use super::*;
+use crate::release::record;
+
+/// A record with this manifest and these hooks (JSON).
+fn record(manifest: &str, hooks: &str, annotations: &str) -> Record {
+    let manifest = serde_json::to_string(manifest).unwrap();
+    let json = format!(
+        r#"{{"name":"web","version":1,"info":{{"status":"deployed"}},"chart":{{"metadata":{{"name":"web","annotations":{annotations}}}}},"manifest":{manifest},"hooks":{hooks}}}"#
+    );
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(json.as_bytes()).unwrap();
+    let payload = base64::engine::general_purpose::STANDARD.encode(gzip.finish().unwrap());
+    record::decode("sh.helm.release.v1.web.v1", payload.as_bytes()).unwrap()
+}
+
+fn plain(manifest: &str) -> Record {
+    record(manifest, "[]", "{}")
+}
+
+fn reasons(bad: &Record, target: &Record, allowed: &Allowed<'_>) -> Vec<&'static str> {
+    let (_, obstacles) = look(bad, target, allowed);
+    obstacles.iter().map(|one| one.reason).collect()
+}
+
+const NONE: &[&str] = &[];
+
+const CONFIG: &str = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: a\n";
+const CLAIM: &str = "---\napiVersion: v1\nkind: PersistentVolumeClaim\nmetadata:\n  name: data\n";
+
+#[test]
+fn an_ordinary_revision_can_be_turned_back() {
+    let (bad, target) = (plain(CONFIG), plain(CONFIG));
+    assert_eq!(reasons(&bad, &target, &Allowed::default()), NONE);
+}
+
+#[test]
+fn data_is_not_deleted_unless_its_kind_is_allowed() {
+    let (bad, target) = (plain(&format!("{CONFIG}{CLAIM}")), plain(CONFIG));
+    let (_, obstacles) = look(&bad, &target, &Allowed::default());
+    assert_eq!(obstacles[0].reason, "deletes_data");
+    assert!(
+        obstacles[0].text.contains("PersistentVolumeClaim data"),
+        "{}",
+        obstacles[0].text
+    );
+    let kinds = ["PersistentVolumeClaim".to_owned()];
+    let allowed = Allowed {
+        kinds: &kinds,
+        ..Allowed::default()
+    };
+    assert_eq!(reasons(&bad, &target, &allowed), NONE);
+    // Helm keeps what is marked so.
+    let kept = "---\napiVersion: v1\nkind: PersistentVolumeClaim\nmetadata:\n  name: data\n  annotations:\n    helm.sh/resource-policy: keep\n";
+    assert_eq!(
+        reasons(
+            &plain(&format!("{CONFIG}{kept}")),
+            &target,
+            &Allowed::default()
+        ),
+        NONE
+    );
+    // Going forward to a revision that has more is no deletion.
+    assert_eq!(reasons(&target, &bad, &Allowed::default()), NONE);
+}
+
+#[test]
+fn fields_that_cannot_be_changed_are_named() {
+    let set = |template: &str| {
+        plain(&format!(
+            "apiVersion: apps/v1\nkind: StatefulSet\nmetadata:\n  name: queue\nspec:\n  serviceName: {template}\n"
+        ))
+    };
+    let (_, obstacles) = look(&set("a"), &set("b"), &Allowed::default());
+    assert_eq!(obstacles[0].reason, "immutable");
+    assert!(
+        obstacles[0]
+            .text
+            .contains("StatefulSet queue spec.serviceName"),
+        "{}",
+        obstacles[0].text
+    );
+    assert_eq!(reasons(&set("a"), &set("a"), &Allowed::default()), NONE);
+}
+
+#[test]
+fn a_job_that_may_have_migrated_data_stops_the_rollback_unless_it_is_said_to_be_compatible() {
+    let hook = |kind: &str, event: &str, phase: &str| {
+        format!(
+            r#"[{{"name":"migrate","kind":"{kind}","events":["{event}"],"last_run":{{"phase":"{phase}"}}}}]"#
+        )
+    };
+    let target = plain(CONFIG);
+    let bad = record(CONFIG, &hook("Job", "pre-upgrade", "Succeeded"), "{}");
+    assert_eq!(reasons(&bad, &target, &Allowed::default()), ["migrations"]);
+    let allowed = Allowed {
+        migrations: true,
+        ..Allowed::default()
+    };
+    assert_eq!(reasons(&bad, &target, &allowed), NONE);
+    for harmless in [
+        hook("Job", "test", "Succeeded"),
+        hook("Job", "pre-upgrade", ""),
+        hook("ConfigMap", "pre-upgrade", "Succeeded"),
+    ] {
+        assert_eq!(
+            reasons(
+                &record(CONFIG, &harmless, "{}"),
+                &target,
+                &Allowed::default()
+            ),
+            NONE
+        );
+    }
+}
+
+#[test]
+fn what_flux_or_argo_cd_keeps_and_what_a_chart_denies_is_left_alone() {
+    let marked = |mark: &str| plain(&format!("{CONFIG}  labels:\n    {mark}: web\n"));
+    let target = plain(CONFIG);
+    for mark in ["helm.toolkit.fluxcd.io/name", "argocd.argoproj.io/instance"] {
+        assert_eq!(
+            reasons(&marked(mark), &target, &Allowed::default()),
+            ["kept_by_another"],
+            "{mark}"
+        );
+        let allowed = Allowed {
+            keeper: true,
+            ..Allowed::default()
+        };
+        assert_eq!(reasons(&marked(mark), &target, &allowed), NONE);
+    }
+    let denied = record(CONFIG, "[]", r#"{"leadsman.io/rollback":"deny"}"#);
+    assert_eq!(reasons(&denied, &target, &Allowed::default()), ["denied"]);
+}
+
+#[test]
+fn a_manifest_that_is_not_yaml_is_an_obstacle_that_names_its_revision() {
+    let (_, obstacles) = look(&plain("a: [\n"), &plain(CONFIG), &Allowed::default());
+    assert_eq!(obstacles[0].reason, "manifest");
+    assert!(
+        obstacles[0].text.contains("revision 1"),
+        "{}",
+        obstacles[0].text
+    );
+}

@@ -1,0 +1,82 @@
+//! `leadsman rbac`: the least that Leadsman must be allowed, for the releases that the configuration names.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::{BAD_CONFIGURATION, ConfigArgs, runtime};
+use crate::clock::Timeline;
+use crate::config::settings::{Kubernetes, Settings};
+use crate::release::cluster::{self, Access, Rights};
+
+/// Options of `leadsman rbac`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "What is printed is made of the stored revisions of each release: every kind of object that a \
+    rollback may change is in it.\nA chart that gets a new kind of object needs new rights; leadsman_rollback_ready tells.\n\n\
+    Exit code: 0; 1 when the cluster cannot be asked; 2 for a mistake in the configuration.\n\n\
+    Example:\n  leadsman rbac --service-account leadsman --account-namespace monitoring | kubectl apply -f -"
+)]
+pub struct RbacArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// The service account that is bound
+    #[arg(long, default_value = "leadsman", value_name = "NAME")]
+    service_account: String,
+    /// The namespace of that account
+    #[arg(long, default_value = "leadsman", value_name = "NAMESPACE")]
+    account_namespace: String,
+    /// The name of the Roles
+    #[arg(long, default_value = "leadsman", value_name = "NAME")]
+    name: String,
+}
+
+pub(super) fn run(args: &RbacArgs) -> ExitCode {
+    let loaded = match args.config.load() {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
+    };
+    let Some(kubernetes) = loaded.settings.kubernetes.clone() else {
+        eprintln!("leadsman: the configuration names no cluster; add [kubernetes]");
+        return ExitCode::from(BAD_CONFIGURATION);
+    };
+    let Some(runtime) = runtime(1) else {
+        return ExitCode::FAILURE;
+    };
+    let found = runtime.block_on(rights(&loaded.settings, &kubernetes));
+    runtime.shutdown_background();
+    match found {
+        Ok(rights) => {
+            let text = rights.manifest(&args.name, &args.service_account, &args.account_namespace);
+            say!("{}", text.trim_end());
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            eprintln!("leadsman: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn rights(settings: &Settings, kubernetes: &Kubernetes) -> Result<Rights, String> {
+    let client = cluster::connect(&Access::of(kubernetes)).await?;
+    let mut rights = Rights::default();
+    for release in settings
+        .releases
+        .iter()
+        .filter(|release| release.in_cluster)
+    {
+        let timeline = Timeline::start();
+        let hub = cluster::Hub::new(
+            client.clone(),
+            release.namespace.clone(),
+            kubernetes.driver,
+            timeline,
+        );
+        let needed = cluster::needed(&hub, release).await;
+        rights.extend(
+            needed.map_err(|why| format!("{}/{}: {why}", release.namespace, release.name))?,
+        );
+    }
+    Ok(rights)
+}

@@ -1,0 +1,360 @@
+//! What has to be allowed: to watch a release, to look at it closely, and to turn it back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
+};
+use kube::api::PostParams;
+use kube::core::GroupVersionKind;
+use kube::{Api, Client};
+
+use super::api::{Trouble, ask};
+use super::hub::Hub;
+use super::records::Records;
+use crate::config::settings::Driver;
+use crate::config::settings::Release;
+use crate::release::Work;
+use crate::release::manifest::{self, Object};
+use crate::release::record::Record;
+use crate::rollout::Mode;
+
+/// Objects of one release whose kinds are looked up.
+const MAX_OBJECTS: usize = 2000;
+
+/// What helm does to each kind of a manifest.
+const OF_OBJECTS: [&str; 4] = ["get", "create", "patch", "delete"];
+
+/// What it does to a hook's kind.
+const OF_HOOKS: [&str; 6] = ["get", "list", "watch", "create", "patch", "delete"];
+
+const WATCH: [&str; 3] = ["get", "list", "watch"];
+
+/// A kind of objects in a namespace; an empty namespace is the whole cluster.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    pub(super) namespace: String,
+    pub(super) group: String,
+    pub(super) plural: String,
+}
+
+/// Verbs by place.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rights(BTreeMap<Place, BTreeSet<&'static str>>);
+
+impl Rights {
+    pub(super) fn add(
+        &mut self,
+        namespace: &str,
+        group: &str,
+        plural: &str,
+        verbs: &[&'static str],
+    ) {
+        let place = Place {
+            namespace: namespace.to_owned(),
+            group: group.to_owned(),
+            plural: plural.to_owned(),
+        };
+        self.0.entry(place).or_default().extend(verbs);
+    }
+
+    /// Takes over all of another.
+    pub fn extend(&mut self, other: Self) {
+        for (place, verbs) in other.0 {
+            self.0.entry(place).or_default().extend(verbs);
+        }
+    }
+
+    /// What following releases in a namespace takes, and what is collected as evidence.
+    pub fn to_watch(namespace: &str, driver: Driver) -> Self {
+        let mut rights = Self::default();
+        rights.add(namespace, "", driver.plural(), &WATCH);
+        rights.add(namespace, "", "pods", &WATCH);
+        for plural in ["deployments", "replicasets", "statefulsets", "daemonsets"] {
+            rights.add(namespace, "apps", plural, &WATCH);
+        }
+        rights.add(namespace, "", "pods/log", &["get"]);
+        rights.add(namespace, "", "events", &["list"]);
+        rights.add(
+            namespace,
+            "autoscaling",
+            "horizontalpodautoscalers",
+            &["list"],
+        );
+        rights.add(namespace, "events.k8s.io", "events", &["create", "patch"]);
+        rights
+    }
+
+    /// What writing the records of a rollback takes.
+    pub(super) fn to_record(namespace: &str, driver: Driver) -> Self {
+        let mut rights = Self::default();
+        rights.add(
+            namespace,
+            "",
+            driver.plural(),
+            &["get", "list", "create", "update"],
+        );
+        rights
+    }
+
+    fn each(&self) -> impl Iterator<Item = (&Place, &'static str)> {
+        self.0
+            .iter()
+            .flat_map(|(place, verbs)| verbs.iter().map(move |verb| (place, *verb)))
+    }
+
+    /// Those that we do not have, in words.
+    pub(super) async fn missing(&self, hub: &Hub) -> Result<Vec<String>, Trouble> {
+        use futures::StreamExt;
+
+        /// Access reviews at a time.
+        const AT_A_TIME: usize = 8;
+        let mut reviews: Vec<Work<Result<Option<String>, Trouble>>> = Vec::new();
+        for (place, verb) in self.each() {
+            let (client, place) = (hub.client().clone(), place.clone());
+            reviews.push(Box::pin(async move {
+                let may = may(client, &place, verb).await?;
+                Ok((!may).then(|| format!("{verb} {place}")))
+            }));
+        }
+        let mut reviews = futures::stream::iter(reviews).buffer_unordered(AT_A_TIME);
+        let mut missing = Vec::new();
+        while let Some(found) = reviews.next().await {
+            missing.extend(found?);
+        }
+        missing.sort();
+        Ok(missing)
+    }
+
+    /// A Role for each namespace, and a ClusterRole for what lives in none, each bound to a service account, as YAML.
+    pub fn manifest(&self, name: &str, account: &str, account_namespace: &str) -> String {
+        let mut namespaces: Vec<&str> = self.0.keys().map(|place| &*place.namespace).collect();
+        namespaces.dedup();
+        let mut text = String::new();
+        for namespace in namespaces {
+            let kind = if namespace.is_empty() {
+                "ClusterRole"
+            } else {
+                "Role"
+            };
+            let meta = if namespace.is_empty() {
+                format!("metadata:\n  name: {name}\n")
+            } else {
+                format!("metadata:\n  name: {name}\n  namespace: {namespace}\n")
+            };
+            text += &format!(
+                "---\napiVersion: rbac.authorization.k8s.io/v1\nkind: {kind}\n{meta}rules:\n"
+            );
+            for (group, verbs, plurals) in self.rules(namespace) {
+                text += &format!(
+                    "  - apiGroups: [\"{group}\"]\n    resources: [{}]\n    verbs: [{}]\n",
+                    plurals.join(", "),
+                    verbs.join(", ")
+                );
+            }
+            text += &format!(
+                "---\napiVersion: rbac.authorization.k8s.io/v1\nkind: {kind}Binding\n{meta}roleRef:\n  \
+                 apiGroup: rbac.authorization.k8s.io\n  kind: {kind}\n  name: {name}\nsubjects:\n  - kind: ServiceAccount\n    \
+                 name: {account}\n    namespace: {account_namespace}\n"
+            );
+        }
+        text
+    }
+
+    /// Group, verbs and resources; resources of a group with the same verbs stand together.
+    fn rules(&self, namespace: &str) -> Vec<(&str, Vec<&'static str>, Vec<&str>)> {
+        let mut rules: Vec<(&str, Vec<&'static str>, Vec<&str>)> = Vec::new();
+        for (place, verbs) in self
+            .0
+            .iter()
+            .filter(|(place, _)| place.namespace == namespace)
+        {
+            // In the order in which people write them.
+            let order = [
+                "get", "list", "watch", "create", "update", "patch", "delete",
+            ];
+            let verbs: Vec<&str> = order
+                .into_iter()
+                .filter(|verb| verbs.contains(verb))
+                .collect();
+            match rules
+                .iter_mut()
+                .find(|(group, own, _)| *group == place.group && *own == verbs)
+            {
+                Some((_, _, plurals)) => plurals.push(&place.plural),
+                None => rules.push((&place.group, verbs, vec![&place.plural])),
+            }
+        }
+        rules
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.plural)?;
+        if !self.group.is_empty() {
+            write!(f, ".{}", self.group)?;
+        }
+        if !self.namespace.is_empty() {
+            write!(f, " in {}", self.namespace)?;
+        }
+        Ok(())
+    }
+}
+
+async fn may(client: Client, place: &Place, verb: &str) -> Result<bool, Trouble> {
+    let reviews: Api<SelfSubjectAccessReview> = Api::all(client);
+    let (plural, part) = place.plural.split_once('/').unwrap_or((&place.plural, ""));
+    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let attributes = ResourceAttributes {
+        namespace: some(&place.namespace),
+        group: some(&place.group),
+        resource: some(plural),
+        subresource: some(part),
+        verb: some(verb),
+        ..ResourceAttributes::default()
+    };
+    let review = SelfSubjectAccessReview {
+        spec: SelfSubjectAccessReviewSpec {
+            resource_attributes: Some(attributes),
+            ..Default::default()
+        },
+        ..Default::default()
+    };
+    let answer = ask(reviews.create(&PostParams::default(), &review)).await?;
+    Ok(answer.status.is_some_and(|status| status.allowed))
+}
+
+/// What changing these objects and running these hooks takes, and the kinds that the cluster does not have.
+pub(super) async fn to_change(
+    hub: &Hub,
+    objects: &[Object],
+    hooks: &[Object],
+) -> Result<(Rights, BTreeSet<String>), Trouble> {
+    let own = hub.namespace().as_str();
+    let mut rights = Rights::default();
+    let mut unknown = BTreeSet::new();
+    let all = objects.iter().map(|object| (object, &OF_OBJECTS[..]));
+    let all = all.chain(hooks.iter().map(|hook| (hook, &OF_HOOKS[..])));
+    let all: Vec<(&Object, &[&'static str])> = all.take(MAX_OBJECTS).collect();
+    for (object, verbs) in all {
+        let Some((group, version)) = split(&object.api_version) else {
+            unknown.insert(format!("{} {}", object.api_version, object.kind));
+            continue;
+        };
+        let kind = GroupVersionKind::gvk(group, version, &object.kind);
+        let Some((plural, is_namespaced)) = hub.resource(&kind).await? else {
+            unknown.insert(format!("{} {}", object.api_version, object.kind));
+            continue;
+        };
+        let namespace = object.namespace.as_deref().unwrap_or(own);
+        rights.add(
+            if is_namespaced { namespace } else { "" },
+            group,
+            &plural,
+            verbs,
+        );
+    }
+    Ok((rights, unknown))
+}
+
+/// Revisions whose kinds are looked at, the newest first.
+const MAX_REVISIONS: usize = 20;
+
+/// All that guarding a release takes: to watch it, to look at it, and, unless it is only observed, to turn it back to any
+/// of its stored revisions.
+///
+/// # Errors
+/// When the cluster cannot be asked, or the release has no revision that can be read.
+pub async fn needed(hub: &Hub, release: &Release) -> Result<Rights, String> {
+    let (namespace, driver) = (release.namespace.as_str(), hub.driver());
+    let mut rights = Rights::to_watch(namespace, driver);
+    if release.guard.mode != Mode::Enforce {
+        return Ok(rights);
+    }
+    rights.extend(Rights::to_record(namespace, driver));
+    let records = Records::new(hub.client().clone(), &release.namespace, driver);
+    let said = |trouble: Trouble| trouble.to_string();
+    let rows = records.list(&release.name).await.map_err(said)?;
+    let mut objects = Vec::new();
+    let mut hooks = Vec::new();
+    for row in rows.iter().rev().take(MAX_REVISIONS) {
+        let fetched = records.fetch(&row.object).await.map_err(said)?;
+        let Some((_, Ok(record))) = fetched else {
+            continue;
+        };
+        hooks.extend(rollback_hooks(&record));
+        let manifest = manifest::objects(&record.manifest);
+        objects.extend(manifest.map_err(|broken| format!("revision {}: {broken}", row.revision))?);
+    }
+    if objects.is_empty() {
+        return Err("no stored revision can be read; install the release first".into());
+    }
+    if release.guard.may.unblock_statefulsets && objects.iter().any(|one| one.kind == "StatefulSet")
+    {
+        rights.add(namespace, "", "pods", &["delete"]);
+    }
+    let mut kinds = BTreeSet::new();
+    objects.retain(|object| {
+        kinds.insert((
+            object.api_version.clone(),
+            object.kind.clone(),
+            object.namespace.clone(),
+        ))
+    });
+    // Kinds that the cluster no longer has cannot be given rights to.
+    let (to_change, _) = to_change(hub, &objects, &hooks).await.map_err(said)?;
+    rights.extend(to_change);
+    Ok(rights)
+}
+
+/// The objects of the hooks that a rollback to this record runs.
+pub(super) fn rollback_hooks(target: &Record) -> Vec<Object> {
+    let hooks = target
+        .hooks
+        .iter()
+        .filter(|hook| hook.runs_at("pre-rollback") || hook.runs_at("post-rollback"));
+    hooks
+        .filter_map(|hook| manifest::objects(&hook.manifest).ok())
+        .flatten()
+        .collect()
+}
+
+/// Group and version of `apps/v1` or `v1`.
+fn split(api_version: &str) -> Option<(&str, &str)> {
+    match api_version.split_once('/') {
+        Some((group, version)) => (!version.contains('/')).then_some((group, version)),
+        None => Some(("", api_version)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_role_holds_each_right_once_and_the_account_that_has_it() {
+        let mut rights = Rights::to_watch("shop", Driver::Secret);
+        rights.extend(Rights::to_record("shop", Driver::Secret));
+        rights.add("", "storage.k8s.io", "storageclasses", &["get"]);
+        let text = rights.manifest("leadsman", "lead", "ops");
+        for part in [
+            "kind: ClusterRole\nmetadata:\n  name: leadsman\nrules:\n  - apiGroups: [\"storage.k8s.io\"]\n    resources: [storageclasses]\n    verbs: [get]\n",
+            "kind: Role\nmetadata:\n  name: leadsman\n  namespace: shop\n",
+            "resources: [daemonsets, deployments, replicasets, statefulsets]\n    verbs: [get, list, watch]\n",
+            "resources: [secrets]\n    verbs: [get, list, watch, create, update]\n",
+            "  - kind: ServiceAccount\n    name: lead\n    namespace: ops\n",
+        ] {
+            assert!(text.contains(part), "{part} is not in:\n{text}");
+        }
+        assert_eq!(text.matches("secrets").count(), 1);
+    }
+
+    #[test]
+    fn a_core_kind_has_no_group() {
+        assert_eq!(split("v1"), Some(("", "v1")));
+        assert_eq!(split("apps/v1"), Some(("apps", "v1")));
+        assert_eq!(split("a/b/c"), None);
+    }
+}

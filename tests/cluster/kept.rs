@@ -1,0 +1,67 @@
+//! What is not the release's fault is kept, and why is said.
+
+use std::time::Duration;
+
+use crate::guarded::Guarded;
+use crate::rig::{Cluster, Helm};
+
+/// Upgrades to a revision with these values, does something, and it must be kept.
+#[track_caller]
+fn kept(name: &str, values: &str, meanwhile: impl FnOnce(&Cluster, &Guarded<'_>)) {
+    let Some(cluster) = Cluster::new(name, Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let guarded = Guarded::start(&cluster);
+    cluster.upgrade(&[r#"api.image="mykadoo-api:2""#, values]);
+    meanwhile(&cluster, &guarded);
+    let ended = guarded.ending(2);
+    assert!(
+        ["kept", "inconclusive"].contains(&ended["ending"].as_str().unwrap()),
+        "{ended:#}\n{}",
+        guarded.leadsman.log()
+    );
+    println!("{name}: {}: {}", ended["ending"], ended["text"]);
+    assert_eq!(cluster.statuses(Helm::Three), "1 superseded, 2 deployed");
+    assert_eq!(cluster.image().as_deref(), Some("mykadoo-api:2"));
+}
+
+#[test]
+fn a_healthy_revision_is_kept() {
+    kept("healthy", "api.sim={}", |_, _| {});
+}
+
+#[test]
+fn a_slow_start_is_kept() {
+    kept("slow", r#"api.sim={"start":"12s"}"#, |_, _| {});
+}
+
+#[test]
+fn a_cold_start_of_8_s_after_ready_is_kept() {
+    let cold = r#"api.sim={"answers":{"/api/health":"cold:8s","/api/health/db":"cold:8s","/api/health/redis":"cold:8s"}}"#;
+    kept("cold", cold, |_, _| {});
+}
+
+#[test]
+fn a_dependency_that_is_down_for_old_and_new_is_no_fault_of_the_revision() {
+    // A slow start, so that old pods are there to show that it is not the revision.
+    kept("dependency", r#"api.sim={"start":"12s"}"#, |cluster, _| {
+        cluster.depend("/api/health/db", "status:503");
+        cluster.depend("/api/health/redis", "flap:0.4");
+    });
+}
+
+#[test]
+fn a_blip_of_ten_seconds_is_kept() {
+    kept("blip", "api.sim={}", |cluster, guarded| {
+        guarded.until("it settles", |release| release["watch"]["settled"] == true);
+        cluster.depend("/api/health", "status:503");
+        let began = guarded.release()["watch"]["elapsed_s"].as_f64().unwrap();
+        guarded.until("ten seconds pass", |release| {
+            release["watch"]["elapsed_s"]
+                .as_f64()
+                .is_none_or(|now| now - began >= Duration::from_secs(10).as_secs_f64())
+        });
+        cluster.depend("/api/health", "");
+    });
+}

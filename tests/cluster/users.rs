@@ -1,0 +1,76 @@
+//! People who use the app while it is deployed: steady requests through its Service.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// 50 requests a second, until dropped.
+pub(crate) struct Users {
+    asked: Arc<AtomicU32>,
+    failed: Arc<AtomicU32>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Users {
+    pub(crate) fn of(service: &str) -> Self {
+        let address = format!("{}:80", service.trim_start_matches("http://"));
+        let (asked, failed) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = std::thread::spawn({
+            let (asked, failed, stop) =
+                (Arc::clone(&asked), Arc::clone(&failed), Arc::clone(&stop));
+            move || {
+                while !stop.load(Ordering::Relaxed) {
+                    asked.fetch_add(1, Ordering::Relaxed);
+                    if !is_served(&address) {
+                        failed.fetch_add(1, Ordering::Relaxed);
+                    }
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            }
+        });
+        Self {
+            asked,
+            failed,
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    /// Failed requests of all.
+    pub(crate) fn counts(&self) -> (u32, u32) {
+        (
+            self.failed.load(Ordering::Relaxed),
+            self.asked.load(Ordering::Relaxed),
+        )
+    }
+
+    /// Percent of requests that failed.
+    pub(crate) fn failed_percent(&self) -> f64 {
+        let (failed, asked) = self.counts();
+        100.0 * f64::from(failed) / f64::from(asked.max(1))
+    }
+}
+
+impl Drop for Users {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn is_served(address: &str) -> bool {
+    let Ok(mut stream) = TcpStream::connect(address) else {
+        return false;
+    };
+    let _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
+    let _ = stream.write_all(b"GET /api/health HTTP/1.1\r\nHost: app\r\nConnection: close\r\n\r\n");
+    let mut head = [0; 12];
+    stream.read_exact(&mut head).is_ok() && &head == b"HTTP/1.1 200"
+}

@@ -31,7 +31,7 @@ use crate::probe::{self, Prober, Transcript};
 use crate::release::embedded::Embedded;
 use crate::release::{Engine, Observed};
 use crate::serve::status::{GuardFeed, GuardView};
-use crate::serve::{self, Board, Outfit, ProbeCall, ProbeResult};
+use crate::serve::{self, Board, Order, Outfit, ProbeCall, ProbeResult};
 use crate::sounding::VoidReason;
 use crate::store::{Store, StoreError};
 use crate::track::Tracked;
@@ -47,6 +47,9 @@ const FINISH: Duration = Duration::from_secs(3);
 
 /// How long the counters of the long spans may take to be written at the end.
 const LAST_WRITE: Duration = Duration::from_secs(1);
+
+/// Orders of people for one release that wait; one at a time is carried out.
+const MAX_ORDERS: usize = 4;
 
 /// Why the daemon could not start.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +107,7 @@ struct Applied {
 struct Guarded {
     release: Release,
     heard: mpsc::Sender<Heard>,
+    orders: mpsc::Sender<Order>,
     view: GuardFeed,
     stop: CancellationToken,
     task: JoinHandle<guard::State>,
@@ -163,6 +167,8 @@ impl Daemon {
             allow: Vec::new(),
             timeout_offset: settings.serve.timeout_offset,
             guards: Vec::new(),
+            orders: HashMap::new(),
+            token_file: None,
         };
         let web = Arc::new(serve::Shared::new(outfit, empty, &settings.serve));
         let close_listener = CancellationToken::new();
@@ -292,6 +298,14 @@ impl Daemon {
             allow: settings.serve.probe_allow.clone(),
             timeout_offset: settings.serve.timeout_offset,
             guards: guards.values().map(|guard| guard.view.clone()).collect(),
+            orders: guards
+                .iter()
+                .map(|((namespace, name), guard)| {
+                    let key = (namespace.to_string(), name.to_string());
+                    (key, guard.orders.clone())
+                })
+                .collect(),
+            token_file: settings.serve.token_file.clone(),
         });
         self.pace.set(runners.values().cloned().collect());
         self.crew.metrics().reloaded(true, clock::unix_seconds());
@@ -384,6 +398,7 @@ impl Daemon {
     ) -> Guarded {
         let (observed, facts) = watch::channel(Observed::default());
         let (heard, inbox) = mpsc::channel(guard::HEARD);
+        let (orders, ordered) = mpsc::channel(MAX_ORDERS);
         let (view, feed) = watch::channel(Arc::new(GuardView::default()));
         let setup = guard::Setup {
             release: release.clone(),
@@ -394,7 +409,7 @@ impl Daemon {
             timeline: self.timeline,
         };
         let stop = CancellationToken::new();
-        let guard = Guard::new(setup, state, facts, inbox, view);
+        let guard = Guard::new(setup, state, facts, inbox, view, ordered);
         let ended = self.guard_ended.clone().drop_guard();
         let task = tokio::spawn({
             let stop = stop.clone();
@@ -409,6 +424,7 @@ impl Daemon {
         Guarded {
             release: release.clone(),
             heard,
+            orders,
             view: feed,
             stop,
             task,

@@ -6,7 +6,7 @@
 //!
 //! Floors, from the ground up; a module uses only what is below it, and `tests/floors.rs` holds it to that:
 //! - ground floor: pure. No clock, no tokio, no socket: time is an argument. [`units`], [`config`], [`sounding`],
-//!   [`window`], [`track`], [`doubt`], [`verdict`], [`baseline`], [`ledger`], [`rollout`], [`recording`];
+//!   [`window`], [`track`], [`doubt`], [`verdict`], [`baseline`], [`ledger`], [`rollout`], [`evidence`], [`recording`];
 //! - the step between: [`clock`], the one place that reads a clock;
 //! - first floor: each speaks to one thing outside, and they do not know one another (but [`serve`] knows
 //!   [`metrics`]): [`probe`], [`metrics`], [`serve`], [`release`], [`store`];
@@ -32,6 +32,7 @@ pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod doubt;
+pub mod evidence;
 pub mod ledger;
 pub mod metrics;
 pub mod probe;

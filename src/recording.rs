@@ -8,6 +8,7 @@ use std::io::{self, BufRead};
 
 use serde::{Deserialize, Serialize};
 
+use crate::evidence::Evidence;
 use crate::rollout::{Entry, Mode};
 use crate::units::{Namespace, ReleaseName, Revision, Time};
 use crate::verdict::{
@@ -35,6 +36,8 @@ pub enum Line {
     Tick(Box<Recorded>),
     /// An entry of the log of events.
     Entry(Entry),
+    /// What the cluster was like when the verdict of rollback fell.
+    Evidence(Box<Evidence>),
     /// The last line.
     End(End),
 }
@@ -148,6 +151,8 @@ pub struct Recording {
     pub ticks: Vec<Recorded>,
     /// The log of events.
     pub entries: Vec<Entry>,
+    /// What the cluster was like when the verdict fell.
+    pub evidence: Option<Box<Evidence>>,
     /// The last line.
     pub end: Option<End>,
     /// Why the recording is incomplete, if it is.
@@ -178,7 +183,9 @@ impl Recording {
         read_line(&mut reader, &mut line)?;
         let head = match parse(&line) {
             Ok(Line::Head(head)) => *head,
-            Ok(Line::Pod(_) | Line::Tick(_) | Line::Entry(_) | Line::End(_)) => {
+            Ok(
+                Line::Pod(_) | Line::Tick(_) | Line::Entry(_) | Line::Evidence(_) | Line::End(_),
+            ) => {
                 return Err(Unreadable::NoHead("is not the head".into()));
             }
             Err(error) => match version_of(&line) {
@@ -194,6 +201,7 @@ impl Recording {
             pods: Vec::new(),
             ticks: Vec::new(),
             entries: Vec::new(),
+            evidence: None,
             end: None,
             cut: None,
         };
@@ -242,6 +250,7 @@ impl Recording {
                 self.ticks.push(*tick);
             }
             Line::Entry(entry) => self.entries.push(entry),
+            Line::Evidence(evidence) => self.evidence = Some(evidence),
             Line::End(end) => self.end = Some(end),
         }
         Ok(())

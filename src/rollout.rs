@@ -155,6 +155,13 @@ pub enum Event {
     Blind(bool),
     /// The release is gone.
     Uninstalled,
+    /// A person wants the newest revision turned back.
+    Ordered {
+        /// The revision to go back to; without one it is chosen as after a verdict.
+        target: Option<Revision>,
+        /// Why.
+        reason: String,
+    },
     /// The look before the rollback found it possible.
     Ready {
         /// The revision to go back to.
@@ -250,6 +257,9 @@ pub struct Rollout {
     limits: Limits,
     /// The newest revision that was seen.
     newest: Option<Revision>,
+    /// Whether it was seen that there is no such release: then a first revision is a new one.
+    #[serde(default)]
+    is_absent: bool,
     /// Revisions that were turned back, and when.
     turned_back: Vec<(Revision, Time)>,
     held: bool,
@@ -260,6 +270,11 @@ pub struct Rollout {
 }
 
 impl Rollout {
+    /// Whether it is known that there is no such release.
+    pub const fn is_absent(&self) -> bool {
+        self.is_absent
+    }
+
     /// A release of which nothing is known yet.
     pub fn new(limits: Limits, now: Time) -> Self {
         Self {
@@ -267,6 +282,7 @@ impl Rollout {
             since: now,
             limits,
             newest: None,
+            is_absent: false,
             turned_back: Vec::new(),
             held: false,
             blind: false,

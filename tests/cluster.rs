@@ -10,11 +10,19 @@
     reason = "a test may end where it stands"
 )]
 
+#[path = "cluster/commands.rs"]
+mod commands;
+#[path = "cluster/faults.rs"]
+mod faults;
 #[path = "cluster/guarded.rs"]
 mod guarded;
 #[path = "cluster/kept.rs"]
 mod kept;
+#[path = "cluster/pipelines.rs"]
+mod pipelines;
 mod program;
+#[path = "cluster/refused.rs"]
+mod refused;
 #[path = "cluster/rig.rs"]
 mod rig;
 #[path = "cluster/turned_back.rs"]

@@ -21,6 +21,7 @@ const GROUND: &[&str] = &[
     "baseline",
     "ledger",
     "rollout",
+    "evidence",
     "recording",
 ];
 const FIRST: &[&str] = &["probe", "metrics", "serve", "release", "store"];

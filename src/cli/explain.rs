@@ -1,6 +1,7 @@
 //! `leadsman explain`: a past verdict, for somebody who has never seen the rule.
 
 mod chart;
+mod surroundings;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -169,6 +170,9 @@ fn show(recording: &Recording, watch: &Watch, trace: &[f64]) {
     evidence(recording, watch, trace);
     soundings(recording, watch);
     numbers(watch);
+    if let Some(evidence) = &recording.evidence {
+        surroundings::show(evidence);
+    }
     timeline(recording);
 }
 
@@ -342,5 +346,6 @@ fn as_json(recording: &Recording, watch: &Watch) -> serde_json::Value {
         "failing": failing(recording, &names),
         "incomplete": recording.cut,
         "events": recording.entries,
+        "cluster": recording.evidence,
     })
 }

@@ -11,8 +11,10 @@ macro_rules! say {
 }
 
 pub mod check;
+mod client;
 pub mod demo;
 pub mod explain;
+pub mod gate;
 pub mod import_blackbox;
 pub mod judge;
 pub mod logging;
@@ -20,8 +22,10 @@ mod online;
 pub mod probe;
 pub mod rbac;
 pub mod replay;
+pub mod rollback;
 pub mod run;
 pub mod signals;
+pub mod status;
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -76,6 +80,14 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// Show why a verdict fell
     Explain(explain::ExplainArgs),
+    /// Wait for the verdict on a revision, after `helm upgrade`
+    Gate(gate::GateArgs),
+    /// Turn a release back by hand
+    Rollback(rollback::RollbackArgs),
+    /// Show what the daemon knows of its releases
+    Status(status::StatusArgs),
+    /// Show how the watches of a release ended
+    History(status::HistoryArgs),
     /// Print the least Role that the guarded releases need
     Rbac(rbac::RbacArgs),
     /// Turn a blackbox.yml into our modules
@@ -177,6 +189,10 @@ pub fn main() -> ExitCode {
         Command::Judge(args) => judge::run(args),
         Command::Replay(args) => replay::run(args),
         Command::Explain(args) => explain::run(args),
+        Command::Gate(args) => gate::run(args),
+        Command::Rollback(args) => rollback::run(args),
+        Command::Status(args) => status::status(args),
+        Command::History(args) => status::history(args),
         Command::Rbac(args) => rbac::run(args),
         Command::ImportBlackbox(args) => import_blackbox::run(args),
     }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::read::directory;
 use super::read::written;
 use super::reader::{Notes, Table};
 use super::settings::Serve;
@@ -38,6 +39,7 @@ pub(super) fn serve(mut table: Table, notes: &mut Notes) -> Serve {
     let timeout_offset = table
         .duration("timeout_offset", OFFSET, notes)
         .unwrap_or(Duration::from_millis(500));
+    let token_file = directory(&mut table, "token_file", notes);
     notes.defaults(
         "serve",
         &[
@@ -55,5 +57,6 @@ pub(super) fn serve(mut table: Table, notes: &mut Notes) -> Serve {
         probe_allow,
         probe_rate: u32::try_from(rate).unwrap_or(1),
         timeout_offset,
+        token_file,
     }
 }

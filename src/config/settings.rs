@@ -100,6 +100,8 @@ pub struct Serve {
     pub probe_rate: u32,
     /// Subtracted from the scrape timeout that Prometheus announces, so that our answer arrives in time; 0 to 10 s.
     pub timeout_offset: Duration,
+    /// The file with the bearer token that may change something; without it nobody may.
+    pub token_file: Option<PathBuf>,
 }
 
 /// `[doubt]`: when a sounding is void because we, and not the target, are in trouble.

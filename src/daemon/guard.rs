@@ -11,6 +11,7 @@
 
 mod asking;
 mod judging;
+mod notices;
 mod pods;
 mod saved;
 mod turning;
@@ -29,12 +30,14 @@ use super::pace::Pace;
 use super::runner::{Crew, Heard};
 use crate::clock::Timeline;
 use crate::config::settings::Release;
+use crate::evidence::Evidence;
 use crate::ledger::{self};
 use crate::metrics::Seen;
 use crate::metrics::Standing;
 use crate::recording::Line;
 use crate::release::{self, Engine, Facts, Observed};
 use crate::rollout::{Command, Event, Origin, Phase, Rollout};
+use crate::serve::Order;
 use crate::serve::status::GuardView;
 use crate::store::{self, Recorder, Store};
 use crate::units::{Revision, Time};
@@ -110,6 +113,13 @@ pub(super) struct Guard {
     rehearsed: Option<(Time, Revision, Revision)>,
     /// Why a rollback could not be done, when last looked; empty when it could.
     obstacle: String,
+    orders: mpsc::Receiver<Order>,
+    /// Evidence on its way, with the revision and the beginning of its watch.
+    witnesses: JoinSet<(Revision, Time, Option<Evidence>)>,
+    /// Turns true when it has come; whoever changes the cluster waits for that.
+    witnessed: watch::Sender<bool>,
+    /// Notices on their way.
+    notices: JoinSet<()>,
     rehearsals: JoinSet<Result<(), release::Refusal>>,
 }
 
@@ -121,6 +131,7 @@ impl Guard {
         facts: watch::Receiver<Observed>,
         heard: mpsc::Receiver<Heard>,
         view: watch::Sender<Arc<GuardView>>,
+        orders: mpsc::Receiver<Order>,
     ) -> Self {
         let now = setup.timeline.now();
         let limits = setup.release.guard.limits();
@@ -150,6 +161,10 @@ impl Guard {
             unreadable: BTreeSet::new(),
             rehearsed: None,
             obstacle: String::new(),
+            orders,
+            witnesses: JoinSet::new(),
+            witnessed: watch::Sender::new(true),
+            notices: JoinSet::new(),
             rehearsals: JoinSet::new(),
         };
         guard.resume_watch();
@@ -171,9 +186,14 @@ impl Guard {
                     self.check_settled().await;
                 }
                 Ok(()) = self.facts.changed() => self.on_facts().await,
+                Some(order) = self.orders.recv() => self.on_order(order).await,
                 Some(heard) = self.heard.recv() => self.on_heard(&heard),
                 Some(heard) = self.pod_heard.1.recv() => self.on_pod_heard(&heard),
                 Some(_) = self.asking.join_next(), if !self.asking.is_empty() => {}
+                Some(Ok((revision, began, evidence))) = self.witnesses.join_next() => {
+                    self.on_evidence(revision, began, evidence);
+                }
+                Some(_) = self.notices.join_next(), if !self.notices.is_empty() => {}
                 Some(Ok(rehearsed)) = self.rehearsals.join_next() => self.on_rehearsed(rehearsed),
                 () = tokio::time::sleep_until(wake) => self.on_time().await,
             }
@@ -253,6 +273,7 @@ impl Guard {
             );
         }
         self.keep_entries();
+        self.tell(phase, ended);
         self.hurry();
         let has_moved = self.state.rollout.phase().as_str() != phase;
         // What is only noted is stored together with the phase; what touches the release comes after that.
@@ -347,7 +368,11 @@ impl Guard {
         let newest = facts.newest().map(|record| record.revision);
         let known = self.state.rollout.newest();
         match newest {
-            None if known.is_some() => self.happens(Event::Uninstalled).await,
+            None if known.is_some() || !self.state.rollout.is_absent() => {
+                self.happens(Event::Uninstalled).await;
+                // What was measured while nothing was there says nothing of what comes.
+                self.state.probes.clear();
+            }
             None => {}
             Some(newest) if Some(newest) < known => {
                 self.happens(Event::Uninstalled).await;

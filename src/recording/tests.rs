@@ -40,6 +40,7 @@ fn recorded() -> Vec<u8> {
         }),
     ];
     let mut recording = Recording {
+        evidence: None,
         head: head(),
         pods: Vec::new(),
         ticks: Vec::new(),

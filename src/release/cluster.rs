@@ -21,22 +21,26 @@ mod preflight;
 mod records;
 mod rights;
 mod tables;
+mod telling;
 mod turn;
+mod witness;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use kube::runtime::events::Recorder;
 use tokio::sync::watch;
 
 pub use api::{Access, connect};
 pub use hub::Hub;
 pub use rights::{Rights, needed};
 
-use super::{Engine, Observed, Plan, Refusal, Report, Work};
+use super::{Engine, Facts, Notice, Observed, Plan, Refusal, Report, Work};
 use crate::config::settings::Driver;
 use crate::config::settings::May;
+use crate::evidence::Evidence;
 use crate::ledger::Stored;
 use crate::units::{ReleaseName, Revision, Time};
 use facts::View;
@@ -89,6 +93,9 @@ pub struct Cluster {
     records: Records,
     /// The revision that helm is making for us at the moment, with its target.
     making: Mutex<Option<(Revision, Revision)>>,
+    recorder: Recorder,
+    /// The workloads of the newest revision that could be read.
+    parts: Mutex<Vec<(Kind, Box<str>)>>,
     /// Since when the newest revision is known, by our own clock.
     seen: Mutex<Option<(Revision, Time)>>,
 }
@@ -97,12 +104,15 @@ impl Cluster {
     /// For a release in the hub's namespace.
     pub fn new(hub: Arc<Hub>, release: ReleaseName, policy: Policy) -> Arc<Self> {
         let records = Records::new(hub.client().clone(), hub.namespace(), hub.driver());
+        let recorder = telling::recorder(hub.client().clone());
         Arc::new(Self {
             hub,
             release,
             policy,
             records,
             making: Mutex::new(None),
+            recorder,
+            parts: Mutex::new(Vec::new()),
             seen: Mutex::new(None),
         })
     }
@@ -113,6 +123,22 @@ impl Cluster {
 
     fn set_making(&self, making: Option<(Revision, Revision)>) {
         *self.making.lock().unwrap_or_else(PoisonError::into_inner) = making;
+    }
+
+    fn parts(&self) -> Vec<(Kind, Box<str>)> {
+        self.parts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn note_parts(&self, newest: Option<&Known>) {
+        if let Some(Ok(read)) = newest.map(|known| &known.read) {
+            let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+            if *parts != read.workloads {
+                parts.clone_from(&read.workloads);
+            }
+        }
     }
 
     fn note_newest(&self, revision: Option<Revision>) {
@@ -175,6 +201,7 @@ impl Cluster {
                         .await
                         .map(|why| (tokio::time::Instant::now(), why));
                 }
+                self.note_parts(revision.and_then(|revision| known.get(&revision)));
                 if mended.elapsed() >= Duration::from_secs(1) {
                     mended = tokio::time::Instant::now();
                     self.mend(&rows).await;
@@ -312,6 +339,37 @@ impl Engine for Cluster {
 
     fn preflight(self: Arc<Self>, plan: Plan) -> Work<Result<(), Refusal>> {
         Box::pin(async move { self.may_be_turned_back(&plan).await })
+    }
+
+    fn stored(self: Arc<Self>, revision: Revision) -> Work<Option<Stored>> {
+        Box::pin(async move {
+            let record = self.record(revision).await.ok()??;
+            Some(record.stored())
+        })
+    }
+
+    fn witness(
+        self: Arc<Self>,
+        facts: Arc<Facts>,
+        bad: Revision,
+        serving: Option<Revision>,
+    ) -> Work<Option<Evidence>> {
+        Box::pin(async move {
+            let all = Cluster::witness(&self, &facts, bad, serving);
+            let late = || Evidence {
+                missing: vec![format!(
+                    "nothing came within {} s",
+                    witness::PATIENCE.as_secs()
+                )],
+                ..Evidence::default()
+            };
+            let evidence = tokio::time::timeout(witness::PATIENCE, Box::pin(all)).await;
+            Some(evidence.unwrap_or_else(|_| late()))
+        })
+    }
+
+    fn tell(self: Arc<Self>, notice: Notice) -> Work<()> {
+        Box::pin(async move { self.publish(notice).await })
     }
 
     fn execute(self: Arc<Self>, plan: Plan) -> Work<Result<Report, Refusal>> {

@@ -21,6 +21,8 @@ pub use history::{Cluster, History, Record};
 
 use super::{Engine, Observed, Plan, Refusal, Report, Work};
 use crate::ledger::Status;
+use crate::ledger::Stored;
+use crate::units::Revision;
 
 /// How often the directory is looked at; a new revision is known within this.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -175,6 +177,18 @@ impl Engine for Embedded {
 
     fn preflight(self: Arc<Self>, plan: Plan) -> Work<Result<(), Refusal>> {
         Box::pin(async move { blocking(move || self.check(&plan)).await })
+    }
+
+    fn stored(self: Arc<Self>, revision: Revision) -> Work<Option<Stored>> {
+        Box::pin(async move {
+            let read =
+                blocking(move || self.history().facts().map_err(|error| self.storage(&error)));
+            let facts = read.await.ok()?;
+            facts
+                .revisions
+                .into_iter()
+                .find(|record| record.revision == revision)
+        })
     }
 
     fn execute(self: Arc<Self>, plan: Plan) -> Work<Result<Report, Refusal>> {

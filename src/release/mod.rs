@@ -22,6 +22,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::evidence::Evidence;
 use crate::ledger::{self, Digest, Ledger, NoTarget, Stored};
 use crate::units::{Revision, Time};
 use crate::verdict::Stuck;
@@ -231,6 +232,40 @@ pub trait Engine: Send + Sync {
 
     /// Carries out the plan.
     fn execute(self: Arc<Self>, plan: Plan) -> Work<Result<Report, Refusal>>;
+
+    /// A stored revision with its contents, also one that [`Facts`] know by its number only; `None` when it is not there
+    /// or cannot be read.
+    fn stored(self: Arc<Self>, revision: Revision) -> Work<Option<Stored>>;
+
+    /// Collects what the surroundings of a bad revision are like; `None` where there are none.
+    fn witness(
+        self: Arc<Self>,
+        _facts: Arc<Facts>,
+        _bad: Revision,
+        _serving: Option<Revision>,
+    ) -> Work<Option<Evidence>> {
+        Box::pin(std::future::ready(None))
+    }
+
+    /// Tells people who look at the release in its own surroundings.
+    fn tell(self: Arc<Self>, _notice: Notice) -> Work<()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// Something that people who look at the release should see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// Whether somebody should look at it.
+    pub is_warning: bool,
+    /// What happened, as `RevisionRegressed`.
+    pub reason: &'static str,
+    /// What was done, as `Judge`.
+    pub action: &'static str,
+    /// In a sentence.
+    pub text: String,
+    /// The revision that it is about.
+    pub revision: Revision,
 }
 
 /// The facts, or why there are none at the moment.

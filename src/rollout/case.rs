@@ -160,6 +160,9 @@ pub struct Case {
     pub reason: String,
     /// The numbers in words.
     pub text: String,
+    /// Whether a person wants it turned back, and no verdict.
+    #[serde(default)]
+    pub ordered: bool,
     /// The revision to go back to.
     pub target: Option<Revision>,
     /// When the rollback was begun.
@@ -193,6 +196,7 @@ impl Case {
             convicted: None,
             reason: String::new(),
             text: String::new(),
+            ordered: false,
             target: None,
             begun: None,
             made: None,

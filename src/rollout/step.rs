@@ -31,6 +31,9 @@ impl Rollout {
             Event::Held(held) => self.on_held(held, now),
             Event::Blind(blind) => self.on_blind(blind, now),
             Event::Uninstalled => self.on_uninstalled(now, &mut commands),
+            Event::Ordered { target, reason } => {
+                self.on_ordered(target, reason, now, &mut commands);
+            }
             Event::Ready { target } => self.on_ready(target, now, &mut commands),
             Event::Refused { reason } => self.on_refused(reason, now),
             Event::Executed(made) => self.on_executed(made, now),
@@ -80,7 +83,8 @@ impl Rollout {
         if self.newest.is_some_and(|newest| revision <= newest) {
             return;
         }
-        let is_start = self.newest.is_none();
+        let is_start = self.newest.is_none() && !self.is_absent;
+        self.is_absent = false;
         self.newest = Some(revision);
         match std::mem::take(&mut self.phase) {
             // What was there before us is not new: it serves, and is the baseline.
@@ -289,8 +293,57 @@ impl Rollout {
         commands.push(Command::Preflight(revision));
     }
 
+    /// A person wants the newest revision turned back, whatever is known about it.
+    fn on_ordered(
+        &mut self,
+        target: Option<Revision>,
+        reason: String,
+        now: Time,
+        commands: &mut Vec<Command>,
+    ) {
+        let Some(revision) = self.newest else {
+            return;
+        };
+        let mut case = match std::mem::take(&mut self.phase) {
+            Phase::Steady => Box::new(Case::new(revision, Origin::Upgrade, None, now)),
+            Phase::Settling(case) | Phase::Watching(case) => {
+                commands.push(Command::EndWatch { kept: false });
+                case
+            }
+            // What a person wants is under way already, or there is nothing to turn back.
+            phase @ (Phase::Absent
+            | Phase::Preflight(_)
+            | Phase::TurningBack(_)
+            | Phase::Verifying(_)) => {
+                self.phase = phase;
+                return;
+            }
+        };
+        case.convicted = Some(now);
+        case.ordered = true;
+        case.target = target;
+        case.reason = "by_hand".into();
+        case.text = reason;
+        commands.push(Command::Found {
+            revision,
+            found: Found::Bad,
+            evidence: case.text.clone(),
+        });
+        let text = format!(
+            "A person wants revision {revision} turned back: {}",
+            case.text
+        );
+        self.enter(Phase::Preflight(case), now);
+        self.note(now, Some(revision), text);
+        commands.push(Command::Preflight(revision));
+    }
+
     /// Why a revision that is bad is not turned back, if so.
     fn obstacle(&self, case: &Case, now: Time) -> Option<(Ending, String)> {
+        // Mode, origin and limit bind us, and nobody else.
+        if case.ordered {
+            return None;
+        }
         let left_alone = |why: &str| Some((Ending::LeftAlone, format!("Bad, but {why}")));
         match case.origin {
             Origin::First => {
@@ -429,6 +482,7 @@ impl Rollout {
 
     fn on_uninstalled(&mut self, now: Time, commands: &mut Vec<Command>) {
         self.newest = None;
+        self.is_absent = true;
         // Installed again, its numbers begin anew; the rollbacks still count for the day.
         for (revision, _) in &mut self.turned_back {
             *revision = Revision(0);
@@ -505,6 +559,8 @@ impl Rollout {
         match &mut self.phase {
             Phase::TurningBack(case) => {
                 case.made = Some(made);
+                // After a restart it may be seen before it is known to be ours.
+                case.overtaken_by = case.overtaken_by.filter(|(other, _)| *other > made);
                 // The record may be told of here before the watch sees it.
                 self.newest = self.newest.max(Some(made));
                 self.note(

@@ -14,9 +14,10 @@ mod problem;
 mod releases;
 pub mod status;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::Future;
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -27,9 +28,9 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 pub use listen::serve;
 use problem::problem;
@@ -90,6 +91,21 @@ pub struct Board {
     pub timeout_offset: Duration,
     /// Guarded releases.
     pub guards: Vec<status::GuardFeed>,
+    /// Who takes orders for them, by namespace and name.
+    pub orders: HashMap<(String, String), mpsc::Sender<Order>>,
+    /// The file with the bearer token that may change something; without it nobody may.
+    pub token_file: Option<PathBuf>,
+}
+
+/// A person wants the newest revision of a release turned back.
+#[derive(Debug)]
+pub struct Order {
+    /// The revision to go back to.
+    pub target: Option<u32>,
+    /// Why.
+    pub reason: String,
+    /// The revision that is turned back from now on, or why none is.
+    pub answer: oneshot::Sender<Result<u32, String>>,
 }
 
 /// What the handlers share.
@@ -193,9 +209,16 @@ pub fn router(shared: Arc<Shared>) -> Router {
             "/api/v1/releases/{namespace}/{name}/rollouts/{revision}",
             get(releases::rollout),
         )
+        .route(
+            "/api/v1/releases/{namespace}/{name}/rollback",
+            post(releases::roll_back),
+        )
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "there is nothing at this path") })
         .method_not_allowed_fallback(|| async {
-            problem(StatusCode::METHOD_NOT_ALLOWED, "this path takes GET only")
+            problem(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "this path does not take this method",
+            )
         })
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), count))
         .with_state(shared)

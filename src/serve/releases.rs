@@ -1,17 +1,22 @@
 //! `/api/v1/releases…`: the guarded releases, each by itself, and the revisions that were judged.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::Response;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
 use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::oneshot;
 
-use super::Shared;
 use super::api::scraped;
 use super::problem::problem;
 use super::status;
 use super::status::GuardView;
+use super::{Order, Shared};
 
 pub(super) async fn all(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
     scraped(shared, &headers, |shared| {
@@ -80,4 +85,100 @@ fn unknown() -> Response {
         StatusCode::NOT_FOUND,
         "no such release is guarded here; /api/v1/releases names those that are",
     )
+}
+
+/// What a person asks for.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    #[serde(default)]
+    revision: Option<u32>,
+    reason: String,
+}
+
+/// The largest body that is read.
+const MAX_BODY: usize = 16 * 1024;
+
+/// The longest reason.
+const MAX_REASON: usize = 500;
+
+/// How long the guard may take to answer: it only takes the order.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// Takes the order for a rollback; what becomes of it is told by `rollouts`.
+pub(super) async fn roll_back(
+    State(shared): State<Arc<Shared>>,
+    Path((namespace, name)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let board = shared.board();
+    if let Err(refused) = allowed(board.token_file.as_deref(), &headers).await {
+        return refused;
+    }
+    let Ok(body) = axum::body::to_bytes(body, MAX_BODY).await else {
+        return problem(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large");
+    };
+    let asked: Asked = match serde_json::from_slice(&body) {
+        Ok(asked) => asked,
+        Err(error) => return problem(StatusCode::BAD_REQUEST, &format!("the body: {error}")),
+    };
+    if asked.reason.trim().is_empty() || asked.reason.len() > MAX_REASON {
+        let text = format!("a rollback takes a reason of at most {MAX_REASON} bytes");
+        return problem(StatusCode::BAD_REQUEST, &text);
+    }
+    let Some(orders) = board.orders.get(&(namespace, name)) else {
+        return unknown();
+    };
+    let (answer, answered) = oneshot::channel();
+    let order = Order {
+        target: asked.revision,
+        reason: asked.reason,
+        answer,
+    };
+    if orders.try_send(order).is_err() {
+        return super::too_busy("orders for this release are waiting");
+    }
+    match tokio::time::timeout(ANSWER, answered).await {
+        Ok(Ok(Ok(revision))) => {
+            let body = json!({ "revision": revision, "at": crate::clock::unix_seconds() });
+            (StatusCode::ACCEPTED, axum::Json(body)).into_response()
+        }
+        Ok(Ok(Err(why))) => problem(StatusCode::CONFLICT, &why),
+        Ok(Err(_)) | Err(_) => super::too_busy("the guard of this release does not answer"),
+    }
+}
+
+/// Only who knows the token may change something.
+async fn allowed(
+    token_file: Option<&std::path::Path>,
+    headers: &HeaderMap,
+) -> Result<(), Response> {
+    let Some(file) = token_file else {
+        let text = "nobody may change anything here; name a file with a token by serve.token_file";
+        return Err(problem(StatusCode::FORBIDDEN, text));
+    };
+    let Ok(token) = tokio::fs::read(file).await else {
+        let text = "the file of serve.token_file cannot be read";
+        return Err(problem(StatusCode::INTERNAL_SERVER_ERROR, text));
+    };
+    let token = token.trim_ascii();
+    let given = headers
+        .get(header::AUTHORIZATION)
+        .map(HeaderValue::as_bytes);
+    let given = given.and_then(|value| value.strip_prefix(b"Bearer "));
+    // Digests are compared, so that how long it takes tells nothing of the token.
+    let is_it = given.is_some_and(|given| Sha256::digest(given) == Sha256::digest(token));
+    if token.is_empty() || !is_it {
+        let mut response = problem(
+            StatusCode::UNAUTHORIZED,
+            "this takes the bearer token of serve.token_file",
+        );
+        let scheme = HeaderValue::from_static("Bearer");
+        response
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, scheme);
+        return Err(response);
+    }
+    Ok(())
 }

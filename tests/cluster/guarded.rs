@@ -2,7 +2,7 @@
 
 #![allow(unreachable_pub, reason = "shared by the tests of one binary")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -19,49 +19,53 @@ pub struct Guarded<'a> {
 }
 
 /// What is written into the configuration, beside what each test needs.
-pub struct Settings<'a> {
-    pub kubeconfig: &'a Path,
+#[derive(Clone)]
+pub struct Settings {
     /// The helm that Leadsman uses.
-    pub helm: &'a Path,
-    pub mode: &'a str,
+    pub helm: PathBuf,
+    pub mode: &'static str,
     /// More lines of `[release.rollback]`.
-    pub rollback: &'a str,
+    pub rollback: &'static str,
     /// The length of the watch, in seconds.
     pub watch: u32,
 }
 
+impl Settings {
+    pub fn by(helm: Helm) -> Self {
+        Self {
+            helm: helm.path(),
+            mode: "enforce",
+            rollback: "",
+            watch: 60,
+        }
+    }
+}
+
 impl<'a> Guarded<'a> {
-    /// Starts Leadsman in enforce mode, and waits until it knows what the app is like.
+    /// Starts Leadsman in enforce mode with the rights of `leadsman rbac`, and waits until it knows what the app is like.
     pub fn start(cluster: &'a Cluster) -> Self {
-        Self::by(cluster, cluster.helm)
+        Self::with(cluster, &Settings::by(cluster.helm))
     }
 
-    /// The same with another helm than the pipeline's.
-    pub fn by(cluster: &'a Cluster, helm: Helm) -> Self {
-        Self::with(
-            cluster,
-            &Settings {
-                kubeconfig: &cluster.kubeconfig(),
-                helm: &helm.path(),
-                mode: "enforce",
-                rollback: "",
-                watch: 60,
-            },
-        )
+    pub fn with(cluster: &'a Cluster, settings: &Settings) -> Self {
+        let by_admin = configuration(cluster, settings, &cluster.kubeconfig());
+        let kubeconfig = cluster.least(&by_admin);
+        Self::allowed(cluster, &configuration(cluster, settings, &kubeconfig))
     }
 
-    pub fn with(cluster: &'a Cluster, settings: &Settings<'_>) -> Self {
-        let leadsman = Leadsman::run(&configuration(cluster, settings), &[]);
+    /// With a configuration of its own.
+    pub fn allowed(cluster: &'a Cluster, configuration: &str) -> Self {
+        let leadsman = Leadsman::run(configuration, &[]);
         let guarded = Self { leadsman, cluster };
-        guarded.until("steady", |release| release["phase"] == "steady");
-        // A baseline of 40 soundings and direct looks at pods; before that the rule assumes the worst.
-        guarded.until("a baseline", |release| {
+        // Of a baseline with fewer soundings, and before looks at pods, the rule assumes the worst.
+        guarded.until("steady, with a baseline", |release| {
             let known = release["known"].as_array();
-            known.is_some_and(|known| {
+            let is_known = known.is_some_and(|known| {
                 known.iter().all(|probe| {
                     probe["baseline_total"].as_u64() >= Some(20) && probe["pods_answer"] == true
                 })
-            })
+            });
+            release["phase"] == "steady" && is_known
         });
         guarded
     }
@@ -113,7 +117,7 @@ impl<'a> Guarded<'a> {
 }
 
 /// The runbook's four endpoints; `/` is the web's, the others are the API's.
-pub fn configuration(cluster: &Cluster, settings: &Settings<'_>) -> String {
+pub fn configuration(cluster: &Cluster, settings: &Settings, kubeconfig: &Path) -> String {
     let (api, web) = (
         cluster.service("mykadoo-api"),
         cluster.service("mykadoo-web"),
@@ -130,7 +134,7 @@ pub fn configuration(cluster: &Cluster, settings: &Settings<'_>) -> String {
          [release.rollback]\nwatch = \"{}s\"\n{}\n\
          {}{}{}\
          [[release.probe]]\nname = \"web\"\nurl = \"{web}/\"\npods = \"mykadoo-web\"\n",
-        settings.kubeconfig.display().to_string(),
+        kubeconfig.display().to_string(),
         settings.helm.display().to_string(),
         cluster.namespace,
         settings.mode,

@@ -181,12 +181,70 @@ impl Cluster {
     /// Sends JSON to the API server.
     #[track_caller]
     pub fn send(&self, method: &str, path: &str, kind: &str, body: &Value) -> Value {
+        self.send_text(method, path, kind, &body.to_string())
+    }
+
+    #[track_caller]
+    fn send_text(&self, method: &str, path: &str, kind: &str, body: &str) -> Value {
         let content = format!("Content-Type: {kind}");
-        let body = body.to_string();
-        let output = self.curl(&["-X", method, "-H", &content, "-d", &body], path);
+        let output = self.curl(&["-X", method, "-H", &content, "--data-binary", body], path);
         let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_ne!(answer["status"], "Failure", "{method} {path}: {answer}");
         answer
+    }
+
+    /// A kubeconfig for a service account that may do exactly what `leadsman rbac` prints for this configuration, and
+    /// nothing else.
+    #[track_caller]
+    pub fn least(&self, configuration: &str) -> PathBuf {
+        let account = format!("/api/v1/namespaces/{}/serviceaccounts", self.namespace);
+        let named = serde_json::json!({"metadata": {"name": "leadsman"}});
+        self.send("POST", &account, "application/json", &named);
+        let (code, roles) = crate::program::run_to_end(
+            configuration,
+            &[
+                "rbac",
+                "--account-namespace",
+                &self.namespace,
+                "--log-level",
+                "error",
+            ],
+        );
+        assert_eq!(code, Some(0), "{roles}");
+        for document in roles
+            .split("---\n")
+            .filter(|document| !document.trim().is_empty())
+        {
+            let is = |kind: &str| document.contains(&format!("\nkind: {kind}\n"));
+            let plural = if is("Role") { "roles" } else { "rolebindings" };
+            assert!(is("Role") || is("RoleBinding"), "{document}");
+            let path = format!(
+                "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/{plural}",
+                self.namespace
+            );
+            self.send_text("POST", &path, "application/yaml", document);
+        }
+        let asked = serde_json::json!({"spec": {"expirationSeconds": 3600}});
+        let token = self.send(
+            "POST",
+            &format!("{account}/leadsman/token"),
+            "application/json",
+            &asked,
+        );
+        let file = self.rig.join(format!("{}.kubeconfig", self.namespace));
+        let text = format!(
+            "apiVersion: v1\nkind: Config\nclusters: [{{name: rig, cluster: {{server: \"https://127.0.0.1:6443\", certificate-authority: {:?}}}}}]\n\
+             users: [{{name: leadsman, user: {{token: {}}}}}]\ncontexts: [{{name: rig, context: {{cluster: rig, user: leadsman}}}}]\ncurrent-context: rig\n",
+            self.rig.join("pki/ca.crt").display().to_string(),
+            token["status"]["token"]
+        );
+        std::fs::write(&file, text).unwrap();
+        file
+    }
+
+    /// The account of [`Self::least`], as the audit log names it.
+    pub fn account(&self) -> String {
+        format!("system:serviceaccount:{}:leadsman", self.namespace)
     }
 
     /// The address of a Service of the app.

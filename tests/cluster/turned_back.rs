@@ -17,11 +17,8 @@ fn turned_back(name: &str, helm: Helm, bad: &str, reasons: &[&str]) -> Value {
     cluster.install(&[r#"api.image="mykadoo-api:1""#]);
     // A pod that cannot start is given a minute.
     let settings = Settings {
-        kubeconfig: &cluster.kubeconfig(),
-        helm: &helm.path(),
-        mode: "enforce",
-        rollback: "",
         watch: 120,
+        ..Settings::by(helm)
     };
     let guarded = Guarded::with(&cluster, &settings);
     let users = Users::of(&cluster.service("mykadoo-api"));
@@ -110,7 +107,8 @@ pub(crate) fn steps(ended: &Value) -> String {
 #[track_caller]
 fn expected_writes(cluster: &Cluster) {
     let record = |revision: u32| format!("secrets/sh.helm.release.v1.mykadoo.v{revision}");
-    let writes = cluster.writes("rig-admin");
+    let writes = cluster.writes(&cluster.account());
+    // What changes the app is helm's doing, by our account; the deployment by a person is not in it.
     let of = |verb: &str, object: &str| {
         let wanted = format!("{verb} {object}");
         writes.iter().filter(|write| **write == wanted).count()

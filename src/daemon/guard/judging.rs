@@ -54,10 +54,9 @@ impl Guard {
         }
     }
 
-    pub(super) fn begin_watch(&mut self, revision: Revision) {
-        let now = self.now();
+    /// What is known at this moment, before a revision is judged.
+    fn start_of(&self, facts: &Facts, now: Time) -> (Start, Vec<bool>) {
         let release = &self.setup.release;
-        let facts = Arc::clone(&self.facts.borrow().facts);
         let names: Vec<Box<str>> = release
             .probes
             .iter()
@@ -91,6 +90,14 @@ impl Guard {
             requests: None,
             endpoints: names,
         };
+        (start, direct)
+    }
+
+    pub(super) fn begin_watch(&mut self, revision: Revision) {
+        let now = self.now();
+        let release = &self.setup.release;
+        let facts = Arc::clone(&self.facts.borrow().facts);
+        let (start, direct) = self.start_of(&facts, now);
         let watch = match Watch::new(release.guard.rule.clone(), &start) {
             Ok(watch) => watch,
             Err(error) => {
@@ -288,6 +295,9 @@ impl Guard {
         if let Some(watching) = self.state.watching.take() {
             self.record(&[Line::End(End::of(&watching.watch))]);
             self.state.verdict = view::verdict(&watching, self.now());
+            if watching.watch.finding().is_some() {
+                self.collect(watching.revision, watching.began);
+            }
             self.state.convicted = watching.watch.finding().is_some().then_some(watching.watch);
         }
         if kept {
@@ -344,11 +354,19 @@ impl Guard {
     }
 
     pub(super) fn begin_verification(&mut self) {
+        let now = self.now();
+        if self.state.convicted.is_none() {
+            // A person wanted it turned back: what was measured before is all there is to compare with.
+            let facts = Arc::clone(&self.facts.borrow().facts);
+            let (start, _) = self.start_of(&facts, now);
+            let rule = self.setup.release.guard.rule.clone();
+            self.state.convicted = Watch::new(rule, &start).ok();
+        }
         let Some(convicted) = &self.state.convicted else {
-            return; // without a watch that convicted there is nothing to compare with; the phase ends by its deadline
+            return; // the phase ends by its deadline
         };
         self.state.verifying = Some(Verifying {
-            began: self.setup.timeline.now(),
+            began: now,
             verification: Verification::new(convicted),
             inbox: Inbox::new(convicted.endpoints().count()),
         });

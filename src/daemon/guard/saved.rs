@@ -240,6 +240,9 @@ impl State {
             Mark::Bad => known.well = false,
             Mark::Void => {}
         }
+        if self.rollout.is_absent() {
+            return;
+        }
         if is_at_rest && !self.doubtful {
             known.baseline.record(mark, now);
             return;

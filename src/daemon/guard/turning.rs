@@ -4,10 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Guard;
+use crate::evidence::Evidence;
 use crate::ledger::{self, Found};
+use crate::recording::Line;
 use crate::release::{self, Facts};
 use crate::rollout::{Event, Phase};
+use crate::serve::Order;
 use crate::units::{Revision, Time};
+
+/// So many revisions before the bad one are looked at when a person names none.
+const READ_BACK: usize = 6;
+
+/// How long a rollback waits for the evidence.
+const WITNESS: Duration = Duration::from_millis(1500);
 
 /// A rehearsal is repeated after that: rights and helm may have changed.
 const REHEARSE_EVERY: Duration = Duration::from_secs(60);
@@ -27,45 +36,158 @@ impl Guard {
 
     pub(super) fn preflight(&mut self, bad: Revision) {
         let engine = Arc::clone(&self.setup.engine);
-        match self.planned(bad) {
-            Err(refusal) => {
-                let reason = refusal.to_string();
-                self.work.spawn(async move { Event::Refused { reason } });
+        let wish = self
+            .state
+            .rollout
+            .phase()
+            .case()
+            .filter(|case| case.ordered);
+        let wish = wish.map(|case| (case.target, case.reason.clone()));
+        let planned = match wish {
+            None => {
+                let planned = self.planned(bad);
+                Box::pin(std::future::ready(planned)) as release::Work<_>
             }
-            Ok(plan) => {
-                let target = plan.target;
-                self.work.spawn(async move {
-                    match engine.preflight(plan).await {
-                        Ok(()) => Event::Ready { target },
-                        Err(refusal) => Event::Refused {
-                            reason: refusal.to_string(),
-                        },
-                    }
+            Some((target, _)) => self.wished(bad, target),
+        };
+        let mut witnessed = self.witnessed.subscribe();
+        self.work.spawn(async move {
+            let plan = match planned.await {
+                Ok(plan) => plan,
+                Err(refusal) => {
+                    return Event::Refused {
+                        reason: refusal.to_string(),
+                    };
+                }
+            };
+            // The rollback changes what the evidence is about.
+            let seen = witnessed.wait_for(|seen| *seen);
+            let _ = tokio::time::timeout(WITNESS, seen).await;
+            let target = plan.target;
+            match engine.preflight(plan).await {
+                Ok(()) => Event::Ready { target },
+                Err(refusal) => Event::Refused {
+                    reason: refusal.to_string(),
+                },
+            }
+        });
+    }
+
+    /// The plan of a person: to the revision that was named, or to the last that worked.
+    fn wished(
+        &self,
+        bad: Revision,
+        target: Option<Revision>,
+    ) -> release::Work<Result<release::Plan, release::Refusal>> {
+        let engine = Arc::clone(&self.setup.engine);
+        let mut facts = Facts::clone(&self.facts.borrow().facts);
+        let ledger = self.state.ledger.clone();
+        let fence = self.state.fence;
+        let case = self.state.rollout.phase().case();
+        let reason = case.map_or_else(String::new, |case| case.text.clone());
+        Box::pin(async move {
+            if let Some(target) = target {
+                let stored = engine.stored(target).await;
+                let digest = stored.and_then(|stored| stored.digest);
+                let digest = digest.ok_or(release::Refusal::TargetGone { target })?;
+                return Ok(release::Plan {
+                    bad,
+                    target,
+                    digest,
+                    reason,
+                    fence,
+                    is_rehearsal: false,
                 });
             }
-        }
+            let earlier: Vec<Revision> = facts
+                .revisions
+                .iter()
+                .rev()
+                .map(|record| record.revision)
+                .filter(|revision| *revision < bad)
+                .take(READ_BACK)
+                .collect();
+            for revision in &earlier {
+                if let Some(stored) = Arc::clone(&engine).stored(*revision).await
+                    && let Some(known) = facts
+                        .revisions
+                        .iter_mut()
+                        .find(|known| known.revision == *revision)
+                {
+                    *known = stored;
+                }
+            }
+            let mut refusal = None;
+            for serving in earlier {
+                match release::plan(bad, &facts, &ledger, Some(serving), &reason) {
+                    Ok(plan) => return Ok(release::Plan { fence, ..plan }),
+                    Err(why) => refusal = refusal.or(Some(why)),
+                }
+            }
+            Err(match refusal {
+                Some(refusal) => refusal,
+                None => release::plan(bad, &facts, &ledger, None, &reason)
+                    .err()
+                    .unwrap_or(release::Refusal::TargetGone { target: bad }),
+            })
+        })
+    }
+
+    /// Takes the order of a person.
+    pub(super) async fn on_order(&mut self, order: Order) {
+        let answer = match self.state.rollout.phase() {
+            Phase::Steady | Phase::Settling(_) | Phase::Watching(_) => {
+                let newest = self.state.rollout.newest().unwrap_or_default();
+                // What convicted an earlier revision is nothing to compare this one with.
+                self.state.convicted = None;
+                let target = order.target.map(Revision);
+                let reason = order.reason;
+                self.happens(Event::Ordered { target, reason }).await;
+                Ok(newest.0)
+            }
+            Phase::Absent => Err("there is no such release at the moment".to_owned()),
+            Phase::Preflight(_) | Phase::TurningBack(_) | Phase::Verifying(_) => {
+                Err("a rollback of this release is under way already".to_owned())
+            }
+        };
+        // Who asked may have gone away; the order is carried out all the same.
+        let _ = order.answer.send(answer);
     }
 
     pub(super) fn execute(&mut self, bad: Revision, target: Revision) {
         let engine = Arc::clone(&self.setup.engine);
         let facts = Arc::clone(&self.facts.borrow().facts);
         let case = self.state.rollout.phase().case();
-        let reason = case.map_or_else(String::new, |case| case.reason.clone());
-        let Some(digest) = digest_of(&facts, target) else {
-            let reason = release::Refusal::TargetGone { target }.to_string();
-            self.work
-                .spawn(async move { Event::ExecutionFailed { reason } });
-            return;
-        };
-        let plan = release::Plan {
-            bad,
-            target,
-            digest,
-            reason,
-            fence: self.state.fence,
-            is_rehearsal: false,
-        };
+        let reason = case.map_or_else(String::new, |case| {
+            let text = if case.ordered {
+                &case.text
+            } else {
+                &case.reason
+            };
+            text.clone()
+        });
+        let digest = digest_of(&facts, target);
+        let fence = self.state.fence;
         self.work.spawn(async move {
+            let digest = match digest {
+                Some(digest) => Some(digest),
+                None => Arc::clone(&engine)
+                    .stored(target)
+                    .await
+                    .and_then(|stored| stored.digest),
+            };
+            let Some(digest) = digest else {
+                let reason = release::Refusal::TargetGone { target }.to_string();
+                return Event::ExecutionFailed { reason };
+            };
+            let plan = release::Plan {
+                bad,
+                target,
+                digest,
+                reason,
+                fence,
+                is_rehearsal: false,
+            };
             match engine.execute(plan).await {
                 Ok(report) => Event::Executed(report.made),
                 Err(refusal) => Event::ExecutionFailed {
@@ -147,6 +269,38 @@ impl Guard {
             }
             self.obstacle = text;
             self.publish();
+        }
+    }
+
+    /// Begins to collect evidence.
+    pub(super) fn collect(&mut self, bad: Revision, began: Time) {
+        let facts = Arc::clone(&self.facts.borrow().facts);
+        let serving = self
+            .state
+            .rollout
+            .phase()
+            .case()
+            .and_then(|case| case.serving);
+        let serving = serving.or(self.state.deployed.filter(|deployed| *deployed < bad));
+        let collected = Arc::clone(&self.setup.engine).witness(facts, bad, serving);
+        self.witnessed.send_replace(false);
+        self.witnesses
+            .spawn(async move { (bad, began, collected.await) });
+    }
+
+    /// Evidence has come: it is kept with the recording, which may be closed by now.
+    pub(super) fn on_evidence(&mut self, bad: Revision, began: Time, evidence: Option<Evidence>) {
+        self.witnessed.send_replace(true);
+        let Some(evidence) = evidence else {
+            return;
+        };
+        let is_closed = self.recorder.is_none();
+        if is_closed {
+            self.open_recorder(bad, began);
+        }
+        self.record(&[Line::Evidence(Box::new(evidence))]);
+        if is_closed {
+            self.recorder = None;
         }
     }
 

@@ -1,0 +1,260 @@
+//! The daemon's API, as the commands ask it.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use reqwest::{Client, Method, StatusCode};
+use serde_json::Value;
+
+/// No daemon can be reached.
+pub(super) const NO_DAEMON: u8 = 3;
+
+/// There is no such release, or what was asked for is not there.
+pub(super) const UNKNOWN: u8 = 1;
+
+/// The longest that one answer may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The largest answer that is read.
+const MAX_ANSWER: usize = 16 * 1024 * 1024;
+
+/// Which daemon is asked.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ServerArgs {
+    /// Where the daemon listens
+    #[arg(
+        long,
+        env = "LEADSMAN_SERVER",
+        default_value = "http://127.0.0.1:9616",
+        value_name = "URL"
+    )]
+    pub(super) server: String,
+    /// The namespace of the release; needed only where several have one of that name
+    #[arg(long, short, value_name = "NAMESPACE")]
+    pub(super) namespace: Option<String>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum NoAnswer {
+    /// Nobody can be reached.
+    Unreachable(String),
+    /// The daemon says no: its status and its words.
+    Refused(u16, String),
+    /// There is no such release.
+    Unknown(String),
+}
+
+impl NoAnswer {
+    /// Prints it, and gives the exit code.
+    pub(super) fn report(&self) -> ExitCode {
+        match self {
+            Self::Unreachable(why) => {
+                eprintln!(
+                    "leadsman: {why}; start one with `leadsman run`, or name another with --server"
+                );
+                ExitCode::from(NO_DAEMON)
+            }
+            Self::Refused(_, why) | Self::Unknown(why) => {
+                eprintln!("leadsman: {why}");
+                ExitCode::from(UNKNOWN)
+            }
+        }
+    }
+}
+
+/// A daemon.
+pub(super) struct Daemon {
+    client: Client,
+    server: String,
+}
+
+impl Daemon {
+    /// Nothing is asked yet.
+    pub(super) fn new(args: &ServerArgs) -> Result<Self, NoAnswer> {
+        // A provider that is installed already is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = Client::builder()
+            .timeout(PATIENCE)
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .build()
+            .map_err(|error| NoAnswer::Unreachable(format!("no HTTP client: {error}")))?;
+        Ok(Self {
+            client,
+            server: args.server.trim_end_matches('/').to_owned(),
+        })
+    }
+
+    /// What stands at a path.
+    pub(super) async fn get(&self, path: &str) -> Result<Value, NoAnswer> {
+        self.ask(Method::GET, path, None, None).await
+    }
+
+    /// Sends a body.
+    pub(super) async fn post(
+        &self,
+        path: &str,
+        body: &Value,
+        token: Option<&str>,
+    ) -> Result<Value, NoAnswer> {
+        self.ask(Method::POST, path, Some(body), token).await
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        token: Option<&str>,
+    ) -> Result<Value, NoAnswer> {
+        let url = format!("{}{path}", self.server);
+        let away = |error: reqwest::Error| {
+            // The address stands in front already.
+            let error = error.without_url();
+            NoAnswer::Unreachable(format!(
+                "no daemon answers at {}: {}",
+                self.server,
+                chain(&error)
+            ))
+        };
+        let mut request = self.client.request(method, &url);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        let mut response = request.send().await.map_err(away)?;
+        let status = response.status();
+        let mut answer = Vec::new();
+        while let Some(part) = response.chunk().await.map_err(away)? {
+            if answer.len() + part.len() > MAX_ANSWER {
+                let text = format!("{} answers with more than {MAX_ANSWER} bytes", self.server);
+                return Err(NoAnswer::Refused(status.as_u16(), text));
+            }
+            answer.extend_from_slice(&part);
+        }
+        let answer: Result<Value, _> = serde_json::from_slice(&answer);
+        match answer {
+            Ok(answer) if status.is_success() => Ok(answer),
+            Ok(problem) => {
+                let detail = problem["detail"].as_str().unwrap_or("no reason is given");
+                Err(if status == StatusCode::NOT_FOUND {
+                    NoAnswer::Unknown(detail.to_owned())
+                } else {
+                    NoAnswer::Refused(
+                        status.as_u16(),
+                        format!("{} says {status}: {detail}", self.server),
+                    )
+                })
+            }
+            // Whatever is there, it is no Leadsman.
+            Err(_) => Err(NoAnswer::Unreachable(format!(
+                "what answers at {} ({status}) is no Leadsman",
+                self.server
+            ))),
+        }
+    }
+
+    /// All releases.
+    pub(super) async fn releases(&self) -> Result<Vec<Value>, NoAnswer> {
+        let mut answer = self.get("/api/v1/releases").await?;
+        match answer["releases"].take() {
+            Value::Array(releases) => Ok(releases),
+            _ => Err(NoAnswer::Unreachable(format!(
+                "what answers at {} is no Leadsman",
+                self.server
+            ))),
+        }
+    }
+
+    /// The release of that name: its namespace and what is known of it.
+    pub(super) async fn release(
+        &self,
+        name: &str,
+        namespace: Option<&str>,
+    ) -> Result<(String, Value), NoAnswer> {
+        let text = |release: &Value, key: &str| release[key].as_str().unwrap_or("").to_owned();
+        let mut found: Vec<Value> = self
+            .releases()
+            .await?
+            .into_iter()
+            .filter(|release| {
+                text(release, "release") == name
+                    && namespace.is_none_or(|wanted| text(release, "namespace") == wanted)
+            })
+            .collect();
+        match found.len() {
+            0 => Err(NoAnswer::Unknown(format!(
+                "{} knows no release {name}{}; `leadsman status` names those that it knows",
+                self.server,
+                namespace.map_or_else(String::new, |namespace| format!(" in {namespace}"))
+            ))),
+            1 => {
+                let release = found.remove(0);
+                Ok((text(&release, "namespace"), release))
+            }
+            _ => {
+                let all: Vec<String> = found
+                    .iter()
+                    .map(|release| text(release, "namespace"))
+                    .collect();
+                Err(NoAnswer::Unknown(format!(
+                    "{name} is in {}; say which with --namespace",
+                    all.join(" and ")
+                )))
+            }
+        }
+    }
+
+    /// The watches of a release that have ended, the oldest first.
+    pub(super) async fn rollouts(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Vec<Value>, NoAnswer> {
+        let path = format!("/api/v1/releases/{namespace}/{name}/rollouts");
+        let mut answer = self.get(&path).await?;
+        match answer["rollouts"].take() {
+            Value::Array(rollouts) => Ok(rollouts),
+            _ => Ok(Vec::new()),
+        }
+    }
+}
+
+/// An error and its causes, each once.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// A token, from a file; never from the command line, where everybody can read it.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TokenArgs {
+    /// The file with the bearer token, the same as the daemon's serve.token_file
+    #[arg(long, env = "LEADSMAN_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+impl TokenArgs {
+    /// The token; an error in words when its file cannot be read.
+    pub(super) fn token(&self) -> Result<Option<String>, String> {
+        let Some(file) = &self.token_file else {
+            return Ok(None);
+        };
+        let token = std::fs::read_to_string(file)
+            .map_err(|error| format!("{} cannot be read: {error}", file.display()))?;
+        Ok(Some(token.trim().to_owned()))
+    }
+}

@@ -1,0 +1,194 @@
+//! `leadsman gate`: a pipeline waits for the verdict on what it has deployed.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::client::{Daemon, NO_DAEMON, NoAnswer, ServerArgs};
+use super::runtime;
+use super::status::text;
+
+/// Options of `leadsman gate`.
+#[derive(Debug, Args)]
+#[command(after_help = ABOUT)]
+pub(crate) struct GateArgs {
+    /// The release
+    #[arg(value_name = "RELEASE")]
+    release: String,
+    /// The revision that was deployed, as `helm upgrade` prints it; without it the newest one
+    #[arg(value_name = "REVISION")]
+    revision: Option<u64>,
+    #[command(flatten)]
+    server: ServerArgs,
+    /// Give up after that
+    #[arg(long, default_value = "15m", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+    /// The end as one JSON object, instead of progress
+    #[arg(long)]
+    json: bool,
+}
+
+const ABOUT: &str = "\
+Exit code:
+    0  healthy: the revision was watched and kept
+   10  it made things worse, and the release was turned back
+   11  it made things worse and is still there: the rollback was refused or failed, the limit of the day is
+       reached, it is a first revision, or the mode is observe
+   12  inconclusive: too little could be measured
+   13  a newer revision took its place before there was a verdict
+    1  the daemon knows no such release
+    3  there is no daemon
+  124  no verdict within --timeout
+
+Example:
+  revision=$(helm upgrade --install mykadoo ./chart -n mykadoo-production --wait -o json | jq .version)
+  leadsman gate mykadoo $revision --namespace mykadoo-production";
+
+const ROLLED_BACK: u8 = 10;
+const STILL_THERE: u8 = 11;
+const INCONCLUSIVE: u8 = 12;
+const SUPERSEDED: u8 = 13;
+const TIME_OUT: u8 = 124;
+
+/// Between questions.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// A daemon that was never reached is not waited for any longer; one that was may be starting anew.
+const FIRST: Duration = Duration::from_secs(10);
+
+/// What a pipeline needs to know of how a watch ended.
+pub(super) fn code_of(ending: &str) -> u8 {
+    match ending {
+        "kept" => 0,
+        "recovered" | "same_failure" | "worse" | "unverified" => ROLLED_BACK,
+        "would_roll_back" | "left_alone" | "limit_reached" | "refused" | "failed" => STILL_THERE,
+        "superseded" | "uninstalled" => SUPERSEDED,
+        // Also what a newer daemon may say.
+        _ => INCONCLUSIVE,
+    }
+}
+
+pub(super) fn run(args: &GateArgs) -> ExitCode {
+    let Some(runtime) = runtime(1) else {
+        return ExitCode::FAILURE;
+    };
+    let code = runtime.block_on(wait(args));
+    runtime.shutdown_background();
+    code
+}
+
+async fn wait(args: &GateArgs) -> ExitCode {
+    let daemon = match Daemon::new(&args.server) {
+        Ok(daemon) => daemon,
+        Err(why) => return why.report(),
+    };
+    let began = Instant::now();
+    let mut said = String::new();
+    let mut was_reached = false;
+    let mut wanted = args.revision;
+    loop {
+        match look(&daemon, args, &mut wanted).await {
+            Ok(Look::Ended(rollout)) => return ended(args, &rollout),
+            Ok(Look::Waits(line)) => {
+                was_reached = true;
+                if line != said && !args.json {
+                    say!("{:>6.0} s  {line}", began.elapsed().as_secs_f64());
+                    said = line;
+                }
+            }
+            Err(NoAnswer::Unreachable(why)) if was_reached || began.elapsed() < FIRST => {
+                tracing::debug!(why, "No answer");
+            }
+            Err(why) => return why.report(),
+        }
+        if began.elapsed() >= args.timeout {
+            if !was_reached {
+                return ExitCode::from(NO_DAEMON);
+            }
+            eprintln!(
+                "leadsman: no verdict on {} within {}; the last that was known: {}",
+                args.release,
+                humantime::format_duration(args.timeout),
+                if said.is_empty() { "nothing" } else { &said }
+            );
+            return ExitCode::from(TIME_OUT);
+        }
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+enum Look {
+    /// What is waited for, in words.
+    Waits(String),
+    Ended(Value),
+}
+
+async fn look(
+    daemon: &Daemon,
+    args: &GateArgs,
+    wanted: &mut Option<u64>,
+) -> Result<Look, NoAnswer> {
+    let (namespace, release) = daemon
+        .release(&args.release, args.server.namespace.as_deref())
+        .await?;
+    let newest = release["revision"].as_u64();
+    let Some(newest) = newest else {
+        return Ok(Look::Waits("no revision is known yet".into()));
+    };
+    let revision = *wanted.get_or_insert(newest);
+    if newest < revision {
+        return Ok(Look::Waits(format!(
+            "revision {revision} has not been seen yet; {newest} is the newest"
+        )));
+    }
+    let rollouts = daemon.rollouts(&namespace, &args.release).await?;
+    let mut ended = rollouts.into_iter().rev();
+    if let Some(rollout) = ended.find(|rollout| rollout["revision"].as_u64() == Some(revision)) {
+        return Ok(Look::Ended(rollout));
+    }
+    let is_at_rest = matches!(text(&release, "phase"), "steady" | "absent");
+    if is_at_rest && newest == revision {
+        // It was there before the daemon watched: nobody judges it.
+        return Ok(Look::Waits(format!(
+            "revision {revision} served before the daemon began to watch, so there is no verdict on it"
+        )));
+    }
+    Ok(Look::Waits(format!(
+        "{}: {}",
+        text(&release, "phase").replace('_', " "),
+        text(&release, "says")
+    )))
+}
+
+fn ended(args: &GateArgs, rollout: &Value) -> ExitCode {
+    if args.json {
+        say!("{rollout}");
+    } else {
+        let ending = text(rollout, "ending").replace('_', " ");
+        say!(
+            "Revision {}: {ending}. {}",
+            rollout["revision"],
+            text(rollout, "text")
+        );
+    }
+    ExitCode::from(code_of(text(rollout, "ending")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::ENDINGS;
+
+    #[test]
+    fn every_ending_has_its_code() {
+        for ending in ENDINGS {
+            let code = code_of(ending);
+            assert_eq!(code == 0, ending == "kept", "{ending}");
+            assert_eq!(code == INCONCLUSIVE, ending == "inconclusive", "{ending}");
+        }
+        assert_eq!(code_of("something new"), INCONCLUSIVE);
+    }
+}

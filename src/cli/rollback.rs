@@ -1,0 +1,137 @@
+//! `leadsman rollback`: by hand, with the same looks, fence, verification and record as after a verdict.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::client::{Daemon, NoAnswer, ServerArgs, TokenArgs};
+use super::runtime;
+use super::status::text;
+
+/// Options of `leadsman rollback`.
+#[derive(Debug, Args)]
+#[command(after_help = ABOUT)]
+pub(crate) struct RollbackArgs {
+    /// The release
+    #[arg(value_name = "RELEASE")]
+    release: String,
+    /// The revision to go back to; without it the last that is known to be good, else the one before
+    #[arg(value_name = "REVISION")]
+    revision: Option<u32>,
+    /// Why; it is written into the history of the release
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    #[command(flatten)]
+    server: ServerArgs,
+    #[command(flatten)]
+    token: TokenArgs,
+    /// Stop waiting after that; the rollback goes on
+    #[arg(long, default_value = "10m", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+}
+
+const ABOUT: &str = "\
+The mode and the limit of the day bind Leadsman, and no person. What would delete data, or what another tool keeps, is
+refused here as well, with the command that does it all the same.
+
+Exit code:
+    0  turned back, and the probes are well again
+   11  refused, or failed
+   12  turned back, but the probes are not well, or nothing can be said
+    1  the daemon knows no such release, or does not know the token
+    3  there is no daemon
+  124  not done within --timeout
+
+Examples:
+  leadsman rollback mykadoo --reason 'the cart loses items'
+  leadsman rollback mykadoo 41 --namespace mykadoo-production --reason 'as agreed with Ann'";
+
+const FAILED: u8 = 11;
+const NOT_WELL: u8 = 12;
+const TIME_OUT: u8 = 124;
+
+const EVERY: Duration = Duration::from_millis(500);
+
+pub(super) fn run(args: &RollbackArgs) -> ExitCode {
+    let token = match args.token.token() {
+        Ok(token) => token,
+        Err(why) => {
+            eprintln!("leadsman: {why}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let Some(runtime) = runtime(1) else {
+        return ExitCode::FAILURE;
+    };
+    let code = runtime.block_on(order(args, token.as_deref()));
+    runtime.shutdown_background();
+    code.unwrap_or_else(|why| why.report())
+}
+
+async fn order(args: &RollbackArgs, token: Option<&str>) -> Result<ExitCode, NoAnswer> {
+    let daemon = Daemon::new(&args.server)?;
+    let (namespace, _) = daemon
+        .release(&args.release, args.server.namespace.as_deref())
+        .await?;
+    let path = format!("/api/v1/releases/{namespace}/{}/rollback", args.release);
+    let body = json!({ "revision": args.revision, "reason": args.reason });
+    let accepted = match daemon.post(&path, &body, token).await {
+        // Another one is under way.
+        Err(NoAnswer::Refused(409, why)) => {
+            eprintln!("leadsman: {why}");
+            return Ok(ExitCode::from(FAILED));
+        }
+        answer => answer?,
+    };
+    let (bad, at) = (
+        accepted["revision"].as_u64(),
+        accepted["at"].as_f64().unwrap_or(0.0),
+    );
+    say!("Turning back from revision {}.", bad.unwrap_or(0));
+    let began = Instant::now();
+    let mut said = String::new();
+    loop {
+        // A daemon that starts anew goes on where it was.
+        if let Ok(rollouts) = daemon.rollouts(&namespace, &args.release).await {
+            let mut ended = rollouts.iter().rev();
+            let ended = ended.find(|one| {
+                one["revision"].as_u64() == bad
+                    && one["ended_at"].as_f64().is_some_and(|end| end >= at - 1.0)
+            });
+            if let Some(ended) = ended {
+                say!(
+                    "{}. {}",
+                    text(ended, "ending").replace('_', " "),
+                    text(ended, "text")
+                );
+                return Ok(ExitCode::from(code_of(text(ended, "ending"))));
+            }
+        }
+        if let Ok((_, release)) = daemon.release(&args.release, Some(&namespace)).await {
+            let now = text(&release, "says");
+            if now != said {
+                say!("{:>6.0} s  {now}", began.elapsed().as_secs_f64());
+                now.clone_into(&mut said);
+            }
+        }
+        if began.elapsed() >= args.timeout {
+            eprintln!(
+                "leadsman: not done yet; `leadsman status {}` tells how it stands",
+                args.release
+            );
+            return Ok(ExitCode::from(TIME_OUT));
+        }
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+fn code_of(ending: &str) -> u8 {
+    match ending {
+        "recovered" => 0,
+        "same_failure" | "worse" | "unverified" => NOT_WELL,
+        _ => FAILED,
+    }
+}

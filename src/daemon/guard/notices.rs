@@ -1,0 +1,87 @@
+//! What people who look at the release are told, and when.
+
+use std::sync::Arc;
+
+use super::Guard;
+use crate::release::Notice;
+use crate::rollout::{Ending, Phase};
+use crate::units::{Revision, Time};
+
+/// Notices under way at a time; when the cluster takes none, further ones are left out.
+const MAX_NOTICES: usize = 20;
+
+impl Guard {
+    /// Tells of what has just happened: `phase` and `ended` are what held before it.
+    pub(super) fn tell(&mut self, phase: &str, ended: Option<(Time, Revision)>) {
+        let past = self.state.rollout.past().last();
+        let past = past.filter(|past| ended != Some((past.at, past.case.revision)));
+        let mut notices: Vec<Notice> = past
+            .and_then(|past| {
+                let (is_warning, reason, action) = of_ending(past.ending)?;
+                Some(Notice {
+                    is_warning,
+                    reason,
+                    action,
+                    text: format!("Revision {}: {}", past.case.revision, past.text),
+                    revision: past.case.revision,
+                })
+            })
+            .into_iter()
+            .collect();
+        let now = self.state.rollout.phase();
+        if now.as_str() != phase {
+            match now {
+                Phase::Preflight(case) => notices.push(Notice {
+                    is_warning: true,
+                    reason: "RevisionRegressed",
+                    action: "Judge",
+                    text: format!(
+                        "Revision {} made things worse: {}",
+                        case.revision, case.text
+                    ),
+                    revision: case.revision,
+                }),
+                Phase::TurningBack(case) => notices.push(Notice {
+                    is_warning: false,
+                    reason: "RollbackStarted",
+                    action: "RollBack",
+                    text: format!(
+                        "Turning back from revision {} to the contents of revision {}",
+                        case.revision,
+                        case.target.unwrap_or_default()
+                    ),
+                    revision: case.revision,
+                }),
+                Phase::Absent
+                | Phase::Steady
+                | Phase::Settling(_)
+                | Phase::Watching(_)
+                | Phase::Verifying(_) => {}
+            }
+        }
+        for notice in notices {
+            if self.notices.len() < MAX_NOTICES {
+                self.notices
+                    .spawn(Arc::clone(&self.setup.engine).tell(notice));
+            }
+        }
+    }
+}
+
+/// Whether somebody should look at it, the reason, and the action; `None` for what is no news to anybody.
+const fn of_ending(ending: Ending) -> Option<(bool, &'static str, &'static str)> {
+    Some(match ending {
+        Ending::Kept => (false, "RevisionKept", "Judge"),
+        Ending::Inconclusive => (false, "RevisionInconclusive", "Judge"),
+        Ending::Superseded | Ending::Uninstalled => return None,
+        Ending::WouldRollBack => (true, "WouldRollBack", "Judge"),
+        Ending::LeftAlone => (true, "RevisionLeftAlone", "Judge"),
+        Ending::LimitReached => (true, "RollbackLimitReached", "RollBack"),
+        Ending::Refused => (true, "RollbackRefused", "RollBack"),
+        Ending::Failed => (true, "RollbackFailed", "RollBack"),
+        Ending::Recovered => (false, "RollbackVerified", "Verify"),
+        Ending::SameFailure => (true, "NotTheRelease", "Verify"),
+        Ending::Worse => (true, "WorseAfterRollback", "Verify"),
+        Ending::Unverified => (true, "RollbackUnverified", "Verify"),
+    })
+}

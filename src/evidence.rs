@@ -1,0 +1,289 @@
+//! What is kept of the cluster beside a verdict: for the people who look at it in the morning.
+//!
+//! Everything in it is bounded and went through [`redacted`]. That finds secrets by what they look like, so it is a
+//! second line of defence: the values of Secret objects are never collected at all.
+
+use std::sync::LazyLock;
+
+use regex::Regex;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Bounds of a bundle.
+pub const MAX_PODS: usize = 30;
+/// Events that are kept, the newest.
+pub const MAX_EVENTS: usize = 50;
+/// Containers whose logs are kept.
+pub const MAX_LOGS: usize = 8;
+/// Lines of each log, the newest.
+pub const MAX_LINES: usize = 100;
+/// Characters of one line or message.
+pub const MAX_TEXT: usize = 400;
+/// Lines of the difference between the values of two revisions.
+pub const MAX_CHANGES: usize = 100;
+
+/// The bundle.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Evidence {
+    /// Pods that are not as they should be, and then others.
+    pub pods: Vec<PodEvidence>,
+    /// What the cluster said of the release's objects, the newest last.
+    pub events: Vec<EventEvidence>,
+    /// Logs of failing containers.
+    pub logs: Vec<LogEvidence>,
+    /// The workloads' rollouts, and their autoscalers, in words.
+    pub workloads: Vec<String>,
+    /// Images of both revisions, where they differ, as `Deployment web: web:1 -> web:2`.
+    pub images: Vec<String>,
+    /// The user's values of both revisions, where they differ, as `api.replicas: 3 -> 5`.
+    pub values: Vec<String>,
+    /// What could not be collected, and why.
+    pub missing: Vec<String>,
+}
+
+/// A pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodEvidence {
+    /// Its name.
+    pub name: String,
+    /// The revision that it belongs to.
+    pub revision: u32,
+    /// Its node.
+    pub node: String,
+    /// What it does, as `not ready, CrashLoopBackOff, 3 restarts, last end: Error (exit code 1)`.
+    pub state: String,
+}
+
+/// An event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventEvidence {
+    /// Of which object, as `Pod web-1`.
+    pub object: String,
+    /// As `BackOff`.
+    pub reason: String,
+    /// In the cluster's words.
+    pub message: String,
+    /// How often.
+    pub count: u32,
+    /// When last, in RFC 3339; empty where the cluster does not say.
+    pub at: String,
+}
+
+/// The log of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogEvidence {
+    /// Its pod.
+    pub pod: String,
+    /// Its name.
+    pub container: String,
+    /// Whether it is of the run before, which crashed.
+    pub previous: bool,
+    /// The last lines.
+    pub lines: Vec<String>,
+}
+
+/// What is put in place of a secret.
+const HIDDEN: &str = "***";
+
+/// Each with the number of the group that is kept in front.
+static SECRETS: LazyLock<Vec<Regex>> = LazyLock::new(|| {
+    [
+        // User and password of a URL.
+        r"(?i)([a-z][a-z0-9+.-]*://)[^/\s:@]*:[^/\s@]*@()",
+        // What stands behind a telling name, quoted or not.
+        r#"(?i)((?:[a-z0-9_.-]*(?:passw(?:or)?d|passphrase|secret|token|api[_-]?key|access[_-]?key|private[_-]?key|credential|authorization|cookie|signature)[a-z0-9_.-]*)["']?\s*[:=]\s*)(?:"[^"]*"|'[^']*'|(?:bearer|basic)\s+\S+|[^\s,;&}\]]+)"#,
+        // Headers of HTTP.
+        r"(?i)(\b(?:bearer|basic)\s+)[a-z0-9._~+/=-]{8,}",
+        // Tokens that tell their kind.
+        r"()\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?",
+        r"()\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
+        r"()\b(?:gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}|glpat-[A-Za-z0-9_-]{15,}|xox[abeoprs]-[A-Za-z0-9-]{8,}|sk_(?:live|test)_[A-Za-z0-9]{10,}|sk-[A-Za-z0-9_-]{20,}|npm_[A-Za-z0-9]{20,})",
+        r"()-----BEGIN [A-Z ]*PRIVATE KEY-----.*",
+    ]
+    .iter()
+    .filter_map(|pattern| Regex::new(pattern).ok())
+    .collect()
+});
+
+static TELLING: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    Regex::new(
+        r"(?i)passw(or)?d|passphrase|secret|token|api[_-]?key|access[_-]?key|private|credential|auth|cookie|cert|dsn|connection",
+    )
+    .ok()
+});
+
+/// A text without what looks like a secret, and not longer than [`MAX_TEXT`].
+pub fn redacted(text: &str) -> String {
+    // Cut first, so that a hostile line costs no more than a long one; some more than is kept, so that what is cut in
+    // the middle is still known.
+    let mut text: String = text.chars().take(4 * MAX_TEXT).collect();
+    for pattern in SECRETS.iter() {
+        text = pattern
+            .replace_all(&text, |found: &regex::Captures<'_>| {
+                let front = found.get(1).map_or("", |front| front.as_str());
+                let back = if front.ends_with("://") { "@" } else { "" };
+                format!("{front}{HIDDEN}{back}")
+            })
+            .into_owned();
+    }
+    if text.chars().count() > MAX_TEXT {
+        text = text.chars().take(MAX_TEXT).collect();
+        text.push('…');
+    }
+    text
+}
+
+/// Where two trees of values differ, a line for each place. What stands at a place with a telling name is hidden.
+pub fn changes(before: &Value, after: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    compare("", before, after, 0, &mut found);
+    found.truncate(MAX_CHANGES);
+    found
+}
+
+/// Deeper trees are compared as a whole.
+const MAX_DEPTH: usize = 40;
+
+fn compare(path: &str, before: &Value, after: &Value, depth: usize, found: &mut Vec<String>) {
+    if before == after || found.len() > MAX_CHANGES {
+        return;
+    }
+    if depth < MAX_DEPTH
+        && let (Value::Object(old), Value::Object(new)) = (before, after)
+    {
+        let mut keys: Vec<&String> = old.keys().chain(new.keys()).collect();
+        keys.sort();
+        keys.dedup();
+        for key in keys {
+            let inner = if path.is_empty() {
+                key.clone()
+            } else {
+                format!("{path}.{key}")
+            };
+            let value = |tree: &serde_json::Map<String, Value>| {
+                tree.get(key).cloned().unwrap_or(Value::Null)
+            };
+            compare(&inner, &value(old), &value(new), depth + 1, found);
+        }
+        return;
+    }
+    let is_telling = TELLING
+        .as_ref()
+        .is_none_or(|telling| telling.is_match(path));
+    let shown = |value: &Value| match value {
+        Value::Null => "none".to_owned(),
+        _ if is_telling => HIDDEN.to_owned(),
+        // A tree that appears or goes away as a whole may hold anything below it.
+        Value::Object(_) | Value::Array(_) => hidden_inside(value).to_string(),
+        value => value.to_string(),
+    };
+    found.push(redacted(&format!(
+        "{path}: {} -> {}",
+        shown(before),
+        shown(after)
+    )));
+}
+
+/// The same tree with the values of telling names hidden.
+fn hidden_inside(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let fields = fields.iter().map(|(key, value)| {
+                let is_telling = TELLING.as_ref().is_none_or(|telling| telling.is_match(key));
+                let value = if is_telling {
+                    HIDDEN.into()
+                } else {
+                    hidden_inside(value)
+                };
+                (key.clone(), value)
+            });
+            Value::Object(fields.collect())
+        }
+        Value::Array(items) => items.iter().map(hidden_inside).collect(),
+        value => value.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn secrets_are_hidden_and_the_rest_stays() {
+        for (text, shown) in [
+            (
+                "postgres://app:hunter2@db:5432/app refused",
+                "postgres://***@db:5432/app refused",
+            ),
+            ("https://:hunter2@host/", "https://***@host/"),
+            ("password=hunter2 user=bob", "password=*** user=bob"),
+            (
+                "DB_PASSWORD: \"hunter2 with blanks\", a",
+                "DB_PASSWORD: ***, a",
+            ),
+            (r#"{"apiKey":"hunter2","n":1}"#, r#"{"apiKey":***,"n":1}"#),
+            ("Authorization: Bearer abcdefghijkl", "Authorization: ***"),
+            ("sent bearer abcdefghijkl", "sent bearer ***"),
+            ("jwt eyJhbGciOiJI.eyJzdWIiOiIx.abc", "jwt ***"),
+            ("key AKIAABCDEFGHIJKLMNOP used", "key *** used"),
+            ("ghp_abcdefghijklmnopqrstuvwxyz", "***"),
+            ("-----BEGIN RSA PRIVATE KEY----- MIIE", "***"),
+            ("Set-Cookie: session=abc; Path=/", "Set-Cookie: ***; Path=/"),
+        ] {
+            assert_eq!(redacted(text), shown);
+        }
+        for plain in [
+            "GET /api/health 503",
+            "connection to db:5432 refused",
+            "3 restarts at 10:00:00",
+        ] {
+            assert_eq!(redacted(plain), plain);
+        }
+    }
+
+    #[test]
+    fn a_line_has_a_bound() {
+        let long = redacted(&"a".repeat(1_000_000));
+        assert!(long.chars().count() <= MAX_TEXT + 1);
+        // A secret that begins before the bound and ends behind it.
+        let text = format!(
+            "{} password={}",
+            "x".repeat(MAX_TEXT - 15),
+            "hunter2".repeat(50)
+        );
+        assert!(!redacted(&text).contains("hunter2"), "{}", redacted(&text));
+    }
+
+    #[test]
+    fn values_that_differ_are_named_and_those_with_telling_names_are_hidden() {
+        let before = json!({"api": {"replicas": 3, "image": "a:1"}, "db": {"password": "hunter2"}, "same": [1]});
+        let after = json!({"api": {"replicas": 5, "image": "a:1"}, "db": {"password": "hunter3"}, "same": [1], "new": {"token": "hunter4", "on": true}});
+        assert_eq!(
+            changes(&before, &after),
+            [
+                "api.replicas: 3 -> 5",
+                "db.password: *** -> ***",
+                r#"new: none -> {"on":true,"token":***}"#,
+            ]
+        );
+        assert!(changes(&before, &before).is_empty());
+    }
+
+    #[test]
+    fn the_difference_of_values_has_a_bound() {
+        let many = |value: u32| -> Value {
+            (0..10_000)
+                .map(|n| (format!("k{n}"), json!(value)))
+                .collect::<serde_json::Map<_, _>>()
+                .into()
+        };
+        assert_eq!(changes(&many(1), &many(2)).len(), MAX_CHANGES);
+        let mut deep = json!(1);
+        for _ in 0..60 {
+            deep = json!({ "a": deep });
+        }
+        assert_eq!(changes(&deep, &json!(2)).len(), 1);
+    }
+}

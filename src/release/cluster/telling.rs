@@ -1,0 +1,100 @@
+//! Kubernetes Events: what happens to a release is told where `kubectl describe` and `kubectl get events` show it.
+
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+
+use k8s_openapi::api::core::v1::ObjectReference;
+
+use super::Cluster;
+use super::api::PATIENCE;
+use crate::release::Notice;
+
+/// Kubernetes' bound of a note, in bytes.
+const MAX_NOTE: usize = 1024;
+
+impl Cluster {
+    pub(super) async fn publish(&self, notice: Notice) {
+        let event = Event {
+            type_: if notice.is_warning {
+                EventType::Warning
+            } else {
+                EventType::Normal
+            },
+            reason: notice.reason.to_owned(),
+            note: Some(bounded(&notice.text)),
+            action: notice.action.to_owned(),
+            secondary: Some(self.record_reference(&notice)),
+        };
+        let published = tokio::time::timeout(
+            PATIENCE,
+            self.recorder.publish(&event, &self.regarding(&notice)),
+        )
+        .await;
+        let why = match published {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {} s", PATIENCE.as_secs()),
+        };
+        tracing::warn!(release = %self.release, reason = notice.reason, "The Event was not written: {why}");
+    }
+
+    /// The first workload of the release, where people look; the record when it has none.
+    fn regarding(&self, notice: &Notice) -> ObjectReference {
+        let parts = self.parts();
+        let Some((kind, name)) = parts.first() else {
+            return self.record_reference(notice);
+        };
+        let tables = self.hub.tables();
+        let row = tables
+            .workloads()
+            .find(|row| row.kind == *kind && row.name == *name);
+        ObjectReference {
+            api_version: Some("apps/v1".into()),
+            kind: Some(kind.as_str().into()),
+            name: Some(name.to_string()),
+            namespace: Some(self.hub.namespace().to_string()),
+            uid: row.map(|row| row.uid.to_string()),
+            ..ObjectReference::default()
+        }
+    }
+
+    fn record_reference(&self, notice: &Notice) -> ObjectReference {
+        let kind = if self.hub.driver().plural() == "secrets" {
+            "Secret"
+        } else {
+            "ConfigMap"
+        };
+        ObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some(kind.into()),
+            name: Some(format!(
+                "sh.helm.release.v1.{}.v{}",
+                self.release, notice.revision
+            )),
+            namespace: Some(self.hub.namespace().to_string()),
+            ..ObjectReference::default()
+        }
+    }
+}
+
+/// Who says it.
+pub(super) fn recorder(client: kube::Client) -> Recorder {
+    let reporter = Reporter {
+        controller: "leadsman".into(),
+        // In a pod the host's name is the pod's.
+        instance: std::env::var("HOSTNAME")
+            .ok()
+            .filter(|name| !name.is_empty()),
+    };
+    Recorder::new(client, reporter)
+}
+
+fn bounded(text: &str) -> String {
+    if text.len() <= MAX_NOTE {
+        return text.to_owned();
+    }
+    let mut end = MAX_NOTE - '…'.len_utf8();
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}…", &text[..end])
+}

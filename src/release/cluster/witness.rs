@@ -1,0 +1,332 @@
+//! Collecting evidence: what the cluster is like at the moment of a verdict, before the rollback changes it.
+//!
+//! Whatever cannot be had is named in the bundle and holds nothing up.
+
+use std::time::Duration;
+
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
+use kube::Api;
+use kube::api::{ListParams, LogParams};
+use serde_json::Value;
+
+use super::Cluster;
+use super::api::ask;
+use crate::evidence::{
+    EventEvidence, Evidence, LogEvidence, MAX_EVENTS, MAX_LINES, MAX_LOGS, MAX_PODS, PodEvidence,
+    changes, redacted,
+};
+use crate::release::Facts;
+use crate::release::manifest;
+use crate::release::record::Record;
+use crate::units::Revision;
+
+/// All of it takes no longer; what has not come by then is missing.
+pub(super) const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Pods that are read one by one.
+const LOOKED_AT: usize = 8;
+
+/// Events of the namespace that are looked through.
+const MAX_READ: u32 = 500;
+
+/// Bytes of one log.
+const MAX_LOG: i64 = 64 * 1024;
+
+impl Cluster {
+    pub(super) async fn witness(
+        &self,
+        facts: &Facts,
+        bad: Revision,
+        serving: Option<Revision>,
+    ) -> Evidence {
+        let mut evidence = Evidence::default();
+        let (pods, events, scalers, records) = tokio::join!(
+            self.look_at_pods(facts, bad),
+            self.events_of(facts),
+            self.scalers(),
+            self.differences(bad, serving),
+        );
+        let (pods, logs, mut missing) = pods;
+        evidence.pods = pods;
+        evidence.logs = logs;
+        match events {
+            Ok(events) => evidence.events = events,
+            Err(why) => missing.push(format!("events: {why}")),
+        }
+        evidence.workloads = self.rollouts();
+        match scalers {
+            Ok(scalers) => evidence.workloads.extend(scalers),
+            Err(why) => missing.push(format!("autoscalers: {why}")),
+        }
+        match records {
+            Ok((images, values)) => (evidence.images, evidence.values) = (images, values),
+            Err(why) => missing.push(format!("differences: {why}")),
+        }
+        evidence.missing = missing;
+        evidence
+    }
+
+    fn pods_api(&self) -> Api<Pod> {
+        Api::namespaced(self.hub.client().clone(), self.hub.namespace().as_str())
+    }
+
+    /// The pods that say most: of the bad revision before others, those in trouble before those that serve.
+    async fn look_at_pods(
+        &self,
+        facts: &Facts,
+        bad: Revision,
+    ) -> (Vec<PodEvidence>, Vec<LogEvidence>, Vec<String>) {
+        let mut pods: Vec<&crate::release::Pod> = facts.pods.iter().collect();
+        pods.sort_by_key(|pod| {
+            (
+                pod.revision != bad,
+                pod.ready_since.is_some(),
+                pod.restarts == 0,
+            )
+        });
+        let api = self.pods_api();
+        let (mut found, mut logs, mut missing) = (Vec::new(), Vec::new(), Vec::new());
+        for (place, pod) in pods.into_iter().take(MAX_PODS).enumerate() {
+            let mut state = vec![
+                if pod.ready_since.is_some() {
+                    "ready"
+                } else {
+                    "not ready"
+                }
+                .to_owned(),
+            ];
+            state.extend(pod.waiting.as_deref().map(str::to_owned));
+            if pod.restarts > 0 {
+                state.push(format!("{} restarts", pod.restarts));
+            }
+            if place < LOOKED_AT {
+                match ask(api.get_opt(&pod.name)).await {
+                    Ok(Some(whole)) => {
+                        let containers = containers_of(&whole);
+                        state.extend(containers.iter().filter_map(last_end));
+                        if logs.len() < MAX_LOGS && pod.revision == bad {
+                            self.logs_of(&api, pod, &containers, &mut logs, &mut missing)
+                                .await;
+                        }
+                    }
+                    Ok(None) => state.push("gone".into()),
+                    Err(why) => missing.push(format!("pod {}: {why}", pod.name)),
+                }
+            }
+            found.push(PodEvidence {
+                name: pod.name.to_string(),
+                revision: pod.revision.0,
+                node: pod.node.to_string(),
+                state: redacted(&state.join(", ")),
+            });
+        }
+        (found, logs, missing)
+    }
+
+    async fn logs_of(
+        &self,
+        api: &Api<Pod>,
+        pod: &crate::release::Pod,
+        containers: &[ContainerStatus],
+        logs: &mut Vec<LogEvidence>,
+        missing: &mut Vec<String>,
+    ) {
+        for container in containers {
+            for previous in [true, false] {
+                // A run before is there only after a restart.
+                if logs.len() >= MAX_LOGS || (previous && container.restart_count == 0) {
+                    continue;
+                }
+                let params = LogParams {
+                    container: Some(container.name.clone()),
+                    previous,
+                    tail_lines: i64::try_from(MAX_LINES).ok(),
+                    limit_bytes: Some(MAX_LOG),
+                    ..LogParams::default()
+                };
+                match ask(api.logs(&pod.name, &params)).await {
+                    Ok(text) if text.trim().is_empty() => {}
+                    Ok(text) => {
+                        let lines: Vec<&str> = text.lines().collect();
+                        let skipped = lines.len().saturating_sub(MAX_LINES);
+                        logs.push(LogEvidence {
+                            pod: pod.name.to_string(),
+                            container: container.name.clone(),
+                            previous,
+                            lines: lines[skipped..].iter().map(|line| redacted(line)).collect(),
+                        });
+                    }
+                    // A container that has not started yet has none.
+                    Err(why) if why.is(400) => {}
+                    Err(why) => {
+                        missing.push(format!("log of {}/{}: {why}", pod.name, container.name));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn events_of(&self, facts: &Facts) -> Result<Vec<EventEvidence>, String> {
+        let api: Api<Event> =
+            Api::namespaced(self.hub.client().clone(), self.hub.namespace().as_str());
+        let params = ListParams::default().limit(MAX_READ);
+        let events = ask(api.list(&params))
+            .await
+            .map_err(|why| why.to_string())?;
+        let workloads: Vec<&str> = facts.pods.iter().map(|pod| &*pod.workload).collect();
+        let is_own = |name: &str| {
+            facts.pods.iter().any(|pod| *pod.name == *name)
+                // ReplicaSets and pods that are gone begin with the name of their workload.
+                || workloads.iter().any(|own| name.strip_prefix(own).is_some_and(|rest| rest.is_empty() || rest.starts_with('-')))
+        };
+        let mut found: Vec<EventEvidence> = events
+            .items
+            .into_iter()
+            .filter(|event| event.involved_object.name.as_deref().is_some_and(is_own))
+            .filter(|event| event.type_.as_deref() != Some("Normal"))
+            .map(|event| EventEvidence {
+                at: event
+                    .last_timestamp
+                    .map(|at| at.0)
+                    .or_else(|| event.event_time.map(|at| at.0))
+                    .map_or_else(String::new, |at| at.to_string()),
+                object: format!(
+                    "{} {}",
+                    event.involved_object.kind.unwrap_or_default(),
+                    event.involved_object.name.unwrap_or_default()
+                ),
+                reason: event.reason.unwrap_or_default(),
+                message: redacted(&event.message.unwrap_or_default()),
+                count: event
+                    .count
+                    .and_then(|count| u32::try_from(count).ok())
+                    .unwrap_or(1),
+            })
+            .collect();
+        found.sort_by(|a, b| a.at.cmp(&b.at));
+        let surplus = found.len().saturating_sub(MAX_EVENTS);
+        found.drain(..surplus);
+        Ok(found)
+    }
+
+    fn rollouts(&self) -> Vec<String> {
+        let parts = self.parts();
+        let tables = self.hub.tables();
+        let own = tables.workloads().filter(|row| {
+            parts
+                .iter()
+                .any(|(kind, name)| *kind == row.kind && *name == row.name)
+        });
+        let mut lines: Vec<String> = own
+            .map(|row| {
+                format!(
+                    "{} {}: {} of {} pods of the newest template, {} available, {} in all{}",
+                    row.kind.as_str(),
+                    row.name,
+                    row.updated,
+                    row.wanted,
+                    row.available,
+                    row.total,
+                    if row.paused { ", paused" } else { "" }
+                )
+            })
+            .collect();
+        lines.sort();
+        lines.truncate(MAX_PODS);
+        lines
+    }
+
+    async fn scalers(&self) -> Result<Vec<String>, String> {
+        let api: Api<HorizontalPodAutoscaler> =
+            Api::namespaced(self.hub.client().clone(), self.hub.namespace().as_str());
+        let scalers = ask(api.list(&ListParams::default().limit(MAX_READ))).await;
+        let scalers = scalers.map_err(|why| why.to_string())?;
+        let parts = self.parts();
+        let own = scalers.items.into_iter().filter_map(|scaler| {
+            let spec = scaler.spec?;
+            let target = spec.scale_target_ref.name;
+            parts.iter().any(|(_, name)| **name == *target).then(|| {
+                let status = scaler.status.unwrap_or_default();
+                format!(
+                    "HorizontalPodAutoscaler {}: {} of {} to {} pods, wants {}",
+                    target,
+                    status.current_replicas.unwrap_or(0),
+                    spec.min_replicas.unwrap_or(1),
+                    spec.max_replicas,
+                    status.desired_replicas
+                )
+            })
+        });
+        Ok(own.take(MAX_PODS).collect())
+    }
+
+    /// Images and values in which the bad revision differs from the one before.
+    async fn differences(
+        &self,
+        bad: Revision,
+        serving: Option<Revision>,
+    ) -> Result<(Vec<String>, Vec<String>), String> {
+        let Some(serving) = serving else {
+            return Ok(Default::default());
+        };
+        let read = |revision| async move {
+            let record = self.record(revision).await.map_err(|why| why.to_string())?;
+            record.ok_or_else(|| format!("the record of revision {revision} cannot be read"))
+        };
+        let (before, after) = (read(serving).await?, read(bad).await?);
+        let values = |record: &Record| -> Value {
+            let config = record.config.as_ref();
+            config
+                .and_then(|config| serde_json::from_str(config.get()).ok())
+                .unwrap_or(Value::Null)
+        };
+        Ok((
+            images(&before, &after),
+            changes(&values(&before), &values(&after)),
+        ))
+    }
+}
+
+fn images(before: &Record, after: &Record) -> Vec<String> {
+    let objects = |record: &Record| manifest::objects(&record.manifest).unwrap_or_default();
+    let (old, new) = (objects(before), objects(after));
+    let changed = new.iter().filter_map(|object| {
+        let was = old
+            .iter()
+            .find(|other| other.kind == object.kind && other.name == object.name)?;
+        (was.images() != object.images()).then(|| {
+            format!(
+                "{} {}: {} -> {}",
+                object.kind,
+                object.name,
+                was.images().join(", "),
+                object.images().join(", ")
+            )
+        })
+    });
+    changed.map(|line| redacted(&line)).take(MAX_PODS).collect()
+}
+
+fn containers_of(pod: &Pod) -> Vec<ContainerStatus> {
+    let status = pod.status.as_ref();
+    let all = status.and_then(|status| status.container_statuses.clone());
+    all.unwrap_or_default()
+}
+
+fn last_end(container: &ContainerStatus) -> Option<String> {
+    let states = [container.state.as_ref(), container.last_state.as_ref()];
+    let end = states
+        .into_iter()
+        .flatten()
+        .find_map(|state| state.terminated.as_ref())?;
+    let reason = end.reason.as_deref().unwrap_or("ended");
+    let message = end
+        .message
+        .as_deref()
+        .map_or_else(String::new, |text| format!(": {text}"));
+    Some(format!(
+        "last end of {}: {reason} (exit code {}){message}",
+        container.name, end.exit_code
+    ))
+}

@@ -1,0 +1,185 @@
+//! The commands of people and pipelines, against a daemon that guards a real release.
+
+use std::process::Command;
+
+use crate::guarded::{Guarded, Settings, configuration};
+use crate::rig::{Cluster, Helm};
+use crate::turned_back::DEAD;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_leadsman");
+
+/// Runs a command against the daemon; its exit code and what it said.
+fn leadsman(guarded: &Guarded<'_>, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(PROGRAM)
+        .args(arguments)
+        .args([
+            "--server",
+            &format!("http://{}", guarded.leadsman.address()),
+        ])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    (output.status.code(), text)
+}
+
+#[test]
+fn gate_tells_a_pipeline_what_became_of_its_revision() {
+    let Some(cluster) = Cluster::new("gate", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let guarded = Guarded::start(&cluster);
+    cluster.upgrade(&[r#"api.image="mykadoo-api:2""#]);
+    let (code, text) = leadsman(&guarded, &["gate", "mykadoo", "2"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("Revision 2: kept"), "{text}");
+
+    cluster.upgrade(&[DEAD]);
+    let (code, text) = leadsman(&guarded, &["gate", "mykadoo", "3"]);
+    assert_eq!(code, Some(10), "{text}");
+    assert!(text.contains("Revision 3: recovered"), "{text}");
+
+    cluster.upgrade(&[r#"api.image="mykadoo-api:5""#]);
+    guarded.until("revision 5 is judged", |release| release["revision"] == 5);
+    cluster.upgrade(&[r#"api.image="mykadoo-api:6""#]);
+    let (code, text) = leadsman(&guarded, &["gate", "mykadoo", "5", "--json"]);
+    assert_eq!(code, Some(13), "{text}");
+    assert!(text.contains("\"ending\":\"superseded\""), "{text}");
+
+    let (code, text) = leadsman(&guarded, &["gate", "mykadoo", "99", "--timeout", "2s"]);
+    assert_eq!(code, Some(124), "{text}");
+    assert!(text.contains("has not been seen yet"), "{text}");
+    assert_eq!(leadsman(&guarded, &["gate", "another"]).0, Some(1));
+
+    let (code, text) = leadsman(&guarded, &["status"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(
+        text.contains("/mykadoo") && text.contains("enforce"),
+        "{text}"
+    );
+    let (code, text) = leadsman(&guarded, &["status", "mykadoo"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(
+        text.contains("Probes") && text.contains("Revisions"),
+        "{text}"
+    );
+    let (code, text) = leadsman(&guarded, &["history", "mykadoo"]);
+    assert_eq!(code, Some(0), "{text}");
+    for part in [
+        "Revision 2: kept",
+        "Revision 3: recovered",
+        "detect",
+        "Revision 5: superseded",
+    ] {
+        assert!(text.contains(part), "{part} is not in:\n{text}");
+    }
+    explained(&guarded);
+}
+
+/// The recording of the bad revision holds what the cluster was like, without a secret.
+fn explained(guarded: &Guarded<'_>) {
+    let config = guarded.leadsman.folder().join("probes.toml");
+    let output = Command::new(PROGRAM)
+        .args(["explain", "--revision", "3", "--config"])
+        .arg(&config)
+        .current_dir(guarded.leadsman.folder())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    for part in [
+        "made things worse",
+        "The cluster when the verdict fell",
+        "Differs in values",
+        "api.sim",
+        "Deployment mykadoo-api",
+        "Log of mykadoo-api",
+        "GET /api/health 503",
+    ] {
+        assert!(text.contains(part), "{part} is not in:\n{text}");
+    }
+    assert!(!text.contains("hunter2"), "{text}");
+}
+
+#[test]
+fn a_person_turns_back_with_a_reason_and_a_token() {
+    let Some(cluster) = Cluster::new("hand", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "a secret that nobody knows\n").unwrap();
+    // Even where Leadsman itself would only observe.
+    let settings = Settings {
+        mode: "enforce",
+        ..Settings::by(Helm::Four)
+    };
+    let kubeconfig = cluster.least(&configuration(&cluster, &settings, &cluster.kubeconfig()));
+    let settings = Settings {
+        mode: "observe",
+        ..settings
+    };
+    let text = configuration(&cluster, &settings, &kubeconfig);
+    let text = format!(
+        "[serve]\nlisten = \"127.0.0.1:0\"\ntoken_file = {:?}\n{text}",
+        token.display().to_string()
+    );
+    let guarded = Guarded::allowed(&cluster, &text);
+    cluster.upgrade(&[r#"api.image="mykadoo-api:2""#]);
+    assert_eq!(guarded.ending(2)["ending"], "kept");
+
+    let (code, text) = leadsman(
+        &guarded,
+        &["rollback", "mykadoo", "--reason", "the cart loses items"],
+    );
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("token"), "{text}");
+
+    let file = token.display().to_string();
+    let arguments = [
+        "rollback",
+        "mykadoo",
+        "--reason",
+        "the cart loses items",
+        "--token-file",
+        &file,
+    ];
+    let (code, text) = leadsman(&guarded, &arguments);
+    assert_eq!(code, Some(0), "{text}\n{}", guarded.leadsman.log());
+    assert_eq!(
+        cluster.statuses(Helm::Three),
+        "1 superseded, 2 superseded, 3 deployed"
+    );
+    let (_, _, description) = &cluster.history(Helm::Four)[2];
+    assert!(
+        description.contains("the cart loses items"),
+        "{description}"
+    );
+
+    // To a revision of one's own choice.
+    let arguments = [
+        "rollback",
+        "mykadoo",
+        "2",
+        "--reason",
+        "it was not the cart",
+        "--token-file",
+        &file,
+    ];
+    let (code, text) = leadsman(&guarded, &arguments);
+    assert_eq!(code, Some(0), "{text}\n{}", guarded.leadsman.log());
+    assert_eq!(cluster.image().as_deref(), Some("mykadoo-api:2"));
+    let arguments = [
+        "rollback",
+        "mykadoo",
+        "77",
+        "--reason",
+        "typing",
+        "--token-file",
+        &file,
+    ];
+    let (code, text) = leadsman(&guarded, &arguments);
+    assert_eq!(code, Some(11), "{text}");
+    assert!(text.contains("77"), "{text}");
+}

@@ -1,0 +1,235 @@
+//! helm, rights and records that are broken: the right end, nothing written twice, and no release left pending.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use crate::guarded::{Guarded, Settings};
+use crate::rig::{Cluster, Helm};
+use crate::turned_back::DEAD;
+
+/// A helm that does something of its own before or instead of the real one, which it finds as `$HELM`.
+fn played(cluster: &Cluster, script: &str) -> PathBuf {
+    let file = cluster.folder().join(format!("{}.helm", cluster.namespace));
+    let real = cluster.helm.path();
+    std::fs::write(
+        &file,
+        format!("#!/bin/sh\nHELM={}\n{script}\n", real.display()),
+    )
+    .unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+    file
+}
+
+/// Deploys a dead revision with a helm that is played; how it ended.
+fn ended(cluster: &Cluster, script: &str, values: &[&str]) -> Value {
+    cluster.install(values);
+    let helm = played(cluster, script);
+    let guarded = Guarded::with(
+        cluster,
+        &Settings {
+            helm,
+            ..Settings::by(cluster.helm)
+        },
+    );
+    let values: Vec<&str> = [&[DEAD][..], values].concat();
+    cluster.upgrade(&values);
+    let ended = guarded.ending(2);
+    println!(
+        "{}: {} {}",
+        cluster.namespace, ended["ending"], ended["text"]
+    );
+    ended
+}
+
+#[track_caller]
+fn nothing_is_pending(cluster: &Cluster) {
+    for (revision, status, description) in cluster.history(Helm::Four) {
+        assert!(
+            !status.starts_with("pending"),
+            "{revision} {status} {description}"
+        );
+    }
+    // The next deployment goes through.
+    cluster.upgrade(&[r#"api.image="mykadoo-api:9""#]);
+}
+
+#[test]
+fn a_helm_that_is_killed_in_the_middle_is_started_again() {
+    let Some(cluster) = Cluster::new("killed", Helm::Four) else {
+        return;
+    };
+    // The first time it is killed as soon as its record is there.
+    let script = r#"
+case "$*" in *rollback*)
+  if [ ! -e killed ]; then
+    "$HELM" "$@" & pid=$!
+    sleep 0.09; kill -9 $pid && touch killed && kill -9 $$
+  fi;;
+esac
+exec "$HELM" "$@""#;
+    let ended = ended(&cluster, script, &[]);
+    assert_eq!(ended["ending"], "recovered", "{ended:#}");
+    assert_eq!(cluster.image().as_deref(), Some("mykadoo-api:1"));
+    nothing_is_pending(&cluster);
+}
+
+#[test]
+fn a_record_that_a_killed_helm_left_pending_is_put_right() {
+    let Some(cluster) = Cluster::new("pending", Helm::Three) else {
+        return;
+    };
+    // A hook that hangs, so that helm is certainly killed after it wrote its record.
+    let script = r#"
+case "$*" in *rollback*)
+  if [ ! -e killed ]; then
+    "$HELM" "$@" & pid=$!
+    sleep 3; touch killed; kill -9 $pid; kill -9 $$
+  fi
+  set -- "$@" --no-hooks;;
+esac
+exec "$HELM" "$@""#;
+    let ended = ended(
+        &cluster,
+        script,
+        &[r#"hooks={"migrate":false,"rollback":"hang","sim":{}}"#],
+    );
+    assert_eq!(ended["ending"], "recovered", "{ended:#}");
+    assert_eq!(ended["made"], 4, "{ended:#}");
+    let history = cluster.history(Helm::Four);
+    assert_eq!(history[2].1, "failed", "{history:?}");
+    assert!(
+        history[2].2.contains("failed: helm was killed"),
+        "{history:?}"
+    );
+    nothing_is_pending(&cluster);
+}
+
+#[test]
+fn a_missing_helm_is_an_obstacle_with_the_command_for_a_person() {
+    let Some(cluster) = Cluster::new("missing", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let helm = PathBuf::from("/nowhere/helm");
+    let guarded = Guarded::with(
+        &cluster,
+        &Settings {
+            helm,
+            ..Settings::by(Helm::Four)
+        },
+    );
+    guarded.until("it is known beforehand", |release| {
+        release["obstacle"]
+            .as_str()
+            .is_some_and(|why| why.contains("/nowhere/helm"))
+    });
+    cluster.upgrade(&[DEAD]);
+    let ended = guarded.ending(2);
+    assert_eq!(ended["ending"], "refused", "{ended:#}");
+    let text = ended["text"].as_str().unwrap();
+    assert!(
+        text.contains("/nowhere/helm") && text.contains("helm rollback mykadoo 1"),
+        "{text}"
+    );
+    nothing_is_pending(&cluster);
+}
+
+#[test]
+fn an_old_helm_is_an_obstacle() {
+    let Some(cluster) = Cluster::new("old", Helm::Three) else {
+        return;
+    };
+    let script = r#"case "$*" in *version*) echo v3.9.0; exit 0;; esac; exec "$HELM" "$@""#;
+    let ended = ended(&cluster, script, &[]);
+    assert_eq!(ended["ending"], "refused", "{ended:#}");
+    assert!(
+        ended["text"].as_str().unwrap().contains("3.14 or newer"),
+        "{ended:#}"
+    );
+    nothing_is_pending(&cluster);
+}
+
+#[test]
+fn a_rollback_hook_that_fails_ends_as_failed_and_leaves_nothing_pending() {
+    let Some(cluster) = Cluster::new("hook", Helm::Four) else {
+        return;
+    };
+    let ended = ended(
+        &cluster,
+        r#"exec "$HELM" "$@""#,
+        &[r#"hooks={"migrate":false,"rollback":"fail","sim":{}}"#],
+    );
+    assert_eq!(ended["ending"], "failed", "{ended:#}");
+    let text = ended["text"].as_str().unwrap();
+    assert!(text.contains("by hand: helm rollback mykadoo 1"), "{text}");
+    assert_eq!(cluster.statuses(Helm::Three).matches("failed").count(), 1);
+    nothing_is_pending(&cluster);
+}
+
+#[test]
+fn records_that_cannot_be_read_are_told_once_and_the_rest_goes_on() {
+    let Some(cluster) = Cluster::new("bad", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let path = format!("/api/v1/namespaces/{}/secrets", cluster.namespace);
+    let secret = |revision: u32, release: &str| {
+        json!({
+            "metadata": {"name": format!("sh.helm.release.v1.mykadoo.v{revision}"),
+                "labels": {"owner": "helm", "name": "mykadoo", "status": "superseded", "version": revision.to_string()}},
+            "type": "helm.sh/release.v1", "data": {"release": release}
+        })
+    };
+    // Revision 1 becomes revision 7 of a history whose others are rubbish.
+    for (revision, payload) in [
+        (2, ""),
+        (3, "bm90IGJhc2U2NCEh"),
+        (4, "SDRzSUFBQUE="),
+        (5, "ZTMwPQ=="),
+    ] {
+        cluster.send(
+            "POST",
+            &path,
+            "application/json",
+            &secret(revision, payload),
+        );
+    }
+    let large = "QUFB".repeat(250_000);
+    cluster.send("POST", &path, "application/json", &secret(6, &large));
+    let guarded = Guarded::with(&cluster, &Settings::by(Helm::Four));
+    // A revision that is the newest and cannot be read is nothing to judge, and no reason to do anything.
+    guarded.until("it is told", |_| {
+        guarded.leadsman.said("A stored revision cannot be read")
+    });
+    let metrics = guarded.leadsman.get("/metrics").body;
+    assert!(
+        metrics.contains("leadsman_release_unreadable_revisions"),
+        "{metrics}"
+    );
+    cluster.upgrade(&[DEAD]);
+    let ended = guarded.ending(7);
+    assert_eq!(
+        ended["ending"],
+        "recovered",
+        "{ended:#}\n{}",
+        guarded.leadsman.log()
+    );
+    assert_eq!(
+        (&ended["target"], &ended["made"]),
+        (&1.into(), &8.into()),
+        "{ended:#}"
+    );
+    let told = guarded.leadsman.log();
+    for revision in 2..=6 {
+        let wanted = format!("\"revision\":{revision}");
+        let lines = told.lines().filter(|line| {
+            line.contains("cannot be read, and is left out") && line.contains(&wanted)
+        });
+        assert!(
+            lines.count() <= 1,
+            "revision {revision} is told more than once"
+        );
+    }
+}

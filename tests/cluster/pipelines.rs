@@ -1,0 +1,181 @@
+//! Pipelines and people who do something at the same time.
+
+use std::process::{Command, Stdio};
+
+use crate::guarded::Guarded;
+use crate::rig::{CHART, Cluster, Helm};
+use crate::turned_back::DEAD;
+
+const CRASH: &str = r#"api.sim={"crash-after":"1s"}"#;
+/// Crashes before it can become Ready, so that `--wait` waits.
+const CRASH_AT_ONCE: &str = r#"api={"readiness":"/never","sim":{"crash-after":"1s"}}"#;
+
+/// The runbook's own way: helm waits for a revision that never becomes Ready.
+#[track_caller]
+fn waiting(name: &str, helm: Helm, flags: &[&str]) {
+    let Some(cluster) = Cluster::new(name, helm) else {
+        return;
+    };
+    cluster.install(&[]);
+    let guarded = Guarded::start(&cluster);
+    let mut upgrade = Command::new(helm.path())
+        .args([
+            "upgrade",
+            "--install",
+            "mykadoo",
+            CHART,
+            "--timeout",
+            "10m",
+            "--set-json",
+            CRASH_AT_ONCE,
+        ])
+        .args(flags)
+        .args(["--namespace", &cluster.namespace])
+        .env("KUBECONFIG", cluster.kubeconfig())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let ended = guarded.ending(2);
+    assert_eq!(
+        ended["ending"],
+        "recovered",
+        "{ended:#}\n{}",
+        guarded.leadsman.log()
+    );
+    // The upgrade believes that all is well: it is the same Deployment.
+    assert!(upgrade.wait().unwrap().success());
+    // Its record is put right afterwards.
+    guarded.until("one record is deployed", |_| {
+        cluster.statuses(Helm::Four) == "1 superseded, 2 superseded, 3 deployed"
+    });
+    let (_, _, description) = &cluster.history(Helm::Three)[1];
+    assert!(
+        description.contains("superseded by revision 3"),
+        "{description}"
+    );
+    // A later choice by Helm's words alone must not take it for good, and everybody can go on.
+    cluster.by(
+        Helm::Three,
+        &[
+            "upgrade",
+            "mykadoo",
+            CHART,
+            "--set",
+            "api.image=mykadoo-api:4",
+        ],
+    );
+    assert_eq!(
+        cluster.statuses(Helm::Four),
+        "1 superseded, 2 superseded, 3 superseded, 4 deployed"
+    );
+}
+
+#[test]
+fn an_upgrade_of_helm_3_that_waits_is_turned_back_while_it_waits() {
+    waiting("wait", Helm::Three, &["--wait"]);
+}
+
+#[test]
+fn an_upgrade_of_helm_4_that_waits_is_turned_back_while_it_waits() {
+    waiting("wait", Helm::Four, &["--wait=legacy"]);
+}
+
+#[test]
+fn an_atomic_upgrade_of_helm_3_is_turned_back_while_it_waits() {
+    waiting("atomic", Helm::Three, &["--atomic"]);
+}
+
+#[test]
+fn a_good_upgrade_in_the_middle_of_a_watch_takes_its_place() {
+    let Some(cluster) = Cluster::new("middle", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let guarded = Guarded::start(&cluster);
+    cluster.upgrade(&[DEAD]);
+    guarded.until("revision 2 is judged", |release| release["revision"] == 2);
+    cluster.upgrade(&["api.sim={}"]);
+    let ended = guarded.ending(2);
+    assert_eq!(ended["ending"], "superseded", "{ended:#}");
+    let ended = guarded.ending(3);
+    assert_eq!(ended["ending"], "kept", "{ended:#}");
+    assert_eq!(
+        cluster.statuses(Helm::Four),
+        "1 superseded, 2 superseded, 3 deployed"
+    );
+}
+
+#[test]
+fn two_bad_upgrades_within_seconds_end_at_the_last_that_served() {
+    let Some(cluster) = Cluster::new("two", Helm::Three) else {
+        return;
+    };
+    cluster.install(&[]);
+    let guarded = Guarded::start(&cluster);
+    cluster.upgrade(&[DEAD]);
+    cluster.upgrade(&[DEAD, r#"api.image="mykadoo-api:3""#]);
+    let ended = guarded.ending(3);
+    assert_eq!(
+        ended["ending"],
+        "recovered",
+        "{ended:#}\n{}",
+        guarded.leadsman.log()
+    );
+    assert_eq!(
+        (&ended["target"], &ended["made"]),
+        (&1.into(), &4.into()),
+        "{ended:#}"
+    );
+    assert_eq!(
+        cluster.statuses(Helm::Four),
+        "1 superseded, 2 superseded, 3 superseded, 4 deployed"
+    );
+}
+
+#[test]
+fn a_person_who_rolls_back_first_is_not_overruled() {
+    let Some(cluster) = Cluster::new("person", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let guarded = Guarded::start(&cluster);
+    cluster.upgrade(&[CRASH]);
+    guarded.until("revision 2 is judged", |release| release["revision"] == 2);
+    cluster.helm(&["rollback", "mykadoo", "1"]);
+    let ended = guarded.ending(2);
+    assert_eq!(ended["ending"], "superseded", "{ended:#}");
+    let ended = guarded.ending(3);
+    assert_eq!(ended["ending"], "kept", "{ended:#}");
+    assert_eq!(
+        cluster.statuses(Helm::Three),
+        "1 superseded, 2 superseded, 3 deployed"
+    );
+}
+
+#[test]
+fn a_revision_before_that_was_found_bad_is_passed_over_and_the_days_limit_holds() {
+    let Some(cluster) = Cluster::new("limit", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let guarded = Guarded::start(&cluster);
+    cluster.upgrade(&[DEAD]);
+    assert_eq!(guarded.ending(2)["ending"], "recovered");
+    // The same contents once more are known to be bad; 3 was our rollback and serves.
+    cluster.upgrade(&[DEAD]);
+    let ended = guarded.ending(4);
+    assert_eq!(ended["ending"], "recovered", "{ended:#}");
+    assert_eq!(
+        (&ended["target"], &ended["made"]),
+        (&3.into(), &5.into()),
+        "{ended:#}"
+    );
+    cluster.upgrade(&[DEAD, r#"api.image="mykadoo-api:9""#]);
+    let ended = guarded.ending(6);
+    assert_eq!(ended["ending"], "limit_reached", "{ended:#}");
+    assert_eq!(
+        cluster.statuses(Helm::Three),
+        "1 superseded, 2 superseded, 3 superseded, 4 superseded, 5 superseded, 6 deployed"
+    );
+}

@@ -99,6 +99,7 @@ async fn order(args: &RollbackArgs, token: Option<&str>) -> Result<ExitCode, NoA
             let mut ended = rollouts.iter().rev();
             let ended = ended.find(|one| {
                 one["revision"].as_u64() == bad
+                    && one["reason"] == "by_hand"
                     && one["ended_at"].as_f64().is_some_and(|end| end >= at - 1.0)
             });
             if let Some(ended) = ended {

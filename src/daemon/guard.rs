@@ -271,6 +271,18 @@ impl Guard {
                 release.name.as_str(),
                 past.ending.as_str(),
             );
+            let is_rollback = past.case.begun.is_some();
+            for timing in past.case.timings().iter().filter(|_| is_rollback) {
+                let took = timing.took().map(|took| took.as_secs_f64());
+                let step = timing.step.as_str();
+                let releases = &self.setup.crew.metrics().releases;
+                releases.took(
+                    release.namespace.as_str(),
+                    release.name.as_str(),
+                    step,
+                    took,
+                );
+            }
         }
         self.keep_entries();
         self.tell(phase, ended);

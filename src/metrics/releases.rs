@@ -32,6 +32,9 @@ pub const ENDINGS: [&str; 13] = [
     "unverified",
 ];
 
+/// The runbook's steps.
+const STEPS: [&str; 5] = ["detect", "initiate", "complete", "verify", "total"];
+
 /// Why a release could not be turned back; an empty reason says that it could.
 pub const READY: [&str; 17] = [
     "",
@@ -91,6 +94,7 @@ pub struct Releases {
     e_value: GaugeVec,
     coverage: GaugeVec,
     endings: IntCounterVec,
+    steps: GaugeVec,
     rollback_ready: IntGaugeVec,
     unreadable: IntGaugeVec,
     blind: IntGaugeVec,
@@ -139,6 +143,16 @@ impl Releases {
                         "Revisions of a guarded release, by how their watch ended.",
                     ),
                     &["namespace", "release", "ending"],
+                ),
+            )?,
+            steps: add(
+                registry,
+                GaugeVec::new(
+                    Opts::new(
+                        "leadsman_rollout_step_seconds",
+                        "How long the runbook's steps took in the last rollback of a release.",
+                    ),
+                    &["namespace", "release", "step"],
                 ),
             )?,
             rollback_ready: add(
@@ -221,6 +235,15 @@ impl Releases {
             .set(i64::from(reason.is_empty()));
     }
 
+    /// Says how long a step of the last rollback took; `None` takes it away.
+    pub fn took(&self, namespace: &str, release: &str, step: &str, seconds: Option<f64>) {
+        let labels = [namespace, release, step];
+        match seconds {
+            Some(seconds) => self.steps.with_label_values(&labels).set(seconds),
+            None => drop(self.steps.remove_label_values(&labels)),
+        }
+    }
+
     fn forget_ready(&self, namespace: &str, release: &str) {
         for reason in READY {
             drop(
@@ -266,6 +289,9 @@ impl Releases {
                 self.endings
                     .remove_label_values(&[namespace, release, ending]),
             );
+        }
+        for step in STEPS {
+            self.took(namespace, release, step, None);
         }
         self.forget_ready(namespace, release);
         drop(self.unreadable.remove_label_values(&labels));

@@ -132,12 +132,17 @@ impl Cluster {
             .clone()
     }
 
-    fn note_parts(&self, newest: Option<&Known>) {
-        if let Some(Ok(read)) = newest.map(|known| &known.read) {
-            let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-            if *parts != read.workloads {
-                parts.clone_from(&read.workloads);
-            }
+    fn note_parts(&self, known: &BTreeMap<Revision, Known>) {
+        let mut read = known
+            .values()
+            .rev()
+            .filter_map(|known| known.read.as_ref().ok());
+        let Some(read) = read.next() else {
+            return;
+        };
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        if *parts != read.workloads {
+            parts.clone_from(&read.workloads);
         }
     }
 
@@ -201,7 +206,7 @@ impl Cluster {
                         .await
                         .map(|why| (tokio::time::Instant::now(), why));
                 }
-                self.note_parts(revision.and_then(|revision| known.get(&revision)));
+                self.note_parts(&known);
                 if mended.elapsed() >= Duration::from_secs(1) {
                     mended = tokio::time::Instant::now();
                     self.mend(&rows).await;

@@ -314,8 +314,27 @@ fn an_uninstalled_release_can_come_back() {
         .happens(Event::Uninstalled)
         .ended(Ending::Uninstalled);
     assert_eq!(*world.rollout.phase(), Phase::Absent);
+    // Whoever saw that there was none knows that this one is new; it is judged, and can only be told of.
     world.happens(seen(1, Origin::First));
-    assert_eq!(*world.rollout.phase(), Phase::Steady);
+    assert_eq!(world.rollout.phase().as_str(), "settling");
+    world.happens(regressed(1)).ended(Ending::LeftAlone);
+    assert_eq!(world.executions(), 0);
+}
+
+#[test]
+fn what_a_person_orders_is_bound_by_neither_mode_nor_limit_and_done_once() {
+    let mut world = World::new(Mode::Observe);
+    world.happens(seen(2, Origin::Upgrade));
+    let order = || Event::Ordered {
+        target: None,
+        reason: "the cart loses items".into(),
+    };
+    world.happens(order());
+    assert_eq!(world.rollout.phase().as_str(), "preflight");
+    // A second order finds the first under way.
+    world.happens(order()).happens(ready(1));
+    assert_eq!(world.rollout.phase().as_str(), "turning_back");
+    assert_eq!(world.executions(), 1);
 }
 
 #[test]

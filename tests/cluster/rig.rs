@@ -6,8 +6,9 @@
     reason = "shared by the tests of one binary"
 )]
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -163,9 +164,14 @@ impl Cluster {
     }
 
     fn curl(&self, more: &[&str], path: &str) -> Output {
+        self.curl_with(more, path, "")
+    }
+
+    /// What is sent goes by standard input: it may be larger than an argument can be.
+    fn curl_with(&self, more: &[&str], path: &str, body: &str) -> Output {
         let pki = self.rig.join("pki");
         let file = |name: &str| pki.join(name).into_os_string();
-        Command::new("curl")
+        let mut child = Command::new("curl")
             .args(["-s", "--max-time", "10", "--cacert"])
             .arg(file("ca.crt"))
             .arg("--cert")
@@ -174,8 +180,13 @@ impl Cluster {
             .arg(file("admin.key"))
             .args(more)
             .arg(format!("https://127.0.0.1:6443{path}"))
-            .output()
-            .unwrap()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // A curl that cannot connect does not read it.
+        let _ = child.stdin.take().unwrap().write_all(body.as_bytes());
+        child.wait_with_output().unwrap()
     }
 
     /// Sends JSON to the API server.
@@ -187,7 +198,11 @@ impl Cluster {
     #[track_caller]
     fn send_text(&self, method: &str, path: &str, kind: &str, body: &str) -> Value {
         let content = format!("Content-Type: {kind}");
-        let output = self.curl(&["-X", method, "-H", &content, "--data-binary", body], path);
+        let output = self.curl_with(
+            &["-X", method, "-H", &content, "--data-binary", "@-"],
+            path,
+            body,
+        );
         let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_ne!(answer["status"], "Failure", "{method} {path}: {answer}");
         answer
@@ -320,6 +335,24 @@ impl Cluster {
             .unwrap();
         assert!(done.success());
     }
+}
+
+/// Ends a part of the control plane as a failing machine would; `etcd`, `apiserver`.
+pub fn stop(part: &str) {
+    let rig = rig().unwrap();
+    let pid = std::fs::read_to_string(rig.join(format!("{part}.pid"))).unwrap();
+    let killed = Command::new("kill")
+        .args(["-9", pid.trim()])
+        .status()
+        .unwrap();
+    assert!(killed.success());
+}
+
+/// Starts it again.
+pub fn start(part: &str) {
+    let rig = rig().unwrap();
+    let started = Command::new(rig.join("start").join(part)).status();
+    assert!(started.unwrap().success());
 }
 
 impl Drop for Cluster {

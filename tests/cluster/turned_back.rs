@@ -170,3 +170,31 @@ fn an_image_that_cannot_be_pulled_is_turned_back() {
         &["cannot_start"],
     );
 }
+
+/// With many replicas and a careful rollout, new pods are asked directly, and few users meet them.
+#[test]
+fn of_twenty_replicas_with_a_dead_revision_few_users_notice() {
+    let Some(cluster) = Cluster::new("twenty", Helm::Four) else {
+        return;
+    };
+    let many = r#"api={"replicas":20,"surge":"10%","unavailable":0,"image":"mykadoo-api:1"}"#;
+    cluster.install(&[many]);
+    let guarded = Guarded::start(&cluster);
+    // New pods need some seconds each, so the rollout takes longer than the verdict.
+    let users = Users::of(&cluster.service("mykadoo-api"));
+    cluster.upgrade(&[many, DEAD, r#"api.sim.start="8s""#]);
+    let ended = guarded.ending(2);
+    assert_eq!(
+        ended["ending"],
+        "recovered",
+        "{ended:#}\n{}",
+        guarded.leadsman.log()
+    );
+    let (failed, asked) = users.counts();
+    println!(
+        "twenty: {failed} of {asked} requests failed, {:.1} %; {}",
+        users.failed_percent(),
+        steps(&ended)
+    );
+    assert!(asked > 500, "{asked}");
+}

@@ -60,7 +60,7 @@ impl View<'_> {
                 unreadable.push((*revision, why.clone()));
             }
         }
-        let parts = self.parts(newest.revision);
+        let parts = self.parts();
         let workloads: Vec<&WorkloadRow> = tables
             .workloads()
             .filter(|row| {
@@ -94,8 +94,14 @@ impl View<'_> {
         self.known.get(&revision)?.read.as_ref().ok()
     }
 
-    fn parts(&self, newest: Revision) -> &[(Kind, Box<str>)] {
-        self.read(newest).map_or(&[], |read| &read.workloads)
+    /// The workloads of the newest revision that can be read: one that cannot be must not hide the pods.
+    fn parts(&self) -> &[(Kind, Box<str>)] {
+        let mut read = self
+            .known
+            .values()
+            .rev()
+            .filter_map(|known| known.read.as_ref().ok());
+        read.next().map_or(&[], |read| &read.workloads)
     }
 
     fn stored(&self, row: &StoredRow) -> Stored {

@@ -1,0 +1,122 @@
+//! The API server or its store goes away while releases are in every phase. Whoever runs these must run them alone:
+//! everybody in the rig is hit.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::guarded::{Guarded, Settings};
+use crate::rig::{Cluster, Helm, start, stop};
+use crate::turned_back::DEAD;
+
+#[test]
+fn the_api_server_goes_away_for_5_s() {
+    outage("apiserver", 5);
+}
+
+#[test]
+fn the_api_server_goes_away_for_30_s() {
+    outage("apiserver", 30);
+}
+
+#[test]
+fn the_store_of_the_api_server_goes_away_for_20_s() {
+    outage("etcd", 20);
+}
+
+#[test]
+fn the_api_server_goes_away_for_120_s() {
+    if std::env::var_os("LEADSMAN_TEST_LONG").is_some() {
+        outage("apiserver", 120);
+    }
+}
+
+/// Three releases with a dead revision: one that is watched when the outage begins, one whose rollback has been decided
+/// and not yet begun, and one that is being verified. All must end well, and nothing may be written twice.
+fn outage(part: &str, seconds: u64) {
+    let Some(before) = Cluster::new("before", Helm::Four) else {
+        return;
+    };
+    let during = Cluster::new("during", Helm::Three).unwrap();
+    let after = Cluster::new("after", Helm::Four).unwrap();
+    for cluster in [&before, &during, &after] {
+        cluster.install(&[]);
+    }
+    let go = during.folder().join(format!("{}.go", during.namespace));
+    let long = |helm: PathBuf| Settings {
+        helm,
+        watch: 300,
+        ..Settings::by(Helm::Four)
+    };
+    let [before_guarded, during_guarded, after_guarded] = [
+        Guarded::with(&before, &long(Helm::Four.path())),
+        Guarded::with(&during, &long(held(&during, &go))),
+        Guarded::with(&after, &long(Helm::Four.path())),
+    ];
+    after.upgrade(&[DEAD]);
+    during.upgrade(&[DEAD]);
+    during_guarded.until("the rollback begins", |release| {
+        release["phase"] == "turning_back"
+    });
+    after_guarded.until("the rollback is verified", |release| {
+        release["phase"] == "verifying" || release["phase"] == "steady"
+    });
+    before.upgrade(&[DEAD]);
+    before_guarded.until("revision 2 is judged", |release| release["revision"] == 2);
+
+    stop(part);
+    std::fs::write(&go, "").unwrap();
+    std::thread::sleep(Duration::from_secs(seconds));
+    start(part);
+
+    for (cluster, guarded) in [
+        (&before, &before_guarded),
+        (&during, &during_guarded),
+        (&after, &after_guarded),
+    ] {
+        let ended = guarded.ending(2);
+        println!(
+            "{}: {} after {part} was away for {seconds} s",
+            cluster.namespace, ended["ending"]
+        );
+        assert_eq!(
+            ended["ending"],
+            "recovered",
+            "{}: {ended:#}\n{}",
+            cluster.namespace,
+            guarded.leadsman.log()
+        );
+        assert_eq!(cluster.image().as_deref(), Some("mykadoo-api:1"));
+        let history = cluster.history(Helm::Four);
+        let deployed: Vec<_> = history
+            .iter()
+            .filter(|(_, status, _)| status == "deployed")
+            .collect();
+        assert_eq!(deployed.len(), 1, "{history:?}");
+        assert!(
+            history
+                .iter()
+                .all(|(_, status, _)| !status.starts_with("pending")),
+            "{history:?}"
+        );
+        let made = cluster.writes(&cluster.account());
+        let made: Vec<_> = made
+            .iter()
+            .filter(|write| write.starts_with("create secrets/sh.helm"))
+            .collect();
+        assert_eq!(made.len(), history.len() - 2, "{made:?}");
+    }
+}
+
+/// A helm whose rollback waits until a file is there.
+fn held(cluster: &Cluster, go: &std::path::Path) -> PathBuf {
+    let file = cluster.folder().join(format!("{}.helm", cluster.namespace));
+    let script = format!(
+        "#!/bin/sh\ncase \"$*\" in *rollback*) while [ ! -e {} ]; do sleep 0.1; done;; esac\nexec {} \"$@\"\n",
+        go.display(),
+        cluster.helm.path().display()
+    );
+    std::fs::write(&file, script).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+    file
+}

@@ -142,9 +142,17 @@ impl Daemon {
         let heart = schedule.heart();
         let pace = Arc::new(Pace::new(schedule));
         let store = match &settings.state {
-            Some(directory) => Some(Arc::new(Store::open(directory)?)),
+            Some(directory) => Some(Store::open(directory)?),
             None => None,
         };
+        let store = match (store, &settings.state_map, &settings.kubernetes) {
+            (Some(store), Some(map), Some(kubernetes)) => {
+                let maps = cluster::config_maps(kubernetes, map).await;
+                Some(store.with_maps(maps.map_err(StartError::Cluster)?))
+            }
+            (store, _, _) => store,
+        };
+        let store = store.map(Arc::new);
 
         let outfit = Outfit {
             metrics: Arc::clone(&metrics),

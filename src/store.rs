@@ -12,6 +12,8 @@
 //! - a file that is damaged, foreign or of a newer version is set aside, never overwritten and never believed;
 //! - what is kept is bounded: recordings and files set aside, the newest of each.
 
+mod config_map;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -19,6 +21,8 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+
+pub use config_map::ConfigMaps;
 
 use crate::recording::{Line, MAX_BYTES, Recording, Unreadable};
 use crate::units::{Namespace, ReleaseName, Revision, Time};
@@ -103,10 +107,17 @@ struct Read1<'a> {
     state: &'a RawValue,
 }
 
+#[derive(Deserialize)]
+struct Saved {
+    saved: Time,
+}
+
 /// A directory that only we write to.
 #[derive(Debug)]
 pub struct Store {
     directory: PathBuf,
+    /// Where the states are as well, for the next pod.
+    maps: Option<ConfigMaps>,
     /// Held as long as the store lives; the system releases it with the process, however that ends.
     _lock: File,
 }
@@ -141,8 +152,16 @@ impl Store {
         }
         Ok(Self {
             directory: directory.to_owned(),
+            maps: None,
             _lock: lock,
         })
+    }
+
+    /// The same, with the states in ConfigMaps as well: whoever starts elsewhere goes on with them.
+    #[must_use]
+    pub fn with_maps(mut self, maps: ConfigMaps) -> Self {
+        self.maps = Some(maps);
+        self
     }
 
     /// Reads what is stored of a release.
@@ -154,6 +173,9 @@ impl Store {
         now: Time,
     ) -> Found<T> {
         let path = self.file(kind, namespace, release);
+        if let Some(elsewhere) = self.load_map(kind, namespace, release, &path) {
+            return elsewhere;
+        }
         let why = match read_bounded(&path) {
             Ok(None) => return Found::Nothing,
             Ok(Some(bytes)) => match unwrap(&bytes, kind, namespace, release) {
@@ -165,6 +187,40 @@ impl Store {
         let folder = path.parent().unwrap_or(&self.directory);
         let to = put_aside(folder, &path, now);
         Found::SetAside(format!("{} {why}; {to}", path.display()))
+    }
+
+    /// What the ConfigMap has, when it is later than the file.
+    fn load_map<T: DeserializeOwned>(
+        &self,
+        kind: Kind,
+        namespace: &Namespace,
+        release: &ReleaseName,
+        path: &Path,
+    ) -> Option<Found<T>> {
+        let saved = |bytes: &[u8]| {
+            let envelope: Option<Saved> = serde_json::from_slice(bytes).ok();
+            envelope.map(|envelope| envelope.saved)
+        };
+        let maps = self.maps.as_ref()?;
+        let bytes = match maps.get(&part(kind, namespace, release)) {
+            Ok(bytes) => bytes?,
+            Err(error) => {
+                tracing::warn!(%release, %error, "The state in the ConfigMap cannot be read");
+                return None;
+            }
+        };
+        let file = read_bounded(path).ok().flatten();
+        let of_file = file.and_then(|bytes| saved(&bytes));
+        if of_file.is_some() && of_file >= saved(&bytes) {
+            return None;
+        }
+        match unwrap(&bytes, kind, namespace, release) {
+            Ok(state) => Some(Found::State(state)),
+            Err(why) => {
+                tracing::warn!(%release, "The state in the ConfigMap {why}; it is not used");
+                None
+            }
+        }
     }
 
     /// Stores something of a release; when it returns, it is on the disk.
@@ -201,7 +257,12 @@ impl Store {
             // On a full disk the half-written file would take the room that it lacks.
             let _ = fs::remove_file(&new);
         }
-        written
+        match &self.maps {
+            Some(maps) => maps
+                .put(&part(kind, namespace, release), &bytes)
+                .and(written),
+            None => written,
+        }
     }
 
     /// Begins the recording of a watch, or goes on with it after a restart.
@@ -230,6 +291,11 @@ impl Store {
             Kind::Spans => self.directory.join("spans").join(name),
         }
     }
+}
+
+/// What tells the ConfigMap of a kind and release from others.
+fn part(kind: Kind, namespace: &Namespace, release: &ReleaseName) -> String {
+    format!("{}.{namespace}.{release}", kind.as_str())
 }
 
 fn put_aside(directory: &Path, path: &Path, now: Time) -> String {

@@ -39,6 +39,10 @@ use logging::LogFormat;
 /// The configuration, or a command's usage, is wrong.
 pub const BAD_CONFIGURATION: u8 = 2;
 
+/// What is logged unless said otherwise. The Kubernetes client tells of each request that fails; we tell once.
+const NORMAL: &str = "info,kube_client=off";
+const QUIET: &str = "error,kube_client=off";
+
 /// Where the configuration is looked for when nobody says.
 const DEFAULT_FILES: [&str; 2] = ["probes.toml", "/etc/leadsman/probes.toml"];
 
@@ -176,7 +180,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let quiet = matches!(cli.command, Command::Demo(_));
     let level = cli.log_level.as_deref();
-    let level = level.unwrap_or(if quiet { "error" } else { "info" });
+    let level = level.unwrap_or(if quiet { QUIET } else { NORMAL });
     if let Err(text) = logging::start(cli.log_format, level) {
         eprintln!("leadsman: {text}");
         return ExitCode::from(BAD_CONFIGURATION);

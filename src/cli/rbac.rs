@@ -46,7 +46,11 @@ pub(super) fn run(args: &RbacArgs) -> ExitCode {
     let found = runtime.block_on(rights(&loaded.settings, &kubernetes));
     runtime.shutdown_background();
     match found {
-        Ok(rights) => {
+        Ok(mut rights) => {
+            if let Some(map) = &loaded.settings.state_map {
+                let namespace = map.namespace.as_deref().unwrap_or(&args.account_namespace);
+                rights.extend(Rights::to_keep_state(namespace));
+            }
             let text = rights.manifest(&args.name, &args.service_account, &args.account_namespace);
             say!("{}", text.trim_end());
             ExitCode::SUCCESS

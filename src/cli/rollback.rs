@@ -1,5 +1,7 @@
 //! `leadsman rollback`: by hand, with the same looks, fence, verification and record as after a verdict.
 
+mod direct;
+
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -7,6 +9,7 @@ use clap::Args;
 use serde_json::json;
 use tokio::time::Instant;
 
+use super::ConfigArgs;
 use super::client::{Daemon, NoAnswer, ServerArgs, TokenArgs};
 use super::runtime;
 use super::status::text;
@@ -28,6 +31,11 @@ pub(crate) struct RollbackArgs {
     server: ServerArgs,
     #[command(flatten)]
     token: TokenArgs,
+    /// Without a daemon, by the configuration and helm of this machine
+    #[arg(long, conflicts_with = "token_file")]
+    direct: bool,
+    #[command(flatten)]
+    config: ConfigArgs,
     /// Stop waiting after that; the rollback goes on
     #[arg(long, default_value = "10m", value_name = "DURATION", value_parser = humantime::parse_duration)]
     timeout: Duration,
@@ -47,7 +55,8 @@ Exit code:
 
 Examples:
   leadsman rollback mykadoo --reason 'the cart loses items'
-  leadsman rollback mykadoo 41 --namespace mykadoo-production --reason 'as agreed with Ann'";
+  leadsman rollback mykadoo 41 --namespace mykadoo-production --reason 'as agreed with Ann'
+  leadsman rollback mykadoo --direct --config probes.toml --reason 'the daemon is down as well'";
 
 const FAILED: u8 = 11;
 const NOT_WELL: u8 = 12;
@@ -66,6 +75,15 @@ pub(super) fn run(args: &RollbackArgs) -> ExitCode {
     let Some(runtime) = runtime(1) else {
         return ExitCode::FAILURE;
     };
+    if args.direct {
+        let loaded = match args.config.load() {
+            Ok(loaded) => loaded,
+            Err(code) => return code,
+        };
+        let code = runtime.block_on(direct::run(args, &loaded.settings));
+        runtime.shutdown_background();
+        return code;
+    }
     let code = runtime.block_on(order(args, token.as_deref()));
     runtime.shutdown_background();
     code.unwrap_or_else(|why| why.report())

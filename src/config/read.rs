@@ -13,7 +13,7 @@ use super::place::Place;
 use super::question;
 use super::reader::{Item, Notes, Table};
 use super::service::serve;
-use super::settings::{Doubt, Module, Probe, Question, Release, Settings};
+use super::settings::{Doubt, Kubernetes, Module, Probe, Question, Release, Settings, StateMap};
 use super::target::Target;
 use crate::rollout::Mode;
 use crate::units::{Namespace, ProbeId, ProbeName, ReleaseName};
@@ -41,10 +41,11 @@ pub(super) fn settings(root: Item, notes: &mut Notes) -> Settings {
     notes.defaults("", &[("max_in_flight", &max_in_flight)]);
     let serve = serve(section(&mut root, "serve", notes), notes);
     let doubt = doubt(section(&mut root, "doubt", notes), notes);
-    let state = state(section(&mut root, "state", notes), notes);
+    let state_table = section(&mut root, "state", notes);
     let kubernetes = root
         .has("kubernetes")
         .then(|| kubernetes(section(&mut root, "kubernetes", notes), notes));
+    let (state, state_map) = state(state_table, kubernetes.as_ref(), notes);
     let has_modules = root.has("module");
     let modules = modules(section(&mut root, "module", notes), notes);
     let mut releases = Vec::new();
@@ -98,14 +99,40 @@ pub(super) fn settings(root: Item, notes: &mut Notes) -> Settings {
         modules,
         kubernetes,
         state,
+        state_map,
     }
 }
 
 /// `[state]`: what must survive a restart.
-fn state(mut table: Table, notes: &mut Notes) -> Option<PathBuf> {
+fn state(
+    mut table: Table,
+    kubernetes: Option<&Kubernetes>,
+    notes: &mut Notes,
+) -> (Option<PathBuf>, Option<StateMap>) {
     let path = directory(&mut table, "directory", notes);
+    let map = table.text("config_map", notes);
+    let namespace = table.text("namespace", notes);
+    if let Some((text, item)) = &namespace {
+        check_name(text, item, 63, notes);
+    }
+    let map = map.and_then(|(name, item)| {
+        check_name(&name, &item, 63, notes);
+        if kubernetes.is_none() {
+            notes.mistake(
+                &item,
+                "names a ConfigMap where there is no cluster",
+                "add [kubernetes], or use state.directory",
+            );
+            return None;
+        }
+        let namespace = namespace.map(|(text, _)| text);
+        Some(StateMap { name, namespace })
+    });
     table.end(notes);
-    path
+    // Recordings are too large for a ConfigMap, and last as long as the pod.
+    let scratch = kubernetes.filter(|_| map.is_some());
+    let path = path.or_else(|| scratch.map(|kubernetes| kubernetes.scratch.join("state")));
+    (path, map)
 }
 
 /// A directory; an empty text would be the one where the program happens to be started.

@@ -33,8 +33,19 @@ pub struct Settings {
     pub modules: BTreeMap<String, Module>,
     /// Where what must survive a restart is kept; nowhere unless said.
     pub state: Option<PathBuf>,
+    /// ConfigMaps in which it is kept as well, for the next pod.
+    pub state_map: Option<StateMap>,
     /// The cluster that the releases live in; without it they are probed and not judged.
     pub kubernetes: Option<Kubernetes>,
+}
+
+/// `state.config_map`: the ConfigMaps that hold what must survive a restart, one for each release.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateMap {
+    /// What their names begin with.
+    pub name: String,
+    /// Where they are; without it in the namespace of our own pod, or of the kubeconfig's context.
+    pub namespace: Option<String>,
 }
 
 /// `[kubernetes]`: how the cluster is reached, and how releases are turned back there.

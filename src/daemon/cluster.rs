@@ -6,9 +6,10 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Timeline;
-use crate::config::settings::{Kubernetes, Release};
+use crate::config::settings::{Kubernetes, Release, StateMap};
 use crate::release::Engine;
 use crate::release::cluster::{self, Access, Hub, Policy};
+use crate::store::ConfigMaps;
 use crate::units::Namespace;
 
 /// The cluster, and what is watched in it.
@@ -101,4 +102,15 @@ impl Drop for Connected {
             watched.stop.cancel();
         }
     }
+}
+
+/// The ConfigMaps of the states.
+pub(super) async fn config_maps(
+    settings: &Kubernetes,
+    map: &StateMap,
+) -> Result<ConfigMaps, String> {
+    let client = cluster::connect(&Access::of(settings)).await?;
+    let own = client.default_namespace().to_owned();
+    let namespace = map.namespace.as_deref().unwrap_or(&own);
+    Ok(ConfigMaps::new(client.clone(), namespace, &map.name))
 }

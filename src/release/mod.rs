@@ -300,3 +300,55 @@ pub fn plan(
         is_rehearsal: false,
     })
 }
+
+/// So many revisions before the bad one are looked at when a person names none.
+const READ_BACK: usize = 6;
+
+/// The plan of a person: to the revision that was named, or else to the last that is known to be good, or to the last
+/// that worked as far as Helm can tell.
+///
+/// # Errors
+/// When there is none.
+pub async fn plan_by_hand(
+    engine: Arc<dyn Engine>,
+    bad: Revision,
+    target: Option<Revision>,
+    facts: &Facts,
+    ledger: &Ledger,
+    reason: &str,
+) -> Result<Plan, Refusal> {
+    if let Some(target) = target {
+        let stored = engine.stored(target).await;
+        let digest = stored.and_then(|stored| stored.digest);
+        return Ok(Plan {
+            bad,
+            target,
+            digest: digest.ok_or(Refusal::TargetGone { target })?,
+            reason: reason.to_owned(),
+            fence: 0,
+            is_rehearsal: false,
+        });
+    }
+    // What was not needed so far is known by its number only.
+    let mut facts = facts.clone();
+    let earlier = facts.revisions.iter_mut().rev();
+    let earlier: Vec<&mut Stored> = earlier
+        .filter(|record| record.revision < bad)
+        .take(READ_BACK)
+        .collect();
+    let mut numbers = Vec::new();
+    for record in earlier {
+        numbers.push(record.revision);
+        if let Some(stored) = Arc::clone(&engine).stored(record.revision).await {
+            *record = stored;
+        }
+    }
+    let mut planned = plan(bad, &facts, ledger, None, reason);
+    for serving in numbers {
+        if planned.is_ok() {
+            break;
+        }
+        planned = plan(bad, &facts, ledger, Some(serving), reason);
+    }
+    planned
+}

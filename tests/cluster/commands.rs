@@ -183,3 +183,42 @@ fn a_person_turns_back_with_a_reason_and_a_token() {
     assert_eq!(code, Some(11), "{text}");
     assert!(text.contains("77"), "{text}");
 }
+
+#[test]
+fn a_person_turns_back_without_a_daemon() {
+    let Some(cluster) = Cluster::new("direct", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    cluster.upgrade(&[r#"api.image="mykadoo-api:2""#]);
+    cluster.upgrade(&[DEAD]);
+    let settings = Settings::by(Helm::Three);
+    let kubeconfig = cluster.least(&configuration(&cluster, &settings, &cluster.kubeconfig()));
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(
+        folder.path().join("probes.toml"),
+        configuration(&cluster, &settings, &kubeconfig),
+    )
+    .unwrap();
+    let output = Command::new(PROGRAM)
+        .args([
+            "rollback",
+            "mykadoo",
+            "--direct",
+            "--reason",
+            "the daemon is down",
+        ])
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("to the contents of revision 2"), "{text}");
+    assert_eq!(
+        cluster.statuses(Helm::Four),
+        "1 superseded, 2 superseded, 3 superseded, 4 deployed"
+    );
+    let (_, _, description) = &cluster.history(Helm::Four)[3];
+    assert!(description.contains("the daemon is down"), "{description}");
+}

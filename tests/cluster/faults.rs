@@ -233,3 +233,44 @@ fn records_that_cannot_be_read_are_told_once_and_the_rest_goes_on() {
         );
     }
 }
+
+#[test]
+fn a_pod_without_a_disk_goes_on_with_the_state_of_the_one_before() {
+    let Some(cluster) = Cluster::new("map", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let settings = Settings::by(Helm::Four);
+    let mapped = |kubeconfig: &std::path::Path| {
+        let text = crate::guarded::configuration(&cluster, &settings, kubeconfig);
+        let map = format!(
+            "config_map = \"leadsman\"\nnamespace = {:?}\n",
+            cluster.namespace
+        );
+        text.replace("directory = \"state\"\n", &map)
+    };
+    let kubeconfig = cluster.least(&mapped(&cluster.kubeconfig()));
+    let text = mapped(&kubeconfig);
+    let mut first = Guarded::allowed(&cluster, &text);
+    cluster.upgrade(&[DEAD]);
+    assert_eq!(first.ending(2)["ending"], "recovered");
+    assert!(
+        !first.leadsman.said("cannot be written"),
+        "{}",
+        first.leadsman.log()
+    );
+    first.leadsman.kill();
+    // Another folder, so nothing of the first one's files.
+    let second = Guarded::allowed(&cluster, &text);
+    let release = second.release();
+    assert_eq!(release["revision"], 3, "{release:#}");
+    assert_eq!(second.ending(2)["ending"], "recovered");
+    // What was found bad is known to be bad.
+    cluster.upgrade(&[DEAD]);
+    let ended = second.ending(4);
+    assert_eq!(
+        (&ended["ending"], &ended["target"]),
+        (&"recovered".into(), &3.into()),
+        "{ended:#}"
+    );
+}

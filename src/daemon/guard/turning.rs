@@ -12,9 +12,6 @@ use crate::rollout::{Event, Phase};
 use crate::serve::Order;
 use crate::units::{Revision, Time};
 
-/// So many revisions before the bad one are looked at when a person names none.
-const READ_BACK: usize = 6;
-
 /// How long a rollback waits for the evidence.
 const WITNESS: Duration = Duration::from_millis(1500);
 
@@ -80,56 +77,14 @@ impl Guard {
         target: Option<Revision>,
     ) -> release::Work<Result<release::Plan, release::Refusal>> {
         let engine = Arc::clone(&self.setup.engine);
-        let mut facts = Facts::clone(&self.facts.borrow().facts);
+        let facts = Arc::clone(&self.facts.borrow().facts);
         let ledger = self.state.ledger.clone();
         let fence = self.state.fence;
         let case = self.state.rollout.phase().case();
         let reason = case.map_or_else(String::new, |case| case.text.clone());
         Box::pin(async move {
-            if let Some(target) = target {
-                let stored = engine.stored(target).await;
-                let digest = stored.and_then(|stored| stored.digest);
-                let digest = digest.ok_or(release::Refusal::TargetGone { target })?;
-                return Ok(release::Plan {
-                    bad,
-                    target,
-                    digest,
-                    reason,
-                    fence,
-                    is_rehearsal: false,
-                });
-            }
-            let earlier: Vec<Revision> = facts
-                .revisions
-                .iter()
-                .rev()
-                .map(|record| record.revision)
-                .filter(|revision| *revision < bad)
-                .take(READ_BACK)
-                .collect();
-            for revision in &earlier {
-                if let Some(stored) = Arc::clone(&engine).stored(*revision).await
-                    && let Some(known) = facts
-                        .revisions
-                        .iter_mut()
-                        .find(|known| known.revision == *revision)
-                {
-                    *known = stored;
-                }
-            }
-            let mut refusal = None;
-            for serving in earlier {
-                match release::plan(bad, &facts, &ledger, Some(serving), &reason) {
-                    Ok(plan) => return Ok(release::Plan { fence, ..plan }),
-                    Err(why) => refusal = refusal.or(Some(why)),
-                }
-            }
-            Err(match refusal {
-                Some(refusal) => refusal,
-                None => release::plan(bad, &facts, &ledger, None, &reason)
-                    .err()
-                    .unwrap_or(release::Refusal::TargetGone { target: bad }),
-            })
+            let plan = release::plan_by_hand(engine, bad, target, &facts, &ledger, &reason).await?;
+            Ok(release::Plan { fence, ..plan })
         })
     }
 

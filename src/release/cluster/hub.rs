@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
@@ -18,6 +19,9 @@ use crate::clock::Timeline;
 use crate::release::Work;
 use crate::units::Namespace;
 use crate::units::Time;
+
+/// After trouble with the API server a refusal is not believed for so long.
+const UNSTEADY: Duration = Duration::from_secs(30);
 
 /// Kinds whose plurals are kept.
 const MAX_RESOURCES: usize = 1000;
@@ -65,6 +69,7 @@ pub struct Hub {
     tables: Mutex<Tables>,
     changed: watch::Sender<u64>,
     resources: Mutex<HashMap<GroupVersionKind, (String, bool)>>,
+    failed_at: Mutex<Option<Time>>,
     failures: std::sync::atomic::AtomicU64,
 }
 
@@ -97,6 +102,7 @@ impl Hub {
             tables: Mutex::new(tables),
             changed: watch::Sender::new(0),
             resources: Mutex::new(HashMap::new()),
+            failed_at: Mutex::new(None),
             failures: std::sync::atomic::AtomicU64::new(0),
         })
     }
@@ -145,6 +151,16 @@ impl Hub {
 
     pub(super) fn driver(&self) -> Driver {
         self.driver
+    }
+
+    /// Whether the API server was in trouble a moment ago. One that has just started refuses what it will allow as soon
+    /// as it has read its roles.
+    pub(super) fn is_unsteady(&self) -> bool {
+        let failed = *self
+            .failed_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        failed.is_some_and(|at| self.now().since(at) < UNSTEADY)
     }
 
     /// Watches that failed since the start.
@@ -291,6 +307,11 @@ impl Hub {
             let is_news = match told {
                 Told::Well => tables.troubles.remove(what).is_some(),
                 Told::Fails(trouble) => {
+                    let now = self.now();
+                    *self
+                        .failed_at
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner) = Some(now);
                     self.failures
                         .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                     let said = format!("{trouble}{}", hint(&trouble, what, &self.namespace));

@@ -43,7 +43,7 @@ impl Cluster {
                 }
                 Err(Refused::Is(refusal)) => return Err(refusal),
                 Err(Refused::Trouble(trouble))
-                    if trouble.may_pass() && !plan.is_rehearsal && began.elapsed() <= WAIT =>
+                    if self.may_pass(&trouble) && !plan.is_rehearsal && began.elapsed() <= WAIT =>
                 {
                     tracing::warn!(release = %self.release, %trouble, "The rollback waits for the API server");
                 }
@@ -129,6 +129,11 @@ impl Cluster {
         }
         if obstacles.is_empty() {
             obstacles.extend(self.rights(&objects, &target).await?);
+            if !obstacles.is_empty() && self.hub.is_unsteady() {
+                return Ok(Some(
+                    "the API server has just come back and does not know all rights yet".into(),
+                ));
+            }
         }
         let Some(first) = obstacles.first() else {
             return Ok(None);

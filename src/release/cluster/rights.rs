@@ -98,6 +98,13 @@ impl Rights {
         rights
     }
 
+    /// What keeping the state in ConfigMaps of a namespace takes.
+    pub fn to_keep_state(namespace: &str) -> Self {
+        let mut rights = Self::default();
+        rights.add(namespace, "", "configmaps", &["get", "create", "update"]);
+        rights
+    }
+
     fn each(&self) -> impl Iterator<Item = (&Place, &'static str)> {
         self.0
             .iter()

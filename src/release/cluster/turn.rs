@@ -71,7 +71,7 @@ impl Cluster {
             }
             let found = match self.found(plan, bad).await {
                 Ok(found) => found,
-                Err(trouble) if trouble.may_pass() => {
+                Err(trouble) if self.may_pass(&trouble) => {
                     tokio::time::sleep(PAUSE).await;
                     continue;
                 }
@@ -104,7 +104,7 @@ impl Cluster {
                     };
                     match self.repair(&row, why).await {
                         Ok(()) => {}
-                        Err(trouble) if trouble.may_pass() || trouble.is(409) => {
+                        Err(trouble) if self.may_pass(&trouble) || trouble.is(409) => {
                             tokio::time::sleep(PAUSE).await;
                         }
                         Err(trouble) => {
@@ -117,7 +117,7 @@ impl Cluster {
                 }
                 Found::Failed(row, why) => {
                     let may_go_on =
-                        runs == 0 || class.may_be_tried_again() || said.starts_with("helm ");
+                        runs == 0 || self.may_be_tried_again(class) || said.starts_with("helm ");
                     if runs >= MAX_RUNS || !may_go_on {
                         return Err(self.failed(plan, if said.is_empty() { &why } else { &said }));
                     }
@@ -128,8 +128,8 @@ impl Cluster {
                 Found::Nothing => {
                     if runs > 0 {
                         // It ended without a record: nothing was written.
-                        if runs >= MAX_RUNS && !class.may_be_tried_again()
-                            || !may_begin_again(class, &said)
+                        if runs >= MAX_RUNS && !self.may_be_tried_again(class)
+                            || !self.may_begin_again(class, &said)
                         {
                             return Err(self.failed(plan, &said));
                         }
@@ -139,6 +139,23 @@ impl Cluster {
                 }
             }
         }
+    }
+
+    /// Whether helm may be started once more although it left no record: killed before it wrote anything, or it says
+    /// that it worked and the record is not there.
+    fn may_begin_again(&self, class: HelmError, said: &str) -> bool {
+        self.may_be_tried_again(class) || said.is_empty() || said.starts_with("helm ")
+    }
+
+    fn may_be_tried_again(&self, class: HelmError) -> bool {
+        let is_refusal = class == HelmError::Forbidden;
+        class.may_be_tried_again() || (is_refusal && self.hub.is_unsteady())
+    }
+
+    /// Whether the same may work in a moment.
+    pub(super) fn may_pass(&self, trouble: &Trouble) -> bool {
+        let is_refusal = trouble.is(401) || trouble.is(403);
+        trouble.may_pass() || (is_refusal && self.hub.is_unsteady())
     }
 
     /// Runs helm once. What it says went wrong; empty when it says that it worked.
@@ -260,7 +277,7 @@ impl Cluster {
         for _ in 0..3 {
             match self.records.amend(row, &change).await {
                 Ok(()) => return,
-                Err(trouble) if trouble.may_pass() => tokio::time::sleep(PAUSE).await,
+                Err(trouble) if self.may_pass(&trouble) => tokio::time::sleep(PAUSE).await,
                 Err(trouble) => {
                     tracing::warn!(release = %self.release, revision = row.revision.0, %trouble,
                         "The record of the rollback cannot be marked as ours");
@@ -391,10 +408,4 @@ impl Cluster {
             }
         }
     }
-}
-
-/// Whether helm may be started once more although it left no record.
-fn may_begin_again(class: HelmError, said: &str) -> bool {
-    // Killed before it wrote anything, or it says that it worked and the record is not there.
-    class.may_be_tried_again() || said.is_empty() || said.starts_with("helm ")
 }

@@ -1,0 +1,173 @@
+//! A rollback without a daemon: for the night in which it is the daemon that is broken.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::{FAILED, NOT_WELL, RollbackArgs, TIME_OUT};
+use crate::cli::BAD_CONFIGURATION;
+use crate::cli::client::UNKNOWN;
+use crate::clock;
+use crate::clock::Timeline;
+use crate::config::settings::{Kubernetes, Release, Settings};
+use crate::ledger::Ledger;
+use crate::probe::{Prober, Shared};
+use crate::release::cluster::{self, Access, Cluster, Hub, Policy};
+use crate::release::{self, Engine, Observed};
+use crate::sounding::Outcome;
+use crate::units::Revision;
+
+/// How long the cluster may take to tell what there is.
+const FIRST_FACTS: Duration = Duration::from_secs(30);
+
+/// Good answers in a row, of all probes, that end the verification.
+const ROUNDS: u32 = 3;
+
+/// How long the probes may take to become well: the runbook's limit.
+const VERIFY: Duration = Duration::from_secs(60);
+
+pub(super) async fn run(args: &RollbackArgs, settings: &Settings) -> ExitCode {
+    let Some(kubernetes) = &settings.kubernetes else {
+        eprintln!("leadsman: the configuration names no cluster; add [kubernetes]");
+        return ExitCode::from(BAD_CONFIGURATION);
+    };
+    let is_it = |release: &&Release| {
+        let wanted = args.server.namespace.as_deref();
+        release.name.as_str() == args.release
+            && wanted.is_none_or(|wanted| release.namespace.as_str() == wanted)
+    };
+    let mut found = settings.releases.iter().filter(is_it);
+    let (Some(release), None) = (found.next(), found.next()) else {
+        eprintln!(
+            "leadsman: the configuration has not exactly one release {}; name its --namespace",
+            args.release
+        );
+        return ExitCode::from(UNKNOWN);
+    };
+    match turn_back(args, kubernetes, release).await {
+        Ok(code) => ExitCode::from(code),
+        Err(why) => {
+            eprintln!("leadsman: {why}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+async fn turn_back(
+    args: &RollbackArgs,
+    kubernetes: &Kubernetes,
+    release: &Release,
+) -> Result<u8, String> {
+    let access = Access::of(kubernetes);
+    let client = cluster::connect(&access).await?;
+    std::fs::create_dir_all(kubernetes.scratch.join("no-plugins"))
+        .map_err(|error| format!("{}: {error}", kubernetes.scratch.display()))?;
+    let hub = Hub::new(
+        client,
+        release.namespace.clone(),
+        kubernetes.driver,
+        Timeline::start(),
+    );
+    let engine: Arc<dyn Engine> = Cluster::new(
+        Arc::clone(&hub),
+        release.name.clone(),
+        Policy {
+            helm: kubernetes.helm.clone(),
+            scratch: kubernetes.scratch.clone(),
+            access,
+            may: release.guard.may.clone(),
+        },
+    );
+    let (observed, mut facts) = watch::channel(Observed::default());
+    let mut watching = JoinSet::new();
+    watching.spawn(hub.run());
+    watching.spawn(Arc::clone(&engine).follow(observed));
+
+    let is_known = {
+        let known = facts.wait_for(|seen| seen.facts.newest().is_some());
+        matches!(tokio::time::timeout(FIRST_FACTS, known).await, Ok(Ok(_)))
+    };
+    let seen = facts.borrow().clone();
+    if !is_known {
+        let why = seen
+            .trouble
+            .unwrap_or_else(|| "there is no such release".into());
+        return Err(format!(
+            "nothing is known of {}/{}: {why}",
+            release.namespace, release.name
+        ));
+    }
+    let facts_now = seen.facts;
+    let bad = facts_now
+        .newest()
+        .map(|record| record.revision)
+        .unwrap_or_default();
+    let target = args.revision.map(Revision);
+    let said = |refusal: release::Refusal| refusal.to_string();
+    let ledger = Ledger::default();
+    let plan = release::plan_by_hand(
+        Arc::clone(&engine),
+        bad,
+        target,
+        &facts_now,
+        &ledger,
+        &args.reason,
+    );
+    let plan = plan.await.map_err(said)?;
+    say!(
+        "Turning back from revision {bad} to the contents of revision {}.",
+        plan.target
+    );
+    Arc::clone(&engine)
+        .preflight(plan.clone())
+        .await
+        .map_err(said)?;
+    let report = Arc::clone(&engine).execute(plan).await.map_err(said)?;
+    say!(
+        "The rollback made revision {}; its rollout runs.",
+        report.made
+    );
+    let settled = facts.wait_for(|seen| seen.facts.settled == Some(report.made));
+    if tokio::time::timeout(args.timeout, settled).await.is_err() {
+        eprintln!(
+            "leadsman: the rollout of revision {} is not complete yet",
+            report.made
+        );
+        return Ok(TIME_OUT);
+    }
+    say!("Its rollout is complete; its probes are asked.");
+    Ok(if are_well(release).await { 0 } else { NOT_WELL })
+}
+
+/// Whether all probes answer well, several times in a row.
+async fn are_well(release: &Release) -> bool {
+    let shared = Shared::new(clock::now);
+    let until = Instant::now() + VERIFY;
+    let mut in_a_row = 0;
+    loop {
+        let mut asked = JoinSet::new();
+        for probe in &release.probes {
+            let prober = Prober::new(&shared, probe.target.clone(), probe.question.clone());
+            let probe = Arc::clone(probe);
+            asked.spawn(async move {
+                let sounding = prober.sound(clock::now(), probe.timeout, None).await;
+                (sounding.outcome != Outcome::Good).then(|| probe.id.probe.to_string())
+            });
+        }
+        let failing: Vec<String> = asked.join_all().await.into_iter().flatten().collect();
+        in_a_row = if failing.is_empty() { in_a_row + 1 } else { 0 };
+        if in_a_row >= ROUNDS {
+            say!("All probes answer well.");
+            return true;
+        }
+        if Instant::now() >= until {
+            say!("Still failing: {}.", failing.join(", "));
+            return false;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}

@@ -199,6 +199,7 @@ impl Ours {
         )
         .expect("written");
         let sources = Sources {
+            discovered: Vec::new(),
             files: vec![file.path().into()],
             environment: Vec::new(),
             flags: Vec::new(),

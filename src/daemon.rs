@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::clock::Timeline;
+use crate::config::Discovered;
 use crate::config::settings::{Probe, Question, Release, Settings};
 use crate::doubt::Doubt;
 use crate::metrics::{Metrics, Series};
@@ -93,6 +94,7 @@ pub struct Daemon {
     close_listener: CancellationToken,
     schedule_ended: CancellationToken,
     guard_ended: CancellationToken,
+    discovered: Option<watch::Receiver<Vec<Discovered>>>,
 }
 
 /// The configuration in force, and who carries it out.
@@ -203,6 +205,11 @@ impl Daemon {
             ),
             None => None,
         };
+        let discovered = cluster.as_ref().map(|cluster: &Connected| {
+            let (discovered, work) = cluster.discover();
+            tokio::spawn(work);
+            discovered
+        });
         let applied = Mutex::new(Applied {
             settings: nothing,
             runners: HashMap::new(),
@@ -235,6 +242,7 @@ impl Daemon {
             close_listener,
             schedule_ended,
             guard_ended,
+            discovered,
         };
         daemon.apply(settings).await;
         daemon.web.set_ready(true);
@@ -385,7 +393,14 @@ impl Daemon {
                 .forget(namespace.as_str(), name.as_str());
         }
         if let Some(cluster) = cluster {
-            cluster.keep(|namespace| guards.keys().any(|(own, _)| own == namespace));
+            let selections = &settings.selections;
+            cluster.select(selections);
+            cluster.keep(|namespace| {
+                guards.keys().any(|(own, _)| own == namespace)
+                    || selections
+                        .iter()
+                        .any(|selection| selection.namespace == *namespace)
+            });
         }
         let mut listeners = HashMap::new();
         for guarded in guards.values() {
@@ -437,6 +452,11 @@ impl Daemon {
             stop,
             task,
         }
+    }
+
+    /// The releases that `select` takes, as they change; none where there is no cluster.
+    pub fn discovered(&self) -> Option<watch::Receiver<Vec<Discovered>>> {
+        self.discovered.clone()
     }
 
     /// What is shown of a guarded release, always the newest.

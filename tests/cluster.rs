@@ -27,6 +27,8 @@ mod program;
 mod refused;
 #[path = "cluster/rig.rs"]
 mod rig;
+#[path = "cluster/scale.rs"]
+mod scale;
 #[path = "cluster/turned_back.rs"]
 mod turned_back;
 #[path = "cluster/users.rs"]

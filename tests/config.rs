@@ -62,6 +62,7 @@ fn load(
     flags: &[(String, String)],
 ) -> Result<Loaded, Mistakes> {
     let sources = Sources {
+        discovered: Vec::new(),
         files: files.paths.clone(),
         environment: environment.to_vec(),
         flags: flags.to_vec(),
@@ -141,6 +142,7 @@ fn what_lies_at_the_top_level_is_right() {
         let mut paths = vec![root.join("probes.toml")];
         paths.extend(overlay.map(|overlay| root.join(overlay)));
         let sources = Sources {
+            discovered: Vec::new(),
             files: paths,
             ..Sources::default()
         };
@@ -197,6 +199,7 @@ fn a_path_that_is_no_file_is_refused() {
         (folder.path().join("none.toml"), "cannot be read"),
     ] {
         let sources = Sources {
+            discovered: Vec::new(),
             files: vec![path.clone()],
             ..Sources::default()
         };

@@ -8,7 +8,8 @@
     reason = "a test may end where it stands"
 )]
 
-use leadsman::config::{self, Sources};
+use leadsman::config::{self, Discovered, Sources};
+use leadsman::units::{Namespace, ReleaseName};
 
 #[test]
 fn what_is_wrong_with_a_probe() {
@@ -220,14 +221,144 @@ fn what_is_wrong_with_a_guard() {
     );
 }
 
-/// The complaints about a release with these lines, with their way out.
-fn guard_mistakes(lines: &str) -> Vec<String> {
+#[test]
+fn what_is_wrong_about_a_cluster_says_what_to_write_instead() {
+    let release = "[[release]]\nname = 'a'\nnamespace = 'b'\nbase_url = 'http://x'\nprobe = [{ name = 'p', path = '/' }]\n";
+    let selected = "[[release]]\nselect = '*'\nnamespace = 'b'\nbase_url = 'http://{release}'\nprobe = [{ name = 'p', path = '/' }]\n";
+    for (rule, text, expected) in [
+        (
+            "a context alone",
+            format!("[kubernetes]\ncontext = 'x'\n{release}"),
+            "no use without a kubeconfig",
+        ),
+        (
+            "another driver",
+            format!("[kubernetes]\ndriver = 'sql'\n{release}"),
+            "configmap",
+        ),
+        (
+            "a map without a cluster",
+            format!("[state]\nconfig_map = 'x'\n{release}"),
+            "where there is no cluster",
+        ),
+        (
+            "no name of a map",
+            format!("[kubernetes]\n[state]\nconfig_map = 'X Y'\n{release}"),
+            "no name that Kubernetes allows",
+        ),
+        (
+            "a selection without a cluster",
+            selected.to_owned(),
+            "where there is no cluster",
+        ),
+        (
+            "a selection with a name",
+            format!(
+                "[kubernetes]\n{}",
+                selected.replace("select", "name = 'a'\nselect")
+            ),
+            "has a name beside select",
+        ),
+        (
+            "a selection by no label",
+            format!("[kubernetes]\n{}", selected.replace("'*'", "'shop'")),
+            "is no label",
+        ),
+        (
+            "a mistake in what is selected",
+            format!(
+                "[kubernetes]\n{}",
+                selected.replace("path = '/'", "path = 'x'")
+            ),
+            "is no path",
+        ),
+        (
+            "no pods",
+            format!(
+                "[kubernetes]\n{}",
+                release.replace("path = '/'", "path = '/', pods = 'Web:'")
+            ),
+            "names no pods",
+        ),
+        (
+            "a kind in small letters",
+            format!("[kubernetes]\n{release}[release.rollback]\nmay_delete = ['pvc']\n"),
+            "as in a manifest",
+        ),
+    ] {
+        let found = mistakes_in(&text);
+        assert!(
+            found.iter().any(|text| text.contains(expected)),
+            "{rule}: {expected:?} is not in {found:#?}"
+        );
+    }
+    for right in [release, selected] {
+        assert_eq!(mistakes_in(&format!("[kubernetes]\n{right}")), [""; 0]);
+    }
+}
+
+#[test]
+fn a_selection_is_written_out_for_each_release_that_it_takes() {
+    let text = "[kubernetes]\n[[release]]\nselect = 'team=shop'\nnamespace = 'b'\nbase_url = 'http://{release}.b'\nprobe = [{ name = 'p', path = '/', pods = '{release}-api:http' }]\n\
+                [[release]]\nname = 'own'\nnamespace = 'b'\nbase_url = 'http://elsewhere'\nprobe = [{ name = 'p', path = '/' }]\n";
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("probes.toml");
+    std::fs::write(&file, text).unwrap();
+    let found = |namespace: &str, name: &str, team: &str| Discovered {
+        namespace: Namespace::new(namespace),
+        name: ReleaseName::new(name),
+        labels: [("team".to_owned(), team.to_owned())].into(),
+    };
+    let sources = Sources {
+        files: vec![file],
+        discovered: vec![
+            found("b", "web", "shop"),
+            found("b", "own", "shop"),
+            found("b", "x", "bank"),
+            found("c", "y", "shop"),
+        ],
+        ..Sources::default()
+    };
+    let settings = config::load(&sources).unwrap().settings;
+    let mut releases: Vec<_> = settings
+        .releases
+        .iter()
+        .map(|release| (release.name.as_str(), release.probes[0].target.to_string()))
+        .collect();
+    releases.sort();
+    // One that has a name of its own keeps its own settings.
+    assert_eq!(
+        releases,
+        [
+            ("own", "http://elsewhere/".to_owned()),
+            ("web", "http://web.b/".to_owned())
+        ]
+    );
+    let web = settings
+        .releases
+        .iter()
+        .find(|release| release.name.as_str() == "web")
+        .unwrap();
+    let pods = web.probes[0].pods.as_ref().unwrap();
+    assert_eq!(
+        (pods.workload.as_deref(), pods.port.as_deref(), pods.tls),
+        (Some("web-api"), Some("http"), None)
+    );
+}
+
+/// The complaints about a release with these lines, with their way out.
+fn guard_mistakes(lines: &str) -> Vec<String> {
     let text = format!(
         "[[release]]\nname = 'a'\nnamespace = 'b'\nbase_url = 'http://x'\n\
          probe = [{{ name = 'p', path = '/' }}]\n{lines}\n"
     );
+    mistakes_in(&text)
+}
+
+/// The complaints about a configuration, with their way out.
+fn mistakes_in(text: &str) -> Vec<String> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("probes.toml");
     std::fs::write(&file, text).unwrap();
     let sources = Sources {
         files: vec![file],

@@ -140,6 +140,7 @@ impl ConfigArgs {
                 })
                 .collect(),
             flags: self.set.clone(),
+            discovered: Vec::new(),
         }
     }
 

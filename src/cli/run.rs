@@ -4,10 +4,11 @@ use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 use clap::Args;
+use tokio::sync::watch;
 
 use super::signals::{Asked, Signals};
 use super::{ConfigArgs, runtime};
-use crate::config::{self, Loaded, Settings};
+use crate::config::{self, Discovered, Loaded, Settings};
 use crate::daemon::Daemon;
 
 /// Options of `leadsman run`.
@@ -53,12 +54,19 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
                 return ExitCode::FAILURE;
             }
         };
+        let mut discoveries = daemon.discovered();
+        let mut discovered = Vec::new();
         loop {
             tokio::select! {
                 asked = signals.next() => match asked {
                     Asked::Stop => break,
-                    Asked::Reload => reload(&daemon, &sources).await,
+                    Asked::Reload => reload(&daemon, &sources, &discovered).await,
                 },
+                found = next(&mut discoveries) => {
+                    tracing::info!(releases = found.len(), "The releases that are selected have changed");
+                    discovered = found;
+                    reload(&daemon, &sources, &discovered).await;
+                }
                 reason = daemon.failed() => {
                     tracing::error!(reason, "A task that should live as long as the process has ended");
                     eprintln!("leadsman: {reason}");
@@ -97,8 +105,19 @@ async fn second_stop(signals: &mut Signals) {
     while signals.next().await != Asked::Stop {}
 }
 
-async fn reload(daemon: &Daemon, sources: &ConfigArgs) {
-    let sources = sources.sources();
+/// The releases that are selected, when they change.
+async fn next(discoveries: &mut Option<watch::Receiver<Vec<Discovered>>>) -> Vec<Discovered> {
+    if let Some(discoveries) = discoveries
+        && discoveries.changed().await.is_ok()
+    {
+        return discoveries.borrow_and_update().clone();
+    }
+    std::future::pending().await
+}
+
+async fn reload(daemon: &Daemon, sources: &ConfigArgs, discovered: &[Discovered]) {
+    let mut sources = sources.sources();
+    sources.discovered = discovered.to_vec();
     match tokio::task::spawn_blocking(move || config::load(&sources)).await {
         Ok(Ok(loaded)) => daemon.apply(loaded.settings).await,
         Ok(Err(mistakes)) => {

@@ -17,6 +17,7 @@ mod question;
 mod read;
 mod reader;
 mod request;
+mod select;
 mod service;
 pub mod settings;
 pub mod target;
@@ -28,7 +29,7 @@ use std::path::PathBuf;
 pub use mistakes::{Mistake, Mistakes, SourceFile};
 pub use place::Place;
 pub use reader::InForce;
-pub use settings::Settings;
+pub use settings::{Discovered, Settings};
 pub use target::Target;
 
 use layers::{Kind, Node, PREFIX};
@@ -43,6 +44,8 @@ pub struct Sources {
     pub environment: Vec<(String, String)>,
     /// Key paths (as `release.mykadoo.base_url`) and values.
     pub flags: Vec<(String, String)>,
+    /// The releases that the cluster has, for those that are guarded by `select`.
+    pub discovered: Vec<Discovered>,
 }
 
 /// A configuration without mistakes.
@@ -123,8 +126,8 @@ pub fn load(sources: &Sources) -> Result<Loaded, Mistakes> {
         node: merged(&layers, &mut notes),
     };
     // A file that could not be read at all would only bring complaints about what is missing.
-    let settings =
-        (!broken || files.len() == layers.len()).then(|| read::settings(root, &mut notes));
+    let settings = (!broken || files.len() == layers.len())
+        .then(|| read::settings(root, &sources.discovered, &mut notes));
     match settings {
         Some(settings) if notes.mistakes.is_empty() => {
             let hints = notes.hints.iter().map(one_line).collect();
@@ -155,7 +158,7 @@ pub fn built_in() -> Settings {
         node,
     };
     // The one complaint is that there is nothing to probe.
-    read::settings(root, &mut Notes::default())
+    read::settings(root, &[], &mut Notes::default())
 }
 
 fn merged(layers: &[layers::Layer], notes: &mut Notes) -> Node {

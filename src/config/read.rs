@@ -12,8 +12,11 @@ use super::kubernetes::pods;
 use super::place::Place;
 use super::question;
 use super::reader::{Item, Notes, Table};
+use super::select;
 use super::service::serve;
-use super::settings::{Doubt, Kubernetes, Module, Probe, Question, Release, Settings, StateMap};
+use super::settings::{
+    Discovered, Doubt, Kubernetes, Module, Probe, Question, Release, Settings, StateMap,
+};
 use super::target::Target;
 use crate::rollout::Mode;
 use crate::units::{Namespace, ProbeId, ProbeName, ReleaseName};
@@ -33,7 +36,7 @@ const DEFAULT_WINDOW: Duration = Duration::from_secs(300);
 const MAX_PROBES: usize = 100_000;
 
 /// Settings, as far as they could be read; they count only when there are no mistakes.
-pub(super) fn settings(root: Item, notes: &mut Notes) -> Settings {
+pub(super) fn settings(root: Item, discovered: &[Discovered], notes: &mut Notes) -> Settings {
     let mut root = Table::of(root, notes);
     let max_in_flight = root
         .number("max_in_flight", (1, 1_000_000), notes)
@@ -51,9 +54,40 @@ pub(super) fn settings(root: Item, notes: &mut Notes) -> Settings {
     let mut releases = Vec::new();
     let mut guarded = HashSet::new();
     let table = section(&mut root, "release", notes);
-    for (id, item) in entries(table) {
+    let (many, single): (Vec<_>, Vec<_>) = entries(table)
+        .into_iter()
+        .partition(|(_, item)| select::is_one_for_many(item));
+    let mut written: Vec<(String, Item, bool)> = single
+        .into_iter()
+        .map(|(id, item)| (id, item, false))
+        .collect();
+    let mut selections = Vec::new();
+    for (id, item) in many {
+        if kubernetes.is_none() {
+            notes.mistake(
+                &item,
+                "selects releases where there is no cluster",
+                "add [kubernetes], or name the release",
+            );
+        }
+        let expanded = select::expand(&item, discovered, notes);
+        selections.extend(expanded.selection);
+        if expanded.releases.is_empty() {
+            // Mistakes in it are found before there is a release that it is for.
+            release(&id, expanded.sample, kubernetes.is_some(), notes);
+        }
+        for (name, item) in expanded.releases {
+            written.push((format!("{id}.{name}"), item, true));
+        }
+    }
+    for (id, item, is_selected) in written {
         let release = release(&id, item, kubernetes.is_some(), notes);
-        let is_new = guarded.insert((release.0.namespace.clone(), release.0.name.clone()));
+        let key = (release.0.namespace.clone(), release.0.name.clone());
+        if is_selected && guarded.contains(&key) {
+            // A release that is named has settings of its own.
+            continue;
+        }
+        let is_new = guarded.insert(key);
         if !is_new {
             let message = format!(
                 "{}/{} is guarded twice",
@@ -85,7 +119,7 @@ pub(super) fn settings(root: Item, notes: &mut Notes) -> Settings {
             None,
         );
     }
-    if releases.is_empty() && !has_modules && notes.mistakes.is_empty() {
+    if releases.is_empty() && selections.is_empty() && !has_modules && notes.mistakes.is_empty() {
         let help =
             "add a [[release]] with a [[release.probe]], or a [[module]] for /probe".to_owned();
         notes.complain("", &Place::Default, "there is nothing to probe", Some(help));
@@ -96,6 +130,7 @@ pub(super) fn settings(root: Item, notes: &mut Notes) -> Settings {
         max_in_flight: usize::try_from(max_in_flight).unwrap_or(1),
         doubt,
         releases,
+        selections,
         modules,
         kubernetes,
         state,

@@ -29,6 +29,8 @@ pub struct Settings {
     pub doubt: Doubt,
     /// The guarded releases, in the order of the file.
     pub releases: Vec<Release>,
+    /// Namespaces of which all releases, or some, are guarded, whatever their names.
+    pub selections: Vec<Selection>,
     /// What `/probe?module=` may name.
     pub modules: BTreeMap<String, Module>,
     /// Where what must survive a restart is kept; nowhere unless said.
@@ -46,6 +48,37 @@ pub struct StateMap {
     pub name: String,
     /// Where they are; without it in the namespace of our own pod, or of the kubeconfig's context.
     pub namespace: Option<String>,
+}
+
+/// `select` of a release: those of a namespace whose labels are so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Selection {
+    /// The namespace.
+    pub namespace: Namespace,
+    /// Labels, as `helm upgrade --labels` sets them; none takes all releases.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Selection {
+    /// Whether a release is one of these.
+    pub fn takes(&self, release: &Discovered) -> bool {
+        release.namespace == self.namespace
+            && self
+                .labels
+                .iter()
+                .all(|(key, value)| release.labels.get(key) == Some(value))
+    }
+}
+
+/// A release that the cluster has.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Discovered {
+    /// Its namespace.
+    pub namespace: Namespace,
+    /// Its name.
+    pub name: ReleaseName,
+    /// Its labels, Helm's own left out.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// `[kubernetes]`: how the cluster is reached, and how releases are turned back there.

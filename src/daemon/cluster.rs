@@ -3,14 +3,22 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Timeline;
-use crate::config::settings::{Kubernetes, Release, StateMap};
-use crate::release::Engine;
+use crate::config::Discovered;
+use crate::config::settings::{Kubernetes, Release, Selection, StateMap};
 use crate::release::cluster::{self, Access, Hub, Policy};
+use crate::release::{Engine, Work};
 use crate::store::ConfigMaps;
 use crate::units::Namespace;
+
+/// A new release is known within this.
+const DISCOVER_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Selected releases that are guarded; further ones are left out.
+const MAX_DISCOVERED: usize = 2000;
 
 /// The cluster, and what is watched in it.
 pub(super) struct Connected {
@@ -18,6 +26,7 @@ pub(super) struct Connected {
     client: kube::Client,
     timeline: Timeline,
     watched: HashMap<Namespace, Watched>,
+    selected: watch::Sender<(Vec<Arc<Hub>>, Vec<Selection>)>,
     /// A watch never ends by itself.
     ended: CancellationToken,
 }
@@ -44,6 +53,7 @@ impl Connected {
             client,
             timeline,
             watched: HashMap::new(),
+            selected: watch::Sender::new((Vec::new(), Vec::new())),
             ended,
         })
     }
@@ -58,6 +68,46 @@ impl Connected {
             may: release.guard.may.clone(),
         };
         cluster::Cluster::new(hub, release.name.clone(), policy)
+    }
+
+    /// Watches the namespaces of which releases are selected.
+    pub(super) fn select(&mut self, selections: &[Selection]) {
+        for selection in selections {
+            self.hub(&selection.namespace);
+        }
+        let hubs = selections
+            .iter()
+            .filter_map(|selection| self.watched.get(&selection.namespace))
+            .map(|watched| Arc::clone(&watched.hub))
+            .collect();
+        self.selected.send_replace((hubs, selections.to_vec()));
+    }
+
+    /// Tells which releases are selected, for as long as somebody listens.
+    pub(super) fn discover(&self) -> (watch::Receiver<Vec<Discovered>>, Work<()>) {
+        let (tell, told) = watch::channel(Vec::new());
+        let selected = self.selected.subscribe();
+        let work = async move {
+            while !tell.is_closed() {
+                tokio::time::sleep(DISCOVER_EVERY).await;
+                let (hubs, selections) = selected.borrow().clone();
+                let known: Option<Vec<Vec<Discovered>>> =
+                    hubs.iter().map(|hub| hub.discovered()).collect();
+                // While a list is on its way, what is missing in it is not gone.
+                let Some(known) = known else { continue };
+                let mut found: Vec<Discovered> = known.into_iter().flatten().collect();
+                found.retain(|release| selections.iter().any(|selection| selection.takes(release)));
+                found.sort();
+                found.dedup();
+                found.truncate(MAX_DISCOVERED);
+                tell.send_if_modified(|old| {
+                    let is_new = *old != found;
+                    *old = found;
+                    is_new
+                });
+            }
+        };
+        (told, Box::pin(work))
     }
 
     fn hub(&mut self, namespace: &Namespace) -> Arc<Hub> {

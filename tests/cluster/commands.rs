@@ -222,3 +222,45 @@ fn a_person_turns_back_without_a_daemon() {
     let (_, _, description) = &cluster.history(Helm::Four)[3];
     assert!(description.contains("the daemon is down"), "{description}");
 }
+
+#[test]
+fn releases_that_are_selected_come_and_go_without_a_restart() {
+    let Some(cluster) = Cluster::new("many", Helm::Four) else {
+        return;
+    };
+    let install = |name: &str, label: &str| {
+        let mut arguments = vec!["install", name, crate::rig::CHART, "--create-namespace"];
+        arguments.extend(["--labels", label]);
+        cluster.helm(&arguments);
+    };
+    install("one", "team=shop");
+    install("other", "team=bank");
+    let text = format!(
+        "[serve]\nlisten = \"127.0.0.1:0\"\n[kubernetes]\nkubeconfig = {:?}\nscratch = \"scratch\"\n\
+         [[release]]\nselect = \"team=shop\"\nnamespace = {:?}\nbase_url = \"http://{{release}}-api.invalid\"\n\
+         [[release.probe]]\nname = \"api\"\npath = \"/api/health\"\npods = \"{{release}}-api\"\n",
+        cluster.kubeconfig().display().to_string(),
+        cluster.namespace
+    );
+    let leadsman = crate::program::Leadsman::run(&text, &[]);
+    let names = || -> Vec<String> {
+        let body: serde_json::Value =
+            serde_json::from_str(&leadsman.get("/api/v1/releases").body).unwrap();
+        let releases = body["releases"].as_array().unwrap().iter();
+        let known = releases.filter(|release| release["phase"] == "steady");
+        known
+            .map(|release| release["release"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    crate::program::until("one is found", || names() == ["one"]);
+    install("two", "team=shop");
+    crate::program::until("two is found", || names() == ["one", "two"]);
+    assert!(
+        leadsman
+            .get("/metrics")
+            .body
+            .contains("http://two-api.invalid")
+    );
+    cluster.helm(&["uninstall", "one"]);
+    crate::program::until("one is gone", || names() == ["two"]);
+}

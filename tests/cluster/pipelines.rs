@@ -87,6 +87,58 @@ fn an_atomic_upgrade_of_helm_3_is_turned_back_while_it_waits() {
 }
 
 #[test]
+fn an_upgrade_of_helm_4_that_rolls_back_on_failure_is_turned_back_while_it_waits() {
+    waiting(
+        "onfail",
+        Helm::Four,
+        &["--rollback-on-failure", "--wait=legacy"],
+    );
+}
+
+#[test]
+fn an_upgrade_in_the_middle_of_our_rollback_comes_after_it() {
+    let Some(cluster) = Cluster::new("during", Helm::Four) else {
+        return;
+    };
+    let slow = r#"hooks={"migrate":false,"rollback":"slow","sim":{}}"#;
+    cluster.install(&[slow]);
+    let guarded = Guarded::start(&cluster);
+    cluster.upgrade(&[DEAD, slow]);
+    guarded.until("helm is at work", |_| {
+        cluster.statuses(Helm::Three).contains("3 pending-rollback")
+    });
+    // Helm itself lets nobody in.
+    let upgrade = [
+        "upgrade",
+        "mykadoo",
+        CHART,
+        "--set",
+        "api.image=mykadoo-api:4",
+    ];
+    let refused = cluster.run(Helm::Three, &upgrade);
+    assert!(
+        String::from_utf8_lossy(&refused.stderr).contains("another operation"),
+        "{refused:?}"
+    );
+    guarded.until("the rollback is done", |_| {
+        cluster.statuses(Helm::Three).contains("3 deployed")
+    });
+    cluster.helm(&upgrade);
+    let ended = guarded.ending(2);
+    assert!(
+        ["superseded", "recovered"].contains(&ended["ending"].as_str().unwrap()),
+        "{ended:#}"
+    );
+    let ended = guarded.ending(4);
+    assert_eq!(ended["ending"], "kept", "{ended:#}");
+    assert_eq!(
+        cluster.statuses(Helm::Four),
+        "1 superseded, 2 superseded, 3 superseded, 4 deployed"
+    );
+    assert_eq!(cluster.image().as_deref(), Some("mykadoo-api:4"));
+}
+
+#[test]
 fn a_good_upgrade_in_the_middle_of_a_watch_takes_its_place() {
     let Some(cluster) = Cluster::new("middle", Helm::Four) else {
         return;

@@ -243,3 +243,6 @@ fn belongs(tables: &Tables, pod: &PodRow, workload: &WorkloadRow) -> Option<Bond
         Kind::DaemonSet => (pod.owner == workload.uid).then_some(Bond::Generation),
     }
 }
+
+#[cfg(test)]
+mod tests;

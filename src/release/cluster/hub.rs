@@ -16,8 +16,10 @@ use super::api::{Trouble, ask};
 use super::feed::{self, Metadata, Selector, Told, Whole};
 use super::tables::{Kind, PodRow, ReplicaSetRow, StoredRow, Table, WorkloadRow};
 use crate::clock::Timeline;
+use crate::config::Discovered;
 use crate::release::Work;
 use crate::units::Namespace;
+use crate::units::ReleaseName;
 use crate::units::Time;
 
 /// After trouble with the API server a refusal is not believed for so long.
@@ -40,6 +42,11 @@ pub(super) struct Tables {
 }
 
 impl Tables {
+    #[cfg(test)]
+    pub(super) fn put_deployment(&mut self, row: WorkloadRow) {
+        self.deployments.put(row.name.clone(), row);
+    }
+
     /// Deployments, StatefulSets and DaemonSets.
     pub(super) fn workloads(&self) -> impl Iterator<Item = &WorkloadRow> {
         let sets = self.stateful_sets.values().chain(self.daemon_sets.values());
@@ -135,6 +142,31 @@ impl Hub {
                 ),
             );
         })
+    }
+
+    /// The releases of the namespace with the labels of their newest revisions; `None` while they are not known.
+    pub fn discovered(&self) -> Option<Vec<Discovered>> {
+        let tables = self.tables();
+        if tables
+            .troubles
+            .get(self.driver.plural())
+            .is_some_and(Option::is_none)
+        {
+            return None;
+        }
+        let mut newest: BTreeMap<&str, &StoredRow> = BTreeMap::new();
+        for row in tables.stored.values() {
+            let known = newest.entry(&row.release).or_insert(row);
+            if row.revision > known.revision {
+                *known = row;
+            }
+        }
+        let found = newest.into_values().map(|row| Discovered {
+            namespace: self.namespace.clone(),
+            name: ReleaseName::new(row.release.clone()),
+            labels: row.labels.clone(),
+        });
+        Some(found.collect())
     }
 
     pub(super) fn client(&self) -> &Client {

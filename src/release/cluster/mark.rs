@@ -23,3 +23,8 @@ pub(super) fn keeper(key: &str) -> Option<&'static str> {
         _ => None,
     }
 }
+
+/// Whether a label is one of ours.
+pub(super) fn is_ours(key: &str) -> bool {
+    key.starts_with("leadsman.io/")
+}

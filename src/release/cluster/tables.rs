@@ -1,5 +1,6 @@
 //! What is kept of the objects of one namespace: rows, many times smaller than the objects.
 
+use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::IpAddr;
@@ -16,6 +17,19 @@ use crate::units::Time;
 
 /// Containers of one pod that are looked at.
 const MAX_CONTAINERS: usize = 50;
+
+/// Labels of one record that are kept.
+const MAX_LABELS: usize = 20;
+
+/// Labels that Helm sets itself.
+const OF_HELM: [&str; 6] = [
+    "name",
+    "owner",
+    "status",
+    "version",
+    "createdAt",
+    "modifiedAt",
+];
 
 /// Ports of one pod that are kept.
 const MAX_PORTS: usize = 50;
@@ -84,6 +98,8 @@ pub(super) struct StoredRow {
     pub(super) version: Box<str>,
     /// Whether a rollback of ours made it.
     pub(super) ours: bool,
+    /// The user's labels.
+    pub(super) labels: BTreeMap<String, String>,
 }
 
 impl StoredRow {
@@ -101,6 +117,14 @@ impl StoredRow {
             version: meta.resource_version.as_deref().unwrap_or_default().into(),
             // An upgrade inherits the labels of the revision before it, so the label names its own.
             ours: label(mark::MADE).is_some_and(|made| *made == revision.to_string()),
+            labels: meta
+                .labels
+                .iter()
+                .flatten()
+                .filter(|(key, _)| !OF_HELM.contains(&key.as_str()) && !mark::is_ours(key))
+                .take(MAX_LABELS)
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect(),
         })
     }
 }

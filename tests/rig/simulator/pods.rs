@@ -1,6 +1,6 @@
 //! Pods: their life as a kubelet would lead and report it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -10,6 +10,7 @@ use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::WatchStreamExt;
+use kube::runtime::utils::Backoff;
 use kube::runtime::watcher;
 use kube::runtime::watcher::Event;
 use kube::{Api, Client, ResourceExt};
@@ -125,16 +126,44 @@ fn now() -> String {
         .to_string()
 }
 
+/// Between tries to be heard by an API server that is away: a node is there again within a second.
+pub(crate) struct Quick;
+
+impl Iterator for Quick {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        Some(Duration::from_millis(500))
+    }
+}
+
+impl Backoff for Quick {
+    fn reset(&mut self) {}
+}
+
 /// Follows the pods of the node for ever.
 pub(crate) async fn run(world: Arc<World>) {
     let api: Api<Pod> = Api::all(world.client.clone());
     let config = watcher::Config::default().fields("spec.nodeName=sim");
-    let mut events = watcher(api, config).default_backoff().boxed();
+    let mut events = watcher(api, config).backoff(Quick).boxed();
+    let mut listed = HashSet::new();
     while let Some(event) = events.next().await {
         match event {
-            Ok(Event::Apply(pod) | Event::InitApply(pod)) => seen(&world, pod),
+            Ok(Event::Apply(pod)) => seen(&world, pod),
+            Ok(Event::InitApply(pod)) => {
+                listed.insert(pod.uid().unwrap_or_default());
+                seen(&world, pod);
+            }
             Ok(Event::Delete(pod)) => gone(&world, &pod),
-            Ok(Event::Init | Event::InitDone) => {}
+            Ok(Event::Init) => listed.clear(),
+            // What went away while nobody could be heard is in no list.
+            Ok(Event::InitDone) => world.pods.lock().unwrap().retain(|_, pod| {
+                let stays = listed.contains(&pod.uid);
+                if !stays {
+                    pod.newest.send_replace(None);
+                }
+                stays
+            }),
             Err(error) => eprintln!("pods: {error}"),
         }
     }

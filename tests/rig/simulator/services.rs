@@ -10,6 +10,8 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher;
 use kube::runtime::watcher::Event;
+
+use crate::pods::Quick;
 use kube::{Api, Client, ResourceExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -71,7 +73,7 @@ async fn follow_slices(client: Client, slices: Arc<Mutex<Slices>>) {
         Api::<EndpointSlice>::all(client),
         watcher::Config::default(),
     )
-    .default_backoff()
+    .backoff(Quick)
     .boxed();
     while let Some(event) = events.next().await {
         let name =
@@ -84,7 +86,9 @@ async fn follow_slices(client: Client, slices: Arc<Mutex<Slices>>) {
             Ok(Event::Delete(slice)) => {
                 known.slices.remove(&name(&slice));
             }
-            Ok(Event::Init | Event::InitDone) | Err(_) => {}
+            // What went away while nobody could be heard is in no list.
+            Ok(Event::Init) => known.slices.clear(),
+            Ok(Event::InitDone) | Err(_) => {}
         }
     }
 }
@@ -93,7 +97,7 @@ async fn follow_services(client: Client, slices: Arc<Mutex<Slices>>) {
     let mut listeners: HashMap<Name, Vec<JoinHandle<()>>> = HashMap::new();
     let mut known: HashMap<Name, Option<String>> = HashMap::new();
     let mut events = watcher(Api::<Service>::all(client), watcher::Config::default())
-        .default_backoff()
+        .backoff(Quick)
         .boxed();
     while let Some(event) = events.next().await {
         match event {

@@ -1,0 +1,262 @@
+#![allow(
+    clippy::unwrap_used,
+    clippy::needless_pass_by_value,
+    reason = "a test may end where it stands, and reads better so"
+)]
+
+use serde_json::json;
+
+use super::*;
+use crate::ledger::Digest;
+use crate::release::cluster::Read;
+use crate::release::cluster::tables::ReplicaSetRow;
+
+const START: u64 = 1_700_000_000;
+
+fn stamp(second: u64) -> String {
+    let at = i64::try_from(START + second).unwrap();
+    jiff::Timestamp::from_second(at).unwrap().to_string()
+}
+
+fn time(second: u64) -> Time {
+    Time::from_millis((START + second) * 1000)
+}
+
+/// A Deployment `web` with its ReplicaSets and pods, and the records of the release `web`.
+#[derive(Default)]
+struct World {
+    tables: Tables,
+    known: BTreeMap<Revision, Known>,
+}
+
+impl World {
+    fn revision(mut self, number: u32, status: &str, created: u64) -> Self {
+        let name = format!("sh.helm.release.v1.web.v{number}");
+        let meta = serde_json::from_value(json!({
+            "name": name, "labels": {"status": status}, "creationTimestamp": stamp(created), "resourceVersion": "1"
+        }));
+        let row = StoredRow::of(&meta.unwrap()).unwrap();
+        self.tables.stored.put(row.object.clone(), row);
+        let stored = Stored {
+            revision: Revision(number),
+            status: Status::Superseded,
+            description: "Upgrade complete".into(),
+            digest: Some(Digest(format!("{number}").into())),
+            hooks_succeeded: true,
+            test_failed: false,
+        };
+        let read = Read {
+            stored,
+            workloads: vec![(Kind::Deployment, "web".into())],
+            stops_first: false,
+        };
+        self.known.insert(
+            Revision(number),
+            Known {
+                version: "1".into(),
+                read: Ok(read),
+            },
+        );
+        self
+    }
+
+    fn deployment(mut self, status: serde_json::Value, spec: serde_json::Value) -> Self {
+        let mut whole = json!({"template": {}, "selector": {}});
+        whole
+            .as_object_mut()
+            .unwrap()
+            .extend(spec.as_object().unwrap().clone());
+        let object = json!({
+            "metadata": {"name": "web", "uid": "deployment", "generation": 2}, "spec": whole, "status": status
+        });
+        let row = WorkloadRow::of_deployment(&serde_json::from_value(object).unwrap()).unwrap();
+        self.tables.put_deployment(row);
+        self
+    }
+
+    fn set(mut self, uid: &str, number: u64) -> Self {
+        let object = json!({"metadata": {"name": uid, "uid": uid,
+            "annotations": {"deployment.kubernetes.io/revision": number.to_string()},
+            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": "web", "uid": "deployment", "controller": true}]}});
+        let row = ReplicaSetRow::of(&serde_json::from_value(object).unwrap()).unwrap();
+        self.tables.replica_sets.put(row.uid.clone(), row);
+        self
+    }
+
+    fn pod(mut self, name: &str, set: &str, created: u64) -> Self {
+        let object = json!({"metadata": {"name": name, "uid": name, "creationTimestamp": stamp(created),
+            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": set, "uid": set, "controller": true}]}});
+        let row = PodRow::of(&serde_json::from_value(object).unwrap()).unwrap();
+        self.tables.pods.put(row.name.clone(), row);
+        self
+    }
+
+    fn facts(&self, now: u64) -> Facts {
+        let view = View {
+            release: "web",
+            known: &self.known,
+            unchanged_since: time(100),
+            making: None,
+            now: time(now),
+        };
+        view.facts(&self.tables)
+    }
+
+    fn revision_of(&self, pod: &str) -> u32 {
+        let facts = self.facts(200);
+        facts
+            .pods
+            .iter()
+            .find(|one| &*one.name == pod)
+            .unwrap()
+            .revision
+            .0
+    }
+}
+
+fn complete() -> serde_json::Value {
+    json!({"observedGeneration": 2, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 2})
+}
+
+fn two() -> serde_json::Value {
+    json!({"replicas": 2})
+}
+
+#[test]
+fn a_pod_of_the_current_template_that_was_made_since_is_the_newest_revisions() {
+    let world = World::default()
+        .revision(1, "superseded", 0)
+        .revision(2, "deployed", 100)
+        .deployment(complete(), two())
+        .set("old", 1)
+        .set("new", 2)
+        .pod("a", "old", 5)
+        .pod("b", "new", 101);
+    assert_eq!(world.revision_of("a"), 1);
+    assert_eq!(world.revision_of("b"), 2);
+}
+
+#[test]
+fn a_revision_that_changes_no_template_has_no_pods_but_those_made_since() {
+    let world = World::default()
+        .revision(1, "superseded", 0)
+        .revision(2, "deployed", 100)
+        .deployment(complete(), two())
+        .set("only", 1)
+        .pod("a", "only", 5)
+        .pod("scaled-up", "only", 150);
+    assert_eq!(world.revision_of("a"), 1);
+    assert_eq!(world.revision_of("scaled-up"), 2);
+}
+
+#[test]
+fn an_old_template_that_is_scaled_up_during_the_rollout_has_old_pods() {
+    let world = World::default()
+        .revision(1, "superseded", 0)
+        .revision(2, "deployed", 100)
+        .deployment(complete(), two())
+        .set("old", 1)
+        .set("new", 2)
+        .pod("late", "old", 120);
+    assert_eq!(world.revision_of("late"), 1);
+}
+
+#[test]
+fn until_the_controller_has_seen_the_new_template_no_pod_is_new() {
+    let unseen = json!({"observedGeneration": 1, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 2});
+    let world = World::default()
+        .revision(1, "superseded", 0)
+        .revision(2, "pending-upgrade", 100)
+        .deployment(unseen, two())
+        .set("old", 1)
+        .pod("a", "old", 100);
+    assert_eq!(world.revision_of("a"), 1);
+    assert_eq!(world.facts(200).settled, None);
+}
+
+#[test]
+fn a_rollback_that_takes_an_old_template_up_again_has_the_pods_that_it_made() {
+    let world = World::default()
+        .revision(1, "superseded", 0)
+        .revision(2, "superseded", 50)
+        .revision(3, "deployed", 100)
+        .deployment(complete(), two())
+        .set("first", 3)
+        .set("bad", 2)
+        .pod("survivor", "first", 5)
+        .pod("bad", "bad", 51)
+        .pod("new", "first", 101);
+    assert_eq!(world.revision_of("survivor"), 1);
+    assert_eq!(world.revision_of("bad"), 2);
+    assert_eq!(world.revision_of("new"), 3);
+}
+
+#[test]
+fn a_rollout_is_complete_when_helm_is_done_and_all_pods_are_new_and_serve() {
+    let world = |status: serde_json::Value, helm: &str| {
+        World::default()
+            .revision(1, helm, 0)
+            .deployment(status, two())
+            .set("only", 1)
+    };
+    assert_eq!(
+        world(complete(), "deployed").facts(200).settled,
+        Some(Revision(1))
+    );
+    // Helm has only just said so: what it changed may not have been seen yet.
+    assert_eq!(world(complete(), "deployed").facts(100).settled, None);
+    assert_eq!(
+        world(complete(), "pending-upgrade").facts(200).settled,
+        None
+    );
+    for (field, value) in [
+        ("updatedReplicas", 1),
+        ("availableReplicas", 1),
+        ("replicas", 3),
+        ("observedGeneration", 1),
+    ] {
+        let mut status = complete();
+        status[field] = value.into();
+        assert_eq!(
+            world(status, "deployed").facts(200).settled,
+            None,
+            "{field}"
+        );
+    }
+}
+
+#[test]
+fn a_release_that_is_paused_or_scaled_to_zero_is_held() {
+    let held = |spec: serde_json::Value| {
+        World::default()
+            .revision(1, "deployed", 0)
+            .deployment(complete(), spec)
+            .facts(200)
+            .held
+    };
+    assert!(!held(two()));
+    assert!(held(json!({"replicas": 0})));
+    assert!(held(json!({"replicas": 2, "paused": true})));
+}
+
+#[test]
+fn a_revision_that_cannot_be_read_is_named_and_hides_nothing_else() {
+    let mut world = World::default()
+        .revision(1, "superseded", 0)
+        .revision(2, "deployed", 100)
+        .deployment(complete(), two())
+        .set("only", 1)
+        .pod("a", "only", 5);
+    let broken = Known {
+        version: "1".into(),
+        read: Err("the record is empty".into()),
+    };
+    world.known.insert(Revision(2), broken);
+    let facts = world.facts(200);
+    assert_eq!(
+        facts.unreadable,
+        [(Revision(2), "the record is empty".to_owned())]
+    );
+    assert_eq!(facts.revisions[1].digest, None);
+    assert_eq!(facts.pods.len(), 1);
+}

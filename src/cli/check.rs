@@ -19,7 +19,7 @@ pub struct CheckArgs {
     /// Show every setting in force, and where it was written
     #[arg(long)]
     print: bool,
-    /// Also take one sounding of each probe
+    /// Also take one sounding of each probe, and look whether each release could be turned back
     #[arg(long)]
     online: bool,
 }

@@ -1,11 +1,16 @@
 //! `leadsman check --online`: tries each probe once, so that a wrong address or secret shows before the daemon starts.
 
+use std::sync::Arc;
+
 use tokio::task::JoinSet;
 
+use super::rollback::direct;
 use super::runtime;
 use crate::clock;
-use crate::config::settings::Settings;
+use crate::config::settings::{Kubernetes, Release, Settings};
+use crate::ledger::Ledger;
 use crate::probe::{Prober, Shared};
+use crate::release::{Plan, plan_by_hand};
 use crate::sounding::Outcome;
 
 /// Probes tried at a time: enough for a large configuration to take seconds, few enough to start no storm.
@@ -25,7 +30,7 @@ pub(super) fn check(settings: &Settings) -> bool {
             if running.len() >= AT_A_TIME {
                 lines.extend(running.join_next().await.and_then(Result::ok));
             }
-            let shared = std::sync::Arc::clone(&shared);
+            let shared = Arc::clone(&shared);
             running.spawn(async move {
                 let prober = Prober::new(&shared, probe.target.clone(), probe.question.clone());
                 let sounding = prober.sound(clock::now(), probe.timeout, None).await;
@@ -57,9 +62,49 @@ pub(super) fn check(settings: &Settings) -> bool {
         lines.sort_by_key(|(number, _, _)| *number);
         lines
     });
-    runtime.shutdown_background();
     for (_, _, line) in &lines {
         say!("{line}");
     }
-    lines.iter().all(|(_, good, _)| *good)
+    let could = runtime.block_on(rollbacks(settings));
+    runtime.shutdown_background();
+    could && lines.iter().all(|(_, good, _)| *good)
+}
+
+/// Looks whether each release in the cluster could be turned back, and prints what would be in the way.
+async fn rollbacks(settings: &Settings) -> bool {
+    let mut all = true;
+    let Some(kubernetes) = &settings.kubernetes else {
+        return all;
+    };
+    for release in settings
+        .releases
+        .iter()
+        .filter(|release| release.in_cluster)
+    {
+        let name = format!("{}/{}", release.namespace, release.name);
+        match rehearse(kubernetes, release).await {
+            Ok(()) => say!("good     {name} could be turned back"),
+            Err(why) => {
+                all = false;
+                say!("bad      {name} could not be turned back: {why}");
+            }
+        }
+    }
+    all
+}
+
+async fn rehearse(kubernetes: &Kubernetes, release: &Release) -> Result<(), String> {
+    let followed = direct::follow(kubernetes, release).await?;
+    let newest = followed.now.newest().map(|record| record.revision);
+    let newest = newest.unwrap_or_default();
+    let ledger = Ledger::default();
+    let engine = Arc::clone(&followed.engine);
+    let plan = plan_by_hand(engine, newest, Some(newest), &followed.now, &ledger, "").await;
+    let plan = plan.map_err(|refusal| refusal.to_string())?;
+    let plan = Plan {
+        is_rehearsal: true,
+        ..plan
+    };
+    let looked = followed.engine.preflight(plan).await;
+    looked.map_err(|refusal| refusal.to_string())
 }

@@ -1,6 +1,6 @@
 //! `leadsman rollback`: by hand, with the same looks, fence, verification and record as after a verdict.
 
-mod direct;
+pub(super) mod direct;
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -288,7 +288,10 @@ impl Builder<'_> {
                 _ => None,
             };
             // Entries that are wrong are read all the same, so that what is wrong inside them shows as well.
-            let id = text("id").or_else(|| text("name")).unwrap_or_else(|| {
+            // What is one for many is told apart by whom it is for.
+            let of_many = || Some(format!("{}:{}", text("namespace")?, text("select")?));
+            let id = text("id").or_else(|| text("name")).or_else(of_many);
+            let id = id.unwrap_or_else(|| {
                 let help = format!("add name = \"…\" below [[{}]]", path_of_tables(path));
                 self.complain(path, "an entry has no name", Some(&help), place.clone());
                 format!("#{}", known.len() + 1)

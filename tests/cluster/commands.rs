@@ -200,6 +200,14 @@ fn a_person_turns_back_without_a_daemon() {
         configuration(&cluster, &settings, &kubeconfig),
     )
     .unwrap();
+    // Whether it could be done is seen beforehand.
+    let output = Command::new(PROGRAM)
+        .args(["check", "--online"])
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("/mykadoo could be turned back"), "{text}");
     let output = Command::new(PROGRAM)
         .args([
             "rollback",

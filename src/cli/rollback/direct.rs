@@ -17,7 +17,7 @@ use crate::config::settings::{Kubernetes, Release, Settings};
 use crate::ledger::Ledger;
 use crate::probe::{Prober, Shared};
 use crate::release::cluster::{self, Access, Cluster, Hub, Policy};
-use crate::release::{self, Engine, Observed};
+use crate::release::{self, Engine, Facts, Observed};
 use crate::sounding::Outcome;
 use crate::units::Revision;
 
@@ -62,46 +62,12 @@ async fn turn_back(
     kubernetes: &Kubernetes,
     release: &Release,
 ) -> Result<u8, String> {
-    let access = Access::of(kubernetes);
-    let client = cluster::connect(&access).await?;
-    std::fs::create_dir_all(kubernetes.scratch.join("no-plugins"))
-        .map_err(|error| format!("{}: {error}", kubernetes.scratch.display()))?;
-    let hub = Hub::new(
-        client,
-        release.namespace.clone(),
-        kubernetes.driver,
-        Timeline::start(),
-    );
-    let engine: Arc<dyn Engine> = Cluster::new(
-        Arc::clone(&hub),
-        release.name.clone(),
-        Policy {
-            helm: kubernetes.helm.clone(),
-            scratch: kubernetes.scratch.clone(),
-            access,
-            may: release.guard.may.clone(),
-        },
-    );
-    let (observed, mut facts) = watch::channel(Observed::default());
-    let mut watching = JoinSet::new();
-    watching.spawn(hub.run());
-    watching.spawn(Arc::clone(&engine).follow(observed));
-
-    let is_known = {
-        let known = facts.wait_for(|seen| seen.facts.newest().is_some());
-        matches!(tokio::time::timeout(FIRST_FACTS, known).await, Ok(Ok(_)))
-    };
-    let seen = facts.borrow().clone();
-    if !is_known {
-        let why = seen
-            .trouble
-            .unwrap_or_else(|| "there is no such release".into());
-        return Err(format!(
-            "nothing is known of {}/{}: {why}",
-            release.namespace, release.name
-        ));
-    }
-    let facts_now = seen.facts;
+    let Followed {
+        engine,
+        mut facts,
+        now: facts_now,
+        _watching,
+    } = follow(kubernetes, release).await?;
     let bad = facts_now
         .newest()
         .map(|record| record.revision)
@@ -141,6 +107,59 @@ async fn turn_back(
     }
     say!("Its rollout is complete; its probes are asked.");
     Ok(if are_well(release).await { 0 } else { NOT_WELL })
+}
+
+/// A release in the cluster, followed as long as this lives.
+pub(in crate::cli) struct Followed {
+    pub(in crate::cli) engine: Arc<dyn Engine>,
+    pub(in crate::cli) facts: watch::Receiver<Observed>,
+    /// What was known first.
+    pub(in crate::cli) now: Arc<Facts>,
+    _watching: JoinSet<()>,
+}
+
+/// Follows a release from here, and waits until something is known of it.
+pub(in crate::cli) async fn follow(
+    kubernetes: &Kubernetes,
+    release: &Release,
+) -> Result<Followed, String> {
+    let access = Access::of(kubernetes);
+    let client = cluster::connect(&access).await?;
+    std::fs::create_dir_all(kubernetes.scratch.join("no-plugins"))
+        .map_err(|error| format!("{}: {error}", kubernetes.scratch.display()))?;
+    let namespace = release.namespace.clone();
+    let hub = Hub::new(client, namespace, kubernetes.driver, Timeline::start());
+    let policy = Policy {
+        helm: kubernetes.helm.clone(),
+        scratch: kubernetes.scratch.clone(),
+        access,
+        may: release.guard.may.clone(),
+    };
+    let engine: Arc<dyn Engine> = Cluster::new(Arc::clone(&hub), release.name.clone(), policy);
+    let (observed, mut facts) = watch::channel(Observed::default());
+    let mut watching = JoinSet::new();
+    watching.spawn(hub.run());
+    watching.spawn(Arc::clone(&engine).follow(observed));
+    let is_known = {
+        let known = facts.wait_for(|seen| seen.facts.newest().is_some());
+        matches!(tokio::time::timeout(FIRST_FACTS, known).await, Ok(Ok(_)))
+    };
+    let seen = facts.borrow().clone();
+    if !is_known {
+        let why = seen
+            .trouble
+            .unwrap_or_else(|| "there is no such release".into());
+        return Err(format!(
+            "nothing is known of {}/{}: {why}",
+            release.namespace, release.name
+        ));
+    }
+    Ok(Followed {
+        engine,
+        facts,
+        now: seen.facts,
+        _watching: watching,
+    })
 }
 
 /// Whether all probes answer well, several times in a row.

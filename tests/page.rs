@@ -115,6 +115,7 @@ fn a_watch_shows_its_evidence_so_far() {
                 "100: turn back",
                 "48 s so far of 2 min",
                 "at most 60 s",
+                "A rollback could not be done now: helm is missing",
             ],
         );
         let label = page.text("document.querySelector('.chart').getAttribute('aria-label')");

@@ -36,7 +36,7 @@ impl Rollout {
             }
             Event::Ready { target } => self.on_ready(target, now, &mut commands),
             Event::Refused { reason } => self.on_refused(reason, now),
-            Event::Executed(made) => self.on_executed(made, now),
+            Event::Executed(made) => self.on_executed(made, now, &mut commands),
             Event::ExecutionFailed { reason } => {
                 self.on_execution_failed(reason, now, &mut commands);
             }
@@ -119,18 +119,21 @@ impl Rollout {
                 );
                 self.begin(revision, origin, serving, now, commands);
             }
-            Phase::TurningBack(mut case) => {
-                let ours = origin == Origin::OurRollback;
-                if !ours {
-                    case.overtaken_by = Some((revision, origin));
-                }
+            // Ours, or told of after a restart before it is known to be ours.
+            Phase::TurningBack(case) if origin == Origin::OurRollback => {
                 self.phase = Phase::TurningBack(case);
-                if !ours {
-                    self.note(
-                        now,
-                        Some(revision),
-                        format!("Revision {revision} appeared while the rollback was carried out"),
-                    );
+            }
+            Phase::TurningBack(mut case) => {
+                self.note(
+                    now,
+                    Some(revision),
+                    format!("Revision {revision} appeared while the rollback was carried out"),
+                );
+                case.overtaken_by = Some((revision, origin));
+                match case.made {
+                    // Helm is still at work: it ends first, one way or the other.
+                    None => self.phase = Phase::TurningBack(case),
+                    Some(made) => self.overtaken(*case, made, (revision, origin), now, commands),
                 }
             }
             Phase::Verifying(case) => {
@@ -214,16 +217,6 @@ impl Rollout {
         commands: &mut Vec<Command>,
     ) {
         case.turned = Some(now);
-        if let Some((revision, origin)) = case.overtaken_by {
-            self.end(
-                *case,
-                Ending::Superseded,
-                format!("Turned back; revision {revision} took its place before that was verified"),
-                now,
-            );
-            self.begin(revision, origin, Some(made), now, commands);
-            return;
-        }
         self.enter(Phase::Verifying(case), now);
         self.note(
             now,
@@ -231,6 +224,24 @@ impl Rollout {
             "The rollback's rollout is complete; its probes are asked",
         );
         commands.push(Command::Verify(made));
+    }
+
+    /// The rollback is carried out, and a revision of somebody else came after it.
+    fn overtaken(
+        &mut self,
+        case: Case,
+        made: Revision,
+        (revision, origin): (Revision, Origin),
+        now: Time,
+        commands: &mut Vec<Command>,
+    ) {
+        self.end(
+            case,
+            Ending::Superseded,
+            format!("Turned back; revision {revision} took its place before that was verified"),
+            now,
+        );
+        self.begin(revision, origin, Some(made), now, commands);
     }
 
     fn on_first_bad(&mut self, now: Time) {
@@ -555,9 +566,9 @@ impl Rollout {
         }
     }
 
-    fn on_executed(&mut self, made: Revision, now: Time) {
-        match &mut self.phase {
-            Phase::TurningBack(case) => {
+    fn on_executed(&mut self, made: Revision, now: Time, commands: &mut Vec<Command>) {
+        match std::mem::take(&mut self.phase) {
+            Phase::TurningBack(mut case) => {
                 case.made = Some(made);
                 // After a restart it may be seen before it is known to be ours.
                 case.overtaken_by = case.overtaken_by.filter(|(other, _)| *other > made);
@@ -568,13 +579,17 @@ impl Rollout {
                     Some(made),
                     format!("The rollback made revision {made}; its rollout runs"),
                 );
+                match case.overtaken_by {
+                    None => self.phase = Phase::TurningBack(case),
+                    Some(other) => self.overtaken(*case, made, other, now, commands),
+                }
             }
-            Phase::Absent
+            phase @ (Phase::Absent
             | Phase::Steady
             | Phase::Settling(_)
             | Phase::Watching(_)
             | Phase::Preflight(_)
-            | Phase::Verifying(_) => {}
+            | Phase::Verifying(_)) => self.phase = phase,
         }
     }
 

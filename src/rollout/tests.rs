@@ -257,6 +257,31 @@ fn a_newer_revision_during_the_rollback_is_watched_next() {
 }
 
 #[test]
+fn a_newer_revision_before_the_rollbacks_rollout_is_complete_is_watched_at_once() {
+    for executed_first in [true, false] {
+        let mut world = World::new(Mode::Enforce);
+        world
+            .happens(seen(2, Origin::Upgrade))
+            .happens(regressed(2))
+            .happens(ready(1));
+        let mut both = [Event::Executed(Revision(3)), seen(4, Origin::Upgrade)];
+        if !executed_first {
+            both.reverse();
+        }
+        for event in both {
+            world.happens(event);
+        }
+        world.ended_before(Ending::Superseded);
+        let case = world.rollout.phase().case().unwrap();
+        assert_eq!(
+            (case.revision, case.serving),
+            (Revision(4), Some(Revision(3)))
+        );
+        assert_eq!(world.executions(), 1);
+    }
+}
+
+#[test]
 fn after_the_rollback_the_same_failure_acquits_the_release() {
     let mut world = World::new(Mode::Enforce);
     world

@@ -263,12 +263,8 @@ fn releases_that_are_selected_come_and_go_without_a_restart() {
     crate::program::until("one is found", || names() == ["one"]);
     install("two", "team=shop");
     crate::program::until("two is found", || names() == ["one", "two"]);
-    assert!(
-        leadsman
-            .get("/metrics")
-            .body
-            .contains("http://two-api.invalid")
-    );
+    let probes = leadsman.get("/api/v1/probes").body;
+    assert!(probes.contains("http://two-api.invalid"), "{probes}");
     cluster.helm(&["uninstall", "one"]);
     crate::program::until("one is gone", || names() == ["two"]);
 }

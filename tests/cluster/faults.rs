@@ -40,6 +40,9 @@ fn ended(cluster: &Cluster, script: &str, values: &[&str]) -> Value {
         "{}: {} {}",
         cluster.namespace, ended["ending"], ended["text"]
     );
+    if ended["ending"] == "inconclusive" {
+        println!("{}", guarded.leadsman.log());
+    }
     ended
 }
 

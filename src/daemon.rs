@@ -6,6 +6,7 @@
 
 mod cluster;
 mod guard;
+mod herald;
 mod pace;
 mod runner;
 mod spans;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{Mutex, Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -39,6 +40,7 @@ use crate::track::Tracked;
 use crate::units::{Namespace, ProbeId, ReleaseName};
 use cluster::Connected;
 use guard::Guard;
+use herald::Herald;
 use pace::Pace;
 use runner::{Crew, Heard, Listener, Runner};
 
@@ -86,6 +88,10 @@ pub struct Daemon {
     web: Arc<serve::Shared>,
     pace: Arc<Pace>,
     timeline: Timeline,
+    changed: Arc<Notify>,
+    orders: watch::Sender<Arc<herald::Orders>>,
+    herald: Option<JoinHandle<()>>,
+    stop_herald: CancellationToken,
     store: Option<Arc<Store>>,
     keeper: Option<JoinHandle<()>>,
     stop_keeping: CancellationToken,
@@ -228,12 +234,37 @@ impl Daemon {
                 stop_keeping.clone(),
             ))
         });
+        let changed = Arc::new(Notify::new());
+        let orders = watch::Sender::new(Arc::new(orders_of(&settings, address)));
+        let stop_herald = CancellationToken::new();
+        let herald = Herald::new(herald::Setup {
+            crew: Arc::clone(&crew),
+            web: Arc::clone(&web),
+            metrics,
+            store: store.clone(),
+            timeline,
+            changed: Arc::clone(&changed),
+            orders: orders.subscribe(),
+            ended: guard_ended.clone(),
+        });
+        let herald_ended = guard_ended.clone().drop_guard();
+        let herald = tokio::spawn({
+            let stop = stop_herald.clone();
+            async move {
+                herald.run(stop).await;
+                herald_ended.disarm();
+            }
+        });
         let daemon = Self {
             address,
             crew,
             web,
             pace,
             timeline,
+            changed,
+            orders,
+            herald: Some(herald),
+            stop_herald,
             store,
             keeper,
             stop_keeping,
@@ -324,6 +355,8 @@ impl Daemon {
             token_file: settings.serve.token_file.clone(),
         });
         self.pace.set(runners.values().cloned().collect());
+        self.orders
+            .send_replace(Arc::new(orders_of(&settings, self.address)));
         self.crew.metrics().reloaded(true, clock::unix_seconds());
         tracing::info!(probes = runners.len(), "The configuration is in force");
         applied.settings = settings;
@@ -422,7 +455,12 @@ impl Daemon {
         let (observed, facts) = watch::channel(Observed::default());
         let (heard, inbox) = mpsc::channel(guard::HEARD);
         let (orders, ordered) = mpsc::channel(MAX_ORDERS);
-        let (view, feed) = watch::channel(Arc::new(GuardView::default()));
+        let begins = GuardView {
+            namespace: release.namespace.to_string(),
+            release: release.name.to_string(),
+            ..GuardView::default()
+        };
+        let (view, feed) = watch::channel(Arc::new(begins));
         let setup = guard::Setup {
             release: release.clone(),
             engine: Arc::clone(&engine),
@@ -430,6 +468,7 @@ impl Daemon {
             crew: Arc::clone(&self.crew),
             pace: Arc::clone(&self.pace),
             timeline: self.timeline,
+            changed: Arc::clone(&self.changed),
         };
         let stop = CancellationToken::new();
         let guard = Guard::new(setup, state, facts, inbox, view, ordered);
@@ -488,7 +527,7 @@ impl Daemon {
         };
         tokio::select! {
             () = self.schedule_ended.cancelled() => "the schedule has ended by itself",
-            () = self.guard_ended.cancelled() => "the guard of a release has ended by itself",
+            () = self.guard_ended.cancelled() => "the guard of a release, or the herald, has ended by itself",
             _ = listener => {
                 self.listener = None;
                 "the HTTP listener has ended by itself"
@@ -505,6 +544,10 @@ impl Daemon {
             end(guarded).await;
         }
         self.crew.finish(FINISH).await;
+        self.stop_herald.cancel();
+        if let Some(herald) = self.herald.take() {
+            let _ = herald.await;
+        }
         self.stop_keeping.cancel();
         if let Some(keeper) = self.keeper.take() {
             // A disk that does not answer holds up the end no longer than this.
@@ -516,6 +559,15 @@ impl Daemon {
             let _ = listener.await;
         }
         tracing::info!("Stopped");
+    }
+}
+
+/// What of the settings is for the herald.
+fn orders_of(settings: &Settings, address: SocketAddr) -> herald::Orders {
+    let page = settings.serve.external_url.clone();
+    herald::Orders {
+        alertmanagers: settings.alertmanager.clone().map(Arc::new),
+        page: page.or_else(|| herald::default_page(address)),
     }
 }
 

@@ -6,10 +6,11 @@
 //!
 //! Floors, from the ground up; a module uses only what is below it, and `tests/floors.rs` holds it to that:
 //! - ground floor: pure. No clock, no tokio, no socket: time is an argument. [`units`], [`config`], [`sounding`],
-//!   [`window`], [`track`], [`doubt`], [`verdict`], [`baseline`], [`ledger`], [`rollout`], [`evidence`], [`recording`];
+//!   [`window`], [`track`], [`doubt`], [`verdict`], [`baseline`], [`ledger`], [`rollout`], [`evidence`], [`recording`],
+//!   [`alert`];
 //! - the step between: [`clock`], the one place that reads a clock;
 //! - first floor: each speaks to one thing outside, and they do not know one another (but [`serve`] knows
-//!   [`metrics`]): [`probe`], [`metrics`], [`serve`], [`release`], [`store`];
+//!   [`metrics`]): [`probe`], [`metrics`], [`serve`], [`release`], [`store`], [`notify`];
 //! - roof: [`daemon`], the only place that spawns long-lived tasks and holds the whole configuration, and [`cli`].
 //!
 //! Data flows one way: due time → probe → sounding → track → metrics. Of a guarded release each sounding also goes to
@@ -26,6 +27,7 @@
 //! - *A watch is judged in one way.* What is recorded is what was fed, so a recording judges to the same end.
 //! - *Secrets* are in `config::settings::Secret` or in files, and are never printed.
 
+pub mod alert;
 pub mod baseline;
 pub mod cli;
 pub mod clock;
@@ -35,6 +37,7 @@ pub mod doubt;
 pub mod evidence;
 pub mod ledger;
 pub mod metrics;
+pub mod notify;
 pub mod probe;
 pub mod recording;
 pub mod release;

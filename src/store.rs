@@ -4,6 +4,7 @@
 //! DIRECTORY/leadsman.lock                          held while we run: one writer
 //! DIRECTORY/shop.web.json                          the state of the release web in the namespace shop
 //! DIRECTORY/shop.web.json.aside-1700000000         a file that could not be used, with the time
+//! DIRECTORY/alerts.json                            the alerts that live
 //! DIRECTORY/recordings/shop.web.v3.1700000000.jsonl
 //! ```
 //!
@@ -65,6 +66,8 @@ pub enum Kind {
     State,
     /// The counters of the long spans of its probes; written now and then.
     Spans,
+    /// The alerts that live; of all releases, so it is stored once.
+    Alerts,
 }
 
 impl Kind {
@@ -72,6 +75,7 @@ impl Kind {
         match self {
             Self::State => "state",
             Self::Spans => "spans",
+            Self::Alerts => "alerts",
         }
     }
 }
@@ -289,6 +293,7 @@ impl Store {
         match kind {
             Kind::State => self.directory.join(name),
             Kind::Spans => self.directory.join("spans").join(name),
+            Kind::Alerts => self.directory.join("alerts.json"),
         }
     }
 }

@@ -243,6 +243,30 @@ impl Track {
         self.window.missed(now, count);
     }
 
+    /// Bad soundings since the last good one.
+    pub const fn consecutive_failures(&self) -> u32 {
+        self.consecutive_failures
+    }
+
+    /// Whether any sounding came yet.
+    pub const fn is_known(&self) -> bool {
+        self.last.is_some()
+    }
+
+    /// Why the newest sounding is not good, in words.
+    pub fn why_not(&self) -> Option<Arc<str>> {
+        let last = self
+            .last
+            .as_ref()
+            .filter(|last| last.outcome != Outcome::Good)?;
+        last.explanation.clone()
+    }
+
+    /// Counts over one of the long spans.
+    pub fn tally(&self, span: Span, now: Moment) -> Tally {
+        self.spans.count(span, now)
+    }
+
     /// What is remembered, as of now.
     pub fn view(&mut self, now: Moment) -> View {
         let mut at_most = [0; MAX_EDGES];

@@ -23,8 +23,9 @@ const GROUND: &[&str] = &[
     "rollout",
     "evidence",
     "recording",
+    "alert",
 ];
-const FIRST: &[&str] = &["probe", "metrics", "serve", "release", "store"];
+const FIRST: &[&str] = &["probe", "metrics", "serve", "release", "store", "notify"];
 const ROOF: &[&str] = &["daemon", "cli"];
 
 /// Outside crates and clocks that the ground floor must not know.

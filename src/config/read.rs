@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::alertmanager::alertmanager;
 use super::expectation::LATENCY;
 use super::guard::guard;
 use super::kubernetes::kubernetes;
@@ -49,6 +50,9 @@ pub(super) fn settings(root: Item, discovered: &[Discovered], notes: &mut Notes)
         .has("kubernetes")
         .then(|| kubernetes(section(&mut root, "kubernetes", notes), notes));
     let (state, state_map) = state(state_table, kubernetes.as_ref(), notes);
+    let alertmanager = root
+        .has("alertmanager")
+        .then(|| alertmanager(section(&mut root, "alertmanager", notes), notes));
     let has_modules = root.has("module");
     let modules = modules(section(&mut root, "module", notes), notes);
     let mut releases = Vec::new();
@@ -132,6 +136,7 @@ pub(super) fn settings(root: Item, discovered: &[Discovered], notes: &mut Notes)
         releases,
         selections,
         modules,
+        alertmanager,
         kubernetes,
         state,
         state_map,

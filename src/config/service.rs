@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::alertmanager::url;
 use super::read::directory;
 use super::read::written;
 use super::reader::{Notes, Table};
@@ -40,6 +41,9 @@ pub(super) fn serve(mut table: Table, notes: &mut Notes) -> Serve {
         .duration("timeout_offset", OFFSET, notes)
         .unwrap_or(Duration::from_millis(500));
     let token_file = directory(&mut table, "token_file", notes);
+    let external_url = table
+        .take("external_url")
+        .and_then(|item| url(&item, notes));
     notes.defaults(
         "serve",
         &[
@@ -58,5 +62,6 @@ pub(super) fn serve(mut table: Table, notes: &mut Notes) -> Serve {
         probe_rate: u32::try_from(rate).unwrap_or(1),
         timeout_offset,
         token_file,
+        external_url,
     }
 }

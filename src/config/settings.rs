@@ -10,8 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
+use url::Url;
 
 use super::target::Target;
+use crate::alert::Labels;
 use crate::rollout::Limits;
 use crate::rollout::Mode;
 use crate::sounding::expect::{Expect, Pattern};
@@ -37,8 +39,29 @@ pub struct Settings {
     pub state: Option<PathBuf>,
     /// ConfigMaps in which it is kept as well, for the next pod.
     pub state_map: Option<StateMap>,
+    /// Who is told of what is wrong; nobody unless said.
+    pub alertmanager: Option<Alertmanagers>,
     /// The cluster that the releases live in; without it they are probed and not judged.
     pub kubernetes: Option<Kubernetes>,
+}
+
+/// `[alertmanager]`: the Alertmanagers, all of which are told the same.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Alertmanagers {
+    /// Where they are, without `/api/v2`; each address of a name is one. 1 to 16.
+    pub urls: Vec<Url>,
+    /// Credentials for all of them.
+    pub auth: Option<Auth>,
+    /// Whom to trust, and our own certificate.
+    pub tls: Tls,
+    /// Added to each alert that has no label of that name; at most 16.
+    pub labels: Labels,
+    /// What fires is sent again so often; 1 s to 1 h.
+    pub resend: Duration,
+    /// How long a request may take; 100 ms to 60 s.
+    pub timeout: Duration,
+    /// Whether an alert fires all the time, so that its absence can be noticed.
+    pub watchdog: bool,
 }
 
 /// `state.config_map`: the ConfigMaps that hold what must survive a restart, one for each release.
@@ -146,6 +169,8 @@ pub struct Serve {
     pub timeout_offset: Duration,
     /// The file with the bearer token that may change something; without it nobody may.
     pub token_file: Option<PathBuf>,
+    /// Where people reach the status page: links in alerts begin with it. Without it the host's name and the port.
+    pub external_url: Option<Url>,
 }
 
 /// `[doubt]`: when a sounding is void because we, and not the target, are in trouble.

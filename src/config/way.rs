@@ -111,7 +111,7 @@ pub(super) fn connect(table: &mut Table, notes: &mut Notes) -> Connect {
     }
 }
 
-fn tls(item: Item, notes: &mut Notes) -> Tls {
+pub(super) fn tls(item: Item, notes: &mut Notes) -> Tls {
     let mut table = Table::of(item, notes);
     let certificate = path(&mut table, "cert_file", notes);
     let key = path(&mut table, "key_file", notes);

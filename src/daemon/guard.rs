@@ -21,7 +21,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -76,6 +76,8 @@ pub(super) struct Setup {
     pub(super) crew: Arc<Crew>,
     pub(super) pace: Arc<Pace>,
     pub(super) timeline: Timeline,
+    /// Told whenever what is shown may have changed.
+    pub(super) changed: Arc<Notify>,
 }
 
 /// A pod has answered.
@@ -107,6 +109,8 @@ pub(super) struct Guard {
     is_resumed: bool,
     is_blind: bool,
     hurried: Option<Duration>,
+    /// The newest revision that the facts showed last.
+    shown: Option<Revision>,
     /// Revisions whose records cannot be read, each told once.
     unreadable: BTreeSet<Revision>,
     /// The last rehearsal: when, and for which plan.
@@ -158,6 +162,7 @@ impl Guard {
             is_resumed: false,
             is_blind: false,
             hurried: None,
+            shown: None,
             unreadable: BTreeSet::new(),
             rehearsed: None,
             obstacle: String::new(),
@@ -386,12 +391,15 @@ impl Guard {
                 self.state.probes.clear();
             }
             None => {}
+            // Helm has told of its record before the watch of the records shows it, as after an outage.
+            Some(newest) if Some(newest) < known && self.awaits(known) => {}
             Some(newest) if Some(newest) < known => {
                 self.happens(Event::Uninstalled).await;
                 self.seen(&facts, newest).await;
             }
             Some(newest) => self.seen(&facts, newest).await,
         }
+        self.shown = newest;
         self.askers.keep(&facts.pods);
         let deployed = facts
             .revisions
@@ -401,6 +409,12 @@ impl Guard {
         self.state.deployed = deployed.map(|record| record.revision);
         self.check_settled().await;
         self.publish();
+    }
+
+    /// Whether a revision is the one that our rollback made, and was never among the facts.
+    fn awaits(&self, revision: Option<Revision>) -> bool {
+        let case = self.state.rollout.phase().case();
+        case.is_some_and(|case| case.made == revision) && self.shown < revision
     }
 
     fn tell_what_is_seen(&mut self, observed: &Observed) {
@@ -482,8 +496,15 @@ impl Guard {
     }
 
     fn publish(&self) {
-        let facts = Arc::clone(&self.facts.borrow().facts);
-        let view = view::of(&self.setup, &self.state, &facts, &self.obstacle, self.now());
+        let observed = self.facts.borrow().clone();
+        let view = view::of(
+            &self.setup,
+            &self.state,
+            &observed.facts,
+            &self.obstacle,
+            observed.trouble.as_deref(),
+            self.now(),
+        );
         self.setup.crew.metrics().releases.stands(&Standing {
             namespace: &view.namespace,
             release: &view.release,
@@ -493,6 +514,7 @@ impl Guard {
             coverage: view.watch.as_ref().and_then(|watch| watch.coverage),
         });
         self.view.send_replace(Arc::new(view));
+        self.setup.changed.notify_one();
     }
 
     /// Writes the state. A disk that is slow or full is said once, and holds up nothing.

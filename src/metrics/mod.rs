@@ -12,6 +12,7 @@
 //!   but for the names of probes, which the configuration bounds;
 //! - what is not known is absent, and never 0: a window without soundings has no error ratio.
 
+mod alerting;
 mod format;
 mod own;
 pub mod page;
@@ -24,6 +25,7 @@ use std::io::{self, Write};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
+pub use alerting::Alerting;
 pub use format::Format;
 pub use own::{Handler, Metrics, Refusal};
 pub use page::{Series, write_page};

@@ -9,6 +9,7 @@ use prometheus::{
     Registry, Result,
 };
 
+use super::alerting::Alerting;
 use super::releases::Releases;
 use crate::sounding::VoidReason;
 
@@ -111,6 +112,8 @@ pub struct Metrics {
     refusals: Vec<IntCounter>,
     /// The series of guarded releases.
     pub releases: Releases,
+    /// The series of alerts.
+    pub alerting: Alerting,
 }
 
 impl Metrics {
@@ -239,6 +242,7 @@ impl Metrics {
                 .collect(),
             requests,
             releases: Releases::new(&registry)?,
+            alerting: Alerting::new(&registry)?,
             registry,
         })
     }

@@ -6,6 +6,7 @@
 //! - nothing here changes anything, and nothing shows a secret;
 //! - an error is `application/problem+json` (RFC 9457), but for `/probe` and `/-/…`, whose users expect plain text.
 
+mod alerts;
 mod api;
 mod blackbox;
 mod listen;
@@ -114,6 +115,7 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     clock: fn() -> Moment,
     board: RwLock<Arc<Board>>,
+    alerts: RwLock<Arc<Vec<status::AlertView>>>,
     ready: AtomicBool,
     beat: Box<dyn Fn() -> Moment + Send + Sync>,
     refresh: Box<dyn Fn() + Send + Sync>,
@@ -149,6 +151,7 @@ impl Shared {
             metrics: outfit.metrics,
             clock: outfit.clock,
             board: RwLock::new(Arc::new(board)),
+            alerts: RwLock::default(),
             ready: AtomicBool::new(false),
             beat: outfit.beat,
             refresh: outfit.refresh,
@@ -182,6 +185,22 @@ impl Shared {
         series.map(|series| Arc::clone(series.tracked())).collect()
     }
 
+    /// What is shown of each guarded release; the phase is empty before its guard has begun.
+    pub fn guards(&self) -> Vec<Arc<status::GuardView>> {
+        let board = self.board();
+        let views = board.guards.iter().map(|feed| feed.borrow().clone());
+        views.collect()
+    }
+
+    /// Puts the alerts before the clients.
+    pub fn show_alerts(&self, alerts: Vec<status::AlertView>) {
+        *self.alerts.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(alerts);
+    }
+
+    fn alerts(&self) -> Arc<Vec<status::AlertView>> {
+        Arc::clone(&self.alerts.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn board(&self) -> Arc<Board> {
         Arc::clone(&self.board.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -199,6 +218,8 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/", get(status::page))
         .route("/api/v1/status", get(status::status))
         .route("/api/v1/probes", get(api::probes))
+        .route("/runbook", get(alerts::runbook))
+        .route("/api/v1/alerts", get(alerts::all))
         .route("/api/v1/releases", get(releases::all))
         .route("/api/v1/releases/{namespace}/{name}", get(releases::one))
         .route(

@@ -3,6 +3,7 @@
 //! Numbers and reasons only: what targets answered, and anything that an operator would call evidence in the sense of
 //! logs, is not here. Times are seconds since 1970.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -61,6 +62,25 @@ pub struct GuardView {
     /// Revisions whose watch has ended, the oldest first; they have a page of their own.
     #[serde(skip)]
     pub rollouts: Vec<RolloutView>,
+    /// The revision at hand.
+    #[serde(skip)]
+    pub case: Option<CaseView>,
+    /// Why nothing new is known of the release, if so.
+    #[serde(skip)]
+    pub blind: Option<String>,
+}
+
+/// The revision at hand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaseView {
+    /// Its number.
+    pub revision: u32,
+    /// The numbers of the verdict in words, or what a person said.
+    pub text: String,
+    /// Whether it was found bad, or is to be turned back.
+    pub is_convicted: bool,
+    /// Whether a person wants it turned back.
+    pub is_ordered: bool,
 }
 
 /// What is known of a probe before a revision appears.
@@ -77,7 +97,7 @@ pub struct KnownView {
 }
 
 /// A revision whose watch has ended.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct RolloutView {
     /// Its number.
     pub revision: u32,
@@ -205,6 +225,25 @@ pub struct EventView {
     pub text: String,
 }
 
+/// An alert, as it stands.
+#[derive(Debug, Clone, Serialize)]
+pub struct AlertView {
+    /// What tells it from others.
+    pub labels: BTreeMap<String, String>,
+    /// `pending`, `firing` or `resolved`.
+    pub state: &'static str,
+    /// One sentence, always the same for its kind.
+    pub summary: &'static str,
+    /// The particulars.
+    pub text: String,
+    /// When it began to fire.
+    pub since: Option<f64>,
+    /// When it ended.
+    pub ended: Option<f64>,
+    /// The Alertmanagers that say that they have it.
+    pub confirmed_by: Vec<String>,
+}
+
 /// Where a view comes from: always the newest.
 pub type GuardFeed = watch::Receiver<Arc<GuardView>>;
 
@@ -278,7 +317,9 @@ pub(super) fn releases(board: &Board, now: Moment) -> Vec<ReleaseView> {
             .is_some_and(|last| last.guard.namespace == namespace && last.guard.release == name);
         if !is_same {
             let mut guarded = board.guards.iter().map(|feed| feed.borrow().clone());
-            let guard = guarded.find(|view| view.namespace == namespace && view.release == name);
+            let guard = guarded.find(|view| {
+                view.namespace == namespace && view.release == name && !view.phase.is_empty()
+            });
             releases.push(ReleaseView {
                 guard: guard.unwrap_or_else(|| Arc::new(only_probed(namespace, name))),
                 probes: Vec::new(),

@@ -3,8 +3,8 @@
 use crate::release::Facts;
 use crate::rollout::{Case, Past, Phase, StepName};
 use crate::serve::status::{
-    EventView, GuardView, KnownView, RevisionView, RolloutView, StepView, StratumView, VerdictView,
-    WatchView,
+    CaseView, EventView, GuardView, KnownView, RevisionView, RolloutView, StepView, StratumView,
+    VerdictView, WatchView,
 };
 use crate::units::{Revision, Time};
 use crate::verdict::{Verdict, number};
@@ -20,6 +20,7 @@ pub(super) fn of(
     state: &State,
     facts: &Facts,
     obstacle: &str,
+    blind: Option<&str>,
     now: Time,
 ) -> GuardView {
     let release = &setup.release;
@@ -64,6 +65,13 @@ pub(super) fn of(
             })
             .collect(),
         rollouts: rollout.past().iter().map(|past| ended(past, now)).collect(),
+        case: rollout.phase().case().map(|case| CaseView {
+            revision: case.revision.0,
+            text: case.text.clone(),
+            is_convicted: case.convicted.is_some(),
+            is_ordered: case.ordered,
+        }),
+        blind: blind.map(str::to_owned),
     }
 }
 

@@ -172,6 +172,7 @@ pub(super) async fn follow<S: Source>(
             match watch(&source, &selector, &mut place, &mut pause, &mut tell).await {
                 Ok(()) => {}
                 Err(trouble) if trouble.is(410) => {
+                    tell(Told::Fails(trouble.clone()));
                     rest(&mut pause, &trouble).await;
                     break;
                 }
@@ -255,7 +256,9 @@ async fn watch<S: Source>(
         let Some(event) = event else {
             // A server that ends watches at once must not be asked in a circle.
             if began.elapsed() < BACKOFF.1 {
+                // What changes meanwhile is not heard.
                 let early = Trouble::Unreachable("a watch ended at once".into());
+                tell(Told::Fails(early.clone()));
                 rest(pause, &early).await;
             } else {
                 *pause = BACKOFF.0;

@@ -1,0 +1,260 @@
+//! Alerts: what is wrong now, from the first sign to the news that it is over.
+//!
+//! Whoever looks says which [`Condition`]s hold; the [`Book`] makes alerts of them: *pending* until a condition has held
+//! for the patience of its kind, then *firing*, and *resolved* once it has not held for a while. A resolved alert is
+//! told for another [`RETENTION`], because an answer that is lost would leave it burning.
+//!
+//! Invariants:
+//! - an alert is its labels: they say what and where, and carry no value that changes while it fires;
+//! - `starts_at` does not change while an alert lives, across restarts too: the book is stored;
+//! - what is not known for the moment changes nothing: such alerts stay as they are.
+
+mod kind;
+
+use std::collections::BTreeMap;
+use std::collections::HashSet;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use kind::{Kind, Severity};
+
+use crate::units::Time;
+
+/// How long the end of an alert is told (Prometheus does the same).
+pub const RETENTION: Duration = Duration::from_secs(15 * 60);
+
+/// Alerts that live at a time: some for each probe of a large configuration. Further ones are counted and left out.
+pub const MAX_ALERTS: usize = 10_000;
+
+/// The longest text of an annotation, in bytes.
+const MAX_TEXT: usize = 2000;
+
+/// Labels, by name.
+pub type Labels = BTreeMap<String, String>;
+
+/// Something is wrong now.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Condition {
+    /// What.
+    pub kind: Kind,
+    /// Where: `namespace`, `release`, `probe` and the like.
+    pub place: Labels,
+    /// The particulars, for people.
+    pub text: String,
+    /// Where on the status page it shows: a fragment, as `release/shop/web`.
+    pub fragment: String,
+}
+
+impl Condition {
+    /// What tells its alert from all others.
+    pub fn labels(&self) -> Labels {
+        let mut labels = self.place.clone();
+        labels.retain(|_, value| !value.is_empty());
+        labels.insert("alertname".into(), self.kind.name().into());
+        labels.insert("severity".into(), self.kind.severity().as_str().into());
+        labels.insert("priority".into(), self.kind.priority().into());
+        labels.insert("source".into(), "leadsman".into());
+        labels
+    }
+}
+
+/// Where an alert stands.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// The condition holds, and may pass by itself.
+    Pending {
+        /// Since when.
+        since: Time,
+    },
+    /// People are told.
+    Firing {
+        /// Since when.
+        since: Time,
+    },
+    /// People are told that it is over.
+    Resolved {
+        /// When it began to fire.
+        since: Time,
+        /// When it ended.
+        at: Time,
+    },
+}
+
+/// One alert.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Alert {
+    /// What it is.
+    pub kind: Kind,
+    /// What tells it from others.
+    pub labels: Labels,
+    /// The particulars, for people: the newest.
+    pub text: String,
+    /// Where on the status page it shows.
+    pub fragment: String,
+    /// Where it stands.
+    pub state: State,
+    /// When its condition was last seen to hold.
+    held: Time,
+}
+
+impl Alert {
+    /// Whether people are to be told that it fires.
+    pub const fn is_firing(&self) -> bool {
+        matches!(self.state, State::Firing { .. })
+    }
+
+    /// When it began to fire, and, if so, when it ended; `None` while nobody is told.
+    pub const fn span(&self) -> Option<(Time, Option<Time>)> {
+        match self.state {
+            State::Pending { .. } => None,
+            State::Firing { since } => Some((since, None)),
+            State::Resolved { since, at } => Some((since, Some(at))),
+        }
+    }
+}
+
+/// All alerts that live.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Book {
+    alerts: Vec<Alert>,
+    /// Conditions that found no room since the start.
+    #[serde(skip)]
+    pub left_out: u64,
+}
+
+impl Book {
+    /// Those that live, in no order that matters.
+    pub fn alerts(&self) -> &[Alert] {
+        &self.alerts
+    }
+
+    /// Takes what holds now. `is_known` says of the labels of an alert whose condition does not hold whether that is
+    /// known. Returns whether anything changed that people are told of.
+    pub fn observe(
+        &mut self,
+        conditions: Vec<Condition>,
+        is_known: impl Fn(&Labels) -> bool,
+        now: Time,
+    ) -> bool {
+        let mut changed = false;
+        let mut places: std::collections::HashMap<Labels, usize> = self
+            .alerts
+            .iter()
+            .enumerate()
+            .map(|(at, alert)| (alert.labels.clone(), at))
+            .collect();
+        let mut hold = HashSet::new();
+        for condition in conditions {
+            let labels = condition.labels();
+            let text = bounded(condition.text);
+            if let Some(at) = places.get(&labels) {
+                hold.insert(*at);
+                let alert = &mut self.alerts[*at];
+                alert.text = text;
+                alert.fragment = condition.fragment;
+                alert.held = now;
+                changed |= alert.holds(now);
+                continue;
+            }
+            if self.alerts.len() >= MAX_ALERTS {
+                self.left_out += 1;
+                continue;
+            }
+            let mut alert = Alert {
+                kind: condition.kind,
+                labels: labels.clone(),
+                text,
+                fragment: condition.fragment,
+                state: State::Pending { since: now },
+                held: now,
+            };
+            changed |= alert.holds(now);
+            places.insert(labels, self.alerts.len());
+            hold.insert(self.alerts.len());
+            self.alerts.push(alert);
+        }
+        let mut at = 0;
+        self.alerts.retain_mut(|alert| {
+            let holds = hold.contains(&at);
+            at += 1;
+            if holds {
+                return true;
+            }
+            if alert.is_firing() && !is_known(&alert.labels) {
+                alert.held = now;
+                return true;
+            }
+            match alert.state {
+                State::Pending { .. } => false,
+                State::Firing { since } => {
+                    if now.since(alert.held) >= alert.kind.keep() {
+                        alert.state = State::Resolved { since, at: now };
+                        changed = true;
+                    }
+                    true
+                }
+                State::Resolved { at, .. } => now.since(at) < RETENTION,
+            }
+        });
+        changed
+    }
+
+    /// What was read from a store, if it keeps the bounds.
+    ///
+    /// # Errors
+    /// With what is wrong.
+    pub fn bounded(mut self) -> Result<Self, String> {
+        if self.alerts.len() > MAX_ALERTS {
+            return Err(format!("it has {} alerts", self.alerts.len()));
+        }
+        for alert in &mut self.alerts {
+            alert.text = bounded(std::mem::take(&mut alert.text));
+        }
+        Ok(self)
+    }
+
+    /// When time alone may change something next.
+    pub fn next(&self) -> Option<Time> {
+        let next = self.alerts.iter().map(|alert| match alert.state {
+            State::Pending { since } => since + alert.kind.patience(),
+            State::Firing { .. } => alert.held + alert.kind.keep(),
+            State::Resolved { at, .. } => at + RETENTION,
+        });
+        next.min()
+    }
+}
+
+impl Alert {
+    /// Its condition holds: it fires when its time has come. Returns whether that is news.
+    fn holds(&mut self, now: Time) -> bool {
+        let since = match self.state {
+            State::Firing { .. } => return false,
+            State::Pending { since } => since,
+            // It is back: another episode, with a beginning of its own.
+            State::Resolved { .. } => now,
+        };
+        if now.since(since) >= self.kind.patience() {
+            self.state = State::Firing { since: now };
+            return true;
+        }
+        self.state = State::Pending { since };
+        false
+    }
+}
+
+fn bounded(mut text: String) -> String {
+    if text.len() > MAX_TEXT {
+        let mut end = MAX_TEXT;
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

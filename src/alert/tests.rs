@@ -1,0 +1,136 @@
+use std::time::Duration;
+
+use super::*;
+
+fn at(seconds: u64) -> Time {
+    Time::from_millis(1_800_000_000_000) + Duration::from_secs(seconds)
+}
+
+fn condition(kind: Kind, release: &str) -> Condition {
+    Condition {
+        kind,
+        place: Labels::from([
+            ("release".to_owned(), release.to_owned()),
+            ("probe".to_owned(), String::new()),
+        ]),
+        text: "because".into(),
+        fragment: String::new(),
+    }
+}
+
+fn spans(book: &Book) -> Vec<Option<(Time, Option<Time>)>> {
+    book.alerts().iter().map(Alert::span).collect()
+}
+
+#[test]
+fn an_alert_fires_after_its_patience_and_ends_after_a_while() {
+    let mut book = Book::default();
+    let failing = || vec![condition(Kind::ProbeFailing, "web")];
+    assert!(!book.observe(failing(), |_| true, at(0)));
+    assert_eq!(spans(&book), [None]);
+    assert_eq!(book.next(), Some(at(60)));
+    assert!(!book.observe(failing(), |_| true, at(59)));
+    assert!(book.observe(failing(), |_| true, at(60)));
+    assert!(
+        !book.observe(failing(), |_| true, at(61)),
+        "it fires already"
+    );
+    assert_eq!(spans(&book), [Some((at(60), None))]);
+    // A short pause is no end.
+    assert!(!book.observe(vec![], |_| true, at(100)));
+    assert!(!book.observe(failing(), |_| true, at(110)));
+    assert!(!book.observe(vec![], |_| true, at(169)));
+    assert!(book.observe(vec![], |_| true, at(170)));
+    assert_eq!(spans(&book), [Some((at(60), Some(at(170))))]);
+    // The end is told for a while, and then forgotten.
+    book.observe(vec![], |_| true, at(170 + 899));
+    assert_eq!(book.alerts().len(), 1);
+    book.observe(vec![], |_| true, at(170 + 900));
+    assert!(book.alerts().is_empty());
+}
+
+#[test]
+fn what_passes_before_the_patience_is_over_is_forgotten() {
+    let mut book = Book::default();
+    book.observe(vec![condition(Kind::ProbeFailing, "web")], |_| true, at(0));
+    book.observe(vec![], |_| true, at(30));
+    assert!(book.alerts().is_empty());
+}
+
+#[test]
+fn what_comes_back_is_another_episode_of_the_same_alert() {
+    let mut book = Book::default();
+    let bad = || vec![condition(Kind::ReleaseRegressed, "web")];
+    assert!(book.observe(bad(), |_| true, at(0)));
+    assert!(book.observe(vec![], |_| true, at(10)));
+    assert!(book.observe(bad(), |_| true, at(20)));
+    assert_eq!(spans(&book), [Some((at(20), None))]);
+}
+
+#[test]
+fn what_is_not_known_changes_nothing() {
+    let mut book = Book::default();
+    book.observe(
+        vec![
+            condition(Kind::ReleaseRegressed, "web"),
+            condition(Kind::ReleaseRegressed, "api"),
+        ],
+        |_| true,
+        at(0),
+    );
+    let knows_api = |labels: &Labels| labels["release"] == "api";
+    assert!(book.observe(vec![], knows_api, at(1000)));
+    assert_eq!(
+        spans(&book),
+        [Some((at(0), None)), Some((at(0), Some(at(1000))))]
+    );
+}
+
+#[test]
+fn labels_identify_and_carry_no_value() {
+    let labels = condition(Kind::ReleaseRegressed, "web").labels();
+    let names: Vec<_> = labels.keys().map(String::as_str).collect();
+    assert_eq!(
+        names,
+        ["alertname", "priority", "release", "severity", "source"]
+    );
+}
+
+#[test]
+fn a_stored_book_goes_on_with_the_same_beginning() {
+    let mut book = Book::default();
+    book.observe(vec![condition(Kind::Blind, "web")], |_| true, at(0));
+    book.observe(vec![condition(Kind::Blind, "web")], |_| true, at(120));
+    let text = serde_json::to_string(&book).unwrap();
+    let mut again = serde_json::from_str::<Book>(&text)
+        .unwrap()
+        .bounded()
+        .unwrap();
+    assert_eq!(again, book);
+    assert!(!again.observe(vec![condition(Kind::Blind, "web")], |_| true, at(400)));
+    assert_eq!(spans(&again), [Some((at(120), None))]);
+}
+
+#[test]
+fn there_are_never_more_than_the_bound() {
+    let mut book = Book::default();
+    let many: Vec<_> = (0..MAX_ALERTS + 5)
+        .map(|n| condition(Kind::ReleaseRegressed, &n.to_string()))
+        .collect();
+    book.observe(many, |_| true, at(0));
+    assert_eq!((book.alerts().len(), book.left_out), (MAX_ALERTS, 5));
+    let long = Condition {
+        text: "ä".repeat(3000),
+        ..condition(Kind::ReleaseRegressed, "0")
+    };
+    book.observe(vec![long], |_| true, at(1));
+    assert!(book.alerts()[0].text.len() < 2010);
+}
+
+#[test]
+fn names_are_as_prometheus_people_expect() {
+    for kind in Kind::ALL {
+        assert!(kind.name().starts_with("Leadsman"));
+        assert!(kind.summary().ends_with('.') && kind.summary().len() < 100);
+    }
+}

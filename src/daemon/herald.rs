@@ -1,0 +1,481 @@
+//! Who tells people: looks at everything that is known, keeps the book of alerts, and hands them to Alertmanager.
+//!
+//! Invariants:
+//! - what is wrong is found anew at each look, from what is known then; only the book has a memory, and it is stored;
+//! - a receiver that hangs, or a name that is not resolved, holds up nothing here.
+
+mod conditions;
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use super::runner::Crew;
+use crate::alert::Book;
+use crate::alert::Condition;
+use crate::alert::Kind;
+use crate::alert::Labels;
+use crate::alert::State;
+use crate::clock::{self, Timeline};
+use crate::config::settings::Alertmanagers;
+use crate::metrics::Metrics;
+use crate::notify::{self, Meter, Peer, Wire};
+use crate::serve;
+use crate::serve::status::AlertView;
+use crate::store::{Found, Kind as Stored, Store};
+use crate::track::Tracked;
+use crate::units::{Moment, Namespace, ReleaseName, Time};
+use crate::window::Span;
+
+/// Time alone changes what is wrong: it is looked at least so often.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Changes that come together are looked at together.
+const TOGETHER: Duration = Duration::from_millis(20);
+
+/// Names are resolved again so often; pods of Alertmanager come and go.
+const RESOLVE_EVERY: Duration = Duration::from_secs(30);
+
+/// After a failure to write the book it is tried again.
+const SAVE_EVERY: Duration = Duration::from_secs(10);
+
+/// How long the disk may take at the end.
+const LAST_WRITE: Duration = Duration::from_secs(1);
+
+/// What of the settings is for the herald.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Orders {
+    pub(super) alertmanagers: Option<Arc<Alertmanagers>>,
+    /// What links begin with.
+    pub(super) page: Option<Url>,
+}
+
+/// What the herald is made of.
+pub(super) struct Setup {
+    pub(super) crew: Arc<Crew>,
+    pub(super) web: Arc<serve::Shared>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) store: Option<Arc<Store>>,
+    pub(super) timeline: Timeline,
+    pub(super) changed: Arc<Notify>,
+    pub(super) orders: watch::Receiver<Arc<Orders>>,
+    /// Cancelled when a task that should live as long as this ends by itself.
+    pub(super) ended: CancellationToken,
+}
+
+/// An Alertmanager, and the task that sends to it.
+struct Sending {
+    peer: Arc<Peer>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+/// Which one: the number of its URL, and its address.
+type Place = (usize, SocketAddr);
+
+pub(super) struct Herald {
+    setup: Setup,
+    book: Book,
+    orders: Arc<Orders>,
+    peers: HashMap<Place, Sending>,
+    resolving: JoinSet<(usize, Result<Vec<SocketAddr>, String>)>,
+    unresolved: HashSet<usize>,
+    resent: Time,
+    saved: Time,
+    is_dirty: bool,
+    save_fails: bool,
+}
+
+impl Herald {
+    pub(super) fn new(setup: Setup) -> Self {
+        let now = setup.timeline.now();
+        let book = load(&setup, now);
+        let orders = Arc::clone(&setup.orders.borrow());
+        Self {
+            setup,
+            book,
+            orders,
+            peers: HashMap::new(),
+            resolving: JoinSet::new(),
+            unresolved: HashSet::new(),
+            resent: now,
+            saved: now,
+            is_dirty: false,
+            save_fails: false,
+        }
+    }
+
+    /// Tells until told to stop.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let mut resolve = tokio::time::interval(RESOLVE_EVERY);
+        resolve.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Ok(()) = self.setup.orders.changed() => {
+                    self.take_orders();
+                    resolve.reset_immediately();
+                }
+                _ = resolve.tick() => self.resolve(),
+                Some(found) = self.resolving.join_next() => {
+                    if let Ok((number, found)) = found {
+                        self.on_resolved(number, found);
+                    }
+                }
+                () = self.setup.changed.notified() => {
+                    tokio::time::sleep(TOGETHER).await;
+                    self.look().await;
+                }
+                () = tokio::time::sleep(EVERY) => self.look().await,
+            }
+        }
+        for sending in self.peers.values() {
+            sending.stop.cancel();
+        }
+        for (_, sending) in self.peers.drain() {
+            // It ends within the time that it may still send; a panic in it was told where it happened.
+            let _ = sending.task.await;
+        }
+        if self.is_dirty {
+            let _ = tokio::time::timeout(LAST_WRITE, self.save()).await;
+        }
+    }
+
+    fn take_orders(&mut self) {
+        let orders = Arc::clone(&self.setup.orders.borrow_and_update());
+        if orders.alertmanagers != self.orders.alertmanagers {
+            for (_, sending) in self.peers.drain() {
+                sending.stop.cancel();
+            }
+            self.resolving.abort_all();
+            self.unresolved.clear();
+        }
+        self.orders = orders;
+    }
+
+    fn resolve(&mut self) {
+        let Some(settings) = self.orders.alertmanagers.clone() else {
+            self.setup.metrics.alerting.discovered(0, notify::CAPACITY);
+            return;
+        };
+        // One that still runs has its limit.
+        if !self.resolving.is_empty() {
+            return;
+        }
+        for (number, url) in settings.urls.iter().cloned().enumerate() {
+            self.resolving
+                .spawn(async move { (number, notify::addresses(&url).await) });
+        }
+    }
+
+    fn on_resolved(&mut self, number: usize, found: Result<Vec<SocketAddr>, String>) {
+        let Some(settings) = self.orders.alertmanagers.clone() else {
+            return;
+        };
+        let Some(url) = settings.urls.get(number) else {
+            return;
+        };
+        let addresses = match found {
+            Ok(addresses) => addresses,
+            Err(why) => {
+                if self.unresolved.insert(number) {
+                    tracing::warn!(alertmanager = %url, "Its addresses are not to be had; those that were known are used: {why}");
+                }
+                return;
+            }
+        };
+        self.unresolved.remove(&number);
+        let gone: Vec<Place> = self
+            .peers
+            .keys()
+            .filter(|(of, address)| *of == number && !addresses.contains(address))
+            .copied()
+            .collect();
+        for place in gone {
+            if let Some(sending) = self.peers.remove(&place) {
+                sending.stop.cancel();
+            }
+        }
+        for address in addresses {
+            if self.peers.contains_key(&(number, address)) {
+                continue;
+            }
+            let meter = Arc::new(Numbers(Arc::clone(&self.setup.metrics)));
+            let peer = Peer::new(url, address, Arc::clone(&settings), meter);
+            // It knows nothing yet.
+            peer.offer(&self.wires());
+            let stop = CancellationToken::new();
+            let ended = self.setup.ended.clone().drop_guard();
+            let task = tokio::spawn({
+                let (peer, stop) = (Arc::clone(&peer), stop.clone());
+                async move {
+                    peer.run(stop).await;
+                    ended.disarm();
+                }
+            });
+            let sending = Sending { peer, stop, task };
+            self.peers.insert((number, address), sending);
+        }
+        self.setup
+            .metrics
+            .alerting
+            .discovered(self.peers.len(), notify::CAPACITY);
+    }
+
+    fn wires(&self) -> Vec<Arc<Wire>> {
+        let Some(settings) = &self.orders.alertmanagers else {
+            return Vec::new();
+        };
+        notify::wires(
+            &self.book,
+            &settings.labels,
+            self.orders.page.as_ref(),
+            settings.resend,
+            self.setup.timeline.now(),
+        )
+    }
+
+    /// Looks what is wrong, and tells what is new, or is to be told again.
+    async fn look(&mut self) {
+        let now = self.setup.timeline.now();
+        let tracked = self.setup.web.tracked();
+        let (conditions, unknown) = self.conditions(&tracked);
+        let is_known = |labels: &Labels| !unknown.contains(&key(labels));
+        let changed = self.book.observe(conditions, is_known, now);
+        self.is_dirty |= changed;
+        let resend = self
+            .orders
+            .alertmanagers
+            .as_ref()
+            .map(|settings| settings.resend);
+        if changed || resend.is_some_and(|resend| now.since(self.resent) >= resend) {
+            self.resent = now;
+            let wires = self.wires();
+            for sending in self.peers.values() {
+                sending.peer.offer(&wires);
+            }
+        }
+        self.show();
+        if changed || (self.is_dirty && now.since(self.saved) >= SAVE_EVERY) {
+            self.save().await;
+        }
+    }
+
+    /// What is wrong, and of which releases and probes that is not known.
+    fn conditions(&self, tracked: &[Arc<Tracked>]) -> (Vec<Condition>, HashSet<Key>) {
+        let mut found = Vec::new();
+        let mut unknown = HashSet::new();
+        let at = clock::now();
+        let mut unwell: HashSet<(String, String)> = HashSet::new();
+        for tracked in tracked {
+            let id = tracked.probe().id.clone();
+            let (is_known, is_well) = {
+                let track = tracked.lock();
+                (track.is_known(), is_well(&track, at))
+            };
+            if !is_known {
+                unknown.insert((
+                    id.namespace.to_string(),
+                    id.release.to_string(),
+                    id.probe.to_string(),
+                ));
+            }
+            if !is_well {
+                unwell.insert((id.namespace.to_string(), id.release.to_string()));
+            }
+            found.extend(conditions::of_probe(tracked));
+        }
+        let unix = self.setup.timeline.now().unix_seconds();
+        for view in self.setup.web.guards() {
+            let release = (view.namespace.clone(), view.release.clone());
+            if view.phase.is_empty() {
+                // It has just begun.
+                unknown.insert((release.0, release.1, String::new()));
+                continue;
+            }
+            let is_well = !unwell.contains(&release);
+            found.extend(conditions::of_release(&view, is_well, unix));
+            found.extend(conditions::blind(&view));
+        }
+        let troubles = self.setup.crew.troubles();
+        if !troubles.is_empty() {
+            let text = format!(
+                "Soundings are void: {}.",
+                troubles.join(", ").replace('_', " ")
+            );
+            found.push(conditions::of_ourselves(
+                Kind::SelfTrouble,
+                Labels::new(),
+                text,
+            ));
+        }
+        for sending in self.peers.values() {
+            if sending.peer.failing_since().is_some() {
+                let receiver = sending.peer.name().to_owned();
+                let text = format!("Alerts do not arrive at {receiver}.");
+                let place = Labels::from([("receiver".to_owned(), receiver)]);
+                found.push(conditions::of_ourselves(Kind::DeliveryFailing, place, text));
+            }
+        }
+        let watchdog = self.orders.alertmanagers.as_ref();
+        if watchdog.is_some_and(|settings| settings.watchdog) {
+            let text = "This alert always fires; when it does not arrive, no other does.".into();
+            found.push(conditions::of_ourselves(
+                Kind::Watchdog,
+                Labels::new(),
+                text,
+            ));
+        }
+        (found, unknown)
+    }
+
+    /// Puts the alerts before those who ask.
+    fn show(&self) {
+        let mut counts = [0; 3];
+        let mut views = Vec::new();
+        let external = self.orders.alertmanagers.as_ref();
+        for alert in self.book.alerts() {
+            let (at, state) = match alert.state {
+                State::Pending { .. } => (0, "pending"),
+                State::Firing { .. } => (1, "firing"),
+                State::Resolved { .. } => (2, "resolved"),
+            };
+            counts[at] += 1;
+            let mut sent = external.map_or_else(Labels::new, |settings| settings.labels.clone());
+            sent.extend(alert.labels.clone());
+            let has = |sending: &&Sending| sending.peer.has(&sent);
+            let confirmed = self.peers.values().filter(has);
+            let span = alert.span();
+            views.push(AlertView {
+                labels: alert.labels.clone(),
+                state,
+                summary: alert.kind.summary(),
+                text: alert.text.clone(),
+                since: span.map(|(since, _)| since.unix_seconds()),
+                ended: span.and_then(|(_, ended)| ended.map(Time::unix_seconds)),
+                confirmed_by: confirmed
+                    .map(|sending| sending.peer.name().to_owned())
+                    .collect(),
+            });
+        }
+        self.setup
+            .metrics
+            .alerting
+            .stand(counts, self.book.left_out);
+        self.setup.web.show_alerts(views);
+    }
+
+    async fn save(&mut self) {
+        let Some(store) = self.setup.store.clone() else {
+            self.is_dirty = false;
+            return;
+        };
+        let now = self.setup.timeline.now();
+        self.saved = now;
+        let book = self.book.clone();
+        let written = tokio::task::spawn_blocking(move || {
+            let (namespace, release) = ours();
+            store.save(Stored::Alerts, &namespace, &release, &book, now)
+        });
+        let error = match written.await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        self.is_dirty = error.is_some();
+        if let Some(error) = &error {
+            self.setup.metrics.releases.state_failed();
+            if !self.save_fails {
+                tracing::error!(
+                    error,
+                    "The alerts cannot be written; a restart would forget when they began"
+                );
+            }
+        }
+        self.save_fails = error.is_some();
+    }
+}
+
+/// Namespace, release and probe; empty where an alert has none.
+type Key = (String, String, String);
+
+fn key(labels: &Labels) -> Key {
+    let of = |name: &str| labels.get(name).cloned().unwrap_or_default();
+    (of("namespace"), of("release"), of("probe"))
+}
+
+/// The alerts are of all releases, and stored under a name of their own.
+fn ours() -> (Namespace, ReleaseName) {
+    (Namespace::new("leadsman"), ReleaseName::new("leadsman"))
+}
+
+/// No bad sounding, and some good ones, in the last five minutes.
+fn is_well(track: &crate::track::Track, now: Moment) -> bool {
+    let tally = track.tally(Span::Minutes5, now);
+    tally.bad == 0 && tally.good > 0
+}
+
+fn load(setup: &Setup, now: Time) -> Book {
+    let Some(store) = &setup.store else {
+        return Book::default();
+    };
+    let (namespace, release) = ours();
+    let why = match store.load::<Book>(Stored::Alerts, &namespace, &release, now) {
+        Found::Nothing => return Book::default(),
+        Found::State(book) => match book.bounded() {
+            Ok(book) => return book,
+            Err(why) => why,
+        },
+        Found::SetAside(why) => why,
+    };
+    tracing::warn!("The stored alerts are not used: {why}");
+    Book::default()
+}
+
+/// The numbers of the Alertmanagers, as metrics.
+struct Numbers(Arc<Metrics>);
+
+impl Meter for Numbers {
+    fn appears(&self, to: &str) {
+        self.0.alerting.appears(to);
+    }
+
+    fn is_gone(&self, to: &str) {
+        self.0.alerting.is_gone(to);
+    }
+
+    fn sent(&self, to: &str, count: usize, took: Duration) {
+        self.0.alerting.sent(to, count, took);
+    }
+
+    fn failed(&self, to: &str, count: usize) {
+        self.0.alerting.failed(to, count);
+    }
+
+    fn dropped(&self, to: &str, count: usize) {
+        self.0.alerting.dropped(to, count);
+    }
+
+    fn waiting(&self, to: &str, count: usize) {
+        self.0.alerting.waiting(to, count);
+    }
+
+    fn confirmed(&self, to: &str, confirmed: usize, of: usize) {
+        self.0.alerting.unconfirmed(to, of - confirmed);
+    }
+}
+
+/// What links begin with, where nothing is said: this host and the port.
+pub(super) fn default_page(address: SocketAddr) -> Option<Url> {
+    let host = std::env::var("HOSTNAME")
+        .ok()
+        .filter(|name| !name.is_empty());
+    let host = host.unwrap_or_else(|| "localhost".into());
+    Url::parse(&format!("http://{host}:{}/", address.port())).ok()
+}

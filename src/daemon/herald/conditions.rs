@@ -1,0 +1,237 @@
+//! What is wrong with a release, from what is shown of it: pure, so that a restart finds the same.
+
+use crate::alert::Condition;
+use crate::alert::Kind;
+use crate::alert::Labels;
+use crate::serve::status::GuardView;
+use crate::serve::status::RolloutView;
+use crate::track::Tracked;
+
+/// A release that was turned back and is well is told of for so long, in seconds.
+const TOLD_FOR: f64 = 3600.0;
+
+/// After a rollback that did not help, the release is well again once no sounding was bad for this long, in seconds.
+const WELL_AFTER: f64 = 300.0;
+
+/// So many bad soundings in a row are a probe that fails; one, where the next is a minute or more away.
+const IN_A_ROW: u32 = 3;
+
+/// What is wrong with a guarded release. `is_well`: none of its soundings of the last five minutes was bad.
+pub(super) fn of_release(view: &GuardView, is_well: bool, now: f64) -> Option<Condition> {
+    let (kind, revision, text) = standing(view, is_well, now)?;
+    let mut place = release(&view.namespace, &view.release);
+    place.insert("revision".into(), revision.to_string());
+    Some(Condition {
+        kind,
+        place,
+        text,
+        fragment: fragment(&view.namespace, &view.release),
+    })
+}
+
+fn standing(view: &GuardView, is_well: bool, now: f64) -> Option<(Kind, u32, String)> {
+    if let Some(case) = view
+        .case
+        .as_ref()
+        .filter(|case| case.is_convicted && !case.is_ordered)
+    {
+        let text = format!("Revision {}: {}. {}.", case.revision, case.text, view.says);
+        return Some((Kind::ReleaseRegressed, case.revision, text));
+    }
+    // What took the place of a bad one before it was judged says nothing.
+    let last = view
+        .rollouts
+        .iter()
+        .rev()
+        .find(|past| past.ending != "superseded")?;
+    let kind = of_ending(last, is_well, now)?;
+    let reason = if last.reason.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", last.reason)
+    };
+    Some((
+        kind,
+        last.revision,
+        format!("Revision {}{reason}: {}.", last.revision, last.text),
+    ))
+}
+
+fn of_ending(last: &RolloutView, is_well: bool, now: f64) -> Option<Kind> {
+    let age = now - last.ended_at;
+    match last.ending {
+        "recovered" if last.reason != "by_hand" && age < TOLD_FOR => Some(Kind::ReleaseRolledBack),
+        "same_failure" if !is_well || age < WELL_AFTER => Some(Kind::NotTheRelease),
+        "worse" | "failed" | "unverified" => Some(Kind::RollbackFailed),
+        "refused" | "left_alone" => Some(Kind::RollbackRefused),
+        "limit_reached" => Some(Kind::RollbackLimitReached),
+        "would_roll_back" => Some(Kind::ReleaseEndangered),
+        _ => None,
+    }
+}
+
+/// A release whose cluster does not tell of it.
+pub(super) fn blind(view: &GuardView) -> Option<Condition> {
+    let why = view.blind.as_ref()?;
+    Some(Condition {
+        kind: Kind::Blind,
+        place: release(&view.namespace, &view.release),
+        text: format!(
+            "Nothing new is known of {}/{}: {why}.",
+            view.namespace, view.release
+        ),
+        fragment: fragment(&view.namespace, &view.release),
+    })
+}
+
+/// A probe that fails.
+pub(super) fn of_probe(tracked: &Tracked) -> Option<Condition> {
+    let probe = tracked.probe();
+    let (failures, why) = {
+        let track = tracked.lock();
+        let least = if probe.interval.as_secs() >= 60 {
+            1
+        } else {
+            IN_A_ROW
+        };
+        let failures = track.consecutive_failures();
+        if failures < least {
+            return None;
+        }
+        (failures, track.why_not())
+    };
+    let id = &probe.id;
+    let mut place = release(id.namespace.as_str(), id.release.as_str());
+    place.insert("probe".into(), id.probe.to_string());
+    let why = why.map_or_else(String::new, |why| format!(": {why}"));
+    Some(Condition {
+        kind: Kind::ProbeFailing,
+        place,
+        text: format!("{} failed {failures} times in a row{why}.", id.probe),
+        fragment: fragment(id.namespace.as_str(), id.release.as_str()),
+    })
+}
+
+/// Something that concerns no release.
+pub(super) fn of_ourselves(kind: Kind, place: Labels, text: String) -> Condition {
+    Condition {
+        kind,
+        place,
+        text,
+        fragment: String::new(),
+    }
+}
+
+fn release(namespace: &str, release: &str) -> Labels {
+    Labels::from([
+        ("namespace".to_owned(), namespace.to_owned()),
+        ("release".to_owned(), release.to_owned()),
+    ])
+}
+
+/// Where the status page shows it; its ids are percent-encoded in links.
+fn fragment(namespace: &str, release: &str) -> String {
+    format!("release/{namespace}/{release}")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may end where it stands")]
+
+    use super::*;
+    use crate::serve::status::CaseView;
+
+    fn past(revision: u32, ending: &'static str) -> RolloutView {
+        RolloutView {
+            revision,
+            ending,
+            text: "because".into(),
+            reason: "hard_down:api".into(),
+            ended_at: 1000.0,
+            ..RolloutView::default()
+        }
+    }
+
+    fn view(rollouts: Vec<RolloutView>) -> GuardView {
+        GuardView {
+            namespace: "shop".into(),
+            release: "web".into(),
+            rollouts,
+            ..GuardView::default()
+        }
+    }
+
+    fn kind(view: &GuardView, is_well: bool, now: f64) -> Option<(Kind, String)> {
+        let found = of_release(view, is_well, now)?;
+        Some((found.kind, found.place["revision"].clone()))
+    }
+
+    #[test]
+    fn every_ending_that_people_must_hear_of_is_an_alert_until_a_revision_is_kept() {
+        for (ending, expected) in [
+            ("recovered", Some(Kind::ReleaseRolledBack)),
+            ("same_failure", Some(Kind::NotTheRelease)),
+            ("worse", Some(Kind::RollbackFailed)),
+            ("failed", Some(Kind::RollbackFailed)),
+            ("unverified", Some(Kind::RollbackFailed)),
+            ("refused", Some(Kind::RollbackRefused)),
+            ("left_alone", Some(Kind::RollbackRefused)),
+            ("limit_reached", Some(Kind::RollbackLimitReached)),
+            ("would_roll_back", Some(Kind::ReleaseEndangered)),
+            ("kept", None),
+            ("inconclusive", None),
+            ("uninstalled", None),
+        ] {
+            let mut now = view(vec![past(4, "kept"), past(5, ending)]);
+            assert_eq!(
+                kind(&now, false, 1001.0),
+                expected.map(|kind| (kind, "5".into())),
+                "{ending}"
+            );
+            // One that took its place and was not judged changes nothing.
+            now.rollouts.push(past(6, "superseded"));
+            assert_eq!(
+                kind(&now, false, 1001.0),
+                expected.map(|kind| (kind, "5".into())),
+                "{ending}"
+            );
+            now.rollouts.push(past(7, "kept"));
+            assert_eq!(kind(&now, false, 1001.0), None);
+        }
+    }
+
+    #[test]
+    fn what_is_over_by_itself_ends_by_itself() {
+        assert_eq!(
+            kind(&view(vec![past(5, "recovered")]), true, 1000.0 + 3600.0),
+            None
+        );
+        let same = view(vec![past(5, "same_failure")]);
+        assert!(kind(&same, true, 1299.0).is_some());
+        assert!(kind(&same, true, 1300.0).is_none());
+        assert!(kind(&same, false, 5000.0).is_some());
+    }
+
+    #[test]
+    fn a_revision_is_regressed_while_it_is_turned_back_unless_a_person_wanted_that() {
+        let case = |is_ordered| CaseView {
+            revision: 6,
+            text: "api failed".into(),
+            is_convicted: true,
+            is_ordered,
+        };
+        let mut now = view(vec![past(5, "kept")]);
+        now.case = Some(case(false));
+        assert_eq!(
+            kind(&now, false, 1001.0),
+            Some((Kind::ReleaseRegressed, "6".into()))
+        );
+        now.case = Some(case(true));
+        assert_eq!(kind(&now, false, 1001.0), None);
+        now.case = Some(CaseView {
+            is_convicted: false,
+            ..case(false)
+        });
+        assert_eq!(kind(&now, false, 1001.0), None);
+    }
+}

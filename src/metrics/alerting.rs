@@ -1,0 +1,173 @@
+//! The series of alerts and of those who take them, named after Prometheus' own (`prometheus_notifications_…`), so that
+//! rules written for those can be taken over.
+
+use std::time::Duration;
+
+use prometheus::{
+    HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, Result,
+};
+
+use super::own::add;
+
+/// A request to a receiver: from a local one to the usual time-out.
+const EDGES: [f64; 8] = [0.005, 0.025, 0.1, 0.25, 1.0, 2.5, 5.0, 10.0];
+
+/// The states of [`Alerting::alerts`].
+const STATES: [&str; 3] = ["pending", "firing", "resolved"];
+
+/// The series of alerts.
+#[derive(Debug)]
+pub struct Alerting {
+    alerts: IntGaugeVec,
+    left_out: IntGauge,
+    discovered: IntGauge,
+    capacity: IntGauge,
+    sent: IntCounterVec,
+    errors: IntCounterVec,
+    dropped: IntCounterVec,
+    waiting: IntGaugeVec,
+    unconfirmed: IntGaugeVec,
+    latency: HistogramVec,
+}
+
+impl Alerting {
+    pub(super) fn new(registry: &Registry) -> Result<Self> {
+        let to = &["alertmanager"];
+        let counter = |name: &str, help: &str| {
+            IntCounterVec::new(Opts::new(name, help), to)
+                .and_then(|metric| add(registry, Ok(metric)))
+        };
+        let gauge = |name: &str, help: &str| {
+            IntGaugeVec::new(Opts::new(name, help), to).and_then(|metric| add(registry, Ok(metric)))
+        };
+        let alone = |name: &str, help: &str| {
+            IntGauge::new(name, help).and_then(|metric| add(registry, Ok(metric)))
+        };
+        let alerting = Self {
+            alerts: add(
+                registry,
+                IntGaugeVec::new(
+                    Opts::new("leadsman_alerts", "Alerts that live, by where they stand."),
+                    &["state"],
+                ),
+            )?,
+            left_out: alone(
+                "leadsman_alerts_left_out",
+                "Alerts for which there was no room when it was last looked.",
+            )?,
+            discovered: alone(
+                "leadsman_alertmanager_discovered",
+                "Alertmanagers that alerts are sent to: every address of every URL.",
+            )?,
+            capacity: alone(
+                "leadsman_alertmanager_queue_capacity",
+                "Alerts that may wait for one Alertmanager.",
+            )?,
+            sent: counter(
+                "leadsman_alertmanager_sent_total",
+                "Alerts sent, whether or not they arrived.",
+            )?,
+            errors: counter(
+                "leadsman_alertmanager_errors_total",
+                "Alerts sent that did not arrive; most are tried again.",
+            )?,
+            dropped: counter(
+                "leadsman_alertmanager_dropped_total",
+                "Alerts that were dropped: refused, or no room in the queue.",
+            )?,
+            waiting: gauge(
+                "leadsman_alertmanager_queue_length",
+                "Alerts that wait to be sent.",
+            )?,
+            unconfirmed: gauge(
+                "leadsman_alertmanager_unconfirmed_alerts",
+                "Firing alerts that were sent, and that the Alertmanager did not list when asked.",
+            )?,
+            latency: add(
+                registry,
+                HistogramVec::new(
+                    HistogramOpts::new(
+                        "leadsman_alertmanager_latency_seconds",
+                        "How long a request with alerts took.",
+                    )
+                    .buckets(EDGES.to_vec()),
+                    to,
+                ),
+            )?,
+        };
+        for state in STATES {
+            alerting.alerts.with_label_values(&[state]).set(0);
+        }
+        Ok(alerting)
+    }
+
+    /// How many alerts there are: pending, firing, resolved, and left out.
+    pub fn stand(&self, counts: [usize; 3], left_out: u64) {
+        for (state, count) in STATES.iter().zip(counts) {
+            self.alerts.with_label_values(&[state]).set(number(count));
+        }
+        self.left_out
+            .set(i64::try_from(left_out).unwrap_or(i64::MAX));
+    }
+
+    /// How many Alertmanagers there are.
+    pub fn discovered(&self, count: usize, capacity: usize) {
+        self.discovered.set(number(count));
+        self.capacity.set(number(capacity));
+    }
+
+    /// There is one, with all its series at 0.
+    pub fn appears(&self, to: &str) {
+        for counter in [&self.sent, &self.errors, &self.dropped] {
+            counter.with_label_values(&[to]);
+        }
+        for gauge in [&self.waiting, &self.unconfirmed] {
+            gauge.with_label_values(&[to]).set(0);
+        }
+        self.latency.with_label_values(&[to]);
+    }
+
+    /// It is gone, and its series with it.
+    pub fn is_gone(&self, to: &str) {
+        // A series that is not there is as good as one that is removed.
+        for counter in [&self.sent, &self.errors, &self.dropped] {
+            let _ = counter.remove_label_values(&[to]);
+        }
+        for gauge in [&self.waiting, &self.unconfirmed] {
+            let _ = gauge.remove_label_values(&[to]);
+        }
+        let _ = self.latency.remove_label_values(&[to]);
+    }
+
+    /// Alerts were sent.
+    pub fn sent(&self, to: &str, count: usize, took: Duration) {
+        self.sent.with_label_values(&[to]).inc_by(count as u64);
+        self.latency
+            .with_label_values(&[to])
+            .observe(took.as_secs_f64());
+    }
+
+    /// Alerts among them did not arrive.
+    pub fn failed(&self, to: &str, count: usize) {
+        self.errors.with_label_values(&[to]).inc_by(count as u64);
+    }
+
+    /// Alerts were dropped.
+    pub fn dropped(&self, to: &str, count: usize) {
+        self.dropped.with_label_values(&[to]).inc_by(count as u64);
+    }
+
+    /// Alerts wait.
+    pub fn waiting(&self, to: &str, count: usize) {
+        self.waiting.with_label_values(&[to]).set(number(count));
+    }
+
+    /// Alerts that it should have and does not list.
+    pub fn unconfirmed(&self, to: &str, count: usize) {
+        self.unconfirmed.with_label_values(&[to]).set(number(count));
+    }
+}
+
+fn number(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,464 @@
+//! One Alertmanager: a queue, a loop, and reading back.
+//!
+//! As Prometheus does it: every alert goes to every Alertmanager, each of which has a queue and a loop of its own; what
+//! fires is sent again and again. Unlike there a batch that failed is tried again, since the next resend may be a minute
+//! away; and what Alertmanager says it has is read back, so that an alert is known to have arrived.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use reqwest::{Client, StatusCode};
+use serde::Deserialize;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use super::client::{authorized, cause, client, excerpt, whole};
+use super::wire::Wire;
+use crate::alert::Labels;
+use crate::alert::MAX_ALERTS;
+use crate::config::settings::Alertmanagers;
+
+/// Alerts that wait for one Alertmanager: all that can live.
+pub const CAPACITY: usize = MAX_ALERTS;
+
+/// Alerts of one request.
+const BATCH: usize = 256;
+
+/// Waits between attempts: doubled each time, up to the second.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+
+/// How long what waits may still be sent after the signal to stop.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// The largest list of alerts that is read back.
+const MAX_LIST: usize = 8 * 1024 * 1024;
+
+/// Waits between attempts to read back, and how often it is tried.
+const READ_BACK: (Duration, u32) = (Duration::from_secs(2), 5);
+
+/// Addresses of one name that are used.
+const MAX_ADDRESSES: usize = 32;
+
+/// Takes the numbers of all Alertmanagers; `to` is their URL.
+pub trait Meter: Send + Sync {
+    /// There is one.
+    fn appears(&self, to: &str);
+    /// It is gone.
+    fn is_gone(&self, to: &str);
+    /// Alerts were sent, successfully or not; it took so long.
+    fn sent(&self, to: &str, count: usize, took: Duration);
+    /// Alerts were among them that did not arrive.
+    fn failed(&self, to: &str, count: usize);
+    /// Alerts will not arrive: there was no room, or they are refused.
+    fn dropped(&self, to: &str, count: usize);
+    /// Alerts wait.
+    fn waiting(&self, to: &str, count: usize);
+    /// Firing alerts that it says it has, of those that it should have.
+    fn confirmed(&self, to: &str, confirmed: usize, of: usize);
+}
+
+/// The addresses behind a URL, at most 32.
+///
+/// # Errors
+/// When the name cannot be resolved.
+pub async fn addresses(url: &Url) -> Result<Vec<SocketAddr>, String> {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    let port = url.port_or_known_default().unwrap_or(80);
+    let found = tokio::net::lookup_host((host, port));
+    let found = tokio::time::timeout(Duration::from_secs(10), found).await;
+    let found = found.map_err(|_| "its name is not resolved in time".to_owned())?;
+    let mut all: Vec<SocketAddr> = found.map_err(|error| error.to_string())?.collect();
+    all.sort_unstable();
+    all.dedup();
+    all.truncate(MAX_ADDRESSES);
+    Ok(all)
+}
+
+#[derive(Default)]
+struct Queue {
+    order: VecDeque<Arc<Labels>>,
+    newest: HashMap<Arc<Labels>, Arc<Wire>>,
+}
+
+impl Queue {
+    /// Adds an alert, or brings it up to date where it waits; returns how many were dropped.
+    fn offer(&mut self, wire: &Arc<Wire>) -> usize {
+        if let Some(waiting) = self.newest.get_mut(&wire.labels) {
+            *waiting = Arc::clone(wire);
+            return 0;
+        }
+        self.newest
+            .insert(Arc::clone(&wire.labels), Arc::clone(wire));
+        self.order.push_back(Arc::clone(&wire.labels));
+        if self.order.len() <= CAPACITY {
+            return 0;
+        }
+        if let Some(oldest) = self.order.pop_front() {
+            self.newest.remove(&oldest);
+        }
+        1
+    }
+
+    fn take(&mut self) -> Vec<Arc<Wire>> {
+        let count = self.order.len().min(BATCH);
+        let taken = self.order.drain(..count);
+        taken
+            .filter_map(|labels| self.newest.remove(&labels))
+            .collect()
+    }
+
+    /// Puts a batch back that did not arrive; what has become newer meanwhile stays newer.
+    fn put_back(&mut self, batch: Vec<Arc<Wire>>) {
+        for wire in batch.into_iter().rev() {
+            if self.order.len() < CAPACITY && !self.newest.contains_key(&wire.labels) {
+                self.order.push_front(Arc::clone(&wire.labels));
+                self.newest.insert(Arc::clone(&wire.labels), wire);
+            }
+        }
+    }
+}
+
+/// What Alertmanager has of ours.
+#[derive(Default)]
+struct Known {
+    /// Firing alerts that were sent.
+    sent: HashSet<Arc<Labels>>,
+    /// Those of them that it says it has.
+    confirmed: HashSet<Arc<Labels>>,
+}
+
+/// One Alertmanager at one address.
+pub struct Peer {
+    name: String,
+    url: Url,
+    address: SocketAddr,
+    settings: Arc<Alertmanagers>,
+    meter: Arc<dyn Meter>,
+    queue: Mutex<Queue>,
+    has_work: Notify,
+    known: Mutex<Known>,
+    has_sent: Notify,
+    failing_since: Mutex<Option<Instant>>,
+}
+
+enum Failure {
+    /// Another attempt may help.
+    Passing(String),
+    /// Sending the same again would be refused again.
+    Lasting(String),
+}
+
+impl Peer {
+    /// The Alertmanager of `url` at one of its addresses. Nothing is sent before [`Self::run`].
+    pub fn new(
+        url: &Url,
+        address: SocketAddr,
+        settings: Arc<Alertmanagers>,
+        meter: Arc<dyn Meter>,
+    ) -> Arc<Self> {
+        let mut url = url.clone();
+        if let Some(name) = &settings.tls.server_name {
+            // The port, the path and the address are as they were.
+            let _ = url.set_host(Some(name));
+        }
+        let mut shown = url.clone();
+        let _ = shown.set_ip_host(address.ip());
+        let _ = shown.set_username("");
+        let _ = shown.set_password(None);
+        let peer = Self {
+            name: endpoint(&shown, "alerts").into(),
+            url,
+            address,
+            settings,
+            meter,
+            queue: Mutex::default(),
+            has_work: Notify::new(),
+            known: Mutex::default(),
+            has_sent: Notify::new(),
+            failing_since: Mutex::default(),
+        };
+        peer.meter.appears(&peer.name);
+        Arc::new(peer)
+    }
+
+    /// Its URL with the address, as the metrics name it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Since when nothing arrives there, if so.
+    pub fn failing_since(&self) -> Option<Instant> {
+        *self
+            .failing_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it says that it has an alert.
+    pub fn has(&self, labels: &Labels) -> bool {
+        self.known().confirmed.contains(labels)
+    }
+
+    /// Puts alerts into its queue. Never waits.
+    pub fn offer(&self, alerts: &[Arc<Wire>]) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let dropped: usize = alerts.iter().map(|wire| queue.offer(wire)).sum();
+        let waiting = queue.order.len();
+        drop(queue);
+        if dropped > 0 {
+            self.meter.dropped(&self.name, dropped);
+        }
+        self.meter.waiting(&self.name, waiting);
+        if waiting > 0 {
+            self.has_work.notify_one();
+        }
+    }
+
+    /// Sends until told to stop; what waits then is still sent, for a short while.
+    pub async fn run(&self, stop: CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.send_all() => {}
+            () = self.read_back() => {}
+        }
+        let _ = tokio::time::timeout(DRAIN, self.drain()).await;
+        self.meter.is_gone(&self.name);
+    }
+
+    async fn send_all(&self) {
+        let mut pause = BACKOFF.0;
+        let mut http = None;
+        loop {
+            if self.is_empty() {
+                self.has_work.notified().await;
+                continue;
+            }
+            if self.send(&mut http).await {
+                pause = BACKOFF.0;
+                continue;
+            }
+            // Several that wait for the same one must not come back together.
+            let jitter = 0.5 + fastrand::f64();
+            tokio::time::sleep(pause.mul_f64(jitter)).await;
+            pause = (pause * 2).min(BACKOFF.1);
+        }
+    }
+
+    async fn drain(&self) {
+        let mut http = None;
+        while !self.is_empty() {
+            if !self.send(&mut http).await {
+                return;
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.queue
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .order
+            .is_empty()
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends one batch. Returns whether the next may follow at once.
+    async fn send(&self, http: &mut Option<Client>) -> bool {
+        let batch = self
+            .queue
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let began = Instant::now();
+        let outcome = self.post(http, &batch).await;
+        self.meter.sent(&self.name, batch.len(), began.elapsed());
+        let good = match outcome {
+            Ok(()) => {
+                self.arrived(&batch);
+                true
+            }
+            Err(failure) => {
+                self.meter.failed(&self.name, batch.len());
+                // Certificates may be others by now.
+                *http = None;
+                let (Failure::Passing(why) | Failure::Lasting(why)) = &failure;
+                self.fails(why);
+                match failure {
+                    Failure::Passing(_) => {
+                        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+                        queue.put_back(batch);
+                        false
+                    }
+                    Failure::Lasting(_) => {
+                        self.meter.dropped(&self.name, batch.len());
+                        true
+                    }
+                }
+            }
+        };
+        let waiting = self
+            .queue
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .order
+            .len();
+        self.meter.waiting(&self.name, waiting);
+        good
+    }
+
+    fn arrived(&self, batch: &[Arc<Wire>]) {
+        let before = self
+            .failing_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if before.is_some() {
+            tracing::info!(alertmanager = self.name, "Alerts arrive again");
+        }
+        let mut known = self.known();
+        let mut is_new = false;
+        for wire in batch {
+            if wire.is_resolved {
+                known.sent.remove(&wire.labels);
+                known.confirmed.remove(&wire.labels);
+            } else {
+                is_new |= known.sent.insert(Arc::clone(&wire.labels));
+            }
+        }
+        self.meter
+            .confirmed(&self.name, known.confirmed.len(), known.sent.len());
+        drop(known);
+        if is_new {
+            self.has_sent.notify_one();
+        }
+    }
+
+    fn fails(&self, why: &str) {
+        let mut since = self
+            .failing_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if since.is_none() {
+            *since = Some(Instant::now());
+            tracing::warn!(alertmanager = self.name, "Alerts do not arrive: {why}");
+        }
+    }
+
+    async fn post(&self, http: &mut Option<Client>, batch: &[Arc<Wire>]) -> Result<(), Failure> {
+        let client = match http {
+            Some(client) => client,
+            None => http.insert(self.client().map_err(Failure::Passing)?),
+        };
+        let mut body =
+            String::with_capacity(batch.iter().map(|wire| wire.body.len() + 1).sum::<usize>() + 2);
+        body.push('[');
+        for (at, wire) in batch.iter().enumerate() {
+            if at > 0 {
+                body.push(',');
+            }
+            body.push_str(&wire.body);
+        }
+        body.push(']');
+        let request = client
+            .post(endpoint(&self.url, "alerts"))
+            .header(reqwest::header::CONTENT_TYPE, "application/json")
+            .body(body);
+        let request = authorized(request, self.settings.auth.as_ref()).map_err(Failure::Passing)?;
+        let response = request
+            .send()
+            .await
+            .map_err(|error| Failure::Passing(cause(&error)))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(());
+        }
+        let why = format!("{status}: {}", excerpt(response).await);
+        // These say what is wrong with the alerts; all others, what is wrong between us.
+        let lasting = [
+            StatusCode::BAD_REQUEST,
+            StatusCode::PAYLOAD_TOO_LARGE,
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            StatusCode::UNPROCESSABLE_ENTITY,
+        ];
+        Err(if lasting.contains(&status) {
+            Failure::Lasting(why)
+        } else {
+            Failure::Passing(why)
+        })
+    }
+
+    fn client(&self) -> Result<Client, String> {
+        client(
+            &self.settings.tls,
+            self.settings.timeout,
+            Some((&self.url, self.address)),
+        )
+    }
+
+    /// After something new was sent: asks what is there.
+    async fn read_back(&self) {
+        loop {
+            self.has_sent.notified().await;
+            for _ in 0..READ_BACK.1 {
+                match self.list().await {
+                    Ok(there) => {
+                        let mut known = self.known();
+                        let confirmed: HashSet<_> = known
+                            .sent
+                            .iter()
+                            .filter(|labels| there.contains(labels.as_ref()))
+                            .cloned()
+                            .collect();
+                        known.confirmed = confirmed;
+                        self.meter
+                            .confirmed(&self.name, known.confirmed.len(), known.sent.len());
+                        if known.confirmed.len() == known.sent.len() {
+                            break;
+                        }
+                    }
+                    Err(why) => {
+                        tracing::debug!(
+                            alertmanager = self.name,
+                            "Its alerts cannot be read: {why}"
+                        );
+                    }
+                }
+                tokio::time::sleep(READ_BACK.0).await;
+            }
+        }
+    }
+
+    async fn list(&self) -> Result<HashSet<Labels>, String> {
+        #[derive(Deserialize)]
+        struct Listed {
+            labels: Labels,
+        }
+        let mut url = endpoint(&self.url, "alerts");
+        url.query_pairs_mut()
+            .append_pair("filter", "source=\"leadsman\"");
+        let request = authorized(self.client()?.get(url), self.settings.auth.as_ref())?;
+        let response = request.send().await.map_err(|error| cause(&error))?;
+        if !response.status().is_success() {
+            return Err(response.status().to_string());
+        }
+        let bytes = whole(response, MAX_LIST).await?;
+        let listed: Vec<Listed> =
+            serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+        Ok(listed.into_iter().map(|listed| listed.labels).collect())
+    }
+}
+
+/// `api/v2/…` below the URL, whose path is a prefix.
+fn endpoint(url: &Url, what: &str) -> Url {
+    let mut url = url.clone();
+    if let Ok(mut path) = url.path_segments_mut() {
+        path.pop_if_empty().extend(["api", "v2", what]);
+    }
+    url
+}

@@ -1,0 +1,140 @@
+//! The HTTP client of all receivers: its own trust, no redirects, bounded answers, secrets read when they are used.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use reqwest::{Certificate, Client, Identity, RequestBuilder, Response, redirect, tls};
+use url::Url;
+
+use crate::config::settings::{Auth, Secret, Tls};
+
+/// The most that is read of an answer that only says how it went.
+const MAX_EXCERPT: usize = 2048;
+
+/// The largest file with a secret or certificates.
+const MAX_FILE: u64 = 1024 * 1024;
+
+/// A client for one receiver; `to` binds its host to one address.
+pub(super) fn client(
+    settings: &Tls,
+    timeout: Duration,
+    to: Option<(&Url, SocketAddr)>,
+) -> Result<Client, String> {
+    // reqwest wants one for the whole process; one that is installed already is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut builder = Client::builder()
+        .user_agent(concat!("leadsman/", env!("CARGO_PKG_VERSION")))
+        .timeout(timeout)
+        .redirect(redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .tls_danger_accept_invalid_certs(settings.insecure_skip_verify);
+    if settings.only_tls13 {
+        builder = builder.tls_version_min(tls::Version::TLS_1_3);
+    }
+    if let Some(path) = &settings.ca_file {
+        let pem = read(path)?;
+        let authorities = Certificate::from_pem_bundle(&pem)
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+        builder = builder.tls_certs_only(authorities);
+    }
+    if let Some((certificate, key)) = &settings.client_certificate {
+        let mut pem = read(certificate)?;
+        pem.push(b'\n');
+        pem.extend(read(key)?);
+        let identity = Identity::from_pem(&pem)
+            .map_err(|error| format!("{} and {}: {error}", certificate.display(), key.display()))?;
+        builder = builder.identity(identity);
+    }
+    if let Some((url, address)) = to {
+        builder = builder.resolve(url.host_str().unwrap_or_default(), address);
+    }
+    builder.build().map_err(|error| cause(&error))
+}
+
+/// The same request with credentials.
+pub(super) fn authorized(
+    request: RequestBuilder,
+    auth: Option<&Auth>,
+) -> Result<RequestBuilder, String> {
+    Ok(match auth {
+        None => request,
+        Some(Auth::Bearer(token)) => request.bearer_auth(reveal(token)?),
+        Some(Auth::Basic { username, password }) => {
+            request.basic_auth(username, Some(reveal(password)?))
+        }
+    })
+}
+
+/// The text of a secret. The error names the file, never the text.
+pub(super) fn reveal(secret: &Secret) -> Result<String, String> {
+    match secret {
+        Secret::Value(text) => Ok(text.clone()),
+        Secret::File(path) => {
+            let text = String::from_utf8(read(path)?)
+                .map_err(|_| format!("{} is no text", path.display()))?;
+            Ok(text.trim_end().to_owned())
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    use std::io::Read as _;
+    let said = |error: std::io::Error| format!("{}: {error}", path.display());
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(said)?;
+    file.take(MAX_FILE).read_to_end(&mut bytes).map_err(said)?;
+    Ok(bytes)
+}
+
+/// The beginning of an answer, on one line.
+pub(super) async fn excerpt(mut response: Response) -> String {
+    let mut bytes = Vec::new();
+    while bytes.len() < MAX_EXCERPT {
+        match response.chunk().await {
+            Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
+            Ok(None) | Err(_) => break,
+        }
+    }
+    bytes.truncate(MAX_EXCERPT);
+    let text = String::from_utf8_lossy(&bytes);
+    let plain: String = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    plain.trim().to_owned()
+}
+
+/// An answer of at most `most` bytes.
+pub(super) async fn whole(mut response: Response, most: usize) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| cause(&error))? {
+        if bytes.len() + chunk.len() > most {
+            return Err(format!("the answer is larger than {most} bytes"));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
+}
+
+/// Why a request failed: the innermost reason, without the URL, which may hold a secret.
+pub(super) fn cause(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
+        return "no answer in time".into();
+    }
+    let mut inner: &dyn std::error::Error = error;
+    while let Some(next) = inner.source() {
+        inner = next;
+    }
+    if std::ptr::eq(
+        std::ptr::from_ref(inner).cast::<()>(),
+        std::ptr::from_ref(error).cast::<()>(),
+    ) {
+        return if error.is_builder() {
+            "the request cannot be made".into()
+        } else {
+            "the connection failed".into()
+        };
+    }
+    inner.to_string()
+}

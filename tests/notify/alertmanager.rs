@@ -1,0 +1,218 @@
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+use crate::program::{Leadsman, request, until, unused_port};
+use crate::receivers::{Receiver, Reply};
+
+/// A real Alertmanager, with a webhook that hears what it tells.
+pub(crate) struct Alertmanager {
+    child: Child,
+    pub(crate) address: SocketAddr,
+    gossip: u16,
+    _folder: tempfile::TempDir,
+}
+
+impl Alertmanager {
+    /// One that gossips with another, where one is given. `None` where the program is not installed.
+    pub(crate) fn start(receiver: &str, other: Option<&Self>) -> Option<Self> {
+        let program = "prometheus-alertmanager";
+        let found = Command::new(program)
+            .arg("--version")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok();
+        assert!(
+            found || std::env::var_os("LEADSMAN_TEST_ALL").is_none(),
+            "{program} is missing"
+        );
+        if !found {
+            eprintln!("left out: {program} is not installed");
+            return None;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("alertmanager.yml");
+        let text = format!(
+            "route: {{receiver: hears, group_by: ['...'], group_wait: 100ms, group_interval: 1s, repeat_interval: 1h}}\n\
+             receivers:\n- name: hears\n  webhook_configs: [{{url: '{receiver}', send_resolved: true}}]\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        let (port, gossip) = (unused_port(), unused_port());
+        let address: SocketAddr = format!("127.0.0.1:{port}").parse().unwrap();
+        let mut command = Command::new(program);
+        command
+            .arg(format!("--config.file={}", file.display()))
+            .arg(format!(
+                "--storage.path={}",
+                folder.path().join("data").display()
+            ))
+            .arg(format!("--web.listen-address={address}"))
+            .arg(format!("--cluster.listen-address=127.0.0.1:{gossip}"))
+            .args([
+                "--cluster.gossip-interval=50ms",
+                "--cluster.peer-timeout=2s",
+                "--cluster.settle-timeout=1s",
+            ]);
+        if let Some(other) = other {
+            command.arg(format!("--cluster.peer=127.0.0.1:{}", other.gossip));
+        }
+        let child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let alertmanager = Self {
+            child,
+            address,
+            gossip,
+            _folder: folder,
+        };
+        until("Alertmanager is ready", || {
+            std::net::TcpStream::connect(address).is_ok()
+                && request(address, "GET", "/-/ready", &[]).status == 200
+        });
+        Some(alertmanager)
+    }
+
+    /// The alerts of a name that it has.
+    pub(crate) fn alerts(&self, name: &str) -> Vec<Value> {
+        let reply = request(self.address, "GET", "/api/v2/alerts", &[]);
+        let all: Vec<Value> = serde_json::from_str(&reply.body).unwrap_or_default();
+        all.into_iter()
+            .filter(|alert| alert["labels"]["alertname"] == name)
+            .collect()
+    }
+
+    fn ends_at(&self, name: &str) -> String {
+        let alerts = self.alerts(name);
+        alerts
+            .first()
+            .map_or_else(String::new, |alert| alert["endsAt"].to_string())
+    }
+}
+
+impl Drop for Alertmanager {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn configuration(urls: &[String], state: &Path, target: &str) -> String {
+    format!(
+        "[state]\ndirectory = {:?}\n[alertmanager]\nurls = {urls:?}\nresend = \"2s\"\nwatchdog = true\n\
+         labels = {{ cluster = \"test\" }}\n\
+         [[release]]\nname = \"mykadoo\"\nnamespace = \"shop\"\ninterval = \"500ms\"\n\
+         [[release.probe]]\nname = \"api\"\nurl = \"{target}\"\ntimeout = \"400ms\"\n",
+        state.display().to_string()
+    )
+}
+
+/// Times that the receiver was told of an alert, by its status.
+fn told(receiver: &Receiver, name: &str, status: &str) -> usize {
+    let bodies = receiver.bodies();
+    let notices = bodies
+        .iter()
+        .filter_map(|body| serde_json::from_str::<Value>(body).ok());
+    notices
+        .filter(|notice| {
+            let alerts = notice["alerts"].as_array().cloned().unwrap_or_default();
+            alerts
+                .iter()
+                .any(|alert| alert["labels"]["alertname"] == name && alert["status"] == status)
+        })
+        .count()
+}
+
+#[test]
+fn two_that_gossip_hear_of_the_beginning_and_of_the_end_across_a_restart() {
+    let hears = Receiver::start(|_| Reply::status(200));
+    let Some(one) = Alertmanager::start(&hears.url(), None) else {
+        return;
+    };
+    let two = Alertmanager::start(&hears.url(), Some(&one)).unwrap();
+    let app = Receiver::start(|_| Reply::status(500));
+    let state = tempfile::tempdir().unwrap();
+    let urls = [
+        format!("http://{}", one.address),
+        format!("http://{}/", two.address),
+    ];
+    let mut leadsman = Leadsman::run(&configuration(&urls, state.path(), &app.url()), &[]);
+
+    // The watchdog fires on both, is sent again and again, and is known to be there.
+    for alertmanager in [&one, &two] {
+        until("the watchdog is there", || {
+            alertmanager.alerts("LeadsmanWatchdog").len() == 1
+        });
+    }
+    let watchdog = &one.alerts("LeadsmanWatchdog")[0];
+    assert_eq!(watchdog["labels"]["cluster"], "test");
+    assert_eq!(watchdog["labels"]["source"], "leadsman");
+    let first = one.ends_at("LeadsmanWatchdog");
+    until("its end moves on", || {
+        one.ends_at("LeadsmanWatchdog") > first
+    });
+    until("both are known to have it", || {
+        let alerts: Value = serde_json::from_str(&leadsman.get("/api/v1/alerts").body).unwrap();
+        alerts["alerts"].as_array().unwrap().iter().any(|alert| {
+            alert["labels"]["alertname"] == "LeadsmanWatchdog"
+                && alert["confirmed_by"].as_array().unwrap().len() == 2
+        })
+    });
+
+    // The probe has failed for a minute.
+    let name = "LeadsmanProbeFailing";
+    let patience = std::time::Duration::from_secs(100);
+    let deadline = std::time::Instant::now() + patience;
+    while one.alerts(name).is_empty() || two.alerts(name).is_empty() {
+        assert!(std::time::Instant::now() < deadline, "{}", leadsman.log());
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    until("people have heard of it", || {
+        told(&hears, name, "firing") == 1
+    });
+    let began = one.alerts(name)[0]["startsAt"].clone();
+    let link = one.alerts(name)[0]["generatorURL"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert!(link.ends_with("/#release/shop/mykadoo"), "{link}");
+
+    // Between the beginning and the end the daemon is killed; the fault is mended meanwhile.
+    leadsman.kill();
+    app.answers(|_| Reply::status(200));
+    leadsman.start_again();
+    let deadline = std::time::Instant::now() + patience;
+    while told(&hears, name, "resolved") == 0 {
+        assert!(std::time::Instant::now() < deadline, "{}", leadsman.log());
+        if let Some(alert) = one.alerts(name).first() {
+            assert_eq!(alert["startsAt"], began, "the beginning stays the same");
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    // It is told for a while that it is over, and people hear that once.
+    let errors = "leadsman_alertmanager_errors_total";
+    for line in leadsman
+        .get("/metrics")
+        .body
+        .lines()
+        .filter(|line| line.starts_with(errors))
+    {
+        assert!(line.ends_with(" 0"), "{line}");
+    }
+    drop(two);
+    until("the one that is gone shows", || {
+        let page = leadsman.get("/metrics").body;
+        let mut lines = page.lines().filter(|line| line.starts_with(errors));
+        lines.any(|line| !line.ends_with(" 0"))
+    });
+    let first = one.ends_at("LeadsmanWatchdog");
+    until("the other one hears on", || {
+        one.ends_at("LeadsmanWatchdog") > first
+    });
+    assert_eq!(told(&hears, name, "firing"), 1);
+    assert_eq!(told(&hears, name, "resolved"), 1);
+}

@@ -1,0 +1,260 @@
+//! A receiver that answers as it is told to, and Alertmanagers that misbehave.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::program::{Leadsman, hanging_server, until};
+
+/// An answer.
+#[derive(Clone)]
+pub(crate) struct Reply {
+    status: u16,
+    headers: String,
+    body: Vec<u8>,
+    /// Waits so long before it.
+    after: Duration,
+}
+
+impl Reply {
+    pub(crate) fn status(status: u16) -> Self {
+        Self {
+            status,
+            headers: String::new(),
+            body: b"{}".to_vec(),
+            after: Duration::ZERO,
+        }
+    }
+
+    pub(crate) fn body(self, body: impl Into<Vec<u8>>) -> Self {
+        Self {
+            body: body.into(),
+            ..self
+        }
+    }
+
+    pub(crate) fn header(self, header: &str) -> Self {
+        Self {
+            headers: format!("{}{header}\r\n", self.headers),
+            ..self
+        }
+    }
+
+    pub(crate) fn after(self, after: Duration) -> Self {
+        Self { after, ..self }
+    }
+}
+
+/// A request: its head and its body.
+#[derive(Clone)]
+pub(crate) struct Request {
+    pub head: String,
+    pub body: String,
+}
+
+type Answer = Box<dyn Fn(&Request) -> Reply + Send>;
+
+/// A server that keeps what it is sent.
+pub(crate) struct Receiver {
+    address: SocketAddr,
+    requests: Arc<Mutex<Vec<Request>>>,
+    answer: Arc<Mutex<Answer>>,
+}
+
+impl Receiver {
+    pub(crate) fn start(answer: impl Fn(&Request) -> Reply + Send + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let answer: Arc<Mutex<Answer>> = Arc::new(Mutex::new(Box::new(answer)));
+        let (kept, by) = (Arc::clone(&requests), Arc::clone(&answer));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (kept, by) = (Arc::clone(&kept), Arc::clone(&by));
+                std::thread::spawn(move || serve(stream, &kept, &by));
+            }
+        });
+        Self {
+            address,
+            requests,
+            answer,
+        }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}/", self.address)
+    }
+
+    pub(crate) fn answers(&self, answer: impl Fn(&Request) -> Reply + Send + 'static) {
+        *self.answer.lock().unwrap() = Box::new(answer);
+    }
+
+    pub(crate) fn requests(&self) -> Vec<Request> {
+        self.requests.lock().unwrap().clone()
+    }
+
+    pub(crate) fn bodies(&self) -> Vec<String> {
+        self.requests()
+            .into_iter()
+            .map(|request| request.body)
+            .collect()
+    }
+}
+
+fn serve(mut stream: TcpStream, kept: &Mutex<Vec<Request>>, by: &Mutex<Answer>) {
+    let _ = stream.set_read_timeout(Some(Duration::from_secs(60)));
+    let mut bytes = Vec::new();
+    loop {
+        let Some(request) = take(&mut stream, &mut bytes) else {
+            return;
+        };
+        let reply = by.lock().unwrap()(&request);
+        kept.lock().unwrap().push(request);
+        std::thread::sleep(reply.after);
+        let head = format!(
+            "HTTP/1.1 {} x\r\nContent-Length: {}\r\n{}\r\n",
+            reply.status,
+            reply.body.len(),
+            reply.headers
+        );
+        if stream
+            .write_all(head.as_bytes())
+            .and_then(|()| stream.write_all(&reply.body))
+            .is_err()
+        {
+            return;
+        }
+    }
+}
+
+fn take(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<Request> {
+    let mut buffer = [0; 16 * 1024];
+    loop {
+        if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
+            let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
+            let length = head.lines().find_map(|line| {
+                let (name, value) = line.split_once(':')?;
+                name.eq_ignore_ascii_case("content-length")
+                    .then(|| value.trim().parse::<usize>().ok())?
+            });
+            let whole = end + 4 + length.unwrap_or(0);
+            if bytes.len() >= whole {
+                let body = String::from_utf8_lossy(&bytes[end + 4..whole]).into_owned();
+                bytes.drain(..whole);
+                return Some(Request { head, body });
+            }
+        }
+        match stream.read(&mut buffer) {
+            Ok(0) | Err(_) => return None,
+            Ok(count) => bytes.extend_from_slice(&buffer[..count]),
+        }
+    }
+}
+
+fn with(urls: &[String], more: &str) -> String {
+    format!(
+        "[alertmanager]\nurls = {urls:?}\nresend = \"1s\"\ntimeout = \"2s\"\nwatchdog = true\n{more}\n\
+         [[release]]\nname = \"mykadoo\"\nnamespace = \"shop\"\n\
+         [[release.probe]]\nname = \"api\"\nurl = \"tcp://127.0.0.1:1\"\n"
+    )
+}
+
+fn posts(receiver: &Receiver) -> usize {
+    let requests = receiver.requests();
+    requests
+        .iter()
+        .filter(|request| request.head.starts_with("POST /api/v2/alerts"))
+        .count()
+}
+
+/// What each of them does costs the others nothing.
+#[test]
+fn receivers_that_misbehave_hold_up_nobody() {
+    let good = Receiver::start(|_| Reply::status(200));
+    let hangs = hanging_server();
+    let elsewhere = Receiver::start(|_| Reply::status(200));
+    let to = elsewhere.url();
+    let redirects = Receiver::start(move |_| Reply::status(301).header(&format!("Location: {to}")));
+    let refuses =
+        Receiver::start(|_| Reply::status(400).body("start time must be before end time"));
+    let large = Receiver::start(|_| Reply::status(503).body(vec![b'x'; 10_000_000]));
+    let garbage = Receiver::start(|_| Reply::status(200).body("<html>\u{0}"));
+    let slow = Receiver::start(|_| Reply::status(200).after(Duration::from_millis(1500)));
+    let urls: Vec<String> = [&good, &redirects, &refuses, &large, &garbage, &slow]
+        .iter()
+        .map(|receiver| receiver.url())
+        .chain([
+            format!("http://{hangs}"),
+            "http://127.0.0.1:1".to_owned(),
+            "http://nobody.invalid:9093".to_owned(),
+        ])
+        .collect();
+    let leadsman = Leadsman::run(&with(&urls, ""), &[]);
+    until("the good one is told again and again", || posts(&good) >= 5);
+    until("the slow one is told", || posts(&slow) >= 2);
+    until("all are tried", || {
+        [&redirects, &refuses, &large, &garbage]
+            .iter()
+            .all(|receiver| posts(receiver) >= 2)
+    });
+    // A redirect is not followed.
+    assert!(elsewhere.requests().is_empty());
+    let page = leadsman.get("/metrics").body;
+    let of = |metric: &str, url: &str| -> f64 {
+        let start =
+            format!("leadsman_alertmanager_{metric}{{alertmanager=\"{url}api/v2/alerts\"}} ");
+        let found = page
+            .lines()
+            .find_map(|line| line.strip_prefix(start.as_str()));
+        found
+            .unwrap_or_else(|| panic!("no {start}in\n{page}"))
+            .parse()
+            .unwrap()
+    };
+    assert!(of("errors_total", &good.url()) < 0.5);
+    assert!(of("sent_total", &good.url()) > 4.5);
+    assert!(of("errors_total", &redirects.url()) > 0.5);
+    // What is refused is not sent again before the next resend, and counts as dropped.
+    assert!(of("dropped_total", &refuses.url()) > 0.5);
+    assert!(of("dropped_total", &large.url()) < 0.5);
+    // A name that is not resolved is no receiver, and is told of.
+    assert!(
+        page.contains("leadsman_alertmanager_discovered 8"),
+        "{page}"
+    );
+    assert!(leadsman.said("nobody.invalid"));
+    assert!(leadsman.said("start time must be before end time"));
+    // An answer that says nothing of our alerts does not confirm them.
+    let alerts: serde_json::Value =
+        serde_json::from_str(&leadsman.get("/api/v1/alerts").body).unwrap();
+    assert_eq!(alerts["alerts"][0]["confirmed_by"], serde_json::json!([]));
+}
+
+#[test]
+fn credentials_come_from_a_file_that_may_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "tok-alpha\n").unwrap();
+    let receiver = Receiver::start(|_| Reply::status(200));
+    let more = format!("bearer_token_file = {:?}", token.display().to_string());
+    let leadsman = Leadsman::run(&with(&[format!("{}prefix", receiver.url())], &more), &[]);
+    let sent = |text: &str| {
+        let requests = receiver.requests();
+        let text = format!("authorization: bearer {text}");
+        requests.iter().any(|request| {
+            request.head.starts_with("POST /prefix/api/v2/alerts")
+                && request.head.to_ascii_lowercase().contains(&text)
+        })
+    };
+    until("the token is sent", || sent("tok-alpha"));
+    std::fs::write(&token, "tok-beta\n").unwrap();
+    until("the new token is sent", || sent("tok-beta"));
+    std::fs::remove_file(&token).unwrap();
+    until("a token that is missing is told of", || {
+        leadsman.said("Alerts do not arrive")
+    });
+    let log =
+        leadsman.log() + &leadsman.get("/api/v1/alerts").body + &leadsman.get("/metrics").body;
+    assert!(!log.contains("tok-"), "{log}");
+}

@@ -11,7 +11,8 @@ use prometheus::{Encoder, GaugeVec, HistogramOpts, HistogramVec, Opts, Registry,
 
 use leadsman::config::Target;
 use leadsman::config::settings::{
-    Connect, Connection, HttpOffer, HttpQuestion, Probe, Question, Redirects, RequestBody,
+    Connect, Connection, HttpOffer, HttpQuestion, Objectives, Probe, Question, Redirects,
+    RequestBody,
 };
 use leadsman::metrics::{Format, Metrics, Series, gzip_fast, write_page};
 use leadsman::sounding::expect::Expect;
@@ -50,6 +51,7 @@ fn probe(number: usize) -> Probe {
         timeout: Duration::from_secs(5),
         window: Duration::from_secs(300),
         latency_objective: Some(Duration::from_millis(300)),
+        objectives: Objectives::default(),
     }
 }
 

@@ -7,7 +7,7 @@
 //! Floors, from the ground up; a module uses only what is below it, and `tests/floors.rs` holds it to that:
 //! - ground floor: pure. No clock, no tokio, no socket: time is an argument. [`units`], [`config`], [`sounding`],
 //!   [`window`], [`track`], [`doubt`], [`verdict`], [`baseline`], [`ledger`], [`rollout`], [`evidence`], [`recording`],
-//!   [`alert`];
+//!   [`alert`], [`objective`];
 //! - the step between: [`clock`], the one place that reads a clock;
 //! - first floor: each speaks to one thing outside, and they do not know one another (but [`serve`] knows
 //!   [`metrics`]): [`probe`], [`metrics`], [`serve`], [`release`], [`store`], [`notify`];
@@ -38,6 +38,7 @@ pub mod evidence;
 pub mod ledger;
 pub mod metrics;
 pub mod notify;
+pub mod objective;
 pub mod probe;
 pub mod recording;
 pub mod release;

@@ -30,6 +30,8 @@ pub const MAX_EDGES: usize = COMMON_EDGES_MS.len() + 2;
 pub struct Track {
     window: Window,
     spans: Spans,
+    /// Soundings within the promised latency, where one is promised.
+    slow: Option<Box<Slow>>,
     totals: Totals,
     /// Ascending; shared with the views.
     edges: Arc<[Duration]>,
@@ -147,6 +149,7 @@ impl Track {
         Self {
             window,
             spans: Spans::default(),
+            slow: Slow::of(probe),
             totals: Totals::default(),
             edges: edges(probe),
             buckets: [0; MAX_EDGES + 1],
@@ -167,6 +170,10 @@ impl Track {
         let room = room(probe);
         if (self.window.span(), self.window.most()) != (probe.window, Window::bounded(room)) {
             self.window = self.window.carried_over(probe.window, room);
+        }
+        let promised = self.slow.as_ref().map(|slow| slow.promised);
+        if promised != probe.latency_objective {
+            self.slow = Slow::of(probe);
         }
         let edges = edges(probe);
         if self.edges != edges {
@@ -193,11 +200,26 @@ impl Track {
         self.spans = spans;
     }
 
+    /// The counters of soundings within the promised latency, and what is promised; to be stored.
+    pub fn slow(&self) -> Option<(Duration, &Spans)> {
+        self.slow.as_ref().map(|slow| (slow.promised, &slow.spans))
+    }
+
+    /// Goes on with counters of the promised latency that were stored, when the same is promised.
+    pub fn restore_slow(&mut self, promised: Duration, spans: Spans) {
+        if let Some(slow) = self.slow.as_mut().filter(|slow| slow.promised == promised) {
+            slow.spans = spans;
+        }
+    }
+
     /// Remembers a sounding; `unix` is the time of day of its end, in seconds since 1970.
     pub fn record(&mut self, sounding: &Sounding, unix: f64) {
         let (at, latency, outcome) = (sounding.finished, sounding.latency(), sounding.outcome);
         self.window.record(at, latency, outcome);
         self.spans.record(at, outcome);
+        if let Some(slow) = &mut self.slow {
+            slow.record(at, latency, outcome);
+        }
         self.recent[place(self.recent_count)] = Packed::new(latency, outcome);
         self.recent_count += 1;
         self.last = Some(Last {
@@ -246,6 +268,11 @@ impl Track {
     /// Bad soundings since the last good one.
     pub const fn consecutive_failures(&self) -> u32 {
         self.consecutive_failures
+    }
+
+    /// Good and bad soundings since the probe was first configured.
+    pub fn judged(&self) -> (u64, u64) {
+        (self.totals.good, self.totals.all_bad())
     }
 
     /// Whether any sounding came yet.
@@ -314,6 +341,30 @@ impl Track {
             + self.window.bytes()
             + self.spans.bytes()
             + size_of_val(&*self.edges)
+    }
+}
+
+/// Soundings, good or bad, by whether they came within the promised latency: as the histogram has them.
+#[derive(Debug)]
+struct Slow {
+    promised: Duration,
+    spans: Spans,
+}
+
+impl Slow {
+    fn of(probe: &Probe) -> Option<Box<Self>> {
+        let promised = probe.latency_objective?;
+        let spans = Spans::default();
+        Some(Box::new(Self { promised, spans }))
+    }
+
+    fn record(&mut self, at: Moment, latency: Duration, outcome: Outcome) {
+        let counted = match outcome {
+            Outcome::Void(_) => outcome,
+            Outcome::Good | Outcome::Bad(_) if latency <= self.promised => Outcome::Good,
+            Outcome::Good | Outcome::Bad(_) => Outcome::Bad(Reason::TooSlow),
+        };
+        self.spans.record(at, counted);
     }
 }
 

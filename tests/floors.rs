@@ -24,6 +24,7 @@ const GROUND: &[&str] = &[
     "evidence",
     "recording",
     "alert",
+    "objective",
 ];
 const FIRST: &[&str] = &["probe", "metrics", "serve", "release", "store", "notify"];
 const ROOF: &[&str] = &["daemon", "cli"];

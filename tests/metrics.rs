@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use leadsman::config::Target;
 use leadsman::config::settings::{
-    Connect, Connection, HttpOffer, HttpQuestion, Probe, Question, Redirects, RequestBody,
-    TcpQuestion,
+    Connect, Connection, HttpOffer, HttpQuestion, Objectives, Probe, Question, Redirects,
+    RequestBody, TcpQuestion,
 };
 use leadsman::metrics::{
     Format, Handler, Metrics, Refusal, Series, gzip_fast, possible_reasons, write_page,
@@ -287,6 +287,7 @@ fn http(name: &str, change: impl FnOnce(&mut HttpQuestion)) -> Probe {
         interval: Duration::from_secs(10),
         watch_interval: None,
         pods: None,
+        objectives: Objectives::default(),
         timeout: Duration::from_secs(5),
         window: Duration::from_secs(300),
         latency_objective: Some(Duration::from_millis(300)),
@@ -346,6 +347,7 @@ fn story() -> (Metrics, Vec<Series>, Moment) {
         interval: Duration::from_secs(1),
         watch_interval: None,
         pods: None,
+        objectives: Objectives::default(),
         ..http("api", |_| {})
     };
     web.adopt(Arc::new(faster));

@@ -25,6 +25,7 @@ pub mod replay;
 pub mod rollback;
 pub mod run;
 pub mod signals;
+pub mod slo;
 pub mod status;
 
 use std::io::IsTerminal;
@@ -90,6 +91,8 @@ enum Command {
     Rollback(rollback::RollbackArgs),
     /// Show what the daemon knows of its releases
     Status(status::StatusArgs),
+    /// Objectives: how much of each error budget is left, and how fast it is being spent
+    Slo(slo::SloArgs),
     /// Show how the watches of a release ended
     History(status::HistoryArgs),
     /// Print the least Role that the guarded releases need
@@ -197,6 +200,7 @@ pub fn main() -> ExitCode {
         Command::Gate(args) => gate::run(args),
         Command::Rollback(args) => rollback::run(args),
         Command::Status(args) => status::status(args),
+        Command::Slo(args) => slo::slo(args),
         Command::History(args) => status::history(args),
         Command::Rbac(args) => rbac::run(args),
         Command::ImportBlackbox(args) => import_blackbox::run(args),

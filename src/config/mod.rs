@@ -13,6 +13,7 @@ mod guard;
 mod kubernetes;
 mod layers;
 mod mistakes;
+mod objective;
 mod place;
 mod question;
 mod read;

@@ -10,6 +10,7 @@ use super::expectation::LATENCY;
 use super::guard::guard;
 use super::kubernetes::kubernetes;
 use super::kubernetes::pods;
+use super::objective::objectives;
 use super::place::Place;
 use super::question;
 use super::reader::{Item, Notes, Table};
@@ -327,6 +328,8 @@ fn release(id: &str, item: Item, has_cluster: bool, notes: &mut Notes) -> (Relea
             Some("add a [[release.probe]] below it".into()),
         );
     }
+    let has_threshold = probes.iter().any(|probe| probe.latency_objective.is_some());
+    let objectives = objectives(&mut table, has_threshold, notes);
     if says_mode && embedded.is_none() && !has_cluster {
         notes.hint(
             &table.path,
@@ -348,6 +351,7 @@ fn release(id: &str, item: Item, has_cluster: bool, notes: &mut Notes) -> (Relea
         guard,
         embedded,
         in_cluster,
+        objectives,
     };
     (release, place)
 }
@@ -421,6 +425,7 @@ fn probe(id: &str, item: Item, names: &Names, notes: &mut Notes) -> Option<Probe
     let (interval, timeout, window) = (times.interval.0, times.timeout.0, times.window.0);
     let latency_objective = table.duration("latency_objective", LATENCY, notes);
     let pods = pods(&mut table, notes);
+    let objectives = objectives(&mut table, latency_objective.is_some(), notes);
     if interval < timeout {
         let in_flight = timeout.as_nanos().div_ceil(interval.as_nanos().max(1)) + 1;
         let message = format!(
@@ -468,6 +473,7 @@ fn probe(id: &str, item: Item, names: &Names, notes: &mut Notes) -> Option<Probe
         window,
         latency_objective,
         pods,
+        objectives,
     })
 }
 

@@ -14,6 +14,7 @@ use url::Url;
 
 use super::target::Target;
 use crate::alert::Labels;
+use crate::objective::Objective;
 use crate::rollout::Limits;
 use crate::rollout::Mode;
 use crate::sounding::expect::{Expect, Pattern};
@@ -199,6 +200,8 @@ pub struct Release {
     pub embedded: Option<PathBuf>,
     /// Whether it lives in the cluster of `[kubernetes]`; then its revisions are judged.
     pub in_cluster: bool,
+    /// What is promised of all its probes together.
+    pub objectives: Objectives,
 }
 
 impl Release {
@@ -286,6 +289,17 @@ pub struct Probe {
     pub latency_objective: Option<Duration>,
     /// Which pods are asked directly as well, during a watch.
     pub pods: Option<Aim>,
+    /// What is promised of it alone.
+    pub objectives: Objectives,
+}
+
+/// `objective`: what is promised.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Objectives {
+    /// The share of good soundings.
+    pub availability: Option<Objective>,
+    /// The share of soundings within the probe's `latency_objective`.
+    pub latency: Option<Objective>,
 }
 
 /// `pods`: which pods of a release a probe asks directly, and at which port.

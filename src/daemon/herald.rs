@@ -4,6 +4,7 @@
 //! - what is wrong is found anew at each look, from what is known then; only the book has a memory, and it is stored;
 //! - a receiver that hangs, or a name that is not resolved, holds up nothing here.
 
+mod budgets;
 mod conditions;
 
 use std::collections::{HashMap, HashSet};
@@ -11,10 +12,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use url::Url;
+
+pub(super) use budgets::promises;
 
 use super::runner::Crew;
 use crate::alert::Book;
@@ -27,7 +31,7 @@ use crate::config::settings::Alertmanagers;
 use crate::metrics::Metrics;
 use crate::notify::{self, Meter, Peer, Wire};
 use crate::serve;
-use crate::serve::status::AlertView;
+use crate::serve::status::{AlertView, GuardView};
 use crate::store::{Found, Kind as Stored, Store};
 use crate::track::Tracked;
 use crate::units::{Moment, Namespace, ReleaseName, Time};
@@ -45,6 +49,9 @@ const RESOLVE_EVERY: Duration = Duration::from_secs(30);
 /// After a failure to write the book it is tried again.
 const SAVE_EVERY: Duration = Duration::from_secs(10);
 
+/// What revisions have spent is written so often.
+const KEEP_EVERY: Duration = Duration::from_secs(60);
+
 /// How long the disk may take at the end.
 const LAST_WRITE: Duration = Duration::from_secs(1);
 
@@ -54,6 +61,16 @@ pub(super) struct Orders {
     pub(super) alertmanagers: Option<Arc<Alertmanagers>>,
     /// What links begin with.
     pub(super) page: Option<Url>,
+    pub(super) promises: Vec<budgets::Promise>,
+}
+
+/// What survives a restart.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Kept {
+    #[serde(flatten)]
+    book: Book,
+    #[serde(default)]
+    accounts: budgets::Accounts,
 }
 
 /// What the herald is made of.
@@ -81,7 +98,7 @@ type Place = (usize, SocketAddr);
 
 pub(super) struct Herald {
     setup: Setup,
-    book: Book,
+    kept: Kept,
     orders: Arc<Orders>,
     peers: HashMap<Place, Sending>,
     resolving: JoinSet<(usize, Result<Vec<SocketAddr>, String>)>,
@@ -95,11 +112,11 @@ pub(super) struct Herald {
 impl Herald {
     pub(super) fn new(setup: Setup) -> Self {
         let now = setup.timeline.now();
-        let book = load(&setup, now);
+        let kept = load(&setup, now);
         let orders = Arc::clone(&setup.orders.borrow());
         Self {
             setup,
-            book,
+            kept,
             orders,
             peers: HashMap::new(),
             resolving: JoinSet::new(),
@@ -142,7 +159,7 @@ impl Herald {
             // It ends within the time that it may still send; a panic in it was told where it happened.
             let _ = sending.task.await;
         }
-        if self.is_dirty {
+        if self.is_dirty || !self.orders.promises.is_empty() {
             let _ = tokio::time::timeout(LAST_WRITE, self.save()).await;
         }
     }
@@ -155,6 +172,9 @@ impl Herald {
             }
             self.resolving.abort_all();
             self.unresolved.clear();
+        }
+        if orders.promises != self.orders.promises {
+            self.setup.metrics.objectives.clear();
         }
         self.orders = orders;
     }
@@ -233,7 +253,7 @@ impl Herald {
             return Vec::new();
         };
         notify::wires(
-            &self.book,
+            &self.kept.book,
             &settings.labels,
             self.orders.page.as_ref(),
             settings.resend,
@@ -245,9 +265,21 @@ impl Herald {
     async fn look(&mut self) {
         let now = self.setup.timeline.now();
         let tracked = self.setup.web.tracked();
-        let (conditions, unknown) = self.conditions(&tracked);
+        let by_id: HashMap<_, _> = tracked
+            .iter()
+            .map(|tracked| (tracked.probe().id.clone(), tracked))
+            .collect();
+        let views = self.setup.web.guards();
+        let promises = &self.orders.promises;
+        budgets::book(&mut self.kept.accounts, promises, &views, &by_id);
+        let metrics = &self.setup.metrics;
+        let (objectives, burning) =
+            budgets::look(promises, &self.kept.accounts, &by_id, metrics, clock::now());
+        let (mut conditions, unknown) = self.conditions(&tracked, &views);
+        conditions.extend(burning);
+        self.setup.web.show_objectives(objectives);
         let is_known = |labels: &Labels| !unknown.contains(&key(labels));
-        let changed = self.book.observe(conditions, is_known, now);
+        let changed = self.kept.book.observe(conditions, is_known, now);
         self.is_dirty |= changed;
         let resend = self
             .orders
@@ -262,13 +294,23 @@ impl Herald {
             }
         }
         self.show();
-        if changed || (self.is_dirty && now.since(self.saved) >= SAVE_EVERY) {
+        let promises_nothing = self.orders.promises.is_empty();
+        let wait = if self.is_dirty {
+            SAVE_EVERY
+        } else {
+            KEEP_EVERY
+        };
+        if changed || (now.since(self.saved) >= wait && (self.is_dirty || !promises_nothing)) {
             self.save().await;
         }
     }
 
     /// What is wrong, and of which releases and probes that is not known.
-    fn conditions(&self, tracked: &[Arc<Tracked>]) -> (Vec<Condition>, HashSet<Key>) {
+    fn conditions(
+        &self,
+        tracked: &[Arc<Tracked>],
+        views: &[Arc<GuardView>],
+    ) -> (Vec<Condition>, HashSet<Key>) {
         let mut found = Vec::new();
         let mut unknown = HashSet::new();
         let at = clock::now();
@@ -292,7 +334,7 @@ impl Herald {
             found.extend(conditions::of_probe(tracked));
         }
         let unix = self.setup.timeline.now().unix_seconds();
-        for view in self.setup.web.guards() {
+        for view in views {
             let release = (view.namespace.clone(), view.release.clone());
             if view.phase.is_empty() {
                 // It has just begun.
@@ -300,8 +342,8 @@ impl Herald {
                 continue;
             }
             let is_well = !unwell.contains(&release);
-            found.extend(conditions::of_release(&view, is_well, unix));
-            found.extend(conditions::blind(&view));
+            found.extend(conditions::of_release(view, is_well, unix));
+            found.extend(conditions::blind(view));
         }
         let troubles = self.setup.crew.troubles();
         if !troubles.is_empty() {
@@ -340,7 +382,7 @@ impl Herald {
         let mut counts = [0; 3];
         let mut views = Vec::new();
         let external = self.orders.alertmanagers.as_ref();
-        for alert in self.book.alerts() {
+        for alert in self.kept.book.alerts() {
             let (at, state) = match alert.state {
                 State::Pending { .. } => (0, "pending"),
                 State::Firing { .. } => (1, "firing"),
@@ -367,7 +409,7 @@ impl Herald {
         self.setup
             .metrics
             .alerting
-            .stand(counts, self.book.left_out);
+            .stand(counts, self.kept.book.left_out);
         self.setup.web.show_alerts(views);
     }
 
@@ -378,10 +420,10 @@ impl Herald {
         };
         let now = self.setup.timeline.now();
         self.saved = now;
-        let book = self.book.clone();
+        let kept = self.kept.clone();
         let written = tokio::task::spawn_blocking(move || {
             let (namespace, release) = ours();
-            store.save(Stored::Alerts, &namespace, &release, &book, now)
+            store.save(Stored::Alerts, &namespace, &release, &kept, now)
         });
         let error = match written.await {
             Ok(Ok(())) => None,
@@ -421,21 +463,21 @@ fn is_well(track: &crate::track::Track, now: Moment) -> bool {
     tally.bad == 0 && tally.good > 0
 }
 
-fn load(setup: &Setup, now: Time) -> Book {
+fn load(setup: &Setup, now: Time) -> Kept {
     let Some(store) = &setup.store else {
-        return Book::default();
+        return Kept::default();
     };
     let (namespace, release) = ours();
-    let why = match store.load::<Book>(Stored::Alerts, &namespace, &release, now) {
-        Found::Nothing => return Book::default(),
-        Found::State(book) => match book.bounded() {
-            Ok(book) => return book,
+    let why = match store.load::<Kept>(Stored::Alerts, &namespace, &release, now) {
+        Found::Nothing => return Kept::default(),
+        Found::State(Kept { book, accounts }) => match book.bounded() {
+            Ok(book) => return Kept { book, accounts },
             Err(why) => why,
         },
         Found::SetAside(why) => why,
     };
     tracing::warn!("The stored alerts are not used: {why}");
-    Book::default()
+    Kept::default()
 }
 
 /// The numbers of the Alertmanagers, as metrics.

@@ -25,6 +25,9 @@ struct Kept {
     monotonic_s: u64,
     /// By the probe's name.
     probes: BTreeMap<Box<str>, Spans>,
+    /// The same of the promised latency, with what is promised in milliseconds.
+    #[serde(default)]
+    slow: BTreeMap<Box<str>, (u64, Spans)>,
 }
 
 /// Who gives the probes that are asked now.
@@ -70,15 +73,25 @@ fn write(store: &Store, now: Time, tracked: &[Arc<Tracked>]) -> std::io::Result<
     let mut releases: BTreeMap<(Namespace, ReleaseName), Kept> = BTreeMap::new();
     for tracked in tracked {
         let id = tracked.probe().id.clone();
-        let spans = tracked.lock().spans().clone();
+        let (spans, slow) = {
+            let track = tracked.lock();
+            let slow = track
+                .slow()
+                .map(|(promised, spans)| (millis(promised), spans.clone()));
+            (track.spans().clone(), slow)
+        };
         let kept = releases
             .entry((id.namespace, id.release))
             .or_insert_with(|| Kept {
                 saved: now,
                 monotonic_s,
                 probes: BTreeMap::new(),
+                slow: BTreeMap::new(),
             });
         kept.probes.insert(id.probe.as_str().into(), spans);
+        if let Some(slow) = slow {
+            kept.slow.insert(id.probe.as_str().into(), slow);
+        }
     }
     for ((namespace, release), kept) in &releases {
         store.save(Kind::Spans, namespace, release, kept, now)?;
@@ -118,8 +131,16 @@ pub(super) fn restore(store: &Store, now: Time, new: &[Arc<Tracked>]) {
             if let Some(spans) = kept.probes.remove(name.as_str()) {
                 tracked.lock().restore_spans(spans.moved(moved));
             }
+            if let Some((promised, spans)) = kept.slow.remove(name.as_str()) {
+                let promised = Duration::from_millis(promised);
+                tracked.lock().restore_slow(promised, spans.moved(moved));
+            }
         }
     }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn monotonic_s() -> u64 {

@@ -325,7 +325,7 @@ fn check_control(soundings: &[(bool, u64)], doubted: bool) {
 
 #[test]
 fn the_freshness_of_the_control_probe_follows_its_interval() {
-    use crate::config::settings::{Connect, Probe, Question, TcpQuestion};
+    use crate::config::settings::{Connect, Objectives, Probe, Question, TcpQuestion};
     let tcp = TcpQuestion {
         dialogue: Vec::new(),
         tls: false,
@@ -340,6 +340,7 @@ fn the_freshness_of_the_control_probe_follows_its_interval() {
         interval: Duration::from_secs(60),
         watch_interval: None,
         pods: None,
+        objectives: Objectives::default(),
         timeout: TIMEOUT,
         window: Duration::from_secs(300),
         latency_objective: None,

@@ -14,6 +14,7 @@
 
 mod alerting;
 mod format;
+mod objectives;
 mod own;
 pub mod page;
 mod reasons;
@@ -27,6 +28,7 @@ use flate2::write::GzEncoder;
 
 pub use alerting::Alerting;
 pub use format::Format;
+pub use objectives::Objectives;
 pub use own::{Handler, Metrics, Refusal};
 pub use page::{Series, write_page};
 pub use reasons::{ReasonSet, possible_reasons};

@@ -10,6 +10,7 @@ use prometheus::{
 };
 
 use super::alerting::Alerting;
+use super::objectives::Objectives;
 use super::releases::Releases;
 use crate::sounding::VoidReason;
 
@@ -114,6 +115,8 @@ pub struct Metrics {
     pub releases: Releases,
     /// The series of alerts.
     pub alerting: Alerting,
+    /// The series of objectives.
+    pub objectives: Objectives,
 }
 
 impl Metrics {
@@ -243,6 +246,7 @@ impl Metrics {
             requests,
             releases: Releases::new(&registry)?,
             alerting: Alerting::new(&registry)?,
+            objectives: Objectives::new(&registry)?,
             registry,
         })
     }

@@ -22,6 +22,15 @@ pub(super) async fn all(State(shared): State<Arc<Shared>>, headers: HeaderMap) -
     .await
 }
 
+/// What is promised, and how it stands.
+pub(super) async fn objectives(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+    scraped(shared, &headers, |shared| {
+        let objectives = shared.objectives();
+        serde_json::to_vec(&json!({ "objectives": *objectives }))
+    })
+    .await
+}
+
 pub(super) async fn runbook() -> Response {
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),

@@ -116,6 +116,7 @@ pub struct Shared {
     clock: fn() -> Moment,
     board: RwLock<Arc<Board>>,
     alerts: RwLock<Arc<Vec<status::AlertView>>>,
+    objectives: RwLock<Arc<Vec<status::ObjectiveView>>>,
     ready: AtomicBool,
     beat: Box<dyn Fn() -> Moment + Send + Sync>,
     refresh: Box<dyn Fn() + Send + Sync>,
@@ -152,6 +153,7 @@ impl Shared {
             clock: outfit.clock,
             board: RwLock::new(Arc::new(board)),
             alerts: RwLock::default(),
+            objectives: RwLock::default(),
             ready: AtomicBool::new(false),
             beat: outfit.beat,
             refresh: outfit.refresh,
@@ -197,6 +199,24 @@ impl Shared {
         *self.alerts.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(alerts);
     }
 
+    /// Puts the objectives before the clients.
+    pub fn show_objectives(&self, objectives: Vec<status::ObjectiveView>) {
+        let mut shown = self
+            .objectives
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *shown = Arc::new(objectives);
+    }
+
+    fn objectives(&self) -> Arc<Vec<status::ObjectiveView>> {
+        Arc::clone(
+            &self
+                .objectives
+                .read()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
+    }
+
     fn alerts(&self) -> Arc<Vec<status::AlertView>> {
         Arc::clone(&self.alerts.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -220,6 +240,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/api/v1/probes", get(api::probes))
         .route("/runbook", get(alerts::runbook))
         .route("/api/v1/alerts", get(alerts::all))
+        .route("/api/v1/objectives", get(alerts::objectives))
         .route("/api/v1/releases", get(releases::all))
         .route("/api/v1/releases/{namespace}/{name}", get(releases::one))
         .route(

@@ -225,6 +225,80 @@ pub struct EventView {
     pub text: String,
 }
 
+/// Something promised, and how it stands.
+#[derive(Debug, Clone, Serialize)]
+pub struct ObjectiveView {
+    /// The namespace of the release.
+    pub namespace: String,
+    /// Its name.
+    pub release: String,
+    /// The probe of which it is promised; none for the whole release.
+    pub probe: Option<String>,
+    /// `availability` or `latency`.
+    pub objective: &'static str,
+    /// The share that must be good.
+    pub target: f64,
+    /// The period, as `30d`.
+    pub window: String,
+    /// Soundings of the period that kept the promise.
+    pub good: u64,
+    /// Those that broke it.
+    pub bad: u64,
+    /// The share of the period's budget that is left; negative when it is overspent.
+    pub budget_remaining: f64,
+    /// How long that lasts at the burn of the last hour, in seconds; none when nothing is being spent.
+    pub lasts_s: Option<f64>,
+    /// How fast it is being spent, by window.
+    pub burns: Vec<BurnView>,
+    /// When people are told.
+    pub tiers: Vec<TierView>,
+    /// What each revision spent, the newest first.
+    pub revisions: Vec<SpentView>,
+}
+
+/// How fast a budget is being spent in one window.
+#[derive(Debug, Clone, Serialize)]
+pub struct BurnView {
+    /// As `1h`.
+    pub window: &'static str,
+    /// The share of soundings that broke the promise.
+    pub error_ratio: Option<f64>,
+    /// How many times too fast that is.
+    pub burn_rate: Option<f64>,
+}
+
+/// When people are told that a budget is being spent.
+#[derive(Debug, Clone, Serialize)]
+pub struct TierView {
+    /// Its name, as `page-quick`.
+    pub tier: &'static str,
+    /// The window that says that it matters.
+    pub long: &'static str,
+    /// The window that says that it still happens.
+    pub short: &'static str,
+    /// The burn rate at which it fires.
+    pub factor: f64,
+    /// The error ratio that this is.
+    pub error_ratio: f64,
+    /// How long a total outage lasts before it fires, in seconds.
+    pub outage_fires_after_s: Option<f64>,
+    /// Whether it fires.
+    pub firing: bool,
+}
+
+/// What a revision spent of a budget.
+#[derive(Debug, Clone, Serialize)]
+pub struct SpentView {
+    /// Its number.
+    pub revision: u32,
+    /// Soundings while it was the newest one.
+    pub soundings: u64,
+    /// Bad ones among them.
+    pub bad: u64,
+    /// The share of the period's whole budget that this is.
+    pub budget_spent: f64,
+}
+
 /// An alert, as it stands.
 #[derive(Debug, Clone, Serialize)]
 pub struct AlertView {

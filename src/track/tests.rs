@@ -1,6 +1,6 @@
 use super::*;
 use crate::config::Target;
-use crate::config::settings::{Connect, Question, TcpQuestion};
+use crate::config::settings::{Connect, Objectives, Question, TcpQuestion};
 use crate::sounding::Answer;
 use crate::units::{Namespace, ProbeId, ProbeName, ReleaseName};
 
@@ -22,6 +22,7 @@ fn probe() -> Probe {
         interval: Duration::from_secs(10),
         watch_interval: None,
         pods: None,
+        objectives: Objectives::default(),
         timeout: Duration::from_secs(10),
         window: Duration::from_secs(300),
         latency_objective: Some(Duration::from_millis(300)),

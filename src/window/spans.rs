@@ -1,8 +1,8 @@
-//! Counts over long spans, for rates and budgets: a minute to 30 days in 2.6 KiB.
+//! Counts over long spans, for rates and budgets: a minute to 30 days in 2.9 KiB.
 //!
 //! Every span is the newest 12 to 120 slots of one of five rings of slots. The oldest slot of a span leaves whole, so
 //! that a span of `n` slots covers between `(n-1)/n` and all of its length: the short spans are at most 1/12 short,
-//! the 1 h span 1/24, the day 1/48 and the 30 days 1/120. Counters saturate.
+//! the 1 h span 1/24, 2 h 1/48, the day 1/48 and the 30 days 1/120. Counters saturate.
 
 use std::time::Duration;
 
@@ -26,6 +26,9 @@ pub enum Span {
     /// One hour.
     #[serde(rename = "1h")]
     Hour,
+    /// Two hours.
+    #[serde(rename = "2h")]
+    Hours2,
     /// Six hours.
     #[serde(rename = "6h")]
     Hours6,
@@ -42,11 +45,12 @@ pub enum Span {
 
 impl Span {
     /// Every span, from the shortest.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Minute,
         Self::Minutes5,
         Self::Minutes30,
         Self::Hour,
+        Self::Hours2,
         Self::Hours6,
         Self::Day,
         Self::Days3,
@@ -60,6 +64,7 @@ impl Span {
             Self::Minutes5 => "5m",
             Self::Minutes30 => "30m",
             Self::Hour => "1h",
+            Self::Hours2 => "2h",
             Self::Hours6 => "6h",
             Self::Day => "1d",
             Self::Days3 => "3d",
@@ -80,6 +85,7 @@ impl Span {
             Self::Minutes5 => (1, 12),
             Self::Minutes30 => (2, 12),
             Self::Hour => (2, 24),
+            Self::Hours2 => (2, 48),
             Self::Hours6 => (3, 12),
             Self::Day => (3, 48),
             Self::Days3 => (4, 12),
@@ -107,12 +113,12 @@ const RINGS: [Ring; 5] = {
     [
         ring(5, 12, 0),
         ring(25, 12, 12),
-        ring(150, 24, 24),
-        ring(30 * 60, 48, 48),
-        ring(6 * 3600, 120, 96),
+        ring(150, 48, 24),
+        ring(30 * 60, 48, 72),
+        ring(6 * 3600, 120, 120),
     ]
 };
-const ALL_SLOTS: usize = 216;
+const ALL_SLOTS: usize = 240;
 
 /// Good, bad and void soundings of a slot or a span.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -132,7 +138,8 @@ impl Tally {
         ErrorRate::of(bad, bad + u64::from(self.good))
     }
 
-    fn add(&mut self, other: Self) {
+    /// Adds the counts of another.
+    pub fn add(&mut self, other: Self) {
         self.good = self.good.saturating_add(other.good);
         self.bad = self.bad.saturating_add(other.bad);
         self.void = self.void.saturating_add(other.void);
@@ -216,6 +223,10 @@ impl Spans {
     /// What is counted over a span that ends now.
     pub fn count(&self, span: Span, now: Moment) -> Tally {
         let (index, slots) = span.place();
+        self.sum(index, slots, now)
+    }
+
+    fn sum(&self, index: usize, slots: u64, now: Moment) -> Tally {
         let (ring, newest) = (&RINGS[index], self.newest[index]);
         let last = (now.nanos() / 1_000_000_000 / ring.seconds).max(newest);
         // Slots behind `newest` were not reached yet and still hold what is older.
@@ -225,6 +236,13 @@ impl Spans {
             sum.add(self.slots[(ring.start + number % ring.slots) as usize]);
         }
         sum
+    }
+
+    /// What is counted over so many whole days that end now; 1 to 30.
+    pub fn days(&self, days: u32, now: Moment) -> Tally {
+        let ring = RINGS.len() - 1;
+        let slots = u64::from(days.clamp(1, 30)) * 86_400 / RINGS[ring].seconds;
+        self.sum(ring, slots, now)
     }
 
     /// [`Spans::count`] of every span, in the order of [`Span::ALL`].
@@ -246,7 +264,7 @@ struct Stored {
     slots: Vec<Tally>,
 }
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// Why stored counts cannot be taken up again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -122,7 +122,7 @@ pub(super) fn of_ourselves(kind: Kind, place: Labels, text: String) -> Condition
     }
 }
 
-fn release(namespace: &str, release: &str) -> Labels {
+pub(super) fn release(namespace: &str, release: &str) -> Labels {
     Labels::from([
         ("namespace".to_owned(), namespace.to_owned()),
         ("release".to_owned(), release.to_owned()),
@@ -130,7 +130,7 @@ fn release(namespace: &str, release: &str) -> Labels {
 }
 
 /// Where the status page shows it; its ids are percent-encoded in links.
-fn fragment(namespace: &str, release: &str) -> String {
+pub(super) fn fragment(namespace: &str, release: &str) -> String {
     format!("release/{namespace}/{release}")
 }
 

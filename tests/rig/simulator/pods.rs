@@ -180,13 +180,15 @@ fn seen(world: &Arc<World>, pod: Pod) {
         return;
     }
     let number = world.next_address.fetch_add(1, Ordering::Relaxed);
-    let [_, _, high, low] = (number + number / 250).to_be_bytes();
+    // 250 pods in each of 250 networks; no two that live have the same address.
+    let part = |number: u32| u8::try_from(number % 250).unwrap_or(0);
+    let (high, low) = (part(number / 250), part(number) + 1);
     let running = Arc::new(Running {
         world: Arc::clone(world),
         namespace: key.0.clone(),
         name: key.1.clone(),
         uid,
-        address: Ipv4Addr::new(10, 244, high, low.max(1)).into(),
+        address: Ipv4Addr::new(10, 244, high, low).into(),
         behaviour: Behaviour::of(pod.annotations()),
         newest: watch::Sender::new(Some(Arc::new(pod))),
         ready_since: Mutex::new(None),

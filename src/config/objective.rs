@@ -1,0 +1,139 @@
+//! `objective`: what is promised of a release, or of one probe.
+
+use super::reader::{Item, Notes, Table};
+use super::settings::Objectives;
+use crate::objective::{Objective, Tier};
+
+const TARGET: (f64, f64) = (50.0, 99.999);
+const MOST_DAYS: u32 = 30;
+
+/// Reads the table, where there is one.
+pub(super) fn objectives(table: &mut Table, has_threshold: bool, notes: &mut Notes) -> Objectives {
+    let Some(item) = table.take("objective") else {
+        return Objectives::default();
+    };
+    let mut table = Table::of(item, notes);
+    let days = table
+        .text("window", notes)
+        .and_then(|(text, item)| days(&text, &item, notes))
+        .unwrap_or(MOST_DAYS);
+    let path = table.path.clone();
+    let written = table.list("tiers", notes);
+    let all = written.is_none();
+    let tiers: Vec<Tier> = match written {
+        None => Tier::ALL.to_vec(),
+        Some(items) => items.iter().filter_map(|item| tier(item, notes)).collect(),
+    };
+    let mut of = |key: &'static str, notes: &mut Notes| {
+        let (text, item) = table.text(key, notes)?;
+        let target = percent(&text, &item, notes)?;
+        let objective = Objective {
+            target,
+            days,
+            tiers: tiers.clone(),
+        };
+        never(&objective, all, &item, notes);
+        Some((objective, item))
+    };
+    let availability = of("availability", notes);
+    let latency = of("latency", notes);
+    if let Some((_, item)) = &latency
+        && !has_threshold
+    {
+        notes.mistake(
+            item,
+            "promises a latency where no probe says which",
+            "add latency_objective = \"300ms\" to the probes that it is for",
+        );
+    }
+    if availability.is_none() && latency.is_none() && notes.mistakes.is_empty() {
+        let place = table.place.clone();
+        let help = "add availability = \"99.9%\", or latency = \"99%\"".to_owned();
+        notes.complain(&path, &place, "promises nothing", Some(help));
+    }
+    notes.defaults(&path, &[("window", &"\"30d\"")]);
+    table.end(notes);
+    Objectives {
+        availability: availability.map(|(objective, _)| objective),
+        latency: latency.map(|(objective, _)| objective),
+    }
+}
+
+/// A tier that can never fire is none: who relies on it hears nothing.
+fn never(objective: &Objective, all: bool, item: &Item, notes: &mut Notes) {
+    for tier in &objective.tiers {
+        let threshold = objective.threshold(*tier);
+        if threshold < 1.0 {
+            continue;
+        }
+        let message = format!(
+            "the tier {} can never fire: {:.4} times a budget of {:.4} % is an error ratio of {:.1} %",
+            tier.as_str(),
+            objective.factor(*tier),
+            objective.budget() * 100.0,
+            threshold * 100.0
+        );
+        let rest: Vec<_> = objective
+            .tiers
+            .iter()
+            .filter(|tier| objective.threshold(**tier) < 1.0)
+            .map(|tier| format!("{:?}", tier.as_str()))
+            .collect();
+        let how = if all { "add" } else { "write" };
+        notes.mistake(
+            item,
+            message,
+            format!("{how} tiers = [{}], or promise more", rest.join(", ")),
+        );
+    }
+}
+
+fn tier(item: &Item, notes: &mut Notes) -> Option<Tier> {
+    let found = item
+        .text()
+        .and_then(|text| Tier::ALL.into_iter().find(|tier| tier.as_str() == text));
+    if let Some(tier) = found {
+        notes.holds(&item.path, format!("{:?}", tier.as_str()), &item.node.place);
+    } else {
+        let all: Vec<_> = Tier::ALL
+            .iter()
+            .map(|tier| format!("{:?}", tier.as_str()))
+            .collect();
+        notes.mistake(item, "is no tier", format!("write {}", all.join(", ")));
+    }
+    found
+}
+
+fn percent(text: &str, item: &Item, notes: &mut Notes) -> Option<f64> {
+    let number = text
+        .trim()
+        .strip_suffix('%')
+        .and_then(|number| number.trim().parse::<f64>().ok());
+    match number {
+        Some(number) if (TARGET.0..=TARGET.1).contains(&number) => Some(number / 100.0),
+        Some(_) | None => {
+            notes.mistake(
+                item,
+                format!("{text:?} is no share from {} % to {} %", TARGET.0, TARGET.1),
+                "write it as \"99.9%\"",
+            );
+            None
+        }
+    }
+}
+
+fn days(text: &str, item: &Item, notes: &mut Notes) -> Option<u32> {
+    let days = text
+        .trim()
+        .strip_suffix('d')
+        .and_then(|number| number.parse::<u32>().ok());
+    let days = days.filter(|days| (1..=MOST_DAYS).contains(days));
+    if days.is_none() {
+        notes.mistake(
+            item,
+            format!("{text:?} is no period of whole days"),
+            format!("write \"1d\" to \"{MOST_DAYS}d\""),
+        );
+    }
+    days
+}

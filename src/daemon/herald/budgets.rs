@@ -1,0 +1,338 @@
+//! Error budgets: what is promised, what of it is spent, how fast, and on which revision.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::conditions;
+use crate::alert::Condition;
+use crate::alert::Kind;
+use crate::config::settings::{Objectives, Settings};
+use crate::metrics::Metrics;
+use crate::objective::{Objective, Tier};
+use crate::serve::status::{BurnView, GuardView, ObjectiveView, SpentView, TierView};
+use crate::track::{Track, Tracked};
+use crate::units::{Moment, ProbeId};
+use crate::window::{Span, Spans, Tally};
+
+/// Revisions whose share of a budget is kept, for each release.
+const MAX_REVISIONS: usize = 20;
+
+/// Windows that are shown, the shortest first: all that a tier looks at.
+const WINDOWS: [Span; 7] = [
+    Span::Minutes5,
+    Span::Minutes30,
+    Span::Hour,
+    Span::Hours2,
+    Span::Hours6,
+    Span::Day,
+    Span::Days3,
+];
+
+/// Something promised.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::daemon) struct Promise {
+    namespace: String,
+    release: String,
+    /// The probe of which it is promised; all of the release, where none is named.
+    probe: Option<String>,
+    is_latency: bool,
+    objective: Objective,
+    of: Vec<ProbeId>,
+    /// Soundings that there should be in a second.
+    expected: f64,
+}
+
+/// All that is promised.
+pub(in crate::daemon) fn promises(settings: &Settings) -> Vec<Promise> {
+    let mut promises = Vec::new();
+    for release in &settings.releases {
+        let mut add =
+            |objectives: &Objectives, probe: Option<&str>, of: &[(ProbeId, f64, bool)]| {
+                for (objective, is_latency) in [
+                    (&objectives.availability, false),
+                    (&objectives.latency, true),
+                ] {
+                    let Some(objective) = objective else {
+                        continue;
+                    };
+                    let of: Vec<_> = of
+                        .iter()
+                        .filter(|(_, _, has_threshold)| !is_latency || *has_threshold)
+                        .collect();
+                    promises.push(Promise {
+                        namespace: release.namespace.to_string(),
+                        release: release.name.to_string(),
+                        probe: probe.map(str::to_owned),
+                        is_latency,
+                        objective: objective.clone(),
+                        expected: of.iter().map(|(_, rate, _)| rate).sum(),
+                        of: of.into_iter().map(|(id, _, _)| id.clone()).collect(),
+                    });
+                }
+            };
+        let all: Vec<_> = release
+            .probes
+            .iter()
+            .map(|probe| {
+                let rate = 1.0 / probe.interval.as_secs_f64();
+                (probe.id.clone(), rate, probe.latency_objective.is_some())
+            })
+            .collect();
+        add(&release.objectives, None, &all);
+        for (probe, one) in release.probes.iter().zip(&all) {
+            add(
+                &probe.objectives,
+                Some(probe.id.probe.as_str()),
+                std::slice::from_ref(one),
+            );
+        }
+    }
+    promises
+}
+
+impl Promise {
+    const fn what(&self) -> &'static str {
+        if self.is_latency {
+            "latency"
+        } else {
+            "availability"
+        }
+    }
+
+    fn spans<'a>(&self, track: &'a Track) -> Option<&'a Spans> {
+        if self.is_latency {
+            track.slow().map(|(_, spans)| spans)
+        } else {
+            Some(track.spans())
+        }
+    }
+
+    /// The counts of each window, and of the period.
+    fn count(
+        &self,
+        tracked: &HashMap<ProbeId, &Arc<Tracked>>,
+        now: Moment,
+    ) -> ([Tally; WINDOWS.len()], Tally) {
+        let mut windows = [Tally::default(); WINDOWS.len()];
+        let mut period = Tally::default();
+        for id in &self.of {
+            let Some(tracked) = tracked.get(id) else {
+                continue;
+            };
+            let track = tracked.lock();
+            let Some(spans) = self.spans(&track) else {
+                continue;
+            };
+            for (sum, span) in windows.iter_mut().zip(WINDOWS) {
+                sum.add(spans.count(span, now));
+            }
+            period.add(spans.days(self.objective.days, now));
+        }
+        (windows, period)
+    }
+}
+
+/// What the revisions of a release have spent: soundings, and bad ones.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Account {
+    revisions: BTreeMap<u32, (u64, u64)>,
+    /// The totals of its probes when last looked; of this run of the process.
+    #[serde(skip)]
+    last: (u64, u64),
+}
+
+/// By namespace and release, with a slash between.
+pub(super) type Accounts = BTreeMap<String, Account>;
+
+/// Puts what was sounded since the last look on the account of the revision that is there.
+pub(super) fn book(
+    accounts: &mut Accounts,
+    promises: &[Promise],
+    views: &[Arc<GuardView>],
+    tracked: &HashMap<ProbeId, &Arc<Tracked>>,
+) {
+    let wanted = promises
+        .iter()
+        .filter(|promise| promise.probe.is_none() && !promise.is_latency);
+    for promise in wanted {
+        let is_it = |view: &&Arc<GuardView>| {
+            view.namespace == promise.namespace && view.release == promise.release
+        };
+        let Some(revision) = views.iter().find(is_it).and_then(|view| view.revision) else {
+            continue;
+        };
+        let totals =
+            promise
+                .of
+                .iter()
+                .filter_map(|id| tracked.get(id))
+                .fold((0, 0), |sum, tracked| {
+                    let (good, bad) = tracked.lock().judged();
+                    (sum.0 + good + bad, sum.1 + bad)
+                });
+        let account = accounts
+            .entry(format!("{}/{}", promise.namespace, promise.release))
+            .or_default();
+        // A probe that is gone takes its totals along.
+        let (all, bad) = (
+            totals.0.saturating_sub(account.last.0),
+            totals.1.saturating_sub(account.last.1),
+        );
+        account.last = totals;
+        let spent = account.revisions.entry(revision).or_default();
+        *spent = (spent.0 + all, spent.1 + bad);
+        while account.revisions.len() > MAX_REVISIONS {
+            account.revisions.pop_first();
+        }
+    }
+}
+
+/// What is shown of each objective, and what is wrong.
+pub(super) fn look(
+    promises: &[Promise],
+    accounts: &Accounts,
+    tracked: &HashMap<ProbeId, &Arc<Tracked>>,
+    metrics: &Metrics,
+    now: Moment,
+) -> (Vec<ObjectiveView>, Vec<Condition>) {
+    let mut views = Vec::new();
+    let mut found = Vec::new();
+    for promise in promises {
+        let (windows, period) = promise.count(tracked, now);
+        let objective = &promise.objective;
+        let of = |span: Span| {
+            let at = WINDOWS.iter().position(|window| *window == span);
+            at.map_or_else(Tally::default, |at| windows[at])
+        };
+        let remaining = objective.remaining(&period, promise.expected);
+        let firing: Vec<Tier> = objective
+            .tiers
+            .iter()
+            .copied()
+            .filter(|tier| objective.fires(*tier, of, promise.expected))
+            .collect();
+        let burns: Vec<BurnView> = WINDOWS
+            .iter()
+            .zip(&windows)
+            .map(|(span, tally)| BurnView {
+                window: span.as_str(),
+                error_ratio: tally.error_rate().map(crate::units::ErrorRate::ratio),
+                burn_rate: objective.burn(tally),
+            })
+            .collect();
+        let hour = objective.burn(&of(Span::Hour)).unwrap_or(0.0);
+        for (kind, is_page) in [
+            (Kind::ObjectiveBurning, true),
+            (Kind::ObjectiveAtRisk, false),
+        ] {
+            let fired = firing.iter().find(|tier| tier.is_page() == is_page);
+            found.extend(fired.map(|tier| condition(promise, kind, *tier, of, remaining)));
+        }
+        let account = accounts.get(&format!("{}/{}", promise.namespace, promise.release));
+        let account = account.filter(|_| promise.probe.is_none() && !promise.is_latency);
+        let whole = promise.expected * objective.period().as_secs_f64();
+        let view = ObjectiveView {
+            namespace: promise.namespace.clone(),
+            release: promise.release.clone(),
+            probe: promise.probe.clone(),
+            objective: promise.what(),
+            target: objective.target,
+            window: format!("{}d", objective.days),
+            good: u64::from(period.good),
+            bad: u64::from(period.bad),
+            budget_remaining: remaining,
+            lasts_s: objective
+                .lasts(remaining, hour)
+                .as_ref()
+                .map(Duration::as_secs_f64),
+            burns,
+            tiers: objective
+                .tiers
+                .iter()
+                .map(|tier| TierView {
+                    tier: tier.as_str(),
+                    long: tier.windows().0.as_str(),
+                    short: tier.windows().1.as_str(),
+                    factor: objective.factor(*tier),
+                    error_ratio: objective.threshold(*tier),
+                    outage_fires_after_s: objective
+                        .fires_after(*tier, 1.0)
+                        .as_ref()
+                        .map(Duration::as_secs_f64),
+                    firing: firing.contains(tier),
+                })
+                .collect(),
+            revisions: account.map_or_else(Vec::new, |account| {
+                let spent = account.revisions.iter().rev();
+                spent
+                    .map(|(revision, (all, bad))| SpentView {
+                        revision: *revision,
+                        soundings: *all,
+                        bad: *bad,
+                        budget_spent: objective.spent(*bad, whole),
+                    })
+                    .collect()
+            }),
+        };
+        metrics.objectives.stands(
+            &view.namespace,
+            &view.release,
+            view.probe.as_deref().unwrap_or(""),
+            view.objective,
+            view.target,
+            remaining,
+        );
+        for burn in &view.burns {
+            metrics.objectives.burns(
+                &view.namespace,
+                &view.release,
+                view.probe.as_deref().unwrap_or(""),
+                view.objective,
+                burn.window,
+                burn.error_ratio,
+                burn.burn_rate,
+            );
+        }
+        views.push(view);
+    }
+    (views, found)
+}
+
+fn condition(
+    promise: &Promise,
+    kind: Kind,
+    tier: Tier,
+    of: impl Fn(Span) -> Tally,
+    remaining: f64,
+) -> Condition {
+    let (long, short) = tier.windows();
+    let burn = |span: Span| promise.objective.burn(&of(span)).unwrap_or(0.0);
+    let mut place = conditions::release(&promise.namespace, &promise.release);
+    place.insert("objective".into(), promise.what().into());
+    place.insert("probe".into(), promise.probe.clone().unwrap_or_default());
+    let target = number(promise.objective.target * 100.0);
+    Condition {
+        kind,
+        place,
+        text: format!(
+            "The {} of {target} % over {} days burns {:.1} times too fast in {} and {:.1} times in {}; {:.1} % of its budget is left.",
+            promise.what(),
+            promise.objective.days,
+            burn(long),
+            long.as_str(),
+            burn(short),
+            short.as_str(),
+            remaining * 100.0
+        ),
+        fragment: conditions::fragment(&promise.namespace, &promise.release),
+    }
+}
+
+/// A number without zeros at its end.
+fn number(number: f64) -> String {
+    let text = format!("{number:.3}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}

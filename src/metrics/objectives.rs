@@ -1,0 +1,92 @@
+//! The series of objectives.
+
+use prometheus::{GaugeVec, Opts, Registry, Result};
+
+use super::own::add;
+
+const LABELS: [&str; 4] = ["namespace", "release", "probe", "objective"];
+const WINDOWED: [&str; 5] = ["namespace", "release", "probe", "objective", "window"];
+
+/// The series of objectives. The label `probe` is empty for what is promised of a whole release.
+#[derive(Debug)]
+pub struct Objectives {
+    target: GaugeVec,
+    remaining: GaugeVec,
+    ratio: GaugeVec,
+    burn: GaugeVec,
+}
+
+impl Objectives {
+    pub(super) fn new(registry: &Registry) -> Result<Self> {
+        let gauge = |name: &str, help: &str, labels: &[&str]| {
+            GaugeVec::new(Opts::new(name, help), labels)
+                .and_then(|metric| add(registry, Ok(metric)))
+        };
+        Ok(Self {
+            target: gauge(
+                "leadsman_slo_objective_ratio",
+                "The share of soundings that is promised to be good, or within the promised latency.",
+                &LABELS,
+            )?,
+            remaining: gauge(
+                "leadsman_slo_error_budget_remaining_ratio",
+                "The share of the error budget of the whole period that is left; negative when it is overspent.",
+                &LABELS,
+            )?,
+            ratio: gauge(
+                "leadsman_slo_error_ratio",
+                "The share of soundings that broke the promise; absent without soundings.",
+                &WINDOWED,
+            )?,
+            burn: gauge(
+                "leadsman_slo_burn_rate",
+                "How fast the error budget is being spent: 1 spends it exactly in the period; absent without soundings.",
+                &WINDOWED,
+            )?,
+        })
+    }
+
+    /// Forgets all series, before those of another configuration.
+    pub fn clear(&self) {
+        for gauge in [&self.target, &self.remaining, &self.ratio, &self.burn] {
+            gauge.reset();
+        }
+    }
+
+    /// What is promised and what is left of its budget.
+    pub fn stands(
+        &self,
+        namespace: &str,
+        release: &str,
+        probe: &str,
+        objective: &str,
+        target: f64,
+        remaining: f64,
+    ) {
+        let labels = [namespace, release, probe, objective];
+        self.target.with_label_values(&labels).set(target);
+        self.remaining.with_label_values(&labels).set(remaining);
+    }
+
+    /// How fast it is being spent in a window; both `None` without soundings.
+    #[expect(clippy::too_many_arguments, reason = "five of them are labels")]
+    pub fn burns(
+        &self,
+        namespace: &str,
+        release: &str,
+        probe: &str,
+        objective: &str,
+        window: &str,
+        ratio: Option<f64>,
+        burn: Option<f64>,
+    ) {
+        let labels = [namespace, release, probe, objective, window];
+        for (gauge, value) in [(&self.ratio, ratio), (&self.burn, burn)] {
+            match value {
+                Some(value) => gauge.with_label_values(&labels).set(value),
+                // One that was never there is as good as removed.
+                None => drop(gauge.remove_label_values(&labels)),
+            }
+        }
+    }
+}

@@ -33,7 +33,7 @@ use crate::probe::{self, Prober, Transcript};
 use crate::release::embedded::Embedded;
 use crate::release::{Engine, Observed};
 use crate::serve::status::{GuardFeed, GuardView};
-use crate::serve::{self, Board, Order, Outfit, ProbeCall, ProbeResult};
+use crate::serve::{self, AlertHeard, AlertsFor, Board, Order, Outfit, ProbeCall, ProbeResult};
 use crate::sounding::VoidReason;
 use crate::store::{Store, StoreError};
 use crate::track::Tracked;
@@ -116,6 +116,7 @@ struct Guarded {
     release: Release,
     heard: mpsc::Sender<Heard>,
     orders: mpsc::Sender<Order>,
+    alerts: mpsc::Sender<AlertHeard>,
     view: GuardFeed,
     stop: CancellationToken,
     task: JoinHandle<guard::State>,
@@ -184,6 +185,7 @@ impl Daemon {
             timeout_offset: settings.serve.timeout_offset,
             guards: Vec::new(),
             orders: HashMap::new(),
+            alerts: Vec::new(),
             token_file: None,
         };
         let web = Arc::new(serve::Shared::new(outfit, empty, &settings.serve));
@@ -352,6 +354,14 @@ impl Daemon {
                     (key, guard.orders.clone())
                 })
                 .collect(),
+            alerts: guards
+                .values()
+                .filter(|guard| !guard.release.alerts.is_empty())
+                .map(|guard| AlertsFor {
+                    rules: guard.release.alerts.clone(),
+                    to: guard.alerts.clone(),
+                })
+                .collect(),
             token_file: settings.serve.token_file.clone(),
         });
         self.pace.set(runners.values().cloned().collect());
@@ -455,6 +465,7 @@ impl Daemon {
         let (observed, facts) = watch::channel(Observed::default());
         let (heard, inbox) = mpsc::channel(guard::HEARD);
         let (orders, ordered) = mpsc::channel(MAX_ORDERS);
+        let (alerts, told) = mpsc::channel(serve::MAX_WAITING_ALERTS);
         let begins = GuardView {
             namespace: release.namespace.to_string(),
             release: release.name.to_string(),
@@ -471,7 +482,7 @@ impl Daemon {
             changed: Arc::clone(&self.changed),
         };
         let stop = CancellationToken::new();
-        let guard = Guard::new(setup, state, facts, inbox, view, ordered);
+        let guard = Guard::new(setup, state, facts, inbox, view, ordered, told);
         let ended = self.guard_ended.clone().drop_guard();
         let task = tokio::spawn({
             let stop = stop.clone();
@@ -487,6 +498,7 @@ impl Daemon {
             release: release.clone(),
             heard,
             orders,
+            alerts,
             view: feed,
             stop,
             task,

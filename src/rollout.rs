@@ -357,6 +357,12 @@ impl Rollout {
         self
     }
 
+    /// Writes something into the log of events that changes nothing.
+    pub fn remark(&mut self, at: Time, text: &str) {
+        let revision = self.phase.case().map(|case| case.revision);
+        self.note(at, revision, text);
+    }
+
     fn note(&mut self, at: Time, revision: Option<Revision>, text: impl Into<String>) {
         if self.entries.len() < MAX_ENTRIES {
             self.entries.push(Entry {

@@ -15,3 +15,5 @@ mod alertmanager;
 mod program;
 #[path = "notify/receivers.rs"]
 mod receivers;
+#[path = "notify/webhook.rs"]
+mod webhook;

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use program::{App, Leadsman, until};
+use program::{App, Leadsman, post, until};
 use serde_json::Value;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_leadsman");
@@ -479,4 +479,96 @@ fn a_second_daemon_does_not_share_the_state() {
     );
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("in use by another Leadsman"), "{text}");
+}
+
+/// With a token for notifications of Alertmanager, and a rule for them.
+fn with_alerts(guarded: &Guarded, weight: &str) {
+    let folder = guarded.daemon.folder();
+    fs::write(folder.join("token"), "a-token").unwrap();
+    let file = folder.join("probes.toml");
+    let token = format!(
+        "[serve]\ntoken_file = \"{}\"\n",
+        folder.join("token").display()
+    );
+    let config = fs::read_to_string(&file)
+        .unwrap()
+        .replacen("[serve]\n", &token, 1)
+        + &format!(
+            "[[release.alert]]\nmatch = {{ alertname = \"High.*\" }}\nweight = \"{weight}\"\n"
+        );
+    guarded.daemon.rewrite(&config);
+    guarded.daemon.signal("HUP");
+    until("the token is known", || {
+        tell(guarded, "Other", "firing", "2000-01-01T00:00:00Z") == 202
+    });
+}
+
+/// As Alertmanager tells of an alert; the status of the answer.
+fn tell(guarded: &Guarded, name: &str, status: &str, since: &str) -> u16 {
+    let body = format!(
+        r#"{{"version":"4","groupKey":"g","status":"{status}","alerts":[{{"status":"{status}","labels":{{"alertname":"{name}"}},"startsAt":"{since}","fingerprint":"{name}"}}]}}"#
+    );
+    let token = [("Authorization", "Bearer a-token")];
+    post(
+        guarded.daemon.address(),
+        "/api/v1/alerts",
+        &token,
+        body.as_bytes(),
+    )
+    .status
+}
+
+const LONG_AGO: &str = "2001-01-01T00:00:00Z";
+const TO_COME: &str = "2199-01-01T00:00:00Z";
+
+#[test]
+fn an_alert_that_began_under_a_revision_keeps_it_from_being_healthy() {
+    let guarded = Guarded::start();
+    with_alerts(&guarded, "doubt");
+    // Outside of a watch it means nothing.
+    assert_eq!(tell(&guarded, "HighLoad", "firing", TO_COME), 202);
+    guarded.deploy("healthy");
+    guarded.reaches("watching");
+    assert_eq!(tell(&guarded, "HighOld", "firing", LONG_AGO), 202);
+    assert_eq!(tell(&guarded, "HighErrors", "firing", TO_COME), 202);
+    assert_eq!(tell(&guarded, "HighErrors", "firing", TO_COME), 202);
+    until("the watch is over", || guarded.ending_of(2).is_some());
+    assert_eq!(
+        guarded.ending_of(2).as_deref(),
+        Some("inconclusive"),
+        "{}",
+        guarded.daemon.log()
+    );
+    let page = guarded.daemon.get("/api/v1/status").body;
+    assert!(page.contains("alert:HighErrors"), "{page}");
+    assert!(page.contains("HighOld fires, and did so before"), "{page}");
+    assert_eq!(guarded.records().len(), 2);
+    let metrics = guarded.daemon.get("/metrics").body;
+    assert!(
+        metrics.contains("leadsman_webhook_alerts_total{action=\"duplicate\"} 1"),
+        "{metrics}"
+    );
+}
+
+#[test]
+fn an_alert_convicts_where_it_is_said_so() {
+    let guarded = Guarded::start();
+    with_alerts(&guarded, "convict");
+    guarded.deploy("healthy");
+    guarded.reaches("watching");
+    // One that has ended triggers nothing, nor does one that was there before.
+    assert_eq!(tell(&guarded, "HighErrors", "resolved", TO_COME), 202);
+    assert_eq!(tell(&guarded, "HighErrors", "firing", LONG_AGO), 202);
+    assert_eq!(guarded.release()["phase"], "watching");
+    assert_eq!(tell(&guarded, "HighErrors", "firing", TO_COME), 202);
+    until("it is turned back", || guarded.ending_of(2).is_some());
+    assert_eq!(
+        guarded.ending_of(2).as_deref(),
+        Some("recovered"),
+        "{}",
+        guarded.daemon.log()
+    );
+    guarded.was_turned_back_once();
+    let page = guarded.daemon.get("/api/v1/status").body;
+    assert!(page.contains("alert:HighErrors"), "{page}");
 }

@@ -25,7 +25,7 @@ const MAX_DEPTH: usize = 24;
 pub(super) const PREFIX: &str = "LEADSMAN__";
 
 /// Arrays of tables that are merged by name.
-const BY_NAME: [&str; 3] = ["release", "probe", "module"];
+const BY_NAME: [&str; 4] = ["release", "probe", "module", "alert"];
 
 /// A key that no file can write: holds the place of the table that it stands in, one for each layer.
 const MARK: char = '\0';
@@ -291,6 +291,10 @@ impl Builder<'_> {
             // What is one for many is told apart by whom it is for.
             let of_many = || Some(format!("{}:{}", text("namespace")?, text("select")?));
             let id = text("id").or_else(|| text("name")).or_else(of_many);
+            // Rules of alerts need no name: nothing speaks of one of them.
+            let number = known.len() + 1;
+            let of_rule = path.rsplit('.').next() == Some("alert");
+            let id = id.or_else(|| of_rule.then(|| format!("{number}")));
             let id = id.unwrap_or_else(|| {
                 let help = format!("add name = \"…\" below [[{}]]", path_of_tables(path));
                 self.complain(path, "an entry has no name", Some(&help), place.clone());

@@ -7,6 +7,7 @@
 //! - who gets [`Settings`] need not check them again;
 //! - a secret is never part of a message, of [`InForce`], or of `Debug`.
 
+mod alert;
 mod alertmanager;
 mod expectation;
 mod guard;

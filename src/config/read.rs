@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::alert::alerts;
 use super::alertmanager::alertmanager;
 use super::expectation::LATENCY;
 use super::guard::guard;
@@ -330,6 +331,7 @@ fn release(id: &str, item: Item, has_cluster: bool, notes: &mut Notes) -> (Relea
     }
     let has_threshold = probes.iter().any(|probe| probe.latency_objective.is_some());
     let objectives = objectives(&mut table, has_threshold, notes);
+    let alerts = alerts(&mut table, notes);
     if says_mode && embedded.is_none() && !has_cluster {
         notes.hint(
             &table.path,
@@ -352,6 +354,7 @@ fn release(id: &str, item: Item, has_cluster: bool, notes: &mut Notes) -> (Relea
         embedded,
         in_cluster,
         objectives,
+        alerts,
     };
     (release, place)
 }

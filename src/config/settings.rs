@@ -202,6 +202,29 @@ pub struct Release {
     pub in_cluster: bool,
     /// What is promised of all its probes together.
     pub objectives: Objectives,
+    /// Alerts that are evidence about it; at most 32.
+    pub alerts: Vec<AlertRule>,
+}
+
+/// `[[release.alert]]`: alerts of Alertmanager that are evidence about a release.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AlertRule {
+    /// All of these labels must match; never empty.
+    pub labels: Vec<(String, Pattern)>,
+    /// What it means when one fires.
+    pub weight: Weight,
+}
+
+/// What an alert means that began while a revision was watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Weight {
+    /// It is noted.
+    Note,
+    /// A revision is not kept as healthy while it fires.
+    #[default]
+    Doubt,
+    /// It convicts.
+    Convict,
 }
 
 impl Release {

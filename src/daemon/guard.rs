@@ -9,6 +9,7 @@
 //! - a tick is fed to the watch in the form in which it is recorded, so a recording is judged again to the same end;
 //! - while the facts are not to be had, or the release is held, every sounding is void.
 
+mod alerts;
 mod asking;
 mod judging;
 mod notices;
@@ -37,8 +38,8 @@ use crate::metrics::Standing;
 use crate::recording::Line;
 use crate::release::{self, Engine, Facts, Observed};
 use crate::rollout::{Command, Event, Origin, Phase, Rollout};
-use crate::serve::Order;
 use crate::serve::status::GuardView;
+use crate::serve::{AlertHeard, Order};
 use crate::store::{self, Recorder, Store};
 use crate::units::{Revision, Time};
 use crate::verdict::Mark;
@@ -118,6 +119,7 @@ pub(super) struct Guard {
     /// Why a rollback could not be done, when last looked; empty when it could.
     obstacle: String,
     orders: mpsc::Receiver<Order>,
+    alerts: mpsc::Receiver<AlertHeard>,
     /// Evidence on its way, with the revision and the beginning of its watch.
     witnesses: JoinSet<(Revision, Time, Option<Evidence>)>,
     /// Turns true when it has come; whoever changes the cluster waits for that.
@@ -136,6 +138,7 @@ impl Guard {
         heard: mpsc::Receiver<Heard>,
         view: watch::Sender<Arc<GuardView>>,
         orders: mpsc::Receiver<Order>,
+        alerts: mpsc::Receiver<AlertHeard>,
     ) -> Self {
         let now = setup.timeline.now();
         let limits = setup.release.guard.limits();
@@ -167,6 +170,7 @@ impl Guard {
             rehearsed: None,
             obstacle: String::new(),
             orders,
+            alerts,
             witnesses: JoinSet::new(),
             witnessed: watch::Sender::new(true),
             notices: JoinSet::new(),
@@ -192,6 +196,7 @@ impl Guard {
                 }
                 Ok(()) = self.facts.changed() => self.on_facts().await,
                 Some(order) = self.orders.recv() => self.on_order(order).await,
+                Some(alert) = self.alerts.recv() => self.on_alert(alert).await,
                 Some(heard) = self.heard.recv() => self.on_heard(&heard),
                 Some(heard) = self.pod_heard.1.recv() => self.on_pod_heard(&heard),
                 Some(_) = self.asking.join_next(), if !self.asking.is_empty() => {}

@@ -20,6 +20,7 @@ pub mod page;
 mod reasons;
 mod releases;
 mod text;
+mod webhook;
 
 use std::io::{self, Write};
 
@@ -33,6 +34,7 @@ pub use own::{Handler, Metrics, Refusal};
 pub use page::{Series, write_page};
 pub use reasons::{ReasonSet, possible_reasons};
 pub use releases::{ENDINGS, PHASES, READY, Releases, Seen, Standing};
+pub use webhook::{Action, Webhook};
 
 /// Packs a page at the fastest level, which already makes it about a tenth.
 pub fn gzip_fast(page: &[u8]) -> io::Result<Vec<u8>> {

@@ -12,6 +12,7 @@ use prometheus::{
 use super::alerting::Alerting;
 use super::objectives::Objectives;
 use super::releases::Releases;
+use super::webhook::Webhook;
 use crate::sounding::VoidReason;
 
 macro_rules! labels {
@@ -117,6 +118,8 @@ pub struct Metrics {
     pub alerting: Alerting,
     /// The series of objectives.
     pub objectives: Objectives,
+    /// The series of Alertmanager's notifications to us.
+    pub webhook: Webhook,
 }
 
 impl Metrics {
@@ -247,6 +250,7 @@ impl Metrics {
             releases: Releases::new(&registry)?,
             alerting: Alerting::new(&registry)?,
             objectives: Objectives::new(&registry)?,
+            webhook: Webhook::new(&registry)?,
             registry,
         })
     }

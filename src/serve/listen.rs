@@ -5,13 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use super::Peer;
 
 /// A head that does not come within this time, or a connection that idles longer, is closed. Longer than the usual
 /// scrape interval of 15 s and its neighbours, so that Prometheus keeps its connection.
@@ -72,12 +77,20 @@ pub async fn serve(
 async fn answer(stream: TcpStream, router: Router, stop: CancellationToken) -> hyper::Result<()> {
     // Answers are written in one piece; waiting for more to send would only delay them.
     let _: io::Result<()> = stream.set_nodelay(true);
+    let peer = stream.peer_addr().map(|address| Peer(address.ip()));
+    let inner = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        if let Ok(peer) = peer {
+            request.extensions_mut().insert(peer);
+        }
+        inner.call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_LIMIT)
         .max_headers(MAX_HEADERS)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
         ended = connection.as_mut() => return ended,

@@ -8,15 +8,18 @@
 
 mod alerts;
 mod api;
+mod auth;
 mod blackbox;
 mod listen;
 mod probe;
 mod problem;
 mod releases;
 pub mod status;
+mod webhook;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::Future;
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -30,11 +33,14 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use governor::clock::DefaultClock;
+use governor::state::keyed::HashMapStateStore;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 pub use listen::serve;
 use problem::problem;
+pub use webhook::{AlertHeard, AlertsFor, MAX_WAITING as MAX_WAITING_ALERTS};
 
 use crate::config::Target;
 use crate::config::settings::{self, Module, Question};
@@ -50,6 +56,12 @@ const MAX_WAITING_SCRAPES: usize = 8;
 
 /// `/probe` requests under way at a time, each with a sounding of its own.
 const MAX_CONCURRENT_PROBES: usize = 512;
+
+/// Notifications of Alertmanager that are read at a time, each at most 1 MiB.
+const MAX_CONCURRENT_WEBHOOKS: usize = 32;
+
+/// Notifications of one address in a second; an Alertmanager sends a few in a minute.
+const WEBHOOK_RATE: NonZeroU32 = NonZeroU32::new(5000).unwrap();
 
 /// Without a sign of life from the schedule for so long, `/-/healthy` fails. The schedule beats twice a second.
 const STANDSTILL: Duration = Duration::from_secs(10);
@@ -94,6 +106,8 @@ pub struct Board {
     pub guards: Vec<status::GuardFeed>,
     /// Who takes orders for them, by namespace and name.
     pub orders: HashMap<(String, String), mpsc::Sender<Order>>,
+    /// Who takes alerts of Alertmanager.
+    pub alerts: Vec<AlertsFor>,
     /// The file with the bearer token that may change something; without it nobody may.
     pub token_file: Option<PathBuf>,
 }
@@ -126,7 +140,17 @@ pub struct Shared {
     waiting_scrapes: Semaphore,
     probes: Semaphore,
     probe_rate: DefaultDirectRateLimiter,
+    webhooks: Semaphore,
+    webhook_rate: ByAddress,
+    remembered: webhook::Memory,
 }
+
+/// Notifications of one address.
+type ByAddress = RateLimiter<IpAddr, HashMapStateStore<IpAddr>, DefaultClock>;
+
+/// Whose connection it is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer(IpAddr);
 
 /// What the daemon hands over once, at the start.
 pub struct Outfit {
@@ -163,6 +187,9 @@ impl Shared {
             waiting_scrapes: Semaphore::new(MAX_WAITING_SCRAPES),
             probes: Semaphore::new(MAX_CONCURRENT_PROBES),
             probe_rate: RateLimiter::direct(Quota::per_second(rate)),
+            webhooks: Semaphore::new(MAX_CONCURRENT_WEBHOOKS),
+            webhook_rate: RateLimiter::hashmap(Quota::per_second(WEBHOOK_RATE)),
+            remembered: webhook::Memory::default(),
         }
     }
 
@@ -239,7 +266,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/api/v1/status", get(status::status))
         .route("/api/v1/probes", get(api::probes))
         .route("/runbook", get(alerts::runbook))
-        .route("/api/v1/alerts", get(alerts::all))
+        .route("/api/v1/alerts", get(alerts::all).post(webhook::take))
         .route("/api/v1/objectives", get(alerts::objectives))
         .route("/api/v1/releases", get(releases::all))
         .route("/api/v1/releases/{namespace}/{name}", get(releases::one))

@@ -392,8 +392,8 @@ mod tests {
             let error = serde_json::from_str::<Spans>(&damaged).unwrap_err();
             assert!(error.to_string().contains(says), "{error}");
         };
-        check("\"version\":1", "\"version\":2", "version 2");
-        check("{\"good\":0,\"bad\":0,\"void\":0},", "", "215 slots");
+        check("\"version\":2", "\"version\":3", "version 3");
+        check("{\"good\":0,\"bad\":0,\"void\":0},", "", "239 slots");
         check(
             "\"newest\":[20000",
             "\"newest\":[18446744073709551615",

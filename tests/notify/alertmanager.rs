@@ -18,6 +18,11 @@ pub(crate) struct Alertmanager {
 impl Alertmanager {
     /// One that gossips with another, where one is given. `None` where the program is not installed.
     pub(crate) fn start(receiver: &str, other: Option<&Self>) -> Option<Self> {
+        Self::with(receiver, None, other)
+    }
+
+    /// One whose webhook sends the token of a file.
+    pub(crate) fn with(receiver: &str, token: Option<&Path>, other: Option<&Self>) -> Option<Self> {
         let program = "prometheus-alertmanager";
         let found = Command::new(program)
             .arg("--version")
@@ -35,9 +40,15 @@ impl Alertmanager {
         }
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("alertmanager.yml");
+        let token = token.map_or_else(String::new, |token| {
+            format!(
+                ", http_config: {{authorization: {{credentials_file: '{}'}}}}",
+                token.display()
+            )
+        });
         let text = format!(
             "route: {{receiver: hears, group_by: ['...'], group_wait: 100ms, group_interval: 1s, repeat_interval: 1h}}\n\
-             receivers:\n- name: hears\n  webhook_configs: [{{url: '{receiver}', send_resolved: true}}]\n"
+             receivers:\n- name: hears\n  webhook_configs: [{{url: '{receiver}', send_resolved: true{token}}}]\n"
         );
         std::fs::write(&file, text).unwrap();
         let (port, gossip) = (unused_port(), unused_port());

@@ -293,6 +293,24 @@ fn with_listen(config: &str) -> String {
 
 /// One HTTP/1.1 request on a connection of its own.
 pub fn request(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)]) -> Reply {
+    ask(address, method, path, headers, b"")
+}
+
+/// One with a body.
+pub fn post(address: SocketAddr, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+    let length = body.len().to_string();
+    let mut headers = headers.to_vec();
+    headers.push(("Content-Length", &length));
+    ask(address, "POST", path, &headers, body)
+}
+
+fn ask(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Reply {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut text = format!("{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n");
@@ -302,6 +320,7 @@ pub fn request(address: SocketAddr, method: &str, path: &str, headers: &[(&str, 
     text += "\r\n";
     // A server that refuses a long head may close before it has read all of it.
     let _ = stream.write_all(text.as_bytes());
+    let _ = stream.write_all(body);
     let mut bytes = Vec::new();
     let _ = stream.read_to_end(&mut bytes);
     let end = bytes

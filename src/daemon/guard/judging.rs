@@ -147,6 +147,7 @@ impl Guard {
             failing: vec![BTreeMap::new(); endpoints],
             last_bad: None,
             crashes: BTreeMap::new(),
+            alerts: Vec::new(),
             stuck: BTreeMap::new(),
             trace: Vec::new(),
             inbox: Inbox::new(endpoints),
@@ -279,7 +280,10 @@ impl Guard {
             return;
         };
         let event = match watching.watch.conclude() {
-            Verdict::Healthy => Event::Healthy(revision),
+            Verdict::Healthy => match self.doubt() {
+                Some(reason) => Event::Inconclusive { revision, reason },
+                None => Event::Healthy(revision),
+            },
             Verdict::Inconclusive(why) => Event::Inconclusive {
                 revision,
                 reason: why.as_str().to_owned(),

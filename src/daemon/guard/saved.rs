@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::alerts::Firing;
 use crate::baseline::Baseline;
 use crate::ledger::Ledger;
 use crate::recording;
@@ -101,6 +102,9 @@ pub(super) struct Watching {
     /// Pods that cannot start, and since when.
     #[serde(default)]
     pub(super) stuck: BTreeMap<Box<str>, Time>,
+    /// Alerts of Alertmanager that began since the revision appeared, and fire.
+    #[serde(default)]
+    pub(super) alerts: Vec<Firing>,
     /// Seconds and e-value; thinned out when it grows too long.
     pub(super) trace: Vec<(f64, f64)>,
     /// Marks that wait for their tick.

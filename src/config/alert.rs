@@ -1,0 +1,91 @@
+//! `[[release.alert]]`: which alerts of Alertmanager are evidence about a release, and how much they weigh.
+
+use regex::RegexBuilder;
+
+use super::reader::{Item, Notes, Table};
+use super::settings::{AlertRule, Weight};
+use super::values::why;
+use crate::sounding::expect::Pattern;
+
+/// Rules of one release.
+const MAX_RULES: usize = 32;
+
+const WEIGHTS: [(&str, Weight); 3] = [
+    ("note", Weight::Note),
+    ("doubt", Weight::Doubt),
+    ("convict", Weight::Convict),
+];
+
+/// Reads the rules, in the order of the file.
+pub(super) fn alerts(table: &mut Table, notes: &mut Notes) -> Vec<AlertRule> {
+    let path = table.path_of("alert");
+    let place = table.place.clone();
+    let written = table
+        .take("alert")
+        .map_or_else(Vec::new, |item| Table::of(item, notes).rest());
+    if written.len() > MAX_RULES {
+        let message = format!("has {} entries", written.len());
+        notes.complain(
+            &path,
+            &place,
+            message,
+            Some(format!("write at most {MAX_RULES}")),
+        );
+    }
+    written
+        .into_iter()
+        .filter_map(|(_, item)| rule(item, notes))
+        .collect()
+}
+
+fn rule(item: Item, notes: &mut Notes) -> Option<AlertRule> {
+    let mut table = Table::of(item, notes);
+    let path = table.path.clone();
+    let place = table.place.clone();
+    for key in ["id", "name"] {
+        table.take(key);
+    }
+    let weight = table.word("weight", &WEIGHTS, notes).unwrap_or_default();
+    notes.defaults(&path, &[("weight", &"\"doubt\"")]);
+    let matched = table.take("match");
+    table.end(notes);
+    let Some(matched) = matched else {
+        let help = "add match = { alertname = \"…\" }".to_owned();
+        notes.complain(&path, &place, "matches nothing", Some(help));
+        return None;
+    };
+    let mut labels = Vec::new();
+    for (name, item) in Table::of(matched, notes).rest() {
+        let Some(text) = item.text() else {
+            notes.mistake(
+                &item,
+                "is no text",
+                "write the label's value, or a regular expression",
+            );
+            continue;
+        };
+        // As Alertmanager's own =~: the whole value.
+        match RegexBuilder::new(&format!("^(?:{text})$"))
+            .size_limit(1 << 20)
+            .build()
+        {
+            Ok(regex) => {
+                notes.holds(&item.path, format!("{text:?}"), &item.node.place);
+                labels.push((name, Pattern(regex)));
+            }
+            Err(error) => notes.mistake(
+                &item,
+                format!("{text:?} is no regular expression"),
+                why(&error),
+            ),
+        }
+    }
+    if labels.is_empty() {
+        let help =
+            "write match = { alertname = \"…\" }; one that matches everything is no evidence"
+                .to_owned();
+        notes.complain(&path, &place, "matches every alert", Some(help));
+        return None;
+    }
+    Some(AlertRule { labels, weight })
+}

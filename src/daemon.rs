@@ -581,6 +581,7 @@ fn orders_of(settings: &Settings, address: SocketAddr) -> herald::Orders {
         alertmanagers: settings.alertmanager.clone().map(Arc::new),
         page: page.or_else(|| herald::default_page(address)),
         promises: herald::promises(settings),
+        receivers: settings.receivers.clone(),
     }
 }
 

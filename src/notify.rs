@@ -8,7 +8,11 @@
 
 mod alertmanager;
 mod client;
+mod message;
+mod outbox;
 mod wire;
 
 pub use alertmanager::{CAPACITY, Meter, Peer, addresses};
+pub use message::Message;
+pub use outbox::{Count, Fate, Outbox};
 pub use wire::{Wire, wires};

@@ -15,5 +15,7 @@ mod alertmanager;
 mod program;
 #[path = "notify/receivers.rs"]
 mod receivers;
+#[path = "notify/slack.rs"]
+mod slack;
 #[path = "notify/webhook.rs"]
 mod webhook;

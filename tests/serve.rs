@@ -499,3 +499,17 @@ fn config(app: &App, release: &str) -> String {
     }
     text
 }
+
+/// Every alert has its part of the runbook, where its link leads.
+#[test]
+fn the_runbook_has_a_part_for_each_alert() {
+    let leadsman = Leadsman::run(CONFIG_OF_RUNBOOK, &[]);
+    let reply = leadsman.get("/runbook");
+    assert_eq!(reply.status, 200);
+    for kind in leadsman::alert::Kind::ALL {
+        let id = format!("id=\"{}\"", kind.name().to_lowercase());
+        assert!(reply.body.contains(&id), "{id}");
+    }
+}
+
+const CONFIG_OF_RUNBOOK: &str = "[[release]]\nname = \"a\"\nnamespace = \"b\"\n[[release.probe]]\nname = \"c\"\nurl = \"tcp://127.0.0.1:1\"\n";

@@ -13,6 +13,7 @@ mod expectation;
 mod guard;
 mod kubernetes;
 mod layers;
+mod messages;
 mod mistakes;
 mod objective;
 mod place;

@@ -11,6 +11,7 @@ use super::expectation::LATENCY;
 use super::guard::guard;
 use super::kubernetes::kubernetes;
 use super::kubernetes::pods;
+use super::messages::{slack, webhook};
 use super::objective::objectives;
 use super::place::Place;
 use super::question;
@@ -55,6 +56,13 @@ pub(super) fn settings(root: Item, discovered: &[Discovered], notes: &mut Notes)
     let alertmanager = root
         .has("alertmanager")
         .then(|| alertmanager(section(&mut root, "alertmanager", notes), notes));
+    let mut receivers = Vec::new();
+    if root.has("slack") {
+        receivers.extend(slack(section(&mut root, "slack", notes), notes));
+    }
+    if root.has("webhook") {
+        receivers.extend(webhook(section(&mut root, "webhook", notes), notes));
+    }
     let has_modules = root.has("module");
     let modules = modules(section(&mut root, "module", notes), notes);
     let mut releases = Vec::new();
@@ -139,6 +147,7 @@ pub(super) fn settings(root: Item, discovered: &[Discovered], notes: &mut Notes)
         selections,
         modules,
         alertmanager,
+        receivers,
         kubernetes,
         state,
         state_map,

@@ -22,7 +22,7 @@ pub struct InForce {
 }
 
 /// Keys whose values must never be shown.
-const SECRET_KEYS: [&str; 2] = ["password", "bearer_token"];
+const SECRET_KEYS: [&str; 3] = ["password", "bearer_token", "signing_key"];
 
 /// Values of one list, or rules of one kind. Nobody writes as many by hand.
 const MAX_ITEMS: usize = 100;

@@ -234,7 +234,7 @@ pub(super) fn auth(table: &mut Table, notes: &mut Notes) -> Option<Auth> {
 }
 
 /// A secret: from a file of its own, or from the environment. What stands in a file of settings is refused, unseen.
-fn secret(
+pub(super) fn secret(
     table: &mut Table,
     key: &'static str,
     file_key: &'static str,

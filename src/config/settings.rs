@@ -42,8 +42,38 @@ pub struct Settings {
     pub state_map: Option<StateMap>,
     /// Who is told of what is wrong; nobody unless said.
     pub alertmanager: Option<Alertmanagers>,
+    /// Who is told of rollouts in words: at most one Slack and one webhook.
+    pub receivers: Vec<Receiver>,
     /// The cluster that the releases live in; without it they are probed and not judged.
     pub kubernetes: Option<Kubernetes>,
+}
+
+/// `[slack]` or `[webhook]`: somebody who is told of rollouts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Receiver {
+    /// `slack` or `webhook`.
+    pub name: &'static str,
+    /// How it is told.
+    pub form: MessageForm,
+    /// Where; of Slack that is a secret.
+    pub url: Secret,
+    /// Credentials.
+    pub auth: Option<Auth>,
+    /// Signs what is sent, so that the receiver knows who it is from.
+    pub signing_key: Option<Secret>,
+    /// Whom to trust.
+    pub tls: Tls,
+    /// Whether it is also told of revisions that are kept, or of which nothing can be said.
+    pub kept: bool,
+}
+
+/// How somebody is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MessageForm {
+    /// As Slack's incoming webhooks take it.
+    Slack,
+    /// As JSON.
+    Json,
 }
 
 /// `[alertmanager]`: the Alertmanagers, all of which are told the same.

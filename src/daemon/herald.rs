@@ -6,8 +6,9 @@
 
 mod budgets;
 mod conditions;
+mod news;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,9 +28,9 @@ use crate::alert::Kind;
 use crate::alert::Labels;
 use crate::alert::State;
 use crate::clock::{self, Timeline};
-use crate::config::settings::Alertmanagers;
+use crate::config::settings::{Alertmanagers, Receiver};
 use crate::metrics::Metrics;
-use crate::notify::{self, Meter, Peer, Wire};
+use crate::notify::{self, Count, Fate, Message, Meter, Outbox, Peer, Wire};
 use crate::serve;
 use crate::serve::status::{AlertView, GuardView};
 use crate::store::{Found, Kind as Stored, Store};
@@ -52,6 +53,9 @@ const SAVE_EVERY: Duration = Duration::from_secs(10);
 /// What revisions have spent is written so often.
 const KEEP_EVERY: Duration = Duration::from_secs(60);
 
+/// News that is remembered, so that it is told once: it is forgotten long after it was fresh.
+const MAX_TOLD: usize = 2000;
+
 /// How long the disk may take at the end.
 const LAST_WRITE: Duration = Duration::from_secs(1);
 
@@ -62,6 +66,7 @@ pub(super) struct Orders {
     /// What links begin with.
     pub(super) page: Option<Url>,
     pub(super) promises: Vec<budgets::Promise>,
+    pub(super) receivers: Vec<Receiver>,
 }
 
 /// What survives a restart.
@@ -71,6 +76,12 @@ struct Kept {
     book: Book,
     #[serde(default)]
     accounts: budgets::Accounts,
+    /// News that was told, or waits to be told, the oldest first.
+    #[serde(default)]
+    told: VecDeque<String>,
+    /// Messages that wait, by receiver.
+    #[serde(default)]
+    waiting: BTreeMap<String, Vec<Message>>,
 }
 
 /// What the herald is made of.
@@ -93,6 +104,13 @@ struct Sending {
     task: JoinHandle<()>,
 }
 
+/// A receiver of messages, and the task that sends to it.
+struct Posting {
+    outbox: Arc<Outbox>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
 /// Which one: the number of its URL, and its address.
 type Place = (usize, SocketAddr);
 
@@ -101,6 +119,7 @@ pub(super) struct Herald {
     kept: Kept,
     orders: Arc<Orders>,
     peers: HashMap<Place, Sending>,
+    outboxes: Vec<Posting>,
     resolving: JoinSet<(usize, Result<Vec<SocketAddr>, String>)>,
     unresolved: HashSet<usize>,
     resent: Time,
@@ -119,6 +138,7 @@ impl Herald {
             kept,
             orders,
             peers: HashMap::new(),
+            outboxes: Vec::new(),
             resolving: JoinSet::new(),
             unresolved: HashSet::new(),
             resent: now,
@@ -131,6 +151,7 @@ impl Herald {
     /// Tells until told to stop.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let mut resolve = tokio::time::interval(RESOLVE_EVERY);
+        self.open_outboxes();
         resolve.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -155,10 +176,17 @@ impl Herald {
         for sending in self.peers.values() {
             sending.stop.cancel();
         }
+        for posting in &self.outboxes {
+            posting.stop.cancel();
+        }
         for (_, sending) in self.peers.drain() {
             // It ends within the time that it may still send; a panic in it was told where it happened.
             let _ = sending.task.await;
         }
+        for posting in &mut self.outboxes {
+            let _ = (&mut posting.task).await;
+        }
+        self.is_dirty |= !self.outboxes.is_empty();
         if self.is_dirty || !self.orders.promises.is_empty() {
             let _ = tokio::time::timeout(LAST_WRITE, self.save()).await;
         }
@@ -176,7 +204,91 @@ impl Herald {
         if orders.promises != self.orders.promises {
             self.setup.metrics.objectives.clear();
         }
+        let others = orders.receivers != self.orders.receivers;
         self.orders = orders;
+        if others {
+            self.keep_waiting();
+            for posting in self.outboxes.drain(..) {
+                posting.stop.cancel();
+            }
+            self.open_outboxes();
+        }
+    }
+
+    fn open_outboxes(&mut self) {
+        for receiver in self.orders.receivers.clone() {
+            let waiting = self.kept.waiting.remove(receiver.name).unwrap_or_default();
+            let (metrics, name) = (Arc::clone(&self.setup.metrics), receiver.name);
+            let changed = Arc::clone(&self.setup.changed);
+            let count: Count = Arc::new(move |fate| {
+                // What was told is stored, so that a restart does not tell it again.
+                changed.notify_one();
+                let result = match fate {
+                    Fate::Sent => "sent",
+                    Fate::Failed => "failed",
+                    Fate::Dropped => "dropped",
+                };
+                metrics.alerting.message(name, result);
+            });
+            let outbox = Outbox::new(receiver, waiting, count, clock::unix_seconds);
+            let stop = CancellationToken::new();
+            let ended = self.setup.ended.clone().drop_guard();
+            let task = tokio::spawn({
+                let (outbox, stop) = (Arc::clone(&outbox), stop.clone());
+                async move {
+                    outbox.run(stop).await;
+                    ended.disarm();
+                }
+            });
+            self.outboxes.push(Posting { outbox, stop, task });
+        }
+    }
+
+    /// What waits is stored, so that a restart goes on with it.
+    fn keep_waiting(&mut self) {
+        for posting in &self.outboxes {
+            let waiting = posting.outbox.waiting();
+            let name = posting.outbox.receiver().name;
+            self.kept.waiting.insert(name.to_owned(), waiting);
+        }
+    }
+
+    /// Whether a message left its queue since what waits was stored.
+    fn has_told(&self) -> bool {
+        self.outboxes.iter().any(|posting| {
+            let stored = self.kept.waiting.get(posting.outbox.receiver().name);
+            posting.outbox.waiting() != stored.map_or(&[][..], Vec::as_slice)
+        })
+    }
+
+    /// Hands news to those who want it, once. Returns whether there was any.
+    fn tell_news(&mut self, views: &[Arc<GuardView>]) -> bool {
+        if self.outboxes.is_empty() {
+            return false;
+        }
+        let now = self.setup.timeline.now().unix_seconds();
+        let page = self.orders.page.as_ref();
+        let mut any = false;
+        for message in views
+            .iter()
+            .flat_map(|view| news::of_release(view, page, now))
+        {
+            let id = message.id();
+            if self.kept.told.contains(&id) {
+                continue;
+            }
+            self.kept.told.push_back(id);
+            if self.kept.told.len() > MAX_TOLD {
+                self.kept.told.pop_front();
+            }
+            any = true;
+            for posting in &self.outboxes {
+                if posting.outbox.receiver().kept || !news::is_quiet(&message) {
+                    posting.outbox.offer(message.clone());
+                }
+            }
+        }
+        any
     }
 
     fn resolve(&mut self) {
@@ -278,9 +390,10 @@ impl Herald {
         let (mut conditions, unknown) = self.conditions(&tracked, &views);
         conditions.extend(burning);
         self.setup.web.show_objectives(objectives);
+        let news = self.tell_news(&views) || self.has_told();
         let is_known = |labels: &Labels| !unknown.contains(&key(labels));
         let changed = self.kept.book.observe(conditions, is_known, now);
-        self.is_dirty |= changed;
+        self.is_dirty |= changed || news;
         let resend = self
             .orders
             .alertmanagers
@@ -300,7 +413,10 @@ impl Herald {
         } else {
             KEEP_EVERY
         };
-        if changed || (now.since(self.saved) >= wait && (self.is_dirty || !promises_nothing)) {
+        if changed
+            || news
+            || (now.since(self.saved) >= wait && (self.is_dirty || !promises_nothing))
+        {
             self.save().await;
         }
     }
@@ -365,6 +481,14 @@ impl Herald {
                 found.push(conditions::of_ourselves(Kind::DeliveryFailing, place, text));
             }
         }
+        for posting in &self.outboxes {
+            if posting.outbox.failing_since().is_some() {
+                let receiver = posting.outbox.receiver().name.to_owned();
+                let text = format!("Messages do not arrive at the receiver {receiver}.");
+                let place = Labels::from([("receiver".to_owned(), receiver)]);
+                found.push(conditions::of_ourselves(Kind::DeliveryFailing, place, text));
+            }
+        }
         let watchdog = self.orders.alertmanagers.as_ref();
         if watchdog.is_some_and(|settings| settings.watchdog) {
             let text = "This alert always fires; when it does not arrive, no other does.".into();
@@ -420,6 +544,7 @@ impl Herald {
         };
         let now = self.setup.timeline.now();
         self.saved = now;
+        self.keep_waiting();
         let kept = self.kept.clone();
         let written = tokio::task::spawn_blocking(move || {
             let (namespace, release) = ours();
@@ -470,8 +595,8 @@ fn load(setup: &Setup, now: Time) -> Kept {
     let (namespace, release) = ours();
     let why = match store.load::<Kept>(Stored::Alerts, &namespace, &release, now) {
         Found::Nothing => return Kept::default(),
-        Found::State(Kept { book, accounts }) => match book.bounded() {
-            Ok(book) => return Kept { book, accounts },
+        Found::State(kept) => match kept.book.clone().bounded() {
+            Ok(book) => return Kept { book, ..kept },
             Err(why) => why,
         },
         Found::SetAside(why) => why,

@@ -28,6 +28,7 @@ pub struct Alerting {
     waiting: IntGaugeVec,
     unconfirmed: IntGaugeVec,
     latency: HistogramVec,
+    messages: IntCounterVec,
 }
 
 impl Alerting {
@@ -94,7 +95,22 @@ impl Alerting {
                     to,
                 ),
             )?,
+            messages: add(
+                registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "leadsman_messages_total",
+                        "Messages to Slack and webhooks, by what became of them; failed ones are tried again.",
+                    ),
+                    &["receiver", "result"],
+                ),
+            )?,
         };
+        for receiver in ["slack", "webhook"] {
+            for result in ["sent", "failed", "dropped"] {
+                alerting.messages.with_label_values(&[receiver, result]);
+            }
+        }
         for state in STATES {
             alerting.alerts.with_label_values(&[state]).set(0);
         }
@@ -108,6 +124,11 @@ impl Alerting {
         }
         self.left_out
             .set(i64::try_from(left_out).unwrap_or(i64::MAX));
+    }
+
+    /// A message came to this.
+    pub fn message(&self, receiver: &str, result: &str) {
+        self.messages.with_label_values(&[receiver, result]).inc();
     }
 
     /// How many Alertmanagers there are.

@@ -71,12 +71,16 @@ pub struct GuardView {
 }
 
 /// The revision at hand.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct CaseView {
     /// Its number.
     pub revision: u32,
     /// The numbers of the verdict in words, or what a person said.
     pub text: String,
+    /// The reason of the verdict, as `error_rate:db`.
+    pub reason: String,
+    /// When it appeared, in seconds since 1970.
+    pub since: f64,
     /// Whether it was found bad, or is to be turned back.
     pub is_convicted: bool,
     /// Whether a person wants it turned back.

@@ -68,6 +68,8 @@ pub(super) fn of(
         case: rollout.phase().case().map(|case| CaseView {
             revision: case.revision.0,
             text: case.text.clone(),
+            reason: case.reason.clone(),
+            since: case.seen.unix_seconds(),
             is_convicted: case.convicted.is_some(),
             is_ordered: case.ordered,
         }),

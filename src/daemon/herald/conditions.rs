@@ -219,6 +219,7 @@ mod tests {
             text: "api failed".into(),
             is_convicted: true,
             is_ordered,
+            ..CaseView::default()
         };
         let mut now = view(vec![past(5, "kept")]);
         now.case = Some(case(false));

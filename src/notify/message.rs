@@ -1,0 +1,167 @@
+//! What people are told of a rollout: for Slack, and as JSON for whoever else wants it.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// Slack's bound of a text in a block, with room for what stands around it.
+const MAX_TEXT: usize = 2500;
+
+/// News about one revision of a release.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Message {
+    /// The namespace of the release.
+    pub namespace: String,
+    /// The release.
+    pub release: String,
+    /// The revision.
+    pub revision: u32,
+    /// `regressed` when the verdict falls, later how it ended.
+    pub step: String,
+    /// What happened, in one line.
+    pub headline: String,
+    /// Why: the numbers of the verdict, or what became of it.
+    pub text: String,
+    /// The reason of the verdict, as `hard_down:api`; empty without one.
+    pub reason: String,
+    /// Since when, in seconds since 1970.
+    pub since: f64,
+    /// When it happened, in seconds since 1970.
+    pub at: f64,
+    /// What a person can run.
+    pub command: String,
+    /// The status page, where it is known.
+    pub link: Option<String>,
+    /// Whether somebody has to do something.
+    pub is_urgent: bool,
+}
+
+impl Message {
+    /// What tells it from others, so that it is told once.
+    pub fn id(&self) -> String {
+        format!(
+            "{}/{}/{}/{}",
+            self.namespace, self.release, self.revision, self.step
+        )
+    }
+
+    /// As Slack's incoming webhooks take it: blocks, and a text for notifications.
+    pub fn slack(&self) -> Value {
+        let mark = if self.is_urgent {
+            ":rotating_light:"
+        } else {
+            ":anchor:"
+        };
+        let since = date(self.since);
+        let mut fields = vec![
+            field("Release", &format!("{}/{}", self.namespace, self.release)),
+            field("Revision", &self.revision.to_string()),
+            field("Since", &since),
+        ];
+        if !self.reason.is_empty() {
+            fields.push(field("Reason", &self.reason));
+        }
+        let mut blocks = vec![
+            json!({"type": "section", "text": {"type": "mrkdwn", "text": format!("{mark} *{}*", escaped(&self.headline))}}),
+            json!({"type": "section", "fields": fields}),
+        ];
+        if !self.text.is_empty() {
+            blocks.push(
+                json!({"type": "section", "text": {"type": "mrkdwn", "text": escaped(&self.text)}}),
+            );
+        }
+        let mut last = format!("`{}`", escaped(&self.command).replace('`', "'"));
+        if let Some(link) = &self.link {
+            last.push_str(&format!("  <{}|Status page>", escaped(link)));
+        }
+        blocks.push(json!({"type": "context", "elements": [{"type": "mrkdwn", "text": last}]}));
+        json!({"text": escaped(&self.headline), "blocks": blocks})
+    }
+
+    /// As a webhook takes it.
+    pub fn json(&self) -> Value {
+        let mut value = json!(self);
+        value["version"] = json!(1);
+        value["id"] = json!(self.id());
+        value
+    }
+}
+
+fn field(name: &str, value: &str) -> Value {
+    json!({"type": "mrkdwn", "text": format!("*{name}*\n{}", escaped(value))})
+}
+
+/// Slack's three characters with a meaning, as it wants them written; bounded.
+fn escaped(text: &str) -> String {
+    let short: String = text.chars().take(MAX_TEXT).collect();
+    short
+        .replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+}
+
+/// A date that Slack shows in the reader's own time zone, and in UTC where it cannot.
+fn date(unix: f64) -> String {
+    let at = std::time::Duration::try_from_secs_f64(unix).unwrap_or_default();
+    let text = humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + at);
+    text.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message() -> Message {
+        Message {
+            namespace: "shop".into(),
+            release: "web".into(),
+            revision: 42,
+            step: "regressed".into(),
+            headline: "shop/web: revision 42 made things worse <!channel>".into(),
+            text: "api failed 16 times in a row & more".into(),
+            reason: "hard_down:api".into(),
+            since: 1_767_607_200.0,
+            at: 1_767_607_215.0,
+            command: "leadsman status web".into(),
+            link: Some("http://leadsman/#release/shop/web".into()),
+            is_urgent: true,
+        }
+    }
+
+    #[test]
+    fn slack_shows_all_of_it_and_obeys_nothing_in_it() {
+        let slack = message().slack();
+        assert_eq!(
+            slack["text"],
+            "shop/web: revision 42 made things worse &lt;!channel&gt;"
+        );
+        let text = slack.to_string();
+        for part in [
+            "hard_down:api",
+            "2026-01-05T10:00:00Z",
+            "16 times in a row &amp; more",
+            "leadsman status web",
+            "|Status page>",
+        ] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+        assert!(!text.contains("<!channel>"));
+        let long = Message {
+            text: "x".repeat(10_000),
+            ..message()
+        };
+        assert!(
+            long.slack()["blocks"][2]["text"]["text"]
+                .as_str()
+                .map_or(0, str::len)
+                <= 3000
+        );
+    }
+
+    #[test]
+    fn json_has_a_version_and_what_tells_it_from_others() {
+        let json = message().json();
+        assert_eq!(json["version"], 1);
+        assert_eq!(json["id"], "shop/web/42/regressed");
+        assert_eq!(json["revision"], 42);
+    }
+}

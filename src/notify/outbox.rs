@@ -1,0 +1,274 @@
+//! Messages to one receiver: a queue, a loop, a rate, and a signature where the receiver wants to know who it is.
+
+use std::collections::VecDeque;
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use reqwest::{Client, StatusCode, header};
+use ring::hmac;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::client::{authorized, cause, client, excerpt, reveal};
+use super::message::Message;
+use crate::config::settings::{MessageForm, Receiver};
+
+/// Messages that wait for one receiver. There are a few in a day.
+const CAPACITY: usize = 256;
+
+/// One message a second, as Slack allows, and a few at once.
+const RATE: NonZeroU32 = NonZeroU32::new(1).unwrap();
+const BURST: NonZeroU32 = NonZeroU32::new(5).unwrap();
+
+/// How long a request may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Waits between attempts: doubled each time, up to the second.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// The longest wait that a receiver may ask for.
+const MAX_WAIT: Duration = Duration::from_secs(300);
+
+/// Older news is none.
+const MAX_AGE: f64 = 6.0 * 3600.0;
+
+/// How long what waits may still be sent after the signal to stop.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// What became of messages, for the metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// The receiver took it.
+    Sent,
+    /// It did not arrive, and is tried again.
+    Failed,
+    /// It will not arrive: refused, too old, or no room.
+    Dropped,
+}
+
+/// Takes the numbers of a receiver.
+pub type Count = Arc<dyn Fn(Fate) + Send + Sync>;
+
+/// A receiver, and what waits for it.
+pub struct Outbox {
+    receiver: Receiver,
+    queue: Mutex<VecDeque<Message>>,
+    has_work: Notify,
+    rate: DefaultDirectRateLimiter,
+    count: Count,
+    failing_since: Mutex<Option<Instant>>,
+    clock: fn() -> f64,
+}
+
+enum Failure {
+    Passing(String, Option<Duration>),
+    Lasting(String),
+}
+
+impl Outbox {
+    /// Nothing is sent before [`Self::run`]. `clock` gives the seconds since 1970.
+    pub fn new(
+        receiver: Receiver,
+        waiting: Vec<Message>,
+        count: Count,
+        clock: fn() -> f64,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            receiver,
+            queue: Mutex::new(waiting.into_iter().take(CAPACITY).collect()),
+            has_work: Notify::new(),
+            rate: RateLimiter::direct(Quota::per_second(RATE).allow_burst(BURST)),
+            count,
+            failing_since: Mutex::default(),
+            clock,
+        })
+    }
+
+    /// Who it is, as it was configured.
+    pub const fn receiver(&self) -> &Receiver {
+        &self.receiver
+    }
+
+    /// Since when nothing arrives there, if so.
+    pub fn failing_since(&self) -> Option<Instant> {
+        *self
+            .failing_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What waits, to be stored.
+    pub fn waiting(&self) -> Vec<Message> {
+        self.queue().iter().cloned().collect()
+    }
+
+    /// Puts a message into the queue. Never waits.
+    pub fn offer(&self, message: Message) {
+        let mut queue = self.queue();
+        if queue.len() >= CAPACITY {
+            queue.pop_front();
+            (self.count)(Fate::Dropped);
+        }
+        queue.push_back(message);
+        drop(queue);
+        self.has_work.notify_one();
+    }
+
+    /// Sends until told to stop; what waits then is still sent, for a short while.
+    pub async fn run(&self, stop: CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.send_all(true) => {}
+        }
+        let _ = tokio::time::timeout(DRAIN, self.send_all(false)).await;
+    }
+
+    fn queue(&self) -> MutexGuard<'_, VecDeque<Message>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn send_all(&self, waits: bool) {
+        let mut pause = BACKOFF.0;
+        loop {
+            let Some(message) = self.queue().front().cloned() else {
+                if !waits {
+                    return;
+                }
+                self.has_work.notified().await;
+                continue;
+            };
+            if (self.clock)() - message.at > MAX_AGE {
+                self.gone(&message, Fate::Dropped);
+                continue;
+            }
+            self.rate.until_ready().await;
+            match self.send(&message).await {
+                Ok(()) => {
+                    pause = BACKOFF.0;
+                    self.works();
+                    self.gone(&message, Fate::Sent);
+                }
+                Err(Failure::Lasting(why)) => {
+                    tracing::error!(
+                        receiver = self.receiver.name,
+                        message = message.id(),
+                        "The message is refused: {why}"
+                    );
+                    self.gone(&message, Fate::Dropped);
+                }
+                Err(Failure::Passing(why, asked)) => {
+                    (self.count)(Fate::Failed);
+                    self.fails(&why);
+                    if !waits {
+                        return;
+                    }
+                    let jitter = 0.5 + fastrand::f64();
+                    let wait = pause.mul_f64(jitter).max(asked.unwrap_or_default());
+                    tokio::time::sleep(wait.min(MAX_WAIT)).await;
+                    pause = (pause * 2).min(BACKOFF.1);
+                }
+            }
+        }
+    }
+
+    fn gone(&self, message: &Message, fate: Fate) {
+        let mut queue = self.queue();
+        // While it was on its way, it may have been dropped for newer ones.
+        if queue.front() == Some(message) {
+            queue.pop_front();
+        }
+        drop(queue);
+        (self.count)(fate);
+    }
+
+    fn works(&self) {
+        let before = self
+            .failing_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if before.is_some() {
+            tracing::info!(receiver = self.receiver.name, "Messages arrive again");
+        }
+    }
+
+    fn fails(&self, why: &str) {
+        let mut since = self
+            .failing_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if since.is_none() {
+            *since = Some(Instant::now());
+            tracing::warn!(
+                receiver = self.receiver.name,
+                "Messages do not arrive: {why}"
+            );
+        }
+    }
+
+    async fn send(&self, message: &Message) -> Result<(), Failure> {
+        let passing = |why: String| Failure::Passing(why, None);
+        let body = match self.receiver.form {
+            MessageForm::Slack => message.slack(),
+            MessageForm::Json => message.json(),
+        };
+        let body = body.to_string();
+        // The address may be a secret; it is read when it is used, and never shown.
+        let url = reveal(&self.receiver.url).map_err(passing)?;
+        let http: Client = client(&self.receiver.tls, TIMEOUT, None).map_err(passing)?;
+        let mut request = http
+            .post(url)
+            .header(header::CONTENT_TYPE, "application/json");
+        if let Some(secret) = &self.receiver.signing_key {
+            let secret = reveal(secret).map_err(passing)?;
+            let at = (self.clock)().max(0.0).round();
+            request = request.header("x-leadsman-signature", signature(&secret, at, &body));
+        }
+        let request = authorized(request, self.receiver.auth.as_ref()).map_err(passing)?;
+        let response = request.body(body).send().await;
+        let response = response.map_err(|error| passing(cause(&error)))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(());
+        }
+        let asked = response.headers().get(header::RETRY_AFTER);
+        let asked = asked.and_then(|value| value.to_str().ok()?.parse().ok());
+        let asked = asked.map(Duration::from_secs);
+        let why = format!("{status}: {}", excerpt(response).await);
+        let passes = status.is_server_error()
+            || status.is_redirection()
+            || [StatusCode::TOO_MANY_REQUESTS, StatusCode::REQUEST_TIMEOUT].contains(&status);
+        Err(if passes {
+            Failure::Passing(why, asked)
+        } else {
+            Failure::Lasting(why)
+        })
+    }
+}
+
+/// `t=SECONDS,v1=HEX`: HMAC-SHA256 of `SECONDS.BODY`, so that neither can be changed, nor old news be told again.
+fn signature(secret: &str, at: f64, body: &str) -> String {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+    let tag = hmac::sign(&key, format!("{at:.0}.{body}").as_bytes());
+    let mut text = format!("t={at:.0},v1=");
+    for byte in tag.as_ref() {
+        text.push_str(&format!("{byte:02x}"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::signature;
+
+    /// Made with `printf '1767607200.{}' | openssl dgst -sha256 -hmac key`.
+    #[test]
+    fn the_signature_is_that_of_others() {
+        assert_eq!(
+            signature("key", 1_767_607_200.0, "{}"),
+            "t=1767607200,v1=523fa5f1e14d55d5de8ad41ff12c7722a613508c37bb52bba59d6bf96145a362"
+        );
+    }
+}

@@ -1,0 +1,180 @@
+//! One story, told in order and once: in Slack, to a webhook that knows who it is from, and to an Alertmanager.
+
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::program::{App, Leadsman, until};
+use crate::receivers::{Receiver, Reply};
+
+fn headlines(receiver: &Receiver) -> Vec<String> {
+    let bodies = receiver.bodies();
+    let told = bodies
+        .iter()
+        .map(|body| serde_json::from_str::<Value>(body).unwrap());
+    told.map(|message| message["text"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn a_rollback_is_told_as_one_story_once_and_in_order() {
+    // The first time it is away, as Slack is at times; then it wants to be left alone for a moment.
+    let slack = Receiver::start(|_| Reply::status(503));
+    let webhook = Receiver::start(|_| Reply::status(200));
+    let alertmanager = Receiver::start(|_| Reply::status(200).body("[]"));
+    let folder = tempfile::tempdir().unwrap();
+    let history = folder.path().join("history");
+    let app = App::of(&history);
+    until("the app's pods are Ready", || {
+        std::fs::read_to_string(history.join("pods.json"))
+            .is_ok_and(|text| text.contains("\"settled\":1"))
+    });
+    let address = folder.path().join("slack-url");
+    std::fs::write(
+        &address,
+        format!("{}services/T0/B0/secret-part\n", slack.url()),
+    )
+    .unwrap();
+    let key = folder.path().join("key");
+    std::fs::write(&key, "key\n").unwrap();
+    let config = format!(
+        "[serve]\nlisten = \"127.0.0.1:0\"\nexternal_url = \"https://leadsman.example.com/\"\n\
+         [state]\ndirectory = \"state\"\n[alertmanager]\nurls = [\"{}\"]\nresend = \"1h\"\n\
+         [slack]\nurl_file = \"{}\"\n[webhook]\nurl = \"{}hook\"\nsigning_key_file = \"{}\"\n\
+         [[release]]\nname = \"mykadoo\"\nnamespace = \"shop\"\nbase_url = \"{}\"\nembedded = \"{}\"\nmode = \"enforce\"\n\
+         interval = \"100ms\"\n[release.rollback]\nwatch = \"60s\"\n\
+         [[release.probe]]\nname = \"api\"\npath = \"/api/health\"\nexpect = {{ status = 200 }}\n",
+        alertmanager.url(),
+        address.display(),
+        webhook.url(),
+        key.display(),
+        app.url(),
+        history.display()
+    );
+    let mut leadsman = Leadsman::run(&config, &[]);
+    until("there is a baseline", || {
+        let probes: Value = serde_json::from_str(&leadsman.get("/api/v1/probes").body).unwrap();
+        probes["probes"][0]["totals"]["good"].as_u64() >= Some(100)
+    });
+    let deploy = [
+        "demo",
+        "--deploy",
+        "dead",
+        "--history",
+        history.to_str().unwrap(),
+    ];
+    let deployed = Command::new(env!("CARGO_BIN_EXE_leadsman"))
+        .args(deploy)
+        .status()
+        .unwrap();
+    assert!(deployed.success());
+    until("Slack was tried", || !slack.requests().is_empty());
+    // Killed between the receiver's answer and the disk it would tell once more: nothing is lost, rather than nothing twice.
+    until("it is stored who was told, and who waits", || {
+        let stored = std::fs::read(leadsman.folder().join("state/alerts.json")).unwrap_or_default();
+        let stored: Value = serde_json::from_slice(&stored).unwrap_or_default();
+        let waiting = |name: &str| stored["state"]["waiting"][name].as_array().map(Vec::len);
+        (waiting("slack"), waiting("webhook")) == (Some(1), Some(0))
+    });
+    // What waits survives a restart.
+    leadsman.kill();
+    slack.answers(|_| Reply::status(200));
+    leadsman.start_again();
+    until("all is told", || {
+        headlines(&slack)
+            .iter()
+            .any(|line| line.ends_with("and all is well again"))
+    });
+    // Nothing more comes.
+    std::thread::sleep(Duration::from_secs(3));
+    let mut told = headlines(&slack);
+    told.dedup();
+    let story = [
+        "shop/mykadoo: revision 2 made things worse",
+        "shop/mykadoo: revision 2 was turned back, and all is well again",
+    ];
+    assert_eq!(told, story);
+    assert!(
+        slack.requests()[0]
+            .head
+            .contains("POST /services/T0/B0/secret-part")
+    );
+
+    let hooks = webhook.requests();
+    let steps: Vec<String> = hooks
+        .iter()
+        .map(|request| serde_json::from_str::<Value>(&request.body).unwrap())
+        .map(|message| message["step"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(steps, ["regressed", "recovered"]);
+    // The signature is that of openssl.
+    let head = &hooks[0].head;
+    let line = head
+        .lines()
+        .find_map(|line| line.strip_prefix("x-leadsman-signature: t="))
+        .unwrap();
+    let (at, signature) = line.split_once(",v1=").unwrap();
+    let signed = folder.path().join("signed");
+    std::fs::write(&signed, format!("{at}.{}", hooks[0].body)).unwrap();
+    let openssl = Command::new("openssl")
+        .args(["dgst", "-sha256", "-hmac", "key"])
+        .arg(&signed)
+        .output();
+    if let Ok(openssl) = openssl {
+        let said = String::from_utf8_lossy(&openssl.stdout).into_owned();
+        assert!(said.trim().ends_with(signature), "{said} {signature}");
+    }
+
+    // Alertmanager hears of the same: it regressed, that is over, it was turned back.
+    let alerts: Vec<Value> = alertmanager
+        .requests()
+        .iter()
+        .filter(|request| request.head.starts_with("POST"))
+        .flat_map(|request| serde_json::from_str::<Vec<Value>>(&request.body).unwrap())
+        .collect();
+    let of = |name: &str| -> Vec<&Value> {
+        alerts
+            .iter()
+            .filter(|alert| alert["labels"]["alertname"] == name)
+            .collect()
+    };
+    let regressed = of("LeadsmanReleaseRegressed");
+    assert!(regressed.len() >= 2, "{alerts:#?}");
+    assert!(
+        regressed
+            .iter()
+            .all(|alert| alert["startsAt"] == regressed[0]["startsAt"])
+    );
+    assert!(
+        regressed
+            .iter()
+            .all(|alert| alert["labels"] == regressed[0]["labels"])
+    );
+    assert_eq!(regressed[0]["labels"]["revision"], "2");
+    let rolled = of("LeadsmanReleaseRolledBack");
+    assert!(!rolled.is_empty(), "{alerts:#?}");
+    let last = regressed.last().unwrap();
+    assert!(
+        last["endsAt"].as_str() <= rolled[0]["startsAt"].as_str(),
+        "{last} {}",
+        rolled[0]
+    );
+    assert_eq!(
+        rolled[0]["annotations"]["runbook_url"],
+        "https://leadsman.example.com/runbook#leadsmanreleaserolledback"
+    );
+    assert!(
+        leadsman
+            .get("/runbook")
+            .body
+            .contains("id=\"leadsmanreleaserolledback\"")
+    );
+    let said =
+        leadsman.log() + &leadsman.get("/api/v1/alerts").body + &leadsman.get("/metrics").body;
+    assert!(!said.contains("secret-part"), "{said}");
+    assert!(
+        said.contains("leadsman_messages_total{receiver=\"slack\",result=\"sent\"} 2")
+            || said.contains("result=\"sent\"} 1")
+    );
+}

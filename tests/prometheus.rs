@@ -133,6 +133,107 @@ fn config(app: &App, refused: u16) -> String {
     text + &format!("[[release.probe]]\nname = \"gone\"\nurl = \"http://127.0.0.1:{refused}/\"\n")
 }
 
+/// The burn that we tell of is the one that PromQL finds in our counters.
+#[test]
+fn the_burn_is_that_of_promql() {
+    if !present("prometheus") {
+        return;
+    }
+    let app = App::start();
+    let refused = unused_port();
+    let config = config(&app, refused).replacen(
+        "[[release]]\n",
+        "[[release]]\nobjective = { availability = \"99%\" }\n",
+        1,
+    );
+    let leadsman = Leadsman::run(&config, &[]);
+    let prometheus = Prometheus::start(&leadsman, &app, refused);
+    let value = |query: &str| -> Option<f64> { prometheus.query(query).first()?.parse().ok() };
+    let bad = "sum(increase(leadsman_probes_total{result=\"bad\"}[5m]))";
+    let all = "sum(increase(leadsman_probes_total{result=~\"good|bad\"}[5m]))";
+    until("there is enough to compare", || value(all) >= Some(60.0));
+    let ours = "leadsman_slo_error_ratio{objective=\"availability\",window=\"5m\"}";
+    until("both agree", || {
+        let (Some(ours), Some(theirs)) = (value(ours), value(&format!("{bad} / {all}"))) else {
+            return false;
+        };
+        // One sounding more or less on either side of a scrape.
+        assert!(ours > 0.0 && ours < 1.0, "{ours}");
+        (ours - theirs).abs() < 0.02
+    });
+    let burn = value("leadsman_slo_burn_rate{objective=\"availability\",window=\"5m\"} * 0.01");
+    let ratio = value(ours);
+    assert!(
+        (burn.unwrap() - ratio.unwrap()).abs() < 0.02,
+        "{burn:?} {ratio:?}"
+    );
+    // The recording rules find what they need.
+    assert_eq!(
+        value("count(leadsman_slo_error_ratio{probe=\"\",window=~\"5m|30m|1h|2h|6h|1d|3d\"})"),
+        Some(7.0)
+    );
+}
+
+/// promtool finds nothing to say about the shipped rules, and each alert is tested firing and silent.
+#[test]
+fn the_shipped_rules_fire_when_they_should_and_only_then() {
+    if !present("promtool") {
+        return;
+    }
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (rules, tests) = (
+        folder.join("helm/rules/leadsman.yaml"),
+        folder.join("tests/rules/leadsman.test.yaml"),
+    );
+    for (what, file) in [("check", &rules), ("test", &tests)] {
+        let output = Command::new("promtool")
+            .args([what, "rules"])
+            .arg(file)
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stdout)
+        );
+    }
+    let read = |file: &std::path::Path| -> serde_json::Value {
+        serde_saphyr::from_str(&std::fs::read_to_string(file).unwrap()).unwrap()
+    };
+    let (rules, tests) = (read(&rules), read(&tests));
+    let list = |value: &serde_json::Value| value.as_array().cloned().unwrap_or_default();
+    let mut tried = std::collections::BTreeSet::new();
+    for test in list(&tests["tests"]) {
+        for alert in list(&test["alert_rule_test"]) {
+            let name = alert["alertname"].as_str().unwrap().to_owned();
+            tried.insert((name, list(&alert["exp_alerts"]).is_empty()));
+        }
+        for expression in list(&test["promql_expr_test"]) {
+            tried.insert((expression["expr"].as_str().unwrap().to_owned(), false));
+        }
+    }
+    for rule in list(&rules["groups"])
+        .iter()
+        .flat_map(|group| list(&group["rules"]))
+    {
+        if let Some(name) = rule["alert"].as_str() {
+            for silent in [false, true] {
+                assert!(
+                    tried.contains(&(name.to_owned(), silent)),
+                    "{name}, silent: {silent}"
+                );
+            }
+            assert!(
+                rule["for"].is_string() && rule["labels"]["severity"].is_string(),
+                "{name}"
+            );
+        }
+        if let Some(name) = rule["record"].as_str() {
+            assert!(tried.contains(&(name.to_owned(), false)), "{name}");
+        }
+    }
+}
+
 /// Whether a program is there; where everything must be tested, it has to be.
 fn present(program: &str) -> bool {
     let found = Command::new(program)

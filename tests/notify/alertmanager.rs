@@ -227,3 +227,48 @@ fn two_that_gossip_hear_of_the_beginning_and_of_the_end_across_a_restart() {
     assert_eq!(told(&hears, name, "firing"), 1);
     assert_eq!(told(&hears, name, "resolved"), 1);
 }
+
+/// The example of routes is one that Alertmanager takes, and it sends each alert where its priority says.
+#[test]
+fn the_example_routes_by_priority() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("helm/alertmanager.example.yml");
+    let amtool = |arguments: &[&str]| -> Option<String> {
+        let output = Command::new("amtool").args(arguments).output();
+        assert!(
+            output.is_ok() || std::env::var_os("LEADSMAN_TEST_ALL").is_none(),
+            "amtool is missing"
+        );
+        let output = output.ok()?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            output.status.success(),
+            "{said}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Some(said)
+    };
+    let config = format!("--config.file={}", file.display());
+    let Some(_) = amtool(&["check-config", file.to_str().unwrap()]) else {
+        return;
+    };
+    for kind in leadsman::alert::Kind::ALL {
+        let labels = [
+            format!("alertname={}", kind.name()),
+            format!("priority={}", kind.priority()),
+            "source=leadsman".to_owned(),
+        ];
+        let mut arguments = vec!["config", "routes", "test", config.as_str()];
+        arguments.extend(labels.iter().map(String::as_str));
+        let expected = match (kind.name(), kind.priority()) {
+            ("LeadsmanWatchdog", _) => "dead-mans-switch",
+            (_, "P0" | "P1") => "page",
+            _ => "day",
+        };
+        assert_eq!(
+            amtool(&arguments).unwrap().trim(),
+            expected,
+            "{}",
+            kind.name()
+        );
+    }
+}

@@ -420,3 +420,107 @@ fn mistakes(lines: &str) -> Vec<String> {
         .map(|mistake| mistake.message.clone())
         .collect()
 }
+
+#[test]
+fn what_is_wrong_about_telling_people_says_what_to_write_instead() {
+    let release = "[[release]]\nname = 'a'\nnamespace = 'b'\n[[release.probe]]\nname = 'p'\nurl = 'tcp://127.0.0.1:1'\n";
+    let of_release = |keys: &str| release.replacen("namespace", &format!("{keys}\nnamespace"), 1);
+    for (text, expected) in [
+        (
+            format!("[alertmanager]\n{release}"),
+            "names no Alertmanager",
+        ),
+        (
+            format!("[alertmanager]\nurls = ['nonsense']\n{release}"),
+            "is no URL",
+        ),
+        (
+            format!("[alertmanager]\nurls = ['ftp://a']\n{release}"),
+            "is no http or https URL",
+        ),
+        (
+            format!("[alertmanager]\nurls = ['http://u:hunter2@a']\n{release}"),
+            "holds credentials",
+        ),
+        (
+            format!("[alertmanager]\nurls = ['http://a']\nlabels = {{ a-b = 'c' }}\n{release}"),
+            "is no name of a label",
+        ),
+        (
+            format!("[alertmanager]\nurls = ['http://a']\nresend = '1ms'\n{release}"),
+            "too short",
+        ),
+        (
+            format!("[alertmanager]\nurls = ['http://a']\nbearer_token = 'hunter2'\n{release}"),
+            "must not stand in a file",
+        ),
+        (format!("[slack]\n{release}"), "has no address"),
+        (
+            format!("[slack]\nurl = 'https://hooks.example.com/hunter2'\n{release}"),
+            "must not stand in a file",
+        ),
+        (format!("[webhook]\n{release}"), "has no address"),
+        (
+            format!("[webhook]\nurl = 'http://a'\nsigning_key = 'hunter2'\n{release}"),
+            "must not stand in a file",
+        ),
+        (
+            of_release("objective = { availability = '90%' }"),
+            "page-quick can never fire",
+        ),
+        (
+            of_release("objective = { availability = '99' }"),
+            "is no share",
+        ),
+        (of_release("objective = { }"), "promises nothing"),
+        (
+            of_release("objective = { latency = '99%' }"),
+            "where no probe says which",
+        ),
+        (
+            of_release("objective = { availability = '99%', window = '1w' }"),
+            "no period of whole days",
+        ),
+        (
+            of_release("objective = { availability = '99%', tiers = ['slow'] }"),
+            "is no tier",
+        ),
+        (
+            of_release("alert = [{ weight = 'convict' }]"),
+            "matches nothing",
+        ),
+        (
+            of_release("alert = [{ match = {} }]"),
+            "matches every alert",
+        ),
+        (
+            of_release("alert = [{ match = { a = '(' } }]"),
+            "is no regular expression",
+        ),
+        (
+            of_release("alert = [{ match = { a = 'b' }, weight = 'heavy' }]"),
+            "is not known",
+        ),
+    ] {
+        let found = mistakes_in(&text);
+        assert!(
+            found.iter().any(|text| text.contains(expected)),
+            "{expected:?} is not in {found:#?}"
+        );
+        assert!(
+            !found.iter().any(|text| text.contains("hunter2")),
+            "{found:#?}"
+        );
+    }
+    for right in [
+        of_release("objective = { availability = '90%', tiers = ['page-slow', 'ticket-slow'] }"),
+        of_release(
+            "alert = [{ match = { alertname = 'High.*' } }, { match = { a = 'b' }, weight = 'note' }]",
+        ),
+        format!(
+            "[slack]\nurl_file = '/a'\n[webhook]\nurl = 'https://a/b'\nsigning_key_file = '/c'\n{release}"
+        ),
+    ] {
+        assert_eq!(mistakes_in(&right), [""; 0], "{right}");
+    }
+}

@@ -8,9 +8,11 @@
 //! - ground floor: pure. No clock, no tokio, no socket: time is an argument. [`units`], [`config`], [`sounding`],
 //!   [`window`], [`track`], [`doubt`], [`verdict`], [`baseline`], [`ledger`], [`rollout`], [`evidence`], [`recording`],
 //!   [`alert`], [`objective`];
-//! - the step between: [`clock`], the one place that reads a clock;
+//! - the step between: [`clock`], the one place that reads a clock, and `outgoing`, the client for servers that we work
+//!   with;
 //! - first floor: each speaks to one thing outside, and they do not know one another (but [`serve`] knows
-//!   [`metrics`]): [`probe`], [`metrics`], [`serve`], [`release`], [`store`], [`notify`];
+//!   [`metrics`]): [`probe`], [`metrics`], [`serve`], [`release`], [`store`], [`notify`],
+//!   [`requests`];
 //! - roof: [`daemon`], the only place that spawns long-lived tasks and holds the whole configuration, and [`cli`].
 //!
 //! Data flows one way: due time → probe → sounding → track → metrics. Of a guarded release each sounding also goes to
@@ -39,9 +41,11 @@ pub mod ledger;
 pub mod metrics;
 pub mod notify;
 pub mod objective;
+mod outgoing;
 pub mod probe;
 pub mod recording;
 pub mod release;
+pub mod requests;
 pub mod rollout;
 pub mod serve;
 pub mod sounding;

@@ -7,7 +7,6 @@
 //! - what a receiver answers is read up to a bound and trusted in nothing.
 
 mod alertmanager;
-mod client;
 mod message;
 mod outbox;
 mod wire;

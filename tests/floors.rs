@@ -26,7 +26,9 @@ const GROUND: &[&str] = &[
     "alert",
     "objective",
 ];
-const FIRST: &[&str] = &["probe", "metrics", "serve", "release", "store", "notify"];
+const FIRST: &[&str] = &[
+    "probe", "metrics", "serve", "release", "store", "notify", "requests",
+];
 const ROOF: &[&str] = &["daemon", "cli"];
 
 /// Outside crates and clocks that the ground floor must not know.

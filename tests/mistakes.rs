@@ -486,6 +486,14 @@ fn what_is_wrong_about_telling_people_says_what_to_write_instead() {
             "is no tier",
         ),
         (
+            of_release("requests = { prometheus = 'http://a' }"),
+            "is not complete",
+        ),
+        (
+            of_release("requests = { prometheus = 'http://a', errors = 'x', total = 'y' }"),
+            "is no query over $interval",
+        ),
+        (
             of_release("alert = [{ weight = 'convict' }]"),
             "matches nothing",
         ),

@@ -10,7 +10,11 @@
     reason = "a test may end where it stands"
 )]
 
+#[path = "prometheus/dashboards.rs"]
+mod dashboards;
 mod program;
+#[path = "prometheus/requests.rs"]
+mod requests;
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -283,11 +287,19 @@ struct Prometheus {
 }
 
 impl Prometheus {
+    /// One that scrapes these each second.
+    fn of(targets: &[SocketAddr]) -> Self {
+        let targets: Vec<String> = targets.iter().map(|target| format!("'{target}'")).collect();
+        Self::with(&format!(
+            "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\nscrape_configs:\n\
+             - job_name: app\n  static_configs: [{{targets: [{}]}}]\n",
+            targets.join(", ")
+        ))
+    }
+
     fn start(leadsman: &Leadsman, app: &App, refused: u16) -> Self {
-        let folder = tempfile::tempdir().unwrap();
         let ours = leadsman.address();
-        let file = folder.path().join("prometheus.yml");
-        let text = format!(
+        Self::with(&format!(
             "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\nscrape_configs:\n\
              - job_name: leadsman\n  honor_labels: true\n  static_configs: [{{targets: ['{ours}']}}]\n\
              - job_name: blackbox-exporter\n  metrics_path: /probe\n  params: {{module: [http_2xx]}}\n  \
@@ -296,8 +308,13 @@ impl Prometheus {
              - {{source_labels: [__param_target], target_label: instance}}\n  \
              - {{target_label: __address__, replacement: '{ours}'}}\n",
             app.url()
-        );
-        std::fs::write(&file, text).unwrap();
+        ))
+    }
+
+    fn with(config: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("prometheus.yml");
+        std::fs::write(&file, config).unwrap();
         let address: SocketAddr = format!("127.0.0.1:{}", unused_port()).parse().unwrap();
         let child = Command::new("prometheus")
             .arg(format!("--config.file={}", file.display()))

@@ -21,6 +21,7 @@ mod question;
 mod read;
 mod reader;
 mod request;
+mod requests;
 mod select;
 mod service;
 pub mod settings;

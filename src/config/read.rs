@@ -16,6 +16,7 @@ use super::objective::objectives;
 use super::place::Place;
 use super::question;
 use super::reader::{Item, Notes, Table};
+use super::requests::requests;
 use super::select;
 use super::service::serve;
 use super::settings::{
@@ -341,6 +342,7 @@ fn release(id: &str, item: Item, has_cluster: bool, notes: &mut Notes) -> (Relea
     let has_threshold = probes.iter().any(|probe| probe.latency_objective.is_some());
     let objectives = objectives(&mut table, has_threshold, notes);
     let alerts = alerts(&mut table, notes);
+    let requests = requests(&mut table, notes);
     if says_mode && embedded.is_none() && !has_cluster {
         notes.hint(
             &table.path,
@@ -364,6 +366,7 @@ fn release(id: &str, item: Item, has_cluster: bool, notes: &mut Notes) -> (Relea
         in_cluster,
         objectives,
         alerts,
+        requests,
     };
     (release, place)
 }

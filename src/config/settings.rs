@@ -234,6 +234,27 @@ pub struct Release {
     pub objectives: Objectives,
     /// Alerts that are evidence about it; at most 32.
     pub alerts: Vec<AlertRule>,
+    /// Where its users' requests are counted.
+    pub requests: Option<RequestCounts>,
+}
+
+/// `[release.requests]`: users' requests, counted by Prometheus.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RequestCounts {
+    /// Where Prometheus is, without `/api/v1`.
+    pub prometheus: Url,
+    /// PromQL for failed requests; `$interval` stands for the span. At most 4096 bytes.
+    pub errors: String,
+    /// The same for all requests.
+    pub total: String,
+    /// How often they are counted during a watch; 5 s to 5 min, at least four scrapes.
+    pub interval: Duration,
+    /// How long an answer may take; 100 ms to 30 s.
+    pub timeout: Duration,
+    /// Credentials.
+    pub auth: Option<Auth>,
+    /// Whom to trust.
+    pub tls: Tls,
 }
 
 /// `[[release.alert]]`: alerts of Alertmanager that are evidence about a release.

@@ -14,6 +14,7 @@ mod asking;
 mod judging;
 mod notices;
 mod pods;
+mod requests;
 mod saved;
 mod turning;
 mod view;
@@ -42,8 +43,9 @@ use crate::serve::status::GuardView;
 use crate::serve::{AlertHeard, Order};
 use crate::store::{self, Recorder, Store};
 use crate::units::{Revision, Time};
-use crate::verdict::Mark;
+use crate::verdict::{Mark, RequestsBefore};
 use pods::Askers;
+use requests::Counted;
 use saved::MAX_ENTRIES;
 pub(super) use saved::State;
 
@@ -124,6 +126,12 @@ pub(super) struct Guard {
     witnesses: JoinSet<(Revision, Time, Option<Evidence>)>,
     /// Turns true when it has come; whoever changes the cluster waits for that.
     witnessed: watch::Sender<bool>,
+    /// Counts of users' requests on their way, and when the next is due.
+    counting: JoinSet<Counted>,
+    next_count: Time,
+    /// What they were lately; `None` while that is not known.
+    requests_before: Option<RequestsBefore>,
+    cannot_count: bool,
     /// Notices on their way.
     notices: JoinSet<()>,
     rehearsals: JoinSet<Result<(), release::Refusal>>,
@@ -173,10 +181,17 @@ impl Guard {
             alerts,
             witnesses: JoinSet::new(),
             witnessed: watch::Sender::new(true),
+            counting: JoinSet::new(),
+            next_count: now + FIRST_LOOKS_EVERY,
+            requests_before: None,
+            cannot_count: false,
             notices: JoinSet::new(),
             rehearsals: JoinSet::new(),
         };
         guard.resume_watch();
+        if guard.state.watching.is_some() {
+            guard.restart_counting(now);
+        }
         guard
     }
 
@@ -203,6 +218,12 @@ impl Guard {
                 Some(Ok((revision, began, evidence))) = self.witnesses.join_next() => {
                     self.on_evidence(revision, began, evidence);
                 }
+                Some(counted) = self.counting.join_next(), if !self.counting.is_empty() => {
+                    // One that was given up says nothing.
+                    if let Ok(counted) = counted {
+                        self.on_counted(counted);
+                    }
+                }
                 Some(_) = self.notices.join_next(), if !self.notices.is_empty() => {}
                 Some(Ok(rehearsed)) = self.rehearsals.join_next() => self.on_rehearsed(rehearsed),
                 () = tokio::time::sleep_until(wake) => self.on_time().await,
@@ -221,11 +242,17 @@ impl Guard {
         let tick = self.next_tick();
         let save = self.is_dirty.then(|| self.last_save + SAVE_EVERY);
         let deadline = self.state.rollout.deadline();
-        let next = [tick, save, deadline, Some(self.next_look)]
-            .into_iter()
-            .flatten()
-            .min()
-            .unwrap_or(now + SAVE_EVERY);
+        let next = [
+            tick,
+            save,
+            deadline,
+            Some(self.next_look),
+            self.next_count(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or(now + SAVE_EVERY);
         Instant::now() + next.since(now).min(SAVE_EVERY)
     }
 
@@ -249,6 +276,9 @@ impl Guard {
         }
         if self.state.rollout.deadline().is_some_and(|at| at <= now) {
             self.happens(Event::Tick).await;
+        }
+        if self.next_count().is_some_and(|at| at <= now) {
+            self.count_requests(now);
         }
         if self.next_look <= now {
             self.look(now);

@@ -15,11 +15,11 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use super::client::{authorized, cause, client, excerpt, whole};
 use super::wire::Wire;
 use crate::alert::Labels;
 use crate::alert::MAX_ALERTS;
 use crate::config::settings::Alertmanagers;
+use crate::outgoing::{authorized, cause, client, excerpt, whole};
 
 /// Alerts that wait for one Alertmanager: all that can live.
 pub const CAPACITY: usize = MAX_ALERTS;

@@ -11,9 +11,9 @@ use ring::hmac;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::client::{authorized, cause, client, excerpt, reveal};
 use super::message::Message;
 use crate::config::settings::{MessageForm, Receiver};
+use crate::outgoing::{authorized, cause, client, excerpt, reveal};
 
 /// Messages that wait for one receiver. There are a few in a day.
 const CAPACITY: usize = 256;

@@ -266,3 +266,65 @@ fn a_pod_without_a_disk_goes_on_with_the_state_of_the_one_before() {
         "{ended:#}"
     );
 }
+
+#[test]
+fn a_helm_that_hangs_is_ended_and_started_again() {
+    let Some(cluster) = Cluster::new("hang", Helm::Three) else {
+        return;
+    };
+    let script = r#"
+case "$*" in *rollback*)
+  if [ ! -e hung ]; then touch hung; exec sleep 1000; fi;;
+esac
+exec "$HELM" "$@""#;
+    let ended = ended(&cluster, script, &[]);
+    assert_eq!(ended["ending"], "recovered", "{ended:#}");
+    assert_eq!(cluster.image().as_deref(), Some("mykadoo-api:1"));
+    nothing_is_pending(&cluster);
+}
+
+/// Without its rights it sees nothing, says so, and convicts nobody; with them it goes on.
+#[test]
+fn rights_that_are_taken_away_make_it_blind_and_no_more() {
+    let Some(cluster) = Cluster::new("taken", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let guarded = Guarded::start(&cluster);
+    let bindings = format!(
+        "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/rolebindings",
+        cluster.namespace
+    );
+    let json = "application/json";
+    let mut all = cluster.send("GET", &bindings, json, &json!({}));
+    let mut kept = Vec::new();
+    for mut binding in all["items"].as_array_mut().unwrap().drain(..) {
+        let name = binding["metadata"]["name"].as_str().unwrap().to_owned();
+        cluster.send("DELETE", &format!("{bindings}/{name}"), json, &json!({}));
+        binding["metadata"] = json!({"name": name});
+        kept.push(binding);
+    }
+    assert!(!kept.is_empty());
+    let blind = |is: u8| {
+        let series = format!(
+            "leadsman_release_blind{{namespace=\"{}\",release=\"mykadoo\"}} {is}",
+            cluster.namespace
+        );
+        guarded.leadsman.get("/metrics").body.contains(&series)
+    };
+    guarded.until("it is blind", |_| blind(1));
+    cluster.upgrade(&[DEAD]);
+    std::thread::sleep(std::time::Duration::from_secs(20));
+    assert_eq!(guarded.release()["revision"], 1, "it knows of nothing new");
+    for binding in &kept {
+        cluster.send("POST", &bindings, json, binding);
+    }
+    guarded.until("it sees again", |_| blind(0));
+    let ended = guarded.ending(2);
+    assert_eq!(
+        ended["ending"],
+        "recovered",
+        "{ended:#}\n{}",
+        guarded.leadsman.log()
+    );
+}

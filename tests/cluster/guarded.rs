@@ -11,7 +11,7 @@ use crate::program::Leadsman;
 use crate::rig::{Cluster, Helm};
 
 /// A whole watch with its rollout, twice over.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(280);
 
 pub struct Guarded<'a> {
     pub leadsman: Leadsman,

@@ -87,7 +87,7 @@ impl Guard {
             settled_at: None,
             expected_downtime: facts.expected_downtime,
             direct: direct.contains(&true),
-            requests: None,
+            requests: self.requests_before,
             endpoints: names,
         };
         (start, direct)
@@ -153,6 +153,7 @@ impl Guard {
             inbox: Inbox::new(endpoints),
             tick: Recorded::default(),
         });
+        self.restart_counting(now);
         self.state.recorded = Some((revision, now));
         self.open_recorder(revision, now);
         let mut lines = vec![Line::Head(Box::new(head))];

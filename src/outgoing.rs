@@ -1,4 +1,5 @@
-//! The HTTP client of all receivers: its own trust, no redirects, bounded answers, secrets read when they are used.
+//! The HTTP client for servers that we work with (Alertmanager, Prometheus, Slack): its own trust, no redirects, bounded
+//! answers, secrets read when they are used. Targets are asked by a prober of their own.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -16,7 +17,7 @@ const MAX_EXCERPT: usize = 2048;
 const MAX_FILE: u64 = 1024 * 1024;
 
 /// A client for one receiver; `to` binds its host to one address.
-pub(super) fn client(
+pub(crate) fn client(
     settings: &Tls,
     timeout: Duration,
     to: Option<(&Url, SocketAddr)>,
@@ -53,7 +54,7 @@ pub(super) fn client(
 }
 
 /// The same request with credentials.
-pub(super) fn authorized(
+pub(crate) fn authorized(
     request: RequestBuilder,
     auth: Option<&Auth>,
 ) -> Result<RequestBuilder, String> {
@@ -67,7 +68,7 @@ pub(super) fn authorized(
 }
 
 /// The text of a secret. The error names the file, never the text.
-pub(super) fn reveal(secret: &Secret) -> Result<String, String> {
+pub(crate) fn reveal(secret: &Secret) -> Result<String, String> {
     match secret {
         Secret::Value(text) => Ok(text.clone()),
         Secret::File(path) => {
@@ -88,7 +89,7 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
 }
 
 /// The beginning of an answer, on one line.
-pub(super) async fn excerpt(mut response: Response) -> String {
+pub(crate) async fn excerpt(mut response: Response) -> String {
     let mut bytes = Vec::new();
     while bytes.len() < MAX_EXCERPT {
         match response.chunk().await {
@@ -106,7 +107,7 @@ pub(super) async fn excerpt(mut response: Response) -> String {
 }
 
 /// An answer of at most `most` bytes.
-pub(super) async fn whole(mut response: Response, most: usize) -> Result<Vec<u8>, String> {
+pub(crate) async fn whole(mut response: Response, most: usize) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|error| cause(&error))? {
         if bytes.len() + chunk.len() > most {
@@ -118,7 +119,7 @@ pub(super) async fn whole(mut response: Response, most: usize) -> Result<Vec<u8>
 }
 
 /// Why a request failed: the innermost reason, without the URL, which may hold a secret.
-pub(super) fn cause(error: &reqwest::Error) -> String {
+pub(crate) fn cause(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "no answer in time".into();
     }

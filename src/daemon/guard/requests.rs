@@ -1,0 +1,108 @@
+//! Users' requests as evidence: counted before a revision appears, and during its watch.
+
+use std::time::Duration;
+
+use super::Guard;
+use crate::requests;
+use crate::units::{Revision, Time};
+use crate::verdict::{RequestsBefore, Scrape};
+
+/// What is compared with: so long a time before.
+const BEFORE: Duration = Duration::from_secs(3600);
+
+/// In steady state it is asked so often.
+const EVERY: Duration = Duration::from_secs(60);
+
+/// An answer of Prometheus.
+pub(super) struct Counted {
+    /// The watch that it is for; none in steady state.
+    of: Option<(Revision, Time)>,
+    at: Time,
+    counts: Result<(u64, u64), String>,
+}
+
+impl Guard {
+    /// When Prometheus is asked next.
+    pub(super) fn next_count(&self) -> Option<Time> {
+        self.setup.release.requests.as_ref()?;
+        self.counting.is_empty().then_some(self.next_count)
+    }
+
+    pub(super) fn count_requests(&mut self, now: Time) {
+        let Some(settings) = self.setup.release.requests.clone() else {
+            return;
+        };
+        let watching = self.state.watching.as_ref();
+        let of = watching.map(|watching| (watching.revision, watching.began));
+        let (every, span) = match of {
+            Some(_) => (settings.interval, settings.interval),
+            None if self.state.rollout.phase().case().is_none() => (EVERY, BEFORE),
+            // During a rollback nothing is judged by them.
+            None => {
+                self.next_count = now + EVERY;
+                return;
+            }
+        };
+        self.next_count = now + every;
+        self.counting.spawn(async move {
+            let counts = requests::count(&settings, span).await;
+            Counted {
+                of,
+                at: now,
+                counts,
+            }
+        });
+    }
+
+    /// A watch has begun: the first count comes when a whole interval has passed.
+    pub(super) fn restart_counting(&mut self, now: Time) {
+        if let Some(settings) = &self.setup.release.requests {
+            self.counting.abort_all();
+            self.next_count = now + settings.interval;
+        }
+    }
+
+    pub(super) fn on_counted(&mut self, counted: Counted) {
+        let (failed, total) = match counted.counts {
+            Ok(counts) => {
+                if std::mem::take(&mut self.cannot_count) {
+                    tracing::info!(release = %self.setup.release.name, "Users' requests are counted again");
+                }
+                counts
+            }
+            Err(why) => {
+                if !std::mem::replace(&mut self.cannot_count, true) {
+                    tracing::warn!(release = %self.setup.release.name, "Users' requests cannot be counted, and count for nothing meanwhile: {why}");
+                }
+                if counted.of.is_none() {
+                    self.requests_before = None;
+                }
+                return;
+            }
+        };
+        let Some(interval) = self
+            .setup
+            .release
+            .requests
+            .as_ref()
+            .map(|settings| settings.interval)
+        else {
+            return;
+        };
+        match (counted.of, &mut self.state.watching) {
+            (None, None) => {
+                self.requests_before = Some(RequestsBefore {
+                    interval_s: interval.as_secs_f64(),
+                    failed,
+                    total,
+                });
+            }
+            (Some(of), Some(watching)) if of == (watching.revision, watching.began) => {
+                let t = counted.at.since(watching.began).as_secs_f64();
+                watching.tick.scrapes.push(Scrape { t, failed, total });
+            }
+            // It is about what is over.
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! The shipped dashboards: the rules of grafana/dashboard-linter, and every query against a Prometheus that scraped a
+//! rollback: none may come back empty.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::program::{App, Leadsman, hanging_server, request, until, unused_port};
+use crate::{Prometheus, present};
+
+fn dashboards() -> Vec<Value> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("helm/dashboards");
+    ["fleet.json", "release.json"]
+        .iter()
+        .map(|name| {
+            serde_json::from_str(&std::fs::read_to_string(folder.join(name)).unwrap()).unwrap()
+        })
+        .collect()
+}
+
+fn list(value: &Value) -> Vec<Value> {
+    value.as_array().cloned().unwrap_or_default()
+}
+
+/// The queries of the panels and of the annotations.
+fn queries(dashboard: &Value) -> (Vec<String>, Vec<String>) {
+    let text = |value: &Value| value["expr"].as_str().unwrap().to_owned();
+    let panels = list(&dashboard["panels"]);
+    let panels = panels.iter().flat_map(|panel| list(&panel["targets"]));
+    let panels = panels.map(|target| text(&target)).collect();
+    let notes = list(&dashboard["annotations"]["list"])
+        .iter()
+        .map(text)
+        .collect();
+    (panels, notes)
+}
+
+#[test]
+fn dashboards_keep_the_linters_rules() {
+    let mut uids = std::collections::BTreeSet::new();
+    for dashboard in dashboards() {
+        let title = dashboard["title"].as_str().unwrap();
+        assert!(
+            uids.insert(dashboard["uid"].as_str().unwrap().to_owned()),
+            "{title}"
+        );
+        assert_eq!(dashboard["editable"], false, "{title}");
+        assert!(
+            list(&dashboard["tags"]).contains(&"leadsman".into()),
+            "{title}"
+        );
+        let variables = list(&dashboard["templating"]["list"]);
+        let sources: Vec<_> = variables
+            .iter()
+            .filter(|variable| variable["type"] == "datasource")
+            .collect();
+        assert_eq!(sources.len(), 1, "{title}");
+        assert_eq!(sources[0]["name"], "datasource");
+        assert_eq!(sources[0]["label"], "Data Source");
+        assert_eq!(sources[0]["query"], "prometheus");
+        for name in ["job", "instance"] {
+            let variable = variables
+                .iter()
+                .find(|variable| variable["name"] == name)
+                .unwrap();
+            assert_eq!(variable["multi"], true, "{title} {name}");
+            assert_eq!(variable["allValue"], ".+", "{title} {name}");
+            assert_eq!(variable["refresh"], 2, "{title} {name}");
+        }
+        for variable in variables
+            .iter()
+            .filter(|variable| variable["type"] == "query")
+        {
+            assert_eq!(variable["datasource"]["uid"], "${datasource}", "{title}");
+        }
+        let mut ids = std::collections::BTreeSet::new();
+        for panel in list(&dashboard["panels"]) {
+            let name = format!("{title}: {}", panel["title"]);
+            assert!(ids.insert(panel["id"].as_u64().unwrap()), "{name}");
+            for key in ["title", "description"] {
+                assert!(
+                    panel[key].as_str().is_some_and(|text| !text.is_empty()),
+                    "{name}: {key}"
+                );
+            }
+            assert!(
+                panel["fieldConfig"]["defaults"]["unit"].is_string(),
+                "{name}"
+            );
+            assert_eq!(panel["datasource"]["uid"], "${datasource}", "{name}");
+            for target in list(&panel["targets"]) {
+                assert_eq!(target["datasource"]["uid"], "${datasource}", "{name}");
+            }
+        }
+        let (panels, notes) = queries(&dashboard);
+        for query in panels.iter().chain(&notes) {
+            for matcher in ["job=~\"$job\"", "instance=~\"$instance\""] {
+                let selectors = query.matches('{').count();
+                assert_eq!(
+                    query.matches(matcher).count(),
+                    selectors,
+                    "{title}: {query}"
+                );
+            }
+        }
+        for query in &panels {
+            if query.contains("_total") || query.contains("_bucket") {
+                let window = query.matches("[$__rate_interval]").count();
+                assert!(
+                    window > 0 && query.matches('[').count() == window,
+                    "{title}: {query}"
+                );
+                assert!(
+                    query.contains("rate(") || query.contains("increase("),
+                    "{title}: {query}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn every_query_of_the_dashboards_finds_something() {
+    if !present("prometheus") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let history = folder.path().join("history");
+    let app = App::of(&history);
+    until("the app's pods are Ready", || {
+        std::fs::read_to_string(history.join("pods.json"))
+            .is_ok_and(|text| text.contains("\"settled\":1"))
+    });
+    let config = format!(
+        "[serve]\nlisten = \"127.0.0.1:0\"\n[alertmanager]\nurls = [\"http://{}\"]\nwatchdog = true\n\
+         [[release]]\nname = \"mykadoo\"\nnamespace = \"shop\"\nbase_url = \"{}\"\nembedded = \"{}\"\nmode = \"enforce\"\n\
+         interval = \"100ms\"\nobjective = {{ availability = \"99%\" }}\n[release.rollback]\nwatch = \"60s\"\n\
+         [[release.probe]]\nname = \"api\"\npath = \"/api/health\"\nexpect = {{ status = 200 }}\n",
+        hanging_server(),
+        app.url(),
+        history.display()
+    );
+    let leadsman = Leadsman::run(&config, &[]);
+    let prometheus = Prometheus::start(&leadsman, &app, unused_port());
+    until("there is a baseline", || {
+        let probes: Value = serde_json::from_str(&leadsman.get("/api/v1/probes").body).unwrap();
+        probes["probes"][0]["totals"]["good"].as_u64() >= Some(100)
+    });
+    let deploy = [
+        "demo",
+        "--deploy",
+        "dead",
+        "--history",
+        history.to_str().unwrap(),
+    ];
+    let deployed = Command::new(env!("CARGO_BIN_EXE_leadsman"))
+        .args(deploy)
+        .status()
+        .unwrap();
+    assert!(deployed.success());
+    until("it was turned back, and that was scraped", || {
+        !prometheus
+            .query("leadsman_rollouts_total{ending=\"recovered\"} == 1")
+            .is_empty()
+    });
+    for dashboard in dashboards() {
+        let (panels, notes) = queries(&dashboard);
+        for query in panels.iter().chain(&notes) {
+            let mut plain = query.replace("$__rate_interval", "1m");
+            for name in ["$job", "$instance", "$namespace", "$release"] {
+                plain = plain.replace(name, ".+");
+            }
+            assert!(!plain.contains('$'), "{plain}");
+            let over_time = format!("last_over_time(({plain})[5m:1s])");
+            let encoded: String =
+                url::form_urlencoded::byte_serialize(over_time.as_bytes()).collect();
+            let path = format!("/api/v1/query?query={encoded}");
+            // The newest scrape is a step behind.
+            until(&format!("{query} finds something"), || {
+                let reply = request(prometheus.address, "GET", &path, &[]);
+                let answer: Value = serde_json::from_str(&reply.body).unwrap();
+                assert_eq!(answer["status"], "success", "{query}: {}", reply.body);
+                !list(&answer["data"]["result"]).is_empty()
+            });
+        }
+    }
+}

@@ -7,6 +7,7 @@
 //! - what a receiver answers is read up to a bound and trusted in nothing.
 
 mod alertmanager;
+mod failing;
 mod message;
 mod outbox;
 mod wire;

@@ -6,7 +6,9 @@
 
 mod budgets;
 mod conditions;
+mod messages;
 mod news;
+mod peers;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
@@ -15,9 +17,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use url::Url;
+
+use messages::Posting;
+use peers::{Place, Sending};
 
 pub(super) use budgets::promises;
 
@@ -30,7 +35,7 @@ use crate::alert::State;
 use crate::clock::{self, Timeline};
 use crate::config::settings::{Alertmanagers, Receiver};
 use crate::metrics::Metrics;
-use crate::notify::{self, Count, Fate, Message, Meter, Outbox, Peer, Wire};
+use crate::notify::Message;
 use crate::serve;
 use crate::serve::status::{AlertView, GuardView};
 use crate::store::{Found, Kind as Stored, Store};
@@ -52,9 +57,6 @@ const SAVE_EVERY: Duration = Duration::from_secs(10);
 
 /// What revisions have spent is written so often.
 const KEEP_EVERY: Duration = Duration::from_secs(60);
-
-/// News that is remembered, so that it is told once: it is forgotten long after it was fresh.
-const MAX_TOLD: usize = 2000;
 
 /// How long the disk may take at the end.
 const LAST_WRITE: Duration = Duration::from_secs(1);
@@ -96,23 +98,6 @@ pub(super) struct Setup {
     /// Cancelled when a task that should live as long as this ends by itself.
     pub(super) ended: CancellationToken,
 }
-
-/// An Alertmanager, and the task that sends to it.
-struct Sending {
-    peer: Arc<Peer>,
-    stop: CancellationToken,
-    task: JoinHandle<()>,
-}
-
-/// A receiver of messages, and the task that sends to it.
-struct Posting {
-    outbox: Arc<Outbox>,
-    stop: CancellationToken,
-    task: JoinHandle<()>,
-}
-
-/// Which one: the number of its URL, and its address.
-type Place = (usize, SocketAddr);
 
 pub(super) struct Herald {
     setup: Setup,
@@ -213,164 +198,6 @@ impl Herald {
             }
             self.open_outboxes();
         }
-    }
-
-    fn open_outboxes(&mut self) {
-        for receiver in self.orders.receivers.clone() {
-            let waiting = self.kept.waiting.remove(receiver.name).unwrap_or_default();
-            let (metrics, name) = (Arc::clone(&self.setup.metrics), receiver.name);
-            let changed = Arc::clone(&self.setup.changed);
-            let count: Count = Arc::new(move |fate| {
-                // What was told is stored, so that a restart does not tell it again.
-                changed.notify_one();
-                let result = match fate {
-                    Fate::Sent => "sent",
-                    Fate::Failed => "failed",
-                    Fate::Dropped => "dropped",
-                };
-                metrics.alerting.message(name, result);
-            });
-            let outbox = Outbox::new(receiver, waiting, count, clock::unix_seconds);
-            let stop = CancellationToken::new();
-            let ended = self.setup.ended.clone().drop_guard();
-            let task = tokio::spawn({
-                let (outbox, stop) = (Arc::clone(&outbox), stop.clone());
-                async move {
-                    outbox.run(stop).await;
-                    ended.disarm();
-                }
-            });
-            self.outboxes.push(Posting { outbox, stop, task });
-        }
-    }
-
-    /// What waits is stored, so that a restart goes on with it.
-    fn keep_waiting(&mut self) {
-        for posting in &self.outboxes {
-            let waiting = posting.outbox.waiting();
-            let name = posting.outbox.receiver().name;
-            self.kept.waiting.insert(name.to_owned(), waiting);
-        }
-    }
-
-    /// Whether a message left its queue since what waits was stored.
-    fn has_told(&self) -> bool {
-        self.outboxes.iter().any(|posting| {
-            let stored = self.kept.waiting.get(posting.outbox.receiver().name);
-            posting.outbox.waiting() != stored.map_or(&[][..], Vec::as_slice)
-        })
-    }
-
-    /// Hands news to those who want it, once. Returns whether there was any.
-    fn tell_news(&mut self, views: &[Arc<GuardView>]) -> bool {
-        if self.outboxes.is_empty() {
-            return false;
-        }
-        let now = self.setup.timeline.now().unix_seconds();
-        let page = self.orders.page.as_ref();
-        let mut any = false;
-        for message in views
-            .iter()
-            .flat_map(|view| news::of_release(view, page, now))
-        {
-            let id = message.id();
-            if self.kept.told.contains(&id) {
-                continue;
-            }
-            self.kept.told.push_back(id);
-            if self.kept.told.len() > MAX_TOLD {
-                self.kept.told.pop_front();
-            }
-            any = true;
-            for posting in &self.outboxes {
-                if posting.outbox.receiver().kept || !news::is_quiet(&message) {
-                    posting.outbox.offer(message.clone());
-                }
-            }
-        }
-        any
-    }
-
-    fn resolve(&mut self) {
-        let Some(settings) = self.orders.alertmanagers.clone() else {
-            self.setup.metrics.alerting.discovered(0, notify::CAPACITY);
-            return;
-        };
-        // One that still runs has its limit.
-        if !self.resolving.is_empty() {
-            return;
-        }
-        for (number, url) in settings.urls.iter().cloned().enumerate() {
-            self.resolving
-                .spawn(async move { (number, notify::addresses(&url).await) });
-        }
-    }
-
-    fn on_resolved(&mut self, number: usize, found: Result<Vec<SocketAddr>, String>) {
-        let Some(settings) = self.orders.alertmanagers.clone() else {
-            return;
-        };
-        let Some(url) = settings.urls.get(number) else {
-            return;
-        };
-        let addresses = match found {
-            Ok(addresses) => addresses,
-            Err(why) => {
-                if self.unresolved.insert(number) {
-                    tracing::warn!(alertmanager = %url, "Its addresses are not to be had; those that were known are used: {why}");
-                }
-                return;
-            }
-        };
-        self.unresolved.remove(&number);
-        let gone: Vec<Place> = self
-            .peers
-            .keys()
-            .filter(|(of, address)| *of == number && !addresses.contains(address))
-            .copied()
-            .collect();
-        for place in gone {
-            if let Some(sending) = self.peers.remove(&place) {
-                sending.stop.cancel();
-            }
-        }
-        for address in addresses {
-            if self.peers.contains_key(&(number, address)) {
-                continue;
-            }
-            let meter = Arc::new(Numbers(Arc::clone(&self.setup.metrics)));
-            let peer = Peer::new(url, address, Arc::clone(&settings), meter);
-            // It knows nothing yet.
-            peer.offer(&self.wires());
-            let stop = CancellationToken::new();
-            let ended = self.setup.ended.clone().drop_guard();
-            let task = tokio::spawn({
-                let (peer, stop) = (Arc::clone(&peer), stop.clone());
-                async move {
-                    peer.run(stop).await;
-                    ended.disarm();
-                }
-            });
-            let sending = Sending { peer, stop, task };
-            self.peers.insert((number, address), sending);
-        }
-        self.setup
-            .metrics
-            .alerting
-            .discovered(self.peers.len(), notify::CAPACITY);
-    }
-
-    fn wires(&self) -> Vec<Arc<Wire>> {
-        let Some(settings) = &self.orders.alertmanagers else {
-            return Vec::new();
-        };
-        notify::wires(
-            &self.kept.book,
-            &settings.labels,
-            self.orders.page.as_ref(),
-            settings.resend,
-            self.setup.timeline.now(),
-        )
     }
 
     /// Looks what is wrong, and tells what is new, or is to be told again.
@@ -603,39 +430,6 @@ fn load(setup: &Setup, now: Time) -> Kept {
     };
     tracing::warn!("The stored alerts are not used: {why}");
     Kept::default()
-}
-
-/// The numbers of the Alertmanagers, as metrics.
-struct Numbers(Arc<Metrics>);
-
-impl Meter for Numbers {
-    fn appears(&self, to: &str) {
-        self.0.alerting.appears(to);
-    }
-
-    fn is_gone(&self, to: &str) {
-        self.0.alerting.is_gone(to);
-    }
-
-    fn sent(&self, to: &str, count: usize, took: Duration) {
-        self.0.alerting.sent(to, count, took);
-    }
-
-    fn failed(&self, to: &str, count: usize) {
-        self.0.alerting.failed(to, count);
-    }
-
-    fn dropped(&self, to: &str, count: usize) {
-        self.0.alerting.dropped(to, count);
-    }
-
-    fn waiting(&self, to: &str, count: usize) {
-        self.0.alerting.waiting(to, count);
-    }
-
-    fn confirmed(&self, to: &str, confirmed: usize, of: usize) {
-        self.0.alerting.unconfirmed(to, of - confirmed);
-    }
 }
 
 /// What links begin with, where nothing is said: this host and the port.

@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
+use super::failing::Failing;
 use super::wire::Wire;
 use crate::alert::Labels;
 use crate::alert::MAX_ALERTS;
@@ -141,7 +142,7 @@ pub struct Peer {
     has_work: Notify,
     known: Mutex<Known>,
     has_sent: Notify,
-    failing_since: Mutex<Option<Instant>>,
+    failing: Failing,
 }
 
 enum Failure {
@@ -178,7 +179,7 @@ impl Peer {
             has_work: Notify::new(),
             known: Mutex::default(),
             has_sent: Notify::new(),
-            failing_since: Mutex::default(),
+            failing: Failing::default(),
         };
         peer.meter.appears(&peer.name);
         Arc::new(peer)
@@ -191,10 +192,7 @@ impl Peer {
 
     /// Since when nothing arrives there, if so.
     pub fn failing_since(&self) -> Option<Instant> {
-        *self
-            .failing_since
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.failing.since()
     }
 
     /// Whether it says that it has an alert.
@@ -288,7 +286,7 @@ impl Peer {
                 // Certificates may be others by now.
                 *http = None;
                 let (Failure::Passing(why) | Failure::Lasting(why)) = &failure;
-                self.fails(why);
+                self.failing.fails(&self.name, why);
                 match failure {
                     Failure::Passing(_) => {
                         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
@@ -313,14 +311,7 @@ impl Peer {
     }
 
     fn arrived(&self, batch: &[Arc<Wire>]) {
-        let before = self
-            .failing_since
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if before.is_some() {
-            tracing::info!(alertmanager = self.name, "Alerts arrive again");
-        }
+        self.failing.works(&self.name);
         let mut known = self.known();
         let mut is_new = false;
         for wire in batch {
@@ -336,17 +327,6 @@ impl Peer {
         drop(known);
         if is_new {
             self.has_sent.notify_one();
-        }
-    }
-
-    fn fails(&self, why: &str) {
-        let mut since = self
-            .failing_since
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if since.is_none() {
-            *since = Some(Instant::now());
-            tracing::warn!(alertmanager = self.name, "Alerts do not arrive: {why}");
         }
     }
 

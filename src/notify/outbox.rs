@@ -11,6 +11,7 @@ use ring::hmac;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::failing::Failing;
 use super::message::Message;
 use crate::config::settings::{MessageForm, Receiver};
 use crate::outgoing::{authorized, cause, client, excerpt, reveal};
@@ -58,7 +59,7 @@ pub struct Outbox {
     has_work: Notify,
     rate: DefaultDirectRateLimiter,
     count: Count,
-    failing_since: Mutex<Option<Instant>>,
+    failing: Failing,
     clock: fn() -> f64,
 }
 
@@ -81,7 +82,7 @@ impl Outbox {
             has_work: Notify::new(),
             rate: RateLimiter::direct(Quota::per_second(RATE).allow_burst(BURST)),
             count,
-            failing_since: Mutex::default(),
+            failing: Failing::default(),
             clock,
         })
     }
@@ -93,10 +94,7 @@ impl Outbox {
 
     /// Since when nothing arrives there, if so.
     pub fn failing_since(&self) -> Option<Instant> {
-        *self
-            .failing_since
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.failing.since()
     }
 
     /// What waits, to be stored.
@@ -147,7 +145,7 @@ impl Outbox {
             match self.send(&message).await {
                 Ok(()) => {
                     pause = BACKOFF.0;
-                    self.works();
+                    self.failing.works(self.receiver.name);
                     self.gone(&message, Fate::Sent);
                 }
                 Err(Failure::Lasting(why)) => {
@@ -160,7 +158,7 @@ impl Outbox {
                 }
                 Err(Failure::Passing(why, asked)) => {
                     (self.count)(Fate::Failed);
-                    self.fails(&why);
+                    self.failing.fails(self.receiver.name, &why);
                     if !waits {
                         return;
                     }
@@ -181,31 +179,6 @@ impl Outbox {
         }
         drop(queue);
         (self.count)(fate);
-    }
-
-    fn works(&self) {
-        let before = self
-            .failing_since
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if before.is_some() {
-            tracing::info!(receiver = self.receiver.name, "Messages arrive again");
-        }
-    }
-
-    fn fails(&self, why: &str) {
-        let mut since = self
-            .failing_since
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if since.is_none() {
-            *since = Some(Instant::now());
-            tracing::warn!(
-                receiver = self.receiver.name,
-                "Messages do not arrive: {why}"
-            );
-        }
     }
 
     async fn send(&self, message: &Message) -> Result<(), Failure> {

@@ -252,7 +252,7 @@ fn credentials_come_from_a_file_that_may_change() {
     until("the new token is sent", || sent("tok-beta"));
     std::fs::remove_file(&token).unwrap();
     until("a token that is missing is told of", || {
-        leadsman.said("Alerts do not arrive")
+        leadsman.said("What is sent does not arrive")
     });
     let log =
         leadsman.log() + &leadsman.get("/api/v1/alerts").body + &leadsman.get("/metrics").body;

@@ -30,7 +30,9 @@ impl Guard {
             return;
         };
         let name = probe.id.probe.as_str();
-        self.state.heard(name, mark, now);
+        // While we are blind, a revision that nobody told us of may be what answers: that is no baseline.
+        let known = if self.is_blind { Mark::Void } else { mark };
+        self.state.heard(name, known, now);
         self.is_dirty = true;
         if let Some(verifying) = &mut self.state.verifying {
             verifying.inbox.put(heard.endpoint, mark);

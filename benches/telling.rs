@@ -1,14 +1,29 @@
-//! What alerts cost: looking at 10 000 conditions, and writing all of them for a round of resending.
+//! What alerts cost: looking at 10 000 conditions, and writing all of them for a round of resending; and how long one
+//! takes to three receivers while a fourth hangs.
 //!
 //! `cargo bench --bench telling -- --quick`
 
-use std::time::Duration;
+#![allow(clippy::unwrap_used, reason = "a bench may end where it stands")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a place in a short list"
+)]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use leadsman::alert::{Book, Condition, Kind, Labels};
-use leadsman::notify::wires;
+use leadsman::config::settings::{Alertmanagers, Tls};
+use leadsman::notify::{Meter, Peer, Style, Wire, wires};
 use leadsman::objective::{Objective, Tier};
 use leadsman::units::Time;
 use leadsman::window::Tally;
@@ -48,16 +63,17 @@ fn telling(criterion: &mut Criterion) {
         );
     });
     let page = Url::parse("https://leadsman.example.com/").ok();
-    let external = Labels::from([("cluster".to_owned(), "production".to_owned())]);
+    let style = Style {
+        external: Labels::from([("cluster".to_owned(), "production".to_owned())]),
+        page,
+    };
     group.bench_function("a round of resending", |bencher| {
         bencher.iter(|| {
-            wires(
-                &book,
-                &external,
-                page.as_ref(),
-                Duration::from_secs(60),
-                now,
-            )
+            let wires = wires(&book, Duration::from_secs(60), now);
+            let batches = wires.chunks(256);
+            batches
+                .map(|batch| style.body(batch.iter().map(AsRef::<Wire>::as_ref)).len())
+                .sum::<usize>()
         });
     });
     group.finish();
@@ -85,5 +101,136 @@ fn telling(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, telling);
+/// Counts nothing.
+struct Silent;
+
+impl Meter for Silent {
+    fn appears(&self, _: &str) {}
+    fn is_gone(&self, _: &str) {}
+    fn sent(&self, _: &str, _: usize, _: Duration) {}
+    fn failed(&self, _: &str, _: usize) {}
+    fn dropped(&self, _: &str, _: usize) {}
+    fn waiting(&self, _: &str, _: usize) {}
+    fn confirmed(&self, _: &str, _: usize, _: usize) {}
+}
+
+/// Alerts that are told, one after the other.
+const EVENTS: usize = 500;
+
+/// From the event to the last byte of the request, at each of the receivers that answer.
+fn on_the_wire(_: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let mut took = runtime.block_on(async {
+        let hanging = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (told, mut arrivals) = mpsc::unbounded_channel();
+        let mut addresses = vec![hanging.local_addr().unwrap()];
+        for _ in 0..3 {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            addresses.push(listener.local_addr().unwrap());
+            tokio::spawn(receive(listener, told.clone()));
+        }
+        let peers: Vec<_> = addresses.into_iter().map(peer).collect();
+        let stop = CancellationToken::new();
+        for peer in &peers {
+            let (peer, stop) = (Arc::clone(peer), stop.clone());
+            tokio::spawn(async move { peer.run(stop).await });
+        }
+        let mut book = Book::default();
+        let mut took = Vec::new();
+        for condition in conditions().into_iter().take(EVENTS) {
+            let began = Instant::now();
+            let now = Time::from_millis(1_800_000_000_000);
+            let mut look = book.look(now);
+            look.holds(condition);
+            look.end(|_| false);
+            let wires = wires(&book, Duration::from_secs(60), now);
+            for peer in &peers {
+                peer.offer(&wires[wires.len() - 1..]);
+            }
+            for _ in 0..3 {
+                let arrived: Instant = arrivals.recv().await.unwrap();
+                took.push(arrived.duration_since(began));
+            }
+        }
+        stop.cancel();
+        took
+    });
+    runtime.shutdown_background();
+    took.sort();
+    let at = |share: f64| took[((took.len() - 1) as f64 * share) as usize];
+    println!(
+        "an alert on the wire, one receiver of four hanging: p50 {:?}, p99 {:?}, most {:?}",
+        at(0.5),
+        at(0.99),
+        at(1.0)
+    );
+}
+
+fn peer(address: SocketAddr) -> Arc<Peer> {
+    let url = Url::parse(&format!("http://{address}/")).unwrap();
+    let settings = Alertmanagers {
+        urls: vec![url.clone()],
+        auth: None,
+        tls: Tls::default(),
+        labels: Labels::new(),
+        resend: Duration::from_secs(60),
+        timeout: Duration::from_secs(10),
+        watchdog: false,
+    };
+    let style = Style {
+        external: Labels::new(),
+        page: Url::parse("https://leadsman.example.com/").ok(),
+    };
+    Peer::new(
+        &url,
+        address,
+        Arc::new(settings),
+        Arc::new(style),
+        Arc::new(Silent),
+    )
+}
+
+/// A server that answers everything with 200, and tells when a POST has come.
+async fn receive(listener: TcpListener, told: mpsc::UnboundedSender<Instant>) {
+    loop {
+        let Ok((mut stream, _)) = listener.accept().await else {
+            return;
+        };
+        let told = told.clone();
+        tokio::spawn(async move {
+            let mut bytes = Vec::new();
+            let mut buffer = [0; 16 * 1024];
+            loop {
+                let count = stream.read(&mut buffer).await.unwrap_or(0);
+                if count == 0 {
+                    return;
+                }
+                bytes.extend_from_slice(&buffer[..count]);
+                let text = String::from_utf8_lossy(&bytes).to_ascii_lowercase();
+                let Some((head, body)) = text.split_once("\r\n\r\n") else {
+                    continue;
+                };
+                let length = head.split("content-length: ").nth(1);
+                let length = length.and_then(|rest| rest.split("\r\n").next()?.parse().ok());
+                if body.len() < length.unwrap_or(0) {
+                    continue;
+                }
+                if head.starts_with("post") {
+                    let _ = told.send(Instant::now());
+                }
+                bytes.clear();
+                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]";
+                if stream.write_all(answer).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+criterion_group!(benches, on_the_wire, telling);
 criterion_main!(benches);

@@ -10,14 +10,17 @@
 //! - what is not known for the moment changes nothing: such alerts stay as they are.
 
 mod kind;
+mod labels;
 
 use std::collections::BTreeMap;
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 pub use kind::{Kind, Severity};
+pub use labels::LabelSet;
 
 use crate::units::Time;
 
@@ -88,11 +91,11 @@ pub struct Alert {
     /// What it is.
     pub kind: Kind,
     /// What tells it from others.
-    pub labels: Labels,
+    pub labels: LabelSet,
     /// The particulars, for people: the newest.
-    pub text: String,
+    pub text: Arc<str>,
     /// Where on the status page it shows.
-    pub fragment: String,
+    pub fragment: Arc<str>,
     /// Where it stands.
     pub state: State,
     /// When its condition was last seen to hold.
@@ -116,9 +119,15 @@ impl Alert {
 }
 
 /// All alerts that live.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Book {
     alerts: Vec<Alert>,
+    /// Where each of them is; empty before the first look.
+    #[serde(skip)]
+    places: HashMap<LabelSet, usize>,
+    /// Counts changes of anything that is shown.
+    #[serde(skip)]
+    version: u64,
     /// Conditions that found no room since the start.
     #[serde(skip)]
     pub left_out: u64,
@@ -130,56 +139,136 @@ impl Book {
         &self.alerts
     }
 
-    /// Takes what holds now. `is_known` says of the labels of an alert whose condition does not hold whether that is
-    /// known. Returns whether anything changed that people are told of.
+    /// Another number whenever anything has changed that is shown of them.
+    pub const fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Takes what holds now, all at once; see [`Look`].
     pub fn observe(
         &mut self,
-        conditions: Vec<Condition>,
-        is_known: impl Fn(&Labels) -> bool,
+        conditions: impl IntoIterator<Item = Condition>,
+        is_known: impl Fn(&LabelSet) -> bool,
         now: Time,
     ) -> bool {
-        let mut changed = false;
-        let mut places: std::collections::HashMap<Labels, usize> = self
-            .alerts
-            .iter()
-            .enumerate()
+        let mut look = self.look(now);
+        for condition in conditions {
+            look.holds(condition);
+        }
+        look.end(is_known)
+    }
+
+    /// Begins to look what holds now.
+    pub fn look(&mut self, now: Time) -> Look<'_> {
+        if self.places.len() != self.alerts.len() {
+            self.find_places();
+        }
+        Look {
+            hold: vec![false; self.alerts.len()],
+            changed: false,
+            now,
+            book: self,
+        }
+    }
+
+    fn find_places(&mut self) {
+        let places = self.alerts.iter().enumerate();
+        self.places = places
             .map(|(at, alert)| (alert.labels.clone(), at))
             .collect();
-        let mut hold = HashSet::new();
-        for condition in conditions {
-            let labels = condition.labels();
-            let text = bounded(condition.text);
-            if let Some(at) = places.get(&labels) {
-                hold.insert(*at);
-                let alert = &mut self.alerts[*at];
-                alert.text = text;
-                alert.fragment = condition.fragment;
-                alert.held = now;
-                changed |= alert.holds(now);
-                continue;
-            }
-            if self.alerts.len() >= MAX_ALERTS {
-                self.left_out += 1;
-                continue;
-            }
-            let mut alert = Alert {
-                kind: condition.kind,
-                labels: labels.clone(),
-                text,
-                fragment: condition.fragment,
-                state: State::Pending { since: now },
-                held: now,
-            };
-            changed |= alert.holds(now);
-            places.insert(labels, self.alerts.len());
-            hold.insert(self.alerts.len());
-            self.alerts.push(alert);
+    }
+
+    /// What was read from a store, if it keeps the bounds.
+    ///
+    /// # Errors
+    /// With what is wrong.
+    pub fn bounded(mut self) -> Result<Self, String> {
+        if self.alerts.len() > MAX_ALERTS {
+            return Err(format!("it has {} alerts", self.alerts.len()));
         }
-        let mut at = 0;
-        self.alerts.retain_mut(|alert| {
-            let holds = hold.contains(&at);
-            at += 1;
-            if holds {
+        for alert in &mut self.alerts {
+            if alert.text.len() > MAX_TEXT {
+                alert.text = bounded(alert.text.to_string()).into();
+            }
+        }
+        Ok(self)
+    }
+
+    /// When time alone may change something next.
+    pub fn next(&self) -> Option<Time> {
+        let next = self.alerts.iter().map(|alert| match alert.state {
+            State::Pending { since } => since + alert.kind.patience(),
+            State::Firing { .. } => alert.held + alert.kind.keep(),
+            State::Resolved { at, .. } => at + RETENTION,
+        });
+        next.min()
+    }
+}
+
+/// A look at what holds now: each condition by itself, since all of them together may be large.
+pub struct Look<'a> {
+    book: &'a mut Book,
+    /// Which alerts' conditions hold, by their places.
+    hold: Vec<bool>,
+    changed: bool,
+    now: Time,
+}
+
+impl Look<'_> {
+    /// This holds.
+    pub fn holds(&mut self, condition: Condition) {
+        let labels = LabelSet::from(&condition.labels());
+        let text = bounded(condition.text);
+        if let Some(at) = self.book.places.get(&labels) {
+            self.hold[*at] = true;
+            let alert = &mut self.book.alerts[*at];
+            // What has not changed stays shared with those who tell of it.
+            if *alert.text != *text {
+                alert.text = text.into();
+                self.book.version += 1;
+            }
+            if *alert.fragment != *condition.fragment {
+                alert.fragment = condition.fragment.into();
+            }
+            alert.held = self.now;
+            let state = alert.state;
+            self.changed |= alert.holds(self.now);
+            self.book.version += u64::from(alert.state != state);
+            return;
+        }
+        if self.book.alerts.len() >= MAX_ALERTS {
+            self.book.left_out += 1;
+            self.book.version += 1;
+            return;
+        }
+        let mut alert = Alert {
+            kind: condition.kind,
+            labels: labels.clone(),
+            text: text.into(),
+            fragment: condition.fragment.into(),
+            state: State::Pending { since: self.now },
+            held: self.now,
+        };
+        self.changed |= alert.holds(self.now);
+        self.book.places.insert(labels, self.book.alerts.len());
+        self.hold.push(true);
+        self.book.alerts.push(alert);
+        self.book.version += 1;
+    }
+
+    /// That was all. `is_known` says of the labels of an alert whose condition does not hold whether that is known.
+    /// Returns whether anything changed that people are told of.
+    pub fn end(self, is_known: impl Fn(&LabelSet) -> bool) -> bool {
+        let Self {
+            book,
+            hold,
+            mut changed,
+            now,
+        } = self;
+        let before = book.alerts.len();
+        let mut hold = hold.into_iter();
+        book.alerts.retain_mut(|alert| {
+            if hold.next() == Some(true) {
                 return true;
             }
             if alert.is_firing() && !is_known(&alert.labels) {
@@ -198,31 +287,11 @@ impl Book {
                 State::Resolved { at, .. } => now.since(at) < RETENTION,
             }
         });
+        if book.alerts.len() != before {
+            book.find_places();
+        }
+        book.version += u64::from(changed || book.alerts.len() != before);
         changed
-    }
-
-    /// What was read from a store, if it keeps the bounds.
-    ///
-    /// # Errors
-    /// With what is wrong.
-    pub fn bounded(mut self) -> Result<Self, String> {
-        if self.alerts.len() > MAX_ALERTS {
-            return Err(format!("it has {} alerts", self.alerts.len()));
-        }
-        for alert in &mut self.alerts {
-            alert.text = bounded(std::mem::take(&mut alert.text));
-        }
-        Ok(self)
-    }
-
-    /// When time alone may change something next.
-    pub fn next(&self) -> Option<Time> {
-        let next = self.alerts.iter().map(|alert| match alert.state {
-            State::Pending { since } => since + alert.kind.patience(),
-            State::Firing { .. } => alert.held + alert.kind.keep(),
-            State::Resolved { at, .. } => at + RETENTION,
-        });
-        next.min()
     }
 }
 

@@ -1,12 +1,17 @@
 //! The daemon: the only place that starts long-lived tasks and holds the whole configuration.
 //!
 //! What lives as long as the process: the schedule's thread and the HTTP listener. Either ending by itself ends the
-//! process, with a reason. Order of the stop: not ready; no new soundings; those in flight finish within
-//! 3 s or are void; the listener closes. All of it takes less than 5 s.
+//! process, with a reason. Order of the stop: not ready; no new soundings; guards end, and what helm has begun; soundings
+//! in flight finish within 3 s or are void; the last is told; the Lease is given back; the listener closes. All of it
+//! takes a few seconds.
+//!
+//! Of several replicas all probe. Guards and the herald, who decide, write and tell, live only in the one that holds the
+//! Lease; when it is lost they end, and when it is taken they begin with what is stored, as after a restart.
 
 mod cluster;
 mod guard;
 mod herald;
+mod leading;
 mod pace;
 mod runner;
 mod spans;
@@ -27,20 +32,27 @@ use crate::clock::Timeline;
 use crate::config::Discovered;
 use crate::config::settings::{Probe, Question, Release, Settings};
 use crate::doubt::Doubt;
+use crate::lease::Standing;
 use crate::metrics::{Metrics, Series};
 use crate::probe::schedule::Schedule;
 use crate::probe::{self, Prober, Transcript};
+use crate::release::cluster::{Access, connect};
 use crate::release::embedded::Embedded;
 use crate::release::{Engine, Observed};
+use crate::review::{self, Reviewer};
 use crate::serve::status::{GuardFeed, GuardView};
-use crate::serve::{self, AlertHeard, AlertsFor, Board, Order, Outfit, ProbeCall, ProbeResult};
+use crate::serve::{
+    self, AlertHeard, AlertsFor, Board, Deed, Order, Outfit, ProbeCall, ProbeResult, ReloadOrder,
+    Review, Reviewed, Tls,
+};
 use crate::sounding::VoidReason;
 use crate::store::{Store, StoreError};
 use crate::track::Tracked;
-use crate::units::{Namespace, ProbeId, ReleaseName};
+use crate::units::{Namespace, ProbeId, ReleaseName, Revision};
 use cluster::Connected;
 use guard::Guard;
 use herald::Herald;
+use leading::Leading;
 use pace::Pace;
 use runner::{Crew, Heard, Listener, Runner};
 
@@ -53,6 +65,9 @@ const LAST_WRITE: Duration = Duration::from_secs(1);
 
 /// Orders of people for one release that wait; one at a time is carried out.
 const MAX_ORDERS: usize = 4;
+
+/// People who wait for the configuration to be read again; one at a time is served.
+const MAX_RELOADS: usize = 4;
 
 /// Why the daemon could not start.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +85,9 @@ pub enum StartError {
     /// Two metrics of the same name: a mistake in the program.
     #[error("cannot set up the metrics: {0}")]
     Metrics(prometheus::Error),
+    /// The certificate of the listener cannot be used.
+    #[error("the certificate of the listener: {0}; see serve.tls")]
+    Tls(String),
     /// The state directory cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -90,8 +108,9 @@ pub struct Daemon {
     timeline: Timeline,
     changed: Arc<Notify>,
     orders: watch::Sender<Arc<herald::Orders>>,
-    herald: Option<JoinHandle<()>>,
-    stop_herald: CancellationToken,
+    leading: Leading,
+    metrics: Arc<Metrics>,
+    herald: Mutex<Option<Telling>>,
     store: Option<Arc<Store>>,
     keeper: Option<JoinHandle<()>>,
     stop_keeping: CancellationToken,
@@ -101,6 +120,8 @@ pub struct Daemon {
     schedule_ended: CancellationToken,
     guard_ended: CancellationToken,
     discovered: Option<watch::Receiver<Vec<Discovered>>>,
+    review: Option<Review>,
+    reloads: Option<mpsc::Receiver<ReloadOrder>>,
 }
 
 /// The configuration in force, and who carries it out.
@@ -109,6 +130,14 @@ struct Applied {
     runners: HashMap<ProbeId, Arc<Runner>>,
     guards: HashMap<(Namespace, ReleaseName), Guarded>,
     cluster: Option<Connected>,
+    /// Who acts, as far as it has been followed.
+    standing: Standing,
+}
+
+/// The herald at work.
+struct Telling {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
 }
 
 /// A guard at work.
@@ -154,15 +183,31 @@ impl Daemon {
             Some(directory) => Some(Store::open(directory)?),
             None => None,
         };
-        let store = match (store, &settings.state_map, &settings.kubernetes) {
-            (Some(store), Some(map), Some(kubernetes)) => {
-                let maps = cluster::config_maps(kubernetes, map).await;
-                Some(store.with_maps(maps.map_err(StartError::Cluster)?))
+        let client = match &settings.kubernetes {
+            Some(kubernetes) => {
+                let client = connect(&Access::of(kubernetes)).await;
+                Some(client.map_err(StartError::Cluster)?)
+            }
+            None => None,
+        };
+        let guard_ended = CancellationToken::new();
+        let leading = match (&settings.lease, &client) {
+            (Some(lease), Some(client)) => {
+                let ended = guard_ended.clone();
+                Leading::by(client.clone(), lease, Arc::clone(&metrics), ended)
+            }
+            _ => Leading::alone(),
+        };
+        let store = match (store, &settings.state_map, &client) {
+            (Some(store), Some(map), Some(client)) => {
+                let store = store.with_maps(cluster::config_maps(client, map));
+                Some(store.with_permit(leading.permit()))
             }
             (store, _, _) => store,
         };
         let store = store.map(Arc::new);
 
+        let (reload, reloads) = mpsc::channel(MAX_RELOADS);
         let outfit = Outfit {
             metrics: Arc::clone(&metrics),
             clock: clock::now,
@@ -176,6 +221,25 @@ impl Daemon {
                 Box::new(move || crew.refresh_metrics())
             },
             take: take_sounding(Arc::clone(crew.outfit())),
+            recording: {
+                let directory = settings.state.clone();
+                Arc::new(move |namespace, release, revision| {
+                    let (namespace, release) =
+                        (Namespace::new(namespace), ReleaseName::new(release));
+                    let directory = directory.as_ref()?;
+                    let found = crate::store::recording(
+                        directory,
+                        &namespace,
+                        &release,
+                        Revision(revision),
+                    );
+                    found.unwrap_or_else(|error| {
+                        tracing::warn!(%error, "A recording cannot be read");
+                        None
+                    })
+                })
+            },
+            reload,
         };
         let empty = Board {
             series: Vec::new(),
@@ -187,8 +251,11 @@ impl Daemon {
             orders: HashMap::new(),
             alerts: Vec::new(),
             token_file: None,
+            review: None,
         };
         let web = Arc::new(serve::Shared::new(outfit, empty, &settings.serve));
+        let tls = settings.serve.tls.as_ref().map(Tls::read).transpose();
+        let tls = tls.map_err(StartError::Tls)?.map(Arc::new);
         let close_listener = CancellationToken::new();
         let router = serve::router(Arc::clone(&web));
         let max_connections = settings.serve.max_connections;
@@ -196,6 +263,7 @@ impl Daemon {
             tcp,
             router,
             max_connections,
+            tls,
             close_listener.clone(),
         ));
 
@@ -204,15 +272,16 @@ impl Daemon {
             ..settings.clone()
         };
         let timeline = Timeline::start();
-        let guard_ended = CancellationToken::new();
-        let cluster = match &settings.kubernetes {
-            Some(kubernetes) => Some(
-                Connected::new(kubernetes, timeline, guard_ended.clone())
-                    .await
-                    .map_err(StartError::Cluster)?,
-            ),
-            None => None,
+        let cluster = match (&settings.kubernetes, &client) {
+            (Some(kubernetes), Some(client)) => {
+                let (client, ended) = (client.clone(), guard_ended.clone());
+                let connected =
+                    Connected::new(kubernetes, client, leading.permit(), timeline, ended);
+                Some(connected.map_err(StartError::Cluster)?)
+            }
+            _ => None,
         };
+        let review = cluster.as_ref().map(|cluster| review(cluster.client()));
         let discovered = cluster.as_ref().map(|cluster: &Connected| {
             let (discovered, work) = cluster.discover();
             tokio::spawn(work);
@@ -223,6 +292,7 @@ impl Daemon {
             runners: HashMap::new(),
             guards: HashMap::new(),
             cluster,
+            standing: leading.begins(),
         });
         let stop_keeping = CancellationToken::new();
         let keeper = store.as_ref().map(|store| {
@@ -238,25 +308,6 @@ impl Daemon {
         });
         let changed = Arc::new(Notify::new());
         let orders = watch::Sender::new(Arc::new(orders_of(&settings, address)));
-        let stop_herald = CancellationToken::new();
-        let herald = Herald::new(herald::Setup {
-            crew: Arc::clone(&crew),
-            web: Arc::clone(&web),
-            metrics,
-            store: store.clone(),
-            timeline,
-            changed: Arc::clone(&changed),
-            orders: orders.subscribe(),
-            ended: guard_ended.clone(),
-        });
-        let herald_ended = guard_ended.clone().drop_guard();
-        let herald = tokio::spawn({
-            let stop = stop_herald.clone();
-            async move {
-                herald.run(stop).await;
-                herald_ended.disarm();
-            }
-        });
         let daemon = Self {
             address,
             crew,
@@ -265,8 +316,9 @@ impl Daemon {
             timeline,
             changed,
             orders,
-            herald: Some(herald),
-            stop_herald,
+            leading,
+            metrics,
+            herald: Mutex::new(None),
             store,
             keeper,
             stop_keeping,
@@ -276,6 +328,8 @@ impl Daemon {
             schedule_ended,
             guard_ended,
             discovered,
+            review,
+            reloads: Some(reloads),
         };
         daemon.apply(settings).await;
         daemon.web.set_ready(true);
@@ -292,6 +346,41 @@ impl Daemon {
     /// changed keeps its counters; one that is gone takes its series along.
     pub async fn apply(&self, settings: Settings) {
         let mut applied = self.applied.lock().await;
+        self.put_in_force(settings, &mut applied).await;
+        self.web.note_reload(None);
+        self.crew.metrics().reloaded(true, clock::unix_seconds());
+        tracing::info!(
+            probes = applied.runners.len(),
+            "The configuration is in force"
+        );
+    }
+
+    /// Who acts, as it changes; each change is followed by [`Self::follow`].
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.leading.standing()
+    }
+
+    /// Begins to act, or ends it, as the Lease says now.
+    pub async fn follow(&self, standing: Standing) {
+        let mut applied = self.applied.lock().await;
+        if applied.standing == standing {
+            return;
+        }
+        let was = std::mem::replace(&mut applied.standing, standing);
+        let settings = applied.settings.clone();
+        if matches!(was, Standing::Leads { .. }) {
+            // Also when the Lease was lost and taken again: in between another one may have acted.
+            let now = std::mem::replace(&mut applied.standing, Standing::Follows { leader: None });
+            self.put_in_force(settings.clone(), &mut applied).await;
+            applied.standing = now;
+        }
+        self.put_in_force(settings, &mut applied).await;
+    }
+
+    async fn put_in_force(&self, settings: Settings, applied: &mut Applied) {
+        let acts = matches!(applied.standing, Standing::Leads { .. });
+        self.web
+            .set_lead(leading::lead(&applied.standing, settings.lease.as_ref()));
         if settings.serve.listen != applied.settings.serve.listen {
             tracing::warn!(listen = %settings.serve.listen, "A new listen address takes a restart");
         }
@@ -300,8 +389,14 @@ impl Daemon {
         {
             tracing::warn!("New limits in [serve] take a restart");
         }
+        if settings.serve.tls != applied.settings.serve.tls {
+            tracing::warn!("New files in [serve.tls] take a restart; new contents do not");
+        }
         if settings.state != applied.settings.state {
             tracing::warn!("A new state.directory takes a restart");
+        }
+        if settings.lease != applied.settings.lease {
+            tracing::warn!("Another [lease] takes a restart");
         }
         if settings.kubernetes != applied.settings.kubernetes {
             tracing::warn!("Another cluster in [kubernetes] takes a restart");
@@ -335,8 +430,9 @@ impl Daemon {
         );
         let guards = std::mem::take(&mut applied.guards);
         let guards = self
-            .guards_for(&settings, guards, &mut applied.cluster)
+            .guards_for(&settings, acts, guards, &mut applied.cluster)
             .await;
+        self.tell_or_be_silent(acts).await;
         self.web.replace_board(Board {
             series,
             modules: settings.modules.clone(),
@@ -363,15 +459,54 @@ impl Daemon {
                 })
                 .collect(),
             token_file: settings.serve.token_file.clone(),
+            review: self
+                .review
+                .clone()
+                .filter(|_| settings.serve.kubernetes_auth),
         });
         self.pace.set(runners.values().cloned().collect());
         self.orders
             .send_replace(Arc::new(orders_of(&settings, self.address)));
-        self.crew.metrics().reloaded(true, clock::unix_seconds());
-        tracing::info!(probes = runners.len(), "The configuration is in force");
         applied.settings = settings;
         applied.runners = runners;
         applied.guards = guards;
+    }
+
+    /// The herald lives where the guards live.
+    async fn tell_or_be_silent(&self, acts: bool) {
+        let mut herald = self.herald.lock().await;
+        match herald.take() {
+            Some(telling) if !acts => {
+                end_herald(telling).await;
+                self.web.show_alerts(Vec::new());
+                self.web.show_objectives(Vec::new());
+                self.metrics.objectives.clear();
+            }
+            None if acts => *herald = Some(self.herald()),
+            same => *herald = same,
+        }
+    }
+
+    fn herald(&self) -> Telling {
+        let herald = Herald::new(herald::Setup {
+            crew: Arc::clone(&self.crew),
+            web: Arc::clone(&self.web),
+            metrics: Arc::clone(&self.metrics),
+            store: self.store.clone(),
+            timeline: self.timeline,
+            changed: Arc::clone(&self.changed),
+            orders: self.orders.subscribe(),
+            permit: self.leading.permit(),
+            ended: self.guard_ended.clone(),
+        });
+        let ended = self.guard_ended.clone().drop_guard();
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let task = tokio::spawn(async move {
+            herald.run(stopped).await;
+            ended.disarm();
+        });
+        Telling { stop, task }
     }
 
     fn runner_for(
@@ -405,11 +540,12 @@ impl Daemon {
     async fn guards_for(
         &self,
         settings: &Settings,
+        acts: bool,
         mut before: HashMap<(Namespace, ReleaseName), Guarded>,
         cluster: &mut Option<Connected>,
     ) -> HashMap<(Namespace, ReleaseName), Guarded> {
         let mut guards = HashMap::new();
-        for release in &settings.releases {
+        for release in settings.releases.iter().filter(|_| acts) {
             let engine: Arc<dyn Engine> = match (&release.embedded, &mut *cluster) {
                 (Some(directory), _) => Embedded::new(directory),
                 (None, Some(cluster)) if release.in_cluster => cluster.engine(release),
@@ -480,6 +616,7 @@ impl Daemon {
             pace: Arc::clone(&self.pace),
             timeline: self.timeline,
             changed: Arc::clone(&self.changed),
+            permit: self.leading.permit(),
         };
         let stop = CancellationToken::new();
         let guard = Guard::new(setup, state, facts, inbox, view, ordered, told);
@@ -527,8 +664,15 @@ impl Daemon {
             .collect()
     }
 
-    /// Notes that a changed configuration could not be read; the old one stays in force.
-    pub fn reload_failed(&self) {
+    /// Those who ask over HTTP for the configuration to be read again. Whoever takes this answers them; while nobody
+    /// has, they are told that there is no configuration on the disk.
+    pub const fn reloads(&mut self) -> Option<mpsc::Receiver<ReloadOrder>> {
+        self.reloads.take()
+    }
+
+    /// Notes that a changed configuration could not be read, and why; the old one stays in force.
+    pub fn reload_failed(&self, why: &str) {
+        self.web.note_reload(Some(why.to_owned()));
         self.crew.metrics().reloaded(false, clock::unix_seconds());
     }
 
@@ -556,10 +700,10 @@ impl Daemon {
             end(guarded).await;
         }
         self.crew.finish(FINISH).await;
-        self.stop_herald.cancel();
-        if let Some(herald) = self.herald.take() {
-            let _ = herald.await;
+        if let Some(telling) = self.herald.lock().await.take() {
+            end_herald(telling).await;
         }
+        self.leading.give_back().await;
         self.stop_keeping.cancel();
         if let Some(keeper) = self.keeper.take() {
             // A disk that does not answer holds up the end no longer than this.
@@ -574,6 +718,40 @@ impl Daemon {
     }
 }
 
+/// Asks the cluster about callers.
+fn review(client: kube::Client) -> Review {
+    let reviewer = Arc::new(Reviewer::new(client));
+    Arc::new(move |token: String, deed: Deed| {
+        let reviewer = Arc::clone(&reviewer);
+        Box::pin(async move {
+            let of = |verb, part, namespace, name| review::Deed::Release {
+                verb,
+                part,
+                namespace,
+                name,
+            };
+            let deed = match deed {
+                Deed::RollBack(namespace, name) => of("create", "rollback", namespace, name),
+                Deed::ReadRecording(namespace, name) => of("get", "recording", namespace, name),
+                Deed::SendAlerts => review::Deed::Path {
+                    verb: "post",
+                    path: "/api/v1/alerts",
+                },
+                Deed::Reload => review::Deed::Path {
+                    verb: "post",
+                    path: "/-/reload",
+                },
+            };
+            match reviewer.review(&token, deed).await {
+                review::Answer::Allowed { user } => Reviewed::Allowed(user),
+                review::Answer::Forbidden { user } => Reviewed::Forbidden(user),
+                review::Answer::Stranger => Reviewed::Stranger,
+                review::Answer::Unknown(why) => Reviewed::Unknown(why),
+            }
+        })
+    })
+}
+
 /// What of the settings is for the herald.
 fn orders_of(settings: &Settings, address: SocketAddr) -> herald::Orders {
     let page = settings.serve.external_url.clone();
@@ -583,6 +761,13 @@ fn orders_of(settings: &Settings, address: SocketAddr) -> herald::Orders {
         promises: herald::promises(settings),
         receivers: settings.receivers.clone(),
     }
+}
+
+/// The last is told, for a moment.
+async fn end_herald(telling: Telling) {
+    telling.stop.cancel();
+    // A panic in it was told where it happened.
+    let _ = telling.task.await;
 }
 
 /// Stops a guard; its state is written. `None` when it had ended by itself, which was told where it happened.

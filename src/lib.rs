@@ -8,11 +8,12 @@
 //! - ground floor: pure. No clock, no tokio, no socket: time is an argument. [`units`], [`config`], [`sounding`],
 //!   [`window`], [`track`], [`doubt`], [`verdict`], [`baseline`], [`ledger`], [`rollout`], [`evidence`], [`recording`],
 //!   [`alert`], [`objective`];
-//! - the step between: [`clock`], the one place that reads a clock, and `outgoing`, the client for servers that we work
-//!   with;
+//! - the step between: [`clock`], the one place that reads a clock, [`permit`], whether we may change anything, and
+//!   `outgoing`, the client for servers that we work with;
 //! - first floor: each speaks to one thing outside, and they do not know one another (but [`serve`] knows
 //!   [`metrics`]): [`probe`], [`metrics`], [`serve`], [`release`], [`store`], [`notify`],
-//!   [`requests`];
+//!   [`requests`], [`review`],
+//!   [`lease`];
 //! - roof: [`daemon`], the only place that spawns long-lived tasks and holds the whole configuration, and [`cli`].
 //!
 //! Data flows one way: due time → probe → sounding → track → metrics. Of a guarded release each sounding also goes to
@@ -37,15 +38,18 @@ pub mod config;
 pub mod daemon;
 pub mod doubt;
 pub mod evidence;
+pub mod lease;
 pub mod ledger;
 pub mod metrics;
 pub mod notify;
 pub mod objective;
 mod outgoing;
+pub mod permit;
 pub mod probe;
 pub mod recording;
 pub mod release;
 pub mod requests;
+pub mod review;
 pub mod rollout;
 pub mod serve;
 pub mod sounding;

@@ -8,6 +8,7 @@
 
 mod alertmanager;
 mod failing;
+mod listed;
 mod message;
 mod outbox;
 mod wire;
@@ -15,4 +16,4 @@ mod wire;
 pub use alertmanager::{CAPACITY, Meter, Peer, addresses};
 pub use message::Message;
 pub use outbox::{Count, Fate, Outbox};
-pub use wire::{Wire, wires};
+pub use wire::{Style, Wire, wires};

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use reqwest::{Certificate, Client, Identity, RequestBuilder, Response, redirect, tls};
+use reqwest::{
+    Certificate, Client, ClientBuilder, Identity, RequestBuilder, Response, redirect, tls,
+};
 use url::Url;
 
 use crate::config::settings::{Auth, Secret, Tls};
@@ -16,12 +18,32 @@ const MAX_EXCERPT: usize = 2048;
 /// The largest file with a secret or certificates.
 const MAX_FILE: u64 = 1024 * 1024;
 
+/// A client for another of us, whose host is bound to one address: no proxy stands in between.
+pub(crate) fn direct_client(
+    settings: &Tls,
+    timeout: Duration,
+    url: &Url,
+    address: SocketAddr,
+) -> Result<Client, String> {
+    let builder = builder(settings, timeout, Some((url, address)))?;
+    builder.no_proxy().build().map_err(|error| cause(&error))
+}
+
 /// A client for one receiver; `to` binds its host to one address.
 pub(crate) fn client(
     settings: &Tls,
     timeout: Duration,
     to: Option<(&Url, SocketAddr)>,
 ) -> Result<Client, String> {
+    let builder = builder(settings, timeout, to)?;
+    builder.build().map_err(|error| cause(&error))
+}
+
+fn builder(
+    settings: &Tls,
+    timeout: Duration,
+    to: Option<(&Url, SocketAddr)>,
+) -> Result<ClientBuilder, String> {
     // reqwest wants one for the whole process; one that is installed already is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut builder = Client::builder()
@@ -50,7 +72,7 @@ pub(crate) fn client(
     if let Some((url, address)) = to {
         builder = builder.resolve(url.host_str().unwrap_or_default(), address);
     }
-    builder.build().map_err(|error| cause(&error))
+    Ok(builder)
 }
 
 /// The same request with credentials.

@@ -16,7 +16,7 @@
 mod config_map;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -25,6 +25,7 @@ use serde_json::value::RawValue;
 
 pub use config_map::ConfigMaps;
 
+use crate::permit::Permit;
 use crate::recording::{Line, MAX_BYTES, Recording, Unreadable};
 use crate::units::{Namespace, ReleaseName, Revision, Time};
 
@@ -122,6 +123,7 @@ pub struct Store {
     directory: PathBuf,
     /// Where the states are as well, for the next pod.
     maps: Option<ConfigMaps>,
+    permit: Permit,
     /// Held as long as the store lives; the system releases it with the process, however that ends.
     _lock: File,
 }
@@ -157,6 +159,7 @@ impl Store {
         Ok(Self {
             directory: directory.to_owned(),
             maps: None,
+            permit: Permit::always(),
             _lock: lock,
         })
     }
@@ -165,6 +168,14 @@ impl Store {
     #[must_use]
     pub fn with_maps(mut self, maps: ConfigMaps) -> Self {
         self.maps = Some(maps);
+        self
+    }
+
+    /// The same for one of several replicas: what was decided is written by the one that acts alone, and read from where
+    /// all of them find it.
+    #[must_use]
+    pub fn with_permit(mut self, permit: Permit) -> Self {
+        self.permit = permit;
         self
     }
 
@@ -206,7 +217,15 @@ impl Store {
             envelope.map(|envelope| envelope.saved)
         };
         let maps = self.maps.as_ref()?;
-        let bytes = match maps.get(&part(kind, namespace, release)) {
+        let part = part(kind, namespace, release);
+        let mut found = maps.get(&part);
+        // What lies in our own file may be of long ago, when we acted last: better to wait than to go on with that.
+        for _ in 0..if self.permit.is_shared() { 3 } else { 0 } {
+            if found.is_err() && self.permit.holds() {
+                found = maps.get(&part);
+            }
+        }
+        let bytes = match found {
             Ok(bytes) => bytes?,
             Err(error) => {
                 tracing::warn!(%release, %error, "The state in the ConfigMap cannot be read");
@@ -215,14 +234,19 @@ impl Store {
         };
         let file = read_bounded(path).ok().flatten();
         let of_file = file.and_then(|bytes| saved(&bytes));
-        if of_file.is_some() && of_file >= saved(&bytes) {
+        if !self.permit.is_shared() && of_file.is_some() && of_file >= saved(&bytes) {
             return None;
         }
         match unwrap(&bytes, kind, namespace, release) {
             Ok(state) => Some(Found::State(state)),
             Err(why) => {
-                tracing::warn!(%release, "The state in the ConfigMap {why}; it is not used");
-                None
+                let to = match maps.keep_aside(&part) {
+                    Ok(name) => format!("it is kept as {name}, and the release is followed anew"),
+                    Err(error) => {
+                        format!("the release is followed anew; it could not be set aside: {error}")
+                    }
+                };
+                Some(Found::SetAside(format!("the ConfigMap {why}; {to}")))
             }
         }
     }
@@ -230,7 +254,8 @@ impl Store {
     /// Stores something of a release; when it returns, it is on the disk.
     ///
     /// # Errors
-    /// When it cannot be written, as on a full disk. The state that was there before is still there.
+    /// When it cannot be written, as on a full disk. The state that was there before is still there. Also when another
+    /// replica acts: then only the counters of the long spans are written, and to the disk alone.
     pub fn save<T: Serialize>(
         &self,
         kind: Kind,
@@ -239,19 +264,30 @@ impl Store {
         state: &T,
         now: Time,
     ) -> io::Result<()> {
+        let fence = self.permit.fence();
+        if fence.is_none() && kind != Kind::Spans {
+            return Err(io::Error::other(
+                "another replica acts, and writes the state",
+            ));
+        }
         let path = self.file(kind, namespace, release);
-        let bytes = serde_json::to_vec(&Envelope {
+        let envelope = Envelope {
             leadsman: kind.as_str(),
             version: VERSION,
             namespace,
             release,
             saved: now,
             state,
-        })?;
+        };
+        let maps = self.maps.as_ref().zip(fence);
         let new = path.with_extension("json.new");
         let written = (|| {
             let mut file = File::create(&new)?;
-            file.write_all(&bytes)?;
+            // As it is written, since a state of ten thousand alerts has some megabytes.
+            let mut to = BufWriter::new(&mut file);
+            serde_json::to_writer(&mut to, &envelope)?;
+            to.flush()?;
+            drop(to);
             file.sync_all()?;
             fs::rename(&new, &path)?;
             path.parent()
@@ -261,10 +297,12 @@ impl Store {
             // On a full disk the half-written file would take the room that it lacks.
             let _ = fs::remove_file(&new);
         }
-        match &self.maps {
-            Some(maps) => maps
-                .put(&part(kind, namespace, release), &bytes)
-                .and(written),
+        match maps {
+            Some((maps, fence)) => {
+                let bytes = serde_json::to_vec(&envelope)?;
+                maps.put(&part(kind, namespace, release), &bytes, fence)
+                    .and(written)
+            }
             None => written,
         }
     }
@@ -332,6 +370,29 @@ pub fn recordings(directory: &Path, of: Option<(&Namespace, &ReleaseName)>) -> V
     });
     let files = files_of(&directory.join("recordings"), &start);
     files.into_iter().map(|(_, path)| path).collect()
+}
+
+/// The bytes of the newest recording of a revision in a state directory; `None` where there is none.
+///
+/// # Errors
+/// When one is there and cannot be read.
+pub fn recording(
+    directory: &Path,
+    namespace: &Namespace,
+    release: &ReleaseName,
+    revision: Revision,
+) -> io::Result<Option<Vec<u8>>> {
+    let start = format!("{}.v{revision}.", stem(namespace, release));
+    let files = files_of(&directory.join("recordings"), &start);
+    // A release may be called as another one's recordings begin: a dot divides, and names may have dots.
+    let is_of_it = |path: &&PathBuf| {
+        let name = file_name(path);
+        name.strip_prefix(&start)
+            .and_then(|rest| rest.strip_suffix(".jsonl"))
+            .is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let newest = files.iter().map(|(_, path)| path).rfind(is_of_it);
+    newest.map_or(Ok(None), |path| read_bounded(path))
 }
 
 /// Files whose names begin so, the one changed longest ago first.

@@ -25,10 +25,16 @@ mod pipelines;
 mod program;
 #[path = "cluster/refused.rs"]
 mod refused;
+#[path = "cluster/replicas.rs"]
+mod replicas;
 #[path = "cluster/rig.rs"]
 mod rig;
 #[path = "cluster/scale.rs"]
 mod scale;
+#[path = "cluster/soak.rs"]
+mod soak;
+#[path = "cluster/station.rs"]
+mod station;
 #[path = "cluster/turned_back.rs"]
 mod turned_back;
 #[path = "cluster/users.rs"]

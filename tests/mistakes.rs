@@ -292,6 +292,52 @@ fn what_is_wrong_about_a_cluster_says_what_to_write_instead() {
             "{rule}: {expected:?} is not in {found:#?}"
         );
     }
+    let serve = "[serve]\nlisten = '127.0.0.1:0'\n";
+    let kept = "[kubernetes]\n[state]\nconfig_map = 'x'\n";
+    for (rule, text, expected) in [
+        (
+            "callers without a cluster",
+            format!("{serve}kubernetes_auth = true\n{release}"),
+            "needs a cluster to ask",
+        ),
+        (
+            "half of a certificate",
+            format!("{serve}tls = {{ cert_file = 'a' }}\n{release}"),
+            "has no whole certificate",
+        ),
+        (
+            "a lease without a cluster",
+            format!("[lease]\n{release}"),
+            "needs a cluster",
+        ),
+        (
+            "a lease that forgets",
+            format!("[kubernetes]\n[lease]\n{release}"),
+            "would forget",
+        ),
+        (
+            "a deadline after the end",
+            format!("{kept}[lease]\ndeadline = '15s'\n{release}"),
+            "do not fit together",
+        ),
+        (
+            "half a second",
+            format!("{kept}[lease]\nduration = '15500ms'\n{release}"),
+            "do not fit together",
+        ),
+        (
+            "no release",
+            format!("[kubernetes]\nown_release = 'leadsman'\n{release}"),
+            "names no release",
+        ),
+    ] {
+        let found = mistakes_in(&text);
+        assert!(
+            found.iter().any(|text| text.contains(expected)),
+            "{rule}: {expected:?} is not in {found:#?}"
+        );
+    }
+    assert_eq!(mistakes_in(&format!("{kept}[lease]\n{release}")), [""; 0]);
     for right in [release, selected] {
         assert_eq!(mistakes_in(&format!("[kubernetes]\n{right}")), [""; 0]);
     }

@@ -17,5 +17,6 @@ mod program;
 mod receivers;
 #[path = "notify/slack.rs"]
 mod slack;
+mod support;
 #[path = "notify/webhook.rs"]
 mod webhook;

@@ -169,7 +169,7 @@ fn a_release_that_has_recovered_is_still_spoken_of() {
         );
         page.until(
             "the release is open",
-            "document.querySelectorAll('.log').length === 3",
+            "document.querySelectorAll('.log').length === 5",
         );
         assert_says(
             page,
@@ -182,6 +182,36 @@ fn a_release_that_has_recovered_is_still_spoken_of() {
             ],
         );
         assert!(!page.words().contains("so far"), "no clock runs any more");
+    });
+}
+
+#[test]
+fn alerts_and_error_budgets_stand_with_their_release() {
+    with_page(|page| {
+        let mut status = state("turned_back");
+        status["alerts"] = json!([{
+            "labels": { "alertname": "LeadsmanAlertDeliveryFailing" }, "state": "firing",
+            "summary": "Alerts do not reach an Alertmanager.", "text": "", "since": status["now"], "confirmed_by": []
+        }]);
+        page.put(status.to_string());
+        page.open(1200, "light");
+        assert_says(
+            page,
+            &[
+                "LeadsmanReleaseRolledBack",
+                "confirmed by 2 Alertmanagers",
+                "LeadsmanReleaseRegressed",
+                "Resolved",
+                "api, availability 99.9 % in 30d",
+                "49.9 %",
+                "Burning: page-quick",
+                "15 d",
+                "all probes, latency 99 % in 30d",
+                "Overspent",
+                "LeadsmanAlertDeliveryFailing",
+                "not confirmed by any Alertmanager",
+            ],
+        );
     });
 }
 

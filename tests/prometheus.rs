@@ -186,7 +186,7 @@ fn the_shipped_rules_fire_when_they_should_and_only_then() {
     }
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let (rules, tests) = (
-        folder.join("helm/rules/leadsman.yaml"),
+        folder.join("helm/leadsman/files/rules.yaml"),
         folder.join("tests/rules/leadsman.test.yaml"),
     );
     for (what, file) in [("check", &rules), ("test", &tests)] {

@@ -71,7 +71,8 @@ fn a_change_wakes_the_thread_and_starts_keep_to_the_interval() {
     let log = log.lock().unwrap();
     let of_a: Vec<_> = log.iter().filter(|start| start.0 == "a").collect();
     assert!(of_a[0].1 > before);
-    for pair in of_a.windows(2) {
+    // The very first is due at once, off the grid.
+    for pair in of_a[1..].windows(2) {
         let slots = u32::try_from(pair[1].2).unwrap() + 1;
         assert_eq!(
             pair[1].1.since(pair[0].1),

@@ -18,7 +18,10 @@
     reason = "a test may end where it stands"
 )]
 
+#[path = "serve/guarded.rs"]
+mod guarded;
 mod program;
+mod support;
 
 use std::time::Duration;
 

@@ -423,9 +423,10 @@ fn keys(value: &Value, path: &str, found: &mut BTreeSet<String>) {
 fn in_the_mode_observe_nothing_is_written_and_the_verdict_is_said() {
     let guarded = Guarded::start();
     let file = guarded.daemon.folder().join("probes.toml");
-    let config = fs::read_to_string(&file)
-        .unwrap()
-        .replace("enforce", "observe");
+    let config = fs::read_to_string(&file).unwrap().replace(
+        "mode = \"enforce\"",
+        "mode = \"observe\"\nobjective = { availability = \"99%\" }",
+    );
     guarded.daemon.rewrite(&config);
     guarded.daemon.signal("HUP");
     until("the new mode is in force", || {
@@ -435,6 +436,13 @@ fn in_the_mode_observe_nothing_is_written_and_the_verdict_is_said() {
     until("the verdict has fallen", || guarded.ending_of(2).is_some());
     assert_eq!(guarded.ending_of(2).as_deref(), Some("would_roll_back"));
     assert_eq!(guarded.records().len(), 2);
+    let is_told = |part: &str| {
+        let told = &guarded.release()[part];
+        told.as_array().is_some_and(|told| !told.is_empty())
+    };
+    until("alerts and error budgets are told", || {
+        is_told("alerts") && is_told("objectives")
+    });
     the_page_is_tested_with_what_is_really_told(&guarded.daemon);
     let metrics = guarded.daemon.get("/metrics").body;
     let series = "leadsman_rollouts_total{ending=\"would_roll_back\",namespace=\"shop\",release=\"mykadoo\"} 1";

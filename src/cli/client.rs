@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use reqwest::{Client, Method, StatusCode};
+use reqwest::{Certificate, Client, Method, StatusCode};
 use serde_json::Value;
 
 /// No daemon can be reached.
@@ -31,6 +31,9 @@ pub(crate) struct ServerArgs {
         value_name = "URL"
     )]
     pub(super) server: String,
+    /// The authorities that the daemon's certificate must come from, as PEM [default: those of the system]
+    #[arg(long, env = "LEADSMAN_CA_FILE", value_name = "FILE")]
+    pub(super) ca_file: Option<PathBuf>,
     /// The namespace of the release; needed only where several have one of that name
     #[arg(long, short, value_name = "NAMESPACE")]
     pub(super) namespace: Option<String>,
@@ -76,10 +79,20 @@ impl Daemon {
     pub(super) fn new(args: &ServerArgs) -> Result<Self, NoAnswer> {
         // A provider that is installed already is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder()
+        let mut builder = Client::builder()
             .timeout(PATIENCE)
             .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
+            .no_proxy();
+        if let Some(file) = &args.ca_file {
+            let unusable = |why: String| {
+                NoAnswer::Unreachable(format!("{} cannot be used: {why}", file.display()))
+            };
+            let pem = std::fs::read(file).map_err(|error| unusable(error.to_string()))?;
+            let authorities =
+                Certificate::from_pem_bundle(&pem).map_err(|error| unusable(error.to_string()))?;
+            builder = builder.tls_certs_only(authorities);
+        }
+        let client = builder
             .build()
             .map_err(|error| NoAnswer::Unreachable(format!("no HTTP client: {error}")))?;
         Ok(Self {
@@ -103,6 +116,23 @@ impl Daemon {
         self.ask(Method::POST, path, Some(body), token).await
     }
 
+    /// The bytes at a path that takes a token; at most `most` of them.
+    pub(super) async fn get_bytes(
+        &self,
+        path: &str,
+        token: Option<&str>,
+        most: usize,
+    ) -> Result<Vec<u8>, NoAnswer> {
+        let (status, bytes) = self.fetch(Method::GET, path, None, token, most).await?;
+        if status.is_success() {
+            return Ok(bytes);
+        }
+        Err(match serde_json::from_slice(&bytes) {
+            Ok(problem) => self.refusal(status, &problem),
+            Err(_) => self.no_leadsman(status),
+        })
+    }
+
     async fn ask(
         &self,
         method: Method,
@@ -110,6 +140,39 @@ impl Daemon {
         body: Option<&Value>,
         token: Option<&str>,
     ) -> Result<Value, NoAnswer> {
+        let (status, answer) = self.fetch(method, path, body, token, MAX_ANSWER).await?;
+        match serde_json::from_slice(&answer) {
+            Ok(answer) if status.is_success() => Ok(answer),
+            Ok(problem) => Err(self.refusal(status, &problem)),
+            // Whatever is there, it is no Leadsman.
+            Err(_) => Err(self.no_leadsman(status)),
+        }
+    }
+
+    fn refusal(&self, status: StatusCode, problem: &Value) -> NoAnswer {
+        let detail = problem["detail"].as_str().unwrap_or("no reason is given");
+        if status == StatusCode::NOT_FOUND {
+            return NoAnswer::Unknown(detail.to_owned());
+        }
+        let text = format!("{} says {status}: {detail}", self.server);
+        NoAnswer::Refused(status.as_u16(), text)
+    }
+
+    fn no_leadsman(&self, status: StatusCode) -> NoAnswer {
+        NoAnswer::Unreachable(format!(
+            "what answers at {} ({status}) is no Leadsman",
+            self.server
+        ))
+    }
+
+    async fn fetch(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        token: Option<&str>,
+        most: usize,
+    ) -> Result<(StatusCode, Vec<u8>), NoAnswer> {
         let url = format!("{}{path}", self.server);
         let away = |error: reqwest::Error| {
             // The address stands in front already.
@@ -131,32 +194,13 @@ impl Daemon {
         let status = response.status();
         let mut answer = Vec::new();
         while let Some(part) = response.chunk().await.map_err(away)? {
-            if answer.len() + part.len() > MAX_ANSWER {
-                let text = format!("{} answers with more than {MAX_ANSWER} bytes", self.server);
+            if answer.len() + part.len() > most {
+                let text = format!("{} answers with more than {most} bytes", self.server);
                 return Err(NoAnswer::Refused(status.as_u16(), text));
             }
             answer.extend_from_slice(&part);
         }
-        let answer: Result<Value, _> = serde_json::from_slice(&answer);
-        match answer {
-            Ok(answer) if status.is_success() => Ok(answer),
-            Ok(problem) => {
-                let detail = problem["detail"].as_str().unwrap_or("no reason is given");
-                Err(if status == StatusCode::NOT_FOUND {
-                    NoAnswer::Unknown(detail.to_owned())
-                } else {
-                    NoAnswer::Refused(
-                        status.as_u16(),
-                        format!("{} says {status}: {detail}", self.server),
-                    )
-                })
-            }
-            // Whatever is there, it is no Leadsman.
-            Err(_) => Err(NoAnswer::Unreachable(format!(
-                "what answers at {} ({status}) is no Leadsman",
-                self.server
-            ))),
-        }
+        Ok((status, answer))
     }
 
     /// All releases.
@@ -242,7 +286,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 /// A token, from a file; never from the command line, where everybody can read it.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct TokenArgs {
-    /// The file with the bearer token, the same as the daemon's serve.token_file
+    /// The file with a bearer token: that of the daemon's serve.token_file, or one that the cluster knows
     #[arg(long, env = "LEADSMAN_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
 }

@@ -29,6 +29,7 @@ slow-start, dependency-down and blip the revision kept. Otherwise 1.
 Examples:
   leadsman demo
   leadsman demo --scenario dead --stay
+  leadsman demo --alertmanager http://127.0.0.1:9093 --slack-url-file ./slack-url
   leadsman demo --app-only --listen 127.0.0.1:8080
   leadsman demo --app-only --history ./history     the app of a history, for `embedded = \"./history\"`
   leadsman demo --deploy errors --history ./history";
@@ -46,6 +47,12 @@ pub struct DemoArgs {
     /// Where the recording of the watch is put
     #[arg(long, value_name = "FILE", default_value = "leadsman-demo.jsonl")]
     record: PathBuf,
+    /// Tell this Alertmanager, too
+    #[arg(long, value_name = "URL", conflicts_with = "app_only")]
+    alertmanager: Option<String>,
+    /// Tell Slack, too: the file with the address of an incoming webhook
+    #[arg(long, value_name = "FILE", conflicts_with = "app_only")]
+    slack_url_file: Option<PathBuf>,
     /// Serve the app and nothing else, until Ctrl-C
     #[arg(long, conflicts_with_all = ["scenario", "stay"])]
     app_only: bool,
@@ -76,6 +83,8 @@ pub(super) fn run(args: &DemoArgs) -> ExitCode {
             stay: args.stay,
             listen: args.listen,
             record: args.record.clone(),
+            alertmanager: args.alertmanager.clone(),
+            slack_url_file: args.slack_url_file.clone(),
         }))
     };
     runtime.shutdown_background();

@@ -4,15 +4,16 @@ mod chart;
 mod surroundings;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
 use clap::Args;
 use serde_json::json;
 
-use super::{BAD_CONFIGURATION, ConfigArgs, colours};
-use crate::recording::{End, Recording};
+use super::client::{Daemon, NoAnswer, ServerArgs, TokenArgs};
+use super::{BAD_CONFIGURATION, ConfigArgs, colours, runtime};
+use crate::recording::{End, MAX_BYTES, Recording};
 use crate::store;
 use crate::units::Revision;
 use crate::verdict::{Verdict, Watch, number};
@@ -22,39 +23,65 @@ use chart::Chart;
 #[derive(Debug, Args)]
 #[command(after_help = ABOUT)]
 pub struct ExplainArgs {
-    /// A recording [default: the newest in the state directory of the configuration]
-    #[arg(value_name = "FILE")]
-    file: Option<PathBuf>,
-    /// The newest recording of this revision
-    #[arg(long, value_name = "NUMBER", conflicts_with = "file")]
+    /// A release that a daemon guards, or the file of a recording [default: the newest recording in the state directory
+    /// of the configuration]
+    #[arg(value_name = "RELEASE or FILE")]
+    what: Option<String>,
+    /// The newest recording of this revision [default: of a release, the last one that was judged]
+    #[arg(long, value_name = "NUMBER")]
     revision: Option<u32>,
     /// One JSON object instead of text
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    server: ServerArgs,
+    #[command(flatten)]
+    token: TokenArgs,
+    #[command(flatten)]
     config: ConfigArgs,
 }
 
 const ABOUT: &str = "\
-Exit code: 0; 1 when there is no such recording; 2 when it cannot be read.
+A recording holds logs of pods and differences of values, with secrets hidden, so a daemon gives it only to who has a
+token. What is a file here, or has a / or the ending .jsonl in its name, is taken for a file; anything else is a release.
+
+Exit code: 0; 1 when there is no such release or recording; 2 when it cannot be read; 3 when no daemon answers.
 
 Examples:
+  leadsman explain mykadoo --namespace shop --server http://leadsman:9616 --token-file ./token
+  leadsman explain mykadoo --revision 42 --token-file ./token
   leadsman explain leadsman-demo.jsonl
   leadsman explain --config probes.toml --revision 42";
+
+/// The largest recording.
+const MAX_RECORDING: usize = 32 * 1024 * 1024;
+const _: () = assert!(
+    MAX_RECORDING as u64 == MAX_BYTES,
+    "what is written can be read"
+);
 
 /// Columns of the chart and of the rows of soundings.
 const WIDTH: usize = 60;
 
 pub(super) fn run(args: &ExplainArgs) -> ExitCode {
-    let file = match find(args) {
-        Ok(Some(file)) => file,
-        Ok(None) => return ExitCode::FAILURE,
-        Err(code) => return code,
+    let (place, recording) = match &args.what {
+        Some(release) if !is_file(release) => match ask(args, release) {
+            Ok((place, bytes)) => (place, Recording::read(bytes.as_slice())),
+            Err(code) => return code,
+        },
+        _ => {
+            let file = match find(args) {
+                Ok(Some(file)) => file,
+                Ok(None) => return ExitCode::FAILURE,
+                Err(code) => return code,
+            };
+            (file.display().to_string(), store::read_recording(&file))
+        }
     };
-    let recording = match store::read_recording(&file) {
+    let recording = match recording {
         Ok(recording) => recording,
         Err(error) => {
-            eprintln!("leadsman: {} {error}", file.display());
+            eprintln!("leadsman: {place} {error}");
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
@@ -64,7 +91,7 @@ pub(super) fn run(args: &ExplainArgs) -> ExitCode {
     }) {
         Ok(watch) => watch,
         Err(error) => {
-            eprintln!("leadsman: {}: {error}", file.display());
+            eprintln!("leadsman: {place}: {error}");
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
@@ -76,10 +103,45 @@ pub(super) fn run(args: &ExplainArgs) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+fn is_file(what: &str) -> bool {
+    let path = Path::new(what);
+    what.contains('/') || path.extension().is_some_and(|end| end == "jsonl") || path.is_file()
+}
+
+/// The recording that a daemon has, and where it is.
+fn ask(args: &ExplainArgs, release: &str) -> Result<(String, Vec<u8>), ExitCode> {
+    let token = args.token.token().map_err(|error| {
+        eprintln!("leadsman: {error}");
+        ExitCode::from(BAD_CONFIGURATION)
+    })?;
+    let runtime = runtime(1).ok_or(ExitCode::FAILURE)?;
+    let asked = runtime.block_on(async {
+        let daemon = Daemon::new(&args.server)?;
+        let (namespace, _) = daemon
+            .release(release, args.server.namespace.as_deref())
+            .await?;
+        let revision = if let Some(revision) = args.revision {
+            revision
+        } else {
+            let last = daemon.rollouts(&namespace, release).await?.pop();
+            let last = last.and_then(|last| u32::try_from(last["revision"].as_u64()?).ok());
+            last.ok_or_else(|| {
+                NoAnswer::Unknown(format!("no watch of {namespace}/{release} has ended yet"))
+            })?
+        };
+        let path = format!("/api/v1/releases/{namespace}/{release}/rollouts/{revision}/recording");
+        let bytes = daemon
+            .get_bytes(&path, token.as_deref(), MAX_RECORDING)
+            .await?;
+        Ok((format!("the recording of revision {revision}"), bytes))
+    });
+    asked.map_err(|error: NoAnswer| error.report())
+}
+
 /// The recording that is asked for.
 fn find(args: &ExplainArgs) -> Result<Option<PathBuf>, ExitCode> {
-    if let Some(file) = &args.file {
-        return Ok(Some(file.clone()));
+    if let Some(file) = &args.what {
+        return Ok(Some(PathBuf::from(file)));
     }
     let settings = args.config.load()?.settings;
     let Some(directory) = settings.state else {

@@ -51,8 +51,16 @@ pub(super) fn run(args: &RbacArgs) -> ExitCode {
                 let namespace = map.namespace.as_deref().unwrap_or(&args.account_namespace);
                 rights.extend(Rights::to_keep_state(namespace));
             }
+            if let Some(lease) = &loaded.settings.lease {
+                let namespace = lease.namespace.as_deref();
+                let namespace = namespace.unwrap_or(&args.account_namespace);
+                rights.extend(Rights::to_hold_lease(namespace));
+            }
             let text = rights.manifest(&args.name, &args.service_account, &args.account_namespace);
             say!("{}", text.trim_end());
+            if loaded.settings.serve.kubernetes_auth {
+                say!("{}", delegation(args));
+            }
             ExitCode::SUCCESS
         }
         Err(why) => {
@@ -60,6 +68,21 @@ pub(super) fn run(args: &RbacArgs) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The right to ask who a caller is and what they may. Kubernetes gives it for the whole cluster or not at all.
+fn delegation(args: &RbacArgs) -> String {
+    let RbacArgs {
+        name,
+        service_account,
+        account_namespace,
+        ..
+    } = args;
+    format!(
+        "---\napiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\nmetadata:\n  name: {name}-auth-delegator-{account_namespace}\n\
+         roleRef:\n  apiGroup: rbac.authorization.k8s.io\n  kind: ClusterRole\n  name: system:auth-delegator\nsubjects:\n  - kind: ServiceAccount\n    \
+         name: {service_account}\n    namespace: {account_namespace}"
+    )
 }
 
 async fn rights(settings: &Settings, kubernetes: &Kubernetes) -> Result<Rights, String> {

@@ -1,20 +1,26 @@
 //! `leadsman run`: the daemon, until a signal.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
-use tokio::sync::watch;
+use rustix::process::{Resource, Rlimit, setrlimit};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::{mpsc, watch};
 
 use super::signals::{Asked, Signals};
 use super::{ConfigArgs, runtime};
 use crate::config::{self, Discovered, Loaded, Settings};
 use crate::daemon::Daemon;
+use crate::serve::ReloadOrder;
 
 /// Options of `leadsman run`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Signals: TERM and INT stop, a second one at once; HUP reads the configuration again.\n\n\
+    after_help = "Signals: TERM and INT stop, a second one at once; HUP reads the configuration again, as does a change\nof its files.\n\n\
     Example:\n  leadsman run --config probes.toml --overlay helm/overlays/probes.staging.toml"
 )]
 pub struct RunArgs {
@@ -25,7 +31,18 @@ pub struct RunArgs {
     listen: Option<String>,
 }
 
+/// What is in memory, tokens among it, is not for a file that lies about; helm inherits it.
+fn leave_no_core() {
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    // Lowering a limit is always allowed; where it is not, the node says what becomes of cores.
+    let _ = setrlimit(Resource::Core, none);
+}
+
 pub(super) fn run(args: &RunArgs) -> ExitCode {
+    leave_no_core();
     let mut sources = args.config.clone();
     if let Some(listen) = &args.listen {
         sources.set.push(("serve.listen".into(), listen.clone()));
@@ -56,16 +73,43 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
         };
         let mut discoveries = daemon.discovered();
         let mut discovered = Vec::new();
+        let mut reloads = daemon.reloads();
+        let mut standing = daemon.standing();
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut read = contents(&sources).await;
+        let mut seen = read;
         loop {
             tokio::select! {
                 asked = signals.next() => match asked {
                     Asked::Stop => break,
-                    Asked::Reload => reload(&daemon, &sources, &discovered).await,
+                    Asked::Reload => {
+                        let _ = reload(&daemon, &sources, &discovered).await;
+                    }
                 },
+                _ = look.tick() => {
+                    let now = contents(&sources).await;
+                    // One that is being written is looked at again before it is read.
+                    let is_whole = now == std::mem::replace(&mut seen, now);
+                    if now != read && is_whole {
+                        read = now;
+                        tracing::info!("The configuration on the disk has changed");
+                        let _ = reload(&daemon, &sources, &discovered).await;
+                    }
+                }
+                Ok(()) = standing.changed() => {
+                    let now = standing.borrow_and_update().clone();
+                    daemon.follow(now).await;
+                }
+                order = asked_for(&mut reloads) => {
+                    let came = reload(&daemon, &sources, &discovered).await;
+                    // Whoever asked may have gone.
+                    let _ = order.send(came);
+                }
                 found = next(&mut discoveries) => {
                     tracing::info!(releases = found.len(), "The releases that are selected have changed");
                     discovered = found;
-                    reload(&daemon, &sources, &discovered).await;
+                    let _ = reload(&daemon, &sources, &discovered).await;
                 }
                 reason = daemon.failed() => {
                     tracing::error!(reason, "A task that should live as long as the process has ended");
@@ -84,6 +128,31 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
     // A lookup of a name that hangs in the system's resolver must not hold up the exit.
     runtime.shutdown_background();
     code
+}
+
+/// The files of the configuration are looked at as often: by content, since a ConfigMap changes by a link that is set
+/// anew, and editors write twice.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// A change further on than this is not noticed.
+const MAX_FILE: u64 = 64 * 1024 * 1024;
+
+/// What the files hold now, in short. One that cannot be read holds nothing, and is told of by the reload.
+async fn contents(sources: &ConfigArgs) -> [u8; 32] {
+    let files = sources.sources().files;
+    let read = tokio::task::spawn_blocking(move || {
+        let mut digest = Sha256::new();
+        for file in files {
+            let mut bytes = Vec::new();
+            let read =
+                File::open(&file).and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes));
+            digest.update([u8::from(read.is_ok())]);
+            digest.update((bytes.len() as u64).to_le_bytes());
+            digest.update(&bytes);
+        }
+        digest.finalize().into()
+    });
+    read.await.unwrap_or_default()
 }
 
 /// Soundings a second that one thread takes with room to spare; a sounding costs 50 to 250 µs.
@@ -115,15 +184,38 @@ async fn next(discoveries: &mut Option<watch::Receiver<Vec<Discovered>>>) -> Vec
     std::future::pending().await
 }
 
-async fn reload(daemon: &Daemon, sources: &ConfigArgs, discovered: &[Discovered]) {
+/// Somebody who asks over HTTP.
+async fn asked_for(reloads: &mut Option<mpsc::Receiver<ReloadOrder>>) -> ReloadOrder {
+    if let Some(reloads) = reloads
+        && let Some(order) = reloads.recv().await
+    {
+        return order;
+    }
+    std::future::pending().await
+}
+
+/// Reads the configuration again and puts it in force; why not, when it is wrong.
+async fn reload(
+    daemon: &Daemon,
+    sources: &ConfigArgs,
+    discovered: &[Discovered],
+) -> Result<(), String> {
     let mut sources = sources.sources();
     sources.discovered = discovered.to_vec();
     match tokio::task::spawn_blocking(move || config::load(&sources)).await {
-        Ok(Ok(loaded)) => daemon.apply(loaded.settings).await,
-        Ok(Err(mistakes)) => {
-            daemon.reload_failed();
-            tracing::error!(mistakes = %mistakes.render(false), "The configuration is wrong; the old one stays in force");
+        Ok(Ok(loaded)) => {
+            daemon.apply(loaded.settings).await;
+            Ok(())
         }
-        Err(error) => tracing::error!(%error, "Could not read the configuration"),
+        Ok(Err(mistakes)) => {
+            let why = mistakes.render(false);
+            daemon.reload_failed(&why);
+            tracing::error!(mistakes = %why, "The configuration is wrong; the old one stays in force");
+            Err(why)
+        }
+        Err(error) => {
+            tracing::error!(%error, "Could not read the configuration");
+            Err("the configuration could not be read; see the log".into())
+        }
     }
 }

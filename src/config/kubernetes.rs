@@ -1,10 +1,13 @@
 //! `[kubernetes]`: the cluster that the releases live in; and which pods a probe asks directly.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use super::read::directory;
+use super::alertmanager::url;
+use super::read::{check_name, directory, written};
 use super::reader::{Notes, Table};
-use super::settings::{Aim, Driver, Kubernetes};
+use super::settings::{Aim, Driver, Kubernetes, Lease, LeaseTimes};
+use super::way::tls;
 
 const DRIVERS: [(&str, Driver); 2] = [("secret", Driver::Secret), ("configmap", Driver::ConfigMap)];
 
@@ -28,6 +31,18 @@ pub(super) fn kubernetes(mut table: Table, notes: &mut Notes) -> Kubernetes {
     let helm = directory(&mut table, "helm", notes);
     let scratch = directory(&mut table, "scratch", notes);
     let driver = table.word("driver", &DRIVERS, notes).unwrap_or_default();
+    let own_release = table.text("own_release", notes).and_then(|(text, item)| {
+        let parts = text.split_once('/');
+        let parts = parts.filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty());
+        if parts.is_none() {
+            notes.mistake(
+                &item,
+                format!("{text:?} names no release"),
+                "write NAMESPACE/NAME, as \"leadsman/leadsman\"",
+            );
+        }
+        parts.map(|(namespace, name)| (namespace.to_owned(), name.to_owned()))
+    });
     notes.defaults(
         &path,
         &[
@@ -43,6 +58,89 @@ pub(super) fn kubernetes(mut table: Table, notes: &mut Notes) -> Kubernetes {
         helm: helm.unwrap_or_else(|| PathBuf::from(DEFAULT_HELM)),
         scratch: scratch.unwrap_or_else(|| PathBuf::from(DEFAULT_SCRATCH)),
         driver,
+        own_release,
+    }
+}
+
+const LEASE_SPAN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(600));
+
+/// Reads `[lease]`. `keeps_state`: whether the state is where the next replica finds it.
+pub(super) fn lease(
+    mut table: Table,
+    has_cluster: bool,
+    keeps_state: bool,
+    notes: &mut Notes,
+) -> Lease {
+    let (path, place) = (table.path.clone(), table.place.clone());
+    let mut of = |key: &'static str, usual: u64, notes: &mut Notes| {
+        let read = table.duration(key, LEASE_SPAN, notes);
+        read.unwrap_or(Duration::from_secs(usual))
+    };
+    let times = LeaseTimes {
+        renew: of("renew", 2, notes),
+        deadline: of("deadline", 10, notes),
+        duration: of("duration", 15, notes),
+    };
+    let mut wrong = |message: &str, help: &str| {
+        notes.complain(&path, &place, message, Some(help.to_owned()));
+    };
+    if !has_cluster {
+        wrong("needs a cluster", "add [kubernetes], or leave [lease] out");
+    } else if !keeps_state {
+        wrong(
+            "would forget what the replica before it knew",
+            "add config_map = \"leadsman\" to [state]",
+        );
+    }
+    if times.renew * 2 > times.deadline
+        || times.deadline + times.renew > times.duration
+        || times.duration.subsec_nanos() != 0
+    {
+        wrong(
+            "has times that do not fit together",
+            "make deadline at least twice renew, and duration, in whole seconds, at least deadline and renew together",
+        );
+    }
+    let name = table.text("name", notes).map(|(text, item)| {
+        check_name(&text, &item, 63, notes);
+        text
+    });
+    let namespace = table.text("namespace", notes).map(|(text, item)| {
+        check_name(&text, &item, 63, notes);
+        text
+    });
+    let identity = table.text("identity", notes).map(|(text, item)| {
+        if text.is_empty() || text.len() > 128 {
+            notes.mistake(
+                &item,
+                "is no name",
+                "write 1 to 128 characters, or leave it out",
+            );
+        }
+        text
+    });
+    let address = table.take("address").and_then(|item| url(&item, notes));
+    let tls = table
+        .take("tls")
+        .map_or_else(Default::default, |item| tls(item, notes));
+    let name = name.unwrap_or_else(|| "leadsman".to_owned());
+    notes.defaults(
+        &path,
+        &[
+            ("name", &format!("{name:?}")),
+            ("renew", &written(times.renew)),
+            ("deadline", &written(times.deadline)),
+            ("duration", &written(times.duration)),
+        ],
+    );
+    table.end(notes);
+    Lease {
+        name,
+        namespace,
+        identity,
+        address,
+        tls,
+        times,
     }
 }
 

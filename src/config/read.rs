@@ -10,6 +10,7 @@ use super::alertmanager::alertmanager;
 use super::expectation::LATENCY;
 use super::guard::guard;
 use super::kubernetes::kubernetes;
+use super::kubernetes::lease;
 use super::kubernetes::pods;
 use super::messages::{slack, webhook};
 use super::objective::objectives;
@@ -47,13 +48,18 @@ pub(super) fn settings(root: Item, discovered: &[Discovered], notes: &mut Notes)
         .number("max_in_flight", (1, 1_000_000), notes)
         .unwrap_or(10_000);
     notes.defaults("", &[("max_in_flight", &max_in_flight)]);
-    let serve = serve(section(&mut root, "serve", notes), notes);
+    let has_cluster = root.has("kubernetes");
+    let serve = serve(section(&mut root, "serve", notes), has_cluster, notes);
     let doubt = doubt(section(&mut root, "doubt", notes), notes);
     let state_table = section(&mut root, "state", notes);
     let kubernetes = root
         .has("kubernetes")
         .then(|| kubernetes(section(&mut root, "kubernetes", notes), notes));
     let (state, state_map) = state(state_table, kubernetes.as_ref(), notes);
+    let lease = root.has("lease").then(|| {
+        let table = section(&mut root, "lease", notes);
+        lease(table, kubernetes.is_some(), state_map.is_some(), notes)
+    });
     let alertmanager = root
         .has("alertmanager")
         .then(|| alertmanager(section(&mut root, "alertmanager", notes), notes));
@@ -150,6 +156,7 @@ pub(super) fn settings(root: Item, discovered: &[Discovered], notes: &mut Notes)
         alertmanager,
         receivers,
         kubernetes,
+        lease,
         state,
         state_map,
     }
@@ -372,7 +379,7 @@ fn release(id: &str, item: Item, has_cluster: bool, notes: &mut Notes) -> (Relea
 }
 
 /// Names as Kubernetes allows them: they become labels, and parts of the names of Secrets.
-fn check_name(text: &str, item: &Item, longest: usize, notes: &mut Notes) {
+pub(super) fn check_name(text: &str, item: &Item, longest: usize, notes: &mut Notes) {
     let inner = |byte: u8| {
         byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.'
     };

@@ -6,13 +6,14 @@ use std::time::Duration;
 use super::alertmanager::url;
 use super::read::directory;
 use super::read::written;
-use super::reader::{Notes, Table};
-use super::settings::Serve;
+use super::reader::{Item, Notes, Table};
+use super::settings::{Serve, ServeTls};
 use super::values::pattern;
 
 const OFFSET: (Duration, Duration) = (Duration::ZERO, Duration::from_secs(10));
 
-pub(super) fn serve(mut table: Table, notes: &mut Notes) -> Serve {
+/// `has_cluster`: whether there is a `[kubernetes]`.
+pub(super) fn serve(mut table: Table, has_cluster: bool, notes: &mut Notes) -> Serve {
     let default = SocketAddr::from(([0, 0, 0, 0], 9616));
     let listen = match table.text("listen", notes) {
         None => default,
@@ -41,6 +42,16 @@ pub(super) fn serve(mut table: Table, notes: &mut Notes) -> Serve {
         .duration("timeout_offset", OFFSET, notes)
         .unwrap_or(Duration::from_millis(500));
     let token_file = directory(&mut table, "token_file", notes);
+    let kubernetes_auth = table.switch("kubernetes_auth", notes).unwrap_or(false);
+    if kubernetes_auth && !has_cluster {
+        notes.complain(
+            &table.path_of("kubernetes_auth"),
+            &table.place,
+            "needs a cluster to ask",
+            Some("add [kubernetes], or use serve.token_file".to_owned()),
+        );
+    }
+    let tls = table.take("tls").and_then(|item| tls(item, notes));
     let external_url = table
         .take("external_url")
         .and_then(|item| url(&item, notes));
@@ -52,6 +63,7 @@ pub(super) fn serve(mut table: Table, notes: &mut Notes) -> Serve {
             ("probe_allow", &"[]"),
             ("probe_rate", &rate),
             ("timeout_offset", &written(timeout_offset)),
+            ("kubernetes_auth", &kubernetes_auth),
         ],
     );
     table.end(notes);
@@ -62,6 +74,32 @@ pub(super) fn serve(mut table: Table, notes: &mut Notes) -> Serve {
         probe_rate: u32::try_from(rate).unwrap_or(1),
         timeout_offset,
         token_file,
+        kubernetes_auth,
+        tls,
         external_url,
     }
+}
+
+fn tls(item: Item, notes: &mut Notes) -> Option<ServeTls> {
+    let mut table = Table::of(item, notes);
+    let certificate = directory(&mut table, "cert_file", notes);
+    let key = directory(&mut table, "key_file", notes);
+    let client_ca_file = directory(&mut table, "client_ca_file", notes);
+    let pair = certificate.zip(key);
+    if pair.is_none() {
+        let help = "give cert_file and key_file".to_owned();
+        notes.complain(
+            &table.path,
+            &table.place,
+            "has no whole certificate",
+            Some(help),
+        );
+    }
+    table.end(notes);
+    let (cert_file, key_file) = pair?;
+    Some(ServeTls {
+        cert_file,
+        key_file,
+        client_ca_file,
+    })
 }

@@ -46,6 +46,36 @@ pub struct Settings {
     pub receivers: Vec<Receiver>,
     /// The cluster that the releases live in; without it they are probed and not judged.
     pub kubernetes: Option<Kubernetes>,
+    /// The Lease by which several replicas agree on who acts; without it there is one replica.
+    pub lease: Option<Lease>,
+}
+
+/// `[lease]`: several replicas probe, and one acts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lease {
+    /// The name of the Lease.
+    pub name: String,
+    /// Its namespace; without it that of our own pod, or of the kubeconfig's context.
+    pub namespace: Option<String>,
+    /// What tells this replica from others; without it the host's name.
+    pub identity: Option<String>,
+    /// Where the other replicas reach this one, so that any of them can answer for the one that acts.
+    pub address: Option<Url>,
+    /// How they check whom they reach, where that is https.
+    pub tls: Tls,
+    /// How often, and for how long.
+    pub times: LeaseTimes,
+}
+
+/// The times of a Lease, as in client-go's leader election: renew < deadline < duration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseTimes {
+    /// It is renewed this often; 2 s by default.
+    pub renew: Duration,
+    /// Whoever could not renew it for so long stops acting; 10 s by default.
+    pub deadline: Duration,
+    /// Others take it when it was not renewed for so long; 15 s by default, whole seconds.
+    pub duration: Duration,
 }
 
 /// `[slack]` or `[webhook]`: somebody who is told of rollouts.
@@ -148,6 +178,8 @@ pub struct Kubernetes {
     pub scratch: PathBuf,
     /// Where Helm keeps its records.
     pub driver: Driver,
+    /// Namespace and name of the release that Leadsman itself is; a selection leaves it out.
+    pub own_release: Option<(String, String)>,
 }
 
 /// Where Helm keeps its records.
@@ -198,10 +230,25 @@ pub struct Serve {
     pub probe_rate: u32,
     /// Subtracted from the scrape timeout that Prometheus announces, so that our answer arrives in time; 0 to 10 s.
     pub timeout_offset: Duration,
-    /// The file with the bearer token that may change something; without it nobody may.
+    /// The file with the bearer token that may change something and see evidence.
     pub token_file: Option<PathBuf>,
+    /// Whether callers whom the cluster knows and lets may, too; only with [`Settings::kubernetes`].
+    pub kubernetes_auth: bool,
+    /// TLS of the listener; plain HTTP without.
+    pub tls: Option<ServeTls>,
     /// Where people reach the status page: links in alerts begin with it. Without it the host's name and the port.
     pub external_url: Option<Url>,
+}
+
+/// `[serve.tls]`: files that are read again when they change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServeTls {
+    /// The certificate, and those between it and the authority, as PEM.
+    pub cert_file: PathBuf,
+    /// Its key, as PEM.
+    pub key_file: PathBuf,
+    /// Authorities one of which must have signed the certificate of a client; without it none is asked for.
+    pub client_ca_file: Option<PathBuf>,
 }
 
 /// `[doubt]`: when a sounding is void because we, and not the target, are in trouble.

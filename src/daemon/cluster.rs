@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Timeline;
 use crate::config::Discovered;
 use crate::config::settings::{Kubernetes, Release, Selection, StateMap};
+use crate::permit::Permit;
 use crate::release::cluster::{self, Access, Hub, Policy};
 use crate::release::{Engine, Work};
 use crate::store::ConfigMaps;
@@ -23,6 +24,7 @@ const MAX_DISCOVERED: usize = 2000;
 /// The cluster, and what is watched in it.
 pub(super) struct Connected {
     settings: Kubernetes,
+    permit: Permit,
     client: kube::Client,
     timeline: Timeline,
     watched: HashMap<Namespace, Watched>,
@@ -38,24 +40,31 @@ struct Watched {
 
 impl Connected {
     /// Nothing is asked of the API server yet: one that is away at the start may come back.
-    pub(super) async fn new(
+    pub(super) fn new(
         settings: &Kubernetes,
+        client: kube::Client,
+        permit: Permit,
         timeline: Timeline,
         ended: CancellationToken,
     ) -> Result<Self, String> {
-        let client = cluster::connect(&Access::of(settings)).await?;
         std::fs::create_dir_all(settings.scratch.join("no-plugins")).map_err(|error| {
             let scratch = settings.scratch.display();
             format!("{scratch} cannot be written: {error}; set kubernetes.scratch to a directory that helm may write to")
         })?;
         Ok(Self {
             settings: settings.clone(),
+            permit,
             client,
             timeline,
             watched: HashMap::new(),
             selected: watch::Sender::new((Vec::new(), Vec::new())),
             ended,
         })
+    }
+
+    /// For other questions to the same API server.
+    pub(super) fn client(&self) -> kube::Client {
+        self.client.clone()
     }
 
     /// The engine of a release; its namespace is watched from now on.
@@ -66,6 +75,7 @@ impl Connected {
             scratch: self.settings.scratch.clone(),
             access: Access::of(&self.settings),
             may: release.guard.may.clone(),
+            permit: self.permit.clone(),
         };
         cluster::Cluster::new(hub, release.name.clone(), policy)
     }
@@ -87,6 +97,7 @@ impl Connected {
     pub(super) fn discover(&self) -> (watch::Receiver<Vec<Discovered>>, Work<()>) {
         let (tell, told) = watch::channel(Vec::new());
         let selected = self.selected.subscribe();
+        let own = self.settings.own_release.clone();
         let work = async move {
             while !tell.is_closed() {
                 tokio::time::sleep(DISCOVER_EVERY).await;
@@ -97,6 +108,12 @@ impl Connected {
                 let Some(known) = known else { continue };
                 let mut found: Vec<Discovered> = known.into_iter().flatten().collect();
                 found.retain(|release| selections.iter().any(|selection| selection.takes(release)));
+                // Whoever wants Leadsman judged by itself names it.
+                found.retain(|release| {
+                    own.as_ref().is_none_or(|(namespace, name)| {
+                        release.namespace.as_str() != namespace || release.name.as_str() != name
+                    })
+                });
                 found.sort();
                 found.dedup();
                 found.truncate(MAX_DISCOVERED);
@@ -155,12 +172,8 @@ impl Drop for Connected {
 }
 
 /// The ConfigMaps of the states.
-pub(super) async fn config_maps(
-    settings: &Kubernetes,
-    map: &StateMap,
-) -> Result<ConfigMaps, String> {
-    let client = cluster::connect(&Access::of(settings)).await?;
+pub(super) fn config_maps(client: &kube::Client, map: &StateMap) -> ConfigMaps {
     let own = client.default_namespace().to_owned();
     let namespace = map.namespace.as_deref().unwrap_or(&own);
-    Ok(ConfigMaps::new(client.clone(), namespace, &map.name))
+    ConfigMaps::new(client.clone(), namespace, &map.name)
 }

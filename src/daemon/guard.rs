@@ -36,6 +36,7 @@ use crate::evidence::Evidence;
 use crate::ledger::{self};
 use crate::metrics::Seen;
 use crate::metrics::Standing;
+use crate::permit::Permit;
 use crate::recording::Line;
 use crate::release::{self, Engine, Facts, Observed};
 use crate::rollout::{Command, Event, Origin, Phase, Rollout};
@@ -68,6 +69,9 @@ const SOAK: Duration = Duration::from_secs(600);
 /// Pods that get a number in one watch.
 const MAX_PODS: usize = 2000;
 
+/// How long a helm that runs is waited for at the end; it takes less than a second where the API server answers.
+const LAST_WORK: Duration = Duration::from_secs(3);
+
 /// How long the disk may take before a rollback goes on without it.
 const SAVE_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -81,6 +85,7 @@ pub(super) struct Setup {
     pub(super) timeline: Timeline,
     /// Told whenever what is shown may have changed.
     pub(super) changed: Arc<Notify>,
+    pub(super) permit: Permit,
 }
 
 /// A pod has answered.
@@ -154,7 +159,7 @@ impl Guard {
             .or_else(|| load(&setup, now))
             .unwrap_or_else(|| State::new(Rollout::new(limits, now)));
         state.rollout.set_limits(limits);
-        state.fence += 1;
+        state.fence = (state.fence + 1).max(setup.permit.fence().unwrap_or(0));
         let mut guard = Self {
             setup,
             state,
@@ -189,6 +194,9 @@ impl Guard {
             rehearsals: JoinSet::new(),
         };
         guard.resume_watch();
+        if guard.state.rollout.phase().case().is_some() {
+            guard.setup.engine.look_back();
+        }
         if guard.state.watching.is_some() {
             guard.restart_counting(now);
         }
@@ -199,11 +207,13 @@ impl Guard {
     pub(super) async fn run(mut self, stop: CancellationToken) -> State {
         self.hurry();
         self.publish();
+        let permit = self.setup.permit.clone();
         loop {
             let wake = self.wake();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
+                () = permit.lost() => break,
                 Some(event) = self.work.join_next() => {
                     let event = event.unwrap_or_else(|error| Event::ExecutionFailed { reason: error.to_string() });
                     self.happens(event).await;
@@ -229,8 +239,26 @@ impl Guard {
                 () = tokio::time::sleep_until(wake) => self.on_time().await,
             }
         }
-        self.save(true).await;
+        self.hand_over().await;
         self.state
+    }
+
+    /// What helm has begun is not left to whoever comes next, as far as it takes no longer than [`LAST_WORK`]. Whoever has
+    /// lost the permit says nothing any more.
+    async fn hand_over(&mut self) {
+        let turning =
+            matches!(self.state.rollout.phase(), Phase::TurningBack(case) if case.made.is_none());
+        let until = Instant::now() + LAST_WORK;
+        while turning && !self.work.is_empty() {
+            let event = tokio::time::timeout_at(until, self.work.join_next()).await;
+            let Ok(Some(event)) = event else { break };
+            if let (Ok(event), true) = (event, self.setup.permit.holds()) {
+                self.happens(event).await;
+            }
+        }
+        if self.setup.permit.holds() {
+            self.save(true).await;
+        }
     }
 
     fn now(&self) -> Time {
@@ -528,6 +556,10 @@ impl Guard {
             serving,
         })
         .await;
+        // It may have come while nobody of us looked, so that to the engine nothing is new.
+        if self.state.rollout.phase().case().is_some() {
+            self.setup.engine.look_back();
+        }
     }
 
     fn publish(&self) {

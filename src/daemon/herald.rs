@@ -30,17 +30,19 @@ use super::runner::Crew;
 use crate::alert::Book;
 use crate::alert::Condition;
 use crate::alert::Kind;
+use crate::alert::LabelSet;
 use crate::alert::Labels;
 use crate::alert::State;
 use crate::clock::{self, Timeline};
 use crate::config::settings::{Alertmanagers, Receiver};
 use crate::metrics::Metrics;
 use crate::notify::Message;
+use crate::permit::Permit;
 use crate::serve;
 use crate::serve::status::{AlertView, GuardView};
 use crate::store::{Found, Kind as Stored, Store};
 use crate::track::Tracked;
-use crate::units::{Moment, Namespace, ReleaseName, Time};
+use crate::units::{Moment, Namespace, ProbeId, ReleaseName, Time};
 use crate::window::Span;
 
 /// Time alone changes what is wrong: it is looked at least so often.
@@ -95,6 +97,7 @@ pub(super) struct Setup {
     pub(super) timeline: Timeline,
     pub(super) changed: Arc<Notify>,
     pub(super) orders: watch::Receiver<Arc<Orders>>,
+    pub(super) permit: Permit,
     /// Cancelled when a task that should live as long as this ends by itself.
     pub(super) ended: CancellationToken,
 }
@@ -102,12 +105,17 @@ pub(super) struct Setup {
 pub(super) struct Herald {
     setup: Setup,
     kept: Kept,
+    looked: budgets::Looked,
+    /// The probes of the last look, and the same by name.
+    probes: (Vec<Arc<Tracked>>, HashMap<ProbeId, Arc<Tracked>>),
     orders: Arc<Orders>,
     peers: HashMap<Place, Sending>,
     outboxes: Vec<Posting>,
     resolving: JoinSet<(usize, Result<Vec<SocketAddr>, String>)>,
     unresolved: HashSet<usize>,
     resent: Time,
+    /// What was shown last: the versions of the book and of the Alertmanagers.
+    shown: Option<(u64, Vec<u64>)>,
     saved: Time,
     is_dirty: bool,
     save_fails: bool,
@@ -121,12 +129,15 @@ impl Herald {
         Self {
             setup,
             kept,
+            looked: budgets::Looked::default(),
+            probes: (Vec::new(), HashMap::new()),
             orders,
             peers: HashMap::new(),
             outboxes: Vec::new(),
             resolving: JoinSet::new(),
             unresolved: HashSet::new(),
             resent: now,
+            shown: None,
             saved: now,
             is_dirty: false,
             save_fails: false,
@@ -137,10 +148,12 @@ impl Herald {
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let mut resolve = tokio::time::interval(RESOLVE_EVERY);
         self.open_outboxes();
+        let permit = self.setup.permit.clone();
         resolve.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
+                () = permit.lost() => break,
                 Ok(()) = self.setup.orders.changed() => {
                     self.take_orders();
                     resolve.reset_immediately();
@@ -172,14 +185,15 @@ impl Herald {
             let _ = (&mut posting.task).await;
         }
         self.is_dirty |= !self.outboxes.is_empty();
-        if self.is_dirty || !self.orders.promises.is_empty() {
+        let is_worth_it = self.is_dirty || !self.orders.promises.is_empty();
+        if is_worth_it && self.setup.permit.holds() {
             let _ = tokio::time::timeout(LAST_WRITE, self.save()).await;
         }
     }
 
     fn take_orders(&mut self) {
         let orders = Arc::clone(&self.setup.orders.borrow_and_update());
-        if orders.alertmanagers != self.orders.alertmanagers {
+        if orders.alertmanagers != self.orders.alertmanagers || orders.page != self.orders.page {
             for (_, sending) in self.peers.drain() {
                 sending.stop.cancel();
             }
@@ -188,6 +202,7 @@ impl Herald {
         }
         if orders.promises != self.orders.promises {
             self.setup.metrics.objectives.clear();
+            self.looked.forget();
         }
         let others = orders.receivers != self.orders.receivers;
         self.orders = orders;
@@ -204,22 +219,34 @@ impl Herald {
     async fn look(&mut self) {
         let now = self.setup.timeline.now();
         let tracked = self.setup.web.tracked();
-        let by_id: HashMap<_, _> = tracked
-            .iter()
-            .map(|tracked| (tracked.probe().id.clone(), tracked))
-            .collect();
         let views = self.setup.web.guards();
         let promises = &self.orders.promises;
-        budgets::book(&mut self.kept.accounts, promises, &views, &by_id);
+        let is_same = tracked.len() == self.probes.0.len()
+            && tracked
+                .iter()
+                .zip(&self.probes.0)
+                .all(|(one, other)| Arc::ptr_eq(one, other));
+        if !is_same {
+            let by_id = tracked.iter();
+            let by_id = by_id.map(|tracked| (tracked.probe().id.clone(), Arc::clone(tracked)));
+            self.probes = (tracked.clone(), by_id.collect());
+        }
+        let by_id = &self.probes.1;
+        budgets::book(&mut self.kept.accounts, promises, &views, by_id);
         let metrics = &self.setup.metrics;
-        let (objectives, burning) =
-            budgets::look(promises, &self.kept.accounts, &by_id, metrics, clock::now());
-        let (mut conditions, unknown) = self.conditions(&tracked, &views);
-        conditions.extend(burning);
-        self.setup.web.show_objectives(objectives);
+        let accounts = &self.kept.accounts;
+        self.looked
+            .look(promises, accounts, by_id, metrics, clock::now());
+        let mut book = std::mem::take(&mut self.kept.book);
+        let mut looked = book.look(now);
+        let unknown = self.conditions(&tracked, &views, |found| looked.holds(found));
+        for condition in self.looked.conditions() {
+            looked.holds(condition.clone());
+        }
+        let changed = looked.end(|labels| !unknown.contains(&key(labels)));
+        self.kept.book = book;
+        self.setup.web.show_objectives(self.looked.views());
         let news = self.tell_news(&views) || self.has_told();
-        let is_known = |labels: &Labels| !unknown.contains(&key(labels));
-        let changed = self.kept.book.observe(conditions, is_known, now);
         self.is_dirty |= changed || news;
         let resend = self
             .orders
@@ -248,13 +275,13 @@ impl Herald {
         }
     }
 
-    /// What is wrong, and of which releases and probes that is not known.
+    /// Tells what is wrong; gives the releases and probes of which that is not known.
     fn conditions(
         &self,
         tracked: &[Arc<Tracked>],
         views: &[Arc<GuardView>],
-    ) -> (Vec<Condition>, HashSet<Key>) {
-        let mut found = Vec::new();
+        mut found: impl FnMut(Condition),
+    ) -> HashSet<Key> {
         let mut unknown = HashSet::new();
         let at = clock::now();
         let mut unwell: HashSet<(String, String)> = HashSet::new();
@@ -274,7 +301,9 @@ impl Herald {
             if !is_well {
                 unwell.insert((id.namespace.to_string(), id.release.to_string()));
             }
-            found.extend(conditions::of_probe(tracked));
+            if let Some(condition) = conditions::of_probe(tracked) {
+                found(condition);
+            }
         }
         let unix = self.setup.timeline.now().unix_seconds();
         for view in views {
@@ -285,8 +314,10 @@ impl Herald {
                 continue;
             }
             let is_well = !unwell.contains(&release);
-            found.extend(conditions::of_release(view, is_well, unix));
-            found.extend(conditions::blind(view));
+            let release = conditions::of_release(view, is_well, unix);
+            for condition in release.into_iter().chain(conditions::blind(view)) {
+                found(condition);
+            }
         }
         let troubles = self.setup.crew.troubles();
         if !troubles.is_empty() {
@@ -294,7 +325,7 @@ impl Herald {
                 "Soundings are void: {}.",
                 troubles.join(", ").replace('_', " ")
             );
-            found.push(conditions::of_ourselves(
+            found(conditions::of_ourselves(
                 Kind::SelfTrouble,
                 Labels::new(),
                 text,
@@ -305,7 +336,7 @@ impl Herald {
                 let receiver = sending.peer.name().to_owned();
                 let text = format!("Alerts do not arrive at {receiver}.");
                 let place = Labels::from([("receiver".to_owned(), receiver)]);
-                found.push(conditions::of_ourselves(Kind::DeliveryFailing, place, text));
+                found(conditions::of_ourselves(Kind::DeliveryFailing, place, text));
             }
         }
         for posting in &self.outboxes {
@@ -313,50 +344,59 @@ impl Herald {
                 let receiver = posting.outbox.receiver().name.to_owned();
                 let text = format!("Messages do not arrive at the receiver {receiver}.");
                 let place = Labels::from([("receiver".to_owned(), receiver)]);
-                found.push(conditions::of_ourselves(Kind::DeliveryFailing, place, text));
+                found(conditions::of_ourselves(Kind::DeliveryFailing, place, text));
             }
         }
         let watchdog = self.orders.alertmanagers.as_ref();
         if watchdog.is_some_and(|settings| settings.watchdog) {
             let text = "This alert always fires; when it does not arrive, no other does.".into();
-            found.push(conditions::of_ourselves(
+            found(conditions::of_ourselves(
                 Kind::Watchdog,
                 Labels::new(),
                 text,
             ));
         }
-        (found, unknown)
+        unknown
     }
 
     /// Puts the alerts before those who ask.
-    fn show(&self) {
+    fn show(&mut self) {
+        // Of ten thousand it is much work, and mostly the same.
+        let peers = self.peers.values();
+        let versions = peers.map(|sending| sending.peer.version()).collect();
+        let version = Some((self.kept.book.version(), versions));
+        if self.shown == version {
+            return;
+        }
+        self.shown = version;
         let mut counts = [0; 3];
-        let mut views = Vec::new();
-        let external = self.orders.alertmanagers.as_ref();
-        for alert in self.kept.book.alerts() {
+        let names: Vec<(Arc<str>, &Sending)> = self
+            .peers
+            .values()
+            .map(|sending| (sending.peer.name().into(), sending))
+            .collect();
+        let views = self.kept.book.alerts().iter().map(|alert| {
             let (at, state) = match alert.state {
                 State::Pending { .. } => (0, "pending"),
                 State::Firing { .. } => (1, "firing"),
                 State::Resolved { .. } => (2, "resolved"),
             };
             counts[at] += 1;
-            let mut sent = external.map_or_else(Labels::new, |settings| settings.labels.clone());
-            sent.extend(alert.labels.clone());
-            let has = |sending: &&Sending| sending.peer.has(&sent);
-            let confirmed = self.peers.values().filter(has);
+            let confirmed = names
+                .iter()
+                .filter(|(_, sending)| sending.peer.has(&alert.labels));
             let span = alert.span();
-            views.push(AlertView {
+            AlertView {
                 labels: alert.labels.clone(),
                 state,
                 summary: alert.kind.summary(),
-                text: alert.text.clone(),
+                text: Arc::clone(&alert.text),
                 since: span.map(|(since, _)| since.unix_seconds()),
                 ended: span.and_then(|(_, ended)| ended.map(Time::unix_seconds)),
-                confirmed_by: confirmed
-                    .map(|sending| sending.peer.name().to_owned())
-                    .collect(),
-            });
-        }
+                confirmed_by: confirmed.map(|(name, _)| Arc::clone(name)).collect(),
+            }
+        });
+        let views = views.collect();
         self.setup
             .metrics
             .alerting
@@ -399,8 +439,8 @@ impl Herald {
 /// Namespace, release and probe; empty where an alert has none.
 type Key = (String, String, String);
 
-fn key(labels: &Labels) -> Key {
-    let of = |name: &str| labels.get(name).cloned().unwrap_or_default();
+fn key(labels: &LabelSet) -> Key {
+    let of = |name: &str| labels.get(name).unwrap_or_default().to_owned();
     (of("namespace"), of("release"), of("probe"))
 }
 

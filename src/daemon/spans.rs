@@ -11,7 +11,7 @@ use crate::clock::{self, Timeline};
 use crate::metrics::Metrics;
 use crate::store::{Found, Kind, Store};
 use crate::track::Tracked;
-use crate::units::{Namespace, ReleaseName, Time};
+use crate::units::Time;
 use crate::window::Spans;
 
 /// What a crash may cost: spans are minutes to weeks long.
@@ -70,31 +70,31 @@ pub(super) async fn keep(
 
 fn write(store: &Store, now: Time, tracked: &[Arc<Tracked>]) -> std::io::Result<()> {
     let monotonic_s = monotonic_s();
-    let mut releases: BTreeMap<(Namespace, ReleaseName), Kept> = BTreeMap::new();
+    let mut releases: BTreeMap<_, Vec<&Tracked>> = BTreeMap::new();
     for tracked in tracked {
         let id = tracked.probe().id.clone();
-        let (spans, slow) = {
-            let track = tracked.lock();
-            let slow = track
-                .slow()
-                .map(|(promised, spans)| (millis(promised), spans.clone()));
-            (track.spans().clone(), slow)
-        };
-        let kept = releases
-            .entry((id.namespace, id.release))
-            .or_insert_with(|| Kept {
-                saved: now,
-                monotonic_s,
-                probes: BTreeMap::new(),
-                slow: BTreeMap::new(),
-            });
-        kept.probes.insert(id.probe.as_str().into(), spans);
-        if let Some(slow) = slow {
-            kept.slow.insert(id.probe.as_str().into(), slow);
-        }
+        let of = releases.entry((id.namespace, id.release)).or_default();
+        of.push(tracked);
     }
-    for ((namespace, release), kept) in &releases {
-        store.save(Kind::Spans, namespace, release, kept, now)?;
+    // One release after the other: the counters of ten thousand probes need not be in memory twice.
+    for ((namespace, release), probes) in releases {
+        let mut kept = Kept {
+            saved: now,
+            monotonic_s,
+            probes: BTreeMap::new(),
+            slow: BTreeMap::new(),
+        };
+        for tracked in probes {
+            let probe = tracked.probe();
+            let name = probe.id.probe.as_str();
+            let track = tracked.lock();
+            kept.probes.insert(name.into(), track.spans().clone());
+            if let Some((promised, spans)) = track.slow() {
+                let slow = (millis(promised), spans.clone());
+                kept.slow.insert(name.into(), slow);
+            }
+        }
+        store.save(Kind::Spans, &namespace, &release, &kept, now)?;
     }
     Ok(())
 }

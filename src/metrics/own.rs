@@ -104,6 +104,8 @@ pub struct Metrics {
     pub in_flight_limit: IntGauge,
     /// Soundings that could not start because so many were under way.
     pub saturated: IntCounter,
+    leader: IntGauge,
+    lease_failures: IntCounter,
     reload_good: IntGauge,
     reload_time: Gauge,
     page_duration: Histogram,
@@ -214,6 +216,24 @@ impl Metrics {
                     "Soundings that could not start because the most that may be were under way.",
                 ),
             )?,
+            leader: {
+                let leader = add(
+                    &registry,
+                    IntGauge::new(
+                        "leadsman_leader",
+                        "Whether this replica acts: turns back, tells and writes. One alone always does.",
+                    ),
+                )?;
+                leader.set(1);
+                leader
+            },
+            lease_failures: add(
+                &registry,
+                IntCounter::new(
+                    "leadsman_lease_failures_total",
+                    "Times that the Lease could not be read or renewed.",
+                ),
+            )?,
             reload_good: add(
                 &registry,
                 IntGauge::new(
@@ -261,6 +281,16 @@ impl Metrics {
         if good {
             self.reload_time.set(unix);
         }
+    }
+
+    /// Says whether this replica acts.
+    pub fn leads(&self, is_leading: bool) {
+        self.leader.set(i64::from(is_leading));
+    }
+
+    /// Counts that the Lease could not be read or renewed.
+    pub fn lease_failed(&self) {
+        self.lease_failures.inc();
     }
 
     /// Says whether soundings are void at present for this reason.

@@ -10,17 +10,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use reqwest::{Client, StatusCode};
-use serde::Deserialize;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::failing::Failing;
-use super::wire::Wire;
-use crate::alert::Labels;
+use super::listed::{Listed, number};
+use super::wire::{Style, Wire};
+use crate::alert::LabelSet;
 use crate::alert::MAX_ALERTS;
 use crate::config::settings::Alertmanagers;
-use crate::outgoing::{authorized, cause, client, excerpt, whole};
+use crate::outgoing::{authorized, cause, client, excerpt};
 
 /// Alerts that wait for one Alertmanager: all that can live.
 pub const CAPACITY: usize = MAX_ALERTS;
@@ -34,8 +34,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::fro
 /// How long what waits may still be sent after the signal to stop.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// The largest list of alerts that is read back.
-const MAX_LIST: usize = 8 * 1024 * 1024;
+/// The largest list of alerts that is read back; it is never whole in memory.
+const MAX_LIST: usize = 64 * 1024 * 1024;
 
 /// Waits between attempts to read back, and how often it is tried.
 const READ_BACK: (Duration, u32) = (Duration::from_secs(2), 5);
@@ -80,8 +80,8 @@ pub async fn addresses(url: &Url) -> Result<Vec<SocketAddr>, String> {
 
 #[derive(Default)]
 struct Queue {
-    order: VecDeque<Arc<Labels>>,
-    newest: HashMap<Arc<Labels>, Arc<Wire>>,
+    order: VecDeque<LabelSet>,
+    newest: HashMap<LabelSet, Arc<Wire>>,
 }
 
 impl Queue {
@@ -91,9 +91,8 @@ impl Queue {
             *waiting = Arc::clone(wire);
             return 0;
         }
-        self.newest
-            .insert(Arc::clone(&wire.labels), Arc::clone(wire));
-        self.order.push_back(Arc::clone(&wire.labels));
+        self.newest.insert(wire.labels.clone(), Arc::clone(wire));
+        self.order.push_back(wire.labels.clone());
         if self.order.len() <= CAPACITY {
             return 0;
         }
@@ -115,8 +114,8 @@ impl Queue {
     fn put_back(&mut self, batch: Vec<Arc<Wire>>) {
         for wire in batch.into_iter().rev() {
             if self.order.len() < CAPACITY && !self.newest.contains_key(&wire.labels) {
-                self.order.push_front(Arc::clone(&wire.labels));
-                self.newest.insert(Arc::clone(&wire.labels), wire);
+                self.order.push_front(wire.labels.clone());
+                self.newest.insert(wire.labels.clone(), wire);
             }
         }
     }
@@ -126,9 +125,11 @@ impl Queue {
 #[derive(Default)]
 struct Known {
     /// Firing alerts that were sent.
-    sent: HashSet<Arc<Labels>>,
+    sent: HashSet<LabelSet>,
     /// Those of them that it says it has.
-    confirmed: HashSet<Arc<Labels>>,
+    confirmed: HashSet<LabelSet>,
+    /// Counts changes of what is confirmed.
+    version: u64,
 }
 
 /// One Alertmanager at one address.
@@ -137,6 +138,7 @@ pub struct Peer {
     url: Url,
     address: SocketAddr,
     settings: Arc<Alertmanagers>,
+    style: Arc<Style>,
     meter: Arc<dyn Meter>,
     queue: Mutex<Queue>,
     has_work: Notify,
@@ -158,6 +160,7 @@ impl Peer {
         url: &Url,
         address: SocketAddr,
         settings: Arc<Alertmanagers>,
+        style: Arc<Style>,
         meter: Arc<dyn Meter>,
     ) -> Arc<Self> {
         let mut url = url.clone();
@@ -174,6 +177,7 @@ impl Peer {
             url,
             address,
             settings,
+            style,
             meter,
             queue: Mutex::default(),
             has_work: Notify::new(),
@@ -195,8 +199,13 @@ impl Peer {
         self.failing.since()
     }
 
+    /// Another number whenever [`Self::has`] may say something else.
+    pub fn version(&self) -> u64 {
+        self.known().version
+    }
+
     /// Whether it says that it has an alert.
-    pub fn has(&self, labels: &Labels) -> bool {
+    pub fn has(&self, labels: &LabelSet) -> bool {
         self.known().confirmed.contains(labels)
     }
 
@@ -317,9 +326,10 @@ impl Peer {
         for wire in batch {
             if wire.is_resolved {
                 known.sent.remove(&wire.labels);
-                known.confirmed.remove(&wire.labels);
+                let was_confirmed = known.confirmed.remove(&wire.labels);
+                known.version += u64::from(was_confirmed);
             } else {
-                is_new |= known.sent.insert(Arc::clone(&wire.labels));
+                is_new |= known.sent.insert(wire.labels.clone());
             }
         }
         self.meter
@@ -335,16 +345,7 @@ impl Peer {
             Some(client) => client,
             None => http.insert(self.client().map_err(Failure::Passing)?),
         };
-        let mut body =
-            String::with_capacity(batch.iter().map(|wire| wire.body.len() + 1).sum::<usize>() + 2);
-        body.push('[');
-        for (at, wire) in batch.iter().enumerate() {
-            if at > 0 {
-                body.push(',');
-            }
-            body.push_str(&wire.body);
-        }
-        body.push(']');
+        let body = self.style.body(batch.iter().map(AsRef::as_ref));
         let request = client
             .post(endpoint(&self.url, "alerts"))
             .header(reqwest::header::CONTENT_TYPE, "application/json")
@@ -392,9 +393,12 @@ impl Peer {
                         let confirmed: HashSet<_> = known
                             .sent
                             .iter()
-                            .filter(|labels| there.contains(labels.as_ref()))
+                            .filter(|labels| {
+                                there.contains(&number(self.style.labels(labels).into_iter()))
+                            })
                             .cloned()
                             .collect();
+                        known.version += u64::from(known.confirmed != confirmed);
                         known.confirmed = confirmed;
                         self.meter
                             .confirmed(&self.name, known.confirmed.len(), known.sent.len());
@@ -414,23 +418,26 @@ impl Peer {
         }
     }
 
-    async fn list(&self) -> Result<HashSet<Labels>, String> {
-        #[derive(Deserialize)]
-        struct Listed {
-            labels: Labels,
-        }
+    /// The numbers of the alerts that it has of ours.
+    async fn list(&self) -> Result<HashSet<u64>, String> {
         let mut url = endpoint(&self.url, "alerts");
         url.query_pairs_mut()
             .append_pair("filter", "source=\"leadsman\"");
         let request = authorized(self.client()?.get(url), self.settings.auth.as_ref())?;
-        let response = request.send().await.map_err(|error| cause(&error))?;
+        let mut response = request.send().await.map_err(|error| cause(&error))?;
         if !response.status().is_success() {
             return Err(response.status().to_string());
         }
-        let bytes = whole(response, MAX_LIST).await?;
-        let listed: Vec<Listed> =
-            serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
-        Ok(listed.into_iter().map(|listed| listed.labels).collect())
+        let mut listed = Listed::default();
+        let mut length = 0;
+        while let Some(bytes) = response.chunk().await.map_err(|error| cause(&error))? {
+            length += bytes.len();
+            if length > MAX_LIST {
+                return Err(format!("the list is larger than {MAX_LIST} bytes"));
+            }
+            listed.take(&bytes)?;
+        }
+        listed.end()
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 const MAX_TEXT: usize = 2500;
 
 /// News about one revision of a release.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Message {
     /// The namespace of the release.
     pub namespace: String,

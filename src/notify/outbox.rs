@@ -116,25 +116,30 @@ impl Outbox {
 
     /// Sends until told to stop; what waits then is still sent, for a short while.
     pub async fn run(&self, stop: CancellationToken) {
+        let late = async {
+            stop.cancelled().await;
+            tokio::time::sleep(DRAIN).await;
+        };
         tokio::select! {
-            () = stop.cancelled() => {}
-            () = self.send_all(true) => {}
+            () = late => {}
+            () = self.send_all(&stop) => {}
         }
-        let _ = tokio::time::timeout(DRAIN, self.send_all(false)).await;
     }
 
     fn queue(&self) -> MutexGuard<'_, VecDeque<Message>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn send_all(&self, waits: bool) {
+    /// Until told to stop, and nothing waits or arrives. What is on its way then is not given up: it may have arrived, and
+    /// would be told twice.
+    async fn send_all(&self, stop: &CancellationToken) {
         let mut pause = BACKOFF.0;
         loop {
             let Some(message) = self.queue().front().cloned() else {
-                if !waits {
-                    return;
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = self.has_work.notified() => {}
                 }
-                self.has_work.notified().await;
                 continue;
             };
             if (self.clock)() - message.at > MAX_AGE {
@@ -159,12 +164,15 @@ impl Outbox {
                 Err(Failure::Passing(why, asked)) => {
                     (self.count)(Fate::Failed);
                     self.failing.fails(self.receiver.name, &why);
-                    if !waits {
+                    if stop.is_cancelled() {
                         return;
                     }
                     let jitter = 0.5 + fastrand::f64();
                     let wait = pause.mul_f64(jitter).max(asked.unwrap_or_default());
-                    tokio::time::sleep(wait.min(MAX_WAIT)).await;
+                    tokio::select! {
+                        () = stop.cancelled() => {}
+                        () = tokio::time::sleep(wait.min(MAX_WAIT)) => {}
+                    }
                     pause = (pause * 2).min(BACKOFF.1);
                 }
             }
@@ -234,7 +242,58 @@ fn signature(secret: &str, at: f64, body: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::signature;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::config::settings::{Secret, Tls};
+
+    #[tokio::test]
+    async fn what_is_on_its_way_at_the_stop_is_told_once() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let sent = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&sent);
+        let receiver = Receiver {
+            name: "webhook",
+            form: MessageForm::Json,
+            url: Secret::Value(url),
+            auth: None,
+            signing_key: None,
+            tls: Tls::default(),
+            kept: false,
+        };
+        let message = Message {
+            revision: 3,
+            ..Message::default()
+        };
+        let count = Arc::new(move |fate| {
+            counted.fetch_add(usize::from(fate == Fate::Sent), Ordering::Relaxed);
+        });
+        let outbox = Outbox::new(receiver, vec![message], count, || 0.0);
+        let stop = CancellationToken::new();
+        let running = tokio::spawn({
+            let (outbox, stop) = (Arc::clone(&outbox), stop.clone());
+            async move { outbox.run(stop).await }
+        });
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut buffer = [0; 4096];
+        assert!(stream.read(&mut buffer).await.unwrap() > 0);
+        // It has arrived, and its answer is late.
+        stop.cancel();
+        let again = tokio::time::timeout(Duration::from_millis(300), listener.accept());
+        assert!(again.await.is_err(), "it was sent again");
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            .await
+            .unwrap();
+        running.await.unwrap();
+        assert_eq!(sent.load(Ordering::Relaxed), 1);
+        assert!(outbox.waiting().is_empty());
+    }
 
     /// Made with `printf '1767607200.{}' | openssl dgst -sha256 -hmac key`.
     #[test]

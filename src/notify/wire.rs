@@ -8,27 +8,40 @@ use jiff::Timestamp;
 use serde::Serialize;
 use url::Url;
 
-use crate::alert::Alert;
 use crate::alert::Book;
+use crate::alert::Kind;
+use crate::alert::LabelSet;
 use crate::alert::Labels;
 use crate::units::Time;
 
-/// One alert, ready to be sent.
+/// How alerts are written for all Alertmanagers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Style {
+    /// Labels that are added where an alert has none of that name.
+    pub external: Labels,
+    /// What links begin with.
+    pub page: Option<Url>,
+}
+
+/// One alert that is to be sent. It is written when it is: ten thousand texts that wait would take some megabytes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Wire {
     /// What tells it from others.
-    pub labels: Arc<Labels>,
+    pub labels: LabelSet,
     /// Whether it has ended.
     pub is_resolved: bool,
-    /// JSON.
-    pub body: Arc<str>,
+    kind: Kind,
+    text: Arc<str>,
+    fragment: Arc<str>,
+    since: Time,
+    until: Time,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Postable<'a> {
-    labels: &'a Labels,
-    annotations: BTreeMap<&'static str, String>,
+    labels: BTreeMap<&'a str, &'a str>,
+    annotations: BTreeMap<&'static str, &'a str>,
     starts_at: String,
     ends_at: String,
     #[serde(rename = "generatorURL")]
@@ -36,70 +49,78 @@ struct Postable<'a> {
 }
 
 /// All alerts of a book that people are told of. A firing one ends four resends from now unless it is sent again, so
-/// that two may be lost; `external` labels are added where an alert has none of that name; links begin with `page`.
-pub fn wires(
-    book: &Book,
-    external: &Labels,
-    page: Option<&Url>,
-    resend: Duration,
-    now: Time,
-) -> Vec<Arc<Wire>> {
+/// that two may be lost.
+pub fn wires(book: &Book, resend: Duration, now: Time) -> Vec<Arc<Wire>> {
     let told = book.alerts().iter().filter_map(|alert| {
         let (since, ended) = alert.span()?;
-        let mut labels = external.clone();
-        labels.extend(alert.labels.clone());
-        let body = body(
-            alert,
-            &labels,
-            page,
-            since,
-            ended.unwrap_or(now + resend * 4),
-        )?;
         Some(Arc::new(Wire {
-            labels: Arc::new(labels),
+            labels: alert.labels.clone(),
             is_resolved: ended.is_some(),
-            body: body.into(),
+            kind: alert.kind,
+            text: Arc::clone(&alert.text),
+            fragment: Arc::clone(&alert.fragment),
+            since,
+            until: ended.unwrap_or(now + resend * 4),
         }))
     });
     told.collect()
 }
 
-fn body(
-    alert: &Alert,
-    labels: &Labels,
-    page: Option<&Url>,
-    since: Time,
-    until: Time,
-) -> Option<String> {
-    let mut annotations = BTreeMap::from([
-        ("summary", alert.kind.summary().to_owned()),
-        ("description", alert.text.clone()),
-    ]);
-    // An address that is none would make Alertmanager refuse everything that is sent with it.
-    let mut generator_url = String::new();
-    if let Some(page) = page {
-        let mut runbook = page.clone();
-        if let Ok(mut path) = runbook.path_segments_mut() {
-            path.pop_if_empty().push("runbook");
-        }
-        runbook.set_fragment(Some(&alert.kind.name().to_lowercase()));
-        annotations.insert("runbook_url", runbook.into());
-        let mut link = page.clone();
-        link.set_fragment(
-            Some(&alert.fragment)
-                .filter(|fragment| !fragment.is_empty())
-                .map(String::as_str),
-        );
-        generator_url = link.into();
+impl Style {
+    /// The labels of an alert as Alertmanager gets them.
+    pub(super) fn labels<'a>(&'a self, own: &'a LabelSet) -> BTreeMap<&'a str, &'a str> {
+        let external = self.external.iter();
+        let external = external.map(|(name, value)| (name.as_str(), value.as_str()));
+        external.chain(own.iter()).collect()
     }
-    let postable = Postable {
-        labels,
-        annotations,
-        starts_at: written(since)?,
-        ends_at: written(until)?,
-        generator_url,
-    };
-    serde_json::to_string(&postable).ok()
+
+    /// The JSON of some alerts.
+    pub fn body<'a>(&self, wires: impl IntoIterator<Item = &'a Wire>) -> Vec<u8> {
+        let mut body = vec![b'['];
+        for wire in wires {
+            let before = body.len();
+            if before > 1 {
+                body.push(b',');
+            }
+            if self.write(wire, &mut body).is_none() {
+                body.truncate(before);
+            }
+        }
+        body.push(b']');
+        body
+    }
+
+    fn write(&self, wire: &Wire, to: &mut Vec<u8>) -> Option<()> {
+        let mut annotations = BTreeMap::from([
+            ("summary", wire.kind.summary()),
+            ("description", &*wire.text),
+        ]);
+        // An address that is none would make Alertmanager refuse everything that is sent with it.
+        let mut generator_url = String::new();
+        let mut runbook = String::new();
+        if let Some(page) = &self.page {
+            let mut url = page.clone();
+            if let Ok(mut path) = url.path_segments_mut() {
+                path.pop_if_empty().push("runbook");
+            }
+            url.set_fragment(Some(&wire.kind.name().to_lowercase()));
+            runbook = url.into();
+            let mut link = page.clone();
+            link.set_fragment(Some(&*wire.fragment).filter(|fragment| !fragment.is_empty()));
+            generator_url = link.into();
+        }
+        if !runbook.is_empty() {
+            annotations.insert("runbook_url", &runbook);
+        }
+        let postable = Postable {
+            labels: self.labels(&wire.labels),
+            annotations,
+            starts_at: written(wire.since)?,
+            ends_at: written(wire.until)?,
+            generator_url,
+        };
+        serde_json::to_writer(to, &postable).ok()
+    }
 }
 
 /// RFC 3339 with milliseconds.
@@ -115,7 +136,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::alert::{Condition, Kind};
+    use crate::alert::Condition;
 
     fn book(fire: u64, end: Option<u64>) -> Book {
         let mut book = Book::default();
@@ -141,14 +162,15 @@ mod tests {
             ("release".to_owned(), "not this".to_owned()),
         ]);
         let page = Url::parse("https://leadsman.example.com/base/").unwrap();
-        let wires = wires(
-            book,
-            &external,
-            Some(&page),
-            Duration::from_secs(60),
-            Time::from_millis(now),
-        );
-        serde_json::from_str(&wires[0].body).unwrap()
+        let style = Style {
+            external,
+            page: Some(page),
+        };
+        let wires = wires(book, Duration::from_secs(60), Time::from_millis(now));
+        let body = style.body(wires.iter().map(AsRef::as_ref));
+        let all: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(all.as_array().unwrap().len(), wires.len());
+        all[0].clone()
     }
 
     #[test]

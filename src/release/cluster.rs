@@ -7,7 +7,8 @@
 //! - helm is started only when the revision found bad is still the newest, and what it left behind is read again and
 //!   not believed;
 //! - no record is left `pending-rollback` by us;
-//! - whatever is written by us is guarded by the version that was read.
+//! - whatever is written by us is guarded by the version that was read;
+//! - of several replicas only the one with the permit writes, and it asks for that in the last moment before.
 
 mod amend;
 mod api;
@@ -27,6 +28,7 @@ mod witness;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -42,6 +44,7 @@ use crate::config::settings::Driver;
 use crate::config::settings::May;
 use crate::evidence::Evidence;
 use crate::ledger::Stored;
+use crate::permit::Permit;
 use crate::units::{ReleaseName, Revision, Time};
 use facts::View;
 use records::Records;
@@ -57,7 +60,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const READ_AGAIN: Duration = Duration::from_secs(2);
 
 /// What a rollback may do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Policy {
     /// The helm command: a path, or a name that is looked for in `PATH`.
     pub helm: PathBuf,
@@ -67,6 +70,8 @@ pub struct Policy {
     pub access: Access,
     /// What of that is allowed.
     pub may: May,
+    /// Whether we may change anything now.
+    pub permit: Permit,
 }
 
 /// What was read of one revision.
@@ -96,6 +101,8 @@ pub struct Cluster {
     recorder: Recorder,
     /// The workloads of the newest revision that could be read.
     parts: Mutex<Vec<(Kind, Box<str>)>>,
+    /// Whether earlier revisions are needed although none has appeared since the start.
+    looks_back: AtomicBool,
     /// Since when the newest revision is known, by our own clock.
     seen: Mutex<Option<(Revision, Time)>>,
 }
@@ -113,6 +120,7 @@ impl Cluster {
             making: Mutex::new(None),
             recorder,
             parts: Mutex::new(Vec::new()),
+            looks_back: AtomicBool::new(false),
             seen: Mutex::new(None),
         })
     }
@@ -195,7 +203,8 @@ impl Cluster {
                 }
                 let revision = rows.last().map(|row| row.revision);
                 self.note_newest(revision);
-                let in_case = *first_newest.get_or_insert(revision) != revision;
+                let in_case = *first_newest.get_or_insert(revision) != revision
+                    || self.looks_back.load(Ordering::Relaxed);
                 known.retain(|revision, _| rows.iter().any(|row| row.revision == *revision));
                 let may_read = unread
                     .as_ref()
@@ -209,8 +218,10 @@ impl Cluster {
                 self.note_parts(&known);
                 if mended.elapsed() >= Duration::from_secs(1) {
                     mended = tokio::time::Instant::now();
-                    self.mend(&rows).await;
-                    self.unblock(&rows, &known).await;
+                    if self.policy.permit.holds() {
+                        self.mend(&rows).await;
+                        self.unblock(&rows, &known).await;
+                    }
                 }
             }
             let trouble = trouble.or_else(|| unread.as_ref().map(|(_, why)| why.clone()));
@@ -270,8 +281,9 @@ impl Cluster {
         let deployed = deployed.map(|row| row.revision);
         let mut trouble = None;
         for (back, row) in rows.iter().rev().enumerate() {
-            let matters = Some(row.revision) == newest || Some(row.revision) == deployed;
-            let wanted = matters || (in_case && back < READ_BACK);
+            let wanted = Some(row.revision) == newest
+                || Some(row.revision) == deployed
+                || (in_case && back < READ_BACK);
             if !wanted
                 || !needs_reading(row, known.get(&row.revision), Some(row.revision) == newest)
             {
@@ -287,9 +299,10 @@ impl Cluster {
                         },
                     );
                 }
-                Err(error) if matters => trouble = Some(format!("{}: {error}", row.object)),
-                // Deleted in between, which the watch will say; or of no importance now.
-                Ok(None) | Err(_) => {}
+                // Also of an earlier one: what is not known is no reason to say that there is nothing to go back to.
+                Err(error) => trouble = Some(format!("{}: {error}", row.object)),
+                // Deleted in between, which the watch will say.
+                Ok(None) => {}
             }
         }
         trouble
@@ -340,6 +353,10 @@ impl Engine for Cluster {
 
     fn follow(self: Arc<Self>, to: watch::Sender<Observed>) -> Work<()> {
         Box::pin(async move { Cluster::follow(&self, &to).await })
+    }
+
+    fn look_back(&self) {
+        self.looks_back.store(true, Ordering::Relaxed);
     }
 
     fn preflight(self: Arc<Self>, plan: Plan) -> Work<Result<(), Refusal>> {

@@ -227,6 +227,9 @@ pub trait Engine: Send + Sync {
     /// Follows the release until the receivers are gone. Trouble is told as an error beside the last facts.
     fn follow(self: Arc<Self>, to: watch::Sender<Observed>) -> Work<()>;
 
+    /// A revision is being judged: earlier ones are needed as well, also when it was there at the start.
+    fn look_back(&self) {}
+
     /// Whether the plan may and can be carried out now.
     fn preflight(self: Arc<Self>, plan: Plan) -> Work<Result<(), Refusal>>;
 

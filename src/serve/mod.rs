@@ -3,18 +3,20 @@
 //! Invariants:
 //! - whatever a client does is bounded: connections, the size of a request's head, the time it may take, the number of
 //!   pages written at once;
-//! - nothing here changes anything, and nothing shows a secret;
+//! - whatever changes something or shows evidence is behind `auth`, and nothing shows a secret;
 //! - an error is `application/problem+json` (RFC 9457), but for `/probe` and `/-/…`, whose users expect plain text.
 
 mod alerts;
 mod api;
-mod auth;
+pub(crate) mod auth;
 mod blackbox;
+mod forward;
 mod listen;
 mod probe;
 mod problem;
 mod releases;
 pub mod status;
+mod tls;
 mod webhook;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -38,8 +40,11 @@ use governor::state::keyed::HashMapStateStore;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+pub use auth::{Deed, Review, Reviewed};
+pub use forward::{Forward, Lead};
 pub use listen::serve;
 use problem::problem;
+pub use tls::Tls;
 pub use webhook::{AlertHeard, AlertsFor, MAX_WAITING as MAX_WAITING_ALERTS};
 
 use crate::config::Target;
@@ -56,6 +61,9 @@ const MAX_WAITING_SCRAPES: usize = 8;
 
 /// `/probe` requests under way at a time, each with a sounding of its own.
 const MAX_CONCURRENT_PROBES: usize = 512;
+
+/// Recordings that are read at a time, each of up to 32 MiB.
+const MAX_CONCURRENT_RECORDINGS: usize = 2;
 
 /// Notifications of Alertmanager that are read at a time, each at most 1 MiB.
 const MAX_CONCURRENT_WEBHOOKS: usize = 32;
@@ -90,6 +98,12 @@ pub struct ProbeResult {
 pub type TakeSounding =
     Arc<dyn Fn(ProbeCall) -> Pin<Box<dyn Future<Output = ProbeResult> + Send>> + Send + Sync>;
 
+/// The bytes of the newest recording of a release's revision: namespace, name, revision. May take a while.
+pub type FindRecording = Arc<dyn Fn(&str, &str, u32) -> Option<Vec<u8>> + Send + Sync>;
+
+/// Somebody wants the configuration read again, and waits to hear what came of it.
+pub type ReloadOrder = oneshot::Sender<Result<(), String>>;
+
 /// What changes when the configuration is read again.
 pub struct Board {
     /// The probes and what is known of them, in the order of the configuration.
@@ -108,8 +122,10 @@ pub struct Board {
     pub orders: HashMap<(String, String), mpsc::Sender<Order>>,
     /// Who takes alerts of Alertmanager.
     pub alerts: Vec<AlertsFor>,
-    /// The file with the bearer token that may change something; without it nobody may.
+    /// The file with the bearer token that may change something and see evidence.
     pub token_file: Option<PathBuf>,
+    /// Asks the cluster about other callers; without both nobody may.
+    pub review: Option<Review>,
 }
 
 /// A person wants the newest revision of a release turned back.
@@ -130,16 +146,22 @@ pub struct Shared {
     clock: fn() -> Moment,
     board: RwLock<Arc<Board>>,
     alerts: RwLock<Arc<Vec<status::AlertView>>>,
-    objectives: RwLock<Arc<Vec<status::ObjectiveView>>>,
+    objectives: RwLock<Arc<Vec<Arc<status::ObjectiveView>>>>,
     ready: AtomicBool,
     beat: Box<dyn Fn() -> Moment + Send + Sync>,
     refresh: Box<dyn Fn() + Send + Sync>,
     troubles: Box<dyn Fn() -> Vec<&'static str> + Send + Sync>,
     take: TakeSounding,
+    recording: FindRecording,
+    reload: mpsc::Sender<ReloadOrder>,
+    lead: RwLock<Lead>,
+    /// Why the configuration on the disk is not the one in force, if so.
+    reload_trouble: RwLock<Option<String>>,
     scrapes: Semaphore,
     waiting_scrapes: Semaphore,
     probes: Semaphore,
     probe_rate: DefaultDirectRateLimiter,
+    recordings: Semaphore,
     webhooks: Semaphore,
     webhook_rate: ByAddress,
     remembered: webhook::Memory,
@@ -166,6 +188,10 @@ pub struct Outfit {
     pub troubles: Box<dyn Fn() -> Vec<&'static str> + Send + Sync>,
     /// Takes a sounding for `/probe`.
     pub take: TakeSounding,
+    /// Finds the recording of a watch.
+    pub recording: FindRecording,
+    /// Whoever can read the configuration again.
+    pub reload: mpsc::Sender<ReloadOrder>,
 }
 
 impl Shared {
@@ -183,10 +209,15 @@ impl Shared {
             refresh: outfit.refresh,
             troubles: outfit.troubles,
             take: outfit.take,
+            recording: outfit.recording,
+            reload: outfit.reload,
+            lead: RwLock::new(Lead::Here),
+            reload_trouble: RwLock::default(),
             scrapes: Semaphore::new(1),
             waiting_scrapes: Semaphore::new(MAX_WAITING_SCRAPES),
             probes: Semaphore::new(MAX_CONCURRENT_PROBES),
             probe_rate: RateLimiter::direct(Quota::per_second(rate)),
+            recordings: Semaphore::new(MAX_CONCURRENT_RECORDINGS),
             webhooks: Semaphore::new(MAX_CONCURRENT_WEBHOOKS),
             webhook_rate: RateLimiter::hashmap(Quota::per_second(WEBHOOK_RATE)),
             remembered: webhook::Memory::default(),
@@ -201,6 +232,30 @@ impl Shared {
     /// Says whether traffic should come: from the first schedule to the signal to stop.
     pub fn set_ready(&self, ready: bool) {
         self.ready.store(ready, Ordering::Release);
+    }
+
+    /// Says who answers for the releases.
+    pub fn set_lead(&self, lead: Lead) {
+        *self.lead.write().unwrap_or_else(PoisonError::into_inner) = lead;
+    }
+
+    fn lead(&self) -> Lead {
+        let lead = self.lead.read();
+        lead.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes why the configuration on the disk is not the one in force; `None` when it is.
+    pub fn note_reload(&self, trouble: Option<String>) {
+        let mut noted = self
+            .reload_trouble
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *noted = trouble;
+    }
+
+    fn reload_trouble(&self) -> Option<String> {
+        let noted = self.reload_trouble.read();
+        noted.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn is_ready(&self) -> bool {
@@ -227,7 +282,7 @@ impl Shared {
     }
 
     /// Puts the objectives before the clients.
-    pub fn show_objectives(&self, objectives: Vec<status::ObjectiveView>) {
+    pub fn show_objectives(&self, objectives: Vec<Arc<status::ObjectiveView>>) {
         let mut shown = self
             .objectives
             .write()
@@ -235,7 +290,7 @@ impl Shared {
         *shown = Arc::new(objectives);
     }
 
-    fn objectives(&self) -> Arc<Vec<status::ObjectiveView>> {
+    fn objectives(&self) -> Arc<Vec<Arc<status::ObjectiveView>>> {
         Arc::clone(
             &self
                 .objectives
@@ -262,6 +317,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/healthz", get(healthy))
         .route("/-/ready", get(ready))
         .route("/readyz", get(ready))
+        .route("/-/reload", post(reload))
         .route("/", get(status::page))
         .route("/api/v1/status", get(status::status))
         .route("/api/v1/probes", get(api::probes))
@@ -279,6 +335,10 @@ pub fn router(shared: Arc<Shared>) -> Router {
             get(releases::rollout),
         )
         .route(
+            "/api/v1/releases/{namespace}/{name}/rollouts/{revision}/recording",
+            get(releases::recording),
+        )
+        .route(
             "/api/v1/releases/{namespace}/{name}/rollback",
             post(releases::roll_back),
         )
@@ -289,6 +349,10 @@ pub fn router(shared: Arc<Shared>) -> Router {
                 "this path does not take this method",
             )
         })
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&shared),
+            forward::forward,
+        ))
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), count))
         .with_state(shared)
 }
@@ -322,13 +386,45 @@ async fn healthy(State(shared): State<Arc<Shared>>) -> Response {
 
 async fn ready(State(shared): State<Arc<Shared>>) -> Response {
     if shared.is_ready() {
-        (StatusCode::OK, "Leadsman is ready.\n").into_response()
+        let text = match shared.reload_trouble() {
+            None => "Leadsman is ready.\n".to_owned(),
+            Some(why) => format!(
+                "Leadsman is ready.\nThe configuration on the disk is wrong, and the one before it stays in force:\n{why}\n"
+            ),
+        };
+        (StatusCode::OK, text).into_response()
     } else {
         (
             StatusCode::SERVICE_UNAVAILABLE,
             "Leadsman is starting or stopping.\n",
         )
             .into_response()
+    }
+}
+
+/// How long reading the configuration may take: as long as the guards of changed releases need to hand over.
+const RELOAD_PATIENCE: Duration = Duration::from_secs(60);
+
+async fn reload(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+    if let Err(refused) = auth::allowed(&shared, Deed::Reload, &headers).await {
+        return refused;
+    }
+    let (answer, answered) = oneshot::channel();
+    match shared.reload.try_send(answer) {
+        Ok(()) => {}
+        Err(mpsc::error::TrySendError::Full(_)) => return too_busy("reloads are under way"),
+        Err(mpsc::error::TrySendError::Closed(_)) => {
+            let text = "this Leadsman has no configuration on the disk";
+            return problem(StatusCode::CONFLICT, text);
+        }
+    }
+    match tokio::time::timeout(RELOAD_PATIENCE, answered).await {
+        Ok(Ok(Ok(()))) => (StatusCode::OK, "The configuration is in force.\n").into_response(),
+        Ok(Ok(Err(why))) => problem(StatusCode::INTERNAL_SERVER_ERROR, &why),
+        Ok(Err(_)) | Err(_) => problem(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "nothing was heard of the reload; see the log",
+        ),
     }
 }
 

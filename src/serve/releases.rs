@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::api::scraped;
-use super::auth::allowed;
+use super::auth::{Deed, allowed};
 use super::problem::problem;
 use super::status;
 use super::status::GuardView;
@@ -20,7 +20,7 @@ use super::{Order, Shared};
 
 pub(super) async fn all(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
     scraped(shared, &headers, |shared| {
-        let releases = status::releases(&shared.board(), (shared.clock)());
+        let releases = status::releases(shared, &shared.board(), (shared.clock)());
         serde_json::to_vec(&json!({ "releases": releases }))
     })
     .await
@@ -32,7 +32,7 @@ pub(super) async fn one(
     headers: HeaderMap,
 ) -> Response {
     let is_it = move |view: &GuardView| view.namespace == namespace && view.release == name;
-    let releases = status::releases(&shared.board(), (shared.clock)());
+    let releases = status::releases(&shared, &shared.board(), (shared.clock)());
     let Some(release) = releases.into_iter().find(|release| is_it(&release.guard)) else {
         return unknown();
     };
@@ -74,6 +74,38 @@ pub(super) async fn rollout(
     scraped(shared, &headers, move |_| serde_json::to_vec(&rollout)).await
 }
 
+/// The recording of a watch, as `leadsman explain` reads it: JSON Lines. It holds logs and differences of values, with
+/// secrets hidden, and is evidence all the same.
+pub(super) async fn recording(
+    State(shared): State<Arc<Shared>>,
+    Path((namespace, name, revision)): Path<(String, String, u32)>,
+    headers: HeaderMap,
+) -> Response {
+    let deed = Deed::ReadRecording(namespace.clone(), name.clone());
+    if let Err(refused) = allowed(&shared, deed, &headers).await {
+        return refused;
+    }
+    if guarded(&shared, &namespace, &name).is_none() {
+        return unknown();
+    }
+    // A recording has some megabytes, and many readers would fill the memory.
+    let Ok(_turn) = shared.recordings.try_acquire() else {
+        return super::too_busy("recordings are being read");
+    };
+    let find = Arc::clone(&shared.recording);
+    let found = tokio::task::spawn_blocking(move || find(&namespace, &name, revision)).await;
+    match found {
+        Ok(Some(bytes)) => {
+            let kind = (header::CONTENT_TYPE, "application/jsonl");
+            ([kind], bytes).into_response()
+        }
+        Ok(None) | Err(_) => problem(
+            StatusCode::NOT_FOUND,
+            "there is no recording of this revision here; `state` in the configuration says where they are kept",
+        ),
+    }
+}
+
 fn guarded(shared: &Shared, namespace: &str, name: &str) -> Option<Arc<GuardView>> {
     let board = shared.board();
     let mut views = board.guards.iter().map(|feed| feed.borrow().clone());
@@ -112,10 +144,11 @@ pub(super) async fn roll_back(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let board = shared.board();
-    if let Err(refused) = allowed(board.token_file.as_deref(), &headers).await {
+    let deed = Deed::RollBack(namespace.clone(), name.clone());
+    if let Err(refused) = allowed(&shared, deed, &headers).await {
         return refused;
     }
+    let board = shared.board();
     let Ok(body) = axum::body::to_bytes(body, MAX_BODY).await else {
         return problem(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large");
     };

@@ -3,7 +3,7 @@
 //! Numbers and reasons only: what targets answered, and anything that an operator would call evidence in the sense of
 //! logs, is not here. Times are seconds since 1970.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use super::api::scraped;
 use super::{Board, Shared};
+use crate::alert::LabelSet;
 use crate::clock;
 use crate::metrics::Series;
 use crate::sounding::Outcome;
@@ -307,19 +308,19 @@ pub struct SpentView {
 #[derive(Debug, Clone, Serialize)]
 pub struct AlertView {
     /// What tells it from others.
-    pub labels: BTreeMap<String, String>,
+    pub labels: LabelSet,
     /// `pending`, `firing` or `resolved`.
     pub state: &'static str,
     /// One sentence, always the same for its kind.
     pub summary: &'static str,
     /// The particulars.
-    pub text: String,
+    pub text: Arc<str>,
     /// When it began to fire.
     pub since: Option<f64>,
     /// When it ended.
     pub ended: Option<f64>,
     /// The Alertmanagers that say that they have it.
-    pub confirmed_by: Vec<String>,
+    pub confirmed_by: Vec<Arc<str>>,
 }
 
 /// Where a view comes from: always the newest.
@@ -331,6 +332,8 @@ struct Status {
     now: f64,
     ready: bool,
     troubles: Vec<&'static str>,
+    /// Those that are of no release.
+    alerts: Vec<AlertView>,
     releases: Vec<ReleaseView>,
 }
 
@@ -339,6 +342,8 @@ pub(super) struct ReleaseView {
     #[serde(flatten)]
     pub(super) guard: Arc<GuardView>,
     probes: Vec<ProbeView>,
+    alerts: Vec<AlertView>,
+    objectives: Vec<Arc<ObjectiveView>>,
 }
 
 #[derive(Serialize)]
@@ -377,14 +382,39 @@ pub(super) async fn status(State(shared): State<Arc<Shared>>, headers: HeaderMap
             now: clock::unix_seconds(),
             ready: shared.is_ready(),
             troubles: (shared.troubles)(),
-            releases: releases(&board, now),
+            alerts: own(&shared.alerts()),
+            releases: releases(shared, &board, now),
         };
         serde_json::to_vec(&status)
     })
     .await
 }
 
-pub(super) fn releases(board: &Board, now: Moment) -> Vec<ReleaseView> {
+/// Alerts about ourselves.
+fn own(alerts: &[AlertView]) -> Vec<AlertView> {
+    let own = alerts
+        .iter()
+        .filter(|alert| alert.labels.get("release").is_none());
+    own.cloned().collect()
+}
+
+pub(super) fn releases(shared: &Shared, board: &Board, now: Moment) -> Vec<ReleaseView> {
+    let (alerts, objectives) = (shared.alerts(), shared.objectives());
+    let mut alerts_of: HashMap<(&str, &str), Vec<&AlertView>> = HashMap::new();
+    for alert in alerts.iter() {
+        let label = |name: &str| alert.labels.get(name);
+        if let (Some(namespace), Some(release)) = (label("namespace"), label("release")) {
+            alerts_of
+                .entry((namespace, release))
+                .or_default()
+                .push(alert);
+        }
+    }
+    let mut objectives_of: HashMap<(&str, &str), Vec<&Arc<ObjectiveView>>> = HashMap::new();
+    for objective in objectives.iter() {
+        let key = (objective.namespace.as_str(), objective.release.as_str());
+        objectives_of.entry(key).or_default().push(objective);
+    }
     let mut releases: Vec<ReleaseView> = Vec::new();
     for series in &board.series {
         let probe = series.tracked().probe();
@@ -401,6 +431,8 @@ pub(super) fn releases(board: &Board, now: Moment) -> Vec<ReleaseView> {
             releases.push(ReleaseView {
                 guard: guard.unwrap_or_else(|| Arc::new(only_probed(namespace, name))),
                 probes: Vec::new(),
+                alerts: all_of(&alerts_of, namespace, name),
+                objectives: all_of(&objectives_of, namespace, name),
             });
         }
         if let Some(release) = releases.last_mut() {
@@ -408,6 +440,11 @@ pub(super) fn releases(board: &Board, now: Moment) -> Vec<ReleaseView> {
         }
     }
     releases
+}
+
+fn all_of<T: Clone>(map: &HashMap<(&str, &str), Vec<&T>>, namespace: &str, name: &str) -> Vec<T> {
+    let found = map.get(&(namespace, name)).into_iter().flatten();
+    found.copied().cloned().collect()
 }
 
 fn only_probed(namespace: &str, release: &str) -> GuardView {

@@ -22,7 +22,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use super::auth::allowed;
+use super::auth::{Deed, allowed};
 use super::problem::problem;
 use super::{Peer, Shared, too_busy};
 use crate::alert::Labels;
@@ -154,10 +154,10 @@ pub(super) async fn take(
 }
 
 async fn taken(shared: &Shared, from: IpAddr, headers: &HeaderMap, body: Body) -> Response {
-    let board = shared.board();
-    if let Err(refused) = allowed(board.token_file.as_deref(), headers).await {
+    if let Err(refused) = allowed(shared, Deed::SendAlerts, headers).await {
         return refused;
     }
+    let board = shared.board();
     if shared.webhook_rate.check_key(&from).is_err() {
         return too_busy("notifications come from this address");
     }

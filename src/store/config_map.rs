@@ -2,6 +2,7 @@
 //!
 //! Invariants:
 //! - what was read or written last is named by its resourceVersion, so a second writer is seen and never overwritten;
+//! - of several replicas the one with the higher number may write over what an earlier one left, and no other;
 //! - a ConfigMap holds at most [`MAX_DATA`] bytes: a state that is larger is refused, and the old one stays.
 
 use std::collections::{BTreeMap, HashMap};
@@ -29,6 +30,15 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The key of the only value, which is gzip.
 const KEY: &str = "state.json.gz";
+
+/// The annotation with the number of who wrote it.
+const FENCE: &str = "leadsman.io/fence";
+
+fn fence_of(map: &ConfigMap) -> u64 {
+    let annotations = map.metadata.annotations.as_ref();
+    let fence = annotations.and_then(|all| all.get(FENCE)?.parse().ok());
+    fence.unwrap_or(0)
+}
 
 /// ConfigMaps of one namespace whose names begin alike.
 pub struct ConfigMaps {
@@ -67,7 +77,8 @@ impl ConfigMaps {
         };
         match answer {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(kube::Error::Api(status))) if status.code == 409 => Err(io::Error::other(
+            Ok(Err(kube::Error::Api(status))) if status.code == 409 => Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
                 "another Leadsman has written this state; only one may",
             )),
             Ok(Err(error)) => Err(io::Error::other(error.to_string())),
@@ -111,11 +122,37 @@ impl ConfigMaps {
         Ok(Some(bytes))
     }
 
+    /// Keeps what is stored under this name under another one as well, where nothing is yet; that name.
+    ///
+    /// # Errors
+    /// When the API server does not answer, or refuses it.
+    pub(super) fn keep_aside(&self, part: &str) -> io::Result<String> {
+        let name = self.full_name(part);
+        let aside = format!("{name}.aside");
+        let Some(map) = self.wait(self.api.get_opt(&name))? else {
+            return Ok(aside);
+        };
+        let copy = ConfigMap {
+            metadata: ObjectMeta {
+                name: Some(aside.clone()),
+                labels: map.metadata.labels,
+                ..ObjectMeta::default()
+            },
+            binary_data: map.binary_data,
+            ..ConfigMap::default()
+        };
+        match self.wait(self.api.create(&PostParams::default(), &copy)) {
+            // It was set aside before, and perhaps looked at by nobody.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(aside),
+            created => created.map(|_| aside),
+        }
+    }
+
     /// Stores bytes under this name.
     ///
     /// # Errors
     /// When they are too large, another has written there, or the API server does not answer.
-    pub(super) fn put(&self, part: &str, bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn put(&self, part: &str, bytes: &[u8], fence: u64) -> io::Result<()> {
         let name = self.full_name(part);
         let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
         gzip.write_all(bytes)?;
@@ -128,7 +165,7 @@ impl ConfigMaps {
         }
         let versions = || self.versions.lock().unwrap_or_else(PoisonError::into_inner);
         let known = versions().get(&name).cloned();
-        let map = ConfigMap {
+        let mut map = ConfigMap {
             metadata: ObjectMeta {
                 name: Some(name.clone()),
                 resource_version: known.clone(),
@@ -136,16 +173,30 @@ impl ConfigMaps {
                     "app.kubernetes.io/managed-by".into(),
                     "leadsman".into(),
                 )])),
+                annotations: (fence > 0)
+                    .then(|| BTreeMap::from([(FENCE.to_owned(), fence.to_string())])),
                 ..ObjectMeta::default()
             },
             binary_data: Some(BTreeMap::from([(KEY.to_owned(), ByteString(packed))])),
             ..ConfigMap::default()
         };
         let params = PostParams::default();
-        let written = match known {
-            Some(_) => self.wait(self.api.replace(&name, &params, &map)),
-            None => self.wait(self.api.create(&params, &map)),
-        }?;
+        let write = |map: &ConfigMap| match map.metadata.resource_version {
+            Some(_) => self.wait(self.api.replace(&name, &params, map)),
+            None => self.wait(self.api.create(&params, map)),
+        };
+        let mut written = write(&map);
+        if written.is_err() && fence > 0 {
+            // The last word of whoever acted before us may have come after we read it.
+            let there = self.wait(self.api.get_opt(&name))?;
+            let is_ours = there.as_ref().is_none_or(|there| fence_of(there) <= fence);
+            if is_ours {
+                map.metadata.resource_version =
+                    there.and_then(|there| there.metadata.resource_version);
+                written = write(&map);
+            }
+        }
+        let written = written?;
         self.note(&name, &written.metadata);
         Ok(())
     }

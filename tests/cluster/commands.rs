@@ -102,6 +102,79 @@ fn explained(guarded: &Guarded<'_>) {
 }
 
 #[test]
+fn the_cluster_says_who_may_turn_back_and_who_may_see_evidence() {
+    let Some(cluster) = Cluster::new("callers", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let settings = Settings::by(Helm::Four);
+    let guards = |kubeconfig: &std::path::Path| {
+        let text = configuration(&cluster, &settings, kubeconfig);
+        format!("[serve]\nlisten = \"127.0.0.1:0\"\nkubernetes_auth = true\n{text}")
+    };
+    let kubeconfig = cluster.least(&guards(&cluster.kubeconfig()));
+    let guarded = Guarded::allowed(&cluster, &guards(&kubeconfig));
+    let pipeline = cluster.caller("pipeline", "releases/rollback", "create");
+    let reader = cluster.caller("reader", "releases/recording", "get");
+    cluster.upgrade(&[DEAD]);
+    assert_eq!(guarded.ending(2)["ending"], "recovered");
+
+    let release = format!("/api/v1/releases/{}/mykadoo", cluster.namespace);
+    let ask = |token: &str, path: &str| {
+        let value = format!("Bearer {token}");
+        let headers = [("Authorization", value.as_str())];
+        let address = guarded.leadsman.address();
+        let path = format!("{release}/{path}");
+        if path.ends_with("rollback") {
+            crate::program::post(address, &path, &headers, b"{}")
+        } else {
+            crate::program::request(address, "GET", &path, &headers)
+        }
+    };
+    let recording = "rollouts/2/recording";
+    // Without a reason nothing is turned back, but who asks is let in.
+    assert_eq!(ask(&pipeline, "rollback").status, 400);
+    let refused = ask(&reader, "rollback");
+    assert_eq!(refused.status, 403);
+    for part in ["system:serviceaccount:", ":reader", "releases/rollback"] {
+        assert!(refused.body.contains(part), "{}", refused.body);
+    }
+    assert_eq!(ask(&reader, recording).status, 200);
+    assert_eq!(ask(&pipeline, recording).status, 403);
+    assert_eq!(ask("no token of this cluster", recording).status, 401);
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, &reader).unwrap();
+    let file = file.display().to_string();
+    let (code, text) = leadsman(&guarded, &["explain", "mykadoo", "--token-file", &file]);
+    assert_eq!(code, Some(0), "{text}");
+    for part in [
+        "made things worse",
+        "The cluster when the verdict fell",
+        "Log of mykadoo-api",
+    ] {
+        assert!(text.contains(part), "{part} is not in:\n{text}");
+    }
+    let (code, text) = leadsman(&guarded, &["explain", "mykadoo"]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("bearer token"), "{text}");
+
+    // What is taken away is gone in a moment.
+    let binding = format!(
+        "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/rolebindings/reader",
+        cluster.namespace
+    );
+    let nothing = serde_json::json!({});
+    cluster.send("DELETE", &binding, "application/json", &nothing);
+    crate::program::until("the reader may not any more", || {
+        ask(&reader, recording).status == 403
+    });
+    let said = guarded.leadsman.log();
+    assert!(!said.contains(&reader) && !said.contains(&pipeline));
+}
+
+#[test]
 fn a_person_turns_back_with_a_reason_and_a_token() {
     let Some(cluster) = Cluster::new("hand", Helm::Four) else {
         return;

@@ -1,8 +1,14 @@
 //! helm, rights and records that are broken: the right end, nothing written twice, and no release left pending.
 
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
 use crate::guarded::{Guarded, Settings};
@@ -245,7 +251,13 @@ fn a_pod_without_a_disk_goes_on_with_the_state_of_the_one_before() {
     let text = mapped(&kubeconfig);
     let mut first = Guarded::allowed(&cluster, &text);
     cluster.upgrade(&[DEAD]);
-    assert_eq!(first.ending(2)["ending"], "recovered");
+    let ended = first.ending(2);
+    assert_eq!(
+        ended["ending"],
+        "recovered",
+        "{ended:#}\n{}",
+        first.leadsman.log()
+    );
     assert!(
         !first.leadsman.said("cannot be written"),
         "{}",
@@ -265,6 +277,41 @@ fn a_pod_without_a_disk_goes_on_with_the_state_of_the_one_before() {
         (&"recovered".into(), &3.into()),
         "{ended:#}"
     );
+    drop(second);
+
+    // A newer Leadsman was here: what it left is kept for it, and nothing of it believed.
+    let maps = format!("/api/v1/namespaces/{}/configmaps", cluster.namespace);
+    let map = format!("leadsman.state.{}.mykadoo", cluster.namespace);
+    let state = |name: &str| {
+        let map = cluster.get(&format!("{maps}/{name}"));
+        let packed = map["binaryData"]["state.json.gz"].as_str().unwrap();
+        let packed = STANDARD.decode(packed).unwrap();
+        let mut text = String::new();
+        let mut gzip = GzDecoder::new(packed.as_slice());
+        gzip.read_to_string(&mut text).unwrap();
+        text
+    };
+    let newer = state(&map).replacen("\"version\":1", "\"version\":99", 1);
+    assert!(newer.contains("99"), "{newer}");
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+    gzip.write_all(newer.as_bytes()).unwrap();
+    let packed = STANDARD.encode(gzip.finish().unwrap());
+    let patch = serde_json::json!({"binaryData": {"state.json.gz": packed}});
+    cluster.send(
+        "PATCH",
+        &format!("{maps}/{map}"),
+        "application/merge-patch+json",
+        &patch,
+    );
+    let third = Guarded::allowed(&cluster, &text);
+    assert!(
+        third.leadsman.said("was written by a newer Leadsman"),
+        "{}",
+        third.leadsman.log()
+    );
+    assert_eq!(state(&format!("{map}.aside")), newer);
+    cluster.upgrade(&[DEAD]);
+    assert_eq!(third.ending(6)["ending"], "recovered");
 }
 
 #[test]

@@ -55,10 +55,32 @@ impl<'a> Guarded<'a> {
 
     /// With a configuration of its own.
     pub fn allowed(cluster: &'a Cluster, configuration: &str) -> Self {
-        let leadsman = Leadsman::run(configuration, &[]);
+        Self::allowed_in(cluster, configuration, &[])
+    }
+
+    /// The same with variables of the environment.
+    pub fn allowed_in(
+        cluster: &'a Cluster,
+        configuration: &str,
+        environment: &[(&str, &str)],
+    ) -> Self {
+        let leadsman = Leadsman::run_in(configuration, &[], environment);
         let guarded = Self { leadsman, cluster };
+        guarded.knows_the_app();
+        guarded
+    }
+
+    /// Starts it and waits for nothing.
+    pub fn started(cluster: &'a Cluster, configuration: &str) -> Self {
+        let leadsman = Leadsman::run(configuration, &[]);
+        Self { leadsman, cluster }
+    }
+
+    /// Waits until it knows what the app is like.
+    #[track_caller]
+    pub fn knows_the_app(&self) {
         // Of a baseline with fewer soundings, and before looks at pods, the rule assumes the worst.
-        guarded.until("steady, with a baseline", |release| {
+        self.until("steady, with a baseline", |release| {
             let known = release["known"].as_array();
             let is_known = known.is_some_and(|known| {
                 known.iter().all(|probe| {
@@ -67,7 +89,6 @@ impl<'a> Guarded<'a> {
             });
             release["phase"] == "steady" && is_known
         });
-        guarded
     }
 
     /// What the API says of the release.

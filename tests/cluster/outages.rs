@@ -5,7 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::guarded::{Guarded, Settings};
+use crate::guarded::{Guarded, Settings, configuration};
+use crate::program::until;
+use crate::replicas::{as_replica, leads};
 use crate::rig::{Cluster, Helm, start, stop};
 use crate::turned_back::DEAD;
 
@@ -31,6 +33,46 @@ fn the_api_server_goes_away_for_120_s() {
     if std::env::var_os("LEADSMAN_TEST_LONG").is_some() {
         outage("apiserver", 120);
     }
+}
+
+/// It probes at once, and guards when the API server is back.
+#[test]
+fn started_while_the_api_server_is_away_it_probes_and_guards_later() {
+    let Some(cluster) = Cluster::new("start", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let settings = Settings::by(Helm::Four);
+    let told = |kubeconfig: &std::path::Path| {
+        let text = configuration(&cluster, &settings, kubeconfig);
+        as_replica(&cluster, "one", &text)
+    };
+    let text = told(&cluster.least(&told(&cluster.kubeconfig())));
+    stop("apiserver");
+    let guarded = Guarded::started(&cluster, &text);
+    until("every probe has asked", || {
+        let probes = guarded.leadsman.get("/api/v1/probes").body;
+        let probes: serde_json::Value = serde_json::from_str(&probes).unwrap();
+        let probes = probes["probes"].as_array().cloned().unwrap_or_default();
+        let asked = |probe: &serde_json::Value| probe["totals"]["good"].as_u64() > Some(5);
+        probes.len() == 4 && probes.iter().all(asked)
+    });
+    assert!(!leads(&guarded));
+    start("apiserver");
+    guarded.knows_the_app();
+    assert!(leads(&guarded));
+    cluster.upgrade(&[DEAD]);
+    let ended = guarded.ending(2);
+    assert_eq!(
+        ended["ending"],
+        "recovered",
+        "{ended:#}\n{}",
+        guarded.leadsman.log()
+    );
+    assert_eq!(
+        cluster.statuses(Helm::Four),
+        "1 superseded, 2 superseded, 3 deployed"
+    );
 }
 
 /// Three releases with a dead revision: one that is watched when the outage begins, one whose rollback has been decided

@@ -163,6 +163,12 @@ impl Cluster {
         serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
     }
 
+    /// The same, as text.
+    pub fn text(&self, path: &str) -> String {
+        let output = self.curl(&[], path);
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     fn curl(&self, more: &[&str], path: &str) -> Output {
         self.curl_with(more, path, "")
     }
@@ -196,7 +202,7 @@ impl Cluster {
     }
 
     #[track_caller]
-    fn send_text(&self, method: &str, path: &str, kind: &str, body: &str) -> Value {
+    pub fn send_text(&self, method: &str, path: &str, kind: &str, body: &str) -> Value {
         let content = format!("Content-Type: {kind}");
         let output = self.curl_with(
             &["-X", method, "-H", &content, "--data-binary", "@-"],
@@ -231,30 +237,71 @@ impl Cluster {
             .filter(|document| !document.trim().is_empty())
         {
             let is = |kind: &str| document.contains(&format!("\nkind: {kind}\n"));
-            let plural = if is("Role") { "roles" } else { "rolebindings" };
-            assert!(is("Role") || is("RoleBinding"), "{document}");
-            let path = format!(
-                "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/{plural}",
-                self.namespace
-            );
+            let group = "/apis/rbac.authorization.k8s.io/v1";
+            let path = if is("ClusterRoleBinding") {
+                format!("{group}/clusterrolebindings")
+            } else {
+                let plural = if is("Role") { "roles" } else { "rolebindings" };
+                assert!(is("Role") || is("RoleBinding"), "{document}");
+                let place = document
+                    .lines()
+                    .find_map(|line| line.strip_prefix("  namespace: "));
+                let place = place.expect("a Role has a namespace").trim_matches('"');
+                format!("{group}/namespaces/{place}/{plural}")
+            };
             self.send_text("POST", &path, "application/yaml", document);
         }
-        let asked = serde_json::json!({"spec": {"expirationSeconds": 3600}});
-        let token = self.send(
-            "POST",
-            &format!("{account}/leadsman/token"),
-            "application/json",
-            &asked,
-        );
+        let token = self.token("leadsman");
         let file = self.rig.join(format!("{}.kubeconfig", self.namespace));
         let text = format!(
             "apiVersion: v1\nkind: Config\nclusters: [{{name: rig, cluster: {{server: \"https://127.0.0.1:6443\", certificate-authority: {:?}}}}}]\n\
              users: [{{name: leadsman, user: {{token: {}}}}}]\ncontexts: [{{name: rig, context: {{cluster: rig, user: leadsman}}}}]\ncurrent-context: rig\n",
             self.rig.join("pki/ca.crt").display().to_string(),
-            token["status"]["token"]
+            serde_json::json!(token)
         );
         std::fs::write(&file, text).unwrap();
         file
+    }
+
+    /// A token of a service account of the namespace, for an hour.
+    #[track_caller]
+    pub fn token(&self, account: &str) -> String {
+        let path = format!(
+            "/api/v1/namespaces/{}/serviceaccounts/{account}/token",
+            self.namespace
+        );
+        let asked = serde_json::json!({"spec": {"expirationSeconds": 3600}});
+        let token = self.send("POST", &path, "application/json", &asked);
+        token["status"]["token"].as_str().unwrap().to_owned()
+    }
+
+    /// A service account that may do one thing with the releases of the namespace; its token.
+    #[track_caller]
+    pub fn caller(&self, account: &str, resource: &str, verb: &str) -> String {
+        let named = serde_json::json!({"metadata": {"name": account}});
+        let path = format!("/api/v1/namespaces/{}/serviceaccounts", self.namespace);
+        self.send("POST", &path, "application/json", &named);
+        let group = format!(
+            "/apis/rbac.authorization.k8s.io/v1/namespaces/{}",
+            self.namespace
+        );
+        let role = serde_json::json!({
+            "metadata": {"name": account},
+            "rules": [{"apiGroups": ["leadsman.io"], "resources": [resource], "verbs": [verb]}]
+        });
+        self.send("POST", &format!("{group}/roles"), "application/json", &role);
+        let binding = serde_json::json!({
+            "metadata": {"name": account},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": account},
+            "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": self.namespace}]
+        });
+        self.send(
+            "POST",
+            &format!("{group}/rolebindings"),
+            "application/json",
+            &binding,
+        );
+        self.token(account)
     }
 
     /// The account of [`Self::least`], as the audit log names it.

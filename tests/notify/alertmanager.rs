@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::program::{Leadsman, request, until, unused_port};
 use crate::receivers::{Receiver, Reply};
+use crate::support::pki::Pki;
 
 /// A real Alertmanager, with a webhook that hears what it tells.
 pub(crate) struct Alertmanager {
@@ -23,6 +24,23 @@ impl Alertmanager {
 
     /// One whose webhook sends the token of a file.
     pub(crate) fn with(receiver: &str, token: Option<&Path>, other: Option<&Self>) -> Option<Self> {
+        let found = Self::launch(receiver, token, other, &[])?;
+        until("Alertmanager is ready", || {
+            found.is_up() && request(found.address, "GET", "/-/ready", &[]).status == 200
+        });
+        Some(found)
+    }
+
+    fn is_up(&self) -> bool {
+        std::net::TcpStream::connect(self.address).is_ok()
+    }
+
+    fn launch(
+        receiver: &str,
+        token: Option<&Path>,
+        other: Option<&Self>,
+        more: &[String],
+    ) -> Option<Self> {
         let program = "prometheus-alertmanager";
         let found = Command::new(program)
             .arg("--version")
@@ -66,7 +84,8 @@ impl Alertmanager {
                 "--cluster.gossip-interval=50ms",
                 "--cluster.peer-timeout=2s",
                 "--cluster.settle-timeout=1s",
-            ]);
+            ])
+            .args(more);
         if let Some(other) = other {
             command.arg(format!("--cluster.peer=127.0.0.1:{}", other.gossip));
         }
@@ -75,17 +94,12 @@ impl Alertmanager {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let alertmanager = Self {
+        Some(Self {
             child,
             address,
             gossip,
             _folder: folder,
-        };
-        until("Alertmanager is ready", || {
-            std::net::TcpStream::connect(address).is_ok()
-                && request(address, "GET", "/-/ready", &[]).status == 200
-        });
-        Some(alertmanager)
+        })
     }
 
     /// The alerts of a name that it has.
@@ -123,7 +137,7 @@ fn configuration(urls: &[String], state: &Path, target: &str) -> String {
 }
 
 /// Times that the receiver was told of an alert, by its status.
-fn told(receiver: &Receiver, name: &str, status: &str) -> usize {
+pub(crate) fn told(receiver: &Receiver, name: &str, status: &str) -> usize {
     let bodies = receiver.bodies();
     let notices = bodies
         .iter()
@@ -229,6 +243,61 @@ fn two_that_gossip_hear_of_the_beginning_and_of_the_end_across_a_restart() {
 }
 
 /// The example of routes is one that Alertmanager takes, and it sends each alert where its priority says.
+/// One that wants to see a certificate, under a path and with a name that is not its address.
+#[test]
+fn one_behind_tls_and_a_prefix_knows_us_by_our_certificate() {
+    let pki = Pki::new();
+    let (certificate, key) = pki.server_files(&["alertmanager.example.com"]);
+    let web = pki.file(
+        "web.yml",
+        &format!(
+            "tls_server_config:\n  cert_file: '{}'\n  key_file: '{}'\n  client_ca_file: '{}'\n  \
+             client_auth_type: RequireAndVerifyClientCert\n",
+            certificate.display(),
+            key.display(),
+            pki.ca_file().display()
+        ),
+    );
+    let hears = Receiver::start(|_| Reply::status(200));
+    let more = [
+        format!("--web.config.file={}", web.display()),
+        "--web.route-prefix=/alerts-here/".to_owned(),
+    ];
+    let Some(real) = Alertmanager::launch(&hears.url(), None, None, &more) else {
+        return;
+    };
+    until("Alertmanager listens", || real.is_up());
+    let (own, own_key) = pki.client_files();
+    let config = |tls: &str| {
+        format!(
+            "[alertmanager]\nurls = [\"https://{}/alerts-here\"]\nresend = \"1s\"\nwatchdog = true\n\
+             [alertmanager.tls]\nserver_name = \"alertmanager.example.com\"\nca_file = {:?}\n{tls}\
+             [[release]]\nname = \"mykadoo\"\nnamespace = \"shop\"\n\
+             [[release.probe]]\nname = \"api\"\nurl = \"tcp://127.0.0.1:1\"\n",
+            real.address,
+            pki.ca_file()
+        )
+    };
+    let stranger = Leadsman::run(&config(""), &[]);
+    until("without a certificate nothing arrives", || {
+        stranger.said("What is sent does not arrive")
+    });
+    assert_eq!(told(&hears, "LeadsmanWatchdog", "firing"), 0);
+    drop(stranger);
+    let known = Leadsman::run(
+        &config(&format!("cert_file = {own:?}\nkey_file = {own_key:?}\n")),
+        &[],
+    );
+    until("the alert is told on", || {
+        told(&hears, "LeadsmanWatchdog", "firing") == 1
+    });
+    until("it is read back", || {
+        let alerts: Value = serde_json::from_str(&known.get("/api/v1/alerts").body).unwrap();
+        let by = alerts["alerts"][0]["confirmed_by"].as_array().cloned();
+        by.is_some_and(|by| by.len() == 1)
+    });
+}
+
 #[test]
 fn the_example_routes_by_priority() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("helm/alertmanager.example.yml");

@@ -231,6 +231,41 @@ fn receivers_that_misbehave_hold_up_nobody() {
     assert_eq!(alerts["alerts"][0]["confirmed_by"], serde_json::json!([]));
 }
 
+/// As everybody does it: `HTTP_PROXY`, and `NO_PROXY` for what is near.
+#[test]
+fn a_proxy_of_the_environment_is_used() {
+    let proxy = Receiver::start(|_| Reply::status(200));
+    let near = Receiver::start(|_| Reply::status(200));
+    // Nobody answers at this address; the port keeps it apart from the one that is near.
+    let far = "http://192.0.2.7:9093";
+    let _leadsman = Leadsman::run_in(
+        &with(&[far.to_owned(), near.url()], ""),
+        &[],
+        &[
+            ("HTTP_PROXY", &proxy.url()),
+            ("http_proxy", &proxy.url()),
+            ("NO_PROXY", "127.0.0.1"),
+        ],
+    );
+    until("the one that is near is told directly", || {
+        posts(&near) >= 1
+    });
+    until("the other one through the proxy", || {
+        let requests = proxy.requests();
+        requests.iter().any(|request| {
+            request
+                .head
+                .starts_with(&format!("POST {far}/api/v2/alerts"))
+        })
+    });
+    assert!(
+        proxy
+            .requests()
+            .iter()
+            .all(|request| request.head.contains("192.0.2.7"))
+    );
+}
+
 #[test]
 fn credentials_come_from_a_file_that_may_change() {
     let folder = tempfile::tempdir().unwrap();

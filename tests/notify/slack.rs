@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::alertmanager::{Alertmanager, told};
 use crate::program::{App, Leadsman, until};
 use crate::receivers::{Receiver, Reply};
 
@@ -177,4 +178,49 @@ fn a_rollback_is_told_as_one_story_once_and_in_order() {
         said.contains("leadsman_messages_total{receiver=\"slack\",result=\"sent\"} 2")
             || said.contains("result=\"sent\"} 1")
     );
+}
+
+/// As the README shows it: the demo with a real Alertmanager and somebody in the place of Slack.
+#[test]
+fn the_demo_tells_one_story_to_an_alertmanager_and_to_slack() {
+    let hears = Receiver::start(|_| Reply::status(200));
+    let Some(alertmanager) = Alertmanager::start(&hears.url(), None) else {
+        return;
+    };
+    let slack = Receiver::start(|_| Reply::status(200));
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("slack-url"), slack.url()).unwrap();
+    let url = format!("http://{}", alertmanager.address);
+    let arguments = [
+        "demo",
+        "--scenario",
+        "dead",
+        "--alertmanager",
+        &url,
+        "--slack-url-file",
+        "slack-url",
+    ];
+    let told_story = Command::new(env!("CARGO_BIN_EXE_leadsman"))
+        .args(arguments)
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    assert!(told_story.status.success(), "{told_story:?}");
+    assert_eq!(
+        headlines(&slack),
+        [
+            "demo/mykadoo: revision 3 made things worse",
+            "demo/mykadoo: revision 3 was turned back, and all is well again",
+        ]
+    );
+    let regressed = "LeadsmanReleaseRegressed";
+    until("the regression has ended", || {
+        told(&hears, regressed, "resolved") == 1
+    });
+    assert_eq!(told(&hears, regressed, "firing"), 1);
+    assert_eq!(told(&hears, "LeadsmanReleaseRolledBack", "firing"), 1);
+    let bodies = hears.bodies();
+    let first = |text: &str| bodies.iter().position(|body| body.contains(text));
+    assert!(first(regressed) < first("LeadsmanReleaseRolledBack"));
+    assert_eq!(bodies.len(), 3, "nothing else was told: {bodies:#?}");
 }

@@ -120,11 +120,17 @@ pub struct Leadsman {
     folder: tempfile::TempDir,
     log: Arc<Mutex<String>>,
     more: Vec<String>,
+    environment: Vec<(String, String)>,
 }
 
 impl Leadsman {
     /// Starts it and waits until it listens. The configuration should listen at `127.0.0.1:0`.
     pub fn run(config: &str, more: &[&str]) -> Self {
+        Self::run_in(config, more, &[])
+    }
+
+    /// The same with variables of the environment.
+    pub fn run_in(config: &str, more: &[&str], environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("probes.toml");
         let config = if config.contains("[serve]\nlisten") {
@@ -134,13 +140,18 @@ impl Leadsman {
         };
         std::fs::write(&file, config).unwrap();
         let more: Vec<String> = more.iter().map(|&argument| argument.to_owned()).collect();
-        let (child, address, log) = Self::spawn(&file, &more);
+        let environment: Vec<(String, String)> = environment
+            .iter()
+            .map(|&(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        let (child, address, log) = Self::spawn(&file, &more, &environment);
         Self {
             child,
             address,
             folder,
             log,
             more,
+            environment,
         }
     }
 
@@ -153,7 +164,12 @@ impl Leadsman {
     /// Starts it anew with the same configuration, after [`Self::kill`].
     pub fn start_again(&mut self) {
         let file = self.folder.path().join("probes.toml");
-        (self.child, self.address, self.log) = Self::spawn(&file, &self.more);
+        (self.child, self.address, self.log) = Self::spawn(&file, &self.more, &self.environment);
+    }
+
+    /// Waits for its end, however that comes.
+    pub fn end(&mut self) {
+        self.child.wait().unwrap();
     }
 
     /// Its folder: the configuration is there, and whatever that places beside itself.
@@ -166,13 +182,18 @@ impl Leadsman {
         self.log.lock().unwrap().clone()
     }
 
-    fn spawn(file: &Path, more: &[String]) -> (Child, SocketAddr, Arc<Mutex<String>>) {
+    fn spawn(
+        file: &Path,
+        more: &[String],
+        environment: &[(String, String)],
+    ) -> (Child, SocketAddr, Arc<Mutex<String>>) {
         let mut child = Command::new(PROGRAM)
             .arg("run")
             .arg("--config")
             .arg(file)
             .args(["--log-format", "json"])
             .args(more)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .current_dir(file.parent().unwrap())
             .stderr(Stdio::piped())
             .spawn()
@@ -311,7 +332,29 @@ fn ask(
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> Reply {
-    let mut stream = TcpStream::connect(address).unwrap();
+    converse(
+        TcpStream::connect(address).unwrap(),
+        method,
+        path,
+        headers,
+        body,
+    )
+}
+
+/// What is answered with 200; nothing when nobody is there, or it is answered otherwise.
+pub fn try_get(address: SocketAddr, path: &str) -> Option<String> {
+    let stream = TcpStream::connect(address).ok()?;
+    let reply = converse(stream, "GET", path, &[], b"");
+    (reply.status == 200).then_some(reply.body)
+}
+
+fn converse(
+    mut stream: TcpStream,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Reply {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut text = format!("{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n");
     for (name, value) in headers {

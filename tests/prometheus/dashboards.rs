@@ -9,7 +9,8 @@ use crate::program::{App, Leadsman, hanging_server, request, until, unused_port}
 use crate::{Prometheus, present};
 
 fn dashboards() -> Vec<Value> {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("helm/dashboards");
+    let folder =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("helm/leadsman/files/dashboards");
     ["fleet.json", "release.json"]
         .iter()
         .map(|name| {

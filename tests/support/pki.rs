@@ -120,6 +120,19 @@ impl Pki {
         )
     }
 
+    /// A server's certificate and its key, as files.
+    pub fn server_files(&self, names: &[&str]) -> (PathBuf, PathBuf) {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.authority).unwrap();
+        (
+            self.file("server.pem", &certificate.pem()),
+            self.file("server.key", &key.serialize_pem()),
+        )
+    }
+
     /// A server's side of TLS.
     pub fn server(&self, wanted: &Wanted) -> Arc<ServerConfig> {
         let mut params = CertificateParams::new(wanted.names.clone()).unwrap();

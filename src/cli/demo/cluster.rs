@@ -284,6 +284,7 @@ impl Cluster {
             listener,
             router,
             MAX_CONNECTIONS,
+            None,
             stop.clone(),
         ));
         Ok((address, stop))

@@ -85,6 +85,8 @@ pub(super) struct Wish {
     pub(super) stay: bool,
     pub(super) listen: Option<SocketAddr>,
     pub(super) record: PathBuf,
+    pub(super) alertmanager: Option<String>,
+    pub(super) slack_url_file: Option<PathBuf>,
 }
 
 pub(super) async fn run(wish: &Wish) -> ExitCode {
@@ -121,7 +123,7 @@ async fn tell(wish: &Wish) -> Result<bool, String> {
     });
     let history = History::of(&history_directory);
     wait_for_pods(&history).await?;
-    let settings = settings(service, scratch.path())?;
+    let settings = settings(wish, service, scratch.path())?;
     let daemon = Daemon::start(settings)
         .await
         .map_err(|error| error.to_string())?;
@@ -164,7 +166,7 @@ pub(super) async fn wait_for_pods(history: &History) -> Result<(), String> {
 }
 
 /// The settings, by the same way as anybody's.
-fn settings(service: SocketAddr, directory: &Path) -> Result<Settings, String> {
+fn settings(wish: &Wish, service: SocketAddr, directory: &Path) -> Result<Settings, String> {
     let shown = |part: &str| toml::Value::from(directory.join(part).to_string_lossy().into_owned());
     let mut text = format!(
         "[serve]\nlisten = \"127.0.0.1:0\"\n[state]\ndirectory = {}\n[[release]]\nname = \"{RELEASE}\"\n\
@@ -183,6 +185,17 @@ fn settings(service: SocketAddr, directory: &Path) -> Result<Settings, String> {
         text.push_str(&format!(
             "[[release.probe]]\nname = \"{name}\"\npath = \"{path}\"\ntimeout = \"5s\"\nexpect = {expect}\n"
         ));
+    }
+    if let Some(url) = &wish.alertmanager {
+        let url = toml::Value::from(url.as_str());
+        text.push_str(&format!("[alertmanager]\nurls = [{url}]\n"));
+    }
+    if let Some(file) = &wish.slack_url_file {
+        // A relative name is one of the working directory here, not of the scratch file's.
+        let file =
+            std::path::absolute(file).map_err(|error| format!("{}: {error}", file.display()))?;
+        let file = toml::Value::from(file.to_string_lossy().into_owned());
+        text.push_str(&format!("[slack]\nurl_file = {file}\n"));
     }
     let file = directory.join("probes.toml");
     std::fs::write(&file, text)

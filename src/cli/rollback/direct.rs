@@ -15,6 +15,7 @@ use crate::clock;
 use crate::clock::Timeline;
 use crate::config::settings::{Kubernetes, Release, Settings};
 use crate::ledger::Ledger;
+use crate::permit::Permit;
 use crate::probe::{Prober, Shared};
 use crate::release::cluster::{self, Access, Cluster, Hub, Policy};
 use crate::release::{self, Engine, Facts, Observed};
@@ -134,6 +135,8 @@ pub(in crate::cli) async fn follow(
         scratch: kubernetes.scratch.clone(),
         access,
         may: release.guard.may.clone(),
+        // A person has decided.
+        permit: Permit::always(),
     };
     let engine: Arc<dyn Engine> = Cluster::new(Arc::clone(&hub), release.name.clone(), policy);
     let (observed, mut facts) = watch::channel(Observed::default());

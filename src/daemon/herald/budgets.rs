@@ -113,7 +113,7 @@ impl Promise {
     /// The counts of each window, and of the period.
     fn count(
         &self,
-        tracked: &HashMap<ProbeId, &Arc<Tracked>>,
+        tracked: &HashMap<ProbeId, Arc<Tracked>>,
         now: Moment,
     ) -> ([Tally; WINDOWS.len()], Tally) {
         let mut windows = [Tally::default(); WINDOWS.len()];
@@ -152,7 +152,7 @@ pub(super) fn book(
     accounts: &mut Accounts,
     promises: &[Promise],
     views: &[Arc<GuardView>],
-    tracked: &HashMap<ProbeId, &Arc<Tracked>>,
+    tracked: &HashMap<ProbeId, Arc<Tracked>>,
 ) {
     let wanted = promises
         .iter()
@@ -190,115 +190,167 @@ pub(super) fn book(
     }
 }
 
-/// What is shown of each objective, and what is wrong.
-pub(super) fn look(
-    promises: &[Promise],
+/// Objectives that are looked at in one tick at least: so many cost a millisecond or so.
+const AT_ONCE: usize = 100;
+
+/// All of them are looked at within so many ticks. Of a total outage the quickest tier tells after the better part of a
+/// minute.
+const ROUND: usize = 10;
+
+/// What was found of one objective.
+type Known = (Arc<ObjectiveView>, Vec<Condition>);
+
+/// What was found of each objective when it was its turn.
+#[derive(Default)]
+pub(super) struct Looked {
+    known: Vec<Known>,
+    next: usize,
+}
+
+impl Looked {
+    /// Other objectives are promised from now on.
+    pub(super) fn forget(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Looks at those whose turn it is, the first time at all.
+    pub(super) fn look(
+        &mut self,
+        promises: &[Promise],
+        accounts: &Accounts,
+        tracked: &HashMap<ProbeId, Arc<Tracked>>,
+        metrics: &Metrics,
+        now: Moment,
+    ) {
+        let at = |promise| one(promise, accounts, tracked, metrics, now);
+        if self.known.len() != promises.len() {
+            self.known = promises.iter().map(at).collect();
+            self.next = 0;
+            return;
+        }
+        let count = promises.len().div_ceil(ROUND).max(AT_ONCE);
+        for _ in 0..count.min(promises.len()) {
+            self.known[self.next] = at(&promises[self.next]);
+            self.next = (self.next + 1) % promises.len();
+        }
+    }
+
+    /// What is shown of each of them.
+    pub(super) fn views(&self) -> Vec<Arc<ObjectiveView>> {
+        let views = self.known.iter().map(|(view, _)| Arc::clone(view));
+        views.collect()
+    }
+
+    /// What is wrong with them.
+    pub(super) fn conditions(&self) -> impl Iterator<Item = &Condition> {
+        self.known.iter().flat_map(|(_, found)| found)
+    }
+}
+
+fn one(
+    promise: &Promise,
     accounts: &Accounts,
-    tracked: &HashMap<ProbeId, &Arc<Tracked>>,
+    tracked: &HashMap<ProbeId, Arc<Tracked>>,
     metrics: &Metrics,
     now: Moment,
-) -> (Vec<ObjectiveView>, Vec<Condition>) {
-    let mut views = Vec::new();
+) -> Known {
     let mut found = Vec::new();
-    for promise in promises {
-        let (windows, period) = promise.count(tracked, now);
-        let objective = &promise.objective;
-        let of = |span: Span| {
-            let at = WINDOWS.iter().position(|window| *window == span);
-            at.map_or_else(Tally::default, |at| windows[at])
-        };
-        let remaining = objective.remaining(&period, promise.expected);
-        let firing: Vec<Tier> = objective
+    let (windows, period) = promise.count(tracked, now);
+    let objective = &promise.objective;
+    let of = |span: Span| {
+        let at = WINDOWS.iter().position(|window| *window == span);
+        at.map_or_else(Tally::default, |at| windows[at])
+    };
+    let remaining = objective.remaining(&period, promise.expected);
+    let firing: Vec<Tier> = objective
+        .tiers
+        .iter()
+        .copied()
+        .filter(|tier| objective.fires(*tier, of, promise.expected))
+        .collect();
+    let burns: Vec<BurnView> = WINDOWS
+        .iter()
+        .zip(&windows)
+        .map(|(span, tally)| BurnView {
+            window: span.as_str(),
+            error_ratio: tally.error_rate().map(crate::units::ErrorRate::ratio),
+            burn_rate: objective.burn(tally),
+        })
+        .collect();
+    let hour = objective.burn(&of(Span::Hour)).unwrap_or(0.0);
+    for (kind, is_page) in [
+        (Kind::ObjectiveBurning, true),
+        (Kind::ObjectiveAtRisk, false),
+    ] {
+        let fired = firing.iter().find(|tier| tier.is_page() == is_page);
+        found.extend(fired.map(|tier| condition(promise, kind, *tier, of, remaining)));
+    }
+    let account = accounts.get(&format!("{}/{}", promise.namespace, promise.release));
+    let account = account.filter(|_| promise.probe.is_none() && !promise.is_latency);
+    let whole = promise.expected * objective.period().as_secs_f64();
+    let view = ObjectiveView {
+        namespace: promise.namespace.clone(),
+        release: promise.release.clone(),
+        probe: promise.probe.clone(),
+        objective: promise.what(),
+        target: objective.target,
+        window: format!("{}d", objective.days),
+        good: u64::from(period.good),
+        bad: u64::from(period.bad),
+        budget_remaining: remaining,
+        lasts_s: objective
+            .lasts(remaining, hour)
+            .as_ref()
+            .map(Duration::as_secs_f64),
+        burns,
+        tiers: objective
             .tiers
             .iter()
-            .copied()
-            .filter(|tier| objective.fires(*tier, of, promise.expected))
-            .collect();
-        let burns: Vec<BurnView> = WINDOWS
-            .iter()
-            .zip(&windows)
-            .map(|(span, tally)| BurnView {
-                window: span.as_str(),
-                error_ratio: tally.error_rate().map(crate::units::ErrorRate::ratio),
-                burn_rate: objective.burn(tally),
+            .map(|tier| TierView {
+                tier: tier.as_str(),
+                long: tier.windows().0.as_str(),
+                short: tier.windows().1.as_str(),
+                factor: objective.factor(*tier),
+                error_ratio: objective.threshold(*tier),
+                outage_fires_after_s: objective
+                    .fires_after(*tier, 1.0)
+                    .as_ref()
+                    .map(Duration::as_secs_f64),
+                firing: firing.contains(tier),
             })
-            .collect();
-        let hour = objective.burn(&of(Span::Hour)).unwrap_or(0.0);
-        for (kind, is_page) in [
-            (Kind::ObjectiveBurning, true),
-            (Kind::ObjectiveAtRisk, false),
-        ] {
-            let fired = firing.iter().find(|tier| tier.is_page() == is_page);
-            found.extend(fired.map(|tier| condition(promise, kind, *tier, of, remaining)));
-        }
-        let account = accounts.get(&format!("{}/{}", promise.namespace, promise.release));
-        let account = account.filter(|_| promise.probe.is_none() && !promise.is_latency);
-        let whole = promise.expected * objective.period().as_secs_f64();
-        let view = ObjectiveView {
-            namespace: promise.namespace.clone(),
-            release: promise.release.clone(),
-            probe: promise.probe.clone(),
-            objective: promise.what(),
-            target: objective.target,
-            window: format!("{}d", objective.days),
-            good: u64::from(period.good),
-            bad: u64::from(period.bad),
-            budget_remaining: remaining,
-            lasts_s: objective
-                .lasts(remaining, hour)
-                .as_ref()
-                .map(Duration::as_secs_f64),
-            burns,
-            tiers: objective
-                .tiers
-                .iter()
-                .map(|tier| TierView {
-                    tier: tier.as_str(),
-                    long: tier.windows().0.as_str(),
-                    short: tier.windows().1.as_str(),
-                    factor: objective.factor(*tier),
-                    error_ratio: objective.threshold(*tier),
-                    outage_fires_after_s: objective
-                        .fires_after(*tier, 1.0)
-                        .as_ref()
-                        .map(Duration::as_secs_f64),
-                    firing: firing.contains(tier),
+            .collect(),
+        revisions: account.map_or_else(Vec::new, |account| {
+            let spent = account.revisions.iter().rev();
+            spent
+                .map(|(revision, (all, bad))| SpentView {
+                    revision: *revision,
+                    soundings: *all,
+                    bad: *bad,
+                    budget_spent: objective.spent(*bad, whole),
                 })
-                .collect(),
-            revisions: account.map_or_else(Vec::new, |account| {
-                let spent = account.revisions.iter().rev();
-                spent
-                    .map(|(revision, (all, bad))| SpentView {
-                        revision: *revision,
-                        soundings: *all,
-                        bad: *bad,
-                        budget_spent: objective.spent(*bad, whole),
-                    })
-                    .collect()
-            }),
-        };
-        metrics.objectives.stands(
+                .collect()
+        }),
+    };
+    metrics.objectives.stands(
+        &view.namespace,
+        &view.release,
+        view.probe.as_deref().unwrap_or(""),
+        view.objective,
+        view.target,
+        remaining,
+    );
+    for burn in &view.burns {
+        metrics.objectives.burns(
             &view.namespace,
             &view.release,
             view.probe.as_deref().unwrap_or(""),
             view.objective,
-            view.target,
-            remaining,
+            burn.window,
+            burn.error_ratio,
+            burn.burn_rate,
         );
-        for burn in &view.burns {
-            metrics.objectives.burns(
-                &view.namespace,
-                &view.release,
-                view.probe.as_deref().unwrap_or(""),
-                view.objective,
-                burn.window,
-                burn.error_ratio,
-                burn.burn_rate,
-            );
-        }
-        views.push(view);
     }
-    (views, found)
+    (Arc::new(view), found)
 }
 
 fn condition(

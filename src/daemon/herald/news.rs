@@ -77,7 +77,10 @@ fn ended(view: &GuardView, past: &RolloutView, page: Option<&Url>) -> Option<Mes
             view.release, view.namespace
         )
     } else {
-        format!("leadsman explain --revision {}", past.revision)
+        format!(
+            "leadsman explain {} --namespace {} --revision {}",
+            view.release, view.namespace, past.revision
+        )
     };
     Some(Message {
         step: past.ending.to_owned(),

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Herald;
 use crate::metrics::Metrics;
+use crate::notify::Style;
 use crate::notify::{self, Meter, Peer, Wire};
 
 /// An Alertmanager, and the task that sends to it.
@@ -70,7 +71,11 @@ impl Herald {
                 continue;
             }
             let meter = Arc::new(Numbers(Arc::clone(&self.setup.metrics)));
-            let peer = Peer::new(url, address, Arc::clone(&settings), meter);
+            let style = Arc::new(Style {
+                external: settings.labels.clone(),
+                page: self.orders.page.clone(),
+            });
+            let peer = Peer::new(url, address, Arc::clone(&settings), style, meter);
             // It knows nothing yet.
             peer.offer(&self.wires());
             let stop = CancellationToken::new();
@@ -95,13 +100,7 @@ impl Herald {
         let Some(settings) = &self.orders.alertmanagers else {
             return Vec::new();
         };
-        notify::wires(
-            &self.kept.book,
-            &settings.labels,
-            self.orders.page.as_ref(),
-            settings.resend,
-            self.setup.timeline.now(),
-        )
+        notify::wires(&self.kept.book, settings.resend, self.setup.timeline.now())
     }
 }
 

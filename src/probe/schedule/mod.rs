@@ -169,7 +169,13 @@ fn keep<T>(
         let latest = now + BEAT_EVERY;
         planned = table.next_due().map_or(latest, |due| due.min(latest));
         match commands.recv_timeout(planned.since(clock())) {
-            Ok(wanted) => table.set(clock(), wanted),
+            Ok(wanted) => {
+                let is_begin = table.next_due().is_none();
+                table.set(clock(), wanted);
+                if is_begin {
+                    table.begin(clock());
+                }
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }

@@ -119,6 +119,18 @@ impl<T> Timetable<T> {
             .collect();
     }
 
+    /// Lets the next slot be due at `now` already, so that whoever starts need not wait for a first answer; its second is
+    /// on the grid.
+    pub fn begin(&mut self, now: Moment) {
+        if let Some(mut top) = self.heap.peek_mut() {
+            let Reverse((due, index)) = &mut *top;
+            if let Some(entry) = self.entries.get_mut(*index) {
+                *due = now.min(*due);
+                entry.due = *due;
+            }
+        }
+    }
+
     /// When the next slot is due; `None` without slots.
     pub fn next_due(&self) -> Option<Moment> {
         self.heap.peek().map(|Reverse((due, _))| *due)

@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
 use super::{Access, Driver, Policy};
+use crate::permit::Permit;
 use crate::release::helm_error::HelmError;
 use crate::release::helm_error::message;
 use crate::units::{Namespace, ReleaseName, Revision};
@@ -62,9 +63,11 @@ pub(super) async fn version(policy: &Policy) -> Result<Version, String> {
     let mut command = command(policy);
     command.args(["version", "--template", "{{.Version}}"]);
     let shown = policy.helm.display();
-    let output = run(command, VERSION_PATIENCE).await.map_err(|error| {
-        format!("helm cannot be started as {shown}: {error}; set kubernetes.helm to its path")
-    })?;
+    let output = run(command, VERSION_PATIENCE, &policy.permit)
+        .await
+        .map_err(|error| {
+            format!("helm cannot be started as {shown}: {error}; set kubernetes.helm to its path")
+        })?;
     if output.end != End::Code(0) {
         return Err(format!(
             "{shown} does not tell its version: {}",
@@ -126,7 +129,7 @@ pub(super) async fn rollback(policy: &Policy, order: &Order<'_>) -> Ran {
         // What others have set by hand since must not stop the way back.
         command.arg("--force-conflicts");
     }
-    match run(command, HARD_LIMIT).await {
+    match run(command, HARD_LIMIT, &policy.permit).await {
         Err(error) => Ran::NotStarted(error.to_string()),
         Ok(output) => match output.end {
             End::Code(0) => Ran::Well,
@@ -199,7 +202,7 @@ struct Output {
     stderr: String,
 }
 
-async fn run(mut command: Command, limit: Duration) -> io::Result<Output> {
+async fn run(mut command: Command, limit: Duration, permit: &Permit) -> io::Result<Output> {
     let mut child = command.spawn()?;
     let group = child
         .id()
@@ -211,7 +214,19 @@ async fn run(mut command: Command, limit: Duration) -> io::Result<Output> {
     };
     tokio::pin!(work);
     let mut is_late = false;
-    let mut ended = tokio::time::timeout(limit, &mut work).await;
+    let mut ended = tokio::select! {
+        ended = tokio::time::timeout(limit, &mut work) => ended,
+        () = permit.lost() => {
+            // Somebody else may act at once; there is no time for manners.
+            signal(group, Signal::KILL);
+            work.await?;
+            return Ok(Output {
+                end: End::Signal,
+                stdout: String::new(),
+                stderr: String::new(),
+            });
+        }
+    };
     if ended.is_err() {
         is_late = true;
         signal(group, Signal::TERM);

@@ -105,6 +105,14 @@ impl Rights {
         rights
     }
 
+    /// What being one of several replicas takes.
+    pub fn to_hold_lease(namespace: &str) -> Self {
+        let mut rights = Self::default();
+        let verbs = ["get", "create", "update"];
+        rights.add(namespace, "coordination.k8s.io", "leases", &verbs);
+        rights
+    }
+
     fn each(&self) -> impl Iterator<Item = (&Place, &'static str)> {
         self.0
             .iter()

@@ -13,6 +13,9 @@ const MAX_NOTE: usize = 1024;
 
 impl Cluster {
     pub(super) async fn publish(&self, notice: Notice) {
+        if !self.policy.permit.holds() {
+            return;
+        }
         let event = Event {
             type_: if notice.is_warning {
                 EventType::Warning

@@ -63,6 +63,12 @@ impl Cluster {
         let mut class = HelmError::Other;
         let mut was_orphan = false;
         loop {
+            if !self.policy.permit.holds() {
+                return Err(Refusal::prevented(
+                    "not_leader",
+                    "another replica acts from now on, and goes on with this",
+                ));
+            }
             if began.elapsed() > GIVE_UP {
                 return Err(self.failed(
                     plan,
@@ -175,6 +181,9 @@ impl Cluster {
             version,
             server_side,
         };
+        if !self.policy.permit.holds() {
+            return Ok((HelmError::Other, "another replica acts".into()));
+        }
         tracing::info!(release = %self.release, target = plan.target.0, run = *runs, "Starting helm rollback");
         let ran = helm::rollback(&self.policy, &order).await;
         let outcome = match ran {
@@ -247,6 +256,9 @@ impl Cluster {
 
     /// A record of a rollback that nobody carries on with must not block upgrades for ever.
     async fn repair(&self, row: &StoredRow, why: &str) -> Result<(), Trouble> {
+        if !self.policy.permit.holds() {
+            return Err(Trouble::Unreachable("another replica acts".into()));
+        }
         let change = Change {
             status: Some("failed"),
             description: Some(format!("Rollback \"{}\" failed: {why}", self.release)),
@@ -275,6 +287,9 @@ impl Cluster {
             ],
         };
         for _ in 0..3 {
+            if !self.policy.permit.holds() {
+                return;
+            }
             match self.records.amend(row, &change).await {
                 Ok(()) => return,
                 Err(trouble) if self.may_pass(&trouble) => tokio::time::sleep(PAUSE).await,

@@ -12,6 +12,7 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
+use rustix::process::Signal;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
@@ -25,6 +26,7 @@ pub(crate) async fn serve(world: Arc<World>) {
     let router = Router::new()
         .route("/dependency", post(set))
         .route("/pod", post(set))
+        .route("/signal", post(signal))
         .with_state(world);
     let listener = TcpListener::bind("127.0.0.1:9900")
         .await
@@ -48,6 +50,24 @@ async fn set(State(world): State<Arc<World>>, Query(asked): Asked) -> StatusCode
         }
     }
     StatusCode::NO_CONTENT
+}
+
+/// `POST …/signal?namespace=N&pod=P&signal=KILL`, also `STOP` and `CONT`: to a pod that is no simulation.
+async fn signal(State(world): State<Arc<World>>, Query(asked): Asked) -> StatusCode {
+    let text = |key: &str| asked.get(key).cloned().unwrap_or_default();
+    let signal = match text("signal").as_str() {
+        "KILL" => Signal::KILL,
+        "STOP" => Signal::STOP,
+        "CONT" => Signal::CONT,
+        _ => return StatusCode::BAD_REQUEST,
+    };
+    let pods = world.pods.lock().unwrap();
+    let pod = pods.get(&(text("namespace"), text("pod")));
+    if pod.is_some_and(|pod| pod.signal(signal)) {
+        StatusCode::NO_CONTENT
+    } else {
+        StatusCode::NOT_FOUND
+    }
 }
 
 /// `GET /containerLogs/NAMESPACE/POD/CONTAINER`, as the API server asks for it.

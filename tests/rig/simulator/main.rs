@@ -1,4 +1,4 @@
-//! The nodes of the rig: one node whose pods are small HTTP servers in this process.
+//! The nodes of the rig, whose pods are small HTTP servers in this process.
 //!
 //! `simulator --kubeconfig FILE --cert FILE --key FILE`, inside the rig's network. What a pod does is said by its
 //! annotations `sim.leadsman.io/…` (see `behaviour.rs`), so it changes with the revision, as a bad image would.
@@ -15,6 +15,7 @@ mod behaviour;
 mod control;
 mod node;
 mod pods;
+mod program;
 mod services;
 mod web;
 

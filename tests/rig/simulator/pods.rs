@@ -14,14 +14,19 @@ use kube::runtime::utils::Backoff;
 use kube::runtime::watcher;
 use kube::runtime::watcher::Event;
 use kube::{Api, Client, ResourceExt};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::behaviour::{Answer, Behaviour};
+use crate::program::{self, Program};
 use crate::web;
 
-const MAX_LINES: usize = 200;
+const MAX_LINES: usize = 2000;
+
+/// A real program may take so long to end; the default of Kubernetes.
+const GRACE: Duration = Duration::from_secs(30);
 
 /// All pods, and what is overridden.
 pub(crate) struct World {
@@ -55,6 +60,8 @@ pub(crate) struct Running {
     ready_since: Mutex<Option<Instant>>,
     /// Of this run and of the one before.
     pub(crate) logs: Mutex<(VecDeque<String>, VecDeque<String>)>,
+    /// The process of a pod that is no simulation.
+    pub(crate) process: watch::Sender<Option<u32>>,
 }
 
 impl Running {
@@ -81,6 +88,28 @@ impl Running {
             logs.0.pop_front();
         }
         logs.0.push_back(line.to_owned());
+    }
+
+    pub(crate) const fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        self.world.client.clone()
+    }
+
+    fn is_deleted(&self) -> bool {
+        let newest = self.newest.borrow();
+        newest
+            .as_ref()
+            .is_none_or(|pod| pod.metadata.deletion_timestamp.is_some())
+    }
+
+    /// Sends a signal to the process of a pod that is no simulation; whether it has one.
+    pub(crate) fn signal(&self, signal: Signal) -> bool {
+        let id = *self.process.borrow();
+        let pid = id.and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        pid.is_some_and(|pid| kill_process(pid, signal).is_ok())
     }
 
     fn pods(&self) -> Api<Pod> {
@@ -111,7 +140,7 @@ impl Running {
             "metadata": {"generateName": format!("{}.", self.name)},
             "involvedObject": {"kind": "Pod", "apiVersion": "v1", "namespace": self.namespace, "name": self.name, "uid": self.uid},
             "reason": reason, "message": message, "type": "Warning", "count": 1,
-            "firstTimestamp": now, "lastTimestamp": now, "source": {"component": "kubelet", "host": "sim"},
+            "firstTimestamp": now, "lastTimestamp": now, "source": {"component": "kubelet", "host": "sim-1"},
         });
         if let Ok(event) = serde_json::from_value(event) {
             let _ = events.create(&PostParams::default(), &event).await;
@@ -144,7 +173,7 @@ impl Backoff for Quick {
 /// Follows the pods of the node for ever.
 pub(crate) async fn run(world: Arc<World>) {
     let api: Api<Pod> = Api::all(world.client.clone());
-    let config = watcher::Config::default().fields("spec.nodeName=sim");
+    let config = watcher::Config::default().fields("spec.nodeName!=");
     let mut events = watcher(api, config).backoff(Quick).boxed();
     let mut listed = HashSet::new();
     while let Some(event) = events.next().await {
@@ -193,6 +222,7 @@ fn seen(world: &Arc<World>, pod: Pod) {
         newest: watch::Sender::new(Some(Arc::new(pod))),
         ready_since: Mutex::new(None),
         logs: Mutex::default(),
+        process: watch::Sender::new(None),
     });
     if let Some(old) = pods.insert(key, Arc::clone(&running)) {
         old.newest.send_replace(None);
@@ -223,6 +253,11 @@ async fn live(pod: Arc<Running>) {
                 .is_none_or(|pod| pod.metadata.deletion_timestamp.is_some())
         };
         let _ = newest.wait_for(is_over).await;
+        if pod.signal(Signal::TERM) {
+            let mut process = pod.process.subscribe();
+            let ended = process.wait_for(Option::is_none);
+            let _ = tokio::time::timeout(GRACE, ended).await;
+        }
         tokio::time::sleep(pod.behaviour.grace).await;
     };
     tokio::select! {
@@ -352,12 +387,35 @@ async fn containers(pod: Arc<Running>, spec: &Pod) {
     let mut back_off = Duration::from_secs(10);
     loop {
         pod.log("started");
-        let end = run_once(&pod, &report).await;
+        let image = spec
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.containers.first()?.image.clone());
+        let program = image.as_deref().and_then(program::of);
+        let end = match program {
+            Some(program) => run_program(&pod, &report, &program).await,
+            None => run_once(&pod, &report).await,
+        };
+        if pod.is_deleted() {
+            return std::future::pending().await;
+        }
         let started = now();
         let (code, reason) = match end {
             End::Crash => (1, "Error"),
             End::OutOfMemory => (137, "OOMKilled"),
+            End::Exit(0) => (0, "Completed"),
+            End::Exit(code) => (code, "Error"),
         };
+        let policy = spec
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.restart_policy.as_deref());
+        if policy == Some("Never") {
+            let phase = if code == 0 { "Succeeded" } else { "Failed" };
+            let ended = json!({"terminated": {"exitCode": code, "reason": reason, "startedAt": started, "finishedAt": now()}});
+            report.state(phase, ended, false).await;
+            return;
+        }
         if end == End::Crash {
             pod.log("panic: connection string postgres://app:hunter2@db:5432/app refused");
         }
@@ -390,6 +448,50 @@ async fn containers(pod: Arc<Running>, spec: &Pod) {
 enum End {
     Crash,
     OutOfMemory,
+    Exit(i32),
+}
+
+/// One run of a real program, with its readiness probe.
+async fn run_program(pod: &Arc<Running>, report: &Report<'_>, path: &std::path::Path) -> End {
+    let mut program = match Program::start(pod, report.spec, path).await {
+        Ok(program) => program,
+        Err(why) => {
+            eprintln!("{}/{}: {why}", pod.namespace, pod.name);
+            pod.log(&why);
+            return End::Exit(128);
+        }
+    };
+    pod.process.send_replace(program.id());
+    let running = json!({"running": {"startedAt": now()}});
+    let containers = &report.spec.spec.as_ref().unwrap().containers;
+    let probe = containers.iter().find_map(|container| {
+        let get = container.readiness_probe.as_ref()?.http_get.as_ref()?;
+        let port = container.ports.iter().flatten().next()?.container_port;
+        Some((get.path.clone()?, u16::try_from(port).ok()?))
+    });
+    report
+        .state("Running", running.clone(), probe.is_none())
+        .await;
+    let ready = async {
+        let Some((path, port)) = probe else {
+            return std::future::pending::<()>().await;
+        };
+        let mut was_ready = false;
+        loop {
+            let is_ready = web::is_well((pod.address, port).into(), &path).await;
+            if is_ready != was_ready {
+                report.state("Running", running.clone(), is_ready).await;
+                was_ready = is_ready;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    };
+    let code = tokio::select! {
+        () = ready => unreachable!("the readiness probe goes on for ever"),
+        code = program.run(pod, report.spec) => code,
+    };
+    pod.process.send_replace(None);
+    End::Exit(code)
 }
 
 /// One run of the container, with its server and its readiness probe.

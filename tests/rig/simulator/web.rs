@@ -86,3 +86,18 @@ fn good(path: &str) -> (u16, String) {
         _ => (404, "not found".into()),
     }
 }
+
+/// Whether whatever listens there answers a readiness probe well.
+pub(crate) async fn is_well(address: std::net::SocketAddr, path: &str) -> bool {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let asked = async {
+        let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: pod\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).await.ok()?;
+        Some(head.starts_with(b"HTTP/1.1 2"))
+    };
+    let asked = tokio::time::timeout(std::time::Duration::from_secs(1), asked).await;
+    asked.ok().flatten().unwrap_or(false)
+}

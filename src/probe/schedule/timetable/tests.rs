@@ -93,6 +93,30 @@ fn after_an_addition_all_are_started_within_a_second_and_spread_over_it() {
 }
 
 #[test]
+fn at_the_begin_one_slot_is_due_at_once_and_the_second_is_on_the_grid() {
+    let now = at(5_000_123);
+    for interval in [ms(100), ms(1_000), ms(60_000)] {
+        let mut table = Timetable::default();
+        table.begin(now);
+        assert!(table.next_due().is_none());
+        table.set(now, (0..4).map(|n| slot(n, interval)).collect());
+        let others = |table: &Timetable<usize>| {
+            let mut due: Vec<_> = table.entries.iter().map(|entry| entry.due).collect();
+            due.sort();
+            due.split_off(1)
+        };
+        let before = others(&table);
+        table.begin(now);
+        assert_eq!(table.next_due(), Some(now));
+        assert_eq!(others(&table), before, "nobody else is touched");
+        let number = *table.pop_due(now).unwrap().payload;
+        let second = table.entries[number].due;
+        assert_eq!(second, table.entries[number].grid.after(now));
+        assert!(second.since(now) >= interval / 2);
+    }
+}
+
+#[test]
 fn after_the_first_start_the_next_is_on_the_grid_and_nothing_is_missed() {
     for interval in [
         ms(100),

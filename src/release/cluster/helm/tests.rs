@@ -10,6 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 use crate::config::settings::May;
+use crate::permit::Permit;
 
 struct Played {
     folder: tempfile::TempDir,
@@ -30,6 +31,7 @@ fn played(script: &str) -> Played {
             context: Some("ours".into()),
         },
         may: May::default(),
+        permit: Permit::always(),
     };
     Played { folder, policy }
 }
@@ -153,9 +155,13 @@ async fn a_helm_that_is_killed_is_no_success() {
 async fn a_helm_that_hangs_is_ended_with_all_that_it_started() {
     let played = played("sleep 1000 & echo $! > child; wait");
     let begun = std::time::Instant::now();
-    let output = run(command(&played.policy), Duration::from_millis(300))
-        .await
-        .unwrap();
+    let output = run(
+        command(&played.policy),
+        Duration::from_millis(300),
+        &Permit::always(),
+    )
+    .await
+    .unwrap();
     assert_eq!(output.end, End::TooLate);
     assert!(begun.elapsed() < Duration::from_secs(30));
     let child = std::fs::read_to_string(played.folder.path().join("child")).unwrap();

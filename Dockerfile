@@ -1,0 +1,42 @@
+# syntax=docker/dockerfile:1
+# Two images: `docker build --target leadsman-without-helm .` only probes, observes and tells; the default, the last
+# one, can turn back as well.
+ARG RUST_VERSION=1.95
+ARG GO_VERSION=1.26
+ARG HELM_VERSION=4.3.1
+
+FROM rust:${RUST_VERSION}-slim-bookworm AS build
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+# Puts the list of all crates into the binary, for scanners of images and `cargo audit bin`.
+RUN cargo install cargo-auditable --version 0.7.7 --locked
+WORKDIR /src
+COPY . .
+ARG REVISION=unknown
+# Paths of this stage are not in the binary, so whoever builds the same sources gets the same.
+ENV CARGO_INCREMENTAL=0 \
+    RUSTFLAGS="--remap-path-prefix=/src=leadsman --remap-path-prefix=/usr/local/cargo=cargo" \
+    LEADSMAN_REVISION=${REVISION}
+RUN LEADSMAN_RUSTVERSION="$(rustc --version | cut -d' ' -f2)" cargo auditable build --profile image --locked --bin leadsman
+
+FROM golang:${GO_VERSION}-bookworm AS helm
+ARG HELM_VERSION
+# The module's checksum is pinned by the checksum database. Helm tells its version by a variable.
+RUN CGO_ENABLED=0 go install -trimpath \
+    -ldflags "-s -w -X helm.sh/helm/v4/internal/version.version=v${HELM_VERSION}" \
+    "helm.sh/helm/v4/cmd/helm@v${HELM_VERSION}"
+
+# glibc, libgcc and the authorities of the system; no shell, no package manager, and the user 65532.
+FROM gcr.io/distroless/cc-debian12:nonroot AS leadsman-without-helm
+LABEL org.opencontainers.image.title="Leadsman" \
+      org.opencontainers.image.description="Judges every new Helm revision, and turns the release back when it made things worse." \
+      org.opencontainers.image.licenses="MIT OR Apache-2.0" \
+      org.opencontainers.image.source="https://github.com/leadsman/leadsman" \
+      org.opencontainers.image.version="0.1.0"
+COPY --from=build /src/target/image/leadsman /usr/bin/leadsman
+USER 65532:65532
+EXPOSE 9616
+ENTRYPOINT ["/usr/bin/leadsman"]
+CMD ["run", "--config", "/etc/leadsman/probes.toml"]
+
+FROM leadsman-without-helm AS leadsman
+COPY --from=helm /go/bin/helm /usr/bin/helm

@@ -1,0 +1,384 @@
+//! Who of several replicas acts: the holder of a Lease of coordination.k8s.io.
+//!
+//! Invariants:
+//! - one acts at most: whoever could not renew for `lease.deadline` stops acting, counted from the moment before it
+//!   last asked; others wait for `lease.duration`, which is longer, counted from the moment after they saw that;
+//! - only the local clock that never jumps says what has expired; the times in the Lease are for people;
+//! - each change names the resourceVersion that was read, so of two that want the Lease one gets it;
+//! - whoever gets it has a higher number than all before: the count of its transitions.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use kube::api::PostParams;
+use kube::{Api, Client};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock;
+use crate::config::settings::LeaseTimes;
+use crate::permit::{Held, Permit};
+use crate::units::Moment;
+
+/// The annotation with the URL at which the holder answers the other replicas.
+const ADDRESS: &str = "leadsman.io/address";
+
+/// The longest that one request may take: several fit into the deadline.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Those that wait look this often.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// After a request that failed.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+
+/// A Lease that says more than this is not believed to.
+const LONGEST: Duration = Duration::from_secs(3600);
+
+/// Who acts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// We do.
+    Leads {
+        /// Higher than that of all who led before.
+        fence: u64,
+    },
+    /// Somebody else does, or nobody.
+    Follows {
+        /// Who, when it is known.
+        leader: Option<Leader>,
+    },
+}
+
+/// Another replica.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leader {
+    /// Its name in the Lease.
+    pub identity: String,
+    /// The URL at which it answers.
+    pub address: Option<String>,
+}
+
+/// What becomes known of the Lease.
+pub trait Meter: Send + Sync {
+    /// Whether we hold it.
+    fn leads(&self, is_leading: bool);
+    /// It could not be read or renewed.
+    fn failed(&self);
+}
+
+/// A replica that wants the Lease.
+pub struct Candidate {
+    api: Api<Lease>,
+    name: String,
+    identity: String,
+    address: Option<String>,
+    times: LeaseTimes,
+    meter: Arc<dyn Meter>,
+    held: watch::Sender<Option<Held>>,
+    standing: watch::Sender<Standing>,
+}
+
+/// The Lease as it was read or written last, and since when it is known like that.
+struct Seen {
+    lease: Lease,
+    since: Moment,
+}
+
+/// Why there is no answer.
+enum Trouble {
+    /// Somebody was faster, or it is gone.
+    Changed,
+    /// None came, or a refusal.
+    Failed(String),
+}
+
+impl Candidate {
+    /// Nothing is asked before [`Self::run`]. `identity` tells this process from all others, also from those before it.
+    pub fn new(
+        client: Client,
+        namespace: &str,
+        name: &str,
+        identity: String,
+        address: Option<String>,
+        times: LeaseTimes,
+        meter: Arc<dyn Meter>,
+    ) -> Self {
+        Self {
+            api: Api::namespaced(client, namespace),
+            name: name.to_owned(),
+            identity,
+            address,
+            times,
+            meter,
+            held: watch::Sender::new(None),
+            standing: watch::Sender::new(Standing::Follows { leader: None }),
+        }
+    }
+
+    /// Whether we may act, and until when.
+    pub fn permit(&self) -> Permit {
+        Permit::of(self.held.subscribe())
+    }
+
+    /// Who acts.
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.subscribe()
+    }
+
+    /// Wants the Lease until told to stop; then gives it back, so that another one need not wait.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut seen: Option<Seen> = None;
+        loop {
+            let wait = if self.leads().is_some() {
+                self.lead(&mut seen).await
+            } else {
+                self.follow(&mut seen).await
+            };
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+        if let (Some(_), Some(seen)) = (self.leads(), seen) {
+            self.step_down(None);
+            let mut lease = seen.lease;
+            let spec = lease.spec.get_or_insert_default();
+            spec.holder_identity = Some(String::new());
+            spec.lease_duration_seconds = Some(1);
+            // Whoever waits gets it without this a little later.
+            if self.write(&lease).await.is_ok() {
+                tracing::info!("Gave the Lease back");
+            }
+        }
+    }
+
+    fn leads(&self) -> Option<u64> {
+        match *self.standing.borrow() {
+            Standing::Leads { fence } => Some(fence),
+            Standing::Follows { .. } => None,
+        }
+    }
+
+    /// Renews it. How long to wait before the next time.
+    async fn lead(&self, seen: &mut Option<Seen>) -> Duration {
+        let asked = clock::now();
+        let held = *self.held.borrow();
+        let Some(held) = held.filter(|held| asked < held.until) else {
+            tracing::warn!("The Lease could not be renewed in time; another replica may act now");
+            self.step_down(None);
+            *seen = None;
+            return Duration::ZERO;
+        };
+        let Some(known) = seen else {
+            self.step_down(None);
+            return Duration::ZERO;
+        };
+        let mut lease = known.lease.clone();
+        lease.spec.get_or_insert_default().renew_time = Some(MicroTime(Timestamp::now()));
+        match self.write(&lease).await {
+            Ok(lease) => {
+                self.held.send_replace(Some(Held {
+                    until: asked + self.times.deadline,
+                    ..held
+                }));
+                *seen = Some(Seen {
+                    lease,
+                    since: asked,
+                });
+                self.times.renew
+            }
+            Err(Trouble::Changed) => {
+                // Who edits a label of it takes nothing from us.
+                match self.read().await {
+                    Ok(Some(lease)) if holder(&lease) == self.identity => {
+                        known.lease = lease;
+                        Duration::ZERO
+                    }
+                    Ok(_) => {
+                        tracing::warn!("Somebody else has taken the Lease");
+                        self.step_down(None);
+                        *seen = None;
+                        Duration::ZERO
+                    }
+                    Err(_) => TRY_AGAIN,
+                }
+            }
+            Err(Trouble::Failed(why)) => {
+                self.meter.failed();
+                tracing::warn!(why, "The Lease cannot be renewed at the moment");
+                TRY_AGAIN
+            }
+        }
+    }
+
+    /// Looks at it, and takes it when it is free. How long to wait before the next look.
+    async fn follow(&self, seen: &mut Option<Seen>) -> Duration {
+        let found = match self.read().await {
+            Ok(found) => found,
+            Err(Trouble::Changed) => return TRY_AGAIN,
+            Err(Trouble::Failed(why)) => {
+                self.meter.failed();
+                tracing::warn!(why, "The Lease cannot be read at the moment");
+                // What was seen ages all the same: its holder may renew what we do not see, so nothing is taken before
+                // it was looked at again.
+                return TRY_AGAIN;
+            }
+        };
+        let now = clock::now();
+        let Some(lease) = found else {
+            return self.take(None, seen).await;
+        };
+        let is_same = seen.as_ref().is_some_and(|seen| {
+            seen.lease.metadata.resource_version == lease.metadata.resource_version
+        });
+        if !is_same {
+            *seen = Some(Seen {
+                lease: lease.clone(),
+                since: now,
+            });
+        }
+        let since = seen.as_ref().map_or(now, |seen| seen.since);
+        let who = holder(&lease);
+        let expires = since + lasts(&lease, self.times.duration);
+        if who.is_empty() || expires <= now {
+            return self.take(Some(lease), seen).await;
+        }
+        let leader = Leader {
+            identity: who.to_owned(),
+            address: address(&lease),
+        };
+        self.is_led_by(Some(leader));
+        LOOK_EVERY.min(expires.since(now))
+    }
+
+    async fn take(&self, free: Option<Lease>, seen: &mut Option<Seen>) -> Duration {
+        let asked = clock::now();
+        let now = Some(MicroTime(Timestamp::now()));
+        let is_new = free.is_none();
+        let mut lease = free.unwrap_or_else(|| Lease {
+            metadata: ObjectMeta {
+                name: Some(self.name.clone()),
+                ..ObjectMeta::default()
+            },
+            spec: None,
+        });
+        let before = lease.spec.take().unwrap_or_default();
+        let transitions = before.lease_transitions.unwrap_or(0).max(0);
+        let transitions = transitions.saturating_add(1);
+        lease.spec = Some(LeaseSpec {
+            holder_identity: Some(self.identity.clone()),
+            lease_duration_seconds: i32::try_from(self.times.duration.as_secs()).ok(),
+            lease_transitions: Some(transitions),
+            acquire_time: now.clone(),
+            renew_time: now,
+            ..before
+        });
+        let annotations = lease.metadata.annotations.get_or_insert_default();
+        match &self.address {
+            Some(address) => annotations.insert(ADDRESS.into(), address.clone()),
+            None => annotations.remove(ADDRESS),
+        };
+        let written = if is_new {
+            self.ask(self.api.create(&PostParams::default(), &lease))
+                .await
+        } else {
+            self.write(&lease).await
+        };
+        match written {
+            Ok(lease) => {
+                *seen = Some(Seen {
+                    lease,
+                    since: asked,
+                });
+                let fence = u64::try_from(transitions).unwrap_or(0);
+                tracing::info!(
+                    identity = self.identity,
+                    fence,
+                    "This replica acts from now on"
+                );
+                self.held.send_replace(Some(Held {
+                    until: asked + self.times.deadline,
+                    fence,
+                }));
+                self.standing.send_replace(Standing::Leads { fence });
+                self.meter.leads(true);
+                self.times.renew
+            }
+            Err(Trouble::Changed) => Duration::ZERO,
+            Err(Trouble::Failed(why)) => {
+                self.meter.failed();
+                tracing::warn!(why, "The Lease is free and cannot be taken at the moment");
+                TRY_AGAIN
+            }
+        }
+    }
+
+    /// From now on we do not act.
+    fn step_down(&self, leader: Option<Leader>) {
+        // First of all: whoever is about to write looks at this.
+        self.held.send_replace(None);
+        self.meter.leads(false);
+        self.is_led_by(leader);
+    }
+
+    fn is_led_by(&self, leader: Option<Leader>) {
+        self.standing.send_if_modified(|standing| {
+            let now = Standing::Follows { leader };
+            let is_new = *standing != now;
+            *standing = now;
+            is_new
+        });
+    }
+
+    async fn read(&self) -> Result<Option<Lease>, Trouble> {
+        self.ask(self.api.get_opt(&self.name)).await
+    }
+
+    async fn write(&self, lease: &Lease) -> Result<Lease, Trouble> {
+        let params = PostParams::default();
+        self.ask(self.api.replace(&self.name, &params, lease)).await
+    }
+
+    async fn ask<T>(&self, request: impl Future<Output = kube::Result<T>>) -> Result<T, Trouble> {
+        match tokio::time::timeout(PATIENCE, request).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => {
+                Err(Trouble::Changed)
+            }
+            Ok(Err(kube::Error::Api(status))) => Err(Trouble::Failed(format!(
+                "the API server says {} {} of the Lease {}",
+                status.code, status.reason, self.name
+            ))),
+            Ok(Err(_)) => Err(Trouble::Failed("the API server cannot be reached".into())),
+            Err(_) => Err(Trouble::Failed(format!(
+                "the API server does not answer within {} s",
+                PATIENCE.as_secs()
+            ))),
+        }
+    }
+}
+
+fn holder(lease: &Lease) -> &str {
+    let spec = lease.spec.as_ref();
+    let holder = spec.and_then(|spec| spec.holder_identity.as_deref());
+    holder.unwrap_or("")
+}
+
+fn address(lease: &Lease) -> Option<String> {
+    let annotations = lease.metadata.annotations.as_ref()?;
+    annotations.get(ADDRESS).cloned()
+}
+
+/// How long its holder has, by its own word; not less than ours, since the holder counts with what it was configured to.
+fn lasts(lease: &Lease, ours: Duration) -> Duration {
+    let spec = lease.spec.as_ref();
+    let seconds = spec.and_then(|spec| spec.lease_duration_seconds);
+    let theirs = seconds.and_then(|seconds| u64::try_from(seconds).ok());
+    theirs
+        .map_or(ours, Duration::from_secs)
+        .clamp(Duration::from_secs(1), LONGEST)
+}

@@ -1,0 +1,119 @@
+//! Whether we may change anything outside: always where there is one of us, and while the Lease is held where there are
+//! several.
+//!
+//! Whoever is about to write asks [`Permit::holds`] in the last moment before; what runs for longer ends when
+//! [`Permit::lost`] does.
+
+use tokio::sync::watch;
+
+use crate::clock;
+use crate::units::Moment;
+
+/// A Lease that is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// Until when, unless it is renewed.
+    pub until: Moment,
+    /// Higher than that of all who held it before.
+    pub fence: u64,
+}
+
+/// Whether we may change anything outside.
+#[derive(Debug, Clone, Default)]
+pub struct Permit(Option<watch::Receiver<Option<Held>>>);
+
+impl Permit {
+    /// There is nobody else.
+    pub const fn always() -> Self {
+        Self(None)
+    }
+
+    /// While it is held.
+    pub const fn of(held: watch::Receiver<Option<Held>>) -> Self {
+        Self(Some(held))
+    }
+
+    /// Whether there may be others.
+    pub const fn is_shared(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Whether we may, now.
+    pub fn holds(&self) -> bool {
+        self.fence().is_some()
+    }
+
+    /// The number of whoever may; 0 where there is nobody else. `None` when we may not.
+    pub fn fence(&self) -> Option<u64> {
+        let Some(held) = &self.0 else {
+            return Some(0);
+        };
+        let held = (*held.borrow())?;
+        (clock::now() < held.until).then_some(held.fence)
+    }
+
+    /// Ends when we may not any more.
+    pub async fn lost(&self) {
+        let Some(held) = &self.0 else {
+            return std::future::pending().await;
+        };
+        let mut held = held.clone();
+        loop {
+            let now = *held.borrow_and_update();
+            let Some(left) = now.map(|held| held.until.since(clock::now())) else {
+                return;
+            };
+            if left.is_zero() {
+                return;
+            }
+            tokio::select! {
+                changed = held.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(left) => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn one_alone_always_may() {
+        assert_eq!(Permit::always().fence(), Some(0));
+        assert!(!Permit::always().is_shared());
+    }
+
+    #[tokio::test]
+    async fn it_ends_with_the_lease_and_lasts_as_long_as_that_is_renewed() {
+        let (tell, held) = watch::channel(None);
+        let permit = Permit::of(held);
+        assert!(permit.is_shared() && !permit.holds());
+        permit.lost().await;
+        let until = |left: u64| {
+            Some(Held {
+                until: clock::now() + Duration::from_millis(left),
+                fence: 7,
+            })
+        };
+        tell.send_replace(until(60_000));
+        assert_eq!(permit.fence(), Some(7));
+        let waits = tokio::spawn({
+            let permit = permit.clone();
+            async move { permit.lost().await }
+        });
+        tokio::task::yield_now().await;
+        tell.send_replace(until(30_000));
+        tokio::task::yield_now().await;
+        assert!(!waits.is_finished());
+        tell.send_replace(until(1));
+        waits.await.unwrap();
+        assert!(!permit.holds());
+        // Whoever gave it away has gone.
+        tell.send_replace(until(60_000));
+        drop(tell);
+        permit.lost().await;
+    }
+}

@@ -1,0 +1,140 @@
+//! TLS of the listener, by files that are read again when they change.
+
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustls::RootCertStore;
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use sha2::{Digest as _, Sha256};
+use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+
+use crate::config::settings::ServeTls;
+
+/// Files are looked at as often as this, when somebody connects.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// A larger file holds no certificates that anybody needs.
+const MAX_FILE: u64 = 1024 * 1024;
+
+/// The certificate that the listener shows.
+pub struct Tls {
+    files: ServeTls,
+    state: Mutex<State>,
+}
+
+struct State {
+    looked: Instant,
+    digest: [u8; 32],
+    acceptor: TlsAcceptor,
+}
+
+impl Tls {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// When they cannot be read, or do not belong together; with the file's name.
+    pub fn read(files: &ServeTls) -> Result<Self, String> {
+        let (digest, acceptor) = read(files)?;
+        Ok(Self {
+            files: files.clone(),
+            state: Mutex::new(State {
+                looked: Instant::now(),
+                digest,
+                acceptor,
+            }),
+        })
+    }
+
+    /// Whoever accepts the next connection. Files that have become unusable change nothing.
+    pub(super) fn acceptor(&self) -> TlsAcceptor {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.looked.elapsed() >= LOOK_EVERY {
+            state.looked = Instant::now();
+            match read(&self.files) {
+                Ok((digest, acceptor)) if digest != state.digest => {
+                    tracing::info!("The listener shows a new certificate");
+                    state.digest = digest;
+                    state.acceptor = acceptor;
+                }
+                Ok(_) => {}
+                Err(why) => {
+                    tracing::warn!(
+                        why,
+                        "The listener's certificate cannot be read; the old one is shown"
+                    );
+                }
+            }
+        }
+        state.acceptor.clone()
+    }
+}
+
+fn read(files: &ServeTls) -> Result<([u8; 32], TlsAcceptor), String> {
+    let mut digest = Sha256::new();
+    let mut load = |path: &Path| {
+        let bytes = bounded(path)?;
+        digest.update((bytes.len() as u64).to_le_bytes());
+        digest.update(&bytes);
+        Ok::<_, String>(bytes)
+    };
+    let chain = certificates(&files.cert_file, &load(&files.cert_file)?)?;
+    let key = PrivateKeyDer::from_pem_slice(&load(&files.key_file)?)
+        .map_err(|_| format!("{} holds no private key", files.key_file.display()))?;
+    let builder =
+        ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?;
+    let builder = match &files.client_ca_file {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let mut roots = RootCertStore::empty();
+            for authority in certificates(path, &load(path)?)? {
+                roots
+                    .add(authority)
+                    .map_err(|error| format!("{}: {error}", path.display()))?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(
+                Arc::new(roots),
+                Arc::new(rustls::crypto::ring::default_provider()),
+            )
+            .build()
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let mut config = builder.with_single_cert(chain, key).map_err(|error| {
+        format!(
+            "{} and {} do not belong together: {error}",
+            files.cert_file.display(),
+            files.key_file.display()
+        )
+    })?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok((
+        digest.finalize().into(),
+        TlsAcceptor::from(Arc::new(config)),
+    ))
+}
+
+fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match found {
+        Ok(found) if !found.is_empty() => Ok(found),
+        Ok(_) | Err(_) => Err(format!("{} holds no certificate", path.display())),
+    }
+}
+
+fn bounded(path: &Path) -> Result<Vec<u8>, String> {
+    use std::io::Read as _;
+    let said = |error: std::io::Error| format!("{}: {error}", path.display());
+    let mut bytes = Vec::new();
+    let file = fs::File::open(path).map_err(said)?;
+    file.take(MAX_FILE).read_to_end(&mut bytes).map_err(said)?;
+    Ok(bytes)
+}

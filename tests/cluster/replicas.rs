@@ -1,0 +1,468 @@
+//! Several replicas: all probe, one acts, and another goes on where that one ends, however it ends.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::guarded::{Guarded, Settings, configuration};
+use crate::program::{Leadsman, until, unused_port};
+use crate::rig::{Cluster, Helm};
+use crate::turned_back::DEAD;
+
+const SERVER: &str = "https://127.0.0.1:6443";
+
+/// Two replicas that guard the app of a cluster.
+fn two(cluster: &Cluster) -> [Guarded<'_>; 2] {
+    let configurations = configurations(cluster, [SERVER, SERVER], cluster.helm.path());
+    configurations.map(|text| Guarded::allowed(cluster, &text))
+}
+
+/// What two replicas are told, each with its own way to the API server.
+fn configurations(cluster: &Cluster, servers: [&str; 2], helm: PathBuf) -> [String; 2] {
+    let settings = Settings {
+        watch: 120,
+        helm,
+        ..Settings::by(cluster.helm)
+    };
+    let guards = |kubeconfig: &Path, name: &str| {
+        let text = configuration(cluster, &settings, kubeconfig);
+        as_replica(cluster, name, &text)
+    };
+    let kubeconfig = cluster.least(&guards(&cluster.kubeconfig(), "nobody"));
+    let text = std::fs::read_to_string(&kubeconfig).unwrap();
+    let mut named = ["one", "two"].into_iter();
+    servers.map(|server| {
+        let name = named.next().unwrap();
+        let own = kubeconfig.with_extension(name);
+        std::fs::write(&own, text.replace(SERVER, server)).unwrap();
+        guards(&own, name)
+    })
+}
+
+/// A configuration with a state and a Lease that replicas share.
+pub(crate) fn as_replica(cluster: &Cluster, name: &str, text: &str) -> String {
+    let port = unused_port();
+    let namespace = &cluster.namespace;
+    let text = text.replace(
+        "[state]\ndirectory = \"state\"\n",
+        &format!("[state]\nconfig_map = \"leadsman\"\nnamespace = {namespace:?}\n"),
+    );
+    format!(
+        "[serve]\nlisten = \"127.0.0.1:{port}\"\n\
+         [lease]\nnamespace = {namespace:?}\nidentity = {name:?}\naddress = \"http://127.0.0.1:{port}\"\n{text}"
+    )
+}
+
+/// A way to the API server that can be cut.
+struct Way {
+    address: SocketAddr,
+    is_cut: Arc<AtomicBool>,
+}
+
+impl Way {
+    fn open() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let is_cut = Arc::new(AtomicBool::new(false));
+        let cut = Arc::clone(&is_cut);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let Ok(server) = TcpStream::connect("127.0.0.1:6443") else {
+                    continue;
+                };
+                for (mut from, mut to) in [
+                    (stream.try_clone().unwrap(), server.try_clone().unwrap()),
+                    (server, stream),
+                ] {
+                    let cut = Arc::clone(&cut);
+                    std::thread::spawn(move || {
+                        let mut buffer = [0; 16 * 1024];
+                        while let Ok(count @ 1..) = from.read(&mut buffer) {
+                            // As a network does it: nothing arrives, and nobody is told.
+                            while cut.load(Ordering::Relaxed) {
+                                std::thread::sleep(Duration::from_millis(50));
+                            }
+                            if to.write_all(&buffer[..count]).is_err() {
+                                break;
+                            }
+                        }
+                        let _ = to.shutdown(std::net::Shutdown::Both);
+                    });
+                }
+            }
+        });
+        Self { address, is_cut }
+    }
+
+    fn cut(&self, yes: bool) {
+        self.is_cut.store(yes, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn one_that_is_cut_off_from_the_api_server_does_nothing_more() {
+    let Some(cluster) = Cluster::new("cut", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let ways = [Way::open(), Way::open()];
+    let urls = ways
+        .each_ref()
+        .map(|way| format!("https://{}", way.address));
+    let told = configurations(&cluster, [&urls[0], &urls[1]], cluster.helm.path());
+    let both = told.map(|text| Guarded::allowed(&cluster, &text));
+    let (way, other) = if leads(&both[0]) {
+        (&ways[0], &ways[1])
+    } else {
+        (&ways[1], &ways[0])
+    };
+    let (acts, waits) = apart(both);
+    cluster.upgrade(&[DEAD]);
+    acts.until("it is watched", |release| release["phase"] == "watching");
+    way.cut(true);
+    until("it acts no more", || !leads(&acts));
+    assert!(!leads(&waits), "before another one may");
+    until("the other one acts", || leads(&waits));
+    turned_back_once(&cluster, &waits);
+    way.cut(false);
+    // Back again, it answers for the other one, and takes its place when that is cut off in turn.
+    turned_back_once(&cluster, &acts);
+    other.cut(true);
+    until("it acts again", || leads(&acts));
+    turned_back_once(&cluster, &acts);
+    assert_eq!(transitions(&cluster), 3);
+}
+
+pub(crate) fn leads(guarded: &Guarded<'_>) -> bool {
+    let page = guarded.leadsman.get("/metrics").body;
+    page.lines().any(|line| line == "leadsman_leader 1")
+}
+
+/// The one that acts, and the one that waits.
+fn apart(both: [Guarded<'_>; 2]) -> (Guarded<'_>, Guarded<'_>) {
+    let [one, two] = both;
+    assert_ne!(leads(&one), leads(&two), "one of two acts");
+    if leads(&one) { (one, two) } else { (two, one) }
+}
+
+fn transitions(cluster: &Cluster) -> Value {
+    let path = format!(
+        "/apis/coordination.k8s.io/v1/namespaces/{}/leases/leadsman",
+        cluster.namespace
+    );
+    cluster.get(&path)["spec"]["leaseTransitions"].clone()
+}
+
+/// The bad revision was turned back once, by whoever it was.
+#[track_caller]
+fn turned_back_once(cluster: &Cluster, guarded: &Guarded<'_>) {
+    let ended = guarded.ending(2);
+    assert_eq!(ended["ending"], "recovered", "{ended:#}");
+    guarded.until("steady", |release| release["phase"] == "steady");
+    assert_eq!(
+        cluster.statuses(Helm::Four),
+        "1 superseded, 2 superseded, 3 deployed"
+    );
+    let writes = cluster.writes(&cluster.account());
+    let made = |what: &str| writes.iter().filter(|write| *write == what).count();
+    assert_eq!(
+        made("create secrets/sh.helm.release.v1.mykadoo.v3"),
+        1,
+        "{writes:#?}"
+    );
+    assert_eq!(made("create secrets/sh.helm.release.v1.mykadoo.v4"), 0);
+}
+
+#[test]
+fn of_two_replicas_one_acts_and_any_of_them_answers_for_it() {
+    let Some(cluster) = Cluster::new("two", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let (mut acts, waits) = apart(two(&cluster));
+    assert_eq!(transitions(&cluster), 1);
+    cluster.upgrade(&[DEAD]);
+    // Asked of the one that waits.
+    turned_back_once(&cluster, &waits);
+    assert!(!leads(&waits));
+    // Both probe.
+    for guarded in [&acts, &waits] {
+        let probes: Value =
+            serde_json::from_str(&guarded.leadsman.get("/api/v1/probes").body).unwrap();
+        assert!(probes["probes"][0]["totals"]["good"].as_u64() > Some(3));
+    }
+    let page = waits.leadsman.get("/metrics").body;
+    assert!(page.contains("leadsman_probe_success"), "{page}");
+    assert!(
+        !page.contains("leadsman_release_phase{"),
+        "whoever waits does not say where a release stands: {page}"
+    );
+    let began = Instant::now();
+    acts.leadsman.signal("TERM");
+    until("the other one acts", || leads(&waits));
+    println!(
+        "after a clean stop the other one acts within {:?}",
+        began.elapsed()
+    );
+    assert_eq!(acts.leadsman.exit_code(Duration::from_secs(60)), Some(0));
+    assert_eq!(transitions(&cluster), 2);
+    // It knows what has happened.
+    let past = waits.ending(2);
+    assert_eq!(past["ending"], "recovered");
+    cluster.upgrade(&["api.sim={}", r#"api.image="mykadoo-api:4""#]);
+    let ended = waits.ending(4);
+    assert_eq!(ended["ending"], "kept", "{ended:#}");
+}
+
+/// Kills the one that acts when the release is in a phase; the other one brings it to the end.
+fn killed(phase: &str) {
+    let Some(cluster) = Cluster::new("killed", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let (mut acts, waits) = apart(two(&cluster));
+    cluster.upgrade(&[DEAD]);
+    acts.until(phase, |release| release["phase"] == phase);
+    let began = Instant::now();
+    acts.leadsman.kill();
+    until("the other one acts", || leads(&waits));
+    println!(
+        "killed while {phase}: the other one acts within {:?}",
+        began.elapsed()
+    );
+    turned_back_once(&cluster, &waits);
+}
+
+/// Between the end of one case and the beginning of the next.
+#[test]
+fn one_that_is_killed_between_two_bad_revisions_is_followed_by_the_other() {
+    let Some(cluster) = Cluster::new("between", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let (mut acts, waits) = apart(two(&cluster));
+    cluster.upgrade(&[DEAD]);
+    turned_back_once(&cluster, &acts);
+    acts.leadsman.kill();
+    acts.leadsman.start_again();
+    let other = r#"api.sim={"answers":{"/api/health/db":"status:503"}}"#;
+    cluster.upgrade(&[r#"api.image="mykadoo-api:4""#, other]);
+    until("the other one acts", || leads(&waits));
+    let ended = waits.ending(4);
+    assert_eq!(
+        ended["ending"],
+        "recovered",
+        "{ended:#}\n{}",
+        waits.leadsman.log()
+    );
+    assert_eq!(
+        cluster.statuses(Helm::Four),
+        "1 superseded, 2 superseded, 3 superseded, 4 superseded, 5 deployed"
+    );
+}
+
+/// Both listen by TLS, so what is passed on goes by TLS as well.
+#[test]
+fn any_of_them_answers_for_the_other_by_tls() {
+    let Some(cluster) = Cluster::new("by-tls", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let file = |name: &str| cluster.folder().join("pki").join(name);
+    let tables = format!(
+        "[serve.tls]\ncert_file = {:?}\nkey_file = {:?}\n[lease.tls]\nca_file = {:?}\n[lease]\n",
+        file("server.crt"),
+        file("server.key"),
+        file("ca.crt")
+    );
+    let told = configurations(&cluster, [SERVER, SERVER], cluster.helm.path());
+    let both = told.map(|text| {
+        let text = text.replacen("[lease]\n", &tables, 1);
+        let text = text.replacen("address = \"http:", "address = \"https:", 1);
+        Leadsman::run(&text, &[])
+    });
+    let ask = |leadsman: &Leadsman, path: &str| {
+        let output = Command::new("curl")
+            .args(["-s", "--max-time", "10", "--cacert"])
+            .arg(file("ca.crt"))
+            .arg(format!("https://{}{path}", leadsman.address()))
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let leads = |leadsman: &Leadsman| {
+        let page = ask(leadsman, "/metrics");
+        page.lines().any(|line| line == "leadsman_leader 1")
+    };
+    until("one acts", || both.iter().any(leads));
+    let waits = both.iter().find(|one| !leads(one)).expect("one waits");
+    let path = format!("/api/v1/releases/{}/mykadoo", cluster.namespace);
+    until("the other one answers for it", || {
+        let release: Value = serde_json::from_str(&ask(waits, &path)).unwrap_or_default();
+        release["phase"] == "steady" && release["revision"] == 1
+    });
+    assert!(!leads(waits));
+}
+
+/// To the one that takes over, the bad revision was there from the start.
+#[test]
+fn a_revision_that_comes_while_nobody_acts_is_turned_back() {
+    let Some(cluster) = Cluster::new("nobody", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let (mut acts, waits) = apart(two(&cluster));
+    acts.leadsman.kill();
+    cluster.upgrade(&[DEAD]);
+    until("the other one acts", || leads(&waits));
+    turned_back_once(&cluster, &waits);
+}
+
+/// The look before a rollback takes a moment only, so it is held up: its helm does not tell its version.
+#[test]
+fn one_that_is_killed_while_it_looks_before_a_rollback_is_followed_by_the_other() {
+    let Some(cluster) = Cluster::new("look", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let folder = cluster.folder();
+    let hold = folder.join(format!("{}.hold", cluster.namespace));
+    let helm = folder.join(format!("{}.helm", cluster.namespace));
+    let script = format!(
+        "#!/bin/sh\nwhile [ -e {} ]; do sleep 0.1; done\nexec {} \"$@\"\n",
+        hold.display(),
+        cluster.helm.path().display()
+    );
+    std::fs::write(&helm, script).unwrap();
+    std::fs::set_permissions(&helm, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let told = configurations(&cluster, [SERVER, SERVER], helm);
+    let (mut acts, waits) = apart(told.map(|text| Guarded::allowed(&cluster, &text)));
+    cluster.upgrade(&[DEAD]);
+    acts.until("it is watched", |release| release["phase"] == "watching");
+    std::fs::write(&hold, "").unwrap();
+    acts.until("it looks", |release| release["phase"] == "preflight");
+    acts.leadsman.kill();
+    std::fs::remove_file(&hold).unwrap();
+    until("the other one acts", || leads(&waits));
+    turned_back_once(&cluster, &waits);
+}
+
+/// What a replica runs with so that its clock can be set; `None` where that is not installed.
+fn clock(file: &Path) -> Option<Vec<(String, String)>> {
+    let library = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
+    let is_there = Path::new(library).exists();
+    assert!(is_there || std::env::var_os("LEADSMAN_TEST_ALL").is_none());
+    let named = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    is_there.then(|| {
+        vec![
+            named("LD_PRELOAD", library),
+            named("FAKETIME_TIMESTAMP_FILE", file.to_str().unwrap()),
+            named("FAKETIME_NO_CACHE", "1"),
+            named("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+            named("NO_FAKE_STAT", "1"),
+        ]
+    })
+}
+
+/// The clocks of machines differ, and are set. Nobody loses the Lease by that, or takes it, and a watch goes on.
+#[test]
+fn clocks_that_differ_and_jump_change_nothing() {
+    let Some(cluster) = Cluster::new("clocks", Helm::Four) else {
+        return;
+    };
+    let files = ["one", "two"].map(|name| {
+        cluster
+            .folder()
+            .join(format!("{}.{name}.clock", cluster.namespace))
+    });
+    let set = |file: &Path, offset: &str| {
+        // In one step, as it is read at any time.
+        let new = file.with_extension("new");
+        std::fs::write(&new, format!("{offset}\n")).unwrap();
+        std::fs::rename(new, file).unwrap();
+    };
+    set(&files[0], "+40m");
+    set(&files[1], "-20s");
+    let Some(environments) = clock(&files[0]).zip(clock(&files[1])) else {
+        return;
+    };
+    cluster.install(&[]);
+    let told = configurations(&cluster, [SERVER, SERVER], cluster.helm.path());
+    let mut environments = [environments.0, environments.1].into_iter();
+    let both = told.map(|text| {
+        let environment = environments.next().unwrap();
+        let environment: Vec<_> = environment
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        Guarded::allowed_in(&cluster, &text, &environment)
+    });
+    let started = |guarded: &Guarded<'_>| -> f64 {
+        let page = guarded.leadsman.get("/metrics").body;
+        let name = "leadsman_config_last_reload_success_timestamp_seconds ";
+        let value = page.lines().find_map(|line| line.strip_prefix(name));
+        value.unwrap().parse().unwrap()
+    };
+    let apart_by = started(&both[0]) - started(&both[1]);
+    assert!(apart_by > 2000.0, "the clocks are set: {apart_by}");
+    let (acts, waits) = apart(both);
+    cluster.upgrade(&[DEAD]);
+    acts.until("it is watched", |release| release["phase"] == "watching");
+    for offset in ["+50m", "-30s", "+0"] {
+        for file in &files {
+            set(file, offset);
+        }
+        std::thread::sleep(Duration::from_secs(3));
+    }
+    turned_back_once(&cluster, &acts);
+    assert!(leads(&acts) && !leads(&waits));
+    assert_eq!(transitions(&cluster), 1);
+}
+
+#[test]
+fn one_that_is_killed_while_it_watches_is_followed_by_the_other() {
+    killed("watching");
+}
+
+#[test]
+fn one_that_is_killed_while_it_turns_back_is_followed_by_the_other() {
+    killed("turning_back");
+}
+
+#[test]
+fn one_that_is_killed_while_it_verifies_is_followed_by_the_other() {
+    killed("verifying");
+}
+
+#[test]
+fn one_that_stood_still_for_longer_than_its_lease_does_nothing_more() {
+    let Some(cluster) = Cluster::new("still", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let (acts, waits) = apart(two(&cluster));
+    cluster.upgrade(&[DEAD]);
+    acts.until("it is watched", |release| release["phase"] == "watching");
+    acts.leadsman.signal("STOP");
+    until("the other one acts", || leads(&waits));
+    turned_back_once(&cluster, &waits);
+    acts.leadsman.signal("CONT");
+    until("it has noticed", || !leads(&acts));
+    // A renewal that it was about to send is refused; otherwise it looks at the clock first.
+    let log = acts.leadsman.log();
+    assert!(
+        log.contains("could not be renewed in time") || log.contains("has taken the Lease"),
+        "{log}"
+    );
+    // It answers for the other one from now on.
+    turned_back_once(&cluster, &acts);
+    assert_eq!(transitions(&cluster), 2);
+    assert!(leads(&waits));
+}

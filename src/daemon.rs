@@ -1,12 +1,15 @@
 //! The daemon: the only place that starts long-lived tasks and holds the whole configuration.
 //!
 //! What lives as long as the process: the schedule's thread and the HTTP listener. Either ending by itself ends the
-//! process, with a reason. Order of the stop: not ready; no new soundings; guards end, and what helm has begun; soundings
-//! in flight finish within 3 s or are void; the last is told; the Lease is given back; the listener closes. All of it
+//! process, with a reason. Order of the stop: not ready; no new soundings; guards end, and what helm has begun; the last
+//! is told; the Lease is given back; soundings in flight finish within 3 s or are void; the listener closes. All of it
 //! takes a few seconds.
 //!
 //! Of several replicas all probe. Guards and the herald, who decide, write and tell, live only in the one that holds the
 //! Lease; when it is lost they end, and when it is taken they begin with what is stored, as after a restart.
+//!
+//! A release keeps the settings with which a watch began until that has ended; only a mode that does less is obeyed at
+//! once.
 
 mod cluster;
 mod guard;
@@ -65,6 +68,9 @@ const LAST_WRITE: Duration = Duration::from_secs(1);
 
 /// Orders of people for one release that wait; one at a time is carried out.
 const MAX_ORDERS: usize = 4;
+
+/// How long probing may wait for the counters of the long spans; they come later where they take longer.
+const RESTORE_PATIENCE: Duration = Duration::from_millis(100);
 
 /// People who wait for the configuration to be read again; one at a time is served.
 const MAX_RELOADS: usize = 4;
@@ -127,6 +133,8 @@ pub struct Daemon {
 /// The configuration in force, and who carries it out.
 struct Applied {
     settings: Settings,
+    /// The same as it was read: without what a watch that runs keeps.
+    wanted: Settings,
     runners: HashMap<ProbeId, Arc<Runner>>,
     guards: HashMap<(Namespace, ReleaseName), Guarded>,
     cluster: Option<Connected>,
@@ -147,8 +155,17 @@ struct Guarded {
     orders: mpsc::Sender<Order>,
     alerts: mpsc::Sender<AlertHeard>,
     view: GuardFeed,
+    /// Whether other settings wait until its watch has ended.
+    waits: watch::Sender<bool>,
     stop: CancellationToken,
-    task: JoinHandle<guard::State>,
+    task: JoinHandle<Option<guard::State>>,
+}
+
+impl Guarded {
+    /// Whether a revision is being judged, turned back or verified.
+    fn is_at_work(&self) -> bool {
+        self.view.borrow().case.is_some()
+    }
 }
 
 impl Daemon {
@@ -284,10 +301,16 @@ impl Daemon {
         let review = cluster.as_ref().map(|cluster| review(cluster.client()));
         let discovered = cluster.as_ref().map(|cluster: &Connected| {
             let (discovered, work) = cluster.discover();
-            tokio::spawn(work);
+            let ended = guard_ended.clone().drop_guard();
+            tokio::spawn(async move {
+                work.await;
+                // Nobody listens any more.
+                ended.disarm();
+            });
             discovered
         });
         let applied = Mutex::new(Applied {
+            wanted: nothing.clone(),
             settings: nothing,
             runners: HashMap::new(),
             guards: HashMap::new(),
@@ -346,7 +369,8 @@ impl Daemon {
     /// changed keeps its counters; one that is gone takes its series along.
     pub async fn apply(&self, settings: Settings) {
         let mut applied = self.applied.lock().await;
-        self.put_in_force(settings, &mut applied).await;
+        applied.wanted = settings;
+        self.put_in_force(&mut applied).await;
         self.web.note_reload(None);
         self.crew.metrics().reloaded(true, clock::unix_seconds());
         tracing::info!(
@@ -367,20 +391,53 @@ impl Daemon {
             return;
         }
         let was = std::mem::replace(&mut applied.standing, standing);
-        let settings = applied.settings.clone();
         if matches!(was, Standing::Leads { .. }) {
             // Also when the Lease was lost and taken again: in between another one may have acted.
             let now = std::mem::replace(&mut applied.standing, Standing::Follows { leader: None });
-            self.put_in_force(settings.clone(), &mut applied).await;
+            self.put_in_force(&mut applied).await;
             applied.standing = now;
         }
-        self.put_in_force(settings, &mut applied).await;
+        self.put_in_force(&mut applied).await;
     }
 
-    async fn put_in_force(&self, settings: Settings, applied: &mut Applied) {
+    /// Puts in force what waited for the end of a watch, when it has come.
+    pub async fn settle(&self) {
+        let mut applied = self.applied.lock().await;
+        let mut guards = applied.guards.values();
+        if guards.any(|guarded| *guarded.waits.borrow() && !guarded.is_at_work()) {
+            self.put_in_force(&mut applied).await;
+        }
+    }
+
+    /// What is wanted, but for what a watch that runs keeps.
+    fn settings_now(applied: &Applied) -> Settings {
+        let mut settings = applied.wanted.clone();
+        for release in &mut settings.releases {
+            let key = (release.namespace.clone(), release.name.clone());
+            let Some(guarded) = applied.guards.get(&key) else {
+                continue;
+            };
+            let mut kept = guarded.release.clone();
+            kept.guard.mode = kept.guard.mode.lesser(release.guard.mode);
+            let waits = kept != *release && guarded.is_at_work();
+            if waits {
+                *release = kept;
+            }
+            if waits && !guarded.waits.send_replace(waits) {
+                tracing::info!(namespace = %key.0, release = %key.1,
+                    "A watch runs; it keeps the settings that it began with, and the new ones wait for its end");
+            }
+        }
+        settings
+    }
+
+    async fn put_in_force(&self, applied: &mut Applied) {
+        let settings = Self::settings_now(applied);
         let acts = matches!(applied.standing, Standing::Leads { .. });
-        self.web
-            .set_lead(leading::lead(&applied.standing, settings.lease.as_ref()));
+        let lead = leading::lead(&applied.standing, settings.lease.as_ref());
+        if !acts {
+            self.web.set_lead(lead.clone());
+        }
         if settings.serve.listen != applied.settings.serve.listen {
             tracing::warn!(listen = %settings.serve.listen, "A new listen address takes a restart");
         }
@@ -415,19 +472,19 @@ impl Daemon {
             }
             runners.insert(probe.id.clone(), runner);
         }
-        if let Some(store) = &self.store {
-            let new: Vec<Arc<Tracked>> = runners
-                .iter()
-                .filter(|(id, _)| !applied.runners.contains_key(id))
-                .map(|(_, runner)| Arc::clone(&runner.tracked))
-                .collect();
-            spans::restore(store, self.timeline.now(), &new);
-        }
+        let new: Vec<Arc<Tracked>> = runners
+            .iter()
+            .filter(|(id, _)| !applied.runners.contains_key(id))
+            .map(|(_, runner)| Arc::clone(&runner.tracked))
+            .collect();
+        self.restore(new).await;
         self.crew.adopt(
             Doubt::new(&settings.doubt, hosts_of(&settings)),
             settings.doubt.late_after,
             settings.max_in_flight,
         );
+        // Probing waits for nothing that is asked of the cluster.
+        self.pace.set(runners.values().cloned().collect());
         let guards = std::mem::take(&mut applied.guards);
         let guards = self
             .guards_for(&settings, acts, guards, &mut applied.cluster)
@@ -464,12 +521,26 @@ impl Daemon {
                 .clone()
                 .filter(|_| settings.serve.kubernetes_auth),
         });
-        self.pace.set(runners.values().cloned().collect());
+        // Who asks before the guards are there would be told that there are no releases.
+        if acts {
+            self.web.set_lead(lead);
+        }
         self.orders
             .send_replace(Arc::new(orders_of(&settings, self.address)));
         applied.settings = settings;
         applied.runners = runners;
         applied.guards = guards;
+    }
+
+    /// Gives new probes the counters that were stored of them.
+    async fn restore(&self, new: Vec<Arc<Tracked>>) {
+        let Some(store) = self.store.clone() else {
+            return;
+        };
+        let now = self.timeline.now();
+        let restored = tokio::task::spawn_blocking(move || spans::restore(&store, now, &new));
+        // It goes on by itself, and takes the place of what was counted meanwhile: seconds, of spans of minutes to weeks.
+        let _ = tokio::time::timeout(RESTORE_PATIENCE, restored).await;
     }
 
     /// The herald lives where the guards live.
@@ -554,7 +625,13 @@ impl Daemon {
             let key = (release.namespace.clone(), release.name.clone());
             let old = before.remove(&key);
             let guarded = match old {
-                Some(old) if old.release == *release => old,
+                Some(old) if old.release == *release => {
+                    // What a watch keeps is the same; whether something waits for its end is not.
+                    let waits = *old.waits.borrow() && old.is_at_work();
+                    old.waits
+                        .send_if_modified(|was| std::mem::replace(was, waits) != waits);
+                    old
+                }
                 Some(old) => {
                     let state = end(old).await;
                     self.guard(release, engine, state)
@@ -563,8 +640,9 @@ impl Daemon {
             };
             guards.insert(key, guarded);
         }
-        for ((namespace, name), old) in before {
-            end(old).await;
+        let (gone, ended): (Vec<_>, Vec<_>) = before.into_iter().unzip();
+        end_all(ended).await;
+        for (namespace, name) in gone {
             self.pace.watch((namespace.clone(), name.clone()), None);
             self.crew
                 .metrics()
@@ -608,6 +686,7 @@ impl Daemon {
             ..GuardView::default()
         };
         let (view, feed) = watch::channel(Arc::new(begins));
+        let (waits, told_to_wait) = watch::channel(false);
         let setup = guard::Setup {
             release: release.clone(),
             engine: Arc::clone(&engine),
@@ -617,6 +696,7 @@ impl Daemon {
             timeline: self.timeline,
             changed: Arc::clone(&self.changed),
             permit: self.leading.permit(),
+            waits: told_to_wait,
         };
         let stop = CancellationToken::new();
         let guard = Guard::new(setup, state, facts, inbox, view, ordered, told);
@@ -624,11 +704,16 @@ impl Daemon {
         let task = tokio::spawn({
             let stop = stop.clone();
             async move {
-                let following = tokio::spawn(engine.follow(observed));
-                let state = guard.run(stop).await;
-                following.abort();
-                ended.disarm();
-                state
+                let mut following = tokio::spawn(engine.follow(observed));
+                tokio::select! {
+                    state = guard.run(stop) => {
+                        following.abort();
+                        ended.disarm();
+                        Some(state)
+                    }
+                    // What is known would stay as it is, and be believed.
+                    _ = &mut following => None,
+                }
             }
         });
         Guarded {
@@ -637,6 +722,7 @@ impl Daemon {
             orders,
             alerts,
             view: feed,
+            waits,
             stop,
             task,
         }
@@ -691,19 +777,17 @@ impl Daemon {
         }
     }
 
-    /// Stops everything, in less than 5 s.
+    /// Stops everything, within a few seconds.
     pub async fn stop(&mut self) {
         self.web.set_ready(false);
         self.pace.stop();
         let guards = std::mem::take(&mut self.applied.lock().await.guards);
-        for guarded in guards.into_values() {
-            end(guarded).await;
-        }
-        self.crew.finish(FINISH).await;
+        end_all(guards.into_values().collect()).await;
         if let Some(telling) = self.herald.lock().await.take() {
             end_herald(telling).await;
         }
         self.leading.give_back().await;
+        self.crew.finish(FINISH).await;
         self.stop_keeping.cancel();
         if let Some(keeper) = self.keeper.take() {
             // A disk that does not answer holds up the end no longer than this.
@@ -773,7 +857,17 @@ async fn end_herald(telling: Telling) {
 /// Stops a guard; its state is written. `None` when it had ended by itself, which was told where it happened.
 async fn end(guarded: Guarded) -> Option<guard::State> {
     guarded.stop.cancel();
-    guarded.task.await.ok()
+    guarded.task.await.ok().flatten()
+}
+
+/// Stops guards side by side: each may have to wait for the disk, or for helm.
+async fn end_all(guards: Vec<Guarded>) {
+    for guarded in &guards {
+        guarded.stop.cancel();
+    }
+    for guarded in guards {
+        end(guarded).await;
+    }
 }
 
 fn hosts_of(settings: &Settings) -> impl Iterator<Item = (ProbeId, String, Duration)> {

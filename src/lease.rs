@@ -5,9 +5,11 @@
 //!   last asked; others wait for `lease.duration`, which is longer, counted from the moment after they saw that;
 //! - only the local clock that never jumps says what has expired; the times in the Lease are for people;
 //! - each change names the resourceVersion that was read, so of two that want the Lease one gets it;
-//! - whoever gets it has a higher number than all before: the count of its transitions.
+//! - whoever renewed too late steps down, also when the API server took it: what ran meanwhile has ended itself;
+//! - whoever gets it has a higher number than all before, also where the Lease was deleted in between.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -25,6 +27,13 @@ use crate::units::Moment;
 
 /// The annotation with the URL at which the holder answers the other replicas.
 const ADDRESS: &str = "leadsman.io/address";
+
+/// The annotation with the number of whoever holds it. The count of transitions would begin anew with a Lease that
+/// somebody has deleted.
+const FENCE: &str = "leadsman.io/fence";
+
+/// A Lease that is made anew begins with the seconds since 2025, so with more than there can have been.
+const FENCE_EPOCH: i64 = 1_735_689_600;
 
 /// The longest that one request may take: several fit into the deadline.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -80,6 +89,8 @@ pub struct Candidate {
     meter: Arc<dyn Meter>,
     held: watch::Sender<Option<Held>>,
     standing: watch::Sender<Standing>,
+    /// The highest number that was seen.
+    highest: AtomicU64,
 }
 
 /// The Lease as it was read or written last, and since when it is known like that.
@@ -116,6 +127,7 @@ impl Candidate {
             meter,
             held: watch::Sender::new(None),
             standing: watch::Sender::new(Standing::Follows { leader: None }),
+            highest: AtomicU64::new(0),
         }
     }
 
@@ -168,10 +180,7 @@ impl Candidate {
         let asked = clock::now();
         let held = *self.held.borrow();
         let Some(held) = held.filter(|held| asked < held.until) else {
-            tracing::warn!("The Lease could not be renewed in time; another replica may act now");
-            self.step_down(None);
-            *seen = None;
-            return Duration::ZERO;
+            return self.is_late(seen);
         };
         let Some(known) = seen else {
             self.step_down(None);
@@ -179,7 +188,12 @@ impl Candidate {
         };
         let mut lease = known.lease.clone();
         lease.spec.get_or_insert_default().renew_time = Some(MicroTime(Timestamp::now()));
-        match self.write(&lease).await {
+        let left = held.until.since(asked);
+        let params = PostParams::default();
+        let written = self.ask_for(left, self.api.replace(&self.name, &params, &lease));
+        match written.await {
+            // Guards look at the clock as well, and have ended: who acts again has to begin again.
+            _ if held.until <= clock::now() => self.is_late(seen),
             Ok(lease) => {
                 self.held.send_replace(Some(Held {
                     until: asked + self.times.deadline,
@@ -215,6 +229,14 @@ impl Candidate {
         }
     }
 
+    fn is_late(&self, seen: &mut Option<Seen>) -> Duration {
+        tracing::warn!("The Lease could not be renewed in time; another replica may act now");
+        self.step_down(None);
+        // Whether it was renewed after all is seen when it is looked at.
+        *seen = None;
+        Duration::ZERO
+    }
+
     /// Looks at it, and takes it when it is free. How long to wait before the next look.
     async fn follow(&self, seen: &mut Option<Seen>) -> Duration {
         let found = match self.read().await {
@@ -230,8 +252,17 @@ impl Candidate {
         };
         let now = clock::now();
         let Some(lease) = found else {
-            return self.take(None, seen).await;
+            // Somebody has deleted it. Its holder may not know that yet.
+            let expires = seen.as_ref().and_then(|seen| {
+                let is_held = !holder(&seen.lease).is_empty();
+                is_held.then(|| seen.since + lasts(&seen.lease, self.times.duration))
+            });
+            return match expires.filter(|expires| *expires > now) {
+                Some(expires) => LOOK_EVERY.min(expires.since(now)),
+                None => self.take(None, seen).await,
+            };
         };
+        self.note(&lease);
         let is_same = seen.as_ref().is_some_and(|seen| {
             seen.lease.metadata.resource_version == lease.metadata.resource_version
         });
@@ -244,7 +275,8 @@ impl Candidate {
         let since = seen.as_ref().map_or(now, |seen| seen.since);
         let who = holder(&lease);
         let expires = since + lasts(&lease, self.times.duration);
-        if who.is_empty() || expires <= now {
+        // Nobody else has our identity: we have lost it, or never heard that we got it.
+        if who.is_empty() || who == self.identity || expires <= now {
             return self.take(Some(lease), seen).await;
         }
         let leader = Leader {
@@ -269,6 +301,7 @@ impl Candidate {
         let before = lease.spec.take().unwrap_or_default();
         let transitions = before.lease_transitions.unwrap_or(0).max(0);
         let transitions = transitions.saturating_add(1);
+        let fence = self.next_fence();
         lease.spec = Some(LeaseSpec {
             holder_identity: Some(self.identity.clone()),
             lease_duration_seconds: i32::try_from(self.times.duration.as_secs()).ok(),
@@ -278,6 +311,7 @@ impl Candidate {
             ..before
         });
         let annotations = lease.metadata.annotations.get_or_insert_default();
+        annotations.insert(FENCE.into(), fence.to_string());
         match &self.address {
             Some(address) => annotations.insert(ADDRESS.into(), address.clone()),
             None => annotations.remove(ADDRESS),
@@ -289,12 +323,14 @@ impl Candidate {
             self.write(&lease).await
         };
         match written {
+            // That took longer than it may last.
+            Ok(_) if asked + self.times.deadline <= clock::now() => Duration::ZERO,
             Ok(lease) => {
+                self.note(&lease);
                 *seen = Some(Seen {
                     lease,
                     since: asked,
                 });
-                let fence = u64::try_from(transitions).unwrap_or(0);
                 tracing::info!(
                     identity = self.identity,
                     fence,
@@ -315,6 +351,24 @@ impl Candidate {
                 TRY_AGAIN
             }
         }
+    }
+
+    /// Remembers its number.
+    fn note(&self, lease: &Lease) {
+        let annotations = lease.metadata.annotations.as_ref();
+        let fence = annotations.and_then(|all| all.get(FENCE)?.parse().ok());
+        self.highest
+            .fetch_max(fence.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Higher than all that were seen; where none was, than all that can have been.
+    fn next_fence(&self) -> u64 {
+        let highest = self.highest.load(Ordering::Relaxed);
+        if highest > 0 {
+            return highest + 1;
+        }
+        let since = Timestamp::now().as_second() - FENCE_EPOCH;
+        u64::try_from(since).unwrap_or(0).max(1)
     }
 
     /// From now on we do not act.
@@ -344,7 +398,16 @@ impl Candidate {
     }
 
     async fn ask<T>(&self, request: impl Future<Output = kube::Result<T>>) -> Result<T, Trouble> {
-        match tokio::time::timeout(PATIENCE, request).await {
+        self.ask_for(PATIENCE, request).await
+    }
+
+    /// Asks for so long at most, and never for longer than [`PATIENCE`].
+    async fn ask_for<T>(
+        &self,
+        patience: Duration,
+        request: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, Trouble> {
+        match tokio::time::timeout(patience.min(PATIENCE), request).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => {
                 Err(Trouble::Changed)
@@ -380,5 +443,9 @@ fn lasts(lease: &Lease, ours: Duration) -> Duration {
     let theirs = seconds.and_then(|seconds| u64::try_from(seconds).ok());
     theirs
         .map_or(ours, Duration::from_secs)
-        .clamp(Duration::from_secs(1), LONGEST)
+        .max(ours)
+        .min(LONGEST)
 }
+
+#[cfg(test)]
+mod tests;

@@ -43,6 +43,16 @@ pub enum Mode {
 }
 
 impl Mode {
+    /// Whichever of both does less.
+    #[must_use]
+    pub const fn lesser(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Off, _) | (_, Self::Off) => Self::Off,
+            (Self::Observe, _) | (_, Self::Observe) => Self::Observe,
+            (Self::Enforce, Self::Enforce) => Self::Enforce,
+        }
+    }
+
     /// As it is written in the settings.
     pub const fn as_str(self) -> &'static str {
         match self {

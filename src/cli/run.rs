@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::Read as _;
 use std::num::NonZeroUsize;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use super::signals::{Asked, Signals};
 use super::{ConfigArgs, runtime};
 use crate::config::{self, Discovered, Loaded, Settings};
 use crate::daemon::Daemon;
+use crate::lease::Standing;
 use crate::serve::ReloadOrder;
 
 /// Options of `leadsman run`.
@@ -64,6 +66,7 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
     };
     let code = runtime.block_on(async {
         let mut signals = Signals::listen();
+        let mut read = contents(&sources).await;
         let mut daemon = match Daemon::start(settings).await {
             Ok(daemon) => daemon,
             Err(error) => {
@@ -77,15 +80,13 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
         let mut standing = daemon.standing();
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut read = contents(&sources).await;
         let mut seen = read;
-        loop {
-            tokio::select! {
+        let mut is_stopped = false;
+        while !is_stopped {
+            let task = tokio::select! {
                 asked = signals.next() => match asked {
                     Asked::Stop => break,
-                    Asked::Reload => {
-                        let _ = reload(&daemon, &sources, &discovered).await;
-                    }
+                    Asked::Reload => Task::Reload(None),
                 },
                 _ = look.tick() => {
                     let now = contents(&sources).await;
@@ -94,28 +95,35 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
                     if now != read && is_whole {
                         read = now;
                         tracing::info!("The configuration on the disk has changed");
-                        let _ = reload(&daemon, &sources, &discovered).await;
+                        Task::Reload(None)
+                    } else {
+                        Task::Settle
                     }
                 }
-                Ok(()) = standing.changed() => {
-                    let now = standing.borrow_and_update().clone();
-                    daemon.follow(now).await;
-                }
-                order = asked_for(&mut reloads) => {
-                    let came = reload(&daemon, &sources, &discovered).await;
-                    // Whoever asked may have gone.
-                    let _ = order.send(came);
-                }
+                Ok(()) = standing.changed() => Task::Follow(standing.borrow_and_update().clone()),
+                order = asked_for(&mut reloads) => Task::Reload(Some(order)),
                 found = next(&mut discoveries) => {
                     tracing::info!(releases = found.len(), "The releases that are selected have changed");
                     discovered = found;
-                    let _ = reload(&daemon, &sources, &discovered).await;
+                    Task::Reload(None)
                 }
                 reason = daemon.failed() => {
                     tracing::error!(reason, "A task that should live as long as the process has ended");
                     eprintln!("leadsman: {reason}");
                     daemon.stop().await;
                     return ExitCode::FAILURE;
+                }
+            };
+            // It may have to wait for guards that end, and those for the cluster: signals are heard meanwhile.
+            let mut work = pin!(carry_out(&daemon, task, &sources, &discovered));
+            loop {
+                tokio::select! {
+                    () = &mut work => break,
+                    asked = signals.next() => match asked {
+                        Asked::Stop if is_stopped => return ExitCode::FAILURE,
+                        Asked::Stop => is_stopped = true,
+                        Asked::Reload => {}
+                    }
                 }
             }
         }
@@ -128,6 +136,30 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
     // A lookup of a name that hangs in the system's resolver must not hold up the exit.
     runtime.shutdown_background();
     code
+}
+
+/// What the loop has found to do.
+enum Task {
+    /// The configuration is to be read again; somebody may wait for how that went.
+    Reload(Option<ReloadOrder>),
+    /// Another one acts.
+    Follow(Standing),
+    /// A watch may have ended for whose end settings wait.
+    Settle,
+}
+
+async fn carry_out(daemon: &Daemon, task: Task, sources: &ConfigArgs, discovered: &[Discovered]) {
+    match task {
+        Task::Reload(order) => {
+            let came = reload(daemon, sources, discovered).await;
+            if let Some(order) = order {
+                // Whoever asked may have gone.
+                let _ = order.send(came);
+            }
+        }
+        Task::Follow(standing) => daemon.follow(standing).await,
+        Task::Settle => daemon.settle().await,
+    }
 }
 
 /// The files of the configuration are looked at as often: by content, since a ConfigMap changes by a link that is set

@@ -86,6 +86,8 @@ pub(super) struct Setup {
     /// Told whenever what is shown may have changed.
     pub(super) changed: Arc<Notify>,
     pub(super) permit: Permit,
+    /// Whether other settings wait until the watch has ended.
+    pub(super) waits: watch::Receiver<bool>,
 }
 
 /// A pod has answered.

@@ -33,7 +33,11 @@ pub(super) fn of(
         phase: rollout.phase().as_str().to_owned(),
         revision: rollout.newest().map(|revision| revision.0),
         phase_since: Some(rollout.since().unix_seconds()),
-        says: says(state),
+        says: if *setup.waits.borrow() {
+            format!("{}; other settings wait until this has ended", says(state))
+        } else {
+            says(state)
+        },
         obstacle: (!obstacle.is_empty()).then(|| obstacle.to_owned()),
         watch: state.watching.as_ref().map(watch),
         verdict: state.verdict.clone(),

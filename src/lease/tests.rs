@@ -1,0 +1,232 @@
+//! One replica, or two, at an API server that keeps one Lease and can be made slow.
+
+#![allow(clippy::unwrap_used, reason = "a test may end where it stands")]
+
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+
+use axum::extract::State;
+use axum::http::{Method, StatusCode};
+use axum::{Json, Router};
+use serde_json::{Value, json};
+
+use super::*;
+
+const TIMES: LeaseTimes = LeaseTimes {
+    renew: Duration::from_millis(100),
+    deadline: Duration::from_millis(1000),
+    duration: Duration::from_millis(1500),
+};
+
+/// What the API server has, and how it behaves.
+#[derive(Default)]
+struct Server {
+    lease: Mutex<Option<Value>>,
+    version: AtomicU64,
+    /// The next write is carried out, and answered only after the deadline.
+    is_late: AtomicBool,
+    /// The next write is carried out, and never answered.
+    is_silent: AtomicBool,
+}
+
+/// A way to it; while it is cut off nothing is answered.
+#[derive(Clone)]
+struct Way {
+    server: Arc<Server>,
+    is_cut: Arc<AtomicBool>,
+}
+
+type Answer = (StatusCode, Json<Value>);
+
+fn refusal(code: StatusCode) -> Answer {
+    let reason = if code == StatusCode::NOT_FOUND {
+        "NotFound"
+    } else {
+        "Conflict"
+    };
+    let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code.as_u16(), "reason": reason, "message": ""});
+    (code, Json(status))
+}
+
+async fn answer(
+    State(Way { server, is_cut }): State<Way>,
+    method: Method,
+    body: Option<Json<Value>>,
+) -> Answer {
+    if is_cut.load(Ordering::Relaxed) {
+        std::future::pending::<()>().await;
+    }
+    let written = {
+        let mut lease = server.lease.lock().unwrap();
+        let there = lease.clone();
+        let Some(Json(mut new)) = body else {
+            return there.map_or(refusal(StatusCode::NOT_FOUND), |there| {
+                (StatusCode::OK, Json(there))
+            });
+        };
+        let is_as_read = match &there {
+            Some(there) => {
+                there["metadata"]["resourceVersion"] == new["metadata"]["resourceVersion"]
+            }
+            None => method == Method::POST,
+        };
+        if !is_as_read {
+            return refusal(if there.is_some() {
+                StatusCode::CONFLICT
+            } else {
+                StatusCode::NOT_FOUND
+            });
+        }
+        let version = server.version.fetch_add(1, Ordering::Relaxed) + 1;
+        new["metadata"]["resourceVersion"] = version.to_string().into();
+        *lease = Some(new.clone());
+        new
+    };
+    if server.is_silent.swap(false, Ordering::Relaxed) {
+        std::future::pending::<()>().await;
+    }
+    if server.is_late.swap(false, Ordering::Relaxed) {
+        tokio::time::sleep(TIMES.deadline * 2).await;
+    }
+    (StatusCode::OK, Json(written))
+}
+
+struct Silent;
+
+impl Meter for Silent {
+    fn leads(&self, _: bool) {}
+    fn failed(&self) {}
+}
+
+impl Server {
+    /// Another way to it, and whether it is cut off.
+    async fn way(self: &Arc<Self>) -> (Client, Arc<AtomicBool>) {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let is_cut = Arc::new(AtomicBool::new(false));
+        let way = Way {
+            server: Arc::clone(self),
+            is_cut: Arc::clone(&is_cut),
+        };
+        let router = Router::new().fallback(answer).with_state(way);
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let client = Client::try_from(kube::Config::new(url.parse().unwrap()));
+        (client.unwrap(), is_cut)
+    }
+
+    fn fence(&self) -> u64 {
+        let lease = self.lease.lock().unwrap();
+        let fence = &lease.as_ref().unwrap()["metadata"]["annotations"][FENCE];
+        fence.as_str().unwrap().parse().unwrap()
+    }
+}
+
+/// A replica at work.
+struct Replica {
+    permit: Permit,
+    standing: watch::Receiver<Standing>,
+    stop: CancellationToken,
+}
+
+fn replica(client: &Client, name: &str) -> Replica {
+    let candidate = Candidate::new(
+        client.clone(),
+        "leadsman",
+        "leadsman",
+        name.into(),
+        None,
+        TIMES,
+        Arc::new(Silent),
+    );
+    let (permit, standing) = (candidate.permit(), candidate.standing());
+    let stop = CancellationToken::new();
+    tokio::spawn(candidate.run(stop.clone()));
+    Replica {
+        permit,
+        standing,
+        stop,
+    }
+}
+
+impl Replica {
+    /// Waits until it acts; its number.
+    async fn acts(&mut self) -> u64 {
+        let leads = |standing: &Standing| matches!(standing, Standing::Leads { .. });
+        let standing = self.standing.wait_for(leads);
+        let standing = tokio::time::timeout(Duration::from_secs(30), standing);
+        let Standing::Leads { fence } = *standing.await.unwrap().unwrap() else {
+            unreachable!("it was waited for")
+        };
+        fence
+    }
+
+    async fn waits(&mut self) {
+        let follows = |standing: &Standing| matches!(standing, Standing::Follows { .. });
+        let standing = self.standing.wait_for(follows);
+        let standing = tokio::time::timeout(Duration::from_secs(30), standing);
+        let _ = standing.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn one_whose_renewal_was_answered_too_late_begins_anew() {
+    let server = Arc::new(Server::default());
+    let (client, _) = server.way().await;
+    let mut one = replica(&client, "one");
+    let first = one.acts().await;
+    server.is_late.store(true, Ordering::Relaxed);
+    // Whatever ran under the old permit has ended itself: it must not be taken for still running.
+    one.waits().await;
+    let second = one.acts().await;
+    assert!(second > first, "{second} {first}");
+    assert_eq!(one.permit.fence(), Some(second));
+}
+
+#[tokio::test]
+async fn one_that_never_heard_that_it_got_the_lease_takes_it_without_waiting_for_itself() {
+    let server = Arc::new(Server::default());
+    let (client, _) = server.way().await;
+    server.is_silent.store(true, Ordering::Relaxed);
+    let mut one = replica(&client, "one");
+    let fence = one.acts().await;
+    // The first time was not heard of, and counts all the same.
+    assert_eq!(server.fence(), fence);
+}
+
+#[tokio::test]
+async fn a_lease_that_is_deleted_is_not_taken_while_its_holder_may_still_act() {
+    let server = Arc::new(Server::default());
+    let ((mine, is_cut), (theirs, _)) = (server.way().await, server.way().await);
+    let mut one = replica(&mine, "one");
+    let first = one.acts().await;
+    let mut two = replica(&theirs, "two");
+    let knows = |standing: &Standing| matches!(standing, Standing::Follows { leader: Some(_) });
+    let known = two.standing.wait_for(knows);
+    let known = tokio::time::timeout(Duration::from_secs(30), known).await;
+    drop(known.unwrap().unwrap());
+    // The first one does not get to know what has been done.
+    is_cut.store(true, Ordering::Relaxed);
+    server.lease.lock().unwrap().take();
+    let second = two.acts().await;
+    assert!(!one.permit.holds());
+    assert!(second > first, "{second} {first}");
+}
+
+#[tokio::test]
+async fn another_one_acts_once_the_first_may_not_any_more() {
+    let server = Arc::new(Server::default());
+    let ((mine, is_cut), (theirs, _)) = (server.way().await, server.way().await);
+    let mut one = replica(&mine, "one");
+    let first = one.acts().await;
+    let mut two = replica(&theirs, "two");
+    is_cut.store(true, Ordering::Relaxed);
+    let second = two.acts().await;
+    assert!(!one.permit.holds());
+    assert!(second > first, "{second} {first}");
+    // Given back, it is taken by whoever waits.
+    is_cut.store(false, Ordering::Relaxed);
+    one.waits().await;
+    two.stop.cancel();
+    assert!(one.acts().await > second);
+}

@@ -11,6 +11,9 @@
     reason = "a test may end where it stands"
 )]
 
+#[path = "chart/trying.rs"]
+mod trying;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

@@ -1,6 +1,7 @@
 # syntax=docker/dockerfile:1
 # Two images: `docker build --target leadsman-without-helm .` only probes, observes and tells; the default, the last
-# one, can turn back as well.
+# one, can turn back as well. `--build-arg REVISION="$(git rev-parse HEAD)"` tells the program and the labels which sources
+# these are; .git is not in the context.
 ARG RUST_VERSION=1.95
 ARG GO_VERSION=1.26
 ARG HELM_VERSION=4.3.1
@@ -27,11 +28,13 @@ RUN CGO_ENABLED=0 go install -trimpath \
 
 # glibc, libgcc and the authorities of the system; no shell, no package manager, and the user 65532.
 FROM gcr.io/distroless/cc-debian12:nonroot AS leadsman-without-helm
+ARG REVISION
 LABEL org.opencontainers.image.title="Leadsman" \
       org.opencontainers.image.description="Judges every new Helm revision, and turns the release back when it made things worse." \
       org.opencontainers.image.licenses="MIT OR Apache-2.0" \
       org.opencontainers.image.source="https://github.com/leadsman/leadsman" \
-      org.opencontainers.image.version="0.1.0"
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.revision="${REVISION:-unknown}"
 COPY --from=build /src/target/image/leadsman /usr/bin/leadsman
 USER 65532:65532
 EXPOSE 9616

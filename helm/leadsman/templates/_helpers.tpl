@@ -19,9 +19,10 @@
 {{- printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
+{{/* Quoted, as a name may look like a number. */}}
 {{- define "leadsman.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "leadsman.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "leadsman.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "leadsman.labels" -}}
@@ -30,6 +31,12 @@ helm.sh/chart: {{ include "leadsman.chart" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/part-of: leadsman
 app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end }}
+
+{{/* By these the NetworkPolicy knows the pod of `helm test`; the Service does not take it for one of its own. */}}
+{{- define "leadsman.testLabels" -}}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+app.kubernetes.io/component: test
 {{- end }}
 
 {{- define "leadsman.serviceAccountName" -}}
@@ -52,16 +59,36 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- .Values.existingConfigMap | default (include "leadsman.fullname" .) }}
 {{- end }}
 
-{{/* "true" where several replicas agree on who acts. */}}
-{{- define "leadsman.lease" -}}
-{{- if .Values.kubernetes.enabled }}
-{{- if kindIs "bool" .Values.lease.enabled }}
-{{- if .Values.lease.enabled }}true{{ end }}
-{{- else if gt (int .Values.replicaCount) 1 }}true{{ end }}
+{{- define "leadsman.scheme" -}}
+{{- if .Values.tls.existingSecret }}https{{ else }}http{{ end }}
+{{- end }}
+
+{{/* The address of the Service, by the name that the certificate is made out to. */}}
+{{- define "leadsman.url" -}}
+{{- printf "%s://%s:%d" (include "leadsman.scheme" .) (include "leadsman.fullname" .) (int .Values.service.port) }}
+{{- end }}
+
+{{/* The file of the authority that the listener's certificate comes from; empty for those of the system. */}}
+{{- define "leadsman.caFile" -}}
+{{- if and .Values.tls.existingSecret .Values.tls.caKey }}
+{{- printf "/etc/leadsman/secrets/tls/%s" .Values.tls.caKey }}
 {{- end }}
 {{- end }}
 
-{{/* What following releases takes; the same as `leadsman rbac` prints. */}}
+{{/* How Prometheus' operator scrapes; the Secret must be where the monitor is. */}}
+{{- define "leadsman.monitorTls" -}}
+scheme: https
+tlsConfig:
+  serverName: {{ include "leadsman.fullname" . | quote }}
+  {{- with .Values.tls.caKey }}
+  ca:
+    secret:
+      name: {{ $.Values.tls.existingSecret | quote }}
+      key: {{ . | quote }}
+  {{- end }}
+{{- end }}
+
+{{/* What following releases takes: what `leadsman rbac` prints for the mode observe. */}}
 {{- define "leadsman.watchRules" -}}
 - apiGroups: [""]
   resources: [{{ if eq .Values.kubernetes.driver "configmap" }}configmaps{{ else }}secrets{{ end }}, pods]
@@ -83,11 +110,13 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
   verbs: [create, patch]
 {{- end }}
 
-{{/* What going back takes on top of it. */}}
+{{/* What going back takes on top of it. `leadsman rbac` looks which kinds the releases contain; here they are values. */}}
 {{- define "leadsman.turnBackRules" -}}
+# Helm's records.
 - apiGroups: [""]
   resources: [{{ if eq .Values.kubernetes.driver "configmap" }}configmaps{{ else }}secrets{{ end }}]
   verbs: [get, list, create, update]
+# Pods of a bad revision that keep a StatefulSet from going back.
 - apiGroups: [""]
   resources: [pods]
   verbs: [delete]
@@ -95,6 +124,14 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 - apiGroups: {{ toJson .apiGroups }}
   resources: {{ toJson .resources }}
   verbs: [get, create, patch, delete]
+{{- end }}
+{{- with .Values.rbac.hookKinds }}
+# Hooks of a rollback: helm waits until they are done.
+{{- range . }}
+- apiGroups: {{ toJson .apiGroups }}
+  resources: {{ toJson .resources }}
+  verbs: [get, list, watch, create, patch, delete]
+{{- end }}
 {{- end }}
 {{- with .Values.rbac.extraRules }}
 {{ toYaml . }}

@@ -1,0 +1,99 @@
+//! The Roles of the chart hold what the program says that it needs.
+
+use std::collections::BTreeSet;
+
+use leadsman::config::settings::Driver;
+use leadsman::release::cluster::Rights;
+use serde_json::Value;
+
+use crate::{Set, documents, objects, sets};
+
+/// Group, resource and verb of each right in some rules.
+fn rights(role: &Value) -> BTreeSet<[String; 3]> {
+    let texts = |rule: &Value, key: &str| -> Vec<String> {
+        let list = rule[key].as_array().into_iter().flatten();
+        list.map(|text| text.as_str().unwrap().to_owned()).collect()
+    };
+    let mut all = BTreeSet::new();
+    for rule in role["rules"].as_array().unwrap() {
+        for group in texts(rule, "apiGroups") {
+            for resource in texts(rule, "resources") {
+                for verb in texts(rule, "verbs") {
+                    all.insert([group.clone(), resource.clone(), verb]);
+                }
+            }
+        }
+    }
+    all
+}
+
+/// As `leadsman rbac` prints them.
+fn printed(rights: &Rights) -> BTreeSet<[String; 3]> {
+    let text = rights.manifest("leadsman", "leadsman", "leadsman");
+    let documents = documents(&text);
+    let role = documents
+        .iter()
+        .find(|text| text.contains("\nkind: Role\n"));
+    self::rights(&serde_saphyr::from_str(role.unwrap()).unwrap())
+}
+
+fn set(name: &str) -> Set {
+    sets().into_iter().find(|set| set.name == name).unwrap()
+}
+
+/// The rights of the Role, or ClusterRole, of that name.
+fn given(objects: &[Value], name: &str) -> BTreeSet<[String; 3]> {
+    let is_it = |object: &&Value| {
+        object["rules"].is_array()
+            && object["kind"].as_str().unwrap().ends_with("Role")
+            && object["metadata"]["name"] == name
+    };
+    rights(objects.iter().find(is_it).unwrap())
+}
+
+#[test]
+fn an_observer_may_what_the_program_needs_and_no_more() {
+    let Some(objects) = objects(&set("staging")) else {
+        return;
+    };
+    let needed = printed(&Rights::to_watch("mykadoo-staging", Driver::Secret));
+    assert_eq!(given(&objects, "leadsman"), needed);
+    let mut own = Rights::to_keep_state("leadsman");
+    own.extend(Rights::to_hold_lease("leadsman"));
+    assert_eq!(given(&objects, "leadsman-own"), printed(&own));
+}
+
+#[test]
+fn whoever_turns_back_may_change_kinds_and_wait_for_hooks() {
+    for (name, role, driver, records) in [
+        ("production", "leadsman", Driver::Secret, "secrets"),
+        (
+            "cluster-wide",
+            "leadsman-leadsman",
+            Driver::ConfigMap,
+            "configmaps",
+        ),
+    ] {
+        let Some(objects) = objects(&set(name)) else {
+            return;
+        };
+        let given = given(&objects, role);
+        let mut needed = printed(&Rights::to_watch("any", driver));
+        let mut add = |group: &str, resource: &str, verbs: &[&str]| {
+            for verb in verbs {
+                needed.insert([group, resource, verb].map(str::to_owned));
+            }
+        };
+        add("", records, &["get", "list", "create", "update"]);
+        add("apps", "deployments", &["get", "create", "patch", "delete"]);
+        let of_hooks = ["get", "list", "watch", "create", "patch", "delete"];
+        for (group, resource) in [("batch", "jobs"), ("", "pods"), ("", "configmaps")] {
+            add(group, resource, &of_hooks);
+        }
+        let missing: Vec<_> = needed.difference(&given).collect();
+        assert!(missing.is_empty(), "{name}: {missing:?}");
+        // Other people's secrets are not to be listed where the records are no Secrets.
+        let list = ["", "secrets", "list"].map(str::to_owned);
+        assert_eq!(given.contains(&list), records == "secrets", "{name}");
+    }
+}

@@ -449,6 +449,47 @@ fn in_the_mode_observe_nothing_is_written_and_the_verdict_is_said() {
     assert!(metrics.contains(series), "{metrics}");
 }
 
+/// Changes the configuration while a dead revision is watched.
+fn changed_in_a_watch(change: impl Fn(&str) -> String) -> Guarded {
+    let guarded = Guarded::start();
+    let file = guarded.daemon.folder().join("probes.toml");
+    let config = fs::read_to_string(file).unwrap();
+    guarded.deploy("dead");
+    guarded.reaches("watching");
+    guarded.daemon.rewrite(&change(&config));
+    guarded.daemon.signal("HUP");
+    guarded
+}
+
+#[test]
+fn a_watch_keeps_the_settings_that_it_began_with_and_says_so() {
+    // What is asked then is not there: by the new settings nothing would ever be well again.
+    let guarded = changed_in_a_watch(|config| config.replace("/api/health\"", "/nowhere\""));
+    let says = || guarded.release()["says"].as_str().unwrap_or("").to_owned();
+    until("it is said", || says().contains("other settings wait"));
+    until("the rollback is verified", || {
+        guarded.ending_of(2).as_deref() == Some("recovered")
+    });
+    until("the new settings are in force", || {
+        let log = guarded.daemon.log();
+        let probes = guarded.daemon.get("/api/v1/probes").body;
+        let probes: Value = serde_json::from_str(&probes).unwrap();
+        let probes = probes["probes"].as_array().unwrap();
+        let fails = probes
+            .iter()
+            .any(|probe| probe["last"]["reason"] == "status");
+        fails && log.contains("the new ones wait for its end") && !says().contains("wait")
+    });
+}
+
+#[test]
+fn a_mode_that_does_less_is_obeyed_in_the_middle_of_a_watch() {
+    let guarded = changed_in_a_watch(|config| config.replace("\"enforce\"", "\"observe\""));
+    until("the verdict has fallen", || guarded.ending_of(2).is_some());
+    assert_eq!(guarded.ending_of(2).as_deref(), Some("would_roll_back"));
+    assert_eq!(guarded.records().len(), 2);
+}
+
 #[test]
 fn a_state_that_is_damaged_is_set_aside_and_the_release_is_followed_anew() {
     let mut guarded = Guarded::start();

@@ -14,7 +14,7 @@ use super::*;
 
 const TIMES: LeaseTimes = LeaseTimes {
     renew: Duration::from_millis(100),
-    deadline: Duration::from_millis(1000),
+    deadline: Duration::from_secs(1),
     duration: Duration::from_millis(1500),
 };
 
@@ -201,10 +201,10 @@ async fn a_lease_that_is_deleted_is_not_taken_while_its_holder_may_still_act() {
     let mut one = replica(&mine, "one");
     let first = one.acts().await;
     let mut two = replica(&theirs, "two");
-    let knows = |standing: &Standing| matches!(standing, Standing::Follows { leader: Some(_) });
-    let known = two.standing.wait_for(knows);
-    let known = tokio::time::timeout(Duration::from_secs(30), known).await;
-    drop(known.unwrap().unwrap());
+    let has_seen = |standing: &Standing| matches!(standing, Standing::Follows { leader: Some(_) });
+    let seen = two.standing.wait_for(has_seen);
+    let seen = tokio::time::timeout(Duration::from_secs(30), seen).await;
+    drop(seen.unwrap().unwrap());
     // The first one does not get to know what has been done.
     is_cut.store(true, Ordering::Relaxed);
     server.lease.lock().unwrap().take();

@@ -37,11 +37,17 @@ fn configurations(cluster: &Cluster, servers: [&str; 2], helm: PathBuf) -> [Stri
     };
     let kubeconfig = cluster.least(&guards(&cluster.kubeconfig(), "nobody"));
     let text = std::fs::read_to_string(&kubeconfig).unwrap();
+    let given = text.split("token: \"").nth(1).unwrap();
+    let given = given.split('"').next().unwrap();
     let mut named = ["one", "two"].into_iter();
     servers.map(|server| {
         let name = named.next().unwrap();
         let own = kubeconfig.with_extension(name);
-        std::fs::write(&own, text.replace(SERVER, server)).unwrap();
+        // A token each, by which the audit log tells one from the other.
+        let token = cluster.token("leadsman");
+        let text = text.replace(given, &token).replace(SERVER, server);
+        std::fs::write(&own, text).unwrap();
+        std::fs::write(own.with_extension(format!("{name}.token")), token).unwrap();
         guards(&own, name)
     })
 }
@@ -134,6 +140,7 @@ fn one_that_is_cut_off_from_the_api_server_does_nothing_more() {
     way.cut(false);
     // Back again, it answers for the other one, and takes its place when that is cut off in turn.
     turned_back_once(&cluster, &acts);
+    the_other_one_writes_nothing(&cluster);
     other.cut(true);
     until("it acts again", || leads(&acts));
     turned_back_once(&cluster, &acts);
@@ -152,12 +159,72 @@ fn apart(both: [Guarded<'_>; 2]) -> (Guarded<'_>, Guarded<'_>) {
     if leads(&one) { (one, two) } else { (two, one) }
 }
 
-fn transitions(cluster: &Cluster) -> Value {
+fn lease(cluster: &Cluster) -> Value {
     let path = format!(
         "/apis/coordination.k8s.io/v1/namespaces/{}/leases/leadsman",
         cluster.namespace
     );
-    cluster.get(&path)["spec"]["leaseTransitions"].clone()
+    cluster.get(&path)["spec"].clone()
+}
+
+fn transitions(cluster: &Cluster) -> Value {
+    lease(cluster)["leaseTransitions"].clone()
+}
+
+/// Which of them holds the Lease: `one` or `two`.
+fn holder(cluster: &Cluster) -> String {
+    let identity = lease(cluster)["holderIdentity"].clone();
+    let identity = identity.as_str().unwrap();
+    identity.split('_').next().unwrap().to_owned()
+}
+
+/// What a replica, or its helm, has changed since a moment, by the audit log: who holds the token is named there.
+fn writes_since(cluster: &Cluster, name: &str, since: &str) -> Vec<String> {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let token = cluster
+        .folder()
+        .join(format!("{}.{name}.token", cluster.namespace));
+    let token = std::fs::read_to_string(token).unwrap();
+    let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap());
+    let claims: Value = serde_json::from_slice(&claims.unwrap()).unwrap();
+    let credential = format!("JTI={}", claims["jti"].as_str().unwrap());
+    let log = std::fs::read_to_string(cluster.folder().join("audit.log")).unwrap();
+    let events = log
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let mut is_known = false;
+    let writes = events
+        .filter(|event| {
+            let ids = &event["user"]["extra"]["authentication.kubernetes.io/credential-id"];
+            let is_theirs = ids[0] == credential.as_str();
+            is_known |= is_theirs;
+            let code = event["responseStatus"]["code"].as_u64().unwrap_or(0);
+            is_theirs && code < 300 && event["requestReceivedTimestamp"].as_str() > Some(since)
+        })
+        // Questions are no writes, though they are posted.
+        .filter(|event| event["objectRef"]["apiGroup"] != "authorization.k8s.io")
+        .map(|event| {
+            let of = &event["objectRef"];
+            format!("{} {} {}", event["verb"], of["resource"], of["name"])
+        })
+        .collect();
+    assert!(is_known, "the audit log tells who has which token");
+    writes
+}
+
+/// Nothing was written by the one that acted before since the other one acts.
+#[track_caller]
+fn the_other_one_writes_nothing(cluster: &Cluster) {
+    let since = lease(cluster)["acquireTime"].as_str().unwrap().to_owned();
+    let other = if holder(cluster) == "one" {
+        "two"
+    } else {
+        "one"
+    };
+    let writes = writes_since(cluster, other, &since);
+    assert!(writes.is_empty(), "{writes:#?}");
+    assert!(!writes_since(cluster, &holder(cluster), &since).is_empty());
 }
 
 /// The bad revision was turned back once, by whoever it was.
@@ -237,7 +304,21 @@ fn killed(phase: &str) {
         "killed while {phase}: the other one acts within {:?}",
         began.elapsed()
     );
+    goes_on(&waits);
     turned_back_once(&cluster, &waits);
+}
+
+/// Whoever has begun to act goes on with what is stored, within 5 s.
+#[track_caller]
+fn goes_on(guarded: &Guarded<'_>) {
+    let began = Instant::now();
+    guarded.until("it goes on", |release| {
+        let phase = release["phase"].as_str().unwrap_or("");
+        release["revision"].as_u64() >= Some(2) && !matches!(phase, "" | "absent")
+    });
+    let took = began.elapsed();
+    println!("it goes on with what is stored within {took:?}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
 }
 
 /// Between the end of one case and the beginning of the next.
@@ -426,6 +507,53 @@ fn clocks_that_differ_and_jump_change_nothing() {
     assert_eq!(transitions(&cluster), 1);
 }
 
+/// The first one acts, with a clock that differs by so much from that of the other, and is killed while it watches.
+fn killed_with_another_clock(offsets: [&str; 2]) {
+    let Some(cluster) = Cluster::new("skewed", Helm::Four) else {
+        return;
+    };
+    let file = |name: &str| {
+        cluster
+            .folder()
+            .join(format!("{}.{name}.clock", cluster.namespace))
+    };
+    let files = ["one", "two"].map(file);
+    for (file, offset) in files.iter().zip(offsets) {
+        std::fs::write(file, format!("{offset}\n")).unwrap();
+    }
+    let Some(environments) = clock(&files[0]).zip(clock(&files[1])) else {
+        return;
+    };
+    cluster.install(&[]);
+    let told = configurations(&cluster, [SERVER, SERVER], cluster.helm.path());
+    let start = |text: &str, environment: &[(String, String)]| {
+        let environment: Vec<_> = environment
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        Guarded::allowed_in(&cluster, text, &environment)
+    };
+    let mut acts = start(&told[0], &environments.0);
+    until("it acts", || leads(&acts));
+    let waits = start(&told[1], &environments.1);
+    cluster.upgrade(&[DEAD]);
+    acts.until("it is watched", |release| release["phase"] == "watching");
+    acts.leadsman.kill();
+    until("the other one acts", || leads(&waits));
+    goes_on(&waits);
+    turned_back_once(&cluster, &waits);
+}
+
+#[test]
+fn one_whose_clock_is_ahead_is_followed_by_another() {
+    killed_with_another_clock(["+40m", "+0"]);
+}
+
+#[test]
+fn one_whose_clock_is_behind_is_followed_by_another() {
+    killed_with_another_clock(["-40m", "+0"]);
+}
+
 #[test]
 fn one_that_is_killed_while_it_watches_is_followed_by_the_other() {
     killed("watching");
@@ -441,19 +569,47 @@ fn one_that_is_killed_while_it_verifies_is_followed_by_the_other() {
     killed("verifying");
 }
 
-#[test]
-fn one_that_stood_still_for_longer_than_its_lease_does_nothing_more() {
+/// Sends a signal to a program and to what it has started.
+fn signal_all(pid: u32, name: &str) {
+    let children = format!("/proc/{pid}/task/{pid}/children");
+    let children = std::fs::read_to_string(children).unwrap_or_default();
+    for child in children.split_whitespace() {
+        signal_all(child.parse().unwrap(), name);
+    }
+    let sent = Command::new("kill")
+        .args([format!("-{name}"), pid.to_string()])
+        .status();
+    assert!(sent.unwrap().success());
+}
+
+/// The one that acts stands still, with its helm, for longer than its Lease, and goes on when all is over.
+fn stood_still(phase: &str) {
     let Some(cluster) = Cluster::new("still", Helm::Four) else {
         return;
     };
     cluster.install(&[]);
-    let (acts, waits) = apart(two(&cluster));
+    let folder = cluster.folder();
+    let hold = folder.join(format!("{}.hold", cluster.namespace));
+    let helm = folder.join(format!("{}.helm", cluster.namespace));
+    let script = format!(
+        "#!/bin/sh\n[ \"$1\" != rollback ] || while [ -e {} ]; do sleep 0.1; done\nexec {} \"$@\"\n",
+        hold.display(),
+        cluster.helm.path().display()
+    );
+    std::fs::write(&helm, script).unwrap();
+    std::fs::set_permissions(&helm, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let told = configurations(&cluster, [SERVER, SERVER], helm);
+    let (acts, waits) = apart(told.map(|text| Guarded::allowed(&cluster, &text)));
+    if phase == "turning_back" {
+        std::fs::write(&hold, "").unwrap();
+    }
     cluster.upgrade(&[DEAD]);
-    acts.until("it is watched", |release| release["phase"] == "watching");
-    acts.leadsman.signal("STOP");
+    acts.until(phase, |release| release["phase"] == phase);
+    signal_all(acts.leadsman.pid(), "STOP");
+    let _ = std::fs::remove_file(&hold);
     until("the other one acts", || leads(&waits));
     turned_back_once(&cluster, &waits);
-    acts.leadsman.signal("CONT");
+    signal_all(acts.leadsman.pid(), "CONT");
     until("it has noticed", || !leads(&acts));
     // A renewal that it was about to send is refused; otherwise it looks at the clock first.
     let log = acts.leadsman.log();
@@ -465,4 +621,20 @@ fn one_that_stood_still_for_longer_than_its_lease_does_nothing_more() {
     turned_back_once(&cluster, &acts);
     assert_eq!(transitions(&cluster), 2);
     assert!(leads(&waits));
+    the_other_one_writes_nothing(&cluster);
+}
+
+#[test]
+fn one_that_stood_still_while_it_watched_does_nothing_more() {
+    stood_still("watching");
+}
+
+#[test]
+fn one_that_stood_still_while_it_turned_back_does_nothing_more() {
+    stood_still("turning_back");
+}
+
+#[test]
+fn one_that_stood_still_while_it_verified_does_nothing_more() {
+    stood_still("verifying");
 }

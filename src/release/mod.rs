@@ -261,7 +261,7 @@ pub trait Engine: Send + Sync {
 pub struct Notice {
     /// Whether somebody should look at it.
     pub is_warning: bool,
-    /// What happened, as `RevisionRegressed`.
+    /// What happened, as `ReleaseRegressed`.
     pub reason: &'static str,
     /// What was done, as `Judge`.
     pub action: &'static str,

@@ -137,6 +137,45 @@ pub(super) fn look(
     (all, obstacles)
 }
 
+/// Objects that come back: the target has them, and the bad revision has not. None where a manifest cannot be read, which
+/// is an obstacle by itself.
+pub(super) fn returning(bad: &Record, target: &Record) -> Vec<Object> {
+    let read = |record: &Record| manifest::objects(&record.manifest).unwrap_or_default();
+    let old = read(bad);
+    let mut new = read(target);
+    new.retain(|object| !old.iter().any(|other| identity(other) == identity(object)));
+    new
+}
+
+/// Workloads that an autoscaler scales, and whose number of pods Helm sets to that of the chart all the same: in the middle
+/// of an incident that may be half of them.
+pub(super) fn loses_replicas(all: &[Object], target: &Record) -> Vec<String> {
+    let scaled: Vec<(&str, &str)> = all
+        .iter()
+        .filter(|object| {
+            ["HorizontalPodAutoscaler", "ScaledObject"].contains(&object.kind.as_str())
+        })
+        .filter_map(|object| {
+            let aim = object.body.pointer("/spec/scaleTargetRef")?;
+            let kind = aim.get("kind").and_then(Value::as_str);
+            Some((kind.unwrap_or("Deployment"), aim.get("name")?.as_str()?))
+        })
+        .collect();
+    let target = manifest::objects(&target.manifest).unwrap_or_default();
+    let lines = target.iter().filter_map(|object| {
+        let replicas = object.body.pointer("/spec/replicas")?;
+        scaled
+            .contains(&(object.kind.as_str(), object.name.as_str()))
+            .then(|| {
+                format!(
+                    "The rollback sets {} {} to {replicas} pods, and its autoscaler takes it from there; leave spec.replicas out of the chart where an autoscaler is on",
+                    object.kind, object.name
+                )
+            })
+    });
+    lines.take(MAX_NAMED).collect()
+}
+
 /// As Helm matches them: the version of an API does not matter.
 fn identity(object: &Object) -> (&str, &str, Option<&str>, &str) {
     let group = object
@@ -228,7 +267,7 @@ fn fixed_changes(old: &Object, new: &Object) -> Vec<String> {
         .collect()
 }
 
-fn named<'a>(objects: impl Iterator<Item = &'a Object>) -> String {
+pub(super) fn named<'a>(objects: impl Iterator<Item = &'a Object>) -> String {
     let names: Vec<String> = objects
         .map(|object| format!("{} {}", object.kind, object.name))
         .collect();

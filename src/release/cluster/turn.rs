@@ -585,3 +585,6 @@ impl Cluster {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

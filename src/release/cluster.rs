@@ -102,8 +102,8 @@ pub struct Cluster {
     records: Records,
     /// The revision that helm is making for us at the moment, with its target.
     making: Mutex<Option<(Revision, Revision)>>,
-    /// A rollback of which it is not known how it ended.
-    left: Mutex<Option<Plan>>,
+    /// A rollback of which it is not known how it ended, and when it was given up.
+    left: Mutex<Option<(Plan, Time)>>,
     /// The revision that the last rollback of this process made.
     made: Mutex<Option<Revision>>,
     recorder: Recorder,
@@ -143,12 +143,12 @@ impl Cluster {
         *self.making.lock().unwrap_or_else(PoisonError::into_inner) = making;
     }
 
-    fn left(&self) -> Option<Plan> {
+    fn left(&self) -> Option<(Plan, Time)> {
         let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         left.clone()
     }
 
-    fn set_left(&self, left: Option<Plan>) {
+    fn set_left(&self, left: Option<(Plan, Time)>) {
         *self.left.lock().unwrap_or_else(PoisonError::into_inner) = left;
     }
 
@@ -248,7 +248,7 @@ impl Cluster {
                 if mended.elapsed() >= Duration::from_secs(1) {
                     mended = tokio::time::Instant::now();
                     if self.policy.permit.holds() {
-                        self.finish_left(&rows).await;
+                        self.finish_left().await;
                         self.mend(&rows).await;
                         self.unblock(&rows, &known).await;
                     }
@@ -446,5 +446,25 @@ impl Engine for Cluster {
             self.set_making(None);
             report
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever reads must not take for the present what was last known.
+    #[tokio::test]
+    async fn a_following_that_ends_by_itself_is_told_as_trouble() {
+        let (tell, told) = watch::channel(Observed::default());
+        let following = tokio::spawn(async move {
+            let _ended = Ended(&tell);
+            std::future::pending::<()>().await;
+        });
+        tokio::task::yield_now().await;
+        assert_eq!(told.borrow().trouble, None);
+        following.abort();
+        assert!(following.await.is_err());
+        assert!(told.borrow().trouble.is_some());
     }
 }

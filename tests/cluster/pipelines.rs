@@ -10,6 +10,9 @@ const CRASH: &str = r#"api.sim={"crash-after":"1s"}"#;
 /// Crashes before it can become Ready, so that `--wait` waits.
 const CRASH_AT_ONCE: &str = r#"api={"readiness":"/never","sim":{"crash-after":"1s"}}"#;
 
+/// Never Ready, so that the pods before it go on serving.
+const NO_IMAGE: &str = r#"api.sim={"image-pull":"fail"}"#;
+
 /// The runbook's own way: helm waits for a revision that never becomes Ready.
 #[track_caller]
 fn waiting(name: &str, helm: Helm, flags: &[&str]) {
@@ -254,6 +257,8 @@ fn where_the_revision_before_is_bad_too_the_last_good_one_comes_back() {
     let text = |mode: &'static str, kubeconfig: &std::path::Path| {
         let settings = Settings {
             mode,
+            // A pod that cannot start is given a minute.
+            watch: 120,
             ..Settings::by(Helm::Four)
         };
         let text = configuration(&cluster, &settings, kubeconfig);
@@ -264,7 +269,7 @@ fn where_the_revision_before_is_bad_too_the_last_good_one_comes_back() {
     let mut observes = Guarded::allowed(&cluster, &text("observe", &kubeconfig));
     cluster.upgrade(&[r#"api.image="mykadoo-api:2""#]);
     assert_eq!(observes.ending(2)["ending"], "kept");
-    cluster.upgrade(&[CRASH, r#"api.image="mykadoo-api:3""#]);
+    cluster.upgrade(&[NO_IMAGE, r#"api.image="mykadoo-api:3""#]);
     assert_eq!(observes.ending(3)["ending"], "would_roll_back");
     observes.leadsman.kill();
     drop(observes);

@@ -228,6 +228,8 @@ fn where_nothing_good_is_left_people_are_told_and_nothing_is_done() {
     let text = |mode: &'static str, kubeconfig: &std::path::Path| {
         let settings = Settings {
             mode,
+            // A pod that cannot start is given a minute.
+            watch: 120,
             ..Settings::by(Helm::Four)
         };
         let text = configuration(&cluster, &settings, kubeconfig);
@@ -235,9 +237,10 @@ fn where_nothing_good_is_left_people_are_told_and_nothing_is_done() {
         text.replace("directory = \"state\"\n", &directory)
     };
     let kubeconfig = cluster.least(&text("enforce", &cluster.kubeconfig()));
+    let no_image = r#"api.sim={"image-pull":"fail"}"#;
     let crash = r#"api.sim={"crash-after":"1s"}"#;
     let mut observes = Guarded::allowed(&cluster, &text("observe", &kubeconfig));
-    cluster.upgrade(&[crash]);
+    cluster.upgrade(&[no_image]);
     assert_eq!(observes.ending(2)["ending"], "would_roll_back");
     observes.leadsman.kill();
     drop(observes);

@@ -90,19 +90,12 @@ fn goes_back(record: &Record, plan: &Plan) -> bool {
 
 impl Cluster {
     pub(super) async fn turn_back(&self, plan: &Plan) -> Result<Report, Refusal> {
-        // Until it is known how it ended, its record may be pending.
-        self.set_left(Some(plan.clone()));
         let ended = self.carry_out(plan).await;
-        let is_known = match &ended {
-            Ok(report) => {
-                self.set_made(report.made);
-                true
-            }
-            Err(Refusal::Overtaken { .. }) => true,
-            Err(_) => false,
-        };
-        if is_known {
-            self.set_left(None);
+        match &ended {
+            Ok(report) => self.set_made(report.made),
+            Err(Refusal::Overtaken { .. }) => {}
+            // Its record may be pending, where the API server did not let us look.
+            Err(_) => self.set_left(Some((plan.clone(), self.hub.now()))),
         }
         ended
     }
@@ -392,24 +385,28 @@ impl Cluster {
     }
 
     /// Puts right what a rollback of ours that was given up left behind, as after an API server that was away for long:
-    /// its record is marked as failed, or as ours where helm came to its end after all.
-    pub(super) async fn finish_left(&self, rows: &[StoredRow]) {
-        let Some(plan) = self.left() else {
+    /// its record is marked as failed, or as ours where helm came to its end after all. One look is enough as soon as the
+    /// API server answers: helm is not at work any more, and what begins later is somebody else's.
+    pub(super) async fn finish_left(&self) {
+        let Some((plan, given_up)) = self.left() else {
             return;
         };
         // A rollback that is being carried out does that itself.
-        if self.making().is_some() || rows.last().is_none_or(|row| row.revision <= plan.bad) {
+        if self.making().is_some() {
             return;
         }
         let done = match self.found(&plan, plan.bad).await {
-            Ok(Found::Pending(row)) => self.repair(&row, "helm did not end").await,
-            Ok(Found::Done(row)) => {
-                self.sign(&plan, &row).await;
+            Ok(Found::Pending(row)) if row.created <= given_up => {
+                self.repair(&row, "helm did not end").await
+            }
+            Ok(Found::Done(row)) if row.created <= given_up => {
+                if !row.ours {
+                    self.sign(&plan, &row).await;
+                }
                 self.set_made(row.revision);
                 Ok(())
             }
-            Ok(Found::Nothing) => return,
-            Ok(Found::Failed(..) | Found::Overtaken(_) | Found::Removed(_)) => Ok(()),
+            Ok(_) => Ok(()),
             Err(trouble) => Err(trouble),
         };
         match done {

@@ -24,7 +24,7 @@ use crate::clock::Timeline;
 use crate::config::settings::{Driver, May};
 use crate::permit::Permit;
 use crate::release::cluster::{Access, Hub, Policy};
-use crate::units::{Namespace, ReleaseName};
+use crate::units::{Namespace, ReleaseName, Time};
 
 /// The records as Secrets by revision. What helm writes it leaves as files `new-N` in the folder.
 struct Store {
@@ -69,6 +69,12 @@ impl Store {
                 self.put(revision, status.trim(), &[]);
             }
         }
+    }
+
+    fn created(&self, revision: u32, at: &str) {
+        let mut secrets = self.secrets.lock().unwrap();
+        let secret = secrets.get_mut(&revision).unwrap();
+        secret["metadata"]["creationTimestamp"] = at.into();
     }
 
     fn label(&self, revision: u32, name: &str) -> Option<String> {
@@ -271,33 +277,39 @@ async fn after_a_restart_runs_of_ours_that_failed_are_stepped_over() {
 async fn what_a_rollback_that_was_given_up_left_is_put_right_later() {
     let world = World::new("").await;
     let plan = world.plan().await;
-    let given_up = || world.cluster.set_left(Some(plan.clone()));
+    let now = world.cluster.hub.now();
+    let given_up = || world.cluster.set_left(Some((plan.clone(), now)));
     given_up();
-    // As long as nothing came of it, it may still come.
-    world.cluster.finish_left(&world.rows().await).await;
-    assert!(world.cluster.left().is_some());
     world.store.put(3, "pending-rollback", &[]);
-    world.cluster.finish_left(&world.rows().await).await;
+    world.cluster.finish_left().await;
     assert_eq!(world.status(3), "failed");
     assert!(world.cluster.left().is_none());
     // Helm may have come to its end after all.
     given_up();
     world.store.put(3, "deployed", &[]);
-    world.cluster.finish_left(&world.rows().await).await;
+    world.cluster.finish_left().await;
     assert_eq!(world.store.label(3, mark::MADE).as_deref(), Some("3"));
-    // Nothing is touched that a rollback to other contents made, nor without anything left.
-    for left in [
-        None,
-        Some(Plan {
-            digest: crate::ledger::Digest("other".into()),
-            ..plan.clone()
-        }),
-    ] {
-        world.store.put(3, "pending-rollback", &[]);
-        world.cluster.set_left(left);
-        world.cluster.finish_left(&world.rows().await).await;
-        assert_eq!(world.status(3), "pending-rollback");
-    }
+    // Where nothing came of it nothing will: what comes later is somebody else's.
+    world.store.secrets.lock().unwrap().remove(&3);
+    given_up();
+    world.cluster.finish_left().await;
+    assert!(world.cluster.left().is_none());
+    world.store.put(3, "pending-rollback", &[]);
+    world.cluster.finish_left().await;
+    assert_eq!(world.status(3), "pending-rollback");
+    // So is what was begun after it was given up, and what goes back to other contents.
+    world
+        .cluster
+        .set_left(Some((plan.clone(), Time::default())));
+    world.store.created(3, "2026-01-01T00:00:00Z");
+    world.cluster.finish_left().await;
+    assert_eq!(world.status(3), "pending-rollback");
+    let digest = crate::ledger::Digest("other".into());
+    let other = Plan { digest, ..plan };
+    world.cluster.set_left(Some((other, now)));
+    world.cluster.finish_left().await;
+    assert_eq!(world.status(3), "pending-rollback");
+    assert!(world.cluster.left().is_none());
 }
 
 #[tokio::test]

@@ -393,7 +393,7 @@ impl Read {
 /// A description is shown, and may be an error of Helm's with all that it prints.
 fn told(stored: Stored) -> Stored {
     Stored {
-        description: super::helm_error::shown(&stored.description),
+        description: super::helm_error::described(&stored.description),
         ..stored
     }
 }

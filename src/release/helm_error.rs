@@ -176,7 +176,12 @@ const MAX_SHOWN: usize = 1000;
 /// The same for people: without what looks like a secret, and without the values that the API server refuses, which it
 /// prints whole: a pod's template with its environment.
 pub fn shown(stderr: &str) -> String {
-    redacted_to(&without_values(&message(stderr)), MAX_SHOWN)
+    described(&message(stderr))
+}
+
+/// The same of the description of a record, into which Helm writes such an error, and people what they like.
+pub fn described(text: &str) -> String {
+    redacted_to(&without_values(text), MAX_SHOWN)
 }
 
 /// A text without what stands behind `Invalid value:` and its like, up to the reason that follows.
@@ -366,6 +371,7 @@ mod tests {
         let cut = r#"is invalid: spec: Invalid value: core.PodSpec{Env:"hunter2"#;
         assert_eq!(without_values(cut), "is invalid: spec: Invalid value: …");
         assert_eq!(without_values("Invalid value: "), "Invalid value: …");
+        assert_eq!(described("time=now for more"), "time=now for more");
         let url = "Error: Get \"https://app:hunter2@repo/index.yaml\": no such host";
         assert!(!shown(url).contains("hunter2"), "{}", shown(url));
         assert!(

@@ -228,6 +228,28 @@ fn a_crash_loop_is_turned_back() {
     );
 }
 
+/// What ended the containers is said in words that need no exit codes.
+#[test]
+fn a_revision_that_needs_too_much_memory_is_turned_back_and_that_is_said() {
+    let Some(cluster) = Cluster::new("memory", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let guarded = Guarded::start(&cluster);
+    cluster.upgrade(&[r#"api.sim={"oom-after":"1s"}"#]);
+    let ended = guarded.ending(2);
+    assert_eq!(
+        ended["ending"],
+        "recovered",
+        "{ended:#}\n{}",
+        guarded.leadsman.log()
+    );
+    let (code, text) = crate::commands::explained(&guarded, 2);
+    assert_eq!(code, Some(0), "{text}");
+    let said = "OOMKilled (exit code 137): it needed more memory than it may have";
+    assert!(text.contains(said), "{text}");
+}
+
 #[test]
 fn an_image_that_cannot_be_pulled_is_turned_back() {
     turned_back(

@@ -303,7 +303,7 @@ impl Cluster {
         Ok(match record.status {
             Status::PendingRollback => Found::Pending(row),
             Status::Deployed => Found::Done(row),
-            Status::Failed => Found::Failed(row, helm_error::shown(&record.description)),
+            Status::Failed => Found::Failed(row, helm_error::described(&record.description)),
             Status::Unknown
             | Status::Uninstalled
             | Status::Superseded

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use super::amend;
 use super::mark;
 use crate::release::manifest::{self, Object};
 use crate::release::record::Record;
@@ -88,6 +89,7 @@ pub(super) fn look(
     };
     let (old, new) = (objects(bad), objects(target));
     obstacles.extend(denied(bad));
+    obstacles.extend(too_large(target));
     if !allowed.migrations {
         obstacles.extend(migrations(bad));
     }
@@ -195,6 +197,22 @@ fn denied(bad: &Record) -> Option<Obstacle> {
     (wish == "deny").then(|| Obstacle {
         reason: "denied",
         text: format!("the chart says {}: deny", mark::CHART_ROLLBACK),
+    })
+}
+
+/// What the record of a rollback may have more than that of its target, in bytes: a longer description, and when its hooks
+/// ran.
+const GROWS_BY: usize = 2048;
+
+fn too_large(target: &Record) -> Option<Obstacle> {
+    (target.size + GROWS_BY > amend::MAX_DATA).then(|| Obstacle {
+        reason: "too_large",
+        text: format!(
+            "the record of revision {} has {} bytes, so that one more like it may not fit into the {} that Kubernetes takes; make the chart smaller",
+            target.revision,
+            target.size,
+            amend::MAX_DATA
+        ),
     })
 }
 

@@ -174,3 +174,15 @@ fn what_comes_back_and_what_an_autoscaler_loses_is_named() {
     let open = plain(&web.replace("  replicas: 2\n", "  paused: false\n"));
     assert!(loses_replicas(&all, &open).is_empty());
 }
+
+#[test]
+fn a_record_that_is_as_large_as_can_be_is_known_beforehand() {
+    let small = plain(CONFIG);
+    assert!(small.size > 100);
+    let large = Record {
+        size: amend::MAX_DATA - 100,
+        ..small.clone()
+    };
+    assert_eq!(reasons(&small, &large, &Allowed::default()), ["too_large"]);
+    assert_eq!(reasons(&large, &small, &Allowed::default()), NONE);
+}

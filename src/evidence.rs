@@ -86,20 +86,30 @@ pub struct LogEvidence {
 /// What is put in place of a secret.
 const HIDDEN: &str = "***";
 
-/// Each with the number of the group that is kept in front.
+/// What stands in front of a secret is kept, as the group `front`.
 static SECRETS: LazyLock<Vec<Regex>> = LazyLock::new(|| {
+    // A value: quoted, quoted inside another text, or up to where a list or a tree goes on.
+    const VALUE: &str = r#"(?:"(?:[^"\\]|\\.)*(?:"|$)|'[^']*(?:'|$)|\\+["'][^"'\\]*(?:\\+["'])?|(?:bearer|basic)\s+\S+|[^\s,;&}\]]+)"#;
+    // A name that tells that a secret follows.
+    const NAME: &str = r"[a-z0-9_.-]*(?:passw(?:or)?d|pwd|passphrase|secret|token|api[_-]?key|access[_-]?key|private[_-]?key|credential|authorization|cookie|signature)[a-z0-9_.-]*";
+    const QUOTE: &str = r#"\\*["']?"#;
     [
-        // User and password of a URL.
-        r"(?i)([a-z][a-z0-9+.-]*://)[^/\s:@]*:[^/\s@]*@()",
+        // User and password of a URL, or a token alone. Passwords may hold `/` and `@`, so the last `@` counts.
+        r#"(?i)(?<front>[a-z][a-z0-9+.-]*://)[^/\s:@"'<>]*:[^\s"'<>]*@"#.to_owned(),
+        r#"(?i)(?<front>[a-z][a-z0-9+.-]*://)[^/\s"'<>]+@"#.to_owned(),
+        // A variable of a container, as in JSON, YAML, or a dump of Go.
+        format!(
+            r"(?i)(?<front>\bname{QUOTE}\s*[:=]\s*{QUOTE}{NAME}{QUOTE}\s*,?\s*{QUOTE}value{QUOTE}\s*[:=]\s*){VALUE}"
+        ),
         // What stands behind a telling name, quoted or not.
-        r#"(?i)((?:[a-z0-9_.-]*(?:passw(?:or)?d|passphrase|secret|token|api[_-]?key|access[_-]?key|private[_-]?key|credential|authorization|cookie|signature)[a-z0-9_.-]*)["']?\s*[:=]\s*)(?:"[^"]*"|'[^']*'|(?:bearer|basic)\s+\S+|[^\s,;&}\]]+)"#,
+        format!(r"(?i)(?<front>{NAME}{QUOTE}\s*[:=]\s*){VALUE}"),
         // Headers of HTTP.
-        r"(?i)(\b(?:bearer|basic)\s+)[a-z0-9._~+/=-]{8,}",
+        r"(?i)(?<front>\b(?:bearer|basic)\s+)[a-z0-9._~+/=-]{8,}".to_owned(),
         // Tokens that tell their kind.
-        r"()\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?",
-        r"()\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
-        r"()\b(?:gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}|glpat-[A-Za-z0-9_-]{15,}|xox[abeoprs]-[A-Za-z0-9-]{8,}|sk_(?:live|test)_[A-Za-z0-9]{10,}|sk-[A-Za-z0-9_-]{20,}|npm_[A-Za-z0-9]{20,})",
-        r"()-----BEGIN [A-Z ]*PRIVATE KEY-----.*",
+        r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?".to_owned(),
+        r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b".to_owned(),
+        r"\b(?:gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}|glpat-[A-Za-z0-9_-]{15,}|xox[abeoprs]-[A-Za-z0-9-]{8,}|sk_(?:live|test)_[A-Za-z0-9]{10,}|sk-[A-Za-z0-9_-]{20,}|npm_[A-Za-z0-9]{20,})".to_owned(),
+        r"(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\z)".to_owned(),
     ]
     .iter()
     .filter_map(|pattern| Regex::new(pattern).ok())
@@ -108,36 +118,84 @@ static SECRETS: LazyLock<Vec<Regex>> = LazyLock::new(|| {
 
 static TELLING: LazyLock<Option<Regex>> = LazyLock::new(|| {
     Regex::new(
-        r"(?i)passw(or)?d|passphrase|secret|token|api[_-]?key|access[_-]?key|private|credential|auth|cookie|cert|dsn|connection",
+        r"(?i)passw(or)?d|pwd|passphrase|secret|token|api[_-]?key|access[_-]?key|private|credential|auth|cookie|cert|dsn|connection",
     )
     .ok()
 });
 
+fn is_telling(name: &str) -> bool {
+    TELLING
+        .as_ref()
+        .is_none_or(|telling| telling.is_match(name))
+}
+
 /// A text without what looks like a secret, and not longer than [`MAX_TEXT`].
 pub fn redacted(text: &str) -> String {
+    redacted_to(text, MAX_TEXT)
+}
+
+/// The same with another bound, in characters.
+pub fn redacted_to(text: &str, most: usize) -> String {
     // Cut first, so that a hostile line costs no more than a long one; some more than is kept, so that what is cut in
     // the middle is still known.
-    let mut text: String = text.chars().take(4 * MAX_TEXT).collect();
+    let mut text: String = text.chars().take(4 * most).collect();
     for pattern in SECRETS.iter() {
         text = pattern
             .replace_all(&text, |found: &regex::Captures<'_>| {
-                let front = found.get(1).map_or("", |front| front.as_str());
+                let front = found.name("front").map_or("", |front| front.as_str());
                 let back = if front.ends_with("://") { "@" } else { "" };
                 format!("{front}{HIDDEN}{back}")
             })
             .into_owned();
     }
-    if text.chars().count() > MAX_TEXT {
-        text = text.chars().take(MAX_TEXT).collect();
+    if text.chars().count() > most {
+        text = text.chars().take(most).collect();
         text.push('…');
     }
     text
 }
 
+/// The last [`MAX_LINES`] lines of a log. A key is spread over lines, of which each alone looks like nothing; and the log
+/// may begin in the middle of one.
+pub fn redacted_lines(log: &str) -> Vec<String> {
+    let marks = |line: &str, mark: &str| line.contains(mark) && line.contains("PRIVATE KEY-----");
+    let mut shown: Vec<String> = Vec::new();
+    let mut is_inside = false;
+    for line in log.lines() {
+        let begins = marks(line, "-----BEGIN ");
+        let ends = marks(line, "-----END ");
+        match (is_inside, begins, ends) {
+            (_, true, _) => {
+                shown.push(redacted(line));
+                is_inside = !ends;
+            }
+            (true, false, _) => is_inside = !ends,
+            (false, false, true) => {
+                let part = shown.iter().rposition(|line| !looks_encoded(line));
+                shown.truncate(part.map_or(0, |last| last + 1));
+                shown.push(HIDDEN.to_owned());
+            }
+            (false, false, false) => shown.push(redacted(line)),
+        }
+    }
+    let surplus = shown.len().saturating_sub(MAX_LINES);
+    shown.drain(..surplus);
+    shown
+}
+
+/// A line of base64, as keys are made of.
+fn looks_encoded(line: &str) -> bool {
+    let line = line.trim();
+    !line.is_empty()
+        && line
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte))
+}
+
 /// Where two trees of values differ, a line for each place. What stands at a place with a telling name is hidden.
 pub fn changes(before: &Value, after: &Value) -> Vec<String> {
     let mut found = Vec::new();
-    compare("", before, after, 0, &mut found);
+    compare("", (before, after), false, 0, &mut found);
     found.truncate(MAX_CHANGES);
     found
 }
@@ -145,7 +203,13 @@ pub fn changes(before: &Value, after: &Value) -> Vec<String> {
 /// Deeper trees are compared as a whole.
 const MAX_DEPTH: usize = 40;
 
-fn compare(path: &str, before: &Value, after: &Value, depth: usize, found: &mut Vec<String>) {
+fn compare(
+    path: &str,
+    (before, after): (&Value, &Value),
+    is_secret: bool,
+    depth: usize,
+    found: &mut Vec<String>,
+) {
     if before == after || found.len() > MAX_CHANGES {
         return;
     }
@@ -164,16 +228,16 @@ fn compare(path: &str, before: &Value, after: &Value, depth: usize, found: &mut 
             let value = |tree: &serde_json::Map<String, Value>| {
                 tree.get(key).cloned().unwrap_or(Value::Null)
             };
-            compare(&inner, &value(old), &value(new), depth + 1, found);
+            let is_secret = is_secret || is_named_secret(old, key) || is_named_secret(new, key);
+            let values = (value(old), value(new));
+            compare(&inner, (&values.0, &values.1), is_secret, depth + 1, found);
         }
         return;
     }
-    let is_telling = TELLING
-        .as_ref()
-        .is_none_or(|telling| telling.is_match(path));
+    let is_secret = is_secret || is_telling(path);
     let shown = |value: &Value| match value {
         Value::Null => "none".to_owned(),
-        _ if is_telling => HIDDEN.to_owned(),
+        _ if is_secret => HIDDEN.to_owned(),
         // A tree that appears or goes away as a whole may hold anything below it.
         Value::Object(_) | Value::Array(_) => hidden_inside(value).to_string(),
         value => value.to_string(),
@@ -185,20 +249,30 @@ fn compare(path: &str, before: &Value, after: &Value, depth: usize, found: &mut 
     )));
 }
 
+/// Whether a field is the value of a variable with a telling name, as in `{"name": "DB_PASSWORD", "value": …}`.
+fn is_named_secret(fields: &serde_json::Map<String, Value>, key: &str) -> bool {
+    const NAMES: [&str; 3] = ["name", "key", "Name"];
+    const VALUES: [&str; 5] = ["value", "val", "default", "data", "content"];
+    VALUES.contains(&key.to_ascii_lowercase().as_str())
+        && NAMES
+            .iter()
+            .filter_map(|name| fields.get(*name)?.as_str())
+            .any(is_telling)
+}
+
 /// The same tree with the values of telling names hidden.
 fn hidden_inside(value: &Value) -> Value {
     match value {
         Value::Object(fields) => {
-            let fields = fields.iter().map(|(key, value)| {
-                let is_telling = TELLING.as_ref().is_none_or(|telling| telling.is_match(key));
-                let value = if is_telling {
+            let hidden = fields.iter().map(|(key, value)| {
+                let value = if is_telling(key) || is_named_secret(fields, key) {
                     HIDDEN.into()
                 } else {
                     hidden_inside(value)
                 };
                 (key.clone(), value)
             });
-            Value::Object(fields.collect())
+            Value::Object(hidden.collect())
         }
         Value::Array(items) => items.iter().map(hidden_inside).collect(),
         value => value.clone(),
@@ -241,6 +315,68 @@ mod tests {
         ] {
             assert_eq!(redacted(plain), plain);
         }
+    }
+
+    #[test]
+    fn whoever_a_url_names_is_hidden() {
+        for (text, shown) in [
+            ("https://TOKEN@host/path", "https://***@host/path"),
+            ("amqp://app:hun/ter@2@mq:5672/v", "amqp://***@mq:5672/v"),
+            ("a https://u:hunter2@h/ b", "a https://***@h/ b"),
+            (
+                r#"{"url":"redis://:hunter2@r"}"#,
+                r#"{"url":"redis://***@r"}"#,
+            ),
+            ("https://host/path", "https://host/path"),
+            ("https://host/@scope/pkg", "https://host/@scope/pkg"),
+            ("mail a@b.c", "mail a@b.c"),
+        ] {
+            assert_eq!(redacted(text), shown);
+        }
+    }
+
+    #[test]
+    fn a_variable_with_a_telling_name_is_hidden_wherever_it_stands() {
+        for text in [
+            r#"{"name":"DB_PASSWORD","value":"hunter2"}"#,
+            r#"EnvVar{Name:"DB_PASSWORD", Value:"hunter2", ValueFrom:nil}"#,
+            r#"{\"name\":\"DB_PASSWORD\",\"value\":\"hunter2\"}"#,
+            r#"{\"apiKey\": \"hunter2\"}"#,
+            r#"password: "hun\"hunter2""#,
+            "- name: DB_PASSWORD value: hunter2",
+            "MYSQL_PWD=hunter2",
+        ] {
+            assert!(!redacted(text).contains("hunter2"), "{}", redacted(text));
+        }
+        let env = |value: &str| {
+            json!({"api": {
+                "env": [{"name": "DB_PASSWORD", "value": value}, {"name": "MODE", "value": value.len()}],
+                "deep": {"more": [[{"key": "apiKey", "value": value}]]},
+                "one": {"name": "SESSION_TOKEN", "value": value},
+            }})
+        };
+        let found = changes(&env("hunter2"), &env("hunter3!")).join("\n");
+        assert!(!found.contains("hunter"), "{found}");
+        assert!(
+            found.contains("MODE") && found.contains("DB_PASSWORD"),
+            "{found}"
+        );
+        let appears = changes(&json!({}), &env("hunter2")).join("\n");
+        assert!(!appears.contains("hunter"), "{appears}");
+    }
+
+    #[test]
+    fn a_key_over_several_lines_of_a_log_is_hidden() {
+        let log = "begins\n-----BEGIN PRIVATE KEY-----\nMIIEhunter2AAAA\nBBBB==\n-----END PRIVATE KEY-----\ngoes on\n";
+        assert_eq!(redacted_lines(log), ["begins", "***", "goes on"]);
+        let begun_before = "MIIEhunter2AAAA\nBBBB==\n-----END RSA PRIVATE KEY-----\ngoes on";
+        assert_eq!(redacted_lines(begun_before), ["***", "goes on"]);
+        let cut = "begins\n-----BEGIN EC PRIVATE KEY-----\nMIIEhunter2AAAA";
+        assert_eq!(redacted_lines(cut), ["begins", "***"]);
+        let certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----";
+        assert_eq!(redacted_lines(certificate).len(), 3);
+        let many = "line\n".repeat(10 * MAX_LINES);
+        assert_eq!(redacted_lines(&many).len(), MAX_LINES);
     }
 
     #[test]

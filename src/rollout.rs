@@ -14,7 +14,8 @@
 //! - nothing is turned back in any mode but `enforce`, nor without a verdict of rollback on the very revision that is
 //!   the newest, nor while our own trouble blinds us;
 //! - at most so many rollbacks in 24 h as the settings allow;
-//! - every case ends: each phase has a deadline, and time alone leads back to `Steady`.
+//! - every case ends: each phase has a deadline, and time alone leads back to `Steady`. After a restart the time of what
+//!   is being done begins anew when it is gone on with.
 //!
 //! Each transition leaves an [`Entry`]. The deadlines of the runbook are measured; exceeding one is an entry as well.
 
@@ -108,6 +109,14 @@ impl Phase {
             Self::Preflight(_) => "preflight",
             Self::TurningBack(_) => "turning_back",
             Self::Verifying(_) => "verifying",
+        }
+    }
+
+    /// Whether something is being done about a verdict.
+    const fn acts(&self) -> bool {
+        match self {
+            Self::Preflight(_) | Self::TurningBack(_) | Self::Verifying(_) => true,
+            Self::Absent | Self::Steady | Self::Settling(_) | Self::Watching(_) => false,
         }
     }
 
@@ -277,7 +286,31 @@ pub struct Rollout {
     past: Vec<Past>,
     #[serde(skip)]
     entries: Vec<Entry>,
+    #[serde(skip)]
+    clock: Clock,
 }
+
+/// Since when the time of a phase counts. While nobody of us ran, a rollback may have gone on, and its record must be
+/// looked at before it is given up.
+#[derive(Debug, Clone, Copy, Default)]
+enum Clock {
+    /// The state was read from outside, and is not gone on with yet: no time runs out.
+    #[default]
+    Stands,
+    /// It is gone on with; time begins with the next step.
+    Begins,
+    /// Since the phase began, or since then if that is later.
+    Runs(Option<Time>),
+}
+
+/// A state that was read again is the same state.
+impl PartialEq for Clock {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Clock {}
 
 impl Rollout {
     /// Whether it is known that there is no such release.
@@ -298,6 +331,7 @@ impl Rollout {
             blind: false,
             past: Vec::new(),
             entries: Vec::new(),
+            clock: Clock::Runs(None),
         }
     }
 
@@ -352,9 +386,24 @@ impl Rollout {
     /// When time alone changes something next; [`Event::Tick`] is due then.
     pub fn deadline(&self) -> Option<Time> {
         let case = self.phase.case()?;
-        let end = case.ends(&self.phase, &self.limits, self.since);
+        if self.phase.acts() {
+            match self.clock {
+                Clock::Stands => return None,
+                Clock::Begins => return Some(self.since),
+                Clock::Runs(_) => {}
+            }
+        }
+        let end = case.ends(&self.phase, &self.limits, self.counts_since());
         let late = case.next_late(self.since);
         Some(late.map_or(end, |late| late.min(end)))
+    }
+
+    /// Since when the time of the phase counts.
+    fn counts_since(&self) -> Time {
+        match self.clock {
+            Clock::Runs(Some(since)) => self.since.max(since),
+            Clock::Stands | Clock::Begins | Clock::Runs(None) => self.since,
+        }
     }
 
     /// Brings a state that was read from outside within its bounds.

@@ -1,13 +1,16 @@
 //! `leadsman rbac`: the least that Leadsman must be allowed, for the releases that the configuration names.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Args;
 
 use super::{BAD_CONFIGURATION, ConfigArgs, runtime};
 use crate::clock::Timeline;
 use crate::config::settings::{Kubernetes, Settings};
-use crate::release::cluster::{self, Access, Rights};
+use crate::config::{self, Discovered};
+use crate::release::cluster::{self, Access, Hub, Rights};
+use crate::units::Namespace;
 
 /// Options of `leadsman rbac`.
 #[derive(Debug, Args)]
@@ -43,7 +46,7 @@ pub(super) fn run(args: &RbacArgs) -> ExitCode {
     let Some(runtime) = runtime(1) else {
         return ExitCode::FAILURE;
     };
-    let found = runtime.block_on(rights(&loaded.settings, &kubernetes));
+    let found = runtime.block_on(rights(args, &loaded.settings, &kubernetes));
     runtime.shutdown_background();
     match found {
         Ok(mut rights) => {
@@ -85,25 +88,59 @@ fn delegation(args: &RbacArgs) -> String {
     )
 }
 
-async fn rights(settings: &Settings, kubernetes: &Kubernetes) -> Result<Rights, String> {
+fn hub(client: &kube::Client, kubernetes: &Kubernetes, namespace: &Namespace) -> Arc<Hub> {
+    let (client, namespace) = (client.clone(), namespace.clone());
+    Hub::new(client, namespace, kubernetes.driver, Timeline::start())
+}
+
+async fn rights(
+    args: &RbacArgs,
+    settings: &Settings,
+    kubernetes: &Kubernetes,
+) -> Result<Rights, String> {
     let client = cluster::connect(&Access::of(kubernetes)).await?;
     let mut rights = Rights::default();
-    for release in settings
+    let mut discovered = Vec::new();
+    for selection in &settings.selections {
+        let namespace = &selection.namespace;
+        // Also where none is selected yet: one that comes must be seen.
+        rights.extend(Rights::to_watch(namespace.as_str(), kubernetes.driver));
+        let found = hub(&client, kubernetes, namespace).discover().await;
+        let found = found.map_err(|why| format!("the releases of {namespace}: {why}"))?;
+        let is_own = |release: &Discovered| {
+            kubernetes.own_release.as_ref().is_some_and(|(own, name)| {
+                release.namespace.as_str() == own && release.name.as_str() == name
+            })
+        };
+        // As the daemon does: whoever wants Leadsman judged by itself names it.
+        discovered.extend(
+            found
+                .into_iter()
+                .filter(|release| selection.takes(release) && !is_own(release)),
+        );
+    }
+    let expanded = if discovered.is_empty() {
+        settings.clone()
+    } else {
+        let mut sources = args.config.sources();
+        sources.discovered = discovered;
+        let loaded = config::load(&sources).map_err(|mistakes| mistakes.render(false))?;
+        loaded.settings
+    };
+    for release in expanded
         .releases
         .iter()
         .filter(|release| release.in_cluster)
     {
-        let timeline = Timeline::start();
-        let hub = cluster::Hub::new(
-            client.clone(),
-            release.namespace.clone(),
-            kubernetes.driver,
-            timeline,
-        );
+        let hub = hub(&client, kubernetes, &release.namespace);
+        let named = format!("{}/{}", release.namespace, release.name);
         let needed = cluster::needed(&hub, release).await;
-        rights.extend(
-            needed.map_err(|why| format!("{}/{}: {why}", release.namespace, release.name))?,
-        );
+        let (needed, left_out) = needed.map_err(|why| format!("{named}: {why}"))?;
+        rights.extend(needed);
+        for why in left_out {
+            // To people; what is printed may go to kubectl.
+            eprintln!("leadsman: {named}: {why}; what only that revision needs is left out");
+        }
     }
     Ok(rights)
 }

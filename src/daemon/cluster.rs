@@ -12,6 +12,7 @@ use crate::config::settings::{Kubernetes, Release, Selection, StateMap};
 use crate::permit::Permit;
 use crate::release::cluster::{self, Access, Hub, Policy};
 use crate::release::{Engine, Work};
+use crate::rollout::Mode;
 use crate::store::ConfigMaps;
 use crate::units::Namespace;
 
@@ -76,6 +77,8 @@ impl Connected {
             access: Access::of(&self.settings),
             may: release.guard.may.clone(),
             permit: self.permit.clone(),
+            enforces: release.guard.mode == Mode::Enforce,
+            by_person: false,
         };
         cluster::Cluster::new(hub, release.name.clone(), policy)
     }

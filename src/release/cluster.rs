@@ -72,6 +72,10 @@ pub struct Policy {
     pub may: May,
     /// Whether we may change anything now.
     pub permit: Permit,
+    /// Whether it is turned back without being asked. Only then is anything put right that an earlier run of ours left.
+    pub enforces: bool,
+    /// A person runs this: helm needs what that person's environment says.
+    pub by_person: bool,
 }
 
 /// What was read of one revision.
@@ -98,6 +102,10 @@ pub struct Cluster {
     records: Records,
     /// The revision that helm is making for us at the moment, with its target.
     making: Mutex<Option<(Revision, Revision)>>,
+    /// A rollback of which it is not known how it ended, and when it was given up.
+    left: Mutex<Option<(Plan, Time)>>,
+    /// The revision that the last rollback of this process made.
+    made: Mutex<Option<Revision>>,
     recorder: Recorder,
     /// The workloads of the newest revision that could be read.
     parts: Mutex<Vec<(Kind, Box<str>)>>,
@@ -118,6 +126,8 @@ impl Cluster {
             policy,
             records,
             making: Mutex::new(None),
+            left: Mutex::new(None),
+            made: Mutex::new(None),
             recorder,
             parts: Mutex::new(Vec::new()),
             looks_back: AtomicBool::new(false),
@@ -131,6 +141,23 @@ impl Cluster {
 
     fn set_making(&self, making: Option<(Revision, Revision)>) {
         *self.making.lock().unwrap_or_else(PoisonError::into_inner) = making;
+    }
+
+    fn left(&self) -> Option<(Plan, Time)> {
+        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.clone()
+    }
+
+    fn set_left(&self, left: Option<(Plan, Time)>) {
+        *self.left.lock().unwrap_or_else(PoisonError::into_inner) = left;
+    }
+
+    fn made(&self) -> Option<Revision> {
+        *self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_made(&self, made: Revision) {
+        *self.made.lock().unwrap_or_else(PoisonError::into_inner) = Some(made);
     }
 
     fn parts(&self) -> Vec<(Kind, Box<str>)> {
@@ -169,6 +196,8 @@ impl Cluster {
     }
 
     async fn follow(&self, to: &watch::Sender<Observed>) {
+        // However it ends, also by a panic: what was last known must not be taken for what is.
+        let _ended = Ended(to);
         let mut changes = self.hub.changes();
         let mut known: BTreeMap<Revision, Known> = BTreeMap::new();
         let mut is_told = false;
@@ -219,6 +248,7 @@ impl Cluster {
                 if mended.elapsed() >= Duration::from_secs(1) {
                     mended = tokio::time::Instant::now();
                     if self.policy.permit.holds() {
+                        self.finish_left().await;
                         self.mend(&rows).await;
                         self.unblock(&rows, &known).await;
                     }
@@ -295,7 +325,7 @@ impl Cluster {
                         row.revision,
                         Known {
                             version,
-                            read: read.map(|record| Read::of(&record)),
+                            read: read.and_then(|record| Read::of(&record)),
                         },
                     );
                 }
@@ -306,6 +336,18 @@ impl Cluster {
             }
         }
         trouble
+    }
+}
+
+/// Tells at its end that nothing new will be known.
+struct Ended<'a>(&'a watch::Sender<Observed>);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|observed| {
+            observed.trouble =
+                Some("the release is not followed any more; start Leadsman again".into());
+        });
     }
 }
 
@@ -325,8 +367,10 @@ fn needs_reading(row: &tables::StoredRow, known: Option<&Known>, is_newest: bool
 }
 
 impl Read {
-    fn of(record: &super::record::Record) -> Self {
-        let objects = super::manifest::objects(&record.manifest).unwrap_or_default();
+    /// A revision whose objects are not known cannot be judged by its pods nor gone back to: it is as if it could not be
+    /// read at all.
+    fn of(record: &super::record::Record) -> Result<Self, String> {
+        let objects = super::manifest::objects(&record.manifest).map_err(|why| why.to_string())?;
         let workloads = objects.iter().filter_map(|object| {
             let kind = match object.kind.as_str() {
                 "Deployment" => Kind::Deployment,
@@ -338,11 +382,19 @@ impl Read {
                 .is_workload()
                 .then(|| (kind, object.name.as_str().into()))
         });
-        Self {
-            stored: record.stored(),
+        Ok(Self {
+            stored: told(record.stored()),
             workloads: workloads.collect(),
             stops_first: objects.iter().any(super::manifest::Object::stops_first),
-        }
+        })
+    }
+}
+
+/// A description is shown, and may be an error of Helm's with all that it prints.
+fn told(stored: Stored) -> Stored {
+    Stored {
+        description: super::helm_error::described(&stored.description),
+        ..stored
     }
 }
 
@@ -366,7 +418,7 @@ impl Engine for Cluster {
     fn stored(self: Arc<Self>, revision: Revision) -> Work<Option<Stored>> {
         Box::pin(async move {
             let record = self.record(revision).await.ok()??;
-            Some(record.stored())
+            Some(told(record.stored()))
         })
     }
 
@@ -377,16 +429,8 @@ impl Engine for Cluster {
         serving: Option<Revision>,
     ) -> Work<Option<Evidence>> {
         Box::pin(async move {
-            let all = Cluster::witness(&self, &facts, bad, serving);
-            let late = || Evidence {
-                missing: vec![format!(
-                    "nothing came within {} s",
-                    witness::PATIENCE.as_secs()
-                )],
-                ..Evidence::default()
-            };
-            let evidence = tokio::time::timeout(witness::PATIENCE, Box::pin(all)).await;
-            Some(evidence.unwrap_or_else(|_| late()))
+            // Each part of it has a limit, so that what is slow does not cost the rest.
+            Some(Box::pin(Cluster::witness(&self, &facts, bad, serving)).await)
         })
     }
 
@@ -402,5 +446,25 @@ impl Engine for Cluster {
             self.set_making(None);
             report
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever reads must not take for the present what was last known.
+    #[tokio::test]
+    async fn a_following_that_ends_by_itself_is_told_as_trouble() {
+        let (tell, told) = watch::channel(Observed::default());
+        let following = tokio::spawn(async move {
+            let _ended = Ended(&tell);
+            std::future::pending::<()>().await;
+        });
+        tokio::task::yield_now().await;
+        assert_eq!(told.borrow().trouble, None);
+        following.abort();
+        assert!(following.await.is_err());
+        assert!(told.borrow().trouble.is_some());
     }
 }

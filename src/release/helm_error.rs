@@ -3,6 +3,8 @@
 //! Helm has one exit code for every error, so its text is all there is. The texts are those of Helm 3.21 and 4.2 and of
 //! the Kubernetes client inside; a text that is not known is [`HelmError::Other`], which people look at.
 
+use crate::evidence::redacted_to;
+
 /// The class of an error of helm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum HelmError {
@@ -69,13 +71,29 @@ const TEXTS: &[(HelmError, &[&str])] = &[
     (HelmError::NoOriginal, &[" with the name \"", " found"]),
     (HelmError::NoOriginal, &["original object", "not found"]),
     (HelmError::Invalid, &["field is immutable"]),
-    (HelmError::Invalid, &["cannot patch \""]),
     (HelmError::Invalid, &["is invalid:"]),
+    (HelmError::Hook, &["warning: hook "]),
+    // The network may fail while an object is patched, and that says nothing of the object.
+    (HelmError::Transient, &["connection reset by peer"]),
+    (HelmError::Transient, &["client connection lost"]),
+    (HelmError::Transient, &["no route to host"]),
+    (HelmError::Transient, &["goaway"]),
+    (HelmError::Transient, &["unexpected eof"]),
+    (HelmError::Transient, &[": eof"]),
+    (
+        HelmError::Transient,
+        &["currently unable to handle the request"],
+    ),
+    (HelmError::Transient, &["too many requests"]),
+    (
+        HelmError::Transient,
+        &["unable to return a response in the time allotted"],
+    ),
+    (HelmError::Invalid, &["cannot patch \""]),
     (
         HelmError::CleanUp,
         &["an error occurred while cleaning up resources"],
     ),
-    (HelmError::Hook, &["warning: hook "]),
     (HelmError::Hook, &["backofflimitexceeded"]),
     (HelmError::Hook, &["job ", " failed: "]),
     (HelmError::Hook, &["pod ", " failed"]),
@@ -150,6 +168,67 @@ pub fn message(stderr: &str) -> String {
         .rposition(|line| line.starts_with("Error: "))
         .unwrap_or(0);
     lines[from..].join("\n").trim().to_owned()
+}
+
+/// The longest text of helm that is shown, in characters.
+const MAX_SHOWN: usize = 1000;
+
+/// The same for people: without what looks like a secret, and without the values that the API server refuses, which it
+/// prints whole: a pod's template with its environment.
+pub fn shown(stderr: &str) -> String {
+    described(&message(stderr))
+}
+
+/// The same of the description of a record, into which Helm writes such an error, and people what they like.
+pub fn described(text: &str) -> String {
+    redacted_to(&without_values(text), MAX_SHOWN)
+}
+
+/// A text without what stands behind `Invalid value:` and its like, up to the reason that follows.
+pub fn without_values(text: &str) -> String {
+    const MARKS: [&str; 3] = [
+        "Invalid value: ",
+        "Unsupported value: ",
+        "Duplicate value: ",
+    ];
+    let mut kept = String::new();
+    let mut rest = text;
+    loop {
+        let next = MARKS
+            .iter()
+            .filter_map(|mark| Some(rest.find(mark)? + mark.len()))
+            .min();
+        let Some(at) = next else {
+            kept.push_str(rest);
+            return kept;
+        };
+        kept.push_str(&rest[..at]);
+        kept.push('…');
+        rest = &rest[at..];
+        rest = &rest[value_length(rest)..];
+    }
+}
+
+/// How long the dump of a value is: to the `: ` outside of all brackets and quotes, or to the end.
+fn value_length(text: &str) -> usize {
+    let mut depth = 0_u32;
+    let mut quote = None;
+    let mut chars = text.char_indices();
+    while let Some((at, char)) = chars.next() {
+        match (quote, char) {
+            (Some(_), '\\') => {
+                chars.next();
+            }
+            (Some(open), char) if open == char => quote = None,
+            (None, '"' | '`') => quote = Some(char),
+            (None, '{' | '[' | '(') => depth += 1,
+            (None, '}' | ']' | ')') if depth == 0 => return at,
+            (None, '}' | ']' | ')') => depth -= 1,
+            (None, ':') if depth == 0 && text[at..].starts_with(": ") => return at,
+            (Some(_) | None, _) => {}
+        }
+    }
+    text.len()
 }
 
 /// A line of helm 4's log (`level=WARN msg=…`), or of the Kubernetes client's (`W1123 10:00:00.000000 …`).
@@ -235,11 +314,72 @@ mod tests {
                 HelmError::CleanUp,
             ),
             ("Error: etcdserver: request timed out", HelmError::Transient),
+            (
+                "Error: cannot patch \"web\" with kind Deployment: Patch \"https://10.0.0.1/apis\": EOF",
+                HelmError::Transient,
+            ),
+            (
+                "Error: Get \"https://10.0.0.1/api\": read tcp 10.1.0.1:1->10.0.0.1:443: read: connection reset by peer",
+                HelmError::Transient,
+            ),
+            (
+                "Error: http2: server sent GOAWAY and closed the connection; LastStreamID=1",
+                HelmError::Transient,
+            ),
+            ("Error: http2: client connection lost", HelmError::Transient),
+            (
+                "Error: dial tcp 10.0.0.1:443: connect: no route to host",
+                HelmError::Transient,
+            ),
+            (
+                "Error: the server is currently unable to handle the request",
+                HelmError::Transient,
+            ),
+            (
+                "Error: the server has received too many requests and has asked us to try again later",
+                HelmError::Transient,
+            ),
+            (
+                "Error: the server was unable to return a response in the time allotted, but may still be processing the request",
+                HelmError::Transient,
+            ),
+            ("Error: unexpected EOF", HelmError::Transient),
             ("Error: something quite new", HelmError::Other),
             ("", HelmError::Other),
         ] {
             assert_eq!(HelmError::of(text), class, "{text}");
         }
+    }
+
+    #[test]
+    fn what_the_api_server_dumps_of_a_value_is_not_shown() {
+        let selector = "Error: cannot patch \"web\" with kind Deployment: Deployment.apps \"web\" is invalid: spec.selector: Invalid value: v1.LabelSelector{MatchLabels:map[string]string{\"app\":\"web\"}, MatchExpressions:[]v1.LabelSelectorRequirement(nil)}: field is immutable";
+        assert_eq!(
+            shown(selector),
+            "Error: cannot patch \"web\" with kind Deployment: Deployment.apps \"web\" is invalid: spec.selector: Invalid value: …: field is immutable"
+        );
+        let job = r#"Error: Job.batch "migrate" is invalid: spec.template: Invalid value: core.PodTemplateSpec{Spec:core.PodSpec{Containers:[]core.Container{core.Container{Name:"m", Command:[]string{"sh", "-c", "curl -H \"x: y\" }}: z"}, Env:[]core.EnvVar{core.EnvVar{Name:"DB_URL", Value:"hunter2"}}}}}}: field is immutable"#;
+        assert_eq!(
+            shown(job),
+            r#"Error: Job.batch "migrate" is invalid: spec.template: Invalid value: …: field is immutable"#
+        );
+        let two = r#"is invalid: [spec.a: Invalid value: "hunter2": must be a number, spec.b: Invalid value: {"a":"hunter2"}: must be set]"#;
+        assert_eq!(
+            without_values(two),
+            "is invalid: [spec.a: Invalid value: …: must be a number, spec.b: Invalid value: …: must be set]"
+        );
+        let cut = r#"is invalid: spec: Invalid value: core.PodSpec{Env:"hunter2"#;
+        assert_eq!(without_values(cut), "is invalid: spec: Invalid value: …");
+        assert_eq!(without_values("Invalid value: "), "Invalid value: …");
+        assert_eq!(described("time=now for more"), "time=now for more");
+        let url = "Error: Get \"https://app:hunter2@repo/index.yaml\": no such host";
+        assert!(!shown(url).contains("hunter2"), "{}", shown(url));
+        assert!(
+            shown(&format!("Error: {}", "é".repeat(5000)))
+                .chars()
+                .count()
+                <= MAX_SHOWN + 1
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The rendered objects of a revision: what of them Leadsman has to know.
 //!
-//! A manifest is YAML 1.1 as Helm reads it: `0644` is the number 420, `on` is true, and a key that stands twice is a
-//! mistake. It comes from a chart, so it is bounded, and what is wrong is said with the document and its source, never
+//! A manifest is YAML 1.1 as Helm reads it: `0644` is the number 420, `on` is true, and of a key that stands twice the
+//! last counts (`sigs.k8s.io/yaml`, which is not strict there). It comes from a chart, so it is bounded, and what is wrong is said with the document and its source, never
 //! with its text, which may hold secrets.
 
 use serde_json::Value;
@@ -111,7 +111,7 @@ fn parse(text: &str) -> Result<Value, String> {
             max_total_replayed_events: MAX_NODES,
             max_replay_stack_depth: MAX_DEPTH,
         },
-        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::Error,
+        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
         legacy_octal_numbers: true,
         with_snippet: false,
     };

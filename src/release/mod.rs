@@ -146,7 +146,9 @@ pub struct Report {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// There is no revision to go back to.
-    #[error(transparent)]
+    #[error(
+        "{0}; by hand, to one that you trust: `helm history` lists them, and `helm rollback` with a number goes back"
+    )]
     NoTarget(#[from] NoTarget),
     /// Another revision is the newest by now.
     #[error("revision {newest} took the place of revision {bad}")]
@@ -168,7 +170,7 @@ pub enum Refusal {
     },
     /// The target is no longer there, or is another than was planned.
     #[error(
-        "revision {target} is no longer there with the contents that were planned; roll back by hand to another"
+        "revision {target} is no longer there with the contents that were planned; by hand: `helm history` lists what is there, and `helm rollback` with a number goes back"
     )]
     TargetGone {
         /// The target.
@@ -261,7 +263,7 @@ pub trait Engine: Send + Sync {
 pub struct Notice {
     /// Whether somebody should look at it.
     pub is_warning: bool,
-    /// What happened, as `RevisionRegressed`.
+    /// What happened, as `ReleaseRegressed`.
     pub reason: &'static str,
     /// What was done, as `Judge`.
     pub action: &'static str,

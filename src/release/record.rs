@@ -109,6 +109,8 @@ pub struct Record {
     pub hooks: Vec<Hook>,
     /// Whether Helm 4 applied it on the server's side.
     pub server_side: bool,
+    /// As it is stored, in bytes.
+    pub size: usize,
 }
 
 /// A hook of a record.
@@ -141,7 +143,10 @@ pub fn decode(object: &str, payload: &[u8]) -> Result<Record, Unreadable> {
     let (name, revision) = name_of(object)?;
     let written: Written = serde_json::from_slice(&inflate(payload)?)
         .map_err(|error| Unreadable::NotRelease(error.to_string()))?;
-    let record = Record::from(written);
+    let record = Record {
+        size: payload.len(),
+        ..Record::from(written)
+    };
     if record.name != name || record.revision != revision {
         return Err(Unreadable::Lies {
             expected: format!("{name} v{revision}"),
@@ -315,6 +320,7 @@ impl From<Written> for Record {
                 .map(Hook::from)
                 .collect(),
             server_side: written.apply_method.as_deref() == Some("ssa"),
+            size: 0,
         }
     }
 }

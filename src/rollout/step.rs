@@ -1,15 +1,24 @@
 //! Every pair of phase and event.
 
 use super::case::{Case, Ending, Origin, Past};
-use super::{Command, Event, MAX_PAST, Mode, Phase, Rollout};
+use super::{Clock, Command, Event, MAX_PAST, Mode, Phase, Rollout};
 use crate::ledger::Found;
 use crate::units::{Revision, Time};
+
+/// How a person turns back what we may not: mode and limit bind only us.
+fn by_hand(serving: Option<Revision>) -> String {
+    let target = serving.map_or_else(String::new, |revision| format!(" {revision}"));
+    format!("leadsman rollback RELEASE{target} --reason TEXT")
+}
 
 impl Rollout {
     /// Takes an event, and says what is to be done. What happened is in the entries.
     pub fn step(&mut self, event: Event, now: Time) -> Vec<Command> {
         let now = now.max(self.since);
         let mut commands = Vec::new();
+        if matches!(self.clock, Clock::Begins) {
+            self.clock = Clock::Runs(Some(now));
+        }
         self.note_lateness(now);
         match event {
             Event::Seen {
@@ -54,7 +63,10 @@ impl Rollout {
 
     /// What is to be done after a restart, so that the phase goes on where it was. A watch is restored by whoever
     /// kept it.
-    pub fn resume(&self) -> Vec<Command> {
+    pub fn resume(&mut self) -> Vec<Command> {
+        if matches!(self.clock, Clock::Stands) {
+            self.clock = Clock::Begins;
+        }
         match &self.phase {
             Phase::Absent | Phase::Steady | Phase::Settling(_) | Phase::Watching(_) => Vec::new(),
             // Begun anew: what happened while we were away is not known.
@@ -84,7 +96,10 @@ impl Rollout {
             return;
         }
         let is_start = self.newest.is_none() && !self.is_absent;
-        self.is_absent = false;
+        if std::mem::take(&mut self.is_absent) {
+            // Numbers begin anew, and what was said of another revision 2 must not be taken for a verdict on this one.
+            self.past.clear();
+        }
         self.newest = Some(revision);
         match std::mem::take(&mut self.phase) {
             // What was there before us is not new: it serves, and is the baseline.
@@ -390,7 +405,8 @@ impl Rollout {
             return Some((
                 Ending::LimitReached,
                 format!(
-                    "Bad, but {done} rollbacks in 24 h are as many as the limit of {most} allows"
+                    "Bad, but {done} rollbacks in 24 h are as many as the limit of {most} allows; by hand: {}",
+                    by_hand(case.serving)
                 ),
             ));
         }
@@ -675,7 +691,8 @@ impl Rollout {
         let Some(case) = self.phase.case() else {
             return;
         };
-        if now < case.ends(&self.phase, &self.limits, self.since) {
+        let stands = self.phase.acts() && matches!(self.clock, Clock::Stands);
+        if stands || now < case.ends(&self.phase, &self.limits, self.counts_since()) {
             return;
         }
         match std::mem::take(&mut self.phase) {

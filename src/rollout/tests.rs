@@ -389,6 +389,82 @@ fn a_state_that_was_saved_goes_on_where_it_was() {
     assert_eq!(restored, world.rollout);
 }
 
+/// A state as it is read after a restart, so much later.
+fn restarted(world: &World, after: Duration) -> World {
+    let saved = serde_json::to_string(&world.rollout).unwrap();
+    World {
+        rollout: serde_json::from_str(&saved).unwrap(),
+        now: world.now + after,
+        commands: Vec::new(),
+        entries: Vec::new(),
+    }
+}
+
+#[test]
+fn after_a_long_absence_a_rollback_is_looked_at_before_its_time_is_up() {
+    let mut world = World::new(Mode::Enforce);
+    world
+        .happens(seen(2, Origin::Upgrade))
+        .happens(regressed(2))
+        .happens(ready(1));
+    let mut world = restarted(&world, seconds(3600));
+    // The cluster is not heard yet.
+    assert_eq!(world.rollout.deadline(), None);
+    world.passes(seconds(600));
+    assert!(matches!(world.rollout.phase(), Phase::TurningBack(_)));
+    let resumed = world.rollout.resume();
+    assert!(matches!(resumed[..], [Command::Execute { .. }]));
+    // Its time begins now, and whoever waits for its end is told so at once.
+    assert!(world.rollout.deadline().unwrap() <= world.now);
+    world.happens(Event::Tick).passes(seconds(290));
+    assert!(matches!(world.rollout.phase(), Phase::TurningBack(_)));
+    world.passes(seconds(20)).ended(Ending::Failed);
+}
+
+#[test]
+fn after_a_long_absence_a_look_and_a_verification_begin_anew() {
+    let mut world = World::new(Mode::Enforce);
+    world
+        .happens(seen(2, Origin::Upgrade))
+        .happens(regressed(2));
+    let mut looking = restarted(&world, seconds(3600));
+    looking.passes(seconds(1));
+    assert_eq!(looking.rollout.resume(), [Command::Preflight(Revision(2))]);
+    looking.passes(seconds(600));
+    assert!(matches!(looking.rollout.phase(), Phase::Preflight(_)));
+    world
+        .happens(ready(1))
+        .happens(Event::Executed(Revision(3)))
+        .happens(Event::Settled);
+    let mut verifying = restarted(&world, seconds(3600));
+    verifying.passes(seconds(1));
+    assert_eq!(verifying.rollout.resume(), [Command::Verify(Revision(3))]);
+    verifying
+        .passes(seconds(200))
+        .happens(Event::Recovered)
+        .ended(Ending::Recovered);
+}
+
+#[test]
+fn verdicts_on_a_former_installation_are_not_those_of_a_new_one() {
+    let mut world = World::new(Mode::Enforce);
+    world
+        .happens(seen(2, Origin::Upgrade))
+        .happens(Event::Healthy(Revision(2)))
+        .happens(Event::Uninstalled);
+    // Until it is installed again, its history is still shown.
+    assert_eq!(world.rollout.past().len(), 1);
+    world.happens(seen(1, Origin::First));
+    assert!(world.rollout.past().is_empty());
+    world
+        .happens(seen(2, Origin::Upgrade))
+        .happens(Event::Inconclusive {
+            revision: Revision(2),
+            reason: "coverage".into(),
+        })
+        .ended(Ending::Inconclusive);
+}
+
 fn any_event() -> impl Strategy<Value = Event> {
     let revision = 1..8u32;
     let origin = prop_oneof![

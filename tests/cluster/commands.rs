@@ -74,19 +74,8 @@ fn gate_tells_a_pipeline_what_became_of_its_revision() {
     ] {
         assert!(text.contains(part), "{part} is not in:\n{text}");
     }
-    explained(&guarded);
-}
-
-/// The recording of the bad revision holds what the cluster was like, without a secret.
-fn explained(guarded: &Guarded<'_>) {
-    let config = guarded.leadsman.folder().join("probes.toml");
-    let output = Command::new(PROGRAM)
-        .args(["explain", "--revision", "3", "--config"])
-        .arg(&config)
-        .current_dir(guarded.leadsman.folder())
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
+    let (code, text) = explained(&guarded, 3);
+    assert_eq!(code, Some(0), "{text}");
     for part in [
         "made things worse",
         "The cluster when the verdict fell",
@@ -99,6 +88,108 @@ fn explained(guarded: &Guarded<'_>) {
         assert!(text.contains(part), "{part} is not in:\n{text}");
     }
     assert!(!text.contains("hunter2"), "{text}");
+}
+
+/// What `leadsman explain` makes of the recording of a revision.
+pub(crate) fn explained(guarded: &Guarded<'_>, revision: u32) -> (Option<i32>, String) {
+    let config = guarded.leadsman.folder().join("probes.toml");
+    let output = Command::new(PROGRAM)
+        .args(["explain", "--revision", &revision.to_string(), "--config"])
+        .arg(&config)
+        .current_dir(guarded.leadsman.folder())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    (output.status.code(), text)
+}
+
+/// Whatever a bad revision carries with it, in its values, its manifest and its logs: none of it is shown anywhere.
+#[test]
+fn secrets_of_a_bad_revision_are_shown_nowhere() {
+    let Some(cluster) = Cluster::new("secrets", Helm::Four) else {
+        return;
+    };
+    let env = |password: &str| {
+        format!(
+            r#"api.env=[{{"name":"DB_PASSWORD","value":"{password}"}},{{"name":"DB_URL","value":"postgres://app:hun/ter2@{password}@db:5432/app"}},{{"name":"MODE","value":"{}"}}]"#,
+            password.len()
+        )
+    };
+    cluster.install(&[&env("hunter1")]);
+    let guarded = Guarded::start(&cluster);
+    // Its pods say a password when they crash.
+    cluster.upgrade(&[r#"api.sim={"crash-after":"1s"}"#, &env("hunter22")]);
+    let ended = guarded.ending(2);
+    assert_eq!(
+        ended["ending"],
+        "recovered",
+        "{ended:#}\n{}",
+        guarded.leadsman.log()
+    );
+    let (code, text) = explained(&guarded, 2);
+    assert_eq!(code, Some(0), "{text}");
+    for part in [
+        "DB_PASSWORD",
+        "postgres://***@db:5432/app",
+        "The cluster when the verdict fell",
+        "Log of mykadoo-api",
+    ] {
+        assert!(text.contains(part), "{part} is not in:\n{text}");
+    }
+    let release = format!("/api/v1/releases/{}/mykadoo", cluster.namespace);
+    let events = cluster.list("/apis/events.k8s.io/v1", "events");
+    let ours = events
+        .iter()
+        .filter(|event| event["reportingController"] == "leadsman");
+    let told: Vec<String> = ours.map(ToString::to_string).collect();
+    assert!(!told.is_empty());
+    for (place, text) in [
+        ("explain", text),
+        ("the log", guarded.leadsman.log()),
+        ("the API", guarded.leadsman.get(&release).body),
+        (
+            "the API of rollouts",
+            guarded.leadsman.get(&format!("{release}/rollouts")).body,
+        ),
+        ("the page", guarded.leadsman.get("/").body),
+        ("metrics", guarded.leadsman.get("/metrics").body),
+        ("Events", told.join("\n")),
+        (
+            "Helm's history",
+            format!("{:?}", cluster.history(Helm::Four)),
+        ),
+    ] {
+        for secret in ["hunter", "ter2"] {
+            assert!(!text.contains(secret), "{secret} is in {place}:\n{text}");
+        }
+    }
+}
+
+/// A selection takes what it finds, and `leadsman rbac` as well.
+#[test]
+fn the_rights_of_a_selection_are_those_of_the_releases_that_it_takes() {
+    let Some(cluster) = Cluster::new("selected", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let settings = Settings::by(Helm::Four);
+    let selects = |kubeconfig: &std::path::Path| {
+        let text = configuration(&cluster, &settings, kubeconfig);
+        text.replace("name = \"mykadoo\"\n", "select = \"*\"\n")
+    };
+    let text = selects(&cluster.kubeconfig());
+    assert!(text.contains("select = \"*\""), "{text}");
+    let kubeconfig = cluster.least(&text);
+    let guarded = Guarded::allowed(&cluster, &selects(&kubeconfig));
+    cluster.upgrade(&[DEAD]);
+    let ended = guarded.ending(2);
+    assert_eq!(
+        ended["ending"],
+        "recovered",
+        "{ended:#}\n{}",
+        guarded.leadsman.log()
+    );
 }
 
 #[test]

@@ -375,3 +375,171 @@ fn rights_that_are_taken_away_make_it_blind_and_no_more() {
         guarded.leadsman.log()
     );
 }
+
+/// Where a record is kept.
+fn place(cluster: &Cluster, release: &str, revision: u32) -> String {
+    format!(
+        "/api/v1/namespaces/{}/secrets/sh.helm.release.v1.{release}.v{revision}",
+        cluster.namespace
+    )
+}
+
+/// What is in a record of the app.
+fn record(cluster: &Cluster, revision: u32) -> Value {
+    let secret = cluster.get(&place(cluster, "mykadoo", revision));
+    let outer = STANDARD.decode(secret["data"]["release"].as_str().unwrap());
+    let packed = STANDARD.decode(outer.unwrap()).unwrap();
+    let mut text = String::new();
+    let mut gzip = GzDecoder::new(packed.as_slice());
+    gzip.read_to_string(&mut text).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+fn packed(record: &Value) -> String {
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+    gzip.write_all(record.to_string().as_bytes()).unwrap();
+    STANDARD.encode(STANDARD.encode(gzip.finish().unwrap()))
+}
+
+/// A record of its own, as Helm would have stored it.
+fn store(cluster: &Cluster, release: &str, revision: u32, status: &str, payload: &str) {
+    let secret = json!({
+        "metadata": {"name": format!("sh.helm.release.v1.{release}.v{revision}"),
+            "labels": {"owner": "helm", "name": release, "status": status, "version": revision.to_string()}},
+        "type": "helm.sh/release.v1", "data": {"release": payload},
+    });
+    let path = format!("/api/v1/namespaces/{}/secrets", cluster.namespace);
+    cluster.send("POST", &path, "application/json", &secret);
+}
+
+#[test]
+fn a_record_that_lies_and_a_manifest_that_is_no_yaml_are_left_out_and_the_rest_goes_on() {
+    let Some(cluster) = Cluster::new("lies", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    for revision in 2..=3 {
+        cluster.upgrade(&[&format!("setting=\"{revision}\"")]);
+    }
+    let guarded = Guarded::start(&cluster);
+    let mut liar = record(&cluster, 1);
+    liar["version"] = 7.into();
+    let mut broken = record(&cluster, 2);
+    broken["manifest"] = "---\n# Source: mykadoo/templates/api.yaml\nkind: [Deployment\n".into();
+    for (revision, record) in [(1, &liar), (2, &broken)] {
+        let data = json!({"data": {"release": packed(record)}});
+        let path = place(&cluster, "mykadoo", revision);
+        cluster.send("PATCH", &path, "application/merge-patch+json", &data);
+    }
+    cluster.upgrade(&[DEAD]);
+    let ended = guarded.ending(4);
+    assert_eq!(
+        (&ended["ending"], &ended["target"]),
+        (&"recovered".into(), &3.into()),
+        "{ended:#}\n{}",
+        guarded.leadsman.log()
+    );
+    let log = guarded.leadsman.log();
+    for (revision, why) in [
+        (1, "the record says that it is mykadoo v7"),
+        (2, "is not YAML that can be read"),
+    ] {
+        let wanted = format!("\"revision\":{revision}");
+        let lines = log.lines().filter(|line| {
+            line.contains("cannot be read, and is left out")
+                && line.contains(&wanted)
+                && line.contains(why)
+        });
+        assert_eq!(lines.count(), 1, "revision {revision}\n{log}");
+    }
+    // The rights are those of the revisions that can be read, and that is said.
+    let settings = Settings::by(cluster.helm);
+    let text = crate::guarded::configuration(&cluster, &settings, &cluster.kubeconfig());
+    let (code, roles) = crate::program::run_to_end(&text, &["rbac"]);
+    assert_eq!(code, Some(0), "{roles}");
+    for part in [
+        "kind: Role\n",
+        "deployments",
+        "revision 2 cannot be read: ",
+        "what only that revision needs is left out",
+    ] {
+        assert!(roles.contains(part), "{part} is not in:\n{roles}");
+    }
+}
+
+/// Names of releases may have dots, and then look like more of what follows them.
+#[test]
+fn a_release_whose_name_has_dots_is_followed() {
+    let Some(cluster) = Cluster::new("dots", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let mut dotted = record(&cluster, 1);
+    dotted["name"] = "my.v2.shop".into();
+    store(&cluster, "my.v2.shop", 1, "deployed", &packed(&dotted));
+    let settings = Settings::by(cluster.helm);
+    let text = crate::guarded::configuration(&cluster, &settings, &cluster.kubeconfig());
+    let text = text.replace("name = \"mykadoo\"\n", "name = \"my.v2.shop\"\n");
+    let leadsman = crate::program::Leadsman::run(&text, &[]);
+    let release = || -> Value {
+        let path = format!("/api/v1/releases/{}/my.v2.shop", cluster.namespace);
+        serde_json::from_str(&leadsman.get(&path).body).unwrap_or(Value::Null)
+    };
+    crate::program::until("it is followed", || release()["phase"] == "steady");
+    assert_eq!(release()["revision"], 1);
+    assert!(!leadsman.said("cannot be read"), "{}", leadsman.log());
+}
+
+/// More than two pages of a list.
+#[test]
+fn a_history_of_more_than_a_thousand_revisions_is_gone_back_in() {
+    const REVISIONS: u32 = 1100;
+    let Some(cluster) = Cluster::new("history", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let first = record(&cluster, 1);
+    let next = std::sync::atomic::AtomicU32::new(2);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                loop {
+                    let revision = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    if revision > REVISIONS {
+                        return;
+                    }
+                    let mut copy = first.clone();
+                    copy["version"] = revision.into();
+                    copy["info"]["status"] = "superseded".into();
+                    copy["info"]["description"] = "Upgrade complete".into();
+                    store(&cluster, "mykadoo", revision, "superseded", &packed(&copy));
+                }
+            });
+        }
+    });
+    cluster.helm(&[
+        "upgrade",
+        "mykadoo",
+        crate::rig::CHART,
+        "--history-max",
+        "0",
+    ]);
+    let guarded = Guarded::start(&cluster);
+    let dead = [
+        "upgrade",
+        "mykadoo",
+        crate::rig::CHART,
+        "--history-max",
+        "0",
+        "--set-json",
+    ];
+    cluster.helm(&[&dead[..], &[DEAD]].concat());
+    let bad = u64::from(REVISIONS) + 2;
+    let ended = guarded.ending(bad);
+    assert_eq!(
+        (&ended["ending"], &ended["target"], &ended["made"]),
+        (&"recovered".into(), &(bad - 1).into(), &(bad + 1).into()),
+        "{ended:#}\n{}",
+        guarded.leadsman.log()
+    );
+}

@@ -2,13 +2,16 @@
 
 use std::process::{Command, Stdio};
 
-use crate::guarded::Guarded;
+use crate::guarded::{Guarded, Settings, configuration};
 use crate::rig::{CHART, Cluster, Helm};
 use crate::turned_back::DEAD;
 
 const CRASH: &str = r#"api.sim={"crash-after":"1s"}"#;
 /// Crashes before it can become Ready, so that `--wait` waits.
 const CRASH_AT_ONCE: &str = r#"api={"readiness":"/never","sim":{"crash-after":"1s"}}"#;
+
+/// Never Ready, so that the pods before it go on serving.
+const NO_IMAGE: &str = r#"api.sim={"image-pull":"fail"}"#;
 
 /// The runbook's own way: helm waits for a revision that never becomes Ready.
 #[track_caller]
@@ -93,6 +96,17 @@ fn an_upgrade_of_helm_4_that_rolls_back_on_failure_is_turned_back_while_it_waits
         Helm::Four,
         &["--rollback-on-failure", "--wait=legacy"],
     );
+}
+
+/// Helm 4's own way to wait, without a name for it.
+#[test]
+fn a_plain_wait_of_helm_4_is_turned_back_while_it_waits() {
+    waiting("plain", Helm::Four, &["--wait"]);
+}
+
+#[test]
+fn a_plain_rollback_on_failure_of_helm_4_is_turned_back_while_it_waits() {
+    waiting("plainfail", Helm::Four, &["--rollback-on-failure"]);
 }
 
 #[test]
@@ -230,4 +244,46 @@ fn a_revision_before_that_was_found_bad_is_passed_over_and_the_days_limit_holds(
         cluster.statuses(Helm::Three),
         "1 superseded, 2 superseded, 3 superseded, 4 superseded, 5 superseded, 6 deployed"
     );
+}
+
+/// The revision before is bad as well, and was left in place: it goes to the last that was found good.
+#[test]
+fn where_the_revision_before_is_bad_too_the_last_good_one_comes_back() {
+    let Some(cluster) = Cluster::new("lastgood", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let state = tempfile::tempdir().unwrap();
+    let text = |mode: &'static str, kubeconfig: &std::path::Path| {
+        let settings = Settings {
+            mode,
+            // A pod that cannot start is given a minute.
+            watch: 120,
+            ..Settings::by(Helm::Four)
+        };
+        let text = configuration(&cluster, &settings, kubeconfig);
+        let directory = format!("directory = {:?}\n", state.path().display().to_string());
+        text.replace("directory = \"state\"\n", &directory)
+    };
+    let kubeconfig = cluster.least(&text("enforce", &cluster.kubeconfig()));
+    let mut observes = Guarded::allowed(&cluster, &text("observe", &kubeconfig));
+    cluster.upgrade(&[r#"api.image="mykadoo-api:2""#]);
+    assert_eq!(observes.ending(2)["ending"], "kept");
+    cluster.upgrade(&[NO_IMAGE, r#"api.image="mykadoo-api:3""#]);
+    assert_eq!(observes.ending(3)["ending"], "would_roll_back");
+    observes.leadsman.kill();
+    drop(observes);
+    let enforces = Guarded::started(&cluster, &text("enforce", &kubeconfig));
+    enforces.until("it knows where it stands", |release| {
+        release["phase"] == "steady"
+    });
+    cluster.upgrade(&[CRASH, r#"api.image="mykadoo-api:4""#]);
+    let ended = enforces.ending(4);
+    assert_eq!(
+        (&ended["target"], &ended["made"]),
+        (&2.into(), &5.into()),
+        "{ended:#}\n{}",
+        enforces.leadsman.log()
+    );
+    assert_eq!(cluster.image().as_deref(), Some("mykadoo-api:2"));
 }

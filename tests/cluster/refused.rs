@@ -30,18 +30,7 @@ fn refused(name: &str, first: &[&str], bad: &[&str], says: &[&str]) {
         "{text}"
     );
     assert_eq!(cluster.statuses(Helm::Four), "1 superseded, 2 deployed");
-    only_events(&cluster);
-}
-
-/// Nothing was written but Events.
-#[track_caller]
-fn only_events(cluster: &Cluster) {
-    let writes = cluster.writes(&cluster.account());
-    let others: Vec<&String> = writes
-        .iter()
-        .filter(|write| !write.contains(" events/") && !write.contains("selfsubject"))
-        .collect();
-    assert!(others.is_empty(), "{others:?}");
+    cluster.only_events();
 }
 
 #[test]
@@ -90,7 +79,7 @@ fn the_first_revision_is_left_alone() {
     cluster.helm(&["install", "mykadoo", crate::rig::CHART, "--set-json", DEAD]);
     let ended = guarded.ending(1);
     assert_eq!(ended["ending"], "left_alone", "{ended:#}");
-    only_events(&cluster);
+    cluster.only_events();
 }
 
 #[test]
@@ -109,8 +98,17 @@ fn in_observe_mode_nothing_is_written_and_what_would_have_been_done_is_said() {
     cluster.upgrade(&[DEAD]);
     let ended = guarded.ending(2);
     assert_eq!(ended["ending"], "would_roll_back", "{ended:#}");
+    let text = ended["text"].as_str().unwrap();
+    assert!(
+        text.starts_with("Would have been turned back in the mode enforce: "),
+        "{text}"
+    );
+    let (code, explained) = crate::commands::explained(&guarded, 2);
+    assert_eq!(code, Some(0), "{explained}");
+    assert!(explained.contains("made things worse"), "{explained}");
+    assert!(cluster.told().contains(&"RollbackSuppressed".to_owned()));
     assert_eq!(cluster.statuses(Helm::Four), "1 superseded, 2 deployed");
-    only_events(&cluster);
+    cluster.only_events();
     let metrics = guarded.leadsman.get("/metrics").body;
     let series = format!(
         "leadsman_rollouts_total{{ending=\"would_roll_back\",namespace=\"{}\",release=\"mykadoo\"}} 1",
@@ -161,4 +159,111 @@ fn a_missing_right_is_known_before_it_is_needed() {
             .contains("rights are missing"),
         "{ended:#}"
     );
+}
+
+/// Somebody takes the app away while it is judged: what fails then is no verdict, and it must not come back.
+#[test]
+fn an_app_that_is_uninstalled_while_it_is_judged_does_not_come_back() {
+    for (name, flag) in [("away", None), ("history", Some("--keep-history"))] {
+        let Some(cluster) = Cluster::new(name, Helm::Four) else {
+            return;
+        };
+        cluster.install(&[]);
+        let guarded = Guarded::start(&cluster);
+        cluster.upgrade(&[r#"api.image="mykadoo-api:2""#]);
+        guarded.until("revision 2 is judged", |release| release["revision"] == 2);
+        let arguments: Vec<&str> = ["uninstall", "mykadoo"].into_iter().chain(flag).collect();
+        cluster.helm(&arguments);
+        guarded.until("the release is gone", |release| {
+            release["phase"] == "absent"
+        });
+        assert_eq!(guarded.ending(2)["ending"], "uninstalled");
+        // For as long as a dead release takes to be found and turned back.
+        let began = std::time::Instant::now();
+        guarded.until("half a minute has passed", |release| {
+            assert_eq!(release["phase"], "absent", "{release:#}");
+            began.elapsed() > std::time::Duration::from_secs(30)
+        });
+        assert!(cluster.list("/apis/apps/v1", "deployments").is_empty());
+        cluster.only_events();
+    }
+}
+
+/// What is held still is not judged: pods that nobody wants are no failure of the revision.
+#[test]
+fn a_release_that_is_paused_or_scaled_to_zero_is_not_turned_back() {
+    for (name, values) in [
+        ("paused", r#"api={"paused":true}"#),
+        ("zero", r#"api={"replicas":0}"#),
+    ] {
+        let Some(cluster) = Cluster::new(name, Helm::Four) else {
+            return;
+        };
+        cluster.install(&[]);
+        let guarded = Guarded::start(&cluster);
+        let mut all = vec![values];
+        if name == "zero" {
+            all.push("web.replicas=0");
+        }
+        cluster.upgrade(&all);
+        let ended = guarded.ending(2);
+        let ending = ended["ending"].as_str().unwrap();
+        assert!(
+            ["kept", "inconclusive", "left_alone"].contains(&ending),
+            "{ended:#}"
+        );
+        assert_eq!(cluster.statuses(Helm::Three), "1 superseded, 2 deployed");
+        cluster.only_events();
+    }
+}
+
+/// Of those before the bad one none is known to work: people are told, and nothing is done.
+#[test]
+fn where_nothing_good_is_left_people_are_told_and_nothing_is_done() {
+    let Some(cluster) = Cluster::new("nothing", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let state = tempfile::tempdir().unwrap();
+    let text = |mode: &'static str, kubeconfig: &std::path::Path| {
+        let settings = Settings {
+            mode,
+            // A pod that cannot start is given a minute.
+            watch: 120,
+            ..Settings::by(Helm::Four)
+        };
+        let text = configuration(&cluster, &settings, kubeconfig);
+        let directory = format!("directory = {:?}\n", state.path().display().to_string());
+        text.replace("directory = \"state\"\n", &directory)
+    };
+    let kubeconfig = cluster.least(&text("enforce", &cluster.kubeconfig()));
+    let no_image = r#"api.sim={"image-pull":"fail"}"#;
+    let crash = r#"api.sim={"crash-after":"1s"}"#;
+    let mut observes = Guarded::allowed(&cluster, &text("observe", &kubeconfig));
+    cluster.upgrade(&[no_image]);
+    assert_eq!(observes.ending(2)["ending"], "would_roll_back");
+    observes.leadsman.kill();
+    drop(observes);
+    let first = format!(
+        "/api/v1/namespaces/{}/secrets/sh.helm.release.v1.mykadoo.v1",
+        cluster.namespace
+    );
+    cluster.send("DELETE", &first, "application/json", &serde_json::json!({}));
+    let enforces = Guarded::started(&cluster, &text("enforce", &kubeconfig));
+    enforces.until("it knows where it stands", |release| {
+        release["phase"] == "steady"
+    });
+    cluster.upgrade(&[crash, r#"api.image="mykadoo-api:3""#]);
+    let ended = enforces.ending(3);
+    assert_eq!(
+        ended["ending"],
+        "refused",
+        "{ended:#}\n{}",
+        enforces.leadsman.log()
+    );
+    let said = ended["text"].as_str().unwrap();
+    assert!(said.contains("no revision to go back to"), "{said}");
+    assert!(said.contains("found bad"), "{said}");
+    assert_eq!(cluster.statuses(Helm::Four), "2 superseded, 3 deployed");
+    cluster.only_events();
 }

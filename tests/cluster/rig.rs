@@ -51,6 +51,8 @@ pub fn rig() -> Option<&'static Path> {
 pub struct Cluster {
     pub namespace: String,
     pub helm: Helm,
+    /// Where Helm keeps its records.
+    pub driver: &'static str,
     rig: &'static Path,
 }
 
@@ -63,6 +65,7 @@ impl Cluster {
         Some(Self {
             namespace: format!("{name}-{number}-{}", std::process::id()),
             helm,
+            driver: "secret",
             rig,
         })
     }
@@ -82,6 +85,7 @@ impl Cluster {
             .args(["--namespace", &self.namespace])
             .env("KUBECONFIG", self.kubeconfig())
             .env("HELM_CACHE_HOME", self.rig.join("helm-cache"))
+            .env("HELM_DRIVER", self.driver)
             .output()
             .unwrap()
     }
@@ -365,6 +369,31 @@ impl Cluster {
                 )
             })
             .collect()
+    }
+
+    /// Leadsman has written nothing here but Events.
+    #[track_caller]
+    pub fn only_events(&self) {
+        let writes = self.writes(&self.account());
+        let others: Vec<&String> = writes
+            .iter()
+            .filter(|write| !write.contains(" events/") && !write.contains("selfsubject"))
+            .collect();
+        assert!(others.is_empty(), "{others:?}");
+    }
+
+    /// The reasons of the Events that Leadsman wrote here, each once, sorted.
+    pub fn told(&self) -> Vec<String> {
+        let events = self.list("/apis/events.k8s.io/v1", "events");
+        let ours = events
+            .iter()
+            .filter(|event| event["reportingController"] == "leadsman");
+        let mut reasons: Vec<String> = ours
+            .map(|event| event["reason"].as_str().unwrap().to_owned())
+            .collect();
+        reasons.sort();
+        reasons.dedup();
+        reasons
     }
 
     /// Makes all pods of the namespace answer so at a path; an empty answer ends that.

@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
-use crate::guarded::{Guarded, Settings};
+use crate::guarded::{Guarded, Settings, configuration};
 use crate::rig::{CHART, Cluster, Helm};
 use crate::users::Users;
 
@@ -81,6 +81,17 @@ fn turned_back(name: &str, helm: Helm, bad: &str, reasons: &[&str]) -> Value {
         "{description}"
     );
     expected_writes(&cluster);
+    marked(&cluster, "secrets");
+    assert_eq!(
+        cluster.told(),
+        [
+            "ReleaseObserved",
+            "ReleaseRegressed",
+            "RollbackStarted",
+            "RollbackSucceeded",
+            "RollbackVerified",
+        ]
+    );
 
     // Nothing of us stands in anybody's way.
     for (goes_on, image) in [
@@ -111,7 +122,7 @@ pub(crate) fn steps(ended: &Value) -> String {
     steps.collect::<Vec<_>>().join(", ")
 }
 
-/// The records were written once each by the rollback, and nothing else was.
+/// The records were written once each by the rollback, the app's objects were patched, and nothing else was.
 #[track_caller]
 fn expected_writes(cluster: &Cluster) {
     let record = |revision: u32| format!("secrets/sh.helm.release.v1.mykadoo.v{revision}");
@@ -122,14 +133,62 @@ fn expected_writes(cluster: &Cluster) {
         writes.iter().filter(|write| **write == wanted).count()
     };
     assert_eq!(of("create", &record(3)), 1, "{writes:#?}");
-    assert_eq!(of("create", &record(4)), 0, "{writes:#?}");
-    // Helm writes it once more as deployed, and we mark it.
+    // Helm writes it once more as deployed, and we mark it; the one before is superseded.
     assert_eq!(of("update", &record(3)), 2, "{writes:#?}");
-    let deletes: Vec<_> = writes
+    assert_eq!(of("update", &record(2)), 1, "{writes:#?}");
+    let of_records = [
+        format!("create {}", record(3)),
+        format!("update {}", record(3)),
+        format!("update {}", record(2)),
+    ];
+    let of_the_app = [
+        "deployments/mykadoo-api",
+        "deployments/mykadoo-web",
+        "services/mykadoo-api",
+        "services/mykadoo-web",
+        "configmaps/mykadoo-settings",
+        "secrets/mykadoo-password",
+    ];
+    let others: Vec<&String> = writes
         .iter()
-        .filter(|write| write.starts_with("delete"))
+        .filter(|write| {
+            let is_event = ["create events/", "patch events/"]
+                .iter()
+                .any(|start| write.starts_with(start));
+            let is_patch = write
+                .strip_prefix("patch ")
+                .is_some_and(|object| of_the_app.contains(&object));
+            !is_event && !is_patch && !of_records.contains(write)
+        })
         .collect();
-    assert!(deletes.is_empty(), "{deletes:?}");
+    assert!(others.is_empty(), "{others:#?}");
+}
+
+/// The real record says who made it, why, and of which contents.
+#[track_caller]
+fn marked(cluster: &Cluster, plural: &str) {
+    let path = |revision: u32| {
+        format!(
+            "/api/v1/namespaces/{}/{plural}/sh.helm.release.v1.mykadoo.v{revision}",
+            cluster.namespace
+        )
+    };
+    let labels = cluster.get(&path(3))["metadata"]["labels"].clone();
+    assert_eq!(labels["leadsman.io/made"], "3", "{labels:#}");
+    assert_eq!(labels["leadsman.io/turned-back"], "2", "{labels:#}");
+    assert_eq!(labels["status"], "deployed", "{labels:#}");
+    let fence = labels["leadsman.io/fence"].as_str().unwrap_or("");
+    assert!(fence.parse::<u64>().is_ok(), "{labels:#}");
+    let digest = labels["leadsman.io/digest"].as_str().unwrap_or("");
+    let is_hex = digest.bytes().all(|byte| byte.is_ascii_hexdigit());
+    assert!(digest.len() == 12 && is_hex, "{labels:#}");
+    let (_, _, description) = &cluster.history(Helm::Four)[2];
+    assert!(
+        description.ends_with(&format!("; contents {digest}")),
+        "{description}"
+    );
+    let before = cluster.get(&path(1))["metadata"]["labels"].clone();
+    assert!(before["leadsman.io/made"].is_null(), "{before:#}");
 }
 
 #[test]
@@ -167,6 +226,28 @@ fn a_crash_loop_is_turned_back() {
         r#"api.sim={"crash-after":"1s"}"#,
         &["crash_loop", "hard_down"],
     );
+}
+
+/// What ended the containers is said in words that need no exit codes.
+#[test]
+fn a_revision_that_needs_too_much_memory_is_turned_back_and_that_is_said() {
+    let Some(cluster) = Cluster::new("memory", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let guarded = Guarded::start(&cluster);
+    cluster.upgrade(&[r#"api.sim={"oom-after":"1s"}"#]);
+    let ended = guarded.ending(2);
+    assert_eq!(
+        ended["ending"],
+        "recovered",
+        "{ended:#}\n{}",
+        guarded.leadsman.log()
+    );
+    let (code, text) = crate::commands::explained(&guarded, 2);
+    assert_eq!(code, Some(0), "{text}");
+    let said = "OOMKilled (exit code 137): it needed more memory than it may have";
+    assert!(text.contains(said), "{text}");
 }
 
 #[test]
@@ -207,4 +288,117 @@ fn of_twenty_replicas_with_a_dead_revision_few_users_notice() {
     );
     assert!(asked > 500, "{asked}");
     assert!(of_five_minutes <= 2.0, "{failed} of {asked} failed");
+}
+
+#[test]
+fn a_release_with_its_records_in_config_maps_is_turned_back() {
+    let Some(mut cluster) = Cluster::new("maps", Helm::Four) else {
+        return;
+    };
+    cluster.driver = "configmap";
+    cluster.install(&[]);
+    let settings = Settings::by(Helm::Four);
+    let mapped = |kubeconfig: &std::path::Path| {
+        let text = configuration(&cluster, &settings, kubeconfig);
+        text.replace("[kubernetes]\n", "[kubernetes]\ndriver = \"configmap\"\n")
+    };
+    let kubeconfig = cluster.least(&mapped(&cluster.kubeconfig()));
+    let guarded = Guarded::allowed(&cluster, &mapped(&kubeconfig));
+    cluster.upgrade(&[r#"api.image="mykadoo-api:2""#, DEAD]);
+    let ended = guarded.ending(2);
+    assert_eq!(
+        ended["ending"],
+        "recovered",
+        "{ended:#}\n{}",
+        guarded.leadsman.log()
+    );
+    assert_eq!(
+        cluster.statuses(Helm::Three),
+        "1 superseded, 2 superseded, 3 deployed"
+    );
+    assert_eq!(cluster.image().as_deref(), Some("mykadoo-api:1"));
+    marked(&cluster, "configmaps");
+    let secrets = cluster.list("/api/v1", "secrets");
+    assert!(
+        secrets
+            .iter()
+            .all(|secret| secret["type"] != "helm.sh/release.v1")
+    );
+    cluster.helm(&["upgrade", "mykadoo", CHART]);
+}
+
+/// With ordered pods the controller waits for a pod that never becomes Ready.
+#[test]
+fn a_statefulset_that_crashes_is_turned_back_and_not_left_blocked() {
+    let Some(cluster) = Cluster::new("queue", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[r#"statefulset={"enabled":true,"replicas":2,"sim":{}}"#]);
+    let settings = Settings {
+        rollback: "unblock_statefulsets = true",
+        watch: 120,
+        ..Settings::by(Helm::Four)
+    };
+    let guarded = Guarded::with(&cluster, &settings);
+    cluster
+        .upgrade(&[r#"statefulset={"enabled":true,"replicas":2,"sim":{"crash-after":"500ms"}}"#]);
+    let ended = guarded.ending(2);
+    assert_eq!(
+        ended["ending"],
+        "recovered",
+        "{ended:#}\n{}",
+        guarded.leadsman.log()
+    );
+    let pods = cluster.list("/api/v1", "pods");
+    let queue: Vec<_> = pods
+        .iter()
+        .filter(|pod| pod["metadata"]["labels"]["app"] == "mykadoo-queue")
+        .collect();
+    assert_eq!(queue.len(), 2);
+    for pod in queue {
+        let crashes = &pod["metadata"]["annotations"]["sim.leadsman.io/crash-after"];
+        assert!(crashes.is_null(), "{pod:#}");
+    }
+    let deletes: Vec<String> = cluster
+        .writes(&cluster.account())
+        .into_iter()
+        .filter(|write| write.starts_with("delete"))
+        .collect();
+    let is_unblock = |write: &String| write.starts_with("delete pods/mykadoo-queue-");
+    assert!(
+        !deletes.is_empty() && deletes.iter().all(is_unblock),
+        "{deletes:?}"
+    );
+}
+
+#[test]
+fn a_workload_that_stops_before_it_starts_is_turned_back() {
+    turned_back_from("recreate", r#"api={"strategy":"Recreate"}"#);
+}
+
+#[test]
+fn a_workload_with_an_autoscaler_is_turned_back() {
+    turned_back_from("scaler", r#"autoscaling={"enabled":true,"min":2,"max":5}"#);
+}
+
+/// A dead revision of an app that is run with these values.
+#[track_caller]
+fn turned_back_from(name: &str, values: &str) {
+    let Some(cluster) = Cluster::new(name, Helm::Three) else {
+        return;
+    };
+    cluster.install(&[values]);
+    let guarded = Guarded::start(&cluster);
+    cluster.upgrade(&[values, DEAD]);
+    let ended = guarded.ending(2);
+    assert_eq!(
+        ended["ending"],
+        "recovered",
+        "{ended:#}\n{}",
+        guarded.leadsman.log()
+    );
+    assert_eq!(
+        cluster.statuses(Helm::Four),
+        "1 superseded, 2 superseded, 3 deployed"
+    );
 }

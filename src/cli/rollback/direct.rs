@@ -137,6 +137,8 @@ pub(in crate::cli) async fn follow(
         may: release.guard.may.clone(),
         // A person has decided.
         permit: Permit::always(),
+        enforces: false,
+        by_person: true,
     };
     let engine: Arc<dyn Engine> = Cluster::new(Arc::clone(&hub), release.name.clone(), policy);
     let (observed, mut facts) = watch::channel(Observed::default());

@@ -33,7 +33,7 @@ impl Guard {
             match now {
                 Phase::Preflight(case) => notices.push(Notice {
                     is_warning: true,
-                    reason: "RevisionRegressed",
+                    reason: "ReleaseRegressed",
                     action: "Judge",
                     text: format!(
                         "Revision {} made things worse: {}",
@@ -52,11 +52,25 @@ impl Guard {
                     ),
                     revision: case.revision,
                 }),
-                Phase::Absent
-                | Phase::Steady
-                | Phase::Settling(_)
-                | Phase::Watching(_)
-                | Phase::Verifying(_) => {}
+                Phase::Settling(case) => notices.push(Notice {
+                    is_warning: false,
+                    reason: "ReleaseObserved",
+                    action: "Judge",
+                    text: format!("Revision {} appeared; its watch begins", case.revision),
+                    revision: case.revision,
+                }),
+                Phase::Verifying(case) => notices.push(Notice {
+                    is_warning: false,
+                    reason: "RollbackSucceeded",
+                    action: "RollBack",
+                    text: format!(
+                        "Turned back from revision {} by revision {}, whose rollout is complete; its probes are asked",
+                        case.revision,
+                        case.made.unwrap_or_default()
+                    ),
+                    revision: case.made.unwrap_or(case.revision),
+                }),
+                Phase::Absent | Phase::Steady | Phase::Watching(_) => {}
             }
         }
         for notice in notices {
@@ -71,13 +85,12 @@ impl Guard {
 /// Whether somebody should look at it, the reason, and the action; `None` for what is no news to anybody.
 const fn of_ending(ending: Ending) -> Option<(bool, &'static str, &'static str)> {
     Some(match ending {
-        Ending::Kept => (false, "RevisionKept", "Judge"),
-        Ending::Inconclusive => (false, "RevisionInconclusive", "Judge"),
+        Ending::Kept => (false, "ReleaseHealthy", "Judge"),
+        Ending::Inconclusive => (false, "ReleaseInconclusive", "Judge"),
         Ending::Superseded | Ending::Uninstalled => return None,
-        Ending::WouldRollBack => (true, "WouldRollBack", "Judge"),
-        Ending::LeftAlone => (true, "RevisionLeftAlone", "Judge"),
-        Ending::LimitReached => (true, "RollbackLimitReached", "RollBack"),
-        Ending::Refused => (true, "RollbackRefused", "RollBack"),
+        // Bad, and not turned back; why is in the text.
+        Ending::WouldRollBack | Ending::LeftAlone => (true, "RollbackSuppressed", "Judge"),
+        Ending::LimitReached | Ending::Refused => (true, "RollbackSuppressed", "RollBack"),
         Ending::Failed => (true, "RollbackFailed", "RollBack"),
         Ending::Recovered => (false, "RollbackVerified", "Verify"),
         Ending::SameFailure => (true, "NotTheRelease", "Verify"),

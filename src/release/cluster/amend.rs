@@ -12,7 +12,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use crate::release::record;
 
 /// Kubernetes' limit for the data of a Secret, in bytes.
-const MAX_DATA: usize = 1_048_576;
+pub(super) const MAX_DATA: usize = 1_048_576;
 
 /// Helm's limit for a description, in characters.
 const MAX_DESCRIPTION: usize = 256;

@@ -9,6 +9,8 @@ use kube::config::Kubeconfig;
 use kube::{Client, Config};
 
 use crate::config::settings::Kubernetes;
+use crate::evidence::redacted_to;
+use crate::release::helm_error::without_values;
 
 /// The longest that one request may take. A watch has its own limit.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -121,8 +123,12 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// The longest text of the API server that is told, in characters.
+const MAX_TEXT: usize = 500;
+
+/// What the API server refuses it prints whole, secrets and all.
 fn bounded(text: &str) -> String {
-    text.chars().take(500).collect()
+    redacted_to(&without_values(text), MAX_TEXT)
 }
 
 /// A client for the API server. Nothing is asked yet.

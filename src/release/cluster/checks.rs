@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use super::amend;
 use super::mark;
 use crate::release::manifest::{self, Object};
 use crate::release::record::Record;
@@ -88,6 +89,7 @@ pub(super) fn look(
     };
     let (old, new) = (objects(bad), objects(target));
     obstacles.extend(denied(bad));
+    obstacles.extend(too_large(target));
     if !allowed.migrations {
         obstacles.extend(migrations(bad));
     }
@@ -137,6 +139,45 @@ pub(super) fn look(
     (all, obstacles)
 }
 
+/// Objects that come back: the target has them, and the bad revision has not. None where a manifest cannot be read, which
+/// is an obstacle by itself.
+pub(super) fn returning(bad: &Record, target: &Record) -> Vec<Object> {
+    let read = |record: &Record| manifest::objects(&record.manifest).unwrap_or_default();
+    let old = read(bad);
+    let mut new = read(target);
+    new.retain(|object| !old.iter().any(|other| identity(other) == identity(object)));
+    new
+}
+
+/// Workloads that an autoscaler scales, and whose number of pods Helm sets to that of the chart all the same: in the middle
+/// of an incident that may be half of them.
+pub(super) fn loses_replicas(all: &[Object], target: &Record) -> Vec<String> {
+    let scaled: Vec<(&str, &str)> = all
+        .iter()
+        .filter(|object| {
+            ["HorizontalPodAutoscaler", "ScaledObject"].contains(&object.kind.as_str())
+        })
+        .filter_map(|object| {
+            let aim = object.body.pointer("/spec/scaleTargetRef")?;
+            let kind = aim.get("kind").and_then(Value::as_str);
+            Some((kind.unwrap_or("Deployment"), aim.get("name")?.as_str()?))
+        })
+        .collect();
+    let target = manifest::objects(&target.manifest).unwrap_or_default();
+    let lines = target.iter().filter_map(|object| {
+        let replicas = object.body.pointer("/spec/replicas")?;
+        scaled
+            .contains(&(object.kind.as_str(), object.name.as_str()))
+            .then(|| {
+                format!(
+                    "The rollback sets {} {} to {replicas} pods, and its autoscaler takes it from there; leave spec.replicas out of the chart where an autoscaler is on",
+                    object.kind, object.name
+                )
+            })
+    });
+    lines.take(MAX_NAMED).collect()
+}
+
 /// As Helm matches them: the version of an API does not matter.
 fn identity(object: &Object) -> (&str, &str, Option<&str>, &str) {
     let group = object
@@ -156,6 +197,22 @@ fn denied(bad: &Record) -> Option<Obstacle> {
     (wish == "deny").then(|| Obstacle {
         reason: "denied",
         text: format!("the chart says {}: deny", mark::CHART_ROLLBACK),
+    })
+}
+
+/// What the record of a rollback may have more than that of its target, in bytes: a longer description, and when its hooks
+/// ran.
+const GROWS_BY: usize = 2048;
+
+fn too_large(target: &Record) -> Option<Obstacle> {
+    (target.size + GROWS_BY > amend::MAX_DATA).then(|| Obstacle {
+        reason: "too_large",
+        text: format!(
+            "the record of revision {} has {} bytes, so that one more like it may not fit into the {} that Kubernetes takes; make the chart smaller",
+            target.revision,
+            target.size,
+            amend::MAX_DATA
+        ),
     })
 }
 
@@ -228,7 +285,7 @@ fn fixed_changes(old: &Object, new: &Object) -> Vec<String> {
         .collect()
 }
 
-fn named<'a>(objects: impl Iterator<Item = &'a Object>) -> String {
+pub(super) fn named<'a>(objects: impl Iterator<Item = &'a Object>) -> String {
     let names: Vec<String> = objects
         .map(|object| format!("{} {}", object.kind, object.name))
         .collect();

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::Known;
 use super::hub::Tables;
 use super::tables::{Kind, PodRow, StoredRow, WorkloadRow};
+use super::turn::is_removed;
 use crate::ledger::{Status, Stored};
 use crate::release::{Facts, Pod, Port};
 use crate::units::{Revision, Time};
@@ -45,7 +46,9 @@ pub(super) fn status_of(row: &StoredRow) -> Status {
 impl View<'_> {
     pub(super) fn facts(&self, tables: &Tables) -> Facts {
         let rows = rows(tables, self.release);
-        let Some(newest) = rows.last() else {
+        let newest = rows.last().filter(|row| !is_removed(status_of(row)));
+        let Some(newest) = newest else {
+            // Also where somebody uninstalls it and keeps its history.
             return Facts::default();
         };
         let revisions = rows.iter().map(|row| self.stored(row)).collect();

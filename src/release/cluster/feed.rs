@@ -2,7 +2,9 @@
 //!
 //! Whether the API server can be heard is known at all times, unlike with a stream that is quiet when it is dead: each
 //! watch is short, and one that cannot be begun, or does not end when it should, is trouble. Bookmarks keep the place,
-//! so beginning again costs nothing but a request; only a place that is too old (410) takes the whole list anew.
+//! so beginning again costs nothing but a request. The whole list is read anew where the place cannot be gone on from: it
+//! is too old (410), or too new, as after etcd was restored from a backup; or the API server answered several times and
+//! none of it led further, as with an event that cannot be read.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -29,6 +31,9 @@ const MAX_OBJECTS: usize = 20_000;
 
 /// Waits between failures: doubled each time, up to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+
+/// Watches that the API server answers and that lead nowhere, one after the other, before the list is read anew.
+const MAX_IN_VAIN: u32 = 3;
 
 /// What a feed tells.
 #[derive(Debug)]
@@ -168,21 +173,35 @@ pub(super) async fn follow<S: Source>(
             }
         };
         tell(Told::Well);
+        let mut in_vain = 0;
         loop {
-            match watch(&source, &selector, &mut place, &mut pause, &mut tell).await {
-                Ok(()) => {}
-                Err(trouble) if trouble.is(410) => {
-                    tell(Told::Fails(trouble.clone()));
-                    rest(&mut pause, &trouble).await;
-                    break;
-                }
-                Err(trouble) => {
-                    tell(Told::Fails(trouble.clone()));
-                    rest(&mut pause, &trouble).await;
-                }
+            let before = place.clone();
+            let watched = watch(&source, &selector, &mut place, &mut pause, &mut tell).await;
+            let Err(trouble) = watched else {
+                in_vain = 0;
+                continue;
+            };
+            in_vain = match &trouble {
+                _ if place != before => 0,
+                // One that cannot be reached, or has too much to do, says nothing of the place.
+                Trouble::Unreachable(_) => in_vain,
+                trouble if trouble.is(429) => in_vain,
+                _ => in_vain + 1,
+            };
+            let is_lost = is_of_another_time(&trouble) || in_vain >= MAX_IN_VAIN;
+            tell(Told::Fails(trouble.clone()));
+            rest(&mut pause, &trouble).await;
+            if is_lost {
+                break;
             }
         }
     }
+}
+
+/// Whether the place is one that the API server does not know: not any more, or not yet.
+fn is_of_another_time(trouble: &Trouble) -> bool {
+    trouble.is(410)
+        || matches!(trouble, Trouble::Answer { message, .. } if message.contains("Too large resource version"))
 }
 
 async fn rest(pause: &mut Duration, trouble: &Trouble) {
@@ -222,7 +241,12 @@ async fn list<S: Source>(
         }
         match page.next {
             Some(next) if told < MAX_OBJECTS => params.continue_token = Some(next),
-            Some(_) | None => {
+            next => {
+                if next.is_some() {
+                    tracing::warn!(
+                        "There are more than {MAX_OBJECTS} objects of one kind in a namespace; those behind them are left out until they change"
+                    );
+                }
                 tell(Told::End);
                 return Ok(page.version);
             }
@@ -287,3 +311,6 @@ async fn watch<S: Source>(
 
 /// The metadata of release Secrets.
 pub(super) type SecretMetadata = PartialObjectMeta<Secret>;
+
+#[cfg(test)]
+mod tests;

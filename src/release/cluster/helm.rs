@@ -15,8 +15,7 @@ use tokio::process::Command;
 
 use super::{Access, Driver, Policy};
 use crate::permit::Permit;
-use crate::release::helm_error::HelmError;
-use crate::release::helm_error::message;
+use crate::release::helm_error::{self, HelmError};
 use crate::units::{Namespace, ReleaseName, Revision};
 
 /// What of helm's output is kept, in bytes; the rest is read and thrown away.
@@ -29,8 +28,8 @@ const VERSION_PATIENCE: Duration = Duration::from_secs(10);
 pub(super) const STEP_LIMIT: Duration = Duration::from_secs(110);
 
 /// After that helm is told to end, and some seconds later it is killed.
-const HARD_LIMIT: Duration = Duration::from_secs(150);
-const LAST_SECONDS: Duration = Duration::from_secs(5);
+pub(super) const LONGEST: Duration = Duration::from_secs(150);
+pub(super) const LAST_SECONDS: Duration = Duration::from_secs(5);
 
 /// The oldest versions that are relied on.
 const OLDEST: [(u32, u32); 2] = [(3, 14), (4, 2)];
@@ -71,7 +70,7 @@ pub(super) async fn version(policy: &Policy) -> Result<Version, String> {
     if output.end != End::Code(0) {
         return Err(format!(
             "{shown} does not tell its version: {}",
-            message(&output.stderr)
+            helm_error::shown(&output.stderr)
         ));
     }
     let version = parse(&output.stdout).ok_or_else(|| {
@@ -110,10 +109,14 @@ pub(super) struct Order<'a> {
     pub(super) version: Version,
     /// Whether the target was applied by the server.
     pub(super) server_side: bool,
+    /// The longest that helm may take; more than [`LONGEST`] it never gets.
+    pub(super) limit: Duration,
 }
 
 /// Rolls back, once.
 pub(super) async fn rollback(policy: &Policy, order: &Order<'_>) -> Ran {
+    let limit = order.limit.min(LONGEST);
+    let step = limit.min(STEP_LIMIT);
     let mut command = command(policy);
     command
         .env("HELM_DRIVER", order.driver.as_str())
@@ -124,24 +127,21 @@ pub(super) async fn rollback(policy: &Policy, order: &Order<'_>) -> Ran {
         ])
         .args(["--namespace", order.namespace.as_str()])
         .args(["--history-max", "0"])
-        .args(["--timeout", &format!("{}s", STEP_LIMIT.as_secs())]);
+        .args(["--timeout", &format!("{}s", step.as_secs())]);
     if order.version.major >= 4 && order.server_side {
         // What others have set by hand since must not stop the way back.
         command.arg("--force-conflicts");
     }
-    match run(command, HARD_LIMIT, &policy.permit).await {
+    match run(command, limit, &policy.permit).await {
         Err(error) => Ran::NotStarted(error.to_string()),
         Ok(output) => match output.end {
             End::Code(0) => Ran::Well,
             End::Code(_) => Ran::Failed {
                 class: HelmError::of(&output.stderr),
-                text: message(&output.stderr).chars().take(1000).collect(),
+                text: helm_error::shown(&output.stderr),
             },
             End::Signal => Ran::Killed("helm was killed".into()),
-            End::TooLate => Ran::Killed(format!(
-                "helm did not end within {} s",
-                HARD_LIMIT.as_secs()
-            )),
+            End::TooLate => Ran::Killed(format!("helm did not end within {} s", limit.as_secs())),
         },
     }
 }
@@ -150,10 +150,21 @@ fn command(policy: &Policy) -> Command {
     let scratch = &policy.scratch;
     let folder = |name: &str| scratch.join(name);
     let mut command = Command::new(&policy.helm);
+    // What finds helm finds what helm calls for a token.
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
+    if policy.by_person {
+        // Programs that get a person's token need that person's environment; Helm's own settings are ours all the same.
+        for (name, _) in std::env::vars_os() {
+            let is_of_helm = name.to_str().is_some_and(|name| name.starts_with("HELM_"));
+            if is_of_helm || name == "KUBECONFIG" {
+                command.env_remove(&name);
+            }
+        }
+    } else {
+        command.env_clear().env("HOME", scratch);
+    }
     command
-        .env_clear()
-        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-        .env("HOME", scratch)
+        .env("PATH", path)
         .env("TMPDIR", scratch)
         .env("KUBECACHEDIR", folder("kube"))
         .env("HELM_CACHE_HOME", folder("cache"))

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use super::Driver;
 use super::api::{Trouble, ask};
 use super::feed::{self, Metadata, Selector, Told, Whole};
+use super::records::Records;
 use super::tables::{Kind, PodRow, ReplicaSetRow, StoredRow, Table, WorkloadRow};
 use crate::clock::Timeline;
 use crate::config::Discovered;
@@ -161,12 +162,26 @@ impl Hub {
                 *known = row;
             }
         }
-        let found = newest.into_values().map(|row| Discovered {
+        let found = newest.into_values();
+        Some(found.map(|row| self.named(row)).collect())
+    }
+
+    fn named(&self, row: &StoredRow) -> Discovered {
+        Discovered {
             namespace: self.namespace.clone(),
             name: ReleaseName::new(row.release.clone()),
             labels: row.labels.clone(),
-        });
-        Some(found.collect())
+        }
+    }
+
+    /// The same, asked for now and once.
+    ///
+    /// # Errors
+    /// When the API server does not say.
+    pub async fn discover(&self) -> Result<Vec<Discovered>, String> {
+        let records = Records::new(self.client.clone(), &self.namespace, self.driver);
+        let newest = records.newest().await.map_err(|why| why.to_string())?;
+        Ok(newest.iter().map(|row| self.named(row)).collect())
     }
 
     pub(super) fn client(&self) -> &Client {

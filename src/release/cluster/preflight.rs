@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
+use kube::Api;
+use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use tokio::time::Instant;
 
 use super::Cluster;
-use super::api::Trouble;
+use super::api::{Trouble, ask};
 use super::checks::{self, Allowed, Obstacle};
 use super::facts::status_of;
 use super::helm;
 use super::rights;
 use super::rights::Rights;
+use super::turn;
 use crate::release::manifest::Object;
 use crate::release::record::Record;
 use crate::release::{Plan, Refusal};
@@ -24,6 +27,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long is waited for a hook that runs, or for an API server that is away.
 const WAIT: Duration = Duration::from_secs(600);
 
+/// Objects that the target has and the bad revision has not, of which it is looked whether they are there.
+const MAX_RETURNING: usize = 50;
+
 impl Cluster {
     pub(super) async fn may_be_turned_back(&self, plan: &Plan) -> Result<(), Refusal> {
         let began = Instant::now();
@@ -31,10 +37,8 @@ impl Cluster {
             match self.look(plan).await {
                 Ok(None) => return Ok(()),
                 Ok(Some(why)) if began.elapsed() > WAIT => {
-                    return Err(Refusal::prevented(
-                        "pending",
-                        format!("waited {} s, and {why}", WAIT.as_secs()),
-                    ));
+                    let why = format!("waited {} s, and {why}", WAIT.as_secs());
+                    return Err(Refusal::prevented("pending", self.with_command(plan, &why)));
                 }
                 // A rehearsal asks what would be in the way, not how long.
                 Ok(Some(_)) if plan.is_rehearsal => return Ok(()),
@@ -48,7 +52,7 @@ impl Cluster {
                     tracing::warn!(release = %self.release, %trouble, "The rollback waits for the API server");
                 }
                 Err(Refused::Trouble(trouble)) => {
-                    return Err(Refusal::Storage(trouble.to_string()));
+                    return Err(Refusal::Storage(self.with_command(plan, &trouble)));
                 }
             }
             tokio::time::sleep(LOOK_AGAIN).await;
@@ -57,16 +61,18 @@ impl Cluster {
 
     /// Looks once; why it has to be waited, if so.
     async fn look(&self, plan: &Plan) -> Result<Option<String>, Refused> {
-        helm::version(&self.policy).await.map_err(|why| {
-            Refusal::prevented(
-                "helm",
-                format!("{why}; by hand: {}", self.by_hand(plan.target)),
-            )
-        })?;
+        let version = helm::version(&self.policy)
+            .await
+            .map_err(|why| Refusal::prevented("helm", self.with_command(plan, &why)))?;
         let rows = self.records.list(&self.release).await?;
         let Some(newest) = rows.last() else {
-            return Err(Refusal::Storage(format!("the release {} is gone", self.release)).into());
+            let why = format!("the release {} is gone, with its history", self.release);
+            return Err(Refusal::prevented("uninstalled", why).into());
         };
+        let status = status_of(newest);
+        if turn::is_removed(status) {
+            return Err(turn::removed(newest.revision, status).into());
+        }
         if newest.revision != plan.bad {
             return Err(Refusal::Overtaken {
                 bad: plan.bad,
@@ -79,30 +85,25 @@ impl Cluster {
             .await?
             .filter(|record| record.digest() == plan.digest);
         let Some(target) = target else {
-            return Err(Refusal::TargetGone {
-                target: plan.target,
-            }
-            .into());
+            return Err(self.target_gone(plan).into());
         };
         let Some(bad) = self.record(plan.bad).await? else {
             return Err(Refusal::prevented(
                 "unreadable",
-                format!(
-                    "the record of revision {} cannot be read; by hand: {}",
-                    plan.bad,
-                    self.by_hand(plan.target)
+                self.with_command(
+                    plan,
+                    &format!("the record of revision {} cannot be read", plan.bad),
                 ),
             )
             .into());
         };
-        let status = status_of(newest);
         if status.is_pending() {
             if !self.policy.may.while_pending {
-                return Err(Refusal::Pending {
-                    revision: plan.bad,
-                    status,
-                }
-                .into());
+                let why = format!(
+                    "revision {} itself is {status}: its own operation still waits, and release.rollback.while_pending = false says to leave it; end that, or roll back over it",
+                    plan.bad
+                );
+                return Err(Refusal::prevented("pending", self.with_command(plan, &why)).into());
             }
             let since = self.hub.now().since(self.seen_since(plan.bad));
             if since < PENDING_FOR {
@@ -129,6 +130,9 @@ impl Cluster {
         }
         if obstacles.is_empty() {
             obstacles.extend(self.rights(&objects, &target).await?);
+            if obstacles.is_empty() && version.major == 3 {
+                obstacles.extend(self.unknown_to_helm(&bad, &target).await?);
+            }
             if !obstacles.is_empty() && self.hub.is_unsteady() {
                 return Ok(Some(
                     "the API server has just come back and does not know all rights yet".into(),
@@ -136,15 +140,70 @@ impl Cluster {
             }
         }
         let Some(first) = obstacles.first() else {
+            if !plan.is_rehearsal {
+                for line in checks::loses_replicas(&objects, &target) {
+                    tracing::warn!(release = %self.release, "{line}");
+                }
+            }
             return Ok(None);
         };
         let texts: Vec<&str> = obstacles.iter().map(|one| one.text.as_str()).collect();
-        let text = format!(
-            "{}; by hand: {}",
-            texts.join("; "),
-            self.by_hand(plan.target)
-        );
+        let text = self.with_command(plan, &texts.join("; "));
         Err(Refusal::prevented(first.reason, text).into())
+    }
+
+    fn target_gone(&self, plan: &Plan) -> Refusal {
+        let namespace = self.hub.namespace();
+        let release = &self.release;
+        Refusal::prevented(
+            "target_gone",
+            format!(
+                "revision {} is no longer there with the contents that were planned; by hand: helm history {release} --namespace {namespace}, and then helm rollback {release} REVISION --namespace {namespace} --history-max 0",
+                plan.target
+            ),
+        )
+    }
+
+    /// Objects that Helm 3 would come upon without a record of them, at which it stops half-way: they are there, the
+    /// target has them, and the revision that is turned back does not.
+    async fn unknown_to_helm(
+        &self,
+        bad: &Record,
+        target: &Record,
+    ) -> Result<Option<Obstacle>, Trouble> {
+        let mut found = Vec::new();
+        for object in checks::returning(bad, target)
+            .into_iter()
+            .take(MAX_RETURNING)
+        {
+            let Some((group, version)) = rights::split(&object.api_version) else {
+                continue;
+            };
+            let kind = GroupVersionKind::gvk(group, version, &object.kind);
+            let Some((plural, is_namespaced)) = self.hub.resource(&kind).await? else {
+                continue;
+            };
+            let resource = ApiResource::from_gvk_with_plural(&kind, &plural);
+            let client = self.hub.client().clone();
+            let own = self.hub.namespace().as_str();
+            let api: Api<DynamicObject> = if is_namespaced {
+                let namespace = object.namespace.as_deref().unwrap_or(own);
+                Api::namespaced_with(client, namespace, &resource)
+            } else {
+                Api::all_with(client, &resource)
+            };
+            if ask(api.get_metadata_opt(&object.name)).await?.is_some() {
+                found.push(object);
+            }
+        }
+        Ok((!found.is_empty()).then(|| Obstacle {
+            reason: "no_original",
+            text: format!(
+                "{} is there although revision {} does not have it, and Helm 3 stops half-way at that; delete it, or use Helm 4.2 or newer",
+                checks::named(found.iter()),
+                bad.revision
+            ),
+        }))
     }
 
     /// The tool that keeps a workload of the release, by what is in the cluster.
@@ -169,6 +228,10 @@ impl Cluster {
             self.hub.namespace().as_str(),
             self.hub.driver(),
         ));
+        let has_ordered = objects.iter().any(|object| object.kind == "StatefulSet");
+        if has_ordered && self.policy.may.unblock_statefulsets {
+            needed.add(self.hub.namespace().as_str(), "", "pods", &["delete"]);
+        }
         let mut obstacles = Vec::new();
         if !unknown.is_empty() {
             let unknown: Vec<String> = unknown.into_iter().collect();

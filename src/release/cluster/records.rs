@@ -1,8 +1,10 @@
 //! Payloads of records: fetched one at a time, decoded, and written back when they must be put right.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Client};
 use tokio::sync::Semaphore;
@@ -16,6 +18,12 @@ use crate::units::{Namespace, ReleaseName};
 
 /// Payloads that are decoded at a time, over all releases: each takes some MiB for a moment.
 static DECODING: Semaphore = Semaphore::const_new(2);
+
+/// Revisions of one page of a list.
+const PAGE: u32 = 500;
+
+/// Revisions that are listed. Helm itself reads each of them whole, and gives up far earlier.
+const MAX_ROWS: usize = 20_000;
 
 /// What came of fetching a record: its version, and what is in it or why that cannot be read. `None` when it is gone.
 pub(super) type Fetched = Option<(Box<str>, Result<Record, String>)>;
@@ -67,12 +75,13 @@ impl Records {
     /// # Errors
     /// When the API server cannot be asked; a payload that cannot be read is no error of that kind.
     pub(super) async fn fetch(&self, object: &str) -> Result<Fetched, Trouble> {
-        // The semaphore is never closed; without a permit it would only be slower.
-        let permit = DECODING.acquire().await;
         let fetched = self.payload(object).await?;
         let Some((version, payload)) = fetched else {
             return Ok(None);
         };
+        // Only now: an API server that is slow for one release must not hold up the others. The semaphore is never
+        // closed; without a permit it would only take more memory.
+        let permit = DECODING.acquire().await;
         let name = object.to_owned();
         let read = tokio::task::spawn_blocking(move || {
             record::decode(&name, &payload).map_err(|error| error.to_string())
@@ -82,22 +91,58 @@ impl Records {
         Ok(Some((version, read)))
     }
 
-    /// The records of a release by their metadata, ascending, as they are at this moment.
+    /// The records of a release by their metadata, ascending, as they are at this moment. Page by page, each with the
+    /// limit of a request, so that a history of ten thousand is read as well.
     pub(super) async fn list(&self, release: &ReleaseName) -> Result<Vec<StoredRow>, Trouble> {
-        let params = ListParams::default().labels(&format!("owner=helm,name={release}"));
-        let metas: Vec<_> = match self.driver {
-            Driver::Secret => {
-                let params = params.fields("type=helm.sh/release.v1");
-                let list = ask(self.secrets().list_metadata(&params)).await?;
-                list.items.into_iter().map(|item| item.metadata).collect()
-            }
-            Driver::ConfigMap => {
-                let list = ask(self.config_maps().list_metadata(&params)).await?;
-                list.items.into_iter().map(|item| item.metadata).collect()
-            }
-        };
-        let mut rows: Vec<StoredRow> = metas.iter().filter_map(StoredRow::of).collect();
+        let mut rows = self.rows(&format!("owner=helm,name={release}")).await?;
         rows.sort_by_key(|row| row.revision);
+        Ok(rows)
+    }
+
+    /// The newest record of each release of the namespace, as it is at this moment.
+    pub(super) async fn newest(&self) -> Result<Vec<StoredRow>, Trouble> {
+        let mut newest: BTreeMap<Box<str>, StoredRow> = BTreeMap::new();
+        for row in self.rows("owner=helm").await? {
+            let known = newest.get(&row.release);
+            if known.is_none_or(|known| known.revision < row.revision) {
+                newest.insert(row.release.clone(), row);
+            }
+        }
+        Ok(newest.into_values().collect())
+    }
+
+    async fn rows(&self, labels: &str) -> Result<Vec<StoredRow>, Trouble> {
+        let mut params = ListParams::default().labels(labels).limit(PAGE);
+        if matches!(self.driver, Driver::Secret) {
+            params = params.fields("type=helm.sh/release.v1");
+        }
+        let mut rows: Vec<StoredRow> = Vec::new();
+        loop {
+            let (metas, next): (Vec<ObjectMeta>, _) = match self.driver {
+                Driver::Secret => {
+                    let list = ask(self.secrets().list_metadata(&params)).await?;
+                    let metas = list.items.into_iter().map(|item| item.metadata);
+                    (metas.collect(), list.metadata.continue_)
+                }
+                Driver::ConfigMap => {
+                    let list = ask(self.config_maps().list_metadata(&params)).await?;
+                    let metas = list.items.into_iter().map(|item| item.metadata);
+                    (metas.collect(), list.metadata.continue_)
+                }
+            };
+            rows.extend(metas.iter().filter_map(StoredRow::of));
+            match next.filter(|token| !token.is_empty()) {
+                None => break,
+                Some(_) if rows.len() >= MAX_ROWS => {
+                    let why = format!(
+                        "more than {MAX_ROWS} stored revisions ({labels}), so which one is the newest is not known; remove old ones with helm's --history-max"
+                    );
+                    tracing::warn!(namespace = %self.namespace, "There are {why}");
+                    return Err(Trouble::Unreadable(why));
+                }
+                Some(token) => params.continue_token = Some(token),
+            }
+        }
         Ok(rows)
     }
 

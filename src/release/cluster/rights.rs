@@ -278,15 +278,16 @@ pub(super) async fn to_change(
 const MAX_REVISIONS: usize = 20;
 
 /// All that guarding a release takes: to watch it, to look at it, and, unless it is only observed, to turn it back to any
-/// of its stored revisions.
+/// of its stored revisions. And the revisions that had to be left out, each with why.
 ///
 /// # Errors
 /// When the cluster cannot be asked, or the release has no revision that can be read.
-pub async fn needed(hub: &Hub, release: &Release) -> Result<Rights, String> {
+pub async fn needed(hub: &Hub, release: &Release) -> Result<(Rights, Vec<String>), String> {
     let (namespace, driver) = (release.namespace.as_str(), hub.driver());
     let mut rights = Rights::to_watch(namespace, driver);
+    let mut left_out = Vec::new();
     if release.guard.mode != Mode::Enforce {
-        return Ok(rights);
+        return Ok((rights, left_out));
     }
     rights.extend(Rights::to_record(namespace, driver));
     let records = Records::new(hub.client().clone(), &release.namespace, driver);
@@ -296,12 +297,21 @@ pub async fn needed(hub: &Hub, release: &Release) -> Result<Rights, String> {
     let mut hooks = Vec::new();
     for row in rows.iter().rev().take(MAX_REVISIONS) {
         let fetched = records.fetch(&row.object).await.map_err(said)?;
-        let Some((_, Ok(record))) = fetched else {
+        // Gone in between.
+        let Some((_, read)) = fetched else {
             continue;
         };
-        hooks.extend(rollback_hooks(&record));
-        let manifest = manifest::objects(&record.manifest);
-        objects.extend(manifest.map_err(|broken| format!("revision {}: {broken}", row.revision))?);
+        let read = read.and_then(|record| {
+            let objects = manifest::objects(&record.manifest).map_err(|broken| broken.to_string());
+            Ok((rollback_hooks(&record), objects?))
+        });
+        match read {
+            Ok((of_hooks, of_manifest)) => {
+                hooks.extend(of_hooks);
+                objects.extend(of_manifest);
+            }
+            Err(why) => left_out.push(format!("revision {} cannot be read: {why}", row.revision)),
+        }
     }
     if objects.is_empty() {
         return Err("no stored revision can be read; install the release first".into());
@@ -321,7 +331,7 @@ pub async fn needed(hub: &Hub, release: &Release) -> Result<Rights, String> {
     // Kinds that the cluster no longer has cannot be given rights to.
     let (to_change, _) = to_change(hub, &objects, &hooks).await.map_err(said)?;
     rights.extend(to_change);
-    Ok(rights)
+    Ok((rights, left_out))
 }
 
 /// The objects of the hooks that a rollback to this record runs.
@@ -337,7 +347,7 @@ pub(super) fn rollback_hooks(target: &Record) -> Vec<Object> {
 }
 
 /// Group and version of `apps/v1` or `v1`.
-fn split(api_version: &str) -> Option<(&str, &str)> {
+pub(super) fn split(api_version: &str) -> Option<(&str, &str)> {
     match api_version.split_once('/') {
         Some((group, version)) => (!version.contains('/')).then_some((group, version)),
         None => Some(("", api_version)),

@@ -5,6 +5,7 @@
 //! same as going on.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -20,13 +21,19 @@ use super::mark;
 use super::tables::{Kind, StoredRow};
 use super::{Cluster, Known};
 use crate::ledger::Status;
-use crate::release::helm_error::HelmError;
+use crate::release::helm_error::{self, HelmError};
 use crate::release::record::Record;
 use crate::release::{Plan, Refusal, Report};
 use crate::units::Revision;
 
 /// A rollback that was decided is given up after that: whoever looks then has other means.
 const GIVE_UP: Duration = Duration::from_secs(280);
+
+/// A run of helm that has less time than that is not begun.
+const SHORTEST: Duration = Duration::from_secs(20);
+
+/// Kept free for putting right what a run that is ended at its limit leaves behind.
+const RESERVE: Duration = Duration::from_secs(10);
 
 /// Runs of helm for one rollback.
 const MAX_RUNS: u32 = 3;
@@ -52,10 +59,48 @@ enum Found {
     Failed(StoredRow, String),
     /// Something else is there.
     Overtaken(Revision),
+    /// Somebody uninstalls the release.
+    Removed(Status),
+}
+
+/// Whether somebody is uninstalling a release, or has done so and kept its history.
+pub(super) const fn is_removed(status: Status) -> bool {
+    matches!(status, Status::Uninstalling | Status::Uninstalled)
+}
+
+/// What was removed on purpose must not come back.
+pub(super) fn removed(bad: Revision, status: Status) -> Refusal {
+    let status = if status == Status::Uninstalling {
+        "is being uninstalled"
+    } else {
+        "was uninstalled"
+    };
+    Refusal::prevented(
+        "uninstalled",
+        format!("the release {status} as revision {bad}, and a rollback would install it again"),
+    )
+}
+
+/// Whether a record is of a rollback to the contents that were planned.
+fn goes_back(record: &Record, plan: &Plan) -> bool {
+    let says_so =
+        record.description.starts_with("Rollback ") || record.description.starts_with("Release \"");
+    says_so && record.digest() == plan.digest
 }
 
 impl Cluster {
     pub(super) async fn turn_back(&self, plan: &Plan) -> Result<Report, Refusal> {
+        let ended = self.carry_out(plan).await;
+        match &ended {
+            Ok(report) => self.set_made(report.made),
+            Err(Refusal::Overtaken { .. }) => {}
+            // Its record may be pending, where the API server did not let us look.
+            Err(_) => self.set_left(Some((plan.clone(), self.hub.now()))),
+        }
+        ended
+    }
+
+    async fn carry_out(&self, plan: &Plan) -> Result<Report, Refusal> {
         let began = Instant::now();
         let mut bad = plan.bad;
         let mut runs = 0;
@@ -69,19 +114,24 @@ impl Cluster {
                     "another replica acts from now on, and goes on with this",
                 ));
             }
-            if began.elapsed() > GIVE_UP {
-                return Err(self.failed(
-                    plan,
-                    &format!("given up after {} s: {said}", GIVE_UP.as_secs()),
-                ));
-            }
+            // Whatever the time, what is there is looked at and put right first: a record that is left pending blocks
+            // every later upgrade.
+            let left = GIVE_UP.saturating_sub(began.elapsed());
+            let time = left.saturating_sub(RESERVE + helm::LAST_SECONDS);
+            let given_up = || format!("given up after {} s: {said}", GIVE_UP.as_secs());
             let found = match self.found(plan, bad).await {
                 Ok(found) => found,
+                Err(trouble) if self.may_pass(&trouble) && left.is_zero() => {
+                    return Err(self.failed(
+                        plan,
+                        &format!("given up after {} s: {trouble}", GIVE_UP.as_secs()),
+                    ));
+                }
                 Err(trouble) if self.may_pass(&trouble) => {
                     tokio::time::sleep(PAUSE).await;
                     continue;
                 }
-                Err(trouble) => return Err(Refusal::Storage(trouble.to_string())),
+                Err(trouble) => return Err(Refusal::Storage(self.with_command(plan, &trouble))),
             };
             match found {
                 Found::Overtaken(newest) => {
@@ -90,6 +140,7 @@ impl Cluster {
                         newest,
                     });
                 }
+                Found::Removed(status) => return Err(removed(plan.bad, status)),
                 Found::Done(row) => {
                     self.sign(plan, &row).await;
                     return Ok(Report {
@@ -103,6 +154,7 @@ impl Cluster {
                     self.wait_for_orphan(plan, bad).await;
                 }
                 Found::Pending(row) => {
+                    self.set_making(Some((row.revision, plan.target)));
                     let why = if said.is_empty() {
                         "helm was killed"
                     } else {
@@ -110,14 +162,17 @@ impl Cluster {
                     };
                     match self.repair(&row, why).await {
                         Ok(()) => {}
-                        Err(trouble) if self.may_pass(&trouble) || trouble.is(409) => {
+                        Err(trouble)
+                            if !left.is_zero() && (self.may_pass(&trouble) || trouble.is(409)) =>
+                        {
                             tokio::time::sleep(PAUSE).await;
                         }
                         Err(trouble) => {
-                            return Err(Refusal::Storage(format!(
-                                "revision {} is left pending-rollback and cannot be put right: {trouble}",
+                            let why = format!(
+                                "revision {} is left pending-rollback and cannot be put right yet: {trouble}",
                                 row.revision
-                            )));
+                            );
+                            return Err(Refusal::Storage(self.with_command(plan, &why)));
                         }
                     }
                 }
@@ -127,9 +182,13 @@ impl Cluster {
                     if runs >= MAX_RUNS || !may_go_on {
                         return Err(self.failed(plan, if said.is_empty() { &why } else { &said }));
                     }
+                    if time < SHORTEST {
+                        return Err(self.failed(plan, &given_up()));
+                    }
+                    self.note_failed(&row).await;
                     bad = row.revision;
                     self.set_making(Some((Revision(bad.0 + 1), plan.target)));
-                    (class, said) = self.run(plan, &mut runs).await?;
+                    (class, said) = self.run(plan, &mut runs, time).await?;
                 }
                 Found::Nothing => {
                     if runs > 0 {
@@ -141,7 +200,10 @@ impl Cluster {
                         }
                         tokio::time::sleep(PAUSE).await;
                     }
-                    (class, said) = self.run(plan, &mut runs).await?;
+                    if time < SHORTEST {
+                        return Err(self.failed(plan, &given_up()));
+                    }
+                    (class, said) = self.run(plan, &mut runs, time).await?;
                 }
             }
         }
@@ -165,10 +227,15 @@ impl Cluster {
     }
 
     /// Runs helm once. What it says went wrong; empty when it says that it worked.
-    async fn run(&self, plan: &Plan, runs: &mut u32) -> Result<(HelmError, String), Refusal> {
+    async fn run(
+        &self,
+        plan: &Plan,
+        runs: &mut u32,
+        time: Duration,
+    ) -> Result<(HelmError, String), Refusal> {
         let version = helm::version(&self.policy)
             .await
-            .map_err(|why| Refusal::prevented("helm", why))?;
+            .map_err(|why| Refusal::prevented("helm", self.with_command(plan, &why)))?;
         let target = self.record(plan.target).await;
         let server_side =
             target.is_ok_and(|target| target.is_some_and(|record| record.server_side));
@@ -180,6 +247,7 @@ impl Cluster {
             driver: self.hub.driver(),
             version,
             server_side,
+            limit: time,
         };
         if !self.policy.permit.holds() {
             return Ok((HelmError::Other, "another replica acts".into()));
@@ -191,10 +259,8 @@ impl Cluster {
             Ran::Failed { class, text } => (class, text),
             Ran::Killed(why) => (HelmError::Other, why),
             Ran::NotStarted(why) => {
-                return Err(Refusal::prevented(
-                    "helm",
-                    format!("helm cannot be started: {why}"),
-                ));
+                let why = format!("helm cannot be started: {why}");
+                return Err(Refusal::prevented("helm", self.with_command(plan, &why)));
             }
         };
         if !outcome.1.is_empty() {
@@ -209,9 +275,14 @@ impl Cluster {
         let Some(newest) = rows.last() else {
             return Ok(Found::Overtaken(Revision::default()));
         };
+        let status = status_of(newest);
+        if is_removed(status) {
+            return Ok(Found::Removed(status));
+        }
         if newest.revision == bad {
             return Ok(Found::Nothing);
         }
+        let bad = self.after_failed_runs(plan, bad, &rows).await?;
         if newest.revision.0 != bad.0 + 1 {
             return Ok(Found::Overtaken(newest.revision));
         }
@@ -226,15 +297,13 @@ impl Cluster {
             return Ok(Found::Overtaken(row.revision));
         };
         // Whoever rolls back to the same contents has done our work.
-        let is_rollback = record.description.starts_with("Rollback ")
-            || record.description.starts_with("Release \"");
-        if !is_rollback || record.digest() != plan.digest {
+        if !goes_back(&record, plan) {
             return Ok(Found::Overtaken(row.revision));
         }
         Ok(match record.status {
             Status::PendingRollback => Found::Pending(row),
             Status::Deployed => Found::Done(row),
-            Status::Failed => Found::Failed(row, record.description),
+            Status::Failed => Found::Failed(row, helm_error::described(&record.description)),
             Status::Unknown
             | Status::Uninstalled
             | Status::Superseded
@@ -242,6 +311,35 @@ impl Cluster {
             | Status::PendingInstall
             | Status::PendingUpgrade => Found::Overtaken(row.revision),
         })
+    }
+
+    /// The last of our own runs that failed, one after the other, since the bad revision: one of us that was killed may
+    /// have come so far. The newest record is none of them.
+    async fn after_failed_runs(
+        &self,
+        plan: &Plan,
+        bad: Revision,
+        rows: &[StoredRow],
+    ) -> Result<Revision, Trouble> {
+        let mut last = bad;
+        let before_newest = rows.len().saturating_sub(1);
+        for row in rows[..before_newest]
+            .iter()
+            .filter(|row| row.revision > bad)
+        {
+            let is_next = row.revision.0 == last.0 + 1;
+            if !is_next || !row.ours || status_of(row) != Status::Failed {
+                break;
+            }
+            let Some((_, Ok(record))) = self.records.fetch(&row.object).await? else {
+                break;
+            };
+            if !goes_back(&record, plan) {
+                break;
+            }
+            last = row.revision;
+        }
+        Ok(last)
     }
 
     async fn wait_for_orphan(&self, plan: &Plan, bad: Revision) {
@@ -268,6 +366,55 @@ impl Cluster {
         tracing::warn!(release = %self.release, revision = row.revision.0, why,
             "A record that was left pending-rollback is marked as failed");
         Ok(())
+    }
+
+    /// Marks a run of ours that failed, so that one of us that comes later steps over it. Without that the next run goes
+    /// on all the same.
+    async fn note_failed(&self, row: &StoredRow) {
+        if row.ours || !self.policy.permit.holds() {
+            return;
+        }
+        let change = Change {
+            labels: vec![(mark::MADE, row.revision.to_string())],
+            ..Change::default()
+        };
+        if let Err(trouble) = self.records.amend(row, &change).await {
+            tracing::warn!(release = %self.release, revision = row.revision.0, %trouble,
+                "The record of a rollback that failed cannot be marked as ours");
+        }
+    }
+
+    /// Puts right what a rollback of ours that was given up left behind, as after an API server that was away for long:
+    /// its record is marked as failed, or as ours where helm came to its end after all. One look is enough as soon as the
+    /// API server answers: helm is not at work any more, and what begins later is somebody else's.
+    pub(super) async fn finish_left(&self) {
+        let Some((plan, given_up)) = self.left() else {
+            return;
+        };
+        // A rollback that is being carried out does that itself.
+        if self.making().is_some() {
+            return;
+        }
+        let done = match self.found(&plan, plan.bad).await {
+            Ok(Found::Pending(row)) if row.created <= given_up => {
+                self.repair(&row, "helm did not end").await
+            }
+            Ok(Found::Done(row)) if row.created <= given_up => {
+                if !row.ours {
+                    self.sign(&plan, &row).await;
+                }
+                self.set_made(row.revision);
+                Ok(())
+            }
+            Ok(_) => Ok(()),
+            Err(trouble) => Err(trouble),
+        };
+        match done {
+            Ok(()) => self.set_left(None),
+            Err(trouble) => {
+                tracing::debug!(release = %self.release, %trouble, "What a rollback left is put right later");
+            }
+        }
     }
 
     /// Notes in the record that we made it, and why. Without that the rollback holds all the same.
@@ -304,8 +451,13 @@ impl Cluster {
 
     fn failed(&self, plan: &Plan, why: &str) -> Refusal {
         Refusal::Failed {
-            text: format!("{why}; by hand: {}", self.by_hand(plan.target)),
+            text: self.with_command(plan, &why),
         }
+    }
+
+    /// What went wrong, and the command with which a person does the same.
+    pub(super) fn with_command(&self, plan: &Plan, why: &dyn fmt::Display) -> String {
+        format!("{why}; by hand: {}", self.by_hand(plan.target))
     }
 
     /// The command with which a person does the same.
@@ -327,13 +479,19 @@ impl Cluster {
             .and_then(|(_, read)| read.ok()))
     }
 
+    /// The newest record, if a rollback of ours made it and serves, and what is left of it is ours to put right: in the
+    /// mode enforce, or because a person had us turn it back.
+    fn made_by_us<'a>(&self, rows: &'a [StoredRow]) -> Option<&'a StoredRow> {
+        let newest = rows.last()?;
+        let is_ours = newest.ours && status_of(newest) == Status::Deployed;
+        let may = self.policy.enforces || self.made() == Some(newest.revision);
+        (is_ours && may).then_some(newest)
+    }
+
     /// Puts right the record of an upgrade that was turned back while it waited: helm says at its end that it is
     /// deployed, although the rollback is. Nothing is touched once a revision newer than ours is there.
     pub(super) async fn mend(&self, rows: &[StoredRow]) {
-        let Some(newest) = rows
-            .last()
-            .filter(|row| row.ours && status_of(row) == Status::Deployed)
-        else {
+        let Some(newest) = self.made_by_us(rows) else {
             return;
         };
         let now = self.hub.now();
@@ -370,7 +528,7 @@ impl Cluster {
     /// Deletes a pod that keeps a StatefulSet from going back: with ordered pods the controller waits for a pod of the
     /// bad revision to become Ready, which it never does. One at a time, and only after a rollback of ours.
     pub(super) async fn unblock(&self, rows: &[StoredRow], known: &BTreeMap<Revision, Known>) {
-        let Some(newest) = rows.last().filter(|row| row.ours) else {
+        let Some(newest) = self.made_by_us(rows) else {
             return;
         };
         if !self.policy.may.unblock_statefulsets {
@@ -424,3 +582,6 @@ impl Cluster {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

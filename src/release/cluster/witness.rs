@@ -2,6 +2,7 @@
 //!
 //! Whatever cannot be had is named in the bundle and holds nothing up.
 
+use std::future::Future;
 use std::time::Duration;
 
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
@@ -9,12 +10,13 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
 use kube::Api;
 use kube::api::{ListParams, LogParams};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::Cluster;
 use super::api::ask;
 use crate::evidence::{
     EventEvidence, Evidence, LogEvidence, MAX_EVENTS, MAX_LINES, MAX_LOGS, MAX_PODS, PodEvidence,
-    changes, redacted,
+    changes, redacted, redacted_lines,
 };
 use crate::release::Facts;
 use crate::release::manifest;
@@ -33,6 +35,15 @@ const MAX_READ: u32 = 500;
 /// Bytes of one log.
 const MAX_LOG: i64 = 64 * 1024;
 
+/// Waits for a part of the evidence, but not longer than until then: what is slow must not keep what has come.
+async fn by<T>(until: Instant, part: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    let late = |_| format!("nothing came within {} s", PATIENCE.as_secs());
+    tokio::time::timeout_at(until, part)
+        .await
+        .map_err(late)
+        .flatten()
+}
+
 impl Cluster {
     pub(super) async fn witness(
         &self,
@@ -41,11 +52,12 @@ impl Cluster {
         serving: Option<Revision>,
     ) -> Evidence {
         let mut evidence = Evidence::default();
+        let until = Instant::now() + PATIENCE;
         let (pods, events, scalers, records) = tokio::join!(
-            self.look_at_pods(facts, bad),
-            self.events_of(facts),
-            self.scalers(),
-            self.differences(bad, serving),
+            self.look_at_pods(facts, bad, until),
+            by(until, self.events_of(facts)),
+            by(until, self.scalers()),
+            by(until, self.differences(bad, serving)),
         );
         let (pods, logs, mut missing) = pods;
         evidence.pods = pods;
@@ -76,6 +88,7 @@ impl Cluster {
         &self,
         facts: &Facts,
         bad: Revision,
+        until: Instant,
     ) -> (Vec<PodEvidence>, Vec<LogEvidence>, Vec<String>) {
         let mut pods: Vec<&crate::release::Pod> = facts.pods.iter().collect();
         pods.sort_by_key(|pod| {
@@ -85,86 +98,62 @@ impl Cluster {
                 pod.restarts == 0,
             )
         });
-        let api = self.pods_api();
+        let looks = pods.into_iter().take(MAX_PODS).enumerate();
+        let looks = looks.map(|(place, pod)| self.look_at(pod, place < LOOKED_AT, bad, until));
+        let looks: Vec<Look> = futures::future::join_all(looks).await;
         let (mut found, mut logs, mut missing) = (Vec::new(), Vec::new(), Vec::new());
-        for (place, pod) in pods.into_iter().take(MAX_PODS).enumerate() {
-            let mut state = vec![
-                if pod.ready_since.is_some() {
-                    "ready"
-                } else {
-                    "not ready"
-                }
-                .to_owned(),
-            ];
-            state.extend(pod.waiting.as_deref().map(str::to_owned));
-            if pod.restarts > 0 {
-                state.push(format!("{} restarts", pod.restarts));
-            }
-            if place < LOOKED_AT {
-                match ask(api.get_opt(&pod.name)).await {
-                    Ok(Some(whole)) => {
-                        let containers = containers_of(&whole);
-                        state.extend(containers.iter().filter_map(last_end));
-                        if logs.len() < MAX_LOGS && pod.revision == bad {
-                            self.logs_of(&api, pod, &containers, &mut logs, &mut missing)
-                                .await;
-                        }
-                    }
-                    Ok(None) => state.push("gone".into()),
-                    Err(why) => missing.push(format!("pod {}: {why}", pod.name)),
-                }
-            }
-            found.push(PodEvidence {
-                name: pod.name.to_string(),
-                revision: pod.revision.0,
-                node: pod.node.to_string(),
-                state: redacted(&state.join(", ")),
-            });
+        for look in looks {
+            found.push(look.pod);
+            logs.extend(look.logs);
+            missing.extend(look.missing);
         }
+        logs.truncate(MAX_LOGS);
         (found, logs, missing)
     }
 
-    async fn logs_of(
+    async fn look_at(
         &self,
-        api: &Api<Pod>,
         pod: &crate::release::Pod,
-        containers: &[ContainerStatus],
-        logs: &mut Vec<LogEvidence>,
-        missing: &mut Vec<String>,
-    ) {
-        for container in containers {
-            for previous in [true, false] {
-                // A run before is there only after a restart.
-                if logs.len() >= MAX_LOGS || (previous && container.restart_count == 0) {
-                    continue;
-                }
-                let params = LogParams {
-                    container: Some(container.name.clone()),
-                    previous,
-                    tail_lines: i64::try_from(MAX_LINES).ok(),
-                    limit_bytes: Some(MAX_LOG),
-                    ..LogParams::default()
-                };
-                match ask(api.logs(&pod.name, &params)).await {
-                    Ok(text) if text.trim().is_empty() => {}
-                    Ok(text) => {
-                        let lines: Vec<&str> = text.lines().collect();
-                        let skipped = lines.len().saturating_sub(MAX_LINES);
-                        logs.push(LogEvidence {
-                            pod: pod.name.to_string(),
-                            container: container.name.clone(),
-                            previous,
-                            lines: lines[skipped..].iter().map(|line| redacted(line)).collect(),
-                        });
-                    }
-                    // A container that has not started yet has none.
-                    Err(why) if why.is(400) => {}
-                    Err(why) => {
-                        missing.push(format!("log of {}/{}: {why}", pod.name, container.name));
+        closely: bool,
+        bad: Revision,
+        until: Instant,
+    ) -> Look {
+        let readiness = if pod.ready_since.is_some() {
+            "ready"
+        } else {
+            "not ready"
+        };
+        let mut state = vec![readiness.to_owned()];
+        state.extend(pod.waiting.as_deref().map(str::to_owned));
+        if pod.restarts > 0 {
+            state.push(format!("{} restarts", pod.restarts));
+        }
+        let (mut logs, mut missing) = (Vec::new(), Vec::new());
+        if closely {
+            let api = self.pods_api();
+            let whole = async {
+                let whole = ask(api.get_opt(&pod.name)).await;
+                whole.map_err(|why| why.to_string())
+            };
+            match by(until, whole).await {
+                Ok(Some(whole)) => {
+                    let containers = containers_of(&whole);
+                    state.extend(containers.iter().filter_map(last_end));
+                    if pod.revision == bad {
+                        (logs, missing) = logs_of(&api, &pod.name, &containers, until).await;
                     }
                 }
+                Ok(None) => state.push("gone".into()),
+                Err(why) => missing.push(format!("pod {}: {why}", pod.name)),
             }
         }
+        let pod = PodEvidence {
+            name: pod.name.to_string(),
+            revision: pod.revision.0,
+            node: pod.node.to_string(),
+            state: redacted(&state.join(", ")),
+        };
+        Look { pod, logs, missing }
     }
 
     async fn events_of(&self, facts: &Facts) -> Result<Vec<EventEvidence>, String> {
@@ -288,6 +277,62 @@ impl Cluster {
     }
 }
 
+/// What looking at one pod brought.
+struct Look {
+    pod: PodEvidence,
+    logs: Vec<LogEvidence>,
+    missing: Vec<String>,
+}
+
+/// The logs of a pod's containers, and which could not be had.
+async fn logs_of(
+    api: &Api<Pod>,
+    pod: &str,
+    containers: &[ContainerStatus],
+    until: Instant,
+) -> (Vec<LogEvidence>, Vec<String>) {
+    let runs = containers.iter().flat_map(|container| {
+        // A run before is there only after a restart.
+        let crashed = (container.restart_count > 0).then_some((container, true));
+        crashed.into_iter().chain([(container, false)])
+    });
+    let reads = runs.take(MAX_LOGS).map(|(container, previous)| async move {
+        let params = LogParams {
+            container: Some(container.name.clone()),
+            previous,
+            tail_lines: i64::try_from(MAX_LINES).ok(),
+            limit_bytes: Some(MAX_LOG),
+            ..LogParams::default()
+        };
+        let read = async {
+            match ask(api.logs(pod, &params)).await {
+                Ok(text) => Ok(text),
+                // A container that has not started yet has none.
+                Err(why) if why.is(400) => Ok(String::new()),
+                Err(why) => Err(why.to_string()),
+            }
+        };
+        let text = by(until, read)
+            .await
+            .map_err(|why| format!("log of {pod}/{}: {why}", container.name))?;
+        Ok((!text.trim().is_empty()).then(|| LogEvidence {
+            pod: pod.to_owned(),
+            container: container.name.clone(),
+            previous,
+            lines: redacted_lines(&text),
+        }))
+    });
+    let reads: Vec<Result<Option<LogEvidence>, String>> = futures::future::join_all(reads).await;
+    let (mut logs, mut missing) = (Vec::new(), Vec::new());
+    for read in reads {
+        match read {
+            Ok(log) => logs.extend(log),
+            Err(why) => missing.push(why),
+        }
+    }
+    (logs, missing)
+}
+
 fn images(before: &Record, after: &Record) -> Vec<String> {
     let objects = |record: &Record| manifest::objects(&record.manifest).unwrap_or_default();
     let (old, new) = (objects(before), objects(after));
@@ -325,8 +370,43 @@ fn last_end(container: &ContainerStatus) -> Option<String> {
         .message
         .as_deref()
         .map_or_else(String::new, |text| format!(": {text}"));
+    let meaning = if reason == "OOMKilled" {
+        ": it needed more memory than it may have"
+    } else {
+        ""
+    };
     Some(format!(
-        "last end of {}: {reason} (exit code {}){message}",
+        "last end of {}: {reason} (exit code {}){meaning}{message}",
         container.name, end.exit_code
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_slow_is_missing_and_what_has_come_is_kept() {
+        let until = Instant::now() + PATIENCE;
+        let slow = by(until, std::future::pending::<Result<(), String>>());
+        let quick = by(until, std::future::ready(Ok(7)));
+        let (slow, quick) = tokio::join!(slow, quick);
+        assert_eq!(slow, Err("nothing came within 3 s".to_owned()));
+        assert_eq!(quick, Ok(7));
+    }
+
+    #[test]
+    fn too_little_memory_is_said_in_words() {
+        let status = serde_json::json!({
+            "name": "api", "image": "a", "imageID": "a", "ready": false, "restartCount": 1,
+            "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
+        });
+        let status: ContainerStatus = serde_json::from_value(status).unwrap_or_default();
+        assert_eq!(
+            last_end(&status).as_deref(),
+            Some(
+                "last end of api: OOMKilled (exit code 137): it needed more memory than it may have"
+            )
+        );
+    }
 }

@@ -138,8 +138,20 @@ fn what_is_no_manifest_is_refused_with_its_place_and_without_its_text() {
     ] {
         assert_eq!(refused(text).why, why, "{text}");
     }
-    let twice = "apiVersion: v1\nkind: A\nkind: B\nmetadata: {name: a}";
-    assert!(refused(twice).why.contains("line"), "{}", refused(twice));
+    let unclosed = "apiVersion: v1\nkind: A\nmetadata: {name: a";
+    assert!(
+        refused(unclosed).why.contains("line"),
+        "{}",
+        refused(unclosed)
+    );
+}
+
+#[test]
+fn of_a_key_that_stands_twice_the_last_counts_as_with_helm() {
+    let twice = "apiVersion: v1\nkind: A\nkind: B\nmetadata: {name: a, name: b}\ndata: {x: {y: 1}, x: {z: 2}}";
+    let found = objects(twice).unwrap();
+    assert_eq!((found[0].kind.as_str(), found[0].name.as_str()), ("B", "b"));
+    assert_eq!(found[0].body["data"]["x"], json!({"z": 2}));
 }
 
 #[test]

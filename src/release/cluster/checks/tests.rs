@@ -149,3 +149,40 @@ fn a_manifest_that_is_not_yaml_is_an_obstacle_that_names_its_revision() {
         obstacles[0].text
     );
 }
+
+#[test]
+fn what_comes_back_and_what_an_autoscaler_loses_is_named() {
+    let web = "---\napiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: web\nspec:\n  replicas: 2\n";
+    let scaler = "---\napiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata:\n  name: web\nspec:\n  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: web}\n";
+    let (bad, target) = (
+        plain(&format!("{web}{scaler}")),
+        plain(&format!("{CONFIG}{web}")),
+    );
+    let names: Vec<String> = returning(&bad, &target)
+        .into_iter()
+        .map(|object| format!("{} {}", object.kind, object.name))
+        .collect();
+    assert_eq!(names, ["ConfigMap a"]);
+    assert!(returning(&target, &target).is_empty());
+    let (all, _) = look(&bad, &target, &Allowed::default());
+    let lines = loses_replicas(&all, &target);
+    assert!(
+        lines.len() == 1 && lines[0].contains("Deployment web to 2 pods"),
+        "{lines:?}"
+    );
+    // A chart that leaves the number to the autoscaler is well.
+    let open = plain(&web.replace("  replicas: 2\n", "  paused: false\n"));
+    assert!(loses_replicas(&all, &open).is_empty());
+}
+
+#[test]
+fn a_record_that_is_as_large_as_can_be_is_known_beforehand() {
+    let small = plain(CONFIG);
+    assert!(small.size > 100);
+    let large = Record {
+        size: amend::MAX_DATA - 100,
+        ..small.clone()
+    };
+    assert_eq!(reasons(&small, &large, &Allowed::default()), ["too_large"]);
+    assert_eq!(reasons(&large, &small, &Allowed::default()), NONE);
+}

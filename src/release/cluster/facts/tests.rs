@@ -260,3 +260,22 @@ fn a_revision_that_cannot_be_read_is_named_and_hides_nothing_else() {
     assert_eq!(facts.revisions[1].digest, None);
     assert_eq!(facts.pods.len(), 1);
 }
+
+#[test]
+fn a_release_that_is_uninstalled_is_gone_although_its_history_is_kept() {
+    for status in ["uninstalling", "uninstalled"] {
+        let world = World::default()
+            .revision(1, "superseded", 10)
+            .revision(2, status, 50)
+            .deployment(complete(), json!({"replicas": 2}));
+        assert_eq!(world.facts(200), Facts::default(), "{status}");
+    }
+    // Installed again over its history it is there.
+    let world = World::default()
+        .revision(1, "uninstalled", 10)
+        .revision(2, "deployed", 50);
+    assert_eq!(
+        world.facts(200).newest().map(|one| one.revision),
+        Some(Revision(2))
+    );
+}

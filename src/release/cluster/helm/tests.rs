@@ -32,6 +32,8 @@ fn played(script: &str) -> Played {
         },
         may: May::default(),
         permit: Permit::always(),
+        enforces: true,
+        by_person: false,
     };
     Played { folder, policy }
 }
@@ -44,6 +46,7 @@ fn order<'a>(namespace: &'a Namespace, release: &'a ReleaseName, major: u32) -> 
         driver: Driver::Secret,
         version: Version { major, minor: 20 },
         server_side: true,
+        limit: LONGEST,
     }
 }
 
@@ -142,7 +145,7 @@ async fn what_helm_says_is_classed_bounded_and_free_of_log_lines() {
     let Ran::Failed { text, .. } = ran else {
         panic!("{ran:?}")
     };
-    assert!(text.len() <= 1000);
+    assert!(text.chars().count() <= 1001);
 }
 
 #[tokio::test]
@@ -172,4 +175,25 @@ async fn a_helm_that_hangs_is_ended_with_all_that_it_started() {
         assert!(std::time::Instant::now() < until, "the child goes on");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+#[tokio::test]
+async fn helm_for_a_person_has_that_persons_environment() {
+    let mut played = played("env > environment; echo \"$@\" > arguments");
+    played.policy.by_person = true;
+    let (namespace, release) = (Namespace::new("shop"), ReleaseName::new("web"));
+    let mut order = order(&namespace, &release, 4);
+    order.limit = Duration::from_secs(40);
+    assert_eq!(rollback(&played.policy, &order).await, Ran::Well);
+    let read = |name: &str| std::fs::read_to_string(played.folder.path().join(name)).unwrap();
+    let environment = read("environment");
+    for name in ["PATH", "HOME"] {
+        let own = format!("{name}={}\n", std::env::var(name).unwrap());
+        assert!(
+            environment.contains(&own),
+            "{own} is not in:\n{environment}"
+        );
+    }
+    // A run that is begun late has less time.
+    assert!(read("arguments").contains("--timeout 40s"));
 }

@@ -14,6 +14,10 @@ sim.leadsman.io/{{ $key }}: {{ if kindIs "string" $value }}{{ $value | quote }}{
 {{- define "mykadoo.container" -}}
 - name: {{ .name }}
   image: {{ .image }}
+  {{- with .env }}
+  env:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
   ports:
     - name: http
       containerPort: 8080

@@ -8,12 +8,16 @@ use std::time::Duration;
 use reqwest::{
     Certificate, Client, ClientBuilder, Identity, RequestBuilder, Response, redirect, tls,
 };
+use sha2::{Digest as _, Sha256};
 use url::Url;
 
 use crate::config::settings::{Auth, Secret, Tls};
 
 /// The most that is read of an answer that only says how it went.
 const MAX_EXCERPT: usize = 2048;
+
+/// How long another of us may take to accept a connection. It is on the same network, so one that takes longer is gone.
+const CONNECT: Duration = Duration::from_secs(2);
 
 /// The largest file with a secret or certificates.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -26,7 +30,21 @@ pub(crate) fn direct_client(
     address: SocketAddr,
 ) -> Result<Client, String> {
     let builder = builder(settings, timeout, Some((url, address)))?;
-    builder.no_proxy().build().map_err(|error| cause(&error))
+    let builder = builder.no_proxy().connect_timeout(CONNECT);
+    builder.build().map_err(|error| cause(&error))
+}
+
+/// What the files of such a client hold now, in short.
+pub(crate) fn contents(settings: &Tls) -> Result<[u8; 32], String> {
+    let own = settings.client_certificate.iter();
+    let own = own.flat_map(|(certificate, key)| [certificate, key]);
+    let mut digest = Sha256::new();
+    for path in settings.ca_file.iter().chain(own) {
+        let bytes = read(path)?;
+        digest.update((bytes.len() as u64).to_le_bytes());
+        digest.update(&bytes);
+    }
+    Ok(digest.finalize().into())
 }
 
 /// A client for one receiver; `to` binds its host to one address.

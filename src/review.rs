@@ -2,13 +2,17 @@
 //!
 //! Invariants:
 //! - nobody is let in by what the API server did not say: without an answer the caller has to wait;
-//! - an answer is remembered for some seconds and by the token's digest, so that a token is never kept, and one that is
-//!   revoked is of no use a moment later;
-//! - strangers cost little: few questions at a time, and a bounded memory.
+//! - an answer is remembered for some seconds and by a digest of the token and the deed, so that a token is never kept, and
+//!   one that is revoked is of no use a moment later;
+//! - strangers cost little: few questions in a second and at a time, and a bounded memory; and they do not hold up those
+//!   who were let in before.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::num::NonZeroU32;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
 use k8s_openapi::api::authorization::v1::{
@@ -26,11 +30,23 @@ const KEEP: Duration = Duration::from_secs(10);
 /// The longest that the API server may take for both questions.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Answers that are remembered.
+/// Answers that are remembered: all that can come in that time.
 const MAX_REMEMBERED: usize = 1024;
 
-/// Callers that are asked about at a time.
-const MAX_AT_ONCE: usize = 16;
+/// For how long whoever was let in need not queue with strangers.
+const KNOWN_FOR: Duration = Duration::from_secs(60 * 60);
+
+/// Tokens of such callers: those of pipelines, people and Alertmanagers of an hour.
+const MAX_KNOWN: usize = 256;
+
+/// Callers that are asked about at a time: those whom nobody knows, and those who were let in before.
+const STRANGERS_AT_ONCE: usize = 12;
+const KNOWN_AT_ONCE: usize = 4;
+
+/// Questions about either in a second, and how many may come in one go. Each is two requests to the API server, to which
+/// the default limit of a client is 50 a second.
+const RATE: NonZeroU32 = NonZeroU32::new(20).unwrap();
+const BURST: NonZeroU32 = NonZeroU32::new(40).unwrap();
 
 /// Longer tokens are none: those of service accounts have about a kilobyte.
 const MAX_TOKEN: usize = 16 * 1024;
@@ -39,7 +55,7 @@ const MAX_TOKEN: usize = 16 * 1024;
 pub const GROUP: &str = "leadsman.io";
 
 /// What a caller wants to do, in the words of a Role.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Deed {
     /// Something with a release.
     Release {
@@ -80,22 +96,52 @@ pub enum Answer {
     Unknown(String),
 }
 
-type Key = ([u8; 32], Deed);
+type Digest = [u8; 32];
 
 /// Asks the API server, and remembers what it said for a moment.
 pub struct Reviewer {
     client: Client,
-    remembered: Mutex<HashMap<Key, (Instant, Answer)>>,
+    memory: Mutex<Memory>,
+    strangers: Lane,
+    known: Lane,
+}
+
+/// How much may be asked about some callers.
+struct Lane {
+    rate: DefaultDirectRateLimiter,
     turns: Semaphore,
+}
+
+impl Lane {
+    fn new(quota: Quota, at_once: usize) -> Self {
+        Self {
+            rate: RateLimiter::direct(quota),
+            turns: Semaphore::new(at_once),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Memory {
+    /// By token and deed.
+    answers: HashMap<Digest, (Instant, Answer)>,
+    /// Who was let in, by token.
+    known: HashMap<Digest, Instant>,
+    swept: Option<Instant>,
 }
 
 impl Reviewer {
     /// Nothing is asked yet.
     pub fn new(client: Client) -> Self {
+        Self::with(client, Quota::per_second(RATE).allow_burst(BURST))
+    }
+
+    fn with(client: Client, quota: Quota) -> Self {
         Self {
             client,
-            remembered: Mutex::default(),
-            turns: Semaphore::new(MAX_AT_ONCE),
+            memory: Mutex::default(),
+            strangers: Lane::new(quota, STRANGERS_AT_ONCE),
+            known: Lane::new(quota, KNOWN_AT_ONCE),
         }
     }
 
@@ -104,21 +150,30 @@ impl Reviewer {
         if token.is_empty() || token.len() > MAX_TOKEN {
             return Answer::Stranger;
         }
-        let key = (Sha256::digest(token.as_bytes()).into(), deed);
+        let caller = digest(&[token]);
+        let key = key_of(token, &deed);
         if let Some(answer) = self.remembered(&key) {
             return answer;
         }
+        let lane = if self.knows(&caller) {
+            &self.known
+        } else {
+            &self.strangers
+        };
+        if lane.rate.check().is_err() {
+            return Answer::Unknown("too many callers are asked about in this second".into());
+        }
         let asked = async {
-            let _turn = self.turns.acquire().await;
+            let _turn = lane.turns.acquire().await;
             // Whoever waited may find that the same has been asked meanwhile.
             match self.remembered(&key) {
                 Some(answer) => Ok(answer),
-                None => self.ask(token, &key.1).await,
+                None => self.ask(token, &deed).await,
             }
         };
         match tokio::time::timeout(PATIENCE, asked).await {
             Ok(Ok(answer)) => {
-                self.remember(key, answer.clone());
+                self.remember(caller, key, answer.clone());
                 answer
             }
             Ok(Err(kube::Error::Api(status))) => Answer::Unknown(format!(
@@ -163,27 +218,67 @@ impl Reviewer {
         })
     }
 
-    fn remembered(&self, key: &Key) -> Option<Answer> {
-        let remembered = self
-            .remembered
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let (since, answer) = remembered.get(key)?;
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remembered(&self, key: &Digest) -> Option<Answer> {
+        let memory = self.memory();
+        let (since, answer) = memory.answers.get(key)?;
         (since.elapsed() < KEEP).then(|| answer.clone())
     }
 
-    fn remember(&self, key: Key, answer: Answer) {
-        let mut remembered = self
-            .remembered
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if remembered.len() >= MAX_REMEMBERED {
-            remembered.retain(|_, (since, _)| since.elapsed() < KEEP);
+    fn knows(&self, caller: &Digest) -> bool {
+        let memory = self.memory();
+        let since = memory.known.get(caller);
+        since.is_some_and(|since| since.elapsed() < KNOWN_FOR)
+    }
+
+    fn remember(&self, caller: Digest, key: Digest, answer: Answer) {
+        let now = Instant::now();
+        let mut memory = self.memory();
+        if memory.swept.is_none_or(|swept| swept.elapsed() >= KEEP) {
+            memory.swept = Some(now);
+            memory
+                .answers
+                .retain(|_, (since, _)| since.elapsed() < KEEP);
+            memory.known.retain(|_, since| since.elapsed() < KNOWN_FOR);
         }
-        if remembered.len() < MAX_REMEMBERED {
-            remembered.insert(key, (Instant::now(), answer));
+        match answer {
+            Answer::Allowed { .. } if memory.known.len() < MAX_KNOWN => {
+                memory.known.insert(caller, now);
+            }
+            Answer::Stranger => {
+                memory.known.remove(&caller);
+            }
+            Answer::Allowed { .. } | Answer::Forbidden { .. } | Answer::Unknown(_) => {}
+        }
+        if memory.answers.len() < MAX_REMEMBERED {
+            memory.answers.insert(key, (now, answer));
         }
     }
+}
+
+fn key_of(token: &str, deed: &Deed) -> Digest {
+    match deed {
+        Deed::Release {
+            verb,
+            part,
+            namespace,
+            name,
+        } => digest(&[token, "release", verb, part, namespace, name]),
+        Deed::Path { verb, path } => digest(&[token, "path", verb, path]),
+    }
+}
+
+/// Of texts one after the other, each with its length, so that no two lists look the same.
+fn digest(parts: &[&str]) -> Digest {
+    let mut digest = Sha256::new();
+    for part in parts {
+        digest.update((part.len() as u64).to_le_bytes());
+        digest.update(part);
+    }
+    digest.finalize().into()
 }
 
 fn access(user: UserInfo, deed: &Deed) -> SubjectAccessReviewSpec {
@@ -220,5 +315,250 @@ fn access(user: UserInfo, deed: &Deed) -> SubjectAccessReviewSpec {
         extra: user.extra,
         resource_attributes: resource,
         non_resource_attributes: path,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use axum::Json;
+    use axum::extract::Request;
+    use axum::http::StatusCode;
+    use axum::response::{IntoResponse as _, Response};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// An API server that knows Ann and Bob by their tokens, and lets Ann alone. It writes down what it is asked.
+    #[derive(Clone, Default)]
+    struct Cluster {
+        asked: Arc<Mutex<Vec<Value>>>,
+        state: Arc<Mutex<State>>,
+    }
+
+    #[derive(Clone, Copy, Default, PartialEq)]
+    enum State {
+        #[default]
+        Well,
+        Failing,
+        Hanging,
+    }
+
+    impl Cluster {
+        fn client(&self) -> Client {
+            let cluster = self.clone();
+            let answers = move |request: Request| {
+                let cluster = cluster.clone();
+                async move { cluster.answer(request).await }
+            };
+            Client::new(axum::Router::new().fallback(answers), "default")
+        }
+
+        fn is(&self, state: State) {
+            *self.state.lock().unwrap() = state;
+        }
+
+        /// How many callers it was asked about.
+        fn callers(&self) -> usize {
+            let asked = self.asked.lock().unwrap();
+            asked
+                .iter()
+                .filter(|body| body["kind"] == "TokenReview")
+                .count()
+        }
+
+        fn last(&self) -> Value {
+            self.asked.lock().unwrap().last().unwrap()["spec"].clone()
+        }
+
+        async fn answer(&self, request: Request) -> Response {
+            let state = *self.state.lock().unwrap();
+            let body = axum::body::to_bytes(request.into_body(), 1 << 20).await;
+            let mut body: Value = serde_json::from_slice(&body.unwrap()).unwrap();
+            self.asked.lock().unwrap().push(body.clone());
+            match state {
+                State::Well => {}
+                State::Failing => {
+                    let status = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 500, "reason": "InternalError", "message": "etcd" });
+                    return (StatusCode::INTERNAL_SERVER_ERROR, Json(status)).into_response();
+                }
+                State::Hanging => std::future::pending().await,
+            }
+            body["status"] = if body["kind"] == "TokenReview" {
+                match body["spec"]["token"].as_str() {
+                    Some(name @ ("ann" | "bob")) => {
+                        json!({ "authenticated": true, "user": { "username": name, "groups": ["people"] } })
+                    }
+                    _ => json!({ "authenticated": false }),
+                }
+            } else {
+                json!({ "allowed": body["spec"]["user"] == "ann" })
+            };
+            (StatusCode::CREATED, Json(body)).into_response()
+        }
+    }
+
+    fn roll_back(name: &str) -> Deed {
+        Deed::Release {
+            verb: "create",
+            part: "rollback",
+            namespace: "shop".into(),
+            name: name.into(),
+        }
+    }
+
+    const RELOAD: Deed = Deed::Path {
+        verb: "post",
+        path: "/-/reload",
+    };
+    const ALERTS: Deed = Deed::Path {
+        verb: "post",
+        path: "/api/v1/alerts",
+    };
+
+    fn ann() -> Answer {
+        Answer::Allowed { user: "ann".into() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_cluster_says_who_may_what() {
+        for deed in [roll_back("web"), RELOAD, ALERTS] {
+            let cluster = Cluster::default();
+            let reviewer = Reviewer::new(cluster.client());
+            assert_eq!(reviewer.review("ann", deed.clone()).await, ann());
+            let asked = cluster.last();
+            assert_eq!(
+                (&asked["user"], &asked["groups"]),
+                (&json!("ann"), &json!(["people"]))
+            );
+            let (resource, path) = match &deed {
+                Deed::Release { .. } => {
+                    let resource = json!({
+                        "group": "leadsman.io", "resource": "releases", "subresource": "rollback",
+                        "verb": "create", "namespace": "shop", "name": "web",
+                    });
+                    (resource, Value::Null)
+                }
+                Deed::Path { verb, path } => (Value::Null, json!({ "path": path, "verb": verb })),
+            };
+            assert_eq!(asked["resourceAttributes"], resource);
+            assert_eq!(asked["nonResourceAttributes"], path);
+            let bob = Answer::Forbidden { user: "bob".into() };
+            assert_eq!(reviewer.review("bob", deed.clone()).await, bob);
+            assert_eq!(reviewer.review("eve", deed.clone()).await, Answer::Stranger);
+            let callers = cluster.callers();
+            let long = "x".repeat(MAX_TOKEN + 1);
+            for token in ["", &long] {
+                assert_eq!(reviewer.review(token, deed.clone()).await, Answer::Stranger);
+            }
+            assert_eq!(cluster.callers(), callers, "what is no token is not shown");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_holds_for_a_moment_for_that_token_and_that_deed() {
+        let cluster = Cluster::default();
+        let reviewer = Reviewer::new(cluster.client());
+        for _ in 0..3 {
+            reviewer.review("ann", roll_back("web")).await;
+            reviewer.review("eve", roll_back("web")).await;
+        }
+        assert_eq!(cluster.callers(), 2);
+        reviewer.review("ann", roll_back("api")).await;
+        reviewer.review("ann", RELOAD).await;
+        reviewer.review("ann", ALERTS).await;
+        assert_eq!(cluster.callers(), 5);
+        // A right that was taken away is of no use a moment later, and while nobody can say neither.
+        tokio::time::advance(KEEP).await;
+        cluster.is(State::Failing);
+        let away = reviewer.review("ann", roll_back("web")).await;
+        assert!(
+            matches!(&away, Answer::Unknown(why) if why.contains("500")),
+            "{away:?}"
+        );
+        cluster.is(State::Hanging);
+        let away = reviewer.review("ann", roll_back("web")).await;
+        assert!(
+            matches!(&away, Answer::Unknown(why) if why.contains("within 5 s")),
+            "{away:?}"
+        );
+        cluster.is(State::Well);
+        assert_eq!(reviewer.review("ann", roll_back("web")).await, ann());
+        let memory = reviewer.memory();
+        assert_eq!(
+            (memory.answers.len(), memory.known.len()),
+            (1, 1),
+            "the rest was swept"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn strangers_cost_little_and_hold_up_nobody_who_was_let_in() {
+        let cluster = Cluster::default();
+        let few = Quota::with_period(Duration::from_secs(3600)).unwrap();
+        let few = few.allow_burst(NonZeroU32::new(5).unwrap());
+        let reviewer = Reviewer::with(cluster.client(), few);
+        assert_eq!(reviewer.review("ann", RELOAD).await, ann());
+        let mut refused = 0;
+        for stranger in 0..100 {
+            let said = reviewer.review(&format!("eve-{stranger}"), RELOAD).await;
+            refused += usize::from(matches!(said, Answer::Unknown(_)));
+        }
+        assert_eq!((cluster.callers(), refused), (5, 96));
+        // What was said of Ann is forgotten, and she is not.
+        tokio::time::advance(KEEP).await;
+        assert_eq!(reviewer.review("ann", RELOAD).await, ann());
+        let bob = reviewer.review("bob", RELOAD).await;
+        assert!(
+            matches!(bob, Answer::Unknown(_)),
+            "a stranger so far: {bob:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_strangers_wait_for_the_cluster_others_are_asked_about() {
+        let cluster = Cluster::default();
+        let reviewer = Arc::new(Reviewer::new(cluster.client()));
+        assert_eq!(reviewer.review("ann", RELOAD).await, ann());
+        tokio::time::advance(KEEP).await;
+        cluster.is(State::Hanging);
+        let waiting: Vec<_> = (0..STRANGERS_AT_ONCE * 2)
+            .map(|stranger| {
+                let reviewer = Arc::clone(&reviewer);
+                tokio::spawn(
+                    async move { reviewer.review(&format!("eve-{stranger}"), RELOAD).await },
+                )
+            })
+            .collect();
+        while cluster.callers() < 1 + STRANGERS_AT_ONCE {
+            tokio::task::yield_now().await;
+        }
+        cluster.is(State::Well);
+        assert_eq!(reviewer.review("ann", RELOAD).await, ann());
+        assert_eq!(
+            cluster.callers(),
+            2 + STRANGERS_AT_ONCE,
+            "a bounded number at a time"
+        );
+        for stranger in waiting {
+            // Nobody is let in by waiting.
+            assert!(!matches!(stranger.await.unwrap(), Answer::Allowed { .. }));
+        }
+    }
+
+    #[test]
+    fn no_two_deeds_look_the_same() {
+        let of = |namespace: &str, name: &str| {
+            let deed = Deed::Release {
+                verb: "get",
+                part: "recording",
+                namespace: namespace.into(),
+                name: name.into(),
+            };
+            key_of("token", &deed)
+        };
+        assert_ne!(of("ab", "c"), of("a", "bc"));
+        assert_ne!(of("a", "b"), of("b", "a"));
     }
 }

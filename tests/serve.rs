@@ -18,9 +18,15 @@
     reason = "a test may end where it stands"
 )]
 
+#[path = "serve/clients.rs"]
+mod clients;
 #[path = "serve/guarded.rs"]
 mod guarded;
 mod program;
+#[path = "serve/replica.rs"]
+mod replica;
+#[path = "serve/replicas.rs"]
+mod replicas;
 mod support;
 
 use std::time::Duration;
@@ -481,6 +487,22 @@ fn a_client_that_dribbles_its_request_does_not_hold_up_others() {
         stream.write_all(b"GET /metrics HTT").unwrap();
     }
     assert_eq!(leadsman.get("/-/healthy").status, 200);
+}
+
+/// Also where the node pipes cores into a program, which looks at another thing than the limit: see `leave_no_core`.
+#[test]
+fn a_daemon_leaves_no_core() {
+    let leadsman = Leadsman::run(CONFIG_OF_RUNBOOK, &[]);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", leadsman.pid())).unwrap();
+    let core = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"));
+    let words: Vec<&str> = core.unwrap().split_whitespace().collect();
+    assert_eq!(words[4..6], ["0", "0"], "{limits}");
+    // It still sees what it needs of itself.
+    let page = leadsman.get("/metrics").body;
+    assert!(page.contains("process_open_fds "), "{page}");
+    assert!(page.contains("process_resident_memory_bytes "), "{page}");
 }
 
 /// The runbook's four probes against the app; `release` is added to the release.

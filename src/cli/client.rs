@@ -5,17 +5,28 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use reqwest::{Certificate, Client, Method, StatusCode};
+use reqwest::{Certificate, Client, Method, StatusCode, header};
 use serde_json::Value;
+use tokio::time::Instant;
 
-/// No daemon can be reached.
+/// No daemon can be reached, or none that acts.
 pub(super) const NO_DAEMON: u8 = 3;
 
 /// There is no such release, or what was asked for is not there.
 pub(super) const UNKNOWN: u8 = 1;
 
-/// The longest that one answer may take.
+/// The longest that one answer may take; longer for what a replica passes on to another one: an order, or a recording.
 const PATIENCE: Duration = Duration::from_secs(10);
+const LONG_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The longest that a connection may take.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// While nobody acts it is asked again for so long: after a clean stop another replica takes over within a second or two.
+const WAIT: Duration = Duration::from_secs(5);
+
+/// Between two tries.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// The largest answer that is read.
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
@@ -44,13 +55,28 @@ pub(crate) struct ServerArgs {
 pub(super) enum NoAnswer {
     /// Nobody can be reached.
     Unreachable(String),
+    /// A daemon answers, but nobody can do this at the moment.
+    NotNow(String),
     /// The daemon says no: its status and its words.
     Refused(u16, String),
     /// There is no such release.
     Unknown(String),
+    /// There are several of that name.
+    Ambiguous(String),
 }
 
 impl NoAnswer {
+    /// Why, in words.
+    pub(super) fn why(&self) -> &str {
+        match self {
+            Self::Unreachable(why)
+            | Self::NotNow(why)
+            | Self::Refused(_, why)
+            | Self::Unknown(why)
+            | Self::Ambiguous(why) => why,
+        }
+    }
+
     /// Prints it, and gives the exit code.
     pub(super) fn report(&self) -> ExitCode {
         match self {
@@ -60,7 +86,11 @@ impl NoAnswer {
                 );
                 ExitCode::from(NO_DAEMON)
             }
-            Self::Refused(_, why) | Self::Unknown(why) => {
+            Self::NotNow(why) => {
+                eprintln!("leadsman: {why}");
+                ExitCode::from(NO_DAEMON)
+            }
+            Self::Refused(_, why) | Self::Unknown(why) | Self::Ambiguous(why) => {
                 eprintln!("leadsman: {why}");
                 ExitCode::from(UNKNOWN)
             }
@@ -72,6 +102,15 @@ impl NoAnswer {
 pub(super) struct Daemon {
     client: Client,
     server: String,
+    wait: Duration,
+}
+
+/// What was answered.
+struct Reply {
+    status: StatusCode,
+    /// Whether it says that it may be asked again.
+    may_repeat: bool,
+    bytes: Vec<u8>,
 }
 
 impl Daemon {
@@ -80,7 +119,7 @@ impl Daemon {
         // A provider that is installed already is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = Client::builder()
-            .timeout(PATIENCE)
+            .connect_timeout(CONNECT)
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy();
         if let Some(file) = &args.ca_file {
@@ -98,7 +137,13 @@ impl Daemon {
         Ok(Self {
             client,
             server: args.server.trim_end_matches('/').to_owned(),
+            wait: WAIT,
         })
+    }
+
+    /// The same, asked again for another time while nobody acts.
+    pub(super) fn waiting(self, wait: Duration) -> Self {
+        Self { wait, ..self }
     }
 
     /// What stands at a path.
@@ -123,14 +168,11 @@ impl Daemon {
         token: Option<&str>,
         most: usize,
     ) -> Result<Vec<u8>, NoAnswer> {
-        let (status, bytes) = self.fetch(Method::GET, path, None, token, most).await?;
-        if status.is_success() {
-            return Ok(bytes);
+        let reply = self.fetch(Method::GET, path, None, token, most).await?;
+        if reply.status.is_success() {
+            return Ok(reply.bytes);
         }
-        Err(match serde_json::from_slice(&bytes) {
-            Ok(problem) => self.refusal(status, &problem),
-            Err(_) => self.no_leadsman(status),
-        })
+        Err(self.refusal(&reply))
     }
 
     async fn ask(
@@ -140,31 +182,40 @@ impl Daemon {
         body: Option<&Value>,
         token: Option<&str>,
     ) -> Result<Value, NoAnswer> {
-        let (status, answer) = self.fetch(method, path, body, token, MAX_ANSWER).await?;
-        match serde_json::from_slice(&answer) {
-            Ok(answer) if status.is_success() => Ok(answer),
-            Ok(problem) => Err(self.refusal(status, &problem)),
+        let reply = self.fetch(method, path, body, token, MAX_ANSWER).await?;
+        if reply.status.is_success() {
             // Whatever is there, it is no Leadsman.
-            Err(_) => Err(self.no_leadsman(status)),
+            return serde_json::from_slice(&reply.bytes)
+                .map_err(|_| self.no_leadsman(reply.status));
         }
+        Err(self.refusal(&reply))
     }
 
-    fn refusal(&self, status: StatusCode, problem: &Value) -> NoAnswer {
+    fn refusal(&self, reply: &Reply) -> NoAnswer {
+        let status = reply.status;
+        let Ok(problem) = serde_json::from_slice::<Value>(&reply.bytes) else {
+            return self.no_leadsman(status);
+        };
         let detail = problem["detail"].as_str().unwrap_or("no reason is given");
         if status == StatusCode::NOT_FOUND {
             return NoAnswer::Unknown(detail.to_owned());
         }
-        let text = format!("{} says {status}: {detail}", self.server);
-        NoAnswer::Refused(status.as_u16(), text)
+        let why = format!("{} says {status}: {detail}", self.server);
+        if is_passing(status) {
+            return NoAnswer::NotNow(why);
+        }
+        NoAnswer::Refused(status.as_u16(), why)
     }
 
     fn no_leadsman(&self, status: StatusCode) -> NoAnswer {
-        NoAnswer::Unreachable(format!(
-            "what answers at {} ({status}) is no Leadsman",
-            self.server
-        ))
+        NoAnswer::Unreachable(if is_passing(status) {
+            format!("{} says {status}: no Leadsman is behind it", self.server)
+        } else {
+            format!("what answers at {} ({status}) is no Leadsman", self.server)
+        })
     }
 
+    /// Asks, and asks again for a while when nobody acts and nothing was done.
     async fn fetch(
         &self,
         method: Method,
@@ -172,18 +223,50 @@ impl Daemon {
         body: Option<&Value>,
         token: Option<&str>,
         most: usize,
-    ) -> Result<(StatusCode, Vec<u8>), NoAnswer> {
-        let url = format!("{}{path}", self.server);
+    ) -> Result<Reply, NoAnswer> {
+        let began = Instant::now();
+        loop {
+            let reply = self.fetch_once(&method, path, body, token, most).await?;
+            let may_repeat = reply.may_repeat || method == Method::GET;
+            let is_over = began.elapsed() + AGAIN >= self.wait;
+            if !is_passing(reply.status) || !may_repeat || is_over {
+                return Ok(reply);
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    async fn fetch_once(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<&Value>,
+        token: Option<&str>,
+        most: usize,
+    ) -> Result<Reply, NoAnswer> {
+        let is_question = *method == Method::GET;
         let away = |error: reqwest::Error| {
+            let is_unheard = is_question || error.is_connect();
             // The address stands in front already.
-            let error = error.without_url();
-            NoAnswer::Unreachable(format!(
-                "no daemon answers at {}: {}",
-                self.server,
-                chain(&error)
+            let why = chain(&error.without_url());
+            if is_unheard {
+                return NoAnswer::Unreachable(format!(
+                    "no daemon answers at {}: {why}",
+                    self.server
+                ));
+            }
+            NoAnswer::NotNow(format!(
+                "the answer of {} did not come ({why}), so it may have been done; `leadsman status` tells",
+                self.server
             ))
         };
-        let mut request = self.client.request(method, &url);
+        let url = format!("{}{path}", self.server);
+        let patience = if is_question && token.is_none() {
+            PATIENCE
+        } else {
+            LONG_PATIENCE
+        };
+        let mut request = self.client.request(method.clone(), &url).timeout(patience);
         if let Some(body) = body {
             request = request.json(body);
         }
@@ -192,15 +275,20 @@ impl Daemon {
         }
         let mut response = request.send().await.map_err(away)?;
         let status = response.status();
-        let mut answer = Vec::new();
+        let may_repeat = response.headers().contains_key(header::RETRY_AFTER);
+        let mut bytes = Vec::new();
         while let Some(part) = response.chunk().await.map_err(away)? {
-            if answer.len() + part.len() > most {
+            if bytes.len() + part.len() > most {
                 let text = format!("{} answers with more than {most} bytes", self.server);
                 return Err(NoAnswer::Refused(status.as_u16(), text));
             }
-            answer.extend_from_slice(&part);
+            bytes.extend_from_slice(&part);
         }
-        Ok((status, answer))
+        Ok(Reply {
+            status,
+            may_repeat,
+            bytes,
+        })
     }
 
     /// All releases.
@@ -246,7 +334,7 @@ impl Daemon {
                     .iter()
                     .map(|release| text(release, "namespace"))
                     .collect();
-                Err(NoAnswer::Unknown(format!(
+                Err(NoAnswer::Ambiguous(format!(
                     "{name} is in {}; say which with --namespace",
                     all.join(" and ")
                 )))
@@ -267,6 +355,14 @@ impl Daemon {
             _ => Ok(Vec::new()),
         }
     }
+}
+
+/// What another try may get another answer to: nobody acts at the moment, or something in between says so.
+fn is_passing(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
+    )
 }
 
 /// An error and its causes, each once.
@@ -297,6 +393,7 @@ impl TokenArgs {
         let Some(file) = &self.token_file else {
             return Ok(None);
         };
+        super::leave_no_core();
         let token = std::fs::read_to_string(file)
             .map_err(|error| format!("{} cannot be read: {error}", file.display()))?;
         Ok(Some(token.trim().to_owned()))

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::client::{Daemon, NO_DAEMON, NoAnswer, ServerArgs};
+use super::client::{Daemon, NoAnswer, ServerArgs};
 use super::runtime;
 use super::status::text;
 
@@ -40,8 +40,10 @@ Exit code:
    12  inconclusive: too little could be measured
    13  a newer revision took its place before there was a verdict
     1  the daemon knows no such release
-    3  there is no daemon
+    3  there is no daemon: none answered for ten seconds from the start on
   124  no verdict within --timeout
+
+While replicas change, or a daemon that was there starts anew, it waits on.
 
 Example:
   revision=$(helm upgrade --install mykadoo ./chart -n mykadoo-production --wait -o json | jq .version)
@@ -56,7 +58,8 @@ const TIME_OUT: u8 = 124;
 /// Between questions.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// A daemon that was never reached is not waited for any longer; one that was may be starting anew.
+/// A daemon that was never reached, or a release that it has never known, is not waited for any longer: a release may have
+/// been installed a moment ago. One that was there may be starting anew, or another replica takes over.
 const FIRST: Duration = Duration::from_secs(10);
 
 /// What a pipeline needs to know of how a watch ended.
@@ -82,41 +85,92 @@ pub(super) fn run(args: &GateArgs) -> ExitCode {
 
 async fn wait(args: &GateArgs) -> ExitCode {
     let daemon = match Daemon::new(&args.server) {
-        Ok(daemon) => daemon,
+        // What passes is waited for here.
+        Ok(daemon) => daemon.waiting(Duration::ZERO),
         Err(why) => return why.report(),
     };
     let began = Instant::now();
-    let mut said = String::new();
-    let mut was_reached = false;
+    let mut story = Story::default();
     let mut wanted = args.revision;
     loop {
-        match look(&daemon, args, &mut wanted).await {
+        // One look is always taken.
+        let left = args.timeout.saturating_sub(began.elapsed()).max(EVERY);
+        let looked = tokio::time::timeout(left, look(&daemon, args, &mut wanted)).await;
+        let looked = looked.unwrap_or_else(|_| {
+            let why = format!("{} does not answer", args.server.server);
+            Err(NoAnswer::Unreachable(why))
+        });
+        let line = match looked {
             Ok(Look::Ended(rollout)) => return ended(args, &rollout),
             Ok(Look::Waits(line)) => {
-                was_reached = true;
-                if line != said && !args.json {
-                    say!("{:>6.0} s  {line}", began.elapsed().as_secs_f64());
-                    said = line;
-                }
+                story.knows(&line);
+                line
             }
-            Err(NoAnswer::Unreachable(why)) if was_reached || began.elapsed() < FIRST => {
-                tracing::debug!(why, "No answer");
-            }
+            Err(why) if story.may_pass(&why, began.elapsed()) => why.why().to_owned(),
             Err(why) => return why.report(),
+        };
+        if line != story.said && !args.json {
+            say!("{:>6.0} s  {line}", began.elapsed().as_secs_f64());
         }
+        story.said = line;
         if began.elapsed() >= args.timeout {
-            if !was_reached {
-                return ExitCode::from(NO_DAEMON);
-            }
-            eprintln!(
-                "leadsman: no verdict on {} within {}; the last that was known: {}",
-                args.release,
-                humantime::format_duration(args.timeout),
-                if said.is_empty() { "nothing" } else { &said }
-            );
-            return ExitCode::from(TIME_OUT);
+            return story.ends_without(args);
         }
         tokio::time::sleep(EVERY).await;
+    }
+}
+
+/// What has been heard so far.
+#[derive(Default)]
+struct Story {
+    /// Whether a daemon has answered.
+    was_reached: bool,
+    /// The last that was known of the release.
+    known: Option<String>,
+    /// Why nothing is known now, if so.
+    trouble: Option<NoAnswer>,
+    /// The last line.
+    said: String,
+}
+
+impl Story {
+    fn knows(&mut self, line: &str) {
+        self.was_reached = true;
+        self.known = Some(line.to_owned());
+        self.trouble = None;
+    }
+
+    /// Whether a later try may have more luck.
+    fn may_pass(&mut self, why: &NoAnswer, after: Duration) -> bool {
+        let is_early = after < FIRST;
+        let may_pass = match why {
+            NoAnswer::Unreachable(_) => self.was_reached || is_early,
+            NoAnswer::NotNow(_) => true,
+            // A replica that begins to act may not have all releases before it at once.
+            NoAnswer::Unknown(_) => self.known.is_some() || is_early,
+            NoAnswer::Refused(status, _) => self.known.is_some() && *status >= 500,
+            NoAnswer::Ambiguous(_) => false,
+        };
+        self.was_reached |= !matches!(why, NoAnswer::Unreachable(_));
+        self.trouble = Some(why.clone());
+        may_pass
+    }
+
+    fn ends_without(&self, args: &GateArgs) -> ExitCode {
+        match &self.trouble {
+            Some(why @ NoAnswer::Unreachable(_)) if !self.was_reached => return why.report(),
+            Some(why @ NoAnswer::Unknown(_)) if self.known.is_none() => return why.report(),
+            _ => {}
+        }
+        let now = self.trouble.as_ref();
+        let now = now.map_or_else(String::new, |why| format!("; now {}", why.why()));
+        eprintln!(
+            "leadsman: no verdict on {} within {}; the last that was known: {}{now}",
+            args.release,
+            humantime::format_duration(args.timeout),
+            self.known.as_deref().unwrap_or("nothing")
+        );
+        ExitCode::from(TIME_OUT)
     }
 }
 

@@ -33,6 +33,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
 use crate::config::{self, Loaded, Mistakes, Sources};
 use logging::LogFormat;
@@ -168,6 +169,18 @@ pub(crate) fn colours(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
+/// What is in memory, tokens among it, is not for a file that lies about, nor for another process of the same user.
+fn leave_no_core() {
+    // helm inherits this one. A node that pipes cores into a program does not look at it, and looks at the other.
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    // Both are always allowed; where something forbids them all the same, the node says what becomes of cores.
+    let _ = setrlimit(Resource::Core, none);
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+}
+
 /// The runtime of a command; says why when there can be none.
 fn runtime(workers: usize) -> Option<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
@@ -211,6 +224,15 @@ pub fn main() -> ExitCode {
 mod tests {
     use super::Cli;
     use clap::CommandFactory;
+
+    #[test]
+    fn no_core_is_left_of_who_reads_a_token() {
+        super::leave_no_core();
+        let left = rustix::process::getrlimit(super::Resource::Core);
+        assert_eq!((left.current, left.maximum), (Some(0), Some(0)));
+        let now = rustix::process::dumpable_behavior().unwrap();
+        assert_eq!(now, super::DumpableBehavior::NotDumpable);
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -50,7 +50,7 @@ Exit code:
    11  refused, or failed
    12  turned back, but the probes are not well, or nothing can be said
     1  the daemon knows no such release, or does not know the token
-    3  there is no daemon
+    3  there is no daemon, or no replica acts
   124  not done within --timeout
 
 Examples:
@@ -63,6 +63,9 @@ const NOT_WELL: u8 = 12;
 const TIME_OUT: u8 = 124;
 
 const EVERY: Duration = Duration::from_millis(500);
+
+/// While no replica acts, the order waits for so long: one that was killed is followed by another within 16 s.
+const TAKEOVER: Duration = Duration::from_secs(20);
 
 pub(super) fn run(args: &RollbackArgs) -> ExitCode {
     let token = match args.token.token() {
@@ -90,61 +93,81 @@ pub(super) fn run(args: &RollbackArgs) -> ExitCode {
 }
 
 async fn order(args: &RollbackArgs, token: Option<&str>) -> Result<ExitCode, NoAnswer> {
-    let daemon = Daemon::new(&args.server)?;
-    let (namespace, _) = daemon
-        .release(&args.release, args.server.namespace.as_deref())
-        .await?;
-    let path = format!("/api/v1/releases/{namespace}/{}/rollback", args.release);
+    let began = Instant::now();
+    let daemon = Daemon::new(&args.server)?.waiting(TAKEOVER);
     let body = json!({ "revision": args.revision, "reason": args.reason });
-    let accepted = match daemon.post(&path, &body, token).await {
+    let ordered = async {
+        let (namespace, _) = daemon
+            .release(&args.release, args.server.namespace.as_deref())
+            .await?;
+        let path = format!("/api/v1/releases/{namespace}/{}/rollback", args.release);
+        let accepted = daemon.post(&path, &body, token).await?;
+        Ok((namespace, accepted))
+    };
+    let (namespace, accepted) = match tokio::time::timeout(args.timeout, ordered).await {
+        Ok(Ok(ordered)) => ordered,
         // Another one is under way.
-        Err(NoAnswer::Refused(409, why)) => {
+        Ok(Err(NoAnswer::Refused(409, why))) => {
             eprintln!("leadsman: {why}");
             return Ok(ExitCode::from(FAILED));
         }
-        answer => answer?,
+        Ok(Err(why)) => return Err(why),
+        Err(_) => {
+            eprintln!(
+                "leadsman: no answer within {}, so the order may have been taken; `leadsman status {}` tells",
+                humantime::format_duration(args.timeout),
+                args.release
+            );
+            return Ok(ExitCode::from(TIME_OUT));
+        }
     };
+    // From here on this asks again by itself.
+    let daemon = daemon.waiting(Duration::ZERO);
     let (bad, at) = (
         accepted["revision"].as_u64(),
         accepted["at"].as_f64().unwrap_or(0.0),
     );
     say!("Turning back from revision {}.", bad.unwrap_or(0));
-    let began = Instant::now();
-    let mut said = String::new();
-    loop {
-        // A daemon that starts anew goes on where it was.
-        if let Ok(rollouts) = daemon.rollouts(&namespace, &args.release).await {
-            let mut ended = rollouts.iter().rev();
-            let ended = ended.find(|one| {
-                one["revision"].as_u64() == bad
-                    && one["reason"] == "by_hand"
-                    && one["ended_at"].as_f64().is_some_and(|end| end >= at - 1.0)
-            });
-            if let Some(ended) = ended {
-                say!(
-                    "{}. {}",
-                    text(ended, "ending").replace('_', " "),
-                    text(ended, "text")
-                );
-                return Ok(ExitCode::from(code_of(text(ended, "ending"))));
+    let done = async {
+        let mut said = String::new();
+        loop {
+            // A daemon that starts anew goes on where it was.
+            if let Ok(rollouts) = daemon.rollouts(&namespace, &args.release).await {
+                let mut ended = rollouts.iter().rev();
+                let ended = ended.find(|one| {
+                    one["revision"].as_u64() == bad
+                        && one["reason"] == "by_hand"
+                        && one["ended_at"].as_f64().is_some_and(|end| end >= at - 1.0)
+                });
+                if let Some(ended) = ended {
+                    say!(
+                        "{}. {}",
+                        text(ended, "ending").replace('_', " "),
+                        text(ended, "text")
+                    );
+                    return code_of(text(ended, "ending"));
+                }
             }
-        }
-        if let Ok((_, release)) = daemon.release(&args.release, Some(&namespace)).await {
-            let now = text(&release, "says");
+            let now = match daemon.release(&args.release, Some(&namespace)).await {
+                Ok((_, release)) => text(&release, "says").to_owned(),
+                Err(why) => why.why().to_owned(),
+            };
             if now != said {
                 say!("{:>6.0} s  {now}", began.elapsed().as_secs_f64());
-                now.clone_into(&mut said);
+                said = now;
             }
+            tokio::time::sleep(EVERY).await;
         }
-        if began.elapsed() >= args.timeout {
-            eprintln!(
-                "leadsman: not done yet; `leadsman status {}` tells how it stands",
-                args.release
-            );
-            return Ok(ExitCode::from(TIME_OUT));
-        }
-        tokio::time::sleep(EVERY).await;
+    };
+    let left = args.timeout.saturating_sub(began.elapsed());
+    if let Ok(code) = tokio::time::timeout(left, done).await {
+        return Ok(ExitCode::from(code));
     }
+    eprintln!(
+        "leadsman: not done yet; `leadsman status {}` tells how it stands",
+        args.release
+    );
+    Ok(ExitCode::from(TIME_OUT))
 }
 
 fn code_of(ending: &str) -> u8 {

@@ -8,7 +8,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use rustix::process::{Resource, Rlimit, setrlimit};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, watch};
 
@@ -33,18 +32,8 @@ pub struct RunArgs {
     listen: Option<String>,
 }
 
-/// What is in memory, tokens among it, is not for a file that lies about; helm inherits it.
-fn leave_no_core() {
-    let none = Rlimit {
-        current: Some(0),
-        maximum: Some(0),
-    };
-    // Lowering a limit is always allowed; where it is not, the node says what becomes of cores.
-    let _ = setrlimit(Resource::Core, none);
-}
-
 pub(super) fn run(args: &RunArgs) -> ExitCode {
-    leave_no_core();
+    super::leave_no_core();
     let mut sources = args.config.clone();
     if let Some(listen) = &args.listen {
         sources.set.push(("serve.listen".into(), listen.clone()));

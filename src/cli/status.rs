@@ -12,7 +12,7 @@ use super::runtime;
 /// Options of `leadsman status`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit code: 0; 1 when the daemon knows no such release; 3 when there is no daemon.\n\n\
+    after_help = "Exit code: 0; 1 when the daemon knows no such release; 3 when there is no daemon, or none acts.\n\n\
     Examples:\n  leadsman status\n  leadsman status mykadoo --namespace mykadoo-production"
 )]
 pub(crate) struct StatusArgs {
@@ -29,7 +29,7 @@ pub(crate) struct StatusArgs {
 /// Options of `leadsman history`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit code: 0; 1 when the daemon knows no such release; 3 when there is no daemon.\n\n\
+    after_help = "Exit code: 0; 1 when the daemon knows no such release; 3 when there is no daemon, or none acts.\n\n\
     Example:\n  leadsman history mykadoo"
 )]
 pub(crate) struct HistoryArgs {

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
 use super::problem::problem;
-use super::{Shared, accepts_gzip, text_of, too_busy};
+use super::{STOPPING, Shared, accepts_gzip, bodies, not_now, text_of, too_busy};
 use crate::metrics::{Series, gzip_fast};
 use crate::sounding::{Phases, Reason, VoidReason};
 use crate::track::{Last, View};
@@ -36,7 +36,7 @@ pub(super) async fn scraped(
         return too_busy("pages are being written");
     };
     let Ok(_turn) = shared.scrapes.acquire().await else {
-        return too_busy("the listener is closing");
+        return not_now(STOPPING);
     };
     let gzip = accepts_gzip(text_of(headers, header::ACCEPT_ENCODING));
     let theirs = Arc::clone(&shared);
@@ -50,6 +50,9 @@ pub(super) async fn scraped(
             StatusCode::INTERNAL_SERVER_ERROR,
             "the answer could not be written; see the log",
         );
+    };
+    let Some(body) = shared.untaken.hold(body) else {
+        return too_busy(bodies::WAITING);
     };
     let kind = [
         (header::CONTENT_TYPE, "application/json"),

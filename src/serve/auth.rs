@@ -10,7 +10,7 @@ use axum::response::Response;
 use sha2::{Digest as _, Sha256};
 
 use super::problem::problem;
-use super::{Shared, too_busy};
+use super::{Shared, not_now};
 
 /// A larger file is no token.
 const MAX_TOKEN_FILE: u64 = 16 * 1024;
@@ -98,7 +98,10 @@ pub(super) async fn allowed(
         Reviewed::Stranger => Err(stranger("nobody here knows this bearer token")),
         Reviewed::Unknown(why) => {
             tracing::warn!(why, "Cannot say who a caller is");
-            Err(too_busy(&format!("callers wait to be recognized ({why})")))
+            let text = format!(
+                "nobody can say at the moment who has this token ({why}), so it is of no use; try again"
+            );
+            Err(not_now(&text))
         }
     }
 }

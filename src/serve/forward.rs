@@ -3,22 +3,26 @@
 //! Invariants:
 //! - a request is passed on once: what comes from another replica is answered here, or not at all;
 //! - credentials go only to the address that the holder wrote into the Lease, which takes a right of the cluster;
-//! - the answer is that of the other replica, or 503 with a reason.
+//! - the answer is that of the other replica, or a reason: 503 with Retry-After where nothing can have been done, 504
+//!   where that is not known;
+//! - strangers cost little: what shows no token is passed on without its body, and few wait at a time.
 
-use std::net::IpAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use reqwest::Client;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use url::{Host, Url};
 
 use super::problem::problem;
-use super::{Shared, too_busy};
+use super::{Shared, bodies, not_now, too_busy};
 use crate::config::settings::Tls;
 use crate::outgoing;
 
@@ -31,15 +35,25 @@ const MAX_BODY: usize = 1024 * 1024;
 /// The largest answer: a recording.
 const MAX_ANSWER: usize = 33 * 1024 * 1024;
 
+/// Requests that are passed on at a time; while the other replica is slow, each waits as long as [`PATIENCE`].
+const MAX_PASSED_ON: usize = 64;
+
+/// Bodies that are read at a time, each at most [`MAX_BODY`]: whose tokens they are is not known yet.
+const MAX_BODIES: usize = 16;
+
+/// The files of `lease.tls` are looked at as often as this, when something is passed on.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
 /// Says that a request has been passed on already.
 const FORWARDED: HeaderName = HeaderName::from_static("x-leadsman-forwarded");
 
 /// What of a request and of an answer is passed on.
 const OF_REQUEST: [HeaderName; 3] = [header::AUTHORIZATION, header::CONTENT_TYPE, header::ACCEPT];
-const OF_ANSWER: [HeaderName; 3] = [
+const OF_ANSWER: [HeaderName; 4] = [
     header::CONTENT_TYPE,
     header::WWW_AUTHENTICATE,
     header::RETRY_AFTER,
+    header::CACHE_CONTROL,
 ];
 
 /// Who answers for the releases.
@@ -61,8 +75,44 @@ pub enum Lead {
 /// How the replica that acts is reached.
 #[derive(Debug)]
 pub struct Forward {
-    client: Client,
     base: Url,
+    address: SocketAddr,
+    tls: Tls,
+    state: Mutex<Equipped>,
+}
+
+/// A client, and the files that it was made from.
+#[derive(Debug)]
+struct Equipped {
+    looked: Instant,
+    files: [u8; 32],
+    client: Client,
+}
+
+/// Why there is no answer of the other replica.
+enum Failed {
+    /// It has heard nothing.
+    Unheard(String),
+    /// It may have heard the request.
+    Lost(String),
+    /// It is not asked.
+    Refused(Response),
+}
+
+/// How much is passed on at a time.
+pub(super) struct Turns {
+    requests: Semaphore,
+    bodies: Semaphore,
+}
+
+impl Turns {
+    /// All are free.
+    pub(super) fn new() -> Self {
+        Self {
+            requests: Semaphore::new(MAX_PASSED_ON),
+            bodies: Semaphore::new(MAX_BODIES),
+        }
+    }
 }
 
 impl Forward {
@@ -85,39 +135,116 @@ impl Forward {
         if let Some(name) = &tls.server_name {
             base.set_host(Some(name)).map_err(|_| unusable())?;
         }
-        let client = outgoing::direct_client(tls, PATIENCE, &base, (ip, port).into())?;
-        Ok(Self { client, base })
+        let address = (ip, port).into();
+        // In this order, so that a change in between is found at the next look.
+        let files = outgoing::contents(tls)?;
+        let client = outgoing::direct_client(tls, PATIENCE, &base, address)?;
+        let state = Mutex::new(Equipped {
+            looked: Instant::now(),
+            files,
+            client,
+        });
+        Ok(Self {
+            base,
+            address,
+            tls: tls.clone(),
+            state,
+        })
     }
 
-    async fn pass_on(&self, request: Request) -> Result<Response, String> {
+    /// The client, with the certificates of today. Files that have become unusable change nothing.
+    fn client(&self) -> Client {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.looked.elapsed() >= LOOK_EVERY {
+            state.looked = Instant::now();
+            match self.renewed(state.files) {
+                Ok(Some((files, client))) => {
+                    tracing::info!("Other replicas are asked with the new files of lease.tls");
+                    state.files = files;
+                    state.client = client;
+                }
+                Ok(None) => {}
+                Err(why) => {
+                    tracing::warn!(
+                        why,
+                        "The files of lease.tls cannot be used; those before them are"
+                    );
+                }
+            }
+        }
+        state.client.clone()
+    }
+
+    fn renewed(&self, before: [u8; 32]) -> Result<Option<([u8; 32], Client)>, String> {
+        let files = outgoing::contents(&self.tls)?;
+        if files == before {
+            return Ok(None);
+        }
+        let client = outgoing::direct_client(&self.tls, PATIENCE, &self.base, self.address)?;
+        Ok(Some((files, client)))
+    }
+
+    async fn pass_on(&self, shared: &Shared, request: Request) -> Result<Response, Failed> {
+        let Ok(_turn) = shared.forwards.requests.try_acquire() else {
+            let busy = too_busy("requests wait for the replica that acts");
+            return Err(Failed::Refused(busy));
+        };
         let (parts, body) = request.into_parts();
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-        let url = self.base.join(path).map_err(|error| error.to_string())?;
-        let body = axum::body::to_bytes(body, MAX_BODY)
-            .await
-            .map_err(|_| format!("the body is cut off, or larger than {MAX_BODY} bytes"))?;
-        let mut passed = self.client.request(parts.method, url).body(body);
+        let url = self.base.join(path);
+        let url = url.map_err(|error| Failed::Unheard(error.to_string()))?;
+        // Who shows no token is refused before anybody looks at what they sent.
+        let has_token = parts.headers.contains_key(header::AUTHORIZATION);
+        let is_question = is_question(&parts.method);
+        let body = if is_question || !has_token {
+            Bytes::new()
+        } else {
+            let Ok(_reading) = shared.forwards.bodies.try_acquire() else {
+                let busy = too_busy("requests with a body come");
+                return Err(Failed::Refused(busy));
+            };
+            let read = bodies::read(body, MAX_BODY).await;
+            read.map_err(Failed::Refused)?
+        };
+        let mut passed = self.client().request(parts.method, url).body(body);
         passed = passed.header(FORWARDED, "1");
         for name in OF_REQUEST {
             if let Some(value) = parts.headers.get(&name) {
                 passed = passed.header(name, value);
             }
         }
-        let answer = passed
-            .send()
-            .await
-            .map_err(|error| outgoing::cause(&error))?;
+        let answer = passed.send().await.map_err(|error| {
+            let why = outgoing::cause(&error);
+            if error.is_connect() {
+                Failed::Unheard(why)
+            } else {
+                Failed::Lost(why)
+            }
+        })?;
         let status = answer.status();
         let headers = answer.headers().clone();
-        let bytes = outgoing::whole(answer, MAX_ANSWER).await?;
-        let mut response = (status, Body::from(bytes)).into_response();
+        let bytes = outgoing::whole(answer, MAX_ANSWER).await;
+        let Some(bytes) = shared.untaken.hold(bytes.map_err(Failed::Lost)?) else {
+            return Err(if is_question {
+                Failed::Refused(too_busy(bodies::WAITING))
+            } else {
+                Failed::Lost(format!("too many {}", bodies::WAITING))
+            });
+        };
+        let mut response = (status, bytes).into_response();
         for name in OF_ANSWER {
-            if let Some(value) = headers.get(&name) {
-                response.headers_mut().insert(name, value.clone());
-            }
+            match headers.get(&name) {
+                Some(value) => response.headers_mut().insert(name, value.clone()),
+                None => response.headers_mut().remove(name),
+            };
         }
         Ok(response)
     }
+}
+
+/// Whether a request changes nothing, so that it may be asked again.
+fn is_question(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
 }
 
 /// Whether whoever acts has to answer this.
@@ -135,28 +262,48 @@ pub(super) async fn forward(
     if !is_of_the_lead(request.method(), request.uri().path()) {
         return next.run(request).await;
     }
-    match shared.lead() {
-        Lead::Here => next.run(request).await,
+    if !shared.is_ready() {
+        // Before the releases are there each of them would seem unknown.
+        return not_now("this Leadsman is starting or stopping; try again");
+    }
+    let (identity, forward) = match shared.lead() {
+        Lead::Here => return next.run(request).await,
         Lead::Nobody => {
-            too_busy("replicas want to act, and none does yet; it is not known who will")
+            return not_now(
+                "no replica acts at the moment; another one takes over within some seconds, so try again",
+            );
         }
         Lead::Elsewhere { .. } if request.headers().contains_key(FORWARDED) => {
-            too_busy("changes of who acts are under way")
+            return not_now(
+                "the replica that was asked does not act any more, and another one takes over; try again",
+            );
         }
-        Lead::Elsewhere { identity, forward } => {
-            let passed = match forward {
-                Ok(forward) => forward.pass_on(request).await,
-                Err(why) => Err(why),
-            };
-            passed.unwrap_or_else(|why| {
-                tracing::warn!(
-                    identity,
-                    why,
-                    "A request cannot be passed on to the replica that acts"
-                );
-                let text = format!("the replica {identity} acts, and cannot be asked: {why}");
-                problem(StatusCode::SERVICE_UNAVAILABLE, &text)
-            })
-        }
+        Lead::Elsewhere { identity, forward } => (identity, forward),
+    };
+    let is_question = is_question(request.method());
+    let passed = match forward {
+        Ok(forward) => forward.pass_on(&shared, request).await,
+        Err(why) => Err(Failed::Unheard(why)),
+    };
+    let (why, is_unheard) = match passed {
+        Ok(answer) | Err(Failed::Refused(answer)) => return answer,
+        Err(Failed::Unheard(why)) => (why, true),
+        Err(Failed::Lost(why)) => (why, false),
+    };
+    tracing::warn!(
+        identity,
+        why,
+        "A request cannot be passed on to the replica that acts"
+    );
+    if is_unheard || is_question {
+        let text = format!(
+            "the replica {identity} acts, and cannot be asked from here ({why}); try again, or ask it itself"
+        );
+        return not_now(&text);
     }
+    let text = format!(
+        "the replica {identity} was asked, and its answer did not come ({why}), so it may have been done; look before \
+         you ask again"
+    );
+    problem(StatusCode::GATEWAY_TIMEOUT, &text)
 }

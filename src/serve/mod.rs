@@ -10,6 +10,7 @@ mod alerts;
 mod api;
 pub(crate) mod auth;
 mod blackbox;
+mod bodies;
 mod forward;
 mod listen;
 mod probe;
@@ -62,7 +63,7 @@ const MAX_WAITING_SCRAPES: usize = 8;
 /// `/probe` requests under way at a time, each with a sounding of its own.
 const MAX_CONCURRENT_PROBES: usize = 512;
 
-/// Recordings that are read at a time, each of up to 32 MiB.
+/// Recordings that are read at a time and until their readers have them, each of up to 32 MiB.
 const MAX_CONCURRENT_RECORDINGS: usize = 2;
 
 /// Notifications of Alertmanager that are read at a time, each at most 1 MiB.
@@ -159,9 +160,11 @@ pub struct Shared {
     reload_trouble: RwLock<Option<String>>,
     scrapes: Semaphore,
     waiting_scrapes: Semaphore,
+    untaken: bodies::Untaken,
+    forwards: forward::Turns,
     probes: Semaphore,
     probe_rate: DefaultDirectRateLimiter,
-    recordings: Semaphore,
+    recordings: Arc<Semaphore>,
     webhooks: Semaphore,
     webhook_rate: ByAddress,
     remembered: webhook::Memory,
@@ -215,9 +218,11 @@ impl Shared {
             reload_trouble: RwLock::default(),
             scrapes: Semaphore::new(1),
             waiting_scrapes: Semaphore::new(MAX_WAITING_SCRAPES),
+            untaken: bodies::Untaken::new(),
+            forwards: forward::Turns::new(),
             probes: Semaphore::new(MAX_CONCURRENT_PROBES),
             probe_rate: RateLimiter::direct(Quota::per_second(rate)),
-            recordings: Semaphore::new(MAX_CONCURRENT_RECORDINGS),
+            recordings: Arc::new(Semaphore::new(MAX_CONCURRENT_RECORDINGS)),
             webhooks: Semaphore::new(MAX_CONCURRENT_WEBHOOKS),
             webhook_rate: RateLimiter::hashmap(Quota::per_second(WEBHOOK_RATE)),
             remembered: webhook::Memory::default(),
@@ -433,20 +438,20 @@ async fn metrics(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Respo
         return too_busy("pages of /metrics are being written");
     };
     let Ok(_turn) = shared.scrapes.acquire().await else {
-        return too_busy("the listener is closing");
+        return not_now(STOPPING);
     };
     let format = Format::negotiate(text_of(&headers, header::ACCEPT));
     let gzip = accepts_gzip(text_of(&headers, header::ACCEPT_ENCODING));
-    let shared = Arc::clone(&shared);
+    let theirs = Arc::clone(&shared);
     // Writing takes milliseconds with thousands of probes: off the threads that take soundings.
     let written = tokio::task::spawn_blocking(move || {
-        let began = (shared.clock)();
-        (shared.refresh)();
-        let board = shared.board();
+        let began = (theirs.clock)();
+        (theirs.refresh)();
+        let board = theirs.board();
         let mut page = Vec::new();
-        write_page(&shared.metrics, &board.series, began, format, &mut page);
+        write_page(&theirs.metrics, &board.series, began, format, &mut page);
         let page = if gzip { gzip_fast(&page) } else { Ok(page) };
-        shared.metrics.page_took((shared.clock)().since(began));
+        theirs.metrics.page_took((theirs.clock)().since(began));
         page
     })
     .await;
@@ -456,11 +461,14 @@ async fn metrics(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Respo
             "the page could not be written; see the log",
         );
     };
-    page_response(page, format, gzip)
+    match shared.untaken.hold(page) {
+        Some(page) => page_response(page, format, gzip),
+        None => too_busy(bodies::WAITING),
+    }
 }
 
 /// A page of metrics with the headers that Prometheus wants.
-fn page_response(page: Vec<u8>, format: Format, gzip: bool) -> Response {
+fn page_response(page: impl IntoResponse, format: Format, gzip: bool) -> Response {
     let mut response = ([(header::CONTENT_TYPE, format.content_type())], page).into_response();
     let headers = response.headers_mut();
     headers.insert(
@@ -483,10 +491,15 @@ fn refuse(shared: &Shared, refusal: Refusal, response: Response) -> Response {
 }
 
 fn too_busy(what: &str) -> Response {
-    let mut response = problem(
-        StatusCode::SERVICE_UNAVAILABLE,
-        &format!("too many {what} at once; try again"),
-    );
+    not_now(&format!("too many {what} at once; try again"))
+}
+
+/// Why none of our turns is free.
+const STOPPING: &str = "this Leadsman is stopping; try again";
+
+/// For the moment: nothing was done, and whoever asks again soon may have more luck. A whole sentence.
+fn not_now(text: &str) -> Response {
+    let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, text);
     response
         .headers_mut()
         .insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));

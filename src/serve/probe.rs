@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::blackbox::{self, Page};
-use super::{ProbeCall, Shared, page_response, refuse, text_of, too_busy};
+use super::{ProbeCall, Shared, not_now, page_response, refuse, text_of, too_busy};
 use crate::config::Target;
 use crate::config::settings::{Module, Question};
 use crate::metrics::{Format, Refusal};
@@ -101,7 +101,7 @@ pub(super) async fn probe(
         return refuse(
             &shared,
             Refusal::RateLimited,
-            too_busy("requests to /probe in this second"),
+            not_now("more requests to /probe than serve.probe_rate allows in a second; try again"),
         );
     }
     let Ok(_permit) = shared.probes.try_acquire() else {

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use super::api::scraped;
 use super::auth::{Deed, allowed};
+use super::bodies::until_taken;
 use super::problem::problem;
 use super::status;
 use super::status::GuardView;
@@ -81,6 +82,9 @@ pub(super) async fn recording(
     Path((namespace, name, revision)): Path<(String, String, u32)>,
     headers: HeaderMap,
 ) -> Response {
+    if !is_possible(&namespace, &name) {
+        return unknown();
+    }
     let deed = Deed::ReadRecording(namespace.clone(), name.clone());
     if let Err(refused) = allowed(&shared, deed, &headers).await {
         return refused;
@@ -89,7 +93,7 @@ pub(super) async fn recording(
         return unknown();
     }
     // A recording has some megabytes, and many readers would fill the memory.
-    let Ok(_turn) = shared.recordings.try_acquire() else {
+    let Ok(turn) = Arc::clone(&shared.recordings).try_acquire_owned() else {
         return super::too_busy("recordings are being read");
     };
     let find = Arc::clone(&shared.recording);
@@ -97,7 +101,7 @@ pub(super) async fn recording(
     match found {
         Ok(Some(bytes)) => {
             let kind = (header::CONTENT_TYPE, "application/jsonl");
-            ([kind], bytes).into_response()
+            ([kind], until_taken(bytes, turn)).into_response()
         }
         Ok(None) | Err(_) => problem(
             StatusCode::NOT_FOUND,
@@ -110,6 +114,14 @@ fn guarded(shared: &Shared, namespace: &str, name: &str) -> Option<Arc<GuardView
     let board = shared.board();
     let mut views = board.guards.iter().map(|feed| feed.borrow().clone());
     views.find(|view| view.namespace == namespace && view.release == name)
+}
+
+/// Longer ones are no names in a cluster.
+const MAX_NAME: usize = 253;
+
+/// Whether there can be such a release; the cluster is not asked about others.
+fn is_possible(namespace: &str, name: &str) -> bool {
+    [namespace, name].iter().all(|name| name.len() <= MAX_NAME)
 }
 
 fn unknown() -> Response {
@@ -144,13 +156,17 @@ pub(super) async fn roll_back(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
+    if !is_possible(&namespace, &name) {
+        return unknown();
+    }
     let deed = Deed::RollBack(namespace.clone(), name.clone());
     if let Err(refused) = allowed(&shared, deed, &headers).await {
         return refused;
     }
     let board = shared.board();
-    let Ok(body) = axum::body::to_bytes(body, MAX_BODY).await else {
-        return problem(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large");
+    let body = match super::bodies::read(body, MAX_BODY).await {
+        Ok(body) => body,
+        Err(refused) => return refused,
     };
     let asked: Asked = match serde_json::from_slice(&body) {
         Ok(asked) => asked,
@@ -178,6 +194,12 @@ pub(super) async fn roll_back(
             (StatusCode::ACCEPTED, axum::Json(body)).into_response()
         }
         Ok(Ok(Err(why))) => problem(StatusCode::CONFLICT, &why),
-        Ok(Err(_)) | Err(_) => super::too_busy("the guard of this release does not answer"),
+        // It has ended without a look at the order.
+        Ok(Err(_)) => super::not_now("this release is not guarded at the moment; try again"),
+        // The order waits, and is carried out all the same.
+        Err(_) => problem(
+            StatusCode::GATEWAY_TIMEOUT,
+            "the guard of this release has not answered yet, so it may still be done; look before you ask again",
+        ),
     }
 }

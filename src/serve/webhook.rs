@@ -12,7 +12,6 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -24,7 +23,7 @@ use tokio::sync::mpsc;
 
 use super::auth::{Deed, allowed};
 use super::problem::problem;
-use super::{Peer, Shared, too_busy};
+use super::{Peer, Shared, bodies, too_busy};
 use crate::alert::Labels;
 use crate::config::settings::{AlertRule, Weight};
 use crate::metrics::Action;
@@ -39,9 +38,6 @@ const MAX_ALERTS: usize = 512;
 const MAX_LABELS: usize = 64;
 const MAX_NAME: usize = 128;
 const MAX_VALUE: usize = 1024;
-
-/// How long the body may take to come.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// News that is remembered, so that its repetition is none: Alertmanager repeats what fires every four hours or so.
 const MAX_REMEMBERED: usize = 10_000;
@@ -164,13 +160,9 @@ async fn taken(shared: &Shared, from: IpAddr, headers: &HeaderMap, body: Body) -
     let Ok(_turn) = shared.webhooks.try_acquire() else {
         return too_busy("notifications are being read");
     };
-    let body = match tokio::time::timeout(PATIENCE, axum::body::to_bytes(body, MAX_BODY)).await {
-        Ok(Ok(body)) => body,
-        Ok(Err(_)) => {
-            let text = format!("the body is cut off, or larger than {MAX_BODY} bytes");
-            return problem(StatusCode::PAYLOAD_TOO_LARGE, &text);
-        }
-        Err(_) => return problem(StatusCode::REQUEST_TIMEOUT, "the body does not come"),
+    let body = match bodies::read(body, MAX_BODY).await {
+        Ok(body) => body,
+        Err(refused) => return refused,
     };
     let notice: Notice = match serde_json::from_slice(&body) {
         Ok(notice) => notice,

@@ -18,7 +18,8 @@ pub(crate) struct GateArgs {
     /// The release
     #[arg(value_name = "RELEASE")]
     release: String,
-    /// The revision that was deployed, as `helm upgrade` prints it; without it the newest one
+    /// The revision that was deployed, as `helm upgrade` prints it; without it the newest one, or the one that has been
+    /// turned back since
     #[arg(value_name = "REVISION")]
     revision: Option<u64>,
     #[command(flatten)]
@@ -62,6 +63,10 @@ const EVERY: Duration = Duration::from_secs(1);
 /// been installed a moment ago. One that was there may be starting anew, or another replica takes over.
 const FIRST: Duration = Duration::from_secs(10);
 
+/// Where no revision is named, what has ended counts only after this: the one that was deployed a moment ago may not have
+/// been seen yet. It is seen within a second.
+const SEEN_WITHIN: Duration = Duration::from_secs(3);
+
 /// What a pipeline needs to know of how a watch ended.
 pub(super) fn code_of(ending: &str) -> u8 {
     match ending {
@@ -95,7 +100,8 @@ async fn wait(args: &GateArgs) -> ExitCode {
     loop {
         // One look is always taken.
         let left = args.timeout.saturating_sub(began.elapsed()).max(EVERY);
-        let looked = tokio::time::timeout(left, look(&daemon, args, &mut wanted)).await;
+        let is_early = began.elapsed() < SEEN_WITHIN;
+        let looked = tokio::time::timeout(left, look(&daemon, args, &mut wanted, is_early)).await;
         let looked = looked.unwrap_or_else(|_| {
             let why = format!("{} does not answer", args.server.server);
             Err(NoAnswer::Unreachable(why))
@@ -184,6 +190,7 @@ async fn look(
     daemon: &Daemon,
     args: &GateArgs,
     wanted: &mut Option<u64>,
+    is_early: bool,
 ) -> Result<Look, NoAnswer> {
     let (namespace, release) = daemon
         .release(&args.release, args.server.namespace.as_deref())
@@ -192,13 +199,21 @@ async fn look(
     let Some(newest) = newest else {
         return Ok(Look::Waits("no revision is known yet".into()));
     };
-    let revision = *wanted.get_or_insert(newest);
+    let rollouts = daemon.rollouts(&namespace, &args.release).await?;
+    let at_hand = at_hand(&release, newest, &rollouts);
+    if wanted.is_none() && is_early && at_hand.is_settled {
+        let line = format!(
+            "revision {} is the newest that has been seen",
+            at_hand.revision
+        );
+        return Ok(Look::Waits(line));
+    }
+    let revision = *wanted.get_or_insert(at_hand.revision);
     if newest < revision {
         return Ok(Look::Waits(format!(
             "revision {revision} has not been seen yet; {newest} is the newest"
         )));
     }
-    let rollouts = daemon.rollouts(&namespace, &args.release).await?;
     let mut ended = rollouts.into_iter().rev();
     if let Some(rollout) = ended.find(|rollout| rollout["revision"].as_u64() == Some(revision)) {
         return Ok(Look::Ended(rollout));
@@ -215,6 +230,34 @@ async fn look(
         text(&release, "phase").replace('_', " "),
         text(&release, "says")
     )))
+}
+
+/// The revision that people mean when they name none.
+struct AtHand {
+    revision: u64,
+    /// Whether nothing is being done about it.
+    is_settled: bool,
+}
+
+/// The newest one; where that was made by turning one back, it is the one that was turned back.
+fn at_hand(release: &Value, newest: u64, rollouts: &[Value]) -> AtHand {
+    let judged = release["verdict"]["revision"].as_u64();
+    if matches!(
+        text(release, "phase"),
+        "preflight" | "turning_back" | "verifying"
+    ) {
+        return AtHand {
+            revision: judged.unwrap_or(newest),
+            is_settled: false,
+        };
+    }
+    let mut made = rollouts.iter().rev();
+    let of = made.find(|rollout| rollout["made"].as_u64() == Some(newest));
+    let turned_back = of.and_then(|rollout| rollout["revision"].as_u64());
+    AtHand {
+        revision: turned_back.unwrap_or(newest),
+        is_settled: !matches!(text(release, "phase"), "settling" | "watching"),
+    }
 }
 
 fn ended(args: &GateArgs, rollout: &Value) -> ExitCode {
@@ -239,10 +282,35 @@ mod tests {
     #[test]
     fn every_ending_has_its_code() {
         for ending in ENDINGS {
-            let code = code_of(ending);
-            assert_eq!(code == 0, ending == "kept", "{ending}");
-            assert_eq!(code == INCONCLUSIVE, ending == "inconclusive", "{ending}");
+            let expected = match ending {
+                "kept" => 0,
+                "recovered" | "same_failure" | "worse" | "unverified" => 10,
+                "would_roll_back" | "left_alone" | "limit_reached" | "refused" | "failed" => 11,
+                "inconclusive" => 12,
+                "superseded" | "uninstalled" => 13,
+                other => panic!("{other} has no code"),
+            };
+            assert_eq!(code_of(ending), expected, "{ending}");
         }
         assert_eq!(code_of("something new"), INCONCLUSIVE);
+    }
+
+    #[test]
+    fn without_a_number_the_one_that_was_turned_back_is_meant() {
+        let rollouts = [
+            serde_json::json!({"revision": 2, "ending": "kept", "made": null}),
+            serde_json::json!({"revision": 3, "ending": "recovered", "made": 4}),
+        ];
+        let of = |phase: &str, newest| {
+            let release = serde_json::json!({"phase": phase, "verdict": {"revision": 3}});
+            let at_hand = at_hand(&release, newest, &rollouts);
+            (at_hand.revision, at_hand.is_settled)
+        };
+        // What our rollback has made is not what the pipeline has deployed.
+        assert_eq!(of("steady", 4), (3, true));
+        assert_eq!(of("verifying", 4), (3, false));
+        assert_eq!(of("turning_back", 3), (3, false));
+        assert_eq!(of("watching", 5), (5, false));
+        assert_eq!(of("steady", 5), (5, true));
     }
 }

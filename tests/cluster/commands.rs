@@ -9,7 +9,7 @@ use crate::turned_back::DEAD;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_leadsman");
 
 /// Runs a command against the daemon; its exit code and what it said.
-fn leadsman(guarded: &Guarded<'_>, arguments: &[&str]) -> (Option<i32>, String) {
+pub(crate) fn leadsman(guarded: &Guarded<'_>, arguments: &[&str]) -> (Option<i32>, String) {
     let output = Command::new(PROGRAM)
         .args(arguments)
         .args([

@@ -2,6 +2,7 @@
 
 use std::process::{Command, Stdio};
 
+use crate::commands::leadsman;
 use crate::guarded::{Guarded, Settings, configuration};
 use crate::rig::{CHART, Cluster, Helm};
 use crate::turned_back::DEAD;
@@ -48,6 +49,13 @@ fn waiting(name: &str, helm: Helm, flags: &[&str]) {
     );
     // The upgrade believes that all is well: it is the same Deployment.
     assert!(upgrade.wait().unwrap().success());
+    // The pipeline's next step hears the truth, also where it does not say which revision it has deployed: the newest one
+    // is not its own any more.
+    for arguments in [&["gate", "mykadoo", "2"][..], &["gate", "mykadoo"]] {
+        let (code, said) = leadsman(&guarded, arguments);
+        assert_eq!(code, Some(10), "{said}");
+        assert!(said.contains("Revision 2"), "{said}");
+    }
     // Its record is put right afterwards.
     guarded.until("one record is deployed", |_| {
         cluster.statuses(Helm::Four) == "1 superseded, 2 superseded, 3 deployed"

@@ -1,6 +1,8 @@
 //! What is not turned back, and why that is said at once, with the command for a person.
 
+use crate::commands::leadsman;
 use crate::guarded::{Guarded, Settings, configuration};
+use crate::program::until;
 use crate::rig::{Cluster, Helm};
 use crate::turned_back::DEAD;
 
@@ -30,6 +32,13 @@ fn refused(name: &str, first: &[&str], bad: &[&str], says: &[&str]) {
         "{text}"
     );
     assert_eq!(cluster.statuses(Helm::Four), "1 superseded, 2 deployed");
+    // The pipeline hears of it, and people do.
+    let (code, said) = leadsman(&guarded, &["gate", "mykadoo"]);
+    assert_eq!(code, Some(11), "{said}");
+    until("there is an alert", || {
+        let alerts = guarded.leadsman.get("/api/v1/alerts").body;
+        alerts.contains("LeadsmanRollbackRefused")
+    });
     cluster.only_events();
 }
 

@@ -193,6 +193,7 @@ impl Guard {
             notices: JoinSet::new(),
             rehearsals: JoinSet::new(),
         };
+        guard.setup.engine.acts_as(guard.state.fence);
         guard.resume_watch();
         if guard.state.rollout.phase().case().is_some() {
             guard.setup.engine.look_back();
@@ -256,6 +257,8 @@ impl Guard {
                 self.happens(event).await;
             }
         }
+        // A helm that takes longer ends here, before anybody else looks at what it left behind and goes on with it.
+        self.work.shutdown().await;
         if self.setup.permit.holds() {
             self.save(true).await;
         }

@@ -50,7 +50,7 @@ use crate::store::{Store, StoreError};
 use crate::track::Tracked;
 use crate::units::{Namespace, ProbeId, ReleaseName, Revision};
 use cluster::Connected;
-use guard::Guard;
+use guard::Posted;
 use herald::Herald;
 use leading::Leading;
 use pace::Pace;
@@ -148,7 +148,7 @@ struct Guarded {
     alerts: mpsc::Sender<AlertHeard>,
     view: GuardFeed,
     stop: CancellationToken,
-    task: JoinHandle<guard::State>,
+    task: JoinHandle<Option<guard::State>>,
 }
 
 impl Daemon {
@@ -619,13 +619,13 @@ impl Daemon {
             permit: self.leading.permit(),
         };
         let stop = CancellationToken::new();
-        let guard = Guard::new(setup, state, facts, inbox, view, ordered, told);
+        let guard = Posted::new(setup, state, facts, inbox, view, ordered, told);
         let ended = self.guard_ended.clone().drop_guard();
         let task = tokio::spawn({
             let stop = stop.clone();
             async move {
                 let following = tokio::spawn(engine.follow(observed));
-                let state = guard.run(stop).await;
+                let state = Box::pin(guard.run(stop)).await;
                 following.abort();
                 ended.disarm();
                 state
@@ -770,10 +770,11 @@ async fn end_herald(telling: Telling) {
     let _ = telling.task.await;
 }
 
-/// Stops a guard; its state is written. `None` when it had ended by itself, which was told where it happened.
+/// Stops a guard; its state is written. `None` when it had ended by itself, which was told where it happened, or had not
+/// begun because its state cannot be read.
 async fn end(guarded: Guarded) -> Option<guard::State> {
     guarded.stop.cancel();
-    guarded.task.await.ok()
+    guarded.task.await.ok().flatten()
 }
 
 fn hosts_of(settings: &Settings) -> impl Iterator<Item = (ProbeId, String, Duration)> {

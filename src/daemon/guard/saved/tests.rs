@@ -1,6 +1,11 @@
 //! What an older version wrote is read, and comes back as it was.
 
-#![allow(clippy::unwrap_used, reason = "a test may end where it stands")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::float_cmp,
+    reason = "a test may end where it stands, and whole milliseconds are exact"
+)]
 
 use super::*;
 use crate::ledger;
@@ -138,6 +143,85 @@ fn stored(text: &str, now: Time) -> Found<State> {
     std::fs::write(folder.path().join("shop.web.json"), text).unwrap();
     let (namespace, release) = names();
     store.load(Kind::State, &namespace, &release, now)
+}
+
+/// All numbers in a text of JSON that can only be points in time, as milliseconds: these are written in milliseconds,
+/// in seconds, and in minutes.
+fn times(value: &serde_json::Value, path: &str, found: &mut BTreeMap<String, f64>) {
+    match value {
+        serde_json::Value::Number(number) => {
+            let number = number.as_f64().unwrap_or_default();
+            let unit = [1.0, 1e3, 6e4];
+            let unit = unit.into_iter().find(|unit| {
+                let millis = number * unit;
+                (1.6e12..1.8e12).contains(&millis)
+            });
+            if let Some(unit) = unit {
+                found.insert(path.to_owned(), number * unit);
+            }
+        }
+        serde_json::Value::Array(values) => {
+            for (at, value) in values.iter().enumerate() {
+                times(value, &format!("{path}/{at}"), found);
+            }
+        }
+        serde_json::Value::Object(values) => {
+            for (name, value) in values {
+                times(value, &format!("{path}/{name}"), found);
+            }
+        }
+        serde_json::Value::Null | serde_json::Value::Bool(_) | serde_json::Value::String(_) => {}
+    }
+}
+
+#[test]
+fn every_time_of_a_state_is_moved_to_our_clock() {
+    let (mut state, _) = state();
+    let of = |state: &State| {
+        let mut found = BTreeMap::new();
+        times(&serde_json::to_value(state).unwrap(), "", &mut found);
+        // It is a name.
+        found.remove("/recorded/1");
+        found
+    };
+    let before = of(&state);
+    assert!(before.len() >= 20, "{before:#?}");
+    let by = Duration::from_secs(40 * 60);
+    state.shift(Shift::between(START, START + by));
+    let after = of(&state);
+    assert_eq!(before.len(), after.len());
+    for (path, was) in before {
+        assert_eq!(after[&path] - was, by.as_secs_f64() * 1e3, "{path}");
+    }
+}
+
+#[test]
+fn a_watch_begun_by_another_clock_goes_on_at_the_right_tick() {
+    let minutes = Duration::from_secs(40 * 60);
+    for writer_is_ahead in [true, false] {
+        let (state, saved) = state();
+        let next = state.next_tick(Duration::from_secs(1)).unwrap();
+        let waits = Shift::between(saved, next);
+        // The present of whoever wrote it is forty minutes away by our clock.
+        let ours = if writer_is_ahead {
+            Time::from_millis(saved.millis() - 2_400_000)
+        } else {
+            saved + minutes
+        };
+        let mut moved = state.clone();
+        moved.shift(Shift::between(saved, ours));
+        let next = moved.next_tick(Duration::from_secs(1)).unwrap();
+        assert_eq!(Shift::between(ours, next), waits);
+        let deadlines = (state.rollout.deadline(), moved.rollout.deadline());
+        let (Some(was), Some(is)) = deadlines else {
+            panic!("{deadlines:?}");
+        };
+        assert_eq!(Shift::between(ours, is), Shift::between(saved, was));
+        assert_eq!(
+            moved.rollout.rollbacks_today(ours),
+            state.rollout.rollbacks_today(saved)
+        );
+    }
 }
 
 #[test]

@@ -27,6 +27,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 pub use config_map::ConfigMaps;
+#[cfg(test)]
+pub(crate) use config_map::tests as played;
 
 use crate::clock;
 use crate::permit::Permit;

@@ -462,4 +462,4 @@ fn written_at(map: &ConfigMap) -> Option<Timestamp> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

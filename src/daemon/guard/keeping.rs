@@ -223,3 +223,6 @@ impl Guard {
         self.save_fails = fails;
     }
 }
+
+#[cfg(test)]
+mod tests;

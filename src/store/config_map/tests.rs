@@ -25,13 +25,13 @@ use crate::permit::Held;
 use crate::units::{Namespace, ReleaseName, Time};
 
 #[derive(Default)]
-struct World {
+pub(crate) struct World {
     maps: BTreeMap<String, Value>,
     version: u64,
     /// The server's clock, in seconds.
     now: u64,
     /// What it answers instead of doing anything.
-    refuses: Option<u16>,
+    pub(crate) refuses: Option<u16>,
     /// What becomes of the ConfigMap in the moment before somebody goes on with it.
     last_word: Option<Value>,
     writes: u32,
@@ -111,7 +111,7 @@ async fn write(State(world): State<Played>, Query(asked): Asked, body: String) -
     world.write(&manager, map)
 }
 
-struct Cluster {
+pub(crate) struct Cluster {
     world: Played,
     client: Client,
 }
@@ -119,7 +119,7 @@ struct Cluster {
 const SERVER_NOW: u64 = 1_700_000_000;
 
 impl Cluster {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let world = Played::default();
         world.lock().unwrap().now = SERVER_NOW;
         let all = "/api/v1/namespaces/ours/configmaps";
@@ -134,7 +134,7 @@ impl Cluster {
         Self { world, client }
     }
 
-    fn world(&self) -> std::sync::MutexGuard<'_, World> {
+    pub(crate) fn world(&self) -> std::sync::MutexGuard<'_, World> {
         self.world.lock().unwrap()
     }
 
@@ -147,7 +147,7 @@ impl Cluster {
     }
 
     /// A replica in its own turn; without one there is nobody else.
-    fn replica(&self, term: Option<u64>) -> Replica {
+    pub(crate) fn replica(&self, term: Option<u64>) -> Replica {
         let folder = tempfile::tempdir().unwrap();
         let maps = ConfigMaps::new(self.client.clone(), "ours", "leadsman");
         let mut store = Store::open(folder.path()).unwrap().with_maps(maps);
@@ -160,15 +160,15 @@ impl Cluster {
         Replica {
             store,
             lease,
-            _folder: folder,
+            folder,
         }
     }
 }
 
-struct Replica {
-    store: Store,
-    lease: watch::Sender<Option<Held>>,
-    _folder: tempfile::TempDir,
+pub(crate) struct Replica {
+    pub(crate) store: Store,
+    pub(crate) lease: watch::Sender<Option<Held>>,
+    pub(crate) folder: tempfile::TempDir,
 }
 
 const MAP: &str = "leadsman.state.shop.web";

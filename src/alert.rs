@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 pub use kind::{Kind, Severity};
 pub use labels::LabelSet;
 
-use crate::units::Time;
+use crate::units::{Dated, Shift, Time};
 
 /// How long the end of an alert is told (Prometheus does the same).
 pub const RETENTION: Duration = Duration::from_secs(15 * 60);
@@ -202,6 +202,21 @@ impl Book {
             State::Resolved { at, .. } => at + RETENTION,
         });
         next.min()
+    }
+}
+
+impl Dated for Book {
+    fn shift(&mut self, by: Shift) {
+        for alert in &mut self.alerts {
+            alert.held.shift(by);
+            match &mut alert.state {
+                State::Pending { since } | State::Firing { since } => since.shift(by),
+                State::Resolved { since, at } => {
+                    since.shift(by);
+                    at.shift(by);
+                }
+            }
+        }
     }
 }
 

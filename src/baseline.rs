@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use crate::units::Time;
+use crate::units::{Dated, Shift, Time};
 use crate::verdict::Mark;
 
 /// Minutes that are kept.
@@ -101,6 +101,16 @@ impl Baseline {
         self.cells.drain(..surplus);
         self.failing = self.failing.min(FAILING);
         self
+    }
+}
+
+impl Dated for Baseline {
+    fn shift(&mut self, by: Shift) {
+        for cell in &mut self.cells {
+            let mut began = Time::from_millis(cell.minute.saturating_mul(60_000));
+            began.shift(by);
+            cell.minute = began.millis() / 60_000;
+        }
     }
 }
 

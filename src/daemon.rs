@@ -53,7 +53,7 @@ use crate::store::{Store, StoreError};
 use crate::track::Tracked;
 use crate::units::{Namespace, ProbeId, ReleaseName, Revision};
 use cluster::Connected;
-use guard::Guard;
+use guard::Posted;
 use herald::Herald;
 use leading::Leading;
 use pace::Pace;
@@ -699,17 +699,17 @@ impl Daemon {
             waits: told_to_wait,
         };
         let stop = CancellationToken::new();
-        let guard = Guard::new(setup, state, facts, inbox, view, ordered, told);
+        let guard = Posted::new(setup, state, facts, inbox, view, ordered, told);
         let ended = self.guard_ended.clone().drop_guard();
         let task = tokio::spawn({
             let stop = stop.clone();
             async move {
                 let mut following = tokio::spawn(engine.follow(observed));
                 tokio::select! {
-                    state = guard.run(stop) => {
+                    state = Box::pin(guard.run(stop)) => {
                         following.abort();
                         ended.disarm();
-                        Some(state)
+                        state
                     }
                     // What is known would stay as it is, and be believed.
                     _ = &mut following => None,
@@ -854,7 +854,8 @@ async fn end_herald(telling: Telling) {
     let _ = telling.task.await;
 }
 
-/// Stops a guard; its state is written. `None` when it had ended by itself, which was told where it happened.
+/// Stops a guard; its state is written. `None` when it had ended by itself, which was told where it happened, or had not
+/// begun because its state cannot be read.
 async fn end(guarded: Guarded) -> Option<guard::State> {
     guarded.stop.cancel();
     guarded.task.await.ok().flatten()

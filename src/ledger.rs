@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::units::{Revision, Time};
+use crate::units::{Dated, Revision, Shift, Time};
 
 /// Contents that are remembered; the one found longest ago gives way.
 const MAX_ENTRIES: usize = 50;
@@ -90,6 +90,14 @@ impl Ledger {
         let surplus = self.entries.len().saturating_sub(MAX_ENTRIES);
         self.entries.drain(..surplus);
         self
+    }
+}
+
+impl Dated for Ledger {
+    fn shift(&mut self, by: Shift) {
+        for entry in &mut self.entries {
+            entry.at.shift(by);
+        }
     }
 }
 

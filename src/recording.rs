@@ -2,7 +2,8 @@
 //!
 //! The first line is the head: who, which rule, what was known at the start. Then one line a tick, a line for each pod
 //! when it is first asked, a line for each entry of the log of events, and at the end the verdict. A recording that
-//! was cut off in the middle is judged as far as it goes, and is marked incomplete.
+//! was cut off in the middle is judged as far as it goes, and is marked incomplete. So is one that begins in the middle,
+//! because another replica, whose files are elsewhere, saw what came before: its head holds the watch as it stood then.
 
 use std::io::{self, BufRead};
 
@@ -66,6 +67,17 @@ pub struct Head {
     /// Why no pods are asked directly, where none are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_direct: Option<Box<str>>,
+    /// The watch as it stood where the recording begins, when that is not its beginning. Of what was known at the start
+    /// there are only the endpoints' names then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goes_on: Option<Box<Watch>>,
+}
+
+impl Head {
+    /// The number of the first tick that is recorded.
+    fn first_tick(&self) -> u32 {
+        self.goes_on.as_ref().map_or(0, |watch| watch.ticks())
+    }
 }
 
 /// A pod that is asked directly.
@@ -196,6 +208,11 @@ impl Recording {
         if head.version > VERSION {
             return Err(Unreadable::Newer(head.version));
         }
+        if let Some(watch) = &head.goes_on
+            && !(watch.is_sound() && watch.endpoints().count() == head.start.endpoints.len())
+        {
+            return Err(Unreadable::NoHead("a watch that cannot be".into()));
+        }
         let mut recording = Self {
             head,
             pods: Vec::new(),
@@ -227,6 +244,14 @@ impl Recording {
         if recording.end.is_none() && recording.cut.is_none() {
             recording.cut = Some("it has no end".into());
         }
+        if recording.head.goes_on.is_some() {
+            let first = recording.head.first_tick();
+            let begins = format!("it begins in tick {first}, before which another replica watched");
+            recording.cut = Some(match recording.cut {
+                Some(cut) => format!("{begins}; {cut}"),
+                None => begins,
+            });
+        }
         Ok(recording)
     }
 
@@ -236,12 +261,9 @@ impl Recording {
             Line::Head(_) => return Err("a second head".into()),
             Line::Pod(pod) => self.pods.push(pod),
             Line::Tick(tick) => {
-                if tick.tick as usize != self.ticks.len() {
-                    return Err(format!(
-                        "tick {} where {} is due",
-                        tick.tick,
-                        self.ticks.len()
-                    ));
+                let due = self.next_tick();
+                if tick.tick != due {
+                    return Err(format!("tick {} where {due} is due", tick.tick));
                 }
                 marks(&tick.marks, width)?;
                 for (_, row) in &tick.direct {
@@ -256,12 +278,36 @@ impl Recording {
         Ok(())
     }
 
+    /// The number of the first tick that is recorded.
+    pub fn first_tick(&self) -> u32 {
+        self.head.first_tick()
+    }
+
+    /// The number of the tick that would follow.
+    pub fn next_tick(&self) -> u32 {
+        let count = u32::try_from(self.ticks.len()).unwrap_or(u32::MAX);
+        self.first_tick().saturating_add(count)
+    }
+
     /// Judges it again, with the recorded rule or another. `each` is told how the watch stands after every tick.
     ///
     /// # Errors
-    /// When the rule, or what was known at the start, cannot be worked with.
+    /// When the rule, or what was known at the start, cannot be worked with; and when it is another rule than the
+    /// recorded one, and the beginning is not there to be judged by it.
     pub fn judge(&self, rule: Rule, mut each: impl FnMut(&Watch)) -> Result<Watch, Unusable> {
-        let mut watch = Watch::new(rule, &self.head.start)?;
+        let mut watch = match &self.head.goes_on {
+            None => Watch::new(rule, &self.head.start)?,
+            Some(watch) if rule == *watch.rule() => Watch::clone(watch),
+            Some(watch) => {
+                return Err(Unusable {
+                    field: "the rule".into(),
+                    problem: format!(
+                        "cannot be another one: the recording begins in tick {}, and what came before is not in it",
+                        watch.ticks()
+                    ),
+                });
+            }
+        };
         for tick in &self.ticks {
             feed(&mut watch, &self.pods, tick);
             each(&watch);

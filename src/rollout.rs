@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 pub use case::{Case, Ending, Origin, Past, StepName, Timing};
 
-use crate::units::{Revision, Time};
+use crate::units::{Dated, Revision, Shift, Time};
 
 /// Whether, and how far, a release is guarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -259,6 +259,12 @@ pub struct Entry {
     pub text: String,
 }
 
+impl Dated for Entry {
+    fn shift(&mut self, by: Shift) {
+        self.at.shift(by);
+    }
+}
+
 /// Rollbacks and finished cases that are remembered.
 const MAX_PAST: usize = 50;
 
@@ -431,6 +437,25 @@ impl Rollout {
                 text: text.into(),
             });
         }
+    }
+}
+
+impl Dated for Rollout {
+    fn shift(&mut self, by: Shift) {
+        match &mut self.phase {
+            Phase::Absent | Phase::Steady => {}
+            Phase::Settling(case)
+            | Phase::Watching(case)
+            | Phase::Preflight(case)
+            | Phase::TurningBack(case)
+            | Phase::Verifying(case) => case.shift(by),
+        }
+        self.since.shift(by);
+        for (_, at) in &mut self.turned_back {
+            at.shift(by);
+        }
+        self.past.shift(by);
+        self.entries.shift(by);
     }
 }
 

@@ -11,6 +11,8 @@
 //! Invariants:
 //! - a state is written to another file, flushed to the disk and renamed: what is there is whole, old or new;
 //! - a file that is damaged, foreign or of a newer version is set aside, never overwritten and never believed;
+//! - what cannot be read at the moment is unknown, which is not nothing: nobody goes on without it, or writes over it;
+//! - what was written by another clock is moved to ours when it is read ([`Dated`]);
 //! - what is kept is bounded: recordings and files set aside, the newest of each.
 
 mod config_map;
@@ -18,16 +20,20 @@ mod config_map;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 pub use config_map::ConfigMaps;
+#[cfg(test)]
+pub(crate) use config_map::tests as played;
 
+use crate::clock;
 use crate::permit::Permit;
 use crate::recording::{Line, MAX_BYTES, Recording, Unreadable};
-use crate::units::{Namespace, ReleaseName, Revision, Time};
+use crate::units::{Dated, Namespace, ReleaseName, Revision, Shift, Time};
 
 /// The version of the state's format.
 pub const VERSION: u32 = 1;
@@ -90,6 +96,8 @@ pub enum Found<T> {
     State(T),
     /// What is stored cannot be used and was set aside: we go on with less memory, never with a wrong one.
     SetAside(String),
+    /// Whether anything is stored cannot be told at the moment, and why: whoever needs it asks again.
+    Unknown(String),
 }
 
 #[derive(Serialize)]
@@ -108,6 +116,7 @@ struct Read1<'a> {
     version: u32,
     namespace: Namespace,
     release: ReleaseName,
+    saved: Time,
     #[serde(borrow)]
     state: &'a RawValue,
 }
@@ -115,6 +124,25 @@ struct Read1<'a> {
 #[derive(Deserialize)]
 struct Saved {
     saved: Time,
+}
+
+/// Two clocks agree if what one of them wrote is off by no more than this: Kubernetes tells whole seconds, and the time
+/// was noted before a write that may take some.
+const AGREES: Duration = Duration::from_secs(10);
+
+/// What moves the times of a state to our clock: `saved` is when it was written, by the clock of whoever wrote it, and
+/// `age` how long ago that was, where a third party can tell.
+fn shift(saved: Time, age: Option<Duration>, now: Time) -> Option<Shift> {
+    if let Some(age) = age {
+        let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        let written = Time::from_millis(now.millis().saturating_sub(age));
+        let shift = Shift::between(saved, written);
+        if shift.span() > AGREES {
+            return Some(shift);
+        }
+    }
+    // A clock that was set back: what is to come cannot have been written down.
+    (saved > now).then(|| Shift::between(saved, now))
 }
 
 /// A directory that only we write to.
@@ -179,76 +207,136 @@ impl Store {
         self
     }
 
-    /// Reads what is stored of a release.
-    pub fn load<T: DeserializeOwned>(
+    /// Reads what is stored of a release, with its times moved to our clock. Whoever is the one that acts takes it over
+    /// by that: from then on nobody who acted before can write there.
+    pub fn load<T: DeserializeOwned + Dated>(
         &self,
         kind: Kind,
         namespace: &Namespace,
         release: &ReleaseName,
         now: Time,
     ) -> Found<T> {
+        let began = clock::now();
         let path = self.file(kind, namespace, release);
-        if let Some(elsewhere) = self.load_map(kind, namespace, release, &path) {
-            return elsewhere;
+        let mut why = None;
+        if let Some(maps) = &self.maps {
+            let part = part(kind, namespace, release);
+            let stored = match kind {
+                Kind::Spans => maps.get(&part, &self.permit),
+                Kind::State | Kind::Alerts => maps.take(&part, &self.permit),
+            };
+            match stored {
+                Ok(Some(stored)) if !self.is_older_than_file(&stored.bytes, &path) => {
+                    let now = now + clock::now().since(began);
+                    return self.load_map(kind, namespace, release, &stored, now);
+                }
+                // Of several replicas each has its own files, of whenever it acted last: what nobody has stored for all
+                // of them is not known.
+                Ok(None) if self.permit.is_shared() && kind != Kind::Spans => {
+                    return Found::Nothing;
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    let unknown = format!(
+                        "the ConfigMap of its {} cannot be read: {error}",
+                        kind.as_str()
+                    );
+                    if kind != Kind::Spans {
+                        return Found::Unknown(unknown);
+                    }
+                    // Each replica counts for itself, so its own file is not wrong.
+                    why = Some(unknown);
+                }
+            }
         }
-        let why = match read_bounded(&path) {
-            Ok(None) => return Found::Nothing,
-            Ok(Some(bytes)) => match unwrap(&bytes, kind, namespace, release) {
-                Ok(state) => return Found::State(state),
-                Err(why) => why,
-            },
-            Err(error) => format!("cannot be read: {error}"),
-        };
-        let folder = path.parent().unwrap_or(&self.directory);
-        let to = put_aside(folder, &path, now);
-        Found::SetAside(format!("{} {why}; {to}", path.display()))
+        match (self.load_file(kind, namespace, release, &path, now), why) {
+            (Found::Nothing, Some(why)) => Found::Unknown(why),
+            (found, _) => found,
+        }
     }
 
-    /// What the ConfigMap has, when it is later than the file.
-    fn load_map<T: DeserializeOwned>(
+    /// Whether it is known what is stored elsewhere, so that it may be replaced; see [`Found::Unknown`].
+    pub fn is_known(&self, kind: Kind, namespace: &Namespace, release: &ReleaseName) -> bool {
+        let maps = self.maps.as_ref();
+        maps.is_none_or(|maps| maps.is_known(&part(kind, namespace, release)))
+    }
+
+    /// The number under which we write this: higher than that of whoever wrote it before. 0 where there is only the
+    /// directory, which one process at a time writes to.
+    pub fn fence(&self, kind: Kind, namespace: &Namespace, release: &ReleaseName) -> u64 {
+        let maps = self.maps.as_ref();
+        maps.map_or(0, |maps| maps.fence(&part(kind, namespace, release)))
+    }
+
+    fn load_file<T: DeserializeOwned + Dated>(
         &self,
         kind: Kind,
         namespace: &Namespace,
         release: &ReleaseName,
         path: &Path,
-    ) -> Option<Found<T>> {
+        now: Time,
+    ) -> Found<T> {
+        let why = match read_bounded(path) {
+            Ok(None) => return Found::Nothing,
+            Ok(Some(bytes)) => match unwrap(&bytes, kind, namespace, release) {
+                Ok((state, saved)) => return Found::State(moved(state, shift(saved, None, now))),
+                Err(why) => why,
+            },
+            Err(error) => format!("cannot be read: {error}"),
+        };
+        let folder = path.parent().unwrap_or(&self.directory);
+        let to = put_aside(folder, path, now);
+        Found::SetAside(format!("{} {why}; {to}", path.display()))
+    }
+
+    fn load_map<T: DeserializeOwned + Dated>(
+        &self,
+        kind: Kind,
+        namespace: &Namespace,
+        release: &ReleaseName,
+        stored: &config_map::Stored,
+        now: Time,
+    ) -> Found<T> {
+        let why = match unwrap(&stored.bytes, kind, namespace, release) {
+            Ok((state, saved)) => {
+                let shift = shift(saved, stored.age, now);
+                if let Some(shift) = shift {
+                    tracing::warn!(%release, kind = kind.as_str(), seconds = shift.seconds(),
+                        "What is stored was written by another clock; its times are moved");
+                }
+                return Found::State(moved(state, shift));
+            }
+            Err(why) => why,
+        };
+        let aside = self.maps.as_ref().filter(|_| kind != Kind::Spans);
+        match aside.map(|maps| maps.keep_aside(&part(kind, namespace, release), &self.permit)) {
+            Some(Ok(name)) => Found::SetAside(format!(
+                "the ConfigMap {why}; it is kept as {name}, and the release is followed anew"
+            )),
+            Some(Err(error)) => {
+                if let Some(maps) = aside {
+                    maps.forget(&part(kind, namespace, release));
+                }
+                Found::Unknown(format!(
+                    "the ConfigMap {why}; it cannot be set aside: {error}"
+                ))
+            }
+            None => Found::SetAside(format!("the ConfigMap {why}; its counters begin anew")),
+        }
+    }
+
+    /// Where there is one of us, its file may be later than the ConfigMap: the newer of both counts.
+    fn is_older_than_file(&self, stored: &[u8], path: &Path) -> bool {
+        if self.permit.is_shared() {
+            return false;
+        }
         let saved = |bytes: &[u8]| {
             let envelope: Option<Saved> = serde_json::from_slice(bytes).ok();
             envelope.map(|envelope| envelope.saved)
         };
-        let maps = self.maps.as_ref()?;
-        let part = part(kind, namespace, release);
-        let mut found = maps.get(&part);
-        // What lies in our own file may be of long ago, when we acted last: better to wait than to go on with that.
-        for _ in 0..if self.permit.is_shared() { 3 } else { 0 } {
-            if found.is_err() && self.permit.holds() {
-                found = maps.get(&part);
-            }
-        }
-        let bytes = match found {
-            Ok(bytes) => bytes?,
-            Err(error) => {
-                tracing::warn!(%release, %error, "The state in the ConfigMap cannot be read");
-                return None;
-            }
-        };
         let file = read_bounded(path).ok().flatten();
         let of_file = file.and_then(|bytes| saved(&bytes));
-        if !self.permit.is_shared() && of_file.is_some() && of_file >= saved(&bytes) {
-            return None;
-        }
-        match unwrap(&bytes, kind, namespace, release) {
-            Ok(state) => Some(Found::State(state)),
-            Err(why) => {
-                let to = match maps.keep_aside(&part) {
-                    Ok(name) => format!("it is kept as {name}, and the release is followed anew"),
-                    Err(error) => {
-                        format!("the release is followed anew; it could not be set aside: {error}")
-                    }
-                };
-                Some(Found::SetAside(format!("the ConfigMap {why}; {to}")))
-            }
-        }
+        of_file.is_some() && of_file >= saved(stored)
     }
 
     /// Stores something of a release; when it returns, it is on the disk.
@@ -279,7 +367,7 @@ impl Store {
             saved: now,
             state,
         };
-        let maps = self.maps.as_ref().zip(fence);
+        let maps = self.maps.as_ref().filter(|_| fence.is_some());
         let new = path.with_extension("json.new");
         let written = (|| {
             let mut file = File::create(&new)?;
@@ -298,10 +386,16 @@ impl Store {
             let _ = fs::remove_file(&new);
         }
         match maps {
-            Some((maps, fence)) => {
+            Some(maps) => {
                 let bytes = serde_json::to_vec(&envelope)?;
-                maps.put(&part(kind, namespace, release), &bytes, fence)
-                    .and(written)
+                let is_own = kind == Kind::Spans;
+                maps.put(
+                    &part(kind, namespace, release),
+                    &bytes,
+                    &self.permit,
+                    is_own,
+                )
+                .and(written)
             }
             None => written,
         }
@@ -453,10 +547,17 @@ impl Recorder {
     ///
     /// # Errors
     /// When they cannot be written. After that, and beyond the bound of a recording, nothing more is: a recording with
-    /// a hole would be judged wrongly.
+    /// a hole would be judged wrongly. Also when they would be the first ones and are no head: nobody could read them.
     pub fn write(&mut self, lines: &[Line]) -> io::Result<()> {
         if self.full || lines.is_empty() {
             return Ok(());
+        }
+        if self.is_empty() && !matches!(lines[0], Line::Head(_)) {
+            self.full = true;
+            let _ = fs::remove_file(&self.path);
+            return Err(io::Error::other(
+                "the beginning of the recording is not here",
+            ));
         }
         let mut bytes = Vec::new();
         for line in lines {
@@ -514,7 +615,7 @@ fn unwrap<T: DeserializeOwned>(
     kind: Kind,
     namespace: &Namespace,
     release: &ReleaseName,
-) -> Result<T, String> {
+) -> Result<(T, Time), String> {
     let read: Read1<'_> =
         serde_json::from_slice(bytes).map_err(|error| format!("is damaged: {error}"))?;
     if read.leadsman != kind.as_str() {
@@ -529,7 +630,16 @@ fn unwrap<T: DeserializeOwned>(
     if read.namespace != *namespace || read.release != *release {
         return Err(format!("belongs to {}/{}", read.namespace, read.release));
     }
-    serde_json::from_str(read.state.get()).map_err(|error| format!("is damaged: {error}"))
+    let state = serde_json::from_str(read.state.get());
+    let state = state.map_err(|error| format!("is damaged: {error}"))?;
+    Ok((state, read.saved))
+}
+
+fn moved<T: Dated>(mut state: T, shift: Option<Shift>) -> T {
+    if let Some(shift) = shift {
+        state.shift(shift);
+    }
+    state
 }
 
 /// What the files of a release begin with. A namespace has no dot, so the first one divides.

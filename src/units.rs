@@ -95,6 +95,59 @@ impl Add<Duration> for Time {
     }
 }
 
+/// How far points in time are moved: from the clock of whoever wrote them down to ours.
+///
+/// Two machines agree about the date only as far as somebody sets their clocks. A deadline that another one wrote down
+/// would come much too late here, or all at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Shift(i64);
+
+impl Shift {
+    /// What moves `from` to `to`.
+    pub fn between(from: Time, to: Time) -> Self {
+        let millis = i128::from(to.0) - i128::from(from.0);
+        Self(i64::try_from(millis).unwrap_or(if millis < 0 { i64::MIN } else { i64::MAX }))
+    }
+
+    /// How far, in whichever direction.
+    pub const fn span(self) -> Duration {
+        Duration::from_millis(self.0.unsigned_abs())
+    }
+
+    /// The same in seconds; negative towards earlier.
+    pub fn seconds(self) -> f64 {
+        self.0 as f64 / 1e3
+    }
+}
+
+/// What holds points in time that somebody else may have written down.
+pub trait Dated {
+    /// Moves all of them, as if our clock had been read.
+    fn shift(&mut self, by: Shift);
+}
+
+impl Dated for Time {
+    fn shift(&mut self, by: Shift) {
+        self.0 = self.0.saturating_add_signed(by.0);
+    }
+}
+
+impl<T: Dated> Dated for Option<T> {
+    fn shift(&mut self, by: Shift) {
+        if let Some(one) = self {
+            one.shift(by);
+        }
+    }
+}
+
+impl<T: Dated> Dated for [T] {
+    fn shift(&mut self, by: Shift) {
+        for one in self {
+            one.shift(by);
+        }
+    }
+}
+
 /// The number of a revision of a release, as Helm counts them: from 1.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
@@ -191,6 +244,23 @@ mod tests {
         assert_eq!(ErrorRate::of(0, 0), None);
         assert_eq!(ErrorRate::of(2, 1), None);
         assert_eq!(ErrorRate::of(1, 4).map(ErrorRate::ratio), Some(0.25));
+    }
+
+    #[test]
+    fn a_shift_moves_one_clock_to_another_in_both_directions() {
+        let (early, late) = (Time::from_millis(5_000), Time::from_millis(2_405_000));
+        for (from, to) in [(early, late), (late, early), (early, early)] {
+            let shift = Shift::between(from, to);
+            let mut moved = from;
+            moved.shift(shift);
+            assert_eq!(moved, to);
+            assert_eq!(shift.span(), from.since(to).max(to.since(from)));
+        }
+        let mut first = Time::default();
+        first.shift(Shift::between(late, early));
+        assert_eq!(first, Time::default(), "nothing is before 1970");
+        let all = Shift::between(Time::default(), Time::from_millis(u64::MAX));
+        assert_eq!(all.span(), Duration::from_millis(i64::MAX.unsigned_abs()));
     }
 
     #[test]

@@ -12,6 +12,7 @@
 mod alerts;
 mod asking;
 mod judging;
+mod keeping;
 mod notices;
 mod pods;
 mod requests;
@@ -20,11 +21,12 @@ mod turning;
 mod view;
 
 use std::collections::BTreeSet;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -39,12 +41,13 @@ use crate::metrics::Standing;
 use crate::permit::Permit;
 use crate::recording::Line;
 use crate::release::{self, Engine, Facts, Observed};
-use crate::rollout::{Command, Event, Origin, Phase, Rollout};
+use crate::rollout::{Command, Event, Origin, Phase};
 use crate::serve::status::GuardView;
 use crate::serve::{AlertHeard, Order};
-use crate::store::{self, Recorder, Store};
+use crate::store::{Recorder, Store};
 use crate::units::{Revision, Time};
 use crate::verdict::{Mark, RequestsBefore};
+pub(super) use keeping::Posted;
 use pods::Askers;
 use requests::Counted;
 use saved::MAX_ENTRIES;
@@ -71,9 +74,6 @@ const MAX_PODS: usize = 2000;
 
 /// How long a helm that runs is waited for at the end; it takes less than a second where the API server answers.
 const LAST_WORK: Duration = Duration::from_secs(3);
-
-/// How long the disk may take before a rollback goes on without it.
-const SAVE_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What a guard is made of.
 pub(super) struct Setup {
@@ -112,6 +112,8 @@ pub(super) struct Guard {
     recorder: Option<Recorder>,
     view: watch::Sender<Arc<GuardView>>,
     last_save: Time,
+    /// A state that is being written: one at a time, so that none overtakes a later one.
+    writing: Option<JoinHandle<io::Result<()>>>,
     next_look: Time,
     is_dirty: bool,
     save_fails: bool,
@@ -145,23 +147,18 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    /// Reads what was stored, and goes on from there.
-    pub(super) fn new(
-        setup: Setup,
-        handed_over: Option<State>,
-        facts: watch::Receiver<Observed>,
-        heard: mpsc::Receiver<Heard>,
-        view: watch::Sender<Arc<GuardView>>,
-        orders: mpsc::Receiver<Order>,
-        alerts: mpsc::Receiver<AlertHeard>,
-    ) -> Self {
+    /// Goes on from what was stored, or handed over.
+    fn new(posted: Posted, state: State) -> Self {
+        let Posted {
+            setup,
+            facts,
+            heard,
+            view,
+            orders,
+            alerts,
+            ..
+        } = posted;
         let now = setup.timeline.now();
-        let limits = setup.release.guard.limits();
-        let mut state = handed_over
-            .or_else(|| load(&setup, now))
-            .unwrap_or_else(|| State::new(Rollout::new(limits, now)));
-        state.rollout.set_limits(limits);
-        state.fence = (state.fence + 1).max(setup.permit.fence().unwrap_or(0));
         let mut guard = Self {
             setup,
             state,
@@ -174,6 +171,7 @@ impl Guard {
             recorder: None,
             view,
             last_save: now,
+            writing: None,
             next_look: now + FIRST_LOOKS_EVERY,
             is_dirty: false,
             save_fails: false,
@@ -195,6 +193,7 @@ impl Guard {
             notices: JoinSet::new(),
             rehearsals: JoinSet::new(),
         };
+        guard.setup.engine.acts_as(guard.state.fence);
         guard.resume_watch();
         if guard.state.rollout.phase().case().is_some() {
             guard.setup.engine.look_back();
@@ -206,7 +205,7 @@ impl Guard {
     }
 
     /// Guards until told to stop; then gives the state, for whoever goes on.
-    pub(super) async fn run(mut self, stop: CancellationToken) -> State {
+    async fn run(mut self, stop: CancellationToken) -> State {
         self.hurry();
         self.publish();
         let permit = self.setup.permit.clone();
@@ -258,6 +257,8 @@ impl Guard {
                 self.happens(event).await;
             }
         }
+        // A helm that takes longer ends here, before anybody else looks at what it left behind and goes on with it.
+        self.work.shutdown().await;
         if self.setup.permit.holds() {
             self.save(true).await;
         }
@@ -288,13 +289,7 @@ impl Guard {
 
     /// When the tick that runs ends.
     fn next_tick(&self) -> Option<Time> {
-        let interval = self.setup.release.guard.interval();
-        if let Some(watching) = &self.state.watching {
-            let interval = Duration::from_secs_f64(watching.watch.rule().interval_s);
-            return Some(watching.began + interval * (watching.watch.ticks() + 1));
-        }
-        let verifying = self.state.verifying.as_ref()?;
-        Some(verifying.began + interval * (verifying.verification.ticks() + 1))
+        self.state.next_tick(self.setup.release.guard.interval())
     }
 
     async fn on_time(&mut self) {
@@ -584,61 +579,5 @@ impl Guard {
         });
         self.view.send_replace(Arc::new(view));
         self.setup.changed.notify_one();
-    }
-
-    /// Writes the state. A disk that is slow or full is said once, and holds up nothing.
-    async fn save(&mut self, urgent: bool) {
-        let Some(store) = self.setup.store.clone() else {
-            return;
-        };
-        let now = self.now();
-        self.last_save = now;
-        self.is_dirty = false;
-        let (namespace, name) = (
-            self.setup.release.namespace.clone(),
-            self.setup.release.name.clone(),
-        );
-        let state = self.state.clone();
-        let written = tokio::task::spawn_blocking(move || {
-            store.save(store::Kind::State, &namespace, &name, &state, now)
-        });
-        let patience = if urgent { SAVE_PATIENCE } else { SAVE_EVERY };
-        let error = match tokio::time::timeout(patience, written).await {
-            Ok(Ok(Ok(()))) => None,
-            Ok(Ok(Err(error))) => Some(error.to_string()),
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(_) => Some(format!("not written within {} s", patience.as_secs())),
-        };
-        let fails = error.is_some();
-        if let Some(error) = error {
-            self.is_dirty = true;
-            self.setup.crew.metrics().releases.state_failed();
-            if !self.save_fails {
-                tracing::error!(release = %self.setup.release.name, error,
-                    "The state cannot be written; judging goes on, but a restart would forget what happens now");
-            }
-        } else if self.save_fails {
-            tracing::info!(release = %self.setup.release.name, "The state is written again");
-        }
-        self.save_fails = fails;
-    }
-}
-
-fn load(setup: &Setup, now: Time) -> Option<State> {
-    let store = setup.store.as_ref()?;
-    let release = &setup.release;
-    match store.load::<State>(store::Kind::State, &release.namespace, &release.name, now) {
-        store::Found::Nothing => None,
-        store::Found::State(state) => match state.bounded() {
-            Ok(state) => Some(state),
-            Err(why) => {
-                tracing::warn!(release = %release.name, "The stored state is not used, because {why}; the release is followed anew");
-                None
-            }
-        },
-        store::Found::SetAside(why) => {
-            tracing::warn!(release = %release.name, "{why}");
-            None
-        }
     }
 }

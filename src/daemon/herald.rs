@@ -42,7 +42,7 @@ use crate::serve;
 use crate::serve::status::{AlertView, GuardView};
 use crate::store::{Found, Kind as Stored, Store};
 use crate::track::Tracked;
-use crate::units::{Moment, Namespace, ProbeId, ReleaseName, Time};
+use crate::units::{Dated, Moment, Namespace, ProbeId, ReleaseName, Shift, Time};
 use crate::window::Span;
 
 /// Time alone changes what is wrong: it is looked at least so often.
@@ -56,6 +56,12 @@ const RESOLVE_EVERY: Duration = Duration::from_secs(30);
 
 /// After a failure to write the book it is tried again.
 const SAVE_EVERY: Duration = Duration::from_secs(10);
+
+/// The stored book is waited for so long: what was told before may be told again, which is better than nothing.
+const READ_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A book that cannot be read is tried again after that.
+const READ_AGAIN: Duration = Duration::from_secs(1);
 
 /// What revisions have spent is written so often.
 const KEEP_EVERY: Duration = Duration::from_secs(60);
@@ -88,6 +94,16 @@ struct Kept {
     waiting: BTreeMap<String, Vec<Message>>,
 }
 
+impl Dated for Kept {
+    fn shift(&mut self, by: Shift) {
+        self.book.shift(by);
+        for message in self.waiting.values_mut().flatten() {
+            message.since += by.seconds();
+            message.at += by.seconds();
+        }
+    }
+}
+
 /// What the herald is made of.
 pub(super) struct Setup {
     pub(super) crew: Arc<Crew>,
@@ -105,6 +121,8 @@ pub(super) struct Setup {
 pub(super) struct Herald {
     setup: Setup,
     kept: Kept,
+    /// Whether it is known what was stored: what is not may not be written over.
+    is_read: bool,
     looked: budgets::Looked,
     /// The probes of the last look, and the same by name.
     probes: (Vec<Arc<Tracked>>, HashMap<ProbeId, Arc<Tracked>>),
@@ -124,11 +142,11 @@ pub(super) struct Herald {
 impl Herald {
     pub(super) fn new(setup: Setup) -> Self {
         let now = setup.timeline.now();
-        let kept = load(&setup, now);
         let orders = Arc::clone(&setup.orders.borrow());
         Self {
+            is_read: setup.store.is_none(),
             setup,
-            kept,
+            kept: Kept::default(),
             looked: budgets::Looked::default(),
             probes: (Vec::new(), HashMap::new()),
             orders,
@@ -147,8 +165,14 @@ impl Herald {
     /// Tells until told to stop.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let mut resolve = tokio::time::interval(RESOLVE_EVERY);
-        self.open_outboxes();
         let permit = self.setup.permit.clone();
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = permit.lost() => return,
+            () = self.read() => {}
+        }
+        self.open_outboxes();
         resolve.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -186,7 +210,7 @@ impl Herald {
         }
         self.is_dirty |= !self.outboxes.is_empty();
         let is_worth_it = self.is_dirty || !self.orders.promises.is_empty();
-        if is_worth_it && self.setup.permit.holds() {
+        if is_worth_it && self.is_read && self.setup.permit.holds() {
             let _ = tokio::time::timeout(LAST_WRITE, self.save()).await;
         }
     }
@@ -208,11 +232,52 @@ impl Herald {
         self.orders = orders;
         if others {
             self.keep_waiting();
-            for posting in self.outboxes.drain(..) {
-                posting.stop.cancel();
-            }
-            self.open_outboxes();
+            self.begin_outboxes_anew();
         }
+    }
+
+    fn begin_outboxes_anew(&mut self) {
+        for posting in self.outboxes.drain(..) {
+            posting.stop.cancel();
+        }
+        self.open_outboxes();
+    }
+
+    /// Reads what was stored, and waits for that as long as people can wait.
+    async fn read(&mut self) {
+        let until = tokio::time::Instant::now() + READ_PATIENCE;
+        while !self.is_read {
+            let Err(why) = self.read_now().await else {
+                return;
+            };
+            tracing::warn!("The stored alerts cannot be read yet: {why}");
+            if tokio::time::Instant::now() >= until {
+                tracing::error!(
+                    "Alerts are told without what was told before; nothing of that is written over"
+                );
+                return;
+            }
+            tokio::time::sleep(READ_AGAIN).await;
+        }
+    }
+
+    /// Reads what was stored. What we have told or tried to tell meanwhile is not lost by that.
+    async fn read_now(&mut self) -> Result<(), String> {
+        let Some(store) = self.setup.store.clone() else {
+            return Ok(());
+        };
+        let timeline = self.setup.timeline;
+        let kept = tokio::task::spawn_blocking(move || load(&store, timeline.now()));
+        let kept = kept.await.map_err(|error| error.to_string())??;
+        let own = std::mem::replace(&mut self.kept, kept);
+        self.kept.told.extend(own.told);
+        for (receiver, messages) in own.waiting {
+            let waiting = self.kept.waiting.entry(receiver).or_default();
+            waiting.extend(messages);
+        }
+        self.shown = None;
+        self.is_read = true;
+        Ok(())
     }
 
     /// Looks what is wrong, and tells what is new, or is to be told again.
@@ -309,7 +374,10 @@ impl Herald {
         for view in views {
             let release = (view.namespace.clone(), view.release.clone());
             if view.phase.is_empty() {
-                // It has just begun.
+                // It has just begun, or its state cannot be read.
+                if let Some(condition) = conditions::blind(view) {
+                    found(condition);
+                }
                 unknown.insert((release.0, release.1, String::new()));
                 continue;
             }
@@ -412,6 +480,12 @@ impl Herald {
         let now = self.setup.timeline.now();
         self.saved = now;
         self.keep_waiting();
+        if !self.is_read {
+            if let Err(why) = self.read_now().await {
+                return self.written(Some(&why));
+            }
+            self.begin_outboxes_anew();
+        }
         let kept = self.kept.clone();
         let written = tokio::task::spawn_blocking(move || {
             let (namespace, release) = ours();
@@ -422,8 +496,13 @@ impl Herald {
             Ok(Err(error)) => Some(error.to_string()),
             Err(error) => Some(error.to_string()),
         };
+        self.written(error.as_deref());
+    }
+
+    /// What became of writing the book.
+    fn written(&mut self, error: Option<&str>) {
         self.is_dirty = error.is_some();
-        if let Some(error) = &error {
+        if let Some(error) = error {
             self.setup.metrics.releases.state_failed();
             if !self.save_fails {
                 tracing::error!(
@@ -455,21 +534,20 @@ fn is_well(track: &crate::track::Track, now: Moment) -> bool {
     tally.bad == 0 && tally.good > 0
 }
 
-fn load(setup: &Setup, now: Time) -> Kept {
-    let Some(store) = &setup.store else {
-        return Kept::default();
-    };
+/// What was stored; an error when that is not known at the moment.
+fn load(store: &Store, now: Time) -> Result<Kept, String> {
     let (namespace, release) = ours();
     let why = match store.load::<Kept>(Stored::Alerts, &namespace, &release, now) {
-        Found::Nothing => return Kept::default(),
+        Found::Nothing => return Ok(Kept::default()),
+        Found::Unknown(why) => return Err(why),
         Found::State(kept) => match kept.book.clone().bounded() {
-            Ok(book) => return Kept { book, ..kept },
+            Ok(book) => return Ok(Kept { book, ..kept }),
             Err(why) => why,
         },
         Found::SetAside(why) => why,
     };
     tracing::warn!("The stored alerts are not used: {why}");
-    Kept::default()
+    Ok(Kept::default())
 }
 
 /// What links begin with, where nothing is said: this host and the port.

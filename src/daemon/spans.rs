@@ -11,7 +11,7 @@ use crate::clock::{self, Timeline};
 use crate::metrics::Metrics;
 use crate::store::{Found, Kind, Store};
 use crate::track::Tracked;
-use crate::units::Time;
+use crate::units::{Dated, Namespace, ReleaseName, Shift, Time};
 use crate::window::Spans;
 
 /// What a crash may cost: spans are minutes to weeks long.
@@ -28,6 +28,12 @@ struct Kept {
     /// The same of the promised latency, with what is promised in milliseconds.
     #[serde(default)]
     slow: BTreeMap<Box<str>, (u64, Spans)>,
+}
+
+impl Dated for Kept {
+    fn shift(&mut self, by: Shift) {
+        self.saved.shift(by);
+    }
 }
 
 /// Who gives the probes that are asked now.
@@ -70,14 +76,13 @@ pub(super) async fn keep(
 
 fn write(store: &Store, now: Time, tracked: &[Arc<Tracked>]) -> std::io::Result<()> {
     let monotonic_s = monotonic_s();
-    let mut releases: BTreeMap<_, Vec<&Tracked>> = BTreeMap::new();
-    for tracked in tracked {
-        let id = tracked.probe().id.clone();
-        let of = releases.entry((id.namespace, id.release)).or_default();
-        of.push(tracked);
-    }
+    let releases = by_release(tracked);
     // One release after the other: the counters of ten thousand probes need not be in memory twice.
     for ((namespace, release), probes) in releases {
+        if !store.is_known(Kind::Spans, &namespace, &release) {
+            // It could not be read so far. What was counted meanwhile is less than what is stored.
+            restore_of(store, now, &namespace, &release, &probes);
+        }
         let mut kept = Kept {
             saved: now,
             monotonic_s,
@@ -101,40 +106,54 @@ fn write(store: &Store, now: Time, tracked: &[Arc<Tracked>]) -> std::io::Result<
 
 /// Gives probes that are asked for the first time the counters that were stored of them.
 pub(super) fn restore(store: &Store, now: Time, new: &[Arc<Tracked>]) {
-    let mut releases: BTreeMap<_, Vec<&Arc<Tracked>>> = BTreeMap::new();
-    for tracked in new {
-        let id = tracked.probe().id.clone();
-        releases
-            .entry((id.namespace, id.release))
-            .or_default()
-            .push(tracked);
+    for ((namespace, release), probes) in by_release(new) {
+        restore_of(store, now, &namespace, &release, &probes);
     }
-    for ((namespace, release), probes) in releases {
-        let mut kept: Kept = match store.load(Kind::Spans, &namespace, &release, now) {
-            Found::Nothing => continue,
-            Found::State(kept) => kept,
-            Found::SetAside(why) => {
-                tracing::warn!(%release, "{why}");
-                continue;
-            }
-        };
-        // Where the machine is the same, only the rounding of both clocks is left; that is no move.
-        let should = kept
-            .monotonic_s
-            .saturating_add(now.since(kept.saved).as_secs());
-        let moved = monotonic_s()
-            .cast_signed()
-            .saturating_sub(should.cast_signed());
-        let moved = if moved.abs() <= 5 { 0 } else { moved };
-        for tracked in probes {
-            let name = tracked.probe().id.probe.clone();
-            if let Some(spans) = kept.probes.remove(name.as_str()) {
-                tracked.lock().restore_spans(spans.moved(moved));
-            }
-            if let Some((promised, spans)) = kept.slow.remove(name.as_str()) {
-                let promised = Duration::from_millis(promised);
-                tracked.lock().restore_slow(promised, spans.moved(moved));
-            }
+}
+
+type Probed<'a> = BTreeMap<(Namespace, ReleaseName), Vec<&'a Arc<Tracked>>>;
+
+fn by_release(probes: &[Arc<Tracked>]) -> Probed<'_> {
+    let mut releases = Probed::new();
+    for tracked in probes {
+        let id = tracked.probe().id.clone();
+        let of = releases.entry((id.namespace, id.release)).or_default();
+        of.push(tracked);
+    }
+    releases
+}
+
+fn restore_of(
+    store: &Store,
+    now: Time,
+    namespace: &Namespace,
+    release: &ReleaseName,
+    probes: &[&Arc<Tracked>],
+) {
+    let mut kept: Kept = match store.load(Kind::Spans, namespace, release, now) {
+        Found::Nothing => return,
+        Found::State(kept) => kept,
+        Found::SetAside(why) | Found::Unknown(why) => {
+            tracing::warn!(%release, "{why}");
+            return;
+        }
+    };
+    // Where the machine is the same, only the rounding of both clocks is left; that is no move.
+    let should = kept
+        .monotonic_s
+        .saturating_add(now.since(kept.saved).as_secs());
+    let moved = monotonic_s()
+        .cast_signed()
+        .saturating_sub(should.cast_signed());
+    let moved = if moved.abs() <= 5 { 0 } else { moved };
+    for tracked in probes {
+        let name = tracked.probe().id.probe.clone();
+        if let Some(spans) = kept.probes.remove(name.as_str()) {
+            tracked.lock().restore_spans(spans.moved(moved));
+        }
+        if let Some((promised, spans)) = kept.slow.remove(name.as_str()) {
+            let promised = Duration::from_millis(promised);
+            tracked.lock().restore_slow(promised, spans.moved(moved));
         }
     }
 }

@@ -24,6 +24,7 @@ fn head() -> Head {
             ..Start::default()
         },
         no_direct: None,
+        goes_on: None,
     }
 }
 
@@ -154,4 +155,68 @@ fn what_is_no_recording_or_a_newer_one_is_refused() {
     assert!(
         refused(b"{\"line\":\"head\",\"version\":9,\"else\":1}\n").contains("format version 9")
     );
+}
+
+/// The same from the tenth tick on, by another replica, which was handed the watch as it stood.
+fn gone_on_with() -> Vec<u8> {
+    let whole = Recording::read(&recorded()[..]).unwrap();
+    let mut watch = Watch::new(head().rule, &head().start).unwrap();
+    for tick in &whole.ticks[..10] {
+        feed(&mut watch, &whole.pods, tick);
+    }
+    let mut lines = vec![Line::Head(Box::new(Head {
+        start: Start {
+            endpoints: head().start.endpoints,
+            ..Start::default()
+        },
+        goes_on: Some(Box::new(watch)),
+        ..head()
+    }))];
+    lines.extend(whole.pods.iter().cloned().map(Line::Pod));
+    let ticks = whole.ticks[10..].iter().cloned();
+    lines.extend(ticks.map(|tick| Line::Tick(Box::new(tick))));
+    lines.push(Line::End(whole.end.unwrap()));
+    lines.push(Line::Evidence(Box::new(Evidence {
+        missing: vec!["logs".into()],
+        ..Evidence::default()
+    })));
+    let mut bytes = Vec::new();
+    for line in lines {
+        serde_json::to_writer(&mut bytes, &line).unwrap();
+        bytes.push(b'\n');
+    }
+    bytes
+}
+
+#[test]
+fn gone_on_with_by_another_replica_it_is_incomplete_and_judged_to_the_same_end() {
+    let recording = Recording::read(&gone_on_with()[..]).unwrap();
+    let cut = recording.cut.clone().unwrap();
+    assert!(cut.contains("begins in tick 10"), "{cut}");
+    assert_eq!((recording.first_tick(), recording.next_tick()), (10, 21));
+    assert_eq!(recording.evidence.as_ref().unwrap().missing, ["logs"]);
+    let watch = judged(&recording);
+    assert!(recording.agrees(&watch));
+    assert_eq!(watch.conclude().reason(), "hard_down:db");
+    assert_eq!(End::of(&watch).tick, 20);
+}
+
+#[test]
+fn without_its_beginning_it_is_not_judged_by_another_rule() {
+    let recording = Recording::read(&gone_on_with()[..]).unwrap();
+    let patient = Rule {
+        hold_s: 200.0,
+        ..recording.head.rule.clone()
+    };
+    let error = recording.judge(patient, |_| {}).unwrap_err().to_string();
+    assert!(error.contains("begins in tick 10"), "{error}");
+}
+
+#[test]
+fn a_beginning_that_cannot_be_is_no_recording() {
+    let text = String::from_utf8(gone_on_with()).unwrap();
+    let other = text.replacen(r#""endpoints":["api","db"]"#, r#""endpoints":["api"]"#, 1);
+    assert_ne!(other, text);
+    let error = Recording::read(other.as_bytes()).unwrap_err().to_string();
+    assert!(error.contains("cannot be"), "{error}");
 }

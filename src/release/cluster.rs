@@ -8,7 +8,11 @@
 //!   not believed;
 //! - no record is left `pending-rollback` by us;
 //! - whatever is written by us is guarded by the version that was read;
-//! - of several replicas only the one with the permit writes, and it asks for that in the last moment before.
+//! - of several replicas only the one with the permit writes: it asks for that in the last moment before each request
+//!   that changes something, and waits for none of them beyond it;
+//! - each record that is changed by us, and each Event, carries the number of whose turn it was ([`Engine::acts_as`]).
+//!   What helm writes cannot: there the first change of the record afterwards adds it. Nor can a pod that is deleted;
+//!   that request names the pod's uid instead.
 
 mod amend;
 mod api;
@@ -28,7 +32,7 @@ mod witness;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -47,7 +51,7 @@ use crate::ledger::Stored;
 use crate::permit::Permit;
 use crate::units::{ReleaseName, Revision, Time};
 use facts::View;
-use records::Records;
+use records::{Records, Turn};
 use tables::Kind;
 
 /// Revisions before the newest whose contents are read during a case: so far back a target may lie.
@@ -113,6 +117,8 @@ pub struct Cluster {
     looks_back: AtomicBool,
     /// Since when the newest revision is known, by our own clock.
     seen: Mutex<Option<(Revision, Time)>>,
+    /// Whose turn it is; 0 until that is known, and as long nothing is put right.
+    fence: AtomicU64,
 }
 
 impl Cluster {
@@ -132,7 +138,19 @@ impl Cluster {
             parts: Mutex::new(Vec::new()),
             looks_back: AtomicBool::new(false),
             seen: Mutex::new(None),
+            fence: AtomicU64::new(0),
         })
+    }
+
+    fn fence(&self) -> u64 {
+        self.fence.load(Ordering::Relaxed)
+    }
+
+    fn turn(&self) -> Turn<'_> {
+        Turn {
+            permit: &self.policy.permit,
+            fence: self.fence(),
+        }
     }
 
     fn making(&self) -> Option<(Revision, Revision)> {
@@ -247,7 +265,7 @@ impl Cluster {
                 self.note_parts(&known);
                 if mended.elapsed() >= Duration::from_secs(1) {
                     mended = tokio::time::Instant::now();
-                    if self.policy.permit.holds() {
+                    if self.policy.permit.holds() && self.fence() > 0 {
                         self.finish_left().await;
                         self.mend(&rows).await;
                         self.unblock(&rows, &known).await;
@@ -409,6 +427,10 @@ impl Engine for Cluster {
 
     fn look_back(&self) {
         self.looks_back.store(true, Ordering::Relaxed);
+    }
+
+    fn acts_as(&self, fence: u64) {
+        self.fence.store(fence, Ordering::Relaxed);
     }
 
     fn preflight(self: Arc<Self>, plan: Plan) -> Work<Result<(), Refusal>> {

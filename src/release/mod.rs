@@ -232,6 +232,14 @@ pub trait Engine: Send + Sync {
     /// A revision is being judged: earlier ones are needed as well, also when it was there at the start.
     fn look_back(&self) {}
 
+    /// Whose turn it is from now on; nothing is changed before that is told.
+    ///
+    /// There is one sequence of these numbers for each release, and it only grows: whoever begins to guard takes one more
+    /// than the stored state has, or the count of the Lease's transitions where that is higher. So it grows as well where
+    /// there is no Lease, and when the Lease was deleted and counts from 1 again. The stored state, its ConfigMap, the
+    /// plans ([`Plan::fence`]) and what is written to the cluster all carry this one number.
+    fn acts_as(&self, _fence: u64) {}
+
     /// Whether the plan may and can be carried out now.
     fn preflight(self: Arc<Self>, plan: Plan) -> Work<Result<(), Refusal>>;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Limits, Phase};
-use crate::units::{Revision, Time};
+use crate::units::{Dated, Revision, Shift, Time};
 
 /// Who made a revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -248,6 +248,22 @@ impl Case {
     }
 }
 
+impl Dated for Case {
+    fn shift(&mut self, by: Shift) {
+        self.seen.shift(by);
+        for time in [
+            &mut self.settled,
+            &mut self.first_bad,
+            &mut self.convicted,
+            &mut self.begun,
+            &mut self.turned,
+            &mut self.verified,
+        ] {
+            time.shift(by);
+        }
+    }
+}
+
 /// A finished case.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Past {
@@ -259,4 +275,11 @@ pub struct Past {
     pub at: Time,
     /// Why, in words.
     pub text: String,
+}
+
+impl Dated for Past {
+    fn shift(&mut self, by: Shift) {
+        self.case.shift(by);
+        self.at.shift(by);
+    }
 }

@@ -2,7 +2,10 @@
 //!
 //! Invariants:
 //! - what was read or written last is named by its resourceVersion, so a second writer is seen and never overwritten;
-//! - of several replicas the one with the higher number may write over what an earlier one left, and no other;
+//! - whoever reads a state to go on with it writes its number there at once: from then on whoever acted before is
+//!   refused, so nothing comes after what was read;
+//! - what was not read since we act is never replaced, and neither is what a later one wrote;
+//! - the permit is asked immediately before each request that changes something, and none is waited for beyond it;
 //! - a ConfigMap holds at most [`MAX_DATA`] bytes: a state that is larger is refused, and the old one stays.
 
 use std::collections::{BTreeMap, HashMap};
@@ -13,14 +16,17 @@ use std::time::Duration;
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
+use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::PostParams;
+use kube::api::{GetParams, PostParams};
+use kube::core::{Request, Status};
 use kube::{Api, Client};
 use tokio::runtime::Handle;
 
 use super::MAX_STATE;
+use crate::permit::Permit;
 
 /// Kubernetes allows 1 MiB in all; some of it is taken by names and labels.
 const MAX_DATA: usize = 1_000_000;
@@ -28,11 +34,22 @@ const MAX_DATA: usize = 1_000_000;
 /// The longest that one request may take.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// A state that is read while whoever acted before writes its last word is read again: it has one word at a time.
+const MAX_READS: u32 = 4;
+
+/// States set aside that are kept of each name; whoever looks at them deletes them.
+const MAX_ASIDE: u32 = 5;
+
 /// The key of the only value, which is gzip.
 const KEY: &str = "state.json.gz";
 
-/// The annotation with the number of who wrote it.
+/// The annotation with the number of who wrote it, or goes on with it.
 const FENCE: &str = "leadsman.io/fence";
+
+/// Who writes, for the API server's list of who wrote which field and when. Going on with a state is another one, so
+/// that the time of the state itself stays.
+const WRITER: &str = "leadsman";
+const TAKER: &str = "leadsman-goes-on";
 
 fn fence_of(map: &ConfigMap) -> u64 {
     let annotations = map.metadata.annotations.as_ref();
@@ -40,13 +57,39 @@ fn fence_of(map: &ConfigMap) -> u64 {
     fence.unwrap_or(0)
 }
 
+/// The number of whoever goes on with what is there: that of the permit, but also higher than what an earlier Lease of
+/// this name has counted to.
+fn next_fence(map: Option<&ConfigMap>, term: Option<u64>) -> u64 {
+    let before = map.map_or(0, fence_of);
+    term.unwrap_or(0).max(before.saturating_add(1))
+}
+
+/// What is stored under a name.
+pub(super) struct Stored {
+    pub(super) bytes: Vec<u8>,
+    /// How long ago it was written, by the API server's clock at both ends; `None` where it does not say.
+    pub(super) age: Option<Duration>,
+}
+
+/// What is known of a ConfigMap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Known {
+    /// The version that was read or written last; `None` when nothing was there.
+    version: Option<String>,
+    /// The number of the permit with which that was; `None` when it was read without one.
+    term: Option<u64>,
+    /// What is written to [`FENCE`].
+    fence: u64,
+}
+
 /// ConfigMaps of one namespace whose names begin alike.
 pub struct ConfigMaps {
+    client: Client,
     api: Api<ConfigMap>,
     name: String,
     runtime: Handle,
-    /// By the ConfigMap's name: the version that was read or written last.
-    versions: Mutex<HashMap<String, String>>,
+    /// By the ConfigMap's name.
+    known: Mutex<HashMap<String, Known>>,
 }
 
 impl std::fmt::Debug for ConfigMaps {
@@ -57,32 +100,57 @@ impl std::fmt::Debug for ConfigMaps {
     }
 }
 
+/// We may not any more.
+fn not_ours() -> io::Error {
+    io::Error::other("another replica acts, and writes the state")
+}
+
 impl ConfigMaps {
     /// In a namespace; must be called inside a tokio runtime of several threads.
     pub fn new(client: Client, namespace: &str, name: &str) -> Self {
         Self {
-            api: Api::namespaced(client, namespace),
+            api: Api::namespaced(client.clone(), namespace),
+            client,
             name: name.to_owned(),
             runtime: Handle::current(),
-            versions: Mutex::new(HashMap::new()),
+            known: Mutex::new(HashMap::new()),
         }
     }
 
     fn wait<T>(&self, request: impl Future<Output = kube::Result<T>>) -> io::Result<T> {
-        let limited = tokio::time::timeout(PATIENCE, request);
+        self.wait_with(&Permit::always(), request)
+    }
+
+    /// The same for a request that changes something.
+    fn wait_with<T>(
+        &self,
+        permit: &Permit,
+        request: impl Future<Output = kube::Result<T>>,
+    ) -> io::Result<T> {
+        if !permit.holds() {
+            return Err(not_ours());
+        }
+        let limited = async {
+            tokio::select! {
+                biased;
+                () = permit.lost() => None,
+                answer = tokio::time::timeout(PATIENCE, request) => Some(answer),
+            }
+        };
         let answer = match Handle::try_current() {
             // On a thread that carries tasks: they move to another one meanwhile.
             Ok(_) => tokio::task::block_in_place(|| self.runtime.block_on(limited)),
             Err(_) => self.runtime.block_on(limited),
         };
         match answer {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(kube::Error::Api(status))) if status.code == 409 => Err(io::Error::new(
+            None => Err(not_ours()),
+            Some(Ok(Ok(value))) => Ok(value),
+            Some(Ok(Err(kube::Error::Api(status)))) if status.code == 409 => Err(io::Error::new(
                 io::ErrorKind::AlreadyExists,
                 "another Leadsman has written this state; only one may",
             )),
-            Ok(Err(error)) => Err(io::Error::other(error.to_string())),
-            Err(_) => Err(io::Error::new(
+            Some(Ok(Err(error))) => Err(io::Error::other(error.to_string())),
+            Some(Err(_)) => Err(io::Error::new(
                 io::ErrorKind::TimedOut,
                 format!("no answer within {} s", PATIENCE.as_secs()),
             )),
@@ -93,111 +161,305 @@ impl ConfigMaps {
         format!("{}.{part}", self.name)
     }
 
-    fn note(&self, name: &str, meta: &ObjectMeta) {
-        let version = meta.resource_version.clone().unwrap_or_default();
-        let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
-        versions.insert(name.to_owned(), version);
+    fn known(&self, name: &str) -> Option<Known> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(name).cloned()
+    }
+
+    fn note(&self, name: &str, known: Known) {
+        let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(name.to_owned(), known);
+    }
+
+    /// The number under which this is written by us; 0 when it was not read yet.
+    pub(super) fn fence(&self, part: &str) -> u64 {
+        self.known(&self.full_name(part))
+            .map_or(0, |known| known.fence)
+    }
+
+    /// Whether it is known what lies there, so that it can be replaced.
+    pub(super) fn is_known(&self, part: &str) -> bool {
+        self.known(&self.full_name(part)).is_some()
     }
 
     /// What is stored under this name; `None` when nothing is.
     ///
     /// # Errors
-    /// When the API server does not answer, or what it has is no state.
-    pub(super) fn get(&self, part: &str) -> io::Result<Option<Vec<u8>>> {
+    /// When the API server does not answer.
+    pub(super) fn get(&self, part: &str, permit: &Permit) -> io::Result<Option<Stored>> {
         let name = self.full_name(part);
-        let Some(mut map) = self.wait(self.api.get_opt(&name))? else {
+        let found = self.wait(self.fetch(&name))?;
+        let (map, age) = found.map_or((None, None), |(map, age)| (Some(map), age));
+        self.note_read(&name, map.as_ref(), permit.fence());
+        Ok(map.map(|map| unpacked(map, age)))
+    }
+
+    /// The same to go on with it: whoever acted before cannot write there any more once this has returned.
+    ///
+    /// # Errors
+    /// When the API server does not answer, or we may not any more.
+    pub(super) fn take(&self, part: &str, permit: &Permit) -> io::Result<Option<Stored>> {
+        let name = self.full_name(part);
+        let term = Some(permit.fence().ok_or_else(not_ours)?);
+        let mut reads = 0;
+        loop {
+            reads += 1;
+            // As long as it is not ours it may not be replaced either.
+            self.forget(part);
+            let found = self.wait(self.fetch(&name))?;
+            let Some((map, age)) = found else {
+                self.note_read(&name, None, term);
+                return Ok(None);
+            };
+            let mut ours = map.clone();
+            let fence = next_fence(Some(&map), term);
+            let annotations = ours.metadata.annotations.get_or_insert_default();
+            annotations.insert(FENCE.to_owned(), fence.to_string());
+            ours.metadata.managed_fields = None;
+            let params = written_by(TAKER);
+            match self.wait_with(permit, self.api.replace(&name, &params, &ours)) {
+                Ok(written) => {
+                    let version = written.metadata.resource_version;
+                    let known = Known {
+                        version,
+                        term,
+                        fence,
+                    };
+                    self.note(&name, known);
+                }
+                // The last word of whoever acted before came in between.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && reads < MAX_READS => {
+                    continue;
+                }
+                // Where there is nobody else, nothing can come in between; that it cannot be written is told later.
+                Err(error) if !permit.is_shared() => {
+                    tracing::warn!(map = name, %error, "The ConfigMap of the state cannot be written");
+                    self.note_read(&name, Some(&map), term);
+                }
+                Err(error) => return Err(error),
+            }
+            return Ok(Some(unpacked(map, age)));
+        }
+    }
+
+    /// What lies there is not known any more.
+    pub(super) fn forget(&self, part: &str) {
+        let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        all.remove(&self.full_name(part));
+    }
+
+    fn note_read(&self, name: &str, map: Option<&ConfigMap>, term: Option<u64>) {
+        let known = Known {
+            version: map.and_then(|map| map.metadata.resource_version.clone()),
+            term,
+            fence: next_fence(map, term),
+        };
+        self.note(name, known);
+    }
+
+    /// Reads a ConfigMap, with how old its state is. The client gives the object only, and this takes a header as well.
+    async fn fetch(&self, name: &str) -> kube::Result<Option<(ConfigMap, Option<Duration>)>> {
+        let request = Request::new(self.api.resource_url());
+        let request = request
+            .get(name, &GetParams::default())
+            .map_err(kube::Error::BuildRequest)?;
+        let request = request.map(kube::client::Body::from);
+        let answer = self.client.send(request).await?;
+        let code = answer.status();
+        let date = answer.headers().get(http::header::DATE);
+        let date = date.and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
+        let bytes = answer.into_body().collect_bytes().await?;
+        if code == http::StatusCode::NOT_FOUND {
             return Ok(None);
-        };
-        self.note(&name, &map.metadata);
-        let packed = map.binary_data.as_mut().and_then(|data| data.remove(KEY));
-        let Some(packed) = packed else {
-            return Err(io::Error::other(format!(
-                "the ConfigMap {name} has no {KEY}"
-            )));
-        };
-        let mut bytes = Vec::new();
-        GzDecoder::new(packed.0.as_slice())
-            .take(MAX_STATE)
-            .read_to_end(&mut bytes)?;
-        Ok(Some(bytes))
+        }
+        if !code.is_success() {
+            let status = serde_json::from_slice::<Status>(&bytes).unwrap_or_else(|_| {
+                let text: String = String::from_utf8_lossy(&bytes).chars().take(200).collect();
+                Status::failure(&text, "no answer of an API server").with_code(code.as_u16())
+            });
+            return Err(kube::Error::Api(Box::new(status)));
+        }
+        let map: ConfigMap = serde_json::from_slice(&bytes).map_err(kube::Error::SerdeError)?;
+        let now = date.and_then(|date| Timestamp::try_from(date).ok());
+        let age = now.zip(written_at(&map)).map(|(now, written)| {
+            let seconds = now.as_second().saturating_sub(written.as_second());
+            Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+        });
+        Ok(Some((map, age)))
     }
 
     /// Keeps what is stored under this name under another one as well, where nothing is yet; that name.
     ///
     /// # Errors
-    /// When the API server does not answer, or refuses it.
-    pub(super) fn keep_aside(&self, part: &str) -> io::Result<String> {
+    /// When the API server does not answer or refuses it, we may not any more, or so many are kept that nobody has
+    /// looked at.
+    pub(super) fn keep_aside(&self, part: &str, permit: &Permit) -> io::Result<String> {
         let name = self.full_name(part);
-        let aside = format!("{name}.aside");
+        let fence = self.fence(part);
         let Some(map) = self.wait(self.api.get_opt(&name))? else {
-            return Ok(aside);
+            return Err(io::Error::other(format!("the ConfigMap {name} is gone")));
         };
-        let copy = ConfigMap {
-            metadata: ObjectMeta {
-                name: Some(aside.clone()),
-                labels: map.metadata.labels,
-                ..ObjectMeta::default()
-            },
-            binary_data: map.binary_data,
-            ..ConfigMap::default()
-        };
-        match self.wait(self.api.create(&PostParams::default(), &copy)) {
-            // It was set aside before, and perhaps looked at by nobody.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(aside),
-            created => created.map(|_| aside),
+        for number in 1..=MAX_ASIDE {
+            let aside = match number {
+                1 => format!("{name}.aside"),
+                _ => format!("{name}.aside-{number}"),
+            };
+            let copy = ConfigMap {
+                metadata: ObjectMeta {
+                    name: Some(aside.clone()),
+                    labels: map.metadata.labels.clone(),
+                    annotations: Some(BTreeMap::from([(FENCE.to_owned(), fence.to_string())])),
+                    ..ObjectMeta::default()
+                },
+                data: map.data.clone(),
+                binary_data: map.binary_data.clone(),
+                ..ConfigMap::default()
+            };
+            let params = written_by(WRITER);
+            match self.wait_with(permit, self.api.create(&params, &copy)) {
+                Ok(_) => return Ok(aside),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    // The same may have been set aside by one that was killed before it wrote a state of its own.
+                    let there = self.wait(self.api.get_opt(&aside))?;
+                    if there.is_some_and(|there| {
+                        there.binary_data == map.binary_data && there.data == map.data
+                    }) {
+                        return Ok(aside);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
         }
+        Err(io::Error::other(format!(
+            "{MAX_ASIDE} others are kept already, as {name}.aside and following; look at them, and delete them"
+        )))
     }
 
-    /// Stores bytes under this name.
+    /// Stores bytes under this name. `is_own` when they are worth more than whatever another replica wrote, as counters
+    /// that each keeps by itself: then it is enough that what lies there was once read.
     ///
     /// # Errors
-    /// When they are too large, another has written there, or the API server does not answer.
-    pub(super) fn put(&self, part: &str, bytes: &[u8], fence: u64) -> io::Result<()> {
+    /// When they are too large, another has written there, what is there was not read, or the API server does not
+    /// answer.
+    pub(super) fn put(
+        &self,
+        part: &str,
+        bytes: &[u8],
+        permit: &Permit,
+        is_own: bool,
+    ) -> io::Result<()> {
         let name = self.full_name(part);
-        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
-        gzip.write_all(bytes)?;
-        let packed = gzip.finish()?;
-        if packed.len() > MAX_DATA {
-            return Err(io::Error::other(format!(
-                "the state has {} bytes, and a ConfigMap holds {MAX_DATA}; use a directory",
-                packed.len()
-            )));
-        }
-        let versions = || self.versions.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = versions().get(&name).cloned();
+        let packed = packed(bytes)?;
+        let term = permit.fence().ok_or_else(not_ours)?;
+        let known = self
+            .known(&name)
+            .filter(|known| is_own || known.term == Some(term));
+        let Known { version, fence, .. } = match known {
+            Some(known) => known,
+            None if self.wait(self.api.get_opt(&name))?.is_none() => Known {
+                version: None,
+                term: Some(term),
+                fence: term.max(1),
+            },
+            None => {
+                return Err(io::Error::other(format!(
+                    "the ConfigMap {name} was not read since this replica acts, and is not replaced"
+                )));
+            }
+        };
+        let fence = fence.max(term);
         let mut map = ConfigMap {
             metadata: ObjectMeta {
                 name: Some(name.clone()),
-                resource_version: known.clone(),
+                resource_version: version,
                 labels: Some(BTreeMap::from([(
                     "app.kubernetes.io/managed-by".into(),
-                    "leadsman".into(),
+                    WRITER.into(),
                 )])),
-                annotations: (fence > 0)
-                    .then(|| BTreeMap::from([(FENCE.to_owned(), fence.to_string())])),
+                annotations: Some(BTreeMap::from([(FENCE.to_owned(), fence.to_string())])),
                 ..ObjectMeta::default()
             },
             binary_data: Some(BTreeMap::from([(KEY.to_owned(), ByteString(packed))])),
             ..ConfigMap::default()
         };
-        let params = PostParams::default();
+        let params = written_by(WRITER);
         let write = |map: &ConfigMap| match map.metadata.resource_version {
-            Some(_) => self.wait(self.api.replace(&name, &params, map)),
-            None => self.wait(self.api.create(&params, map)),
+            Some(_) => self.wait_with(permit, self.api.replace(&name, &params, map)),
+            None => self.wait_with(permit, self.api.create(&params, map)),
         };
         let mut written = write(&map);
-        if written.is_err() && fence > 0 {
-            // The last word of whoever acted before us may have come after we read it.
+        if written.is_err() && permit.holds() {
+            // It may be there although no answer came; or somebody has edited it by hand.
             let there = self.wait(self.api.get_opt(&name))?;
-            let is_ours = there.as_ref().is_none_or(|there| fence_of(there) <= fence);
+            let is_ours = there
+                .as_ref()
+                .is_none_or(|there| is_own || fence_of(there) == fence);
             if is_ours {
                 map.metadata.resource_version =
                     there.and_then(|there| there.metadata.resource_version);
                 written = write(&map);
             }
         }
-        let written = written?;
-        self.note(&name, &written.metadata);
+        let version = written?.metadata.resource_version;
+        let term = Some(term);
+        self.note(
+            &name,
+            Known {
+                version,
+                term,
+                fence,
+            },
+        );
         Ok(())
     }
 }
+
+fn written_by(manager: &str) -> PostParams {
+    PostParams {
+        field_manager: Some(manager.to_owned()),
+        ..PostParams::default()
+    }
+}
+
+fn packed(bytes: &[u8]) -> io::Result<Vec<u8>> {
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+    gzip.write_all(bytes)?;
+    let packed = gzip.finish()?;
+    if packed.len() > MAX_DATA {
+        return Err(io::Error::other(format!(
+            "the state has {} bytes, and a ConfigMap holds {MAX_DATA}; use a directory",
+            packed.len()
+        )));
+    }
+    Ok(packed)
+}
+
+/// What cannot be unpacked is nothing, which is no state either, and is set aside like one that is damaged.
+fn unpacked(mut map: ConfigMap, age: Option<Duration>) -> Stored {
+    let packed = map.binary_data.as_mut().and_then(|data| data.remove(KEY));
+    let mut bytes = Vec::new();
+    if let Some(packed) = packed
+        && let Err(error) = GzDecoder::new(packed.0.as_slice())
+            .take(MAX_STATE)
+            .read_to_end(&mut bytes)
+    {
+        tracing::warn!(%error, "The ConfigMap of a state is no gzip");
+        bytes.clear();
+    }
+    Stored { bytes, age }
+}
+
+/// When the API server took the state that is there, by its own clock.
+fn written_at(map: &ConfigMap) -> Option<Timestamp> {
+    let entries = map.metadata.managed_fields.iter().flatten();
+    let of_state = entries.filter(|entry| {
+        let fields = entry.fields_v1.as_ref();
+        fields.is_some_and(|fields| fields.0.get("f:binaryData").is_some())
+    });
+    of_state
+        .filter_map(|entry| entry.time.as_ref().map(|time| time.0))
+        .max()
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

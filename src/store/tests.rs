@@ -6,6 +6,20 @@ fn names() -> (Namespace, ReleaseName) {
     (Namespace::new("shop"), ReleaseName::new("web.eu"))
 }
 
+impl Dated for Vec<u32> {
+    fn shift(&mut self, _: Shift) {}
+}
+
+/// A state that holds a time.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Noted(pub(super) Time);
+
+impl Dated for Noted {
+    fn shift(&mut self, by: Shift) {
+        self.0.shift(by);
+    }
+}
+
 const NOW: Time = Time::from_millis(1_700_000_000_000);
 
 fn saved(store: &Store) -> PathBuf {
@@ -109,6 +123,21 @@ fn a_recording_is_gone_on_with_where_its_last_whole_line_ended() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path()).unwrap();
     let (namespace, release) = names();
+    let head = || {
+        Line::Head(Box::new(crate::recording::Head {
+            version: crate::recording::VERSION,
+            namespace: namespace.clone(),
+            release: release.clone(),
+            revision: Revision(3),
+            serving: None,
+            began: NOW,
+            mode: crate::rollout::Mode::Enforce,
+            rule: crate::verdict::Rule::default(),
+            start: crate::verdict::Start::default(),
+            no_direct: None,
+            goes_on: None,
+        }))
+    };
     let entry = |text: &str| {
         Line::Entry(crate::rollout::Entry {
             at: NOW,
@@ -121,23 +150,56 @@ fn a_recording_is_gone_on_with_where_its_last_whole_line_ended() {
         .recorder(&namespace, &release, Revision(3), NOW)
         .unwrap();
     assert!(recorder.is_empty());
-    recorder.write(&[entry("one")]).unwrap();
+    recorder.write(&[head(), entry("one")]).unwrap();
     recorder.file.write_all(b"{\"line\":\"ent").unwrap();
     drop(recorder);
     let mut again = store
         .recorder(&namespace, &release, Revision(3), NOW)
         .unwrap();
     assert!(!again.is_empty());
-    // There is no head in this one; what matters is where it is cut.
-    assert!(again.read_back().is_err());
+    assert_eq!(again.read_back().unwrap().entries.len(), 1);
     again.write(&[entry("two")]).unwrap();
     let text = fs::read_to_string(again.path()).unwrap();
-    assert_eq!(text.lines().count(), 2);
+    assert_eq!(text.lines().count(), 3);
     assert!(
         text.lines()
             .all(|line| serde_json::from_str::<Line>(line).is_ok()),
         "{text}"
     );
+}
+
+#[test]
+fn what_nobody_could_read_without_its_head_is_not_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let (namespace, release) = names();
+    let mut recorder = store
+        .recorder(&namespace, &release, Revision(3), NOW)
+        .unwrap();
+    let evidence = Line::Evidence(Box::default());
+    let error = recorder.write(&[evidence]).unwrap_err().to_string();
+    assert!(error.contains("the beginning"), "{error}");
+    let found = recording(folder.path(), &namespace, &release, Revision(3));
+    assert_eq!(found.unwrap(), None);
+}
+
+#[test]
+fn after_a_clock_was_set_back_times_go_on_from_now() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let (namespace, release) = names();
+    let later = NOW + Duration::from_secs(2400);
+    let noted = Noted(NOW + Duration::from_secs(2390));
+    let kind = Kind::State;
+    store
+        .save(kind, &namespace, &release, &noted, later)
+        .unwrap();
+    let found = |now| store.load::<Noted>(kind, &namespace, &release, now);
+    let ten_before = Time::from_millis(NOW.millis() - 10_000);
+    assert_eq!(found(NOW), Found::State(Noted(ten_before)));
+    // Time that has passed is none of that.
+    let next_day = NOW + Duration::from_secs(24 * 3600);
+    assert_eq!(found(next_day), Found::State(noted));
 }
 
 #[test]

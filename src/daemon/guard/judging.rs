@@ -9,12 +9,11 @@ use super::turning::digest_of;
 use super::{Guard, QUIET, SOAK, view};
 use crate::daemon::runner::Heard;
 use crate::ledger::Found;
-use crate::recording::{self, End, Head, Line, Recorded};
+use crate::recording::{self, End, Head, Line, Recorded, Recording};
 use crate::release::Facts;
 use crate::release::Pod;
 use crate::rollout::{Ending, Event, Phase};
 use crate::sounding::Outcome;
-use crate::store::Recorder;
 use crate::units::{Revision, Time};
 use crate::verdict::{Inbox, Mark, PodState, Start, Verdict, Verification, Verified, Watch};
 
@@ -136,6 +135,7 @@ impl Guard {
             rule: release.guard.rule.clone(),
             start,
             no_direct,
+            goes_on: None,
         };
         self.state.drop_candidates();
         self.state.verdict = None;
@@ -165,32 +165,77 @@ impl Guard {
         self.ask_pods();
     }
 
-    /// After a restart: what was recorded after the state was last saved is made up for.
+    /// After a restart: what was recorded after the state was last saved is made up for. Where another replica watched
+    /// before, its recording is elsewhere, and ours begins here.
     pub(super) fn resume_watch(&mut self) {
         let Some((revision, began)) = self.state.recorded else {
             return;
         };
         self.open_recorder(revision, began);
-        let read_back = self.recorder.as_mut().map(Recorder::read_back);
-        let Some(watching) = &mut self.state.watching else {
-            return; // the verdict has fallen; what follows is added to the recording
+        let Some(recorder) = &mut self.recorder else {
+            return;
         };
-        match read_back {
-            Some(Ok(recorded)) => {
-                watching.pods = recorded.pods;
-                let missed = watching.watch.ticks() as usize;
-                for tick in recorded.ticks.get(missed..).unwrap_or_default() {
-                    recording::feed(&mut watching.watch, &watching.pods, tick);
-                    watching.trace();
-                }
-            }
-            Some(Err(error)) => {
+        let is_new = recorder.is_empty();
+        let read_back = (!is_new).then(|| recorder.read_back());
+        let goes_on = match (read_back, &mut self.state.watching) {
+            (Some(Ok(before)), Some(watching)) => go_on(watching, before),
+            // The verdict has fallen; what follows is added to the recording.
+            (Some(Ok(_)), None) => true,
+            (Some(Err(error)), _) => {
                 tracing::warn!(%error, "The recording of the watch cannot be gone on with");
-                self.recorder = None;
+                false
             }
-            None => {}
+            (None, _) => false,
+        };
+        if !goes_on {
+            self.record_from_here(revision, is_new);
         }
-        tracing::info!(release = %self.setup.release.name, %revision, "The watch goes on after a restart");
+        if self.state.watching.is_some() {
+            tracing::info!(release = %self.setup.release.name, %revision, "The watch goes on after a restart");
+        }
+    }
+
+    /// Begins a recording in the middle of a case.
+    fn record_from_here(&mut self, revision: Revision, is_new: bool) {
+        let now = self.now();
+        let watching = self.state.watching.as_ref();
+        // After a verdict there is the watch that convicted; without either there is nothing that could be read.
+        let convicted = self.state.convicted.as_ref();
+        let watch = watching.map(|watching| &watching.watch);
+        let watch = watch.or_else(|| convicted.filter(|watch| watch.finding().is_some()));
+        let Some(watch) = watch else {
+            self.recorder = None;
+            return;
+        };
+        let release = &self.setup.release;
+        let endpoints: Vec<Box<str>> = watch.endpoints().map(Into::into).collect();
+        let case = self.state.rollout.phase().case();
+        let began = watching.map(|watching| watching.began);
+        let head = Head {
+            version: recording::VERSION,
+            namespace: release.namespace.clone(),
+            release: release.name.clone(),
+            revision,
+            serving: case.and_then(|case| case.serving),
+            began: began.or(case.map(|case| case.seen)).unwrap_or(now),
+            mode: release.guard.mode,
+            rule: watch.rule().clone(),
+            start: Start {
+                endpoints,
+                ..Start::default()
+            },
+            no_direct: None,
+            goes_on: Some(Box::new(watch.clone())),
+        };
+        let mut lines = vec![Line::Head(Box::new(head))];
+        let pods = watching.map(|watching| watching.pods.clone());
+        lines.extend(pods.into_iter().flatten().map(Line::Pod));
+        if !is_new {
+            // There is one of ours with a hole after it: this is another file.
+            self.state.recorded = Some((revision, now));
+            self.open_recorder(revision, now);
+        }
+        self.record(&lines);
     }
 
     pub(super) fn open_recorder(&mut self, revision: Revision, began: Time) {
@@ -303,7 +348,9 @@ impl Guard {
             self.record(&[Line::End(End::of(&watching.watch))]);
             self.state.verdict = view::verdict(&watching, self.now());
             if watching.watch.finding().is_some() {
-                self.collect(watching.revision, watching.began);
+                let recorded = self.state.recorded;
+                let began = recorded.map_or(watching.began, |(_, began)| began);
+                self.collect(watching.revision, began);
             }
             self.state.convicted = watching.watch.finding().is_some().then_some(watching.watch);
         }
@@ -406,6 +453,22 @@ impl Guard {
         };
         self.happens(event).await;
     }
+}
+
+/// Makes up for what was recorded after the state was saved. `false` when the recording ends before that: another
+/// replica watched meanwhile.
+fn go_on(watching: &mut Watching, recorded: Recording) -> bool {
+    let next = watching.watch.ticks();
+    if next < recorded.first_tick() || next > recorded.next_tick() {
+        return false;
+    }
+    let missed = (next - recorded.first_tick()) as usize;
+    watching.pods = recorded.pods;
+    for tick in recorded.ticks.get(missed..).unwrap_or_default() {
+        recording::feed(&mut watching.watch, &watching.pods, tick);
+        watching.trace();
+    }
+    true
 }
 
 /// States of new pods that are not known yet.

@@ -13,7 +13,7 @@ use crate::release::Facts;
 use crate::release::Pod;
 use crate::rollout::{Entry, Phase, Rollout};
 use crate::serve::status::VerdictView;
-use crate::units::{Revision, Time};
+use crate::units::{Dated, Revision, Shift, Time};
 use crate::verdict::{Inbox, Mark, Stuck, Verification, Watch};
 
 /// Entries of the log of events that are kept.
@@ -228,6 +228,16 @@ impl State {
         Ok(self)
     }
 
+    /// When the tick that runs ends; `interval` is that of a verification.
+    pub(super) fn next_tick(&self, interval: Duration) -> Option<Time> {
+        if let Some(watching) = &self.watching {
+            let interval = Duration::from_secs_f64(watching.watch.rule().interval_s);
+            return Some(watching.began + interval * (watching.watch.ticks() + 1));
+        }
+        let verifying = self.verifying.as_ref()?;
+        Some(verifying.began + interval * (verifying.verification.ticks() + 1))
+    }
+
     /// Counts a sounding, wherever it belongs.
     pub(super) fn heard(&mut self, probe: &str, mark: Mark, now: Time) {
         let is_at_rest = self.rollout.phase().case().is_none();
@@ -271,3 +281,46 @@ impl State {
         }
     }
 }
+
+impl Dated for State {
+    fn shift(&mut self, by: Shift) {
+        // All fields are named, so that a new one that holds a time is not forgotten.
+        let Self {
+            rollout,
+            ledger,
+            probes,
+            deployed: _,
+            doubtful: _,
+            watching,
+            // It names the file of the recording, and has to go on naming it.
+            recorded: _,
+            convicted: _,
+            verifying,
+            verdict,
+            entries,
+            fence: _,
+        } = self;
+        rollout.shift(by);
+        ledger.shift(by);
+        for known in probes.values_mut() {
+            known.baseline.shift(by);
+            known.candidate.shift(by);
+        }
+        if let Some(watching) = watching {
+            watching.began.shift(by);
+            for since in watching.stuck.values_mut() {
+                since.shift(by);
+            }
+        }
+        if let Some(verifying) = verifying {
+            verifying.began.shift(by);
+        }
+        if let Some(verdict) = verdict {
+            verdict.at += by.seconds();
+        }
+        entries.make_contiguous().shift(by);
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -9,6 +9,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::value::{RawValue, to_raw_value};
 
+use super::mark;
 use crate::release::record;
 
 /// Kubernetes' limit for the data of a Secret, in bytes.
@@ -61,8 +62,9 @@ pub(super) fn payload(payload: &[u8], change: &Change) -> Result<Vec<u8>, String
     Ok(encoded)
 }
 
-/// The labels with the change; Helm's own label of the status agrees with the record.
-pub(super) fn labels(labels: &mut BTreeMap<String, String>, change: &Change) {
+/// The labels with the change and the number of who makes it; Helm's own label of the status agrees with the record.
+pub(super) fn labels(labels: &mut BTreeMap<String, String>, change: &Change, fence: u64) {
+    labels.insert(mark::FENCE.into(), fence.to_string());
     if let Some(status) = change.status {
         labels.insert("status".into(), status.into());
     }
@@ -116,7 +118,9 @@ mod tests {
             labels: vec![("leadsman.io/made", "3".into())],
             ..Change::default()
         };
-        labels(&mut found, &change);
+        found.insert("leadsman.io/fence".into(), "6".into());
+        labels(&mut found, &change, 7);
+        assert_eq!(found["leadsman.io/fence"], "7", "handed on by helm");
         assert_eq!(found["status"], "failed");
         assert_eq!(found["leadsman.io/made"], "3");
     }

@@ -10,6 +10,7 @@ use kube::{Client, Config};
 
 use crate::config::settings::Kubernetes;
 use crate::evidence::redacted_to;
+use crate::permit::Permit;
 use crate::release::helm_error::without_values;
 
 /// The longest that one request may take. A watch has its own limit.
@@ -66,6 +67,9 @@ pub(super) enum Trouble {
     /// The cluster does not have a kind.
     #[error("the cluster does not have this kind")]
     NoSuchKind,
+    /// It was not asked, or its answer not waited for: we may not change anything any more.
+    #[error("another replica acts from now on")]
+    NotOurs,
     /// The answer is none that can be read.
     #[error("the API server's answer cannot be read: {0}")]
     Unreadable(String),
@@ -84,7 +88,7 @@ impl Trouble {
                 *code == 429 || *code >= 500 || message.contains("etcdserver")
             }
             Self::Unreachable(_) => true,
-            Self::Unreadable(_) | Self::NoSuchKind => false,
+            Self::Unreadable(_) | Self::NoSuchKind | Self::NotOurs => false,
         }
     }
 }
@@ -170,5 +174,67 @@ pub(super) async fn ask<T>(request: impl Future<Output = kube::Result<T>>) -> Re
             "no answer within {} s",
             PATIENCE.as_secs()
         ))),
+    }
+}
+
+/// The same for a request that changes something: it is sent only while we may, and not waited for longer than that.
+/// What is on its way when the permit is lost arrives before anybody else can have one, or names a version that is gone.
+///
+/// # Errors
+/// As [`ask`], and [`Trouble::NotOurs`].
+pub(super) async fn change<T>(
+    permit: &Permit,
+    request: impl Future<Output = kube::Result<T>>,
+) -> Result<T, Trouble> {
+    // A request that was not looked at yet has not been sent: this is the last moment before.
+    if !permit.holds() {
+        return Err(Trouble::NotOurs);
+    }
+    tokio::select! {
+        biased;
+        () = permit.lost() => Err(Trouble::NotOurs),
+        answer = ask(request) => answer,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::clock;
+    use crate::permit::Held;
+
+    fn held(left: Duration) -> Held {
+        Held {
+            until: clock::now() + left,
+            fence: 3,
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_sent_without_the_permit_and_nothing_is_waited_for_beyond_it() {
+        let (tell, permit) = watch::channel(None);
+        let permit = Permit::of(permit);
+        let sent = AtomicBool::new(false);
+        let hangs = || async {
+            sent.store(true, Ordering::Relaxed);
+            std::future::pending::<kube::Result<()>>().await
+        };
+        assert_eq!(change(&permit, hangs()).await, Err(Trouble::NotOurs));
+        assert!(!sent.load(Ordering::Relaxed));
+        tell.send_replace(Some(held(Duration::from_secs(60))));
+        let answers = std::future::ready(Ok(5));
+        assert_eq!(change(&permit, answers).await, Ok(5));
+        let both = async {
+            while !sent.load(Ordering::Relaxed) {
+                tokio::task::yield_now().await;
+            }
+            tell.send_replace(None);
+        };
+        let (ended, ()) = tokio::join!(change(&permit, hangs()), both);
+        assert_eq!(ended, Err(Trouble::NotOurs));
     }
 }

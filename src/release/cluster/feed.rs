@@ -207,7 +207,10 @@ fn is_of_another_time(trouble: &Trouble) -> bool {
 async fn rest(pause: &mut Duration, trouble: &Trouble) {
     let asked = match trouble {
         Trouble::Answer { retry_after, .. } => Duration::from_secs(u64::from(*retry_after)),
-        Trouble::Unreachable(_) | Trouble::Unreadable(_) | Trouble::NoSuchKind => Duration::ZERO,
+        Trouble::Unreachable(_)
+        | Trouble::Unreadable(_)
+        | Trouble::NoSuchKind
+        | Trouble::NotOurs => Duration::ZERO,
     };
     // Many watches that fail together must not come back together.
     let jitter = 1.0 + fastrand::f64() / 2.0;

@@ -1,7 +1,13 @@
 //! The helm command: its version, and a rollback by it.
 //!
 //! It runs in an environment of its own, since settings and plugins of whoever started us are none of its business, and
-//! in a process group of its own, so that what it starts ends with it.
+//! in a process group of its own, so that what it starts ends with it. When nobody waits for it any more, as at a stop or
+//! when the release is guarded by other settings from now on, it is killed: whoever comes next would take its record for
+//! one that a killed helm left behind, and start a second one.
+//!
+//! Helm's own requests carry no number of whose turn it is: the API server takes them from whoever comes too late as well.
+//! What is in their place is that helm is killed in the moment in which the permit is lost, some seconds before anybody
+//! else can have one, and that the record it makes has a name that can be made only once.
 
 use std::ffi::OsStr;
 use std::io;
@@ -215,9 +221,8 @@ struct Output {
 
 async fn run(mut command: Command, limit: Duration, permit: &Permit) -> io::Result<Output> {
     let mut child = command.spawn()?;
-    let group = child
-        .id()
-        .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+    let id = child.id().and_then(|id| i32::try_from(id).ok());
+    let mut group = Group(id.and_then(Pid::from_raw));
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let work = async {
         let (stdout, stderr, status) = tokio::join!(kept(stdout), kept(stderr), child.wait());
@@ -229,8 +234,9 @@ async fn run(mut command: Command, limit: Duration, permit: &Permit) -> io::Resu
         ended = tokio::time::timeout(limit, &mut work) => ended,
         () = permit.lost() => {
             // Somebody else may act at once; there is no time for manners.
-            signal(group, Signal::KILL);
+            group.signal(Signal::KILL);
             work.await?;
+            group.has_ended();
             return Ok(Output {
                 end: End::Signal,
                 stdout: String::new(),
@@ -240,15 +246,16 @@ async fn run(mut command: Command, limit: Duration, permit: &Permit) -> io::Resu
     };
     if ended.is_err() {
         is_late = true;
-        signal(group, Signal::TERM);
+        group.signal(Signal::TERM);
         ended = tokio::time::timeout(LAST_SECONDS, &mut work).await;
     }
     let (code, stdout, stderr) = if let Ok(ended) = ended {
         ended?
     } else {
-        signal(group, Signal::KILL);
+        group.signal(Signal::KILL);
         work.await?
     };
+    group.has_ended();
     let end = match code {
         _ if is_late => End::TooLate,
         Some(code) => End::Code(code),
@@ -261,10 +268,27 @@ async fn run(mut command: Command, limit: Duration, permit: &Permit) -> io::Resu
     })
 }
 
-fn signal(group: Option<Pid>, signal: Signal) {
-    if let Some(group) = group {
-        // It may have ended by itself in this moment.
-        let _ = kill_process_group(group, signal);
+/// The processes of one helm. Dropped before it has ended, it kills them: its future was dropped, so nobody would ever.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn signal(&self, signal: Signal) {
+        if let Some(group) = self.0 {
+            // It may have ended by itself in this moment.
+            let _ = kill_process_group(group, signal);
+        }
+    }
+
+    /// Its number may belong to others from now on.
+    const fn has_ended(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // It cannot be waited for here, so there is no time for manners either.
+        self.signal(Signal::KILL);
     }
 }
 

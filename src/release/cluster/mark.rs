@@ -9,7 +9,8 @@ pub(super) const TURNED_BACK: &str = "leadsman.io/turned-back";
 /// Label: the first characters of the digest of the contents that were gone back to.
 pub(super) const DIGEST: &str = "leadsman.io/digest";
 
-/// Label: whose turn it was to act. Whoever comes later has a higher number.
+/// Label: whose turn it was when this was last written by us. Whoever comes later has a higher number; see
+/// [`super::Engine::acts_as`].
 pub(super) const FENCE: &str = "leadsman.io/fence";
 
 /// Annotation of a chart that wants no rollback: `deny`.

@@ -11,8 +11,9 @@ use tokio::sync::Semaphore;
 
 use super::Driver;
 use super::amend::{self, Change};
-use super::api::{Trouble, ask};
+use super::api::{self, Trouble, ask};
 use super::tables::StoredRow;
+use crate::permit::Permit;
 use crate::release::record::{self, Record};
 use crate::units::{Namespace, ReleaseName};
 
@@ -146,51 +147,78 @@ impl Records {
         Ok(rows)
     }
 
-    /// Changes a record, if it is still the version that was read. Everything else in it stays as it is.
+    /// Changes a record, if it is still the version that was read. Everything else in it stays as it is, but for the
+    /// number of whoever changes it.
     ///
     /// # Errors
-    /// Also when another has changed it in between (409).
-    pub(super) async fn amend(&self, row: &StoredRow, change: &Change) -> Result<(), Trouble> {
+    /// Also when another has changed it in between (409), or when we may not any more.
+    pub(super) async fn amend(
+        &self,
+        row: &StoredRow,
+        change: &Change,
+        turn: &Turn<'_>,
+    ) -> Result<(), Trouble> {
         let unreadable = |why: String| Trouble::Unreadable(format!("{}: {why}", row.object));
-        let Some((version, payload)) = self.payload(&row.object).await? else {
-            return Err(unreadable("it is gone".into()));
-        };
-        if version != row.version {
-            return Err(Trouble::Answer {
-                code: 409,
-                reason: "Conflict".into(),
-                message: format!("{} has changed since it was read", row.object),
-                retry_after: 0,
-            });
-        }
-        let payload = amend::payload(&payload, change).map_err(unreadable)?;
+        let gone = || unreadable("it is gone".into());
+        let params = PostParams::default();
         match self.driver {
             Driver::Secret => {
-                let mut secret = ask(self.secrets().get(&row.object)).await?;
-                secret.metadata.resource_version = Some(row.version.to_string());
-                amend::labels(secret.metadata.labels.get_or_insert_default(), change);
+                let secrets = self.secrets();
+                let secret = ask(secrets.get_opt(&row.object)).await?;
+                let mut secret = secret.ok_or_else(gone)?;
+                is_as_read(&secret.metadata, row)?;
                 let data = secret.data.get_or_insert_default();
+                let payload = data.get("release").map_or(&[][..], |bytes| &bytes.0);
+                let payload = amend::payload(payload, change).map_err(unreadable)?;
                 data.insert("release".into(), k8s_openapi::ByteString(payload));
-                ask(self
-                    .secrets()
-                    .replace(&row.object, &PostParams::default(), &secret))
-                .await?;
+                amend::labels(
+                    secret.metadata.labels.get_or_insert_default(),
+                    change,
+                    turn.fence,
+                );
+                let replaced = secrets.replace(&row.object, &params, &secret);
+                api::change(turn.permit, replaced).await?;
             }
             Driver::ConfigMap => {
-                let mut map = ask(self.config_maps().get(&row.object)).await?;
-                map.metadata.resource_version = Some(row.version.to_string());
-                amend::labels(map.metadata.labels.get_or_insert_default(), change);
+                let maps = self.config_maps();
+                let map = ask(maps.get_opt(&row.object)).await?;
+                let mut map = map.ok_or_else(gone)?;
+                is_as_read(&map.metadata, row)?;
+                let data = map.data.get_or_insert_default();
+                let payload = data.get("release").map_or("", String::as_str);
+                let payload = amend::payload(payload.as_bytes(), change).map_err(unreadable)?;
                 let text =
                     String::from_utf8(payload).map_err(|error| unreadable(error.to_string()))?;
-                map.data
-                    .get_or_insert_default()
-                    .insert("release".into(), text);
-                ask(self
-                    .config_maps()
-                    .replace(&row.object, &PostParams::default(), &map))
-                .await?;
+                data.insert("release".into(), text);
+                amend::labels(
+                    map.metadata.labels.get_or_insert_default(),
+                    change,
+                    turn.fence,
+                );
+                let replaced = maps.replace(&row.object, &params, &map);
+                api::change(turn.permit, replaced).await?;
             }
         }
         Ok(())
     }
+}
+
+/// Whose turn it is to change records.
+pub(super) struct Turn<'a> {
+    pub(super) permit: &'a Permit,
+    /// Is written to what is changed.
+    pub(super) fence: u64,
+}
+
+/// The write that follows names this version, so one that comes in between is seen by the API server.
+fn is_as_read(meta: &ObjectMeta, row: &StoredRow) -> Result<(), Trouble> {
+    if meta.resource_version.as_deref() == Some(&*row.version) {
+        return Ok(());
+    }
+    Err(Trouble::Answer {
+        code: 409,
+        reason: "Conflict".into(),
+        message: format!("{} has changed since it was read", row.object),
+        retry_after: 0,
+    })
 }

@@ -13,7 +13,8 @@ const MAX_NOTE: usize = 1024;
 
 impl Cluster {
     pub(super) async fn publish(&self, notice: Notice) {
-        if !self.policy.permit.holds() {
+        let permit = &self.policy.permit;
+        if !permit.holds() {
             return;
         }
         let event = Event {
@@ -23,15 +24,22 @@ impl Cluster {
                 EventType::Normal
             },
             reason: notice.reason.to_owned(),
-            note: Some(bounded(&notice.text)),
+            // An Event made like this has no labels, so whose turn it was is told where there may be others.
+            note: Some(if permit.is_shared() {
+                let by = format!(" (fence {})", self.fence());
+                bounded(&notice.text, MAX_NOTE - by.len()) + &by
+            } else {
+                bounded(&notice.text, MAX_NOTE)
+            }),
             action: notice.action.to_owned(),
             secondary: Some(self.record_reference(&notice)),
         };
-        let published = tokio::time::timeout(
-            PATIENCE,
-            self.recorder.publish(&event, &self.regarding(&notice)),
-        )
-        .await;
+        let regarding = self.regarding(&notice);
+        let request = self.recorder.publish(&event, &regarding);
+        let published = tokio::select! {
+            published = tokio::time::timeout(PATIENCE, request) => published,
+            () = permit.lost() => return,
+        };
         let why = match published {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),
@@ -91,11 +99,11 @@ pub(super) fn recorder(client: kube::Client) -> Recorder {
     Recorder::new(client, reporter)
 }
 
-fn bounded(text: &str) -> String {
-    if text.len() <= MAX_NOTE {
+fn bounded(text: &str, most: usize) -> String {
+    if text.len() <= most {
         return text.to_owned();
     }
-    let mut end = MAX_NOTE - '…'.len_utf8();
+    let mut end = most - '…'.len_utf8();
     while !text.is_char_boundary(end) {
         end -= 1;
     }

@@ -14,10 +14,11 @@ use kube::api::{DeleteParams, Preconditions};
 use tokio::time::Instant;
 
 use super::amend::Change;
-use super::api::{Trouble, ask};
+use super::api::{self, Trouble};
 use super::facts::status_of;
 use super::helm::{self, Order, Ran};
 use super::mark;
+use super::records::Turn;
 use super::tables::{Kind, StoredRow};
 use super::{Cluster, Known};
 use crate::ledger::Status;
@@ -161,7 +162,8 @@ impl Cluster {
                         said.as_str()
                     };
                     match self.repair(&row, why).await {
-                        Ok(()) => {}
+                        // Whoever may not any more is told so above.
+                        Ok(()) | Err(Trouble::NotOurs) => {}
                         Err(trouble)
                             if !left.is_zero() && (self.may_pass(&trouble) || trouble.is(409)) =>
                         {
@@ -354,15 +356,12 @@ impl Cluster {
 
     /// A record of a rollback that nobody carries on with must not block upgrades for ever.
     async fn repair(&self, row: &StoredRow, why: &str) -> Result<(), Trouble> {
-        if !self.policy.permit.holds() {
-            return Err(Trouble::Unreachable("another replica acts".into()));
-        }
         let change = Change {
             status: Some("failed"),
             description: Some(format!("Rollback \"{}\" failed: {why}", self.release)),
             labels: vec![(mark::MADE, row.revision.to_string())],
         };
-        self.records.amend(row, &change).await?;
+        self.records.amend(row, &change, &self.turn()).await?;
         tracing::warn!(release = %self.release, revision = row.revision.0, why,
             "A record that was left pending-rollback is marked as failed");
         Ok(())
@@ -378,7 +377,7 @@ impl Cluster {
             labels: vec![(mark::MADE, row.revision.to_string())],
             ..Change::default()
         };
-        if let Err(trouble) = self.records.amend(row, &change).await {
+        if let Err(trouble) = self.records.amend(row, &change, &self.turn()).await {
             tracing::warn!(release = %self.release, revision = row.revision.0, %trouble,
                 "The record of a rollback that failed cannot be marked as ours");
         }
@@ -430,15 +429,15 @@ impl Cluster {
                 (mark::MADE, row.revision.to_string()),
                 (mark::TURNED_BACK, plan.bad.to_string()),
                 (mark::DIGEST, digest),
-                (mark::FENCE, plan.fence.to_string()),
             ],
         };
+        let turn = Turn {
+            fence: plan.fence,
+            ..self.turn()
+        };
         for _ in 0..3 {
-            if !self.policy.permit.holds() {
-                return;
-            }
-            match self.records.amend(row, &change).await {
-                Ok(()) => return,
+            match self.records.amend(row, &change, &turn).await {
+                Ok(()) | Err(Trouble::NotOurs) => return,
                 Err(trouble) if self.may_pass(&trouble) => tokio::time::sleep(PAUSE).await,
                 Err(trouble) => {
                     tracing::warn!(release = %self.release, revision = row.revision.0, %trouble,
@@ -515,9 +514,10 @@ impl Cluster {
                 )),
                 labels: Vec::new(),
             };
-            match self.records.amend(row, &change).await {
+            match self.records.amend(row, &change, &self.turn()).await {
                 Ok(()) => tracing::info!(release = %self.release, revision = row.revision.0,
                     "The record of an upgrade that was turned back while it waited is marked as superseded"),
+                Err(Trouble::NotOurs) => return,
                 Err(trouble) => {
                     tracing::debug!(release = %self.release, %trouble, "A record is put right later");
                 }
@@ -573,7 +573,8 @@ impl Cluster {
                 }),
                 ..DeleteParams::default()
             };
-            match ask(pods.delete(&name, &params)).await {
+            match api::change(&self.policy.permit, pods.delete(&name, &params)).await {
+                Err(Trouble::NotOurs) => return,
                 Ok(_) => tracing::info!(release = %self.release, pod = %name,
                     "A pod of the revision that was turned back blocked its StatefulSet and is deleted"),
                 Err(trouble) => tracing::warn!(release = %self.release, pod = %name, %trouble,

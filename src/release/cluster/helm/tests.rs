@@ -167,12 +167,19 @@ async fn a_helm_that_hangs_is_ended_with_all_that_it_started() {
     .unwrap();
     assert_eq!(output.end, End::TooLate);
     assert!(begun.elapsed() < Duration::from_secs(30));
-    let child = std::fs::read_to_string(played.folder.path().join("child")).unwrap();
-    let stat = format!("/proc/{}/stat", child.trim());
-    // Gone, or dead and not yet collected.
+    ends(&played, "child").await;
+}
+
+/// Waits until a process is gone, or dead and not yet collected.
+async fn ends(played: &Played, file: &str) {
+    let id = std::fs::read_to_string(played.folder.path().join(file)).unwrap();
+    let stat = format!("/proc/{}/stat", id.trim());
     let until = std::time::Instant::now() + Duration::from_secs(10);
     while std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {
-        assert!(std::time::Instant::now() < until, "the child goes on");
+        assert!(
+            std::time::Instant::now() < until,
+            "the {file} process goes on"
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -196,4 +203,24 @@ async fn helm_for_a_person_has_that_persons_environment() {
     }
     // A run that is begun late has less time.
     assert!(read("arguments").contains("--timeout 40s"));
+}
+
+#[tokio::test]
+async fn a_helm_that_nobody_waits_for_any_more_is_killed_with_all_that_it_started() {
+    let played =
+        played("echo $$ > helm.id; sleep 1000 & echo $! > child.new; mv child.new child; wait");
+    let policy = played.policy.clone();
+    let waits = tokio::spawn(async move {
+        let (namespace, release) = (Namespace::new("shop"), ReleaseName::new("web"));
+        rollback(&policy, &order(&namespace, &release, 4)).await
+    });
+    let until = std::time::Instant::now() + Duration::from_secs(30);
+    while !played.folder.path().join("child").exists() {
+        assert!(std::time::Instant::now() < until, "helm does not start");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    waits.abort();
+    assert!(waits.await.unwrap_err().is_cancelled());
+    ends(&played, "helm.id").await;
+    ends(&played, "child").await;
 }

@@ -1,0 +1,162 @@
+//! A guard begins with what is stored, or not at all.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test may end where it stands"
+)]
+
+use std::sync::Arc;
+
+use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinHandle;
+
+use super::super::saved::tests::{names, state};
+use super::*;
+use crate::clock::{self, Timeline};
+use crate::config::{self, Sources};
+use crate::daemon::pace::Pace;
+use crate::daemon::runner::Crew;
+use crate::metrics::Metrics;
+use crate::permit::Permit;
+use crate::probe;
+use crate::probe::schedule::Schedule;
+use crate::release::embedded::Embedded;
+use crate::store::Store;
+use crate::store::played::{Cluster, Replica};
+
+/// A guard at its post, and what is to be seen of it.
+struct Guarding {
+    task: JoinHandle<Option<State>>,
+    stop: CancellationToken,
+    view: watch::Receiver<Arc<GuardView>>,
+    orders: mpsc::Sender<Order>,
+    /// The facts never come; a guard whose senders are gone would end.
+    _facts: watch::Sender<Observed>,
+    _folder: tempfile::TempDir,
+}
+
+fn guard(store: Store, permit: Permit) -> Guarding {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("probes.toml");
+    let text = format!(
+        "[[release]]\nname = \"web\"\nnamespace = \"shop\"\nbase_url = \"http://127.0.0.1:9\"\nembedded = {:?}\nmode = \"enforce\"\n[[release.probe]]\nname = \"api\"\npath = \"/\"\n",
+        folder.path()
+    );
+    std::fs::write(&file, text).unwrap();
+    let sources = Sources {
+        files: vec![file],
+        environment: Vec::new(),
+        flags: Vec::new(),
+        discovered: Vec::new(),
+    };
+    let Ok(loaded) = config::load(&sources) else {
+        panic!("the configuration is wrong");
+    };
+    let settings = loaded.settings;
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let outfit = probe::Shared::new(clock::now);
+    let (facts, observed) = watch::channel(Observed::default());
+    let (_, heard) = mpsc::channel(1);
+    let (orders, ordered) = mpsc::channel(1);
+    let (_, alerts) = mpsc::channel(1);
+    let (view, shown) = watch::channel(Arc::new(GuardView::default()));
+    let setup = Setup {
+        engine: Embedded::new(folder.path()),
+        release: settings.releases[0].clone(),
+        store: Some(Arc::new(store)),
+        crew: Arc::new(Crew::new(&settings, metrics, outfit)),
+        pace: Arc::new(Pace::new(Schedule::start(clock::now, |_| {}).unwrap())),
+        timeline: Timeline::start(),
+        changed: Arc::new(Notify::new()),
+        waits: watch::channel(false).1,
+        permit,
+    };
+    let stop = CancellationToken::new();
+    let posted = Posted::new(setup, None, observed, heard, view, ordered, alerts);
+    let stopped = stop.clone();
+    Guarding {
+        task: tokio::spawn(async move { Box::pin(posted.run(stopped)).await }),
+        stop,
+        view: shown,
+        orders,
+        _facts: facts,
+        _folder: folder,
+    }
+}
+
+/// What the last replica stored, which is everything; then one that takes over.
+async fn taken_over() -> (Cluster, Replica) {
+    let cluster = Cluster::new().await;
+    let first = cluster.replica(Some(1));
+    let (namespace, release) = names();
+    let (state, saved) = state();
+    let nothing = first
+        .store
+        .load::<State>(Kind::State, &namespace, &release, saved);
+    assert_eq!(nothing, Found::Nothing);
+    let kind = Kind::State;
+    first
+        .store
+        .save(kind, &namespace, &release, &state, saved)
+        .unwrap();
+    let second = cluster.replica(Some(2));
+    (cluster, second)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_whose_state_cannot_be_read_is_not_guarded_until_it_can_be() {
+    let (cluster, replica) = taken_over().await;
+    cluster.world().refuses = Some(429);
+    let permit = Permit::of(replica.lease.subscribe());
+    let mut guarding = guard(replica.store, permit);
+    let shown = guarding.view.wait_for(|view| view.blind.is_some()).await;
+    let shown = Arc::clone(&shown.unwrap());
+    assert!(shown.says.contains("not guarded yet"), "{}", shown.says);
+    assert!(shown.phase.is_empty());
+    let (answer, answered) = oneshot::channel();
+    let order = Order {
+        target: None,
+        reason: "because".into(),
+        answer,
+    };
+    assert!(guarding.orders.send(order).await.is_ok());
+    let refused = answered.await.unwrap().unwrap_err();
+    assert!(refused.contains("cannot be read yet"), "{refused}");
+    cluster.world().refuses = None;
+    let begun = guarding.view.wait_for(|view| !view.phase.is_empty()).await;
+    assert_eq!(begun.unwrap().rollouts.len(), 1, "what was stored is known");
+    guarding.stop.cancel();
+    let ended = guarding.task.await.unwrap().unwrap();
+    assert_eq!(ended.ledger.entries().len(), 1);
+    assert_eq!(ended.fence, 8);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_loses_the_permit_before_the_state_is_read_leaves_nothing() {
+    let (cluster, replica) = taken_over().await;
+    cluster.world().refuses = Some(429);
+    let permit = Permit::of(replica.lease.subscribe());
+    let mut guarding = guard(replica.store, permit);
+    let waits = guarding.view.wait_for(|view| view.blind.is_some()).await;
+    drop(waits);
+    replica.lease.send_replace(None);
+    assert_eq!(guarding.task.await.unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_that_another_replica_began_is_recorded_from_there_on() {
+    let (_cluster, replica) = taken_over().await;
+    let folder = replica.folder.path().to_owned();
+    let permit = Permit::of(replica.lease.subscribe());
+    let mut guarding = guard(replica.store, permit);
+    let begun = guarding.view.wait_for(|view| !view.phase.is_empty()).await;
+    drop(begun);
+    guarding.stop.cancel();
+    guarding.task.await.unwrap();
+    let files = crate::store::recordings(&folder, None);
+    let recording = crate::store::read_recording(&files[0]).unwrap();
+    assert_eq!(recording.first_tick(), 10);
+    assert!(recording.cut.is_some());
+    assert_eq!(recording.pods.len(), 1);
+}

@@ -1,0 +1,235 @@
+//! What an older version wrote is read, and comes back as it was.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::float_cmp,
+    reason = "a test may end where it stands, and whole milliseconds are exact"
+)]
+
+use super::*;
+use crate::ledger;
+use crate::rollout::{Event, Limits, Mode, Origin};
+use crate::store::{Found, Kind, Store};
+use crate::units::{Namespace, ReleaseName};
+use crate::verdict::{Rule, Start, Tick};
+
+/// When everything in the state below began.
+pub(in crate::daemon::guard) const START: Time = Time::from_millis(1_700_000_000_000);
+
+/// The state as the first version wrote it: see [`state`]. It is never written anew; a later format gets its own.
+const V1: &str = include_str!("v1.json");
+
+pub(in crate::daemon::guard) fn names() -> (Namespace, ReleaseName) {
+    (Namespace::new("shop"), ReleaseName::new("web"))
+}
+
+fn seen(revision: u32, origin: Origin, serving: Option<u32>) -> Event {
+    Event::Seen {
+        revision: Revision(revision),
+        origin,
+        serving: serving.map(Revision),
+    }
+}
+
+/// A state in which nothing is missing: a revision was turned back, and the next but one is watched.
+pub(in crate::daemon::guard) fn state() -> (State, Time) {
+    let limits = Limits {
+        mode: Mode::Enforce,
+        max_per_day: 2,
+        watch: Duration::from_secs(300),
+        settle_cap: Duration::from_secs(90),
+    };
+    let mut now = START;
+    let mut state = State::new(Rollout::new(limits, now));
+    let regressed = Event::Regressed {
+        revision: Revision(2),
+        reason: "hard_down:api".into(),
+        text: "api failed 15 times in a row".into(),
+    };
+    let story = [
+        seen(1, Origin::First, None),
+        seen(2, Origin::Upgrade, Some(1)),
+        Event::Settled,
+        Event::FirstBad,
+        regressed,
+        Event::Ready {
+            target: Revision(1),
+        },
+        Event::Executed(Revision(3)),
+        Event::Settled,
+        Event::Recovered,
+        seen(4, Origin::Upgrade, Some(3)),
+        Event::Settled,
+        Event::FirstBad,
+    ];
+    for event in story {
+        now = now + Duration::from_secs(10);
+        state.rollout.step(event, now);
+        state.entries.extend(state.rollout.take_entries());
+    }
+    for mark in [Mark::Good, Mark::Bad, Mark::Good] {
+        let known = state.probes.entry("api".into()).or_default();
+        known.baseline.record(mark, START);
+        known.candidate.record(mark, now);
+        known.looked(true);
+        known.well = true;
+    }
+    state.ledger.write(ledger::Entry {
+        digest: ledger::Digest("0123456789abcdef".into()),
+        revision: Revision(1),
+        found: ledger::Found::Good,
+        at: START,
+        evidence: "served well".into(),
+    });
+    let start = Start {
+        endpoints: vec!["api".into()],
+        baseline: vec![(0, 3600)],
+        failing_at_start: vec![false],
+        ..Start::default()
+    };
+    let mut watch = Watch::new(Rule::default(), &start).unwrap();
+    for _ in 0..10 {
+        watch.tick(&Tick {
+            marks: &[Mark::Good],
+            ..Tick::default()
+        });
+    }
+    watch.settled(4.0);
+    let began = START + Duration::from_secs(100);
+    state.deployed = Some(Revision(3));
+    state.recorded = Some((Revision(4), began));
+    state.convicted = Some(watch.clone());
+    state.verdict = Some(VerdictView {
+        revision: 2,
+        verdict: "rollback".into(),
+        reason: "hard_down:api".into(),
+        text: "api failed 15 times in a row".into(),
+        failing: vec!["api: connect 15 times".into()],
+        otherwise: "it would have had to answer once".into(),
+        at: (START + Duration::from_secs(50)).unix_seconds(),
+    });
+    state.fence = 7;
+    let mut watching = Watching {
+        revision: Revision(4),
+        began,
+        watch,
+        pods: vec![recording::Pod {
+            pod: 0,
+            name: "web-1".into(),
+            side: crate::verdict::Side::New,
+            node: 0,
+            ready_tick: 1,
+        }],
+        nodes: vec!["node-1".into()],
+        direct: vec![true],
+        failing: vec![BTreeMap::from([("connect".into(), 1)])],
+        last_bad: Some(3),
+        crashes: BTreeMap::from([("web-1".into(), (1, false))]),
+        stuck: BTreeMap::from([("web-2".into(), now)]),
+        alerts: Vec::new(),
+        trace: Vec::new(),
+        inbox: Inbox::new(1),
+        tick: recording::Recorded::default(),
+    };
+    watching.trace();
+    state.watching = Some(watching);
+    (state, now)
+}
+
+fn stored(text: &str, now: Time) -> Found<State> {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    std::fs::write(folder.path().join("shop.web.json"), text).unwrap();
+    let (namespace, release) = names();
+    store.load(Kind::State, &namespace, &release, now)
+}
+
+/// All numbers in a text of JSON that can only be points in time, as milliseconds: these are written in milliseconds,
+/// in seconds, and in minutes.
+fn times(value: &serde_json::Value, path: &str, found: &mut BTreeMap<String, f64>) {
+    match value {
+        serde_json::Value::Number(number) => {
+            let number = number.as_f64().unwrap_or_default();
+            let unit = [1.0, 1e3, 6e4];
+            let unit = unit.into_iter().find(|unit| {
+                let millis = number * unit;
+                (1.6e12..1.8e12).contains(&millis)
+            });
+            if let Some(unit) = unit {
+                found.insert(path.to_owned(), number * unit);
+            }
+        }
+        serde_json::Value::Array(values) => {
+            for (at, value) in values.iter().enumerate() {
+                times(value, &format!("{path}/{at}"), found);
+            }
+        }
+        serde_json::Value::Object(values) => {
+            for (name, value) in values {
+                times(value, &format!("{path}/{name}"), found);
+            }
+        }
+        serde_json::Value::Null | serde_json::Value::Bool(_) | serde_json::Value::String(_) => {}
+    }
+}
+
+#[test]
+fn every_time_of_a_state_is_moved_to_our_clock() {
+    let (mut state, _) = state();
+    let of = |state: &State| {
+        let mut found = BTreeMap::new();
+        times(&serde_json::to_value(state).unwrap(), "", &mut found);
+        // It is a name.
+        found.remove("/recorded/1");
+        found
+    };
+    let before = of(&state);
+    assert!(before.len() >= 20, "{before:#?}");
+    let by = Duration::from_secs(40 * 60);
+    state.shift(Shift::between(START, START + by));
+    let after = of(&state);
+    assert_eq!(before.len(), after.len());
+    for (path, was) in before {
+        assert_eq!(after[&path] - was, by.as_secs_f64() * 1e3, "{path}");
+    }
+}
+
+#[test]
+fn a_watch_begun_by_another_clock_goes_on_at_the_right_tick() {
+    let minutes = Duration::from_secs(40 * 60);
+    for writer_is_ahead in [true, false] {
+        let (state, saved) = state();
+        let next = state.next_tick(Duration::from_secs(1)).unwrap();
+        let waits = Shift::between(saved, next);
+        // The present of whoever wrote it is forty minutes away by our clock.
+        let ours = if writer_is_ahead {
+            Time::from_millis(saved.millis() - 2_400_000)
+        } else {
+            saved + minutes
+        };
+        let mut moved = state.clone();
+        moved.shift(Shift::between(saved, ours));
+        let next = moved.next_tick(Duration::from_secs(1)).unwrap();
+        assert_eq!(Shift::between(ours, next), waits);
+        let deadlines = (state.rollout.deadline(), moved.rollout.deadline());
+        let (Some(was), Some(is)) = deadlines else {
+            panic!("{deadlines:?}");
+        };
+        assert_eq!(Shift::between(ours, is), Shift::between(saved, was));
+        assert_eq!(
+            moved.rollout.rollbacks_today(ours),
+            state.rollout.rollbacks_today(saved)
+        );
+    }
+}
+
+#[test]
+fn the_state_of_an_older_version_is_read() {
+    let (state, now) = state();
+    let Found::State(read) = stored(V1, now) else {
+        panic!("{V1}");
+    };
+    assert_eq!(read.clone().bounded().unwrap(), state);
+    assert!(read.rollout.phase().case().is_some() && read.rollout.past().len() == 1);
+}

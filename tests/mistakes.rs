@@ -544,6 +544,10 @@ fn what_is_wrong_about_telling_people_says_what_to_write_instead() {
             "matches nothing",
         ),
         (
+            of_release("alert = [{ match = { alertname = 'a' } }]"),
+            "would never hear of an alert",
+        ),
+        (
             of_release("alert = [{ match = {} }]"),
             "matches every alert",
         ),

@@ -15,6 +15,8 @@ mod alertmanager;
 mod program;
 #[path = "notify/receivers.rs"]
 mod receivers;
+#[path = "notify/restart.rs"]
+mod restart;
 #[path = "notify/slack.rs"]
 mod slack;
 mod support;

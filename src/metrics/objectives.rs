@@ -1,6 +1,6 @@
 //! The series of objectives.
 
-use prometheus::{GaugeVec, Opts, Registry, Result};
+use prometheus::{GaugeVec, IntCounterVec, Opts, Registry, Result};
 
 use super::own::add;
 
@@ -14,6 +14,8 @@ pub struct Objectives {
     remaining: GaugeVec,
     ratio: GaugeVec,
     burn: GaugeVec,
+    soundings: IntCounterVec,
+    failures: IntCounterVec,
 }
 
 impl Objectives {
@@ -22,7 +24,19 @@ impl Objectives {
             GaugeVec::new(Opts::new(name, help), labels)
                 .and_then(|metric| add(registry, Ok(metric)))
         };
+        let counter = |name: &str, help: &str| {
+            IntCounterVec::new(Opts::new(name, help), &LABELS)
+                .and_then(|metric| add(registry, Ok(metric)))
+        };
         Ok(Self {
+            soundings: counter(
+                "leadsman_slo_soundings_total",
+                "Soundings as budgets count them: each for as much of its probe's own interval as lay before it.",
+            )?,
+            failures: counter(
+                "leadsman_slo_failures_total",
+                "Those of them that broke the promise.",
+            )?,
             target: gauge(
                 "leadsman_slo_objective_ratio",
                 "The share of soundings that is promised to be good, or within the promised latency.",
@@ -51,6 +65,23 @@ impl Objectives {
         for gauge in [&self.target, &self.remaining, &self.ratio, &self.burn] {
             gauge.reset();
         }
+        for counter in [&self.soundings, &self.failures] {
+            counter.reset();
+        }
+    }
+
+    /// Soundings, and those among them that broke the promise, came since this was last called.
+    pub fn counted(
+        &self,
+        namespace: &str,
+        release: &str,
+        probe: &str,
+        objective: &str,
+        (soundings, failures): (u64, u64),
+    ) {
+        let labels = [namespace, release, probe, objective];
+        self.soundings.with_label_values(&labels).inc_by(soundings);
+        self.failures.with_label_values(&labels).inc_by(failures);
     }
 
     /// What is promised and what is left of its budget.

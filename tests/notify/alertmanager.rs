@@ -242,7 +242,6 @@ fn two_that_gossip_hear_of_the_beginning_and_of_the_end_across_a_restart() {
     assert_eq!(told(&hears, name, "resolved"), 1);
 }
 
-/// The example of routes is one that Alertmanager takes, and it sends each alert where its priority says.
 /// One that wants to see a certificate, under a path and with a name that is not its address.
 #[test]
 fn one_behind_tls_and_a_prefix_knows_us_by_our_certificate() {
@@ -298,6 +297,7 @@ fn one_behind_tls_and_a_prefix_knows_us_by_our_certificate() {
     });
 }
 
+/// The example of routes is one that Alertmanager takes, and it sends each alert where its priority says.
 #[test]
 fn the_example_routes_by_priority() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("helm/alertmanager.example.yml");

@@ -11,6 +11,7 @@ const WINDOWED: [&str; 5] = ["namespace", "release", "probe", "objective", "wind
 #[derive(Debug)]
 pub struct Objectives {
     target: GaugeVec,
+    period: GaugeVec,
     remaining: GaugeVec,
     ratio: GaugeVec,
     burn: GaugeVec,
@@ -42,6 +43,11 @@ impl Objectives {
                 "The share of soundings that is promised to be good, or within the promised latency.",
                 &LABELS,
             )?,
+            period: gauge(
+                "leadsman_slo_period_seconds",
+                "Over how long it is promised.",
+                &LABELS,
+            )?,
             remaining: gauge(
                 "leadsman_slo_error_budget_remaining_ratio",
                 "The share of the error budget of the whole period that is left; negative when it is overspent.",
@@ -62,7 +68,13 @@ impl Objectives {
 
     /// Forgets all series, before those of another configuration.
     pub fn clear(&self) {
-        for gauge in [&self.target, &self.remaining, &self.ratio, &self.burn] {
+        for gauge in [
+            &self.target,
+            &self.period,
+            &self.remaining,
+            &self.ratio,
+            &self.burn,
+        ] {
             gauge.reset();
         }
         for counter in [&self.soundings, &self.failures] {
@@ -85,6 +97,7 @@ impl Objectives {
     }
 
     /// What is promised and what is left of its budget.
+    #[expect(clippy::too_many_arguments, reason = "four of them are labels")]
     pub fn stands(
         &self,
         namespace: &str,
@@ -93,9 +106,13 @@ impl Objectives {
         objective: &str,
         target: f64,
         remaining: f64,
+        days: u32,
     ) {
         let labels = [namespace, release, probe, objective];
         self.target.with_label_values(&labels).set(target);
+        self.period
+            .with_label_values(&labels)
+            .set(f64::from(days) * 86_400.0);
         self.remaining.with_label_values(&labels).set(remaining);
     }
 

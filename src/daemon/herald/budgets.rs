@@ -20,8 +20,8 @@ use crate::window::{Span, Spans, Tally};
 /// Revisions whose share of a budget is kept, for each release.
 const MAX_REVISIONS: usize = 20;
 
-/// Windows that are shown, the shortest first: all that a tier looks at.
-const WINDOWS: [Span; 7] = [
+/// Windows that are shown, the shortest first: all that a tier looks at, and the longest period.
+const WINDOWS: [Span; 8] = [
     Span::Minutes5,
     Span::Minutes30,
     Span::Hour,
@@ -29,6 +29,7 @@ const WINDOWS: [Span; 7] = [
     Span::Hours6,
     Span::Day,
     Span::Days3,
+    Span::Days30,
 ];
 
 /// Something promised.
@@ -366,6 +367,7 @@ fn one(
         view.objective,
         view.target,
         remaining,
+        promise.objective.days,
     );
     for burn in &view.burns {
         metrics.objectives.burns(

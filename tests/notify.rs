@@ -12,6 +12,8 @@
 
 #[path = "notify/alertmanager.rs"]
 mod alertmanager;
+#[path = "notify/commands.rs"]
+mod commands;
 mod program;
 #[path = "notify/receivers.rs"]
 mod receivers;

@@ -128,7 +128,7 @@ pub struct Book {
     /// Counts changes of anything that is shown.
     #[serde(skip)]
     version: u64,
-    /// Conditions that found no room since the start.
+    /// Conditions that found no room at the last look.
     #[serde(skip)]
     pub left_out: u64,
 }
@@ -166,6 +166,7 @@ impl Book {
         Look {
             hold: vec![false; self.alerts.len()],
             changed: false,
+            left_out: 0,
             now,
             book: self,
         }
@@ -178,15 +179,17 @@ impl Book {
             .collect();
     }
 
-    /// What was read from a store, if it keeps the bounds.
+    /// What was read from a store, if it keeps the bounds. Nobody looked while it lay there, so that an alert has not been
+    /// over for any part of that time.
     ///
     /// # Errors
     /// With what is wrong.
-    pub fn bounded(mut self) -> Result<Self, String> {
+    pub fn bounded(mut self, now: Time) -> Result<Self, String> {
         if self.alerts.len() > MAX_ALERTS {
             return Err(format!("it has {} alerts", self.alerts.len()));
         }
         for alert in &mut self.alerts {
+            alert.held = now;
             if alert.text.len() > MAX_TEXT {
                 alert.text = bounded(alert.text.to_string()).into();
             }
@@ -226,6 +229,7 @@ pub struct Look<'a> {
     /// Which alerts' conditions hold, by their places.
     hold: Vec<bool>,
     changed: bool,
+    left_out: u64,
     now: Time,
 }
 
@@ -252,8 +256,7 @@ impl Look<'_> {
             return;
         }
         if self.book.alerts.len() >= MAX_ALERTS {
-            self.book.left_out += 1;
-            self.book.version += 1;
+            self.left_out += 1;
             return;
         }
         let mut alert = Alert {
@@ -278,6 +281,7 @@ impl Look<'_> {
             book,
             hold,
             mut changed,
+            left_out,
             now,
         } = self;
         let before = book.alerts.len();
@@ -286,7 +290,8 @@ impl Look<'_> {
             if hold.next() == Some(true) {
                 return true;
             }
-            if alert.is_firing() && !is_known(&alert.labels) {
+            let is_over = matches!(alert.state, State::Resolved { .. });
+            if !is_over && !is_known(&alert.labels) {
                 alert.held = now;
                 return true;
             }
@@ -305,7 +310,9 @@ impl Look<'_> {
         if book.alerts.len() != before {
             book.find_places();
         }
-        book.version += u64::from(changed || book.alerts.len() != before);
+        let is_other = book.alerts.len() != before || book.left_out != left_out;
+        book.left_out = left_out;
+        book.version += u64::from(changed || is_other);
         changed
     }
 }

@@ -5,8 +5,16 @@
 //! is the share of the budget that the long window may spend, times the period, divided by the window.
 //!
 //! A prober knows how many soundings there should have been. Budgets and tiers are measured against that number when
-//! fewer came, so that the first failure after a start is no emergency; the burn that is shown is the plain ratio, as
-//! PromQL gives it.
+//! fewer came, so that the first failure after a start is no emergency. The burn that is shown is the plain ratio of what
+//! was counted, divided by the budget:
+//!
+//! ```text
+//! burn(w) = increase(leadsman_slo_failures_total[w]) / increase(leadsman_slo_soundings_total[w]) / (1 - target)
+//! ```
+//!
+//! What is counted there are soundings by the time that they stand for ([`crate::window::Weighed`]): of those of a watch,
+//! which come more often than the probe's own interval, each counts as its share of that interval. Without a watch they
+//! are the soundings themselves, and `leadsman_probes_total` gives the same.
 
 use std::time::Duration;
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::config::settings::Probe;
 use crate::sounding::{HttpVersion, Outcome, Phases, Reason, Sounding, VoidReason};
 use crate::units::Moment;
-use crate::window::{Counts, Packed, Quantile, Span, Spans, Tally, Window};
+use crate::window::{Counts, Packed, Quantile, Span, Spans, Tally, Weighed, Weight, Window};
 
 /// How many soundings [`Track::recent`] goes back: a small chart's worth, at four bytes each.
 pub const RECENT: usize = 60;
@@ -30,6 +30,9 @@ pub const MAX_EDGES: usize = COMMON_EDGES_MS.len() + 2;
 pub struct Track {
     window: Window,
     spans: Spans,
+    /// What soundings count in the long spans now, and what was counted there.
+    weight: Weight,
+    weighed: Weighed,
     /// Soundings within the promised latency, where one is promised.
     slow: Option<Box<Slow>>,
     totals: Totals,
@@ -149,6 +152,8 @@ impl Track {
         Self {
             window,
             spans: Spans::default(),
+            weight: Weight::default(),
+            weighed: Weighed::default(),
             slow: Slow::of(probe),
             totals: Totals::default(),
             edges: edges(probe),
@@ -216,9 +221,10 @@ impl Track {
     pub fn record(&mut self, sounding: &Sounding, unix: f64) {
         let (at, latency, outcome) = (sounding.finished, sounding.latency(), sounding.outcome);
         self.window.record(at, latency, outcome);
-        self.spans.record(at, outcome);
+        let times = self.weighed.count(outcome, self.weight);
+        self.spans.record_times(at, outcome, times);
         if let Some(slow) = &mut self.slow {
-            slow.record(at, latency, outcome);
+            slow.record(at, latency, outcome, self.weight);
         }
         self.recent[place(self.recent_count)] = Packed::new(latency, outcome);
         self.recent_count += 1;
@@ -273,6 +279,22 @@ impl Track {
     /// Good and bad soundings since the probe was first configured.
     pub fn judged(&self) -> (u64, u64) {
         (self.totals.good, self.totals.all_bad())
+    }
+
+    /// From now on soundings are taken at this interval, and count in the long spans for as much of the probe's own as
+    /// that is.
+    pub fn taken_every(&mut self, interval: Duration, own: Duration) {
+        self.weight = Weight::of(interval, own);
+    }
+
+    /// Good and bad soundings as the long spans count them, since the probe was first configured.
+    pub const fn weighed(&self) -> (u64, u64) {
+        self.weighed.counts()
+    }
+
+    /// The same of those within the promised latency, and of those above it; `None` where none is promised.
+    pub fn weighed_slow(&self) -> Option<(u64, u64)> {
+        self.slow.as_ref().map(|slow| slow.weighed.counts())
     }
 
     /// Whether any sounding came yet.
@@ -349,22 +371,29 @@ impl Track {
 struct Slow {
     promised: Duration,
     spans: Spans,
+    weighed: Weighed,
 }
 
 impl Slow {
     fn of(probe: &Probe) -> Option<Box<Self>> {
         let promised = probe.latency_objective?;
         let spans = Spans::default();
-        Some(Box::new(Self { promised, spans }))
+        let weighed = Weighed::default();
+        Some(Box::new(Self {
+            promised,
+            spans,
+            weighed,
+        }))
     }
 
-    fn record(&mut self, at: Moment, latency: Duration, outcome: Outcome) {
+    fn record(&mut self, at: Moment, latency: Duration, outcome: Outcome, weight: Weight) {
         let counted = match outcome {
             Outcome::Void(_) => outcome,
             Outcome::Good | Outcome::Bad(_) if latency <= self.promised => Outcome::Good,
             Outcome::Good | Outcome::Bad(_) => Outcome::Bad(Reason::TooSlow),
         };
-        self.spans.record(at, counted);
+        let times = self.weighed.count(counted, weight);
+        self.spans.record_times(at, counted, times);
     }
 }
 

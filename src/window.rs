@@ -20,6 +20,7 @@
 mod packed;
 mod quantile;
 mod spans;
+mod weighed;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -30,6 +31,7 @@ use hdrhistogram::Histogram;
 pub(crate) use packed::Packed;
 pub use quantile::Quantile;
 pub use spans::{Span, Spans, StoredSpansError, Tally};
+pub use weighed::{Weighed, Weight};
 
 use crate::sounding::{Outcome, Reason};
 use crate::units::{ErrorRate, Moment};

@@ -544,6 +544,10 @@ fn what_is_wrong_about_telling_people_says_what_to_write_instead() {
             "matches nothing",
         ),
         (
+            of_release("alert = [{ match = { alertname = 'a' } }]"),
+            "would never hear of an alert",
+        ),
+        (
             of_release("alert = [{ match = {} }]"),
             "matches every alert",
         ),
@@ -568,9 +572,10 @@ fn what_is_wrong_about_telling_people_says_what_to_write_instead() {
     }
     for right in [
         of_release("objective = { availability = '90%', tiers = ['page-slow', 'ticket-slow'] }"),
-        of_release(
-            "alert = [{ match = { alertname = 'High.*' } }, { match = { a = 'b' }, weight = 'note' }]",
-        ),
+        "[serve]\ntoken_file = '/t'\n".to_owned()
+            + &of_release(
+                "alert = [{ match = { alertname = 'High.*' } }, { match = { a = 'b' }, weight = 'note' }]",
+            ),
         format!(
             "[slack]\nurl_file = '/a'\n[webhook]\nurl = 'https://a/b'\nsigning_key_file = '/c'\n{release}"
         ),

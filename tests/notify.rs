@@ -12,9 +12,13 @@
 
 #[path = "notify/alertmanager.rs"]
 mod alertmanager;
+#[path = "notify/commands.rs"]
+mod commands;
 mod program;
 #[path = "notify/receivers.rs"]
 mod receivers;
+#[path = "notify/restart.rs"]
+mod restart;
 #[path = "notify/slack.rs"]
 mod slack;
 mod support;

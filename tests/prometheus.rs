@@ -39,6 +39,22 @@ fn promtool_finds_nothing_to_say_about_the_page() {
         )
     });
     check_metrics(&leadsman.get("/metrics").body);
+    // With Alertmanagers and objectives there are more series.
+    let more = format!(
+        "[alertmanager]\nurls = [\"http://127.0.0.1:{refused}\"]\nresend = \"1s\"\nwatchdog = true\n{}",
+        config(&app, refused).replacen(
+            "[[release]]\n",
+            "[[release]]\nobjective = { availability = \"99%\", latency = \"95%\" }\n",
+            1,
+        )
+    );
+    let telling = Leadsman::run(&more, &[]);
+    let has = |text: &str| telling.get("/metrics").body.contains(text);
+    until("there are series of both", || {
+        has("leadsman_alertmanager_errors_total{") && has("leadsman_slo_burn_rate{")
+    });
+    check_metrics(&telling.get("/metrics").body);
+    drop(telling);
     check_metrics(
         &leadsman
             .get(&format!("/probe?target={}/api/health", app.url()))
@@ -147,7 +163,13 @@ fn the_burn_is_that_of_promql() {
     let refused = unused_port();
     let config = config(&app, refused).replacen(
         "[[release]]\n",
-        "[[release]]\nobjective = { availability = \"99%\" }\n",
+        "[[release]]\nobjective = { availability = \"99%\", latency = \"95%\" }\n",
+        1,
+    );
+    // One of the probes has an objective of its own.
+    let config = config.replacen(
+        "[[release.probe]]\nname = \"gone\"\n",
+        "[[release.probe]]\nname = \"gone\"\nobjective = { availability = \"99%\" }\n",
         1,
     );
     let leadsman = Leadsman::run(&config, &[]);
@@ -156,7 +178,45 @@ fn the_burn_is_that_of_promql() {
     let bad = "sum(increase(leadsman_probes_total{result=\"bad\"}[5m]))";
     let all = "sum(increase(leadsman_probes_total{result=~\"good|bad\"}[5m]))";
     until("there is enough to compare", || value(all) >= Some(60.0));
-    let ours = "leadsman_slo_error_ratio{objective=\"availability\",window=\"5m\"}";
+    let agrees = |what: &str, labels: &str, bad: &str, all: &str| {
+        for window in ["5m", "30m"] {
+            let ours = format!("leadsman_slo_error_ratio{{{labels},window=\"{window}\"}}");
+            let theirs = format!("({bad}) / ({all})").replace("$w", window);
+            until(what, || match (value(&ours), value(&theirs)) {
+                // One sounding more or less on either side of a scrape.
+                (Some(ours), Some(theirs)) => (ours - theirs).abs() < 0.02,
+                _ => false,
+            });
+        }
+    };
+    // The formula of src/objective.rs, over what budgets count.
+    for labels in [
+        "probe=\"\",objective=\"availability\"",
+        "probe=\"\",objective=\"latency\"",
+        "probe=\"gone\",objective=\"availability\"",
+    ] {
+        agrees(
+            "what budgets count",
+            labels,
+            &format!("sum(increase(leadsman_slo_failures_total{{{labels}}}[$w])) or vector(0)"),
+            &format!("sum(increase(leadsman_slo_soundings_total{{{labels}}}[$w]))"),
+        );
+    }
+    // Without a watch that is what is counted of the soundings themselves.
+    agrees(
+        "latency, from the histogram",
+        "probe=\"\",objective=\"latency\"",
+        "sum(increase(leadsman_probe_duration_seconds_count{probe!=\"gone\"}[$w])) \
+         - sum(increase(leadsman_probe_duration_seconds_bucket{probe!=\"gone\",le=\"0.3\"}[$w]))",
+        "sum(increase(leadsman_probe_duration_seconds_count{probe!=\"gone\"}[$w]))",
+    );
+    agrees(
+        "one probe of its own",
+        "probe=\"gone\",objective=\"availability\"",
+        "sum(increase(leadsman_probes_total{probe=\"gone\",result=\"bad\"}[$w]))",
+        "sum(increase(leadsman_probes_total{probe=\"gone\",result=~\"good|bad\"}[$w]))",
+    );
+    let ours = "leadsman_slo_error_ratio{probe=\"\",objective=\"availability\",window=\"5m\"}";
     until("both agree", || {
         let (Some(ours), Some(theirs)) = (value(ours), value(&format!("{bad} / {all}"))) else {
             return false;
@@ -165,7 +225,8 @@ fn the_burn_is_that_of_promql() {
         assert!(ours > 0.0 && ours < 1.0, "{ours}");
         (ours - theirs).abs() < 0.02
     });
-    let burn = value("leadsman_slo_burn_rate{objective=\"availability\",window=\"5m\"} * 0.01");
+    let burn =
+        value("leadsman_slo_burn_rate{probe=\"\",objective=\"availability\",window=\"5m\"} * 0.01");
     let ratio = value(ours);
     assert!(
         (burn.unwrap() - ratio.unwrap()).abs() < 0.02,
@@ -173,10 +234,14 @@ fn the_burn_is_that_of_promql() {
     );
     // The recording rules find what they need.
     assert_eq!(
-        value("count(leadsman_slo_error_ratio{probe=\"\",window=~\"5m|30m|1h|2h|6h|1d|3d\"})"),
-        Some(7.0)
+        value(
+            "count(leadsman_slo_error_ratio{probe=\"\",objective=\"availability\",window=~\"5m|30m|1h|2h|6h|1d|3d|30d\"})"
+        ),
+        Some(8.0)
     );
 }
+
+const RUNBOOK: &str = include_str!("../src/serve/runbook.html");
 
 /// promtool finds nothing to say about the shipped rules, and each alert is tested firing and silent.
 #[test]
@@ -227,6 +292,16 @@ fn the_shipped_rules_fire_when_they_should_and_only_then() {
                     "{name}, silent: {silent}"
                 );
             }
+            let link = format!("#{}", name.to_lowercase());
+            let annotations = &rule["annotations"];
+            if name != "LeadsmanNobodyActs" {
+                let runbook = annotations["runbook_url"].as_str().unwrap();
+                assert!(runbook.ends_with(&link), "{runbook}");
+            }
+            assert!(
+                RUNBOOK.contains(&format!("id=\"{}\"", &link[1..])),
+                "{name} has no part in the runbook"
+            );
             assert!(
                 rule["for"].is_string() && rule["labels"]["severity"].is_string(),
                 "{name}"

@@ -79,7 +79,7 @@ kinds! {
         "A bad revision was turned back, and the release is well again.";
     /// A rollback was begun and did not make the release well.
     RollbackFailed: "LeadsmanRollbackFailed", Critical, "P0", for 0, keep 0,
-        "A bad revision could not be turned back.";
+        "The rollback of a bad revision failed, or did not make the release well.";
     /// A rollback was not begun, because something speaks against it.
     RollbackRefused: "LeadsmanRollbackRefused", Critical, "P0", for 0, keep 0,
         "A bad revision is left in place, because it must not be turned back automatically.";

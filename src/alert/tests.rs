@@ -104,11 +104,37 @@ fn a_stored_book_goes_on_with_the_same_beginning() {
     let text = serde_json::to_string(&book).unwrap();
     let mut again = serde_json::from_str::<Book>(&text)
         .unwrap()
-        .bounded()
+        .bounded(at(300))
         .unwrap();
-    assert_eq!(again.alerts(), book.alerts());
+    assert_eq!(spans(&again), spans(&book));
     assert!(!again.observe(vec![condition(Kind::Blind, "web")], |_| true, at(400)));
     assert_eq!(spans(&again), [Some((at(120), None))]);
+}
+
+/// The time that a book lay in its store is no time in which nothing was wrong.
+#[test]
+fn a_restart_ends_nothing_before_it_was_looked() {
+    let mut book = Book::default();
+    book.observe(vec![condition(Kind::ProbeFailing, "web")], |_| true, at(0));
+    book.observe(vec![condition(Kind::ProbeFailing, "web")], |_| true, at(60));
+    let mut again = book.bounded(at(1000)).unwrap();
+    // At first nobody knows, and then it is seen to be as it was.
+    assert!(!again.observe(vec![], |_| false, at(1000)));
+    assert!(!again.observe(vec![], |_| true, at(1030)));
+    let failing = vec![condition(Kind::ProbeFailing, "web")];
+    assert!(!again.observe(failing, |_| true, at(1040)));
+    assert_eq!(spans(&again), [Some((at(60), None))]);
+    // When it is over, that is told after the usual while.
+    assert!(!again.observe(vec![], |_| true, at(1099)));
+    assert!(again.observe(vec![], |_| true, at(1100)));
+}
+
+#[test]
+fn what_is_pending_and_not_known_waits_on() {
+    let mut book = Book::default();
+    book.observe(vec![condition(Kind::ProbeFailing, "web")], |_| true, at(0));
+    book.observe(vec![], |_| false, at(10));
+    assert!(book.observe(vec![condition(Kind::ProbeFailing, "web")], |_| true, at(60)));
 }
 
 #[test]
@@ -124,6 +150,10 @@ fn there_are_never_more_than_the_bound() {
         ..condition(Kind::ReleaseRegressed, "0")
     };
     book.observe(vec![long], |_| true, at(1));
+    assert_eq!(
+        book.left_out, 0,
+        "there is one condition, and it has its place"
+    );
     assert!(book.alerts()[0].text.len() < 2010);
 }
 

@@ -1,4 +1,7 @@
-//! `leadsman check --online`: tries each probe once, so that a wrong address or secret shows before the daemon starts.
+//! `leadsman check --online`: tries each probe once, and looks whether those who are told can be reached, so that a wrong
+//! address or secret shows before the daemon starts.
+
+mod receivers;
 
 use std::sync::Arc;
 
@@ -65,9 +68,14 @@ pub(super) fn check(settings: &Settings) -> bool {
     for (_, _, line) in &lines {
         say!("{line}");
     }
+    let told = runtime.block_on(receivers::check(settings));
+    for (_, line) in &told {
+        say!("{line}");
+    }
+    let told = told.iter().all(|(is_well, _)| *is_well);
     let could = runtime.block_on(rollbacks(settings));
     runtime.shutdown_background();
-    could && lines.iter().all(|(_, good, _)| *good)
+    told && could && lines.iter().all(|(_, good, _)| *good)
 }
 
 /// Looks whether each release in the cluster could be turned back, and prints what would be in the way.

@@ -129,6 +129,15 @@ pub(super) fn settings(root: Item, discovered: &[Discovered], notes: &mut Notes)
                 "name a directory with [state] directory = \"…\"",
             );
         }
+        if !release.0.alerts.is_empty() && serve.token_file.is_none() && !serve.kubernetes_auth {
+            let help = "add [serve] token_file = \"…\" and give Alertmanager the same token";
+            notes.complain(
+                &format!("release.{id}.alert"),
+                &release.1,
+                "would never hear of an alert: nobody may send any without a token",
+                Some(help.to_owned()),
+            );
+        }
         releases.push(release.0);
     }
     let probes: usize = releases.iter().map(|release| release.probes.len()).sum();

@@ -2,10 +2,12 @@
 //!
 //! Invariants:
 //! - what is wrong is found anew at each look, from what is known then; only the book has a memory, and it is stored;
-//! - a receiver that hangs, or a name that is not resolved, holds up nothing here.
+//! - a receiver that hangs, a name that is not resolved, or a store that does not answer, holds up nothing here;
+//! - whoever does not hold the Lease any more tells nothing more, not even what waits.
 
 mod budgets;
 mod conditions;
+mod looking;
 mod messages;
 mod news;
 mod peers;
@@ -17,7 +19,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -28,10 +30,6 @@ pub(super) use budgets::promises;
 
 use super::runner::Crew;
 use crate::alert::Book;
-use crate::alert::Condition;
-use crate::alert::Kind;
-use crate::alert::LabelSet;
-use crate::alert::Labels;
 use crate::alert::State;
 use crate::clock::{self, Timeline};
 use crate::config::settings::{Alertmanagers, Receiver};
@@ -39,11 +37,10 @@ use crate::metrics::Metrics;
 use crate::notify::Message;
 use crate::permit::Permit;
 use crate::serve;
-use crate::serve::status::{AlertView, GuardView};
+use crate::serve::status::AlertView;
 use crate::store::{Found, Kind as Stored, Store};
 use crate::track::Tracked;
-use crate::units::{Dated, Moment, Namespace, ProbeId, ReleaseName, Shift, Time};
-use crate::window::Span;
+use crate::units::{Dated, Namespace, ProbeId, ReleaseName, Shift, Time};
 
 /// Time alone changes what is wrong: it is looked at least so often.
 const EVERY: Duration = Duration::from_secs(1);
@@ -137,7 +134,16 @@ pub(super) struct Herald {
     saved: Time,
     is_dirty: bool,
     save_fails: bool,
+    /// The book is being written, beside the loop.
+    saving: Option<Saving>,
+    /// It has changed since that began, and is to be written again.
+    wants_save: bool,
+    /// Ends all that is being sent, at once.
+    halt: CancellationToken,
 }
+
+/// What the writing of the book ends with; where it had to be read first, with what was stored.
+type Saving = JoinHandle<Result<Option<Kept>, String>>;
 
 impl Herald {
     pub(super) fn new(setup: Setup) -> Self {
@@ -159,6 +165,9 @@ impl Herald {
             saved: now,
             is_dirty: false,
             save_fails: false,
+            saving: None,
+            wants_save: false,
+            halt: CancellationToken::new(),
         }
     }
 
@@ -174,10 +183,10 @@ impl Herald {
         }
         self.open_outboxes();
         resolve.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
+        let is_lost = loop {
             tokio::select! {
-                () = stop.cancelled() => break,
-                () = permit.lost() => break,
+                () = stop.cancelled() => break false,
+                () = permit.lost() => break true,
                 Ok(()) = self.setup.orders.changed() => {
                     self.take_orders();
                     resolve.reset_immediately();
@@ -188,13 +197,25 @@ impl Herald {
                         self.on_resolved(number, found);
                     }
                 }
+                written = written(&mut self.saving) => self.on_written(written),
                 () = self.setup.changed.notified() => {
                     tokio::time::sleep(TOGETHER).await;
-                    self.look().await;
+                    self.look();
                 }
-                () = tokio::time::sleep(EVERY) => self.look().await,
+                () = tokio::time::sleep(EVERY) => self.look(),
             }
+        };
+        if is_lost || !permit.holds() {
+            // Whoever holds it now tells the same, and what we sent besides would be told twice.
+            self.halt.cancel();
+        } else {
+            // What came with the signal is still told.
+            self.look();
         }
+        self.end().await;
+    }
+
+    async fn end(mut self) {
         for sending in self.peers.values() {
             sending.stop.cancel();
         }
@@ -208,10 +229,26 @@ impl Herald {
         for posting in &mut self.outboxes {
             let _ = (&mut posting.task).await;
         }
+        self.setup.metrics.alerting.forget();
         self.is_dirty |= !self.outboxes.is_empty();
-        let is_worth_it = self.is_dirty || !self.orders.promises.is_empty();
-        if is_worth_it && self.is_read && self.setup.permit.holds() {
-            let _ = tokio::time::timeout(LAST_WRITE, self.save()).await;
+        let is_worth_it =
+            self.is_dirty || self.saving.is_some() || !self.orders.promises.is_empty();
+        if is_worth_it && self.setup.permit.holds() {
+            let last = async {
+                if self.saving.is_some() {
+                    let written = written(&mut self.saving).await;
+                    self.wants_save = false;
+                    self.on_written(written);
+                }
+                if self.is_read {
+                    self.save();
+                }
+                if self.saving.is_some() {
+                    let written = written(&mut self.saving).await;
+                    self.on_written(written);
+                }
+            };
+            let _ = tokio::time::timeout(LAST_WRITE, last).await;
         }
     }
 
@@ -221,7 +258,8 @@ impl Herald {
             for (_, sending) in self.peers.drain() {
                 sending.stop.cancel();
             }
-            self.resolving.abort_all();
+            // What is being resolved is of other URLs.
+            self.resolving = JoinSet::new();
             self.unresolved.clear();
         }
         if orders.promises != self.orders.promises {
@@ -231,57 +269,57 @@ impl Herald {
         let others = orders.receivers != self.orders.receivers;
         self.orders = orders;
         if others {
-            self.keep_waiting();
-            self.begin_outboxes_anew();
+            self.open_outboxes();
         }
-    }
-
-    fn begin_outboxes_anew(&mut self) {
-        for posting in self.outboxes.drain(..) {
-            posting.stop.cancel();
-        }
-        self.open_outboxes();
     }
 
     /// Reads what was stored, and waits for that as long as people can wait.
     async fn read(&mut self) {
         let until = tokio::time::Instant::now() + READ_PATIENCE;
         while !self.is_read {
-            let Err(why) = self.read_now().await else {
-                return;
-            };
-            tracing::warn!("The stored alerts cannot be read yet: {why}");
-            if tokio::time::Instant::now() >= until {
-                tracing::error!(
-                    "Alerts are told without what was told before; nothing of that is written over"
-                );
-                return;
+            let mut reading = self.begin_to_read();
+            match written(&mut reading).await {
+                Ok(stored) => self.adopt(stored.unwrap_or_default()),
+                Err(why) => {
+                    tracing::warn!("The stored alerts cannot be read yet: {why}");
+                    if tokio::time::Instant::now() >= until {
+                        tracing::error!(
+                            "Alerts are told without what was told before; nothing of that is written over"
+                        );
+                        return;
+                    }
+                    tokio::time::sleep(READ_AGAIN).await;
+                }
             }
-            tokio::time::sleep(READ_AGAIN).await;
         }
     }
 
-    /// Reads what was stored. What we have told or tried to tell meanwhile is not lost by that.
-    async fn read_now(&mut self) -> Result<(), String> {
-        let Some(store) = self.setup.store.clone() else {
-            return Ok(());
-        };
-        let timeline = self.setup.timeline;
-        let kept = tokio::task::spawn_blocking(move || load(&store, timeline.now()));
-        let kept = kept.await.map_err(|error| error.to_string())??;
-        let own = std::mem::replace(&mut self.kept, kept);
-        self.kept.told.extend(own.told);
-        for (receiver, messages) in own.waiting {
-            let waiting = self.kept.waiting.entry(receiver).or_default();
-            waiting.extend(messages);
+    fn begin_to_read(&self) -> Option<Saving> {
+        let (store, timeline) = (self.setup.store.clone()?, self.setup.timeline);
+        Some(tokio::task::spawn_blocking(move || {
+            load(&store, timeline.now()).map(Some)
+        }))
+    }
+
+    /// Goes on with what was stored. What we have told or tried to tell meanwhile is not lost by that.
+    fn adopt(&mut self, stored: Kept) {
+        let own = std::mem::replace(&mut self.kept, stored);
+        for posting in &self.outboxes {
+            let name = posting.outbox.receiver().name;
+            let waiting = self.kept.waiting.remove(name).unwrap_or_default();
+            for message in waiting {
+                if !own.told.contains(&message.id()) {
+                    posting.outbox.offer(message);
+                }
+            }
         }
+        self.kept.told.extend(own.told);
         self.shown = None;
         self.is_read = true;
-        Ok(())
     }
 
     /// Looks what is wrong, and tells what is new, or is to be told again.
-    async fn look(&mut self) {
+    fn look(&mut self) {
         let now = self.setup.timeline.now();
         let tracked = self.setup.web.tracked();
         let views = self.setup.web.guards();
@@ -308,7 +346,7 @@ impl Herald {
         for condition in self.looked.conditions() {
             looked.holds(condition.clone());
         }
-        let changed = looked.end(|labels| !unknown.contains(&key(labels)));
+        let changed = looked.end(|labels| unknown.is_known(labels));
         self.kept.book = book;
         self.setup.web.show_objectives(self.looked.views());
         let news = self.tell_news(&views) || self.has_told();
@@ -336,95 +374,8 @@ impl Herald {
             || news
             || (now.since(self.saved) >= wait && (self.is_dirty || !promises_nothing))
         {
-            self.save().await;
+            self.save();
         }
-    }
-
-    /// Tells what is wrong; gives the releases and probes of which that is not known.
-    fn conditions(
-        &self,
-        tracked: &[Arc<Tracked>],
-        views: &[Arc<GuardView>],
-        mut found: impl FnMut(Condition),
-    ) -> HashSet<Key> {
-        let mut unknown = HashSet::new();
-        let at = clock::now();
-        let mut unwell: HashSet<(String, String)> = HashSet::new();
-        for tracked in tracked {
-            let id = tracked.probe().id.clone();
-            let (is_known, is_well) = {
-                let track = tracked.lock();
-                (track.is_known(), is_well(&track, at))
-            };
-            if !is_known {
-                unknown.insert((
-                    id.namespace.to_string(),
-                    id.release.to_string(),
-                    id.probe.to_string(),
-                ));
-            }
-            if !is_well {
-                unwell.insert((id.namespace.to_string(), id.release.to_string()));
-            }
-            if let Some(condition) = conditions::of_probe(tracked) {
-                found(condition);
-            }
-        }
-        let unix = self.setup.timeline.now().unix_seconds();
-        for view in views {
-            let release = (view.namespace.clone(), view.release.clone());
-            if view.phase.is_empty() {
-                // It has just begun, or its state cannot be read.
-                if let Some(condition) = conditions::blind(view) {
-                    found(condition);
-                }
-                unknown.insert((release.0, release.1, String::new()));
-                continue;
-            }
-            let is_well = !unwell.contains(&release);
-            let release = conditions::of_release(view, is_well, unix);
-            for condition in release.into_iter().chain(conditions::blind(view)) {
-                found(condition);
-            }
-        }
-        let troubles = self.setup.crew.troubles();
-        if !troubles.is_empty() {
-            let text = format!(
-                "Soundings are void: {}.",
-                troubles.join(", ").replace('_', " ")
-            );
-            found(conditions::of_ourselves(
-                Kind::SelfTrouble,
-                Labels::new(),
-                text,
-            ));
-        }
-        for sending in self.peers.values() {
-            if sending.peer.failing_since().is_some() {
-                let receiver = sending.peer.name().to_owned();
-                let text = format!("Alerts do not arrive at {receiver}.");
-                let place = Labels::from([("receiver".to_owned(), receiver)]);
-                found(conditions::of_ourselves(Kind::DeliveryFailing, place, text));
-            }
-        }
-        for posting in &self.outboxes {
-            if posting.outbox.failing_since().is_some() {
-                let receiver = posting.outbox.receiver().name.to_owned();
-                let text = format!("Messages do not arrive at the receiver {receiver}.");
-                let place = Labels::from([("receiver".to_owned(), receiver)]);
-                found(conditions::of_ourselves(Kind::DeliveryFailing, place, text));
-            }
-        }
-        let watchdog = self.orders.alertmanagers.as_ref();
-        if watchdog.is_some_and(|settings| settings.watchdog) {
-            let text = "This alert always fires; when it does not arrive, no other does.".into();
-            found(conditions::of_ourselves(
-                Kind::Watchdog,
-                Labels::new(),
-                text,
-            ));
-        }
-        unknown
     }
 
     /// Puts the alerts before those who ask.
@@ -472,66 +423,80 @@ impl Herald {
         self.setup.web.show_alerts(views);
     }
 
-    async fn save(&mut self) {
+    /// Begins to write the book, beside the loop. While it is being written, only the newest waits to be written next.
+    fn save(&mut self) {
         let Some(store) = self.setup.store.clone() else {
             self.is_dirty = false;
             return;
         };
+        if self.saving.is_some() {
+            self.wants_save = true;
+            return;
+        }
         let now = self.setup.timeline.now();
         self.saved = now;
-        self.keep_waiting();
+        self.is_dirty = false;
         if !self.is_read {
-            if let Err(why) = self.read_now().await {
-                return self.written(Some(&why));
-            }
-            self.begin_outboxes_anew();
+            self.saving = self.begin_to_read();
+            return;
         }
+        self.keep_waiting();
         let kept = self.kept.clone();
-        let written = tokio::task::spawn_blocking(move || {
+        self.saving = Some(tokio::task::spawn_blocking(move || {
             let (namespace, release) = ours();
-            store.save(Stored::Alerts, &namespace, &release, &kept, now)
-        });
-        let error = match written.await {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(error) => Some(error.to_string()),
-        };
-        self.written(error.as_deref());
+            store
+                .save(Stored::Alerts, &namespace, &release, &kept, now)
+                .map_err(|error| error.to_string())?;
+            Ok(None)
+        }));
     }
 
-    /// What became of writing the book.
-    fn written(&mut self, error: Option<&str>) {
-        self.is_dirty = error.is_some();
-        if let Some(error) = error {
-            self.setup.metrics.releases.state_failed();
-            if !self.save_fails {
-                tracing::error!(
-                    error,
-                    "The alerts cannot be written; a restart would forget when they began"
-                );
+    fn on_written(&mut self, written: Result<Option<Kept>, String>) {
+        self.save_fails &= written.is_err();
+        match written {
+            Ok(None) => {}
+            Ok(Some(stored)) => {
+                self.adopt(stored);
+                self.wants_save = true;
+            }
+            Err(error) => self.on_failed(&error),
+        }
+        if std::mem::take(&mut self.wants_save) {
+            if self.save_fails {
+                // Tried again in a while, with all that came meanwhile.
+                self.is_dirty = true;
+            } else {
+                self.save();
             }
         }
-        self.save_fails = error.is_some();
+    }
+
+    fn on_failed(&mut self, error: &str) {
+        self.is_dirty = true;
+        self.setup.metrics.releases.state_failed();
+        if !self.save_fails {
+            tracing::error!(
+                error,
+                "The alerts cannot be written; a restart would forget when they began"
+            );
+        }
+        self.save_fails = true;
     }
 }
 
-/// Namespace, release and probe; empty where an alert has none.
-type Key = (String, String, String);
-
-fn key(labels: &LabelSet) -> Key {
-    let of = |name: &str| labels.get(name).unwrap_or_default().to_owned();
-    (of("namespace"), of("release"), of("probe"))
+/// How the writing ended that is under way; waits for ever where there is none.
+async fn written(saving: &mut Option<Saving>) -> Result<Option<Kept>, String> {
+    let Some(task) = saving else {
+        return std::future::pending().await;
+    };
+    let written = task.await.map_err(|error| error.to_string());
+    *saving = None;
+    written.flatten()
 }
 
 /// The alerts are of all releases, and stored under a name of their own.
 fn ours() -> (Namespace, ReleaseName) {
     (Namespace::new("leadsman"), ReleaseName::new("leadsman"))
-}
-
-/// No bad sounding, and some good ones, in the last five minutes.
-fn is_well(track: &crate::track::Track, now: Moment) -> bool {
-    let tally = track.tally(Span::Minutes5, now);
-    tally.bad == 0 && tally.good > 0
 }
 
 /// What was stored; an error when that is not known at the moment.
@@ -540,7 +505,7 @@ fn load(store: &Store, now: Time) -> Result<Kept, String> {
     let why = match store.load::<Kept>(Stored::Alerts, &namespace, &release, now) {
         Found::Nothing => return Ok(Kept::default()),
         Found::Unknown(why) => return Err(why),
-        Found::State(kept) => match kept.book.clone().bounded() {
+        Found::State(kept) => match kept.book.clone().bounded(now) {
             Ok(book) => return Ok(Kept { book, ..kept }),
             Err(why) => why,
         },

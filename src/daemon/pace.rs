@@ -51,13 +51,14 @@ impl Pace {
         let slots = wanted.runners.iter().map(|runner| {
             let probe = &runner.probe;
             let release = (probe.id.namespace.clone(), probe.id.release.clone());
+            let watched = wanted.watched.get(&release).copied();
+            let interval = watched.unwrap_or(probe.interval);
+            let mut track = runner.tracked.lock();
+            track.taken_every(interval, probe.interval);
+            drop(track);
             Slot {
                 key: probe.id.clone(),
-                interval: wanted
-                    .watched
-                    .get(&release)
-                    .copied()
-                    .unwrap_or(probe.interval),
+                interval,
                 payload: Arc::clone(runner),
             }
         });

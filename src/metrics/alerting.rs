@@ -1,6 +1,8 @@
 //! The series of alerts and of those who take them, named after Prometheus' own (`prometheus_notifications_…`), so that
 //! rules written for those can be taken over.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::{
@@ -19,7 +21,10 @@ const STATES: [&str; 3] = ["pending", "firing", "resolved"];
 #[derive(Debug)]
 pub struct Alerting {
     alerts: IntGaugeVec,
+    /// How many send to each Alertmanager: after a reload the old one may still be at it when the new one begins.
+    present: Mutex<HashMap<String, usize>>,
     left_out: IntGauge,
+    configured: IntGauge,
     discovered: IntGauge,
     capacity: IntGauge,
     sent: IntCounterVec,
@@ -45,6 +50,7 @@ impl Alerting {
             IntGauge::new(name, help).and_then(|metric| add(registry, Ok(metric)))
         };
         let alerting = Self {
+            present: Mutex::default(),
             alerts: add(
                 registry,
                 IntGaugeVec::new(
@@ -55,6 +61,10 @@ impl Alerting {
             left_out: alone(
                 "leadsman_alerts_left_out",
                 "Alerts for which there was no room when it was last looked.",
+            )?,
+            configured: alone(
+                "leadsman_alertmanager_configured",
+                "URLs of Alertmanagers in the configuration of whoever tells; 0 in a replica that does not.",
             )?,
             discovered: alone(
                 "leadsman_alertmanager_discovered",
@@ -131,6 +141,11 @@ impl Alerting {
         self.messages.with_label_values(&[receiver, result]).inc();
     }
 
+    /// How many URLs of Alertmanagers are configured.
+    pub fn configured(&self, count: usize) {
+        self.configured.set(number(count));
+    }
+
     /// How many Alertmanagers there are.
     pub fn discovered(&self, count: usize, capacity: usize) {
         self.discovered.set(number(count));
@@ -139,6 +154,8 @@ impl Alerting {
 
     /// There is one, with all its series at 0.
     pub fn appears(&self, to: &str) {
+        let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+        *present.entry(to.to_owned()).or_default() += 1;
         for counter in [&self.sent, &self.errors, &self.dropped] {
             counter.with_label_values(&[to]);
         }
@@ -148,8 +165,15 @@ impl Alerting {
         self.latency.with_label_values(&[to]);
     }
 
-    /// It is gone, and its series with it.
+    /// It is gone, and its series with it unless another one sends there.
     pub fn is_gone(&self, to: &str) {
+        let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = present.get(to).map_or(0, |count| count.saturating_sub(1));
+        if left > 0 {
+            present.insert(to.to_owned(), left);
+            return;
+        }
+        present.remove(to);
         // A series that is not there is as good as one that is removed.
         for counter in [&self.sent, &self.errors, &self.dropped] {
             let _ = counter.remove_label_values(&[to]);
@@ -158,6 +182,13 @@ impl Alerting {
             let _ = gauge.remove_label_values(&[to]);
         }
         let _ = self.latency.remove_label_values(&[to]);
+    }
+
+    /// Nobody here tells of alerts any more: another replica does, and what is stale would be added to its numbers.
+    pub fn forget(&self) {
+        self.stand([0; 3], 0);
+        self.configured(0);
+        self.discovered.set(0);
     }
 
     /// Alerts were sent.

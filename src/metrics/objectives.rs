@@ -1,6 +1,6 @@
 //! The series of objectives.
 
-use prometheus::{GaugeVec, Opts, Registry, Result};
+use prometheus::{GaugeVec, IntCounterVec, Opts, Registry, Result};
 
 use super::own::add;
 
@@ -11,9 +11,12 @@ const WINDOWED: [&str; 5] = ["namespace", "release", "probe", "objective", "wind
 #[derive(Debug)]
 pub struct Objectives {
     target: GaugeVec,
+    period: GaugeVec,
     remaining: GaugeVec,
     ratio: GaugeVec,
     burn: GaugeVec,
+    soundings: IntCounterVec,
+    failures: IntCounterVec,
 }
 
 impl Objectives {
@@ -22,10 +25,27 @@ impl Objectives {
             GaugeVec::new(Opts::new(name, help), labels)
                 .and_then(|metric| add(registry, Ok(metric)))
         };
+        let counter = |name: &str, help: &str| {
+            IntCounterVec::new(Opts::new(name, help), &LABELS)
+                .and_then(|metric| add(registry, Ok(metric)))
+        };
         Ok(Self {
+            soundings: counter(
+                "leadsman_slo_soundings_total",
+                "Soundings as budgets count them: each for as much of its probe's own interval as lay before it.",
+            )?,
+            failures: counter(
+                "leadsman_slo_failures_total",
+                "Those of them that broke the promise.",
+            )?,
             target: gauge(
                 "leadsman_slo_objective_ratio",
                 "The share of soundings that is promised to be good, or within the promised latency.",
+                &LABELS,
+            )?,
+            period: gauge(
+                "leadsman_slo_period_seconds",
+                "Over how long it is promised.",
                 &LABELS,
             )?,
             remaining: gauge(
@@ -48,12 +68,36 @@ impl Objectives {
 
     /// Forgets all series, before those of another configuration.
     pub fn clear(&self) {
-        for gauge in [&self.target, &self.remaining, &self.ratio, &self.burn] {
+        for gauge in [
+            &self.target,
+            &self.period,
+            &self.remaining,
+            &self.ratio,
+            &self.burn,
+        ] {
             gauge.reset();
+        }
+        for counter in [&self.soundings, &self.failures] {
+            counter.reset();
         }
     }
 
+    /// Soundings, and those among them that broke the promise, came since this was last called.
+    pub fn counted(
+        &self,
+        namespace: &str,
+        release: &str,
+        probe: &str,
+        objective: &str,
+        (soundings, failures): (u64, u64),
+    ) {
+        let labels = [namespace, release, probe, objective];
+        self.soundings.with_label_values(&labels).inc_by(soundings);
+        self.failures.with_label_values(&labels).inc_by(failures);
+    }
+
     /// What is promised and what is left of its budget.
+    #[expect(clippy::too_many_arguments, reason = "four of them are labels")]
     pub fn stands(
         &self,
         namespace: &str,
@@ -62,9 +106,13 @@ impl Objectives {
         objective: &str,
         target: f64,
         remaining: f64,
+        days: u32,
     ) {
         let labels = [namespace, release, probe, objective];
         self.target.with_label_values(&labels).set(target);
+        self.period
+            .with_label_values(&labels)
+            .set(f64::from(days) * 86_400.0);
         self.remaining.with_label_values(&labels).set(remaining);
     }
 

@@ -1,6 +1,6 @@
 //! The series of Alertmanager's notifications to us.
 
-use prometheus::{IntCounter, IntCounterVec, Opts, Registry, Result};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, Result};
 
 use super::own::add;
 
@@ -36,6 +36,9 @@ impl Action {
     }
 }
 
+/// Alerts that wait for one release. It takes them within a moment.
+pub const CAPACITY: usize = 1024;
+
 /// The statuses that notifications are answered with.
 const CODES: [&str; 8] = ["202", "400", "401", "403", "408", "413", "500", "503"];
 
@@ -45,6 +48,17 @@ pub struct Webhook {
     requests: IntCounterVec,
     alerts: IntCounterVec,
     truncated: IntCounter,
+    waiting: IntGauge,
+}
+
+/// An alert that waits for its release; it counts as one as long as this is there.
+#[derive(Debug)]
+pub struct Waits(IntGauge);
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 impl Webhook {
@@ -64,6 +78,13 @@ impl Webhook {
                 "Alerts in them, by what became of them.",
                 "action",
             )?,
+            waiting: add(
+                registry,
+                IntGauge::new(
+                    "leadsman_webhook_queue_length",
+                    "Alerts of Alertmanager that wait for their releases.",
+                ),
+            )?,
             truncated: add(
                 registry,
                 IntCounter::new(
@@ -72,6 +93,14 @@ impl Webhook {
                 ),
             )?,
         };
+        let capacity = add(
+            registry,
+            IntGauge::new(
+                "leadsman_webhook_queue_capacity",
+                "Alerts of Alertmanager that may wait for one release; further ones are answered with 503.",
+            ),
+        )?;
+        capacity.set(i64::try_from(CAPACITY).unwrap_or(i64::MAX));
         for code in CODES {
             webhook.requests.with_label_values(&[code]);
         }
@@ -95,6 +124,12 @@ impl Webhook {
         self.alerts
             .with_label_values(&[action.as_str()])
             .inc_by(count);
+    }
+
+    /// An alert waits for its release from now on.
+    pub fn waits(&self) -> Waits {
+        self.waiting.inc();
+        Waits(self.waiting.clone())
     }
 
     /// Alerts were left out by Alertmanager.

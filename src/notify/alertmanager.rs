@@ -31,6 +31,9 @@ const BATCH: usize = 256;
 /// Waits between attempts: doubled each time, up to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 
+/// How long a request may take at most that tells of a revision: the next attempt must not come too late.
+const SOON: Duration = Duration::from_secs(5);
+
 /// How long what waits may still be sent after the signal to stop.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -110,14 +113,22 @@ impl Queue {
             .collect()
     }
 
-    /// Puts a batch back that did not arrive; what has become newer meanwhile stays newer.
-    fn put_back(&mut self, batch: Vec<Arc<Wire>>) {
+    /// Puts a batch back that did not arrive; what has become newer meanwhile stays newer. Returns how many found no
+    /// room: they are the oldest.
+    fn put_back(&mut self, batch: Vec<Arc<Wire>>) -> usize {
+        let mut dropped = 0;
         for wire in batch.into_iter().rev() {
-            if self.order.len() < CAPACITY && !self.newest.contains_key(&wire.labels) {
-                self.order.push_front(wire.labels.clone());
-                self.newest.insert(wire.labels.clone(), wire);
+            if self.newest.contains_key(&wire.labels) {
+                continue;
             }
+            if self.order.len() >= CAPACITY {
+                dropped += 1;
+                continue;
+            }
+            self.order.push_front(wire.labels.clone());
+            self.newest.insert(wire.labels.clone(), wire);
         }
+        dropped
     }
 }
 
@@ -145,6 +156,13 @@ pub struct Peer {
     known: Mutex<Known>,
     has_sent: Notify,
     failing: Failing,
+}
+
+/// However it ends, its series go.
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.meter.is_gone(&self.name);
+    }
 }
 
 enum Failure {
@@ -199,6 +217,11 @@ impl Peer {
         self.failing.since()
     }
 
+    /// Whether anything was sent there, so that it is known whether it arrives.
+    pub fn is_tried(&self) -> bool {
+        self.failing.is_known()
+    }
+
     /// Another number whenever [`Self::has`] may say something else.
     pub fn version(&self) -> u64 {
         self.known().version
@@ -224,42 +247,45 @@ impl Peer {
         }
     }
 
-    /// Sends until told to stop; what waits then is still sent, for a short while.
+    /// Sends until told to stop; what waits then is still sent, for a short while. What is on its way is not given up.
     pub async fn run(&self, stop: CancellationToken) {
+        let late = async {
+            stop.cancelled().await;
+            tokio::time::sleep(DRAIN).await;
+        };
         tokio::select! {
-            () = stop.cancelled() => {}
-            () = self.send_all() => {}
+            () = late => {}
+            () = self.send_all(&stop) => {}
             () = self.read_back() => {}
         }
-        let _ = tokio::time::timeout(DRAIN, self.drain()).await;
-        self.meter.is_gone(&self.name);
     }
 
-    async fn send_all(&self) {
+    /// Until told to stop, and nothing waits or arrives.
+    async fn send_all(&self, stop: &CancellationToken) {
         let mut pause = BACKOFF.0;
         let mut http = None;
         loop {
             if self.is_empty() {
-                self.has_work.notified().await;
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = self.has_work.notified() => {}
+                }
                 continue;
             }
             if self.send(&mut http).await {
                 pause = BACKOFF.0;
                 continue;
             }
-            // Several that wait for the same one must not come back together.
-            let jitter = 0.5 + fastrand::f64();
-            tokio::time::sleep(pause.mul_f64(jitter)).await;
-            pause = (pause * 2).min(BACKOFF.1);
-        }
-    }
-
-    async fn drain(&self) {
-        let mut http = None;
-        while !self.is_empty() {
-            if !self.send(&mut http).await {
+            if stop.is_cancelled() {
                 return;
             }
+            // Several that wait for the same one must not come back together.
+            let jitter = 0.5 + fastrand::f64();
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(pause.mul_f64(jitter)) => {}
+            }
+            pause = (pause * 2).min(BACKOFF.1);
         }
     }
 
@@ -299,7 +325,11 @@ impl Peer {
                 match failure {
                     Failure::Passing(_) => {
                         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-                        queue.put_back(batch);
+                        let dropped = queue.put_back(batch);
+                        drop(queue);
+                        if dropped > 0 {
+                            self.meter.dropped(&self.name, dropped);
+                        }
                         false
                     }
                     Failure::Lasting(_) => {
@@ -346,8 +376,14 @@ impl Peer {
             None => http.insert(self.client().map_err(Failure::Passing)?),
         };
         let body = self.style.body(batch.iter().map(AsRef::as_ref));
+        let timeout = if batch.iter().any(|wire| wire.is_of_revision()) {
+            self.settings.timeout.min(SOON)
+        } else {
+            self.settings.timeout
+        };
         let request = client
             .post(endpoint(&self.url, "alerts"))
+            .timeout(timeout)
             .header(reqwest::header::CONTENT_TYPE, "application/json")
             .body(body);
         let request = authorized(request, self.settings.auth.as_ref()).map_err(Failure::Passing)?;
@@ -382,11 +418,20 @@ impl Peer {
         )
     }
 
-    /// After something new was sent: asks what is there.
+    /// After something new was sent, and once in each round of resends: asks what is there. An Alertmanager that lost its
+    /// storage has nothing any more of what it once confirmed.
     async fn read_back(&self) {
         loop {
-            self.has_sent.notified().await;
-            for _ in 0..READ_BACK.1 {
+            let again = tokio::time::sleep(self.settings.resend);
+            let is_new = tokio::select! {
+                () = self.has_sent.notified() => true,
+                () = again => false,
+            };
+            if self.known().sent.is_empty() {
+                continue;
+            }
+            let attempts = if is_new { READ_BACK.1 } else { 1 };
+            for _ in 0..attempts {
                 match self.list().await {
                     Ok(there) => {
                         let mut known = self.known();
@@ -449,3 +494,6 @@ fn endpoint(url: &Url, what: &str) -> Url {
     }
     url
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 /// Slack's bound of a text in a block, with room for what stands around it.
 const MAX_TEXT: usize = 2500;
 
+/// Characters of a field: Slack takes 2000 as they are written, and writes up to five for one.
+const MAX_FIELD: usize = 300;
+
 /// News about one revision of a release.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Message {
@@ -23,7 +26,7 @@ pub struct Message {
     pub text: String,
     /// The reason of the verdict, as `hard_down:api`; empty without one.
     pub reason: String,
-    /// Since when, in seconds since 1970.
+    /// When the revision appeared, in seconds since 1970.
     pub since: f64,
     /// When it happened, in seconds since 1970.
     pub at: f64,
@@ -36,11 +39,12 @@ pub struct Message {
 }
 
 impl Message {
-    /// What tells it from others, so that it is told once.
+    /// What tells it from others, so that it is told once. The time is in it, because the numbers of revisions begin again
+    /// when a release is uninstalled and installed.
     pub fn id(&self) -> String {
         format!(
-            "{}/{}/{}/{}",
-            self.namespace, self.release, self.revision, self.step
+            "{}/{}/{}@{:.0}/{}",
+            self.namespace, self.release, self.revision, self.since, self.step
         )
     }
 
@@ -87,16 +91,31 @@ impl Message {
 }
 
 fn field(name: &str, value: &str) -> Value {
-    json!({"type": "mrkdwn", "text": format!("*{name}*\n{}", escaped(value))})
+    let value = escaped(&value.chars().take(MAX_FIELD).collect::<String>());
+    json!({"type": "mrkdwn", "text": format!("*{name}*\n{value}")})
 }
 
-/// Slack's three characters with a meaning, as it wants them written; bounded.
+/// Slack's three characters with a meaning, as it wants them written; bounded as they are written, since Slack counts
+/// that.
 fn escaped(text: &str) -> String {
-    let short: String = text.chars().take(MAX_TEXT).collect();
-    short
-        .replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
+    let mut out = String::new();
+    let mut length = 0;
+    for c in text.chars() {
+        let mut one = [0; 4];
+        let written = match c {
+            '&' => "&amp;",
+            '<' => "&lt;",
+            '>' => "&gt;",
+            c => c.encode_utf8(&mut one),
+        };
+        length += written.chars().count();
+        if length > MAX_TEXT {
+            out.push('…');
+            break;
+        }
+        out.push_str(written);
+    }
+    out
 }
 
 /// A date that Slack shows in the reader's own time zone, and in UTC where it cannot.
@@ -155,13 +174,21 @@ mod tests {
                 .map_or(0, str::len)
                 <= 3000
         );
+        // What is written longer than it is counts as it is written, and nothing is cut in two.
+        let marks = Message {
+            text: "&".repeat(2400),
+            ..message()
+        };
+        let slack = marks.slack();
+        let text = slack["blocks"][2]["text"]["text"].as_str().unwrap_or("");
+        assert!(text.chars().count() <= 3000 && text.ends_with("&amp;…"));
     }
 
     #[test]
     fn json_has_a_version_and_what_tells_it_from_others() {
         let json = message().json();
         assert_eq!(json["version"], 1);
-        assert_eq!(json["id"], "shop/web/42/regressed");
+        assert_eq!(json["id"], "shop/web/42@1767607200/regressed");
         assert_eq!(json["revision"], 42);
     }
 }

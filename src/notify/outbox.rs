@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -61,6 +62,8 @@ pub struct Outbox {
     count: Count,
     failing: Failing,
     clock: fn() -> f64,
+    /// Another one goes on with what waits.
+    is_handed_over: AtomicBool,
 }
 
 enum Failure {
@@ -84,6 +87,7 @@ impl Outbox {
             count,
             failing: Failing::default(),
             clock,
+            is_handed_over: AtomicBool::new(false),
         })
     }
 
@@ -95,6 +99,30 @@ impl Outbox {
     /// Since when nothing arrives there, if so.
     pub fn failing_since(&self) -> Option<Instant> {
         self.failing.since()
+    }
+
+    /// Whether anything was sent there, so that it is known whether it arrives.
+    pub fn is_tried(&self) -> bool {
+        self.failing.is_known()
+    }
+
+    /// From the stop on only what is on its way is waited for: another one goes on with the rest.
+    pub fn hand_over(&self) {
+        self.is_handed_over.store(true, Ordering::Release);
+    }
+
+    /// Goes on with what waits in one that has ended: it is older than what waits here.
+    pub fn go_on_with(&self, ended: &Self) {
+        let mut queue = self.queue();
+        let mut older = std::mem::take(&mut *ended.queue());
+        let too_many = (older.len() + queue.len()).saturating_sub(CAPACITY);
+        for _ in older.drain(..too_many.min(older.len())) {
+            (self.count)(Fate::Dropped);
+        }
+        older.append(&mut queue);
+        *queue = older;
+        drop(queue);
+        self.has_work.notify_one();
     }
 
     /// What waits, to be stored.
@@ -135,6 +163,9 @@ impl Outbox {
     async fn send_all(&self, stop: &CancellationToken) {
         let mut pause = BACKOFF.0;
         loop {
+            if stop.is_cancelled() && self.is_handed_over.load(Ordering::Acquire) {
+                return;
+            }
             let Some(message) = self.queue().front().cloned() else {
                 tokio::select! {
                     () = stop.cancelled() => return,
@@ -146,7 +177,11 @@ impl Outbox {
                 self.gone(&message, Fate::Dropped);
                 continue;
             }
-            self.rate.until_ready().await;
+            // One that is to be handed over must not wait for its turn first.
+            tokio::select! {
+                () = self.rate.until_ready() => {}
+                () = stop.cancelled(), if !stop.is_cancelled() => continue,
+            }
             match self.send(&message).await {
                 Ok(()) => {
                     pause = BACKOFF.0;
@@ -218,9 +253,17 @@ impl Outbox {
         let asked = asked.and_then(|value| value.to_str().ok()?.parse().ok());
         let asked = asked.map(Duration::from_secs);
         let why = format!("{status}: {}", excerpt(response).await);
-        let passes = status.is_server_error()
-            || status.is_redirection()
-            || [StatusCode::TOO_MANY_REQUESTS, StatusCode::REQUEST_TIMEOUT].contains(&status);
+        // An address or a token that is not taken any more may be replaced while the message waits; a message that is not
+        // taken would not be taken later.
+        let ours = [
+            StatusCode::UNAUTHORIZED,
+            StatusCode::FORBIDDEN,
+            StatusCode::NOT_FOUND,
+            StatusCode::GONE,
+            StatusCode::TOO_MANY_REQUESTS,
+            StatusCode::REQUEST_TIMEOUT,
+        ];
+        let passes = status.is_server_error() || status.is_redirection() || ours.contains(&status);
         Err(if passes {
             Failure::Passing(why, asked)
         } else {
@@ -242,7 +285,7 @@ fn signature(secret: &str, at: f64, body: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
@@ -257,15 +300,7 @@ mod tests {
         let url = format!("http://{}/", listener.local_addr().unwrap());
         let sent = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&sent);
-        let receiver = Receiver {
-            name: "webhook",
-            form: MessageForm::Json,
-            url: Secret::Value(url),
-            auth: None,
-            signing_key: None,
-            tls: Tls::default(),
-            kept: false,
-        };
+        let receiver = to(url);
         let message = Message {
             revision: 3,
             ..Message::default()
@@ -293,6 +328,78 @@ mod tests {
         running.await.unwrap();
         assert_eq!(sent.load(Ordering::Relaxed), 1);
         assert!(outbox.waiting().is_empty());
+    }
+
+    /// A receiver at an address.
+    fn to(url: String) -> Receiver {
+        Receiver {
+            name: "webhook",
+            form: MessageForm::Json,
+            url: Secret::Value(url),
+            auth: None,
+            signing_key: None,
+            tls: Tls::default(),
+            kept: false,
+        }
+    }
+
+    fn messages(revisions: std::ops::Range<u32>) -> Vec<Message> {
+        let message = |revision| Message {
+            revision,
+            ..Message::default()
+        };
+        revisions.map(message).collect()
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_taken_back_is_a_delivery_that_fails() {
+        for status in [401, 403, 404, 410] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("http://{}/", listener.local_addr().unwrap());
+            let outbox = Outbox::new(to(url), messages(1..2), Arc::new(|_| ()), || 0.0);
+            assert!(!outbox.is_tried());
+            let stop = CancellationToken::new();
+            let running = tokio::spawn({
+                let (outbox, stop) = (Arc::clone(&outbox), stop.clone());
+                async move { outbox.run(stop).await }
+            });
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut buffer = [0; 4096];
+            assert!(stream.read(&mut buffer).await.unwrap() > 0);
+            let answer = format!("HTTP/1.1 {status} x\r\nContent-Length: 0\r\n\r\n");
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            while !outbox.is_tried() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            assert!(outbox.failing_since().is_some(), "{status}");
+            stop.cancel();
+            running.await.unwrap();
+            assert_eq!(outbox.waiting().len(), 1, "the address may be replaced");
+        }
+    }
+
+    #[test]
+    fn what_is_handed_over_is_older_than_what_came_since() {
+        let dropped = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&dropped);
+        let count: Count = Arc::new(move |fate| {
+            counted.fetch_add(usize::from(fate == Fate::Dropped), Ordering::Relaxed);
+        });
+        let new = |count: &Count, waiting| {
+            Outbox::new(to("http://a/".into()), waiting, Arc::clone(count), || 0.0)
+        };
+        let (old, other) = (new(&count, messages(1..3)), new(&count, messages(3..5)));
+        other.go_on_with(&old);
+        assert_eq!(other.waiting(), messages(1..5));
+        assert!(old.waiting().is_empty());
+        // The oldest goes when there is no room.
+        let end = u32::try_from(CAPACITY).unwrap() + 4;
+        let full = new(&count, messages(5..end));
+        full.go_on_with(&other);
+        assert_eq!(full.waiting(), messages(4..end));
+        full.offer(Message::default());
+        assert_eq!(full.waiting().len(), CAPACITY);
+        assert_eq!(dropped.load(Ordering::Relaxed), 4);
     }
 
     /// Made with `printf '1767607200.{}' | openssl dgst -sha256 -hmac key`.

@@ -30,11 +30,11 @@ pub struct Wire {
     pub labels: LabelSet,
     /// Whether it has ended.
     pub is_resolved: bool,
-    kind: Kind,
-    text: Arc<str>,
-    fragment: Arc<str>,
-    since: Time,
-    until: Time,
+    pub(super) kind: Kind,
+    pub(super) text: Arc<str>,
+    pub(super) fragment: Arc<str>,
+    pub(super) since: Time,
+    pub(super) until: Time,
 }
 
 #[derive(Serialize)]
@@ -66,10 +66,17 @@ pub fn wires(book: &Book, resend: Duration, now: Time) -> Vec<Arc<Wire>> {
     told.collect()
 }
 
+impl Wire {
+    /// Whether it is about a revision, so that somebody may be waiting for it.
+    pub(super) fn is_of_revision(&self) -> bool {
+        self.labels.get("revision").is_some()
+    }
+}
+
 impl Style {
-    /// The labels of an alert as Alertmanager gets them.
+    /// The labels of an alert as Alertmanager gets them. It drops empty ones, so that they would not be found again.
     pub(super) fn labels<'a>(&'a self, own: &'a LabelSet) -> BTreeMap<&'a str, &'a str> {
-        let external = self.external.iter();
+        let external = self.external.iter().filter(|(_, value)| !value.is_empty());
         let external = external.map(|(name, value)| (name.as_str(), value.as_str()));
         external.chain(own.iter()).collect()
     }
@@ -159,6 +166,7 @@ mod tests {
     fn only(book: &Book, now: u64) -> Value {
         let external = Labels::from([
             ("cluster".to_owned(), "a".to_owned()),
+            ("empty".to_owned(), String::new()),
             ("release".to_owned(), "not this".to_owned()),
         ]);
         let page = Url::parse("https://leadsman.example.com/base/").unwrap();

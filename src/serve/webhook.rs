@@ -5,13 +5,16 @@
 //!   is decided there;
 //! - an answer is given as soon as the alerts are in a bounded queue; what has no room is answered with 503, which
 //!   Alertmanager repeats;
-//! - the same news twice is one: told apart by group, fingerprint, beginning and status;
+//! - the same news twice is one: told apart by group, fingerprint, beginning and status; it stays known for as long as it
+//!   is repeated;
+//! - one alert that is not as it must be takes none of the others with it;
 //! - our own alerts that come back are no news.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -25,8 +28,10 @@ use super::auth::{Deed, allowed};
 use super::problem::problem;
 use super::{Peer, Shared, bodies, too_busy};
 use crate::alert::Labels;
+use crate::clock;
 use crate::config::settings::{AlertRule, Weight};
-use crate::metrics::Action;
+use crate::metrics::{Action, WEBHOOK_CAPACITY, Waits};
+use crate::units::Moment;
 
 /// The largest body.
 const MAX_BODY: usize = 1024 * 1024;
@@ -39,14 +44,21 @@ const MAX_LABELS: usize = 64;
 const MAX_NAME: usize = 128;
 const MAX_VALUE: usize = 1024;
 
-/// News that is remembered, so that its repetition is none: Alertmanager repeats what fires every four hours or so.
+/// News that is remembered, so that its repetition is none: what was heard of longest ago goes first.
 const MAX_REMEMBERED: usize = 10_000;
 
-/// Alerts that wait for one release. It takes them within a moment.
-pub const MAX_WAITING: usize = 1024;
+/// News that was not repeated for so long is forgotten. Alertmanager repeats what fires every four hours unless it is told
+/// otherwise, and hardly anybody says more than a day.
+const REMEMBERED_FOR: Duration = Duration::from_secs(48 * 3600);
+
+/// Addresses of which it is known how often they came: beyond that those are forgotten that have not come of late.
+const MAX_ADDRESSES: usize = 1000;
+
+/// Alerts that wait for one release.
+pub const MAX_WAITING: usize = WEBHOOK_CAPACITY;
 
 /// An alert of Alertmanager about a release.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct AlertHeard {
     /// Its name.
     pub name: String,
@@ -58,6 +70,8 @@ pub struct AlertHeard {
     pub is_firing: bool,
     /// What it means here.
     pub weight: Weight,
+    /// It counts as one that waits until the guard has taken it.
+    _waits: Waits,
 }
 
 /// Who takes alerts about a release.
@@ -109,31 +123,45 @@ struct Told {
     fingerprint: String,
 }
 
-/// News of the last hours, the oldest first.
+/// News of the last days, by when it was last heard.
 #[derive(Default)]
 pub(super) struct Remembered {
-    order: VecDeque<u64>,
-    known: HashSet<u64>,
+    /// When each was last heard, and its place in `order`.
+    known: HashMap<u64, (Moment, u64)>,
+    /// The keys, from the one that was heard longest ago.
+    order: BTreeMap<u64, u64>,
+    next: u64,
 }
 
 impl Remembered {
-    /// Whether this is news; it is none from now on.
-    fn is_news(&mut self, key: u64) -> bool {
-        if !self.known.insert(key) {
-            return false;
+    /// Whether this is news; it is none from now on, and is known for another while.
+    fn is_news(&mut self, key: u64, now: Moment) -> bool {
+        while let Some((place, oldest)) = self.order.first_key_value().map(|(a, b)| (*a, *b)) {
+            let heard = self.known.get(&oldest).map(|(heard, _)| *heard);
+            if heard.is_some_and(|heard| now.since(heard) < REMEMBERED_FOR) {
+                break;
+            }
+            self.order.remove(&place);
+            self.known.remove(&oldest);
         }
-        self.order.push_back(key);
-        if self.order.len() > MAX_REMEMBERED
-            && let Some(oldest) = self.order.pop_front()
+        let before = self.known.insert(key, (now, self.next));
+        if let Some((_, place)) = before {
+            self.order.remove(&place);
+        }
+        self.order.insert(self.next, key);
+        self.next += 1;
+        if self.known.len() > MAX_REMEMBERED
+            && let Some((_, oldest)) = self.order.pop_first()
         {
             self.known.remove(&oldest);
         }
-        true
+        before.is_none()
     }
 
     fn forget(&mut self, key: u64) {
-        self.known.remove(&key);
-        self.order.retain(|known| *known != key);
+        if let Some((_, place)) = self.known.remove(&key) {
+            self.order.remove(&place);
+        }
     }
 }
 
@@ -154,6 +182,9 @@ async fn taken(shared: &Shared, from: IpAddr, headers: &HeaderMap, body: Body) -
         return refused;
     }
     let board = shared.board();
+    if shared.webhook_rate.len() > MAX_ADDRESSES {
+        shared.webhook_rate.retain_recent();
+    }
     if shared.webhook_rate.check_key(&from).is_err() {
         return too_busy("notifications come from this address");
     }
@@ -173,16 +204,22 @@ async fn taken(shared: &Shared, from: IpAddr, headers: &HeaderMap, body: Body) -
         shared.metrics.webhook.alerts(Action::Rejected, rejected);
         return problem(StatusCode::BAD_REQUEST, &why);
     }
-    shared.metrics.webhook.truncated(notice.truncated_alerts);
     let mut counts = HashMap::new();
     for alert in &notice.alerts {
-        let Ok(action) = deliver(shared, &board.alerts, &notice.group_key, alert) else {
+        let action = if is_bounded(alert) {
+            deliver(shared, &board.alerts, &notice.group_key, alert)
+        } else {
+            Ok(Action::Rejected)
+        };
+        let Ok(action) = action else {
             // What was delivered before is known when all of it comes again.
             return too_busy("alerts for a release are waiting");
         };
         shared.metrics.webhook.alerts(action, 1);
         *counts.entry(action.as_str()).or_insert(0) += 1;
     }
+    // What is answered with 503 comes again, and is counted then.
+    shared.metrics.webhook.truncated(notice.truncated_alerts);
     (StatusCode::ACCEPTED, axum::Json(json!(counts))).into_response()
 }
 
@@ -196,17 +233,16 @@ fn check(notice: &Notice) -> Result<(), String> {
             notice.alerts.len()
         ));
     }
-    for alert in &notice.alerts {
-        if alert.labels.len() > MAX_LABELS {
-            return Err(format!("an alert has {} labels", alert.labels.len()));
-        }
-        let is_long =
-            |(name, value): (&String, &String)| name.len() > MAX_NAME || value.len() > MAX_VALUE;
-        if alert.fingerprint.len() > MAX_NAME || alert.labels.iter().any(is_long) {
-            return Err("an alert has a label that is too long".into());
-        }
-    }
     Ok(())
+}
+
+/// Whether an alert keeps the bounds; one that does not is left out, and the others count.
+fn is_bounded(alert: &Told) -> bool {
+    let fits =
+        |(name, value): (&String, &String)| name.len() <= MAX_NAME && value.len() <= MAX_VALUE;
+    alert.labels.len() <= MAX_LABELS
+        && alert.fingerprint.len() <= MAX_NAME
+        && alert.labels.iter().all(fits)
 }
 
 /// Hands an alert to all releases that it is about. An error when one of them has no room.
@@ -242,7 +278,7 @@ fn deliver(
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     };
-    if !remembered().is_news(key) {
+    if !remembered().is_news(key, clock::now()) {
         return Ok(Action::Duplicate);
     }
     for (release, weight) in about {
@@ -252,6 +288,7 @@ fn deliver(
             since,
             is_firing: alert.status == Status::Firing,
             weight,
+            _waits: shared.metrics.webhook.waits(),
         };
         if release.to.try_send(heard).is_err() {
             remembered().forget(key);
@@ -262,3 +299,44 @@ fn deliver(
 }
 
 pub(super) type Memory = Mutex<Remembered>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hour(hours: u64) -> Moment {
+        Moment::after_boot(Duration::from_secs(hours * 3600))
+    }
+
+    #[test]
+    fn what_is_repeated_stays_known_and_what_is_not_is_forgotten() {
+        let mut remembered = Remembered::default();
+        assert!(remembered.is_news(1, hour(1)));
+        assert!(remembered.is_news(2, hour(1)));
+        for hours in 2..100 {
+            assert!(!remembered.is_news(1, hour(hours)), "{hours}");
+        }
+        assert!(
+            remembered.is_news(2, hour(100)),
+            "it was not repeated for days"
+        );
+        // One that found no room comes again, and is news then.
+        remembered.forget(1);
+        assert!(remembered.is_news(1, hour(100)));
+        assert_eq!(remembered.known.len(), remembered.order.len());
+    }
+
+    #[test]
+    fn the_one_heard_longest_ago_makes_room() {
+        let mut remembered = Remembered::default();
+        for key in 0..MAX_REMEMBERED as u64 {
+            assert!(remembered.is_news(key, hour(1)));
+        }
+        assert!(!remembered.is_news(0, hour(1)));
+        assert!(remembered.is_news(u64::MAX, hour(1)));
+        assert!(!remembered.is_news(0, hour(1)), "it was repeated");
+        assert!(remembered.is_news(1, hour(1)), "it was the oldest");
+        assert_eq!(remembered.known.len(), MAX_REMEMBERED);
+        assert_eq!(remembered.order.len(), MAX_REMEMBERED);
+    }
+}

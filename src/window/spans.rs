@@ -171,17 +171,22 @@ impl Default for Spans {
 impl Spans {
     /// Counts a sounding that ended at a moment.
     pub fn record(&mut self, at: Moment, outcome: Outcome) {
+        self.record_times(at, outcome, 1);
+    }
+
+    /// Counts a sounding as so many of its kind.
+    pub fn record_times(&mut self, at: Moment, outcome: Outcome, times: u32) {
         let one = match outcome {
             Outcome::Good => Tally {
-                good: 1,
+                good: times,
                 ..Tally::default()
             },
             Outcome::Bad(_) => Tally {
-                bad: 1,
+                bad: times,
                 ..Tally::default()
             },
             Outcome::Void(_) => Tally {
-                void: 1,
+                void: times,
                 ..Tally::default()
             },
         };

@@ -24,7 +24,24 @@ impl Alertmanager {
 
     /// One whose webhook sends the token of a file.
     pub(crate) fn with(receiver: &str, token: Option<&Path>, other: Option<&Self>) -> Option<Self> {
-        let found = Self::launch(receiver, token, other, &[])?;
+        Self::routed(
+            receiver,
+            token,
+            other,
+            "group_by: ['...'], repeat_interval: 1h",
+            "",
+        )
+    }
+
+    /// One with more in its route and in its webhook.
+    pub(crate) fn routed(
+        receiver: &str,
+        token: Option<&Path>,
+        other: Option<&Self>,
+        route: &str,
+        webhook: &str,
+    ) -> Option<Self> {
+        let found = Self::launch(receiver, token, other, &[], (route, webhook))?;
         until("Alertmanager is ready", || {
             found.is_up() && request(found.address, "GET", "/-/ready", &[]).status == 200
         });
@@ -40,6 +57,7 @@ impl Alertmanager {
         token: Option<&Path>,
         other: Option<&Self>,
         more: &[String],
+        (route, webhook): (&str, &str),
     ) -> Option<Self> {
         let program = "prometheus-alertmanager";
         let found = Command::new(program)
@@ -65,8 +83,8 @@ impl Alertmanager {
             )
         });
         let text = format!(
-            "route: {{receiver: hears, group_by: ['...'], group_wait: 100ms, group_interval: 1s, repeat_interval: 1h}}\n\
-             receivers:\n- name: hears\n  webhook_configs: [{{url: '{receiver}', send_resolved: true{token}}}]\n"
+            "route: {{receiver: hears, group_wait: 100ms, group_interval: 1s, {route}}}\n\
+             receivers:\n- name: hears\n  webhook_configs: [{{url: '{receiver}', send_resolved: true{webhook}{token}}}]\n"
         );
         std::fs::write(&file, text).unwrap();
         let (port, gossip) = (unused_port(), unused_port());
@@ -242,7 +260,6 @@ fn two_that_gossip_hear_of_the_beginning_and_of_the_end_across_a_restart() {
     assert_eq!(told(&hears, name, "resolved"), 1);
 }
 
-/// The example of routes is one that Alertmanager takes, and it sends each alert where its priority says.
 /// One that wants to see a certificate, under a path and with a name that is not its address.
 #[test]
 fn one_behind_tls_and_a_prefix_knows_us_by_our_certificate() {
@@ -263,7 +280,9 @@ fn one_behind_tls_and_a_prefix_knows_us_by_our_certificate() {
         format!("--web.config.file={}", web.display()),
         "--web.route-prefix=/alerts-here/".to_owned(),
     ];
-    let Some(real) = Alertmanager::launch(&hears.url(), None, None, &more) else {
+    let Some(real) =
+        Alertmanager::launch(&hears.url(), None, None, &more, ("group_by: ['...']", ""))
+    else {
         return;
     };
     until("Alertmanager listens", || real.is_up());
@@ -298,6 +317,7 @@ fn one_behind_tls_and_a_prefix_knows_us_by_our_certificate() {
     });
 }
 
+/// The example of routes is one that Alertmanager takes, and it sends each alert where its priority says.
 #[test]
 fn the_example_routes_by_priority() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("helm/alertmanager.example.yml");

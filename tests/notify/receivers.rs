@@ -15,6 +15,17 @@ pub(crate) struct Reply {
     body: Vec<u8>,
     /// Waits so long before it.
     after: Duration,
+    /// What it announces is more than what comes: either nothing more, or a byte now and then.
+    breaks_off: Option<Drip>,
+}
+
+/// How an answer does not come to its end.
+#[derive(Clone, Copy)]
+pub(crate) enum Drip {
+    /// The connection ends.
+    Ends,
+    /// A byte comes every so often.
+    Drips,
 }
 
 impl Reply {
@@ -24,6 +35,7 @@ impl Reply {
             headers: String::new(),
             body: b"{}".to_vec(),
             after: Duration::ZERO,
+            breaks_off: None,
         }
     }
 
@@ -37,6 +49,13 @@ impl Reply {
     pub(crate) fn header(self, header: &str) -> Self {
         Self {
             headers: format!("{}{header}\r\n", self.headers),
+            ..self
+        }
+    }
+
+    pub(crate) fn breaks_off(self, how: Drip) -> Self {
+        Self {
+            breaks_off: Some(how),
             ..self
         }
     }
@@ -115,7 +134,7 @@ fn serve(mut stream: TcpStream, kept: &Mutex<Vec<Request>>, by: &Mutex<Answer>) 
         let head = format!(
             "HTTP/1.1 {} x\r\nContent-Length: {}\r\n{}\r\n",
             reply.status,
-            reply.body.len(),
+            reply.body.len() + usize::from(reply.breaks_off.is_some()) * 1000,
             reply.headers
         );
         if stream
@@ -124,6 +143,16 @@ fn serve(mut stream: TcpStream, kept: &Mutex<Vec<Request>>, by: &Mutex<Answer>) 
             .is_err()
         {
             return;
+        }
+        match reply.breaks_off {
+            None => {}
+            Some(Drip::Ends) => return,
+            Some(Drip::Drips) => {
+                while stream.write_all(b" ").is_ok() {
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                return;
+            }
         }
     }
 }
@@ -180,23 +209,30 @@ fn receivers_that_misbehave_hold_up_nobody() {
         Receiver::start(|_| Reply::status(400).body("start time must be before end time"));
     let large = Receiver::start(|_| Reply::status(503).body(vec![b'x'; 10_000_000]));
     let garbage = Receiver::start(|_| Reply::status(200).body("<html>\u{0}"));
+    let resets = Receiver::start(|_| Reply::status(503).breaks_off(Drip::Ends));
+    let drips = Receiver::start(|_| Reply::status(503).breaks_off(Drip::Drips));
+    let huge = Receiver::start(|_| Reply::status(200).body(vec![b'['; 10_000_000]));
     let slow = Receiver::start(|_| Reply::status(200).after(Duration::from_millis(1500)));
-    let urls: Vec<String> = [&good, &redirects, &refuses, &large, &garbage, &slow]
-        .iter()
-        .map(|receiver| receiver.url())
-        .chain([
-            format!("http://{hangs}"),
-            "http://127.0.0.1:1".to_owned(),
-            "http://nobody.invalid:9093".to_owned(),
-        ])
-        .collect();
+    let urls: Vec<String> = [
+        &good, &redirects, &refuses, &large, &garbage, &slow, &resets, &drips, &huge,
+    ]
+    .iter()
+    .map(|receiver| receiver.url())
+    .chain([
+        format!("http://{hangs}"),
+        "http://127.0.0.1:1".to_owned(),
+        "http://nobody.invalid:9093".to_owned(),
+    ])
+    .collect();
     let leadsman = Leadsman::run(&with(&urls, ""), &[]);
     until("the good one is told again and again", || posts(&good) >= 5);
     until("the slow one is told", || posts(&slow) >= 2);
     until("all are tried", || {
-        [&redirects, &refuses, &large, &garbage]
-            .iter()
-            .all(|receiver| posts(receiver) >= 2)
+        [
+            &redirects, &refuses, &large, &garbage, &resets, &drips, &huge,
+        ]
+        .iter()
+        .all(|receiver| posts(receiver) >= 2)
     });
     // A redirect is not followed.
     assert!(elsewhere.requests().is_empty());
@@ -215,12 +251,17 @@ fn receivers_that_misbehave_hold_up_nobody() {
     assert!(of("errors_total", &good.url()) < 0.5);
     assert!(of("sent_total", &good.url()) > 4.5);
     assert!(of("errors_total", &redirects.url()) > 0.5);
+    assert!(of("errors_total", &resets.url()) > 0.5);
+    assert!(
+        of("errors_total", &huge.url()) < 0.5,
+        "what it says does not matter"
+    );
     // What is refused is not sent again before the next resend, and counts as dropped.
     assert!(of("dropped_total", &refuses.url()) > 0.5);
     assert!(of("dropped_total", &large.url()) < 0.5);
     // A name that is not resolved is no receiver, and is told of.
     assert!(
-        page.contains("leadsman_alertmanager_discovered 8"),
+        page.contains("leadsman_alertmanager_discovered 11"),
         "{page}"
     );
     assert!(leadsman.said("nobody.invalid"));
@@ -292,4 +333,26 @@ fn credentials_come_from_a_file_that_may_change() {
     let log =
         leadsman.log() + &leadsman.get("/api/v1/alerts").body + &leadsman.get("/metrics").body;
     assert!(!log.contains("tok-"), "{log}");
+}
+
+#[test]
+fn a_name_and_a_password_are_sent_and_not_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let password = folder.path().join("password");
+    std::fs::write(&password, "hunter2\n").unwrap();
+    let receiver = Receiver::start(|_| Reply::status(200));
+    let more = format!(
+        "username = \"leadsman\"\npassword_file = \"{}\"",
+        password.display()
+    );
+    let leadsman = Leadsman::run(&with(&[receiver.url()], &more), &[]);
+    until("both are sent", || {
+        let requests = receiver.requests();
+        // `printf leadsman:hunter2 | base64`
+        requests.iter().any(|request| {
+            let head = request.head.to_ascii_lowercase();
+            head.contains("authorization: basic bgvhzhntyw46ahvudgvymg==")
+        })
+    });
+    assert!(!leadsman.log().contains("hunter2"));
 }

@@ -10,7 +10,10 @@ use crate::program::{App, Leadsman, until};
 use crate::receivers::{Receiver, Reply};
 
 fn headlines(receiver: &Receiver) -> Vec<String> {
-    let bodies = receiver.bodies();
+    headlines_in(&receiver.bodies())
+}
+
+fn headlines_in(bodies: &[String]) -> Vec<String> {
     let told = bodies
         .iter()
         .map(|body| serde_json::from_str::<Value>(body).unwrap());
@@ -80,6 +83,7 @@ fn a_rollback_is_told_as_one_story_once_and_in_order() {
     });
     // What waits survives a restart.
     leadsman.kill();
+    let refused = slack.requests().len();
     slack.answers(|_| Reply::status(200));
     leadsman.start_again();
     until("all is told", || {
@@ -89,8 +93,7 @@ fn a_rollback_is_told_as_one_story_once_and_in_order() {
     });
     // Nothing more comes.
     std::thread::sleep(Duration::from_secs(3));
-    let mut told = headlines(&slack);
-    told.dedup();
+    let told = headlines_in(&slack.bodies()[refused..]);
     let story = [
         "shop/mykadoo: revision 2 made things worse",
         "shop/mykadoo: revision 2 was turned back, and all is well again",
@@ -175,8 +178,8 @@ fn a_rollback_is_told_as_one_story_once_and_in_order() {
         leadsman.log() + &leadsman.get("/api/v1/alerts").body + &leadsman.get("/metrics").body;
     assert!(!said.contains("secret-part"), "{said}");
     assert!(
-        said.contains("leadsman_messages_total{receiver=\"slack\",result=\"sent\"} 2")
-            || said.contains("result=\"sent\"} 1")
+        said.contains("leadsman_messages_total{receiver=\"slack\",result=\"sent\"} 2"),
+        "{said}"
     );
 }
 

@@ -1,12 +1,15 @@
 //! Alertmanager tells us, and those who pretend to be it.
 
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::alertmanager::Alertmanager;
-use crate::program::{Leadsman, Reply, post, until};
+use crate::program::{App, Leadsman, Reply, post, until};
+use crate::receivers::{Receiver, Reply as Answer};
 
 const TOKEN: &str = "tok-of-the-webhook";
 
@@ -111,17 +114,34 @@ fn notifications_are_checked_counted_and_taken_once() {
         7
     );
 
+    // One alert that is too long takes none of the others with it.
+    let long = alert("HighErrors", &"x".repeat(1025), "2026-01-05T10:00:00Z");
+    let other = alert("HighErrors", "shop", "2026-01-05T12:00:00Z");
+    let both = notice(&format!("{long},{other}"));
+    assert_eq!(tell(&leadsman, both.as_bytes()).status, 202);
+    assert_eq!((action("accepted"), action("rejected")), (3, 1));
+    // One of ours may have another name by the time that it comes back; its source says whose it is.
+    let ours = alert("Renamed", "shop", "2026-01-05T10:00:00Z").replace(
+        "\"team\":\"shop\"",
+        "\"team\":\"shop\",\"source\":\"leadsman\"",
+    );
+    let ours = ours.replace("Renamed", "HighErrors");
+    assert_eq!(tell(&leadsman, notice(&ours).as_bytes()).status, 202);
+    assert_eq!((action("accepted"), action("ignored")), (3, 4));
+    assert_eq!(count(&leadsman, "leadsman_webhook_queue_capacity"), 1024);
+    until("nothing waits", || {
+        count(&leadsman, "leadsman_webhook_queue_length") == 0
+    });
+
+    let nested = format!("{}1{}", "[".repeat(10_000), "]".repeat(10_000));
+    let deep_unknown = good.replace("\"new_field\":[1]", &format!("\"new_field\":{nested}"));
+    let deep_label = good.replace("\"team\":\"shop\"", &format!("\"team\":{nested}"));
     let deep = format!(
         "{{\"version\":{}{}}}",
         "[".repeat(10_000),
         "]".repeat(10_000)
     );
     let many = vec![alert("HighErrors", "shop", "2026-01-05T10:00:00Z"); 513].join(",");
-    let long = notice(&alert(
-        "HighErrors",
-        &"x".repeat(1025),
-        "2026-01-05T10:00:00Z",
-    ));
     let large = vec![b' '; 100 * 1024 * 1024];
     for (body, status) in [
         (&b""[..], 400),
@@ -131,7 +151,9 @@ fn notifications_are_checked_counted_and_taken_once() {
         (&[0xff, 0xfe, 0x00], 400),
         (deep.as_bytes(), 400),
         (notice(&many).as_bytes(), 400),
-        (long.as_bytes(), 400),
+        // What is not known is skipped without being kept, however deep it is.
+        (deep_unknown.as_bytes(), 202),
+        (deep_label.as_bytes(), 400),
         (good.replace("\"4\"", "\"3\"").as_bytes(), 400),
         (good.replace("\"4\"", "4").as_bytes(), 400),
         (good.replace("2026-01-05T10", "yesterday").as_bytes(), 400),
@@ -226,4 +248,169 @@ fn a_real_alertmanager_reaches_us() {
         releases["releases"][0]["phase"], "absent",
         "an alert alone does nothing"
     );
+}
+
+/// One that repeats at once and truncates, with a proxy before us that is too busy at first.
+#[test]
+fn a_real_alertmanager_repeats_truncates_and_tries_again_after_503() {
+    let folder = tempfile::tempdir().unwrap();
+    let leadsman = leadsman(folder.path());
+    let to = leadsman.address();
+    let busy = Arc::new(AtomicUsize::new(2));
+    let left = Arc::clone(&busy);
+    let proxy = Receiver::start(move |asked| {
+        let is_busy = left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                left.checked_sub(1)
+            })
+            .is_ok();
+        if is_busy {
+            return Answer::status(503).header("Retry-After: 1");
+        }
+        let token = asked.head.lines().find_map(|line| {
+            let (name, value) = line.split_once(": ")?;
+            name.eq_ignore_ascii_case("authorization").then_some(value)
+        });
+        let headers = [
+            ("Authorization", token.unwrap_or("")),
+            ("Content-Type", "application/json"),
+        ];
+        Answer::status(post(to, "/api/v1/alerts", &headers, asked.body.as_bytes()).status)
+    });
+    let token = folder.path().join("token");
+    let Some(alertmanager) = Alertmanager::routed(
+        &proxy.url(),
+        Some(&token),
+        None,
+        "group_by: [alertname], repeat_interval: 1s",
+        ", max_alerts: 1",
+    ) else {
+        return;
+    };
+    let body = r#"[{"labels":{"alertname":"HighErrors","team":"shop"}},{"labels":{"alertname":"HighErrors","team":"web"}}]"#;
+    let headers = [("Content-Type", "application/json")];
+    let stored = post(
+        alertmanager.address,
+        "/api/v2/alerts",
+        &headers,
+        body.as_bytes(),
+    );
+    assert_eq!(stored.status, 200);
+    until("it is heard after all, and then again", || {
+        let action = |name: &str| {
+            count(
+                &leadsman,
+                &format!("leadsman_webhook_alerts_total{{action=\"{name}\"}}"),
+            )
+        };
+        action("accepted") == 1 && action("duplicate") >= 1
+    });
+    assert_eq!(busy.load(Ordering::Relaxed), 0);
+    assert!(proxy.requests().len() >= 4, "two of them were refused");
+    assert!(count(&leadsman, "leadsman_webhook_truncated_alerts_total") >= 1);
+}
+
+/// Whatever comes at once, each alert is taken, known or asked for again.
+#[test]
+fn of_a_flood_nothing_is_lost_without_a_word() {
+    let folder = tempfile::tempdir().unwrap();
+    let leadsman = leadsman(folder.path());
+    let (threads, each, alerts) = (8, 40, 64);
+    let (mut taken, mut busy) = (0, 0);
+    std::thread::scope(|scope| {
+        let leadsman = &leadsman;
+        let tellers: Vec<_> = (0..threads)
+            .map(|thread| {
+                scope.spawn(move || {
+                    let (mut taken, mut busy) = (0, 0);
+                    for number in 0..each {
+                        let all: Vec<String> = (0..alerts)
+                            .map(|alert_number| {
+                                let print = format!("f{thread}-{number}-{alert_number}");
+                                alert("HighErrors", "shop", "2026-01-05T10:00:00Z").replace(
+                                    "\"fingerprint\":\"HighErrors\"",
+                                    &format!("\"fingerprint\":\"{print}\""),
+                                )
+                            })
+                            .collect();
+                        let reply = tell(leadsman, notice(&all.join(",")).as_bytes());
+                        match reply.status {
+                            202 => taken += alerts,
+                            503 => busy += 1,
+                            status => panic!("{status}: {}", reply.body),
+                        }
+                    }
+                    (taken, busy)
+                })
+            })
+            .collect();
+        for teller in tellers {
+            let (more, refused) = teller.join().unwrap();
+            taken += more;
+            busy += refused;
+        }
+    });
+    let requests = |code: u16| {
+        count(
+            &leadsman,
+            &format!("leadsman_webhook_requests_total{{code=\"{code}\"}}"),
+        )
+    };
+    assert_eq!(requests(202) + requests(503), threads * each);
+    assert_eq!(requests(503), busy);
+    let action = |name: &str| {
+        count(
+            &leadsman,
+            &format!("leadsman_webhook_alerts_total{{action=\"{name}\"}}"),
+        )
+    };
+    // Of what was answered with 503 a part may have been taken before there was no room.
+    let counted = action("accepted") + action("duplicate");
+    assert!(
+        counted >= taken && counted <= taken + busy * alerts,
+        "{counted} {taken} {busy}"
+    );
+    until("nothing waits", || {
+        count(&leadsman, "leadsman_webhook_queue_length") == 0
+    });
+}
+
+/// An alert that would convict means nothing where no revision is watched.
+#[test]
+fn a_convicting_alert_outside_a_watch_does_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let history = folder.path().join("history");
+    let app = App::of(&history);
+    until("the app's pods are Ready", || {
+        std::fs::read_to_string(history.join("pods.json"))
+            .is_ok_and(|text| text.contains("\"settled\":1"))
+    });
+    let token = folder.path().join("token");
+    std::fs::write(&token, TOKEN).unwrap();
+    let config = format!(
+        "[serve]\nlisten = \"127.0.0.1:0\"\ntoken_file = \"{}\"\n\
+         [[release]]\nname = \"mykadoo\"\nnamespace = \"shop\"\nbase_url = \"{}\"\nembedded = \"{}\"\nmode = \"enforce\"\n\
+         [[release.probe]]\nname = \"api\"\npath = \"/api/health\"\n\
+         [[release.alert]]\nmatch = {{ alertname = \"HighErrors\" }}\nweight = \"convict\"\n",
+        token.display(),
+        app.url(),
+        history.display()
+    );
+    let leadsman = Leadsman::run(&config, &[]);
+    let release = || -> Value {
+        let all: Value = serde_json::from_str(&leadsman.get("/api/v1/releases").body).unwrap();
+        all["releases"][0].clone()
+    };
+    until("nothing is watched", || release()["phase"] == "steady");
+    let told = notice(&alert("HighErrors", "shop", "2199-01-01T00:00:00Z"));
+    assert_eq!(tell(&leadsman, told.as_bytes()).status, 202);
+    until("the guard has taken it", || {
+        count(
+            &leadsman,
+            "leadsman_webhook_alerts_total{action=\"accepted\"}",
+        ) == 1
+            && count(&leadsman, "leadsman_webhook_queue_length") == 0
+    });
+    assert_eq!(release()["phase"], "steady");
+    assert_eq!(release()["revision"], 1, "{:#}", release());
 }

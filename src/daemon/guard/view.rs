@@ -10,6 +10,7 @@ use crate::units::{Revision, Time};
 use crate::verdict::{Verdict, number};
 
 use super::Setup;
+use super::alerts::others;
 use super::saved::{Known, State, Watching};
 
 /// Entries and revisions that are shown.
@@ -195,7 +196,7 @@ pub(super) fn verdict(watching: &Watching, now: Time) -> Option<VerdictView> {
         revision: watching.revision.0,
         verdict: conclusion.word().to_owned(),
         reason: conclusion.reason(),
-        text,
+        text: text + &others(&watching.alerts, ""),
         failing: watching.failing(),
         otherwise,
         at: now.unix_seconds(),

@@ -20,8 +20,8 @@ use crate::window::{Span, Spans, Tally};
 /// Revisions whose share of a budget is kept, for each release.
 const MAX_REVISIONS: usize = 20;
 
-/// Windows that are shown, the shortest first: all that a tier looks at.
-const WINDOWS: [Span; 7] = [
+/// Windows that are shown, the shortest first: all that a tier looks at, and the longest period.
+const WINDOWS: [Span; 8] = [
     Span::Minutes5,
     Span::Minutes30,
     Span::Hour,
@@ -29,6 +29,7 @@ const WINDOWS: [Span; 7] = [
     Span::Hours6,
     Span::Day,
     Span::Days3,
+    Span::Days30,
 ];
 
 /// Something promised.
@@ -110,6 +111,20 @@ impl Promise {
         }
     }
 
+    /// Soundings, and bad ones, since the probes were first configured, as the spans count them.
+    fn totals(&self, tracked: &HashMap<ProbeId, Arc<Tracked>>) -> (u64, u64) {
+        let all = self.of.iter().filter_map(|id| tracked.get(id));
+        all.fold((0, 0), |sum, tracked| {
+            let track = tracked.lock();
+            let (good, bad) = if self.is_latency {
+                track.weighed_slow().unwrap_or_default()
+            } else {
+                track.weighed()
+            };
+            (sum.0 + good + bad, sum.1 + bad)
+        })
+    }
+
     /// The counts of each window, and of the period.
     fn count(
         &self,
@@ -139,55 +154,67 @@ impl Promise {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Account {
     revisions: BTreeMap<u32, (u64, u64)>,
-    /// The totals of its probes when last looked; of this run of the process.
+    /// The totals of its probes when last looked; of this run of the process, and `None` before the first look: what was
+    /// sounded until then is on nobody's account here, or on that of whoever told before us.
     #[serde(skip)]
-    last: (u64, u64),
+    last: Option<(u64, u64)>,
+}
+
+impl Account {
+    /// Puts what came since the last look on the account of a revision.
+    fn book(&mut self, revision: u32, totals: (u64, u64)) {
+        // Numbers that went back begin again: the release was uninstalled, and the later ones are of its former life.
+        self.revisions.split_off(&(revision.saturating_add(1)));
+        let spent = self.revisions.entry(revision).or_default();
+        if let Some(last) = self.last {
+            // A probe that is gone takes its totals along.
+            spent.0 += totals.0.saturating_sub(last.0);
+            spent.1 += totals.1.saturating_sub(last.1);
+        }
+        self.last = Some(totals);
+        while self.revisions.len() > MAX_REVISIONS {
+            self.revisions.pop_first();
+        }
+    }
 }
 
 /// By namespace and release, with a slash between.
 pub(super) type Accounts = BTreeMap<String, Account>;
 
-/// Puts what was sounded since the last look on the account of the revision that is there.
+/// Puts what was sounded since the last look on the account of the revision that is there. Accounts of releases of which
+/// nothing is promised any more, or that were uninstalled, are closed.
 pub(super) fn book(
     accounts: &mut Accounts,
     promises: &[Promise],
     views: &[Arc<GuardView>],
     tracked: &HashMap<ProbeId, Arc<Tracked>>,
 ) {
-    let wanted = promises
+    let wanted: HashMap<String, &Promise> = promises
         .iter()
-        .filter(|promise| promise.probe.is_none() && !promise.is_latency);
-    for promise in wanted {
-        let is_it = |view: &&Arc<GuardView>| {
-            view.namespace == promise.namespace && view.release == promise.release
-        };
-        let Some(revision) = views.iter().find(is_it).and_then(|view| view.revision) else {
+        .filter(|promise| promise.probe.is_none() && !promise.is_latency)
+        .map(|promise| (account(&promise.namespace, &promise.release), promise))
+        .collect();
+    accounts.retain(|name, _| wanted.contains_key(name));
+    for view in views {
+        let name = account(&view.namespace, &view.release);
+        let Some(promise) = wanted.get(&name) else {
             continue;
         };
-        let totals =
-            promise
-                .of
-                .iter()
-                .filter_map(|id| tracked.get(id))
-                .fold((0, 0), |sum, tracked| {
-                    let (good, bad) = tracked.lock().judged();
-                    (sum.0 + good + bad, sum.1 + bad)
-                });
-        let account = accounts
-            .entry(format!("{}/{}", promise.namespace, promise.release))
-            .or_default();
-        // A probe that is gone takes its totals along.
-        let (all, bad) = (
-            totals.0.saturating_sub(account.last.0),
-            totals.1.saturating_sub(account.last.1),
-        );
-        account.last = totals;
-        let spent = account.revisions.entry(revision).or_default();
-        *spent = (spent.0 + all, spent.1 + bad);
-        while account.revisions.len() > MAX_REVISIONS {
-            account.revisions.pop_first();
+        if view.phase == "absent" {
+            accounts.remove(&name);
+            continue;
         }
+        let Some(revision) = view.revision else {
+            continue;
+        };
+        let totals = promise.totals(tracked);
+        accounts.entry(name).or_default().book(revision, totals);
     }
+}
+
+/// What the account of a release is kept under.
+fn account(namespace: &str, release: &str) -> String {
+    format!("{namespace}/{release}")
 }
 
 /// Objectives that are looked at in one tick at least: so many cost a millisecond or so.
@@ -197,8 +224,8 @@ const AT_ONCE: usize = 100;
 /// minute.
 const ROUND: usize = 10;
 
-/// What was found of one objective.
-type Known = (Arc<ObjectiveView>, Vec<Condition>);
+/// What was found of one objective, and the totals that it was found from.
+type Known = (Arc<ObjectiveView>, Vec<Condition>, (u64, u64));
 
 /// What was found of each objective when it was its turn.
 #[derive(Default)]
@@ -222,28 +249,29 @@ impl Looked {
         metrics: &Metrics,
         now: Moment,
     ) {
-        let at = |promise| one(promise, accounts, tracked, metrics, now);
+        let at = |promise, last| one(promise, accounts, tracked, metrics, now, last);
         if self.known.len() != promises.len() {
-            self.known = promises.iter().map(at).collect();
+            self.known = promises.iter().map(|promise| at(promise, None)).collect();
             self.next = 0;
             return;
         }
         let count = promises.len().div_ceil(ROUND).max(AT_ONCE);
         for _ in 0..count.min(promises.len()) {
-            self.known[self.next] = at(&promises[self.next]);
+            let last = self.known[self.next].2;
+            self.known[self.next] = at(&promises[self.next], Some(last));
             self.next = (self.next + 1) % promises.len();
         }
     }
 
     /// What is shown of each of them.
     pub(super) fn views(&self) -> Vec<Arc<ObjectiveView>> {
-        let views = self.known.iter().map(|(view, _)| Arc::clone(view));
+        let views = self.known.iter().map(|(view, ..)| Arc::clone(view));
         views.collect()
     }
 
     /// What is wrong with them.
     pub(super) fn conditions(&self) -> impl Iterator<Item = &Condition> {
-        self.known.iter().flat_map(|(_, found)| found)
+        self.known.iter().flat_map(|(_, found, _)| found)
     }
 }
 
@@ -253,6 +281,7 @@ fn one(
     tracked: &HashMap<ProbeId, Arc<Tracked>>,
     metrics: &Metrics,
     now: Moment,
+    last: Option<(u64, u64)>,
 ) -> Known {
     let mut found = Vec::new();
     let (windows, period) = promise.count(tracked, now);
@@ -285,7 +314,7 @@ fn one(
         let fired = firing.iter().find(|tier| tier.is_page() == is_page);
         found.extend(fired.map(|tier| condition(promise, kind, *tier, of, remaining)));
     }
-    let account = accounts.get(&format!("{}/{}", promise.namespace, promise.release));
+    let account = accounts.get(&account(&promise.namespace, &promise.release));
     let account = account.filter(|_| promise.probe.is_none() && !promise.is_latency);
     let whole = promise.expected * objective.period().as_secs_f64();
     let view = ObjectiveView {
@@ -338,6 +367,7 @@ fn one(
         view.objective,
         view.target,
         remaining,
+        promise.objective.days,
     );
     for burn in &view.burns {
         metrics.objectives.burns(
@@ -350,7 +380,22 @@ fn one(
             burn.burn_rate,
         );
     }
-    (Arc::new(view), found)
+    let totals = promise.totals(tracked);
+    // A probe that is gone takes its totals along, and a counter must not go back.
+    let since = last.map_or((0, 0), |last| {
+        (
+            totals.0.saturating_sub(last.0),
+            totals.1.saturating_sub(last.1),
+        )
+    });
+    metrics.objectives.counted(
+        &view.namespace,
+        &view.release,
+        view.probe.as_deref().unwrap_or(""),
+        view.objective,
+        since,
+    );
+    (Arc::new(view), found, totals)
 }
 
 fn condition(
@@ -370,7 +415,8 @@ fn condition(
         kind,
         place,
         text: format!(
-            "The {} of {target} % over {} days burns {:.1} times too fast in {} and {:.1} times in {}; {:.1} % of its budget is left.",
+            "The error budget of the {} of {target} % over {} days is being spent {:.1} times as fast as it lasts over {}, \
+             and {:.1} times over {}; {:.1} % of it is left.",
             promise.what(),
             promise.objective.days,
             burn(long),
@@ -388,3 +434,6 @@ fn number(number: f64) -> String {
     let text = format!("{number:.3}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,13 @@
 //! What is wrong with a release, from what is shown of it: pure, so that a restart finds the same.
 
+use std::time::Duration;
+
 use crate::alert::Condition;
 use crate::alert::Kind;
 use crate::alert::Labels;
 use crate::serve::status::GuardView;
 use crate::serve::status::RolloutView;
-use crate::track::Tracked;
+use crate::track::{Track, Tracked};
 
 /// A release that was turned back and is well is told of for so long, in seconds.
 const TOLD_FOR: f64 = 3600.0;
@@ -84,18 +86,27 @@ pub(super) fn blind(view: &GuardView) -> Option<Condition> {
     })
 }
 
+fn in_a_row(interval: Duration) -> u32 {
+    if interval.as_secs() >= 60 {
+        1
+    } else {
+        IN_A_ROW
+    }
+}
+
+/// Whether a probe was asked often enough since the start that it would have been seen to fail.
+pub(super) fn is_known(track: &Track, interval: Duration) -> bool {
+    let (good, bad) = track.judged();
+    good + bad >= u64::from(in_a_row(interval))
+}
+
 /// A probe that fails.
 pub(super) fn of_probe(tracked: &Tracked) -> Option<Condition> {
     let probe = tracked.probe();
     let (failures, why) = {
         let track = tracked.lock();
-        let least = if probe.interval.as_secs() >= 60 {
-            1
-        } else {
-            IN_A_ROW
-        };
         let failures = track.consecutive_failures();
-        if failures < least {
+        if failures < in_a_row(probe.interval) {
             return None;
         }
         (failures, track.why_not())

@@ -7,6 +7,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Herald, news};
 use crate::clock;
+use crate::config::settings::Receiver;
+use crate::notify::Message;
 use crate::notify::{Count, Fate, Outbox};
 use crate::serve::status::GuardView;
 
@@ -18,42 +20,100 @@ pub(super) struct Posting {
     pub(super) outbox: Arc<Outbox>,
     pub(super) stop: CancellationToken,
     pub(super) task: JoinHandle<()>,
+    /// It took the place of another one at a reload.
+    pub(super) is_changed: bool,
+    /// The one before it, until what waits there is here.
+    before: Option<Arc<Outbox>>,
+}
+
+impl Posting {
+    /// What waits, the oldest first; with what the one before it has not handed over yet.
+    fn waiting(&self) -> Vec<Message> {
+        let before = self.before.as_ref();
+        let mut waiting = before.map_or_else(Vec::new, |before| before.waiting());
+        waiting.extend(self.outbox.waiting());
+        waiting
+    }
 }
 
 impl Herald {
+    /// Opens those that are not open. One whose settings have changed gets what waits in the old one when that has ended:
+    /// both at once would tell the same twice.
     pub(super) fn open_outboxes(&mut self) {
-        for receiver in self.orders.receivers.clone() {
-            let waiting = self.kept.waiting.remove(receiver.name).unwrap_or_default();
-            let (metrics, name) = (Arc::clone(&self.setup.metrics), receiver.name);
-            let changed = Arc::clone(&self.setup.changed);
-            let count: Count = Arc::new(move |fate| {
-                // What was told is stored, so that a restart does not tell it again.
-                changed.notify_one();
-                let result = match fate {
-                    Fate::Sent => "sent",
-                    Fate::Failed => "failed",
-                    Fate::Dropped => "dropped",
-                };
-                metrics.alerting.message(name, result);
-            });
-            let outbox = Outbox::new(receiver, waiting, count, clock::unix_seconds);
-            let stop = CancellationToken::new();
-            let ended = self.setup.ended.clone().drop_guard();
-            let task = tokio::spawn({
-                let (outbox, stop) = (Arc::clone(&outbox), stop.clone());
-                async move {
+        self.keep_waiting();
+        let wanted = self.orders.receivers.clone();
+        let (kept, mut changed): (Vec<Posting>, Vec<Posting>) = std::mem::take(&mut self.outboxes)
+            .into_iter()
+            .partition(|posting| wanted.contains(posting.outbox.receiver()));
+        self.outboxes = kept;
+        for posting in &changed {
+            posting.outbox.hand_over();
+            posting.stop.cancel();
+        }
+        for receiver in wanted {
+            let is_it = |posting: &Posting| posting.outbox.receiver().name == receiver.name;
+            if self.outboxes.iter().any(is_it) {
+                continue;
+            }
+            let before = changed.iter().position(is_it);
+            let before = before.map(|at| changed.swap_remove(at));
+            let posting = self.open(receiver, before);
+            self.outboxes.push(posting);
+        }
+    }
+
+    fn open(&mut self, receiver: Receiver, before: Option<Posting>) -> Posting {
+        // Where there was none, what waited when there last was one.
+        let waiting = self.kept.waiting.remove(receiver.name);
+        let waiting = waiting.filter(|_| before.is_none()).unwrap_or_default();
+        let (metrics, name) = (Arc::clone(&self.setup.metrics), receiver.name);
+        let changed = Arc::clone(&self.setup.changed);
+        let count: Count = Arc::new(move |fate| {
+            // What was told is stored, so that a restart does not tell it again.
+            changed.notify_one();
+            let result = match fate {
+                Fate::Sent => "sent",
+                Fate::Failed => "failed",
+                Fate::Dropped => "dropped",
+            };
+            metrics.alerting.message(name, result);
+        });
+        let outbox = Outbox::new(receiver, waiting, count, clock::unix_seconds);
+        let stop = CancellationToken::new();
+        let ended = self.setup.ended.clone().drop_guard();
+        let is_changed = before.is_some();
+        let handing = before.as_ref().map(|before| Arc::clone(&before.outbox));
+        let task = tokio::spawn({
+            let (outbox, stop, halt) = (Arc::clone(&outbox), stop.clone(), self.halt.clone());
+            async move {
+                let all = async {
+                    if let Some(before) = before {
+                        // It ends when what was on its way has arrived or failed.
+                        let _ = before.task.await;
+                        outbox.go_on_with(&before.outbox);
+                    }
                     outbox.run(stop).await;
-                    ended.disarm();
+                };
+                tokio::select! {
+                    () = halt.cancelled() => {}
+                    () = all => {}
                 }
-            });
-            self.outboxes.push(Posting { outbox, stop, task });
+                ended.disarm();
+            }
+        });
+        Posting {
+            outbox,
+            stop,
+            task,
+            is_changed,
+            before: handing,
         }
     }
 
     /// What waits is stored, so that a restart goes on with it.
     pub(super) fn keep_waiting(&mut self) {
         for posting in &self.outboxes {
-            let waiting = posting.outbox.waiting();
+            let waiting = posting.waiting();
             let name = posting.outbox.receiver().name;
             self.kept.waiting.insert(name.to_owned(), waiting);
         }
@@ -63,7 +123,7 @@ impl Herald {
     pub(super) fn has_told(&self) -> bool {
         self.outboxes.iter().any(|posting| {
             let stored = self.kept.waiting.get(posting.outbox.receiver().name);
-            posting.outbox.waiting() != stored.map_or(&[][..], Vec::as_slice)
+            posting.waiting() != stored.map_or(&[][..], Vec::as_slice)
         })
     }
 

@@ -69,6 +69,15 @@ fn ended(view: &GuardView, past: &RolloutView, page: Option<&Url>) -> Option<Mes
         ),
         "kept" => ("is kept", false),
         "inconclusive" => ("was watched, and nothing can be said of it", false),
+        // Of one that was found bad people were told, and wait for the end of it.
+        "superseded" if past.convicted_at.is_some() => (
+            "was found bad, and another revision came before it was turned back",
+            false,
+        ),
+        "uninstalled" if past.convicted_at.is_some() => (
+            "was found bad, and was uninstalled before it was turned back",
+            false,
+        ),
         _ => return None,
     };
     let command = if is_urgent && past.made.is_none() {

@@ -25,9 +25,11 @@ pub(super) type Place = (usize, SocketAddr);
 impl Herald {
     pub(super) fn resolve(&mut self) {
         let Some(settings) = self.orders.alertmanagers.clone() else {
+            self.setup.metrics.alerting.configured(0);
             self.setup.metrics.alerting.discovered(0, notify::CAPACITY);
             return;
         };
+        self.setup.metrics.alerting.configured(settings.urls.len());
         // One that still runs has its limit.
         if !self.resolving.is_empty() {
             return;
@@ -81,9 +83,12 @@ impl Herald {
             let stop = CancellationToken::new();
             let ended = self.setup.ended.clone().drop_guard();
             let task = tokio::spawn({
-                let (peer, stop) = (Arc::clone(&peer), stop.clone());
+                let (peer, stop, halt) = (Arc::clone(&peer), stop.clone(), self.halt.clone());
                 async move {
-                    peer.run(stop).await;
+                    tokio::select! {
+                        () = halt.cancelled() => {}
+                        () = peer.run(stop) => {}
+                    }
                     ended.disarm();
                 }
             });

@@ -1,0 +1,153 @@
+//! Those who are told, and those who are asked: whether they can be reached, without telling them anything.
+
+use std::time::Duration;
+
+use reqwest::Client;
+use tokio::task::JoinSet;
+use url::Url;
+
+use crate::config::settings::{Alertmanagers, Auth, Receiver, Secret, Settings, Tls};
+use crate::notify;
+use crate::outgoing::{authorized, cause, client, reveal};
+
+/// The most that one answer may take, whatever the settings allow: somebody waits at a terminal.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is to be said of one of them: whether it is well, and its line.
+type Line = (bool, String);
+
+/// Tries them all; in the order of the configuration.
+pub(super) async fn check(settings: &Settings) -> Vec<Line> {
+    let mut running = JoinSet::new();
+    let mut number = 0;
+    let mut spawn = |running: &mut JoinSet<(usize, Vec<Line>)>, task: Task| {
+        let place = number;
+        number += 1;
+        running.spawn(async move { (place, task.run().await) });
+    };
+    if let Some(alertmanagers) = &settings.alertmanager {
+        for url in &alertmanagers.urls {
+            let task = Task::Alertmanager(url.clone(), alertmanagers.clone());
+            spawn(&mut running, task);
+        }
+    }
+    for receiver in &settings.receivers {
+        spawn(&mut running, Task::Receiver(receiver.clone()));
+    }
+    for release in &settings.releases {
+        let Some(requests) = &release.requests else {
+            continue;
+        };
+        let task = Task::Prometheus {
+            of: format!("{}/{}", release.namespace, release.name),
+            url: requests.prometheus.clone(),
+            auth: requests.auth.clone(),
+            tls: requests.tls.clone(),
+        };
+        spawn(&mut running, task);
+    }
+    let mut lines = Vec::new();
+    while let Some(done) = running.join_next().await {
+        lines.extend(done.ok());
+    }
+    lines.sort_by_key(|(number, _)| *number);
+    lines.into_iter().flat_map(|(_, lines)| lines).collect()
+}
+
+enum Task {
+    Alertmanager(Url, Alertmanagers),
+    Receiver(Receiver),
+    Prometheus {
+        of: String,
+        url: Url,
+        auth: Option<Auth>,
+        tls: Tls,
+    },
+}
+
+impl Task {
+    async fn run(self) -> Vec<Line> {
+        match self {
+            Self::Alertmanager(url, settings) => alertmanager(&url, &settings).await,
+            Self::Receiver(receiver) => {
+                let name = receiver.name;
+                // A message is no test: people would read it.
+                let found = secrets(&receiver).map(|()| "its address and secrets can be read");
+                vec![line(&format!("receiver {name}"), found)]
+            }
+            Self::Prometheus { of, url, auth, tls } => {
+                let ready = match client(&tls, PATIENCE, None) {
+                    Ok(client) => ready(&client, &url, auth.as_ref()).await,
+                    Err(why) => Err(why),
+                };
+                let found = ready.map(|()| "is ready");
+                vec![line(&format!("Prometheus of {of} {url}"), found)]
+            }
+        }
+    }
+}
+
+/// Each address behind the name is one that is told.
+async fn alertmanager(url: &Url, settings: &Alertmanagers) -> Vec<Line> {
+    let what = format!("Alertmanager {url}");
+    let addresses = match notify::addresses(url).await {
+        Ok(addresses) => addresses,
+        Err(why) => return vec![line(&what, Err(why))],
+    };
+    let mut asked = url.clone();
+    if let Some(name) = &settings.tls.server_name {
+        // Port, path and address stay as they are.
+        let _ = asked.set_host(Some(name));
+    }
+    let mut lines = Vec::new();
+    for address in addresses {
+        let timeout = settings.timeout.min(PATIENCE);
+        let ready = match client(&settings.tls, timeout, Some((&asked, address))) {
+            Ok(client) => ready(&client, &asked, settings.auth.as_ref()).await,
+            Err(why) => Err(why),
+        };
+        let found = ready.map(|()| "is ready");
+        lines.push(line(&format!("{what} at {address}"), found));
+    }
+    lines
+}
+
+async fn ready(client: &Client, url: &Url, auth: Option<&Auth>) -> Result<(), String> {
+    let mut url = url.clone();
+    if let Ok(mut path) = url.path_segments_mut() {
+        path.pop_if_empty().extend(["-", "ready"]);
+    }
+    let answer = authorized(client.get(url), auth)?.send().await;
+    let status = answer.map_err(|error| cause(&error))?.status();
+    if status.is_success() {
+        Ok(())
+    } else {
+        Err(format!("/-/ready answers {status}"))
+    }
+}
+
+/// What is kept in files must be readable; none of it is shown.
+fn secrets(receiver: &Receiver) -> Result<(), String> {
+    let address = reveal(&receiver.url)?;
+    // The error of the parser says nothing of the text, which may be a secret.
+    Url::parse(&address).map_err(|error| format!("its address is none: {error}"))?;
+    let mut all: Vec<&Secret> = receiver.signing_key.iter().collect();
+    match &receiver.auth {
+        Some(Auth::Bearer(token)) => all.push(token),
+        Some(Auth::Basic { password, .. }) => all.push(password),
+        None => {}
+    }
+    for secret in all {
+        if reveal(secret)?.is_empty() {
+            return Err("a secret is empty".to_owned());
+        }
+    }
+    client(&receiver.tls, PATIENCE, None).map(|_| ())
+}
+
+fn line(what: &str, found: Result<&str, String>) -> Line {
+    match found {
+        Ok(text) => (true, format!("good     {what} {text}")),
+        Err(why) => (false, format!("bad      {what}: {why}")),
+    }
+}

@@ -1,0 +1,165 @@
+//! What is wrong now, and of what that is not known yet.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::{Herald, conditions};
+use crate::alert::Condition;
+use crate::alert::Kind;
+use crate::alert::LabelSet;
+use crate::alert::Labels;
+use crate::clock;
+use crate::serve::status::GuardView;
+use crate::track::{Track, Tracked};
+use crate::units::Moment;
+use crate::window::Span;
+
+/// Of what it is not known whether it is wrong; alerts about it stay as they are. After a start that is everything which
+/// nobody has tried yet: an alert that ended then would be a false "resolved" in the middle of an outage.
+#[derive(Default)]
+pub(super) struct Unknown {
+    places: HashSet<Key>,
+    receivers: HashSet<String>,
+    /// The addresses of an Alertmanager are not known yet, so that any receiver may be one of those.
+    any_receiver: bool,
+    ourselves: bool,
+}
+
+impl Unknown {
+    pub(super) fn is_known(&self, labels: &LabelSet) -> bool {
+        let of = |name: &str| labels.get(name).unwrap_or_default().to_owned();
+        let name = of("alertname");
+        if name == Kind::SelfTrouble.name() {
+            !self.ourselves
+        } else if name == Kind::DeliveryFailing.name() {
+            !self.any_receiver && !self.receivers.contains(&of("receiver"))
+        } else {
+            let key = (of("namespace"), of("release"), of("probe"));
+            !self.places.contains(&key)
+        }
+    }
+}
+
+/// Namespace, release and probe; empty where an alert has none.
+type Key = (String, String, String);
+
+impl Herald {
+    /// Tells what is wrong; gives that of which it is not known.
+    pub(super) fn conditions(
+        &self,
+        tracked: &[Arc<Tracked>],
+        views: &[Arc<GuardView>],
+        mut found: impl FnMut(Condition),
+    ) -> Unknown {
+        let mut unknown = Unknown {
+            // Nothing was asked yet, so that nothing could be in its way.
+            ourselves: !tracked.iter().any(|tracked| tracked.lock().is_known()),
+            ..Unknown::default()
+        };
+        let at = clock::now();
+        let mut unwell: HashSet<(String, String)> = HashSet::new();
+        for tracked in tracked {
+            let probe = tracked.probe();
+            let id = &probe.id;
+            let (is_known, is_well) = {
+                let mut track = tracked.lock();
+                (
+                    conditions::is_known(&track, probe.interval),
+                    is_well(&mut track, at),
+                )
+            };
+            if !is_known {
+                unknown.places.insert((
+                    id.namespace.to_string(),
+                    id.release.to_string(),
+                    id.probe.to_string(),
+                ));
+            }
+            if !is_well {
+                unwell.insert((id.namespace.to_string(), id.release.to_string()));
+            }
+            if let Some(condition) = conditions::of_probe(tracked) {
+                found(condition);
+            }
+        }
+        let unix = self.setup.timeline.now().unix_seconds();
+        for view in views {
+            let release = (view.namespace.clone(), view.release.clone());
+            if view.phase.is_empty() {
+                // It has just begun, or its state cannot be read.
+                if let Some(condition) = conditions::blind(view) {
+                    found(condition);
+                }
+                let place = (release.0, release.1, String::new());
+                unknown.places.insert(place);
+                continue;
+            }
+            let is_well = !unwell.contains(&release);
+            let release = conditions::of_release(view, is_well, unix);
+            for condition in release.into_iter().chain(conditions::blind(view)) {
+                found(condition);
+            }
+        }
+        self.of_ourselves(&mut unknown, found);
+        unknown
+    }
+
+    /// What is wrong with ourselves, and with those who are to be told.
+    fn of_ourselves(&self, unknown: &mut Unknown, mut found: impl FnMut(Condition)) {
+        let troubles = self.setup.crew.troubles();
+        if !troubles.is_empty() {
+            let text = format!(
+                "Soundings are void: {}.",
+                troubles.join(", ").replace('_', " ")
+            );
+            found(conditions::of_ourselves(
+                Kind::SelfTrouble,
+                Labels::new(),
+                text,
+            ));
+        }
+        let mut receiver = |name: &str, what: &str, fails: bool, is_known: bool| {
+            if fails {
+                let text = format!("{what} {name}.");
+                let place = Labels::from([("receiver".to_owned(), name.to_owned())]);
+                found(conditions::of_ourselves(Kind::DeliveryFailing, place, text));
+            } else if !is_known {
+                unknown.receivers.insert(name.to_owned());
+            }
+        };
+        for sending in self.peers.values() {
+            let peer = &sending.peer;
+            let fails = peer.failing_since().is_some();
+            let what = "Alerts do not arrive at";
+            receiver(peer.name(), what, fails, peer.is_tried());
+        }
+        for posting in &self.outboxes {
+            let outbox = &posting.outbox;
+            let fails = outbox.failing_since().is_some();
+            let is_known = outbox.is_tried() || posting.is_changed;
+            let what = "Messages do not arrive at the receiver";
+            receiver(outbox.receiver().name, what, fails, is_known);
+        }
+        if let Some(settings) = &self.orders.alertmanagers {
+            unknown.any_receiver = (0..settings.urls.len())
+                .any(|number| !self.peers.keys().any(|(of, _)| *of == number));
+            if settings.watchdog {
+                let text =
+                    "This alert always fires; when it does not arrive, no other does.".into();
+                found(conditions::of_ourselves(
+                    Kind::Watchdog,
+                    Labels::new(),
+                    text,
+                ));
+            }
+        }
+    }
+}
+
+/// No bad sounding, and some good ones, in the last five minutes. Each of a watch counts there for less than one, and
+/// one that was bad a while ago is in the window.
+fn is_well(track: &mut Track, now: Moment) -> bool {
+    let tally = track.tally(Span::Minutes5, now);
+    let bad = track.window().counts(now).bad;
+    tally.bad == 0 && tally.good > 0 && bad == 0
+}

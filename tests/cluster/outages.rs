@@ -18,9 +18,26 @@ fn the_api_server_goes_away_for_5_s() {
 
 #[test]
 fn the_api_server_goes_away_for_30_s() {
-    if std::env::var_os("LEADSMAN_TEST_LONG").is_some() {
-        outage("apiserver", 30);
-    }
+    outage("apiserver", 30);
+}
+
+/// While helm waits for a hook, with its record written and the old objects not yet there.
+#[test]
+fn the_api_server_goes_away_in_the_middle_of_a_rollback() {
+    let Some(cluster) = Cluster::new("middle", Helm::Four) else {
+        return;
+    };
+    let slow = r#"hooks={"migrate":false,"rollback":"slow","sim":{}}"#;
+    cluster.install(&[slow]);
+    let guarded = Guarded::start(&cluster);
+    cluster.upgrade(&[DEAD, slow]);
+    guarded.until("helm is at work", |_| {
+        cluster.statuses(Helm::Three).contains("3 pending-rollback")
+    });
+    stop("apiserver");
+    std::thread::sleep(Duration::from_secs(10));
+    start("apiserver");
+    ends_well(&cluster, &guarded);
 }
 
 #[test]
@@ -123,38 +140,44 @@ fn outage(part: &str, seconds: u64) {
         (&during, &during_guarded),
         (&after, &after_guarded),
     ] {
-        let ended = guarded.ending(2);
+        ends_well(cluster, guarded);
         println!(
-            "{}: {} after {part} was away for {seconds} s",
-            cluster.namespace, ended["ending"]
+            "{}: recovered after {part} was away for {seconds} s",
+            cluster.namespace
         );
-        assert_eq!(
-            ended["ending"],
-            "recovered",
-            "{}: {ended:#}\n{}",
-            cluster.namespace,
-            guarded.leadsman.log()
-        );
-        assert_eq!(cluster.image().as_deref(), Some("mykadoo-api:1"));
-        let history = cluster.history(Helm::Four);
-        let deployed: Vec<_> = history
-            .iter()
-            .filter(|(_, status, _)| status == "deployed")
-            .collect();
-        assert_eq!(deployed.len(), 1, "{history:?}");
-        assert!(
-            history
-                .iter()
-                .all(|(_, status, _)| !status.starts_with("pending")),
-            "{history:?}"
-        );
-        let made = cluster.writes(&cluster.account());
-        let made: Vec<_> = made
-            .iter()
-            .filter(|write| write.starts_with("create secrets/sh.helm"))
-            .collect();
-        assert_eq!(made.len(), history.len() - 2, "{made:?}");
     }
+}
+
+/// Turned back, with one record that is deployed and none that is pending, and nothing written twice.
+#[track_caller]
+fn ends_well(cluster: &Cluster, guarded: &Guarded<'_>) {
+    let ended = guarded.ending(2);
+    assert_eq!(
+        ended["ending"],
+        "recovered",
+        "{}: {ended:#}\n{}",
+        cluster.namespace,
+        guarded.leadsman.log()
+    );
+    assert_eq!(cluster.image().as_deref(), Some("mykadoo-api:1"));
+    let history = cluster.history(Helm::Four);
+    let deployed: Vec<_> = history
+        .iter()
+        .filter(|(_, status, _)| status == "deployed")
+        .collect();
+    assert_eq!(deployed.len(), 1, "{history:?}");
+    assert!(
+        history
+            .iter()
+            .all(|(_, status, _)| !status.starts_with("pending")),
+        "{history:?}"
+    );
+    let made = cluster.writes(&cluster.account());
+    let made: Vec<_> = made
+        .iter()
+        .filter(|write| write.starts_with("create secrets/sh.helm"))
+        .collect();
+    assert_eq!(made.len(), history.len() - 2, "{made:?}");
 }
 
 /// A helm whose rollback waits until a file is there.

@@ -280,8 +280,7 @@ fn of_twenty_replicas_with_a_dead_revision_few_users_notice() {
         guarded.leadsman.log()
     );
     let (failed, asked) = users.counts();
-    // The runbook looks at five minutes; 50 requests a second are 15 000 in that time.
-    let of_five_minutes = 100.0 * f64::from(failed) / 15_000.0;
+    let of_five_minutes = users.failed_percent_of_five_minutes();
     println!(
         "twenty: {failed} of {asked} requests failed until it was well again, {of_five_minutes:.1} % of five minutes; {}",
         steps(&ended)

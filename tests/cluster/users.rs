@@ -5,10 +5,14 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// 50 requests a second, until dropped.
+/// 50 a second.
+const EVERY: Duration = Duration::from_millis(20);
+
+/// Requests one after the other at a steady pace, whether or not the last ones were answered, until dropped.
 pub(crate) struct Users {
+    began: Instant,
     asked: Arc<AtomicU32>,
     failed: Arc<AtomicU32>,
     stop: Arc<AtomicBool>,
@@ -24,16 +28,23 @@ impl Users {
             let (asked, failed, stop) =
                 (Arc::clone(&asked), Arc::clone(&failed), Arc::clone(&stop));
             move || {
+                // Whoever has to wait keeps nobody else from coming.
+                let mut due = Instant::now();
                 while !stop.load(Ordering::Relaxed) {
-                    asked.fetch_add(1, Ordering::Relaxed);
-                    if !is_served(&address) {
-                        failed.fetch_add(1, Ordering::Relaxed);
-                    }
-                    std::thread::sleep(Duration::from_millis(20));
+                    let (address, asked, failed) =
+                        (address.clone(), Arc::clone(&asked), Arc::clone(&failed));
+                    std::thread::spawn(move || {
+                        let served = is_served(&address);
+                        asked.fetch_add(1, Ordering::Relaxed);
+                        failed.fetch_add(u32::from(!served), Ordering::Relaxed);
+                    });
+                    due += EVERY;
+                    std::thread::sleep(due.saturating_duration_since(Instant::now()));
                 }
             }
         });
         Self {
+            began: Instant::now(),
             asked,
             failed,
             stop,
@@ -47,6 +58,12 @@ impl Users {
             self.failed.load(Ordering::Relaxed),
             self.asked.load(Ordering::Relaxed),
         )
+    }
+
+    /// Percent of the requests of five minutes, the time that the runbook looks at, that have failed so far.
+    pub(crate) fn failed_percent_of_five_minutes(&self) -> f64 {
+        let spans = self.began.elapsed().as_secs_f64() / 300.0;
+        self.failed_percent() * spans.min(1.0)
     }
 
     /// Percent of requests that failed.

@@ -683,10 +683,13 @@ impl Daemon {
         let begins = GuardView {
             namespace: release.namespace.to_string(),
             release: release.name.to_string(),
+            mode: release.guard.mode.as_str(),
+            engine: Some(engine.name()),
             ..GuardView::default()
         };
         let (view, feed) = watch::channel(Arc::new(begins));
         let (waits, told_to_wait) = watch::channel(false);
+        let begun = CancellationToken::new();
         let setup = guard::Setup {
             release: release.clone(),
             engine: Arc::clone(&engine),
@@ -697,6 +700,7 @@ impl Daemon {
             changed: Arc::clone(&self.changed),
             permit: self.leading.permit(),
             waits: told_to_wait,
+            begun: begun.clone(),
         };
         let stop = CancellationToken::new();
         let guard = Posted::new(setup, state, facts, inbox, view, ordered, told);
@@ -704,7 +708,11 @@ impl Daemon {
         let task = tokio::spawn({
             let stop = stop.clone();
             async move {
-                let mut following = tokio::spawn(engine.follow(observed));
+                // What has to be known of a release depends on where it stands.
+                let mut following = tokio::spawn(async move {
+                    begun.cancelled().await;
+                    engine.follow(observed).await;
+                });
                 tokio::select! {
                     state = Box::pin(guard.run(stop)) => {
                         following.abort();

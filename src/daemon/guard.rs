@@ -88,6 +88,8 @@ pub(super) struct Setup {
     pub(super) permit: Permit,
     /// Whether other settings wait until the watch has ended.
     pub(super) waits: watch::Receiver<bool>,
+    /// Cancelled when it is known where the release stands: from then on it is followed.
+    pub(super) begun: CancellationToken,
 }
 
 /// A pod has answered.
@@ -198,6 +200,7 @@ impl Guard {
         if guard.state.rollout.phase().case().is_some() {
             guard.setup.engine.look_back();
         }
+        guard.setup.begun.cancel();
         if guard.state.watching.is_some() {
             guard.restart_counting(now);
         }

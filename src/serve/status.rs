@@ -425,8 +425,13 @@ pub(super) fn releases(shared: &Shared, board: &Board, now: Moment) -> Vec<Relea
             .is_some_and(|last| last.guard.namespace == namespace && last.guard.release == name);
         if !is_same {
             let mut guarded = board.guards.iter().map(|feed| feed.borrow().clone());
-            let guard = guarded.find(|view| {
-                view.namespace == namespace && view.release == name && !view.phase.is_empty()
+            let guard = guarded.find(|view| view.namespace == namespace && view.release == name);
+            let guard = guard.map(|view| {
+                if view.phase.is_empty() {
+                    Arc::new(not_yet(&view))
+                } else {
+                    view
+                }
             });
             releases.push(ReleaseView {
                 guard: guard.unwrap_or_else(|| Arc::new(only_probed(namespace, name))),
@@ -445,6 +450,20 @@ pub(super) fn releases(shared: &Shared, board: &Board, now: Moment) -> Vec<Relea
 fn all_of<T: Clone>(map: &HashMap<(&str, &str), Vec<&T>>, namespace: &str, name: &str) -> Vec<T> {
     let found = map.get(&(namespace, name)).into_iter().flatten();
     found.copied().cloned().collect()
+}
+
+/// A guard that does not know yet where its release stands.
+fn not_yet(view: &GuardView) -> GuardView {
+    let says = if view.says.is_empty() {
+        "It is not guarded yet: its state is being read"
+    } else {
+        &view.says
+    };
+    GuardView {
+        phase: "starting".to_owned(),
+        says: says.to_owned(),
+        ..view.clone()
+    }
 }
 
 fn only_probed(namespace: &str, release: &str) -> GuardView {

@@ -83,9 +83,10 @@ impl<'a> Guarded<'a> {
         self.until("steady, with a baseline", |release| {
             let known = release["known"].as_array();
             let is_known = known.is_some_and(|known| {
-                known.iter().all(|probe| {
-                    probe["baseline_total"].as_u64() >= Some(20) && probe["pods_answer"] == true
-                })
+                !known.is_empty()
+                    && known.iter().all(|probe| {
+                        probe["baseline_total"].as_u64() >= Some(20) && probe["pods_answer"] == true
+                    })
             });
             release["phase"] == "steady" && is_known
         });

@@ -225,7 +225,7 @@ impl Cluster {
         let account = format!("/api/v1/namespaces/{}/serviceaccounts", self.namespace);
         let named = serde_json::json!({"metadata": {"name": "leadsman"}});
         self.send("POST", &account, "application/json", &named);
-        let (code, roles) = crate::program::run_to_end(
+        let (code, roles, said) = crate::program::run_apart(
             configuration,
             &[
                 "rbac",
@@ -235,7 +235,7 @@ impl Cluster {
                 "error",
             ],
         );
-        assert_eq!(code, Some(0), "{roles}");
+        assert_eq!(code, Some(0), "{roles}{said}");
         for document in roles
             .split("---\n")
             .filter(|document| !document.trim().is_empty())

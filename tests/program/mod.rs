@@ -290,6 +290,12 @@ impl Drop for Leadsman {
 
 /// Runs a command to its end with this configuration; gives the exit code and what it said.
 pub fn run_to_end(config: &str, arguments: &[&str]) -> (Option<i32>, String) {
+    let (code, stdout, stderr) = run_apart(config, arguments);
+    (code, stdout + &stderr)
+}
+
+/// The same; what it printed, and what it said beside that.
+pub fn run_apart(config: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("probes.toml");
     std::fs::write(&file, config).unwrap();
@@ -299,9 +305,12 @@ pub fn run_to_end(config: &str, arguments: &[&str]) -> (Option<i32>, String) {
         .arg(&file)
         .output()
         .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned()
-        + &String::from_utf8_lossy(&output.stderr);
-    (output.status.code(), text)
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (
+        output.status.code(),
+        text(&output.stdout),
+        text(&output.stderr),
+    )
 }
 
 fn with_listen(config: &str) -> String {

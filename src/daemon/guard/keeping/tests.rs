@@ -70,6 +70,7 @@ fn guard(store: Store, permit: Permit) -> Guarding {
         timeline: Timeline::start(),
         changed: Arc::new(Notify::new()),
         waits: watch::channel(false).1,
+        begun: CancellationToken::new(),
         permit,
     };
     let stop = CancellationToken::new();

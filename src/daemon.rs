@@ -676,6 +676,11 @@ impl Daemon {
         engine: Arc<dyn Engine>,
         state: Option<guard::State>,
     ) -> Guarded {
+        self.crew.metrics().releases.is_in(
+            release.namespace.as_str(),
+            release.name.as_str(),
+            release.guard.mode,
+        );
         let (observed, facts) = watch::channel(Observed::default());
         let (heard, inbox) = mpsc::channel(guard::HEARD);
         let (orders, ordered) = mpsc::channel(MAX_ORDERS);

@@ -3,6 +3,7 @@
 use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, Result};
 
 use super::own::add;
+use crate::rollout::Mode;
 
 /// Where a guarded release can stand.
 pub const PHASES: [&str; 7] = [
@@ -56,6 +57,9 @@ pub const READY: [&str; 17] = [
     "rights",
 ];
 
+/// What may be done to a release whose revision is found bad.
+const MODES: [Mode; 3] = [Mode::Enforce, Mode::Observe, Mode::Off];
+
 const RELEASE: [&str; 2] = ["namespace", "release"];
 
 /// Where a guarded release stands.
@@ -89,6 +93,7 @@ pub struct Seen {
 /// The series of guarded releases.
 #[derive(Debug)]
 pub struct Releases {
+    mode: IntGaugeVec,
     phase: IntGaugeVec,
     revision: IntGaugeVec,
     e_value: GaugeVec,
@@ -113,6 +118,16 @@ impl Releases {
                 .and_then(|metric| add(registry, Ok(metric)))
         };
         Ok(Self {
+            mode: add(
+                registry,
+                IntGaugeVec::new(
+                    Opts::new(
+                        "leadsman_release_mode",
+                        "1 for the mode in which a guarded release is: whether a bad revision is turned back.",
+                    ),
+                    &["namespace", "release", "mode"],
+                ),
+            )?,
             phase: add(
                 registry,
                 IntGaugeVec::new(
@@ -191,6 +206,15 @@ impl Releases {
                 ),
             )?,
         })
+    }
+
+    /// Says which mode a release is in from now on.
+    pub fn is_in(&self, namespace: &str, release: &str, mode: Mode) {
+        for other in MODES {
+            self.mode
+                .with_label_values(&[namespace, release, other.as_str()])
+                .set(i64::from(other == mode));
+        }
     }
 
     /// Says where a release stands.
@@ -281,6 +305,12 @@ impl Releases {
     /// Takes the series of a release away that is no longer guarded.
     pub fn forget(&self, namespace: &str, release: &str) {
         let labels = [namespace, release];
+        for mode in MODES {
+            drop(
+                self.mode
+                    .remove_label_values(&[namespace, release, mode.as_str()]),
+            );
+        }
         for phase in PHASES {
             drop(self.phase.remove_label_values(&[namespace, release, phase]));
         }
@@ -300,5 +330,48 @@ impl Releases {
         drop(self.revision.remove_label_values(&labels));
         drop(self.e_value.remove_label_values(&labels));
         drop(self.coverage.remove_label_values(&labels));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may end where it stands")]
+
+    use prometheus::TextEncoder;
+
+    use super::*;
+
+    #[test]
+    fn one_mode_is_in_force_the_others_are_not_and_all_go_with_the_release() {
+        let registry = Registry::new();
+        let releases = Releases::new(&registry).unwrap();
+        let modes = || {
+            let page = TextEncoder::new()
+                .encode_to_string(&registry.gather())
+                .unwrap();
+            let lines = page.lines().filter_map(|line| {
+                line.strip_prefix("leadsman_release_mode{mode=")
+                    .map(str::to_owned)
+            });
+            lines.collect::<Vec<_>>()
+        };
+        let shop = |mode: &str, value: u8| {
+            format!("\"{mode}\",namespace=\"shop\",release=\"web\"}} {value}")
+        };
+        assert!(modes().is_empty());
+        releases.is_in("shop", "web", Mode::Observe);
+        assert_eq!(
+            modes(),
+            [shop("enforce", 0), shop("observe", 1), shop("off", 0)]
+        );
+        releases.is_in("shop", "web", Mode::Enforce);
+        assert_eq!(
+            modes(),
+            [shop("enforce", 1), shop("observe", 0), shop("off", 0)]
+        );
+        releases.is_in("shop", "other", Mode::Off);
+        releases.forget("shop", "web");
+        assert_eq!(modes().len(), 3, "those of the other release");
+        assert!(modes().iter().all(|line| line.contains("\"other\"")));
     }
 }

@@ -2,10 +2,14 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::program::{Leadsman, hanging_server, until};
+use crate::restart::{config, firing, now_ms, restart_with, sent};
 
 /// An answer.
 #[derive(Clone)]
@@ -270,6 +274,54 @@ fn receivers_that_misbehave_hold_up_nobody() {
     let alerts: serde_json::Value =
         serde_json::from_str(&leadsman.get("/api/v1/alerts").body).unwrap();
     assert_eq!(alerts["alerts"][0]["confirmed_by"], serde_json::json!([]));
+}
+
+/// It begins in the moment of the signal, while the Alertmanager has yet to answer what was sent before: it cannot have been
+/// sent by then, and arrives before the process ends.
+#[test]
+fn an_alert_that_begins_together_with_the_stop_still_arrives() {
+    let alertmanager = Receiver::start(|_| Reply::status(200).body("[]"));
+    let app = Receiver::start(|_| Reply::status(500));
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    let config = config(&alertmanager, &state, &app.url(), "timeout = \"60s\"\n");
+    let mut leadsman = Leadsman::run(&config, &[]);
+    let name = "LeadsmanProbeFailing";
+    let (is_held, is_released) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicBool::new(false)),
+    );
+    let mut due = 0;
+    restart_with(&mut leadsman, &state, |state| {
+        let (held, released) = (Arc::clone(&is_held), Arc::clone(&is_released));
+        alertmanager.answers(move |request| {
+            while request.head.starts_with("POST") && !released.load(Ordering::Relaxed) {
+                held.store(true, Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Reply::status(200).body("[]")
+        });
+        // It fires when its probe has failed for a minute, and that is soon.
+        due = now_ms() + 5000;
+        let place = json!({"namespace": "shop", "release": "mykadoo", "probe": "api"});
+        let mut alert = firing(name, &place, now_ms());
+        alert["state"] = json!({"pending": {"since": due - 60_000}});
+        let alerts = state["alerts"].as_array_mut().unwrap();
+        alerts.retain(|alert| alert["kind"] != name);
+        alerts.push(alert);
+    });
+    until("an answer is awaited", || is_held.load(Ordering::Relaxed));
+    until("the alert is due", || now_ms() >= due);
+    leadsman.signal("TERM");
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(sent(&alertmanager, name).is_empty());
+    is_released.store(true, Ordering::Relaxed);
+    assert_eq!(leadsman.exit_code(Duration::from_secs(60)), Some(0));
+    let sent = sent(&alertmanager, name);
+    assert!(!sent.is_empty(), "{}", leadsman.log());
+    // It fires: it goes on until somebody tells of it again, or that has not happened for long enough.
+    assert!(sent[0]["startsAt"].as_str() < sent[0]["endsAt"].as_str());
+    assert_eq!(sent[0]["labels"]["probe"], "api");
 }
 
 /// As everybody does it: `HTTP_PROXY`, and `NO_PROXY` for what is near.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::program::{Leadsman, until};
 use crate::receivers::{Receiver, Reply};
 
-fn config(alertmanager: &Receiver, state: &Path, target: &str, more: &str) -> String {
+pub(crate) fn config(alertmanager: &Receiver, state: &Path, target: &str, more: &str) -> String {
     format!(
         "[state]\ndirectory = \"{}\"\n[alertmanager]\nurls = [\"{}\"]\nresend = \"1s\"\nwatchdog = true\n{more}\
          [[release]]\nname = \"mykadoo\"\nnamespace = \"shop\"\ninterval = \"500ms\"\n\
@@ -19,13 +19,13 @@ fn config(alertmanager: &Receiver, state: &Path, target: &str, more: &str) -> St
     )
 }
 
-fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     u64::try_from(now.as_millis()).unwrap()
 }
 
 /// Kills it, changes what it stored, and starts it again.
-fn restart_with(leadsman: &mut Leadsman, state: &Path, edit: impl FnOnce(&mut Value)) {
+pub(crate) fn restart_with(leadsman: &mut Leadsman, state: &Path, edit: impl FnOnce(&mut Value)) {
     let file = state.join("alerts.json");
     until("the alerts are stored", || file.exists());
     leadsman.kill();
@@ -35,8 +35,8 @@ fn restart_with(leadsman: &mut Leadsman, state: &Path, edit: impl FnOnce(&mut Va
     leadsman.start_again();
 }
 
-/// An alert that has fired for an hour.
-fn firing(name: &str, place: &Value, since: u64) -> Value {
+/// An alert as it is stored that has fired for an hour.
+pub(crate) fn firing(name: &str, place: &Value, since: u64) -> Value {
     let mut labels =
         json!({"alertname": name, "severity": "critical", "priority": "P1", "source": "leadsman"});
     for (key, value) in place.as_object().unwrap() {
@@ -49,7 +49,7 @@ fn firing(name: &str, place: &Value, since: u64) -> Value {
 }
 
 /// All that an Alertmanager was sent of an alert, in order.
-fn sent(alertmanager: &Receiver, name: &str) -> Vec<Value> {
+pub(crate) fn sent(alertmanager: &Receiver, name: &str) -> Vec<Value> {
     let requests = alertmanager.requests();
     let posts = requests
         .iter()
@@ -136,7 +136,8 @@ fn the_end_of_an_alert_is_sent_again_and_again() {
     );
 }
 
-fn message(revision: u32) -> Value {
+/// A message about a revision that waits to be told.
+pub(crate) fn message(revision: u32) -> Value {
     let at = Duration::from_millis(now_ms()).as_secs_f64();
     json!({
         "namespace": "shop", "release": "mykadoo", "revision": revision, "step": "regressed",

@@ -1,13 +1,15 @@
 //! One story, told in order and once: in Slack, to a webhook that knows who it is from, and to an Alertmanager.
 
 use std::process::Command;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::alertmanager::{Alertmanager, told};
 use crate::program::{App, Leadsman, until};
 use crate::receivers::{Receiver, Reply};
+use crate::restart::{config, message, restart_with};
 
 fn headlines(receiver: &Receiver) -> Vec<String> {
     headlines_in(&receiver.bodies())
@@ -181,6 +183,62 @@ fn a_rollback_is_told_as_one_story_once_and_in_order() {
         said.contains("leadsman_messages_total{receiver=\"slack\",result=\"sent\"} 2"),
         "{said}"
     );
+}
+
+/// As Slack does it where there is too much at once. It says when it wants to hear of us again, which is later than we would
+/// try; then what waits comes in order, and each once.
+#[test]
+fn what_slack_puts_off_comes_when_it_said_and_once() {
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let times = Arc::clone(&heard);
+    let slack = Receiver::start(move |_| {
+        let mut times = times.lock().unwrap();
+        times.push(Instant::now());
+        if times.len() == 1 {
+            Reply::status(429)
+                .header("Retry-After: 4")
+                .body("rate_limited")
+        } else {
+            Reply::status(200).body("ok")
+        }
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let (state, address) = (folder.path().join("state"), folder.path().join("slack-url"));
+    std::fs::write(&address, slack.url()).unwrap();
+    let alertmanager = Receiver::start(|_| Reply::status(200).body("[]"));
+    let more = format!("[slack]\nurl_file = {address:?}\n");
+    let config = config(&alertmanager, &state, "tcp://127.0.0.1:1", &more);
+    let mut leadsman = Leadsman::run(&config, &[]);
+    restart_with(&mut leadsman, &state, |state| {
+        state["waiting"] = json!({"slack": [message(1), message(2)]});
+    });
+    let counted = |result: &str| {
+        let page = leadsman.get("/metrics").body;
+        let start = format!("leadsman_messages_total{{receiver=\"slack\",result=\"{result}\"}} ");
+        let found = page
+            .lines()
+            .find_map(|line| line.strip_prefix(&start)?.parse::<u64>().ok());
+        found.unwrap_or(0)
+    };
+    until("both are told", || counted("sent") == 2);
+    // Nothing more comes, not even after a restart.
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!((counted("failed"), counted("dropped")), (1, 0));
+    until("it is stored that nothing waits", || {
+        let stored = std::fs::read(state.join("alerts.json")).unwrap_or_default();
+        let stored: Value = serde_json::from_slice(&stored).unwrap_or_default();
+        stored["state"]["waiting"]["slack"] == json!([])
+    });
+    leadsman.kill();
+    leadsman.start_again();
+    std::thread::sleep(Duration::from_secs(2));
+    let bodies = slack.bodies();
+    assert_eq!(bodies.len(), 3, "{bodies:#?}");
+    assert_eq!(bodies[0], bodies[1], "the same is sent again");
+    assert_ne!(bodies[1], bodies[2]);
+    let heard = heard.lock().unwrap();
+    let waited = heard[1].duration_since(heard[0]);
+    assert!(waited >= Duration::from_secs(4), "{waited:?}");
 }
 
 /// As the README shows it: the demo with a real Alertmanager and somebody in the place of Slack.

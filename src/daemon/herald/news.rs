@@ -147,3 +147,122 @@ fn blank(view: &GuardView, revision: u32, page: Option<&Url>) -> Message {
 pub(super) fn is_quiet(message: &Message) -> bool {
     matches!(message.step.as_str(), "kept" | "inconclusive")
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may end where it stands")]
+
+    use super::*;
+    use crate::serve::status::CaseView;
+
+    const NOW: f64 = 1_800_000_000.0;
+
+    /// A release of which a revision was found bad.
+    fn convicted() -> GuardView {
+        GuardView {
+            namespace: "shop".into(),
+            release: "mykadoo".into(),
+            phase: "preflight".into(),
+            case: Some(CaseView {
+                revision: 7,
+                text: "api failed 16 times in a row".into(),
+                reason: "hard_down:api".into(),
+                since: NOW - 60.0,
+                is_convicted: true,
+                is_ordered: false,
+            }),
+            ..GuardView::default()
+        }
+    }
+
+    /// The same when that revision has ended.
+    fn ended(ending: &'static str, convicted_at: Option<f64>) -> GuardView {
+        GuardView {
+            case: None,
+            rollouts: vec![RolloutView {
+                revision: 7,
+                ending,
+                text: "Revision 8 has appeared".into(),
+                seen_at: NOW - 60.0,
+                convicted_at,
+                ended_at: NOW,
+                ..RolloutView::default()
+            }],
+            ..convicted()
+        }
+    }
+
+    #[test]
+    fn who_heard_that_a_revision_is_bad_hears_how_it_ended_also_when_nobody_turned_it_back() {
+        let bad = of_release(&convicted(), None, NOW);
+        assert_eq!(bad.len(), 1);
+        assert_eq!(
+            bad[0].headline,
+            "shop/mykadoo: revision 7 made things worse"
+        );
+        for (ending, headline) in [
+            (
+                "superseded",
+                "shop/mykadoo: revision 7 was found bad, and another revision came before it was turned back",
+            ),
+            (
+                "uninstalled",
+                "shop/mykadoo: revision 7 was found bad, and was uninstalled before it was turned back",
+            ),
+        ] {
+            let page = Url::parse("https://leadsman.example.com/").unwrap();
+            let told = of_release(&ended(ending, Some(NOW - 30.0)), Some(&page), NOW);
+            assert_eq!(told.len(), 1, "{ending}");
+            let message = &told[0];
+            assert_eq!(message.headline, headline);
+            assert!(!is_quiet(message), "{ending}: everybody hears of it");
+            assert!(!message.is_urgent, "{ending}: nobody has to do anything");
+            // It is another step of the same story, and so is not taken for told.
+            assert_ne!(message.id(), bad[0].id());
+            assert_eq!(
+                message.id(),
+                format!("shop/mykadoo/7@{:.0}/{ending}", NOW - 60.0)
+            );
+            let slack = message.slack();
+            assert_eq!(slack["text"], headline);
+            let blocks = slack["blocks"].to_string();
+            for part in [
+                headline,
+                "Revision 8 has appeared",
+                "leadsman explain mykadoo --namespace shop --revision 7",
+                "https://leadsman.example.com/#release/shop/mykadoo",
+            ] {
+                assert!(blocks.contains(part), "{part} is not in {blocks}");
+            }
+        }
+    }
+
+    #[test]
+    fn of_one_that_was_never_found_bad_nobody_waits_for_the_end() {
+        for ending in ["superseded", "uninstalled"] {
+            assert!(
+                of_release(&ended(ending, None), None, NOW).is_empty(),
+                "{ending}"
+            );
+        }
+        // What ended long ago was told by whoever ran then.
+        let view = ended("superseded", Some(NOW - 30.0));
+        assert!(of_release(&view, None, NOW + FRESH).is_empty());
+    }
+
+    /// Between two looks it may be found bad and superseded at once; then the end alone is told.
+    #[test]
+    fn the_next_revision_that_is_found_bad_is_a_story_of_its_own() {
+        let mut view = ended("superseded", Some(NOW - 30.0));
+        let mut case = convicted().case.unwrap();
+        case.revision = 8;
+        case.since = NOW;
+        view.case = Some(case);
+        let told = of_release(&view, None, NOW);
+        let steps: Vec<(u32, &str)> = told
+            .iter()
+            .map(|message| (message.revision, message.step.as_str()))
+            .collect();
+        assert_eq!(steps, [(7, "superseded"), (8, "regressed")]);
+    }
+}

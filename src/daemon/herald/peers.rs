@@ -57,21 +57,13 @@ impl Herald {
             }
         };
         self.unresolved.remove(&number);
-        let gone: Vec<Place> = self
-            .peers
-            .keys()
-            .filter(|(of, address)| *of == number && !addresses.contains(address))
-            .copied()
-            .collect();
+        let (gone, new) = changes(self.peers.keys(), number, &addresses);
         for place in gone {
             if let Some(sending) = self.peers.remove(&place) {
                 sending.stop.cancel();
             }
         }
-        for address in addresses {
-            if self.peers.contains_key(&(number, address)) {
-                continue;
-            }
+        for address in new {
             let meter = Arc::new(Numbers(Arc::clone(&self.setup.metrics)));
             let style = Arc::new(Style {
                 external: settings.labels.clone(),
@@ -109,6 +101,21 @@ impl Herald {
     }
 }
 
+/// What is to be done where the name of a URL has these addresses now: who is gone, and where somebody new is.
+fn changes<'a>(
+    known: impl Iterator<Item = &'a Place> + Clone,
+    number: usize,
+    addresses: &[SocketAddr],
+) -> (Vec<Place>, Vec<SocketAddr>) {
+    let ours = known.copied().filter(|(of, _)| *of == number);
+    let gone = ours
+        .clone()
+        .filter(|(_, address)| !addresses.contains(address));
+    let is_new = |address: &&SocketAddr| !ours.clone().any(|(_, known)| known == **address);
+    let new = addresses.iter().filter(is_new).copied().collect();
+    (gone.collect(), new)
+}
+
 /// The numbers of the Alertmanagers, as metrics.
 struct Numbers(Arc<Metrics>);
 
@@ -139,5 +146,31 @@ impl Meter for Numbers {
 
     fn confirmed(&self, to: &str, confirmed: usize, of: usize) {
         self.0.alerting.unconfirmed(to, of - confirmed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may end where it stands")]
+
+    use super::*;
+
+    #[test]
+    fn a_name_with_two_addresses_is_two_alertmanagers() {
+        let at = |text: &str| -> SocketAddr { text.parse().unwrap() };
+        let (one, two, three) = (at("127.0.0.1:1"), at("127.0.0.2:1"), at("127.0.0.3:1"));
+        // Another URL may have the same address; it stays as it is.
+        let other = (1, one);
+        assert_eq!(
+            changes([other].iter(), 0, &[one, two]),
+            (vec![], vec![one, two])
+        );
+        // The pod of one of them was replaced.
+        let known = [(0, one), other, (0, two)];
+        assert_eq!(changes(known.iter(), 0, &[one, two]), (vec![], vec![]));
+        assert_eq!(
+            changes(known.iter(), 0, &[two, three]),
+            (vec![(0, one)], vec![three])
+        );
     }
 }

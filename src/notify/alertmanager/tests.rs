@@ -64,7 +64,12 @@ impl Meter for Counted {
 }
 
 fn peer(address: SocketAddr, meter: &Arc<Counted>) -> Arc<Peer> {
-    let url = Url::parse(&format!("http://{address}")).unwrap();
+    peer_of(&address.ip().to_string(), address, meter)
+}
+
+/// One of the addresses of a name.
+fn peer_of(name: &str, address: SocketAddr, meter: &Arc<Counted>) -> Arc<Peer> {
+    let url = Url::parse(&format!("http://{name}:{}", address.port())).unwrap();
     let settings = Arc::new(Alertmanagers {
         urls: vec![url.clone()],
         auth: None,
@@ -211,4 +216,36 @@ async fn a_name_is_all_of_its_addresses_once() {
         addresses(&literal).await,
         Ok(vec!["[::1]:9093".parse().unwrap()])
     );
+}
+
+/// Both addresses of a name are told all, under that name.
+#[tokio::test]
+async fn each_address_of_a_name_is_told_everything() {
+    let one = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = one.local_addr().unwrap().port();
+    let two = TcpListener::bind(("127.0.0.2", port)).await.unwrap();
+    let meter = Arc::new(Counted::default());
+    let stop = CancellationToken::new();
+    for listener in [one, two] {
+        let address = listener.local_addr().unwrap();
+        let peer = peer_of("alertmanager.example.com", address, &meter);
+        assert!(
+            peer.name()
+                .starts_with(&format!("http://{address}/api/v2/")),
+            "{}",
+            peer.name()
+        );
+        peer.offer(&alerts(2));
+        let running = tokio::spawn({
+            let (peer, stop) = (Arc::clone(&peer), stop.clone());
+            async move { peer.run(stop).await }
+        });
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let (head, body) = request(&mut stream).await;
+        let host = format!("host: alertmanager.example.com:{port}");
+        assert!(head.to_ascii_lowercase().contains(&host), "{head}");
+        assert!(body.contains("r00000") && body.contains("r00001"), "{body}");
+        stream.write_all(FINE).await.unwrap();
+        running.abort();
+    }
 }

@@ -12,6 +12,8 @@
 
 #[path = "prometheus/dashboards.rs"]
 mod dashboards;
+#[path = "prometheus/mode.rs"]
+mod mode;
 mod program;
 #[path = "prometheus/requests.rs"]
 mod requests;

@@ -1,0 +1,214 @@
+//! Guards, one for each guarded release: who begins them, hands them over to other settings, and ends them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::cluster::Connected;
+use super::guard::{self, Posted};
+use super::runner::{Heard, Listener};
+use super::{Applied, Daemon, MAX_ORDERS};
+use crate::config::settings::{Release, Settings};
+use crate::release::embedded::Embedded;
+use crate::release::{Engine, Observed};
+use crate::serve::status::{GuardFeed, GuardView};
+use crate::serve::{self, AlertHeard, Order};
+use crate::units::{Namespace, ReleaseName};
+
+/// A guard at work.
+pub(super) struct Guarded {
+    pub(super) release: Release,
+    heard: mpsc::Sender<Heard>,
+    pub(super) orders: mpsc::Sender<Order>,
+    pub(super) alerts: mpsc::Sender<AlertHeard>,
+    pub(super) view: GuardFeed,
+    /// Whether other settings wait until its watch has ended.
+    pub(super) waits: watch::Sender<bool>,
+    stop: CancellationToken,
+    task: JoinHandle<Option<guard::State>>,
+}
+
+impl Guarded {
+    /// Whether a revision is being judged, turned back or verified.
+    pub(super) fn is_at_work(&self) -> bool {
+        self.view.borrow().case.is_some()
+    }
+}
+
+impl Daemon {
+    /// What is wanted, but for what a watch that runs keeps.
+    pub(super) fn settings_now(applied: &Applied) -> Settings {
+        let mut settings = applied.wanted.clone();
+        for release in &mut settings.releases {
+            let key = (release.namespace.clone(), release.name.clone());
+            let Some(guarded) = applied.guards.get(&key) else {
+                continue;
+            };
+            let mut kept = guarded.release.clone();
+            kept.guard.mode = kept.guard.mode.lesser(release.guard.mode);
+            let waits = kept != *release && guarded.is_at_work();
+            if waits {
+                *release = kept;
+            }
+            if waits && !guarded.waits.send_replace(waits) {
+                tracing::info!(namespace = %key.0, release = %key.1,
+                    "A watch runs; it keeps the settings that it began with, and the new ones wait for its end");
+            }
+        }
+        settings
+    }
+
+    /// Guards that did not change go on; one whose settings changed hands its state over to the next.
+    pub(super) async fn guards_for(
+        &self,
+        settings: &Settings,
+        acts: bool,
+        mut before: HashMap<(Namespace, ReleaseName), Guarded>,
+        cluster: &mut Option<Connected>,
+    ) -> HashMap<(Namespace, ReleaseName), Guarded> {
+        let mut guards = HashMap::new();
+        for release in settings.releases.iter().filter(|_| acts) {
+            let engine: Arc<dyn Engine> = match (&release.embedded, &mut *cluster) {
+                (Some(directory), _) => Embedded::new(directory),
+                (None, Some(cluster)) if release.in_cluster => cluster.engine(release),
+                (None, _) => continue,
+            };
+            let key = (release.namespace.clone(), release.name.clone());
+            let old = before.remove(&key);
+            let guarded = match old {
+                Some(old) if old.release == *release => {
+                    // What a watch keeps is the same; whether something waits for its end is not.
+                    let waits = *old.waits.borrow() && old.is_at_work();
+                    old.waits
+                        .send_if_modified(|was| std::mem::replace(was, waits) != waits);
+                    old
+                }
+                Some(old) => {
+                    let state = end(old).await;
+                    self.guard(release, engine, state)
+                }
+                None => self.guard(release, engine, None),
+            };
+            guards.insert(key, guarded);
+        }
+        let (gone, ended): (Vec<_>, Vec<_>) = before.into_iter().unzip();
+        end_all(ended).await;
+        for (namespace, name) in gone {
+            self.pace.watch((namespace.clone(), name.clone()), None);
+            self.crew
+                .metrics()
+                .releases
+                .forget(namespace.as_str(), name.as_str());
+        }
+        if let Some(cluster) = cluster {
+            let selections = &settings.selections;
+            cluster.select(selections);
+            cluster.keep(|namespace| {
+                guards.keys().any(|(own, _)| own == namespace)
+                    || selections
+                        .iter()
+                        .any(|selection| selection.namespace == *namespace)
+            });
+        }
+        let mut listeners = HashMap::new();
+        for guarded in guards.values() {
+            for (endpoint, probe) in guarded.release.probes.iter().enumerate() {
+                let to = guarded.heard.clone();
+                listeners.insert(probe.id.clone(), Listener { endpoint, to });
+            }
+        }
+        self.crew.listen(listeners);
+        guards
+    }
+
+    fn guard(
+        &self,
+        release: &Release,
+        engine: Arc<dyn Engine>,
+        state: Option<guard::State>,
+    ) -> Guarded {
+        self.crew.metrics().releases.is_in(
+            release.namespace.as_str(),
+            release.name.as_str(),
+            release.guard.mode,
+        );
+        let (observed, facts) = watch::channel(Observed::default());
+        let (heard, inbox) = mpsc::channel(guard::HEARD);
+        let (orders, ordered) = mpsc::channel(MAX_ORDERS);
+        let (alerts, told) = mpsc::channel(serve::MAX_WAITING_ALERTS);
+        let begins = GuardView {
+            namespace: release.namespace.to_string(),
+            release: release.name.to_string(),
+            mode: release.guard.mode.as_str(),
+            engine: Some(engine.name()),
+            ..GuardView::default()
+        };
+        let (view, feed) = watch::channel(Arc::new(begins));
+        let (waits, told_to_wait) = watch::channel(false);
+        let begun = CancellationToken::new();
+        let setup = guard::Setup {
+            release: release.clone(),
+            engine: Arc::clone(&engine),
+            store: self.store.clone(),
+            crew: Arc::clone(&self.crew),
+            pace: Arc::clone(&self.pace),
+            timeline: self.timeline,
+            changed: Arc::clone(&self.changed),
+            permit: self.leading.permit(),
+            waits: told_to_wait,
+            begun: begun.clone(),
+        };
+        let stop = CancellationToken::new();
+        let guard = Posted::new(setup, state, facts, inbox, view, ordered, told);
+        let ended = self.guard_ended.clone().drop_guard();
+        let task = tokio::spawn({
+            let stop = stop.clone();
+            async move {
+                // What has to be known of a release depends on where it stands.
+                let mut following = tokio::spawn(async move {
+                    begun.cancelled().await;
+                    engine.follow(observed).await;
+                });
+                tokio::select! {
+                    state = Box::pin(guard.run(stop)) => {
+                        following.abort();
+                        ended.disarm();
+                        state
+                    }
+                    // What is known would stay as it is, and be believed.
+                    _ = &mut following => None,
+                }
+            }
+        });
+        Guarded {
+            release: release.clone(),
+            heard,
+            orders,
+            alerts,
+            view: feed,
+            waits,
+            stop,
+            task,
+        }
+    }
+}
+
+/// Stops a guard; its state is written. `None` when it had ended by itself, which was told where it happened, or had not
+/// begun because its state cannot be read.
+async fn end(guarded: Guarded) -> Option<guard::State> {
+    guarded.stop.cancel();
+    guarded.task.await.ok().flatten()
+}
+
+/// Stops guards side by side: each may have to wait for the disk, or for helm.
+pub(super) async fn end_all(guards: Vec<Guarded>) {
+    for guarded in &guards {
+        guarded.stop.cancel();
+    }
+    for guarded in guards {
+        end(guarded).await;
+    }
+}

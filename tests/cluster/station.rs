@@ -623,10 +623,9 @@ fn replaced_in_the_middle_of_a_watch_it_loses_nothing() {
     station.helm(&["uninstall", "leadsman", "--wait"]);
 }
 
-/// What `kubectl port-forward` does; its port.
-fn forward(to: SocketAddr) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
+/// What `kubectl port-forward` does.
+fn forward(port: u16, to: SocketAddr) {
+    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
     std::thread::spawn(move || {
         for from in listener.incoming().flatten() {
             let Ok(to) = TcpStream::connect(to) else {
@@ -643,7 +642,6 @@ fn forward(to: SocketAddr) -> u16 {
             }
         }
     });
-    port
 }
 
 /// The README's way: a Leadsman that observes, the rights next, and at last one that turns back; with TLS and a token.
@@ -687,7 +685,9 @@ fn whoever_begins_lets_it_observe_first_and_enforce_later() {
     station.upgrade(&values, &image);
     station.helm(&["test", "leadsman"]);
 
-    let server = format!("https://127.0.0.1:{}", forward(station.address()));
+    let port = unused_port();
+    forward(port, station.address());
+    let server = format!("https://127.0.0.1:{port}");
     let leadsman = |arguments: &[&str]| {
         let output = Command::new(env!("CARGO_BIN_EXE_leadsman"))
             .args(arguments)
@@ -871,6 +871,145 @@ fn all_releases_of_its_own_namespace_are_all_but_itself() {
         let path = format!("/api/v1/releases/{place}/leadsman");
         let release = serde_json::from_str::<Value>(&station.get(&path)).unwrap_or_default();
         release["revision"] == 2
+    });
+    station.helm(&["uninstall", "leadsman", "--wait"]);
+}
+
+/// The README's section.
+fn section() -> String {
+    let readme =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let (_, section) = readme.split_once("\n## On station\n").unwrap();
+    section.split("\n## ").next().unwrap().to_owned()
+}
+
+/// The steps of its pipeline end for want of a daemon: they are understood so far.
+#[test]
+fn the_pipeline_of_the_readme_is_understood() {
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "open sesame").unwrap();
+    let section = section();
+    let yaml = section.split("```yaml\n").nth(1).unwrap();
+    let yaml = yaml.split("```").next().unwrap();
+    serde_saphyr::from_str::<Value>(yaml).unwrap();
+    let mut asked = Vec::new();
+    for line in yaml.lines() {
+        let line = line.trim().trim_start_matches("run: ");
+        let Some(arguments) = line.strip_prefix("leadsman ") else {
+            continue;
+        };
+        let arguments = arguments
+            .replace("${{ steps.deploy.outputs.revision }}", "2")
+            .replace("\"$RUNNER_TEMP/token\"", token.to_str().unwrap());
+        assert!(!arguments.contains('$'), "{arguments}");
+        let output = Command::new(env!("CARGO_BIN_EXE_leadsman"))
+            .args(arguments.split(' '))
+            .env(
+                "LEADSMAN_SERVER",
+                format!("http://127.0.0.1:{}", unused_port()),
+            )
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{line}: {said}");
+        assert!(said.contains("no daemon answers"), "{line}: {said}");
+        asked.push(arguments.split(' ').next().unwrap().to_owned());
+    }
+    assert_eq!(asked, ["gate", "explain"]);
+}
+
+/// The commands of the README's section, each on one line and without what is said about it.
+fn commands_of_the_readme() -> Vec<String> {
+    let section = section();
+    let blocks = section.split("```console\n").skip(1);
+    let text: String = blocks
+        .map(|block| block.split("```").next().unwrap())
+        .collect();
+    let text = text.replace("\\\n", "");
+    let lines = text.lines().map(|line| {
+        let command = line.strip_prefix("$ ").expect("a command");
+        let command = command.split("   # ").next().unwrap();
+        command.trim().to_owned()
+    });
+    lines.collect()
+}
+
+/// Word for word; only docker, whose image the rig has, and the forwarding of kubectl are others' work.
+#[test]
+fn the_commands_of_the_readme_work_as_they_stand() {
+    let Some(mut cluster) = Cluster::new("readme", Helm::Four) else {
+        return;
+    };
+    cluster.namespace = "mykadoo-staging".into();
+    cluster.install(&[]);
+    let mut station = Station::beside(&cluster);
+    station.own.namespace = "leadsman".into();
+    let folder = station.folder.path();
+    let link = |to: &Path, name: &str| {
+        std::os::unix::fs::symlink(to, folder.join(name)).unwrap();
+    };
+    std::fs::create_dir(folder.join("bin")).unwrap();
+    link(&Helm::Four.path(), "bin/helm");
+    link(Path::new(env!("CARGO_BIN_EXE_leadsman")), "bin/leadsman");
+    link(&Path::new(env!("CARGO_MANIFEST_DIR")).join("helm"), "helm");
+    let path = format!(
+        "{}:{}",
+        folder.join("bin").display(),
+        std::env::var("PATH").unwrap()
+    );
+    let commands = commands_of_the_readme();
+    let mut said = String::new();
+    for command in &commands {
+        let program = command.split(' ').next().unwrap();
+        if program == "docker" {
+            continue;
+        }
+        if program == "kubectl" {
+            assert_eq!(
+                command,
+                "kubectl --namespace leadsman port-forward service/leadsman 9616:9616 &"
+            );
+            forward(9616, station.address());
+            continue;
+        }
+        let output = Command::new("bash")
+            .args(["-c", command])
+            .current_dir(folder)
+            .env("PATH", &path)
+            .env("KUBECONFIG", cluster.kubeconfig())
+            .env_remove("LEADSMAN_SERVER")
+            .output()
+            .unwrap();
+        said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            output.status.success(),
+            "{command}: {said}{}\n{}",
+            String::from_utf8_lossy(&output.stderr),
+            station.logs()
+        );
+        if command == "leadsman status" {
+            assert!(said.contains("mykadoo-staging/mykadoo"), "{said}");
+            assert!(said.contains("observe"), "{said}");
+        }
+        if program == "cp" {
+            // "Then put your addresses there."
+            let file = folder.join("values.yaml");
+            let values = std::fs::read_to_string(&file).unwrap();
+            let api = cluster.service("mykadoo-api");
+            let values = values.replace("https://staging.mykadoo.com", &api);
+            std::fs::write(&file, values).unwrap();
+        }
+    }
+    assert!(said.contains("deployed"), "{said}");
+    for program in ["docker", "cp", "helm", "kubectl", "leadsman", "sed"] {
+        let is_there = |command: &String| command.split(' ').next() == Some(program);
+        assert!(commands.iter().any(is_there), "{program}: {commands:?}");
+    }
+    until("it turns back from now on, and could", || {
+        let release = station.get("/api/v1/releases/mykadoo-staging/mykadoo");
+        let release = serde_json::from_str::<Value>(&release).unwrap_or_default();
+        release["mode"] == "enforce" && release["obstacle"].is_null()
     });
     station.helm(&["uninstall", "leadsman", "--wait"]);
 }

@@ -1013,3 +1013,90 @@ fn the_commands_of_the_readme_work_as_they_stand() {
     });
     station.helm(&["uninstall", "leadsman", "--wait"]);
 }
+
+/// One replica turns all of them back, each by a helm of its own; that must fit into the pod.
+#[test]
+fn several_releases_turned_back_at_once_fit_into_a_pod() {
+    let Some(first) = Cluster::new("several", Helm::Four) else {
+        return;
+    };
+    let mut clusters = vec![first];
+    clusters.extend((1..4).map(|_| Cluster::new("several", Helm::Four).unwrap()));
+    std::thread::scope(|scope| {
+        for cluster in &clusters {
+            scope.spawn(|| cluster.install(&[]));
+        }
+    });
+    let station = Station::new(&clusters[0]);
+    let of = |cluster: &Cluster| {
+        let id = format!("[[release]]\nid = {:?}\n", cluster.namespace);
+        probes(cluster, "").replacen("[[release]]\n", &id, 1)
+    };
+    let config: String = clusters.iter().map(of).collect();
+    let namespaces = clusters
+        .iter()
+        .map(|cluster| json!({"name": cluster.namespace, "mode": "enforce"}));
+    let namespaces: Vec<Value> = namespaces.collect();
+    station.install(&json!({"config": config, "namespaces": namespaces}));
+    let release = |cluster: &Cluster| {
+        let path = format!("/api/v1/releases/{}/mykadoo", cluster.namespace);
+        serde_json::from_str::<Value>(&station.get(&path)).unwrap_or_default()
+    };
+    until("there are baselines", || {
+        clusters.iter().all(|cluster| {
+            let release = release(cluster);
+            let known = release["known"].as_array().cloned().unwrap_or_default();
+            release["phase"] == "steady"
+                && !known.is_empty()
+                && known
+                    .iter()
+                    .all(|probe| probe["baseline_total"].as_u64() >= Some(20))
+        })
+    });
+    let processes = station.processes();
+    let used = || {
+        let all = processes.iter().map(|pid| soak::with_children(*pid));
+        all.max().unwrap_or(0)
+    };
+    let before = used();
+    let is_over = AtomicBool::new(false);
+    let most = std::thread::scope(|scope| {
+        let measured = scope.spawn(|| {
+            let mut most = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                most = most.max(used());
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            most
+        });
+        let upgrades: Vec<_> = clusters
+            .iter()
+            .map(|cluster| scope.spawn(|| cluster.upgrade(&[DEAD])))
+            .collect();
+        for upgrade in upgrades {
+            upgrade.join().unwrap();
+        }
+        let began = Instant::now();
+        let are_back = || {
+            clusters.iter().all(|cluster| {
+                let release = release(cluster);
+                release["revision"] == 3 && release["phase"] != "rolling_back"
+            })
+        };
+        while !are_back() && began.elapsed() < Duration::from_secs(120) {
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        is_over.store(true, Ordering::Relaxed);
+        measured.join().unwrap()
+    });
+    for cluster in &clusters {
+        assert_eq!(
+            cluster.statuses(Helm::Four),
+            "1 superseded, 2 superseded, 3 deployed"
+        );
+    }
+    let limit = soak::limit();
+    println!("several: {before} KiB before, {most} KiB at most, of {limit} KiB");
+    assert!(most < limit, "{most} {limit}");
+    station.helm(&["uninstall", "leadsman", "--wait"]);
+}

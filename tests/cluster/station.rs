@@ -2,9 +2,10 @@
 //! release, tell a real Alertmanager, and are found and scraped by a real Prometheus.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::program::{request, until, unused_port};
 use crate::rig::{Cluster, Helm};
+use crate::soak;
 use crate::turned_back::DEAD;
 
 const OWN_CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/helm/leadsman");
@@ -36,32 +38,72 @@ impl Drop for Server {
 /// Leadsman as its chart installs it, for the app of a cluster.
 struct Station<'a> {
     cluster: &'a Cluster,
-    namespace: String,
+    /// Its own namespace, and the Helm that it is installed by.
+    own: Cluster,
     folder: tempfile::TempDir,
 }
 
 impl<'a> Station<'a> {
+    /// In a namespace where the API server takes no pod that is not restricted.
     fn new(cluster: &'a Cluster) -> Self {
+        let station = Self {
+            cluster,
+            own: Cluster::new("own", cluster.helm).expect("it is on the rig"),
+            folder: tempfile::tempdir().unwrap(),
+        };
+        let label = json!({"pod-security.kubernetes.io/enforce": "restricted"});
+        let named = json!({"metadata": {"name": station.own.namespace, "labels": label}});
+        let path = "/api/v1/namespaces";
+        cluster.send("POST", path, "application/json", &named);
+        station
+    }
+
+    /// Also asked of the API server itself: otherwise that its pods are there would say nothing.
+    #[track_caller]
+    fn takes_only_restricted_pods(&self) {
+        let container = json!({"name": "root", "image": "leadsman:1"});
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "root"}, "spec": {"containers": [container]}
+        });
+        let pki = self.cluster.folder().join("pki");
+        let output = Command::new("curl")
+            .args([
+                "-s",
+                "-H",
+                "Content-Type: application/json",
+                "--data-binary",
+            ])
+            .arg(pod.to_string())
+            .arg("--cacert")
+            .arg(pki.join("ca.crt"))
+            .arg("--cert")
+            .arg(pki.join("admin.crt"))
+            .arg("--key")
+            .arg(pki.join("admin.key"))
+            .arg(format!(
+                "https://127.0.0.1:6443/api/v1/namespaces/{}/pods?dryRun=All",
+                self.own.namespace
+            ))
+            .output();
+        let said = String::from_utf8(output.unwrap().stdout).unwrap();
+        assert!(said.contains("violates PodSecurity"), "{said}");
+    }
+
+    /// In the namespace of the app.
+    fn beside(cluster: &'a Cluster) -> Self {
+        let mut own = Cluster::new("own", cluster.helm).expect("it is on the rig");
+        own.namespace.clone_from(&cluster.namespace);
         Self {
             cluster,
-            namespace: format!("{}-own", cluster.namespace),
+            own,
             folder: tempfile::tempdir().unwrap(),
         }
     }
 
-    fn try_helm(&self, arguments: &[&str]) -> Output {
-        Command::new(Helm::Four.path())
-            .args(arguments)
-            .args(["--namespace", &self.namespace])
-            .env("KUBECONFIG", self.cluster.kubeconfig())
-            .env("HELM_CACHE_HOME", self.folder.path().join("helm-cache"))
-            .output()
-            .unwrap()
-    }
-
     #[track_caller]
     fn helm(&self, arguments: &[&str]) -> String {
-        let output = self.try_helm(arguments);
+        let output = self.own.run(self.own.helm, arguments);
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(
             output.status.success(),
@@ -74,9 +116,15 @@ impl<'a> Station<'a> {
     /// Installs or upgrades it with these values.
     #[track_caller]
     fn install(&self, values: &Value) {
-        let file = self.folder.path().join("values.json");
-        std::fs::write(&file, values.to_string()).unwrap();
-        self.helm(&[
+        self.upgrade(&values.to_string(), &[]);
+    }
+
+    /// The same with a file of values, and more arguments.
+    #[track_caller]
+    fn upgrade(&self, values: &str, more: &[&str]) {
+        let file = self.folder.path().join("values.yaml");
+        std::fs::write(&file, values).unwrap();
+        let arguments = [
             "upgrade",
             "--install",
             "leadsman",
@@ -87,11 +135,12 @@ impl<'a> Station<'a> {
             "120s",
             "--values",
             file.to_str().unwrap(),
-        ]);
+        ];
+        self.helm(&[&arguments[..], more].concat());
     }
 
     fn pods(&self) -> Vec<Value> {
-        let path = format!("/api/v1/namespaces/{}/pods", self.namespace);
+        let path = format!("/api/v1/namespaces/{}/pods", self.own.namespace);
         let pods = self.cluster.get(&path)["items"].as_array().cloned();
         let running = |pod: &Value| pod["metadata"]["deletionTimestamp"].is_null();
         pods.unwrap_or_default()
@@ -110,18 +159,68 @@ impl<'a> Station<'a> {
         let mut all = String::new();
         for pod in self.pods() {
             let name = pod["metadata"]["name"].as_str().unwrap_or("");
-            let path = format!("/api/v1/namespaces/{}/pods/{name}/log", self.namespace);
+            let path = format!("/api/v1/namespaces/{}/pods/{name}/log", self.own.namespace);
             all += &format!("--- {name}\n{}\n", self.cluster.text(&path));
         }
         all
     }
 
     /// The address of the Service.
-    fn address(&self) -> std::net::SocketAddr {
-        let path = format!("/api/v1/namespaces/{}/services/leadsman", self.namespace);
+    fn address(&self) -> SocketAddr {
+        let path = format!(
+            "/api/v1/namespaces/{}/services/leadsman",
+            self.own.namespace
+        );
         let service = self.cluster.get(&path);
         let ip = service["spec"]["clusterIP"].as_str().unwrap();
         format!("{ip}:9616").parse().unwrap()
+    }
+
+    /// Its account, as the audit log names it.
+    fn account(&self) -> String {
+        format!("system:serviceaccount:{}:leadsman", self.own.namespace)
+    }
+
+    /// All that it has changed so far is its own state; elsewhere there are Events alone.
+    #[track_caller]
+    fn has_only_looked(&self) {
+        let account = self.account();
+        let text = std::fs::read_to_string(self.cluster.folder().join("audit.log")).unwrap();
+        let events = text
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let mut state = 0;
+        for event in events.filter(|event| event["user"]["username"] == account.as_str()) {
+            if event["responseStatus"]["code"].as_u64() >= Some(300) {
+                continue;
+            }
+            let object = &event["objectRef"];
+            let resource = object["resource"].as_str().unwrap_or("");
+            let is_own = object["namespace"] == self.own.namespace.as_str();
+            let may = match resource {
+                "configmaps" | "leases" => is_own,
+                // Asking what it may changes nothing.
+                "events" | "selfsubjectaccessreviews" | "selfsubjectrulesreviews" => true,
+                _ => false,
+            };
+            assert!(may, "{event:#}");
+            state += u32::from(resource == "configmaps");
+        }
+        assert!(state > 0);
+    }
+
+    /// Processes of its pods.
+    fn processes(&self) -> Vec<u32> {
+        let own = format!("OWN_RELEASE={}/leadsman\0", self.own.namespace);
+        let folders = std::fs::read_dir("/proc").unwrap().flatten();
+        let of_pods = folders.filter_map(|folder| {
+            let pid = folder.file_name().to_str()?.parse().ok()?;
+            let bytes = std::fs::read(folder.path().join("environ")).ok()?;
+            let name = std::fs::read_to_string(folder.path().join("comm")).ok()?;
+            let is_it = String::from_utf8_lossy(&bytes).contains(&own);
+            (is_it && name.trim() == "leadsman").then_some(pid)
+        });
+        of_pods.collect()
     }
 
     fn get(&self, path: &str) -> String {
@@ -183,7 +282,7 @@ fn prometheus(station: &Station<'_>) -> Option<(Server, u16)> {
         .cluster
         .get(&format!(
             "/apis/discovery.k8s.io/v1/namespaces/{}/endpointslices?labelSelector=kubernetes.io/service-name=leadsman",
-            station.namespace
+            station.own.namespace
         ));
     let endpoints = slices["items"][0]["endpoints"].as_array().unwrap();
     let targets: Vec<String> = endpoints
@@ -287,6 +386,7 @@ fn installed_by_its_chart_it_guards_another_release() {
         })
     };
     let config = |extra: &str| format!("{more}{}{extra}", probes(&cluster, ""));
+    station.takes_only_restricted_pods();
     station.install(&values(&config("")));
     assert_eq!(station.pods().len(), 2);
     let release = || {
@@ -481,11 +581,11 @@ fn replaced_in_the_middle_of_a_watch_it_loses_nothing() {
     is_watched(4);
     let lease = format!(
         "/apis/coordination.k8s.io/v1/namespaces/{}/leases/leadsman",
-        station.namespace
+        station.own.namespace
     );
     let holder = cluster.get(&lease)["spec"]["holderIdentity"].clone();
     let holder = holder.as_str().unwrap().split('_').next().unwrap();
-    let pod = format!("/api/v1/namespaces/{}/pods/{holder}", station.namespace);
+    let pod = format!("/api/v1/namespaces/{}/pods/{holder}", station.own.namespace);
     let node = cluster.get(&pod)["spec"]["nodeName"].clone();
     let node = format!("/api/v1/nodes/{}", node.as_str().unwrap());
     let cordon = |yes: bool| {
@@ -495,7 +595,7 @@ fn replaced_in_the_middle_of_a_watch_it_loses_nothing() {
     cordon(true);
     let eviction = json!({
         "apiVersion": "policy/v1", "kind": "Eviction",
-        "metadata": {"name": holder, "namespace": station.namespace}
+        "metadata": {"name": holder, "namespace": station.own.namespace}
     });
     let path = format!("{pod}/eviction");
     cluster.send("POST", &path, "application/json", &eviction);
@@ -514,12 +614,489 @@ fn replaced_in_the_middle_of_a_watch_it_loses_nothing() {
         cluster.statuses(Helm::Three),
         "1 superseded, 2 superseded, 3 superseded, 4 superseded, 5 deployed"
     );
-    let account = format!("system:serviceaccount:{}:leadsman", station.namespace);
-    let made = cluster.writes(&account);
+    let made = cluster.writes(&station.account());
     let made: Vec<_> = made
         .iter()
         .filter(|write| write.starts_with("create secrets/sh.helm"))
         .collect();
     assert_eq!(made.len(), 2, "{made:?}");
+    station.helm(&["uninstall", "leadsman", "--wait"]);
+}
+
+/// What `kubectl port-forward` does.
+fn forward(port: u16, to: SocketAddr) {
+    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    std::thread::spawn(move || {
+        for from in listener.incoming().flatten() {
+            let Ok(to) = TcpStream::connect(to) else {
+                continue;
+            };
+            for (mut from, mut to) in [
+                (from.try_clone().unwrap(), to.try_clone().unwrap()),
+                (to, from),
+            ] {
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(std::net::Shutdown::Write);
+                });
+            }
+        }
+    });
+}
+
+/// The README's way: a Leadsman that observes, the rights next, and at last one that turns back; with TLS and a token.
+#[test]
+fn whoever_begins_lets_it_observe_first_and_enforce_later() {
+    let Some(cluster) = Cluster::new("begins", Helm::Three) else {
+        return;
+    };
+    cluster.install(&[]);
+    let station = Station::new(&cluster);
+    let pki = |name: &str| cluster.folder().join("pki").join(name);
+    let secret = |name: &str, kind: &str, data: Value| {
+        let secret = json!({"metadata": {"name": name}, "type": kind, "stringData": data});
+        let path = format!("/api/v1/namespaces/{}/secrets", station.own.namespace);
+        cluster.send("POST", &path, "application/json", &secret);
+    };
+    let text = |name: &str| std::fs::read_to_string(pki(name)).unwrap();
+    let pair = json!({
+        "tls.crt": text("leadsman.crt"), "tls.key": text("leadsman.key"), "ca.crt": text("ca.crt")
+    });
+    secret("leadsman-tls", "kubernetes.io/tls", pair);
+    secret("leadsman-token", "Opaque", json!({"token": "open sesame"}));
+    let token = station.folder.path().join("token");
+    std::fs::write(&token, "open sesame").unwrap();
+    let token = ["--token-file", token.to_str().unwrap()];
+
+    // Values of their own: the example's, with their addresses. The waits are made shorter.
+    let example = std::fs::read_to_string(format!("{OWN_CHART}/ci/staging-values.yaml")).unwrap();
+    let observes = "mode      = \"observe\"\n";
+    let shorter = format!("{observes}  interval  = \"1s\"\n  rollback  = {{ watch = \"60s\" }}\n");
+    assert!(example.contains(observes));
+    let values = example
+        .replace("mykadoo-staging", &cluster.namespace)
+        .replace(
+            "https://staging.mykadoo.com",
+            &cluster.service("mykadoo-api"),
+        )
+        .replace(observes, &shorter)
+        + "tls: {existingSecret: leadsman-tls}\nauth: {existingSecret: leadsman-token}\n";
+    let image = ["--set", "image.repository=registry.example.com/leadsman"];
+    station.upgrade(&values, &image);
+    station.helm(&["test", "leadsman"]);
+
+    let port = unused_port();
+    forward(port, station.address());
+    let server = format!("https://127.0.0.1:{port}");
+    let leadsman = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_leadsman"))
+            .args(arguments)
+            .env("LEADSMAN_SERVER", &server)
+            .env("LEADSMAN_CA_FILE", pki("ca.crt"))
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr);
+        (output.status.code(), text)
+    };
+    let get = |path: &str| {
+        let output = Command::new("curl")
+            .args(["-s", "--max-time", "10", "--cacert"])
+            .arg(pki("ca.crt"))
+            .arg(format!("{server}{path}"))
+            .output();
+        String::from_utf8(output.unwrap().stdout).unwrap()
+    };
+    let of_release = |part: &str| {
+        let path = format!("/api/v1/releases/{}/mykadoo{part}", cluster.namespace);
+        serde_json::from_str::<Value>(&get(&path)).unwrap_or_default()
+    };
+    let wait = |what: &str, holds: &dyn Fn() -> bool| {
+        let began = Instant::now();
+        while !holds() {
+            assert!(
+                began.elapsed() < Duration::from_secs(240),
+                "never came true: {what}\n{:#}\n{}\n{}",
+                of_release(""),
+                of_release("/rollouts"),
+                station.logs()
+            );
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    };
+    let knows_the_app = |mode: &str| {
+        wait("there is a baseline", &|| {
+            let release = of_release("");
+            let known = release["known"].as_array().cloned().unwrap_or_default();
+            release["phase"] == "steady"
+                && release["mode"] == mode
+                && !known.is_empty()
+                && known
+                    .iter()
+                    .all(|probe| probe["baseline_total"].as_u64() >= Some(20))
+        });
+    };
+    // Of the replica that acts: which one is asked is a matter of chance.
+    let ready = |start: &str, end: &str| {
+        wait("whether a rollback could be done", &|| {
+            get("/metrics").lines().any(|line| {
+                line.starts_with("leadsman_rollback_ready{")
+                    && line.contains(start)
+                    && line.ends_with(end)
+            })
+        });
+    };
+
+    // It observes.
+    knows_the_app("observe");
+    ready("reason=\"rights\"", " 0");
+    cluster.upgrade(&[DEAD]);
+    wait("revision 2 has been judged", &|| {
+        let all = of_release("/rollouts")["rollouts"].as_array().cloned();
+        all.unwrap_or_default()
+            .iter()
+            .any(|past| past["revision"] == 2 && past["ending"].is_string())
+    });
+    let (code, said) = leadsman(&["history", "mykadoo"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("Revision 2: would roll back"), "{said}");
+    for arguments in [&["status"][..], &["status", "mykadoo"]] {
+        let (code, said) = leadsman(arguments);
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains("observe"), "{said}");
+    }
+    assert_eq!(cluster.statuses(Helm::Four), "1 superseded, 2 deployed");
+    station.has_only_looked();
+    let explain = ["explain", "mykadoo", "--revision", "2"];
+    let (code, said) = leadsman(&explain);
+    assert_eq!(code, Some(1), "without the token: {said}");
+    let (code, said) = leadsman(&[&explain[..], &token].concat());
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("made things worse"), "{said}");
+
+    // The rights, by which a person can turn back what Leadsman leaves.
+    let rights = ["--set", "namespaces[0].mode=enforce"];
+    station.upgrade(&values, &[image, rights].concat());
+    ready("", " 1");
+    let order = ["rollback", "mykadoo", "--reason", "the cart is empty"];
+    let (code, said) = leadsman(&order);
+    assert_eq!(code, Some(1), "without the token: {said}");
+    assert_eq!(cluster.statuses(Helm::Four), "1 superseded, 2 deployed");
+    let (code, said) = leadsman(&[&order[..], &token].concat());
+    assert_eq!(code, Some(0), "{said}\n{}", station.logs());
+    assert_eq!(
+        cluster.statuses(Helm::Three),
+        "1 superseded, 2 superseded, 3 deployed"
+    );
+
+    // It turns back.
+    let values = values
+        .replace("mode      = \"observe\"", "mode      = \"enforce\"")
+        .replace("mode: observe", "mode: enforce");
+    station.upgrade(&values, &image);
+    knows_the_app("enforce");
+    let processes = station.processes();
+    assert_eq!(processes.len(), 2, "{processes:?}");
+    let is_over = AtomicBool::new(false);
+    let most = std::thread::scope(|scope| {
+        let measured = scope.spawn(|| {
+            let mut most = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                let all = processes.iter().map(|pid| soak::with_children(*pid));
+                most = most.max(all.max().unwrap_or(0));
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            most
+        });
+        cluster.upgrade(&[r#"api.image="mykadoo-api:4""#, DEAD]);
+        let (code, said) = leadsman(&["gate", "mykadoo", "4", "--timeout", "4m"]);
+        is_over.store(true, Ordering::Relaxed);
+        assert_eq!(code, Some(10), "{said}\n{}", station.logs());
+        measured.join().unwrap()
+    });
+    assert_eq!(
+        cluster.statuses(Helm::Three),
+        "1 superseded, 2 superseded, 3 superseded, 4 superseded, 5 deployed"
+    );
+    let limit = soak::limit();
+    println!("begins: at most {most} KiB with helm, of {limit} KiB");
+    assert!(most < limit, "{most} {limit}");
+    station.helm(&["uninstall", "leadsman", "--wait"]);
+}
+
+/// Whoever selects all releases of a namespace does not have Leadsman judged by itself, unless they name it.
+#[test]
+fn all_releases_of_its_own_namespace_are_all_but_itself() {
+    let Some(cluster) = Cluster::new("itself", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let station = Station::beside(&cluster);
+    let place = &cluster.namespace;
+    let all = format!(
+        "[[release]]\nselect = \"*\"\nnamespace = {place:?}\nbase_url = \"http://{{release}}-api\"\n\
+         probe = [{{ name = \"api\", path = \"/api/health\" }}]\n"
+    );
+    let itself = format!(
+        "[[release]]\nname = \"leadsman\"\nnamespace = {place:?}\nbase_url = \"http://leadsman:9616\"\n\
+         probe = [{{ name = \"ready\", path = \"/-/ready\" }}]\n"
+    );
+    let install = |config: &str| {
+        station.install(&json!({
+            "config": config,
+            "namespaces": [{"name": place, "mode": "observe"}]
+        }));
+    };
+    let known = || {
+        let answer = station.get("/api/v1/releases");
+        let answer = serde_json::from_str::<Value>(&answer).unwrap_or_default();
+        let all = answer["releases"].as_array().cloned().unwrap_or_default();
+        let names = all.iter().filter_map(|release| release["release"].as_str());
+        let mut names: Vec<_> = names.map(str::to_owned).collect();
+        names.sort();
+        names
+    };
+    install(&all);
+    until("what is selected is known", || known() == ["mykadoo"]);
+    // Its own record stands beside that of the app, and is looked at as often.
+    let records = cluster.list("/api/v1", "secrets");
+    let is_own = |record: &Value| record["metadata"]["labels"]["name"] == "leadsman";
+    assert!(records.iter().any(is_own));
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(known(), ["mykadoo"], "{}", station.logs());
+
+    install(&format!("{all}{itself}"));
+    until("both are known", || known() == ["leadsman", "mykadoo"]);
+    until("its own revision is known", || {
+        let path = format!("/api/v1/releases/{place}/leadsman");
+        let release = serde_json::from_str::<Value>(&station.get(&path)).unwrap_or_default();
+        release["revision"] == 2
+    });
+    station.helm(&["uninstall", "leadsman", "--wait"]);
+}
+
+/// The README's section.
+fn section() -> String {
+    let readme =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let (_, section) = readme.split_once("\n## On station\n").unwrap();
+    section.split("\n## ").next().unwrap().to_owned()
+}
+
+/// The steps of its pipeline end for want of a daemon: they are understood so far.
+#[test]
+fn the_pipeline_of_the_readme_is_understood() {
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "open sesame").unwrap();
+    let section = section();
+    let yaml = section.split("```yaml\n").nth(1).unwrap();
+    let yaml = yaml.split("```").next().unwrap();
+    serde_saphyr::from_str::<Value>(yaml).unwrap();
+    let mut asked = Vec::new();
+    for line in yaml.lines() {
+        let line = line.trim().trim_start_matches("run: ");
+        let Some(arguments) = line.strip_prefix("leadsman ") else {
+            continue;
+        };
+        let arguments = arguments
+            .replace("${{ steps.deploy.outputs.revision }}", "2")
+            .replace("\"$RUNNER_TEMP/token\"", token.to_str().unwrap());
+        assert!(!arguments.contains('$'), "{arguments}");
+        let output = Command::new(env!("CARGO_BIN_EXE_leadsman"))
+            .args(arguments.split(' '))
+            .env(
+                "LEADSMAN_SERVER",
+                format!("http://127.0.0.1:{}", unused_port()),
+            )
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{line}: {said}");
+        assert!(said.contains("no daemon answers"), "{line}: {said}");
+        asked.push(arguments.split(' ').next().unwrap().to_owned());
+    }
+    assert_eq!(asked, ["gate", "explain"]);
+}
+
+/// The commands of the README's section, each on one line and without what is said about it.
+fn commands_of_the_readme() -> Vec<String> {
+    let section = section();
+    let blocks = section.split("```console\n").skip(1);
+    let text: String = blocks
+        .map(|block| block.split("```").next().unwrap())
+        .collect();
+    let text = text.replace("\\\n", "");
+    let lines = text.lines().map(|line| {
+        let command = line.strip_prefix("$ ").expect("a command");
+        let command = command.split("   # ").next().unwrap();
+        command.trim().to_owned()
+    });
+    lines.collect()
+}
+
+/// Word for word; only docker, whose image the rig has, and the forwarding of kubectl are others' work.
+#[test]
+fn the_commands_of_the_readme_work_as_they_stand() {
+    let Some(mut cluster) = Cluster::new("readme", Helm::Four) else {
+        return;
+    };
+    cluster.namespace = "mykadoo-staging".into();
+    cluster.install(&[]);
+    let mut station = Station::beside(&cluster);
+    station.own.namespace = "leadsman".into();
+    let folder = station.folder.path();
+    let link = |to: &Path, name: &str| {
+        std::os::unix::fs::symlink(to, folder.join(name)).unwrap();
+    };
+    std::fs::create_dir(folder.join("bin")).unwrap();
+    link(&Helm::Four.path(), "bin/helm");
+    link(Path::new(env!("CARGO_BIN_EXE_leadsman")), "bin/leadsman");
+    link(&Path::new(env!("CARGO_MANIFEST_DIR")).join("helm"), "helm");
+    let path = format!(
+        "{}:{}",
+        folder.join("bin").display(),
+        std::env::var("PATH").unwrap()
+    );
+    let commands = commands_of_the_readme();
+    let mut said = String::new();
+    for command in &commands {
+        let program = command.split(' ').next().unwrap();
+        if program == "docker" {
+            continue;
+        }
+        if program == "kubectl" {
+            assert_eq!(
+                command,
+                "kubectl --namespace leadsman port-forward service/leadsman 9616:9616 &"
+            );
+            forward(9616, station.address());
+            continue;
+        }
+        let output = Command::new("bash")
+            .args(["-c", command])
+            .current_dir(folder)
+            .env("PATH", &path)
+            .env("KUBECONFIG", cluster.kubeconfig())
+            .env_remove("LEADSMAN_SERVER")
+            .output()
+            .unwrap();
+        said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            output.status.success(),
+            "{command}: {said}{}\n{}",
+            String::from_utf8_lossy(&output.stderr),
+            station.logs()
+        );
+        if command == "leadsman status" {
+            assert!(said.contains("mykadoo-staging/mykadoo"), "{said}");
+            assert!(said.contains("observe"), "{said}");
+        }
+        if program == "cp" {
+            // "Then put your addresses there."
+            let file = folder.join("values.yaml");
+            let values = std::fs::read_to_string(&file).unwrap();
+            let api = cluster.service("mykadoo-api");
+            let values = values.replace("https://staging.mykadoo.com", &api);
+            std::fs::write(&file, values).unwrap();
+        }
+    }
+    assert!(said.contains("deployed"), "{said}");
+    for program in ["docker", "cp", "helm", "kubectl", "leadsman", "sed"] {
+        let is_there = |command: &String| command.split(' ').next() == Some(program);
+        assert!(commands.iter().any(is_there), "{program}: {commands:?}");
+    }
+    until("it turns back from now on, and could", || {
+        let release = station.get("/api/v1/releases/mykadoo-staging/mykadoo");
+        let release = serde_json::from_str::<Value>(&release).unwrap_or_default();
+        release["mode"] == "enforce" && release["obstacle"].is_null()
+    });
+    station.helm(&["uninstall", "leadsman", "--wait"]);
+}
+
+/// One replica turns all of them back, each by a helm of its own; that must fit into the pod.
+#[test]
+fn several_releases_turned_back_at_once_fit_into_a_pod() {
+    let Some(first) = Cluster::new("several", Helm::Four) else {
+        return;
+    };
+    let mut clusters = vec![first];
+    clusters.extend((1..4).map(|_| Cluster::new("several", Helm::Four).unwrap()));
+    std::thread::scope(|scope| {
+        for cluster in &clusters {
+            scope.spawn(|| cluster.install(&[]));
+        }
+    });
+    let station = Station::new(&clusters[0]);
+    let of = |cluster: &Cluster| {
+        let id = format!("[[release]]\nid = {:?}\n", cluster.namespace);
+        probes(cluster, "").replacen("[[release]]\n", &id, 1)
+    };
+    let config: String = clusters.iter().map(of).collect();
+    let namespaces = clusters
+        .iter()
+        .map(|cluster| json!({"name": cluster.namespace, "mode": "enforce"}));
+    let namespaces: Vec<Value> = namespaces.collect();
+    station.install(&json!({"config": config, "namespaces": namespaces}));
+    let release = |cluster: &Cluster| {
+        let path = format!("/api/v1/releases/{}/mykadoo", cluster.namespace);
+        serde_json::from_str::<Value>(&station.get(&path)).unwrap_or_default()
+    };
+    until("there are baselines", || {
+        clusters.iter().all(|cluster| {
+            let release = release(cluster);
+            let known = release["known"].as_array().cloned().unwrap_or_default();
+            release["phase"] == "steady"
+                && !known.is_empty()
+                && known
+                    .iter()
+                    .all(|probe| probe["baseline_total"].as_u64() >= Some(20))
+        })
+    });
+    let processes = station.processes();
+    let used = || {
+        let all = processes.iter().map(|pid| soak::with_children(*pid));
+        all.max().unwrap_or(0)
+    };
+    let before = used();
+    let is_over = AtomicBool::new(false);
+    let most = std::thread::scope(|scope| {
+        let measured = scope.spawn(|| {
+            let mut most = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                most = most.max(used());
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            most
+        });
+        let upgrades: Vec<_> = clusters
+            .iter()
+            .map(|cluster| scope.spawn(|| cluster.upgrade(&[DEAD])))
+            .collect();
+        for upgrade in upgrades {
+            upgrade.join().unwrap();
+        }
+        let began = Instant::now();
+        let are_back = || {
+            clusters.iter().all(|cluster| {
+                let release = release(cluster);
+                release["revision"] == 3 && release["phase"] != "rolling_back"
+            })
+        };
+        while !are_back() && began.elapsed() < Duration::from_secs(120) {
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        is_over.store(true, Ordering::Relaxed);
+        measured.join().unwrap()
+    });
+    for cluster in &clusters {
+        assert_eq!(
+            cluster.statuses(Helm::Four),
+            "1 superseded, 2 superseded, 3 deployed"
+        );
+    }
+    let limit = soak::limit();
+    println!("several: {before} KiB before, {most} KiB at most, of {limit} KiB");
+    assert!(most < limit, "{most} {limit}");
     station.helm(&["uninstall", "leadsman", "--wait"]);
 }

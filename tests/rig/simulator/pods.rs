@@ -467,18 +467,22 @@ async fn run_program(pod: &Arc<Running>, report: &Report<'_>, path: &std::path::
     let probe = containers.iter().find_map(|container| {
         let get = container.readiness_probe.as_ref()?.http_get.as_ref()?;
         let port = container.ports.iter().flatten().next()?.container_port;
-        Some((get.path.clone()?, u16::try_from(port).ok()?))
+        Some(web::Probe {
+            address: (pod.address, u16::try_from(port).ok()?).into(),
+            path: get.path.clone()?,
+            by_tls: get.scheme.as_deref() == Some("HTTPS"),
+        })
     });
     report
         .state("Running", running.clone(), probe.is_none())
         .await;
     let ready = async {
-        let Some((path, port)) = probe else {
+        let Some(probe) = probe else {
             return std::future::pending::<()>().await;
         };
         let mut was_ready = false;
         loop {
-            let is_ready = web::is_well((pod.address, port).into(), &path).await;
+            let is_ready = probe.is_well().await;
             if is_ready != was_ready {
                 report.state("Running", running.clone(), is_ready).await;
                 was_ready = is_ready;

@@ -1,9 +1,12 @@
-//! The HTTP server of a pod: HTTP/1.1, GET only, with the answers that it is told to give.
+//! The HTTP server of a pod: HTTP/1.1, GET only, with the answers that it is told to give; and the probes of real ones.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::behaviour::Answer;
@@ -87,17 +90,90 @@ fn good(path: &str) -> (u16, String) {
     }
 }
 
-/// Whether whatever listens there answers a readiness probe well.
-pub(crate) async fn is_well(address: std::net::SocketAddr, path: &str) -> bool {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let asked = async {
-        let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
+/// A readiness probe by HTTP.
+pub(crate) struct Probe {
+    pub(crate) address: std::net::SocketAddr,
+    pub(crate) path: String,
+    /// `scheme: HTTPS`.
+    pub(crate) by_tls: bool,
+}
+
+impl Probe {
+    /// Whether whatever listens there answers well: 200 to 399, within a second.
+    pub(crate) async fn is_well(&self) -> bool {
+        let asked = async {
+            let stream = TcpStream::connect(self.address).await.ok()?;
+            if self.by_tls {
+                let connector = tokio_rustls::TlsConnector::from(unverified());
+                let name = self.address.ip().into();
+                self.ask(connector.connect(name, stream).await.ok()?).await
+            } else {
+                self.ask(stream).await
+            }
+        };
+        let asked = tokio::time::timeout(Duration::from_secs(1), asked).await;
+        asked.ok().flatten().unwrap_or(false)
+    }
+
+    async fn ask(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin) -> Option<bool> {
+        let path = &self.path;
         let request = format!("GET {path} HTTP/1.1\r\nHost: pod\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.ok()?;
-        let mut head = [0; 12];
+        let mut head = [0; 10];
         stream.read_exact(&mut head).await.ok()?;
-        Some(head.starts_with(b"HTTP/1.1 2"))
-    };
-    let asked = tokio::time::timeout(std::time::Duration::from_secs(1), asked).await;
-    asked.ok().flatten().unwrap_or(false)
+        Some(matches!(&head, b"HTTP/1.1 2" | b"HTTP/1.1 3"))
+    }
+}
+
+/// TLS as a kubelet's probes speak it: with whatever certificate there is.
+fn unverified() -> Arc<ClientConfig> {
+    static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+    let config = CONFIG.get_or_init(|| {
+        let config = ClientConfig::builder()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anybody));
+        Arc::new(config.with_no_client_auth())
+    });
+    Arc::clone(config)
+}
+
+#[derive(Debug)]
+struct Anybody;
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        let provider = rustls::crypto::ring::default_provider();
+        provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
 }

@@ -53,7 +53,8 @@ impl Daemon {
             if waits {
                 *release = kept;
             }
-            if waits && !guarded.waits.send_replace(waits) {
+            let did_wait = guarded.waits.send_replace(waits);
+            if waits && !did_wait {
                 tracing::info!(namespace = %key.0, release = %key.1,
                     "A watch runs; it keeps the settings that it began with, and the new ones wait for its end");
             }
@@ -79,13 +80,7 @@ impl Daemon {
             let key = (release.namespace.clone(), release.name.clone());
             let old = before.remove(&key);
             let guarded = match old {
-                Some(old) if old.release == *release => {
-                    // What a watch keeps is the same; whether something waits for its end is not.
-                    let waits = *old.waits.borrow() && old.is_at_work();
-                    old.waits
-                        .send_if_modified(|was| std::mem::replace(was, waits) != waits);
-                    old
-                }
+                Some(old) if old.release == *release => old,
                 Some(old) => {
                     let state = end(old).await;
                     self.guard(release, engine, state)

@@ -1080,7 +1080,7 @@ fn several_releases_turned_back_at_once_fit_into_a_pod() {
         let are_back = || {
             clusters.iter().all(|cluster| {
                 let release = release(cluster);
-                release["revision"] == 3 && release["phase"] != "rolling_back"
+                release["revision"] == 3 && release["phase"] == "steady"
             })
         };
         while !are_back() && began.elapsed() < Duration::from_secs(120) {

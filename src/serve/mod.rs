@@ -494,7 +494,7 @@ fn too_busy(what: &str) -> Response {
     not_now(&format!("too many {what} at once; try again"))
 }
 
-/// Why none of our turns is free.
+/// What whoever asks is told while we end.
 const STOPPING: &str = "this Leadsman is stopping; try again";
 
 /// For the moment: nothing was done, and whoever asks again soon may have more luck. A whole sentence.

@@ -45,7 +45,7 @@ use crate::review::{self, Reviewer};
 use crate::serve::status::GuardFeed;
 use crate::serve::{
     self, AlertsFor, Board, Deed, Outfit, ProbeCall, ProbeResult, ReloadOrder, Review, Reviewed,
-    Tls,
+    Share, Tls,
 };
 use crate::sounding::VoidReason;
 use crate::store::{Store, StoreError};
@@ -506,8 +506,7 @@ impl Daemon {
         match herald.take() {
             Some(telling) if !acts => {
                 end_herald(telling).await;
-                self.web.show_alerts(Vec::new());
-                self.web.show_objectives(Vec::new());
+                self.web.show_nothing(&Share::All);
                 self.metrics.objectives.clear();
             }
             None if acts => *herald = Some(self.herald()),

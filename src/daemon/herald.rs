@@ -36,8 +36,8 @@ use crate::config::settings::{Alertmanagers, Receiver};
 use crate::metrics::Metrics;
 use crate::notify::Message;
 use crate::permit::Permit;
-use crate::serve;
 use crate::serve::status::AlertView;
+use crate::serve::{self, Share};
 use crate::store::{Found, Kind as Stored, Store};
 use crate::track::Tracked;
 use crate::units::{Dated, Namespace, ProbeId, ReleaseName, Shift, Time};
@@ -348,7 +348,8 @@ impl Herald {
         }
         let changed = looked.end(|labels| unknown.is_known(labels));
         self.kept.book = book;
-        self.setup.web.show_objectives(self.looked.views());
+        let objectives = self.looked.views();
+        self.setup.web.show_objectives(&Share::All, objectives);
         let news = self.tell_news(&views) || self.has_told();
         self.is_dirty |= changed || news;
         let resend = self
@@ -420,7 +421,7 @@ impl Herald {
             .metrics
             .alerting
             .stand(counts, self.kept.book.left_out);
-        self.setup.web.show_alerts(views);
+        self.setup.web.show_alerts(&Share::All, views);
     }
 
     /// Begins to write the book, beside the loop. While it is being written, only the newest waits to be written next.

@@ -16,8 +16,7 @@ const RUNBOOK: &str = include_str!("runbook.html");
 /// The alerts that live.
 pub(super) async fn all(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
     scraped(shared, &headers, |shared| {
-        let alerts = shared.alerts();
-        serde_json::to_vec(&json!({ "alerts": *alerts }))
+        serde_json::to_vec(&json!({ "alerts": shared.alerts() }))
     })
     .await
 }
@@ -25,8 +24,7 @@ pub(super) async fn all(State(shared): State<Arc<Shared>>, headers: HeaderMap) -
 /// What is promised, and how it stands.
 pub(super) async fn objectives(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
     scraped(shared, &headers, |shared| {
-        let objectives = shared.objectives();
-        serde_json::to_vec(&json!({ "objectives": *objectives }))
+        serde_json::to_vec(&json!({ "objectives": shared.objectives() }))
     })
     .await
 }

@@ -16,6 +16,7 @@ mod listen;
 mod probe;
 mod problem;
 mod releases;
+mod share;
 pub mod status;
 mod tls;
 mod webhook;
@@ -45,6 +46,8 @@ pub use auth::{Deed, Review, Reviewed};
 pub use forward::{Forward, Lead};
 pub use listen::serve;
 use problem::problem;
+pub use share::Share;
+use share::{Joined, Shares};
 pub use tls::Tls;
 pub use webhook::{AlertHeard, AlertsFor, MAX_WAITING as MAX_WAITING_ALERTS};
 
@@ -146,8 +149,8 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     clock: fn() -> Moment,
     board: RwLock<Arc<Board>>,
-    alerts: RwLock<Arc<Vec<status::AlertView>>>,
-    objectives: RwLock<Arc<Vec<Arc<status::ObjectiveView>>>>,
+    alerts: Shares<status::AlertView>,
+    objectives: Shares<Arc<status::ObjectiveView>>,
     ready: AtomicBool,
     beat: Box<dyn Fn() -> Moment + Send + Sync>,
     refresh: Box<dyn Fn() + Send + Sync>,
@@ -205,8 +208,8 @@ impl Shared {
             metrics: outfit.metrics,
             clock: outfit.clock,
             board: RwLock::new(Arc::new(board)),
-            alerts: RwLock::default(),
-            objectives: RwLock::default(),
+            alerts: Shares::new(),
+            objectives: Shares::new(),
             ready: AtomicBool::new(false),
             beat: outfit.beat,
             refresh: outfit.refresh,
@@ -281,31 +284,28 @@ impl Shared {
         views.collect()
     }
 
-    /// Puts the alerts before the clients.
-    pub fn show_alerts(&self, alerts: Vec<status::AlertView>) {
-        *self.alerts.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(alerts);
+    /// Puts the alerts of one share before the clients, beside those of the others.
+    pub fn show_alerts(&self, of: &Share, alerts: Vec<status::AlertView>) {
+        self.alerts.show(of, alerts);
     }
 
-    /// Puts the objectives before the clients.
-    pub fn show_objectives(&self, objectives: Vec<Arc<status::ObjectiveView>>) {
-        let mut shown = self
-            .objectives
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        *shown = Arc::new(objectives);
+    /// Puts the objectives of one share before the clients, beside those of the others.
+    pub fn show_objectives(&self, of: &Share, objectives: Vec<Arc<status::ObjectiveView>>) {
+        self.objectives.show(of, objectives);
     }
 
-    fn objectives(&self) -> Arc<Vec<Arc<status::ObjectiveView>>> {
-        Arc::clone(
-            &self
-                .objectives
-                .read()
-                .unwrap_or_else(PoisonError::into_inner),
-        )
+    /// Nobody here looks after this share any more.
+    pub fn show_nothing(&self, of: &Share) {
+        self.alerts.drop_share(of);
+        self.objectives.drop_share(of);
     }
 
-    fn alerts(&self) -> Arc<Vec<status::AlertView>> {
-        Arc::clone(&self.alerts.read().unwrap_or_else(PoisonError::into_inner))
+    fn alerts(&self) -> Joined<status::AlertView> {
+        self.alerts.joined()
+    }
+
+    fn objectives(&self) -> Joined<Arc<status::ObjectiveView>> {
+        self.objectives.joined()
     }
 
     fn board(&self) -> Arc<Board> {

@@ -13,6 +13,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::api::scraped;
+use super::share::Joined;
 use super::{Board, Shared};
 use crate::alert::LabelSet;
 use crate::clock;
@@ -391,7 +392,7 @@ pub(super) async fn status(State(shared): State<Arc<Shared>>, headers: HeaderMap
 }
 
 /// Alerts about ourselves.
-fn own(alerts: &[AlertView]) -> Vec<AlertView> {
+fn own(alerts: &Joined<AlertView>) -> Vec<AlertView> {
     let own = alerts
         .iter()
         .filter(|alert| alert.labels.get("release").is_none());

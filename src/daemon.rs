@@ -44,8 +44,8 @@ use crate::release::cluster::{Access, connect};
 use crate::review::{self, Reviewer};
 use crate::serve::status::GuardFeed;
 use crate::serve::{
-    self, AlertsFor, Board, Deed, Outfit, ProbeCall, ProbeResult, ReloadOrder, Review, Reviewed,
-    Share, Tls,
+    self, AlertsFor, Answers, Board, Deed, Outfit, ProbeCall, ProbeResult, ReloadOrder, Review,
+    Reviewed, Share, Tls,
 };
 use crate::sounding::VoidReason;
 use crate::store::{Store, StoreError};
@@ -393,7 +393,7 @@ impl Daemon {
         let acts = matches!(applied.standing, Standing::Leads { .. });
         let lead = leading::lead(&applied.standing, settings.lease.as_ref());
         if !acts {
-            self.web.set_lead(lead.clone());
+            self.web.set_answers(Answers::One(lead.clone()));
         }
         if settings.serve.listen != applied.settings.serve.listen {
             tracing::warn!(listen = %settings.serve.listen, "A new listen address takes a restart");
@@ -480,7 +480,7 @@ impl Daemon {
         });
         // Who asks before the guards are there would be told that there are no releases.
         if acts {
-            self.web.set_lead(lead);
+            self.web.set_answers(Answers::One(lead));
         }
         self.orders
             .send_replace(Arc::new(orders_of(&settings, self.address)));

@@ -1,4 +1,5 @@
-//! Any replica answers for the one that acts: what is asked about releases is passed on to it.
+//! Any replica answers for the one that acts: what is asked about releases is passed on to it. Where each release has a
+//! Lease of its own, that is the one that acts for the release; what is asked about all of them is answered by `gather`.
 //!
 //! Invariants:
 //! - a request is passed on once: what comes from another replica is answered here, or not at all;
@@ -7,13 +8,15 @@
 //!   where that is not known;
 //! - strangers cost little: what shows no token is passed on without its body, and few wait at a time.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use axum::RequestExt as _;
 use axum::body::Bytes;
-use axum::extract::{Request, State};
-use axum::http::{HeaderName, Method, StatusCode, header};
+use axum::extract::{RawPathParams, Request, State};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use reqwest::Client;
@@ -56,7 +59,16 @@ const OF_ANSWER: [HeaderName; 4] = [
     header::CACHE_CONTROL,
 ];
 
-/// Who answers for the releases.
+/// Who answers for what is asked about releases.
+#[derive(Debug, Clone)]
+pub enum Answers {
+    /// One for all of them.
+    One(Lead),
+    /// For each whoever holds its Lease, by namespace and name. What is in no entry is answered here.
+    Each(HashMap<(String, String), Lead>),
+}
+
+/// Who answers.
 #[derive(Debug, Clone)]
 pub enum Lead {
     /// We do.
@@ -253,10 +265,21 @@ fn is_of_the_lead(method: &Method, path: &str) -> bool {
     path.starts_with("/api/v1/") && (path != "/api/v1/probes" || *method != Method::GET)
 }
 
+/// The release that a request is about, by namespace and name as its handler reads them; none when it is about all.
+async fn release_of(request: &mut Request) -> Option<(String, String)> {
+    // A path that is no text is refused by its handler.
+    let params = request.extract_parts::<RawPathParams>().await.ok()?;
+    let param = |wanted| {
+        let found = params.iter().find(|(name, _)| *name == wanted)?;
+        Some(found.1.to_owned())
+    };
+    Some((param("namespace")?, param("name")?))
+}
+
 /// Answers here what can be answered here, and passes on the rest.
 pub(super) async fn forward(
     State(shared): State<Arc<Shared>>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     if !is_of_the_lead(request.method(), request.uri().path()) {
@@ -266,24 +289,33 @@ pub(super) async fn forward(
         // Before the releases are there each of them would seem unknown.
         return not_now("this Leadsman is starting or stopping; try again");
     }
-    let (identity, forward) = match shared.lead() {
-        Lead::Here => return next.run(request).await,
-        Lead::Nobody => {
-            return not_now(
-                "no replica acts at the moment; another one takes over within some seconds, so try again",
-            );
+    let answers = shared.answers();
+    let (lead, acts) = match &*answers {
+        Answers::One(lead) => (Some(lead), "acts"),
+        Answers::Each(each) => {
+            let release = release_of(&mut request).await;
+            let lead = release.and_then(|release| each.get(&release));
+            (lead, "acts for this release")
         }
-        Lead::Elsewhere { .. } if request.headers().contains_key(FORWARDED) => {
+    };
+    let (identity, forward) = match lead {
+        None | Some(Lead::Here) => return next.run(request).await,
+        Some(Lead::Nobody) => {
+            return not_now(&format!(
+                "no replica {acts} at the moment; another one takes over within some seconds, so try again"
+            ));
+        }
+        Some(Lead::Elsewhere { .. }) if is_passed_on(request.headers()) => {
             return not_now(
                 "the replica that was asked does not act any more, and another one takes over; try again",
             );
         }
-        Lead::Elsewhere { identity, forward } => (identity, forward),
+        Some(Lead::Elsewhere { identity, forward }) => (identity, forward),
     };
     let is_question = is_question(request.method());
     let passed = match forward {
         Ok(forward) => forward.pass_on(&shared, request).await,
-        Err(why) => Err(Failed::Unheard(why)),
+        Err(why) => Err(Failed::Unheard(why.clone())),
     };
     let (why, is_unheard) = match passed {
         Ok(answer) | Err(Failed::Refused(answer)) => return answer,
@@ -297,7 +329,7 @@ pub(super) async fn forward(
     );
     if is_unheard || is_question {
         let text = format!(
-            "the replica {identity} acts, and cannot be asked from here ({why}); try again, or ask it itself"
+            "the replica {identity} {acts}, and cannot be asked from here ({why}); try again, or ask it itself"
         );
         return not_now(&text);
     }
@@ -306,4 +338,54 @@ pub(super) async fn forward(
          you ask again"
     );
     problem(StatusCode::GATEWAY_TIMEOUT, &text)
+}
+
+/// Whether a request comes from another replica.
+pub(super) fn is_passed_on(headers: &HeaderMap) -> bool {
+    headers.contains_key(FORWARDED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::Router;
+    use axum::body::Body;
+    use axum::extract::Path;
+    use axum::routing::get;
+
+    /// Whatever a handler takes for the names of a release is what it is looked up by.
+    #[tokio::test]
+    async fn a_release_is_looked_up_by_the_names_that_its_handler_reads() {
+        async fn names(mut request: Request) -> String {
+            let looked_up = release_of(&mut request).await;
+            let read = request.extract_parts::<Path<(String, String)>>().await;
+            assert_eq!(looked_up, read.ok().map(|Path(names)| names));
+            looked_up.map_or("none".into(), |(namespace, name)| {
+                format!("{namespace}|{name}")
+            })
+        }
+        let router = Router::new()
+            .route("/r/{namespace}/{name}/of", get(names))
+            .route("/all", get(names));
+        for (path, expected) in [
+            ("/r/shop/mykadoo/of", "shop|mykadoo"),
+            ("/r/sh%6Fp/my%2Fkadoo/of", "shop|my/kadoo"),
+            ("/r/shop/a+b%2520/of", "shop|a+b%20"),
+            ("/r/shop/%C3%BC/of?name=x", "shop|ü"),
+            ("/r/shop/%ff/of", "none"),
+            ("/all", "none"),
+        ] {
+            let request = Request::builder().uri(path).body(Body::empty()).unwrap();
+            let answer = answer_of(&router, request).await;
+            assert_eq!(answer, expected, "{path}");
+        }
+    }
+
+    async fn answer_of(router: &Router, request: Request) -> String {
+        use hyper::service::Service as _;
+        let service = hyper_util::service::TowerToHyperService::new(router.clone());
+        let Ok(answer) = service.call(request).await;
+        let body = axum::body::to_bytes(answer.into_body(), 1024).await;
+        String::from_utf8(body.unwrap().to_vec()).unwrap()
+    }
 }

@@ -43,7 +43,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 pub use auth::{Deed, Review, Reviewed};
-pub use forward::{Forward, Lead};
+pub use forward::{Answers, Forward, Lead};
 pub use listen::serve;
 use problem::problem;
 pub use share::Share;
@@ -158,7 +158,7 @@ pub struct Shared {
     take: TakeSounding,
     recording: FindRecording,
     reload: mpsc::Sender<ReloadOrder>,
-    lead: RwLock<Lead>,
+    answers: RwLock<Arc<Answers>>,
     /// Why the configuration on the disk is not the one in force, if so.
     reload_trouble: RwLock<Option<String>>,
     scrapes: Semaphore,
@@ -217,7 +217,7 @@ impl Shared {
             take: outfit.take,
             recording: outfit.recording,
             reload: outfit.reload,
-            lead: RwLock::new(Lead::Here),
+            answers: RwLock::new(Arc::new(Answers::One(Lead::Here))),
             reload_trouble: RwLock::default(),
             scrapes: Semaphore::new(1),
             waiting_scrapes: Semaphore::new(MAX_WAITING_SCRAPES),
@@ -242,14 +242,14 @@ impl Shared {
         self.ready.store(ready, Ordering::Release);
     }
 
-    /// Says who answers for the releases.
-    pub fn set_lead(&self, lead: Lead) {
-        *self.lead.write().unwrap_or_else(PoisonError::into_inner) = lead;
+    /// Says who answers for what is asked about releases; until it is said that is this replica.
+    pub fn set_answers(&self, answers: Answers) {
+        let answers = Arc::new(answers);
+        *self.answers.write().unwrap_or_else(PoisonError::into_inner) = answers;
     }
 
-    fn lead(&self) -> Lead {
-        let lead = self.lead.read();
-        lead.unwrap_or_else(PoisonError::into_inner).clone()
+    fn answers(&self) -> Arc<Answers> {
+        Arc::clone(&self.answers.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Notes why the configuration on the disk is not the one in force; `None` when it is.

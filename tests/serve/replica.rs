@@ -12,7 +12,7 @@ use leadsman::config::settings::{Probe, Serve, Tls as LeaseTls};
 use leadsman::metrics::{Metrics, Series};
 use leadsman::serve::status::{GuardView, RolloutView};
 use leadsman::serve::{
-    self, Board, Forward, Lead, Order, Outfit, ReloadOrder, Review, Shared, Tls,
+    self, Answers, Board, Forward, Lead, Order, Outfit, ReloadOrder, Review, Shared, Tls,
 };
 use leadsman::track::Tracked;
 use tokio::net::TcpListener;
@@ -144,10 +144,10 @@ impl Replica {
     }
 
     pub(crate) fn follows(&self, address: &str, tls: &LeaseTls) {
-        self.shared.set_lead(Lead::Elsewhere {
+        self.shared.set_answers(Answers::One(Lead::Elsewhere {
             identity: "leadsman-1".into(),
             forward: Forward::to(address, tls).map(Arc::new),
-        });
+        }));
     }
 
     pub(crate) fn url(&self) -> String {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use leadsman::config::settings::{ServeTls, Tls as LeaseTls};
 use leadsman::serve::status::RolloutView;
-use leadsman::serve::{Lead, Reviewed, Tls};
+use leadsman::serve::{Answers, Lead, Reviewed, Tls};
 
 use crate::program::{Reply, request, until, unused_port};
 use crate::replica::{LONG, Made, Replica, token};
@@ -74,7 +74,7 @@ fn a_replica_that_follows_answers_as_the_one_that_acts() {
 #[test]
 fn while_nobody_can_be_asked_it_is_said_why() {
     let replica = Replica::start(Made::default());
-    replica.shared.set_lead(Lead::Nobody);
+    replica.shared.set_answers(Answers::One(Lead::Nobody));
     is_not_now(&replica.get(ALERTS, None), "no replica acts at the moment");
     is_not_now(&replica.post(ROLL_BACK, Some("t"), ORDER), "try again");
     // Its own probes it knows all the same.
@@ -104,7 +104,7 @@ fn while_nobody_can_be_asked_it_is_said_why() {
     let loops = request(replica.address, "GET", ALERTS, &passed_on);
     is_not_now(&loops, "does not act any more");
 
-    replica.shared.set_lead(Lead::Here);
+    replica.shared.set_answers(Answers::One(Lead::Here));
     replica.shared.set_ready(false);
     is_not_now(&replica.get(ALERTS, None), "starting or stopping");
 }
@@ -315,12 +315,12 @@ fn the_gate_waits_through_every_change_of_who_acts() {
     let nowhere = format!("http://127.0.0.1:{}", unused_port());
     replica.follows(&nowhere, &LeaseTls::default());
     gate.says("the replica leadsman-1 acts, and cannot be asked");
-    replica.shared.set_lead(Lead::Nobody);
+    replica.shared.set_answers(Answers::One(Lead::Nobody));
     gate.says("no replica acts at the moment");
     // It acts, and has not put the release on its board.
     replica.guards_nothing();
     gate.said.lock().unwrap().clear();
-    replica.shared.set_lead(Lead::Here);
+    replica.shared.set_answers(Answers::One(Lead::Here));
     gate.says("knows no release mykadoo");
     // It is killed, and starts again.
     replica.stop();
@@ -348,7 +348,7 @@ fn the_gate_gives_up_with_what_was_the_matter() {
     unknown.ends_with(1, "knows no release another");
     nobody.ends_with(3, "no daemon answers");
     watched.ends_with(124, "the last that was known: watching: it is watched");
-    replica.shared.set_lead(Lead::Nobody);
+    replica.shared.set_answers(Answers::One(Lead::Nobody));
     gate(&replica.url(), "mykadoo").ends_with(124, "no replica acts at the moment");
     // One that takes the question and does not answer holds it no longer.
     let hanging = crate::program::hanging_server();
@@ -396,18 +396,18 @@ fn a_command_waits_for_a_moment_until_somebody_acts() {
         ),
     ];
     for (arguments, code, says) in commands {
-        replica.shared.set_lead(Lead::Nobody);
+        replica.shared.set_answers(Answers::One(Lead::Nobody));
         let before = refused();
         let running = Running::start(&replica.url(), arguments);
         until("it was told that nobody acts", || refused() > before);
-        replica.shared.set_lead(Lead::Here);
+        replica.shared.set_answers(Answers::One(Lead::Here));
         if arguments[0] == "rollback" {
             until("the order is there", || replica.done() == 1);
             replica.guards(&[ended("recovered", "by_hand")]);
         }
         running.ends_with(code, says);
     }
-    replica.shared.set_lead(Lead::Nobody);
+    replica.shared.set_answers(Answers::One(Lead::Nobody));
     let status = Running::start(&replica.url(), &["status", "mykadoo"]);
     status.ends_with(3, "no replica acts at the moment");
 }

@@ -5,26 +5,54 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde::Serialize;
 
 use super::Shared;
 use super::api::scraped;
+use super::gather::{Entry, gather};
+use super::status::{AlertView, ObjectiveView};
 
 /// What to do about each alert; shipped with the program, so that it is there when nothing else is.
 const RUNBOOK: &str = include_str!("runbook.html");
 
+#[derive(Serialize)]
+struct Alerts<'a> {
+    alerts: Vec<Entry<'a, &'a AlertView>>,
+}
+
+#[derive(Serialize)]
+struct Objectives<'a> {
+    objectives: Vec<Entry<'a, &'a Arc<ObjectiveView>>>,
+}
+
 /// The alerts that live.
 pub(super) async fn all(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
-    scraped(shared, &headers, |shared| {
-        serde_json::to_vec(&json!({ "alerts": shared.alerts() }))
+    let gathered = match gather(&shared, "/api/v1/alerts", &headers).await {
+        Ok(gathered) => gathered,
+        Err(refused) => return refused,
+    };
+    scraped(shared, &headers, move |shared| {
+        let own = shared.alerts();
+        let heard = gathered.read();
+        let alerts = heard.alerts(own.iter(), |alert| alert.about());
+        serde_json::to_vec(&Alerts { alerts })
     })
     .await
 }
 
 /// What is promised, and how it stands.
 pub(super) async fn objectives(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
-    scraped(shared, &headers, |shared| {
-        serde_json::to_vec(&json!({ "objectives": shared.objectives() }))
+    let gathered = match gather(&shared, "/api/v1/objectives", &headers).await {
+        Ok(gathered) => gathered,
+        Err(refused) => return refused,
+    };
+    scraped(shared, &headers, move |shared| {
+        let own = shared.objectives();
+        let heard = gathered.read();
+        let objectives = heard.objectives(own.iter(), |objective| {
+            Some((&objective.namespace, &objective.release))
+        });
+        serde_json::to_vec(&Objectives { objectives })
     })
     .await
 }

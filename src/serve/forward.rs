@@ -19,8 +19,8 @@ use axum::extract::{RawPathParams, Request, State};
 use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use reqwest::Client;
-use tokio::sync::Semaphore;
+use reqwest::{Client, RequestBuilder};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use url::{Host, Url};
 
@@ -39,7 +39,10 @@ const MAX_BODY: usize = 1024 * 1024;
 const MAX_ANSWER: usize = 33 * 1024 * 1024;
 
 /// Requests that are passed on at a time; while the other replica is slow, each waits as long as [`PATIENCE`].
-const MAX_PASSED_ON: usize = 64;
+const MAX_PASSED_ON: u32 = 64;
+
+/// Replicas that are asked at a time for lists of all releases, apart from the above: whoever only looks is in nobody's way.
+const MAX_GATHERED: u32 = 64;
 
 /// Bodies that are read at a time, each at most [`MAX_BODY`]: whose tokens they are is not known yet.
 const MAX_BODIES: usize = 16;
@@ -115,16 +118,34 @@ enum Failed {
 pub(super) struct Turns {
     requests: Semaphore,
     bodies: Semaphore,
+    gathered: Semaphore,
 }
 
 impl Turns {
     /// All are free.
     pub(super) fn new() -> Self {
         Self {
-            requests: Semaphore::new(MAX_PASSED_ON),
+            requests: Semaphore::new(MAX_PASSED_ON as usize),
             bodies: Semaphore::new(MAX_BODIES),
+            gathered: Semaphore::new(MAX_GATHERED as usize),
         }
     }
+
+    /// Room to pass one request on to so many replicas. All of them together are let pass alone.
+    pub(super) fn requests(&self, replicas: usize) -> Option<SemaphorePermit<'_>> {
+        turns(&self.requests, replicas, MAX_PASSED_ON)
+    }
+
+    /// Room to ask so many replicas for a list.
+    pub(super) fn gathered(&self, replicas: usize) -> Option<SemaphorePermit<'_>> {
+        turns(&self.gathered, replicas, MAX_GATHERED)
+    }
+}
+
+/// As many turns as there are replicas, or all where that is less.
+fn turns(of: &Semaphore, replicas: usize, all: u32) -> Option<SemaphorePermit<'_>> {
+    let turns = u32::try_from(replicas).map_or(all, |replicas| replicas.min(all));
+    of.try_acquire_many(turns).ok()
 }
 
 impl Forward {
@@ -197,7 +218,7 @@ impl Forward {
     }
 
     async fn pass_on(&self, shared: &Shared, request: Request) -> Result<Response, Failed> {
-        let Ok(_turn) = shared.forwards.requests.try_acquire() else {
+        let Some(_turn) = shared.forwards.requests(1) else {
             let busy = too_busy("requests wait for the replica that acts");
             return Err(Failed::Refused(busy));
         };
@@ -225,18 +246,8 @@ impl Forward {
                 passed = passed.header(name, value);
             }
         }
-        let answer = passed.send().await.map_err(|error| {
-            let why = outgoing::cause(&error);
-            if error.is_connect() {
-                Failed::Unheard(why)
-            } else {
-                Failed::Lost(why)
-            }
-        })?;
-        let status = answer.status();
-        let headers = answer.headers().clone();
-        let bytes = outgoing::whole(answer, MAX_ANSWER).await;
-        let Some(bytes) = shared.untaken.hold(bytes.map_err(Failed::Lost)?) else {
+        let (status, headers, bytes) = exchange(passed, MAX_ANSWER).await?;
+        let Some(bytes) = shared.untaken.hold(bytes) else {
             return Err(if is_question {
                 Failed::Refused(too_busy(bodies::WAITING))
             } else {
@@ -252,6 +263,55 @@ impl Forward {
         }
         Ok(response)
     }
+
+    /// Asks it something of itself: what it answers when it has done so, or why there is no such answer.
+    pub(super) async fn ask(&self, asked: &Asked) -> Result<Vec<u8>, String> {
+        let url = self.base.join(asked.path);
+        let url = url.map_err(|error| error.to_string())?;
+        let request = self.client().request(asked.method.clone(), url);
+        let request = request.headers(asked.headers.clone());
+        let request = request
+            .header(FORWARDED, "1")
+            .body(asked.body.clone())
+            .timeout(asked.patience);
+        match exchange(request, asked.most).await {
+            Ok((status, _, bytes)) if status.is_success() => Ok(bytes),
+            Ok((status, ..)) => Err(format!("it says {status}")),
+            Err(Failed::Unheard(why) | Failed::Lost(why)) => Err(why),
+            Err(Failed::Refused(refused)) => Err(format!("it says {}", refused.status())),
+        }
+    }
+}
+
+/// What another replica is asked of itself.
+pub(super) struct Asked {
+    pub(super) method: Method,
+    pub(super) path: &'static str,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+    /// How long the answer may take.
+    pub(super) patience: Duration,
+    /// How large it may be.
+    pub(super) most: usize,
+}
+
+/// Sends a request once; its answer comes in one piece.
+async fn exchange(
+    request: RequestBuilder,
+    most: usize,
+) -> Result<(StatusCode, HeaderMap, Vec<u8>), Failed> {
+    let answer = request.send().await.map_err(|error| {
+        let why = outgoing::cause(&error);
+        if error.is_connect() {
+            Failed::Unheard(why)
+        } else {
+            Failed::Lost(why)
+        }
+    })?;
+    let status = answer.status();
+    let headers = answer.headers().clone();
+    let bytes = outgoing::whole(answer, most).await;
+    Ok((status, headers, bytes.map_err(Failed::Lost)?))
 }
 
 /// Whether a request changes nothing, so that it may be asked again.

@@ -12,6 +12,7 @@ pub(crate) mod auth;
 mod blackbox;
 mod bodies;
 mod forward;
+mod gather;
 mod listen;
 mod probe;
 mod problem;

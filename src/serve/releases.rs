@@ -7,22 +7,33 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::api::scraped;
 use super::auth::{Deed, allowed};
 use super::bodies::until_taken;
+use super::gather::{Entry, gather};
 use super::problem::problem;
 use super::status;
-use super::status::GuardView;
+use super::status::{GuardView, ReleaseView};
 use super::{Order, Shared};
 
+#[derive(Serialize)]
+struct Releases<'a> {
+    releases: Vec<Entry<'a, ReleaseView>>,
+}
+
 pub(super) async fn all(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
-    scraped(shared, &headers, |shared| {
-        let releases = status::releases(shared, &shared.board(), (shared.clock)());
-        serde_json::to_vec(&json!({ "releases": releases }))
+    let gathered = match gather(&shared, "/api/v1/releases", &headers).await {
+        Ok(gathered) => gathered,
+        Err(refused) => return refused,
+    };
+    scraped(shared, &headers, move |shared| {
+        let own = status::releases(shared, &shared.board(), (shared.clock)());
+        let releases = gathered.read().releases(own);
+        serde_json::to_vec(&Releases { releases })
     })
     .await
 }

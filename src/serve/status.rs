@@ -13,6 +13,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::api::scraped;
+use super::gather::{Entry, gather};
 use super::share::Joined;
 use super::{Board, Shared};
 use crate::alert::LabelSet;
@@ -327,15 +328,22 @@ pub struct AlertView {
 /// Where a view comes from: always the newest.
 pub type GuardFeed = watch::Receiver<Arc<GuardView>>;
 
+impl AlertView {
+    /// The namespace and name of the release that it is about; none when it is about ourselves.
+    pub(super) fn about(&self) -> Option<(&str, &str)> {
+        Some((self.labels.get("namespace")?, self.labels.get("release")?))
+    }
+}
+
 #[derive(Serialize)]
-struct Status {
+struct Status<'a> {
     version: &'static str,
     now: f64,
     ready: bool,
     troubles: Vec<&'static str>,
     /// Those that are of no release.
-    alerts: Vec<AlertView>,
-    releases: Vec<ReleaseView>,
+    alerts: Vec<Entry<'a, AlertView>>,
+    releases: Vec<Entry<'a, ReleaseView>>,
 }
 
 #[derive(Serialize)]
@@ -346,6 +354,40 @@ pub(super) struct ReleaseView {
     alerts: Vec<AlertView>,
     objectives: Vec<Arc<ObjectiveView>>,
 }
+
+impl ReleaseView {
+    /// Without probes, for tests.
+    #[cfg(test)]
+    pub(super) fn bare(guard: GuardView) -> Self {
+        Self {
+            guard: Arc::new(guard),
+            probes: Vec::new(),
+            alerts: Vec::new(),
+            objectives: Vec::new(),
+        }
+    }
+
+    /// As we know it ourselves, when whoever acts for it cannot be heard: its probes, and why there is no more.
+    pub(super) fn unheard(self, says: String) -> Self {
+        let guard = GuardView {
+            namespace: self.guard.namespace.clone(),
+            release: self.guard.release.clone(),
+            // It has a Lease, so it is not only probed.
+            mode: self.guard.engine.map_or(UNKNOWN, |_| self.guard.mode),
+            engine: self.guard.engine.or(Some(UNKNOWN)),
+            phase: UNKNOWN.to_owned(),
+            says,
+            ..GuardView::default()
+        };
+        Self {
+            guard: Arc::new(guard),
+            ..self
+        }
+    }
+}
+
+/// What only another replica could say.
+const UNKNOWN: &str = "unknown";
 
 #[derive(Serialize)]
 struct ProbeView {
@@ -375,16 +417,22 @@ pub(super) async fn page() -> Response {
 }
 
 pub(super) async fn status(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
-    scraped(shared, &headers, |shared| {
+    let gathered = match gather(&shared, "/api/v1/status", &headers).await {
+        Ok(gathered) => gathered,
+        Err(refused) => return refused,
+    };
+    scraped(shared, &headers, move |shared| {
         let board = shared.board();
         let now = (shared.clock)();
+        let heard = gathered.read();
+        let ours = own(&shared.alerts());
         let status = Status {
             version: env!("CARGO_PKG_VERSION"),
             now: clock::unix_seconds(),
             ready: shared.is_ready(),
             troubles: (shared.troubles)(),
-            alerts: own(&shared.alerts()),
-            releases: releases(shared, &board, now),
+            alerts: heard.alerts(ours.into_iter(), AlertView::about),
+            releases: heard.releases(releases(shared, &board, now)),
         };
         serde_json::to_vec(&status)
     })
@@ -403,8 +451,7 @@ pub(super) fn releases(shared: &Shared, board: &Board, now: Moment) -> Vec<Relea
     let (alerts, objectives) = (shared.alerts(), shared.objectives());
     let mut alerts_of: HashMap<(&str, &str), Vec<&AlertView>> = HashMap::new();
     for alert in alerts.iter() {
-        let label = |name: &str| alert.labels.get(name);
-        if let (Some(namespace), Some(release)) = (label("namespace"), label("release")) {
+        if let Some((namespace, release)) = alert.about() {
             alerts_of
                 .entry((namespace, release))
                 .or_default()

@@ -465,9 +465,10 @@ impl Daemon {
                 })
                 .collect(),
             alerts: guards
-                .values()
-                .filter(|guard| !guard.release.alerts.is_empty())
-                .map(|guard| AlertsFor {
+                .iter()
+                .filter(|(_, guard)| !guard.release.alerts.is_empty())
+                .map(|((namespace, name), guard)| AlertsFor {
+                    release: (namespace.to_string(), name.to_string()),
                     rules: guard.release.alerts.clone(),
                     to: guard.alerts.clone(),
                 })

@@ -27,6 +27,8 @@ mod program;
 mod replica;
 #[path = "serve/replicas.rs"]
 mod replicas;
+#[path = "serve/spread.rs"]
+mod spread;
 mod support;
 
 use std::time::Duration;

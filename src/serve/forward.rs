@@ -71,6 +71,17 @@ pub enum Answers {
     Each(HashMap<(String, String), Lead>),
 }
 
+impl Answers {
+    /// Whether there is a release with a Lease of its own for which nobody answers.
+    pub(super) fn lacks_somebody(&self) -> bool {
+        match self {
+            // It has been looked at before a handler is asked.
+            Self::One(_) => false,
+            Self::Each(each) => each.values().any(|lead| matches!(lead, Lead::Nobody)),
+        }
+    }
+}
+
 /// Who answers.
 #[derive(Debug, Clone)]
 pub enum Lead {

@@ -5,10 +5,12 @@
 //!   is decided there;
 //! - an answer is given as soon as the alerts are in a bounded queue; what has no room is answered with 503, which
 //!   Alertmanager repeats;
-//! - the same news twice is one: told apart by group, fingerprint, beginning and status; it stays known for as long as it
-//!   is repeated;
+//! - the same news twice is one for a release: told apart by group, fingerprint, beginning and status; it stays known for as
+//!   long as it is repeated;
 //! - one alert that is not as it must be takes none of the others with it;
-//! - our own alerts that come back are no news.
+//! - our own alerts that come back are no news;
+//! - where each release has a Lease of its own, a notification is good when every replica that acts for one has taken it,
+//!   and until then it is to come again: nobody but those replicas knows which alerts are about their releases.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -16,17 +18,18 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::auth::{Deed, allowed};
+use super::forward::{Asked, is_passed_on};
 use super::problem::problem;
-use super::{Peer, Shared, bodies, too_busy};
+use super::{Peer, Shared, bodies, gather, not_now, too_busy};
 use crate::alert::Labels;
 use crate::clock;
 use crate::config::settings::{AlertRule, Weight};
@@ -44,7 +47,7 @@ const MAX_LABELS: usize = 64;
 const MAX_NAME: usize = 128;
 const MAX_VALUE: usize = 1024;
 
-/// News that is remembered, so that its repetition is none: what was heard of longest ago goes first.
+/// News that is remembered, by release, so that its repetition is none: what was heard of longest ago goes first.
 const MAX_REMEMBERED: usize = 10_000;
 
 /// News that was not repeated for so long is forgotten. Alertmanager repeats what fires every four hours unless it is told
@@ -53,6 +56,12 @@ const REMEMBERED_FOR: Duration = Duration::from_secs(48 * 3600);
 
 /// Addresses of which it is known how often they came: beyond that those are forgotten that have not come of late.
 const MAX_ADDRESSES: usize = 1000;
+
+/// How long other replicas may take: an Alertmanager waits ten seconds at least, and the body may have taken some.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// The largest answer of another replica, which only counts.
+const MAX_COUNTS: usize = 16 * 1024;
 
 /// Alerts that wait for one release.
 pub const MAX_WAITING: usize = WEBHOOK_CAPACITY;
@@ -76,6 +85,8 @@ pub struct AlertHeard {
 
 /// Who takes alerts about a release.
 pub struct AlertsFor {
+    /// Its namespace and name.
+    pub release: (String, String),
     /// Its rules.
     pub rules: Vec<AlertRule>,
     /// Its guard.
@@ -188,7 +199,7 @@ async fn taken(shared: &Shared, from: IpAddr, headers: &HeaderMap, body: Body) -
     if shared.webhook_rate.check_key(&from).is_err() {
         return too_busy("notifications come from this address");
     }
-    let Ok(_turn) = shared.webhooks.try_acquire() else {
+    let Ok(turn) = shared.webhooks.try_acquire() else {
         return too_busy("notifications are being read");
     };
     let body = match bodies::read(body, MAX_BODY).await {
@@ -204,23 +215,93 @@ async fn taken(shared: &Shared, from: IpAddr, headers: &HeaderMap, body: Body) -
         shared.metrics.webhook.alerts(Action::Rejected, rejected);
         return problem(StatusCode::BAD_REQUEST, &why);
     }
-    let mut counts = HashMap::new();
-    for alert in &notice.alerts {
-        let action = if is_bounded(alert) {
-            deliver(shared, &board.alerts, &notice.group_key, alert)
-        } else {
-            Ok(Action::Rejected)
-        };
-        let Ok(action) = action else {
-            // What was delivered before is known when all of it comes again.
-            return too_busy("alerts for a release are waiting");
-        };
-        shared.metrics.webhook.alerts(action, 1);
-        *counts.entry(action.as_str()).or_insert(0) += 1;
+    // What is of other replicas is passed on also when there is no room here, so that one release is in no other's way.
+    let here = deliver_all(shared, &board.alerts, &notice);
+    drop(turn);
+    let elsewhere = if is_passed_on(headers) {
+        Ok(Counts::new())
+    } else {
+        pass_on(shared, headers, body).await
+    };
+    let mut counts = match here {
+        Ok(counts) => counts,
+        // What was delivered before is known when all of it comes again.
+        Err(()) => return too_busy("alerts for a release are waiting"),
+    };
+    match elsewhere {
+        Ok(others) => add(&mut counts, others),
+        Err(refused) => return refused,
     }
     // What is answered with 503 comes again, and is counted then.
     shared.metrics.webhook.truncated(notice.truncated_alerts);
     (StatusCode::ACCEPTED, axum::Json(json!(counts))).into_response()
+}
+
+/// How many alerts were accepted, ignored and so on.
+type Counts = BTreeMap<String, u64>;
+
+/// Hands all alerts to the releases here. An error when one of them has no room.
+fn deliver_all(shared: &Shared, releases: &[AlertsFor], notice: &Notice) -> Result<Counts, ()> {
+    let mut counts = Counts::new();
+    for alert in &notice.alerts {
+        let action = if is_bounded(alert) {
+            deliver(shared, releases, &notice.group_key, alert)?
+        } else {
+            Action::Rejected
+        };
+        shared.metrics.webhook.alerts(action, 1);
+        *counts.entry(action.as_str().to_owned()).or_insert(0) += 1;
+    }
+    Ok(counts)
+}
+
+/// Passes a notification on to all replicas that act for a release of their own: what they make of it, or the answer when
+/// one of them has not taken it. Whoever has taken it knows it when it comes again.
+async fn pass_on(shared: &Shared, headers: &HeaderMap, body: Bytes) -> Result<Counts, Response> {
+    let answers = shared.answers();
+    let others = gather::others(&answers);
+    let mut counts = Counts::new();
+    let Some(_turns) = shared.forwards.requests(others.len()) else {
+        return Err(too_busy("requests wait for other replicas"));
+    };
+    let kept = [header::AUTHORIZATION, header::CONTENT_TYPE].into_iter();
+    let kept = kept.filter_map(|name| Some((name.clone(), headers.get(&name)?.clone())));
+    let asked = Asked {
+        method: Method::POST,
+        path: "/api/v1/alerts",
+        headers: kept.collect(),
+        body,
+        patience: PATIENCE,
+        most: MAX_COUNTS,
+    };
+    let mut troubles = Vec::new();
+    for (identity, said) in gather::ask(&others, &asked).await {
+        match said {
+            // Whatever it says, it has taken it.
+            Ok(said) => add(
+                &mut counts,
+                serde_json::from_slice(&said).unwrap_or_default(),
+            ),
+            Err(why) => {
+                tracing::warn!(identity, why, "A notification cannot be passed on");
+                troubles.push(format!("the replica {identity} has not taken it ({why})"));
+            }
+        }
+    }
+    if answers.lacks_somebody() {
+        troubles.push("no replica acts for some release at the moment".into());
+    }
+    if troubles.is_empty() {
+        return Ok(counts);
+    }
+    Err(not_now(&format!("{}; send it again", troubles.join(", "))))
+}
+
+fn add(counts: &mut Counts, others: Counts) {
+    for (action, count) in others {
+        let sum = counts.entry(action).or_insert(0);
+        *sum = sum.saturating_add(count);
+    }
 }
 
 fn check(notice: &Notice) -> Result<(), String> {
@@ -269,19 +350,22 @@ fn deliver(
         return Ok(Action::Ignored);
     }
     let since = u64::try_from(alert.starts_at.as_millisecond()).unwrap_or(0);
-    let mut hasher = DefaultHasher::new();
-    (group, &alert.fingerprint, since, alert.status).hash(&mut hasher);
-    let key = hasher.finish();
     let remembered = || {
         shared
             .remembered
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     };
-    if !remembered().is_news(key, clock::now()) {
-        return Ok(Action::Duplicate);
-    }
+    let mut action = Action::Duplicate;
     for (release, weight) in about {
+        // By release: what one of them has heard is news to another that this replica acts for since.
+        let mut hasher = DefaultHasher::new();
+        let told = (group, &alert.fingerprint, since, alert.status);
+        (&release.release, told).hash(&mut hasher);
+        let key = hasher.finish();
+        if !remembered().is_news(key, clock::now()) {
+            continue;
+        }
         let heard = AlertHeard {
             name: name.to_owned(),
             fingerprint: alert.fingerprint.clone(),
@@ -294,8 +378,9 @@ fn deliver(
             remembered().forget(key);
             return Err(());
         }
+        action = Action::Accepted;
     }
-    Ok(Action::Accepted)
+    Ok(action)
 }
 
 pub(super) type Memory = Mutex<Remembered>;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use leadsman::clock;
 use leadsman::config::Sources;
-use leadsman::config::settings::{Probe, Serve, Tls as LeaseTls};
+use leadsman::config::settings::{Serve, Settings, Tls as LeaseTls};
 use leadsman::metrics::{Metrics, Series};
 use leadsman::serve::status::{GuardView, RolloutView};
 use leadsman::serve::{
@@ -54,9 +54,9 @@ pub(crate) struct Replica {
     pub(crate) address: SocketAddr,
     stop: CancellationToken,
     ended: std_mpsc::Receiver<()>,
-    orders: mpsc::Sender<Order>,
+    pub(crate) orders: mpsc::Sender<Order>,
     done: Arc<AtomicUsize>,
-    token_file: Option<PathBuf>,
+    pub(crate) token_file: Option<PathBuf>,
     review: Option<Review>,
     _runtime: Runtime,
 }
@@ -167,7 +167,7 @@ impl Replica {
         };
         let key = ("shop".to_owned(), "mykadoo".to_owned());
         self.shared.replace_board(Board {
-            series: vec![Series::new(Arc::new(Tracked::new(probe(), clock::now())))],
+            series: series(&settings(&["mykadoo"])),
             guards: vec![watch::channel(Arc::new(view)).1],
             orders: [(key, self.orders.clone())].into(),
             token_file: self.token_file.clone(),
@@ -217,21 +217,34 @@ fn pairs<'a>(headers: &'a [(&'static str, String)]) -> Vec<(&'static str, &'a st
     pairs.collect()
 }
 
-/// The probe of the release: what has none is not shown.
-fn probe() -> Arc<Probe> {
+/// Releases with a probe each, since what has none is not shown, and an alert of the same name.
+pub(crate) fn settings(releases: &[&str]) -> Settings {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let text = "[[release]]\nname = \"mykadoo\"\nnamespace = \"shop\"\n\
-                [[release.probe]]\nname = \"api\"\nurl = \"tcp://127.0.0.1:1\"\n";
+    let texts = releases.iter().map(|name| {
+        format!(
+            "[[release]]\nname = {name:?}\nnamespace = \"shop\"\n\
+             [[release.probe]]\nname = \"api\"\nurl = \"tcp://127.0.0.1:1\"\n\
+             [[release.alert]]\nmatch = {{ alertname = \"both|{name}\" }}\n"
+        )
+    });
+    let serve = "[serve]\ntoken_file = \"/nowhere\"\n".to_owned();
+    let text: String = std::iter::once(serve).chain(texts).collect();
     std::fs::write(file.path(), text).unwrap();
     let sources = Sources {
         files: vec![file.path().to_owned()],
         ..Sources::default()
     };
-    let settings = leadsman::config::load(&sources).unwrap().settings;
-    Arc::clone(settings.probes().next().unwrap())
+    leadsman::config::load(&sources).unwrap().settings
 }
 
-fn empty() -> Board {
+pub(crate) fn series(settings: &Settings) -> Vec<Series> {
+    let tracked = settings
+        .probes()
+        .map(|probe| Arc::new(Tracked::new(Arc::clone(probe), clock::now())));
+    tracked.map(Series::new).collect()
+}
+
+pub(crate) fn empty() -> Board {
     Board {
         series: Vec::new(),
         modules: std::collections::BTreeMap::new(),

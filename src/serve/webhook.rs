@@ -223,10 +223,9 @@ async fn taken(shared: &Shared, from: IpAddr, headers: &HeaderMap, body: Body) -
     } else {
         pass_on(shared, headers, body).await
     };
-    let mut counts = match here {
-        Ok(counts) => counts,
+    let Ok(mut counts) = here else {
         // What was delivered before is known when all of it comes again.
-        Err(()) => return too_busy("alerts for a release are waiting"),
+        return too_busy("alerts for a release are waiting");
     };
     match elsewhere {
         Ok(others) => add(&mut counts, others),

@@ -6,7 +6,8 @@
 //! takes a few seconds.
 //!
 //! Of several replicas all probe. Guards and the herald, who decide, write and tell, live only in the one that holds the
-//! Lease; when it is lost they end, and when it is taken they begin with what is stored, as after a restart.
+//! Lease; when it is lost they end, and when it is taken they begin with what is stored, as after a restart. Where
+//! releases are spread over replicas each has a Lease, and a herald, of its own, and each replica one for itself.
 //!
 //! A release keeps the settings with which a watch began until that has ended; only a mode that does less is obeyed at
 //! once.
@@ -20,7 +21,7 @@ mod pace;
 mod runner;
 mod spans;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -36,7 +37,6 @@ use crate::clock::Timeline;
 use crate::config::Discovered;
 use crate::config::settings::{Probe, Question, Settings};
 use crate::doubt::Doubt;
-use crate::lease::Standing;
 use crate::metrics::{Metrics, Series};
 use crate::probe::schedule::Schedule;
 use crate::probe::{self, Prober, Transcript};
@@ -44,8 +44,8 @@ use crate::release::cluster::{Access, connect};
 use crate::review::{self, Reviewer};
 use crate::serve::status::GuardFeed;
 use crate::serve::{
-    self, AlertsFor, Answers, Board, Deed, Outfit, ProbeCall, ProbeResult, ReloadOrder, Review,
-    Reviewed, Share, Tls,
+    self, AlertsFor, Answers, Board, Deed, Lead, Outfit, ProbeCall, ProbeResult, ReloadOrder,
+    Review, Reviewed, Share, Tls,
 };
 use crate::sounding::VoidReason;
 use crate::store::{Store, StoreError};
@@ -54,7 +54,7 @@ use crate::units::{Namespace, ProbeId, ReleaseName, Revision};
 use cluster::Connected;
 use guards::{Guarded, end_all};
 use herald::Herald;
-use leading::Leading;
+use leading::{Forwards, Key, Leads, Post};
 use pace::Pace;
 use runner::{Crew, Runner};
 
@@ -111,11 +111,10 @@ pub struct Daemon {
     web: Arc<serve::Shared>,
     pace: Arc<Pace>,
     timeline: Timeline,
-    changed: Arc<Notify>,
     orders: watch::Sender<Arc<herald::Orders>>,
-    leading: Leading,
+    lead_changes: Arc<Notify>,
     metrics: Arc<Metrics>,
-    herald: Mutex<Option<Telling>>,
+    heralds: Mutex<BTreeMap<Share, Telling>>,
     store: Option<Arc<Store>>,
     keeper: Option<JoinHandle<()>>,
     stop_keeping: CancellationToken,
@@ -135,10 +134,12 @@ struct Applied {
     /// The same as it was read: without what a watch that runs keeps.
     wanted: Settings,
     runners: HashMap<ProbeId, Arc<Runner>>,
-    guards: HashMap<(Namespace, ReleaseName), Guarded>,
+    guards: HashMap<Key, Guarded>,
     cluster: Option<Connected>,
-    /// Who acts, as far as it has been followed.
-    standing: Standing,
+    /// Who acts.
+    leads: Leads,
+    /// How the other replicas are reached.
+    forwards: Forwards,
 }
 
 /// The herald at work.
@@ -187,21 +188,24 @@ impl Daemon {
             None => None,
         };
         let guard_ended = CancellationToken::new();
-        let leading = match (&settings.lease, &client) {
+        let mut leads = match (&settings.lease, &client) {
             (Some(lease), Some(client)) => {
                 let ended = guard_ended.clone();
-                Leading::by(client.clone(), lease, Arc::clone(&metrics), ended)
+                Leads::by(client.clone(), lease, Arc::clone(&metrics), ended)
             }
-            _ => Leading::alone(),
+            _ => Leads::alone(),
         };
         let store = match (store, &settings.state_map, &client) {
             (Some(store), Some(map), Some(client)) => {
                 let store = store.with_maps(cluster::config_maps(client, map));
-                Some(store.with_permit(leading.permit()))
+                Some(store.with_permit(leads.permit()))
             }
             (store, _, _) => store,
         };
         let store = store.map(Arc::new);
+        if let Some(store) = &store {
+            leads.store_by_permits(store);
+        }
 
         let (reload, reloads) = mpsc::channel(MAX_RELOADS);
         let outfit = Outfit {
@@ -271,8 +275,7 @@ impl Daemon {
         let cluster = match (&settings.kubernetes, &client) {
             (Some(kubernetes), Some(client)) => {
                 let (client, ended) = (client.clone(), guard_ended.clone());
-                let connected =
-                    Connected::new(kubernetes, client, leading.permit(), timeline, ended);
+                let connected = Connected::new(kubernetes, client, timeline, ended);
                 Some(connected.map_err(StartError::Cluster)?)
             }
             _ => None,
@@ -288,13 +291,15 @@ impl Daemon {
             });
             discovered
         });
+        let lead_changes = leads.changes();
         let applied = Mutex::new(Applied {
             wanted: nothing.clone(),
             settings: nothing,
             runners: HashMap::new(),
             guards: HashMap::new(),
             cluster,
-            standing: leading.begins(),
+            leads,
+            forwards: Forwards::new(),
         });
         let stop_keeping = CancellationToken::new();
         let keeper = store.as_ref().map(|store| {
@@ -308,7 +313,6 @@ impl Daemon {
                 stop_keeping.clone(),
             ))
         });
-        let changed = Arc::new(Notify::new());
         let orders = watch::Sender::new(Arc::new(orders_of(&settings, address)));
         let daemon = Self {
             address,
@@ -316,11 +320,10 @@ impl Daemon {
             web,
             pace,
             timeline,
-            changed,
             orders,
-            leading,
+            lead_changes,
             metrics,
-            herald: Mutex::new(None),
+            heralds: Mutex::default(),
             store,
             keeper,
             stop_keeping,
@@ -358,42 +361,47 @@ impl Daemon {
         );
     }
 
-    /// Who acts, as it changes; each change is followed by [`Self::follow`].
-    pub fn standing(&self) -> watch::Receiver<Standing> {
-        self.leading.standing()
+    /// Told when who acts has changed; that is followed by [`Self::follow`].
+    pub fn lead_changes(&self) -> Arc<Notify> {
+        Arc::clone(&self.lead_changes)
     }
 
-    /// Begins to act, or ends it, as the Lease says now.
-    pub async fn follow(&self, standing: Standing) {
+    /// Begins to act, or ends it, as the Leases say now.
+    pub async fn follow(&self) {
         let mut applied = self.applied.lock().await;
-        if applied.standing == standing {
-            return;
-        }
-        let was = std::mem::replace(&mut applied.standing, standing);
-        if matches!(was, Standing::Leads { .. }) {
-            // Also when the Lease was lost and taken again: in between another one may have acted.
-            let now = std::mem::replace(&mut applied.standing, Standing::Follows { leader: None });
+        if applied.leads.let_go() {
             self.put_in_force(&mut applied).await;
-            applied.standing = now;
         }
-        self.put_in_force(&mut applied).await;
+        if applied.leads.catch_up() {
+            self.put_in_force(&mut applied).await;
+        }
     }
 
-    /// Puts in force what waited for the end of a watch, when it has come.
+    /// Puts in force what waited for the end of a watch, when it has come. Lets other replicas have the releases that
+    /// they should have, and that are at rest.
     pub async fn settle(&self) {
         let mut applied = self.applied.lock().await;
         let mut guards = applied.guards.values();
         if guards.any(|guarded| *guarded.waits.borrow() && !guarded.is_at_work()) {
             self.put_in_force(&mut applied).await;
         }
+        let guards = &applied.guards;
+        let is_at_rest = |key: &Key| guards.get(key).is_none_or(|guarded| !guarded.is_at_work());
+        let shares = applied.leads.to_hand_over(is_at_rest);
+        if !shares.is_empty() {
+            applied.leads.retire(&shares);
+            self.put_in_force(&mut applied).await;
+            applied.leads.hand_over(&shares).await;
+        }
     }
 
     async fn put_in_force(&self, applied: &mut Applied) {
         let settings = Self::settings_now(applied);
-        let acts = matches!(applied.standing, Standing::Leads { .. });
-        let lead = leading::lead(&applied.standing, settings.lease.as_ref());
-        if !acts {
-            self.web.set_answers(Answers::One(lead.clone()));
+        applied.leads.want(&settings.releases);
+        let answers = applied.leads.answers(&mut applied.forwards);
+        let is_here = matches!(answers, Answers::One(Lead::Here));
+        if !is_here {
+            self.web.set_answers(answers.clone());
         }
         if settings.serve.listen != applied.settings.serve.listen {
             tracing::warn!(listen = %settings.serve.listen, "A new listen address takes a restart");
@@ -444,9 +452,10 @@ impl Daemon {
         self.pace.set(runners.values().cloned().collect());
         let guards = std::mem::take(&mut applied.guards);
         let guards = self
-            .guards_for(&settings, acts, guards, &mut applied.cluster)
+            .guards_for(&settings, &applied.leads, guards, &mut applied.cluster)
             .await;
-        self.tell_or_be_silent(acts).await;
+        self.tell_or_be_silent(&applied.leads, &settings).await;
+        applied.leads.want_no_other(&settings.releases).await;
         self.web.replace_board(Board {
             series,
             modules: settings.modules.clone(),
@@ -480,8 +489,8 @@ impl Daemon {
                 .filter(|_| settings.serve.kubernetes_auth),
         });
         // Who asks before the guards are there would be told that there are no releases.
-        if acts {
-            self.web.set_answers(Answers::One(lead));
+        if is_here {
+            self.web.set_answers(answers);
         }
         self.orders
             .send_replace(Arc::new(orders_of(&settings, self.address)));
@@ -501,30 +510,56 @@ impl Daemon {
         let _ = tokio::time::timeout(RESTORE_PATIENCE, restored).await;
     }
 
-    /// The herald lives where the guards live.
-    async fn tell_or_be_silent(&self, acts: bool) {
-        let mut herald = self.herald.lock().await;
-        match herald.take() {
-            Some(telling) if !acts => {
-                end_herald(telling).await;
-                self.web.show_nothing(&Share::All);
-                self.metrics.objectives.clear();
-            }
-            None if acts => *herald = Some(self.herald()),
-            same => *herald = same,
+    /// Heralds live where the guards live.
+    async fn tell_or_be_silent(&self, leads: &Leads, settings: &Settings) {
+        let mut heralds = self.heralds.lock().await;
+        let releases = settings.releases.iter();
+        let configured: HashSet<Share> = releases
+            .map(|release| leading::share_of(&release.namespace, &release.name))
+            .collect();
+        let is_wanted =
+            |share: &Share| !matches!(share, Share::Release(..)) || configured.contains(share);
+        let acting: BTreeMap<&Share, &Post> = leads
+            .acting()
+            .filter(|(share, _)| is_wanted(share))
+            .collect();
+        let (told, silent): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut *heralds)
+            .into_iter()
+            .partition(|(share, _)| acting.contains_key(share));
+        *heralds = told;
+        for telling in silent.values() {
+            telling.stop.cancel();
         }
+        for (share, telling) in silent {
+            end_herald(telling).await;
+            self.web.show_nothing(&share);
+        }
+        for (share, post) in acting {
+            if !heralds.contains_key(share) {
+                let telling = self.herald(share, post, leads.replica());
+                heralds.insert(share.clone(), telling);
+            }
+        }
+        let tells = settings
+            .alertmanager
+            .as_ref()
+            .filter(|_| !heralds.is_empty());
+        let urls = tells.map_or(0, |alertmanagers| alertmanagers.urls.len());
+        self.metrics.alerting.configured(urls);
     }
 
-    fn herald(&self) -> Telling {
+    fn herald(&self, share: &Share, post: &Post, replica: Option<String>) -> Telling {
         let herald = Herald::new(herald::Setup {
+            share: share.clone(),
+            replica,
             crew: Arc::clone(&self.crew),
             web: Arc::clone(&self.web),
             metrics: Arc::clone(&self.metrics),
             store: self.store.clone(),
             timeline: self.timeline,
-            changed: Arc::clone(&self.changed),
+            changed: post.changed(),
             orders: self.orders.subscribe(),
-            permit: self.leading.permit(),
+            permit: post.permit(),
             ended: self.guard_ended.clone(),
         });
         let ended = self.guard_ended.clone().drop_guard();
@@ -619,10 +654,14 @@ impl Daemon {
         self.pace.stop();
         let guards = std::mem::take(&mut self.applied.lock().await.guards);
         end_all(guards.into_values().collect()).await;
-        if let Some(telling) = self.herald.lock().await.take() {
+        let heralds = std::mem::take(&mut *self.heralds.lock().await);
+        for telling in heralds.values() {
+            telling.stop.cancel();
+        }
+        for telling in heralds.into_values() {
             end_herald(telling).await;
         }
-        self.leading.give_back().await;
+        self.applied.lock().await.leads.give_back().await;
         self.crew.finish(FINISH).await;
         self.stop_keeping.cancel();
         if let Some(keeper) = self.keeper.take() {

@@ -6,7 +6,11 @@
 //! - only the local clock that never jumps says what has expired; the times in the Lease are for people;
 //! - each change names the resourceVersion that was read, so of two that want the Lease one gets it;
 //! - whoever renewed too late steps down, also when the API server took it: what ran meanwhile has ended itself;
-//! - whoever gets it has a higher number than all before, also where the Lease was deleted in between.
+//! - whoever gets it has a higher number than all before, also where the Lease was deleted in between;
+//! - of several Leases that are spread over replicas each is as one alone: a wish for one is a word to its holder, who
+//!   gives it back or does not.
+
+mod balance;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,8 +21,10 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::PostParams;
 use kube::{Api, Client};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
+
+pub use balance::Balance;
 
 use crate::clock;
 use crate::config::settings::LeaseTimes;
@@ -31,6 +37,15 @@ const ADDRESS: &str = "leadsman.io/address";
 /// The annotation with the number of whoever holds it. The count of transitions would begin anew with a Lease that
 /// somebody has deleted.
 const FENCE: &str = "leadsman.io/fence";
+
+/// The annotation with the identity of whoever has fewer Leases and would take this one.
+const WANTED_BY: &str = "leadsman.io/wanted-by";
+
+/// A wish that was not said again is none any more.
+const WISH_LASTS: Duration = Duration::from_secs(15);
+
+/// Whoever gave a Lease to another one leaves it alone for so long.
+const SIT_OUT: Duration = Duration::from_secs(5);
 
 /// A Lease that is made anew begins with the seconds since 2025, so with more than there can have been.
 const FENCE_EPOCH: i64 = 1_735_689_600;
@@ -77,6 +92,8 @@ pub trait Meter: Send + Sync {
     fn leads(&self, is_leading: bool);
     /// It could not be read or renewed.
     fn failed(&self);
+    /// Somebody else acts than before.
+    fn changed(&self);
 }
 
 /// A replica that wants the Lease.
@@ -91,6 +108,39 @@ pub struct Candidate {
     standing: watch::Sender<Standing>,
     /// The highest number that was seen.
     highest: AtomicU64,
+    /// What is known of the other Leases that are spread over the same replicas.
+    balance: Option<Arc<Balance>>,
+    wanted: watch::Sender<Option<Wish>>,
+    over: Arc<Notify>,
+}
+
+/// Who wants a Lease that we hold, and when that was last said.
+type Wish = (String, Moment);
+
+/// How a Lease that is held is given to another replica that has fewer.
+#[derive(Debug, Clone)]
+pub struct Handing {
+    wanted: watch::Receiver<Option<Wish>>,
+    over: Arc<Notify>,
+    standing: watch::Receiver<Standing>,
+}
+
+impl Handing {
+    /// Who wants it, while we hold it.
+    pub fn wanted_by(&self) -> Option<String> {
+        let wanted = self.wanted.borrow();
+        let (who, said) = wanted.as_ref()?;
+        // Whoever is still there says it again.
+        (clock::now().since(*said) < WISH_LASTS).then(|| who.clone())
+    }
+
+    /// Gives it back; when this returns, we do not act.
+    pub async fn hand_over(&mut self) {
+        self.over.notify_one();
+        let follows = |standing: &Standing| matches!(standing, Standing::Follows { .. });
+        // Whoever held it may have ended altogether.
+        let _ = self.standing.wait_for(follows).await;
+    }
 }
 
 /// The Lease as it was read or written last, and since when it is known like that.
@@ -109,6 +159,10 @@ enum Trouble {
 
 impl Candidate {
     /// Nothing is asked before [`Self::run`]. `identity` tells this process from all others, also from those before it.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is another thing, given once"
+    )]
     pub fn new(
         client: Client,
         namespace: &str,
@@ -116,6 +170,7 @@ impl Candidate {
         identity: String,
         address: Option<String>,
         times: LeaseTimes,
+        balance: Option<Arc<Balance>>,
         meter: Arc<dyn Meter>,
     ) -> Self {
         Self {
@@ -128,6 +183,18 @@ impl Candidate {
             held: watch::Sender::new(None),
             standing: watch::Sender::new(Standing::Follows { leader: None }),
             highest: AtomicU64::new(0),
+            balance,
+            wanted: watch::Sender::new(None),
+            over: Arc::new(Notify::new()),
+        }
+    }
+
+    /// How it is given to another one.
+    pub fn handing(&self) -> Handing {
+        Handing {
+            wanted: self.wanted.subscribe(),
+            over: Arc::clone(&self.over),
+            standing: self.standing.subscribe(),
         }
     }
 
@@ -152,18 +219,39 @@ impl Candidate {
             };
             tokio::select! {
                 () = stop.cancelled() => break,
+                () = self.over.notified() => {
+                    let wanted = self.wanted.send_replace(None);
+                    self.give_back(seen.take(), wanted.map(|(who, _)| who)).await;
+                    tokio::select! {
+                        () = stop.cancelled() => break,
+                        () = tokio::time::sleep(SIT_OUT) => {}
+                    }
+                }
                 () = tokio::time::sleep(wait) => {}
             }
         }
+        self.give_back(seen, None).await;
+        if let Some(balance) = &self.balance {
+            balance.forget(&self.name);
+        }
+    }
+
+    /// Lets another one take it at once, where we hold it; before all others the one that it is for.
+    async fn give_back(&self, seen: Option<Seen>, to: Option<String>) {
         if let (Some(_), Some(seen)) = (self.leads(), seen) {
             self.step_down(None);
             let mut lease = seen.lease;
             let spec = lease.spec.get_or_insert_default();
             spec.holder_identity = Some(String::new());
             spec.lease_duration_seconds = Some(1);
+            if let Some(to) = to {
+                let annotations = lease.metadata.annotations.get_or_insert_default();
+                annotations.insert(WANTED_BY.into(), to);
+            }
             // Whoever waits gets it without this a little later.
             if self.write(&lease).await.is_ok() {
-                tracing::info!("Gave the Lease back");
+                self.note(&lease);
+                tracing::info!(lease = self.name, "Gave the Lease back");
             }
         }
     }
@@ -188,6 +276,10 @@ impl Candidate {
         };
         let mut lease = known.lease.clone();
         lease.spec.get_or_insert_default().renew_time = Some(MicroTime(Timestamp::now()));
+        // It has been heard; who still wants it says so again.
+        if let Some(who) = take_wish(&mut lease) {
+            self.wanted.send_replace(Some((who, asked)));
+        }
         let left = held.until.since(asked);
         let params = PostParams::default();
         let written = self.ask_for(left, self.api.replace(&self.name, &params, &lease));
@@ -277,7 +369,18 @@ impl Candidate {
         let expires = since + lasts(&lease, self.times.duration);
         // Nobody else has our identity: we have lost it, or never heard that we got it.
         if who.is_empty() || who == self.identity || expires <= now {
+            let free_since = if who.is_empty() { since } else { expires };
+            if let Some(left) = self.left_to_others(&lease, free_since) {
+                return left;
+            }
             return self.take(Some(lease), seen).await;
+        }
+        if let Some(balance) = &self.balance
+            // Only while its holder lives: a word on it looks like a sign of life.
+            && now.since(since) <= self.times.renew * 2
+            && balance.wishes_for(&self.name, now)
+        {
+            self.wish_for(lease.clone()).await;
         }
         let leader = Leader {
             identity: who.to_owned(),
@@ -285,6 +388,29 @@ impl Candidate {
         };
         self.is_led_by(Some(leader));
         LOOK_EVERY.min(expires.since(now))
+    }
+
+    /// Whether a free Lease is left to another one for now, and how long until it is looked at again.
+    fn left_to_others(&self, lease: &Lease, since: Moment) -> Option<Duration> {
+        let balance = self.balance.as_ref()?;
+        let annotations = lease.metadata.annotations.as_ref();
+        let wanted = annotations.and_then(|all| all.get(WANTED_BY));
+        let wait = match wanted {
+            Some(who) if *who == self.identity => return None,
+            Some(_) => SIT_OUT,
+            None => balance.wait(),
+        };
+        let left = (since + wait).since(clock::now());
+        (!left.is_zero()).then(|| left.min(LOOK_EVERY))
+    }
+
+    /// Tells the holder that we have fewer. Who does not hear it loses nothing.
+    async fn wish_for(&self, mut lease: Lease) {
+        let annotations = lease.metadata.annotations.get_or_insert_default();
+        annotations.insert(WANTED_BY.into(), self.identity.clone());
+        if self.write(&lease).await.is_ok() {
+            tracing::info!(lease = self.name, "Asked for the Lease: others hold more");
+        }
     }
 
     async fn take(&self, free: Option<Lease>, seen: &mut Option<Seen>) -> Duration {
@@ -312,6 +438,7 @@ impl Candidate {
         });
         let annotations = lease.metadata.annotations.get_or_insert_default();
         annotations.insert(FENCE.into(), fence.to_string());
+        annotations.remove(WANTED_BY);
         match &self.address {
             Some(address) => annotations.insert(ADDRESS.into(), address.clone()),
             None => annotations.remove(ADDRESS),
@@ -332,16 +459,19 @@ impl Candidate {
                     since: asked,
                 });
                 tracing::info!(
+                    lease = self.name,
                     identity = self.identity,
                     fence,
                     "This replica acts from now on"
                 );
+                self.wanted.send_replace(None);
                 self.held.send_replace(Some(Held {
                     until: asked + self.times.deadline,
                     fence,
                 }));
                 self.standing.send_replace(Standing::Leads { fence });
                 self.meter.leads(true);
+                self.meter.changed();
                 self.times.renew
             }
             Err(Trouble::Changed) => Duration::ZERO,
@@ -353,8 +483,11 @@ impl Candidate {
         }
     }
 
-    /// Remembers its number.
+    /// Remembers its number, and who has it.
     fn note(&self, lease: &Lease) {
+        if let Some(balance) = &self.balance {
+            balance.note(&self.name, holder(lease));
+        }
         let annotations = lease.metadata.annotations.as_ref();
         let fence = annotations.and_then(|all| all.get(FENCE)?.parse().ok());
         self.highest
@@ -380,12 +513,15 @@ impl Candidate {
     }
 
     fn is_led_by(&self, leader: Option<Leader>) {
-        self.standing.send_if_modified(|standing| {
+        let is_new = self.standing.send_if_modified(|standing| {
             let now = Standing::Follows { leader };
             let is_new = *standing != now;
             *standing = now;
             is_new
         });
+        if is_new {
+            self.meter.changed();
+        }
     }
 
     async fn read(&self) -> Result<Option<Lease>, Trouble> {
@@ -429,6 +565,12 @@ fn holder(lease: &Lease) -> &str {
     let spec = lease.spec.as_ref();
     let holder = spec.and_then(|spec| spec.holder_identity.as_deref());
     holder.unwrap_or("")
+}
+
+/// Who wants it; that is taken off it.
+fn take_wish(lease: &mut Lease) -> Option<String> {
+    let annotations = lease.metadata.annotations.as_mut()?;
+    annotations.remove(WANTED_BY)
 }
 
 fn address(lease: &Lease) -> Option<String> {

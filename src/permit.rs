@@ -28,6 +28,11 @@ impl Permit {
         Self(None)
     }
 
+    /// There is nothing yet by which we might.
+    pub fn never() -> Self {
+        Self(Some(watch::channel(None).1))
+    }
+
     /// While it is held.
     pub const fn of(held: watch::Receiver<Option<Held>>) -> Self {
         Self(Some(held))
@@ -84,6 +89,7 @@ mod tests {
     fn one_alone_always_may() {
         assert_eq!(Permit::always().fence(), Some(0));
         assert!(!Permit::always().is_shared());
+        assert!(Permit::never().is_shared() && !Permit::never().holds());
     }
 
     #[tokio::test]

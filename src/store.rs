@@ -5,6 +5,7 @@
 //! DIRECTORY/shop.web.json                          the state of the release web in the namespace shop
 //! DIRECTORY/shop.web.json.aside-1700000000         a file that could not be used, with the time
 //! DIRECTORY/alerts.json                            the alerts that live
+//! DIRECTORY/alerts/shop.web.json                   those of one release, where each has a Lease of its own
 //! DIRECTORY/recordings/shop.web.v3.1700000000.jsonl
 //! ```
 //!
@@ -17,9 +18,11 @@
 
 mod config_map;
 
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -75,6 +78,8 @@ pub enum Kind {
     Spans,
     /// The alerts that live; of all releases, so it is stored once.
     Alerts,
+    /// The alerts of one release, where releases are spread over replicas.
+    ReleaseAlerts,
 }
 
 impl Kind {
@@ -83,6 +88,7 @@ impl Kind {
             Self::State => "state",
             Self::Spans => "spans",
             Self::Alerts => "alerts",
+            Self::ReleaseAlerts => "release-alerts",
         }
     }
 }
@@ -145,13 +151,33 @@ fn shift(saved: Time, age: Option<Duration>, now: Time) -> Option<Shift> {
     (saved > now).then(|| Shift::between(saved, now))
 }
 
+/// By what permit something is written.
+#[derive(Debug, Default)]
+struct Permits {
+    /// What has none of its own.
+    of_all: Permit,
+    of_each: RwLock<HashMap<(Namespace, ReleaseName), Permit>>,
+}
+
+impl Permits {
+    fn of(&self, namespace: &Namespace, release: &ReleaseName) -> Permit {
+        let of_each = self.of_each.read().unwrap_or_else(PoisonError::into_inner);
+        // With one permit for all of them nobody is looked for.
+        if of_each.is_empty() {
+            return self.of_all.clone();
+        }
+        let own = of_each.get(&(namespace.clone(), release.clone()));
+        own.unwrap_or(&self.of_all).clone()
+    }
+}
+
 /// A directory that only we write to.
 #[derive(Debug)]
 pub struct Store {
     directory: PathBuf,
     /// Where the states are as well, for the next pod.
     maps: Option<ConfigMaps>,
-    permit: Permit,
+    permits: Permits,
     /// Held as long as the store lives; the system releases it with the process, however that ends.
     _lock: File,
 }
@@ -166,7 +192,7 @@ impl Store {
             path: directory.to_owned(),
             cause,
         };
-        for folder in ["recordings", "spans"] {
+        for folder in ["recordings", "spans", "alerts"] {
             fs::create_dir_all(directory.join(folder)).map_err(failed)?;
         }
         let lock = OpenOptions::new()
@@ -187,7 +213,7 @@ impl Store {
         Ok(Self {
             directory: directory.to_owned(),
             maps: None,
-            permit: Permit::always(),
+            permits: Permits::default(),
             _lock: lock,
         })
     }
@@ -203,8 +229,19 @@ impl Store {
     /// all of them find it.
     #[must_use]
     pub fn with_permit(mut self, permit: Permit) -> Self {
-        self.permit = permit;
+        self.permits.of_all = permit;
         self
+    }
+
+    /// What is of a release is written by a permit of its own from now on; `None`: by that of all.
+    pub fn permit_for(&self, namespace: &Namespace, release: &ReleaseName, permit: Option<Permit>) {
+        let key = (namespace.clone(), release.clone());
+        let of_each = self.permits.of_each.write();
+        let mut of_each = of_each.unwrap_or_else(PoisonError::into_inner);
+        match permit {
+            Some(permit) => of_each.insert(key, permit),
+            None => of_each.remove(&key),
+        };
     }
 
     /// Reads what is stored of a release, with its times moved to our clock. Whoever is the one that acts takes it over
@@ -218,21 +255,24 @@ impl Store {
     ) -> Found<T> {
         let began = clock::now();
         let path = self.file(kind, namespace, release);
+        let permit = self.permits.of(namespace, release);
         let mut why = None;
         if let Some(maps) = &self.maps {
             let part = part(kind, namespace, release);
             let stored = match kind {
-                Kind::Spans => maps.get(&part, &self.permit),
-                Kind::State | Kind::Alerts => maps.take(&part, &self.permit),
+                Kind::Spans => maps.get(&part, &permit),
+                Kind::State | Kind::Alerts | Kind::ReleaseAlerts => maps.take(&part, &permit),
             };
             match stored {
-                Ok(Some(stored)) if !self.is_older_than_file(&stored.bytes, &path) => {
+                Ok(Some(stored))
+                    if permit.is_shared() || !is_older_than_file(&stored.bytes, &path) =>
+                {
                     let now = now + clock::now().since(began);
                     return self.load_map(kind, namespace, release, &stored, now);
                 }
                 // Of several replicas each has its own files, of whenever it acted last: what nobody has stored for all
                 // of them is not known.
-                Ok(None) if self.permit.is_shared() && kind != Kind::Spans => {
+                Ok(None) if permit.is_shared() && kind != Kind::Spans => {
                     return Found::Nothing;
                 }
                 Ok(_) => {}
@@ -309,7 +349,8 @@ impl Store {
             Err(why) => why,
         };
         let aside = self.maps.as_ref().filter(|_| kind != Kind::Spans);
-        match aside.map(|maps| maps.keep_aside(&part(kind, namespace, release), &self.permit)) {
+        let permit = self.permits.of(namespace, release);
+        match aside.map(|maps| maps.keep_aside(&part(kind, namespace, release), &permit)) {
             Some(Ok(name)) => Found::SetAside(format!(
                 "the ConfigMap {why}; it is kept as {name}, and the release is followed anew"
             )),
@@ -325,20 +366,6 @@ impl Store {
         }
     }
 
-    /// Where there is one of us, its file may be later than the ConfigMap: the newer of both counts.
-    fn is_older_than_file(&self, stored: &[u8], path: &Path) -> bool {
-        if self.permit.is_shared() {
-            return false;
-        }
-        let saved = |bytes: &[u8]| {
-            let envelope: Option<Saved> = serde_json::from_slice(bytes).ok();
-            envelope.map(|envelope| envelope.saved)
-        };
-        let file = read_bounded(path).ok().flatten();
-        let of_file = file.and_then(|bytes| saved(&bytes));
-        of_file.is_some() && of_file >= saved(stored)
-    }
-
     /// Stores something of a release; when it returns, it is on the disk.
     ///
     /// # Errors
@@ -352,7 +379,8 @@ impl Store {
         state: &T,
         now: Time,
     ) -> io::Result<()> {
-        let fence = self.permit.fence();
+        let permit = self.permits.of(namespace, release);
+        let fence = permit.fence();
         if fence.is_none() && kind != Kind::Spans {
             return Err(io::Error::other(
                 "another replica acts, and writes the state",
@@ -389,13 +417,8 @@ impl Store {
             Some(maps) => {
                 let bytes = serde_json::to_vec(&envelope)?;
                 let is_own = kind == Kind::Spans;
-                maps.put(
-                    &part(kind, namespace, release),
-                    &bytes,
-                    &self.permit,
-                    is_own,
-                )
-                .and(written)
+                maps.put(&part(kind, namespace, release), &bytes, &permit, is_own)
+                    .and(written)
             }
             None => written,
         }
@@ -426,8 +449,20 @@ impl Store {
             Kind::State => self.directory.join(name),
             Kind::Spans => self.directory.join("spans").join(name),
             Kind::Alerts => self.directory.join("alerts.json"),
+            Kind::ReleaseAlerts => self.directory.join("alerts").join(name),
         }
     }
+}
+
+/// Where there is one of us, its file may be later than the ConfigMap: the newer of both counts.
+fn is_older_than_file(stored: &[u8], path: &Path) -> bool {
+    let saved = |bytes: &[u8]| {
+        let envelope: Option<Saved> = serde_json::from_slice(bytes).ok();
+        envelope.map(|envelope| envelope.saved)
+    };
+    let file = read_bounded(path).ok().flatten();
+    let of_file = file.and_then(|bytes| saved(&bytes));
+    of_file.is_some() && of_file >= saved(stored)
 }
 
 /// What tells the ConfigMap of a kind and release from others.

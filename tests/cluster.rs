@@ -33,6 +33,8 @@ mod rig;
 mod scale;
 #[path = "cluster/soak.rs"]
 mod soak;
+#[path = "cluster/spread.rs"]
+mod spread;
 #[path = "cluster/station.rs"]
 mod station;
 #[path = "cluster/turned_back.rs"]

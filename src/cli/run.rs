@@ -15,7 +15,6 @@ use super::signals::{Asked, Signals};
 use super::{ConfigArgs, runtime};
 use crate::config::{self, Discovered, Loaded, Settings};
 use crate::daemon::Daemon;
-use crate::lease::Standing;
 use crate::serve::ReloadOrder;
 
 /// Options of `leadsman run`.
@@ -30,6 +29,9 @@ pub struct RunArgs {
     /// Where to listen, as 127.0.0.1:9616; the same as --set serve.listen=…
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
+    /// Spread the releases over the replicas by a Lease each; the same as --set lease.spread=true
+    #[arg(long)]
+    spread: bool,
 }
 
 pub(super) fn run(args: &RunArgs) -> ExitCode {
@@ -37,6 +39,9 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
     let mut sources = args.config.clone();
     if let Some(listen) = &args.listen {
         sources.set.push(("serve.listen".into(), listen.clone()));
+    }
+    if args.spread {
+        sources.set.push(("lease.spread".into(), "true".into()));
     }
     let loaded = match sources.load() {
         Ok(loaded) => loaded,
@@ -66,7 +71,7 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
         let mut discoveries = daemon.discovered();
         let mut discovered = Vec::new();
         let mut reloads = daemon.reloads();
-        let mut standing = daemon.standing();
+        let lead_changes = daemon.lead_changes();
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut seen = read;
@@ -89,7 +94,7 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
                         Task::Settle
                     }
                 }
-                Ok(()) = standing.changed() => Task::Follow(standing.borrow_and_update().clone()),
+                () = lead_changes.notified() => Task::Follow,
                 order = asked_for(&mut reloads) => Task::Reload(Some(order)),
                 found = next(&mut discoveries) => {
                     tracing::info!(releases = found.len(), "The releases that are selected have changed");
@@ -132,7 +137,7 @@ enum Task {
     /// The configuration is to be read again; somebody may wait for how that went.
     Reload(Option<ReloadOrder>),
     /// Another one acts.
-    Follow(Standing),
+    Follow,
     /// A watch may have ended for whose end settings wait.
     Settle,
 }
@@ -146,7 +151,7 @@ async fn carry_out(daemon: &Daemon, task: Task, sources: &ConfigArgs, discovered
                 let _ = order.send(came);
             }
         }
-        Task::Follow(standing) => daemon.follow(standing).await,
+        Task::Follow => daemon.follow().await,
         Task::Settle => daemon.settle().await,
     }
 }

@@ -101,6 +101,7 @@ pub(super) fn lease(
             "make deadline at least twice renew, and duration, in whole seconds, at least deadline and renew together",
         );
     }
+    let spread = table.switch("spread", notes);
     let name = table.text("name", notes).map(|(text, item)| {
         check_name(&text, &item, 63, notes);
         text
@@ -131,6 +132,7 @@ pub(super) fn lease(
             ("renew", &written(times.renew)),
             ("deadline", &written(times.deadline)),
             ("duration", &written(times.duration)),
+            ("spread", &false),
         ],
     );
     table.end(notes);
@@ -141,6 +143,7 @@ pub(super) fn lease(
         address,
         tls,
         times,
+        spread: spread.unwrap_or(false),
     }
 }
 

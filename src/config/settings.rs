@@ -65,6 +65,8 @@ pub struct Lease {
     pub tls: Tls,
     /// How often, and for how long.
     pub times: LeaseTimes,
+    /// Whether each release has a Lease of its own, so that they are spread over the replicas.
+    pub spread: bool,
 }
 
 /// The times of a Lease, as in client-go's leader election: renew < deadline < duration.

@@ -25,7 +25,6 @@ const MAX_DISCOVERED: usize = 2000;
 /// The cluster, and what is watched in it.
 pub(super) struct Connected {
     settings: Kubernetes,
-    permit: Permit,
     client: kube::Client,
     timeline: Timeline,
     watched: HashMap<Namespace, Watched>,
@@ -44,7 +43,6 @@ impl Connected {
     pub(super) fn new(
         settings: &Kubernetes,
         client: kube::Client,
-        permit: Permit,
         timeline: Timeline,
         ended: CancellationToken,
     ) -> Result<Self, String> {
@@ -54,7 +52,6 @@ impl Connected {
         })?;
         Ok(Self {
             settings: settings.clone(),
-            permit,
             client,
             timeline,
             watched: HashMap::new(),
@@ -69,14 +66,14 @@ impl Connected {
     }
 
     /// The engine of a release; its namespace is watched from now on.
-    pub(super) fn engine(&mut self, release: &Release) -> Arc<dyn Engine> {
+    pub(super) fn engine(&mut self, release: &Release, permit: Permit) -> Arc<dyn Engine> {
         let hub = self.hub(&release.namespace);
         let policy = Policy {
             helm: self.settings.helm.clone(),
             scratch: self.settings.scratch.clone(),
             access: Access::of(&self.settings),
             may: release.guard.may.clone(),
-            permit: self.permit.clone(),
+            permit,
             enforces: release.guard.mode == Mode::Enforce,
             by_person: false,
         };

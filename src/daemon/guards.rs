@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cluster::Connected;
 use super::guard::{self, Posted};
+use super::leading::{Key, Leads, Post};
 use super::runner::{Heard, Listener};
 use super::{Applied, Daemon, MAX_ORDERS};
 use crate::config::settings::{Release, Settings};
@@ -16,7 +17,6 @@ use crate::release::embedded::Embedded;
 use crate::release::{Engine, Observed};
 use crate::serve::status::{GuardFeed, GuardView};
 use crate::serve::{self, AlertHeard, Order};
-use crate::units::{Namespace, ReleaseName};
 
 /// A guard at work.
 pub(super) struct Guarded {
@@ -66,15 +66,20 @@ impl Daemon {
     pub(super) async fn guards_for(
         &self,
         settings: &Settings,
-        acts: bool,
-        mut before: HashMap<(Namespace, ReleaseName), Guarded>,
+        leads: &Leads,
+        mut before: HashMap<Key, Guarded>,
         cluster: &mut Option<Connected>,
-    ) -> HashMap<(Namespace, ReleaseName), Guarded> {
+    ) -> HashMap<Key, Guarded> {
         let mut guards = HashMap::new();
-        for release in settings.releases.iter().filter(|_| acts) {
+        for release in &settings.releases {
+            let Some(post) = leads.of(release).filter(|post| post.acts()) else {
+                continue;
+            };
             let engine: Arc<dyn Engine> = match (&release.embedded, &mut *cluster) {
                 (Some(directory), _) => Embedded::new(directory),
-                (None, Some(cluster)) if release.in_cluster => cluster.engine(release),
+                (None, Some(cluster)) if release.in_cluster => {
+                    cluster.engine(release, post.permit())
+                }
                 (None, _) => continue,
             };
             let key = (release.namespace.clone(), release.name.clone());
@@ -83,9 +88,9 @@ impl Daemon {
                 Some(old) if old.release == *release => old,
                 Some(old) => {
                     let state = end(old).await;
-                    self.guard(release, engine, state)
+                    self.guard(release, post, engine, state)
                 }
-                None => self.guard(release, engine, None),
+                None => self.guard(release, post, engine, None),
             };
             guards.insert(key, guarded);
         }
@@ -122,6 +127,7 @@ impl Daemon {
     fn guard(
         &self,
         release: &Release,
+        post: &Post,
         engine: Arc<dyn Engine>,
         state: Option<guard::State>,
     ) -> Guarded {
@@ -151,8 +157,8 @@ impl Daemon {
             crew: Arc::clone(&self.crew),
             pace: Arc::clone(&self.pace),
             timeline: self.timeline,
-            changed: Arc::clone(&self.changed),
-            permit: self.leading.permit(),
+            changed: post.changed(),
+            permit: post.permit(),
             waits: told_to_wait,
             begun: begun.clone(),
         };

@@ -33,7 +33,7 @@ use crate::alert::Book;
 use crate::alert::State;
 use crate::clock::{self, Timeline};
 use crate::config::settings::{Alertmanagers, Receiver};
-use crate::metrics::Metrics;
+use crate::metrics::{Counts, Metrics};
 use crate::notify::Message;
 use crate::permit::Permit;
 use crate::serve::status::AlertView;
@@ -76,6 +76,20 @@ pub(super) struct Orders {
     pub(super) receivers: Vec<Receiver>,
 }
 
+impl Orders {
+    /// What of it is for one share.
+    fn of(self: &Arc<Self>, share: &Share) -> Arc<Self> {
+        if *share == Share::All {
+            return Arc::clone(self);
+        }
+        let promises = self.promises.iter().filter(|promise| promise.is_of(share));
+        Arc::new(Self {
+            promises: promises.cloned().collect(),
+            ..(**self).clone()
+        })
+    }
+}
+
 /// What survives a restart.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Kept {
@@ -103,6 +117,10 @@ impl Dated for Kept {
 
 /// What the herald is made of.
 pub(super) struct Setup {
+    /// What of all that is configured it tells of.
+    pub(super) share: Share,
+    /// How this replica is called, where others tell as well.
+    pub(super) replica: Option<String>,
     pub(super) crew: Arc<Crew>,
     pub(super) web: Arc<serve::Shared>,
     pub(super) metrics: Arc<Metrics>,
@@ -129,6 +147,8 @@ pub(super) struct Herald {
     resolving: JoinSet<(usize, Result<Vec<SocketAddr>, String>)>,
     unresolved: HashSet<usize>,
     resent: Time,
+    /// What it has added to the numbers of alerts.
+    counted: Counts,
     /// What was shown last: the versions of the book and of the Alertmanagers.
     shown: Option<(u64, Vec<u64>)>,
     saved: Time,
@@ -148,7 +168,10 @@ type Saving = JoinHandle<Result<Option<Kept>, String>>;
 impl Herald {
     pub(super) fn new(setup: Setup) -> Self {
         let now = setup.timeline.now();
-        let orders = Arc::clone(&setup.orders.borrow());
+        let orders = setup.orders.borrow().of(&setup.share);
+        // What concerns nobody else dies with us, and so does what is told of it.
+        let store = setup.store.filter(|_| setup.share != Share::Ourselves);
+        let setup = Setup { store, ..setup };
         Self {
             is_read: setup.store.is_none(),
             setup,
@@ -161,6 +184,7 @@ impl Herald {
             resolving: JoinSet::new(),
             unresolved: HashSet::new(),
             resent: now,
+            counted: Counts::default(),
             shown: None,
             saved: now,
             is_dirty: false,
@@ -229,7 +253,9 @@ impl Herald {
         for posting in &mut self.outboxes {
             let _ = (&mut posting.task).await;
         }
-        self.setup.metrics.alerting.forget();
+        self.forget_objectives();
+        let alerting = &self.setup.metrics.alerting;
+        alerting.stand(&mut self.counted, Counts::default());
         self.is_dirty |= !self.outboxes.is_empty();
         let is_worth_it =
             self.is_dirty || self.saving.is_some() || !self.orders.promises.is_empty();
@@ -253,7 +279,7 @@ impl Herald {
     }
 
     fn take_orders(&mut self) {
-        let orders = Arc::clone(&self.setup.orders.borrow_and_update());
+        let orders = self.setup.orders.borrow_and_update().of(&self.setup.share);
         if orders.alertmanagers != self.orders.alertmanagers || orders.page != self.orders.page {
             for (_, sending) in self.peers.drain() {
                 sending.stop.cancel();
@@ -263,13 +289,19 @@ impl Herald {
             self.unresolved.clear();
         }
         if orders.promises != self.orders.promises {
-            self.setup.metrics.objectives.clear();
+            self.forget_objectives();
             self.looked.forget();
         }
         let others = orders.receivers != self.orders.receivers;
         self.orders = orders;
         if others {
             self.open_outboxes();
+        }
+    }
+
+    fn forget_objectives(&self) {
+        for promise in &self.orders.promises {
+            promise.forget(&self.setup.metrics);
         }
     }
 
@@ -296,8 +328,9 @@ impl Herald {
 
     fn begin_to_read(&self) -> Option<Saving> {
         let (store, timeline) = (self.setup.store.clone()?, self.setup.timeline);
+        let place = place(&self.setup.share);
         Some(tokio::task::spawn_blocking(move || {
-            load(&store, timeline.now()).map(Some)
+            load(&store, &place, timeline.now()).map(Some)
         }))
     }
 
@@ -321,8 +354,17 @@ impl Herald {
     /// Looks what is wrong, and tells what is new, or is to be told again.
     fn look(&mut self) {
         let now = self.setup.timeline.now();
-        let tracked = self.setup.web.tracked();
-        let views = self.setup.web.guards();
+        let mut tracked = self.setup.web.tracked();
+        let mut views = self.setup.web.guards();
+        tracked.retain(|tracked| {
+            let id = &tracked.probe().id;
+            is_of(
+                &self.setup.share,
+                id.namespace.as_str(),
+                id.release.as_str(),
+            )
+        });
+        views.retain(|view| is_of(&self.setup.share, &view.namespace, &view.release));
         let promises = &self.orders.promises;
         let is_same = tracked.len() == self.probes.0.len()
             && tracked
@@ -349,7 +391,9 @@ impl Herald {
         let changed = looked.end(|labels| unknown.is_known(labels));
         self.kept.book = book;
         let objectives = self.looked.views();
-        self.setup.web.show_objectives(&Share::All, objectives);
+        self.setup
+            .web
+            .show_objectives(&self.setup.share, objectives);
         let news = self.tell_news(&views) || self.has_told();
         self.is_dirty |= changed || news;
         let resend = self
@@ -417,11 +461,13 @@ impl Herald {
             }
         });
         let views = views.collect();
-        self.setup
-            .metrics
-            .alerting
-            .stand(counts, self.kept.book.left_out);
-        self.setup.web.show_alerts(&Share::All, views);
+        let now = Counts {
+            alerts: counts,
+            left_out: self.kept.book.left_out,
+        };
+        let alerting = &self.setup.metrics.alerting;
+        alerting.stand(&mut self.counted, now);
+        self.setup.web.show_alerts(&self.setup.share, views);
     }
 
     /// Begins to write the book, beside the loop. While it is being written, only the newest waits to be written next.
@@ -443,10 +489,10 @@ impl Herald {
         }
         self.keep_waiting();
         let kept = self.kept.clone();
+        let (kind, namespace, release) = place(&self.setup.share);
         self.saving = Some(tokio::task::spawn_blocking(move || {
-            let (namespace, release) = ours();
             store
-                .save(Stored::Alerts, &namespace, &release, &kept, now)
+                .save(kind, &namespace, &release, &kept, now)
                 .map_err(|error| error.to_string())?;
             Ok(None)
         }));
@@ -495,15 +541,33 @@ async fn written(saving: &mut Option<Saving>) -> Result<Option<Kept>, String> {
     written.flatten()
 }
 
-/// The alerts are of all releases, and stored under a name of their own.
-fn ours() -> (Namespace, ReleaseName) {
-    (Namespace::new("leadsman"), ReleaseName::new("leadsman"))
+/// Where a book is stored.
+type StoredAt = (Stored, Namespace, ReleaseName);
+
+/// Alerts of all releases are stored under a name of their own.
+fn place(share: &Share) -> StoredAt {
+    let (kind, namespace, release) = match share {
+        Share::Release(namespace, release) => {
+            (Stored::ReleaseAlerts, namespace.as_str(), release.as_str())
+        }
+        Share::All | Share::Ourselves => (Stored::Alerts, "leadsman", "leadsman"),
+    };
+    (kind, Namespace::new(namespace), ReleaseName::new(release))
+}
+
+/// Whether a share has to do with a release.
+fn is_of(share: &Share, namespace: &str, release: &str) -> bool {
+    match share {
+        Share::All => true,
+        Share::Ourselves => false,
+        Share::Release(own, name) => own == namespace && name == release,
+    }
 }
 
 /// What was stored; an error when that is not known at the moment.
-fn load(store: &Store, now: Time) -> Result<Kept, String> {
-    let (namespace, release) = ours();
-    let why = match store.load::<Kept>(Stored::Alerts, &namespace, &release, now) {
+fn load(store: &Store, place: &StoredAt, now: Time) -> Result<Kept, String> {
+    let (kind, namespace, release) = place;
+    let why = match store.load::<Kept>(*kind, namespace, release, now) {
         Found::Nothing => return Ok(Kept::default()),
         Found::Unknown(why) => return Err(why),
         Found::State(kept) => match kept.book.clone().bounded(now) {

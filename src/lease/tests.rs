@@ -96,6 +96,7 @@ struct Silent;
 impl Meter for Silent {
     fn leads(&self, _: bool) {}
     fn failed(&self) {}
+    fn changed(&self) {}
 }
 
 impl Server {
@@ -137,6 +138,7 @@ fn replica(client: &Client, name: &str) -> Replica {
         name.into(),
         None,
         TIMES,
+        None,
         Arc::new(Silent),
     );
     let (permit, standing) = (candidate.permit(), candidate.standing());
@@ -229,4 +231,74 @@ async fn another_one_acts_once_the_first_may_not_any_more() {
     one.waits().await;
     two.stop.cancel();
     assert!(one.acts().await > second);
+}
+
+/// A replica that knows of other Leases, and how it gives this one to another.
+fn one_of_many(client: &Client, name: &str, others: &[(&str, &str)]) -> (Replica, Handing) {
+    let balance = Balance::new(name);
+    for (lease, holder) in others {
+        balance.note(lease, holder);
+    }
+    let candidate = Candidate::new(
+        client.clone(),
+        "leadsman",
+        "leadsman.shop.web",
+        name.into(),
+        None,
+        TIMES,
+        Some(Arc::new(balance)),
+        Arc::new(Silent),
+    );
+    let (permit, standing) = (candidate.permit(), candidate.standing());
+    let handing = candidate.handing();
+    let stop = CancellationToken::new();
+    tokio::spawn(candidate.run(stop.clone()));
+    let replica = Replica {
+        permit,
+        standing,
+        stop,
+    };
+    (replica, handing)
+}
+
+#[tokio::test]
+async fn whoever_has_fewer_asks_and_is_given() {
+    let server = Arc::new(Server::default());
+    let (client, _) = server.way().await;
+    let (mut one, mut handing) = one_of_many(&client, "one", &[("a", "one"), ("b", "one")]);
+    let first = one.acts().await;
+    let (mut two, _) = one_of_many(&client, "two", &[("a", "one"), ("b", "one")]);
+    let until = tokio::time::Instant::now() + Duration::from_secs(10);
+    while handing.wanted_by().is_none() {
+        assert!(tokio::time::Instant::now() < until, "nobody asks");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(handing.wanted_by().as_deref(), Some("two"));
+    // A wish takes nothing away.
+    assert_eq!(one.permit.fence(), Some(first));
+    handing.hand_over().await;
+    assert!(!one.permit.holds());
+    let second = two.acts().await;
+    assert!(second > first && two.permit.holds(), "{second} {first}");
+    // The one that gave it does not want it back at once, and nobody asks for it any more.
+    tokio::time::sleep(TIMES.renew * 3).await;
+    assert!(two.permit.holds() && !one.permit.holds());
+    let lease = server.lease.lock().unwrap().clone().unwrap();
+    assert_eq!(lease["metadata"]["annotations"].get(WANTED_BY), None);
+    two.stop.cancel();
+    two.waits().await;
+    // It is free, and the other one takes it after all.
+    assert!(one.acts().await > second);
+}
+
+#[tokio::test]
+async fn nobody_asks_where_it_is_even() {
+    let server = Arc::new(Server::default());
+    let (client, _) = server.way().await;
+    let (mut one, handing) = one_of_many(&client, "one", &[]);
+    one.acts().await;
+    let (two, _) = one_of_many(&client, "two", &[]);
+    tokio::time::sleep(LOOK_EVERY * 3).await;
+    assert_eq!(handing.wanted_by(), None);
+    assert!(!two.permit.holds());
 }

@@ -17,6 +17,15 @@ const EDGES: [f64; 8] = [0.005, 0.025, 0.1, 0.25, 1.0, 2.5, 5.0, 10.0];
 /// The states of [`Alerting::alerts`].
 const STATES: [&str; 3] = ["pending", "firing", "resolved"];
 
+/// The alerts of one herald. Of several in one process the numbers are added up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Pending, firing and resolved ones.
+    pub alerts: [usize; 3],
+    /// Those for which there was no room.
+    pub left_out: u64,
+}
+
 /// The series of alerts.
 #[derive(Debug)]
 pub struct Alerting {
@@ -127,13 +136,16 @@ impl Alerting {
         Ok(alerting)
     }
 
-    /// How many alerts there are: pending, firing, resolved, and left out.
-    pub fn stand(&self, counts: [usize; 3], left_out: u64) {
-        for (state, count) in STATES.iter().zip(counts) {
-            self.alerts.with_label_values(&[state]).set(number(count));
+    /// Puts the alerts of one herald in the place of what it told before.
+    pub fn stand(&self, before: &mut Counts, now: Counts) {
+        for (at, state) in STATES.iter().enumerate() {
+            let more = number(now.alerts[at]) - number(before.alerts[at]);
+            self.alerts.with_label_values(&[state]).add(more);
         }
+        let number = |count| i64::try_from(count).unwrap_or(i64::MAX);
         self.left_out
-            .set(i64::try_from(left_out).unwrap_or(i64::MAX));
+            .add(number(now.left_out) - number(before.left_out));
+        *before = now;
     }
 
     /// A message came to this.
@@ -146,9 +158,8 @@ impl Alerting {
         self.configured.set(number(count));
     }
 
-    /// How many Alertmanagers there are.
-    pub fn discovered(&self, count: usize, capacity: usize) {
-        self.discovered.set(number(count));
+    /// How many alerts may wait for each Alertmanager.
+    pub fn capacity(&self, capacity: usize) {
         self.capacity.set(number(capacity));
     }
 
@@ -156,11 +167,12 @@ impl Alerting {
     pub fn appears(&self, to: &str) {
         let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
         *present.entry(to.to_owned()).or_default() += 1;
+        self.discovered.set(number(present.len()));
         for counter in [&self.sent, &self.errors, &self.dropped] {
             counter.with_label_values(&[to]);
         }
         for gauge in [&self.waiting, &self.unconfirmed] {
-            gauge.with_label_values(&[to]).set(0);
+            gauge.with_label_values(&[to]);
         }
         self.latency.with_label_values(&[to]);
     }
@@ -174,6 +186,7 @@ impl Alerting {
             return;
         }
         present.remove(to);
+        self.discovered.set(number(present.len()));
         // A series that is not there is as good as one that is removed.
         for counter in [&self.sent, &self.errors, &self.dropped] {
             let _ = counter.remove_label_values(&[to]);
@@ -182,13 +195,6 @@ impl Alerting {
             let _ = gauge.remove_label_values(&[to]);
         }
         let _ = self.latency.remove_label_values(&[to]);
-    }
-
-    /// Nobody here tells of alerts any more: another replica does, and what is stale would be added to its numbers.
-    pub fn forget(&self) {
-        self.stand([0; 3], 0);
-        self.configured(0);
-        self.discovered.set(0);
     }
 
     /// Alerts were sent.
@@ -209,14 +215,14 @@ impl Alerting {
         self.dropped.with_label_values(&[to]).inc_by(count as u64);
     }
 
-    /// Alerts wait.
-    pub fn waiting(&self, to: &str, count: usize) {
-        self.waiting.with_label_values(&[to]).set(number(count));
+    /// So many more alerts wait, or fewer.
+    pub fn waiting(&self, to: &str, more: i64) {
+        self.waiting.with_label_values(&[to]).add(more);
     }
 
-    /// Alerts that it should have and does not list.
-    pub fn unconfirmed(&self, to: &str, count: usize) {
-        self.unconfirmed.with_label_values(&[to]).set(number(count));
+    /// So many more alerts, or fewer, that it should have and does not list.
+    pub fn unconfirmed(&self, to: &str, more: i64) {
+        self.unconfirmed.with_label_values(&[to]).add(more);
     }
 }
 

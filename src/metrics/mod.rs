@@ -27,7 +27,7 @@ use std::io::{self, Write};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-pub use alerting::Alerting;
+pub use alerting::{Alerting, Counts};
 pub use format::Format;
 pub use objectives::Objectives;
 pub use own::{Handler, Metrics, Refusal};

@@ -66,19 +66,25 @@ impl Objectives {
         })
     }
 
-    /// Forgets all series, before those of another configuration.
-    pub fn clear(&self) {
-        for gauge in [
-            &self.target,
-            &self.period,
-            &self.remaining,
-            &self.ratio,
-            &self.burn,
-        ] {
-            gauge.reset();
+    /// Forgets the series of one objective. `windows`: those of its burn rates.
+    pub fn forget<'a>(
+        &self,
+        [namespace, release, probe, objective]: [&str; 4],
+        windows: impl IntoIterator<Item = &'a str>,
+    ) {
+        let labels = [namespace, release, probe, objective];
+        // A series that is not there is as good as one that is removed.
+        for gauge in [&self.target, &self.period, &self.remaining] {
+            let _ = gauge.remove_label_values(&labels);
         }
         for counter in [&self.soundings, &self.failures] {
-            counter.reset();
+            let _ = counter.remove_label_values(&labels);
+        }
+        for window in windows {
+            let labels = [namespace, release, probe, objective, window];
+            for gauge in [&self.ratio, &self.burn] {
+                let _ = gauge.remove_label_values(&labels);
+            }
         }
     }
 

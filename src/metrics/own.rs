@@ -105,6 +105,7 @@ pub struct Metrics {
     /// Soundings that could not start because so many were under way.
     pub saturated: IntCounter,
     leader: IntGauge,
+    release_leader: IntGaugeVec,
     lease_failures: IntCounter,
     reload_good: IntGauge,
     reload_time: Gauge,
@@ -221,12 +222,22 @@ impl Metrics {
                     &registry,
                     IntGauge::new(
                         "leadsman_leader",
-                        "Whether this replica acts: turns back, tells and writes. One alone always does.",
+                        "Whether this replica acts: turns back, tells and writes. One alone always does. Where releases are spread over replicas, for how many it acts.",
                     ),
                 )?;
                 leader.set(1);
                 leader
             },
+            release_leader: add(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new(
+                        "leadsman_release_leader",
+                        "Whether this replica acts for the release, where releases are spread over replicas.",
+                    ),
+                    &["namespace", "release"],
+                ),
+            )?,
             lease_failures: add(
                 &registry,
                 IntCounter::new(
@@ -283,9 +294,23 @@ impl Metrics {
         }
     }
 
-    /// Says whether this replica acts.
-    pub fn leads(&self, is_leading: bool) {
-        self.leader.set(i64::from(is_leading));
+    /// Says how many Leases this replica holds.
+    pub fn leads(&self, leases: usize) {
+        self.leader.set(i64::try_from(leases).unwrap_or(i64::MAX));
+    }
+
+    /// Says whether this replica acts for a release that has a Lease of its own.
+    pub fn leads_release(&self, namespace: &str, release: &str, is_leading: bool) {
+        let gauge = self.release_leader.with_label_values(&[namespace, release]);
+        gauge.set(i64::from(is_leading));
+    }
+
+    /// A release is not configured any more.
+    pub fn forget_release(&self, namespace: &str, release: &str) {
+        // A series that is not there is as good as one that is removed.
+        let _ = self
+            .release_leader
+            .remove_label_values(&[namespace, release]);
     }
 
     /// Counts that the Lease could not be read or renewed.

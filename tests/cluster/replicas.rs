@@ -179,7 +179,7 @@ fn holder(cluster: &Cluster) -> String {
 }
 
 /// What a replica, or its helm, has changed since a moment, by the audit log: who holds the token is named there.
-fn writes_since(cluster: &Cluster, name: &str, since: &str) -> Vec<String> {
+pub(crate) fn writes_since(cluster: &Cluster, name: &str, since: &str) -> Vec<String> {
     use base64::Engine as _;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     let token = cluster

@@ -12,6 +12,7 @@ use crate::alert::Kind;
 use crate::config::settings::{Objectives, Settings};
 use crate::metrics::Metrics;
 use crate::objective::{Objective, Tier};
+use crate::serve::Share;
 use crate::serve::status::{BurnView, GuardView, ObjectiveView, SpentView, TierView};
 use crate::track::{Track, Tracked};
 use crate::units::{Moment, ProbeId};
@@ -95,6 +96,20 @@ pub(in crate::daemon) fn promises(settings: &Settings) -> Vec<Promise> {
 }
 
 impl Promise {
+    /// Whether a share has to do with it.
+    pub(super) fn is_of(&self, share: &Share) -> bool {
+        super::is_of(share, &self.namespace, &self.release)
+    }
+
+    /// Its series go.
+    pub(super) fn forget(&self, metrics: &Metrics) {
+        let probe = self.probe.as_deref().unwrap_or("");
+        let labels = [&self.namespace, &self.release, probe, self.what()];
+        metrics
+            .objectives
+            .forget(labels, WINDOWS.iter().map(|window| window.as_str()));
+    }
+
     const fn what(&self) -> &'static str {
         if self.is_latency {
             "latency"

@@ -9,6 +9,7 @@ use crate::alert::Kind;
 use crate::alert::LabelSet;
 use crate::alert::Labels;
 use crate::clock;
+use crate::serve::Share;
 use crate::serve::status::GuardView;
 use crate::track::{Track, Tracked};
 use crate::units::Moment;
@@ -51,11 +52,7 @@ impl Herald {
         views: &[Arc<GuardView>],
         mut found: impl FnMut(Condition),
     ) -> Unknown {
-        let mut unknown = Unknown {
-            // Nothing was asked yet, so that nothing could be in its way.
-            ourselves: !tracked.iter().any(|tracked| tracked.lock().is_known()),
-            ..Unknown::default()
-        };
+        let mut unknown = Unknown::default();
         let at = clock::now();
         let mut unwell: HashSet<(String, String)> = HashSet::new();
         for tracked in tracked {
@@ -106,7 +103,23 @@ impl Herald {
 
     /// What is wrong with ourselves, and with those who are to be told.
     fn of_ourselves(&self, unknown: &mut Unknown, mut found: impl FnMut(Condition)) {
-        let troubles = self.setup.crew.troubles();
+        let of_release = match &self.setup.share {
+            Share::Release(namespace, name) => Some(conditions::release(namespace, name)),
+            Share::All | Share::Ourselves => None,
+        };
+        // Others may tell the same of themselves.
+        let own = self.setup.replica.iter();
+        let own: Labels = own
+            .map(|name| ("replica".to_owned(), name.clone()))
+            .collect();
+        let is_ourselves = of_release.is_none();
+        let mut troubles = Vec::new();
+        if is_ourselves {
+            troubles = self.setup.crew.troubles();
+            let all = self.setup.web.tracked();
+            // Nothing was asked yet, so that nothing could be in its way.
+            unknown.ourselves = !all.iter().any(|tracked| tracked.lock().is_known());
+        }
         if !troubles.is_empty() {
             let text = format!(
                 "Soundings are void: {}.",
@@ -114,14 +127,15 @@ impl Herald {
             );
             found(conditions::of_ourselves(
                 Kind::SelfTrouble,
-                Labels::new(),
+                own.clone(),
                 text,
             ));
         }
         let mut receiver = |name: &str, what: &str, fails: bool, is_known: bool| {
             if fails {
                 let text = format!("{what} {name}.");
-                let place = Labels::from([("receiver".to_owned(), name.to_owned())]);
+                let mut place = of_release.clone().unwrap_or_else(|| own.clone());
+                place.insert("receiver".to_owned(), name.to_owned());
                 found(conditions::of_ourselves(Kind::DeliveryFailing, place, text));
             } else if !is_known {
                 unknown.receivers.insert(name.to_owned());
@@ -143,14 +157,10 @@ impl Herald {
         if let Some(settings) = &self.orders.alertmanagers {
             unknown.any_receiver = (0..settings.urls.len())
                 .any(|number| !self.peers.keys().any(|(of, _)| *of == number));
-            if settings.watchdog {
+            if settings.watchdog && is_ourselves {
                 let text =
                     "This alert always fires; when it does not arrive, no other does.".into();
-                found(conditions::of_ourselves(
-                    Kind::Watchdog,
-                    Labels::new(),
-                    text,
-                ));
+                found(conditions::of_ourselves(Kind::Watchdog, own.clone(), text));
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -25,11 +26,8 @@ pub(super) type Place = (usize, SocketAddr);
 impl Herald {
     pub(super) fn resolve(&mut self) {
         let Some(settings) = self.orders.alertmanagers.clone() else {
-            self.setup.metrics.alerting.configured(0);
-            self.setup.metrics.alerting.discovered(0, notify::CAPACITY);
             return;
         };
-        self.setup.metrics.alerting.configured(settings.urls.len());
         // One that still runs has its limit.
         if !self.resolving.is_empty() {
             return;
@@ -64,7 +62,7 @@ impl Herald {
             }
         }
         for address in new {
-            let meter = Arc::new(Numbers(Arc::clone(&self.setup.metrics)));
+            let meter = Arc::new(Numbers::new(Arc::clone(&self.setup.metrics)));
             let style = Arc::new(Style {
                 external: settings.labels.clone(),
                 page: self.orders.page.clone(),
@@ -87,10 +85,7 @@ impl Herald {
             let sending = Sending { peer, stop, task };
             self.peers.insert((number, address), sending);
         }
-        self.setup
-            .metrics
-            .alerting
-            .discovered(self.peers.len(), notify::CAPACITY);
+        self.setup.metrics.alerting.capacity(notify::CAPACITY);
     }
 
     pub(super) fn wires(&self) -> Vec<Arc<Wire>> {
@@ -117,35 +112,60 @@ fn changes<'a>(
 }
 
 /// The numbers of the Alertmanagers, as metrics.
-struct Numbers(Arc<Metrics>);
+struct Numbers {
+    metrics: Arc<Metrics>,
+    /// What it has added to the gauges, to which those of other releases add as well.
+    waiting: AtomicI64,
+    unconfirmed: AtomicI64,
+}
+
+impl Numbers {
+    const fn new(metrics: Arc<Metrics>) -> Self {
+        Self {
+            metrics,
+            waiting: AtomicI64::new(0),
+            unconfirmed: AtomicI64::new(0),
+        }
+    }
+}
+
+/// How much more it is than before.
+fn more(before: &AtomicI64, now: usize) -> i64 {
+    let now = i64::try_from(now).unwrap_or(i64::MAX);
+    now - before.swap(now, Ordering::Relaxed)
+}
 
 impl Meter for Numbers {
     fn appears(&self, to: &str) {
-        self.0.alerting.appears(to);
+        self.metrics.alerting.appears(to);
     }
 
     fn is_gone(&self, to: &str) {
-        self.0.alerting.is_gone(to);
+        self.waiting(to, 0);
+        self.confirmed(to, 0, 0);
+        self.metrics.alerting.is_gone(to);
     }
 
     fn sent(&self, to: &str, count: usize, took: Duration) {
-        self.0.alerting.sent(to, count, took);
+        self.metrics.alerting.sent(to, count, took);
     }
 
     fn failed(&self, to: &str, count: usize) {
-        self.0.alerting.failed(to, count);
+        self.metrics.alerting.failed(to, count);
     }
 
     fn dropped(&self, to: &str, count: usize) {
-        self.0.alerting.dropped(to, count);
+        self.metrics.alerting.dropped(to, count);
     }
 
     fn waiting(&self, to: &str, count: usize) {
-        self.0.alerting.waiting(to, count);
+        let more = more(&self.waiting, count);
+        self.metrics.alerting.waiting(to, more);
     }
 
     fn confirmed(&self, to: &str, confirmed: usize, of: usize) {
-        self.0.alerting.unconfirmed(to, of - confirmed);
+        let more = more(&self.unconfirmed, of - confirmed);
+        self.metrics.alerting.unconfirmed(to, more);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Releases that are spread over two replicas by a Lease each.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -96,6 +97,22 @@ fn until_ended(leadsman: &Leadsman, clusters: &[Cluster], revision: u64) {
         };
         assert_eq!(ended["ending"], "recovered", "{ended:#}");
     }
+}
+
+/// Since when people are told that a release was turned back, by namespace; as a replica says it of all releases.
+fn told_since(leadsman: &Leadsman) -> BTreeMap<String, String> {
+    let said = leadsman.get("/api/v1/alerts").body;
+    let said: Value = serde_json::from_str(&said).unwrap_or_default();
+    let alerts = said["alerts"].as_array().cloned().unwrap_or_default();
+    let told = alerts.into_iter().filter(|alert| {
+        alert["state"] == "firing" && alert["labels"]["alertname"] == "LeadsmanReleaseRolledBack"
+    });
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    told.map(|alert| {
+        let since = format!("{} {}", alert["labels"]["revision"], alert["since"]);
+        (text(&alert["labels"]["namespace"]), since)
+    })
+    .collect()
 }
 
 #[test]
@@ -199,6 +216,10 @@ fn each_replica_acts_for_its_half_and_one_alone_for_all() {
             release["phase"] == "steady"
         });
     }
+    // Whoever tells of a release goes on where the one before it ended.
+    let told = told_since(&replicas[0]);
+    assert_eq!(told.len(), RELEASES, "{told:#?}");
+    assert_eq!(told, told_since(&replicas[1]));
     replicas[1].signal("TERM");
     let began = Instant::now();
     until("one acts for all again", || {
@@ -210,5 +231,8 @@ fn each_replica_acts_for_its_half_and_one_alone_for_all() {
     );
     until_each(&replicas[0], &clusters, "steady", |release| {
         release["phase"] == "steady"
+    });
+    until("all of them are told of as before", || {
+        told_since(&replicas[0]) == told
     });
 }

@@ -234,6 +234,27 @@ fn a_revision_found_bad_that_still_runs_is_trouble() {
     });
 }
 
+/// Where each release has a Lease of its own, another replica may act for it.
+#[test]
+fn a_release_whose_replica_does_not_answer_is_not_called_good() {
+    with_page(|page| {
+        let mut status = state("steady");
+        let release = &mut status["releases"][0];
+        release["phase"] = json!("unknown");
+        release["says"] = json!("The replica two acts for it, and cannot be asked at the moment");
+        page.put(status.to_string());
+        page.open(1200, "light");
+        assert_eq!(headline(page), "demo/mykadoo: its state is not known");
+        assert_says(
+            page,
+            &[
+                "Unknown",
+                "The replica two acts for it, and cannot be asked at the moment",
+            ],
+        );
+    });
+}
+
 #[test]
 fn trouble_of_our_own_is_said_before_anything_is_called_good() {
     with_page(|page| {

@@ -259,11 +259,15 @@ impl Look<'_> {
             self.left_out += 1;
             return;
         }
+        // Alerts of a release stand together, and on the same place of the page.
+        let last = self.book.alerts.last().map(|last| &last.fragment);
+        let shared = last.filter(|last| ***last == *condition.fragment);
+        let fragment = shared.cloned();
         let mut alert = Alert {
             kind: condition.kind,
             labels: labels.clone(),
             text: text.into(),
-            fragment: condition.fragment.into(),
+            fragment: fragment.unwrap_or_else(|| condition.fragment.into()),
             state: State::Pending { since: self.now },
             held: self.now,
         };

@@ -439,6 +439,8 @@ impl Herald {
             .values()
             .map(|sending| (sending.peer.name().into(), sending))
             .collect();
+        // Mostly the same have all of them, and of ten thousand it counts.
+        let mut shared: Arc<[Arc<str>]> = Arc::default();
         let views = self.kept.book.alerts().iter().map(|alert| {
             let (at, state) = match alert.state {
                 State::Pending { .. } => (0, "pending"),
@@ -448,7 +450,11 @@ impl Herald {
             counts[at] += 1;
             let confirmed = names
                 .iter()
-                .filter(|(_, sending)| sending.peer.has(&alert.labels));
+                .filter(|(_, sending)| sending.peer.has(&alert.labels))
+                .map(|(name, _)| name);
+            if !confirmed.clone().eq(shared.iter()) {
+                shared = confirmed.cloned().collect();
+            }
             let span = alert.span();
             AlertView {
                 labels: alert.labels.clone(),
@@ -457,7 +463,7 @@ impl Herald {
                 text: Arc::clone(&alert.text),
                 since: span.map(|(since, _)| since.unix_seconds()),
                 ended: span.and_then(|(_, ended)| ended.map(Time::unix_seconds)),
-                confirmed_by: confirmed.map(|(name, _)| Arc::clone(name)).collect(),
+                confirmed_by: Arc::clone(&shared),
             }
         });
         let views = views.collect();

@@ -322,7 +322,7 @@ pub struct AlertView {
     /// When it ended.
     pub ended: Option<f64>,
     /// The Alertmanagers that say that they have it.
-    pub confirmed_by: Vec<Arc<str>>,
+    pub confirmed_by: Arc<[Arc<str>]>,
 }
 
 /// Where a view comes from: always the newest.

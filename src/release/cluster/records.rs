@@ -17,7 +17,11 @@ use crate::permit::Permit;
 use crate::release::record::{self, Record};
 use crate::units::{Namespace, ReleaseName};
 
-/// Payloads that are decoded at a time, over all releases: each takes some MiB for a moment.
+/// Payloads that are in memory at a time, over all releases: each takes a MiB or two from when it is asked for until it is
+/// decoded. An API server that is slow for a few releases must not hold up the others.
+static FETCHING: Semaphore = Semaphore::const_new(3);
+
+/// Those of them that are decoded at a time: each takes some MiB more.
 static DECODING: Semaphore = Semaphore::const_new(2);
 
 /// Revisions of one page of a list.
@@ -76,12 +80,12 @@ impl Records {
     /// # Errors
     /// When the API server cannot be asked; a payload that cannot be read is no error of that kind.
     pub(super) async fn fetch(&self, object: &str) -> Result<Fetched, Trouble> {
+        // The semaphores are never closed; without a permit it would only take more memory.
+        let _fetching = FETCHING.acquire().await;
         let fetched = self.payload(object).await?;
         let Some((version, payload)) = fetched else {
             return Ok(None);
         };
-        // Only now: an API server that is slow for one release must not hold up the others. The semaphore is never
-        // closed; without a permit it would only take more memory.
         let permit = DECODING.acquire().await;
         let name = object.to_owned();
         let read = tokio::task::spawn_blocking(move || {

@@ -17,6 +17,7 @@ mod notices;
 mod pods;
 mod requests;
 mod saved;
+mod soaking;
 mod turning;
 mod view;
 
@@ -65,9 +66,6 @@ const FIRST_LOOKS_EVERY: Duration = Duration::from_secs(2);
 
 /// A new bad sounding after so long without one may be the beginning of trouble.
 const QUIET: f64 = 30.0;
-
-/// A revision in doubt that served well for so long is good.
-const SOAK: Duration = Duration::from_secs(600);
 
 /// Pods that get a number in one watch.
 const MAX_PODS: usize = 2000;

@@ -180,6 +180,12 @@ pub struct NoTarget {
     pub passed_over: Vec<String>,
 }
 
+/// Helm's command with which a person goes back, to be run as it stands where the revision is known.
+pub fn by_hand(release: &str, namespace: &str, target: Option<Revision>) -> String {
+    let target = target.map_or_else(|| "REVISION".to_owned(), |target| target.to_string());
+    format!("helm rollback {release} {target} --namespace {namespace} --history-max 0")
+}
+
 /// Chooses the revision to go back to from `bad`: the newest that the ledger knows to be good, else the one that was
 /// serving when `bad` appeared.
 ///

@@ -248,6 +248,12 @@ fn a_revision_before_that_was_found_bad_is_passed_over_and_the_days_limit_holds(
     cluster.upgrade(&[DEAD, r#"api.image="mykadoo-api:9""#]);
     let ended = guarded.ending(6);
     assert_eq!(ended["ending"], "limit_reached", "{ended:#}");
+    let text = ended["text"].as_str().unwrap();
+    let command = format!(
+        "helm rollback mykadoo 5 --namespace {} --history-max 0",
+        cluster.namespace
+    );
+    assert!(text.contains(&command), "{text}");
     assert_eq!(
         cluster.statuses(Helm::Three),
         "1 superseded, 2 superseded, 3 superseded, 4 superseded, 5 superseded, 6 deployed"

@@ -273,6 +273,11 @@ fn where_nothing_good_is_left_people_are_told_and_nothing_is_done() {
     let said = ended["text"].as_str().unwrap();
     assert!(said.contains("no revision to go back to"), "{said}");
     assert!(said.contains("found bad"), "{said}");
+    let command = format!(
+        "helm rollback mykadoo REVISION --namespace {} --history-max 0",
+        cluster.namespace
+    );
+    assert!(said.contains(&command), "{said}");
     assert_eq!(cluster.statuses(Helm::Four), "2 superseded, 3 deployed");
     cluster.only_events();
 }

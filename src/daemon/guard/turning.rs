@@ -48,12 +48,13 @@ impl Guard {
             Some((target, _)) => self.wished(bad, target),
         };
         let mut witnessed = self.witnessed.subscribe();
+        let told = self.telling();
         self.work.spawn(async move {
             let plan = match planned.await {
                 Ok(plan) => plan,
                 Err(refusal) => {
                     return Event::Refused {
-                        reason: refusal.to_string(),
+                        reason: told(&refusal),
                     };
                 }
             };
@@ -64,10 +65,17 @@ impl Guard {
             match engine.preflight(plan).await {
                 Ok(()) => Event::Ready { target },
                 Err(refusal) => Event::Refused {
-                    reason: refusal.to_string(),
+                    reason: told(&refusal),
                 },
             }
         });
+    }
+
+    /// What a person is told of a refusal.
+    fn telling(&self) -> impl Fn(&release::Refusal) -> String + Send + use<> {
+        let release = &self.setup.release;
+        let (namespace, name) = (release.namespace.clone(), release.name.clone());
+        move |refusal| refusal.told(&namespace, &name)
     }
 
     /// The plan of a person: to the revision that was named, or to the last that worked.
@@ -123,6 +131,7 @@ impl Guard {
         });
         let digest = digest_of(&facts, target);
         let fence = self.state.fence;
+        let told = self.telling();
         self.work.spawn(async move {
             let digest = match digest {
                 Some(digest) => Some(digest),
@@ -132,7 +141,7 @@ impl Guard {
                     .and_then(|stored| stored.digest),
             };
             let Some(digest) = digest else {
-                let reason = release::Refusal::TargetGone { target }.to_string();
+                let reason = told(&release::Refusal::TargetGone { target });
                 return Event::ExecutionFailed { reason };
             };
             let plan = release::Plan {
@@ -146,7 +155,7 @@ impl Guard {
             match engine.execute(plan).await {
                 Ok(report) => Event::Executed(report.made),
                 Err(refusal) => Event::ExecutionFailed {
-                    reason: refusal.to_string(),
+                    reason: told(&refusal),
                 },
             }
         });
@@ -211,7 +220,7 @@ impl Guard {
     pub(super) fn on_rehearsed(&mut self, rehearsed: Result<(), release::Refusal>) {
         let (reason, text) = match rehearsed {
             Ok(()) => ("", String::new()),
-            Err(refusal) => (refusal.reason(), refusal.to_string()),
+            Err(refusal) => (refusal.reason(), self.telling()(&refusal)),
         };
         let release = &self.setup.release;
         let releases = &self.setup.crew.metrics().releases;

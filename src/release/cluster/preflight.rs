@@ -85,7 +85,8 @@ impl Cluster {
             .await?
             .filter(|record| record.digest() == plan.digest);
         let Some(target) = target else {
-            return Err(self.target_gone(plan).into());
+            let target = plan.target;
+            return Err(Refusal::TargetGone { target }.into());
         };
         let Some(bad) = self.record(plan.bad).await? else {
             return Err(Refusal::prevented(
@@ -150,18 +151,6 @@ impl Cluster {
         let texts: Vec<&str> = obstacles.iter().map(|one| one.text.as_str()).collect();
         let text = self.with_command(plan, &texts.join("; "));
         Err(Refusal::prevented(first.reason, text).into())
-    }
-
-    fn target_gone(&self, plan: &Plan) -> Refusal {
-        let namespace = self.hub.namespace();
-        let release = &self.release;
-        Refusal::prevented(
-            "target_gone",
-            format!(
-                "revision {} is no longer there with the contents that were planned; by hand: helm history {release} --namespace {namespace}, and then helm rollback {release} REVISION --namespace {namespace} --history-max 0",
-                plan.target
-            ),
-        )
     }
 
     /// Objects that Helm 3 would come upon without a record of them, at which it stops half-way: they are there, the

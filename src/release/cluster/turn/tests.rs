@@ -341,7 +341,7 @@ async fn a_refusal_names_the_command_for_a_person() {
         .await
         .unwrap_err();
     assert_eq!(gone.reason(), "target_gone");
-    let text = gone.to_string();
+    let text = gone.told(world.cluster.hub.namespace(), &world.cluster.release);
     assert!(text.contains("helm history web --namespace shop"), "{text}");
 }
 

@@ -144,6 +144,8 @@ pub(super) struct Guard {
     /// Notices on their way.
     notices: JoinSet<()>,
     rehearsals: JoinSet<Result<(), release::Refusal>>,
+    /// Looks whether what runs is what a rollback should have made.
+    comparing: JoinSet<(Revision, Vec<String>)>,
 }
 
 impl Guard {
@@ -192,6 +194,7 @@ impl Guard {
             cannot_count: false,
             notices: JoinSet::new(),
             rehearsals: JoinSet::new(),
+            comparing: JoinSet::new(),
         };
         guard.setup.engine.acts_as(guard.state.fence);
         guard.resume_watch();
@@ -237,6 +240,7 @@ impl Guard {
                     }
                 }
                 Some(_) = self.notices.join_next(), if !self.notices.is_empty() => {}
+                Some(Ok((made, drift))) = self.comparing.join_next() => self.on_drift(made, &drift),
                 Some(Ok(rehearsed)) = self.rehearsals.join_next() => self.on_rehearsed(rehearsed),
                 () = tokio::time::sleep_until(wake) => self.on_time().await,
             }
@@ -414,7 +418,10 @@ impl Guard {
                 Command::EndWatch { kept } => self.end_watch(kept),
                 Command::Preflight(bad) => self.preflight(bad),
                 Command::Execute { bad, target } => self.execute(bad, target),
-                Command::Verify(_) => self.begin_verification(),
+                Command::Verify(made) => {
+                    self.begin_verification();
+                    self.compare(made);
+                }
                 Command::Found {
                     revision,
                     found,

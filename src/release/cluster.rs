@@ -17,6 +17,7 @@
 mod amend;
 mod api;
 mod checks;
+mod drift;
 mod facts;
 mod feed;
 mod helm;
@@ -454,6 +455,10 @@ impl Engine for Cluster {
             // Each part of it has a limit, so that what is slow does not cost the rest.
             Some(Box::pin(Cluster::witness(&self, &facts, bad, serving)).await)
         })
+    }
+
+    fn drift(self: Arc<Self>, made: Revision) -> Work<Vec<String>> {
+        Box::pin(async move { self.differs(made).await })
     }
 
     fn tell(self: Arc<Self>, notice: Notice) -> Work<()> {

@@ -274,6 +274,11 @@ pub trait Engine: Send + Sync {
         Box::pin(std::future::ready(None))
     }
 
+    /// How what runs differs from what the revision that a rollback made says, in words.
+    fn drift(self: Arc<Self>, _made: Revision) -> Work<Vec<String>> {
+        Box::pin(std::future::ready(Vec::new()))
+    }
+
     /// Tells people who look at the release in its own surroundings.
     fn tell(self: Arc<Self>, _notice: Notice) -> Work<()> {
         Box::pin(std::future::ready(()))

@@ -9,10 +9,23 @@ use crate::turned_back::DEAD;
 /// Deploys a bad revision that must not be turned back; the reason must be said.
 #[track_caller]
 fn refused(name: &str, first: &[&str], bad: &[&str], says: &[&str]) {
+    refused_after(name, first, bad, says, |_| {});
+}
+
+/// The same after something was done to the first revision.
+#[track_caller]
+fn refused_after(
+    name: &str,
+    first: &[&str],
+    bad: &[&str],
+    says: &[&str],
+    done: impl FnOnce(&Cluster),
+) {
     let Some(cluster) = Cluster::new(name, Helm::Four) else {
         return;
     };
     cluster.install(first);
+    done(&cluster);
     let guarded = Guarded::start(&cluster);
     let values: Vec<&str> = [&[DEAD][..], bad].concat();
     cluster.upgrade(&values);
@@ -72,6 +85,20 @@ fn storage_is_not_deleted_by_a_rollback() {
         &["claim=true"],
         &["PersistentVolumeClaim mykadoo-data"],
     );
+}
+
+/// Whoever labels a record labels all that follow: Helm hands labels on.
+#[test]
+fn a_record_whose_label_denies_it_is_not_turned_back() {
+    let says = ["the record's label says leadsman.io/rollback: deny"];
+    refused_after("label", &[], &[], &says, |cluster| {
+        let record = format!(
+            "/api/v1/namespaces/{}/secrets/sh.helm.release.v1.mykadoo.v1",
+            cluster.namespace
+        );
+        let label = serde_json::json!({"metadata": {"labels": {"leadsman.io/rollback": "deny"}}});
+        cluster.send("PATCH", &record, "application/merge-patch+json", &label);
+    });
 }
 
 #[test]

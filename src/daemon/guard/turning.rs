@@ -161,6 +161,25 @@ impl Guard {
         });
     }
 
+    /// Looks whether what runs now is what the rollback should have made.
+    pub(super) fn compare(&mut self, made: Revision) {
+        let drift = Arc::clone(&self.setup.engine).drift(made);
+        self.comparing.spawn(async move { (made, drift.await) });
+    }
+
+    pub(super) fn on_drift(&mut self, made: Revision, drift: &[String]) {
+        if drift.is_empty() {
+            return;
+        }
+        let text = format!(
+            "After the rollback the cluster is not as revision {made} says: {}",
+            drift.join("; ")
+        );
+        self.state.rollout.remark(self.now(), &text);
+        self.keep_entries();
+        self.publish();
+    }
+
     /// Looks beforehand whether a rollback could be done: of the revision that is judged, or to the one that serves.
     pub(super) fn rehearse(&mut self, now: Time) {
         let newest = self

@@ -124,6 +124,9 @@ impl Cluster {
             kinds: &self.policy.may.delete,
         };
         let (objects, mut obstacles) = checks::look(&bad, &target, &allowed);
+        if newest.denied {
+            obstacles.insert(0, checks::denied_by("the record's label"));
+        }
         if !self.policy.may.against_gitops
             && let Some(keeper) = self.keeper(&objects)
         {
@@ -142,7 +145,8 @@ impl Cluster {
         }
         let Some(first) = obstacles.first() else {
             if !plan.is_rehearsal {
-                for line in checks::loses_replicas(&objects, &target) {
+                let lines = checks::loses_replicas(&objects, &target);
+                for line in lines.into_iter().chain(checks::other_crds(&bad, &target)) {
                     tracing::warn!(release = %self.release, "{line}");
                 }
             }

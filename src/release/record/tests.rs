@@ -206,6 +206,26 @@ fn a_bomb_is_not_inflated() {
 }
 
 #[test]
+fn the_files_of_the_folder_crds_are_told_apart_by_what_is_in_them() {
+    let with = |files: Value| {
+        let mut value = release();
+        value["chart"]["files"] = files;
+        of(&value).unwrap().crds
+    };
+    let file = |name: &str, data: &str| json!({"name": name, "data": STANDARD.encode(data)});
+    let first = with(json!([
+        file("crds/a.yaml", "one"),
+        file("README.md", "two")
+    ]));
+    assert_eq!(first.keys().collect::<Vec<_>>(), ["crds/a.yaml"]);
+    let same = with(json!([file("crds/a.yaml", "one")]));
+    assert_eq!(first, same);
+    assert_ne!(first, with(json!([file("crds/a.yaml", "other")])));
+    assert_ne!(first, with(json!([file("crds/b.yaml", "one")])));
+    assert!(with(Value::Null).is_empty() && with(json!([{}])).is_empty());
+}
+
+#[test]
 fn a_name_that_lies_is_found_out() {
     let payload = packed(&release().to_string());
     for object in ["sh.helm.release.v1.web.v3", "sh.helm.release.v1.other.v2"] {

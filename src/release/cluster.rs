@@ -402,7 +402,10 @@ impl Read {
                 .then(|| (kind, object.name.as_str().into()))
         });
         Ok(Self {
-            stored: told(record.stored()),
+            stored: Stored {
+                weak: record.weak(&objects),
+                ..told(record.stored())
+            },
             workloads: workloads.collect(),
             stops_first: objects.iter().any(super::manifest::Object::stops_first),
         })
@@ -441,7 +444,7 @@ impl Engine for Cluster {
     fn stored(self: Arc<Self>, revision: Revision) -> Work<Option<Stored>> {
         Box::pin(async move {
             let record = self.record(revision).await.ok()??;
-            Some(told(record.stored()))
+            Some(Read::of(&record).map_or_else(|_| told(record.stored()), |read| read.stored))
         })
     }
 

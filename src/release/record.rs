@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
+use super::manifest::Object;
 use crate::ledger::{Digest, Status, Stored};
 use crate::units::{ReleaseName, Revision};
 
@@ -214,7 +215,27 @@ impl Record {
         hex(hash.finalize().as_slice())
     }
 
-    /// What the choice of a revision to go back to has to know.
+    /// What identifies contents that are rendered anew each time: SHA-256 over the chart, the images of all that runs, and
+    /// the values. These are its objects. `None` where nothing runs.
+    pub fn weak(&self, objects: &[Object]) -> Option<Digest> {
+        let mut images: Vec<&str> = objects.iter().flat_map(Object::images).collect();
+        images.sort_unstable();
+        images.dedup();
+        if images.is_empty() {
+            return None;
+        }
+        // Go writes the keys of values sorted, so that the same values are the same text.
+        let values = self.config.as_deref().map_or("", RawValue::get);
+        let mut hash = Sha256::new();
+        for text in [self.chart.as_str(), values].into_iter().chain(images) {
+            hash.update((text.len() as u64).to_be_bytes());
+            hash.update(text.as_bytes());
+        }
+        Some(hex(hash.finalize().as_slice()))
+    }
+
+    /// What the choice of a revision to go back to has to know; without the weaker id, for which its objects have to be
+    /// read.
     pub fn stored(&self) -> Stored {
         let is_of_rollback =
             |hook: &&Hook| hook.runs_at("pre-rollback") || hook.runs_at("post-rollback");
@@ -223,6 +244,7 @@ impl Record {
             status: self.status,
             description: self.description.clone(),
             digest: Some(self.digest()),
+            weak: None,
             hooks_succeeded: self
                 .hooks
                 .iter()

@@ -150,6 +150,7 @@ mod tests {
             status: Status::Deployed,
             description: "Upgrade complete".into(),
             digest: Some(Digest("abc".into())),
+            weak: None,
             hooks_succeeded: true,
             test_failed: false,
         };
@@ -186,6 +187,7 @@ mod tests {
     fn write(state: &mut State, found: Found) {
         state.ledger.write(Entry {
             digest: Digest("abc".into()),
+            weak: None,
             revision: Revision(7),
             found,
             at: START,

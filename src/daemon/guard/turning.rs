@@ -289,10 +289,12 @@ impl Guard {
 
     pub(super) fn found(&mut self, revision: Revision, found: Found, evidence: String) {
         let facts = Arc::clone(&self.facts.borrow().facts);
-        if let Some(digest) = digest_of(&facts, revision) {
+        let record = stored_of(&facts, revision);
+        if let Some(digest) = record.and_then(|record| record.digest.clone()) {
             let at = self.now();
             self.state.ledger.write(ledger::Entry {
                 digest,
+                weak: record.and_then(|record| record.weak.clone()),
                 revision,
                 found,
                 at,
@@ -304,9 +306,10 @@ impl Guard {
 }
 
 pub(super) fn digest_of(facts: &Facts, revision: Revision) -> Option<ledger::Digest> {
-    let record = facts
-        .revisions
-        .iter()
-        .find(|record| record.revision == revision)?;
-    record.digest.clone()
+    stored_of(facts, revision)?.digest.clone()
+}
+
+fn stored_of(facts: &Facts, revision: Revision) -> Option<&ledger::Stored> {
+    let mut all = facts.revisions.iter();
+    all.find(|record| record.revision == revision)
 }

@@ -206,6 +206,42 @@ fn a_bomb_is_not_inflated() {
 }
 
 #[test]
+fn what_is_rendered_anew_each_time_is_known_by_chart_images_and_values() {
+    let of = |change: &dyn Fn(&mut Value)| {
+        let mut value = release();
+        value["config"] = json!({"a": 1});
+        value["manifest"] = json!(
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec: {template: {spec: {containers: [{image: 'web:1'}]}}}\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: a}\nstringData: {password: RANDOM}\n"
+        );
+        change(&mut value);
+        let record = of(&value).unwrap();
+        let objects = crate::release::manifest::objects(&record.manifest).unwrap();
+        (record.digest(), record.weak(&objects))
+    };
+    let replaced = |from: &'static str, to: &'static str| {
+        of(&move |value| {
+            let manifest = value["manifest"].as_str().unwrap().replace(from, to);
+            value["manifest"] = manifest.into();
+        })
+    };
+    let (digest, weak) = of(&|_| {});
+    let (other, same) = replaced("RANDOM", "other");
+    assert_ne!(digest, other);
+    assert!(weak.is_some() && weak == same);
+    assert_ne!(weak, replaced("web:1", "web:2").1);
+    assert_ne!(weak, of(&|value| value["config"] = json!({"a": 2})).1);
+    assert_ne!(
+        weak,
+        of(&|value| value["chart"]["metadata"]["version"] = json!("1.0.1")).1
+    );
+    assert_eq!(
+        of(&|value| value["manifest"] = json!("")).1,
+        None,
+        "nothing runs"
+    );
+}
+
+#[test]
 fn the_files_of_the_folder_crds_are_told_apart_by_what_is_in_them() {
     let with = |files: Value| {
         let mut value = release();

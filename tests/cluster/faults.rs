@@ -1,7 +1,6 @@
 //! helm, rights and records that are broken: the right end, nothing written twice, and no release left pending.
 
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use base64::Engine as _;
@@ -15,23 +14,10 @@ use crate::guarded::{Guarded, Settings};
 use crate::rig::{Cluster, Helm};
 use crate::turned_back::DEAD;
 
-/// A helm that does something of its own before or instead of the real one, which it finds as `$HELM`.
-fn played(cluster: &Cluster, script: &str) -> PathBuf {
-    let file = cluster.folder().join(format!("{}.helm", cluster.namespace));
-    let real = cluster.helm.path();
-    std::fs::write(
-        &file,
-        format!("#!/bin/sh\nHELM={}\n{script}\n", real.display()),
-    )
-    .unwrap();
-    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
-    file
-}
-
 /// Deploys a dead revision with a helm that is played; how it ended.
 fn ended(cluster: &Cluster, script: &str, values: &[&str]) -> Value {
     cluster.install(values);
-    let helm = played(cluster, script);
+    let helm = cluster.played_helm(script);
     let guarded = Guarded::with(
         cluster,
         &Settings {

@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 
 use crate::commands::leadsman;
-use crate::guarded::{Guarded, Settings, configuration};
+use crate::guarded::{Guarded, Settings, configuration_with};
 use crate::rig::{CHART, Cluster, Helm};
 use crate::turned_back::DEAD;
 
@@ -268,16 +268,14 @@ fn where_the_revision_before_is_bad_too_the_last_good_one_comes_back() {
     };
     cluster.install(&[]);
     let state = tempfile::tempdir().unwrap();
-    let text = |mode: &'static str, kubeconfig: &std::path::Path| {
+    let text = |mode, kubeconfig: &std::path::Path| {
         let settings = Settings {
             mode,
             // A pod that cannot start is given a minute.
             watch: 120,
             ..Settings::by(Helm::Four)
         };
-        let text = configuration(&cluster, &settings, kubeconfig);
-        let directory = format!("directory = {:?}\n", state.path().display().to_string());
-        text.replace("directory = \"state\"\n", &directory)
+        configuration_with(&cluster, &settings, kubeconfig, state.path())
     };
     let kubeconfig = cluster.least(&text("enforce", &cluster.kubeconfig()));
     let mut observes = Guarded::allowed(&cluster, &text("observe", &kubeconfig));

@@ -1,7 +1,7 @@
 //! What is not turned back, and why that is said at once, with the command for a person.
 
 use crate::commands::leadsman;
-use crate::guarded::{Guarded, Settings, configuration};
+use crate::guarded::{Guarded, Settings, configuration, configuration_with};
 use crate::program::until;
 use crate::rig::{Cluster, Helm};
 use crate::turned_back::DEAD;
@@ -261,16 +261,14 @@ fn where_nothing_good_is_left_people_are_told_and_nothing_is_done() {
     };
     cluster.install(&[]);
     let state = tempfile::tempdir().unwrap();
-    let text = |mode: &'static str, kubeconfig: &std::path::Path| {
+    let text = |mode, kubeconfig: &std::path::Path| {
         let settings = Settings {
             mode,
             // A pod that cannot start is given a minute.
             watch: 120,
             ..Settings::by(Helm::Four)
         };
-        let text = configuration(&cluster, &settings, kubeconfig);
-        let directory = format!("directory = {:?}\n", state.path().display().to_string());
-        text.replace("directory = \"state\"\n", &directory)
+        configuration_with(&cluster, &settings, kubeconfig, state.path())
     };
     let kubeconfig = cluster.least(&text("enforce", &cluster.kubeconfig()));
     let no_image = r#"api.sim={"image-pull":"fail"}"#;

@@ -242,6 +242,38 @@ impl Cluster {
         answer
     }
 
+    /// Creates many objects, one after another by one connection.
+    #[track_caller]
+    pub fn create_all(&self, path: &str, bodies: impl Iterator<Item = Value>) {
+        let pki = self.rig.join("pki");
+        let file = |name: &str| pki.join(name).display().to_string();
+        let requests = bodies.map(|body| {
+            // curl takes off the same backslashes that JSON puts on.
+            let quoted = Value::from(body.to_string());
+            format!(
+                "url = \"https://127.0.0.1:6443{path}\"\ncacert = {:?}\ncert = {:?}\nkey = {:?}\n\
+                 header = \"Content-Type: application/json\"\ndata-binary = {quoted}\n\
+                 silent\nmax-time = 30\noutput = \"/dev/null\"\nwrite-out = \"%{{http_code}} \"\n",
+                file("ca.crt"),
+                file("admin.crt"),
+                file("admin.key"),
+            )
+        });
+        let requests: Vec<String> = requests.collect();
+        let mut child = Command::new("curl")
+            .args(["--config", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(requests.join("next\n").as_bytes()).unwrap();
+        drop(stdin);
+        let output = child.wait_with_output().unwrap();
+        let codes = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(codes, "201 ".repeat(requests.len()));
+    }
+
     /// A kubeconfig for a service account that may do exactly what `leadsman rbac` prints for this configuration, and
     /// nothing else.
     #[track_caller]

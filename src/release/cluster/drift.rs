@@ -142,7 +142,9 @@ fn is_same(wanted: &Value, live: &Value) -> bool {
 fn is_within(wanted: &Value, live: &Value) -> bool {
     match (wanted, live) {
         (Value::Object(wanted), Value::Object(live)) => wanted.iter().all(|(key, wanted)| {
-            wanted.is_null() || live.get(key).is_some_and(|live| is_within(wanted, live))
+            // A quantity, which is written anew.
+            let is_told = !wanted.is_null() && key != "divisor";
+            !is_told || live.get(key).is_some_and(|live| is_within(wanted, live))
         }),
         (wanted, live) => wanted == live,
     }
@@ -184,6 +186,7 @@ spec:
             - {name: MODE, value: calm}
             - {name: EMPTY, value: ''}
             - {name: NODE, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
+            - {name: CORES, valueFrom: {resourceFieldRef: {resource: limits.cpu, divisor: 1000m}}}
 ";
 
     /// As the API server shows it: with what it fills in.
@@ -193,7 +196,8 @@ spec:
             "containers": [{"name": "web", "image": "shop:2", "env": [
                 {"name": "MODE", "value": "calm"},
                 {"name": "EMPTY"},
-                {"name": "NODE", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "spec.nodeName"}}}
+                {"name": "NODE", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "spec.nodeName"}}},
+                {"name": "CORES", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu", "divisor": "1"}}}
             ]}]
         }}}})
     }

@@ -38,6 +38,17 @@ pub struct Baseline {
     failing: u8,
 }
 
+/// How a time has gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stretch {
+    /// Minutes in which there were soundings.
+    pub minutes: u32,
+    /// Failures in them.
+    pub failed: u64,
+    /// Soundings in them.
+    pub total: u64,
+}
+
 impl Baseline {
     /// Counts a sounding of a revision that is not in doubt.
     pub fn record(&mut self, mark: Mark, now: Time) {
@@ -87,6 +98,20 @@ impl Baseline {
                 let of = u64::from(cell.total);
                 (failed + u64::from(cell.failed).min(of), total + of)
             })
+    }
+
+    /// What was recorded in the whole minutes after a moment.
+    pub fn since(&self, since: Time, now: Time) -> Stretch {
+        let minute = |time: Time| time.millis() / 60_000;
+        let whole = self
+            .cells
+            .iter()
+            .filter(|cell| cell.minute > minute(since) && cell.minute < minute(now));
+        whole.fold(Stretch::default(), |sum, cell| Stretch {
+            minutes: sum.minutes + 1,
+            failed: sum.failed + u64::from(cell.failed.min(cell.total)),
+            total: sum.total + u64::from(cell.total),
+        })
     }
 
     /// Whether the last three soundings all failed.
@@ -142,6 +167,26 @@ mod tests {
         assert_eq!(baseline.counts(at(600)), (0, 60));
         assert_eq!(baseline.counts(at(24 * 60 + 29)), (0, 31));
         assert_eq!(baseline.counts(at(3 * 24 * 60)), (0, 0));
+    }
+
+    #[test]
+    fn only_whole_minutes_with_soundings_count_since_a_moment() {
+        let mut baseline = Baseline::default();
+        for minute in 0..10 {
+            let mark = if minute == 7 { Mark::Void } else { Mark::Good };
+            baseline.record(mark, at(minute));
+            if minute == 8 {
+                baseline.record(Mark::Bad, at(minute));
+            }
+        }
+        // The minute of the moment itself, and the one that runs, are not whole.
+        let stretch = Stretch {
+            minutes: 5,
+            failed: 1,
+            total: 6,
+        };
+        assert_eq!(baseline.since(at(2), at(9)), stretch);
+        assert_eq!(baseline.since(at(9), at(9)), Stretch::default());
     }
 
     #[test]

@@ -43,6 +43,9 @@ pub enum Found {
 pub struct Entry {
     /// Whose.
     pub digest: Digest,
+    /// The weaker id of the same; see [`Stored::weak`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weak: Option<Digest>,
     /// The revision that it was last found in.
     pub revision: Revision,
     /// Good, bad or unknown.
@@ -77,6 +80,28 @@ impl Ledger {
     /// What was found about contents, if anything.
     pub fn find(&self, digest: &Digest) -> Option<&Entry> {
         self.entries.iter().find(|entry| entry.digest == *digest)
+    }
+
+    /// The contents found bad that a stored revision is, as far as its weaker id can tell: that is asked only where nothing
+    /// was found about its contents themselves. Where contents with that id were found good as well, as where only a
+    /// template was mended, it tells nothing; nor does what was found of the revision that is to be turned back, which
+    /// may differ from the one before in a template alone. What a rollback brought back was chosen.
+    fn weakly_bad(&self, record: &Stored, bad: Revision) -> Option<&Entry> {
+        let digest = record.digest.as_ref()?;
+        let weak = record.weak.as_ref()?;
+        let is_found = |entry: &Entry| entry.found != Found::Unknown;
+        if self.find(digest).is_some_and(is_found) || record.rolled_back_to().is_some() {
+            return None;
+        }
+        let alike = || {
+            self.entries
+                .iter()
+                .filter(|entry| entry.weak.as_ref() == Some(weak))
+        };
+        if alike().any(|entry| entry.found == Found::Good) {
+            return None;
+        }
+        alike().find(|entry| entry.found == Found::Bad && entry.revision != bad)
     }
 
     /// All entries, the one found last at the end.
@@ -146,6 +171,10 @@ pub struct Stored {
     pub description: String,
     /// Its contents; `None` when the record cannot be read.
     pub digest: Option<Digest>,
+    /// Chart, images and values: the same for contents that are rendered anew each time, as with a random password or
+    /// the time of day in them, and so have another digest each time. `None` where there are no images.
+    #[serde(default)]
+    pub weak: Option<Digest>,
     /// Whether all its rollback hooks, if it was made by a rollback, succeeded.
     pub hooks_succeeded: bool,
     /// Whether a test hook of it failed.
@@ -180,6 +209,12 @@ pub struct NoTarget {
     pub passed_over: Vec<String>,
 }
 
+/// Helm's command with which a person goes back, to be run as it stands where the revision is known.
+pub fn by_hand(release: &str, namespace: &str, target: Option<Revision>) -> String {
+    let target = target.map_or_else(|| "REVISION".to_owned(), |target| target.to_string());
+    format!("helm rollback {release} {target} --namespace {namespace} --history-max 0")
+}
+
 /// Chooses the revision to go back to from `bad`: the newest that the ledger knows to be good, else the one that was
 /// serving when `bad` appeared.
 ///
@@ -195,13 +230,14 @@ pub fn choose(
         .iter()
         .find(|record| record.revision == bad)
         .and_then(|record| record.digest.as_ref());
+    let bad_one = (bad, bad_digest);
     let mut candidates: Vec<&Stored> = stored.iter().filter(|r| r.revision < bad).collect();
     candidates.sort_by_key(|record| std::cmp::Reverse(record.revision));
     let mut passed_over = Vec::new();
     let mut was_serving = None;
     for record in candidates {
         let number = record.revision;
-        let digest = match usable(record, stored, bad_digest, ledger) {
+        let digest = match usable(record, stored, bad_one, ledger) {
             Ok(digest) => digest,
             Err(reason) => {
                 passed_over.push(format!("revision {number} {reason}"));
@@ -242,14 +278,14 @@ pub fn choose(
 fn usable<'a>(
     record: &'a Stored,
     stored: &[Stored],
-    bad: Option<&Digest>,
+    (bad, bad_digest): (Revision, Option<&Digest>),
     ledger: &Ledger,
 ) -> Result<&'a Digest, String> {
     eligible(record, stored, 0)?;
     let Some(digest) = &record.digest else {
         return Err("cannot be read".into());
     };
-    if bad == Some(digest) {
+    if bad_digest == Some(digest) {
         return Err("has the same contents".into());
     }
     if ledger
@@ -257,6 +293,12 @@ fn usable<'a>(
         .is_some_and(|entry| entry.found == Found::Bad)
     {
         return Err("has contents that were found bad".into());
+    }
+    if let Some(entry) = ledger.weakly_bad(record, bad) {
+        return Err(format!(
+            "has the chart, images and values of revision {}, which was found bad",
+            entry.revision
+        ));
     }
     Ok(digest)
 }

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 pub use case::{Case, Ending, Origin, Past, StepName, Timing};
 
-use crate::units::{Dated, Revision, Shift, Time};
+use crate::units::{Dated, Namespace, ReleaseName, Revision, Shift, Time};
 
 /// Whether, and how far, a release is guarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -280,6 +280,9 @@ pub struct Rollout {
     phase: Phase,
     since: Time,
     limits: Limits,
+    /// Whose it is, for commands that a person may run as they stand.
+    #[serde(skip)]
+    names: Option<(Namespace, ReleaseName)>,
     /// The newest revision that was seen.
     newest: Option<Revision>,
     /// Whether it was seen that there is no such release: then a first revision is a new one.
@@ -330,6 +333,7 @@ impl Rollout {
             phase: Phase::Absent,
             since: now,
             limits,
+            names: None,
             newest: None,
             is_absent: false,
             turned_back: Vec::new(),
@@ -359,6 +363,11 @@ impl Rollout {
     /// New limits. They hold at once, but for the length of a watch that runs.
     pub const fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
+    }
+
+    /// Whose it is, which is said in commands for a person.
+    pub fn is_of(&mut self, namespace: &Namespace, release: &ReleaseName) {
+        self.names = Some((namespace.clone(), release.clone()));
     }
 
     /// The newest revision that was seen.

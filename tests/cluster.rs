@@ -18,6 +18,8 @@ mod faults;
 mod guarded;
 #[path = "cluster/kept.rs"]
 mod kept;
+#[path = "cluster/newcomer.rs"]
+mod newcomer;
 #[path = "cluster/outages.rs"]
 mod outages;
 #[path = "cluster/pipelines.rs"]

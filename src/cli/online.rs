@@ -13,7 +13,7 @@ use crate::clock;
 use crate::config::settings::{Kubernetes, Release, Settings};
 use crate::ledger::Ledger;
 use crate::probe::{Prober, Shared};
-use crate::release::{Plan, plan_by_hand};
+use crate::release::{Plan, Refusal, plan_by_hand};
 use crate::sounding::Outcome;
 
 /// Probes tried at a time: enough for a large configuration to take seconds, few enough to start no storm.
@@ -108,11 +108,12 @@ async fn rehearse(kubernetes: &Kubernetes, release: &Release) -> Result<(), Stri
     let ledger = Ledger::default();
     let engine = Arc::clone(&followed.engine);
     let plan = plan_by_hand(engine, newest, Some(newest), &followed.now, &ledger, "").await;
-    let plan = plan.map_err(|refusal| refusal.to_string())?;
+    let told = |refusal: Refusal| refusal.told(&release.namespace, &release.name);
+    let plan = plan.map_err(told)?;
     let plan = Plan {
         is_rehearsal: true,
         ..plan
     };
     let looked = followed.engine.preflight(plan).await;
-    looked.map_err(|refusal| refusal.to_string())
+    looked.map_err(told)
 }

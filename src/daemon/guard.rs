@@ -17,6 +17,7 @@ mod notices;
 mod pods;
 mod requests;
 mod saved;
+mod soaking;
 mod turning;
 mod view;
 
@@ -65,9 +66,6 @@ const FIRST_LOOKS_EVERY: Duration = Duration::from_secs(2);
 
 /// A new bad sounding after so long without one may be the beginning of trouble.
 const QUIET: f64 = 30.0;
-
-/// A revision in doubt that served well for so long is good.
-const SOAK: Duration = Duration::from_secs(600);
 
 /// Pods that get a number in one watch.
 const MAX_PODS: usize = 2000;
@@ -146,6 +144,8 @@ pub(super) struct Guard {
     /// Notices on their way.
     notices: JoinSet<()>,
     rehearsals: JoinSet<Result<(), release::Refusal>>,
+    /// Looks whether what runs is what a rollback should have made.
+    comparing: JoinSet<(Revision, Vec<String>)>,
 }
 
 impl Guard {
@@ -194,6 +194,7 @@ impl Guard {
             cannot_count: false,
             notices: JoinSet::new(),
             rehearsals: JoinSet::new(),
+            comparing: JoinSet::new(),
         };
         guard.setup.engine.acts_as(guard.state.fence);
         guard.resume_watch();
@@ -239,6 +240,7 @@ impl Guard {
                     }
                 }
                 Some(_) = self.notices.join_next(), if !self.notices.is_empty() => {}
+                Some(Ok((made, drift))) = self.comparing.join_next() => self.on_drift(made, &drift),
                 Some(Ok(rehearsed)) = self.rehearsals.join_next() => self.on_rehearsed(rehearsed),
                 () = tokio::time::sleep_until(wake) => self.on_time().await,
             }
@@ -416,7 +418,10 @@ impl Guard {
                 Command::EndWatch { kept } => self.end_watch(kept),
                 Command::Preflight(bad) => self.preflight(bad),
                 Command::Execute { bad, target } => self.execute(bad, target),
-                Command::Verify(_) => self.begin_verification(),
+                Command::Verify(made) => {
+                    self.begin_verification();
+                    self.compare(made);
+                }
                 Command::Found {
                     revision,
                     found,

@@ -8,6 +8,7 @@ fn stored(revision: u32, status: Status, description: &str, contents: &str) -> S
         status,
         description: description.into(),
         digest: (!contents.is_empty()).then(|| Digest(contents.into())),
+        weak: None,
         hooks_succeeded: true,
         test_failed: false,
     }
@@ -18,6 +19,7 @@ fn found(entries: &[(&str, Found)]) -> Ledger {
     for (contents, found) in entries {
         ledger.write(Entry {
             digest: Digest((*contents).into()),
+            weak: None,
             revision: Revision(0),
             found: *found,
             at: Time::default(),
@@ -228,12 +230,68 @@ fn what_cannot_be_read_or_is_not_there_is_no_target() {
     );
 }
 
+/// A chart that renders something random: the same software has another digest each time.
+#[test]
+fn contents_that_are_rendered_anew_each_time_are_known_to_be_bad_by_chart_images_and_values() {
+    let record = |revision: u32, contents: &str, weak: &str| Stored {
+        weak: Some(Digest(weak.into())),
+        ..stored(revision, Status::Superseded, DONE, contents)
+    };
+    let entry = |contents: &str, weak: &str, revision: u32, found: Found| Entry {
+        digest: Digest(contents.into()),
+        weak: Some(Digest(weak.into())),
+        revision: Revision(revision),
+        found,
+        at: Time::default(),
+        evidence: String::new(),
+    };
+    let ledger = |entries: &[Entry]| {
+        let mut ledger = Ledger::default();
+        for entry in entries {
+            ledger.write(entry.clone());
+        }
+        ledger
+    };
+    let records = [
+        record(1, "a", "old"),
+        record(2, "b1", "new"),
+        record(3, "b2", "new"),
+        record(4, "c", "newest"),
+    ];
+    let bad = entry("b1", "new", 2, Found::Bad);
+    let says =
+        Err("revision 3 has the chart, images and values of revision 2, which was found bad");
+    check(
+        4,
+        &records,
+        &ledger(std::slice::from_ref(&bad)),
+        Some(3),
+        says,
+    );
+    // Nothing could be said of it itself.
+    let unknown = entry("b2", "new", 3, Found::Unknown);
+    check(4, &records, &ledger(&[bad.clone(), unknown]), Some(3), says);
+    // What was found of its own contents holds, and so does that the same chart, images and values were good as well.
+    let good = entry("b2", "new", 3, Found::Good);
+    check(4, &records, &ledger(&[bad.clone(), good]), Some(3), Ok(3));
+    let mended = entry("b0", "new", 1, Found::Good);
+    check(4, &records, &ledger(&[bad.clone(), mended]), Some(3), Ok(3));
+    // What a rollback brought back was chosen.
+    let mut chosen = records.clone();
+    chosen[2].description = "Rollback to 1".into();
+    check(4, &chosen, &ledger(&[bad]), Some(3), Ok(3));
+    // A bad revision says nothing of the one before that differs in a template alone.
+    let own = entry("b2", "new", 3, Found::Bad);
+    check(3, &records, &ledger(&[own]), Some(2), Ok(2));
+}
+
 #[test]
 fn the_ledger_is_bounded_and_the_last_finding_about_contents_holds() {
     let mut ledger = Ledger::default();
     for number in 0..200u32 {
         ledger.write(Entry {
             digest: Digest(number.to_string().into()),
+            weak: None,
             revision: Revision(number),
             found: Found::Good,
             at: Time::default(),

@@ -17,6 +17,7 @@
 mod amend;
 mod api;
 mod checks;
+mod drift;
 mod facts;
 mod feed;
 mod helm;
@@ -401,7 +402,10 @@ impl Read {
                 .then(|| (kind, object.name.as_str().into()))
         });
         Ok(Self {
-            stored: told(record.stored()),
+            stored: Stored {
+                weak: record.weak(&objects),
+                ..told(record.stored())
+            },
             workloads: workloads.collect(),
             stops_first: objects.iter().any(super::manifest::Object::stops_first),
         })
@@ -440,7 +444,7 @@ impl Engine for Cluster {
     fn stored(self: Arc<Self>, revision: Revision) -> Work<Option<Stored>> {
         Box::pin(async move {
             let record = self.record(revision).await.ok()??;
-            Some(told(record.stored()))
+            Some(Read::of(&record).map_or_else(|_| told(record.stored()), |read| read.stored))
         })
     }
 
@@ -454,6 +458,10 @@ impl Engine for Cluster {
             // Each part of it has a limit, so that what is slow does not cost the rest.
             Some(Box::pin(Cluster::witness(&self, &facts, bad, serving)).await)
         })
+    }
+
+    fn drift(self: Arc<Self>, made: Revision) -> Work<Vec<String>> {
+        Box::pin(async move { self.differs(made).await })
     }
 
     fn tell(self: Arc<Self>, notice: Notice) -> Work<()> {

@@ -24,7 +24,7 @@ use tokio::sync::watch;
 
 use crate::evidence::Evidence;
 use crate::ledger::{self, Digest, Ledger, NoTarget, Stored};
-use crate::units::{Revision, Time};
+use crate::units::{Namespace, ReleaseName, Revision, Time};
 use crate::verdict::Stuck;
 
 /// What is known of a release at the moment.
@@ -142,13 +142,12 @@ pub struct Report {
     pub finished: bool,
 }
 
-/// Why a rollback is not begun, or failed. The text names the thing and the way out.
+/// Why a rollback is not begun, or failed. The text names the thing and the way out; where that is another revision,
+/// [`Refusal::told`] does.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// There is no revision to go back to.
-    #[error(
-        "{0}; by hand, to one that you trust: `helm history` lists them, and `helm rollback` with a number goes back"
-    )]
+    #[error("{0}")]
     NoTarget(#[from] NoTarget),
     /// Another revision is the newest by now.
     #[error("revision {newest} took the place of revision {bad}")]
@@ -169,9 +168,7 @@ pub enum Refusal {
         status: ledger::Status,
     },
     /// The target is no longer there, or is another than was planned.
-    #[error(
-        "revision {target} is no longer there with the contents that were planned; by hand: `helm history` lists what is there, and `helm rollback` with a number goes back"
-    )]
+    #[error("revision {target} is no longer there with the contents that were planned")]
     TargetGone {
         /// The target.
         target: Revision,
@@ -201,6 +198,23 @@ impl Refusal {
         Self::Prevented {
             reason,
             text: text.into(),
+        }
+    }
+
+    /// What a person is told: also how to find another revision, and the command to go back to it.
+    pub fn told(&self, namespace: &Namespace, release: &ReleaseName) -> String {
+        match self {
+            Self::NoTarget(_) | Self::TargetGone { .. } => {
+                let command = ledger::by_hand(release.as_str(), namespace.as_str(), None);
+                format!(
+                    "{self}; by hand, to one that you trust: helm history {release} --namespace {namespace}, and then {command}"
+                )
+            }
+            Self::Overtaken { .. }
+            | Self::Pending { .. }
+            | Self::Prevented { .. }
+            | Self::Failed { .. }
+            | Self::Storage(_) => self.to_string(),
         }
     }
 
@@ -258,6 +272,11 @@ pub trait Engine: Send + Sync {
         _serving: Option<Revision>,
     ) -> Work<Option<Evidence>> {
         Box::pin(std::future::ready(None))
+    }
+
+    /// How what runs differs from what the revision that a rollback made says, in words.
+    fn drift(self: Arc<Self>, _made: Revision) -> Work<Vec<String>> {
+        Box::pin(std::future::ready(Vec::new()))
     }
 
     /// Tells people who look at the release in its own surroundings.
@@ -364,4 +383,32 @@ pub async fn plan_by_hand(
         planned = plan(bad, &facts, ledger, Some(serving), reason);
     }
     planned
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_has_no_revision_to_go_back_to_is_told_the_commands_as_they_are_run() {
+        let nothing = NoTarget {
+            passed_over: vec!["revision 1 has contents that were found bad".into()],
+        };
+        let gone = Refusal::TargetGone {
+            target: Revision(1),
+        };
+        let (namespace, release) = (Namespace::new("shop"), ReleaseName::new("web"));
+        for refusal in [Refusal::from(nothing), gone] {
+            let told = refusal.told(&namespace, &release);
+            assert!(told.starts_with(&refusal.to_string()), "{told}");
+            for command in [
+                "helm history web --namespace shop, and then",
+                "helm rollback web REVISION --namespace shop --history-max 0",
+            ] {
+                assert!(told.contains(command), "{told}");
+            }
+        }
+        let other = Refusal::prevented("helm", "there is no helm");
+        assert_eq!(other.told(&namespace, &release), "there is no helm");
+    }
 }

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
+use super::manifest::Object;
 use crate::ledger::{Digest, Status, Stored};
 use crate::units::{ReleaseName, Revision};
 
@@ -24,6 +25,9 @@ pub const MAX_PAYLOAD: usize = 2 * 1024 * 1024;
 /// The largest record when inflated, in bytes. Gzip makes manifests some ten times smaller, and whoever makes it a
 /// thousand times means no good.
 pub const MAX_INFLATED: u64 = 32 * 1024 * 1024;
+
+/// Files of a chart's folder `crds` that are looked at; charts of operators have some dozens.
+const MAX_CRDS: usize = 500;
 
 const PREFIX: &str = "sh.helm.release.v1.";
 const GZIP: [u8; 3] = [0x1f, 0x8b, 0x08];
@@ -101,6 +105,8 @@ pub struct Record {
     pub app_version: String,
     /// The chart's own annotations.
     pub chart_annotations: BTreeMap<String, String>,
+    /// The files of the chart's folder `crds` by their names, each with a digest of what is in it.
+    pub crds: BTreeMap<String, Digest>,
     /// The user's values as they are written, numbers of any size included.
     pub config: Option<Box<RawValue>>,
     /// The rendered objects, hooks left out: YAML documents.
@@ -141,8 +147,9 @@ impl Hook {
 /// When it is no record, or not the one that the object's name promises.
 pub fn decode(object: &str, payload: &[u8]) -> Result<Record, Unreadable> {
     let (name, revision) = name_of(object)?;
-    let written: Written = serde_json::from_slice(&inflate(payload)?)
-        .map_err(|error| Unreadable::NotRelease(error.to_string()))?;
+    let text = inflate(payload)?;
+    let written: Written<'_> =
+        serde_json::from_slice(&text).map_err(|error| Unreadable::NotRelease(error.to_string()))?;
     let record = Record {
         size: payload.len(),
         ..Record::from(written)
@@ -205,15 +212,30 @@ impl Record {
             feed(&hook.events.join(","));
             feed(&hook.manifest);
         }
-        let mut hex = String::with_capacity(64);
-        for byte in hash.finalize() {
-            // Writing to a text cannot fail.
-            let _ = write!(hex, "{byte:02x}");
-        }
-        Digest(hex.into())
+        hex(hash.finalize().as_slice())
     }
 
-    /// What the choice of a revision to go back to has to know.
+    /// What identifies contents that are rendered anew each time: SHA-256 over the chart, the images of all that runs, and
+    /// the values. These are its objects. `None` where nothing runs.
+    pub fn weak(&self, objects: &[Object]) -> Option<Digest> {
+        let mut images: Vec<&str> = objects.iter().flat_map(Object::images).collect();
+        images.sort_unstable();
+        images.dedup();
+        if images.is_empty() {
+            return None;
+        }
+        // Go writes the keys of values sorted, so that the same values are the same text.
+        let values = self.config.as_deref().map_or("", RawValue::get);
+        let mut hash = Sha256::new();
+        for text in [self.chart.as_str(), values].into_iter().chain(images) {
+            hash.update((text.len() as u64).to_be_bytes());
+            hash.update(text.as_bytes());
+        }
+        Some(hex(hash.finalize().as_slice()))
+    }
+
+    /// What the choice of a revision to go back to has to know; without the weaker id, for which its objects have to be
+    /// read.
     pub fn stored(&self) -> Stored {
         let is_of_rollback =
             |hook: &&Hook| hook.runs_at("pre-rollback") || hook.runs_at("post-rollback");
@@ -222,6 +244,7 @@ impl Record {
             status: self.status,
             description: self.description.clone(),
             digest: Some(self.digest()),
+            weak: None,
             hooks_succeeded: self
                 .hooks
                 .iter()
@@ -235,15 +258,24 @@ impl Record {
     }
 }
 
+fn hex(hash: &[u8]) -> Digest {
+    let mut hex = String::with_capacity(64);
+    for byte in hash {
+        // Writing to a text cannot fail.
+        let _ = write!(hex, "{byte:02x}");
+    }
+    Digest(hex.into())
+}
+
 /// The JSON, as far as it is read. Go writes `null` for an empty list or object.
 #[derive(Deserialize)]
-struct Written {
+struct Written<'a> {
     name: String,
     version: u32,
     #[serde(default)]
     info: Option<Info>,
-    #[serde(default)]
-    chart: Option<Chart>,
+    #[serde(default, borrow)]
+    chart: Option<Chart<'a>>,
     #[serde(default)]
     config: Option<Box<RawValue>>,
     #[serde(default)]
@@ -263,8 +295,19 @@ struct Info {
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Chart {
+struct Chart<'a> {
     metadata: Option<Metadata>,
+    #[serde(borrow)]
+    files: Option<Vec<File<'a>>>,
+}
+
+/// Beside the templates; what is in it is not copied.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct File<'a> {
+    name: Option<String>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize, Default)]
@@ -292,11 +335,11 @@ struct LastRun {
     phase: Option<String>,
 }
 
-impl From<Written> for Record {
-    fn from(written: Written) -> Self {
+impl From<Written<'_>> for Record {
+    fn from(written: Written<'_>) -> Self {
         let info = written.info.unwrap_or_default();
-        let chart = written.chart.and_then(|chart| chart.metadata);
-        let chart = chart.unwrap_or_default();
+        let Chart { metadata, files } = written.chart.unwrap_or_default();
+        let chart = metadata.unwrap_or_default();
         let status = serde_json::from_value(info.status.unwrap_or_default().into());
         Self {
             name: ReleaseName::new(written.name),
@@ -310,6 +353,16 @@ impl From<Written> for Record {
             },
             app_version: chart.app_version.unwrap_or_default(),
             chart_annotations: chart.annotations.unwrap_or_default(),
+            crds: files
+                .into_iter()
+                .flatten()
+                .filter_map(|file| {
+                    let name = file.name.filter(|name| name.starts_with("crds/"))?;
+                    let data = file.data.map_or("", RawValue::get);
+                    Some((name, hex(Sha256::digest(data).as_slice())))
+                })
+                .take(MAX_CRDS)
+                .collect(),
             // The text `null` is no values.
             config: written.config.filter(|config| config.get() != "null"),
             manifest: written.manifest.unwrap_or_default(),

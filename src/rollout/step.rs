@@ -2,14 +2,8 @@
 
 use super::case::{Case, Ending, Origin, Past};
 use super::{Clock, Command, Event, MAX_PAST, Mode, Phase, Rollout};
-use crate::ledger::Found;
+use crate::ledger::{self, Found};
 use crate::units::{Revision, Time};
-
-/// How a person turns back what we may not: mode and limit bind only us.
-fn by_hand(serving: Option<Revision>) -> String {
-    let target = serving.map_or_else(String::new, |revision| format!(" {revision}"));
-    format!("leadsman rollback RELEASE{target} --reason TEXT")
-}
 
 impl Rollout {
     /// Takes an event, and says what is to be done. What happened is in the entries.
@@ -364,6 +358,20 @@ impl Rollout {
         commands.push(Command::Preflight(revision));
     }
 
+    /// How a person turns back what we may not: mode and limit bind only us.
+    fn by_hand(&self, serving: Option<Revision>) -> String {
+        let names = self.names.as_ref();
+        let (namespace, release) = names
+            .map_or(("NAMESPACE", "RELEASE"), |(namespace, release)| {
+                (namespace.as_str(), release.as_str())
+            });
+        let target = serving.map_or_else(String::new, |revision| format!(" {revision}"));
+        let by_helm = ledger::by_hand(release, namespace, serving);
+        format!(
+            "leadsman rollback {release}{target} --namespace {namespace} --reason TEXT, or {by_helm}"
+        )
+    }
+
     /// Why a revision that is bad is not turned back, if so.
     fn obstacle(&self, case: &Case, now: Time) -> Option<(Ending, String)> {
         // Mode, origin and limit bind us, and nobody else.
@@ -406,7 +414,7 @@ impl Rollout {
                 Ending::LimitReached,
                 format!(
                     "Bad, but {done} rollbacks in 24 h are as many as the limit of {most} allows; by hand: {}",
-                    by_hand(case.serving)
+                    self.by_hand(case.serving)
                 ),
             ));
         }

@@ -323,8 +323,17 @@ fn the_limit_of_a_day_holds_and_is_over_a_day_later() {
     bad(&mut world, 2);
     bad(&mut world, 4);
     assert_eq!(world.executions(), 2);
+    let (namespace, release) = (Namespace::new("shop"), ReleaseName::new("web"));
+    world.rollout.is_of(&namespace, &release);
     bad(&mut world, 6);
     world.ended(Ending::LimitReached);
+    let text = &world.rollout.past().last().unwrap().text;
+    for command in [
+        "leadsman rollback web 5 --namespace shop --reason TEXT",
+        "helm rollback web 5 --namespace shop --history-max 0",
+    ] {
+        assert!(text.contains(command), "{text}");
+    }
     assert_eq!(world.executions(), 2);
     world.passes(seconds(24 * 3600));
     bad(&mut world, 8);

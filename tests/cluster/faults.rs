@@ -1,7 +1,6 @@
 //! helm, rights and records that are broken: the right end, nothing written twice, and no release left pending.
 
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use base64::Engine as _;
@@ -15,23 +14,10 @@ use crate::guarded::{Guarded, Settings};
 use crate::rig::{Cluster, Helm};
 use crate::turned_back::DEAD;
 
-/// A helm that does something of its own before or instead of the real one, which it finds as `$HELM`.
-fn played(cluster: &Cluster, script: &str) -> PathBuf {
-    let file = cluster.folder().join(format!("{}.helm", cluster.namespace));
-    let real = cluster.helm.path();
-    std::fs::write(
-        &file,
-        format!("#!/bin/sh\nHELM={}\n{script}\n", real.display()),
-    )
-    .unwrap();
-    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
-    file
-}
-
 /// Deploys a dead revision with a helm that is played; how it ended.
 fn ended(cluster: &Cluster, script: &str, values: &[&str]) -> Value {
     cluster.install(values);
-    let helm = played(cluster, script);
+    let helm = cluster.played_helm(script);
     let guarded = Guarded::with(
         cluster,
         &Settings {
@@ -376,6 +362,10 @@ fn rights_that_are_taken_away_make_it_blind_and_no_more() {
     );
 }
 
+fn secrets(cluster: &Cluster) -> String {
+    format!("/api/v1/namespaces/{}/secrets", cluster.namespace)
+}
+
 /// Where a record is kept.
 fn place(cluster: &Cluster, release: &str, revision: u32) -> String {
     format!(
@@ -402,14 +392,12 @@ fn packed(record: &Value) -> String {
 }
 
 /// A record of its own, as Helm would have stored it.
-fn store(cluster: &Cluster, release: &str, revision: u32, status: &str, payload: &str) {
-    let secret = json!({
+fn stored(release: &str, revision: u32, status: &str, payload: &str) -> Value {
+    json!({
         "metadata": {"name": format!("sh.helm.release.v1.{release}.v{revision}"),
             "labels": {"owner": "helm", "name": release, "status": status, "version": revision.to_string()}},
         "type": "helm.sh/release.v1", "data": {"release": payload},
-    });
-    let path = format!("/api/v1/namespaces/{}/secrets", cluster.namespace);
-    cluster.send("POST", &path, "application/json", &secret);
+    })
 }
 
 #[test]
@@ -477,7 +465,8 @@ fn a_release_whose_name_has_dots_is_followed() {
     cluster.install(&[]);
     let mut dotted = record(&cluster, 1);
     dotted["name"] = "my.v2.shop".into();
-    store(&cluster, "my.v2.shop", 1, "deployed", &packed(&dotted));
+    let record = stored("my.v2.shop", 1, "deployed", &packed(&dotted));
+    cluster.create_all(&secrets(&cluster), std::iter::once(record));
     let settings = Settings::by(cluster.helm);
     let text = crate::guarded::configuration(&cluster, &settings, &cluster.kubeconfig());
     let text = text.replace("name = \"mykadoo\"\n", "name = \"my.v2.shop\"\n");
@@ -494,30 +483,45 @@ fn a_release_whose_name_has_dots_is_followed() {
 /// More than two pages of a list.
 #[test]
 fn a_history_of_more_than_a_thousand_revisions_is_gone_back_in() {
-    const REVISIONS: u32 = 1100;
+    gone_back_in(1100);
+}
+
+/// Twenty pages. It takes some minutes, so it runs when asked for: `LEADSMAN_TEST_LONG=1`.
+#[test]
+fn a_history_of_ten_thousand_revisions_is_gone_back_in() {
+    if std::env::var_os("LEADSMAN_TEST_LONG").is_some() {
+        gone_back_in(10_000);
+    }
+}
+
+/// A dead revision after so many others is turned back to the last one before it.
+#[track_caller]
+fn gone_back_in(revisions: u32) {
     let Some(cluster) = Cluster::new("history", Helm::Four) else {
         return;
     };
     cluster.install(&[]);
-    let first = record(&cluster, 1);
-    let next = std::sync::atomic::AtomicU32::new(2);
+    let mut first = record(&cluster, 1);
+    // Helm reads all of them at each step, and a store of them need not be large.
+    first["chart"]["templates"] = json!([]);
+    first["hooks"] = json!([]);
+    let began = std::time::Instant::now();
+    let path = secrets(&cluster);
+    let copy = |revision: u32| {
+        let mut copy = first.clone();
+        copy["version"] = revision.into();
+        copy["info"]["status"] = "superseded".into();
+        copy["info"]["description"] = "Upgrade complete".into();
+        stored("mykadoo", revision, "superseded", &packed(&copy))
+    };
     std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                loop {
-                    let revision = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                    if revision > REVISIONS {
-                        return;
-                    }
-                    let mut copy = first.clone();
-                    copy["version"] = revision.into();
-                    copy["info"]["status"] = "superseded".into();
-                    copy["info"]["description"] = "Upgrade complete".into();
-                    store(&cluster, "mykadoo", revision, "superseded", &packed(&copy));
-                }
-            });
+        for worker in 0..4 {
+            let (cluster, path, copy) = (&cluster, &path, &copy);
+            let all = (2 + worker..=revisions).step_by(4);
+            scope.spawn(move || cluster.create_all(path, all.map(copy)));
         }
     });
+    println!("{revisions} revisions: stored within {:?}", began.elapsed());
     cluster.helm(&[
         "upgrade",
         "mykadoo",
@@ -535,12 +539,17 @@ fn a_history_of_more_than_a_thousand_revisions_is_gone_back_in() {
         "--set-json",
     ];
     cluster.helm(&[&dead[..], &[DEAD]].concat());
-    let bad = u64::from(REVISIONS) + 2;
+    let bad = u64::from(revisions) + 2;
     let ended = guarded.ending(bad);
     assert_eq!(
         (&ended["ending"], &ended["target"], &ended["made"]),
         (&"recovered".into(), &(bad - 1).into(), &(bad + 1).into()),
         "{ended:#}\n{}",
         guarded.leadsman.log()
+    );
+    println!(
+        "{revisions} revisions: {}, {:?} in all",
+        crate::turned_back::steps(&ended),
+        began.elapsed()
     );
 }

@@ -167,3 +167,14 @@ pub fn configuration(cluster: &Cluster, settings: &Settings, kubeconfig: &Path) 
         probe("redis", "/api/health/redis"),
     )
 }
+
+/// The same with its state in this folder, for one Leadsman that goes on where another ended.
+pub fn configuration_with(
+    cluster: &Cluster,
+    settings: &Settings,
+    kubeconfig: &Path,
+    state: &Path,
+) -> String {
+    let directory = format!("directory = {:?}\n", state.display().to_string());
+    configuration(cluster, settings, kubeconfig).replace("directory = \"state\"\n", &directory)
+}

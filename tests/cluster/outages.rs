@@ -1,7 +1,6 @@
 //! The API server or its store goes away while releases are in every phase. Whoever runs these must run them alone:
 //! everybody in the rig is hit.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -103,13 +102,14 @@ fn outage(part: &str, seconds: u64) {
     for cluster in [&before, &during, &after] {
         cluster.install(&[]);
     }
-    let go = during.folder().join(format!("{}.go", during.namespace));
+    let waits = during.held_helm("*rollback*");
+    waits.hold();
     let long = |helm: PathBuf| Settings {
         helm,
         watch: 300,
         ..Settings::by(Helm::Four)
     };
-    let helms = [Helm::Four.path(), held(&during, &go), Helm::Four.path()];
+    let helms = [Helm::Four.path(), waits.path.clone(), Helm::Four.path()];
     // Each waits for its baseline.
     let [before_guarded, during_guarded, after_guarded] = std::thread::scope(|scope| {
         let mut starting = [&before, &during, &after].into_iter().zip(helms);
@@ -131,7 +131,7 @@ fn outage(part: &str, seconds: u64) {
     before_guarded.until("revision 2 is judged", |release| release["revision"] == 2);
 
     stop(part);
-    std::fs::write(&go, "").unwrap();
+    waits.let_go();
     std::thread::sleep(Duration::from_secs(seconds));
     start(part);
 
@@ -178,17 +178,4 @@ fn ends_well(cluster: &Cluster, guarded: &Guarded<'_>) {
         .filter(|write| write.starts_with("create secrets/sh.helm"))
         .collect();
     assert_eq!(made.len(), history.len() - 2, "{made:?}");
-}
-
-/// A helm whose rollback waits until a file is there.
-fn held(cluster: &Cluster, go: &std::path::Path) -> PathBuf {
-    let file = cluster.folder().join(format!("{}.helm", cluster.namespace));
-    let script = format!(
-        "#!/bin/sh\ncase \"$*\" in *rollback*) while [ ! -e {} ]; do sleep 0.1; done;; esac\nexec {} \"$@\"\n",
-        go.display(),
-        cluster.helm.path().display()
-    );
-    std::fs::write(&file, script).unwrap();
-    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
-    file
 }

@@ -1,9 +1,10 @@
 //! Pipelines and people who do something at the same time.
 
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::commands::leadsman;
-use crate::guarded::{Guarded, Settings, configuration};
+use crate::guarded::{Guarded, Settings, configuration_with};
 use crate::rig::{CHART, Cluster, Helm};
 use crate::turned_back::DEAD;
 
@@ -248,6 +249,12 @@ fn a_revision_before_that_was_found_bad_is_passed_over_and_the_days_limit_holds(
     cluster.upgrade(&[DEAD, r#"api.image="mykadoo-api:9""#]);
     let ended = guarded.ending(6);
     assert_eq!(ended["ending"], "limit_reached", "{ended:#}");
+    let text = ended["text"].as_str().unwrap();
+    let command = format!(
+        "helm rollback mykadoo 5 --namespace {} --history-max 0",
+        cluster.namespace
+    );
+    assert!(text.contains(&command), "{text}");
     assert_eq!(
         cluster.statuses(Helm::Three),
         "1 superseded, 2 superseded, 3 superseded, 4 superseded, 5 superseded, 6 deployed"
@@ -262,16 +269,14 @@ fn where_the_revision_before_is_bad_too_the_last_good_one_comes_back() {
     };
     cluster.install(&[]);
     let state = tempfile::tempdir().unwrap();
-    let text = |mode: &'static str, kubeconfig: &std::path::Path| {
+    let text = |mode, kubeconfig: &std::path::Path| {
         let settings = Settings {
             mode,
             // A pod that cannot start is given a minute.
             watch: 120,
             ..Settings::by(Helm::Four)
         };
-        let text = configuration(&cluster, &settings, kubeconfig);
-        let directory = format!("directory = {:?}\n", state.path().display().to_string());
-        text.replace("directory = \"state\"\n", &directory)
+        configuration_with(&cluster, &settings, kubeconfig, state.path())
     };
     let kubeconfig = cluster.least(&text("enforce", &cluster.kubeconfig()));
     let mut observes = Guarded::allowed(&cluster, &text("observe", &kubeconfig));
@@ -294,4 +299,59 @@ fn where_the_revision_before_is_bad_too_the_last_good_one_comes_back() {
         enforces.leadsman.log()
     );
     assert_eq!(cluster.image().as_deref(), Some("mykadoo-api:2"));
+}
+
+/// What was there before Leadsman came has never been watched: it is good when it has served well for ten minutes, over a
+/// restart as well, and is gone back to from two bad ones. It takes a quarter of an hour, so it runs when asked for:
+/// `LEADSMAN_TEST_LONG=1`.
+#[test]
+fn what_was_there_before_is_good_after_ten_minutes_and_comes_back() {
+    if std::env::var_os("LEADSMAN_TEST_LONG").is_none() {
+        return;
+    }
+    let Some(cluster) = Cluster::new("soaked", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let state = tempfile::tempdir().unwrap();
+    let text = |mode, kubeconfig: &std::path::Path| {
+        let settings = Settings {
+            mode,
+            watch: 120,
+            ..Settings::by(Helm::Four)
+        };
+        configuration_with(&cluster, &settings, kubeconfig, state.path())
+    };
+    let kubeconfig = cluster.least(&text("enforce", &cluster.kubeconfig()));
+    let mut first = Guarded::allowed(&cluster, &text("observe", &kubeconfig));
+    std::thread::sleep(Duration::from_secs(320));
+    first.leadsman.kill();
+    drop(first);
+    let mut observes = Guarded::started(&cluster, &text("observe", &kubeconfig));
+    let began = Instant::now();
+    std::thread::sleep(Duration::from_secs(200));
+    let says = "Revision 1 served well for 10 minutes, and is known to be good";
+    assert!(!observes.leadsman.said(says), "not yet");
+    observes.until("revision 1 is known to be good", |_| {
+        observes.leadsman.said(says)
+    });
+    println!("known {:?} after the restart", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(480), "counted anew");
+    cluster.upgrade(&[NO_IMAGE, r#"api.image="mykadoo-api:2""#]);
+    assert_eq!(observes.ending(2)["ending"], "would_roll_back");
+    observes.leadsman.kill();
+    drop(observes);
+    let enforces = Guarded::started(&cluster, &text("enforce", &kubeconfig));
+    enforces.until("it knows where it stands", |release| {
+        release["phase"] == "steady"
+    });
+    cluster.upgrade(&[CRASH, r#"api.image="mykadoo-api:3""#]);
+    let ended = enforces.ending(3);
+    assert_eq!(
+        (&ended["target"], &ended["made"]),
+        (&1.into(), &4.into()),
+        "{ended:#}\n{}",
+        enforces.leadsman.log()
+    );
+    assert_eq!(cluster.image().as_deref(), Some("mykadoo-api:1"));
 }

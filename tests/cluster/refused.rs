@@ -1,7 +1,7 @@
 //! What is not turned back, and why that is said at once, with the command for a person.
 
 use crate::commands::leadsman;
-use crate::guarded::{Guarded, Settings, configuration};
+use crate::guarded::{Guarded, Settings, configuration, configuration_with};
 use crate::program::until;
 use crate::rig::{Cluster, Helm};
 use crate::turned_back::DEAD;
@@ -9,10 +9,23 @@ use crate::turned_back::DEAD;
 /// Deploys a bad revision that must not be turned back; the reason must be said.
 #[track_caller]
 fn refused(name: &str, first: &[&str], bad: &[&str], says: &[&str]) {
+    refused_after(name, first, bad, says, |_| {});
+}
+
+/// The same after something was done to the first revision.
+#[track_caller]
+fn refused_after(
+    name: &str,
+    first: &[&str],
+    bad: &[&str],
+    says: &[&str],
+    done: impl FnOnce(&Cluster),
+) {
     let Some(cluster) = Cluster::new(name, Helm::Four) else {
         return;
     };
     cluster.install(first);
+    done(&cluster);
     let guarded = Guarded::start(&cluster);
     let values: Vec<&str> = [&[DEAD][..], bad].concat();
     cluster.upgrade(&values);
@@ -72,6 +85,20 @@ fn storage_is_not_deleted_by_a_rollback() {
         &["claim=true"],
         &["PersistentVolumeClaim mykadoo-data"],
     );
+}
+
+/// Whoever labels a record labels all that follow: Helm hands labels on.
+#[test]
+fn a_record_whose_label_denies_it_is_not_turned_back() {
+    let says = ["the record's label says leadsman.io/rollback: deny"];
+    refused_after("label", &[], &[], &says, |cluster| {
+        let record = format!(
+            "/api/v1/namespaces/{}/secrets/sh.helm.release.v1.mykadoo.v1",
+            cluster.namespace
+        );
+        let label = serde_json::json!({"metadata": {"labels": {"leadsman.io/rollback": "deny"}}});
+        cluster.send("PATCH", &record, "application/merge-patch+json", &label);
+    });
 }
 
 #[test]
@@ -234,16 +261,14 @@ fn where_nothing_good_is_left_people_are_told_and_nothing_is_done() {
     };
     cluster.install(&[]);
     let state = tempfile::tempdir().unwrap();
-    let text = |mode: &'static str, kubeconfig: &std::path::Path| {
+    let text = |mode, kubeconfig: &std::path::Path| {
         let settings = Settings {
             mode,
             // A pod that cannot start is given a minute.
             watch: 120,
             ..Settings::by(Helm::Four)
         };
-        let text = configuration(&cluster, &settings, kubeconfig);
-        let directory = format!("directory = {:?}\n", state.path().display().to_string());
-        text.replace("directory = \"state\"\n", &directory)
+        configuration_with(&cluster, &settings, kubeconfig, state.path())
     };
     let kubeconfig = cluster.least(&text("enforce", &cluster.kubeconfig()));
     let no_image = r#"api.sim={"image-pull":"fail"}"#;
@@ -273,6 +298,11 @@ fn where_nothing_good_is_left_people_are_told_and_nothing_is_done() {
     let said = ended["text"].as_str().unwrap();
     assert!(said.contains("no revision to go back to"), "{said}");
     assert!(said.contains("found bad"), "{said}");
+    let command = format!(
+        "helm rollback mykadoo REVISION --namespace {} --history-max 0",
+        cluster.namespace
+    );
+    assert!(said.contains(&command), "{said}");
     assert_eq!(cluster.statuses(Helm::Four), "2 superseded, 3 deployed");
     cluster.only_events();
 }

@@ -2,7 +2,6 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -414,24 +413,15 @@ fn one_that_is_killed_while_it_looks_before_a_rollback_is_followed_by_the_other(
         return;
     };
     cluster.install(&[]);
-    let folder = cluster.folder();
-    let hold = folder.join(format!("{}.hold", cluster.namespace));
-    let helm = folder.join(format!("{}.helm", cluster.namespace));
-    let script = format!(
-        "#!/bin/sh\nwhile [ -e {} ]; do sleep 0.1; done\nexec {} \"$@\"\n",
-        hold.display(),
-        cluster.helm.path().display()
-    );
-    std::fs::write(&helm, script).unwrap();
-    std::fs::set_permissions(&helm, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let told = configurations(&cluster, [SERVER, SERVER], helm);
+    let held = cluster.held_helm("*");
+    let told = configurations(&cluster, [SERVER, SERVER], held.path.clone());
     let (mut acts, waits) = apart(told.map(|text| Guarded::allowed(&cluster, &text)));
     cluster.upgrade(&[DEAD]);
     acts.until("it is watched", |release| release["phase"] == "watching");
-    std::fs::write(&hold, "").unwrap();
+    held.hold();
     acts.until("it looks", |release| release["phase"] == "preflight");
     acts.leadsman.kill();
-    std::fs::remove_file(&hold).unwrap();
+    held.let_go();
     until("the other one acts", || leads(&waits));
     turned_back_once(&cluster, &waits);
 }
@@ -590,25 +580,16 @@ fn stood_still(phase: &str) {
         return;
     };
     cluster.install(&[]);
-    let folder = cluster.folder();
-    let hold = folder.join(format!("{}.hold", cluster.namespace));
-    let helm = folder.join(format!("{}.helm", cluster.namespace));
-    let script = format!(
-        "#!/bin/sh\n[ \"$1\" != rollback ] || while [ -e {} ]; do sleep 0.1; done\nexec {} \"$@\"\n",
-        hold.display(),
-        cluster.helm.path().display()
-    );
-    std::fs::write(&helm, script).unwrap();
-    std::fs::set_permissions(&helm, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let told = configurations(&cluster, [SERVER, SERVER], helm);
+    let held = cluster.held_helm("rollback*");
+    let told = configurations(&cluster, [SERVER, SERVER], held.path.clone());
     let (acts, waits) = apart(told.map(|text| Guarded::allowed(&cluster, &text)));
     if phase == "turning_back" {
-        std::fs::write(&hold, "").unwrap();
+        held.hold();
     }
     cluster.upgrade(&[DEAD]);
     acts.until(phase, |release| release["phase"] == phase);
     signal_all(acts.leadsman.pid(), "STOP");
-    let _ = std::fs::remove_file(&hold);
+    held.let_go();
     until("the other one acts", || leads(&waits));
     turned_back_once(&cluster, &waits);
     signal_all(acts.leadsman.pid(), "CONT");

@@ -7,6 +7,7 @@
 )]
 
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -76,6 +77,29 @@ impl Cluster {
 
     pub fn kubeconfig(&self) -> PathBuf {
         self.rig.join("admin.kubeconfig")
+    }
+
+    /// A helm for Leadsman that does something of its own before or instead of this cluster's, which it finds as `$HELM`.
+    pub fn played_helm(&self, script: &str) -> PathBuf {
+        let file = self.rig.join(format!("{}.helm", self.namespace));
+        let real = self.helm.path();
+        let text = format!("#!/bin/sh\nHELM={}\n{script}\n", real.display());
+        std::fs::write(&file, text).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+        file
+    }
+
+    /// A helm for Leadsman that can be held up at the commands that are like this pattern of the shell.
+    pub fn held_helm(&self, commands: &str) -> HeldHelm {
+        let file = self.rig.join(format!("{}.hold", self.namespace));
+        let script = format!(
+            "case \"$*\" in {commands}) while [ -e {} ]; do sleep 0.1; done;; esac\nexec \"$HELM\" \"$@\"",
+            file.display()
+        );
+        HeldHelm {
+            path: self.played_helm(&script),
+            file,
+        }
     }
 
     /// Runs this cluster's Helm in its namespace.
@@ -216,6 +240,38 @@ impl Cluster {
         let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_ne!(answer["status"], "Failure", "{method} {path}: {answer}");
         answer
+    }
+
+    /// Creates many objects, one after another by one connection.
+    #[track_caller]
+    pub fn create_all(&self, path: &str, bodies: impl Iterator<Item = Value>) {
+        let pki = self.rig.join("pki");
+        let file = |name: &str| pki.join(name).display().to_string();
+        let requests = bodies.map(|body| {
+            // curl takes off the same backslashes that JSON puts on.
+            let quoted = Value::from(body.to_string());
+            format!(
+                "url = \"https://127.0.0.1:6443{path}\"\ncacert = {:?}\ncert = {:?}\nkey = {:?}\n\
+                 header = \"Content-Type: application/json\"\ndata-binary = {quoted}\n\
+                 silent\nmax-time = 30\noutput = \"/dev/null\"\nwrite-out = \"%{{http_code}} \"\n",
+                file("ca.crt"),
+                file("admin.crt"),
+                file("admin.key"),
+            )
+        });
+        let requests: Vec<String> = requests.collect();
+        let mut child = Command::new("curl")
+            .args(["--config", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(requests.join("next\n").as_bytes()).unwrap();
+        drop(stdin);
+        let output = child.wait_with_output().unwrap();
+        let codes = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(codes, "201 ".repeat(requests.len()));
     }
 
     /// A kubeconfig for a service account that may do exactly what `leadsman rbac` prints for this configuration, and
@@ -436,6 +492,24 @@ impl Drop for Cluster {
         // So that hundreds of pods do not pile up; the rig goes away as a whole.
         let path = format!("/api/v1/namespaces/{}", self.namespace);
         let _ = self.curl(&["-X", "DELETE"], &path);
+    }
+}
+
+/// A helm that waits while it is held.
+pub struct HeldHelm {
+    pub path: PathBuf,
+    /// Is there as long.
+    file: PathBuf,
+}
+
+impl HeldHelm {
+    pub fn hold(&self) {
+        std::fs::write(&self.file, "").unwrap();
+    }
+
+    pub fn let_go(&self) {
+        // It may never have been held.
+        let _ = std::fs::remove_file(&self.file);
     }
 }
 

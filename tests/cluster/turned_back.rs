@@ -401,3 +401,47 @@ fn turned_back_from(name: &str, values: &str) {
         "1 superseded, 2 superseded, 3 deployed"
     );
 }
+
+/// Somebody sets a variable by hand while the revision is judged. Neither Helm takes it away, and that is said.
+#[track_caller]
+fn changed_by_hand(name: &str, helm: Helm) {
+    let Some(cluster) = Cluster::new(name, helm) else {
+        return;
+    };
+    cluster.install(&[]);
+    let guarded = Guarded::start(&cluster);
+    cluster.upgrade(&[DEAD]);
+    let deployment = format!(
+        "/apis/apps/v1/namespaces/{}/deployments/mykadoo-api",
+        cluster.namespace
+    );
+    let variable = serde_json::json!([{"name": "BY_HAND", "value": "hush"}]);
+    let container = serde_json::json!([{"name": "api", "env": variable}]);
+    let patch = serde_json::json!({"spec": {"template": {"spec": {"containers": container}}}});
+    let kind = "application/strategic-merge-patch+json";
+    cluster.send("PATCH", &deployment, kind, &patch);
+    let ended = guarded.ending(2);
+    assert_eq!(
+        ended["ending"],
+        "recovered",
+        "{ended:#}\n{}",
+        guarded.leadsman.log()
+    );
+    let says = "After the rollback the cluster is not as revision 3 says: container api of Deployment mykadoo-api has the variable BY_HAND, which is in no chart";
+    let release = guarded.until("it is said", |release| {
+        let events = release["events"].as_array().cloned().unwrap_or_default();
+        events.iter().any(|event| event["text"] == says)
+    });
+    assert!(!release.to_string().contains("hush"), "{release:#}");
+    assert!(guarded.leadsman.said(says), "{}", guarded.leadsman.log());
+}
+
+#[test]
+fn what_helm_4_leaves_of_a_change_by_hand_is_said() {
+    changed_by_hand("hand", Helm::Four);
+}
+
+#[test]
+fn what_helm_3_leaves_of_a_change_by_hand_is_said() {
+    changed_by_hand("hand", Helm::Three);
+}

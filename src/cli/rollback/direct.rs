@@ -74,7 +74,7 @@ async fn turn_back(
         .map(|record| record.revision)
         .unwrap_or_default();
     let target = args.revision.map(Revision);
-    let said = |refusal: release::Refusal| refusal.to_string();
+    let said = |refusal: release::Refusal| refusal.told(&release.namespace, &release.name);
     let ledger = Ledger::default();
     let plan = release::plan_by_hand(
         Arc::clone(&engine),

@@ -5,14 +5,12 @@ use std::sync::Arc;
 
 use super::pods::{address_of, is_clear};
 use super::saved::{Known, Verifying, Watching};
-use super::turning::digest_of;
-use super::{Guard, QUIET, SOAK, view};
+use super::{Guard, QUIET, view};
 use crate::daemon::runner::Heard;
-use crate::ledger::Found;
 use crate::recording::{self, End, Head, Line, Recorded, Recording};
 use crate::release::Facts;
 use crate::release::Pod;
-use crate::rollout::{Ending, Event, Phase};
+use crate::rollout::{Ending, Event};
 use crate::sounding::Outcome;
 use crate::units::{Revision, Time};
 use crate::verdict::{Inbox, Mark, PodState, Start, Verdict, Verification, Verified, Watch};
@@ -366,45 +364,6 @@ impl Guard {
             self.state.drop_candidates();
             self.state.doubtful = false;
         }
-    }
-
-    /// A revision in doubt that serves well for long enough is good after all.
-    pub(super) fn soak(&mut self, now: Time) {
-        let is_steady = *self.state.rollout.phase() == Phase::Steady;
-        if !is_steady || !self.state.doubtful || now.since(self.state.rollout.since()) < SOAK {
-            return;
-        }
-        let rule = &self.setup.release.guard.rule;
-        let (failed, total) = self.state.probes.values().fold((0, 0), |(k, n), known| {
-            let (more_k, more_n) = known.candidate.counts(now);
-            (k + more_k, n + more_n)
-        });
-        let is_well = total >= rule.n0_min && failed as f64 <= rule.p_assumed * total as f64;
-        let failing = self
-            .state
-            .probes
-            .values()
-            .any(|known| known.baseline.is_failing());
-        let Some(revision) = self.state.rollout.newest().filter(|_| is_well && !failing) else {
-            return;
-        };
-        let digest = digest_of(&self.facts.borrow().facts, revision);
-        let is_bad = digest.is_some_and(|digest| {
-            self.state
-                .ledger
-                .find(&digest)
-                .is_some_and(|entry| entry.found == Found::Bad)
-        });
-        if is_bad {
-            return;
-        }
-        self.state.adopt_candidates();
-        let minutes = SOAK.as_secs() / 60;
-        self.found(
-            revision,
-            Found::Good,
-            format!("served well for {minutes} minutes"),
-        );
     }
 
     pub(super) fn begin_verification(&mut self) {

@@ -74,6 +74,8 @@ impl Posted {
             None => self.read(&stop).await?,
         };
         state.rollout.set_limits(limits);
+        let release = &self.setup.release;
+        state.rollout.is_of(&release.namespace, &release.name);
         // What was heard meanwhile is no news, and would all fall into one tick.
         while self.heard.try_recv().is_ok() {}
         Some(Guard::new(self, state).run(stop).await)

@@ -189,3 +189,123 @@ fn authority(target: &Target) -> String {
     url.port()
         .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(
+        clippy::unwrap_used,
+        clippy::panic,
+        reason = "a test may end where it stands"
+    )]
+
+    use super::*;
+    use crate::config::settings::Aim;
+    use crate::config::{self, Sources};
+    use crate::release::Port;
+    use crate::units::Revision;
+
+    /// A probe that asks pods so: workload and port, where they are named.
+    fn probe(aim: Option<(&str, &str)>) -> Probe {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("probes.toml");
+        let text = "[[release]]\nname = \"web\"\nnamespace = \"shop\"\nbase_url = \"http://web\"\n[[release.probe]]\nname = \"api\"\npath = \"/\"\n";
+        std::fs::write(&file, text).unwrap();
+        let sources = Sources {
+            files: vec![file],
+            environment: Vec::new(),
+            flags: Vec::new(),
+            discovered: Vec::new(),
+        };
+        let Ok(loaded) = config::load(&sources) else {
+            panic!("the configuration is wrong");
+        };
+        let named = |text: &str| (!text.is_empty()).then(|| text.into());
+        Probe {
+            pods: aim.map(|(workload, port)| Aim {
+                workload: named(workload),
+                port: named(port),
+                tls: None,
+            }),
+            ..Probe::clone(&loaded.settings.releases[0].probes[0])
+        }
+    }
+
+    fn pod(workload: &str, ports: &[(&str, u16)]) -> Pod {
+        Pod {
+            name: "web-1".into(),
+            revision: Revision(1),
+            node: "node".into(),
+            ready_since: None,
+            terminating: false,
+            restarts: 0,
+            waiting: None,
+            address: None,
+            workload: workload.into(),
+            ip: Some([10, 0, 0, 7].into()),
+            ports: ports
+                .iter()
+                .map(|(name, number)| Port {
+                    name: (*name).into(),
+                    number: *number,
+                })
+                .collect(),
+        }
+    }
+
+    #[track_caller]
+    fn check(rule: &str, aim: Option<(&str, &str)>, pod: &Pod, expected: Option<&str>) {
+        let address = address_of(&probe(aim), pod).map(|address| address.to_string());
+        assert_eq!(address.as_deref(), expected, "{rule}");
+    }
+
+    #[test]
+    fn a_pod_is_asked_where_its_probe_says() {
+        let both = pod("web", &[("http", 8080), ("admin", 9090)]);
+        let first = Some("10.0.0.7:8080");
+        let second = Some("10.0.0.7:9090");
+        check("the first port", Some(("", "")), &both, first);
+        check("the port by name", Some(("", "admin")), &both, second);
+        check("the port by number", Some(("", "9090")), &both, second);
+        check("there is no such port", Some(("", "grpc")), &both, None);
+        check("of its workload", Some(("web", "admin")), &both, second);
+        check("of another workload", Some(("api", "")), &both, None);
+        let silent = pod("web", &[]);
+        check("it has no port", Some(("", "")), &silent, None);
+        let nowhere = Pod {
+            ip: None,
+            ..both.clone()
+        };
+        check("it has no address yet", Some(("", "")), &nowhere, None);
+        let known = Pod {
+            address: Some(([127, 0, 0, 1], 81).into()),
+            ..both.clone()
+        };
+        let only = Some("127.0.0.1:81");
+        check("the only way there is", None, &known, only);
+        check("no way is known", None, &both, None);
+        check(
+            "what the probe says comes first",
+            Some(("", "")),
+            &known,
+            first,
+        );
+    }
+
+    #[test]
+    fn without_a_workload_only_one_may_have_the_port() {
+        let web = pod("web", &[("http", 8080)]);
+        let api = pod("api", &[("http", 8080), ("admin", 9090)]);
+        let is_clear_for = |aim, pods: &[&Pod]| {
+            let pods: Vec<Pod> = pods.iter().copied().cloned().collect();
+            is_clear(&probe(aim), &pods)
+        };
+        assert!(is_clear_for(Some(("", "http")), &[&web, &web]));
+        assert!(!is_clear_for(Some(("", "http")), &[&web, &api]));
+        assert!(!is_clear_for(Some(("", "")), &[&web, &api]));
+        // Only pods of one workload have it, or the workload is named.
+        assert!(is_clear_for(Some(("", "admin")), &[&web, &api]));
+        assert!(is_clear_for(Some(("web", "http")), &[&web, &api]));
+        assert!(is_clear_for(None, &[&web, &api]));
+        assert!(is_clear_for(Some(("", "http")), &[]));
+    }
+}

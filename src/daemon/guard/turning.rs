@@ -48,12 +48,13 @@ impl Guard {
             Some((target, _)) => self.wished(bad, target),
         };
         let mut witnessed = self.witnessed.subscribe();
+        let told = self.telling();
         self.work.spawn(async move {
             let plan = match planned.await {
                 Ok(plan) => plan,
                 Err(refusal) => {
                     return Event::Refused {
-                        reason: refusal.to_string(),
+                        reason: told(&refusal),
                     };
                 }
             };
@@ -64,10 +65,17 @@ impl Guard {
             match engine.preflight(plan).await {
                 Ok(()) => Event::Ready { target },
                 Err(refusal) => Event::Refused {
-                    reason: refusal.to_string(),
+                    reason: told(&refusal),
                 },
             }
         });
+    }
+
+    /// What a person is told of a refusal.
+    fn telling(&self) -> impl Fn(&release::Refusal) -> String + Send + use<> {
+        let release = &self.setup.release;
+        let (namespace, name) = (release.namespace.clone(), release.name.clone());
+        move |refusal| refusal.told(&namespace, &name)
     }
 
     /// The plan of a person: to the revision that was named, or to the last that worked.
@@ -123,6 +131,7 @@ impl Guard {
         });
         let digest = digest_of(&facts, target);
         let fence = self.state.fence;
+        let told = self.telling();
         self.work.spawn(async move {
             let digest = match digest {
                 Some(digest) => Some(digest),
@@ -132,7 +141,7 @@ impl Guard {
                     .and_then(|stored| stored.digest),
             };
             let Some(digest) = digest else {
-                let reason = release::Refusal::TargetGone { target }.to_string();
+                let reason = told(&release::Refusal::TargetGone { target });
                 return Event::ExecutionFailed { reason };
             };
             let plan = release::Plan {
@@ -146,10 +155,29 @@ impl Guard {
             match engine.execute(plan).await {
                 Ok(report) => Event::Executed(report.made),
                 Err(refusal) => Event::ExecutionFailed {
-                    reason: refusal.to_string(),
+                    reason: told(&refusal),
                 },
             }
         });
+    }
+
+    /// Looks whether what runs now is what the rollback should have made.
+    pub(super) fn compare(&mut self, made: Revision) {
+        let drift = Arc::clone(&self.setup.engine).drift(made);
+        self.comparing.spawn(async move { (made, drift.await) });
+    }
+
+    pub(super) fn on_drift(&mut self, made: Revision, drift: &[String]) {
+        if drift.is_empty() {
+            return;
+        }
+        let text = format!(
+            "After the rollback the cluster is not as revision {made} says: {}",
+            drift.join("; ")
+        );
+        self.state.rollout.remark(self.now(), &text);
+        self.keep_entries();
+        self.publish();
     }
 
     /// Looks beforehand whether a rollback could be done: of the revision that is judged, or to the one that serves.
@@ -211,7 +239,7 @@ impl Guard {
     pub(super) fn on_rehearsed(&mut self, rehearsed: Result<(), release::Refusal>) {
         let (reason, text) = match rehearsed {
             Ok(()) => ("", String::new()),
-            Err(refusal) => (refusal.reason(), refusal.to_string()),
+            Err(refusal) => (refusal.reason(), self.telling()(&refusal)),
         };
         let release = &self.setup.release;
         let releases = &self.setup.crew.metrics().releases;
@@ -261,10 +289,12 @@ impl Guard {
 
     pub(super) fn found(&mut self, revision: Revision, found: Found, evidence: String) {
         let facts = Arc::clone(&self.facts.borrow().facts);
-        if let Some(digest) = digest_of(&facts, revision) {
+        let record = stored_of(&facts, revision);
+        if let Some(digest) = record.and_then(|record| record.digest.clone()) {
             let at = self.now();
             self.state.ledger.write(ledger::Entry {
                 digest,
+                weak: record.and_then(|record| record.weak.clone()),
                 revision,
                 found,
                 at,
@@ -276,9 +306,10 @@ impl Guard {
 }
 
 pub(super) fn digest_of(facts: &Facts, revision: Revision) -> Option<ledger::Digest> {
-    let record = facts
-        .revisions
-        .iter()
-        .find(|record| record.revision == revision)?;
-    record.digest.clone()
+    stored_of(facts, revision)?.digest.clone()
+}
+
+fn stored_of(facts: &Facts, revision: Revision) -> Option<&ledger::Stored> {
+    let mut all = facts.revisions.iter();
+    all.find(|record| record.revision == revision)
 }

@@ -1,6 +1,6 @@
 //! What speaks against a rollback, as far as the two records tell. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -193,10 +193,41 @@ fn identity(object: &Object) -> (&str, &str, Option<&str>, &str) {
 }
 
 fn denied(bad: &Record) -> Option<Obstacle> {
-    let wish = bad.chart_annotations.get(mark::CHART_ROLLBACK)?;
-    (wish == "deny").then(|| Obstacle {
+    let wish = bad.chart_annotations.get(mark::ROLLBACK)?;
+    (wish == "deny").then(|| denied_by("the chart"))
+}
+
+/// Somebody does not want a rollback, and says so there.
+pub(super) fn denied_by(what: &str) -> Obstacle {
+    Obstacle {
         reason: "denied",
-        text: format!("the chart says {}: deny", mark::CHART_ROLLBACK),
+        text: format!("{what} says {}: deny", mark::ROLLBACK),
+    }
+}
+
+/// Definitions of the chart's folder `crds`, which Helm neither rolls back nor deletes: code of the target meets those of
+/// the bad revision, where they differ at all.
+pub(super) fn other_crds(bad: &Record, target: &Record) -> Option<String> {
+    let (was, will) = (&bad.crds, &target.crds);
+    let names: BTreeSet<&String> = was.keys().chain(will.keys()).collect();
+    let differ: Vec<&str> = names
+        .into_iter()
+        .filter(|name| was.get(*name) != will.get(*name))
+        .map(String::as_str)
+        .collect();
+    let shown = differ.iter().take(MAX_NAMED).copied();
+    let shown = shown.collect::<Vec<_>>().join(", ");
+    let more = differ.len().saturating_sub(MAX_NAMED);
+    let more = if more > 0 {
+        format!(" and {more} more")
+    } else {
+        String::new()
+    };
+    (!differ.is_empty()).then(|| {
+        format!(
+            "The charts of revisions {} and {} differ in {shown}{more}: Helm leaves these definitions as they are, so the code that comes back may meet newer ones",
+            bad.revision, target.revision
+        )
     })
 }
 

@@ -120,6 +120,7 @@ impl View<'_> {
                 status,
                 description: String::new(),
                 digest: None,
+                weak: None,
                 hooks_succeeded: false,
                 test_failed: false,
             },

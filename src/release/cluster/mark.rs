@@ -13,8 +13,9 @@ pub(super) const DIGEST: &str = "leadsman.io/digest";
 /// [`super::Engine::acts_as`].
 pub(super) const FENCE: &str = "leadsman.io/fence";
 
-/// Annotation of a chart that wants no rollback: `deny`.
-pub(super) const CHART_ROLLBACK: &str = "leadsman.io/rollback";
+/// `deny` is the wish that this is not turned back: an annotation of a chart, or a label of a record. A label is handed
+/// on by Helm to the revisions that follow.
+pub(super) const ROLLBACK: &str = "leadsman.io/rollback";
 
 /// The tool that leaves this label or annotation.
 pub(super) fn keeper(key: &str) -> Option<&'static str> {

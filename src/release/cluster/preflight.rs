@@ -85,7 +85,8 @@ impl Cluster {
             .await?
             .filter(|record| record.digest() == plan.digest);
         let Some(target) = target else {
-            return Err(self.target_gone(plan).into());
+            let target = plan.target;
+            return Err(Refusal::TargetGone { target }.into());
         };
         let Some(bad) = self.record(plan.bad).await? else {
             return Err(Refusal::prevented(
@@ -123,6 +124,9 @@ impl Cluster {
             kinds: &self.policy.may.delete,
         };
         let (objects, mut obstacles) = checks::look(&bad, &target, &allowed);
+        if newest.denied {
+            obstacles.insert(0, checks::denied_by("the record's label"));
+        }
         if !self.policy.may.against_gitops
             && let Some(keeper) = self.keeper(&objects)
         {
@@ -141,7 +145,8 @@ impl Cluster {
         }
         let Some(first) = obstacles.first() else {
             if !plan.is_rehearsal {
-                for line in checks::loses_replicas(&objects, &target) {
+                let lines = checks::loses_replicas(&objects, &target);
+                for line in lines.into_iter().chain(checks::other_crds(&bad, &target)) {
                     tracing::warn!(release = %self.release, "{line}");
                 }
             }
@@ -150,18 +155,6 @@ impl Cluster {
         let texts: Vec<&str> = obstacles.iter().map(|one| one.text.as_str()).collect();
         let text = self.with_command(plan, &texts.join("; "));
         Err(Refusal::prevented(first.reason, text).into())
-    }
-
-    fn target_gone(&self, plan: &Plan) -> Refusal {
-        let namespace = self.hub.namespace();
-        let release = &self.release;
-        Refusal::prevented(
-            "target_gone",
-            format!(
-                "revision {} is no longer there with the contents that were planned; by hand: helm history {release} --namespace {namespace}, and then helm rollback {release} REVISION --namespace {namespace} --history-max 0",
-                plan.target
-            ),
-        )
     }
 
     /// Objects that Helm 3 would come upon without a record of them, at which it stops half-way: they are there, the

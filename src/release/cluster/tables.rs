@@ -98,6 +98,8 @@ pub(super) struct StoredRow {
     pub(super) version: Box<str>,
     /// Whether a rollback of ours made it.
     pub(super) ours: bool,
+    /// Whether its label says that it must not be turned back.
+    pub(super) denied: bool,
     /// The user's labels.
     pub(super) labels: BTreeMap<String, String>,
 }
@@ -117,6 +119,7 @@ impl StoredRow {
             version: meta.resource_version.as_deref().unwrap_or_default().into(),
             // An upgrade inherits the labels of the revision before it, so the label names its own.
             ours: label(mark::MADE).is_some_and(|made| *made == revision.to_string()),
+            denied: label(mark::ROLLBACK).is_some_and(|wish| wish == "deny"),
             labels: meta
                 .labels
                 .iter()

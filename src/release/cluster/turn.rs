@@ -21,7 +21,7 @@ use super::mark;
 use super::records::Turn;
 use super::tables::{Kind, StoredRow};
 use super::{Cluster, Known};
-use crate::ledger::Status;
+use crate::ledger::{self, Status};
 use crate::release::helm_error::{self, HelmError};
 use crate::release::record::Record;
 use crate::release::{Plan, Refusal, Report};
@@ -461,11 +461,8 @@ impl Cluster {
 
     /// The command with which a person does the same.
     pub(super) fn by_hand(&self, target: Revision) -> String {
-        format!(
-            "helm rollback {} {target} --namespace {} --history-max 0",
-            self.release,
-            self.hub.namespace()
-        )
+        let namespace = self.hub.namespace().as_str();
+        ledger::by_hand(self.release.as_str(), namespace, Some(target))
     }
 
     /// A record by its number, as it is now.

@@ -56,6 +56,7 @@ impl Record {
             status: self.status,
             description: self.description.clone(),
             digest: Some(self.digest()),
+            weak: None,
             hooks_succeeded: true,
             test_failed: false,
         }

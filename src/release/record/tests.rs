@@ -2,8 +2,8 @@
 
 use std::io::Write as _;
 
-use flate2::Compression;
 use flate2::write::GzEncoder;
+use flate2::{Compress, Compression, Crc, FlushCompress};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -189,20 +189,105 @@ fn a_record_that_is_none_says_at_which_layer() {
     assert!(says(&half).starts_with("the record cannot be inflated: "));
 }
 
+/// Bytes of one block of a bomb.
+const BLOCK: usize = 16 * 1024 * 1024;
+
+/// So many blocks of blanks as one member of gzip, which is all that is inflated. A packed block that ends at a whole byte
+/// and refers to nothing before it can be repeated, so that a large bomb is made as fast as a small one.
+fn bomb(blocks: usize) -> Vec<u8> {
+    let blanks = vec![b' '; BLOCK];
+    let mut packed = Vec::with_capacity(BLOCK / 100);
+    let mut deflate = Compress::new(Compression::best(), false);
+    deflate
+        .compress_vec(&blanks, &mut packed, FlushCompress::Full)
+        .unwrap();
+    assert_eq!(deflate.total_in(), BLOCK as u64);
+    let mut of_block = Crc::new();
+    of_block.update(&blanks);
+    let mut sum = Crc::new();
+    let mut bytes = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
+    for _ in 0..blocks {
+        bytes.extend_from_slice(&packed);
+        sum.combine(&of_block);
+    }
+    // An empty last block, and what gzip checks: sum and length.
+    bytes.extend_from_slice(&[3, 0]);
+    bytes.extend_from_slice(&sum.sum().to_le_bytes());
+    bytes.extend_from_slice(&sum.amount().to_le_bytes());
+    bytes
+}
+
 #[test]
 fn a_bomb_is_not_inflated() {
-    // 200 MiB of blanks: 200 KiB packed.
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    let blanks = vec![b' '; 1024 * 1024];
-    for _ in 0..200 {
-        encoder.write_all(&blanks).unwrap();
-    }
-    let bomb = STANDARD.encode(encoder.finish().unwrap());
-    assert!(bomb.len() < MAX_PAYLOAD);
-    assert_eq!(
-        decode(OBJECT, bomb.as_bytes()).unwrap_err(),
-        Unreadable::Bomb
+    // It is a bomb indeed: all of a small one is inflated, and its sum is right.
+    let small = bomb(3);
+    let inflated = std::io::copy(&mut GzDecoder::new(small.as_slice()), &mut std::io::sink());
+    assert_eq!(inflated.unwrap(), 3 * BLOCK as u64);
+    // 1.5 GiB is as much as fits into a payload at all: deflate packs 1032 bytes into one.
+    let large = STANDARD.encode(bomb(96));
+    assert!(large.len() <= MAX_PAYLOAD, "{}", large.len());
+    let refused = decode(OBJECT, large.as_bytes()).unwrap_err();
+    assert_eq!(refused, Unreadable::Bomb);
+    // So one of 2 GiB is not even decoded.
+    let larger = STANDARD.encode(bomb(128));
+    let refused = decode(OBJECT, larger.as_bytes()).unwrap_err();
+    assert_eq!(refused, Unreadable::TooLarge(larger.len()));
+}
+
+#[test]
+fn what_is_rendered_anew_each_time_is_known_by_chart_images_and_values() {
+    let of = |change: &dyn Fn(&mut Value)| {
+        let mut value = release();
+        value["config"] = json!({"a": 1});
+        value["manifest"] = json!(
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec: {template: {spec: {containers: [{image: 'web:1'}]}}}\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: a}\nstringData: {password: RANDOM}\n"
+        );
+        change(&mut value);
+        let record = of(&value).unwrap();
+        let objects = crate::release::manifest::objects(&record.manifest).unwrap();
+        (record.digest(), record.weak(&objects))
+    };
+    let replaced = |from: &'static str, to: &'static str| {
+        of(&move |value| {
+            let manifest = value["manifest"].as_str().unwrap().replace(from, to);
+            value["manifest"] = manifest.into();
+        })
+    };
+    let (digest, weak) = of(&|_| {});
+    let (other, same) = replaced("RANDOM", "other");
+    assert_ne!(digest, other);
+    assert!(weak.is_some() && weak == same);
+    assert_ne!(weak, replaced("web:1", "web:2").1);
+    assert_ne!(weak, of(&|value| value["config"] = json!({"a": 2})).1);
+    assert_ne!(
+        weak,
+        of(&|value| value["chart"]["metadata"]["version"] = json!("1.0.1")).1
     );
+    assert_eq!(
+        of(&|value| value["manifest"] = json!("")).1,
+        None,
+        "nothing runs"
+    );
+}
+
+#[test]
+fn the_files_of_the_folder_crds_are_told_apart_by_what_is_in_them() {
+    let with = |files: Value| {
+        let mut value = release();
+        value["chart"]["files"] = files;
+        of(&value).unwrap().crds
+    };
+    let file = |name: &str, data: &str| json!({"name": name, "data": STANDARD.encode(data)});
+    let first = with(json!([
+        file("crds/a.yaml", "one"),
+        file("README.md", "two")
+    ]));
+    assert_eq!(first.keys().collect::<Vec<_>>(), ["crds/a.yaml"]);
+    let same = with(json!([file("crds/a.yaml", "one")]));
+    assert_eq!(first, same);
+    assert_ne!(first, with(json!([file("crds/a.yaml", "other")])));
+    assert_ne!(first, with(json!([file("crds/b.yaml", "one")])));
+    assert!(with(Value::Null).is_empty() && with(json!([{}])).is_empty());
 }
 
 #[test]

@@ -77,6 +77,7 @@ pub(in crate::daemon::guard) fn state() -> (State, Time) {
     }
     state.ledger.write(ledger::Entry {
         digest: ledger::Digest("0123456789abcdef".into()),
+        weak: None,
         revision: Revision(1),
         found: ledger::Found::Good,
         at: START,

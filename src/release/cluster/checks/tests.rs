@@ -140,6 +140,30 @@ fn what_flux_or_argo_cd_keeps_and_what_a_chart_denies_is_left_alone() {
 }
 
 #[test]
+fn definitions_that_helm_leaves_as_they_are_are_named_when_they_differ() {
+    let with = |crds: &[(&str, &str)]| {
+        let crds = crds
+            .iter()
+            .map(|(name, digest)| ((*name).to_owned(), crate::ledger::Digest((*digest).into())));
+        Record {
+            crds: crds.collect(),
+            ..plain(CONFIG)
+        }
+    };
+    let one = with(&[("crds/a.yaml", "1"), ("crds/b.yaml", "2")]);
+    assert_eq!(other_crds(&one, &one), None);
+    let line = other_crds(&with(&[("crds/a.yaml", "1"), ("crds/b.yaml", "3")]), &one).unwrap();
+    assert!(line.contains("differ in crds/b.yaml: "), "{line}");
+    let line = other_crds(&one, &with(&[])).unwrap();
+    assert!(
+        line.contains("differ in crds/a.yaml, crds/b.yaml: "),
+        "{line}"
+    );
+    // It is said, and stops nothing.
+    assert_eq!(reasons(&one, &with(&[]), &Allowed::default()), NONE);
+}
+
+#[test]
 fn a_manifest_that_is_not_yaml_is_an_obstacle_that_names_its_revision() {
     let (_, obstacles) = look(&plain("a: [\n"), &plain(CONFIG), &Allowed::default());
     assert_eq!(obstacles[0].reason, "manifest");

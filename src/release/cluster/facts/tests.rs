@@ -42,6 +42,7 @@ impl World {
             status: Status::Superseded,
             description: "Upgrade complete".into(),
             digest: Some(Digest(format!("{number}").into())),
+            weak: None,
             hooks_succeeded: true,
             test_failed: false,
         };

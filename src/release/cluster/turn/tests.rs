@@ -341,8 +341,31 @@ async fn a_refusal_names_the_command_for_a_person() {
         .await
         .unwrap_err();
     assert_eq!(gone.reason(), "target_gone");
-    let text = gone.to_string();
+    let text = gone.told(world.cluster.hub.namespace(), &world.cluster.release);
     assert!(text.contains("helm history web --namespace shop"), "{text}");
+}
+
+#[tokio::test]
+async fn a_record_whose_label_says_so_is_not_turned_back() {
+    let world = World::new("").await;
+    let plan = world.plan().await;
+    world
+        .store
+        .put(2, "deployed", &[("leadsman.io/rollback", "allow")]);
+    let other = world.cluster.may_be_turned_back(&plan).await;
+    assert_ne!(other.unwrap_err().reason(), "denied");
+    world
+        .store
+        .put(2, "deployed", &[("leadsman.io/rollback", "deny")]);
+    let denied = world.cluster.may_be_turned_back(&plan).await.unwrap_err();
+    assert_eq!(denied.reason(), "denied");
+    let text = denied.to_string();
+    for part in [
+        "the record's label says leadsman.io/rollback: deny",
+        "helm rollback web 1",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
 }
 
 #[tokio::test]

@@ -19,10 +19,10 @@ use crate::units::{Namespace, ReleaseName};
 
 /// Payloads that are in memory at a time, over all releases: each takes a MiB or two from when it is asked for until it is
 /// decoded. An API server that is slow for a few releases must not hold up the others.
-static FETCHING: Semaphore = Semaphore::const_new(3);
+static FETCHING: Semaphore = Semaphore::const_new(2);
 
 /// Those of them that are decoded at a time: each takes some MiB more.
-static DECODING: Semaphore = Semaphore::const_new(2);
+static DECODING: Semaphore = Semaphore::const_new(1);
 
 /// Revisions of one page of a list.
 const PAGE: u32 = 500;

@@ -18,7 +18,7 @@ use crate::release::record::{self, Record};
 use crate::units::{Namespace, ReleaseName};
 
 /// Payloads that are in memory at a time, over all releases: each takes a MiB or two from when it is asked for until it is
-/// decoded. An API server that is slow for a few releases must not hold up the others.
+/// decoded. Requests that hang hold up those of other releases, for as long as a request may take.
 static FETCHING: Semaphore = Semaphore::const_new(2);
 
 /// Those of them that are decoded at a time: each takes some MiB more.

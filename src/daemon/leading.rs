@@ -1,7 +1,7 @@
 //! Whether this replica acts: alone always, of several while it holds the Lease. One Lease is for all releases, or each
 //! release has one of its own, so that they are spread over the replicas.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -188,9 +188,8 @@ impl Leads {
 
     /// How this replica is called where several act.
     pub(super) fn replica(&self) -> Option<String> {
-        let spread = self.of_replicas.as_ref();
-        let spread = spread.filter(|replicas| replicas.lease.spread)?;
-        let name = spread.identity.rsplit_once('_');
+        let replicas = spread(self.of_replicas.as_ref())?;
+        let name = replicas.identity.rsplit_once('_');
         name.map(|(name, _)| name.to_owned())
     }
 
@@ -201,11 +200,7 @@ impl Leads {
 
     /// Wants a Lease for each of these releases that has none yet, where they are spread.
     pub(super) fn want(&mut self, releases: &[Release]) {
-        let Some(replicas) = self
-            .of_replicas
-            .as_ref()
-            .filter(|replicas| replicas.lease.spread)
-        else {
+        let Some(replicas) = spread(self.of_replicas.as_ref()) else {
             return;
         };
         for release in releases {
@@ -228,14 +223,10 @@ impl Leads {
 
     /// Gives back the Leases of releases that are not among these.
     pub(super) async fn want_no_other(&mut self, releases: &[Release]) {
-        let Some(replicas) = self
-            .of_replicas
-            .as_ref()
-            .filter(|replicas| replicas.lease.spread)
-        else {
+        let Some(replicas) = spread(self.of_replicas.as_ref()) else {
             return;
         };
-        let wanted: std::collections::HashSet<Share> = releases
+        let wanted: HashSet<Share> = releases
             .iter()
             .map(|release| share_of(&release.namespace, &release.name))
             .collect();
@@ -424,6 +415,11 @@ impl Replicas {
             }),
         }
     }
+}
+
+/// The replicas, where the releases are spread over them.
+fn spread(replicas: Option<&Replicas>) -> Option<&Replicas> {
+    replicas.filter(|replicas| replicas.lease.spread)
 }
 
 /// Gives Leases back, all at once.

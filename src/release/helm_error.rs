@@ -57,7 +57,6 @@ const TEXTS: &[(HelmError, &[&str])] = &[
     (HelmError::Forbidden, &["is forbidden: user"]),
     (HelmError::UnknownKind, &["no matches for kind"]),
     (HelmError::UnknownKind, &["resource mapping not found"]),
-    (HelmError::Manifest, &["unable to build kubernetes objects"]),
     (
         HelmError::TooLarge,
         &["too long: must have at most 1048576"],
@@ -72,11 +71,16 @@ const TEXTS: &[(HelmError, &[&str])] = &[
     (HelmError::NoOriginal, &["original object", "not found"]),
     (HelmError::Invalid, &["field is immutable"]),
     (HelmError::Invalid, &["is invalid:"]),
-    (HelmError::Hook, &["warning: hook "]),
-    // The network may fail while an object is patched, and that says nothing of the object.
+    // The network may fail at anything that helm does, as while an object is patched or a hook made, and says nothing of
+    // that.
+    (HelmError::Transient, &["connection refused"]),
     (HelmError::Transient, &["connection reset by peer"]),
     (HelmError::Transient, &["client connection lost"]),
     (HelmError::Transient, &["no route to host"]),
+    (HelmError::Transient, &["network is unreachable"]),
+    (HelmError::Transient, &["i/o timeout"]),
+    (HelmError::Transient, &["tls handshake timeout"]),
+    (HelmError::Transient, &["etcdserver:"]),
     (HelmError::Transient, &["goaway"]),
     (HelmError::Transient, &["unexpected eof"]),
     (HelmError::Transient, &[": eof"]),
@@ -89,6 +93,8 @@ const TEXTS: &[(HelmError, &[&str])] = &[
         HelmError::Transient,
         &["unable to return a response in the time allotted"],
     ),
+    (HelmError::Manifest, &["unable to build kubernetes objects"]),
+    (HelmError::Hook, &["warning: hook "]),
     (HelmError::Invalid, &["cannot patch \""]),
     (
         HelmError::CleanUp,
@@ -103,10 +109,6 @@ const TEXTS: &[(HelmError, &[&str])] = &[
     ),
     (HelmError::NotReady, &["context deadline exceeded"]),
     (HelmError::NotReady, &[" not ready. status: "]),
-    (HelmError::Transient, &["etcdserver:"]),
-    (HelmError::Transient, &["tls handshake timeout"]),
-    (HelmError::Transient, &["connection refused"]),
-    (HelmError::Transient, &["i/o timeout"]),
 ];
 
 impl HelmError {
@@ -314,6 +316,18 @@ mod tests {
                 HelmError::CleanUp,
             ),
             ("Error: etcdserver: request timed out", HelmError::Transient),
+            (
+                "Error: warning: Hook pre-rollback web/hook.yaml failed: server-side apply failed for object prod/migrate batch/v1, Kind=Job: Patch \"https://10.0.0.1/apis\": dial tcp 10.0.0.1:443: connect: connection refused",
+                HelmError::Transient,
+            ),
+            (
+                "Error: unable to build kubernetes objects from new release manifest: Get \"https://10.0.0.1/openapi/v3\": dial tcp 10.0.0.1:443: i/o timeout",
+                HelmError::Transient,
+            ),
+            (
+                "Error: an error occurred while cleaning up resources. original rollback error: Patch \"https://10.0.0.1/apis\": net/http: TLS handshake timeout",
+                HelmError::Transient,
+            ),
             (
                 "Error: cannot patch \"web\" with kind Deployment: Patch \"https://10.0.0.1/apis\": EOF",
                 HelmError::Transient,

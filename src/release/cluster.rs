@@ -338,15 +338,10 @@ impl Cluster {
             {
                 continue;
             }
-            match self.records.fetch(&row.object).await {
+            let fetched = self.records.fetch_as(&row.object, |it| Read::of(&it));
+            match fetched.await {
                 Ok(Some((version, read))) => {
-                    known.insert(
-                        row.revision,
-                        Known {
-                            version,
-                            read: read.and_then(|record| Read::of(&record)),
-                        },
-                    );
+                    known.insert(row.revision, Known { version, read });
                 }
                 // Also of an earlier one: what is not known is no reason to say that there is nothing to go back to.
                 Err(error) => trouble = Some(format!("{}: {error}", row.object)),

@@ -31,7 +31,7 @@ const PAGE: u32 = 500;
 const MAX_ROWS: usize = 20_000;
 
 /// What came of fetching a record: its version, and what is in it or why that cannot be read. `None` when it is gone.
-pub(super) type Fetched = Option<(Box<str>, Result<Record, String>)>;
+pub(super) type Fetched<T = Record> = Option<(Box<str>, Result<T, String>)>;
 
 /// The records of one namespace.
 #[derive(Clone)]
@@ -80,6 +80,19 @@ impl Records {
     /// # Errors
     /// When the API server cannot be asked; a payload that cannot be read is no error of that kind.
     pub(super) async fn fetch(&self, object: &str) -> Result<Fetched, Trouble> {
+        self.fetch_as(object, Ok).await
+    }
+
+    /// Fetches and decodes a record, and keeps of it only what is made of it. That may take long: the manifest has
+    /// megabytes.
+    ///
+    /// # Errors
+    /// As those of [`Self::fetch`].
+    pub(super) async fn fetch_as<T: Send + 'static>(
+        &self,
+        object: &str,
+        read: impl FnOnce(Record) -> Result<T, String> + Send + 'static,
+    ) -> Result<Fetched<T>, Trouble> {
         // The semaphores are never closed; without a permit it would only take more memory.
         let _fetching = FETCHING.acquire().await;
         let fetched = self.payload(object).await?;
@@ -89,7 +102,9 @@ impl Records {
         let permit = DECODING.acquire().await;
         let name = object.to_owned();
         let read = tokio::task::spawn_blocking(move || {
-            record::decode(&name, &payload).map_err(|error| error.to_string())
+            let record = record::decode(&name, &payload).map_err(|error| error.to_string());
+            drop(payload);
+            record.and_then(read)
         });
         let read = read.await.unwrap_or_else(|error| Err(error.to_string()));
         drop(permit);

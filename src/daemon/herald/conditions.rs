@@ -103,13 +103,13 @@ pub(super) fn is_known(track: &Track, interval: Duration) -> bool {
 /// A probe that fails.
 pub(super) fn of_probe(tracked: &Tracked) -> Option<Condition> {
     let probe = tracked.probe();
-    let (failures, why) = {
+    let limit = in_a_row(probe.interval);
+    let why = {
         let track = tracked.lock();
-        let failures = track.consecutive_failures();
-        if failures < in_a_row(probe.interval) {
+        if track.consecutive_failures() < limit {
             return None;
         }
-        (failures, track.why_not())
+        track.why_not()
     };
     let id = &probe.id;
     let mut place = release(id.namespace.as_str(), id.release.as_str());
@@ -118,7 +118,11 @@ pub(super) fn of_probe(tracked: &Tracked) -> Option<Condition> {
     Some(Condition {
         kind: Kind::ProbeFailing,
         place,
-        text: format!("{} failed {failures} times in a row{why}.", id.probe),
+        // The number itself would be another text each time, to be written and sent for each of thousands.
+        text: match limit {
+            1 => format!("{} failed{why}.", id.probe),
+            _ => format!("{} failed at least {limit} times in a row{why}.", id.probe),
+        },
         fragment: fragment(id.namespace.as_str(), id.release.as_str()),
     })
 }

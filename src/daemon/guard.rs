@@ -561,10 +561,27 @@ impl Guard {
             serving,
         })
         .await;
+        self.recognize(facts, newest);
         // It may have come while nobody of us looked, so that to the engine nothing is new.
         if self.state.rollout.phase().case().is_some() {
             self.setup.engine.look_back();
         }
+    }
+
+    /// Says when contents that were found bad are deployed again. Somebody may have mended what they failed on, so they are
+    /// watched like any others, and judged by what is measured now.
+    fn recognize(&mut self, facts: &Facts, newest: Revision) {
+        if facts.ours.contains(&newest) {
+            return;
+        }
+        let Some(digest) = turning::digest_of(facts, newest) else {
+            return;
+        };
+        let Some(text) = self.state.ledger.find(&digest).and_then(bad_again) else {
+            return;
+        };
+        self.state.rollout.remark(self.now(), &text);
+        self.keep_entries();
     }
 
     fn publish(&self) {
@@ -588,4 +605,15 @@ impl Guard {
         self.view.send_replace(Arc::new(view));
         self.setup.changed.notify_one();
     }
+}
+
+/// What is said of contents that are deployed again, if they were found bad.
+fn bad_again(known: &ledger::Entry) -> Option<String> {
+    let is_bad = known.found == ledger::Found::Bad;
+    is_bad.then(|| {
+        format!(
+            "These are the contents of revision {}, which was found bad: {}",
+            known.revision, known.evidence
+        )
+    })
 }

@@ -239,6 +239,14 @@ fn a_revision_before_that_was_found_bad_is_passed_over_and_the_days_limit_holds(
     assert_eq!(guarded.ending(2)["ending"], "recovered");
     // The same contents once more are known to be bad; 3 was our rollback and serves.
     cluster.upgrade(&[DEAD]);
+    guarded.until("the contents are recognized", |release| {
+        let events = release["events"].as_array().unwrap();
+        let text = |event: &serde_json::Value| event["text"].as_str().unwrap().to_owned();
+        let is_it = |text: String| {
+            text.starts_with("These are the contents of revision 2, which was found bad: ")
+        };
+        events.iter().map(text).any(is_it)
+    });
     let ended = guarded.ending(4);
     assert_eq!(ended["ending"], "recovered", "{ended:#}");
     assert_eq!(

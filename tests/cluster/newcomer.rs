@@ -35,9 +35,10 @@ fn forward(port: u16, to: SocketAddr) {
     });
 }
 
-/// The README's way: a Leadsman that observes, the rights next, and at last one that turns back; with TLS and a token.
+/// The README's way: a Leadsman that observes, the rights next, and at last some that turn back and share
+/// the releases; with TLS and a token.
 #[test]
-fn whoever_begins_lets_it_observe_first_and_enforce_later() {
+fn whoever_begins_lets_it_observe_first_and_enforce_and_spread_later() {
     let Some(cluster) = Cluster::new("begins", Helm::Three) else {
         return;
     };
@@ -180,11 +181,19 @@ fn whoever_begins_lets_it_observe_first_and_enforce_later() {
         "1 superseded, 2 superseded, 3 deployed"
     );
 
-    // It turns back.
+    // It turns back, whichever replica has the release.
     let values = values
         .replace("mode      = \"observe\"", "mode      = \"enforce\"")
         .replace("mode: observe", "mode: enforce");
-    station.upgrade(&values, &image);
+    let spread = ["--set", "spread=true"];
+    station.upgrade(&values, &[image, spread].concat());
+    wait("a replica has the release", &|| {
+        let has = format!(
+            "leadsman_release_leader{{namespace=\"{}\",release=\"mykadoo\"}} 1",
+            cluster.namespace
+        );
+        get("/metrics").lines().any(|line| line == has)
+    });
     knows_the_app("enforce");
     let processes = station.processes();
     assert_eq!(processes.len(), 2, "{processes:?}");

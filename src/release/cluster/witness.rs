@@ -3,8 +3,10 @@
 //! Whatever cannot be had is named in the bundle and holds nothing up.
 
 use std::future::Future;
+use std::pin::pin;
 use std::time::Duration;
 
+use futures::io::{AsyncRead, AsyncReadExt as _};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
 use kube::Api;
@@ -32,8 +34,11 @@ const LOOKED_AT: usize = 8;
 /// Events of the namespace that are looked through.
 const MAX_READ: u32 = 500;
 
-/// Bytes of one log.
-const MAX_LOG: i64 = 64 * 1024;
+/// Bytes of one log that are kept: the last.
+const MAX_LOG: usize = 64 * 1024;
+
+/// Bytes of one log that are read; a hundred lines rarely have as many.
+const MAX_READ_LOG: u64 = 4 * 1024 * 1024;
 
 /// Waits for a part of the evidence, but not longer than until then: what is slow must not keep what has come.
 async fn by<T>(until: Instant, part: impl Future<Output = Result<T, String>>) -> Result<T, String> {
@@ -159,7 +164,8 @@ impl Cluster {
     async fn events_of(&self, facts: &Facts) -> Result<Vec<EventEvidence>, String> {
         let api: Api<Event> =
             Api::namespaced(self.hub.client().clone(), self.hub.namespace().as_str());
-        let params = ListParams::default().limit(MAX_READ);
+        // Of a busy namespace the others would fill the list.
+        let params = ListParams::default().fields("type!=Normal").limit(MAX_READ);
         let events = ask(api.list(&params))
             .await
             .map_err(|why| why.to_string())?;
@@ -173,7 +179,6 @@ impl Cluster {
             .items
             .into_iter()
             .filter(|event| event.involved_object.name.as_deref().is_some_and(is_own))
-            .filter(|event| event.type_.as_deref() != Some("Normal"))
             .map(|event| EventEvidence {
                 at: event
                     .last_timestamp
@@ -301,12 +306,11 @@ async fn logs_of(
             container: Some(container.name.clone()),
             previous,
             tail_lines: i64::try_from(MAX_LINES).ok(),
-            limit_bytes: Some(MAX_LOG),
             ..LogParams::default()
         };
         let read = async {
-            match ask(api.logs(pod, &params)).await {
-                Ok(text) => Ok(text),
+            match ask(api.log_stream(pod, &params)).await {
+                Ok(log) => end_of(log).await.map_err(|why| why.to_string()),
                 // A container that has not started yet has none.
                 Err(why) if why.is(400) => Ok(String::new()),
                 Err(why) => Err(why.to_string()),
@@ -353,10 +357,37 @@ fn images(before: &Record, after: &Record) -> Vec<String> {
     changed.map(|line| redacted(&line)).take(MAX_PODS).collect()
 }
 
+/// The end of a log, where a crash says why. (A limit at the API server would cut the end off.)
+async fn end_of(log: impl AsyncRead) -> std::io::Result<String> {
+    let mut log = pin!(log.take(MAX_READ_LOG));
+    let mut end = Vec::new();
+    let mut part = [0; 8 * 1024];
+    loop {
+        let read = log.read(&mut part).await?;
+        if read == 0 {
+            break;
+        }
+        end.extend_from_slice(&part[..read]);
+        let surplus = end.len().saturating_sub(MAX_LOG);
+        end.drain(..surplus);
+    }
+    Ok(String::from_utf8_lossy(&end).into_owned())
+}
+
+/// The containers of a pod, and before them those of its init containers that have not ended well.
 fn containers_of(pod: &Pod) -> Vec<ContainerStatus> {
-    let status = pod.status.as_ref();
-    let all = status.and_then(|status| status.container_statuses.clone());
-    all.unwrap_or_default()
+    let Some(status) = &pod.status else {
+        return Vec::new();
+    };
+    let has_ended_well = |container: &&ContainerStatus| {
+        let state = container.state.as_ref();
+        let end = state.and_then(|state| state.terminated.as_ref());
+        end.is_some_and(|end| end.exit_code == 0)
+    };
+    let init = status.init_container_statuses.iter().flatten();
+    let init = init.filter(|container| !has_ended_well(container));
+    let all = init.chain(status.container_statuses.iter().flatten());
+    all.cloned().collect()
 }
 
 fn last_end(container: &ContainerStatus) -> Option<String> {
@@ -393,6 +424,35 @@ mod tests {
         let (slow, quick) = tokio::join!(slow, quick);
         assert_eq!(slow, Err("nothing came within 3 s".to_owned()));
         assert_eq!(quick, Ok(7));
+    }
+
+    #[tokio::test]
+    async fn of_a_long_log_the_end_is_kept() {
+        let log = format!("{}the reason", "x".repeat(100 * 1024));
+        let end = end_of(log.as_bytes()).await.unwrap();
+        assert_eq!(end.len(), MAX_LOG);
+        assert!(end.ends_with("xthe reason"));
+        let endless = futures::io::repeat(b'x');
+        assert_eq!(end_of(endless).await.unwrap().len(), MAX_LOG);
+        assert_eq!(end_of(&b"\xff short"[..]).await.unwrap(), "\u{fffd} short");
+    }
+
+    #[test]
+    fn an_init_container_that_fails_is_looked_at_before_the_others() {
+        let status = |name: &str, state: serde_json::Value| {
+            serde_json::json!({
+                "name": name, "image": "a", "imageID": "a", "ready": false, "restartCount": 3, "state": state
+            })
+        };
+        let done = serde_json::json!({"terminated": {"exitCode": 0}});
+        let waits = serde_json::json!({"waiting": {"reason": "CrashLoopBackOff"}});
+        let pod = serde_json::json!({"status": {
+            "initContainerStatuses": [status("fetch", done), status("migrate", waits.clone())],
+            "containerStatuses": [status("api", waits)],
+        }});
+        let pod: Pod = serde_json::from_value(pod).unwrap();
+        let names: Vec<String> = containers_of(&pod).into_iter().map(|it| it.name).collect();
+        assert_eq!(names, ["migrate", "api"]);
     }
 
     #[test]

@@ -299,7 +299,10 @@ fn fixed_changes(old: &Object, new: &Object) -> Vec<String> {
         .map_or(&[][..], |(_, fields)| fields);
     let differs = |field: &&&str| {
         let (was, will) = (old.body.pointer(field), new.body.pointer(field));
-        // What a manifest leaves out is filled in by the server, and stays.
+        // What a manifest leaves out is filled in by the server, and stays; but for these, where it is none.
+        if ["/spec/volumeClaimTemplates", "/spec/serviceName"].contains(field) {
+            return was.filter(is_any) != will.filter(is_any);
+        }
         was.is_some() && will.is_some() && was != will
     };
     fields
@@ -314,6 +317,16 @@ fn fixed_changes(old: &Object, new: &Object) -> Vec<String> {
             )
         })
         .collect()
+}
+
+/// Whether a field says more than when it is left out.
+fn is_any(value: &&Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Bool(_) | Value::Number(_) | Value::Object(_) => true,
+    }
 }
 
 pub(super) fn named<'a>(objects: impl Iterator<Item = &'a Object>) -> String {

@@ -86,6 +86,14 @@ fn fields_that_cannot_be_changed_are_named() {
         obstacles[0].text
     );
     assert_eq!(reasons(&set("a"), &set("a"), &Allowed::default()), NONE);
+    // What one of them alone has cannot be added or taken away, unless it is none.
+    let disk = "a\n  volumeClaimTemplates: [{metadata: {name: disk}}]";
+    for (bad, target) in [(disk, "a"), ("a", disk)] {
+        let found = reasons(&set(bad), &set(target), &Allowed::default());
+        assert_eq!(found, ["immutable"]);
+    }
+    let no_disk = "a\n  volumeClaimTemplates: []";
+    assert_eq!(reasons(&set("a"), &set(no_disk), &Allowed::default()), NONE);
 }
 
 #[test]

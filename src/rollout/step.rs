@@ -604,7 +604,11 @@ impl Rollout {
                     format!("The rollback made revision {made}; its rollout runs"),
                 );
                 match case.overtaken_by {
-                    None => self.phase = Phase::TurningBack(case),
+                    None => {
+                        self.phase = Phase::TurningBack(case);
+                        // However long helm took, the pods have their time.
+                        self.since = now;
+                    }
                     Some(other) => self.overtaken(*case, made, other, now, commands),
                 }
             }

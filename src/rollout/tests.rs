@@ -93,6 +93,24 @@ fn ready(target: u32) -> Event {
 }
 
 #[test]
+fn however_long_helm_takes_the_pods_have_their_time() {
+    let mut world = World::new(Mode::Enforce);
+    world
+        .happens(seen(2, Origin::Upgrade))
+        .happens(regressed(2))
+        .happens(ready(1));
+    world.passes(seconds(280));
+    world
+        .happens(Event::Executed(Revision(3)))
+        .passes(seconds(280));
+    assert!(matches!(world.rollout.phase(), Phase::TurningBack(_)));
+    world
+        .happens(seen(3, Origin::OurRollback))
+        .happens(Event::Settled);
+    assert!(matches!(world.rollout.phase(), Phase::Verifying(_)));
+}
+
+#[test]
 fn a_bad_revision_is_turned_back_and_verified() {
     let mut world = World::new(Mode::Enforce);
     world

@@ -205,7 +205,7 @@ pub struct Choice {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("no revision to go back to: {}", .passed_over.join("; "))]
 pub struct NoTarget {
-    /// Every candidate with the reason why not, the newest first.
+    /// The candidates with the reason why not, the newest first; of a long history the newest alone.
     pub passed_over: Vec<String>,
 }
 
@@ -214,6 +214,9 @@ pub fn by_hand(release: &str, namespace: &str, target: Option<Revision>) -> Stri
     let target = target.map_or_else(|| "REVISION".to_owned(), |target| target.to_string());
     format!("helm rollback {release} {target} --namespace {namespace} --history-max 0")
 }
+
+/// Candidates that are told of one by one; a history may have ten thousand.
+const MAX_PASSED_OVER: usize = 6;
 
 /// Chooses the revision to go back to from `bad`: the newest that the ledger knows to be good, else the one that was
 /// serving when `bad` appeared.
@@ -270,6 +273,11 @@ pub fn choose(
         if passed_over.is_empty() {
             passed_over.push(format!("revision {bad} has no predecessor"));
         }
+        let older = passed_over.len().saturating_sub(MAX_PASSED_OVER);
+        if older > 0 {
+            passed_over.truncate(MAX_PASSED_OVER);
+            passed_over.push(format!("nor any of {older} older ones"));
+        }
         NoTarget { passed_over }
     })
 }
@@ -283,7 +291,7 @@ fn usable<'a>(
 ) -> Result<&'a Digest, String> {
     eligible(record, stored, 0)?;
     let Some(digest) = &record.digest else {
-        return Err("cannot be read".into());
+        return Err("was not read, or cannot be".into());
     };
     if bad_digest == Some(digest) {
         return Err("has the same contents".into());

@@ -209,6 +209,18 @@ fn rollbacks_that_point_at_one_another_end() {
 }
 
 #[test]
+fn of_a_long_history_the_newest_are_told_of_and_the_rest_is_counted() {
+    let records: Vec<Stored> = (1..=10_000)
+        .map(|revision| stored(revision, Status::Superseded, DONE, ""))
+        .collect();
+    let none = choose(Revision(10_001), &records, &Ledger::default(), None).unwrap_err();
+    let text = none.to_string();
+    assert!(text.contains("revision 10000 was not read"), "{text}");
+    assert!(text.ends_with("nor any of 9994 older ones"), "{text}");
+    assert!(text.len() < 500, "{text}");
+}
+
+#[test]
 fn what_cannot_be_read_or_is_not_there_is_no_target() {
     let records = [
         stored(1, Status::Superseded, DONE, ""),
@@ -219,7 +231,7 @@ fn what_cannot_be_read_or_is_not_there_is_no_target() {
         &records,
         &Ledger::default(),
         Some(1),
-        Err("cannot be read"),
+        Err("was not read, or cannot be"),
     );
     check(
         1,

@@ -136,30 +136,6 @@ impl HelmError {
     pub const fn may_be_tried_again(self) -> bool {
         matches!(self, Self::Unreachable | Self::Transient)
     }
-
-    /// Whether helm may have left a record in `pending-rollback`, which blocks every later upgrade until it is
-    /// repaired.
-    pub const fn may_leave_pending(self) -> bool {
-        match self {
-            Self::Forbidden
-            | Self::UnknownKind
-            | Self::Manifest
-            | Self::Hook
-            | Self::Transient
-            | Self::Other => true,
-            Self::ReleaseGone
-            | Self::TargetGone
-            | Self::Overtaken
-            | Self::Pending
-            | Self::Unreachable
-            | Self::NoOriginal
-            | Self::Invalid
-            | Self::Conflict
-            | Self::TooLarge
-            | Self::NotReady
-            | Self::CleanUp => false,
-        }
-    }
 }
 
 /// The error itself: from the last line that begins with `Error: ` to the end, or everything that is no log line.
@@ -420,8 +396,6 @@ mod tests {
         ] {
             assert!(!class.may_be_tried_again(), "{class:?}");
         }
-        // Whoever does not know what happened must look at the record.
-        assert!(HelmError::Other.may_leave_pending());
     }
 
     #[test]

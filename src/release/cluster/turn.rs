@@ -506,14 +506,14 @@ impl Cluster {
             let change = Change {
                 status: Some("superseded"),
                 description: Some(format!(
-                    "Rollback \"{}\" failed: superseded by revision {}, to which Leadsman rolled back while this upgrade was waiting",
+                    "Rollback \"{}\" failed: superseded by revision {}, to which Leadsman rolled back",
                     self.release, newest.revision
                 )),
                 labels: Vec::new(),
             };
             match self.records.amend(row, &change, &self.turn()).await {
                 Ok(()) => tracing::info!(release = %self.release, revision = row.revision.0,
-                    "The record of an upgrade that was turned back while it waited is marked as superseded"),
+                    "A record that was left behind is marked as superseded"),
                 Err(Trouble::NotOurs) => return,
                 Err(trouble) => {
                     tracing::debug!(release = %self.release, %trouble, "A record is put right later");

@@ -114,6 +114,8 @@ pub struct Cluster {
     recorder: Recorder,
     /// The workloads of the newest revision that could be read.
     parts: Mutex<Vec<(Kind, Box<str>)>>,
+    /// The rights for evidence that were missing at the last look.
+    lacking: Mutex<String>,
     /// Whether earlier revisions are needed although none has appeared since the start.
     looks_back: AtomicBool,
     /// Since when the newest revision is known, by our own clock.
@@ -138,6 +140,7 @@ impl Cluster {
             recorder,
             parts: Mutex::new(Vec::new()),
             looks_back: AtomicBool::new(false),
+            lacking: Mutex::default(),
             seen: Mutex::new(None),
             fence: AtomicU64::new(0),
         })

@@ -165,6 +165,17 @@ fn a_missing_right_is_known_before_it_is_needed() {
         ..Settings::by(Helm::Four)
     };
     let kubeconfig = cluster.least(&configuration(&cluster, &observing, &cluster.kubeconfig()));
+    // Nor may it read logs.
+    let path = format!(
+        "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/roles/leadsman",
+        cluster.namespace
+    );
+    let mut role = cluster.get(&path);
+    let rules = role["rules"].as_array_mut().unwrap();
+    let before = rules.len();
+    rules.retain(|rule| rule["resources"] != serde_json::json!(["pods/log"]));
+    assert_eq!(rules.len() + 1, before, "{role:#}");
+    cluster.send("PUT", &path, "application/json", &role);
     let enforcing = configuration(&cluster, &Settings::by(Helm::Four), &kubeconfig);
     let guarded = Guarded::allowed(&cluster, &enforcing);
     let release = guarded.until("the obstacle is known", |release| {
@@ -179,6 +190,12 @@ fn a_missing_right_is_known_before_it_is_needed() {
     ] {
         assert!(obstacle.contains(part), "{part} is not in: {obstacle}");
     }
+    let lacking = format!("rights are missing: get pods/log in {}", cluster.namespace);
+    assert!(
+        guarded.leadsman.said(&lacking),
+        "{}",
+        guarded.leadsman.log()
+    );
     let metrics = guarded.leadsman.get("/metrics").body;
     let series = format!(
         "leadsman_rollback_ready{{namespace=\"{}\",reason=\"rights\",release=\"mykadoo\"}} 0",

@@ -1,5 +1,6 @@
 //! Before helm is started: may and can the rollback be done?
 
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use kube::Api;
@@ -143,6 +144,9 @@ impl Cluster {
                 ));
             }
         }
+        if plan.is_rehearsal {
+            self.say_what_evidence_lacks().await?;
+        }
         let Some(first) = obstacles.first() else {
             if !plan.is_rehearsal {
                 let lines = checks::loses_replicas(&objects, &target);
@@ -155,6 +159,21 @@ impl Cluster {
         let texts: Vec<&str> = obstacles.iter().map(|one| one.text.as_str()).collect();
         let text = self.with_command(plan, &texts.join("; "));
         Err(Refusal::prevented(first.reason, text).into())
+    }
+
+    /// Says when rights are missing without which a rollback goes on, and people learn less of why.
+    async fn say_what_evidence_lacks(&self) -> Result<(), Trouble> {
+        let needed = Rights::to_collect(self.hub.namespace().as_str());
+        let missing = needed.missing(&self.hub).await?.join(", ");
+        let mut known = self.lacking.lock().unwrap_or_else(PoisonError::into_inner);
+        if !missing.is_empty() && *known != missing {
+            tracing::warn!(
+                release = %self.release,
+                "Evidence and Events will not be whole, as rights are missing: {missing}; `leadsman rbac` prints what is needed"
+            );
+        }
+        *known = missing;
+        Ok(())
     }
 
     /// Objects that Helm 3 would come upon without a record of them, at which it stops half-way: they are there, the

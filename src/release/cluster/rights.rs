@@ -74,6 +74,13 @@ impl Rights {
         for plural in ["deployments", "replicasets", "statefulsets", "daemonsets"] {
             rights.add(namespace, "apps", plural, &WATCH);
         }
+        rights.extend(Self::to_collect(namespace));
+        rights
+    }
+
+    /// What collecting evidence takes, and telling the cluster by Events. Without it a rollback goes on all the same.
+    pub(super) fn to_collect(namespace: &str) -> Self {
+        let mut rights = Self::default();
         rights.add(namespace, "", "pods/log", &["get"]);
         rights.add(namespace, "", "events", &["list"]);
         rights.add(

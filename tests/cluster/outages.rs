@@ -172,6 +172,11 @@ fn ends_well(cluster: &Cluster, guarded: &Guarded<'_>) {
             .all(|(_, status, _)| !status.starts_with("pending")),
         "{history:?}"
     );
+    // Whatever came of what was begun while the API server was away, one rollback worked.
+    let worked = history
+        .iter()
+        .filter(|(_, _, description)| description.starts_with("Rollback to 1"));
+    assert_eq!(worked.count(), 1, "{history:?}");
     let made = cluster.writes(&cluster.account());
     let made: Vec<_> = made
         .iter()

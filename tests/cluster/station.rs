@@ -3,7 +3,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -268,34 +268,57 @@ fn alertmanager(folder: &Path) -> Option<(Server, u16)> {
     Some((server, port))
 }
 
-/// A real Prometheus that scrapes what stands behind the Service; `None` where it is not installed. Debian's is built
-/// without the discovery of Kubernetes, so the endpoints are looked up here, as that would.
-fn prometheus(station: &Station<'_>) -> Option<(Server, u16)> {
-    let is_there = Command::new("prometheus").arg("--version").output().is_ok();
-    assert!(is_there || std::env::var_os("LEADSMAN_TEST_ALL").is_none());
-    if !is_there {
-        return None;
-    }
-    let folder = station.folder.path();
-    let file: PathBuf = folder.join("prometheus.yml");
-    let slices = station
-        .cluster
-        .get(&format!(
-            "/apis/discovery.k8s.io/v1/namespaces/{}/endpointslices?labelSelector=kubernetes.io/service-name=leadsman",
-            station.own.namespace
-        ));
-    let endpoints = slices["items"][0]["endpoints"].as_array().unwrap();
-    let targets: Vec<String> = endpoints
+/// A real Prometheus that finds the pods in the API server, through the Service: as the operator makes it of the chart's
+/// ServiceMonitor.
+fn prometheus(station: &Station<'_>) -> (Server, u16) {
+    let monitor = station.helm(&[
+        "template",
+        "leadsman",
+        OWN_CHART,
+        "--api-versions",
+        "monitoring.coreos.com/v1/ServiceMonitor",
+        "--set",
+        "serviceMonitor.enabled=true",
+        "--show-only",
+        "templates/servicemonitor.yaml",
+    ]);
+    let monitor: Value = serde_saphyr::from_str(&monitor).unwrap();
+    let spec = &monitor["spec"];
+    let endpoint = &spec["endpoints"][0];
+    let keep = |label: String, value: &Value| {
+        assert!(value.is_string(), "{monitor:#}");
+        json!({"source_labels": [label], "regex": value, "action": "keep"})
+    };
+    let labels = spec["selector"]["matchLabels"].as_object().unwrap();
+    let mut relabel: Vec<Value> = labels
         .iter()
-        .map(|endpoint| format!("{}:9616", endpoint["addresses"][0].as_str().unwrap()))
+        .map(|(label, value)| {
+            let label = label.replace(['.', '/', '-'], "_");
+            keep(format!("__meta_kubernetes_service_label_{label}"), value)
+        })
         .collect();
-    let text = format!(
-        "global: {{scrape_interval: 1s}}\nscrape_configs:\n- job_name: leadsman\n  honor_labels: true\n  \
-         static_configs: [{{targets: {targets:?}}}]\n"
-    );
-    std::fs::write(&file, text).unwrap();
+    let port = "__meta_kubernetes_endpointslice_port_name".to_owned();
+    relabel.push(keep(port, &endpoint["port"]));
+    let config = json!({
+        "global": {"scrape_interval": "1s"},
+        "scrape_configs": [{
+            "job_name": "leadsman",
+            "honor_labels": endpoint["honorLabels"],
+            "metrics_path": endpoint["path"],
+            "kubernetes_sd_configs": [{
+                "role": "endpointslice",
+                "kubeconfig_file": station.cluster.kubeconfig(),
+                "namespaces": {"names": spec["namespaceSelector"]["matchNames"]},
+            }],
+            "relabel_configs": relabel,
+        }],
+    });
+    let folder = station.folder.path();
+    let file = folder.join("prometheus.yml");
+    std::fs::write(&file, config.to_string()).unwrap();
     let port = unused_port();
     let server = Server::start(
+        // The rig's own: Debian's knows no Kubernetes.
         Command::new("prometheus")
             .arg(format!("--config.file={}", file.display()))
             .arg(format!(
@@ -304,7 +327,7 @@ fn prometheus(station: &Station<'_>) -> Option<(Server, u16)> {
             ))
             .arg(format!("--web.listen-address=127.0.0.1:{port}")),
     );
-    Some((server, port))
+    (server, port)
 }
 
 /// Every object of every example is what this API server knows, field by field.
@@ -404,7 +427,7 @@ fn installed_by_its_chart_it_guards_another_release() {
     until("a rollback could be done", || {
         release()["obstacle"].is_null() && release()["phase"] == "steady"
     });
-    let scraped = prometheus(&station);
+    let (_scrapes, prometheus) = prometheus(&station);
 
     cluster.upgrade(&[DEAD]);
     let gate = Command::new(env!("CARGO_BIN_EXE_leadsman"))
@@ -426,13 +449,11 @@ fn installed_by_its_chart_it_guards_another_release() {
             alerts.contains("LeadsmanReleaseRolledBack")
         });
     }
-    if let Some((_, port)) = &scraped {
-        let address = format!("127.0.0.1:{port}").parse().unwrap();
-        until("Prometheus has scraped both, and one acts", || {
-            let query = "/api/v1/query?query=sum(leadsman_leader)%2B10*count(leadsman_leader)";
-            request(address, "GET", query, &[]).body.contains("\"21\"")
-        });
-    }
+    let address = format!("127.0.0.1:{prometheus}").parse().unwrap();
+    until("Prometheus has scraped both, and one acts", || {
+        let query = "/api/v1/query?query=sum(leadsman_leader)%2B10*count(leadsman_leader)";
+        request(address, "GET", query, &[]).body.contains("\"21\"")
+    });
     // Its own test, by the image itself.
     station.helm(&["test", "leadsman"]);
 

@@ -661,13 +661,14 @@ impl Daemon {
         for telling in heralds.into_values() {
             end_herald(telling).await;
         }
-        self.applied.lock().await.leads.give_back().await;
-        self.crew.finish(FINISH).await;
+        // The cluster's store takes it only from whoever has the Lease.
         self.stop_keeping.cancel();
         if let Some(keeper) = self.keeper.take() {
-            // A disk that does not answer holds up the end no longer than this.
+            // A store that does not answer holds up the end no longer than this.
             let _ = tokio::time::timeout(LAST_WRITE, keeper).await;
         }
+        self.applied.lock().await.leads.give_back().await;
+        self.crew.finish(FINISH).await;
         self.close_listener.cancel();
         if let Some(listener) = self.listener.take() {
             // The listener drains by itself within a second; a panic in it has been logged where it happened.

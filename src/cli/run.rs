@@ -87,7 +87,6 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
                     // One that is being written is looked at again before it is read.
                     let is_whole = now == std::mem::replace(&mut seen, now);
                     if now != read && is_whole {
-                        read = now;
                         tracing::info!("The configuration on the disk has changed");
                         Task::Reload(None)
                     } else {
@@ -108,6 +107,10 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
                     return ExitCode::FAILURE;
                 }
             };
+            if matches!(task, Task::Reload(_)) {
+                // What is read now is no change to be found by the next look.
+                read = contents(&sources).await;
+            }
             // It may have to wait for guards that end, and those for the cluster: signals are heard meanwhile.
             let mut work = pin!(carry_out(&daemon, task, &sources, &discovered));
             loop {

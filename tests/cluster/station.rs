@@ -478,6 +478,60 @@ fn installed_by_its_chart_it_guards_another_release() {
     assert_eq!(users.status, 200);
 }
 
+/// With `mode = "off"` it probes and tells, and has no right outside its own namespace.
+#[test]
+fn one_that_only_alerts_has_no_right_at_the_release() {
+    let Some(cluster) = Cluster::new("alerts", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let station = Station::new(&cluster);
+    let config = probes(&cluster, "")
+        .replace("mode = \"enforce\"", "mode = \"off\"")
+        .replace("pods = \"mykadoo-api\"\n", "");
+    station.install(&json!({
+        "image": {"repository": "registry.example.com/leadsman"},
+        "config": config,
+    }));
+    let said = |name: &str| station.get("/api/v1/alerts").contains(name);
+    until("one of two tells what it knows", || {
+        let probes: Value =
+            serde_json::from_str(&station.get("/api/v1/probes")).unwrap_or_default();
+        probes["probes"][0]["totals"]["good"].as_u64() > Some(3)
+            && station.get("/metrics").contains("leadsman_leader")
+    });
+    assert!(!said("LeadsmanProbeFailing"));
+    cluster.upgrade(&[DEAD]);
+    until("a probe that fails is told of", || {
+        said("LeadsmanProbeFailing")
+    });
+    let path = format!("/api/v1/namespaces/{}/configmaps", station.own.namespace);
+    until("its own state is stored", || {
+        let maps = cluster.get(&path)["items"].as_array().cloned().unwrap();
+        let names = maps
+            .iter()
+            .map(|map| map["metadata"]["name"].as_str().unwrap());
+        let given = ["leadsman", "kube-root-ca.crt"];
+        names.filter(|name| !given.contains(name)).count() > 0
+    });
+    station.has_only_looked();
+    for kind in [
+        format!("namespaces/{}/roles", cluster.namespace),
+        format!("namespaces/{}/rolebindings", cluster.namespace),
+        "clusterroles".to_owned(),
+        "clusterrolebindings".to_owned(),
+    ] {
+        let found = cluster.get(&format!("/apis/rbac.authorization.k8s.io/v1/{kind}"));
+        let items = found["items"].as_array().unwrap();
+        let own = station.own.namespace.as_str();
+        let is_own = |item: &&Value| {
+            item["metadata"]["annotations"]["meta.helm.sh/release-namespace"] == own
+        };
+        assert!(!items.iter().any(|item| is_own(&item)), "{found:#}");
+    }
+    assert_eq!(cluster.statuses(Helm::Four), "1 superseded, 2 deployed");
+}
+
 /// A target of our own that notes when it is asked.
 struct Asked {
     port: u16,

@@ -160,6 +160,11 @@ fn serves(pod: &Pod) -> bool {
     pod.ready_since.is_some() && !pod.terminating
 }
 
+/// Whether a pod that was asked is one of those still.
+pub(super) fn stays(pods: &[Pod], name: &str) -> bool {
+    pods.iter().any(|pod| *pod.name == *name && serves(pod))
+}
+
 /// Gives a pod a number the first time that it is asked.
 fn number(watching: &mut Watching, side: Side, pod: &Pod) -> Option<recording::Pod> {
     let is_known = watching.pods.iter().any(|known| known.name == pod.name);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::asking::stays;
 use super::pods::{address_of, is_clear};
 use super::saved::{Known, Verifying, Watching};
 use super::{Guard, QUIET, view};
@@ -284,7 +285,11 @@ impl Guard {
         let mut lines = Vec::new();
         if !is_void {
             for pod in &watching.pods {
-                if let Some(marks) = self.askers.take(&pod.name, marks.len()) {
+                let Some(marks) = self.askers.take(&pod.name, marks.len()) else {
+                    continue;
+                };
+                // One that has begun to end since it was asked refuses whoever comes, and that says nothing.
+                if stays(&facts.pods, &pod.name) {
                     tick.direct.push((pod.pod, recording::row(&marks)));
                 }
             }

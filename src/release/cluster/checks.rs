@@ -301,7 +301,7 @@ fn fixed_changes(old: &Object, new: &Object) -> Vec<String> {
         let (was, will) = (old.body.pointer(field), new.body.pointer(field));
         // What a manifest leaves out is filled in by the server, and stays; but for these, where it is none.
         if ["/spec/volumeClaimTemplates", "/spec/serviceName"].contains(field) {
-            return was.filter(is_any) != will.filter(is_any);
+            return was.filter(|was| is_any(was)) != will.filter(|will| is_any(will));
         }
         was.is_some() && will.is_some() && was != will
     };
@@ -320,7 +320,7 @@ fn fixed_changes(old: &Object, new: &Object) -> Vec<String> {
 }
 
 /// Whether a field says more than when it is left out.
-fn is_any(value: &&Value) -> bool {
+fn is_any(value: &Value) -> bool {
     match value {
         Value::Null => false,
         Value::String(text) => !text.is_empty(),

@@ -2,7 +2,8 @@
 //!
 //! Which revision a pod belongs to is not written on it. A pod is the newest revision's when it is of its workload's
 //! current template and was created after that revision's record; every other pod belongs to the last revision whose
-//! record is older than the pod. So a revision that changes no template has no pods of its own until some are made.
+//! record is older than the pod. So a revision that changes no template has no pods of its own until some are made. A pod
+//! that is as young, of a workload whose current template is not known yet, is left out.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -142,12 +143,15 @@ fn pods(tables: &Tables, rows: &[&StoredRow], workloads: &[&WorkloadRow]) -> Vec
     let mut of_workloads = Vec::new();
     for workload in workloads {
         let current = current_of(tables, workload);
+        let newest = rows.last().map(|row| row.created);
         let mut pods: Vec<Pod> = tables
             .pods
             .values()
             .filter_map(|pod| {
                 let is_current = belongs(tables, pod, workload)?.is(&current, pod);
-                Some(made_of(pod, workload, is_current, rows))
+                // Made of the old template or of the new one: it must not stand for either.
+                let is_unclear = matches!(current, Current::Unknown) && Some(pod.created) >= newest;
+                (!is_unclear).then(|| made_of(pod, workload, is_current, rows))
             })
             .collect();
         pods.sort_by(|a, b| a.name.cmp(&b.name));

@@ -361,7 +361,7 @@ fn images(before: &Record, after: &Record) -> Vec<String> {
 async fn end_of(log: impl AsyncRead) -> std::io::Result<String> {
     let mut log = pin!(log.take(MAX_READ_LOG));
     let mut end = Vec::new();
-    let mut part = [0; 8 * 1024];
+    let mut part = vec![0; 8 * 1024];
     loop {
         let read = log.read(&mut part).await?;
         if read == 0 {

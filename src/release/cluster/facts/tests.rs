@@ -163,16 +163,19 @@ fn an_old_template_that_is_scaled_up_during_the_rollout_has_old_pods() {
 }
 
 #[test]
-fn until_the_controller_has_seen_the_new_template_no_pod_is_new() {
+fn until_the_controller_has_seen_the_new_template_a_young_pod_is_neither_new_nor_old() {
     let unseen = json!({"observedGeneration": 1, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 2});
     let world = World::default()
         .revision(1, "superseded", 0)
         .revision(2, "pending-upgrade", 100)
         .deployment(unseen, two())
-        .set("old", 1)
-        .pod("a", "old", 100);
-    assert_eq!(world.revision_of("a"), 1);
-    assert_eq!(world.facts(200).settled, None);
+        .set("any", 1)
+        .pod("old", "any", 99)
+        .pod("young", "any", 100);
+    assert_eq!(world.revision_of("old"), 1);
+    let facts = world.facts(200);
+    assert_eq!(facts.pods.len(), 1, "{:?}", facts.pods);
+    assert_eq!(facts.settled, None);
 }
 
 #[test]

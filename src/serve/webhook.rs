@@ -189,16 +189,17 @@ pub(super) async fn take(
 }
 
 async fn taken(shared: &Shared, from: IpAddr, headers: &HeaderMap, body: Body) -> Response {
-    if let Err(refused) = allowed(shared, Deed::SendAlerts, headers).await {
-        return refused;
-    }
-    let board = shared.board();
+    // First of all, since to look who it is may take a file or the cluster.
     if shared.webhook_rate.len() > MAX_ADDRESSES {
         shared.webhook_rate.retain_recent();
     }
     if shared.webhook_rate.check_key(&from).is_err() {
         return too_busy("notifications come from this address");
     }
+    if let Err(refused) = allowed(shared, Deed::SendAlerts, headers).await {
+        return refused;
+    }
+    let board = shared.board();
     let Ok(turn) = shared.webhooks.try_acquire() else {
         return too_busy("notifications are being read");
     };

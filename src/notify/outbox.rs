@@ -194,6 +194,7 @@ impl Outbox {
                         message = message.id(),
                         "The message is refused: {why}"
                     );
+                    self.failing.fails(self.receiver.name, &why);
                     self.gone(&message, Fate::Dropped);
                 }
                 Err(Failure::Passing(why, asked)) => {

@@ -229,3 +229,27 @@ fn an_alertmanager_that_lost_everything_has_confirmed_nothing_any_more() {
         })
     });
 }
+
+/// One that refuses each message for good, as Slack does once its webhook is revoked, is as bad as one that is away.
+#[test]
+fn a_receiver_that_refuses_a_message_for_good_is_told_of() {
+    let alertmanager = Receiver::start(|_| Reply::status(200).body("[]"));
+    let hook = Receiver::start(|_| Reply::status(404));
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    let more = format!("[webhook]\nurl = \"{}hook\"\n", hook.url());
+    let config = config(&alertmanager, &state, "tcp://127.0.0.1:1", &more);
+    let mut leadsman = Leadsman::run(&config, &[]);
+    restart_with(&mut leadsman, &state, |state| {
+        state["waiting"] = json!({"webhook": [message(1)]});
+    });
+    until("it is told of", || {
+        let alerts: Value = serde_json::from_str(&leadsman.get("/api/v1/alerts").body).unwrap();
+        let alerts = alerts["alerts"].as_array().unwrap();
+        alerts.iter().any(|alert| {
+            alert["labels"]["alertname"] == "LeadsmanDeliveryFailing"
+                && alert["labels"]["receiver"] == "webhook"
+        })
+    });
+    assert_eq!(hook.requests().len(), 1, "it is not told again");
+}

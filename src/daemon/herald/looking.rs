@@ -75,9 +75,6 @@ impl Herald {
             if !is_well {
                 unwell.insert((id.namespace.to_string(), id.release.to_string()));
             }
-            if let Some(condition) = conditions::of_probe(tracked) {
-                found(condition);
-            }
         }
         let unix = self.setup.timeline.now().unix_seconds();
         for view in views {
@@ -97,7 +94,11 @@ impl Herald {
                 found(condition);
             }
         }
-        self.of_ourselves(&mut unknown, found);
+        self.of_ourselves(&mut unknown, &mut found);
+        // After the others: there may be so many of them that no room is left.
+        for condition in tracked.iter().filter_map(|it| conditions::of_probe(it)) {
+            found(condition);
+        }
         unknown
     }
 

@@ -93,6 +93,8 @@ const TEXTS: &[(HelmError, &[&str])] = &[
         HelmError::Transient,
         &["unable to return a response in the time allotted"],
     ),
+    // Helm 4 waits by watches; when these end, it knows nothing of what it waited for.
+    (HelmError::Transient, &[" not ready. status: unknown"]),
     (HelmError::Manifest, &["unable to build kubernetes objects"]),
     (HelmError::Hook, &["warning: hook "]),
     (HelmError::Invalid, &["cannot patch \""]),
@@ -135,6 +137,30 @@ impl HelmError {
     /// Whether the same rollback may be tried again when no record of it was created.
     pub const fn may_be_tried_again(self) -> bool {
         matches!(self, Self::Unreachable | Self::Transient)
+    }
+
+    /// Whether an API server that is away, or has just started, may be behind it. The others are answers of one that
+    /// works.
+    pub const fn may_be_of_an_outage(self) -> bool {
+        match self {
+            Self::Unreachable
+            | Self::Forbidden
+            | Self::UnknownKind
+            | Self::Manifest
+            | Self::Hook
+            | Self::NotReady
+            | Self::CleanUp
+            | Self::Transient
+            | Self::Other => true,
+            Self::ReleaseGone
+            | Self::TargetGone
+            | Self::Overtaken
+            | Self::Pending
+            | Self::NoOriginal
+            | Self::Invalid
+            | Self::Conflict
+            | Self::TooLarge => false,
+        }
     }
 }
 
@@ -274,6 +300,10 @@ mod tests {
             (
                 "Error: resource Deployment/prod/web not ready. status: InProgress",
                 HelmError::NotReady,
+            ),
+            (
+                "Error: resource Job/prod/migrate not ready. status: Unknown, message:",
+                HelmError::Transient,
             ),
             (
                 "Error: warning: Hook pre-rollback web/hook.yaml failed: context deadline exceeded",

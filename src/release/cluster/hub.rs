@@ -203,11 +203,16 @@ impl Hub {
     /// Whether the API server was in trouble a moment ago. One that has just started refuses what it will allow as soon
     /// as it has read its roles.
     pub(super) fn is_unsteady(&self) -> bool {
+        self.was_in_trouble(self.now())
+    }
+
+    /// Whether the API server was in trouble since a moment, or so shortly before that it was unsteady then.
+    pub(super) fn was_in_trouble(&self, since: Time) -> bool {
         let failed = *self
             .failed_at
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        failed.is_some_and(|at| self.now().since(at) < UNSTEADY)
+        failed.is_some_and(|at| since.since(at) < UNSTEADY)
     }
 
     /// Watches that failed since the start.

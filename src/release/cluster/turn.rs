@@ -89,6 +89,12 @@ fn goes_back(record: &Record, plan: &Plan) -> bool {
     says_so && record.digest() == plan.digest
 }
 
+/// Whether helm may be started once more although it left no record: killed before it wrote anything, or it says that it
+/// worked and the record is not there.
+fn may_begin_again(class: HelmError, said: &str) -> bool {
+    class.may_be_tried_again() || said.is_empty() || said.starts_with("helm ")
+}
+
 impl Cluster {
     pub(super) async fn turn_back(&self, plan: &Plan) -> Result<Report, Refusal> {
         let ended = self.carry_out(plan).await;
@@ -180,7 +186,7 @@ impl Cluster {
                 }
                 Found::Failed(row, why) => {
                     let may_go_on =
-                        runs == 0 || self.may_be_tried_again(class) || said.starts_with("helm ");
+                        runs == 0 || class.may_be_tried_again() || said.starts_with("helm ");
                     if runs >= MAX_RUNS || !may_go_on {
                         return Err(self.failed(plan, if said.is_empty() { &why } else { &said }));
                     }
@@ -195,8 +201,8 @@ impl Cluster {
                 Found::Nothing => {
                     if runs > 0 {
                         // It ended without a record: nothing was written.
-                        if runs >= MAX_RUNS && !self.may_be_tried_again(class)
-                            || !self.may_begin_again(class, &said)
+                        if runs >= MAX_RUNS && !class.may_be_tried_again()
+                            || !may_begin_again(class, &said)
                         {
                             return Err(self.failed(plan, &said));
                         }
@@ -209,17 +215,6 @@ impl Cluster {
                 }
             }
         }
-    }
-
-    /// Whether helm may be started once more although it left no record: killed before it wrote anything, or it says
-    /// that it worked and the record is not there.
-    fn may_begin_again(&self, class: HelmError, said: &str) -> bool {
-        self.may_be_tried_again(class) || said.is_empty() || said.starts_with("helm ")
-    }
-
-    fn may_be_tried_again(&self, class: HelmError) -> bool {
-        let is_refusal = class == HelmError::Forbidden;
-        class.may_be_tried_again() || (is_refusal && self.hub.is_unsteady())
     }
 
     /// Whether the same may work in a moment.
@@ -255,9 +250,17 @@ impl Cluster {
             return Ok((HelmError::Other, "another replica acts".into()));
         }
         tracing::info!(release = %self.release, target = plan.target.0, run = *runs, "Starting helm rollback");
+        let began = self.hub.now();
         let ran = helm::rollback(&self.policy, &order).await;
         let outcome = match ran {
             Ran::Well => (HelmError::Other, String::new()),
+            // Helm does not always say that it was the API server that went away, as where it waits for a hook.
+            Ran::Failed { class, text }
+                if class.may_be_of_an_outage() && self.hub.was_in_trouble(began) =>
+            {
+                tracing::warn!(release = %self.release, ?class, "The API server was in trouble while helm ran");
+                (HelmError::Transient, text)
+            }
             Ran::Failed { class, text } => (class, text),
             Ran::Killed(why) => (HelmError::Other, why),
             Ran::NotStarted(why) => {

@@ -288,13 +288,13 @@ fn of_two_replicas_one_acts_and_any_of_them_answers_for_it() {
 }
 
 /// Kills the one that acts when the release is in a phase; the other one brings it to the end.
-fn killed(phase: &str) {
+fn killed(phase: &str, bad: &[&str]) {
     let Some(cluster) = Cluster::new("killed", Helm::Four) else {
         return;
     };
     cluster.install(&[]);
     let (mut acts, waits) = apart(two(&cluster));
-    cluster.upgrade(&[DEAD]);
+    cluster.upgrade(bad);
     acts.until(phase, |release| release["phase"] == phase);
     let began = Instant::now();
     acts.leadsman.kill();
@@ -546,27 +546,42 @@ fn one_whose_clock_is_behind_is_followed_by_another() {
     killed_with_another_clock(["+0", "+40m"]);
 }
 
+/// Its pods start slowly, so that it has not settled when the other one goes on.
+#[test]
+fn one_that_is_killed_while_a_revision_settles_is_followed_by_the_other() {
+    killed("settling", &[DEAD, r#"api.sim.start="12s""#]);
+}
+
 #[test]
 fn one_that_is_killed_while_it_watches_is_followed_by_the_other() {
-    killed("watching");
+    killed("watching", &[DEAD]);
 }
 
 #[test]
 fn one_that_is_killed_while_it_turns_back_is_followed_by_the_other() {
-    killed("turning_back");
+    killed("turning_back", &[DEAD]);
 }
 
 #[test]
 fn one_that_is_killed_while_it_verifies_is_followed_by_the_other() {
-    killed("verifying");
+    killed("verifying", &[DEAD]);
+}
+
+/// What a program has started, by any of its threads, and has not ended.
+fn children(pid: u32) -> Vec<u32> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let of = |thread: std::io::Result<std::fs::DirEntry>| {
+        std::fs::read_to_string(thread.ok()?.path().join("children")).ok()
+    };
+    let lines: Vec<String> = threads.filter_map(of).collect();
+    let pids = lines.iter().flat_map(|line| line.split_whitespace());
+    pids.map(|pid| pid.parse().unwrap()).collect()
 }
 
 /// Sends a signal to a program and to what it has started.
 fn signal_all(pid: u32, name: &str) {
-    let children = format!("/proc/{pid}/task/{pid}/children");
-    let children = std::fs::read_to_string(children).unwrap_or_default();
-    for child in children.split_whitespace() {
-        signal_all(child.parse().unwrap(), name);
+    for child in children(pid) {
+        signal_all(child, name);
     }
     let sent = Command::new("kill")
         .args([format!("-{name}"), pid.to_string()])
@@ -580,13 +595,15 @@ fn stood_still(phase: &str) {
         return;
     };
     cluster.install(&[]);
-    let held = cluster.held_helm("rollback*");
+    // The look before takes a moment only, so it is held up as well: its helm does not tell its version.
+    let held = cluster.held_helm(if phase == "preflight" { "*" } else { "rollback*" });
     let told = configurations(&cluster, [SERVER, SERVER], held.path.clone());
     let (acts, waits) = apart(told.map(|text| Guarded::allowed(&cluster, &text)));
-    if phase == "turning_back" {
+    cluster.upgrade(&[DEAD]);
+    acts.until("it is watched", |release| release["phase"] == "watching");
+    if matches!(phase, "preflight" | "turning_back") {
         held.hold();
     }
-    cluster.upgrade(&[DEAD]);
     acts.until(phase, |release| release["phase"] == phase);
     signal_all(acts.leadsman.pid(), "STOP");
     held.let_go();
@@ -612,6 +629,11 @@ fn one_that_stood_still_while_it_watched_does_nothing_more() {
 }
 
 #[test]
+fn one_that_stood_still_while_it_looked_before_a_rollback_does_nothing_more() {
+    stood_still("preflight");
+}
+
+#[test]
 fn one_that_stood_still_while_it_turned_back_does_nothing_more() {
     stood_still("turning_back");
 }
@@ -619,4 +641,69 @@ fn one_that_stood_still_while_it_turned_back_does_nothing_more() {
 #[test]
 fn one_that_stood_still_while_it_verified_does_nothing_more() {
     stood_still("verifying");
+}
+
+/// How the one that acts is lost.
+#[derive(PartialEq)]
+enum Lost {
+    /// It stands still, with its helm, and goes on later.
+    Stopped,
+    /// Nothing that it or its helm sends arrives any more, until later.
+    CutOff,
+}
+
+/// The one that acts is lost while its helm waits for a hook of 5 s, with its record written and the old objects not yet
+/// there. The other one puts the record right and turns the release back by a helm of its own.
+fn lost_with_helm_half_way(name: &str, how: &Lost) {
+    let Some(cluster) = Cluster::new(name, Helm::Four) else {
+        return;
+    };
+    let slow = r#"hooks={"migrate":false,"rollback":"slow","sim":{}}"#;
+    cluster.install(&[slow]);
+    let ways = [Way::open(), Way::open()];
+    let urls = ways
+        .each_ref()
+        .map(|way| format!("https://{}", way.address));
+    let told = configurations(&cluster, [&urls[0], &urls[1]], cluster.helm.path());
+    let both = told.map(|text| Guarded::allowed(&cluster, &text));
+    let way = if leads(&both[0]) { &ways[0] } else { &ways[1] };
+    let (acts, waits) = apart(both);
+    cluster.upgrade(&[DEAD, slow]);
+    until("helm is at work", || {
+        cluster
+            .statuses(Helm::Three)
+            .contains("3 pending-rollback")
+    });
+    match how {
+        Lost::Stopped => signal_all(acts.leadsman.pid(), "STOP"),
+        Lost::CutOff => way.cut(true),
+    }
+    until("the other one acts", || leads(&waits));
+    let ended = waits.ending(2);
+    assert_eq!(ended["ending"], "recovered", "{ended:#}");
+    let all = "1 superseded, 2 superseded, 3 failed, 4 deployed";
+    assert_eq!(cluster.statuses(Helm::Four), all);
+    match how {
+        Lost::Stopped => signal_all(acts.leadsman.pid(), "CONT"),
+        Lost::CutOff => way.cut(false),
+    }
+    until("it has noticed", || !leads(&acts));
+    until("its helm has ended", || {
+        children(acts.leadsman.pid()).is_empty()
+    });
+    // It answers for the other one from now on.
+    acts.until("steady", |release| release["phase"] == "steady");
+    the_other_one_writes_nothing(&cluster);
+    assert_eq!(cluster.statuses(Helm::Four), all);
+    assert_eq!(transitions(&cluster), 2);
+}
+
+#[test]
+fn one_that_stood_still_with_helm_half_way_does_nothing_more() {
+    lost_with_helm_half_way("still-half", &Lost::Stopped);
+}
+
+#[test]
+fn one_that_is_cut_off_with_helm_half_way_does_nothing_more() {
+    lost_with_helm_half_way("cut-half", &Lost::CutOff);
 }

@@ -10,6 +10,8 @@
     reason = "a test may end where it stands"
 )]
 
+#[path = "cluster/asked.rs"]
+mod asked;
 #[path = "cluster/commands.rs"]
 mod commands;
 #[path = "cluster/faults.rs"]

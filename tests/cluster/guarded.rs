@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::asked;
 use crate::program::Leadsman;
 use crate::rig::{Cluster, Helm};
 
@@ -85,7 +86,8 @@ impl<'a> Guarded<'a> {
             let is_known = known.is_some_and(|known| {
                 !known.is_empty()
                     && known.iter().all(|probe| {
-                        probe["baseline_total"].as_u64() >= Some(20) && probe["pods_answer"] == true
+                        probe["baseline_total"].as_u64() >= Some(20)
+                            && (probe["pods_answer"] == true || probe["probe"] == asked::PROBE)
                     })
             });
             release["phase"] == "steady" && is_known

@@ -2,8 +2,9 @@
 //! everybody in the rig is hit.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crate::asked::Asked;
 use crate::guarded::{Guarded, Settings, configuration};
 use crate::program::until;
 use crate::replicas::{as_replica, leads};
@@ -58,20 +59,22 @@ fn started_while_the_api_server_is_away_it_probes_and_guards_later() {
         return;
     };
     cluster.install(&[]);
+    let asked = Asked::listen();
     let settings = Settings::by(Helm::Four);
     let told = |kubeconfig: &std::path::Path| {
         let text = configuration(&cluster, &settings, kubeconfig);
-        as_replica(&cluster, "one", &text)
+        as_replica(&cluster, "one", &format!("{text}{}", asked.probe()))
     };
     let text = told(&cluster.least(&told(&cluster.kubeconfig())));
     stop("apiserver");
+    let began = Instant::now();
     let guarded = Guarded::started(&cluster, &text);
     until("every probe has asked", || {
         let probes = guarded.leadsman.get("/api/v1/probes").body;
         let probes: serde_json::Value = serde_json::from_str(&probes).unwrap();
         let probes = probes["probes"].as_array().cloned().unwrap_or_default();
         let asked = |probe: &serde_json::Value| probe["totals"]["good"].as_u64() > Some(5);
-        probes.len() == 4 && probes.iter().all(asked)
+        probes.len() == 5 && probes.iter().all(asked)
     });
     assert!(!leads(&guarded));
     start("apiserver");
@@ -89,6 +92,10 @@ fn started_while_the_api_server_is_away_it_probes_and_guards_later() {
         cluster.statuses(Helm::Four),
         "1 superseded, 2 superseded, 3 deployed"
     );
+    let pause = asked.longest_pause(began);
+    println!("started without the API server: nobody probed for {pause:?} at most");
+    // An interval is a second: one may fail to come, and this machine, which has much to do, be late by two.
+    assert!(pause < Duration::from_secs(4), "{pause:?}");
 }
 
 /// Three releases with a dead revision: one that is watched when the outage begins, one whose rollback has been decided

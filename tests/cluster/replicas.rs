@@ -596,7 +596,11 @@ fn stood_still(phase: &str) {
     };
     cluster.install(&[]);
     // The look before takes a moment only, so it is held up as well: its helm does not tell its version.
-    let held = cluster.held_helm(if phase == "preflight" { "*" } else { "rollback*" });
+    let held = cluster.held_helm(if phase == "preflight" {
+        "*"
+    } else {
+        "rollback*"
+    });
     let told = configurations(&cluster, [SERVER, SERVER], held.path.clone());
     let (acts, waits) = apart(told.map(|text| Guarded::allowed(&cluster, &text)));
     cluster.upgrade(&[DEAD]);
@@ -670,9 +674,7 @@ fn lost_with_helm_half_way(name: &str, how: &Lost) {
     let (acts, waits) = apart(both);
     cluster.upgrade(&[DEAD, slow]);
     until("helm is at work", || {
-        cluster
-            .statuses(Helm::Three)
-            .contains("3 pending-rollback")
+        cluster.statuses(Helm::Three).contains("3 pending-rollback")
     });
     match how {
         Lost::Stopped => signal_all(acts.leadsman.pid(), "STOP"),

@@ -1,16 +1,15 @@
 //! On station: the chart, its Roles and bound tokens, several replicas of the real program as pods, which guard another
 //! release, tell a real Alertmanager, and are found and scraped by a real Prometheus.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::asked::Asked;
 use crate::program::{request, until, unused_port};
 use crate::rig::{Cluster, Helm};
 use crate::soak;
@@ -532,50 +531,7 @@ fn one_that_only_alerts_has_no_right_at_the_release() {
     assert_eq!(cluster.statuses(Helm::Four), "1 superseded, 2 deployed");
 }
 
-/// A target of our own that notes when it is asked.
-struct Asked {
-    port: u16,
-    at: Arc<Mutex<Vec<Instant>>>,
-}
-
-impl Asked {
-    fn listen() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let at = Arc::new(Mutex::new(Vec::new()));
-        let noted = Arc::clone(&at);
-        std::thread::spawn(move || {
-            for mut stream in listener.incoming().flatten() {
-                let noted = Arc::clone(&noted);
-                std::thread::spawn(move || {
-                    let mut buffer = [0; 4096];
-                    // A probe's request comes in one piece.
-                    while let Ok(1..) = stream.read(&mut buffer) {
-                        noted.lock().unwrap().push(Instant::now());
-                        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-                        if stream.write_all(answer).is_err() {
-                            break;
-                        }
-                    }
-                });
-            }
-        });
-        Self { port, at }
-    }
-
-    /// The longest time between two questions since a moment.
-    fn longest_pause(&self, since: Instant) -> Duration {
-        let at = self.at.lock().unwrap();
-        let at: Vec<_> = at.iter().filter(|at| **at >= since).collect();
-        assert!(at.len() > 10, "{}", at.len());
-        at.windows(2)
-            .map(|two| two[1].duration_since(*two[0]))
-            .max()
-            .unwrap()
-    }
-}
-
-/// By an upgrade of itself, and by the drain of the node of the one that acts, each while a bad revision is watched.
+/// By an upgrade of itself, and by a reload and the drain of the node of the one that acts, while a bad revision is watched.
 #[test]
 fn replaced_in_the_middle_of_a_watch_it_loses_nothing() {
     let Some(cluster) = Cluster::new("replaced", Helm::Four) else {
@@ -584,19 +540,15 @@ fn replaced_in_the_middle_of_a_watch_it_loses_nothing() {
     cluster.install(&[]);
     let asked = Asked::listen();
     let station = Station::new(&cluster);
-    let counted = format!(
-        "[[release.probe]]\nname = \"counted\"\nurl = \"http://127.0.0.1:{}/\"\n",
-        asked.port
-    );
-    let config = format!("{}{counted}", probes(&cluster, ""));
-    let values = |run: &str| {
+    let counted = asked.probe();
+    let values = |run: &str, more: &str| {
         json!({
-            "config": config,
+            "config": format!("{}{counted}{more}", probes(&cluster, "")),
             "namespaces": [{"name": cluster.namespace, "mode": "enforce"}],
             "podAnnotations": {"example.com/run": run}
         })
     };
-    station.install(&values("one"));
+    station.install(&values("one", ""));
     let of_release = |part: &str| {
         let path = format!("/api/v1/releases/{}/mykadoo{part}", cluster.namespace);
         serde_json::from_str::<Value>(&station.get(&path)).unwrap_or_default()
@@ -646,7 +598,7 @@ fn replaced_in_the_middle_of_a_watch_it_loses_nothing() {
     cluster.upgrade(&[DEAD]);
     is_watched(2);
     let before = station.names();
-    station.install(&values("two"));
+    station.install(&values("two", ""));
     let after = station.names();
     assert!(
         before.iter().all(|name| !after.contains(name)),
@@ -656,6 +608,12 @@ fn replaced_in_the_middle_of_a_watch_it_loses_nothing() {
 
     cluster.upgrade(&[DEAD]);
     is_watched(4);
+    let another = "[[release.probe]]\nname = \"another\"\npath = \"/\"\n";
+    station.install(&values("two", another));
+    until("the new probe is asked", || {
+        station.get("/api/v1/probes").contains("another")
+    });
+    assert_eq!(after, station.names(), "it is reloaded, not started again");
     let lease = format!(
         "/apis/coordination.k8s.io/v1/namespaces/{}/leases/leadsman",
         station.own.namespace

@@ -284,6 +284,11 @@ fn reloading_keeps_counters_and_drops_the_series_of_a_removed_probe() {
         "the counter of a probe that stays went back"
     );
     assert!(!page.contains("probe=\"web\""));
+    // The look at the files comes every two seconds, and what a signal had read is no change to it.
+    std::thread::sleep(Duration::from_secs(5));
+    let log = leadsman.log();
+    let times = log.matches("The configuration is in force").count();
+    assert_eq!(times, 2, "at the start, and by the signal: {log}");
 
     leadsman.rewrite("nonsense = [");
     leadsman.signal("HUP");

@@ -18,6 +18,7 @@ mod pods;
 mod requests;
 mod saved;
 mod soaking;
+mod troubles;
 mod turning;
 mod view;
 
@@ -143,6 +144,8 @@ pub(super) struct Guard {
     cannot_count: bool,
     /// Notices on their way.
     notices: JoinSet<()>,
+    /// What was told of probes and budgets.
+    told: troubles::Told,
     rehearsals: JoinSet<Result<(), release::Refusal>>,
     /// Looks whether what runs is what a rollback should have made.
     comparing: JoinSet<(Revision, Vec<String>)>,
@@ -193,6 +196,7 @@ impl Guard {
             requests_before: None,
             cannot_count: false,
             notices: JoinSet::new(),
+            told: troubles::Told::default(),
             rehearsals: JoinSet::new(),
             comparing: JoinSet::new(),
         };
@@ -312,6 +316,7 @@ impl Guard {
         }
         if self.next_look <= now {
             self.look(now);
+            self.tell_of_budgets();
             self.rehearse(now);
             self.soak(now);
             self.publish();

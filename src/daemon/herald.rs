@@ -27,6 +27,7 @@ use messages::Posting;
 use peers::{Place, Sending};
 
 pub(super) use budgets::promises;
+pub(super) use conditions::in_a_row;
 
 use super::runner::Crew;
 use crate::alert::Book;
@@ -391,6 +392,15 @@ impl Herald {
         let changed = looked.end(|labels| unknown.is_known(labels));
         self.kept.book = book;
         let objectives = self.looked.views();
+        for view in &objectives {
+            let what = view.probe.as_deref().map_or_else(
+                || view.objective.to_owned(),
+                |probe| format!("{} of {probe}", view.objective),
+            );
+            let is_spent = view.budget_remaining <= 0.0;
+            let crew = &self.setup.crew;
+            crew.is_spent(&view.namespace, &view.release, what, is_spent);
+        }
         self.setup
             .web
             .show_objectives(&self.setup.share, objectives);

@@ -1,6 +1,6 @@
 //! Carrying out soundings: from a due time to a record.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::probe::{self, Prober};
 use crate::sounding::{Answer, Outcome, Phases, Sounding, VoidReason};
 use crate::track::Tracked;
 use crate::units::Moment;
-use crate::units::ProbeId;
+use crate::units::{Namespace, ProbeId, ReleaseName};
 
 /// One probe at work.
 pub(super) struct Runner {
@@ -125,6 +125,8 @@ pub(super) struct Crew {
     max_in_flight: AtomicUsize,
     listeners: RwLock<HashMap<ProbeId, Listener>>,
     late_after: Mutex<Duration>,
+    /// Budgets that are spent, by namespace and release.
+    spent: Mutex<BTreeMap<(String, String), BTreeSet<String>>>,
 }
 
 impl Crew {
@@ -147,7 +149,33 @@ impl Crew {
             max_in_flight: AtomicUsize::new(settings.max_in_flight),
             listeners: RwLock::default(),
             late_after: Mutex::new(settings.doubt.late_after),
+            spent: Mutex::default(),
         }
+    }
+
+    /// Whether a budget of a release is spent.
+    pub(super) fn is_spent(&self, namespace: &str, release: &str, what: String, yes: bool) {
+        let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        if !yes && spent.is_empty() {
+            return;
+        }
+        let of = (namespace.to_owned(), release.to_owned());
+        if yes {
+            spent.entry(of).or_default().insert(what);
+        } else if let Some(budgets) = spent.get_mut(&of) {
+            budgets.remove(&what);
+        }
+    }
+
+    /// The budgets of a release that are spent.
+    pub(super) fn spent_of(
+        &self,
+        namespace: &Namespace,
+        release: &ReleaseName,
+    ) -> BTreeSet<String> {
+        let spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = (namespace.to_string(), release.to_string());
+        spent.get(&of).cloned().unwrap_or_default()
     }
 
     /// Gives the crew the schedule's pulse, once there is a schedule.

@@ -124,16 +124,24 @@ fn in_observe_mode_nothing_is_written_and_what_would_have_been_done_is_said() {
         return;
     };
     cluster.install(&[]);
-    let guarded = Guarded::with(
-        &cluster,
-        &Settings {
-            mode: "observe",
-            ..Settings::by(Helm::Four)
-        },
-    );
+    let settings = Settings {
+        mode: "observe",
+        ..Settings::by(Helm::Four)
+    };
+    let told = |kubeconfig: &std::path::Path| {
+        let text = configuration(&cluster, &settings, kubeconfig);
+        let promise =
+            "mode = \"observe\"\nobjective = { availability = \"99.97%\", window = \"1d\" }\n";
+        text.replacen("mode = \"observe\"\n", promise, 1)
+    };
+    let kubeconfig = cluster.least(&told(&cluster.kubeconfig()));
+    let guarded = Guarded::allowed(&cluster, &told(&kubeconfig));
     cluster.upgrade(&[DEAD]);
     let ended = guarded.ending(2);
     assert_eq!(ended["ending"], "would_roll_back", "{ended:#}");
+    until("the budget is spent", || {
+        cluster.told().contains(&"BudgetExhausted".to_owned())
+    });
     let text = ended["text"].as_str().unwrap();
     assert!(
         text.starts_with("Would have been turned back in the mode enforce: "),

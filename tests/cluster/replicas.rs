@@ -270,6 +270,7 @@ fn of_two_replicas_one_acts_and_any_of_them_answers_for_it() {
         !page.contains("leadsman_release_phase{"),
         "whoever waits does not say where a release stands: {page}"
     );
+    let (stops, renewed) = (holder(&cluster), lease(&cluster)["renewTime"].clone());
     let began = Instant::now();
     acts.leadsman.signal("TERM");
     until("the other one acts", || leads(&waits));
@@ -279,6 +280,15 @@ fn of_two_replicas_one_acts_and_any_of_them_answers_for_it() {
     );
     assert_eq!(acts.leadsman.exit_code(Duration::from_secs(60)), Some(0));
     assert_eq!(transitions(&cluster), 2);
+    // What it counted for the objectives is written while it still may.
+    let last = writes_since(&cluster, &stops, renewed.as_str().unwrap());
+    let spans = |write: &String| write.contains("configmaps leadsman.spans");
+    let gives_back = last.iter().rposition(|write| write.contains(" leases "));
+    let writes_spans = last.iter().position(spans);
+    assert!(
+        writes_spans.is_some() && writes_spans < gives_back,
+        "{last:#?}"
+    );
     // It knows what has happened.
     let past = waits.ending(2);
     assert_eq!(past["ending"], "recovered");

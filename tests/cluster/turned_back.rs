@@ -82,8 +82,15 @@ fn turned_back(name: &str, helm: Helm, bad: &str, reasons: &[&str]) -> Value {
     );
     expected_writes(&cluster);
     marked(&cluster, "secrets");
+    let (of_probes, of_release): (Vec<_>, Vec<_>) = cluster
+        .told()
+        .into_iter()
+        .partition(|reason| reason.starts_with("Probe"));
+    if bad == DEAD {
+        assert_eq!(of_probes, ["ProbeFailing", "ProbeRecovered"]);
+    }
     assert_eq!(
-        cluster.told(),
+        of_release,
         [
             "ReleaseObserved",
             "ReleaseRegressed",

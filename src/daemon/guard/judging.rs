@@ -23,6 +23,7 @@ impl Guard {
             Outcome::Bad(_) => Mark::Bad,
             Outcome::Void(_) => Mark::Void,
         };
+        self.tell_of_probe(heard.endpoint, heard.outcome);
         let now = self.now();
         let Some(probe) = self.setup.release.probes.get(heard.endpoint) else {
             return;

@@ -74,10 +74,15 @@ impl Guard {
             }
         }
         for notice in notices {
-            if self.notices.len() < MAX_NOTICES {
-                self.notices
-                    .spawn(Arc::clone(&self.setup.engine).tell(notice));
-            }
+            self.post(notice);
+        }
+    }
+
+    /// Sends a notice on its way.
+    pub(super) fn post(&mut self, notice: Notice) {
+        if self.notices.len() < MAX_NOTICES {
+            self.notices
+                .spawn(Arc::clone(&self.setup.engine).tell(notice));
         }
     }
 }

@@ -86,7 +86,8 @@ pub(super) fn blind(view: &GuardView) -> Option<Condition> {
     })
 }
 
-fn in_a_row(interval: Duration) -> u32 {
+/// So many answers of a kind, one after the other, are news.
+pub(in crate::daemon) const fn in_a_row(interval: Duration) -> u32 {
     if interval.as_secs() >= 60 {
         1
     } else {

@@ -26,8 +26,22 @@ RUN CGO_ENABLED=0 go install -trimpath \
     -ldflags "-s -w -X helm.sh/helm/v4/internal/version.version=v${HELM_VERSION}" \
     "helm.sh/helm/v4/cmd/helm@v${HELM_VERSION}"
 
-# glibc, libgcc and the authorities of the system; no shell, no package manager, and the user 65532.
-FROM gcr.io/distroless/cc-debian12:nonroot AS leadsman-without-helm
+# All that the image holds: the program with the libraries that it is linked to, the authorities of the system, and what
+# Debian says of these packages, which scanners of images read. No shell, no package manager.
+FROM build AS root
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+RUN mkdir -p /root-of-image/{etc,tmp,usr/bin,var/lib/dpkg/status.d} \
+    && cp target/image/leadsman /root-of-image/usr/bin/leadsman \
+    && { ldd target/image/leadsman | grep -o '/[^ ]*'; echo /etc/ssl/certs/ca-certificates.crt; } \
+        | xargs cp --parents -L -t /root-of-image \
+    && for package in libc6 libgcc-s1 ca-certificates; do \
+        dpkg-query --status "$package" > "/root-of-image/var/lib/dpkg/status.d/$package"; done \
+    && echo 'leadsman:x:65532:65532::/tmp:/nowhere' > /root-of-image/etc/passwd \
+    && echo 'leadsman:x:65532:' > /root-of-image/etc/group \
+    && echo 'hosts: files dns' > /root-of-image/etc/nsswitch.conf \
+    && chmod 1777 /root-of-image/tmp
+
+FROM scratch AS leadsman-without-helm
 ARG REVISION
 LABEL org.opencontainers.image.title="Leadsman" \
       org.opencontainers.image.description="Judges every new Helm revision, and turns the release back when it made things worse." \
@@ -35,7 +49,7 @@ LABEL org.opencontainers.image.title="Leadsman" \
       org.opencontainers.image.source="https://github.com/leadsman/leadsman" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.revision="${REVISION:-unknown}"
-COPY --from=build /src/target/image/leadsman /usr/bin/leadsman
+COPY --from=root /root-of-image /
 USER 65532:65532
 EXPOSE 9616
 ENTRYPOINT ["/usr/bin/leadsman"]

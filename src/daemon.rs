@@ -222,17 +222,12 @@ impl Daemon {
             },
             take: take_sounding(Arc::clone(crew.outfit())),
             recording: {
-                let directory = settings.state.clone();
+                let store = store.clone();
                 Arc::new(move |namespace, release, revision| {
                     let (namespace, release) =
                         (Namespace::new(namespace), ReleaseName::new(release));
-                    let directory = directory.as_ref()?;
-                    let found = crate::store::recording(
-                        directory,
-                        &namespace,
-                        &release,
-                        Revision(revision),
-                    );
+                    let store = store.as_ref()?;
+                    let found = store.recording(&namespace, &release, Revision(revision));
                     found.unwrap_or_else(|error| {
                         tracing::warn!(%error, "A recording cannot be read");
                         None

@@ -443,6 +443,61 @@ impl Store {
         Recorder::open(path)
     }
 
+    /// Keeps the recording of a watch in a ConfigMap as well, where states are: the newest that was kept of each release.
+    /// Whoever goes on in another pod finds it there.
+    ///
+    /// # Errors
+    /// When it cannot be read or is too large, another replica acts, or the API server does not take it.
+    pub fn keep_recording(
+        &self,
+        namespace: &Namespace,
+        release: &ReleaseName,
+        path: &Path,
+    ) -> io::Result<()> {
+        let Some(maps) = &self.maps else {
+            return Ok(());
+        };
+        let part = recording_part(namespace, release);
+        let permit = self.permits.of(namespace, release);
+        if !maps.is_known(&part) {
+            maps.get(&part, &permit)?;
+        }
+        let bytes = read_bounded(path)?.unwrap_or_default();
+        maps.put(&part, &bytes, &permit, true)
+    }
+
+    /// The recording of a revision: of our own disk, or the one that was kept in a ConfigMap, where ours begins in the
+    /// middle or is not there; `None` where there is none.
+    ///
+    /// # Errors
+    /// When one is there and cannot be read, or the API server does not answer.
+    pub fn recording(
+        &self,
+        namespace: &Namespace,
+        release: &ReleaseName,
+        revision: Revision,
+    ) -> io::Result<Option<Vec<u8>>> {
+        let found = recording(&self.directory, namespace, release, revision)?;
+        let is_whole = |bytes: &Vec<u8>| first_of(bytes).is_some_and(|first| !first.goes_on());
+        let Some(maps) = self
+            .maps
+            .as_ref()
+            .filter(|_| !found.as_ref().is_some_and(is_whole))
+        else {
+            return Ok(found);
+        };
+        let part = recording_part(namespace, release);
+        let permit = self.permits.of(namespace, release);
+        let kept = match maps.get(&part, &permit) {
+            Ok(kept) => kept.map(|stored| stored.bytes),
+            // A part of it is better than nothing.
+            Err(error) => return found.map_or(Err(error), |found| Ok(Some(found))),
+        };
+        let kept =
+            kept.filter(|bytes| first_of(bytes).is_some_and(|first| first.revision == revision));
+        Ok(kept.or(found))
+    }
+
     fn file(&self, kind: Kind, namespace: &Namespace, release: &ReleaseName) -> PathBuf {
         let name = format!("{}.json", stem(namespace, release));
         match kind {
@@ -463,6 +518,29 @@ fn is_older_than_file(stored: &[u8], path: &Path) -> bool {
     let file = read_bounded(path).ok().flatten();
     let of_file = file.and_then(|bytes| saved(&bytes));
     of_file.is_some() && of_file >= saved(stored)
+}
+
+/// What of the first line of a recording says which revision it is of, and whether it begins in the middle.
+#[derive(Deserialize)]
+struct First {
+    revision: Revision,
+    goes_on: Option<serde::de::IgnoredAny>,
+}
+
+impl First {
+    const fn goes_on(&self) -> bool {
+        self.goes_on.is_some()
+    }
+}
+
+fn first_of(recording: &[u8]) -> Option<First> {
+    let first = recording.split(|byte| *byte == b'\n').next()?;
+    serde_json::from_slice(first).ok()
+}
+
+/// What tells the ConfigMap of a release's recording from others.
+fn recording_part(namespace: &Namespace, release: &ReleaseName) -> String {
+    format!("recording.{namespace}.{release}")
 }
 
 /// What tells the ConfigMap of a kind and release from others.

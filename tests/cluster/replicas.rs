@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::commands::leadsman;
 use crate::guarded::{Guarded, Settings, configuration};
 use crate::program::{Leadsman, until, unused_port};
 use crate::rig::{Cluster, Helm};
@@ -282,8 +283,8 @@ fn of_two_replicas_one_acts_and_any_of_them_answers_for_it() {
     assert_eq!(transitions(&cluster), 2);
     // What it counted for the objectives is written while it still may.
     let last = writes_since(&cluster, &stops, renewed.as_str().unwrap());
-    let spans = |write: &String| write.contains("configmaps leadsman.spans");
-    let gives_back = last.iter().rposition(|write| write.contains(" leases "));
+    let spans = |write: &String| write.contains("leadsman.spans");
+    let gives_back = last.iter().rposition(|write| write.contains("leases"));
     let writes_spans = last.iter().position(spans);
     assert!(
         writes_spans.is_some() && writes_spans < gives_back,
@@ -303,7 +304,15 @@ fn killed(phase: &str, bad: &[&str]) {
         return;
     };
     cluster.install(&[]);
-    let (mut acts, waits) = apart(two(&cluster));
+    let token = cluster
+        .folder()
+        .join(format!("{}.own-token", cluster.namespace));
+    std::fs::write(&token, "a token that is long enough").unwrap();
+    let told = configurations(&cluster, [SERVER, SERVER], cluster.helm.path());
+    let (mut acts, waits) = apart(told.map(|text| {
+        let lease = format!("token_file = {:?}\n[lease]\n", token.display().to_string());
+        Guarded::allowed(&cluster, &text.replacen("[lease]\n", &lease, 1))
+    }));
     cluster.upgrade(bad);
     acts.until(phase, |release| release["phase"] == phase);
     let began = Instant::now();
@@ -315,6 +324,14 @@ fn killed(phase: &str, bad: &[&str]) {
     );
     goes_on(&waits);
     turned_back_once(&cluster, &waits);
+    if phase == "verifying" {
+        // The watch was recorded by the other one, whose disk is gone with it.
+        let asks = ["explain", "mykadoo", "--revision", "2", "--token-file"];
+        let (code, text) = leadsman(&waits, &[&asks[..], &[token.to_str().unwrap()]].concat());
+        assert_eq!(code, Some(0), "{text}");
+        assert!(text.contains("made things worse"), "{text}");
+        assert!(text.contains("The cluster when the verdict fell"), "{text}");
+    }
 }
 
 /// Whoever has begun to act goes on with what is stored, within 5 s.

@@ -274,17 +274,32 @@ impl Guard {
     /// Evidence has come: it is kept with the recording, which may be closed by now.
     pub(super) fn on_evidence(&mut self, bad: Revision, began: Time, evidence: Option<Evidence>) {
         self.witnessed.send_replace(true);
-        let Some(evidence) = evidence else {
-            return;
-        };
         let is_closed = self.recorder.is_none();
         if is_closed {
             self.open_recorder(bad, began);
         }
-        self.record(&[Line::Evidence(Box::new(evidence))]);
+        if let Some(evidence) = evidence {
+            self.record(&[Line::Evidence(Box::new(evidence))]);
+        }
+        self.keep_recording();
         if is_closed {
             self.recorder = None;
         }
+    }
+
+    /// Has what was recorded so far kept where another pod finds it.
+    fn keep_recording(&self) {
+        let (Some(store), Some(recorder)) = (&self.setup.store, &self.recorder) else {
+            return;
+        };
+        let (store, path) = (Arc::clone(store), recorder.path().to_owned());
+        let release = &self.setup.release;
+        let (namespace, name) = (release.namespace.clone(), release.name.clone());
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = store.keep_recording(&namespace, &name, &path) {
+                tracing::warn!(%namespace, release = %name, %error, "The recording is on this pod's disk alone");
+            }
+        });
     }
 
     pub(super) fn found(&mut self, revision: Revision, found: Found, evidence: String) {

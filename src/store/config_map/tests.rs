@@ -22,7 +22,7 @@ use super::super::{AGREES, Found, Kind, Store};
 use super::*;
 use crate::clock;
 use crate::permit::Held;
-use crate::units::{Namespace, ReleaseName, Time};
+use crate::units::{Namespace, ReleaseName, Revision, Time};
 
 #[derive(Default)]
 pub(crate) struct World {
@@ -396,6 +396,57 @@ async fn counters_that_each_keeps_by_itself_replace_those_of_another_but_not_unr
     third.save_at(Kind::Spans, 8, SERVER_NOW).unwrap_err();
     assert_eq!(third.load_at(Kind::Spans, SERVER_NOW), noted(7));
     third.save_at(Kind::Spans, 8, SERVER_NOW).unwrap();
+}
+
+/// By whoever acts, and only the newest: a pod's disk is small, and a ConfigMap even more so.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_recording_of_a_watch_is_found_by_whoever_goes_on_elsewhere() {
+    let cluster = Cluster::new().await;
+    let (first, second) = (cluster.replica(Some(1)), cluster.replica(Some(2)));
+    let (namespace, release) = names();
+    let keep = |replica: &Replica, revision: u32| {
+        let path = replica.folder.path().join("recording.jsonl");
+        let text = format!("{{\"line\":\"head\",\"revision\":{revision}}}\n{{\"line\":\"end\"}}\n");
+        std::fs::write(&path, text).unwrap();
+        replica.store.keep_recording(&namespace, &release, &path)
+    };
+    let found = |replica: &Replica, revision: u32| {
+        let found = replica
+            .store
+            .recording(&namespace, &release, Revision(revision));
+        found
+            .unwrap()
+            .map(|bytes| String::from_utf8(bytes).unwrap())
+    };
+    assert_eq!(found(&second, 2), None);
+    keep(&first, 2).unwrap();
+    assert!(found(&second, 2).unwrap().ends_with("{\"line\":\"end\"}\n"));
+    assert_eq!(found(&second, 3), None, "it is of another revision");
+    // Of a watch that it went on with, the second one has a part.
+    let part = "{\"line\":\"head\",\"revision\":2,\"goes_on\":{}}\n";
+    let own = second.folder.path().join("recordings/shop.web.v2.7.jsonl");
+    std::fs::write(&own, part).unwrap();
+    assert_ne!(found(&second, 2).unwrap(), part);
+    cluster.world().refuses = Some(500);
+    assert_eq!(found(&second, 2).unwrap(), part);
+    cluster.world().refuses = None;
+    std::fs::write(&own, "{\"line\":\"head\",\"revision\":2}\n").unwrap();
+    assert_eq!(
+        found(&second, 2).unwrap().lines().count(),
+        1,
+        "its own is whole"
+    );
+    std::fs::remove_file(&own).unwrap();
+    // It replaces what another one has kept.
+    keep(&second, 4).unwrap();
+    assert_eq!(found(&first, 2), None);
+    assert!(found(&first, 4).is_some());
+    first.lease.send_replace(None);
+    keep(&first, 2).unwrap_err();
+    assert!(found(&second, 4).is_some());
+    cluster.world().refuses = Some(500);
+    let refused = second.store.recording(&namespace, &release, Revision(4));
+    assert!(refused.is_err());
 }
 
 #[test]

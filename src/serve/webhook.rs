@@ -83,6 +83,21 @@ pub struct AlertHeard {
     _waits: Waits,
 }
 
+#[cfg(test)]
+impl AlertHeard {
+    /// One that fires.
+    pub(crate) fn firing(name: &str, since: u64, weight: Weight, waits: Waits) -> Self {
+        Self {
+            name: name.to_owned(),
+            fingerprint: name.to_owned(),
+            since,
+            is_firing: true,
+            weight,
+            _waits: waits,
+        }
+    }
+}
+
 /// Who takes alerts about a release.
 pub struct AlertsFor {
     /// Its namespace and name.

@@ -445,7 +445,7 @@ impl Herald {
             let (at, state) = match alert.state {
                 State::Pending { .. } => (0, "pending"),
                 State::Firing { .. } => (1, "firing"),
-                State::Resolved { .. } => (2, "resolved"),
+                State::Resolved(_) => (2, "resolved"),
             };
             counts[at] += 1;
             let confirmed = names
@@ -455,7 +455,9 @@ impl Herald {
             if !confirmed.clone().eq(shared.iter()) {
                 shared = confirmed.cloned().collect();
             }
-            let span = alert.span();
+            // The end of the episode before is told to Alertmanager, and would puzzle people here.
+            let is_pending = matches!(alert.state, State::Pending { .. });
+            let span = alert.span().filter(|_| !is_pending);
             AlertView {
                 labels: alert.labels.clone(),
                 state,

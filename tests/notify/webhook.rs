@@ -120,6 +120,28 @@ fn notifications_are_checked_counted_and_taken_once() {
     let both = notice(&format!("{long},{other}"));
     assert_eq!(tell(&leadsman, both.as_bytes()).status, 202);
     assert_eq!((action("accepted"), action("rejected")), (3, 1));
+    // Nor does one of another form, whatever it is.
+    for (number, odd) in [
+        "1",
+        "null",
+        "{}",
+        "[[]]",
+        "{\"status\":\"firing\",\"labels\":[]}",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let since = format!("2026-01-06T1{number}:00:00Z");
+        let other = alert("HighErrors", "shop", &since);
+        let reply = tell(&leadsman, notice(&format!("{odd},{other}")).as_bytes());
+        assert_eq!(reply.status, 202, "{odd}: {}", reply.body);
+        let counts: Value = serde_json::from_str(&reply.body).unwrap();
+        assert_eq!(counts, serde_json::json!({"accepted": 1, "rejected": 1}));
+    }
+    assert_eq!((action("accepted"), action("rejected")), (8, 6));
+    until("it is said", || {
+        leadsman.said("cannot be read, and are left out")
+    });
     // One of ours may have another name by the time that it comes back; its source says whose it is.
     let ours = alert("Renamed", "shop", "2026-01-05T10:00:00Z").replace(
         "\"team\":\"shop\"",
@@ -127,7 +149,7 @@ fn notifications_are_checked_counted_and_taken_once() {
     );
     let ours = ours.replace("Renamed", "HighErrors");
     assert_eq!(tell(&leadsman, notice(&ours).as_bytes()).status, 202);
-    assert_eq!((action("accepted"), action("ignored")), (3, 4));
+    assert_eq!((action("accepted"), action("ignored")), (8, 4));
     assert_eq!(count(&leadsman, "leadsman_webhook_queue_capacity"), 1024);
     until("nothing waits", || {
         count(&leadsman, "leadsman_webhook_queue_length") == 0
@@ -157,6 +179,13 @@ fn notifications_are_checked_counted_and_taken_once() {
         (good.replace("\"4\"", "\"3\"").as_bytes(), 400),
         (good.replace("\"4\"", "4").as_bytes(), 400),
         (good.replace("2026-01-05T10", "yesterday").as_bytes(), 400),
+        (notice("1,null").as_bytes(), 400),
+        (
+            good.replace("[{", "{\"0\":{")
+                .replace("}]", "}}")
+                .as_bytes(),
+            400,
+        ),
         (&large, 413),
     ] {
         let reply = tell(&leadsman, body);

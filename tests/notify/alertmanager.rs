@@ -2,9 +2,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::program::{Leadsman, request, until, unused_port};
+use crate::program::{Leadsman, post, request, until, unused_port};
 use crate::receivers::{Receiver, Reply};
 use crate::support::pki::Pki;
 
@@ -42,10 +42,21 @@ impl Alertmanager {
         webhook: &str,
     ) -> Option<Self> {
         let found = Self::launch(receiver, token, other, &[], (route, webhook))?;
-        until("Alertmanager is ready", || {
-            found.is_up() && request(found.address, "GET", "/-/ready", &[]).status == 200
-        });
+        found.becomes_ready();
         Some(found)
+    }
+
+    /// One with a configuration of its own.
+    pub(crate) fn configured(text: &str) -> Option<Self> {
+        let found = Self::spawn(text, None, &[])?;
+        found.becomes_ready();
+        Some(found)
+    }
+
+    fn becomes_ready(&self) {
+        until("Alertmanager is ready", || {
+            self.is_up() && request(self.address, "GET", "/-/ready", &[]).status == 200
+        });
     }
 
     fn is_up(&self) -> bool {
@@ -59,6 +70,20 @@ impl Alertmanager {
         more: &[String],
         (route, webhook): (&str, &str),
     ) -> Option<Self> {
+        let token = token.map_or_else(String::new, |token| {
+            format!(
+                ", http_config: {{authorization: {{credentials_file: '{}'}}}}",
+                token.display()
+            )
+        });
+        let text = format!(
+            "route: {{receiver: hears, group_wait: 100ms, group_interval: 1s, {route}}}\n\
+             receivers:\n- name: hears\n  webhook_configs: [{{url: '{receiver}', send_resolved: true{webhook}{token}}}]\n"
+        );
+        Self::spawn(&text, other, more)
+    }
+
+    fn spawn(text: &str, other: Option<&Self>, more: &[String]) -> Option<Self> {
         let program = "prometheus-alertmanager";
         let found = Command::new(program)
             .arg("--version")
@@ -76,16 +101,6 @@ impl Alertmanager {
         }
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("alertmanager.yml");
-        let token = token.map_or_else(String::new, |token| {
-            format!(
-                ", http_config: {{authorization: {{credentials_file: '{}'}}}}",
-                token.display()
-            )
-        });
-        let text = format!(
-            "route: {{receiver: hears, group_wait: 100ms, group_interval: 1s, {route}}}\n\
-             receivers:\n- name: hears\n  webhook_configs: [{{url: '{receiver}', send_resolved: true{webhook}{token}}}]\n"
-        );
         std::fs::write(&file, text).unwrap();
         let (port, gossip) = (unused_port(), unused_port());
         let address: SocketAddr = format!("127.0.0.1:{port}").parse().unwrap();
@@ -360,4 +375,57 @@ fn the_example_routes_by_priority() {
             kind.name()
         );
     }
+}
+
+/// What a bad revision does to the probes and objectives of its release is said once, whatever became of the revision.
+#[test]
+fn the_example_says_once_what_a_bad_revision_does() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("helm/alertmanager.example.yml");
+    let hears = Receiver::start(|_| Reply::status(200));
+    let mut text = std::fs::read_to_string(file).unwrap();
+    for host in ["pager", "chat", "watch"] {
+        let url = format!("http://{host}.example.com/");
+        text = text.replace(&url, &hears.url());
+    }
+    let Some(alertmanager) = Alertmanager::configured(&text) else {
+        return;
+    };
+    // Each source is of a release of its own; one release has none.
+    let sources = [
+        "ReleaseRegressed",
+        "ReleaseEndangered",
+        "RollbackFailed",
+        "RollbackRefused",
+        "RollbackLimitReached",
+        "NotTheRelease",
+    ];
+    let targets = ["ProbeFailing", "ObjectiveBurning", "ObjectiveAtRisk"];
+    let alert = |kind: &str, release: &str| {
+        let name = format!("Leadsman{kind}");
+        json!({"labels": {"alertname": name, "namespace": "shop", "release": release, "source": "leadsman"}})
+    };
+    let mut all: Vec<Value> = sources.iter().map(|kind| alert(kind, kind)).collect();
+    for release in sources.iter().chain(&["none"]) {
+        all.extend(targets.iter().map(|kind| alert(kind, release)));
+    }
+    let headers = [("Content-Type", "application/json")];
+    let body = Value::from(all).to_string();
+    let posted = post(
+        alertmanager.address,
+        "/api/v2/alerts",
+        &headers,
+        body.as_bytes(),
+    );
+    assert_eq!(posted.status, 200, "{}", posted.body);
+    until("each is told or said already", || {
+        targets.iter().all(|kind| {
+            let found = alertmanager.alerts(&format!("Leadsman{kind}"));
+            found.len() == sources.len() + 1
+                && found.iter().all(|alert| {
+                    let is_alone = alert["labels"]["release"] == "none";
+                    let state = if is_alone { "active" } else { "suppressed" };
+                    alert["status"]["state"] == state
+                })
+        })
+    });
 }

@@ -355,26 +355,51 @@ fn the_example_routes_by_priority() {
     let Some(_) = amtool(&["check-config", file.to_str().unwrap()]) else {
         return;
     };
-    for kind in leadsman::alert::Kind::ALL {
-        let labels = [
-            format!("alertname={}", kind.name()),
-            format!("priority={}", kind.priority()),
-            "source=leadsman".to_owned(),
-        ];
+    let check = |name: &str, labels: &[(&str, &str)]| {
+        let written = labels.iter().map(|(key, value)| format!("{key}={value}"));
+        let labels: Vec<String> = std::iter::once(format!("alertname={name}"))
+            .chain(written)
+            .collect();
         let mut arguments = vec!["config", "routes", "test", config.as_str()];
         arguments.extend(labels.iter().map(String::as_str));
-        let expected = match (kind.name(), kind.priority()) {
-            ("LeadsmanWatchdog", _) => "dead-mans-switch",
-            (_, "P0" | "P1") => "page",
+        let wakes = ["P0", "P1"].map(|priority| format!("priority={priority}"));
+        let expected = match name {
+            "LeadsmanWatchdog" => "dead-mans-switch",
+            _ if labels.iter().any(|label| wakes.contains(label)) => "page",
             _ => "day",
         };
-        assert_eq!(
-            amtool(&arguments).unwrap().trim(),
-            expected,
-            "{}",
-            kind.name()
-        );
+        assert_eq!(amtool(&arguments).unwrap().trim(), expected, "{labels:?}");
+    };
+    let own = leadsman::alert::Kind::ALL;
+    for kind in own {
+        let labels = [("priority", kind.priority()), ("source", "leadsman")];
+        check(kind.name(), &labels);
     }
+    // What Prometheus tells by the shipped rules goes the same ways.
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("helm/leadsman/files/rules.yaml");
+    let rules: Value = serde_saphyr::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    let groups = rules["groups"].as_array().unwrap();
+    let rules = groups
+        .iter()
+        .flat_map(|group| group["rules"].as_array().unwrap());
+    let mut alerts = 0;
+    for rule in rules.filter(|rule| rule["alert"].is_string()) {
+        let name = rule["alert"].as_str().unwrap();
+        let label = |key: &str| rule["labels"][key].as_str().unwrap_or_default();
+        let (severity, priority) = (label("severity"), label("priority"));
+        assert_eq!(label("source"), "leadsman", "{name}");
+        let wakes = matches!(priority, "P0" | "P1");
+        assert_eq!(severity == "critical", wakes, "{name}: {priority}");
+        assert!(wakes || matches!(priority, "P2" | "P3"), "{name}");
+        // One of the same name as one of our own is as bad.
+        if let Some(kind) = own.iter().find(|kind| kind.name() == name) {
+            let ours = (kind.severity().as_str(), kind.priority());
+            assert_eq!((severity, priority), ours, "{name}");
+        }
+        check(name, &[("priority", priority), ("source", "leadsman")]);
+        alerts += 1;
+    }
+    assert!(alerts >= 22, "{alerts}");
 }
 
 /// What a bad revision does to the probes and objectives of its release is said once, whatever became of the revision.

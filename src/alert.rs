@@ -62,6 +62,29 @@ impl Condition {
     }
 }
 
+/// An alert that has fired and is over.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Episode {
+    /// When it began to fire.
+    since: Time,
+    /// When it ended.
+    at: Time,
+}
+
+impl Episode {
+    /// Whether its end is still told.
+    fn is_told(self, now: Time) -> bool {
+        now.since(self.at) < RETENTION
+    }
+}
+
+impl Dated for Episode {
+    fn shift(&mut self, by: Shift) {
+        self.since.shift(by);
+        self.at.shift(by);
+    }
+}
+
 /// Where an alert stands.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -70,6 +93,9 @@ pub enum State {
     Pending {
         /// Since when.
         since: Time,
+        /// The episode before this one, while people are told that it is over.
+        #[serde(default)]
+        before: Option<Episode>,
     },
     /// People are told.
     Firing {
@@ -77,12 +103,7 @@ pub enum State {
         since: Time,
     },
     /// People are told that it is over.
-    Resolved {
-        /// When it began to fire.
-        since: Time,
-        /// When it ended.
-        at: Time,
-    },
+    Resolved(Episode),
 }
 
 /// One alert.
@@ -108,12 +129,14 @@ impl Alert {
         matches!(self.state, State::Firing { .. })
     }
 
-    /// When it began to fire, and, if so, when it ended; `None` while nobody is told.
-    pub const fn span(&self) -> Option<(Time, Option<Time>)> {
+    /// When it began to fire, and, if so, when it ended; `None` while nobody is told. Of one that is pending it is the
+    /// episode before.
+    pub fn span(&self) -> Option<(Time, Option<Time>)> {
         match self.state {
-            State::Pending { .. } => None,
             State::Firing { since } => Some((since, None)),
-            State::Resolved { since, at } => Some((since, Some(at))),
+            // An end whose telling was lost must not burn on because it may begin again.
+            State::Pending { before, .. } => before.map(|before| (before.since, Some(before.at))),
+            State::Resolved(episode) => Some((episode.since, Some(episode.at))),
         }
     }
 }
@@ -200,9 +223,9 @@ impl Book {
     /// When time alone may change something next.
     pub fn next(&self) -> Option<Time> {
         let next = self.alerts.iter().map(|alert| match alert.state {
-            State::Pending { since } => since + alert.kind.patience(),
+            State::Pending { since, .. } => since + alert.kind.patience(),
             State::Firing { .. } => alert.held + alert.kind.keep(),
-            State::Resolved { at, .. } => at + RETENTION,
+            State::Resolved(episode) => episode.at + RETENTION,
         });
         next.min()
     }
@@ -213,11 +236,14 @@ impl Dated for Book {
         for alert in &mut self.alerts {
             alert.held.shift(by);
             match &mut alert.state {
-                State::Pending { since } | State::Firing { since } => since.shift(by),
-                State::Resolved { since, at } => {
+                State::Pending { since, before } => {
                     since.shift(by);
-                    at.shift(by);
+                    if let Some(before) = before {
+                        before.shift(by);
+                    }
                 }
+                State::Firing { since } => since.shift(by),
+                State::Resolved(episode) => episode.shift(by),
             }
         }
     }
@@ -268,7 +294,10 @@ impl Look<'_> {
             labels: labels.clone(),
             text: text.into(),
             fragment: fragment.unwrap_or_else(|| condition.fragment.into()),
-            state: State::Pending { since: self.now },
+            state: State::Pending {
+                since: self.now,
+                before: None,
+            },
             held: self.now,
         };
         self.changed |= alert.holds(self.now);
@@ -294,21 +323,27 @@ impl Look<'_> {
             if hold.next() == Some(true) {
                 return true;
             }
-            let is_over = matches!(alert.state, State::Resolved { .. });
+            let is_over = matches!(alert.state, State::Resolved(_));
             if !is_over && !is_known(&alert.labels) {
                 alert.held = now;
                 return true;
             }
             match alert.state {
-                State::Pending { .. } => false,
+                State::Pending { before, .. } => {
+                    let before = before.filter(|before| before.is_told(now));
+                    if let Some(before) = before {
+                        alert.state = State::Resolved(before);
+                    }
+                    before.is_some()
+                }
                 State::Firing { since } => {
                     if now.since(alert.held) >= alert.kind.keep() {
-                        alert.state = State::Resolved { since, at: now };
+                        alert.state = State::Resolved(Episode { since, at: now });
                         changed = true;
                     }
                     true
                 }
-                State::Resolved { at, .. } => now.since(at) < RETENTION,
+                State::Resolved(episode) => episode.is_told(now),
             }
         });
         if book.alerts.len() != before {
@@ -324,17 +359,18 @@ impl Look<'_> {
 impl Alert {
     /// Its condition holds: it fires when its time has come. Returns whether that is news.
     fn holds(&mut self, now: Time) -> bool {
-        let since = match self.state {
+        let (since, before) = match self.state {
             State::Firing { .. } => return false,
-            State::Pending { since } => since,
+            State::Pending { since, before } => (since, before),
             // It is back: another episode, with a beginning of its own.
-            State::Resolved { .. } => now,
+            State::Resolved(episode) => (now, Some(episode)),
         };
         if now.since(since) >= self.kind.patience() {
             self.state = State::Firing { since: now };
             return true;
         }
-        self.state = State::Pending { since };
+        let before = before.filter(|before| before.is_told(now));
+        self.state = State::Pending { since, before };
         false
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! The model is the multi-window, multi-burn-rate one of the Google SRE workbook (chapter 5), with Sloth's four tiers:
 //! each fires while both a long window (it matters) and a short one (it still happens) burn faster than a factor, which
-//! is the share of the budget that the long window may spend, times the period, divided by the window.
+//! is the share of the budget that the long window may spend, times the period, divided by the window; but at least 0.9,
+//! which spends most of the budget of any period.
 //!
 //! A prober knows how many soundings there should have been. Budgets and tiers are measured against that number when
 //! fewer came, so that the first failure after a start is no emergency. The burn that is shown is the plain ratio of what
@@ -46,6 +47,10 @@ pub enum Tier {
     /// Three days and six hours: 10 %.
     TicketSlow,
 }
+
+/// The lowest factor of a tier. By the arithmetic those of a short period would be far below 1: somebody would be woken
+/// for a day's budget that lasts two days. At a lower burn than this a tenth of the budget is left when the period ends.
+const LEAST: f64 = 0.9;
 
 impl Tier {
     /// Every tier, the quickest first.
@@ -104,7 +109,8 @@ impl Objective {
 
     /// The burn rate at which a tier fires.
     pub fn factor(&self, tier: Tier) -> f64 {
-        tier.share() * self.period().as_secs_f64() / tier.windows().0.length().as_secs_f64()
+        let windows = self.period().as_secs_f64() / tier.windows().0.length().as_secs_f64();
+        (tier.share() * windows).max(LEAST)
     }
 
     /// The error ratio at which a tier fires; from 1 on it never does.
@@ -200,6 +206,39 @@ mod tests {
             };
             close(shorter.factor(tier), four_weeks);
         }
+    }
+
+    /// The share of the budget times the period, divided by the window, as long as that is much of the budget.
+    #[test]
+    fn factors_of_short_periods_spend_their_budget() {
+        for (days, factors) in [
+            (14, [6.72, 2.8, 1.4, LEAST]),
+            (7, [3.36, 1.4, LEAST, LEAST]),
+            (1, [LEAST; 4]),
+        ] {
+            let objective = Objective {
+                days,
+                ..objective(0.99)
+            };
+            for (tier, factor) in Tier::ALL.into_iter().zip(factors) {
+                close(objective.factor(tier), factor);
+                // What does not fire leaves some of the budget when the period ends.
+                let whole = objective.lasts(1.0, factor).unwrap_or_default();
+                assert!(whole < objective.period().mul_f64(1.2), "{days} {tier:?}");
+            }
+        }
+        let day = Objective {
+            days: 1,
+            ..objective(0.99)
+        };
+        let tally = |bad| Tally {
+            good: 100_000 - bad,
+            bad,
+            void: 0,
+        };
+        // 0.6 % of errors spend six tenths of the budget of 1 %.
+        assert!(!day.fires(Tier::PageQuick, |_| tally(600), 1.0));
+        assert!(day.fires(Tier::PageQuick, |_| tally(1000), 1.0));
     }
 
     /// How quickly a page comes, by the arithmetic: an hour times the threshold, divided by the error ratio.

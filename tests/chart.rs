@@ -288,6 +288,24 @@ fn the_notes_say_what_is_missing() {
         let text = notes(&[value]).unwrap();
         assert!(text.contains(nothing) && !text.contains(nowhere), "{text}");
     }
+    // Links that open inside the cluster alone; of an existing ConfigMap nothing is known.
+    let links = "Links in alerts and messages begin with";
+    let text = notes(&["service.port=80", "tls.existingSecret=cert"]).unwrap();
+    assert!(
+        text.contains(&format!("{links} https://leadsman.leadsman.svc:80/,")),
+        "{text}"
+    );
+    let said = notes(&["config=[serve]\n# external_url = \"http://a/\""]).unwrap();
+    assert!(said.contains(links), "{said}");
+    for value in [
+        "config=[serve]\nexternal_url = \"http://a/\"",
+        "config=serve = { external_url = \"http://a/\" }",
+        "extraEnv[0].name=LEADSMAN__SERVE__EXTERNAL_URL",
+        "existingConfigMap=mine",
+    ] {
+        let text = notes(&[value]).unwrap();
+        assert!(!text.contains(links), "{value}: {text}");
+    }
     // 127.0.0.1 is no name of the certificate.
     let text = notes(&["tls.existingSecret=cert"]).unwrap();
     let command = "--server https://leadsman:9616 --ca-file /etc/leadsman/secrets/tls/ca.crt";

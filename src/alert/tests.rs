@@ -67,6 +67,70 @@ fn what_comes_back_is_another_episode_of_the_same_alert() {
     assert_eq!(spans(&book), [Some((at(20), None))]);
 }
 
+/// The first telling of an end may have been lost, so that an Alertmanager would let it burn on.
+#[test]
+fn the_end_is_told_on_while_it_may_begin_again() {
+    let mut book = Book::default();
+    let failing = || vec![condition(Kind::ProbeFailing, "web")];
+    book.observe(failing(), |_| true, at(0));
+    book.observe(failing(), |_| true, at(60));
+    book.observe(vec![], |_| true, at(120));
+    let ended = [Some((at(60), Some(at(120))))];
+    assert_eq!(spans(&book), ended);
+    // It flaps: pending, over, pending.
+    for (seconds, conditions) in [(130, failing()), (150, vec![]), (160, failing())] {
+        assert!(!book.observe(conditions, |_| true, at(seconds)));
+        assert_eq!(spans(&book), ended, "{seconds}");
+        assert!(!book.alerts()[0].is_firing());
+    }
+    // Across a restart as well.
+    let text = serde_json::to_string(&book).unwrap();
+    let book = serde_json::from_str::<Book>(&text).unwrap();
+    let mut book = book.bounded(at(165)).unwrap();
+    assert_eq!(spans(&book), ended);
+    // It fires again: an episode of its own.
+    assert!(book.observe(failing(), |_| true, at(220)));
+    assert_eq!(spans(&book), [Some((at(220), None))]);
+}
+
+#[test]
+fn an_end_is_told_no_longer_than_any_other_because_it_flaps() {
+    let mut book = Book::default();
+    let failing = || vec![condition(Kind::ProbeFailing, "web")];
+    book.observe(failing(), |_| true, at(0));
+    book.observe(failing(), |_| true, at(60));
+    book.observe(vec![], |_| true, at(120));
+    let last = 120 + 900;
+    book.observe(failing(), |_| true, at(last - 10));
+    assert_eq!(spans(&book), [Some((at(60), Some(at(120))))]);
+    book.observe(failing(), |_| true, at(last));
+    assert_eq!(spans(&book), [None], "it is pending, and nothing else");
+    book.observe(vec![], |_| true, at(last + 10));
+    assert!(book.alerts().is_empty());
+}
+
+#[test]
+fn what_an_older_version_stored_is_read() {
+    for (text, state) in [
+        (
+            r#"{"pending":{"since":5}}"#,
+            State::Pending {
+                since: Time::from_millis(5),
+                before: None,
+            },
+        ),
+        (
+            r#"{"resolved":{"since":5,"at":9}}"#,
+            State::Resolved(Episode {
+                since: Time::from_millis(5),
+                at: Time::from_millis(9),
+            }),
+        ),
+    ] {
+        assert_eq!(serde_json::from_str::<State>(text).unwrap(), state);
+    }
+}
+
 #[test]
 fn what_is_not_known_changes_nothing() {
     let mut book = Book::default();

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
+use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::target::Target;
@@ -316,7 +317,8 @@ pub struct AlertRule {
 }
 
 /// What an alert means that began while a revision was watched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Weight {
     /// It is noted.
     Note,

@@ -567,6 +567,7 @@ impl Guard {
         })
         .await;
         self.recognize(facts, newest);
+        self.weigh_told(newest).await;
         // It may have come while nobody of us looked, so that to the engine nothing is new.
         if self.state.rollout.phase().case().is_some() {
             self.setup.engine.look_back();

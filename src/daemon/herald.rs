@@ -455,7 +455,7 @@ impl Herald {
             let (at, state) = match alert.state {
                 State::Pending { .. } => (0, "pending"),
                 State::Firing { .. } => (1, "firing"),
-                State::Resolved { .. } => (2, "resolved"),
+                State::Resolved(_) => (2, "resolved"),
             };
             counts[at] += 1;
             let confirmed = names
@@ -465,7 +465,9 @@ impl Herald {
             if !confirmed.clone().eq(shared.iter()) {
                 shared = confirmed.cloned().collect();
             }
-            let span = alert.span();
+            // The end of the episode before is told to Alertmanager, and would puzzle people here.
+            let is_pending = matches!(alert.state, State::Pending { .. });
+            let span = alert.span().filter(|_| !is_pending);
             AlertView {
                 labels: alert.labels.clone(),
                 state,
@@ -596,11 +598,43 @@ fn load(store: &Store, place: &StoredAt, now: Time) -> Result<Kept, String> {
     Ok(Kept::default())
 }
 
-/// What links begin with, where nothing is said: this host and the port.
+/// Names what links begin with where the configuration does not: whoever installs us knows the address of the Service
+/// before us, and a setting of its own would hide the user's.
+const DEFAULT_URL: &str = "LEADSMAN_DEFAULT_URL";
+
+/// What links begin with, where nothing is said: what our installation says, or this host and the port.
 pub(super) fn default_page(address: SocketAddr) -> Option<Url> {
-    let host = std::env::var("HOSTNAME")
-        .ok()
-        .filter(|name| !name.is_empty());
-    let host = host.unwrap_or_else(|| "localhost".into());
-    Url::parse(&format!("http://{host}:{}/", address.port())).ok()
+    let variable = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
+    page_of(variable(DEFAULT_URL), variable("HOSTNAME"), address.port())
+}
+
+fn page_of(said: Option<String>, host: Option<String>, port: u16) -> Option<Url> {
+    let said = said.and_then(|said| Url::parse(&said).ok());
+    said.filter(|said| matches!(said.scheme(), "http" | "https"))
+        .or_else(|| {
+            let host = host.unwrap_or_else(|| "localhost".into());
+            Url::parse(&format!("http://{host}:{port}/")).ok()
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::page_of;
+
+    #[test]
+    fn links_begin_with_what_the_installation_says_or_with_this_host() {
+        let page = |said: Option<&str>, host: Option<&str>| {
+            let text = |text: &str| text.to_owned();
+            page_of(said.map(text), host.map(text), 9616).map(String::from)
+        };
+        let service = "https://leadsman.shop.svc:9616/";
+        assert_eq!(page(Some(service), Some("pod-1")).as_deref(), Some(service));
+        let host = Some("http://pod-1:9616/");
+        assert_eq!(page(None, Some("pod-1")).as_deref(), host);
+        for odd in ["no address", "mailto:a@b"] {
+            assert_eq!(page(Some(odd), Some("pod-1")).as_deref(), host, "{odd}");
+        }
+        let nowhere = page(None, None);
+        assert_eq!(nowhere.as_deref(), Some("http://localhost:9616/"));
+    }
 }

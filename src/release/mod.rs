@@ -44,6 +44,8 @@ pub struct Facts {
     pub expected_downtime: bool,
     /// Revisions whose records cannot be read, and why.
     pub unreadable: Vec<(Revision, String)>,
+    /// When the newest revision was stored, by the clock of whoever stores it; `None` where nobody says.
+    pub stored_at: Option<Time>,
 }
 
 impl Facts {

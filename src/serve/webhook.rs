@@ -12,6 +12,8 @@
 //! - where each release has a Lease of its own, a notification is good when every replica that acts for one has taken it,
 //!   and until then it is to come again: nobody but those replicas knows which alerts are about their releases.
 
+mod payload;
+
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
@@ -22,10 +24,10 @@ use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::mpsc;
 
+use self::payload::{Notice, Status, Told, is_bounded, read};
 use super::auth::{Deed, allowed};
 use super::forward::{Asked, is_passed_on};
 use super::problem::problem;
@@ -38,14 +40,6 @@ use crate::units::Moment;
 
 /// The largest body.
 const MAX_BODY: usize = 1024 * 1024;
-
-/// Alerts of one notification.
-const MAX_ALERTS: usize = 512;
-
-/// Labels of one alert, and the bytes of a name and of a value.
-const MAX_LABELS: usize = 64;
-const MAX_NAME: usize = 128;
-const MAX_VALUE: usize = 1024;
 
 /// News that is remembered, by release, so that its repetition is none: what was heard of longest ago goes first.
 const MAX_REMEMBERED: usize = 10_000;
@@ -83,6 +77,21 @@ pub struct AlertHeard {
     _waits: Waits,
 }
 
+#[cfg(test)]
+impl AlertHeard {
+    /// One that fires.
+    pub(crate) fn firing(name: &str, since: u64, weight: Weight, waits: Waits) -> Self {
+        Self {
+            name: name.to_owned(),
+            fingerprint: name.to_owned(),
+            since,
+            is_firing: true,
+            weight,
+            _waits: waits,
+        }
+    }
+}
+
 /// Who takes alerts about a release.
 pub struct AlertsFor {
     /// Its namespace and name.
@@ -104,34 +113,6 @@ impl AlertsFor {
         };
         self.rules.iter().find(matches).map(|rule| rule.weight)
     }
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Notice {
-    version: String,
-    group_key: String,
-    #[serde(default)]
-    truncated_alerts: u64,
-    #[serde(rename = "status")]
-    _status: Status,
-    alerts: Vec<Told>,
-}
-
-#[derive(Clone, Copy, Deserialize, PartialEq, Eq, Hash)]
-#[serde(rename_all = "lowercase")]
-enum Status {
-    Firing,
-    Resolved,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Told {
-    status: Status,
-    labels: Labels,
-    starts_at: jiff::Timestamp,
-    fingerprint: String,
 }
 
 /// News of the last days, by when it was last heard.
@@ -207,17 +188,21 @@ async fn taken(shared: &Shared, from: IpAddr, headers: &HeaderMap, body: Body) -
         Ok(body) => body,
         Err(refused) => return refused,
     };
-    let notice: Notice = match serde_json::from_slice(&body) {
+    let notice: Notice<'_> = match serde_json::from_slice(&body) {
         Ok(notice) => notice,
         Err(error) => return problem(StatusCode::BAD_REQUEST, &format!("the body: {error}")),
     };
-    if let Err(why) = check(&notice) {
-        let rejected = notice.alerts.len() as u64;
-        shared.metrics.webhook.alerts(Action::Rejected, rejected);
-        return problem(StatusCode::BAD_REQUEST, &why);
-    }
+    let alerts = match read(&notice) {
+        Ok(alerts) => alerts,
+        Err(why) => {
+            let rejected = notice.alerts.count as u64;
+            shared.metrics.webhook.alerts(Action::Rejected, rejected);
+            return problem(StatusCode::BAD_REQUEST, &why);
+        }
+    };
     // What is of other replicas is passed on also when there is no room here, so that one release is in no other's way.
-    let here = deliver_all(shared, &board.alerts, &notice);
+    let here = deliver_all(shared, &board.alerts, &notice.group_key, &alerts);
+    let truncated = notice.truncated_alerts;
     drop(turn);
     let elsewhere = if is_passed_on(headers) {
         Ok(Counts::new())
@@ -233,7 +218,7 @@ async fn taken(shared: &Shared, from: IpAddr, headers: &HeaderMap, body: Body) -
         Err(refused) => return refused,
     }
     // What is answered with 503 comes again, and is counted then.
-    shared.metrics.webhook.truncated(notice.truncated_alerts);
+    shared.metrics.webhook.truncated(truncated);
     (StatusCode::ACCEPTED, axum::Json(json!(counts))).into_response()
 }
 
@@ -241,13 +226,17 @@ async fn taken(shared: &Shared, from: IpAddr, headers: &HeaderMap, body: Body) -
 type Counts = BTreeMap<String, u64>;
 
 /// Hands all alerts to the releases here. An error when one of them has no room.
-fn deliver_all(shared: &Shared, releases: &[AlertsFor], notice: &Notice) -> Result<Counts, ()> {
+fn deliver_all(
+    shared: &Shared,
+    releases: &[AlertsFor],
+    group: &str,
+    alerts: &[Option<Told>],
+) -> Result<Counts, ()> {
     let mut counts = Counts::new();
-    for alert in &notice.alerts {
-        let action = if is_bounded(alert) {
-            deliver(shared, releases, &notice.group_key, alert)?
-        } else {
-            Action::Rejected
+    for alert in alerts {
+        let action = match alert {
+            Some(alert) if is_bounded(alert) => deliver(shared, releases, group, alert)?,
+            Some(_) | None => Action::Rejected,
         };
         shared.metrics.webhook.alerts(action, 1);
         *counts.entry(action.as_str().to_owned()).or_insert(0) += 1;
@@ -302,28 +291,6 @@ fn add(counts: &mut Counts, others: Counts) {
         let sum = counts.entry(action).or_insert(0);
         *sum = sum.saturating_add(count);
     }
-}
-
-fn check(notice: &Notice) -> Result<(), String> {
-    if notice.version != "4" {
-        return Err("this takes version 4 of the payload".into());
-    }
-    if notice.alerts.len() > MAX_ALERTS {
-        return Err(format!(
-            "there are {} alerts; set max_alerts to at most {MAX_ALERTS}",
-            notice.alerts.len()
-        ));
-    }
-    Ok(())
-}
-
-/// Whether an alert keeps the bounds; one that does not is left out, and the others count.
-fn is_bounded(alert: &Told) -> bool {
-    let fits =
-        |(name, value): (&String, &String)| name.len() <= MAX_NAME && value.len() <= MAX_VALUE;
-    alert.labels.len() <= MAX_LABELS
-        && alert.fingerprint.len() <= MAX_NAME
-        && alert.labels.iter().all(fits)
 }
 
 /// Hands an alert to all releases that it is about. An error when one of them has no room.

@@ -2,9 +2,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::program::{Leadsman, request, until, unused_port};
+use crate::program::{Leadsman, post, request, until, unused_port};
 use crate::receivers::{Receiver, Reply};
 use crate::support::pki::Pki;
 
@@ -42,10 +42,21 @@ impl Alertmanager {
         webhook: &str,
     ) -> Option<Self> {
         let found = Self::launch(receiver, token, other, &[], (route, webhook))?;
-        until("Alertmanager is ready", || {
-            found.is_up() && request(found.address, "GET", "/-/ready", &[]).status == 200
-        });
+        found.becomes_ready();
         Some(found)
+    }
+
+    /// One with a configuration of its own.
+    pub(crate) fn configured(text: &str) -> Option<Self> {
+        let found = Self::spawn(text, None, &[])?;
+        found.becomes_ready();
+        Some(found)
+    }
+
+    fn becomes_ready(&self) {
+        until("Alertmanager is ready", || {
+            self.is_up() && request(self.address, "GET", "/-/ready", &[]).status == 200
+        });
     }
 
     fn is_up(&self) -> bool {
@@ -59,6 +70,20 @@ impl Alertmanager {
         more: &[String],
         (route, webhook): (&str, &str),
     ) -> Option<Self> {
+        let token = token.map_or_else(String::new, |token| {
+            format!(
+                ", http_config: {{authorization: {{credentials_file: '{}'}}}}",
+                token.display()
+            )
+        });
+        let text = format!(
+            "route: {{receiver: hears, group_wait: 100ms, group_interval: 1s, {route}}}\n\
+             receivers:\n- name: hears\n  webhook_configs: [{{url: '{receiver}', send_resolved: true{webhook}{token}}}]\n"
+        );
+        Self::spawn(&text, other, more)
+    }
+
+    fn spawn(text: &str, other: Option<&Self>, more: &[String]) -> Option<Self> {
         let program = "prometheus-alertmanager";
         let found = Command::new(program)
             .arg("--version")
@@ -76,16 +101,6 @@ impl Alertmanager {
         }
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("alertmanager.yml");
-        let token = token.map_or_else(String::new, |token| {
-            format!(
-                ", http_config: {{authorization: {{credentials_file: '{}'}}}}",
-                token.display()
-            )
-        });
-        let text = format!(
-            "route: {{receiver: hears, group_wait: 100ms, group_interval: 1s, {route}}}\n\
-             receivers:\n- name: hears\n  webhook_configs: [{{url: '{receiver}', send_resolved: true{webhook}{token}}}]\n"
-        );
         std::fs::write(&file, text).unwrap();
         let (port, gossip) = (unused_port(), unused_port());
         let address: SocketAddr = format!("127.0.0.1:{port}").parse().unwrap();
@@ -340,24 +355,102 @@ fn the_example_routes_by_priority() {
     let Some(_) = amtool(&["check-config", file.to_str().unwrap()]) else {
         return;
     };
-    for kind in leadsman::alert::Kind::ALL {
-        let labels = [
-            format!("alertname={}", kind.name()),
-            format!("priority={}", kind.priority()),
-            "source=leadsman".to_owned(),
-        ];
+    let check = |name: &str, labels: &[(&str, &str)]| {
+        let written = labels.iter().map(|(key, value)| format!("{key}={value}"));
+        let labels: Vec<String> = std::iter::once(format!("alertname={name}"))
+            .chain(written)
+            .collect();
         let mut arguments = vec!["config", "routes", "test", config.as_str()];
         arguments.extend(labels.iter().map(String::as_str));
-        let expected = match (kind.name(), kind.priority()) {
-            ("LeadsmanWatchdog", _) => "dead-mans-switch",
-            (_, "P0" | "P1") => "page",
+        let wakes = ["P0", "P1"].map(|priority| format!("priority={priority}"));
+        let expected = match name {
+            "LeadsmanWatchdog" => "dead-mans-switch",
+            _ if labels.iter().any(|label| wakes.contains(label)) => "page",
             _ => "day",
         };
-        assert_eq!(
-            amtool(&arguments).unwrap().trim(),
-            expected,
-            "{}",
-            kind.name()
-        );
+        assert_eq!(amtool(&arguments).unwrap().trim(), expected, "{labels:?}");
+    };
+    let own = leadsman::alert::Kind::ALL;
+    for kind in own {
+        let labels = [("priority", kind.priority()), ("source", "leadsman")];
+        check(kind.name(), &labels);
     }
+    // What Prometheus tells by the shipped rules goes the same ways.
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("helm/leadsman/files/rules.yaml");
+    let rules: Value = serde_saphyr::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    let groups = rules["groups"].as_array().unwrap();
+    let rules = groups
+        .iter()
+        .flat_map(|group| group["rules"].as_array().unwrap());
+    let mut alerts = 0;
+    for rule in rules.filter(|rule| rule["alert"].is_string()) {
+        let name = rule["alert"].as_str().unwrap();
+        let label = |key: &str| rule["labels"][key].as_str().unwrap_or_default();
+        let (severity, priority) = (label("severity"), label("priority"));
+        assert_eq!(label("source"), "leadsman", "{name}");
+        let wakes = matches!(priority, "P0" | "P1");
+        assert_eq!(severity == "critical", wakes, "{name}: {priority}");
+        assert!(wakes || matches!(priority, "P2" | "P3"), "{name}");
+        // One of the same name as one of our own is as bad.
+        if let Some(kind) = own.iter().find(|kind| kind.name() == name) {
+            let ours = (kind.severity().as_str(), kind.priority());
+            assert_eq!((severity, priority), ours, "{name}");
+        }
+        check(name, &[("priority", priority), ("source", "leadsman")]);
+        alerts += 1;
+    }
+    assert!(alerts >= 22, "{alerts}");
+}
+
+/// What a bad revision does to the probes and objectives of its release is said once, whatever became of the revision.
+#[test]
+fn the_example_says_once_what_a_bad_revision_does() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("helm/alertmanager.example.yml");
+    let hears = Receiver::start(|_| Reply::status(200));
+    let mut text = std::fs::read_to_string(file).unwrap();
+    for host in ["pager", "chat", "watch"] {
+        let url = format!("http://{host}.example.com/");
+        text = text.replace(&url, &hears.url());
+    }
+    let Some(alertmanager) = Alertmanager::configured(&text) else {
+        return;
+    };
+    // Each source is of a release of its own; one release has none.
+    let sources = [
+        "ReleaseRegressed",
+        "ReleaseEndangered",
+        "RollbackFailed",
+        "RollbackRefused",
+        "RollbackLimitReached",
+        "NotTheRelease",
+    ];
+    let targets = ["ProbeFailing", "ObjectiveBurning", "ObjectiveAtRisk"];
+    let alert = |kind: &str, release: &str| {
+        let name = format!("Leadsman{kind}");
+        json!({"labels": {"alertname": name, "namespace": "shop", "release": release, "source": "leadsman"}})
+    };
+    let mut all: Vec<Value> = sources.iter().map(|kind| alert(kind, kind)).collect();
+    for release in sources.iter().chain(&["none"]) {
+        all.extend(targets.iter().map(|kind| alert(kind, release)));
+    }
+    let headers = [("Content-Type", "application/json")];
+    let body = Value::from(all).to_string();
+    let posted = post(
+        alertmanager.address,
+        "/api/v2/alerts",
+        &headers,
+        body.as_bytes(),
+    );
+    assert_eq!(posted.status, 200, "{}", posted.body);
+    until("each is told or said already", || {
+        targets.iter().all(|kind| {
+            let found = alertmanager.alerts(&format!("Leadsman{kind}"));
+            found.len() == sources.len() + 1
+                && found.iter().all(|alert| {
+                    let is_alone = alert["labels"]["release"] == "none";
+                    let state = if is_alone { "active" } else { "suppressed" };
+                    alert["status"]["state"] == state
+                })
+        })
+    });
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::program::{Leadsman, hanging_server, until};
-use crate::restart::{config, firing, now_ms, restart_with, sent};
+use crate::restart::{config, firing, message, now_ms, restart_with, sent};
 
 /// An answer.
 #[derive(Clone)]
@@ -407,4 +407,107 @@ fn a_name_and_a_password_are_sent_and_not_shown() {
         })
     });
     assert!(!leadsman.log().contains("hunter2"));
+}
+
+/// One that takes the request and ends the connection without a word.
+fn resetting_server() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            // What is not read makes a reset of the end.
+            let _ = stream.read(&mut [0; 16]);
+        }
+    });
+    address
+}
+
+/// What became of the messages to a receiver, where one that misbehaves is Slack or the webhook, and the other one and an
+/// Alertmanager are well: these are told all the same.
+fn tells(misbehaves: &str, at: &str, result: &str) {
+    let alertmanager = Receiver::start(|_| Reply::status(200).body("[]"));
+    let good = Receiver::start(|_| Reply::status(200));
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    let well = if misbehaves == "slack" {
+        "webhook"
+    } else {
+        "slack"
+    };
+    let url = |name: &str| {
+        if name == misbehaves {
+            at.to_owned()
+        } else {
+            good.url()
+        }
+    };
+    let address = folder.path().join("slack-url");
+    std::fs::write(&address, url("slack")).unwrap();
+    let more = format!(
+        "[slack]\nurl_file = \"{}\"\n[webhook]\nurl = \"{}\"\n",
+        address.display(),
+        url("webhook")
+    );
+    let config = config(&alertmanager, &state, "tcp://127.0.0.1:1", &more);
+    let mut leadsman = Leadsman::run(&config, &[]);
+    let before = sent(&alertmanager, "LeadsmanWatchdog").len();
+    restart_with(&mut leadsman, &state, |state| {
+        let two: Vec<_> = (1..=2).map(message).collect();
+        state["waiting"] = json!({"slack": two, "webhook": two});
+    });
+    let counted = |receiver: &str, result: &str| -> u64 {
+        let page = leadsman.get("/metrics").body;
+        let start =
+            format!("leadsman_messages_total{{receiver=\"{receiver}\",result=\"{result}\"}} ");
+        let found = page.lines().find_map(|line| line.strip_prefix(&start));
+        found.map_or(0, |count| count.parse().unwrap())
+    };
+    until(
+        &format!("{misbehaves} at {at}: the other one is told"),
+        || counted(well, "sent") == 2,
+    );
+    assert_eq!(good.requests().len(), 2);
+    until(&format!("{misbehaves} at {at}: {result}"), || {
+        counted(misbehaves, result) >= 1
+    });
+    until("so is Alertmanager, all the while", || {
+        sent(&alertmanager, "LeadsmanWatchdog").len() >= before + 3
+    });
+    assert_eq!(counted(well, "failed") + counted(well, "dropped"), 0);
+    // However much it says, little of it is kept.
+    let longest = leadsman.log().lines().map(str::len).max();
+    assert!(longest < Some(4096), "{longest:?}");
+}
+
+#[test]
+fn slack_and_a_webhook_that_misbehave_hold_up_nobody() {
+    let elsewhere = Receiver::start(|_| Reply::status(200));
+    let to = elsewhere.url();
+    let redirects = Receiver::start(move |_| Reply::status(307).header(&format!("Location: {to}")));
+    let garbage = Receiver::start(|_| Reply::status(200).body("<html>\u{0}"));
+    let large = Receiver::start(|_| Reply::status(503).body(vec![b'x'; 10_000_000]));
+    let huge = Receiver::start(|_| Reply::status(200).body(vec![b'['; 10_000_000]));
+    let refuses = Receiver::start(|_| Reply::status(400).body(vec![b'x'; 10_000_000]));
+    let drips = Receiver::start(|_| Reply::status(503).breaks_off(Drip::Drips));
+    let bad = [
+        (format!("http://{}/", hanging_server()), "failed"),
+        (format!("http://{}/", resetting_server()), "failed"),
+        (redirects.url(), "failed"),
+        (large.url(), "failed"),
+        (drips.url(), "failed"),
+        (refuses.url(), "dropped"),
+        // What it says does not matter.
+        (garbage.url(), "sent"),
+        (huge.url(), "sent"),
+    ];
+    std::thread::scope(|scope| {
+        for (at, result) in &bad {
+            scope.spawn(move || {
+                tells("slack", at, result);
+                tells("webhook", at, result);
+            });
+        }
+    });
+    // A redirect is not followed: the address may be a secret, and so may be what is told.
+    assert!(elsewhere.requests().is_empty());
 }

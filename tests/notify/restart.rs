@@ -136,6 +136,62 @@ fn the_end_of_an_alert_is_sent_again_and_again() {
     );
 }
 
+/// What had ended before the restart is told on for the rest of its quarter of an hour, also where it was about to begin
+/// again; what had ended longer ago is not.
+#[test]
+fn an_end_of_before_the_restart_is_sent_on() {
+    let alertmanager = Receiver::start(|_| Reply::status(200).body("[]"));
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    let config = config(&alertmanager, &state, "tcp://127.0.0.1:1", "");
+    let mut leadsman = Leadsman::run(&config, &[]);
+    let now = now_ms();
+    let ago = |minutes: u64| now - minutes * 60_000;
+    let probe = json!({"namespace": "shop", "release": "mykadoo", "probe": "api"});
+    let gone =
+        |revision: &str| json!({"namespace": "shop", "release": "gone", "revision": revision});
+    let ended = |name: &str, place: &Value, state: Value| {
+        let mut alert = firing(name, place, ago(60));
+        alert["state"] = state;
+        alert
+    };
+    let (regressed, failing) = ("LeadsmanReleaseRegressed", "LeadsmanProbeFailing");
+    let lately = json!({"since": ago(60), "at": ago(5)});
+    restart_with(&mut leadsman, &state, |state| {
+        let alerts = state["alerts"].as_array_mut().unwrap();
+        alerts.retain(|alert| alert["kind"] != failing);
+        alerts.push(ended(regressed, &gone("7"), json!({"resolved": lately})));
+        let long_ago = json!({"since": ago(60), "at": ago(20)});
+        alerts.push(ended(regressed, &gone("6"), json!({"resolved": long_ago})));
+        // Its probe fails, and has not for long enough.
+        let again = json!({"since": now, "before": lately});
+        alerts.push(ended(failing, &probe, json!({"pending": again})));
+    });
+    let of = |name: &str, revision: &str| {
+        let mut all = sent(&alertmanager, name);
+        all.retain(|alert| {
+            let labels = &alert["labels"];
+            name == failing || labels["revision"] == revision
+        });
+        all
+    };
+    until("both are sent several times", || {
+        of(regressed, "7").len() >= 3 && of(failing, "").len() >= 3
+    });
+    let first = &of(regressed, "7")[0];
+    assert!(first["endsAt"].as_str() > first["startsAt"].as_str());
+    for alert in of(regressed, "7").iter().chain(&of(failing, "")) {
+        assert_eq!(alert["endsAt"], first["endsAt"], "{alert:#}");
+        assert_eq!(alert["startsAt"], first["startsAt"], "{alert:#}");
+    }
+    // It may be sent before anybody has looked.
+    let (before, told) = (of(regressed, "6").len(), of(regressed, "7").len());
+    until("the other is sent on", || {
+        of(regressed, "7").len() >= told + 2
+    });
+    assert_eq!(of(regressed, "6").len(), before);
+}
+
 /// A message about a revision that waits to be told.
 pub(crate) fn message(revision: u32) -> Value {
     let at = Duration::from_millis(now_ms()).as_secs_f64();

@@ -14,12 +14,16 @@ use crate::receivers::{Receiver, Reply as Answer};
 const TOKEN: &str = "tok-of-the-webhook";
 
 fn leadsman(folder: &std::path::Path) -> Leadsman {
+    leadsman_with(folder, "")
+}
+
+fn leadsman_with(folder: &std::path::Path, more: &str) -> Leadsman {
     let token = folder.join("token");
     std::fs::write(&token, TOKEN).unwrap();
     let history = folder.join("history");
     std::fs::create_dir_all(&history).unwrap();
     let config = format!(
-        "[serve]\nlisten = \"127.0.0.1:0\"\ntoken_file = \"{}\"\n\
+        "[serve]\nlisten = \"127.0.0.1:0\"\ntoken_file = \"{}\"\n{more}\
          [[release]]\nname = \"mykadoo\"\nnamespace = \"shop\"\nembedded = \"{}\"\n\
          [[release.probe]]\nname = \"api\"\nurl = \"tcp://127.0.0.1:1\"\n\
          [[release.alert]]\nmatch = {{ alertname = \"HighErrors\", team = \"shop|web\" }}\n",
@@ -120,6 +124,28 @@ fn notifications_are_checked_counted_and_taken_once() {
     let both = notice(&format!("{long},{other}"));
     assert_eq!(tell(&leadsman, both.as_bytes()).status, 202);
     assert_eq!((action("accepted"), action("rejected")), (3, 1));
+    // Nor does one of another form, whatever it is.
+    for (number, odd) in [
+        "1",
+        "null",
+        "{}",
+        "[[]]",
+        "{\"status\":\"firing\",\"labels\":[]}",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let since = format!("2026-01-06T1{number}:00:00Z");
+        let other = alert("HighErrors", "shop", &since);
+        let reply = tell(&leadsman, notice(&format!("{odd},{other}")).as_bytes());
+        assert_eq!(reply.status, 202, "{odd}: {}", reply.body);
+        let counts: Value = serde_json::from_str(&reply.body).unwrap();
+        assert_eq!(counts, serde_json::json!({"accepted": 1, "rejected": 1}));
+    }
+    assert_eq!((action("accepted"), action("rejected")), (8, 6));
+    until("it is said", || {
+        leadsman.said("cannot be read, and are left out")
+    });
     // One of ours may have another name by the time that it comes back; its source says whose it is.
     let ours = alert("Renamed", "shop", "2026-01-05T10:00:00Z").replace(
         "\"team\":\"shop\"",
@@ -127,7 +153,7 @@ fn notifications_are_checked_counted_and_taken_once() {
     );
     let ours = ours.replace("Renamed", "HighErrors");
     assert_eq!(tell(&leadsman, notice(&ours).as_bytes()).status, 202);
-    assert_eq!((action("accepted"), action("ignored")), (3, 4));
+    assert_eq!((action("accepted"), action("ignored")), (8, 4));
     assert_eq!(count(&leadsman, "leadsman_webhook_queue_capacity"), 1024);
     until("nothing waits", || {
         count(&leadsman, "leadsman_webhook_queue_length") == 0
@@ -157,6 +183,13 @@ fn notifications_are_checked_counted_and_taken_once() {
         (good.replace("\"4\"", "\"3\"").as_bytes(), 400),
         (good.replace("\"4\"", "4").as_bytes(), 400),
         (good.replace("2026-01-05T10", "yesterday").as_bytes(), 400),
+        (notice("1,null").as_bytes(), 400),
+        (
+            good.replace("[{", "{\"0\":{")
+                .replace("}]", "}}")
+                .as_bytes(),
+            400,
+        ),
         (&large, 413),
     ] {
         let reply = tell(&leadsman, body);
@@ -308,6 +341,84 @@ fn a_real_alertmanager_repeats_truncates_and_tries_again_after_503() {
     assert_eq!(busy.load(Ordering::Relaxed), 0);
     assert!(proxy.requests().len() >= 4, "two of them were refused");
     assert!(count(&leadsman, "leadsman_webhook_truncated_alerts_total") >= 1);
+}
+
+/// A release takes none while its state is being read, here from a pipe that nobody writes into. What has no room is
+/// answered with 503, and a real Alertmanager brings it again by itself.
+#[test]
+fn a_real_alertmanager_comes_again_when_there_was_no_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    std::fs::create_dir(&state).unwrap();
+    let pipe = state.join("shop.mykadoo.json");
+    let made = Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    let leadsman = leadsman_with(
+        folder.path(),
+        &format!("[state]\ndirectory = \"{}\"\n", state.display()),
+    );
+    let action = |name: &str| {
+        count(
+            &leadsman,
+            &format!("leadsman_webhook_alerts_total{{action=\"{name}\"}}"),
+        )
+    };
+    let requests = |code: u16| {
+        count(
+            &leadsman,
+            &format!("leadsman_webhook_requests_total{{code=\"{code}\"}}"),
+        )
+    };
+    // As many as may wait.
+    let all: Vec<String> = (0..1024)
+        .map(|number| {
+            alert("HighErrors", "shop", "2026-01-05T10:00:00Z").replace(
+                "\"fingerprint\":\"HighErrors\"",
+                &format!("\"fingerprint\":\"f{number}\""),
+            )
+        })
+        .collect();
+    for some in all.chunks(512) {
+        let reply = tell(&leadsman, notice(&some.join(",")).as_bytes());
+        assert_eq!(reply.status, 202, "{}", reply.body);
+    }
+    assert_eq!(count(&leadsman, "leadsman_webhook_queue_length"), 1024);
+    let more = notice(&alert("HighErrors", "web", "2026-01-05T11:00:00Z"));
+    let reply = tell(&leadsman, more.as_bytes());
+    assert_eq!((reply.status, reply.header("Retry-After")), (503, "1"));
+    assert!(reply.body.contains("alerts for a release are waiting"));
+    // What was taken before is known also while there is no room.
+    assert_eq!(
+        tell(&leadsman, notice(&all[..9].join(",")).as_bytes()).status,
+        202
+    );
+    assert_eq!((action("accepted"), action("duplicate")), (1024, 9));
+
+    let url = format!("http://{}/api/v1/alerts", leadsman.address());
+    let token = folder.path().join("token");
+    let Some(alertmanager) = Alertmanager::with(&url, Some(&token), None) else {
+        return;
+    };
+    let before = requests(503);
+    let body = r#"[{"labels":{"alertname":"HighErrors","team":"web"}}]"#;
+    let headers = [("Content-Type", "application/json")];
+    let stored = post(
+        alertmanager.address,
+        "/api/v2/alerts",
+        &headers,
+        body.as_bytes(),
+    );
+    assert_eq!(stored.status, 200);
+    until("it was sent away, and again", || {
+        requests(503) >= before + 2
+    });
+    assert_eq!(action("accepted"), 1024);
+    // What comes out of the pipe is no state, and is set aside: the release is guarded, and takes what waits.
+    std::fs::write(&pipe, "no state").unwrap();
+    until("it is heard after all", || action("accepted") == 1025);
+    until("nothing waits", || {
+        count(&leadsman, "leadsman_webhook_queue_length") == 0
+    });
 }
 
 /// Whatever comes at once, each alert is taken, known or asked for again.

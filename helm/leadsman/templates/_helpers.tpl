@@ -68,6 +68,11 @@ app.kubernetes.io/component: test
 {{- printf "%s://%s:%d" (include "leadsman.scheme" .) (include "leadsman.fullname" .) (int .Values.service.port) }}
 {{- end }}
 
+{{/* The same for those who are in other namespaces, as in links. */}}
+{{- define "leadsman.serviceUrl" -}}
+{{- printf "%s://%s.%s.svc:%d/" (include "leadsman.scheme" .) (include "leadsman.fullname" .) .Release.Namespace (int .Values.service.port) }}
+{{- end }}
+
 {{/* The file of the authority that the listener's certificate comes from; empty for those of the system. */}}
 {{- define "leadsman.caFile" -}}
 {{- if and .Values.tls.existingSecret .Values.tls.caKey }}

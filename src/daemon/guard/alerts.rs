@@ -7,10 +7,13 @@ use crate::config::settings::Weight;
 use crate::rollout::Event;
 use crate::serve::AlertHeard;
 use crate::serve::status::VerdictView;
-use crate::units::Time;
+use crate::units::{Dated, Revision, Shift, Time};
 
 /// Alerts that are remembered during one watch; of more, those that say least go first.
 const MAX_ALERTS: usize = 64;
+
+/// Alerts that are known to fire; of more, those that began first go first, since they count against no later revision.
+pub(super) const MAX_TOLD: usize = 256;
 
 /// An alert that fires, and began while the revision was watched.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,38 +23,113 @@ pub(super) struct Firing {
     pub(super) is_doubt: bool,
 }
 
+/// An alert that fires. It is known from one watch to the next, because it may be told before we see the revision under
+/// which it began, and Alertmanager may not repeat it for hours.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Told {
+    name: String,
+    fingerprint: String,
+    /// When it began by its own clock, which a change of ours does not move.
+    since: Time,
+    /// When it was first heard, by our clock.
+    heard: Time,
+    weight: Weight,
+}
+
+impl Told {
+    /// It began no later than it was heard, whatever its clock says.
+    fn began(&self) -> Time {
+        self.since.min(self.heard)
+    }
+}
+
+impl Dated for Told {
+    fn shift(&mut self, by: Shift) {
+        self.heard.shift(by);
+    }
+}
+
 impl Guard {
     pub(super) async fn on_alert(&mut self, alert: AlertHeard) {
         let now = self.now();
+        let told = Told {
+            name: plain(&alert.name),
+            fingerprint: alert.fingerprint,
+            since: Time::from_millis(alert.since),
+            heard: now,
+            weight: alert.weight,
+        };
+        self.is_dirty = true;
+        let told = keep(&mut self.state.told, told, alert.is_firing);
         let Some(watching) = &mut self.state.watching else {
             return;
         };
-        let (revision, began) = (watching.revision, watching.began);
+        let revision = watching.revision;
         watching
             .alerts
-            .retain(|firing| firing.fingerprint != alert.fingerprint);
-        let name = plain(&alert.name);
+            .retain(|firing| firing.fingerprint != told.fingerprint);
+        let name = &told.name;
         if !alert.is_firing {
             let text = format!("The alert {name} has ended");
             self.remark(now, &text);
             return;
         }
-        // What fired before the revision came is not its doing.
-        if Time::from_millis(alert.since) < began {
+        if told.began() < self.appeared(revision) {
             let text = format!("The alert {name} fires, and did so before the revision appeared");
             self.remark(now, &text);
             return;
         }
+        self.weigh(told).await;
+    }
+
+    /// What was told before the watch of this revision began counts as well when it began under it.
+    pub(super) async fn weigh_told(&mut self, revision: Revision) {
+        let appeared = self.appeared(revision);
+        let told = self.state.told.iter();
+        let under: Vec<Told> = told
+            .filter(|told| told.began() >= appeared)
+            .cloned()
+            .collect();
+        for told in under {
+            // One that convicts ends the watch.
+            let watching = self.state.watching.as_ref();
+            if watching.is_none_or(|watching| watching.revision != revision) {
+                return;
+            }
+            self.weigh(told).await;
+        }
+    }
+
+    /// When a revision appeared: it may have been stored before we saw it, as while we were away.
+    fn appeared(&self, revision: Revision) -> Time {
+        let watching = self.state.watching.as_ref();
+        let began = watching.map_or_else(|| self.now(), |watching| watching.began);
+        let facts = &self.facts.borrow().facts;
+        let is_newest = facts
+            .newest()
+            .is_some_and(|newest| newest.revision == revision);
+        let stored_at = facts.stored_at.filter(|_| is_newest);
+        stored_at.map_or(began, |stored_at| stored_at.min(began))
+    }
+
+    /// An alert that began under the revision that is watched counts against it.
+    async fn weigh(&mut self, told: Told) {
+        let Some(watching) = &mut self.state.watching else {
+            return;
+        };
+        let now = self.setup.timeline.now();
+        let (revision, began) = (watching.revision, watching.began);
+        let name = told.name;
         let firing = Firing {
             name: name.clone(),
-            fingerprint: alert.fingerprint,
-            is_doubt: alert.weight == Weight::Doubt,
+            fingerprint: told.fingerprint,
+            is_doubt: told.weight == Weight::Doubt,
         };
         add(&mut watching.alerts, firing);
         let others = others(&watching.alerts, &name);
         let text = format!("The alert {name} fires");
         self.remark(now, &text);
-        if alert.weight != Weight::Convict {
+        if told.weight != Weight::Convict {
             return;
         }
         let reason = format!("alert:{name}");
@@ -90,6 +168,31 @@ impl Guard {
         self.is_dirty = true;
         self.publish();
     }
+}
+
+/// Keeps what is told of an alert: one that fires stays as it was first heard, one that has ended goes. Returns how it is
+/// known now.
+fn keep(all: &mut Vec<Told>, mut told: Told, is_firing: bool) -> Told {
+    if let Some(at) = all
+        .iter()
+        .position(|known| known.fingerprint == told.fingerprint)
+    {
+        let known = all.remove(at);
+        if known.since == told.since {
+            told.heard = told.heard.min(known.heard);
+        }
+    }
+    if !is_firing {
+        return told;
+    }
+    if all.len() >= MAX_TOLD {
+        let began = all.iter().enumerate().map(|(at, told)| (told.began(), at));
+        if let Some((_, first)) = began.min() {
+            all.remove(first);
+        }
+    }
+    all.push(told.clone());
+    told
 }
 
 /// Adds one that fires. When there are enough, one that only is to be noted makes room for one that raises doubt.
@@ -151,6 +254,54 @@ mod tests {
             fingerprint: number.to_string(),
             is_doubt,
         }
+    }
+
+    fn told(name: &str, since: u64, heard: u64) -> Told {
+        Told {
+            name: name.into(),
+            fingerprint: name.into(),
+            since: Time::from_millis(since),
+            heard: Time::from_millis(heard),
+            weight: Weight::Doubt,
+        }
+    }
+
+    #[test]
+    fn what_fires_stays_as_it_was_first_heard_until_it_ends() {
+        let mut all = Vec::new();
+        // Its clock is ahead of ours: it began no later than it was heard, however often it is repeated.
+        keep(&mut all, told("A", 9_000, 1_000), true);
+        keep(&mut all, told("A", 9_000, 5_000), true);
+        assert_eq!(all.len(), 1);
+        assert_eq!(all[0].began(), Time::from_millis(1_000));
+        // Another episode.
+        keep(&mut all, told("A", 9_500, 9_600), true);
+        assert_eq!(all[0].began(), Time::from_millis(9_500));
+        keep(&mut all, told("B", 2_000, 9_700), true);
+        keep(&mut all, told("A", 9_500, 9_800), false);
+        assert_eq!(all, [told("B", 2_000, 9_700)]);
+    }
+
+    #[test]
+    fn the_alert_that_began_first_makes_room() {
+        let mut all = Vec::new();
+        for number in 0..MAX_TOLD as u64 {
+            keep(&mut all, told(&number.to_string(), 500 - number, 900), true);
+        }
+        keep(&mut all, told("new", 800, 900), true);
+        assert_eq!(all.len(), MAX_TOLD);
+        let last = (MAX_TOLD - 1).to_string();
+        assert!(all.iter().all(|told| told.name != last));
+        assert!(all.iter().any(|told| told.name == "new"));
+    }
+
+    /// When an alert began is Prometheus' word, and was never by the clock of whoever wrote it down.
+    #[test]
+    fn only_what_was_by_our_clock_moves_with_it() {
+        let mut alert = told("A", 1_000, 2_000);
+        let by = Shift::between(Time::from_millis(0), Time::from_millis(500));
+        alert.shift(by);
+        assert_eq!(alert, told("A", 1_000, 2_500));
     }
 
     #[test]

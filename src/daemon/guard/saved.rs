@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::alerts::Firing;
+use super::alerts::{Firing, MAX_TOLD, Told};
 use crate::baseline::Baseline;
 use crate::ledger::Ledger;
 use crate::recording;
@@ -46,6 +46,9 @@ pub(in crate::daemon) struct State {
     pub(super) verifying: Option<Verifying>,
     pub(super) verdict: Option<VerdictView>,
     pub(super) entries: VecDeque<Entry>,
+    /// Alerts of Alertmanager that fire, whether a revision is watched or not.
+    #[serde(default)]
+    pub(super) told: Vec<Told>,
     /// Grows with each start, so that what is written by a later one can be told from what an earlier one wrote.
     #[serde(default)]
     pub(super) fence: u64,
@@ -188,6 +191,7 @@ impl State {
             verifying: None,
             verdict: None,
             entries: VecDeque::new(),
+            told: Vec::new(),
             fence: 0,
         }
     }
@@ -225,6 +229,7 @@ impl State {
             known.looks.truncate(LOOKS);
         }
         self.entries.truncate(MAX_ENTRIES);
+        self.told.truncate(MAX_TOLD);
         Ok(self)
     }
 
@@ -298,6 +303,7 @@ impl Dated for State {
             verifying,
             verdict,
             entries,
+            told,
             fence: _,
         } = self;
         rollout.shift(by);
@@ -319,6 +325,9 @@ impl Dated for State {
             verdict.at += by.seconds();
         }
         entries.make_contiguous().shift(by);
+        for alert in told {
+            alert.shift(by);
+        }
     }
 }
 

@@ -31,6 +31,9 @@ pub(super) struct View<'a> {
     pub(super) now: Time,
 }
 
+/// A stamp of Kubernetes is of whole seconds, and names the beginning of the one in which something happened.
+const STAMP: Duration = Duration::from_millis(999);
+
 /// The stored revisions of a release, ascending.
 pub(super) fn rows<'a>(tables: &'a Tables, release: &str) -> Vec<&'a StoredRow> {
     let own = |row: &&StoredRow| &*row.release == release;
@@ -91,6 +94,7 @@ impl View<'_> {
                 || (!scaled.is_empty() && scaled.iter().all(|row| row.wanted == 0)),
             expected_downtime: stops_first,
             unreadable,
+            stored_at: (newest.created > Time::default()).then(|| newest.created + STAMP),
         }
     }
 

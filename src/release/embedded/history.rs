@@ -162,6 +162,8 @@ impl History {
             held: false,
             expected_downtime: false,
             unreadable: Vec::new(),
+            // A file is written anew with each status, so that its date says nothing.
+            stored_at: None,
         })
     }
 

@@ -14,16 +14,20 @@ use tokio::task::JoinHandle;
 use super::super::saved::tests::{names, state};
 use super::*;
 use crate::clock::{self, Timeline};
+use crate::config::settings::Weight;
 use crate::config::{self, Sources};
 use crate::daemon::pace::Pace;
 use crate::daemon::runner::Crew;
+use crate::ledger::{Digest, Status, Stored};
 use crate::metrics::Metrics;
 use crate::permit::Permit;
 use crate::probe;
 use crate::probe::schedule::Schedule;
+use crate::release::Facts;
 use crate::release::embedded::Embedded;
 use crate::store::Store;
 use crate::store::played::{Cluster, Replica};
+use crate::units::Revision;
 
 /// A guard at its post, and what is to be seen of it.
 struct Guarding {
@@ -31,8 +35,10 @@ struct Guarding {
     stop: CancellationToken,
     view: watch::Receiver<Arc<GuardView>>,
     orders: mpsc::Sender<Order>,
-    /// The facts never come; a guard whose senders are gone would end.
-    _facts: watch::Sender<Observed>,
+    alerts: mpsc::Sender<AlertHeard>,
+    /// The facts come only where a test sends some.
+    facts: watch::Sender<Observed>,
+    metrics: Arc<Metrics>,
     _folder: tempfile::TempDir,
 }
 
@@ -59,13 +65,13 @@ fn guard(store: Store, permit: Permit) -> Guarding {
     let (facts, observed) = watch::channel(Observed::default());
     let (_, heard) = mpsc::channel(1);
     let (orders, ordered) = mpsc::channel(1);
-    let (_, alerts) = mpsc::channel(1);
+    let (tell, alerts) = mpsc::channel(8);
     let (view, shown) = watch::channel(Arc::new(GuardView::default()));
     let setup = Setup {
         engine: Embedded::new(folder.path()),
         release: settings.releases[0].clone(),
         store: Some(Arc::new(store)),
-        crew: Arc::new(Crew::new(&settings, metrics, outfit)),
+        crew: Arc::new(Crew::new(&settings, Arc::clone(&metrics), outfit)),
         pace: Arc::new(Pace::new(Schedule::start(clock::now, |_| {}).unwrap())),
         timeline: Timeline::start(),
         changed: Arc::new(Notify::new()),
@@ -81,7 +87,9 @@ fn guard(store: Store, permit: Permit) -> Guarding {
         stop,
         view: shown,
         orders,
-        _facts: facts,
+        alerts: tell,
+        facts,
+        metrics,
         _folder: folder,
     }
 }
@@ -160,4 +168,71 @@ async fn a_watch_that_another_replica_began_is_recorded_from_there_on() {
     assert_eq!(recording.first_tick(), 10);
     assert!(recording.cut.is_some());
     assert_eq!(recording.pods.len(), 1);
+}
+
+/// The facts of a release whose newest revision is this one.
+fn at(revision: u32, stored_at: Option<Time>) -> Observed {
+    let record = Stored {
+        revision: Revision(revision),
+        status: Status::Deployed,
+        description: "Upgrade complete".into(),
+        digest: Some(Digest(revision.to_string().into())),
+        weak: None,
+        hooks_succeeded: true,
+        test_failed: false,
+    };
+    Observed {
+        facts: Arc::new(Facts {
+            revisions: vec![record],
+            stored_at,
+            ..Facts::default()
+        }),
+        ..Observed::default()
+    }
+}
+
+/// Alerts that were told before we saw the revision: one began before it was stored, and one after that.
+async fn told_before_the_watch(weight: Weight) -> (Guarding, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut guarding = guard(Store::open(folder.path()).unwrap(), Permit::always());
+    let now = Timeline::start().now();
+    let ago = |seconds: u64| Time::from_millis(now.millis() - seconds * 1000);
+    guarding.facts.send_replace(at(7, Some(ago(3600))));
+    let steady = guarding.view.wait_for(|view| view.phase == "steady").await;
+    drop(steady);
+    let waits = || guarding.metrics.webhook.waits();
+    for (name, since) in [("Before", ago(20)), ("Under", ago(5))] {
+        let alert = AlertHeard::firing(name, since.millis(), weight, waits());
+        guarding.alerts.send(alert).await.unwrap();
+    }
+    let taken = || guarding.alerts.capacity() == guarding.alerts.max_capacity();
+    while !taken() {
+        tokio::task::yield_now().await;
+    }
+    guarding.facts.send_replace(at(8, Some(ago(10))));
+    (guarding, folder)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alert_that_was_told_before_its_revision_was_seen_counts() {
+    let (mut guarding, _folder) = told_before_the_watch(Weight::Doubt).await;
+    let seen = guarding
+        .view
+        .wait_for(|view| view.revision == Some(8))
+        .await;
+    drop(seen);
+    guarding.stop.cancel();
+    let state = guarding.task.await.unwrap().unwrap();
+    let watching = state.watching.unwrap();
+    let names: Vec<&str> = watching.alerts.iter().map(|firing| &*firing.name).collect();
+    assert_eq!(names, ["Under"]);
+    assert_eq!(state.told.len(), 2, "both still fire");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alert_that_was_told_before_its_revision_was_seen_convicts() {
+    let (mut guarding, _folder) = told_before_the_watch(Weight::Convict).await;
+    let verdict = guarding.view.wait_for(|view| view.verdict.is_some()).await;
+    let verdict = verdict.unwrap().verdict.clone().unwrap();
+    assert_eq!(verdict.reason, "alert:Under");
 }

@@ -123,6 +123,17 @@ fn two() -> serde_json::Value {
     json!({"replicas": 2})
 }
 
+/// Whoever asks whether something began under the newest revision must not take what began in the same second before it.
+#[test]
+fn the_newest_revision_was_stored_within_the_second_of_its_stamp() {
+    let world = World::default()
+        .revision(1, "superseded", 0)
+        .revision(2, "deployed", 100);
+    let stored_at = world.facts(200).stored_at.unwrap();
+    assert!(stored_at > time(100) && stored_at < time(101));
+    assert_eq!(World::default().facts(200).stored_at, None);
+}
+
 #[test]
 fn a_pod_of_the_current_template_that_was_made_since_is_the_newest_revisions() {
     let world = World::default()

@@ -209,10 +209,12 @@ fn two_that_gossip_hear_of_the_beginning_and_of_the_end_across_a_restart() {
     let watchdog = &one.alerts("LeadsmanWatchdog")[0];
     assert_eq!(watchdog["labels"]["cluster"], "test");
     assert_eq!(watchdog["labels"]["source"], "leadsman");
-    let first = one.ends_at("LeadsmanWatchdog");
-    until("its end moves on", || {
-        one.ends_at("LeadsmanWatchdog") > first
-    });
+    for alertmanager in [&one, &two] {
+        let first = alertmanager.ends_at("LeadsmanWatchdog");
+        until("its end moves on", || {
+            alertmanager.ends_at("LeadsmanWatchdog") > first
+        });
+    }
     until("both are known to have it", || {
         let alerts: Value = serde_json::from_str(&leadsman.get("/api/v1/alerts").body).unwrap();
         alerts["alerts"].as_array().unwrap().iter().any(|alert| {

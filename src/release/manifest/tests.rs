@@ -93,6 +93,43 @@ fn scalars_are_those_of_yaml_1_1_as_helm_reads_them() {
         ("", json!(null)),
         ("2001-01-01", json!("2001-01-01")),
         ("\"on\"", json!("on")),
+        ("-0644", json!(-420)),
+        ("+0644", json!(420)),
+        ("-0x1f", json!(-31)),
+        ("0_7", json!(7)),
+        ("00", json!(0)),
+        ("-0", json!(0)),
+        // No octal digits, so it is a fraction, of the same value.
+        ("089", json!(89.0)),
+        ("-089", json!(-89.0)),
+        ("0b102", json!("0b102")),
+        ("0xg", json!("0xg")),
+        ("1:30", json!("1:30")),
+        (
+            "18446744073709551615",
+            json!(18_446_744_073_709_551_615_u64),
+        ),
+        ("!!str 0644", json!("0644")),
+        ("y", json!(true)),
+    ] {
+        assert_eq!(one(text), value, "{text}");
+    }
+}
+
+#[test]
+fn anchors_and_merges_are_carried_out() {
+    for (text, value) in [
+        ("[&a 1, *a]", json!([1, 1])),
+        (
+            "{a: &x {p: 1, q: 2}, b: {<<: *x, q: 3}}",
+            json!({"a": {"p": 1, "q": 2}, "b": {"p": 1, "q": 3}}),
+        ),
+        // Of several the first one counts.
+        (
+            "{a: &x {p: 1}, b: &y {p: 2, r: 1}, c: {<<: [*x, *y]}}",
+            json!({"a": {"p": 1}, "b": {"p": 2, "r": 1}, "c": {"p": 1, "r": 1}}),
+        ),
+        ("{'<<': 1}", json!({"<<": 1})),
     ] {
         assert_eq!(one(text), value, "{text}");
     }

@@ -22,7 +22,7 @@ const PRECIOUS: [&str; 5] = [
 ];
 
 /// Fields that the API server does not let anybody change, by kind.
-const FIXED: [(&str, &[&str]); 9] = [
+const FIXED: [(&str, &[&str]); 10] = [
     ("Deployment", &["/spec/selector"]),
     ("DaemonSet", &["/spec/selector"]),
     (
@@ -50,7 +50,26 @@ const FIXED: [(&str, &[&str]); 9] = [
     ("Secret", &["/type"]),
     ("RoleBinding", &["/roleRef"]),
     ("ClusterRoleBinding", &["/roleRef"]),
+    (
+        "StorageClass",
+        &[
+            "/parameters",
+            "/provisioner",
+            "/reclaimPolicy",
+            "/volumeBindingMode",
+        ],
+    ),
 ];
+
+/// Of these the server fills in nothing where a manifest leaves them out, so that one more or less is a change.
+const NOT_FILLED_IN: [&str; 3] = [
+    "/spec/volumeClaimTemplates",
+    "/spec/serviceName",
+    "/parameters",
+];
+
+/// Fields of a ConfigMap or Secret that says `immutable: true`; that it says so cannot be taken back either.
+const SEALED: [&str; 4] = ["/immutable", "/data", "/binaryData", "/stringData"];
 
 /// One thing that speaks against it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -297,16 +316,18 @@ fn fixed_changes(old: &Object, new: &Object) -> Vec<String> {
         .iter()
         .find(|(kind, _)| *kind == old.kind)
         .map_or(&[][..], |(_, fields)| fields);
+    let sealed = if is_sealed(old) { &SEALED[..] } else { &[] };
     let differs = |field: &&&str| {
         let (was, will) = (old.body.pointer(field), new.body.pointer(field));
-        // What a manifest leaves out is filled in by the server, and stays; but for these, where it is none.
-        if ["/spec/volumeClaimTemplates", "/spec/serviceName"].contains(field) {
+        // What a manifest leaves out is filled in by the server, and stays.
+        if NOT_FILLED_IN.contains(field) || sealed.contains(field) {
             return was.filter(|was| is_any(was)) != will.filter(|will| is_any(will));
         }
         was.is_some() && will.is_some() && was != will
     };
     fields
         .iter()
+        .chain(sealed)
         .filter(differs)
         .map(|field| {
             format!(
@@ -319,13 +340,20 @@ fn fixed_changes(old: &Object, new: &Object) -> Vec<String> {
         .collect()
 }
 
+/// Whether it is a ConfigMap or Secret whose contents nobody may change.
+fn is_sealed(object: &Object) -> bool {
+    ["ConfigMap", "Secret"].contains(&object.kind.as_str())
+        && object.body.get("immutable") == Some(&Value::Bool(true))
+}
+
 /// Whether a field says more than when it is left out.
 fn is_any(value: &Value) -> bool {
     match value {
         Value::Null => false,
         Value::String(text) => !text.is_empty(),
         Value::Array(items) => !items.is_empty(),
-        Value::Bool(_) | Value::Number(_) | Value::Object(_) => true,
+        Value::Object(fields) => !fields.is_empty(),
+        Value::Bool(_) | Value::Number(_) => true,
     }
 }
 

@@ -96,6 +96,84 @@ fn fields_that_cannot_be_changed_are_named() {
     assert_eq!(reasons(&set("a"), &set(no_disk), &Allowed::default()), NONE);
 }
 
+/// What differs between a manifest's object before and after, as far as it cannot be changed.
+fn fixed(was: &str, will: &str) -> Vec<String> {
+    let one = |text: &str| manifest::objects(text).unwrap().remove(0);
+    fixed_changes(&one(was), &one(will))
+}
+
+#[test]
+fn what_is_sealed_or_a_class_of_storage_cannot_be_changed() {
+    let none: &[&str] = &[];
+    let map =
+        |rest: &str| format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: a}}\n{rest}");
+    for (was, will, expected) in [
+        // Open ones can be changed, and sealed.
+        ("data: {x: '1'}", "data: {x: '2'}", none),
+        ("data: {x: '1'}", "immutable: true\ndata: {x: '1'}", none),
+        ("immutable: false\ndata: {x: '1'}", "data: {x: '2'}", none),
+        (
+            "immutable: true\ndata: {x: '1'}",
+            "immutable: true\ndata: {x: '1'}\nbinaryData: {}",
+            none,
+        ),
+        (
+            "immutable: true\ndata: {x: '1'}",
+            "immutable: true\ndata: {x: '2'}",
+            &["ConfigMap a data"],
+        ),
+        (
+            "immutable: true",
+            "immutable: true\nbinaryData: {x: aGk=}",
+            &["ConfigMap a binaryData"],
+        ),
+        ("immutable: true", "", &["ConfigMap a immutable"]),
+    ] {
+        assert_eq!(fixed(&map(was), &map(will)), expected, "{was} to {will}");
+    }
+    let secret = |rest: &str| {
+        format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: a}}\nimmutable: true\n{rest}")
+    };
+    let found = fixed(&secret("stringData: {x: a}"), &secret("stringData: {x: b}"));
+    assert_eq!(found, ["Secret a stringData"]);
+    let class = |rest: &str| {
+        format!(
+            "apiVersion: storage.k8s.io/v1\nkind: StorageClass\nmetadata: {{name: fast}}\nprovisioner: p\n{rest}"
+        )
+    };
+    for (was, will, expected) in [
+        ("parameters: {type: a}", "parameters: {type: a}", none),
+        ("parameters: {}", "", none),
+        ("", "reclaimPolicy: Delete", none),
+        (
+            "allowVolumeExpansion: true",
+            "allowVolumeExpansion: false",
+            none,
+        ),
+        (
+            "parameters: {type: a}",
+            "parameters: {type: b}",
+            &["StorageClass fast parameters"],
+        ),
+        (
+            "",
+            "parameters: {type: b}",
+            &["StorageClass fast parameters"],
+        ),
+        (
+            "reclaimPolicy: Retain",
+            "reclaimPolicy: Delete",
+            &["StorageClass fast reclaimPolicy"],
+        ),
+    ] {
+        assert_eq!(
+            fixed(&class(was), &class(will)),
+            expected,
+            "{was} to {will}"
+        );
+    }
+}
+
 #[test]
 fn a_job_that_may_have_migrated_data_stops_the_rollback_unless_it_is_said_to_be_compatible() {
     let hook = |kind: &str, event: &str, phase: &str| {

@@ -197,6 +197,52 @@ pub(super) fn loses_replicas(all: &[Object], target: &Record) -> Vec<String> {
     lines.take(MAX_NAMED).collect()
 }
 
+/// Workloads that read a ConfigMap or Secret which the rollback changes, and that it does not restart, since their own
+/// template is the same in both revisions: what reads it only at its start goes on with the bad contents.
+pub(super) fn not_restarted(bad: &Record, target: &Record, namespace: &str) -> Vec<String> {
+    let read = |record: &Record| manifest::objects(&record.manifest).unwrap_or_default();
+    let (old, new) = (read(bad), read(target));
+    let pairs: Vec<(&Object, &Object)> = old
+        .iter()
+        .filter_map(|old| {
+            let same = |new: &&Object| identity(new) == identity(old);
+            Some((old, new.iter().find(same)?))
+        })
+        .collect();
+    let differs = |old: &Object, new: &Object| {
+        let contents = ["/data", "/binaryData", "/stringData"];
+        let mut contents = contents.iter();
+        contents.any(|place| old.body.pointer(place) != new.body.pointer(place))
+    };
+    let changed: Vec<&Object> = pairs
+        .iter()
+        .filter(|(old, new)| ["ConfigMap", "Secret"].contains(&&*old.kind) && differs(old, new))
+        .map(|(_, new)| *new)
+        .collect();
+    let stays = |(old, new): &&(&Object, &Object)| {
+        let template = "/spec/template";
+        new.is_workload() && old.body.pointer(template) == new.body.pointer(template)
+    };
+    let lines = pairs.iter().filter(stays).filter_map(|(_, workload)| {
+        let sources = workload.sources();
+        let read = changed.iter().filter(|one| {
+            one.namespace == workload.namespace
+                && sources.contains(&(one.kind.as_str(), one.name.as_str()))
+        });
+        let read: Vec<&Object> = read.copied().collect();
+        let namespace = workload.namespace.as_deref().unwrap_or(namespace);
+        let (kind, name) = (&workload.kind, &workload.name);
+        (!read.is_empty()).then(|| {
+            format!(
+                "The rollback changes {}, and does not restart {kind} {name}, whose template is the same; if it reads them only when it starts: kubectl rollout restart {}/{name} --namespace {namespace}",
+                named(read.into_iter()),
+                kind.to_lowercase()
+            )
+        })
+    });
+    lines.take(MAX_NAMED).collect()
+}
+
 /// As Helm matches them: the version of an API does not matter.
 fn identity(object: &Object) -> (&str, &str, Option<&str>, &str) {
     let group = object

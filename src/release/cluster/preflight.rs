@@ -149,8 +149,11 @@ impl Cluster {
         }
         let Some(first) = obstacles.first() else {
             if !plan.is_rehearsal {
-                let lines = checks::loses_replicas(&objects, &target);
-                for line in lines.into_iter().chain(checks::other_crds(&bad, &target)) {
+                let mut lines = checks::loses_replicas(&objects, &target);
+                let namespace = self.hub.namespace().as_str();
+                lines.extend(checks::not_restarted(&bad, &target, namespace));
+                lines.extend(checks::other_crds(&bad, &target));
+                for line in lines {
                     tracing::warn!(release = %self.release, "{line}");
                 }
             }

@@ -117,6 +117,47 @@ fn scalars_are_those_of_yaml_1_1_as_helm_reads_them() {
 }
 
 #[test]
+fn what_pods_read_is_known_wherever_it_stands() {
+    let text = "\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  template:
+    spec:
+      volumes:
+        - {name: a, configMap: {name: of-volume}}
+        - {name: b, secret: {secretName: of-volume}}
+        - {name: c, projected: {sources: [{configMap: {name: of-part}}, {secret: {name: of-part}}]}}
+        - {name: d, emptyDir: {}}
+      initContainers:
+        - {name: first, envFrom: [{configMapRef: {name: whole}}]}
+      containers:
+        - name: web
+          envFrom: [{secretRef: {name: whole}}]
+          env:
+            - {name: A, value: plain}
+            - {name: B, valueFrom: {configMapKeyRef: {name: one, key: b}}}
+            - {name: C, valueFrom: {secretKeyRef: {name: one, key: c}}}
+";
+    let found = objects(text).unwrap();
+    assert_eq!(
+        found[0].sources(),
+        [
+            ("ConfigMap", "of-volume"),
+            ("Secret", "of-volume"),
+            ("ConfigMap", "of-part"),
+            ("Secret", "of-part"),
+            ("ConfigMap", "whole"),
+            ("Secret", "whole"),
+            ("ConfigMap", "one"),
+            ("Secret", "one"),
+        ]
+    );
+    assert!(objects(APP).unwrap()[1].sources().is_empty());
+}
+
+#[test]
 fn anchors_and_merges_are_carried_out() {
     for (text, value) in [
         ("[&a 1, *a]", json!([1, 1])),

@@ -296,3 +296,36 @@ fn a_record_that_is_as_large_as_can_be_is_known_beforehand() {
     assert_eq!(reasons(&small, &large, &Allowed::default()), ["too_large"]);
     assert_eq!(reasons(&large, &small, &Allowed::default()), NONE);
 }
+
+#[test]
+fn a_workload_that_reads_what_changes_and_is_not_restarted_is_named_with_the_command() {
+    let map = |value: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: a}}\ndata: {{x: '{value}'}}\n"
+        )
+    };
+    let web = |image: &str, read: &str| {
+        format!(
+            "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: web}}\nspec: {{template: {{spec: {{containers: [{{name: web, image: {image}, envFrom: [{{configMapRef: {{name: {read}}}}}]}}]}}}}}}\n"
+        )
+    };
+    let both = |value: &str, image: &str, read: &str| {
+        plain(&format!("{}{}", map(value), web(image, read)))
+    };
+    let lines = not_restarted(&both("2", "i", "a"), &both("1", "i", "a"), "shop");
+    assert_eq!(
+        lines,
+        [
+            "The rollback changes ConfigMap a, and does not restart Deployment web, whose template is the same; if it reads them only when it starts: kubectl rollout restart deployment/web --namespace shop"
+        ]
+    );
+    for (bad, target) in [
+        // The same contents; a template of its own; something else is read.
+        (both("1", "i", "a"), both("1", "i", "a")),
+        (both("2", "j", "a"), both("1", "i", "a")),
+        (both("2", "i", "b"), both("1", "i", "b")),
+        (plain(&web("i", "a")), both("1", "i", "a")),
+    ] {
+        assert!(not_restarted(&bad, &target, "shop").is_empty());
+    }
+}

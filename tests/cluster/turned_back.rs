@@ -383,6 +383,53 @@ fn a_workload_with_an_autoscaler_is_turned_back() {
     turned_back_from("scaler", r#"autoscaling={"enabled":true,"min":2,"max":5}"#);
 }
 
+/// Its pods belong to no ReplicaSet: old and new are told apart by the generation of their template.
+#[test]
+fn a_daemon_set_is_turned_back() {
+    let Some(cluster) = Cluster::new("daemon", Helm::Four) else {
+        return;
+    };
+    let values = r#"api.kind="DaemonSet""#;
+    cluster.install(&[values]);
+    let guarded = Guarded::start(&cluster);
+    cluster.upgrade(&[values, DEAD]);
+    let ended = guarded.ending(2);
+    assert_eq!(
+        ended["ending"],
+        "recovered",
+        "{ended:#}\n{}",
+        guarded.leadsman.log()
+    );
+    let reason = ended["reason"].as_str().unwrap();
+    println!("daemon: {reason}; {}", steps(&ended));
+    assert!(
+        ["hard_down", "pods_down"]
+            .iter()
+            .any(|wanted| reason.starts_with(wanted)),
+        "{reason}"
+    );
+    assert_eq!(
+        cluster.statuses(Helm::Three),
+        "1 superseded, 2 superseded, 3 deployed"
+    );
+    let pods = cluster.list("/api/v1", "pods");
+    let api: Vec<_> = pods
+        .iter()
+        .filter(|pod| pod["metadata"]["labels"]["app"] == "mykadoo-api")
+        .collect();
+    // One on each node, and all of the third template, which is the first one again.
+    assert_eq!(api.len(), 2, "{api:#?}");
+    for pod in api {
+        let labels = &pod["metadata"]["labels"];
+        assert_eq!(labels["pod-template-generation"], "3", "{labels}");
+        let answers = &pod["metadata"]["annotations"]["sim.leadsman.io/answers"];
+        assert!(answers.is_null(), "{answers}");
+    }
+    let writes = cluster.writes(&cluster.account());
+    let patch = "patch daemonsets/mykadoo-api".to_owned();
+    assert!(writes.contains(&patch), "{writes:#?}");
+}
+
 /// A dead revision of an app that is run with these values.
 #[track_caller]
 fn turned_back_from(name: &str, values: &str) {

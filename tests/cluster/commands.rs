@@ -23,6 +23,38 @@ pub(crate) fn leadsman(guarded: &Guarded<'_>, arguments: &[&str]) -> (Option<i32
     (output.status.code(), text)
 }
 
+/// The pipeline must not go on as if all were well, and hears what a person can do.
+#[test]
+fn gate_tells_a_pipeline_of_a_rollback_that_failed() {
+    let Some(cluster) = Cluster::new("gatefail", Helm::Four) else {
+        return;
+    };
+    let hook = r#"hooks={"migrate":false,"rollback":"fail","sim":{}}"#;
+    cluster.install(&[hook]);
+    let guarded = Guarded::start(&cluster);
+    cluster.upgrade(&[DEAD, hook]);
+    let (code, text) = leadsman(&guarded, &["gate", "mykadoo", "2"]);
+    assert_eq!(code, Some(11), "{text}\n{}", guarded.leadsman.log());
+    for part in ["Revision 2: failed", "by hand: helm rollback mykadoo 1"] {
+        assert!(text.contains(part), "{part} is not in:\n{text}");
+    }
+}
+
+/// What is paused shows nothing: neither well nor bad may be said of it.
+#[test]
+fn gate_tells_a_pipeline_that_nothing_can_be_said() {
+    let Some(cluster) = Cluster::new("gateopen", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let guarded = Guarded::start(&cluster);
+    cluster.upgrade(&[r#"api={"paused":true}"#]);
+    let (code, text) = leadsman(&guarded, &["gate", "mykadoo", "2"]);
+    assert_eq!(code, Some(12), "{text}\n{}", guarded.leadsman.log());
+    assert!(text.contains("Revision 2: inconclusive"), "{text}");
+    cluster.only_events();
+}
+
 #[test]
 fn gate_tells_a_pipeline_what_became_of_its_revision() {
     let Some(cluster) = Cluster::new("gate", Helm::Four) else {

@@ -45,3 +45,5 @@ mod station;
 mod turned_back;
 #[path = "cluster/users.rs"]
 mod users;
+#[path = "cluster/verified.rs"]
+mod verified;

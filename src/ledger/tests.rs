@@ -158,6 +158,60 @@ fn a_revision_that_never_worked_is_no_target_whatever_its_status_says() {
     }
 }
 
+/// An upgrade that was turned back while it waited says at its end that it is deployed.
+#[test]
+fn of_two_that_are_deployed_the_status_decides_nothing() {
+    let records = [
+        stored(1, Status::Superseded, "Install complete", "a"),
+        stored(2, Status::Deployed, DONE, "b"),
+        stored(3, Status::Deployed, "Rollback to 1", "a"),
+        stored(4, Status::Superseded, DONE, "c"),
+    ];
+    check(4, &records, &Ledger::default(), Some(3), Ok(3));
+    check(4, &records, &found(&[("b", Found::Bad)]), Some(3), Ok(3));
+    check(4, &records, &found(&[("b", Found::Good)]), None, Ok(2));
+    let bad = found(&[("b", Found::Bad)]);
+    let says = "revision 2 has contents that were found bad";
+    check(4, &records, &bad, None, Err(says));
+}
+
+/// Helm keeps ten revisions, and somebody may delete any of them.
+#[test]
+fn revisions_that_are_not_there_are_passed_without_a_word() {
+    let records = [
+        stored(3, Status::Superseded, DONE, "a"),
+        stored(7, Status::Superseded, "Rollback to 2", "b"),
+        stored(9, Status::Deployed, DONE, "c"),
+    ];
+    check(9, &records, &Ledger::default(), Some(7), Ok(7));
+    check(9, &records, &found(&[("a", Found::Good)]), None, Ok(3));
+    // The one that was serving is gone, and with it what is known of the others.
+    let none = choose(Revision(9), &records, &Ledger::default(), Some(Revision(8)));
+    let NoTarget { passed_over } = none.unwrap_err();
+    assert_eq!(passed_over.len(), 2, "{passed_over:?}");
+}
+
+/// However long it has been so: a pending one that serves has not been seen to work.
+#[test]
+fn a_revision_that_is_pending_is_no_target() {
+    for (status, word) in [
+        (Status::PendingInstall, "pending-install"),
+        (Status::PendingUpgrade, "pending-upgrade"),
+        (Status::PendingRollback, "pending-rollback"),
+    ] {
+        let records = [
+            stored(1, Status::Deployed, "Install complete", "a"),
+            stored(2, status, "Preparing upgrade", "b"),
+            stored(3, Status::Failed, DONE, "c"),
+        ];
+        let says = format!("revision 2 has the status {word}");
+        check(3, &records, &Ledger::default(), Some(2), Err(&says));
+        check(3, &records, &Ledger::default(), Some(1), Ok(1));
+        let good = found(&[("a", Found::Good), ("b", Found::Good)]);
+        check(3, &records, &good, Some(2), Ok(1));
+    }
+}
+
 #[test]
 fn a_description_of_ones_own_is_no_obstacle() {
     let records = [

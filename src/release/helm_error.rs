@@ -38,6 +38,10 @@ pub enum HelmError {
     NotReady,
     /// What was to be removed could not be.
     CleanUp,
+    /// Helm looks for a revision that is deployed, and there is none.
+    NoneDeployed,
+    /// Helm does not take the flags that it was given together: a mistake of ours.
+    Flags,
     /// The network or the API server's store had trouble for a moment.
     Transient,
     /// None of these.
@@ -62,6 +66,12 @@ const TEXTS: &[(HelmError, &[&str])] = &[
         &["too long: must have at most 1048576"],
     ),
     (HelmError::TooLarge, &["may not be more than 1048576"]),
+    (HelmError::NoneDeployed, &["has no deployed releases"]),
+    (HelmError::Flags, &["forceconflicts enabled when"]),
+    (
+        HelmError::Flags,
+        &["cannot use server-side apply and force replace"],
+    ),
     (
         HelmError::Conflict,
         &["conflict occurred while applying object"],
@@ -159,7 +169,9 @@ impl HelmError {
             | Self::NoOriginal
             | Self::Invalid
             | Self::Conflict
-            | Self::TooLarge => false,
+            | Self::TooLarge
+            | Self::NoneDeployed
+            | Self::Flags => false,
         }
     }
 }
@@ -321,6 +333,18 @@ mod tests {
                 "Error: an error occurred while cleaning up resources. original rollback error: x",
                 HelmError::CleanUp,
             ),
+            (
+                "Error: UPGRADE FAILED: \"web\" has no deployed releases",
+                HelmError::NoneDeployed,
+            ),
+            (
+                "Error: forceConflicts enabled when serverSideApply disabled",
+                HelmError::Flags,
+            ),
+            (
+                "Error: cannot use server-side apply and force replace together",
+                HelmError::Flags,
+            ),
             ("Error: etcdserver: request timed out", HelmError::Transient),
             (
                 "Error: warning: Hook pre-rollback web/hook.yaml failed: server-side apply failed for object prod/migrate batch/v1, Kind=Job: Patch \"https://10.0.0.1/apis\": dial tcp 10.0.0.1:443: connect: connection refused",
@@ -420,6 +444,8 @@ mod tests {
         assert!(HelmError::of("Error: Kubernetes cluster unreachable").may_be_tried_again());
         for class in [
             HelmError::Conflict,
+            HelmError::Flags,
+            HelmError::NoneDeployed,
             HelmError::NotReady,
             HelmError::Hook,
             HelmError::Other,

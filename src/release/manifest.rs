@@ -199,6 +199,37 @@ impl Object {
         images
     }
 
+    /// The ConfigMaps and Secrets that its pods read, each as its kind and name.
+    pub fn sources(&self) -> Vec<(&'static str, &str)> {
+        /// Where a name stands, in a volume, a part of one, or a container's environment.
+        const PLACES: [(&str, &str); 7] = [
+            ("ConfigMap", "/configMap/name"),
+            ("Secret", "/secret/secretName"),
+            ("Secret", "/secret/name"),
+            ("ConfigMap", "/configMapRef/name"),
+            ("Secret", "/secretRef/name"),
+            ("ConfigMap", "/valueFrom/configMapKeyRef/name"),
+            ("Secret", "/valueFrom/secretKeyRef/name"),
+        ];
+        let pod = self.body.pointer("/spec/template/spec");
+        let volumes = listed(pod, "/volumes");
+        let parts = volumes
+            .iter()
+            .flat_map(|volume| listed(Some(volume), "/projected/sources"));
+        let containers = ["/initContainers", "/containers"];
+        let containers = containers.iter().flat_map(|place| listed(pod, place));
+        let environment = containers.flat_map(|container| {
+            let whole = listed(Some(container), "/envFrom");
+            whole.into_iter().chain(listed(Some(container), "/env"))
+        });
+        let readers = volumes.iter().copied().chain(parts).chain(environment);
+        let named = readers.flat_map(|reader| {
+            let places = PLACES.iter();
+            places.filter_map(|(kind, place)| Some((*kind, reader.pointer(place)?.as_str()?)))
+        });
+        named.collect()
+    }
+
     /// The container port by its name or number.
     pub fn port(&self, wanted: &str) -> Option<u16> {
         let containers = self.body.pointer("/spec/template/spec/containers")?;
@@ -213,6 +244,12 @@ impl Object {
             .find(|(name, number)| *name == Some(wanted) || wanted.parse() == Ok(*number))
             .map(|(_, number)| number)
     }
+}
+
+/// What is in a list of a value; nothing where there is none.
+fn listed<'a>(value: Option<&'a Value>, place: &str) -> Vec<&'a Value> {
+    let list = value.and_then(|value| value.pointer(place)?.as_array());
+    list.into_iter().flatten().collect()
 }
 
 #[cfg(test)]

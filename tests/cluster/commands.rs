@@ -2,6 +2,8 @@
 
 use std::process::Command;
 
+use serde_json::Value;
+
 use crate::guarded::{Guarded, Settings, configuration};
 use crate::rig::{Cluster, Helm};
 use crate::turned_back::DEAD;
@@ -21,6 +23,38 @@ pub(crate) fn leadsman(guarded: &Guarded<'_>, arguments: &[&str]) -> (Option<i32
     let text = String::from_utf8_lossy(&output.stdout).into_owned()
         + &String::from_utf8_lossy(&output.stderr);
     (output.status.code(), text)
+}
+
+/// The pipeline must not go on as if all were well, and hears what a person can do.
+#[test]
+fn gate_tells_a_pipeline_of_a_rollback_that_failed() {
+    let Some(cluster) = Cluster::new("gatefail", Helm::Four) else {
+        return;
+    };
+    let hook = r#"hooks={"migrate":false,"rollback":"fail","sim":{}}"#;
+    cluster.install(&[hook]);
+    let guarded = Guarded::start(&cluster);
+    cluster.upgrade(&[DEAD, hook]);
+    let (code, text) = leadsman(&guarded, &["gate", "mykadoo", "2"]);
+    assert_eq!(code, Some(11), "{text}\n{}", guarded.leadsman.log());
+    for part in ["Revision 2: failed", "by hand: helm rollback mykadoo 1"] {
+        assert!(text.contains(part), "{part} is not in:\n{text}");
+    }
+}
+
+/// What is paused shows nothing: neither well nor bad may be said of it.
+#[test]
+fn gate_tells_a_pipeline_that_nothing_can_be_said() {
+    let Some(cluster) = Cluster::new("gateopen", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let guarded = Guarded::start(&cluster);
+    cluster.upgrade(&[r#"api={"paused":true}"#]);
+    let (code, text) = leadsman(&guarded, &["gate", "mykadoo", "2"]);
+    assert_eq!(code, Some(12), "{text}\n{}", guarded.leadsman.log());
+    assert!(text.contains("Revision 2: inconclusive"), "{text}");
+    cluster.only_events();
 }
 
 #[test]
@@ -90,12 +124,90 @@ fn gate_tells_a_pipeline_what_became_of_its_revision() {
     assert!(!text.contains("hunter2"), "{text}");
 }
 
+/// What the runbook has people collect by hand is there when the verdict falls, before the rollback takes it away.
+#[test]
+fn the_evidence_is_what_a_person_would_have_looked_at() {
+    let Some(cluster) = Cluster::new("evidence", Helm::Four) else {
+        return;
+    };
+    let scaled = r#"autoscaling={"enabled":true,"min":2,"max":5}"#;
+    cluster.install(&[scaled, r#"api.image="mykadoo-api:1""#]);
+    let guarded = Guarded::start(&cluster);
+    cluster.upgrade(&[
+        scaled,
+        r#"api={"image":"mykadoo-api:2","sim":{"crash-after":"1s"}}"#,
+    ]);
+    let ended = guarded.ending(2);
+    assert_eq!(
+        ended["ending"],
+        "recovered",
+        "{ended:#}\n{}",
+        guarded.leadsman.log()
+    );
+    let (code, text) = explained_with(&guarded, 2, &["--json"]);
+    assert_eq!(code, Some(0), "{text}");
+    let explained: Value = serde_json::from_str(&text).unwrap();
+    let evidence = &explained["cluster"];
+    let all = |part: &str| evidence[part].as_array().cloned().unwrap_or_default();
+    let has = |part: &str, is_it: &dyn Fn(&Value) -> bool| {
+        assert!(all(part).iter().any(is_it), "{part}: {evidence:#}");
+    };
+    let starts = |value: &Value, start: &str| {
+        let text = value.as_str();
+        text.is_some_and(|text| text.starts_with(start))
+    };
+    has("pods", &|pod| {
+        let state = pod["state"].as_str().unwrap();
+        pod["revision"] == 2 && state.contains("restarts") && state.contains("exit code 1")
+    });
+    has("pods", &|pod| pod["revision"] == 1);
+    // The run that crashed says why, with what is secret in it hidden.
+    let why = "panic: connection string postgres://***@db:5432/app refused";
+    has("logs", &|log| {
+        log["previous"] == true
+            && log["container"] == "api"
+            && starts(&log["pod"], "mykadoo-api-")
+            && log["lines"].as_array().unwrap().contains(&why.into())
+    });
+    has("events", &|event| {
+        event["reason"] == "BackOff"
+            && event["message"] == "Back-off restarting failed container"
+            && event["count"] == 1
+            && starts(&event["object"], "Pod mykadoo-api-")
+            && starts(&event["at"], "20")
+    });
+    has("workloads", &|line| {
+        starts(line, "Deployment mykadoo-api: ")
+    });
+    has("workloads", &|line| {
+        starts(line, "HorizontalPodAutoscaler mykadoo-api: ")
+            && line.as_str().unwrap().contains(" of 2 to 5 pods, wants ")
+    });
+    assert_eq!(
+        all("images"),
+        ["Deployment mykadoo-api: mykadoo-api:1 -> mykadoo-api:2"]
+    );
+    assert_eq!(
+        all("values"),
+        [
+            r#"api.image: "mykadoo-api:1" -> "mykadoo-api:2""#,
+            r#"api.sim: none -> {"crash-after":"1s"}"#,
+        ]
+    );
+    assert!(all("missing").is_empty(), "{evidence:#}");
+}
+
 /// What `leadsman explain` makes of the recording of a revision.
 pub(crate) fn explained(guarded: &Guarded<'_>, revision: u32) -> (Option<i32>, String) {
+    explained_with(guarded, revision, &[])
+}
+
+fn explained_with(guarded: &Guarded<'_>, revision: u32, flags: &[&str]) -> (Option<i32>, String) {
     let config = guarded.leadsman.folder().join("probes.toml");
     let output = Command::new(PROGRAM)
         .args(["explain", "--revision", &revision.to_string(), "--config"])
         .arg(&config)
+        .args(flags)
         .current_dir(guarded.leadsman.folder())
         .output()
         .unwrap();

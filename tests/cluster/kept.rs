@@ -4,11 +4,19 @@ use std::time::Duration;
 
 use crate::guarded::Guarded;
 use crate::rig::{Cluster, Helm};
+use crate::users::Users;
 
-/// Upgrades to a revision with these values, does something, and it must be kept.
+/// A rollout that harms nobody: a request may meet a pod in the moment in which it ends.
+const HARMLESS: f64 = 1.0;
+
+/// The test itself harms them.
+const ANY: f64 = 100.0;
+
+/// Upgrades to a revision with these values, does something, and it must be kept; at most so many percent of the
+/// requests of users fail meanwhile.
 #[track_caller]
-fn kept(name: &str, values: &str, meanwhile: impl FnOnce(&Cluster, &Guarded<'_>)) {
-    ends(name, values, &["kept"], meanwhile);
+fn kept(name: &str, values: &str, most: f64, meanwhile: impl FnOnce(&Cluster, &Guarded<'_>)) {
+    ends(name, values, &["kept"], most, meanwhile);
 }
 
 /// The same for what need not be found good, but must be left where it is; why.
@@ -17,6 +25,7 @@ fn ends(
     name: &str,
     values: &str,
     endings: &[&str],
+    most: f64,
     meanwhile: impl FnOnce(&Cluster, &Guarded<'_>),
 ) -> String {
     let Some(cluster) = Cluster::new(name, Helm::Four) else {
@@ -24,15 +33,21 @@ fn ends(
     };
     cluster.install(&[]);
     let guarded = Guarded::start(&cluster);
+    let users = Users::of(&cluster.service("mykadoo-api"));
     cluster.upgrade(&[r#"api.image="mykadoo-api:2""#, values]);
     meanwhile(&cluster, &guarded);
     let ended = guarded.ending(2);
+    let ((failed, asked), percent) = (users.counts(), users.failed_percent());
+    drop(users);
+    println!("{name}: {failed} of {asked} requests failed, {percent:.2} %");
     assert!(
         endings.contains(&ended["ending"].as_str().unwrap()),
         "{ended:#}\n{}",
         guarded.leadsman.log()
     );
     println!("{name}: {}: {}", ended["ending"], ended["text"]);
+    assert!(asked > 500, "{asked}");
+    assert!(percent <= most, "{failed} of {asked} failed");
     assert_eq!(cluster.statuses(Helm::Three), "1 superseded, 2 deployed");
     assert_eq!(cluster.image().as_deref(), Some("mykadoo-api:2"));
     cluster.only_events();
@@ -48,18 +63,18 @@ fn ends(
 
 #[test]
 fn a_healthy_revision_is_kept() {
-    kept("healthy", "api.sim={}", |_, _| {});
+    kept("healthy", "api.sim={}", HARMLESS, |_, _| {});
 }
 
 #[test]
 fn a_slow_start_is_kept() {
-    kept("slow", r#"api.sim={"start":"12s"}"#, |_, _| {});
+    kept("slow", r#"api.sim={"start":"12s"}"#, HARMLESS, |_, _| {});
 }
 
 #[test]
 fn a_cold_start_of_8_s_after_ready_is_kept() {
     let cold = r#"api.sim={"answers":{"/api/health":"cold:8s","/api/health/db":"cold:8s","/api/health/redis":"cold:8s"}}"#;
-    kept("cold", cold, |_, _| {});
+    kept("cold", cold, ANY, |_, _| {});
 }
 
 #[test]
@@ -70,6 +85,8 @@ fn a_dependency_that_is_down_for_old_and_new_is_no_fault_of_the_revision() {
         "dependency",
         values,
         &["kept", "inconclusive"],
+        // They ask for something else than what depends on it.
+        HARMLESS,
         |cluster, _| {
             cluster.depend("/api/health/db", "status:503");
             cluster.depend("/api/health/redis", "flap:0.4");
@@ -84,7 +101,7 @@ fn a_dependency_that_is_down_for_old_and_new_is_no_fault_of_the_revision() {
 
 #[test]
 fn a_blip_of_ten_seconds_is_kept() {
-    kept("blip", "api.sim={}", |cluster, guarded| {
+    kept("blip", "api.sim={}", ANY, |cluster, guarded| {
         guarded.until("it settles", |release| release["watch"]["settled"] == true);
         cluster.depend("/api/health", "status:503");
         let began = guarded.release()["watch"]["elapsed_s"].as_f64().unwrap();

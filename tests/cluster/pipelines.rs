@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::commands::leadsman;
 use crate::guarded::{Guarded, Settings, configuration_with};
 use crate::rig::{CHART, Cluster, Helm};
-use crate::turned_back::DEAD;
+use crate::turned_back::{DEAD, expected_writes, written};
 
 const CRASH: &str = r#"api.sim={"crash-after":"1s"}"#;
 /// Crashes before it can become Ready, so that `--wait` waits.
@@ -65,6 +65,11 @@ fn waiting(name: &str, helm: Helm, flags: &[&str]) {
     assert!(
         description.contains("superseded by revision 3"),
         "{description}"
+    );
+    // The one that served was still deployed; the record of the upgrade is put right once.
+    assert_eq!(
+        written(&cluster),
+        "create v3, update v1, update v2, update v3, update v3"
     );
     // A later choice by Helm's words alone must not take it for good, and everybody can go on.
     cluster.by(
@@ -159,6 +164,11 @@ fn an_upgrade_in_the_middle_of_our_rollback_comes_after_it() {
         "1 superseded, 2 superseded, 3 superseded, 4 deployed"
     );
     assert_eq!(cluster.image().as_deref(), Some("mykadoo-api:4"));
+    // Helm notes its hook, supersedes, and says that it is deployed; the upgrade may come before we have marked that.
+    let marked = "create v3, update v2, update v3, update v3, update v3";
+    let unmarked = "create v3, update v2, update v3, update v3";
+    let all = written(&cluster);
+    assert!([marked, unmarked].contains(&all.as_str()), "{all}");
 }
 
 #[test]
@@ -179,6 +189,7 @@ fn a_good_upgrade_in_the_middle_of_a_watch_takes_its_place() {
         cluster.statuses(Helm::Four),
         "1 superseded, 2 superseded, 3 deployed"
     );
+    cluster.only_events();
 }
 
 #[test]
@@ -206,6 +217,10 @@ fn two_bad_upgrades_within_seconds_end_at_the_last_that_served() {
         cluster.statuses(Helm::Four),
         "1 superseded, 2 superseded, 3 superseded, 4 deployed"
     );
+    assert_eq!(
+        written(&cluster),
+        "create v4, update v3, update v4, update v4"
+    );
 }
 
 #[test]
@@ -226,6 +241,7 @@ fn a_person_who_rolls_back_first_is_not_overruled() {
         cluster.statuses(Helm::Three),
         "1 superseded, 2 superseded, 3 deployed"
     );
+    cluster.only_events();
 }
 
 #[test]
@@ -237,6 +253,7 @@ fn a_revision_before_that_was_found_bad_is_passed_over_and_the_days_limit_holds(
     let guarded = Guarded::start(&cluster);
     cluster.upgrade(&[DEAD]);
     assert_eq!(guarded.ending(2)["ending"], "recovered");
+    expected_writes(&cluster);
     // The same contents once more are known to be bad; 3 was our rollback and serves.
     cluster.upgrade(&[DEAD]);
     guarded.until("the contents are recognized", |release| {
@@ -266,6 +283,11 @@ fn a_revision_before_that_was_found_bad_is_passed_over_and_the_days_limit_holds(
     assert_eq!(
         cluster.statuses(Helm::Three),
         "1 superseded, 2 superseded, 3 superseded, 4 superseded, 5 superseded, 6 deployed"
+    );
+    // Two rollbacks, and nothing after the limit.
+    assert_eq!(
+        written(&cluster),
+        "create v3, create v5, update v2, update v3, update v3, update v4, update v5, update v5"
     );
 }
 

@@ -87,6 +87,42 @@ fn storage_is_not_deleted_by_a_rollback() {
     );
 }
 
+/// The API server lets nobody give away rights that they don't have; helm would learn that half-way.
+#[test]
+fn rights_that_leadsman_does_not_have_cannot_be_given_back_to_the_app() {
+    let more = r#"role=["get","delete"]"#;
+    let says = [
+        "rights are missing to write Role mykadoo-reader",
+        "escalate",
+    ];
+    refused("role", &[more], &[r#"role=["get"]"#], &says);
+}
+
+/// Those that it has itself, to look at pods, it can give back.
+#[test]
+fn rights_that_leadsman_has_are_given_back_to_the_app() {
+    let Some(cluster) = Cluster::new("given", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[r#"role=["get","list"]"#]);
+    let guarded = Guarded::start(&cluster);
+    cluster.upgrade(&[r#"role=["get"]"#, DEAD]);
+    let ended = guarded.ending(2);
+    assert_eq!(
+        ended["ending"],
+        "recovered",
+        "{ended:#}\n{}",
+        guarded.leadsman.log()
+    );
+    let roles = cluster.list("/apis/rbac.authorization.k8s.io/v1", "roles");
+    let name = |role: &&serde_json::Value| role["metadata"]["name"] == "mykadoo-reader";
+    let role = roles.iter().find(name).unwrap();
+    assert_eq!(
+        role["rules"][0]["verbs"],
+        serde_json::json!(["get", "list"])
+    );
+}
+
 /// Whoever labels a record labels all that follow: Helm hands labels on.
 #[test]
 fn a_record_whose_label_denies_it_is_not_turned_back() {

@@ -129,25 +129,21 @@ pub(crate) fn steps(ended: &Value) -> String {
     steps.collect::<Vec<_>>().join(", ")
 }
 
-/// The records were written once each by the rollback, the app's objects were patched, and nothing else was.
+/// The records were written once each by the rollback, the app's objects were patched, and nothing else was: helm makes
+/// its record, supersedes the one before, and says that its own is deployed, which we mark.
 #[track_caller]
-fn expected_writes(cluster: &Cluster) {
-    let record = |revision: u32| format!("secrets/sh.helm.release.v1.mykadoo.v{revision}");
-    let writes = cluster.writes(&cluster.account());
-    // What changes the app is helm's doing, by our account; the deployment by a person is not in it.
-    let of = |verb: &str, object: &str| {
-        let wanted = format!("{verb} {object}");
-        writes.iter().filter(|write| **write == wanted).count()
-    };
-    assert_eq!(of("create", &record(3)), 1, "{writes:#?}");
-    // Helm writes it once more as deployed, and we mark it; the one before is superseded.
-    assert_eq!(of("update", &record(3)), 2, "{writes:#?}");
-    assert_eq!(of("update", &record(2)), 1, "{writes:#?}");
-    let of_records = [
-        format!("create {}", record(3)),
-        format!("update {}", record(3)),
-        format!("update {}", record(2)),
-    ];
+pub(crate) fn expected_writes(cluster: &Cluster) {
+    assert_eq!(
+        written(cluster),
+        "create v3, update v2, update v3, update v3"
+    );
+}
+
+/// What Leadsman and its helm wrote to the app's records: those that were made, then those that were changed, by their
+/// numbers. Beside that they wrote Events, changed the app's own objects in place, and ran its hook; a deployment by a
+/// person is not in it.
+#[track_caller]
+pub(crate) fn written(cluster: &Cluster) -> String {
     let of_the_app = [
         "deployments/mykadoo-api",
         "deployments/mykadoo-web",
@@ -156,19 +152,26 @@ fn expected_writes(cluster: &Cluster) {
         "configmaps/mykadoo-settings",
         "secrets/mykadoo-password",
     ];
-    let others: Vec<&String> = writes
-        .iter()
-        .filter(|write| {
-            let is_event = ["create events/", "patch events/"]
-                .iter()
-                .any(|start| write.starts_with(start));
-            let is_patch = write
-                .strip_prefix("patch ")
-                .is_some_and(|object| of_the_app.contains(&object));
-            !is_event && !is_patch && !of_records.contains(write)
-        })
-        .collect();
+    let (mut made, mut changed, mut others) = (Vec::new(), Vec::new(), Vec::new());
+    for write in cluster.writes(&cluster.account()) {
+        let (verb, object) = write.split_once(' ').unwrap();
+        let record = object.strip_prefix("secrets/sh.helm.release.v1.mykadoo.v");
+        let number: Option<u32> = record.map(|number| number.parse().unwrap());
+        match (verb, number) {
+            ("create", Some(number)) => made.push(number),
+            ("update", Some(number)) => changed.push(number),
+            ("create" | "patch", None) if object.starts_with("events/") => {}
+            ("patch", None) if of_the_app.contains(&object) => {}
+            ("create" | "patch", None) if object == "jobs/mykadoo-before-rollback" => {}
+            _ => others.push(write),
+        }
+    }
     assert!(others.is_empty(), "{others:#?}");
+    made.sort_unstable();
+    changed.sort_unstable();
+    let made = made.iter().map(|number| format!("create v{number}"));
+    let changed = changed.iter().map(|number| format!("update v{number}"));
+    made.chain(changed).collect::<Vec<_>>().join(", ")
 }
 
 /// The real record says who made it, why, and of which contents.
@@ -385,6 +388,53 @@ fn a_workload_that_stops_before_it_starts_is_turned_back() {
 #[test]
 fn a_workload_with_an_autoscaler_is_turned_back() {
     turned_back_from("scaler", r#"autoscaling={"enabled":true,"min":2,"max":5}"#);
+}
+
+/// Its pods belong to no ReplicaSet: old and new are told apart by the generation of their template.
+#[test]
+fn a_daemon_set_is_turned_back() {
+    let Some(cluster) = Cluster::new("daemon", Helm::Four) else {
+        return;
+    };
+    let values = r#"api.kind="DaemonSet""#;
+    cluster.install(&[values]);
+    let guarded = Guarded::start(&cluster);
+    cluster.upgrade(&[values, DEAD]);
+    let ended = guarded.ending(2);
+    assert_eq!(
+        ended["ending"],
+        "recovered",
+        "{ended:#}\n{}",
+        guarded.leadsman.log()
+    );
+    let reason = ended["reason"].as_str().unwrap();
+    println!("daemon: {reason}; {}", steps(&ended));
+    assert!(
+        ["hard_down", "pods_down"]
+            .iter()
+            .any(|wanted| reason.starts_with(wanted)),
+        "{reason}"
+    );
+    assert_eq!(
+        cluster.statuses(Helm::Three),
+        "1 superseded, 2 superseded, 3 deployed"
+    );
+    let pods = cluster.list("/api/v1", "pods");
+    let api: Vec<_> = pods
+        .iter()
+        .filter(|pod| pod["metadata"]["labels"]["app"] == "mykadoo-api")
+        .collect();
+    // One on each node, and all of the third template, which is the first one again.
+    assert_eq!(api.len(), 2, "{api:#?}");
+    for pod in api {
+        let labels = &pod["metadata"]["labels"];
+        assert_eq!(labels["pod-template-generation"], "3", "{labels}");
+        let answers = &pod["metadata"]["annotations"]["sim.leadsman.io/answers"];
+        assert!(answers.is_null(), "{answers}");
+    }
+    let writes = cluster.writes(&cluster.account());
+    let patch = "patch daemonsets/mykadoo-api".to_owned();
+    assert!(writes.contains(&patch), "{writes:#?}");
 }
 
 /// A dead revision of an app that is run with these values.

@@ -16,7 +16,7 @@ use crate::release::record;
 pub(super) const MAX_DATA: usize = 1_048_576;
 
 /// Helm's limit for a description, in characters.
-const MAX_DESCRIPTION: usize = 256;
+pub(super) const MAX_DESCRIPTION: usize = 256;
 
 /// What is changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

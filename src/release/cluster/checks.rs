@@ -22,7 +22,7 @@ const PRECIOUS: [&str; 5] = [
 ];
 
 /// Fields that the API server does not let anybody change, by kind.
-const FIXED: [(&str, &[&str]); 9] = [
+const FIXED: [(&str, &[&str]); 10] = [
     ("Deployment", &["/spec/selector"]),
     ("DaemonSet", &["/spec/selector"]),
     (
@@ -50,7 +50,26 @@ const FIXED: [(&str, &[&str]); 9] = [
     ("Secret", &["/type"]),
     ("RoleBinding", &["/roleRef"]),
     ("ClusterRoleBinding", &["/roleRef"]),
+    (
+        "StorageClass",
+        &[
+            "/parameters",
+            "/provisioner",
+            "/reclaimPolicy",
+            "/volumeBindingMode",
+        ],
+    ),
 ];
+
+/// Of these the server fills in nothing where a manifest leaves them out, so that one more or less is a change.
+const NOT_FILLED_IN: [&str; 3] = [
+    "/spec/volumeClaimTemplates",
+    "/spec/serviceName",
+    "/parameters",
+];
+
+/// Fields of a ConfigMap or Secret that says `immutable: true`; that it says so cannot be taken back either.
+const SEALED: [&str; 4] = ["/immutable", "/data", "/binaryData", "/stringData"];
 
 /// One thing that speaks against it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,6 +168,26 @@ pub(super) fn returning(bad: &Record, target: &Record) -> Vec<Object> {
     new
 }
 
+/// Roles and bindings that the rollback makes or changes; of each whether the bad revision has it as well.
+pub(super) fn granting(bad: &Record, target: &Record) -> Vec<(Object, bool)> {
+    let read = |record: &Record| manifest::objects(&record.manifest).unwrap_or_default();
+    let old = read(bad);
+    let grants = |object: &Object| {
+        object.api_version.starts_with("rbac.authorization.k8s.io/")
+            && ["Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"]
+                .contains(&object.kind.as_str())
+    };
+    let new = read(target).into_iter().filter(grants);
+    let changed = new.filter_map(|object| {
+        let was = old
+            .iter()
+            .find(|other| identity(other) == identity(&object));
+        let is_same = was.is_some_and(|was| was.body == object.body);
+        (!is_same).then_some((object, was.is_some()))
+    });
+    changed.collect()
+}
+
 /// Workloads that an autoscaler scales, and whose number of pods Helm sets to that of the chart all the same: in the middle
 /// of an incident that may be half of them.
 pub(super) fn loses_replicas(all: &[Object], target: &Record) -> Vec<String> {
@@ -174,6 +213,52 @@ pub(super) fn loses_replicas(all: &[Object], target: &Record) -> Vec<String> {
                     object.kind, object.name
                 )
             })
+    });
+    lines.take(MAX_NAMED).collect()
+}
+
+/// Workloads that read a ConfigMap or Secret which the rollback changes, and that it does not restart, since their own
+/// template is the same in both revisions: what reads it only at its start goes on with the bad contents.
+pub(super) fn not_restarted(bad: &Record, target: &Record, namespace: &str) -> Vec<String> {
+    let read = |record: &Record| manifest::objects(&record.manifest).unwrap_or_default();
+    let (old, new) = (read(bad), read(target));
+    let pairs: Vec<(&Object, &Object)> = old
+        .iter()
+        .filter_map(|old| {
+            let same = |new: &&Object| identity(new) == identity(old);
+            Some((old, new.iter().find(same)?))
+        })
+        .collect();
+    let differs = |old: &Object, new: &Object| {
+        let contents = ["/data", "/binaryData", "/stringData"];
+        let mut contents = contents.iter();
+        contents.any(|place| old.body.pointer(place) != new.body.pointer(place))
+    };
+    let changed: Vec<&Object> = pairs
+        .iter()
+        .filter(|(old, new)| ["ConfigMap", "Secret"].contains(&&*old.kind) && differs(old, new))
+        .map(|(_, new)| *new)
+        .collect();
+    let stays = |(old, new): &&(&Object, &Object)| {
+        let template = "/spec/template";
+        new.is_workload() && old.body.pointer(template) == new.body.pointer(template)
+    };
+    let lines = pairs.iter().filter(stays).filter_map(|(_, workload)| {
+        let sources = workload.sources();
+        let read = changed.iter().filter(|one| {
+            one.namespace == workload.namespace
+                && sources.contains(&(one.kind.as_str(), one.name.as_str()))
+        });
+        let read: Vec<&Object> = read.copied().collect();
+        let namespace = workload.namespace.as_deref().unwrap_or(namespace);
+        let (kind, name) = (&workload.kind, &workload.name);
+        (!read.is_empty()).then(|| {
+            format!(
+                "The rollback changes {}, and does not restart {kind} {name}, whose template is the same; if it reads them only when it starts: kubectl rollout restart {}/{name} --namespace {namespace}",
+                named(read.into_iter()),
+                kind.to_lowercase()
+            )
+        })
     });
     lines.take(MAX_NAMED).collect()
 }
@@ -297,16 +382,18 @@ fn fixed_changes(old: &Object, new: &Object) -> Vec<String> {
         .iter()
         .find(|(kind, _)| *kind == old.kind)
         .map_or(&[][..], |(_, fields)| fields);
+    let sealed = if is_sealed(old) { &SEALED[..] } else { &[] };
     let differs = |field: &&&str| {
         let (was, will) = (old.body.pointer(field), new.body.pointer(field));
-        // What a manifest leaves out is filled in by the server, and stays; but for these, where it is none.
-        if ["/spec/volumeClaimTemplates", "/spec/serviceName"].contains(field) {
+        // What a manifest leaves out is filled in by the server, and stays.
+        if NOT_FILLED_IN.contains(field) || sealed.contains(field) {
             return was.filter(|was| is_any(was)) != will.filter(|will| is_any(will));
         }
         was.is_some() && will.is_some() && was != will
     };
     fields
         .iter()
+        .chain(sealed)
         .filter(differs)
         .map(|field| {
             format!(
@@ -319,13 +406,20 @@ fn fixed_changes(old: &Object, new: &Object) -> Vec<String> {
         .collect()
 }
 
+/// Whether it is a ConfigMap or Secret whose contents nobody may change.
+fn is_sealed(object: &Object) -> bool {
+    ["ConfigMap", "Secret"].contains(&object.kind.as_str())
+        && object.body.get("immutable") == Some(&Value::Bool(true))
+}
+
 /// Whether a field says more than when it is left out.
 fn is_any(value: &Value) -> bool {
     match value {
         Value::Null => false,
         Value::String(text) => !text.is_empty(),
         Value::Array(items) => !items.is_empty(),
-        Value::Bool(_) | Value::Number(_) | Value::Object(_) => true,
+        Value::Object(fields) => !fields.is_empty(),
+        Value::Bool(_) | Value::Number(_) => true,
     }
 }
 

@@ -44,8 +44,13 @@ pub(super) struct Tables {
 
 impl Tables {
     #[cfg(test)]
-    pub(super) fn put_deployment(&mut self, row: WorkloadRow) {
-        self.deployments.put(row.name.clone(), row);
+    pub(super) fn put_workload(&mut self, row: WorkloadRow) {
+        let table = match row.kind {
+            Kind::Deployment => &mut self.deployments,
+            Kind::StatefulSet => &mut self.stateful_sets,
+            Kind::DaemonSet => &mut self.daemon_sets,
+        };
+        table.put(row.name.clone(), row);
     }
 
     /// Deployments, StatefulSets and DaemonSets.

@@ -4,6 +4,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use kube::Api;
+use kube::api::{Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use tokio::time::Instant;
 
@@ -28,7 +29,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long is waited for a hook that runs, or for an API server that is away.
 const WAIT: Duration = Duration::from_secs(600);
 
-/// Objects that the target has and the bad revision has not, of which it is looked whether they are there.
+/// Objects that the target has and the bad revision has not, of which it is looked whether they are there; and roles and
+/// bindings of which it is tried whether they may be written.
 const MAX_RETURNING: usize = 50;
 
 impl Cluster {
@@ -135,6 +137,9 @@ impl Cluster {
         }
         if obstacles.is_empty() {
             obstacles.extend(self.rights(&objects, &target).await?);
+            if obstacles.is_empty() {
+                obstacles.extend(self.gives_too_much(&bad, &target).await?);
+            }
             if obstacles.is_empty() && version.major == 3 {
                 obstacles.extend(self.unknown_to_helm(&bad, &target).await?);
             }
@@ -149,8 +154,11 @@ impl Cluster {
         }
         let Some(first) = obstacles.first() else {
             if !plan.is_rehearsal {
-                let lines = checks::loses_replicas(&objects, &target);
-                for line in lines.into_iter().chain(checks::other_crds(&bad, &target)) {
+                let mut lines = checks::loses_replicas(&objects, &target);
+                let namespace = self.hub.namespace().as_str();
+                lines.extend(checks::not_restarted(&bad, &target, namespace));
+                lines.extend(checks::other_crds(&bad, &target));
+                for line in lines {
                     tracing::warn!(release = %self.release, "{line}");
                 }
             }
@@ -188,21 +196,8 @@ impl Cluster {
             .into_iter()
             .take(MAX_RETURNING)
         {
-            let Some((group, version)) = rights::split(&object.api_version) else {
+            let Some(api) = self.api_of(&object).await? else {
                 continue;
-            };
-            let kind = GroupVersionKind::gvk(group, version, &object.kind);
-            let Some((plural, is_namespaced)) = self.hub.resource(&kind).await? else {
-                continue;
-            };
-            let resource = ApiResource::from_gvk_with_plural(&kind, &plural);
-            let client = self.hub.client().clone();
-            let own = self.hub.namespace().as_str();
-            let api: Api<DynamicObject> = if is_namespaced {
-                let namespace = object.namespace.as_deref().unwrap_or(own);
-                Api::namespaced_with(client, namespace, &resource)
-            } else {
-                Api::all_with(client, &resource)
             };
             if ask(api.get_metadata_opt(&object.name)).await?.is_some() {
                 found.push(object);
@@ -215,6 +210,74 @@ impl Cluster {
                 checks::named(found.iter()),
                 bad.revision
             ),
+        }))
+    }
+
+    /// Roles and bindings that the API server would not let us write as the target has them, since nobody may give away
+    /// rights that they don't have. It is asked to try it and to keep nothing: the rule has many parts, and is its own.
+    async fn gives_too_much(
+        &self,
+        bad: &Record,
+        target: &Record,
+    ) -> Result<Option<Obstacle>, Trouble> {
+        let mut refused = Vec::new();
+        for (object, is_there) in checks::granting(bad, target)
+            .into_iter()
+            .take(MAX_RETURNING)
+        {
+            let Some(api) = self.api_of(&object).await? else {
+                continue;
+            };
+            let tried = if is_there {
+                let params = PatchParams {
+                    dry_run: true,
+                    ..PatchParams::default()
+                };
+                let patch = Patch::Merge(&object.body);
+                ask(api.patch(&object.name, &params, &patch)).await
+            } else {
+                let Ok(whole) = serde_json::from_value(object.body.clone()) else {
+                    continue;
+                };
+                let params = PostParams {
+                    dry_run: true,
+                    ..PostParams::default()
+                };
+                ask(api.create(&params, &whole)).await
+            };
+            match tried {
+                Err(trouble) if trouble.is(403) => refused.push(object),
+                Err(trouble) if trouble.may_pass() => return Err(trouble),
+                // Also where a binding is tried whose role is not there yet: that says nothing about rights.
+                Ok(_) | Err(_) => {}
+            }
+        }
+        Ok((!refused.is_empty()).then(|| Obstacle {
+            reason: "rights",
+            text: format!(
+                "rights are missing to write {}: nobody may give away rights that they don't have; Leadsman's account needs these rights itself, or escalate on the roles and bind on those that are bound",
+                checks::named(refused.iter()),
+            ),
+        }))
+    }
+
+    /// Where an object is kept; `None` where the cluster does not have its kind.
+    async fn api_of(&self, object: &Object) -> Result<Option<Api<DynamicObject>>, Trouble> {
+        let Some((group, version)) = rights::split(&object.api_version) else {
+            return Ok(None);
+        };
+        let kind = GroupVersionKind::gvk(group, version, &object.kind);
+        let Some((plural, is_namespaced)) = self.hub.resource(&kind).await? else {
+            return Ok(None);
+        };
+        let resource = ApiResource::from_gvk_with_plural(&kind, &plural);
+        let client = self.hub.client().clone();
+        let own = self.hub.namespace().as_str();
+        Ok(Some(if is_namespaced {
+            let namespace = object.namespace.as_deref().unwrap_or(own);
+            Api::namespaced_with(client, namespace, &resource)
+        } else {
+            Api::all_with(client, &resource)
         }))
     }
 

@@ -13,7 +13,7 @@ use kube::Api;
 use kube::api::{DeleteParams, Preconditions};
 use tokio::time::Instant;
 
-use super::amend::Change;
+use super::amend::{Change, MAX_DESCRIPTION};
 use super::api::{self, Trouble};
 use super::facts::status_of;
 use super::helm::{self, Order, Ran};
@@ -80,6 +80,23 @@ pub(super) fn removed(bad: Revision, status: Status) -> Refusal {
         "uninstalled",
         format!("the release {status} as revision {bad}, and a rollback would install it again"),
     )
+}
+
+/// What the record of a rollback says of it. A reason, which a person may have written, gives way to what stands behind it.
+fn description(plan: &Plan, digest: &str) -> String {
+    let before = format!(
+        "Rollback to {} by Leadsman: revision {}: ",
+        plan.target, plan.bad
+    );
+    let behind = format!("; contents {digest}");
+    let taken = before.chars().count() + behind.chars().count();
+    let room = MAX_DESCRIPTION.saturating_sub(taken);
+    let mut reason = plan.reason.clone();
+    if reason.chars().count() > room {
+        reason = reason.chars().take(room.saturating_sub(1)).collect();
+        reason.push('…');
+    }
+    before + &reason + &behind
 }
 
 /// Whether a record is of a rollback to the contents that were planned.
@@ -424,10 +441,7 @@ impl Cluster {
         let digest: String = plan.digest.0.chars().take(12).collect();
         let change = Change {
             status: None,
-            description: Some(format!(
-                "Rollback to {} by Leadsman: revision {}: {}; contents {digest}",
-                plan.target, plan.bad, plan.reason
-            )),
+            description: Some(description(plan, &digest)),
             labels: vec![
                 (mark::MADE, row.revision.to_string()),
                 (mark::TURNED_BACK, plan.bad.to_string()),

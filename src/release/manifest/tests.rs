@@ -93,6 +93,84 @@ fn scalars_are_those_of_yaml_1_1_as_helm_reads_them() {
         ("", json!(null)),
         ("2001-01-01", json!("2001-01-01")),
         ("\"on\"", json!("on")),
+        ("-0644", json!(-420)),
+        ("+0644", json!(420)),
+        ("-0x1f", json!(-31)),
+        ("0_7", json!(7)),
+        ("00", json!(0)),
+        ("-0", json!(0)),
+        // No octal digits, so it is a fraction, of the same value.
+        ("089", json!(89.0)),
+        ("-089", json!(-89.0)),
+        ("0b102", json!("0b102")),
+        ("0xg", json!("0xg")),
+        ("1:30", json!("1:30")),
+        (
+            "18446744073709551615",
+            json!(18_446_744_073_709_551_615_u64),
+        ),
+        ("!!str 0644", json!("0644")),
+        ("y", json!(true)),
+    ] {
+        assert_eq!(one(text), value, "{text}");
+    }
+}
+
+#[test]
+fn what_pods_read_is_known_wherever_it_stands() {
+    let text = "\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  template:
+    spec:
+      volumes:
+        - {name: a, configMap: {name: of-volume}}
+        - {name: b, secret: {secretName: of-volume}}
+        - {name: c, projected: {sources: [{configMap: {name: of-part}}, {secret: {name: of-part}}]}}
+        - {name: d, emptyDir: {}}
+      initContainers:
+        - {name: first, envFrom: [{configMapRef: {name: whole}}]}
+      containers:
+        - name: web
+          envFrom: [{secretRef: {name: whole}}]
+          env:
+            - {name: A, value: plain}
+            - {name: B, valueFrom: {configMapKeyRef: {name: one, key: b}}}
+            - {name: C, valueFrom: {secretKeyRef: {name: one, key: c}}}
+";
+    let found = objects(text).unwrap();
+    assert_eq!(
+        found[0].sources(),
+        [
+            ("ConfigMap", "of-volume"),
+            ("Secret", "of-volume"),
+            ("ConfigMap", "of-part"),
+            ("Secret", "of-part"),
+            ("ConfigMap", "whole"),
+            ("Secret", "whole"),
+            ("ConfigMap", "one"),
+            ("Secret", "one"),
+        ]
+    );
+    assert!(objects(APP).unwrap()[1].sources().is_empty());
+}
+
+#[test]
+fn anchors_and_merges_are_carried_out() {
+    for (text, value) in [
+        ("[&a 1, *a]", json!([1, 1])),
+        (
+            "{a: &x {p: 1, q: 2}, b: {<<: *x, q: 3}}",
+            json!({"a": {"p": 1, "q": 2}, "b": {"p": 1, "q": 3}}),
+        ),
+        // Of several the first one counts.
+        (
+            "{a: &x {p: 1}, b: &y {p: 2, r: 1}, c: {<<: [*x, *y]}}",
+            json!({"a": {"p": 1}, "b": {"p": 2, "r": 1}, "c": {"p": 1, "r": 1}}),
+        ),
+        ("{'<<': 1}", json!({"<<": 1})),
     ] {
         assert_eq!(one(text), value, "{text}");
     }

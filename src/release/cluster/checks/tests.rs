@@ -96,6 +96,84 @@ fn fields_that_cannot_be_changed_are_named() {
     assert_eq!(reasons(&set("a"), &set(no_disk), &Allowed::default()), NONE);
 }
 
+/// What differs between a manifest's object before and after, as far as it cannot be changed.
+fn fixed(was: &str, will: &str) -> Vec<String> {
+    let one = |text: &str| manifest::objects(text).unwrap().remove(0);
+    fixed_changes(&one(was), &one(will))
+}
+
+#[test]
+fn what_is_sealed_or_a_class_of_storage_cannot_be_changed() {
+    let none: &[&str] = &[];
+    let map =
+        |rest: &str| format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: a}}\n{rest}");
+    for (was, will, expected) in [
+        // Open ones can be changed, and sealed.
+        ("data: {x: '1'}", "data: {x: '2'}", none),
+        ("data: {x: '1'}", "immutable: true\ndata: {x: '1'}", none),
+        ("immutable: false\ndata: {x: '1'}", "data: {x: '2'}", none),
+        (
+            "immutable: true\ndata: {x: '1'}",
+            "immutable: true\ndata: {x: '1'}\nbinaryData: {}",
+            none,
+        ),
+        (
+            "immutable: true\ndata: {x: '1'}",
+            "immutable: true\ndata: {x: '2'}",
+            &["ConfigMap a data"],
+        ),
+        (
+            "immutable: true",
+            "immutable: true\nbinaryData: {x: aGk=}",
+            &["ConfigMap a binaryData"],
+        ),
+        ("immutable: true", "", &["ConfigMap a immutable"]),
+    ] {
+        assert_eq!(fixed(&map(was), &map(will)), expected, "{was} to {will}");
+    }
+    let secret = |rest: &str| {
+        format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: a}}\nimmutable: true\n{rest}")
+    };
+    let found = fixed(&secret("stringData: {x: a}"), &secret("stringData: {x: b}"));
+    assert_eq!(found, ["Secret a stringData"]);
+    let class = |rest: &str| {
+        format!(
+            "apiVersion: storage.k8s.io/v1\nkind: StorageClass\nmetadata: {{name: fast}}\nprovisioner: p\n{rest}"
+        )
+    };
+    for (was, will, expected) in [
+        ("parameters: {type: a}", "parameters: {type: a}", none),
+        ("parameters: {}", "", none),
+        ("", "reclaimPolicy: Delete", none),
+        (
+            "allowVolumeExpansion: true",
+            "allowVolumeExpansion: false",
+            none,
+        ),
+        (
+            "parameters: {type: a}",
+            "parameters: {type: b}",
+            &["StorageClass fast parameters"],
+        ),
+        (
+            "",
+            "parameters: {type: b}",
+            &["StorageClass fast parameters"],
+        ),
+        (
+            "reclaimPolicy: Retain",
+            "reclaimPolicy: Delete",
+            &["StorageClass fast reclaimPolicy"],
+        ),
+    ] {
+        assert_eq!(
+            fixed(&class(was), &class(will)),
+            expected,
+            "{was} to {will}"
+        );
+    }
+}
+
 #[test]
 fn a_job_that_may_have_migrated_data_stops_the_rollback_unless_it_is_said_to_be_compatible() {
     let hook = |kind: &str, event: &str, phase: &str| {
@@ -217,4 +295,65 @@ fn a_record_that_is_as_large_as_can_be_is_known_beforehand() {
     };
     assert_eq!(reasons(&small, &large, &Allowed::default()), ["too_large"]);
     assert_eq!(reasons(&large, &small, &Allowed::default()), NONE);
+}
+
+#[test]
+fn a_workload_that_reads_what_changes_and_is_not_restarted_is_named_with_the_command() {
+    let map = |value: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: a}}\ndata: {{x: '{value}'}}\n"
+        )
+    };
+    let web = |image: &str, read: &str| {
+        format!(
+            "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: web}}\nspec: {{template: {{spec: {{containers: [{{name: web, image: {image}, envFrom: [{{configMapRef: {{name: {read}}}}}]}}]}}}}}}\n"
+        )
+    };
+    let both = |value: &str, image: &str, read: &str| {
+        plain(&format!("{}{}", map(value), web(image, read)))
+    };
+    let lines = not_restarted(&both("2", "i", "a"), &both("1", "i", "a"), "shop");
+    assert_eq!(
+        lines,
+        [
+            "The rollback changes ConfigMap a, and does not restart Deployment web, whose template is the same; if it reads them only when it starts: kubectl rollout restart deployment/web --namespace shop"
+        ]
+    );
+    for (bad, target) in [
+        // The same contents; a template of its own; something else is read.
+        (both("1", "i", "a"), both("1", "i", "a")),
+        (both("2", "j", "a"), both("1", "i", "a")),
+        (both("2", "i", "b"), both("1", "i", "b")),
+        (plain(&web("i", "a")), both("1", "i", "a")),
+    ] {
+        assert!(not_restarted(&bad, &target, "shop").is_empty());
+    }
+}
+
+#[test]
+fn roles_and_bindings_that_a_rollback_makes_or_changes_are_looked_at() {
+    let role = |kind: &str, verb: &str| {
+        format!(
+            "---\napiVersion: rbac.authorization.k8s.io/v1\nkind: {kind}\nmetadata: {{name: a}}\nrules: [{{verbs: [{verb}]}}]\n"
+        )
+    };
+    let bad = plain(&format!(
+        "{CONFIG}{}{}",
+        role("Role", "get"),
+        role("RoleBinding", "get")
+    ));
+    let target = format!(
+        "{}{}{}",
+        role("Role", "list"),
+        role("RoleBinding", "get"),
+        role("ClusterRole", "get")
+    );
+    let found = granting(&bad, &plain(&target));
+    let found: Vec<_> = found
+        .iter()
+        .map(|(object, is_there)| (object.kind.as_str(), *is_there))
+        .collect();
+    // What only goes away gives nobody anything.
+    assert_eq!(found, [("Role", true), ("ClusterRole", false)]);
+    assert!(granting(&bad, &plain(CONFIG)).is_empty());
 }

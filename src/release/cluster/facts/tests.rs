@@ -71,7 +71,7 @@ impl World {
             "metadata": {"name": "web", "uid": "deployment", "generation": 2}, "spec": whole, "status": status
         });
         let row = WorkloadRow::of_deployment(&serde_json::from_value(object).unwrap()).unwrap();
-        self.tables.put_deployment(row);
+        self.tables.put_workload(row);
         self
     }
 
@@ -87,6 +87,26 @@ impl World {
     fn pod(mut self, name: &str, set: &str, created: u64) -> Self {
         let object = json!({"metadata": {"name": name, "uid": name, "creationTimestamp": stamp(created),
             "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": set, "uid": set, "controller": true}]}});
+        let row = PodRow::of(&serde_json::from_value(object).unwrap()).unwrap();
+        self.tables.pods.put(row.name.clone(), row);
+        self
+    }
+
+    /// The release's workload `web` is of another kind.
+    fn of_kind(mut self, row: WorkloadRow) -> Self {
+        for known in self.known.values_mut() {
+            let read = known.read.as_mut().unwrap();
+            read.workloads = vec![(row.kind, "web".into())];
+        }
+        self.tables.put_workload(row);
+        self
+    }
+
+    /// A pod whose controller is no ReplicaSet, with the label that tells its template.
+    fn pod_with(mut self, name: &str, owner: &str, label: (&str, &str), created: u64) -> Self {
+        let object = json!({"metadata": {"name": name, "uid": name, "creationTimestamp": stamp(created),
+            "labels": {(label.0): label.1},
+            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "Any", "name": "web", "uid": owner, "controller": true}]}});
         let row = PodRow::of(&serde_json::from_value(object).unwrap()).unwrap();
         self.tables.pods.put(row.name.clone(), row);
         self
@@ -113,6 +133,23 @@ impl World {
             .revision
             .0
     }
+}
+
+/// A DaemonSet `web` of this template's generation, and pods of it.
+fn daemon_set(generation: &str, strategy: &str, status: serde_json::Value) -> WorkloadRow {
+    let object = json!({
+        "metadata": {"name": "web", "uid": "daemon", "generation": 2,
+            "annotations": {"deprecated.daemonset.template.generation": generation}},
+        "spec": {"template": {}, "selector": {}, "updateStrategy": {"type": strategy}},
+        "status": status
+    });
+    WorkloadRow::of_daemon_set(&serde_json::from_value(object).unwrap()).unwrap()
+}
+
+/// On every one of three nodes a pod of the newest template that serves.
+fn on_each_node() -> serde_json::Value {
+    json!({"observedGeneration": 2, "desiredNumberScheduled": 3, "currentNumberScheduled": 3,
+        "numberMisscheduled": 0, "numberReady": 3, "updatedNumberScheduled": 3, "numberAvailable": 3})
 }
 
 fn complete() -> serde_json::Value {
@@ -293,4 +330,97 @@ fn a_release_that_is_uninstalled_is_gone_although_its_history_is_kept() {
         world.facts(200).newest().map(|one| one.revision),
         Some(Revision(2))
     );
+}
+
+#[test]
+fn pods_of_a_daemon_set_are_told_apart_by_the_generation_of_their_template() {
+    let generation = |number| ("pod-template-generation", number);
+    let world = World::default()
+        .revision(1, "superseded", 0)
+        .revision(2, "deployed", 100)
+        .of_kind(daemon_set("2", "RollingUpdate", on_each_node()))
+        .pod_with("old", "daemon", generation("1"), 5)
+        // On a node that came while the old template was still the newest one.
+        .pod_with("late", "daemon", generation("1"), 120)
+        .pod_with("new", "daemon", generation("2"), 121)
+        .pod_with("other", "another", generation("2"), 122);
+    for (pod, revision) in [("old", 1), ("late", 1), ("new", 2)] {
+        assert_eq!(world.revision_of(pod), revision, "{pod}");
+    }
+    // A pod of something else is none of the release's.
+    assert_eq!(world.facts(200).pods.len(), 3);
+}
+
+#[test]
+fn pods_of_a_stateful_set_are_told_apart_by_the_hash_of_their_template() {
+    let object = json!({
+        "metadata": {"name": "web", "uid": "set", "generation": 2},
+        "spec": {"replicas": 2, "template": {}, "selector": {}, "serviceName": "web"},
+        "status": {"replicas": 2, "updateRevision": "web-b", "currentRevision": "web-a"}
+    });
+    let row = WorkloadRow::of_stateful_set(&serde_json::from_value(object).unwrap()).unwrap();
+    let hash = |text| ("controller-revision-hash", text);
+    let world = World::default()
+        .revision(1, "superseded", 0)
+        .revision(2, "deployed", 100)
+        .of_kind(row)
+        .pod_with("web-0", "set", hash("web-a"), 5)
+        // An old pod that was evicted comes back as an old one, until its turn has come.
+        .pod_with("web-1", "set", hash("web-a"), 120)
+        .pod_with("web-2", "set", hash("web-b"), 121);
+    for (pod, revision) in [("web-0", 1), ("web-1", 1), ("web-2", 2)] {
+        assert_eq!(world.revision_of(pod), revision, "{pod}");
+    }
+}
+
+#[test]
+fn a_daemon_set_is_complete_when_each_node_has_a_new_pod_that_serves() {
+    let row = daemon_set("7", "RollingUpdate", on_each_node());
+    let expected = WorkloadRow {
+        kind: Kind::DaemonSet,
+        name: "web".into(),
+        uid: "daemon".into(),
+        observed: true,
+        wanted: 3,
+        total: 3,
+        updated: 3,
+        available: 3,
+        paused: false,
+        template: "7".into(),
+        ordered: false,
+        partial: false,
+        keeper: None,
+    };
+    assert_eq!(row, expected);
+    assert!(row.is_complete());
+    for (field, value) in [
+        ("observedGeneration", 1),
+        ("updatedNumberScheduled", 2),
+        ("numberAvailable", 2),
+        ("desiredNumberScheduled", 4),
+    ] {
+        let mut status = on_each_node();
+        status[field] = value.into();
+        let row = daemon_set("7", "RollingUpdate", status);
+        assert!(!row.is_complete(), "{field}");
+    }
+    // Its pods are replaced when somebody deletes them, which nobody waits for.
+    let mut status = on_each_node();
+    status["updatedNumberScheduled"] = 0.into();
+    let by_hand = daemon_set("7", "OnDelete", status);
+    assert!(by_hand.partial && by_hand.is_complete());
+    // Without any node it wants no pods, which is no pause: only what can be scaled can be held.
+    let mut nowhere = on_each_node();
+    for field in [
+        "desiredNumberScheduled",
+        "currentNumberScheduled",
+        "updatedNumberScheduled",
+        "numberAvailable",
+    ] {
+        nowhere[field] = 0.into();
+    }
+    let world = World::default()
+        .revision(1, "deployed", 0)
+        .of_kind(daemon_set("1", "RollingUpdate", nowhere));
+    assert!(!world.facts(200).held);
 }

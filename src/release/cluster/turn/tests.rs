@@ -241,6 +241,34 @@ async fn a_run_that_fails_is_marked_and_followed_by_one_that_works() {
 }
 
 #[tokio::test]
+async fn a_long_reason_is_cut_in_the_record_and_the_digest_is_not() {
+    let world = World::new("echo deployed > new-3").await;
+    let long = "é".repeat(300);
+    let plan = Plan {
+        reason: long,
+        ..world.plan().await
+    };
+    world.cluster.turn_back(&plan).await.unwrap();
+    let made = world.cluster.record(Revision(3)).await.unwrap().unwrap();
+    let said = made.description;
+    let digest: String = plan.digest.0.chars().take(12).collect();
+    assert_eq!(said.chars().count(), 256, "{said}");
+    assert!(
+        said.starts_with("Rollback to 1 by Leadsman: revision 2: éé"),
+        "{said}"
+    );
+    assert!(said.ends_with(&format!("é…; contents {digest}")), "{said}");
+    let short = Plan {
+        reason: "hard_down".into(),
+        ..plan
+    };
+    assert_eq!(
+        description(&short, &digest),
+        format!("Rollback to 1 by Leadsman: revision 2: hard_down; contents {digest}")
+    );
+}
+
+#[tokio::test]
 async fn a_record_that_a_failing_helm_leaves_pending_is_put_right() {
     let world = World::new(
         "echo pending-rollback > new-3; echo 'Error: warning: Hook pre-rollback a.yaml failed: it did' >&2; exit 1",

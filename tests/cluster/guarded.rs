@@ -118,6 +118,19 @@ impl<'a> Guarded<'a> {
         }
     }
 
+    /// Waits until an alert fires.
+    #[track_caller]
+    pub fn until_fires(&self, alert: &str) {
+        self.until(alert, |_| {
+            let alerts = self.leadsman.get("/api/v1/alerts").body;
+            let alerts: Value = serde_json::from_str(&alerts).unwrap_or(Value::Null);
+            let alerts = alerts["alerts"].as_array().cloned().unwrap_or_default();
+            alerts
+                .iter()
+                .any(|it| it["labels"]["alertname"] == alert && it["state"] == "firing")
+        });
+    }
+
     /// Waits for the end of a revision's watch; the rollout as the API tells it.
     #[track_caller]
     pub fn ending(&self, revision: u64) -> Value {

@@ -274,6 +274,7 @@ fn a_revision_before_that_was_found_bad_is_passed_over_and_the_days_limit_holds(
     cluster.upgrade(&[DEAD, r#"api.image="mykadoo-api:9""#]);
     let ended = guarded.ending(6);
     assert_eq!(ended["ending"], "limit_reached", "{ended:#}");
+    guarded.until_fires("LeadsmanRollbackLimitReached");
     let text = ended["text"].as_str().unwrap();
     let command = format!(
         "helm rollback mykadoo 5 --namespace {} --history-max 0",

@@ -48,10 +48,7 @@ fn refused_after(
     // The pipeline hears of it, and people do.
     let (code, said) = leadsman(&guarded, &["gate", "mykadoo"]);
     assert_eq!(code, Some(11), "{said}");
-    until("there is an alert", || {
-        let alerts = guarded.leadsman.get("/api/v1/alerts").body;
-        alerts.contains("LeadsmanRollbackRefused")
-    });
+    guarded.until_fires("LeadsmanRollbackRefused");
     cluster.only_events();
 }
 
@@ -175,6 +172,8 @@ fn in_observe_mode_nothing_is_written_and_what_would_have_been_done_is_said() {
     cluster.upgrade(&[DEAD]);
     let ended = guarded.ending(2);
     assert_eq!(ended["ending"], "would_roll_back", "{ended:#}");
+    guarded.until_fires("LeadsmanReleaseEndangered");
+    guarded.until_fires("LeadsmanObjectiveBurning");
     until("the budget is spent", || {
         cluster.told().contains(&"BudgetExhausted".to_owned())
     });

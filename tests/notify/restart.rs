@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use crate::program::{Leadsman, until};
+use crate::program::{Leadsman, until, unused_port};
 use crate::receivers::{Receiver, Reply};
 
 pub(crate) fn config(alertmanager: &Receiver, state: &Path, target: &str, more: &str) -> String {
@@ -308,4 +308,24 @@ fn a_receiver_that_refuses_a_message_for_good_is_told_of() {
         })
     });
     assert_eq!(hook.requests().len(), 1, "it is not told again");
+}
+
+/// Nothing else answers either, so what the probe says counts for nothing: people hear of that, and not of the probe.
+#[test]
+fn trouble_of_its_own_is_told_after_two_minutes_and_no_probe_is_blamed() {
+    let alertmanager = Receiver::start(|_| Reply::status(200));
+    let (state, refused) = (tempfile::tempdir().unwrap(), unused_port());
+    let more = format!(
+        "[doubt]\ncontrol = {{ url = \"tcp://127.0.0.1:{refused}\", interval = \"500ms\" }}\n"
+    );
+    let target = format!("http://127.0.0.1:{refused}/");
+    let text = config(&alertmanager, state.path(), &target, &more);
+    let leadsman = Leadsman::run(&text, &[]);
+    let patience = std::time::Duration::from_secs(200);
+    let deadline = std::time::Instant::now() + patience;
+    while sent(&alertmanager, "LeadsmanSelfTrouble").is_empty() {
+        assert!(std::time::Instant::now() < deadline, "{}", leadsman.log());
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    assert!(sent(&alertmanager, "LeadsmanProbeFailing").is_empty());
 }

@@ -223,6 +223,13 @@ impl Case {
         })
     }
 
+    /// How long the revision's own rollout took, where that is a good part of what the runbook allows for the way back,
+    /// which is a rollout as well.
+    pub(super) fn slow_rollout(&self) -> Option<Duration> {
+        let took = self.settled?.since(self.seen);
+        (took >= StepName::Complete.limit() / 2).then_some(took)
+    }
+
     /// When the next limit of the runbook that has not been noted runs out.
     pub(super) fn next_late(&self, since: Time) -> Option<Time> {
         self.timings()

@@ -1,6 +1,6 @@
 //! Every pair of phase and event.
 
-use super::case::{Case, Ending, Origin, Past};
+use super::case::{Case, Ending, Origin, Past, StepName};
 use super::{Clock, Command, Event, MAX_PAST, Mode, Phase, Rollout};
 use crate::ledger::{self, Found};
 use crate::units::{Revision, Time};
@@ -565,8 +565,19 @@ impl Rollout {
                 if self.turned_back.len() > MAX_PAST {
                     self.turned_back.remove(0);
                 }
+                let slow = case.slow_rollout().map_or_else(String::new, |took| {
+                    format!(
+                        "; the rollout of revision {bad} took {} s, and the way back may take as long, while the runbook allows {} s",
+                        took.as_secs(),
+                        StepName::Complete.limit().as_secs()
+                    )
+                });
                 self.enter(Phase::TurningBack(case), now);
-                self.note(now, Some(bad), format!("Turning back to revision {target}"));
+                self.note(
+                    now,
+                    Some(bad),
+                    format!("Turning back to revision {target}{slow}"),
+                );
                 commands.push(Command::Execute { bad, target });
             }
             phase @ (Phase::Absent

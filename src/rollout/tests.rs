@@ -157,6 +157,30 @@ fn a_bad_revision_is_turned_back_and_verified() {
     );
 }
 
+/// The way back is a rollout as well, and what it may cost is said when it begins.
+#[test]
+fn a_slow_rollout_says_that_the_way_back_may_be_slow() {
+    let begins = |rollout: u64| {
+        let mut world = World::new(Mode::Enforce);
+        world
+            .happens(seen(2, Origin::Upgrade))
+            .passes(seconds(rollout))
+            .happens(Event::Settled)
+            .happens(regressed(2))
+            .happens(ready(1));
+        let entries = world.entries.iter().map(|entry| entry.text.clone());
+        let begins: Vec<_> = entries
+            .filter(|text| text.starts_with("Turning back"))
+            .collect();
+        begins.join(" ")
+    };
+    assert_eq!(begins(20), "Turning back to revision 1");
+    assert_eq!(
+        begins(70),
+        "Turning back to revision 1; the rollout of revision 2 took 72 s, and the way back may take as long, while the runbook allows 120 s"
+    );
+}
+
 #[test]
 fn a_healthy_revision_is_kept_and_its_contents_are_good() {
     let mut world = World::new(Mode::Enforce);

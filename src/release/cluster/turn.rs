@@ -250,9 +250,8 @@ impl Cluster {
         let version = helm::version(&self.policy)
             .await
             .map_err(|why| Refusal::prevented("helm", self.with_command(plan, &why)))?;
-        let target = self.record(plan.target).await;
-        let server_side =
-            target.is_ok_and(|target| target.is_some_and(|record| record.server_side));
+        let target = self.record(plan.target).await.ok().flatten();
+        let server_side = target.as_ref().is_some_and(|record| record.server_side);
         *runs += 1;
         let order = Order {
             namespace: self.hub.namespace(),
@@ -278,7 +277,15 @@ impl Cluster {
                 tracing::warn!(release = %self.release, ?class, "The API server was in trouble while helm ran");
                 (HelmError::Transient, text)
             }
-            Ran::Failed { class, text } => (class, text),
+            Ran::Failed { class, text } => {
+                let of_hook = matches!(class, HelmError::Hook | HelmError::NotReady);
+                let words = match target.filter(|_| of_hook) {
+                    Some(target) => self.last_words_of_hooks(&target).await,
+                    None => Vec::new(),
+                };
+                let text = std::iter::once(text).chain(words);
+                (class, text.collect::<Vec<_>>().join("; "))
+            }
             Ran::Killed(why) => (HelmError::Other, why),
             Ran::NotStarted(why) => {
                 let why = format!("helm cannot be started: {why}");

@@ -18,7 +18,7 @@ use super::Cluster;
 use super::api::ask;
 use crate::evidence::{
     EventEvidence, Evidence, LogEvidence, MAX_EVENTS, MAX_LINES, MAX_LOGS, MAX_PODS, PodEvidence,
-    changes, redacted, redacted_lines,
+    changes, redacted, redacted_lines, redacted_to,
 };
 use crate::release::Facts;
 use crate::release::manifest;
@@ -36,6 +36,12 @@ const MAX_READ: u32 = 500;
 
 /// Bytes of one log that are kept: the last.
 const MAX_LOG: usize = 64 * 1024;
+
+/// Pods of a hook that are looked at.
+const HOOK_PODS: u32 = 4;
+
+/// Characters of what a hook said last.
+const MAX_WORDS: usize = 200;
 
 /// Bytes of one log that are read; a hundred lines rarely have as many.
 const MAX_READ_LOG: u64 = 4 * 1024 * 1024;
@@ -159,6 +165,54 @@ impl Cluster {
             state: redacted(&state.join(", ")),
         };
         Look { pod, logs, missing }
+    }
+
+    /// What the hooks of a rollback to this revision said last, each in a sentence. Helm does not tell, and deletes their
+    /// pods before it runs them again; the logs as a whole go into ours.
+    pub(super) async fn last_words_of_hooks(&self, target: &Record) -> Vec<String> {
+        let until = Instant::now() + PATIENCE;
+        let api = self.pods_api();
+        let hooks = target
+            .hooks
+            .iter()
+            .filter(|hook| hook.runs_at("pre-rollback") || hook.runs_at("post-rollback"));
+        let mut words = Vec::new();
+        for hook in hooks.take(LOOKED_AT) {
+            let params = match hook.kind.as_str() {
+                "Job" => ListParams::default().labels(&format!("job-name={}", hook.name)),
+                "Pod" => ListParams::default().fields(&format!("metadata.name={}", hook.name)),
+                _ => continue,
+            };
+            let pods = async {
+                let pods = ask(api.list(&params.limit(HOOK_PODS))).await;
+                pods.map_err(|why| why.to_string())
+            };
+            let pods = match by(until, pods).await {
+                Ok(pods) => pods.items,
+                Err(why) => {
+                    tracing::warn!(release = %self.release, hook = hook.name, why, "What a hook said cannot be had");
+                    continue;
+                }
+            };
+            for pod in &pods {
+                let name = pod.metadata.name.as_deref().unwrap_or_default();
+                let (logs, missing) = logs_of(&api, name, &containers_of(pod), until).await;
+                for why in missing {
+                    tracing::warn!(release = %self.release, why, "What a hook said cannot be had");
+                }
+                for log in logs {
+                    tracing::warn!(release = %self.release, pod = name, container = log.container,
+                        "The log of a hook ends so:\n{}", log.lines.join("\n"));
+                    if let Some(last) = log.lines.iter().rfind(|line| !line.trim().is_empty()) {
+                        words.push(format!(
+                            "{name} said last: {}",
+                            redacted_to(last, MAX_WORDS)
+                        ));
+                    }
+                }
+            }
+        }
+        words
     }
 
     async fn events_of(&self, facts: &Facts) -> Result<Vec<EventEvidence>, String> {

@@ -379,6 +379,9 @@ async fn containers(pod: Arc<Running>, spec: &Pod) {
         } else {
             ("Failed", "Error")
         };
+        if exit != 0 {
+            pod.log("panic: connection string postgres://app:hunter2@db:5432/app refused");
+        }
         let ended =
             json!({"terminated": {"exitCode": exit, "reason": reason, "finishedAt": now()}});
         report.state(phase, ended, false).await;

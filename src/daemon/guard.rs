@@ -480,6 +480,7 @@ impl Guard {
             .rev()
             .find(|record| record.status == ledger::Status::Deployed);
         self.state.deployed = deployed.map(|record| record.revision);
+        self.act_on_finding().await;
         self.check_settled().await;
         self.publish();
     }

@@ -36,7 +36,8 @@ impl Guard {
         if let Some(verifying) = &mut self.state.verifying {
             verifying.inbox.put(heard.endpoint, mark);
         }
-        let Some(watching) = &mut self.state.watching else {
+        let watching = self.state.watching.as_mut();
+        let Some(watching) = watching.filter(|watching| watching.watch.finding().is_none()) else {
             return;
         };
         let Some(at) = watching.watch.endpoints().position(|other| other == name) else {
@@ -304,7 +305,7 @@ impl Guard {
             before.is_none_or(|before| f64::from(now_at - before) > quiet)
         };
         lines.push(Line::Tick(Box::new(tick)));
-        let finding = watching.watch.finding().cloned();
+        let is_found = watching.watch.finding().is_some();
         let is_over = watching.watch.is_over();
         let revision = watching.revision;
         self.record(&lines);
@@ -312,19 +313,36 @@ impl Guard {
         if trouble_begins {
             self.happens(Event::FirstBad).await;
         }
-        if let Some(finding) = finding {
-            self.happens(Event::Regressed {
-                revision,
-                reason: finding.reason.to_string(),
-                text: finding.text,
-            })
-            .await;
+        if is_found {
+            self.act_on_finding().await;
         } else if is_over {
             self.conclude(revision).await;
         } else {
             self.ask_pods();
             self.publish();
         }
+    }
+
+    /// Acts on what the watch has found, as soon as the cluster tells of the release. While it does not, another revision
+    /// may have come, and nothing could be turned back; what was found before is no less true for that.
+    pub(super) async fn act_on_finding(&mut self) {
+        let Some(watching) = &self.state.watching else {
+            return;
+        };
+        let Some(finding) = watching.watch.finding().cloned() else {
+            return;
+        };
+        if self.facts.borrow().trouble.is_some() {
+            self.publish();
+            return;
+        }
+        let revision = watching.revision;
+        self.happens(Event::Regressed {
+            revision,
+            reason: finding.reason.to_string(),
+            text: finding.text,
+        })
+        .await;
     }
 
     pub(super) async fn conclude(&mut self, revision: Revision) {

@@ -236,6 +236,10 @@ impl State {
     /// When the tick that runs ends; `interval` is that of a verification.
     pub(super) fn next_tick(&self, interval: Duration) -> Option<Time> {
         if let Some(watching) = &self.watching {
+            // What was found waits until it can be acted on, and nothing more is looked for.
+            if watching.watch.finding().is_some() {
+                return None;
+            }
             let interval = Duration::from_secs_f64(watching.watch.rule().interval_s);
             return Some(watching.began + interval * (watching.watch.ticks() + 1));
         }

@@ -28,6 +28,7 @@ use crate::release::embedded::Embedded;
 use crate::store::Store;
 use crate::store::played::{Cluster, Replica};
 use crate::units::Revision;
+use crate::verdict::{self, Mark};
 
 /// A guard at its post, and what is to be seen of it.
 struct Guarding {
@@ -189,6 +190,51 @@ fn at(revision: u32, stored_at: Option<Time>) -> Observed {
         }),
         ..Observed::default()
     }
+}
+
+/// A watch has found something, and the cluster tells nothing of the release: what could be done must wait, and what was
+/// found is true all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_found_is_acted_on_when_the_cluster_is_seen_again() {
+    let cluster = Cluster::new().await;
+    let first = cluster.replica(Some(1));
+    let (namespace, release) = names();
+    let (mut state, saved) = state();
+    let kind = Kind::State;
+    let nothing = first.store.load::<State>(kind, &namespace, &release, saved);
+    assert_eq!(nothing, Found::Nothing);
+    let watching = state.watching.as_mut().unwrap();
+    while watching.watch.finding().is_none() {
+        assert!(!watching.watch.is_over());
+        watching.watch.tick(&verdict::Tick {
+            marks: &[Mark::Bad],
+            ..verdict::Tick::default()
+        });
+    }
+    first
+        .store
+        .save(kind, &namespace, &release, &state, saved)
+        .unwrap();
+    let second = cluster.replica(Some(2));
+    let permit = Permit::of(second.lease.subscribe());
+    let mut guarding = guard(second.store, permit);
+    let away = Observed {
+        trouble: Some("the API server cannot be reached".into()),
+        ..at(4, None)
+    };
+    guarding.facts.send_replace(away);
+    let blind = guarding.view.wait_for(|view| view.blind.is_some()).await;
+    assert_eq!(blind.unwrap().phase, "watching");
+    guarding.facts.send_replace(at(4, None));
+    let is_found = |view: &GuardView| view.verdict.as_ref().is_some_and(|it| it.revision == 4);
+    let shown = guarding.view.wait_for(|view| is_found(view)).await;
+    let verdict = shown.unwrap().verdict.clone().unwrap();
+    assert_eq!(verdict.verdict, "rollback");
+    let is_past = |view: &GuardView| view.phase != "watching";
+    let phase = guarding.view.wait_for(|view| is_past(view)).await;
+    let rollouts = phase.unwrap().rollouts.clone();
+    let is_void = rollouts.iter().any(|it| it.ending == "inconclusive");
+    assert!(!is_void, "{rollouts:?}");
 }
 
 /// Alerts that were told before we saw the revision: one began before it was stored, and one after that.

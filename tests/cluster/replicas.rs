@@ -596,7 +596,9 @@ fn one_that_is_killed_while_it_verifies_is_followed_by_the_other() {
 
 /// What a program has started, by any of its threads, and has not ended.
 fn children(pid: u32) -> Vec<u32> {
-    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    // None of one that has ended.
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task"));
+    let threads = threads.into_iter().flatten();
     let of = |thread: std::io::Result<std::fs::DirEntry>| {
         std::fs::read_to_string(thread.ok()?.path().join("children")).ok()
     };
@@ -607,13 +609,15 @@ fn children(pid: u32) -> Vec<u32> {
 
 /// Sends a signal to a program and to what it has started.
 fn signal_all(pid: u32, name: &str) {
-    for child in children(pid) {
-        signal_all(child, name);
-    }
     let sent = Command::new("kill")
         .args([format!("-{name}"), pid.to_string()])
         .status();
-    assert!(sent.unwrap().success());
+    // A child may have ended since it was listed.
+    let is_gone = || !Path::new(&format!("/proc/{pid}")).exists();
+    assert!(sent.unwrap().success() || is_gone());
+    for child in children(pid) {
+        signal_all(child, name);
+    }
 }
 
 /// The one that acts stands still, with its helm, for longer than its Lease, and goes on when all is over.

@@ -206,7 +206,7 @@ impl Cluster {
         let pki = self.rig.join("pki");
         let file = |name: &str| pki.join(name).into_os_string();
         let mut child = Command::new("curl")
-            .args(["-s", "--max-time", "10", "--cacert"])
+            .args(["-s", "--max-time", "30", "--cacert"])
             .arg(file("ca.crt"))
             .arg("--cert")
             .arg(file("admin.crt"))

@@ -357,7 +357,7 @@ fn rights_that_are_taken_away_make_it_blind_and_no_more() {
         cluster.namespace
     );
     let json = "application/json";
-    let mut all = cluster.send("GET", &bindings, json, &json!({}));
+    let mut all = cluster.get(&bindings);
     let mut kept = Vec::new();
     for mut binding in all["items"].as_array_mut().unwrap().drain(..) {
         let name = binding["metadata"]["name"].as_str().unwrap().to_owned();

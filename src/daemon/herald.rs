@@ -393,10 +393,12 @@ impl Herald {
         self.kept.book = book;
         let objectives = self.looked.views();
         for view in &objectives {
-            let what = view.probe.as_deref().map_or_else(
-                || view.objective.to_owned(),
-                |probe| format!("{} of {probe}", view.objective),
-            );
+            let what = || {
+                view.probe.as_deref().map_or_else(
+                    || view.objective.to_owned(),
+                    |probe| format!("{} of {probe}", view.objective),
+                )
+            };
             let is_spent = view.budget_remaining <= 0.0;
             let crew = &self.setup.crew;
             crew.is_spent(&view.namespace, &view.release, what, is_spent);

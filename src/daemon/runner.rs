@@ -153,17 +153,23 @@ impl Crew {
         }
     }
 
-    /// Whether a budget of a release is spent.
-    pub(super) fn is_spent(&self, namespace: &str, release: &str, what: String, yes: bool) {
+    /// Whether a budget of a release is spent; it is named only where that matters, as this comes each second for each.
+    pub(super) fn is_spent(
+        &self,
+        namespace: &str,
+        release: &str,
+        what: impl FnOnce() -> String,
+        yes: bool,
+    ) {
         let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
         if !yes && spent.is_empty() {
             return;
         }
         let of = (namespace.to_owned(), release.to_owned());
         if yes {
-            spent.entry(of).or_default().insert(what);
+            spent.entry(of).or_default().insert(what());
         } else if let Some(budgets) = spent.get_mut(&of) {
-            budgets.remove(&what);
+            budgets.remove(&what());
         }
     }
 

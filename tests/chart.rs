@@ -1,26 +1,14 @@
 //! The chart, by both Helms: linted, rendered, refused where values are wrong, and the program takes what is rendered.
 //!
-//! They are looked for in `PATH` as `helm3` and `helm4`; `PATH="$(tests/rig/build):$PATH" cargo test --test chart` has
+//! They are looked for in `PATH` as `helm3` and `helm4`; `PATH="$(tests/rig/build):$PATH" cargo test --test integration chart::` has
 //! them. So are the linters yamllint, shellcheck, hadolint, yamale and kubernetes-validate, which has the schemas of each
 //! version of Kubernetes with it (kubeconform would load them from elsewhere). Without them the tests say so and do
 //! nothing, unless `LEADSMAN_TEST_CHART` is set.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test may end where it stands"
-)]
-
-#[path = "chart/pods.rs"]
 mod pods;
-#[path = "chart/rights.rs"]
 mod rights;
-#[path = "chart/shapes.rs"]
 mod shapes;
-#[path = "chart/table.rs"]
 mod table;
-#[path = "chart/trying.rs"]
 mod trying;
 
 use std::path::{Path, PathBuf};

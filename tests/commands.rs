@@ -1,15 +1,6 @@
 //! The commands that do one thing and end: their output and exit codes.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test may end where it stands"
-)]
-
-mod program;
-
-use program::{App, run_bare, run_to_end, unused_port};
+use crate::program::{App, run_bare, run_to_end, unused_port};
 
 #[test]
 fn a_url_can_be_asked_without_a_configuration() {

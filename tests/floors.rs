@@ -1,12 +1,5 @@
 //! Holds the import rules that `lib.rs` states: it reads `src/`, so a change that breaks them fails here.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test may end where it stands"
-)]
-
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -1,12 +1,5 @@
 //! `leadsman judge`: the worked vectors of the rule, and what it says to lines that are wrong.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test may end where it stands"
-)]
-
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 

@@ -1,12 +1,6 @@
 //! The metrics page as a client sees it: whole pages for both formats, and the grammar of every line.
 //!
-//! `UPDATE_SNAPSHOTS=1 cargo test --test metrics` writes the snapshots anew; look at the difference before committing.
-
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "helpers of tests are tests, too"
-)]
+//! `UPDATE_SNAPSHOTS=1 cargo test --test integration metrics::` writes the snapshots anew; look at the difference before committing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;

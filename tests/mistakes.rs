@@ -1,13 +1,6 @@
 //! Each mistake in a configuration is refused with a message that names its cause, at its line (rows H13, H15, A26,
 //! A31, G06, G16, G17, T03 of the scenario table).
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test may end where it stands"
-)]
-
 use leadsman::config::{self, Discovered, Sources};
 use leadsman::units::{Namespace, ReleaseName};
 

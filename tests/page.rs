@@ -4,16 +4,7 @@
 //! `LEADSMAN_TEST_ALL` is set. A test that fails leaves a screenshot under `target/page-screenshots/`; with
 //! `LEADSMAN_PAGE_SCREENSHOTS` set there is one of every state, light and dark, wide and narrow.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test may end where it stands"
-)]
-
-#[path = "page/browser.rs"]
 mod browser;
-#[path = "page/everybody.rs"]
 mod everybody;
 
 use std::time::Duration;

@@ -3,26 +3,15 @@
 //! Without Debian's package `prometheus` these tests say so and do nothing, unless `LEADSMAN_TEST_ALL` is set, as
 //! `tests/all` does where it could install it.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test may end where it stands"
-)]
-
-#[path = "prometheus/dashboards.rs"]
 mod dashboards;
-#[path = "prometheus/mode.rs"]
 mod mode;
-mod program;
-#[path = "prometheus/requests.rs"]
 mod requests;
 
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
-use program::{App, Leadsman, request, until, unused_port};
+use crate::program::{App, Leadsman, request, until, unused_port};
 
 #[test]
 fn promtool_finds_nothing_to_say_about_the_page() {

@@ -11,29 +11,15 @@
 //! | C08, C09, C16, C17: thresholds before a state changes | a sounding is what it is; rules over many are Prometheus' |
 //! | M06: gauges that are dropped after 10 minutes | a probe that is configured is asked; one that is not has no series |
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test may end where it stands"
-)]
-
-#[path = "serve/clients.rs"]
 mod clients;
-#[path = "serve/guarded.rs"]
 mod guarded;
-mod program;
-#[path = "serve/replica.rs"]
 mod replica;
-#[path = "serve/replicas.rs"]
 mod replicas;
-#[path = "serve/spread.rs"]
 mod spread;
-mod support;
 
 use std::time::Duration;
 
-use program::{App, Leadsman, until, unused_port};
+use crate::program::{App, Leadsman, until, unused_port};
 
 #[test]
 fn the_first_soundings_are_on_the_page_within_two_seconds() {
@@ -190,7 +176,7 @@ fn targets_that_nobody_configured_are_refused() {
 
 #[test]
 fn the_scrape_timeout_shortens_a_sounding() {
-    let hanging = program::hanging_server();
+    let hanging = crate::program::hanging_server();
     let app = App::start();
     let more = format!("[[release.probe]]\nname = \"slow\"\nurl = \"http://{hanging}/\"\n");
     let leadsman = Leadsman::run(&(config(&app, "") + &more), &[]);
@@ -338,7 +324,7 @@ fn while_the_control_probe_fails_failures_are_void_and_it_shows() {
 
 #[test]
 fn a_full_house_is_counted_and_its_slots_are_missed() {
-    let hanging = program::hanging_server();
+    let hanging = crate::program::hanging_server();
     let text = format!(
         "max_in_flight = 1\n[serve]\nlisten = \"127.0.0.1:0\"\n[[release]]\nname = \"a\"\nnamespace = \"b\"\n\
          base_url = \"http://{hanging}\"\ninterval = \"100ms\"\ntimeout = \"60s\"\n\
@@ -419,7 +405,7 @@ fn a_process_that_was_stopped_makes_up_no_failures_and_no_soundings() {
 
 /// Its one probe hangs for a minute.
 fn with_a_hanging_target() -> Leadsman {
-    let hanging = program::hanging_server();
+    let hanging = crate::program::hanging_server();
     let text = format!(
         "[serve]\nlisten = \"127.0.0.1:0\"\n[[release]]\nname = \"a\"\nnamespace = \"b\"\nbase_url = \"http://{hanging}\"\n\
          [[release.probe]]\nname = \"slow\"\npath = \"/\"\ntimeout = \"60s\"\ninterval = \"1s\"\n"
@@ -461,7 +447,7 @@ fn an_address_in_use_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     let app = App::start();
-    let (code, text) = program::run_to_end(
+    let (code, text) = crate::program::run_to_end(
         &config(&app, "").replace("127.0.0.1:0", &address.to_string()),
         &["run"],
     );
@@ -474,7 +460,7 @@ fn an_address_in_use_is_named() {
 
 #[test]
 fn a_wrong_configuration_ends_with_2_and_shows_all_mistakes() {
-    let (code, text) = program::run_to_end(
+    let (code, text) = crate::program::run_to_end(
         "[[release]]\nnam = \"x\"\n[[release.probe]]\ntimeout = \"0s\"\n",
         &["run"],
     );

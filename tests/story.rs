@@ -1,22 +1,13 @@
 //! The whole story, from outside: every scenario of the demo ends as it must, and a daemon that is killed in any phase
 //! goes on where it was. Each test waits most of the time, so they run side by side.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test may end where it stands"
-)]
-
-mod program;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use program::{App, Leadsman, post, until};
+use crate::program::{App, Leadsman, post, until};
 use serde_json::Value;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_leadsman");

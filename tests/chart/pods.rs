@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::{Set, objects, of_kind, sets};
+use crate::chart::{Set, objects, of_kind, sets};
 
 /// The specifications of all pods that a set renders, by the kind of object that they are in.
 fn pods(objects: &[Value]) -> Vec<(&str, &Value)> {

@@ -6,7 +6,7 @@ use leadsman::config::settings::Driver;
 use leadsman::release::cluster::Rights;
 use serde_json::Value;
 
-use crate::{Set, documents, objects, sets};
+use crate::chart::{Set, documents, objects, sets};
 
 /// Group, resource and verb of each right in some rules.
 fn rights(role: &Value) -> BTreeSet<[String; 3]> {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::{APIS, objects, read, sets};
+use crate::chart::{APIS, objects, read, sets};
 
 /// What is wrong with a value, each with its place.
 fn check(value: &Value, shape: &Value, place: &str, wrong: &mut Vec<String>) {

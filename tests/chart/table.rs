@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::{CHART, read, root};
+use crate::chart::{CHART, read, root};
 
 const HEADING: &str = "## Values\n";
 

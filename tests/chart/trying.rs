@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use crate::root;
+use crate::chart::root;
 
 /// Each writes down its name and its arguments; `ours` holds the namespaces that carry the label, `foreign` those that do
 /// not, `ending` the answer about the bad revision.

@@ -4,8 +4,8 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 
+use crate::notify::receivers::{Receiver, Reply};
 use crate::program::{Leadsman, post, request, until, unused_port};
-use crate::receivers::{Receiver, Reply};
 use crate::support::pki::Pki;
 
 /// A real Alertmanager, with a webhook that hears what it tells.

@@ -4,8 +4,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use crate::notify::receivers::{Receiver, Reply};
 use crate::program::{Leadsman, run_to_end, until};
-use crate::receivers::{Receiver, Reply};
 
 fn slo(leadsman: &Leadsman, more: &[&str]) -> (Option<i32>, String) {
     let server = format!("http://{}", leadsman.address());

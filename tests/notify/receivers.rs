@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::notify::restart::{config, firing, message, now_ms, restart_with, sent};
 use crate::program::{Leadsman, hanging_server, until};
-use crate::restart::{config, firing, message, now_ms, restart_with, sent};
 
 /// An answer.
 #[derive(Clone)]

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
+use crate::notify::receivers::{Receiver, Reply};
 use crate::program::{Leadsman, until, unused_port};
-use crate::receivers::{Receiver, Reply};
 
 pub(crate) fn config(alertmanager: &Receiver, state: &Path, target: &str, more: &str) -> String {
     format!(

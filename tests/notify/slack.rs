@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::alertmanager::{Alertmanager, told};
+use crate::notify::alertmanager::{Alertmanager, told};
+use crate::notify::receivers::{Receiver, Reply};
+use crate::notify::restart::{config, message, restart_with};
 use crate::program::{App, Leadsman, until};
-use crate::receivers::{Receiver, Reply};
-use crate::restart::{config, message, restart_with};
 
 fn headlines(receiver: &Receiver) -> Vec<String> {
     headlines_in(&receiver.bodies())

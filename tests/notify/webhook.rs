@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::alertmanager::Alertmanager;
+use crate::notify::alertmanager::Alertmanager;
+use crate::notify::receivers::{Receiver, Reply as Answer};
 use crate::program::{App, Leadsman, Reply, post, until};
-use crate::receivers::{Receiver, Reply as Answer};
 
 const TOKEN: &str = "tok-of-the-webhook";
 

@@ -120,7 +120,11 @@ async fn a_proxy_that_refuses_is_told_apart_from_the_target() {
 fn t13_a_proxy_in_the_environment_is_not_used() {
     let this = std::env::current_exe().unwrap();
     let mut child = Command::new(this);
-    child.args(["--exact", "addresses::t13_in_another_process", "--ignored"]);
+    child.args([
+        "--exact",
+        "prober::addresses::t13_in_another_process",
+        "--ignored",
+    ]);
     for name in ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {
         child.env(name, "http://127.0.0.1:1/");
     }

@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::program::{App, Leadsman, hanging_server, request, until, unused_port};
-use crate::{Prometheus, present};
+use crate::prometheus::{Prometheus, present};
 
 fn dashboards() -> Vec<Value> {
     let folder =

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::program::{App, Leadsman, hanging_server, until};
-use crate::{Prometheus, present};
+use crate::prometheus::{Prometheus, present};
 
 /// In the place of a share: the app answers nobody any more.
 const STOPPED: u64 = u64::MAX;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use leadsman::config::settings::Tls as LeaseTls;
 
 use crate::program::until;
-use crate::replica::{LONG, Made, Replica, token};
+use crate::serve::replica::{LONG, Made, Replica, token};
 
 const RECORDING: &str = "/api/v1/releases/shop/mykadoo/rollouts/2/recording";
 

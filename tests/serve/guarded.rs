@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::config;
 use crate::program::{App, Leadsman, post, request, until};
+use crate::serve::config;
 use crate::support::pki::Pki;
 
 /// Every route, and whether it takes a token.

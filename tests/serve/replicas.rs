@@ -12,7 +12,7 @@ use leadsman::serve::status::RolloutView;
 use leadsman::serve::{Answers, Lead, Reviewed, Tls};
 
 use crate::program::{Reply, request, until, unused_port};
-use crate::replica::{LONG, Made, Replica, token};
+use crate::serve::replica::{LONG, Made, Replica, token};
 use crate::support::pki::Pki;
 
 const ROLL_BACK: &str = "/api/v1/releases/shop/mykadoo/rollback";

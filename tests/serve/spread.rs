@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
 use crate::program::{Reply, hanging_server, post, request, unused_port};
-use crate::replica::{LONG, Made, Replica, empty, series, settings, token};
+use crate::serve::replica::{LONG, Made, Replica, empty, series, settings, token};
 
 const RELEASES: [&str; 4] = ["a", "b", "c", "d"];
 const ALERTS: &str = "/api/v1/alerts";

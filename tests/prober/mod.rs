@@ -19,16 +19,6 @@
 //! T08 and T09 use an address of one family in the place of a name that has only such addresses: no test may depend on
 //! the names that a machine knows.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that cannot go on says where"
-)]
-
-#[path = "../support/mod.rs"]
-mod support;
-
 mod addresses;
 mod assertions;
 mod bodies;

@@ -74,6 +74,7 @@ impl Connected {
         let policy = Policy {
             helm: self.settings.helm.clone(),
             scratch: self.settings.scratch.clone(),
+            cluster: self.connector.cluster(),
             may: release.guard.may.clone(),
             permit,
             enforces: release.guard.mode == Mode::Enforce,

@@ -26,6 +26,7 @@ mod helm_proxy;
 mod hub;
 mod mark;
 mod preflight;
+mod reach;
 mod records;
 mod rights;
 mod scope;
@@ -74,7 +75,9 @@ pub struct Policy {
     pub helm: PathBuf,
     /// A folder that helm may write to.
     pub scratch: PathBuf,
-    /// What of that is allowed.
+    /// A name for the cluster, see [`Connector::cluster`].
+    pub cluster: String,
+    /// What a rollback may do.
     pub may: May,
     /// Whether we may change anything now.
     pub permit: Permit,

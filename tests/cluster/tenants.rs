@@ -147,7 +147,7 @@ impl<'a> Tenant<'a> {
         format!(
             "[kubernetes]\nkubeconfig = {:?}\nhelm = {:?}\nscratch = {:?}\n\
              [[release]]\nname = {release:?}\nnamespace = {:?}\nbase_url = \"http://app.invalid\"\nmode = \"enforce\"\n\
-             [release.rollback]\n{more}\n[[release.probe]]\nname = \"a\"\npath = \"/\"\n",
+             [release.rollback]\n{more}\n[[release.probe]]\nname = \"a\"\nurl = \"tcp://127.0.0.1:6443\"\n",
             self.cluster.kubeconfig().display().to_string(),
             helm.display().to_string(),
             self.cluster
@@ -548,7 +548,6 @@ fn a_record_that_is_changed_in_between_gets_nothing_outside_its_namespace() {
         let file = cluster.folder().join(format!("{}.json", cluster.namespace));
         let body = tenant.secret(object, "app", 1, &record).to_string();
         std::fs::write(&file, body).unwrap();
-        // The name of the file that holds the token is in no log of processes.
         let script = format!(
             "case \"$*\" in *rollback*) curl -sf -o /dev/null --cacert {} -X PUT -H 'Content-Type: application/json' -H 'Authorization: Bearer {}' --data-binary @{} https://127.0.0.1:6443{}/{object} || exit 9;; esac\nexec \"$HELM\" \"$@\"",
             cluster.folder().join("pki/ca.crt").display(),

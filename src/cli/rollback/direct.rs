@@ -141,6 +141,7 @@ pub(in crate::cli) async fn follow(
     let policy = Policy {
         helm: kubernetes.helm.clone(),
         scratch: kubernetes.scratch.clone(),
+        cluster: connector.cluster(),
         may: release.guard.may.clone(),
         // A person has decided.
         permit: Permit::always(),

@@ -1,5 +1,6 @@
 //! The API server: how it is reached, and what went wrong in words.
 
+use std::fmt::Write as _;
 use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use kube::config::KubeConfigOptions;
 use kube::config::Kubeconfig;
 use kube::{Client, Config};
+use sha2::{Digest as _, Sha256};
 
 use crate::config::settings::Kubernetes;
 use crate::evidence::redacted_to;
@@ -153,6 +155,17 @@ impl Connector {
     /// When the kubeconfig or the pod's own files cannot be used.
     pub async fn new(access: &Access) -> Result<Self, String> {
         config(access).await.map(Self)
+    }
+
+    /// A name for the cluster, as a host: what helm remembers of the kinds of one must not be taken for another's.
+    pub fn cluster(&self) -> String {
+        let digest = Sha256::digest(self.0.cluster_url.to_string());
+        let mut name = "cluster".to_owned();
+        for byte in digest.iter().take(8) {
+            // Writing to a text cannot fail.
+            let _ = write!(name, "-{byte:02x}");
+        }
+        name
     }
 
     /// A client as ourselves.

@@ -39,7 +39,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::api;
+use super::{Policy, api};
 use crate::permit::Permit;
 
 /// Connections at a time; helm has a handful.
@@ -169,16 +169,11 @@ impl Drop for Kubeconfig {
 }
 
 impl HelmProxy {
-    /// Listens on this machine, and writes a kubeconfig for helm into the folder.
+    /// Listens on this machine, and writes a kubeconfig for helm into the folder that it may write to.
     ///
     /// # Errors
     /// When there is no port, no randomness, or the file cannot be written.
-    pub(super) async fn new(
-        client: Client,
-        permit: Permit,
-        reach: Reach,
-        scratch: &Path,
-    ) -> io::Result<Self> {
+    pub(super) async fn new(client: Client, reach: Reach, policy: &Policy) -> io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
         let mut random = [0_u8; 24];
@@ -190,14 +185,17 @@ impl HelmProxy {
             // Writing to a text cannot fail.
             let _ = write!(password, "{byte:02x}");
         }
-        let path = scratch.join(format!("helm-{}.kubeconfig", address.port()));
+        let path = policy
+            .scratch
+            .join(format!("helm-{}.kubeconfig", address.port()));
         // One that was killed may have left its own behind.
         let _ = std::fs::remove_file(&path);
         let kubeconfig = Kubeconfig(path);
         // The name of the server stays the same, so that helm finds what it knows of the cluster's kinds.
+        let server = &policy.cluster;
         let text = format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: leadsman\n\
-             clusters: [{{name: leadsman, cluster: {{server: \"http://kubernetes\", proxy-url: \"http://helm:{password}@{address}\"}}}}]\n\
+             clusters: [{{name: leadsman, cluster: {{server: \"http://{server}\", proxy-url: \"http://helm:{password}@{address}\"}}}}]\n\
              contexts: [{{name: leadsman, context: {{cluster: leadsman, user: leadsman}}}}]\n\
              users: [{{name: leadsman, user: {{}}}}]\n"
         );
@@ -209,7 +207,7 @@ impl HelmProxy {
         file.write_all(text.as_bytes())?;
         Ok(Self {
             client,
-            permit,
+            permit: policy.permit.clone(),
             reach,
             listener,
             password,

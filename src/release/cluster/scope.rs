@@ -9,10 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kube::core::GroupVersionKind;
 
-use super::Cluster;
 use super::api::Trouble;
 use super::checks::{self, Obstacle};
-use super::helm_proxy::Reach;
 use super::hub::Hub;
 use super::rights;
 use crate::config::settings::May;
@@ -143,7 +141,7 @@ impl Contents {
         (contents, obstacles)
     }
 
-    fn all(&self) -> impl Iterator<Item = &Object> {
+    pub(super) fn all(&self) -> impl Iterator<Item = &Object> {
         self.bad.iter().chain(&self.target).chain(&self.hooks)
     }
 }
@@ -420,80 +418,6 @@ impl Scope {
     }
 }
 
-/// What was looked at for one rollback.
-pub(super) struct Scoped {
-    pub(super) scope: Scope,
-    contents: Contents,
-    /// What the rollback would change, and may not.
-    pub(super) obstacles: Vec<Obstacle>,
-}
-
-impl Scoped {
-    /// Without the objects that the rollback leaves alone.
-    pub(super) fn without_left_alone(&self, objects: &[Object], may: &May) -> Vec<Object> {
-        let left_alone = self.scope.left_alone(&self.contents, may);
-        let left_alone: BTreeSet<Identity<'_>> = left_alone
-            .into_values()
-            .map(|object| self.scope.identity(object))
-            .collect();
-        let changed = objects.iter();
-        let changed = changed.filter(|object| !left_alone.contains(&self.scope.identity(object)));
-        changed.cloned().collect()
-    }
-
-    /// What helm may reach.
-    pub(super) fn reach(&self, own: &str, may: &May) -> Reach {
-        let left_alone = self.scope.left_alone(&self.contents, may);
-        Reach {
-            namespaces: may
-                .namespaces
-                .iter()
-                .cloned()
-                .chain([own.to_owned()])
-                .collect(),
-            cluster_scoped: self.scope.allowed_kinds(may),
-            left_alone: left_alone
-                .into_iter()
-                .map(|(path, object)| (path, object.body.clone()))
-                .collect(),
-        }
-    }
-}
-
-impl Cluster {
-    /// Where the objects of a rollback live, and what of that it may not change.
-    pub(super) async fn scoped(&self, bad: &Record, target: &Record) -> Result<Scoped, Trouble> {
-        let (contents, mut obstacles) = Contents::of(bad, target);
-        let scope = Scope::of(&self.hub, contents.all()).await?;
-        let own = self.hub.namespace().as_str();
-        obstacles.extend(scope.refusals(&contents, &self.policy.may));
-        obstacles.extend(
-            [bad, target]
-                .iter()
-                .filter_map(|record| of_another_namespace(record, own)),
-        );
-        Ok(Scoped {
-            scope,
-            contents,
-            obstacles,
-        })
-    }
-}
-
-/// What a record says of its own namespace, where that is not the one that it is stored in: helm looks there for pods of
-/// hooks.
-pub(super) fn of_another_namespace(record: &Record, own: &str) -> Option<Obstacle> {
-    let said = record.namespace.as_str();
-    (!said.is_empty() && said != own).then(|| Obstacle {
-        reason: "foreign_namespace",
-        text: format!(
-            "the record of revision {} says that it is of the namespace {}, and is stored in {own}; deploy the release anew",
-            record.revision,
-            shown(said)
-        ),
-    })
-}
-
 /// Why a text may mean to helm something else than to us; `None` for what charts render.
 fn odd(text: &str) -> Option<&'static str> {
     if text
@@ -531,7 +455,7 @@ fn group(api_version: &str) -> &str {
 }
 
 /// A name out of a record, which may hold anything.
-fn shown(text: &str) -> String {
+pub(super) fn shown(text: &str) -> String {
     let plain = text.chars().filter(|c| !c.is_control());
     plain.take(100).collect()
 }

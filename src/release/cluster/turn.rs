@@ -17,7 +17,7 @@ use super::amend::{Change, MAX_DESCRIPTION};
 use super::api::{self, Trouble};
 use super::facts::status_of;
 use super::helm::{self, Order, Ran};
-use super::helm_proxy::{self, HelmProxy};
+use super::helm_proxy;
 use super::mark;
 use super::preflight::Refused;
 use super::records::Turn;
@@ -321,46 +321,6 @@ impl Cluster {
             tracing::warn!(release = %self.release, class = ?outcome.0, "{}", outcome.1);
         }
         Ok(outcome)
-    }
-
-    /// The target as it is in the last moment, looked at once more with what helm would change besides, and the proxy by
-    /// which helm reaches that and nothing else. Nor does it matter then when somebody changes the record afterwards.
-    async fn way_to_the_cluster(
-        &self,
-        plan: &Plan,
-        bad: Revision,
-    ) -> Result<(Record, HelmProxy), Refused> {
-        let target = self.record(plan.target).await?;
-        let target = target.filter(|record| record.digest() == plan.digest);
-        let target = target.ok_or(Refusal::TargetGone {
-            target: plan.target,
-        })?;
-        let bad = self.record(bad).await?.ok_or_else(|| {
-            let why = format!("the record of revision {bad} cannot be read");
-            Refusal::prevented("unreadable", self.with_command(plan, &why))
-        })?;
-        let scoped = self.scoped(&bad, &target).await?;
-        if let Some(first) = scoped.obstacles.first() {
-            let texts: Vec<&str> = scoped
-                .obstacles
-                .iter()
-                .map(|one| one.text.as_str())
-                .collect();
-            let text = self.with_command(plan, &texts.join("; "));
-            return Err(Refusal::prevented(first.reason, text).into());
-        }
-        let policy = &self.policy;
-        let reach = scoped.reach(self.hub.namespace().as_str(), &policy.may);
-        let client = self.hub.acting()?.clone();
-        let proxy = HelmProxy::new(client, policy.permit.clone(), reach, &policy.scratch).await;
-        let proxy = proxy.map_err(|error| {
-            let why = format!(
-                "helm cannot be given a way to the API server in {}: {error}; see kubernetes.scratch",
-                policy.scratch.display()
-            );
-            Refusal::prevented("helm", self.with_command(plan, &why))
-        })?;
-        Ok((target, proxy))
     }
 
     /// What the records say, read now.

@@ -26,6 +26,7 @@ fn played(script: &str) -> Played {
     let policy = Policy {
         helm,
         scratch: folder.path().to_owned(),
+        cluster: "cluster".into(),
         may: May::default(),
         permit: Permit::always(),
         enforces: true,

@@ -120,6 +120,18 @@ fn the_path_of_a_request_decides() {
     }
 }
 
+fn policy(permit: Permit, folder: &Path) -> Policy {
+    Policy {
+        helm: "helm".into(),
+        scratch: folder.to_owned(),
+        cluster: "cluster".into(),
+        may: crate::config::settings::May::default(),
+        permit,
+        enforces: true,
+        by_person: false,
+    }
+}
+
 type Seen = Arc<Mutex<Vec<String>>>;
 
 async fn note(State(seen): State<Seen>, request: axum::extract::Request) -> &'static str {
@@ -181,7 +193,8 @@ async fn only_what_is_allowed_arrives_and_with_our_own_credentials() {
         fence: 1,
     }));
     let folder = tempfile::tempdir().unwrap();
-    let proxy = HelmProxy::new(client, Permit::of(permit), reach(), folder.path());
+    let policy = policy(Permit::of(permit), folder.path());
+    let proxy = HelmProxy::new(client, reach(), &policy);
     let proxy = proxy.await.unwrap();
     let text = std::fs::read_to_string(proxy.kubeconfig()).unwrap();
     assert!(
@@ -236,7 +249,8 @@ async fn an_api_server_that_is_away_is_told_as_helm_tells_it() {
         format!("http://{address}").parse().unwrap(),
     ));
     let folder = tempfile::tempdir().unwrap();
-    let proxy = HelmProxy::new(client.unwrap(), Permit::always(), reach(), folder.path());
+    let policy = policy(Permit::always(), folder.path());
+    let proxy = HelmProxy::new(client.unwrap(), reach(), &policy);
     let proxy = proxy.await.unwrap();
     let password = proxy.password.clone();
     let answer = asked(&proxy, &password, "GET /version").await;

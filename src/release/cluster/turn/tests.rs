@@ -166,6 +166,7 @@ impl World {
         let policy = Policy {
             helm: played(folder.path(), script),
             scratch: folder.path().to_owned(),
+            cluster: "cluster".into(),
             may: May::default(),
             permit: Permit::always(),
             enforces: true,

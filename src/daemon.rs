@@ -40,7 +40,7 @@ use crate::doubt::Doubt;
 use crate::metrics::{Metrics, Series};
 use crate::probe::schedule::Schedule;
 use crate::probe::{self, Prober, Transcript};
-use crate::release::cluster::{Access, connect};
+use crate::release::cluster::{Access, Connector};
 use crate::review::{self, Reviewer};
 use crate::serve::status::GuardFeed;
 use crate::serve::{
@@ -180,13 +180,15 @@ impl Daemon {
             Some(directory) => Some(Store::open(directory)?),
             None => None,
         };
-        let client = match &settings.kubernetes {
+        let connector = match &settings.kubernetes {
             Some(kubernetes) => {
-                let client = connect(&Access::of(kubernetes)).await;
-                Some(client.map_err(StartError::Cluster)?)
+                let connector = Connector::new(&Access::of(kubernetes)).await;
+                Some(connector.map_err(StartError::Cluster)?)
             }
             None => None,
         };
+        let client = connector.as_ref().map(Connector::client).transpose();
+        let client = client.map_err(StartError::Cluster)?;
         let guard_ended = CancellationToken::new();
         let mut leads = match (&settings.lease, &client) {
             (Some(lease), Some(client)) => {
@@ -267,10 +269,10 @@ impl Daemon {
             ..settings.clone()
         };
         let timeline = Timeline::start();
-        let cluster = match (&settings.kubernetes, &client) {
-            (Some(kubernetes), Some(client)) => {
+        let cluster = match (&settings.kubernetes, connector, &client) {
+            (Some(kubernetes), Some(connector), Some(client)) => {
                 let (client, ended) = (client.clone(), guard_ended.clone());
-                let connected = Connected::new(kubernetes, client, timeline, ended);
+                let connected = Connected::new(kubernetes, connector, client, timeline, ended);
                 Some(connected.map_err(StartError::Cluster)?)
             }
             _ => None,

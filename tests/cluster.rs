@@ -41,6 +41,8 @@ mod soak;
 mod spread;
 #[path = "cluster/station.rs"]
 mod station;
+#[path = "cluster/tenants.rs"]
+mod tenants;
 #[path = "cluster/turned_back.rs"]
 mod turned_back;
 #[path = "cluster/users.rs"]

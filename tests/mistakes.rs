@@ -278,6 +278,28 @@ fn what_is_wrong_about_a_cluster_says_what_to_write_instead() {
             format!("[kubernetes]\n{release}[release.rollback]\nmay_delete = ['pvc']\n"),
             "as in a manifest",
         ),
+        (
+            "a plural",
+            format!(
+                "[kubernetes]\n{release}[release.rollback]\ncluster_scoped = ['clusterroles']\n"
+            ),
+            "as \"ClusterRole\"",
+        ),
+        (
+            "no namespace",
+            format!("[kubernetes]\n{release}[release.rollback]\nnamespaces = ['*']\n"),
+            "no name that Kubernetes allows",
+        ),
+        (
+            "a number of a namespace",
+            format!("[kubernetes]\n{release}[release.rollback]\nnamespaces = [1]\n"),
+            "is not the name of a namespace",
+        ),
+        (
+            "a whole user",
+            format!("[kubernetes]\nimpersonate = 'system:serviceaccount:a:b'\n{release}"),
+            "no name that Kubernetes allows",
+        ),
     ] {
         let found = mistakes_in(&text);
         assert!(

@@ -1,5 +1,6 @@
 //! `leadsman rbac`: the least that Leadsman must be allowed, for the releases that the configuration names.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -10,13 +11,15 @@ use crate::clock::Timeline;
 use crate::config::settings::{Kubernetes, Settings};
 use crate::config::{self, Discovered};
 use crate::release::cluster::{self, Access, Hub, Rights};
+use crate::rollout::Mode;
 use crate::units::Namespace;
 
 /// Options of `leadsman rbac`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "What is printed is made of the stored revisions of each release: every kind of object that a \
-    rollback may change is in it.\nA chart that gets a new kind of object needs new rights; leadsman_rollback_ready tells.\n\n\
+    rollback may change is in it. Objects of other namespaces, or of none, are left out, with a warning, unless\n\
+    release.rollback.namespaces or release.rollback.cluster_scoped allows them.\nA chart that gets a new kind of object needs new rights; leadsman_rollback_ready tells.\n\n\
     Exit code: 0; 1 when the cluster cannot be asked; 2 for a mistake in the configuration.\n\n\
     Example:\n  leadsman rbac --service-account leadsman --account-namespace monitoring | kubectl apply -f -"
 )]
@@ -49,7 +52,7 @@ pub(super) fn run(args: &RbacArgs) -> ExitCode {
     let found = runtime.block_on(rights(args, &loaded.settings, &kubernetes));
     runtime.shutdown_background();
     match found {
-        Ok(mut rights) => {
+        Ok((mut rights, of_helm)) => {
             if let Some(map) = &loaded.settings.state_map {
                 let namespace = map.namespace.as_deref().unwrap_or(&args.account_namespace);
                 rights.extend(Rights::to_keep_state(namespace));
@@ -61,6 +64,11 @@ pub(super) fn run(args: &RbacArgs) -> ExitCode {
             }
             let text = rights.manifest(&args.name, &args.service_account, &args.account_namespace);
             say!("{}", text.trim_end());
+            for (namespace, rights) in of_helm {
+                let account = kubernetes.impersonate.as_deref().unwrap_or_default();
+                let name = format!("{}-helm-{namespace}", args.name);
+                say!("{}", rights.manifest(&name, account, &namespace).trim_end());
+            }
             if loaded.settings.serve.kubernetes_auth {
                 say!("{}", delegation(args));
             }
@@ -93,13 +101,15 @@ fn hub(client: &kube::Client, kubernetes: &Kubernetes, namespace: &Namespace) ->
     Hub::new(client, namespace, kubernetes.driver, Timeline::start())
 }
 
+/// What Leadsman's own account needs, and by namespace what the account needs that helm acts as, where that is another.
 async fn rights(
     args: &RbacArgs,
     settings: &Settings,
     kubernetes: &Kubernetes,
-) -> Result<Rights, String> {
+) -> Result<(Rights, BTreeMap<String, Rights>), String> {
     let client = cluster::connect(&Access::of(kubernetes)).await?;
     let mut rights = Rights::default();
+    let mut of_helm: BTreeMap<String, Rights> = BTreeMap::new();
     let mut discovered = Vec::new();
     for selection in &settings.selections {
         let namespace = &selection.namespace;
@@ -134,13 +144,23 @@ async fn rights(
     {
         let hub = hub(&client, kubernetes, &release.namespace);
         let named = format!("{}/{}", release.namespace, release.name);
-        let needed = cluster::needed(&hub, release).await;
-        let (needed, left_out) = needed.map_err(|why| format!("{named}: {why}"))?;
-        rights.extend(needed);
-        for why in left_out {
-            // To people; what is printed may go to kubectl.
+        let impersonate = kubernetes.impersonate.as_deref();
+        let needed = cluster::needed(&hub, release, impersonate).await;
+        let needed = needed.map_err(|why| format!("{named}: {why}"))?;
+        rights.extend(needed.own);
+        if impersonate.is_none() {
+            rights.extend(needed.helm);
+        } else if release.guard.mode == Mode::Enforce {
+            let namespace = release.namespace.as_str().to_owned();
+            of_helm.entry(namespace).or_default().extend(needed.helm);
+        }
+        // To people; what is printed may go to kubectl.
+        for why in needed.left_out {
             eprintln!("leadsman: {named}: {why}; what only that revision needs is left out");
         }
+        for warning in needed.warnings {
+            eprintln!("leadsman: {named}: {warning}");
+        }
     }
-    Ok(rights)
+    Ok((rights, of_helm))
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::read::written;
+use super::read::{check_name, written};
 use super::reader::{Item, Notes, Table};
 use super::settings::{Guard, May};
 use crate::rollout::Mode;
@@ -96,16 +96,19 @@ fn may(table: &mut Table, notes: &mut Notes) -> May {
     let unblock_statefulsets = table
         .switch("unblock_statefulsets", notes)
         .unwrap_or(built_in.unblock_statefulsets);
-    let mut delete = Vec::new();
-    for item in table.list("may_delete", notes).unwrap_or_default() {
+    let delete = kinds(table, "may_delete", "PersistentVolumeClaim", notes);
+    let cluster_scoped = kinds(table, "cluster_scoped", "ClusterRole", notes);
+    let mut namespaces = Vec::new();
+    for item in table.list("namespaces", notes).unwrap_or_default() {
         match item.text() {
-            Some(kind) if kind.starts_with(|c: char| c.is_ascii_uppercase()) => {
-                delete.push(kind.to_owned());
+            Some(name) => {
+                check_name(name, &item, 63, notes);
+                namespaces.push(name.to_owned());
             }
-            Some(_) | None => notes.mistake(
+            None => notes.mistake(
                 &item,
-                "is no kind of object",
-                "write it as in a manifest, as \"PersistentVolumeClaim\"",
+                "is not the name of a namespace",
+                "write it in quotes, as \"shop-tools\"",
             ),
         }
     }
@@ -125,6 +128,8 @@ fn may(table: &mut Table, notes: &mut Notes) -> May {
             ("allow_gitops", &against_gitops),
             ("unblock_statefulsets", &unblock_statefulsets),
             ("may_delete", &format!("{delete:?}")),
+            ("namespaces", &format!("{namespaces:?}")),
+            ("cluster_scoped", &format!("{cluster_scoped:?}")),
         ],
     );
     May {
@@ -132,8 +137,28 @@ fn may(table: &mut Table, notes: &mut Notes) -> May {
         after_migrations,
         against_gitops,
         delete,
+        namespaces,
+        cluster_scoped,
         unblock_statefulsets,
     }
+}
+
+/// A list of kinds, as they are written in a manifest.
+fn kinds(table: &mut Table, key: &'static str, example: &str, notes: &mut Notes) -> Vec<String> {
+    let mut kinds = Vec::new();
+    for item in table.list(key, notes).unwrap_or_default() {
+        match item.text() {
+            Some(kind) if kind.starts_with(|c: char| c.is_ascii_uppercase()) => {
+                kinds.push(kind.to_owned());
+            }
+            Some(_) | None => notes.mistake(
+                &item,
+                "is no kind of object",
+                format!("write it as in a manifest, as \"{example}\""),
+            ),
+        }
+    }
+    kinds
 }
 
 /// Percentage points, as `2%`.

@@ -43,6 +43,10 @@ pub(super) fn kubernetes(mut table: Table, notes: &mut Notes) -> Kubernetes {
         }
         parts.map(|(namespace, name)| (namespace.to_owned(), name.to_owned()))
     });
+    let impersonate = table.text("impersonate", notes).map(|(text, item)| {
+        check_name(&text, &item, 253, notes);
+        text
+    });
     notes.defaults(
         &path,
         &[
@@ -59,6 +63,7 @@ pub(super) fn kubernetes(mut table: Table, notes: &mut Notes) -> Kubernetes {
         scratch: scratch.unwrap_or_else(|| PathBuf::from(DEFAULT_SCRATCH)),
         driver,
         own_release,
+        impersonate,
     }
 }
 

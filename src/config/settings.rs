@@ -183,6 +183,8 @@ pub struct Kubernetes {
     pub driver: Driver,
     /// Namespace and name of the release that Leadsman itself is; a selection leaves it out.
     pub own_release: Option<(String, String)>,
+    /// The service account of each release's namespace that helm acts as, in the place of our own.
+    pub impersonate: Option<String>,
 }
 
 /// Where Helm keeps its records.
@@ -360,6 +362,10 @@ pub struct May {
     pub against_gitops: bool,
     /// Kinds that may be deleted although data hangs on them, as `PersistentVolumeClaim`.
     pub delete: Vec<String>,
+    /// Namespaces beside the release's own in which a rollback may change objects.
+    pub namespaces: Vec<String>,
+    /// Kinds of objects outside any namespace that a rollback may change, as `ClusterRole`.
+    pub cluster_scoped: Vec<String>,
     /// Delete pods of the bad revision that block their StatefulSet.
     pub unblock_statefulsets: bool,
 }
@@ -371,6 +377,8 @@ impl Default for May {
             after_migrations: false,
             against_gitops: false,
             delete: Vec::new(),
+            namespaces: Vec::new(),
+            cluster_scoped: Vec::new(),
             unblock_statefulsets: true,
         }
     }

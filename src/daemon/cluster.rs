@@ -10,7 +10,7 @@ use crate::clock::Timeline;
 use crate::config::Discovered;
 use crate::config::settings::{Kubernetes, Release, Selection, StateMap};
 use crate::permit::Permit;
-use crate::release::cluster::{self, Access, Hub, Policy};
+use crate::release::cluster::{self, Connector, Hub, Policy};
 use crate::release::{Engine, Work};
 use crate::rollout::Mode;
 use crate::store::ConfigMaps;
@@ -25,6 +25,7 @@ const MAX_DISCOVERED: usize = 2000;
 /// The cluster, and what is watched in it.
 pub(super) struct Connected {
     settings: Kubernetes,
+    connector: Connector,
     client: kube::Client,
     timeline: Timeline,
     watched: HashMap<Namespace, Watched>,
@@ -42,6 +43,7 @@ impl Connected {
     /// Nothing is asked of the API server yet: one that is away at the start may come back.
     pub(super) fn new(
         settings: &Kubernetes,
+        connector: Connector,
         client: kube::Client,
         timeline: Timeline,
         ended: CancellationToken,
@@ -52,6 +54,7 @@ impl Connected {
         })?;
         Ok(Self {
             settings: settings.clone(),
+            connector,
             client,
             timeline,
             watched: HashMap::new(),
@@ -71,7 +74,7 @@ impl Connected {
         let policy = Policy {
             helm: self.settings.helm.clone(),
             scratch: self.settings.scratch.clone(),
-            access: Access::of(&self.settings),
+            cluster: self.connector.cluster(),
             may: release.guard.may.clone(),
             permit,
             enforces: release.guard.mode == Mode::Enforce,
@@ -132,7 +135,9 @@ impl Connected {
             return Arc::clone(&watched.hub);
         }
         let (client, driver) = (self.client.clone(), self.settings.driver);
-        let hub = Hub::new(client, namespace.clone(), driver, self.timeline);
+        let account = self.settings.impersonate.as_deref();
+        let acting = account.map(|account| self.connector.acting_as(namespace.as_str(), account));
+        let hub = Hub::acting_as(client, acting, namespace.clone(), driver, self.timeline);
         let ended = self.ended.clone().drop_guard();
         let running = Arc::clone(&hub).run();
         let stop = CancellationToken::new();

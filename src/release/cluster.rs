@@ -8,6 +8,7 @@
 //!   not believed;
 //! - no record is left `pending-rollback` by us;
 //! - whatever is written by us is guarded by the version that was read;
+//! - helm reaches the API server through this process, which lets through only what a rollback of this release may do;
 //! - of several replicas only the one with the permit writes: it asks for that in the last moment before each request
 //!   that changes something, and waits for none of them beyond it;
 //! - each record that is changed by us, and each Event, carries the number of whose turn it was ([`Engine::acts_as`]).
@@ -21,11 +22,14 @@ mod drift;
 mod facts;
 mod feed;
 mod helm;
+mod helm_proxy;
 mod hub;
 mod mark;
 mod preflight;
+mod reach;
 mod records;
 mod rights;
+mod scope;
 mod tables;
 mod telling;
 mod turn;
@@ -40,9 +44,9 @@ use std::time::Duration;
 use kube::runtime::events::Recorder;
 use tokio::sync::watch;
 
-pub use api::{Access, connect};
+pub use api::{Access, Connector, connect};
 pub use hub::Hub;
-pub use rights::{Rights, needed};
+pub use rights::{Needed, Rights, needed};
 
 use super::{Engine, Facts, Notice, Observed, Plan, Refusal, Report, Work};
 use crate::config::settings::Driver;
@@ -71,9 +75,9 @@ pub struct Policy {
     pub helm: PathBuf,
     /// A folder that helm may write to.
     pub scratch: PathBuf,
-    /// How helm reaches the API server.
-    pub access: Access,
-    /// What of that is allowed.
+    /// A name for the cluster, see [`Connector::cluster`].
+    pub cluster: String,
+    /// What a rollback may do.
     pub may: May,
     /// Whether we may change anything now.
     pub permit: Permit,

@@ -42,6 +42,8 @@ pub enum HelmError {
     NoneDeployed,
     /// Helm does not take the flags that it was given together: a mistake of ours.
     Flags,
+    /// Leadsman itself did not let a request of helm through to the API server.
+    NotLetThrough,
     /// The network or the API server's store had trouble for a moment.
     Transient,
     /// None of these.
@@ -171,6 +173,7 @@ impl HelmError {
             | Self::Conflict
             | Self::TooLarge
             | Self::NoneDeployed
+            | Self::NotLetThrough
             | Self::Flags => false,
         }
     }

@@ -151,6 +151,10 @@ fn take(value: Value, objects: &mut Vec<Object>) -> Result<(), &'static str> {
         }
         return Ok(());
     }
+    // The Kubernetes client takes for a list what has `items`, whatever its kind is called.
+    if value.get("items").is_some() {
+        return Err("has items, and is no list");
+    }
     objects.push(Object {
         name: text("/metadata/name").ok_or("has no name")?,
         namespace: text("/metadata/namespace"),

@@ -93,6 +93,8 @@ pub fn name_of(object: &str) -> Result<(ReleaseName, Revision), Unreadable> {
 pub struct Record {
     /// The release.
     pub name: ReleaseName,
+    /// The namespace that it says it is of; empty where it says none.
+    pub namespace: String,
     /// Its number.
     pub revision: Revision,
     /// Helm's status; one that is not known here is [`Status::Unknown`].
@@ -273,6 +275,8 @@ struct Written<'a> {
     name: String,
     version: u32,
     #[serde(default)]
+    namespace: Option<String>,
+    #[serde(default)]
     info: Option<Info>,
     #[serde(default, borrow)]
     chart: Option<Chart<'a>>,
@@ -343,6 +347,7 @@ impl From<Written<'_>> for Record {
         let status = serde_json::from_value(info.status.unwrap_or_default().into());
         Self {
             name: ReleaseName::new(written.name),
+            namespace: written.namespace.unwrap_or_default(),
             revision: Revision(written.version),
             status: status.unwrap_or(Status::Unknown),
             description: info.description.unwrap_or_default(),

@@ -97,3 +97,57 @@ fn whoever_turns_back_may_change_kinds_and_wait_for_hooks() {
         assert_eq!(given.contains(&list), records == "secrets", "{name}");
     }
 }
+
+#[test]
+fn where_helm_acts_as_another_account_that_one_may_change_kinds_and_leadsman_may_act_as_it() {
+    let Some(objects) = objects(&set("impersonate")) else {
+        return;
+    };
+    let right =
+        |group: &str, resource: &str, verb: &str| [group, resource, verb].map(str::to_owned);
+    let in_team = |name: &str, namespace: &str| {
+        let is_it = |object: &&Value| {
+            object["kind"] == "Role"
+                && object["metadata"]["name"] == name
+                && object["metadata"]["namespace"] == namespace
+        };
+        objects.iter().find(is_it)
+    };
+    let own = in_team("leadsman", "team-a").unwrap();
+    let impersonates = |rule: &&Value| rule["verbs"] == serde_json::json!(["impersonate"]);
+    let rule = own["rules"].as_array().unwrap().iter().find(impersonates);
+    assert_eq!(
+        rule.unwrap()["resourceNames"],
+        serde_json::json!(["deployer"])
+    );
+    let own = rights(own);
+    for verb in ["create", "patch", "delete"] {
+        assert!(!own.contains(&right("apps", "deployments", verb)), "{verb}");
+        assert!(!own.contains(&right("", "secrets", verb)), "{verb}");
+    }
+    assert!(own.contains(&right("", "secrets", "update")));
+    let helm = rights(in_team("leadsman-helm", "team-a").unwrap());
+    for (group, resource, verb) in [
+        ("apps", "deployments", "patch"),
+        ("", "secrets", "create"),
+        ("batch", "jobs", "watch"),
+    ] {
+        assert!(
+            helm.contains(&right(group, resource, verb)),
+            "{verb} {resource}"
+        );
+    }
+    let bound = |object: &&Value| {
+        object["kind"] == "RoleBinding" && object["metadata"]["name"] == "leadsman-helm"
+    };
+    let bindings: Vec<&Value> = objects.iter().filter(bound).collect();
+    assert_eq!(bindings.len(), 1, "not where it only observes");
+    assert_eq!(
+        bindings[0]["subjects"],
+        serde_json::json!([{"kind": "ServiceAccount", "name": "deployer", "namespace": "team-a"}])
+    );
+    assert!(in_team("leadsman-helm", "team-b").is_none());
+    assert!(
+        !rights(in_team("leadsman", "team-b").unwrap()).contains(&right("", "secrets", "update"))
+    );
+}

@@ -115,16 +115,39 @@ tlsConfig:
   verbs: [create, patch]
 {{- end }}
 
+{{/* What Leadsman itself needs on top of it: all that going back takes, or to act as the account that may do it. */}}
+{{- define "leadsman.ownTurnBackRules" -}}
+{{- if .Values.kubernetes.impersonate -}}
+# Helm's records, to put them right.
+- apiGroups: [""]
+  resources: [{{ if eq .Values.kubernetes.driver "configmap" }}configmaps{{ else }}secrets{{ end }}]
+  verbs: [get, list, update]
+# Pods of a bad revision that keep a StatefulSet from going back.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [delete]
+# helm acts as this account.
+- apiGroups: [""]
+  resources: [serviceaccounts]
+  resourceNames: [{{ .Values.kubernetes.impersonate | quote }}]
+  verbs: [impersonate]
+{{- else }}
+{{- include "leadsman.turnBackRules" . }}
+{{- end }}
+{{- end }}
+
 {{/* What going back takes on top of it. `leadsman rbac` looks which kinds the releases contain; here they are values. */}}
 {{- define "leadsman.turnBackRules" -}}
 # Helm's records.
 - apiGroups: [""]
   resources: [{{ if eq .Values.kubernetes.driver "configmap" }}configmaps{{ else }}secrets{{ end }}]
   verbs: [get, list, create, update]
+{{- if not .Values.kubernetes.impersonate }}
 # Pods of a bad revision that keep a StatefulSet from going back.
 - apiGroups: [""]
   resources: [pods]
   verbs: [delete]
+{{- end }}
 {{- range .Values.rbac.kinds }}
 - apiGroups: {{ toJson .apiGroups }}
   resources: {{ toJson .resources }}

@@ -17,7 +17,7 @@ use crate::config::settings::{Kubernetes, Release, Settings};
 use crate::ledger::Ledger;
 use crate::permit::Permit;
 use crate::probe::{Prober, Shared};
-use crate::release::cluster::{self, Access, Cluster, Hub, Policy};
+use crate::release::cluster::{Access, Cluster, Connector, Hub, Policy};
 use crate::release::{self, Engine, Facts, Observed};
 use crate::sounding::Outcome;
 use crate::units::Revision;
@@ -124,16 +124,24 @@ pub(in crate::cli) async fn follow(
     kubernetes: &Kubernetes,
     release: &Release,
 ) -> Result<Followed, String> {
-    let access = Access::of(kubernetes);
-    let client = cluster::connect(&access).await?;
+    let connector = Connector::new(&Access::of(kubernetes)).await?;
+    let client = connector.client()?;
     std::fs::create_dir_all(kubernetes.scratch.join("no-plugins"))
         .map_err(|error| format!("{}: {error}", kubernetes.scratch.display()))?;
     let namespace = release.namespace.clone();
-    let hub = Hub::new(client, namespace, kubernetes.driver, Timeline::start());
+    let account = kubernetes.impersonate.as_deref();
+    let acting = account.map(|account| connector.acting_as(namespace.as_str(), account));
+    let hub = Hub::acting_as(
+        client,
+        acting,
+        namespace,
+        kubernetes.driver,
+        Timeline::start(),
+    );
     let policy = Policy {
         helm: kubernetes.helm.clone(),
         scratch: kubernetes.scratch.clone(),
-        access,
+        cluster: connector.cluster(),
         may: release.guard.may.clone(),
         // A person has decided.
         permit: Permit::always(),

@@ -1,5 +1,6 @@
 //! The API server: how it is reached, and what went wrong in words.
 
+use std::fmt::Write as _;
 use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use kube::config::KubeConfigOptions;
 use kube::config::Kubeconfig;
 use kube::{Client, Config};
+use sha2::{Digest as _, Sha256};
 
 use crate::config::settings::Kubernetes;
 use crate::evidence::redacted_to;
@@ -140,6 +142,58 @@ fn bounded(text: &str) -> String {
 /// # Errors
 /// When the kubeconfig or the pod's own files cannot be used.
 pub async fn connect(access: &Access) -> Result<Client, String> {
+    Connector::new(access).await?.client()
+}
+
+/// Makes clients for the API server, as ourselves or as another account.
+pub struct Connector(Config);
+
+impl Connector {
+    /// Reads how the API server is reached. Nothing is asked yet.
+    ///
+    /// # Errors
+    /// When the kubeconfig or the pod's own files cannot be used.
+    pub async fn new(access: &Access) -> Result<Self, String> {
+        config(access).await.map(Self)
+    }
+
+    /// A name for the cluster, as a host: what helm remembers of the kinds of one must not be taken for another's.
+    pub fn cluster(&self) -> String {
+        let digest = Sha256::digest(self.0.cluster_url.to_string());
+        let mut name = "cluster".to_owned();
+        for byte in digest.iter().take(8) {
+            // Writing to a text cannot fail.
+            let _ = write!(name, "-{byte:02x}");
+        }
+        name
+    }
+
+    /// A client as ourselves.
+    ///
+    /// # Errors
+    /// When certificates or credentials cannot be read.
+    pub fn client(&self) -> Result<Client, String> {
+        client(self.0.clone())
+    }
+
+    /// A client that acts as a service account, and the account's name for people. It may do what that account may; our
+    /// own rights count only for impersonating it.
+    ///
+    /// # Errors
+    /// As [`Connector::client`].
+    pub fn acting_as(&self, namespace: &str, account: &str) -> Result<(Client, String), String> {
+        let user = format!("system:serviceaccount:{namespace}:{account}");
+        let mut config = self.0.clone();
+        config.auth_info.impersonate = Some(user.clone());
+        // Those that a kubeconfig may name are of somebody else.
+        config.auth_info.impersonate_groups = None;
+        config.auth_info.impersonate_uid = None;
+        config.auth_info.impersonate_user_extra = None;
+        Ok((client(config)?, user))
+    }
+}
+
+async fn config(access: &Access) -> Result<Config, String> {
     let mut config = match access {
         Access::InCluster => Config::incluster().map_err(|error| {
             format!("the service account of this pod cannot be used: {error}; set kubernetes.kubeconfig outside a cluster")
@@ -159,6 +213,10 @@ pub async fn connect(access: &Access) -> Result<Client, String> {
     config.read_timeout = None;
     // What may be asked again is decided where it is asked: the creation of a record never is.
     config.default_retry = false;
+    Ok(config)
+}
+
+fn client(config: Config) -> Result<Client, String> {
     Client::try_from(config)
         .map_err(|error| format!("no client for the API server: {}", chain(&error)))
 }

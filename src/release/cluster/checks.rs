@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::amend;
 use super::mark;
+use super::scope::Scope;
 use crate::release::manifest::{self, Object};
 use crate::release::record::Record;
 
@@ -91,6 +92,7 @@ pub(super) struct Allowed<'a> {
 pub(super) fn look(
     bad: &Record,
     target: &Record,
+    scope: &Scope,
     allowed: &Allowed<'_>,
 ) -> (Vec<Object>, Vec<Obstacle>) {
     let mut obstacles = Vec::new();
@@ -117,10 +119,10 @@ pub(super) fn look(
     }
     let by_identity: BTreeMap<_, &Object> = new
         .iter()
-        .map(|object| (identity(object), object))
+        .map(|object| (scope.identity(object), object))
         .collect();
     let deleted = old.iter().filter(|object| {
-        !by_identity.contains_key(&identity(object))
+        !by_identity.contains_key(&scope.identity(object))
             && PRECIOUS.contains(&object.kind.as_str())
             && !allowed.kinds.contains(&object.kind)
             && !is_kept(object)
@@ -134,7 +136,7 @@ pub(super) fn look(
     }
     let changed: Vec<String> = old
         .iter()
-        .filter_map(|object| Some((object, *by_identity.get(&identity(object))?)))
+        .filter_map(|object| Some((object, *by_identity.get(&scope.identity(object))?)))
         .flat_map(|(old, new)| fixed_changes(old, new))
         .take(MAX_NAMED)
         .collect();
@@ -150,7 +152,8 @@ pub(super) fn look(
     let mut all = old;
     for object in new {
         if !all.iter().any(|other| {
-            identity(other) == identity(&object) && other.api_version == object.api_version
+            scope.identity(other) == scope.identity(&object)
+                && other.api_version == object.api_version
         }) {
             all.push(object);
         }
@@ -160,16 +163,19 @@ pub(super) fn look(
 
 /// Objects that come back: the target has them, and the bad revision has not. None where a manifest cannot be read, which
 /// is an obstacle by itself.
-pub(super) fn returning(bad: &Record, target: &Record) -> Vec<Object> {
+pub(super) fn returning(bad: &Record, target: &Record, scope: &Scope) -> Vec<Object> {
     let read = |record: &Record| manifest::objects(&record.manifest).unwrap_or_default();
     let old = read(bad);
     let mut new = read(target);
-    new.retain(|object| !old.iter().any(|other| identity(other) == identity(object)));
+    new.retain(|object| {
+        let is_same = |other: &Object| scope.identity(other) == scope.identity(object);
+        !old.iter().any(is_same)
+    });
     new
 }
 
 /// Roles and bindings that the rollback makes or changes; of each whether the bad revision has it as well.
-pub(super) fn granting(bad: &Record, target: &Record) -> Vec<(Object, bool)> {
+pub(super) fn granting(bad: &Record, target: &Record, scope: &Scope) -> Vec<(Object, bool)> {
     let read = |record: &Record| manifest::objects(&record.manifest).unwrap_or_default();
     let old = read(bad);
     let grants = |object: &Object| {
@@ -181,7 +187,7 @@ pub(super) fn granting(bad: &Record, target: &Record) -> Vec<(Object, bool)> {
     let changed = new.filter_map(|object| {
         let was = old
             .iter()
-            .find(|other| identity(other) == identity(&object));
+            .find(|other| scope.identity(other) == scope.identity(&object));
         let is_same = was.is_some_and(|was| was.body == object.body);
         (!is_same).then_some((object, was.is_some()))
     });
@@ -219,13 +225,18 @@ pub(super) fn loses_replicas(all: &[Object], target: &Record) -> Vec<String> {
 
 /// Workloads that read a ConfigMap or Secret which the rollback changes, and that it does not restart, since their own
 /// template is the same in both revisions: what reads it only at its start goes on with the bad contents.
-pub(super) fn not_restarted(bad: &Record, target: &Record, namespace: &str) -> Vec<String> {
+pub(super) fn not_restarted(
+    bad: &Record,
+    target: &Record,
+    scope: &Scope,
+    namespace: &str,
+) -> Vec<String> {
     let read = |record: &Record| manifest::objects(&record.manifest).unwrap_or_default();
     let (old, new) = (read(bad), read(target));
     let pairs: Vec<(&Object, &Object)> = old
         .iter()
         .filter_map(|old| {
-            let same = |new: &&Object| identity(new) == identity(old);
+            let same = |new: &&Object| scope.identity(new) == scope.identity(old);
             Some((old, new.iter().find(same)?))
         })
         .collect();
@@ -246,7 +257,8 @@ pub(super) fn not_restarted(bad: &Record, target: &Record, namespace: &str) -> V
     let lines = pairs.iter().filter(stays).filter_map(|(_, workload)| {
         let sources = workload.sources();
         let read = changed.iter().filter(|one| {
-            one.namespace == workload.namespace
+            let of = |object: &Object| object.namespace.as_deref().unwrap_or(namespace).to_owned();
+            of(one) == of(workload)
                 && sources.contains(&(one.kind.as_str(), one.name.as_str()))
         });
         let read: Vec<&Object> = read.copied().collect();
@@ -261,20 +273,6 @@ pub(super) fn not_restarted(bad: &Record, target: &Record, namespace: &str) -> V
         })
     });
     lines.take(MAX_NAMED).collect()
-}
-
-/// As Helm matches them: the version of an API does not matter.
-fn identity(object: &Object) -> (&str, &str, Option<&str>, &str) {
-    let group = object
-        .api_version
-        .rsplit_once('/')
-        .map_or("", |(group, _)| group);
-    (
-        group,
-        &object.kind,
-        object.namespace.as_deref(),
-        &object.name,
-    )
 }
 
 fn denied(bad: &Record) -> Option<Obstacle> {
@@ -427,6 +425,11 @@ pub(super) fn named<'a>(objects: impl Iterator<Item = &'a Object>) -> String {
     let names: Vec<String> = objects
         .map(|object| format!("{} {}", object.kind, object.name))
         .collect();
+    listed(&names)
+}
+
+/// The first of them, and how many more there are.
+pub(super) fn listed(names: &[String]) -> String {
     let more = names.len().saturating_sub(MAX_NAMED);
     let shown = names[..names.len() - more].join(", ");
     if more > 0 {

@@ -7,9 +7,9 @@
 //!
 //! Helm's own requests carry no number of whose turn it is: the API server takes them from whoever comes too late as well.
 //! What is in their place is that helm is killed in the moment in which the permit is lost, some seconds before anybody
-//! else can have one, and that the record it makes has a name that can be made only once.
+//! else can have one, and that the record it makes has a name that can be made only once. Nor has helm credentials: its
+//! requests go through [`super::helm_proxy`], which ends with us.
 
-use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
 use std::process::Stdio;
@@ -19,7 +19,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
-use super::{Access, Driver, Policy};
+use super::{Driver, Policy};
 use crate::permit::Permit;
 use crate::release::helm_error::{self, HelmError};
 use crate::units::{Namespace, ReleaseName, Revision};
@@ -115,6 +115,8 @@ pub(super) struct Order<'a> {
     pub(super) version: Version,
     /// Whether the target was applied by the server.
     pub(super) server_side: bool,
+    /// How it reaches the API server: by [`super::helm_proxy`].
+    pub(super) kubeconfig: &'a Path,
     /// The longest that helm may take; more than [`LONGEST`] it never gets.
     pub(super) limit: Duration,
 }
@@ -126,6 +128,7 @@ pub(super) async fn rollback(policy: &Policy, order: &Order<'_>) -> Ran {
     let mut command = command(policy);
     command
         .env("HELM_DRIVER", order.driver.as_str())
+        .env("KUBECONFIG", order.kubeconfig)
         .args([
             "rollback",
             order.release.as_str(),
@@ -183,27 +186,7 @@ fn command(policy: &Policy) -> Command {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0);
-    match &policy.access {
-        // Helm finds the service account by these, as we do.
-        Access::InCluster => {
-            for name in ["KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"] {
-                if let Some(value) = std::env::var_os(name) {
-                    command.env(name, value);
-                }
-            }
-        }
-        Access::File { path, context } => {
-            command.env("KUBECONFIG", absolute(path));
-            if let Some(context) = context {
-                command.args([OsStr::new("--kube-context"), OsStr::new(context)]);
-            }
-        }
-    }
     command
-}
-
-fn absolute(path: &Path) -> std::path::PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -76,6 +76,8 @@ impl Tables {
 /// The watches of one namespace.
 pub struct Hub {
     client: Client,
+    /// The client and the name of the account that helm acts as, where that is not our own; or why there is no client.
+    acting: Option<Result<(Client, String), String>>,
     namespace: Namespace,
     driver: Driver,
     timeline: Timeline,
@@ -90,6 +92,17 @@ impl Hub {
     /// Of a namespace. Nothing is watched before [`Hub::run`].
     pub fn new(
         client: Client,
+        namespace: Namespace,
+        driver: Driver,
+        timeline: Timeline,
+    ) -> Arc<Self> {
+        Self::acting_as(client, None, namespace, driver, timeline)
+    }
+
+    /// The same, where helm acts as another account, see [`super::Connector::acting_as`].
+    pub fn acting_as(
+        client: Client,
+        acting: Option<Result<(Client, String), String>>,
         namespace: Namespace,
         driver: Driver,
         timeline: Timeline,
@@ -109,6 +122,7 @@ impl Hub {
         };
         Arc::new(Self {
             client,
+            acting,
             namespace,
             driver,
             timeline,
@@ -191,6 +205,21 @@ impl Hub {
 
     pub(super) fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// As whom helm acts; never as ourselves where it should act as another account.
+    pub(super) fn acting(&self) -> Result<&Client, Trouble> {
+        match &self.acting {
+            None => Ok(&self.client),
+            Some(Ok((client, _))) => Ok(client),
+            Some(Err(why)) => Err(Trouble::Unreachable(why.clone())),
+        }
+    }
+
+    /// The account that helm acts as, where that is not our own.
+    pub(super) fn impersonated(&self) -> Option<&str> {
+        let (_, name) = self.acting.as_ref()?.as_ref().ok()?;
+        Some(name)
     }
 
     pub(super) fn namespace(&self) -> &Namespace {

@@ -126,7 +126,14 @@ impl Cluster {
             keeper: self.policy.may.against_gitops,
             kinds: &self.policy.may.delete,
         };
-        let (objects, mut obstacles) = checks::look(&bad, &target, &allowed);
+        let scoped = self.scoped(&bad, &target).await?;
+        let (objects, found) = checks::look(&bad, &target, &scoped.scope, &allowed);
+        let mut obstacles = scoped.obstacles.clone();
+        obstacles.extend(
+            found
+                .into_iter()
+                .filter(|one| !scoped.obstacles.contains(one)),
+        );
         if newest.denied {
             obstacles.insert(0, checks::denied_by("the record's label"));
         }
@@ -136,12 +143,15 @@ impl Cluster {
             obstacles.push(checks::keeper_obstacle(keeper));
         }
         if obstacles.is_empty() {
-            obstacles.extend(self.rights(&objects, &target).await?);
+            let changed = scoped.without_left_alone(&objects, &self.policy.may);
+            obstacles.extend(self.rights(&changed, &target).await?);
             if obstacles.is_empty() {
-                obstacles.extend(self.gives_too_much(&bad, &target).await?);
+                let granting = checks::granting(&bad, &target, &scoped.scope);
+                obstacles.extend(self.gives_too_much(granting).await?);
             }
             if obstacles.is_empty() && version.major == 3 {
-                obstacles.extend(self.unknown_to_helm(&bad, &target).await?);
+                let returning = checks::returning(&bad, &target, &scoped.scope);
+                obstacles.extend(self.unknown_to_helm(&bad, returning).await?);
             }
             if !obstacles.is_empty() && self.hub.is_unsteady() {
                 return Ok(Some(
@@ -156,7 +166,12 @@ impl Cluster {
             if !plan.is_rehearsal {
                 let mut lines = checks::loses_replicas(&objects, &target);
                 let namespace = self.hub.namespace().as_str();
-                lines.extend(checks::not_restarted(&bad, &target, namespace));
+                lines.extend(checks::not_restarted(
+                    &bad,
+                    &target,
+                    &scoped.scope,
+                    namespace,
+                ));
                 lines.extend(checks::other_crds(&bad, &target));
                 for line in lines {
                     tracing::warn!(release = %self.release, "{line}");
@@ -172,7 +187,7 @@ impl Cluster {
     /// Says when rights are missing without which a rollback goes on, and people learn less of why.
     async fn say_what_evidence_lacks(&self) -> Result<(), Trouble> {
         let needed = Rights::to_collect(self.hub.namespace().as_str());
-        let missing = needed.missing(&self.hub).await?.join(", ");
+        let missing = needed.missing(self.hub.client()).await?.join(", ");
         let mut known = self.lacking.lock().unwrap_or_else(PoisonError::into_inner);
         if !missing.is_empty() && *known != missing {
             tracing::warn!(
@@ -189,13 +204,10 @@ impl Cluster {
     async fn unknown_to_helm(
         &self,
         bad: &Record,
-        target: &Record,
+        returning: Vec<Object>,
     ) -> Result<Option<Obstacle>, Trouble> {
         let mut found = Vec::new();
-        for object in checks::returning(bad, target)
-            .into_iter()
-            .take(MAX_RETURNING)
-        {
+        for object in returning.into_iter().take(MAX_RETURNING) {
             let Some(api) = self.api_of(&object).await? else {
                 continue;
             };
@@ -217,14 +229,10 @@ impl Cluster {
     /// rights that they don't have. It is asked to try it and to keep nothing: the rule has many parts, and is its own.
     async fn gives_too_much(
         &self,
-        bad: &Record,
-        target: &Record,
+        granting: Vec<(Object, bool)>,
     ) -> Result<Option<Obstacle>, Trouble> {
         let mut refused = Vec::new();
-        for (object, is_there) in checks::granting(bad, target)
-            .into_iter()
-            .take(MAX_RETURNING)
-        {
+        for (object, is_there) in granting.into_iter().take(MAX_RETURNING) {
             let Some(api) = self.api_of(&object).await? else {
                 continue;
             };
@@ -255,13 +263,14 @@ impl Cluster {
         Ok((!refused.is_empty()).then(|| Obstacle {
             reason: "rights",
             text: format!(
-                "rights are missing to write {}: nobody may give away rights that they don't have; Leadsman's account needs these rights itself, or escalate on the roles and bind on those that are bound",
+                "rights are missing to write {}: nobody may give away rights that they don't have; {} needs these rights itself, or escalate on the roles and bind on those that are bound",
                 checks::named(refused.iter()),
+                self.hub.impersonated().unwrap_or("Leadsman's account"),
             ),
         }))
     }
 
-    /// Where an object is kept; `None` where the cluster does not have its kind.
+    /// Where an object is kept, as the account that helm acts as; `None` where the cluster does not have its kind.
     async fn api_of(&self, object: &Object) -> Result<Option<Api<DynamicObject>>, Trouble> {
         let Some((group, version)) = rights::split(&object.api_version) else {
             return Ok(None);
@@ -271,7 +280,7 @@ impl Cluster {
             return Ok(None);
         };
         let resource = ApiResource::from_gvk_with_plural(&kind, &plural);
-        let client = self.hub.client().clone();
+        let client = self.hub.acting()?.clone();
         let own = self.hub.namespace().as_str();
         Ok(Some(if is_namespaced {
             let namespace = object.namespace.as_deref().unwrap_or(own);
@@ -295,17 +304,16 @@ impl Cluster {
         keepers.find_map(|row| row.keeper)
     }
 
-    /// What helm would have to be allowed, and is not.
+    /// What helm, or Leadsman beside it, would have to be allowed, and is not.
     async fn rights(&self, objects: &[Object], target: &Record) -> Result<Vec<Obstacle>, Trouble> {
         let hooks = rights::rollback_hooks(target);
-        let (mut needed, unknown) = rights::to_change(&self.hub, objects, &hooks).await?;
-        needed.extend(Rights::to_record(
-            self.hub.namespace().as_str(),
-            self.hub.driver(),
-        ));
+        let (namespace, driver) = (self.hub.namespace().as_str(), self.hub.driver());
+        let (mut of_helm, unknown) = rights::to_change(&self.hub, objects, &hooks).await?;
+        of_helm.extend(Rights::to_record(namespace, driver));
+        let mut own = Rights::to_amend(namespace, driver);
         let has_ordered = objects.iter().any(|object| object.kind == "StatefulSet");
         if has_ordered && self.policy.may.unblock_statefulsets {
-            needed.add(self.hub.namespace().as_str(), "", "pods", &["delete"]);
+            own.add(namespace, "", "pods", &["delete"]);
         }
         let mut obstacles = Vec::new();
         if !unknown.is_empty() {
@@ -315,7 +323,25 @@ impl Cluster {
                 text: format!("the cluster does not have {}", unknown.join(", ")),
             });
         }
-        let missing = needed.missing(&self.hub).await?;
+        let mut missing = own.missing(self.hub.client()).await?;
+        let acting = self.hub.acting()?;
+        match (of_helm.missing(acting).await, self.hub.impersonated()) {
+            (Ok(of_helm), None) => missing.extend(of_helm),
+            (Ok(of_helm), Some(account)) => {
+                missing.extend(
+                    of_helm
+                        .into_iter()
+                        .map(|right| format!("{right} for {account}")),
+                );
+            }
+            // Who may not act as an account is not told what that may do.
+            (Err(trouble), Some(account)) if trouble.is(403) => {
+                missing.push(format!("impersonate {account}"));
+            }
+            (Err(trouble), _) => return Err(trouble),
+        }
+        missing.sort();
+        missing.dedup();
         if !missing.is_empty() {
             obstacles.push(Obstacle {
                 reason: "rights",
@@ -330,7 +356,7 @@ impl Cluster {
 }
 
 /// Why a look ended without an answer.
-enum Refused {
+pub(super) enum Refused {
     Is(Refusal),
     Trouble(Trouble),
 }

@@ -13,11 +13,12 @@ use kube::{Api, Client};
 use super::api::{Trouble, ask};
 use super::hub::Hub;
 use super::records::Records;
+use super::scope::Scope;
 use crate::config::settings::Driver;
 use crate::config::settings::Release;
 use crate::release::Work;
 use crate::release::manifest::{self, Object};
-use crate::release::record::Record;
+use crate::release::record::{Hook, Record};
 use crate::rollout::Mode;
 
 /// Objects of one release whose kinds are looked up.
@@ -37,6 +38,8 @@ pub(super) struct Place {
     pub(super) namespace: String,
     pub(super) group: String,
     pub(super) plural: String,
+    /// The only object that is meant; empty for all of the kind.
+    pub(super) name: String,
 }
 
 /// Verbs by place.
@@ -55,8 +58,20 @@ impl Rights {
             namespace: namespace.to_owned(),
             group: group.to_owned(),
             plural: plural.to_owned(),
+            name: String::new(),
         };
         self.0.entry(place).or_default().extend(verbs);
+    }
+
+    /// What acting as a service account of a namespace takes.
+    pub(super) fn to_impersonate(namespace: &str, account: &str) -> Self {
+        let place = Place {
+            namespace: namespace.to_owned(),
+            group: String::new(),
+            plural: "serviceaccounts".to_owned(),
+            name: account.to_owned(),
+        };
+        Self(BTreeMap::from([(place, BTreeSet::from(["impersonate"]))]))
     }
 
     /// Takes over all of another.
@@ -105,6 +120,13 @@ impl Rights {
         rights
     }
 
+    /// What putting records right takes that helm made.
+    pub(super) fn to_amend(namespace: &str, driver: Driver) -> Self {
+        let mut rights = Self::default();
+        rights.add(namespace, "", driver.plural(), &["get", "list", "update"]);
+        rights
+    }
+
     /// What keeping the state in ConfigMaps of a namespace takes.
     pub fn to_keep_state(namespace: &str) -> Self {
         let mut rights = Self::default();
@@ -126,15 +148,15 @@ impl Rights {
             .flat_map(|(place, verbs)| verbs.iter().map(move |verb| (place, *verb)))
     }
 
-    /// Those that we do not have, in words.
-    pub(super) async fn missing(&self, hub: &Hub) -> Result<Vec<String>, Trouble> {
+    /// Those that the account of this client does not have, in words.
+    pub(super) async fn missing(&self, client: &Client) -> Result<Vec<String>, Trouble> {
         use futures::StreamExt;
 
         /// Access reviews at a time.
         const AT_A_TIME: usize = 8;
         let mut reviews: Vec<Work<Result<Option<String>, Trouble>>> = Vec::new();
         for (place, verb) in self.each() {
-            let (client, place) = (hub.client().clone(), place.clone());
+            let (client, place) = (client.clone(), place.clone());
             reviews.push(Box::pin(async move {
                 let may = may(client, &place, verb).await?;
                 Ok((!may).then(|| format!("{verb} {place}")))
@@ -168,12 +190,16 @@ impl Rights {
             text += &format!(
                 "---\napiVersion: rbac.authorization.k8s.io/v1\nkind: {kind}\n{meta}rules:\n"
             );
-            for (group, verbs, plurals) in self.rules(namespace) {
+            for rule in self.rules(namespace) {
                 text += &format!(
-                    "  - apiGroups: [\"{group}\"]\n    resources: [{}]\n    verbs: [{}]\n",
-                    plurals.join(", "),
-                    verbs.join(", ")
+                    "  - apiGroups: [\"{}\"]\n    resources: [{}]\n",
+                    rule.group,
+                    rule.plurals.join(", ")
                 );
+                if !rule.name.is_empty() {
+                    text += &format!("    resourceNames: [\"{}\"]\n", rule.name);
+                }
+                text += &format!("    verbs: [{}]\n", rule.verbs.join(", "));
             }
             text += &format!(
                 "---\napiVersion: rbac.authorization.k8s.io/v1\nkind: {kind}Binding\n{meta}roleRef:\n  \
@@ -184,9 +210,9 @@ impl Rights {
         text
     }
 
-    /// Group, verbs and resources; resources of a group with the same verbs stand together.
-    fn rules(&self, namespace: &str) -> Vec<(&str, Vec<&'static str>, Vec<&str>)> {
-        let mut rules: Vec<(&str, Vec<&'static str>, Vec<&str>)> = Vec::new();
+    /// Resources of a group with the same verbs stand together.
+    fn rules(&self, namespace: &str) -> Vec<Written<'_>> {
+        let mut rules: Vec<Written<'_>> = Vec::new();
         for (place, verbs) in self
             .0
             .iter()
@@ -194,22 +220,42 @@ impl Rights {
         {
             // In the order in which people write them.
             let order = [
-                "get", "list", "watch", "create", "update", "patch", "delete",
+                "get",
+                "list",
+                "watch",
+                "create",
+                "update",
+                "patch",
+                "delete",
+                "impersonate",
             ];
             let verbs: Vec<&str> = order
                 .into_iter()
                 .filter(|verb| verbs.contains(verb))
                 .collect();
-            match rules
-                .iter_mut()
-                .find(|(group, own, _)| *group == place.group && *own == verbs)
-            {
-                Some((_, _, plurals)) => plurals.push(&place.plural),
-                None => rules.push((&place.group, verbs, vec![&place.plural])),
+            let same = |rule: &&mut Written<'_>| {
+                rule.group == place.group && rule.verbs == verbs && rule.name == place.name
+            };
+            match rules.iter_mut().find(same) {
+                Some(rule) => rule.plurals.push(&place.plural),
+                None => rules.push(Written {
+                    group: &place.group,
+                    verbs,
+                    plurals: vec![&place.plural],
+                    name: &place.name,
+                }),
             }
         }
         rules
     }
+}
+
+/// A rule of a Role.
+struct Written<'a> {
+    group: &'a str,
+    verbs: Vec<&'static str>,
+    plurals: Vec<&'a str>,
+    name: &'a str,
 }
 
 impl fmt::Display for Place {
@@ -217,6 +263,9 @@ impl fmt::Display for Place {
         f.write_str(&self.plural)?;
         if !self.group.is_empty() {
             write!(f, ".{}", self.group)?;
+        }
+        if !self.name.is_empty() {
+            write!(f, " {}", self.name)?;
         }
         if !self.namespace.is_empty() {
             write!(f, " in {}", self.namespace)?;
@@ -235,6 +284,7 @@ async fn may(client: Client, place: &Place, verb: &str) -> Result<bool, Trouble>
         resource: some(plural),
         subresource: some(part),
         verb: some(verb),
+        name: some(&place.name),
         ..ResourceAttributes::default()
     };
     let review = SelfSubjectAccessReview {
@@ -284,20 +334,95 @@ pub(super) async fn to_change(
 /// Revisions whose kinds are looked at, the newest first.
 const MAX_REVISIONS: usize = 20;
 
+/// Objects of a release that are named as outside its namespace.
+const MAX_WARNINGS: usize = 20;
+
+/// What guarding a release takes.
+#[derive(Debug, Default)]
+pub struct Needed {
+    /// Leadsman's own account.
+    pub own: Rights,
+    /// The account that helm acts as; the same one unless `kubernetes.impersonate` names another.
+    pub helm: Rights,
+    /// Revisions that cannot be read, each with why.
+    pub left_out: Vec<String>,
+    /// Objects for which no right is given, since the configuration does not allow a rollback to change them.
+    pub warnings: Vec<String>,
+}
+
 /// All that guarding a release takes: to watch it, to look at it, and, unless it is only observed, to turn it back to any
-/// of its stored revisions. And the revisions that had to be left out, each with why.
+/// of its stored revisions. `impersonate` is the service account that helm acts as.
 ///
 /// # Errors
 /// When the cluster cannot be asked, or the release has no revision that can be read.
-pub async fn needed(hub: &Hub, release: &Release) -> Result<(Rights, Vec<String>), String> {
+pub async fn needed(
+    hub: &Hub,
+    release: &Release,
+    impersonate: Option<&str>,
+) -> Result<Needed, String> {
     let (namespace, driver) = (release.namespace.as_str(), hub.driver());
-    let mut rights = Rights::to_watch(namespace, driver);
-    let mut left_out = Vec::new();
+    let mut needed = Needed {
+        own: Rights::to_watch(namespace, driver),
+        ..Needed::default()
+    };
     if release.guard.mode != Mode::Enforce {
-        return Ok((rights, left_out));
+        return Ok(needed);
     }
-    rights.extend(Rights::to_record(namespace, driver));
-    let records = Records::new(hub.client().clone(), &release.namespace, driver);
+    needed.helm = Rights::to_record(namespace, driver);
+    if let Some(account) = impersonate {
+        needed.own.extend(Rights::to_amend(namespace, driver));
+        needed
+            .own
+            .extend(Rights::to_impersonate(namespace, account));
+    }
+    let said = |trouble: Trouble| trouble.to_string();
+    let (mut objects, mut hooks) = stored(hub, release, &mut needed.left_out).await?;
+    if release.guard.may.unblock_statefulsets && objects.iter().any(|one| one.kind == "StatefulSet")
+    {
+        needed.own.add(namespace, "", "pods", &["delete"]);
+    }
+    let scope = Scope::of(hub, objects.iter().chain(&hooks)).await;
+    let scope = scope.map_err(said)?;
+    let may = &release.guard.may;
+    let mut warned = BTreeSet::new();
+    let mut is_allowed = |object: &Object| {
+        let warning = scope.warning(object, may);
+        let is_allowed = warning.is_none();
+        needed
+            .warnings
+            .extend(warning.filter(|text| warned.insert(text.clone())));
+        is_allowed
+    };
+    hooks.retain(&mut is_allowed);
+    objects.retain(is_allowed);
+    let more = needed.warnings.len().saturating_sub(MAX_WARNINGS);
+    needed.warnings.truncate(MAX_WARNINGS);
+    if more > 0 {
+        needed
+            .warnings
+            .push(format!("{more} more objects are outside the namespace"));
+    }
+    let mut kinds = BTreeSet::new();
+    objects.retain(|object| {
+        kinds.insert((
+            object.api_version.clone(),
+            object.kind.clone(),
+            object.namespace.clone(),
+        ))
+    });
+    // Kinds that the cluster no longer has cannot be given rights to.
+    let (to_change, _) = to_change(hub, &objects, &hooks).await.map_err(said)?;
+    needed.helm.extend(to_change);
+    Ok(needed)
+}
+
+/// The objects of the stored revisions, and those of their hooks of a rollback.
+async fn stored(
+    hub: &Hub,
+    release: &Release,
+    left_out: &mut Vec<String>,
+) -> Result<(Vec<Object>, Vec<Object>), String> {
+    let records = Records::new(hub.client().clone(), &release.namespace, hub.driver());
     let said = |trouble: Trouble| trouble.to_string();
     let rows = records.list(&release.name).await.map_err(said)?;
     let mut objects = Vec::new();
@@ -323,31 +448,18 @@ pub async fn needed(hub: &Hub, release: &Release) -> Result<(Rights, Vec<String>
     if objects.is_empty() {
         return Err("no stored revision can be read; install the release first".into());
     }
-    if release.guard.may.unblock_statefulsets && objects.iter().any(|one| one.kind == "StatefulSet")
-    {
-        rights.add(namespace, "", "pods", &["delete"]);
-    }
-    let mut kinds = BTreeSet::new();
-    objects.retain(|object| {
-        kinds.insert((
-            object.api_version.clone(),
-            object.kind.clone(),
-            object.namespace.clone(),
-        ))
-    });
-    // Kinds that the cluster no longer has cannot be given rights to.
-    let (to_change, _) = to_change(hub, &objects, &hooks).await.map_err(said)?;
-    rights.extend(to_change);
-    Ok((rights, left_out))
+    Ok((objects, hooks))
 }
 
-/// The objects of the hooks that a rollback to this record runs.
+/// The hooks that a rollback to this record runs.
+pub(super) fn hooks_of_rollback(target: &Record) -> impl Iterator<Item = &Hook> {
+    let hooks = target.hooks.iter();
+    hooks.filter(|hook| hook.runs_at("pre-rollback") || hook.runs_at("post-rollback"))
+}
+
+/// Their objects.
 pub(super) fn rollback_hooks(target: &Record) -> Vec<Object> {
-    let hooks = target
-        .hooks
-        .iter()
-        .filter(|hook| hook.runs_at("pre-rollback") || hook.runs_at("post-rollback"));
-    hooks
+    hooks_of_rollback(target)
         .filter_map(|hook| manifest::objects(&hook.manifest).ok())
         .flatten()
         .collect()

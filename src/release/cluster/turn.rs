@@ -17,7 +17,9 @@ use super::amend::{Change, MAX_DESCRIPTION};
 use super::api::{self, Trouble};
 use super::facts::status_of;
 use super::helm::{self, Order, Ran};
+use super::helm_proxy;
 use super::mark;
+use super::preflight::Refused;
 use super::records::Turn;
 use super::tables::{Kind, StoredRow};
 use super::{Cluster, Known};
@@ -158,6 +160,10 @@ impl Cluster {
                 Err(trouble) => return Err(Refusal::Storage(self.with_command(plan, &trouble))),
             };
             match found {
+                Found::Overtaken(_) if class == HelmError::NotLetThrough => {
+                    let reason = helm_proxy::reason(&said);
+                    return Err(Refusal::prevented(reason, self.with_command(plan, &said)));
+                }
                 Found::Overtaken(newest) => {
                     return Err(Refusal::Overtaken {
                         bad: plan.bad,
@@ -213,7 +219,7 @@ impl Cluster {
                     self.note_failed(&row).await;
                     bad = row.revision;
                     self.set_making(Some((Revision(bad.0 + 1), plan.target)));
-                    (class, said) = self.run(plan, &mut runs, time).await?;
+                    (class, said) = self.run(plan, bad, &mut runs, time).await?;
                 }
                 Found::Nothing => {
                     if runs > 0 {
@@ -228,7 +234,7 @@ impl Cluster {
                     if time < SHORTEST {
                         return Err(self.failed(plan, &given_up()));
                     }
-                    (class, said) = self.run(plan, &mut runs, time).await?;
+                    (class, said) = self.run(plan, bad, &mut runs, time).await?;
                 }
             }
         }
@@ -244,14 +250,23 @@ impl Cluster {
     async fn run(
         &self,
         plan: &Plan,
+        bad: Revision,
         runs: &mut u32,
         time: Duration,
     ) -> Result<(HelmError, String), Refusal> {
         let version = helm::version(&self.policy)
             .await
             .map_err(|why| Refusal::prevented("helm", self.with_command(plan, &why)))?;
-        let target = self.record(plan.target).await.ok().flatten();
-        let server_side = target.as_ref().is_some_and(|record| record.server_side);
+        let (target, proxy) = match self.way_to_the_cluster(plan, bad).await {
+            Ok(found) => found,
+            Err(Refused::Trouble(trouble)) if self.may_pass(&trouble) => {
+                return Ok((HelmError::Transient, trouble.to_string()));
+            }
+            Err(Refused::Trouble(trouble)) => {
+                return Err(Refusal::Storage(self.with_command(plan, &trouble)));
+            }
+            Err(Refused::Is(refusal)) => return Err(refusal),
+        };
         *runs += 1;
         let order = Order {
             namespace: self.hub.namespace(),
@@ -259,7 +274,8 @@ impl Cluster {
             target: plan.target,
             driver: self.hub.driver(),
             version,
-            server_side,
+            server_side: target.server_side,
+            kubeconfig: proxy.kubeconfig(),
             limit: time,
         };
         if !self.policy.permit.holds() {
@@ -267,9 +283,17 @@ impl Cluster {
         }
         tracing::info!(release = %self.release, target = plan.target.0, run = *runs, "Starting helm rollback");
         let began = self.hub.now();
-        let ran = helm::rollback(&self.policy, &order).await;
+        let ran = tokio::select! {
+            ran = helm::rollback(&self.policy, &order) => ran,
+            never = proxy.serve() => match never {},
+        };
+        let refused = proxy.refused();
         let outcome = match ran {
             Ran::Well => (HelmError::Other, String::new()),
+            // What the record held when it was looked at was another thing than helm read.
+            Ran::Failed { .. } if refused.is_some() => {
+                (HelmError::NotLetThrough, refused.unwrap_or_default())
+            }
             // Helm does not always say that it was the API server that went away, as where it waits for a hook.
             Ran::Failed { class, text }
                 if class.may_be_of_an_outage() && self.hub.was_in_trouble(began) =>
@@ -279,9 +303,10 @@ impl Cluster {
             }
             Ran::Failed { class, text } => {
                 let of_hook = matches!(class, HelmError::Hook | HelmError::NotReady);
-                let words = match target.filter(|_| of_hook) {
-                    Some(target) => self.last_words_of_hooks(&target).await,
-                    None => Vec::new(),
+                let words = if of_hook {
+                    self.last_words_of_hooks(&target).await
+                } else {
+                    Vec::new()
                 };
                 let text = std::iter::once(text).chain(words);
                 (class, text.collect::<Vec<_>>().join("; "))

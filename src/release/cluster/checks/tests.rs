@@ -24,8 +24,12 @@ fn plain(manifest: &str) -> Record {
 }
 
 fn reasons(bad: &Record, target: &Record, allowed: &Allowed<'_>) -> Vec<&'static str> {
-    let (_, obstacles) = look(bad, target, allowed);
+    let (_, obstacles) = look(bad, target, &scope(), allowed);
     obstacles.iter().map(|one| one.reason).collect()
+}
+
+fn scope() -> Scope {
+    Scope::built_in("shop")
 }
 
 const NONE: &[&str] = &[];
@@ -42,7 +46,7 @@ fn an_ordinary_revision_can_be_turned_back() {
 #[test]
 fn data_is_not_deleted_unless_its_kind_is_allowed() {
     let (bad, target) = (plain(&format!("{CONFIG}{CLAIM}")), plain(CONFIG));
-    let (_, obstacles) = look(&bad, &target, &Allowed::default());
+    let (_, obstacles) = look(&bad, &target, &scope(), &Allowed::default());
     assert_eq!(obstacles[0].reason, "deletes_data");
     assert!(
         obstacles[0].text.contains("PersistentVolumeClaim data"),
@@ -76,7 +80,7 @@ fn fields_that_cannot_be_changed_are_named() {
             "apiVersion: apps/v1\nkind: StatefulSet\nmetadata:\n  name: queue\nspec:\n  serviceName: {template}\n"
         ))
     };
-    let (_, obstacles) = look(&set("a"), &set("b"), &Allowed::default());
+    let (_, obstacles) = look(&set("a"), &set("b"), &scope(), &Allowed::default());
     assert_eq!(obstacles[0].reason, "immutable");
     assert!(
         obstacles[0]
@@ -251,7 +255,12 @@ fn definitions_that_helm_leaves_as_they_are_are_named_when_they_differ() {
 
 #[test]
 fn a_manifest_that_is_not_yaml_is_an_obstacle_that_names_its_revision() {
-    let (_, obstacles) = look(&plain("a: [\n"), &plain(CONFIG), &Allowed::default());
+    let (_, obstacles) = look(
+        &plain("a: [\n"),
+        &plain(CONFIG),
+        &scope(),
+        &Allowed::default(),
+    );
     assert_eq!(obstacles[0].reason, "manifest");
     assert!(
         obstacles[0].text.contains("revision 1"),
@@ -268,13 +277,13 @@ fn what_comes_back_and_what_an_autoscaler_loses_is_named() {
         plain(&format!("{web}{scaler}")),
         plain(&format!("{CONFIG}{web}")),
     );
-    let names: Vec<String> = returning(&bad, &target)
+    let names: Vec<String> = returning(&bad, &target, &scope())
         .into_iter()
         .map(|object| format!("{} {}", object.kind, object.name))
         .collect();
     assert_eq!(names, ["ConfigMap a"]);
-    assert!(returning(&target, &target).is_empty());
-    let (all, _) = look(&bad, &target, &Allowed::default());
+    assert!(returning(&target, &target, &scope()).is_empty());
+    let (all, _) = look(&bad, &target, &scope(), &Allowed::default());
     let lines = loses_replicas(&all, &target);
     assert!(
         lines.len() == 1 && lines[0].contains("Deployment web to 2 pods"),
@@ -312,7 +321,7 @@ fn a_workload_that_reads_what_changes_and_is_not_restarted_is_named_with_the_com
     let both = |value: &str, image: &str, read: &str| {
         plain(&format!("{}{}", map(value), web(image, read)))
     };
-    let lines = not_restarted(&both("2", "i", "a"), &both("1", "i", "a"), "shop");
+    let lines = not_restarted(&both("2", "i", "a"), &both("1", "i", "a"), &scope(), "shop");
     assert_eq!(
         lines,
         [
@@ -326,7 +335,7 @@ fn a_workload_that_reads_what_changes_and_is_not_restarted_is_named_with_the_com
         (both("2", "i", "b"), both("1", "i", "b")),
         (plain(&web("i", "a")), both("1", "i", "a")),
     ] {
-        assert!(not_restarted(&bad, &target, "shop").is_empty());
+        assert!(not_restarted(&bad, &target, &scope(), "shop").is_empty());
     }
 }
 
@@ -348,12 +357,12 @@ fn roles_and_bindings_that_a_rollback_makes_or_changes_are_looked_at() {
         role("RoleBinding", "get"),
         role("ClusterRole", "get")
     );
-    let found = granting(&bad, &plain(&target));
+    let found = granting(&bad, &plain(&target), &scope());
     let found: Vec<_> = found
         .iter()
         .map(|(object, is_there)| (object.kind.as_str(), *is_there))
         .collect();
     // What only goes away gives nobody anything.
     assert_eq!(found, [("Role", true), ("ClusterRole", false)]);
-    assert!(granting(&bad, &plain(CONFIG)).is_empty());
+    assert!(granting(&bad, &plain(CONFIG), &scope()).is_empty());
 }

@@ -26,10 +26,7 @@ fn played(script: &str) -> Played {
     let policy = Policy {
         helm,
         scratch: folder.path().to_owned(),
-        access: Access::File {
-            path: folder.path().join("kubeconfig"),
-            context: Some("ours".into()),
-        },
+        cluster: "cluster".into(),
         may: May::default(),
         permit: Permit::always(),
         enforces: true,
@@ -46,6 +43,7 @@ fn order<'a>(namespace: &'a Namespace, release: &'a ReleaseName, major: u32) -> 
         driver: Driver::Secret,
         version: Version { major, minor: 20 },
         server_side: true,
+        kubeconfig: Path::new("/scratch/ours.kubeconfig"),
         limit: LONGEST,
     }
 }
@@ -104,13 +102,13 @@ async fn helm_is_told_exactly_what_to_do_and_sees_nothing_of_our_environment() {
     let read = |name: &str| std::fs::read_to_string(played.folder.path().join(name)).unwrap();
     assert_eq!(
         read("arguments").trim(),
-        "--kube-context ours rollback web 7 --namespace shop --history-max 0 --timeout 110s --force-conflicts"
+        "rollback web 7 --namespace shop --history-max 0 --timeout 110s --force-conflicts"
     );
     let environment = read("environment");
     for name in [
         "HELM_PLUGINS",
         "HELM_DRIVER=secret",
-        "KUBECONFIG",
+        "KUBECONFIG=/scratch/ours.kubeconfig",
         "HOME",
         "NO_COLOR=1",
     ] {

@@ -23,7 +23,7 @@ use super::*;
 use crate::clock::Timeline;
 use crate::config::settings::{Driver, May};
 use crate::permit::Permit;
-use crate::release::cluster::{Access, Hub, Policy};
+use crate::release::cluster::{Hub, Policy};
 use crate::units::{Namespace, ReleaseName, Time};
 
 /// The records as Secrets by revision. What helm writes it leaves as files `new-N` in the folder.
@@ -166,7 +166,7 @@ impl World {
         let policy = Policy {
             helm: played(folder.path(), script),
             scratch: folder.path().to_owned(),
-            access: Access::InCluster,
+            cluster: "cluster".into(),
             may: May::default(),
             permit: Permit::always(),
             enforces: true,

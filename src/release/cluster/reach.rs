@@ -1,0 +1,129 @@
+//! What a rollback may reach: looked at beforehand, and once more in the last moment before helm is started.
+
+use std::collections::BTreeSet;
+
+use super::Cluster;
+use super::api::Trouble;
+use super::checks::Obstacle;
+use super::helm_proxy::{HelmProxy, Reach};
+use super::preflight::Refused;
+use super::scope::{Contents, Identity, Scope, shown};
+use crate::config::settings::May;
+use crate::release::manifest::Object;
+use crate::release::record::Record;
+use crate::release::{Plan, Refusal};
+use crate::units::Revision;
+
+/// What was looked at for one rollback.
+pub(super) struct Scoped {
+    pub(super) scope: Scope,
+    contents: Contents,
+    /// What the rollback would change, and may not.
+    pub(super) obstacles: Vec<Obstacle>,
+}
+
+impl Scoped {
+    /// Without the objects that the rollback leaves alone.
+    pub(super) fn without_left_alone(&self, objects: &[Object], may: &May) -> Vec<Object> {
+        let left_alone = self.scope.left_alone(&self.contents, may);
+        let left_alone: BTreeSet<Identity<'_>> = left_alone
+            .into_values()
+            .map(|object| self.scope.identity(object))
+            .collect();
+        let changed = objects.iter();
+        let changed = changed.filter(|object| !left_alone.contains(&self.scope.identity(object)));
+        changed.cloned().collect()
+    }
+
+    /// What helm may reach.
+    pub(super) fn reach(&self, own: &str, may: &May) -> Reach {
+        let left_alone = self.scope.left_alone(&self.contents, may);
+        Reach {
+            namespaces: may
+                .namespaces
+                .iter()
+                .cloned()
+                .chain([own.to_owned()])
+                .collect(),
+            cluster_scoped: self.scope.allowed_kinds(may),
+            left_alone: left_alone
+                .into_iter()
+                .map(|(path, object)| (path, object.body.clone()))
+                .collect(),
+        }
+    }
+}
+
+impl Cluster {
+    /// Where the objects of a rollback live, and what of that it may not change.
+    pub(super) async fn scoped(&self, bad: &Record, target: &Record) -> Result<Scoped, Trouble> {
+        let (contents, mut obstacles) = Contents::of(bad, target);
+        let scope = Scope::of(&self.hub, contents.all()).await?;
+        let own = self.hub.namespace().as_str();
+        obstacles.extend(scope.refusals(&contents, &self.policy.may));
+        obstacles.extend(
+            [bad, target]
+                .iter()
+                .filter_map(|record| of_another_namespace(record, own)),
+        );
+        Ok(Scoped {
+            scope,
+            contents,
+            obstacles,
+        })
+    }
+
+    /// The target as it is in the last moment, looked at once more with what helm would change besides, and the proxy by
+    /// which helm reaches that and nothing else. Nor does it matter then when somebody changes the record afterwards.
+    pub(super) async fn way_to_the_cluster(
+        &self,
+        plan: &Plan,
+        bad: Revision,
+    ) -> Result<(Record, HelmProxy), Refused> {
+        let target = self.record(plan.target).await?;
+        let target = target.filter(|record| record.digest() == plan.digest);
+        let target = target.ok_or(Refusal::TargetGone {
+            target: plan.target,
+        })?;
+        let bad = self.record(bad).await?.ok_or_else(|| {
+            let why = format!("the record of revision {bad} cannot be read");
+            Refusal::prevented("unreadable", self.with_command(plan, &why))
+        })?;
+        let scoped = self.scoped(&bad, &target).await?;
+        if let Some(first) = scoped.obstacles.first() {
+            let texts: Vec<&str> = scoped
+                .obstacles
+                .iter()
+                .map(|one| one.text.as_str())
+                .collect();
+            let text = self.with_command(plan, &texts.join("; "));
+            return Err(Refusal::prevented(first.reason, text).into());
+        }
+        let policy = &self.policy;
+        let reach = scoped.reach(self.hub.namespace().as_str(), &policy.may);
+        let client = self.hub.acting()?.clone();
+        let proxy = HelmProxy::new(client, reach, policy).await;
+        let proxy = proxy.map_err(|error| {
+            let why = format!(
+                "helm cannot be given a way to the API server in {}: {error}; see kubernetes.scratch",
+                policy.scratch.display()
+            );
+            Refusal::prevented("helm", self.with_command(plan, &why))
+        })?;
+        Ok((target, proxy))
+    }
+}
+
+/// What a record says of its own namespace, where that is not the one that it is stored in: helm looks there for pods of
+/// hooks.
+pub(super) fn of_another_namespace(record: &Record, own: &str) -> Option<Obstacle> {
+    let said = record.namespace.as_str();
+    (!said.is_empty() && said != own).then(|| Obstacle {
+        reason: "foreign_namespace",
+        text: format!(
+            "the record of revision {} says that it is of the namespace {}, and is stored in {own}; deploy the release anew",
+            record.revision,
+            shown(said)
+        ),
+    })
+}

@@ -1,0 +1,482 @@
+//! Where the objects of a rollback live: in the release's own namespace, in another one, or in none.
+//!
+//! Who may write Secrets in a namespace can write a record there that names any object of the cluster, and helm would
+//! change it with Leadsman's rights. So only what is in the release's namespace is changed, unless the configuration
+//! names the other namespace or the kind. This file says so before helm is started; while helm runs, its requests pass
+//! [`super::helm_proxy`], which holds however a record is written.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kube::core::GroupVersionKind;
+
+use super::api::Trouble;
+use super::checks::{self, Obstacle};
+use super::hub::Hub;
+use super::rights;
+use crate::config::settings::May;
+use crate::release::manifest::{self, Object};
+use crate::release::record::Record;
+
+/// Objects and hooks of two revisions together; a record of 1 MiB has room for some thousands.
+const MAX_OBJECTS: usize = 2000;
+
+/// Kinds that the cluster does not have; after so many no further one is asked for.
+const MAX_UNKNOWN: usize = 5;
+
+/// Namespaces that are named in one text.
+const MAX_NAMED: usize = 5;
+
+/// Kinds of Kubernetes itself that live in no namespace, with their groups, for where discovery does not say.
+const CLUSTER_SCOPED: [(&str, &str); 16] = [
+    ("", "Namespace"),
+    ("", "Node"),
+    ("", "PersistentVolume"),
+    (
+        "admissionregistration.k8s.io",
+        "MutatingWebhookConfiguration",
+    ),
+    ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy"),
+    (
+        "admissionregistration.k8s.io",
+        "ValidatingAdmissionPolicyBinding",
+    ),
+    (
+        "admissionregistration.k8s.io",
+        "ValidatingWebhookConfiguration",
+    ),
+    ("apiextensions.k8s.io", "CustomResourceDefinition"),
+    ("apiregistration.k8s.io", "APIService"),
+    ("networking.k8s.io", "IngressClass"),
+    ("node.k8s.io", "RuntimeClass"),
+    ("rbac.authorization.k8s.io", "ClusterRole"),
+    ("rbac.authorization.k8s.io", "ClusterRoleBinding"),
+    ("scheduling.k8s.io", "PriorityClass"),
+    ("storage.k8s.io", "CSIDriver"),
+    ("storage.k8s.io", "StorageClass"),
+];
+
+/// Groups of Kubernetes itself whose other kinds live in namespaces.
+const BUILT_IN_GROUPS: [&str; 7] = [
+    "",
+    "apps",
+    "autoscaling",
+    "batch",
+    "networking.k8s.io",
+    "policy",
+    "rbac.authorization.k8s.io",
+];
+
+/// What tells one object from another, as Helm does: the version of its API does not matter, its group does.
+pub(super) type Identity<'a> = (&'a str, &'a str, Option<&'a str>, &'a str);
+
+/// A kind, as the cluster has it.
+#[derive(Debug, Clone)]
+struct Resource {
+    plural: String,
+    is_namespaced: bool,
+}
+
+/// Which kinds live in namespaces, as far as a release needs them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Scope {
+    own: String,
+    /// By apiVersion and kind.
+    kinds: BTreeMap<(String, String), Resource>,
+    unknown: BTreeSet<String>,
+}
+
+/// Where an object lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place<'a> {
+    Own,
+    Other(&'a str),
+    Cluster,
+}
+
+/// The objects that a rollback from one record to another has to do with.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    /// Of the revision found bad; helm deletes those that the target does not have.
+    pub(super) bad: Vec<Object>,
+    pub(super) target: Vec<Object>,
+    /// Of the hooks that run.
+    pub(super) hooks: Vec<Object>,
+}
+
+impl Contents {
+    /// Reads them; what cannot be read is left out, and said.
+    pub(super) fn of(bad: &Record, target: &Record) -> (Self, Vec<Obstacle>) {
+        let mut obstacles = Vec::new();
+        let mut read = |what: String, text: &str| {
+            let odd = odd(text).map(str::to_owned);
+            let objects = match odd {
+                Some(why) => Err(why),
+                None => manifest::objects(text).map_err(|broken| broken.to_string()),
+            };
+            objects.unwrap_or_else(|why| {
+                obstacles.push(Obstacle {
+                    reason: "manifest",
+                    text: format!("{what} cannot be read: {why}"),
+                });
+                Vec::new()
+            })
+        };
+        let of = |record: &Record| format!("the manifest of revision {}", record.revision);
+        let bad_objects = read(of(bad), &bad.manifest);
+        let target_objects = read(of(target), &target.manifest);
+        let mut hooks = Vec::new();
+        for hook in rights::hooks_of_rollback(target) {
+            let what = format!(
+                "the hook {} of revision {}",
+                shown(&hook.name),
+                target.revision
+            );
+            hooks.extend(read(what, &hook.manifest));
+        }
+        let contents = Self {
+            bad: bad_objects,
+            target: target_objects,
+            hooks,
+        };
+        (contents, obstacles)
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Object> {
+        self.bad.iter().chain(&self.target).chain(&self.hooks)
+    }
+}
+
+impl Scope {
+    /// By what is known without a cluster.
+    pub(super) fn built_in(own: &str) -> Self {
+        Self {
+            own: own.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// As the cluster says, of the kinds of these objects.
+    pub(super) async fn of(
+        hub: &Hub,
+        objects: impl Iterator<Item = &Object> + Send,
+    ) -> Result<Self, Trouble> {
+        let mut scope = Self::built_in(hub.namespace().as_str());
+        let kinds: BTreeSet<(&str, &str)> = objects
+            .take(MAX_OBJECTS)
+            .map(|object| (object.api_version.as_str(), object.kind.as_str()))
+            .collect();
+        for (api_version, kind) in kinds {
+            let found = match rights::split(api_version) {
+                Some((group, version)) => {
+                    hub.resource(&GroupVersionKind::gvk(group, version, kind))
+                        .await?
+                }
+                None => None,
+            };
+            if let Some((plural, is_namespaced)) = found {
+                let resource = Resource {
+                    plural,
+                    is_namespaced,
+                };
+                scope
+                    .kinds
+                    .insert((api_version.to_owned(), kind.to_owned()), resource);
+            } else if built_in(group(api_version), kind).is_none() {
+                scope
+                    .unknown
+                    .insert(format!("{} {}", shown(api_version), shown(kind)));
+                if scope.unknown.len() >= MAX_UNKNOWN {
+                    break;
+                }
+            }
+        }
+        Ok(scope)
+    }
+
+    fn resource(&self, object: &Object) -> Option<&Resource> {
+        let key = (object.api_version.clone(), object.kind.clone());
+        self.kinds.get(&key)
+    }
+
+    fn is_namespaced(&self, object: &Object) -> bool {
+        self.resource(object).map_or_else(
+            || built_in(group(&object.api_version), &object.kind).unwrap_or(true),
+            |resource| resource.is_namespaced,
+        )
+    }
+
+    fn place<'a>(&self, object: &'a Object) -> Place<'a> {
+        if !self.is_namespaced(object) {
+            return Place::Cluster;
+        }
+        match object.namespace.as_deref() {
+            Some(namespace) if namespace != self.own => Place::Other(namespace),
+            Some(_) | None => Place::Own,
+        }
+    }
+
+    /// What tells an object from others. Whether it spells out the release's own namespace does not matter, nor which
+    /// one it names when its kind lives in none.
+    pub(super) fn identity<'a>(&'a self, object: &'a Object) -> Identity<'a> {
+        let namespace = match self.place(object) {
+            Place::Own => Some(self.own.as_str()),
+            Place::Other(namespace) => Some(namespace),
+            Place::Cluster => None,
+        };
+        (
+            group(&object.api_version),
+            &object.kind,
+            namespace,
+            &object.name,
+        )
+    }
+
+    /// Whether a rollback may change an object there.
+    pub(super) fn is_allowed(&self, object: &Object, may: &May) -> bool {
+        match self.place(object) {
+            Place::Own => true,
+            Place::Other(namespace) => may.namespaces.iter().any(|one| one == namespace),
+            Place::Cluster => may.cluster_scoped.contains(&object.kind),
+        }
+    }
+
+    /// Why a rollback may not change an object there, in words; `None` where it may.
+    pub(super) fn warning(&self, object: &Object, may: &May) -> Option<String> {
+        if self.is_allowed(object, may) {
+            return None;
+        }
+        let (kind, name) = (shown(&object.kind), shown(&object.name));
+        match self.place(object) {
+            Place::Own => None,
+            Place::Other(namespace) => Some(format!(
+                "{kind} {name} is in the namespace {}: a rollback that has to do with it is refused, and no right is printed for it; if the release owns it, set release.rollback.namespaces = [{:?}]",
+                shown(namespace),
+                shown(namespace)
+            )),
+            Place::Cluster => Some(format!(
+                "{kind} {name} is in no namespace: a rollback that changes it is refused, and no right is printed for it; if the release owns it, set release.rollback.cluster_scoped = [{kind:?}]"
+            )),
+        }
+    }
+
+    /// Objects in no namespace that are the same in both revisions, and whose kind is not allowed: the rollback leaves
+    /// them alone, whatever is in the cluster. Each with its path in the API.
+    pub(super) fn left_alone<'a>(
+        &'a self,
+        contents: &'a Contents,
+        may: &May,
+    ) -> BTreeMap<String, &'a Object> {
+        let bad = self.grouped(&contents.bad);
+        let target = self.grouped(&contents.target);
+        let mut found = BTreeMap::new();
+        for (identity, objects) in target {
+            let (Some(first), Some(was)) = (objects.first(), bad.get(&identity)) else {
+                continue;
+            };
+            let is_same = |other: &&Object| other.body == first.body;
+            if self.place(first) == Place::Cluster
+                && !may.cluster_scoped.contains(&first.kind)
+                && objects.iter().all(is_same)
+                && was.iter().all(is_same)
+                && let Some(path) = self.path(first)
+            {
+                found.insert(path, *first);
+            }
+        }
+        found
+    }
+
+    /// The path of an object that lives in no namespace.
+    fn path(&self, object: &Object) -> Option<String> {
+        let plural = &self.resource(object)?.plural;
+        let (api_version, name) = (&object.api_version, &object.name);
+        let root = if api_version.contains('/') {
+            "apis"
+        } else {
+            "api"
+        };
+        Some(format!("/{root}/{api_version}/{plural}/{name}"))
+    }
+
+    /// Groups and plurals of the kinds in no namespace that a rollback may change.
+    pub(super) fn allowed_kinds(&self, may: &May) -> BTreeSet<(String, String)> {
+        let allowed = self.kinds.iter().filter(|((_, kind), resource)| {
+            !resource.is_namespaced && may.cluster_scoped.contains(kind)
+        });
+        allowed
+            .map(|((api_version, _), resource)| {
+                (group(api_version).to_owned(), resource.plural.clone())
+            })
+            .collect()
+    }
+
+    fn grouped<'a>(&'a self, objects: &'a [Object]) -> BTreeMap<Identity<'a>, Vec<&'a Object>> {
+        let mut grouped: BTreeMap<Identity<'a>, Vec<&'a Object>> = BTreeMap::new();
+        for object in objects {
+            grouped
+                .entry(self.identity(object))
+                .or_default()
+                .push(object);
+        }
+        grouped
+    }
+
+    /// What a rollback would change, and may not.
+    pub(super) fn refusals(&self, contents: &Contents, may: &May) -> Vec<Obstacle> {
+        let mut obstacles = Vec::new();
+        if contents.all().count() > MAX_OBJECTS {
+            obstacles.push(Obstacle {
+                reason: "too_large",
+                text: format!("both revisions together have more than {MAX_OBJECTS} objects"),
+            });
+        }
+        if !self.unknown.is_empty() {
+            let unknown: Vec<&str> = self.unknown.iter().map(String::as_str).collect();
+            obstacles.push(Obstacle {
+                reason: "unknown_kind",
+                text: format!("the cluster does not have {}", unknown.join(", ")),
+            });
+        }
+        let left_alone: BTreeSet<Identity<'_>> = self
+            .left_alone(contents, may)
+            .into_values()
+            .map(|object| self.identity(object))
+            .collect();
+        let mut seen = BTreeSet::new();
+        let refused: Vec<&Object> = contents
+            .all()
+            .filter(|object| !self.is_allowed(object, may))
+            .filter(|object| !left_alone.contains(&self.identity(object)))
+            .filter(|object| seen.insert(self.identity(object)))
+            .collect();
+        obstacles.extend(self.foreign(&refused));
+        obstacles.extend(self.wide(&refused));
+        obstacles.extend(self.other_to_helm(contents));
+        obstacles
+    }
+
+    fn foreign(&self, refused: &[&Object]) -> Option<Obstacle> {
+        let mut namespaces = BTreeSet::new();
+        let foreign = refused.iter().copied().filter(|object| {
+            let Place::Other(namespace) = self.place(object) else {
+                return false;
+            };
+            namespaces.insert(shown(namespace));
+            true
+        });
+        let named = named(foreign, |object| match self.place(object) {
+            Place::Other(namespace) => format!(" in {}", shown(namespace)),
+            Place::Own | Place::Cluster => String::new(),
+        })?;
+        let keys: Vec<String> = namespaces.into_iter().take(MAX_NAMED).collect();
+        Some(Obstacle {
+            reason: "foreign_namespace",
+            text: format!(
+                "it would change {named}, outside the release's namespace {}; if the release owns that, set release.rollback.namespaces = {keys:?}",
+                self.own
+            ),
+        })
+    }
+
+    fn wide(&self, refused: &[&Object]) -> Option<Obstacle> {
+        let mut kinds = BTreeSet::new();
+        let wide = refused.iter().copied().filter(|object| {
+            let is_wide = self.place(object) == Place::Cluster;
+            if is_wide {
+                kinds.insert(shown(&object.kind));
+            }
+            is_wide
+        });
+        let named = named(wide, |_| String::new())?;
+        let keys: Vec<String> = kinds.into_iter().take(MAX_NAMED).collect();
+        Some(Obstacle {
+            reason: "cluster_scoped",
+            text: format!(
+                "it would change {named}, in no namespace and so there for the whole cluster; if the release owns that, set release.rollback.cluster_scoped = {keys:?}"
+            ),
+        })
+    }
+
+    /// Objects in no namespace for which the revisions write different ones all the same: Helm takes them for two objects,
+    /// changes the one, and then deletes the other, which is the same.
+    fn other_to_helm(&self, contents: &Contents) -> Option<Obstacle> {
+        let bad = self.grouped(&contents.bad);
+        let target = self.grouped(&contents.target);
+        let differ = target.iter().filter_map(|(identity, objects)| {
+            let all = objects.iter().chain(bad.get(identity)?);
+            let written: BTreeSet<&Option<String>> = all.map(|object| &object.namespace).collect();
+            let first = objects.first()?;
+            (self.place(first) == Place::Cluster && written.len() > 1).then_some(*first)
+        });
+        let named = named(differ, |_| String::new())?;
+        Some(Obstacle {
+            reason: "cluster_scoped",
+            text: format!(
+                "the two revisions write different namespaces for {named}, which is in none: helm would take that for two objects and delete it; deploy a chart that writes no namespace there"
+            ),
+        })
+    }
+}
+
+/// Why a text may mean to helm something else than to us; `None` for what charts render.
+fn odd(text: &str) -> Option<&'static str> {
+    if text
+        .replace("\r\n", "\n")
+        .contains(['\r', '\u{85}', '\u{2028}', '\u{2029}'])
+    {
+        return Some("it has ends of lines that YAML 1.1 knows and YAML 1.2 does not");
+    }
+    let is_control = |c: char| c == '\u{feff}' || (c.is_control() && !"\n\r\t".contains(c));
+    if text.contains(is_control) {
+        return Some("it has control characters");
+    }
+    let is_odd = |rest: &str| {
+        let behind = rest.trim_start();
+        rest.starts_with(|c: char| !c.is_whitespace())
+            || !(behind.is_empty() || behind.starts_with('#'))
+    };
+    let mut separators = text.lines().filter_map(|line| line.strip_prefix("---"));
+    if separators.any(is_odd) {
+        return Some("it has a separator of documents with something behind it");
+    }
+    None
+}
+
+/// Whether a kind of Kubernetes itself lives in namespaces; `None` for others.
+fn built_in(group: &str, kind: &str) -> Option<bool> {
+    if CLUSTER_SCOPED.contains(&(group, kind)) {
+        return Some(false);
+    }
+    BUILT_IN_GROUPS.contains(&group).then_some(true)
+}
+
+fn group(api_version: &str) -> &str {
+    api_version.rsplit_once('/').map_or("", |(group, _)| group)
+}
+
+/// A name out of a record, which may hold anything.
+pub(super) fn shown(text: &str) -> String {
+    let plain = text.chars().filter(|c| !c.is_control());
+    plain.take(100).collect()
+}
+
+/// Some objects by kind and name, and how many more there are; `None` where there are none.
+fn named<'a>(
+    objects: impl Iterator<Item = &'a Object>,
+    place: impl Fn(&Object) -> String,
+) -> Option<String> {
+    let all: Vec<String> = objects
+        .map(|object| {
+            format!(
+                "{} {}{}",
+                shown(&object.kind),
+                shown(&object.name),
+                place(object)
+            )
+        })
+        .collect();
+    (!all.is_empty()).then(|| checks::listed(&all))
+}
+
+#[cfg(test)]
+mod tests;

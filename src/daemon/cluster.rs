@@ -70,6 +70,7 @@ impl Connected {
         let hub = self.hub(&release.namespace);
         let policy = Policy {
             helm: self.settings.helm.clone(),
+            helm_memory: self.settings.helm_memory,
             scratch: self.settings.scratch.clone(),
             access: Access::of(&self.settings),
             may: release.guard.may.clone(),

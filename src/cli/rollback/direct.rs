@@ -132,6 +132,7 @@ pub(in crate::cli) async fn follow(
     let hub = Hub::new(client, namespace, kubernetes.driver, Timeline::start());
     let policy = Policy {
         helm: kubernetes.helm.clone(),
+        helm_memory: kubernetes.helm_memory,
         scratch: kubernetes.scratch.clone(),
         access,
         may: release.guard.may.clone(),

@@ -20,12 +20,16 @@ mod faults;
 mod guarded;
 #[path = "cluster/kept.rs"]
 mod kept;
+#[path = "cluster/large.rs"]
+mod large;
 #[path = "cluster/newcomer.rs"]
 mod newcomer;
 #[path = "cluster/outages.rs"]
 mod outages;
 #[path = "cluster/pipelines.rs"]
 mod pipelines;
+#[path = "cluster/policies.rs"]
+mod policies;
 mod program;
 #[path = "cluster/refused.rs"]
 mod refused;

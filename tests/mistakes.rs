@@ -230,6 +230,16 @@ fn what_is_wrong_about_a_cluster_says_what_to_write_instead() {
             "configmap",
         ),
         (
+            "a helm without memory",
+            format!("[kubernetes]\nhelm_memory = '64MiB'\n{release}"),
+            "give helm 128 MiB or more",
+        ),
+        (
+            "more memory than there is",
+            format!("[kubernetes]\nhelm_memory = '1000000MiB'\n{release}"),
+            "up to 16384 MiB",
+        ),
+        (
             "a map without a cluster",
             format!("[state]\nconfig_map = 'x'\n{release}"),
             "where there is no cluster",

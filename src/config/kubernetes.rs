@@ -7,12 +7,18 @@ use super::alertmanager::url;
 use super::read::{check_name, directory, written};
 use super::reader::{Notes, Table};
 use super::settings::{Aim, Driver, Kubernetes, Lease, LeaseTimes};
+use super::values::size;
 use super::way::tls;
 
 const DRIVERS: [(&str, Driver); 2] = [("secret", Driver::Secret), ("configmap", Driver::ConfigMap)];
 
 const DEFAULT_HELM: &str = "helm";
 const DEFAULT_SCRATCH: &str = "/tmp/leadsman";
+
+/// What helm may have of the memory, in bytes.
+const DEFAULT_HELM_MEMORY: usize = 320 * MIB;
+const HELM_MEMORY: (usize, usize) = (128 * MIB, 16 * 1024 * MIB);
+const MIB: usize = 1024 * 1024;
 
 /// Reads the table; that it is there says that releases are followed in the cluster.
 pub(super) fn kubernetes(mut table: Table, notes: &mut Notes) -> Kubernetes {
@@ -29,6 +35,18 @@ pub(super) fn kubernetes(mut table: Table, notes: &mut Notes) -> Kubernetes {
         );
     }
     let helm = directory(&mut table, "helm", notes);
+    let helm_memory = table.take("helm_memory").and_then(|item| {
+        let bytes = size(&item, HELM_MEMORY.1, notes)?;
+        if bytes < HELM_MEMORY.0 {
+            notes.mistake(
+                &item,
+                "is too little for any rollback",
+                format!("give helm {} MiB or more", HELM_MEMORY.0 / MIB),
+            );
+        }
+        Some(bytes)
+    });
+    let helm_memory = helm_memory.unwrap_or(DEFAULT_HELM_MEMORY);
     let scratch = directory(&mut table, "scratch", notes);
     let driver = table.word("driver", &DRIVERS, notes).unwrap_or_default();
     let own_release = table.text("own_release", notes).and_then(|(text, item)| {
@@ -51,6 +69,7 @@ pub(super) fn kubernetes(mut table: Table, notes: &mut Notes) -> Kubernetes {
         &path,
         &[
             ("helm", &format!("{DEFAULT_HELM:?}")),
+            ("helm_memory", &DEFAULT_HELM_MEMORY),
             ("scratch", &format!("{DEFAULT_SCRATCH:?}")),
             ("driver", &format!("{:?}", driver.as_str())),
         ],
@@ -60,6 +79,7 @@ pub(super) fn kubernetes(mut table: Table, notes: &mut Notes) -> Kubernetes {
         kubeconfig,
         context: context.map(|(text, _)| text),
         helm: helm.unwrap_or_else(|| PathBuf::from(DEFAULT_HELM)),
+        helm_memory: helm_memory as u64,
         scratch: scratch.unwrap_or_else(|| PathBuf::from(DEFAULT_SCRATCH)),
         driver,
         own_release,

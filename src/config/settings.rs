@@ -177,6 +177,8 @@ pub struct Kubernetes {
     pub context: Option<String>,
     /// The helm command: a path, or a name that is looked for in `PATH`.
     pub helm: PathBuf,
+    /// The memory that helm may have, in bytes.
+    pub helm_memory: u64,
     /// A directory that helm may write to, for what it keeps between runs.
     pub scratch: PathBuf,
     /// Where Helm keeps its records.

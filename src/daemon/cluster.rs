@@ -73,6 +73,7 @@ impl Connected {
         let hub = self.hub(&release.namespace);
         let policy = Policy {
             helm: self.settings.helm.clone(),
+            helm_memory: self.settings.helm_memory,
             scratch: self.settings.scratch.clone(),
             cluster: self.connector.cluster(),
             may: release.guard.may.clone(),

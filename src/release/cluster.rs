@@ -19,14 +19,18 @@ mod amend;
 mod api;
 mod checks;
 mod drift;
+mod dry_run;
 mod facts;
 mod feed;
 mod helm;
+mod helm_limits;
 mod helm_proxy;
 mod hub;
 mod mark;
+mod merge;
 mod preflight;
 mod reach;
+mod record_sizes;
 mod records;
 mod rights;
 mod scope;
@@ -73,6 +77,8 @@ const READ_AGAIN: Duration = Duration::from_secs(2);
 pub struct Policy {
     /// The helm command: a path, or a name that is looked for in `PATH`.
     pub helm: PathBuf,
+    /// The memory that helm may have, in bytes.
+    pub helm_memory: u64,
     /// A folder that helm may write to.
     pub scratch: PathBuf,
     /// A name for the cluster, see [`Connector::cluster`].
@@ -122,6 +128,10 @@ pub struct Cluster {
     lacking: Mutex<String>,
     /// Whether earlier revisions are needed although none has appeared since the start.
     looks_back: AtomicBool,
+    /// How large its records are when unpacked.
+    sizes: Mutex<record_sizes::Sizes>,
+    /// What the last minutely look knows of what was tried.
+    tried: Mutex<Option<dry_run::Known>>,
     /// Since when the newest revision is known, by our own clock.
     seen: Mutex<Option<(Revision, Time)>>,
     /// Whose turn it is; 0 until that is known, and as long nothing is put right.
@@ -145,6 +155,8 @@ impl Cluster {
             parts: Mutex::new(Vec::new()),
             looks_back: AtomicBool::new(false),
             lacking: Mutex::default(),
+            sizes: Mutex::default(),
+            tried: Mutex::default(),
             seen: Mutex::new(None),
             fence: AtomicU64::new(0),
         })

@@ -32,6 +32,8 @@ pub enum HelmError {
     Conflict,
     /// The record is larger than a Secret can be.
     TooLarge,
+    /// Helm ended as it had no more memory.
+    OutOfMemory,
     /// A hook failed or took too long.
     Hook,
     /// Everything is applied, but helm waited in vain; the own verification decides.
@@ -52,6 +54,14 @@ pub enum HelmError {
 
 /// Texts in small letters, all of which an error of the class has; the first class that fits counts.
 const TEXTS: &[(HelmError, &[&str])] = &[
+    // Go's words for it; behind them stands what each of its threads did.
+    (HelmError::OutOfMemory, &["fatal error: ", "out of memory"]),
+    (
+        HelmError::OutOfMemory,
+        &["fatal error: ", "cannot allocate memory"],
+    ),
+    (HelmError::OutOfMemory, &["runtime: cannot allocate memory"]),
+    (HelmError::OutOfMemory, &["runtime: out of memory"]),
     (HelmError::Unreachable, &["cluster unreachable"]),
     (HelmError::ReleaseGone, &["release: not found"]),
     (HelmError::TargetGone, &["release has no ", " version"]),
@@ -172,6 +182,7 @@ impl HelmError {
             | Self::Invalid
             | Self::Conflict
             | Self::TooLarge
+            | Self::OutOfMemory
             | Self::NoneDeployed
             | Self::NotLetThrough
             | Self::Flags => false,
@@ -335,6 +346,18 @@ mod tests {
             (
                 "Error: an error occurred while cleaning up resources. original rollback error: x",
                 HelmError::CleanUp,
+            ),
+            (
+                "runtime: out of memory: cannot allocate 4194304-byte block (63700992 in use)\nfatal error: out of memory\n\ngoroutine 1 [running]:",
+                HelmError::OutOfMemory,
+            ),
+            (
+                "fatal error: runtime: out of memory\n\nruntime stack:",
+                HelmError::OutOfMemory,
+            ),
+            (
+                "runtime: mmap: fatal error: runtime: cannot allocate memory",
+                HelmError::OutOfMemory,
             ),
             (
                 "Error: UPGRADE FAILED: \"web\" has no deployed releases",

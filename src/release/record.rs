@@ -9,8 +9,9 @@ use std::fmt::Write as _;
 use std::io::Read as _;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use flate2::read::GzDecoder;
+use base64::alphabet;
+use base64::engine::general_purpose::{GeneralPurpose, PAD};
+use flate2::read::MultiGzDecoder;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
@@ -28,6 +29,12 @@ pub const MAX_INFLATED: u64 = 32 * 1024 * 1024;
 
 /// Files of a chart's folder `crds` that are looked at; charts of operators have some dozens.
 const MAX_CRDS: usize = 500;
+
+/// Go minds no bits that are left over at the end.
+const LIKE_GO: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    PAD.with_decode_allow_trailing_bits(true),
+);
 
 const PREFIX: &str = "sh.helm.release.v1.";
 const GZIP: [u8; 3] = [0x1f, 0x8b, 0x08];
@@ -176,15 +183,13 @@ pub(super) fn inflate(payload: &[u8]) -> Result<Vec<u8>, Unreadable> {
     if payload.len() > MAX_PAYLOAD {
         return Err(Unreadable::TooLarge(payload.len()));
     }
-    let bytes = STANDARD
-        .decode(payload)
-        .map_err(|error| Unreadable::NotBase64(error.to_string()))?;
+    let bytes = without_base64(payload)?;
     // Helm itself looks at these three bytes, and takes everything else as plain JSON.
     if !bytes.starts_with(&GZIP) {
         return Ok(bytes);
     }
     let mut inflated = Vec::new();
-    GzDecoder::new(bytes.as_slice())
+    MultiGzDecoder::new(bytes.as_slice())
         .take(MAX_INFLATED + 1)
         .read_to_end(&mut inflated)
         .map_err(|error| Unreadable::NotGzip(error.to_string()))?;
@@ -192,6 +197,36 @@ pub(super) fn inflate(payload: &[u8]) -> Result<Vec<u8>, Unreadable> {
         return Err(Unreadable::Bomb);
     }
     Ok(inflated)
+}
+
+/// As Go reads it, which skips line ends.
+fn without_base64(payload: &[u8]) -> Result<Vec<u8>, Unreadable> {
+    let is_text = |byte: &u8| !matches!(byte, b'\r' | b'\n');
+    let text: Vec<u8> = payload.iter().copied().filter(is_text).collect();
+    LIKE_GO
+        .decode(text)
+        .map_err(|error| Unreadable::NotBase64(error.to_string()))
+}
+
+/// How many bytes Helm has in memory when it has unpacked a payload; whether these are a record does not matter. Counted
+/// without keeping them, and no further than one beyond `most`. What Helm cannot unpack counts as far as it comes.
+pub(super) fn unpacked_size(payload: &[u8], most: u64) -> u64 {
+    if payload.len() > MAX_PAYLOAD {
+        return most.saturating_add(1);
+    }
+    let Ok(bytes) = without_base64(payload) else {
+        return 0;
+    };
+    if !bytes.starts_with(&GZIP) {
+        return bytes.len() as u64;
+    }
+    let mut unpacked = MultiGzDecoder::new(bytes.as_slice()).take(most.saturating_add(1));
+    let mut buffer = [0; 16 * 1024];
+    let mut size = 0;
+    while let Ok(count @ 1..) = unpacked.read(&mut buffer) {
+        size += count as u64;
+    }
+    size
 }
 
 impl Record {

@@ -557,7 +557,17 @@ fn gone_back_in(revisions: u32) {
         "--history-max",
         "0",
     ]);
-    let guarded = Guarded::start(&cluster);
+    // Helm reads them all, and ten thousand take more than it is given unless more is said.
+    let settings = Settings::by(cluster.helm);
+    let told = |kubeconfig: &std::path::Path| {
+        let text = crate::guarded::configuration(&cluster, &settings, kubeconfig);
+        text.replace(
+            "[kubernetes]\n",
+            "[kubernetes]\nhelm_memory = \"1024MiB\"\n",
+        )
+    };
+    let kubeconfig = cluster.least(&told(&cluster.kubeconfig()));
+    let guarded = Guarded::allowed(&cluster, &told(&kubeconfig));
     let dead = [
         "upgrade",
         "mykadoo",

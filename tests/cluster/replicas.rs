@@ -202,6 +202,7 @@ pub(crate) fn writes_since(cluster: &Cluster, name: &str, since: &str) -> Vec<St
             let code = event["responseStatus"]["code"].as_u64().unwrap_or(0);
             is_theirs && code < 300 && event["requestReceivedTimestamp"].as_str() > Some(since)
         })
+        .filter(|event| !crate::rig::is_tried(event))
         // Questions are no writes, though they are posted.
         .filter(|event| event["objectRef"]["apiGroup"] != "authorization.k8s.io")
         .map(|event| {

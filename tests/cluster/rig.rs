@@ -399,7 +399,8 @@ impl Cluster {
         image.as_str().map(str::to_owned)
     }
 
-    /// Writes to release records and workloads that the API server saw, as `user verb resource/name`, in their order.
+    /// Writes to release records and workloads that the API server saw, as `user verb resource/name`, in their order. What
+    /// was only tried is left out.
     pub fn writes(&self, user: &str) -> Vec<String> {
         let text = std::fs::read_to_string(self.rig.join("audit.log")).unwrap();
         let events = text
@@ -408,7 +409,8 @@ impl Cluster {
         events
             .filter(|event| {
                 let object = &event["objectRef"];
-                object["namespace"] == self.namespace.as_str()
+                !is_tried(event)
+                    && object["namespace"] == self.namespace.as_str()
                     && event["user"]["username"] == user
                     && event["responseStatus"]["code"]
                         .as_u64()
@@ -467,6 +469,12 @@ impl Cluster {
             .unwrap();
         assert!(done.success());
     }
+}
+
+/// Whether an event of the audit log is of a request that was to be tried only, of which nothing is kept.
+pub fn is_tried(event: &Value) -> bool {
+    let address = event["requestURI"].as_str().unwrap_or_default();
+    address.contains("dryRun=All")
 }
 
 /// Ends a part of the control plane as a failing machine would; `etcd`, `apiserver`.

@@ -193,6 +193,9 @@ impl<'a> Station<'a> {
             if event["responseStatus"]["code"].as_u64() >= Some(300) {
                 continue;
             }
+            if crate::rig::is_tried(&event) {
+                continue;
+            }
             let object = &event["objectRef"];
             let resource = object["resource"].as_str().unwrap_or("");
             let is_own = object["namespace"] == self.own.namespace.as_str();

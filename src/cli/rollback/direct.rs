@@ -140,6 +140,7 @@ pub(in crate::cli) async fn follow(
     );
     let policy = Policy {
         helm: kubernetes.helm.clone(),
+        helm_memory: kubernetes.helm_memory,
         scratch: kubernetes.scratch.clone(),
         cluster: connector.cluster(),
         may: release.guard.may.clone(),

@@ -174,26 +174,6 @@ pub(super) fn returning(bad: &Record, target: &Record, scope: &Scope) -> Vec<Obj
     new
 }
 
-/// Roles and bindings that the rollback makes or changes; of each whether the bad revision has it as well.
-pub(super) fn granting(bad: &Record, target: &Record, scope: &Scope) -> Vec<(Object, bool)> {
-    let read = |record: &Record| manifest::objects(&record.manifest).unwrap_or_default();
-    let old = read(bad);
-    let grants = |object: &Object| {
-        object.api_version.starts_with("rbac.authorization.k8s.io/")
-            && ["Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"]
-                .contains(&object.kind.as_str())
-    };
-    let new = read(target).into_iter().filter(grants);
-    let changed = new.filter_map(|object| {
-        let was = old
-            .iter()
-            .find(|other| scope.identity(other) == scope.identity(&object));
-        let is_same = was.is_some_and(|was| was.body == object.body);
-        (!is_same).then_some((object, was.is_some()))
-    });
-    changed.collect()
-}
-
 /// Workloads that an autoscaler scales, and whose number of pods Helm sets to that of the chart all the same: in the middle
 /// of an incident that may be half of them.
 pub(super) fn loses_replicas(all: &[Object], target: &Record) -> Vec<String> {

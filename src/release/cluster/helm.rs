@@ -19,7 +19,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
-use super::{Driver, Policy};
+use super::{Driver, Policy, helm_limits};
 use crate::permit::Permit;
 use crate::release::helm_error::{self, HelmError};
 use crate::units::{Namespace, ReleaseName, Revision};
@@ -68,11 +68,19 @@ pub(super) async fn version(policy: &Policy) -> Result<Version, String> {
     let mut command = command(policy);
     command.args(["version", "--template", "{{.Version}}"]);
     let shown = policy.helm.display();
-    let output = run(command, VERSION_PATIENCE, &policy.permit)
-        .await
-        .map_err(|error| {
-            format!("helm cannot be started as {shown}: {error}; set kubernetes.helm to its path")
-        })?;
+    let output = run(
+        command,
+        VERSION_PATIENCE,
+        &policy.permit,
+        policy.helm_memory,
+    )
+    .await
+    .map_err(|error| {
+        format!("helm cannot be started as {shown}: {error}; set kubernetes.helm to its path")
+    })?;
+    if HelmError::of(&output.stderr) == HelmError::OutOfMemory {
+        return Err(helm_limits::needed_more(policy.helm_memory));
+    }
     if output.end != End::Code(0) {
         return Err(format!(
             "{shown} does not tell its version: {}",
@@ -141,13 +149,23 @@ pub(super) async fn rollback(policy: &Policy, order: &Order<'_>) -> Ran {
         // What others have set by hand since must not stop the way back.
         command.arg("--force-conflicts");
     }
-    match run(command, limit, &policy.permit).await {
+    let killed_before = helm_limits::killed_for_memory();
+    match run(command, limit, &policy.permit, policy.helm_memory).await {
         Err(error) => Ran::NotStarted(error.to_string()),
         Ok(output) => match output.end {
             End::Code(0) => Ran::Well,
-            End::Code(_) => Ran::Failed {
-                class: HelmError::of(&output.stderr),
-                text: helm_error::shown(&output.stderr),
+            End::Code(_) => {
+                let class = HelmError::of(&output.stderr);
+                let text = if class == HelmError::OutOfMemory {
+                    helm_limits::needed_more(policy.helm_memory)
+                } else {
+                    helm_error::shown(&output.stderr)
+                };
+                Ran::Failed { class, text }
+            }
+            End::Signal if helm_limits::killed_for_memory() > killed_before => Ran::Failed {
+                class: HelmError::OutOfMemory,
+                text: helm_limits::killed(policy.helm_memory),
             },
             End::Signal => Ran::Killed("helm was killed".into()),
             End::TooLate => Ran::Killed(format!("helm did not end within {} s", limit.as_secs())),
@@ -172,8 +190,10 @@ fn command(policy: &Policy) -> Command {
     } else {
         command.env_clear().env("HOME", scratch);
     }
+    let (limit, memory) = helm_limits::variable(policy.helm_memory);
     command
         .env("PATH", path)
+        .env(limit, memory)
         .env("TMPDIR", scratch)
         .env("KUBECACHEDIR", folder("kube"))
         .env("HELM_CACHE_HOME", folder("cache"))
@@ -202,10 +222,19 @@ struct Output {
     stderr: String,
 }
 
-async fn run(mut command: Command, limit: Duration, permit: &Permit) -> io::Result<Output> {
+async fn run(
+    mut command: Command,
+    limit: Duration,
+    permit: &Permit,
+    memory: u64,
+) -> io::Result<Output> {
     let mut child = command.spawn()?;
     let id = child.id().and_then(|id| i32::try_from(id).ok());
     let mut group = Group(id.and_then(Pid::from_raw));
+    // Nobody has waited for it yet, so the number is still its own.
+    if let Some(helm) = group.0 {
+        helm_limits::limit(helm, memory);
+    }
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let work = async {
         let (stdout, stderr, status) = tokio::join!(kept(stdout), kept(stderr), child.wait());

@@ -3,9 +3,8 @@
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use kube::Api;
-use kube::api::{Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::{Api, Client};
 use tokio::time::Instant;
 
 use super::Cluster;
@@ -29,8 +28,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long is waited for a hook that runs, or for an API server that is away.
 const WAIT: Duration = Duration::from_secs(600);
 
-/// Objects that the target has and the bad revision has not, of which it is looked whether they are there; and roles and
-/// bindings of which it is tried whether they may be written.
+/// Objects that the target has and the bad revision has not, of which it is looked whether they are there.
 const MAX_RETURNING: usize = 50;
 
 impl Cluster {
@@ -82,6 +80,10 @@ impl Cluster {
                 newest: newest.revision,
             }
             .into());
+        }
+        // Before any record is read: the large one may be one of these.
+        if let Some(Obstacle { reason, text }) = self.too_large_for_helm().await? {
+            return Err(Refusal::prevented(reason, self.with_command(plan, &text)).into());
         }
         let target = self
             .record(plan.target)
@@ -145,13 +147,24 @@ impl Cluster {
         if obstacles.is_empty() {
             let changed = scoped.without_left_alone(&objects, &self.policy.may);
             obstacles.extend(self.rights(&changed, &target).await?);
-            if obstacles.is_empty() {
-                let granting = checks::granting(&bad, &target, &scoped.scope);
-                obstacles.extend(self.gives_too_much(granting).await?);
-            }
             if obstacles.is_empty() && version.major == 3 {
                 let returning = checks::returning(&bad, &target, &scoped.scope);
                 obstacles.extend(self.unknown_to_helm(&bad, returning).await?);
+            }
+            if obstacles.is_empty() {
+                let tried = self
+                    .try_beforehand(plan, [&bad, &target], &scoped, version)
+                    .await?;
+                obstacles.extend(tried.obstacles);
+                if let Some(why) = tried.away.filter(|_| obstacles.is_empty()) {
+                    if !plan.is_rehearsal {
+                        return Ok(Some(why));
+                    }
+                    obstacles.push(Obstacle {
+                        reason: "webhook_away",
+                        text: why,
+                    });
+                }
             }
             if !obstacles.is_empty() && self.hub.is_unsteady() {
                 return Ok(Some(
@@ -208,7 +221,8 @@ impl Cluster {
     ) -> Result<Option<Obstacle>, Trouble> {
         let mut found = Vec::new();
         for object in returning.into_iter().take(MAX_RETURNING) {
-            let Some(api) = self.api_of(&object).await? else {
+            let client = self.hub.acting()?.clone();
+            let Some(api) = self.api_of(client, &object).await? else {
                 continue;
             };
             if ask(api.get_metadata_opt(&object.name)).await?.is_some() {
@@ -225,53 +239,12 @@ impl Cluster {
         }))
     }
 
-    /// Roles and bindings that the API server would not let us write as the target has them, since nobody may give away
-    /// rights that they don't have. It is asked to try it and to keep nothing: the rule has many parts, and is its own.
-    async fn gives_too_much(
+    /// Where an object is kept; `None` where the cluster does not have its kind.
+    pub(super) async fn api_of(
         &self,
-        granting: Vec<(Object, bool)>,
-    ) -> Result<Option<Obstacle>, Trouble> {
-        let mut refused = Vec::new();
-        for (object, is_there) in granting.into_iter().take(MAX_RETURNING) {
-            let Some(api) = self.api_of(&object).await? else {
-                continue;
-            };
-            let tried = if is_there {
-                let params = PatchParams {
-                    dry_run: true,
-                    ..PatchParams::default()
-                };
-                let patch = Patch::Merge(&object.body);
-                ask(api.patch(&object.name, &params, &patch)).await
-            } else {
-                let Ok(whole) = serde_json::from_value(object.body.clone()) else {
-                    continue;
-                };
-                let params = PostParams {
-                    dry_run: true,
-                    ..PostParams::default()
-                };
-                ask(api.create(&params, &whole)).await
-            };
-            match tried {
-                Err(trouble) if trouble.is(403) => refused.push(object),
-                Err(trouble) if trouble.may_pass() => return Err(trouble),
-                // Also where a binding is tried whose role is not there yet: that says nothing about rights.
-                Ok(_) | Err(_) => {}
-            }
-        }
-        Ok((!refused.is_empty()).then(|| Obstacle {
-            reason: "rights",
-            text: format!(
-                "rights are missing to write {}: nobody may give away rights that they don't have; {} needs these rights itself, or escalate on the roles and bind on those that are bound",
-                checks::named(refused.iter()),
-                self.hub.impersonated().unwrap_or("Leadsman's account"),
-            ),
-        }))
-    }
-
-    /// Where an object is kept, as the account that helm acts as; `None` where the cluster does not have its kind.
-    async fn api_of(&self, object: &Object) -> Result<Option<Api<DynamicObject>>, Trouble> {
+        client: Client,
+        object: &Object,
+    ) -> Result<Option<Api<DynamicObject>>, Trouble> {
         let Some((group, version)) = rights::split(&object.api_version) else {
             return Ok(None);
         };
@@ -280,7 +253,6 @@ impl Cluster {
             return Ok(None);
         };
         let resource = ApiResource::from_gvk_with_plural(&kind, &plural);
-        let client = self.hub.acting()?.clone();
         let own = self.hub.namespace().as_str();
         Ok(Some(if is_namespaced {
             let namespace = object.namespace.as_deref().unwrap_or(own);

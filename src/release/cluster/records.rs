@@ -33,6 +33,15 @@ const MAX_ROWS: usize = 20_000;
 /// What came of fetching a record: its version, and what is in it or why that cannot be read. `None` when it is gone.
 pub(super) type Fetched<T = Record> = Option<(Box<str>, Result<T, String>)>;
 
+/// How large a record is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Unpacked {
+    /// As it is stored, in bytes.
+    pub(super) stored: u64,
+    /// When unpacked, in bytes.
+    pub(super) size: u64,
+}
+
 /// The records of one namespace.
 #[derive(Clone)]
 pub(super) struct Records {
@@ -111,6 +120,48 @@ impl Records {
         Ok(Some((version, read)))
     }
 
+    /// The version of a record and how large it is when unpacked, in bytes, but not counted further than one beyond
+    /// `most`; `None` when it is gone.
+    ///
+    /// # Errors
+    /// When the API server cannot be asked.
+    pub(super) async fn unpacked_size(
+        &self,
+        object: &str,
+        most: u64,
+    ) -> Result<Option<(Box<str>, Unpacked)>, Trouble> {
+        let _fetching = FETCHING.acquire().await;
+        let Some((version, payload)) = self.payload(object).await? else {
+            return Ok(None);
+        };
+        let permit = DECODING.acquire().await;
+        let counted = tokio::task::spawn_blocking(move || Unpacked {
+            stored: payload.len() as u64,
+            size: record::unpacked_size(&payload, most),
+        });
+        let counted = counted.await;
+        drop(permit);
+        let counted = counted.map_err(|error| Trouble::Unreadable(error.to_string()))?;
+        Ok(Some((version, counted)))
+    }
+
+    /// Name and version of each object that helm reads as a record of a release: it goes by labels alone, whatever the
+    /// object's type and name are.
+    ///
+    /// # Errors
+    /// When the API server cannot be asked.
+    pub(super) async fn read_by_helm(
+        &self,
+        release: &ReleaseName,
+    ) -> Result<Vec<(Box<str>, Box<str>)>, Trouble> {
+        let params = ListParams::default().labels(&format!("owner=helm,name={release}"));
+        let named = |meta: &ObjectMeta| {
+            let version = meta.resource_version.as_deref().unwrap_or_default();
+            Some((meta.name.as_deref()?.into(), version.into()))
+        };
+        self.each(params, named).await
+    }
+
     /// The records of a release by their metadata, ascending, as they are at this moment. Page by page, each with the
     /// limit of a request, so that a history of ten thousand is read as well.
     pub(super) async fn list(&self, release: &ReleaseName) -> Result<Vec<StoredRow>, Trouble> {
@@ -132,11 +183,20 @@ impl Records {
     }
 
     async fn rows(&self, labels: &str) -> Result<Vec<StoredRow>, Trouble> {
-        let mut params = ListParams::default().labels(labels).limit(PAGE);
+        let mut params = ListParams::default().labels(labels);
         if matches!(self.driver, Driver::Secret) {
             params = params.fields("type=helm.sh/release.v1");
         }
-        let mut rows: Vec<StoredRow> = Vec::new();
+        self.each(params, StoredRow::of).await
+    }
+
+    async fn each<T>(
+        &self,
+        params: ListParams,
+        row: impl Fn(&ObjectMeta) -> Option<T>,
+    ) -> Result<Vec<T>, Trouble> {
+        let mut params = params.limit(PAGE);
+        let mut rows: Vec<T> = Vec::new();
         loop {
             let (metas, next): (Vec<ObjectMeta>, _) = match self.driver {
                 Driver::Secret => {
@@ -150,10 +210,11 @@ impl Records {
                     (metas.collect(), list.metadata.continue_)
                 }
             };
-            rows.extend(metas.iter().filter_map(StoredRow::of));
+            rows.extend(metas.iter().filter_map(&row));
             match next.filter(|token| !token.is_empty()) {
                 None => break,
                 Some(_) if rows.len() >= MAX_ROWS => {
+                    let labels = params.label_selector.as_deref().unwrap_or_default();
                     let why = format!(
                         "more than {MAX_ROWS} stored revisions ({labels}), so which one is the newest is not known; remove old ones with helm's --history-max"
                     );

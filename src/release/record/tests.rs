@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 
+use base64::engine::general_purpose::STANDARD;
 use flate2::write::GzEncoder;
 use flate2::{Compress, Compression, Crc, FlushCompress};
 use proptest::prelude::*;
@@ -221,7 +222,10 @@ fn bomb(blocks: usize) -> Vec<u8> {
 fn a_bomb_is_not_inflated() {
     // It is a bomb indeed: all of a small one is inflated, and its sum is right.
     let small = bomb(3);
-    let inflated = std::io::copy(&mut GzDecoder::new(small.as_slice()), &mut std::io::sink());
+    let inflated = std::io::copy(
+        &mut MultiGzDecoder::new(small.as_slice()),
+        &mut std::io::sink(),
+    );
     assert_eq!(inflated.unwrap(), 3 * BLOCK as u64);
     // 1.5 GiB is as much as fits into a payload at all: deflate packs 1032 bytes into one.
     let large = STANDARD.encode(bomb(96));
@@ -317,4 +321,53 @@ proptest! {
             prop_assert_eq!(record.revision, Revision(2));
         }
     }
+}
+
+/// Helm reads all of it, so nothing of it may stay unseen.
+#[test]
+fn a_record_is_read_and_counted_as_go_does_it() {
+    let json = release().to_string();
+    let in_two_parts = |first: &str, second: &str| {
+        let part = |text: &str| STANDARD.decode(packed(text)).unwrap();
+        STANDARD.encode([part(first), part(second)].concat())
+    };
+    let (first, second) = json.split_at(json.len() / 2);
+    let parts = in_two_parts(first, second);
+    assert_eq!(
+        decode(OBJECT, parts.as_bytes()).unwrap().revision,
+        Revision(2)
+    );
+    let lines = parts
+        .as_bytes()
+        .chunks(60)
+        .collect::<Vec<_>>()
+        .join(&b"\r\n"[..]);
+    assert_eq!(decode(OBJECT, &lines).unwrap().revision, Revision(2));
+    let size = json.len() as u64;
+    for payload in [parts.as_bytes(), &lines, &packed(&json)] {
+        assert_eq!(unpacked_size(payload, MAX_INFLATED), size);
+    }
+    let hidden = in_two_parts(&json, &"x".repeat(100_000));
+    assert_eq!(
+        unpacked_size(hidden.as_bytes(), MAX_INFLATED),
+        size + 100_000
+    );
+    // What comes before the mistake is in memory by then.
+    let cut = in_two_parts(&json, &"x".repeat(100_000));
+    let cut = &cut[..cut.len() - 8];
+    assert!(unpacked_size(cut.as_bytes(), MAX_INFLATED) > size);
+    for (payload, size) in [(&b""[..], 0), (b"no base64!", 0), (b"AAAA", 3)] {
+        assert_eq!(unpacked_size(payload, MAX_INFLATED), size);
+    }
+    assert_eq!(unpacked_size(&vec![b'A'; MAX_PAYLOAD + 1], 500), 501);
+}
+
+#[test]
+fn a_bomb_is_counted_no_further_than_asked_for() {
+    let large = STANDARD.encode(bomb(30));
+    assert_eq!(
+        unpacked_size(large.as_bytes(), MAX_INFLATED),
+        MAX_INFLATED + 1
+    );
+    assert_eq!(unpacked_size(large.as_bytes(), 1000), 1001);
 }

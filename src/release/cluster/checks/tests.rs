@@ -338,31 +338,3 @@ fn a_workload_that_reads_what_changes_and_is_not_restarted_is_named_with_the_com
         assert!(not_restarted(&bad, &target, &scope(), "shop").is_empty());
     }
 }
-
-#[test]
-fn roles_and_bindings_that_a_rollback_makes_or_changes_are_looked_at() {
-    let role = |kind: &str, verb: &str| {
-        format!(
-            "---\napiVersion: rbac.authorization.k8s.io/v1\nkind: {kind}\nmetadata: {{name: a}}\nrules: [{{verbs: [{verb}]}}]\n"
-        )
-    };
-    let bad = plain(&format!(
-        "{CONFIG}{}{}",
-        role("Role", "get"),
-        role("RoleBinding", "get")
-    ));
-    let target = format!(
-        "{}{}{}",
-        role("Role", "list"),
-        role("RoleBinding", "get"),
-        role("ClusterRole", "get")
-    );
-    let found = granting(&bad, &plain(&target), &scope());
-    let found: Vec<_> = found
-        .iter()
-        .map(|(object, is_there)| (object.kind.as_str(), *is_there))
-        .collect();
-    // What only goes away gives nobody anything.
-    assert_eq!(found, [("Role", true), ("ClusterRole", false)]);
-    assert!(granting(&bad, &plain(CONFIG), &scope()).is_empty());
-}

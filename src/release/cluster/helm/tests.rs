@@ -25,6 +25,7 @@ fn played(script: &str) -> Played {
     std::fs::set_permissions(&helm, std::fs::Permissions::from_mode(0o755)).unwrap();
     let policy = Policy {
         helm,
+        helm_memory: 256 * 1024 * 1024,
         scratch: folder.path().to_owned(),
         cluster: "cluster".into(),
         may: May::default(),
@@ -160,6 +161,7 @@ async fn a_helm_that_hangs_is_ended_with_all_that_it_started() {
         command(&played.policy),
         Duration::from_millis(300),
         &Permit::always(),
+        256 * 1024 * 1024,
     )
     .await
     .unwrap();

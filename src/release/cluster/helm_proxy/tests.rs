@@ -122,6 +122,7 @@ fn the_path_of_a_request_decides() {
 
 fn policy(permit: Permit, folder: &Path) -> Policy {
     Policy {
+        helm_memory: 256 << 20,
         helm: "helm".into(),
         scratch: folder.to_owned(),
         cluster: "cluster".into(),

@@ -165,6 +165,7 @@ impl World {
         );
         let policy = Policy {
             helm: played(folder.path(), script),
+            helm_memory: 256 * 1024 * 1024,
             scratch: folder.path().to_owned(),
             cluster: "cluster".into(),
             may: May::default(),

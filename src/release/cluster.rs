@@ -43,6 +43,7 @@ pub use api::{Access, connect};
 pub use hub::Hub;
 pub use rights::{Rights, needed};
 
+use super::change::Workloads;
 use super::{Engine, Facts, Notice, Observed, Plan, Refusal, Report, Work};
 use crate::api_client::EventRecorder;
 use crate::config::settings::Driver;
@@ -97,6 +98,7 @@ struct Read {
     stored: Stored,
     workloads: Vec<(Kind, Box<str>)>,
     stops_first: bool,
+    contents: Arc<Workloads>,
 }
 
 /// The engine for a release in a cluster.
@@ -406,6 +408,7 @@ impl Read {
             },
             workloads: workloads.collect(),
             stops_first: objects.iter().any(super::manifest::Object::stops_first),
+            contents: Arc::new(Workloads::of(record, &objects)),
         })
     }
 }

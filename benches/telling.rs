@@ -25,6 +25,7 @@ use leadsman::alert::{Book, Condition, Kind, Labels};
 use leadsman::config::settings::{Alertmanagers, Tls};
 use leadsman::notify::{Meter, Peer, Style, Wire, wires};
 use leadsman::objective::{Objective, Tier};
+use leadsman::permit::Permit;
 use leadsman::units::Time;
 use leadsman::window::Tally;
 
@@ -191,6 +192,7 @@ fn peer(address: SocketAddr) -> Arc<Peer> {
         Arc::new(settings),
         Arc::new(style),
         Arc::new(Silent),
+        Permit::always(),
     )
 }
 

@@ -8,8 +8,8 @@
 //! - ground floor: pure. No clock, no tokio, no socket: time is an argument. [`units`], [`config`], [`sounding`],
 //!   [`window`], [`track`], [`doubt`], [`verdict`], [`baseline`], [`ledger`], [`rollout`], [`evidence`], [`recording`],
 //!   [`alert`], [`objective`];
-//! - the step between: [`clock`], the one place that reads a clock, [`permit`], whether we may change anything, and
-//!   `outgoing`, the client for servers that we work with;
+//! - the step between: [`clock`], the one place that reads a clock, [`permit`], whether we may change anything,
+//!   `api_client`, how the API server is asked and changed, and `outgoing`, the client for servers that we work with;
 //! - first floor: each speaks to one thing outside, and they do not know one another (but [`serve`] knows
 //!   [`metrics`]): [`probe`], [`metrics`], [`serve`], [`release`], [`store`], [`notify`],
 //!   [`requests`], [`review`],
@@ -31,6 +31,7 @@
 //! - *Secrets* are in `config::settings::Secret` or in files, and are never printed.
 
 pub mod alert;
+mod api_client;
 pub mod baseline;
 pub mod cli;
 pub mod clock;

@@ -19,6 +19,10 @@ const MAX_EXCERPT: usize = 2048;
 /// How long another of us may take to accept a connection. It is on the same network, so one that takes longer is gone.
 const CONNECT: Duration = Duration::from_secs(2);
 
+/// What was sent and not received within this time is given up, also by a connection that was closed meanwhile: otherwise
+/// the kernel sends it again for minutes, long after another replica acts.
+const UNRECEIVED: Duration = Duration::from_secs(3);
+
 /// The largest file with a secret or certificates.
 const MAX_FILE: u64 = 1024 * 1024;
 
@@ -67,6 +71,7 @@ fn builder(
     let mut builder = Client::builder()
         .user_agent(concat!("leadsman/", env!("CARGO_PKG_VERSION")))
         .timeout(timeout)
+        .tcp_user_timeout(UNRECEIVED)
         .redirect(redirect::Policy::none())
         .retry(reqwest::retry::never())
         .tls_danger_accept_invalid_certs(settings.insecure_skip_verify);

@@ -1,8 +1,10 @@
 //! Whether we may change anything outside: always where there is one of us, and while the Lease is held where there are
 //! several.
 //!
-//! Whoever is about to write asks [`Permit::holds`] in the last moment before; what runs for longer ends when
-//! [`Permit::lost`] does.
+//! Each change goes through [`Permit::bound`]: it is not begun without the permit, and is given up when the permit ends.
+//! What runs for longer ends when [`Permit::lost`] does.
+
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -16,6 +18,15 @@ pub struct Held {
     pub until: Moment,
     /// Higher than that of all who held it before.
     pub fence: u64,
+}
+
+/// Why a change was not made, or is not known to have been.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotDone {
+    /// The permit is not held, or has ended meanwhile.
+    NotHeld,
+    /// It took longer than it may.
+    TimedOut,
 }
 
 /// Whether we may change anything outside.
@@ -57,6 +68,27 @@ impl Permit {
         (clock::now() < held.until).then_some(held.fence)
     }
 
+    /// Makes one change, or sends one message. It is begun only while we may, and is dropped when that ends, or after
+    /// `limit`. Dropping it must end it: a request closes its connection then, so that its bytes do not arrive later.
+    ///
+    /// # Errors
+    /// When it was dropped, or not begun. It may have arrived all the same.
+    pub async fn bound<T>(
+        &self,
+        limit: Duration,
+        change: impl Future<Output = T>,
+    ) -> Result<T, NotDone> {
+        // A future that was not polled yet has sent nothing: this is the last moment before.
+        if !self.holds() {
+            return Err(NotDone::NotHeld);
+        }
+        tokio::select! {
+            biased;
+            () = self.lost() => Err(NotDone::NotHeld),
+            done = tokio::time::timeout(limit, change) => done.map_err(|_| NotDone::TimedOut),
+        }
+    }
+
     /// Ends when we may not any more.
     pub async fn lost(&self) {
         let Some(held) = &self.0 else {
@@ -81,7 +113,7 @@ impl Permit {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
 
@@ -121,5 +153,36 @@ mod tests {
         tell.send_replace(until(60_000));
         drop(tell);
         permit.lost().await;
+    }
+
+    #[tokio::test]
+    async fn nothing_is_sent_without_the_permit_and_nothing_is_waited_for_beyond_it() {
+        let (tell, permit) = watch::channel(None);
+        let permit = Permit::of(permit);
+        let limit = Duration::from_secs(60);
+        let sent = AtomicBool::new(false);
+        let hangs = || async {
+            sent.store(true, Ordering::Relaxed);
+            std::future::pending::<()>().await;
+        };
+        assert_eq!(permit.bound(limit, hangs()).await, Err(NotDone::NotHeld));
+        assert!(!sent.load(Ordering::Relaxed));
+        tell.send_replace(Some(Held {
+            until: clock::now() + limit,
+            fence: 3,
+        }));
+        let answers = std::future::ready(5);
+        assert_eq!(permit.bound(limit, answers).await, Ok(5));
+        let at_once = Duration::ZERO;
+        assert_eq!(permit.bound(at_once, hangs()).await, Err(NotDone::TimedOut));
+        sent.store(false, Ordering::Relaxed);
+        let both = async {
+            while !sent.load(Ordering::Relaxed) {
+                tokio::task::yield_now().await;
+            }
+            tell.send_replace(None);
+        };
+        let (ended, ()) = tokio::join!(permit.bound(limit, hangs()), both);
+        assert_eq!(ended, Err(NotDone::NotHeld));
     }
 }

@@ -39,6 +39,8 @@ mod replicas;
 mod rig;
 #[path = "cluster/scale.rs"]
 mod scale;
+#[path = "cluster/scoped.rs"]
+mod scoped;
 #[path = "cluster/soak.rs"]
 mod soak;
 #[path = "cluster/spread.rs"]

@@ -124,6 +124,37 @@ fn only_the_daemon_starts_long_lived_tasks() {
     }
 }
 
+/// What changes something at the API server goes through the one writer, which needs the permit. Whoever else takes kube's
+/// parameters of a write is listed here, with the reason.
+#[test]
+fn only_the_writer_changes_something_at_the_api_server() {
+    let others: &[(&str, &str)] = &[
+        ("api_client/writer.rs", "the writer"),
+        ("lease.rs", "the Lease, which the permit comes from"),
+        ("review.rs", "a review is a question"),
+        ("release/cluster/rights.rs", "a review is a question"),
+        ("release/cluster/dry_run.rs", "a dry run keeps nothing"),
+    ];
+    let of_writes = [
+        "PostParams",
+        "PatchParams",
+        "DeleteParams",
+        "Recorder::new(",
+    ];
+    for (file, number, line) in all_lines() {
+        if of_writes.iter().any(|word| line.contains(word)) {
+            let own = file.strip_prefix(src()).unwrap();
+            let is_listed = others.iter().any(|(other, _)| own == Path::new(other));
+            let is_of_events = line.contains("EventRecorder::new(");
+            assert!(
+                is_listed || is_of_events,
+                "{}:{number} writes without the permit: {line}",
+                file.display()
+            );
+        }
+    }
+}
+
 /// A grouped import would hide a floor from the tests above.
 #[test]
 fn imports_from_the_crate_name_one_module_each() {

@@ -14,6 +14,7 @@ mod asking;
 mod judging;
 mod keeping;
 mod notices;
+mod pod_states;
 mod pods;
 mod requests;
 mod saved;

@@ -21,6 +21,7 @@ use crate::alert::LabelSet;
 use crate::alert::MAX_ALERTS;
 use crate::config::settings::Alertmanagers;
 use crate::outgoing::{authorized, cause, client, excerpt};
+use crate::permit::{NotDone, Permit};
 
 /// Alerts that wait for one Alertmanager: all that can live.
 pub const CAPACITY: usize = MAX_ALERTS;
@@ -156,6 +157,7 @@ pub struct Peer {
     known: Mutex<Known>,
     has_sent: Notify,
     failing: Failing,
+    permit: Permit,
 }
 
 /// However it ends, its series go.
@@ -173,13 +175,14 @@ enum Failure {
 }
 
 impl Peer {
-    /// The Alertmanager of `url` at one of its addresses. Nothing is sent before [`Self::run`].
+    /// The Alertmanager of `url` at one of its addresses. Nothing is sent before [`Self::run`], nor without the permit.
     pub fn new(
         url: &Url,
         address: SocketAddr,
         settings: Arc<Alertmanagers>,
         style: Arc<Style>,
         meter: Arc<dyn Meter>,
+        permit: Permit,
     ) -> Arc<Self> {
         let mut url = url.clone();
         if let Some(name) = &settings.tls.server_name {
@@ -202,6 +205,7 @@ impl Peer {
             known: Mutex::default(),
             has_sent: Notify::new(),
             failing: Failing::default(),
+            permit,
         };
         peer.meter.appears(&peer.name);
         Arc::new(peer)
@@ -309,7 +313,19 @@ impl Peer {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         let began = Instant::now();
-        let outcome = self.post(http, &batch).await;
+        let posted = self
+            .permit
+            .bound(self.settings.timeout, self.post(http, &batch));
+        let outcome = match posted.await {
+            Ok(outcome) => outcome,
+            Err(NotDone::TimedOut) => Err(Failure::Passing("no answer in time".into())),
+            // The replica that holds the permit now sends the same.
+            Err(NotDone::NotHeld) => {
+                let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+                queue.put_back(batch);
+                return false;
+            }
+        };
         self.meter.sent(&self.name, batch.len(), began.elapsed());
         let good = match outcome {
             Ok(()) => {

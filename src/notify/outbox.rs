@@ -16,6 +16,7 @@ use super::failing::Failing;
 use super::message::Message;
 use crate::config::settings::{MessageForm, Receiver};
 use crate::outgoing::{authorized, cause, client, excerpt, reveal};
+use crate::permit::{NotDone, Permit};
 
 /// Messages that wait for one receiver. There are a few in a day.
 const CAPACITY: usize = 256;
@@ -62,6 +63,7 @@ pub struct Outbox {
     count: Count,
     failing: Failing,
     clock: fn() -> f64,
+    permit: Permit,
     /// Another one goes on with what waits.
     is_handed_over: AtomicBool,
 }
@@ -72,12 +74,13 @@ enum Failure {
 }
 
 impl Outbox {
-    /// Nothing is sent before [`Self::run`]. `clock` gives the seconds since 1970.
+    /// Nothing is sent before [`Self::run`], nor without the permit. `clock` gives the seconds since 1970.
     pub fn new(
         receiver: Receiver,
         waiting: Vec<Message>,
         count: Count,
         clock: fn() -> f64,
+        permit: Permit,
     ) -> Arc<Self> {
         Arc::new(Self {
             receiver,
@@ -87,6 +90,7 @@ impl Outbox {
             count,
             failing: Failing::default(),
             clock,
+            permit,
             is_handed_over: AtomicBool::new(false),
         })
     }
@@ -158,7 +162,7 @@ impl Outbox {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Until told to stop, and nothing waits or arrives. What is on its way then is not given up: it may have arrived, and
+    /// Until told to stop, and nothing waits or arrives, or until the permit ends. What is on its way then is not given up: it may have arrived, and
     /// would be told twice.
     async fn send_all(&self, stop: &CancellationToken) {
         let mut pause = BACKOFF.0;
@@ -182,7 +186,13 @@ impl Outbox {
                 () = self.rate.until_ready() => {}
                 () = stop.cancelled(), if !stop.is_cancelled() => continue,
             }
-            match self.send(&message).await {
+            let sent = match self.permit.bound(TIMEOUT, self.send(&message)).await {
+                Ok(sent) => sent,
+                // The replica that holds the permit now sends what waits.
+                Err(NotDone::NotHeld) => return,
+                Err(NotDone::TimedOut) => Err(Failure::Passing("no answer in time".into(), None)),
+            };
+            match sent {
                 Ok(()) => {
                     pause = BACKOFF.0;
                     self.failing.works(self.receiver.name);
@@ -292,7 +302,9 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::clock;
     use crate::config::settings::{Secret, Tls};
+    use crate::permit::Held;
 
     #[tokio::test]
     async fn what_is_on_its_way_at_the_stop_is_told_once() {
@@ -309,7 +321,7 @@ mod tests {
         let count = Arc::new(move |fate| {
             counted.fetch_add(usize::from(fate == Fate::Sent), Ordering::Relaxed);
         });
-        let outbox = Outbox::new(receiver, vec![message], count, || 0.0);
+        let outbox = Outbox::new(receiver, vec![message], count, || 0.0, Permit::always());
         let stop = CancellationToken::new();
         let running = tokio::spawn({
             let (outbox, stop) = (Arc::clone(&outbox), stop.clone());
@@ -329,6 +341,38 @@ mod tests {
         running.await.unwrap();
         assert_eq!(sent.load(Ordering::Relaxed), 1);
         assert!(outbox.waiting().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_is_on_its_way_when_the_permit_ends_is_given_up_and_the_rest_waits() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let (lease, held) = tokio::sync::watch::channel(Some(Held {
+            until: clock::now() + Duration::from_secs(3600),
+            fence: 1,
+        }));
+        let outbox = Outbox::new(
+            to(url),
+            messages(1..3),
+            Arc::new(|_| ()),
+            || 0.0,
+            Permit::of(held),
+        );
+        let running = tokio::spawn({
+            let outbox = Arc::clone(&outbox);
+            async move { outbox.run(CancellationToken::new()).await }
+        });
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut buffer = [0; 4096];
+        assert!(stream.read(&mut buffer).await.unwrap() > 0);
+        lease.send_replace(None);
+        running.await.unwrap();
+        // The connection is closed, and no other one is opened.
+        while stream.read(&mut buffer).await.unwrap_or(0) > 0 {}
+        let again = tokio::time::timeout(Duration::from_millis(300), listener.accept());
+        assert!(again.await.is_err(), "it was sent again");
+        assert_eq!(outbox.waiting(), messages(1..3));
     }
 
     /// A receiver at an address.
@@ -357,7 +401,13 @@ mod tests {
         for status in [401, 403, 404, 410] {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let url = format!("http://{}/", listener.local_addr().unwrap());
-            let outbox = Outbox::new(to(url), messages(1..2), Arc::new(|_| ()), || 0.0);
+            let outbox = Outbox::new(
+                to(url),
+                messages(1..2),
+                Arc::new(|_| ()),
+                || 0.0,
+                Permit::always(),
+            );
             assert!(!outbox.is_tried());
             let stop = CancellationToken::new();
             let running = tokio::spawn({
@@ -387,7 +437,13 @@ mod tests {
             counted.fetch_add(usize::from(fate == Fate::Dropped), Ordering::Relaxed);
         });
         let new = |count: &Count, waiting| {
-            Outbox::new(to("http://a/".into()), waiting, Arc::clone(count), || 0.0)
+            Outbox::new(
+                to("http://a/".into()),
+                waiting,
+                Arc::clone(count),
+                || 0.0,
+                Permit::always(),
+            )
         };
         let (old, other) = (new(&count, messages(1..3)), new(&count, messages(3..5)));
         other.go_on_with(&old);

@@ -9,8 +9,8 @@
 //! - no record is left `pending-rollback` by us;
 //! - whatever is written by us is guarded by the version that was read;
 //! - helm reaches the API server through this process, which lets through only what a rollback of this release may do;
-//! - of several replicas only the one with the permit writes: it asks for that in the last moment before each request
-//!   that changes something, and waits for none of them beyond it;
+//! - of several replicas only the one with the permit writes: each request that changes something asks for it in the last
+//!   moment before, and is given up when it ends, with what of it was not sent yet;
 //! - each record that is changed by us, and each Event, carries the number of whose turn it was ([`Engine::acts_as`]).
 //!   What helm writes cannot: there the first change of the record afterwards adds it. Nor can a pod that is deleted;
 //!   that request names the pod's uid instead.
@@ -45,14 +45,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use kube::runtime::events::Recorder;
 use tokio::sync::watch;
 
 pub use api::{Access, Connector, connect};
 pub use hub::Hub;
 pub use rights::{Needed, Rights, needed};
 
+use super::change::Workloads;
 use super::{Engine, Facts, Notice, Observed, Plan, Refusal, Report, Work};
+use crate::api_client::EventRecorder;
 use crate::config::settings::Driver;
 use crate::config::settings::May;
 use crate::evidence::Evidence;
@@ -107,6 +108,7 @@ struct Read {
     stored: Stored,
     workloads: Vec<(Kind, Box<str>)>,
     stops_first: bool,
+    contents: Arc<Workloads>,
 }
 
 /// The engine for a release in a cluster.
@@ -121,7 +123,7 @@ pub struct Cluster {
     left: Mutex<Option<(Plan, Time)>>,
     /// The revision that the last rollback of this process made.
     made: Mutex<Option<Revision>>,
-    recorder: Recorder,
+    recorder: EventRecorder,
     /// The workloads of the newest revision that could be read.
     parts: Mutex<Vec<(Kind, Box<str>)>>,
     /// The rights for evidence that were missing at the last look.
@@ -422,6 +424,7 @@ impl Read {
             },
             workloads: workloads.collect(),
             stops_first: objects.iter().any(super::manifest::Object::stops_first),
+            contents: Arc::new(Workloads::of(record, &objects)),
         })
     }
 }

@@ -7,6 +7,7 @@
 //! - an engine acts only if the revision found bad is still the newest: creating the next record is the fence;
 //! - carrying out the same plan twice makes one rollback: what a killed engine left behind is finished, not repeated.
 
+pub mod change;
 pub mod cluster;
 pub mod embedded;
 pub mod helm_error;
@@ -25,7 +26,8 @@ use tokio::sync::watch;
 use crate::evidence::Evidence;
 use crate::ledger::{self, Digest, Ledger, NoTarget, Stored};
 use crate::units::{Namespace, ReleaseName, Revision, Time};
-use crate::verdict::Stuck;
+use crate::verdict::{Change, Stuck};
+use change::Workloads;
 
 /// What is known of a release at the moment.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -46,12 +48,43 @@ pub struct Facts {
     pub unreadable: Vec<(Revision, String)>,
     /// When the newest revision was stored, by the clock of whoever stores it; `None` where nobody says.
     pub stored_at: Option<Time>,
+    /// What the revisions that can be read say of their workloads, ascending.
+    pub workloads: Vec<(Revision, Arc<Workloads>)>,
 }
 
 impl Facts {
     /// The newest stored revision.
     pub fn newest(&self) -> Option<&Stored> {
         self.revisions.last()
+    }
+
+    /// What a revision changed of a pod's workload since the one that served before.
+    ///
+    /// # Errors
+    /// Why that is not known.
+    pub fn change_of(
+        &self,
+        pod: &Pod,
+        revision: Revision,
+        serving: Option<Revision>,
+    ) -> Result<Option<Change>, String> {
+        let serving = serving.ok_or("it is not known which revision served before")?;
+        let (now, before) = (self.workloads_of(revision)?, self.workloads_of(serving)?);
+        let id = (pod.workload_kind.clone(), pod.workload.clone());
+        let change = now.change_since(before, &id);
+        change.ok_or_else(|| format!("the manifest of revision {revision} does not have it"))
+    }
+
+    fn workloads_of(&self, revision: Revision) -> Result<&Workloads, String> {
+        let mut all = self.workloads.iter();
+        if let Some((_, workloads)) = all.find(|(of, _)| *of == revision) {
+            return Ok(workloads);
+        }
+        let mut unreadable = self.unreadable.iter();
+        Err(match unreadable.find(|(of, _)| *of == revision) {
+            Some((_, why)) => format!("revision {revision} cannot be read: {why}"),
+            None => format!("the record of revision {revision} was not read"),
+        })
     }
 }
 
@@ -68,7 +101,8 @@ pub struct Pod {
     pub ready_since: Option<Time>,
     /// Whether it is on its way out.
     pub terminating: bool,
-    /// Restarts of its containers.
+    /// Restarts of its containers; those that were injected are left out, here and in what follows, where the template is
+    /// known.
     pub restarts: u32,
     /// Why a container waits, as CrashLoopBackOff.
     pub waiting: Option<Box<str>>,
@@ -77,6 +111,12 @@ pub struct Pod {
     /// The workload that it is of, as the Deployment's name; empty where there is none.
     #[serde(default)]
     pub workload: Box<str>,
+    /// The kind of that, as `Deployment`; empty where there is none.
+    #[serde(default)]
+    pub workload_kind: Box<str>,
+    /// Which container restarts or waits; empty where none does, or that is not known.
+    #[serde(default)]
+    pub container: Box<str>,
     /// Its address in the cluster.
     #[serde(default)]
     pub ip: Option<IpAddr>,
@@ -95,6 +135,18 @@ pub struct Port {
 }
 
 impl Pod {
+    /// Its workload in words, as `Deployment web`; empty where there is none.
+    pub fn workload_name(&self) -> String {
+        format!("{} {}", self.workload_kind, self.workload)
+            .trim()
+            .to_owned()
+    }
+
+    /// Whether another pod is of the same workload.
+    pub fn is_sibling_of(&self, other: &Self) -> bool {
+        self.workload_kind == other.workload_kind && self.workload == other.workload
+    }
+
     /// Whether a container of it crashes in a loop.
     pub fn is_crash_looping(&self) -> bool {
         self.waiting.as_deref() == Some("CrashLoopBackOff")

@@ -5,7 +5,7 @@
 //! - whoever reads a state to go on with it writes its number there at once: from then on whoever acted before is
 //!   refused, so nothing comes after what was read;
 //! - what was not read since we act is never replaced, and neither is what a later one wrote;
-//! - the permit is asked immediately before each request that changes something, and none is waited for beyond it;
+//! - each request that changes something asks for the permit immediately before, and is given up when that ends;
 //! - a ConfigMap holds at most [`MAX_DATA`] bytes: a state that is larger is refused, and the old one stays.
 
 use std::collections::{BTreeMap, HashMap};
@@ -20,12 +20,13 @@ use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{GetParams, PostParams};
+use kube::api::GetParams;
 use kube::core::{Request, Status};
 use kube::{Api, Client};
 use tokio::runtime::Handle;
 
 use super::MAX_STATE;
+use crate::api_client::{NotWritten, Writer};
 use crate::permit::Permit;
 
 /// Kubernetes allows 1 MiB in all; some of it is taken by names and labels.
@@ -105,6 +106,29 @@ fn not_ours() -> io::Error {
     io::Error::other("another replica acts, and writes the state")
 }
 
+fn not_written(error: NotWritten) -> io::Error {
+    match error {
+        NotWritten::NotHeld => not_ours(),
+        NotWritten::TimedOut(limit) => timed_out(limit),
+        NotWritten::Refused(error) => refused(error),
+    }
+}
+
+fn timed_out(limit: Duration) -> io::Error {
+    let text = format!("no answer within {} s", limit.as_secs());
+    io::Error::new(io::ErrorKind::TimedOut, text)
+}
+
+fn refused(error: kube::Error) -> io::Error {
+    match error {
+        kube::Error::Api(status) if status.code == 409 => io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "another Leadsman has written this state; only one may",
+        ),
+        error => io::Error::other(error.to_string()),
+    }
+}
+
 impl ConfigMaps {
     /// In a namespace; must be called inside a tokio runtime of several threads.
     pub fn new(client: Client, namespace: &str, name: &str) -> Self {
@@ -117,43 +141,37 @@ impl ConfigMaps {
         }
     }
 
+    /// Waits for a request that changes nothing.
     fn wait<T>(&self, request: impl Future<Output = kube::Result<T>>) -> io::Result<T> {
-        self.wait_with(&Permit::always(), request)
+        // A timer can only be made inside the runtime.
+        let limited = async { tokio::time::timeout(PATIENCE, request).await };
+        let answer = self.block_on(limited);
+        answer.map_err(|_| timed_out(PATIENCE))?.map_err(refused)
     }
 
-    /// The same for a request that changes something.
-    fn wait_with<T>(
+    fn create(&self, map: &ConfigMap, permit: &Permit) -> io::Result<ConfigMap> {
+        let writer = Writer::new(permit, PATIENCE);
+        let written = self.block_on(writer.create(&self.api, Some(WRITER), map));
+        written.map_err(not_written)
+    }
+
+    fn replace(
         &self,
+        name: &str,
+        manager: &str,
+        map: &ConfigMap,
         permit: &Permit,
-        request: impl Future<Output = kube::Result<T>>,
-    ) -> io::Result<T> {
-        if !permit.holds() {
-            return Err(not_ours());
-        }
-        let limited = async {
-            tokio::select! {
-                biased;
-                () = permit.lost() => None,
-                answer = tokio::time::timeout(PATIENCE, request) => Some(answer),
-            }
-        };
-        let answer = match Handle::try_current() {
+    ) -> io::Result<ConfigMap> {
+        let writer = Writer::new(permit, PATIENCE);
+        let written = self.block_on(writer.replace(&self.api, name, Some(manager), map));
+        written.map_err(not_written)
+    }
+
+    fn block_on<T>(&self, request: impl Future<Output = T>) -> T {
+        match Handle::try_current() {
             // On a thread that carries tasks: they move to another one meanwhile.
-            Ok(_) => tokio::task::block_in_place(|| self.runtime.block_on(limited)),
-            Err(_) => self.runtime.block_on(limited),
-        };
-        match answer {
-            None => Err(not_ours()),
-            Some(Ok(Ok(value))) => Ok(value),
-            Some(Ok(Err(kube::Error::Api(status)))) if status.code == 409 => Err(io::Error::new(
-                io::ErrorKind::AlreadyExists,
-                "another Leadsman has written this state; only one may",
-            )),
-            Some(Ok(Err(error))) => Err(io::Error::other(error.to_string())),
-            Some(Err(_)) => Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                format!("no answer within {} s", PATIENCE.as_secs()),
-            )),
+            Ok(_) => tokio::task::block_in_place(|| self.runtime.block_on(request)),
+            Err(_) => self.runtime.block_on(request),
         }
     }
 
@@ -216,8 +234,7 @@ impl ConfigMaps {
             let annotations = ours.metadata.annotations.get_or_insert_default();
             annotations.insert(FENCE.to_owned(), fence.to_string());
             ours.metadata.managed_fields = None;
-            let params = written_by(TAKER);
-            match self.wait_with(permit, self.api.replace(&name, &params, &ours)) {
+            match self.replace(&name, TAKER, &ours, permit) {
                 Ok(written) => {
                     let version = written.metadata.resource_version;
                     let known = Known {
@@ -315,8 +332,7 @@ impl ConfigMaps {
                 binary_data: map.binary_data.clone(),
                 ..ConfigMap::default()
             };
-            let params = written_by(WRITER);
-            match self.wait_with(permit, self.api.create(&params, &copy)) {
+            match self.create(&copy, permit) {
                 Ok(_) => return Ok(aside),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                     // The same may have been set aside by one that was killed before it wrote a state of its own.
@@ -382,10 +398,9 @@ impl ConfigMaps {
             binary_data: Some(BTreeMap::from([(KEY.to_owned(), ByteString(packed))])),
             ..ConfigMap::default()
         };
-        let params = written_by(WRITER);
         let write = |map: &ConfigMap| match map.metadata.resource_version {
-            Some(_) => self.wait_with(permit, self.api.replace(&name, &params, map)),
-            None => self.wait_with(permit, self.api.create(&params, map)),
+            Some(_) => self.replace(&name, WRITER, map, permit),
+            None => self.create(map, permit),
         };
         let mut written = write(&map);
         if written.is_err() && permit.holds() {
@@ -411,13 +426,6 @@ impl ConfigMaps {
             },
         );
         Ok(())
-    }
-}
-
-fn written_by(manager: &str) -> PostParams {
-    PostParams {
-        field_manager: Some(manager.to_owned()),
-        ..PostParams::default()
     }
 }
 

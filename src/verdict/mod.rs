@@ -118,22 +118,44 @@ pub struct Tick<'a> {
     pub scrapes: &'a [Scrape],
 }
 
-/// The state of one pod of the new revision.
+/// What a revision changed of a workload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// Its pod template.
+    Template,
+    /// Only a ConfigMap or Secret that its pods read.
+    Config,
+}
+
+/// The state of one pod of the new revision, of a workload that the revision changed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct PodState {
     /// Restarts of its containers since the revision appeared.
     pub restarts: u32,
     /// Whether it waits with the reason CrashLoopBackOff.
     pub crash_loop_back_off: bool,
-    /// Whether pods of the old revision do the same.
+    /// Whether an old pod of the same workload does the same, or has since the revision appeared.
     pub old_too: bool,
     /// Why it cannot even start, told when that has lasted long enough.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stuck: Option<Stuck>,
+    /// Its workload, as `Deployment web`; empty where that is not known.
+    #[serde(default, skip_serializing_if = "str::is_empty")]
+    pub workload: Box<str>,
+    /// Its container that is in trouble; empty where that is not known.
+    #[serde(default, skip_serializing_if = "str::is_empty")]
+    pub container: Box<str>,
+    /// What the revision changed of its workload, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<Change>,
+    /// Why it is not known whether the revision changed its workload, so that a reader can tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unknown: Option<Box<str>>,
 }
 
 /// Why a pod cannot start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stuck {
     /// An image of it cannot be pulled.

@@ -95,6 +95,11 @@ impl Way {
                             while cut.load(Ordering::Relaxed) {
                                 std::thread::sleep(Duration::from_millis(50));
                             }
+                            // What was on its way from a connection that was reset since is sent by nobody any more; of
+                            // one that was closed in order the kernel goes on sending it.
+                            if !matches!(from.take_error(), Ok(None)) {
+                                break;
+                            }
                             if to.write_all(&buffer[..count]).is_err() {
                                 break;
                             }

@@ -463,12 +463,25 @@ impl Cluster {
         if !answer.is_empty() {
             url += &format!("&answer={answer}");
         }
-        let done = Command::new("curl")
-            .args(["-sf", "-X", "POST", &url])
-            .status()
-            .unwrap();
-        assert!(done.success());
+        control(&url);
     }
+
+    /// Pods of a workload that are made from now on cannot pull their images.
+    pub fn registry_is_away(&self, workload: &str) {
+        control(&format!(
+            "http://127.0.0.1:9900/registry?namespace={}&workload={workload}",
+            self.namespace
+        ));
+    }
+}
+
+/// Tells the simulator.
+fn control(url: &str) {
+    let done = Command::new("curl")
+        .args(["-sf", "-X", "POST", url])
+        .status()
+        .unwrap();
+    assert!(done.success());
 }
 
 /// Whether an event of the audit log is of a request that was to be tried only, of which nothing is kept.

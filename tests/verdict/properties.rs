@@ -306,7 +306,7 @@ fn property_whatever_comes_in_every_number_is_a_number() {
                 restarts,
                 crash_loop_back_off: restarts > 3,
                 old_too: rng.bool(),
-                stuck: None,
+                ..PodState::default()
             }];
             watch.tick(&Tick {
                 marks: &marks,

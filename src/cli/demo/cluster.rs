@@ -250,6 +250,8 @@ impl Cluster {
             waiting: None,
             address: Some(address),
             workload: "mykadoo".into(),
+            workload_kind: Box::default(),
+            container: Box::default(),
             ip: None,
             ports: Vec::new(),
         };

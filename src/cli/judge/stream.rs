@@ -286,7 +286,7 @@ fn states(pods: &[Pod]) -> Result<(Vec<f64>, Vec<PodState>), String> {
         restarts: pod.restarts,
         crash_loop_back_off: pod.waiting.as_deref() == Some("CrashLoopBackOff"),
         old_too: pod.old_too,
-        stuck: None,
+        ..PodState::default()
     });
     Ok((pods.iter().map(|pod| pod.t).collect(), states.collect()))
 }

@@ -4,17 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::asking::stays;
+use super::pod_states::{OldTrouble, pod_states};
 use super::pods::{address_of, is_clear};
 use super::saved::{Known, Verifying, Watching};
 use super::{Guard, QUIET, view};
 use crate::daemon::runner::Heard;
 use crate::recording::{self, End, Head, Line, Recorded, Recording};
 use crate::release::Facts;
-use crate::release::Pod;
 use crate::rollout::{Ending, Event};
 use crate::sounding::Outcome;
 use crate::units::{Revision, Time};
-use crate::verdict::{Inbox, Mark, PodState, Start, Verdict, Verification, Verified, Watch};
+use crate::verdict::{Inbox, Mark, Start, Verdict, Verification, Verified, Watch};
 
 impl Guard {
     pub(super) fn on_heard(&mut self, heard: &Heard) {
@@ -152,6 +152,7 @@ impl Guard {
             crashes: BTreeMap::new(),
             alerts: Vec::new(),
             stuck: BTreeMap::new(),
+            old: OldTrouble::default(),
             trace: Vec::new(),
             inbox: Inbox::new(endpoints),
             tick: Recorded::default(),
@@ -269,6 +270,8 @@ impl Guard {
         let now = self.now();
         let is_void = blind || self.state.rollout.is_held();
         let facts = Arc::clone(&self.facts.borrow().facts);
+        let case = self.state.rollout.phase().case();
+        let serving = case.and_then(|case| case.serving);
         let Some(watching) = &mut self.state.watching else {
             return;
         };
@@ -282,7 +285,7 @@ impl Guard {
         tick.marks = recording::row(&marks);
         // Old facts are none: what they say of pods may be over.
         if !blind {
-            tick.pods = crashes(watching, &facts, now);
+            tick.pods = pod_states(watching, &facts, serving, now);
         }
         let mut lines = Vec::new();
         if !is_void {
@@ -452,32 +455,4 @@ fn go_on(watching: &mut Watching, recorded: Recording) -> bool {
         watching.trace();
     }
     true
-}
-
-/// States of new pods that are not known yet.
-fn crashes(watching: &mut Watching, facts: &Facts, now: Time) -> Vec<PodState> {
-    let revision = watching.revision;
-    let old = || {
-        let old = facts.pods.iter().filter(|pod| pod.revision < revision);
-        old.filter(|pod| !pod.terminating)
-    };
-    let loops_too = old().any(Pod::is_crash_looping);
-    let mut states = Vec::new();
-    for pod in facts.pods.iter().filter(|pod| pod.revision == revision) {
-        let stuck = watching.is_stuck(pod, facts, now);
-        let state = (pod.restarts, pod.is_crash_looping());
-        if stuck.is_none()
-            && (state == (0, false) || watching.crashes.get(&pod.name) == Some(&state))
-        {
-            continue;
-        }
-        watching.crashes.insert(pod.name.clone(), state);
-        states.push(PodState {
-            restarts: pod.restarts,
-            crash_loop_back_off: pod.is_crash_looping(),
-            old_too: loops_too || (stuck.is_some() && old().any(|old| old.stuck() == stuck)),
-            stuck,
-        });
-    }
-    states
 }

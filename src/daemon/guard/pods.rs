@@ -241,6 +241,8 @@ mod tests {
             waiting: None,
             address: None,
             workload: workload.into(),
+            workload_kind: "Deployment".into(),
+            container: Box::default(),
             ip: Some([10, 0, 0, 7].into()),
             ports: ports
                 .iter()

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::alerts::{Firing, MAX_TOLD, Told};
+use super::pod_states::OldTrouble;
 use crate::baseline::Baseline;
 use crate::ledger::Ledger;
 use crate::recording;
@@ -105,6 +106,9 @@ pub(super) struct Watching {
     /// Pods that cannot start, and since when.
     #[serde(default)]
     pub(super) stuck: BTreeMap<Box<str>, Time>,
+    /// What old pods have shown since the revision appeared.
+    #[serde(default)]
+    pub(super) old: OldTrouble,
     /// Alerts of Alertmanager that began since the revision appeared, and fire.
     #[serde(default)]
     pub(super) alerts: Vec<Firing>,
@@ -131,7 +135,7 @@ impl Watching {
         let since = *self.stuck.entry(pod.name.clone()).or_insert(now);
         let serves = facts.pods.iter().any(|other| {
             other.revision == self.revision
-                && other.workload == pod.workload
+                && other.is_sibling_of(pod)
                 && other.ready_since.is_some()
         });
         (now.since(since) >= STUCK_FOR && !serves).then_some(stuck)

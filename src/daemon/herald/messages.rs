@@ -78,7 +78,8 @@ impl Herald {
             };
             metrics.alerting.message(name, result);
         });
-        let outbox = Outbox::new(receiver, waiting, count, clock::unix_seconds);
+        let permit = self.setup.permit.clone();
+        let outbox = Outbox::new(receiver, waiting, count, clock::unix_seconds, permit);
         let stop = CancellationToken::new();
         let ended = self.setup.ended.clone().drop_guard();
         let is_changed = before.is_some();

@@ -67,7 +67,8 @@ impl Herald {
                 external: settings.labels.clone(),
                 page: self.orders.page.clone(),
             });
-            let peer = Peer::new(url, address, Arc::clone(&settings), style, meter);
+            let permit = self.setup.permit.clone();
+            let peer = Peer::new(url, address, Arc::clone(&settings), style, meter, permit);
             // It knows nothing yet.
             peer.offer(&self.wires());
             let stop = CancellationToken::new();

@@ -9,6 +9,7 @@ use super::*;
 use crate::alert::{Book, Condition, Kind, Labels};
 use crate::config::settings::Tls;
 use crate::notify::wires;
+use crate::permit::Permit;
 use crate::units::Time;
 
 /// So many alerts, as they are sent.
@@ -84,7 +85,7 @@ fn peer_of(name: &str, address: SocketAddr, meter: &Arc<Counted>) -> Arc<Peer> {
         page: None,
     });
     let meter: Arc<dyn Meter> = Arc::clone(meter) as _;
-    Peer::new(&url, address, settings, style, meter)
+    Peer::new(&url, address, settings, style, meter, Permit::always())
 }
 
 /// The head and the body of the next request.

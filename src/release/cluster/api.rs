@@ -10,16 +10,13 @@ use kube::config::Kubeconfig;
 use kube::{Client, Config};
 use sha2::{Digest as _, Sha256};
 
+use crate::api_client::{self, NotWritten};
 use crate::config::settings::Kubernetes;
 use crate::evidence::redacted_to;
-use crate::permit::Permit;
 use crate::release::helm_error::without_values;
 
 /// The longest that one request may take. A watch has its own limit.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
-
-/// How long a connection may take.
-const CONNECT: Duration = Duration::from_secs(5);
 
 /// How the API server is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,6 +111,20 @@ impl From<kube::Error> for Trouble {
     }
 }
 
+impl From<NotWritten> for Trouble {
+    fn from(error: NotWritten) -> Self {
+        match error {
+            NotWritten::NotHeld => Self::NotOurs,
+            NotWritten::TimedOut(limit) => no_answer(limit),
+            NotWritten::Refused(error) => error.into(),
+        }
+    }
+}
+
+fn no_answer(limit: Duration) -> Trouble {
+    Trouble::Unreachable(format!("no answer within {} s", limit.as_secs()))
+}
+
 /// An error and its causes, each once.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -194,7 +205,7 @@ impl Connector {
 }
 
 async fn config(access: &Access) -> Result<Config, String> {
-    let mut config = match access {
+    let config = match access {
         Access::InCluster => Config::incluster().map_err(|error| {
             format!("the service account of this pod cannot be used: {error}; set kubernetes.kubeconfig outside a cluster")
         })?,
@@ -208,16 +219,11 @@ async fn config(access: &Access) -> Result<Config, String> {
                 .map_err(|error| unusable(&error))?
         }
     };
-    config.connect_timeout = Some(CONNECT);
-    // Watches are quiet for long; requests have a limit of their own.
-    config.read_timeout = None;
-    // What may be asked again is decided where it is asked: the creation of a record never is.
-    config.default_retry = false;
     Ok(config)
 }
 
 fn client(config: Config) -> Result<Client, String> {
-    Client::try_from(config)
+    api_client::client(config)
         .map_err(|error| format!("no client for the API server: {}", chain(&error)))
 }
 
@@ -228,71 +234,6 @@ fn client(config: Config) -> Result<Client, String> {
 pub(super) async fn ask<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, Trouble> {
     match tokio::time::timeout(PATIENCE, request).await {
         Ok(answer) => answer.map_err(Trouble::from),
-        Err(_) => Err(Trouble::Unreachable(format!(
-            "no answer within {} s",
-            PATIENCE.as_secs()
-        ))),
-    }
-}
-
-/// The same for a request that changes something: it is sent only while we may, and not waited for longer than that.
-/// What is on its way when the permit is lost arrives before anybody else can have one, or names a version that is gone.
-///
-/// # Errors
-/// As [`ask`], and [`Trouble::NotOurs`].
-pub(super) async fn change<T>(
-    permit: &Permit,
-    request: impl Future<Output = kube::Result<T>>,
-) -> Result<T, Trouble> {
-    // A request that was not looked at yet has not been sent: this is the last moment before.
-    if !permit.holds() {
-        return Err(Trouble::NotOurs);
-    }
-    tokio::select! {
-        biased;
-        () = permit.lost() => Err(Trouble::NotOurs),
-        answer = ask(request) => answer,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    use tokio::sync::watch;
-
-    use super::*;
-    use crate::clock;
-    use crate::permit::Held;
-
-    fn held(left: Duration) -> Held {
-        Held {
-            until: clock::now() + left,
-            fence: 3,
-        }
-    }
-
-    #[tokio::test]
-    async fn nothing_is_sent_without_the_permit_and_nothing_is_waited_for_beyond_it() {
-        let (tell, permit) = watch::channel(None);
-        let permit = Permit::of(permit);
-        let sent = AtomicBool::new(false);
-        let hangs = || async {
-            sent.store(true, Ordering::Relaxed);
-            std::future::pending::<kube::Result<()>>().await
-        };
-        assert_eq!(change(&permit, hangs()).await, Err(Trouble::NotOurs));
-        assert!(!sent.load(Ordering::Relaxed));
-        tell.send_replace(Some(held(Duration::from_secs(60))));
-        let answers = std::future::ready(Ok(5));
-        assert_eq!(change(&permit, answers).await, Ok(5));
-        let both = async {
-            while !sent.load(Ordering::Relaxed) {
-                tokio::task::yield_now().await;
-            }
-            tell.send_replace(None);
-        };
-        let (ended, ()) = tokio::join!(change(&permit, hangs()), both);
-        assert_eq!(ended, Err(Trouble::NotOurs));
+        Err(_) => Err(no_answer(PATIENCE)),
     }
 }

@@ -6,6 +6,7 @@
 //! that is as young, of a workload whose current template is not known yet, is left out.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Known;
@@ -86,7 +87,7 @@ impl View<'_> {
         Facts {
             revisions,
             ours,
-            pods: pods(tables, &rows, &workloads),
+            pods: self.pods(tables, &rows, &workloads),
             settled: self
                 .is_settled(newest, &workloads, parts.len())
                 .then_some(newest.revision),
@@ -95,6 +96,81 @@ impl View<'_> {
             expected_downtime: stops_first,
             unreadable,
             stored_at: (newest.created > Time::default()).then(|| newest.created + STAMP),
+            workloads: self
+                .known
+                .iter()
+                .filter_map(|(revision, known)| {
+                    let read = known.read.as_ref().ok()?;
+                    Some((*revision, Arc::clone(&read.contents)))
+                })
+                .collect(),
+        }
+    }
+
+    /// The pods of the release, those of different workloads in turn, so that whoever takes some takes some of each.
+    fn pods(&self, tables: &Tables, rows: &[&StoredRow], workloads: &[&WorkloadRow]) -> Vec<Pod> {
+        let mut of_workloads = Vec::new();
+        for workload in workloads {
+            let current = current_of(tables, workload);
+            let newest = rows.last().map(|row| row.created);
+            let mut pods: Vec<Pod> = tables
+                .pods
+                .values()
+                .filter_map(|pod| {
+                    let is_current = belongs(tables, pod, workload)?.is(&current, pod);
+                    // Made of the old template or of the new one: it must not stand for either.
+                    let is_unclear =
+                        matches!(current, Current::Unknown) && Some(pod.created) >= newest;
+                    (!is_unclear).then(|| self.made_of(pod, workload, is_current, rows))
+                })
+                .collect();
+            pods.sort_by(|a, b| a.name.cmp(&b.name));
+            of_workloads.extend(pods.into_iter().enumerate());
+        }
+        of_workloads.sort_by_key(|(turn, _)| *turn);
+        of_workloads.into_iter().map(|(_, pod)| pod).collect()
+    }
+
+    fn made_of(
+        &self,
+        row: &PodRow,
+        workload: &WorkloadRow,
+        is_current: bool,
+        rows: &[&StoredRow],
+    ) -> Pod {
+        let revision = revision_of(row, is_current, rows);
+        let kind: Box<str> = workload.kind.as_str().into();
+        let id = (kind, workload.name.clone());
+        // What was injected is not the chart's, so its trouble is not the revision's.
+        let read = self.read(revision);
+        let is_own = |name: &str| read.is_none_or(|read| read.contents.has_container(&id, name));
+        let own = row.troubled.iter().filter(|one| is_own(&one.name));
+        // Of several that wait the one that says most.
+        let waiting = own.clone().filter(|one| one.waiting.is_some());
+        let waiting = waiting.max_by_key(|one| one.loops());
+        let restarted = own.max_by_key(|one| one.restarts);
+        let container = waiting.or(restarted);
+        Pod {
+            name: row.name.clone(),
+            revision,
+            node: row.node.clone(),
+            ready_since: row.ready_since,
+            terminating: row.terminating,
+            restarts: restarted.map_or(0, |one| one.restarts),
+            waiting: waiting.and_then(|one| one.waiting.clone()),
+            container: container.map_or_else(Box::default, |one| one.name.clone()),
+            address: None,
+            workload: id.1,
+            workload_kind: id.0,
+            ip: row.ip,
+            ports: row
+                .ports
+                .iter()
+                .map(|(name, number)| Port {
+                    name: name.clone(),
+                    number: *number,
+                })
+                .collect(),
         }
     }
 
@@ -142,32 +218,10 @@ impl View<'_> {
     }
 }
 
-/// The pods of the release, those of different workloads in turn, so that whoever takes some takes some of each.
-fn pods(tables: &Tables, rows: &[&StoredRow], workloads: &[&WorkloadRow]) -> Vec<Pod> {
-    let mut of_workloads = Vec::new();
-    for workload in workloads {
-        let current = current_of(tables, workload);
-        let newest = rows.last().map(|row| row.created);
-        let mut pods: Vec<Pod> = tables
-            .pods
-            .values()
-            .filter_map(|pod| {
-                let is_current = belongs(tables, pod, workload)?.is(&current, pod);
-                // Made of the old template or of the new one: it must not stand for either.
-                let is_unclear = matches!(current, Current::Unknown) && Some(pod.created) >= newest;
-                (!is_unclear).then(|| made_of(pod, workload, is_current, rows))
-            })
-            .collect();
-        pods.sort_by(|a, b| a.name.cmp(&b.name));
-        of_workloads.extend(pods.into_iter().enumerate());
-    }
-    of_workloads.sort_by_key(|(turn, _)| *turn);
-    of_workloads.into_iter().map(|(_, pod)| pod).collect()
-}
-
-fn made_of(row: &PodRow, workload: &WorkloadRow, is_current: bool, rows: &[&StoredRow]) -> Pod {
+/// The revision that a pod belongs to.
+fn revision_of(row: &PodRow, is_current: bool, rows: &[&StoredRow]) -> Revision {
     let newest = rows.last().map(|row| (row.revision, row.created));
-    let revision = match newest {
+    match newest {
         Some((revision, created)) if is_current && row.created >= created => revision,
         Some((newest, _)) => {
             let older = rows.iter().rev().filter(|one| one.revision < newest);
@@ -180,26 +234,6 @@ fn made_of(row: &PodRow, workload: &WorkloadRow, is_current: bool, rows: &[&Stor
             revision.unwrap_or(newest)
         }
         None => Revision::default(),
-    };
-    Pod {
-        name: row.name.clone(),
-        revision,
-        node: row.node.clone(),
-        ready_since: row.ready_since,
-        terminating: row.terminating,
-        restarts: row.restarts,
-        waiting: row.waiting.clone(),
-        address: None,
-        workload: workload.name.clone(),
-        ip: row.ip,
-        ports: row
-            .ports
-            .iter()
-            .map(|(name, number)| Port {
-                name: name.clone(),
-                number: *number,
-            })
-            .collect(),
     }
 }
 

@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{ListParams, PostParams};
+use kube::api::ListParams;
 use kube::{Api, Client};
 use tokio::sync::Semaphore;
 
 use super::Driver;
 use super::amend::{self, Change};
-use super::api::{self, Trouble, ask};
+use super::api::{PATIENCE, Trouble, ask};
 use super::tables::StoredRow;
+use crate::api_client::Writer;
 use crate::permit::Permit;
 use crate::release::record::{self, Record};
 use crate::units::{Namespace, ReleaseName};
@@ -240,7 +241,7 @@ impl Records {
     ) -> Result<(), Trouble> {
         let unreadable = |why: String| Trouble::Unreadable(format!("{}: {why}", row.object));
         let gone = || unreadable("it is gone".into());
-        let params = PostParams::default();
+        let writer = Writer::new(turn.permit, PATIENCE);
         match self.driver {
             Driver::Secret => {
                 let secrets = self.secrets();
@@ -256,8 +257,7 @@ impl Records {
                     change,
                     turn.fence,
                 );
-                let replaced = secrets.replace(&row.object, &params, &secret);
-                api::change(turn.permit, replaced).await?;
+                writer.replace(&secrets, &row.object, None, &secret).await?;
             }
             Driver::ConfigMap => {
                 let maps = self.config_maps();
@@ -275,8 +275,7 @@ impl Records {
                     change,
                     turn.fence,
                 );
-                let replaced = maps.replace(&row.object, &params, &map);
-                api::change(turn.permit, replaced).await?;
+                writer.replace(&maps, &row.object, None, &map).await?;
             }
         }
         Ok(())

@@ -149,12 +149,27 @@ pub(super) struct PodRow {
     /// The same by ours.
     pub(super) ready_since: Option<Time>,
     pub(super) terminating: bool,
-    pub(super) restarts: u32,
-    pub(super) waiting: Option<Box<str>>,
+    /// Containers that have restarted or wait.
+    pub(super) troubled: Vec<ContainerRow>,
     /// Whether a container's last end was for lack of memory.
     pub(super) out_of_memory: bool,
     pub(super) ip: Option<IpAddr>,
     pub(super) ports: Vec<(Box<str>, u16)>,
+}
+
+/// A container in trouble.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ContainerRow {
+    pub(super) name: Box<str>,
+    pub(super) restarts: u32,
+    /// Why it waits.
+    pub(super) waiting: Option<Box<str>>,
+}
+
+impl ContainerRow {
+    pub(super) fn loops(&self) -> bool {
+        self.waiting.as_deref() == Some("CrashLoopBackOff")
+    }
 }
 
 impl PodRow {
@@ -183,18 +198,19 @@ impl PodRow {
             })
             .take(MAX_CONTAINERS)
             .collect();
-        let waiting = containers.iter().filter_map(|container| {
-            let waiting = container.state.as_ref()?.waiting.as_ref()?;
-            waiting.reason.as_deref()
+        let troubled = containers.iter().map(|container| {
+            let waiting = container.state.as_ref().and_then(|it| it.waiting.as_ref());
+            let reason = waiting.and_then(|waiting| waiting.reason.as_deref());
+            // ContainerCreating and PodInitializing are no trouble.
+            let reason =
+                reason.filter(|reason| !matches!(*reason, "ContainerCreating" | "PodInitializing"));
+            ContainerRow {
+                name: container.name.as_str().into(),
+                restarts: u32::try_from(container.restart_count).unwrap_or(0),
+                waiting: reason.map(Into::into),
+            }
         });
-        // Of several the one that says most; ContainerCreating and PodInitializing are no trouble.
-        let waiting = waiting
-            .filter(|reason| !matches!(*reason, "ContainerCreating" | "PodInitializing"))
-            .max_by_key(|reason| *reason == "CrashLoopBackOff");
-        let restarts = containers
-            .iter()
-            .map(|container| u32::try_from(container.restart_count).unwrap_or(0))
-            .max();
+        let troubled = troubled.filter(|row| row.restarts > 0 || row.waiting.is_some());
         Some(Self {
             name: meta.name.as_deref()?.into(),
             uid: meta.uid.as_deref().unwrap_or_default().into(),
@@ -209,8 +225,7 @@ impl PodRow {
             ready_stamp: ready.map(|ready| time_of(ready.last_transition_time.as_ref())),
             ready_since: None,
             terminating: has_ended || meta.deletion_timestamp.is_some(),
-            restarts: restarts.unwrap_or(0),
-            waiting: waiting.map(Into::into),
+            troubled: troubled.collect(),
             out_of_memory: containers.iter().any(|container| {
                 let ends = [container.state.as_ref(), container.last_state.as_ref()];
                 ends.into_iter().flatten().any(|state| {

@@ -1,11 +1,12 @@
 //! Kubernetes Events: what happens to a release is told where `kubectl describe` and `kubectl get events` show it.
 
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::runtime::events::{Event, EventType, Reporter};
 
 use k8s_openapi::api::core::v1::ObjectReference;
 
 use super::Cluster;
-use super::api::PATIENCE;
+use super::api::{PATIENCE, Trouble};
+use crate::api_client::{EventRecorder, NotWritten, Writer};
 use crate::release::Notice;
 
 /// Kubernetes' bound of a note, in bytes.
@@ -14,9 +15,6 @@ const MAX_NOTE: usize = 1024;
 impl Cluster {
     pub(super) async fn publish(&self, notice: Notice) {
         let permit = &self.policy.permit;
-        if !permit.holds() {
-            return;
-        }
         let event = Event {
             type_: if notice.is_warning {
                 EventType::Warning
@@ -35,15 +33,11 @@ impl Cluster {
             secondary: Some(self.record_reference(&notice)),
         };
         let regarding = self.regarding(&notice);
-        let request = self.recorder.publish(&event, &regarding);
-        let published = tokio::select! {
-            published = tokio::time::timeout(PATIENCE, request) => published,
-            () = permit.lost() => return,
-        };
+        let writer = Writer::new(permit, PATIENCE);
+        let published = self.recorder.publish(writer, &event, &regarding).await;
         let why = match published {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("no answer within {} s", PATIENCE.as_secs()),
+            Ok(()) | Err(NotWritten::NotHeld) => return,
+            Err(error) => Trouble::from(error),
         };
         tracing::warn!(release = %self.release, reason = notice.reason, "The Event was not written: {why}");
     }
@@ -88,7 +82,7 @@ impl Cluster {
 }
 
 /// Who says it.
-pub(super) fn recorder(client: kube::Client) -> Recorder {
+pub(super) fn recorder(client: kube::Client) -> EventRecorder {
     let reporter = Reporter {
         controller: "leadsman".into(),
         // In a pod the host's name is the pod's.
@@ -96,7 +90,7 @@ pub(super) fn recorder(client: kube::Client) -> Recorder {
             .ok()
             .filter(|name| !name.is_empty()),
     };
-    Recorder::new(client, reporter)
+    EventRecorder::new(client, reporter)
 }
 
 fn bounded(text: &str, most: usize) -> String {

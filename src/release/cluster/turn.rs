@@ -10,11 +10,10 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
-use kube::api::{DeleteParams, Preconditions};
 use tokio::time::Instant;
 
 use super::amend::{Change, MAX_DESCRIPTION};
-use super::api::{self, Trouble};
+use super::api::{PATIENCE, Trouble};
 use super::facts::status_of;
 use super::helm::{self, Order, Ran};
 use super::helm_proxy;
@@ -23,6 +22,7 @@ use super::preflight::Refused;
 use super::records::Turn;
 use super::tables::{Kind, StoredRow};
 use super::{Cluster, Known};
+use crate::api_client::{NotWritten, Writer};
 use crate::ledger::{self, Status};
 use crate::release::helm_error::{self, HelmError};
 use crate::release::record::Record;
@@ -611,20 +611,16 @@ impl Cluster {
         };
         let pods: Api<Pod> =
             Api::namespaced(self.hub.client().clone(), self.hub.namespace().as_str());
+        let writer = Writer::new(&self.policy.permit, PATIENCE);
         for (name, uid) in stuck {
-            let params = DeleteParams {
-                preconditions: Some(Preconditions {
-                    uid: Some(uid.to_string()),
-                    resource_version: None,
-                }),
-                ..DeleteParams::default()
-            };
-            match api::change(&self.policy.permit, pods.delete(&name, &params)).await {
-                Err(Trouble::NotOurs) => return,
-                Ok(_) => tracing::info!(release = %self.release, pod = %name,
+            match writer.delete(&pods, &name, &uid).await {
+                Err(NotWritten::NotHeld) => return,
+                Ok(()) => tracing::info!(release = %self.release, pod = %name,
                     "A pod of the revision that was turned back blocked its StatefulSet and is deleted"),
-                Err(trouble) => tracing::warn!(release = %self.release, pod = %name, %trouble,
-                    "A pod blocks its StatefulSet and cannot be deleted"),
+                Err(error) => {
+                    tracing::warn!(release = %self.release, pod = %name, trouble = %Trouble::from(error),
+                    "A pod blocks its StatefulSet and cannot be deleted")
+                }
             }
         }
     }

@@ -164,6 +164,7 @@ impl History {
             unreadable: Vec::new(),
             // A file is written anew with each status, so that its date says nothing.
             stored_at: None,
+            workloads: Vec::new(),
         })
     }
 

@@ -5,7 +5,7 @@ use super::report::Kind;
 use crate::verdict::direct::Down;
 use crate::verdict::finding::{Finding, Reason, Rise};
 use crate::verdict::stratum::{LN_ZERO, ln, ln_sum};
-use crate::verdict::{Mark, PodState, Stuck};
+use crate::verdict::{Change, Mark, PodState, Stuck};
 
 impl Watch {
     /// Path A.
@@ -16,20 +16,32 @@ impl Watch {
                 && (pod.restarts >= rule.crash_restarts_hard
                     || pod.crash_loop_back_off && pod.restarts >= rule.crash_restarts)
         })?;
-        let waiting = if looping.crash_loop_back_off {
-            " (CrashLoopBackOff)"
+        let mut details = Vec::new();
+        if !looping.container.is_empty() {
+            details.push(format!("container {}", looping.container));
+        }
+        if looping.crash_loop_back_off {
+            details.push("CrashLoopBackOff".to_owned());
+        }
+        let details = if details.is_empty() {
+            String::new()
         } else {
-            ""
+            format!(" ({})", details.join(", "))
         };
         Some(Finding {
             reason: Reason::CrashLoop,
             tick: now,
             t,
             e: None,
-            text: format!("new pod restarted {} times{waiting}", looping.restarts),
+            text: format!(
+                "{} restarted {} times{details}{}",
+                new_pod(looping),
+                looping.restarts,
+                unknown_change(looping)
+            ),
             otherwise: format!(
-                "With fewer than {} restarts, or with pods of the old revision that do the same, it would not have been \
-                 held against the revision.",
+                "With fewer than {} restarts, or with an old pod of the same workload that does the same, it would not \
+                 have been held against the revision.",
                 if looping.crash_loop_back_off {
                     rule.crash_restarts
                 } else {
@@ -41,22 +53,32 @@ impl Watch {
 
     /// Beside path A: pods that never come as far as to crash.
     pub(super) fn cannot_start(now: u32, t: f64, pods: &[PodState]) -> Option<Finding> {
-        let stuck = pods
-            .iter()
-            .filter(|pod| !pod.old_too)
-            .find_map(|pod| pod.stuck)?;
+        let mut pods = pods.iter().filter(|pod| !pod.old_too);
+        let (pod, stuck) = pods.find_map(|pod| Some((pod, pod.stuck?)))?;
+        let which = if pod.container.is_empty() {
+            String::new()
+        } else {
+            format!(" of container {}", pod.container)
+        };
         let what = match stuck {
-            Stuck::Image => "its image cannot be pulled",
-            Stuck::Container => "its container cannot be created",
+            Stuck::Image => format!("the image{which} cannot be pulled"),
+            Stuck::Container if pod.container.is_empty() => {
+                "its container cannot be created".into()
+            }
+            Stuck::Container => format!("container {} cannot be created", pod.container),
         };
         Some(Finding {
             reason: Reason::CannotStart,
             tick: now,
             t,
             e: None,
-            text: format!("no new pod became Ready, and one could not start for a minute: {what}"),
-            otherwise: "Had one new pod of the same workload become Ready, or had pods of the old revision the same \
-                        trouble, it would not have been held against the revision."
+            text: format!(
+                "no {} became Ready, and one could not start for a minute: {what}{}",
+                new_pod(pod),
+                unknown_change(pod)
+            ),
+            otherwise: "Had one new pod of the same workload become Ready, or had an old pod of it the same trouble, \
+                        it would not have been held against the revision."
                 .into(),
         })
     }
@@ -192,4 +214,27 @@ impl Watch {
         };
         is_alive && stratum.rose(failed, total, self.control(at))
     }
+}
+
+/// Which pod it is, in words.
+fn new_pod(pod: &PodState) -> String {
+    let mut text = "new pod".to_owned();
+    if !pod.workload.is_empty() {
+        text = format!("{text} of {}", pod.workload);
+    }
+    if pod.change == Some(Change::Config) {
+        text.push_str(", which reads changed settings,");
+    }
+    text
+}
+
+/// That it is not known whether the revision changed the workload, where that is so.
+fn unknown_change(pod: &PodState) -> String {
+    let Some(why) = &pod.unknown else {
+        return String::new();
+    };
+    format!(
+        "; whether this revision changed {} is not known: {why}",
+        pod.workload
+    )
 }

@@ -2,6 +2,7 @@
 //!
 //! `POST 127.0.0.1:9900/dependency?namespace=N&path=/api/health/db&answer=status:503`: all pods of a namespace;
 //! `POST …/pod?namespace=N&pod=P&path=/&answer=hang`: one pod. Without `answer` the override ends.
+//! `POST …/registry?namespace=N&workload=W`: pods of the workload that start from now on cannot pull their images.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ pub(crate) async fn serve(world: Arc<World>) {
     let router = Router::new()
         .route("/dependency", post(set))
         .route("/pod", post(set))
+        .route("/registry", post(registry))
         .route("/signal", post(signal))
         .with_state(world);
     let listener = TcpListener::bind("127.0.0.1:9900")
@@ -49,6 +51,13 @@ async fn set(State(world): State<Arc<World>>, Query(asked): Asked) -> StatusCode
             overrides.remove(&key);
         }
     }
+    StatusCode::NO_CONTENT
+}
+
+async fn registry(State(world): State<Arc<World>>, Query(asked): Asked) -> StatusCode {
+    let text = |key: &str| asked.get(key).cloned().unwrap_or_default();
+    let mut without = world.without_registry.lock().unwrap();
+    without.insert((text("namespace"), text("workload")));
     StatusCode::NO_CONTENT
 }
 

@@ -34,6 +34,8 @@ pub(crate) struct World {
     pub(crate) pods: Mutex<HashMap<(String, String), Arc<Running>>>,
     /// By namespace, pod (empty: all of them) and path.
     pub(crate) overrides: Mutex<BTreeMap<(String, String, String), Answer>>,
+    /// Namespaces and workloads whose pods cannot pull their images.
+    pub(crate) without_registry: Mutex<HashSet<(String, String)>>,
     next_address: AtomicU32,
 }
 
@@ -43,6 +45,7 @@ impl World {
             client,
             pods: Mutex::new(HashMap::new()),
             overrides: Mutex::new(BTreeMap::new()),
+            without_registry: Mutex::default(),
             next_address: AtomicU32::new(1),
         }
     }
@@ -73,6 +76,13 @@ impl Running {
             .or_else(|| overrides.get(&key("")));
         let found = found.or_else(|| self.behaviour.answers.get(path));
         found.cloned().unwrap_or(Answer::Ok)
+    }
+
+    fn is_without_registry(&self) -> bool {
+        let without = self.world.without_registry.lock().unwrap();
+        without.iter().any(|(namespace, workload)| {
+            *namespace == self.namespace && self.name.starts_with(&format!("{workload}-"))
+        })
     }
 
     pub(crate) fn ready_for(&self) -> Option<Duration> {
@@ -344,7 +354,7 @@ async fn containers(pod: Arc<Running>, spec: &Pod) {
         .state("Pending", waiting("ContainerCreating", ""), false)
         .await;
     tokio::time::sleep(pod.behaviour.start).await;
-    if pod.behaviour.image_fails {
+    if pod.behaviour.image_fails || pod.is_without_registry() {
         loop {
             report
                 .state("Pending", waiting("ErrImagePull", "not found"), false)

@@ -127,6 +127,7 @@ pub(in crate::daemon::guard) fn state() -> (State, Time) {
         failing: vec![BTreeMap::from([("connect".into(), 1)])],
         last_bad: Some(3),
         crashes: BTreeMap::from([("web-1".into(), (1, false))]),
+        old: OldTrouble::default(),
         stuck: BTreeMap::from([("web-2".into(), now)]),
         alerts: Vec::new(),
         trace: Vec::new(),

@@ -50,6 +50,7 @@ impl World {
             stored,
             workloads: vec![(Kind::Deployment, "web".into())],
             stops_first: false,
+            contents: Arc::default(),
         };
         self.known.insert(
             Revision(number),

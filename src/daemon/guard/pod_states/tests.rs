@@ -1,0 +1,235 @@
+#![allow(clippy::unwrap_used, reason = "a test may end where it stands")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::daemon::guard::saved::tests::START;
+use crate::recording::Recorded;
+use crate::release::change::Workloads;
+use crate::release::{manifest, record};
+use crate::verdict::{Inbox, Mark, Rule, Start, Tick, Watch};
+
+const OLD: Revision = Revision(1);
+const NEW: Revision = Revision(2);
+
+fn watching() -> Watching {
+    let start = Start {
+        endpoints: vec!["api".into()],
+        baseline: vec![(0, 100)],
+        failing_at_start: vec![false],
+        ..Start::default()
+    };
+    Watching {
+        revision: NEW,
+        began: START,
+        watch: Watch::new(Rule::default(), &start).unwrap(),
+        pods: Vec::new(),
+        nodes: Vec::new(),
+        direct: vec![false],
+        failing: vec![BTreeMap::new()],
+        last_bad: None,
+        crashes: BTreeMap::new(),
+        stuck: BTreeMap::new(),
+        old: OldTrouble::default(),
+        alerts: Vec::new(),
+        trace: Vec::new(),
+        inbox: Inbox::new(1),
+        tick: Recorded::default(),
+    }
+}
+
+/// What a revision with Deployments says of them: each with its image, and the value of a ConfigMap that it reads.
+fn workloads(revision: Revision, parts: &[(&str, &str, &str)]) -> Arc<Workloads> {
+    let part = |(name, image, value): &(&str, &str, &str)| {
+        format!(
+            "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}}}\nspec: {{template: {{spec: {{containers: [{{name: app, image: {image}, envFrom: [{{configMapRef: {{name: {name}}}}}]}}]}}}}}}\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\ndata: {{a: {value}}}\n"
+        )
+    };
+    let manifest: String = parts.iter().map(part).collect();
+    let stored = serde_json::json!({"name": "web", "version": revision.0, "manifest": manifest});
+    let object = format!("sh.helm.release.v1.web.v{revision}");
+    let payload = {
+        use base64::Engine as _;
+        base64::engine::general_purpose::STANDARD.encode(stored.to_string())
+    };
+    let record = record::decode(&object, payload.as_bytes()).unwrap();
+    let objects = manifest::objects(&record.manifest).unwrap();
+    Arc::new(Workloads::of(&record, &objects))
+}
+
+/// The second revision changes the template of `api`, the settings of `jobs`, and nothing of `web`.
+fn facts(pods: Vec<Pod>) -> Facts {
+    let before = [
+        ("api", "api:1", "1"),
+        ("web", "web:1", "1"),
+        ("jobs", "jobs:1", "1"),
+    ];
+    let now = [
+        ("api", "api:2", "1"),
+        ("web", "web:1", "1"),
+        ("jobs", "jobs:1", "2"),
+    ];
+    Facts {
+        pods,
+        workloads: vec![(OLD, workloads(OLD, &before)), (NEW, workloads(NEW, &now))],
+        ..Facts::default()
+    }
+}
+
+fn pod(workload: &str, revision: Revision, restarts: u32, waiting: &str) -> Pod {
+    Pod {
+        name: format!("{workload}-{revision}").into(),
+        revision,
+        node: "node".into(),
+        ready_since: None,
+        terminating: false,
+        restarts,
+        waiting: (!waiting.is_empty()).then(|| waiting.into()),
+        address: None,
+        workload: workload.into(),
+        workload_kind: "Deployment".into(),
+        container: "app".into(),
+        ip: None,
+        ports: Vec::new(),
+    }
+}
+
+fn looping(workload: &str, revision: Revision) -> Pod {
+    pod(workload, revision, 3, "CrashLoopBackOff")
+}
+
+/// What is told of new pods: each workload, and whether an old pod of it does the same.
+#[track_caller]
+fn check(rule: &str, pods: Vec<Pod>, expected: &[(&str, bool)]) {
+    let states = pod_states(&mut watching(), &facts(pods), Some(OLD), START);
+    let told = states.iter().map(|state| (&*state.workload, state.old_too));
+    assert_eq!(told.collect::<Vec<_>>(), expected, "{rule}");
+}
+
+#[test]
+fn only_an_old_pod_of_the_same_workload_excuses() {
+    let new = || looping("api", NEW);
+    check("nothing else", vec![new()], &[("Deployment api", false)]);
+    let neighbour = vec![new(), looping("web", OLD)];
+    check("a neighbour", neighbour, &[("Deployment api", false)]);
+    let own = vec![new(), looping("api", OLD)];
+    check("its own", own, &[("Deployment api", true)]);
+    let namesake = Pod {
+        workload_kind: "StatefulSet".into(),
+        ..looping("api", OLD)
+    };
+    let of_that_name = vec![new(), namesake];
+    check("of that name", of_that_name, &[("Deployment api", false)]);
+}
+
+#[test]
+fn a_pod_of_a_workload_that_was_not_changed_is_not_held_against_the_revision() {
+    check("unchanged", vec![looping("web", NEW)], &[]);
+    let stuck = vec![pod("web", NEW, 0, "ImagePullBackOff")];
+    let (mut watching, facts) = (watching(), facts(stuck));
+    let later = START + Duration::from_secs(600);
+    for now in [START, later] {
+        assert!(pod_states(&mut watching, &facts, Some(OLD), now).is_empty());
+    }
+}
+
+#[test]
+fn one_that_reads_changed_settings_is() {
+    let states = pod_states(
+        &mut watching(),
+        &facts(vec![looping("jobs", NEW)]),
+        Some(OLD),
+        START,
+    );
+    assert_eq!(states.len(), 1);
+    assert_eq!(states[0].change, Some(Change::Config));
+    assert_eq!(&*states[0].container, "app");
+    // Old pods may read the new settings by now, and crash of them.
+    let facts = facts(vec![looping("jobs", NEW), looping("jobs", OLD)]);
+    let mut late = watching();
+    late.watch.tick(&Tick {
+        marks: &[Mark::Good],
+        ..Tick::default()
+    });
+    let excused = |watching: &mut Watching| {
+        let states = pod_states(watching, &facts, Some(OLD), START);
+        states[0].old_too
+    };
+    assert!(!excused(&mut late));
+    assert!(excused(&mut watching()), "it crashed before");
+}
+
+#[test]
+fn an_old_pod_that_has_gone_still_excuses() {
+    let mut watching = watching();
+    let before = facts(vec![looping("api", OLD)]);
+    assert!(pod_states(&mut watching, &before, Some(OLD), START).is_empty());
+    let after = facts(vec![looping("api", NEW)]);
+    assert!(pod_states(&mut watching, &after, Some(OLD), START)[0].old_too);
+}
+
+#[test]
+fn what_cannot_start_is_told_after_a_minute_for_what_was_changed() {
+    let facts = facts(vec![pod("api", NEW, 0, "ImagePullBackOff")]);
+    let mut watching = watching();
+    assert!(pod_states(&mut watching, &facts, Some(OLD), START).is_empty());
+    let later = START + Duration::from_secs(60);
+    let states = pod_states(&mut watching, &facts, Some(OLD), later);
+    assert_eq!(states[0].stuck, Some(Stuck::Image));
+}
+
+/// What is not known neither excuses nor is passed over in silence.
+#[test]
+fn where_it_is_not_known_what_changed_the_release_s_new_pods_count_and_that_is_said() {
+    let pods = vec![looping("web", NEW)];
+    let known = facts(pods.clone());
+    let unread = Facts {
+        workloads: vec![known.workloads[1].clone()],
+        ..known.clone()
+    };
+    let unreadable = Facts {
+        unreadable: vec![(OLD, "it is cut off".into())],
+        ..unread.clone()
+    };
+    for (facts, serving, why) in [
+        (&known, None, "it is not known which revision served before"),
+        (&unread, Some(OLD), "the record of revision 1 was not read"),
+        (
+            &unreadable,
+            Some(OLD),
+            "revision 1 cannot be read: it is cut off",
+        ),
+    ] {
+        let states = pod_states(&mut watching(), facts, serving, START);
+        assert_eq!(states[0].unknown.as_deref(), Some(why));
+        let marks = [Mark::Good];
+        let tick = Tick {
+            marks: &marks,
+            pods: &states,
+            ..Tick::default()
+        };
+        let mut watch = watching().watch;
+        let text = &watch.tick(&tick).unwrap().text;
+        let expected = format!(
+            "new pod of Deployment web restarted 3 times (container app, CrashLoopBackOff); whether this revision changed Deployment web is not known: {why}"
+        );
+        assert_eq!(*text, expected);
+    }
+}
+
+/// A store without manifests, as that of the demo, tells of no workloads that could be compared.
+#[test]
+fn where_there_are_no_manifests_nothing_is_said_of_them() {
+    let new = Pod {
+        workload_kind: Box::default(),
+        ..looping("mykadoo", NEW)
+    };
+    let facts = Facts {
+        pods: vec![new],
+        ..Facts::default()
+    };
+    let states = pod_states(&mut watching(), &facts, Some(OLD), START);
+    assert_eq!(states[0].unknown, None);
+}

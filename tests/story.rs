@@ -12,8 +12,9 @@ mod program;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use program::{App, Leadsman, post, until};
@@ -149,6 +150,30 @@ fn a_dependency_that_is_down_for_all_is_kept_and_the_reason_said() {
 #[test]
 fn a_blip_is_kept() {
     scenario("blip", &KEPT);
+}
+
+/// Ctrl-C ends what stays; how the story ended is known by then.
+#[test]
+fn a_demo_that_stays_ends_with_the_code_of_its_story() {
+    for (waits_for, code) in [("Everything keeps running", 0), ("The app answers", 1)] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut demo = Command::new(PROGRAM)
+            .args(["demo", "--scenario", "dead", "--stay"])
+            .current_dir(folder.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
+        let mut lines = lines.by_ref().map_while(Result::ok);
+        assert!(lines.any(|line| line.contains(waits_for)), "{waits_for}");
+        let sent = Command::new("kill")
+            .args(["-INT", &demo.id().to_string()])
+            .status();
+        assert!(sent.unwrap().success());
+        lines.for_each(drop);
+        assert_eq!(demo.wait().unwrap().code(), Some(code), "{waits_for}");
+    }
 }
 
 /// An app of its own, its history, and a daemon that guards it.

@@ -1,10 +1,14 @@
 //! The whole story, from outside: every scenario of the demo ends as it must, and a daemon that is killed in any phase
 //! goes on where it was. Each test waits most of the time, so they run side by side.
 
+mod gates;
+mod orders;
+
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::program::{App, Leadsman, post, until};
@@ -142,6 +146,30 @@ fn a_blip_is_kept() {
     scenario("blip", &KEPT);
 }
 
+/// Ctrl-C ends what stays; how the story ended is known by then.
+#[test]
+fn a_demo_that_stays_ends_with_the_code_of_its_story() {
+    for (waits_for, code) in [("Everything keeps running", 0), ("The app answers", 1)] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut demo = Command::new(PROGRAM)
+            .args(["demo", "--scenario", "dead", "--stay"])
+            .current_dir(folder.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
+        let mut lines = lines.by_ref().map_while(Result::ok);
+        assert!(lines.any(|line| line.contains(waits_for)), "{waits_for}");
+        let sent = Command::new("kill")
+            .args(["-INT", &demo.id().to_string()])
+            .status();
+        assert!(sent.unwrap().success());
+        lines.for_each(drop);
+        assert_eq!(demo.wait().unwrap().code(), Some(code), "{waits_for}");
+    }
+}
+
 /// An app of its own, its history, and a daemon that guards it.
 struct Guarded {
     app: App,
@@ -152,6 +180,11 @@ struct Guarded {
 
 impl Guarded {
     fn start() -> Self {
+        Self::with(|config| config)
+    }
+
+    /// With a configuration that is changed first.
+    fn with(change: impl Fn(String) -> String) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let history = folder.path().join("history");
         let app = App::of(&history);
@@ -175,7 +208,7 @@ impl Guarded {
                 "[[release.probe]]\nname = \"{name}\"\npath = \"{path}\"\nexpect = {{ status = 200 }}\n"
             );
         }
-        let daemon = Leadsman::run(&config, &[]);
+        let daemon = Leadsman::run(&change(config), &[]);
         let guarded = Self {
             app,
             daemon,

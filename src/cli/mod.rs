@@ -57,7 +57,7 @@ pub struct Cli {
     /// How log lines look: text on a terminal, else json
     #[arg(long, global = true, value_enum, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
-    /// What is logged: error, warn, info, debug, trace, or a filter
+    /// What is logged: error, warn, info, debug, trace, off, or a filter as info,leadsman::probe=debug
     ///
     /// [default: info; for demo error, since it shows what happens itself]
     #[arg(long, global = true, env = "LEADSMAN_LOG_LEVEL", value_name = "LEVEL")]
@@ -196,9 +196,8 @@ fn runtime(workers: usize) -> Option<tokio::runtime::Runtime> {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let quiet = matches!(cli.command, Command::Demo(_));
-    let level = cli.log_level.as_deref();
-    let level = level.unwrap_or(if quiet { QUIET } else { NORMAL });
-    if let Err(text) = logging::start(cli.log_format, level) {
+    let normal = if quiet { QUIET } else { NORMAL };
+    if let Err(text) = logging::start(cli.log_format, cli.log_level.as_deref(), normal) {
         eprintln!("leadsman: {text}");
         return ExitCode::from(BAD_CONFIGURATION);
     }

@@ -1,5 +1,6 @@
 //! The story: two good revisions, a baseline, a third revision, and what becomes of it.
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use super::app::ENDPOINTS;
 use super::cluster;
 use super::scenario::Scenario;
 use super::screen::Screen;
-use crate::cli::signals;
+use crate::cli::signals::{self, Asked, Signals};
 use crate::config::{self, Settings, Sources};
 use crate::daemon::Daemon;
 use crate::release::embedded::History;
@@ -90,9 +91,17 @@ pub(super) struct Wish {
 }
 
 pub(super) async fn run(wish: &Wish) -> ExitCode {
+    let stays = Cell::new(false);
+    let stopped = async {
+        signals::wait_for_stop().await;
+        if stays.get() {
+            // The story has ended; how, is told when everything has stopped.
+            std::future::pending::<()>().await;
+        }
+    };
     let told = tokio::select! {
-        told = tell(wish) => told,
-        () = signals::wait_for_stop() => Err("stopped before the end".to_owned()),
+        told = tell(wish, &stays) => told,
+        () = stopped => Err("stopped before the end".to_owned()),
     };
     match told {
         Ok(true) => ExitCode::SUCCESS,
@@ -104,7 +113,7 @@ pub(super) async fn run(wish: &Wish) -> ExitCode {
     }
 }
 
-async fn tell(wish: &Wish) -> Result<bool, String> {
+async fn tell(wish: &Wish, stays: &Cell<bool>) -> Result<bool, String> {
     let scratch =
         Scratch::new().map_err(|error| format!("cannot make a temporary directory: {error}"))?;
     let history_directory = scratch.path().join("history");
@@ -141,7 +150,9 @@ async fn tell(wish: &Wish) -> Result<bool, String> {
         screen: Screen::new(),
     };
     let mut daemon = daemon;
-    let ended = story.run(service, daemon.address(), wish.stay).await;
+    let ended = story
+        .run(service, daemon.address(), wish.stay.then_some(stays))
+        .await;
     daemon.stop().await;
     stop.cancel();
     match app.await {
@@ -225,7 +236,7 @@ impl Story {
         mut self,
         service: SocketAddr,
         page: SocketAddr,
-        stay: bool,
+        stays: Option<&Cell<bool>>,
     ) -> Result<bool, String> {
         let screen = &mut self.screen;
         screen.say("Leadsman demo: an app with three pods, two good revisions, and a daemon that guards it.");
@@ -251,11 +262,13 @@ impl Story {
         ));
         let view = self.follow(revision.0).await?;
         let is_right = self.end(&view, revision.0);
-        if stay {
+        if let Some(stays) = stays {
+            let mut signals = Signals::listen();
+            stays.set(true);
             self.screen.say(&format!(
                 "Everything keeps running; the status page is at http://{page}/. Stop with Ctrl-C."
             ));
-            signals::wait_for_stop().await;
+            while signals.next().await != Asked::Stop {}
         }
         Ok(is_right)
     }

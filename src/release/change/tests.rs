@@ -16,6 +16,7 @@ fn workloads(manifest: &str, hooks: &[&str]) -> Workloads {
         }
     };
     let record = Record {
+        namespace: String::new(),
         name: ReleaseName::new("web"),
         revision: Revision(1),
         status: crate::ledger::Status::Deployed,

@@ -64,7 +64,7 @@ impl Writing {
     }
 
     /// The permit ends; so does the write.
-    async fn is_lost(self) {
+    async fn loses_the_permit(self) {
         self.lease.send_replace(None);
         let written = self.written.await.unwrap();
         assert!(matches!(written, Err(NotWritten::NotHeld)), "{written:?}");
@@ -92,7 +92,7 @@ async fn a_write_that_waits_for_its_answer_ends_with_the_permit_and_resets_its_c
     let (mut stream, _) = listener.accept().await.unwrap();
     let mut buffer = [0; 4096];
     assert!(stream.read(&mut buffer).await.unwrap() > 0);
-    writing.is_lost().await;
+    writing.loses_the_permit().await;
     let (_, end) = drained(stream).await;
     let reset = Some(ErrorKind::ConnectionReset);
     assert_eq!(end, reset, "closed in order, the kernel goes on sending");
@@ -106,7 +106,7 @@ async fn what_of_a_write_was_not_sent_when_the_permit_ended_is_never_sent() {
     // Its first bytes have come; the others wait in buffers: ours, and those of the kernel.
     let (stream, _) = listener.accept().await.unwrap();
     assert!(stream.peek(&mut [0]).await.unwrap() > 0);
-    writing.is_lost().await;
+    writing.loses_the_permit().await;
     let (count, end) = drained(stream).await;
     assert!(count < BYTES, "all of it came: {count} bytes");
     assert_eq!(end, Some(ErrorKind::ConnectionReset), "{count} bytes");

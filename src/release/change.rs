@@ -38,6 +38,10 @@ struct Workload {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Workloads(BTreeMap<WorkloadId, Workload>);
 
+/// The revision does not have the workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoSuchWorkload;
+
 /// Contents of a ConfigMap or Secret, with the namespace where it is named.
 type Settings<'a> = HashMap<(&'a str, &'a str), Vec<(Option<&'a str>, Hash)>>;
 
@@ -64,11 +68,17 @@ impl Workloads {
         )
     }
 
-    /// What this revision changed of a workload since another one, which served before. `None` where it is not known: this
-    /// revision does not have it.
-    pub fn change_since(&self, before: &Self, id: &WorkloadId) -> Option<Option<Change>> {
-        let now = self.0.get(id)?;
-        Some(match before.0.get(id) {
+    /// What this revision changed of a workload since another one, which served before.
+    ///
+    /// # Errors
+    /// When this revision does not have it.
+    pub fn change_since(
+        &self,
+        before: &Self,
+        id: &WorkloadId,
+    ) -> Result<Option<Change>, NoSuchWorkload> {
+        let now = self.0.get(id).ok_or(NoSuchWorkload)?;
+        Ok(match before.0.get(id) {
             Some(before) if before.template != now.template => Some(Change::Template),
             Some(before) if before.settings != now.settings => Some(Change::Config),
             Some(_) => None,
@@ -158,7 +168,11 @@ fn readers<'a>(value: &'a Value, found: &mut BTreeSet<(&'static str, &'a str)>) 
                 readers(inner, found);
             }
         }
-        Value::Array(items) => items.iter().for_each(|item| readers(item, found)),
+        Value::Array(items) => {
+            for item in items {
+                readers(item, found);
+            }
+        }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
@@ -232,7 +246,9 @@ fn feed_value(hash: &mut Sha256, value: &Value) {
         Value::String(text) => feed_text(hash, text),
         Value::Array(items) => {
             hash.update(b"[");
-            items.iter().for_each(|item| feed_value(hash, item));
+            for item in items {
+                feed_value(hash, item);
+            }
             hash.update(b"]");
         }
         Value::Object(fields) => {

@@ -73,7 +73,7 @@ impl Facts {
         let (now, before) = (self.workloads_of(revision)?, self.workloads_of(serving)?);
         let id = (pod.workload_kind.clone(), pod.workload.clone());
         let change = now.change_since(before, &id);
-        change.ok_or_else(|| format!("the manifest of revision {revision} does not have it"))
+        change.map_err(|_| format!("the manifest of revision {revision} does not have it"))
     }
 
     fn workloads_of(&self, revision: Revision) -> Result<&Workloads, String> {

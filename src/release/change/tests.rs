@@ -84,7 +84,7 @@ fn source(kind: &str, name: &str, value: &str) -> String {
 #[track_caller]
 fn check(rule: &str, before: &str, now: &str, expected: Option<Change>) {
     let (before, now) = (workloads(before, &[]), workloads(now, &[]));
-    assert_eq!(now.change_since(&before, &web()), Some(expected), "{rule}");
+    assert_eq!(now.change_since(&before, &web()), Ok(expected), "{rule}");
 }
 
 #[test]
@@ -182,22 +182,19 @@ fn settings_that_a_hook_makes_count_as_well() {
     let before = workloads(BEFORE, &[&hook("a")]);
     let now = workloads(BEFORE, &[&hook("b")]);
     let same = workloads(BEFORE, &[&hook("a")]);
-    assert_eq!(
-        now.change_since(&before, &web()),
-        Some(Some(Change::Config))
-    );
-    assert_eq!(same.change_since(&before, &web()), Some(None));
+    assert_eq!(now.change_since(&before, &web()), Ok(Some(Change::Config)));
+    assert_eq!(same.change_since(&before, &web()), Ok(None));
 }
 
 #[test]
 fn a_new_workload_is_a_change_and_one_that_is_not_there_is_unknown() {
     let before = workloads("", &[]);
     let now = workloads(BEFORE, &[]);
-    let template = Some(Some(Change::Template));
+    let template = Ok(Some(Change::Template));
     assert_eq!(now.change_since(&before, &web()), template);
-    assert_eq!(before.change_since(&now, &web()), None);
+    assert_eq!(before.change_since(&now, &web()), Err(NoSuchWorkload));
     let other = ("StatefulSet".into(), "web".into());
-    assert_eq!(now.change_since(&before, &other), None);
+    assert_eq!(now.change_since(&before, &other), Err(NoSuchWorkload));
 }
 
 #[test]

@@ -619,7 +619,7 @@ impl Cluster {
                     "A pod of the revision that was turned back blocked its StatefulSet and is deleted"),
                 Err(error) => {
                     tracing::warn!(release = %self.release, pod = %name, trouble = %Trouble::from(error),
-                    "A pod blocks its StatefulSet and cannot be deleted")
+                    "A pod blocks its StatefulSet and cannot be deleted");
                 }
             }
         }

@@ -27,6 +27,7 @@ use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName,
     PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
+use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
@@ -95,8 +96,7 @@ impl Reach {
         }
         let (group, rest) = match parts.as_slice() {
             ["version" | "api" | "apis"]
-            | ["api", _]
-            | ["apis", _]
+            | ["api" | "apis", _]
             | ["apis", _, _]
             | ["openapi", ..] => {
                 return if *method == Method::GET {
@@ -290,7 +290,7 @@ impl HelmProxy {
                 return failure(code, "RequestEntityTooLarge", &error.to_string());
             }
         };
-        let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+        let path = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
         let mut out = Request::new(Body::from(body));
         *out.method_mut() = head.method;
         // It was a URI already.

@@ -185,9 +185,9 @@ impl HelmProxy {
             // Writing to a text cannot fail.
             let _ = write!(password, "{byte:02x}");
         }
-        let path = policy
-            .scratch
-            .join(format!("helm-{}.kubeconfig", address.port()));
+        // helm runs in that folder, which may be named from where we run.
+        let scratch = std::path::absolute(&policy.scratch)?;
+        let path = scratch.join(format!("helm-{}.kubeconfig", address.port()));
         // One that was killed may have left its own behind.
         let _ = std::fs::remove_file(&path);
         let kubeconfig = Kubeconfig(path);

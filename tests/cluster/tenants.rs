@@ -599,6 +599,48 @@ fn what_stays_as_it_is_needs_no_permission_and_what_is_allowed_is_done() {
         let own = format!("/api/v1/namespaces/{}/configmaps/plain", cluster.namespace);
         assert_eq!(cluster.get(&own)["data"]["a"], "1");
 
+        let role = tenant.object(
+            "rbac.authorization.k8s.io/v1",
+            "ClusterRole",
+            "",
+            "rules: []\n",
+        );
+        let map = tenant.object("v1", "ConfigMap", &tenant.other, "");
+        forge("meant", &format!("{PLAIN}{map}{role}"), PLAIN_BAD);
+        let more = format!(
+            "namespaces = [{:?}]\ncluster_scoped = [\"ClusterRole\"]",
+            tenant.other
+        );
+        let (code, said) = tenant.rolled_back("meant", &helm.path(), &more);
+        assert!(said.contains("made revision 3"), "{code:?} {said}");
+        let name = tenant.evil();
+        let made = cluster.get(&format!(
+            "/api/v1/namespaces/{}/configmaps/{name}",
+            tenant.other
+        ));
+        assert_eq!(made["kind"], "ConfigMap", "{made}");
+        let made = format!("/apis/rbac.authorization.k8s.io/v1/clusterroles/{name}");
+        assert_eq!(cluster.get(&made)["kind"], "ClusterRole");
+        cluster.send("DELETE", &made, "application/json", &json!({}));
+    }
+}
+
+/// A chart version that begins to write the namespace: the objects are the same.
+#[test]
+fn a_namespace_that_is_spelt_out_makes_no_other_object() {
+    for helm in [Helm::Three, Helm::Four] {
+        let Some(cluster) = Cluster::new("spelt", helm) else {
+            return;
+        };
+        let tenant = Tenant::new(&cluster);
+        let forge = |release: &str, target: &str, bad: &str| {
+            let record = |revision, manifest: &str| {
+                let record = tenant.record(release, revision, manifest, &json!([]));
+                tenant.forge(release, revision, &record.to_string());
+            };
+            record(1, target);
+            record(2, bad);
+        };
         // A namespace that is spelt out is the same one, also to Helm 3.
         let spelt = PLAIN_BAD.replace(
             "  name: plain\n",
@@ -624,30 +666,6 @@ fn what_stays_as_it_is_needs_no_permission_and_what_is_allowed_is_done() {
         let disk = cluster.get(&format!("{claims}/disk"));
         assert_eq!(disk["metadata"]["deletionTimestamp"], Value::Null, "{disk}");
         assert_eq!(disk["kind"], "PersistentVolumeClaim", "{disk}");
-
-        let role = tenant.object(
-            "rbac.authorization.k8s.io/v1",
-            "ClusterRole",
-            "",
-            "rules: []\n",
-        );
-        let map = tenant.object("v1", "ConfigMap", &tenant.other, "");
-        forge("meant", &format!("{PLAIN}{map}{role}"), PLAIN_BAD);
-        let more = format!(
-            "namespaces = [{:?}]\ncluster_scoped = [\"ClusterRole\"]",
-            tenant.other
-        );
-        let (code, said) = tenant.rolled_back("meant", &helm.path(), &more);
-        assert!(said.contains("made revision 3"), "{code:?} {said}");
-        let name = tenant.evil();
-        let made = cluster.get(&format!(
-            "/api/v1/namespaces/{}/configmaps/{name}",
-            tenant.other
-        ));
-        assert_eq!(made["kind"], "ConfigMap", "{made}");
-        let made = format!("/apis/rbac.authorization.k8s.io/v1/clusterroles/{name}");
-        assert_eq!(cluster.get(&made)["kind"], "ClusterRole");
-        cluster.send("DELETE", &made, "application/json", &json!({}));
     }
 }
 

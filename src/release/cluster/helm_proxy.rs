@@ -27,6 +27,7 @@ use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName,
     PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
+use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
@@ -95,8 +96,7 @@ impl Reach {
         }
         let (group, rest) = match parts.as_slice() {
             ["version" | "api" | "apis"]
-            | ["api", _]
-            | ["apis", _]
+            | ["api" | "apis", _]
             | ["apis", _, _]
             | ["openapi", ..] => {
                 return if *method == Method::GET {
@@ -185,9 +185,9 @@ impl HelmProxy {
             // Writing to a text cannot fail.
             let _ = write!(password, "{byte:02x}");
         }
-        let path = policy
-            .scratch
-            .join(format!("helm-{}.kubeconfig", address.port()));
+        // helm runs in that folder, which may be named from where we run.
+        let scratch = std::path::absolute(&policy.scratch)?;
+        let path = scratch.join(format!("helm-{}.kubeconfig", address.port()));
         // One that was killed may have left its own behind.
         let _ = std::fs::remove_file(&path);
         let kubeconfig = Kubeconfig(path);
@@ -290,7 +290,7 @@ impl HelmProxy {
                 return failure(code, "RequestEntityTooLarge", &error.to_string());
             }
         };
-        let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+        let path = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
         let mut out = Request::new(Body::from(body));
         *out.method_mut() = head.method;
         // It was a URI already.

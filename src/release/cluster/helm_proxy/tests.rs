@@ -239,6 +239,18 @@ async fn only_what_is_allowed_arrives_and_with_our_own_credentials() {
 }
 
 #[tokio::test]
+async fn a_folder_that_is_named_from_where_we_run_is_found_by_helm_in_it() {
+    let folder = tempfile::tempdir_in(".").unwrap();
+    let name = folder.path().file_name().unwrap();
+    let client = Client::try_from(kube::Config::new("http://127.0.0.1:9".parse().unwrap()));
+    let policy = policy(Permit::always(), Path::new(name));
+    let proxy = HelmProxy::new(client.unwrap(), reach(), &policy);
+    let proxy = proxy.await.unwrap();
+    assert!(proxy.kubeconfig().is_absolute(), "{:?}", proxy.kubeconfig());
+    assert!(proxy.kubeconfig().exists());
+}
+
+#[tokio::test]
 async fn an_api_server_that_is_away_is_told_as_helm_tells_it() {
     use crate::release::helm_error::HelmError;
 

@@ -164,16 +164,34 @@ fn an_object_that_a_policy_does_not_let_go_is_known() {
     let scaled = r#"autoscaling={"enabled":true,"min":3,"max":5}"#;
     // The rights are those that the stored revisions take.
     cluster.install(&[scaled]);
-    cluster.upgrade(&[]);
+    cluster.upgrade(&[r#"autoscaling={"enabled":false}"#]);
     let guarded = Guarded::start(&cluster);
     let scalers = ("autoscaling", "horizontalpodautoscalers", "DELETE");
-    // The namespace goes away after the test.
-    let condition = "!request.userInfo.username.endsWith(':leadsman')";
+    // Not of others: the namespace goes away after the test. What is tried shows when the policy is in force.
+    let condition = "!(request.dryRun || request.userInfo.username.endsWith(':leadsman'))";
     ask(&cluster, scalers, condition, "autoscalers stay");
+    let group = "/apis/autoscaling/v2";
+    let path = format!(
+        "{group}/namespaces/{}/horizontalpodautoscalers",
+        cluster.namespace
+    );
+    let scaler = json!({
+        "metadata": {"name": "tried"},
+        "spec": {"maxReplicas": 1, "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "nobody"}},
+    });
+    cluster.send("POST", &path, "application/json", &scaler);
+    crate::program::until("the policy is in force", || {
+        let tried = format!("{path}/tried?dryRun=All");
+        let answer = cluster.answer("DELETE", &tried, "application/json", "");
+        answer["message"]
+            .as_str()
+            .unwrap_or_default()
+            .contains("autoscalers stay")
+    });
     let words = ["HorizontalPodAutoscaler mykadoo-api", "autoscalers stay"];
     the_next_is_refused(&cluster, &guarded, 3, &[scaled], &words);
-    let left = cluster.list("/apis/autoscaling/v2", "horizontalpodautoscalers");
-    assert_eq!(left.len(), 1);
+    let left = cluster.list(group, "horizontalpodautoscalers");
+    assert_eq!(left.len(), 2);
 }
 
 /// Hooks of the rollback are created as well.

@@ -231,15 +231,20 @@ impl Cluster {
 
     #[track_caller]
     pub fn send_text(&self, method: &str, path: &str, kind: &str, body: &str) -> Value {
+        let answer = self.answer(method, path, kind, body);
+        assert_ne!(answer["status"], "Failure", "{method} {path}: {answer}");
+        answer
+    }
+
+    /// What the API server answers, also when it refuses.
+    pub fn answer(&self, method: &str, path: &str, kind: &str, body: &str) -> Value {
         let content = format!("Content-Type: {kind}");
         let output = self.curl_with(
             &["-X", method, "-H", &content, "--data-binary", "@-"],
             path,
             body,
         );
-        let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
-        assert_ne!(answer["status"], "Failure", "{method} {path}: {answer}");
-        answer
+        serde_json::from_slice(&output.stdout).unwrap()
     }
 
     /// Creates many objects, one after another by one connection.

@@ -20,6 +20,7 @@
 //! Each transition leaves an [`Entry`]. The deadlines of the runbook are measured; exceeding one is an entry as well.
 
 mod case;
+mod order;
 mod step;
 
 use std::time::Duration;
@@ -27,6 +28,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use case::{Case, Ending, Origin, Past, StepName, Timing};
+pub use order::{BY_HAND, OrderRecord};
 
 use crate::units::{Dated, Namespace, ReleaseName, Revision, Shift, Time};
 
@@ -180,6 +182,19 @@ pub enum Event {
         target: Option<Revision>,
         /// Why.
         reason: String,
+        /// Which order it is.
+        order: OrderRecord,
+    },
+    /// A person wanted the newest revision rolled back, and something is in the way.
+    OrderDeclined {
+        /// The revision to go back to, if one was named.
+        target: Option<Revision>,
+        /// Why they wanted it.
+        reason: String,
+        /// Which order it is.
+        order: OrderRecord,
+        /// What is in the way.
+        why: String,
     },
     /// The look before the rollback found it possible.
     Ready {

@@ -12,7 +12,7 @@ mod program;
 use std::io::Read as _;
 use std::process::{Command, Stdio};
 
-use program::{App, run_bare, run_to_end, try_get, until, unused_port};
+use program::{App, Leadsman, run_bare, run_to_end, try_get, until, unused_port};
 
 #[test]
 fn a_url_can_be_asked_without_a_configuration() {
@@ -236,4 +236,75 @@ fn a_log_level_is_known_however_people_write_it() {
             );
         }
     }
+}
+
+/// Which daemon is asked is a part of the call: a mistake in it is no daemon that is away.
+#[test]
+fn a_wrong_server_or_file_is_a_mistake_of_the_call() {
+    let app = App::start();
+    let release = format!(
+        "[[release]]\nname = \"shop\"\nnamespace = \"prod\"\nbase_url = \"{}\"\n\
+         [[release.probe]]\nname = \"web\"\npath = \"/\"\n",
+        app.url()
+    );
+    let leadsman = Leadsman::run(&release, &[]);
+    let address = leadsman.address().to_string();
+    let port = address.rsplit(':').next().unwrap();
+    for server in [
+        &address,
+        &format!("localhost:{port}"),
+        &format!("HTTP://{address}/"),
+    ] {
+        let (code, text) = run_bare(&["status", "--server", server]);
+        assert_eq!(code, Some(0), "{server}: {text}");
+        assert!(text.contains("prod/shop"), "{text}");
+        let (code, text, _) = with_variable(&["status"], ("LEADSMAN_SERVER", server));
+        assert_eq!(code, Some(0), "{server}: {text}");
+    }
+    for server in [
+        "",
+        "http://",
+        "ftp://127.0.0.1:9616",
+        "127.0.0.1:port",
+        ":9616",
+        "a b",
+    ] {
+        let (code, text) = run_bare(&["status", "--server", server]);
+        assert_eq!(code, Some(2), "{server}: {text}");
+        assert!(text.contains("--server"), "{server}: {text}");
+        assert!(!text.contains("leadsman run"), "{server}: {text}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let empty = folder.path().join("empty");
+    std::fs::write(&empty, "nothing\n").unwrap();
+    let empty = empty.to_str().unwrap();
+    for file in ["nope", empty] {
+        for command in [
+            &["status"][..],
+            &["gate", "shop"],
+            &["history", "shop"],
+            &["rollback", "shop", "--reason", "r"],
+        ] {
+            let (code, text) =
+                run_bare(&[command, &["--server", &address, "--ca-file", file]].concat());
+            assert_eq!(code, Some(2), "{file}: {text}");
+            assert!(text.contains("--ca-file") && text.contains(file), "{text}");
+        }
+    }
+    let order = [
+        "rollback",
+        "shop",
+        "--reason",
+        "r",
+        "--token-file",
+        "nope",
+        "--server",
+        &address,
+    ];
+    let (code, text) = run_bare(&order);
+    assert_eq!(code, Some(2), "{text}");
+    assert!(
+        text.contains("--token-file") && text.contains("nope"),
+        "{text}"
+    );
 }

@@ -8,6 +8,10 @@
     reason = "a test may end where it stands"
 )]
 
+#[path = "story/gates.rs"]
+mod gates;
+#[path = "story/orders.rs"]
+mod orders;
 mod program;
 
 use std::collections::BTreeSet;
@@ -186,6 +190,11 @@ struct Guarded {
 
 impl Guarded {
     fn start() -> Self {
+        Self::with(|config| config)
+    }
+
+    /// With a configuration that is changed first.
+    fn with(change: impl Fn(String) -> String) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let history = folder.path().join("history");
         let app = App::of(&history);
@@ -209,7 +218,7 @@ impl Guarded {
                 "[[release.probe]]\nname = \"{name}\"\npath = \"{path}\"\nexpect = {{ status = 200 }}\n"
             );
         }
-        let daemon = Leadsman::run(&config, &[]);
+        let daemon = Leadsman::run(&change(config), &[]);
         let guarded = Self {
             app,
             daemon,

@@ -9,6 +9,9 @@ use reqwest::{Certificate, Client, Method, StatusCode, header};
 use serde_json::Value;
 use tokio::time::Instant;
 
+use super::BAD_CONFIGURATION;
+use crate::serve::MAX_REASON;
+
 /// No daemon can be reached, or none that acts.
 pub(super) const NO_DAEMON: u8 = 3;
 
@@ -34,12 +37,13 @@ const MAX_ANSWER: usize = 16 * 1024 * 1024;
 /// Which daemon is asked.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ServerArgs {
-    /// Where the daemon listens
+    /// Where the daemon listens; http:// where no scheme is named
     #[arg(
         long,
         env = "LEADSMAN_SERVER",
         default_value = "http://127.0.0.1:9616",
-        value_name = "URL"
+        value_name = "URL",
+        value_parser = server_url
     )]
     pub(super) server: String,
     /// The authorities that the daemon's certificate must come from, as PEM [default: those of the system]
@@ -48,6 +52,42 @@ pub(crate) struct ServerArgs {
     /// The namespace of the release; needed only where several have one of that name
     #[arg(long, short, value_name = "NAMESPACE")]
     pub(super) namespace: Option<String>,
+}
+
+/// The address of a daemon, without a slash at its end.
+fn server_url(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    let whole = if text.contains("://") {
+        text.to_owned()
+    } else {
+        format!("http://{text}")
+    };
+    let example = "write it as http://127.0.0.1:9616";
+    let url = url::Url::parse(&whole).map_err(|error| format!("{error}; {example}"))?;
+    if !matches!(url.scheme(), "http" | "https") || url.query().is_some() {
+        return Err(format!("it is not an http or https address; {example}"));
+    }
+    Ok(url.as_str().trim_end_matches('/').to_owned())
+}
+
+/// The number of a revision.
+pub(super) fn revision(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(number) if number > 0 => Ok(number),
+        _ => Err("a revision is a whole number from 1 on, as `helm history` shows it".into()),
+    }
+}
+
+/// A reason that can be written into the history.
+pub(super) fn reason(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Err("say why; it is written into the history of the release".into());
+    }
+    if text.len() > MAX_REASON {
+        return Err(format!("it has more than {MAX_REASON} bytes"));
+    }
+    Ok(text.to_owned())
 }
 
 /// Why there is no answer.
@@ -63,6 +103,8 @@ pub(super) enum NoAnswer {
     Unknown(String),
     /// There are several of that name.
     Ambiguous(String),
+    /// What was said on the command line cannot be used.
+    Mistake(String),
 }
 
 impl NoAnswer {
@@ -73,7 +115,8 @@ impl NoAnswer {
             | Self::NotNow(why)
             | Self::Refused(_, why)
             | Self::Unknown(why)
-            | Self::Ambiguous(why) => why,
+            | Self::Ambiguous(why)
+            | Self::Mistake(why) => why,
         }
     }
 
@@ -94,6 +137,10 @@ impl NoAnswer {
                 eprintln!("leadsman: {why}");
                 ExitCode::from(UNKNOWN)
             }
+            Self::Mistake(why) => {
+                eprintln!("leadsman: {why}");
+                ExitCode::from(BAD_CONFIGURATION)
+            }
         }
     }
 }
@@ -103,6 +150,15 @@ pub(super) struct Daemon {
     client: Client,
     server: String,
     wait: Duration,
+}
+
+/// What goes with a request.
+#[derive(Default)]
+struct Sent<'a> {
+    body: Option<&'a Value>,
+    token: Option<&'a str>,
+    /// What tells an order that is sent again from a new one.
+    key: Option<&'a str>,
 }
 
 /// What was answered.
@@ -124,11 +180,17 @@ impl Daemon {
             .no_proxy();
         if let Some(file) = &args.ca_file {
             let unusable = |why: String| {
-                NoAnswer::Unreachable(format!("{} cannot be used: {why}", file.display()))
+                NoAnswer::Mistake(format!(
+                    "--ca-file {} cannot be used: {why}",
+                    file.display()
+                ))
             };
             let pem = std::fs::read(file).map_err(|error| unusable(error.to_string()))?;
             let authorities =
                 Certificate::from_pem_bundle(&pem).map_err(|error| unusable(error.to_string()))?;
+            if authorities.is_empty() {
+                return Err(unusable("there is no certificate in it".into()));
+            }
             builder = builder.tls_certs_only(authorities);
         }
         let client = builder
@@ -136,7 +198,7 @@ impl Daemon {
             .map_err(|error| NoAnswer::Unreachable(format!("no HTTP client: {error}")))?;
         Ok(Self {
             client,
-            server: args.server.trim_end_matches('/').to_owned(),
+            server: args.server.clone(),
             wait: WAIT,
         })
     }
@@ -148,17 +210,31 @@ impl Daemon {
 
     /// What stands at a path.
     pub(super) async fn get(&self, path: &str) -> Result<Value, NoAnswer> {
-        self.ask(Method::GET, path, None, None).await
+        self.ask(Method::GET, path, &Sent::default()).await
     }
 
-    /// Sends a body.
-    pub(super) async fn post(
+    /// Sends an order, and sends it again where its answer does not come: the key says that it is the same one.
+    pub(super) async fn order(
         &self,
         path: &str,
         body: &Value,
         token: Option<&str>,
+        key: &str,
     ) -> Result<Value, NoAnswer> {
-        self.ask(Method::POST, path, Some(body), token).await
+        let began = Instant::now();
+        loop {
+            let sent = Sent {
+                body: Some(body),
+                token,
+                key: Some(key),
+            };
+            let answer = self.ask(Method::POST, path, &sent).await;
+            let may_pass = matches!(answer, Err(NoAnswer::NotNow(_) | NoAnswer::Unreachable(_)));
+            if !may_pass || began.elapsed() + AGAIN >= self.wait {
+                return answer;
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
     }
 
     /// The bytes at a path that takes a token; at most `most` of them.
@@ -168,21 +244,19 @@ impl Daemon {
         token: Option<&str>,
         most: usize,
     ) -> Result<Vec<u8>, NoAnswer> {
-        let reply = self.fetch(Method::GET, path, None, token, most).await?;
+        let sent = Sent {
+            token,
+            ..Sent::default()
+        };
+        let reply = self.fetch(Method::GET, path, &sent, most).await?;
         if reply.status.is_success() {
             return Ok(reply.bytes);
         }
         Err(self.refusal(&reply))
     }
 
-    async fn ask(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<&Value>,
-        token: Option<&str>,
-    ) -> Result<Value, NoAnswer> {
-        let reply = self.fetch(method, path, body, token, MAX_ANSWER).await?;
+    async fn ask(&self, method: Method, path: &str, sent: &Sent<'_>) -> Result<Value, NoAnswer> {
+        let reply = self.fetch(method, path, sent, MAX_ANSWER).await?;
         if reply.status.is_success() {
             // Whatever is there, it is no Leadsman.
             return serde_json::from_slice(&reply.bytes)
@@ -220,13 +294,12 @@ impl Daemon {
         &self,
         method: Method,
         path: &str,
-        body: Option<&Value>,
-        token: Option<&str>,
+        sent: &Sent<'_>,
         most: usize,
     ) -> Result<Reply, NoAnswer> {
         let began = Instant::now();
         loop {
-            let reply = self.fetch_once(&method, path, body, token, most).await?;
+            let reply = self.fetch_once(&method, path, sent, most).await?;
             let may_repeat = reply.may_repeat || method == Method::GET;
             let is_over = began.elapsed() + AGAIN >= self.wait;
             if !is_passing(reply.status) || !may_repeat || is_over {
@@ -240,10 +313,10 @@ impl Daemon {
         &self,
         method: &Method,
         path: &str,
-        body: Option<&Value>,
-        token: Option<&str>,
+        sent: &Sent<'_>,
         most: usize,
     ) -> Result<Reply, NoAnswer> {
+        let Sent { body, token, key } = *sent;
         let is_question = *method == Method::GET;
         let away = |error: reqwest::Error| {
             let is_unheard = is_question || error.is_connect();
@@ -272,6 +345,9 @@ impl Daemon {
         }
         if let Some(token) = token {
             request = request.bearer_auth(token);
+        }
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
         }
         let mut response = request.send().await.map_err(away)?;
         let status = response.status();
@@ -395,7 +471,7 @@ impl TokenArgs {
         };
         super::leave_no_core();
         let token = std::fs::read_to_string(file)
-            .map_err(|error| format!("{} cannot be read: {error}", file.display()))?;
+            .map_err(|error| format!("--token-file {} cannot be read: {error}", file.display()))?;
         Ok(Some(token.trim().to_owned()))
     }
 }

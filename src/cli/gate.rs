@@ -4,10 +4,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::client::{Daemon, NoAnswer, ServerArgs};
+use super::client::{Daemon, NoAnswer, ServerArgs, UNKNOWN, revision};
 use super::runtime;
 use super::status::text;
 
@@ -20,8 +20,8 @@ pub(crate) struct GateArgs {
     release: String,
     /// The revision that was deployed, as `helm upgrade` prints it; without it the newest one, or the one that has been
     /// turned back since
-    #[arg(value_name = "REVISION")]
-    revision: Option<u64>,
+    #[arg(value_name = "REVISION", value_parser = revision, allow_negative_numbers = true)]
+    revision: Option<u32>,
     #[command(flatten)]
     server: ServerArgs,
     /// Give up after that
@@ -38,13 +38,17 @@ Exit code:
    10  it made things worse, and the release was turned back
    11  it made things worse and is still there: the rollback was refused or failed, the limit of the day is
        reached, it is a first revision, or the mode is observe
-   12  inconclusive: too little could be measured
+   12  inconclusive: too little could be measured, or the revision served before Leadsman began to watch
    13  a newer revision took its place before there was a verdict
-    1  the daemon knows no such release
+    1  the daemon knows no such release, or does not judge it (only probed, or the mode is off); or no such revision
+       appeared within 30 s
+    2  a mistake of the call
     3  there is no daemon: none answered for ten seconds from the start on
   124  no verdict within --timeout
 
-While replicas change, or a daemon that was there starts anew, it waits on.
+What a rollback of Leadsman made is no deployment: for its number the answer is that of the revision rolled back.
+Of a revision that is no longer the newest the recorded outcome is told. While replicas change, a daemon that was there
+starts anew, or the cluster cannot be read, it waits on. A line at least each 15 s tells what stands for and against.
 
 Example:
   revision=$(helm upgrade --install mykadoo ./chart -n mykadoo-production --wait -o json | jq .version)
@@ -66,6 +70,12 @@ const FIRST: Duration = Duration::from_secs(10);
 /// Where no revision is named, what has ended counts only after this: the one that was deployed a moment ago may not have
 /// been seen yet. It is seen within a second.
 const SEEN_WITHIN: Duration = Duration::from_secs(3);
+
+/// A revision that is named appears within this: helm writes its record before anything else, and it is seen a second later.
+const APPEARS_WITHIN: Duration = Duration::from_secs(30);
+
+/// While there is nothing new, a line is printed so often: what shows nothing for long is taken for stuck.
+const LINE_EVERY: Duration = Duration::from_secs(15);
 
 /// What a pipeline needs to know of how a watch ended.
 pub(super) fn code_of(ending: &str) -> u8 {
@@ -96,7 +106,9 @@ async fn wait(args: &GateArgs) -> ExitCode {
     };
     let began = Instant::now();
     let mut story = Story::default();
-    let mut wanted = args.revision;
+    let mut wanted = args.revision.map(u64::from);
+    let mut missing = None;
+    let mut printed = began;
     loop {
         // One look is always taken.
         let left = args.timeout.saturating_sub(began.elapsed()).max(EVERY);
@@ -106,17 +118,38 @@ async fn wait(args: &GateArgs) -> ExitCode {
             let why = format!("{} does not answer", args.server.server);
             Err(NoAnswer::Unreachable(why))
         });
-        let line = match looked {
+        if !matches!(looked, Ok(Look::Missing(_))) {
+            missing = None;
+        }
+        let (line, numbers) = match looked {
             Ok(Look::Ended(rollout)) => return ended(args, &rollout),
-            Ok(Look::Waits(line)) => {
+            Ok(Look::Answered(answer)) => return answer.tell(args),
+            Ok(Look::Waits(line, numbers)) => {
                 story.knows(&line);
-                line
+                (line, numbers)
             }
-            Err(why) if story.may_pass(&why, began.elapsed()) => why.why().to_owned(),
+            Ok(Look::Missing(why)) => {
+                let since = *missing.get_or_insert_with(Instant::now);
+                if since.elapsed() >= APPEARS_WITHIN {
+                    let span = APPEARS_WITHIN.as_secs();
+                    return NoAnswer::Unknown(format!("{why}; waited {span} s for it")).report();
+                }
+                let line = format!(
+                    "{why}; waits {} s for it to appear",
+                    APPEARS_WITHIN.as_secs()
+                );
+                story.knows(&line);
+                (line, String::new())
+            }
+            Err(why) if story.may_pass(&why, began.elapsed()) => {
+                (why.why().to_owned(), String::new())
+            }
             Err(why) => return why.report(),
         };
-        if line != story.said && !args.json {
-            say!("{:>6.0} s  {line}", began.elapsed().as_secs_f64());
+        let is_due = line != story.said || printed.elapsed() >= LINE_EVERY;
+        if is_due && !args.json {
+            say!("{:>6.0} s  {line}{numbers}", began.elapsed().as_secs_f64());
+            printed = Instant::now();
         }
         story.said = line;
         if began.elapsed() >= args.timeout {
@@ -155,7 +188,7 @@ impl Story {
             // A replica that begins to act may not have all releases before it at once.
             NoAnswer::Unknown(_) => self.known.is_some() || is_early,
             NoAnswer::Refused(status, _) => self.known.is_some() && *status >= 500,
-            NoAnswer::Ambiguous(_) => false,
+            NoAnswer::Ambiguous(_) | NoAnswer::Mistake(_) => false,
         };
         self.was_reached |= !matches!(why, NoAnswer::Unreachable(_));
         self.trouble = Some(why.clone());
@@ -181,9 +214,48 @@ impl Story {
 }
 
 enum Look {
-    /// What is waited for, in words.
-    Waits(String),
+    /// What is waited for, in words, and the numbers of now.
+    Waits(String, String),
+    /// The revision is not there, and may appear yet.
+    Missing(String),
+    /// There is no verdict, and there will be none.
+    Answered(Answer),
     Ended(Value),
+}
+
+/// An answer without a rollout to tell of.
+struct Answer {
+    revision: Option<u64>,
+    ending: &'static str,
+    text: String,
+    code: u8,
+}
+
+impl Answer {
+    /// Nobody judges it.
+    fn not_judged(revision: Option<u64>, text: String, code: u8) -> Look {
+        Look::Answered(Self {
+            revision,
+            ending: "not_judged",
+            text,
+            code,
+        })
+    }
+
+    fn tell(&self, args: &GateArgs) -> ExitCode {
+        if args.json {
+            say!(
+                "{}",
+                json!({ "revision": self.revision, "ending": self.ending, "text": self.text })
+            );
+        } else if let Some(revision) = self.revision {
+            let ending = self.ending.replace('_', " ");
+            say!("Revision {revision}: {ending}. {}", self.text);
+        } else {
+            say!("Not judged: {}", self.text);
+        }
+        ExitCode::from(self.code)
+    }
 }
 
 async fn look(
@@ -195,41 +267,168 @@ async fn look(
     let (namespace, release) = daemon
         .release(&args.release, args.server.namespace.as_deref())
         .await?;
-    let newest = release["revision"].as_u64();
-    let Some(newest) = newest else {
-        return Ok(Look::Waits("no revision is known yet".into()));
+    let rollouts = if release["engine"].is_null() {
+        Vec::new() // nobody guards it
+    } else {
+        daemon.rollouts(&namespace, &args.release).await?
     };
-    let rollouts = daemon.rollouts(&namespace, &args.release).await?;
-    let at_hand = at_hand(&release, newest, &rollouts);
-    if wanted.is_none() && is_early && at_hand.is_settled {
+    let name = format!("{namespace}/{}", args.release);
+    Ok(judge(&name, &release, rollouts, wanted, is_early))
+}
+
+/// What can be said of a revision, from where its release stands and how its revisions ended.
+fn judge(
+    name: &str,
+    release: &Value,
+    rollouts: Vec<Value>,
+    wanted: &mut Option<u64>,
+    is_early: bool,
+) -> Look {
+    let phase = text(release, "phase").replace('_', " ");
+    let waits = || {
+        Look::Waits(
+            format!("{phase}: {}", text(release, "says")),
+            numbers(release),
+        )
+    };
+    // What a person wanted and could not have says nothing of the revision.
+    let rollouts: Vec<Value> = rollouts
+        .into_iter()
+        .filter(|rollout| rollout["ending"] != "order_refused")
+        .collect();
+    let nobody_judges = nobody_judges(name, release);
+    let Some(newest) = release["revision"].as_u64() else {
+        return match (nobody_judges, phase.as_str()) {
+            (Some(why), _) => Answer::not_judged(*wanted, why, UNKNOWN),
+            (None, "absent") => gone(name, *wanted, &rollouts),
+            // Its state is being read, or whoever acts for it cannot be heard.
+            (None, _) => waits(),
+        };
+    };
+    let at_hand = at_hand(release, newest, &rollouts);
+    if wanted.is_none() && is_early && at_hand.is_settled && nobody_judges.is_none() {
         let line = format!(
             "revision {} is the newest that has been seen",
             at_hand.revision
         );
-        return Ok(Look::Waits(line));
+        return Look::Waits(line, String::new());
     }
     let revision = *wanted.get_or_insert(at_hand.revision);
-    if newest < revision {
-        return Ok(Look::Waits(format!(
-            "revision {revision} has not been seen yet; {newest} is the newest"
-        )));
+    let of = |key: &str| {
+        let mut ended = rollouts.iter().rev();
+        ended.find(|rollout| rollout[key].as_u64() == Some(revision))
+    };
+    if let Some(rollout) = of("revision") {
+        return Look::Ended(rollout.clone());
     }
-    let mut ended = rollouts.into_iter().rev();
-    if let Some(rollout) = ended.find(|rollout| rollout["revision"].as_u64() == Some(revision)) {
-        return Ok(Look::Ended(rollout));
+    // What a rollback made is no deployment: what was deployed was rolled back.
+    if let Some(undone) = of("made") {
+        let mut told = undone.clone();
+        let what = format!(
+            "revision {revision} is what the rollback of revision {} made",
+            undone["revision"]
+        );
+        told["text"] = format!("{} ({what})", text(undone, "text")).into();
+        return Look::Ended(told);
     }
-    let is_at_rest = matches!(text(&release, "phase"), "steady" | "absent");
-    if is_at_rest && newest == revision {
-        // It was there before the daemon watched: nobody judges it.
-        return Ok(Look::Waits(format!(
-            "revision {revision} served before the daemon began to watch, so there is no verdict on it"
-        )));
+    if release["at_hand"].as_u64() == Some(revision) {
+        return waits();
     }
-    Ok(Look::Waits(format!(
-        "{}: {}",
-        text(&release, "phase").replace('_', " "),
-        text(&release, "says")
-    )))
+    if let Some(why) = nobody_judges {
+        return Answer::not_judged(Some(revision), why, UNKNOWN);
+    }
+    // While the rollback that made it is being verified, or it is about to be judged, it is not known yet.
+    if newest == revision && !matches!(phase.as_str(), "steady" | "absent") {
+        return waits();
+    }
+    without_verdict(name, release, revision, newest)
+}
+
+/// What is said of a revision that is judged neither now nor ever was.
+fn without_verdict(name: &str, release: &Value, revision: u64, newest: u64) -> Look {
+    if revision > newest {
+        return match release["blind"].as_str() {
+            Some(why) => {
+                let line = format!("nothing new is known of {name}: {why}");
+                Look::Waits(line, String::new())
+            }
+            None => Look::Missing(format!(
+                "{name} has no revision {revision} yet; {newest} is the newest"
+            )),
+        };
+    }
+    if revision < newest {
+        return Look::Answered(Answer {
+            revision: Some(revision),
+            ending: "superseded",
+            text: format!(
+                "Revision {newest} is the newest, and there is no verdict on revision {revision}"
+            ),
+            code: SUPERSEDED,
+        });
+    }
+    let why = format!(
+        "Revision {revision} served before Leadsman began to watch, so there is no verdict on it"
+    );
+    Answer::not_judged(Some(revision), why, INCONCLUSIVE)
+}
+
+/// Why there is never a verdict on a revision of this release, if so.
+fn nobody_judges(name: &str, release: &Value) -> Option<String> {
+    if release["engine"].is_null() {
+        return Some(format!(
+            "{name} is only probed: its revisions are not known here"
+        ));
+    }
+    let is_off = text(release, "mode") == "off";
+    is_off.then(|| format!("the mode of {name} is off, so its revisions are not judged"))
+}
+
+/// A release that is not there, or not yet.
+fn gone(name: &str, wanted: Option<u64>, rollouts: &[Value]) -> Look {
+    let mut ended = rollouts.iter().rev();
+    let is_it = |rollout: &&Value| {
+        rollout["ending"] == "uninstalled"
+            && wanted.is_none_or(|wanted| rollout["revision"].as_u64() == Some(wanted))
+    };
+    match ended.find(is_it) {
+        Some(rollout) => Look::Ended(rollout.clone()),
+        None => Look::Missing(format!("{name} is not installed")),
+    }
+}
+
+/// How long it takes yet, and what stands for and against the revision that is judged.
+fn numbers(release: &Value) -> String {
+    let watch = &release["watch"];
+    if !watch.is_object() {
+        return String::new();
+    }
+    let number = |key: &str| watch[key].as_f64().unwrap_or(0.0);
+    let counted = |stratum: &Value| {
+        let [failed, total, before, all] = ["failed", "total", "baseline_failed", "baseline_total"]
+            .map(|key| stratum[key].as_u64().unwrap_or(0));
+        let name = text(stratum, "name");
+        format!("{name}: {failed} of {total} failed, before {before} of {all}")
+    };
+    let strata = watch["strata"].as_array().map_or(&[][..], Vec::as_slice);
+    let worst = strata.iter().max_by(|one, other| {
+        let of = |stratum: &Value| stratum["e_value"].as_f64().unwrap_or(0.0);
+        of(one).total_cmp(&of(other))
+    });
+    let worst = worst.map_or_else(String::new, |worst| format!(" ({})", counted(worst)));
+    let rollout = if watch["settled"] == true {
+        "complete"
+    } else {
+        "not complete yet"
+    };
+    format!(
+        "; {:.0} s left; against it: e-value {:.3} of {:.0}{worst}; for it: {:.0} % of the probe results could be \
+         used, the rollout is {rollout}",
+        (number("length_s") - number("elapsed_s")).max(0.0),
+        number("e_value"),
+        number("threshold"),
+        number("coverage") * 100.0,
+    )
 }
 
 /// The revision that people mean when they name none.
@@ -241,13 +440,13 @@ struct AtHand {
 
 /// The newest one; where that was made by turning one back, it is the one that was turned back.
 fn at_hand(release: &Value, newest: u64, rollouts: &[Value]) -> AtHand {
-    let judged = release["verdict"]["revision"].as_u64();
+    let at_hand = release["at_hand"].as_u64();
     if matches!(
         text(release, "phase"),
         "preflight" | "turning_back" | "verifying"
     ) {
         return AtHand {
-            revision: judged.unwrap_or(newest),
+            revision: at_hand.unwrap_or(newest),
             is_settled: false,
         };
     }
@@ -286,7 +485,8 @@ mod tests {
                 "kept" => 0,
                 "recovered" | "same_failure" | "worse" | "unverified" => 10,
                 "would_roll_back" | "left_alone" | "limit_reached" | "refused" | "failed" => 11,
-                "inconclusive" => 12,
+                // The last says nothing of the revision, and is left out.
+                "inconclusive" | "order_refused" => 12,
                 "superseded" | "uninstalled" => 13,
                 other => panic!("{other} has no code"),
             };
@@ -302,7 +502,7 @@ mod tests {
             serde_json::json!({"revision": 3, "ending": "recovered", "made": 4}),
         ];
         let of = |phase: &str, newest| {
-            let release = serde_json::json!({"phase": phase, "verdict": {"revision": 3}});
+            let release = serde_json::json!({"phase": phase, "at_hand": 3});
             let at_hand = at_hand(&release, newest, &rollouts);
             (at_hand.revision, at_hand.is_settled)
         };

@@ -6,13 +6,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::ConfigArgs;
-use super::client::{Daemon, NoAnswer, ServerArgs, TokenArgs};
+use super::client::{Daemon, NoAnswer, ServerArgs, TokenArgs, reason, revision};
 use super::runtime;
 use super::status::text;
+use super::{BAD_CONFIGURATION, ConfigArgs};
 
 /// Options of `leadsman rollback`.
 #[derive(Debug, Args)]
@@ -22,10 +22,10 @@ pub(crate) struct RollbackArgs {
     #[arg(value_name = "RELEASE")]
     release: String,
     /// The revision to go back to; without it the last that is known to be good, else the one before
-    #[arg(value_name = "REVISION")]
+    #[arg(value_name = "REVISION", value_parser = revision, allow_negative_numbers = true)]
     revision: Option<u32>,
     /// Why; it is written into the history of the release
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
     reason: String,
     #[command(flatten)]
     server: ServerArgs,
@@ -42,14 +42,19 @@ pub(crate) struct RollbackArgs {
 }
 
 const ABOUT: &str = "\
-The mode and the limit of the day bind Leadsman, and no person. What would delete data, or what another tool keeps, is
-refused here as well, with the command that does it all the same.
+The mode and the limit of the day bind Leadsman, and no person: an order is carried out in the modes observe and off as
+well. What would delete data, or what another tool keeps, is refused here as well, with the command that does it all the
+same. What is refused changes nothing, and nobody but you is told.
+
+Where a rollback is under way already, an order for the same one joins it and hears its result; an order to another
+revision is refused until that has ended.
 
 Exit code:
-    0  turned back, and the probes are well again
+    0  rolled back, and the probes are well again
    11  refused, or failed
-   12  turned back, but the probes are not well, or nothing can be said
-    1  the daemon knows no such release, or does not know the token
+   12  rolled back, but the probes are not well, or nothing can be said
+    1  the daemon knows no such release, or the release has no such revision; or it does not know the token
+    2  a mistake of the call
     3  there is no daemon, or no replica acts
   124  not done within --timeout
 
@@ -72,7 +77,7 @@ pub(super) fn run(args: &RollbackArgs) -> ExitCode {
         Ok(token) => token,
         Err(why) => {
             eprintln!("leadsman: {why}");
-            return ExitCode::FAILURE;
+            return ExitCode::from(BAD_CONFIGURATION);
         }
     };
     let Some(runtime) = runtime(1) else {
@@ -96,19 +101,21 @@ async fn order(args: &RollbackArgs, token: Option<&str>) -> Result<ExitCode, NoA
     let began = Instant::now();
     let daemon = Daemon::new(&args.server)?.waiting(TAKEOVER);
     let body = json!({ "revision": args.revision, "reason": args.reason });
+    // Sent again, it is the same order.
+    let key = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
     let ordered = async {
         let (namespace, _) = daemon
             .release(&args.release, args.server.namespace.as_deref())
             .await?;
         let path = format!("/api/v1/releases/{namespace}/{}/rollback", args.release);
-        let accepted = daemon.post(&path, &body, token).await?;
+        let accepted = daemon.order(&path, &body, token, &key).await?;
         Ok((namespace, accepted))
     };
     let (namespace, accepted) = match tokio::time::timeout(args.timeout, ordered).await {
         Ok(Ok(ordered)) => ordered,
-        // Another one is under way.
+        // It cannot be done, or another one is under way.
         Ok(Err(NoAnswer::Refused(409, why))) => {
-            eprintln!("leadsman: {why}");
+            eprintln!("leadsman: the order is refused: {why}");
             return Ok(ExitCode::from(FAILED));
         }
         Ok(Err(why)) => return Err(why),
@@ -121,53 +128,68 @@ async fn order(args: &RollbackArgs, token: Option<&str>) -> Result<ExitCode, NoA
             return Ok(ExitCode::from(TIME_OUT));
         }
     };
+    let id = text(&accepted, "id");
+    say_accepted(&accepted);
     // From here on this asks again by itself.
     let daemon = daemon.waiting(Duration::ZERO);
-    let (bad, at) = (
-        accepted["revision"].as_u64(),
-        accepted["at"].as_f64().unwrap_or(0.0),
-    );
-    say!("Turning back from revision {}.", bad.unwrap_or(0));
-    let done = async {
-        let mut said = String::new();
-        loop {
-            // A daemon that starts anew goes on where it was.
-            if let Ok(rollouts) = daemon.rollouts(&namespace, &args.release).await {
-                let mut ended = rollouts.iter().rev();
-                let ended = ended.find(|one| {
-                    one["revision"].as_u64() == bad
-                        && one["reason"] == "by_hand"
-                        && one["ended_at"].as_f64().is_some_and(|end| end >= at - 1.0)
-                });
-                if let Some(ended) = ended {
-                    say!(
-                        "{}. {}",
-                        text(ended, "ending").replace('_', " "),
-                        text(ended, "text")
-                    );
-                    return code_of(text(ended, "ending"));
-                }
-            }
-            let now = match daemon.release(&args.release, Some(&namespace)).await {
-                Ok((_, release)) => text(&release, "says").to_owned(),
-                Err(why) => why.why().to_owned(),
-            };
-            if now != said {
-                say!("{:>6.0} s  {now}", began.elapsed().as_secs_f64());
-                said = now;
-            }
-            tokio::time::sleep(EVERY).await;
-        }
-    };
+    let path = format!("/api/v1/releases/{namespace}/{}/orders/{id}", args.release);
     let left = args.timeout.saturating_sub(began.elapsed());
-    if let Ok(code) = tokio::time::timeout(left, done).await {
-        return Ok(ExitCode::from(code));
+    let followed = follow(&daemon, &path, began);
+    if let Ok(code) = tokio::time::timeout(left, followed).await {
+        return code;
     }
     eprintln!(
-        "leadsman: not done yet; `leadsman status {}` tells how it stands",
+        "leadsman: order {id} is not done yet; `leadsman status {}` tells how it stands",
         args.release
     );
     Ok(ExitCode::from(TIME_OUT))
+}
+
+fn say_accepted(accepted: &Value) {
+    let id = text(accepted, "id");
+    let revision = accepted["revision"].as_u64().unwrap_or(0);
+    let target = accepted["target"].as_u64();
+    let target = target.map_or_else(String::new, |target| format!(" to revision {target}"));
+    if accepted["joined"] == true {
+        say!(
+            "Order {id}: a rollback of revision {revision}{target} is under way already; yours joins it."
+        );
+    } else {
+        say!("Order {id}: rolling back revision {revision}{target}.");
+    }
+}
+
+/// Follows this order, and no other one, to its end. A daemon that starts anew, or another replica, goes on with it.
+async fn follow(daemon: &Daemon, path: &str, began: Instant) -> Result<ExitCode, NoAnswer> {
+    let mut said = String::new();
+    let mut known = Instant::now();
+    loop {
+        let now = match daemon.get(path).await {
+            Ok(order) if order["state"] == "ended" => {
+                let rollout = &order["rollout"];
+                let ending = text(rollout, "ending");
+                say!("{}. {}", ending.replace('_', " "), text(rollout, "text"));
+                return Ok(ExitCode::from(code_of(ending)));
+            }
+            Ok(order) => {
+                known = Instant::now();
+                text(&order, "says").to_owned()
+            }
+            // A replica that begins to act may not have all releases before it at once.
+            Err(why @ NoAnswer::Unknown(_)) if known.elapsed() >= TAKEOVER => return Err(why),
+            Err(why) => {
+                if !matches!(why, NoAnswer::Unknown(_)) {
+                    known = Instant::now();
+                }
+                why.why().to_owned()
+            }
+        };
+        if now != said {
+            say!("{:>6.0} s  {now}", began.elapsed().as_secs_f64());
+            said = now;
+        }
+        tokio::time::sleep(EVERY).await;
+    }
 }
 
 fn code_of(ending: &str) -> u8 {

@@ -14,6 +14,7 @@ mod asking;
 mod judging;
 mod keeping;
 mod notices;
+mod orders;
 mod pods;
 mod requests;
 mod saved;
@@ -42,7 +43,7 @@ use crate::metrics::Seen;
 use crate::metrics::Standing;
 use crate::permit::Permit;
 use crate::recording::Line;
-use crate::release::{self, Engine, Facts, Observed};
+use crate::release::{self, Engine, Facts, Observed, Refusal};
 use crate::rollout::{Command, Event, Origin, Phase};
 use crate::serve::status::GuardView;
 use crate::serve::{AlertHeard, Order};
@@ -131,6 +132,7 @@ pub(super) struct Guard {
     /// Why a rollback could not be done, when last looked; empty when it could.
     obstacle: String,
     orders: mpsc::Receiver<Order>,
+    order_look: orders::OrderLook,
     alerts: mpsc::Receiver<AlertHeard>,
     /// Evidence on its way, with the revision and the beginning of its watch.
     witnesses: JoinSet<(Revision, Time, Option<Evidence>)>,
@@ -188,6 +190,7 @@ impl Guard {
             rehearsed: None,
             obstacle: String::new(),
             orders,
+            order_look: orders::OrderLook::default(),
             alerts,
             witnesses: JoinSet::new(),
             witnessed: watch::Sender::new(true),
@@ -230,6 +233,10 @@ impl Guard {
                 }
                 Ok(()) = self.facts.changed() => self.on_facts().await,
                 Some(order) = self.orders.recv() => self.on_order(order).await,
+                Some(looked) = self.order_look.looks.join_next() => {
+                    let looked = looked.unwrap_or_else(|error| Err(Refusal::Storage(error.to_string())));
+                    self.on_order_looked(looked).await;
+                }
                 Some(alert) = self.alerts.recv() => self.on_alert(alert).await,
                 Some(heard) = self.heard.recv() => self.on_heard(&heard),
                 Some(heard) = self.pod_heard.1.recv() => self.on_pod_heard(&heard),

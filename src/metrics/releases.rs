@@ -17,7 +17,7 @@ pub const PHASES: [&str; 7] = [
 ];
 
 /// How the watch of a revision can end.
-pub const ENDINGS: [&str; 13] = [
+pub const ENDINGS: [&str; 14] = [
     "kept",
     "inconclusive",
     "superseded",
@@ -26,6 +26,7 @@ pub const ENDINGS: [&str; 13] = [
     "left_alone",
     "limit_reached",
     "refused",
+    "order_refused",
     "failed",
     "recovered",
     "same_failure",

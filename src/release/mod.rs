@@ -7,6 +7,7 @@
 //! - an engine acts only if the revision found bad is still the newest: creating the next record is the fence;
 //! - carrying out the same plan twice makes one rollback: what a killed engine left behind is finished, not repeated.
 
+pub mod by_hand;
 pub mod cluster;
 pub mod embedded;
 pub mod helm_error;

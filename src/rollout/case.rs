@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Limits, Phase};
+use super::{Limits, OrderRecord, Phase};
 use crate::units::{Dated, Revision, Shift, Time};
 
 /// Who made a revision.
@@ -41,6 +41,8 @@ pub enum Ending {
     LimitReached,
     /// It is bad, and turning it back was refused.
     Refused,
+    /// A person ordered a rollback, and something was in the way: nothing is said of the revision.
+    OrderRefused,
     /// It is bad, and turning it back failed.
     Failed,
     /// It was turned back, and the release is well again.
@@ -65,6 +67,7 @@ impl Ending {
             Self::LeftAlone => "left_alone",
             Self::LimitReached => "limit_reached",
             Self::Refused => "refused",
+            Self::OrderRefused => "order_refused",
             Self::Failed => "failed",
             Self::Recovered => "recovered",
             Self::SameFailure => "same_failure",
@@ -163,6 +166,9 @@ pub struct Case {
     /// Whether a person wants it turned back, and no verdict.
     #[serde(default)]
     pub ordered: bool,
+    /// The order that it carries out, or that has joined it.
+    #[serde(default)]
+    pub order: Option<OrderRecord>,
     /// The revision to go back to.
     pub target: Option<Revision>,
     /// When the rollback was begun.
@@ -197,6 +203,7 @@ impl Case {
             reason: String::new(),
             text: String::new(),
             ordered: false,
+            order: None,
             target: None,
             begun: None,
             made: None,

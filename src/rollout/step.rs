@@ -1,6 +1,6 @@
 //! Every pair of phase and event.
 
-use super::case::{Case, Ending, Origin, Past, StepName};
+use super::case::{Case, Ending, Origin, StepName};
 use super::{Clock, Command, Event, MAX_PAST, Mode, Phase, Rollout};
 use crate::ledger::{self, Found};
 use crate::units::{Revision, Time};
@@ -34,11 +34,19 @@ impl Rollout {
             Event::Held(held) => self.on_held(held, now),
             Event::Blind(blind) => self.on_blind(blind, now),
             Event::Uninstalled => self.on_uninstalled(now, &mut commands),
-            Event::Ordered { target, reason } => {
-                self.on_ordered(target, reason, now, &mut commands);
-            }
+            Event::Ordered {
+                target,
+                reason,
+                order,
+            } => self.on_ordered(target, reason, order, now, &mut commands),
+            Event::OrderDeclined {
+                target,
+                reason,
+                order,
+                why,
+            } => self.on_order_declined(target, reason, order, &why, now),
             Event::Ready { target } => self.on_ready(target, now, &mut commands),
-            Event::Refused { reason } => self.on_refused(reason, now),
+            Event::Refused { reason } => self.on_refused(reason, now, &mut commands),
             Event::Executed(made) => self.on_executed(made, now, &mut commands),
             Event::ExecutionFailed { reason } => {
                 self.on_execution_failed(reason, now, &mut commands);
@@ -161,7 +169,7 @@ impl Rollout {
         }
     }
 
-    fn begin(
+    pub(super) fn begin(
         &mut self,
         revision: Revision,
         origin: Origin,
@@ -310,51 +318,6 @@ impl Rollout {
         }
         self.enter(Phase::Preflight(case), now);
         self.note(now, Some(revision), format!("Verdict: rollback. {text}"));
-        commands.push(Command::Preflight(revision));
-    }
-
-    /// A person wants the newest revision turned back, whatever is known about it.
-    fn on_ordered(
-        &mut self,
-        target: Option<Revision>,
-        reason: String,
-        now: Time,
-        commands: &mut Vec<Command>,
-    ) {
-        let Some(revision) = self.newest else {
-            return;
-        };
-        let mut case = match std::mem::take(&mut self.phase) {
-            Phase::Steady => Box::new(Case::new(revision, Origin::Upgrade, None, now)),
-            Phase::Settling(case) | Phase::Watching(case) => {
-                commands.push(Command::EndWatch { kept: false });
-                case
-            }
-            // What a person wants is under way already, or there is nothing to turn back.
-            phase @ (Phase::Absent
-            | Phase::Preflight(_)
-            | Phase::TurningBack(_)
-            | Phase::Verifying(_)) => {
-                self.phase = phase;
-                return;
-            }
-        };
-        case.convicted = Some(now);
-        case.ordered = true;
-        case.target = target;
-        case.reason = "by_hand".into();
-        case.text = reason;
-        commands.push(Command::Found {
-            revision,
-            found: Found::Bad,
-            evidence: case.text.clone(),
-        });
-        let text = format!(
-            "A person wants revision {revision} turned back: {}",
-            case.text
-        );
-        self.enter(Phase::Preflight(case), now);
-        self.note(now, Some(revision), text);
         commands.push(Command::Preflight(revision));
     }
 
@@ -572,6 +535,7 @@ impl Rollout {
                         StepName::Complete.limit().as_secs()
                     )
                 });
+                commands.extend(Self::found_by_order(&case));
                 self.enter(Phase::TurningBack(case), now);
                 self.note(
                     now,
@@ -589,8 +553,11 @@ impl Rollout {
         }
     }
 
-    fn on_refused(&mut self, reason: String, now: Time) {
+    fn on_refused(&mut self, reason: String, now: Time, commands: &mut Vec<Command>) {
         match std::mem::take(&mut self.phase) {
+            Phase::Preflight(case) if case.ordered => {
+                self.end_order(*case, &reason, now, commands);
+            }
             Phase::Preflight(case) => self.end(*case, Ending::Refused, reason, now),
             phase @ (Phase::Absent
             | Phase::Steady
@@ -695,6 +662,7 @@ impl Rollout {
                     | Ending::LeftAlone
                     | Ending::LimitReached
                     | Ending::Refused
+                    | Ending::OrderRefused
                     | Ending::Failed
                     | Ending::Unverified => text,
                 };
@@ -740,8 +708,12 @@ impl Rollout {
                 );
             }
             Phase::Preflight(case) => {
-                let text = "Whether it can be turned back could not be found out in time".into();
-                self.end(*case, Ending::Refused, text, now);
+                let text = "Whether it can be turned back could not be found out in time";
+                if case.ordered {
+                    self.end_order(*case, text, now, commands);
+                } else {
+                    self.end(*case, Ending::Refused, text.into(), now);
+                }
             }
             Phase::TurningBack(case) => {
                 let overtaken_by = case.overtaken_by;
@@ -794,30 +766,22 @@ impl Rollout {
         }
     }
 
-    fn enter(&mut self, phase: Phase, now: Time) {
+    pub(super) fn enter(&mut self, phase: Phase, now: Time) {
         self.phase = phase;
         self.since = now;
     }
 
-    fn end(&mut self, case: Case, ending: Ending, text: String, now: Time) {
+    pub(super) fn end(&mut self, case: Case, ending: Ending, text: String, now: Time) {
         let revision = case.revision;
         self.enter(Phase::Steady, now);
-        self.note(
-            now,
-            Some(revision),
-            format!(
-                "Revision {revision}: {}. {text}",
-                ending.as_str().replace('_', " ")
-            ),
-        );
-        if self.past.len() >= MAX_PAST {
-            self.past.remove(0);
-        }
-        self.past.push(Past {
-            case,
-            ending,
-            at: now,
-            text,
-        });
+        // That is about what a person wanted, and not about the revision.
+        let said = if ending == Ending::OrderRefused {
+            text.clone()
+        } else {
+            let word = ending.as_str().replace('_', " ");
+            format!("Revision {revision}: {word}. {text}")
+        };
+        self.note(now, Some(revision), said);
+        self.remember(case, ending, text, now);
     }
 }

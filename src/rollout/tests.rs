@@ -404,6 +404,7 @@ fn what_a_person_orders_is_bound_by_neither_mode_nor_limit_and_done_once() {
     let order = || Event::Ordered {
         target: None,
         reason: "the cart loses items".into(),
+        order: order("a"),
     };
     world.happens(order());
     assert_eq!(world.rollout.phase().as_str(), "preflight");
@@ -411,6 +412,115 @@ fn what_a_person_orders_is_bound_by_neither_mode_nor_limit_and_done_once() {
     world.happens(order()).happens(ready(1));
     assert_eq!(world.rollout.phase().as_str(), "turning_back");
     assert_eq!(world.executions(), 1);
+}
+
+fn order(key: &str) -> OrderRecord {
+    OrderRecord {
+        id: format!("2-{key}").into(),
+        keys: vec![key.into()],
+    }
+}
+
+fn ordered(key: &str) -> Event {
+    Event::Ordered {
+        target: Some(Revision(1)),
+        reason: "the cart loses items".into(),
+        order: order(key),
+    }
+}
+
+fn found_bad(world: &World) -> usize {
+    let is_bad = |command: &&Command| {
+        let found = crate::ledger::Found::Bad;
+        matches!(command, Command::Found { found: is, .. } if *is == found)
+    };
+    world.commands.iter().filter(is_bad).count()
+}
+
+#[test]
+fn an_order_that_joins_a_rollback_is_found_by_its_key_with_that_ones_result() {
+    let mut world = World::new(Mode::Enforce);
+    world.happens(seen(2, Origin::Upgrade));
+    assert_eq!(
+        world.rollout.join(order("b")),
+        None,
+        "there is nothing to join"
+    );
+    world.happens(ordered("a"));
+    assert_eq!(found_bad(&world), 0, "nothing is done yet");
+    assert_eq!(world.rollout.join(order("b")).as_deref(), Some("2-a"));
+    world.happens(ready(1));
+    assert_eq!(found_bad(&world), 1);
+    world
+        .happens(Event::Executed(Revision(3)))
+        .happens(seen(3, Origin::OurRollback))
+        .happens(Event::Settled);
+    assert_eq!(world.rollout.join(order("c")).as_deref(), Some("2-a"));
+    world.happens(Event::Recovered).ended(Ending::Recovered);
+    let saved = serde_json::to_string(&world.rollout).unwrap();
+    let restored: Rollout = serde_json::from_str(&saved).unwrap();
+    for key in ["a", "b", "c"] {
+        let (case, past) = restored.order_with(key).unwrap();
+        assert_eq!(case.made, Some(Revision(3)), "{key}");
+        assert_eq!(past.map(|past| past.ending), Some(Ending::Recovered));
+    }
+    assert!(restored.order_with("d").is_none());
+    // One that joins what a verdict began does not make it a person's.
+    world
+        .happens(seen(4, Origin::Upgrade))
+        .happens(regressed(4));
+    assert_eq!(world.rollout.join(order("e")).as_deref(), Some("2-e"));
+    assert!(!world.rollout.phase().case().unwrap().ordered);
+}
+
+#[test]
+fn an_order_that_cannot_be_carried_out_changes_nothing() {
+    let mut world = World::new(Mode::Enforce);
+    world
+        .happens(seen(2, Origin::Upgrade))
+        .happens(Event::Settled)
+        .happens(Event::OrderDeclined {
+            target: Some(Revision(1)),
+            reason: "the cart loses items".into(),
+            order: order("a"),
+            why: "it would delete data".into(),
+        });
+    assert_eq!(world.rollout.phase().as_str(), "watching");
+    assert_eq!(world.rollout.last_ended(), None);
+    assert_eq!(found_bad(&world), 0);
+    let (_, past) = world.rollout.order_with("a").unwrap();
+    let past = past.unwrap();
+    assert_eq!(past.ending, Ending::OrderRefused);
+    assert_eq!(
+        past.text,
+        "A person ordered a rollback of revision 2 (the cart loses items), and it was refused: it would delete data"
+    );
+    // What is refused in the last moment has ended the watch, which begins anew.
+    world.happens(ordered("b")).happens(Event::Refused {
+        reason: "it would delete data".into(),
+    });
+    assert_eq!(world.rollout.phase().as_str(), "settling");
+    assert_eq!(found_bad(&world), 0);
+    let watches = world.commands.iter();
+    let watches = watches.filter(|command| matches!(command, Command::Watch(_)));
+    assert_eq!(watches.count(), 2);
+    world
+        .happens(Event::Healthy(Revision(2)))
+        .ended(Ending::Kept);
+    world.happens(ordered("c")).passes(seconds(700));
+    assert_eq!(*world.rollout.phase(), Phase::Steady);
+    // Mistakes do not push out how revisions ended.
+    for number in 0..100 {
+        world.happens(Event::OrderDeclined {
+            target: None,
+            reason: "again".into(),
+            order: order(&number.to_string()),
+            why: "no".into(),
+        });
+    }
+    assert_eq!(world.rollout.past().len(), 11);
+    let last = world.rollout.last_ended().unwrap();
+    assert_eq!(last.ending, Ending::Kept);
 }
 
 #[test]
@@ -539,6 +649,12 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Uninstalled),
         4 => revision.clone().prop_map(ready),
         1 => Just(Event::Refused { reason: "pending".into() }),
+        1 => Just(Event::OrderDeclined {
+            target: None,
+            reason: "the cart".into(),
+            order: order("any"),
+            why: "pending".into(),
+        }),
         2 => revision.prop_map(|revision| Event::Executed(Revision(revision))),
         1 => Just(Event::ExecutionFailed { reason: "no".into() }),
         1 => Just(Event::Recovered),

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use url::{Host, Url};
 
 use super::problem::problem;
-use super::{Shared, bodies, not_now, too_busy};
+use super::{Shared, bodies, not_now, orders, too_busy};
 use crate::config::settings::Tls;
 use crate::outgoing;
 
@@ -54,7 +54,12 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const FORWARDED: HeaderName = HeaderName::from_static("x-leadsman-forwarded");
 
 /// What of a request and of an answer is passed on.
-const OF_REQUEST: [HeaderName; 3] = [header::AUTHORIZATION, header::CONTENT_TYPE, header::ACCEPT];
+const OF_REQUEST: [HeaderName; 4] = [
+    header::AUTHORIZATION,
+    header::CONTENT_TYPE,
+    header::ACCEPT,
+    HeaderName::from_static(orders::IDEMPOTENCY_KEY),
+];
 const OF_ANSWER: [HeaderName; 4] = [
     header::CONTENT_TYPE,
     header::WWW_AUTHENTICATE,

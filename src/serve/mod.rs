@@ -14,6 +14,7 @@ mod bodies;
 mod forward;
 mod gather;
 mod listen;
+mod orders;
 mod probe;
 mod problem;
 mod releases;
@@ -46,6 +47,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 pub use auth::{Deed, Review, Reviewed};
 pub use forward::{Answers, Forward, Lead};
 pub use listen::serve;
+pub use orders::{Accepted, Declined, MAX_REASON, Order};
 use problem::problem;
 pub use share::Share;
 use share::{Joined, Shares};
@@ -131,17 +133,6 @@ pub struct Board {
     pub token_file: Option<PathBuf>,
     /// Asks the cluster about other callers; without both nobody may.
     pub review: Option<Review>,
-}
-
-/// A person wants the newest revision of a release turned back.
-#[derive(Debug)]
-pub struct Order {
-    /// The revision to go back to.
-    pub target: Option<u32>,
-    /// Why.
-    pub reason: String,
-    /// The revision that is turned back from now on, or why none is.
-    pub answer: oneshot::Sender<Result<u32, String>>,
 }
 
 /// What the handlers share.
@@ -346,7 +337,11 @@ pub fn router(shared: Arc<Shared>) -> Router {
         )
         .route(
             "/api/v1/releases/{namespace}/{name}/rollback",
-            post(releases::roll_back),
+            post(orders::roll_back),
+        )
+        .route(
+            "/api/v1/releases/{namespace}/{name}/orders/{id}",
+            get(orders::order),
         )
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "there is nothing at this path") })
         .method_not_allowed_fallback(|| async {

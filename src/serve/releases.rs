@@ -1,16 +1,14 @@
 //! `/api/v1/releases…`: the guarded releases, each by itself, and the revisions that were judged.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::json;
-use tokio::sync::oneshot;
 
+use super::Shared;
 use super::api::scraped;
 use super::auth::{Deed, allowed};
 use super::bodies::until_taken;
@@ -18,7 +16,6 @@ use super::gather::{Entry, gather};
 use super::problem::problem;
 use super::status;
 use super::status::{GuardView, ReleaseView};
-use super::{Order, Shared};
 
 #[derive(Serialize)]
 struct Releases<'a> {
@@ -121,7 +118,7 @@ pub(super) async fn recording(
     }
 }
 
-fn guarded(shared: &Shared, namespace: &str, name: &str) -> Option<Arc<GuardView>> {
+pub(super) fn guarded(shared: &Shared, namespace: &str, name: &str) -> Option<Arc<GuardView>> {
     let board = shared.board();
     let mut views = board.guards.iter().map(|feed| feed.borrow().clone());
     views.find(|view| view.namespace == namespace && view.release == name)
@@ -131,86 +128,13 @@ fn guarded(shared: &Shared, namespace: &str, name: &str) -> Option<Arc<GuardView
 const MAX_NAME: usize = 253;
 
 /// Whether there can be such a release; the cluster is not asked about others.
-fn is_possible(namespace: &str, name: &str) -> bool {
+pub(super) fn is_possible(namespace: &str, name: &str) -> bool {
     [namespace, name].iter().all(|name| name.len() <= MAX_NAME)
 }
 
-fn unknown() -> Response {
+pub(super) fn unknown() -> Response {
     problem(
         StatusCode::NOT_FOUND,
         "no such release is guarded here; /api/v1/releases names those that are",
     )
-}
-
-/// What a person asks for.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Asked {
-    #[serde(default)]
-    revision: Option<u32>,
-    reason: String,
-}
-
-/// The largest body that is read.
-const MAX_BODY: usize = 16 * 1024;
-
-/// The longest reason.
-const MAX_REASON: usize = 500;
-
-/// How long the guard may take to answer: it only takes the order.
-const ANSWER: Duration = Duration::from_secs(10);
-
-/// Takes the order for a rollback; what becomes of it is told by `rollouts`.
-pub(super) async fn roll_back(
-    State(shared): State<Arc<Shared>>,
-    Path((namespace, name)): Path<(String, String)>,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
-    if !is_possible(&namespace, &name) {
-        return unknown();
-    }
-    let deed = Deed::RollBack(namespace.clone(), name.clone());
-    if let Err(refused) = allowed(&shared, deed, &headers).await {
-        return refused;
-    }
-    let board = shared.board();
-    let body = match super::bodies::read(body, MAX_BODY).await {
-        Ok(body) => body,
-        Err(refused) => return refused,
-    };
-    let asked: Asked = match serde_json::from_slice(&body) {
-        Ok(asked) => asked,
-        Err(error) => return problem(StatusCode::BAD_REQUEST, &format!("the body: {error}")),
-    };
-    if asked.reason.trim().is_empty() || asked.reason.len() > MAX_REASON {
-        let text = format!("a rollback takes a reason of at most {MAX_REASON} bytes");
-        return problem(StatusCode::BAD_REQUEST, &text);
-    }
-    let Some(orders) = board.orders.get(&(namespace, name)) else {
-        return unknown();
-    };
-    let (answer, answered) = oneshot::channel();
-    let order = Order {
-        target: asked.revision,
-        reason: asked.reason,
-        answer,
-    };
-    if orders.try_send(order).is_err() {
-        return super::too_busy("orders for this release are waiting");
-    }
-    match tokio::time::timeout(ANSWER, answered).await {
-        Ok(Ok(Ok(revision))) => {
-            let body = json!({ "revision": revision, "at": crate::clock::unix_seconds() });
-            (StatusCode::ACCEPTED, axum::Json(body)).into_response()
-        }
-        Ok(Ok(Err(why))) => problem(StatusCode::CONFLICT, &why),
-        // It has ended without a look at the order.
-        Ok(Err(_)) => super::not_now("this release is not guarded at the moment; try again"),
-        // The order waits, and is carried out all the same.
-        Err(_) => problem(
-            StatusCode::GATEWAY_TIMEOUT,
-            "the guard of this release has not answered yet, so it may still be done; look before you ask again",
-        ),
-    }
 }

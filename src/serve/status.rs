@@ -44,6 +44,8 @@ pub struct GuardView {
     pub phase: String,
     /// The newest revision.
     pub revision: Option<u32>,
+    /// The revision that is being judged, rolled back or verified, if any.
+    pub at_hand: Option<u32>,
     /// Since when it stands there.
     pub phase_since: Option<f64>,
     /// The same in a sentence.
@@ -69,7 +71,6 @@ pub struct GuardView {
     #[serde(skip)]
     pub case: Option<CaseView>,
     /// Why nothing new is known of the release, if so.
-    #[serde(skip)]
     pub blind: Option<String>,
 }
 
@@ -88,6 +89,8 @@ pub struct CaseView {
     pub is_convicted: bool,
     /// Whether a person wants it turned back.
     pub is_ordered: bool,
+    /// The order that it carries out, or that has joined it.
+    pub order: Option<String>,
 }
 
 /// What is known of a probe before a revision appears.
@@ -114,6 +117,8 @@ pub struct RolloutView {
     pub text: String,
     /// The reason of the verdict, as `error_rate:db`; empty when it was not found bad.
     pub reason: String,
+    /// The order of a person that it carried out, or that had joined it; see `orders`.
+    pub order: Option<String>,
     /// The revision that was serving before.
     pub serving: Option<u32>,
     /// The revision gone back to.

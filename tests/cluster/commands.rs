@@ -83,7 +83,7 @@ fn gate_tells_a_pipeline_what_became_of_its_revision() {
 
     let (code, text) = leadsman(&guarded, &["gate", "mykadoo", "99", "--timeout", "2s"]);
     assert_eq!(code, Some(124), "{text}");
-    assert!(text.contains("has not been seen yet"), "{text}");
+    assert!(text.contains("has no revision 99 yet"), "{text}");
     assert_eq!(leadsman(&guarded, &["gate", "another"]).0, Some(1));
 
     let (code, text) = leadsman(&guarded, &["status"]);
@@ -456,8 +456,79 @@ fn a_person_turns_back_with_a_reason_and_a_token() {
         &file,
     ];
     let (code, text) = leadsman(&guarded, &arguments);
-    assert_eq!(code, Some(11), "{text}");
-    assert!(text.contains("77"), "{text}");
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("has no revision 77"), "{text}");
+}
+
+/// Two night watches act within a second, and one of them mistypes: one rollback, and each hears its own result.
+#[test]
+fn people_who_order_at_the_same_time_each_hear_their_own_result() {
+    let Some(cluster) = Cluster::new("orders", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "a secret that nobody knows\n").unwrap();
+    let file = token.display().to_string();
+    let settings = Settings::by(Helm::Four);
+    let kubeconfig = cluster.least(&configuration(&cluster, &settings, &cluster.kubeconfig()));
+    let text = configuration(&cluster, &settings, &kubeconfig);
+    let text = format!("[serve]\nlisten = \"127.0.0.1:0\"\ntoken_file = {file:?}\n{text}");
+    let guarded = Guarded::allowed(&cluster, &text);
+    let (code, text) = leadsman(&guarded, &["gate", "mykadoo", "1"]);
+    assert_eq!(code, Some(12), "{text}");
+    cluster.upgrade(&[r#"api.image="mykadoo-api:2""#]);
+    guarded.until("revision 2 is judged", |release| release["at_hand"] == 2);
+    let order = |more: &[&str]| {
+        let order = [
+            "rollback",
+            "mykadoo",
+            "--reason",
+            "the cart",
+            "--token-file",
+            &file,
+        ];
+        leadsman(&guarded, &[&order[..], more].concat())
+    };
+    for (revision, code, says) in [
+        ("99", 1, "has no revision 99; it can go back to: 1"),
+        ("2", 11, "revision 2 is the one that is installed"),
+    ] {
+        let (ended, text) = order(&[revision]);
+        assert_eq!(ended, Some(code), "{text}");
+        assert!(text.contains(says), "{text}");
+    }
+    // The revision is judged on, and nobody was told.
+    let release = guarded.release();
+    assert_eq!(release["at_hand"], 2, "{release:#}");
+    assert_eq!(release["alerts"].to_string(), "[]");
+    assert_eq!(cluster.statuses(Helm::Four), "1 superseded, 2 deployed");
+    let (first, second) = std::thread::scope(|scope| {
+        let (first, second) = (scope.spawn(|| order(&[])), scope.spawn(|| order(&[])));
+        (first.join().unwrap(), second.join().unwrap())
+    });
+    for (code, text) in [&first, &second] {
+        assert_eq!(*code, Some(0), "{text}\n{}", guarded.leadsman.log());
+        assert!(text.contains("recovered"), "{text}");
+    }
+    let joins = "is under way already; yours joins it";
+    assert!(
+        first.1.contains(joins) ^ second.1.contains(joins),
+        "{first:?} {second:?}"
+    );
+    assert_eq!(
+        cluster.statuses(Helm::Four),
+        "1 superseded, 2 superseded, 3 deployed"
+    );
+    // Of what the rollback made, and of what it undid, a pipeline hears the same.
+    for revision in ["2", "3"] {
+        let (code, text) = leadsman(&guarded, &["gate", "mykadoo", revision]);
+        assert_eq!(code, Some(10), "{text}");
+        assert!(text.contains("Revision 2: recovered"), "{text}");
+    }
+    let (code, text) = leadsman(&guarded, &["gate", "mykadoo", "1"]);
+    assert_eq!(code, Some(13), "{text}");
 }
 
 #[test]

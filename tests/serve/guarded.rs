@@ -37,6 +37,11 @@ const ROUTES: &[(&str, &str, bool)] = &[
         true,
     ),
     ("POST", "/api/v1/releases/{namespace}/{name}/rollback", true),
+    (
+        "GET",
+        "/api/v1/releases/{namespace}/{name}/orders/{id}",
+        false,
+    ),
 ];
 
 /// The usual configuration with more in `[serve]`.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc as std_mpsc};
+use std::sync::{Arc, Mutex, mpsc as std_mpsc};
 use std::time::Duration;
 
 use leadsman::clock;
@@ -12,7 +12,7 @@ use leadsman::config::settings::{Serve, Settings, Tls as LeaseTls};
 use leadsman::metrics::{Metrics, Series};
 use leadsman::serve::status::{GuardView, RolloutView};
 use leadsman::serve::{
-    self, Answers, Board, Forward, Lead, Order, Outfit, ReloadOrder, Review, Shared, Tls,
+    self, Accepted, Answers, Board, Forward, Lead, Order, Outfit, ReloadOrder, Review, Shared, Tls,
 };
 use leadsman::track::Tracked;
 use tokio::net::TcpListener;
@@ -56,6 +56,8 @@ pub(crate) struct Replica {
     ended: std_mpsc::Receiver<()>,
     pub(crate) orders: mpsc::Sender<Order>,
     done: Arc<AtomicUsize>,
+    /// The ids of the orders that came, the newest last.
+    pub(crate) order_ids: Arc<Mutex<Vec<String>>>,
     pub(crate) token_file: Option<PathBuf>,
     review: Option<Review>,
     _runtime: Runtime,
@@ -72,10 +74,22 @@ impl Replica {
         let (orders, mut ordered) = mpsc::channel::<Order>(4);
         let (reload, mut reloads) = mpsc::channel::<ReloadOrder>(4);
         let counted = Arc::clone(&done);
+        let order_ids = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&order_ids);
         runtime.spawn(async move {
             loop {
                 tokio::select! {
-                    Some(order) = ordered.recv() => { let _ = order.answer.send(Ok(2)); }
+                    Some(order) = ordered.recv() => {
+                        let accepted = Accepted {
+                            // As it was named by whoever sent it, so that a test sees that the name comes through.
+                            id: order.key.as_deref().unwrap_or("unnamed").to_owned(),
+                            revision: 2,
+                            target: order.target,
+                            joined: false,
+                        };
+                        kept.lock().unwrap().push(accepted.id.clone());
+                        let _ = order.answer.send(Ok(accepted));
+                     }
                     Some(order) = reloads.recv() => { let _ = order.send(Ok(())); }
                     else => break,
                 }
@@ -127,6 +141,7 @@ impl Replica {
             ended,
             orders,
             done,
+            order_ids,
             token_file: made.token_file,
             review: made.review,
             _runtime: runtime,
@@ -159,9 +174,12 @@ impl Replica {
         let view = GuardView {
             namespace: "shop".into(),
             release: "mykadoo".into(),
+            mode: "enforce",
+            engine: Some("embedded"),
             phase: "watching".into(),
             says: "it is watched".into(),
             revision: Some(2),
+            at_hand: Some(2),
             rollouts: rollouts.to_vec(),
             ..GuardView::default()
         };

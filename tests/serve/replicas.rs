@@ -1,6 +1,6 @@
 //! Several replicas: what is asked of one that does not act, and what commands make of a change.
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ use leadsman::config::settings::{ServeTls, Tls as LeaseTls};
 use leadsman::serve::status::RolloutView;
 use leadsman::serve::{Answers, Lead, Reviewed, Tls};
 
-use crate::program::{Reply, request, until, unused_port};
+use crate::program::{Reply, post, request, until, unused_port};
 use crate::replica::{LONG, Made, Replica, token};
 use crate::support::pki::Pki;
 
@@ -52,6 +52,17 @@ fn a_replica_that_follows_answers_as_the_one_that_acts() {
         assert_eq!(taken.status, 202, "{path}: {}", taken.body);
     }
     assert_eq!(leader.done(), 1);
+    let headers = [
+        ("Authorization", "Bearer tok-right"),
+        ("Idempotency-Key", "night-watch-1"),
+    ];
+    let taken = post(follower.address, ROLL_BACK, &headers, ORDER.as_bytes());
+    assert!(taken.body.contains("night-watch-1"), "{}", taken.body);
+    let orders = "/api/v1/releases/shop/mykadoo/orders/none";
+    assert_eq!(
+        follower.get(orders, None).body,
+        leader.get(orders, None).body
+    );
     assert_eq!(follower.get(RECORDING, None).status, 401);
     let recording = follower.get(RECORDING, Some("tok-right"));
     assert_eq!((recording.status, recording.raw.len()), (200, 5_000_000));
@@ -355,6 +366,63 @@ fn the_gate_gives_up_with_what_was_the_matter() {
     gate(&format!("http://{hanging}"), "mykadoo").ends_with(3, "does not answer");
 }
 
+/// A replica that acts, takes an order, and is gone before it answers; the keys of the orders that it took.
+fn forgetful() -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let keys = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&keys);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let mut head = String::new();
+            let mut reader = BufReader::new(&stream);
+            while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head).unwrap() > 0 {}
+            if head.starts_with("POST") {
+                let mut lines = head.lines().filter_map(|line| line.split_once(": "));
+                let key = lines.find(|(name, _)| name.eq_ignore_ascii_case("idempotency-key"));
+                let key = key.map_or("none", |(_, key)| key);
+                kept.lock().unwrap().push(key.to_owned());
+                continue;
+            }
+            let body = r#"{"releases":[{"namespace":"shop","release":"mykadoo"}]}"#;
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            let _ = (&stream).write_all(answer.as_bytes());
+        }
+    });
+    (url, keys)
+}
+
+/// Whether it was done is not known, so it is the same order that is sent again: to the replica that acts then.
+#[test]
+fn an_order_whose_answer_is_lost_is_sent_again_as_the_same_order() {
+    let (_folder, file) = token();
+    let replica = Replica::start(Made {
+        token_file: Some(file.clone()),
+        ..Made::default()
+    });
+    let (acts, keys) = forgetful();
+    replica.follows(&acts, &LeaseTls::default());
+    let file = file.to_str().unwrap();
+    let order = ["rollback", "mykadoo", "--reason", "r", "--token-file", file];
+    let running = Running::start(&replica.url(), &order);
+    until("an order is lost", || !keys.lock().unwrap().is_empty());
+    replica.shared.set_answers(Answers::One(Lead::Here));
+    until("it is sent again", || replica.done() == 1);
+    let id = replica.order_ids.lock().unwrap()[0].clone();
+    assert!(id.len() > 20, "{id}");
+    let keys = keys.lock().unwrap().clone();
+    assert!(keys.iter().all(|key| *key == id), "{keys:?} {id}");
+    replica.guards(&[RolloutView {
+        order: Some(id),
+        ..ended("recovered", "by_hand")
+    }]);
+    running.ends_with(0, "recovered");
+    assert_eq!(replica.done(), 1);
+}
+
 #[test]
 fn a_command_waits_for_a_moment_until_somebody_acts() {
     let (_folder, file) = token();
@@ -403,7 +471,18 @@ fn a_command_waits_for_a_moment_until_somebody_acts() {
         replica.shared.set_answers(Answers::One(Lead::Here));
         if arguments[0] == "rollback" {
             until("the order is there", || replica.done() == 1);
-            replica.guards(&[ended("recovered", "by_hand")]);
+            let id = replica.order_ids.lock().unwrap()[0].clone();
+            // That of somebody else, which ended at the same time, says nothing of it.
+            replica.guards(&[
+                RolloutView {
+                    order: Some(id),
+                    ..ended("recovered", "by_hand")
+                },
+                RolloutView {
+                    order: Some("of-another".into()),
+                    ..ended("failed", "by_hand")
+                },
+            ]);
         }
         running.ends_with(code, says);
     }

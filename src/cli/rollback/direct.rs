@@ -18,7 +18,7 @@ use crate::ledger::Ledger;
 use crate::permit::Permit;
 use crate::probe::{Prober, Shared};
 use crate::release::cluster::{self, Access, Cluster, Hub, Policy};
-use crate::release::{self, Engine, Facts, Observed};
+use crate::release::{self, Engine, Facts, Observed, by_hand};
 use crate::sounding::Outcome;
 use crate::units::Revision;
 
@@ -74,6 +74,14 @@ async fn turn_back(
         .map(|record| record.revision)
         .unwrap_or_default();
     let target = args.revision.map(Revision);
+    let name = format!("{}/{}", release.namespace, release.name);
+    if let Err(refused) = by_hand::check(&facts_now, bad, target, None, &name) {
+        eprintln!("leadsman: {}", refused.why());
+        return Ok(match refused {
+            by_hand::Refused::Unknown(_) => UNKNOWN,
+            by_hand::Refused::Conflict(_) => FAILED,
+        });
+    }
     let said = |refusal: release::Refusal| refusal.told(&release.namespace, &release.name);
     let ledger = Ledger::default();
     let plan = release::plan_by_hand(

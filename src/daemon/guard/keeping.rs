@@ -17,7 +17,7 @@ use crate::metrics::Seen;
 use crate::release::Observed;
 use crate::rollout::Rollout;
 use crate::serve::status::GuardView;
-use crate::serve::{AlertHeard, Order};
+use crate::serve::{AlertHeard, Declined, Order};
 use crate::store::{Found, Kind};
 use crate::units::Time;
 
@@ -105,7 +105,8 @@ impl Posted {
                     () = permit.lost() => return None,
                     () = tokio::time::sleep_until(again) => break,
                     Some(order) = self.orders.recv() => {
-                        let _ = order.answer.send(Err(format!("{why}; try again when it can be")));
+                        let why = format!("{why}; try again when it can be");
+                        let _ = order.answer.send(Err(Declined::NotNow(why)));
                     }
                 }
             }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Guard;
 use crate::release::Notice;
-use crate::rollout::{Ending, Phase};
+use crate::rollout::{Case, Ending, Phase};
 use crate::units::{Revision, Time};
 
 /// Notices under way at a time; when the cluster takes none, further ones are left out.
@@ -22,7 +22,11 @@ impl Guard {
                     is_warning,
                     reason,
                     action,
-                    text: format!("Revision {}: {}", past.case.revision, past.text),
+                    text: if past.ending == Ending::OrderRefused {
+                        past.text.clone()
+                    } else {
+                        format!("Revision {}: {}", past.case.revision, past.text)
+                    },
                     revision: past.case.revision,
                 })
             })
@@ -31,16 +35,7 @@ impl Guard {
         let now = self.state.rollout.phase();
         if now.as_str() != phase {
             match now {
-                Phase::Preflight(case) => notices.push(Notice {
-                    is_warning: true,
-                    reason: "ReleaseRegressed",
-                    action: "Judge",
-                    text: format!(
-                        "Revision {} made things worse: {}",
-                        case.revision, case.text
-                    ),
-                    revision: case.revision,
-                }),
+                Phase::Preflight(case) => notices.push(of_decision(case)),
                 Phase::TurningBack(case) => notices.push(Notice {
                     is_warning: false,
                     reason: "RollbackStarted",
@@ -87,6 +82,27 @@ impl Guard {
     }
 }
 
+/// That a revision is to be rolled back: by a verdict, or because a person ordered it.
+fn of_decision(case: &Case) -> Notice {
+    let (revision, why) = (case.revision, &case.text);
+    if case.ordered {
+        return Notice {
+            is_warning: false,
+            reason: "RollbackOrdered",
+            action: "RollBack",
+            text: format!("A person ordered a rollback of revision {revision}: {why}"),
+            revision,
+        };
+    }
+    Notice {
+        is_warning: true,
+        reason: "ReleaseRegressed",
+        action: "Judge",
+        text: format!("Revision {revision} made things worse: {why}"),
+        revision,
+    }
+}
+
 /// Whether somebody should look at it, the reason, and the action; `None` for what is no news to anybody.
 const fn of_ending(ending: Ending) -> Option<(bool, &'static str, &'static str)> {
     Some(match ending {
@@ -96,6 +112,7 @@ const fn of_ending(ending: Ending) -> Option<(bool, &'static str, &'static str)>
         // Bad, and not turned back; why is in the text.
         Ending::WouldRollBack | Ending::LeftAlone => (true, "RollbackSuppressed", "Judge"),
         Ending::LimitReached | Ending::Refused => (true, "RollbackSuppressed", "RollBack"),
+        Ending::OrderRefused => (false, "RollbackOrderRefused", "RollBack"),
         Ending::Failed => (true, "RollbackFailed", "RollBack"),
         Ending::Recovered => (false, "RollbackVerified", "Verify"),
         Ending::SameFailure => (true, "NotTheRelease", "Verify"),

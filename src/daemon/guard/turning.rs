@@ -9,7 +9,6 @@ use crate::ledger::{self, Found};
 use crate::recording::Line;
 use crate::release::{self, Facts};
 use crate::rollout::{Event, Phase};
-use crate::serve::Order;
 use crate::units::{Revision, Time};
 
 /// How long a rollback waits for the evidence.
@@ -39,13 +38,13 @@ impl Guard {
             .phase()
             .case()
             .filter(|case| case.ordered);
-        let wish = wish.map(|case| (case.target, case.reason.clone()));
+        let wish = wish.map(|case| (case.target, case.text.clone()));
         let planned = match wish {
             None => {
                 let planned = self.planned(bad);
                 Box::pin(std::future::ready(planned)) as release::Work<_>
             }
-            Some((target, _)) => self.wished(bad, target),
+            Some((target, reason)) => self.ordered(bad, target, reason),
         };
         let mut witnessed = self.witnessed.subscribe();
         let told = self.telling();
@@ -72,49 +71,10 @@ impl Guard {
     }
 
     /// What a person is told of a refusal.
-    fn telling(&self) -> impl Fn(&release::Refusal) -> String + Send + use<> {
+    pub(super) fn telling(&self) -> impl Fn(&release::Refusal) -> String + Send + use<> {
         let release = &self.setup.release;
         let (namespace, name) = (release.namespace.clone(), release.name.clone());
         move |refusal| refusal.told(&namespace, &name)
-    }
-
-    /// The plan of a person: to the revision that was named, or to the last that worked.
-    fn wished(
-        &self,
-        bad: Revision,
-        target: Option<Revision>,
-    ) -> release::Work<Result<release::Plan, release::Refusal>> {
-        let engine = Arc::clone(&self.setup.engine);
-        let facts = Arc::clone(&self.facts.borrow().facts);
-        let ledger = self.state.ledger.clone();
-        let fence = self.state.fence;
-        let case = self.state.rollout.phase().case();
-        let reason = case.map_or_else(String::new, |case| case.text.clone());
-        Box::pin(async move {
-            let plan = release::plan_by_hand(engine, bad, target, &facts, &ledger, &reason).await?;
-            Ok(release::Plan { fence, ..plan })
-        })
-    }
-
-    /// Takes the order of a person.
-    pub(super) async fn on_order(&mut self, order: Order) {
-        let answer = match self.state.rollout.phase() {
-            Phase::Steady | Phase::Settling(_) | Phase::Watching(_) => {
-                let newest = self.state.rollout.newest().unwrap_or_default();
-                // What convicted an earlier revision is nothing to compare this one with.
-                self.state.convicted = None;
-                let target = order.target.map(Revision);
-                let reason = order.reason;
-                self.happens(Event::Ordered { target, reason }).await;
-                Ok(newest.0)
-            }
-            Phase::Absent => Err("there is no such release at the moment".to_owned()),
-            Phase::Preflight(_) | Phase::TurningBack(_) | Phase::Verifying(_) => {
-                Err("a rollback of this release is under way already".to_owned())
-            }
-        };
-        // Who asked may have gone away; the order is carried out all the same.
-        let _ = order.answer.send(answer);
     }
 
     pub(super) fn execute(&mut self, bad: Revision, target: Revision) {

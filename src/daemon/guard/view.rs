@@ -1,7 +1,7 @@
 //! What is shown of a guarded release.
 
 use crate::release::Facts;
-use crate::rollout::{Case, Past, Phase, StepName};
+use crate::rollout::{Case, Ending, Past, Phase, StepName};
 use crate::serve::status::{
     CaseView, EventView, GuardView, KnownView, RevisionView, RolloutView, StepView, StratumView,
     VerdictView, WatchView,
@@ -33,6 +33,7 @@ pub(super) fn of(
         engine: Some(setup.engine.name()),
         phase: rollout.phase().as_str().to_owned(),
         revision: rollout.newest().map(|revision| revision.0),
+        at_hand: rollout.phase().case().map(|case| case.revision.0),
         phase_since: Some(rollout.since().unix_seconds()),
         says: if *setup.waits.borrow() {
             format!("{}; other settings wait until this has ended", says(state))
@@ -77,6 +78,7 @@ pub(super) fn of(
             since: case.seen.unix_seconds(),
             is_convicted: case.convicted.is_some(),
             is_ordered: case.ordered,
+            order: order_of(case),
         }),
         blind: blind.map(str::to_owned),
     }
@@ -91,6 +93,7 @@ fn ended(past: &Past, now: Time) -> RolloutView {
         ending: past.ending.as_str(),
         text: past.text.clone(),
         reason: case.reason.clone(),
+        order: order_of(case),
         serving: number(case.serving),
         target: number(case.target),
         made: number(case.made),
@@ -103,10 +106,14 @@ fn ended(past: &Past, now: Time) -> RolloutView {
     }
 }
 
+fn order_of(case: &Case) -> Option<String> {
+    case.order.as_ref().map(|order| order.id.to_string())
+}
+
 fn says(state: &State) -> String {
     match state.rollout.phase() {
         Phase::Absent => "There is no such release".into(),
-        Phase::Steady => match state.rollout.past().last() {
+        Phase::Steady => match state.rollout.last_ended() {
             Some(past) => format!("Revision {}: {}", past.case.revision, past.text),
             None => "No new revision has appeared since we watch".into(),
         },
@@ -115,6 +122,15 @@ fn says(state: &State) -> String {
             case.revision
         ),
         Phase::Watching(case) => format!("Revision {} is judged", case.revision),
+        Phase::Preflight(case) if case.ordered => format!(
+            "A person ordered a rollback of revision {}; looking whether it can be done",
+            case.revision
+        ),
+        Phase::TurningBack(case) if case.ordered => format!(
+            "Rolling back from revision {} to revision {}, as a person ordered",
+            case.revision,
+            case.target.unwrap_or_default()
+        ),
         Phase::Preflight(case) => format!(
             "Revision {} is bad; looking whether it can be turned back",
             case.revision
@@ -204,7 +220,7 @@ pub(super) fn verdict(watching: &Watching, now: Time) -> Option<VerdictView> {
 }
 
 fn steps(state: &State, now: Time) -> Vec<StepView> {
-    let last = || state.rollout.past().last().map(|past| &past.case);
+    let last = || state.rollout.last_ended().map(|past| &past.case);
     let is_over = state.rollout.phase().case().is_none();
     let Some(case) = state.rollout.phase().case().or_else(last) else {
         return Vec::new();
@@ -247,12 +263,9 @@ fn history(state: &State, facts: &Facts) -> Vec<RevisionView> {
         .rev()
         .take(MAX_SHOWN)
         .map(|record| {
-            let past = state
-                .rollout
-                .past()
-                .iter()
-                .rev()
-                .find(|past| past.case.revision == record.revision);
+            let past = state.rollout.past().iter().rev().find(|past| {
+                past.case.revision == record.revision && past.ending != Ending::OrderRefused
+            });
             RevisionView {
                 revision: record.revision.0,
                 status: record.status.to_string(),

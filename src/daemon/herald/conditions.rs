@@ -40,12 +40,12 @@ fn standing(view: &GuardView, is_well: bool, now: f64) -> Option<(Kind, u32, Str
         let text = format!("Revision {}: {}. {}.", case.revision, case.text, view.says);
         return Some((Kind::ReleaseRegressed, case.revision, text));
     }
-    // What took the place of a bad one before it was judged says nothing.
+    // What took the place of a bad one before it was judged says nothing, nor does what a person could not have.
     let last = view
         .rollouts
         .iter()
         .rev()
-        .find(|past| past.ending != "superseded")?;
+        .find(|past| !matches!(past.ending, "superseded" | "order_refused"))?;
     let kind = of_ending(last, is_well, now)?;
     let reason = if last.reason.is_empty() {
         String::new()
@@ -204,8 +204,9 @@ mod tests {
                 expected.map(|kind| (kind, "5".into())),
                 "{ending}"
             );
-            // One that took its place and was not judged changes nothing.
+            // One that took its place and was not judged changes nothing, nor does an order that was refused.
             now.rollouts.push(past(6, "superseded"));
+            now.rollouts.push(past(6, "order_refused"));
             assert_eq!(
                 kind(&now, false, 1001.0),
                 expected.map(|kind| (kind, "5".into())),

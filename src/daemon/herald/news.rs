@@ -4,6 +4,7 @@ use url::Url;
 
 use super::conditions;
 use crate::notify::Message;
+use crate::rollout::BY_HAND;
 use crate::serve::status::{GuardView, RolloutView};
 
 /// What ended longer ago, in seconds, is no news: it was told by whoever ran then.
@@ -67,8 +68,16 @@ fn ended(view: &GuardView, past: &RolloutView, page: Option<&Url>) -> Option<Mes
             "is bad and would have been turned back; the mode is observe",
             true,
         ),
+        "order_refused" => (
+            "was not rolled back: the order of a person was refused",
+            false,
+        ),
         "kept" => ("is kept", false),
         "inconclusive" => ("was watched, and nothing can be said of it", false),
+        "superseded" if past.reason == BY_HAND && past.convicted_at.is_some() => (
+            "was to be rolled back by hand, and another revision came first",
+            false,
+        ),
         // Of one that was found bad people were told, and wait for the end of it.
         "superseded" if past.convicted_at.is_some() => (
             "was found bad, and another revision came before it was turned back",
@@ -145,7 +154,10 @@ fn blank(view: &GuardView, revision: u32, page: Option<&Url>) -> Message {
 
 /// Whether only those want to hear of it who want to hear of everything.
 pub(super) fn is_quiet(message: &Message) -> bool {
-    matches!(message.step.as_str(), "kept" | "inconclusive")
+    matches!(
+        message.step.as_str(),
+        "kept" | "inconclusive" | "order_refused"
+    )
 }
 
 #[cfg(test)]
@@ -170,6 +182,7 @@ mod tests {
                 since: NOW - 60.0,
                 is_convicted: true,
                 is_ordered: false,
+                order: None,
             }),
             ..GuardView::default()
         }

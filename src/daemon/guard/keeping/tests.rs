@@ -129,10 +129,15 @@ async fn a_release_whose_state_cannot_be_read_is_not_guarded_until_it_can_be() {
         target: None,
         reason: "because".into(),
         answer,
+        key: None,
     };
     assert!(guarding.orders.send(order).await.is_ok());
     let refused = answered.await.unwrap().unwrap_err();
-    assert!(refused.contains("cannot be read yet"), "{refused}");
+    let why = format!("{refused:?}");
+    assert!(
+        why.starts_with("NotNow") && why.contains("cannot be read yet"),
+        "{why}"
+    );
     cluster.world().refuses = None;
     let begun = guarding.view.wait_for(|view| !view.phase.is_empty()).await;
     assert_eq!(begun.unwrap().rollouts.len(), 1, "what was stored is known");

@@ -1,0 +1,338 @@
+//! Orders of people: looked at before anything changes, and answered to whoever gave them.
+//!
+//! Invariants:
+//! - an order that cannot be carried out changes nothing: the revision at hand is judged on, nothing is written to the
+//!   release or the ledger, and nobody is paged;
+//! - a rollback is not ordered twice: an order that is sent again, or for the same revision, joins the one under way;
+//! - an order is stored before it is answered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+
+use super::Guard;
+use crate::release::{self, Plan, Refusal, by_hand};
+use crate::rollout::{Ending, Event, OrderRecord, Phase};
+use crate::serve::{Accepted, Declined, Order};
+use crate::units::Revision;
+
+type Answer = oneshot::Sender<Result<Accepted, Declined>>;
+
+/// The longest look at whether an order can be carried out.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// Callers who wait for the same look.
+const MAX_CALLERS: usize = 16;
+
+/// So long a key means the order that has ended; later it is a mistake to send it again.
+const KEY_HOLDS: Duration = Duration::from_secs(3600);
+
+/// An order that is being looked at, and the look: one at a time.
+#[derive(Default)]
+pub(super) struct OrderLook {
+    looked_at: Option<LookedAt>,
+    pub(super) looks: JoinSet<Result<Revision, Refusal>>,
+}
+
+struct LookedAt {
+    bad: Revision,
+    target: Option<Revision>,
+    reason: String,
+    order: OrderRecord,
+    callers: Vec<Answer>,
+}
+
+impl Guard {
+    /// Takes the order of a person.
+    pub(super) async fn on_order(&mut self, order: Order) {
+        let Order {
+            target,
+            reason,
+            key,
+            answer,
+        } = order;
+        let target = target.map(Revision);
+        if let Some(known) = key.as_deref().and_then(|key| self.sent_before(key)) {
+            let _ = answer.send(known);
+            return;
+        }
+        let keys: Vec<Box<str>> = key.into_iter().collect();
+        match self.state.rollout.phase() {
+            Phase::Absent => {
+                let why = format!("{} is not installed at the moment", self.shown_name());
+                let _ = answer.send(Err(Declined::Unknown(why)));
+            }
+            Phase::Preflight(_) | Phase::TurningBack(_) | Phase::Verifying(_) => {
+                let joined = self.join_order(target, &reason, keys).await;
+                // Who asked may have gone away; the order is carried out all the same.
+                let _ = answer.send(joined);
+            }
+            Phase::Steady | Phase::Settling(_) | Phase::Watching(_) => {
+                self.look_at(target, reason, keys, answer);
+            }
+        }
+    }
+
+    /// What became of the order that was sent with this key, if there was one.
+    fn sent_before(&self, key: &str) -> Option<Result<Accepted, Declined>> {
+        let (case, past) = self.state.rollout.order_with(key)?;
+        let id = case.order.as_ref().map(|order| order.id.to_string());
+        Some(match past {
+            Some(past) if self.now().since(past.at) > KEY_HOLDS => {
+                Err(Declined::Conflict(format!(
+                    "this Idempotency-Key is that of an order that has ended long ago: {}; give each order a key of its own",
+                    past.text
+                )))
+            }
+            Some(past) if past.ending == Ending::OrderRefused => {
+                Err(Declined::Conflict(past.text.clone()))
+            }
+            Some(_) | None => Ok(Accepted {
+                id: id.unwrap_or_default(),
+                revision: case.revision.0,
+                target: case.target.map(|target| target.0),
+                joined: false,
+            }),
+        })
+    }
+
+    /// Has an order join the rollback that is under way, where it wants the same.
+    async fn join_order(
+        &mut self,
+        target: Option<Revision>,
+        reason: &str,
+        keys: Vec<Box<str>>,
+    ) -> Result<Accepted, Declined> {
+        let Some(case) = self.state.rollout.phase().case() else {
+            return Err(Declined::NotNow("the rollback has just ended".into()));
+        };
+        let (bad, under_way) = (case.revision, case.target);
+        match (target, under_way) {
+            (Some(_), None) => {
+                return Err(Declined::NotNow(format!(
+                    "a rollback of revision {bad} has just begun, and its target is being chosen; try again"
+                )));
+            }
+            (Some(wanted), Some(target)) if wanted != target => {
+                return Err(Declined::Conflict(format!(
+                    "a rollback of revision {bad} to revision {target} is under way, and this order is to revision \
+                     {wanted}: wait for its end, and order again if that is still wanted"
+                )));
+            }
+            (None, _) | (Some(_), Some(_)) => {}
+        }
+        let id = new_id(bad);
+        let Some(id) = self.state.rollout.join(OrderRecord { id, keys }) else {
+            return Err(Declined::NotNow("the rollback has just ended".into()));
+        };
+        let text = format!("A person ordered the same rollback of revision {bad}: {reason}");
+        self.state.rollout.remark(self.now(), &text);
+        self.keep_entries();
+        self.save(true).await;
+        self.publish();
+        Ok(Accepted {
+            id: id.into(),
+            revision: bad.0,
+            target: under_way.map(|target| target.0),
+            joined: true,
+        })
+    }
+
+    /// Begins to look whether an order can be carried out. What runs goes on meanwhile.
+    fn look_at(
+        &mut self,
+        target: Option<Revision>,
+        reason: String,
+        keys: Vec<Box<str>>,
+        answer: Answer,
+    ) {
+        if let Some(other) = &mut self.order_look.looked_at {
+            if other.target == target && other.callers.len() < MAX_CALLERS {
+                other.order.join(keys);
+                other.callers.push(answer);
+            } else {
+                let why = "another order for this release is being looked at; try again";
+                let _ = answer.send(Err(Declined::NotNow(why.into())));
+            }
+            return;
+        }
+        let Some(bad) = self.state.rollout.newest() else {
+            let why = "no revision of the release is known yet; try again";
+            let _ = answer.send(Err(Declined::NotNow(why.into())));
+            return;
+        };
+        if let Err(declined) = self.check_order(bad, target) {
+            let _ = answer.send(Err(declined));
+            return;
+        }
+        let planned = self.ordered(bad, target, reason.clone());
+        let engine = Arc::clone(&self.setup.engine);
+        self.order_look.looks.spawn(async move {
+            let look = async {
+                let plan = planned.await?;
+                let target = plan.target;
+                let plan = Plan {
+                    is_rehearsal: true,
+                    ..plan
+                };
+                engine.preflight(plan).await.map(|()| target)
+            };
+            let looked = tokio::time::timeout(LOOK, look).await;
+            looked.unwrap_or_else(|_| {
+                let why = format!("no answer within {} s", LOOK.as_secs());
+                Err(Refusal::Storage(why))
+            })
+        });
+        self.order_look.looked_at = Some(LookedAt {
+            bad,
+            target,
+            reason,
+            order: OrderRecord {
+                id: new_id(bad),
+                keys,
+            },
+            callers: vec![answer],
+        });
+    }
+
+    /// The plan of a person: to the revision that was named, or to the last that worked.
+    pub(super) fn ordered(
+        &self,
+        bad: Revision,
+        target: Option<Revision>,
+        reason: String,
+    ) -> release::Work<Result<Plan, Refusal>> {
+        let engine = Arc::clone(&self.setup.engine);
+        let facts = Arc::clone(&self.facts.borrow().facts);
+        let ledger = self.state.ledger.clone();
+        let fence = self.state.fence;
+        Box::pin(async move {
+            let plan = release::plan_by_hand(engine, bad, target, &facts, &ledger, &reason).await?;
+            Ok(Plan { fence, ..plan })
+        })
+    }
+
+    /// What is wrong with an order at first sight.
+    fn check_order(&self, bad: Revision, target: Option<Revision>) -> Result<(), Declined> {
+        let observed = self.facts.borrow().clone();
+        if let Some(why) = observed.trouble {
+            return Err(Declined::NotNow(format!(
+                "nothing new is known of {}, so nothing is rolled back: {why}; try again",
+                self.shown_name()
+            )));
+        }
+        let undone = self.state.rollout.past().iter().rev();
+        let undone = undone
+            .filter(|past| past.case.made == Some(bad))
+            .map(|past| past.case.revision)
+            .next();
+        by_hand::check(&observed.facts, bad, target, undone, &self.shown_name()).map_err(
+            |refused| match refused {
+                by_hand::Refused::Unknown(why) => Declined::Unknown(why),
+                by_hand::Refused::Conflict(why) => Declined::Conflict(why),
+            },
+        )
+    }
+
+    /// The look at an order has ended: it is carried out, or its callers are told why not.
+    pub(super) async fn on_order_looked(&mut self, looked: Result<Revision, Refusal>) {
+        let Some(order) = self.order_look.looked_at.take() else {
+            return;
+        };
+        match self.state.rollout.phase() {
+            Phase::Steady | Phase::Settling(_) | Phase::Watching(_) => {}
+            Phase::Preflight(_) | Phase::TurningBack(_) | Phase::Verifying(_) => {
+                // A verdict has fallen meanwhile.
+                let (reason, keys) = (order.reason.as_str(), order.order.keys);
+                let joined = self.join_order(order.target, reason, keys).await;
+                return answer_all(order.callers, &joined);
+            }
+            Phase::Absent => {
+                let why = format!("{} was uninstalled meanwhile", self.shown_name());
+                return answer_all(order.callers, &Err(Declined::Unknown(why)));
+            }
+        }
+        let newest = self.state.rollout.newest().unwrap_or_default();
+        if newest != order.bad {
+            let why = format!(
+                "revision {newest} took the place of revision {} while the order was looked at",
+                order.bad
+            );
+            return answer_all(order.callers, &Err(Declined::Conflict(why)));
+        }
+        let target = match looked {
+            Ok(target) => target,
+            Err(refusal) => return self.decline(order, &refusal).await,
+        };
+        // What convicted an earlier revision is nothing to compare this one with.
+        self.state.convicted = None;
+        let accepted = Accepted {
+            id: order.order.id.to_string(),
+            revision: newest.0,
+            target: Some(target.0),
+            joined: false,
+        };
+        self.happens(Event::Ordered {
+            target: Some(target),
+            reason: order.reason,
+            order: order.order,
+        })
+        .await;
+        answer_all(order.callers, &Ok(accepted));
+    }
+
+    /// Something is in the way of an order. What is in nobody's power to change is not written down.
+    async fn decline(&mut self, order: LookedAt, refusal: &Refusal) {
+        let facts = Arc::clone(&self.facts.borrow().facts);
+        let told = self.telling()(refusal);
+        let declined = match refusal {
+            Refusal::TargetGone { target } => Declined::Unknown(format!(
+                "revision {target} of {} cannot be read; {}",
+                self.shown_name(),
+                by_hand::choice(&facts, order.bad)
+            )),
+            Refusal::Storage(_) => Declined::NotNow(format!(
+                "whether it can be rolled back cannot be found out: {told}; try again"
+            )),
+            Refusal::Overtaken { .. } => Declined::Conflict(told),
+            Refusal::NoTarget(_)
+            | Refusal::Pending { .. }
+            | Refusal::Prevented { .. }
+            | Refusal::Failed { .. } => {
+                self.happens(Event::OrderDeclined {
+                    target: order.target,
+                    reason: order.reason,
+                    order: order.order,
+                    why: told.clone(),
+                })
+                .await;
+                Declined::Conflict(told)
+            }
+        };
+        answer_all(order.callers, &Err(declined));
+    }
+
+    fn shown_name(&self) -> String {
+        let release = &self.setup.release;
+        format!("{}/{}", release.namespace, release.name)
+    }
+}
+
+/// Each caller is told; only the first has begun it.
+fn answer_all(callers: Vec<Answer>, answer: &Result<Accepted, Declined>) {
+    for (number, caller) in callers.into_iter().enumerate() {
+        let mut answer = answer.clone();
+        if let Ok(accepted) = &mut answer {
+            accepted.joined |= number > 0;
+        }
+        // Who asked may have gone away.
+        let _ = caller.send(answer);
+    }
+}
+
+/// Told apart in one release: by the revision, and by chance.
+fn new_id(bad: Revision) -> Box<str> {
+    format!("{bad}-{:08x}", fastrand::u32(..)).into()
+}

@@ -1,0 +1,197 @@
+//! Orders of people: a rollback that no verdict asked for.
+
+use serde::{Deserialize, Serialize};
+
+use super::case::{Case, Ending, Origin, Past};
+use super::{Command, MAX_PAST, Phase, Rollout};
+use crate::ledger::Found;
+use crate::units::{Revision, Time};
+
+/// Keys of one order that are remembered: of the first that asked for it, and of those that joined it.
+const MAX_KEYS: usize = 16;
+
+/// Refused orders that are remembered: mistakes of people must not push out how revisions ended.
+const MAX_REFUSED: usize = 10;
+
+/// The reason of a case that a person ordered, where that of a verdict stands otherwise.
+pub const BY_HAND: &str = "by_hand";
+
+/// What tells one order from another.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct OrderRecord {
+    /// Its id, unique in the release.
+    pub id: Box<str>,
+    /// What callers named it: who sends the same key again means the same order.
+    #[serde(default)]
+    pub keys: Vec<Box<str>>,
+}
+
+impl OrderRecord {
+    /// Remembers the keys of an order that joined this one.
+    pub fn join(&mut self, keys: impl IntoIterator<Item = Box<str>>) {
+        for key in keys {
+            if self.keys.len() < MAX_KEYS && !self.keys.contains(&key) {
+                self.keys.push(key);
+            }
+        }
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.keys.iter().any(|known| &**known == key)
+    }
+}
+
+impl Rollout {
+    /// The order that was sent with this key: its case, and how it ended, if it did.
+    pub fn order_with(&self, key: &str) -> Option<(&Case, Option<&Past>)> {
+        let has = |case: &Case| case.order.as_ref().is_some_and(|order| order.has(key));
+        if let Some(case) = self.phase.case().filter(|case| has(case)) {
+            return Some((case, None));
+        }
+        let past = self.past.iter().rev().find(|past| has(&past.case))?;
+        Some((&past.case, Some(past)))
+    }
+
+    /// The last case that was about a revision, and no order that was refused.
+    pub fn last_ended(&self) -> Option<&Past> {
+        let mut past = self.past.iter().rev();
+        past.find(|past| past.ending != Ending::OrderRefused)
+    }
+
+    /// An order joins the rollback that is under way. Gives the id of the order that is carried out; `None` when there is
+    /// no rollback to join.
+    pub fn join(&mut self, order: OrderRecord) -> Option<Box<str>> {
+        let (Phase::Preflight(case) | Phase::TurningBack(case) | Phase::Verifying(case)) =
+            &mut self.phase
+        else {
+            return None;
+        };
+        let known = case.order.get_or_insert_with(|| OrderRecord {
+            id: order.id,
+            keys: Vec::new(),
+        });
+        known.join(order.keys);
+        Some(known.id.clone())
+    }
+
+    /// A person wants the newest revision rolled back, whatever is known about it.
+    pub(super) fn on_ordered(
+        &mut self,
+        target: Option<Revision>,
+        reason: String,
+        order: OrderRecord,
+        now: Time,
+        commands: &mut Vec<Command>,
+    ) {
+        let Some(revision) = self.newest else {
+            return;
+        };
+        let mut case = match std::mem::take(&mut self.phase) {
+            Phase::Steady => Box::new(Case::new(revision, Origin::Upgrade, None, now)),
+            Phase::Settling(case) | Phase::Watching(case) => {
+                commands.push(Command::EndWatch { kept: false });
+                case
+            }
+            // What a person wants is under way already, or there is nothing to roll back.
+            phase @ (Phase::Absent
+            | Phase::Preflight(_)
+            | Phase::TurningBack(_)
+            | Phase::Verifying(_)) => {
+                self.phase = phase;
+                return;
+            }
+        };
+        case.convicted = Some(now);
+        case.ordered = true;
+        case.order = Some(order);
+        case.target = target;
+        case.reason = BY_HAND.into();
+        case.text = reason;
+        let text = format!(
+            "A person ordered a rollback of revision {revision}: {}",
+            case.text
+        );
+        self.enter(Phase::Preflight(case), now);
+        self.note(now, Some(revision), text);
+        commands.push(Command::Preflight(revision));
+    }
+
+    /// A person wanted the newest revision rolled back, and something is in the way: it is written down as their order, and
+    /// whatever runs goes on.
+    pub(super) fn on_order_declined(
+        &mut self,
+        target: Option<Revision>,
+        reason: String,
+        order: OrderRecord,
+        why: &str,
+        now: Time,
+    ) {
+        let Some(revision) = self.newest else {
+            return;
+        };
+        let mut case = Case::new(revision, Origin::Upgrade, None, now);
+        case.ordered = true;
+        case.order = Some(order);
+        case.target = target;
+        case.reason = BY_HAND.into();
+        case.text = reason;
+        let text = refused_text(&case, why);
+        self.note(now, Some(revision), text.clone());
+        self.remember(case, Ending::OrderRefused, text, now);
+    }
+
+    /// The look in the last moment found something in the way of what a person ordered. Where the revision was being judged,
+    /// that begins anew.
+    pub(super) fn end_order(
+        &mut self,
+        case: Case,
+        why: &str,
+        now: Time,
+        commands: &mut Vec<Command>,
+    ) {
+        let (revision, origin, serving) = (case.revision, case.origin, case.serving);
+        let was_judged = case.convicted.is_some_and(|ordered| case.seen < ordered);
+        let text = refused_text(&case, why);
+        self.end(case, Ending::OrderRefused, text, now);
+        if was_judged {
+            self.begin(revision, origin, serving, now, commands);
+        }
+    }
+
+    /// What the ledger is told once a rollback begins: a person's word counts like a verdict, but not before.
+    pub(super) fn found_by_order(case: &Case) -> Option<Command> {
+        case.ordered.then(|| Command::Found {
+            revision: case.revision,
+            found: Found::Bad,
+            evidence: case.text.clone(),
+        })
+    }
+
+    /// Adds a finished case; the oldest gives way.
+    pub(super) fn remember(&mut self, case: Case, ending: Ending, text: String, now: Time) {
+        let is_refused = |past: &Past| past.ending == Ending::OrderRefused;
+        let refused = self.past.iter().filter(|past| is_refused(past)).count();
+        if ending == Ending::OrderRefused
+            && refused >= MAX_REFUSED
+            && let Some(oldest) = self.past.iter().position(is_refused)
+        {
+            self.past.remove(oldest);
+        }
+        if self.past.len() >= MAX_PAST {
+            self.past.remove(0);
+        }
+        self.past.push(Past {
+            case,
+            ending,
+            at: now,
+            text,
+        });
+    }
+}
+
+fn refused_text(case: &Case, why: &str) -> String {
+    format!(
+        "A person ordered a rollback of revision {} ({}), and it was refused: {why}",
+        case.revision, case.text
+    )
+}

@@ -228,10 +228,10 @@ impl Daemon {
                 token,
                 key: Some(key),
             };
-            let taken = self.ask(Method::POST, path, &sent).await;
-            let may_pass = matches!(taken, Err(NoAnswer::NotNow(_) | NoAnswer::Unreachable(_)));
+            let answer = self.ask(Method::POST, path, &sent).await;
+            let may_pass = matches!(answer, Err(NoAnswer::NotNow(_) | NoAnswer::Unreachable(_)));
             if !may_pass || began.elapsed() + AGAIN >= self.wait {
-                return taken;
+                return answer;
             }
             tokio::time::sleep(AGAIN).await;
         }

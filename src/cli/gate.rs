@@ -131,8 +131,8 @@ async fn wait(args: &GateArgs) -> ExitCode {
             Ok(Look::Missing(why)) => {
                 let since = *missing.get_or_insert_with(Instant::now);
                 if since.elapsed() >= APPEARS_WITHIN {
-                    let waited = APPEARS_WITHIN.as_secs();
-                    return NoAnswer::Unknown(format!("{why}; waited {waited} s for it")).report();
+                    let span = APPEARS_WITHIN.as_secs();
+                    return NoAnswer::Unknown(format!("{why}; waited {span} s for it")).report();
                 }
                 let line = format!(
                     "{why}; waits {} s for it to appear",

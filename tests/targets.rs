@@ -53,7 +53,7 @@ fn a_good_revision_behind_an_nginx_that_says_goodbye_is_kept() {
     let nginx = Nginx::start("keepalive_timeout 0;", &proxy, &certificate);
     let mut config = format!(
         "[[release]]\nname = \"mykadoo\"\nnamespace = \"shop\"\nembedded = {history:?}\nmode = \"enforce\"\n\
-         interval = \"200ms\"\n[release.rollback]\nwatch = \"40s\"\n"
+         interval = \"200ms\"\ntimeout = \"20s\"\n[release.rollback]\nwatch = \"40s\"\n"
     );
     for (name, entrance, http, connection) in [
         ("clear", 1, "2", "new"),
@@ -73,7 +73,7 @@ fn a_good_revision_behind_an_nginx_that_says_goodbye_is_kept() {
     until("there is a baseline", || {
         let probes: Value = serde_json::from_str(&leadsman.get("/api/v1/probes").body).unwrap();
         let probes = probes["probes"].as_array().unwrap();
-        let good = |probe: &Value| probe["totals"]["good"].as_u64() >= Some(50);
+        let good = |probe: &Value| probe["totals"]["good"].as_u64() >= Some(20);
         probes.iter().all(good)
     });
     deploy(&history, "healthy");
@@ -88,7 +88,7 @@ fn a_good_revision_behind_an_nginx_that_says_goodbye_is_kept() {
         reloads += 1;
         std::thread::sleep(Duration::from_secs(2));
     }
-    assert!(reloads >= 5, "{reloads}");
+    assert!(reloads >= 3, "{reloads}");
     until("the watch has ended", || release()["phase"] == "steady");
     let page = leadsman.get("/metrics").body;
     let failures: Vec<&str> = page
@@ -167,7 +167,7 @@ fn floods_are_bad_results_and_cost_nobody_else_anything() {
     let mut config = format!(
         "[[release]]\nname = \"quiet\"\nnamespace = \"shop\"\ninterval = \"200ms\"\n\
          [[release.probe]]\nname = \"quiet\"\nurl = \"{}/api/health\"\n\
-         [[release]]\nname = \"loud\"\nnamespace = \"shop\"\ninterval = \"1s\"\n",
+         [[release]]\nname = \"loud\"\nnamespace = \"shop\"\ninterval = \"1s\"\ntimeout = \"20s\"\n",
         app.url()
     );
     for (name, http, flood) in &floods {
@@ -177,10 +177,10 @@ fn floods_are_bad_results_and_cost_nobody_else_anything() {
     }
     let leadsman = Leadsman::run(&config, &[]);
     let page = || leadsman.get("/metrics").body;
-    until("all were asked often", || {
+    until("all were asked again and again", || {
         let page = page();
         let mut names = floods.iter().map(|(name, ..)| *name);
-        names.all(|name| probes_total(&page, name, "bad") >= 20.0)
+        names.all(|name| probes_total(&page, name, "bad") >= 8.0)
     });
     let page = page();
     for (name, ..) in &floods {
@@ -191,7 +191,7 @@ fn floods_are_bad_results_and_cost_nobody_else_anything() {
         let all = probes_total(&page, name, "bad");
         assert_eq!(value(&page, &start), Some(all), "{name}");
     }
-    assert!(probes_total(&page, "quiet", "good") >= 50.0);
+    assert!(probes_total(&page, "quiet", "good") >= 20.0);
     for result in ["bad", "void"] {
         assert_eq!(probes_total(&page, "quiet", result), 0.0, "{result}");
     }

@@ -203,10 +203,9 @@ impl Race {
                 return Err(self.lost(trace));
             }
             let ended = if self.started < self.order.len() {
-                match tokio::time::timeout(STAGGER, under_way.next()).await {
-                    Ok(ended) => ended,
-                    Err(_) => None,
-                }
+                // Nothing of it has ended when the time is over.
+                let ended = tokio::time::timeout(STAGGER, under_way.next()).await;
+                ended.unwrap_or_default()
             } else {
                 trace.instead = Some(self.said());
                 under_way.next().await
@@ -242,20 +241,20 @@ impl Race {
     }
 
     /// The failure, when no address is left.
-    fn lost(mut self, trace: &mut Trace<'_>) -> Fault {
+    fn lost(&self, trace: &mut Trace<'_>) -> Fault {
         let said = format!("{DOING}{}", self.said());
-        let ours = |(_, fault): &(SocketAddr, Fault)| matches!(fault.outcome, Outcome::Void(_));
-        let decides = self.failed.iter().position(ours);
+        let mut failed = self.failed.iter();
+        let ours = failed.find(|(_, fault)| matches!(fault.outcome, Outcome::Void(_)));
         let first = self.order.first();
-        let decides = decides.or_else(|| {
-            let mut failed = self.failed.iter();
-            failed.position(|(address, _)| Some(address) == first)
-        });
-        let (address, fault) = self.failed.swap_remove(decides.unwrap_or(0));
+        let mut failed = self.failed.iter();
+        let decides = ours.or_else(|| failed.find(|(address, _)| Some(address) == first));
+        let Some((address, fault)) = decides.or(self.failed.first()) else {
+            return Fault::bad(Reason::Resolve, "there is no address");
+        };
         trace.answer.ip = Some(address.ip());
         match fault.outcome {
-            Outcome::Void(_) => fault,
-            Outcome::Good | Outcome::Bad(_) => fault.saying(&said),
+            Outcome::Void(_) => fault.clone(),
+            Outcome::Good | Outcome::Bad(_) => fault.clone().saying(&said),
         }
     }
 }

@@ -159,6 +159,7 @@ async fn what_is_still_sending_at_the_deadline_is_bad_and_says_so() {
 
 #[tokio::test]
 async fn endless_lines_end_a_dialogue() {
+    let pattern = regex::bytes::Regex::new("^ready").unwrap();
     for (rule, line) in [
         ("short", "x\n"),
         ("empty", "\n"),
@@ -166,7 +167,7 @@ async fn endless_lines_end_a_dialogue() {
     ] {
         let flood = Step::Forever(line.repeat(1000).into_bytes());
         let server = Server::connections_only(vec![flood]).await;
-        let pattern = regex::bytes::Regex::new("^ready").unwrap();
+        let pattern = pattern.clone();
         let sounding = check_tcp(
             rule,
             TIMEOUT,

@@ -75,7 +75,7 @@ fn pour(mut stream: TcpStream, script: &[Vec<u8>; 3], taken: &AtomicUsize) -> Op
     let [greeting, once, flood] = script;
     stream.write_all(greeting).ok()?;
     let mut seen = Vec::new();
-    let mut some = [0; 65536];
+    let mut some = vec![0; 65536];
     while !has_request(&seen) {
         let read = stream.read(&mut some).ok().filter(|read| *read > 0)?;
         seen.extend_from_slice(&some[..read]);

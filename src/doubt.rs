@@ -4,8 +4,10 @@
 //! 1. *Late.* We started the sounding later than allowed, ended it later than its timeout allows, or stood still while it
 //!    was under way. Then its time is ours and not the target's, so it is void whatever it says: a good answer would
 //!    spoil the latency, a bad one may be our own absence.
-//! 2. *All targets.* Probes of several hosts are configured, and every one of these hosts last failed without a complete
-//!    answer. Such failures are then void.
+//! 2. *All targets.* Probes of several hosts are configured, and from every one of these hosts nothing came back when it
+//!    was last asked. Such failures are then void. A refusal, a reset, an alert of TLS, a part of an answer came back, so
+//!    packets travel, and the failure counts. Hosts are told apart by their addresses: several names of one entrance are
+//!    one neighbour, and no witnesses of one another.
 //! 3. *Control.* The last two soundings of the control probe, which belongs to no release, were bad. Whatever is bad is
 //!    then void. What is good stays good: no trouble of ours makes a wrong answer right.
 //!
@@ -16,17 +18,18 @@
 //!
 //! Why a real outage of one app is not hidden for long:
 //! - lateness excuses single soundings and ends with our trouble;
-//! - the second sign needs *all* hosts, so one that answers, with whatever status, ends it with that answer; where fewer
-//!   hosts are configured than `hosts_failing` (and always where there is but one) it does not exist. A failure excuses
+//! - the second sign needs *all* hosts, so one that answers, with whatever status, or refuses, ends it with that answer;
+//!   where they have fewer addresses than `hosts_failing` (and always where it is but one) it does not exist. A failure excuses
 //!   others only while it is fresh: [`Doubt::freshness`]. And a probe is not excused where anybody has answered since it
 //!   began to fail: what breaks one path on every host, while their other paths answer, is not our network;
 //! - the third ends with one good answer of the control probe, or when that is no longer asked.
 //!
-//! What they cannot tell apart: an outage that really takes every host at once, say of the one entrance that all share,
-//! looks like our own lost network and stays void. It is not silent: [`Doubt::troubles`] names it for as long as it
-//! lasts. `hosts_failing = 0` turns the sign off.
+//! What they cannot tell apart: an outage in which every host falls silent at once looks like our own lost network and
+//! stays void. It is not silent: [`Doubt::troubles`] names it for as long as it lasts, and it has an alert of its own.
+//! `hosts_failing = 0` turns the sign off.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::config::settings;
@@ -130,10 +133,13 @@ impl Doubt {
         // The host's state is what we saw, before the doubt about it. Otherwise the doubt would starve itself: with no
         // failure left that counts it would end, let some through, and begin again.
         let transport = match sounding.outcome {
-            Outcome::Bad(reason) => reason.is_transport(),
+            Outcome::Bad(reason) => reason.is_transport() && !sounding.answer.reached,
             Outcome::Good | Outcome::Void(_) => false,
         };
-        let proven = self.hosts.note(probe, transport, sounding.finished);
+        let entrance = sounding.answer.entrance;
+        let proven = self
+            .hosts
+            .note(probe, transport, sounding.finished, entrance);
         match sounding.outcome {
             Outcome::Bad(_) if transport && !proven && self.hosts.all_fail(now) => {
                 Outcome::Void(VoidReason::AllTargets)
@@ -212,6 +218,12 @@ struct Hosts {
     failing_until: Vec<Option<Moment>>,
     /// How many of them are not `None`.
     failing: usize,
+    /// The entrance of each host, as it was last seen; `None` where its name had no address so far.
+    entrances: Vec<Option<IpAddr>>,
+    /// How many different ones there are; `None` when one has changed.
+    neighbours: Option<usize>,
+    /// So many must fail together.
+    fewest: usize,
     /// No failure ends before this moment by age, so that until then the count alone is the answer.
     none_ends_before: Moment,
     /// The last complete answer of anyone: when it came, and for how long it proves that packets travel.
@@ -244,13 +256,17 @@ impl Hosts {
             };
             of_probe.insert(probe, state);
         }
-        if hosts_failing == 0 || index_of.len() < hosts_failing.max(FEWEST_HOSTS) {
+        let fewest = hosts_failing.max(FEWEST_HOSTS);
+        if hosts_failing == 0 || index_of.len() < fewest {
             return Self::default();
         }
         Self {
             of_probe,
             failing_until: vec![None; index_of.len()],
             failing: 0,
+            entrances: vec![None; index_of.len()],
+            neighbours: None,
+            fewest,
             none_ends_before: Moment::default(),
             answered: None,
         }
@@ -258,13 +274,20 @@ impl Hosts {
 
     /// Keeps what a sounding that ended at `at` says about its host. Returns whether the network is known to have been
     /// there since the probe began to fail.
-    fn note(&mut self, probe: &ProbeId, fails: bool, at: Moment) -> bool {
+    fn note(&mut self, probe: &ProbeId, fails: bool, at: Moment, entrance: Option<IpAddr>) -> bool {
         let Some(probe) = self.of_probe.get_mut(probe) else {
             return false;
         };
         let Some(state) = self.failing_until.get_mut(probe.host) else {
             return false;
         };
+        if let Some(known) = self.entrances.get_mut(probe.host)
+            && entrance.is_some()
+            && *known != entrance
+        {
+            *known = entrance;
+            self.neighbours = None;
+        }
         let until = fails.then(|| at + probe.fresh_for);
         if fails {
             probe.failing_since.get_or_insert(at);
@@ -309,7 +332,19 @@ impl Hosts {
             }
             self.none_ends_before = earliest.unwrap_or(now);
         }
-        self.failing == self.failing_until.len()
+        self.failing == self.failing_until.len() && {
+            let known = self.neighbours;
+            let neighbours = known.unwrap_or_else(|| self.count_neighbours());
+            self.neighbours = Some(neighbours);
+            neighbours >= self.fewest
+        }
+    }
+
+    /// How many of the hosts are different. One that has shown no address is by itself.
+    fn count_neighbours(&self) -> usize {
+        let unknown = self.entrances.iter().filter(|entrance| entrance.is_none());
+        let known: HashSet<IpAddr> = self.entrances.iter().copied().flatten().collect();
+        unknown.count() + known.len()
     }
 
     /// The same for whoever may not tidy up: looks at all hosts.
@@ -320,6 +355,7 @@ impl Hosts {
                 .failing_until
                 .iter()
                 .all(|state| state.is_some_and(|until| until >= now))
+            && self.neighbours.unwrap_or_else(|| self.count_neighbours()) >= self.fewest
     }
 }
 

@@ -6,6 +6,7 @@
 //!   edges change starts again from zero, because what was counted cannot be divided anew.
 //! - A void sounding is counted, is shown as the last one, and changes nothing else: not the latencies, not the last
 //!   success, not the number of failures in a row.
+//! - What the last good or bad sounding says is known only for a while: see [`Track::known_for`].
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -45,7 +46,9 @@ pub struct Track {
     /// How many were ever put into `recent`.
     recent_count: u64,
     last: Option<Last>,
-    evidence: Option<Evidence>,
+    evidence: Option<(Moment, Evidence)>,
+    /// How long that is the state of the probe.
+    known_for: Duration,
     last_success_unix: Option<f64>,
     consecutive_failures: u32,
     certificate_expiry: Option<i64>,
@@ -134,7 +137,7 @@ pub struct View {
     pub spans: [Tally; Span::ALL.len()],
     /// The newest sounding; `None` before the first.
     pub last: Option<Last>,
-    /// The newest that was not void; `None` before the first.
+    /// The newest that was not void; `None` before the first, and when it is too old to say how the target is now.
     pub evidence: Option<Evidence>,
     /// When the last good one was recorded, in seconds since 1970.
     pub last_success_unix: Option<f64>,
@@ -163,15 +166,23 @@ impl Track {
             recent_count: 0,
             last: None,
             evidence: None,
+            known_for: Self::known_for(probe),
             last_success_unix: None,
             consecutive_failures: 0,
             certificate_expiry: None,
         }
     }
 
+    /// How long the last good or bad sounding says how the target is: three intervals, at least 10 s, and the timeout of
+    /// the next one. Without a newer one after that, nothing is known.
+    pub fn known_for(probe: &Probe) -> Duration {
+        crate::doubt::Doubt::freshness(probe.interval).saturating_add(probe.timeout)
+    }
+
     /// Takes up changed settings. Counters and soundings stay; a window of another span or interval takes over what
     /// the old one holds.
     pub fn adopt(&mut self, probe: &Probe) {
+        self.known_for = Self::known_for(probe);
         let room = room(probe);
         if (self.window.span(), self.window.most()) != (probe.window, Window::bounded(room)) {
             self.window = self.window.carried_over(probe.window, room);
@@ -252,11 +263,12 @@ impl Track {
                 return;
             }
         }
-        self.evidence = Some(Evidence {
+        let evidence = Evidence {
             good: outcome == Outcome::Good,
             phases: sounding.phases,
             status: sounding.answer.status,
-        });
+        };
+        self.evidence = Some((at, evidence));
         if let Some(tls) = &sounding.answer.tls {
             self.certificate_expiry = Some(tls.earliest_expiry);
         }
@@ -336,7 +348,10 @@ impl Track {
             quantiles: self.window.quantiles(now),
             spans: self.spans.all(now),
             last: self.last.clone(),
-            evidence: self.evidence,
+            evidence: self
+                .evidence
+                .filter(|(at, _)| now.since(*at) <= self.known_for)
+                .map(|(_, evidence)| evidence),
             last_success_unix: self.last_success_unix,
             consecutive_failures: self.consecutive_failures,
             certificate_expiry: self.certificate_expiry,

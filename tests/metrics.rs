@@ -19,7 +19,7 @@ use leadsman::metrics::{
 };
 use leadsman::sounding::expect::Expect;
 use leadsman::sounding::{Answer, Outcome, Phases, Reason, Sounding, TlsSeen, VoidReason};
-use leadsman::track::Tracked;
+use leadsman::track::{Track, Tracked};
 use leadsman::units::{Moment, Namespace, ProbeId, ProbeName, ReleaseName};
 
 const FORMATS: [Format; 2] = [Format::Prometheus, Format::OpenMetrics];
@@ -159,6 +159,38 @@ fn before_the_first_sounding_counters_are_zero_and_the_rest_is_absent() {
     ] {
         assert!(!page.contains(absent), "{absent}");
     }
+}
+
+#[test]
+fn success_is_unknown_when_nothing_was_learned_for_a_while() {
+    let probe = Arc::new(http("api", |_| {}));
+    let known_for = Track::known_for(&probe);
+    let start = at(1_000);
+    let tracked = Arc::new(Tracked::new(Arc::clone(&probe), start));
+    let good = sounding(start, 10, Outcome::Good);
+    tracked.lock().record(&good, 1_700_000_000.0);
+    let series = [Series::new(Arc::clone(&tracked))];
+    let metrics = Metrics::new().unwrap();
+    let shown = |now: Moment| {
+        let page = page(&metrics, &series, now, Format::Prometheus);
+        let names = ["success", "phase_duration_seconds", "http_status_code"];
+        names.map(|name| page.contains(&format!("leadsman_probe_{name}{{")))
+    };
+    let last = good.finished + known_for;
+    assert_eq!(shown(last), [true; 3]);
+    // What is void is no news, however new it is.
+    let void = sounding(last, 10, Outcome::Void(VoidReason::AllTargets));
+    tracked.lock().record(&void, 1_700_000_100.0);
+    assert_eq!(
+        shown(last),
+        [true; 3],
+        "one that is void changes nothing by itself"
+    );
+    assert_eq!(shown(last + Duration::from_millis(1)), [false; 3]);
+    tracked
+        .lock()
+        .record(&sounding(last, 10, Outcome::Good), 1_700_000_101.0);
+    assert_eq!(shown(last + Duration::from_millis(100)), [true; 3]);
 }
 
 #[test]

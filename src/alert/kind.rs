@@ -101,6 +101,9 @@ kinds! {
     /// The error budget burns faster than it lasts.
     ObjectiveAtRisk: "LeadsmanObjectiveAtRisk", Warning, "P3", for 0, keep 300,
         "The error budget of an objective will not last.";
+    /// From no host that is probed anything comes back.
+    AllTargetsSilent: "LeadsmanAllTargetsSilent", Critical, "P1", for 30, keep 60,
+        "None of the probed hosts answers: all of them are down, or Leadsman's own network is.";
     /// Leadsman's own machine, network or schedule fails, so that soundings are void.
     SelfTrouble: "LeadsmanSelfTrouble", Warning, "P3", for 120, keep 60,
         "Leadsman is in trouble itself, and what it measures says nothing meanwhile.";

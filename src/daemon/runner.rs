@@ -356,6 +356,13 @@ impl Crew {
                     "Our own trouble makes soundings void"
                 );
             }
+            let silent = |troubles: &[VoidReason]| troubles.contains(&VoidReason::AllTargets);
+            if silent(&troubles) && !silent(&known) {
+                tracing::error!(
+                    "None of the probed hosts answers: all of them are down, or our own network is. Nothing is known of \
+                     any release meanwhile"
+                );
+            }
             *known = troubles;
         }
     }

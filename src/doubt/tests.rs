@@ -57,7 +57,7 @@ fn beating(now: Moment) -> Pulse {
 }
 
 const GOOD: Outcome = Outcome::Good;
-const REFUSED: Outcome = Outcome::Bad(Reason::ConnectRefused);
+const SILENT: Outcome = Outcome::Bad(Reason::ConnectTimeout);
 const STATUS: Outcome = Outcome::Bad(Reason::Status);
 const SLOW: Outcome = Outcome::Bad(Reason::TooSlow);
 const LATE: Outcome = Outcome::Void(VoidReason::Late);
@@ -92,7 +92,7 @@ fn a_sounding_is_late_by_its_start_its_end_or_a_standstill() {
 
 #[track_caller]
 fn check_late(due: u64, started: u64, finished: u64, beat: u64, stall: Option<u64>, late: bool) {
-    for outcome in [GOOD, REFUSED, STATUS, SLOW] {
+    for outcome in [GOOD, SILENT, STATUS, SLOW] {
         let mut doubt = doubt_of(&["a"], 0);
         let pulse = Pulse {
             beat: at(beat),
@@ -118,36 +118,36 @@ fn a_process_that_was_stopped_for_five_seconds_gains_no_evidence() {
         (9_990, 9_990, Outcome::Bad(Reason::Reset)),
         (9_995, 9_995, Outcome::Bad(Reason::HeaderTimeout)),
         (14_200, 15_001, GOOD),
-        (14_900, 15_000, REFUSED),
+        (14_900, 15_000, SILENT),
     ] {
         let sounding = sounding(due, started, 15_003, outcome);
         let seen = doubt.examine(&id("a0"), &sounding, TIMEOUT, pulse, at(15_003));
         assert_eq!(seen, LATE, "due at {due}");
     }
     // And what starts afterwards counts again.
-    let sounding = sounding(15_100, 15_100, 15_110, REFUSED);
+    let sounding = sounding(15_100, 15_100, 15_110, SILENT);
     let seen = doubt.examine(&id("a0"), &sounding, TIMEOUT, pulse, at(15_110));
-    assert_eq!(seen, REFUSED);
+    assert_eq!(seen, SILENT);
 }
 
 #[test]
 fn a_void_sounding_stays_as_it_is_and_says_nothing_about_its_host() {
     let mut doubt = doubt_of(&["a", "b"], 2);
-    take(&mut doubt, "a0", 1_000, REFUSED);
+    take(&mut doubt, "a0", 1_000, SILENT);
     for reason in VoidReason::ALL {
         let void = Outcome::Void(*reason);
         assert_eq!(take(&mut doubt, "b0", 1_000, void), void);
     }
-    assert_eq!(take(&mut doubt, "a1", 1_001, REFUSED), REFUSED);
+    assert_eq!(take(&mut doubt, "a1", 1_001, SILENT), SILENT);
     // Nor does a void one prove that a failing host is well.
-    take(&mut doubt, "b0", 1_002, REFUSED);
+    take(&mut doubt, "b0", 1_002, SILENT);
     take(
         &mut doubt,
         "b1",
         1_003,
         Outcome::Void(VoidReason::NoLocalPorts),
     );
-    assert_eq!(take(&mut doubt, "a1", 1_004, REFUSED), ALL);
+    assert_eq!(take(&mut doubt, "a1", 1_004, SILENT), ALL);
 }
 
 #[test]
@@ -157,26 +157,26 @@ fn failures_are_ours_only_while_every_one_of_enough_hosts_fails() {
         &["a", "b", "c"],
         3,
         &[
-            ("a0", REFUSED, REFUSED),
-            ("b0", REFUSED, REFUSED),
-            ("b1", REFUSED, REFUSED),
-            ("c0", REFUSED, ALL),
-            ("a0", REFUSED, ALL),
+            ("a0", SILENT, SILENT),
+            ("b0", SILENT, SILENT),
+            ("b1", SILENT, SILENT),
+            ("c0", SILENT, ALL),
+            ("a0", SILENT, ALL),
             // An answer that is not as expected is still an answer: it counts, and the network is there.
             ("b0", STATUS, STATUS),
-            ("a1", REFUSED, REFUSED),
+            ("a1", SILENT, SILENT),
             // Again all hosts fail. Who has failed since before that answer is not excused; who began after it is.
-            ("b1", REFUSED, REFUSED),
-            ("b0", REFUSED, ALL),
+            ("b1", SILENT, SILENT),
+            ("b0", SILENT, ALL),
             ("c1", GOOD, GOOD),
-            ("a1", REFUSED, REFUSED),
+            ("a1", SILENT, SILENT),
         ],
     );
     // Fewer hosts than asked for, one host, and turned off.
     let always = [
-        ("a0", REFUSED, REFUSED),
-        ("b0", REFUSED, REFUSED),
-        ("a0", REFUSED, REFUSED),
+        ("a0", SILENT, SILENT),
+        ("b0", SILENT, SILENT),
+        ("a0", SILENT, SILENT),
     ];
     check_hosts(&["a", "b"], 3, &always);
     check_hosts(&["a", "b"], 0, &always);
@@ -186,17 +186,17 @@ fn failures_are_ours_only_while_every_one_of_enough_hosts_fails() {
         &["a", "b"],
         2,
         &[
-            ("a0", REFUSED, REFUSED),
-            ("b0", REFUSED, ALL),
+            ("a0", SILENT, SILENT),
+            ("b0", SILENT, ALL),
             ("x", GOOD, GOOD),
-            ("a0", REFUSED, ALL),
+            ("a0", SILENT, ALL),
         ],
     );
     // One name in two ways of writing is one host.
     check_hosts(
         &["a", "A"],
         2,
-        &[("a0", REFUSED, REFUSED), ("A0", REFUSED, REFUSED)],
+        &[("a0", SILENT, SILENT), ("A0", SILENT, SILENT)],
     );
 }
 
@@ -214,14 +214,89 @@ fn check_hosts(hosts: &[&str], hosts_failing: usize, steps: &[(&str, Outcome, Ou
     }
 }
 
+/// Gives a punctual sounding that ended at `now`, of a host at this address.
+fn take_at(
+    doubt: &mut Doubt,
+    probe: &str,
+    now: u64,
+    outcome: Outcome,
+    (last, reached): (u8, bool),
+) -> Outcome {
+    let mut sounding = sounding(now - 10, now - 10, now, outcome);
+    sounding.answer.entrance = Some([192, 0, 2, last].into());
+    sounding.answer.reached = reached;
+    doubt.examine(&id(probe), &sounding, TIMEOUT, beating(at(now)), at(now))
+}
+
+#[test]
+fn names_of_one_entrance_are_no_witnesses_of_one_another() {
+    let hosts = ["a", "b", "c"];
+    // The addresses of the three hosts, and whether their silence is ours.
+    for (addresses, ours) in [([1, 1, 1], false), ([1, 2, 1], false), ([1, 2, 3], true)] {
+        let mut doubt = doubt_of(&hosts, 3);
+        let mut now = 1_000;
+        for round in 0..3 {
+            for (host, address) in hosts.iter().zip(addresses) {
+                now += 1;
+                let probe = format!("{host}0");
+                let seen = take_at(&mut doubt, &probe, now, SILENT, (address, false));
+                let all_have_failed = round > 0 || *host == "c";
+                let expected = if ours && all_have_failed { ALL } else { SILENT };
+                assert_eq!(seen, expected, "{addresses:?} {round} {host}");
+            }
+        }
+        let told = doubt
+            .troubles(at(now))
+            .any(|it| it == VoidReason::AllTargets);
+        assert_eq!(told, ours, "{addresses:?}");
+        // A name that moves elsewhere is counted where it is now.
+        let moved = take_at(&mut doubt, "c0", now + 1, SILENT, (3, false));
+        assert_eq!(moved == ALL, addresses[1] == 2, "{addresses:?}");
+        // Where a name has no address at the moment, it is where it was.
+        let lost = Outcome::Bad(Reason::Resolve);
+        let kept = take(&mut doubt, "c0", now + 2, lost);
+        assert_eq!(kept == ALL, addresses[1] == 2, "{addresses:?}");
+    }
+}
+
+#[test]
+fn what_came_back_is_never_our_own_trouble() {
+    for reason in [
+        Reason::ConnectRefused,
+        Reason::Reset,
+        Reason::Tls,
+        Reason::HeaderTimeout,
+        Reason::BodyTimeout,
+        Reason::Proxy,
+    ] {
+        let bad = Outcome::Bad(reason);
+        let mut doubt = doubt_of(&["a", "b", "c"], 3);
+        for round in 0..3 {
+            for (last, probe) in ["a0", "b0", "c0"].iter().enumerate() {
+                let now = 1_000 + round * 10 + last as u64;
+                let address = u8::try_from(last).unwrap();
+                let seen = take_at(&mut doubt, probe, now, bad, (address, true));
+                assert_eq!(seen, bad, "{probe}");
+            }
+        }
+        assert_eq!(doubt.troubles(at(1_050)).count(), 0);
+        // It also proves that the silence of another host is that host's own.
+        take_at(&mut doubt, "a0", 1_060, SILENT, (0, false));
+        take_at(&mut doubt, "b0", 1_061, SILENT, (1, false));
+        let seen = take_at(&mut doubt, "c0", 1_062, bad, (2, true));
+        assert_eq!(seen, bad);
+        assert_eq!(take_at(&mut doubt, "a0", 1_063, SILENT, (0, false)), SILENT);
+    }
+}
+
 #[test]
 fn the_outage_of_one_app_among_others_counts_from_its_first_failure_to_its_last() {
     let mut doubt = doubt_of(&["a", "b", "c", "d"], 3);
     for round in 0..1_000 {
         let now = 10_000 + round * 2_000;
-        assert_eq!(take(&mut doubt, "a0", now, REFUSED), REFUSED);
-        assert_eq!(take(&mut doubt, "b0", now + 1, REFUSED), REFUSED);
-        assert_eq!(take(&mut doubt, "c0", now + 2, REFUSED), REFUSED);
+        assert_eq!(take(&mut doubt, "a0", now, SILENT), SILENT);
+        assert_eq!(take(&mut doubt, "b0", now + 1, SILENT), SILENT);
+        assert_eq!(take(&mut doubt, "c0", now + 2, SILENT), SILENT);
         assert_eq!(take(&mut doubt, "d0", now + 3, GOOD), GOOD);
     }
 }
@@ -237,7 +312,7 @@ fn what_breaks_one_path_on_every_host_is_not_our_network() {
         }
         // Each host's latest evidence is now a failure, in every round.
         for (offset, probe) in ["a0", "b0"].iter().enumerate() {
-            let seen = take(&mut doubt, probe, now + 10 + offset as u64, REFUSED);
+            let seen = take(&mut doubt, probe, now + 10 + offset as u64, SILENT);
             void += u32::from(seen == ALL);
         }
     }
@@ -250,21 +325,21 @@ fn what_breaks_one_path_on_every_host_is_not_our_network() {
 #[test]
 fn an_old_answer_does_not_prove_the_network_of_today() {
     let mut doubt = doubt_of(&["a", "b"], 2);
-    take(&mut doubt, "a0", 1_000, REFUSED);
+    take(&mut doubt, "a0", 1_000, SILENT);
     take(&mut doubt, "b1", 2_000, GOOD);
-    take(&mut doubt, "b0", 11_900, REFUSED);
-    assert_eq!(take(&mut doubt, "a0", 12_000, REFUSED), REFUSED);
-    assert_eq!(take(&mut doubt, "a0", 12_001, REFUSED), ALL);
+    take(&mut doubt, "b0", 11_900, SILENT);
+    assert_eq!(take(&mut doubt, "a0", 12_000, SILENT), SILENT);
+    assert_eq!(take(&mut doubt, "a0", 12_001, SILENT), ALL);
 }
 
 #[test]
 fn a_lost_network_stays_void_for_as_long_as_it_lasts() {
     let mut doubt = doubt_of(&["a", "b"], 2);
-    take(&mut doubt, "a0", 9_000, REFUSED);
+    take(&mut doubt, "a0", 9_000, SILENT);
     for round in 0..1_000 {
         let now = 10_000 + round * 2_000;
-        assert_eq!(take(&mut doubt, "b0", now, REFUSED), ALL, "{round}");
-        assert_eq!(take(&mut doubt, "a0", now + 7, REFUSED), ALL, "{round}");
+        assert_eq!(take(&mut doubt, "b0", now, SILENT), ALL, "{round}");
+        assert_eq!(take(&mut doubt, "a0", now + 7, SILENT), ALL, "{round}");
     }
 }
 
@@ -272,15 +347,15 @@ fn a_lost_network_stays_void_for_as_long_as_it_lasts() {
 fn a_failure_excuses_others_only_while_it_is_fresh() {
     // With an interval of 2 s it is fresh for 10 s.
     let mut doubt = doubt_of(&["a", "b"], 2);
-    take(&mut doubt, "a0", 1_000, REFUSED);
-    assert_eq!(take(&mut doubt, "b0", 11_000, REFUSED), ALL);
+    take(&mut doubt, "a0", 1_000, SILENT);
+    assert_eq!(take(&mut doubt, "b0", 11_000, SILENT), ALL);
     assert_eq!(
         doubt.troubles(at(11_000)).collect::<Vec<_>>(),
         [VoidReason::AllTargets]
     );
     assert_eq!(doubt.troubles(at(11_001)).count(), 0);
-    assert_eq!(take(&mut doubt, "b0", 11_001, REFUSED), REFUSED);
-    assert_eq!(take(&mut doubt, "a0", 11_002, REFUSED), ALL);
+    assert_eq!(take(&mut doubt, "b0", 11_001, SILENT), SILENT);
+    assert_eq!(take(&mut doubt, "a0", 11_002, SILENT), ALL);
     assert_eq!(
         Doubt::freshness(Duration::from_secs(30)),
         Duration::from_secs(90)
@@ -310,7 +385,7 @@ fn check_control(soundings: &[(bool, u64)], doubted: bool) {
         doubt.control(*good, at(*when));
         now = now.max(when + 10);
     }
-    for bad in [REFUSED, STATUS, SLOW] {
+    for bad in [SILENT, STATUS, SLOW] {
         let expected = if doubted { CONTROL } else { bad };
         assert_eq!(take(&mut doubt, "a0", now, bad), expected);
     }

@@ -261,7 +261,8 @@ fn last_soundings(text: &mut Text, rows: &[Row]) {
     text.family(
         name,
         Kind::Gauge,
-        "Whether the last sounding that was not void was good; absent before the first.",
+        "Whether the last sounding that was not void was good; absent while that is not known: before the first, and \
+         after three intervals (at least 10 s) and a timeout without another one.",
     );
     let evidence = || {
         rows.iter()
@@ -290,7 +291,7 @@ fn last_soundings(text: &mut Text, rows: &[Row]) {
     text.family(
         name,
         Kind::Gauge,
-        "Where the time of the last sounding that was not void went.",
+        "Where the time of the last sounding that was not void went; absent while leadsman_probe_success is.",
     );
     for (row, evidence) in evidence() {
         for (phase, duration) in evidence.phases.named() {
@@ -302,7 +303,7 @@ fn last_soundings(text: &mut Text, rows: &[Row]) {
     text.family(
         name,
         Kind::Gauge,
-        "HTTP status of the last sounding that was not void, 0 if none came; absent before the first.",
+        "HTTP status of the last sounding that was not void, 0 if none came; absent while leadsman_probe_success is.",
     );
     for (row, evidence) in evidence() {
         if matches!(row.series.probe.question, Question::Http(_)) {

@@ -2,14 +2,14 @@
 //!
 //! Invariants:
 //! - nothing of a connection lives on when it is dropped: neither the socket nor, with HTTP/2, a task;
+//! - an answer that is under way is read to its end, also where the target has said goodbye meanwhile;
 //! - what is kept has been read to the end of its last answer, or is found out before it is used.
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -21,6 +21,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::task::JoinSet;
 
 use super::fault::Fault;
+use super::meter::{Frames, Interim, Meter, Watch};
 use super::stream::Stream;
 use super::trace::Stage;
 use crate::sounding::TlsSeen;
@@ -42,19 +43,23 @@ pub(super) type Origin = (bool, String, u16);
 pub(super) struct Facts {
     /// What the TLS handshake showed.
     pub(super) seen: Option<Arc<TlsSeen>>,
-    /// The address at the other end.
+    /// The address at the other end, and the lowest of those that its host has.
     pub(super) ip: Option<IpAddr>,
-    /// Of the target that it leads to.
-    pub(super) origin: Origin,
+    pub(super) entrance: Option<IpAddr>,
+    /// Whether TLS is spoken.
+    pub(super) over_tls: bool,
+    /// Of the target that it leads to, where the connection may be kept.
+    pub(super) origin: Option<Origin>,
 }
 
 /// A connection on which a request can be sent.
 pub(super) struct Connection {
     sender: Sender,
-    /// `None` once it has ended.
+    /// `None` once no further request can be sent. With HTTP/2 answers may be under way then.
     driver: Option<Driver>,
-    /// Whether a byte came since the last request; only where the connection may be kept.
-    heard: Option<Arc<AtomicBool>>,
+    /// What HTTP/2 reads the connection with.
+    tasks: Option<EndsTasks>,
+    meter: Arc<Meter>,
     pub(super) facts: Facts,
 }
 
@@ -65,10 +70,7 @@ enum Sender {
 
 enum Driver {
     Http1(Box<http1::Connection<Io, RequestBytes>>),
-    Http2 {
-        connection: Pin<Box<http2::Connection<Io, RequestBytes, Tasks>>>,
-        _tasks: EndsTasks,
-    },
+    Http2(Pin<Box<http2::Connection<Io, RequestBytes, Tasks>>>),
 }
 
 impl Connection {
@@ -76,25 +78,27 @@ impl Connection {
     pub(super) async fn start(
         mut stream: Stream,
         http2: bool,
-        keep: bool,
         facts: Facts,
     ) -> Result<Self, Fault> {
         let failed = |error: hyper::Error| Fault::hyper(&error, Stage::Processing, http2);
-        let heard = keep.then(|| stream.listen());
+        let meter = Arc::clone(stream.meter());
+        stream.watch(if http2 {
+            Watch::Http2(Frames::default())
+        } else {
+            Watch::Http1(Interim::default())
+        });
         let io = TokioIo::new(stream);
+        let mut guard = None;
         let (sender, driver) = if http2 {
             let tasks = Tasks::default();
-            let guard = EndsTasks(tasks.clone());
+            guard = Some(EndsTasks(tasks.clone()));
             let (sender, connection) = http2::Builder::new(tasks)
                 .timer(TokioTimer::new())
                 .max_header_list_size(64 * 1024)
                 .handshake(io)
                 .await
                 .map_err(failed)?;
-            let driver = Driver::Http2 {
-                connection: Box::pin(connection),
-                _tasks: guard,
-            };
+            let driver = Driver::Http2(Box::pin(connection));
             (Sender::Http2(sender), driver)
         } else {
             let (sender, connection) = http1::Builder::new()
@@ -108,7 +112,8 @@ impl Connection {
         Ok(Self {
             sender,
             driver: Some(driver),
-            heard,
+            tasks: guard,
+            meter,
             facts,
         })
     }
@@ -121,8 +126,16 @@ impl Connection {
     /// Whether a part of an answer may have come since the request was sent. HTTP/2 speaks of the connection as well, and
     /// hands on the head of an answer as a whole.
     pub(super) fn was_heard(&self) -> bool {
-        let heard = |heard: &Arc<AtomicBool>| heard.load(Ordering::Relaxed);
-        !self.is_http2() && self.heard.as_ref().is_none_or(heard)
+        !self.is_http2() && self.meter.was_read()
+    }
+
+    pub(super) const fn meter(&self) -> &Arc<Meter> {
+        &self.meter
+    }
+
+    fn fault(&self, error: &hyper::Error, stage: Stage) -> Fault {
+        let flood = self.meter.fault();
+        flood.unwrap_or_else(|| Fault::hyper(error, stage, self.is_http2()))
     }
 
     /// Sends a request and waits for the head of the answer.
@@ -130,16 +143,13 @@ impl Connection {
         &mut self,
         request: Request<RequestBytes>,
     ) -> Result<Response<Incoming>, Fault> {
-        if let Some(heard) = &self.heard {
-            heard.store(false, Ordering::Relaxed);
-        }
-        let http2 = self.is_http2();
-        let driver = &mut self.driver;
+        self.meter.request();
+        let (driver, tasks) = (&mut self.driver, self.tasks.as_ref());
         let answer = match &mut self.sender {
-            Sender::Http1(sender) => drive(driver, sender.send_request(request)).await,
-            Sender::Http2(sender) => drive(driver, sender.send_request(request)).await,
+            Sender::Http1(sender) => drive(driver, tasks, sender.send_request(request)).await,
+            Sender::Http2(sender) => drive(driver, tasks, sender.send_request(request)).await,
         };
-        answer.map_err(|error| Fault::hyper(&error, Stage::Processing, http2))
+        answer.map_err(|error| self.fault(&error, Stage::Processing))
     }
 
     /// The next part of an answer's body.
@@ -147,9 +157,8 @@ impl Connection {
         &mut self,
         body: &mut Incoming,
     ) -> Option<Result<Frame<Bytes>, Fault>> {
-        let http2 = self.is_http2();
-        let frame = drive(&mut self.driver, body.frame()).await?;
-        Some(frame.map_err(|error| Fault::hyper(&error, Stage::Transfer, http2)))
+        let frame = drive(&mut self.driver, self.tasks.as_ref(), body.frame()).await?;
+        Some(frame.map_err(|error| self.fault(&error, Stage::Transfer)))
     }
 
     fn is_usable(&self) -> bool {
@@ -172,12 +181,13 @@ impl Idle {
         loop {
             let mut connection = {
                 let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-                let at = kept.iter().position(|one| one.facts.origin == *origin)?;
+                let leads_there = |one: &Connection| one.facts.origin.as_ref() == Some(origin);
+                let at = kept.iter().position(leads_there)?;
                 kept.remove(at)?
             };
             // Nobody drives an idle connection; this lets it notice what came in the meantime.
             poll_fn(|cx| {
-                poll_driver(&mut connection.driver, cx);
+                poll_driver(&mut connection.driver, connection.tasks.as_ref(), cx);
                 Poll::Ready(())
             })
             .await;
@@ -201,25 +211,31 @@ impl Idle {
 }
 
 /// Drives a connection and something that waits for it, both in this task.
-async fn drive<T>(driver: &mut Option<Driver>, wanted: impl Future<Output = T>) -> T {
+async fn drive<T>(
+    driver: &mut Option<Driver>,
+    tasks: Option<&EndsTasks>,
+    wanted: impl Future<Output = T>,
+) -> T {
     let mut wanted = pin!(wanted);
     poll_fn(|cx| {
         if let Poll::Ready(value) = wanted.as_mut().poll(cx) {
             return Poll::Ready(value);
         }
-        poll_driver(driver, cx);
+        poll_driver(driver, tasks, cx);
         // What the connection just read may be what is waited for: looking again saves a wake-up.
         wanted.as_mut().poll(cx)
     })
     .await
 }
 
-fn poll_driver(driver: &mut Option<Driver>, cx: &mut Context<'_>) {
+fn poll_driver(driver: &mut Option<Driver>, tasks: Option<&EndsTasks>, cx: &mut Context<'_>) {
+    let _alone = tasks.map(|EndsTasks(tasks)| tasks.alone());
     let ended = match driver {
         None => return,
         // How it ended, the one who waits is told.
         Some(Driver::Http1(connection)) => Pin::new(connection).poll(cx).is_ready(),
-        Some(Driver::Http2 { connection, .. }) => connection.as_mut().poll(cx).is_ready(),
+        // HTTP/2 has a task that reads on until all answers have come.
+        Some(Driver::Http2(connection)) => connection.as_mut().poll(cx).is_ready(),
     };
     if ended {
         *driver = None;
@@ -227,15 +243,38 @@ fn poll_driver(driver: &mut Option<Driver>, cx: &mut Context<'_>) {
 }
 
 /// The tasks that hyper starts for one HTTP/2 connection.
+///
+/// Only one of them, or the driver, runs at a time. The driver hands on a request and then looks whether the connection
+/// is still good for another one. A goodbye that a task reads between the two, which comes with the answer, would make
+/// the driver give up the request that it has just sent.
 #[derive(Clone, Default)]
-struct Tasks(Arc<Mutex<JoinSet<()>>>);
+struct Tasks {
+    set: Arc<Mutex<JoinSet<()>>>,
+    turn: Arc<Mutex<()>>,
+}
+
+impl Tasks {
+    /// Nobody else of the connection runs while this is kept.
+    fn alone(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Tasks {
     fn execute(&self, task: F) {
-        let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = Arc::clone(&self.turn);
+        let in_turn = async move {
+            let mut task = pin!(task);
+            poll_fn(|cx| {
+                let _alone = turn.lock().unwrap_or_else(PoisonError::into_inner);
+                task.as_mut().poll(cx)
+            })
+            .await;
+        };
+        let mut set = self.set.lock().unwrap_or_else(PoisonError::into_inner);
         // Those that ended are forgotten, so that a kept connection does not gather them.
-        while tasks.try_join_next().is_some() {}
-        tasks.spawn(task);
+        while set.try_join_next().is_some() {}
+        set.spawn(in_turn);
     }
 }
 
@@ -245,7 +284,7 @@ struct EndsTasks(Tasks);
 
 impl Drop for EndsTasks {
     fn drop(&mut self) {
-        let mut tasks = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        tasks.abort_all();
+        let mut set = self.0.set.lock().unwrap_or_else(PoisonError::into_inner);
+        set.abort_all();
     }
 }

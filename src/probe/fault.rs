@@ -14,6 +14,10 @@ use crate::sounding::{Outcome, Reason, Sounding, VoidReason};
 pub(super) struct Fault {
     pub(super) outcome: Outcome,
     pub(super) explanation: String,
+    /// The other side said it: it answered, refused, closed. Packets travel then.
+    pub(super) is_of_other_side: bool,
+    /// The other side says that it never began with the request, or it was never sent: it may be sent again.
+    pub(super) is_unprocessed: bool,
 }
 
 impl Fault {
@@ -21,6 +25,8 @@ impl Fault {
         Self {
             outcome: Outcome::Bad(reason),
             explanation: cut(explanation.as_ref(), Sounding::MAX_EXPLANATION),
+            is_of_other_side: false,
+            is_unprocessed: false,
         }
     }
 
@@ -28,7 +34,26 @@ impl Fault {
         Self {
             outcome: Outcome::Void(reason),
             explanation: cut(explanation.as_ref(), Sounding::MAX_EXPLANATION),
+            is_of_other_side: false,
+            is_unprocessed: false,
         }
+    }
+
+    /// It is what the other side said.
+    pub(super) fn reached(mut self) -> Self {
+        self.is_of_other_side = true;
+        self
+    }
+
+    /// The same with another text.
+    pub(super) fn saying(mut self, explanation: &str) -> Self {
+        self.explanation = cut(explanation, Sounding::MAX_EXPLANATION);
+        self
+    }
+
+    fn unprocessed(mut self) -> Self {
+        self.is_unprocessed = true;
+        self
     }
 
     /// The deadline passed in this stage; `seen` is what came in place of what was waited for.
@@ -61,14 +86,17 @@ impl Fault {
             ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted => Reason::Reset,
             _ => Reason::ConnectUnreachable,
         };
-        Self::bad(reason, text)
+        Self {
+            is_of_other_side: is_of_other_side(error),
+            ..Self::bad(reason, text)
+        }
     }
 
     /// A connection that stood failed. That it timed out or lost its route is one way to break.
     pub(super) fn broken(error: &io::Error, otherwise: Reason, doing: &str) -> Self {
         let text = format!("{doing}: {error}");
         if tls_error(error).is_some() {
-            return Self::bad(Reason::Tls, text);
+            return Self::bad(Reason::Tls, text).reached();
         }
         if let Some(reason) = own_trouble(error) {
             return Self::void(reason, text);
@@ -87,7 +115,10 @@ impl Fault {
             | ErrorKind::PermissionDenied => Reason::Reset,
             _ => otherwise,
         };
-        Self::bad(reason, text)
+        Self {
+            is_of_other_side: is_of_other_side(error),
+            ..Self::bad(reason, text)
+        }
     }
 
     /// What hyper says about a connection that stood.
@@ -107,7 +138,17 @@ impl Fault {
             } else {
                 "without an answer"
             };
-            return Self::bad(Reason::Reset, format!("the connection was closed {what}"));
+            let fault = Self::bad(Reason::Reset, format!("the connection was closed {what}"));
+            // What HTTP/2 cancels for itself has not been sent.
+            return Self {
+                is_unprocessed: http2 && error.is_canceled(),
+                ..fault.reached()
+            };
+        }
+        if http2 && error.is_user() {
+            // It waited for its turn while the target went away.
+            let text = "the connection was closed before the request was sent";
+            return Self::bad(Reason::Reset, text).reached().unprocessed();
         }
         let mut text = format!("the answer breaks the rules of HTTP: {error}");
         if let Some(cause) = error.source() {
@@ -121,7 +162,10 @@ impl Fault {
             return Self::broken(cause, Reason::Tls, "the connection failed");
         }
         let of_target = error.is_remote() && (error.is_go_away() || error.is_reset());
-        match error.reason() {
+        let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        // A stream fails with the connection's goodbye when it is not among those that the target still answers.
+        let unprocessed = error.is_remote() && (error.is_go_away() || refused);
+        let fault = match error.reason() {
             // The ways in which HTTP/2 says that it goes away, or will not answer this.
             Some(h2::Reason::NO_ERROR | h2::Reason::REFUSED_STREAM | h2::Reason::CANCEL)
                 if of_target =>
@@ -135,13 +179,20 @@ impl Fault {
                 Reason::Protocol,
                 format!("the answer breaks the rules of HTTP/2: {error}"),
             ),
+        };
+        Self {
+            is_unprocessed: unprocessed,
+            ..fault.reached()
         }
     }
 
     /// As a failure of the proxy; trouble of our own stays ours.
     pub(super) fn of_proxy(self) -> Self {
         match self.outcome {
-            Outcome::Bad(_) => Self::bad(Reason::Proxy, format!("proxy: {}", self.explanation)),
+            Outcome::Bad(_) => Self {
+                is_of_other_side: self.is_of_other_side,
+                ..Self::bad(Reason::Proxy, format!("proxy: {}", self.explanation))
+            },
             Outcome::Good | Outcome::Void(_) => self,
         }
     }
@@ -150,6 +201,17 @@ impl Fault {
 /// What rustls says, where that is what failed.
 pub(super) fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
+}
+
+/// Errors that only a packet of the other side can lead to.
+fn is_of_other_side(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionRefused
+            | ErrorKind::ConnectionReset
+            | ErrorKind::BrokenPipe
+            | ErrorKind::UnexpectedEof
+    )
 }
 
 /// The first error of a kind in the chain of causes.

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::{Response, Version};
 use hyper::body::Incoming;
-use tokio::net::TcpStream;
 
 use super::Shared;
 use super::body::{is_coded, too_large, unpack};
@@ -17,7 +16,7 @@ use super::files::{FILE_LIMIT, Kept};
 use super::proxy::tunnel;
 use super::reach::{Addresses, connect};
 use super::request::{Hop, Requests, origin_of};
-use super::stream::Stream;
+use super::stream::{Stream, Wire};
 use super::tls::{Alpn, SeenCache, handshake};
 use super::trace::{Stage, Trace};
 use crate::clock;
@@ -101,6 +100,9 @@ impl HttpProber {
     /// A kept connection may turn out to be dead, which no client can know before. Then the request is sent once more,
     /// over a new one, if no byte of an answer came. The target may have seen it twice, as with every client that keeps
     /// connections; a request that must not be repeated wants a new connection for each sounding.
+    ///
+    /// A target that goes away may also say of a new connection that it never began with the request, as HTTP/2 can.
+    /// Then it is sent once more, over another one.
     async fn exchange(
         &self,
         hop: &Hop,
@@ -112,12 +114,11 @@ impl HttpProber {
         {
             trace.answer.reused = true;
             trace.answer.ip = connection.facts.ip;
+            trace.answer.entrance = connection.facts.entrance;
             trace.note(|step| step.push_str("took the connection of an earlier sounding"));
             match self.ask(&mut connection, hop, trace).await {
                 Ok(answer) => return Ok((connection, answer)),
-                Err(fault)
-                    if fault.outcome == Outcome::Bad(Reason::Reset) && !connection.was_heard() =>
-                {
+                Err(fault) if fault.is_unprocessed || is_dead(&fault, &connection) => {
                     trace.note(|step| step.push_str("it was closed in the meantime"));
                     trace.answer.reused = false;
                     trace.answer.tls = None;
@@ -125,6 +126,16 @@ impl HttpProber {
                 Err(fault) => return Err(fault),
             }
         }
+        let mut connection = self.open(hop, timeout, trace).await?;
+        match self.ask(&mut connection, hop, trace).await {
+            Ok(answer) => return Ok((connection, answer)),
+            Err(fault) if fault.is_unprocessed => {
+                trace.note(|step| *step = format!("asking once more: {}", fault.explanation));
+                trace.answer.tls = None;
+            }
+            Err(fault) => return Err(fault),
+        }
+        drop(connection);
         let mut connection = self.open(hop, timeout, trace).await?;
         let answer = self.ask(&mut connection, hop, trace).await?;
         Ok((connection, answer))
@@ -137,6 +148,7 @@ impl HttpProber {
         trace: &mut Trace<'_>,
     ) -> Result<Response<Incoming>, Fault> {
         trace.enter(Stage::Processing);
+        trace.meter = Some(Arc::clone(connection.meter()));
         trace.answer.tls.clone_from(&connection.facts.seen);
         let request = self.requests.request(hop, connection.is_http2())?;
         trace.note(|step| {
@@ -204,13 +216,15 @@ impl HttpProber {
             (Stream::plain(tcp), None, http2)
         };
         trace.enter(Stage::Processing);
+        let keep = question.connection == Reuse::KeepAlive;
         let facts = Facts {
             seen,
             ip: trace.answer.ip,
-            origin: origin_of(target),
+            entrance: trace.answer.entrance,
+            over_tls: target.is_https(),
+            origin: keep.then(|| origin_of(target)),
         };
-        let keep = question.connection == Reuse::KeepAlive;
-        Connection::start(stream, http2, keep, facts).await
+        Connection::start(stream, http2, facts).await
     }
 
     async fn addresses(
@@ -236,7 +250,7 @@ impl HttpProber {
         target: &Target,
         timeout: Duration,
         trace: &mut Trace<'_>,
-    ) -> Result<TcpStream, Fault> {
+    ) -> Result<Wire, Fault> {
         if !self.question.proxy_resolves {
             // The name is only looked up, to know that it can be: the proxy resolves for itself.
             self.addresses(target, timeout, trace).await?;
@@ -282,7 +296,7 @@ impl HttpProber {
                 bytes.extend_from_slice(&data);
             }
         }
-        let over_tls = connection.facts.origin.0;
+        let over_tls = connection.facts.over_tls;
         if self.question.connection == Reuse::KeepAlive {
             self.idle.give_back(connection);
         }
@@ -325,6 +339,11 @@ impl HttpProber {
             .await?
             .map_err(|failure| Fault::bad(failure.reason, failure.explanation))
     }
+}
+
+/// Whether a kept connection was closed before anything of an answer came.
+fn is_dead(fault: &Fault, connection: &Connection) -> bool {
+    fault.outcome == Outcome::Bad(Reason::Reset) && !connection.was_heard()
 }
 
 /// Runs work here, or on a thread for long work.

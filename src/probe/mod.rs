@@ -3,7 +3,8 @@
 //! Invariants:
 //! - a sounding ends by its timeout, and whatever it opened is closed when it is dropped;
 //! - each moment from the start to the end belongs to exactly one phase;
-//! - what a target sends is bounded before it is kept: heads, bodies (packed and unpacked), lines, redirects;
+//! - what a target sends is bounded before it is kept: heads, bodies (packed and unpacked), lines, redirects, and what
+//!   is no answer at all (`meter`);
 //! - a fault of ours (files, descriptors, ports, resolver) is void, a fault on the way to the answer is bad.
 
 mod body;
@@ -11,6 +12,8 @@ mod connection;
 mod fault;
 mod files;
 mod http;
+mod lookup;
+mod meter;
 mod proxy;
 mod reach;
 mod request;
@@ -99,16 +102,15 @@ impl Prober {
         };
         let ended = tokio::time::timeout(timeout, asked).await;
         let ended = ended.unwrap_or_else(|_| {
-            Err(Fault::timeout(
-                trace.stage(),
-                timeout,
-                trace.instead.as_deref(),
-            ))
+            let instead = trace.instead();
+            Err(Fault::timeout(trace.stage(), timeout, instead.as_deref()))
         });
         let (finished, phases) = trace.finish();
+        trace.answer.reached |= trace.was_heard();
         let (outcome, explanation) = match ended {
             Ok(()) => (Outcome::Good, None),
             Err(fault) => {
+                trace.answer.reached |= fault.is_of_other_side;
                 trace.note(|step| step.clone_from(&fault.explanation));
                 (fault.outcome, Some(fault.explanation.into()))
             }

@@ -1,9 +1,9 @@
 //! A tunnel through an HTTP proxy.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
 use super::fault::Fault;
+use super::stream::Wire;
 use super::trace::{Stage, Trace, cut};
 use crate::config::Target;
 use crate::sounding::Reason;
@@ -17,19 +17,20 @@ const SHOWN: usize = 60;
 /// Asks the proxy at the other end of a connection for a tunnel to the target. What it returns leads to the target, and
 /// nothing has come through it yet.
 pub(super) async fn tunnel(
-    mut tcp: TcpStream,
+    mut tcp: Wire,
     target: &Target,
     trace: &mut Trace<'_>,
-) -> Result<TcpStream, Fault> {
+) -> Result<Wire, Fault> {
     trace.enter(Stage::Proxy);
     let host = target.url().host_str().unwrap_or("");
     let authority = format!("{host}:{}", target.port());
     let refused = |why: &str| {
         let text = format!("the proxy gives no tunnel to {authority}: {why}");
-        Fault::bad(Reason::Proxy, text)
+        Fault::bad(Reason::Proxy, text).reached()
     };
     let failed =
         |error: std::io::Error| Fault::broken(&error, Reason::Proxy, "no tunnel").of_proxy();
+    tcp.meter().request();
     let request = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n");
     tcp.write_all(request.as_bytes()).await.map_err(failed)?;
     let mut answer = Vec::with_capacity(512);
@@ -83,7 +84,7 @@ fn status_of(answer: &[u8]) -> Option<u16> {
 mod tests {
     use super::*;
     use crate::clock;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     #[test]
     fn statuses() {
@@ -112,7 +113,7 @@ mod tests {
         let mut trace = Trace::start(clock::now, None);
         server.write_all(answer).await.unwrap();
         server.shutdown().await.unwrap();
-        let got = tunnel(client.unwrap(), &target, &mut trace).await;
+        let got = tunnel(Wire::new(client.unwrap()), &target, &mut trace).await;
         let shown = String::from_utf8_lossy(answer);
         match (got, expected) {
             (Ok(_), Ok(())) => {}

@@ -1,16 +1,20 @@
-//! From a host to a TCP connection.
+//! From a host to a TCP connection, over the address that answers first (RFC 8305).
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use rustix::io::Errno;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
 use super::fault::Fault;
+use super::lookup::lookup;
+use super::stream::Wire;
 use super::trace::{Stage, Trace};
 use crate::config::settings::IpChoice;
 use crate::sounding::{Outcome, Reason, VoidReason};
@@ -21,6 +25,9 @@ const MAX_LOOKUPS: usize = 256;
 
 /// Addresses of one name that are looked at.
 const MAX_ADDRESSES: usize = 32;
+
+/// How long an address may take before the next one is tried beside it: the delay that RFC 8305 recommends.
+const STAGGER: Duration = Duration::from_millis(250);
 
 /// Names to addresses, through the system's resolver.
 #[derive(Debug)]
@@ -74,8 +81,7 @@ impl Resolver {
         let lookup = spawn_blocking(move || {
             // The place is taken as long as the thread is, and not only while this sounding waits.
             let _permit = permit;
-            let found = (name.as_str(), port).to_socket_addrs()?;
-            io::Result::Ok(found.take(MAX_ADDRESSES).collect::<Vec<_>>())
+            lookup(&name, port, choice, MAX_ADDRESSES)
         });
         let found = lookup.await.unwrap_or_else(|error| Err(error.into()));
         let found = found.map_err(|error| {
@@ -134,43 +140,144 @@ fn chosen(all: &[SocketAddr], choice: IpChoice) -> Vec<SocketAddr> {
     }
 }
 
-/// A connection to the first address that takes one. When none does, the first failure is told, but that we lack
+/// A connection to the first address that takes one. When none does, the first failure decides, but that we lack
 /// something goes before: with it, nobody knows what the target would have said.
 pub(super) async fn connect(
     addresses: &Addresses,
     stage: Stage,
     trace: &mut Trace<'_>,
-) -> Result<TcpStream, Fault> {
+) -> Result<Wire, Fault> {
     trace.enter(stage);
-    let mut told: Option<(IpAddr, Fault)> = None;
-    for address in addresses.as_slice() {
-        trace.answer.ip = Some(address.ip());
-        let error = match TcpStream::connect(*address).await {
-            Ok(stream) => {
-                // Requests are written in one piece; waiting for more to send would only delay them.
-                let _ = stream.set_nodelay(true);
-                trace.note(|step| *step = format!("connected to {address}"));
-                return Ok(stream);
-            }
-            Err(error) => error,
-        };
-        let fault = connect_fault(&error, *address);
-        trace.note(|step| step.clone_from(&fault.explanation));
-        let ours = |fault: &Fault| matches!(fault.outcome, Outcome::Void(_));
-        if told
-            .as_ref()
-            .is_none_or(|(_, known)| ours(&fault) && !ours(known))
-        {
-            told = Some((address.ip(), fault));
+    trace.meter = None;
+    let addresses = addresses.as_slice();
+    trace.answer.entrance = addresses.iter().map(SocketAddr::ip).min();
+    let (address, stream) = match addresses {
+        [] => return Err(Fault::bad(Reason::Resolve, "there is no address")),
+        [one] => {
+            trace.answer.ip = Some(one.ip());
+            let connected = TcpStream::connect(*one).await;
+            let stream = connected.map_err(|error| {
+                let fault = connect_fault(&error, *one);
+                trace.note(|step| step.clone_from(&fault.explanation));
+                fault
+            })?;
+            (*one, stream)
         }
-    }
-    let (ip, fault) = told.ok_or_else(|| Fault::bad(Reason::Resolve, "there is no address"))?;
-    trace.answer.ip = Some(ip);
-    Err(fault)
+        many => Race::new(many).run(trace).await?,
+    };
+    // Requests are written in one piece; waiting for more to send would only delay them.
+    let _ = stream.set_nodelay(true);
+    trace.answer.ip = Some(address.ip());
+    trace.instead = None;
+    trace.note(|step| *step = format!("connected to {address}"));
+    let wire = Wire::new(stream);
+    trace.meter = Some(Arc::clone(wire.meter()));
+    Ok(wire)
 }
 
+/// Attempts at several addresses. One begins when the one before it failed or has taken [`STAGGER`]; the first that
+/// connects wins, and the others are dropped.
+struct Race {
+    order: Vec<SocketAddr>,
+    started: usize,
+    failed: Vec<(SocketAddr, Fault)>,
+}
+
+impl Race {
+    fn new(addresses: &[SocketAddr]) -> Self {
+        Self {
+            order: interleaved(addresses),
+            started: 0,
+            failed: Vec::new(),
+        }
+    }
+
+    async fn run(mut self, trace: &mut Trace<'_>) -> Result<(SocketAddr, TcpStream), Fault> {
+        let mut under_way = FuturesUnordered::new();
+        trace.answer.ip = self.order.first().map(SocketAddr::ip);
+        loop {
+            if let Some(address) = self.order.get(self.started).copied() {
+                self.started += 1;
+                under_way.push(async move { (address, TcpStream::connect(address).await) });
+            } else if under_way.is_empty() {
+                return Err(self.lost(trace));
+            }
+            let ended = if self.started < self.order.len() {
+                // Nothing of it has ended when the time is over.
+                let ended = tokio::time::timeout(STAGGER, under_way.next()).await;
+                ended.unwrap_or_default()
+            } else {
+                trace.instead = Some(self.said());
+                under_way.next().await
+            };
+            match ended {
+                Some((address, Ok(stream))) => return Ok((address, stream)),
+                Some((address, Err(error))) => {
+                    let fault = connect_fault(&error, address);
+                    trace.answer.reached |= fault.is_of_other_side;
+                    trace.note(|step| step.clone_from(&fault.explanation));
+                    self.failed.push((address, fault));
+                }
+                None => trace.note(|step| step.push_str("no answer yet, trying the next address")),
+            }
+            if self.started < self.order.len() {
+                trace.instead = Some(self.said());
+            }
+        }
+    }
+
+    /// What each address said, in the order in which they were tried.
+    fn said(&self) -> String {
+        let tried = self.order.iter().take(self.started);
+        let of_each = tried.map(|address| {
+            let failed = self.failed.iter().find(|(of, _)| of == address);
+            let why = failed.map(|(_, fault)| fault.explanation.as_str());
+            why.map_or_else(
+                || format!("{address} does not answer"),
+                |why| why.strip_prefix(DOING).unwrap_or(why).to_owned(),
+            )
+        });
+        of_each.collect::<Vec<_>>().join("; ")
+    }
+
+    /// The failure, when no address is left.
+    fn lost(&self, trace: &mut Trace<'_>) -> Fault {
+        let said = format!("{DOING}{}", self.said());
+        let mut failed = self.failed.iter();
+        let ours = failed.find(|(_, fault)| matches!(fault.outcome, Outcome::Void(_)));
+        let first = self.order.first();
+        let mut failed = self.failed.iter();
+        let decides = ours.or_else(|| failed.find(|(address, _)| Some(address) == first));
+        let Some((address, fault)) = decides.or(self.failed.first()) else {
+            return Fault::bad(Reason::Resolve, "there is no address");
+        };
+        trace.answer.ip = Some(address.ip());
+        match fault.outcome {
+            Outcome::Void(_) => fault.clone(),
+            Outcome::Good | Outcome::Bad(_) => fault.clone().saying(&said),
+        }
+    }
+}
+
+/// The families in turn, beginning with the first one's; within a family the order stays.
+fn interleaved(all: &[SocketAddr]) -> Vec<SocketAddr> {
+    let first_is_v4 = all.first().is_some_and(SocketAddr::is_ipv4);
+    let of_first = |address: &&SocketAddr| address.is_ipv4() == first_is_v4;
+    let mut other = all.iter().filter(|address| !of_first(address));
+    let mut order = Vec::with_capacity(all.len());
+    for address in all.iter().filter(of_first) {
+        order.push(*address);
+        order.extend(other.next());
+    }
+    order.extend(other);
+    order
+}
+
+/// Each failure to connect begins with it.
+const DOING: &str = "cannot connect to ";
+
 fn connect_fault(error: &io::Error, address: SocketAddr) -> Fault {
-    let doing = format!("cannot connect to {address}");
+    let doing = format!("{DOING}{address}");
     // The same error says "no port left" and "no address of ours could speak to that one", as on a machine without
     // IPv6. The first is our trouble of the moment, the second is how things are.
     if Errno::from_io_error(error) == Some(Errno::ADDRNOTAVAIL) && !has_source(address) {
@@ -235,8 +342,35 @@ mod tests {
         let fault = connect(&both, Stage::Connect, &mut trace).await;
         let fault = fault.unwrap_err();
         assert_eq!(fault.outcome, Outcome::Bad(Reason::ConnectRefused));
-        assert!(fault.explanation.contains(&first.to_string()), "{fault:?}");
+        for address in [first, second] {
+            assert!(
+                fault.explanation.contains(&address.to_string()),
+                "{fault:?}"
+            );
+        }
         assert_eq!(trace.answer.ip, Some(first.ip()));
+        assert_eq!(trace.answer.entrance, Some(first.ip()));
+        assert!(fault.is_of_other_side);
+    }
+
+    #[test]
+    fn families_take_turns() {
+        let v4 = |last| SocketAddr::from(([192, 0, 2, last], 1));
+        let v6 = |last| SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, last], 1));
+        for (all, expected) in [
+            (vec![], vec![]),
+            (vec![v4(2), v4(1)], vec![v4(2), v4(1)]),
+            (
+                vec![v6(1), v6(2), v6(3), v4(1)],
+                vec![v6(1), v4(1), v6(2), v6(3)],
+            ),
+            (
+                vec![v4(1), v6(2), v6(1), v6(3)],
+                vec![v4(1), v6(2), v6(1), v6(3)],
+            ),
+        ] {
+            assert_eq!(interleaved(&all), expected);
+        }
     }
 
     #[tokio::test]

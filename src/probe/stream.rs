@@ -3,51 +3,80 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-/// What HTTP is spoken over.
-pub(super) struct Stream {
-    io: Io,
-    /// Set when a byte came, where somebody wants to know.
-    heard: Option<Arc<AtomicBool>>,
+use super::meter::{Below, Meter, Watch};
+
+/// A TCP connection whose bytes are counted.
+#[derive(Debug)]
+pub(super) struct Wire {
+    tcp: TcpStream,
+    below: Below,
+    meter: Arc<Meter>,
 }
 
-enum Io {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
-impl Stream {
-    pub(super) const fn plain(tcp: TcpStream) -> Self {
+impl Wire {
+    pub(super) fn new(tcp: TcpStream) -> Self {
         Self {
-            io: Io::Plain(tcp),
-            heard: None,
+            tcp,
+            below: Below::default(),
+            meter: Arc::default(),
         }
     }
 
-    pub(super) fn tls(tls: TlsStream<TcpStream>) -> Self {
+    pub(super) const fn meter(&self) -> &Arc<Meter> {
+        &self.meter
+    }
+}
+
+/// What HTTP is spoken over.
+pub(super) struct Stream {
+    io: Io,
+    watch: Watch,
+}
+
+enum Io {
+    Plain(Wire),
+    Tls(Box<TlsStream<Wire>>),
+}
+
+impl Stream {
+    pub(super) const fn plain(wire: Wire) -> Self {
+        Self {
+            io: Io::Plain(wire),
+            watch: Watch::Nothing,
+        }
+    }
+
+    pub(super) fn tls(tls: TlsStream<Wire>) -> Self {
         Self {
             io: Io::Tls(Box::new(tls)),
-            heard: None,
+            watch: Watch::Nothing,
         }
     }
 
     /// The connection below, where there is no TLS on it yet.
-    pub(super) fn into_plain(self) -> Option<TcpStream> {
+    pub(super) fn into_plain(self) -> Option<Wire> {
         match self.io {
-            Io::Plain(tcp) => Some(tcp),
+            Io::Plain(wire) => Some(wire),
             Io::Tls(_) => None,
         }
     }
 
-    /// From now on the flag is set whenever a byte comes.
-    pub(super) fn listen(&mut self) -> Arc<AtomicBool> {
-        Arc::clone(self.heard.get_or_insert_default())
+    /// From now on what is read is looked at in this way.
+    pub(super) fn watch(&mut self, watch: Watch) {
+        self.watch = watch;
+    }
+
+    pub(super) fn meter(&self) -> &Arc<Meter> {
+        match &self.io {
+            Io::Plain(wire) => wire.meter(),
+            Io::Tls(stream) => stream.get_ref().0.meter(),
+        }
     }
 }
 
@@ -60,13 +89,21 @@ impl AsyncRead for Stream {
         let this = self.get_mut();
         let before = buf.filled().len();
         let read = match &mut this.io {
-            Io::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Io::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Io::Plain(wire) => Pin::new(wire).poll_read(cx, buf),
+            Io::Tls(stream) => Pin::new(&mut **stream).poll_read(cx, buf),
         };
-        if let Some(heard) = &this.heard
-            && buf.filled().len() > before
-        {
-            heard.store(true, Ordering::Relaxed);
+        let came = buf.filled().get(before..).unwrap_or_default();
+        if came.is_empty() {
+            return read;
+        }
+        let wire = match &mut this.io {
+            Io::Plain(wire) => wire,
+            Io::Tls(stream) => stream.get_mut().0,
+        };
+        wire.below.progress(&wire.meter);
+        if let Err(error) = this.watch.look(came, &wire.meter) {
+            buf.set_filled(before);
+            return Poll::Ready(Err(error));
         }
         read
     }
@@ -79,21 +116,21 @@ impl AsyncWrite for Stream {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         match &mut self.get_mut().io {
-            Io::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Io::Plain(wire) => Pin::new(wire).poll_write(cx, buf),
             Io::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().io {
-            Io::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Io::Plain(wire) => Pin::new(wire).poll_flush(cx),
             Io::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().io {
-            Io::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Io::Plain(wire) => Pin::new(wire).poll_shutdown(cx),
             Io::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
@@ -104,15 +141,62 @@ impl AsyncWrite for Stream {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match &mut self.get_mut().io {
-            Io::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Io::Plain(wire) => Pin::new(wire).poll_write_vectored(cx, bufs),
             Io::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match &self.io {
-            Io::Plain(stream) => stream.is_write_vectored(),
+            Io::Plain(wire) => wire.is_write_vectored(),
             Io::Tls(stream) => stream.is_write_vectored(),
         }
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let read = Pin::new(&mut this.tcp).poll_read(cx, buf);
+        if let Err(error) = this.below.came(buf.filled().len() - before, &this.meter) {
+            buf.set_filled(before);
+            return Poll::Ready(Err(error));
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().tcp).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().tcp).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().tcp).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tcp.is_write_vectored()
     }
 }

@@ -23,6 +23,9 @@ const LINE_LIMIT: usize = 64 * 1024;
 /// All that is read in one dialogue.
 const READ_LIMIT: usize = 1024 * 1024;
 
+/// Lines of one dialogue: a greeting and a list of features have some dozen.
+const MAX_LINES: usize = 4096;
+
 /// What is read at a time.
 const CHUNK: usize = 4 * 1024;
 
@@ -161,6 +164,7 @@ struct Lines {
     /// So much of it is known to hold no end of a line.
     searched: usize,
     read: usize,
+    count: usize,
 }
 
 impl Lines {
@@ -171,6 +175,11 @@ impl Lines {
             if let Some(end) = unsearched.iter().position(|byte| *byte == b'\n') {
                 let end = self.searched + end;
                 self.searched = 0;
+                self.count += 1;
+                if self.count > MAX_LINES {
+                    let text = format!("the answer has more than {MAX_LINES} lines");
+                    return Err(Fault::bad(Reason::Dialogue, text));
+                }
                 let mut line: Vec<u8> = self.rest.drain(..=end).collect();
                 line.pop();
                 if line.last() == Some(&b'\r') {

@@ -14,13 +14,13 @@ use rustls::{
     AlertDescription, ClientConfig, DigitallySignedStruct, ProtocolVersion, RootCertStore,
     SignatureScheme, SupportedCipherSuite,
 };
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::fault::{Fault, tls_error};
 use super::files::{FILE_LIMIT, Stamp, read_bounded};
+use super::stream::Wire;
 use super::trace::{Stage, Trace, cut};
 use crate::config::settings::Tls;
 use crate::sounding::{Outcome, Reason, TlsSeen, VoidReason};
@@ -195,10 +195,12 @@ fn system_roots() -> Result<Arc<RootCertStore>, Fault> {
 pub(super) async fn handshake(
     config: Arc<ClientConfig>,
     name: &str,
-    stream: TcpStream,
+    stream: Wire,
     trace: &mut Trace<'_>,
-) -> Result<TlsStream<TcpStream>, Fault> {
+) -> Result<TlsStream<Wire>, Fault> {
     trace.enter(Stage::Tls);
+    stream.meter().request();
+    let meter = Arc::clone(stream.meter());
     let server = ServerName::try_from(name.to_owned()).map_err(|_| {
         Fault::bad(
             Reason::Tls,
@@ -206,7 +208,7 @@ pub(super) async fn handshake(
         )
     })?;
     let done = TlsConnector::from(config).connect(server, stream).await;
-    let stream = done.map_err(|error| fault_of(&error))?;
+    let stream = done.map_err(|error| meter.fault().unwrap_or_else(|| fault_of(&error)))?;
     trace.note(|step| *step = format!("TLS with {name} stands"));
     Ok(stream)
 }
@@ -221,12 +223,17 @@ fn fault_of(error: &std::io::Error) -> Fault {
             Reason::Version,
             "the target speaks none of the versions of HTTP that are offered",
         ),
-        Some(other) => Fault::bad(Reason::Tls, format!("the TLS handshake failed: {other}")),
+        Some(other) => {
+            Fault::bad(Reason::Tls, format!("the TLS handshake failed: {other}")).reached()
+        }
         None => {
             let fault = Fault::broken(error, Reason::Tls, "the TLS handshake failed");
             match fault.outcome {
                 // However the connection broke, it was the handshake that did not come about.
-                Outcome::Bad(_) => Fault::bad(Reason::Tls, fault.explanation),
+                Outcome::Bad(_) => Fault {
+                    outcome: Outcome::Bad(Reason::Tls),
+                    ..fault
+                },
                 Outcome::Good | Outcome::Void(_) => fault,
             }
         }
@@ -238,7 +245,7 @@ fn fault_of(error: &std::io::Error) -> Fault {
 pub(super) struct SeenCache(Mutex<Option<(Vec<CertificateDer<'static>>, Arc<TlsSeen>)>>);
 
 impl SeenCache {
-    pub(super) fn look(&self, stream: &TlsStream<TcpStream>) -> Option<Arc<TlsSeen>> {
+    pub(super) fn look(&self, stream: &TlsStream<Wire>) -> Option<Arc<TlsSeen>> {
         let (_, session) = stream.get_ref();
         let chain = session.peer_certificates()?;
         let version = match session.protocol_version()? {

@@ -1,7 +1,10 @@
 //! Where the time of a sounding goes, and what was seen on the way.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
+
+use super::meter::Meter;
 
 use crate::sounding::{Answer, Phases};
 use crate::units::Moment;
@@ -32,6 +35,8 @@ pub(super) struct Trace<'a> {
     pub(super) answer: Answer,
     /// What came in place of what is waited for, to be told when the time is over.
     pub(super) instead: Option<String>,
+    /// Of the connection that is used now.
+    pub(super) meter: Option<Arc<Meter>>,
     transcript: Option<&'a mut Transcript>,
 }
 
@@ -46,6 +51,7 @@ impl<'a> Trace<'a> {
             phases: Phases::default(),
             answer: Answer::default(),
             instead: None,
+            meter: None,
             transcript,
         }
     }
@@ -73,6 +79,21 @@ impl<'a> Trace<'a> {
             resolved: self.answer.resolved,
             ..Answer::default()
         };
+        self.meter = None;
+    }
+
+    /// What came in place of what is waited for, in words.
+    pub(super) fn instead(&mut self) -> Option<String> {
+        let bytes = self.meter.as_ref().map_or(0, |meter| meter.bytes());
+        let waits = matches!(self.stage, Some(Stage::Processing | Stage::Tls));
+        self.instead.take().or_else(|| {
+            (waits && bytes > 0).then(|| format!("{bytes} bytes came, which are not all of it"))
+        })
+    }
+
+    /// Whether a byte came since we last asked for something.
+    pub(super) fn was_heard(&self) -> bool {
+        self.meter.as_ref().is_some_and(|meter| meter.was_heard())
     }
 
     /// The part that is under way.

@@ -143,6 +143,12 @@ pub struct Answer {
     pub reused: bool,
     /// Whether a name was resolved (false for numeric hosts and where a proxy resolves).
     pub resolved: bool,
+    /// Whether the other side was heard: an answer, a part of one, a refusal, a reset, an alert of TLS. Packets travel
+    /// then, so that a failure is not our own network's.
+    pub reached: bool,
+    /// The lowest of the addresses that the host has (the proxy, where there is one). Hosts for which it is the same are
+    /// names of one entrance.
+    pub entrance: Option<IpAddr>,
 }
 
 /// The version of HTTP.

@@ -22,7 +22,10 @@
 mod addresses;
 mod assertions;
 mod bodies;
+mod families;
+mod floods;
 mod garbage;
+mod goodbye;
 mod hostile;
 mod kept;
 mod proxies;

@@ -14,6 +14,9 @@
 )]
 
 pub mod ask;
+pub mod flood;
+pub mod namespace;
+pub mod nginx;
 pub mod pki;
 pub mod script;
 pub mod server;

@@ -11,6 +11,7 @@ use crate::alert::Labels;
 use crate::clock;
 use crate::serve::Share;
 use crate::serve::status::GuardView;
+use crate::sounding::VoidReason;
 use crate::track::{Track, Tracked};
 use crate::units::Moment;
 use crate::window::Span;
@@ -30,7 +31,7 @@ impl Unknown {
     pub(super) fn is_known(&self, labels: &LabelSet) -> bool {
         let of = |name: &str| labels.get(name).unwrap_or_default().to_owned();
         let name = of("alertname");
-        if name == Kind::SelfTrouble.name() {
+        if name == Kind::SelfTrouble.name() || name == Kind::AllTargetsSilent.name() {
             !self.ourselves
         } else if name == Kind::DeliveryFailing.name() {
             !self.any_receiver && !self.receivers.contains(&of("receiver"))
@@ -121,6 +122,15 @@ impl Herald {
             // Nothing was asked yet, so that nothing could be in its way.
             unknown.ourselves = !all.iter().any(|tracked| tracked.lock().is_known());
         }
+        // Whoever's fault it is, people must look at once, so it is an alert of its own.
+        let silent = VoidReason::AllTargets.as_str();
+        if troubles.contains(&silent) {
+            let text = "Nothing comes back from any of the probed hosts. Nothing is known of any release meanwhile, no \
+                        revision is judged, and nothing is rolled back.";
+            let kind = Kind::AllTargetsSilent;
+            found(conditions::of_ourselves(kind, own.clone(), text.into()));
+        }
+        troubles.retain(|trouble| *trouble != silent);
         if !troubles.is_empty() {
             let text = format!(
                 "Soundings are void: {}.",

@@ -1,0 +1,95 @@
+//! Names to addresses, by the system's resolver. Blocks.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs as _};
+
+use dns_lookup::{AddrFamily, AddrInfoHints, LookupError, LookupErrorKind, SockType, getaddrinfo};
+
+use crate::config::settings::IpChoice;
+
+/// Of a name that exists, but not in this family. Not known to every C library, so not in a list of kinds.
+const NOT_IN_FAMILY: i32 = -9;
+
+/// The addresses of a name, at most so many. Where one family is wanted, the name server is asked for no other: it may
+/// never answer that.
+pub(super) fn lookup(
+    name: &str,
+    port: u16,
+    choice: IpChoice,
+    most: usize,
+) -> io::Result<Vec<SocketAddr>> {
+    let (family, other, fallback) = match choice {
+        IpChoice::Any => {
+            let found = (name, port).to_socket_addrs()?;
+            return Ok(found.take(most).collect());
+        }
+        IpChoice::V4 { fallback } => (AddrFamily::Inet, AddrFamily::Inet6, fallback),
+        IpChoice::V6 { fallback } => (AddrFamily::Inet6, AddrFamily::Inet, fallback),
+    };
+    let found = of_family(name, port, family, most);
+    match found {
+        Ok(found) if !found.is_empty() => Ok(found),
+        found if fallback => of_family(name, port, other, most).or(found),
+        found => found,
+    }
+}
+
+fn of_family(
+    name: &str,
+    port: u16,
+    family: AddrFamily,
+    most: usize,
+) -> io::Result<Vec<SocketAddr>> {
+    let hints = AddrInfoHints {
+        address: family.into(),
+        // Otherwise each address comes once for each kind of socket.
+        socktype: SockType::Stream.into(),
+        ..AddrInfoHints::default()
+    };
+    let found = match getaddrinfo(Some(name), None, Some(hints)) {
+        Ok(found) => found,
+        Err(error) if is_none(&error) => return Ok(Vec::new()),
+        Err(error) => return Err(error.into()),
+    };
+    let mut addresses = Vec::new();
+    for info in found.take(most) {
+        let mut address = info?.sockaddr;
+        address.set_port(port);
+        addresses.push(address);
+    }
+    Ok(addresses)
+}
+
+/// Whether the name has no address of the family, which is an answer.
+fn is_none(error: &LookupError) -> bool {
+    matches!(error.kind(), LookupErrorKind::NoData) || error.error_num() == NOT_IN_FAMILY
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_of_one_family() {
+        let (strict, loose) = (false, true);
+        for (name, choice, expected) in [
+            (
+                "127.0.0.1",
+                IpChoice::V4 { fallback: strict },
+                "127.0.0.1:80",
+            ),
+            ("::1", IpChoice::V6 { fallback: strict }, "[::1]:80"),
+            (
+                "127.0.0.1",
+                IpChoice::V6 { fallback: loose },
+                "127.0.0.1:80",
+            ),
+            ("127.0.0.1", IpChoice::Any, "127.0.0.1:80"),
+        ] {
+            let found = lookup(name, 80, choice, 9).unwrap();
+            assert_eq!(found, [expected.parse().unwrap()], "{name} {choice:?}");
+        }
+        let other = lookup("127.0.0.1", 80, IpChoice::V6 { fallback: strict }, 9);
+        assert_eq!(other.unwrap(), []);
+    }
+}

@@ -34,11 +34,11 @@ pub(crate) struct GateArgs {
 
 const ABOUT: &str = "\
 Exit code:
-    0  healthy: the revision was watched and kept
+    0  healthy: the revision was watched and kept; or unchanged: it has the contents that serve already
    10  it made things worse, and the release was turned back
    11  it made things worse and is still there: the rollback was refused or failed, the limit of the day is
        reached, it is a first revision, or the mode is observe
-   12  inconclusive: too little could be measured
+   12  inconclusive: too little could be measured, or its rollout is not complete
    13  a newer revision took its place before there was a verdict
     1  the daemon knows no such release
     3  there is no daemon: none answered for ten seconds from the start on
@@ -70,7 +70,7 @@ const SEEN_WITHIN: Duration = Duration::from_secs(3);
 /// What a pipeline needs to know of how a watch ended.
 pub(super) fn code_of(ending: &str) -> u8 {
     match ending {
-        "kept" => 0,
+        "kept" | "unchanged" => 0,
         "recovered" | "same_failure" | "worse" | "unverified" => ROLLED_BACK,
         "would_roll_back" | "left_alone" | "limit_reached" | "refused" | "failed" => STILL_THERE,
         "superseded" | "uninstalled" => SUPERSEDED,
@@ -283,7 +283,7 @@ mod tests {
     fn every_ending_has_its_code() {
         for ending in ENDINGS {
             let expected = match ending {
-                "kept" => 0,
+                "kept" | "unchanged" => 0,
                 "recovered" | "same_failure" | "worse" | "unverified" => 10,
                 "would_roll_back" | "left_alone" | "limit_reached" | "refused" | "failed" => 11,
                 "inconclusive" => 12,

@@ -17,8 +17,9 @@ pub const PHASES: [&str; 7] = [
 ];
 
 /// How the watch of a revision can end.
-pub const ENDINGS: [&str; 13] = [
+pub const ENDINGS: [&str; 14] = [
     "kept",
+    "unchanged",
     "inconclusive",
     "superseded",
     "uninstalled",

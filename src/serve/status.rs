@@ -112,7 +112,7 @@ pub struct RolloutView {
     pub ending: &'static str,
     /// Why, in words.
     pub text: String,
-    /// The reason of the verdict, as `error_rate:db`; empty when it was not found bad.
+    /// The reason of the verdict, as `error_rate:db`; `not_rolled_out` when the rollout was never complete; else empty.
     pub reason: String,
     /// The revision that was serving before.
     pub serving: Option<u32>,

@@ -14,7 +14,7 @@ use crate::release::Pod;
 use crate::rollout::{Ending, Event};
 use crate::sounding::Outcome;
 use crate::units::{Revision, Time};
-use crate::verdict::{Inbox, Mark, PodState, Start, Verdict, Verification, Verified, Watch};
+use crate::verdict::{Inbox, Mark, PodState, Start, Verdict, Verification, Verified, Watch, Why};
 
 impl Guard {
     pub(super) fn on_heard(&mut self, heard: &Heard) {
@@ -142,6 +142,12 @@ impl Guard {
         self.state.verdict = None;
         self.state.watching = Some(Watching {
             revision,
+            first: self
+                .state
+                .rollout
+                .phase()
+                .case()
+                .and_then(|case| case.first),
             began: now,
             watch,
             pods: Vec::new(),
@@ -153,6 +159,8 @@ impl Guard {
             alerts: Vec::new(),
             stuck: BTreeMap::new(),
             trace: Vec::new(),
+            was_complete: false,
+            rolled_out: None,
             inbox: Inbox::new(endpoints),
             tick: Recorded::default(),
         });
@@ -164,6 +172,21 @@ impl Guard {
         lines.extend(self.state.entries.back().cloned().map(Line::Entry));
         self.record(&lines);
         self.ask_pods();
+    }
+
+    /// The watch that runs goes on for another number of the same contents, in a recording of that number.
+    pub(super) fn go_on_as(&mut self, revision: Revision) {
+        let now = self.now();
+        let Some(watching) = &mut self.state.watching else {
+            return;
+        };
+        watching.first.get_or_insert(watching.revision);
+        watching.revision = revision;
+        let end = End::of(&watching.watch);
+        self.record(&[Line::End(end)]);
+        self.state.recorded = Some((revision, now));
+        self.open_recorder(revision, now);
+        self.record_from_here(revision, true);
     }
 
     /// After a restart: what was recorded after the state was last saved is made up for. Where another replica watched
@@ -269,6 +292,9 @@ impl Guard {
         let now = self.now();
         let is_void = blind || self.state.rollout.is_held();
         let facts = Arc::clone(&self.facts.borrow().facts);
+        if !blind {
+            self.tell_of_rollout(&facts);
+        }
         let Some(watching) = &mut self.state.watching else {
             return;
         };
@@ -354,6 +380,11 @@ impl Guard {
                 Some(reason) => Event::Inconclusive { revision, reason },
                 None => Event::Healthy(revision),
             },
+            Verdict::Inconclusive(Why::NotRolledOut) => {
+                let facts = Arc::clone(&self.facts.borrow().facts);
+                let text = self.what_is_missing(&facts);
+                Event::NotRolledOut { revision, text }
+            }
             Verdict::Inconclusive(why) => Event::Inconclusive {
                 revision,
                 reason: why.as_str().to_owned(),
@@ -456,14 +487,17 @@ fn go_on(watching: &mut Watching, recorded: Recording) -> bool {
 
 /// States of new pods that are not known yet.
 fn crashes(watching: &mut Watching, facts: &Facts, now: Time) -> Vec<PodState> {
-    let revision = watching.revision;
-    let old = || {
-        let old = facts.pods.iter().filter(|pod| pod.revision < revision);
-        old.filter(|pod| !pod.terminating)
-    };
-    let loops_too = old().any(Pod::is_crash_looping);
+    let old: Vec<&Pod> = facts
+        .pods
+        .iter()
+        .filter(|pod| watching.is_older(pod) && !pod.terminating)
+        .collect();
+    let loops_too = old.iter().any(|pod| pod.is_crash_looping());
     let mut states = Vec::new();
-    for pod in facts.pods.iter().filter(|pod| pod.revision == revision) {
+    for pod in &facts.pods {
+        if !watching.is_own(pod) {
+            continue;
+        }
         let stuck = watching.is_stuck(pod, facts, now);
         let state = (pod.restarts, pod.is_crash_looping());
         if stuck.is_none()
@@ -475,7 +509,7 @@ fn crashes(watching: &mut Watching, facts: &Facts, now: Time) -> Vec<PodState> {
         states.push(PodState {
             restarts: pod.restarts,
             crash_loop_back_off: pod.is_crash_looping(),
-            old_too: loops_too || (stuck.is_some() && old().any(|old| old.stuck() == stuck)),
+            old_too: loops_too || (stuck.is_some() && old.iter().any(|old| old.stuck() == stuck)),
             stuck,
         });
     }

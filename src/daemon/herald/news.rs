@@ -4,6 +4,7 @@ use url::Url;
 
 use super::conditions;
 use crate::notify::Message;
+use crate::rollout::NOT_ROLLED_OUT;
 use crate::serve::status::{GuardView, RolloutView};
 
 /// What ended longer ago, in seconds, is no news: it was told by whoever ran then.
@@ -68,6 +69,10 @@ fn ended(view: &GuardView, past: &RolloutView, page: Option<&Url>) -> Option<Mes
             true,
         ),
         "kept" => ("is kept", false),
+        "inconclusive" if past.reason == NOT_ROLLED_OUT => (
+            "was not rolled out completely, so nothing can be said of it",
+            false,
+        ),
         "inconclusive" => ("was watched, and nothing can be said of it", false),
         // Of one that was found bad people were told, and wait for the end of it.
         "superseded" if past.convicted_at.is_some() => (
@@ -78,6 +83,8 @@ fn ended(view: &GuardView, past: &RolloutView, page: Option<&Url>) -> Option<Mes
             "was found bad, and was uninstalled before it was turned back",
             false,
         ),
+        // Nothing has changed, so there is nothing to tell.
+        "unchanged" => return None,
         _ => return None,
     };
     let command = if is_urgent && past.made.is_none() {

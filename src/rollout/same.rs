@@ -61,8 +61,10 @@ impl Rollout {
                 self.phase = Phase::TurningBack(case);
             }
             Phase::TurningBack(mut case) if case.made.is_none() => {
+                // One that came in between has these contents, which need not be the bad ones.
+                case.overtaken_by_same |= case.overtaken_by.is_none();
+                self.passed_over(&case, revision, now);
                 case.overtaken_by = Some((revision, origin));
-                case.overtaken_by_same = true;
                 self.phase = Phase::TurningBack(case);
                 let text = format!(
                     "Revision {revision} appeared while the rollback was carried out, with the contents of revision {before}"
@@ -152,6 +154,16 @@ impl Rollout {
         case.revision = revision;
         case.origin = origin;
         case
+    }
+
+    /// A revision that appeared while the rollback was carried out gave way to another one before it was judged.
+    pub(super) fn passed_over(&mut self, case: &Case, by: Revision, now: Time) {
+        let Some((revision, origin)) = case.overtaken_by else {
+            return;
+        };
+        let passed = Case::new(revision, origin, case.serving, now);
+        let text = format!("Revision {by} took its place before it was judged");
+        self.finish(passed, Ending::Superseded, text, now);
     }
 
     /// The verdict holds for the same contents under another number.

@@ -49,7 +49,7 @@ impl Rollout {
                 self.on_inconclusive(revision, &reason, now, &mut commands);
             }
             Event::NotRolledOut { revision, text } => {
-                self.on_not_rolled_out(revision, text, now, &mut commands);
+                self.on_not_rolled_out(revision, &text, now, &mut commands);
             }
             Event::Held(held) => self.on_held(held, now),
             Event::Blind(blind) => self.on_blind(blind, now),
@@ -197,6 +197,7 @@ impl Rollout {
                     Some(revision),
                     format!("Revision {revision} appeared while the rollback was carried out"),
                 );
+                self.passed_over(&case, revision, now);
                 case.overtaken_by = Some((revision, origin));
                 case.overtaken_by_same = false;
                 match case.made {
@@ -549,7 +550,7 @@ impl Rollout {
     fn on_not_rolled_out(
         &mut self,
         judged: Revision,
-        missing: String,
+        missing: &str,
         now: Time,
         commands: &mut Vec<Command>,
     ) {

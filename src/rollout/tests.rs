@@ -681,6 +681,28 @@ fn a_verdict_holds_for_the_same_contents_under_another_number() {
     assert_eq!(world.commands.last(), Some(&execute(4)));
 }
 
+/// What came in between need not have the bad contents, and has an end of its own.
+#[test]
+fn the_same_as_another_revision_that_came_during_the_rollback_is_not_what_was_bad() {
+    let mut world = World::new(Mode::Enforce);
+    world
+        .happens(seen(2, Origin::Upgrade))
+        .happens(regressed(2))
+        .happens(ready(1))
+        .happens(seen(3, Origin::Upgrade))
+        .happens(same(4, Origin::Upgrade, false));
+    let past = world.rollout.past().last().unwrap();
+    assert_eq!(
+        (past.case.revision, past.ending),
+        (Revision(3), Ending::Superseded)
+    );
+    world.happens(Event::ExecutionFailed {
+        reason: "release: already exists".into(),
+    });
+    assert_eq!(world.commands.last(), Some(&Command::Watch(Revision(4))));
+    assert_eq!(world.executions(), 1);
+}
+
 #[test]
 fn the_contents_that_a_rollback_brought_back_are_unchanged_and_it_is_verified_all_the_same() {
     for settled_first in [true, false] {

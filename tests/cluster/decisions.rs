@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::commands::leadsman;
 use crate::guarded::{Guarded, Settings, configuration};
-use crate::rig::{CHART, Cluster, Helm};
+use crate::rig::{Cluster, Helm};
 use crate::turned_back::DEAD;
 
 /// New pods start and never become Ready; the old ones go on serving.
@@ -188,11 +188,13 @@ fn the_same_contents_again_go_on_with_the_analysis_that_runs() {
     };
     cluster.install(&[]);
     let guarded = Guarded::start(&cluster);
-    cluster.upgrade(&[DEAD]);
+    // A slow start, so that the second upgrade comes before the verdict.
+    let slow = r#"api.sim.start="15s""#;
+    cluster.upgrade(&[DEAD, slow]);
     guarded.until("revision 2 is judged", |release| {
-        release["revision"] == 2 && release["watch"]["elapsed_s"].as_f64() >= Some(3.0)
+        release["revision"] == 2 && release["watch"]["elapsed_s"].as_f64() > Some(0.0)
     });
-    cluster.upgrade(&[DEAD]);
+    cluster.upgrade(&[DEAD, slow]);
     let (second, third) = (guarded.ending(2), guarded.ending(3));
     assert_eq!(second["ending"], "superseded", "{second:#}");
     assert_eq!(
@@ -385,7 +387,7 @@ fn comes_back(name: &str, helm: Helm, order: [usize; 3]) {
         .map(|probe| probe["baseline_failed"].as_u64().unwrap())
         .sum();
     assert_eq!(failed, 0, "{known:#}");
-    cluster.helm(&["upgrade", "mykadoo", CHART, "--set-json", DEAD]);
+    cluster.upgrade(&[DEAD, r#"setting="3""#]);
     let ended = guarded.ending(4);
     assert_eq!(
         (&ended["ending"], &ended["target"]),

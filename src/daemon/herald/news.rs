@@ -83,8 +83,7 @@ fn ended(view: &GuardView, past: &RolloutView, page: Option<&Url>) -> Option<Mes
             "was found bad, and was uninstalled before it was turned back",
             false,
         ),
-        // Nothing has changed, so there is nothing to tell.
-        "unchanged" => return None,
+        // Also what is unchanged: there is nothing to tell.
         _ => return None,
     };
     let command = if is_urgent && past.made.is_none() {

@@ -34,6 +34,8 @@ pub enum Found {
     Good,
     /// It made things worse.
     Bad,
+    /// Its rollout was never complete, so it has never served.
+    Incomplete,
     /// Nothing could be said.
     Unknown,
 }
@@ -89,7 +91,7 @@ impl Ledger {
     fn weakly_bad(&self, record: &Stored, bad: Revision) -> Option<&Entry> {
         let digest = record.digest.as_ref()?;
         let weak = record.weak.as_ref()?;
-        let is_found = |entry: &Entry| entry.found != Found::Unknown;
+        let is_found = |entry: &Entry| matches!(entry.found, Found::Good | Found::Bad);
         if self.find(digest).is_some_and(is_found) || record.rolled_back_to().is_some() {
             return None;
         }
@@ -296,11 +298,12 @@ fn usable<'a>(
     if bad_digest == Some(digest) {
         return Err("has the same contents".into());
     }
-    if ledger
-        .find(digest)
-        .is_some_and(|entry| entry.found == Found::Bad)
-    {
-        return Err("has contents that were found bad".into());
+    match ledger.find(digest).map(|entry| entry.found) {
+        Some(Found::Bad) => return Err("has contents that were found bad".into()),
+        Some(Found::Incomplete) => {
+            return Err("has contents whose rollout was never complete".into());
+        }
+        Some(Found::Good | Found::Unknown) | None => {}
     }
     if let Some(entry) = ledger.weakly_bad(record, bad) {
         return Err(format!(

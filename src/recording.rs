@@ -3,7 +3,8 @@
 //! The first line is the head: who, which rule, what was known at the start. Then one line a tick, a line for each pod
 //! when it is first asked, a line for each entry of the log of events, and at the end the verdict. A recording that
 //! was cut off in the middle is judged as far as it goes, and is marked incomplete. So is one that begins in the middle,
-//! because another replica, whose files are elsewhere, saw what came before: its head holds the watch as it stood then.
+//! because another replica, whose files are elsewhere, saw what came before, or it was watched under the number of an
+//! earlier revision with the same contents: its head holds the watch as it stood then.
 
 use std::io::{self, BufRead};
 
@@ -120,6 +121,9 @@ pub struct Recorded {
     /// When the rollout was complete, in the tick in which that became known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settled_at: Option<f64>,
+    /// Whether the rollout is complete, in the tick in which that became known or changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolled_out: Option<bool>,
 }
 
 /// How the watch ended.
@@ -246,7 +250,8 @@ impl Recording {
         }
         if recording.head.goes_on.is_some() {
             let first = recording.head.first_tick();
-            let begins = format!("it begins in tick {first}, before which another replica watched");
+            let begins =
+                format!("it begins in tick {first}, before which another recording tells of it");
             recording.cut = Some(match recording.cut {
                 Some(cut) => format!("{begins}; {cut}"),
                 None => begins,
@@ -332,6 +337,9 @@ impl Recording {
 pub fn feed(watch: &mut Watch, pods: &[Pod], tick: &Recorded) {
     if let Some(at) = tick.settled_at {
         watch.settled(at);
+    }
+    if let Some(is_complete) = tick.rolled_out {
+        watch.rolled_out(is_complete);
     }
     let width = watch.endpoints().count();
     let own = marks(&tick.marks, width).unwrap_or_default();

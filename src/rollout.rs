@@ -15,20 +15,26 @@
 //!   the newest, nor while our own trouble blinds us;
 //! - at most so many rollbacks in 24 h as the settings allow;
 //! - every case ends: each phase has a deadline, and time alone leads back to `Steady`. After a restart the time of what
-//!   is being done begins anew when it is gone on with.
+//!   is being done begins anew when it is gone on with;
+//! - a revision with the contents that serve is not judged, and nothing begins anew by the contents that are being judged
+//!   or were found bad (`same.rs`);
+//! - what comes back after an absence is not judged until its start is over (`start.rs`).
 //!
 //! Each transition leaves an [`Entry`]. The deadlines of the runbook are measured; exceeding one is an entry as well.
 
 mod case;
 mod order;
+mod same;
+mod start;
 mod step;
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use case::{Case, Ending, Origin, Past, StepName, Timing};
+pub use case::{Case, Ending, NOT_ROLLED_OUT, Origin, Past, StepName, Timing};
 pub use order::{BY_HAND, OrderRecord};
+use start::Start;
 
 use crate::units::{Dated, Namespace, ReleaseName, Revision, Shift, Time};
 
@@ -135,6 +141,22 @@ impl Phase {
     }
 }
 
+/// What a revision brings when it appears.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Appearance {
+    /// Contents of its own, or pods of its own.
+    #[default]
+    New,
+    /// The contents of the newest revision before it. Where that one serves, it brings no pods of its own either.
+    Same {
+        /// Whether these contents are known to be good.
+        known_good: bool,
+    },
+    /// A backup brought its record back.
+    Restored,
+}
+
 /// What happens to a release.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -147,6 +169,9 @@ pub enum Event {
         origin: Origin,
         /// The revision that was serving when it appeared.
         serving: Option<Revision>,
+        /// What it brings.
+        #[serde(default)]
+        appears: Appearance,
     },
     /// The rollout of the newest revision is complete.
     Settled,
@@ -169,6 +194,13 @@ pub enum Event {
         revision: Revision,
         /// Why.
         reason: String,
+    },
+    /// The analysis is over, and the revision's rollout is not complete.
+    NotRolledOut {
+        /// The revision that was analyzed.
+        revision: Revision,
+        /// What is missing, in words.
+        text: String,
     },
     /// The release was paused, or scaled to zero.
     Held(bool),
@@ -234,6 +266,8 @@ pub enum Event {
 pub enum Command {
     /// Probe every second and judge this revision.
     Watch(Revision),
+    /// The analysis that runs goes on for this revision, which has the same contents.
+    GoOn(Revision),
     /// Stop judging; `kept` when the revision was found good and what it measured is the new baseline.
     EndWatch {
         /// Whether the revision was found good.
@@ -303,6 +337,9 @@ pub struct Rollout {
     /// Whether it was seen that there is no such release: then a first revision is a new one.
     #[serde(default)]
     is_absent: bool,
+    /// The release has come back after an absence, and its start is not over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    start: Option<Start>,
     /// Revisions that were turned back, and when.
     turned_back: Vec<(Revision, Time)>,
     held: bool,
@@ -351,6 +388,7 @@ impl Rollout {
             names: None,
             newest: None,
             is_absent: false,
+            start: None,
             turned_back: Vec::new(),
             held: false,
             blind: false,
@@ -415,7 +453,9 @@ impl Rollout {
 
     /// When time alone changes something next; [`Event::Tick`] is due then.
     pub fn deadline(&self) -> Option<Time> {
-        let case = self.phase.case()?;
+        let Some(case) = self.phase.case() else {
+            return self.start.as_ref().map(Start::ends);
+        };
         if self.phase.acts() {
             match self.clock {
                 Clock::Stands => return None,
@@ -475,6 +515,9 @@ impl Dated for Rollout {
             | Phase::Verifying(case) => case.shift(by),
         }
         self.since.shift(by);
+        if let Some(start) = &mut self.start {
+            start.shift(by);
+        }
         for (_, at) in &mut self.turned_back {
             at.shift(by);
         }

@@ -333,6 +333,39 @@ fn killed_in(phase: &str) {
     guarded.was_turned_back_once();
 }
 
+/// Whoever deploys the same bad contents again wins no time by it.
+#[test]
+fn the_same_contents_again_go_on_with_the_watch_that_runs() {
+    let guarded = Guarded::start();
+    guarded.deploy("dead");
+    until("revision 2 is judged", || {
+        guarded.release()["watch"]["elapsed_s"].as_f64() > Some(0.0)
+    });
+    guarded.deploy("dead");
+    until("it is turned back and well", || {
+        guarded.ending_of(3).is_some()
+    });
+    let endings = [guarded.ending_of(2), guarded.ending_of(3)];
+    assert_eq!(
+        endings.each_ref().map(Option::as_deref),
+        [Some("superseded"), Some("recovered")],
+        "{}",
+        guarded.daemon.log()
+    );
+    let records = guarded.records();
+    assert_eq!(records[3]["description"], "Rollback to 1");
+    // The recording of its number begins where that of the one before ends, and can be read.
+    let (code, explained) = leadsman(
+        &["explain", "--config", "probes.toml", "--revision", "3"],
+        guarded.daemon.folder(),
+    );
+    assert_eq!(code, Some(0), "{explained}");
+    assert!(
+        explained.contains("before which another recording tells of it"),
+        "{explained}"
+    );
+}
+
 #[test]
 fn killed_while_a_rollout_settles_it_goes_on() {
     killed_in("settling");

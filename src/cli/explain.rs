@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::client::{Daemon, NoAnswer, ServerArgs, TokenArgs};
 use super::{BAD_CONFIGURATION, ConfigArgs, colours, runtime};
@@ -108,7 +108,7 @@ fn is_file(what: &str) -> bool {
     what.contains('/') || path.extension().is_some_and(|end| end == "jsonl") || path.is_file()
 }
 
-/// The recording that a daemon has, and where it is.
+/// The recording that a daemon has, and where it is; an exit code where there is none to read.
 fn ask(args: &ExplainArgs, release: &str) -> Result<(String, Vec<u8>), ExitCode> {
     let token = args.token.token().map_err(|error| {
         eprintln!("leadsman: {error}");
@@ -120,22 +120,57 @@ fn ask(args: &ExplainArgs, release: &str) -> Result<(String, Vec<u8>), ExitCode>
         let (namespace, _) = daemon
             .release(release, args.server.namespace.as_deref())
             .await?;
-        let revision = if let Some(revision) = args.revision {
-            revision
-        } else {
-            let last = daemon.rollouts(&namespace, release).await?.pop();
-            let last = last.and_then(|last| u32::try_from(last["revision"].as_u64()?).ok());
-            last.ok_or_else(|| {
+        let rollouts = daemon.rollouts(&namespace, release).await?;
+        let revision = match args.revision {
+            Some(revision) => {
+                if let Some(rollout) = unchanged(&rollouts, revision) {
+                    return Ok(Explained::Unchanged(rollout));
+                }
+                revision
+            }
+            None => last_judged(&rollouts).ok_or_else(|| {
                 NoAnswer::Unknown(format!("no watch of {namespace}/{release} has ended yet"))
-            })?
+            })?,
         };
         let path = format!("/api/v1/releases/{namespace}/{release}/rollouts/{revision}/recording");
         let bytes = daemon
             .get_bytes(&path, token.as_deref(), MAX_RECORDING)
             .await?;
-        Ok((format!("the recording of revision {revision}"), bytes))
+        let place = format!("the recording of revision {revision}");
+        Ok(Explained::Recording(place, bytes))
     });
-    asked.map_err(|error: NoAnswer| error.report())
+    match asked.map_err(|error: NoAnswer| error.report())? {
+        Explained::Recording(place, bytes) => Ok((place, bytes)),
+        Explained::Unchanged(rollout) if args.json => {
+            say!("{rollout}");
+            Err(ExitCode::SUCCESS)
+        }
+        Explained::Unchanged(rollout) => {
+            let text = rollout["text"].as_str().unwrap_or_default();
+            say!("Revision {}: unchanged. {text}", rollout["revision"]);
+            Err(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// What a daemon has of a revision.
+enum Explained {
+    /// A recording, and where it is.
+    Recording(String, Vec<u8>),
+    /// It was not judged, so there is no recording.
+    Unchanged(Value),
+}
+
+fn unchanged(rollouts: &[Value], revision: u32) -> Option<Value> {
+    let mut ended = rollouts.iter().rev();
+    let rollout = ended.find(|rollout| rollout["revision"] == revision)?;
+    (rollout["ending"] == "unchanged").then(|| rollout.clone())
+}
+
+fn last_judged(rollouts: &[Value]) -> Option<u32> {
+    let mut judged = rollouts.iter().rev();
+    let judged = judged.find(|rollout| rollout["ending"] != "unchanged")?;
+    u32::try_from(judged["revision"].as_u64()?).ok()
 }
 
 /// The recording that is asked for.

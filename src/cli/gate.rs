@@ -34,11 +34,12 @@ pub(crate) struct GateArgs {
 
 const ABOUT: &str = "\
 Exit code:
-    0  healthy: the revision was watched and kept
+    0  healthy: the revision was watched and kept; or unchanged: it has the contents that serve already
    10  it made things worse, and the release was turned back
    11  it made things worse and is still there: the rollback was refused or failed, the limit of the day is
        reached, it is a first revision, or the mode is observe
-   12  inconclusive: too little could be measured, or the revision served before Leadsman began to watch
+   12  inconclusive: too little could be measured, its rollout is not complete, or the revision served before
+       Leadsman began to watch
    13  a newer revision took its place before there was a verdict
     1  the daemon knows no such release, or does not judge it (only probed, or the mode is off); or no such revision
        appeared within 30 s
@@ -80,7 +81,7 @@ const LINE_EVERY: Duration = Duration::from_secs(15);
 /// What a pipeline needs to know of how a watch ended.
 pub(super) fn code_of(ending: &str) -> u8 {
     match ending {
-        "kept" => 0,
+        "kept" | "unchanged" => 0,
         "recovered" | "same_failure" | "worse" | "unverified" => ROLLED_BACK,
         "would_roll_back" | "left_alone" | "limit_reached" | "refused" | "failed" => STILL_THERE,
         "superseded" | "uninstalled" => SUPERSEDED,
@@ -482,7 +483,7 @@ mod tests {
     fn every_ending_has_its_code() {
         for ending in ENDINGS {
             let expected = match ending {
-                "kept" => 0,
+                "kept" | "unchanged" => 0,
                 "recovered" | "same_failure" | "worse" | "unverified" => 10,
                 "would_roll_back" | "left_alone" | "limit_reached" | "refused" | "failed" => 11,
                 // The last says nothing of the revision, and is left out.

@@ -10,7 +10,9 @@
 //! - while the facts are not to be had, or the release is held, every sounding is void.
 
 mod alerts;
+mod appearance;
 mod asking;
+mod completeness;
 mod judging;
 mod keeping;
 mod notices;
@@ -30,7 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinError, JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -39,7 +41,7 @@ use super::runner::{Crew, Heard};
 use crate::clock::Timeline;
 use crate::config::settings::Release;
 use crate::evidence::Evidence;
-use crate::ledger::{self};
+use crate::ledger;
 use crate::metrics::Seen;
 use crate::metrics::Standing;
 use crate::permit::Permit;
@@ -126,6 +128,12 @@ pub(super) struct Guard {
     hurried: Option<Duration>,
     /// The newest revision that the facts showed last.
     shown: Option<Revision>,
+    /// A revision of which it is not known yet what it brings, and since when.
+    undecided: Option<(Revision, Time)>,
+    /// Since when the workloads have had the templates that they have at rest.
+    templates_since: Time,
+    /// The look before the rollback that runs.
+    preflight: Option<AbortHandle>,
     /// Revisions whose records cannot be read, each told once.
     unreadable: BTreeSet<Revision>,
     /// The last rehearsal: when, and for which plan.
@@ -187,6 +195,9 @@ impl Guard {
             is_blind: false,
             hurried: None,
             shown: None,
+            undecided: None,
+            templates_since: now,
+            preflight: None,
             unreadable: BTreeSet::new(),
             rehearsed: None,
             obstacle: String::new(),
@@ -228,6 +239,10 @@ impl Guard {
                 () = stop.cancelled() => break,
                 () = permit.lost() => break,
                 Some(event) = self.work.join_next() => {
+                    // A look before the rollback that another one took the place of.
+                    if event.as_ref().is_err_and(JoinError::is_cancelled) {
+                        continue;
+                    }
                     let event = event.unwrap_or_else(|error| Event::ExecutionFailed { reason: error.to_string() });
                     self.happens(event).await;
                     self.check_settled().await;
@@ -327,6 +342,10 @@ impl Guard {
             self.tell_of_budgets();
             self.rehearse(now);
             self.soak(now);
+            if self.undecided.is_some() {
+                self.on_facts().await;
+            }
+            self.look_at_workloads();
             self.publish();
         }
         if self.is_dirty && (self.last_save + SAVE_EVERY) <= now {
@@ -428,6 +447,7 @@ impl Guard {
         for command in commands {
             match command {
                 Command::Watch(revision) => self.begin_watch(revision),
+                Command::GoOn(revision) => self.go_on_as(revision),
                 Command::EndWatch { kept } => self.end_watch(kept),
                 Command::Preflight(bad) => self.preflight(bad),
                 Command::Execute { bad, target } => self.execute(bad, target),
@@ -466,28 +486,25 @@ impl Guard {
         let newest = facts.newest().map(|record| record.revision);
         let known = self.state.rollout.newest();
         match newest {
-            None if known.is_some() || !self.state.rollout.is_absent() => {
-                self.happens(Event::Uninstalled).await;
-                // What was measured while nothing was there says nothing of what comes.
-                self.state.probes.clear();
-            }
+            None if known.is_some() || !self.state.rollout.is_absent() => self.is_gone().await,
             None => {}
             // Helm has told of its record before the watch of the records shows it, as after an outage.
             Some(newest) if Some(newest) < known && self.awaits(known) => {}
             Some(newest) if Some(newest) < known => {
-                self.happens(Event::Uninstalled).await;
+                self.is_gone().await;
                 self.seen(&facts, newest).await;
             }
             Some(newest) => self.seen(&facts, newest).await,
         }
         self.shown = newest;
         self.askers.keep(&facts.pods);
-        let deployed = facts
-            .revisions
-            .iter()
-            .rev()
-            .find(|record| record.status == ledger::Status::Deployed);
-        self.state.deployed = deployed.map(|record| record.revision);
+        // What serves when a revision appears is what was deployed before it.
+        if newest == self.state.rollout.newest() {
+            let mut records = facts.revisions.iter().rev();
+            let deployed = records.find(|record| record.status == ledger::Status::Deployed);
+            self.state.deployed = deployed.map(|record| record.revision);
+            self.note_workloads(&facts);
+        }
         self.act_on_finding().await;
         self.check_settled().await;
         self.publish();
@@ -534,14 +551,15 @@ impl Guard {
         let newest = facts.newest().map(|record| record.revision);
         let waits = match self.state.rollout.phase() {
             Phase::Settling(case) => Some(case.revision),
-            Phase::TurningBack(case) => case.made,
+            Phase::TurningBack(case) => case.way_back(),
+            Phase::Steady if self.state.rollout.awaits_completion() => newest,
             Phase::Absent
             | Phase::Steady
             | Phase::Watching(_)
             | Phase::Preflight(_)
             | Phase::Verifying(_) => None,
         };
-        if waits.is_some() && facts.settled == newest && waits == newest {
+        if waits.is_some() && waits == newest && self.is_rolled_out(&facts) == Some(true) {
             if let Some(watching) = &mut self.state.watching
                 && watching.watch.settled_at().is_none()
                 && watching.tick.settled_at.is_none()
@@ -551,52 +569,6 @@ impl Guard {
             }
             self.happens(Event::Settled).await;
         }
-    }
-
-    async fn seen(&mut self, facts: &Facts, newest: Revision) {
-        if self.state.rollout.newest() == Some(newest) {
-            return;
-        }
-        let record = facts.newest();
-        let origin = if newest.0 == 1 {
-            Origin::First
-        } else if facts.ours.contains(&newest) {
-            Origin::OurRollback
-        } else if record.is_some_and(|record| record.rolled_back_to().is_some()) {
-            Origin::OtherRollback
-        } else {
-            Origin::Upgrade
-        };
-        // What was seen as deployed before it appeared; a record's status of now may already be another.
-        let serving = self.state.deployed.filter(|deployed| *deployed < newest);
-        self.happens(Event::Seen {
-            revision: newest,
-            origin,
-            serving,
-        })
-        .await;
-        self.recognize(facts, newest);
-        self.weigh_told(newest).await;
-        // It may have come while nobody of us looked, so that to the engine nothing is new.
-        if self.state.rollout.phase().case().is_some() {
-            self.setup.engine.look_back();
-        }
-    }
-
-    /// Says when contents that were found bad are deployed again. Somebody may have mended what they failed on, so they are
-    /// watched like any others, and judged by what is measured now.
-    fn recognize(&mut self, facts: &Facts, newest: Revision) {
-        if facts.ours.contains(&newest) {
-            return;
-        }
-        let Some(digest) = turning::digest_of(facts, newest) else {
-            return;
-        };
-        let Some(text) = self.state.ledger.find(&digest).and_then(bad_again) else {
-            return;
-        };
-        self.state.rollout.remark(self.now(), &text);
-        self.keep_entries();
     }
 
     fn publish(&self) {
@@ -620,15 +592,4 @@ impl Guard {
         self.view.send_replace(Arc::new(view));
         self.setup.changed.notify_one();
     }
-}
-
-/// What is said of contents that are deployed again, if they were found bad.
-fn bad_again(known: &ledger::Entry) -> Option<String> {
-    let is_bad = known.found == ledger::Found::Bad;
-    is_bad.then(|| {
-        format!(
-            "These are the contents of revision {}, which was found bad: {}",
-            known.revision, known.evidence
-        )
-    })
 }

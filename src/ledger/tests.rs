@@ -375,3 +375,24 @@ fn the_ledger_is_bounded_and_the_last_finding_about_contents_holds() {
     assert_eq!(again.entries().len(), 1);
     assert_eq!(again.entries()[0].found, Found::Bad);
 }
+
+/// What was never rolled out has never served, whatever its record says.
+#[test]
+fn contents_that_were_never_rolled_out_are_not_gone_back_to() {
+    let records = [
+        stored(1, Status::Superseded, "Install complete", "a"),
+        stored(2, Status::Superseded, DONE, "b"),
+        stored(3, Status::Deployed, DONE, "c"),
+    ];
+    let incomplete = found(&[("b", Found::Incomplete)]);
+    check(
+        3,
+        &records,
+        &incomplete,
+        Some(2),
+        Err("whose rollout was never complete"),
+    );
+    check(3, &records, &incomplete, Some(1), Ok(1));
+    let good = found(&[("a", Found::Good), ("b", Found::Incomplete)]);
+    check(3, &records, &good, Some(2), Ok(1));
+}

@@ -19,6 +19,7 @@ pub const PHASES: [&str; 7] = [
 /// How the watch of a revision can end.
 pub const ENDINGS: [&str; 14] = [
     "kept",
+    "unchanged",
     "inconclusive",
     "superseded",
     "uninstalled",

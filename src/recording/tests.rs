@@ -220,3 +220,42 @@ fn a_beginning_that_cannot_be_is_no_recording() {
     let error = Recording::read(other.as_bytes()).unwrap_err().to_string();
     assert!(error.contains("cannot be"), "{error}");
 }
+
+/// Old pods answer well all the time; what the rollout did meanwhile is in the recording.
+#[test]
+fn a_rollout_that_is_not_complete_at_the_end_is_not_healthy_and_a_recording_says_so_too() {
+    let ends = |rolled_out: &[(u32, bool)]| {
+        let mut watch = Watch::new(head().rule, &head().start).unwrap();
+        let mut lines = vec![Line::Head(Box::new(head()))];
+        for tick in 0..300 {
+            let told = rolled_out.iter().find(|(at, _)| *at == tick);
+            let recorded = Recorded {
+                tick,
+                marks: "..".into(),
+                rolled_out: told.map(|(_, is_complete)| *is_complete),
+                ..Recorded::default()
+            };
+            feed(&mut watch, &[], &recorded);
+            lines.push(Line::Tick(Box::new(recorded)));
+        }
+        lines.push(Line::End(End::of(&watch)));
+        let written: Vec<String> = lines
+            .iter()
+            .map(|line| serde_json::to_string(line).unwrap() + "\n")
+            .collect();
+        let recording = Recording::read(written.concat().as_bytes()).unwrap();
+        let again = judged(&recording);
+        assert!(recording.agrees(&again));
+        (again.conclude().word(), again.conclude().reason())
+    };
+    let not_rolled_out = ("inconclusive", "not_rolled_out".to_owned());
+    let healthy = ("healthy", String::new());
+    assert_eq!(ends(&[(0, false)]), not_rolled_out);
+    assert_eq!(ends(&[(0, false), (120, true)]), healthy);
+    assert_eq!(
+        ends(&[(0, false), (120, true), (200, false)]),
+        not_rolled_out
+    );
+    // Nobody could see it, or it is a recording from before that was asked.
+    assert_eq!(ends(&[]), healthy);
+}

@@ -18,6 +18,7 @@
 mod amend;
 mod api;
 mod checks;
+mod completeness;
 mod drift;
 mod dry_run;
 mod facts;
@@ -59,7 +60,7 @@ use crate::config::settings::May;
 use crate::evidence::Evidence;
 use crate::ledger::Stored;
 use crate::permit::Permit;
-use crate::units::{ReleaseName, Revision, Time};
+use crate::units::{Namespace, ReleaseName, Revision, Time};
 use facts::View;
 use records::{Records, Turn};
 use tables::Kind;
@@ -359,7 +360,10 @@ impl Cluster {
             {
                 continue;
             }
-            let fetched = self.records.fetch_as(&row.object, |it| Read::of(&it));
+            let namespace = self.hub.namespace().clone();
+            let fetched = self
+                .records
+                .fetch_as(&row.object, move |it| Read::of(&it, &namespace));
             match fetched.await {
                 Ok(Some((version, read))) => {
                     known.insert(row.revision, Known { version, read });
@@ -404,7 +408,7 @@ fn needs_reading(row: &tables::StoredRow, known: Option<&Known>, is_newest: bool
 impl Read {
     /// A revision whose objects are not known cannot be judged by its pods nor gone back to: it is as if it could not be
     /// read at all.
-    fn of(record: &super::record::Record) -> Result<Self, String> {
+    fn of(record: &super::record::Record, namespace: &Namespace) -> Result<Self, String> {
         let objects = super::manifest::objects(&record.manifest).map_err(|why| why.to_string())?;
         let workloads = objects.iter().filter_map(|object| {
             let kind = match object.kind.as_str() {
@@ -413,9 +417,12 @@ impl Read {
                 "DaemonSet" => Kind::DaemonSet,
                 _ => return None,
             };
-            object
-                .is_workload()
-                .then(|| (kind, object.name.as_str().into()))
+            // What lives in another namespace is not watched, so nobody can see how far it has come.
+            let is_elsewhere = object
+                .namespace
+                .as_deref()
+                .is_some_and(|own| own != namespace.as_str());
+            (object.is_workload() && !is_elsewhere).then(|| (kind, object.name.as_str().into()))
         });
         Ok(Self {
             stored: Stored {
@@ -461,7 +468,10 @@ impl Engine for Cluster {
     fn stored(self: Arc<Self>, revision: Revision) -> Work<Option<Stored>> {
         Box::pin(async move {
             let record = self.record(revision).await.ok()??;
-            Some(Read::of(&record).map_or_else(|_| told(record.stored()), |read| read.stored))
+            Some(
+                Read::of(&record, self.hub.namespace())
+                    .map_or_else(|_| told(record.stored()), |read| read.stored),
+            )
         })
     }
 

@@ -14,6 +14,7 @@ pub mod embedded;
 pub mod helm_error;
 pub mod manifest;
 pub mod record;
+mod workload;
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -29,6 +30,7 @@ use crate::ledger::{self, Digest, Ledger, NoTarget, Stored};
 use crate::units::{Namespace, ReleaseName, Revision, Time};
 use crate::verdict::{Change, Stuck};
 use change::Workloads;
+pub use workload::WorkloadState;
 
 /// What is known of a release at the moment.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -47,6 +49,12 @@ pub struct Facts {
     pub expected_downtime: bool,
     /// Revisions whose records cannot be read, and why.
     pub unreadable: Vec<(Revision, String)>,
+    /// Its Deployments, StatefulSets and DaemonSets; empty where it has none, or nobody can see them.
+    pub workload_states: Vec<WorkloadState>,
+    /// Whether whoever deployed the newest revision is done with it, and the cluster has taken up what was written.
+    pub applied: bool,
+    /// Whether the newest record is older than the object that holds it: a backup has brought it back.
+    pub restored: bool,
     /// When the newest revision was stored, by the clock of whoever stores it; `None` where nobody says.
     pub stored_at: Option<Time>,
     /// What the revisions that can be read say of their workloads, ascending.

@@ -27,6 +27,8 @@ pub enum Origin {
 pub enum Ending {
     /// Nothing spoke against the revision.
     Kept,
+    /// It has the contents that serve already; there was nothing to judge.
+    Unchanged,
     /// Nothing could be said about it.
     Inconclusive,
     /// A newer revision took its place.
@@ -60,6 +62,7 @@ impl Ending {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Kept => "kept",
+            Self::Unchanged => "unchanged",
             Self::Inconclusive => "inconclusive",
             Self::Superseded => "superseded",
             Self::Uninstalled => "uninstalled",
@@ -142,6 +145,9 @@ impl Timing {
     }
 }
 
+/// The reason of an inconclusive analysis whose rollout was never complete.
+pub const NOT_ROLLED_OUT: &str = "not_rolled_out";
+
 /// A revision at hand.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Case {
@@ -159,10 +165,13 @@ pub struct Case {
     pub first_bad: Option<Time>,
     /// When the verdict of rollback fell.
     pub convicted: Option<Time>,
-    /// Its reason, as `error_rate:db`.
+    /// Its reason, as `error_rate:db`; or [`NOT_ROLLED_OUT`].
     pub reason: String,
     /// The numbers in words.
     pub text: String,
+    /// The first of the revisions in a row with the same contents that are judged as one; `None` where it is alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first: Option<Revision>,
     /// Whether a person wants it turned back, and no verdict.
     #[serde(default)]
     pub ordered: bool,
@@ -181,6 +190,12 @@ pub struct Case {
     pub verified: Option<Time>,
     /// A revision of somebody else that appeared while the rollback was carried out.
     pub overtaken_by: Option<(Revision, Origin)>,
+    /// Whether that one has the contents of this one.
+    #[serde(default)]
+    pub overtaken_by_same: bool,
+    /// A revision of somebody else with the contents of `made`, which stands in its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stands_for_made: Option<Revision>,
     /// Steps whose limit was exceeded and noted.
     pub late: Vec<StepName>,
 }
@@ -202,6 +217,7 @@ impl Case {
             convicted: None,
             reason: String::new(),
             text: String::new(),
+            first: None,
             ordered: false,
             order: None,
             target: None,
@@ -210,8 +226,20 @@ impl Case {
             turned: None,
             verified: None,
             overtaken_by: None,
+            overtaken_by_same: false,
+            stands_for_made: None,
             late: Vec::new(),
         }
+    }
+
+    /// The first revision that has these contents and is judged with it.
+    pub fn first(&self) -> Revision {
+        self.first.unwrap_or(self.revision)
+    }
+
+    /// The revision whose rollout ends the rollback, once there is one.
+    pub fn way_back(&self) -> Option<Revision> {
+        self.stands_for_made.or(self.made)
     }
 
     /// The runbook's steps as far as they have come.

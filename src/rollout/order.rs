@@ -86,6 +86,8 @@ impl Rollout {
         let Some(revision) = self.newest else {
             return;
         };
+        // A person knows what is what.
+        self.start = None;
         let mut case = match std::mem::take(&mut self.phase) {
             Phase::Steady => Box::new(Case::new(revision, Origin::Upgrade, None, now)),
             Phase::Settling(case) | Phase::Watching(case) => {
@@ -178,7 +180,10 @@ impl Rollout {
             self.past.remove(oldest);
         }
         if self.past.len() >= MAX_PAST {
-            self.past.remove(0);
+            // Where each commit upgrades all charts, what says nothing must not push out what does.
+            let unchanged = |past: &Past| past.ending == Ending::Unchanged;
+            let goes = self.past.iter().position(unchanged).unwrap_or(0);
+            self.past.remove(goes);
         }
         self.past.push(Past {
             case,

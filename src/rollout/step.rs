@@ -1,9 +1,18 @@
 //! Every pair of phase and event.
 
-use super::case::{Case, Ending, Origin, StepName};
-use super::{Clock, Command, Event, MAX_PAST, Mode, Phase, Rollout};
+use super::case::{Case, Ending, NOT_ROLLED_OUT, Origin, StepName};
+use super::{Appearance, Clock, Command, Event, Mode, Phase, Rollout};
 use crate::ledger::{self, Found};
 use crate::units::{Revision, Time};
+
+/// A revision that appears.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Newcomer {
+    pub(super) revision: Revision,
+    pub(super) origin: Origin,
+    /// The revision that was serving then.
+    pub(super) serving: Option<Revision>,
+}
 
 impl Rollout {
     /// Takes an event, and says what is to be done. What happened is in the entries.
@@ -19,7 +28,15 @@ impl Rollout {
                 revision,
                 origin,
                 serving,
-            } => self.seen(revision, origin, serving, now, &mut commands),
+                appears,
+            } => {
+                let newcomer = Newcomer {
+                    revision,
+                    origin,
+                    serving,
+                };
+                self.seen(newcomer, appears, now, &mut commands);
+            }
             Event::Settled => self.on_settled(now, &mut commands),
             Event::FirstBad => self.on_first_bad(now),
             Event::Regressed {
@@ -30,6 +47,9 @@ impl Rollout {
             Event::Healthy(revision) => self.on_healthy(revision, now, &mut commands),
             Event::Inconclusive { revision, reason } => {
                 self.on_inconclusive(revision, &reason, now, &mut commands);
+            }
+            Event::NotRolledOut { revision, text } => {
+                self.on_not_rolled_out(revision, &text, now, &mut commands);
             }
             Event::Held(held) => self.on_held(held, now),
             Event::Blind(blind) => self.on_blind(blind, now),
@@ -88,24 +108,63 @@ impl Rollout {
     /// A newest revision was read. Seen again, it is no news.
     fn seen(
         &mut self,
-        revision: Revision,
-        origin: Origin,
-        serving: Option<Revision>,
+        newcomer: Newcomer,
+        appears: Appearance,
         now: Time,
         commands: &mut Vec<Command>,
     ) {
-        if self.newest.is_some_and(|newest| revision <= newest) {
+        let Newcomer {
+            revision, serving, ..
+        } = newcomer;
+        let before = self.newest;
+        if before.is_some_and(|newest| revision <= newest) {
             return;
         }
-        let is_start = self.newest.is_none() && !self.is_absent;
-        if std::mem::take(&mut self.is_absent) {
+        let was_absent = std::mem::take(&mut self.is_absent);
+        let is_first_sight = before.is_none() && !was_absent;
+        if was_absent {
             // Numbers begin anew, and what was said of another revision 2 must not be taken for a verdict on this one.
             self.past.clear();
         }
         self.newest = Some(revision);
+        if self.is_start(newcomer, appears, was_absent, now, commands) {
+            return;
+        }
+        if let (Appearance::Same { known_good }, Some(before)) = (appears, before)
+            && self.limits.mode != Mode::Off
+        {
+            self.same(newcomer, before, known_good, now, commands);
+            return;
+        }
+        // What was never rolled out does not serve, whatever its record says.
+        let never_served = before.and_then(|before| self.never_rolled_out(before));
+        let serving = match never_served {
+            Some(case) if serving == before => case.serving,
+            Some(_) | None => serving,
+        };
+        let newcomer = Newcomer {
+            serving,
+            ..newcomer
+        };
+        self.takes_its_place(newcomer, is_first_sight, now, commands);
+    }
+
+    /// A revision that is to be judged, in whatever phase it appears.
+    fn takes_its_place(
+        &mut self,
+        newcomer: Newcomer,
+        is_first_sight: bool,
+        now: Time,
+        commands: &mut Vec<Command>,
+    ) {
+        let Newcomer {
+            revision,
+            origin,
+            serving,
+        } = newcomer;
         match std::mem::take(&mut self.phase) {
             // What was there before us is not new: it serves, and is the baseline.
-            Phase::Absent if is_start => {
+            Phase::Absent if is_first_sight => {
                 self.enter(Phase::Steady, now);
                 self.note(
                     now,
@@ -146,7 +205,9 @@ impl Rollout {
                     Some(revision),
                     format!("Revision {revision} appeared while the rollback was carried out"),
                 );
+                self.passed_over(&case, revision, now);
                 case.overtaken_by = Some((revision, origin));
+                case.overtaken_by_same = false;
                 match case.made {
                     // Helm is still at work: it ends first, one way or the other.
                     None => self.phase = Phase::TurningBack(case),
@@ -155,7 +216,7 @@ impl Rollout {
             }
             Phase::Verifying(case) => {
                 commands.push(Command::EndWatch { kept: false });
-                let serving = case.made;
+                let serving = case.way_back();
                 self.end(
                     *case,
                     Ending::Superseded,
@@ -205,6 +266,9 @@ impl Rollout {
     }
 
     fn on_settled(&mut self, now: Time, commands: &mut Vec<Command>) {
+        if self.phase == Phase::Steady {
+            self.start_is_complete();
+        }
         match std::mem::take(&mut self.phase) {
             Phase::Settling(mut case) => {
                 case.settled = Some(now);
@@ -252,13 +316,14 @@ impl Rollout {
         now: Time,
         commands: &mut Vec<Command>,
     ) {
+        let serving = case.way_back().or(Some(made));
         self.end(
             case,
             Ending::Superseded,
             format!("Turned back; revision {revision} took its place before that was verified"),
             now,
         );
-        self.begin(revision, origin, Some(made), now, commands);
+        self.begin(revision, origin, serving, now, commands);
     }
 
     fn on_first_bad(&mut self, now: Time) {
@@ -442,6 +507,36 @@ impl Rollout {
         }
     }
 
+    /// What was never complete is not known to be good, whatever the old pods have answered meanwhile.
+    fn on_not_rolled_out(
+        &mut self,
+        judged: Revision,
+        missing: &str,
+        now: Time,
+        commands: &mut Vec<Command>,
+    ) {
+        match std::mem::take(&mut self.phase) {
+            Phase::Settling(mut case) | Phase::Watching(mut case) if case.revision == judged => {
+                commands.push(Command::EndWatch { kept: false });
+                let text = format!("The rollout is not complete: {missing}");
+                commands.push(Command::Found {
+                    revision: judged,
+                    found: Found::Incomplete,
+                    evidence: text.clone(),
+                });
+                case.reason = NOT_ROLLED_OUT.into();
+                self.end(*case, Ending::Inconclusive, text, now);
+            }
+            phase @ (Phase::Absent
+            | Phase::Steady
+            | Phase::Settling(_)
+            | Phase::Watching(_)
+            | Phase::Preflight(_)
+            | Phase::TurningBack(_)
+            | Phase::Verifying(_)) => self.phase = phase,
+        }
+    }
+
     /// Whether the release is paused or scaled to zero is remembered in every phase.
     fn on_held(&mut self, held: bool, now: Time) {
         if self.held == held {
@@ -481,6 +576,7 @@ impl Rollout {
     fn on_uninstalled(&mut self, now: Time, commands: &mut Vec<Command>) {
         self.newest = None;
         self.is_absent = true;
+        self.start = None;
         // Installed again, its numbers begin anew; the rollbacks still count for the day.
         for (revision, _) in &mut self.turned_back {
             *revision = Revision(0);
@@ -606,6 +702,9 @@ impl Rollout {
                 let serving = case.serving;
                 match overtaken_by {
                     None => self.end(*case, Ending::Failed, reason, now),
+                    Some((revision, origin)) if case.overtaken_by_same => {
+                        self.try_again_for(case, (revision, origin), now, commands);
+                    }
                     Some((revision, origin)) => {
                         self.end(
                             *case,
@@ -655,6 +754,7 @@ impl Rollout {
                     }
                     Ending::Worse => format!("Turned back, and more fails than before: {text}"),
                     Ending::Kept
+                    | Ending::Unchanged
                     | Ending::Inconclusive
                     | Ending::Superseded
                     | Ending::Uninstalled
@@ -680,6 +780,7 @@ impl Rollout {
     /// Time has passed: a phase whose time is up ends.
     fn on_tick(&mut self, now: Time, commands: &mut Vec<Command>) {
         let Some(case) = self.phase.case() else {
+            self.start_may_end(now);
             return;
         };
         let stands = self.phase.acts() && matches!(self.clock, Clock::Stands);
@@ -717,6 +818,10 @@ impl Rollout {
             }
             Phase::TurningBack(case) => {
                 let overtaken_by = case.overtaken_by;
+                if let Some(other) = overtaken_by.filter(|_| case.overtaken_by_same) {
+                    self.try_again_for(case, other, now, commands);
+                    return;
+                }
                 let serving = case.made.or(case.serving);
                 let text = match case.made {
                     None => "The rollback did not end in time",
@@ -772,8 +877,13 @@ impl Rollout {
     }
 
     pub(super) fn end(&mut self, case: Case, ending: Ending, text: String, now: Time) {
-        let revision = case.revision;
         self.enter(Phase::Steady, now);
+        self.finish(case, ending, text, now);
+    }
+
+    /// Writes down how a revision ended, in whatever phase that leaves the release.
+    pub(super) fn finish(&mut self, case: Case, ending: Ending, text: String, now: Time) {
+        let revision = case.revision;
         // That is about what a person wanted, and not about the revision.
         let said = if ending == Ending::OrderRefused {
             text.clone()

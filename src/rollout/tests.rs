@@ -75,6 +75,31 @@ fn seen(revision: u32, origin: Origin) -> Event {
         revision: Revision(revision),
         origin,
         serving: Some(Revision(revision - 1)),
+        appears: Appearance::New,
+    }
+}
+
+/// The contents of the newest revision once more.
+fn same(revision: u32, origin: Origin, known_good: bool) -> Event {
+    let mut event = seen(revision, origin);
+    if let Event::Seen { appears, .. } = &mut event {
+        *appears = Appearance::Same { known_good };
+    }
+    event
+}
+
+fn restored(revision: u32) -> Event {
+    let mut event = seen(revision, Origin::Upgrade);
+    if let Event::Seen { appears, .. } = &mut event {
+        *appears = Appearance::Restored;
+    }
+    event
+}
+
+fn not_rolled_out(revision: u32) -> Event {
+    Event::NotRolledOut {
+        revision: Revision(revision),
+        text: "Deployment api: 0 of 3 pods are of its newest template and Ready".into(),
     }
 }
 
@@ -626,6 +651,444 @@ fn verdicts_on_a_former_installation_are_not_those_of_a_new_one() {
         .ended(Ending::Inconclusive);
 }
 
+#[test]
+fn the_contents_that_serve_are_not_judged_again_whoever_deploys_them() {
+    for origin in [Origin::Upgrade, Origin::OtherRollback] {
+        let mut world = World::new(Mode::Enforce);
+        let since = world.rollout.since();
+        // First sight: never judged, but it serves.
+        world
+            .happens(same(2, origin, false))
+            .ended(Ending::Unchanged);
+        world
+            .happens(same(3, origin, false))
+            .ended(Ending::Unchanged);
+        let text = &world.rollout.past()[1].text;
+        assert!(
+            text.starts_with("It has the contents of revision 2, which serves"),
+            "{text}"
+        );
+        assert_eq!(world.rollout.newest(), Some(Revision(3)));
+        assert_eq!(
+            world.commands,
+            [],
+            "nothing is marked, and no watch begins or ends"
+        );
+        assert_eq!(world.rollout.since(), since, "no time begins anew");
+        world.happens(regressed(3));
+        assert_eq!(world.executions(), 0);
+    }
+    let mut world = World::new(Mode::Enforce);
+    world
+        .happens(seen(2, Origin::Upgrade))
+        .happens(Event::Healthy(Revision(2)))
+        .happens(same(3, Origin::Upgrade, true))
+        .ended(Ending::Unchanged);
+}
+
+#[test]
+fn the_contents_under_analysis_once_more_go_on_with_it() {
+    for settled in [false, true] {
+        let mut world = World::new(Mode::Enforce);
+        world
+            .happens(seen(2, Origin::Upgrade))
+            .happens(Event::FirstBad);
+        if settled {
+            world.happens(Event::Settled);
+        }
+        let (phase, before) = (world.rollout.phase().as_str(), world.commands.len());
+        let began = world.rollout.phase().case().unwrap().clone();
+        world.happens(same(3, Origin::Upgrade, false));
+        assert_eq!(world.rollout.phase().as_str(), phase);
+        assert_eq!(world.commands[before..], [Command::GoOn(Revision(3))]);
+        world.ended_before(Ending::Superseded);
+        let case = world.rollout.phase().case().unwrap().clone();
+        assert_eq!((case.revision, case.first()), (Revision(3), Revision(2)));
+        assert_eq!(
+            (case.serving, case.seen, case.settled, case.first_bad),
+            (began.serving, began.seen, began.settled, began.first_bad)
+        );
+        // A third one, and the verdict on all of them.
+        world
+            .happens(same(4, Origin::Upgrade, false))
+            .happens(regressed(4))
+            .happens(ready(1))
+            .happens(Event::Executed(Revision(5)))
+            .happens(Event::Settled)
+            .happens(Event::Recovered)
+            .ended(Ending::Recovered);
+        assert_eq!(world.executions(), 1);
+        let case = &world.rollout.past().last().unwrap().case;
+        assert_eq!((case.revision, case.first()), (Revision(4), Revision(2)));
+    }
+}
+
+/// Time does not begin anew by it either.
+#[test]
+fn whoever_deploys_the_same_again_and_again_is_judged_in_the_same_time() {
+    let mut world = World::new(Mode::Enforce);
+    world.happens(seen(2, Origin::Upgrade));
+    for revision in 3..20 {
+        world
+            .happens(same(revision, Origin::Upgrade, false))
+            .passes(seconds(20));
+    }
+    let mut past = world.rollout.past().iter();
+    let ended = past.find(|past| past.ending == Ending::Inconclusive);
+    let ended = ended.expect("its watch ends");
+    assert!(ended.at.since(ended.case.seen) < seconds(360));
+}
+
+#[test]
+fn what_a_person_rolls_back_to_is_told_and_left_alone_also_where_it_is_the_same() {
+    let mut world = World::new(Mode::Enforce);
+    world
+        .happens(seen(2, Origin::Upgrade))
+        .happens(same(3, Origin::OtherRollback, false))
+        .happens(regressed(3))
+        .ended(Ending::LeftAlone);
+    let mut world = World::new(Mode::Enforce);
+    world
+        .happens(seen(2, Origin::Upgrade))
+        .happens(regressed(2))
+        .happens(same(3, Origin::OtherRollback, false))
+        .happens(ready(1))
+        .ended(Ending::LeftAlone);
+    assert_eq!(world.executions(), 0);
+}
+
+#[test]
+fn a_verdict_holds_for_the_same_contents_under_another_number() {
+    // While it is looked whether it can be turned back.
+    let mut world = World::new(Mode::Enforce);
+    world
+        .happens(seen(2, Origin::Upgrade))
+        .happens(regressed(2))
+        .happens(same(3, Origin::Upgrade, false));
+    world.ended_before(Ending::Superseded);
+    assert_eq!(
+        world.commands.last(),
+        Some(&Command::Preflight(Revision(3)))
+    );
+    world.happens(ready(1));
+    let execute = |bad| Command::Execute {
+        bad: Revision(bad),
+        target: Revision(1),
+    };
+    assert_eq!(world.commands.last(), Some(&execute(3)));
+    // While helm is at work, which then finds that it comes too late.
+    world.happens(same(4, Origin::Upgrade, false));
+    assert_eq!(world.rollout.phase().as_str(), "turning_back");
+    world.happens(Event::ExecutionFailed {
+        reason: "release: already exists".into(),
+    });
+    world.ended_before(Ending::Superseded);
+    assert_eq!(
+        world.commands.last(),
+        Some(&Command::Preflight(Revision(4)))
+    );
+    world.happens(ready(1));
+    assert_eq!(world.commands.last(), Some(&execute(4)));
+}
+
+/// What came in between need not have the bad contents, and has an end of its own.
+#[test]
+fn the_same_as_another_revision_that_came_during_the_rollback_is_not_what_was_bad() {
+    let mut world = World::new(Mode::Enforce);
+    world
+        .happens(seen(2, Origin::Upgrade))
+        .happens(regressed(2))
+        .happens(ready(1))
+        .happens(seen(3, Origin::Upgrade))
+        .happens(same(4, Origin::Upgrade, false));
+    let past = world.rollout.past().last().unwrap();
+    assert_eq!(
+        (past.case.revision, past.ending),
+        (Revision(3), Ending::Superseded)
+    );
+    world.happens(Event::ExecutionFailed {
+        reason: "release: already exists".into(),
+    });
+    assert_eq!(world.commands.last(), Some(&Command::Watch(Revision(4))));
+    assert_eq!(world.executions(), 1);
+}
+
+#[test]
+fn the_contents_that_a_rollback_brought_back_are_unchanged_and_it_is_verified_all_the_same() {
+    for settled_first in [true, false] {
+        let mut world = World::new(Mode::Enforce);
+        world
+            .happens(seen(2, Origin::Upgrade))
+            .happens(regressed(2))
+            .happens(ready(1))
+            .happens(Event::Executed(Revision(3)));
+        if settled_first {
+            world.happens(Event::Settled);
+        }
+        let phase = world.rollout.phase().as_str();
+        world.happens(same(4, Origin::Upgrade, true));
+        assert_eq!(world.rollout.phase().as_str(), phase);
+        world.ended_before(Ending::Unchanged);
+        let case = world.rollout.phase().case().unwrap();
+        assert_eq!(case.way_back(), Some(Revision(4)));
+        if !settled_first {
+            world.happens(Event::Settled);
+        }
+        world.happens(Event::Recovered).ended(Ending::Recovered);
+        // What comes then is compared with what serves.
+        let mut other = World::new(Mode::Enforce);
+        other
+            .happens(seen(2, Origin::Upgrade))
+            .happens(regressed(2))
+            .happens(ready(1))
+            .happens(Event::Executed(Revision(3)))
+            .happens(Event::Settled)
+            .happens(same(4, Origin::Upgrade, true))
+            .happens(seen(5, Origin::Upgrade));
+        let case = other.rollout.phase().case().unwrap();
+        assert_eq!(case.serving, Some(Revision(4)));
+    }
+}
+
+/// Nobody turns "nothing can be said", or a verdict, into a success by deploying once more.
+#[test]
+fn the_same_contents_after_doubt_or_a_verdict_are_judged_anew() {
+    type Before = (Mode, Event, Ending);
+    let cases: [Before; 4] = [
+        (
+            Mode::Enforce,
+            Event::Inconclusive {
+                revision: Revision(2),
+                reason: "coverage".into(),
+            },
+            Ending::Inconclusive,
+        ),
+        (Mode::Enforce, not_rolled_out(2), Ending::Inconclusive),
+        (Mode::Observe, regressed(2), Ending::WouldRollBack),
+        (Mode::Enforce, regressed(2), Ending::Refused),
+    ];
+    for (mode, event, ending) in cases {
+        let mut world = World::new(mode);
+        world
+            .happens(seen(2, Origin::Upgrade))
+            .happens(event.clone());
+        if ending == Ending::Refused {
+            world.happens(Event::Refused {
+                reason: "rights".into(),
+            });
+        }
+        world.ended(ending);
+        assert!(world.rollout.is_suspect(false));
+        assert!(!world.rollout.is_suspect(true));
+        let served_well_since = {
+            let mut world = World {
+                rollout: world.rollout.clone(),
+                commands: Vec::new(),
+                entries: Vec::new(),
+                ..world
+            };
+            world.happens(same(3, Origin::Upgrade, true));
+            world.rollout.past().last().unwrap().ending
+        };
+        assert_eq!(served_well_since, Ending::Unchanged);
+        world.happens(same(3, Origin::Upgrade, false));
+        let case = world.rollout.phase().case().expect("it is judged");
+        assert_eq!(
+            (case.revision, case.first(), case.serving),
+            (Revision(3), Revision(2), Some(Revision(1))),
+            "{event:?}"
+        );
+        assert_eq!(world.commands.last(), Some(&Command::Watch(Revision(3))));
+    }
+}
+
+#[test]
+fn in_the_mode_off_nothing_is_said_of_the_same_contents_either() {
+    let mut world = World::new(Mode::Off);
+    world.happens(same(2, Origin::Upgrade, false));
+    assert!(world.rollout.past().is_empty());
+}
+
+#[test]
+fn what_says_nothing_does_not_push_out_what_does() {
+    let mut world = World::new(Mode::Enforce);
+    world
+        .happens(seen(2, Origin::Upgrade))
+        .happens(Event::Healthy(Revision(2)));
+    for revision in 3..200 {
+        world.happens(same(revision, Origin::Upgrade, true));
+    }
+    let past = world.rollout.past();
+    assert_eq!(past.len(), MAX_PAST);
+    assert_eq!(past[0].ending, Ending::Kept);
+    assert_eq!(past[MAX_PAST - 1].case.revision, Revision(199));
+}
+
+#[test]
+fn a_rollout_that_never_completed_is_not_good_and_not_what_served() {
+    let mut world = World::new(Mode::Enforce);
+    world
+        .happens(seen(2, Origin::Upgrade))
+        .happens(not_rolled_out(2))
+        .ended(Ending::Inconclusive);
+    let past = world.rollout.past().last().unwrap();
+    assert_eq!(past.case.reason, "not_rolled_out");
+    assert!(
+        past.text
+            .starts_with("The rollout is not complete: Deployment api"),
+        "{}",
+        past.text
+    );
+    let found = world.commands.iter().find_map(|command| match command {
+        Command::Found { found, .. } => Some(*found),
+        _ => None,
+    });
+    assert_eq!(found, Some(crate::ledger::Found::Incomplete));
+    assert!(world.commands.contains(&Command::EndWatch { kept: false }));
+    // By its record revision 2 serves.
+    world.happens(seen(3, Origin::Upgrade));
+    let case = world.rollout.phase().case().unwrap();
+    assert_eq!(case.serving, Some(Revision(1)));
+    world
+        .happens(not_rolled_out(3))
+        .happens(seen(4, Origin::Upgrade));
+    let case = world.rollout.phase().case().unwrap();
+    assert_eq!(case.serving, Some(Revision(1)));
+}
+
+/// A release that was seen, and then was gone.
+fn absent() -> World {
+    let mut world = World::new(Mode::Enforce);
+    world.happens(Event::Uninstalled);
+    world
+}
+
+#[test]
+fn what_comes_back_after_an_absence_is_a_start_in_any_order() {
+    // One after another; the oldest one by a record that a backup wrote.
+    let orders: [&[Event]; 3] = [
+        &[
+            seen(3, Origin::Upgrade),
+            seen(4, Origin::Upgrade),
+            seen(7, Origin::OtherRollback),
+        ],
+        &[restored(1), restored(2), restored(7)],
+        &[seen(7, Origin::Upgrade), restored(1), restored(2)],
+    ];
+    for order in orders {
+        let mut world = absent();
+        for event in order {
+            world.happens(event.clone());
+        }
+        assert_eq!(*world.rollout.phase(), Phase::Steady);
+        assert_eq!(world.rollout.newest(), Some(Revision(7)));
+        assert!(world.rollout.is_starting());
+        world.happens(regressed(7)).passes(seconds(120));
+        assert_eq!(world.commands, [], "{order:?}");
+        assert!(world.rollout.awaits_completion());
+        // Its workloads come at last.
+        world.happens(Event::Settled).happens(Event::Tick);
+        assert!(!world.rollout.is_starting());
+        world.happens(seen(8, Origin::Upgrade));
+        assert_eq!(world.commands, [Command::Watch(Revision(8))]);
+    }
+}
+
+#[test]
+fn a_start_ends_a_minute_after_the_last_record_and_after_ten_minutes_at_the_latest() {
+    let mut world = absent();
+    world
+        .happens(seen(2, Origin::Upgrade))
+        .happens(Event::Settled)
+        .passes(seconds(50));
+    assert!(world.rollout.is_starting(), "a further record may come");
+    world
+        .happens(seen(3, Origin::Upgrade))
+        .happens(Event::Settled)
+        .passes(seconds(50));
+    assert!(world.rollout.is_starting());
+    world.passes(seconds(10));
+    assert!(!world.rollout.is_starting());
+    // Nobody may wait for ever for a part that never comes, however often something is deployed.
+    let mut world = absent();
+    for revision in 2..32 {
+        world
+            .happens(seen(revision, Origin::Upgrade))
+            .passes(seconds(18));
+    }
+    assert!(world.rollout.is_starting());
+    world.passes(seconds(30));
+    assert!(!world.rollout.is_starting());
+    let text = &world.entries.last().unwrap().text;
+    assert!(
+        text.contains("although its rollout is not complete"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_record_of_a_backup_that_was_taken_for_an_installation_is_put_right() {
+    let mut world = absent();
+    world.happens(seen(1, Origin::First));
+    assert_eq!(world.rollout.phase().as_str(), "settling");
+    world.happens(restored(2));
+    assert_eq!(*world.rollout.phase(), Phase::Steady);
+    assert!(world.rollout.is_starting());
+    assert_eq!(
+        world.commands.last(),
+        Some(&Command::EndWatch { kept: false })
+    );
+}
+
+#[test]
+fn a_start_survives_a_restart_and_a_person_ends_it() {
+    let mut world = absent();
+    world.happens(seen(2, Origin::Upgrade));
+    let mut again = restarted(&world, seconds(30));
+    assert!(again.rollout.is_starting());
+    again.happens(seen(3, Origin::Upgrade));
+    assert_eq!(again.commands, []);
+    again.happens(Event::Ordered {
+        target: None,
+        reason: "the cart loses items".into(),
+    });
+    assert!(!again.rollout.is_starting());
+    assert_eq!(again.rollout.phase().as_str(), "preflight");
+    // By another clock.
+    let mut moved = world.rollout.clone();
+    let later = world.now + seconds(3600);
+    moved.shift(Shift::between(world.now, later));
+    assert_eq!(
+        moved.deadline(),
+        world.rollout.deadline().map(|at| at + seconds(3600))
+    );
+    // Gone once more, it is over too.
+    world.happens(Event::Uninstalled);
+    assert!(!world.rollout.is_starting());
+    // At the daemon's own start a backup may be at work as well.
+    let mut world = World {
+        rollout: Rollout::new(limits(Mode::Enforce), START),
+        ..absent()
+    };
+    world.happens(restored(4));
+    assert!(world.rollout.is_starting());
+}
+
+/// A state that an earlier version stored.
+#[test]
+fn a_state_without_what_is_new_is_read() {
+    let mut world = World::new(Mode::Enforce);
+    world.happens(seen(2, Origin::Upgrade));
+    let mut state = serde_json::to_value(&world.rollout).unwrap();
+    state.as_object_mut().unwrap().remove("start");
+    let case = state["phase"]["case"].as_object_mut().unwrap();
+    for new in ["first", "overtaken_by_same", "stands_for_made"] {
+        case.remove(new);
+    }
+    let read: Rollout = serde_json::from_value(state).unwrap();
+    assert_eq!(read, world.rollout);
+}
+
 fn any_event() -> impl Strategy<Value = Event> {
     let revision = 1..8u32;
     let origin = prop_oneof![
@@ -635,7 +1098,11 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => Just(Origin::OtherRollback),
     ];
     prop_oneof![
-        4 => (revision.clone(), origin).prop_map(|(revision, origin)| seen(revision, origin)),
+        4 => (revision.clone(), origin.clone()).prop_map(|(revision, origin)| seen(revision, origin)),
+        4 => (revision.clone(), origin, any::<bool>())
+            .prop_map(|(revision, origin, known_good)| same(revision, origin, known_good)),
+        1 => revision.clone().prop_map(restored),
+        1 => revision.clone().prop_map(not_rolled_out),
         2 => Just(Event::Settled),
         1 => Just(Event::FirstBad),
         4 => revision.clone().prop_map(regressed),
@@ -681,10 +1148,16 @@ proptest! {
         for (event, wait) in events {
             world.now = world.now + seconds(wait);
             match &event {
-                Event::Seen { revision, origin, .. }
+                Event::Seen { revision, origin, appears, .. }
                     if world.rollout.newest().is_none_or(|newest| *revision > newest) =>
                 {
                     made_by.insert(revision.0, *origin);
+                    let before = world.rollout.newest();
+                    let is_same = matches!(appears, Appearance::Same { .. });
+                    // What was found of contents holds for them under their next number.
+                    if is_same && before.is_some_and(|before| regressed_ones.contains(&before.0)) {
+                        regressed_ones.push(revision.0);
+                    }
                 }
                 Event::Uninstalled => {
                     // Numbers begin anew.
@@ -715,8 +1188,11 @@ proptest! {
             if *world.rollout.phase() != before && world.rollout.phase().as_str() != before.as_str() {
                 prop_assert!(!world.entries.is_empty(), "a transition without an entry");
             }
-            let is_at_rest = matches!(world.rollout.phase(), Phase::Absent | Phase::Steady);
+            let is_at_rest = matches!(world.rollout.phase(), Phase::Absent | Phase::Steady)
+                && !world.rollout.is_starting();
             prop_assert_eq!(world.rollout.deadline().is_none(), is_at_rest);
+            let watches = world.commands[first..].iter().any(|command| matches!(command, Command::Watch(_)));
+            prop_assert!(!(watches && world.rollout.is_starting()), "judged during a start");
         }
         // Time alone brings everything to an end, by the deadlines that are announced.
         for _ in 0..20 {

@@ -115,7 +115,7 @@ pub struct RolloutView {
     pub ending: &'static str,
     /// Why, in words.
     pub text: String,
-    /// The reason of the verdict, as `error_rate:db`; empty when it was not found bad.
+    /// The reason of the verdict, as `error_rate:db`; `not_rolled_out` when the rollout was never complete; else empty.
     pub reason: String,
     /// The order of a person that it carried out, or that had joined it; see `orders`.
     pub order: Option<String>,

@@ -46,6 +46,8 @@ pub enum Why {
     BaselineBad,
     /// Too few soundings were usable.
     Coverage,
+    /// The rollout was known not to be complete.
+    NotRolledOut,
 }
 
 impl Why {
@@ -54,6 +56,7 @@ impl Why {
         match self {
             Self::BaselineBad => "baseline_bad",
             Self::Coverage => "coverage",
+            Self::NotRolledOut => "not_rolled_out",
         }
     }
 }

@@ -69,6 +69,9 @@ struct NewPods {
 pub struct Watch {
     rule: Rule,
     settled_at: Option<f64>,
+    /// Whether the rollout is complete, or has been in this watch; `None` where nobody can see it.
+    #[serde(default)]
+    rolled_out: Option<bool>,
     expected_downtime: bool,
     next_tick: u32,
     pool: Pool,
@@ -181,6 +184,7 @@ impl Watch {
         Ok(Self {
             rule,
             settled_at: start.settled_at,
+            rolled_out: None,
             expected_downtime: start.expected_downtime,
             next_tick: 0,
             pool,
@@ -202,6 +206,12 @@ impl Watch {
         if self.settled_at.is_none() && at_s.is_finite() {
             self.settled_at = Some(at_s.max(0.0));
         }
+    }
+
+    /// Whether the rollout is complete at the moment, as far as anybody can see it. Where it is not at the end, the
+    /// revision is not healthy, whatever its old pods have answered.
+    pub const fn rolled_out(&mut self, is_complete: bool) {
+        self.rolled_out = Some(is_complete);
     }
 
     /// One tick. `Some` in the tick in which the revision is convicted; after that, and at the end of the watch,
@@ -441,6 +451,9 @@ impl Watch {
         let still_aside = |endpoint: &Endpoint| endpoint.aside == Some(Aside::FailedAtStart);
         if all_failed && self.endpoints.iter().any(still_aside) {
             return Verdict::Inconclusive(Why::BaselineBad);
+        }
+        if self.is_over() && self.settled_at.is_none() && self.rolled_out == Some(false) {
+            return Verdict::Inconclusive(Why::NotRolledOut);
         }
         if self
             .coverage()

@@ -10,7 +10,7 @@ use crate::clock;
 use crate::recording::{self, Line};
 use crate::release::Pod;
 use crate::sounding::Outcome;
-use crate::units::{Revision, Time};
+use crate::units::Time;
 use crate::verdict::{Mark, Side};
 
 impl Guard {
@@ -39,7 +39,6 @@ impl Guard {
         if !watching.direct.contains(&true) {
             return;
         }
-        let revision = watching.revision;
         let probes = &self.setup.release.probes;
         let direct = &watching.direct;
         let is_asked = |pod: &Pod| {
@@ -51,7 +50,7 @@ impl Guard {
             let pods: Vec<&Pod> = facts
                 .pods
                 .iter()
-                .filter(|pod| (side_of(pod, revision) == side) && is_asked(pod))
+                .filter(|pod| (side_of(pod, watching) == side) && is_asked(pod))
                 .collect();
             asked.extend(
                 self.askers
@@ -147,8 +146,8 @@ impl Guard {
     }
 }
 
-fn side_of(pod: &Pod, revision: Revision) -> Side {
-    if pod.revision == revision {
+fn side_of(pod: &Pod, watching: &Watching) -> Side {
+    if watching.is_own(pod) {
         Side::New
     } else {
         Side::Old

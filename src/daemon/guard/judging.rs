@@ -14,7 +14,7 @@ use crate::release::Facts;
 use crate::rollout::{Ending, Event};
 use crate::sounding::Outcome;
 use crate::units::{Revision, Time};
-use crate::verdict::{Inbox, Mark, Start, Verdict, Verification, Verified, Watch};
+use crate::verdict::{Inbox, Mark, Start, Verdict, Verification, Verified, Watch, Why};
 
 impl Guard {
     pub(super) fn on_heard(&mut self, heard: &Heard) {
@@ -142,6 +142,12 @@ impl Guard {
         self.state.verdict = None;
         self.state.watching = Some(Watching {
             revision,
+            first: self
+                .state
+                .rollout
+                .phase()
+                .case()
+                .and_then(|case| case.first),
             began: now,
             watch,
             pods: Vec::new(),
@@ -154,6 +160,8 @@ impl Guard {
             stuck: BTreeMap::new(),
             old: OldTrouble::default(),
             trace: Vec::new(),
+            was_complete: false,
+            rolled_out: None,
             inbox: Inbox::new(endpoints),
             tick: Recorded::default(),
         });
@@ -165,6 +173,21 @@ impl Guard {
         lines.extend(self.state.entries.back().cloned().map(Line::Entry));
         self.record(&lines);
         self.ask_pods();
+    }
+
+    /// The watch that runs goes on for another number of the same contents, in a recording of that number.
+    pub(super) fn go_on_as(&mut self, revision: Revision) {
+        let now = self.now();
+        let Some(watching) = &mut self.state.watching else {
+            return;
+        };
+        watching.first.get_or_insert(watching.revision);
+        watching.revision = revision;
+        let end = End::of(&watching.watch);
+        self.record(&[Line::End(end)]);
+        self.state.recorded = Some((revision, now));
+        self.open_recorder(revision, now);
+        self.record_from_here(revision, true);
     }
 
     /// After a restart: what was recorded after the state was last saved is made up for. Where another replica watched
@@ -272,6 +295,9 @@ impl Guard {
         let facts = Arc::clone(&self.facts.borrow().facts);
         let case = self.state.rollout.phase().case();
         let serving = case.and_then(|case| case.serving);
+        if !blind {
+            self.tell_of_rollout(&facts);
+        }
         let Some(watching) = &mut self.state.watching else {
             return;
         };
@@ -357,6 +383,11 @@ impl Guard {
                 Some(reason) => Event::Inconclusive { revision, reason },
                 None => Event::Healthy(revision),
             },
+            Verdict::Inconclusive(Why::NotRolledOut) => {
+                let facts = Arc::clone(&self.facts.borrow().facts);
+                let text = self.what_is_missing(&facts);
+                Event::NotRolledOut { revision, text }
+            }
             Verdict::Inconclusive(why) => Event::Inconclusive {
                 revision,
                 reason: why.as_str().to_owned(),

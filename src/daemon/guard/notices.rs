@@ -107,6 +107,7 @@ fn of_decision(case: &Case) -> Notice {
 const fn of_ending(ending: Ending) -> Option<(bool, &'static str, &'static str)> {
     Some(match ending {
         Ending::Kept => (false, "ReleaseHealthy", "Judge"),
+        Ending::Unchanged => (false, "ReleaseUnchanged", "Judge"),
         Ending::Inconclusive => (false, "ReleaseInconclusive", "Judge"),
         Ending::Superseded | Ending::Uninstalled => return None,
         // Bad, and not turned back; why is in the text.

@@ -48,15 +48,20 @@ pub(super) fn pod_states(
 ) -> Vec<PodState> {
     let revision = watching.revision;
     let change = |pod: &Pod| facts.change_of(pod, revision, serving);
-    let old = facts.pods.iter().filter(|pod| pod.revision < revision);
-    for pod in old.filter(|pod| !pod.terminating) {
+    for pod in &facts.pods {
+        if pod.terminating || !watching.is_older(pod) {
+            continue;
+        }
         // Where the settings changed, old pods may read the new ones: what they did before counts, and nothing since.
         if watching.watch.ticks() == 0 || change(pod) != Ok(Some(Change::Config)) {
             watching.old.note(pod);
         }
     }
     let mut states = Vec::new();
-    for pod in facts.pods.iter().filter(|pod| pod.revision == revision) {
+    for pod in &facts.pods {
+        if !watching.is_own(pod) {
+            continue;
+        }
         let (change, unknown) = match change(pod) {
             Ok(Some(change)) => (Some(change), None),
             // Made meanwhile, of a workload that is as it was: its trouble has another cause.

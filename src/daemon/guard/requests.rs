@@ -32,11 +32,24 @@ impl Guard {
         let Some(settings) = self.setup.release.requests.clone() else {
             return;
         };
+        if self.state.rollout.is_absent() || self.state.rollout.is_starting() {
+            // What users asked before an absence says nothing of what has come back.
+            self.state.counts_since = Some(now);
+            self.requests_before = None;
+            self.next_count = now + EVERY;
+            return;
+        }
+        let since = self.state.counts_since;
+        let before = since.map_or(BEFORE, |since| now.since(since).min(BEFORE));
         let watching = self.state.watching.as_ref();
         let of = watching.map(|watching| (watching.revision, watching.began));
+        if of.is_none() && before < EVERY {
+            self.next_count = now + EVERY;
+            return;
+        }
         let (every, span) = match of {
             Some(_) => (settings.interval, settings.interval),
-            None if self.state.rollout.phase().case().is_none() => (EVERY, BEFORE),
+            None if self.state.rollout.phase().case().is_none() => (EVERY, before),
             // During a rollback nothing is judged by them.
             None => {
                 self.next_count = now + EVERY;

@@ -12,6 +12,7 @@ use crate::ledger::Ledger;
 use crate::recording;
 use crate::release::Facts;
 use crate::release::Pod;
+use crate::release::WorkloadState;
 use crate::rollout::{Entry, Phase, Rollout};
 use crate::serve::status::VerdictView;
 use crate::units::{Dated, Revision, Shift, Time};
@@ -19,6 +20,9 @@ use crate::verdict::{Inbox, Mark, Stuck, Verification, Watch};
 
 /// Entries of the log of events that are kept.
 pub(super) const MAX_ENTRIES: usize = 100;
+
+/// Workloads that are remembered; those beyond are taken for new.
+pub(super) const MAX_WORKLOADS: usize = 500;
 
 /// Points of the chart of e-values.
 const MAX_TRACE: usize = 300;
@@ -50,6 +54,15 @@ pub(in crate::daemon) struct State {
     /// Alerts of Alertmanager that fire, whether a revision is watched or not.
     #[serde(default)]
     pub(super) told: Vec<Told>,
+    /// The workloads of the newest revision when it was last at rest.
+    #[serde(default)]
+    pub(super) workloads: Vec<WorkloadState>,
+    /// The same of the last revision that was not in doubt: what a rollout is measured by.
+    #[serde(default)]
+    pub(super) workloads_before: Vec<WorkloadState>,
+    /// Before that there was no such release: users' requests count since then.
+    #[serde(default)]
+    pub(super) counts_since: Option<Time>,
     /// Grows with each start, so that what is written by a later one can be told from what an earlier one wrote.
     #[serde(default)]
     pub(super) fence: u64,
@@ -90,6 +103,9 @@ impl Known {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Watching {
     pub(super) revision: Revision,
+    /// The first of the revisions with the same contents that are judged as one; `None` where it is alone.
+    #[serde(default)]
+    pub(super) first: Option<Revision>,
     pub(super) began: Time,
     pub(super) watch: Watch,
     /// Pods that were asked, and their numbers.
@@ -114,6 +130,12 @@ pub(super) struct Watching {
     pub(super) alerts: Vec<Firing>,
     /// Seconds and e-value; thinned out when it grows too long.
     pub(super) trace: Vec<(f64, f64)>,
+    /// Whether its rollout has been complete.
+    #[serde(default)]
+    pub(super) was_complete: bool,
+    /// What was last told to the watch of that.
+    #[serde(default)]
+    pub(super) rolled_out: Option<bool>,
     /// Marks that wait for their tick.
     #[serde(skip)]
     pub(super) inbox: Inbox,
@@ -134,11 +156,20 @@ impl Watching {
         };
         let since = *self.stuck.entry(pod.name.clone()).or_insert(now);
         let serves = facts.pods.iter().any(|other| {
-            other.revision == self.revision
-                && other.is_sibling_of(pod)
-                && other.ready_since.is_some()
+            self.is_own(other) && other.is_sibling_of(pod) && other.ready_since.is_some()
         });
         (now.since(since) >= STUCK_FOR && !serves).then_some(stuck)
+    }
+
+    /// Whether a pod is of what is judged: older ones of the same contents are.
+    pub(super) fn is_own(&self, pod: &Pod) -> bool {
+        let first = self.first.unwrap_or(self.revision);
+        (first..=self.revision).contains(&pod.revision)
+    }
+
+    /// Whether a pod is of what was there before.
+    pub(super) fn is_older(&self, pod: &Pod) -> bool {
+        pod.revision < self.first.unwrap_or(self.revision)
     }
 
     pub(super) fn trace(&mut self) {
@@ -196,6 +227,9 @@ impl State {
             verdict: None,
             entries: VecDeque::new(),
             told: Vec::new(),
+            workloads: Vec::new(),
+            workloads_before: Vec::new(),
+            counts_since: None,
             fence: 0,
         }
     }
@@ -234,6 +268,8 @@ impl State {
         }
         self.entries.truncate(MAX_ENTRIES);
         self.told.truncate(MAX_TOLD);
+        self.workloads.truncate(MAX_WORKLOADS);
+        self.workloads_before.truncate(MAX_WORKLOADS);
         Ok(self)
     }
 
@@ -268,6 +304,10 @@ impl State {
             Mark::Void => {}
         }
         if self.rollout.is_absent() {
+            return;
+        }
+        if self.rollout.is_starting() {
+            known.baseline.follow(mark);
             return;
         }
         if is_at_rest && !self.doubtful {
@@ -312,10 +352,14 @@ impl Dated for State {
             verdict,
             entries,
             told,
+            workloads: _,
+            workloads_before: _,
+            counts_since,
             fence: _,
         } = self;
         rollout.shift(by);
         ledger.shift(by);
+        counts_since.shift(by);
         for known in probes.values_mut() {
             known.baseline.shift(by);
             known.candidate.shift(by);

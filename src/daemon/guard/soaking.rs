@@ -76,7 +76,7 @@ impl State {
                 // Whatever it is like now, it made things worse once.
                 Some(Found::Bad) => return None,
                 Some(Found::Good) => false,
-                Some(Found::Unknown) | None => true,
+                Some(Found::Unknown | Found::Incomplete) | None => true,
             },
         };
         let changes = is_news || self.doubtful;
@@ -142,6 +142,7 @@ mod tests {
             revision: Revision(7),
             origin: Origin::Upgrade,
             serving: None,
+            appears: crate::rollout::Appearance::New,
         };
         state.rollout.step(seen, START);
         state.deployed = Some(Revision(7));

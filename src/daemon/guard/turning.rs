@@ -14,6 +14,9 @@ use crate::units::{Revision, Time};
 /// How long a rollback waits for the evidence.
 const WITNESS: Duration = Duration::from_millis(1500);
 
+/// A revision that took the place of the bad one is seen within this.
+const OVERTAKEN: Duration = Duration::from_secs(10);
+
 /// A rehearsal is repeated after that: rights and helm may have changed.
 const REHEARSE_EVERY: Duration = Duration::from_secs(60);
 
@@ -48,7 +51,10 @@ impl Guard {
         };
         let mut witnessed = self.witnessed.subscribe();
         let told = self.telling();
-        self.work.spawn(async move {
+        if let Some(before) = self.preflight.take() {
+            before.abort();
+        }
+        let preflight = self.work.spawn(async move {
             let plan = match planned.await {
                 Ok(plan) => plan,
                 Err(refusal) => {
@@ -63,11 +69,18 @@ impl Guard {
             let target = plan.target;
             match engine.preflight(plan).await {
                 Ok(()) => Event::Ready { target },
-                Err(refusal) => Event::Refused {
-                    reason: told(&refusal),
-                },
+                Err(refusal) => {
+                    if matches!(refusal, release::Refusal::Overtaken { .. }) {
+                        // What took its place is seen in a moment, and may have the same contents.
+                        tokio::time::sleep(OVERTAKEN).await;
+                    }
+                    Event::Refused {
+                        reason: told(&refusal),
+                    }
+                }
             }
         });
+        self.preflight = Some(preflight);
     }
 
     /// What a person is told of a refusal.

@@ -40,12 +40,13 @@ fn standing(view: &GuardView, is_well: bool, now: f64) -> Option<(Kind, u32, Str
         let text = format!("Revision {}: {}. {}.", case.revision, case.text, view.says);
         return Some((Kind::ReleaseRegressed, case.revision, text));
     }
-    // What took the place of a bad one before it was judged says nothing, nor does what a person could not have.
+    // What took the place of a bad one before it was judged says nothing, nor does the same once more, nor what a person
+    // could not have.
     let last = view
         .rollouts
         .iter()
         .rev()
-        .find(|past| !matches!(past.ending, "superseded" | "order_refused"))?;
+        .find(|past| !matches!(past.ending, "superseded" | "unchanged" | "order_refused"))?;
     let kind = of_ending(last, is_well, now)?;
     let reason = if last.reason.is_empty() {
         String::new()

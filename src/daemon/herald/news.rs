@@ -4,7 +4,7 @@ use url::Url;
 
 use super::conditions;
 use crate::notify::Message;
-use crate::rollout::BY_HAND;
+use crate::rollout::{BY_HAND, NOT_ROLLED_OUT};
 use crate::serve::status::{GuardView, RolloutView};
 
 /// What ended longer ago, in seconds, is no news: it was told by whoever ran then.
@@ -73,6 +73,10 @@ fn ended(view: &GuardView, past: &RolloutView, page: Option<&Url>) -> Option<Mes
             false,
         ),
         "kept" => ("is kept", false),
+        "inconclusive" if past.reason == NOT_ROLLED_OUT => (
+            "was not rolled out completely, so nothing can be said of it",
+            false,
+        ),
         "inconclusive" => ("was watched, and nothing can be said of it", false),
         "superseded" if past.reason == BY_HAND && past.convicted_at.is_some() => (
             "was to be rolled back by hand, and another revision came first",
@@ -87,6 +91,7 @@ fn ended(view: &GuardView, past: &RolloutView, page: Option<&Url>) -> Option<Mes
             "was found bad, and was uninstalled before it was turned back",
             false,
         ),
+        // Also what is unchanged: there is nothing to tell.
         _ => return None,
     };
     let command = if is_urgent && past.made.is_none() {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Known;
+use super::completeness;
 use super::hub::Tables;
 use super::tables::{Kind, PodRow, StoredRow, WorkloadRow};
 use super::turn::is_removed;
@@ -84,10 +85,19 @@ impl View<'_> {
             .iter()
             .filter(|row| row.kind != Kind::DaemonSet)
             .collect();
+        let states = completeness::states(tables, parts, &workloads);
         Facts {
             revisions,
             ours,
             pods: self.pods(tables, &rows, &workloads),
+            applied: self.is_applied(newest) && states.iter().all(|state| state.observed),
+            // An older one's parts say nothing about a revision that cannot be read.
+            workload_states: if self.read(newest.revision).is_some() {
+                states
+            } else {
+                Vec::new()
+            },
+            restored: newest.restored,
             settled: self
                 .is_settled(newest, &workloads, parts.len())
                 .then_some(newest.revision),
@@ -208,11 +218,15 @@ impl View<'_> {
         }
     }
 
-    fn is_settled(&self, newest: &StoredRow, workloads: &[&WorkloadRow], parts: usize) -> bool {
-        let has_read = self.read(newest.revision).is_some();
-        has_read
+    /// Whether helm has ended its work on the newest revision, and the cluster has had a moment to take it up.
+    fn is_applied(&self, newest: &StoredRow) -> bool {
+        self.read(newest.revision).is_some()
             && matches!(status_of(newest), Status::Deployed | Status::Failed)
             && self.now.since(self.unchanged_since) >= SETTLES_AFTER
+    }
+
+    fn is_settled(&self, newest: &StoredRow, workloads: &[&WorkloadRow], parts: usize) -> bool {
+        self.is_applied(newest)
             && workloads.len() == parts
             && workloads.iter().all(|row| row.is_complete())
     }
@@ -238,7 +252,7 @@ fn revision_of(row: &PodRow, is_current: bool, rows: &[&StoredRow]) -> Revision 
 }
 
 /// What tells a workload's current pods from its others.
-enum Current {
+pub(super) enum Current {
     /// UID of the newest ReplicaSet.
     Set(Box<str>),
     /// The hash or generation of the template.
@@ -248,14 +262,14 @@ enum Current {
 }
 
 /// How a pod belongs to a workload.
-enum Bond {
+pub(super) enum Bond {
     Set,
     Hash,
     Generation,
 }
 
 impl Bond {
-    fn is(&self, current: &Current, pod: &PodRow) -> bool {
+    pub(super) fn is(&self, current: &Current, pod: &PodRow) -> bool {
         match (self, current) {
             (Self::Set, Current::Set(uid)) => pod.owner == *uid,
             (Self::Hash, Current::Template(template)) => pod.hash == *template,
@@ -265,7 +279,7 @@ impl Bond {
     }
 }
 
-fn current_of(tables: &Tables, workload: &WorkloadRow) -> Current {
+pub(super) fn current_of(tables: &Tables, workload: &WorkloadRow) -> Current {
     match workload.kind {
         // Until the controller has seen the new template, its newest ReplicaSet is still the old one.
         Kind::Deployment if !workload.observed => Current::Unknown,
@@ -279,7 +293,7 @@ fn current_of(tables: &Tables, workload: &WorkloadRow) -> Current {
     }
 }
 
-fn belongs(tables: &Tables, pod: &PodRow, workload: &WorkloadRow) -> Option<Bond> {
+pub(super) fn belongs(tables: &Tables, pod: &PodRow, workload: &WorkloadRow) -> Option<Bond> {
     match workload.kind {
         Kind::Deployment => {
             let set = tables.replica_sets.get(&pod.owner)?;

@@ -98,6 +98,8 @@ pub(super) struct StoredRow {
     pub(super) version: Box<str>,
     /// Whether a rollback of ours made it.
     pub(super) ours: bool,
+    /// Whether Helm wrote it long before the object was created.
+    pub(super) restored: bool,
     /// Whether its label says that it must not be turned back.
     pub(super) denied: bool,
     /// The user's labels.
@@ -117,6 +119,7 @@ impl StoredRow {
             status: label("status").map_or("", String::as_str).into(),
             created: time_of(meta.creation_timestamp.as_ref()),
             version: meta.resource_version.as_deref().unwrap_or_default().into(),
+            restored: is_restored(meta),
             // An upgrade inherits the labels of the revision before it, so the label names its own.
             ours: label(mark::MADE).is_some_and(|made| *made == revision.to_string()),
             denied: label(mark::ROLLBACK).is_some_and(|wish| wish == "deny"),
@@ -412,12 +415,34 @@ impl WorkloadRow {
 
     /// Whether all its pods are of the newest template and serve.
     pub(super) fn is_complete(&self) -> bool {
-        if !self.observed {
-            return false;
-        }
-        let all_new = self.partial || (self.updated >= self.wanted && self.total <= self.updated);
-        all_new && self.available >= self.wanted
+        self.observed && self.lacks() == 0
     }
+
+    /// With so many pods more that are of the newest template and available it would be complete.
+    pub(super) fn lacks(&self) -> u32 {
+        let unavailable = self.wanted.saturating_sub(self.available);
+        let old = self.wanted.max(self.total).saturating_sub(self.updated);
+        let lacks = if self.partial {
+            unavailable
+        } else {
+            unavailable.max(old)
+        };
+        u32::try_from(lacks).unwrap_or(0)
+    }
+}
+
+/// Whether Helm wrote a record long before the object that holds it was created: a backup keeps the labels in which Helm
+/// notes when it wrote, in seconds since 1970. Helm's own clock may be some seconds off.
+fn is_restored(meta: &ObjectMeta) -> bool {
+    const OFF: i64 = 60;
+    let labels = meta.labels.iter().flatten();
+    let stamps = labels.filter(|(key, _)| matches!(key.as_str(), "createdAt" | "modifiedAt"));
+    let written = stamps
+        .filter_map(|(_, stamp)| stamp.parse::<i64>().ok())
+        .max();
+    let created = meta.creation_timestamp.as_ref();
+    let created = created.map(|stamp| stamp.0.as_second());
+    matches!((written, created), (Some(written), Some(created)) if written.saturating_add(OFF) < created)
 }
 
 fn is_observed(meta: &ObjectMeta, observed: Option<i64>) -> bool {

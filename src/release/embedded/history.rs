@@ -149,6 +149,9 @@ impl History {
     pub fn facts(&self) -> io::Result<Facts> {
         let records = self.records()?;
         let cluster = self.cluster()?;
+        let newest = records.last();
+        let is_deployed = newest.is_some_and(|record| record.status == Status::Deployed);
+        let rolls = newest.map(|record| record.revision) != cluster.settled;
         let ours = |record: &&Record| record.turned_back.is_some();
         Ok(Facts {
             revisions: records.iter().map(Record::stored).collect(),
@@ -158,6 +161,10 @@ impl History {
                 .map(|record| record.revision)
                 .collect(),
             settled: cluster.settled,
+            workloads: Vec::new(),
+            // Where nobody runs pods there is nothing to wait for.
+            applied: is_deployed && (!rolls || cluster.pods.is_empty()),
+            restored: false,
             pods: cluster.pods,
             held: false,
             expected_downtime: false,

@@ -104,6 +104,41 @@ fn hooks_tell_whether_a_rollback_or_a_test_went_well() {
     assert!(!with("test", json!("Succeeded")).test_failed);
 }
 
+/// Charts give their test pods random names, and hooks the number of the revision.
+#[test]
+fn what_charts_render_anew_each_time_without_effect_is_not_in_the_digest() {
+    let digest = |hooks: Value| {
+        let mut release = release();
+        release["hooks"] = hooks;
+        of(&release).unwrap().digest()
+    };
+    let hook = |name: &str, events: &[&str], image: &str| {
+        let manifest = format!("kind: Job\nmetadata: {{name: {name}}}\nimage: {image}\n");
+        json!({"name": name, "kind": "Job", "events": events, "manifest": manifest})
+    };
+    let migrate = hook("migrate-7", &["pre-upgrade"], "app:1");
+    let alone = digest(json!([migrate]));
+    let tested = |name: &str| digest(json!([hook(name, &["test"], "curl"), migrate]));
+    assert_eq!(tested("test-x7f2k"), alone);
+    assert_eq!(tested("test-q0w9e"), alone);
+    assert_eq!(
+        digest(json!([hook("migrate-8", &["pre-upgrade"], "app:1")])),
+        alone
+    );
+    // What has an effect counts.
+    assert_ne!(
+        digest(json!([hook("migrate-8", &["pre-upgrade"], "app:2")])),
+        alone
+    );
+    assert_ne!(
+        digest(json!([hook("migrate-7", &["post-upgrade"], "app:1")])),
+        alone
+    );
+    assert_ne!(digest(json!([])), alone);
+    let both = hook("smoke", &["test", "post-upgrade"], "app:1");
+    assert_ne!(digest(json!([both, migrate])), alone);
+}
+
 #[test]
 fn the_digest_is_that_of_the_contents_alone() {
     let digest = |change: &dyn Fn(&mut Value)| {

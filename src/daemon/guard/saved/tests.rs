@@ -29,6 +29,7 @@ fn seen(revision: u32, origin: Origin, serving: Option<u32>) -> Event {
         revision: Revision(revision),
         origin,
         serving: serving.map(Revision),
+        appears: crate::rollout::Appearance::New,
     }
 }
 
@@ -113,6 +114,7 @@ pub(in crate::daemon::guard) fn state() -> (State, Time) {
     state.fence = 7;
     let mut watching = Watching {
         revision: Revision(4),
+        first: None,
         began,
         watch,
         pods: vec![recording::Pod {
@@ -131,6 +133,8 @@ pub(in crate::daemon::guard) fn state() -> (State, Time) {
         stuck: BTreeMap::from([("web-2".into(), now)]),
         alerts: Vec::new(),
         trace: Vec::new(),
+        was_complete: false,
+        rolled_out: None,
         inbox: Inbox::new(1),
         tick: recording::Recorded::default(),
     };
@@ -179,6 +183,7 @@ fn times(value: &serde_json::Value, path: &str, found: &mut BTreeMap<String, f64
 #[test]
 fn every_time_of_a_state_is_moved_to_our_clock() {
     let (mut state, _) = state();
+    state.counts_since = Some(START);
     let of = |state: &State| {
         let mut found = BTreeMap::new();
         times(&serde_json::to_value(state).unwrap(), "", &mut found);

@@ -279,6 +279,74 @@ fn a_rollout_is_complete_when_helm_is_done_and_all_pods_are_new_and_serve() {
 }
 
 #[test]
+fn how_far_a_rollout_has_come_is_told_by_its_workloads() {
+    let world = |status: serde_json::Value| {
+        World::default()
+            .revision(1, "deployed", 0)
+            .deployment(status, two())
+            .set("old", 1)
+            .set("new", 2)
+            .pod("old-1", "old", 1)
+            .pod("new-1", "new", 2)
+    };
+    let facts = world(complete()).facts(200);
+    assert!(facts.applied);
+    let workload = &facts.workload_states[0];
+    assert_eq!(
+        (
+            &*workload.kind,
+            &*workload.name,
+            workload.template.as_deref()
+        ),
+        ("Deployment", "web", Some("new"))
+    );
+    assert!(workload.complete && workload.lacks == 0);
+    // One new pod is not Ready, and two old ones serve.
+    let mut status = complete();
+    status["replicas"] = 3.into();
+    status["updatedReplicas"] = 1.into();
+    let workload = world(status.clone()).facts(200).workload_states[0].clone();
+    assert!(!workload.complete);
+    assert_eq!(
+        (
+            workload.wanted,
+            workload.ready,
+            workload.unavailable,
+            workload.lacks
+        ),
+        (2, 0, 0, 2)
+    );
+    // Its controller has not seen it yet.
+    status["observedGeneration"] = 1.into();
+    let facts = world(status).facts(200);
+    assert!(!facts.applied);
+    assert_eq!(facts.workload_states[0].template, None);
+    // It is not there at all.
+    let facts = World::default().revision(1, "deployed", 0).facts(200);
+    assert!(!facts.applied && !facts.workload_states[0].complete);
+    assert_eq!(facts.workload_states[0].lacks, u32::MAX);
+}
+
+/// A backup keeps the labels of Helm, and the object is a new one.
+#[test]
+fn a_record_that_is_older_than_its_object_was_brought_back() {
+    let restored = |label: &str, written: u64| {
+        let meta = serde_json::from_value(json!({
+            "name": "sh.helm.release.v1.web.v3", "creationTimestamp": stamp(1000), "resourceVersion": "1",
+            "labels": {"status": "deployed", label: (START + written).to_string()}
+        }));
+        StoredRow::of(&meta.unwrap()).unwrap().restored
+    };
+    for label in ["createdAt", "modifiedAt"] {
+        assert!(restored(label, 0));
+        // A clock that is off, and what Helm has written since.
+        assert!(!restored(label, 950));
+        assert!(!restored(label, 5000));
+    }
+    assert!(!restored("other", 0));
+}
+
+#[test]
 fn a_release_that_is_paused_or_scaled_to_zero_is_held() {
     let held = |spec: serde_json::Value| {
         World::default()

@@ -1,0 +1,54 @@
+//! How far the rollout of each workload of a release has come.
+
+use super::facts::Current;
+use super::facts::{belongs, current_of};
+use super::hub::Tables;
+use super::tables::{Kind, WorkloadRow};
+use crate::release::WorkloadState;
+
+/// The workloads that the newest revision names, also those that are not there.
+pub(super) fn states(
+    tables: &Tables,
+    parts: &[(Kind, Box<str>)],
+    workloads: &[&WorkloadRow],
+) -> Vec<WorkloadState> {
+    let state = |(kind, name): &(Kind, Box<str>)| {
+        let mut rows = workloads.iter();
+        let row = rows.find(|row| row.kind == *kind && row.name == *name);
+        row.map_or_else(
+            || WorkloadState {
+                kind: kind.as_str().into(),
+                name: name.clone(),
+                lacks: u32::MAX,
+                ..WorkloadState::default()
+            },
+            |row| of(tables, row),
+        )
+    };
+    parts.iter().map(state).collect()
+}
+
+fn of(tables: &Tables, row: &WorkloadRow) -> WorkloadState {
+    let current = current_of(tables, row);
+    let is_ready = |pod: &&super::tables::PodRow| {
+        pod.ready_since.is_some()
+            && !pod.terminating
+            && belongs(tables, pod, row).is_some_and(|bond| bond.is(&current, pod))
+    };
+    let ready = tables.pods.values().filter(is_ready).count();
+    let number = |count: i32| u32::try_from(count).unwrap_or(0);
+    WorkloadState {
+        kind: row.kind.as_str().into(),
+        name: row.name.clone(),
+        template: match &current {
+            Current::Set(template) | Current::Template(template) => Some(template.clone()),
+            Current::Unknown => None,
+        },
+        observed: row.observed,
+        complete: row.is_complete(),
+        wanted: number(row.wanted),
+        ready: u32::try_from(ready).unwrap_or(u32::MAX),
+        unavailable: number(row.wanted.saturating_sub(row.available)),
+        lacks: row.lacks(),
+    }
+}

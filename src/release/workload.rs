@@ -1,0 +1,100 @@
+//! How far the rollout of a workload has come.
+
+use serde::{Deserialize, Serialize};
+
+/// A Deployment, StatefulSet or DaemonSet of the newest revision.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct WorkloadState {
+    /// Its kind, as `Deployment`.
+    pub kind: Box<str>,
+    /// Its name.
+    pub name: Box<str>,
+    /// What tells its current template from others; `None` while that is not known.
+    pub template: Option<Box<str>>,
+    /// Whether it is there and its controller has taken up its newest specification.
+    pub observed: bool,
+    /// Whether all its pods are of the newest template and available, as far as its strategy replaces them.
+    pub complete: bool,
+    /// Pods that it should have.
+    pub wanted: u32,
+    /// Pods of the newest template that are Ready.
+    pub ready: u32,
+    /// Pods of any template that are not available, of those that it should have.
+    pub unavailable: u32,
+    /// It would be complete with so many pods more of the newest template that are available.
+    pub lacks: u32,
+}
+
+impl WorkloadState {
+    /// Whether it is the same workload.
+    pub fn is(&self, other: &Self) -> bool {
+        self.kind == other.kind && self.name == other.name
+    }
+
+    /// Whether its rollout counts as complete, after it was like `before`: what was not there before is not missed. A part
+    /// that was incomplete and is still of the same template says nothing about a new revision; nor do as many pods as
+    /// were not available before, as those of a node that is down.
+    pub fn is_complete_after(&self, before: Option<&Self>) -> bool {
+        let Some(before) = before else {
+            return self.complete;
+        };
+        let is_as_before = !before.complete && before.template == self.template;
+        let misses_no_more = self.observed && self.lacks <= before.unavailable;
+        self.complete || is_as_before || misses_no_more
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn workload(template: &str, unavailable: u32, lacks: u32) -> WorkloadState {
+        WorkloadState {
+            kind: "Deployment".into(),
+            name: "api".into(),
+            template: (!template.is_empty()).then(|| template.into()),
+            observed: true,
+            complete: lacks == 0,
+            wanted: 3,
+            ready: 3 - lacks.min(3),
+            unavailable,
+            lacks,
+        }
+    }
+
+    #[test]
+    fn what_was_complete_before_must_be_complete_again() {
+        let before = workload("one", 0, 0);
+        assert!(workload("two", 0, 0).is_complete_after(Some(&before)));
+        assert!(!workload("two", 0, 3).is_complete_after(Some(&before)));
+        assert!(!workload("two", 1, 1).is_complete_after(Some(&before)));
+        // Its template is the same, but it was complete.
+        assert!(!workload("one", 1, 1).is_complete_after(Some(&before)));
+        // A workload that is new, or of which nothing is known.
+        assert!(!workload("two", 1, 1).is_complete_after(None));
+        assert!(workload("two", 0, 0).is_complete_after(None));
+    }
+
+    #[test]
+    fn what_was_incomplete_before_is_not_missed() {
+        let before = workload("one", 1, 1);
+        assert!(workload("one", 1, 1).is_complete_after(Some(&before)));
+        assert!(workload("one", 3, 3).is_complete_after(Some(&before)));
+        // Another template: as many pods as before may be missing, and no more.
+        assert!(workload("two", 1, 1).is_complete_after(Some(&before)));
+        assert!(!workload("two", 1, 3).is_complete_after(Some(&before)));
+        let unobserved = WorkloadState {
+            observed: false,
+            ..workload("two", 1, 1)
+        };
+        assert!(!unobserved.is_complete_after(Some(&before)));
+        // One that was not there before, and is not there now.
+        let absent = WorkloadState {
+            observed: false,
+            ..workload("", 0, u32::MAX)
+        };
+        assert!(absent.is_complete_after(Some(&absent)));
+        assert!(!absent.is_complete_after(Some(&workload("one", 0, 0))));
+        assert!(!absent.is_complete_after(None));
+    }
+}

@@ -1,0 +1,202 @@
+//! A revision with the contents of the newest one before it.
+//!
+//! | phase of that one | what follows |
+//! |---|---|
+//! | at rest: never judged, kept, unchanged, or made by a rollback | `unchanged`: it serves already; nothing is judged |
+//! | at rest: inconclusive, or found bad and still there | an analysis, with the revision that served before both |
+//! | settling, watching | the analysis goes on under the new number, with all its evidence |
+//! | preflight | the verdict holds; it is looked again whether it can be rolled back |
+//! | rolling back, before helm has made its revision | once helm is done, as in preflight |
+//! | rolling back or verifying, with the contents of helm's revision | `unchanged`; the rollback is verified all the same |
+//!
+//! So whoever upgrades again with the same contents neither loses nor gains anything by it. The number that is passed ends
+//! as `superseded`.
+
+use super::case::{Case, Ending, NOT_ROLLED_OUT, Origin};
+use super::step::Newcomer;
+use super::{Command, Phase, Rollout};
+use crate::units::{Revision, Time};
+
+impl Rollout {
+    pub(super) fn same(
+        &mut self,
+        newcomer: Newcomer,
+        before: Revision,
+        known_good: bool,
+        now: Time,
+        commands: &mut Vec<Command>,
+    ) {
+        let Newcomer {
+            revision, origin, ..
+        } = newcomer;
+        match std::mem::take(&mut self.phase) {
+            // Without anything before it, it is the same as nothing.
+            Phase::Absent => self.begin(revision, origin, newcomer.serving, now, commands),
+            Phase::Steady => {
+                self.phase = Phase::Steady;
+                let suspect = self.suspect(before, known_good);
+                match suspect.map(|suspect| (suspect.first(), suspect.serving)) {
+                    None => self.unchanged(newcomer, before, "which serves", now),
+                    Some((first, serving)) => {
+                        self.begin(revision, origin, serving, now, commands);
+                        if let Phase::Settling(case) = &mut self.phase {
+                            case.first = Some(first);
+                        }
+                    }
+                }
+            }
+            Phase::Settling(case) => {
+                self.phase = Phase::Settling(self.renumber(case, (revision, origin), now));
+                commands.push(Command::GoOn(revision));
+            }
+            Phase::Watching(case) => {
+                self.phase = Phase::Watching(self.renumber(case, (revision, origin), now));
+                commands.push(Command::GoOn(revision));
+            }
+            Phase::Preflight(case) => {
+                self.look_again_for(case, (revision, origin), now, commands);
+            }
+            // Ours, or told of after a restart before it is known to be ours.
+            Phase::TurningBack(case) if origin == Origin::OurRollback => {
+                self.phase = Phase::TurningBack(case);
+            }
+            Phase::TurningBack(mut case) if case.made.is_none() => {
+                // One that came in between has these contents, which need not be the bad ones.
+                case.overtaken_by_same |= case.overtaken_by.is_none();
+                self.passed_over(&case, revision, now);
+                case.overtaken_by = Some((revision, origin));
+                self.phase = Phase::TurningBack(case);
+                let text = format!(
+                    "Revision {revision} appeared while the rollback was carried out, with the contents of revision {before}"
+                );
+                self.note(now, Some(revision), text);
+            }
+            Phase::TurningBack(mut case) => {
+                case.stands_for_made = Some(revision);
+                self.phase = Phase::TurningBack(case);
+                self.unchanged(newcomer, before, "which the rollback made", now);
+            }
+            Phase::Verifying(mut case) => {
+                case.stands_for_made = Some(revision);
+                self.phase = Phase::Verifying(case);
+                self.unchanged(newcomer, before, "which the rollback made", now);
+            }
+        }
+    }
+
+    /// Whether the newest revision is not one that simply serves: what it is like is not known, or it was found bad and is
+    /// still there. The same contents again are judged then.
+    pub fn is_suspect(&self, known_good: bool) -> bool {
+        let newest = self.newest;
+        newest.is_some_and(|newest| self.suspect(newest, known_good).is_some())
+    }
+
+    fn suspect(&self, revision: Revision, known_good: bool) -> Option<&Case> {
+        let mut past = self.past.iter().rev();
+        let past = past.find(|past| past.case.revision == revision)?;
+        let in_doubt = match past.ending {
+            Ending::Inconclusive
+            | Ending::WouldRollBack
+            | Ending::LeftAlone
+            | Ending::LimitReached
+            | Ending::Refused
+            | Ending::Failed => true,
+            Ending::Kept
+            | Ending::Unchanged
+            | Ending::Superseded
+            | Ending::Uninstalled
+            | Ending::Recovered
+            | Ending::SameFailure
+            | Ending::Worse
+            | Ending::Unverified => false,
+        };
+        (in_doubt && !known_good).then_some(&past.case)
+    }
+
+    /// The case of a revision whose rollout was never complete, if it ended so.
+    pub(super) fn never_rolled_out(&self, revision: Revision) -> Option<&Case> {
+        let mut past = self.past.iter().rev();
+        let past = past.find(|past| past.case.revision == revision)?;
+        let never = past.ending == Ending::Inconclusive && past.case.reason == NOT_ROLLED_OUT;
+        never.then_some(&past.case)
+    }
+
+    /// Nothing is judged, and nothing that is going on is touched: no time begins anew.
+    fn unchanged(&mut self, newcomer: Newcomer, before: Revision, which: &str, now: Time) {
+        let Newcomer {
+            revision,
+            origin,
+            serving,
+        } = newcomer;
+        self.finish(
+            Case::new(revision, origin, serving, now),
+            Ending::Unchanged,
+            format!(
+                "It has the contents of revision {before}, {which}, and brings no pods of its own, so there is nothing to judge"
+            ),
+            now,
+        );
+    }
+
+    /// The case goes on under another number. The phase is entered by the caller.
+    fn renumber(
+        &mut self,
+        mut case: Box<Case>,
+        (revision, origin): (Revision, Origin),
+        now: Time,
+    ) -> Box<Case> {
+        let passed = Case::clone(&case);
+        let text = format!(
+            "Revision {revision} has the same contents and took its place; what is found of one holds for both"
+        );
+        self.finish(passed, Ending::Superseded, text, now);
+        case.first = Some(case.first());
+        case.revision = revision;
+        case.origin = origin;
+        case
+    }
+
+    /// A revision that appeared while the rollback was carried out gave way to another one before it was judged.
+    pub(super) fn passed_over(&mut self, case: &Case, by: Revision, now: Time) {
+        let Some((revision, origin)) = case.overtaken_by else {
+            return;
+        };
+        let passed = Case::new(revision, origin, case.serving, now);
+        let text = format!("Revision {by} took its place before it was judged");
+        self.finish(passed, Ending::Superseded, text, now);
+    }
+
+    /// The verdict holds for the same contents under another number.
+    fn look_again_for(
+        &mut self,
+        case: Box<Case>,
+        other: (Revision, Origin),
+        now: Time,
+        commands: &mut Vec<Command>,
+    ) {
+        let case = self.renumber(case, other, now);
+        let revision = case.revision;
+        self.enter(Phase::Preflight(case), now);
+        let text =
+            format!("The verdict holds for revision {revision}, which has the same contents");
+        self.note(now, Some(revision), text);
+        commands.push(Command::Preflight(revision));
+    }
+
+    /// The rollback came too late for a revision with the same contents: it is begun anew for that one.
+    pub(super) fn try_again_for(
+        &mut self,
+        mut case: Box<Case>,
+        other: (Revision, Origin),
+        now: Time,
+        commands: &mut Vec<Command>,
+    ) {
+        case.overtaken_by = None;
+        case.overtaken_by_same = false;
+        case.begun = None;
+        if !case.ordered {
+            case.target = None;
+        }
+        self.look_again_for(case, other, now, commands);
+    }
+}

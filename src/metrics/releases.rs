@@ -17,7 +17,7 @@ pub const PHASES: [&str; 7] = [
 ];
 
 /// How the watch of a revision can end.
-pub const ENDINGS: [&str; 14] = [
+pub const ENDINGS: [&str; 15] = [
     "kept",
     "unchanged",
     "inconclusive",

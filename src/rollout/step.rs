@@ -1,7 +1,7 @@
 //! Every pair of phase and event.
 
 use super::case::{Case, Ending, NOT_ROLLED_OUT, Origin, StepName};
-use super::{Appearance, Clock, Command, Event, Mode, Phase, Rollout};
+use super::{Appearance, Clock, Command, Event, MAX_PAST, Mode, Phase, Rollout};
 use crate::ledger::{self, Found};
 use crate::units::{Revision, Time};
 

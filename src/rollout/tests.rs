@@ -1051,6 +1051,7 @@ fn a_start_survives_a_restart_and_a_person_ends_it() {
     again.happens(Event::Ordered {
         target: None,
         reason: "the cart loses items".into(),
+        order: order("a"),
     });
     assert!(!again.rollout.is_starting());
     assert_eq!(again.rollout.phase().as_str(), "preflight");

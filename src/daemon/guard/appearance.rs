@@ -218,7 +218,7 @@ mod tests {
             ..WorkloadState::default()
         };
         let now = |workload| Facts {
-            workloads: vec![workload],
+            workload_states: vec![workload],
             ..facts("aa")
         };
         let before = [workload("one", true)];

@@ -161,7 +161,7 @@ impl History {
                 .map(|record| record.revision)
                 .collect(),
             settled: cluster.settled,
-            workloads: Vec::new(),
+            workload_states: Vec::new(),
             // Where nobody runs pods there is nothing to wait for.
             applied: is_deployed && (!rolls || cluster.pods.is_empty()),
             restored: false,

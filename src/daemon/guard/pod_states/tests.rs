@@ -23,6 +23,9 @@ fn watching() -> Watching {
     };
     Watching {
         revision: NEW,
+        first: None,
+        was_complete: false,
+        rolled_out: None,
         began: START,
         watch: Watch::new(Rule::default(), &start).unwrap(),
         pods: Vec::new(),

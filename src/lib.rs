@@ -8,8 +8,8 @@
 //! - ground floor: pure. No clock, no tokio, no socket: time is an argument. [`units`], [`config`], [`sounding`],
 //!   [`window`], [`track`], [`doubt`], [`verdict`], [`baseline`], [`ledger`], [`rollout`], [`evidence`], [`recording`],
 //!   [`alert`], [`objective`];
-//! - the step between: [`clock`], the one place that reads a clock, [`permit`], whether we may change anything, and
-//!   `outgoing`, the client for servers that we work with;
+//! - the step between: [`clock`], the one place that reads a clock, [`permit`], whether we may change anything, [`files`],
+//!   files of our own on the disk, and `outgoing`, the client for servers that we work with;
 //! - first floor: each speaks to one thing outside, and they do not know one another (but [`serve`] knows
 //!   [`metrics`]): [`probe`], [`metrics`], [`serve`], [`release`], [`store`], [`notify`],
 //!   [`requests`], [`review`],
@@ -38,6 +38,7 @@ pub mod config;
 pub mod daemon;
 pub mod doubt;
 pub mod evidence;
+pub mod files;
 pub mod lease;
 pub mod ledger;
 pub mod metrics;

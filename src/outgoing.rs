@@ -12,15 +12,14 @@ use sha2::{Digest as _, Sha256};
 use url::Url;
 
 use crate::config::settings::{Auth, Secret, Tls};
+use crate::files::named::MAX_FILE;
+use crate::files::read_theirs;
 
 /// The most that is read of an answer that only says how it went.
 const MAX_EXCERPT: usize = 2048;
 
 /// How long another of us may take to accept a connection. It is on the same network, so one that takes longer is gone.
 const CONNECT: Duration = Duration::from_secs(2);
-
-/// The largest file with a secret or certificates.
-const MAX_FILE: u64 = 1024 * 1024;
 
 /// A client for another of us, whose host is bound to one address: no proxy stands in between.
 pub(crate) fn direct_client(
@@ -120,12 +119,7 @@ pub(crate) fn reveal(secret: &Secret) -> Result<String, String> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
-    use std::io::Read as _;
-    let said = |error: std::io::Error| format!("{}: {error}", path.display());
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(said)?;
-    file.take(MAX_FILE).read_to_end(&mut bytes).map_err(said)?;
-    Ok(bytes)
+    read_theirs(path, MAX_FILE).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 /// The beginning of an answer, on one line.

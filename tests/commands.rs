@@ -7,6 +7,10 @@
     reason = "a test may end where it stands"
 )]
 
+#[path = "commands/files.rs"]
+mod files;
+#[path = "commands/hostile.rs"]
+mod hostile;
 mod program;
 
 use program::{App, run_bare, run_to_end, unused_port};

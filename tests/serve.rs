@@ -20,6 +20,8 @@
 
 #[path = "serve/clients.rs"]
 mod clients;
+#[path = "serve/crowd.rs"]
+mod crowd;
 #[path = "serve/guarded.rs"]
 mod guarded;
 mod program;

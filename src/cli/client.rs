@@ -9,6 +9,9 @@ use reqwest::{Certificate, Client, Method, StatusCode, header};
 use serde_json::Value;
 use tokio::time::Instant;
 
+use crate::files::named::{MAX_FILE, MAX_SECRET};
+use crate::files::read_theirs;
+
 /// No daemon can be reached, or none that acts.
 pub(super) const NO_DAEMON: u8 = 3;
 
@@ -81,17 +84,17 @@ impl NoAnswer {
     pub(super) fn report(&self) -> ExitCode {
         match self {
             Self::Unreachable(why) => {
-                eprintln!(
+                complain!(
                     "leadsman: {why}; start one with `leadsman run`, or name another with --server"
                 );
                 ExitCode::from(NO_DAEMON)
             }
             Self::NotNow(why) => {
-                eprintln!("leadsman: {why}");
+                complain!("leadsman: {why}");
                 ExitCode::from(NO_DAEMON)
             }
             Self::Refused(_, why) | Self::Unknown(why) | Self::Ambiguous(why) => {
-                eprintln!("leadsman: {why}");
+                complain!("leadsman: {why}");
                 ExitCode::from(UNKNOWN)
             }
         }
@@ -126,7 +129,7 @@ impl Daemon {
             let unusable = |why: String| {
                 NoAnswer::Unreachable(format!("{} cannot be used: {why}", file.display()))
             };
-            let pem = std::fs::read(file).map_err(|error| unusable(error.to_string()))?;
+            let pem = read_theirs(file, MAX_FILE).map_err(|error| unusable(error.to_string()))?;
             let authorities =
                 Certificate::from_pem_bundle(&pem).map_err(|error| unusable(error.to_string()))?;
             builder = builder.tls_certs_only(authorities);
@@ -394,8 +397,10 @@ impl TokenArgs {
             return Ok(None);
         };
         super::leave_no_core();
-        let token = std::fs::read_to_string(file)
+        let token = read_theirs(file, MAX_SECRET)
             .map_err(|error| format!("{} cannot be read: {error}", file.display()))?;
+        let token =
+            String::from_utf8(token).map_err(|_| format!("{} is not a text", file.display()))?;
         Ok(Some(token.trim().to_owned()))
     }
 }

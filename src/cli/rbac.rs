@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::{BAD_CONFIGURATION, ConfigArgs, runtime};
+use super::{BAD_CONFIGURATION, ConfigArgs, runtime, terminal};
 use crate::clock::Timeline;
 use crate::config::settings::{Kubernetes, Settings};
 use crate::config::{self, Discovered};
@@ -40,7 +40,7 @@ pub(super) fn run(args: &RbacArgs) -> ExitCode {
         Err(code) => return code,
     };
     let Some(kubernetes) = loaded.settings.kubernetes.clone() else {
-        eprintln!("leadsman: the configuration names no cluster; add [kubernetes]");
+        complain!("leadsman: the configuration names no cluster; add [kubernetes]");
         return ExitCode::from(BAD_CONFIGURATION);
     };
     let Some(runtime) = runtime(1) else {
@@ -60,14 +60,20 @@ pub(super) fn run(args: &RbacArgs) -> ExitCode {
                 rights.extend(Rights::to_hold_lease(namespace));
             }
             let text = rights.manifest(&args.name, &args.service_account, &args.account_namespace);
-            say!("{}", text.trim_end());
+            let mut text = text.trim_end().to_owned();
             if loaded.settings.serve.kubernetes_auth {
-                say!("{}", delegation(args));
+                text = format!("{text}\n{}", delegation(args));
             }
-            ExitCode::SUCCESS
+            match terminal::print_document(&text) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    complain!("leadsman: cannot print the Roles: {error}");
+                    ExitCode::FAILURE
+                }
+            }
         }
         Err(why) => {
-            eprintln!("leadsman: {why}");
+            complain!("leadsman: {why}");
             ExitCode::FAILURE
         }
     }
@@ -139,7 +145,7 @@ async fn rights(
         rights.extend(needed);
         for why in left_out {
             // To people; what is printed may go to kubectl.
-            eprintln!("leadsman: {named}: {why}; what only that revision needs is left out");
+            complain!("leadsman: {named}: {why}; what only that revision needs is left out");
         }
     }
     Ok(rights)

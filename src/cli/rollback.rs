@@ -71,7 +71,7 @@ pub(super) fn run(args: &RollbackArgs) -> ExitCode {
     let token = match args.token.token() {
         Ok(token) => token,
         Err(why) => {
-            eprintln!("leadsman: {why}");
+            complain!("leadsman: {why}");
             return ExitCode::FAILURE;
         }
     };
@@ -108,12 +108,12 @@ async fn order(args: &RollbackArgs, token: Option<&str>) -> Result<ExitCode, NoA
         Ok(Ok(ordered)) => ordered,
         // Another one is under way.
         Ok(Err(NoAnswer::Refused(409, why))) => {
-            eprintln!("leadsman: {why}");
+            complain!("leadsman: {why}");
             return Ok(ExitCode::from(FAILED));
         }
         Ok(Err(why)) => return Err(why),
         Err(_) => {
-            eprintln!(
+            complain!(
                 "leadsman: no answer within {}, so the order may have been taken; `leadsman status {}` tells",
                 humantime::format_duration(args.timeout),
                 args.release
@@ -163,7 +163,7 @@ async fn order(args: &RollbackArgs, token: Option<&str>) -> Result<ExitCode, NoA
     if let Ok(code) = tokio::time::timeout(left, done).await {
         return Ok(ExitCode::from(code));
     }
-    eprintln!(
+    complain!(
         "leadsman: not done yet; `leadsman status {}` tells how it stands",
         args.release
     );

@@ -41,6 +41,7 @@ use kube::runtime::events::Recorder;
 use tokio::sync::watch;
 
 pub use api::{Access, connect};
+pub use helm::prepare_scratch;
 pub use hub::Hub;
 pub use rights::{Rights, needed};
 

@@ -256,6 +256,7 @@ pub(crate) fn empty() -> Board {
         alerts: Vec::new(),
         token_file: None,
         review: None,
+        files: Vec::new(),
     }
 }
 

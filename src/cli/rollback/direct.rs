@@ -14,6 +14,7 @@ use crate::cli::client::UNKNOWN;
 use crate::clock;
 use crate::clock::Timeline;
 use crate::config::settings::{Kubernetes, Release, Settings};
+use crate::files::Temporary;
 use crate::ledger::Ledger;
 use crate::permit::Permit;
 use crate::probe::{Prober, Shared};
@@ -33,7 +34,7 @@ const VERIFY: Duration = Duration::from_secs(60);
 
 pub(super) async fn run(args: &RollbackArgs, settings: &Settings) -> ExitCode {
     let Some(kubernetes) = &settings.kubernetes else {
-        eprintln!("leadsman: the configuration names no cluster; add [kubernetes]");
+        complain!("leadsman: the configuration names no cluster; add [kubernetes]");
         return ExitCode::from(BAD_CONFIGURATION);
     };
     let is_it = |release: &&Release| {
@@ -43,7 +44,7 @@ pub(super) async fn run(args: &RollbackArgs, settings: &Settings) -> ExitCode {
     };
     let mut found = settings.releases.iter().filter(is_it);
     let (Some(release), None) = (found.next(), found.next()) else {
-        eprintln!(
+        complain!(
             "leadsman: the configuration has not exactly one release {}; name its --namespace",
             args.release
         );
@@ -52,7 +53,7 @@ pub(super) async fn run(args: &RollbackArgs, settings: &Settings) -> ExitCode {
     match turn_back(args, kubernetes, release).await {
         Ok(code) => ExitCode::from(code),
         Err(why) => {
-            eprintln!("leadsman: {why}");
+            complain!("leadsman: {why}");
             ExitCode::from(FAILED)
         }
     }
@@ -68,6 +69,7 @@ async fn turn_back(
         mut facts,
         now: facts_now,
         _watching,
+        _scratch,
     } = follow(kubernetes, release).await?;
     let bad = facts_now
         .newest()
@@ -100,7 +102,7 @@ async fn turn_back(
     );
     let settled = facts.wait_for(|seen| seen.facts.settled == Some(report.made));
     if tokio::time::timeout(args.timeout, settled).await.is_err() {
-        eprintln!(
+        complain!(
             "leadsman: the rollout of revision {} is not complete yet",
             report.made
         );
@@ -117,6 +119,8 @@ pub(in crate::cli) struct Followed {
     /// What was known first.
     pub(in crate::cli) now: Arc<Facts>,
     _watching: JoinSet<()>,
+    /// What helm writes.
+    _scratch: Temporary,
 }
 
 /// Follows a release from here, and waits until something is known of it.
@@ -126,13 +130,15 @@ pub(in crate::cli) async fn follow(
 ) -> Result<Followed, String> {
     let access = Access::of(kubernetes);
     let client = cluster::connect(&access).await?;
-    std::fs::create_dir_all(kubernetes.scratch.join("no-plugins"))
-        .map_err(|error| format!("{}: {error}", kubernetes.scratch.display()))?;
+    // A person's machine need not have the daemon's directory, nor may they write there.
+    let scratch = Temporary::new().or_else(|_| Temporary::below(&kubernetes.scratch));
+    let scratch = scratch.map_err(|error| format!("cannot make a temporary directory: {error}"))?;
+    cluster::prepare_scratch(scratch.path())?;
     let namespace = release.namespace.clone();
     let hub = Hub::new(client, namespace, kubernetes.driver, Timeline::start());
     let policy = Policy {
         helm: kubernetes.helm.clone(),
-        scratch: kubernetes.scratch.clone(),
+        scratch: scratch.path().to_owned(),
         access,
         may: release.guard.may.clone(),
         // A person has decided.
@@ -164,6 +170,7 @@ pub(in crate::cli) async fn follow(
         facts,
         now: seen.facts,
         _watching: watching,
+        _scratch: scratch,
     })
 }
 

@@ -299,6 +299,7 @@ mod tests {
     async fn who_opens_many_loses_their_own() {
         let connections = Connections::new(8);
         let (good, _) = connections.admit(address("10.0.0.1"));
+        good.activity.spoke();
         tokio::time::advance(Duration::from_secs(60)).await;
         // The networks of hosts, and an IPv4 address in either form.
         for many in ["10.9.9.9", "::ffff:10.9.9.9", "2001:db8::1", "2001:db8::2"] {

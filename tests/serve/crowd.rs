@@ -107,7 +107,8 @@ impl Crowd {
                     streams[number] = stream;
                 }
                 holding.store(streams.iter().flatten().count(), Ordering::SeqCst);
-                std::thread::sleep(Duration::from_millis(50));
+                // Who is closed comes again a second later.
+                std::thread::sleep(Duration::from_secs(1));
             }
         });
         let crowd = Self {

@@ -34,8 +34,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::clock::Timeline;
-use crate::config::Discovered;
 use crate::config::settings::{Probe, Question, Settings};
+use crate::config::{Discovered, NamedFile};
 use crate::doubt::Doubt;
 use crate::metrics::{Metrics, Series};
 use crate::probe::schedule::Schedule;
@@ -68,6 +68,9 @@ const LAST_WRITE: Duration = Duration::from_secs(1);
 /// Orders of people for one release that wait; one at a time is carried out.
 const MAX_ORDERS: usize = 4;
 
+/// The longest that a look at the named files holds up what follows.
+const FILES_PATIENCE: Duration = Duration::from_secs(2);
+
 /// How long probing may wait for the counters of the long spans; they come later where they take longer.
 const RESTORE_PATIENCE: Duration = Duration::from_millis(100);
 
@@ -90,9 +93,6 @@ pub enum StartError {
     /// Two metrics of the same name: a mistake in the program.
     #[error("cannot set up the metrics: {0}")]
     Metrics(prometheus::Error),
-    /// The certificate of the listener cannot be used.
-    #[error("the certificate of the listener: {0}; see serve.tls")]
-    Tls(String),
     /// The state directory cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -249,10 +249,10 @@ impl Daemon {
             alerts: Vec::new(),
             token_file: None,
             review: None,
+            files: Vec::new(),
         };
         let web = Arc::new(serve::Shared::new(outfit, empty, &settings.serve));
-        let tls = settings.serve.tls.as_ref().map(Tls::read).transpose();
-        let tls = tls.map_err(StartError::Tls)?.map(Arc::new);
+        let tls = settings.serve.tls.as_ref().map(Tls::read).map(Arc::new);
         let close_listener = CancellationToken::new();
         let router = serve::router(Arc::clone(&web));
         let max_connections = settings.serve.max_connections;
@@ -266,6 +266,7 @@ impl Daemon {
 
         let nothing = Settings {
             releases: Vec::new(),
+            named_files: Vec::new(),
             ..settings.clone()
         };
         let timeline = Timeline::start();
@@ -484,7 +485,11 @@ impl Daemon {
                 .review
                 .clone()
                 .filter(|_| settings.serve.kubernetes_auth),
+            files: settings.named_files.clone(),
         });
+        if settings.named_files != applied.settings.named_files {
+            warn_of_files(settings.named_files.clone()).await;
+        }
         // Who asks before the guards are there would be told that there are no releases.
         if is_here {
             self.web.set_answers(answers);
@@ -763,5 +768,19 @@ fn asked_host(probe: &Probe) -> String {
     match &probe.question {
         Question::Http(http) => http.proxy.as_ref().unwrap_or(&probe.target).host(),
         Question::Tcp(_) => probe.target.host(),
+    }
+}
+
+/// Says which of the named files cannot be used. They may come later, as a Secret does, so nothing is refused.
+async fn warn_of_files(files: Vec<NamedFile>) {
+    let looking = tokio::task::spawn_blocking(move || serve::ready::troubles(&files));
+    // A disk that does not answer holds nothing up; `/-/ready` looks again.
+    if let Ok(Ok(troubles)) = tokio::time::timeout(FILES_PATIENCE, looking).await {
+        for trouble in troubles {
+            tracing::warn!(
+                trouble,
+                "A file that the configuration names cannot be used yet"
+            );
+        }
     }
 }

@@ -9,7 +9,8 @@
 //!   [`window`], [`track`], [`doubt`], [`verdict`], [`baseline`], [`ledger`], [`rollout`], [`evidence`], [`recording`],
 //!   [`alert`], [`objective`];
 //! - the step between: [`clock`], the one place that reads a clock, [`permit`], whether we may change anything,
-//!   `api_client`, how the API server is asked and changed, and `outgoing`, the client for servers that we work with;
+//!   `api_client`, how the API server is asked and changed, [`files`], files of our own on the disk, and `outgoing`, the
+//!   client for servers that we work with;
 //! - first floor: each speaks to one thing outside, and they do not know one another (but [`serve`] knows
 //!   [`metrics`]): [`probe`], [`metrics`], [`serve`], [`release`], [`store`], [`notify`],
 //!   [`requests`], [`review`],
@@ -39,6 +40,7 @@ pub mod config;
 pub mod daemon;
 pub mod doubt;
 pub mod evidence;
+pub mod files;
 pub mod lease;
 pub mod ledger;
 pub mod metrics;

@@ -12,6 +12,8 @@ use sha2::{Digest as _, Sha256};
 use url::Url;
 
 use crate::config::settings::{Auth, Secret, Tls};
+use crate::files::named::MAX_FILE;
+use crate::files::read_theirs;
 
 /// The most that is read of an answer that only says how it went.
 const MAX_EXCERPT: usize = 2048;
@@ -22,9 +24,6 @@ const CONNECT: Duration = Duration::from_secs(2);
 /// What was sent and not received within this time is given up, also by a connection that was closed meanwhile: otherwise
 /// the kernel sends it again for minutes, long after another replica acts.
 const UNRECEIVED: Duration = Duration::from_secs(3);
-
-/// The largest file with a secret or certificates.
-const MAX_FILE: u64 = 1024 * 1024;
 
 /// A client for another of us, whose host is bound to one address: no proxy stands in between.
 pub(crate) fn direct_client(
@@ -125,12 +124,7 @@ pub(crate) fn reveal(secret: &Secret) -> Result<String, String> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
-    use std::io::Read as _;
-    let said = |error: std::io::Error| format!("{}: {error}", path.display());
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(said)?;
-    file.take(MAX_FILE).read_to_end(&mut bytes).map_err(said)?;
-    Ok(bytes)
+    read_theirs(path, MAX_FILE).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 /// The beginning of an answer, on one line.

@@ -19,7 +19,7 @@
 mod config_map;
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
@@ -34,6 +34,7 @@ pub use config_map::ConfigMaps;
 pub(crate) use config_map::tests as played;
 
 use crate::clock;
+use crate::files;
 use crate::permit::Permit;
 use crate::recording::{Line, MAX_BYTES, Recording, Unreadable};
 use crate::units::{Dated, Namespace, ReleaseName, Revision, Shift, Time};
@@ -54,7 +55,7 @@ const MAX_ASIDE: usize = 5;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The directory cannot be made or written to.
-    #[error("cannot use the state directory {}: {cause}; make it writable, or set state.directory to another", .path.display())]
+    #[error("cannot use {} of the state: {cause}; make it writable for us alone, or set state.directory to another", .path.display())]
     Directory {
         /// The directory.
         path: PathBuf,
@@ -192,15 +193,14 @@ impl Store {
             path: directory.to_owned(),
             cause,
         };
+        files::private_directory(directory).map_err(failed)?;
         for folder in ["recordings", "spans", "alerts"] {
-            fs::create_dir_all(directory.join(folder)).map_err(failed)?;
+            let path = directory.join(folder);
+            files::private_directory(&path)
+                .map_err(|cause| StoreError::Directory { path, cause })?;
         }
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(directory.join("leadsman.lock"))
-            .map_err(failed)?;
+        let path = directory.join("leadsman.lock");
+        let lock = files::append(&path).map_err(|cause| StoreError::Directory { path, cause })?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
@@ -398,7 +398,7 @@ impl Store {
         let maps = self.maps.as_ref().filter(|_| fence.is_some());
         let new = path.with_extension("json.new");
         let written = (|| {
-            let mut file = File::create(&new)?;
+            let mut file = files::create(&new)?;
             // As it is written, since a state of ten thousand alerts has some megabytes.
             let mut to = BufWriter::new(&mut file);
             serde_json::to_writer(&mut to, &envelope)?;
@@ -635,7 +635,7 @@ pub struct Recorder {
 
 impl Recorder {
     fn open(path: PathBuf) -> io::Result<Self> {
-        let file = OpenOptions::new().create(true).append(true).open(&path)?;
+        let file = files::append(&path)?;
         let written = file.metadata()?.len();
         Ok(Self {
             path,
@@ -709,7 +709,7 @@ impl Recorder {
 
 /// Reads a file of at most the size that ours can have; `None` where there is none.
 fn read_bounded(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    let file = match File::open(path) {
+    let file = match files::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),

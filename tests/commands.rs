@@ -1,5 +1,8 @@
 //! The commands that do one thing and end: their output and exit codes.
 
+mod files;
+mod hostile;
+
 use std::io::Read as _;
 use std::process::{Command, Stdio};
 

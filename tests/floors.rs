@@ -87,6 +87,8 @@ fn only_the_daemon_starts_long_lived_tasks() {
         ("serve/mod.rs", "a page is written and done"),
         ("serve/api.rs", "an answer is written and done"),
         ("serve/releases.rs", "a recording is read and done"),
+        ("serve/auth.rs", "a token is read and done"),
+        ("serve/ready.rs", "files are looked at and done"),
         ("serve/listen.rs", "a client's connection, within limits"),
         ("probe/http.rs", "the driver of one HTTP/2 connection"),
         (
@@ -155,6 +157,32 @@ fn only_the_writer_changes_something_at_the_api_server() {
     }
 }
 
+/// What reaches a terminal is escaped in one place; whoever prints past it would show the escapes of others as they are.
+#[test]
+fn only_the_terminal_module_prints() {
+    let prints = [
+        "println!",
+        "print!(",
+        "eprint!(",
+        "dbg!(",
+        "stdout()",
+        "stderr()",
+        "io::stdout",
+        "io::stderr",
+    ];
+    for (file, number, line) in all_lines() {
+        // Those of a child process are piped.
+        let is_ours = !line.trim_start().starts_with('.');
+        assert!(
+            file.ends_with("cli/terminal.rs")
+                || !is_ours
+                || !prints.iter().any(|print| line.contains(print)),
+            "{}:{number} prints past cli::terminal: {line}",
+            file.display()
+        );
+    }
+}
+
 /// A grouped import would hide a floor from the tests above.
 #[test]
 fn imports_from_the_crate_name_one_module_each() {
@@ -173,6 +201,7 @@ fn every_module_stands_on_a_floor() {
         GROUND.iter().chain(FIRST).chain(ROOF).any(|m| *m == name)
             || name == "clock"
             || name == "permit"
+            || name == "files"
     };
     for line in fs::read_to_string(src().join("lib.rs")).unwrap().lines() {
         if let Some(module) = line

@@ -25,4 +25,5 @@ mod schedule;
 mod serve;
 mod story;
 mod support;
+mod targets;
 mod verdict;

@@ -12,6 +12,7 @@
 //! | M06: gauges that are dropped after 10 minutes | a probe that is configured is asked; one that is not has no series |
 
 mod clients;
+mod crowd;
 mod guarded;
 mod replica;
 mod replicas;

@@ -1,15 +1,5 @@
 //! What targets do to the daemon, seen from outside: goodbyes in the middle of a watch, floods, silence of all.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test may end where it stands"
-)]
-
-mod program;
-mod support;
-
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::path::Path;
@@ -18,11 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use program::{App, Leadsman, until};
+use crate::program::{App, Leadsman, until};
+use crate::support::flood::{EARLY_HINTS, Flood, SETTINGS, frame};
+use crate::support::nginx::Nginx;
+use crate::support::pki::Pki;
 use serde_json::Value;
-use support::flood::{EARLY_HINTS, Flood, SETTINGS, frame};
-use support::nginx::Nginx;
-use support::pki::Pki;
 
 fn status(leadsman: &Leadsman) -> Value {
     serde_json::from_str(&leadsman.get("/api/v1/status").body).unwrap()

@@ -4,13 +4,14 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{BAD_CONFIGURATION, ConfigArgs};
-use crate::config::{Loaded, Settings};
+use super::{BAD_CONFIGURATION, ConfigArgs, print_mistakes};
+use crate::config::{Loaded, Mistake, NamedFile, Settings};
+use crate::files::named;
 
 /// Options of `leadsman check`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit code: 0 when all is well, 2 for a mistake or, with --online, a probe that was not good.\n\n\
+    after_help = "Exit code: 0 when all is well, 2 for a mistake, which a named file that cannot be used is too, or, with --online, a probe that was not good.\n\n\
     Example:\n  leadsman check --overlay helm/overlays/probes.production.toml --print"
 )]
 pub struct CheckArgs {
@@ -22,6 +23,9 @@ pub struct CheckArgs {
     /// Also take one sounding of each probe, and look whether each release could be turned back
     #[arg(long)]
     online: bool,
+    /// Do not look at the files that keys ending in _file name: for a machine without the cluster's Secrets, as in CI
+    #[arg(long)]
+    no_files: bool,
 }
 
 /// Hints that are shown; a configuration made by a program has one for each probe.
@@ -35,6 +39,14 @@ pub(super) fn run(args: &CheckArgs, try_probes: fn(&Settings) -> bool) -> ExitCo
     if args.print {
         print(&loaded);
     }
+    let mistakes = if args.no_files {
+        Vec::new()
+    } else {
+        wrong_files(&loaded)
+    };
+    if !mistakes.is_empty() {
+        return print_mistakes(&loaded.mistakes(mistakes));
+    }
     for hint in loaded.hints.iter().take(MAX_HINTS) {
         say!("hint: {hint}");
     }
@@ -46,10 +58,33 @@ pub(super) fn run(args: &CheckArgs, try_probes: fn(&Settings) -> bool) -> ExitCo
         "The configuration is right: {} releases, {probes} probes.",
         loaded.settings.releases.len()
     );
+    let files = loaded.settings.named_files.len();
+    if args.no_files && files > 0 {
+        say!("Not looked at: the files that {files} keys name.");
+    }
     if args.online && !try_probes(&loaded.settings) {
         return ExitCode::from(BAD_CONFIGURATION);
     }
     ExitCode::SUCCESS
+}
+
+/// Named files that cannot be used, as mistakes of the configuration.
+fn wrong_files(loaded: &Loaded) -> Vec<Mistake> {
+    let of = |file: &NamedFile| {
+        let why = named::trouble(file)?;
+        Some(Mistake {
+            path: file.key.clone(),
+            message: format!("{} {why}", file.path.display()),
+            help: Some(
+                "mend the file or its path; --no-files leaves files out, on a machine that does not have them".into(),
+            ),
+            place: file.place.clone(),
+            secret: false,
+        })
+    };
+    let mut mistakes: Vec<Mistake> = loaded.settings.named_files.iter().filter_map(of).collect();
+    mistakes.sort_by(|a, b| a.place.cmp(&b.place));
+    mistakes
 }
 
 fn print(loaded: &Loaded) {

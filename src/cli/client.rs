@@ -10,6 +10,8 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::BAD_CONFIGURATION;
+use crate::files::named::{MAX_FILE, MAX_SECRET};
+use crate::files::read_theirs;
 use crate::serve::MAX_REASON;
 
 /// No daemon can be reached, or none that acts.
@@ -124,21 +126,21 @@ impl NoAnswer {
     pub(super) fn report(&self) -> ExitCode {
         match self {
             Self::Unreachable(why) => {
-                eprintln!(
+                complain!(
                     "leadsman: {why}; start one with `leadsman run`, or name another with --server"
                 );
                 ExitCode::from(NO_DAEMON)
             }
             Self::NotNow(why) => {
-                eprintln!("leadsman: {why}");
+                complain!("leadsman: {why}");
                 ExitCode::from(NO_DAEMON)
             }
             Self::Refused(_, why) | Self::Unknown(why) | Self::Ambiguous(why) => {
-                eprintln!("leadsman: {why}");
+                complain!("leadsman: {why}");
                 ExitCode::from(UNKNOWN)
             }
             Self::Mistake(why) => {
-                eprintln!("leadsman: {why}");
+                complain!("leadsman: {why}");
                 ExitCode::from(BAD_CONFIGURATION)
             }
         }
@@ -185,7 +187,7 @@ impl Daemon {
                     file.display()
                 ))
             };
-            let pem = std::fs::read(file).map_err(|error| unusable(error.to_string()))?;
+            let pem = read_theirs(file, MAX_FILE).map_err(|error| unusable(error.to_string()))?;
             let authorities =
                 Certificate::from_pem_bundle(&pem).map_err(|error| unusable(error.to_string()))?;
             if authorities.is_empty() {
@@ -470,8 +472,10 @@ impl TokenArgs {
             return Ok(None);
         };
         super::leave_no_core();
-        let token = std::fs::read_to_string(file)
+        let token = read_theirs(file, MAX_SECRET)
             .map_err(|error| format!("--token-file {} cannot be read: {error}", file.display()))?;
+        let token = String::from_utf8(token)
+            .map_err(|_| format!("--token-file {} is not a text", file.display()))?;
         Ok(Some(token.trim().to_owned()))
     }
 }

@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{runtime, signals};
+use crate::files::Temporary;
 use crate::release::embedded::History;
 use scenario::Scenario;
 
@@ -95,7 +96,7 @@ fn deploy(scenario: Scenario, history: &Path) -> ExitCode {
     let contents = match serde_json::to_value(scenario.behaviour()) {
         Ok(contents) => contents,
         Err(error) => {
-            eprintln!("leadsman: {error}");
+            complain!("leadsman: {error}");
             return ExitCode::FAILURE;
         }
     };
@@ -105,7 +106,7 @@ fn deploy(scenario: Scenario, history: &Path) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!(
+            complain!(
                 "leadsman: cannot write to the history in {}: {error}",
                 history.display()
             );
@@ -121,16 +122,16 @@ async fn app_only(args: &DemoArgs) -> ExitCode {
     let listener = match TcpListener::bind(wanted).await {
         Ok(listener) => listener,
         Err(error) => {
-            eprintln!("leadsman: cannot listen at {wanted}: {error}; choose another with --listen");
+            complain!("leadsman: cannot listen at {wanted}: {error}; choose another with --listen");
             return ExitCode::FAILURE;
         }
     };
     let address = listener.local_addr().unwrap_or(wanted);
-    let temporary = match (&args.history, story::Scratch::new()) {
+    let temporary = match (&args.history, Temporary::new()) {
         (Some(_), _) => None,
         (None, Ok(scratch)) => Some(scratch),
         (None, Err(error)) => {
-            eprintln!(
+            complain!(
                 "leadsman: cannot make a temporary directory: {error}; give one with --history"
             );
             return ExitCode::FAILURE;
@@ -142,7 +143,7 @@ async fn app_only(args: &DemoArgs) -> ExitCode {
         (None, None) => return ExitCode::FAILURE,
     };
     if let Err(error) = story::install(&directory, 1) {
-        eprintln!(
+        complain!(
             "leadsman: cannot write to the history in {}: {error}",
             directory.display()
         );
@@ -164,12 +165,12 @@ async fn app_only(args: &DemoArgs) -> ExitCode {
         biased;
         ended = running => {
             if let Err(error) = ended {
-                eprintln!("leadsman: the app has ended: {error}");
+                complain!("leadsman: the app has ended: {error}");
             }
             ExitCode::FAILURE
         }
         why = announce => {
-            eprintln!("leadsman: {why}");
+            complain!("leadsman: {why}");
             ExitCode::FAILURE
         }
         () = signals::wait_for_stop() => ExitCode::SUCCESS,

@@ -12,7 +12,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::client::{Daemon, NoAnswer, ServerArgs, TokenArgs};
-use super::{BAD_CONFIGURATION, ConfigArgs, colours, runtime};
+use super::{BAD_CONFIGURATION, ConfigArgs, runtime, terminal};
 use crate::recording::{End, MAX_BYTES, Recording};
 use crate::store;
 use crate::units::Revision;
@@ -81,7 +81,7 @@ pub(super) fn run(args: &ExplainArgs) -> ExitCode {
     let recording = match recording {
         Ok(recording) => recording,
         Err(error) => {
-            eprintln!("leadsman: {place} {error}");
+            complain!("leadsman: {place} {error}");
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
@@ -91,7 +91,7 @@ pub(super) fn run(args: &ExplainArgs) -> ExitCode {
     }) {
         Ok(watch) => watch,
         Err(error) => {
-            eprintln!("leadsman: {place}: {error}");
+            complain!("leadsman: {place}: {error}");
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
@@ -111,7 +111,7 @@ fn is_file(what: &str) -> bool {
 /// The recording that a daemon has, and where it is; an exit code where there is none to read.
 fn ask(args: &ExplainArgs, release: &str) -> Result<(String, Vec<u8>), ExitCode> {
     let token = args.token.token().map_err(|error| {
-        eprintln!("leadsman: {error}");
+        complain!("leadsman: {error}");
         ExitCode::from(BAD_CONFIGURATION)
     })?;
     let runtime = runtime(1).ok_or(ExitCode::FAILURE)?;
@@ -180,7 +180,7 @@ fn find(args: &ExplainArgs) -> Result<Option<PathBuf>, ExitCode> {
     }
     let settings = args.config.load()?.settings;
     let Some(directory) = settings.state else {
-        eprintln!(
+        complain!(
             "leadsman: the configuration has no state.directory, so no watch was recorded; name a recording"
         );
         return Ok(None);
@@ -197,7 +197,7 @@ fn find(args: &ExplainArgs) -> Result<Option<PathBuf>, ExitCode> {
     };
     let found = store::recordings(&directory, None).into_iter().rfind(of);
     if found.is_none() {
-        eprintln!(
+        complain!(
             "leadsman: there is no such recording in {}",
             directory.join("recordings").display()
         );
@@ -288,10 +288,10 @@ fn evidence(recording: &Recording, watch: &Watch, trace: &[f64]) {
         threshold: rule.threshold().log10(),
         width: WIDTH,
         seconds: watch.elapsed_s(),
-        colours: colours(&std::io::stdout()),
+        colours: terminal::has_colours(),
     };
     for line in chart.lines() {
-        say!("  {line}");
+        terminal::print_coloured(&format!("  {line}"));
     }
     say!("");
 }

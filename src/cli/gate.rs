@@ -204,7 +204,7 @@ impl Story {
         }
         let now = self.trouble.as_ref();
         let now = now.map_or_else(String::new, |why| format!("; now {}", why.why()));
-        eprintln!(
+        complain!(
             "leadsman: no verdict on {} within {}; the last that was known: {}{now}",
             args.release,
             humantime::format_duration(args.timeout),

@@ -16,13 +16,13 @@ mod yaml;
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
 
-use super::BAD_CONFIGURATION;
+use super::{BAD_CONFIGURATION, terminal};
 use module::Module;
 use yaml::Yaml;
 
@@ -96,23 +96,19 @@ pub(super) fn run(args: &ImportArgs) -> ExitCode {
     let imported = match imported {
         Ok(imported) => imported,
         Err(why) => {
-            eprintln!("leadsman: {}: {why}", args.file.display());
+            complain!("leadsman: {}: {why}", args.file.display());
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
-    if let Err(error) = io::stdout().lock().write_all(imported.toml.as_bytes()) {
-        // A reader that has seen enough, as `head`, is no trouble.
-        if error.kind() == io::ErrorKind::BrokenPipe {
-            return ExitCode::SUCCESS;
-        }
-        eprintln!("leadsman: cannot print the modules: {error}");
+    if let Err(error) = terminal::print_document(&imported.toml) {
+        complain!("leadsman: cannot print the modules: {error}");
         return ExitCode::FAILURE;
     }
     for line in &imported.left_out {
-        eprintln!("{line}");
+        complain!("{line}");
     }
     let (modules, left_out) = (imported.modules, imported.left_out.len());
-    eprintln!("{modules} modules imported; {left_out} settings without an equal counterpart.");
+    complain!("{modules} modules imported; {left_out} settings without an equal counterpart.");
     ExitCode::SUCCESS
 }
 

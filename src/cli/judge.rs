@@ -53,7 +53,7 @@ pub(super) fn run(args: &JudgeArgs) -> ExitCode {
         match File::open(&args.file) {
             Ok(file) => Box::new(file),
             Err(error) => {
-                eprintln!("leadsman: cannot read {shown}: {error}");
+                complain!("leadsman: cannot read {shown}: {error}");
                 return ExitCode::from(BAD_CONFIGURATION);
             }
         }
@@ -67,7 +67,7 @@ pub(super) fn run(args: &JudgeArgs) -> ExitCode {
             Ok(0) => break,
             Ok(_) => {}
             Err(error) => {
-                eprintln!("leadsman: cannot read {shown} from line {number} on: {error}");
+                complain!("leadsman: cannot read {shown} from line {number} on: {error}");
                 return ExitCode::from(BAD_CONFIGURATION);
             }
         }
@@ -82,7 +82,7 @@ pub(super) fn run(args: &JudgeArgs) -> ExitCode {
         match judged {
             Ok(judged) => say!("{}", result(&judged)),
             Err(error) => {
-                eprintln!("leadsman: {shown}, line {number}: {error}");
+                complain!("leadsman: {shown}, line {number}: {error}");
                 all_valid = false;
             }
         }

@@ -1,9 +1,9 @@
 //! Log lines: text on a terminal, JSON otherwise, or as asked for.
 
-use std::io::IsTerminal;
-
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
+
+use super::terminal;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -38,19 +38,20 @@ pub(super) fn start(
     };
     let filter = EnvFilter::try_new(&filter)
         .map_err(|error| format!("the log level {filter:?} is not valid: {error}"))?;
-    let terminal = std::io::stderr().is_terminal();
-    let format = format.unwrap_or(if terminal {
+    let format = format.unwrap_or(if terminal::is_log_watched() {
         LogFormat::Text
     } else {
         LogFormat::Json
     });
-    let colours = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(|| terminal::Log);
     // The second start in one process (tests) keeps the first; there is nothing to tell anybody.
     let _ = match format {
-        LogFormat::Text => builder.with_ansi(colours).with_target(false).try_init(),
+        LogFormat::Text => builder
+            .with_ansi(terminal::has_log_colours())
+            .with_target(false)
+            .try_init(),
         LogFormat::Json => builder
             .json()
             .flatten_event(true)

@@ -1,13 +1,13 @@
 //! The commands. Each is a short shell around the library: read the configuration, do one thing, give an exit code.
 
-/// Prints a line. A reader that has gone away, as `head` does, ends the command quietly instead of with a panic.
+/// Prints a line.
 macro_rules! say {
-    ($($text:tt)*) => {{
-        use std::io::Write as _;
-        if writeln!(std::io::stdout().lock(), $($text)*).is_err() {
-            std::process::exit(0);
-        }
-    }};
+    ($($text:tt)*) => { $crate::cli::terminal::print(&format!($($text)*)) };
+}
+
+/// Prints a line on standard error.
+macro_rules! complain {
+    ($($text:tt)*) => { $crate::cli::terminal::complain(&format!($($text)*)) };
 }
 
 pub mod check;
@@ -27,8 +27,8 @@ pub mod run;
 pub mod signals;
 pub mod slo;
 pub mod status;
+mod terminal;
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -160,13 +160,8 @@ impl ConfigArgs {
 }
 
 pub(crate) fn print_mistakes(mistakes: &Mistakes) -> ExitCode {
-    eprintln!("{}", mistakes.render(colours(&std::io::stderr())));
+    terminal::complain_lines(&mistakes.render(terminal::has_log_colours()));
     ExitCode::from(BAD_CONFIGURATION)
-}
-
-/// Colours only on a terminal, and not where NO_COLOR is set.
-pub(crate) fn colours(stream: &impl IsTerminal) -> bool {
-    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// What is in memory, tokens among it, is not for a file that lies about, nor for another process of the same user.
@@ -188,17 +183,18 @@ fn runtime(workers: usize) -> Option<tokio::runtime::Runtime> {
         .thread_name("leadsman")
         .enable_all()
         .build()
-        .inspect_err(|error| eprintln!("leadsman: cannot start threads: {error}"))
+        .inspect_err(|error| complain!("leadsman: cannot start threads: {error}"))
         .ok()
 }
 
 /// Reads the command line, runs the command.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    crate::files::keep_to_ourselves();
     let quiet = matches!(cli.command, Command::Demo(_));
     let normal = if quiet { QUIET } else { NORMAL };
     if let Err(text) = logging::start(cli.log_format, cli.log_level.as_deref(), normal) {
-        eprintln!("leadsman: {text}");
+        complain!("leadsman: {text}");
         return ExitCode::from(BAD_CONFIGURATION);
     }
     match &cli.command {

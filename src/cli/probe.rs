@@ -64,7 +64,7 @@ pub(super) fn run(args: &ProbeArgs) -> ExitCode {
     let (name, target, question, timeout) = match find(args, &settings) {
         Ok(found) => found,
         Err(text) => {
-            eprintln!("leadsman: {text}");
+            complain!("leadsman: {text}");
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
@@ -87,7 +87,7 @@ pub(super) fn run(args: &ProbeArgs) -> ExitCode {
                 transcript
                     .lines()
                     .iter()
-                    .for_each(|line| eprintln!("  {line}"));
+                    .for_each(|line| complain!("  {line}"));
             }
             all_good &= sounding.outcome == Outcome::Good;
             if args.json {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::{BAD_CONFIGURATION, ConfigArgs, runtime};
+use super::{BAD_CONFIGURATION, ConfigArgs, runtime, terminal};
 use crate::clock::Timeline;
 use crate::config::settings::{Kubernetes, Settings};
 use crate::config::{self, Discovered};
@@ -43,7 +43,7 @@ pub(super) fn run(args: &RbacArgs) -> ExitCode {
         Err(code) => return code,
     };
     let Some(kubernetes) = loaded.settings.kubernetes.clone() else {
-        eprintln!("leadsman: the configuration names no cluster; add [kubernetes]");
+        complain!("leadsman: the configuration names no cluster; add [kubernetes]");
         return ExitCode::from(BAD_CONFIGURATION);
     };
     let Some(runtime) = runtime(1) else {
@@ -63,19 +63,26 @@ pub(super) fn run(args: &RbacArgs) -> ExitCode {
                 rights.extend(Rights::to_hold_lease(namespace));
             }
             let text = rights.manifest(&args.name, &args.service_account, &args.account_namespace);
-            say!("{}", text.trim_end());
+            let mut text = text.trim_end().to_owned();
             for (namespace, rights) in of_helm {
                 let account = kubernetes.impersonate.as_deref().unwrap_or_default();
                 let name = format!("{}-helm-{namespace}", args.name);
-                say!("{}", rights.manifest(&name, account, &namespace).trim_end());
+                let manifest = rights.manifest(&name, account, &namespace);
+                text = format!("{text}\n{}", manifest.trim_end());
             }
             if loaded.settings.serve.kubernetes_auth {
-                say!("{}", delegation(args));
+                text = format!("{text}\n{}", delegation(args));
             }
-            ExitCode::SUCCESS
+            match terminal::print_document(&text) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    complain!("leadsman: cannot print the Roles: {error}");
+                    ExitCode::FAILURE
+                }
+            }
         }
         Err(why) => {
-            eprintln!("leadsman: {why}");
+            complain!("leadsman: {why}");
             ExitCode::FAILURE
         }
     }
@@ -156,10 +163,10 @@ async fn rights(
         }
         // To people; what is printed may go to kubectl.
         for why in needed.left_out {
-            eprintln!("leadsman: {named}: {why}; what only that revision needs is left out");
+            complain!("leadsman: {named}: {why}; what only that revision needs is left out");
         }
         for warning in needed.warnings {
-            eprintln!("leadsman: {named}: {warning}");
+            complain!("leadsman: {named}: {warning}");
         }
     }
     Ok((rights, of_helm))

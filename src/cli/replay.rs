@@ -42,7 +42,7 @@ pub(super) fn run(args: &ReplayArgs) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(why) => {
-            eprintln!("leadsman: {why}");
+            complain!("leadsman: {why}");
             ExitCode::from(BAD_CONFIGURATION)
         }
     }

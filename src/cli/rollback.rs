@@ -76,7 +76,7 @@ pub(super) fn run(args: &RollbackArgs) -> ExitCode {
     let token = match args.token.token() {
         Ok(token) => token,
         Err(why) => {
-            eprintln!("leadsman: {why}");
+            complain!("leadsman: {why}");
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
@@ -115,12 +115,12 @@ async fn order(args: &RollbackArgs, token: Option<&str>) -> Result<ExitCode, NoA
         Ok(Ok(ordered)) => ordered,
         // It cannot be done, or another one is under way.
         Ok(Err(NoAnswer::Refused(409, why))) => {
-            eprintln!("leadsman: the order is refused: {why}");
+            complain!("leadsman: the order is refused: {why}");
             return Ok(ExitCode::from(FAILED));
         }
         Ok(Err(why)) => return Err(why),
         Err(_) => {
-            eprintln!(
+            complain!(
                 "leadsman: no answer within {}, so the order may have been taken; `leadsman status {}` tells",
                 humantime::format_duration(args.timeout),
                 args.release
@@ -138,7 +138,7 @@ async fn order(args: &RollbackArgs, token: Option<&str>) -> Result<ExitCode, NoA
     if let Ok(code) = tokio::time::timeout(left, followed).await {
         return code;
     }
-    eprintln!(
+    complain!(
         "leadsman: order {id} is not done yet; `leadsman status {}` tells how it stands",
         args.release
     );

@@ -64,7 +64,7 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
         let mut daemon = match Daemon::start(settings).await {
             Ok(daemon) => daemon,
             Err(error) => {
-                eprintln!("leadsman: {error}");
+                complain!("leadsman: {error}");
                 return ExitCode::FAILURE;
             }
         };
@@ -102,7 +102,7 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
                 }
                 reason = daemon.failed() => {
                     tracing::error!(reason, "A task that should live as long as the process has ended");
-                    eprintln!("leadsman: {reason}");
+                    complain!("leadsman: {reason}");
                     daemon.stop().await;
                     return ExitCode::FAILURE;
                 }

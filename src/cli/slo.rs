@@ -190,7 +190,7 @@ fn details(objective: &Value, tiers: bool) -> Vec<String> {
         ));
     }
     if !lines.is_empty() {
-        lines.insert(0, format!("\n{}", name(objective)));
+        lines.splice(0..0, [String::new(), name(objective)]);
     }
     lines
 }
@@ -248,11 +248,12 @@ mod tests {
         assert_eq!(
             details(&one, true),
             [
-                "\nshop/web availability",
+                "",
+                "shop/web availability",
                 "  page-quick    burn over 14.4 in 1h and 5m; of a total outage people hear after 52s; fires now",
                 "  revision 7: 1.23 % of the budget (3 of 900 soundings bad)",
             ]
         );
-        assert_eq!(details(&one, false).len(), 2);
+        assert_eq!(details(&one, false).len(), 3);
     }
 }

@@ -102,7 +102,9 @@ pub(super) fn render(
         Renderer::plain()
     };
     let level = if is_hint { Level::NOTE } else { Level::ERROR };
-    let title = headline(mistake);
+    // What stands between our own words is from the file, and must not forge or colour a line.
+    let clean = |text: &str| annotate_snippets::normalize_untrusted_str(text).replace('\n', "\\n");
+    let title = clean(&headline(mistake));
     let mut group = Group::with_title(level.primary_title(&title));
     let shown = mistake.place.value_span().and_then(|(file, span)| {
         let file = files.get(file)?;
@@ -128,7 +130,7 @@ pub(super) fn render(
         }
     }
     if let Some(help) = &mistake.help {
-        group = group.element(Level::HELP.message(help.as_str()));
+        group = group.element(Level::HELP.message(clean(help)));
     }
     renderer.render(&[group])
 }

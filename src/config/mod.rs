@@ -15,6 +15,7 @@ mod kubernetes;
 mod layers;
 mod messages;
 mod mistakes;
+mod named;
 mod objective;
 mod place;
 mod question;
@@ -32,6 +33,7 @@ mod way;
 use std::path::PathBuf;
 
 pub use mistakes::{Mistake, Mistakes, SourceFile};
+pub use named::{Holds, NamedFile};
 pub use place::Place;
 pub use reader::InForce;
 pub use settings::{Discovered, Settings};
@@ -67,6 +69,14 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// What is wrong with the settings after all, in the form of every other mistake.
+    pub fn mistakes(&self, list: Vec<Mistake>) -> Mistakes {
+        Mistakes {
+            files: self.files.clone(),
+            list,
+        }
+    }
+
     /// Where a setting was written, in words: "probes.toml:12", "LEADSMAN__SERVE__LISTEN", "flag", "default".
     pub fn place_name(&self, place: &Place) -> String {
         match place {

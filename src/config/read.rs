@@ -95,7 +95,12 @@ pub(super) fn settings(root: Item, discovered: &[Discovered], notes: &mut Notes)
         selections.extend(expanded.selection);
         if expanded.releases.is_empty() {
             // Mistakes in it are found before there is a release that it is for.
+            let before = notes.named_files.clone();
             release(&id, expanded.sample, kubernetes.is_some(), notes);
+            // A file that is named after each release is not there for the sample.
+            notes
+                .named_files
+                .retain(|key, _| before.contains_key(key) || select::writes(&item.node, &key.1));
         }
         for (name, item) in expanded.releases {
             written.push((format!("{id}.{name}"), item, true));
@@ -168,6 +173,9 @@ pub(super) fn settings(root: Item, discovered: &[Discovered], notes: &mut Notes)
         lease,
         state,
         state_map,
+        named_files: std::mem::take(&mut notes.named_files)
+            .into_values()
+            .collect(),
     }
 }
 

@@ -3,11 +3,13 @@
 //! A getter that finds a mistake notes it and gives a harmless value, so that reading goes on; whoever asked is not
 //! used, since one mistake is enough to refuse the whole.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::time::Duration;
 
 use super::layers::{Kind, Node};
 use super::mistakes::Mistake;
+use super::named::NamedFile;
 use super::place::Place;
 
 /// One setting in force.
@@ -33,6 +35,8 @@ pub(super) struct Notes {
     pub(super) mistakes: Vec<Mistake>,
     pub(super) hints: Vec<Mistake>,
     pub(super) in_force: Vec<InForce>,
+    /// By key and file, each once: what is written once for many releases may name a file for each.
+    pub(super) named_files: BTreeMap<(String, String), NamedFile>,
 }
 
 impl Notes {
@@ -252,6 +256,12 @@ impl Table {
         if let Some(text) = item.text() {
             let text = text.to_owned();
             notes.holds(&item.path, format!("{text:?}"), &item.node.place);
+            if key.ends_with("_file") {
+                let file = NamedFile::of(item.path.clone(), &text, item.node.place.clone());
+                notes
+                    .named_files
+                    .insert((item.path.clone(), text.clone()), file);
+            }
             Some((text, item))
         } else {
             notes.mistake(

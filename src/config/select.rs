@@ -113,6 +113,16 @@ fn named(item: &Item, name: &str) -> Item {
     }
 }
 
+/// Whether a text stands there as it is.
+pub(super) fn writes(node: &Node, wanted: &str) -> bool {
+    match &node.kind {
+        Kind::Text(text) => text == wanted,
+        Kind::Array(nodes) => nodes.iter().any(|node| writes(node, wanted)),
+        Kind::Table(entries) => entries.iter().any(|(_, node)| writes(node, wanted)),
+        Kind::Bool(_) | Kind::Int(_) | Kind::Float(_) => false,
+    }
+}
+
 fn fill(node: &mut Node, name: &str) {
     match &mut node.kind {
         Kind::Text(text) if text.contains(PLACEHOLDER) => *text = text.replace(PLACEHOLDER, name),

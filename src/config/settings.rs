@@ -13,6 +13,7 @@ use http::{HeaderName, HeaderValue, Method};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use super::named::NamedFile;
 use super::target::Target;
 use crate::alert::Labels;
 use crate::objective::Objective;
@@ -49,6 +50,8 @@ pub struct Settings {
     pub kubernetes: Option<Kubernetes>,
     /// The Lease by which several replicas agree on who acts; without it there is one replica.
     pub lease: Option<Lease>,
+    /// The files that are named by keys ending in `_file`; each key once.
+    pub named_files: Vec<NamedFile>,
 }
 
 /// `[lease]`: several replicas probe, and one acts.
@@ -229,7 +232,7 @@ impl Settings {
 pub struct Serve {
     /// The address to listen at; by default 0.0.0.0:9616.
     pub listen: SocketAddr,
-    /// The most connections served at a time; further ones wait to be accepted. 1 to 100 000.
+    /// The most connections at a time; one more closes the one that has been idle for longest. 1 to 100 000.
     pub max_connections: usize,
     /// Which targets `/probe` may be sent to, besides the configured ones.
     pub probe_allow: Vec<Pattern>,

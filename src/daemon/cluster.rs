@@ -48,10 +48,7 @@ impl Connected {
         timeline: Timeline,
         ended: CancellationToken,
     ) -> Result<Self, String> {
-        std::fs::create_dir_all(settings.scratch.join("no-plugins")).map_err(|error| {
-            let scratch = settings.scratch.display();
-            format!("{scratch} cannot be written: {error}; set kubernetes.scratch to a directory that helm may write to")
-        })?;
+        cluster::prepare_scratch(&settings.scratch)?;
         Ok(Self {
             settings: settings.clone(),
             connector,

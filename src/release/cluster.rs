@@ -49,6 +49,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 pub use api::{Access, Connector, connect};
+pub use helm::prepare_scratch;
 pub use hub::Hub;
 pub use rights::{Needed, Rights, needed};
 

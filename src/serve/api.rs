@@ -51,7 +51,7 @@ pub(super) async fn scraped(
             "the answer could not be written; see the log",
         );
     };
-    let Some(body) = shared.untaken.hold(body) else {
+    let Some(body) = shared.untaken.hold(body).await else {
         return too_busy(bodies::WAITING);
     };
     let kind = [

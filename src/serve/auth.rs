@@ -11,9 +11,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::problem::problem;
 use super::{Shared, not_now};
-
-/// A larger file is no token.
-const MAX_TOKEN_FILE: u64 = 16 * 1024;
+use crate::files::named::MAX_SECRET;
+use crate::files::read_theirs;
 
 /// What somebody wants to do that not everybody may.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,13 +114,9 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
 }
 
 async fn read(file: &std::path::Path) -> Option<Vec<u8>> {
-    use tokio::io::AsyncReadExt as _;
-    let mut bytes = Vec::new();
-    let file = tokio::fs::File::open(file).await.ok()?;
-    file.take(MAX_TOKEN_FILE)
-        .read_to_end(&mut bytes)
-        .await
-        .ok()?;
+    let file = file.to_owned();
+    let read = tokio::task::spawn_blocking(move || read_theirs(&file, MAX_SECRET));
+    let bytes = read.await.ok()?.ok()?;
     let token = bytes.trim_ascii();
     (!token.is_empty()).then(|| token.to_vec())
 }

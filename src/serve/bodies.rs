@@ -1,12 +1,15 @@
 //! Bodies within limits: how long one may take to come, and how much memory those hold that are sent and not yet taken.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::StatusCode;
 use axum::response::Response;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::problem::problem;
 
@@ -14,8 +17,11 @@ use super::problem::problem;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The memory of all answers that clients have not taken yet. A page has some kilobytes for a few probes and some
-/// megabytes for thousands, so readers that are slow are only refused where they would cost much.
+/// megabytes for thousands, so readers that are slow are only closed where they would cost much.
 const MAX_UNTAKEN: usize = 64 * 1024 * 1024;
+
+/// Whoever reads has begun by then; and whoever is closed has ended.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Of what there are too many then.
 pub(super) const WAITING: &str = "answers wait to be taken by their readers";
@@ -57,22 +63,95 @@ impl AsRef<[u8]> for Held {
     }
 }
 
+tokio::task_local! {
+    /// Closes the connection that is being answered.
+    pub(super) static CLOSE: CancellationToken;
+}
+
 /// Answers that are sent, and not yet taken.
-pub(super) struct Untaken(Arc<Semaphore>);
+pub(super) struct Untaken {
+    room: Arc<Semaphore>,
+    holders: Mutex<VecDeque<Holder>>,
+}
+
+/// An answer that a client may not have taken yet.
+struct Holder {
+    since: Instant,
+    units: u32,
+    is_held: Weak<()>,
+    close: CancellationToken,
+}
 
 impl Untaken {
     /// There are none.
     pub(super) fn new() -> Self {
-        Self(Arc::new(Semaphore::new(MAX_UNTAKEN / UNIT)))
+        Self {
+            room: Arc::new(Semaphore::new(MAX_UNTAKEN / UNIT)),
+            holders: Mutex::default(),
+        }
     }
 
-    /// Counts an answer until it has been taken; `None` when others hold too much memory.
-    pub(super) fn hold(&self, bytes: Vec<u8>) -> Option<Bytes> {
+    /// Counts an answer until it has been taken. Where there is no room for it, clients that have had theirs for longest
+    /// are closed; `None` when all of them have just been answered.
+    pub(super) async fn hold(&self, bytes: Vec<u8>) -> Option<Bytes> {
         // One that is larger than all of it goes alone.
         let units = bytes.len().div_ceil(UNIT).min(MAX_UNTAKEN / UNIT);
         let units = u32::try_from(units).unwrap_or(u32::MAX);
-        let permit = Arc::clone(&self.0).try_acquire_many_owned(units).ok()?;
-        Some(until_taken(bytes, permit))
+        let room = Arc::clone(&self.room);
+        let permit = if let Ok(permit) = Arc::clone(&room).try_acquire_many_owned(units) {
+            permit
+        } else {
+            if !self.make_room(units) {
+                return None;
+            }
+            let acquired = tokio::time::timeout(GRACE, room.acquire_many_owned(units));
+            acquired.await.ok()?.ok()?
+        };
+        let held = Arc::new(());
+        if let Ok(close) = CLOSE.try_with(CancellationToken::clone) {
+            let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
+            holders.retain(|holder| holder.is_held.strong_count() > 0);
+            holders.push_back(Holder {
+                since: Instant::now(),
+                units,
+                is_held: Arc::downgrade(&held),
+                close,
+            });
+        }
+        Some(Bytes::from_owner(Counted {
+            held: Held {
+                bytes,
+                _permit: permit,
+            },
+            _is_held: held,
+        }))
+    }
+
+    /// Closes clients that have had their answers for longest, until there is room for so much; whether there was any.
+    fn make_room(&self, units: u32) -> bool {
+        let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
+        holders.retain(|holder| holder.is_held.strong_count() > 0);
+        let mut freed = self.room.available_permits();
+        let mut has_closed = false;
+        while freed < units as usize
+            && let Some(holder) = holders.pop_front_if(|first| first.since.elapsed() >= GRACE)
+        {
+            holder.close.cancel();
+            freed += holder.units as usize;
+            has_closed = true;
+        }
+        has_closed
+    }
+}
+
+struct Counted {
+    held: Held,
+    _is_held: Arc<()>,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        self.held.as_ref()
     }
 }
 
@@ -80,21 +159,48 @@ impl Untaken {
 mod tests {
     use super::*;
 
-    #[test]
-    fn answers_that_nobody_takes_hold_a_bounded_memory() {
+    #[tokio::test(start_paused = true)]
+    async fn answers_that_nobody_takes_hold_a_bounded_memory() {
         let untaken = Untaken::new();
         let half = || vec![0; MAX_UNTAKEN / 2];
-        let first = untaken.hold(half()).unwrap();
-        let second = untaken.hold(half()).unwrap();
-        assert!(untaken.hold(vec![0]).is_none());
+        let first = untaken.hold(half()).await.unwrap();
+        let second = untaken.hold(half()).await.unwrap();
+        assert!(untaken.hold(vec![0]).await.is_none());
         // What is sent in pieces counts until the last of them has gone.
         let piece = first.slice(..10);
         drop(first);
-        assert!(untaken.hold(vec![0]).is_none());
+        assert!(untaken.hold(vec![0]).await.is_none());
         drop(piece);
-        assert!(untaken.hold(vec![0]).is_some());
+        assert!(untaken.hold(vec![0]).await.is_some());
         drop(second);
-        assert!(untaken.hold(vec![0; MAX_UNTAKEN + 1]).is_some());
+        assert!(untaken.hold(vec![0; MAX_UNTAKEN + 1]).await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_had_an_answer_for_longest_makes_room_for_the_next_one() {
+        let untaken = Arc::new(Untaken::new());
+        let client = || {
+            let (close, untaken) = (CancellationToken::new(), Arc::clone(&untaken));
+            let closed = close.clone();
+            let held = tokio::spawn(CLOSE.scope(close.clone(), async move {
+                let held = untaken.hold(vec![0; MAX_UNTAKEN / 2]).await;
+                let is_held = held.is_some();
+                closed.cancelled().await;
+                is_held
+            }));
+            (close, held)
+        };
+        let first = client();
+        tokio::task::yield_now().await;
+        let second = client();
+        tokio::task::yield_now().await;
+        // They have just been answered, and may be about to take it.
+        assert!(untaken.hold(vec![0]).await.is_none());
+        tokio::time::advance(GRACE).await;
+        let third = untaken.hold(vec![0]).await;
+        assert!(third.is_some());
+        assert!(first.0.is_cancelled() && !second.0.is_cancelled());
+        assert!(first.1.await.unwrap());
     }
 
     #[tokio::test(start_paused = true)]

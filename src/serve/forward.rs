@@ -263,7 +263,7 @@ impl Forward {
             }
         }
         let (status, headers, bytes) = exchange(passed, MAX_ANSWER).await?;
-        let Some(bytes) = shared.untaken.hold(bytes) else {
+        let Some(bytes) = shared.untaken.hold(bytes).await else {
             return Err(if is_question {
                 Failed::Refused(too_busy(bodies::WAITING))
             } else {

@@ -66,10 +66,13 @@ pub(super) async fn gather(
         most: MAX_LIST,
     };
     for (identity, said) in ask(&others, &asked).await {
-        let said = said.and_then(|bytes| {
-            let held = shared.untaken.hold(bytes);
-            held.ok_or_else(|| format!("too many {}", bodies::WAITING))
-        });
+        let said = match said {
+            Ok(bytes) => {
+                let held = shared.untaken.hold(bytes).await;
+                held.ok_or_else(|| format!("too many {}", bodies::WAITING))
+            }
+            Err(why) => Err(why),
+        };
         if let Err(why) = &said {
             tracing::debug!(identity, why, "A replica that acts could not be asked");
         }

@@ -11,12 +11,14 @@ mod api;
 pub(crate) mod auth;
 mod blackbox;
 mod bodies;
+mod connections;
 mod forward;
 mod gather;
 mod listen;
 mod orders;
 mod probe;
 mod problem;
+pub mod ready;
 mod releases;
 mod share;
 pub mod status;
@@ -54,8 +56,8 @@ use share::{Joined, Shares};
 pub use tls::Tls;
 pub use webhook::{AlertHeard, AlertsFor, MAX_WAITING as MAX_WAITING_ALERTS};
 
-use crate::config::Target;
 use crate::config::settings::{self, Module, Question};
+use crate::config::{NamedFile, Target};
 use crate::metrics::{Format, Handler, Metrics, Refusal, Series, gzip_fast, write_page};
 use crate::sounding::Sounding;
 use crate::sounding::expect::Pattern;
@@ -133,6 +135,8 @@ pub struct Board {
     pub token_file: Option<PathBuf>,
     /// Asks the cluster about other callers; without both nobody may.
     pub review: Option<Review>,
+    /// The files that the configuration names, to say which of them cannot be used.
+    pub files: Vec<NamedFile>,
 }
 
 /// What the handlers share.
@@ -153,6 +157,7 @@ pub struct Shared {
     answers: RwLock<Arc<Answers>>,
     /// Why the configuration on the disk is not the one in force, if so.
     reload_trouble: RwLock<Option<String>>,
+    looked: ready::Looked,
     scrapes: Semaphore,
     waiting_scrapes: Semaphore,
     untaken: bodies::Untaken,
@@ -211,6 +216,7 @@ impl Shared {
             reload: outfit.reload,
             answers: RwLock::new(Arc::new(Answers::One(Lead::Here))),
             reload_trouble: RwLock::default(),
+            looked: ready::Looked::default(),
             scrapes: Semaphore::new(1),
             waiting_scrapes: Semaphore::new(MAX_WAITING_SCRAPES),
             untaken: bodies::Untaken::new(),
@@ -227,6 +233,7 @@ impl Shared {
     /// Puts a new configuration before the clients.
     pub fn replace_board(&self, board: Board) {
         *self.board.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(board);
+        self.looked.forget();
     }
 
     /// Says whether traffic should come: from the first schedule to the signal to stop.
@@ -312,8 +319,8 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/probe", get(probe::probe))
         .route("/-/healthy", get(healthy))
         .route("/healthz", get(healthy))
-        .route("/-/ready", get(ready))
-        .route("/readyz", get(ready))
+        .route("/-/ready", get(ready::ready))
+        .route("/readyz", get(ready::ready))
         .route("/-/reload", post(reload))
         .route("/", get(status::page))
         .route("/api/v1/status", get(status::status))
@@ -385,24 +392,6 @@ async fn healthy(State(shared): State<Arc<Shared>>) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
 }
 
-async fn ready(State(shared): State<Arc<Shared>>) -> Response {
-    if shared.is_ready() {
-        let text = match shared.reload_trouble() {
-            None => "Leadsman is ready.\n".to_owned(),
-            Some(why) => format!(
-                "Leadsman is ready.\nThe configuration on the disk is wrong, and the one before it stays in force:\n{why}\n"
-            ),
-        };
-        (StatusCode::OK, text).into_response()
-    } else {
-        (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "Leadsman is starting or stopping.\n",
-        )
-            .into_response()
-    }
-}
-
 /// How long reading the configuration may take: as long as the guards of changed releases need to hand over.
 const RELOAD_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -457,7 +446,7 @@ async fn metrics(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Respo
             "the page could not be written; see the log",
         );
     };
-    match shared.untaken.hold(page) {
+    match shared.untaken.hold(page).await {
         Some(page) => page_response(page, format, gzip),
         None => too_busy(bodies::WAITING),
     }

@@ -1,6 +1,5 @@
 //! TLS of the listener, by files that are read again when they change.
 
-use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,12 +14,11 @@ use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::settings::ServeTls;
+use crate::files::named::MAX_FILE;
+use crate::files::read_theirs;
 
 /// Files are looked at as often as this, when somebody connects.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-
-/// A larger file holds no certificates that anybody needs.
-const MAX_FILE: u64 = 1024 * 1024;
 
 /// The certificate that the listener shows.
 pub struct Tls {
@@ -30,48 +28,55 @@ pub struct Tls {
 
 struct State {
     looked: Instant,
-    digest: [u8; 32],
-    acceptor: TlsAcceptor,
+    /// What is shown, and what it was made of; nothing while the files have never been usable.
+    shown: Option<([u8; 32], TlsAcceptor)>,
 }
 
 impl Tls {
-    /// Reads the files.
-    ///
-    /// # Errors
-    /// When they cannot be read, or do not belong together; with the file's name.
-    pub fn read(files: &ServeTls) -> Result<Self, String> {
-        let (digest, acceptor) = read(files)?;
-        Ok(Self {
+    /// Reads the files. While they cannot be used every handshake fails, and they are looked at again: they may come later,
+    /// and nothing is ever served without TLS instead.
+    pub fn read(files: &ServeTls) -> Self {
+        let shown = read(files).inspect_err(|why| {
+            tracing::error!(
+                why,
+                "The listener's certificate cannot be used, so nobody can connect until it can"
+            );
+        });
+        Self {
             files: files.clone(),
             state: Mutex::new(State {
                 looked: Instant::now(),
-                digest,
-                acceptor,
+                shown: shown.ok(),
             }),
-        })
+        }
     }
 
-    /// Whoever accepts the next connection. Files that have become unusable change nothing.
-    pub(super) fn acceptor(&self) -> TlsAcceptor {
+    /// Whoever accepts the next connection, if there is a certificate to show. Files that have become unusable change
+    /// nothing.
+    pub(super) fn acceptor(&self) -> Option<TlsAcceptor> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.looked.elapsed() >= LOOK_EVERY {
             state.looked = Instant::now();
             match read(&self.files) {
-                Ok((digest, acceptor)) if digest != state.digest => {
-                    tracing::info!("The listener shows a new certificate");
-                    state.digest = digest;
-                    state.acceptor = acceptor;
+                Ok(new) => {
+                    let is_known = state.shown.as_ref().is_some_and(|(old, _)| *old == new.0);
+                    if !is_known {
+                        tracing::info!("The listener shows a new certificate");
+                        state.shown = Some(new);
+                    }
                 }
-                Ok(_) => {}
-                Err(why) => {
+                Err(why) if state.shown.is_some() => {
                     tracing::warn!(
                         why,
                         "The listener's certificate cannot be read; the old one is shown"
                     );
                 }
+                Err(why) => {
+                    tracing::warn!(why, "The listener's certificate still cannot be used");
+                }
             }
         }
-        state.acceptor.clone()
+        state.shown.as_ref().map(|(_, acceptor)| acceptor.clone())
     }
 }
 
@@ -131,10 +136,6 @@ fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>,
 }
 
 fn bounded(path: &Path) -> Result<Vec<u8>, String> {
-    use std::io::Read as _;
     let said = |error: std::io::Error| format!("{}: {error}", path.display());
-    let mut bytes = Vec::new();
-    let file = fs::File::open(path).map_err(said)?;
-    file.take(MAX_FILE).read_to_end(&mut bytes).map_err(said)?;
-    Ok(bytes)
+    read_theirs(path, MAX_FILE).map_err(said)
 }

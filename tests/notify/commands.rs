@@ -87,7 +87,11 @@ fn check_online_tries_those_who_are_told() {
     let (code, text) = run_to_end(&config(&ill.url(), &key), &online);
     assert_eq!(code, Some(2), "{text}");
     assert!(text.contains("/-/ready answers 503"), "{text}");
-    let (code, text) = run_to_end(&config(&well.url(), &folder.path().join("gone")), &online);
+    let gone = config(&well.url(), &folder.path().join("gone"));
+    let (code, text) = run_to_end(&gone, &online);
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("webhook.signing_key_file: "), "{text}");
+    let (code, text) = run_to_end(&gone, &["check", "--online", "--no-files"]);
     assert_eq!(code, Some(2), "{text}");
     assert!(text.contains("bad      receiver webhook"), "{text}");
     assert!(!text.contains("hunter2"));

@@ -1,5 +1,6 @@
 //! Alertmanager tells us, and those who pretend to be it.
 
+use std::io::{Read as _, Write as _};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -343,19 +344,49 @@ fn a_real_alertmanager_repeats_truncates_and_tries_again_after_503() {
     assert!(count(&leadsman, "leadsman_webhook_truncated_alerts_total") >= 1);
 }
 
-/// A release takes none while its state is being read, here from a pipe that nobody writes into. What has no room is
+/// An API server that answers nothing until it is opened, and then that there is no such object.
+fn api_server(folder: &std::path::Path) -> (std::path::PathBuf, Arc<AtomicUsize>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let kubeconfig = folder.join("kubeconfig");
+    let text = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n\
+         users: [{{name: u, user: {{}}}}]\nclusters: [{{name: c, cluster: {{server: 'http://{}'}}}}]\n",
+        listener.local_addr().unwrap()
+    );
+    std::fs::write(&kubeconfig, text).unwrap();
+    let is_open = Arc::new(AtomicUsize::new(0));
+    let opened = Arc::clone(&is_open);
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let _ = stream.read(&mut [0; 65536]);
+            if opened.load(Ordering::SeqCst) == 1 {
+                let body = r#"{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"NotFound","message":"no","code":404}"#;
+                let head =
+                    "HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nConnection: close";
+                let _ = write!(
+                    stream,
+                    "{head}\r\nContent-Length: {}\r\n\r\n{body}",
+                    body.len()
+                );
+            }
+        }
+    });
+    (kubeconfig, is_open)
+}
+
+/// A release takes none while its state cannot be read, here from an API server that is away. What has no room is
 /// answered with 503, and a real Alertmanager brings it again by itself.
 #[test]
 fn a_real_alertmanager_comes_again_when_there_was_no_room() {
     let folder = tempfile::tempdir().unwrap();
-    let state = folder.path().join("state");
-    std::fs::create_dir(&state).unwrap();
-    let pipe = state.join("shop.mykadoo.json");
-    let made = Command::new("mkfifo").arg(&pipe).status();
-    assert!(made.unwrap().success());
+    let (kubeconfig, api_is_open) = api_server(folder.path());
     let leadsman = leadsman_with(
         folder.path(),
-        &format!("[state]\ndirectory = \"{}\"\n", state.display()),
+        &format!(
+            "[kubernetes]\nkubeconfig = {kubeconfig:?}\nscratch = {:?}\n\
+             [state]\nconfig_map = \"leadsman\"\nnamespace = \"leadsman\"\n",
+            folder.path().join("scratch")
+        ),
     );
     let action = |name: &str| {
         count(
@@ -413,8 +444,8 @@ fn a_real_alertmanager_comes_again_when_there_was_no_room() {
         requests(503) >= before + 2
     });
     assert_eq!(action("accepted"), 1024);
-    // What comes out of the pipe is no state, and is set aside: the release is guarded, and takes what waits.
-    std::fs::write(&pipe, "no state").unwrap();
+    // Nothing is stored there: the release is guarded, and takes what waits.
+    api_is_open.store(1, Ordering::SeqCst);
     until("it is heard after all", || action("accepted") == 1025);
     until("nothing waits", || {
         count(&leadsman, "leadsman_webhook_queue_length") == 0

@@ -274,6 +274,7 @@ pub(crate) fn empty() -> Board {
         alerts: Vec::new(),
         token_file: None,
         review: None,
+        files: Vec::new(),
     }
 }
 

@@ -147,7 +147,7 @@ fn another_replica_is_checked_by_the_authority_of_today() {
         client_ca_file: None,
     };
     let leader = Replica::start(Made {
-        tls: Some(Tls::read(&files).unwrap()),
+        tls: Some(Tls::read(&files)),
         ..Made::default()
     });
     let tls = LeaseTls {

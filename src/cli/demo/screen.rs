@@ -1,11 +1,10 @@
 //! The live view: redrawn in place on a terminal, plain lines elsewhere.
 
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::cli::colours;
+use crate::cli::terminal;
 use crate::clock;
 use crate::serve::status::GuardView;
 use crate::sounding::Outcome;
@@ -31,10 +30,9 @@ pub(super) struct Screen {
 
 impl Screen {
     pub(super) fn new() -> Self {
-        let out = std::io::stdout();
         Self {
-            live: out.is_terminal(),
-            colours: colours(&out),
+            live: terminal::is_watched(),
+            colours: terminal::has_colours(),
             drawn: 0,
             last_line: None,
         }
@@ -68,34 +66,21 @@ impl Screen {
             }
             return;
         }
-        let mut text = String::new();
-        let mut lines = 0;
+        self.wipe();
         for probe in probes {
             let (name, soundings, rate) = sparkline(probe, self.colours);
-            // Writing to a text cannot fail.
-            let _ = writeln!(text, "  {name:<6} {soundings} {rate}");
-            lines += 1;
+            terminal::print_coloured(&format!("  {name:<6} {soundings} {rate}"));
+            self.drawn += 1;
         }
         for line in standing(view, more) {
-            let _ = writeln!(text, "  {line}");
-            lines += 1;
+            say!("  {line}");
+            self.drawn += 1;
         }
-        self.wipe();
-        let mut out = std::io::stdout().lock();
-        if out
-            .write_all(text.as_bytes())
-            .and_then(|()| out.flush())
-            .is_err()
-        {
-            std::process::exit(0);
-        }
-        self.drawn = lines;
     }
 
     fn wipe(&mut self) {
         if self.drawn > 0 {
-            // Up to where the view begins, and clear from there.
-            print!("\x1b[{}A\x1b[J", self.drawn);
+            terminal::take_back(self.drawn);
             self.drawn = 0;
         }
     }

@@ -19,6 +19,7 @@ use super::screen::Screen;
 use crate::cli::signals::{self, Asked, Signals};
 use crate::config::{self, Settings, Sources};
 use crate::daemon::Daemon;
+use crate::files::{self, Temporary};
 use crate::release::embedded::History;
 use crate::serve::status::{GuardFeed, GuardView};
 use crate::store;
@@ -40,33 +41,6 @@ const DRAW_EVERY: Duration = Duration::from_millis(250);
 
 const NAMESPACE: &str = "demo";
 const RELEASE: &str = "mykadoo";
-
-/// A directory that is gone with us.
-pub(super) struct Scratch(PathBuf);
-
-impl Scratch {
-    pub(super) fn new() -> io::Result<Self> {
-        let name = format!(
-            "leadsman-demo-{}-{:08x}",
-            std::process::id(),
-            fastrand::u32(..)
-        );
-        let path = std::env::temp_dir().join(name);
-        // Fails where there is one already, so nobody else's directory is taken for ours.
-        std::fs::create_dir(&path)?;
-        Ok(Self(path))
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 /// Puts good revisions into a history that is empty.
 pub(super) fn install(directory: &Path, revisions: u32) -> io::Result<()> {
@@ -107,7 +81,7 @@ pub(super) async fn run(wish: &Wish) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(why) => {
-            eprintln!("leadsman: {why}");
+            complain!("leadsman: {why}");
             ExitCode::FAILURE
         }
     }
@@ -115,7 +89,7 @@ pub(super) async fn run(wish: &Wish) -> ExitCode {
 
 async fn tell(wish: &Wish, stays: &Cell<bool>) -> Result<bool, String> {
     let scratch =
-        Scratch::new().map_err(|error| format!("cannot make a temporary directory: {error}"))?;
+        Temporary::new().map_err(|error| format!("cannot make a temporary directory: {error}"))?;
     let history_directory = scratch.path().join("history");
     install(&history_directory, 2).map_err(|error| format!("cannot write the history: {error}"))?;
     let wanted = wish
@@ -209,7 +183,7 @@ fn settings(wish: &Wish, service: SocketAddr, directory: &Path) -> Result<Settin
         text.push_str(&format!("[slack]\nurl_file = {file}\n"));
     }
     let file = directory.join("probes.toml");
-    std::fs::write(&file, text)
+    files::put(&file, text.as_bytes())
         .map_err(|error| format!("cannot write {}: {error}", file.display()))?;
     let sources = Sources {
         files: vec![file],
@@ -380,11 +354,12 @@ impl Story {
         ));
         if let Some(recording) = store::recordings(&self.state, None).last() {
             let to = self.record.display();
-            self.screen
-                .say(&match std::fs::copy(recording, &self.record) {
-                    Ok(_) => format!("The watch is recorded in {to}: try `leadsman explain {to}`."),
-                    Err(error) => format!("The recording could not be copied to {to}: {error}"),
-                });
+            self.screen.say(&match std::fs::read(recording)
+                .and_then(|bytes| files::put(&self.record, &bytes))
+            {
+                Ok(()) => format!("The watch is recorded in {to}: try `leadsman explain {to}`."),
+                Err(error) => format!("The recording could not be copied to {to}: {error}"),
+            });
         }
         if !is_right {
             self.screen.say(&format!(

@@ -14,10 +14,11 @@ use crate::cli::client::UNKNOWN;
 use crate::clock;
 use crate::clock::Timeline;
 use crate::config::settings::{Kubernetes, Release, Settings};
+use crate::files::Temporary;
 use crate::ledger::Ledger;
 use crate::permit::Permit;
 use crate::probe::{Prober, Shared};
-use crate::release::cluster::{Access, Cluster, Connector, Hub, Policy};
+use crate::release::cluster::{self, Access, Cluster, Connector, Hub, Policy};
 use crate::release::{self, Engine, Facts, Observed, by_hand};
 use crate::sounding::Outcome;
 use crate::units::Revision;
@@ -33,7 +34,7 @@ const VERIFY: Duration = Duration::from_secs(60);
 
 pub(super) async fn run(args: &RollbackArgs, settings: &Settings) -> ExitCode {
     let Some(kubernetes) = &settings.kubernetes else {
-        eprintln!("leadsman: the configuration names no cluster; add [kubernetes]");
+        complain!("leadsman: the configuration names no cluster; add [kubernetes]");
         return ExitCode::from(BAD_CONFIGURATION);
     };
     let is_it = |release: &&Release| {
@@ -43,7 +44,7 @@ pub(super) async fn run(args: &RollbackArgs, settings: &Settings) -> ExitCode {
     };
     let mut found = settings.releases.iter().filter(is_it);
     let (Some(release), None) = (found.next(), found.next()) else {
-        eprintln!(
+        complain!(
             "leadsman: the configuration has not exactly one release {}; name its --namespace",
             args.release
         );
@@ -52,7 +53,7 @@ pub(super) async fn run(args: &RollbackArgs, settings: &Settings) -> ExitCode {
     match turn_back(args, kubernetes, release).await {
         Ok(code) => ExitCode::from(code),
         Err(why) => {
-            eprintln!("leadsman: {why}");
+            complain!("leadsman: {why}");
             ExitCode::from(FAILED)
         }
     }
@@ -68,6 +69,7 @@ async fn turn_back(
         mut facts,
         now: facts_now,
         _watching,
+        _scratch,
     } = follow(kubernetes, release).await?;
     let bad = facts_now
         .newest()
@@ -76,7 +78,7 @@ async fn turn_back(
     let target = args.revision.map(Revision);
     let name = format!("{}/{}", release.namespace, release.name);
     if let Err(refused) = by_hand::check(&facts_now, bad, target, None, &name) {
-        eprintln!("leadsman: {}", refused.why());
+        complain!("leadsman: {}", refused.why());
         return Ok(match refused {
             by_hand::Refused::Unknown(_) => UNKNOWN,
             by_hand::Refused::Conflict(_) => FAILED,
@@ -108,7 +110,7 @@ async fn turn_back(
     );
     let settled = facts.wait_for(|seen| seen.facts.settled == Some(report.made));
     if tokio::time::timeout(args.timeout, settled).await.is_err() {
-        eprintln!(
+        complain!(
             "leadsman: the rollout of revision {} is not complete yet",
             report.made
         );
@@ -125,6 +127,8 @@ pub(in crate::cli) struct Followed {
     /// What was known first.
     pub(in crate::cli) now: Arc<Facts>,
     _watching: JoinSet<()>,
+    /// What helm writes.
+    _scratch: Temporary,
 }
 
 /// Follows a release from here, and waits until something is known of it.
@@ -134,8 +138,10 @@ pub(in crate::cli) async fn follow(
 ) -> Result<Followed, String> {
     let connector = Connector::new(&Access::of(kubernetes)).await?;
     let client = connector.client()?;
-    std::fs::create_dir_all(kubernetes.scratch.join("no-plugins"))
-        .map_err(|error| format!("{}: {error}", kubernetes.scratch.display()))?;
+    // A person's machine need not have the daemon's directory, nor may they write there.
+    let scratch = Temporary::new().or_else(|_| Temporary::below(&kubernetes.scratch));
+    let scratch = scratch.map_err(|error| format!("cannot make a temporary directory: {error}"))?;
+    cluster::prepare_scratch(scratch.path())?;
     let namespace = release.namespace.clone();
     let account = kubernetes.impersonate.as_deref();
     let acting = account.map(|account| connector.acting_as(namespace.as_str(), account));
@@ -149,7 +155,7 @@ pub(in crate::cli) async fn follow(
     let policy = Policy {
         helm: kubernetes.helm.clone(),
         helm_memory: kubernetes.helm_memory,
-        scratch: kubernetes.scratch.clone(),
+        scratch: scratch.path().to_owned(),
         cluster: connector.cluster(),
         may: release.guard.may.clone(),
         // A person has decided.
@@ -181,6 +187,7 @@ pub(in crate::cli) async fn follow(
         facts,
         now: seen.facts,
         _watching: watching,
+        _scratch: scratch,
     })
 }
 

@@ -11,7 +11,7 @@
 //! requests go through [`super::helm_proxy`], which ends with us.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
 use super::{Driver, Policy, helm_limits};
+use crate::files;
 use crate::permit::Permit;
 use crate::release::helm_error::{self, HelmError};
 use crate::units::{Namespace, ReleaseName, Revision};
@@ -171,6 +172,27 @@ pub(super) async fn rollback(policy: &Policy, order: &Order<'_>) -> Ran {
             End::TooLate => Ran::Killed(format!("helm did not end within {} s", limit.as_secs())),
         },
     }
+}
+
+/// Below the scratch directory: what is no place for plugins, and where helm and what it calls keep what they like.
+const FOLDERS: [&str; 5] = ["no-plugins", "kube", "cache", "config", "data"];
+
+/// Makes the directory that helm may write to, for our user alone.
+///
+/// # Errors
+/// When it cannot be made, or others could lay something there; in words, with the way out.
+pub fn prepare_scratch(scratch: &Path) -> Result<(), String> {
+    let folders = FOLDERS.map(|folder| scratch.join(folder));
+    std::iter::once(scratch)
+        .chain(folders.iter().map(PathBuf::as_path))
+        .try_for_each(|path| {
+            files::private_directory(path).map_err(|error| {
+                format!(
+                    "{} cannot be used: {error}; or set kubernetes.scratch to another directory that helm may write to",
+                    path.display()
+                )
+            })
+        })
 }
 
 fn command(policy: &Policy) -> Command {

@@ -1,7 +1,7 @@
 //! The files of an embedded release.
 
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::files;
 use crate::ledger::{Digest, Status, Stored};
 use crate::release::{Facts, Pod};
 use crate::units::Revision;
@@ -200,7 +201,7 @@ impl History {
 
     /// Creates a record; an error of the kind `AlreadyExists` when there is one of that number.
     pub(super) fn create(&self, record: &Record) -> io::Result<()> {
-        fs::create_dir_all(&self.directory)?;
+        files::private_directory(&self.directory)?;
         let name = file_name(record.revision);
         let new = self.directory.join(format!("{name}.create"));
         write_whole(&new, &serde_json::to_vec(record)?)?;
@@ -237,7 +238,7 @@ impl History {
     }
 
     fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        fs::create_dir_all(&self.directory)?;
+        files::private_directory(&self.directory)?;
         let new = self.directory.join(format!("{name}.new"));
         write_whole(&new, bytes)?;
         fs::rename(&new, self.directory.join(name))
@@ -245,14 +246,14 @@ impl History {
 }
 
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::create(path)?;
+    let mut file = files::create(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
 
 fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
     let mut bytes = Vec::new();
-    File::open(path)?
+    files::open(path)?
         .take(MAX_FILE + 1)
         .read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_FILE {

@@ -1,0 +1,340 @@
+//! The open connections, and which of them is closed when there is no room for the next one.
+//!
+//! Invariants:
+//! - nobody is refused: a connection too many closes another one, so `/-/healthy` and `/metrics` answer at all times;
+//! - a client that opens many connections loses its own ones first.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// The first request's head must be here within this time, and each later one this long after its first byte. A client
+/// sends a head in one packet or two.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Who wants something has said something by then; a TLS handshake may go on for longer.
+const SILENCE: Duration = Duration::from_millis(100);
+
+/// A connection that waits longer for its next request is closed. Longer than the usual scrape interval of 15 s to 60 s,
+/// so that Prometheus keeps its connection.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// One address may have this share of all connections: a half. That is 256 by default, more than a Prometheus, an ingress or
+/// the sidecar of a mesh (from whose address everything comes) has in use. It can be as high because it refuses
+/// nothing: one more connection from there closes the one of them that is idle for longest.
+const SHARE_OF_ONE: usize = 2;
+
+/// What a connection does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Nothing has come yet.
+    Silent,
+    /// A part of the TLS handshake or of the first request's head is here.
+    New,
+    /// It waits for its next request.
+    Idle,
+    /// A part of a later request's head is here.
+    Head,
+    /// A request is being answered.
+    Busy,
+    /// The answer is made, and the client takes it.
+    Taking,
+}
+
+/// What a connection does, and since when.
+#[derive(Debug)]
+pub(super) struct Activity(Mutex<(Stage, Instant)>);
+
+impl Stage {
+    /// Those of a lower rank are closed first: who has said nothing for a while before who has, and who is being answered
+    /// last.
+    fn rank(self, since: Instant) -> u8 {
+        match self {
+            Self::Silent if since.elapsed() >= SILENCE => 0,
+            Self::Silent | Self::New | Self::Idle | Self::Head | Self::Taking => 1,
+            Self::Busy => 2,
+        }
+    }
+}
+
+impl Activity {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new((Stage::Silent, Instant::now())))
+    }
+
+    fn now(&self) -> MutexGuard<'_, (Stage, Instant)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The first bytes are here; the time for the first request runs on.
+    pub(super) fn spoke(&self) {
+        let mut now = self.now();
+        if now.0 == Stage::Silent {
+            now.0 = Stage::New;
+        }
+    }
+
+    /// A part of a request is here.
+    pub(super) fn bytes_came(&self) {
+        let mut now = self.now();
+        if now.0 == Stage::Idle {
+            *now = (Stage::Head, Instant::now());
+        }
+    }
+
+    /// A request's head is whole.
+    pub(super) fn request_came(&self) {
+        *self.now() = (Stage::Busy, Instant::now());
+    }
+
+    /// The answer is made.
+    pub(super) fn answered(&self) {
+        *self.now() = (Stage::Taking, Instant::now());
+    }
+
+    /// All that was to be sent has been taken.
+    pub(super) fn taken(&self) {
+        let mut now = self.now();
+        if now.0 == Stage::Taking {
+            *now = (Stage::Idle, Instant::now());
+        }
+    }
+
+    /// When the connection is closed if nothing more comes. `None` while a request is being answered or the
+    /// answer taken, which have limits of their own.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let (stage, since) = *self.now();
+        match stage {
+            Stage::Silent | Stage::New | Stage::Head => Some(since + HEAD_TIMEOUT),
+            Stage::Idle => Some(since + IDLE_TIMEOUT),
+            Stage::Busy | Stage::Taking => None,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    source: IpAddr,
+    activity: Arc<Activity>,
+    close: CancellationToken,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    next: u64,
+    entries: HashMap<u64, Entry>,
+    by_source: HashMap<IpAddr, usize>,
+}
+
+/// All open connections.
+#[derive(Debug)]
+pub(super) struct Connections {
+    most: usize,
+    open: Mutex<Open>,
+}
+
+/// An open connection; when it is dropped there is room for another one.
+#[derive(Debug)]
+pub(super) struct Connection {
+    number: u64,
+    of: Arc<Connections>,
+    /// What it does.
+    pub(super) activity: Arc<Activity>,
+    /// Cancelled when it has to make room.
+    pub(super) close: CancellationToken,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.of.lock().remove(self.number);
+    }
+}
+
+impl Connections {
+    /// None is open yet; `most` may be.
+    pub(super) fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self {
+            most: most.max(1),
+            open: Mutex::default(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in a connection, and says how many others (0 to 2) had to go for it.
+    pub(super) fn admit(self: &Arc<Self>, address: IpAddr) -> (Connection, usize) {
+        let source = source(address);
+        let mut open = self.lock();
+        let mut closed = 0;
+        if open.count(source) >= (self.most / SHARE_OF_ONE).max(1) {
+            closed += usize::from(open.close_one(Some(source)));
+        }
+        if open.entries.len() >= self.most {
+            closed += usize::from(open.close_one(None));
+        }
+        let number = open.next;
+        open.next += 1;
+        let activity = Arc::new(Activity::new());
+        let close = CancellationToken::new();
+        *open.by_source.entry(source).or_default() += 1;
+        let entry = Entry {
+            source,
+            activity: Arc::clone(&activity),
+            close: close.clone(),
+        };
+        open.entries.insert(number, entry);
+        let connection = Connection {
+            number,
+            of: Arc::clone(self),
+            activity,
+            close,
+        };
+        (connection, closed)
+    }
+
+    /// Closes the connection that is idle for longest; whether there was one at all.
+    pub(super) fn make_room(&self) -> bool {
+        self.lock().close_one(None)
+    }
+}
+
+impl Open {
+    fn count(&self, source: IpAddr) -> usize {
+        self.by_source.get(&source).copied().unwrap_or(0)
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Entry> {
+        let entry = self.entries.remove(&number)?;
+        if let Some(count) = self.by_source.get_mut(&entry.source) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_source.remove(&entry.source);
+            }
+        }
+        Some(entry)
+    }
+
+    /// Of all connections, or those of one source: by rank; then one of the source that has most of them; then the one that
+    /// has done the same for longest.
+    fn close_one(&mut self, of: Option<IpAddr>) -> bool {
+        let candidates = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| of.is_none_or(|source| entry.source == source));
+        let first = candidates.min_by_key(|(number, entry)| {
+            let (stage, since) = *entry.activity.now();
+            let rest = usize::MAX - self.count(entry.source);
+            (stage.rank(since), rest, since, **number)
+        });
+        let Some(number) = first.map(|(number, _)| *number) else {
+            return false;
+        };
+        if let Some(entry) = self.remove(number) {
+            entry.close.cancel();
+        }
+        true
+    }
+}
+
+/// What counts as one address: of IPv6 the network of 64 bits, since a host has all of it.
+fn source(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let network = u128::from(address) >> 64 << 64;
+            Ipv6Addr::from(network).into()
+        }
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_longest_idle_one_makes_room_and_a_busy_one_last() {
+        let connections = Connections::new(4);
+        let mut open = Vec::new();
+        for last in 1..=4 {
+            let (connection, closed) = connections.admit(IpAddr::from([10, 0, 0, last]));
+            assert_eq!(closed, 0);
+            open.push(connection);
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        // The first is at work; the second has just been, and waits since. The others have said nothing.
+        open[0].activity.request_came();
+        open[1].activity.request_came();
+        open[1].activity.answered();
+        open[1].activity.taken();
+        open[2].activity.spoke();
+        let mut gone = |last: u8| {
+            let (connection, closed) = connections.admit(IpAddr::from([10, 0, 1, last]));
+            assert_eq!(closed, 1);
+            connection.activity.request_came();
+            open.push(connection);
+            let closed = open.iter().map(|one| one.close.is_cancelled());
+            closed.collect::<Vec<bool>>()
+        };
+        assert_eq!(gone(1), [false, false, false, true, false]);
+        assert_eq!(gone(2)[..4], [false, false, true, true]);
+        assert_eq!(gone(3)[..4], [false, true, true, true]);
+        // All are at work now: also then nobody is refused.
+        assert_eq!(gone(4)[..4], [true, true, true, true]);
+        drop(open);
+        let left = connections.lock();
+        assert!(left.entries.is_empty() && left.by_source.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_opens_many_loses_their_own() {
+        let connections = Connections::new(8);
+        let (good, _) = connections.admit(address("10.0.0.1"));
+        good.activity.spoke();
+        tokio::time::advance(Duration::from_secs(60)).await;
+        // The networks of hosts, and an IPv4 address in either form.
+        for many in ["10.9.9.9", "::ffff:10.9.9.9", "2001:db8::1", "2001:db8::2"] {
+            for _ in 0..20 {
+                // One that is closed is removed at once, also where its task has not ended.
+                std::mem::forget(connections.admit(address(many)).0);
+            }
+        }
+        assert!(!good.close.is_cancelled(), "it has waited for longest");
+        let open = connections.lock();
+        assert!(open.entries.len() <= 8, "{}", open.entries.len());
+        assert!(open.by_source.len() == 3, "{:?}", open.by_source);
+        assert!(open.count(address("10.9.9.9")) <= 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_has_ten_seconds_and_a_pause_ninety() {
+        let activity = Activity::new();
+        let left = |activity: &Activity| activity.deadline().map(|at| at - Instant::now());
+        activity.bytes_came();
+        tokio::time::advance(Duration::from_secs(4)).await;
+        activity.bytes_came();
+        assert_eq!(
+            left(&activity),
+            Some(Duration::from_secs(6)),
+            "no byte adds"
+        );
+        activity.request_came();
+        assert_eq!(left(&activity), None);
+        activity.answered();
+        assert_eq!(left(&activity), None);
+        activity.taken();
+        assert_eq!(left(&activity), Some(IDLE_TIMEOUT));
+        tokio::time::advance(Duration::from_secs(80)).await;
+        activity.bytes_came();
+        assert_eq!(left(&activity), Some(HEAD_TIMEOUT));
+    }
+}

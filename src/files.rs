@@ -88,7 +88,8 @@ fn close_to_others(directory: &File, facts: &Metadata) -> io::Result<()> {
     } else {
         SET_GROUP | 0o770
     };
-    if mode & !kept & 0o777 == 0 {
+    // None of the nine bits of rights beyond what it keeps.
+    if (mode & !kept).trailing_zeros() >= 9 {
         return Ok(());
     }
     directory.set_permissions(Permissions::from_mode(mode & kept | OWNER_ONLY_DIRECTORY))

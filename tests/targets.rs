@@ -248,7 +248,7 @@ fn when_all_targets_fall_silent_that_is_said_loudly_and_success_is_unknown() {
     let mut config = format!(
         "[alertmanager]\nurls = [\"http://127.0.0.1:{}\"]\n[state]\ndirectory = {:?}\n\
          [[release]]\nname = \"web\"\nnamespace = \"shop\"\ninterval = \"300ms\"\ntimeout = \"1s\"\n",
-        program::unused_port(),
+        crate::program::unused_port(),
         folder.path()
     );
     for last in 1..=3 {
@@ -295,7 +295,7 @@ fn when_all_targets_fall_silent_that_is_said_loudly_and_success_is_unknown() {
 
 #[test]
 fn names_of_one_entrance_that_refuses_are_bad_and_not_our_own_trouble() {
-    let port = program::unused_port();
+    let port = crate::program::unused_port();
     let mut config =
         "[doubt]\nhosts_failing = 2\n[[release]]\nname = \"web\"\nnamespace = \"shop\"\ninterval = \"200ms\"\n"
             .to_owned();

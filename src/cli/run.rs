@@ -61,7 +61,7 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
     let code = runtime.block_on(async {
         let mut signals = Signals::listen();
         let mut read = contents(&sources).await;
-        let mut daemon = match Daemon::start(settings).await {
+        let mut daemon = match Box::pin(Daemon::start(settings)).await {
             Ok(daemon) => daemon,
             Err(error) => {
                 complain!("leadsman: {error}");

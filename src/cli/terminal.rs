@@ -74,7 +74,7 @@ fn colour(text: &str) -> Option<&str> {
     let length = digits.find(|c: char| !c.is_ascii_digit() && c != ';')?;
     digits[length..]
         .starts_with('m')
-        .then(|| &text[.."\x1b[".len() + length + 1])
+        .then(|| &text[..="\x1b[".len() + length])
 }
 
 /// Prints a line. A reader that has gone away, as `head` does, ends the command quietly instead of with a panic.

@@ -12,7 +12,7 @@
 //! So whoever upgrades again with the same contents neither loses nor gains anything by it. The number that is passed ends
 //! as `superseded`.
 
-use super::case::{Case, Ending, NOT_ROLLED_OUT, Origin};
+use super::case::{Case, Ending, NOT_ROLLED_OUT, Origin, Past};
 use super::step::Newcomer;
 use super::{Command, Phase, Rollout};
 use crate::units::{Revision, Time};
@@ -91,9 +91,15 @@ impl Rollout {
         newest.is_some_and(|newest| self.suspect(newest, known_good).is_some())
     }
 
+    /// How a revision ended last. An order that was refused says nothing of it.
+    fn last_of(&self, revision: Revision) -> Option<&Past> {
+        let is_about =
+            |past: &&Past| past.case.revision == revision && past.ending != Ending::OrderRefused;
+        self.past.iter().rev().find(is_about)
+    }
+
     fn suspect(&self, revision: Revision, known_good: bool) -> Option<&Case> {
-        let mut past = self.past.iter().rev();
-        let past = past.find(|past| past.case.revision == revision)?;
+        let past = self.last_of(revision)?;
         let in_doubt = match past.ending {
             Ending::Inconclusive
             | Ending::WouldRollBack
@@ -108,15 +114,15 @@ impl Rollout {
             | Ending::Recovered
             | Ending::SameFailure
             | Ending::Worse
-            | Ending::Unverified => false,
+            | Ending::Unverified
+            | Ending::OrderRefused => false,
         };
         (in_doubt && !known_good).then_some(&past.case)
     }
 
     /// The case of a revision whose rollout was never complete, if it ended so.
     pub(super) fn never_rolled_out(&self, revision: Revision) -> Option<&Case> {
-        let mut past = self.past.iter().rev();
-        let past = past.find(|past| past.case.revision == revision)?;
+        let past = self.last_of(revision)?;
         let never = past.ending == Ending::Inconclusive && past.case.reason == NOT_ROLLED_OUT;
         never.then_some(&past.case)
     }
@@ -145,7 +151,9 @@ impl Rollout {
         (revision, origin): (Revision, Origin),
         now: Time,
     ) -> Box<Case> {
-        let passed = Case::clone(&case);
+        let mut passed = Case::clone(&case);
+        // An order goes on with the case.
+        passed.order = None;
         let text = format!(
             "Revision {revision} has the same contents and took its place; what is found of one holds for both"
         );

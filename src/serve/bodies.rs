@@ -134,7 +134,10 @@ impl Untaken {
         let mut freed = self.room.available_permits();
         let mut has_closed = false;
         while freed < units as usize
-            && let Some(holder) = holders.pop_front_if(|first| first.since.elapsed() >= GRACE)
+            && holders
+                .front()
+                .is_some_and(|first| first.since.elapsed() >= GRACE)
+            && let Some(holder) = holders.pop_front()
         {
             holder.close.cancel();
             freed += holder.units as usize;

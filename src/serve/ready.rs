@@ -65,15 +65,13 @@ async fn file_troubles(shared: &Arc<Shared>) -> Vec<String> {
         theirs.looked.note(found.clone());
         found
     });
-    match tokio::time::timeout(PATIENCE, looking).await {
-        Ok(Ok(found)) => found,
-        Ok(Err(_)) | Err(_) => {
-            let mut found = last.map_or_else(Vec::new, |(_, found)| found);
-            shared.looked.note(found.clone());
-            found.push("the disk does not answer".into());
-            found
-        }
+    if let Ok(Ok(found)) = tokio::time::timeout(PATIENCE, looking).await {
+        return found;
     }
+    let mut found = last.map_or_else(Vec::new, |(_, found)| found);
+    shared.looked.note(found.clone());
+    found.push("the disk does not answer".into());
+    found
 }
 
 /// 200 also where something is wrong that a restart or another replica would not mend: without it the status page and the

@@ -161,9 +161,9 @@ fn an_object_that_a_policy_does_not_let_go_is_known() {
     let Some(cluster) = Cluster::new("stays", Helm::Four) else {
         return;
     };
-    let scaled = r#"autoscaling={"enabled":true,"min":3,"max":5}"#;
+    let with_autoscaling = r#"autoscaling={"enabled":true,"min":3,"max":5}"#;
     // The rights are those that the stored revisions take.
-    cluster.install(&[scaled]);
+    cluster.install(&[with_autoscaling]);
     cluster.upgrade(&[r#"autoscaling={"enabled":false}"#]);
     let guarded = Guarded::start(&cluster);
     let scalers = ("autoscaling", "horizontalpodautoscalers", "DELETE");
@@ -189,7 +189,7 @@ fn an_object_that_a_policy_does_not_let_go_is_known() {
             .contains("autoscalers stay")
     });
     let words = ["HorizontalPodAutoscaler mykadoo-api", "autoscalers stay"];
-    the_next_is_refused(&cluster, &guarded, 3, &[scaled], &words);
+    the_next_is_refused(&cluster, &guarded, 3, &[with_autoscaling], &words);
     let left = cluster.list(group, "horizontalpodautoscalers");
     assert_eq!(left.len(), 2);
 }

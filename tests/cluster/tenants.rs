@@ -97,7 +97,7 @@ impl<'a> Tenant<'a> {
         })
     }
 
-    fn secret(&self, object: &str, release: &str, revision: u32, record: &str) -> Value {
+    fn secret(object: &str, release: &str, revision: u32, record: &str) -> Value {
         let status = if revision == 1 {
             "superseded"
         } else {
@@ -116,7 +116,7 @@ impl<'a> Tenant<'a> {
     #[track_caller]
     fn forge(&self, release: &str, revision: u32, record: &str) {
         let object = format!("sh.helm.release.v1.{release}.v{revision}");
-        let secret = self.secret(&object, release, revision, record);
+        let secret = Self::secret(&object, release, revision, record);
         let answer = self.send("POST", &self.secrets(), &secret);
         assert_eq!(answer["kind"], "Secret", "{answer}");
     }
@@ -512,7 +512,7 @@ fn a_record_under_another_name_deletes_nothing_outside_its_namespace() {
             tenant.other
         );
         let record = tenant.record("app", 9, &victim, &json!([])).to_string();
-        let mut secret = tenant.secret("hidden", "app", 9, &record);
+        let mut secret = Tenant::secret("hidden", "app", 9, &record);
         secret["type"] = "Opaque".into();
         let answer = tenant.send("POST", &tenant.secrets(), &secret);
         assert_eq!(answer["kind"], "Secret", "{answer}");
@@ -546,7 +546,7 @@ fn a_record_that_is_changed_in_between_gets_nothing_outside_its_namespace() {
         let record = tenant.record("app", 1, &evil, &json!([])).to_string();
         let object = "sh.helm.release.v1.app.v1";
         let file = cluster.folder().join(format!("{}.json", cluster.namespace));
-        let body = tenant.secret(object, "app", 1, &record).to_string();
+        let body = Tenant::secret(object, "app", 1, &record).to_string();
         std::fs::write(&file, body).unwrap();
         let script = format!(
             "case \"$*\" in *rollback*) curl -sf -o /dev/null --cacert {} -X PUT -H 'Content-Type: application/json' -H 'Authorization: Bearer {}' --data-binary @{} https://127.0.0.1:6443{}/{object} || exit 9;; esac\nexec \"$HELM\" \"$@\"",

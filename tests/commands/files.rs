@@ -12,7 +12,7 @@ const RELEASE: &str = "[[release]]\nname = \"web\"\nnamespace = \"shop\"\n\
 
 /// A configuration with a key of each kind; each names a file of that name in `folder`.
 fn naming(folder: &Path) -> String {
-    let file = |name: &str| format!("{:?}", folder.join(name));
+    let file = |name: &str| format!("\"{}\"", folder.join(name).display());
     format!(
         "[serve]\ntoken_file = {}\n[serve.tls]\ncert_file = {}\nkey_file = {}\nclient_ca_file = {}\n\
          [slack]\nurl_file = {}\n[webhook]\nurl = \"http://127.0.0.1:1/\"\nsigning_key_file = {}\n\

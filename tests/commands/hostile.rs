@@ -67,7 +67,10 @@ fn scripted(answer: impl Fn(&str, &str) -> (u16, Vec<u8>) + Send + Sync + 'stati
     address
 }
 
-fn serve_one(mut stream: TcpStream, answer: &dyn Fn(&str, &str) -> (u16, Vec<u8>)) {
+/// What is answered to a method and a path: status and body.
+type Answer = dyn Fn(&str, &str) -> (u16, Vec<u8>);
+
+fn serve_one(mut stream: TcpStream, answer: &Answer) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let mut first = String::new();
     if reader.read_line(&mut first).is_err() {
@@ -269,7 +272,7 @@ fn nor_do_files_and_targets() {
     let target = scripted(|_, _| (200, json!({ "status": BAD }).to_string().into_bytes()));
     let key = serde_json::to_string(BAD).unwrap();
     // TOML writes these in another way.
-    let key = key.replace('\u{e0041}', "").replace('\u{7f}', "");
+    let key = key.replace(['\u{e0041}', '\u{7f}'], "");
     let config = format!(
         "[[release]]\nname = \"web\"\nnamespace = \"shop\"\nbase_url = \"http://{target}\"\ninterval = \"1s\"\n\
          [[release.probe]]\nname = \"api\"\npath = \"/\"\nexpect = {{ json = {{ \"/status\" = {key} }}, body_not_matches = \"t\" }}\n"

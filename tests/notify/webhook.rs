@@ -358,7 +358,7 @@ fn api_server(folder: &std::path::Path) -> (std::path::PathBuf, Arc<AtomicUsize>
     let opened = Arc::clone(&is_open);
     std::thread::spawn(move || {
         for mut stream in listener.incoming().map_while(Result::ok) {
-            let _ = stream.read(&mut [0; 65536]);
+            let _ = stream.read(&mut vec![0; 65536]);
             if opened.load(Ordering::SeqCst) == 1 {
                 let body = r#"{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"NotFound","message":"no","code":404}"#;
                 let head =

@@ -54,7 +54,10 @@ impl Ordering {
         fs::write(&token, "a-token").unwrap();
         // It listens at the same port when it is started again.
         let port = unused_port();
-        let serve = format!("[serve]\nlisten = \"127.0.0.1:{port}\"\ntoken_file = {token:?}\n");
+        let serve = format!(
+            "[serve]\nlisten = \"127.0.0.1:{port}\"\ntoken_file = \"{}\"\n",
+            token.display()
+        );
         let guarded = Guarded::with(|config| change(serve.clone() + &config));
         Self {
             guarded,

@@ -107,7 +107,7 @@ async fn tell(wish: &Wish, stays: &Cell<bool>) -> Result<bool, String> {
     let history = History::of(&history_directory);
     wait_for_pods(&history).await?;
     let settings = settings(wish, service, scratch.path())?;
-    let daemon = Daemon::start(settings)
+    let daemon = Box::pin(Daemon::start(settings))
         .await
         .map_err(|error| error.to_string())?;
     let story = Story {

@@ -152,15 +152,20 @@ impl Rollout {
         commands: &mut Vec<Command>,
     ) {
         let (revision, origin, serving) = (case.revision, case.origin, case.serving);
+        let first = case.first;
         let was_judged = case.convicted.is_some_and(|ordered| case.seen < ordered);
         let text = refused_text(&case, why);
         self.end(case, Ending::OrderRefused, text, now);
         if was_judged {
             self.begin(revision, origin, serving, now, commands);
+            if let Phase::Settling(case) = &mut self.phase {
+                // Pods of earlier revisions with these contents are still its own.
+                case.first = first;
+            }
         }
     }
 
-    /// What the ledger is told once a rollback begins: a person's word counts like a verdict, but not before.
+    /// What the ledger is told once a rollback was made: a person's word counts like a verdict, but not before.
     pub(super) fn found_by_order(case: &Case) -> Option<Command> {
         case.ordered.then(|| Command::Found {
             revision: case.revision,

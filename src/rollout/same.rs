@@ -62,7 +62,7 @@ impl Rollout {
             }
             Phase::TurningBack(mut case) if case.made.is_none() => {
                 // One that came in between has these contents, which need not be the bad ones.
-                case.overtaken_by_same |= case.overtaken_by.is_none();
+                case.overtaken_by_same |= case.overtaken_by.is_none() && before == case.revision;
                 self.passed_over(&case, revision, now);
                 case.overtaken_by = Some((revision, origin));
                 self.phase = Phase::TurningBack(case);
@@ -202,6 +202,10 @@ impl Rollout {
         case.overtaken_by = None;
         case.overtaken_by_same = false;
         case.begun = None;
+        // Nothing was rolled back, so nothing counts against the limit of the day.
+        let came_too_late_for = case.revision;
+        self.turned_back
+            .retain(|(revision, _)| *revision != came_too_late_for);
         if !case.ordered {
             case.target = None;
         }

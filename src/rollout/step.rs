@@ -631,7 +631,6 @@ impl Rollout {
                         StepName::Complete.limit().as_secs()
                     )
                 });
-                commands.extend(Self::found_by_order(&case));
                 self.enter(Phase::TurningBack(case), now);
                 self.note(
                     now,
@@ -668,6 +667,7 @@ impl Rollout {
         match std::mem::take(&mut self.phase) {
             Phase::TurningBack(mut case) => {
                 case.made = Some(made);
+                commands.extend(Self::found_by_order(&case));
                 // After a restart it may be seen before it is known to be ours.
                 case.overtaken_by = case.overtaken_by.filter(|(other, _)| *other > made);
                 // The record may be told of here before the watch sees it.

@@ -475,9 +475,10 @@ fn an_order_that_joins_a_rollback_is_found_by_its_key_with_that_ones_result() {
     assert_eq!(found_bad(&world), 0, "nothing is done yet");
     assert_eq!(world.rollout.join(order("b")).as_deref(), Some("2-a"));
     world.happens(ready(1));
+    assert_eq!(found_bad(&world), 0, "helm may still come too late");
+    world.happens(Event::Executed(Revision(3)));
     assert_eq!(found_bad(&world), 1);
     world
-        .happens(Event::Executed(Revision(3)))
         .happens(seen(3, Origin::OurRollback))
         .happens(Event::Settled);
     assert_eq!(world.rollout.join(order("c")).as_deref(), Some("2-a"));
@@ -811,6 +812,57 @@ fn the_same_as_another_revision_that_came_during_the_rollback_is_not_what_was_ba
     });
     assert_eq!(world.commands.last(), Some(&Command::Watch(Revision(4))));
     assert_eq!(world.executions(), 1);
+}
+
+/// The rollback's own record was seen before helm was done, and somebody deploys its contents once more.
+#[test]
+fn the_same_as_what_the_rollback_brought_back_is_not_what_was_bad() {
+    let mut world = World::new(Mode::Enforce);
+    world
+        .happens(seen(2, Origin::Upgrade))
+        .happens(regressed(2))
+        .happens(ready(1))
+        .happens(seen(3, Origin::OurRollback))
+        .happens(same(4, Origin::Upgrade, true))
+        .happens(Event::ExecutionFailed {
+            reason: "release: already exists".into(),
+        });
+    assert_eq!(world.commands.last(), Some(&Command::Watch(Revision(4))));
+    assert_eq!(world.executions(), 1);
+}
+
+/// What came too late changed nothing, so the day's limit still allows it.
+#[test]
+fn a_rollback_that_came_too_late_does_not_count_against_the_limit() {
+    let mut world = World::new(Mode::Enforce);
+    world
+        .happens(seen(2, Origin::Upgrade))
+        .happens(regressed(2))
+        .happens(ready(1));
+    for revision in 3..8 {
+        world
+            .happens(same(revision, Origin::Upgrade, false))
+            .happens(Event::ExecutionFailed {
+                reason: "release: already exists".into(),
+            })
+            .happens(ready(1));
+    }
+    assert_eq!(world.executions(), 6);
+}
+
+#[test]
+fn an_order_that_is_refused_leaves_the_revision_its_first_number() {
+    let mut world = World::new(Mode::Enforce);
+    world
+        .happens(seen(2, Origin::Upgrade))
+        .happens(same(3, Origin::Upgrade, false))
+        .happens(ordered("a"))
+        .happens(Event::Refused {
+            reason: "a hook runs".into(),
+        });
+    assert_eq!(world.commands.last(), Some(&Command::Watch(Revision(3))));
+    let case = world.rollout.phase().case().unwrap();
+    assert_eq!(case.first(), Revision(2));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::{Guard, QUIET, view};
 use crate::daemon::runner::Heard;
 use crate::recording::{self, End, Head, Line, Recorded, Recording};
 use crate::release::Facts;
-use crate::rollout::{Ending, Event};
+use crate::rollout::{BY_HAND, Case, Ending, Event};
 use crate::sounding::Outcome;
 use crate::units::{Revision, Time};
 use crate::verdict::{Inbox, Mark, Start, Verdict, Verification, Verified, Watch, Why};
@@ -95,11 +95,35 @@ impl Guard {
         (start, direct)
     }
 
+    /// Of contents that are analyzed anew, the probes count as failing at the start that did so the first time: what these
+    /// contents broke must not be excused. Where the first analysis was inconclusive it may have been a dependency.
+    fn keep_failing_before(&mut self, revision: Revision, start: &mut Start) {
+        let rollout = &self.state.rollout;
+        let first = rollout.phase().case().map_or(revision, Case::first);
+        let mut past = rollout.past().iter().rev();
+        let was_inconclusive = past
+            .find(|past| past.case.first() == first && past.case.reason != BY_HAND)
+            .is_some_and(|past| past.ending == Ending::Inconclusive);
+        match &self.state.failing_before {
+            Some((of, failing)) if *of == first && !was_inconclusive => {
+                let failed = |name: &Box<str>| failing.contains(name);
+                start.failing_at_start = start.endpoints.iter().map(failed).collect();
+            }
+            Some(_) | None => {
+                let failing = start.endpoints.iter().zip(&start.failing_at_start);
+                let failing = failing.filter(|(_, fails)| **fails);
+                let names = failing.map(|(name, _)| name.clone()).collect();
+                self.state.failing_before = Some((first, names));
+            }
+        }
+    }
+
     pub(super) fn begin_watch(&mut self, revision: Revision) {
         let now = self.now();
-        let release = &self.setup.release;
         let facts = Arc::clone(&self.facts.borrow().facts);
-        let (start, direct) = self.start_of(&facts, now);
+        let (mut start, direct) = self.start_of(&facts, now);
+        self.keep_failing_before(revision, &mut start);
+        let release = &self.setup.release;
         let watch = match Watch::new(release.guard.rule.clone(), &start) {
             Ok(watch) => watch,
             Err(error) => {

@@ -109,6 +109,11 @@ impl Guard {
             return Err(Declined::NotNow("the rollback has just ended".into()));
         };
         let (bad, under_way) = (case.revision, case.target);
+        if let Some((newer, _)) = case.overtaken_by {
+            return Err(Declined::NotNow(format!(
+                "a rollback of revision {bad} is under way, and revision {newer} has taken its place; try again"
+            )));
+        }
         match (target, under_way) {
             (Some(_), None) => {
                 return Err(Declined::NotNow(format!(

@@ -60,6 +60,10 @@ pub(in crate::daemon) struct State {
     /// The same of the last revision that was not in doubt: what a rollout is measured by.
     #[serde(default)]
     pub(super) workloads_before: Vec<WorkloadState>,
+    /// The probes that failed when the contents under analysis first appeared, and the revision that brought them. A new
+    /// analysis of the same contents must not excuse what they broke themselves.
+    #[serde(default)]
+    pub(super) failing_before: Option<(Revision, Vec<Box<str>>)>,
     /// Before that there was no such release: users' requests count since then.
     #[serde(default)]
     pub(super) counts_since: Option<Time>,
@@ -229,6 +233,7 @@ impl State {
             told: Vec::new(),
             workloads: Vec::new(),
             workloads_before: Vec::new(),
+            failing_before: None,
             counts_since: None,
             fence: 0,
         }
@@ -354,6 +359,7 @@ impl Dated for State {
             told,
             workloads: _,
             workloads_before: _,
+            failing_before: _,
             counts_since,
             fence: _,
         } = self;

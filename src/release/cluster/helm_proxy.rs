@@ -49,6 +49,9 @@ const MAX_CONNECTIONS: usize = 64;
 /// The largest body of a request, in bytes; the API server takes 3 MiB.
 const MAX_BODY: usize = 4 * 1024 * 1024;
 
+/// The longest that one write of helm may take: the API server gives up its own requests after a minute.
+const WRITE_LIMIT: Duration = Duration::from_secs(90);
+
 /// A head that does not come within this time, or a connection that idles longer, is closed.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(90);
 
@@ -296,7 +299,19 @@ impl HelmProxy {
         // It was a URI already.
         *out.uri_mut() = path.parse().unwrap_or_default();
         *out.headers_mut() = without_hops(head.headers);
-        match self.client.send(out).await {
+        let sent = if *out.method() == Method::GET {
+            self.client.send(out).await
+        } else {
+            // A write that is under way ends with the permit.
+            match self.permit.bound(WRITE_LIMIT, self.client.send(out)).await {
+                Ok(sent) => sent,
+                Err(_) => {
+                    let why = "another replica acts from now on, or the API server did not answer";
+                    return failure(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", why);
+                }
+            }
+        };
+        match sent {
             Ok(response) => {
                 let (mut head, body) = response.into_parts();
                 head.headers = without_hops(head.headers);

@@ -110,15 +110,17 @@ fn release(revision: u64) -> Value {
 
 fn daemon() -> SocketAddr {
     scripted(|method, path| {
+        let ended = |revision: u64, reason: &str| {
+            json!({
+                "revision": revision, "ending": BAD, "text": BAD, "reason": reason, "seen_at": 1.0, "ended_at": 2.0,
+                "steps": [{ "step": BAD, "state": BAD }],
+            })
+        };
         let body = if method == "POST" {
-            json!({ "revision": 3, "at": 0.0 })
+            json!({ "id": "3-a", "revision": 3, "target": 2, "joined": false })
+        } else if path.contains("/orders/") {
+            json!({ "id": "3-a", "state": "ended", "rollout": ended(3, BAD) })
         } else if path.ends_with("/rollouts") {
-            let ended = |revision: u64, reason: &str| {
-                json!({
-                    "revision": revision, "ending": BAD, "text": BAD, "reason": reason, "seen_at": 1.0, "ended_at": 2.0,
-                    "steps": [{ "step": BAD, "state": BAD }],
-                })
-            };
             json!({ "rollouts": [ended(2, BAD), ended(3, "by_hand")] })
         } else if path.ends_with("/recording") {
             return (200, recording());

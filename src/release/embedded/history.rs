@@ -1,7 +1,7 @@
 //! The files of an embedded release.
 
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -253,7 +253,7 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
     let mut bytes = Vec::new();
-    files::open(path)?
+    File::open(path)?
         .take(MAX_FILE + 1)
         .read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_FILE {

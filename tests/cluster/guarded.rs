@@ -11,8 +11,8 @@ use crate::asked;
 use crate::program::Leadsman;
 use crate::rig::{Cluster, Helm};
 
-/// A whole watch with its rollout, twice over.
-const PATIENCE: Duration = Duration::from_secs(280);
+/// A whole watch with its rollout, twice over, on a machine that is busy with other tests.
+const PATIENCE: Duration = Duration::from_secs(480);
 
 pub struct Guarded<'a> {
     pub leadsman: Leadsman,

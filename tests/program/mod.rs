@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 const PROGRAM: &str = env!("CARGO_BIN_EXE_leadsman");
 
 /// Long enough for the slowest machine; a condition that holds is seen long before.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Waits for a condition.
 #[track_caller]

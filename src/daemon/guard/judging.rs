@@ -106,8 +106,8 @@ impl Guard {
             .is_some_and(|past| past.ending == Ending::Inconclusive);
         match &self.state.failing_before {
             Some((of, failing)) if *of == first && !was_inconclusive => {
-                let failed = |name: &Box<str>| failing.contains(name);
-                start.failing_at_start = start.endpoints.iter().map(failed).collect();
+                let endpoints = start.endpoints.iter();
+                start.failing_at_start = endpoints.map(|name| failing.contains(name)).collect();
             }
             Some(_) | None => {
                 let failing = start.endpoints.iter().zip(&start.failing_at_start);

@@ -303,13 +303,12 @@ impl HelmProxy {
             self.client.send(out).await
         } else {
             // A write that is under way ends with the permit.
-            match self.permit.bound(WRITE_LIMIT, self.client.send(out)).await {
-                Ok(sent) => sent,
-                Err(_) => {
-                    let why = "another replica acts from now on, or the API server did not answer";
-                    return failure(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", why);
-                }
-            }
+            let writes = self.permit.bound(WRITE_LIMIT, self.client.send(out));
+            let Ok(sent) = writes.await else {
+                let why = "another replica acts from now on, or the API server did not answer";
+                return failure(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", why);
+            };
+            sent
         };
         match sent {
             Ok(response) => {

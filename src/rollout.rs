@@ -11,9 +11,9 @@
 //!
 //! Invariants, each held by a property test over any order of events:
 //! - one revision is turned back at most once, and a revision that a rollback made never;
-//! - nothing is turned back in any mode but `enforce`, nor without a verdict of rollback on the very revision that is
-//!   the newest, nor while our own trouble blinds us;
-//! - at most so many rollbacks in 24 h as the settings allow;
+//! - unless a person orders it, nothing is rolled back in any mode but `enforce`, nor without a verdict of rollback on the
+//!   very revision that is the newest, nor while our own trouble blinds us, nor more often in 24 h than the settings
+//!   allow;
 //! - every case ends: each phase has a deadline, and time alone leads back to `Steady`. After a restart the time of what
 //!   is being done begins anew when it is gone on with;
 //! - a revision with the contents that serve is not judged, and nothing begins anew by the contents that are being judged
@@ -232,6 +232,11 @@ pub enum Event {
     Ready {
         /// The revision to go back to.
         target: Revision,
+    },
+    /// The look before the rollback found no revision to go back to.
+    NoTarget {
+        /// Why, with the way out.
+        reason: String,
     },
     /// The look before the rollback found that it must not or cannot be.
     Refused {

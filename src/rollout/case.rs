@@ -178,6 +178,9 @@ pub struct Case {
     /// The order that it carries out, or that has joined it.
     #[serde(default)]
     pub order: Option<OrderRecord>,
+    /// Whether its target is chosen as for an order: the verdict's choice found none, and an order has joined it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub chosen_by_hand: bool,
     /// The revision to go back to.
     pub target: Option<Revision>,
     /// When the rollback was begun.
@@ -220,6 +223,7 @@ impl Case {
             first: None,
             ordered: false,
             order: None,
+            chosen_by_hand: false,
             target: None,
             begun: None,
             made: None,
@@ -235,6 +239,11 @@ impl Case {
     /// The first revision that has these contents and is judged with it.
     pub fn first(&self) -> Revision {
         self.first.unwrap_or(self.revision)
+    }
+
+    /// Whether a person wants it rolled back, also where a verdict wanted it first.
+    pub const fn is_wanted_by_a_person(&self) -> bool {
+        self.ordered || self.order.is_some()
     }
 
     /// The revision whose rollout ends the rollback, once there is one.

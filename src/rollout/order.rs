@@ -165,6 +165,31 @@ impl Rollout {
         }
     }
 
+    /// There is no revision to go back to by the verdict's choice. A person may go back to more of them than a verdict may,
+    /// so where one has joined, it is chosen for them.
+    pub(super) fn on_no_target(&mut self, reason: String, now: Time, commands: &mut Vec<Command>) {
+        match &mut self.phase {
+            Phase::Preflight(case)
+                if !case.ordered && case.order.is_some() && !case.chosen_by_hand =>
+            {
+                case.chosen_by_hand = true;
+                let revision = case.revision;
+                let text = format!(
+                    "{reason}; a person wants it too, so the target is chosen as for an order"
+                );
+                self.note(now, Some(revision), text);
+                commands.push(Command::Preflight(revision));
+            }
+            Phase::Absent
+            | Phase::Steady
+            | Phase::Settling(_)
+            | Phase::Watching(_)
+            | Phase::Preflight(_)
+            | Phase::TurningBack(_)
+            | Phase::Verifying(_) => self.on_refused(reason, now, commands),
+        }
+    }
+
     /// What the ledger is told once a rollback was made: a person's word counts like a verdict, but not before.
     pub(super) fn found_by_order(case: &Case) -> Option<Command> {
         case.ordered.then(|| Command::Found {

@@ -66,6 +66,7 @@ impl Rollout {
                 why,
             } => self.on_order_declined(target, reason, order, &why, now),
             Event::Ready { target } => self.on_ready(target, now, &mut commands),
+            Event::NoTarget { reason } => self.on_no_target(reason, now, &mut commands),
             Event::Refused { reason } => self.on_refused(reason, now, &mut commands),
             Event::Executed(made) => self.on_executed(made, now, &mut commands),
             Event::ExecutionFailed { reason } => {
@@ -402,8 +403,8 @@ impl Rollout {
 
     /// Why a revision that is bad is not turned back, if so.
     fn obstacle(&self, case: &Case, now: Time) -> Option<(Ending, String)> {
-        // Mode, origin and limit bind us, and nobody else.
-        if case.ordered {
+        // Mode, origin and limit bind a verdict, and no person: also not one who joined a verdict's rollback.
+        if case.is_wanted_by_a_person() {
             return None;
         }
         let left_alone = |why: &str| Some((Ending::LeftAlone, format!("Bad, but {why}")));
@@ -648,7 +649,7 @@ impl Rollout {
         }
     }
 
-    fn on_refused(&mut self, reason: String, now: Time, commands: &mut Vec<Command>) {
+    pub(super) fn on_refused(&mut self, reason: String, now: Time, commands: &mut Vec<Command>) {
         match std::mem::take(&mut self.phase) {
             Phase::Preflight(case) if case.ordered => {
                 self.end_order(*case, &reason, now, commands);

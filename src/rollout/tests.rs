@@ -499,6 +499,76 @@ fn an_order_that_joins_a_rollback_is_found_by_its_key_with_that_ones_result() {
     assert!(!world.rollout.phase().case().unwrap().ordered);
 }
 
+/// What a verdict may not do any longer, the person who joined it may.
+#[test]
+fn an_order_that_joins_a_verdict_is_bound_by_neither_mode_nor_limit() {
+    type Change = (&'static str, fn(&mut World));
+    let changes: [Change; 3] = [
+        ("observe", |world| {
+            world.rollout.set_limits(limits(Mode::Observe));
+        }),
+        ("no rollback in a day", |world| {
+            let none = Limits {
+                max_per_day: 0,
+                ..limits(Mode::Enforce)
+            };
+            world.rollout.set_limits(none);
+        }),
+        ("held", |world| {
+            world.happens(Event::Held(true));
+        }),
+    ];
+    for (what, change) in changes {
+        for is_joined in [false, true] {
+            let mut world = World::new(Mode::Enforce);
+            world
+                .happens(seen(2, Origin::Upgrade))
+                .happens(regressed(2));
+            if is_joined {
+                assert_eq!(world.rollout.join(order("a")).as_deref(), Some("2-a"));
+            }
+            change(&mut world);
+            world.happens(ready(1));
+            assert_eq!(world.executions(), usize::from(is_joined), "{what}");
+        }
+    }
+}
+
+#[test]
+fn an_order_that_joins_a_verdict_without_a_target_gets_one_chosen_by_hand() {
+    let no_target = || Event::NoTarget {
+        reason: "no revision to go back to".into(),
+    };
+    let looks = |world: &World| {
+        let is_look = |command: &&Command| **command == Command::Preflight(Revision(2));
+        world.commands.iter().filter(is_look).count()
+    };
+    let mut world = World::new(Mode::Enforce);
+    world
+        .happens(seen(2, Origin::Upgrade))
+        .happens(regressed(2));
+    let mut alone = World {
+        rollout: world.rollout.clone(),
+        commands: Vec::new(),
+        entries: Vec::new(),
+        ..world
+    };
+    alone.happens(no_target()).ended(Ending::Refused);
+    world.rollout.join(order("a"));
+    world.happens(no_target());
+    assert_eq!(world.rollout.phase().as_str(), "preflight");
+    assert!(world.rollout.phase().case().unwrap().chosen_by_hand);
+    assert_eq!(looks(&world), 2);
+    let mut again = restarted(&world, seconds(1));
+    again.happens(ready(1));
+    assert_eq!(again.executions(), 1);
+    // The verdict stands, so this says something of the revision.
+    world.happens(no_target()).ended(Ending::Refused);
+    assert_eq!(looks(&world), 2);
+    let (_, past) = world.rollout.order_with("a").unwrap();
+    assert_eq!(past.unwrap().ending, Ending::Refused);
+}
+
 #[test]
 fn an_order_that_cannot_be_carried_out_changes_nothing() {
     let mut world = World::new(Mode::Enforce);

@@ -35,12 +35,8 @@ impl Guard {
 
     pub(super) fn preflight(&mut self, bad: Revision) {
         let engine = Arc::clone(&self.setup.engine);
-        let wish = self
-            .state
-            .rollout
-            .phase()
-            .case()
-            .filter(|case| case.ordered);
+        let case = self.state.rollout.phase().case();
+        let wish = case.filter(|case| case.ordered || case.chosen_by_hand);
         let wish = wish.map(|case| (case.target, case.text.clone()));
         let planned = match wish {
             None => {
@@ -57,11 +53,7 @@ impl Guard {
         let preflight = self.work.spawn(async move {
             let plan = match planned.await {
                 Ok(plan) => plan,
-                Err(refusal) => {
-                    return Event::Refused {
-                        reason: told(&refusal),
-                    };
-                }
+                Err(refusal) => return refused(&refusal, told(&refusal)),
             };
             // The rollback changes what the evidence is about.
             let seen = witnessed.wait_for(|seen| *seen);
@@ -74,9 +66,7 @@ impl Guard {
                         // What took its place is seen in a moment, and may have the same contents.
                         tokio::time::sleep(OVERTAKEN).await;
                     }
-                    Event::Refused {
-                        reason: told(&refusal),
-                    }
+                    refused(&refusal, told(&refusal))
                 }
             }
         });
@@ -290,6 +280,15 @@ impl Guard {
             });
             self.is_dirty = true;
         }
+    }
+}
+
+/// What became of a look that found something in the way, told in these words.
+fn refused(refusal: &release::Refusal, reason: String) -> Event {
+    if matches!(refusal, release::Refusal::NoTarget(_)) {
+        Event::NoTarget { reason }
+    } else {
+        Event::Refused { reason }
     }
 }
 

@@ -47,7 +47,8 @@ well. What would delete data, or what another tool keeps, is refused here as wel
 same. What is refused changes nothing, and nobody but you is told.
 
 Where a rollback is under way already, an order for the same one joins it and hears its result; an order to another
-revision is refused until that has ended.
+revision is refused until that has ended. Where a rollback brought back what is installed, also if a pipeline has
+deployed that again since, the revision has to be named: two people must not go back twice.
 
 Exit code:
     0  rolled back, and the probes are well again

@@ -250,7 +250,7 @@ impl Guard {
                 Ok(()) = self.facts.changed() => self.on_facts().await,
                 Some(order) = self.orders.recv() => self.on_order(order).await,
                 Some(looked) = self.order_look.looks.join_next() => {
-                    let looked = looked.unwrap_or_else(|error| Err(Refusal::Storage(error.to_string())));
+                    let looked = looked.unwrap_or_else(|error| Err(Refusal::Storage(error.to_string()).into()));
                     self.on_order_looked(looked).await;
                 }
                 Some(alert) = self.alerts.recv() => self.on_alert(alert).await,

@@ -1,7 +1,9 @@
 //! What a person may order, at first sight: pure, so that the daemon and `leadsman rollback --direct` say the same.
 
+use std::collections::BTreeMap;
+
 use super::Facts;
-use crate::ledger::{Digest, Status};
+use crate::ledger::{Digest, Status, Stored};
 use crate::units::Revision;
 
 /// Revisions that are named one by one; a history may have ten thousand.
@@ -25,27 +27,38 @@ impl Refused {
     }
 }
 
-/// Whether a person may order a rollback of `bad`, the newest revision of the release `name`, to `target`. `undone` is the
-/// revision whose rollback made `bad`, where that is known.
+/// Whether a person may order a rollback of `bad`, the newest revision of the release `name`, to `target`. `undone` names
+/// the revision that was rolled back, by the revision that this made, where that is known.
 ///
 /// # Errors
-/// When there is no such revision, when its contents are installed already, and when no revision is named where the newest
-/// one is what a rollback of ours made: a second person, who has not heard of that rollback, must not go back twice.
+/// When there is no such revision, when its contents are installed already, and when no revision is named where a rollback
+/// brought back what is installed, also if it was deployed again since, as by a pipeline after the commit was reverted: a
+/// second person, who has not heard of that rollback, must not go back twice.
 pub fn check(
     facts: &Facts,
     bad: Revision,
     target: Option<Revision>,
-    undone: Option<Revision>,
+    undone: &BTreeMap<Revision, Revision>,
     name: &str,
 ) -> Result<(), Refused> {
     let choice = choice(facts, bad);
     let Some(target) = target else {
-        if !facts.ours.contains(&bad) {
+        let Some(brought_back) = brought_back(facts, bad) else {
             return Ok(());
-        }
-        let undone = undone.map_or_else(String::new, |undone| format!(" of revision {undone}"));
+        };
+        let made = brought_back.revision;
+        let which = match (undone.get(&made), brought_back.rolled_back_to()) {
+            (Some(undone), _) => format!("what the rollback of revision {undone} made"),
+            (None, Some(to)) => format!("what a rollback to revision {to} made"),
+            (None, None) => "what a rollback made".to_owned(),
+        };
+        let is = if made == bad {
+            format!("is {which}")
+        } else {
+            format!("has the contents of revision {made}, which is {which}")
+        };
         return Err(Refused::Conflict(format!(
-            "revision {bad} is what the rollback{undone} made; to go back further, name the revision: {choice}"
+            "revision {bad} {is}; to go back further, name the revision: {choice}"
         )));
     };
     if target == bad {
@@ -65,6 +78,24 @@ pub fn check(
         )));
     }
     Ok(())
+}
+
+/// The newest revision made by a rollback among `bad` and those right before it that have its contents. What failed in
+/// between has never served.
+fn brought_back(facts: &Facts, bad: Revision) -> Option<&Stored> {
+    let installed = digest_of(facts, bad);
+    let records = facts.revisions.iter().rev();
+    for record in records.filter(|record| record.revision <= bad) {
+        let is_same = record.digest.is_some() && record.digest.as_ref() == installed;
+        let is_same = is_same || record.revision == bad;
+        if is_same && (facts.ours.contains(&record.revision) || record.rolled_back_to().is_some()) {
+            return Some(record);
+        }
+        if !is_same && record.status != Status::Failed {
+            return None;
+        }
+    }
+    None
 }
 
 /// The revisions that a person can name, in words; of a long history the newest alone.
@@ -130,7 +161,43 @@ mod tests {
             .map(|record| record.revision)
             .unwrap_or_default();
         let target = target.map(Revision);
-        check(facts, bad, target, None, "shop/web").err()
+        let undone = BTreeMap::from([(Revision(3), Revision(2))]);
+        check(facts, bad, target, &undone, "shop/web").err()
+    }
+
+    /// Who names no revision, and has not heard of the rollback, must not go back twice.
+    #[test]
+    fn what_a_rollback_brought_back_is_not_gone_back_from_without_a_name() {
+        let why = |facts: &Facts| refused(facts, None).map(|refused| refused.why().to_owned());
+        let further = "to go back further, name the revision: it can go back to";
+        // The commit was reverted, and the pipeline deploys the old contents once more, and again.
+        for contents in [&["a", "b", "a", "a"][..], &["a", "b", "a", "a", "a"]] {
+            let mut facts = facts(contents);
+            let newest = contents.len();
+            assert_eq!(why(&facts), None);
+            facts.ours.push(Revision(3));
+            let expected = format!(
+                "revision {newest} has the contents of revision 3, which is what the rollback of revision 2 made; {further}: 2"
+            );
+            assert_eq!(why(&facts).unwrap(), expected);
+            assert_eq!(refused(&facts, Some(2)), None);
+        }
+        // A helm that a person called by hand, and an upgrade that failed since.
+        let mut facts = facts(&["z", "a", "b", "a", "c", "a"]);
+        facts.revisions[3].description = "Rollback to 2".into();
+        assert_eq!(why(&facts), None, "revision 5 has served in between");
+        facts.revisions[4].status = Status::Failed;
+        let expected = format!(
+            "revision 6 has the contents of revision 4, which is what a rollback to revision 2 made; {further}: 1, 3, 5"
+        );
+        assert_eq!(why(&facts).unwrap(), expected);
+        facts.revisions.truncate(4);
+        let expected = format!("revision 4 is what a rollback to revision 2 made; {further}: 1, 3");
+        assert_eq!(why(&facts).unwrap(), expected);
+        // What cannot be read is not taken for the same.
+        let mut unread = self::facts(&["a", "b", "", "a"]);
+        unread.ours.push(Revision(3));
+        assert_eq!(why(&unread), None);
     }
 
     #[test]
@@ -153,7 +220,7 @@ mod tests {
         assert_eq!(refused(&facts, Some(2)), Some(Refused::Conflict(same)));
         facts.ours.push(Revision(5));
         let ours = format!(
-            "revision 5 is what the rollback made; to go back further, name the revision: {can}"
+            "revision 5 is what a rollback made; to go back further, name the revision: {can}"
         );
         assert_eq!(refused(&facts, None), Some(Refused::Conflict(ours)));
         assert_eq!(refused(&facts, Some(1)), None);

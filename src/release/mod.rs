@@ -396,11 +396,38 @@ pub fn plan(
     })
 }
 
-/// So many revisions before the bad one are looked at when a person names none.
+/// So many revisions before the bad one, with other contents, are looked at when a person names none.
 const READ_BACK: usize = 6;
 
+/// Those with its own contents are no way back; where each commit deploys all charts there are many of them.
+const MAX_READ_BACK: usize = 50;
+
+/// The facts, and beside them the revisions that a person who names none may mean: what was not needed so far is known by
+/// its number only.
+pub async fn read_back(engine: Arc<dyn Engine>, bad: Revision, facts: &Facts) -> Facts {
+    let mut facts = facts.clone();
+    let mut all = facts.revisions.iter();
+    let of_bad = all.find(|record| record.revision == bad);
+    let digest = of_bad.and_then(|record| record.digest.clone());
+    let mut others = 0;
+    let earlier = facts.revisions.iter_mut().rev();
+    let earlier = earlier.filter(|record| record.revision < bad);
+    for record in earlier.take(MAX_READ_BACK) {
+        if let Some(stored) = Arc::clone(&engine).stored(record.revision).await {
+            *record = stored;
+        }
+        if digest.is_none() || record.digest != digest {
+            others += 1;
+        }
+        if others >= READ_BACK {
+            break;
+        }
+    }
+    facts
+}
+
 /// The plan of a person: to the revision that was named, or else to the last that is known to be good, or to the last
-/// that worked as far as Helm can tell.
+/// that worked as far as Helm can tell; of those that were read, see [`read_back`].
 ///
 /// # Errors
 /// When there is none.
@@ -424,33 +451,103 @@ pub async fn plan_by_hand(
             is_rehearsal: false,
         });
     }
-    // What was not needed so far is known by its number only.
-    let mut facts = facts.clone();
-    let earlier = facts.revisions.iter_mut().rev();
-    let earlier: Vec<&mut Stored> = earlier
-        .filter(|record| record.revision < bad)
-        .take(READ_BACK)
-        .collect();
-    let mut numbers = Vec::new();
-    for record in earlier {
-        numbers.push(record.revision);
-        if let Some(stored) = Arc::clone(&engine).stored(record.revision).await {
-            *record = stored;
-        }
-    }
-    let mut planned = plan(bad, &facts, ledger, None, reason);
-    for serving in numbers {
+    let mut planned = plan(bad, facts, ledger, None, reason);
+    let earlier = facts.revisions.iter().rev();
+    for record in earlier.filter(|record| record.revision < bad && record.digest.is_some()) {
         if planned.is_ok() {
             break;
         }
-        planned = plan(bad, &facts, ledger, Some(serving), reason);
+        planned = plan(bad, facts, ledger, Some(record.revision), reason);
     }
     planned
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may end where it stands")]
+
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::ledger::Status;
+
+    /// Each revision has one letter for its contents.
+    struct Letters(&'static str);
+
+    impl Engine for Letters {
+        fn name(&self) -> &'static str {
+            "letters"
+        }
+
+        fn follow(self: Arc<Self>, _to: watch::Sender<Observed>) -> Work<()> {
+            Box::pin(std::future::pending())
+        }
+
+        fn preflight(self: Arc<Self>, _plan: Plan) -> Work<Result<(), Refusal>> {
+            Box::pin(std::future::ready(Ok(())))
+        }
+
+        fn execute(self: Arc<Self>, _plan: Plan) -> Work<Result<Report, Refusal>> {
+            let text = "it has no hands".into();
+            Box::pin(std::future::ready(Err(Refusal::Failed { text })))
+        }
+
+        fn stored(self: Arc<Self>, revision: Revision) -> Work<Option<Stored>> {
+            let letter = self.0.get(revision.0 as usize - 1..revision.0 as usize);
+            let stored = letter.map(|letter| Stored {
+                digest: Some(Digest(letter.into())),
+                ..known_by_number(revision)
+            });
+            Box::pin(std::future::ready(stored))
+        }
+    }
+
+    fn known_by_number(revision: Revision) -> Stored {
+        Stored {
+            revision,
+            status: Status::Superseded,
+            description: "Upgrade complete".into(),
+            digest: None,
+            weak: None,
+            hooks_succeeded: true,
+            test_failed: false,
+        }
+    }
+
+    /// Where a pipeline deploys all charts at each commit, many revisions in a row have the same contents.
+    #[tokio::test]
+    async fn a_person_goes_back_over_all_that_has_the_same_contents() {
+        let contents = "abaaaaaaaaaaaa";
+        let engine: Arc<dyn Engine> = Arc::new(Letters(contents));
+        let bad = Revision(14);
+        let mut facts = Facts {
+            revisions: (1..=14)
+                .map(|number| known_by_number(Revision(number)))
+                .collect(),
+            ours: vec![Revision(3)],
+            ..Facts::default()
+        };
+        facts.revisions[13] = Arc::clone(&engine).stored(bad).await.unwrap();
+        let read = read_back(Arc::clone(&engine), bad, &facts).await;
+        let check = by_hand::check(&read, bad, None, &BTreeMap::new(), "shop/web");
+        let why = check.unwrap_err().why().to_owned();
+        assert!(
+            why.starts_with(
+                "revision 14 has the contents of revision 3, which is what a rollback made"
+            ),
+            "{why}"
+        );
+        let plan = plan_by_hand(engine, bad, None, &read, &Ledger::default(), "the cart").await;
+        assert_eq!(plan.unwrap().target, Revision(2));
+        // One of other contents ends it.
+        let engine: Arc<dyn Engine> = Arc::new(Letters("zyxwvutsrqponm"));
+        let read = read_back(Arc::clone(&engine), bad, &facts).await;
+        let known = read
+            .revisions
+            .iter()
+            .filter(|record| record.digest.is_some());
+        assert_eq!(known.count(), 1 + READ_BACK);
+    }
 
     #[test]
     fn whoever_has_no_revision_to_go_back_to_is_told_the_commands_as_they_are_run() {

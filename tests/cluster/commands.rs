@@ -529,6 +529,14 @@ fn people_who_order_at_the_same_time_each_hear_their_own_result() {
     }
     let (code, text) = leadsman(&guarded, &["gate", "mykadoo", "1"]);
     assert_eq!(code, Some(13), "{text}");
+    // The commit is reverted, and the pipeline deploys what serves already: who has not heard of that goes back no further.
+    cluster.upgrade(&[]);
+    assert_eq!(guarded.ending(4)["ending"], "unchanged");
+    let (code, text) = order(&[]);
+    assert_eq!(code, Some(11), "{text}");
+    let says = "revision 4 has the contents of revision 3, which is what the rollback of revision 2 made";
+    assert!(text.contains(says), "{text}");
+    assert_eq!(cluster.image().as_deref(), Some("mykadoo-api:1"));
 }
 
 #[test]

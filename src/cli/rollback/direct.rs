@@ -1,5 +1,6 @@
 //! A rollback without a daemon: for the night in which it is the daemon that is broken.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,7 +78,11 @@ async fn turn_back(
         .unwrap_or_default();
     let target = args.revision.map(Revision);
     let name = format!("{}/{}", release.namespace, release.name);
-    if let Err(refused) = by_hand::check(&facts_now, bad, target, None, &name) {
+    let facts_now = match target {
+        Some(_) => facts_now,
+        None => Arc::new(release::read_back(Arc::clone(&engine), bad, &facts_now).await),
+    };
+    if let Err(refused) = by_hand::check(&facts_now, bad, target, &BTreeMap::new(), &name) {
         complain!("leadsman: {}", refused.why());
         return Ok(match refused {
             by_hand::Refused::Unknown(_) => UNKNOWN,

@@ -6,6 +6,7 @@
 //! - a rollback is not ordered twice: an order that is sent again, or for the same revision, joins the one under way;
 //! - an order is stored before it is answered.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::Guard;
-use crate::release::{self, Plan, Refusal, by_hand};
+use crate::release::{self, Facts, Plan, Refusal, by_hand};
 use crate::rollout::{Ending, Event, OrderRecord, Phase};
 use crate::serve::{Accepted, Declined, Order};
 use crate::units::Revision;
@@ -33,7 +34,28 @@ const KEY_HOLDS: Duration = Duration::from_secs(3600);
 #[derive(Default)]
 pub(super) struct OrderLook {
     looked_at: Option<LookedAt>,
-    pub(super) looks: JoinSet<Result<Revision, Refusal>>,
+    pub(super) looks: JoinSet<Result<Revision, NotPlanned>>,
+}
+
+/// Why there is no plan for an order.
+#[derive(Debug)]
+pub(super) enum NotPlanned {
+    /// The order is a mistake, or not clear.
+    Order(by_hand::Refused),
+    /// The rollback cannot be done.
+    Rollback(Refusal),
+}
+
+impl From<Refusal> for NotPlanned {
+    fn from(refusal: Refusal) -> Self {
+        Self::Rollback(refusal)
+    }
+}
+
+impl From<by_hand::Refused> for NotPlanned {
+    fn from(refused: by_hand::Refused) -> Self {
+        Self::Order(refused)
+    }
 }
 
 struct LookedAt {
@@ -172,7 +194,10 @@ impl Guard {
             let _ = answer.send(Err(declined));
             return;
         }
-        let planned = self.ordered(bad, target, reason.clone());
+        let (undone, name) = (self.undone(), self.shown_name());
+        let planned = self.ordered((bad, target, reason.clone()), move |facts| {
+            Ok::<_, NotPlanned>(by_hand::check(facts, bad, target, &undone, &name)?)
+        });
         let engine = Arc::clone(&self.setup.engine);
         self.order_look.looks.spawn(async move {
             let look = async {
@@ -182,12 +207,13 @@ impl Guard {
                     is_rehearsal: true,
                     ..plan
                 };
-                engine.preflight(plan).await.map(|()| target)
+                engine.preflight(plan).await?;
+                Ok(target)
             };
             let looked = tokio::time::timeout(LOOK, look).await;
             looked.unwrap_or_else(|_| {
                 let why = format!("no answer within {} s", LOOK.as_secs());
-                Err(Refusal::Storage(why))
+                Err(Refusal::Storage(why).into())
             })
         });
         self.order_look.looked_at = Some(LookedAt {
@@ -202,21 +228,36 @@ impl Guard {
         });
     }
 
-    /// The plan of a person: to the revision that was named, or to the last that worked.
-    pub(super) fn ordered(
+    /// The plan of a person: to the revision that was named, or to the last that worked. `checked` says what is wrong with
+    /// the order, once the revisions that they may mean are read.
+    pub(super) fn ordered<E>(
         &self,
-        bad: Revision,
-        target: Option<Revision>,
-        reason: String,
-    ) -> release::Work<Result<Plan, Refusal>> {
+        (bad, target, reason): (Revision, Option<Revision>, String),
+        checked: impl FnOnce(&Facts) -> Result<(), E> + Send + 'static,
+    ) -> release::Work<Result<Plan, E>>
+    where
+        E: From<Refusal> + Send + 'static,
+    {
         let engine = Arc::clone(&self.setup.engine);
         let facts = Arc::clone(&self.facts.borrow().facts);
         let ledger = self.state.ledger.clone();
         let fence = self.state.fence;
         Box::pin(async move {
+            let facts = match target {
+                Some(_) => facts,
+                None => Arc::new(release::read_back(Arc::clone(&engine), bad, &facts).await),
+            };
+            checked(&facts)?;
             let plan = release::plan_by_hand(engine, bad, target, &facts, &ledger, &reason).await?;
             Ok(Plan { fence, ..plan })
         })
+    }
+
+    /// The revisions that were rolled back, by the revision that this made.
+    fn undone(&self) -> BTreeMap<Revision, Revision> {
+        let past = self.state.rollout.past().iter();
+        past.filter_map(|past| Some((past.case.made?, past.case.revision)))
+            .collect()
     }
 
     /// What is wrong with an order at first sight.
@@ -228,21 +269,12 @@ impl Guard {
                 self.shown_name()
             )));
         }
-        let undone = self.state.rollout.past().iter().rev();
-        let undone = undone
-            .filter(|past| past.case.made == Some(bad))
-            .map(|past| past.case.revision)
-            .next();
-        by_hand::check(&observed.facts, bad, target, undone, &self.shown_name()).map_err(
-            |refused| match refused {
-                by_hand::Refused::Unknown(why) => Declined::Unknown(why),
-                by_hand::Refused::Conflict(why) => Declined::Conflict(why),
-            },
-        )
+        let (undone, name) = (self.undone(), self.shown_name());
+        by_hand::check(&observed.facts, bad, target, &undone, &name).map_err(declined)
     }
 
     /// The look at an order has ended: it is carried out, or its callers are told why not.
-    pub(super) async fn on_order_looked(&mut self, looked: Result<Revision, Refusal>) {
+    pub(super) async fn on_order_looked(&mut self, looked: Result<Revision, NotPlanned>) {
         let Some(order) = self.order_look.looked_at.take() else {
             return;
         };
@@ -269,7 +301,10 @@ impl Guard {
         }
         let target = match looked {
             Ok(target) => target,
-            Err(refusal) => return self.decline(order, &refusal).await,
+            Err(NotPlanned::Order(refused)) => {
+                return answer_all(order.callers, &Err(declined(refused)));
+            }
+            Err(NotPlanned::Rollback(refusal)) => return self.decline(order, &refusal).await,
         };
         // What convicted an earlier revision is nothing to compare this one with.
         self.state.convicted = None;
@@ -322,6 +357,13 @@ impl Guard {
     fn shown_name(&self) -> String {
         let release = &self.setup.release;
         format!("{}/{}", release.namespace, release.name)
+    }
+}
+
+fn declined(refused: by_hand::Refused) -> Declined {
+    match refused {
+        by_hand::Refused::Unknown(why) => Declined::Unknown(why),
+        by_hand::Refused::Conflict(why) => Declined::Conflict(why),
     }
 }
 

@@ -43,7 +43,7 @@ impl Guard {
                 let planned = self.planned(bad);
                 Box::pin(std::future::ready(planned)) as release::Work<_>
             }
-            Some((target, reason)) => self.ordered(bad, target, reason),
+            Some((target, reason)) => self.ordered((bad, target, reason), |_| Ok(())),
         };
         let mut witnessed = self.witnessed.subscribe();
         let told = self.telling();

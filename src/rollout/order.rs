@@ -86,8 +86,6 @@ impl Rollout {
         let Some(revision) = self.newest else {
             return;
         };
-        // A person knows what is what.
-        self.start = None;
         let mut case = match std::mem::take(&mut self.phase) {
             Phase::Steady => Box::new(Case::new(revision, Origin::Upgrade, None, now)),
             Phase::Settling(case) | Phase::Watching(case) => {

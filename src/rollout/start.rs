@@ -3,7 +3,8 @@
 //! A backup brings back the records one after another, in any order, and what they speak of some time later. None of that
 //! is an upgrade. So what appears with a number above 1 after an absence is a start, and so is every revision that
 //! appears until the start is over: once the rollout has been complete, but not before a minute without a further
-//! revision; and after ten minutes at the latest, so that a part that never comes does not leave the release unguarded.
+//! revision; and after ten minutes at the latest, so that a part that never comes does not leave the release unguarded. A
+//! rollback that a person ordered ends it when it begins, and not when it is refused.
 //! What the probes measure until then is no baseline.
 
 use std::time::Duration;
@@ -82,6 +83,12 @@ impl Rollout {
                 let text = format!("Revision {revision} appeared; it is part of the start");
                 self.note(now, Some(revision), text);
                 return true;
+            }
+            // An order that is being looked at has not ended the start.
+            Phase::Preflight(case) if self.start.is_some() => {
+                let text = format!("Revision {revision} took its place before it was rolled back");
+                self.end(*case, Ending::Superseded, text, now);
+                return self.is_start(newcomer, appears, was_absent, now, commands);
             }
             // The oldest record came first, and was taken for an installation.
             Phase::Settling(case) | Phase::Watching(case)

@@ -620,6 +620,8 @@ impl Rollout {
                     self.end(*case, ending, why, now);
                     return;
                 }
+                // A person knows what is what: nobody else rolls back during a start.
+                self.start = None;
                 case.begun = Some(now);
                 self.turned_back.push((bad, now));
                 if self.turned_back.len() > MAX_PAST {

@@ -1175,8 +1175,23 @@ fn a_start_survives_a_restart_and_a_person_ends_it() {
         reason: "the cart loses items".into(),
         order: order("a"),
     });
-    assert!(!again.rollout.is_starting());
     assert_eq!(again.rollout.phase().as_str(), "preflight");
+    assert!(again.rollout.is_starting(), "nothing is done yet");
+    // What is refused changes nothing, and neither does what another revision takes the place of.
+    let mut refused = restarted(&again, seconds(1));
+    refused.happens(Event::Refused {
+        reason: "rights".into(),
+    });
+    assert!(refused.rollout.is_starting());
+    assert!(refused.rollout.deadline().is_some());
+    let mut overtaken = restarted(&again, seconds(1));
+    overtaken
+        .happens(seen(4, Origin::Upgrade))
+        .ended(Ending::Superseded);
+    assert!(overtaken.rollout.is_starting());
+    assert_eq!(overtaken.commands, []);
+    again.happens(ready(2));
+    assert!(!again.rollout.is_starting());
     // By another clock.
     let mut moved = world.rollout.clone();
     let later = world.now + seconds(3600);

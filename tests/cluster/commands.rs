@@ -534,7 +534,8 @@ fn people_who_order_at_the_same_time_each_hear_their_own_result() {
     assert_eq!(guarded.ending(4)["ending"], "unchanged");
     let (code, text) = order(&[]);
     assert_eq!(code, Some(11), "{text}");
-    let says = "revision 4 has the contents of revision 3, which is what the rollback of revision 2 made";
+    let says =
+        "revision 4 has the contents of revision 3, which is what the rollback of revision 2 made";
     assert!(text.contains(says), "{text}");
     assert_eq!(cluster.image().as_deref(), Some("mykadoo-api:1"));
 }

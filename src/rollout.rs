@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use case::{Case, Ending, NOT_ROLLED_OUT, Origin, Past, StepName, Timing};
+pub use case::{Case, Ending, NOT_ROLLED_OUT, Origin, Past, ROLLED_OUT_LATE, StepName, Timing};
 pub use order::{BY_HAND, OrderRecord};
 use start::Start;
 
@@ -173,7 +173,7 @@ pub enum Event {
         #[serde(default)]
         appears: Appearance,
     },
-    /// The rollout of the newest revision is complete.
+    /// The rollout of the newest revision is complete; it may have taken longer than its analysis.
     Settled,
     /// The first bad sounding of the revision under judgement, or the first after a quiet time: trouble may begin here.
     FirstBad,

@@ -38,8 +38,8 @@ Exit code:
    10  it made things worse, and the release was turned back
    11  it made things worse and is still there: the rollback was refused or failed, the limit of the day is
        reached, it is a first revision, or the mode is observe
-   12  inconclusive: too little could be measured, its rollout is not complete, or the revision served before
-       Leadsman began to watch
+   12  inconclusive: too little could be measured, its rollout is not complete or was so only after the analysis
+       (the text says which), or the revision served before Leadsman began to watch
    13  a newer revision took its place before there was a verdict
     1  the daemon knows no such release, or does not judge it (only probed, or the mode is off); or no such revision
        appeared within 30 s

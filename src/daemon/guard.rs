@@ -552,7 +552,12 @@ impl Guard {
         let waits = match self.state.rollout.phase() {
             Phase::Settling(case) => Some(case.revision),
             Phase::TurningBack(case) => case.way_back(),
-            Phase::Steady if self.state.rollout.awaits_completion() => newest,
+            Phase::Steady
+                if self.state.rollout.awaits_completion()
+                    || self.state.rollout.may_complete_late() =>
+            {
+                newest
+            }
             Phase::Absent
             | Phase::Steady
             | Phase::Watching(_)
@@ -566,6 +571,9 @@ impl Guard {
             {
                 let since = self.setup.timeline.now().since(watching.began);
                 watching.tick.settled_at = Some(since.as_secs_f64());
+            }
+            if self.state.rollout.may_complete_late() {
+                self.state.completes_late();
             }
             self.happens(Event::Settled).await;
         }

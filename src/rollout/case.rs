@@ -148,6 +148,9 @@ impl Timing {
 /// The reason of an inconclusive analysis whose rollout was never complete.
 pub const NOT_ROLLED_OUT: &str = "not_rolled_out";
 
+/// The reason of such an analysis once the rollout is complete after all: it serves, and was not analyzed so.
+pub const ROLLED_OUT_LATE: &str = "rolled_out_late";
+
 /// A revision at hand.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Case {
@@ -165,7 +168,7 @@ pub struct Case {
     pub first_bad: Option<Time>,
     /// When the verdict of rollback fell.
     pub convicted: Option<Time>,
-    /// Its reason, as `error_rate:db`; or [`NOT_ROLLED_OUT`].
+    /// Its reason, as `error_rate:db`; or [`NOT_ROLLED_OUT`] or [`ROLLED_OUT_LATE`].
     pub reason: String,
     /// The numbers in words.
     pub text: String,

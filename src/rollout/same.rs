@@ -12,9 +12,10 @@
 //! So whoever upgrades again with the same contents neither loses nor gains anything by it. The number that is passed ends
 //! as `superseded`.
 
-use super::case::{Case, Ending, NOT_ROLLED_OUT, Origin, Past};
+use super::case::{Case, Ending, NOT_ROLLED_OUT, Origin, Past, ROLLED_OUT_LATE};
 use super::step::Newcomer;
 use super::{Command, Phase, Rollout};
+use crate::ledger::Found;
 use crate::units::{Revision, Time};
 
 impl Rollout {
@@ -93,9 +94,7 @@ impl Rollout {
 
     /// How a revision ended last. An order that was refused says nothing of it.
     fn last_of(&self, revision: Revision) -> Option<&Past> {
-        let is_about =
-            |past: &&Past| past.case.revision == revision && past.ending != Ending::OrderRefused;
-        self.past.iter().rev().find(is_about)
+        self.past.iter().rev().find(|past| is_about(past, revision))
     }
 
     fn suspect(&self, revision: Revision, known_good: bool) -> Option<&Case> {
@@ -125,6 +124,38 @@ impl Rollout {
         let past = self.last_of(revision)?;
         let never = past.ending == Ending::Inconclusive && past.case.reason == NOT_ROLLED_OUT;
         never.then_some(&past.case)
+    }
+
+    /// Whether the analysis of the newest revision ended before its rollout was complete, and that is still waited for.
+    pub fn may_complete_late(&self) -> bool {
+        let newest = self.newest.filter(|_| self.phase == Phase::Steady);
+        newest.is_some_and(|newest| self.never_rolled_out(newest).is_some())
+    }
+
+    /// The rollout is complete after the end of its analysis. From here on the revision serves, and what comes next is
+    /// compared with it; as nobody analyzed it so, it is not known to be good.
+    pub(super) fn rolled_out_late(&mut self, now: Time, commands: &mut Vec<Command>) {
+        let newest = self.newest.filter(|_| self.may_complete_late());
+        let mut past = self.past.iter_mut().rev();
+        let Some(past) = newest.and_then(|newest| past.find(|past| is_about(past, newest))) else {
+            return;
+        };
+        let revision = past.case.revision;
+        let text = format!(
+            "The rollout was not complete at the end of the analysis; it was {} s later, so the revision serves and is not known to be good",
+            now.since(past.at).as_secs()
+        );
+        past.case.reason = ROLLED_OUT_LATE.into();
+        past.case.settled = Some(now);
+        past.text.clone_from(&text);
+        // What was measured before does not tell how it serves.
+        self.since = now;
+        self.note(now, Some(revision), format!("Revision {revision}: {text}"));
+        commands.push(Command::Found {
+            revision,
+            found: Found::Unknown,
+            evidence: text,
+        });
     }
 
     /// Nothing is judged, and nothing that is going on is touched: no time begins anew.
@@ -211,4 +242,8 @@ impl Rollout {
         }
         self.look_again_for(case, other, now, commands);
     }
+}
+
+fn is_about(past: &Past, revision: Revision) -> bool {
+    past.case.revision == revision && past.ending != Ending::OrderRefused
 }

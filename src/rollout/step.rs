@@ -269,6 +269,7 @@ impl Rollout {
     fn on_settled(&mut self, now: Time, commands: &mut Vec<Command>) {
         if self.phase == Phase::Steady {
             self.start_is_complete();
+            self.rolled_out_late(now, commands);
         }
         match std::mem::take(&mut self.phase) {
             Phase::Settling(mut case) => {

@@ -1078,6 +1078,44 @@ fn a_rollout_that_never_completed_is_not_good_and_not_what_served() {
     assert_eq!(case.serving, Some(Revision(1)));
 }
 
+/// One that completes after the end of its analysis serves from then on.
+#[test]
+fn a_rollout_that_completes_late_is_no_longer_said_to_be_incomplete() {
+    let mut world = World::new(Mode::Enforce);
+    world
+        .happens(seen(2, Origin::Upgrade))
+        .happens(not_rolled_out(2));
+    assert!(world.rollout.may_complete_late());
+    world = restarted(&world, seconds(60));
+    world.happens(Event::Settled);
+    assert!(!world.rollout.may_complete_late());
+    let past = world.rollout.past().last().unwrap();
+    assert_eq!(past.ending, Ending::Inconclusive);
+    assert_eq!(past.case.reason, "rolled_out_late");
+    assert_eq!(
+        past.text,
+        "The rollout was not complete at the end of the analysis; it was 61 s later, so the revision serves and is not known to be good"
+    );
+    assert_eq!(
+        world.commands.last(),
+        Some(&Command::Found {
+            revision: Revision(2),
+            found: crate::ledger::Found::Unknown,
+            evidence: past.text.clone(),
+        })
+    );
+    // It has not served well since before it was complete.
+    assert_eq!(world.rollout.since(), world.now);
+    let entries = world.entries.len();
+    world.happens(Event::Settled);
+    assert_eq!(world.entries.len(), entries, "it is said once");
+    // The same contents once more are judged, and what comes then is compared with it.
+    assert!(world.rollout.is_suspect(false));
+    world.happens(seen(3, Origin::Upgrade));
+    let case = world.rollout.phase().case().unwrap();
+    assert_eq!(case.serving, Some(Revision(2)));
+}
+
 /// A release that was seen, and then was gone.
 fn absent() -> World {
     let mut world = World::new(Mode::Enforce);

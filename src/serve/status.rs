@@ -115,7 +115,8 @@ pub struct RolloutView {
     pub ending: &'static str,
     /// Why, in words.
     pub text: String,
-    /// The reason of the verdict, as `error_rate:db`; `not_rolled_out` when the rollout was never complete; else empty.
+    /// The reason of the verdict, as `error_rate:db`; `not_rolled_out` when the rollout was never complete, and
+    /// `rolled_out_late` when it was after the end of the analysis; else empty.
     pub reason: String,
     /// The order of a person that it carried out, or that had joined it; see `orders`.
     pub order: Option<String>,

@@ -250,6 +250,39 @@ fn a_rollout_that_never_completes_is_neither_kept_nor_gone_back_to() {
     );
 }
 
+/// What becomes Ready after the end of its analysis is not known to be good, and serves all the same.
+#[test]
+fn a_rollout_that_completes_late_is_told_apart_and_is_what_served() {
+    let Some(cluster) = Cluster::new("late", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let guarded = Guarded::with(
+        &cluster,
+        &Settings {
+            watch: 30,
+            ..Settings::by(Helm::Four)
+        },
+    );
+    cluster.upgrade(&[r#"api={"image":"mykadoo-api:2","sim":{"start":"25s"}}"#]);
+    assert_eq!(guarded.ending(2)["reason"], "not_rolled_out");
+    guarded.until("the rollout of revision 2 is complete", |_| {
+        guarded.ending(2)["reason"] == "rolled_out_late"
+    });
+    let (code, said) = leadsman(&guarded, &["gate", "mykadoo", "2"]);
+    assert_eq!(code, Some(12), "{said}");
+    let says = "so the revision serves and is not known to be good";
+    assert!(said.contains(says), "{said}");
+    cluster.upgrade(&[DEAD, r#"api.image="mykadoo-api:3""#]);
+    let ended = guarded.ending(3);
+    assert_eq!(
+        (&ended["ending"], &ended["target"]),
+        (&"recovered".into(), &2.into()),
+        "{ended:#}\n{}",
+        guarded.leadsman.log()
+    );
+}
+
 /// A part that has never been complete says nothing about a revision that leaves it as it was.
 #[test]
 fn a_part_that_was_never_complete_does_not_keep_good_revisions_from_being_kept() {

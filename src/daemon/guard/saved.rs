@@ -13,7 +13,7 @@ use crate::recording;
 use crate::release::Facts;
 use crate::release::Pod;
 use crate::release::WorkloadState;
-use crate::rollout::{Entry, Phase, Rollout};
+use crate::rollout::{Entry, Phase, ROLLED_OUT_LATE, Rollout};
 use crate::serve::status::VerdictView;
 use crate::units::{Dated, Revision, Shift, Time};
 use crate::verdict::{Inbox, Mark, Stuck, Verification, Watch};
@@ -331,6 +331,20 @@ impl State {
             known.baseline = std::mem::take(&mut known.candidate);
         }
         self.doubtful = false;
+    }
+
+    /// The rollout of the newest revision is complete after its analysis: what was measured meanwhile is not its own, and
+    /// the verdict no longer says what is missing.
+    pub(super) fn completes_late(&mut self) {
+        self.drop_candidates();
+        let newest = self.rollout.newest().map(|newest| newest.0);
+        if let Some(verdict) = &mut self.verdict
+            && Some(verdict.revision) == newest
+        {
+            verdict.reason = ROLLED_OUT_LATE.into();
+            verdict.text =
+                "Its rollout was not complete at the end of the analysis, and is by now".into();
+        }
     }
 
     pub(super) fn drop_candidates(&mut self) {

@@ -4,7 +4,7 @@ use url::Url;
 
 use super::conditions;
 use crate::notify::Message;
-use crate::rollout::{BY_HAND, NOT_ROLLED_OUT};
+use crate::rollout::{BY_HAND, NOT_ROLLED_OUT, ROLLED_OUT_LATE};
 use crate::serve::status::{GuardView, RolloutView};
 
 /// What ended longer ago, in seconds, is no news: it was told by whoever ran then.
@@ -75,6 +75,10 @@ fn ended(view: &GuardView, past: &RolloutView, page: Option<&Url>) -> Option<Mes
         "kept" => ("is kept", false),
         "inconclusive" if past.reason == NOT_ROLLED_OUT => (
             "was not rolled out completely, so nothing can be said of it",
+            false,
+        ),
+        "inconclusive" if past.reason == ROLLED_OUT_LATE => (
+            "was rolled out completely after its analysis, so it is not known to be good",
             false,
         ),
         "inconclusive" => ("was watched, and nothing can be said of it", false),

@@ -240,3 +240,24 @@ fn the_state_of_an_older_version_is_read() {
     assert_eq!(read.clone().bounded().unwrap(), state);
     assert!(read.rollout.phase().case().is_some() && read.rollout.past().len() == 1);
 }
+
+#[test]
+fn what_was_measured_before_a_late_rollout_was_complete_is_not_its_own() {
+    let (mut state, now) = state();
+    let newest = Event::NotRolledOut {
+        revision: Revision(4),
+        text: "Deployment api: 0 of 3 pods".into(),
+    };
+    state.rollout.step(newest, now);
+    assert!(state.rollout.may_complete_late());
+    let verdict = state.verdict.clone().unwrap();
+    state.completes_late();
+    assert_eq!(state.probes["api"].candidate, Baseline::default());
+    assert_eq!(state.verdict.clone().unwrap(), verdict, "of revision 2");
+    state.verdict = Some(VerdictView {
+        revision: 4,
+        ..verdict
+    });
+    state.completes_late();
+    assert_eq!(state.verdict.unwrap().reason, "rolled_out_late");
+}

@@ -32,7 +32,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use case::{Case, Ending, NOT_ROLLED_OUT, Origin, Past, ROLLED_OUT_LATE, StepName, Timing};
+pub use case::{
+    Attempt, Case, Ending, NOT_ROLLED_OUT, Origin, Past, ROLLED_OUT_LATE, StepName, Timing,
+};
 pub use order::{BY_HAND, OrderRecord};
 use start::Start;
 
@@ -243,10 +245,17 @@ pub enum Event {
         /// Why, with the way out.
         reason: String,
     },
-    /// The rollback was carried out and made this revision.
-    Executed(Revision),
+    /// The rollback was carried out.
+    Executed {
+        /// Which one; of one that has been given up it is no news.
+        attempt: Attempt,
+        /// The revision that it made.
+        made: Revision,
+    },
     /// The rollback failed.
     ExecutionFailed {
+        /// Which one; of one that has been given up it is no news.
+        attempt: Attempt,
         /// Why.
         reason: String,
     },

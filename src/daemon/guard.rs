@@ -47,7 +47,7 @@ use crate::metrics::Standing;
 use crate::permit::Permit;
 use crate::recording::Line;
 use crate::release::{self, Engine, Observed, Refusal};
-use crate::rollout::{Command, Event, Phase};
+use crate::rollout::{Case, Command, Event, Phase};
 use crate::serve::status::GuardView;
 use crate::serve::{AlertHeard, Order};
 use crate::store::{Recorder, Store};
@@ -243,7 +243,7 @@ impl Guard {
                     if event.as_ref().is_err_and(JoinError::is_cancelled) {
                         continue;
                     }
-                    let event = event.unwrap_or_else(|error| Event::ExecutionFailed { reason: error.to_string() });
+                    let event = event.unwrap_or_else(|error| self.has_panicked(&error));
                     self.happens(event).await;
                     self.check_settled().await;
                 }
@@ -274,6 +274,15 @@ impl Guard {
         }
         self.hand_over().await;
         self.state
+    }
+
+    /// Which work it was is not known; what is at hand cannot go on without it.
+    fn has_panicked(&self, error: &JoinError) -> Event {
+        let case = self.state.rollout.phase().case();
+        Event::ExecutionFailed {
+            attempt: case.and_then(Case::attempt).unwrap_or_default(),
+            reason: error.to_string(),
+        }
     }
 
     /// What helm has begun is not left to whoever comes next, as far as it takes no longer than [`LAST_WORK`]. Whoever has

@@ -206,6 +206,15 @@ pub struct Case {
     pub late: Vec<StepName>,
 }
 
+/// Which rollback it is: a release may have several one after another, also of one revision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Attempt {
+    /// The revision that is rolled back.
+    pub bad: Revision,
+    /// When it was begun.
+    pub begun: Time,
+}
+
 impl Case {
     pub(super) fn new(
         revision: Revision,
@@ -242,6 +251,15 @@ impl Case {
     /// The first revision that has these contents and is judged with it.
     pub fn first(&self) -> Revision {
         self.first.unwrap_or(self.revision)
+    }
+
+    /// The rollback that is carried out, once it has begun.
+    pub fn attempt(&self) -> Option<Attempt> {
+        let begun = self.begun?;
+        Some(Attempt {
+            bad: self.revision,
+            begun,
+        })
     }
 
     /// Whether a person wants it rolled back, also where a verdict wanted it first.

@@ -1,6 +1,6 @@
 //! Every pair of phase and event.
 
-use super::case::{Case, Ending, NOT_ROLLED_OUT, Origin, StepName};
+use super::case::{Attempt, Case, Ending, NOT_ROLLED_OUT, Origin, StepName};
 use super::{Appearance, Clock, Command, Event, MAX_PAST, Mode, Phase, Rollout};
 use crate::ledger::{self, Found};
 use crate::units::{Revision, Time};
@@ -68,9 +68,11 @@ impl Rollout {
             Event::Ready { target } => self.on_ready(target, now, &mut commands),
             Event::NoTarget { reason } => self.on_no_target(reason, now, &mut commands),
             Event::Refused { reason } => self.on_refused(reason, now, &mut commands),
-            Event::Executed(made) => self.on_executed(made, now, &mut commands),
-            Event::ExecutionFailed { reason } => {
-                self.on_execution_failed(reason, now, &mut commands);
+            Event::Executed { attempt, made } => {
+                self.on_executed(attempt, made, now, &mut commands);
+            }
+            Event::ExecutionFailed { attempt, reason } => {
+                self.on_execution_failed(attempt, reason, now, &mut commands);
             }
             Event::Recovered => {
                 self.on_verified(Ending::Recovered, String::new(), now, &mut commands);
@@ -667,9 +669,15 @@ impl Rollout {
         }
     }
 
-    fn on_executed(&mut self, made: Revision, now: Time, commands: &mut Vec<Command>) {
+    fn on_executed(
+        &mut self,
+        attempt: Attempt,
+        made: Revision,
+        now: Time,
+        commands: &mut Vec<Command>,
+    ) {
         match std::mem::take(&mut self.phase) {
-            Phase::TurningBack(mut case) => {
+            Phase::TurningBack(mut case) if case.attempt() == Some(attempt) => {
                 case.made = Some(made);
                 commands.extend(Self::found_by_order(&case));
                 // After a restart it may be seen before it is known to be ours.
@@ -695,13 +703,20 @@ impl Rollout {
             | Phase::Settling(_)
             | Phase::Watching(_)
             | Phase::Preflight(_)
+            | Phase::TurningBack(_)
             | Phase::Verifying(_)) => self.phase = phase,
         }
     }
 
-    fn on_execution_failed(&mut self, reason: String, now: Time, commands: &mut Vec<Command>) {
+    fn on_execution_failed(
+        &mut self,
+        attempt: Attempt,
+        reason: String,
+        now: Time,
+        commands: &mut Vec<Command>,
+    ) {
         match std::mem::take(&mut self.phase) {
-            Phase::TurningBack(case) => {
+            Phase::TurningBack(case) if case.attempt() == Some(attempt) => {
                 let overtaken_by = case.overtaken_by;
                 let serving = case.serving;
                 match overtaken_by {
@@ -725,6 +740,7 @@ impl Rollout {
             | Phase::Settling(_)
             | Phase::Watching(_)
             | Phase::Preflight(_)
+            | Phase::TurningBack(_)
             | Phase::Verifying(_)) => self.phase = phase,
         }
     }

@@ -41,12 +41,31 @@ impl World {
         world
     }
 
-    fn happens(&mut self, event: Event) -> &mut Self {
+    fn happens(&mut self, mut event: Event) -> &mut Self {
+        if let Event::Executed { attempt, .. } | Event::ExecutionFailed { attempt, .. } = &mut event
+            && *attempt == Attempt::default()
+        {
+            *attempt = self.attempt();
+        }
         self.now = self.now + seconds(1);
         let commands = self.rollout.step(event, self.now);
         self.commands.extend(commands);
         self.entries.extend(self.rollout.take_entries());
         self
+    }
+
+    /// The rollback that is carried out at the moment.
+    fn attempt(&self) -> Attempt {
+        let case = self.rollout.phase().case();
+        case.and_then(Case::attempt).unwrap_or_default()
+    }
+
+    fn executed(&mut self, made: u32) -> &mut Self {
+        self.happens(executed(made))
+    }
+
+    fn execution_failed(&mut self, reason: &str) -> &mut Self {
+        self.happens(execution_failed(reason))
     }
 
     fn passes(&mut self, span: Duration) -> &mut Self {
@@ -117,6 +136,21 @@ fn ready(target: u32) -> Event {
     }
 }
 
+/// Of whatever is carried out.
+fn executed(made: u32) -> Event {
+    Event::Executed {
+        attempt: Attempt::default(),
+        made: Revision(made),
+    }
+}
+
+fn execution_failed(reason: &str) -> Event {
+    Event::ExecutionFailed {
+        attempt: Attempt::default(),
+        reason: reason.into(),
+    }
+}
+
 #[test]
 fn however_long_helm_takes_the_pods_have_their_time() {
     let mut world = World::new(Mode::Enforce);
@@ -125,9 +159,7 @@ fn however_long_helm_takes_the_pods_have_their_time() {
         .happens(regressed(2))
         .happens(ready(1));
     world.passes(seconds(280));
-    world
-        .happens(Event::Executed(Revision(3)))
-        .passes(seconds(280));
+    world.executed(3).passes(seconds(280));
     assert!(matches!(world.rollout.phase(), Phase::TurningBack(_)));
     world
         .happens(seen(3, Origin::OurRollback))
@@ -144,7 +176,7 @@ fn a_bad_revision_is_turned_back_and_verified() {
         .happens(Event::Settled)
         .happens(regressed(2))
         .happens(ready(1))
-        .happens(Event::Executed(Revision(3)))
+        .executed(3)
         .happens(seen(3, Origin::OurRollback))
         .happens(Event::Settled)
         .happens(Event::Recovered)
@@ -316,9 +348,7 @@ fn a_newer_revision_during_the_rollback_is_watched_next() {
         .happens(regressed(2))
         .happens(ready(1))
         .happens(seen(3, Origin::Upgrade))
-        .happens(Event::ExecutionFailed {
-            reason: "release: already exists".into(),
-        })
+        .execution_failed("release: already exists")
         .ended_before(Ending::Superseded);
     assert_eq!(world.rollout.phase().case().unwrap().revision, Revision(3));
 }
@@ -331,7 +361,7 @@ fn a_newer_revision_before_the_rollbacks_rollout_is_complete_is_watched_at_once(
             .happens(seen(2, Origin::Upgrade))
             .happens(regressed(2))
             .happens(ready(1));
-        let mut both = [Event::Executed(Revision(3)), seen(4, Origin::Upgrade)];
+        let mut both = [executed(3), seen(4, Origin::Upgrade)];
         if !executed_first {
             both.reverse();
         }
@@ -355,7 +385,7 @@ fn after_the_rollback_the_same_failure_acquits_the_release() {
         .happens(seen(2, Origin::Upgrade))
         .happens(regressed(2))
         .happens(ready(1))
-        .happens(Event::Executed(Revision(3)))
+        .executed(3)
         .happens(Event::Settled)
         .happens(Event::SameFailure {
             text: "db failed 30 of 30".into(),
@@ -382,7 +412,7 @@ fn the_limit_of_a_day_holds_and_is_over_a_day_later() {
         if matches!(world.rollout.phase(), Phase::Preflight(_)) {
             world
                 .happens(ready(1))
-                .happens(Event::Executed(Revision(revision + 1)))
+                .executed(revision + 1)
                 .happens(Event::Settled)
                 .happens(Event::Recovered);
         }
@@ -476,7 +506,7 @@ fn an_order_that_joins_a_rollback_is_found_by_its_key_with_that_ones_result() {
     assert_eq!(world.rollout.join(order("b")).as_deref(), Some("2-a"));
     world.happens(ready(1));
     assert_eq!(found_bad(&world), 0, "helm may still come too late");
-    world.happens(Event::Executed(Revision(3)));
+    world.executed(3);
     assert_eq!(found_bad(&world), 1);
     world
         .happens(seen(3, Origin::OurRollback))
@@ -497,6 +527,43 @@ fn an_order_that_joins_a_rollback_is_found_by_its_key_with_that_ones_result() {
         .happens(regressed(4));
     assert_eq!(world.rollout.join(order("e")).as_deref(), Some("2-e"));
     assert!(!world.rollout.phase().case().unwrap().ordered);
+}
+
+/// A helm that was given up ends some time, and its end is not that of what has been begun since.
+#[test]
+fn the_late_end_of_a_rollback_is_not_taken_for_that_of_the_next() {
+    // Of the same revision, as a person orders, and of the next one.
+    for is_next in [false, true] {
+        for event in [executed(7), execution_failed("release: already exists")] {
+            let mut world = World::new(Mode::Enforce);
+            world
+                .happens(seen(2, Origin::Upgrade))
+                .happens(regressed(2))
+                .happens(ready(1));
+            let given_up = world.attempt();
+            world.passes(seconds(300)).ended(Ending::Failed);
+            if is_next {
+                world
+                    .happens(seen(3, Origin::Upgrade))
+                    .happens(regressed(3));
+            } else {
+                world.happens(ordered("a"));
+            }
+            world.happens(ready(1));
+            let before = world.rollout.clone();
+            let mut event = event;
+            if let Event::Executed { attempt, .. } | Event::ExecutionFailed { attempt, .. } =
+                &mut event
+            {
+                *attempt = given_up;
+            }
+            world.happens(event);
+            assert_eq!(world.rollout, before);
+            world.executed(4);
+            let case = world.rollout.phase().case().unwrap();
+            assert_eq!(case.made, Some(Revision(4)));
+        }
+    }
 }
 
 /// What a verdict may not do any longer, the person who joined it may.
@@ -689,10 +756,7 @@ fn after_a_long_absence_a_look_and_a_verification_begin_anew() {
     assert_eq!(looking.rollout.resume(), [Command::Preflight(Revision(2))]);
     looking.passes(seconds(600));
     assert!(matches!(looking.rollout.phase(), Phase::Preflight(_)));
-    world
-        .happens(ready(1))
-        .happens(Event::Executed(Revision(3)))
-        .happens(Event::Settled);
+    world.happens(ready(1)).executed(3).happens(Event::Settled);
     let mut verifying = restarted(&world, seconds(3600));
     verifying.passes(seconds(1));
     assert_eq!(verifying.rollout.resume(), [Command::Verify(Revision(3))]);
@@ -784,7 +848,7 @@ fn the_contents_under_analysis_once_more_go_on_with_it() {
             .happens(same(4, Origin::Upgrade, false))
             .happens(regressed(4))
             .happens(ready(1))
-            .happens(Event::Executed(Revision(5)))
+            .executed(5)
             .happens(Event::Settled)
             .happens(Event::Recovered)
             .ended(Ending::Recovered);
@@ -850,9 +914,7 @@ fn a_verdict_holds_for_the_same_contents_under_another_number() {
     // While helm is at work, which then finds that it comes too late.
     world.happens(same(4, Origin::Upgrade, false));
     assert_eq!(world.rollout.phase().as_str(), "turning_back");
-    world.happens(Event::ExecutionFailed {
-        reason: "release: already exists".into(),
-    });
+    world.execution_failed("release: already exists");
     world.ended_before(Ending::Superseded);
     assert_eq!(
         world.commands.last(),
@@ -877,9 +939,7 @@ fn the_same_as_another_revision_that_came_during_the_rollback_is_not_what_was_ba
         (past.case.revision, past.ending),
         (Revision(3), Ending::Superseded)
     );
-    world.happens(Event::ExecutionFailed {
-        reason: "release: already exists".into(),
-    });
+    world.execution_failed("release: already exists");
     assert_eq!(world.commands.last(), Some(&Command::Watch(Revision(4))));
     assert_eq!(world.executions(), 1);
 }
@@ -894,9 +954,7 @@ fn the_same_as_what_the_rollback_brought_back_is_not_what_was_bad() {
         .happens(ready(1))
         .happens(seen(3, Origin::OurRollback))
         .happens(same(4, Origin::Upgrade, true))
-        .happens(Event::ExecutionFailed {
-            reason: "release: already exists".into(),
-        });
+        .execution_failed("release: already exists");
     assert_eq!(world.commands.last(), Some(&Command::Watch(Revision(4))));
     assert_eq!(world.executions(), 1);
 }
@@ -912,9 +970,7 @@ fn a_rollback_that_came_too_late_does_not_count_against_the_limit() {
     for revision in 3..8 {
         world
             .happens(same(revision, Origin::Upgrade, false))
-            .happens(Event::ExecutionFailed {
-                reason: "release: already exists".into(),
-            })
+            .execution_failed("release: already exists")
             .happens(ready(1));
     }
     assert_eq!(world.executions(), 6);
@@ -943,7 +999,7 @@ fn the_contents_that_a_rollback_brought_back_are_unchanged_and_it_is_verified_al
             .happens(seen(2, Origin::Upgrade))
             .happens(regressed(2))
             .happens(ready(1))
-            .happens(Event::Executed(Revision(3)));
+            .executed(3);
         if settled_first {
             world.happens(Event::Settled);
         }
@@ -963,7 +1019,7 @@ fn the_contents_that_a_rollback_brought_back_are_unchanged_and_it_is_verified_al
             .happens(seen(2, Origin::Upgrade))
             .happens(regressed(2))
             .happens(ready(1))
-            .happens(Event::Executed(Revision(3)))
+            .executed(3)
             .happens(Event::Settled)
             .happens(same(4, Origin::Upgrade, true))
             .happens(seen(5, Origin::Upgrade));
@@ -1298,8 +1354,8 @@ fn any_event() -> impl Strategy<Value = Event> {
             order: order("any"),
             why: "pending".into(),
         }),
-        2 => revision.prop_map(|revision| Event::Executed(Revision(revision))),
-        1 => Just(Event::ExecutionFailed { reason: "no".into() }),
+        2 => revision.prop_map(executed),
+        1 => Just(execution_failed("no")),
         1 => Just(Event::Recovered),
         1 => Just(Event::SameFailure { text: "db".into() }),
         1 => Just(Event::Worse { text: "all".into() }),

@@ -8,7 +8,7 @@ use crate::evidence::Evidence;
 use crate::ledger::{self, Found};
 use crate::recording::Line;
 use crate::release::{self, Facts};
-use crate::rollout::{Event, Phase};
+use crate::rollout::{Case, Event, Phase};
 use crate::units::{Revision, Time};
 
 /// How long a rollback waits for the evidence.
@@ -84,6 +84,7 @@ impl Guard {
         let engine = Arc::clone(&self.setup.engine);
         let facts = Arc::clone(&self.facts.borrow().facts);
         let case = self.state.rollout.phase().case();
+        let attempt = case.and_then(Case::attempt).unwrap_or_default();
         let reason = case.map_or_else(String::new, |case| {
             let text = if case.ordered {
                 &case.text
@@ -105,7 +106,7 @@ impl Guard {
             };
             let Some(digest) = digest else {
                 let reason = told(&release::Refusal::TargetGone { target });
-                return Event::ExecutionFailed { reason };
+                return Event::ExecutionFailed { attempt, reason };
             };
             let plan = release::Plan {
                 bad,
@@ -116,8 +117,12 @@ impl Guard {
                 is_rehearsal: false,
             };
             match engine.execute(plan).await {
-                Ok(report) => Event::Executed(report.made),
+                Ok(report) => Event::Executed {
+                    attempt,
+                    made: report.made,
+                },
                 Err(refusal) => Event::ExecutionFailed {
+                    attempt,
                     reason: told(&refusal),
                 },
             }

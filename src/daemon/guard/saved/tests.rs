@@ -9,7 +9,7 @@
 
 use super::*;
 use crate::ledger;
-use crate::rollout::{Event, Limits, Mode, Origin};
+use crate::rollout::{Attempt, Event, Limits, Mode, Origin};
 use crate::store::{Found, Kind, Store};
 use crate::units::{Namespace, ReleaseName};
 use crate::verdict::{Rule, Start, Tick};
@@ -57,7 +57,13 @@ pub(in crate::daemon::guard) fn state() -> (State, Time) {
         Event::Ready {
             target: Revision(1),
         },
-        Event::Executed(Revision(3)),
+        Event::Executed {
+            attempt: Attempt {
+                bad: Revision(2),
+                begun: START + Duration::from_secs(60),
+            },
+            made: Revision(3),
+        },
         Event::Settled,
         Event::Recovered,
         seen(4, Origin::Upgrade, Some(3)),

@@ -35,7 +35,7 @@ use serde::{Deserialize, Serialize};
 pub use case::{
     Attempt, Case, Ending, NOT_ROLLED_OUT, Origin, Past, ROLLED_OUT_LATE, StepName, Timing,
 };
-pub use order::{BY_HAND, OrderRecord};
+pub use order::{BY_HAND, OrderKey, OrderRecord};
 use start::Start;
 
 use crate::units::{Dated, Namespace, ReleaseName, Revision, Shift, Time};

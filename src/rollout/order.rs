@@ -23,28 +23,42 @@ pub struct OrderRecord {
     pub id: Box<str>,
     /// What callers named it: who sends the same key again means the same order.
     #[serde(default)]
-    pub keys: Vec<Box<str>>,
+    pub keys: Vec<OrderKey>,
+}
+
+/// A name that a caller gave to an order, and what was ordered with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderKey {
+    /// The name.
+    pub key: Box<str>,
+    /// The revision to go back to, if one was named.
+    pub target: Option<Revision>,
 }
 
 impl OrderRecord {
     /// Remembers the keys of an order that joined this one.
-    pub fn join(&mut self, keys: impl IntoIterator<Item = Box<str>>) {
+    pub fn join(&mut self, keys: impl IntoIterator<Item = OrderKey>) {
         for key in keys {
-            if self.keys.len() < MAX_KEYS && !self.keys.contains(&key) {
+            if self.keys.len() < MAX_KEYS && self.with(&key.key).is_none() {
                 self.keys.push(key);
             }
         }
     }
 
-    fn has(&self, key: &str) -> bool {
-        self.keys.iter().any(|known| &**known == key)
+    /// What was ordered with this key, if it was sent with it.
+    pub fn with(&self, key: &str) -> Option<&OrderKey> {
+        self.keys.iter().find(|known| &*known.key == key)
     }
 }
 
 impl Rollout {
     /// The order that was sent with this key: its case, and how it ended, if it did.
     pub fn order_with(&self, key: &str) -> Option<(&Case, Option<&Past>)> {
-        let has = |case: &Case| case.order.as_ref().is_some_and(|order| order.has(key));
+        let has = |case: &Case| {
+            case.order
+                .as_ref()
+                .is_some_and(|order| order.with(key).is_some())
+        };
         if let Some(case) = self.phase.case().filter(|case| has(case)) {
             return Some((case, None));
         }

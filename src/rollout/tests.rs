@@ -472,7 +472,10 @@ fn what_a_person_orders_is_bound_by_neither_mode_nor_limit_and_done_once() {
 fn order(key: &str) -> OrderRecord {
     OrderRecord {
         id: format!("2-{key}").into(),
-        keys: vec![key.into()],
+        keys: vec![OrderKey {
+            key: key.into(),
+            target: None,
+        }],
     }
 }
 

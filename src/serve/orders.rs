@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - an order has an id, which is kept with the rollout that it makes or joins: nobody is told of another's result;
-//! - an order that is sent again with the same `Idempotency-Key` is the same order, also after a restart;
+//! - an order that is sent again with the same `Idempotency-Key` is the same order, also after a restart; one to another
+//!   revision is a mistake;
 //! - what cannot be done is refused before anything changes.
 
 use std::sync::Arc;

@@ -215,6 +215,12 @@ fn an_order_that_is_sent_again_is_the_same_order() {
         ordering.guarded.release()["phase"] == "steady"
     });
     again(&ordering);
+    // With that key another order is a mistake, and not taken for done.
+    let other = json!({ "reason": "the cart loses items", "revision": 1 });
+    let reply = ordering.post(&other, Some("night-watch-1"));
+    assert_eq!(reply.status, 409, "{}", reply.body);
+    let says = "that of an order that names no revision, and this is an order to revision 1";
+    assert!(reply.body.contains(says), "{}", reply.body);
     let order = ordering.get(&format!("orders/{id}"));
     assert_eq!(order["rollout"]["ending"], "recovered", "{order}");
     assert_eq!(order["rollout"]["order"], id.as_str());

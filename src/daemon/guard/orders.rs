@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use super::Guard;
 use crate::release::{self, Facts, Plan, Refusal, by_hand};
-use crate::rollout::{Ending, Event, OrderRecord, Phase};
+use crate::rollout::{Ending, Event, OrderKey, OrderRecord, Phase};
 use crate::serve::{Accepted, Declined, Order};
 use crate::units::Revision;
 
@@ -76,11 +76,14 @@ impl Guard {
             answer,
         } = order;
         let target = target.map(Revision);
-        if let Some(known) = key.as_deref().and_then(|key| self.sent_before(key)) {
+        let keys: Vec<OrderKey> = key
+            .map(|key| OrderKey { key, target })
+            .into_iter()
+            .collect();
+        if let Some(known) = keys.first().and_then(|sent| self.sent_before(sent)) {
             let _ = answer.send(known);
             return;
         }
-        let keys: Vec<Box<str>> = key.into_iter().collect();
         match self.state.rollout.phase() {
             Phase::Absent => {
                 let why = format!("{} is not installed at the moment", self.shown_name());
@@ -98,9 +101,16 @@ impl Guard {
     }
 
     /// What became of the order that was sent with this key, if there was one.
-    fn sent_before(&self, key: &str) -> Option<Result<Accepted, Declined>> {
-        let (case, past) = self.state.rollout.order_with(key)?;
-        let id = case.order.as_ref().map(|order| order.id.to_string());
+    fn sent_before(&self, sent: &OrderKey) -> Option<Result<Accepted, Declined>> {
+        let looked_at = self.order_look.looked_at.as_ref();
+        if let Some(first) = looked_at.and_then(|other| other.order.with(&sent.key)) {
+            return is_another(first, sent).map(Err);
+        }
+        let (case, past) = self.state.rollout.order_with(&sent.key)?;
+        let order = case.order.as_ref()?;
+        if let Some(declined) = is_another(order.with(&sent.key)?, sent) {
+            return Some(Err(declined));
+        }
         Some(match past {
             Some(past) if self.now().since(past.at) > KEY_HOLDS => {
                 Err(Declined::Conflict(format!(
@@ -112,7 +122,7 @@ impl Guard {
                 Err(Declined::Conflict(past.text.clone()))
             }
             Some(_) | None => Ok(Accepted {
-                id: id.unwrap_or_default(),
+                id: order.id.to_string(),
                 revision: case.revision.0,
                 target: case.target.map(|target| target.0),
                 joined: false,
@@ -125,7 +135,7 @@ impl Guard {
         &mut self,
         target: Option<Revision>,
         reason: &str,
-        keys: Vec<Box<str>>,
+        keys: Vec<OrderKey>,
     ) -> Result<Accepted, Declined> {
         let Some(case) = self.state.rollout.phase().case() else {
             return Err(Declined::NotNow("the rollback has just ended".into()));
@@ -172,7 +182,7 @@ impl Guard {
         &mut self,
         target: Option<Revision>,
         reason: String,
-        keys: Vec<Box<str>>,
+        keys: Vec<OrderKey>,
         answer: Answer,
     ) {
         if let Some(other) = &mut self.order_look.looked_at {
@@ -365,6 +375,21 @@ fn declined(refused: by_hand::Refused) -> Declined {
         by_hand::Refused::Unknown(why) => Declined::Unknown(why),
         by_hand::Refused::Conflict(why) => Declined::Conflict(why),
     }
+}
+
+/// Why an order that was sent with the key of another one is not that one; `None` where it is.
+fn is_another(first: &OrderKey, sent: &OrderKey) -> Option<Declined> {
+    let to = |key: &OrderKey| match key.target {
+        Some(target) => format!("to revision {target}"),
+        None => "that names no revision".to_owned(),
+    };
+    (first.target != sent.target).then(|| {
+        Declined::Conflict(format!(
+            "this Idempotency-Key is that of an order {}, and this is an order {}; give each order a key of its own",
+            to(first),
+            to(sent)
+        ))
+    })
 }
 
 /// Each caller is told; only the first has begun it.

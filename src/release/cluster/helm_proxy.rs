@@ -112,6 +112,11 @@ impl Reach {
             ["apis", group, _, rest @ ..] => (*group, rest),
             _ => return refuse("path", "which is no path of an object"),
         };
+        // Helm deletes its objects one by one.
+        let is_collection = matches!(rest, ["namespaces", _, _] | [_]);
+        if is_collection && *method == Method::DELETE {
+            return refuse("path", "which deletes all objects of a kind at once");
+        }
         match rest {
             // `/api/v1/namespaces/shop/status` is of the Namespace itself.
             ["namespaces", namespace, plural, of @ ..]

@@ -44,6 +44,7 @@ fn the_path_of_a_request_decides() {
         ("GET", "/api/v1/namespaces/shop/pods/web-1/log"),
         ("POST", "/apis/storage.k8s.io/v1/storageclasses"),
         ("PATCH", "/apis/storage.k8s.io/v1/storageclasses/fast"),
+        ("DELETE", "/apis/storage.k8s.io/v1/storageclasses/fast"),
     ] {
         assert_eq!(
             reach.decide(&method.parse().unwrap(), path),
@@ -105,6 +106,14 @@ fn the_path_of_a_request_decides() {
             "/api/v1/namespaces/shop/..%2fkube-system/pods",
         ),
         ("path", "POST", "/version"),
+        // All of a kind at once.
+        ("path", "DELETE", "/api/v1/namespaces/shop/secrets"),
+        (
+            "path",
+            "DELETE",
+            "/apis/apps/v1/namespaces/tools/deployments",
+        ),
+        ("path", "DELETE", "/apis/storage.k8s.io/v1/storageclasses"),
     ] {
         let decision = reach.decide(&method.parse().unwrap(), path);
         let Decision::Refuse(why) = &decision else {

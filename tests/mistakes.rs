@@ -296,6 +296,20 @@ fn what_is_wrong_about_a_cluster_says_what_to_write_instead() {
             "as \"ClusterRole\"",
         ),
         (
+            "a kind of somebody's own without its group",
+            format!(
+                "[kubernetes]\n{release}[release.rollback]\ncluster_scoped = ['ClusterIssuer']\n"
+            ),
+            "name the group of its API as well",
+        ),
+        (
+            "a kind with a version",
+            format!(
+                "[kubernetes]\n{release}[release.rollback]\ncluster_scoped = ['ClusterRole.V1']\n"
+            ),
+            "is not a valid kind of object",
+        ),
+        (
             "no namespace",
             format!("[kubernetes]\n{release}[release.rollback]\nnamespaces = ['*']\n"),
             "no name that Kubernetes allows",

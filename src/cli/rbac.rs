@@ -19,7 +19,7 @@ use crate::units::Namespace;
 #[command(
     after_help = "What is printed is made of the stored revisions of each release: every kind of object that a \
     rollback may change is in it. Objects of other namespaces, or of none, are left out, with a warning, unless\n\
-    release.rollback.namespaces or release.rollback.cluster_scoped allows them.\nA chart that gets a new kind of object needs new rights; leadsman_rollback_ready tells.\n\n\
+    release.rollback.namespaces or release.rollback.cluster_scoped allows them: the latter takes kinds of Kubernetes\nitself, as ClusterRole, and others with their API group, as ClusterIssuer.cert-manager.io.\nA chart that gets a new kind of object needs new rights; leadsman_rollback_ready tells.\n\n\
     Exit code: 0; 1 when the cluster cannot be asked; 2 for a mistake in the configuration.\n\n\
     Example:\n  leadsman rbac --service-account leadsman --account-namespace monitoring | kubectl apply -f -"
 )]

@@ -1,7 +1,9 @@
 //! How a release is guarded: `mode` and `[release.rollback]`.
 
+use std::str::FromStr as _;
 use std::time::Duration;
 
+use super::cluster_kind::{ClusterKind, NotAKind};
 use super::read::{check_name, written};
 use super::reader::{Item, Notes, Table};
 use super::settings::{Guard, May};
@@ -97,7 +99,7 @@ fn may(table: &mut Table, notes: &mut Notes) -> May {
         .switch("unblock_statefulsets", notes)
         .unwrap_or(built_in.unblock_statefulsets);
     let delete = kinds(table, "may_delete", "PersistentVolumeClaim", notes);
-    let cluster_scoped = kinds(table, "cluster_scoped", "ClusterRole", notes);
+    let cluster_scoped = cluster_kinds(table, notes);
     let mut namespaces = Vec::new();
     for item in table.list("namespaces", notes).unwrap_or_default() {
         match item.text() {
@@ -129,7 +131,11 @@ fn may(table: &mut Table, notes: &mut Notes) -> May {
             ("unblock_statefulsets", &unblock_statefulsets),
             ("may_delete", &format!("{delete:?}")),
             ("namespaces", &format!("{namespaces:?}")),
-            ("cluster_scoped", &format!("{cluster_scoped:?}")),
+            ("cluster_scoped", &{
+                let written: Vec<String> =
+                    cluster_scoped.iter().map(ClusterKind::to_string).collect();
+                format!("{written:?}")
+            }),
         ],
     );
     May {
@@ -157,6 +163,29 @@ fn kinds(table: &mut Table, key: &'static str, example: &str, notes: &mut Notes)
                 format!("write it as in a manifest, as \"{example}\""),
             ),
         }
+    }
+    kinds
+}
+
+/// Kinds of objects in no namespace.
+fn cluster_kinds(table: &mut Table, notes: &mut Notes) -> Vec<ClusterKind> {
+    let mut kinds = Vec::new();
+    for item in table.list("cluster_scoped", notes).unwrap_or_default() {
+        let (mistake, hint) = match item.text().map(ClusterKind::from_str) {
+            Some(Ok(kind)) => {
+                kinds.push(kind);
+                continue;
+            }
+            Some(Err(NotAKind::WithoutGroup)) => (
+                "is not a kind of Kubernetes itself that lives in no namespace",
+                "name the group of its API as well, as \"ClusterIssuer.cert-manager.io\"",
+            ),
+            Some(Err(NotAKind::Malformed)) | None => (
+                "is not a valid kind of object",
+                "write it as in a manifest, as \"ClusterRole\", or with the group of its API, as \"ClusterIssuer.cert-manager.io\"",
+            ),
+        };
+        notes.mistake(&item, mistake, hint);
     }
     kinds
 }

@@ -9,6 +9,7 @@
 
 mod alert;
 mod alertmanager;
+mod cluster_kind;
 mod expectation;
 mod guard;
 mod kubernetes;

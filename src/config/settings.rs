@@ -13,6 +13,7 @@ use http::{HeaderName, HeaderValue, Method};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+pub use super::cluster_kind::ClusterKind;
 use super::named::NamedFile;
 use super::target::Target;
 use crate::alert::Labels;
@@ -369,8 +370,8 @@ pub struct May {
     pub delete: Vec<String>,
     /// Namespaces beside the release's own in which a rollback may change objects.
     pub namespaces: Vec<String>,
-    /// Kinds of objects outside any namespace that a rollback may change, as `ClusterRole`.
-    pub cluster_scoped: Vec<String>,
+    /// Kinds of objects in no namespace that a rollback may change, as `ClusterRole` or `ClusterIssuer.cert-manager.io`.
+    pub cluster_scoped: Vec<ClusterKind>,
     /// Delete pods of the bad revision that block their StatefulSet.
     pub unblock_statefulsets: bool,
 }

@@ -13,7 +13,7 @@ use super::api::Trouble;
 use super::checks::{self, Obstacle};
 use super::hub::Hub;
 use super::rights;
-use crate::config::settings::May;
+use crate::config::settings::{ClusterKind, May};
 use crate::release::manifest::{self, Object};
 use crate::release::record::Record;
 
@@ -25,35 +25,6 @@ const MAX_UNKNOWN: usize = 5;
 
 /// Namespaces that are named in one text.
 const MAX_NAMED: usize = 5;
-
-/// Kinds of Kubernetes itself that live in no namespace, with their groups, for where discovery does not say.
-const CLUSTER_SCOPED: [(&str, &str); 16] = [
-    ("", "Namespace"),
-    ("", "Node"),
-    ("", "PersistentVolume"),
-    (
-        "admissionregistration.k8s.io",
-        "MutatingWebhookConfiguration",
-    ),
-    ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy"),
-    (
-        "admissionregistration.k8s.io",
-        "ValidatingAdmissionPolicyBinding",
-    ),
-    (
-        "admissionregistration.k8s.io",
-        "ValidatingWebhookConfiguration",
-    ),
-    ("apiextensions.k8s.io", "CustomResourceDefinition"),
-    ("apiregistration.k8s.io", "APIService"),
-    ("networking.k8s.io", "IngressClass"),
-    ("node.k8s.io", "RuntimeClass"),
-    ("rbac.authorization.k8s.io", "ClusterRole"),
-    ("rbac.authorization.k8s.io", "ClusterRoleBinding"),
-    ("scheduling.k8s.io", "PriorityClass"),
-    ("storage.k8s.io", "CSIDriver"),
-    ("storage.k8s.io", "StorageClass"),
-];
 
 /// Groups of Kubernetes itself whose other kinds live in namespaces.
 const BUILT_IN_GROUPS: [&str; 7] = [
@@ -236,7 +207,7 @@ impl Scope {
         match self.place(object) {
             Place::Own => true,
             Place::Other(namespace) => may.namespaces.iter().any(|one| one == namespace),
-            Place::Cluster => may.cluster_scoped.contains(&object.kind),
+            Place::Cluster => may.cluster_scoped.contains(&kind_of(object)),
         }
     }
 
@@ -254,7 +225,8 @@ impl Scope {
                 shown(namespace)
             )),
             Place::Cluster => Some(format!(
-                "{kind} {name} is in no namespace: a rollback that changes it is refused, and no right is printed for it; if the release owns it, set release.rollback.cluster_scoped = [{kind:?}]"
+                "{kind} {name} is in no namespace: a rollback that changes it is refused, and no right is printed for it; if the release owns it, set release.rollback.cluster_scoped = [{:?}]",
+                shown(&kind_of(object).to_string())
             )),
         }
     }
@@ -275,7 +247,7 @@ impl Scope {
             };
             let is_same = |other: &&Object| other.body == first.body;
             if self.place(first) == Place::Cluster
-                && !may.cluster_scoped.contains(&first.kind)
+                && !may.cluster_scoped.contains(&kind_of(first))
                 && objects.iter().all(is_same)
                 && was.iter().all(is_same)
                 && let Some(path) = self.path(first)
@@ -300,8 +272,9 @@ impl Scope {
 
     /// Groups and plurals of the kinds in no namespace that a rollback may change.
     pub(super) fn allowed_kinds(&self, may: &May) -> BTreeSet<(String, String)> {
-        let allowed = self.kinds.iter().filter(|((_, kind), resource)| {
-            !resource.is_namespaced && may.cluster_scoped.contains(kind)
+        let allowed = self.kinds.iter().filter(|((api_version, kind), resource)| {
+            let kind = ClusterKind::new(group(api_version), kind);
+            !resource.is_namespaced && may.cluster_scoped.contains(&kind)
         });
         allowed
             .map(|((api_version, _), resource)| {
@@ -383,7 +356,7 @@ impl Scope {
         let wide = refused.iter().copied().filter(|object| {
             let is_wide = self.place(object) == Place::Cluster;
             if is_wide {
-                kinds.insert(shown(&object.kind));
+                kinds.insert(shown(&kind_of(object).to_string()));
             }
             is_wide
         });
@@ -444,10 +417,14 @@ fn odd(text: &str) -> Option<&'static str> {
 
 /// Whether a kind of Kubernetes itself lives in namespaces; `None` for others.
 fn built_in(group: &str, kind: &str) -> Option<bool> {
-    if CLUSTER_SCOPED.contains(&(group, kind)) {
+    if ClusterKind::new(group, kind).is_built_in() {
         return Some(false);
     }
     BUILT_IN_GROUPS.contains(&group).then_some(true)
+}
+
+fn kind_of(object: &Object) -> ClusterKind {
+    ClusterKind::new(group(&object.api_version), &object.kind)
 }
 
 fn group(api_version: &str) -> &str {

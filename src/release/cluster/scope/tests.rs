@@ -129,7 +129,7 @@ fn what_is_in_no_namespace_is_refused_unless_it_stays_as_it_is_or_its_kind_is_al
         ["/apis/rbac.authorization.k8s.io/v1/clusterroles/reader"]
     );
     let allowed = May {
-        cluster_scoped: vec!["ClusterRole".to_owned()],
+        cluster_scoped: vec!["ClusterRole".parse().unwrap()],
         ..May::default()
     };
     check(&contents(&role("list"), &role("get"), ""), &allowed, &[]);
@@ -147,8 +147,42 @@ fn what_is_in_no_namespace_is_refused_unless_it_stays_as_it_is_or_its_kind_is_al
     check(
         &contents(CONFIG, &zone, ""),
         &allowed,
-        &[("cluster_scoped", "cluster_scoped = [\"Zone\"]")],
+        &[("cluster_scoped", "cluster_scoped = [\"Zone.example.com\"]")],
     );
+}
+
+/// Whoever may define kinds may define one of any name.
+#[test]
+fn a_kind_of_the_same_name_in_another_group_is_not_allowed_with_it() {
+    let mut scope = scope();
+    let own = ("example.com/v1".to_owned(), "ClusterRole".to_owned());
+    let resource = Resource {
+        plural: "clusterroles".to_owned(),
+        is_namespaced: false,
+    };
+    scope.kinds.insert(own, resource);
+    let other = contents(CONFIG, &one("example.com/v1", "ClusterRole", "r", ""), "");
+    let of_kubernetes = "rbac.authorization.k8s.io";
+    for (written, allows, group) in [
+        ("ClusterRole", false, of_kubernetes),
+        (
+            "ClusterRole.rbac.authorization.k8s.io",
+            false,
+            of_kubernetes,
+        ),
+        ("ClusterRole.example.com", true, "example.com"),
+    ] {
+        let may = May {
+            cluster_scoped: vec![written.parse().unwrap()],
+            ..May::default()
+        };
+        let found = scope.refusals(&other, &may);
+        assert_eq!(found.is_empty(), allows, "{written}: {found:?}");
+        assert_eq!(scope.is_allowed(&objects(&role("get"))[0], &may), !allows);
+        let kinds = scope.allowed_kinds(&may);
+        let expected = (group.to_owned(), "clusterroles".to_owned());
+        assert_eq!(kinds.into_iter().collect::<Vec<_>>(), [expected]);
+    }
 }
 
 #[test]
@@ -165,7 +199,7 @@ fn an_object_that_spells_out_its_namespace_is_the_same_object() {
     let (plain, spelt) = (objects(&zone).remove(0), objects(&written).remove(0));
     assert_eq!(scope.identity(&plain), scope.identity(&spelt));
     let allowed = May {
-        cluster_scoped: vec!["Zone".to_owned()],
+        cluster_scoped: vec!["Zone.example.com".parse().unwrap()],
         ..May::default()
     };
     let expected = [("cluster_scoped", "two objects and delete it")];

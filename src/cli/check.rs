@@ -60,7 +60,11 @@ pub(super) fn run(args: &CheckArgs, try_probes: fn(&Settings) -> bool) -> ExitCo
     );
     let files = loaded.settings.named_files.len();
     if args.no_files && files > 0 {
-        say!("Not looked at: the files that {files} keys name.");
+        if files == 1 {
+            say!("Not looked at: the file that 1 key names.");
+        } else {
+            say!("Not looked at: the files that {files} keys name.");
+        }
     }
     if args.online && !try_probes(&loaded.settings) {
         return ExitCode::from(BAD_CONFIGURATION);

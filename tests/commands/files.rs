@@ -121,6 +121,11 @@ fn check_names_every_file_that_cannot_be_used() {
             "{text}"
         );
     }
+    let config = format!("[serve]\ntoken_file = \"token\"\n{RELEASE}");
+    let (code, text) = run_to_end(&config, &["check", "--no-files"]);
+    assert_eq!(code, Some(0), "{text}");
+    let said = "Not looked at: the file that 1 key names.";
+    assert!(text.contains(said), "{text}");
 }
 
 #[test]

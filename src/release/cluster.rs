@@ -135,7 +135,7 @@ pub struct Cluster {
     /// How large its records are when unpacked.
     sizes: Mutex<record_sizes::Sizes>,
     /// What the last minutely look knows of what was tried.
-    tried: Mutex<Option<dry_run::Known>>,
+    tried: Mutex<Option<dry_run::MinutelyTries>>,
     /// Since when the newest revision is known, by our own clock.
     seen: Mutex<Option<(Revision, Time)>>,
     /// Whose turn it is; 0 until that is known, and as long nothing is put right.

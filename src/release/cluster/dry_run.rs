@@ -116,7 +116,7 @@ struct Round {
 
 /// What the minutely look knows from before.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct MinutelyTries {
     key: String,
     at: Instant,
     /// The step whose turn is next.
@@ -185,7 +185,7 @@ impl Cluster {
         let all = self.try_these(&steps, &all, way, Some(&LOOKING)).await?;
         let (mut found, refused) = (all.tried, all.refused);
         found.untried.extend(bounds);
-        let before = known().replace(Known {
+        let before = known().replace(MinutelyTries {
             key,
             at: Instant::now(),
             next: 0,
@@ -280,7 +280,7 @@ impl Cluster {
     }
 }
 
-impl Known {
+impl MinutelyTries {
     /// Which steps are tried this time, and which of them were refused before; `None` when all have to be.
     fn few(&mut self, key: &str, steps: usize) -> Option<(Vec<usize>, BTreeSet<usize>)> {
         if self.key != key || self.at.elapsed() >= ALL_EVERY || steps == 0 {

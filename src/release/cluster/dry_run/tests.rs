@@ -100,7 +100,7 @@ fn a_bound_that_is_reached_is_said() {
 
 #[tokio::test(start_paused = true)]
 async fn the_minutely_look_tries_a_few_in_turn_and_what_was_refused() {
-    let mut known = Known {
+    let mut known = MinutelyTries {
         key: "1 1".into(),
         at: Instant::now(),
         next: 0,

@@ -121,6 +121,14 @@ impl<'a> Tenant<'a> {
         assert_eq!(answer["kind"], "Secret", "{answer}");
     }
 
+    /// Records of two revisions: the one to go back to, and the bad one.
+    fn forge_two(&self, release: &str, target: &str, bad: &str) {
+        for (revision, manifest) in [(1, target), (2, bad)] {
+            let record = self.record(release, revision, manifest, &json!([]));
+            self.forge(release, revision, &record.to_string());
+        }
+    }
+
     /// Has Leadsman go back to revision 1 with all rights of the cluster; its exit code and what it says.
     fn rolled_back(
         &self,
@@ -497,16 +505,7 @@ fn a_record_under_another_name_deletes_nothing_outside_its_namespace() {
             return;
         };
         let tenant = Tenant::new(&cluster);
-        tenant.forge(
-            "app",
-            1,
-            &tenant.record("app", 1, PLAIN, &json!([])).to_string(),
-        );
-        tenant.forge(
-            "app",
-            2,
-            &tenant.record("app", 2, PLAIN_BAD, &json!([])).to_string(),
-        );
+        tenant.forge_two("app", PLAIN, PLAIN_BAD);
         let victim = format!(
             "{PLAIN_BAD}---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: victim, namespace: {}}}\n",
             tenant.other
@@ -529,16 +528,7 @@ fn a_record_that_is_changed_in_between_gets_nothing_outside_its_namespace() {
             return;
         };
         let tenant = Tenant::new(&cluster);
-        tenant.forge(
-            "app",
-            1,
-            &tenant.record("app", 1, PLAIN, &json!([])).to_string(),
-        );
-        tenant.forge(
-            "app",
-            2,
-            &tenant.record("app", 2, PLAIN_BAD, &json!([])).to_string(),
-        );
+        tenant.forge_two("app", PLAIN, PLAIN_BAD);
         let evil = format!(
             "{PLAIN}{}",
             tenant.object("v1", "ConfigMap", "kube-system", "")
@@ -579,16 +569,8 @@ fn what_stays_as_it_is_needs_no_permission_and_what_is_allowed_is_done() {
         };
         let tenant = Tenant::new(&cluster);
         let same = tenant.binding();
-        let forge = |release: &str, target: &str, bad: &str| {
-            let record = |revision, manifest: &str| {
-                let record = tenant.record(release, revision, manifest, &json!([]));
-                tenant.forge(release, revision, &record.to_string());
-            };
-            record(1, target);
-            record(2, bad);
-        };
         // It is not there, and does not come: both records may lie.
-        forge(
+        tenant.forge_two(
             "same",
             &format!("{PLAIN}{same}"),
             &format!("{PLAIN_BAD}{same}"),
@@ -606,7 +588,7 @@ fn what_stays_as_it_is_needs_no_permission_and_what_is_allowed_is_done() {
             "rules: []\n",
         );
         let map = tenant.object("v1", "ConfigMap", &tenant.other, "");
-        forge("meant", &format!("{PLAIN}{map}{role}"), PLAIN_BAD);
+        tenant.forge_two("meant", &format!("{PLAIN}{map}{role}"), PLAIN_BAD);
         let more = format!(
             "namespaces = [{:?}]\ncluster_scoped = [\"ClusterRole\"]",
             tenant.other
@@ -633,14 +615,6 @@ fn a_namespace_that_is_spelt_out_makes_no_other_object() {
             return;
         };
         let tenant = Tenant::new(&cluster);
-        let forge = |release: &str, target: &str, bad: &str| {
-            let record = |revision, manifest: &str| {
-                let record = tenant.record(release, revision, manifest, &json!([]));
-                tenant.forge(release, revision, &record.to_string());
-            };
-            record(1, target);
-            record(2, bad);
-        };
         // A namespace that is spelt out is the same one, also to Helm 3.
         let spelt = PLAIN_BAD.replace(
             "  name: plain\n",
@@ -660,7 +634,7 @@ fn a_namespace_that_is_spelt_out_makes_no_other_object() {
             "{spelt}{}",
             claim(&format!(", namespace: {}", cluster.namespace))
         );
-        forge("spelt", &format!("{PLAIN}{}", claim("")), &written);
+        tenant.forge_two("spelt", &format!("{PLAIN}{}", claim("")), &written);
         let (code, said) = tenant.rolled_back("spelt", &helm.path(), "");
         assert!(said.contains("made revision 3"), "{code:?} {said}");
         let disk = cluster.get(&format!("{claims}/disk"));

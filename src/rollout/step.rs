@@ -351,18 +351,8 @@ impl Rollout {
         now: Time,
         commands: &mut Vec<Command>,
     ) {
-        let mut case = match std::mem::take(&mut self.phase) {
-            Phase::Settling(case) | Phase::Watching(case) if case.revision == judged => case,
-            phase @ (Phase::Absent
-            | Phase::Steady
-            | Phase::Settling(_)
-            | Phase::Watching(_)
-            | Phase::Preflight(_)
-            | Phase::TurningBack(_)
-            | Phase::Verifying(_)) => {
-                self.phase = phase;
-                return;
-            }
+        let Some(mut case) = self.take_judged(judged) else {
+            return;
         };
         if self.blind {
             commands.push(Command::EndWatch { kept: false });
@@ -454,29 +444,21 @@ impl Rollout {
     }
 
     fn on_healthy(&mut self, judged: Revision, now: Time, commands: &mut Vec<Command>) {
-        match std::mem::take(&mut self.phase) {
-            Phase::Settling(case) | Phase::Watching(case) if case.revision == judged => {
-                commands.push(Command::EndWatch { kept: true });
-                commands.push(Command::Found {
-                    revision: judged,
-                    found: Found::Good,
-                    evidence: "a whole watch without anything against it".into(),
-                });
-                self.end(
-                    *case,
-                    Ending::Kept,
-                    "The watch is over and nothing speaks against it".into(),
-                    now,
-                );
-            }
-            phase @ (Phase::Absent
-            | Phase::Steady
-            | Phase::Settling(_)
-            | Phase::Watching(_)
-            | Phase::Preflight(_)
-            | Phase::TurningBack(_)
-            | Phase::Verifying(_)) => self.phase = phase,
-        }
+        let Some(case) = self.take_judged(judged) else {
+            return;
+        };
+        commands.push(Command::EndWatch { kept: true });
+        commands.push(Command::Found {
+            revision: judged,
+            found: Found::Good,
+            evidence: "a whole watch without anything against it".into(),
+        });
+        self.end(
+            *case,
+            Ending::Kept,
+            "The watch is over and nothing speaks against it".into(),
+            now,
+        );
     }
 
     fn on_inconclusive(
@@ -486,29 +468,21 @@ impl Rollout {
         now: Time,
         commands: &mut Vec<Command>,
     ) {
-        match std::mem::take(&mut self.phase) {
-            Phase::Settling(case) | Phase::Watching(case) if case.revision == judged => {
-                commands.push(Command::EndWatch { kept: false });
-                commands.push(Command::Found {
-                    revision: judged,
-                    found: Found::Unknown,
-                    evidence: reason.to_owned(),
-                });
-                self.end(
-                    *case,
-                    Ending::Inconclusive,
-                    format!("Nothing can be said: {reason}"),
-                    now,
-                );
-            }
-            phase @ (Phase::Absent
-            | Phase::Steady
-            | Phase::Settling(_)
-            | Phase::Watching(_)
-            | Phase::Preflight(_)
-            | Phase::TurningBack(_)
-            | Phase::Verifying(_)) => self.phase = phase,
-        }
+        let Some(case) = self.take_judged(judged) else {
+            return;
+        };
+        commands.push(Command::EndWatch { kept: false });
+        commands.push(Command::Found {
+            revision: judged,
+            found: Found::Unknown,
+            evidence: reason.to_owned(),
+        });
+        self.end(
+            *case,
+            Ending::Inconclusive,
+            format!("Nothing can be said: {reason}"),
+            now,
+        );
     }
 
     /// What was never complete is not known to be good, whatever the old pods have answered meanwhile.
@@ -519,26 +493,18 @@ impl Rollout {
         now: Time,
         commands: &mut Vec<Command>,
     ) {
-        match std::mem::take(&mut self.phase) {
-            Phase::Settling(mut case) | Phase::Watching(mut case) if case.revision == judged => {
-                commands.push(Command::EndWatch { kept: false });
-                let text = format!("The rollout is not complete: {missing}");
-                commands.push(Command::Found {
-                    revision: judged,
-                    found: Found::Incomplete,
-                    evidence: text.clone(),
-                });
-                case.reason = NOT_ROLLED_OUT.into();
-                self.end(*case, Ending::Inconclusive, text, now);
-            }
-            phase @ (Phase::Absent
-            | Phase::Steady
-            | Phase::Settling(_)
-            | Phase::Watching(_)
-            | Phase::Preflight(_)
-            | Phase::TurningBack(_)
-            | Phase::Verifying(_)) => self.phase = phase,
-        }
+        let Some(mut case) = self.take_judged(judged) else {
+            return;
+        };
+        commands.push(Command::EndWatch { kept: false });
+        let text = format!("The rollout is not complete: {missing}");
+        commands.push(Command::Found {
+            revision: judged,
+            found: Found::Incomplete,
+            evidence: text.clone(),
+        });
+        case.reason = NOT_ROLLED_OUT.into();
+        self.end(*case, Ending::Inconclusive, text, now);
     }
 
     /// Whether the release is paused or scaled to zero is remembered in every phase.
@@ -614,58 +580,47 @@ impl Rollout {
     }
 
     fn on_ready(&mut self, target: Revision, now: Time, commands: &mut Vec<Command>) {
-        match std::mem::take(&mut self.phase) {
-            Phase::Preflight(mut case) => {
-                let bad = case.revision;
-                case.target = Some(target);
-                if let Some((ending, why)) = self.obstacle(&case, now) {
-                    // The mode, or whether the release is held, has changed since the verdict.
-                    self.end(*case, ending, why, now);
-                    return;
-                }
-                // A person knows what is what: nobody else rolls back during a start.
-                self.start = None;
-                case.begun = Some(now);
-                self.turned_back.push((bad, now));
-                if self.turned_back.len() > MAX_PAST {
-                    self.turned_back.remove(0);
-                }
-                let slow = case.slow_rollout().map_or_else(String::new, |took| {
-                    format!(
-                        "; the rollout of revision {bad} took {} s, and the way back may take as long, while the runbook allows {} s",
-                        took.as_secs(),
-                        StepName::Complete.limit().as_secs()
-                    )
-                });
-                self.enter(Phase::TurningBack(case), now);
-                self.note(
-                    now,
-                    Some(bad),
-                    format!("Turning back to revision {target}{slow}"),
-                );
-                commands.push(Command::Execute { bad, target });
-            }
-            phase @ (Phase::Absent
-            | Phase::Steady
-            | Phase::Settling(_)
-            | Phase::Watching(_)
-            | Phase::TurningBack(_)
-            | Phase::Verifying(_)) => self.phase = phase,
+        let Some(mut case) = self.take_preflight() else {
+            return;
+        };
+        let bad = case.revision;
+        case.target = Some(target);
+        if let Some((ending, why)) = self.obstacle(&case, now) {
+            // The mode, or whether the release is held, has changed since the verdict.
+            self.end(*case, ending, why, now);
+            return;
         }
+        // A person knows what is what: nobody else rolls back during a start.
+        self.start = None;
+        case.begun = Some(now);
+        self.turned_back.push((bad, now));
+        if self.turned_back.len() > MAX_PAST {
+            self.turned_back.remove(0);
+        }
+        let slow = case.slow_rollout().map_or_else(String::new, |took| {
+            format!(
+                "; the rollout of revision {bad} took {} s, and the way back may take as long, while the runbook allows {} s",
+                took.as_secs(),
+                StepName::Complete.limit().as_secs()
+            )
+        });
+        self.enter(Phase::TurningBack(case), now);
+        self.note(
+            now,
+            Some(bad),
+            format!("Turning back to revision {target}{slow}"),
+        );
+        commands.push(Command::Execute { bad, target });
     }
 
     pub(super) fn on_refused(&mut self, reason: String, now: Time, commands: &mut Vec<Command>) {
-        match std::mem::take(&mut self.phase) {
-            Phase::Preflight(case) if case.ordered => {
-                self.end_order(*case, &reason, now, commands);
-            }
-            Phase::Preflight(case) => self.end(*case, Ending::Refused, reason, now),
-            phase @ (Phase::Absent
-            | Phase::Steady
-            | Phase::Settling(_)
-            | Phase::Watching(_)
-            | Phase::TurningBack(_)
-            | Phase::Verifying(_)) => self.phase = phase,
+        let Some(case) = self.take_preflight() else {
+            return;
+        };
+        if case.ordered {
+            self.end_order(*case, &reason, now, commands);
+        } else {
+            self.end(*case, Ending::Refused, reason, now);
         }
     }
 
@@ -676,35 +631,27 @@ impl Rollout {
         now: Time,
         commands: &mut Vec<Command>,
     ) {
-        match std::mem::take(&mut self.phase) {
-            Phase::TurningBack(mut case) if case.attempt() == Some(attempt) => {
-                case.made = Some(made);
-                commands.extend(Self::found_by_order(&case));
-                // After a restart it may be seen before it is known to be ours.
-                case.overtaken_by = case.overtaken_by.filter(|(other, _)| *other > made);
-                // The record may be told of here before the watch sees it.
-                self.newest = self.newest.max(Some(made));
-                self.note(
-                    now,
-                    Some(made),
-                    format!("The rollback made revision {made}; its rollout runs"),
-                );
-                match case.overtaken_by {
-                    None => {
-                        self.phase = Phase::TurningBack(case);
-                        // However long helm took, the pods have their time.
-                        self.since = now;
-                    }
-                    Some(other) => self.overtaken(*case, made, other, now, commands),
-                }
+        let Some(mut case) = self.take_attempt(attempt) else {
+            return;
+        };
+        case.made = Some(made);
+        commands.extend(Self::found_by_order(&case));
+        // After a restart it may be seen before it is known to be ours.
+        case.overtaken_by = case.overtaken_by.filter(|(other, _)| *other > made);
+        // The record may be told of here before the watch sees it.
+        self.newest = self.newest.max(Some(made));
+        self.note(
+            now,
+            Some(made),
+            format!("The rollback made revision {made}; its rollout runs"),
+        );
+        match case.overtaken_by {
+            None => {
+                self.phase = Phase::TurningBack(case);
+                // However long helm took, the pods have their time.
+                self.since = now;
             }
-            phase @ (Phase::Absent
-            | Phase::Steady
-            | Phase::Settling(_)
-            | Phase::Watching(_)
-            | Phase::Preflight(_)
-            | Phase::TurningBack(_)
-            | Phase::Verifying(_)) => self.phase = phase,
+            Some(other) => self.overtaken(*case, made, other, now, commands),
         }
     }
 
@@ -715,33 +662,25 @@ impl Rollout {
         now: Time,
         commands: &mut Vec<Command>,
     ) {
-        match std::mem::take(&mut self.phase) {
-            Phase::TurningBack(case) if case.attempt() == Some(attempt) => {
-                let overtaken_by = case.overtaken_by;
-                let serving = case.serving;
-                match overtaken_by {
-                    None => self.end(*case, Ending::Failed, reason, now),
-                    Some((revision, origin)) if case.overtaken_by_same => {
-                        self.try_again_for(case, (revision, origin), now, commands);
-                    }
-                    Some((revision, origin)) => {
-                        self.end(
-                            *case,
-                            Ending::Superseded,
-                            format!("Revision {revision} took its place: {reason}"),
-                            now,
-                        );
-                        self.begin(revision, origin, serving, now, commands);
-                    }
-                }
+        let Some(case) = self.take_attempt(attempt) else {
+            return;
+        };
+        let overtaken_by = case.overtaken_by;
+        let serving = case.serving;
+        match overtaken_by {
+            None => self.end(*case, Ending::Failed, reason, now),
+            Some((revision, origin)) if case.overtaken_by_same => {
+                self.try_again_for(case, (revision, origin), now, commands);
             }
-            phase @ (Phase::Absent
-            | Phase::Steady
-            | Phase::Settling(_)
-            | Phase::Watching(_)
-            | Phase::Preflight(_)
-            | Phase::TurningBack(_)
-            | Phase::Verifying(_)) => self.phase = phase,
+            Some((revision, origin)) => {
+                self.end(
+                    *case,
+                    Ending::Superseded,
+                    format!("Revision {revision} took its place: {reason}"),
+                    now,
+                );
+                self.begin(revision, origin, serving, now, commands);
+            }
         }
     }
 
@@ -752,49 +691,40 @@ impl Rollout {
         now: Time,
         commands: &mut Vec<Command>,
     ) {
-        match std::mem::take(&mut self.phase) {
-            Phase::Verifying(mut case) => {
-                commands.push(Command::EndWatch { kept: false });
-                let target = case.target.unwrap_or_default();
-                let text = match ending {
-                    Ending::Recovered => {
-                        case.verified = Some(now);
-                        format!("Turned back to the contents of revision {target}, and well again")
-                    }
-                    Ending::SameFailure => {
-                        // It was not the release, so its contents are not bad.
-                        commands.push(Command::Found {
-                            revision: case.revision,
-                            found: Found::Unknown,
-                            evidence: "the same failed after it was turned back".into(),
-                        });
-                        format!(
-                            "Turned back, but the same still fails, so it was not the release: {text}"
-                        )
-                    }
-                    Ending::Worse => format!("Turned back, and more fails than before: {text}"),
-                    Ending::Kept
-                    | Ending::Unchanged
-                    | Ending::Inconclusive
-                    | Ending::Superseded
-                    | Ending::Uninstalled
-                    | Ending::WouldRollBack
-                    | Ending::LeftAlone
-                    | Ending::LimitReached
-                    | Ending::Refused
-                    | Ending::OrderRefused
-                    | Ending::Failed
-                    | Ending::Unverified => text,
-                };
-                self.end(*case, ending, text, now);
+        let Some(mut case) = self.take_verifying() else {
+            return;
+        };
+        commands.push(Command::EndWatch { kept: false });
+        let target = case.target.unwrap_or_default();
+        let text = match ending {
+            Ending::Recovered => {
+                case.verified = Some(now);
+                format!("Turned back to the contents of revision {target}, and well again")
             }
-            phase @ (Phase::Absent
-            | Phase::Steady
-            | Phase::Settling(_)
-            | Phase::Watching(_)
-            | Phase::Preflight(_)
-            | Phase::TurningBack(_)) => self.phase = phase,
-        }
+            Ending::SameFailure => {
+                // It was not the release, so its contents are not bad.
+                commands.push(Command::Found {
+                    revision: case.revision,
+                    found: Found::Unknown,
+                    evidence: "the same failed after it was turned back".into(),
+                });
+                format!("Turned back, but the same still fails, so it was not the release: {text}")
+            }
+            Ending::Worse => format!("Turned back, and more fails than before: {text}"),
+            Ending::Kept
+            | Ending::Unchanged
+            | Ending::Inconclusive
+            | Ending::Superseded
+            | Ending::Uninstalled
+            | Ending::WouldRollBack
+            | Ending::LeftAlone
+            | Ending::LimitReached
+            | Ending::Refused
+            | Ending::OrderRefused
+            | Ending::Failed
+            | Ending::Unverified => text,
+        };
+        self.end(*case, ending, text, now);
     }
 
     /// Time has passed: a phase whose time is up ends.
@@ -889,6 +819,51 @@ impl Rollout {
                 ),
             );
         }
+    }
+
+    /// Takes the case out of a phase; the caller enters the next one. `None` leaves the phase as it is.
+    fn take_case(&mut self, is_it: impl FnOnce(&Phase) -> bool) -> Option<Box<Case>> {
+        if !is_it(&self.phase) {
+            return None;
+        }
+        match std::mem::take(&mut self.phase) {
+            Phase::Settling(case)
+            | Phase::Watching(case)
+            | Phase::Preflight(case)
+            | Phase::TurningBack(case)
+            | Phase::Verifying(case) => Some(case),
+            phase @ (Phase::Absent | Phase::Steady) => {
+                self.phase = phase;
+                None
+            }
+        }
+    }
+
+    /// The case of a revision that is judged.
+    fn take_judged(&mut self, judged: Revision) -> Option<Box<Case>> {
+        self.take_case(|phase| match phase {
+            Phase::Settling(case) | Phase::Watching(case) => case.revision == judged,
+            Phase::Absent
+            | Phase::Steady
+            | Phase::Preflight(_)
+            | Phase::TurningBack(_)
+            | Phase::Verifying(_) => false,
+        })
+    }
+
+    fn take_preflight(&mut self) -> Option<Box<Case>> {
+        self.take_case(|phase| matches!(phase, Phase::Preflight(_)))
+    }
+
+    /// The case of this rollback, while it is carried out.
+    fn take_attempt(&mut self, attempt: Attempt) -> Option<Box<Case>> {
+        self.take_case(
+            |phase| matches!(phase, Phase::TurningBack(case) if case.attempt() == Some(attempt)),
+        )
+    }
+
+    fn take_verifying(&mut self) -> Option<Box<Case>> {
+        self.take_case(|phase| matches!(phase, Phase::Verifying(_)))
     }
 
     pub(super) fn enter(&mut self, phase: Phase, now: Time) {

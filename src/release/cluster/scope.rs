@@ -5,6 +5,8 @@
 //! names the other namespace or the kind. This file says so before helm is started; while helm runs, its requests pass
 //! [`super::helm_proxy`], which holds however a record is written.
 
+mod contents;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use kube::core::GroupVersionKind;
@@ -14,8 +16,8 @@ use super::checks::{self, Obstacle};
 use super::hub::Hub;
 use super::rights;
 use crate::config::settings::{ClusterKind, May};
-use crate::release::manifest::{self, Object};
-use crate::release::record::Record;
+use crate::release::manifest::Object;
+pub(super) use contents::Contents;
 
 /// Objects and hooks of two revisions together; a record of 1 MiB has room for some thousands.
 const MAX_OBJECTS: usize = 2000;
@@ -62,59 +64,6 @@ enum Place<'a> {
     Own,
     Other(&'a str),
     Cluster,
-}
-
-/// The objects that a rollback from one record to another has to do with.
-#[derive(Debug, Default)]
-pub(super) struct Contents {
-    /// Of the revision found bad; helm deletes those that the target does not have.
-    pub(super) bad: Vec<Object>,
-    pub(super) target: Vec<Object>,
-    /// Of the hooks that run.
-    pub(super) hooks: Vec<Object>,
-}
-
-impl Contents {
-    /// Reads them; what cannot be read is left out, and said.
-    pub(super) fn of(bad: &Record, target: &Record) -> (Self, Vec<Obstacle>) {
-        let mut obstacles = Vec::new();
-        let mut read = |what: String, text: &str| {
-            let odd = odd(text).map(str::to_owned);
-            let objects = match odd {
-                Some(why) => Err(why),
-                None => manifest::objects(text).map_err(|broken| broken.to_string()),
-            };
-            objects.unwrap_or_else(|why| {
-                obstacles.push(Obstacle {
-                    reason: "manifest",
-                    text: format!("{what} cannot be read: {why}"),
-                });
-                Vec::new()
-            })
-        };
-        let of = |record: &Record| format!("the manifest of revision {}", record.revision);
-        let bad_objects = read(of(bad), &bad.manifest);
-        let target_objects = read(of(target), &target.manifest);
-        let mut hooks = Vec::new();
-        for hook in rights::hooks_of_rollback(target) {
-            let what = format!(
-                "the hook {} of revision {}",
-                shown(&hook.name),
-                target.revision
-            );
-            hooks.extend(read(what, &hook.manifest));
-        }
-        let contents = Self {
-            bad: bad_objects,
-            target: target_objects,
-            hooks,
-        };
-        (contents, obstacles)
-    }
-
-    pub(super) fn all(&self) -> impl Iterator<Item = &Object> {
-        self.bad.iter().chain(&self.target).chain(&self.hooks)
-    }
 }
 
 impl Scope {
@@ -389,30 +338,6 @@ impl Scope {
             ),
         })
     }
-}
-
-/// Why a text may mean to helm something else than to us; `None` for what charts render.
-fn odd(text: &str) -> Option<&'static str> {
-    if text
-        .replace("\r\n", "\n")
-        .contains(['\r', '\u{85}', '\u{2028}', '\u{2029}'])
-    {
-        return Some("it has ends of lines that YAML 1.1 knows and YAML 1.2 does not");
-    }
-    let is_control = |c: char| c == '\u{feff}' || (c.is_control() && !"\n\r\t".contains(c));
-    if text.contains(is_control) {
-        return Some("it has control characters");
-    }
-    let is_odd = |rest: &str| {
-        let behind = rest.trim_start();
-        rest.starts_with(|c: char| !c.is_whitespace())
-            || !(behind.is_empty() || behind.starts_with('#'))
-    };
-    let mut separators = text.lines().filter_map(|line| line.strip_prefix("---"));
-    if separators.any(is_odd) {
-        return Some("it has a separator of documents with something behind it");
-    }
-    None
 }
 
 /// Whether a kind of Kubernetes itself lives in namespaces; `None` for others.

@@ -1,6 +1,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may end where it stands")]
 
+use super::contents::odd;
 use super::*;
+use crate::release::manifest;
 
 fn objects(text: &str) -> Vec<Object> {
     manifest::objects(text).unwrap()

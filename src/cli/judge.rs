@@ -2,6 +2,7 @@
 
 mod stream;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::PathBuf;
@@ -11,7 +12,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::BAD_CONFIGURATION;
-use crate::verdict::Verdict;
+use crate::verdict::{Bake, BakeEnd, Verdict, Watch};
 use stream::Judged;
 
 /// The longest line: a day of ticks of a thousand endpoints is far below it.
@@ -28,18 +29,28 @@ pub struct JudgeArgs {
 
 const FORMAT: &str = r#"One JSON object a line:
   name              printed with the result
-  ticks             [[row, repeats], ...]; a row has one character for each endpoint: . good, x failed, - void
+  ticks             [[row, repeats], ...]; a row has one character for each endpoint: . success, x failure, - unknown,
+                    _ not due, l limited, r name not resolved
   endpoints         names of the columns; without it health, db, redis, root where there are four
-  baseline          [[failures, soundings], ...] before the revision, one pair (or null) an endpoint, or null
-  failing_at_start  [true, ...]: its last three soundings before had failed
-  settled_at        seconds until the rollout was complete; 0 without it
-  expected_downtime true where old pods stop before new ones start
+  baseline          [[failures, results], ...] before the revision, one pair (or null) an endpoint, or null
+  failing_at_start  [true, ...]: its last three results before had failed
+  workloads         [{"name", "change": "template", "config" or null, "was_complete", "stops_first", "probes": [places],
+                    "template_at", "gap_s", "ready_s", "restarts", "seen": [[t, what], ...]}, ...]; what: template,
+                    ready, complete, deadline, refused, created, none, some, held, free
+  settled_at        without workloads: seconds until the rollout was complete; 0 without it, null: nobody can see it
+  expected_downtime without workloads: true where old pods stop before new ones start
+  learned           {"pods": six [failures, results] by age, "service": {"*" or an endpoint: three by phase}}
+  steady_s          the endpoints' own intervals, for when a limit answers
+  dependencies      names, with "dependency_ticks" as ticks, and "needs": {endpoint: [names]}
+  latency           {"before": for each endpoint [[ms, count], ...], "ticks": [[[ms, ...], repeats], ...], "enforce"}
   config            what differs from the rule's defaults, as {"interval_s": 1}
-  pods              [{"t", "restarts", "waiting", "old_too"}, ...]
+  pods              [{"t", "name", "workload", "restarts", "waiting", "stuck", "injected", "old_too"}, ...]
   requests          {"interval_s", "baseline": [failures, requests], "scrapes": [[t, failures, requests], ...]}
-  direct            [{"name", "rev": "new" or "old", "node", "from": tick, "row": [[row, repeats], ...]}, ...]
+  direct            [{"name", "rev": "new" or "old", "from": tick, "row": [[row, repeats], ...], "ms"}, ...]
+  phase             "bake": the time after a healthy verdict, with "from_s", "enforce", "restarts_normal"
+  teaches           true: prints what the revision teaches those after it
 
-Result, one line each: name, verdict, reason, tick, t, max_e, and e, coverage, why where there are any.
+Result, one line each: name, verdict, reason, tick, t, max_e, and e, coverage, why, slower, teaches where there are any.
 A line that is not valid is named on standard error, the others are judged, and the exit code is 2.
 
 Example:
@@ -95,11 +106,22 @@ pub(super) fn run(args: &JudgeArgs) -> ExitCode {
 }
 
 fn result(judged: &Judged) -> serde_json::Value {
-    let Judged {
-        name,
-        watch,
-        verdict,
-    } = judged;
+    match judged {
+        Judged::Watched {
+            name,
+            watch,
+            verdict,
+            teaches,
+        } => watched(name, watch, verdict, *teaches),
+        Judged::Baked {
+            name,
+            bake,
+            enforce,
+        } => baked(name, bake, *enforce),
+    }
+}
+
+fn watched(name: &str, watch: &Watch, verdict: &Verdict, teaches: bool) -> serde_json::Value {
     let tick = watch.ticks().saturating_sub(1);
     let mut result = json!({
         "name": name,
@@ -117,6 +139,55 @@ fn result(judged: &Judged) -> serde_json::Value {
     }
     if let Some(coverage) = watch.coverage() {
         result["coverage"] = json!(coverage);
+    }
+    if let Some(slower) = watch.slower() {
+        result["slower"] = json!({
+            "tick": slower.tick,
+            "stratum": slower.stratum.to_string(),
+            "e": slower.e,
+        });
+    }
+    if let Some(taught) = watch.teaching().filter(|_| teaches) {
+        let mut service: BTreeMap<String, _> = taught
+            .endpoints
+            .iter()
+            .map(|(name, counts)| (name.to_string(), json!(counts)))
+            .collect();
+        service.insert("*".into(), json!(taught.pool));
+        let workloads = taught.workloads.iter().map(|one| {
+            let learned =
+                json!({"gap_s": one.gap_s, "ready_s": one.ready_s, "restarts": one.restarts});
+            (one.name.to_string(), learned)
+        });
+        let workloads: BTreeMap<String, _> = workloads.collect();
+        result["teaches"] =
+            json!({"pods": taught.pods, "service": service, "workloads": workloads});
+    }
+    result
+}
+
+fn baked(name: &str, bake: &Bake, enforce: bool) -> serde_json::Value {
+    let tick = bake.ticks().saturating_sub(1);
+    let (verdict, reason) = match (bake.end(), bake.alarm()) {
+        (_, Some(alarm)) if enforce => ("rollback", &*alarm.reason),
+        (_, Some(alarm)) => ("notice", &*alarm.reason),
+        (BakeEnd::Good, None) => ("good", ""),
+        (BakeEnd::Coverage, None) => ("inconclusive", "coverage"),
+        (BakeEnd::Baking | BakeEnd::Alarm, None) => ("baking", ""),
+    };
+    let mut result = json!({
+        "name": name,
+        "verdict": verdict,
+        "reason": reason,
+        "tick": tick,
+        "t": bake.t(),
+        "max_e": bake.max_e(),
+    });
+    if let Some(alarm) = bake.alarm() {
+        result["why"] = json!(alarm.text);
+        if let Some(e) = alarm.e {
+            result["e"] = json!(e);
+        }
     }
     result
 }

@@ -25,6 +25,15 @@ pub fn upper_bound(failed: f64, total: f64, conf: f64) -> f64 {
     high
 }
 
+/// Whether `failed` of `total` clearly exceed a rate: more than it, and `n · kl(k/n, p) > ln significance`.
+pub(super) fn is_significant(failed: f64, total: f64, rate: f64, significance: f64) -> bool {
+    let rate = rate.clamp(1e-6, 1.0 - 1e-9);
+    failed > 0.0
+        && total > 0.0
+        && failed / total > rate
+        && total * divergence(failed / total, rate) > significance.ln()
+}
+
 /// `kl(a, b) = a ln(a/b) + (1-a) ln((1-a)/(1-b))`, for `a ≤ b < 1`.
 fn divergence(a: f64, b: f64) -> f64 {
     let heads = if a > 0.0 { a * (a / b).ln() } else { 0.0 };
@@ -38,7 +47,21 @@ fn divergence(a: f64, b: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::upper_bound;
+    use super::{is_significant, upper_bound};
+
+    #[test]
+    fn counts_are_significant_as_the_specification_says() {
+        for (failed, total, rate, expected) in [
+            (3.0, 50.0, 0.01, false),
+            (12.0, 100.0, 0.05, true),
+            (8.0, 100.0, 0.05, false),
+            (3.0, 60.0, 0.0, true),
+            (0.0, 60.0, 0.0, false),
+        ] {
+            let found = is_significant(failed, total, rate, 20.0);
+            assert_eq!(found, expected, "{failed}/{total} against {rate}");
+        }
+    }
 
     #[test]
     fn the_bound_has_the_values_of_the_specification() {

@@ -1,4 +1,4 @@
-//! Direct soundings: new pods against old ones, at the same time and with the same dependencies.
+//! Pods that are asked directly: new ones against old ones, at the same time and with the same dependencies.
 //!
 //! Old pods are the control. An endpoint that fails for all of them says nothing about the new revision, and what a
 //! share of them shows is tolerated of the new pods as well.
@@ -6,13 +6,19 @@
 use serde::{Deserialize, Serialize};
 
 use super::Mark;
-use super::rule::Rule;
+use super::rule::{AGES, Rule};
 
-/// Pods of one revision that are asked in one tick, at most; the others have their turn later.
+/// Pods of one side that the daemon asks in one tick, at most; the others have their turn later.
 pub const MAX_ASKED: usize = 5;
 
 /// New pods whose runs are remembered; the one asked longest ago gives way.
 const MAX_PODS: usize = 48;
+
+/// Failures in a row of a pod before it counts as down (path D).
+const MIN_RUN: u16 = 3;
+
+/// Counts of new pods in one tick, by age class; the last class is that of grown-up pods.
+pub(super) type ClassCounts = [(u16, u16); AGES + 1];
 
 /// To which revision a pod belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,17 +37,22 @@ pub struct PodLook<'a> {
     pub pod: u32,
     /// Old or new.
     pub side: Side,
-    /// The node that it runs on, by a number.
-    pub node: u16,
     /// The tick in which it became Ready.
     pub ready_tick: u32,
     /// One mark for each endpoint; void where it was not asked.
     pub marks: &'a [Mark],
+    /// Latencies of good answers in microseconds, one for each endpoint; empty where they are not known.
+    pub latency_us: &'a [Option<u32>],
 }
 
-impl PodLook<'_> {
-    fn was_asked(&self) -> bool {
-        self.marks.iter().any(|mark| *mark != Mark::Void)
+/// How a pod's answer at an endpoint counts in an instance of the comparison.
+pub(super) trait Reading {
+    fn read(&self, look: &PodLook<'_>, endpoint: usize) -> Mark;
+}
+
+impl<F: Fn(&PodLook<'_>, usize) -> Mark> Reading for F {
+    fn read(&self, look: &PodLook<'_>, endpoint: usize) -> Mark {
+        self(look, endpoint)
     }
 }
 
@@ -85,27 +96,26 @@ struct Pod {
     last_tick: u32,
 }
 
-/// Failures and outcomes of one node's new pods in one tick.
+/// One pod at one endpoint.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-struct NodeCount {
-    node: u16,
-    failed: u16,
-    total: u16,
+struct Run {
+    /// Failures in a row.
+    failures: u16,
+    /// Whether it has answered well.
+    warm: bool,
+    /// The tick of the first failure of the run.
+    first: u32,
+    /// The tick of its last result.
+    last: u32,
 }
 
-/// What is known from direct soundings.
+/// What is known from pods that are asked directly.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Direct {
     pub(super) endpoints: Vec<Endpoint>,
     pods: Vec<Pod>,
-    /// Failures in a row, for each remembered pod and endpoint.
-    runs: Vec<u16>,
-    /// Whether the pod has answered well there, likewise.
-    warm: Vec<bool>,
-    /// For the estimate: counts by node in each of the last W ticks.
-    nodes: Vec<[NodeCount; MAX_ASKED]>,
-    next: usize,
-    filled: usize,
+    /// For each remembered pod and endpoint.
+    runs: Vec<Run>,
 }
 
 /// Path D: all new pods of an endpoint are down while old ones answer.
@@ -117,29 +127,31 @@ pub(super) struct Down {
 }
 
 impl Direct {
-    pub(super) fn new(endpoints: usize, window_ticks: u32) -> Self {
+    pub(super) fn new(endpoints: usize) -> Self {
         Self {
             endpoints: vec![Endpoint::default(); endpoints],
             pods: Vec::with_capacity(MAX_PODS),
-            runs: vec![0; MAX_PODS * endpoints],
-            warm: vec![false; MAX_PODS * endpoints],
-            nodes: vec![[NodeCount::default(); MAX_ASKED]; window_ticks.max(1) as usize],
-            next: 0,
-            filled: 0,
+            runs: vec![Run::default(); MAX_PODS * endpoints],
         }
     }
 
     /// Adds up what the pods answered in this tick, and follows the control of each endpoint.
-    pub(super) fn take(&mut self, rule: &Rule, tick: u32, looks: &[PodLook<'_>]) {
+    pub(super) fn take(
+        &mut self,
+        rule: &Rule,
+        tick: u32,
+        looks: &[PodLook<'_>],
+        reading: &impl Reading,
+    ) {
         for endpoint in &mut self.endpoints {
             endpoint.answers = Answers::default();
         }
         for look in asked(looks, Side::Old, self.endpoints.len()) {
-            for (endpoint, mark) in self.endpoints.iter_mut().zip(look.marks) {
-                match mark {
+            for (at, endpoint) in self.endpoints.iter_mut().enumerate() {
+                match reading.read(look, at) {
                     Mark::Good => endpoint.answers.old_good += 1,
                     Mark::Bad => endpoint.answers.old_bad += 1,
-                    Mark::Void => {}
+                    Mark::Void | Mark::NotDue | Mark::Limited | Mark::Unresolved => {}
                 }
             }
         }
@@ -148,18 +160,23 @@ impl Direct {
                 continue;
             }
             let slot = self.slot(look.pod, tick);
-            for (at, mark) in look.marks.iter().enumerate() {
+            for at in 0..self.endpoints.len() {
                 let run = &mut self.runs[slot * self.endpoints.len() + at];
-                match mark {
+                match reading.read(look, at) {
                     Mark::Good => {
                         self.endpoints[at].answers.new_good += 1;
-                        *run = 0;
+                        run.failures = 0;
+                        run.last = tick;
                     }
                     Mark::Bad => {
                         self.endpoints[at].answers.new_bad += 1;
-                        *run = run.saturating_add(1);
+                        if run.failures == 0 {
+                            run.first = tick;
+                        }
+                        run.failures = run.failures.saturating_add(1);
+                        run.last = tick;
                     }
-                    Mark::Void => {}
+                    Mark::Void | Mark::NotDue | Mark::Limited | Mark::Unresolved => {}
                 }
             }
         }
@@ -184,28 +201,32 @@ impl Direct {
         }
     }
 
-    /// Path D. `aside` says which endpoints were set aside before this tick.
+    /// Path D. `excluded` says which endpoints did not count before this tick.
     pub(super) fn down(
         &self,
         rule: &Rule,
         tick: u32,
-        looks: &[PodLook<'_>],
-        aside: impl Fn(usize) -> bool,
+        excluded: impl Fn(usize) -> bool,
     ) -> Option<Down> {
         let hold = rule.hold(rule.pod_hold_s);
-        (0..self.endpoints.len()).find_map(|at| {
+        let count = self.endpoints.len();
+        (0..count).find_map(|at| {
             let endpoint = &self.endpoints[at];
-            if aside(at) || endpoint.down < hold || endpoint.controlled < rule.pod_control {
+            if excluded(at)
+                || endpoint.answers.new_bad == 0
+                || endpoint.down < hold
+                || endpoint.controlled < rule.pod_control
+            {
                 return None;
             }
             let (mut pods, mut longest) = (0, 0);
-            for look in asked(looks, Side::New, self.endpoints.len()) {
-                if in_grace(rule, tick, look) || look.marks[at] == Mark::Void {
+            for slot in 0..self.pods.len() {
+                let run = self.runs[slot * count + at];
+                if run.failures < MIN_RUN || tick - run.last >= hold {
                     continue;
                 }
-                let run = u32::from(self.run(look.pod, at));
-                pods += u32::from(run >= 3);
-                longest = longest.max(run);
+                pods += 1;
+                longest = longest.max(tick - run.first + 1);
             }
             (pods >= 2 && longest >= hold).then_some(Down {
                 endpoint: at,
@@ -215,79 +236,39 @@ impl Direct {
         })
     }
 
-    /// Counts of the stratum of new pods in this tick; `aside` says which endpoints are set aside in it.
+    /// Counts of the stratum of new pods in this tick; `excluded` says which endpoints do not count in it.
     pub(super) fn count(
         &mut self,
         rule: &Rule,
         tick: u32,
         looks: &[PodLook<'_>],
-        aside: impl Fn(usize) -> bool,
-    ) -> (u16, u16) {
+        reading: &impl Reading,
+        excluded: impl Fn(usize) -> bool,
+    ) -> ClassCounts {
         let cold = rule.ticks_up(rule.pod_cold_s);
-        let mut by_node = [NodeCount::default(); MAX_ASKED];
-        let (mut failed, mut total) = (0, 0);
-        for (count, look) in by_node
-            .iter_mut()
-            .zip(asked(looks, Side::New, self.endpoints.len()))
-        {
-            count.node = look.node;
+        let mut counts = ClassCounts::default();
+        for look in asked(looks, Side::New, self.endpoints.len()) {
             if in_grace(rule, tick, look) {
                 continue;
             }
+            let age = tick.saturating_sub(look.ready_tick);
+            let class = rule.age_class(f64::from(age) * rule.interval_s);
             let slot = self.slot(look.pod, tick);
-            for (at, mark) in look.marks.iter().enumerate() {
-                let warm = &mut self.warm[slot * self.endpoints.len() + at];
-                let counts = *warm || tick >= look.ready_tick.saturating_add(cold);
-                *warm |= *mark == Mark::Good;
+            for at in 0..self.endpoints.len() {
+                let mark = reading.read(look, at);
+                let warm = &mut self.runs[slot * self.endpoints.len() + at].warm;
+                let is_counted = *warm || tick >= look.ready_tick.saturating_add(cold);
+                *warm |= mark == Mark::Good;
                 let answers = self.endpoints[at].answers;
                 let old_failing = answers.old() > 0 && answers.old_bad * 2 >= answers.old();
-                if *mark == Mark::Void || !counts || aside(at) || old_failing {
-                    continue;
+                let is_result = matches!(mark, Mark::Good | Mark::Bad);
+                if is_result && is_counted && !old_failing && !excluded(at) {
+                    counts[class].0 += u16::from(mark == Mark::Bad);
+                    counts[class].1 += 1;
                 }
-                count.total += 1;
-                count.failed += u16::from(*mark == Mark::Bad);
-            }
-            failed += count.failed;
-            total += count.total;
-        }
-        self.nodes[self.next] = by_node;
-        self.next = (self.next + 1) % self.nodes.len();
-        self.filled = (self.filled + 1).min(self.nodes.len());
-        (failed, total)
-    }
-
-    /// Failures and outcomes of the last W ticks, without the worst node where there are two or more.
-    pub(super) fn estimate(&self) -> (u64, u64) {
-        let recent = || self.nodes[..self.filled].iter().flatten();
-        let (failed, total) = sum(recent());
-        let mut least: Option<(u64, u64)> = None;
-        let mut looked_at = [None; MAX_PODS];
-        let mut nodes = 0;
-        for count in recent().filter(|count| count.total > 0) {
-            if looked_at[..nodes].contains(&Some(count.node)) || nodes == MAX_PODS {
-                continue;
-            }
-            looked_at[nodes] = Some(count.node);
-            nodes += 1;
-            let (k, n) = sum(recent().filter(|other| other.node == count.node));
-            let rest = (failed - k, total - n);
-            let rate = |(k, n): (u64, u64)| k as f64 / n.max(1) as f64;
-            if rest.1 > 0 && least.is_none_or(|least| rate(rest) < rate(least)) {
-                least = Some(rest);
             }
         }
-        if nodes >= 2 {
-            least.unwrap_or((failed, total))
-        } else {
-            (failed, total)
-        }
-    }
-
-    fn run(&self, pod: u32, endpoint: usize) -> u16 {
-        self.pods
-            .iter()
-            .position(|known| known.id == pod)
-            .map_or(0, |slot| self.runs[slot * self.endpoints.len() + endpoint])
+        counts
     }
 
     /// The place of a pod; a new one takes a free place, or that of the pod asked longest ago.
@@ -305,8 +286,7 @@ impl Direct {
                 let oldest = (0..self.pods.len()).min_by_key(|slot| self.pods[*slot].last_tick);
                 let slot = oldest.unwrap_or(0);
                 let places = slot * self.endpoints.len()..(slot + 1) * self.endpoints.len();
-                self.runs[places.clone()].fill(0);
-                self.warm[places].fill(false);
+                self.runs[places].fill(Run::default());
                 self.pods[slot].id = pod;
                 slot
             }
@@ -315,43 +295,33 @@ impl Direct {
         slot
     }
 
-    pub(super) fn is_sound(&self, endpoints: usize) -> bool {
+    pub(super) fn is_sound(&self, endpoints: usize, ticks: u32) -> bool {
         self.endpoints.len() == endpoints
             && self.pods.len() <= MAX_PODS
             && self.runs.len() == MAX_PODS * endpoints
-            && self.warm.len() == MAX_PODS * endpoints
-            && self.next < self.nodes.len()
-            && self.filled <= self.nodes.len()
+            && self
+                .runs
+                .iter()
+                .all(|run| run.first <= run.last && run.last <= ticks)
     }
 
     pub(super) fn bytes(&self) -> usize {
         self.endpoints.capacity() * size_of::<Endpoint>()
             + self.pods.capacity() * size_of::<Pod>()
-            + self.runs.capacity() * size_of::<u16>()
-            + self.warm.capacity()
-            + self.nodes.capacity() * size_of::<[NodeCount; MAX_ASKED]>()
+            + self.runs.capacity() * size_of::<Run>()
     }
 }
 
-fn sum<'a>(counts: impl Iterator<Item = &'a NodeCount>) -> (u64, u64) {
-    counts.fold((0, 0), |(failed, total), count| {
-        (
-            failed + u64::from(count.failed),
-            total + u64::from(count.total),
-        )
-    })
-}
-
-/// The pods of one side that were asked anything, as many as may be. One with marks for other endpoints is passed over.
+/// The pods of one side that were asked anything. One with marks for other endpoints is passed over.
 fn asked<'a, 'b>(
     looks: &'a [PodLook<'b>],
     side: Side,
     endpoints: usize,
 ) -> impl Iterator<Item = &'a PodLook<'b>> {
+    let was_asked = |look: &PodLook<'_>| look.marks.iter().any(|mark| *mark != Mark::Void);
     looks
         .iter()
-        .filter(move |look| look.side == side && look.marks.len() == endpoints && look.was_asked())
-        .take(MAX_ASKED)
+        .filter(move |look| look.side == side && look.marks.len() == endpoints && was_asked(look))
 }
 
 /// A pod that has just become Ready is given a moment.

@@ -46,7 +46,7 @@ pub enum Why {
     BaselineBad,
     /// Too few soundings were usable.
     Coverage,
-    /// The rollout was known not to be complete.
+    /// The rollout was known not to be complete, or no new pod was met.
     NotRolledOut,
 }
 
@@ -69,6 +69,8 @@ pub enum Reason {
     CrashLoop,
     /// New pods cannot start at all.
     CannotStart,
+    /// Path E: no new pod of this workload became Ready.
+    NotReady(Box<str>),
     /// Path B, all endpoints.
     HardDownAll,
     /// Path B, this endpoint.
@@ -77,6 +79,8 @@ pub enum Reason {
     PodsDown(Box<str>),
     /// Path C.
     ErrorRate(StratumName),
+    /// Path C over slow answers, where the user lets them convict.
+    Latency(StratumName),
 }
 
 impl fmt::Display for Reason {
@@ -84,10 +88,12 @@ impl fmt::Display for Reason {
         match self {
             Self::CrashLoop => f.write_str("crash_loop"),
             Self::CannotStart => f.write_str("cannot_start"),
+            Self::NotReady(workload) => write!(f, "not_ready:{workload}"),
             Self::HardDownAll => f.write_str("hard_down_all"),
             Self::HardDown(endpoint) => write!(f, "hard_down:{endpoint}"),
             Self::PodsDown(endpoint) => write!(f, "pods_down:{endpoint}"),
             Self::ErrorRate(stratum) => write!(f, "error_rate:{stratum}"),
+            Self::Latency(stratum) => write!(f, "latency:{stratum}"),
         }
     }
 }
@@ -134,6 +140,21 @@ pub struct Finding {
     pub otherwise: String,
 }
 
+/// That answers are slower than before: a notice, no verdict.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Slower {
+    /// The tick in which it was shown.
+    pub tick: u32,
+    /// Seconds since the revision appeared.
+    pub t: f64,
+    /// Where.
+    pub stratum: StratumName,
+    /// The e-value.
+    pub e: f64,
+    /// The numbers in words.
+    pub text: String,
+}
+
 /// The numbers of one stratum at the moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StratumReport {
@@ -171,6 +192,8 @@ pub struct Strongest {
 /// The numbers of path C, to be put into words.
 pub(super) struct Rise<'a> {
     pub(super) stratum: &'a StratumName,
+    /// `errors`, or `slow answers`.
+    pub(super) what: &'static str,
     pub(super) failed: u64,
     pub(super) total: u64,
     pub(super) span_s: f64,
@@ -181,16 +204,14 @@ pub(super) struct Rise<'a> {
     pub(super) margin: f64,
     pub(super) e: f64,
     pub(super) threshold: f64,
+    /// Length of the long blocks in seconds, where they decided.
+    pub(super) slow_block_s: Option<f64>,
 }
 
 impl Rise<'_> {
     fn before_rate(&self) -> f64 {
         let rate = |(k, n): (u64, u64)| if n == 0 { 0.0 } else { k as f64 / n as f64 };
-        let own = if self.assumed.is_some() {
-            0.0
-        } else {
-            rate(self.before)
-        };
+        let own = self.assumed.unwrap_or_else(|| rate(self.before));
         self.old_pods.map_or(own, |old| own.max(rate(old)))
     }
 
@@ -207,14 +228,27 @@ impl Rise<'_> {
             }
         };
         let rate = self.failed as f64 / self.total.max(1) as f64;
+        let increase = rate - self.before_rate();
+        // Against an assumed rate the estimate may be below it, and the evidence still counts.
+        let increase = if increase > self.margin {
+            format!(
+                "increase {:.1} points > {:.1}",
+                increase * 100.0,
+                self.margin * 100.0
+            )
+        } else {
+            format!("increase {:.1} points", increase * 100.0)
+        };
+        let blocks = self
+            .slow_block_s
+            .map_or_else(String::new, |span| format!(", in blocks of {span:.0} s"));
         format!(
-            "{}: errors {}/{} ({now}) in the last {} s vs {before}; increase {:.1} points > {:.1}; e-value {} > {:.0}",
+            "{}: {} {}/{} ({now}) in the last {} s vs {before}; {increase}; e-value {} > {:.0}{blocks}",
             self.stratum,
+            self.what,
             self.failed,
             self.total,
             self.span_s.round(),
-            (rate - self.before_rate()) * 100.0,
-            self.margin * 100.0,
             number(self.e),
             self.threshold,
         )
@@ -222,8 +256,13 @@ impl Rise<'_> {
 
     pub(super) fn otherwise(&self) -> String {
         let most = ((self.before_rate() + self.margin) * self.total as f64 + 1e-9).floor();
+        let of = if self.what == "errors" {
+            "failures"
+        } else {
+            self.what
+        };
         format!(
-            "With at most {most} failures among these {} the increase would not have been above {:.1} points, and the \
+            "With at most {most} {of} among these {} the increase would not have been above {:.1} points, and the \
              revision would have been watched further.",
             self.total,
             self.margin * 100.0

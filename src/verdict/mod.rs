@@ -1,8 +1,9 @@
 //! The verdict on a revision: tick by tick, with the evidence.
 //!
-//! Four paths convict, in this order: pods that crash in a loop (A), endpoints that are down without a break (B), new
-//! pods that are down while old ones answer (D), and an error rate that rose (C), shown by an e-value that no burst
-//! and no amount of looking can push to its threshold by chance.
+//! These paths convict, in this order: pods that crash in a loop or cannot start (A), workloads that do not become
+//! Ready (E), endpoints that are down without a break (B), new pods that are down while old ones answer (D), an error
+//! rate that rose (C), shown by an e-value that no burst and no amount of looking can push to its threshold by chance,
+//! and, where the user wants it, the same of slow answers.
 //!
 //! Invariants:
 //! - void is no evidence: it neither convicts nor acquits;
@@ -16,30 +17,47 @@
     reason = "ticks, blocks and counts are small: the rule's own check and the bounds below see to it"
 )]
 
+mod bake;
 mod bound;
+mod comparison;
 mod counts;
+mod dependencies;
 mod direct;
 mod finding;
 mod inbox;
+mod latency;
+mod mixture;
+mod requests;
 mod rule;
 mod stratum;
 mod verification;
+mod warm_up;
 mod watch;
+mod workloads;
 
+pub use bake::{Bake, BakeAlarm, BakeEnd};
 pub use bound::upper_bound;
 pub use direct::{MAX_ASKED, PodLook, Side};
-pub use finding::{Finding, Reason, StratumName, StratumReport, Strongest, Verdict, Why, number};
+pub use finding::{
+    Finding, Reason, Slower, StratumName, StratumReport, Strongest, Verdict, Why, number,
+};
 pub use inbox::Inbox;
+pub use latency::{Histogram, bucket, edge, quantile};
 pub use rule::{Rule, Unusable};
 pub use verification::{Verification, Verified};
-pub use watch::Watch;
+pub use warm_up::{Counts, Learned};
+pub use watch::{Cause, Teaching, Watch, WorkloadTeaching};
+pub use workloads::{MAX_WORKLOADS, RolloutEvent, Workload, WorkloadChange};
 
 use serde::{Deserialize, Serialize};
 
 /// The most endpoints of one release.
 pub const MAX_ENDPOINTS: usize = 1000;
 
-/// What a sounding says to the judgement.
+/// The most dependencies that the endpoints of one release need.
+pub const MAX_DEPENDENCIES: usize = 64;
+
+/// What a probe result says to the judgement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Mark {
     /// `.`: the answer was good.
@@ -52,6 +70,15 @@ pub enum Mark {
     #[default]
     #[serde(rename = "-")]
     Void,
+    /// `_`: the endpoint was not to be asked in this tick.
+    #[serde(rename = "_")]
+    NotDue,
+    /// `l`: a rate limit answered, because the judgement asks more often than the probe would.
+    #[serde(rename = "l")]
+    Limited,
+    /// `r`: no name server answered.
+    #[serde(rename = "r")]
+    Unresolved,
 }
 
 impl Mark {
@@ -61,6 +88,9 @@ impl Mark {
             Self::Good => '.',
             Self::Bad => 'x',
             Self::Void => '-',
+            Self::NotDue => '_',
+            Self::Limited => 'l',
+            Self::Unresolved => 'r',
         }
     }
 
@@ -70,7 +100,24 @@ impl Mark {
             '.' => Some(Self::Good),
             'x' => Some(Self::Bad),
             '-' => Some(Self::Void),
+            '_' => Some(Self::NotDue),
+            'l' => Some(Self::Limited),
+            'r' => Some(Self::Unresolved),
             _ => None,
+        }
+    }
+
+    /// Whether it is evidence, once everything that makes it void is taken off.
+    pub(crate) const fn is_result(self) -> bool {
+        matches!(self, Self::Good | Self::Bad)
+    }
+
+    /// Failures and results: (0, 1), (1, 1), or (0, 0) for what is no evidence.
+    pub(crate) const fn counts(self) -> (u16, u16) {
+        match self {
+            Self::Good => (0, 1),
+            Self::Bad => (1, 1),
+            Self::Void | Self::NotDue | Self::Limited | Self::Unresolved => (0, 0),
         }
     }
 }
@@ -84,14 +131,32 @@ pub struct Start {
     pub baseline: Vec<(u64, u64)>,
     /// Whether each endpoint's last three soundings before had all failed.
     pub failing_at_start: Vec<bool>,
-    /// Seconds until the rollout was complete; `None` while it is not known, see [`Watch::settled`].
+    /// Without workloads: seconds until the rollout was complete; `None` where nobody can see it.
     pub settled_at: Option<f64>,
-    /// The strategy stops the old pods before it starts new ones.
+    /// Without workloads: the strategy stops the old pods before it starts new ones.
     pub expected_downtime: bool,
     /// Whether pods are asked directly as well.
     pub direct: bool,
     /// Counts of users' requests, where they are to be had.
     pub requests: Option<RequestsBefore>,
+    /// The workloads of the release; `None` where nobody can see its rollout.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workloads: Option<Vec<Workload>>,
+    /// What the last kept rollouts taught.
+    #[serde(default)]
+    pub learned: Learned,
+    /// The endpoints' own intervals in seconds; empty where they are not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steady_s: Vec<f64>,
+    /// Names of the dependencies, at most [`MAX_DEPENDENCIES`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dependencies: Vec<Box<str>>,
+    /// For each endpoint the places of the dependencies that it needs; empty where none needs any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<Vec<u16>>,
+    /// The latencies of each endpoint's good answers in the hour before; empty where they are not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub latency: Vec<Histogram>,
 }
 
 /// Users' requests before the revision appeared.
@@ -116,6 +181,12 @@ pub struct Tick<'a> {
     pub pods: &'a [PodState],
     /// Scrapes that came in since the tick before.
     pub scrapes: &'a [Scrape],
+    /// What became known of the rollout since the tick before, in order of time.
+    pub rollout: &'a [RolloutEvent],
+    /// One mark for each dependency.
+    pub dependencies: &'a [Mark],
+    /// Latencies of good answers through the Service in microseconds, one for each endpoint.
+    pub latency_us: &'a [Option<u32>],
 }
 
 /// What a revision changed of a workload.
@@ -128,16 +199,22 @@ pub enum Change {
     Config,
 }
 
-/// The state of one pod of the new revision, of a workload that the revision changed.
+/// The state of one pod of the new revision; each replaces the pod's former one.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct PodState {
-    /// Restarts of its containers since the revision appeared.
+    /// Its name.
+    #[serde(default, skip_serializing_if = "str::is_empty")]
+    pub name: Box<str>,
+    /// Restarts of the chart's containers since the revision appeared.
     pub restarts: u32,
-    /// Whether it waits with the reason CrashLoopBackOff.
+    /// Whether one of them waits with the reason CrashLoopBackOff.
     pub crash_loop_back_off: bool,
     /// Whether an old pod of the same workload does the same, or has since the revision appeared.
     pub old_too: bool,
-    /// Why it cannot even start, told when that has lasted long enough.
+    /// Whether it is the state of a container that the chart does not know, as a sidecar that was injected.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub injected: bool,
+    /// Why it cannot start at the moment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stuck: Option<Stuck>,
     /// Its workload, as `Deployment web`; empty where that is not known.
@@ -146,12 +223,14 @@ pub struct PodState {
     /// Its container that is in trouble; empty where that is not known.
     #[serde(default, skip_serializing_if = "str::is_empty")]
     pub container: Box<str>,
-    /// What the revision changed of its workload, where that is known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub change: Option<Change>,
-    /// Why it is not known whether the revision changed its workload, so that a reader can tell.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unknown: Option<Box<str>>,
+}
+
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde asks for a reference"
+)]
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// Why a pod cannot start.

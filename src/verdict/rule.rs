@@ -5,6 +5,12 @@ use serde::{Deserialize, Serialize};
 /// How many alternatives a stratum bets on.
 pub(crate) const GRID: usize = 6;
 
+/// Ages of new pods by which is learned.
+pub(crate) const AGES: usize = 6;
+
+/// The most spans over which old pods' failures are counted.
+const MAX_CONTROL_WINDOWS: usize = 3;
+
 /// The settings of the rule. Names and defaults are those under which the rule was simulated; times are in seconds,
 /// rates are shares from 0 to 1.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -12,10 +18,22 @@ pub(crate) const GRID: usize = 6;
 pub struct Rule {
     /// Length of a tick: one sounding of each endpoint. 0.1 to 60.
     pub interval_s: f64,
-    /// Length of the watch; ticks at or after it are not read. At most one day.
+    /// Shortest length of the analysis. At most one day.
     pub watch_s: f64,
+    /// The analysis ends no earlier than this after the rollout is complete.
+    pub after_complete_s: f64,
+    /// Longest length of the analysis while the rollout runs.
+    pub watch_cap_s: f64,
+    /// An analysis that would end under suspicion goes on for so long, once.
+    pub extend_s: f64,
+    /// Failures in a row of one endpoint that are a suspicion.
+    pub extend_run: u32,
+    /// Results that must have been able to meet a new pod, for a verdict of healthy.
+    pub met_min: u32,
     /// The e-value needed is 1/alpha.
     pub alpha: f64,
+    /// The same for the long blocks.
+    pub alpha_slow: f64,
     /// Error probability of the baseline's upper bound.
     pub baseline_conf: f64,
     /// Increase that is tolerated without evidence growing.
@@ -24,12 +42,28 @@ pub struct Rule {
     pub margin: f64,
     /// Estimated increase needed in one endpoint alone.
     pub endpoint_margin: f64,
-    /// Replaces `null_margin` while the rollout runs.
+    /// Replaces `null_margin` while the rollout runs and shortly after it, where nothing is learned.
     pub unsettled_margin: f64,
-    /// The rollout counts as settled after this at the latest.
-    pub settle_cap_s: f64,
+    /// The same in the second half of the time after completion, and of a new pod's first minute.
+    pub late_margin: f64,
+    /// Length of each of the two phases after completion.
+    pub settle_plus_s: f64,
+    /// When the rollout counts as complete where nobody can see it.
+    pub settle_unknown_s: f64,
+    /// Upper ends of the ages by which new pods' results are learned.
+    pub warm_ages_s: [f64; AGES],
+    /// Learned results that say something.
+    pub warm_n: u64,
+    /// Learned results that suffice.
+    pub warm_sure_n: u64,
+    /// New pods up to this age are tolerated `unsettled_margin`, where nothing is learned.
+    pub warm_default_s: f64,
+    /// How clearly counts must exceed a rate to be significant: `n kl(k/n, p) > ln significance`.
+    pub significance: f64,
     /// Length of a block of evidence.
     pub block_s: f64,
+    /// Length of the long blocks, which see what comes and goes.
+    pub slow_block_s: f64,
     /// The longest burst that must never convict by itself.
     pub burst_s: f64,
     /// Least tolerated rate.
@@ -40,7 +74,7 @@ pub struct Rule {
     pub grid: [f64; GRID],
     /// Start weight of the first block.
     pub w_first: f64,
-    /// Start weight of the first settled block.
+    /// Start weight of the first block whose tolerated rate is sure.
     pub w_settled: f64,
     /// Share of all endpoints together among the strata of soundings.
     pub w_pool: f64,
@@ -68,10 +102,20 @@ pub struct Rule {
     pub p_assumed: f64,
     /// Successes in a row that free an endpoint that was set aside.
     pub recover_ticks: u32,
-    /// Restarts that convict together with CrashLoopBackOff.
+    /// A dependency fails when so many …
+    pub dependency_bad: u32,
+    /// … of its last so many results failed; at most 64.
+    pub dependency_of: u32,
+    /// Restarts above what is normal that convict together with CrashLoopBackOff.
     pub crash_restarts: u32,
-    /// Restarts that convict by themselves.
+    /// Restarts above what is normal that convict by themselves.
     pub crash_restarts_hard: u32,
+    /// A changed workload must have a Ready pod after this (path E).
+    pub ready_within_s: f64,
+    /// How long pods cannot start, or cannot be created, before that convicts.
+    pub stuck_s: f64,
+    /// Downtime of a strategy that stops first that is always allowed.
+    pub downtime_s: f64,
     /// Usable share of the soundings that a verdict of healthy needs.
     pub min_coverage: f64,
     /// A new pod's soundings count from so long after it became Ready.
@@ -84,10 +128,45 @@ pub struct Rule {
     pub pod_cold_s: f64,
     /// Share of the stratum of new pods, when there are direct soundings.
     pub w_pods: f64,
-    /// Spans over which old pods' failures are counted.
-    pub control_windows_s: [f64; 2],
+    /// Spans over which old pods' failures are counted; 1 to 3.
+    pub control_windows_s: Vec<f64>,
     /// Fewer failures of old pods than this in a span say nothing.
     pub control_failures: u32,
+    /// Answers that take so many times the baseline's `latency_quantile` are slow: a notice when they become more.
+    pub slower_factor: f64,
+    /// The same, to convict.
+    pub latency_factor: f64,
+    /// Whether slow answers convict.
+    pub latency_convicts: bool,
+    /// The quantile of the baseline's latencies that is the yardstick.
+    pub latency_quantile: f64,
+    /// With fewer latencies before than this, an endpoint's latency is not judged.
+    pub latency_n0: u64,
+    /// `null_margin` for slow answers.
+    pub latency_null_margin: f64,
+    /// `margin` for slow answers.
+    pub latency_margin: f64,
+    /// `endpoint_margin` for slow answers.
+    pub latency_endpoint_margin: f64,
+    /// `control_windows_s` for slow answers; 1 to 3.
+    pub latency_control_windows_s: Vec<f64>,
+    /// The bake ends so long after the revision appeared.
+    pub bake_s: f64,
+    /// Length of a block of the bake.
+    pub bake_block_s: f64,
+    /// The bake's estimate looks back so long.
+    pub bake_window_s: f64,
+    /// Increase over the baseline's upper bound that the bake tolerates.
+    pub bake_null_margin: f64,
+    /// Further increase that the bake's estimate needs.
+    pub bake_margin: f64,
+    /// The most that one block of the bake multiplies.
+    pub bake_clip: f64,
+    /// The evidence at which the bake raises an alarm.
+    pub bake_threshold: f64,
+    /// Of version 1, whose recordings and states name it; not used.
+    #[serde(rename = "settle_cap_s", skip_serializing)]
+    pub(crate) retired_settle_cap_s: Option<f64>,
 }
 
 impl Default for Rule {
@@ -95,14 +174,28 @@ impl Default for Rule {
         Self {
             interval_s: 5.0,
             watch_s: 300.0,
+            after_complete_s: 120.0,
+            watch_cap_s: 1200.0,
+            extend_s: 60.0,
+            extend_run: 3,
+            met_min: 60,
             alpha: 0.01,
+            alpha_slow: 0.002,
             baseline_conf: 0.01,
             null_margin: 0.005,
             margin: 0.02,
             endpoint_margin: 0.05,
             unsettled_margin: 0.20,
-            settle_cap_s: 90.0,
+            late_margin: 0.05,
+            settle_plus_s: 30.0,
+            settle_unknown_s: 90.0,
+            warm_ages_s: [5.0, 10.0, 15.0, 20.0, 30.0, 60.0],
+            warm_n: 40,
+            warm_sure_n: 150,
+            warm_default_s: 30.0,
+            significance: 20.0,
             block_s: 5.0,
+            slow_block_s: 60.0,
             burst_s: 10.0,
             q_min: 0.005,
             q_max: 0.9,
@@ -122,16 +215,38 @@ impl Default for Rule {
             n0_min: 40,
             p_assumed: 0.05,
             recover_ticks: 3,
+            dependency_bad: 2,
+            dependency_of: 3,
             crash_restarts: 2,
             crash_restarts_hard: 3,
+            ready_within_s: 300.0,
+            stuck_s: 60.0,
+            downtime_s: 90.0,
             min_coverage: 0.5,
             pod_grace_s: 2.0,
             pod_hold_s: 10.0,
             pod_control: 5,
             pod_cold_s: 12.0,
             w_pods: 0.4,
-            control_windows_s: [10.0, 30.0],
+            control_windows_s: vec![10.0, 30.0],
             control_failures: 3,
+            slower_factor: 1.5,
+            latency_factor: 2.0,
+            latency_convicts: false,
+            latency_quantile: 0.95,
+            latency_n0: 200,
+            latency_null_margin: 0.05,
+            latency_margin: 0.10,
+            latency_endpoint_margin: 0.15,
+            latency_control_windows_s: vec![10.0, 30.0, 120.0],
+            bake_s: 3600.0,
+            bake_block_s: 30.0,
+            bake_window_s: 120.0,
+            bake_null_margin: 0.02,
+            bake_margin: 0.05,
+            bake_clip: 10.0,
+            bake_threshold: 1e5,
+            retired_settle_cap_s: None,
         }
     }
 }
@@ -174,8 +289,20 @@ impl Rule {
         let spans = [
             ("interval_s", self.interval_s, 0.1, 60.0),
             ("watch_s", self.watch_s, self.interval_s, 86_400.0),
-            ("settle_cap_s", self.settle_cap_s, 0.0, 86_400.0),
+            ("after_complete_s", self.after_complete_s, 0.0, 86_400.0),
+            ("watch_cap_s", self.watch_cap_s, 0.0, 86_400.0),
+            ("extend_s", self.extend_s, 0.0, 86_400.0),
+            ("settle_plus_s", self.settle_plus_s, 0.0, 86_400.0),
+            ("settle_unknown_s", self.settle_unknown_s, 0.0, 86_400.0),
+            ("warm_default_s", self.warm_default_s, 0.0, 86_400.0),
+            ("ready_within_s", self.ready_within_s, 0.0, 86_400.0),
+            ("stuck_s", self.stuck_s, 0.0, 86_400.0),
+            ("downtime_s", self.downtime_s, 0.0, 86_400.0),
+            ("bake_s", self.bake_s, 0.0, 604_800.0),
+            ("bake_block_s", self.bake_block_s, 1.0, 3600.0),
+            ("bake_window_s", self.bake_window_s, 1.0, 3600.0),
             ("block_s", self.block_s, 0.1, 3600.0),
+            ("slow_block_s", self.slow_block_s, 0.1, 3600.0),
             ("burst_s", self.burst_s, 0.0, 3600.0),
             ("window_s", self.window_s, 0.0, 3600.0),
             ("still_failing_s", self.still_failing_s, 0.0, 3600.0),
@@ -183,11 +310,22 @@ impl Rule {
             ("pod_grace_s", self.pod_grace_s, 0.0, 3600.0),
             ("pod_hold_s", self.pod_hold_s, 0.0, 3600.0),
             ("pod_cold_s", self.pod_cold_s, 0.0, 3600.0),
-            ("control_windows_s", self.control_windows_s[0], 0.0, 600.0),
-            ("control_windows_s", self.control_windows_s[1], 0.0, 600.0),
+            ("slower_factor", self.slower_factor, 1.0, 1000.0),
+            ("latency_factor", self.latency_factor, 1.0, 1000.0),
+            ("bake_clip", self.bake_clip, 1.0, 1e6),
+            ("bake_threshold", self.bake_threshold, 1.0, 1e12),
+            ("significance", self.significance, 1.0, 1e9),
         ];
         let shares = [
             ("alpha", self.alpha, 1e-12, 0.5),
+            ("alpha_slow", self.alpha_slow, 1e-12, 0.5),
+            ("late_margin", self.late_margin, 0.0, 1.0),
+            ("latency_quantile", self.latency_quantile, 0.01, 0.999),
+            ("latency_null_margin", self.latency_null_margin, 0.0, 1.0),
+            ("latency_margin", self.latency_margin, 0.0, 1.0),
+            ("latency_endpoint_margin", self.latency_endpoint_margin, 0.0, 1.0),
+            ("bake_null_margin", self.bake_null_margin, 0.0, 1.0),
+            ("bake_margin", self.bake_margin, 0.0, 1.0),
             ("baseline_conf", self.baseline_conf, 1e-12, 0.5),
             ("alpha_hard", self.alpha_hard, 1e-12, 0.5),
             ("null_margin", self.null_margin, 0.0, 1.0),
@@ -212,6 +350,10 @@ impl Rule {
             ("recover_ticks", self.recover_ticks, 1, 10_000),
             ("crash_restarts", self.crash_restarts, 1, 10_000),
             ("crash_restarts_hard", self.crash_restarts_hard, 1, 10_000),
+            ("extend_run", self.extend_run, 1, 10_000),
+            ("met_min", self.met_min, 0, 1_000_000),
+            ("dependency_of", self.dependency_of, 1, 64),
+            ("dependency_bad", self.dependency_bad, 1, self.dependency_of),
             ("pod_control", self.pod_control, 0, 10_000),
             ("control_failures", self.control_failures, 1, 10_000),
         ];
@@ -224,6 +366,21 @@ impl Rule {
         for rate in self.grid {
             within("grid", rate, 1e-6, 0.999)?;
         }
+        let mut younger = 0.0;
+        for age in self.warm_ages_s {
+            within("warm_ages_s", age, younger, 86_400.0)?;
+            younger = age;
+        }
+        let windows = [
+            ("control_windows_s", &self.control_windows_s),
+            ("latency_control_windows_s", &self.latency_control_windows_s),
+        ];
+        for (field, spans) in windows {
+            within(field, spans.len() as f64, 1.0, MAX_CONTROL_WINDOWS as f64)?;
+            for span in spans {
+                within(field, *span, 0.0, 600.0)?;
+            }
+        }
         Ok(())
     }
 
@@ -232,9 +389,14 @@ impl Rule {
         1.0 / self.alpha
     }
 
-    /// The most ticks that a watch has.
+    /// The most ticks that an analysis has.
     pub fn ticks_of_watch(&self) -> u32 {
-        self.ticks_up(self.watch_s)
+        self.ticks_up(self.longest_s())
+    }
+
+    /// The longest that an analysis takes, in seconds.
+    pub fn longest_s(&self) -> f64 {
+        self.watch_s.max(self.watch_cap_s)
     }
 
     /// Whole ticks in a span of seconds.
@@ -257,13 +419,19 @@ impl Rule {
         (self.ticks(span_s) + 1).max(3)
     }
 
-    /// How many blocks of length `block_s` a burst can touch, with one sounding every `interval_s`.
+    /// How many blocks a burst can touch, with one result every `interval_s`.
     pub(crate) fn blocks_of_a_burst(&self, interval_s: f64, block_s: f64) -> u32 {
-        if interval_s >= self.block_s {
+        if interval_s >= block_s {
             whole(self.burst_s / interval_s) + 1
         } else {
             (self.burst_s / block_s - 1e-9).ceil().max(0.0) as u32 + 1
         }
+    }
+
+    /// The class of a new pod's age: the place in `warm_ages_s`, or [`AGES`] for one that is older.
+    pub(crate) fn age_class(&self, age_s: f64) -> usize {
+        let classes = self.warm_ages_s.iter();
+        classes.take_while(|end| age_s >= **end - 1e-9).count()
     }
 
     /// A rate within what may be tolerated.

@@ -1,46 +1,11 @@
-//! One stream of counts, and the evidence in it: path C of the rule.
-//!
-//! The evidence is a mixture e-process. A bet is placed at the start of every block (mostly at the first and at the
-//! first settled one) on each of a few failure rates above what is tolerated; each block multiplies a bet by the
-//! likelihood ratio of what was seen, clipped so that no single burst can win. Under any rate up to the tolerated
-//! one, the expected value never exceeds 1, so reaching 100 has a probability of at most 1 %, however often one looks.
-//!
-//! Sums are kept as logarithms: a long watch at a large clip would leave the range of a double.
+//! A stream of counts that is judged by itself: all endpoints, one endpoint, requests, or new pods.
 
 use serde::{Deserialize, Serialize};
 
-use super::bound::upper_bound;
+use super::bound::{is_significant, upper_bound};
 use super::counts::Recent;
-use super::rule::{GRID, Rule, whole};
-
-/// The logarithm of nothing, finite so that it survives JSON.
-pub(super) const LN_ZERO: f64 = -1e300;
-
-/// What old pods say about a stratum at the moment.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Control {
-    /// Upper bound of their failure rate.
-    pub(super) bound: f64,
-    /// Failures that were counted.
-    pub(super) failed: u64,
-    /// Of so many outcomes.
-    pub(super) total: u64,
-}
-
-impl Control {
-    pub(super) fn rate(&self) -> f64 {
-        self.failed as f64 / self.total as f64
-    }
-}
-
-/// Which bets the first blocks carry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Opening {
-    /// Block 0 and the first settled block.
-    AtStart,
-    /// The first block that has anything to count; none before it.
-    AtFirstCount,
-}
+use super::mixture::{Mixture, ln};
+use super::rule::Rule;
 
 /// What was measured before the revision appeared.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -76,195 +41,38 @@ impl Before {
             self.failed as f64 / self.total as f64
         }
     }
-}
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Block {
-    index: u32,
-    failed: f64,
-    total: f64,
-    tolerated: f64,
-    /// `ln(S_j + w_b)` of each alternative.
-    stake: [f64; GRID],
-    /// `a_j`: what one failure adds.
-    gain: [f64; GRID],
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Stratum {
-    pub(super) before: Before,
-    pub(super) margin: f64,
-    ln_weight: f64,
-    opening: Opening,
-    block_s: f64,
-    even_weight: f64,
-    ln_clip: f64,
-    open: Option<Block>,
-    ln_sums: [f64; GRID],
-    used: f64,
-    settled_bet: bool,
-    pub(super) clipped_blocks: u32,
-    pub(super) failing_ticks: u32,
-    pub(super) last_failing_tick: Option<u32>,
-}
-
-impl Stratum {
-    /// `cadence_s` is the time from one count to the next.
-    pub(super) fn new(
-        rule: &Rule,
-        before: Before,
-        margin: f64,
-        weight: f64,
-        cadence_s: f64,
-        opening: Opening,
-    ) -> Self {
-        let block_s = rule.block_s.max(cadence_s);
-        let count = (rule.watch_s / block_s - 1e-9).ceil().max(1.0);
-        let touched = rule.blocks_of_a_burst(cadence_s, block_s);
-        Self {
-            before,
-            margin,
-            ln_weight: ln(weight),
-            opening,
-            block_s,
-            even_weight: (1.0 - rule.w_first - rule.w_settled) / count,
-            ln_clip: -rule.alpha.ln() / f64::from(touched),
-            open: None,
-            ln_sums: [LN_ZERO; GRID],
-            used: 0.0,
-            settled_bet: false,
-            clipped_blocks: 0,
-            failing_ticks: 0,
-            last_failing_tick: None,
-        }
+    /// What is tolerated once the rollout is long complete.
+    pub(super) fn settled(&self, rule: &Rule) -> f64 {
+        rule.tolerable(self.bound + rule.null_margin)
     }
 
-    /// Closes the block that has ended and opens the one of time `t`, if that is another.
-    ///
-    /// `settled_from` is the time from which blocks count as settled; `control` is what old pods said up to the tick
-    /// before.
-    pub(super) fn advance(
-        &mut self,
-        rule: &Rule,
-        t: f64,
-        settled_from: f64,
-        control: Option<Control>,
-        has_counts: bool,
-    ) {
-        let index = whole(t / self.block_s);
-        match &self.open {
-            Some(open) if index <= open.index => return,
-            Some(_) => self.close(rule),
-            None if self.opening == Opening::AtFirstCount && !has_counts => return,
-            None => {}
-        }
-        let is_first = self.used == 0.0;
-        let settled = self.opening == Opening::AtFirstCount
-            || f64::from(index) * self.block_s >= settled_from - 1e-9;
-        let mut weight = self.even_weight;
-        if is_first {
-            weight += rule.w_first;
-        }
-        if settled && !self.settled_bet {
-            weight += rule.w_settled;
-            self.settled_bet = true;
-        }
-        self.used += weight;
-        let margin = if settled {
-            rule.null_margin
-        } else {
-            rule.unsettled_margin
-        };
-        let mut tolerated = rule.tolerable(self.before.bound + margin);
-        if let Some(control) = control {
-            tolerated = rule.tolerable(tolerated.max(control.bound + rule.null_margin));
-        }
-        let ln_bet = ln(weight);
-        self.open = Some(Block {
-            index,
-            failed: 0.0,
-            total: 0.0,
-            tolerated,
-            stake: self.ln_sums.map(|sum| ln_add(sum, ln_bet)),
-            gain: rule
-                .grid
-                .map(|rate| ((tolerated + (1.0 - tolerated) * rate) / tolerated).ln()),
-        });
+    /// The default while the rollout runs.
+    pub(super) fn unsettled(&self, rule: &Rule) -> f64 {
+        rule.tolerable(self.bound + rule.unsettled_margin)
     }
 
-    fn close(&mut self, rule: &Rule) {
-        let Some(open) = self.open.take() else { return };
-        let mut clipped = false;
-        for (j, sum) in self.ln_sums.iter_mut().enumerate() {
-            let factor = ln_factor(&open, rule.grid[j], j);
-            clipped |= factor > self.ln_clip;
-            *sum = open.stake[j] + factor.min(self.ln_clip);
-        }
-        self.clipped_blocks += u32::from(clipped);
-    }
-
-    /// Adds the counts of a tick to the open block. They may be fractions: a large scrape is scaled down.
-    pub(super) fn add(&mut self, tick: u32, failed: f64, total: f64) {
-        if let Some(open) = &mut self.open {
-            open.failed += failed;
-            open.total += total;
-        }
-        if failed > 0.0 {
-            self.failing_ticks += 1;
-            self.last_failing_tick = Some(tick);
-        }
-    }
-
-    /// The logarithm of the e-value, with the open block as it stands.
-    pub(super) fn ln_e(&self, rule: &Rule) -> f64 {
-        let kept = ln((1.0 - self.used).max(0.0));
-        let Some(open) = &self.open else { return kept };
-        let mut terms = [kept; GRID + 1];
-        let ln_share = -(GRID as f64).ln();
-        for (j, term) in terms.iter_mut().enumerate().take(GRID) {
-            let factor = ln_factor(open, rule.grid[j], j).min(self.ln_clip);
-            *term = open.stake[j] + factor + ln_share;
-        }
-        ln_sum(&terms)
-    }
-
-    /// The same, times the stratum's weight.
-    pub(super) fn ln_weighted(&self, ln_e: f64) -> f64 {
-        self.ln_weight + ln_e
-    }
-
-    /// The tolerated rate of the open block.
-    pub(super) fn tolerated(&self) -> Option<f64> {
-        self.open.as_ref().map(|open| open.tolerated)
-    }
-
-    /// Test 2 of path C: whether the estimate exceeds what was before by more than the margin.
-    pub(super) fn rose(&self, failed: u64, total: u64, control: Option<Control>) -> bool {
-        let before = self
-            .before
-            .rate()
-            .max(control.map_or(0.0, |control| control.rate()));
-        total > 0 && failed as f64 / total as f64 - before > self.margin
-    }
-
-    /// Test 3 of path C for soundings: failures in enough ticks, and lately.
-    pub(super) fn is_alive(&self, rule: &Rule, tick: u32) -> bool {
-        let lately = rule.ticks(rule.still_failing_s).max(3);
-        self.failing_ticks >= rule.min_failing_ticks
-            && self
-                .last_failing_tick
-                .is_some_and(|last| tick - last < lately)
-    }
-
-    pub(super) fn is_sound(&self) -> bool {
-        let finite = self.ln_sums.iter().all(|sum| sum.is_finite());
-        finite && self.block_s > 0.0 && self.ln_clip.is_finite() && self.used.is_finite()
+    /// The default of the time in between.
+    pub(super) fn late(&self, rule: &Rule) -> f64 {
+        rule.tolerable(self.bound + rule.late_margin.max(rule.null_margin))
     }
 }
 
-/// `ln f_j` before the clip.
-fn ln_factor(block: &Block, rate: f64, j: usize) -> f64 {
-    block.failed * block.gain[j] + (block.total - block.failed) * (-rate).ln_1p()
+/// What old pods say about a stratum at the moment.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Control {
+    /// Upper bound of their failure rate.
+    pub(super) bound: f64,
+    /// Failures that were counted.
+    pub(super) failed: u64,
+    /// Of so many results.
+    pub(super) total: u64,
+}
+
+impl Control {
+    pub(super) fn rate(&self) -> f64 {
+        self.failed as f64 / self.total as f64
+    }
 }
 
 /// What old pods answered in the last ticks in which they were asked.
@@ -276,9 +84,9 @@ pub(super) struct OldPods {
 
 impl OldPods {
     pub(super) fn new(rule: &Rule) -> Self {
-        let [a, b] = rule.control_windows_s;
+        let longest = rule.control_windows_s.iter().copied().fold(0.0, f64::max);
         Self {
-            recent: Recent::new(rule.ticks(a).max(rule.ticks(b)).max(1)),
+            recent: Recent::new(rule.ticks(longest).max(1)),
             asked_now: false,
         }
     }
@@ -299,13 +107,15 @@ impl OldPods {
                 if failed < u64::from(rule.control_failures) {
                     return None;
                 }
-                let rate = failed as f64 / total as f64;
-                if !self.asked_now && rate <= before + margin {
+                let (k, n) = (failed as f64, total as f64);
+                if !is_significant(k, n, before, rule.significance) {
                     return None;
                 }
-                let bound = upper_bound(failed as f64, total as f64, rule.baseline_conf);
+                if !self.asked_now && k / n <= before + margin {
+                    return None;
+                }
                 Some(Control {
-                    bound,
+                    bound: upper_bound(k, n, rule.baseline_conf),
                     failed,
                     total,
                 })
@@ -322,21 +132,156 @@ impl OldPods {
     }
 }
 
-pub(super) fn ln(value: f64) -> f64 {
-    if value > 0.0 { value.ln() } else { LN_ZERO }
+/// A stratum: its evidence in short and in long blocks, and the counts of its estimate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Stratum {
+    pub(super) before: Before,
+    pub(super) margin: f64,
+    ln_weight: f64,
+    pub(super) quick: Mixture,
+    pub(super) slow: Option<Mixture>,
+    pub(super) recent: Recent<u16>,
+    pub(super) old_pods: Option<OldPods>,
+    pub(super) failing_ticks: u32,
+    pub(super) last_failing_tick: Option<u32>,
 }
 
-fn ln_add(a: f64, b: f64) -> f64 {
-    let (small, large) = if a < b { (a, b) } else { (b, a) };
-    large + (small - large).exp().ln_1p()
+/// What a stratum is made from.
+pub(super) struct Setup {
+    pub(super) before: Before,
+    pub(super) margin: f64,
+    /// Its share of the evidence.
+    pub(super) weight: f64,
+    /// Tolerated rates of a block.
+    pub(super) classes: usize,
+    pub(super) with_slow_blocks: bool,
+    pub(super) with_old_pods: bool,
+    /// Ticks of the estimate.
+    pub(super) window: u32,
 }
 
-/// `ln Σ exp(term)`.
-pub(super) fn ln_sum(terms: &[f64]) -> f64 {
-    let largest = terms.iter().copied().fold(LN_ZERO, f64::max);
-    if largest <= LN_ZERO {
-        return LN_ZERO;
+impl Stratum {
+    pub(super) fn new(rule: &Rule, setup: &Setup) -> Self {
+        let dt = rule.interval_s;
+        let mixture = |block_s, alpha| Mixture::new(rule, dt, block_s, alpha, setup.classes);
+        Self {
+            before: setup.before,
+            margin: setup.margin,
+            ln_weight: ln(setup.weight),
+            quick: mixture(rule.block_s, rule.alpha),
+            slow: setup
+                .with_slow_blocks
+                .then(|| mixture(rule.slow_block_s, rule.alpha_slow)),
+            recent: Recent::new(setup.window),
+            old_pods: setup.with_old_pods.then(|| OldPods::new(rule)),
+            failing_ticks: 0,
+            last_failing_tick: None,
+        }
     }
-    let sum: f64 = terms.iter().map(|term| (term - largest).exp()).sum();
-    largest + sum.ln()
+
+    /// Opens the blocks that begin at `t`. `rates(class, start of the block)` is what a class tolerates without old
+    /// pods and whether a block that begins then is sure; `control` is what old pods said up to the tick before.
+    pub(super) fn advance(
+        &mut self,
+        rule: &Rule,
+        t: f64,
+        control: Option<Control>,
+        is_sure: impl Fn(f64) -> bool,
+        rate: impl Fn(usize, f64) -> f64,
+    ) {
+        let raised = |rate: f64| match control {
+            Some(control) => rule.tolerable(rate.max(control.bound + rule.null_margin)),
+            None => rate,
+        };
+        for mixture in std::iter::once(&mut self.quick).chain(&mut self.slow) {
+            if let Some(index) = mixture.due(t) {
+                let begin = mixture.begin_of(index);
+                mixture.open_block(rule, index, is_sure(begin), |class| {
+                    raised(rate(class, begin))
+                });
+            }
+        }
+    }
+
+    /// Adds a tick's counts, all of one class.
+    pub(super) fn add(&mut self, tick: u32, failed: u16, total: u16) {
+        self.quick.add(0, f64::from(failed), f64::from(total));
+        if let Some(slow) = &mut self.slow
+            && total > 0
+        {
+            // A tick is one result there: what fails together is not taken for several failures.
+            slow.add(0, f64::from(failed) / f64::from(total), 1.0);
+        }
+        self.note(tick, failed, total);
+    }
+
+    /// Adds a tick's counts by class.
+    pub(super) fn add_classes(&mut self, tick: u32, counts: &[(u16, u16)]) {
+        let (failed, total) = counts
+            .iter()
+            .fold((0u16, 0u16), |(k, n), (failed, total)| (k + failed, n + total));
+        for (class, (k, n)) in counts.iter().enumerate() {
+            if *n == 0 {
+                continue;
+            }
+            let (k, n) = (f64::from(*k), f64::from(*n));
+            self.quick.add(class, k, n);
+            if let Some(slow) = &mut self.slow {
+                slow.add(class, k / f64::from(total), n / f64::from(total));
+            }
+        }
+        self.note(tick, failed, total);
+    }
+
+    fn note(&mut self, tick: u32, failed: u16, total: u16) {
+        self.recent.push(failed, total);
+        if failed > 0 {
+            self.failing_ticks += 1;
+            self.last_failing_tick = Some(tick);
+        }
+    }
+
+    /// The logarithm of an e-value of it, times its weight.
+    pub(super) fn weighted(&self, ln_e: f64) -> f64 {
+        self.ln_weight + ln_e
+    }
+
+    /// What old pods say of it, this tick included.
+    pub(super) fn control(&self, rule: &Rule) -> Option<Control> {
+        let old_pods = self.old_pods.as_ref()?;
+        old_pods.says(rule, self.before.rate(), self.margin)
+    }
+
+    /// Test 2 of path C: whether the estimate exceeds what was before by more than the margin.
+    pub(super) fn rose(&self, (failed, total): (u64, u64), control: Option<Control>) -> bool {
+        let before = self
+            .before
+            .rate()
+            .max(control.map_or(0.0, |control| control.rate()));
+        total > 0 && failed as f64 / total as f64 - before > self.margin
+    }
+
+    /// Test 3 of path C for probe results: failures in enough ticks, and lately.
+    pub(super) fn is_alive(&self, rule: &Rule, tick: u32) -> bool {
+        let lately = rule.ticks(rule.still_failing_s).max(3);
+        self.failing_ticks >= rule.min_failing_ticks
+            && self
+                .last_failing_tick
+                .is_some_and(|last| tick.saturating_sub(last) < lately)
+    }
+
+    pub(super) fn is_sound(&self, classes: usize, with_old_pods: bool) -> bool {
+        self.quick.is_sound(classes)
+            && self.slow.as_ref().is_none_or(|slow| slow.is_sound(classes))
+            && self.recent.is_sound()
+            && self.old_pods.is_some() == with_old_pods
+            && self.old_pods.as_ref().is_none_or(OldPods::is_sound)
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.quick.bytes()
+            + self.slow.as_ref().map_or(0, Mixture::bytes)
+            + self.recent.bytes()
+            + self.old_pods.as_ref().map_or(0, OldPods::bytes)
+    }
 }

@@ -82,11 +82,7 @@ impl Verification {
         self.ticks += 1;
         for (at, endpoint) in self.endpoints.iter_mut().enumerate() {
             let mark = marks.get(at).copied().unwrap_or_default();
-            let (k, n) = match mark {
-                Mark::Good => (0, 1),
-                Mark::Bad => (1, 1),
-                Mark::Void => (0, 0),
-            };
+            let (k, n) = mark.counts();
             endpoint.recent.push(k, n);
         }
         let calm = self.rule.ticks_up(CALM_S).max(3);

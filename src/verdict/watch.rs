@@ -1,67 +1,54 @@
 //! One revision under judgement.
 
+mod outcome;
 mod paths;
 mod report;
 mod start;
+mod teaching;
 
 use serde::{Deserialize, Serialize};
 
-use super::counts::Recent;
-use super::direct::{Direct, Down};
-use super::finding::{Finding, Verdict, Why};
-use super::rule::{Rule, Unusable};
-use super::stratum::{Before, Control, OldPods, Opening, Stratum};
-use super::{Mark, PodLook, RequestsBefore, Scrape, Start, Tick};
+use super::comparison::{Comparison, Excluded, Input, Subject, TickCounts};
+use super::dependencies::Dependency;
+use super::direct::PodLook;
+use super::finding::{Finding, Slower};
+use super::latency::Latency;
+use super::requests::Requests;
+use super::rule::{AGES, Rule, Unusable, whole};
+use super::warm_up::{Completion, Counts, PHASES, Progress};
+use super::workloads::Workloads;
+use super::{Mark, Start, Tick};
 
-/// Why an endpoint is not counted at the moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-enum Aside {
-    /// It failed when the revision appeared.
-    FailedAtStart,
-    /// It fails for old pods as well.
-    ControlLost,
+pub use outcome::Cause;
+pub use teaching::{Teaching, WorkloadTeaching};
+
+/// What makes an endpoint's results void in this tick, beside the results themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+enum Excuse {
+    #[default]
+    None,
+    /// A workload that it asks is scaled to zero or paused.
+    Held,
+    /// A workload that it asks is expected to be away.
+    Downtime,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Endpoint {
     name: Box<str>,
-    failed_at_start: bool,
-    aside: Option<Aside>,
-    /// Successes in a row while set aside.
-    recovering: u32,
+    /// Places of the dependencies that it needs.
+    needs: Vec<u16>,
     /// Failures in a row.
     run: u32,
-    /// `N_e`, settled and before.
-    hold: u32,
-    hold_unsettled: u32,
-    stratum: Stratum,
-    recent: Recent<u16>,
-    old_pods: Option<OldPods>,
-    /// This tick's mark, after everything that makes it void.
-    mark: Mark,
-    /// Whether it is not counted in this tick: set aside, the tick that frees it included.
-    aside_now: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Pool {
-    stratum: Stratum,
-    recent: Recent<u16>,
-    old_pods: Option<OldPods>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Requests {
-    interval_s: f64,
-    stratum: Stratum,
-    recent: Recent<u64>,
-    last_failing_t: f64,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct NewPods {
-    stratum: Stratum,
-    direct: Direct,
+    /// `N_e`, settled and before; and both once the release is asked at its own pace.
+    hold: [u32; 2],
+    hold_limited: [u32; 2],
+    excuse: Excuse,
+    needs_failing: bool,
+    /// Why this tick's result is void, if it is.
+    cause: Option<Cause>,
+    /// Results by phase of the rollout, to learn from.
+    by_phase: [Counts; PHASES],
 }
 
 /// The state of the judgement on one revision; see the module for what holds of it.
@@ -69,23 +56,37 @@ struct NewPods {
 pub struct Watch {
     rule: Rule,
     settled_at: Option<f64>,
-    /// Whether the rollout is complete, or has been in this watch; `None` where nobody can see it.
-    #[serde(default)]
+    /// Of recordings of version 1: whether the rollout is complete, or has been; `None` where nobody can see it.
     rolled_out: Option<bool>,
+    /// Without workloads: the strategy stops the old pods before it starts new ones.
     expected_downtime: bool,
+    downtime_ticks: u32,
     next_tick: u32,
-    pool: Pool,
+    is_over: bool,
+    extended_until: Option<f64>,
     endpoints: Vec<Endpoint>,
-    requests: Option<Requests>,
-    new_pods: Option<NewPods>,
+    failures: Comparison,
+    /// Notices slower answers.
+    slower: Option<Latency>,
+    /// Convicts by slow answers, where that is wanted.
+    latency: Option<Latency>,
+    workloads: Workloads,
+    dependencies: Vec<Dependency>,
+    /// Whether a result was limited, so that all endpoints are asked at their own pace.
+    limited: bool,
     /// Ticks in a row in which everything failed.
     all_run: u32,
     hold_all: u32,
     scheduled: u64,
     usable: u64,
-    ln_e: f64,
-    /// The largest so far, where, and in which tick.
-    strongest: Option<(f64, u16, u32)>,
+    /// Usable results that could meet a new pod.
+    met: u64,
+    /// Void results by cause.
+    void: [u64; Cause::COUNT],
+    learned_from: u32,
+    pool_by_phase: [Counts; PHASES],
+    pods_by_age: [Counts; AGES],
+    slower_notice: Option<Slower>,
     finding: Option<Finding>,
 }
 
@@ -97,119 +98,81 @@ impl Watch {
     pub fn new(rule: Rule, start: &Start) -> Result<Self, Unusable> {
         rule.check()?;
         start::check(start)?;
-        let count = start.endpoints.len();
-        let dt = rule.interval_s;
-        let share = Weights::new(&rule, count, start.requests.is_some(), start.direct);
-        let window = rule
-            .ticks(rule.window_s)
-            .max(rule.window_probes.div_ceil(count as u32))
-            .max(1);
-        let (failed, total) = std::iter::zip(&start.baseline, &start.failing_at_start)
-            .filter(|(_, failing)| !**failing)
-            .fold((0u64, 0u64), |(failed, total), ((k, n), _)| {
-                (failed.saturating_add(*k), total.saturating_add(*n))
-            });
-        let pooled = Before::new(&rule, failed, total, rule.n0_min);
-        let old_pods = || start.direct.then(|| OldPods::new(&rule));
-        let looks = count as f64 * rule.watch_s / dt;
-        let surprise = (rule.alpha_hard / looks).ln();
-        let hold_all = rule.hold(rule.hold_s);
-        let endpoints = std::iter::zip(&start.endpoints, &start.baseline)
-            .zip(&start.failing_at_start)
-            .map(|((name, (failed, total)), failing)| {
-                let before = Before::new(&rule, *failed, *total, rule.n0_min / 2);
-                let needed = |rate: f64| (surprise / rate.ln() - 1e-9).ceil() as u32;
-                let hold = hold_all.max(needed(before.bound.clamp(0.001, 0.95)));
-                let unsettled = rule.tolerable(before.bound + rule.unsettled_margin);
-                Endpoint {
-                    name: name.clone(),
-                    failed_at_start: *failing,
-                    aside: failing.then_some(Aside::FailedAtStart),
-                    recovering: 0,
-                    run: 0,
-                    hold,
-                    hold_unsettled: hold.max(needed(unsettled)),
-                    stratum: Stratum::new(
-                        &rule,
-                        before,
-                        rule.endpoint_margin,
-                        share.endpoint,
-                        dt,
-                        Opening::AtStart,
-                    ),
-                    recent: Recent::new(window),
-                    old_pods: old_pods(),
-                    mark: Mark::Void,
-                    aside_now: *failing,
-                }
+        let requests = start.requests.as_ref();
+        let failures = Comparison::new(
+            rule.clone(),
+            Input {
+                subject: Subject::Failures,
+                baseline: &start.baseline,
+                failing_at_start: &start.failing_at_start,
+                learned: &start.learned,
+                direct: start.direct,
+                requests: requests.map(|before| Requests::new(&rule, before)),
+            },
+        );
+        let endpoints = (0..start.endpoints.len())
+            .map(|at| Endpoint {
+                name: start.endpoints[at].clone(),
+                needs: start.needs.get(at).cloned().unwrap_or_default(),
+                run: 0,
+                hold: holds(&rule, &failures, at, rule.interval_s),
+                hold_limited: {
+                    let pace = start.steady_s.get(at).copied().unwrap_or(rule.interval_s);
+                    holds(&rule, &failures, at, pace)
+                },
+                excuse: Excuse::None,
+                needs_failing: false,
+                cause: None,
+                by_phase: [(0, 0); PHASES],
             })
             .collect();
-        let pool = Pool {
-            stratum: Stratum::new(&rule, pooled, rule.margin, share.pool, dt, Opening::AtStart),
-            recent: Recent::new(window),
-            old_pods: old_pods(),
-        };
-        let requests = start.requests.map(|before| {
-            let RequestsBefore {
-                interval_s,
-                failed,
-                total,
-            } = before;
-            let known = Before::new(&rule, failed, total, rule.n0_min);
-            Requests {
-                interval_s,
-                stratum: Stratum::new(
-                    &rule,
-                    known,
-                    rule.margin,
-                    share.requests,
-                    interval_s,
-                    Opening::AtStart,
-                ),
-                recent: Recent::new(super::rule::whole(rule.window_s / interval_s).max(1)),
-                last_failing_t: 0.0,
-            }
-        });
-        let new_pods = start.direct.then(|| NewPods {
-            stratum: Stratum::new(
-                &rule,
-                pooled,
-                rule.margin,
-                share.new_pods,
-                dt,
-                Opening::AtFirstCount,
-            ),
-            direct: Direct::new(count, window),
-        });
+        let latency = |factor| Latency::new(&rule, start, factor);
         Ok(Self {
-            rule,
             settled_at: start.settled_at,
             rolled_out: None,
             expected_downtime: start.expected_downtime,
+            downtime_ticks: 0,
             next_tick: 0,
-            pool,
+            is_over: false,
+            extended_until: None,
             endpoints,
-            requests,
-            new_pods,
+            failures,
+            slower: latency(rule.slower_factor),
+            latency: rule
+                .latency_convicts
+                .then(|| latency(rule.latency_factor))
+                .flatten(),
+            workloads: Workloads::new(start.workloads.as_deref()),
+            dependencies: start
+                .dependencies
+                .iter()
+                .map(|name| Dependency::new(name))
+                .collect(),
+            limited: false,
             all_run: 0,
-            hold_all,
+            hold_all: rule.hold(rule.hold_s),
             scheduled: 0,
             usable: 0,
-            ln_e: 0.0,
-            strongest: None,
+            met: 0,
+            void: [0; Cause::COUNT],
+            learned_from: start.learned.rollouts,
+            pool_by_phase: [(0, 0); PHASES],
+            pods_by_age: [(0, 0); AGES],
+            slower_notice: None,
             finding: None,
+            rule,
         })
     }
 
-    /// The rollout is complete, so many seconds after the revision appeared. The first report counts.
+    /// The rollout is complete, so many seconds after the revision appeared. The first report counts. Only where the
+    /// workloads are not known.
     pub fn settled(&mut self, at_s: f64) {
         if self.settled_at.is_none() && at_s.is_finite() {
             self.settled_at = Some(at_s.max(0.0));
         }
     }
 
-    /// Whether the rollout is complete at the moment, as far as anybody can see it. Where it is not at the end, the
-    /// revision is not healthy, whatever its old pods have answered.
+    /// Of recordings of version 1: whether the rollout is complete at the moment.
     pub const fn rolled_out(&mut self, is_complete: bool) {
         self.rolled_out = Some(is_complete);
     }
@@ -217,192 +180,235 @@ impl Watch {
     /// One tick. `Some` in the tick in which the revision is convicted; after that, and at the end of the watch,
     /// ticks are not read.
     pub fn tick(&mut self, tick: &Tick<'_>) -> Option<&Finding> {
-        if self.finding.is_some() || self.is_over() {
+        if self.finding.is_some() || self.is_over {
             return None;
         }
         let now = self.next_tick;
         let t = f64::from(now) * self.rule.interval_s;
         self.next_tick += 1;
-        let settled_from = self.settled_from();
-        let is_settled = t >= settled_from - 1e-9;
-
-        let cannot_start = || Self::cannot_start(now, t, tick.pods);
-        self.finding = self.crash_loop(now, t, tick.pods).or_else(cannot_start);
+        self.workloads.take(tick.rollout);
+        self.workloads.take_pods(t, tick.pods);
+        self.finding = self
+            .crash_loop(now, t, tick.pods)
+            .or_else(|| self.cannot_start(now, t))
+            .or_else(|| self.not_ready(now, t));
         if self.finding.is_some() {
             return self.finding.as_ref();
         }
-        let is_down_as_expected = self.expected_downtime && !is_settled;
-        for (at, endpoint) in self.endpoints.iter_mut().enumerate() {
-            endpoint.mark = match tick.marks.get(at) {
-                Some(mark) if !is_down_as_expected => *mark,
-                _ => Mark::Void,
-            };
-        }
-        let looks = if is_down_as_expected {
-            &[]
-        } else {
-            tick.direct
-        };
-        let (down, pod_counts) = self.set_aside(now, looks);
 
-        let control = self.pool_control();
-        let counts = pod_counts.unwrap_or_default();
-        if let Some(new_pods) = &mut self.new_pods {
-            let has_counts = counts.1 > 0;
-            new_pods
-                .stratum
-                .advance(&self.rule, t, settled_from, control, has_counts);
-            new_pods
-                .stratum
-                .add(now, f64::from(counts.0), f64::from(counts.1));
+        let progress = self.progress();
+        self.find_excuses(t, progress);
+        self.read_marks(tick);
+        self.follow_dependencies(tick.dependencies);
+        let (down, counts) = self.take_results(now, progress, tick.direct);
+        self.count_runs();
+        self.count_met(t);
+        self.learn(t, progress, &counts);
+        let downtime = self.workloads.last_downtime;
+        if let Some(requests) = &mut self.failures.requests {
+            requests.take(&self.rule, t, progress, downtime, tick.scrapes);
         }
-        self.count(now, t, settled_from, control);
-        self.count_requests(now, t, settled_from, tick.scrapes);
-        if !is_down_as_expected {
-            self.scheduled += self.endpoints.len() as u64;
-        }
+        self.take_latencies(now, t, progress, tick);
 
         self.finding = self
-            .hard_down(now, t, is_settled)
+            .hard_down(now, t, progress.phase(&self.rule, t) == 0)
             .or_else(|| down.map(|down| self.pods_down(now, t, down)))
-            .or_else(|| self.error_rate(now, t));
+            .or_else(|| self.error_rate(now, t))
+            .or_else(|| self.slow_answers(now, t));
+        self.is_over = self.ends();
         self.finding.as_ref()
     }
 
-    /// From when blocks count as settled.
-    fn settled_from(&self) -> f64 {
-        let cap = self.rule.settle_cap_s;
-        self.settled_at.map_or(cap, |at| at.min(cap))
+    /// Where the rollout stands.
+    pub(super) fn progress(&self) -> Progress {
+        let given = || match self.settled_at {
+            Some(at) => Completion::At(at),
+            None => Completion::Unseen,
+        };
+        Progress {
+            completion: self.workloads.completion().unwrap_or_else(given),
+            serves_new: self.workloads.serves_new(),
+        }
     }
 
-    /// Section "direct soundings" and "set aside" of the rule: makes marks void, and counts the new pods' answers.
-    fn set_aside(&mut self, now: u32, looks: &[PodLook<'_>]) -> (Option<Down>, Option<(u16, u16)>) {
-        let rule = &self.rule;
-        let mut down = None;
-        if let Some(NewPods { direct, .. }) = &mut self.new_pods {
-            direct.take(rule, now, looks);
-            let endpoints = &mut self.endpoints;
-            down = direct.down(rule, now, looks, |at| endpoints[at].aside.is_some());
-            for (endpoint, pods) in endpoints.iter_mut().zip(&direct.endpoints) {
-                if !pods.answers.control_lost() {
-                    continue;
-                }
-                if endpoint.mark == Mark::Bad {
-                    endpoint.mark = Mark::Void;
-                }
-                if pods.lost_run >= rule.recover_ticks && endpoint.aside.is_none() {
-                    endpoint.aside = Some(Aside::ControlLost);
-                    endpoint.recovering = 0;
+    /// Which endpoints ask a workload that is held, or away as expected.
+    fn find_excuses(&mut self, t: f64, progress: Progress) {
+        let endpoints = &mut self.endpoints;
+        endpoints
+            .iter_mut()
+            .for_each(|endpoint| endpoint.excuse = Excuse::None);
+        let held = std::cell::RefCell::new(endpoints);
+        let mark = |probes: Option<&[u16]>, excuse: Excuse| {
+            let mut endpoints = held.borrow_mut();
+            match probes {
+                None => endpoints.iter_mut().for_each(|one| one.excuse = excuse),
+                Some(probes) => {
+                    for place in probes {
+                        if let Some(one) = endpoints.get_mut(usize::from(*place)) {
+                            one.excuse = excuse;
+                        }
+                    }
                 }
             }
+        };
+        self.workloads.excused(
+            &self.rule,
+            t,
+            |probes| mark(probes, Excuse::Downtime),
+            |probes| mark(probes, Excuse::Held),
+        );
+        let dt = self.rule.interval_s;
+        let ends = match progress.completion {
+            Completion::At(at) => at,
+            Completion::Running | Completion::Unseen => self.rule.settle_unknown_s,
+        };
+        let is_expected = self.expected_downtime
+            && self.workloads.states.is_none()
+            && t < ends - 1e-9
+            && f64::from(self.downtime_ticks + 1) * dt <= self.rule.downtime_s + 1e-9;
+        if is_expected {
+            self.downtime_ticks += 1;
+            self.workloads.last_downtime = Some(t);
+            mark(None, Excuse::Downtime);
         }
+    }
+
+    /// Reads this tick's marks, as far as they are evidence.
+    fn read_marks(&mut self, tick: &Tick<'_>) {
+        let mut unresolved = false;
+        let mut others = false;
         for (at, endpoint) in self.endpoints.iter_mut().enumerate() {
-            endpoint.aside_now = endpoint.aside.is_some();
-            let Some(aside) = endpoint.aside else {
+            let raw = tick.marks.get(at).copied().unwrap_or_default();
+            self.limited |= raw == Mark::Limited;
+            endpoint.cause = None;
+            let mark = match (endpoint.excuse, raw) {
+                (_, Mark::NotDue) => Mark::NotDue,
+                (Excuse::Downtime, _) => {
+                    endpoint.cause = Some(Cause::ExpectedDowntime);
+                    Mark::Void
+                }
+                (Excuse::Held, _) => {
+                    endpoint.cause = Some(Cause::Held);
+                    Mark::Void
+                }
+                (Excuse::None, Mark::Limited) => {
+                    endpoint.cause = Some(Cause::Limited);
+                    Mark::Void
+                }
+                (Excuse::None, Mark::Void) => {
+                    endpoint.cause = Some(Cause::Unknown);
+                    Mark::Void
+                }
+                (Excuse::None, Mark::Good | Mark::Bad | Mark::Unresolved) => raw,
+            };
+            unresolved |= mark == Mark::Unresolved;
+            others |= matches!(mark, Mark::Good | Mark::Bad);
+            let is_scheduled = endpoint.excuse != Excuse::Downtime && mark != Mark::NotDue;
+            self.scheduled += u64::from(is_scheduled);
+            self.failures.endpoints[at].mark = mark;
+        }
+        if unresolved {
+            self.resolve(tick.direct, others);
+        }
+    }
+
+    /// A name that was not resolved is void where no other endpoint has an answer, or where a pod answers well.
+    fn resolve(&mut self, looks: &[PodLook<'_>], others: bool) {
+        for (at, endpoint) in self.endpoints.iter_mut().enumerate() {
+            let mark = &mut self.failures.endpoints[at].mark;
+            if *mark != Mark::Unresolved {
                 continue;
-            };
-            match endpoint.mark {
-                Mark::Good => endpoint.recovering += 1,
-                Mark::Bad => endpoint.recovering = 0,
-                Mark::Void => {}
             }
-            let pods = self
-                .new_pods
-                .as_mut()
-                .map(|new_pods| &mut new_pods.direct.endpoints[at]);
-            let by_old_pods = aside == Aside::ControlLost
-                && pods
-                    .as_ref()
-                    .is_some_and(|pods| pods.well_run >= rule.recover_ticks);
-            if by_old_pods || endpoint.recovering >= rule.recover_ticks {
-                endpoint.aside = None;
-                if let Some(pods) = pods {
-                    // As many lost ticks in a row again are needed before it is set aside once more.
-                    pods.lost_run = 0;
-                }
-                endpoint.recovering = 0;
+            let (mut good, mut new_bad) = (false, false);
+            for look in looks {
+                let answer = look.marks.get(at);
+                good |= answer == Some(&Mark::Good);
+                new_bad |= answer == Some(&Mark::Bad) && look.side == super::Side::New;
             }
-            endpoint.mark = Mark::Void;
+            if !others || good && !new_bad {
+                *mark = Mark::Void;
+                endpoint.cause = Some(Cause::Unresolved);
+            } else {
+                *mark = Mark::Bad;
+            }
         }
-        let endpoints = &self.endpoints;
-        let is_aside = |at: usize| endpoints[at].aside_now;
-        let counts = self
-            .new_pods
-            .as_mut()
-            .map(|new_pods| new_pods.direct.count(rule, now, looks, is_aside));
-        (down, counts)
     }
 
-    /// What old pods said of all endpoints together up to the tick before.
-    fn pool_control(&self) -> Option<Control> {
-        let stratum = &self.pool.stratum;
-        self.pool
-            .old_pods
-            .as_ref()?
-            .says(&self.rule, stratum.before.rate(), stratum.margin)
-    }
-
-    /// Adds this tick's marks to the strata, and what old pods answered to what is tolerated next.
-    fn count(&mut self, now: u32, t: f64, settled_from: f64, pool_control: Option<Control>) {
-        let rule = &self.rule;
-        let (mut failed, mut total) = (0u16, 0u16);
-        let (mut old_failed, mut old_total) = (0u16, 0u16);
-        let (mut all_failed, mut some_void, mut counted) = (true, false, 0u32);
+    /// Failures of an endpoint are void while something fails that it needs.
+    fn follow_dependencies(&mut self, marks: &[Mark]) {
+        if self.dependencies.is_empty() {
+            return;
+        }
+        for (at, dependency) in self.dependencies.iter_mut().enumerate() {
+            dependency.take(&self.rule, marks.get(at).copied().unwrap_or_default());
+        }
         for (at, endpoint) in self.endpoints.iter_mut().enumerate() {
-            let stratum = &mut endpoint.stratum;
-            let control = endpoint
-                .old_pods
-                .as_ref()
-                .and_then(|old| old.says(rule, stratum.before.rate(), stratum.margin));
-            stratum.advance(rule, t, settled_from, control, true);
-            let (k, n) = match endpoint.mark {
-                Mark::Good => (0, 1),
-                Mark::Bad => (1, 1),
-                Mark::Void => (0, 0),
-            };
-            stratum.add(now, f64::from(k), f64::from(n));
-            endpoint.recent.push(k, n);
-            match endpoint.mark {
+            let mut needs = endpoint.needs.iter();
+            let dependencies = &self.dependencies;
+            endpoint.needs_failing = needs.any(|need| {
+                let need = dependencies.get(usize::from(*need));
+                need.is_some_and(|dependency| dependency.failing)
+            });
+            let compared = &mut self.failures.endpoints[at];
+            if endpoint.needs_failing && compared.mark == Mark::Bad {
+                compared.mark = Mark::Void;
+                endpoint.cause = Some(Cause::Dependency);
+                compared.exclude(Excluded::Dependency);
+            }
+        }
+    }
+
+    /// Feeds the comparison of failures.
+    fn take_results(
+        &mut self,
+        now: u32,
+        progress: Progress,
+        looks: &[PodLook<'_>],
+    ) -> (Option<super::direct::Down>, TickCounts) {
+        let before: bool = self.failures.direct().is_some();
+        let endpoints = &self.endpoints;
+        let read = |look: &PodLook<'_>, at: usize| pod_mark(&endpoints[at], look, at);
+        let taken = self
+            .failures
+            .take(now, progress, looks, &read, |at| endpoints[at].needs_failing);
+        for (at, endpoint) in self.endpoints.iter_mut().enumerate() {
+            let compared = &self.failures.endpoints[at];
+            if compared.mark == Mark::Void && endpoint.cause.is_none() {
+                endpoint.cause = Some(match compared.excluded_now {
+                    true if compared.failed_at_start && !compared.was_readmitted() => {
+                        Cause::FailingAtStart
+                    }
+                    true if endpoint.needs_failing => Cause::Dependency,
+                    _ if before => Cause::Control,
+                    _ => Cause::Dependency,
+                });
+            }
+            let (_, n) = compared.mark.counts();
+            self.usable += u64::from(n);
+            if let Some(cause) = endpoint.cause {
+                self.void[cause as usize] += 1;
+            }
+        }
+        taken
+    }
+
+    /// Failures in a row, of each endpoint and of all of them.
+    fn count_runs(&mut self) {
+        let (mut all_failed, mut some_void, mut counted) = (true, false, 0u32);
+        let mut is_wholly_void = true;
+        for (endpoint, compared) in self.endpoints.iter_mut().zip(&self.failures.endpoints) {
+            match compared.mark {
                 Mark::Good => endpoint.run = 0,
                 Mark::Bad => endpoint.run += 1,
-                Mark::Void => {}
+                Mark::Void | Mark::NotDue | Mark::Limited | Mark::Unresolved => {}
             }
-            if !endpoint.failed_at_start {
-                failed += k;
-                total += n;
-            }
-            self.usable += u64::from(n);
-            if !endpoint.aside_now {
+            is_wholly_void &= !compared.mark.is_result();
+            if !compared.excluded_now && compared.mark != Mark::NotDue {
                 counted += 1;
-                some_void |= endpoint.mark == Mark::Void;
-                all_failed &= endpoint.mark == Mark::Bad;
-            }
-            if let (Some(old), Some(new_pods)) = (&mut endpoint.old_pods, &self.new_pods) {
-                let answers = new_pods.direct.endpoints[at].answers;
-                let (k, n) = if endpoint.aside_now {
-                    (0, 0)
-                } else {
-                    (answers.old_bad, answers.old())
-                };
-                old.push(k, n);
-                if !endpoint.failed_at_start {
-                    old_failed += k;
-                    old_total += n;
-                }
+                some_void |= compared.mark == Mark::Void;
+                all_failed &= compared.mark == Mark::Bad;
             }
         }
-        let pool = &mut self.pool;
-        pool.stratum
-            .advance(rule, t, settled_from, pool_control, true);
-        pool.stratum.add(now, f64::from(failed), f64::from(total));
-        pool.recent.push(failed, total);
-        if let Some(old) = &mut pool.old_pods {
-            old.push(old_failed, old_total);
-        }
-        let is_wholly_void = self
-            .endpoints
-            .iter()
-            .all(|endpoint| endpoint.mark == Mark::Void);
         if is_wholly_void {
             // Neither lengthens nor ends the run.
         } else if counted >= 2 && all_failed && !some_void {
@@ -412,130 +418,124 @@ impl Watch {
         }
     }
 
-    fn count_requests(&mut self, now: u32, t: f64, settled_from: f64, scrapes: &[Scrape]) {
-        let Some(requests) = &mut self.requests else {
-            return;
+    /// Usable results that could meet a new pod: of endpoints that ask a workload with a Ready one.
+    fn count_met(&mut self, t: f64) {
+        let serves = |state: &super::workloads::State| {
+            state.ready_at.is_some_and(|at| at <= t + 1e-9)
         };
-        let rule = &self.rule;
-        requests.stratum.advance(rule, t, settled_from, None, true);
-        for scrape in scrapes {
-            if self.expected_downtime && scrape.t <= settled_from {
+        let is_asked = |state: &super::workloads::State| {
+            let probes = state.is.probes.as_ref();
+            probes.is_none_or(|probes| !probes.is_empty())
+        };
+        let any_asked = self.workloads.rolled().any(is_asked);
+        for (at, compared) in self.failures.endpoints.iter().enumerate() {
+            if !compared.mark.is_result() {
                 continue;
             }
-            let total = scrape.total.max(scrape.failed);
-            let cap = u64::from(rule.request_cap);
-            let (k, n) = if total > cap {
-                (scrape.failed as f64 * cap as f64 / total as f64, cap as f64)
-            } else {
-                (scrape.failed as f64, total as f64)
-            };
-            requests.stratum.add(now, k, n);
-            requests.recent.push(scrape.failed, total);
-            if scrape.failed > 0 {
-                requests.last_failing_t = scrape.t;
-            }
+            let place = u16::try_from(at).unwrap_or(u16::MAX);
+            let has_met = self.workloads.rolled().any(|state| {
+                let probes = state.is.probes.as_ref();
+                let asks = probes.is_none_or(|probes| probes.contains(&place));
+                serves(state) && (asks || !any_asked)
+            });
+            self.met += u64::from(has_met);
         }
     }
 
-    /// Whether all ticks of the watch have been read.
-    pub fn is_over(&self) -> bool {
-        f64::from(self.next_tick) * self.rule.interval_s >= self.rule.watch_s - 1e-9
-    }
-
-    /// The verdict if the stream ended here.
-    pub fn conclude(&self) -> Verdict {
-        if let Some(finding) = &self.finding {
-            return Verdict::Rollback(finding.clone());
-        }
-        let all_failed = self.endpoints.iter().all(|e| e.failed_at_start);
-        let still_aside = |endpoint: &Endpoint| endpoint.aside == Some(Aside::FailedAtStart);
-        if all_failed && self.endpoints.iter().any(still_aside) {
-            return Verdict::Inconclusive(Why::BaselineBad);
-        }
-        if self.is_over() && self.settled_at.is_none() && self.rolled_out == Some(false) {
-            return Verdict::Inconclusive(Why::NotRolledOut);
-        }
-        if self
-            .coverage()
-            .is_some_and(|usable| usable < self.rule.min_coverage)
-        {
-            return Verdict::Inconclusive(Why::Coverage);
-        }
-        if self.is_over() {
-            Verdict::Healthy
-        } else {
-            Verdict::Watching
-        }
-    }
-
-    /// Usable share of the soundings so far; `None` before the first.
-    pub fn coverage(&self) -> Option<f64> {
-        (self.scheduled > 0).then(|| self.usable as f64 / self.scheduled as f64)
-    }
-
-    /// The e-value after the last tick; 1 before the first.
-    pub fn e_value(&self) -> f64 {
-        self.ln_e.exp()
-    }
-
-    /// The largest e-value of all ticks so far; 0 before the first that was evaluated.
-    pub fn max_e(&self) -> f64 {
-        self.strongest.map_or(0.0, |(ln_e, _, _)| ln_e.exp())
-    }
-
-    /// The same after the last tick as a power of ten: finite also where the number itself is too large for a double.
-    pub fn log10_e(&self) -> f64 {
-        self.ln_e / std::f64::consts::LN_10
-    }
-
-    /// Why the revision was convicted, if it was.
-    pub fn finding(&self) -> Option<&Finding> {
-        self.finding.as_ref()
-    }
-
-    /// How many ticks were read.
-    pub fn ticks(&self) -> u32 {
-        self.next_tick
-    }
-
-    /// Seconds of the watch that have passed.
-    pub fn elapsed_s(&self) -> f64 {
-        f64::from(self.next_tick) * self.rule.interval_s
-    }
-
-    /// When the rollout was complete, if it was reported.
-    pub fn settled_at(&self) -> Option<f64> {
-        self.settled_at
-    }
-
-    /// The rule in force.
-    pub fn rule(&self) -> &Rule {
-        &self.rule
-    }
-}
-
-/// Which share of the evidence each stratum carries; they sum up to 1.
-struct Weights {
-    pool: f64,
-    endpoint: f64,
-    requests: f64,
-    new_pods: f64,
-}
-
-impl Weights {
-    fn new(rule: &Rule, endpoints: usize, with_requests: bool, with_pods: bool) -> Self {
-        let requests = if with_requests { rule.w_requests } else { 0.0 };
-        let new_pods = if with_pods {
-            rule.w_pods * (1.0 - requests)
-        } else {
-            0.0
+    /// Adds up what this rollout teaches, should it be kept.
+    fn learn(&mut self, t: f64, progress: Progress, counts: &TickCounts) {
+        let add = |sum: &mut Counts, (k, n): (u16, u16)| {
+            sum.0 += u64::from(k);
+            sum.1 += u64::from(n);
         };
-        let rest = 1.0 - requests - new_pods;
-        Self {
-            pool: rest * rule.w_pool,
-            endpoint: rest * (1.0 - rule.w_pool) / endpoints as f64,
-            requests,
-            new_pods,
+        for (sum, count) in self.pods_by_age.iter_mut().zip(&counts.pods) {
+            add(sum, *count);
         }
+        let phase = progress.phase(&self.rule, t);
+        if phase >= PHASES {
+            return;
+        }
+        add(&mut self.pool_by_phase[phase], counts.pool);
+        for (endpoint, compared) in self.endpoints.iter_mut().zip(&self.failures.endpoints) {
+            add(&mut endpoint.by_phase[phase], compared.mark.counts());
+        }
+    }
+
+    /// Feeds the comparisons of latency.
+    fn take_latencies(&mut self, now: u32, t: f64, progress: Progress, tick: &Tick<'_>) {
+        let is_counted = progress.phase(&self.rule, t) == PHASES;
+        let endpoints = &self.endpoints;
+        let failures = &self.failures.endpoints;
+        let pod = |look: &PodLook<'_>, at: usize| {
+            if failures[at].excluded_now {
+                Mark::Void
+            } else {
+                pod_mark(&endpoints[at], look, at)
+            }
+        };
+        for latency in self.slower.iter_mut().chain(&mut self.latency) {
+            let service = |at: usize| {
+                let is_good = is_counted && failures[at].mark == Mark::Good;
+                is_good.then(|| tick.latency_us.get(at).copied().flatten()).flatten()
+            };
+            latency.take(now, progress, service, tick.direct, &pod);
+        }
+    }
+
+    /// Whether the analysis ends after this tick. One that would end under suspicion goes on once.
+    fn ends(&mut self) -> bool {
+        let passed = f64::from(self.next_tick) * self.rule.interval_s + 1e-9;
+        if let Some(until) = self.extended_until {
+            return passed >= until;
+        }
+        let rule = &self.rule;
+        let end = match self.progress().completion {
+            Completion::Unseen => rule.watch_s,
+            Completion::Running => rule.longest_s(),
+            Completion::At(_) if self.workloads.states.is_none() && self.settled_at.is_none() => {
+                rule.watch_s
+            }
+            Completion::At(at) => {
+                let after = at + rule.after_complete_s.min(rule.watch_s);
+                rule.watch_s.max(after.min(rule.watch_cap_s))
+            }
+        };
+        if passed < end {
+            return false;
+        }
+        let is_suspicious = self.failures.ln_e > 1e-6f64.ln_1p()
+            || self
+                .endpoints
+                .iter()
+                .zip(&self.failures.endpoints)
+                .any(|(one, compared)| compared.excluded.is_none() && one.run >= rule.extend_run);
+        if !is_suspicious {
+            return true;
+        }
+        let until = (end + rule.extend_s).min(rule.longest_s());
+        self.extended_until = Some(until);
+        passed >= until
+    }
+}
+
+/// `N_e` of an endpoint that is asked every `pace_s`, settled and before.
+fn holds(rule: &Rule, failures: &Comparison, at: usize, pace_s: f64) -> [u32; 2] {
+    let looks = failures.endpoints.len() as f64 * rule.watch_s / rule.interval_s;
+    let surprise = (rule.alpha_hard / looks).ln();
+    let needed = |rate: f64| (surprise / rate.ln() - 1e-9).ceil() as u32;
+    let before = failures.endpoints[at].stratum.before;
+    let least = (whole(rule.hold_s / pace_s) + 1).max(3);
+    let settled = least.max(needed(before.bound.clamp(0.001, 0.95)));
+    [settled, settled.max(needed(before.unsettled(rule)))]
+}
+
+/// What a pod's answer is evidence of.
+fn pod_mark(endpoint: &Endpoint, look: &PodLook<'_>, at: usize) -> Mark {
+    let mark = look.marks.get(at).copied().unwrap_or_default();
+    match mark {
+        _ if endpoint.excuse != Excuse::None => Mark::Void,
+        Mark::Bad if endpoint.needs_failing => Mark::Void,
+        Mark::Good | Mark::Bad => mark,
+        Mark::Void | Mark::NotDue | Mark::Limited | Mark::Unresolved => Mark::Void,
     }
 }

@@ -1,17 +1,26 @@
 //! One stream: how it is written, and what the rule says of it.
 
-use serde::Deserialize;
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer};
 
 use crate::verdict::{
-    MAX_ASKED, Mark, PodLook, PodState, RequestsBefore, Rule, Scrape, Side, Start, Tick, Verdict,
-    Watch,
+    Bake, BakeEnd, Change, Counts, Histogram, Learned, Mark, PodLook, PodState,
+    RequestsBefore, RolloutEvent, Rule, Scrape, Side, Start, Stuck, Tick, Verdict, Watch, Workload,
+    WorkloadChange, bucket,
 };
 
 /// The columns of a stream that does not name them.
 const RUNBOOK: [&str; 4] = ["health", "db", "redis", "root"];
 
+/// The most pods of one side that a stream may ask in one tick.
+const MAX_PODS: usize = 100;
+
 /// Run-length coded rows.
 type Rows = Vec<(String, u32)>;
+
+/// Run-length coded latencies in milliseconds, one for each endpoint.
+type Latencies = Vec<(Vec<Option<f64>>, u32)>;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -20,30 +29,109 @@ struct Stream {
     ticks: Rows,
     endpoints: Option<Vec<Box<str>>>,
     #[serde(default)]
-    baseline: Option<Vec<Option<(u64, u64)>>>,
+    baseline: Option<Vec<Option<Counts>>>,
     failing_at_start: Option<Vec<bool>>,
-    #[serde(default)]
-    settled_at: f64,
+    /// Absent: complete from the start. `null`: nobody can see it.
+    #[serde(default, deserialize_with = "present")]
+    settled_at: Option<Option<f64>>,
     #[serde(default)]
     expected_downtime: bool,
     #[serde(default)]
     config: Rule,
     #[serde(default)]
+    workloads: Option<Vec<StreamWorkload>>,
+    #[serde(default)]
+    learned: Option<StreamLearned>,
+    #[serde(default)]
+    steady_s: Vec<f64>,
+    #[serde(default)]
+    dependencies: Vec<Box<str>>,
+    #[serde(default)]
+    dependency_ticks: Rows,
+    #[serde(default)]
+    needs: BTreeMap<String, Vec<String>>,
+    latency: Option<StreamLatency>,
+    #[serde(default)]
     pods: Vec<Pod>,
     requests: Option<Requests>,
     #[serde(default)]
     direct: Vec<DirectPod>,
+    #[serde(default)]
+    phase: Option<Phase>,
+    /// Of a bake: seconds after the revision appeared at which it begins.
+    from_s: Option<f64>,
+    /// Of a bake: whether an alarm convicts.
+    #[serde(default)]
+    enforce: bool,
+    /// Of a bake: restarts that are normal.
+    #[serde(default)]
+    restarts_normal: u32,
+    /// Whether what the revision teaches is printed.
+    #[serde(default)]
+    teaches: bool,
     /// What the writer expects; not read here.
     #[serde(rename = "expect")]
     _expect: Option<serde::de::IgnoredAny>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Phase {
+    Bake,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StreamWorkload {
+    name: Box<str>,
+    change: Option<Change>,
+    #[serde(default = "yes")]
+    was_complete: bool,
+    #[serde(default)]
+    stops_first: bool,
+    probes: Option<Vec<u16>>,
+    #[serde(default = "at_once")]
+    template_at: Option<f64>,
+    #[serde(default)]
+    gap_s: f64,
+    #[serde(default)]
+    ready_s: f64,
+    #[serde(default)]
+    restarts: u32,
+    #[serde(default)]
+    seen: Vec<(f64, WorkloadChange)>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StreamLearned {
+    pods: [Counts; 6],
+    service: BTreeMap<String, [Counts; 3]>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StreamLatency {
+    before: Vec<Vec<(f64, u64)>>,
+    ticks: Latencies,
+    #[serde(default)]
+    enforce: bool,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Pod {
     t: f64,
+    #[serde(default)]
+    name: Box<str>,
+    #[serde(default)]
+    workload: Box<str>,
+    #[serde(default)]
     restarts: u32,
     waiting: Option<String>,
+    #[serde(default)]
+    injected: bool,
+    stuck: Option<Stuck>,
     #[serde(default)]
     old_too: bool,
 }
@@ -52,7 +140,7 @@ struct Pod {
 #[serde(deny_unknown_fields)]
 struct Requests {
     interval_s: f64,
-    baseline: (u64, u64),
+    baseline: Counts,
     scrapes: Vec<(f64, u64, u64)>,
 }
 
@@ -61,16 +149,43 @@ struct Requests {
 struct DirectPod {
     name: String,
     rev: Side,
-    node: String,
+    /// Of version 1; not read.
+    #[serde(rename = "node", default)]
+    _node: Option<serde::de::IgnoredAny>,
     from: u32,
     row: Rows,
+    #[serde(default)]
+    ms: Latencies,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "the default of a field")]
+fn at_once() -> Option<f64> {
+    Some(0.0)
+}
+
+fn present<'de, D: Deserializer<'de>>(reader: D) -> Result<Option<Option<f64>>, D::Error> {
+    Option::<f64>::deserialize(reader).map(Some)
 }
 
 /// What came of a stream.
-pub(super) struct Judged {
-    pub(super) name: String,
-    pub(super) watch: Watch,
-    pub(super) verdict: Verdict,
+pub(super) enum Judged {
+    /// Of the analysis of a revision.
+    Watched {
+        name: String,
+        watch: Box<Watch>,
+        verdict: Verdict,
+        teaches: bool,
+    },
+    /// Of its bake.
+    Baked {
+        name: String,
+        bake: Box<Bake>,
+        enforce: bool,
+    },
 }
 
 /// Judges one line; an error names the field.
@@ -92,17 +207,29 @@ pub(super) fn judge(line: &[u8]) -> Result<Judged, String> {
         .config
         .check()
         .map_err(|error| format!("config.{error}"))?;
-    let most = stream.config.ticks_of_watch() as usize;
     let names = names(&stream)?;
+    if stream.phase == Some(Phase::Bake) {
+        return bake(stream, &names);
+    }
+    let most = stream.config.ticks_of_watch() as usize;
     let rows = unpack("ticks", &stream.ticks, names.len(), most)?;
     let pods = direct_pods(&stream.direct, names.len(), most)?;
     let scrapes = scrapes(stream.requests.as_ref())?;
     let states = states(&stream.pods)?;
+    let rollout = rollout(&stream)?;
+    let needed = stream.dependencies.len();
+    let dependencies = unpack("dependency_ticks", &stream.dependency_ticks, needed, most)?;
+    let latencies = match &stream.latency {
+        Some(latency) => unpack_ms("latency.ticks", &latency.ticks, names.len(), most)?,
+        None => Vec::new(),
+    };
 
-    let start = start(&stream, &names);
-    let mut watch = Watch::new(stream.config, &start).map_err(|error| error.to_string())?;
+    let start = start(&stream, &names)?;
+    let mut rule = stream.config.clone();
+    rule.latency_convicts |= stream.latency.as_ref().is_some_and(|it| it.enforce);
+    let mut watch = Watch::new(rule, &start).map_err(|error| error.to_string())?;
     let dt = watch.rule().interval_s;
-    let (mut next_scrape, mut next_state) = (0, 0);
+    let (mut next_scrape, mut next_state, mut next_event) = (0, 0, 0);
     for (now, marks) in rows.iter().enumerate() {
         let t = now as f64 * dt + 1e-9;
         let looks = looks(&pods, now)?;
@@ -113,36 +240,89 @@ pub(super) fn judge(line: &[u8]) -> Result<Judged, String> {
         };
         let new_scrapes = due(&mut next_scrape, &scrapes.0);
         let new_states = due(&mut next_state, &states.0);
+        let new_events = due(&mut next_event, &rollout.0);
         let tick = Tick {
             marks,
             direct: &looks,
             pods: &states.1[new_states],
             scrapes: &scrapes.1[new_scrapes],
+            rollout: &rollout.1[new_events],
+            dependencies: dependencies.get(now).map_or(&[], |row| row),
+            latency_us: latencies.get(now).map_or(&[], |row| row),
         };
         if watch.tick(&tick).is_some() || watch.is_over() {
             break;
         }
     }
     let verdict = watch.conclude();
-    Ok(Judged {
+    Ok(Judged::Watched {
         name: stream.name,
-        watch,
+        watch: Box::new(watch),
         verdict,
+        teaches: stream.teaches,
     })
 }
 
-fn start(stream: &Stream, names: &[Box<str>]) -> Start {
+/// A stream of the time after a healthy verdict.
+fn bake(stream: Stream, names: &[Box<str>]) -> Result<Judged, String> {
+    let start = start(&stream, names)?;
+    let watch = Watch::new(stream.config.clone(), &start).map_err(|error| error.to_string())?;
+    let rule = watch.rule();
+    let from_s = stream.from_s.unwrap_or(rule.watch_s);
+    if !(from_s.is_finite() && from_s >= 0.0) {
+        return Err(format!("from_s: is {from_s}, but must be 0 or more"));
+    }
+    let dt = rule.interval_s;
+    let most = rule.whole_ticks(rule.bake_s).saturating_add(1) as usize;
+    let rows = unpack("ticks", &stream.ticks, names.len(), most)?;
+    let states = states(&stream.pods)?;
+    let mut bake = Bake::new(&watch, dt, from_s);
+    let mut next = 0;
+    for (now, marks) in rows.iter().enumerate() {
+        let t = from_s + now as f64 * dt + 1e-9;
+        let due = states.0[next..].iter().take_while(|at| **at <= t).count();
+        let pods = &states.1[next..next + due];
+        next += due;
+        if bake.tick(marks, pods, |_| stream.restarts_normal).is_some()
+            || bake.end() != BakeEnd::Baking
+        {
+            break;
+        }
+    }
+    Ok(Judged::Baked {
+        name: stream.name,
+        bake: Box::new(bake),
+        enforce: stream.enforce,
+    })
+}
+
+fn start(stream: &Stream, names: &[Box<str>]) -> Result<Start, String> {
     let none = || vec![None; names.len()];
     let baseline = stream.baseline.clone().unwrap_or_else(none);
     let failing = || vec![false; names.len()];
-    Start {
+    let place = |name: &str| {
+        let found = stream.dependencies.iter().position(|it| **it == *name);
+        found.and_then(|at| u16::try_from(at).ok())
+    };
+    let mut needs = Vec::new();
+    for name in names {
+        let mut places = Vec::new();
+        for need in stream.needs.get(&**name).into_iter().flatten() {
+            let place = place(need)
+                .ok_or_else(|| format!("needs.{name}: {need:?} is not in dependencies"))?;
+            places.push(place);
+        }
+        needs.push(places);
+    }
+    let latency = stream.latency.as_ref();
+    Ok(Start {
         endpoints: names.to_vec(),
         baseline: baseline
             .into_iter()
             .map(|counts| counts.unwrap_or((0, 0)))
             .collect(),
         failing_at_start: stream.failing_at_start.clone().unwrap_or_else(failing),
-        settled_at: Some(stream.settled_at),
+        settled_at: stream.settled_at.unwrap_or(Some(0.0)),
         expected_downtime: stream.expected_downtime,
         direct: !stream.direct.is_empty(),
         requests: stream.requests.as_ref().map(|requests| RequestsBefore {
@@ -150,7 +330,72 @@ fn start(stream: &Stream, names: &[Box<str>]) -> Start {
             failed: requests.baseline.0,
             total: requests.baseline.1,
         }),
+        workloads: stream
+            .workloads
+            .as_ref()
+            .map(|workloads| workloads.iter().map(workload).collect()),
+        learned: stream
+            .learned
+            .as_ref()
+            .map_or_else(Learned::default, |learned| {
+                learned.given(names)
+            }),
+        steady_s: stream.steady_s.clone(),
+        dependencies: stream.dependencies.clone(),
+        needs: if stream.needs.is_empty() {
+            Vec::new()
+        } else {
+            needs
+        },
+        latency: latency.map_or_else(Vec::new, |latency| {
+            latency.before.iter().map(|one| histogram(one)).collect()
+        }),
+    })
+}
+
+impl StreamLearned {
+    fn given(&self, names: &[Box<str>]) -> Learned {
+        let service = |name: &str| self.service.get(name).copied().unwrap_or_default();
+        Learned {
+            rollouts: 0,
+            pods: self.pods,
+            pool: service("*"),
+            endpoints: names.iter().map(|name| service(name)).collect(),
+        }
     }
+}
+
+fn workload(given: &StreamWorkload) -> Workload {
+    Workload {
+        name: given.name.clone(),
+        change: given.change,
+        unknown: None,
+        was_complete: given.was_complete,
+        stops_first: given.stops_first,
+        probes: given.probes.clone(),
+        template_at: given.template_at,
+        gap_s: given.gap_s,
+        ready_s: given.ready_s,
+        restarts: given.restarts,
+    }
+}
+
+/// Milliseconds as whole microseconds, rounded half up.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "bounded right before"
+)]
+fn microseconds(ms: f64) -> u32 {
+    (ms * 1000.0 + 0.5).floor().clamp(0.0, f64::from(i32::MAX)) as u32
+}
+
+fn histogram(counts: &[(f64, u64)]) -> Histogram {
+    let mut buckets: BTreeMap<u16, u64> = BTreeMap::new();
+    for (ms, count) in counts {
+        *buckets.entry(bucket(microseconds(*ms))).or_default() += count;
+    }
+    buckets.into_iter().collect()
 }
 
 fn names(stream: &Stream) -> Result<Vec<Box<str>>, String> {
@@ -181,7 +426,7 @@ fn unpack(field: &str, rows: &Rows, width: usize, most: usize) -> Result<Vec<Vec
         for (column, letter) in row.chars().enumerate() {
             let mark = Mark::of(letter).ok_or_else(|| {
                 format!(
-                    "{field}[{at}]: the character {letter:?} in column {} is none of . x -",
+                    "{field}[{at}]: the character {letter:?} in column {} is none of . x - _ l r",
                     column + 1
                 )
             })?;
@@ -199,31 +444,47 @@ fn unpack(field: &str, rows: &Rows, width: usize, most: usize) -> Result<Vec<Vec
     Ok(marks)
 }
 
+/// The same of latencies, in microseconds.
+fn unpack_ms(
+    field: &str,
+    rows: &Latencies,
+    width: usize,
+    most: usize,
+) -> Result<Vec<Vec<Option<u32>>>, String> {
+    let mut latencies = Vec::new();
+    for (at, (row, repeats)) in rows.iter().enumerate() {
+        if row.len() != width {
+            return Err(format!(
+                "{field}[{at}]: the row has {} numbers for {width} endpoints",
+                row.len()
+            ));
+        }
+        let one: Vec<Option<u32>> = row.iter().map(|ms| ms.map(microseconds)).collect();
+        let room = most.saturating_sub(latencies.len());
+        latencies.extend(std::iter::repeat_n(one, (*repeats as usize).min(room)));
+    }
+    Ok(latencies)
+}
+
 struct Unpacked {
     side: Side,
-    node: u16,
     from: u32,
     marks: Vec<Vec<Mark>>,
+    latencies: Vec<Vec<Option<u32>>>,
 }
 
 fn direct_pods(pods: &[DirectPod], width: usize, most: usize) -> Result<Vec<Unpacked>, String> {
-    let mut nodes: Vec<&str> = Vec::new();
-    let mut unpacked = Vec::with_capacity(pods.len());
-    for pod in pods {
-        let known = nodes.iter().position(|node| *node == pod.node);
-        let node = known.unwrap_or_else(|| {
-            nodes.push(&pod.node);
-            nodes.len() - 1
-        });
-        let field = format!("direct.{}.row", pod.name);
-        unpacked.push(Unpacked {
-            side: pod.rev,
-            node: u16::try_from(node).map_err(|_| "direct: more than 65536 nodes")?,
-            from: pod.from,
-            marks: unpack(&field, &pod.row, width, most)?,
-        });
-    }
-    Ok(unpacked)
+    pods.iter()
+        .map(|pod| {
+            let field = |part: &str| format!("direct.{}.{part}", pod.name);
+            Ok(Unpacked {
+                side: pod.rev,
+                from: pod.from,
+                marks: unpack(&field("row"), &pod.row, width, most)?,
+                latencies: unpack_ms(&field("ms"), &pod.ms, width, most)?,
+            })
+        })
+        .collect()
 }
 
 fn looks(pods: &[Unpacked], now: usize) -> Result<Vec<PodLook<'_>>, String> {
@@ -231,28 +492,46 @@ fn looks(pods: &[Unpacked], now: usize) -> Result<Vec<PodLook<'_>>, String> {
         .iter()
         .enumerate()
         .filter_map(|(pod, unpacked)| {
-            let marks = unpacked
-                .marks
-                .get(now.checked_sub(unpacked.from as usize)?)?;
+            let at = now.checked_sub(unpacked.from as usize)?;
+            let marks = unpacked.marks.get(at)?;
             Some(PodLook {
                 pod: u32::try_from(pod).ok()?,
                 side: unpacked.side,
-                node: unpacked.node,
                 ready_tick: unpacked.from,
                 marks,
+                latency_us: unpacked.latencies.get(at).map_or(&[], |row| row),
             })
         })
         .filter(|look| look.marks.iter().any(|mark| *mark != Mark::Void))
         .collect();
     for side in [Side::New, Side::Old] {
         let asked = looks.iter().filter(|look| look.side == side).count();
-        if asked > MAX_ASKED {
+        if asked > MAX_PODS {
             return Err(format!(
-                "direct: {asked} pods of one revision are asked in tick {now}, but at most {MAX_ASKED} may be"
+                "direct: {asked} pods of one revision are asked in tick {now}, but at most {MAX_PODS} may be"
             ));
         }
     }
     Ok(looks)
+}
+
+/// What became known of the rollout, in order of time.
+fn rollout(stream: &Stream) -> Result<(Vec<f64>, Vec<RolloutEvent>), String> {
+    let mut events = Vec::new();
+    for (place, workload) in stream.workloads.iter().flatten().enumerate() {
+        for (t, what) in &workload.seen {
+            if !(t.is_finite() && *t >= 0.0) {
+                return Err(format!("workloads[{place}].seen: {t} must be 0 or more"));
+            }
+            events.push(RolloutEvent {
+                t: *t,
+                workload: u16::try_from(place).map_err(|_| "workloads: too many")?,
+                what: *what,
+            });
+        }
+    }
+    events.sort_by(|a, b| a.t.total_cmp(&b.t));
+    Ok((events.iter().map(|event| event.t).collect(), events))
 }
 
 fn scrapes(requests: Option<&Requests>) -> Result<(Vec<f64>, Vec<Scrape>), String> {
@@ -283,10 +562,14 @@ fn states(pods: &[Pod]) -> Result<(Vec<f64>, Vec<PodState>), String> {
     let mut pods: Vec<&Pod> = pods.iter().collect();
     pods.sort_by(|a, b| a.t.total_cmp(&b.t));
     let states = pods.iter().map(|pod| PodState {
+        name: pod.name.clone(),
+        workload: pod.workload.clone(),
+        container: Box::default(),
         restarts: pod.restarts,
         crash_loop_back_off: pod.waiting.as_deref() == Some("CrashLoopBackOff"),
+        injected: pod.injected,
+        stuck: pod.stuck,
         old_too: pod.old_too,
-        ..PodState::default()
     });
     Ok((pods.iter().map(|pod| pod.t).collect(), states.collect()))
 }

@@ -1,20 +1,26 @@
-//! The four paths that convict.
+//! The paths that convict.
 
 use super::Watch;
-use super::report::Kind;
+use crate::verdict::comparison::{Comparison, Kind, Rise};
 use crate::verdict::direct::Down;
-use crate::verdict::finding::{Finding, Reason, Rise};
-use crate::verdict::stratum::{LN_ZERO, ln, ln_sum};
+use crate::verdict::finding::{self, Finding, Reason, Slower, StratumName};
+use crate::verdict::workloads::{NotReady, State};
 use crate::verdict::{Change, Mark, PodState, Stuck};
 
 impl Watch {
     /// Path A.
     pub(super) fn crash_loop(&self, now: u32, t: f64, pods: &[PodState]) -> Option<Finding> {
         let rule = &self.rule;
+        let needed = |pod: &PodState| {
+            let least = if pod.crash_loop_back_off {
+                rule.crash_restarts.min(rule.crash_restarts_hard)
+            } else {
+                rule.crash_restarts_hard
+            };
+            least + self.workloads.normal_restarts(pod)
+        };
         let looping = pods.iter().find(|pod| {
-            !pod.old_too
-                && (pod.restarts >= rule.crash_restarts_hard
-                    || pod.crash_loop_back_off && pod.restarts >= rule.crash_restarts)
+            !pod.old_too && self.workloads.can_convict(pod) && pod.restarts >= needed(pod)
         })?;
         let mut details = Vec::new();
         if !looping.container.is_empty() {
@@ -23,11 +29,16 @@ impl Watch {
         if looping.crash_loop_back_off {
             details.push("CrashLoopBackOff".to_owned());
         }
+        let normal = self.workloads.normal_restarts(looping);
+        if normal > 0 {
+            details.push(format!("up to {normal} are normal for it"));
+        }
         let details = if details.is_empty() {
             String::new()
         } else {
             format!(" ({})", details.join(", "))
         };
+        let workload = self.workloads.named(&looping.workload);
         Some(Finding {
             reason: Reason::CrashLoop,
             tick: now,
@@ -35,47 +46,45 @@ impl Watch {
             e: None,
             text: format!(
                 "{} restarted {} times{details}{}",
-                new_pod(looping),
+                new_pod(&looping.workload, workload.map(|(_, state)| state)),
                 looping.restarts,
-                unknown_change(looping)
+                unknown_change(workload.map(|(_, state)| state))
             ),
             otherwise: format!(
                 "With fewer than {} restarts, or with an old pod of the same workload that does the same, it would not \
                  have been held against the revision.",
-                if looping.crash_loop_back_off {
-                    rule.crash_restarts
-                } else {
-                    rule.crash_restarts_hard
-                }
+                needed(looping)
             ),
         })
     }
 
     /// Beside path A: pods that never come as far as to crash.
-    pub(super) fn cannot_start(now: u32, t: f64, pods: &[PodState]) -> Option<Finding> {
-        let mut pods = pods.iter().filter(|pod| !pod.old_too);
-        let (pod, stuck) = pods.find_map(|pod| Some((pod, pod.stuck?)))?;
+    pub(super) fn cannot_start(&self, now: u32, t: f64) -> Option<Finding> {
+        let pod = self.workloads.cannot_start(&self.rule, t)?;
+        let workload = self.workloads.state_of(pod.workload);
         let which = if pod.container.is_empty() {
             String::new()
         } else {
             format!(" of container {}", pod.container)
         };
-        let what = match stuck {
+        let what = match pod.what {
             Stuck::Image => format!("the image{which} cannot be pulled"),
             Stuck::Container if pod.container.is_empty() => {
                 "its container cannot be created".into()
             }
             Stuck::Container => format!("container {} cannot be created", pod.container),
         };
+        let name = workload.map_or("", |state| &state.is.name);
         Some(Finding {
             reason: Reason::CannotStart,
             tick: now,
             t,
             e: None,
             text: format!(
-                "no {} became Ready, and one could not start for a minute: {what}{}",
-                new_pod(pod),
-                unknown_change(pod)
+                "no {} became Ready, and one could not start for {:.0} s: {what}{}",
+                new_pod(name, workload),
+                self.rule.stuck_s,
+                unknown_change(workload)
             ),
             otherwise: "Had one new pod of the same workload become Ready, or had an old pod of it the same trouble, \
                         it would not have been held against the revision."
@@ -83,8 +92,50 @@ impl Watch {
         })
     }
 
+    /// Path E.
+    pub(super) fn not_ready(&self, now: u32, t: f64) -> Option<Finding> {
+        let (state, why) = self.workloads.not_ready(&self.rule, t)?;
+        let name = &state.is.name;
+        let (what, otherwise) = match why {
+            NotReady::Late { after_s } if state.is.ready_s > 0.0 => (
+                format!(
+                    "none in {after_s:.0} s (the rollouts before took up to {:.0} s)",
+                    state.is.ready_s
+                ),
+                "Had one become Ready in that time".to_owned(),
+            ),
+            NotReady::Late { after_s } => (
+                format!("none in {after_s:.0} s"),
+                "Had one become Ready in that time".to_owned(),
+            ),
+            NotReady::Deadline => (
+                "its progress deadline was exceeded".to_owned(),
+                "Had one become Ready before the deadline".to_owned(),
+            ),
+            NotReady::Refused => (
+                format!(
+                    "its pods could not be created for {:.0} s",
+                    self.rule.stuck_s
+                ),
+                "Had its pods been created".to_owned(),
+            ),
+        };
+        Some(Finding {
+            reason: Reason::NotReady(name.clone()),
+            tick: now,
+            t,
+            e: None,
+            text: format!(
+                "no {} became Ready: {what}{}",
+                new_pod(name, Some(state)),
+                unknown_change(Some(state))
+            ),
+            otherwise: format!("{otherwise}, the revision would have been watched further."),
+        })
+    }
+
     /// Path B.
-    pub(super) fn hard_down(&self, now: u32, t: f64, is_settled: bool) -> Option<Finding> {
+    pub(super) fn hard_down(&self, now: u32, t: f64, is_unsettled: bool) -> Option<Finding> {
         let finding = |reason, text, ticks: u32| Finding {
             reason,
             tick: now,
@@ -101,16 +152,18 @@ impl Watch {
             let text = format!("every endpoint failed {} times in a row", self.all_run);
             return Some(finding(Reason::HardDownAll, text, self.all_run));
         }
-        self.endpoints.iter().find_map(|endpoint| {
-            let hold = if is_settled {
-                endpoint.hold
+        let endpoints = self.endpoints.iter().zip(&self.failures.endpoints);
+        let mut down = endpoints.filter(|(endpoint, compared)| {
+            let holds = if self.limited {
+                endpoint.hold_limited
             } else {
-                endpoint.hold_unsettled
+                endpoint.hold
             };
-            (endpoint.mark == Mark::Bad && endpoint.run >= hold).then(|| {
-                let text = format!("{} failed {} times in a row", endpoint.name, endpoint.run);
-                finding(Reason::HardDown(endpoint.name.clone()), text, endpoint.run)
-            })
+            compared.mark == Mark::Bad && endpoint.run >= holds[usize::from(is_unsettled)]
+        });
+        down.next().map(|(endpoint, _)| {
+            let text = format!("{} failed {} times in a row", endpoint.name, endpoint.run);
+            finding(Reason::HardDown(endpoint.name.clone()), text, endpoint.run)
         })
     }
 
@@ -136,105 +189,108 @@ impl Watch {
 
     /// Path C.
     pub(super) fn error_rate(&mut self, now: u32, t: f64) -> Option<Finding> {
-        let rule = &self.rule;
-        // One pass for the sum; the terms are made again only where something convicts.
-        let mut ln_e = LN_ZERO;
-        let mut largest = (LN_ZERO, 0u16);
-        for at in 0..self.strata() {
-            let stratum = self.stratum(at);
-            let weighted = stratum.ln_weighted(stratum.ln_e(rule));
-            ln_e = ln_sum(&[ln_e, weighted]);
-            if weighted > largest.0 {
-                largest = (weighted, at as u16);
-            }
-        }
-        self.ln_e = ln_e;
-        if self.strongest.is_none_or(|(most, _, _)| ln_e > most) {
-            self.strongest = Some((ln_e, largest.1, now));
-        }
-        let needed = ln(rule.threshold());
-        if ln_e < needed {
-            return None;
-        }
-        let mut best: Option<(f64, usize)> = None;
-        for at in 0..self.strata() {
-            let stratum = self.stratum(at);
-            let own = stratum.ln_e(rule);
-            if own < needed + 0.1f64.ln() || !self.passes(at, now, t) {
-                continue;
-            }
-            let weighted = stratum.ln_weighted(own);
-            if best.is_none_or(|(most, _)| weighted > most) {
-                best = Some((weighted, at));
-            }
-        }
-        let (_, at) = best?;
-        let stratum = self.stratum(at);
-        let (failed, total) = self.recent(at);
-        let control = self.control(at);
-        let name = self.name(at);
-        let rise = Rise {
-            stratum: &name,
-            failed,
-            total,
-            span_s: (t + rule.interval_s).min(self.span_s(at)),
-            before: (stratum.before.failed, stratum.before.total),
-            assumed: stratum.before.assumed.then_some(rule.p_assumed),
-            old_pods: control
-                .filter(|control| control.rate() > stratum.before.rate())
-                .map(|control| (control.failed, control.total)),
-            margin: stratum.margin,
-            e: ln_e.exp(),
-            threshold: rule.threshold(),
-        };
+        let rise = self.failures.evaluate(now)?;
+        let name = self.name(&self.failures, rise.kind);
+        let words = self.words(&self.failures, &name, "errors", rise, t);
         Some(Finding {
             tick: now,
             t,
-            e: Some(ln_e.exp()),
-            text: rise.text(),
-            otherwise: rise.otherwise(),
+            e: Some(words.e),
+            text: words.text(),
+            otherwise: words.otherwise(),
             reason: Reason::ErrorRate(name),
         })
     }
 
-    /// Tests 2 and 3 of path C.
-    pub(super) fn passes(&self, at: usize, now: u32, t: f64) -> bool {
-        let rule = &self.rule;
-        let stratum = self.stratum(at);
-        let (failed, total) = self.recent(at);
-        let is_alive = match (self.kind(at), &self.requests) {
-            (Kind::Requests, Some(requests)) => {
-                let lately = rule.still_failing_s.max(2.0 * requests.interval_s);
-                stratum.failing_ticks >= rule.min_failing_scrapes
-                    && t - requests.last_failing_t <= lately + 1e-9
-            }
-            (Kind::Pool | Kind::Endpoint(_) | Kind::NewPods | Kind::Requests, _) => {
-                stratum.is_alive(rule, now)
+    /// Path C over slow answers: a notice, and a verdict where they may convict.
+    pub(super) fn slow_answers(&mut self, now: u32, t: f64) -> Option<Finding> {
+        if self.slower_notice.is_none()
+            && let Some(slower) = &mut self.slower
+            && let Some(rise) = slower.evaluate(now)
+        {
+            let slower = &self.slower.as_ref()?.comparison;
+            let stratum = self.name(slower, rise.kind);
+            let words = self.words(slower, &stratum, "slow answers", rise, t);
+            self.slower_notice = Some(Slower {
+                tick: now,
+                t,
+                e: words.e,
+                text: words.text(),
+                stratum,
+            });
+        }
+        let rise = self.latency.as_mut()?.evaluate(now)?;
+        let latency = &self.latency.as_ref()?.comparison;
+        let name = self.name(latency, rise.kind);
+        let words = self.words(latency, &name, "slow answers", rise, t);
+        Some(Finding {
+            tick: now,
+            t,
+            e: Some(words.e),
+            text: words.text(),
+            otherwise: words.otherwise(),
+            reason: Reason::Latency(name),
+        })
+    }
+
+    /// The numbers of a rise.
+    fn words<'a>(
+        &self,
+        of: &Comparison,
+        name: &'a StratumName,
+        what: &'static str,
+        rise: Rise,
+        t: f64,
+    ) -> finding::Rise<'a> {
+        let rule = &of.rule;
+        let (before, margin) = match (rise.kind, &of.requests) {
+            (Kind::Requests, Some(requests)) => (requests.before, requests.margin),
+            _ => {
+                let stratum = of.stratum(rise.kind);
+                (stratum.before, stratum.margin)
             }
         };
-        is_alive && stratum.rose(failed, total, self.control(at))
+        let (failed, total) = self.recent(of, rise.kind);
+        let control = of.control(rise.kind);
+        finding::Rise {
+            stratum: name,
+            what,
+            failed,
+            total,
+            span_s: (t + rule.interval_s).min(of.span_s(rise.kind)),
+            before: (before.failed, before.total),
+            assumed: before.assumed.then_some(rule.p_assumed),
+            old_pods: control
+                .filter(|control| control.rate() > before.rate())
+                .map(|control| (control.failed, control.total)),
+            margin,
+            e: rise.ln_e.exp(),
+            threshold: rise.threshold,
+            slow_block_s: rise.slow_blocks.then_some(rule.slow_block_s),
+        }
     }
 }
 
 /// Which pod it is, in words.
-fn new_pod(pod: &PodState) -> String {
+fn new_pod(workload: &str, state: Option<&State>) -> String {
     let mut text = "new pod".to_owned();
-    if !pod.workload.is_empty() {
-        text = format!("{text} of {}", pod.workload);
+    if !workload.is_empty() {
+        text = format!("{text} of {workload}");
     }
-    if pod.change == Some(Change::Config) {
+    if state.is_some_and(|state| state.is.change == Some(Change::Config)) {
         text.push_str(", which reads changed settings,");
     }
     text
 }
 
 /// That it is not known whether the revision changed the workload, where that is so.
-fn unknown_change(pod: &PodState) -> String {
-    let Some(why) = &pod.unknown else {
+fn unknown_change(state: Option<&State>) -> String {
+    let Some((state, why)) = state.and_then(|state| Some((state, state.is.unknown.as_ref()?)))
+    else {
         return String::new();
     };
     format!(
         "; whether this revision changed {} is not known: {why}",
-        pod.workload
+        state.is.name
     )
 }

@@ -1,9 +1,11 @@
 //! Looking at a watch: its strata, its numbers, its size.
 
-use super::{Aside, Endpoint, NewPods, Watch};
+use super::{Endpoint, Watch};
 use crate::verdict::MAX_ENDPOINTS;
+use crate::verdict::comparison::{Comparison, Excluded, Kind};
 use crate::verdict::finding::{StratumName, StratumReport, Strongest};
-use crate::verdict::stratum::{Before, Control, OldPods, Stratum};
+use crate::verdict::latency::Latency;
+use crate::verdict::stratum::Before;
 
 /// Where an endpoint stands at the end of a watch.
 pub(in crate::verdict) struct Standing<'a> {
@@ -13,42 +15,10 @@ pub(in crate::verdict) struct Standing<'a> {
     pub(in crate::verdict) recent: (u64, u64),
 }
 
-/// A stratum by its place.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Kind {
-    Pool,
-    Endpoint(usize),
-    Requests,
-    NewPods,
-}
-
 impl Watch {
-    /// Strata, in order: the pool, the endpoints, requests, new pods.
-    pub(super) fn strata(&self) -> usize {
-        let more = usize::from(self.requests.is_some()) + usize::from(self.new_pods.is_some());
-        1 + self.endpoints.len() + more
-    }
-
-    pub(super) fn kind(&self, at: usize) -> Kind {
-        match at.checked_sub(1) {
-            None => Kind::Pool,
-            Some(endpoint) if endpoint < self.endpoints.len() => Kind::Endpoint(endpoint),
-            Some(next) if next == self.endpoints.len() && self.requests.is_some() => Kind::Requests,
-            Some(_) => Kind::NewPods,
-        }
-    }
-
-    pub(super) fn stratum(&self, at: usize) -> &Stratum {
-        match (self.kind(at), &self.requests, &self.new_pods) {
-            (Kind::Endpoint(at), _, _) => &self.endpoints[at].stratum,
-            (Kind::Requests, Some(requests), _) => &requests.stratum,
-            (Kind::NewPods, _, Some(new_pods)) => &new_pods.stratum,
-            (Kind::Pool | Kind::Requests | Kind::NewPods, _, _) => &self.pool.stratum,
-        }
-    }
-
-    pub(super) fn name(&self, at: usize) -> StratumName {
-        match self.kind(at) {
+    pub(super) fn name(&self, of: &Comparison, kind: Kind) -> StratumName {
+        debug_assert_eq!(of.endpoints.len(), self.endpoints.len());
+        match kind {
             Kind::Pool => StratumName::Pool,
             Kind::Endpoint(at) => StratumName::Endpoint(self.endpoints[at].name.clone()),
             Kind::Requests => StratumName::Requests,
@@ -56,35 +26,12 @@ impl Watch {
         }
     }
 
-    /// Failures and outcomes in the span of the estimate.
-    pub(super) fn recent(&self, at: usize) -> (u64, u64) {
-        match (self.kind(at), &self.requests, &self.new_pods) {
-            (Kind::Endpoint(at), _, _) => self.endpoints[at].recent.whole(),
-            (Kind::Requests, Some(requests), _) => requests.recent.whole(),
-            (Kind::NewPods, _, Some(new_pods)) => new_pods.direct.estimate(),
-            (Kind::Pool | Kind::Requests | Kind::NewPods, _, _) => self.pool.recent.whole(),
-        }
-    }
-
-    /// What old pods say of a stratum, this tick included.
-    pub(super) fn control(&self, at: usize) -> Option<Control> {
-        let stratum = self.stratum(at);
-        let old_pods = match self.kind(at) {
-            Kind::Pool | Kind::NewPods => self.pool.old_pods.as_ref(),
-            Kind::Endpoint(at) => self.endpoints[at].old_pods.as_ref(),
-            Kind::Requests => None,
-        };
-        old_pods?.says(&self.rule, stratum.before.rate(), stratum.margin)
-    }
-
-    /// Seconds that the estimate looks back.
-    pub(super) fn span_s(&self, at: usize) -> f64 {
-        let rule = &self.rule;
-        match (self.kind(at), &self.requests) {
-            (Kind::Requests, Some(requests)) => rule.window_s.max(requests.interval_s),
+    /// Failures and results in the span of the estimate.
+    pub(super) fn recent(&self, of: &Comparison, kind: Kind) -> (u64, u64) {
+        match (kind, &of.requests) {
+            (Kind::Requests, Some(requests)) => requests.recent.whole(),
             (Kind::Pool | Kind::Endpoint(_) | Kind::NewPods | Kind::Requests, _) => {
-                let probes = f64::from(rule.window_probes) / self.endpoints.len() as f64;
-                rule.window_s.max(probes.ceil() * rule.interval_s)
+                of.stratum(kind).recent.whole()
             }
         }
     }
@@ -94,38 +41,44 @@ impl Watch {
     /// users have noticed yet.
     pub(in crate::verdict) fn standing(&self, ticks: u32) -> impl Iterator<Item = Standing<'_>> {
         let down = |at: usize| {
-            let pods = self.new_pods.as_ref()?;
-            Some(pods.direct.endpoints[at].down >= 3)
+            let direct = self.failures.direct()?;
+            Some(direct.endpoints[at].down >= 3)
         };
         self.endpoints
             .iter()
+            .zip(&self.failures.endpoints)
             .enumerate()
-            .map(move |(at, endpoint)| Standing {
+            .map(move |(at, (endpoint, compared))| Standing {
                 name: &endpoint.name,
-                counts: endpoint.aside.is_none(),
-                before: endpoint.stratum.before,
+                counts: compared.excluded.is_none(),
+                before: compared.stratum.before,
                 recent: if down(at) == Some(true) {
                     (1, 1)
                 } else {
-                    endpoint.recent.sum(ticks)
+                    compared.stratum.recent.sum(ticks)
                 },
             })
     }
 
     /// What was measured of all endpoints together before.
     pub(in crate::verdict) fn pooled(&self) -> Before {
-        self.pool.stratum.before
+        self.failures.pool.before
     }
 
     /// Endpoints that are set aside at the moment, so that they do not count, and why.
     pub fn aside(&self) -> impl Iterator<Item = (&str, &'static str)> {
-        self.endpoints.iter().filter_map(|endpoint| {
-            let why = match endpoint.aside? {
-                Aside::FailedAtStart => "it failed before the revision appeared",
-                Aside::ControlLost => "it fails for old pods as well",
-            };
-            Some((&*endpoint.name, why))
-        })
+        let compared = self.failures.endpoints.iter();
+        self.endpoints
+            .iter()
+            .zip(compared)
+            .filter_map(|(endpoint, compared)| {
+                let why = match compared.excluded? {
+                    Excluded::FailedAtStart => "it failed before the revision appeared",
+                    Excluded::ControlLost => "it fails for old pods as well",
+                    Excluded::Dependency => "something that it needs fails",
+                };
+                Some((&*endpoint.name, why))
+            })
     }
 
     /// The endpoints' names, in their order.
@@ -135,20 +88,28 @@ impl Watch {
 
     /// The numbers of every stratum.
     pub fn report(&self) -> Vec<StratumReport> {
-        (0..self.strata())
+        let of = &self.failures;
+        (0..of.strata())
             .map(|at| {
-                let stratum = self.stratum(at);
-                let (failed, total) = self.recent(at);
+                let kind = of.kind(at);
+                let (before, evidence) = match (kind, &of.requests) {
+                    (Kind::Requests, Some(requests)) => (requests.before, &requests.evidence),
+                    _ => {
+                        let stratum = of.stratum(kind);
+                        (stratum.before, &stratum.quick)
+                    }
+                };
+                let (failed, total) = self.recent(of, kind);
                 StratumReport {
-                    name: self.name(at),
+                    name: self.name(of, kind),
                     failed,
                     total,
-                    before_failed: stratum.before.failed,
-                    before_total: stratum.before.total,
-                    assumed: stratum.before.assumed,
-                    tolerated: stratum.tolerated(),
-                    log10_e: stratum.ln_e(&self.rule) / std::f64::consts::LN_10,
-                    clipped_blocks: stratum.clipped_blocks,
+                    before_failed: before.failed,
+                    before_total: before.total,
+                    assumed: before.assumed,
+                    tolerated: evidence.tolerated(),
+                    log10_e: evidence.ln_e(&self.rule) / std::f64::consts::LN_10,
+                    clipped_blocks: evidence.clipped_blocks,
                 }
             })
             .collect()
@@ -156,55 +117,49 @@ impl Watch {
 
     /// The strongest evidence so far.
     pub fn strongest(&self) -> Option<Strongest> {
-        let (ln_e, at, tick) = self.strongest?;
+        let (ln_e, at, tick) = self.failures.strongest?;
+        let kind = self.failures.kind(usize::from(at));
         Some(Strongest {
             e: ln_e.exp(),
-            stratum: self.name(usize::from(at)),
+            stratum: self.name(&self.failures, kind),
             t: f64::from(tick) * self.rule.interval_s,
         })
     }
 
     /// Whether a state that was read from outside can be worked with.
     pub fn is_sound(&self) -> bool {
-        let strata = (0..self.strata()).all(|at| self.stratum(at).is_sound());
         let count = self.endpoints.len();
-        let old = |old: &Option<OldPods>| {
-            old.is_some() == self.new_pods.is_some() && old.as_ref().is_none_or(OldPods::is_sound)
-        };
+        let ticks = self.next_tick;
+        let latencies = self.slower.iter().chain(&self.latency);
         self.rule.check().is_ok()
             && (1..=MAX_ENDPOINTS).contains(&count)
-            && strata
-            && self.ln_e.is_finite()
-            && self.pool.recent.is_sound()
-            && old(&self.pool.old_pods)
+            && self.failures.endpoints.len() == count
+            && self.failures.is_sound(ticks)
+            && latencies
+                .clone()
+                .all(|latency| latency.is_sound(count, ticks))
+            && self.workloads.is_sound(count)
             && self
-                .endpoints
-                .iter()
-                .all(|e| e.recent.is_sound() && old(&e.old_pods))
-            && self.requests.as_ref().is_none_or(|r| r.recent.is_sound())
-            && self
-                .new_pods
-                .as_ref()
-                .is_none_or(|p| p.direct.is_sound(count))
-            && self
-                .strongest
-                .is_none_or(|(_, at, _)| usize::from(at) < self.strata())
+                .extended_until
+                .is_none_or(|until| until.is_finite())
     }
 
     /// Bytes that the state takes, on the heap as well.
     pub fn bytes(&self) -> usize {
-        let old = |old: &Option<OldPods>| old.as_ref().map_or(0, OldPods::bytes);
-        let endpoints: usize = self
-            .endpoints
-            .iter()
-            .map(|e| size_of::<Endpoint>() + e.name.len() + e.recent.bytes() + old(&e.old_pods))
-            .sum();
-        let pods = |pods: &NewPods| pods.direct.bytes();
+        let endpoints = self.endpoints.iter().map(|endpoint| {
+            size_of::<Endpoint>()
+                + endpoint.name.len()
+                + endpoint.needs.capacity() * size_of::<u16>()
+        });
         size_of::<Self>()
-            + self.pool.recent.bytes()
-            + old(&self.pool.old_pods)
-            + endpoints
-            + self.requests.as_ref().map_or(0, |r| r.recent.bytes())
-            + self.new_pods.as_ref().map_or(0, pods)
+            + endpoints.sum::<usize>()
+            + self.failures.bytes()
+            + self
+                .slower
+                .iter()
+                .chain(&self.latency)
+                .map(Latency::bytes)
+                .sum::<usize>()
+            + self.workloads.bytes()
     }
 }

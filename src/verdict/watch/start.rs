@@ -1,7 +1,9 @@
 //! What is known at the start, checked.
 
+use crate::verdict::latency::BUCKETS;
 use crate::verdict::rule::Unusable;
-use crate::verdict::{MAX_ENDPOINTS, Start};
+use crate::verdict::workloads::Workloads;
+use crate::verdict::{MAX_DEPENDENCIES, MAX_ENDPOINTS, Start};
 
 pub(super) fn check(start: &Start) -> Result<(), Unusable> {
     let count = start.endpoints.len();
@@ -29,6 +31,50 @@ pub(super) fn check(start: &Start) -> Result<(), Unusable> {
                 format!("has {failed} failures of {total}"),
             ));
         }
+    }
+    for (field, length) in [
+        ("learned.endpoints", start.learned.endpoints.len()),
+        ("steady_s", start.steady_s.len()),
+        ("needs", start.needs.len()),
+        ("latency", start.latency.len()),
+    ] {
+        if length != count && length != 0 {
+            return Err(Unusable::new(
+                field,
+                format!("has {length} entries for {count} endpoints"),
+            ));
+        }
+    }
+    if let Some(pace) = start.steady_s.iter().find(|pace| !(**pace >= 0.1 && **pace <= 86_400.0)) {
+        return Err(Unusable::new(
+            "steady_s",
+            format!("is {pace}, but must be from 0.1 to 86400"),
+        ));
+    }
+    let dependencies = start.dependencies.len();
+    if dependencies > MAX_DEPENDENCIES {
+        return Err(Unusable::new(
+            "dependencies",
+            format!("has {dependencies} names, but may have {MAX_DEPENDENCIES}"),
+        ));
+    }
+    if start.needs.iter().flatten().any(|need| usize::from(*need) >= dependencies) {
+        return Err(Unusable::new("needs", "names no dependency"));
+    }
+    let buckets = start.latency.iter().flatten();
+    if buckets.clone().any(|(bucket, _)| usize::from(*bucket) >= BUCKETS) {
+        return Err(Unusable::new(
+            "latency",
+            format!("has a bucket above {}", BUCKETS - 1),
+        ));
+    }
+    let learned = &start.learned;
+    let learned = learned.pods.iter().chain(&learned.pool).chain(learned.endpoints.iter().flatten());
+    if let Some((k, n)) = learned.clone().find(|(k, n)| k > n) {
+        return Err(Unusable::new("learned", format!("has {k} failures of {n}")));
+    }
+    if let Some(workloads) = &start.workloads {
+        Workloads::check(workloads, count)?;
     }
     if let Some(at) = start.settled_at
         && !(at.is_finite() && at >= 0.0)

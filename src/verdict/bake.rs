@@ -1,0 +1,257 @@
+//! The time after a healthy verdict: an hour at the probes' own pace, for what needs load or time to show.
+//!
+//! A CUSUM of clipped likelihood ratios (Shiryaev-Roberts) against a generous rate: it forgets what is over, and finds
+//! what stays. A revision is known to be good only after it.
+
+use serde::{Deserialize, Serialize};
+
+use super::counts::Recent;
+use super::finding::share;
+use super::rule::{GRID, Rule, whole};
+use super::{Mark, PodState, Watch};
+
+/// The bake of a revision that passed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Bake {
+    rule: Rule,
+    /// Length of a tick in seconds.
+    tick_s: f64,
+    /// Seconds after the revision appeared at which the bake began.
+    from_s: f64,
+    next_tick: u32,
+    tolerated: f64,
+    gain: [f64; GRID],
+    /// `R_j` of the closed blocks.
+    sums: [f64; GRID],
+    block: u32,
+    failed: u32,
+    total: u32,
+    recent: Recent<u16>,
+    /// Which endpoints count: those that did not fail when the revision appeared.
+    counts: Vec<bool>,
+    scheduled: u64,
+    usable: u64,
+    max_mean: f64,
+    alarm: Option<BakeAlarm>,
+}
+
+/// What the bake has found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BakeAlarm {
+    /// `bake:error_rate` or `bake:crash_loop`.
+    pub reason: Box<str>,
+    /// The tick, counted from the bake's beginning.
+    pub tick: u32,
+    /// Seconds after the revision appeared.
+    pub t: f64,
+    /// The evidence, where it was that.
+    pub e: Option<f64>,
+    /// The numbers in words.
+    pub text: String,
+}
+
+/// How a bake ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BakeEnd {
+    /// It has not ended.
+    Baking,
+    /// Nothing spoke against the revision: it is known to be good.
+    Good,
+    /// Too few results were usable.
+    Coverage,
+    /// It ended with an alarm.
+    Alarm,
+}
+
+impl Bake {
+    /// Begins the bake of a revision that passed, `from_s` seconds after it appeared, with ticks of `tick_s`.
+    pub fn new(watch: &Watch, tick_s: f64, from_s: f64) -> Self {
+        let rule = watch.rule().clone();
+        let tolerated = rule.tolerable(watch.pooled().bound + rule.bake_null_margin);
+        let gain = rule
+            .grid
+            .map(|rate| ((tolerated + (1.0 - tolerated) * rate) / tolerated).ln());
+        let tick_s = tick_s.clamp(0.1, 600.0);
+        Self {
+            tick_s,
+            from_s: from_s.max(0.0),
+            next_tick: 0,
+            tolerated,
+            gain,
+            sums: [0.0; GRID],
+            block: 0,
+            failed: 0,
+            total: 0,
+            recent: Recent::new(whole(rule.bake_window_s / tick_s).max(1)),
+            counts: watch.endpoints_counted_in_bake(),
+            scheduled: 0,
+            usable: 0,
+            max_mean: 0.0,
+            alarm: None,
+            rule,
+        }
+    }
+
+    /// One tick: a mark for each endpoint, in their order, and the states of the revision's pods that changed.
+    /// `normal_restarts` is what is normal for a pod. `Some` in the tick of an alarm.
+    pub fn tick(
+        &mut self,
+        marks: &[Mark],
+        pods: &[PodState],
+        normal_restarts: impl Fn(&PodState) -> u32,
+    ) -> Option<&BakeAlarm> {
+        if self.alarm.is_some() || self.is_over() {
+            return None;
+        }
+        let now = self.next_tick;
+        let t = self.from_s + f64::from(now) * self.tick_s;
+        self.next_tick += 1;
+        self.alarm = self.crash_loop(now, t, pods, normal_restarts);
+        if self.alarm.is_some() {
+            return self.alarm.as_ref();
+        }
+        let block = whole((t - self.from_s) / self.rule.bake_block_s);
+        if block > self.block {
+            for (j, sum) in self.sums.iter_mut().enumerate() {
+                *sum = (*sum + 1.0) * factor(&self.rule, self.gain[j], j, self.failed, self.total);
+            }
+            (self.block, self.failed, self.total) = (block, 0, 0);
+        }
+        let (mut failed, mut total) = (0u16, 0u16);
+        for (mark, counts) in marks.iter().zip(&self.counts) {
+            if !counts || *mark == Mark::NotDue {
+                continue;
+            }
+            self.scheduled += 1;
+            // An answer that a name server kept away is no evidence in so coarse a look.
+            let (k, n) = mark.counts();
+            failed += k;
+            total += n;
+        }
+        self.usable += u64::from(total);
+        self.failed += u32::from(failed);
+        self.total += u32::from(total);
+        self.recent.push(failed, total);
+        let mean = self.mean();
+        self.max_mean = self.max_mean.max(mean);
+        let (k, n) = self.recent.whole();
+        let rose = n > 0 && k as f64 / n as f64 > self.tolerated + self.rule.bake_margin;
+        if mean >= self.rule.bake_threshold && rose {
+            self.alarm = Some(BakeAlarm {
+                reason: "bake:error_rate".into(),
+                tick: now,
+                t,
+                e: Some(mean),
+                text: format!(
+                    "errors {k}/{n} ({}) in the last {:.0} s, {:.1} % tolerated",
+                    share(k, n),
+                    self.rule.bake_window_s,
+                    self.tolerated * 100.0
+                ),
+            });
+        }
+        self.alarm.as_ref()
+    }
+
+    fn crash_loop(
+        &self,
+        now: u32,
+        t: f64,
+        pods: &[PodState],
+        normal_restarts: impl Fn(&PodState) -> u32,
+    ) -> Option<BakeAlarm> {
+        let rule = &self.rule;
+        let looping = pods.iter().find(|pod| {
+            let normal = normal_restarts(pod);
+            let with_reason =
+                pod.crash_loop_back_off && pod.restarts >= rule.crash_restarts + normal;
+            !pod.old_too
+                && !pod.injected
+                && (with_reason || pod.restarts >= rule.crash_restarts_hard + normal)
+        })?;
+        let of = if looping.workload.is_empty() {
+            String::new()
+        } else {
+            format!(" of {}", looping.workload)
+        };
+        Some(BakeAlarm {
+            reason: "bake:crash_loop".into(),
+            tick: now,
+            t,
+            e: None,
+            text: format!("new pod{of} restarted {} times", looping.restarts),
+        })
+    }
+
+    /// The evidence with the open block as it stands.
+    fn mean(&self) -> f64 {
+        let terms = self.sums.iter().enumerate().map(|(j, sum)| {
+            (sum + 1.0) * factor(&self.rule, self.gain[j], j, self.failed, self.total)
+        });
+        terms.sum::<f64>() / GRID as f64
+    }
+
+    /// The largest evidence so far.
+    pub const fn max_e(&self) -> f64 {
+        self.max_mean
+    }
+
+    /// How many ticks were read.
+    pub const fn ticks(&self) -> u32 {
+        self.next_tick
+    }
+
+    /// The time of the last tick, in seconds after the revision appeared.
+    pub fn t(&self) -> f64 {
+        self.from_s + f64::from(self.next_tick.saturating_sub(1)) * self.tick_s
+    }
+
+    /// Seconds after the revision appeared up to which the bake has come.
+    pub fn elapsed_s(&self) -> f64 {
+        self.from_s + f64::from(self.next_tick) * self.tick_s
+    }
+
+    /// Whether the bake's time is up.
+    pub fn is_over(&self) -> bool {
+        self.elapsed_s() >= self.rule.bake_s - 1e-9
+    }
+
+    /// How it stands.
+    pub fn end(&self) -> BakeEnd {
+        if self.alarm.is_some() {
+            return BakeEnd::Alarm;
+        }
+        if !self.is_over() {
+            return BakeEnd::Baking;
+        }
+        let usable = self.usable as f64;
+        if usable < self.rule.min_coverage * self.scheduled as f64 || self.usable == 0 {
+            BakeEnd::Coverage
+        } else {
+            BakeEnd::Good
+        }
+    }
+
+    /// What it has found.
+    pub const fn alarm(&self) -> Option<&BakeAlarm> {
+        self.alarm.as_ref()
+    }
+
+    /// Whether a state that was read from outside can be worked with.
+    pub fn is_sound(&self) -> bool {
+        let numbers = self.sums.iter().chain(&self.gain);
+        self.rule.check().is_ok()
+            && self.recent.is_sound()
+            && self.tick_s >= 0.1
+            && self.from_s.is_finite()
+            && numbers.chain([&self.tolerated]).all(|n| n.is_finite())
+    }
+}
+
+/// `f_j`: what a block multiplies a bet by, clipped.
+fn factor(rule: &Rule, gain: f64, j: usize, failed: u32, total: u32) -> f64 {
+    let miss = (-rule.grid[j]).ln_1p();
+    let ln = f64::from(failed) * gain + f64::from(total - failed) * miss;
+    ln.exp().min(rule.bake_clip)
+}

@@ -1,0 +1,550 @@
+//! Strata with their control, and path C over them: once for failures, and again for slow answers.
+
+use serde::{Deserialize, Serialize};
+
+use super::Mark;
+use super::direct::{ClassCounts, Direct, Down, PodLook, Reading};
+use super::mixture::{LN_ZERO, ln, ln_sum};
+use super::requests::Requests;
+use super::rule::{AGES, Rule};
+use super::stratum::{Before, Control, Setup, Stratum};
+use super::warm_up::{Counts, Learned, PHASES, Progress, default_of_age, limit};
+
+/// Why an endpoint does not count at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Excluded {
+    /// It failed when the revision appeared.
+    FailedAtStart,
+    /// It fails for old pods as well.
+    ControlLost,
+    /// Something that it needs fails.
+    Dependency,
+}
+
+/// What is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Subject {
+    /// Failures: more are tolerated while the rollout warms up.
+    Failures,
+    /// Slow answers: only those of a time after the warm-up are counted.
+    Latency,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Endpoint {
+    pub(super) failed_at_start: bool,
+    pub(super) excluded: Option<Excluded>,
+    /// Successes in a row while excluded.
+    recovering: u32,
+    pub(super) stratum: Stratum,
+    pub(super) learned: [Counts; PHASES],
+    /// This tick's mark, after everything that makes it void.
+    pub(super) mark: Mark,
+    /// Whether it does not count in this tick: excluded, the tick that ends it included.
+    pub(super) excluded_now: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct NewPods {
+    stratum: Stratum,
+    direct: Direct,
+    learned: [Counts; AGES],
+}
+
+/// The place of a stratum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Pool,
+    Endpoint(usize),
+    Requests,
+    NewPods,
+}
+
+/// A stratum that passes all tests of path C.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rise {
+    pub(super) kind: Kind,
+    /// The sum that reached the threshold, as a logarithm.
+    pub(super) ln_e: f64,
+    /// The threshold.
+    pub(super) threshold: f64,
+    /// Whether the long blocks decided.
+    pub(super) slow_blocks: bool,
+}
+
+/// Counts of a tick, for what a kept rollout teaches.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct TickCounts {
+    pub(super) pool: (u16, u16),
+    pub(super) pods: ClassCounts,
+}
+
+/// An instance of the comparison.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Comparison {
+    pub(super) rule: Rule,
+    subject: Subject,
+    pub(super) pool: Stratum,
+    learned_pool: [Counts; PHASES],
+    pub(super) endpoints: Vec<Endpoint>,
+    pub(super) requests: Option<Requests>,
+    new_pods: Option<NewPods>,
+    /// The e-value after the last tick in which it was evaluated, as a logarithm.
+    pub(super) ln_e: f64,
+    /// The largest so far, the place of its largest stratum, and its tick.
+    pub(super) strongest: Option<(f64, u16, u32)>,
+}
+
+/// What an instance is made from.
+pub(super) struct Input<'a> {
+    pub(super) subject: Subject,
+    pub(super) baseline: &'a [Counts],
+    pub(super) failing_at_start: &'a [bool],
+    pub(super) learned: &'a Learned,
+    pub(super) direct: bool,
+    pub(super) requests: Option<Requests>,
+}
+
+impl Comparison {
+    pub(super) fn new(rule: Rule, input: Input<'_>) -> Self {
+        let count = input.baseline.len();
+        let share = Weights::new(&rule, count, input.requests.is_some(), input.direct);
+        let window = rule
+            .ticks(rule.window_s)
+            .max(rule.window_probes.div_ceil(count as u32))
+            .max(1);
+        let pooled = std::iter::zip(input.baseline, input.failing_at_start)
+            .filter(|(_, failing)| !**failing)
+            .fold((0u64, 0u64), |(failed, total), ((k, n), _)| {
+                (failed.saturating_add(*k), total.saturating_add(*n))
+            });
+        let with_slow_blocks = input.subject == Subject::Failures;
+        let stratum = |before, margin, weight, classes| {
+            let setup = Setup {
+                before,
+                margin,
+                weight,
+                classes,
+                with_slow_blocks,
+                // New pods have the pool's control.
+                with_old_pods: input.direct && classes == 1,
+                window,
+            };
+            Stratum::new(&rule, &setup)
+        };
+        let pooled = Before::new(&rule, pooled.0, pooled.1, rule.n0_min);
+        let endpoints = std::iter::zip(input.baseline, input.failing_at_start)
+            .enumerate()
+            .map(|(at, ((failed, total), failing))| {
+                let before = Before::new(&rule, *failed, *total, rule.n0_min / 2);
+                Endpoint {
+                    failed_at_start: *failing,
+                    excluded: failing.then_some(Excluded::FailedAtStart),
+                    recovering: 0,
+                    stratum: stratum(before, rule.endpoint_margin, share.endpoint, 1),
+                    learned: input.learned.endpoints.get(at).copied().unwrap_or_default(),
+                    mark: Mark::Void,
+                    excluded_now: *failing,
+                }
+            })
+            .collect();
+        let new_pods = input.direct.then(|| NewPods {
+            stratum: stratum(pooled, rule.margin, share.new_pods, AGES + 1),
+            direct: Direct::new(count),
+            learned: input.learned.pods,
+        });
+        let mut requests = input.requests;
+        if let Some(requests) = &mut requests {
+            requests.ln_weight = ln(share.requests);
+        }
+        Self {
+            subject: input.subject,
+            pool: stratum(pooled, rule.margin, share.pool, 1),
+            learned_pool: input.learned.pool,
+            endpoints,
+            requests,
+            new_pods,
+            ln_e: 0.0,
+            strongest: None,
+            rule,
+        }
+    }
+
+    /// Takes this tick's marks (already in the endpoints) and what pods answered: follows the control, excludes and
+    /// readmits endpoints, and adds the counts to the strata. Returns path D's finding as well.
+    pub(super) fn take(
+        &mut self,
+        now: u32,
+        progress: Progress,
+        looks: &[PodLook<'_>],
+        reading: &impl Reading,
+        has_dependency_failing: impl Fn(usize) -> bool,
+    ) -> (Option<Down>, TickCounts) {
+        let mut down = None;
+        if let Some(NewPods { direct, .. }) = &mut self.new_pods {
+            direct.take(&self.rule, now, looks, reading);
+            let endpoints = &self.endpoints;
+            down = direct.down(&self.rule, now, |at| endpoints[at].excluded.is_some());
+        }
+        self.follow_control();
+        for at in 0..self.endpoints.len() {
+            self.readmit(at, &has_dependency_failing);
+        }
+        let endpoints = &self.endpoints;
+        let pods = match &mut self.new_pods {
+            Some(NewPods { direct, .. }) => direct.count(&self.rule, now, looks, reading, |at| {
+                endpoints[at].excluded_now
+            }),
+            None => ClassCounts::default(),
+        };
+        let pool_control = self.control(Kind::Pool);
+        self.count_pods(now, pool_control, &pods);
+        let pool = self.count_endpoints(now, progress, pool_control);
+        (down, TickCounts { pool, pods })
+    }
+
+    /// A lost control makes a failure void, and excludes the endpoint when it lasts.
+    fn follow_control(&mut self) {
+        let Some(NewPods { direct, .. }) = &self.new_pods else {
+            return;
+        };
+        for (endpoint, pods) in self.endpoints.iter_mut().zip(&direct.endpoints) {
+            if !pods.answers.control_lost() {
+                continue;
+            }
+            if endpoint.mark == Mark::Bad {
+                endpoint.mark = Mark::Void;
+            }
+            // Once for each run of such ticks: an endpoint that is mended is not excluded for ever.
+            if pods.lost_run == self.rule.recover_ticks {
+                endpoint.exclude(Excluded::ControlLost);
+            }
+        }
+    }
+
+    fn readmit(&mut self, at: usize, has_dependency_failing: &impl Fn(usize) -> bool) {
+        let endpoint = &mut self.endpoints[at];
+        endpoint.excluded_now = endpoint.excluded.is_some();
+        let Some(excluded) = endpoint.excluded else {
+            return;
+        };
+        match endpoint.mark {
+            Mark::Good => endpoint.recovering += 1,
+            Mark::Bad => endpoint.recovering = 0,
+            Mark::Void | Mark::NotDue | Mark::Limited | Mark::Unresolved => {}
+        }
+        let by_cause = match excluded {
+            Excluded::FailedAtStart => false,
+            Excluded::ControlLost => self.new_pods.as_ref().is_some_and(|new_pods| {
+                new_pods.direct.endpoints[at].well_run >= self.rule.recover_ticks
+            }),
+            Excluded::Dependency => !has_dependency_failing(at),
+        };
+        if by_cause || endpoint.recovering >= self.rule.recover_ticks {
+            endpoint.excluded = None;
+            endpoint.recovering = 0;
+        }
+        if endpoint.mark != Mark::NotDue {
+            endpoint.mark = Mark::Void;
+        }
+    }
+
+    /// What old pods say of a stratum.
+    pub(super) fn control(&self, kind: Kind) -> Option<Control> {
+        match kind {
+            Kind::Endpoint(at) => self.endpoints[at].stratum.control(&self.rule),
+            Kind::Pool | Kind::NewPods => self.pool.control(&self.rule),
+            Kind::Requests => None,
+        }
+    }
+
+    fn count_pods(&mut self, now: u32, control: Option<Control>, counts: &ClassCounts) {
+        let Some(new_pods) = &mut self.new_pods else {
+            return;
+        };
+        let rule = &self.rule;
+        let has_counts = counts.iter().any(|(_, n)| *n > 0);
+        let learned = new_pods.learned;
+        let before = new_pods.stratum.before;
+        let is_latency = self.subject == Subject::Latency;
+        if has_counts || new_pods.stratum.quick.has_begun() {
+            let is_sure = is_latency
+                || counts.iter().enumerate().any(|(class, (_, n))| {
+                    *n > 0 && learned.get(class).is_none_or(|(_, n)| *n >= rule.warm_n)
+                });
+            let t = f64::from(now) * rule.interval_s;
+            new_pods.stratum.advance(
+                rule,
+                t,
+                control,
+                |_| is_sure,
+                |class, _| match learned.get(class) {
+                    Some(learned) if !is_latency => {
+                        let default = default_of_age(rule, &before, class);
+                        limit(rule, &before, *learned, default)
+                    }
+                    Some(_) | None => before.settled(rule),
+                },
+            );
+        }
+        new_pods.stratum.add_classes(now, counts);
+    }
+
+    /// Adds this tick's marks to the strata, and what old pods answered to what is tolerated next.
+    fn count_endpoints(
+        &mut self,
+        now: u32,
+        progress: Progress,
+        pool_control: Option<Control>,
+    ) -> (u16, u16) {
+        let rule = &self.rule;
+        let subject = self.subject;
+        let t = f64::from(now) * rule.interval_s;
+        let advance = |stratum: &mut Stratum, control, learned: &[Counts; PHASES]| {
+            let before = stratum.before;
+            let tolerated = |begin| {
+                let phase = progress.phase(rule, begin);
+                match subject {
+                    Subject::Failures => progress.tolerated(rule, &before, learned, phase),
+                    Subject::Latency => (before.settled(rule), phase == PHASES),
+                }
+            };
+            let is_sure = |begin| tolerated(begin).1;
+            let rate = |_, begin| tolerated(begin).0;
+            stratum.advance(rule, t, control, is_sure, rate);
+        };
+        let (mut failed, mut total) = (0u16, 0u16);
+        let (mut old_failed, mut old_total) = (0u16, 0u16);
+        for (at, endpoint) in self.endpoints.iter_mut().enumerate() {
+            let control = endpoint.stratum.control(rule);
+            advance(&mut endpoint.stratum, control, &endpoint.learned);
+            let (k, n) = endpoint.mark.counts();
+            endpoint.stratum.add(now, k, n);
+            if !endpoint.failed_at_start {
+                failed += k;
+                total += n;
+            }
+            if let (Some(old), Some(new_pods)) = (&mut endpoint.stratum.old_pods, &self.new_pods) {
+                let answers = new_pods.direct.endpoints[at].answers;
+                let (k, n) = if endpoint.excluded_now {
+                    (0, 0)
+                } else {
+                    (answers.old_bad, answers.old())
+                };
+                old.push(k, n);
+                if !endpoint.failed_at_start {
+                    old_failed += k;
+                    old_total += n;
+                }
+            }
+        }
+        advance(&mut self.pool, pool_control, &self.learned_pool);
+        self.pool.add(now, failed, total);
+        if let Some(old) = &mut self.pool.old_pods {
+            old.push(old_failed, old_total);
+        }
+        (failed, total)
+    }
+
+    /// Path C: evaluates the evidence after this tick.
+    pub(super) fn evaluate(&mut self, now: u32) -> Option<Rise> {
+        let (ln_e, largest) = self.sum(false);
+        self.ln_e = ln_e;
+        if self.strongest.is_none_or(|(most, _, _)| ln_e > most) {
+            self.strongest = Some((ln_e, largest, now));
+        }
+        let quick = self.rise(now, ln_e, self.rule.alpha, false);
+        quick.or_else(|| {
+            let (ln_e, _) = self.pool.slow.as_ref().map(|_| self.sum(true))?;
+            self.rise(now, ln_e, self.rule.alpha_slow, true)
+        })
+    }
+
+    /// The sum of the strata's e-values, and the place of the largest term.
+    fn sum(&self, slow: bool) -> (f64, u16) {
+        let mut sum = LN_ZERO;
+        let mut largest = (LN_ZERO, 0u16);
+        for at in 0..self.strata() {
+            let weighted = self.weighted(self.kind(at), self.own_ln_e(self.kind(at), slow));
+            sum = ln_sum(&[sum, weighted]);
+            if weighted > largest.0 {
+                largest = (weighted, at as u16);
+            }
+        }
+        (sum, largest.1)
+    }
+
+    /// The stratum that convicts, if the sum has reached the threshold.
+    fn rise(&self, now: u32, ln_e: f64, alpha: f64, slow: bool) -> Option<Rise> {
+        let needed = -alpha.ln();
+        if ln_e < needed {
+            return None;
+        }
+        let mut best: Option<(f64, Kind)> = None;
+        for at in 0..self.strata() {
+            let kind = self.kind(at);
+            let own = self.own_ln_e(kind, slow);
+            if own < needed + 0.1f64.ln() || !self.passes(kind, now) {
+                continue;
+            }
+            let weighted = self.weighted(kind, own);
+            if best.is_none_or(|(most, _)| weighted > most) {
+                best = Some((weighted, kind));
+            }
+        }
+        best.map(|(_, kind)| Rise {
+            kind,
+            ln_e,
+            threshold: 1.0 / alpha,
+            slow_blocks: slow,
+        })
+    }
+
+    /// Tests 2 and 3 of path C.
+    fn passes(&self, kind: Kind, now: u32) -> bool {
+        if let (Kind::Requests, Some(requests)) = (kind, &self.requests) {
+            let t = f64::from(now) * self.rule.interval_s;
+            return requests.passes(&self.rule, t);
+        }
+        let stratum = self.stratum(kind);
+        stratum.is_alive(&self.rule, now)
+            && stratum.rose(stratum.recent.whole(), self.control(kind))
+    }
+
+    fn own_ln_e(&self, kind: Kind, slow: bool) -> f64 {
+        if let (Kind::Requests, Some(requests)) = (kind, &self.requests) {
+            return if slow {
+                0.0
+            } else {
+                requests.evidence.ln_e(&self.rule)
+            };
+        }
+        let stratum = self.stratum(kind);
+        match &stratum.slow {
+            Some(long) if slow => long.ln_e(&self.rule),
+            Some(_) | None => stratum.quick.ln_e(&self.rule),
+        }
+    }
+
+    fn weighted(&self, kind: Kind, ln_e: f64) -> f64 {
+        match (kind, &self.requests) {
+            (Kind::Requests, Some(requests)) => requests.ln_weight + ln_e,
+            _ => self.stratum(kind).weighted(ln_e),
+        }
+    }
+
+    /// How many strata there are; in order: the pool, the endpoints, requests, new pods.
+    pub(super) fn strata(&self) -> usize {
+        let more = usize::from(self.requests.is_some()) + usize::from(self.new_pods.is_some());
+        1 + self.endpoints.len() + more
+    }
+
+    pub(super) fn kind(&self, at: usize) -> Kind {
+        match at.checked_sub(1) {
+            None => Kind::Pool,
+            Some(endpoint) if endpoint < self.endpoints.len() => Kind::Endpoint(endpoint),
+            Some(next) if next == self.endpoints.len() && self.requests.is_some() => Kind::Requests,
+            Some(_) => Kind::NewPods,
+        }
+    }
+
+    /// The stratum of a place; requests are no such stratum and give the pool.
+    pub(super) fn stratum(&self, kind: Kind) -> &Stratum {
+        match (kind, &self.new_pods) {
+            (Kind::Endpoint(at), _) => &self.endpoints[at].stratum,
+            (Kind::NewPods, Some(new_pods)) => &new_pods.stratum,
+            (Kind::Pool | Kind::Requests | Kind::NewPods, _) => &self.pool,
+        }
+    }
+
+    /// Seconds that the estimate looks back.
+    pub(super) fn span_s(&self, kind: Kind) -> f64 {
+        let rule = &self.rule;
+        match (kind, &self.requests) {
+            (Kind::Requests, Some(requests)) => rule.window_s.max(requests.interval_s),
+            (Kind::Pool | Kind::Endpoint(_) | Kind::NewPods | Kind::Requests, _) => {
+                let probes = f64::from(rule.window_probes) / self.endpoints.len() as f64;
+                rule.window_s.max(probes.ceil() * rule.interval_s)
+            }
+        }
+    }
+
+    /// What pods answer of each endpoint, where they are asked.
+    pub(super) fn direct(&self) -> Option<&Direct> {
+        self.new_pods.as_ref().map(|new_pods| &new_pods.direct)
+    }
+
+    pub(super) fn is_sound(&self, ticks: u32) -> bool {
+        let direct = self.new_pods.is_some();
+        let endpoints = self.endpoints.len();
+        self.rule.check().is_ok()
+            && self.ln_e.is_finite()
+            && self.pool.is_sound(1, direct)
+            && self
+                .endpoints
+                .iter()
+                .all(|endpoint| endpoint.stratum.is_sound(1, direct))
+            && self.requests.as_ref().is_none_or(Requests::is_sound)
+            && self.new_pods.as_ref().is_none_or(|new_pods| {
+                new_pods.stratum.is_sound(AGES + 1, false)
+                    && new_pods.direct.is_sound(endpoints, ticks)
+            })
+            && self
+                .strongest
+                .is_none_or(|(_, at, _)| usize::from(at) < self.strata())
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        let endpoints = self
+            .endpoints
+            .iter()
+            .map(|endpoint| size_of::<Endpoint>() + endpoint.stratum.bytes());
+        endpoints.sum::<usize>()
+            + self.pool.bytes()
+            + self.requests.as_ref().map_or(0, Requests::bytes)
+            + self.new_pods.as_ref().map_or(0, |new_pods| {
+                new_pods.stratum.bytes() + new_pods.direct.bytes()
+            })
+    }
+}
+
+impl Endpoint {
+    /// Whether it failed at the start and has counted again since.
+    pub(super) fn was_readmitted(&self) -> bool {
+        self.failed_at_start && self.excluded != Some(Excluded::FailedAtStart)
+    }
+
+    /// Excludes it, unless it is excluded already.
+    pub(super) fn exclude(&mut self, why: Excluded) {
+        if self.excluded.is_none() {
+            self.excluded = Some(why);
+            self.recovering = 0;
+        }
+    }
+}
+
+/// Which share of the evidence each stratum carries; they sum up to 1.
+struct Weights {
+    pool: f64,
+    endpoint: f64,
+    requests: f64,
+    new_pods: f64,
+}
+
+impl Weights {
+    fn new(rule: &Rule, endpoints: usize, with_requests: bool, with_pods: bool) -> Self {
+        let requests = if with_requests { rule.w_requests } else { 0.0 };
+        let new_pods = if with_pods {
+            rule.w_pods * (1.0 - requests)
+        } else {
+            0.0
+        };
+        let rest = 1.0 - requests - new_pods;
+        Self {
+            pool: rest * rule.w_pool,
+            endpoint: rest * (1.0 - rule.w_pool) / endpoints as f64,
+            requests,
+            new_pods,
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! The evidence in one stream of counts: a mixture e-process.
+//!
+//! A bet is placed at the start of every block (mostly at the first one, and at the first one whose tolerated rate is
+//! sure) on each of a few failure rates above the tolerated one. Each block multiplies a bet by the likelihood ratio
+//! of its counts, clipped so that no single burst can win. Under any rate up to the tolerated one the expected value
+//! never exceeds 1, so it reaches 100 with a probability of at most 1 %, however often one looks.
+//!
+//! Sums are kept as logarithms: a long analysis at a large clip would leave the range of a double.
+
+use serde::{Deserialize, Serialize};
+
+use super::rule::{GRID, Rule, whole};
+
+/// The logarithm of nothing, finite so that it survives JSON.
+pub(super) const LN_ZERO: f64 = -1e300;
+
+/// Counts of the open block that are tolerated the same rate.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+struct Class {
+    failed: f64,
+    total: f64,
+    tolerated: f64,
+    /// `a_j`: what one failure adds to the evidence for each alternative.
+    gain: [f64; GRID],
+}
+
+/// One e-process.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Mixture {
+    block_s: f64,
+    even_weight: f64,
+    ln_clip: f64,
+    /// Index of the open block.
+    open: Option<u32>,
+    /// `ln(S_j + w_b)` of the open block.
+    stake: [f64; GRID],
+    classes: Box<[Class]>,
+    /// `ln S_j` of the closed blocks.
+    ln_sums: [f64; GRID],
+    used: f64,
+    /// Whether the bet on the first sure block is placed.
+    sure_bet: bool,
+    pub(super) clipped_blocks: u32,
+}
+
+impl Mixture {
+    /// `cadence_s` is the time from one count to the next, `classes` how many tolerated rates a block has.
+    pub(super) fn new(
+        rule: &Rule,
+        cadence_s: f64,
+        block_s: f64,
+        alpha: f64,
+        classes: usize,
+    ) -> Self {
+        let block_s = block_s.max(cadence_s);
+        let count = (rule.watch_s / block_s - 1e-9).ceil().max(1.0);
+        let touched = rule.blocks_of_a_burst(cadence_s, block_s);
+        Self {
+            block_s,
+            even_weight: (1.0 - rule.w_first - rule.w_settled) / count,
+            ln_clip: -alpha.ln() / f64::from(touched),
+            open: None,
+            stake: [LN_ZERO; GRID],
+            classes: vec![Class::default(); classes].into(),
+            ln_sums: [LN_ZERO; GRID],
+            used: 0.0,
+            sure_bet: false,
+            clipped_blocks: 0,
+        }
+    }
+
+    /// The block of time `t`, where it is not the open one. A time that goes back stays in the open block.
+    pub(super) fn due(&self, t: f64) -> Option<u32> {
+        let index = whole(t / self.block_s);
+        self.open.is_none_or(|open| index > open).then_some(index)
+    }
+
+    /// When a block begins, in seconds.
+    pub(super) fn begin_of(&self, index: u32) -> f64 {
+        f64::from(index) * self.block_s
+    }
+
+    /// Whether a block has ever been opened.
+    pub(super) fn has_begun(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// Closes the open block and opens another, which tolerates `tolerated(class)`.
+    pub(super) fn open_block(
+        &mut self,
+        rule: &Rule,
+        index: u32,
+        is_sure: bool,
+        mut tolerated: impl FnMut(usize) -> f64,
+    ) {
+        self.close(rule);
+        let mut weight = self.even_weight;
+        if self.used == 0.0 {
+            weight += rule.w_first;
+        }
+        if is_sure && !self.sure_bet {
+            weight += rule.w_settled;
+            self.sure_bet = true;
+        }
+        self.used += weight;
+        let ln_bet = ln(weight);
+        self.stake = self.ln_sums.map(|sum| ln_add(sum, ln_bet));
+        for (at, class) in self.classes.iter_mut().enumerate() {
+            let rate = tolerated(at);
+            *class = Class {
+                failed: 0.0,
+                total: 0.0,
+                tolerated: rate,
+                gain: rule
+                    .grid
+                    .map(|step| ((rate + (1.0 - rate) * step) / rate).ln()),
+            };
+        }
+        self.open = Some(index);
+    }
+
+    fn close(&mut self, rule: &Rule) {
+        if self.open.is_none() {
+            return;
+        }
+        let mut clipped = false;
+        for j in 0..GRID {
+            let factor = self.ln_factor(rule, j);
+            clipped |= factor > self.ln_clip;
+            self.ln_sums[j] = self.stake[j] + factor.min(self.ln_clip);
+        }
+        self.clipped_blocks += u32::from(clipped);
+    }
+
+    /// Adds counts to the open block. They may be fractions: a large scrape is scaled down.
+    pub(super) fn add(&mut self, class: usize, failed: f64, total: f64) {
+        if self.open.is_some()
+            && let Some(class) = self.classes.get_mut(class)
+        {
+            class.failed += failed;
+            class.total += total;
+        }
+    }
+
+    /// `ln f_j` of the open block, before the clip.
+    fn ln_factor(&self, rule: &Rule, j: usize) -> f64 {
+        let miss = (-rule.grid[j]).ln_1p();
+        let terms = self.classes.iter().filter(|class| class.total > 0.0);
+        terms
+            .map(|class| class.failed * class.gain[j] + (class.total - class.failed) * miss)
+            .sum()
+    }
+
+    /// The logarithm of the e-value, with the open block as it stands.
+    pub(super) fn ln_e(&self, rule: &Rule) -> f64 {
+        let kept = ln((1.0 - self.used).max(0.0));
+        if self.open.is_none() {
+            return kept;
+        }
+        let mut terms = [kept; GRID + 1];
+        let ln_share = -(GRID as f64).ln();
+        for (j, term) in terms.iter_mut().enumerate().take(GRID) {
+            let factor = self.ln_factor(rule, j).min(self.ln_clip);
+            *term = self.stake[j] + factor + ln_share;
+        }
+        ln_sum(&terms)
+    }
+
+    /// The rate that the open block tolerates of its last class.
+    pub(super) fn tolerated(&self) -> Option<f64> {
+        self.open?;
+        self.classes.last().map(|class| class.tolerated)
+    }
+
+    pub(super) fn is_sound(&self, classes: usize) -> bool {
+        let finite = |numbers: &[f64]| numbers.iter().all(|number| number.is_finite());
+        finite(&self.ln_sums)
+            && finite(&self.stake)
+            && finite(&[self.block_s, self.ln_clip, self.used, self.even_weight])
+            && self.block_s > 0.0
+            && self.classes.len() == classes
+            && self
+                .classes
+                .iter()
+                .all(|class| finite(&class.gain) && finite(&[class.failed, class.total]))
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        size_of_val(&*self.classes)
+    }
+}
+
+pub(super) fn ln(value: f64) -> f64 {
+    if value > 0.0 { value.ln() } else { LN_ZERO }
+}
+
+fn ln_add(a: f64, b: f64) -> f64 {
+    let (small, large) = if a < b { (a, b) } else { (b, a) };
+    large + (small - large).exp().ln_1p()
+}
+
+/// `ln Σ exp(term)`.
+pub(super) fn ln_sum(terms: &[f64]) -> f64 {
+    let largest = terms.iter().copied().fold(LN_ZERO, f64::max);
+    if largest <= LN_ZERO {
+        return LN_ZERO;
+    }
+    let sum: f64 = terms.iter().map(|term| (term - largest).exp()).sum();
+    largest + sum.ln()
+}

@@ -1,0 +1,62 @@
+//! What a kept rollout teaches those after it.
+
+use serde::{Deserialize, Serialize};
+
+use super::Watch;
+use crate::verdict::rule::AGES;
+use crate::verdict::warm_up::{Counts, PHASES};
+
+/// What one rollout teaches.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Teaching {
+    /// New pods' counted results, by age.
+    pub pods: [Counts; AGES],
+    /// All endpoints' results through the Service, by phase of the rollout.
+    pub pool: [Counts; PHASES],
+    /// The same of each endpoint.
+    pub endpoints: Vec<(Box<str>, [Counts; PHASES])>,
+    /// Of each workload whose template changed.
+    pub workloads: Vec<WorkloadTeaching>,
+}
+
+/// What one workload's rollout teaches.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct WorkloadTeaching {
+    /// As `Deployment web`.
+    pub name: Box<str>,
+    /// Seconds without a Ready pod.
+    pub gap_s: f64,
+    /// Seconds from its new template to the first Ready pod.
+    pub ready_s: f64,
+    /// The most restarts of a pod.
+    pub restarts: u32,
+}
+
+impl Watch {
+    /// What this rollout teaches, if it is kept: nothing where no template changed.
+    pub fn teaching(&self) -> Option<Teaching> {
+        let workloads: Vec<WorkloadTeaching> = self
+            .workloads
+            .rolled()
+            .map(|state| {
+                let from = state.is.template_at.unwrap_or(0.0);
+                WorkloadTeaching {
+                    name: state.is.name.clone(),
+                    gap_s: f64::from(state.gap_ticks) * self.rule.interval_s,
+                    ready_s: state.ready_at.map_or(0.0, |at| (at - from).max(0.0)),
+                    restarts: state.most_restarts,
+                }
+            })
+            .collect();
+        (!workloads.is_empty()).then(|| Teaching {
+            pods: self.pods_by_age,
+            pool: self.pool_by_phase,
+            endpoints: self
+                .endpoints
+                .iter()
+                .map(|endpoint| (endpoint.name.clone(), endpoint.by_phase))
+                .collect(),
+            workloads,
+        })
+    }
+}

@@ -73,7 +73,7 @@ fn ticks(endpoints: usize, pods: usize) {
             } else {
                 Side::New
             },
-            node: (pod % 3) as u16,
+            latency_us: &[],
             ready_tick: 0,
             marks,
         })

@@ -6,15 +6,19 @@
 //!   there, until it is a day old;
 //! - the memory is fixed: 60 cells of a minute for each probe.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::units::{Dated, Shift, Time};
-use crate::verdict::Mark;
+use crate::verdict::{BUCKETS, Histogram, Mark, bucket};
 
 /// Minutes that are kept.
 const CELLS: usize = 60;
+
+/// Milliseconds of half an hour.
+const HALF_HOUR_MS: u64 = 30 * 60 * 1000;
 
 /// Older minutes say nothing about today.
 const OLDEST_MINUTES: u64 = 24 * 60;
@@ -36,6 +40,51 @@ pub struct Baseline {
     cells: VecDeque<Cell>,
     /// Failures in a row at the end, whichever revision they belong to; saturates at three.
     failing: u8,
+    #[serde(default, skip_serializing_if = "Latencies::is_empty")]
+    latencies: Latencies,
+}
+
+/// Latencies of good answers: those of the half hour that runs, and of the one before it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+struct Latencies {
+    /// Half hours since 1970.
+    half_hour: u64,
+    /// Answers by the bucket of [`bucket`].
+    now: BTreeMap<u16, u64>,
+    before: BTreeMap<u16, u64>,
+}
+
+impl Latencies {
+    fn is_empty(&self) -> bool {
+        self.now.is_empty() && self.before.is_empty()
+    }
+
+    fn count(&mut self, latency: Duration, now: Time) {
+        let half_hour = now.millis() / HALF_HOUR_MS;
+        // A clock that was set back stays in the newest one.
+        if half_hour > self.half_hour {
+            self.before = std::mem::take(&mut self.now);
+            self.half_hour = half_hour;
+        }
+        let us = u32::try_from(latency.as_micros()).unwrap_or(u32::MAX);
+        *self.now.entry(bucket(us)).or_default() += 1;
+    }
+
+    fn histogram(&self) -> Histogram {
+        let mut sum = self.before.clone();
+        for (bucket, count) in &self.now {
+            *sum.entry(*bucket).or_default() += count;
+        }
+        sum.into_iter().collect()
+    }
+
+    /// What was read from outside may hold any bucket.
+    fn bounded(mut self) -> Self {
+        for part in [&mut self.now, &mut self.before] {
+            part.retain(|bucket, count| usize::from(*bucket) < BUCKETS && *count < 1 << 40);
+        }
+        self
+    }
 }
 
 /// How a time has gone.
@@ -56,7 +105,7 @@ impl Baseline {
         let failed = match mark {
             Mark::Good => 0,
             Mark::Bad => 1,
-            Mark::Void => return,
+            Mark::Void | Mark::NotDue | Mark::Limited | Mark::Unresolved => return,
         };
         let minute = now.millis() / 60_000;
         match self.cells.back_mut() {
@@ -83,8 +132,18 @@ impl Baseline {
         match mark {
             Mark::Good => self.failing = 0,
             Mark::Bad => self.failing = (self.failing + 1).min(FAILING),
-            Mark::Void => {}
+            Mark::Void | Mark::NotDue | Mark::Limited | Mark::Unresolved => {}
         }
+    }
+
+    /// Counts how long a good answer of a revision that is not in doubt took.
+    pub fn took(&mut self, latency: Duration, now: Time) {
+        self.latencies.count(latency, now);
+    }
+
+    /// The latencies of good answers in the last hour or so that was recorded.
+    pub fn latencies(&self) -> Histogram {
+        self.latencies.histogram()
     }
 
     /// Failures and soundings of the last hour that was recorded.
@@ -125,6 +184,7 @@ impl Baseline {
         let surplus = self.cells.len().saturating_sub(CELLS);
         self.cells.drain(..surplus);
         self.failing = self.failing.min(FAILING);
+        self.latencies = self.latencies.bounded();
         self
     }
 }
@@ -136,13 +196,16 @@ impl Dated for Baseline {
             began.shift(by);
             cell.minute = began.millis() / 60_000;
         }
+        let half_hour = self.latencies.half_hour.saturating_mul(HALF_HOUR_MS);
+        let mut began = Time::from_millis(half_hour);
+        began.shift(by);
+        self.latencies.half_hour = began.millis() / HALF_HOUR_MS;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn at(minutes: u64) -> Time {
         Time::from_millis(1_700_000_000_000) + Duration::from_secs(60 * minutes)

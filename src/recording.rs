@@ -14,11 +14,15 @@ use crate::evidence::Evidence;
 use crate::rollout::{Entry, Mode};
 use crate::units::{Namespace, ReleaseName, Revision, Time};
 use crate::verdict::{
-    Finding, Mark, PodLook, PodState, Rule, Scrape, Side, Start, Tick, Unusable, Watch,
+    Finding, Mark, PodLook, PodState, RolloutEvent, Rule, Scrape, Side, Start, Tick, Unusable,
+    Watch,
 };
 
 /// The version of the format that is written, and the newest that is read.
-pub const VERSION: u32 = 1;
+///
+/// Version 1 knew nothing of workloads, latency and what earlier rollouts taught. Such a recording is judged by today's
+/// rule on what it has.
+pub const VERSION: u32 = 2;
 
 /// A recording takes at most so many bytes; what comes later is not written, and the recording is incomplete.
 pub const MAX_BYTES: u64 = 32 * 1024 * 1024;
@@ -90,8 +94,6 @@ pub struct Pod {
     pub name: Box<str>,
     /// Old or new.
     pub side: Side,
-    /// Its node, by a number.
-    pub node: u16,
     /// The tick in which it became Ready.
     pub ready_tick: u32,
 }
@@ -101,7 +103,7 @@ pub struct Pod {
 pub struct Recorded {
     /// The tick, counted from 0.
     pub tick: u32,
-    /// One character for each endpoint: `.` good, `x` bad, `-` void.
+    /// One character for each endpoint: `.` success, `x` failure, `-` unknown, `_` not due, `l` limited, `r` not resolved.
     pub marks: Box<str>,
     /// Why endpoints were not good: (endpoint's place, reason).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -109,15 +111,27 @@ pub struct Recorded {
     /// Latencies in milliseconds, one for each endpoint; `null` where there is none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ms: Vec<Option<u32>>,
+    /// The same in microseconds, since version 2.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub us: Vec<Option<u32>>,
     /// What pods answered: (pod's number, one character for each endpoint).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub direct: Vec<(u32, Box<str>)>,
+    /// How long they took in microseconds: (pod's number, one latency for each endpoint).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub direct_us: Vec<(u32, Vec<Option<u32>>)>,
     /// States of new pods that changed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pods: Vec<PodState>,
     /// Scrapes that came in.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scrapes: Vec<Scrape>,
+    /// What became known of the rollout.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rollout: Vec<RolloutEvent>,
+    /// One character for each dependency; empty where there is none.
+    #[serde(default, skip_serializing_if = "str::is_empty")]
+    pub dependencies: Box<str>,
     /// When the rollout was complete, in the tick in which that became known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settled_at: Option<f64>,
@@ -187,6 +201,11 @@ pub enum Unreadable {
     /// It was written by a newer version.
     #[error("has the format version {0}; this Leadsman reads up to {VERSION}, so use a newer one")]
     Newer(u32),
+    /// It was written by an older version, and cannot be judged from its middle on.
+    #[error(
+        "has the format version {0} and begins in the middle of an analysis, which this Leadsman cannot go on with; use the version that wrote it"
+    )]
+    Older(u32),
 }
 
 impl Recording {
@@ -206,6 +225,7 @@ impl Recording {
             }
             Err(error) => match version_of(&line) {
                 Some(version) if version > VERSION => return Err(Unreadable::Newer(version)),
+                Some(version) if version < VERSION => return Err(Unreadable::Older(version)),
                 Some(_) | None => return Err(Unreadable::NoHead(error)),
             },
         };
@@ -352,20 +372,25 @@ pub fn feed(watch: &mut Watch, pods: &[Pod], tick: &Recorded) {
         .iter()
         .filter_map(|(number, marks)| {
             let pod = pods.iter().find(|pod| pod.pod == *number)?;
+            let mut took = tick.direct_us.iter().filter(|(of, _)| of == number);
             Some(PodLook {
                 pod: pod.pod,
                 side: pod.side,
-                node: pod.node,
                 ready_tick: pod.ready_tick,
                 marks,
+                latency_us: took.next().map_or(&[], |(_, took)| took),
             })
         })
         .collect();
+    let dependencies = marks(&tick.dependencies, tick.dependencies.chars().count());
     watch.tick(&Tick {
         marks: &own,
         direct: &looks,
         pods: &tick.pods,
         scrapes: &tick.scrapes,
+        rollout: &tick.rollout,
+        dependencies: &dependencies.unwrap_or_default(),
+        latency_us: &tick.us,
     });
 }
 
@@ -378,7 +403,7 @@ pub fn marks(row: &str, width: usize) -> Result<Vec<Mark>, String> {
             "a row of {} marks for {width} endpoints",
             marks.len()
         )),
-        None => Err("a row with another character than . x -".into()),
+        None => Err("a row with another character than . x - _ l r".into()),
     }
 }
 

@@ -92,6 +92,9 @@ kinds! {
     /// In the mode observe a revision was found bad.
     ReleaseEndangered: "LeadsmanReleaseEndangered", Critical, "P1", for 0, keep 0,
         "A new revision made a release worse, and the mode observe leaves it in place.";
+    /// A new revision answers more slowly than the one before.
+    ReleaseSlower: "LeadsmanReleaseSlower", Warning, "P3", for 0, keep 60,
+        "A new revision of a release answers more slowly than the one before.";
     /// A probe fails, whatever the revision.
     ProbeFailing: "LeadsmanProbeFailing", Critical, "P1", for 60, keep 60,
         "A probe of a release fails.";

@@ -229,7 +229,7 @@ fn show(recording: &Recording, watch: &Watch, trace: &[f64]) {
         "  appeared {}, watched for {:.0} s of {:.0} s in the mode {}; {before}",
         humantime::format_rfc3339_seconds(began),
         watch.elapsed_s(),
-        head.rule.watch_s,
+        watch.ends_at_s(),
         head.mode.as_str()
     );
     if let Some(cut) = &recording.cut {
@@ -256,6 +256,18 @@ fn show(recording: &Recording, watch: &Watch, trace: &[f64]) {
     }
     for (name, why) in watch.aside() {
         say!("  Not counted at the end: {name}, because {why}.");
+    }
+    for (cause, count) in watch.void().filter(|(_, count)| *count > 0) {
+        let results = if count == 1 { "result" } else { "results" };
+        say!("  {count} {results} {}.", cause.words());
+    }
+    if let Some(slower) = watch.slower() {
+        say!("  Slower since {:.0} s: {}.", slower.t, slower.text);
+    }
+    match watch.learned_from() {
+        0 => say!("  No kept rollout to learn from: the defaults are tolerated while it warms up."),
+        1 => say!("  Learned from 1 kept rollout what is normal while it warms up."),
+        many => say!("  Learned from {many} kept rollouts what is normal while it warms up."),
     }
     if let Some(coverage) = watch.coverage() {
         say!(

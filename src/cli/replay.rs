@@ -74,6 +74,12 @@ fn replay(args: &ReplayArgs) -> Result<bool, String> {
         if let Some(finding) = watch.finding() {
             say!("            {}", finding.text);
         }
+        if head.version < crate::recording::VERSION {
+            say!(
+                "  The recording has the format version {}: it is judged by today's rule, without what that version did not record.",
+                head.version
+            );
+        }
         if let Some(cut) = &recording.cut {
             say!("  The recording is incomplete ({cut}); it was judged as far as it goes.");
         }

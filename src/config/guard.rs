@@ -11,6 +11,10 @@ use crate::rollout::Mode;
 use crate::verdict::Rule;
 
 const WATCH: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(3600));
+const WATCH_MAX: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(24 * 3600));
+const READY_WITHIN: (Duration, Duration) =
+    (Duration::from_secs(30), Duration::from_secs(24 * 3600));
+const LATENCY: [(&str, bool); 2] = [("notify", false), ("rollback", true)];
 const INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 const HOLD: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(600));
 /// Percentage points.
@@ -36,6 +40,15 @@ pub(super) fn guard(release: &mut Table, notes: &mut Notes) -> Guard {
     let watch = table
         .duration("watch", WATCH, notes)
         .unwrap_or(seconds(built_in.watch_s));
+    let longest = table
+        .duration("watch_max", WATCH_MAX, notes)
+        .unwrap_or(seconds(built_in.watch_cap_s).max(watch));
+    let ready_within = table
+        .duration("ready_within", READY_WITHIN, notes)
+        .unwrap_or(seconds(built_in.ready_within_s));
+    let latency = table
+        .word("latency", &LATENCY, notes)
+        .unwrap_or(built_in.latency_convicts);
     let interval = table
         .duration("interval", INTERVAL, notes)
         .unwrap_or(DEFAULT_INTERVAL);
@@ -55,6 +68,16 @@ pub(super) fn guard(release: &mut Table, notes: &mut Notes) -> Guard {
         &path,
         &[
             ("watch", &written(watch)),
+            ("watch_max", &written(longest)),
+            ("ready_within", &written(ready_within)),
+            (
+                "latency",
+                &if latency {
+                    "\"rollback\""
+                } else {
+                    "\"notify\""
+                },
+            ),
             ("interval", &written(interval)),
             ("error_rate_increase", &format!("\"{increase}%\"")),
             ("hold", &written(hold)),
@@ -72,6 +95,11 @@ pub(super) fn guard(release: &mut Table, notes: &mut Notes) -> Guard {
         rule: Rule {
             interval_s: interval.as_secs_f64(),
             watch_s: watch.as_secs_f64(),
+            // What follows the rollout is never longer than the analysis itself.
+            after_complete_s: built_in.after_complete_s.min(watch.as_secs_f64()),
+            watch_cap_s: longest.max(watch).as_secs_f64(),
+            ready_within_s: ready_within.as_secs_f64(),
+            latency_convicts: latency,
             hold_s: hold.as_secs_f64(),
             margin: increase / 100.0,
             // One endpoint alone needs more than all together, as in the built-in rule.

@@ -396,8 +396,8 @@ impl Guard {
         Limits {
             mode: self.mode,
             max_per_day: self.max_per_day,
-            watch: Duration::from_secs_f64(self.rule.watch_s),
-            settle_cap: Duration::from_secs_f64(self.rule.settle_cap_s),
+            watch: Duration::from_secs_f64(self.rule.longest_s()),
+            settle_cap: Duration::from_secs_f64(self.rule.settle_unknown_s),
         }
     }
 

@@ -25,6 +25,7 @@ mod soaking;
 mod troubles;
 mod turning;
 mod view;
+mod workload_events;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -100,6 +101,8 @@ struct PodHeard {
     pod: Box<str>,
     endpoint: usize,
     mark: Mark,
+    /// From the due time to the end.
+    latency: Duration,
     /// Only to see whether pods can be asked at all.
     is_look: bool,
 }
@@ -443,6 +446,8 @@ impl Guard {
             .phase()
             .case()
             .map(|_| release.guard.interval());
+        let watching = self.state.watching.as_ref();
+        let interval = interval.filter(|_| !watching.is_some_and(|it| it.watch.is_limited()));
         if interval == self.hurried {
             return;
         }
@@ -450,6 +455,14 @@ impl Guard {
         self.setup
             .pace
             .watch((release.namespace.clone(), release.name.clone()), interval);
+    }
+
+    /// A rate limit answers: for the rest of the analysis the probes are asked at their own interval.
+    fn slow_down(&mut self) {
+        let release = &self.setup.release;
+        tracing::warn!(namespace = %release.namespace, release = %release.name,
+            "A rate limit answers the probes: they are asked at their own interval for the rest of the analysis. Exempt Leadsman's address from the limit, or set rollback.interval to the probes' interval");
+        self.hurry();
     }
 
     fn carry_out(&mut self, commands: Vec<Command>) {
@@ -488,6 +501,7 @@ impl Guard {
             self.is_resumed = true;
             let resumed = self.state.rollout.resume();
             self.carry_out(resumed);
+            self.begin_again();
         }
         if facts.held != self.state.rollout.is_held() {
             self.happens(Event::Held(facts.held)).await;
@@ -517,6 +531,17 @@ impl Guard {
         self.act_on_finding().await;
         self.check_settled().await;
         self.publish();
+    }
+
+    /// Begins a watch anew that was stored by another version of the rule.
+    fn begin_again(&mut self) {
+        let phase = self.state.rollout.phase();
+        let is_watched = matches!(phase, Phase::Settling(_) | Phase::Watching(_));
+        let revision = phase.case().map(|case| case.revision);
+        if let (true, None, Some(revision)) = (is_watched, &self.state.watching, revision) {
+            tracing::warn!(release = %self.setup.release.name, %revision, "The analysis cannot be gone on with, and begins anew");
+            self.begin_watch(revision);
+        }
     }
 
     /// Whether a revision is the one that our rollback made, and was never among the facts.

@@ -100,6 +100,10 @@ pub(super) struct Heard {
     pub(super) outcome: Outcome,
     /// From the due time to the end.
     pub(super) latency: Duration,
+    /// Whether a rate limit answered, and after how long it wants to be asked again.
+    pub(super) limited: Option<Duration>,
+    /// Whether no name server answered.
+    pub(super) unanswered: bool,
 }
 
 /// Who is told of the soundings of a probe.
@@ -219,6 +223,8 @@ impl Crew {
             endpoint: listener.endpoint,
             outcome: sounding.outcome,
             latency: sounding.latency(),
+            limited: sounding.answer.limited,
+            unanswered: sounding.answer.unanswered,
         });
     }
 

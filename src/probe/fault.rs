@@ -18,6 +18,8 @@ pub(super) struct Fault {
     pub(super) is_of_other_side: bool,
     /// The other side says that it never began with the request, or it was never sent: it may be sent again.
     pub(super) is_unprocessed: bool,
+    /// No name server answered.
+    pub(super) is_unanswered: bool,
 }
 
 impl Fault {
@@ -27,6 +29,7 @@ impl Fault {
             explanation: cut(explanation.as_ref(), Sounding::MAX_EXPLANATION),
             is_of_other_side: false,
             is_unprocessed: false,
+            is_unanswered: false,
         }
     }
 
@@ -36,6 +39,7 @@ impl Fault {
             explanation: cut(explanation.as_ref(), Sounding::MAX_EXPLANATION),
             is_of_other_side: false,
             is_unprocessed: false,
+            is_unanswered: false,
         }
     }
 
@@ -48,6 +52,12 @@ impl Fault {
     /// The same with another text.
     pub(super) fn saying(mut self, explanation: &str) -> Self {
         self.explanation = cut(explanation, Sounding::MAX_EXPLANATION);
+        self
+    }
+
+    /// No name server answered.
+    pub(super) fn unanswered(mut self) -> Self {
+        self.is_unanswered = true;
         self
     }
 
@@ -68,10 +78,13 @@ impl Fault {
             Stage::Transfer => (Reason::BodyTimeout, "no end of the answer"),
         };
         let seen = seen.map_or_else(String::new, |seen| format!("; {seen}"));
-        Self::bad(
-            reason,
-            format!("{what} within the timeout of {timeout:?}{seen}"),
-        )
+        Self {
+            is_unanswered: reason == Reason::Resolve,
+            ..Self::bad(
+                reason,
+                format!("{what} within the timeout of {timeout:?}{seen}"),
+            )
+        }
     }
 
     /// A connection could not be made; what the system says decides whose trouble it is.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderName};
-use http::{Response, Version};
+use http::{Response, StatusCode, Version};
 use hyper::body::Incoming;
 
 use super::Shared;
@@ -319,6 +319,7 @@ impl HttpProber {
     async fn judge(&self, head: Head, body: Vec<u8>, trace: &mut Trace<'_>) -> Result<(), Fault> {
         let expect = Arc::clone(&self.expect);
         let tls = trace.answer.tls.clone();
+        trace.answer.limited = limited(&head.parts);
         let duration = trace.elapsed();
         let unix_now = clock::unix_seconds();
         let large = body.len() > JUDGE_ELSEWHERE;
@@ -339,6 +340,25 @@ impl HttpProber {
             .await?
             .map_err(|failure| Fault::bad(failure.reason, failure.explanation))
     }
+}
+
+/// The longest that a rate limit can ask us to wait.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(600);
+
+/// Whether a rate limit answered, and after how long it wants to be asked again.
+fn limited(head: &http::response::Parts) -> Option<Duration> {
+    let after = head.headers.get(header::RETRY_AFTER);
+    let is_limit = head.status == StatusCode::TOO_MANY_REQUESTS
+        || head.status == StatusCode::SERVICE_UNAVAILABLE && after.is_some();
+    let text = after.and_then(|value| value.to_str().ok()).map(str::trim);
+    let wait = text.and_then(|text| {
+        let seconds = text.parse().ok().map(Duration::from_secs);
+        seconds.or_else(|| {
+            let until = httpdate::parse_http_date(text).ok()?;
+            until.duration_since(std::time::SystemTime::now()).ok()
+        })
+    });
+    is_limit.then(|| wait.unwrap_or_default().min(MAX_RETRY_AFTER))
 }
 
 /// Whether a kept connection was closed before anything of an answer came.

@@ -1,7 +1,7 @@
 //! Names to addresses, by the system's resolver. Blocks.
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::net::SocketAddr;
 
 use dns_lookup::{AddrFamily, AddrInfoHints, LookupError, LookupErrorKind, SockType, getaddrinfo};
 
@@ -10,6 +10,36 @@ use crate::config::settings::IpChoice;
 /// Of a name that exists, but not in this family. Not known to every C library, so not in a list of kinds.
 const NOT_IN_FAMILY: i32 = -9;
 
+/// `AF_UNSPEC`.
+const ANY_FAMILY: i32 = 0;
+
+/// Why there is no address.
+#[derive(Debug)]
+pub(super) struct Unresolved {
+    /// What the system says.
+    pub(super) error: io::Error,
+    /// Whether no name server answered (timeout, SERVFAIL, REFUSED). That a name does not exist is an answer.
+    pub(super) is_unanswered: bool,
+}
+
+impl From<io::Error> for Unresolved {
+    fn from(error: io::Error) -> Self {
+        Self {
+            error,
+            is_unanswered: false,
+        }
+    }
+}
+
+impl From<LookupError> for Unresolved {
+    fn from(error: LookupError) -> Self {
+        Self {
+            is_unanswered: matches!(error.kind(), LookupErrorKind::Again | LookupErrorKind::Fail),
+            error: error.into(),
+        }
+    }
+}
+
 /// The addresses of a name, at most so many. Where one family is wanted, the name server is asked for no other: it may
 /// never answer that.
 pub(super) fn lookup(
@@ -17,19 +47,16 @@ pub(super) fn lookup(
     port: u16,
     choice: IpChoice,
     most: usize,
-) -> io::Result<Vec<SocketAddr>> {
+) -> Result<Vec<SocketAddr>, Unresolved> {
     let (family, other, fallback) = match choice {
-        IpChoice::Any => {
-            let found = (name, port).to_socket_addrs()?;
-            return Ok(found.take(most).collect());
-        }
+        IpChoice::Any => return of_family(name, port, ANY_FAMILY, most),
         IpChoice::V4 { fallback } => (AddrFamily::Inet, AddrFamily::Inet6, fallback),
         IpChoice::V6 { fallback } => (AddrFamily::Inet6, AddrFamily::Inet, fallback),
     };
-    let found = of_family(name, port, family, most);
+    let found = of_family(name, port, family.into(), most);
     match found {
         Ok(found) if !found.is_empty() => Ok(found),
-        found if fallback => of_family(name, port, other, most).or(found),
+        found if fallback => of_family(name, port, other.into(), most).or(found),
         found => found,
     }
 }
@@ -37,11 +64,11 @@ pub(super) fn lookup(
 fn of_family(
     name: &str,
     port: u16,
-    family: AddrFamily,
+    family: i32,
     most: usize,
-) -> io::Result<Vec<SocketAddr>> {
+) -> Result<Vec<SocketAddr>, Unresolved> {
     let hints = AddrInfoHints {
-        address: family.into(),
+        address: family,
         // Otherwise each address comes once for each kind of socket.
         socktype: SockType::Stream.into(),
         ..AddrInfoHints::default()

@@ -111,6 +111,7 @@ impl Prober {
             Ok(()) => (Outcome::Good, None),
             Err(fault) => {
                 trace.answer.reached |= fault.is_of_other_side;
+                trace.answer.unanswered = fault.is_unanswered;
                 trace.note(|step| step.clone_from(&fault.explanation));
                 (fault.outcome, Some(fault.explanation.into()))
             }

@@ -83,11 +83,17 @@ impl Resolver {
             let _permit = permit;
             lookup(&name, port, choice, MAX_ADDRESSES)
         });
-        let found = lookup.await.unwrap_or_else(|error| Err(error.into()));
-        let found = found.map_err(|error| {
-            let fault = Fault::connecting(&error, &format!("cannot resolve {host}"));
+        let found = lookup
+            .await
+            .unwrap_or_else(|error| Err(std::io::Error::from(error).into()));
+        let found = found.map_err(|unresolved| {
+            let doing = format!("cannot resolve {host}");
+            let fault = Fault::connecting(&unresolved.error, &doing);
             match fault.outcome {
                 // A resolver that is refused or cannot be reached is still a name without an address.
+                Outcome::Bad(_) if unresolved.is_unanswered => {
+                    Fault::bad(Reason::Resolve, fault.explanation).unanswered()
+                }
                 Outcome::Bad(_) => Fault::bad(Reason::Resolve, fault.explanation),
                 Outcome::Good | Outcome::Void(_) => fault,
             }

@@ -36,7 +36,6 @@ fn recorded() -> Vec<u8> {
             pod: 0,
             name: "web-old".into(),
             side: Side::Old,
-            node: 0,
             ready_tick: 0,
         }),
     ];
@@ -150,7 +149,7 @@ fn what_is_no_recording_or_a_newer_one_is_refused() {
     let newer =
         String::from_utf8(recorded())
             .unwrap()
-            .replacen("\"version\":1", "\"version\":7", 1);
+            .replacen("\"version\":2", "\"version\":7", 1);
     assert!(refused(newer.as_bytes()).contains("format version 7"));
     assert!(
         refused(b"{\"line\":\"head\",\"version\":9,\"else\":1}\n").contains("format version 9")

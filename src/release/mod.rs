@@ -77,9 +77,23 @@ impl Facts {
         revision: Revision,
         serving: Option<Revision>,
     ) -> Result<Option<Change>, String> {
+        self.change_of_workload(&pod.workload_kind, &pod.workload, revision, serving)
+    }
+
+    /// What a revision changed of a workload since the one that served before.
+    ///
+    /// # Errors
+    /// Why that is not known.
+    pub fn change_of_workload(
+        &self,
+        kind: &str,
+        name: &str,
+        revision: Revision,
+        serving: Option<Revision>,
+    ) -> Result<Option<Change>, String> {
         let serving = serving.ok_or("it is not known which revision served before")?;
         let (now, before) = (self.workloads_of(revision)?, self.workloads_of(serving)?);
-        let id = (pod.workload_kind.clone(), pod.workload.clone());
+        let id = (kind.into(), name.into());
         let change = now.change_since(before, &id);
         change.map_err(|_| format!("the manifest of revision {revision} does not have it"))
     }

@@ -23,9 +23,34 @@ pub struct WorkloadState {
     pub unavailable: u32,
     /// It would be complete with so many pods more of the newest template that are available.
     pub lacks: u32,
+    /// Pods of any template that are Ready.
+    #[serde(default)]
+    pub serving: u32,
+    /// Whether it is paused.
+    #[serde(default)]
+    pub paused: bool,
+    /// Whether its strategy can leave it without pods while it is replaced.
+    #[serde(default)]
+    pub stops_first: bool,
+    /// Whether its controller says that the progress deadline is exceeded.
+    #[serde(default)]
+    pub deadline_exceeded: bool,
+    /// Whether its controller says that its pods cannot be created, as by a quota.
+    #[serde(default)]
+    pub refused: bool,
 }
 
 impl WorkloadState {
+    /// As `Deployment web`.
+    pub fn id(&self) -> String {
+        format!("{} {}", self.kind, self.name)
+    }
+
+    /// Whether it is scaled to zero or paused, so that nothing can be said of it.
+    pub fn is_held(&self) -> bool {
+        self.paused || self.wanted == 0 && self.observed
+    }
+
     /// Whether it is the same workload.
     pub fn is(&self, other: &Self) -> bool {
         self.kind == other.kind && self.name == other.name
@@ -59,6 +84,7 @@ mod tests {
             ready: 3 - lacks.min(3),
             unavailable,
             lacks,
+            ..WorkloadState::default()
         }
     }
 

@@ -163,6 +163,23 @@ pub struct WatchView {
     pub aside: Vec<String>,
     /// Whether new pods are asked directly, or why not.
     pub direct: String,
+    /// Results that say nothing, by the reason: how many of them, and what that is.
+    pub unknown: Vec<UnknownView>,
+    /// That answers are slower than before, once that is shown.
+    pub slower: Option<String>,
+    /// How many kept rollouts the tolerance is learned from.
+    pub learned_from: u32,
+}
+
+/// Results that say nothing.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct UnknownView {
+    /// As `limited`.
+    pub reason: &'static str,
+    /// How many.
+    pub count: u64,
+    /// In a sentence.
+    pub text: &'static str,
 }
 
 /// The numbers of one stratum.
@@ -199,6 +216,9 @@ pub struct VerdictView {
     pub otherwise: String,
     /// When.
     pub at: f64,
+    /// That answers were slower than before, where that was shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slower: Option<String>,
 }
 
 /// One step of the runbook.

@@ -146,6 +146,11 @@ pub struct Answer {
     /// Whether the other side was heard: an answer, a part of one, a refusal, a reset, an alert of TLS. Packets travel
     /// then, so that a failure is not our own network's.
     pub reached: bool,
+    /// Whether no name server answered (timeout, SERVFAIL, REFUSED). That a name does not exist is an answer.
+    pub unanswered: bool,
+    /// Whether a rate limit answered (429, or 503 with `Retry-After`), and after how long it wants to be asked again; at
+    /// most ten minutes.
+    pub limited: Option<Duration>,
     /// The lowest of the addresses that the host has (the proxy, where there is one). Hosts for which it is the same are
     /// names of one entrance.
     pub entrance: Option<IpAddr>,

@@ -457,6 +457,16 @@ impl Comparison {
         }
     }
 
+    /// Failures and results in the span of the estimate.
+    pub(super) fn recent(&self, kind: Kind) -> (u64, u64) {
+        match (kind, &self.requests) {
+            (Kind::Requests, Some(requests)) => requests.recent.whole(),
+            (Kind::Pool | Kind::Endpoint(_) | Kind::NewPods | Kind::Requests, _) => {
+                self.stratum(kind).recent.whole()
+            }
+        }
+    }
+
     /// Seconds that the estimate looks back.
     pub(super) fn span_s(&self, kind: Kind) -> f64 {
         let rule = &self.rule;

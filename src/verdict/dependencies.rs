@@ -75,7 +75,10 @@ mod tests {
                 .collect()
         };
         assert_eq!(follow("x-.-x"), [false, false, false, false, true]);
-        assert_eq!(follow("..x.-.."), [true, true, true, true, true, true, false]);
+        assert_eq!(
+            follow("..x.-.."),
+            [true, true, true, true, true, true, false]
+        );
         assert_eq!(follow("x..x"), [false; 4]);
     }
 }

@@ -39,11 +39,11 @@ impl Inbox {
         waiting.push_back(mark);
     }
 
-    /// The marks of the tick that ends now: void for an endpoint of which nothing became known.
-    pub fn take(&mut self, marks: &mut [Mark]) {
-        marks.fill(Mark::Void);
+    /// The marks of the tick that ends now: `nothing` for an endpoint of which nothing became known.
+    pub fn take(&mut self, marks: &mut [Mark], nothing: Mark) {
+        marks.fill(nothing);
         for (mark, waiting) in marks.iter_mut().zip(&mut self.waiting) {
-            *mark = waiting.pop_front().unwrap_or_default();
+            *mark = waiting.pop_front().unwrap_or(nothing);
         }
     }
 
@@ -69,11 +69,11 @@ mod tests {
         inbox.put(0, Mark::Bad);
         inbox.put(7, Mark::Bad);
         let mut marks = [Mark::Good; 2];
-        inbox.take(&mut marks);
+        inbox.take(&mut marks, Mark::Void);
         assert_eq!(marks, [Mark::Good, Mark::Void]);
-        inbox.take(&mut marks);
+        inbox.take(&mut marks, Mark::Void);
         assert_eq!(marks, [Mark::Bad, Mark::Void]);
-        inbox.take(&mut marks);
+        inbox.take(&mut marks, Mark::Void);
         assert_eq!(marks, [Mark::Void, Mark::Void]);
     }
 

@@ -42,7 +42,7 @@ pub use finding::{
     Finding, Reason, Slower, StratumName, StratumReport, Strongest, Verdict, Why, number,
 };
 pub use inbox::Inbox;
-pub use latency::{Histogram, bucket, edge, quantile};
+pub use latency::{BUCKETS, Histogram, bucket, edge, quantile};
 pub use rule::{Rule, Unusable};
 pub use verification::{Verification, Verified};
 pub use warm_up::{Counts, Learned};

@@ -166,7 +166,7 @@ pub struct Rule {
     pub bake_threshold: f64,
     /// Of version 1, whose recordings and states name it; not used.
     #[serde(rename = "settle_cap_s", skip_serializing)]
-    pub(crate) retired_settle_cap_s: Option<f64>,
+    pub retired_settle_cap_s: Option<f64>,
 }
 
 impl Default for Rule {
@@ -323,7 +323,12 @@ impl Rule {
             ("latency_quantile", self.latency_quantile, 0.01, 0.999),
             ("latency_null_margin", self.latency_null_margin, 0.0, 1.0),
             ("latency_margin", self.latency_margin, 0.0, 1.0),
-            ("latency_endpoint_margin", self.latency_endpoint_margin, 0.0, 1.0),
+            (
+                "latency_endpoint_margin",
+                self.latency_endpoint_margin,
+                0.0,
+                1.0,
+            ),
             ("bake_null_margin", self.bake_null_margin, 0.0, 1.0),
             ("bake_margin", self.bake_margin, 0.0, 1.0),
             ("baseline_conf", self.baseline_conf, 1e-12, 0.5),

@@ -217,9 +217,9 @@ impl Stratum {
 
     /// Adds a tick's counts by class.
     pub(super) fn add_classes(&mut self, tick: u32, counts: &[(u16, u16)]) {
-        let (failed, total) = counts
-            .iter()
-            .fold((0u16, 0u16), |(k, n), (failed, total)| (k + failed, n + total));
+        let (failed, total) = counts.iter().fold((0u16, 0u16), |(k, n), (failed, total)| {
+            (k + failed, n + total)
+        });
         for (class, (k, n)) in counts.iter().enumerate() {
             if *n == 0 {
                 continue;

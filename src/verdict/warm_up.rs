@@ -9,7 +9,7 @@ use super::rule::{AGES, Rule};
 use super::stratum::Before;
 
 /// Phases of a rollout in which something is learned: before it is complete, and two spans after it.
-pub const PHASES: usize = 3;
+pub(super) const PHASES: usize = 3;
 
 /// Failures and results.
 pub type Counts = (u64, u64);

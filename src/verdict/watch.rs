@@ -67,9 +67,9 @@ pub struct Watch {
     endpoints: Vec<Endpoint>,
     failures: Comparison,
     /// Notices slower answers.
-    slower: Option<Latency>,
+    slower: Option<Box<Latency>>,
     /// Convicts by slow answers, where that is wanted.
-    latency: Option<Latency>,
+    latency: Option<Box<Latency>>,
     workloads: Workloads,
     dependencies: Vec<Dependency>,
     /// Whether a result was limited, so that all endpoints are asked at their own pace.
@@ -126,7 +126,7 @@ impl Watch {
                 by_phase: [(0, 0); PHASES],
             })
             .collect();
-        let latency = |factor| Latency::new(&rule, start, factor);
+        let latency = |factor| Latency::new(&rule, start, factor).map(Box::new);
         Ok(Self {
             settled_at: start.settled_at,
             rolled_out: None,
@@ -234,9 +234,9 @@ impl Watch {
     /// Which endpoints ask a workload that is held, or away as expected.
     fn find_excuses(&mut self, t: f64, progress: Progress) {
         let endpoints = &mut self.endpoints;
-        endpoints
-            .iter_mut()
-            .for_each(|endpoint| endpoint.excuse = Excuse::None);
+        for endpoint in endpoints.iter_mut() {
+            endpoint.excuse = Excuse::None;
+        }
         let held = std::cell::RefCell::new(endpoints);
         let mark = |probes: Option<&[u16]>, excuse: Excuse| {
             let mut endpoints = held.borrow_mut();
@@ -368,9 +368,9 @@ impl Watch {
         let before: bool = self.failures.direct().is_some();
         let endpoints = &self.endpoints;
         let read = |look: &PodLook<'_>, at: usize| pod_mark(&endpoints[at], look, at);
-        let taken = self
-            .failures
-            .take(now, progress, looks, &read, |at| endpoints[at].needs_failing);
+        let taken = self.failures.take(now, progress, looks, &read, |at| {
+            endpoints[at].needs_failing
+        });
         for (at, endpoint) in self.endpoints.iter_mut().enumerate() {
             let compared = &self.failures.endpoints[at];
             if compared.mark == Mark::Void && endpoint.cause.is_none() {
@@ -420,9 +420,8 @@ impl Watch {
 
     /// Usable results that could meet a new pod: of endpoints that ask a workload with a Ready one.
     fn count_met(&mut self, t: f64) {
-        let serves = |state: &super::workloads::State| {
-            state.ready_at.is_some_and(|at| at <= t + 1e-9)
-        };
+        let serves =
+            |state: &super::workloads::State| state.ready_at.is_some_and(|at| at <= t + 1e-9);
         let is_asked = |state: &super::workloads::State| {
             let probes = state.is.probes.as_ref();
             probes.is_none_or(|probes| !probes.is_empty())
@@ -476,7 +475,9 @@ impl Watch {
         for latency in self.slower.iter_mut().chain(&mut self.latency) {
             let service = |at: usize| {
                 let is_good = is_counted && failures[at].mark == Mark::Good;
-                is_good.then(|| tick.latency_us.get(at).copied().flatten()).flatten()
+                is_good
+                    .then(|| tick.latency_us.get(at).copied().flatten())
+                    .flatten()
             };
             latency.take(now, progress, service, tick.direct, &pod);
         }
@@ -492,9 +493,6 @@ impl Watch {
         let end = match self.progress().completion {
             Completion::Unseen => rule.watch_s,
             Completion::Running => rule.longest_s(),
-            Completion::At(_) if self.workloads.states.is_none() && self.settled_at.is_none() => {
-                rule.watch_s
-            }
             Completion::At(at) => {
                 let after = at + rule.after_complete_s.min(rule.watch_s);
                 rule.watch_s.max(after.min(rule.watch_cap_s))

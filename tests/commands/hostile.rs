@@ -164,7 +164,6 @@ fn recording() -> Vec<u8> {
             pod: 0,
             name: BAD.into(),
             side: Side::New,
-            node: 0,
             ready_tick: 0,
         }),
     ];

@@ -253,7 +253,7 @@ fn property_a_state_saved_between_any_two_ticks_comes_to_the_same_end() {
                 .map(|(marks, pod)| PodLook {
                     pod,
                     side: if pod == 0 { Side::Old } else { Side::New },
-                    node: pod as u16,
+                    latency_us: &[],
                     ready_tick: pod * 3,
                     marks,
                 })
@@ -377,7 +377,7 @@ fn property_without_direct_soundings_nothing_changes() {
             let look = |pod: u32, side| PodLook {
                 pod,
                 side,
-                node: 0,
+                latency_us: &[],
                 ready_tick: 0,
                 marks: &answers,
             };
@@ -411,7 +411,7 @@ fn the_random_streams_convict_in_several_ways() {
             Some(Reason::HardDownAll) => "hard down, all",
             Some(Reason::HardDown(_)) => "hard down",
             Some(Reason::ErrorRate(_)) => "error rate",
-            Some(Reason::CrashLoop | Reason::CannotStart | Reason::PodsDown(_)) => "another",
+            Some(_) => "another",
         });
     }
     assert!(reasons.len() >= 3, "{reasons:?}");

@@ -56,6 +56,7 @@ pub(crate) struct Rollout {
 pub(crate) struct Pod {
     id: u32,
     side: Side,
+    #[allow(dead_code)]
     node: u16,
     /// When it became Ready; old pods were so from the start.
     pub(crate) ready_s: f64,
@@ -168,7 +169,7 @@ impl Rollout {
                 .map(|(pod, marks)| PodLook {
                     pod: pod.id,
                     side: pod.side,
-                    node: pod.node,
+                    latency_us: &[],
                     ready_tick: pod.ready_s.ceil() as u32,
                     marks,
                 })

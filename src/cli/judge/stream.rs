@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
 use crate::verdict::{
-    Bake, BakeEnd, Change, Counts, Histogram, Learned, Mark, PodLook, PodState,
-    RequestsBefore, RolloutEvent, Rule, Scrape, Side, Start, Stuck, Tick, Verdict, Watch, Workload,
-    WorkloadChange, bucket,
+    Bake, BakeEnd, Change, Counts, Histogram, Learned, Mark, PodLook, PodState, RequestsBefore,
+    RolloutEvent, Rule, Scrape, Side, Start, Stuck, Tick, Verdict, Watch, Workload, WorkloadChange,
+    bucket,
 };
 
 /// The columns of a stream that does not name them.
@@ -32,8 +32,8 @@ struct Stream {
     baseline: Option<Vec<Option<Counts>>>,
     failing_at_start: Option<Vec<bool>>,
     /// Absent: complete from the start. `null`: nobody can see it.
-    #[serde(default, deserialize_with = "present")]
-    settled_at: Option<Option<f64>>,
+    #[serde(default = "at_once")]
+    settled_at: Option<f64>,
     #[serde(default)]
     expected_downtime: bool,
     #[serde(default)]
@@ -165,10 +165,6 @@ fn yes() -> bool {
 #[allow(clippy::unnecessary_wraps, reason = "the default of a field")]
 fn at_once() -> Option<f64> {
     Some(0.0)
-}
-
-fn present<'de, D: Deserializer<'de>>(reader: D) -> Result<Option<Option<f64>>, D::Error> {
-    Option::<f64>::deserialize(reader).map(Some)
 }
 
 /// What came of a stream.
@@ -322,7 +318,7 @@ fn start(stream: &Stream, names: &[Box<str>]) -> Result<Start, String> {
             .map(|counts| counts.unwrap_or((0, 0)))
             .collect(),
         failing_at_start: stream.failing_at_start.clone().unwrap_or_else(failing),
-        settled_at: stream.settled_at.unwrap_or(Some(0.0)),
+        settled_at: stream.settled_at,
         expected_downtime: stream.expected_downtime,
         direct: !stream.direct.is_empty(),
         requests: stream.requests.as_ref().map(|requests| RequestsBefore {
@@ -337,9 +333,7 @@ fn start(stream: &Stream, names: &[Box<str>]) -> Result<Start, String> {
         learned: stream
             .learned
             .as_ref()
-            .map_or_else(Learned::default, |learned| {
-                learned.given(names)
-            }),
+            .map_or_else(Learned::default, |learned| learned.given(names)),
         steady_s: stream.steady_s.clone(),
         dependencies: stream.dependencies.clone(),
         needs: if stream.needs.is_empty() {

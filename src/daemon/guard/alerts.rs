@@ -149,6 +149,7 @@ impl Guard {
             failing: Vec::new(),
             otherwise:
                 "No verdict would have fallen without the alert, whose weight is \"convict\"".into(),
+            slower: None,
             at: now.unix_seconds(),
         });
         self.publish();

@@ -16,7 +16,8 @@ use crate::verdict::{Mark, Side};
 impl Guard {
     pub(super) fn on_pod_heard(&mut self, heard: &PodHeard) {
         if heard.is_look {
-            self.askers.heard(&heard.pod, heard.endpoint, Mark::Void);
+            self.askers
+                .heard(&heard.pod, heard.endpoint, Mark::Void, None);
             let probe = &self.setup.release.probes[heard.endpoint];
             let name = probe.id.probe.as_str();
             if let Some(known) = self.state.probes.get_mut(name)
@@ -27,7 +28,9 @@ impl Guard {
             }
             return;
         }
-        self.askers.heard(&heard.pod, heard.endpoint, heard.mark);
+        let took = (heard.mark == Mark::Good).then_some(heard.latency);
+        self.askers
+            .heard(&heard.pod, heard.endpoint, heard.mark, took);
     }
 
     /// Asks the pods whose turn it is, for the tick that begins.
@@ -38,6 +41,17 @@ impl Guard {
         };
         if !watching.direct.contains(&true) {
             return;
+        }
+        // Where a limit answers, pods are asked no more often than the probes are.
+        if watching.watch.is_limited() {
+            let paces = self.setup.release.probes.iter().map(|it| it.interval);
+            let ticks = paces.max().map_or(1, |pace| {
+                let rule = watching.watch.rule();
+                rule.whole_ticks(pace.as_secs_f64()).max(1)
+            });
+            if !watching.watch.ticks().is_multiple_of(ticks) {
+                return;
+            }
         }
         let probes = &self.setup.release.probes;
         let direct = &watching.direct;
@@ -130,15 +144,19 @@ impl Guard {
             let mark = match sounding.outcome {
                 _ if is_late => Mark::Void,
                 Outcome::Good => Mark::Good,
+                // A limit of the pod's own says nothing: the Service's results tell whether it is one.
+                Outcome::Bad(_) if sounding.answer.limited.is_some() => Mark::Void,
                 Outcome::Bad(_) => Mark::Bad,
                 Outcome::Void(_) => Mark::Void,
             };
             // When the guard is gone nobody wants to know.
+            let latency = sounding.latency();
             let _ = to
                 .send(PodHeard {
                     pod: name,
                     endpoint,
                     mark,
+                    latency,
                     is_look,
                 })
                 .await;
@@ -170,11 +188,6 @@ fn number(watching: &mut Watching, side: Side, pod: &Pod) -> Option<recording::P
     if is_known || watching.pods.len() >= MAX_PODS {
         return None;
     }
-    let node = watching.nodes.iter().position(|node| *node == pod.node);
-    let node = node.unwrap_or_else(|| {
-        watching.nodes.push(pod.node.clone());
-        watching.nodes.len() - 1
-    });
     // It may have been Ready before the revision appeared; then nothing of it is new.
     let since = pod
         .ready_since
@@ -183,7 +196,6 @@ fn number(watching: &mut Watching, side: Side, pod: &Pod) -> Option<recording::P
         pod: u32::try_from(watching.pods.len()).ok()?,
         name: pod.name.clone(),
         side,
-        node: u16::try_from(node).unwrap_or(u16::MAX),
         ready_tick: watching.watch.rule().whole_ticks(since),
     };
     watching.pods.push(numbered.clone());

@@ -116,7 +116,7 @@ impl Guard {
         })
     }
 
-    fn before(&self, workload: &WorkloadState) -> Option<&WorkloadState> {
+    pub(super) fn before(&self, workload: &WorkloadState) -> Option<&WorkloadState> {
         let mut before = self.state.workloads_before.iter();
         before.find(|before| before.is(workload))
     }

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::asking::stays;
 use super::pod_states::{OldTrouble, pod_states};
 use super::pods::{address_of, is_clear};
 use super::saved::{Known, Verifying, Watching};
+use super::workload_events::ToldWorkload;
 use super::{Guard, QUIET, view};
+use crate::config::settings::Probe;
 use crate::daemon::runner::Heard;
 use crate::recording::{self, End, Head, Line, Recorded, Recording};
 use crate::release::Facts;
@@ -16,22 +19,27 @@ use crate::sounding::Outcome;
 use crate::units::{Revision, Time};
 use crate::verdict::{Inbox, Mark, Start, Verdict, Verification, Verified, Watch, Why};
 
+/// So long after the last result at the interval of the analysis a limit's answer may still be its doing.
+const LIMIT_LASTS: Duration = Duration::from_secs(60);
+
 impl Guard {
     pub(super) fn on_heard(&mut self, heard: &Heard) {
-        let mark = match heard.outcome {
-            Outcome::Good => Mark::Good,
-            Outcome::Bad(_) => Mark::Bad,
-            Outcome::Void(_) => Mark::Void,
-        };
-        self.tell_of_probe(heard.endpoint, heard.outcome);
         let now = self.now();
+        let mark = self.mark_of(heard, now);
+        self.tell_of_probe(heard.endpoint, heard.outcome);
         let Some(probe) = self.setup.release.probes.get(heard.endpoint) else {
             return;
         };
         let name = probe.id.probe.as_str();
-        // While we are blind, a revision that nobody told us of may be what answers: that is no baseline.
-        let known = if self.is_blind { Mark::Void } else { mark };
-        self.state.heard(name, known, now);
+        // While we are blind, a revision that nobody told us of may be what answers: that is no baseline. Nor is what a
+        // workload answers that is scaled to zero or paused.
+        let is_held = self.asks_held_workload(probe);
+        let known = if self.is_blind || is_held {
+            Mark::Void
+        } else {
+            mark
+        };
+        self.state.heard(name, known, Some(heard.latency), now);
         self.is_dirty = true;
         if let Some(verifying) = &mut self.state.verifying {
             verifying.inbox.put(heard.endpoint, mark);
@@ -45,8 +53,8 @@ impl Guard {
         };
         watching.inbox.put(at, mark);
         let endpoints = watching.endpoints();
-        watching.tick.ms.resize(endpoints, None);
-        watching.tick.ms[at] = u32::try_from(heard.latency.as_millis()).ok();
+        watching.tick.us.resize(endpoints, None);
+        watching.tick.us[at] = u32::try_from(heard.latency.as_micros()).ok();
         if let (_, Some(reason)) = heard.outcome.words() {
             let place = u16::try_from(at).unwrap_or(u16::MAX);
             watching.tick.why.push((place, reason.into()));
@@ -56,8 +64,45 @@ impl Guard {
         }
     }
 
+    /// What a result is evidence of. A limit's answer says nothing where the analysis asks more often than the probe
+    /// would, or did so lately.
+    fn mark_of(&mut self, heard: &Heard, now: Time) -> Mark {
+        match heard.outcome {
+            Outcome::Good => Mark::Good,
+            Outcome::Void(_) => Mark::Void,
+            Outcome::Bad(_) if heard.unanswered => Mark::Unresolved,
+            Outcome::Bad(_) => {
+                let Some(wait) = heard.limited else {
+                    return Mark::Bad;
+                };
+                let is_hurried = self.hurried.is_some();
+                let Some(watching) = &mut self.state.watching else {
+                    return if is_hurried { Mark::Limited } else { Mark::Bad };
+                };
+                if is_hurried {
+                    watching.hurried_until = Some(now);
+                }
+                let lasts = LIMIT_LASTS.max(wait);
+                let lately = watching
+                    .hurried_until
+                    .is_some_and(|at| now.since(at) < lasts);
+                if lately { Mark::Limited } else { Mark::Bad }
+            }
+        }
+    }
+
+    /// Whether a probe asks a workload that is scaled to zero or paused.
+    fn asks_held_workload(&self, probe: &Probe) -> bool {
+        let facts = self.facts.borrow();
+        let mut states = facts.facts.workload_states.iter();
+        let Some(named) = probe.pods.as_ref().and_then(|aim| aim.workload.as_ref()) else {
+            return self.state.rollout.is_held();
+        };
+        states.any(|state| state.name == *named && state.is_held())
+    }
+
     /// What is known at this moment, before a revision is judged.
-    fn start_of(&self, facts: &Facts, now: Time) -> (Start, Vec<bool>) {
+    fn start_of(&self, facts: &Facts, revision: Option<Revision>, now: Time) -> (Start, Vec<bool>) {
         let release = &self.setup.release;
         let names: Vec<Box<str>> = release
             .probes
@@ -90,6 +135,23 @@ impl Guard {
             expected_downtime: facts.expected_downtime,
             direct: direct.contains(&true),
             requests: self.requests_before,
+            workloads: revision.and_then(|revision| {
+                let case = self.state.rollout.phase().case();
+                let serving = case.and_then(|case| case.serving);
+                self.workloads_at_start(facts, revision, serving)
+            }),
+            learned: self.learned(&names),
+            steady_s: release
+                .probes
+                .iter()
+                .map(|probe| probe.interval.as_secs_f64().clamp(0.1, 86_400.0))
+                .collect(),
+            dependencies: Vec::new(),
+            needs: Vec::new(),
+            latency: names
+                .iter()
+                .map(|name| known(name).map_or_else(Vec::new, |known| known.baseline.latencies()))
+                .collect(),
             endpoints: names,
         };
         (start, direct)
@@ -121,7 +183,7 @@ impl Guard {
     pub(super) fn begin_watch(&mut self, revision: Revision) {
         let now = self.now();
         let facts = Arc::clone(&self.facts.borrow().facts);
-        let (mut start, direct) = self.start_of(&facts, now);
+        let (mut start, direct) = self.start_of(&facts, Some(revision), now);
         self.keep_failing_before(revision, &mut start);
         let release = &self.setup.release;
         let watch = match Watch::new(release.guard.rule.clone(), &start) {
@@ -133,6 +195,8 @@ impl Guard {
             }
         };
         let endpoints = start.endpoints.len();
+        let workloads = start.workloads.iter().flatten();
+        let told = workloads.map(|one| ToldWorkload::new(&one.name)).collect();
         let no_direct = (!start.direct).then(|| {
             if facts
                 .pods
@@ -175,13 +239,13 @@ impl Guard {
             began: now,
             watch,
             pods: Vec::new(),
-            nodes: Vec::new(),
             direct,
             failing: vec![BTreeMap::new(); endpoints],
             last_bad: None,
-            crashes: BTreeMap::new(),
+            told_pods: BTreeMap::new(),
+            told,
+            hurried_until: None,
             alerts: Vec::new(),
-            stuck: BTreeMap::new(),
             old: OldTrouble::default(),
             trace: Vec::new(),
             was_complete: false,
@@ -314,7 +378,6 @@ impl Guard {
             return;
         }
         let blind = self.check_blind().await;
-        let now = self.now();
         let is_void = blind || self.state.rollout.is_held();
         let facts = Arc::clone(&self.facts.borrow().facts);
         let case = self.state.rollout.phase().case();
@@ -322,30 +385,44 @@ impl Guard {
         if !blind {
             self.tell_of_rollout(&facts);
         }
+        // Old facts are none: what they say of the rollout may be over.
+        let rollout = if blind {
+            Vec::new()
+        } else {
+            self.rollout_events(&facts)
+        };
         let Some(watching) = &mut self.state.watching else {
             return;
         };
+        let nothing = if watching.watch.is_limited() {
+            Mark::NotDue
+        } else {
+            Mark::Void
+        };
         let mut marks = vec![Mark::Void; watching.endpoints()];
-        watching.inbox.take(&mut marks);
+        watching.inbox.take(&mut marks, nothing);
         if is_void {
             marks.fill(Mark::Void);
         }
         let mut tick = std::mem::take(&mut watching.tick);
         tick.tick = watching.watch.ticks();
         tick.marks = recording::row(&marks);
-        // Old facts are none: what they say of pods may be over.
+        tick.rollout = rollout;
         if !blind {
-            tick.pods = pod_states(watching, &facts, serving, now);
+            tick.pods = pod_states(watching, &facts, serving);
         }
         let mut lines = Vec::new();
         if !is_void {
             for pod in &watching.pods {
-                let Some(marks) = self.askers.take(&pod.name, marks.len()) else {
+                let Some((marks, latencies)) = self.askers.take(&pod.name, marks.len()) else {
                     continue;
                 };
                 // One that has begun to end since it was asked refuses whoever comes, and that says nothing.
                 if stays(&facts.pods, &pod.name) {
                     tick.direct.push((pod.pod, recording::row(&marks)));
+                    if latencies.iter().any(Option::is_some) {
+                        tick.direct_us.push((pod.pod, latencies));
+                    }
                 }
             }
         }
@@ -358,11 +435,15 @@ impl Guard {
             before.is_none_or(|before| f64::from(now_at - before) > quiet)
         };
         lines.push(Line::Tick(Box::new(tick)));
+        let is_limited = watching.watch.is_limited();
         let is_found = watching.watch.finding().is_some();
         let is_over = watching.watch.is_over();
         let revision = watching.revision;
         self.record(&lines);
         self.is_dirty = true;
+        if is_limited && self.hurried.is_some() {
+            self.slow_down();
+        }
         if trouble_begins {
             self.happens(Event::FirstBad).await;
         }
@@ -425,6 +506,9 @@ impl Guard {
     pub(super) fn end_watch(&mut self, kept: bool) {
         self.state.verifying = None;
         if let Some(watching) = self.state.watching.take() {
+            if kept && let Some(taught) = watching.watch.teaching() {
+                self.learn_from(taught);
+            }
             self.record(&[Line::End(End::of(&watching.watch))]);
             self.state.verdict = view::verdict(&watching, self.now());
             if watching.watch.finding().is_some() {
@@ -453,7 +537,7 @@ impl Guard {
         if self.state.convicted.is_none() {
             // A person wanted it turned back: what was measured before is all there is to compare with.
             let facts = Arc::clone(&self.facts.borrow().facts);
-            let (start, _) = self.start_of(&facts, now);
+            let (start, _) = self.start_of(&facts, None, now);
             let rule = self.setup.release.guard.rule.clone();
             self.state.convicted = Watch::new(rule, &start).ok();
         }
@@ -474,7 +558,7 @@ impl Guard {
         };
         let count = self.setup.release.probes.len();
         let mut marks = vec![Mark::Void; count];
-        verifying.inbox.take(&mut marks);
+        verifying.inbox.take(&mut marks, Mark::Void);
         if is_void {
             marks.fill(Mark::Void);
         }

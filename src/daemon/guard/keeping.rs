@@ -71,14 +71,14 @@ impl Posted {
         let mut state = match self.handed_over.take() {
             // It is still the same turn.
             Some(state) => state,
-            None => self.read(&stop).await?,
+            None => Box::pin(self.read(&stop)).await?,
         };
         state.rollout.set_limits(limits);
         let release = &self.setup.release;
         state.rollout.is_of(&release.namespace, &release.name);
         // What was heard meanwhile is no news, and would all fall into one tick.
         while self.heard.try_recv().is_ok() {}
-        Some(Guard::new(self, state).run(stop).await)
+        Some(Box::pin(Guard::new(self, state).run(stop)).await)
     }
 
     /// The state, as soon as it is known. `None` when we are to stop, or may not act any more.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::saved::Watching;
 use crate::release::Facts;
 use crate::release::Pod;
-use crate::units::{Revision, Time};
+use crate::units::Revision;
 use crate::verdict::{Change, PodState, Stuck};
 
 /// Trouble of old pods in this watch, by their workloads: a new pod of the same workload that has the same is excused,
@@ -39,12 +39,20 @@ impl OldTrouble {
     }
 }
 
+/// What the analysis was told of a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) struct ToldPod {
+    restarts: u32,
+    loops: bool,
+    stuck: Option<Stuck>,
+    old_too: bool,
+}
+
 /// States of new pods that are not known yet: of workloads that the revision changed since the one that served before.
 pub(super) fn pod_states(
     watching: &mut Watching,
     facts: &Facts,
     serving: Option<Revision>,
-    now: Time,
 ) -> Vec<PodState> {
     let revision = watching.revision;
     let change = |pod: &Pod| facts.change_of(pod, revision, serving);
@@ -62,34 +70,47 @@ pub(super) fn pod_states(
         if !watching.is_own(pod) {
             continue;
         }
-        let (change, unknown) = match change(pod) {
-            Ok(Some(change)) => (Some(change), None),
-            // Made meanwhile, of a workload that is as it was: its trouble has another cause.
-            Ok(None) => continue,
-            // As if it had changed it: it is the release's own new pod.
-            Err(why) => (None, Some(why)),
-        };
-        let stuck = watching.is_stuck(pod, facts, now);
-        let state = (pod.restarts, pod.is_crash_looping());
-        if stuck.is_none()
-            && (state == (0, false) || watching.crashes.get(&pod.name) == Some(&state))
-        {
+        // Made meanwhile, of a workload that is as it was: its trouble has another cause. Where the change is not known,
+        // it is the release's own new pod.
+        if change(pod) == Ok(None) {
             continue;
         }
-        watching.crashes.insert(pod.name.clone(), state);
-        // Where no manifests are stored there is nothing to compare.
-        let unknown = unknown.filter(|_| !pod.workload_kind.is_empty());
-        states.push(PodState {
+        let stuck = pod.stuck();
+        let now = ToldPod {
             restarts: pod.restarts,
-            crash_loop_back_off: pod.is_crash_looping(),
+            loops: pod.is_crash_looping(),
+            stuck,
             old_too: watching.old.has(pod, stuck),
+        };
+        let before = watching.told_pods.get(&pod.name).copied();
+        if before.unwrap_or_default() == now {
+            continue;
+        }
+        watching.told_pods.insert(pod.name.clone(), now);
+        states.push(PodState {
+            name: pod.name.clone(),
+            restarts: pod.restarts,
+            crash_loop_back_off: now.loops,
+            old_too: now.old_too,
+            injected: false,
             stuck,
             workload: pod.workload_name().into(),
             container: pod.container.clone(),
-            change,
-            unknown: unknown.map(Into::into),
         });
     }
+    // One that is gone is no longer in the way of anything.
+    let is_there = |name: &str| facts.pods.iter().any(|pod| *pod.name == *name);
+    watching.told_pods.retain(|name, told| {
+        let stays = is_there(name);
+        if !stays && told.stuck.is_some() {
+            states.push(PodState {
+                name: name.clone(),
+                restarts: told.restarts,
+                ..PodState::default()
+            });
+        }
+        stays
+    });
     states
 }
 

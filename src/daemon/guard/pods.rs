@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::Target;
 use crate::config::settings::{Probe, Question};
@@ -16,11 +17,14 @@ const MAX_WAITING: usize = 64;
 /// Pods that are kept in mind; further ones are not asked.
 const MAX_PODS: usize = 1000;
 
+/// Marks of one tick, and latencies in microseconds, one of each for each endpoint.
+pub(super) type PodAnswers = (Vec<Mark>, Vec<Option<u32>>);
+
 /// One endpoint of one pod.
 struct Line {
     prober: Arc<Prober>,
     in_flight: u32,
-    waiting: VecDeque<Mark>,
+    waiting: VecDeque<(Mark, Option<u32>)>,
 }
 
 /// The pods of one release, as far as they are asked.
@@ -78,7 +82,7 @@ impl Askers {
     }
 
     /// An answer has come.
-    pub(super) fn heard(&mut self, pod: &str, endpoint: usize, mark: Mark) {
+    pub(super) fn heard(&mut self, pod: &str, endpoint: usize, mark: Mark, took: Option<Duration>) {
         let Some(line) = self.lines.get_mut(&(pod.into(), endpoint)) else {
             return;
         };
@@ -86,21 +90,25 @@ impl Askers {
         if line.waiting.len() >= MAX_WAITING {
             line.waiting.pop_front();
         }
-        line.waiting.push_back(mark);
+        let us = took.map(|took| u32::try_from(took.as_micros()).unwrap_or(u32::MAX));
+        line.waiting.push_back((mark, us));
     }
 
-    /// The marks of a pod for the tick that ends; `None` where none has come.
-    pub(super) fn take(&mut self, pod: &str, endpoints: usize) -> Option<Vec<Mark>> {
+    /// The marks of a pod for the tick that ends, and how long its good answers took in microseconds; `None` where none
+    /// has come.
+    pub(super) fn take(&mut self, pod: &str, endpoints: usize) -> Option<PodAnswers> {
         let mut marks = vec![Mark::Void; endpoints];
+        let mut latencies = vec![None; endpoints];
         let mut any = false;
-        for (endpoint, mark) in marks.iter_mut().enumerate() {
+        for endpoint in 0..endpoints {
             let line = self.lines.get_mut(&(pod.into(), endpoint));
-            if let Some(come) = line.and_then(|line| line.waiting.pop_front()) {
-                *mark = come;
+            if let Some((mark, took)) = line.and_then(|line| line.waiting.pop_front()) {
+                marks[endpoint] = mark;
+                latencies[endpoint] = took;
                 any = true;
             }
         }
-        any.then_some(marks)
+        any.then_some((marks, latencies))
     }
 
     /// Forgets pods that are gone.

@@ -6,23 +6,26 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::alerts::{Firing, MAX_TOLD, Told};
-use super::pod_states::OldTrouble;
+use super::pod_states::{OldTrouble, ToldPod};
+use super::workload_events::ToldWorkload;
 use crate::baseline::Baseline;
 use crate::ledger::Ledger;
 use crate::recording;
-use crate::release::Facts;
 use crate::release::Pod;
 use crate::release::WorkloadState;
 use crate::rollout::{Entry, Phase, ROLLED_OUT_LATE, Rollout};
 use crate::serve::status::VerdictView;
 use crate::units::{Dated, Revision, Shift, Time};
-use crate::verdict::{Inbox, Mark, Stuck, Verification, Watch};
+use crate::verdict::{Inbox, Mark, Teaching, Verification, Watch};
 
 /// Entries of the log of events that are kept.
 pub(super) const MAX_ENTRIES: usize = 100;
 
 /// Workloads that are remembered; those beyond are taken for new.
 pub(super) const MAX_WORKLOADS: usize = 500;
+
+/// Kept rollouts that are learned from.
+pub(super) const MAX_TAUGHT: usize = 5;
 
 /// Points of the chart of e-values.
 const MAX_TRACE: usize = 300;
@@ -42,10 +45,12 @@ pub(in crate::daemon) struct State {
     pub(super) deployed: Option<Revision>,
     /// The revision that serves is in doubt: what it measures is no baseline until it has served well for long enough.
     pub(super) doubtful: bool,
+    #[serde(deserialize_with = "if_readable")]
     pub(super) watching: Option<Watching>,
     /// The revision at hand, and when its watch began: the recording that is written.
     pub(super) recorded: Option<(Revision, Time)>,
     /// The watch that convicted, for the verification.
+    #[serde(deserialize_with = "if_readable")]
     pub(super) convicted: Option<Watch>,
     #[serde(skip)]
     pub(super) verifying: Option<Verifying>,
@@ -70,6 +75,19 @@ pub(in crate::daemon) struct State {
     /// Grows with each start, so that what is written by a later one can be told from what an earlier one wrote.
     #[serde(default)]
     pub(super) fence: u64,
+    /// What the last kept rollouts taught, the newest at the end.
+    #[serde(default)]
+    pub(super) taught: VecDeque<Teaching>,
+}
+
+/// The watch of another version of the rule cannot be gone on with: it is begun anew, and all else is kept.
+fn if_readable<'de, D, T>(reader: D) -> Result<Option<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: serde::de::DeserializeOwned,
+{
+    let value = Option::<serde_json::Value>::deserialize(reader)?;
+    Ok(value.and_then(|value| serde_json::from_value(value).ok()))
 }
 
 /// What is known of one probe.
@@ -114,7 +132,6 @@ pub(super) struct Watching {
     pub(super) watch: Watch,
     /// Pods that were asked, and their numbers.
     pub(super) pods: Vec<recording::Pod>,
-    pub(super) nodes: Vec<Box<str>>,
     /// Which endpoints are asked of pods directly.
     pub(super) direct: Vec<bool>,
     /// Bad soundings by endpoint and reason.
@@ -122,10 +139,14 @@ pub(super) struct Watching {
     /// The tick of the last bad sounding.
     pub(super) last_bad: Option<u32>,
     /// States of pods that were told to the watch.
-    pub(super) crashes: BTreeMap<Box<str>, (u32, bool)>,
-    /// Pods that cannot start, and since when.
     #[serde(default)]
-    pub(super) stuck: BTreeMap<Box<str>, Time>,
+    pub(super) told_pods: BTreeMap<Box<str>, ToldPod>,
+    /// What the watch was told of the workloads, in their order.
+    #[serde(default)]
+    pub(super) told: Vec<ToldWorkload>,
+    /// The last result that was asked for at the interval of the analysis, for the answers of rate limits.
+    #[serde(default)]
+    pub(super) hurried_until: Option<Time>,
     /// What old pods have shown since the revision appeared.
     #[serde(default)]
     pub(super) old: OldTrouble,
@@ -147,24 +168,7 @@ pub(super) struct Watching {
     pub(super) tick: recording::Recorded,
 }
 
-/// A pod that cannot start is held against the revision after that: a registry may stumble, and a kubelet tries again
-/// after 10, 20 and 40 s.
-const STUCK_FOR: Duration = Duration::from_secs(60);
-
 impl Watching {
-    /// Whether a pod could not start for so long that it tells, and no other one of its workload serves.
-    pub(super) fn is_stuck(&mut self, pod: &Pod, facts: &Facts, now: Time) -> Option<Stuck> {
-        let Some(stuck) = pod.stuck() else {
-            self.stuck.remove(&pod.name);
-            return None;
-        };
-        let since = *self.stuck.entry(pod.name.clone()).or_insert(now);
-        let serves = facts.pods.iter().any(|other| {
-            self.is_own(other) && other.is_sibling_of(pod) && other.ready_since.is_some()
-        });
-        (now.since(since) >= STUCK_FOR && !serves).then_some(stuck)
-    }
-
     /// Whether a pod is of what is judged: older ones of the same contents are.
     pub(super) fn is_own(&self, pod: &Pod) -> bool {
         let first = self.first.unwrap_or(self.revision);
@@ -236,6 +240,7 @@ impl State {
             failing_before: None,
             counts_since: None,
             fence: 0,
+            taught: VecDeque::new(),
         }
     }
 
@@ -273,6 +278,7 @@ impl State {
         }
         self.entries.truncate(MAX_ENTRIES);
         self.told.truncate(MAX_TOLD);
+        self.taught.truncate(MAX_TAUGHT);
         self.workloads.truncate(MAX_WORKLOADS);
         self.workloads_before.truncate(MAX_WORKLOADS);
         Ok(self)
@@ -293,7 +299,7 @@ impl State {
     }
 
     /// Counts a sounding, wherever it belongs.
-    pub(super) fn heard(&mut self, probe: &str, mark: Mark, now: Time) {
+    pub(super) fn heard(&mut self, probe: &str, mark: Mark, latency: Option<Duration>, now: Time) {
         let is_at_rest = self.rollout.phase().case().is_none();
         let settled = self
             .watching
@@ -306,7 +312,7 @@ impl State {
         match mark {
             Mark::Good => known.well = true,
             Mark::Bad => known.well = false,
-            Mark::Void => {}
+            Mark::Void | Mark::NotDue | Mark::Limited | Mark::Unresolved => {}
         }
         if self.rollout.is_absent() {
             return;
@@ -315,13 +321,20 @@ impl State {
             known.baseline.follow(mark);
             return;
         }
+        let latency = latency.filter(|_| mark == Mark::Good);
         if is_at_rest && !self.doubtful {
             known.baseline.record(mark, now);
+            if let Some(latency) = latency {
+                known.baseline.took(latency, now);
+            }
             return;
         }
         known.baseline.follow(mark);
         if settled {
             known.candidate.record(mark, now);
+            if let Some(latency) = latency {
+                known.candidate.took(latency, now);
+            }
         }
     }
 
@@ -376,6 +389,7 @@ impl Dated for State {
             failing_before: _,
             counts_since,
             fence: _,
+            taught: _,
         } = self;
         rollout.shift(by);
         ledger.shift(by);
@@ -386,9 +400,7 @@ impl Dated for State {
         }
         if let Some(watching) = watching {
             watching.began.shift(by);
-            for since in watching.stuck.values_mut() {
-                since.shift(by);
-            }
+            watching.hurried_until.shift(by);
         }
         if let Some(verifying) = verifying {
             verifying.began.shift(by);

@@ -171,8 +171,8 @@ mod tests {
     fn hears(state: &mut State, minutes: std::ops::Range<u32>, mark: Mark) {
         for tick in minutes.start * 6..minutes.end * 6 {
             let now = START + Duration::from_secs(10) * tick;
-            state.heard("api", mark, now);
-            state.heard("db", mark, now);
+            state.heard("api", mark, None, now);
+            state.heard("db", mark, None, now);
         }
     }
 

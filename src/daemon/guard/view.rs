@@ -4,7 +4,7 @@ use crate::release::Facts;
 use crate::rollout::{Case, Ending, Past, Phase, StepName};
 use crate::serve::status::{
     CaseView, EventView, GuardView, KnownView, RevisionView, RolloutView, StepView, StratumView,
-    VerdictView, WatchView,
+    UnknownView, VerdictView, WatchView,
 };
 use crate::units::{Revision, Time};
 use crate::verdict::{Verdict, number};
@@ -154,7 +154,7 @@ fn watch(watching: &Watching) -> WatchView {
     let rule = watch.rule();
     WatchView {
         elapsed_s: watch.elapsed_s(),
-        length_s: rule.watch_s,
+        length_s: watch.ends_at_s(),
         e_value: watch.e_value().min(1e300),
         threshold: rule.threshold(),
         coverage: watch.coverage(),
@@ -179,6 +179,17 @@ fn watch(watching: &Watching) -> WatchView {
         } else {
             "pods are not asked directly".to_owned()
         },
+        unknown: watch
+            .void()
+            .filter(|(_, count)| *count > 0)
+            .map(|(cause, count)| UnknownView {
+                reason: cause.as_str(),
+                count,
+                text: cause.words(),
+            })
+            .collect(),
+        slower: watch.slower().map(|slower| slower.text.clone()),
+        learned_from: watch.learned_from(),
     }
 }
 
@@ -199,6 +210,13 @@ pub(super) fn verdict(watching: &Watching, now: Time) -> Option<VerdictView> {
     for (name, why) in watch.aside() {
         strongest.push_str(&format!("; {name} does not count, because {why}"));
     }
+    for (cause, count) in watch.void().filter(|(_, count)| *count > 0) {
+        let results = if count == 1 { "result" } else { "results" };
+        strongest.push_str(&format!("; {count} {results} {}", cause.words()));
+    }
+    if let Some(slower) = watch.slower() {
+        strongest.push_str(&format!("; slower: {}", slower.text));
+    }
     let (text, otherwise) = match &conclusion {
         Verdict::Watching => return None,
         Verdict::Rollback(finding) => (finding.text.clone(), finding.otherwise.clone()),
@@ -215,6 +233,7 @@ pub(super) fn verdict(watching: &Watching, now: Time) -> Option<VerdictView> {
         text: text + &others(&watching.alerts, ""),
         failing: watching.failing(),
         otherwise,
+        slower: watch.slower().map(|slower| slower.text.clone()),
         at: now.unix_seconds(),
     })
 }

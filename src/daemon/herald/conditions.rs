@@ -87,6 +87,27 @@ pub(super) fn blind(view: &GuardView) -> Option<Condition> {
     })
 }
 
+/// A release whose newest revision answers more slowly than the one before.
+pub(super) fn slower(view: &GuardView, now: f64) -> Option<Condition> {
+    let at_work = view.watch.as_ref().and_then(|watch| {
+        let case = view.case.as_ref()?;
+        Some((case.revision, watch.slower.as_ref()?))
+    });
+    let ended = view.verdict.as_ref().and_then(|verdict| {
+        let is_recent = verdict.verdict == "healthy" && now - verdict.at < TOLD_FOR;
+        Some((verdict.revision, verdict.slower.as_ref()?)).filter(|_| is_recent)
+    });
+    let (revision, text) = at_work.or(ended.filter(|_| view.case.is_none()))?;
+    let mut place = release(&view.namespace, &view.release);
+    place.insert("revision".into(), revision.to_string());
+    Some(Condition {
+        kind: Kind::ReleaseSlower,
+        place,
+        text: format!("Revision {revision}: {text}."),
+        fragment: fragment(&view.namespace, &view.release),
+    })
+}
+
 /// So many answers of a kind, one after the other, are news.
 pub(in crate::daemon) const fn in_a_row(interval: Duration) -> u32 {
     if interval.as_secs() >= 60 {

@@ -91,7 +91,8 @@ impl Herald {
             }
             let is_well = !unwell.contains(&release);
             let release = conditions::of_release(view, is_well, unix);
-            for condition in release.into_iter().chain(conditions::blind(view)) {
+            let others = [conditions::blind(view), conditions::slower(view, unix)];
+            for condition in release.into_iter().chain(others.into_iter().flatten()) {
                 found(condition);
             }
         }

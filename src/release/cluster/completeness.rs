@@ -36,6 +36,10 @@ fn of(tables: &Tables, row: &WorkloadRow) -> WorkloadState {
             && belongs(tables, pod, row).is_some_and(|bond| bond.is(&current, pod))
     };
     let ready = tables.pods.values().filter(is_ready).count();
+    let serves = |pod: &&super::tables::PodRow| {
+        pod.ready_since.is_some() && !pod.terminating && belongs(tables, pod, row).is_some()
+    };
+    let serving = tables.pods.values().filter(serves).count();
     let number = |count: i32| u32::try_from(count).unwrap_or(0);
     WorkloadState {
         kind: row.kind.as_str().into(),
@@ -50,5 +54,10 @@ fn of(tables: &Tables, row: &WorkloadRow) -> WorkloadState {
         ready: u32::try_from(ready).unwrap_or(u32::MAX),
         unavailable: number(row.wanted.saturating_sub(row.available)),
         lacks: row.lacks(),
+        serving: u32::try_from(serving).unwrap_or(u32::MAX),
+        paused: row.paused,
+        stops_first: row.stops_first,
+        deadline_exceeded: row.observed && row.deadline_exceeded,
+        refused: row.refused,
     }
 }

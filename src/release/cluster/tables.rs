@@ -5,10 +5,13 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::IpAddr;
 
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::apps::v1::{
+    DaemonSet, Deployment, DeploymentSpec, DeploymentStatus, ReplicaSet, StatefulSet,
+};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time as Stamp;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::mark;
 use crate::release::record;
@@ -327,6 +330,12 @@ pub(super) struct WorkloadRow {
     pub(super) ordered: bool,
     /// Pods are not replaced by the controller, or only a part of them.
     pub(super) partial: bool,
+    /// Its strategy can leave it without pods while it is replaced.
+    pub(super) stops_first: bool,
+    /// The controller says that the progress deadline is exceeded.
+    pub(super) deadline_exceeded: bool,
+    /// The controller says that pods cannot be created.
+    pub(super) refused: bool,
     /// The tool that keeps it as it is, when one does.
     pub(super) keeper: Option<&'static str>,
 }
@@ -344,6 +353,14 @@ impl WorkloadRow {
             updated: status.updated_replicas.unwrap_or(0),
             available: status.available_replicas.unwrap_or(0),
             paused: spec.paused.unwrap_or(false),
+            stops_first: deployment_stops_first(spec),
+            deadline_exceeded: has_condition(
+                &status,
+                "Progressing",
+                "False",
+                Some("ProgressDeadlineExceeded"),
+            ),
+            refused: has_condition(&status, "ReplicaFailure", "True", None),
             ..Self::named(Kind::Deployment, &object.metadata)?
         })
     }
@@ -368,6 +385,8 @@ impl WorkloadRow {
             template: status.update_revision.as_deref().unwrap_or_default().into(),
             ordered: spec.pod_management_policy.as_deref() != Some("Parallel"),
             partial: on_delete || rolling.and_then(|one| one.partition).unwrap_or(0) > 0,
+            // One pod after another is stopped before the one that takes its place.
+            stops_first: spec.replicas.unwrap_or(1) <= 1,
             ..Self::named(Kind::StatefulSet, &object.metadata)?
         })
     }
@@ -391,6 +410,12 @@ impl WorkloadRow {
             available: status.number_available.unwrap_or(0),
             template: generation.map_or("", String::as_str).into(),
             partial: strategy.and_then(|one| one.type_.as_deref()) == Some("OnDelete"),
+            stops_first: {
+                let rolling = strategy.and_then(|one| one.rolling_update.as_ref());
+                let surge = rolling.and_then(|one| one.max_surge.as_ref());
+                let wanted = status.desired_number_scheduled;
+                wanted <= 1 && part_of(surge, wanted, Rounded::Up).unwrap_or(0) == 0
+            },
             ..Self::named(Kind::DaemonSet, &object.metadata)?
         })
     }
@@ -409,6 +434,9 @@ impl WorkloadRow {
             template: Box::default(),
             ordered: false,
             partial: false,
+            stops_first: false,
+            deadline_exceeded: false,
+            refused: false,
             keeper: keeper_of(meta),
         })
     }
@@ -443,6 +471,62 @@ fn is_restored(meta: &ObjectMeta) -> bool {
     let created = meta.creation_timestamp.as_ref();
     let created = created.map(|stamp| stamp.0.as_second());
     matches!((written, created), (Some(written), Some(created)) if written.saturating_add(OFF) < created)
+}
+
+/// Which way a share of the replicas is rounded.
+#[derive(Clone, Copy)]
+enum Rounded {
+    Up,
+    Down,
+}
+
+/// A number of pods that is written as such, or as a percentage of the replicas.
+fn part_of(value: Option<&IntOrString>, replicas: i32, rounded: Rounded) -> Option<i32> {
+    match value? {
+        IntOrString::Int(number) => Some(*number),
+        IntOrString::String(text) => {
+            let percent: i64 = text.strip_suffix('%')?.trim().parse().ok()?;
+            let exact = i64::from(replicas).saturating_mul(percent);
+            let whole = match rounded {
+                Rounded::Up => exact.saturating_add(99) / 100,
+                Rounded::Down => exact / 100,
+            };
+            i32::try_from(whole).ok()
+        }
+    }
+}
+
+/// Whether a Deployment may be without pods while it is replaced. Without a word of the user a quarter of the pods may
+/// be missing and a quarter may be too many, as the API server fills it in.
+fn deployment_stops_first(spec: &DeploymentSpec) -> bool {
+    let strategy = spec.strategy.as_ref();
+    if strategy.and_then(|one| one.type_.as_deref()) == Some("Recreate") {
+        return true;
+    }
+    let rolling = strategy.and_then(|one| one.rolling_update.as_ref());
+    let replicas = spec.replicas.unwrap_or(1);
+    let quarter = IntOrString::String("25%".into());
+    let surge = rolling.and_then(|one| one.max_surge.as_ref());
+    let surge = part_of(surge.or(Some(&quarter)), replicas, Rounded::Up).unwrap_or(0);
+    let missing = rolling.and_then(|one| one.max_unavailable.as_ref());
+    let missing = part_of(missing.or(Some(&quarter)), replicas, Rounded::Down).unwrap_or(0);
+    // Neither: the controller takes one away all the same.
+    let missing = if surge == 0 { missing.max(1) } else { missing };
+    surge == 0 && replicas > 0 && replicas - missing <= 0
+}
+
+fn has_condition(
+    status: &DeploymentStatus,
+    kind: &str,
+    wanted: &str,
+    reason: Option<&str>,
+) -> bool {
+    let mut conditions = status.conditions.iter().flatten();
+    conditions.any(|one| {
+        one.type_ == kind
+            && one.status == wanted
+            && reason.is_none_or(|reason| one.reason.as_deref() == Some(reason))
+    })
 }
 
 fn is_observed(meta: &ObjectMeta, observed: Option<i64>) -> bool {

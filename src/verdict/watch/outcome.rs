@@ -46,6 +46,24 @@ impl Cause {
         Self::FailingAtStart,
     ];
 
+    /// What it is, in words that follow a number of results.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Unknown => "not known, because Leadsman or the cluster could not tell",
+            Self::Held => "not judged, because the workload was scaled to zero or paused",
+            Self::ExpectedDowntime => {
+                "not judged, because the strategy stops the old pods before it starts new ones"
+            }
+            Self::Limited => "not judged, because a rate limit answered",
+            Self::Dependency => "not judged, because something that the endpoint needs failed",
+            Self::Unresolved => "not judged, because no name server answered",
+            Self::Control => "not judged, because old pods failed as well",
+            Self::FailingAtStart => {
+                "not judged, because the endpoint failed before the revision appeared"
+            }
+        }
+    }
+
     /// As in results and labels.
     pub const fn as_str(self) -> &'static str {
         match self {

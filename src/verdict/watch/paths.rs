@@ -96,6 +96,8 @@ impl Watch {
     pub(super) fn not_ready(&self, now: u32, t: f64) -> Option<Finding> {
         let (state, why) = self.workloads.not_ready(&self.rule, t)?;
         let name = &state.is.name;
+        // `web` of `Deployment web`.
+        let short = name.rsplit(' ').next().unwrap_or(name);
         let (what, otherwise) = match why {
             NotReady::Late { after_s } if state.is.ready_s > 0.0 => (
                 format!(
@@ -121,7 +123,7 @@ impl Watch {
             ),
         };
         Some(Finding {
-            reason: Reason::NotReady(name.clone()),
+            reason: Reason::NotReady(short.into()),
             tick: now,
             t,
             e: None,
@@ -191,7 +193,7 @@ impl Watch {
     pub(super) fn error_rate(&mut self, now: u32, t: f64) -> Option<Finding> {
         let rise = self.failures.evaluate(now)?;
         let name = self.name(&self.failures, rise.kind);
-        let words = self.words(&self.failures, &name, "errors", rise, t);
+        let words = Self::words(&self.failures, &name, "errors", rise, t);
         Some(Finding {
             tick: now,
             t,
@@ -210,7 +212,7 @@ impl Watch {
         {
             let slower = &self.slower.as_ref()?.comparison;
             let stratum = self.name(slower, rise.kind);
-            let words = self.words(slower, &stratum, "slow answers", rise, t);
+            let words = Self::words(slower, &stratum, "slow answers", rise, t);
             self.slower_notice = Some(Slower {
                 tick: now,
                 t,
@@ -222,7 +224,7 @@ impl Watch {
         let rise = self.latency.as_mut()?.evaluate(now)?;
         let latency = &self.latency.as_ref()?.comparison;
         let name = self.name(latency, rise.kind);
-        let words = self.words(latency, &name, "slow answers", rise, t);
+        let words = Self::words(latency, &name, "slow answers", rise, t);
         Some(Finding {
             tick: now,
             t,
@@ -235,7 +237,6 @@ impl Watch {
 
     /// The numbers of a rise.
     fn words<'a>(
-        &self,
         of: &Comparison,
         name: &'a StratumName,
         what: &'static str,
@@ -243,14 +244,13 @@ impl Watch {
         t: f64,
     ) -> finding::Rise<'a> {
         let rule = &of.rule;
-        let (before, margin) = match (rise.kind, &of.requests) {
-            (Kind::Requests, Some(requests)) => (requests.before, requests.margin),
-            _ => {
-                let stratum = of.stratum(rise.kind);
-                (stratum.before, stratum.margin)
-            }
+        let (before, margin) = if let (Kind::Requests, Some(requests)) = (rise.kind, &of.requests) {
+            (requests.before, requests.margin)
+        } else {
+            let stratum = of.stratum(rise.kind);
+            (stratum.before, stratum.margin)
         };
-        let (failed, total) = self.recent(of, rise.kind);
+        let (failed, total) = of.recent(rise.kind);
         let control = of.control(rise.kind);
         finding::Rise {
             stratum: name,

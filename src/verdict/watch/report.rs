@@ -4,7 +4,6 @@ use super::{Endpoint, Watch};
 use crate::verdict::MAX_ENDPOINTS;
 use crate::verdict::comparison::{Comparison, Excluded, Kind};
 use crate::verdict::finding::{StratumName, StratumReport, Strongest};
-use crate::verdict::latency::Latency;
 use crate::verdict::stratum::Before;
 
 /// Where an endpoint stands at the end of a watch.
@@ -23,16 +22,6 @@ impl Watch {
             Kind::Endpoint(at) => StratumName::Endpoint(self.endpoints[at].name.clone()),
             Kind::Requests => StratumName::Requests,
             Kind::NewPods => StratumName::NewPods,
-        }
-    }
-
-    /// Failures and results in the span of the estimate.
-    pub(super) fn recent(&self, of: &Comparison, kind: Kind) -> (u64, u64) {
-        match (kind, &of.requests) {
-            (Kind::Requests, Some(requests)) => requests.recent.whole(),
-            (Kind::Pool | Kind::Endpoint(_) | Kind::NewPods | Kind::Requests, _) => {
-                of.stratum(kind).recent.whole()
-            }
         }
     }
 
@@ -92,14 +81,13 @@ impl Watch {
         (0..of.strata())
             .map(|at| {
                 let kind = of.kind(at);
-                let (before, evidence) = match (kind, &of.requests) {
-                    (Kind::Requests, Some(requests)) => (requests.before, &requests.evidence),
-                    _ => {
-                        let stratum = of.stratum(kind);
-                        (stratum.before, &stratum.quick)
-                    }
-                };
-                let (failed, total) = self.recent(of, kind);
+                let requests = of.requests.as_ref().filter(|_| kind == Kind::Requests);
+                let stratum = of.stratum(kind);
+                let (before, evidence) = requests
+                    .map_or((stratum.before, &stratum.quick), |requests| {
+                        (requests.before, &requests.evidence)
+                    });
+                let (failed, total) = of.recent(kind);
                 StratumReport {
                     name: self.name(of, kind),
                     failed,
@@ -139,9 +127,7 @@ impl Watch {
                 .clone()
                 .all(|latency| latency.is_sound(count, ticks))
             && self.workloads.is_sound(count)
-            && self
-                .extended_until
-                .is_none_or(|until| until.is_finite())
+            && self.extended_until.is_none_or(f64::is_finite)
     }
 
     /// Bytes that the state takes, on the heap as well.
@@ -158,7 +144,7 @@ impl Watch {
                 .slower
                 .iter()
                 .chain(&self.latency)
-                .map(Latency::bytes)
+                .map(|latency| latency.bytes())
                 .sum::<usize>()
             + self.workloads.bytes()
     }

@@ -45,7 +45,11 @@ pub(super) fn check(start: &Start) -> Result<(), Unusable> {
             ));
         }
     }
-    if let Some(pace) = start.steady_s.iter().find(|pace| !(**pace >= 0.1 && **pace <= 86_400.0)) {
+    if let Some(pace) = start
+        .steady_s
+        .iter()
+        .find(|pace| !(**pace >= 0.1 && **pace <= 86_400.0))
+    {
         return Err(Unusable::new(
             "steady_s",
             format!("is {pace}, but must be from 0.1 to 86400"),
@@ -58,18 +62,30 @@ pub(super) fn check(start: &Start) -> Result<(), Unusable> {
             format!("has {dependencies} names, but may have {MAX_DEPENDENCIES}"),
         ));
     }
-    if start.needs.iter().flatten().any(|need| usize::from(*need) >= dependencies) {
+    if start
+        .needs
+        .iter()
+        .flatten()
+        .any(|need| usize::from(*need) >= dependencies)
+    {
         return Err(Unusable::new("needs", "names no dependency"));
     }
     let buckets = start.latency.iter().flatten();
-    if buckets.clone().any(|(bucket, _)| usize::from(*bucket) >= BUCKETS) {
+    if buckets
+        .clone()
+        .any(|(bucket, _)| usize::from(*bucket) >= BUCKETS)
+    {
         return Err(Unusable::new(
             "latency",
             format!("has a bucket above {}", BUCKETS - 1),
         ));
     }
     let learned = &start.learned;
-    let learned = learned.pods.iter().chain(&learned.pool).chain(learned.endpoints.iter().flatten());
+    let learned = learned
+        .pods
+        .iter()
+        .chain(&learned.pool)
+        .chain(learned.endpoints.iter().flatten());
     if let Some((k, n)) = learned.clone().find(|(k, n)| k > n) {
         return Err(Unusable::new("learned", format!("has {k} failures of {n}")));
     }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::*;
 use crate::daemon::guard::saved::tests::START;
@@ -29,12 +28,12 @@ fn watching() -> Watching {
         began: START,
         watch: Watch::new(Rule::default(), &start).unwrap(),
         pods: Vec::new(),
-        nodes: Vec::new(),
         direct: vec![false],
         failing: vec![BTreeMap::new()],
         last_bad: None,
-        crashes: BTreeMap::new(),
-        stuck: BTreeMap::new(),
+        told_pods: BTreeMap::new(),
+        told: Vec::new(),
+        hurried_until: None,
         old: OldTrouble::default(),
         alerts: Vec::new(),
         trace: Vec::new(),
@@ -106,7 +105,7 @@ fn looping(workload: &str, revision: Revision) -> Pod {
 /// What is told of new pods: each workload, and whether an old pod of it does the same.
 #[track_caller]
 fn check(rule: &str, pods: Vec<Pod>, expected: &[(&str, bool)]) {
-    let states = pod_states(&mut watching(), &facts(pods), Some(OLD), START);
+    let states = pod_states(&mut watching(), &facts(pods), Some(OLD));
     let told = states.iter().map(|state| (&*state.workload, state.old_too));
     assert_eq!(told.collect::<Vec<_>>(), expected, "{rule}");
 }
@@ -131,11 +130,7 @@ fn only_an_old_pod_of_the_same_workload_excuses() {
 fn a_pod_of_a_workload_that_was_not_changed_is_not_held_against_the_revision() {
     check("unchanged", vec![looping("web", NEW)], &[]);
     let stuck = vec![pod("web", NEW, 0, "ImagePullBackOff")];
-    let (mut watching, facts) = (watching(), facts(stuck));
-    let later = START + Duration::from_secs(600);
-    for now in [START, later] {
-        assert!(pod_states(&mut watching, &facts, Some(OLD), now).is_empty());
-    }
+    check("unchanged, and stuck", stuck, &[]);
 }
 
 #[test]
@@ -144,10 +139,9 @@ fn one_that_reads_changed_settings_is() {
         &mut watching(),
         &facts(vec![looping("jobs", NEW)]),
         Some(OLD),
-        START,
     );
     assert_eq!(states.len(), 1);
-    assert_eq!(states[0].change, Some(Change::Config));
+    assert_eq!(&*states[0].workload, "Deployment jobs");
     assert_eq!(&*states[0].container, "app");
     // Old pods may read the new settings by now, and crash of them.
     let facts = facts(vec![looping("jobs", NEW), looping("jobs", OLD)]);
@@ -157,7 +151,7 @@ fn one_that_reads_changed_settings_is() {
         ..Tick::default()
     });
     let excused = |watching: &mut Watching| {
-        let states = pod_states(watching, &facts, Some(OLD), START);
+        let states = pod_states(watching, &facts, Some(OLD));
         states[0].old_too
     };
     assert!(!excused(&mut late));
@@ -168,24 +162,30 @@ fn one_that_reads_changed_settings_is() {
 fn an_old_pod_that_has_gone_still_excuses() {
     let mut watching = watching();
     let before = facts(vec![looping("api", OLD)]);
-    assert!(pod_states(&mut watching, &before, Some(OLD), START).is_empty());
+    assert!(pod_states(&mut watching, &before, Some(OLD)).is_empty());
     let after = facts(vec![looping("api", NEW)]);
-    assert!(pod_states(&mut watching, &after, Some(OLD), START)[0].old_too);
+    assert!(pod_states(&mut watching, &after, Some(OLD))[0].old_too);
 }
 
 #[test]
-fn what_cannot_start_is_told_after_a_minute_for_what_was_changed() {
-    let facts = facts(vec![pod("api", NEW, 0, "ImagePullBackOff")]);
+fn what_cannot_start_is_told_once_and_so_is_its_end() {
+    let stuck = facts(vec![pod("api", NEW, 0, "ImagePullBackOff")]);
     let mut watching = watching();
-    assert!(pod_states(&mut watching, &facts, Some(OLD), START).is_empty());
-    let later = START + Duration::from_secs(60);
-    let states = pod_states(&mut watching, &facts, Some(OLD), later);
+    let states = pod_states(&mut watching, &stuck, Some(OLD));
     assert_eq!(states[0].stuck, Some(Stuck::Image));
+    assert!(pod_states(&mut watching, &stuck, Some(OLD)).is_empty());
+    let started = facts(vec![pod("api", NEW, 0, "")]);
+    let states = pod_states(&mut watching, &started, Some(OLD));
+    assert_eq!(states[0].stuck, None);
+    // One that goes while it is stuck is no longer in the way.
+    assert_eq!(pod_states(&mut watching, &stuck, Some(OLD)).len(), 1);
+    let states = pod_states(&mut watching, &facts(Vec::new()), Some(OLD));
+    assert_eq!((&*states[0].name, states[0].stuck), ("api-2", None));
 }
 
 /// What is not known neither excuses nor is passed over in silence.
 #[test]
-fn where_it_is_not_known_what_changed_the_release_s_new_pods_count_and_that_is_said() {
+fn where_it_is_not_known_what_changed_the_release_s_new_pods_count() {
     let pods = vec![looping("web", NEW)];
     let known = facts(pods.clone());
     let unread = Facts {
@@ -205,34 +205,9 @@ fn where_it_is_not_known_what_changed_the_release_s_new_pods_count_and_that_is_s
             "revision 1 cannot be read: it is cut off",
         ),
     ] {
-        let states = pod_states(&mut watching(), facts, serving, START);
-        assert_eq!(states[0].unknown.as_deref(), Some(why));
-        let marks = [Mark::Good];
-        let tick = Tick {
-            marks: &marks,
-            pods: &states,
-            ..Tick::default()
-        };
-        let mut watch = watching().watch;
-        let text = &watch.tick(&tick).unwrap().text;
-        let expected = format!(
-            "new pod of Deployment web restarted 3 times (container app, CrashLoopBackOff); whether this revision changed Deployment web is not known: {why}"
-        );
-        assert_eq!(*text, expected);
+        let states = pod_states(&mut watching(), facts, serving);
+        assert_eq!(states.len(), 1);
+        let change = facts.change_of_workload("Deployment", "web", NEW, serving);
+        assert_eq!(change, Err(why.to_owned()));
     }
-}
-
-/// A store without manifests, as that of the demo, tells of no workloads that could be compared.
-#[test]
-fn where_there_are_no_manifests_nothing_is_said_of_them() {
-    let new = Pod {
-        workload_kind: Box::default(),
-        ..looping("mykadoo", NEW)
-    };
-    let facts = Facts {
-        pods: vec![new],
-        ..Facts::default()
-    };
-    let states = pod_states(&mut watching(), &facts, Some(OLD), START);
-    assert_eq!(states[0].unknown, None);
 }

@@ -458,6 +458,9 @@ fn a_daemon_set_is_complete_when_each_node_has_a_new_pod_that_serves() {
         template: "7".into(),
         ordered: false,
         partial: false,
+        stops_first: false,
+        deadline_exceeded: false,
+        refused: false,
         keeper: None,
     };
     assert_eq!(row, expected);

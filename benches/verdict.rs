@@ -16,7 +16,10 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use fastrand::Rng;
-use leadsman::verdict::{MAX_ASKED, Mark, PodLook, Rule, Side, Start, Tick, Watch, upper_bound};
+use leadsman::verdict::{
+    Change, MAX_ASKED, Mark, PodLook, RolloutEvent, Rule, Side, Start, Tick, Watch, Workload,
+    WorkloadChange, bucket, upper_bound,
+};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
@@ -26,22 +29,58 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 const BASE: f64 = 0.01;
 const TOTAL: u64 = 3600;
 
-fn watch(endpoints: usize, direct: bool) -> Watch {
+/// A release of one workload that is rolled out; with latencies of the hour before where answers are timed.
+fn watch(endpoints: usize, direct: bool, timed: bool) -> Watch {
     let rule = Rule {
         interval_s: 1.0,
         ..Rule::default()
     };
+    let before = vec![
+        (bucket(5000), 1000),
+        (bucket(9000), 2400),
+        (bucket(20_000), 200),
+    ];
     let start = Start {
         endpoints: (0..endpoints)
             .map(|at| format!("probe-{at}").into())
             .collect(),
         baseline: vec![((TOTAL as f64 * BASE) as u64, TOTAL); endpoints],
         failing_at_start: vec![false; endpoints],
-        settled_at: Some(30.0),
         direct,
+        workloads: Some(vec![Workload {
+            name: "Deployment web".into(),
+            change: Some(Change::Template),
+            unknown: None,
+            was_complete: true,
+            stops_first: false,
+            probes: None,
+            template_at: Some(0.0),
+            gap_s: 0.0,
+            ready_s: 0.0,
+            restarts: 0,
+        }]),
+        latency: if timed {
+            vec![before; endpoints]
+        } else {
+            Vec::new()
+        },
         ..Start::default()
     };
     Watch::new(rule, &start).unwrap()
+}
+
+/// What becomes known of the rollout in a tick: Ready after 12 s, complete after 40 s.
+fn events(tick: usize) -> Vec<RolloutEvent> {
+    let what = match tick {
+        12 => WorkloadChange::Ready,
+        40 => WorkloadChange::Complete,
+        _ => return Vec::new(),
+    };
+    vec![RolloutEvent {
+        t: tick as f64,
+        workload: 0,
+        what,
+    }]
 }
 
 fn marks(rng: &mut Rng, endpoints: usize) -> Vec<Mark> {
@@ -56,48 +95,63 @@ fn marks(rng: &mut Rng, endpoints: usize) -> Vec<Mark> {
         .collect()
 }
 
-/// Whole watches, one after another, that convict nobody: µs and allocations of a tick, the state's bytes.
-fn ticks(endpoints: usize, pods: usize) {
+/// Whole watches, one after another, that convict nobody: µs of a tick (the median of the watches, so that a busy moment
+/// of the machine does not count), allocations, the state's bytes.
+fn ticks(endpoints: usize, pods: usize, timed: bool) {
     let mut rng = Rng::with_seed(7);
-    let fresh = watch(endpoints, pods > 0);
-    let length = fresh.rule().ticks_of_watch() as usize;
+    let fresh = watch(endpoints, pods > 0, timed);
+    let length = 300;
     let rows: Vec<Vec<Mark>> = (0..length).map(|_| marks(&mut rng, endpoints)).collect();
     let answers: Vec<Vec<Mark>> = (0..pods).map(|_| marks(&mut rng, endpoints)).collect();
+    let happened: Vec<Vec<RolloutEvent>> = (0..length).map(events).collect();
+    let took = vec![Some(8000); endpoints];
+    let latency_us: &[Option<u32>] = if timed { &took } else { &[] };
+    // Pods answer well throughout: their failures would be a regression.
+    let all_good = vec![Mark::Good; endpoints];
     let looks: Vec<PodLook<'_>> = answers
         .iter()
         .enumerate()
-        .map(|(pod, marks)| PodLook {
-            pod: pod as u32,
-            side: if pod < MAX_ASKED {
+        .map(|(pod, marks)| {
+            let side = if pod < MAX_ASKED {
                 Side::Old
             } else {
                 Side::New
-            },
-            latency_us: &[],
-            ready_tick: 0,
-            marks,
+            };
+            PodLook {
+                pod: pod as u32,
+                side,
+                ready_tick: 0,
+                marks: if side == Side::New { &all_good } else { marks },
+                latency_us,
+            }
         })
         .collect();
-    let rounds = 20_000 / endpoints;
-    let (mut spent, mut allocations, mut read) = (0.0, 0, 0_usize);
-    for _ in 0..rounds.max(5) {
-        let mut watch = watch(endpoints, pods > 0);
+    let rounds = (20_000 / endpoints / 4).max(5);
+    let mut spent_us = Vec::new();
+    let (mut allocations, mut read) = (0, 0_usize);
+    for _ in 0..rounds {
+        let mut watch = watch(endpoints, pods > 0, timed);
         let region = Region::new(ALLOCATOR);
         let began = Instant::now();
-        for marks in &rows {
+        for (marks, rollout) in rows.iter().zip(&happened) {
             black_box(watch.tick(&Tick {
                 marks,
                 direct: &looks,
+                rollout,
+                latency_us,
                 ..Tick::default()
             }));
         }
-        spent += began.elapsed().as_secs_f64();
+        spent_us.push(began.elapsed().as_secs_f64() * 1e6 / f64::from(watch.ticks()));
         allocations += region.change().allocations;
         read += watch.ticks() as usize;
+        assert!(watch.finding().is_none(), "{:?}", watch.finding());
     }
+    spent_us.sort_by(f64::total_cmp);
+    let with = if timed { ", timed" } else { "" };
     println!(
-        "{endpoints:>4} probes, {pods:>2} pods: {:>7.2} µs a tick, {allocations} allocations in {read} ticks, state {} bytes",
-        spent * 1e6 / read as f64,
+        "{endpoints:>4} probes, {pods:>2} pods{with}: {:>7.2} µs a tick, {allocations} allocations in {read} ticks, state {} bytes",
+        spent_us[spent_us.len() / 2],
         fresh.bytes()
     );
 }
@@ -116,12 +170,14 @@ fn releases(count: usize) {
     let drawing = began.elapsed();
     let began = Instant::now();
     let mut turned_back = 0;
+    let happened: Vec<Vec<RolloutEvent>> = (0..=300).map(events).collect();
     for _ in 0..count {
-        let mut watch = watch(4, false);
+        let mut watch = watch(4, false, false);
         while !watch.is_over() && watch.finding().is_none() {
             let marks = marks(&mut rng, 4);
             watch.tick(&Tick {
                 marks: &marks,
+                rollout: &happened[(watch.ticks() as usize).min(300)],
                 ..Tick::default()
             });
         }
@@ -146,8 +202,15 @@ fn bound() {
 }
 
 fn main() {
-    for (endpoints, pods) in [(4, 0), (4, 2 * MAX_ASKED), (100, 0), (100, 2 * MAX_ASKED)] {
-        ticks(endpoints, pods);
+    for (endpoints, pods, timed) in [
+        (4, 0, false),
+        (4, 2 * MAX_ASKED, false),
+        (4, 2 * MAX_ASKED, true),
+        (100, 0, false),
+        (100, 2 * MAX_ASKED, false),
+        (100, 2 * MAX_ASKED, true),
+    ] {
+        ticks(endpoints, pods, timed);
     }
     bound();
     releases(1000);

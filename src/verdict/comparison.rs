@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Mark;
 use super::direct::{ClassCounts, Direct, Down, PodLook, Reading};
-use super::mixture::{LN_ZERO, ln, ln_sum};
+use super::mixture::{LN_ZERO, Misses, Mixture, ln, ln_sum};
 use super::requests::Requests;
 use super::rule::{AGES, Rule};
 use super::stratum::{Before, Control, Setup, Stratum};
@@ -83,6 +83,7 @@ pub(super) struct TickCounts {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Comparison {
     pub(super) rule: Rule,
+    pub(super) misses: Misses,
     subject: Subject,
     pub(super) pool: Stratum,
     learned_pool: [Counts; PHASES],
@@ -166,6 +167,7 @@ impl Comparison {
             new_pods,
             ln_e: 0.0,
             strongest: None,
+            misses: Misses::new(&rule),
             rule,
         }
     }
@@ -197,7 +199,12 @@ impl Comparison {
             }),
             None => ClassCounts::default(),
         };
-        let pool_control = self.control(Kind::Pool);
+        let t = f64::from(now) * self.rule.interval_s;
+        let has_new_pods = self.new_pods.as_ref();
+        let new_pods_due = has_new_pods.is_some_and(|one| one.stratum.is_due(t));
+        // Only a block that opens asks the control, so it is added up only then.
+        let is_needed = new_pods_due || self.pool.is_due(t);
+        let pool_control = is_needed.then(|| self.control(Kind::Pool)).flatten();
         self.count_pods(now, pool_control, &pods);
         let pool = self.count_endpoints(now, progress, pool_control);
         (down, TickCounts { pool, pods })
@@ -316,7 +323,8 @@ impl Comparison {
         let (mut failed, mut total) = (0u16, 0u16);
         let (mut old_failed, mut old_total) = (0u16, 0u16);
         for (at, endpoint) in self.endpoints.iter_mut().enumerate() {
-            let control = endpoint.stratum.control(rule);
+            let is_due = endpoint.stratum.is_due(t);
+            let control = is_due.then(|| endpoint.stratum.control(rule)).flatten();
             advance(&mut endpoint.stratum, control, &endpoint.learned);
             let (k, n) = endpoint.mark.counts();
             endpoint.stratum.add(now, k, n);
@@ -348,30 +356,64 @@ impl Comparison {
 
     /// Path C: evaluates the evidence after this tick.
     pub(super) fn evaluate(&mut self, now: u32) -> Option<Rise> {
-        let (ln_e, largest) = self.sum(false);
+        // Nobody reads the evidence for slow answers before it convicts.
+        let is_read = self.subject == Subject::Failures;
+        if !is_read && !self.can_reach(self.rule.alpha, |stratum| Some(&stratum.quick)) {
+            return None;
+        }
+        let (ln_e, largest) = self.sum();
         self.ln_e = ln_e;
         if self.strongest.is_none_or(|(most, _, _)| ln_e > most) {
             self.strongest = Some((ln_e, largest, now));
         }
         let quick = self.rise(now, ln_e, self.rule.alpha, false);
         quick.or_else(|| {
-            let (ln_e, _) = self.pool.slow.as_ref().map(|_| self.sum(true))?;
+            let ln_e = self.slow_sum()?;
             self.rise(now, ln_e, self.rule.alpha_slow, true)
         })
     }
 
     /// The sum of the strata's e-values, and the place of the largest term.
-    fn sum(&self, slow: bool) -> (f64, u16) {
+    fn sum(&self) -> (f64, u16) {
         let mut sum = LN_ZERO;
         let mut largest = (LN_ZERO, 0u16);
         for at in 0..self.strata() {
-            let weighted = self.weighted(self.kind(at), self.own_ln_e(self.kind(at), slow));
+            let weighted = self.weighted(self.kind(at), self.own_ln_e(self.kind(at), false));
             sum = ln_sum(&[sum, weighted]);
             if weighted > largest.0 {
                 largest = (weighted, at as u16);
             }
         }
         (sum, largest.1)
+    }
+
+    /// Whether the sum may reach its threshold at all: the weights sum up to 1, so it is not above the largest of the
+    /// strata, and that has a cheap bound. Not for requests.
+    fn can_reach<'a>(
+        &'a self,
+        alpha: f64,
+        evidence: impl Fn(&'a Stratum) -> Option<&'a Mixture>,
+    ) -> bool {
+        let most = (0..self.strata())
+            .filter_map(|at| evidence(self.stratum(self.kind(at))))
+            .map(|evidence| evidence.ln_e_at_most(&self.misses))
+            .fold(0.0, f64::max);
+        // With room for what the weights are off from 1 by rounding.
+        most + 1e-9 >= -alpha.ln()
+    }
+
+    /// The sum of the long blocks, where it may reach its threshold.
+    fn slow_sum(&self) -> Option<f64> {
+        self.pool.slow.as_ref()?;
+        if !self.can_reach(self.rule.alpha_slow, |stratum| stratum.slow.as_ref()) {
+            return None;
+        }
+        let mut sum = LN_ZERO;
+        for at in 0..self.strata() {
+            let kind = self.kind(at);
+            sum = ln_sum(&[sum, self.weighted(kind, self.own_ln_e(kind, true))]);
+        }
+        Some(sum)
     }
 
     /// The stratum that convicts, if the sum has reached the threshold.
@@ -416,13 +458,13 @@ impl Comparison {
             return if slow {
                 0.0
             } else {
-                requests.evidence.ln_e(&self.rule)
+                requests.evidence.ln_e(&self.misses)
             };
         }
         let stratum = self.stratum(kind);
         match &stratum.slow {
-            Some(long) if slow => long.ln_e(&self.rule),
-            Some(_) | None => stratum.quick.ln_e(&self.rule),
+            Some(long) if slow => long.ln_e(&self.misses),
+            Some(_) | None => stratum.quick.ln_e(&self.misses),
         }
     }
 
@@ -489,6 +531,7 @@ impl Comparison {
         let endpoints = self.endpoints.len();
         self.rule.check().is_ok()
             && self.ln_e.is_finite()
+            && self.misses.is_sound()
             && self.pool.is_sound(1, direct)
             && self
                 .endpoints

@@ -33,10 +33,14 @@ impl<T: Count> Recent<T> {
     /// The sum over the last `length` pairs, or as many as there are.
     pub(super) fn sum(&self, length: u32) -> (u64, u64) {
         let length = (length as usize).min(self.filled);
-        let start = self.next + self.slots.len() - length;
-        (start..start + length).fold((0, 0), |(failed, total), at| {
-            let (k, n) = self.slots[at % self.slots.len()];
-            let (k, n): (u64, u64) = (k.into(), n.into());
+        // The newest pairs end before `next`; the older ones of a ring that has gone round are at its end.
+        let newest = length.min(self.next);
+        let older = self.slots.len() - (length - newest);
+        let pairs = self.slots[self.next - newest..self.next]
+            .iter()
+            .chain(&self.slots[older..]);
+        pairs.fold((0, 0), |(failed, total), (k, n)| {
+            let (k, n): (u64, u64) = ((*k).into(), (*n).into());
             (failed + k, total + n)
         })
     }
@@ -67,5 +71,8 @@ mod tests {
         }
         assert_eq!(recent.whole(), (2 + 3 + 4, 30));
         assert_eq!(recent.sum(1), (4, 10));
+        assert_eq!(recent.sum(2), (3 + 4, 20));
+        recent.push(5, 10);
+        assert_eq!(recent.sum(2), (4 + 5, 20));
     }
 }

@@ -24,6 +24,20 @@ struct Class {
     gain: [f64; GRID],
 }
 
+/// What one result that is not a failure adds to the evidence for each alternative: `ln(1 - g_j)`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(super) struct Misses([f64; GRID]);
+
+impl Misses {
+    pub(super) fn new(rule: &Rule) -> Self {
+        Self(rule.grid.map(|rate| (-rate).ln_1p()))
+    }
+
+    pub(super) fn is_sound(&self) -> bool {
+        self.0.iter().all(|miss| miss.is_finite())
+    }
+}
+
 /// One e-process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Mixture {
@@ -93,7 +107,7 @@ impl Mixture {
         is_sure: bool,
         mut tolerated: impl FnMut(usize) -> f64,
     ) {
-        self.close(rule);
+        self.close(&Misses::new(rule));
         let mut weight = self.even_weight;
         if self.used == 0.0 {
             weight += rule.w_first;
@@ -119,13 +133,13 @@ impl Mixture {
         self.open = Some(index);
     }
 
-    fn close(&mut self, rule: &Rule) {
+    fn close(&mut self, misses: &Misses) {
         if self.open.is_none() {
             return;
         }
         let mut clipped = false;
         for j in 0..GRID {
-            let factor = self.ln_factor(rule, j);
+            let factor = self.ln_factor(misses, j);
             clipped |= factor > self.ln_clip;
             self.ln_sums[j] = self.stake[j] + factor.min(self.ln_clip);
         }
@@ -143,8 +157,8 @@ impl Mixture {
     }
 
     /// `ln f_j` of the open block, before the clip.
-    fn ln_factor(&self, rule: &Rule, j: usize) -> f64 {
-        let miss = (-rule.grid[j]).ln_1p();
+    fn ln_factor(&self, Misses(misses): &Misses, j: usize) -> f64 {
+        let miss = misses[j];
         let terms = self.classes.iter().filter(|class| class.total > 0.0);
         terms
             .map(|class| class.failed * class.gain[j] + (class.total - class.failed) * miss)
@@ -152,7 +166,7 @@ impl Mixture {
     }
 
     /// The logarithm of the e-value, with the open block as it stands.
-    pub(super) fn ln_e(&self, rule: &Rule) -> f64 {
+    pub(super) fn ln_e(&self, misses: &Misses) -> f64 {
         let kept = ln((1.0 - self.used).max(0.0));
         if self.open.is_none() {
             return kept;
@@ -160,10 +174,21 @@ impl Mixture {
         let mut terms = [kept; GRID + 1];
         let ln_share = -(GRID as f64).ln();
         for (j, term) in terms.iter_mut().enumerate().take(GRID) {
-            let factor = self.ln_factor(rule, j).min(self.ln_clip);
-            *term = self.stake[j] + factor + ln_share;
+            *term = self.term(misses, j) + ln_share;
         }
         ln_sum(&terms)
+    }
+
+    /// A bound of the same that is cheap: no mean is above its largest term.
+    pub(super) fn ln_e_at_most(&self, misses: &Misses) -> f64 {
+        // What is kept is at most 1; together with the mean of the bets it is at most twice the larger of the two.
+        let largest = (0..GRID).map(|j| self.term(misses, j)).fold(0.0, f64::max);
+        largest + std::f64::consts::LN_2
+    }
+
+    /// The logarithm of the bet on one alternative, with the open block as it stands.
+    fn term(&self, misses: &Misses, j: usize) -> f64 {
+        self.stake[j] + self.ln_factor(misses, j).min(self.ln_clip)
     }
 
     /// The rate that the open block tolerates of its last class.

@@ -166,6 +166,7 @@ pub struct Rule {
     pub bake_threshold: f64,
     /// Of version 1, whose recordings and states name it; not used.
     #[serde(rename = "settle_cap_s", skip_serializing)]
+    #[doc(hidden)]
     pub retired_settle_cap_s: Option<f64>,
 }
 

@@ -179,6 +179,12 @@ impl Stratum {
         }
     }
 
+    /// Whether a block begins at `t`.
+    pub(super) fn is_due(&self, t: f64) -> bool {
+        let slow = self.slow.as_ref();
+        self.quick.due(t).is_some() || slow.is_some_and(|slow| slow.due(t).is_some())
+    }
+
     /// Opens the blocks that begin at `t`. `rates(class, start of the block)` is what a class tolerates without old
     /// pods and whether a block that begins then is sure; `control` is what old pods said up to the tick before.
     pub(super) fn advance(

@@ -96,7 +96,7 @@ impl Watch {
                     before_total: before.total,
                     assumed: before.assumed,
                     tolerated: evidence.tolerated(),
-                    log10_e: evidence.ln_e(&self.rule) / std::f64::consts::LN_10,
+                    log10_e: evidence.ln_e(&self.failures.misses) / std::f64::consts::LN_10,
                     clipped_blocks: evidence.clipped_blocks,
                 }
             })

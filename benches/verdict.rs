@@ -142,9 +142,10 @@ fn ticks(endpoints: usize, pods: usize, timed: bool) {
                 ..Tick::default()
             }));
         }
-        spent_us.push(began.elapsed().as_secs_f64() * 1e6 / f64::from(watch.ticks()));
+        let spent = began.elapsed().as_secs_f64();
         allocations += region.change().allocations;
         read += watch.ticks() as usize;
+        spent_us.push(spent * 1e6 / f64::from(watch.ticks()));
         assert!(watch.finding().is_none(), "{:?}", watch.finding());
     }
     spent_us.sort_by(f64::total_cmp);

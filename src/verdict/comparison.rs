@@ -1,5 +1,7 @@
 //! Strata with their control, and path C over them: once for failures, and again for slow answers.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::Mark;
@@ -82,7 +84,7 @@ pub(super) struct TickCounts {
 /// An instance of the comparison.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Comparison {
-    pub(super) rule: Rule,
+    pub(super) rule: Arc<Rule>,
     pub(super) misses: Misses,
     subject: Subject,
     pub(super) pool: Stratum,
@@ -107,7 +109,7 @@ pub(super) struct Input<'a> {
 }
 
 impl Comparison {
-    pub(super) fn new(rule: Rule, input: Input<'_>) -> Self {
+    pub(super) fn new(rule: Arc<Rule>, input: Input<'_>) -> Self {
         let count = input.baseline.len();
         let share = Weights::new(&rule, count, input.requests.is_some(), input.direct);
         let window = rule
@@ -151,7 +153,8 @@ impl Comparison {
             .collect();
         let new_pods = input.direct.then(|| NewPods {
             stratum: stratum(pooled, rule.margin, share.new_pods, AGES + 1),
-            direct: Direct::new(count),
+            // Whether pods are down is judged by their failures alone.
+            direct: Direct::new(count, with_slow_blocks),
             learned: input.learned.pods,
         });
         let mut requests = input.requests;
@@ -405,7 +408,7 @@ impl Comparison {
     /// The sum of the long blocks, where it may reach its threshold.
     fn slow_sum(&self) -> Option<f64> {
         self.pool.slow.as_ref()?;
-        if !self.can_reach(self.rule.alpha_slow, |stratum| stratum.slow.as_ref()) {
+        if !self.can_reach(self.rule.alpha_slow, |stratum| stratum.slow.as_deref()) {
             return None;
         }
         let mut sum = LN_ZERO;

@@ -96,17 +96,29 @@ struct Pod {
     last_tick: u32,
 }
 
-/// One pod at one endpoint.
+/// Failures in a row of one pod at one endpoint.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 struct Run {
-    /// Failures in a row.
     failures: u16,
-    /// Whether it has answered well.
-    warm: bool,
-    /// The tick of the first failure of the run.
-    first: u32,
+    /// Ticks from the first of them to the last result.
+    since: u16,
     /// The tick of its last result.
     last: u32,
+}
+
+impl Run {
+    fn take(&mut self, tick: u32, failed: bool) {
+        if !failed {
+            self.failures = 0;
+        } else if self.failures == 0 {
+            (self.failures, self.since) = (1, 0);
+        } else {
+            self.failures = self.failures.saturating_add(1);
+            let since = u16::try_from(tick - self.last).unwrap_or(u16::MAX);
+            self.since = self.since.saturating_add(since);
+        }
+        self.last = tick;
+    }
 }
 
 /// What is known from pods that are asked directly.
@@ -114,7 +126,9 @@ struct Run {
 pub(super) struct Direct {
     pub(super) endpoints: Vec<Endpoint>,
     pods: Vec<Pod>,
-    /// For each remembered pod and endpoint.
+    /// For each remembered pod and endpoint whether it has answered well.
+    warm: Vec<bool>,
+    /// The same of failures in a row; empty where nobody asks whether pods are down.
     runs: Vec<Run>,
 }
 
@@ -127,11 +141,16 @@ pub(super) struct Down {
 }
 
 impl Direct {
-    pub(super) fn new(endpoints: usize) -> Self {
+    pub(super) fn new(endpoints: usize, with_runs: bool) -> Self {
         Self {
             endpoints: vec![Endpoint::default(); endpoints],
             pods: Vec::with_capacity(MAX_PODS),
-            runs: vec![Run::default(); MAX_PODS * endpoints],
+            warm: vec![false; MAX_PODS * endpoints],
+            runs: if with_runs {
+                vec![Run::default(); MAX_PODS * endpoints]
+            } else {
+                Vec::new()
+            },
         }
     }
 
@@ -161,22 +180,14 @@ impl Direct {
             }
             let slot = self.slot(look.pod, tick);
             for at in 0..self.endpoints.len() {
-                let run = &mut self.runs[slot * self.endpoints.len() + at];
-                match reading.read(look, at) {
-                    Mark::Good => {
-                        self.endpoints[at].answers.new_good += 1;
-                        run.failures = 0;
-                        run.last = tick;
-                    }
-                    Mark::Bad => {
-                        self.endpoints[at].answers.new_bad += 1;
-                        if run.failures == 0 {
-                            run.first = tick;
-                        }
-                        run.failures = run.failures.saturating_add(1);
-                        run.last = tick;
-                    }
-                    Mark::Void | Mark::NotDue | Mark::Limited | Mark::Unresolved => {}
+                let mark = reading.read(look, at);
+                match mark {
+                    Mark::Good => self.endpoints[at].answers.new_good += 1,
+                    Mark::Bad => self.endpoints[at].answers.new_bad += 1,
+                    Mark::Void | Mark::NotDue | Mark::Limited | Mark::Unresolved => continue,
+                }
+                if let Some(run) = self.runs.get_mut(slot * self.endpoints.len() + at) {
+                    run.take(tick, mark == Mark::Bad);
                 }
             }
         }
@@ -208,6 +219,9 @@ impl Direct {
         tick: u32,
         excluded: impl Fn(usize) -> bool,
     ) -> Option<Down> {
+        if self.runs.is_empty() {
+            return None;
+        }
         let hold = rule.hold(rule.pod_hold_s);
         let count = self.endpoints.len();
         (0..count).find_map(|at| {
@@ -226,7 +240,7 @@ impl Direct {
                     continue;
                 }
                 pods += 1;
-                longest = longest.max(tick - run.first + 1);
+                longest = longest.max(tick - run.last + u32::from(run.since) + 1);
             }
             (pods >= 2 && longest >= hold).then_some(Down {
                 endpoint: at,
@@ -256,7 +270,7 @@ impl Direct {
             let slot = self.slot(look.pod, tick);
             for at in 0..self.endpoints.len() {
                 let mark = reading.read(look, at);
-                let warm = &mut self.runs[slot * self.endpoints.len() + at].warm;
+                let warm = &mut self.warm[slot * self.endpoints.len() + at];
                 let is_counted = *warm || tick >= look.ready_tick.saturating_add(cold);
                 *warm |= mark == Mark::Good;
                 let answers = self.endpoints[at].answers;
@@ -286,7 +300,10 @@ impl Direct {
                 let oldest = (0..self.pods.len()).min_by_key(|slot| self.pods[*slot].last_tick);
                 let slot = oldest.unwrap_or(0);
                 let places = slot * self.endpoints.len()..(slot + 1) * self.endpoints.len();
-                self.runs[places].fill(Run::default());
+                self.warm[places.clone()].fill(false);
+                if let Some(runs) = self.runs.get_mut(places) {
+                    runs.fill(Run::default());
+                }
                 self.pods[slot].id = pod;
                 slot
             }
@@ -298,16 +315,15 @@ impl Direct {
     pub(super) fn is_sound(&self, endpoints: usize, ticks: u32) -> bool {
         self.endpoints.len() == endpoints
             && self.pods.len() <= MAX_PODS
-            && self.runs.len() == MAX_PODS * endpoints
-            && self
-                .runs
-                .iter()
-                .all(|run| run.first <= run.last && run.last <= ticks)
+            && self.warm.len() == MAX_PODS * endpoints
+            && (self.runs.is_empty() || self.runs.len() == MAX_PODS * endpoints)
+            && self.runs.iter().all(|run| run.last <= ticks)
     }
 
     pub(super) fn bytes(&self) -> usize {
         self.endpoints.capacity() * size_of::<Endpoint>()
             + self.pods.capacity() * size_of::<Pod>()
+            + self.warm.capacity()
             + self.runs.capacity() * size_of::<Run>()
     }
 }

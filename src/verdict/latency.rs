@@ -1,5 +1,7 @@
 //! Slow answers: the same comparison as for failures, on answers that took much longer than before.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::comparison::{Comparison, Input, Rise, Subject};
@@ -81,13 +83,13 @@ impl Latency {
             .iter()
             .any(|yardstick| yardstick.slow_above_us.is_some())
             .then(|| {
-                let rule = Rule {
+                let rule = Arc::new(Rule {
                     null_margin: rule.latency_null_margin,
                     margin: rule.latency_margin,
                     endpoint_margin: rule.latency_endpoint_margin,
                     control_windows_s: rule.latency_control_windows_s.clone(),
                     ..rule.clone()
-                };
+                });
                 let input = Input {
                     subject: Subject::Latency,
                     baseline: &baseline,
@@ -144,6 +146,7 @@ impl Latency {
 
     pub(super) fn bytes(&self) -> usize {
         size_of::<Self>()
+            + size_of::<Rule>()
             + self.yardsticks.capacity() * size_of::<Yardstick>()
             + self.comparison.bytes()
     }

@@ -139,7 +139,7 @@ pub(super) struct Stratum {
     pub(super) margin: f64,
     ln_weight: f64,
     pub(super) quick: Mixture,
-    pub(super) slow: Option<Mixture>,
+    pub(super) slow: Option<Box<Mixture>>,
     pub(super) recent: Recent<u16>,
     pub(super) old_pods: Option<OldPods>,
     pub(super) failing_ticks: u32,
@@ -171,7 +171,7 @@ impl Stratum {
             quick: mixture(rule.block_s, rule.alpha),
             slow: setup
                 .with_slow_blocks
-                .then(|| mixture(rule.slow_block_s, rule.alpha_slow)),
+                .then(|| Box::new(mixture(rule.slow_block_s, rule.alpha_slow))),
             recent: Recent::new(setup.window),
             old_pods: setup.with_old_pods.then(|| OldPods::new(rule)),
             failing_ticks: 0,
@@ -199,7 +199,8 @@ impl Stratum {
             Some(control) => rule.tolerable(rate.max(control.bound + rule.null_margin)),
             None => rate,
         };
-        for mixture in std::iter::once(&mut self.quick).chain(&mut self.slow) {
+        let slow = self.slow.as_deref_mut();
+        for mixture in std::iter::once(&mut self.quick).chain(slow) {
             if let Some(index) = mixture.due(t) {
                 let begin = mixture.begin_of(index);
                 mixture.open_block(rule, index, is_sure(begin), |class| {
@@ -286,7 +287,7 @@ impl Stratum {
 
     pub(super) fn bytes(&self) -> usize {
         self.quick.bytes()
-            + self.slow.as_ref().map_or(0, Mixture::bytes)
+            + self.slow.as_ref().map_or(0, |slow| size_of::<Mixture>() + slow.bytes())
             + self.recent.bytes()
             + self.old_pods.as_ref().map_or(0, OldPods::bytes)
     }

@@ -143,3 +143,11 @@ fn the_text_of_a_rise_has_every_number() {
         assert!(text.contains(part), "{part:?} is not in {text:?}");
     }
 }
+
+#[test]
+fn a_watch_in_which_nothing_was_due_says_nothing() {
+    let mut watch = Watch::new(each_second(), &start(2)).unwrap();
+    assert_eq!(feed(&mut watch, &[Mark::NotDue; 2], 300), None);
+    assert!(watch.is_over());
+    assert_eq!(watch.conclude(), Verdict::Inconclusive(Why::Coverage));
+}

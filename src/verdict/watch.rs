@@ -6,6 +6,8 @@ mod report;
 mod start;
 mod teaching;
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::comparison::{Comparison, Excluded, Input, Subject, TickCounts};
@@ -54,7 +56,7 @@ struct Endpoint {
 /// The state of the judgement on one revision; see the module for what holds of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Watch {
-    rule: Rule,
+    rule: Arc<Rule>,
     settled_at: Option<f64>,
     /// Of recordings of version 1: whether the rollout is complete, or has been; `None` where nobody can see it.
     rolled_out: Option<bool>,
@@ -97,10 +99,11 @@ impl Watch {
     /// When the rule or what is known at the start cannot be worked with; the error names the field.
     pub fn new(rule: Rule, start: &Start) -> Result<Self, Unusable> {
         rule.check()?;
+        let rule = Arc::new(rule);
         start::check(start)?;
         let requests = start.requests.as_ref();
         let failures = Comparison::new(
-            rule.clone(),
+            Arc::clone(&rule),
             Input {
                 subject: Subject::Failures,
                 baseline: &start.baseline,

@@ -101,9 +101,10 @@ impl Watch {
         if self.is_over && (self.is_rollout_running() || self.met_too_little()) {
             return Verdict::Inconclusive(Why::NotRolledOut);
         }
+        // A watch in which nothing was to be asked has no evidence either.
         if self
             .coverage()
-            .is_some_and(|usable| usable < self.rule.min_coverage)
+            .map_or(self.is_over, |usable| usable < self.rule.min_coverage)
         {
             return Verdict::Inconclusive(Why::Coverage);
         }

@@ -4,6 +4,7 @@ use super::{Endpoint, Watch};
 use crate::verdict::MAX_ENDPOINTS;
 use crate::verdict::comparison::{Comparison, Excluded, Kind};
 use crate::verdict::finding::{StratumName, StratumReport, Strongest};
+use crate::verdict::rule::Rule;
 use crate::verdict::stratum::Before;
 
 /// Where an endpoint stands at the end of a watch.
@@ -138,6 +139,7 @@ impl Watch {
                 + endpoint.needs.capacity() * size_of::<u16>()
         });
         size_of::<Self>()
+            + size_of::<Rule>()
             + endpoints.sum::<usize>()
             + self.failures.bytes()
             + self

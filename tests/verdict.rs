@@ -1,7 +1,7 @@
 //! The rule for a verdict: properties that hold of every stream, and what it does in simulated worlds.
 //!
-//! `cargo test --release --test integration verdict::goal -- --nocapture` prints how far the goals are met; with
-//! `LEADSMAN_SIMULATE=10` in the environment over ten times as many releases.
+//! `cargo test --release --test integration verdict::goals -- --nocapture` prints the table of false rollbacks and delays
+//! beside the goals; with `LEADSMAN_SIMULATE=50` in the environment over fifty times as many releases.
 
 #![allow(
     clippy::cast_possible_truncation,

@@ -194,10 +194,7 @@ pub(crate) fn writes_since(cluster: &Cluster, name: &str, since: &str) -> Vec<St
     let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap());
     let claims: Value = serde_json::from_slice(&claims.unwrap()).unwrap();
     let credential = format!("JTI={}", claims["jti"].as_str().unwrap());
-    let log = std::fs::read_to_string(cluster.folder().join("audit.log")).unwrap();
-    let events = log
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let events = crate::rig::audited(cluster.folder(), &credential).into_iter();
     let mut is_known = false;
     let writes = events
         .filter(|event| {

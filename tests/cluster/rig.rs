@@ -6,12 +6,12 @@
     reason = "shared by the tests of one binary"
 )]
 
-use std::io::Write;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -187,40 +187,35 @@ impl Cluster {
 
     /// What the API server answers.
     pub fn get(&self, path: &str) -> Value {
-        let output = self.curl(&[], path);
-        serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
+        serde_json::from_str(&self.text(path)).unwrap_or(Value::Null)
     }
 
-    /// The same, as text.
+    /// The same, as text; empty when nobody answers.
     pub fn text(&self, path: &str) -> String {
-        let output = self.curl(&[], path);
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        self.ask("GET", path, "application/json", "")
+            .map(|(_, text)| text)
+            .unwrap_or_default()
     }
 
-    fn curl(&self, more: &[&str], path: &str) -> Output {
-        self.curl_with(more, path, "")
-    }
-
-    /// What is sent goes by standard input: it may be larger than an argument can be.
-    fn curl_with(&self, more: &[&str], path: &str, body: &str) -> Output {
-        let pki = self.rig.join("pki");
-        let file = |name: &str| pki.join(name).into_os_string();
-        let mut child = Command::new("curl")
-            .args(["-s", "--max-time", "30", "--cacert"])
-            .arg(file("ca.crt"))
-            .arg("--cert")
-            .arg(file("admin.crt"))
-            .arg("--key")
-            .arg(file("admin.key"))
-            .args(more)
-            .arg(format!("https://127.0.0.1:6443{path}"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        // A curl that cannot connect does not read it.
-        let _ = child.stdin.take().unwrap().write_all(body.as_bytes());
-        child.wait_with_output().unwrap()
+    /// One request to the API server as its administrator; status and body.
+    fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        kind: &str,
+        body: &str,
+    ) -> reqwest::Result<(u16, String)> {
+        let asking = Asking::of(self.rig);
+        let method = method.parse().unwrap();
+        let request = asking
+            .client
+            .request(method, format!("https://127.0.0.1:6443{path}"))
+            .header("Content-Type", kind)
+            .body(body.to_owned());
+        asking.runtime.block_on(async {
+            let answer = request.send().await?;
+            Ok((answer.status().as_u16(), answer.text().await?))
+        })
     }
 
     /// Sends JSON to the API server.
@@ -238,45 +233,18 @@ impl Cluster {
 
     /// What the API server answers, also when it refuses.
     pub fn answer(&self, method: &str, path: &str, kind: &str, body: &str) -> Value {
-        let content = format!("Content-Type: {kind}");
-        let output = self.curl_with(
-            &["-X", method, "-H", &content, "--data-binary", "@-"],
-            path,
-            body,
-        );
-        serde_json::from_slice(&output.stdout).unwrap()
+        let (_, text) = self.ask(method, path, kind, body).unwrap();
+        serde_json::from_str(&text).unwrap()
     }
 
-    /// Creates many objects, one after another by one connection.
+    /// Creates many objects, one after another.
     #[track_caller]
     pub fn create_all(&self, path: &str, bodies: impl Iterator<Item = Value>) {
-        let pki = self.rig.join("pki");
-        let file = |name: &str| pki.join(name).display().to_string();
-        let requests = bodies.map(|body| {
-            // curl takes off the same backslashes that JSON puts on.
-            let quoted = Value::from(body.to_string());
-            format!(
-                "url = \"https://127.0.0.1:6443{path}\"\ncacert = {:?}\ncert = {:?}\nkey = {:?}\n\
-                 header = \"Content-Type: application/json\"\ndata-binary = {quoted}\n\
-                 silent\nmax-time = 30\noutput = \"/dev/null\"\nwrite-out = \"%{{http_code}} \"\n",
-                file("ca.crt"),
-                file("admin.crt"),
-                file("admin.key"),
-            )
-        });
-        let requests: Vec<String> = requests.collect();
-        let mut child = Command::new("curl")
-            .args(["--config", "-"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        stdin.write_all(requests.join("next\n").as_bytes()).unwrap();
-        drop(stdin);
-        let output = child.wait_with_output().unwrap();
-        let codes = String::from_utf8(output.stdout).unwrap();
-        assert_eq!(codes, "201 ".repeat(requests.len()));
+        for body in bodies {
+            let answered = self.ask("POST", path, "application/json", &body.to_string());
+            let (status, text) = answered.unwrap();
+            assert_eq!(status, 201, "{text}");
+        }
     }
 
     /// A kubeconfig for a service account that may do exactly what `leadsman rbac` prints for this configuration, and
@@ -407,10 +375,7 @@ impl Cluster {
     /// Writes to release records and workloads that the API server saw, as `user verb resource/name`, in their order. What
     /// was only tried is left out.
     pub fn writes(&self, user: &str) -> Vec<String> {
-        let text = std::fs::read_to_string(self.rig.join("audit.log")).unwrap();
-        let events = text
-            .lines()
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let events = audited(self.rig, &self.namespace).into_iter();
         events
             .filter(|event| {
                 let object = &event["objectRef"];
@@ -480,6 +445,48 @@ impl Cluster {
     }
 }
 
+/// The client of all tests. It keeps its connections, since tests ask often; a process for each request would cost more
+/// than the API server's own work.
+struct Asking {
+    runtime: tokio::runtime::Runtime,
+    client: reqwest::Client,
+}
+
+impl Asking {
+    fn of(rig: &Path) -> &'static Self {
+        static ASKING: OnceLock<Asking> = OnceLock::new();
+        ASKING.get_or_init(|| {
+            let _ = rustls::crypto::ring::default_provider().install_default();
+            let file = |name: &str| std::fs::read(rig.join("pki").join(name)).unwrap();
+            let authority = reqwest::Certificate::from_pem(&file("ca.crt")).unwrap();
+            let own = [file("admin.crt"), file("admin.key")].concat();
+            let client = reqwest::Client::builder()
+                .tls_certs_only([authority])
+                .identity(reqwest::Identity::from_pem(&own).unwrap())
+                .timeout(Duration::from_secs(30))
+                .no_proxy()
+                .http1_only();
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(1)
+                .enable_all()
+                .build();
+            Self {
+                runtime: runtime.unwrap(),
+                client: client.build().unwrap(),
+            }
+        })
+    }
+}
+
+/// The events of the audit log whose line holds this text. The log is long, and only what is looked for is worth reading.
+pub fn audited(rig: &Path, text: &str) -> Vec<Value> {
+    let log = std::fs::read_to_string(rig.join("audit.log")).unwrap();
+    log.lines()
+        .filter(|line| line.contains(text))
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect()
+}
+
 /// Tells the simulator.
 fn control(url: &str) {
     let done = Command::new("curl")
@@ -517,7 +524,7 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         // So that hundreds of pods do not pile up; the rig goes away as a whole.
         let path = format!("/api/v1/namespaces/{}", self.namespace);
-        let _ = self.curl(&["-X", "DELETE"], &path);
+        let _ = self.ask("DELETE", &path, "application/json", "");
     }
 }
 

@@ -184,10 +184,7 @@ impl<'a> Station<'a> {
     #[track_caller]
     pub(crate) fn has_only_looked(&self) {
         let account = self.account();
-        let text = std::fs::read_to_string(self.cluster.folder().join("audit.log")).unwrap();
-        let events = text
-            .lines()
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let events = crate::rig::audited(self.cluster.folder(), &account).into_iter();
         let mut state = 0;
         for event in events.filter(|event| event["user"]["username"] == account.as_str()) {
             if event["responseStatus"]["code"].as_u64() >= Some(300) {

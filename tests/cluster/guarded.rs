@@ -114,7 +114,7 @@ impl<'a> Guarded<'a> {
                 "never came true: {what}; the release:\n{release:#}\nthe log:\n{}",
                 self.leadsman.log()
             );
-            std::thread::sleep(Duration::from_millis(100));
+            std::thread::sleep(Duration::from_millis(200));
         }
     }
 

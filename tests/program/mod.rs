@@ -14,13 +14,19 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_leadsman");
 /// Long enough for the slowest machine; a condition that holds is seen long before.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Waits for a condition.
+/// Waits for a condition. Asking takes time from what is asked, so it is asked less often after the first second.
 #[track_caller]
 pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let began = Instant::now();
     while !holds() {
-        assert!(Instant::now() < deadline, "never came true: {what}");
-        std::thread::sleep(Duration::from_millis(20));
+        let waited = began.elapsed();
+        assert!(waited < PATIENCE, "never came true: {what}");
+        let pause = if waited < Duration::from_secs(1) {
+            20
+        } else {
+            100
+        };
+        std::thread::sleep(Duration::from_millis(pause));
     }
 }
 

@@ -57,3 +57,5 @@ mod turned_back;
 mod users;
 #[path = "cluster/verified.rs"]
 mod verified;
+#[path = "cluster/workloads.rs"]
+mod workloads;

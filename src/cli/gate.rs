@@ -25,7 +25,7 @@ pub(crate) struct GateArgs {
     #[command(flatten)]
     server: ServerArgs,
     /// Give up after that
-    #[arg(long, default_value = "15m", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "30m", value_name = "DURATION", value_parser = humantime::parse_duration)]
     timeout: Duration,
     /// The end as one JSON object, instead of progress
     #[arg(long)]

@@ -287,7 +287,10 @@ impl Stratum {
 
     pub(super) fn bytes(&self) -> usize {
         self.quick.bytes()
-            + self.slow.as_ref().map_or(0, |slow| size_of::<Mixture>() + slow.bytes())
+            + self
+                .slow
+                .as_ref()
+                .map_or(0, |slow| size_of::<Mixture>() + slow.bytes())
             + self.recent.bytes()
             + self.old_pods.as_ref().map_or(0, OldPods::bytes)
     }

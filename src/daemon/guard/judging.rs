@@ -490,7 +490,11 @@ impl Guard {
             },
             Verdict::Inconclusive(Why::NotRolledOut) => {
                 let facts = Arc::clone(&self.facts.borrow().facts);
-                let text = self.what_is_missing(&facts);
+                let text = if watching.watch.is_rollout_running() {
+                    self.what_is_missing(&facts)
+                } else {
+                    "the rollout is complete, but too few results could meet a new pod".to_owned()
+                };
                 Event::NotRolledOut { revision, text }
             }
             Verdict::Inconclusive(why) => Event::Inconclusive {

@@ -138,13 +138,21 @@ impl Guard {
             let Some(state) = states.find(|state| *state.id() == *told.id) else {
                 continue;
             };
-            let mut happened = told.follow(state, self.before(state), facts.applied);
+            let own = facts
+                .pods
+                .iter()
+                .filter(|pod| watching.is_own(pod) && *pod.workload_name() == *told.id);
+            let has_own_pods = own.clone().next().is_some();
             // Where only settings changed, a pod that started since stands for them.
-            let serves = facts.pods.iter().any(|pod| {
-                watching.is_own(pod)
-                    && pod.ready_since.is_some()
-                    && *pod.workload_name() == *told.id
-            });
+            let serves = own.clone().any(|pod| pod.ready_since.is_some());
+            let seen = Seen {
+                before: self.before(state),
+                // Of a workload of which nothing is known, old pods must not be taken for new ones.
+                is_new: has_own_pods || facts.applied,
+                applied: facts.applied,
+                is_mapped: asking(&self.setup.release.probes, &state.name).is_some(),
+            };
+            let mut happened = told.follow(state, &seen);
             if serves && !told.is_ready {
                 told.is_ready = true;
                 happened.push(WorkloadChange::Ready);
@@ -162,14 +170,24 @@ impl Guard {
     }
 }
 
+/// What is known around a workload.
+struct Seen<'a> {
+    /// The workload before the revision appeared.
+    before: Option<&'a WorkloadState>,
+    /// Where there is none: whether its template is the revision's.
+    is_new: bool,
+    /// Whether helm is done.
+    applied: bool,
+    /// Whether it is known which probes ask it.
+    is_mapped: bool,
+}
+
 impl ToldWorkload {
     /// What is new about the workload.
-    fn follow(
-        &mut self,
-        state: &WorkloadState,
-        before: Option<&WorkloadState>,
-        applied: bool,
-    ) -> Vec<WorkloadChange> {
+    fn follow(&mut self, state: &WorkloadState, seen: &Seen<'_>) -> Vec<WorkloadChange> {
+        let Seen {
+            before, applied, ..
+        } = *seen;
         let mut happened = Vec::new();
         let mut once = |told: &mut bool, is: bool, what| {
             if is && !*told {
@@ -181,7 +199,7 @@ impl ToldWorkload {
         let is_known = state.observed && state.template.is_some();
         // A change of the manifest that the API server does not see as one: its pods are what this revision wants.
         let is_as_wanted = applied && same;
-        let has_template = is_known && (!same || is_as_wanted);
+        let has_template = is_known && (!same && (before.is_some() || seen.is_new) || is_as_wanted);
         once(
             &mut self.has_template,
             has_template,
@@ -223,7 +241,8 @@ impl ToldWorkload {
         );
         change(
             &mut self.held,
-            state.is_held(),
+            // A part that nobody uses must not silence all probes; the whole release at zero is held elsewhere.
+            state.is_held() && seen.is_mapped,
             WorkloadChange::Held,
             WorkloadChange::Free,
         );
@@ -270,12 +289,39 @@ mod tests {
         }
     }
 
+    fn seen(before: &WorkloadState, applied: bool) -> Seen<'_> {
+        Seen {
+            before: Some(before),
+            is_new: false,
+            applied,
+            is_mapped: true,
+        }
+    }
+
+    #[test]
+    fn a_workload_of_which_nothing_is_known_has_new_pods_when_there_are_some() {
+        use WorkloadChange::{Complete, Ready, Template};
+        let mut told = ToldWorkload::new("Deployment web");
+        let unknown = |is_new| Seen {
+            before: None,
+            is_new,
+            applied: false,
+            is_mapped: true,
+        };
+        let now = state("one", 1, 1);
+        assert_eq!(told.follow(&now, &unknown(false)), []);
+        assert_eq!(
+            told.follow(&now, &unknown(true)),
+            [Template, Ready, Complete]
+        );
+    }
+
     #[test]
     fn a_rollout_is_told_step_by_step_and_each_step_once() {
         use WorkloadChange::{Complete, None as Gone, Ready, Some as Back, Template};
         let before = state("old", 2, 2);
         let mut told = ToldWorkload::new("Deployment web");
-        let mut follow = |now: &WorkloadState| told.follow(now, Some(&before), false);
+        let mut follow = |now: &WorkloadState| told.follow(now, &seen(&before, false));
         // Helm has stored the record, and the workload is as it was.
         assert_eq!(follow(&before), []);
         assert_eq!(follow(&state("new", 2, 0)), [Template, Gone]);
@@ -290,8 +336,8 @@ mod tests {
         use WorkloadChange::{Complete, Ready, Template};
         let before = state("old", 2, 2);
         let mut told = ToldWorkload::new("Deployment web");
-        assert_eq!(told.follow(&before, Some(&before), false), []);
-        let happened = told.follow(&before, Some(&before), true);
+        assert_eq!(told.follow(&before, &seen(&before, false)), []);
+        let happened = told.follow(&before, &seen(&before, true));
         assert_eq!(happened, [Template, Ready, Complete]);
     }
 
@@ -303,12 +349,12 @@ mod tests {
             ..state("old", 2, 1)
         };
         let mut told = ToldWorkload::new("Deployment web");
-        assert_eq!(told.follow(&before, Some(&before), false), []);
+        assert_eq!(told.follow(&before, &seen(&before, false)), []);
         let now = WorkloadState {
             deadline_exceeded: true,
             ..state("new", 2, 0)
         };
-        let happened = told.follow(&now, Some(&before), false);
+        let happened = told.follow(&now, &seen(&before, false));
         assert!(happened.contains(&WorkloadChange::Deadline), "{happened:?}");
     }
 
@@ -316,9 +362,15 @@ mod tests {
     fn scaled_to_zero_is_held_and_no_outage() {
         let before = state("old", 2, 2);
         let mut told = ToldWorkload::new("Deployment web");
-        let happened = told.follow(&state("old", 0, 0), Some(&before), false);
+        let happened = told.follow(&state("old", 0, 0), &seen(&before, false));
         assert_eq!(happened, [WorkloadChange::Held]);
-        let happened = told.follow(&before, Some(&before), false);
+        let happened = told.follow(&before, &seen(&before, false));
         assert_eq!(happened, [WorkloadChange::Free]);
+        // Where it is not known which probes ask it, it must not silence those of others.
+        let unmapped = Seen {
+            is_mapped: false,
+            ..seen(&before, false)
+        };
+        assert_eq!(told.follow(&state("old", 0, 0), &unmapped), []);
     }
 }

@@ -258,59 +258,67 @@ fn a_missing_right_is_known_before_it_is_needed() {
 }
 
 /// Somebody takes the app away while it is judged: what fails then is no verdict, and it must not come back.
+#[track_caller]
+fn uninstalled(name: &str, flags: &[&str]) {
+    let Some(cluster) = Cluster::new(name, Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let guarded = Guarded::start(&cluster);
+    cluster.upgrade(&[r#"api.image="mykadoo-api:2""#]);
+    guarded.until("revision 2 is judged", |release| release["revision"] == 2);
+    cluster.helm(&[&["uninstall", "mykadoo"], flags].concat());
+    guarded.until("the release is gone", |release| {
+        release["phase"] == "absent"
+    });
+    assert_eq!(guarded.ending(2)["ending"], "uninstalled");
+    // For as long as a dead release takes to be found and turned back.
+    let began = std::time::Instant::now();
+    guarded.until("half a minute has passed", |release| {
+        assert_eq!(release["phase"], "absent", "{release:#}");
+        began.elapsed() > std::time::Duration::from_secs(30)
+    });
+    assert!(cluster.list("/apis/apps/v1", "deployments").is_empty());
+    cluster.only_events();
+}
+
 #[test]
 fn an_app_that_is_uninstalled_while_it_is_judged_does_not_come_back() {
-    for (name, flag) in [("away", None), ("history", Some("--keep-history"))] {
-        let Some(cluster) = Cluster::new(name, Helm::Four) else {
-            return;
-        };
-        cluster.install(&[]);
-        let guarded = Guarded::start(&cluster);
-        cluster.upgrade(&[r#"api.image="mykadoo-api:2""#]);
-        guarded.until("revision 2 is judged", |release| release["revision"] == 2);
-        let arguments: Vec<&str> = ["uninstall", "mykadoo"].into_iter().chain(flag).collect();
-        cluster.helm(&arguments);
-        guarded.until("the release is gone", |release| {
-            release["phase"] == "absent"
-        });
-        assert_eq!(guarded.ending(2)["ending"], "uninstalled");
-        // For as long as a dead release takes to be found and turned back.
-        let began = std::time::Instant::now();
-        guarded.until("half a minute has passed", |release| {
-            assert_eq!(release["phase"], "absent", "{release:#}");
-            began.elapsed() > std::time::Duration::from_secs(30)
-        });
-        assert!(cluster.list("/apis/apps/v1", "deployments").is_empty());
-        cluster.only_events();
-    }
+    uninstalled("away", &[]);
+}
+
+#[test]
+fn an_app_whose_history_is_kept_does_not_come_back_either() {
+    uninstalled("history", &["--keep-history"]);
 }
 
 /// What is held still is not judged: pods that nobody wants are no failure of the revision.
+#[track_caller]
+fn held_still(name: &str, values: &[&str]) {
+    let Some(cluster) = Cluster::new(name, Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let guarded = Guarded::start(&cluster);
+    cluster.upgrade(values);
+    let ended = guarded.ending(2);
+    let ending = ended["ending"].as_str().unwrap();
+    assert!(
+        ["kept", "inconclusive", "left_alone"].contains(&ending),
+        "{ended:#}"
+    );
+    assert_eq!(cluster.statuses(Helm::Three), "1 superseded, 2 deployed");
+    cluster.only_events();
+}
+
 #[test]
-fn a_release_that_is_paused_or_scaled_to_zero_is_not_turned_back() {
-    for (name, values) in [
-        ("paused", r#"api={"paused":true}"#),
-        ("zero", r#"api={"replicas":0}"#),
-    ] {
-        let Some(cluster) = Cluster::new(name, Helm::Four) else {
-            return;
-        };
-        cluster.install(&[]);
-        let guarded = Guarded::start(&cluster);
-        let mut all = vec![values];
-        if name == "zero" {
-            all.push("web.replicas=0");
-        }
-        cluster.upgrade(&all);
-        let ended = guarded.ending(2);
-        let ending = ended["ending"].as_str().unwrap();
-        assert!(
-            ["kept", "inconclusive", "left_alone"].contains(&ending),
-            "{ended:#}"
-        );
-        assert_eq!(cluster.statuses(Helm::Three), "1 superseded, 2 deployed");
-        cluster.only_events();
-    }
+fn a_release_that_is_paused_is_not_turned_back() {
+    held_still("paused", &[r#"api={"paused":true}"#]);
+}
+
+#[test]
+fn a_release_that_is_scaled_to_zero_is_not_turned_back() {
+    held_still("zero", &[r#"api={"replicas":0}"#, "web.replicas=0"]);
 }
 
 /// Of those before the bad one none is known to work: people are told, and nothing is done.

@@ -66,11 +66,14 @@ fn waiting(name: &str, helm: Helm, flags: &[&str]) {
         description.contains("superseded by revision 3"),
         "{description}"
     );
-    // The one that served was still deployed; the record of the upgrade is put right once.
-    assert_eq!(
-        written(&cluster),
-        "create v3, update v1, update v2, update v3, update v3"
-    );
+    // The record of the upgrade is put right once. That of the one that served was still deployed, unless the upgrade, which
+    // sees all pods Ready at the same moment, was the first to supersede it.
+    let written = written(&cluster);
+    let either = [
+        "create v3, update v1, update v2, update v3, update v3",
+        "create v3, update v2, update v3, update v3",
+    ];
+    assert!(either.contains(&written.as_str()), "{written}");
     // A later choice by Helm's words alone must not take it for good, and everybody can go on.
     cluster.by(
         Helm::Three,

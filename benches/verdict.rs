@@ -13,7 +13,6 @@
 
 use std::alloc::System;
 use std::hint::black_box;
-use std::time::Instant;
 
 use fastrand::Rng;
 use leadsman::verdict::{
@@ -28,6 +27,12 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 /// The share of soundings that fail by themselves.
 const BASE: f64 = 0.01;
 const TOTAL: u64 = 3600;
+
+/// CPU time of this program in seconds: it has one thread, and what else runs on the machine does not count.
+fn cpu_s() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
 
 /// A release of one workload that is rolled out; with latencies of the hour before where answers are timed.
 fn watch(endpoints: usize, direct: bool, timed: bool) -> Watch {
@@ -95,8 +100,7 @@ fn marks(rng: &mut Rng, endpoints: usize) -> Vec<Mark> {
         .collect()
 }
 
-/// Whole watches, one after another, that convict nobody: µs of a tick (the median of the watches, so that a busy moment
-/// of the machine does not count), allocations, the state's bytes.
+/// Whole watches, one after another, that convict nobody: µs of a tick (the median of the watches), allocations, the state's bytes.
 fn ticks(endpoints: usize, pods: usize, timed: bool) {
     let mut rng = Rng::with_seed(7);
     let fresh = watch(endpoints, pods > 0, timed);
@@ -132,7 +136,7 @@ fn ticks(endpoints: usize, pods: usize, timed: bool) {
     for _ in 0..rounds {
         let mut watch = watch(endpoints, pods > 0, timed);
         let region = Region::new(ALLOCATOR);
-        let began = Instant::now();
+        let began = cpu_s();
         for (marks, rollout) in rows.iter().zip(&happened) {
             black_box(watch.tick(&Tick {
                 marks,
@@ -142,7 +146,7 @@ fn ticks(endpoints: usize, pods: usize, timed: bool) {
                 ..Tick::default()
             }));
         }
-        let spent = began.elapsed().as_secs_f64();
+        let spent = cpu_s() - began;
         allocations += region.change().allocations;
         read += watch.ticks() as usize;
         spent_us.push(spent * 1e6 / f64::from(watch.ticks()));
@@ -160,7 +164,7 @@ fn ticks(endpoints: usize, pods: usize, timed: bool) {
 /// Healthy releases of five minutes at 1 s; beside it what drawing their soundings takes.
 fn releases(count: usize) {
     let mut rng = Rng::with_seed(8);
-    let began = Instant::now();
+    let began = cpu_s();
     let mut bad = 0;
     for _ in 0..count * 300 {
         bad += marks(&mut rng, 4)
@@ -168,8 +172,8 @@ fn releases(count: usize) {
             .filter(|mark| **mark == Mark::Bad)
             .count();
     }
-    let drawing = began.elapsed();
-    let began = Instant::now();
+    let drawing = cpu_s() - began;
+    let began = cpu_s();
     let mut turned_back = 0;
     let happened: Vec<Vec<RolloutEvent>> = (0..=300).map(events).collect();
     for _ in 0..count {
@@ -186,19 +190,19 @@ fn releases(count: usize) {
     }
     println!(
         "{count} healthy releases of 300 ticks: {:.2} s, of it {:.2} s for drawing {bad} failures; {turned_back} turned back",
-        began.elapsed().as_secs_f64(),
-        drawing.as_secs_f64()
+        cpu_s() - began,
+        drawing
     );
 }
 
 /// The bound of a baseline, which is found by bisection at the start and when a block opens under the control's eyes.
 fn bound() {
-    let began = Instant::now();
+    let began = cpu_s();
     let rounds = 10_000;
     for failed in 0..rounds {
         black_box(upper_bound(f64::from(failed % 100), 3600.0, 0.01));
     }
-    let each = began.elapsed().as_secs_f64() * 1e6 / f64::from(rounds);
+    let each = (cpu_s() - began) * 1e6 / f64::from(rounds);
     println!("an upper bound: {each:.2} µs");
 }
 

@@ -539,7 +539,7 @@ fn goal_pods_that_never_start_are_never_healthy() {
             world.play(&mut rng, &Deployed::stuck(shape), &mut watches);
             for watch in &watches {
                 let finding = watch.finding().unwrap();
-                assert_eq!(finding.reason.to_string(), "not_ready:Deployment web");
+                assert_eq!(finding.reason.to_string(), "not_ready:web");
                 assert_eq!(finding.tick, 300);
             }
             // The same where the first pod becomes Ready and the others never do.

@@ -445,7 +445,7 @@ proptest! {
         let end_s = |from: f64| (from / interval_s).ceil() * interval_s;
         match (ready_s, complete_s) {
             (None, _) => {
-                prop_assert_eq!(verdict.reason(), "not_ready:Deployment web");
+                prop_assert_eq!(verdict.reason(), "not_ready:web");
                 prop_assert_eq!(watch.finding().map(|it| it.t), Some(end_s(rule.ready_within_s)));
             }
             // Known in the last tick of the longest watch, which begins one interval before its end.

@@ -72,6 +72,82 @@ fn a_state_that_was_saved_goes_on_as_if_nothing_had_been() {
     }
 }
 
+fn workload(name: &str, probes: Option<Vec<u16>>) -> Workload {
+    Workload {
+        name: name.into(),
+        change: Some(Change::Template),
+        unknown: None,
+        was_complete: true,
+        stops_first: false,
+        probes,
+        template_at: Some(0.0),
+        gap_s: 0.0,
+        ready_s: 0.0,
+        restarts: 0,
+    }
+}
+
+/// Good answers for so long, after these events; the verdict.
+fn with_workloads(
+    workloads: Vec<Workload>,
+    events: &[(u16, WorkloadChange)],
+    marks: Mark,
+) -> Watch {
+    let start = Start {
+        workloads: Some(workloads),
+        ..start(2)
+    };
+    let mut watch = Watch::new(each_second(), &start).unwrap();
+    let event = |(workload, what): &(u16, WorkloadChange)| RolloutEvent {
+        t: 0.0,
+        workload: *workload,
+        what: *what,
+    };
+    let rollout: Vec<RolloutEvent> = events.iter().map(event).collect();
+    let mut tick = Tick {
+        marks: &[marks; 2],
+        rollout: &rollout,
+        ..Tick::default()
+    };
+    while !watch.is_over() && watch.finding().is_none() {
+        watch.tick(&tick);
+        tick.rollout = &[];
+    }
+    watch
+}
+
+#[test]
+fn a_strategy_that_replaces_no_pods_by_itself_is_complete_without_new_ones() {
+    let complete = [(0, WorkloadChange::Complete)];
+    let watch = with_workloads(vec![workload("web", None)], &complete, Mark::Good);
+    assert_eq!(watch.conclude(), Verdict::Inconclusive(Why::NotRolledOut));
+    let watch = with_workloads(vec![workload("web", None)], &[], Mark::Good);
+    assert_eq!(watch.conclude().reason(), "not_ready:web");
+}
+
+#[test]
+fn a_part_at_zero_silences_only_the_probes_that_ask_it() {
+    let held = |places: &[u16]| -> Vec<(u16, WorkloadChange)> {
+        let held = places.iter().map(|at| (*at, WorkloadChange::Held));
+        held.collect()
+    };
+    let two = |probes: [Option<Vec<u16>>; 2]| {
+        let [web, jobs] = probes;
+        vec![workload("web", web), workload("jobs", jobs)]
+    };
+    // Nobody knows who asks it: the failures of the others count.
+    let watch = with_workloads(two([None, None]), &held(&[1]), Mark::Bad);
+    assert_eq!(watch.conclude().reason(), "hard_down_all");
+    let watch = with_workloads(two([None, None]), &held(&[0, 1]), Mark::Bad);
+    assert_eq!(watch.finding(), None);
+    let mapped = two([Some(vec![0, 1]), Some(Vec::new())]);
+    let watch = with_workloads(mapped.clone(), &held(&[1]), Mark::Bad);
+    assert_eq!(watch.conclude().reason(), "hard_down_all");
+    // No probe says anything, and the other part is asked for its pods.
+    let watch = with_workloads(mapped, &held(&[0]), Mark::Bad);
+    assert_eq!(watch.conclude().reason(), "not_ready:jobs");
+}
+
 fn mark(bad: bool) -> Mark {
     if bad { Mark::Bad } else { Mark::Good }
 }

@@ -280,7 +280,9 @@ impl Workloads {
             let is_asked = state.is.change == Some(Change::Template)
                 && state.is.was_complete
                 && !state.held
-                && state.ready_at.is_none();
+                && state.ready_at.is_none()
+                // Where its strategy replaces no pods by itself, it is complete without new ones.
+                && state.complete_at.is_none();
             if !is_asked {
                 return None;
             }
@@ -312,9 +314,12 @@ impl Workloads {
         mut held: impl FnMut(Option<&[u16]>),
     ) {
         let dt = rule.interval_s;
+        // Where it is not known who asks it, a part that is held must not silence what others answer.
+        let mut unmapped = self.states.iter().flatten();
+        let all_held = unmapped.all(|state| state.held || state.is.probes.is_some());
         for state in self.states.iter_mut().flatten() {
             let probes = state.is.probes.as_deref();
-            if state.held {
+            if state.held && (probes.is_some() || all_held) {
                 held(probes);
             }
             let is_gap = state.is.change == Some(Change::Template)

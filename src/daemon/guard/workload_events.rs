@@ -150,7 +150,6 @@ impl Guard {
                 // Of a workload of which nothing is known, old pods must not be taken for new ones.
                 is_new: has_own_pods || facts.applied,
                 applied: facts.applied,
-                is_mapped: asking(&self.setup.release.probes, &state.name).is_some(),
             };
             let mut happened = told.follow(state, &seen);
             if serves && !told.is_ready {
@@ -178,8 +177,6 @@ struct Seen<'a> {
     is_new: bool,
     /// Whether helm is done.
     applied: bool,
-    /// Whether it is known which probes ask it.
-    is_mapped: bool,
 }
 
 impl ToldWorkload {
@@ -241,8 +238,7 @@ impl ToldWorkload {
         );
         change(
             &mut self.held,
-            // A part that nobody uses must not silence all probes; the whole release at zero is held elsewhere.
-            state.is_held() && seen.is_mapped,
+            state.is_held(),
             WorkloadChange::Held,
             WorkloadChange::Free,
         );
@@ -294,7 +290,6 @@ mod tests {
             before: Some(before),
             is_new: false,
             applied,
-            is_mapped: true,
         }
     }
 
@@ -306,7 +301,6 @@ mod tests {
             before: None,
             is_new,
             applied: false,
-            is_mapped: true,
         };
         let now = state("one", 1, 1);
         assert_eq!(told.follow(&now, &unknown(false)), []);
@@ -366,11 +360,5 @@ mod tests {
         assert_eq!(happened, [WorkloadChange::Held]);
         let happened = told.follow(&before, &seen(&before, false));
         assert_eq!(happened, [WorkloadChange::Free]);
-        // Where it is not known which probes ask it, it must not silence those of others.
-        let unmapped = Seen {
-            is_mapped: false,
-            ..seen(&before, false)
-        };
-        assert_eq!(told.follow(&state("old", 0, 0), &unmapped), []);
     }
 }

@@ -55,9 +55,17 @@ impl Guard {
         }
         let probes = &self.setup.release.probes;
         let direct = &watching.direct;
+        let case = self.state.rollout.phase().case();
+        let serving = case.and_then(|case| case.serving);
+        // Pods of a revision in between, which was never found good, are no control: they may be as bad.
+        let is_known = |pod: &Pod| {
+            watching.is_own(pod) || serving.is_none_or(|serving| pod.revision <= serving)
+        };
         let is_asked = |pod: &Pod| {
             let mut endpoints = probes.iter().zip(direct).filter(|(_, direct)| **direct);
-            serves(pod) && endpoints.any(|(probe, _)| address_of(probe, pod).is_some())
+            serves(pod)
+                && is_known(pod)
+                && endpoints.any(|(probe, _)| address_of(probe, pod).is_some())
         };
         let mut asked = Vec::new();
         for side in [Side::New, Side::Old] {

@@ -125,6 +125,45 @@ fn a_strategy_that_replaces_no_pods_by_itself_is_complete_without_new_ones() {
     assert_eq!(watch.conclude().reason(), "not_ready:web");
 }
 
+/// What is not known is not passed over in silence, and nothing is said of it where there is nothing to compare.
+#[test]
+fn where_it_is_not_known_what_changed_that_is_said() {
+    let why = "the record of revision 1 was not read";
+    let looping = PodState {
+        name: "web-1".into(),
+        workload: "Deployment web".into(),
+        container: "app".into(),
+        restarts: 3,
+        crash_loop_back_off: true,
+        ..PodState::default()
+    };
+    let text = |workloads| {
+        let start = Start {
+            workloads,
+            ..start(1)
+        };
+        let mut watch = Watch::new(each_second(), &start).unwrap();
+        let tick = Tick {
+            marks: &[Mark::Good],
+            pods: std::slice::from_ref(&looping),
+            ..Tick::default()
+        };
+        watch.tick(&tick).unwrap().text.clone()
+    };
+    let seen =
+        "new pod of Deployment web restarted 3 times (container app, CrashLoopBackOff)".to_owned();
+    let unknown = Workload {
+        unknown: Some(why.into()),
+        ..workload("Deployment web", None)
+    };
+    assert_eq!(
+        text(Some(vec![unknown])),
+        format!("{seen}; whether this revision changed Deployment web is not known: {why}")
+    );
+    assert_eq!(text(Some(vec![workload("Deployment web", None)])), seen);
+    assert_eq!(text(None), seen);
+}
+
 #[test]
 fn a_part_at_zero_silences_only_the_probes_that_ask_it() {
     let held = |places: &[u16]| -> Vec<(u16, WorkloadChange)> {

@@ -279,7 +279,7 @@ impl Guard {
         self.state
     }
 
-    /// Which work it was is not known; what is at hand cannot go on without it.
+    /// A task of a rollback has panicked. It does not say which one, so the attempt that runs has failed.
     fn has_panicked(&self, error: &JoinError) -> Event {
         let case = self.state.rollout.phase().case();
         Event::ExecutionFailed {
@@ -539,7 +539,7 @@ impl Guard {
         let is_watched = matches!(phase, Phase::Settling(_) | Phase::Watching(_));
         let revision = phase.case().map(|case| case.revision);
         if let (true, None, Some(revision)) = (is_watched, &self.state.watching, revision) {
-            tracing::warn!(release = %self.setup.release.name, %revision, "The analysis cannot be gone on with, and begins anew");
+            tracing::warn!(release = %self.setup.release.name, %revision, "The stored analysis is of another version of Leadsman, so the analysis begins anew");
             self.begin_watch(revision);
         }
     }

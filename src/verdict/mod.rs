@@ -175,7 +175,7 @@ pub struct RequestsBefore {
 pub struct Tick<'a> {
     /// One mark for each endpoint, asked through the Service.
     pub marks: &'a [Mark],
-    /// What pods answered that were asked directly, at most [`MAX_ASKED`] of each side.
+    /// What pods answered that were asked directly; the daemon asks [`MAX_ASKED`] of each side at most.
     pub direct: &'a [PodLook<'a>],
     /// States of new pods that are new since the tick before.
     pub pods: &'a [PodState],

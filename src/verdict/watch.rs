@@ -488,32 +488,26 @@ impl Watch {
 
     /// Whether the analysis ends after this tick. One that would end under suspicion goes on once.
     fn ends(&mut self) -> bool {
-        let passed = f64::from(self.next_tick) * self.rule.interval_s + 1e-9;
-        if let Some(until) = self.extended_until {
-            return passed >= until;
-        }
-        let rule = &self.rule;
-        let end = match self.progress().completion {
-            Completion::Unseen => rule.watch_s,
-            Completion::Running => rule.longest_s(),
-            Completion::At(at) => {
-                let after = at + rule.after_complete_s.min(rule.watch_s);
-                rule.watch_s.max(after.min(rule.watch_cap_s))
-            }
-        };
+        let passed = self.elapsed_s() + 1e-9;
+        let end = self.ends_at_s();
         if passed < end {
             return false;
+        }
+        if self.extended_until.is_some() {
+            return true;
         }
         let is_suspicious = self.failures.ln_e > 1e-6f64.ln_1p()
             || self
                 .endpoints
                 .iter()
                 .zip(&self.failures.endpoints)
-                .any(|(one, compared)| compared.excluded.is_none() && one.run >= rule.extend_run);
+                .any(|(one, compared)| {
+                    compared.excluded.is_none() && one.run >= self.rule.extend_run
+                });
         if !is_suspicious {
             return true;
         }
-        let until = (end + rule.extend_s).min(rule.longest_s());
+        let until = (end + self.rule.extend_s).min(self.rule.longest_s());
         self.extended_until = Some(until);
         passed >= until
     }

@@ -493,7 +493,7 @@ impl Guard {
                 let text = if watching.watch.is_rollout_running() {
                     self.what_is_missing(&facts)
                 } else {
-                    "the rollout is complete, but too few results could meet a new pod".to_owned()
+                    "too few results could meet a new pod".to_owned()
                 };
                 Event::NotRolledOut { revision, text }
             }

@@ -83,7 +83,7 @@ pub struct Limits {
     pub max_per_day: u32,
     /// The length of the watch.
     pub watch: Duration,
-    /// The rollout counts as settled after this at the latest.
+    /// The phase of settling ends after this at the latest; the analysis goes on.
     pub settle_cap: Duration,
 }
 

@@ -36,7 +36,8 @@ const FORMAT: &str = r#"One JSON object a line:
   failing_at_start  [true, ...]: its last three results before had failed
   workloads         [{"name", "change": "template", "config" or null, "was_complete", "stops_first", "probes": [places],
                     "template_at", "gap_s", "ready_s", "restarts", "seen": [[t, what], ...]}, ...]; what: template,
-                    ready, complete, deadline, refused, created, none, some, held, free
+                    ready, complete, deadline, refused, created, none, some, held, free; was_complete is true
+                    without it, template_at 0
   settled_at        without workloads: seconds until the rollout was complete; 0 without it, null: nobody can see it
   expected_downtime without workloads: true where old pods stop before new ones start
   learned           {"pods": six [failures, results] by age, "service": {"*" or an endpoint: three by phase}}
@@ -44,10 +45,12 @@ const FORMAT: &str = r#"One JSON object a line:
   dependencies      names, with "dependency_ticks" as ticks, and "needs": {endpoint: [names]}
   latency           {"before": for each endpoint [[ms, count], ...], "ticks": [[[ms, ...], repeats], ...], "enforce"}
   config            what differs from the rule's defaults, as {"interval_s": 1}
-  pods              [{"t", "name", "workload", "restarts", "waiting", "stuck", "injected", "old_too"}, ...]
+  pods              [{"t", "name", "workload", "restarts", "waiting", "stuck": "image" or "container",
+                    "injected", "old_too"}, ...]
   requests          {"interval_s", "baseline": [failures, requests], "scrapes": [[t, failures, requests], ...]}
   direct            [{"name", "rev": "new" or "old", "from": tick, "row": [[row, repeats], ...], "ms"}, ...]
-  phase             "bake": the time after a healthy verdict, with "from_s", "enforce", "restarts_normal"
+  phase             "bake": the time after a healthy verdict
+  from_s            of a bake: when it begins; enforce: whether it convicts; restarts_normal: what is normal
   teaches           true: prints what the revision teaches those after it
 
 Result, one line each: name, verdict, reason, tick, t, max_e, and e, coverage, why, slower, teaches where there are any.

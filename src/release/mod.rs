@@ -418,7 +418,14 @@ const MAX_READ_BACK: usize = 50;
 
 /// The facts, and beside them the revisions that a person who names none may mean: what was not needed so far is known by
 /// its number only.
-pub async fn read_back(engine: Arc<dyn Engine>, bad: Revision, facts: &Facts) -> Facts {
+///
+/// # Errors
+/// When one cannot be read that may have the contents of the bad revision, so that it is not known how far back to go.
+pub async fn read_back(
+    engine: Arc<dyn Engine>,
+    bad: Revision,
+    facts: &Facts,
+) -> Result<Facts, Refusal> {
     let mut facts = facts.clone();
     let mut all = facts.revisions.iter();
     let of_bad = all.find(|record| record.revision == bad);
@@ -430,6 +437,12 @@ pub async fn read_back(engine: Arc<dyn Engine>, bad: Revision, facts: &Facts) ->
         if let Some(stored) = Arc::clone(&engine).stored(record.revision).await {
             *record = stored;
         }
+        if others == 0 && digest.is_some() && record.digest.is_none() {
+            return Err(Refusal::Storage(format!(
+                "revision {} cannot be read, so it is not known how far back to go; try again, or name the revision",
+                record.revision
+            )));
+        }
         if digest.is_none() || record.digest != digest {
             others += 1;
         }
@@ -437,7 +450,7 @@ pub async fn read_back(engine: Arc<dyn Engine>, bad: Revision, facts: &Facts) ->
             break;
         }
     }
-    facts
+    Ok(facts)
 }
 
 /// The plan of a person: to the revision that was named, or else to the last that is known to be good, or to the last
@@ -542,7 +555,7 @@ mod tests {
             ..Facts::default()
         };
         facts.revisions[13] = Arc::clone(&engine).stored(bad).await.unwrap();
-        let read = read_back(Arc::clone(&engine), bad, &facts).await;
+        let read = read_back(Arc::clone(&engine), bad, &facts).await.unwrap();
         let check = by_hand::check(&read, bad, None, &BTreeMap::new(), "shop/web");
         let why = check.unwrap_err().why().to_owned();
         assert!(
@@ -555,12 +568,19 @@ mod tests {
         assert_eq!(plan.unwrap().target, Revision(2));
         // One of other contents ends it.
         let engine: Arc<dyn Engine> = Arc::new(Letters("zyxwvutsrqponm"));
-        let read = read_back(Arc::clone(&engine), bad, &facts).await;
+        let read = read_back(Arc::clone(&engine), bad, &facts).await.unwrap();
         let known = read
             .revisions
             .iter()
             .filter(|record| record.digest.is_some());
         assert_eq!(known.count(), 1 + READ_BACK);
+        // One that cannot be read may be what a rollback made, so nothing is chosen over it.
+        let engine: Arc<dyn Engine> = Arc::new(Letters("aba aaaaaaaaaa"));
+        let refused = read_back(engine, bad, &facts).await.unwrap_err();
+        assert!(
+            refused.to_string().starts_with("revision 4 cannot be read"),
+            "{refused}"
+        );
     }
 
     #[test]

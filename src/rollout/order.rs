@@ -22,8 +22,15 @@ pub struct OrderRecord {
     /// Its id, unique in the release.
     pub id: Box<str>,
     /// What callers named it: who sends the same key again means the same order.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "known_keys")]
     pub keys: Vec<OrderKey>,
+}
+
+/// Keys in another form than today's are left out: without them an order is only not recognized when it is sent again.
+fn known_keys<'de, D: serde::Deserializer<'de>>(reader: D) -> Result<Vec<OrderKey>, D::Error> {
+    let keys = Vec::<serde_json::Value>::deserialize(reader)?;
+    let known = keys.into_iter().map(serde_json::from_value);
+    Ok(known.filter_map(Result::ok).collect())
 }
 
 /// A name that a caller gave to an order, and what was ordered with it.

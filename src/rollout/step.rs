@@ -746,7 +746,7 @@ impl Rollout {
                 self.note(
                     now,
                     Some(revision),
-                    format!("The rollout is not complete after {cap} s and counts as settled"),
+                    format!("The rollout is not complete after {cap} s; the analysis goes on"),
                 );
             }
             Phase::Watching(case) => {

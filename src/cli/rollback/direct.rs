@@ -80,7 +80,13 @@ async fn turn_back(
     let name = format!("{}/{}", release.namespace, release.name);
     let facts_now = match target {
         Some(_) => facts_now,
-        None => Arc::new(release::read_back(Arc::clone(&engine), bad, &facts_now).await),
+        None => match release::read_back(Arc::clone(&engine), bad, &facts_now).await {
+            Ok(read) => Arc::new(read),
+            Err(refusal) => {
+                complain!("leadsman: {refusal}");
+                return Ok(FAILED);
+            }
+        },
     };
     if let Err(refused) = by_hand::check(&facts_now, bad, target, &BTreeMap::new(), &name) {
         complain!("leadsman: {}", refused.why());

@@ -488,15 +488,16 @@ impl Guard {
                 Some(reason) => Event::Inconclusive { revision, reason },
                 None => Event::Healthy(revision),
             },
-            Verdict::Inconclusive(Why::NotRolledOut) => {
+            Verdict::Inconclusive(Why::NotRolledOut) if watching.watch.is_rollout_running() => {
                 let facts = Arc::clone(&self.facts.borrow().facts);
-                let text = if watching.watch.is_rollout_running() {
-                    self.what_is_missing(&facts)
-                } else {
-                    "too few results could meet a new pod".to_owned()
-                };
+                let text = self.what_is_missing(&facts);
                 Event::NotRolledOut { revision, text }
             }
+            // The rollout is complete, so nothing is to be waited for.
+            Verdict::Inconclusive(Why::NotRolledOut) => Event::Inconclusive {
+                revision,
+                reason: "too few results could meet a new pod".to_owned(),
+            },
             Verdict::Inconclusive(why) => Event::Inconclusive {
                 revision,
                 reason: why.as_str().to_owned(),

@@ -255,7 +255,7 @@ impl Guard {
         Box::pin(async move {
             let facts = match target {
                 Some(_) => facts,
-                None => Arc::new(release::read_back(Arc::clone(&engine), bad, &facts).await),
+                None => Arc::new(release::read_back(Arc::clone(&engine), bad, &facts).await?),
             };
             checked(&facts)?;
             let plan = release::plan_by_hand(engine, bad, target, &facts, &ledger, &reason).await?;

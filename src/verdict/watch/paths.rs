@@ -80,12 +80,16 @@ impl Watch {
             tick: now,
             t,
             e: None,
-            text: format!(
-                "no {} became Ready, and one could not start for {:.0} s: {what}{}",
-                new_pod(name, workload),
-                self.rule.stuck_s,
-                unknown_change(workload)
-            ),
+            text: if workload.is_some() {
+                format!(
+                    "no {} became Ready, and one could not start for {:.0} s: {what}{}",
+                    new_pod(name, workload),
+                    self.rule.stuck_s,
+                    unknown_change(workload)
+                )
+            } else {
+                format!("a new pod could not start for {:.0} s: {what}", self.rule.stuck_s)
+            },
             otherwise: "Had one new pod of the same workload become Ready, or had an old pod of it the same trouble, \
                         it would not have been held against the revision."
                 .into(),
@@ -145,9 +149,8 @@ impl Watch {
             e: None,
             text,
             otherwise: format!(
-                "One good answer in the last {:.0} s would have ended the run, and the revision would have been watched \
-                 further.",
-                f64::from(ticks) * self.rule.interval_s
+                "One good answer among the last {ticks} results would have ended the run, and the revision would have been \
+                 watched further."
             ),
         };
         if self.all_run >= self.hold_all {

@@ -135,6 +135,8 @@ pub(super) struct Guard {
     undecided: Option<(Revision, Time)>,
     /// Since when the workloads have had the templates that they have at rest.
     templates_since: Time,
+    /// The workloads' templates, and since when they are seen so.
+    templates_seen: (workload_events::Templates, Time),
     /// The look before the rollback that runs.
     preflight: Option<AbortHandle>,
     /// Revisions whose records cannot be read, each told once.
@@ -200,6 +202,7 @@ impl Guard {
             shown: None,
             undecided: None,
             templates_since: now,
+            templates_seen: (Vec::new(), now),
             preflight: None,
             unreadable: BTreeSet::new(),
             rehearsed: None,
@@ -527,6 +530,7 @@ impl Guard {
             let deployed = records.find(|record| record.status == ledger::Status::Deployed);
             self.state.deployed = deployed.map(|record| record.revision);
             self.note_workloads(&facts);
+            self.note_templates(&facts);
         }
         self.act_on_finding().await;
         self.check_settled().await;

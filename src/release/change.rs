@@ -32,6 +32,8 @@ struct Workload {
     settings: Hash,
     /// Init containers and containers of the template.
     containers: Vec<Box<str>>,
+    /// Whether the old pods stop before the new ones start.
+    stops_first: bool,
 }
 
 /// What a revision says of its workloads.
@@ -87,6 +89,11 @@ impl Workloads {
         })
     }
 
+    /// Whether its strategy stops the old pods of a workload before the new ones start.
+    pub fn stops_first(&self, id: &WorkloadId) -> bool {
+        self.0.get(id).is_some_and(|workload| workload.stops_first)
+    }
+
     /// Whether a container is of the template; one that was injected is not. True where nothing is known of the workload.
     pub fn has_container(&self, id: &WorkloadId, container: &str) -> bool {
         let Some(workload) = self.0.get(id) else {
@@ -126,6 +133,7 @@ impl Workload {
             template: digest(template),
             settings: hash.finalize().into(),
             containers: containers(template),
+            stops_first: object.stops_first(),
         }
     }
 }

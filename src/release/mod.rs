@@ -98,6 +98,13 @@ impl Facts {
         change.map_err(|_| format!("the manifest of revision {revision} does not have it"))
     }
 
+    /// Whether a revision's manifest makes a workload stop its old pods before the new ones start.
+    pub fn stops_first(&self, kind: &str, name: &str, revision: Revision) -> bool {
+        let id = (kind.into(), name.into());
+        self.workloads_of(revision)
+            .is_ok_and(|workloads| workloads.stops_first(&id))
+    }
+
     fn workloads_of(&self, revision: Revision) -> Result<&Workloads, String> {
         let mut all = self.workloads.iter();
         if let Some((_, workloads)) = all.find(|(of, _)| *of == revision) {
@@ -521,6 +528,8 @@ mod tests {
 
         fn stored(self: Arc<Self>, revision: Revision) -> Work<Option<Stored>> {
             let letter = self.0.get(revision.0 as usize - 1..revision.0 as usize);
+            // A space cannot be read.
+            let letter = letter.filter(|letter| *letter != " ");
             let stored = letter.map(|letter| Stored {
                 digest: Some(Digest(letter.into())),
                 ..known_by_number(revision)

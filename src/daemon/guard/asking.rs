@@ -72,7 +72,8 @@ impl Guard {
             let pods: Vec<&Pod> = facts
                 .pods
                 .iter()
-                .filter(|pod| (side_of(pod, watching) == side) && is_asked(pod))
+                .filter(|pod| side_of(pod, watching) == side && is_asked(pod))
+                .filter(|pod| !watching.is_unclear(pod))
                 .collect();
             asked.extend(
                 self.askers
@@ -173,7 +174,7 @@ impl Guard {
 }
 
 fn side_of(pod: &Pod, watching: &Watching) -> Side {
-    if watching.is_own(pod) {
+    if watching.is_new(pod) {
         Side::New
     } else {
         Side::Old
@@ -192,7 +193,10 @@ pub(super) fn stays(pods: &[Pod], name: &str) -> bool {
 
 /// Gives a pod a number the first time that it is asked.
 fn number(watching: &mut Watching, side: Side, pod: &Pod) -> Option<recording::Pod> {
-    let is_known = watching.pods.iter().any(|known| known.name == pod.name);
+    // A pod of a StatefulSet has the name of the one before it.
+    let mut known = watching.pods.iter().rev();
+    let known = known.find(|known| known.name == pod.name);
+    let is_known = known.is_some_and(|known| known.side == side);
     if is_known || watching.pods.len() >= MAX_PODS {
         return None;
     }

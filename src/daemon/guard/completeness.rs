@@ -53,6 +53,7 @@ impl Guard {
         let newest = observed.facts.newest().map(|record| record.revision);
         if observed.trouble.is_none() && newest == self.state.rollout.newest() {
             self.note_workloads(&observed.facts);
+            self.note_templates(&observed.facts);
         }
     }
 

@@ -1,11 +1,11 @@
 //! The judgement at work: soundings come in, ticks end, a verdict falls, a rollback is verified.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::asking::stays;
-use super::pod_states::{OldTrouble, pod_states};
+use super::pod_states::{OldTrouble, ToldPod, note_old_pods, pod_states};
 use super::pods::{address_of, is_clear};
 use super::saved::{Known, Verifying, Watching};
 use super::workload_events::ToldWorkload;
@@ -196,7 +196,9 @@ impl Guard {
         };
         let endpoints = start.endpoints.len();
         let workloads = start.workloads.iter().flatten();
-        let told = workloads.map(|one| ToldWorkload::new(&one.name)).collect();
+        let told = workloads
+            .map(|one| ToldWorkload::new(one, self.template_before(&one.name)))
+            .collect();
         let no_direct = (!start.direct).then(|| {
             if facts
                 .pods
@@ -253,6 +255,12 @@ impl Guard {
             inbox: Inbox::new(endpoints),
             tick: Recorded::default(),
         });
+        if let Some(watching) = &mut self.state.watching {
+            // Before they go: the trouble of old pods excuses that of new ones.
+            let case = self.state.rollout.phase().case();
+            let serving = case.and_then(|case| case.serving);
+            note_old_pods(watching, &facts, serving);
+        }
         self.restart_counting(now);
         self.state.recorded = Some((revision, now));
         self.open_recorder(revision, now);
@@ -384,6 +392,7 @@ impl Guard {
         let serving = case.and_then(|case| case.serving);
         if !blind {
             self.tell_of_rollout(&facts);
+            self.note_templates(&facts);
         }
         // Old facts are none: what they say of the rollout may be over.
         let rollout = if blind {
@@ -413,7 +422,12 @@ impl Guard {
         }
         let mut lines = Vec::new();
         if !is_void {
-            for pod in &watching.pods {
+            // The newest of a name: a StatefulSet gives a new pod the name of the old one.
+            let mut taken = BTreeSet::new();
+            for pod in watching.pods.iter().rev() {
+                if !taken.insert(&pod.name) {
+                    continue;
+                }
                 let Some((marks, latencies)) = self.askers.take(&pod.name, marks.len()) else {
                     continue;
                 };
@@ -511,7 +525,11 @@ impl Guard {
     pub(super) fn end_watch(&mut self, kept: bool) {
         self.state.verifying = None;
         if let Some(watching) = self.state.watching.take() {
-            if kept && let Some(taught) = watching.watch.teaching() {
+            let is_rolled = watching.told.iter().any(ToldWorkload::is_rolled);
+            if kept
+                && is_rolled
+                && let Some(taught) = watching.watch.teaching()
+            {
                 self.learn_from(taught);
             }
             self.record(&[Line::End(End::of(&watching.watch))]);
@@ -597,6 +615,15 @@ fn go_on(watching: &mut Watching, recorded: Recording) -> bool {
     for tick in recorded.ticks.get(missed..).unwrap_or_default() {
         recording::feed(&mut watching.watch, &watching.pods, tick);
         watching.trace();
+        for event in &tick.rollout {
+            if let Some(told) = watching.told.get_mut(usize::from(event.workload)) {
+                told.note(event.what);
+            }
+        }
+        for pod in &tick.pods {
+            let told = ToldPod::of(pod);
+            watching.told_pods.insert(pod.name.clone(), told);
+        }
     }
     true
 }

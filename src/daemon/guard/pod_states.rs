@@ -48,12 +48,20 @@ pub(super) struct ToldPod {
     old_too: bool,
 }
 
-/// States of new pods that are not known yet: of workloads that the revision changed since the one that served before.
-pub(super) fn pod_states(
-    watching: &mut Watching,
-    facts: &Facts,
-    serving: Option<Revision>,
-) -> Vec<PodState> {
+impl ToldPod {
+    /// What a state told.
+    pub(super) fn of(state: &PodState) -> Self {
+        Self {
+            restarts: state.restarts,
+            loops: state.crash_loop_back_off,
+            stuck: state.stuck,
+            old_too: state.old_too,
+        }
+    }
+}
+
+/// Remembers the trouble of old pods.
+pub(super) fn note_old_pods(watching: &mut Watching, facts: &Facts, serving: Option<Revision>) {
     let revision = watching.revision;
     let change = |pod: &Pod| facts.change_of(pod, revision, serving);
     for pod in &facts.pods {
@@ -65,9 +73,20 @@ pub(super) fn pod_states(
             watching.old.note(pod);
         }
     }
+}
+
+/// States of new pods that are not known yet: of workloads that the revision changed since the one that served before.
+pub(super) fn pod_states(
+    watching: &mut Watching,
+    facts: &Facts,
+    serving: Option<Revision>,
+) -> Vec<PodState> {
+    note_old_pods(watching, facts, serving);
+    let revision = watching.revision;
+    let change = |pod: &Pod| facts.change_of(pod, revision, serving);
     let mut states = Vec::new();
     for pod in &facts.pods {
-        if !watching.is_own(pod) {
+        if !watching.is_new(pod) {
             continue;
         }
         // Made meanwhile, of a workload that is as it was: its trouble has another cause. Where the change is not known,

@@ -22,6 +22,7 @@ pub(super) type PodAnswers = (Vec<Mark>, Vec<Option<u32>>);
 
 /// One endpoint of one pod.
 struct Line {
+    address: SocketAddr,
     prober: Arc<Prober>,
     in_flight: u32,
     waiting: VecDeque<(Mark, Option<u32>)>,
@@ -63,17 +64,23 @@ impl Askers {
         most: u32,
     ) -> Option<Arc<Prober>> {
         let address = address_of(probe, pod)?;
+        let new_line = || {
+            let (target, question) = aimed_at(probe, pod, address);
+            Line {
+                address,
+                prober: Arc::new(Prober::new(shared, target, question)),
+                in_flight: 0,
+                waiting: VecDeque::new(),
+            }
+        };
         let line = self
             .lines
             .entry((pod.name.clone(), endpoint))
-            .or_insert_with(|| {
-                let (target, question) = aimed_at(probe, pod, address);
-                Line {
-                    prober: Arc::new(Prober::new(shared, target, question)),
-                    in_flight: 0,
-                    waiting: VecDeque::new(),
-                }
-            });
+            .or_insert_with(new_line);
+        // A pod of a StatefulSet comes back under its name, with another address.
+        if line.address != address {
+            *line = new_line();
+        }
         if line.in_flight >= most {
             return None;
         }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::alerts::{Firing, MAX_TOLD, Told};
 use super::pod_states::{OldTrouble, ToldPod};
-use super::workload_events::ToldWorkload;
+use super::workload_events::{Templates, ToldWorkload};
 use crate::baseline::Baseline;
 use crate::ledger::Ledger;
 use crate::recording;
@@ -65,6 +65,9 @@ pub(in crate::daemon) struct State {
     /// The same of the last revision that was not in doubt: what a rollout is measured by.
     #[serde(default)]
     pub(super) workloads_before: Vec<WorkloadState>,
+    /// What told the workloads' templates from others while the newest revision was the one that is known.
+    #[serde(default)]
+    pub(super) templates: Templates,
     /// The probes that failed when the contents under analysis first appeared, and the revision that brought them. A new
     /// analysis of the same contents must not excuse what they broke themselves.
     #[serde(default)]
@@ -175,6 +178,20 @@ impl Watching {
         (first..=self.revision).contains(&pod.revision)
     }
 
+    /// Whether a pod runs what is judged: of its own, in a workload that the revision changed and that has it by now.
+    pub(super) fn is_new(&self, pod: &Pod) -> bool {
+        let mut told = self.told.iter();
+        let told = told.find(|told| told.is_of(pod));
+        self.is_own(pod) && told.is_none_or(ToldWorkload::makes_new_pods)
+    }
+
+    /// Whether a pod may read settings that the revision changed, although it ran before.
+    pub(super) fn is_unclear(&self, pod: &Pod) -> bool {
+        let mut told = self.told.iter();
+        let told = told.find(|told| told.is_of(pod));
+        told.is_some_and(ToldWorkload::reads_changed_settings) && !self.is_own(pod)
+    }
+
     /// Whether a pod is of what was there before.
     pub(super) fn is_older(&self, pod: &Pod) -> bool {
         pod.revision < self.first.unwrap_or(self.revision)
@@ -237,6 +254,7 @@ impl State {
             told: Vec::new(),
             workloads: Vec::new(),
             workloads_before: Vec::new(),
+            templates: Vec::new(),
             failing_before: None,
             counts_since: None,
             fence: 0,
@@ -281,6 +299,7 @@ impl State {
         self.taught.truncate(MAX_TAUGHT);
         self.workloads.truncate(MAX_WORKLOADS);
         self.workloads_before.truncate(MAX_WORKLOADS);
+        self.templates.truncate(MAX_WORKLOADS);
         Ok(self)
     }
 
@@ -386,6 +405,7 @@ impl Dated for State {
             told,
             workloads: _,
             workloads_before: _,
+            templates: _,
             failing_before: _,
             counts_since,
             fence: _,

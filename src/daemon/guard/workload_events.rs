@@ -1,15 +1,23 @@
 //! The rollout as the analysis sees it: the release's workloads when a revision appears, and what happens to them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::Guard;
 use super::saved::{MAX_WORKLOADS, Watching};
 use crate::config::settings::Probe;
-use crate::release::{Facts, WorkloadState};
+use crate::ledger::Status;
+use crate::release::{Facts, Pod, WorkloadState};
 use crate::units::{Revision, Time};
 use crate::verdict::{Change, RolloutEvent, Teaching, Workload, WorkloadChange};
+
+/// Templates that are seen for so long are those of the revision that is known.
+const TEMPLATES_STAND: Duration = Duration::from_secs(2);
+
+/// The workloads' templates: as `Deployment web`, and what tells the template from others.
+pub(super) type Templates = Vec<(Box<str>, Box<str>)>;
 
 /// What the analysis was told of one workload.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -17,6 +25,11 @@ use crate::verdict::{Change, RolloutEvent, Teaching, Workload, WorkloadChange};
 pub(super) struct ToldWorkload {
     /// As `Deployment web`.
     id: Box<str>,
+    change: Option<Change>,
+    /// What told its template from others before the revision appeared.
+    template_before: Option<Box<str>>,
+    /// Whether its pods are really replaced.
+    is_rolled: bool,
     has_template: bool,
     is_ready: bool,
     is_complete: bool,
@@ -27,10 +40,53 @@ pub(super) struct ToldWorkload {
 }
 
 impl ToldWorkload {
-    pub(super) fn new(id: &str) -> Self {
+    pub(super) fn new(workload: &Workload, template_before: Option<&str>) -> Self {
         Self {
-            id: id.into(),
+            id: workload.name.clone(),
+            change: workload.change,
+            template_before: template_before.map(Into::into),
             ..Self::default()
+        }
+    }
+
+    /// Whether it is the workload of a pod.
+    pub(super) fn is_of(&self, pod: &Pod) -> bool {
+        *self.id == *pod.workload_name()
+    }
+
+    /// Whether a pod of it that was made since the revision appeared is one of the revision.
+    pub(super) fn makes_new_pods(&self) -> bool {
+        match self.change {
+            // While a hook runs, what is made is still of the old template.
+            Some(Change::Template) => self.has_template,
+            Some(Change::Config) => true,
+            None => false,
+        }
+    }
+
+    /// Whether the revision changed only settings that its pods read.
+    pub(super) fn reads_changed_settings(&self) -> bool {
+        self.change == Some(Change::Config)
+    }
+
+    /// Whether its pods are replaced by new ones.
+    pub(super) fn is_rolled(&self) -> bool {
+        self.is_rolled
+    }
+
+    /// Notes what was told, as where it is read back from a recording.
+    pub(super) fn note(&mut self, what: WorkloadChange) {
+        match what {
+            WorkloadChange::Template => self.has_template = true,
+            WorkloadChange::Ready => self.is_ready = true,
+            WorkloadChange::Complete => self.is_complete = true,
+            WorkloadChange::Deadline => self.deadline_exceeded = true,
+            WorkloadChange::Refused => self.refused = true,
+            WorkloadChange::Created => self.refused = false,
+            WorkloadChange::None => self.has_none = true,
+            WorkloadChange::Some => self.has_none = false,
+            WorkloadChange::Held => self.held = true,
+            WorkloadChange::Free => self.held = false,
         }
     }
 }
@@ -71,8 +127,12 @@ impl Guard {
                 name: state.id().into(),
                 change,
                 unknown,
-                was_complete: before.is_some_and(|before| before.complete && before.wanted > 0),
-                stops_first: state.stops_first,
+                // A part that is new must become complete as well, where it is known what was there before.
+                was_complete: before.map_or(!self.state.workloads_before.is_empty(), |before| {
+                    before.complete && before.wanted > 0
+                }),
+                stops_first: state.stops_first
+                    || facts.stops_first(&state.kind, &state.name, revision),
                 probes: asking(&self.setup.release.probes, &state.name),
                 template_at: None,
                 gap_s: learned(|one| one.gap_s),
@@ -121,6 +181,37 @@ impl Guard {
         self.state.taught.push_back(taught);
     }
 
+    /// Remembers the templates that the workloads have while the newest revision is the one that is known: what tells
+    /// the pods of the next one from them. They must have stood for a moment, since the next revision's may be seen
+    /// before its record is.
+    pub(super) fn note_templates(&mut self, facts: &Facts) {
+        let newest = facts.newest().map(|record| record.revision);
+        if newest.is_none() || newest != self.state.rollout.newest() {
+            return;
+        }
+        let now = self.now();
+        let states = facts.workload_states.iter().take(MAX_WORKLOADS);
+        let templates: Templates = states
+            .filter(|state| state.observed)
+            .filter_map(|state| Some((state.id().into(), state.template.clone()?)))
+            .collect();
+        if self.templates_seen.0 != templates {
+            self.templates_seen = (templates, now);
+        } else if now.since(self.templates_seen.1) >= TEMPLATES_STAND
+            && self.state.templates != self.templates_seen.0
+        {
+            self.state.templates.clone_from(&self.templates_seen.0);
+            self.is_dirty = true;
+        }
+    }
+
+    /// What told a workload's template from others, as it was last known.
+    pub(super) fn template_before(&self, id: &str) -> Option<&str> {
+        let mut templates = self.state.templates.iter();
+        let found = templates.find(|(of, _)| **of == *id);
+        found.map(|(_, template)| &**template)
+    }
+
     /// What became known of the workloads since the tick before.
     pub(super) fn rollout_events(&mut self, facts: &Facts) -> Vec<RolloutEvent> {
         let now = self.now();
@@ -128,6 +219,10 @@ impl Guard {
             return Vec::new();
         };
         let mut told = watching.told.clone();
+        // Also a helm that failed is done, and may have changed nothing.
+        let newest = facts.newest();
+        let is_deployed =
+            facts.applied && newest.is_some_and(|record| record.status == Status::Deployed);
         let t = seconds(watching, now);
         let mut events = Vec::new();
         for (place, told) in told.iter_mut().enumerate() {
@@ -144,12 +239,13 @@ impl Guard {
                 .filter(|pod| watching.is_own(pod) && *pod.workload_name() == *told.id);
             let has_own_pods = own.clone().next().is_some();
             // Where only settings changed, a pod that started since stands for them.
-            let serves = own.clone().any(|pod| pod.ready_since.is_some());
+            let serves = told.change == Some(Change::Config)
+                && own.clone().any(|pod| pod.ready_since.is_some());
             let seen = Seen {
                 before: self.before(state),
                 // Of a workload of which nothing is known, old pods must not be taken for new ones.
-                is_new: has_own_pods || facts.applied,
-                applied: facts.applied,
+                is_new: has_own_pods || is_deployed,
+                is_deployed,
             };
             let mut happened = told.follow(state, &seen);
             if serves && !told.is_ready {
@@ -175,16 +271,14 @@ struct Seen<'a> {
     before: Option<&'a WorkloadState>,
     /// Where there is none: whether its template is the revision's.
     is_new: bool,
-    /// Whether helm is done.
-    applied: bool,
+    /// Whether helm is done, and has succeeded.
+    is_deployed: bool,
 }
 
 impl ToldWorkload {
     /// What is new about the workload.
     fn follow(&mut self, state: &WorkloadState, seen: &Seen<'_>) -> Vec<WorkloadChange> {
-        let Seen {
-            before, applied, ..
-        } = *seen;
+        let before = seen.before;
         let mut happened = Vec::new();
         let mut once = |told: &mut bool, is: bool, what| {
             if is && !*told {
@@ -192,11 +286,13 @@ impl ToldWorkload {
                 happened.push(what);
             }
         };
-        let same = before.is_some_and(|before| before.template == state.template);
+        let same = self.template_before.is_some() && self.template_before == state.template;
         let is_known = state.observed && state.template.is_some();
         // A change of the manifest that the API server does not see as one: its pods are what this revision wants.
-        let is_as_wanted = applied && same;
-        let has_template = is_known && (!same && (before.is_some() || seen.is_new) || is_as_wanted);
+        let is_as_wanted = seen.is_deployed && same && !state.paused;
+        let is_other = !same && (self.template_before.is_some() || seen.is_new);
+        let has_template = is_known && (is_other || is_as_wanted);
+        self.is_rolled |= is_known && is_other;
         once(
             &mut self.has_template,
             has_template,
@@ -285,22 +381,32 @@ mod tests {
         }
     }
 
-    fn seen(before: &WorkloadState, applied: bool) -> Seen<'_> {
+    fn seen(before: &WorkloadState, is_deployed: bool) -> Seen<'_> {
         Seen {
             before: Some(before),
             is_new: false,
-            applied,
+            is_deployed,
+        }
+    }
+
+    /// A workload that the revision changed, which had this template before.
+    fn told(template: Option<&str>) -> ToldWorkload {
+        ToldWorkload {
+            id: "Deployment web".into(),
+            change: Some(Change::Template),
+            template_before: template.map(Into::into),
+            ..ToldWorkload::default()
         }
     }
 
     #[test]
     fn a_workload_of_which_nothing_is_known_has_new_pods_when_there_are_some() {
         use WorkloadChange::{Complete, Ready, Template};
-        let mut told = ToldWorkload::new("Deployment web");
+        let mut told = told(None);
         let unknown = |is_new| Seen {
             before: None,
             is_new,
-            applied: false,
+            is_deployed: false,
         };
         let now = state("one", 1, 1);
         assert_eq!(told.follow(&now, &unknown(false)), []);
@@ -314,7 +420,7 @@ mod tests {
     fn a_rollout_is_told_step_by_step_and_each_step_once() {
         use WorkloadChange::{Complete, None as Gone, Ready, Some as Back, Template};
         let before = state("old", 2, 2);
-        let mut told = ToldWorkload::new("Deployment web");
+        let mut told = told(Some("old"));
         let mut follow = |now: &WorkloadState| told.follow(now, &seen(&before, false));
         // Helm has stored the record, and the workload is as it was.
         assert_eq!(follow(&before), []);
@@ -329,10 +435,34 @@ mod tests {
     fn a_manifest_that_changes_nothing_in_the_cluster_is_complete_when_helm_is_done() {
         use WorkloadChange::{Complete, Ready, Template};
         let before = state("old", 2, 2);
-        let mut told = ToldWorkload::new("Deployment web");
+        let mut told = told(Some("old"));
         assert_eq!(told.follow(&before, &seen(&before, false)), []);
         let happened = told.follow(&before, &seen(&before, true));
         assert_eq!(happened, [Template, Ready, Complete]);
+        assert!(!told.is_rolled());
+        // While it is paused, its controller makes nothing of a new template.
+        let paused = WorkloadState {
+            paused: true,
+            ..state("old", 2, 2)
+        };
+        let mut told = self::told(Some("old"));
+        let happened = told.follow(&paused, &seen(&before, true));
+        assert_eq!(happened, [WorkloadChange::Held]);
+    }
+
+    #[test]
+    fn pods_are_those_of_the_revision_once_it_has_its_template() {
+        let mut told = told(Some("old"));
+        assert!(!told.makes_new_pods());
+        told.follow(&state("new", 2, 0), &seen(&state("old", 2, 2), false));
+        assert!(told.makes_new_pods() && told.is_rolled());
+        for (change, makes) in [(Some(Change::Config), true), (None, false)] {
+            let told = ToldWorkload {
+                change,
+                ..ToldWorkload::default()
+            };
+            assert_eq!(told.makes_new_pods(), makes, "{change:?}");
+        }
     }
 
     #[test]
@@ -342,7 +472,7 @@ mod tests {
             refused: true,
             ..state("old", 2, 1)
         };
-        let mut told = ToldWorkload::new("Deployment web");
+        let mut told = told(Some("old"));
         assert_eq!(told.follow(&before, &seen(&before, false)), []);
         let now = WorkloadState {
             deadline_exceeded: true,
@@ -355,7 +485,7 @@ mod tests {
     #[test]
     fn scaled_to_zero_is_held_and_no_outage() {
         let before = state("old", 2, 2);
-        let mut told = ToldWorkload::new("Deployment web");
+        let mut told = told(Some("old"));
         let happened = told.follow(&state("old", 0, 0), &seen(&before, false));
         assert_eq!(happened, [WorkloadChange::Held]);
         let happened = told.follow(&before, &seen(&before, false));

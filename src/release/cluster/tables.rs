@@ -330,6 +330,8 @@ pub(super) struct WorkloadRow {
     pub(super) ordered: bool,
     /// Pods are not replaced by the controller, or only a part of them.
     pub(super) partial: bool,
+    /// Pods that the controller leaves as they are.
+    pub(super) stays: i32,
     /// Its strategy can leave it without pods while it is replaced.
     pub(super) stops_first: bool,
     /// The controller says that the progress deadline is exceeded.
@@ -385,6 +387,11 @@ impl WorkloadRow {
             template: status.update_revision.as_deref().unwrap_or_default().into(),
             ordered: spec.pod_management_policy.as_deref() != Some("Parallel"),
             partial: on_delete || rolling.and_then(|one| one.partition).unwrap_or(0) > 0,
+            stays: if on_delete {
+                i32::MAX
+            } else {
+                rolling.and_then(|one| one.partition).unwrap_or(0)
+            },
             // One pod after another is stopped before the one that takes its place.
             stops_first: spec.replicas.unwrap_or(1) <= 1,
             ..Self::named(Kind::StatefulSet, &object.metadata)?
@@ -410,6 +417,11 @@ impl WorkloadRow {
             available: status.number_available.unwrap_or(0),
             template: generation.map_or("", String::as_str).into(),
             partial: strategy.and_then(|one| one.type_.as_deref()) == Some("OnDelete"),
+            stays: if strategy.and_then(|one| one.type_.as_deref()) == Some("OnDelete") {
+                i32::MAX
+            } else {
+                0
+            },
             stops_first: {
                 let rolling = strategy.and_then(|one| one.rolling_update.as_ref());
                 let surge = rolling.and_then(|one| one.max_surge.as_ref());
@@ -434,6 +446,7 @@ impl WorkloadRow {
             template: Box::default(),
             ordered: false,
             partial: false,
+            stays: 0,
             stops_first: false,
             deadline_exceeded: false,
             refused: false,
@@ -451,7 +464,8 @@ impl WorkloadRow {
         let unavailable = self.wanted.saturating_sub(self.available);
         let old = self.wanted.max(self.total).saturating_sub(self.updated);
         let lacks = if self.partial {
-            unavailable
+            let replaced = self.wanted.saturating_sub(self.stays).max(0);
+            unavailable.max(replaced.saturating_sub(self.updated))
         } else {
             unavailable.max(old)
         };
@@ -512,7 +526,8 @@ fn deployment_stops_first(spec: &DeploymentSpec) -> bool {
     let missing = part_of(missing.or(Some(&quarter)), replicas, Rounded::Down).unwrap_or(0);
     // Neither: the controller takes one away all the same.
     let missing = if surge == 0 { missing.max(1) } else { missing };
-    surge == 0 && replicas > 0 && replicas - missing <= 0
+    // Also with a surge: as many as may be missing are taken away before a new one is Ready.
+    replicas > 0 && replicas - missing <= 0
 }
 
 fn has_condition(

@@ -134,7 +134,7 @@ pub(in crate::daemon::guard) fn state() -> (State, Time) {
         failing: vec![BTreeMap::from([("connect".into(), 1)])],
         last_bad: Some(3),
         told_pods: BTreeMap::from([("web-1".into(), ToldPod::default())]),
-        told: vec![ToldWorkload::new("Deployment web")],
+        told: vec![ToldWorkload::default()],
         hurried_until: Some(now),
         old: OldTrouble::default(),
         alerts: Vec::new(),

@@ -458,6 +458,7 @@ fn a_daemon_set_is_complete_when_each_node_has_a_new_pod_that_serves() {
         template: "7".into(),
         ordered: false,
         partial: false,
+        stays: 0,
         stops_first: false,
         deadline_exceeded: false,
         refused: false,

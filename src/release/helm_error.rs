@@ -62,6 +62,11 @@ const TEXTS: &[(HelmError, &[&str])] = &[
     ),
     (HelmError::OutOfMemory, &["runtime: cannot allocate memory"]),
     (HelmError::OutOfMemory, &["runtime: out of memory"]),
+    // Go's collector does not survive that it gets no memory; goroutine 0 is its own, not one of helm's code.
+    (
+        HelmError::OutOfMemory,
+        &["sigsegv: segmentation violation", "goroutine 0 "],
+    ),
     (HelmError::Unreachable, &["cluster unreachable"]),
     (HelmError::ReleaseGone, &["release: not found"]),
     (HelmError::TargetGone, &["release has no ", " version"]),
@@ -357,6 +362,10 @@ mod tests {
             ),
             (
                 "runtime: mmap: fatal error: runtime: cannot allocate memory",
+                HelmError::OutOfMemory,
+            ),
+            (
+                "SIGSEGV: segmentation violation\nPC=0x437c7d m=0 sigcode=1 addr=0x0\n\ngoroutine 0 gp=0x43bd960 m=0 mp=0x43bf480 [idle]:\nruntime.(*spanQueue).tryDrain(0x7ffe00000800?)",
                 HelmError::OutOfMemory,
             ),
             (

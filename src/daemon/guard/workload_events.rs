@@ -241,13 +241,13 @@ impl Guard {
             // Where only settings changed, a pod that started since stands for them.
             let serves = told.change == Some(Change::Config)
                 && own.clone().any(|pod| pod.ready_since.is_some());
-            let seen = Seen {
+            let context = WorkloadContext {
                 before: self.before(state),
                 // Of a workload of which nothing is known, old pods must not be taken for new ones.
                 is_new: has_own_pods || is_deployed,
                 is_deployed,
             };
-            let mut happened = told.follow(state, &seen);
+            let mut happened = told.follow(state, &context);
             if serves && !told.is_ready {
                 told.is_ready = true;
                 happened.push(WorkloadChange::Ready);
@@ -266,7 +266,7 @@ impl Guard {
 }
 
 /// What is known around a workload.
-struct Seen<'a> {
+struct WorkloadContext<'a> {
     /// The workload before the revision appeared.
     before: Option<&'a WorkloadState>,
     /// Where there is none: whether its template is the revision's.
@@ -277,8 +277,12 @@ struct Seen<'a> {
 
 impl ToldWorkload {
     /// What is new about the workload.
-    fn follow(&mut self, state: &WorkloadState, seen: &Seen<'_>) -> Vec<WorkloadChange> {
-        let before = seen.before;
+    fn follow(
+        &mut self,
+        state: &WorkloadState,
+        context: &WorkloadContext<'_>,
+    ) -> Vec<WorkloadChange> {
+        let before = context.before;
         let mut happened = Vec::new();
         let mut once = |told: &mut bool, is: bool, what| {
             if is && !*told {
@@ -289,8 +293,8 @@ impl ToldWorkload {
         let same = self.template_before.is_some() && self.template_before == state.template;
         let is_known = state.observed && state.template.is_some();
         // A change of the manifest that the API server does not see as one: its pods are what this revision wants.
-        let is_as_wanted = seen.is_deployed && same && !state.paused;
-        let is_other = !same && (self.template_before.is_some() || seen.is_new);
+        let is_as_wanted = context.is_deployed && same && !state.paused;
+        let is_other = !same && (self.template_before.is_some() || context.is_new);
         let has_template = is_known && (is_other || is_as_wanted);
         self.is_rolled |= is_known && is_other;
         once(
@@ -381,8 +385,8 @@ mod tests {
         }
     }
 
-    fn seen(before: &WorkloadState, is_deployed: bool) -> Seen<'_> {
-        Seen {
+    fn after(before: &WorkloadState, is_deployed: bool) -> WorkloadContext<'_> {
+        WorkloadContext {
             before: Some(before),
             is_new: false,
             is_deployed,
@@ -403,7 +407,7 @@ mod tests {
     fn a_workload_of_which_nothing_is_known_has_new_pods_when_there_are_some() {
         use WorkloadChange::{Complete, Ready, Template};
         let mut told = told(None);
-        let unknown = |is_new| Seen {
+        let unknown = |is_new| WorkloadContext {
             before: None,
             is_new,
             is_deployed: false,
@@ -421,7 +425,7 @@ mod tests {
         use WorkloadChange::{Complete, None as Gone, Ready, Some as Back, Template};
         let before = state("old", 2, 2);
         let mut told = told(Some("old"));
-        let mut follow = |now: &WorkloadState| told.follow(now, &seen(&before, false));
+        let mut follow = |now: &WorkloadState| told.follow(now, &after(&before, false));
         // Helm has stored the record, and the workload is as it was.
         assert_eq!(follow(&before), []);
         assert_eq!(follow(&state("new", 2, 0)), [Template, Gone]);
@@ -436,8 +440,8 @@ mod tests {
         use WorkloadChange::{Complete, Ready, Template};
         let before = state("old", 2, 2);
         let mut told = told(Some("old"));
-        assert_eq!(told.follow(&before, &seen(&before, false)), []);
-        let happened = told.follow(&before, &seen(&before, true));
+        assert_eq!(told.follow(&before, &after(&before, false)), []);
+        let happened = told.follow(&before, &after(&before, true));
         assert_eq!(happened, [Template, Ready, Complete]);
         assert!(!told.is_rolled());
         // While it is paused, its controller makes nothing of a new template.
@@ -446,7 +450,7 @@ mod tests {
             ..state("old", 2, 2)
         };
         let mut told = self::told(Some("old"));
-        let happened = told.follow(&paused, &seen(&before, true));
+        let happened = told.follow(&paused, &after(&before, true));
         assert_eq!(happened, [WorkloadChange::Held]);
     }
 
@@ -454,7 +458,7 @@ mod tests {
     fn pods_are_those_of_the_revision_once_it_has_its_template() {
         let mut told = told(Some("old"));
         assert!(!told.makes_new_pods());
-        told.follow(&state("new", 2, 0), &seen(&state("old", 2, 2), false));
+        told.follow(&state("new", 2, 0), &after(&state("old", 2, 2), false));
         assert!(told.makes_new_pods() && told.is_rolled());
         for (change, makes) in [(Some(Change::Config), true), (None, false)] {
             let told = ToldWorkload {
@@ -473,12 +477,12 @@ mod tests {
             ..state("old", 2, 1)
         };
         let mut told = told(Some("old"));
-        assert_eq!(told.follow(&before, &seen(&before, false)), []);
+        assert_eq!(told.follow(&before, &after(&before, false)), []);
         let now = WorkloadState {
             deadline_exceeded: true,
             ..state("new", 2, 0)
         };
-        let happened = told.follow(&now, &seen(&before, false));
+        let happened = told.follow(&now, &after(&before, false));
         assert!(happened.contains(&WorkloadChange::Deadline), "{happened:?}");
     }
 
@@ -486,9 +490,9 @@ mod tests {
     fn scaled_to_zero_is_held_and_no_outage() {
         let before = state("old", 2, 2);
         let mut told = told(Some("old"));
-        let happened = told.follow(&state("old", 0, 0), &seen(&before, false));
+        let happened = told.follow(&state("old", 0, 0), &after(&before, false));
         assert_eq!(happened, [WorkloadChange::Held]);
-        let happened = told.follow(&before, &seen(&before, false));
+        let happened = told.follow(&before, &after(&before, false));
         assert_eq!(happened, [WorkloadChange::Free]);
     }
 }

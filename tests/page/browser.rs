@@ -67,14 +67,12 @@ pub fn with_page(test: impl FnOnce(&Page)) {
     }
 }
 
-impl Page {
-    fn start() -> Self {
-        let stage = Arc::new(Mutex::new(Stage {
-            status: StatusCode::OK,
-            body: String::new(),
-            asked: Vec::new(),
-        }));
-        let server = serve(Arc::clone(&stage));
+/// A driver and the port on which it listens.
+///
+/// It takes a free port of IPv4, and gives up where another program has that port of IPv6 just then.
+fn driver() -> (Child, u16) {
+    let mut said = Vec::new();
+    for _ in 0..20 {
         let mut driver = Command::new("chromedriver")
             .arg("--port=0")
             .stdout(Stdio::piped())
@@ -83,15 +81,28 @@ impl Page {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
-        let port = lines
-            .by_ref()
-            .map_while(Result::ok)
-            .find_map(|line| {
-                let (_, port) = line.split_once("successfully on port ")?;
-                port.trim_end_matches('.').parse::<u16>().ok()
-            })
-            .expect("the driver says where it listens");
-        std::thread::spawn(move || lines.map_while(Result::ok).count());
+        for line in lines.by_ref().map_while(Result::ok) {
+            let port = line.split_once("successfully on port ");
+            if let Some(port) = port.and_then(|(_, port)| port.trim_end_matches('.').parse().ok()) {
+                std::thread::spawn(move || lines.map_while(Result::ok).count());
+                return (driver, port);
+            }
+            said.push(line);
+        }
+        driver.wait().unwrap();
+    }
+    panic!("chromedriver does not start: {said:#?}");
+}
+
+impl Page {
+    fn start() -> Self {
+        let stage = Arc::new(Mutex::new(Stage {
+            status: StatusCode::OK,
+            body: String::new(),
+            asked: Vec::new(),
+        }));
+        let server = serve(Arc::clone(&stage));
+        let (driver, port) = driver();
         let mut page = Self {
             driver,
             driver_address: SocketAddr::from(([127, 0, 0, 1], port)),

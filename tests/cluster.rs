@@ -39,6 +39,8 @@ mod refused;
 mod replicas;
 #[path = "cluster/rig.rs"]
 mod rig;
+#[path = "cluster/rows.rs"]
+mod rows;
 #[path = "cluster/scale.rs"]
 mod scale;
 #[path = "cluster/scoped.rs"]

@@ -67,6 +67,11 @@ impl ClusterKind {
         }
     }
 
+    /// Whether a group is one of Kubernetes itself, as far as it has such kinds.
+    pub fn has_group(group: &str) -> bool {
+        BUILT_IN.iter().any(|(own, _)| *own == group)
+    }
+
     /// Whether it is one of Kubernetes itself.
     pub fn is_built_in(&self) -> bool {
         BUILT_IN.contains(&(self.group.as_str(), self.kind.as_str()))

@@ -4,8 +4,9 @@ use std::str::FromStr as _;
 use std::time::Duration;
 
 use super::cluster_kind::{ClusterKind, NotAKind};
+use super::layers::Kind;
 use super::read::{check_name, written};
-use super::reader::{Item, Notes, Table};
+use super::reader::{Item, Notes, Table, unfolded};
 use super::settings::{Guard, May};
 use crate::rollout::Mode;
 use crate::verdict::Rule;
@@ -116,10 +117,7 @@ fn may(table: &mut Table, notes: &mut Notes) -> May {
     let while_pending = table
         .switch("while_pending", notes)
         .unwrap_or(built_in.while_pending);
-    let migrations = [("compatible", true), ("unknown", false)];
-    let after_migrations = table
-        .word("migrations", &migrations, notes)
-        .unwrap_or(built_in.after_migrations);
+    let (after_migrations, no_migrations) = migrations(table, notes);
     let against_gitops = table
         .switch("allow_gitops", notes)
         .unwrap_or(built_in.against_gitops);
@@ -150,9 +148,11 @@ fn may(table: &mut Table, notes: &mut Notes) -> May {
             (
                 "migrations",
                 &if after_migrations {
-                    "\"compatible\""
+                    "\"compatible\"".to_owned()
+                } else if no_migrations.is_empty() {
+                    "\"unknown\"".to_owned()
                 } else {
-                    "\"unknown\""
+                    format!("{{ ignore = {no_migrations:?} }}")
                 },
             ),
             ("allow_gitops", &against_gitops),
@@ -169,12 +169,47 @@ fn may(table: &mut Table, notes: &mut Notes) -> May {
     May {
         while_pending,
         after_migrations,
+        no_migrations,
         against_gitops,
         delete,
         namespaces,
         cluster_scoped,
         unblock_statefulsets,
     }
+}
+
+/// Whether migrations are compatible, and the hooks that migrate nothing.
+fn migrations(table: &mut Table, notes: &mut Notes) -> (bool, Vec<String>) {
+    let is_table = |item: &Item| matches!(item.node.kind, Kind::Table(_));
+    let Some(item) = table.take("migrations").map(unfolded) else {
+        return (false, Vec::new());
+    };
+    if !is_table(&item) {
+        match item.text() {
+            Some("compatible") => return (true, Vec::new()),
+            Some("unknown") => return (false, Vec::new()),
+            Some(_) | None => notes.mistake(
+                &item,
+                "is not known",
+                "write \"compatible\" or \"unknown\", or { ignore = [\"*-admission-*\"] } for hooks that migrate nothing",
+            ),
+        }
+        return (false, Vec::new());
+    }
+    let mut inner = Table::of(item, notes);
+    let mut patterns = Vec::new();
+    for item in inner.list("ignore", notes).unwrap_or_default() {
+        match item.text().filter(|text| !text.is_empty()) {
+            Some(pattern) => patterns.push(pattern.to_owned()),
+            None => notes.mistake(
+                &item,
+                "is not the name of a hook",
+                "write it in quotes, with * for any text, as \"*-admission-*\"",
+            ),
+        }
+    }
+    inner.end(notes);
+    (false, patterns)
 }
 
 /// A list of kinds, as they are written in a manifest.

@@ -364,6 +364,8 @@ pub struct May {
     pub while_pending: bool,
     /// Turn back a revision whose hooks have run jobs: its migrations are compatible with the old code.
     pub after_migrations: bool,
+    /// Patterns of hooks that migrate nothing, as `*-admission-*`.
+    pub no_migrations: Vec<String>,
     /// Turn back a release that Flux or Argo CD keeps.
     pub against_gitops: bool,
     /// Kinds that may be deleted although data hangs on them, as `PersistentVolumeClaim`.
@@ -381,6 +383,7 @@ impl Default for May {
         Self {
             while_pending: true,
             after_migrations: false,
+            no_migrations: Vec::new(),
             against_gitops: false,
             delete: Vec::new(),
             namespaces: Vec::new(),

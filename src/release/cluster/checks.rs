@@ -1,5 +1,10 @@
 //! What speaks against a rollback, as far as the two records tell. Pure.
 
+mod data;
+mod rerun;
+
+pub(super) use rerun::not_hooks;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
@@ -12,15 +17,6 @@ use crate::release::record::Record;
 
 /// Objects that are named in one text.
 const MAX_NAMED: usize = 5;
-
-/// Deleting one of these deletes data.
-const PRECIOUS: [&str; 5] = [
-    "CustomResourceDefinition",
-    "Namespace",
-    "PersistentVolumeClaim",
-    "PersistentVolume",
-    "StorageClass",
-];
 
 /// Fields that the API server does not let anybody change, by kind.
 const FIXED: [(&str, &[&str]); 10] = [
@@ -86,6 +82,23 @@ pub(super) struct Allowed<'a> {
     pub(super) migrations: bool,
     pub(super) keeper: bool,
     pub(super) kinds: &'a [String],
+    /// Patterns of hooks that migrate nothing.
+    pub(super) no_migrations: &'a [String],
+    /// Objects of the bad revision that are not in the cluster any more, as a Job after its time: they are made anew.
+    pub(super) gone: &'a [Object],
+}
+
+/// Objects with changed fields that the API server lets nobody change: the same in both revisions where they are gone.
+pub(super) fn with_fixed_changes(bad: &Record, target: &Record, scope: &Scope) -> Vec<Object> {
+    let read = |record: &Record| manifest::objects(&record.manifest).unwrap_or_default();
+    let new = read(target);
+    let mut old = read(bad);
+    old.retain(|old| {
+        let mut new = new.iter();
+        let same = new.find(|new| scope.identity(new) == scope.identity(old));
+        same.is_some_and(|new| !fixed_changes(old, new).is_empty())
+    });
+    old
 }
 
 /// The objects of both revisions, and what speaks against going from one to the other.
@@ -112,7 +125,7 @@ pub(super) fn look(
     obstacles.extend(denied(bad));
     obstacles.extend(too_large(target));
     if !allowed.migrations {
-        obstacles.extend(migrations(bad));
+        obstacles.extend(migrations(bad, allowed.no_migrations));
     }
     if !allowed.keeper {
         obstacles.extend(kept_by_another(&old));
@@ -121,21 +134,27 @@ pub(super) fn look(
         .iter()
         .map(|object| (scope.identity(object), object))
         .collect();
-    let deleted = old.iter().filter(|object| {
-        !by_identity.contains_key(&scope.identity(object))
-            && PRECIOUS.contains(&object.kind.as_str())
-            && !allowed.kinds.contains(&object.kind)
-            && !is_kept(object)
-    });
-    let deleted = named(deleted);
-    if !deleted.is_empty() {
+    let lost: Vec<String> = old
+        .iter()
+        .filter(|object| !allowed.kinds.contains(&object.kind))
+        .filter_map(|object| match by_identity.get(&scope.identity(object)) {
+            Some(new) => data::goes_with_pods(object, new),
+            None if is_kept(object) => None,
+            None => data::goes_with(object),
+        })
+        .collect();
+    if !lost.is_empty() {
         obstacles.push(Obstacle {
             reason: "deletes_data",
-            text: format!("it would delete {deleted}; allow the kind by release.rollback.may_delete if that is meant"),
+            text: format!(
+                "it would delete {}; allow the kind by release.rollback.may_delete if that is meant",
+                listed(&lost)
+            ),
         });
     }
     let changed: Vec<String> = old
         .iter()
+        .filter(|object| !allowed.gone.iter().any(|gone| gone == *object))
         .filter_map(|object| Some((object, *by_identity.get(&scope.identity(object))?)))
         .flat_map(|(old, new)| fixed_changes(old, new))
         .take(MAX_NAMED)
@@ -311,18 +330,21 @@ fn too_large(target: &Record) -> Option<Obstacle> {
 }
 
 /// Hooks that may have changed data which the old code does not know.
-fn migrations(bad: &Record) -> Option<Obstacle> {
+fn migrations(bad: &Record, ignored: &[String]) -> Option<Obstacle> {
     let events = ["pre-upgrade", "post-upgrade", "pre-install", "post-install"];
     let hook = bad.hooks.iter().find(|hook| {
         hook.kind == "Job"
             && events.iter().any(|event| hook.runs_at(event))
             && !hook.phase.is_empty()
+            && !ignored
+                .iter()
+                .any(|pattern| rerun::fits(pattern, &hook.name))
     })?;
     Some(Obstacle {
         reason: "migrations",
         text: format!(
-            "its hook {} has run and may have migrated data; set release.rollback.migrations = \"compatible\" when old code can run after it",
-            hook.name
+            "its hook {} has run and may have migrated data; set release.rollback.migrations = \"compatible\" when old code can run after it, or {{ ignore = [{:?}] }} when this one migrates nothing",
+            hook.name, hook.name
         ),
     })
 }

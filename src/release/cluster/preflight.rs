@@ -127,8 +127,16 @@ impl Cluster {
             migrations: self.policy.may.after_migrations,
             keeper: self.policy.may.against_gitops,
             kinds: &self.policy.may.delete,
+            no_migrations: &self.policy.may.no_migrations,
+            gone: &[],
         };
         let scoped = self.scoped(&bad, &target).await?;
+        let fixed = checks::with_fixed_changes(&bad, &target, &scoped.scope);
+        let gone = self.gone(fixed).await?;
+        let allowed = Allowed {
+            gone: &gone,
+            ..allowed
+        };
         let (objects, found) = checks::look(&bad, &target, &scoped.scope, &allowed);
         let mut obstacles = scoped.obstacles.clone();
         obstacles.extend(
@@ -186,6 +194,7 @@ impl Cluster {
                     namespace,
                 ));
                 lines.extend(checks::other_crds(&bad, &target));
+                lines.extend(checks::not_hooks(&bad, &target, &scoped.scope));
                 for line in lines {
                     tracing::warn!(release = %self.release, "{line}");
                 }
@@ -237,6 +246,25 @@ impl Cluster {
                 bad.revision
             ),
         }))
+    }
+
+    /// Those of some objects that are not in the cluster, as a Job that was removed when its time was over.
+    async fn gone(&self, objects: Vec<Object>) -> Result<Vec<Object>, Trouble> {
+        let mut gone = Vec::new();
+        for object in objects.into_iter().take(MAX_RETURNING) {
+            let client = self.hub.acting()?.clone();
+            let Some(api) = self.api_of(client, &object).await? else {
+                continue;
+            };
+            match ask(api.get_metadata_opt(&object.name)).await {
+                Ok(None) => gone.push(object),
+                Ok(Some(_)) => {}
+                // That the right is missing is said below.
+                Err(trouble) if trouble.is(403) => {}
+                Err(trouble) => return Err(trouble),
+            }
+        }
+        Ok(gone)
     }
 
     /// Where an object is kept; `None` where the cluster does not have its kind.

@@ -39,6 +39,14 @@ const BUILT_IN_GROUPS: [&str; 7] = [
     "rbac.authorization.k8s.io",
 ];
 
+/// More of them.
+const OTHER_BUILT_IN_GROUPS: [&str; 4] = [
+    "coordination.k8s.io",
+    "discovery.k8s.io",
+    "events.k8s.io",
+    "extensions",
+];
+
 /// What tells one object from another, as Helm does: the version of its API does not matter, its group does.
 pub(super) type Identity<'a> = (&'a str, &'a str, Option<&'a str>, &'a str);
 
@@ -346,6 +354,13 @@ fn built_in(group: &str, kind: &str) -> Option<bool> {
         return Some(false);
     }
     BUILT_IN_GROUPS.contains(&group).then_some(true)
+}
+
+/// Whether a group is one of Kubernetes itself.
+pub(super) fn is_of_kubernetes(group: &str) -> bool {
+    BUILT_IN_GROUPS.contains(&group)
+        || OTHER_BUILT_IN_GROUPS.contains(&group)
+        || ClusterKind::has_group(group)
 }
 
 fn kind_of(object: &Object) -> ClusterKind {

@@ -338,3 +338,72 @@ fn a_workload_that_reads_what_changes_and_is_not_restarted_is_named_with_the_com
         assert!(not_restarted(&bad, &target, &scope(), "shop").is_empty());
     }
 }
+
+#[test]
+fn what_owns_data_is_not_deleted_and_what_only_says_how_is() {
+    let set = |retention: &str, replicas: u32| {
+        format!(
+            "---\napiVersion: apps/v1\nkind: StatefulSet\nmetadata:\n  name: db\nspec:\n  replicas: {replicas}\n  persistentVolumeClaimRetentionPolicy: {{{retention}}}\n  volumeClaimTemplates: [{{metadata: {{name: data}}}}]\n"
+        )
+    };
+    let custom = |group: &str, kind: &str| {
+        format!("---\napiVersion: {group}/v1\nkind: {kind}\nmetadata:\n  name: main\n")
+    };
+    let refused = |bad: &str, target: &str, kind: &str| {
+        let bad = plain(&format!("{CONFIG}{bad}"));
+        let target = plain(&format!("{CONFIG}{target}"));
+        let kinds = [kind.to_owned()];
+        let allowed = Allowed {
+            kinds: &kinds,
+            ..Allowed::default()
+        };
+        let (_, obstacles) = look(&bad, &target, &scope(), &allowed);
+        obstacles.first().map(|one| one.text.clone())
+    };
+    let deleted = set("whenDeleted: Delete", 3);
+    let said = refused(&deleted, "", "").unwrap();
+    assert!(
+        said.contains("StatefulSet db, whose claims go with it"),
+        "{said}"
+    );
+    assert_eq!(refused(&deleted, "", "StatefulSet"), None);
+    assert_eq!(refused(&set("whenDeleted: Retain", 3), "", ""), None);
+    let (three, one) = (set("whenScaled: Delete", 3), set("whenScaled: Delete", 1));
+    let said = refused(&three, &one, "").unwrap();
+    assert!(said.contains("from 3 pods to 1"), "{said}");
+    assert_eq!(refused(&one, &three, ""), None);
+    let said = refused(&custom("postgresql.cnpg.io", "Cluster"), "", "").unwrap();
+    assert!(said.contains("Cluster main (postgresql.cnpg.io)"), "{said}");
+    for (group, kind) in [
+        ("monitoring.coreos.com", "ServiceMonitor"),
+        ("networking.istio.io", "VirtualService"),
+        ("networking.k8s.io", "Ingress"),
+        ("rbac.authorization.k8s.io", "Role"),
+        ("policy", "PodDisruptionBudget"),
+    ] {
+        assert_eq!(refused(&custom(group, kind), "", ""), None, "{group}");
+    }
+}
+
+#[test]
+fn a_job_that_is_gone_is_made_anew_whatever_its_template_was() {
+    let job = |image: &str| {
+        format!(
+            "apiVersion: batch/v1\nkind: Job\nmetadata:\n  name: seed\nspec:\n  template:\n    spec:\n      containers: [{{name: a, image: {image}}}]\n"
+        )
+    };
+    let (bad, target) = (plain(&job("b")), plain(&job("a")));
+    let fixed = with_fixed_changes(&bad, &target, &scope());
+    assert_eq!(fixed.len(), 1);
+    assert_eq!(reasons(&bad, &target, &Allowed::default()), ["immutable"]);
+    let allowed = Allowed {
+        gone: &fixed,
+        ..Allowed::default()
+    };
+    assert_eq!(reasons(&bad, &target, &allowed), NONE);
+    let lines = not_hooks(&bad, &target, &scope());
+    assert!(
+        lines[0].starts_with("Job seed of revision 1 differs"),
+        "{lines:?}"
+    );
+}

@@ -1,0 +1,91 @@
+//! Data that hangs on what a rollback deletes or makes smaller.
+
+use serde_json::Value;
+
+use super::super::rights;
+use super::super::scope::is_of_kubernetes;
+use crate::release::manifest::Object;
+
+/// Deleting one of these deletes data.
+const PRECIOUS: [&str; 5] = [
+    "CustomResourceDefinition",
+    "Namespace",
+    "PersistentVolumeClaim",
+    "PersistentVolume",
+    "StorageClass",
+];
+
+/// Groups of operators whose resources only say how something is to be done, and own no data: routes, certificates,
+/// monitoring, scaling, policies, deployments, and copies of secrets that are kept elsewhere.
+const HARMLESS_GROUPS: [&str; 19] = [
+    "acme.cert-manager.io",
+    "argoproj.io",
+    "autoscaling.k8s.io",
+    "bitnami.com",
+    "cert-manager.io",
+    "cilium.io",
+    "configuration.konghq.com",
+    "crd.projectcalico.org",
+    "external-secrets.io",
+    "flagger.app",
+    "gateway.networking.k8s.io",
+    "grafana.integreatly.org",
+    "keda.sh",
+    "kyverno.io",
+    "monitoring.coreos.com",
+    "monitoring.googleapis.com",
+    "projectcontour.io",
+    "traefik.containo.us",
+    "traefik.io",
+];
+
+/// The same by the end of the group, as `networking.istio.io`.
+const HARMLESS_ENDINGS: [&str; 3] = [".istio.io", ".linkerd.io", ".gatekeeper.sh"];
+
+/// Why data would be lost with an object that is deleted, in words that name it; `None` where none hangs on it.
+pub(super) fn goes_with(object: &Object) -> Option<String> {
+    let named = format!("{} {}", object.kind, object.name);
+    let group = rights::split(&object.api_version).map_or("", |(group, _)| group);
+    if is_of_kubernetes(group) {
+        if PRECIOUS.contains(&object.kind.as_str()) {
+            return Some(named);
+        }
+        return (has_claims(object) && policy(object, "whenDeleted"))
+            .then(|| format!("{named}, whose claims go with it (whenDeleted: Delete)"));
+    }
+    let is_harmless = HARMLESS_GROUPS.contains(&group)
+        || HARMLESS_ENDINGS
+            .iter()
+            .any(|ending| group.ends_with(ending));
+    (!is_harmless).then(|| format!("{named} ({group}), whose operator may delete data with it"))
+}
+
+/// Why data would be lost where a StatefulSet gets fewer pods, in words; `None` where none is.
+pub(super) fn goes_with_pods(old: &Object, new: &Object) -> Option<String> {
+    let pods = |object: &Object| {
+        let replicas = object.body.pointer("/spec/replicas");
+        replicas.and_then(Value::as_u64).unwrap_or(1)
+    };
+    let (was, will) = (pods(old), pods(new));
+    // Its controller may see the number of pods before or after the policy.
+    let deletes = policy(old, "whenScaled") || policy(new, "whenScaled");
+    (old.is_workload() && has_claims(old) && deletes && will < was).then(|| {
+        format!(
+            "claims of StatefulSet {}, which goes from {was} pods to {will} (whenScaled: Delete)",
+            old.name
+        )
+    })
+}
+
+fn has_claims(object: &Object) -> bool {
+    let claims = object.body.pointer("/spec/volumeClaimTemplates");
+    object.kind == "StatefulSet"
+        && claims
+            .and_then(Value::as_array)
+            .is_some_and(|all| !all.is_empty())
+}
+
+fn policy(object: &Object, when: &str) -> bool {
+    let place = format!("/spec/persistentVolumeClaimRetentionPolicy/{when}");
+    object.body.pointer(&place).and_then(Value::as_str) == Some("Delete")
+}

@@ -336,7 +336,7 @@ impl Guard {
 
     /// When the tick that runs ends.
     fn next_tick(&self) -> Option<Time> {
-        self.state.next_tick(self.setup.release.guard.interval())
+        self.state.next_tick()
     }
 
     async fn on_time(&mut self) {
@@ -450,7 +450,10 @@ impl Guard {
             .case()
             .map(|_| release.guard.interval());
         let watching = self.state.watching.as_ref();
-        let interval = interval.filter(|_| !watching.is_some_and(|it| it.watch.is_limited()));
+        let verifying = self.state.verifying.as_ref();
+        let is_limited = watching.is_some_and(|it| it.watch.is_limited())
+            || verifying.is_some_and(|it| it.is_limited);
+        let interval = interval.filter(|_| !is_limited);
         if interval == self.hurried {
             return;
         }
@@ -589,6 +592,7 @@ impl Guard {
         let newest = facts.newest().map(|record| record.revision);
         let waits = match self.state.rollout.phase() {
             Phase::Settling(case) => Some(case.revision),
+            Phase::Watching(case) if case.settled.is_none() => Some(case.revision),
             Phase::TurningBack(case) => case.way_back(),
             Phase::Steady
                 if self.state.rollout.awaits_completion()

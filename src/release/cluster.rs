@@ -27,6 +27,7 @@ mod helm;
 mod helm_limits;
 mod helm_proxy;
 mod hub;
+mod images;
 mod mark;
 mod merge;
 mod preflight;
@@ -138,6 +139,8 @@ pub struct Cluster {
     tried: Mutex<Option<dry_run::MinutelyTries>>,
     /// Since when the newest revision is known, by our own clock.
     seen: Mutex<Option<(Revision, Time)>>,
+    /// What pods of the last revisions ran.
+    images: Mutex<images::Images>,
     /// Whose turn it is; 0 until that is known, and as long nothing is put right.
     fence: AtomicU64,
 }
@@ -161,6 +164,7 @@ impl Cluster {
             lacking: Mutex::default(),
             sizes: Mutex::default(),
             tried: Mutex::default(),
+            images: Mutex::default(),
             seen: Mutex::new(None),
             fence: AtomicU64::new(0),
         })
@@ -305,7 +309,11 @@ impl Cluster {
                     making: self.made_now(&rows, &known),
                     now: self.hub.now(),
                 };
-                view.facts(&self.hub.tables())
+                let tables = self.hub.tables();
+                let facts = view.facts(&tables);
+                let images = || self.images.lock().unwrap_or_else(PoisonError::into_inner);
+                images().note(&tables, &facts);
+                facts
             });
             to.send_if_modified(|observed| {
                 let mut is_new = observed.trouble != trouble;

@@ -151,6 +151,10 @@ pub const NOT_ROLLED_OUT: &str = "not_rolled_out";
 /// The reason of such an analysis once the rollout is complete after all: it serves, and was not analyzed so.
 pub const ROLLED_OUT_LATE: &str = "rolled_out_late";
 
+/// A rollback's rollout has at least so long, and at most so long, whatever the way there took.
+const LEAST_WAY_BACK: Duration = Duration::from_secs(300);
+const LONGEST_WAY_BACK: Duration = Duration::from_secs(3600);
+
 /// A revision at hand.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Case {
@@ -288,6 +292,13 @@ impl Case {
         })
     }
 
+    /// How long the way back may take: twice as long as the way there did, which is a rollout as well.
+    fn way_back_limit(&self) -> Duration {
+        let there = self.settled.or(self.convicted);
+        let took = there.map_or(Duration::ZERO, |at| at.since(self.seen));
+        (2 * took).clamp(LEAST_WAY_BACK, LONGEST_WAY_BACK)
+    }
+
     /// How long the revision's own rollout took, where that is a good part of what the runbook allows for the way back,
     /// which is a rollout as well.
     pub(super) fn slow_rollout(&self) -> Option<Duration> {
@@ -315,7 +326,8 @@ impl Case {
             Phase::Watching(_) => self.seen + limits.watch + ANSWER,
             // An upgrade that waits may run a hook, and that is waited for.
             Phase::Preflight(_) => since + Duration::from_secs(660),
-            Phase::TurningBack(_) | Phase::Verifying(_) => since + Duration::from_secs(300),
+            Phase::TurningBack(_) => since + self.way_back_limit(),
+            Phase::Verifying(_) => since + LEAST_WAY_BACK,
         }
     }
 }

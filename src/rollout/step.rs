@@ -285,11 +285,16 @@ impl Rollout {
                 None => self.phase = Phase::TurningBack(case),
                 Some(made) => self.turned(case, made, now, commands),
             },
-            phase @ (Phase::Absent
-            | Phase::Steady
-            | Phase::Watching(_)
-            | Phase::Preflight(_)
-            | Phase::Verifying(_)) => self.phase = phase,
+            Phase::Watching(mut case) => {
+                if case.settled.is_none() {
+                    case.settled = Some(now);
+                    self.note(now, Some(case.revision), "The rollout is complete");
+                }
+                self.phase = Phase::Watching(case);
+            }
+            phase @ (Phase::Absent | Phase::Steady | Phase::Preflight(_) | Phase::Verifying(_)) => {
+                self.phase = phase
+            }
         }
     }
 

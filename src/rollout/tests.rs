@@ -214,6 +214,25 @@ fn a_bad_revision_is_turned_back_and_verified() {
     );
 }
 
+/// What took four minutes to come may take more than five to go.
+#[test]
+fn the_way_back_has_twice_as_long_as_the_way_there_took() {
+    let mut world = World::new(Mode::Enforce);
+    world
+        .happens(seen(2, Origin::Upgrade))
+        // The time in which it should have been complete is over, and it completes all the same.
+        .passes(seconds(100))
+        .passes(seconds(150))
+        .happens(Event::Settled)
+        .happens(regressed(2))
+        .happens(ready(1))
+        .executed(3)
+        .passes(seconds(450));
+    assert!(matches!(world.rollout.phase(), Phase::TurningBack(_)));
+    world.passes(seconds(100));
+    world.ended(Ending::Failed);
+}
+
 /// The way back is a rollout as well, and what it may cost is said when it begins.
 #[test]
 fn a_slow_rollout_says_that_the_way_back_may_be_slow() {

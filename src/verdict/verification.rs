@@ -55,12 +55,21 @@ pub struct Verification {
 }
 
 impl Verification {
-    /// Takes over bounds and failures from the watch that convicted.
+    /// Takes over bounds and failures from the watch that convicted, and its interval.
     pub fn new(watch: &Watch) -> Self {
-        let rule = watch.rule().clone();
+        Self::at_pace(watch, watch.rule().interval_s)
+    }
+
+    /// The same with ticks of so many seconds, as where a rate limit keeps us from asking as often as in the watch.
+    pub fn at_pace(watch: &Watch, interval_s: f64) -> Self {
+        let under_bad = watch.rule().ticks_up(CALM_S).max(3);
+        let rule = Rule {
+            interval_s,
+            ..watch.rule().clone()
+        };
         let calm = rule.ticks_up(CALM_S).max(3);
         let endpoints = watch
-            .standing(calm)
+            .standing(under_bad)
             .map(|standing| Endpoint {
                 name: standing.name.into(),
                 counts: standing.counts,

@@ -174,3 +174,169 @@ fn a_hook_that_migrates_nothing_can_be_named() {
     cluster.upgrade(&[DEAD, "hooks.migrate=true"]);
     ends(&cluster, &guarded, &users, 2, "recovered");
 }
+
+const RELEASE: &str = "/apis/apps/v1/namespaces";
+
+/// J8: at night all is scaled to zero, and in the morning comes a revision that fails in part.
+#[test]
+fn a_night_at_zero_teaches_nothing_and_the_morning_is_judged() {
+    // Helm 4 does not take over a number of pods that somebody else has set.
+    let Some(cluster) = Cluster::new("night", Helm::Three) else {
+        return;
+    };
+    cluster.install(&[]);
+    let guarded = Guarded::start(&cluster);
+    let users = Users::of(&cluster.service("mykadoo-api"));
+    let scale = |replicas: u32| {
+        for name in ["api", "web"] {
+            let path = format!("{RELEASE}/{}/deployments/mykadoo-{name}", cluster.namespace);
+            let change = json!({"spec": {"replicas": replicas}});
+            cluster.send("PATCH", &path, "application/merge-patch+json", &change);
+        }
+    };
+    let failures = |release: &Value| -> u64 {
+        let known = release["known"].as_array().unwrap();
+        known
+            .iter()
+            .map(|it| it["baseline_failed"].as_u64().unwrap())
+            .sum()
+    };
+    let before = failures(&guarded.release());
+    scale(0);
+    let began = std::time::Instant::now();
+    guarded.until("the night is over", |_| began.elapsed().as_secs() > 45);
+    let after = failures(&guarded.release());
+    // Between the scaling and our knowing of it a result or two may fail.
+    assert!(after <= before + 8, "{before} {after}");
+    let flaky = r#"api.sim={"answers":{"/api/health":"flap:0.4","/api/health/db":"flap:0.4","/api/health/redis":"flap:0.4"}}"#;
+    cluster.upgrade(&[flaky]);
+    ends(&cluster, &guarded, &users, 2, "recovered");
+}
+
+/// J8: somebody paused one Deployment; it silences the probes that ask it, and no other.
+#[test]
+fn one_paused_deployment_does_not_hold_the_others() {
+    let Some(cluster) = Cluster::new("onepaused", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let guarded = Guarded::start(&cluster);
+    let users = Users::of(&cluster.service("mykadoo-api"));
+    let path = format!("{RELEASE}/{}/deployments/mykadoo-web", cluster.namespace);
+    let change = json!({"spec": {"paused": true}});
+    cluster.send("PATCH", &path, "application/merge-patch+json", &change);
+    cluster.upgrade(&[DEAD]);
+    ends(&cluster, &guarded, &users, 2, "recovered");
+}
+
+/// J9: a part whose image never came does not keep a good rollback from being one.
+#[test]
+fn a_part_that_was_never_complete_fails_no_rollback() {
+    let Some(cluster) = Cluster::new("part", Helm::Four) else {
+        return;
+    };
+    let queue = r#"statefulset={"enabled":true,"sim":{"image-pull":"fail"}}"#;
+    let chart = crate::rig::CHART;
+    cluster.helm(&[
+        "install",
+        "mykadoo",
+        chart,
+        "--create-namespace",
+        "--set-json",
+        queue,
+    ]);
+    let guarded = Guarded::start(&cluster);
+    let users = Users::of(&cluster.service("mykadoo-api"));
+    cluster.upgrade(&[DEAD, queue]);
+    let ended = ends(&cluster, &guarded, &users, 2, "recovered");
+    assert_eq!(ended["made"], 3, "{ended:#}");
+}
+
+/// J4: the app lets each address have so many requests a minute, and the analysis asks more often.
+#[test]
+fn a_rate_limit_is_no_evidence_and_a_rollback_is_verified_under_it() {
+    let Some(cluster) = Cluster::new("limited", Helm::Four) else {
+        return;
+    };
+    let limited = r#"{"answers":{"/api/health":"limit:40","/api/health/db":"limit:40","/api/health/redis":"limit:40"}}"#;
+    let limited = format!("api.sim={limited}");
+    cluster.install(&[&limited]);
+    // At the probes' own pace it takes longer until enough results have met a new pod.
+    let settings = Settings {
+        watch: 180,
+        ..Settings::by(Helm::Four)
+    };
+    let configured = |kubeconfig: &std::path::Path| {
+        let text = crate::guarded::configuration(&cluster, &settings, kubeconfig);
+        text.replace("interval = \"1s\"\n", "interval = \"5s\"\n")
+            .replace(
+                "[release.rollback]\n",
+                "[release.rollback]\ninterval = \"1s\"\n",
+            )
+    };
+    let kubeconfig = cluster.least(&configured(&cluster.kubeconfig()));
+    let guarded = Guarded::allowed(&cluster, &configured(&kubeconfig));
+    cluster.upgrade(&[&limited, r#"api.image="mykadoo-api:2""#]);
+    let ended = guarded.ending(2);
+    assert_eq!(
+        ended["ending"],
+        "kept",
+        "{ended:#}\n{}",
+        guarded.leadsman.log()
+    );
+    let said = "A rate limit answers the probes";
+    assert!(guarded.leadsman.said(said), "{}", guarded.leadsman.log());
+    cluster.upgrade(&[DEAD, r#"api.image="mykadoo-api:3""#]);
+    let ended = guarded.ending(3);
+    assert_eq!(
+        ended["ending"],
+        "recovered",
+        "{ended:#}\n{}",
+        guarded.leadsman.log()
+    );
+}
+
+/// J15: each build has the same tag, so a rollback would start the bad one again.
+#[test]
+fn a_tag_that_means_another_image_by_now_cannot_be_gone_back_to() {
+    let Some(cluster) = Cluster::new("tag", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[r#"api={"image":"app:latest","sim":{"image-id":"app@sha256:aaaa"}}"#]);
+    let guarded = Guarded::start(&cluster);
+    let users = Users::of(&cluster.service("mykadoo-api"));
+    let bad = r#"api={"image":"app:latest","sim":{"image-id":"app@sha256:bbbb","answers":{"/api/health":"status:503","/api/health/db":"status:503","/api/health/redis":"status:503"}}}"#;
+    cluster.upgrade(&[bad]);
+    let ended = ends(&cluster, &guarded, &users, 2, "refused");
+    let named = "the image app:latest of Deployment mykadoo-api is not what it was";
+    says(&ended, &[named, "app@sha256:aaaa", "app@sha256:bbbb"]);
+    cluster.only_events();
+}
+
+/// J19: two good revisions that came too fast to be judged are gone back over; a tool that brings the bad one back is not
+/// fought.
+#[test]
+fn what_is_gone_back_over_is_said_and_an_unknown_keeper_is_not_fought() {
+    let Some(cluster) = Cluster::new("keeper", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let guarded = Guarded::start(&cluster);
+    let users = Users::of(&cluster.service("mykadoo-api"));
+    for revision in [2, 3] {
+        let image = format!(r#"api.image="mykadoo-api:{revision}""#);
+        cluster.upgrade(&[&image]);
+        guarded.until("it is judged", |release| release["revision"] == revision);
+    }
+    cluster.upgrade(&[DEAD]);
+    ends(&cluster, &guarded, &users, 4, "recovered");
+    let said =
+        "The rollback goes back over revisions 2 to 3, none of which was analyzed to its end";
+    assert!(guarded.leadsman.said(said), "{}", guarded.leadsman.log());
+    cluster.upgrade(&[DEAD]);
+    let ended = ends(&cluster, &guarded, &users, 6, "refused");
+    says(
+        &ended,
+        &["revision 6 has the contents of revision 4", "allow_gitops"],
+    );
+}

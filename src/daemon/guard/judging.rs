@@ -43,6 +43,8 @@ impl Guard {
         self.is_dirty = true;
         if let Some(verifying) = &mut self.state.verifying {
             verifying.inbox.put(heard.endpoint, mark);
+            // The next tick begins anew, at the probes' own pace.
+            verifying.is_limited |= mark == Mark::Limited;
         }
         let watching = self.state.watching.as_mut();
         let Some(watching) = watching.filter(|watching| watching.watch.finding().is_none()) else {
@@ -567,11 +569,27 @@ impl Guard {
         let Some(convicted) = &self.state.convicted else {
             return; // the phase ends by its deadline
         };
+        let was_limited = self
+            .state
+            .verifying
+            .as_ref()
+            .is_some_and(|it| it.is_limited);
+        let is_limited = was_limited || convicted.is_limited();
+        let own = self.setup.release.guard.interval();
+        let interval = if is_limited {
+            let paces = self.setup.release.probes.iter().map(|it| it.interval);
+            paces.max().unwrap_or(own).max(own)
+        } else {
+            own
+        };
         self.state.verifying = Some(Verifying {
             began: now,
-            verification: Verification::new(convicted),
+            verification: Verification::at_pace(convicted, interval.as_secs_f64()),
             inbox: Inbox::new(convicted.endpoints().count()),
+            interval,
+            is_limited,
         });
+        self.hurry();
     }
 
     pub(super) async fn verify_tick(&mut self) {
@@ -579,6 +597,11 @@ impl Guard {
         let Some(verifying) = &mut self.state.verifying else {
             return;
         };
+        if verifying.is_limited && self.hurried.is_some() {
+            self.slow_down();
+            self.begin_verification();
+            return;
+        }
         let count = self.setup.release.probes.len();
         let mut marks = vec![Mark::Void; count];
         verifying.inbox.take(&mut marks, Mark::Void);

@@ -235,6 +235,10 @@ pub(super) struct Verifying {
     pub(super) began: Time,
     pub(super) verification: Verification,
     pub(super) inbox: Inbox,
+    /// Of its ticks.
+    pub(super) interval: Duration,
+    /// Whether a rate limit answers, so that probes are asked at their own interval.
+    pub(super) is_limited: bool,
 }
 
 impl State {
@@ -303,8 +307,8 @@ impl State {
         Ok(self)
     }
 
-    /// When the tick that runs ends; `interval` is that of a verification.
-    pub(super) fn next_tick(&self, interval: Duration) -> Option<Time> {
+    /// When the tick that runs ends.
+    pub(super) fn next_tick(&self) -> Option<Time> {
         if let Some(watching) = &self.watching {
             // What was found waits until it can be acted on, and nothing more is looked for.
             if watching.watch.finding().is_some() {
@@ -314,7 +318,7 @@ impl State {
             return Some(watching.began + interval * (watching.watch.ticks() + 1));
         }
         let verifying = self.verifying.as_ref()?;
-        Some(verifying.began + interval * (verifying.verification.ticks() + 1))
+        Some(verifying.began + verifying.interval * (verifying.verification.ticks() + 1))
     }
 
     /// Counts a sounding, wherever it belongs.

@@ -17,6 +17,9 @@ const WITNESS: Duration = Duration::from_millis(1500);
 /// A revision that took the place of the bad one is seen within this.
 const OVERTAKEN: Duration = Duration::from_secs(10);
 
+/// Contents that come back so soon after a rollback were not mended.
+const BROUGHT_BACK: Duration = Duration::from_secs(600);
+
 /// A rehearsal is repeated after that: rights and helm may have changed.
 const REHEARSE_EVERY: Duration = Duration::from_secs(60);
 
@@ -40,7 +43,10 @@ impl Guard {
         let wish = wish.map(|case| (case.target, case.text.clone()));
         let planned = match wish {
             None => {
-                let planned = self.planned(bad);
+                let planned = self.planned(bad).and_then(|plan| {
+                    self.say_what_is_passed_over(&plan);
+                    self.brought_back(bad).map_or(Ok(plan), Err)
+                });
                 Box::pin(std::future::ready(planned)) as release::Work<_>
             }
             Some((target, reason)) => self.ordered((bad, target, reason), |_| Ok(())),
@@ -71,6 +77,63 @@ impl Guard {
             }
         });
         self.preflight = Some(preflight);
+    }
+
+    /// Whether something brings back what was rolled back a moment ago: a tool that keeps the release as it is, also one
+    /// that leaves no mark, or a pipeline that tries again. It would go on, and so would we.
+    fn brought_back(&self, bad: Revision) -> Option<release::Refusal> {
+        if self.setup.release.guard.may.against_gitops {
+            return None;
+        }
+        let rollout = &self.state.rollout;
+        let appeared = rollout.phase().case()?.seen;
+        let facts = Arc::clone(&self.facts.borrow().facts);
+        let digest = digest_of(&facts, bad)?;
+        let mut past = rollout.past().iter().rev();
+        let before = past.find(|past| {
+            past.case.made.is_some()
+                && past.case.revision < bad
+                && appeared.since(past.at) < BROUGHT_BACK
+                && digest_of(&facts, past.case.revision).as_ref() == Some(&digest)
+        })?;
+        let (revision, after) = (before.case.revision, appeared.since(before.at).as_secs());
+        Some(release::Refusal::prevented(
+            "kept_by_another",
+            format!(
+                "revision {bad} has the contents of revision {revision}, and came {after} s after Leadsman had rolled that back: something brings them back, as a GitOps tool, an operator or a pipeline that tries again, and would undo this rollback as well; mend what it deploys, or set release.rollback.allow_gitops = true"
+            ),
+        ))
+    }
+
+    /// Says that a rollback goes back over revisions in between that were not found bad.
+    fn say_what_is_passed_over(&mut self, plan: &release::Plan) {
+        let facts = Arc::clone(&self.facts.borrow().facts);
+        let between = facts.revisions.iter().filter(|record| {
+            let found = record
+                .digest
+                .as_ref()
+                .and_then(|it| self.state.ledger.find(it));
+            plan.target < record.revision
+                && record.revision < plan.bad
+                && !facts.ours.contains(&record.revision)
+                && matches!(
+                    record.status,
+                    ledger::Status::Superseded | ledger::Status::Deployed
+                )
+                && found.is_none_or(|entry| entry.found != Found::Bad)
+        });
+        let between: Vec<Revision> = between.map(|record| record.revision).collect();
+        let (Some(first), Some(last)) = (between.first(), between.last()) else {
+            return;
+        };
+        let which = if first == last {
+            format!("revision {first}, which was not")
+        } else {
+            format!("revisions {first} to {last}, none of which was")
+        };
+        let text = format!("The rollback goes back over {which} analyzed to its end");
+        self.state.rollout.remark(self.now(), &text);
+        self.keep_entries();
     }
 
     /// What a person is told of a refusal.

@@ -442,4 +442,4 @@ pub(super) fn listed(names: &[String]) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -101,8 +101,8 @@ impl View<'_> {
             settled: self
                 .is_settled(newest, &workloads, parts.len())
                 .then_some(newest.revision),
-            held: workloads.iter().any(|row| row.paused)
-                || (!scaled.is_empty() && scaled.iter().all(|row| row.wanted == 0)),
+            // One of them alone silences only the probes that ask it.
+            held: !scaled.is_empty() && scaled.iter().all(|row| row.paused || row.wanted == 0),
             expected_downtime: stops_first,
             unreadable,
             stored_at: (newest.created > Time::default()).then(|| newest.created + STAMP),

@@ -147,6 +147,10 @@ impl Cluster {
         if newest.denied {
             obstacles.insert(0, checks::denied_by("the record's label"));
         }
+        if !plan.is_rehearsal || plan.bad != plan.target {
+            let images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+            obstacles.extend(images.moved(plan.bad, &target));
+        }
         if !self.policy.may.against_gitops
             && let Some(keeper) = self.keeper(&objects)
         {

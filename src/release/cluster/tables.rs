@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use k8s_openapi::api::apps::v1::{
     DaemonSet, Deployment, DeploymentSpec, DeploymentStatus, ReplicaSet, StatefulSet,
 };
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time as Stamp;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -161,6 +161,18 @@ pub(super) struct PodRow {
     pub(super) out_of_memory: bool,
     pub(super) ip: Option<IpAddr>,
     pub(super) ports: Vec<(Box<str>, u16)>,
+    /// What its containers run.
+    pub(super) images: Vec<ImageRow>,
+}
+
+/// What a container runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ImageRow {
+    pub(super) container: Box<str>,
+    /// As the pod's specification names it.
+    pub(super) name: Box<str>,
+    /// What the node has found under that name.
+    pub(super) id: Box<str>,
 }
 
 /// A container in trouble.
@@ -239,6 +251,7 @@ impl PodRow {
                     ended.and_then(|end| end.reason.as_deref()) == Some("OOMKilled")
                 })
             }),
+            images: images_of(pod),
             ip: status.and_then(|status| status.pod_ip.as_deref()?.parse().ok()),
             ports: spec
                 .into_iter()
@@ -253,6 +266,21 @@ impl PodRow {
                 .collect(),
         })
     }
+}
+
+fn images_of(pod: &Pod) -> Vec<ImageRow> {
+    let spec = pod.spec.as_ref().map_or(&[][..], |spec| &spec.containers);
+    let statuses = pod.status.as_ref();
+    let statuses = statuses.and_then(|status| status.container_statuses.as_deref());
+    let rows = statuses.unwrap_or_default().iter().filter_map(|status| {
+        let container = spec.iter().find(|one| one.name == status.name)?;
+        (!status.image_id.is_empty()).then(|| ImageRow {
+            container: status.name.as_str().into(),
+            name: container.image.as_deref().unwrap_or_default().into(),
+            id: status.image_id.as_str().into(),
+        })
+    });
+    rows.take(MAX_CONTAINERS).collect()
 }
 
 impl PodRow {
@@ -289,6 +317,15 @@ impl ReplicaSetRow {
             number: number.and_then(|number| number.parse().ok()).unwrap_or(0),
         })
     }
+}
+
+fn labels_of(template: Option<&PodTemplateSpec>) -> BTreeMap<String, String> {
+    let meta = template.and_then(|template| template.metadata.as_ref());
+    let labels = meta.and_then(|meta| meta.labels.as_ref());
+    let labels = labels.into_iter().flatten().take(MAX_LABELS);
+    labels
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
 }
 
 /// What makes pods.
@@ -340,6 +377,8 @@ pub(super) struct WorkloadRow {
     pub(super) refused: bool,
     /// The tool that keeps it as it is, when one does.
     pub(super) keeper: Option<&'static str>,
+    /// Labels of its pods.
+    pub(super) labels: BTreeMap<String, String>,
 }
 
 impl WorkloadRow {
@@ -363,6 +402,7 @@ impl WorkloadRow {
                 Some("ProgressDeadlineExceeded"),
             ),
             refused: has_condition(&status, "ReplicaFailure", "True", None),
+            labels: labels_of(Some(&spec.template)),
             ..Self::named(Kind::Deployment, &object.metadata)?
         })
     }
@@ -394,6 +434,7 @@ impl WorkloadRow {
             },
             // One pod after another is stopped before the one that takes its place.
             stops_first: spec.replicas.unwrap_or(1) <= 1,
+            labels: labels_of(Some(&spec.template)),
             ..Self::named(Kind::StatefulSet, &object.metadata)?
         })
     }
@@ -428,6 +469,7 @@ impl WorkloadRow {
                 let wanted = status.desired_number_scheduled;
                 wanted <= 1 && part_of(surge, wanted, Rounded::Up).unwrap_or(0) == 0
             },
+            labels: labels_of(Some(&spec.template)),
             ..Self::named(Kind::DaemonSet, &object.metadata)?
         })
     }
@@ -451,6 +493,7 @@ impl WorkloadRow {
             deadline_exceeded: false,
             refused: false,
             keeper: keeper_of(meta),
+            labels: BTreeMap::new(),
         })
     }
 

@@ -6,10 +6,11 @@
 //! | `crash-after` | each run of the container ends after that, with exit code 1 |
 //! | `oom-after` | the same with exit code 137, OOMKilled |
 //! | `image-pull` | `fail`: the image cannot be pulled |
+//! | `image-id` | what the node says that it runs under the image's name |
 //! | `grace` | how long a deleted pod goes on (`300ms`) |
 //! | `run` | of a Job's pod: how long it runs (`500ms`), or `forever` |
 //! | `exit` | of a Job's pod: its exit code (`0`) |
-//! | `answers` | JSON, path to answer: `ok`, `status:503`, `hang`, `reset`, `slow:800ms`, `flap:0.05`, `cold:8s`, `body:TEXT` |
+//! | `answers` | JSON, path to answer: `ok`, `status:503`, `hang`, `reset`, `slow:800ms`, `flap:0.05`, `cold:8s`, `limit:30` (429 beyond so many a minute), `body:TEXT` |
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -27,6 +28,8 @@ pub(crate) enum Answer {
     Flap(f64),
     /// 503 until so long after the pod became Ready.
     Cold(Duration),
+    /// 429 for each request beyond so many in a minute, of all paths that say so together.
+    Limit(usize),
     Body(String),
 }
 
@@ -41,6 +44,7 @@ impl Answer {
             "slow" => Self::Slow(humantime::parse_duration(rest).ok()?),
             "cold" => Self::Cold(humantime::parse_duration(rest).ok()?),
             "flap" => Self::Flap(rest.parse().ok()?),
+            "limit" => Self::Limit(rest.parse().ok()?),
             "body" => Self::Body(rest.to_owned()),
             _ => return None,
         })
@@ -53,6 +57,7 @@ pub(crate) struct Behaviour {
     pub(crate) crash_after: Option<Duration>,
     pub(crate) oom_after: Option<Duration>,
     pub(crate) image_fails: bool,
+    pub(crate) image_id: Option<String>,
     pub(crate) grace: Duration,
     pub(crate) run: Option<Duration>,
     pub(crate) exit: i32,
@@ -82,6 +87,7 @@ impl Behaviour {
             crash_after: span("crash-after"),
             oom_after: span("oom-after"),
             image_fails: text("image-pull") == Some("fail"),
+            image_id: text("image-id").map(str::to_owned),
             grace: span("grace").unwrap_or(Duration::from_millis(300)),
             run: match text("run") {
                 Some("forever") => None,

@@ -61,6 +61,8 @@ pub(crate) struct Running {
     behaviour: Behaviour,
     newest: watch::Sender<Option<Arc<Pod>>>,
     ready_since: Mutex<Option<Instant>>,
+    /// When requests were let through that count for a limit.
+    pub(crate) counted: Mutex<VecDeque<Instant>>,
     /// Of this run and of the one before.
     pub(crate) logs: Mutex<(VecDeque<String>, VecDeque<String>)>,
     /// The process of a pod that is no simulation.
@@ -68,6 +70,18 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    /// Whether a limit of so many requests a minute has room for one more.
+    pub(crate) fn lets_through(&self, most: usize) -> bool {
+        let mut counted = self.counted.lock().unwrap();
+        let now = Instant::now();
+        counted.retain(|at| now.duration_since(*at) < Duration::from_secs(60));
+        let has_room = counted.len() < most;
+        if has_room {
+            counted.push_back(now);
+        }
+        has_room
+    }
+
     pub(crate) fn answer(&self, path: &str) -> Answer {
         let overrides = self.world.overrides.lock().unwrap();
         let key = |pod: &str| (self.namespace.clone(), pod.to_owned(), path.to_owned());
@@ -231,6 +245,7 @@ fn seen(world: &Arc<World>, pod: Pod) {
         behaviour: Behaviour::of(pod.annotations()),
         newest: watch::Sender::new(Some(Arc::new(pod))),
         ready_since: Mutex::new(None),
+        counted: Mutex::default(),
         logs: Mutex::default(),
         process: watch::Sender::new(None),
     });
@@ -322,7 +337,7 @@ impl Report<'_> {
             .iter()
             .map(|container| {
                 json!({
-                    "name": container.name, "image": container.image, "imageID": format!("sim@{}", container.image.as_deref().unwrap_or("")),
+                    "name": container.name, "image": container.image, "imageID": self.pod.behaviour.image_id.clone().unwrap_or_else(|| format!("sim@{}", container.image.as_deref().unwrap_or(""))),
                     "ready": ready, "started": is_running, "restartCount": self.restarts,
                     "state": state, "lastState": self.last,
                 })

@@ -76,6 +76,7 @@ pub(crate) fn at_once(pod: &Running, path: &str, answer: &Answer) -> (u16, Strin
         Answer::Status(status) => bad(*status),
         Answer::Flap(share) if fastrand::f64() < *share => bad(503),
         Answer::Cold(span) if pod.ready_for().is_none_or(|ready| ready < *span) => bad(503),
+        Answer::Limit(most) if !pod.lets_through(*most) => bad(429),
         Answer::Body(text) => (200, text.clone()),
         _ => good(path),
     }

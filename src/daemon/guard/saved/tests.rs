@@ -213,7 +213,7 @@ fn a_watch_begun_by_another_clock_goes_on_at_the_right_tick() {
     let minutes = Duration::from_secs(40 * 60);
     for writer_is_ahead in [true, false] {
         let (state, saved) = state();
-        let next = state.next_tick(Duration::from_secs(1)).unwrap();
+        let next = state.next_tick().unwrap();
         let waits = Shift::between(saved, next);
         // The present of whoever wrote it is forty minutes away by our clock.
         let ours = if writer_is_ahead {
@@ -223,7 +223,7 @@ fn a_watch_begun_by_another_clock_goes_on_at_the_right_tick() {
         };
         let mut moved = state.clone();
         moved.shift(Shift::between(saved, ours));
-        let next = moved.next_tick(Duration::from_secs(1)).unwrap();
+        let next = moved.next_tick().unwrap();
         assert_eq!(Shift::between(ours, next), waits);
         let deadlines = (state.rollout.deadline(), moved.rollout.deadline());
         let (Some(was), Some(is)) = deadlines else {

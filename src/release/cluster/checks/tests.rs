@@ -19,7 +19,7 @@ fn record(manifest: &str, hooks: &str, annotations: &str) -> Record {
     record::decode("sh.helm.release.v1.web.v1", payload.as_bytes()).unwrap()
 }
 
-fn plain(manifest: &str) -> Record {
+pub(in super::super) fn plain(manifest: &str) -> Record {
     record(manifest, "[]", "{}")
 }
 

@@ -462,6 +462,7 @@ fn a_daemon_set_is_complete_when_each_node_has_a_new_pod_that_serves() {
         stops_first: false,
         deadline_exceeded: false,
         refused: false,
+        labels: std::collections::BTreeMap::new(),
         keeper: None,
     };
     assert_eq!(row, expected);

@@ -177,6 +177,8 @@ pub enum Event {
     },
     /// The rollout of the newest revision is complete; it may have taken longer than its analysis.
     Settled,
+    /// Helm has ended its work on the rollback, and nobody can see how far its rollout has come.
+    HelmIsDone,
     /// The first bad sounding of the revision under judgement, or the first after a quiet time: trouble may begin here.
     FirstBad,
     /// The judgement: the revision made things worse.

@@ -47,7 +47,7 @@ use crate::metrics::Seen;
 use crate::metrics::Standing;
 use crate::permit::Permit;
 use crate::recording::Line;
-use crate::release::{self, Engine, Observed, Refusal};
+use crate::release::{self, Engine, Facts, Observed, Refusal};
 use crate::rollout::{Case, Command, Event, Phase};
 use crate::serve::status::GuardView;
 use crate::serve::{AlertHeard, Order};
@@ -141,6 +141,8 @@ pub(super) struct Guard {
     preflight: Option<AbortHandle>,
     /// Revisions whose records cannot be read, each told once.
     unreadable: BTreeSet<Revision>,
+    /// What was said of pods that the chart's own workloads do not make.
+    remarked: Vec<String>,
     /// The last rehearsal: when, and for which plan.
     rehearsed: Option<(Time, Revision, Revision)>,
     /// Why a rollback could not be done, when last looked; empty when it could.
@@ -206,6 +208,7 @@ impl Guard {
             preflight: None,
             unreadable: BTreeSet::new(),
             rehearsed: None,
+            remarked: Vec::new(),
             obstacle: String::new(),
             orders,
             order_look: orders::OrderLook::default(),
@@ -525,6 +528,7 @@ impl Guard {
             }
             Some(newest) => self.seen(&facts, newest).await,
         }
+        self.tell_of_indirect_pods(&facts);
         self.shown = newest;
         self.askers.keep(&facts.pods);
         // What serves when a revision appears is what was deployed before it.
@@ -576,6 +580,19 @@ impl Guard {
             .retain(|known| unreadable.iter().any(|(revision, _)| revision == known));
     }
 
+    /// Says once what is to be known of pods that the chart's own workloads do not make.
+    fn tell_of_indirect_pods(&mut self, facts: &Facts) {
+        if self.remarked == facts.remarks {
+            return;
+        }
+        self.remarked.clone_from(&facts.remarks);
+        let now = self.now();
+        for text in &facts.remarks {
+            self.state.rollout.remark(now, text);
+        }
+        self.keep_entries();
+    }
+
     /// Whether we are in trouble ourselves, so that nothing can be said.
     async fn check_blind(&mut self) -> bool {
         let blind = self.facts.borrow().trouble.is_some() || self.setup.crew.is_blind();
@@ -606,7 +623,15 @@ impl Guard {
             | Phase::Preflight(_)
             | Phase::Verifying(_) => None,
         };
-        if waits.is_some() && waits == newest && self.is_rolled_out(&facts) == Some(true) {
+        let is_complete = self.is_rolled_out(&facts);
+        let turns_back = matches!(self.state.rollout.phase(), Phase::TurningBack(_));
+        if waits.is_some() && waits == newest && is_complete.is_none() && turns_back {
+            if facts.applied {
+                self.happens(Event::HelmIsDone).await;
+            }
+            return;
+        }
+        if waits.is_some() && waits == newest && is_complete == Some(true) {
             if let Some(watching) = &mut self.state.watching
                 && watching.watch.settled_at().is_none()
                 && watching.tick.settled_at.is_none()

@@ -28,6 +28,7 @@ mod helm_limits;
 mod helm_proxy;
 mod hub;
 mod images;
+mod indirect;
 mod mark;
 mod merge;
 mod preflight;
@@ -111,6 +112,8 @@ struct Read {
     stored: Stored,
     workloads: Vec<(Kind, Box<str>)>,
     stops_first: bool,
+    /// Services whose pods other workloads make.
+    indirect: Vec<indirect::Indirect>,
     contents: Arc<Workloads>,
 }
 
@@ -440,6 +443,7 @@ impl Read {
             },
             workloads: workloads.collect(),
             stops_first: objects.iter().any(super::manifest::Object::stops_first),
+            indirect: indirect::services(&objects, namespace.as_str()),
             contents: Arc::new(Workloads::of(record, &objects)),
         })
     }

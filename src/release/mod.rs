@@ -47,6 +47,10 @@ pub struct Facts {
     pub held: bool,
     /// The old pods stop before the new ones start.
     pub expected_downtime: bool,
+    /// Whether pods of it are made by something that is not among its objects, and may come some time later.
+    pub indirect: bool,
+    /// What people should know of that, in words.
+    pub remarks: Vec<String>,
     /// Revisions whose records cannot be read, and why.
     pub unreadable: Vec<(Revision, String)>,
     /// Its Deployments, StatefulSets and DaemonSets; empty where it has none, or nobody can see them.

@@ -38,6 +38,7 @@ impl Rollout {
                 self.seen(newcomer, appears, now, &mut commands);
             }
             Event::Settled => self.on_settled(now, &mut commands),
+            Event::HelmIsDone => self.on_helm_is_done(now, &mut commands),
             Event::FirstBad => self.on_first_bad(now),
             Event::Regressed {
                 revision,
@@ -283,7 +284,13 @@ impl Rollout {
             Phase::TurningBack(case) => match case.made {
                 // Of the revision that is being turned back, or before the record of the rollback is there.
                 None => self.phase = Phase::TurningBack(case),
-                Some(made) => self.turned(case, made, now, commands),
+                Some(made) => self.turned(
+                    case,
+                    made,
+                    "The rollback's rollout is complete",
+                    now,
+                    commands,
+                ),
             },
             Phase::Watching(mut case) => {
                 if case.settled.is_none() {
@@ -298,21 +305,31 @@ impl Rollout {
         }
     }
 
-    /// The rollback is carried out and its rollout complete.
+    /// Nobody can see how far the rollback's rollout has come.
+    fn on_helm_is_done(&mut self, now: Time, commands: &mut Vec<Command>) {
+        match std::mem::take(&mut self.phase) {
+            Phase::TurningBack(case) if case.made.is_some() => {
+                let made = case.made.unwrap_or_default();
+                let how =
+                    "Helm is done, and how far the rollback's rollout has come cannot be seen";
+                self.turned(case, made, how, now, commands);
+            }
+            phase => self.phase = phase,
+        }
+    }
+
+    /// The rollback is carried out and its rollout complete, as far as anybody can see it.
     fn turned(
         &mut self,
         mut case: Box<Case>,
         made: Revision,
+        how: &str,
         now: Time,
         commands: &mut Vec<Command>,
     ) {
         case.turned = Some(now);
         self.enter(Phase::Verifying(case), now);
-        self.note(
-            now,
-            Some(made),
-            "The rollback's rollout is complete; its probes are asked",
-        );
+        self.note(now, Some(made), format!("{how}; its probes are asked"));
         commands.push(Command::Verify(made));
     }
 

@@ -340,3 +340,88 @@ fn what_is_gone_back_over_is_said_and_an_unknown_keeper_is_not_fought() {
         &["revision 6 has the contents of revision 4", "allow_gitops"],
     );
 }
+
+/// J10: an Argo `Rollout` makes the pods, by a controller of its own that takes its time.
+#[test]
+fn pods_that_a_resource_of_another_controller_makes_are_found_by_their_service() {
+    let Some(cluster) = Cluster::new("argoplay", Helm::Four) else {
+        return;
+    };
+    define(&cluster, "argoproj.io", "Rollout");
+    let chart = |answer: &str| {
+        let paths = ["/api/health", "/api/health/db", "/api/health/redis"];
+        let answers: serde_json::Map<String, Value> = paths
+            .iter()
+            .map(|path| ((*path).to_owned(), json!(answer)))
+            .collect();
+        let sim = json!({"sim.leadsman.io/answers": Value::from(answers).to_string()});
+        let container = json!({
+            "name": "play", "image": "play:1", "ports": [{"name": "http", "containerPort": 8080}],
+            "readinessProbe": {"httpGet": {"path": "/ready", "port": "http"}, "periodSeconds": 1},
+        });
+        let template = json!({
+            "metadata": {"labels": {"app": "play"}, "annotations": sim},
+            "spec": {"containers": [container]},
+        });
+        let rollout = json!({"apiVersion": "argoproj.io/v1", "kind": "Rollout", "metadata": {"name": "play"}, "spec": {"template": template}});
+        let ports = json!([{"name": "http", "port": 80, "targetPort": "http"}]);
+        let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "play"}, "spec": {"selector": {"app": "play"}, "ports": ports}});
+        format!("extra={}", json!([rollout, service]))
+    };
+    cluster.install(&[&chart("ok")]);
+    let rollout = format!(
+        "/apis/argoproj.io/v1/namespaces/{}/rollouts/play",
+        cluster.namespace
+    );
+    let deployments = format!("{RELEASE}/{}/deployments", cluster.namespace);
+    let template = || cluster.get(&rollout)["spec"]["template"].clone();
+    let spec = json!({"replicas": 2, "selector": {"matchLabels": {"app": "play"}}, "template": template()});
+    let made = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "played"}, "spec": spec});
+    cluster.send("POST", &deployments, "application/json", &made);
+    let settings = Settings::by(Helm::Four);
+    let probed = |kubeconfig: &std::path::Path| {
+        let text = crate::guarded::configuration(&cluster, &settings, kubeconfig);
+        let probe = format!(
+            "[[release.probe]]\nname = \"played\"\nurl = \"{}/api/health\"\npods = \"played\"\n",
+            cluster.service("play")
+        );
+        text + &probe
+    };
+    let kubeconfig = cluster.least(&probed(&cluster.kubeconfig()));
+    let guarded = Guarded::allowed(&cluster, &probed(&kubeconfig));
+    let said = "Service play selects pods of Deployment played, which the chart does not have";
+    assert!(guarded.leadsman.said(said), "{}", guarded.leadsman.log());
+    let users = Users::of(&cluster.service("play"));
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // The controller: it sees what is wanted, and makes it some time later.
+        scope.spawn(|| {
+            let mut made = template();
+            let mut seen = std::time::Instant::now();
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                let wanted = template();
+                if wanted == made || wanted.is_null() {
+                    seen = std::time::Instant::now();
+                } else if seen.elapsed().as_secs() >= 20 {
+                    let path = format!("{deployments}/played");
+                    let change = json!({"spec": {"template": wanted}});
+                    cluster.send("PATCH", &path, "application/merge-patch+json", &change);
+                    made = wanted;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(300));
+            }
+        });
+        cluster.upgrade(&[&chart("status:503")]);
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| guarded.ending(2)));
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        let ended = ended.unwrap();
+        let (failed, asked) = users.counts();
+        eprintln!("argoplay: {failed} of {asked} requests of users failed");
+        assert_eq!(
+            ended["ending"],
+            "recovered",
+            "{ended:#}\n{}",
+            guarded.leadsman.log()
+        );
+    });
+}

@@ -22,6 +22,9 @@ use crate::verdict::{Inbox, Mark, Start, Verdict, Verification, Verified, Watch,
 /// So long after the last result at the interval of the analysis a limit's answer may still be its doing.
 const LIMIT_LASTS: Duration = Duration::from_secs(60);
 
+/// A verification takes a minute, and its last one must end before its phase does.
+const ONCE_MORE: Duration = Duration::from_secs(75);
+
 impl Guard {
     pub(super) fn on_heard(&mut self, heard: &Heard) {
         let now = self.now();
@@ -592,6 +595,13 @@ impl Guard {
         self.hurry();
     }
 
+    /// Whether the pods that the rollback brings back may not be there yet although nothing is seen to be missing.
+    fn may_still_come(&self) -> bool {
+        let left = self.state.rollout.deadline();
+        let left = left.map_or(Duration::ZERO, |at| at.since(self.now()));
+        self.facts.borrow().facts.indirect && left > ONCE_MORE
+    }
+
     pub(super) async fn verify_tick(&mut self) {
         let is_void = self.facts.borrow().trouble.is_some() || self.state.rollout.is_held();
         let Some(verifying) = &mut self.state.verifying else {
@@ -614,6 +624,11 @@ impl Guard {
                 return;
             }
             Some(Verified::Recovered) => Event::Recovered,
+            // Whatever makes its pods may take its time.
+            Some(Verified::SameFailure(_) | Verified::Worse(_)) if self.may_still_come() => {
+                self.begin_verification();
+                return;
+            }
             Some(Verified::SameFailure(text)) => Event::SameFailure { text },
             Some(Verified::Worse(text)) => Event::Worse { text },
             // Once more, until the phase's own deadline.

@@ -59,9 +59,10 @@ impl Guard {
                     reason: "RollbackSucceeded",
                     action: "RollBack",
                     text: format!(
-                        "Turned back from revision {} by revision {}, whose rollout is complete; its probes are asked",
+                        "Turned back from revision {} by revision {}, {}; its probes are asked",
                         case.revision,
-                        case.made.unwrap_or_default()
+                        case.made.unwrap_or_default(),
+                        self.how_far()
                     ),
                     revision: case.made.unwrap_or(case.revision),
                 }),
@@ -70,6 +71,16 @@ impl Guard {
         }
         for notice in notices {
             self.post(notice);
+        }
+    }
+
+    /// How far the rollout of a rollback is known to have come.
+    fn how_far(&self) -> &'static str {
+        let facts = Arc::clone(&self.facts.borrow().facts);
+        if self.is_rolled_out(&facts).is_none() {
+            "with which helm is done"
+        } else {
+            "whose rollout is complete"
         }
     }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::Known;
 use super::completeness;
 use super::hub::Tables;
+use super::indirect::{self, Indirect};
 use super::tables::{Kind, PodRow, StoredRow, WorkloadRow};
 use super::turn::is_removed;
 use crate::ledger::{Status, Stored};
@@ -69,7 +70,8 @@ impl View<'_> {
                 unreadable.push((*revision, why.clone()));
             }
         }
-        let parts = self.parts();
+        let parts = self.parts(tables);
+        let indirect = self.indirect();
         let workloads: Vec<&WorkloadRow> = tables
             .workloads()
             .filter(|row| {
@@ -85,7 +87,7 @@ impl View<'_> {
             .iter()
             .filter(|row| row.kind != Kind::DaemonSet)
             .collect();
-        let states = completeness::states(tables, parts, &workloads);
+        let states = completeness::states(tables, &parts, &workloads);
         Facts {
             revisions,
             ours,
@@ -104,6 +106,8 @@ impl View<'_> {
             // One of them alone silences only the probes that ask it.
             held: !scaled.is_empty() && scaled.iter().all(|row| row.paused || row.wanted == 0),
             expected_downtime: stops_first,
+            indirect: !indirect.is_empty(),
+            remarks: indirect.iter().map(|one| one.remark(tables)).collect(),
             unreadable,
             stored_at: (newest.created > Time::default()).then(|| newest.created + STAMP),
             workloads: self
@@ -188,14 +192,27 @@ impl View<'_> {
         self.known.get(&revision)?.read.as_ref().ok()
     }
 
-    /// The workloads of the newest revision that can be read: one that cannot be must not hide the pods.
-    fn parts(&self) -> &[(Kind, Box<str>)] {
-        let mut read = self
-            .known
-            .values()
-            .rev()
-            .filter_map(|known| known.read.as_ref().ok());
-        read.next().map_or(&[], |read| &read.workloads)
+    /// The newest revision that can be read: one that cannot be must not hide the pods.
+    fn newest_read(&self) -> Option<&super::Read> {
+        let mut all = self.known.values().rev();
+        all.find_map(|known| known.read.as_ref().ok())
+    }
+
+    fn indirect(&self) -> &[Indirect] {
+        self.newest_read().map_or(&[], |read| &read.indirect)
+    }
+
+    /// Its workloads, and those that make the pods of its Services.
+    fn parts(&self, tables: &Tables) -> Vec<(Kind, Box<str>)> {
+        let mut parts = self
+            .newest_read()
+            .map_or_else(Vec::new, |read| read.workloads.clone());
+        for found in indirect::parts(self.indirect(), tables) {
+            if !parts.contains(&found) {
+                parts.push(found);
+            }
+        }
+        parts
     }
 
     fn stored(&self, row: &StoredRow) -> Stored {
@@ -226,7 +243,9 @@ impl View<'_> {
     }
 
     fn is_settled(&self, newest: &StoredRow, workloads: &[&WorkloadRow], parts: usize) -> bool {
+        // Where there is no part of which anybody could see it, nobody can.
         self.is_applied(newest)
+            && parts > 0
             && workloads.len() == parts
             && workloads.iter().all(|row| row.is_complete())
     }

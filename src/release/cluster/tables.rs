@@ -377,6 +377,8 @@ pub(super) struct WorkloadRow {
     pub(super) refused: bool,
     /// The tool that keeps it as it is, when one does.
     pub(super) keeper: Option<&'static str>,
+    /// Whether Helm made it, for this release or another one.
+    pub(super) of_helm: bool,
     /// Labels of its pods.
     pub(super) labels: BTreeMap<String, String>,
 }
@@ -494,6 +496,10 @@ impl WorkloadRow {
             refused: false,
             keeper: keeper_of(meta),
             labels: BTreeMap::new(),
+            of_helm: meta
+                .annotations
+                .as_ref()
+                .is_some_and(|all| all.contains_key("meta.helm.sh/release-name")),
         })
     }
 

@@ -169,6 +169,8 @@ impl History {
             pods: cluster.pods,
             held: false,
             expected_downtime: false,
+            indirect: false,
+            remarks: Vec::new(),
             unreadable: Vec::new(),
             // A file is written anew with each status, so that its date says nothing.
             stored_at: None,

@@ -50,6 +50,7 @@ impl World {
             stored,
             workloads: vec![(Kind::Deployment, "web".into())],
             stops_first: false,
+            indirect: Vec::new(),
             contents: Arc::default(),
         };
         self.known.insert(
@@ -462,6 +463,7 @@ fn a_daemon_set_is_complete_when_each_node_has_a_new_pod_that_serves() {
         stops_first: false,
         deadline_exceeded: false,
         refused: false,
+        of_helm: false,
         labels: std::collections::BTreeMap::new(),
         keeper: None,
     };

@@ -300,7 +300,7 @@ impl Rollout {
                 self.phase = Phase::Watching(case);
             }
             phase @ (Phase::Absent | Phase::Steady | Phase::Preflight(_) | Phase::Verifying(_)) => {
-                self.phase = phase
+                self.phase = phase;
             }
         }
     }

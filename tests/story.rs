@@ -142,6 +142,34 @@ fn a_dependency_that_is_down_for_all_is_kept_and_the_reason_said() {
 }
 
 #[test]
+fn pods_that_never_become_ready_are_rolled_back_at_the_progress_deadline() {
+    let mut says = TURNED_BACK.to_vec();
+    says.push("no new pod of Deployment mykadoo became Ready: its progress deadline was exceeded");
+    scenario("never-ready", &says);
+}
+
+#[test]
+fn pods_that_warm_up_are_kept() {
+    scenario("warm-up", &KEPT);
+}
+
+#[test]
+fn a_single_replica_is_kept_and_its_absence_is_not_judged() {
+    let why = "not judged, because the strategy stops the old pods before it starts new ones";
+    scenario("single-replica", &[KEPT[0], KEPT[1], why]);
+}
+
+#[test]
+fn slower_answers_are_kept_with_a_notice() {
+    scenario("slower", &[KEPT[0], KEPT[1], "slower"]);
+}
+
+#[test]
+fn a_rate_limit_is_kept_and_its_refusals_are_not_judged() {
+    scenario("rate-limited", &[KEPT[0], KEPT[1], "limit"]);
+}
+
+#[test]
 fn a_blip_is_kept() {
     scenario("blip", &KEPT);
 }

@@ -156,12 +156,22 @@ fn pods_that_warm_up_are_kept() {
 #[test]
 fn a_single_replica_is_kept_and_its_absence_is_not_judged() {
     let why = "not judged, because the strategy stops the old pods before it starts new ones";
-    scenario("single-replica", &[KEPT[0], KEPT[1], why]);
+    let folder = scenario("single-replica", &[KEPT[0], KEPT[1], why]);
+    let (_, explained) = leadsman(&["explain", "leadsman-demo.jsonl"], folder.path());
+    assert!(explained.contains(&format!("  e: {why}")), "{explained}");
 }
 
 #[test]
 fn slower_answers_are_kept_with_a_notice() {
-    scenario("slower", &[KEPT[0], KEPT[1], "slower"]);
+    let folder = scenario("slower", &[KEPT[0], KEPT[1], "slower: "]);
+    let (_, explained) = leadsman(&["explain", "leadsman-demo.jsonl"], folder.path());
+    for part in [
+        "Latency of good answers",
+        "  web    before",
+        "         new pods",
+    ] {
+        assert!(explained.contains(part), "{part:?} is not in:\n{explained}");
+    }
 }
 
 #[test]

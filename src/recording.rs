@@ -294,6 +294,13 @@ impl Recording {
                 for (_, row) in &tick.direct {
                     marks(row, width)?;
                 }
+                let needed = match &self.head.goes_on {
+                    Some(watch) => watch.dependencies().count(),
+                    None => self.head.start.dependencies.len(),
+                };
+                if !tick.dependencies.is_empty() {
+                    marks(&tick.dependencies, needed)?;
+                }
                 self.ticks.push(*tick);
             }
             Line::Entry(entry) => self.entries.push(entry),
@@ -400,7 +407,7 @@ pub fn marks(row: &str, width: usize) -> Result<Vec<Mark>, String> {
     match marks {
         Some(marks) if marks.len() == width => Ok(marks),
         Some(marks) => Err(format!(
-            "a row of {} marks for {width} endpoints",
+            "a row of {} marks where {width} are expected",
             marks.len()
         )),
         None => Err("a row with another character than . x - _ l r".into()),

@@ -15,6 +15,7 @@ mod asking;
 mod completeness;
 mod judging;
 mod keeping;
+mod needs;
 mod notices;
 mod orders;
 mod pod_states;
@@ -455,9 +456,11 @@ impl Guard {
             return;
         }
         self.hurried = interval;
-        self.setup
-            .pace
-            .watch((release.namespace.clone(), release.name.clone()), interval);
+        self.setup.pace.watch(
+            (release.namespace.clone(), release.name.clone()),
+            interval,
+            needs::names(release),
+        );
     }
 
     /// A rate limit answers: for the rest of the analysis the probes are asked at their own interval.
@@ -635,6 +638,7 @@ impl Guard {
             e_value: view.watch.as_ref().map(|watch| watch.e_value),
             coverage: view.watch.as_ref().and_then(|watch| watch.coverage),
         });
+        self.tell_whether_suspect();
         self.view.send_replace(Arc::new(view));
         self.setup.changed.notify_one();
     }

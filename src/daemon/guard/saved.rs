@@ -167,6 +167,9 @@ pub(super) struct Watching {
     /// Marks that wait for their tick.
     #[serde(skip)]
     pub(super) inbox: Inbox,
+    /// The newest result of each dependency since the last tick, in the watch's order; void where there is none.
+    #[serde(skip)]
+    pub(super) needed: Vec<Mark>,
     #[serde(skip)]
     pub(super) tick: recording::Recorded,
 }

@@ -130,13 +130,13 @@ fn a_slow_start_is_kept() {
 }
 
 #[test]
-fn a_dependency_that_is_down_for_all_is_kept_and_the_reason_said() {
+fn a_dependency_that_goes_down_after_the_old_pods_are_gone_is_kept_and_the_reason_said() {
     scenario(
         "dependency-down",
         &[
             KEPT[0],
             KEPT[1],
-            "db does not count, because it fails for old pods as well",
+            "database failed, so that failures of db meanwhile were not judged",
         ],
     );
 }
@@ -208,7 +208,8 @@ impl Guarded {
                 "[[release.probe]]\nname = \"{name}\"\npath = \"{path}\"\nexpect = {{ status = 200 }}\n"
             );
         }
-        let daemon = Leadsman::run(&change(config), &[]);
+        let config = change(config).replace("DATABASE", &app.database());
+        let daemon = Leadsman::run(&config, &[]);
         let guarded = Self {
             app,
             daemon,
@@ -311,6 +312,45 @@ impl Guarded {
         assert_eq!(records[2]["description"], "Rollback to 1");
         assert_eq!(records[2]["contents"], records[0]["contents"]);
     }
+}
+
+/// With `needs` the database's outage is the database's; without, nothing tells it from a fault of the new revision.
+#[test]
+fn a_database_that_fails_keeps_what_needs_it_and_condemns_what_does_not_say_so() {
+    let needs = |config: String| {
+        let probe = "path = \"/api/health/db\"\n";
+        assert!(config.contains(probe));
+        config.replace(probe, &format!("{probe}needs = [\"postgres\"]\n"))
+            + "[[dependency]]\nname = \"postgres\"\nurl = \"DATABASE\"\ninterval = \"100ms\"\n"
+    };
+    let (with, without) = (Guarded::with(needs), Guarded::start());
+    for guarded in [&with, &without] {
+        guarded.deploy("dependency-down");
+    }
+    until("both revisions are judged", || {
+        with.ending_of(2).is_some() && without.ending_of(2).is_some()
+    });
+    assert_eq!(
+        with.ending_of(2).as_deref(),
+        Some("kept"),
+        "{}",
+        with.daemon.log()
+    );
+    let says = with.release()["says"].as_str().unwrap().to_owned();
+    let sentence = "postgres failed, so that failures of db meanwhile were not judged";
+    assert!(says.contains(sentence), "{says}");
+    // It is probed and shown by itself, and is no probe of the release.
+    let metrics = with.daemon.get("/metrics").body;
+    let series = "leadsman_probe_success{dependency=\"postgres\"} 0";
+    assert!(metrics.contains(series), "{metrics}");
+    assert_eq!(with.release()["probes"].as_array().unwrap().len(), 3);
+    // Its contents were turned back, and fail like those before them.
+    assert_eq!(
+        without.ending_of(2).as_deref(),
+        Some("same_failure"),
+        "{}",
+        without.daemon.log()
+    );
 }
 
 /// Kills the daemon in a phase of a revision that is bad. It must go on there within 5 s, and come to the same end.

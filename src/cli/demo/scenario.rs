@@ -17,7 +17,7 @@ pub(super) enum Scenario {
     CrashLoop,
     /// Its pods need 8 s after they are Ready: kept
     SlowStart,
-    /// The database goes down for old and new pods alike: kept
+    /// The database goes down after the last old pod is gone: kept
     DependencyDown,
     /// Everything fails for 10 s, then recovers: kept
     Blip,
@@ -43,7 +43,7 @@ impl Scenario {
             Self::CrashLoop => "its pods crash soon after their start",
             Self::SlowStart => "its pods need 8 s after they are Ready before they answer well",
             Self::DependencyDown => {
-                "while it rolls out, the database goes down for old and new pods alike"
+                "the database goes down after its rollout, when no old pod is left to compare with"
             }
             Self::Blip => "20 s later everything fails for 10 s, old and new alike",
             Self::Healthy => "nothing is wrong with it",
@@ -81,7 +81,8 @@ impl Scenario {
             },
             Self::DependencyDown => Behaviour {
                 weather: Weather {
-                    db_down_after_ms: Some(2000),
+                    // A rollout takes about 14 s.
+                    db_down_after_ms: Some(22_000),
                     ..Weather::default()
                 },
                 ..new

@@ -298,9 +298,11 @@ impl Recording {
                     Some(watch) => watch.dependencies().count(),
                     None => self.head.start.dependencies.len(),
                 };
-                if !tick.dependencies.is_empty() {
-                    marks(&tick.dependencies, needed)?;
+                let told = tick.dependencies.chars().count();
+                if told > 0 && told != needed {
+                    return Err(format!("a row of {told} marks for {needed} dependencies"));
                 }
+                marks(&tick.dependencies, told)?;
                 self.ticks.push(*tick);
             }
             Line::Entry(entry) => self.entries.push(entry),
@@ -407,7 +409,7 @@ pub fn marks(row: &str, width: usize) -> Result<Vec<Mark>, String> {
     match marks {
         Some(marks) if marks.len() == width => Ok(marks),
         Some(marks) => Err(format!(
-            "a row of {} marks where {width} are expected",
+            "a row of {} marks for {width} endpoints",
             marks.len()
         )),
         None => Err("a row with another character than . x - _ l r".into()),

@@ -353,6 +353,76 @@ fn a_database_that_fails_keeps_what_needs_it_and_condemns_what_does_not_say_so()
     );
 }
 
+/// A release with a history of its own, one of whose probes asks another release.
+fn shop_front(name: &str, history: &Path, app: &App, backend: &str, needs: &str) -> String {
+    format!(
+        "[[release]]\nname = \"{name}\"\nnamespace = \"shop\"\nbase_url = \"{}\"\nembedded = {:?}\n\
+         mode = \"enforce\"\ninterval = \"100ms\"\n[release.rollback]\nwatch = \"60s\"\n\
+         [[release.probe]]\nname = \"web\"\npath = \"/\"\n\
+         [[release.probe]]\nname = \"cart\"\nurl = \"{backend}/api/health\"\nneeds = {needs}\n",
+        app.url(),
+        history.to_str().unwrap()
+    )
+}
+
+/// Two releases ask a third one, whose new revision is dead. The one that says so is kept, and its sentence names it.
+#[test]
+fn a_release_that_needs_another_is_not_rolled_back_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let fronts = ["careful", "careless"].map(|name| {
+        let history = folder.path().join(name);
+        (name, App::of(&history), history)
+    });
+    for (name, _, history) in &fronts {
+        until(&format!("the pods of {name} are Ready"), || {
+            fs::read_to_string(history.join("pods.json"))
+                .is_ok_and(|text| text.contains("\"settled\":1"))
+        });
+    }
+    let backend = Guarded::with(|config| {
+        let begins = config.find("http://").unwrap();
+        let ends = begins + config[begins..].find('"').unwrap();
+        let needs = ["[\"release:shop/mykadoo\"]", "[]"];
+        let fronts = fronts.iter().zip(needs);
+        let fronts: String = fronts
+            .map(|((name, app, history), needs)| {
+                shop_front(name, history, app, &config[begins..ends], needs)
+            })
+            .collect();
+        // It stays as bad as it is.
+        config.replace("\"enforce\"", "\"observe\"") + &fronts
+    });
+    for (_, _, history) in &fronts {
+        let history = history.to_str().unwrap();
+        let deploy = ["demo", "--deploy", "healthy", "--history", history];
+        let (code, text) = leadsman(&deploy, folder.path());
+        assert_eq!(code, Some(0), "{text}");
+    }
+    backend.deploy("dead");
+    let ended = |name: &str| {
+        let status: Value =
+            serde_json::from_str(&backend.daemon.get("/api/v1/status").body).unwrap();
+        let releases = status["releases"].as_array().unwrap().iter();
+        let mut releases = releases.filter(|release| release["release"] == name);
+        let release = releases.next()?.clone();
+        let mut history = release["history"].as_array()?.iter();
+        let second = history.find(|record| record["revision"] == 2)?;
+        let ending = second["ending"].as_str()?.to_owned();
+        Some((ending, release["says"].as_str()?.to_owned()))
+    };
+    for name in ["mykadoo", "careful", "careless"] {
+        until(&format!("{name} is judged"), || ended(name).is_some());
+    }
+    assert_eq!(ended("mykadoo").unwrap().0, "would_roll_back");
+    let (ending, says) = ended("careful").unwrap();
+    assert_eq!(ending, "kept", "{says}\n{}", backend.daemon.log());
+    let sentence =
+        "shop/mykadoo was rejected or failing, so that failures of cart meanwhile were not judged";
+    assert!(says.contains(sentence), "{says}");
+    let (ending, says) = ended("careless").unwrap();
+    assert_eq!(ending, "same_failure", "{says}");
+}
+
 /// Kills the daemon in a phase of a revision that is bad. It must go on there within 5 s, and come to the same end.
 #[track_caller]
 fn killed_in(phase: &str) {

@@ -303,6 +303,6 @@ fn rows_of_dependencies_are_written_read_and_judged() {
     assert!(judged.finding().is_some() && answers.agrees(&judged));
     assert!(judged.excuses().is_empty());
     let wide = record(&|_| "..");
-    let why = "a row of 2 marks where 1 are expected";
+    let why = "a row of 2 marks for 1 dependencies";
     assert!(wide.cut.is_some_and(|cut| cut.contains(why)));
 }

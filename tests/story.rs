@@ -339,6 +339,15 @@ fn a_database_that_fails_keeps_what_needs_it_and_condemns_what_does_not_say_so()
     let says = with.release()["says"].as_str().unwrap().to_owned();
     let sentence = "postgres failed, so that failures of db meanwhile were not judged";
     assert!(says.contains(sentence), "{says}");
+    // Nor does it become what the next revision is measured by.
+    let known = with.release()["known"].clone();
+    let mut known = known.as_array().unwrap().iter();
+    let db = known.find(|known| known["probe"] == "db").unwrap();
+    let (failed, total) = (
+        db["baseline_failed"].as_u64(),
+        db["baseline_total"].as_u64(),
+    );
+    assert!(failed < Some(10) && total > Some(0), "{db}");
     // It is probed and shown by itself, and is no probe of the release.
     let metrics = with.daemon.get("/metrics").body;
     let series = "leadsman_probe_success{dependency=\"postgres\"} 0";

@@ -159,6 +159,8 @@ pub(super) struct Guard {
     /// What they were lately; `None` while that is not known.
     requests_before: Option<RequestsBefore>,
     cannot_count: bool,
+    /// Dependencies of which something is known.
+    needed: needs::Needed,
     /// Notices on their way.
     notices: JoinSet<()>,
     /// What was told of probes and budgets.
@@ -217,6 +219,7 @@ impl Guard {
             next_count: now + FIRST_LOOKS_EVERY,
             requests_before: None,
             cannot_count: false,
+            needed: needs::Needed::new(),
             notices: JoinSet::new(),
             told: troubles::Told::default(),
             rehearsals: JoinSet::new(),

@@ -36,9 +36,13 @@ impl Guard {
         };
         let name = probe.id.probe.as_str();
         // While we are blind, a revision that nobody told us of may be what answers: that is no baseline. Nor is what a
-        // workload answers that is scaled to zero or paused.
+        // workload answers that is scaled to zero or paused, nor a failure while something fails that the probe needs.
         let is_held = self.asks_held_workload(probe);
-        let known = if self.is_blind || is_held {
+        let is_excused = mark == Mark::Bad && self.is_excused(probe);
+        if is_excused {
+            self.state.fails(name);
+        }
+        let known = if self.is_blind || is_held || is_excused {
             Mark::Void
         } else {
             mark

@@ -1,17 +1,22 @@
 //! What the probes of a release hang on: dependencies, and other guarded releases.
 
+use std::collections::BTreeMap;
+
 use super::Guard;
 use super::saved::Watching;
-use crate::config::settings::{Need, Release};
+use crate::config::settings::{Need, Probe, Release};
 use crate::daemon::runner::{Crew, Heard};
 use crate::recording;
 use crate::rollout::Phase;
 use crate::sounding::Outcome;
 use crate::units::ProbeName;
-use crate::verdict::Mark;
+use crate::verdict::{Dependency, Mark};
 
 /// What a watch calls a release that is needed begins with this.
 const RELEASE: &str = "release:";
+
+/// How dependencies stand, by name: whether a revision is judged or not.
+pub(super) type Needed = BTreeMap<ProbeName, Dependency>;
 
 /// The dependencies that a release needs.
 pub(super) fn names(release: &Release) -> Vec<ProbeName> {
@@ -63,15 +68,19 @@ pub(super) fn row(watching: &mut Watching, crew: &Crew) -> Box<str> {
 impl Guard {
     /// A dependency was asked. It may be asked more often than ticks end, for another release: the newest result counts.
     pub(super) fn on_dependency(&mut self, name: &ProbeName, heard: &Heard) {
-        let Some(watching) = &mut self.state.watching else {
-            return;
-        };
         let mark = match heard.outcome {
             Outcome::Good => Mark::Good,
             // Neither a rate limit nor a name server says anything of it.
             Outcome::Bad(_) if heard.unanswered || heard.limited.is_some() => return,
             Outcome::Bad(_) => Mark::Bad,
             Outcome::Void(_) => return,
+        };
+        let rule = &self.setup.release.guard.rule;
+        let known = self.needed.entry(name.clone());
+        let known = known.or_insert_with(|| Dependency::new(name.as_str()));
+        known.take(rule, mark);
+        let Some(watching) = &mut self.state.watching else {
+            return;
         };
         let mut names = watching.watch.dependencies();
         let Some(at) = names.position(|one| one == name.as_str()) else {
@@ -80,6 +89,21 @@ impl Guard {
         let count = watching.watch.dependencies().count();
         watching.needed.resize(count, Mark::Void);
         watching.needed[at] = mark;
+    }
+
+    /// Whether something fails that a probe needs.
+    pub(super) fn is_excused(&self, probe: &Probe) -> bool {
+        probe.needs.iter().any(|need| match need {
+            Need::Dependency(name) => {
+                let mut all = self.needed.iter();
+                let known = all.find(|(known, _)| known.as_str() == &**name);
+                known.is_some_and(|(_, known)| known.is_failing())
+            }
+            Need::Release(namespace, name) => {
+                let release = format!("{namespace}/{name}");
+                self.setup.crew.is_suspect(&release) == Some(true)
+            }
+        })
     }
 
     /// Whether this release is rejected or failing, for those that need it.

@@ -320,6 +320,14 @@ impl State {
         Some(verifying.began + interval * (verifying.verification.ticks() + 1))
     }
 
+    /// A probe fails for something that it needs: that is no baseline, but says how it is now.
+    pub(super) fn fails(&mut self, probe: &str) {
+        if let Some(known) = self.probes.get_mut(probe) {
+            known.baseline.follow(Mark::Bad);
+            known.well = false;
+        }
+    }
+
     /// Counts a sounding, wherever it belongs.
     pub(super) fn heard(&mut self, probe: &str, mark: Mark, latency: Option<Duration>, now: Time) {
         let is_at_rest = self.rollout.phase().case().is_none();

@@ -218,7 +218,7 @@ impl Watch {
     /// Dependencies that fail, or have failed in this watch, by name and whether they fail at the moment.
     pub fn failed_dependencies(&self) -> impl Iterator<Item = (&str, bool)> {
         let failed = self.dependencies.iter().filter(|one| one.has_failed);
-        failed.map(|one| (&*one.name, one.failing))
+        failed.map(|one| (&*one.name, one.is_failing()))
     }
 
     /// The names of all dependencies, in their order.

@@ -239,7 +239,7 @@ impl ProbeId {
 impl fmt::Display for ProbeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_dependency() {
-            return write!(f, "{}", self.probe);
+            return write!(f, "dependency/{}", self.probe);
         }
         write!(f, "{}/{}/{}", self.namespace, self.release, self.probe)
     }

@@ -654,9 +654,10 @@ const POSTGRES: &str = "[[dependency]]\nname = 'postgres'\nurl = 'tcp://db:5432'
 
 #[test]
 fn what_is_wrong_with_what_a_probe_needs() {
-    let many: String = (0..257)
+    let many: Vec<String> = (0..257)
         .map(|number| format!("[[dependency]]\nname = 'd{number}'\nurl = 'tcp://db:1'\n"))
         .collect();
+    let many = many.concat();
     let needs_many = |from: usize, to: usize| {
         let names: Vec<String> = (from..to).map(|number| format!("'d{number}'")).collect();
         format!("needs = [{}]", names.join(", "))

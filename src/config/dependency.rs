@@ -166,44 +166,11 @@ pub(super) fn resolve(
         .iter()
         .map(|(probe, _)| probe.id.probe.as_str())
         .collect();
-    for Wanted { need, item } in &wanted {
-        match need {
-            Need::Dependency(name) if names.contains(&&**name) => {}
-            Need::Dependency(name) => {
-                let help = match nearest(name, &names) {
-                    Some(near) => format!("did you mean {near:?}?"),
-                    None => format!("add [[dependency]] with name = {name:?} and its url"),
-                };
-                notes.mistake(item, format!("there is no [[dependency]] {name:?}"), help);
-            }
-            Need::Release(namespace, name) => {
-                let mut named = releases.iter();
-                let named =
-                    named.find(|release| release.namespace == *namespace && release.name == *name);
-                let is_selected = selections.iter().any(|it| it.namespace == *namespace);
-                if named.map_or(!is_selected, |release| !release.is_guarded()) {
-                    notes.mistake(
-                        item,
-                        format!("no release {namespace}/{name} is guarded here"),
-                        "write \"release:NAMESPACE/NAME\" of a [[release]] whose revisions are judged",
-                    );
-                }
-            }
-        }
+    for wanted in &wanted {
+        check_one(wanted, &names, releases, selections, notes);
     }
     for release in releases {
-        let count = release.needs().len();
-        if count > MAX_DEPENDENCIES {
-            let message = format!("the probes of {} need {count} things", release.name);
-            let help = format!("name at most {MAX_DEPENDENCIES}");
-            notes.complain("release", &Place::Default, message, Some(help));
-        }
-        let key = Need::Release(release.namespace.clone(), release.name.clone());
-        if release.needs().contains(&&key) {
-            let message = format!("{}/{} needs itself", release.namespace, release.name);
-            let help = "leave that out; its own failures are what is judged".to_owned();
-            notes.complain("release", &Place::Default, message, Some(help));
-        }
+        check_all_of(release, notes);
     }
     let needed: BTreeSet<&str> = wanted
         .iter()
@@ -233,4 +200,54 @@ pub(super) fn resolve(
         .into_iter()
         .map(|(probe, _)| Arc::new(probe))
         .collect()
+}
+
+/// Whether there is what one entry names.
+fn check_one(
+    wanted: &Wanted,
+    names: &[&str],
+    releases: &[Release],
+    selections: &[Selection],
+    notes: &mut Notes,
+) {
+    let item = &wanted.item;
+    match &wanted.need {
+        Need::Dependency(name) if names.contains(&&**name) => {}
+        Need::Dependency(name) => {
+            let help = match nearest(name, names) {
+                Some(near) => format!("did you mean {near:?}?"),
+                None => format!("add [[dependency]] with name = {name:?} and its url"),
+            };
+            notes.mistake(item, format!("there is no [[dependency]] {name:?}"), help);
+        }
+        Need::Release(namespace, name) => {
+            let mut all = releases.iter();
+            let found =
+                all.find(|release| release.namespace == *namespace && release.name == *name);
+            let is_selected = selections.iter().any(|it| it.namespace == *namespace);
+            if found.map_or(!is_selected, |release| !release.is_guarded()) {
+                notes.mistake(
+                    item,
+                    format!("no release {namespace}/{name} is guarded here"),
+                    "write \"release:NAMESPACE/NAME\" of a [[release]] whose revisions are judged",
+                );
+            }
+        }
+    }
+}
+
+/// Whether all that a release needs can be needed together.
+fn check_all_of(release: &Release, notes: &mut Notes) {
+    let count = release.needs().len();
+    if count > MAX_DEPENDENCIES {
+        let message = format!("the probes of {} need {count} things", release.name);
+        let help = format!("name at most {MAX_DEPENDENCIES}");
+        notes.complain("release", &Place::Default, message, Some(help));
+    }
+    let itself = Need::Release(release.namespace.clone(), release.name.clone());
+    if release.needs().contains(&&itself) {
+        let message = format!("{}/{} needs itself", release.namespace, release.name);
+        let help = "leave that out; its own failures are what is judged".to_owned();
+        notes.complain("release", &Place::Default, message, Some(help));
+    }
 }

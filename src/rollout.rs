@@ -190,6 +190,13 @@ pub enum Event {
     },
     /// The judgement: nothing speaks against the revision.
     Healthy(Revision),
+    /// The same, although something failed that its probes need.
+    HealthyDespite {
+        /// The revision that was judged.
+        revision: Revision,
+        /// What failed, and what was not judged for it.
+        text: String,
+    },
     /// The judgement: nothing can be said.
     Inconclusive {
         /// The revision that was judged.

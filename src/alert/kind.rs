@@ -98,6 +98,9 @@ kinds! {
     /// A probe fails, whatever the revision.
     ProbeFailing: "LeadsmanProbeFailing", Critical, "P1", for 60, keep 60,
         "A probe of a release fails.";
+    /// Something fails that belongs to no release and that probes need.
+    DependencyFailing: "LeadsmanDependencyFailing", Critical, "P1", for 60, keep 60,
+        "Something fails that releases need and that belongs to none of them.";
     /// The error budget burns so fast that somebody is to be woken.
     ObjectiveBurning: "LeadsmanObjectiveBurning", Critical, "P1", for 0, keep 60,
         "The error budget of an objective is being spent far too fast.";

@@ -149,7 +149,15 @@ async fn app_only(args: &DemoArgs) -> ExitCode {
         );
         return ExitCode::FAILURE;
     }
-    let running = cluster::run(&directory, listener, CancellationToken::new());
+    let database = match story::database().await {
+        Ok(database) => database,
+        Err(why) => {
+            complain!("leadsman: {why}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let dependency = database.local_addr().unwrap_or(wanted);
+    let running = cluster::run(&directory, listener, database, CancellationToken::new());
     let announce = async {
         if let Err(why) = story::wait_for_pods(&History::of(&directory)).await {
             return why;
@@ -157,6 +165,7 @@ async fn app_only(args: &DemoArgs) -> ExitCode {
         say!(
             "The app answers at http://{address}/, /api/health, /api/health/db and /api/health/redis."
         );
+        say!("Its database answers at http://{dependency}/.");
         say!("Stop it with Ctrl-C.");
         std::future::pending().await
     };

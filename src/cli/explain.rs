@@ -261,6 +261,9 @@ fn show(recording: &Recording, watch: &Watch, trace: &[f64], causes: &[Causes]) 
     for (name, why) in watch.aside() {
         say!("  Not counted at the end: {name}, because {why}.");
     }
+    for excuse in watch.excuses() {
+        say!("  {excuse}.");
+    }
     for (cause, count) in watch.void().filter(|(_, count)| *count > 0) {
         let results = if count == 1 { "result" } else { "results" };
         say!("  {count} {results} {}.", cause.words());

@@ -15,6 +15,7 @@ mod asking;
 mod completeness;
 mod judging;
 mod keeping;
+mod needs;
 mod notices;
 mod orders;
 mod pod_states;
@@ -158,6 +159,8 @@ pub(super) struct Guard {
     /// What they were lately; `None` while that is not known.
     requests_before: Option<RequestsBefore>,
     cannot_count: bool,
+    /// Dependencies of which something is known.
+    needed: needs::Needed,
     /// Notices on their way.
     notices: JoinSet<()>,
     /// What was told of probes and budgets.
@@ -216,6 +219,7 @@ impl Guard {
             next_count: now + FIRST_LOOKS_EVERY,
             requests_before: None,
             cannot_count: false,
+            needed: needs::Needed::new(),
             notices: JoinSet::new(),
             told: troubles::Told::default(),
             rehearsals: JoinSet::new(),
@@ -455,9 +459,11 @@ impl Guard {
             return;
         }
         self.hurried = interval;
-        self.setup
-            .pace
-            .watch((release.namespace.clone(), release.name.clone()), interval);
+        self.setup.pace.watch(
+            (release.namespace.clone(), release.name.clone()),
+            interval,
+            needs::names(release),
+        );
     }
 
     /// A rate limit answers: for the rest of the analysis the probes are asked at their own interval.
@@ -635,6 +641,7 @@ impl Guard {
             e_value: view.watch.as_ref().map(|watch| watch.e_value),
             coverage: view.watch.as_ref().and_then(|watch| watch.coverage),
         });
+        self.tell_whether_suspect();
         self.view.send_replace(Arc::new(view));
         self.setup.changed.notify_one();
     }

@@ -44,7 +44,10 @@ impl Rollout {
                 reason,
                 text,
             } => self.on_regressed(revision, reason, &text, now, &mut commands),
-            Event::Healthy(revision) => self.on_healthy(revision, now, &mut commands),
+            Event::Healthy(revision) => self.on_healthy(revision, "", now, &mut commands),
+            Event::HealthyDespite { revision, text } => {
+                self.on_healthy(revision, &text, now, &mut commands);
+            }
             Event::Inconclusive { revision, reason } => {
                 self.on_inconclusive(revision, &reason, now, &mut commands);
             }
@@ -443,7 +446,13 @@ impl Rollout {
         None
     }
 
-    fn on_healthy(&mut self, judged: Revision, now: Time, commands: &mut Vec<Command>) {
+    fn on_healthy(
+        &mut self,
+        judged: Revision,
+        despite: &str,
+        now: Time,
+        commands: &mut Vec<Command>,
+    ) {
         let Some(case) = self.take_judged(judged) else {
             return;
         };
@@ -453,12 +462,11 @@ impl Rollout {
             found: Found::Good,
             evidence: "a whole watch without anything against it".into(),
         });
-        self.end(
-            *case,
-            Ending::Kept,
-            "The watch is over and nothing speaks against it".into(),
-            now,
-        );
+        let mut text = "The watch is over and nothing speaks against it".to_owned();
+        if !despite.is_empty() {
+            text = format!("{text}; {despite}");
+        }
+        self.end(*case, Ending::Kept, text, now);
     }
 
     fn on_inconclusive(

@@ -492,6 +492,9 @@ pub(super) fn releases(shared: &Shared, board: &Board, now: Moment) -> Vec<Relea
     let mut releases: Vec<ReleaseView> = Vec::new();
     for series in &board.series {
         let probe = series.tracked().probe();
+        if probe.id.is_dependency() {
+            continue;
+        }
         let (namespace, name) = (probe.id.namespace.as_str(), probe.id.release.as_str());
         // Probes of a release stand together.
         let is_same = releases

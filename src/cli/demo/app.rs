@@ -139,6 +139,18 @@ pub(super) fn router(pod: Arc<Pod>) -> Router {
     Router::new().fallback(answer).with_state(pod)
 }
 
+/// The database of the app, which belongs to no revision: as much of one as a probe sees.
+pub(super) fn database(sky: Arc<Sky>) -> Router {
+    let answer = async |State(sky): State<Arc<Sky>>| {
+        if sky.db_is_down.load(Ordering::Relaxed) {
+            StatusCode::SERVICE_UNAVAILABLE
+        } else {
+            StatusCode::OK
+        }
+    };
+    Router::new().fallback(answer).with_state(sky)
+}
+
 async fn answer(State(pod): State<Arc<Pod>>, request: Request) -> Response {
     let path = request.uri().path();
     if !ENDPOINTS.iter().any(|(_, known)| *known == path) {

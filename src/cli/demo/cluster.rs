@@ -68,26 +68,35 @@ pub(super) struct Cluster {
     written: Written,
 }
 
-/// Runs the app of a history until `stop`. The Service listens at `listener`.
+/// Runs the app of a history until `stop`. The Service listens at `listener`, and the app's database at `database`.
 ///
 /// # Errors
 /// When the history cannot be read or written.
 pub(super) async fn run(
     directory: &Path,
     listener: TcpListener,
+    database: TcpListener,
     stop: CancellationToken,
 ) -> io::Result<()> {
     let ready = Ready::default();
     let tasks = TaskTracker::new();
     let service = listener.local_addr()?;
     let serving = tokio::spawn(serve_service(listener, Arc::clone(&ready), tasks.clone()));
+    let sky: Arc<Sky> = Arc::default();
+    tasks.spawn(serve::serve(
+        database,
+        app::database(Arc::clone(&sky)),
+        MAX_CONNECTIONS,
+        None,
+        stop.clone(),
+    ));
     let mut cluster = Cluster {
         history: History::of(directory),
         service,
         timeline: Timeline::start(),
         pods: BTreeMap::new(),
         born: 0,
-        sky: Arc::default(),
+        sky,
         weather: None,
         newest: None,
         progress: (0, Instant::now()),

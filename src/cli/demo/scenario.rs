@@ -29,7 +29,7 @@ pub(super) enum Scenario {
     Slower,
     /// Its pods allow fewer requests than an analysis makes: kept
     RateLimited,
-    /// The database goes down for old and new pods alike: kept
+    /// The database goes down after the last old pod is gone: kept
     DependencyDown,
     /// Everything fails for 10 s, then recovers: kept
     Blip,
@@ -69,7 +69,7 @@ impl Scenario {
             Self::Slower => "its answers take ten times as long",
             Self::RateLimited => "its pods allow fewer requests than an analysis makes",
             Self::DependencyDown => {
-                "while it rolls out, the database goes down for old and new pods alike"
+                "the database goes down after its rollout, when no old pod is left to compare with"
             }
             Self::Blip => "20 s later everything fails for 10 s, old and new alike",
             Self::Healthy => "nothing is wrong with it",
@@ -149,7 +149,8 @@ impl Scenario {
             },
             Self::DependencyDown => Behaviour {
                 weather: Weather {
-                    db_down_after_ms: Some(2000),
+                    // A rollout takes about 14 s.
+                    db_down_after_ms: Some(22_000),
                     ..Weather::default()
                 },
                 ..new

@@ -92,15 +92,17 @@ async fn tell(wish: &Wish, stays: &Cell<bool>) -> Result<bool, String> {
     let listener = TcpListener::bind(wanted)
         .await
         .map_err(|error| format!("cannot listen at {wanted}: {error}"))?;
+    let database = database().await?;
+    let dependency = database.local_addr().map_err(|error| error.to_string())?;
     let service = listener.local_addr().map_err(|error| error.to_string())?;
     let stop = CancellationToken::new();
     let app = tokio::spawn({
         let (directory, stop) = (history_directory.clone(), stop.clone());
-        async move { cluster::run(&directory, listener, stop).await }
+        async move { cluster::run(&directory, listener, database, stop).await }
     });
     let history = History::of(&history_directory);
     wait_for_pods(&history).await?;
-    let settings = settings(wish, service, scratch.path())?;
+    let settings = settings(wish, service, dependency, scratch.path())?;
     let daemon = Box::pin(Daemon::start(settings))
         .await
         .map_err(|error| error.to_string())?;
@@ -144,8 +146,20 @@ pub(super) async fn wait_for_pods(history: &History) -> Result<(), String> {
     Ok(())
 }
 
+/// Where the app's database listens.
+pub(super) async fn database() -> Result<TcpListener, String> {
+    TcpListener::bind("127.0.0.1:0")
+        .await
+        .map_err(|error| format!("cannot listen at a free port: {error}"))
+}
+
 /// The settings, by the same way as anybody's.
-fn settings(wish: &Wish, service: SocketAddr, directory: &Path) -> Result<Settings, String> {
+fn settings(
+    wish: &Wish,
+    service: SocketAddr,
+    database: SocketAddr,
+    directory: &Path,
+) -> Result<Settings, String> {
     let shown = |part: &str| toml::Value::from(directory.join(part).to_string_lossy().into_owned());
     let mut text = format!(
         "[serve]\nlisten = \"127.0.0.1:0\"\n[state]\ndirectory = {}\n[[release]]\nname = \"{RELEASE}\"\n\
@@ -162,10 +176,14 @@ fn settings(wish: &Wish, service: SocketAddr, directory: &Path) -> Result<Settin
         } else {
             "{ status = 200, json = { \"/status\" = \"ok\" } }"
         };
+        let needs = if name == "db" { "[\"database\"]" } else { "[]" };
         text.push_str(&format!(
-            "[[release.probe]]\nname = \"{name}\"\npath = \"{path}\"\ntimeout = \"5s\"\nexpect = {expect}\n"
+            "[[release.probe]]\nname = \"{name}\"\npath = \"{path}\"\ntimeout = \"5s\"\nexpect = {expect}\nneeds = {needs}\n"
         ));
     }
+    text.push_str(&format!(
+        "[[dependency]]\nname = \"database\"\nurl = \"http://{database}/\"\n"
+    ));
     if let Some(url) = &wish.alertmanager {
         let url = toml::Value::from(url.as_str());
         text.push_str(&format!("[alertmanager]\nurls = [{url}]\n"));

@@ -9,9 +9,9 @@ use super::pod_states::{OldTrouble, ToldPod, note_old_pods, pod_states};
 use super::pods::{address_of, is_clear};
 use super::saved::{Known, Verifying, Watching};
 use super::workload_events::ToldWorkload;
-use super::{Guard, QUIET, view};
+use super::{Guard, QUIET, needs, view};
 use crate::config::settings::Probe;
-use crate::daemon::runner::Heard;
+use crate::daemon::runner::{Asked, Heard};
 use crate::recording::{self, End, Head, Line, Recorded, Recording};
 use crate::release::Facts;
 use crate::rollout::{BY_HAND, Case, Ending, Event};
@@ -24,25 +24,34 @@ const LIMIT_LASTS: Duration = Duration::from_secs(60);
 
 impl Guard {
     pub(super) fn on_heard(&mut self, heard: &Heard) {
+        let endpoint = match &heard.of {
+            Asked::Endpoint(endpoint) => *endpoint,
+            Asked::Dependency(name) => return self.on_dependency(name, heard),
+        };
         let now = self.now();
         let mark = self.mark_of(heard, now);
-        self.tell_of_probe(heard.endpoint, heard.outcome);
-        let Some(probe) = self.setup.release.probes.get(heard.endpoint) else {
+        self.tell_of_probe(endpoint, heard.outcome);
+        let Some(probe) = self.setup.release.probes.get(endpoint) else {
             return;
         };
         let name = probe.id.probe.as_str();
         // While we are blind, a revision that nobody told us of may be what answers: that is no baseline. Nor is what a
-        // workload answers that is scaled to zero or paused.
+        // workload answers that is scaled to zero or paused, nor a failure while something fails that the probe needs.
         let is_held = self.asks_held_workload(probe);
-        let known = if self.is_blind || is_held {
+        let is_excused = mark == Mark::Bad && self.is_excused(probe);
+        if is_excused {
+            self.state.fails(name);
+        }
+        let known = if self.is_blind || is_held || is_excused {
             Mark::Void
         } else {
             mark
         };
         self.state.heard(name, known, Some(heard.latency), now);
         self.is_dirty = true;
+        self.tell_whether_suspect();
         if let Some(verifying) = &mut self.state.verifying {
-            verifying.inbox.put(heard.endpoint, mark);
+            verifying.inbox.put(endpoint, mark);
         }
         let watching = self.state.watching.as_mut();
         let Some(watching) = watching.filter(|watching| watching.watch.finding().is_none()) else {
@@ -146,8 +155,8 @@ impl Guard {
                 .iter()
                 .map(|probe| probe.interval.as_secs_f64().clamp(0.1, 86_400.0))
                 .collect(),
-            dependencies: Vec::new(),
-            needs: Vec::new(),
+            dependencies: needs::all(release),
+            needs: needs::of_probes(release),
             latency: names
                 .iter()
                 .map(|name| known(name).map_or_else(Vec::new, |known| known.baseline.latencies()))
@@ -253,6 +262,7 @@ impl Guard {
             was_complete: false,
             rolled_out: None,
             inbox: Inbox::new(endpoints),
+            needed: Vec::new(),
             tick: Recorded::default(),
         });
         if let Some(watching) = &mut self.state.watching {
@@ -417,6 +427,7 @@ impl Guard {
         tick.tick = watching.watch.ticks();
         tick.marks = recording::row(&marks);
         tick.rollout = rollout;
+        tick.dependencies = needs::row(watching, &self.setup.crew);
         if !blind {
             tick.pods = pod_states(watching, &facts, serving);
         }
@@ -500,7 +511,10 @@ impl Guard {
         let event = match watching.watch.conclude() {
             Verdict::Healthy => match self.doubt() {
                 Some(reason) => Event::Inconclusive { revision, reason },
-                None => Event::Healthy(revision),
+                None => match watching.watch.excuses().join("; ") {
+                    text if text.is_empty() => Event::Healthy(revision),
+                    text => Event::HealthyDespite { revision, text },
+                },
             },
             Verdict::Inconclusive(Why::NotRolledOut) if watching.watch.is_rollout_running() => {
                 let facts = Arc::clone(&self.facts.borrow().facts);
@@ -514,7 +528,10 @@ impl Guard {
             },
             Verdict::Inconclusive(why) => Event::Inconclusive {
                 revision,
-                reason: why.as_str().to_owned(),
+                reason: std::iter::once(why.as_str().to_owned())
+                    .chain(watching.watch.excuses())
+                    .collect::<Vec<_>>()
+                    .join("; "),
             },
             // Told before, or not over: neither can be here.
             Verdict::Rollback(_) | Verdict::Watching => return,

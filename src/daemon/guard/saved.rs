@@ -167,6 +167,9 @@ pub(super) struct Watching {
     /// Marks that wait for their tick.
     #[serde(skip)]
     pub(super) inbox: Inbox,
+    /// The newest result of each dependency since the last tick, in the watch's order; void where there is none.
+    #[serde(skip)]
+    pub(super) needed: Vec<Mark>,
     #[serde(skip)]
     pub(super) tick: recording::Recorded,
 }
@@ -315,6 +318,14 @@ impl State {
         }
         let verifying = self.verifying.as_ref()?;
         Some(verifying.began + interval * (verifying.verification.ticks() + 1))
+    }
+
+    /// A probe fails for something that it needs: that is no baseline, but says how it is now.
+    pub(super) fn fails(&mut self, probe: &str) {
+        if let Some(known) = self.probes.get_mut(probe) {
+            known.baseline.follow(Mark::Bad);
+            known.well = false;
+        }
     }
 
     /// Counts a sounding, wherever it belongs.

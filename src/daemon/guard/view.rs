@@ -210,6 +210,9 @@ pub(super) fn verdict(watching: &Watching, now: Time) -> Option<VerdictView> {
     for (name, why) in watch.aside() {
         strongest.push_str(&format!("; {name} does not count, because {why}"));
     }
+    for excuse in watch.excuses() {
+        strongest.push_str(&format!("; {excuse}"));
+    }
     for (cause, count) in watch.void().filter(|(_, count)| *count > 0) {
         let results = if count == 1 { "result" } else { "results" };
         strongest.push_str(&format!("; {count} {results} {}", cause.words()));

@@ -123,7 +123,7 @@ pub(super) fn is_known(track: &Track, interval: Duration) -> bool {
     good + bad >= u64::from(in_a_row(interval))
 }
 
-/// A probe that fails.
+/// A probe or dependency that fails.
 pub(super) fn of_probe(tracked: &Tracked) -> Option<Condition> {
     let probe = tracked.probe();
     let limit = in_a_row(probe.interval);
@@ -135,18 +135,25 @@ pub(super) fn of_probe(tracked: &Tracked) -> Option<Condition> {
         track.why_not()
     };
     let id = &probe.id;
-    let mut place = release(id.namespace.as_str(), id.release.as_str());
-    place.insert("probe".into(), id.probe.to_string());
+    let (kind, place, fragment) = if id.is_dependency() {
+        let place = Labels::from([("dependency".to_owned(), id.probe.to_string())]);
+        (Kind::DependencyFailing, place, String::new())
+    } else {
+        let (namespace, name) = (id.namespace.as_str(), id.release.as_str());
+        let mut place = release(namespace, name);
+        place.insert("probe".into(), id.probe.to_string());
+        (Kind::ProbeFailing, place, fragment(namespace, name))
+    };
     let why = why.map_or_else(String::new, |why| format!(": {why}"));
     Some(Condition {
-        kind: Kind::ProbeFailing,
+        kind,
         place,
         // The number itself would be another text each time, to be written and sent for each of thousands.
         text: match limit {
             1 => format!("{} failed{why}.", id.probe),
             _ => format!("{} failed at least {limit} times in a row{why}.", id.probe),
         },
-        fragment: fragment(id.namespace.as_str(), id.release.as_str()),
+        fragment,
     })
 }
 
@@ -237,6 +244,50 @@ mod tests {
             now.rollouts.push(past(7, "kept"));
             assert_eq!(kind(&now, false, 1001.0), None);
         }
+    }
+
+    #[test]
+    fn a_dependency_that_fails_is_an_alert_of_its_own() {
+        use crate::config::{self, Sources};
+        use crate::sounding::{Answer, Outcome, Phases, Reason, Sounding};
+        use crate::units::Moment;
+
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("probes.toml");
+        let text = "[[dependency]]\nname = 'postgres'\nurl = 'tcp://db:5432'\n[[release]]\nname = 'web'\n\
+                    namespace = 'shop'\nbase_url = 'http://web'\n[[release.probe]]\nname = 'api'\npath = '/'\nneeds = 'postgres'\n";
+        std::fs::write(&file, text).unwrap();
+        let sources = Sources {
+            files: vec![file],
+            ..Sources::default()
+        };
+        let settings = config::load(&sources).unwrap().settings;
+        let of = |probe: &std::sync::Arc<crate::config::settings::Probe>| {
+            let tracked = Tracked::new(std::sync::Arc::clone(probe), Moment::default());
+            assert_eq!(of_probe(&tracked), None);
+            for second in 1..=3 {
+                let at = Moment::after_boot(Duration::from_secs(second));
+                let sounding = Sounding {
+                    due: at,
+                    started: at,
+                    finished: at,
+                    outcome: Outcome::Bad(Reason::ConnectTimeout),
+                    phases: Phases::default(),
+                    answer: Answer::default(),
+                    explanation: None,
+                };
+                tracked.lock().record(&sounding, 0.0);
+            }
+            let found = of_probe(&tracked).unwrap();
+            (found.kind, found.place)
+        };
+        let (kind, place) = of(&settings.dependencies[0]);
+        assert_eq!(kind, Kind::DependencyFailing);
+        let expected = ("dependency".to_owned(), "postgres".to_owned());
+        assert_eq!(place, Labels::from([expected]));
+        let (kind, place) = of(&settings.releases[0].probes[0]);
+        assert_eq!(kind, Kind::ProbeFailing);
+        assert_eq!(place["release"], "web");
     }
 
     #[test]

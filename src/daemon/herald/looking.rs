@@ -36,7 +36,12 @@ impl Unknown {
         } else if name == Kind::DeliveryFailing.name() {
             !self.any_receiver && !self.receivers.contains(&of("receiver"))
         } else {
-            let key = (of("namespace"), of("release"), of("probe"));
+            let probe = if name == Kind::DependencyFailing.name() {
+                of("dependency")
+            } else {
+                of("probe")
+            };
+            let key = (of("namespace"), of("release"), probe);
             !self.places.contains(&key)
         }
     }

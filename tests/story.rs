@@ -71,7 +71,13 @@ fn a_dead_revision_is_turned_back() {
 /// A recording as it is left where the daemon or its disk went away, and one under another rule.
 fn cut_and_changed(folder: &Path) {
     let text = fs::read_to_string(folder.join("leadsman-demo.jsonl")).unwrap();
-    fs::write(folder.join("cut.jsonl"), &text[..text.len() / 2]).unwrap();
+    // Behind the head, without which it is no recording.
+    let head = text.find('\n').unwrap();
+    fs::write(
+        folder.join("cut.jsonl"),
+        &text[..usize::midpoint(head, text.len())],
+    )
+    .unwrap();
     let (code, replayed) = leadsman(&["replay", "cut.jsonl"], folder);
     assert_eq!(code, Some(1), "{replayed}");
     for part in [

@@ -108,6 +108,29 @@ pub(super) fn slower(view: &GuardView, now: f64) -> Option<Condition> {
     })
 }
 
+/// A release whose newest revision passed its analysis, and whose bake ended with an alarm. One that is rolled back for that
+/// has an alert of its own.
+pub(super) fn bake_failed(view: &GuardView, now: f64) -> Option<Condition> {
+    let bake = view.bake.as_ref().filter(|bake| bake.state == "failed")?;
+    let mut ended = view.rollouts.iter().rev();
+    let last = ended.find(|past| !matches!(past.ending, "unchanged" | "order_refused"))?;
+    let is_left = view.case.is_none() && last.ending == "kept";
+    if !is_left || now - bake.until >= TOLD_FOR {
+        return None;
+    }
+    let mut place = release(&view.namespace, &view.release);
+    place.insert("revision".into(), bake.revision.to_string());
+    Some(Condition {
+        kind: Kind::BakeFailed,
+        place,
+        text: format!(
+            "Revision {} passed its analysis, and its bake failed, so it is not known to be good: {}.",
+            bake.revision, bake.text
+        ),
+        fragment: fragment(&view.namespace, &view.release),
+    })
+}
+
 /// So many answers of a kind, one after the other, are news.
 pub(in crate::daemon) const fn in_a_row(interval: Duration) -> u32 {
     if interval.as_secs() >= 60 {

@@ -19,7 +19,7 @@ use crate::release::{Facts, Notice};
 use crate::rollout::{Ending, Event, Phase};
 use crate::serve::status::{BakeView, VerdictView};
 use crate::units::{Dated, Revision, Shift, Time};
-use crate::verdict::{Bake, BakeEnd, Inbox, Mark, PodState, number};
+use crate::verdict::{Bake, BakeEnd, Mark, PodState, number};
 
 /// Seconds of a tick; [`Bake`] looks no closer.
 const TICK_S: f64 = 5.0;
@@ -40,6 +40,9 @@ pub(super) struct RevisionBake {
     pub(super) bake: Bake,
     /// The last results of each endpoint.
     lately: Vec<LatestResults>,
+    /// What the tick that runs knows of each endpoint.
+    #[serde(skip)]
+    marks: Vec<Mark>,
 }
 
 /// The last eight results of an endpoint.
@@ -103,18 +106,24 @@ impl RevisionBake {
     /// Whether a state that was read from outside can be worked with. Makes room for results.
     pub(super) fn restore(&mut self) -> bool {
         let endpoints = self.analysis.watch.endpoints().count();
-        self.analysis.inbox = Inbox::new(endpoints);
+        self.marks = vec![Mark::NotDue; endpoints];
         self.bake.is_sound()
             && self.analysis.watch.is_sound()
             && self.lately.len() == endpoints
             && self.lately.iter().all(|latest| latest.count <= 8)
     }
 
-    /// A result has become known.
+    /// A result has become known. A probe may have several in a tick: the last that is evidence stands for them, so that
+    /// each is as likely to fail as any other.
     pub(super) fn hears(&mut self, probe: &str, mark: Mark) {
         let mut endpoints = self.analysis.watch.endpoints();
         if let Some(at) = endpoints.position(|name| name == probe) {
-            self.analysis.inbox.put(at, mark);
+            let is_evidence = matches!(mark, Mark::Good | Mark::Bad);
+            if let Some(known) = self.marks.get_mut(at)
+                && (is_evidence || *known == Mark::NotDue)
+            {
+                *known = mark;
+            }
         }
     }
 
@@ -129,13 +138,12 @@ impl RevisionBake {
     /// which something is done about the release: it does not serve at rest then.
     fn tick(&mut self, now: Time, facts: Option<&Facts>, is_at_rest: bool) {
         let late = now.since(self.next_tick()).as_secs_f64() / self.bake.tick_s();
-        let nothing = vec![Mark::NotDue; self.lately.len()];
+        let mut marks = vec![Mark::NotDue; self.lately.len()];
         for _ in 0..(late.min(1e8) as u32) {
-            self.analysis.inbox.clear();
-            self.bake.tick(&nothing, &[], |_| 0);
+            self.marks.fill(Mark::NotDue);
+            self.bake.tick(&marks, &[], |_| 0);
         }
-        let mut marks = nothing;
-        self.analysis.inbox.take(&mut marks, Mark::NotDue);
+        std::mem::swap(&mut marks, &mut self.marks);
         if !is_at_rest {
             marks.fill(Mark::NotDue);
         }
@@ -236,7 +244,6 @@ impl Guard {
         let endpoints = analysis.endpoints();
         analysis.trace.clear();
         analysis.alerts.clear();
-        analysis.inbox.clear();
         // Until now the probes were asked at the interval of the analysis.
         if self.hurried.is_some() {
             analysis.hurried_until = Some(now);
@@ -249,6 +256,7 @@ impl Guard {
             began: now,
             bake,
             lately: vec![LatestResults::default(); endpoints],
+            marks: vec![Mark::NotDue; endpoints],
             analysis,
         });
     }

@@ -200,7 +200,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may end where it stands")]
 
     use super::*;
-    use crate::serve::status::CaseView;
+    use crate::serve::status::{BakeView, CaseView};
 
     fn past(revision: u32, ending: &'static str) -> RolloutView {
         RolloutView {
@@ -260,6 +260,35 @@ mod tests {
             now.rollouts.push(past(7, "kept"));
             assert_eq!(kind(&now, false, 1001.0), None);
         }
+    }
+
+    #[test]
+    fn a_bake_that_failed_is_told_for_an_hour_where_nothing_else_is_told_of_it() {
+        let bake = |state| BakeView {
+            revision: 5,
+            state,
+            since: 0.0,
+            until: 1000.0,
+            text: "errors 14/96".into(),
+            e_value: None,
+            threshold: None,
+        };
+        let with = |state, endings: &[&'static str]| {
+            let mut now = view(endings.iter().map(|ending| past(5, ending)).collect());
+            now.bake = Some(bake(state));
+            now
+        };
+        let told = bake_failed(&with("failed", &["kept"]), 1001.0).unwrap();
+        assert_eq!(told.kind, Kind::BakeFailed);
+        assert_eq!(told.place["revision"], "5");
+        assert!(told.text.contains("errors 14/96"), "{}", told.text);
+        assert!(bake_failed(&with("failed", &["kept", "unchanged"]), 4599.0).is_some());
+        assert!(bake_failed(&with("failed", &["kept"]), 4600.0).is_none());
+        assert!(bake_failed(&with("good", &["kept"]), 1001.0).is_none());
+        assert!(bake_failed(&with("failed", &["kept", "refused"]), 1001.0).is_none());
+        let mut acts = with("failed", &["kept"]);
+        acts.case = Some(CaseView::default());
+        assert!(bake_failed(&acts, 1001.0).is_none());
     }
 
     #[test]

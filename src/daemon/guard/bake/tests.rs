@@ -14,8 +14,7 @@ const TICK: Duration = Duration::from_secs(5);
 fn baking() -> (State, Time) {
     let (mut state, now) = state();
     state.rollout.step(Event::Healthy(Revision(4)), now);
-    let mut analysis = state.watching.take().unwrap();
-    analysis.inbox = Inbox::new(1);
+    let analysis = state.watching.take().unwrap();
     state.ledger.write(Entry {
         digest: Digest("4444".into()),
         weak: None,
@@ -30,6 +29,7 @@ fn baking() -> (State, Time) {
         began: now,
         bake: Bake::new(&analysis.watch, TICK_S, 300.0),
         lately: vec![LatestResults::default(); 1],
+        marks: vec![Mark::NotDue],
         analysis,
     });
     (state, now)
@@ -75,6 +75,29 @@ fn it_ends_well_an_hour_after_the_revision_appeared_or_by_two_minutes_of_failure
     assert_eq!(failed.bake.end(), BakeEnd::Alarm);
     assert_eq!(&*failed.bake.alarm().unwrap().reason, "bake:error_rate");
     assert_eq!(failed.failing(), ["api: 8 of the last 8 results failed"]);
+}
+
+/// However often a probe is asked, nothing waits for a later tick.
+#[test]
+fn the_last_result_of_a_tick_that_says_something_stands_for_all_of_it() {
+    for (heard, counts) in [
+        (&[Mark::Bad, Mark::Good][..], (0, 1)),
+        (&[Mark::Good, Mark::Bad], (1, 1)),
+        (&[Mark::Bad, Mark::Void, Mark::Limited], (1, 1)),
+        (&[Mark::Void], (0, 0)),
+        (&[], (0, 0)),
+    ] {
+        let (mut state, _) = baking();
+        let running = state.bake.as_mut().unwrap();
+        for mark in heard {
+            running.hears("api", *mark);
+            running.hears("another", Mark::Bad);
+        }
+        let facts = Facts::default();
+        running.tick(running.next_tick(), Some(&facts), true);
+        running.tick(running.next_tick(), Some(&facts), true);
+        assert_eq!(running.bake.recent(), counts, "{heard:?}");
+    }
 }
 
 #[test]

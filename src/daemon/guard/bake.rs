@@ -7,6 +7,7 @@
 //! - the next revision ends it, unless it has the same contents.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -131,15 +132,15 @@ impl RevisionBake {
     fn next_tick(&self) -> Time {
         let ticks = f64::from(self.bake.ticks()) + 1.0;
         let seconds = (ticks * self.bake.tick_s()).min(1e9);
-        self.began + std::time::Duration::from_secs_f64(seconds)
+        self.began + Duration::from_secs_f64(seconds)
     }
 
     /// Ends the ticks that are due. Those that were missed count as if no probe had been due in them, and so does time in
     /// which something is done about the release: it does not serve at rest then.
     fn tick(&mut self, now: Time, facts: Option<&Facts>, is_at_rest: bool) {
-        let late = now.since(self.next_tick()).as_secs_f64() / self.bake.tick_s();
         let mut marks = vec![Mark::NotDue; self.lately.len()];
-        for _ in 0..(late.min(1e8) as u32) {
+        let tick = Duration::from_secs_f64(self.bake.tick_s());
+        while self.next_tick() + tick <= now && self.bake.end() == BakeEnd::Baking {
             self.marks.fill(Mark::NotDue);
             self.bake.tick(&marks, &[], |_| 0);
         }
@@ -418,7 +419,7 @@ const fn word(end: BakeEnd) -> &'static str {
 }
 
 fn in_words(seconds: f64) -> String {
-    let whole = std::time::Duration::from_secs_f64(seconds.clamp(0.0, 1e9).round());
+    let whole = Duration::from_secs_f64(seconds.clamp(0.0, 1e9).round());
     humantime::format_duration(whole).to_string()
 }
 

@@ -1,9 +1,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may end where it stands")]
 
-use std::time::Duration;
-
 use super::super::saved::tests::state;
 use super::*;
+use crate::baseline::Baseline;
 use crate::ledger::{Digest, Entry};
 use crate::rollout::{Appearance, Origin};
 use crate::verdict::Rule;
@@ -189,7 +188,7 @@ fn what_it_measures_is_kept_apart_until_it_is_known_to_be_good() {
     let least = Rule::default().n0_min;
     for known in state.probes.values_mut() {
         known.adopt();
-        known.candidate = Default::default();
+        known.candidate = Baseline::default();
     }
     let before = state.probes["api"].baseline.counts(now);
     assert!(before.1 < least);

@@ -195,6 +195,21 @@ fn what_is_wrong_with_a_guard() {
             "no duration",
         ),
         (
+            "an unknown action of the bake",
+            "[release.rollback]\nbake = \"on\"",
+            "bake",
+        ),
+        (
+            "a bake that ends with the watch",
+            "[release.rollback]\nbake_for = \"30s\"",
+            "too short",
+        ),
+        (
+            "a bake without end",
+            "[release.rollback]\nbake_for = \"8d\"",
+            "too long",
+        ),
+        (
             "rollbacks without end",
             "[release.rollback]\nmax_per_day = 1000",
             "0 to 100",

@@ -1,6 +1,7 @@
 //! The whole story, from outside: every scenario of the demo ends as it must, and a daemon that is killed in any phase
 //! goes on where it was. Each test waits most of the time, so they run side by side.
 
+mod bakes;
 mod gates;
 mod orders;
 

@@ -95,6 +95,9 @@ kinds! {
     /// A new revision answers more slowly than the one before.
     ReleaseSlower: "LeadsmanReleaseSlower", Warning, "P3", for 0, keep 60,
         "A new revision of a release answers more slowly than the one before.";
+    /// The bake of a revision that passed its analysis ended with an alarm.
+    BakeFailed: "LeadsmanBakeFailed", Warning, "P2", for 0, keep 60,
+        "A revision that passed its analysis got worse in the time after it.";
     /// A probe fails, whatever the revision.
     ProbeFailing: "LeadsmanProbeFailing", Critical, "P1", for 60, keep 60,
         "A probe of a release fails.";

@@ -365,10 +365,35 @@ pub struct Guard {
     pub mode: Mode,
     /// The rule of the verdict; checked.
     pub rule: Rule,
+    /// What an alarm of the bake does.
+    pub bake: BakeAction,
     /// Rollbacks in 24 h, at most; 0 to 100.
     pub max_per_day: u32,
     /// What a rollback in a cluster may do.
     pub may: May,
+}
+
+/// What an alarm of the bake does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BakeAction {
+    /// People are told, and the revision is not known to be good.
+    #[default]
+    Notify,
+    /// The revision is rolled back.
+    Rollback,
+    /// No revision bakes: it is known to be good when it has passed its analysis.
+    Off,
+}
+
+impl BakeAction {
+    /// As it is written in the settings.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Notify => "notify",
+            Self::Rollback => "rollback",
+            Self::Off => "off",
+        }
+    }
 }
 
 /// What a rollback in a cluster may do; the defaults are the careful ones.

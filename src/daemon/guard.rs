@@ -12,6 +12,7 @@
 mod alerts;
 mod appearance;
 mod asking;
+mod bake;
 mod completeness;
 mod judging;
 mod keeping;
@@ -326,6 +327,7 @@ impl Guard {
         let deadline = self.state.rollout.deadline();
         let next = [
             tick,
+            self.state.next_bake_tick(),
             save,
             deadline,
             Some(self.next_look),
@@ -350,6 +352,7 @@ impl Guard {
             self.tick().await;
             now = self.now();
         }
+        self.bake_tick().await;
         if self.state.rollout.deadline().is_some_and(|at| at <= now) {
             self.happens(Event::Tick).await;
         }
@@ -490,7 +493,12 @@ impl Guard {
                     revision,
                     found,
                     evidence,
-                } => self.found(revision, found, evidence),
+                } => {
+                    // Without a bake the analysis is all that is asked.
+                    let is_good = found == ledger::Found::Passed && self.state.bake.is_none();
+                    let found = if is_good { ledger::Found::Good } else { found };
+                    self.found(revision, found, evidence);
+                }
             }
         }
     }
@@ -640,6 +648,7 @@ impl Guard {
             revision: view.revision,
             e_value: view.watch.as_ref().map(|watch| watch.e_value),
             coverage: view.watch.as_ref().and_then(|watch| watch.coverage),
+            bake_e_value: view.bake.as_ref().and_then(|bake| bake.e_value),
         });
         self.tell_whether_suspect();
         self.view.send_replace(Arc::new(view));

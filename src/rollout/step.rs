@@ -48,6 +48,12 @@ impl Rollout {
             Event::HealthyDespite { revision, text } => {
                 self.on_healthy(revision, &text, now, &mut commands);
             }
+            Event::BakeFailed {
+                revision,
+                reason,
+                text,
+                rejects,
+            } => self.on_bake_failed(revision, (reason, text), rejects, now, &mut commands),
             Event::Inconclusive { revision, reason } => {
                 self.on_inconclusive(revision, &reason, now, &mut commands);
             }
@@ -398,7 +404,7 @@ impl Rollout {
     }
 
     /// Why a revision that is bad is not turned back, if so.
-    fn obstacle(&self, case: &Case, now: Time) -> Option<(Ending, String)> {
+    pub(super) fn obstacle(&self, case: &Case, now: Time) -> Option<(Ending, String)> {
         // Mode, origin and limit bind a verdict, and no person: also not one who joined a verdict's rollback.
         if case.is_wanted_by_a_person() {
             return None;
@@ -459,7 +465,7 @@ impl Rollout {
         commands.push(Command::EndWatch { kept: true });
         commands.push(Command::Found {
             revision: judged,
-            found: Found::Good,
+            found: Found::Passed,
             evidence: "a whole watch without anything against it".into(),
         });
         let mut text = "The watch is over and nothing speaks against it".to_owned();

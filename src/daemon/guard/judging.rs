@@ -53,6 +53,9 @@ impl Guard {
         if let Some(verifying) = &mut self.state.verifying {
             verifying.inbox.put(endpoint, mark);
         }
+        if let Some(bake) = &mut self.state.bake {
+            bake.hears(name, known);
+        }
         let watching = self.state.watching.as_mut();
         let Some(watching) = watching.filter(|watching| watching.watch.finding().is_none()) else {
             return;
@@ -85,7 +88,9 @@ impl Guard {
                     return Mark::Bad;
                 };
                 let is_hurried = self.hurried.is_some();
-                let Some(watching) = &mut self.state.watching else {
+                let state = &mut self.state;
+                let bake = state.bake.as_mut().map(|bake| &mut bake.analysis);
+                let Some(watching) = state.watching.as_mut().or(bake) else {
                     return if is_hurried { Mark::Limited } else { Mark::Bad };
                 };
                 if is_hurried {
@@ -192,6 +197,10 @@ impl Guard {
     pub(super) fn begin_watch(&mut self, revision: Revision) {
         let now = self.now();
         let facts = Arc::clone(&self.facts.borrow().facts);
+        let least = self.setup.release.guard.rule.n0_min;
+        if self.state.end_bake_for_next(least, now) {
+            self.count_bake("superseded");
+        }
         let (mut start, direct) = self.start_of(&facts, Some(revision), now);
         self.keep_failing_before(revision, &mut start);
         let release = &self.setup.release;
@@ -556,10 +565,20 @@ impl Guard {
                 let began = recorded.map_or(watching.began, |(_, began)| began);
                 self.collect(watching.revision, began);
             }
-            self.state.convicted = watching.watch.finding().is_some().then_some(watching.watch);
+            if kept {
+                self.state.convicted = None;
+                self.begin_bake(watching);
+            } else {
+                let is_found = watching.watch.finding().is_some();
+                self.state.convicted = is_found.then_some(watching.watch);
+            }
         }
         if kept {
-            self.state.adopt_candidates();
+            self.state.doubtful = false;
+            // Until the end of its bake it is not known to be good.
+            if self.state.bake.is_none() {
+                self.state.adopt_candidates();
+            }
         } else {
             self.state.doubtful = true;
         }
@@ -584,9 +603,18 @@ impl Guard {
         let Some(convicted) = &self.state.convicted else {
             return; // the phase ends by its deadline
         };
+        let mut verification = Verification::new(convicted);
+        let case = self.state.rollout.phase().case();
+        let failed_in_bake = case.and_then(|case| {
+            let baked = self.state.baked.as_ref()?;
+            baked.failures_of(case.revision)
+        });
+        if let Some(shares) = failed_in_bake {
+            verification = verification.with_failures(shares);
+        }
         self.state.verifying = Some(Verifying {
             began: now,
-            verification: Verification::new(convicted),
+            verification,
             inbox: Inbox::new(convicted.endpoints().count()),
         });
     }

@@ -108,6 +108,29 @@ pub(super) fn slower(view: &GuardView, now: f64) -> Option<Condition> {
     })
 }
 
+/// A release whose newest revision passed its analysis, and whose bake ended with an alarm. One that is rolled back for that
+/// has an alert of its own.
+pub(super) fn bake_failed(view: &GuardView, now: f64) -> Option<Condition> {
+    let bake = view.bake.as_ref().filter(|bake| bake.state == "failed")?;
+    let mut ended = view.rollouts.iter().rev();
+    let last = ended.find(|past| !matches!(past.ending, "unchanged" | "order_refused"))?;
+    let is_left = view.case.is_none() && last.ending == "kept";
+    if !is_left || now - bake.until >= TOLD_FOR {
+        return None;
+    }
+    let mut place = release(&view.namespace, &view.release);
+    place.insert("revision".into(), bake.revision.to_string());
+    Some(Condition {
+        kind: Kind::BakeFailed,
+        place,
+        text: format!(
+            "Revision {} passed its analysis, and its bake failed, so it is not known to be good: {}.",
+            bake.revision, bake.text
+        ),
+        fragment: fragment(&view.namespace, &view.release),
+    })
+}
+
 /// So many answers of a kind, one after the other, are news.
 pub(in crate::daemon) const fn in_a_row(interval: Duration) -> u32 {
     if interval.as_secs() >= 60 {
@@ -184,7 +207,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may end where it stands")]
 
     use super::*;
-    use crate::serve::status::CaseView;
+    use crate::serve::status::{BakeView, CaseView};
 
     fn past(revision: u32, ending: &'static str) -> RolloutView {
         RolloutView {
@@ -288,6 +311,35 @@ mod tests {
         let (kind, place) = of(&settings.releases[0].probes[0]);
         assert_eq!(kind, Kind::ProbeFailing);
         assert_eq!(place["release"], "web");
+    }
+
+    #[test]
+    fn a_bake_that_failed_is_told_for_an_hour_where_nothing_else_is_told_of_it() {
+        let bake = |state| BakeView {
+            revision: 5,
+            state,
+            since: 0.0,
+            until: 1000.0,
+            text: "errors 14/96".into(),
+            e_value: None,
+            threshold: None,
+        };
+        let with = |state, endings: &[&'static str]| {
+            let mut now = view(endings.iter().map(|ending| past(5, ending)).collect());
+            now.bake = Some(bake(state));
+            now
+        };
+        let told = bake_failed(&with("failed", &["kept"]), 1001.0).unwrap();
+        assert_eq!(told.kind, Kind::BakeFailed);
+        assert_eq!(told.place["revision"], "5");
+        assert!(told.text.contains("errors 14/96"), "{}", told.text);
+        assert!(bake_failed(&with("failed", &["kept", "unchanged"]), 4599.0).is_some());
+        assert!(bake_failed(&with("failed", &["kept"]), 4600.0).is_none());
+        assert!(bake_failed(&with("good", &["kept"]), 1001.0).is_none());
+        assert!(bake_failed(&with("failed", &["kept", "refused"]), 1001.0).is_none());
+        let mut acts = with("failed", &["kept"]);
+        acts.case = Some(CaseView::default());
+        assert!(bake_failed(&acts, 1001.0).is_none());
     }
 
     #[test]

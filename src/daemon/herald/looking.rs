@@ -96,7 +96,11 @@ impl Herald {
             }
             let is_well = !unwell.contains(&release);
             let release = conditions::of_release(view, is_well, unix);
-            let others = [conditions::blind(view), conditions::slower(view, unix)];
+            let others = [
+                conditions::blind(view),
+                conditions::slower(view, unix),
+                conditions::bake_failed(view, unix),
+            ];
             for condition in release.into_iter().chain(others.into_iter().flatten()) {
                 found(condition);
             }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Endpoint, Watch};
+use crate::verdict::PodState;
 use crate::verdict::comparison::Excluded;
 use crate::verdict::finding::{Finding, Slower, Verdict, Why};
 use crate::verdict::rule::Rule;
@@ -268,5 +269,15 @@ impl Watch {
         endpoints
             .map(|endpoint| !endpoint.failed_at_start)
             .collect()
+    }
+
+    /// Whether a pod's state can be held against the revision: see [`Watch`].
+    pub fn can_convict(&self, pod: &PodState) -> bool {
+        self.workloads.can_convict(pod)
+    }
+
+    /// The restarts that are normal for a pod of the same workload.
+    pub fn normal_restarts(&self, pod: &PodState) -> u32 {
+        self.workloads.normal_restarts(pod)
     }
 }

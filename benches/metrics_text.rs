@@ -47,6 +47,7 @@ fn probe(number: usize) -> Probe {
         })),
         interval: Duration::from_secs(10),
         watch_interval: None,
+        needs: Vec::new(),
         pods: None,
         timeout: Duration::from_secs(5),
         window: Duration::from_secs(300),

@@ -426,6 +426,7 @@ impl Daemon {
         let mut series = Vec::new();
         for (probe, is_control) in settings
             .probes()
+            .chain(&settings.dependencies)
             .map(|probe| (probe, false))
             .chain(control.map(|probe| (probe, true)))
         {
@@ -735,6 +736,7 @@ async fn end_herald(telling: Telling) {
 fn hosts_of(settings: &Settings) -> impl Iterator<Item = (ProbeId, String, Duration)> {
     settings
         .probes()
+        .chain(&settings.dependencies)
         .map(|probe| (probe.id.clone(), asked_host(probe), probe.interval))
 }
 

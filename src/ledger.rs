@@ -30,8 +30,13 @@ impl fmt::Display for Digest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Found {
-    /// It served well for a whole watch, or long enough.
+    /// It served well for its whole bake, or long enough.
     Good,
+    /// It passed its analysis, and its bake has not ended, or was ended by the next revision.
+    Passed,
+    /// It passed its analysis, and its bake ended with an alarm.
+    #[serde(rename = "bake_failed")]
+    BakeFailed,
     /// It made things worse.
     Bad,
     /// Its rollout was never complete, so it has never served.
@@ -91,7 +96,8 @@ impl Ledger {
     fn weakly_bad(&self, record: &Stored, bad: Revision) -> Option<&Entry> {
         let digest = record.digest.as_ref()?;
         let weak = record.weak.as_ref()?;
-        let is_found = |entry: &Entry| matches!(entry.found, Found::Good | Found::Bad);
+        let is_found =
+            |entry: &Entry| matches!(entry.found, Found::Good | Found::Passed | Found::Bad);
         if self.find(digest).is_some_and(is_found) || record.rolled_back_to().is_some() {
             return None;
         }
@@ -100,7 +106,7 @@ impl Ledger {
                 .iter()
                 .filter(|entry| entry.weak.as_ref() == Some(weak))
         };
-        if alike().any(|entry| entry.found == Found::Good) {
+        if alike().any(|entry| matches!(entry.found, Found::Good | Found::Passed)) {
             return None;
         }
         alike().find(|entry| entry.found == Found::Bad && entry.revision != bad)
@@ -199,7 +205,7 @@ pub struct Choice {
     pub target: Revision,
     /// Its contents.
     pub digest: Digest,
-    /// Whether the ledger knows it to be good; otherwise it is the one that was serving.
+    /// Whether the ledger knows it to be good; otherwise it passed its analysis, or is the one that was serving.
     pub known_good: bool,
 }
 
@@ -220,8 +226,13 @@ pub fn by_hand(release: &str, namespace: &str, target: Option<Revision>) -> Stri
 /// Candidates that are told of one by one; a history may have ten thousand.
 const MAX_PASSED_OVER: usize = 6;
 
-/// Chooses the revision to go back to from `bad`: the newest that the ledger knows to be good, else the one that was
-/// serving when `bad` appeared.
+/// Chooses the revision to go back to from `bad`: the newest that the ledger knows to be good or that passed its analysis,
+/// else the one that was serving when `bad` appeared.
+///
+/// A revision that still bakes, or whose bake the next revision ended, is not known to be good; all the same it served, and
+/// a whole analysis found nothing against it. Going back over it to an older one would undo good revisions without a reason,
+/// and where a release is deployed several times an hour no bake ever ends. A revision whose bake ended with an alarm is gone
+/// back to only if it was serving and nothing better is stored.
 ///
 /// # Errors
 /// When there is none; with the reason for every candidate.
@@ -249,14 +260,12 @@ pub fn choose(
                 continue;
             }
         };
-        if ledger
-            .find(digest)
-            .is_some_and(|entry| entry.found == Found::Good)
-        {
+        let found = ledger.find(digest).map(|entry| entry.found);
+        if let Some(Found::Good | Found::Passed) = found {
             return Ok(Choice {
                 target: number,
                 digest: digest.clone(),
-                known_good: true,
+                known_good: found == Some(Found::Good),
             });
         }
         if serving == Some(number) {
@@ -303,7 +312,7 @@ fn usable<'a>(
         Some(Found::Incomplete) => {
             return Err("has contents whose rollout was never complete".into());
         }
-        Some(Found::Good | Found::Unknown) | None => {}
+        Some(Found::Good | Found::Passed | Found::BakeFailed | Found::Unknown) | None => {}
     }
     if let Some(entry) = ledger.weakly_bad(record, bad) {
         return Err(format!(

@@ -294,6 +294,15 @@ impl Recording {
                 for (_, row) in &tick.direct {
                     marks(row, width)?;
                 }
+                let needed = match &self.head.goes_on {
+                    Some(watch) => watch.dependencies().count(),
+                    None => self.head.start.dependencies.len(),
+                };
+                let told = tick.dependencies.chars().count();
+                if told > 0 && told != needed {
+                    return Err(format!("a row of {told} marks for {needed} dependencies"));
+                }
+                marks(&tick.dependencies, told)?;
                 self.ticks.push(*tick);
             }
             Line::Entry(entry) => self.entries.push(entry),

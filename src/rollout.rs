@@ -20,8 +20,11 @@
 //!   or were found bad (`same.rs`);
 //! - what comes back after an absence is not judged until its start is over (`start.rs`).
 //!
+//! A revision that passed bakes while the release is at rest, and an alarm of its bake may reject it (`bake.rs`).
+//!
 //! Each transition leaves an [`Entry`]. The deadlines of the runbook are measured; exceeding one is an entry as well.
 
+mod bake;
 mod case;
 mod order;
 mod same;
@@ -192,6 +195,24 @@ pub enum Event {
     },
     /// The judgement: nothing speaks against the revision.
     Healthy(Revision),
+    /// The same, although something failed that its probes need.
+    HealthyDespite {
+        /// The revision that was judged.
+        revision: Revision,
+        /// What failed, and what was not judged for it.
+        text: String,
+    },
+    /// The bake of the newest revision, which passed its analysis, ended with an alarm.
+    BakeFailed {
+        /// The revision that baked.
+        revision: Revision,
+        /// The reason, as `bake:error_rate`.
+        reason: String,
+        /// The numbers in words.
+        text: String,
+        /// Whether the user lets a bake reject.
+        rejects: bool,
+    },
     /// The judgement: nothing can be said.
     Inconclusive {
         /// The revision that was judged.
@@ -284,9 +305,9 @@ pub enum Command {
     Watch(Revision),
     /// The analysis that runs goes on for this revision, which has the same contents.
     GoOn(Revision),
-    /// Stop judging; `kept` when the revision was found good and what it measured is the new baseline.
+    /// Stop judging; `kept` when the revision passed: it bakes from here on.
     EndWatch {
-        /// Whether the revision was found good.
+        /// Whether the revision passed.
         kept: bool,
     },
     /// Look whether this revision can be turned back, and whereto.

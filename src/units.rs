@@ -229,8 +229,18 @@ pub struct ProbeId {
     pub probe: ProbeName,
 }
 
+impl ProbeId {
+    /// Whether it belongs to no release, as a dependency does.
+    pub fn is_dependency(&self) -> bool {
+        self.release.as_str().is_empty()
+    }
+}
+
 impl fmt::Display for ProbeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_dependency() {
+            return write!(f, "dependency/{}", self.probe);
+        }
         write!(f, "{}/{}/{}", self.namespace, self.release, self.probe)
     }
 }

@@ -114,6 +114,28 @@ fn refused(texts: &[&[u8]], why: &str) -> String {
     text
 }
 
+/// What stands in the shipped file for whoever writes the addresses.
+#[test]
+fn the_shipped_dependencies_are_right_once_they_are_not_comments() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("probes.toml")).unwrap();
+    let (above, below) = text.split_at(text.find("# [[dependency]]").unwrap());
+    let text = above.replace("# needs", "needs") + &below.replace("# ", "").replace('#', "");
+    let loaded = load(&files(&[text.as_bytes()]), &[], &[]).unwrap();
+    let names = loaded.settings.dependencies.iter();
+    let names: Vec<&str> = names.map(|one| one.id.probe.as_str()).collect();
+    assert_eq!(names, ["postgres", "redis"]);
+    assert!(
+        !loaded
+            .hints
+            .iter()
+            .any(|hint| hint.contains("no probe needs"))
+    );
+    let needs = loaded.settings.releases[0].needs();
+    let needs: Vec<String> = needs.iter().map(ToString::to_string).collect();
+    assert_eq!(needs, names);
+}
+
 #[test]
 fn a_file_with_every_key_is_right() {
     let loaded = load(&files(&[EVERYTHING.as_bytes()]), &[], &[]).unwrap();

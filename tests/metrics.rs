@@ -312,6 +312,7 @@ fn http(name: &str, change: impl FnOnce(&mut HttpQuestion)) -> Probe {
         question: Question::Http(Box::new(question)),
         interval: Duration::from_secs(10),
         watch_interval: None,
+        needs: Vec::new(),
         pods: None,
         objectives: Objectives::default(),
         timeout: Duration::from_secs(5),
@@ -372,6 +373,7 @@ fn story() -> (Metrics, Vec<Series>, Moment) {
     let faster = Probe {
         interval: Duration::from_secs(1),
         watch_interval: None,
+        needs: Vec::new(),
         pods: None,
         objectives: Objectives::default(),
         ..http("api", |_| {})

@@ -195,6 +195,21 @@ fn what_is_wrong_with_a_guard() {
             "no duration",
         ),
         (
+            "an unknown action of the bake",
+            "[release.rollback]\nbake = \"on\"",
+            "bake",
+        ),
+        (
+            "a bake that ends with the watch",
+            "[release.rollback]\nbake_for = \"30s\"",
+            "too short",
+        ),
+        (
+            "a bake without end",
+            "[release.rollback]\nbake_for = \"8d\"",
+            "too long",
+        ),
+        (
             "rollbacks without end",
             "[release.rollback]\nmax_per_day = 1000",
             "0 to 100",
@@ -621,4 +636,147 @@ fn what_is_wrong_about_telling_people_says_what_to_write_instead() {
     ] {
         assert_eq!(mistakes_in(&right), [""; 0], "{right}");
     }
+}
+
+/// What a file with these tables before a release whose probe has these lines is told: mistakes, then hints.
+fn told_of_needs(above: &str, lines: &str) -> (Vec<String>, Vec<String>) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("probes.toml");
+    let release = "[[release]]\nname = 'web'\nnamespace = 'shop'\nbase_url = 'http://x'\nembedded = '/h'\n\
+                   [[release.probe]]\nname = 'api'\npath = '/'\n";
+    std::fs::write(
+        &file,
+        format!("state = {{ directory = '/s' }}\n{above}{release}{lines}\n"),
+    )
+    .unwrap();
+    let sources = Sources {
+        files: vec![file],
+        ..Sources::default()
+    };
+    match config::load(&sources) {
+        Ok(loaded) => (Vec::new(), loaded.hints),
+        Err(mistakes) => {
+            let all = mistakes.iter().map(|mistake| {
+                let help = mistake.help.as_ref().expect("a way out");
+                format!("{}: {}; {help}", mistake.path, mistake.message)
+            });
+            (all.collect(), Vec::new())
+        }
+    }
+}
+
+const POSTGRES: &str = "[[dependency]]\nname = 'postgres'\nurl = 'tcp://db:5432'\n";
+
+#[test]
+fn what_is_wrong_with_what_a_probe_needs() {
+    let many: Vec<String> = (0..257)
+        .map(|number| format!("[[dependency]]\nname = 'd{number}'\nurl = 'tcp://db:1'\n"))
+        .collect();
+    let many = many.concat();
+    let needs_many = |from: usize, to: usize| {
+        let names: Vec<String> = (from..to).map(|number| format!("'d{number}'")).collect();
+        format!("needs = [{}]", names.join(", "))
+    };
+    let needs_65 = needs_many(0, 65);
+    for (what, above, lines, expected) in [
+        (
+            "an unknown name",
+            POSTGRES,
+            "needs = ['postgers']",
+            "did you mean \"postgres\"?",
+        ),
+        (
+            "none at all",
+            "",
+            "needs = ['postgres']",
+            "there is no [[dependency]] \"postgres\"",
+        ),
+        (
+            "one name twice",
+            POSTGRES,
+            "needs = ['postgres', 'postgres']",
+            "names postgres twice",
+        ),
+        (
+            "no name",
+            POSTGRES,
+            "needs = [5]",
+            "names nothing that could be needed",
+        ),
+        (
+            "no release",
+            POSTGRES,
+            "needs = ['release:shop']",
+            "names nothing that could be needed",
+        ),
+        (
+            "an unknown release",
+            "",
+            "needs = ['release:shop/other']",
+            "no release shop/other is guarded here",
+        ),
+        (
+            "itself",
+            "",
+            "needs = ['release:shop/web']",
+            "shop/web needs itself",
+        ),
+        (
+            "a release as a dependency",
+            "[[dependency]]\nname = 'release:shop/web'\nurl = 'tcp://db:1'\n",
+            "",
+            "names a release, which is no dependency of its own",
+        ),
+        (
+            "two of one name",
+            &format!("{POSTGRES}{POSTGRES}"),
+            "needs = 'postgres'",
+            "the name stands twice",
+        ),
+        (
+            "two of one name by their ids",
+            &format!("{POSTGRES}id = 'a'\n{POSTGRES}id = 'b'\n"),
+            "needs = 'postgres'",
+            "the name stands twice",
+        ),
+        (
+            "the name of the control probe",
+            "[doubt.control]\nname = 'postgres'\nurl = 'tcp://c:1'\n[[dependency]]\nname = 'postgres'\nurl = 'tcp://db:1'\n",
+            "needs = 'postgres'",
+            "has the name of the control probe",
+        ),
+        (
+            "pods of it",
+            "[[dependency]]\nname = 'postgres'\nurl = 'tcp://db:1'\npods = 'db'\n",
+            "needs = 'postgres'",
+            "this one belongs to none",
+        ),
+        (
+            "too many of them",
+            &many,
+            &needs_many(0, 60),
+            "write at most 256",
+        ),
+        (
+            "too many for one release",
+            &many,
+            &needs_65,
+            "need 65 things; name at most 64",
+        ),
+    ] {
+        let (mistakes, _) = told_of_needs(above, lines);
+        let is_told = mistakes.iter().any(|text| text.contains(expected));
+        assert!(is_told, "{what}: {expected:?} is not in {mistakes:#?}");
+    }
+}
+
+#[test]
+fn a_dependency_that_nothing_needs_is_a_hint() {
+    let (mistakes, hints) = told_of_needs(POSTGRES, "needs = ['postgres']");
+    assert!(mistakes.is_empty(), "{mistakes:#?}");
+    let nothing = |hint: &String| hint.contains("no probe needs it");
+    assert!(!hints.iter().any(nothing), "{hints:#?}");
+    let (mistakes, hints) = told_of_needs(POSTGRES, "");
+    assert!(mistakes.is_empty(), "{mistakes:#?}");
+    assert!(hints.iter().any(nothing), "{hints:#?}");
 }

@@ -87,6 +87,41 @@ fn a_steady_release_is_said_to_be_good() {
 }
 
 #[test]
+fn a_revision_that_bakes_is_shown_with_the_time_to_go_and_how_it_ended() {
+    with_page(|page| {
+        let bake = |state: &str, until: f64| {
+            let mut status = self::state("steady");
+            status["releases"][0]["bake"] = json!({
+                "revision": 2, "state": state, "since": 1_732_383_000.0, "until": until,
+                "text": "0 of the last 96 results failed, 2.6 % are tolerated",
+                "e_value": 0.9, "threshold": 100_000.0
+            });
+            status.to_string()
+        };
+        page.put(bake("baking", 1_732_386_600.0));
+        page.open(1200, "light");
+        page.until(
+            "the release is open",
+            "document.querySelectorAll('.probe').length === 4",
+        );
+        assert_says(
+            page,
+            &[
+                "Bake of revision 2",
+                "30 min to go until it is known to be good",
+            ],
+        );
+        page.put(bake("failed", 1_732_383_120.0));
+        page.open(1200, "light");
+        page.until(
+            "the release is open",
+            "document.querySelectorAll('.probe').length === 4",
+        );
+        assert_says(page, &["Bake of revision 2", "Failed", "it took 2 min"]);
+    });
+}
+
+#[test]
 fn a_watch_shows_its_evidence_so_far() {
     with_page(|page| {
         page.put(state("watching").to_string());

@@ -1,6 +1,7 @@
 //! The whole story, from outside: every scenario of the demo ends as it must, and a daemon that is killed in any phase
 //! goes on where it was. Each test waits most of the time, so they run side by side.
 
+mod bakes;
 mod gates;
 mod orders;
 
@@ -71,7 +72,13 @@ fn a_dead_revision_is_turned_back() {
 /// A recording as it is left where the daemon or its disk went away, and one under another rule.
 fn cut_and_changed(folder: &Path) {
     let text = fs::read_to_string(folder.join("leadsman-demo.jsonl")).unwrap();
-    fs::write(folder.join("cut.jsonl"), &text[..text.len() / 2]).unwrap();
+    // Behind the head, without which it is no recording.
+    let head = text.find('\n').unwrap();
+    fs::write(
+        folder.join("cut.jsonl"),
+        &text[..usize::midpoint(head, text.len())],
+    )
+    .unwrap();
     let (code, replayed) = leadsman(&["replay", "cut.jsonl"], folder);
     assert_eq!(code, Some(1), "{replayed}");
     for part in [
@@ -130,15 +137,53 @@ fn a_slow_start_is_kept() {
 }
 
 #[test]
-fn a_dependency_that_is_down_for_all_is_kept_and_the_reason_said() {
+fn a_dependency_that_goes_down_after_the_old_pods_are_gone_is_kept_and_the_reason_said() {
     scenario(
         "dependency-down",
         &[
             KEPT[0],
             KEPT[1],
-            "db does not count, because it fails for old pods as well",
+            "database failed, so that failures of db meanwhile were not judged",
         ],
     );
+}
+
+#[test]
+fn pods_that_never_become_ready_are_rolled_back_at_the_progress_deadline() {
+    let mut says = TURNED_BACK.to_vec();
+    says.push("no new pod of Deployment mykadoo became Ready: its progress deadline was exceeded");
+    scenario("never-ready", &says);
+}
+
+#[test]
+fn pods_that_warm_up_are_kept() {
+    scenario("warm-up", &KEPT);
+}
+
+#[test]
+fn a_single_replica_is_kept_and_its_absence_is_not_judged() {
+    let why = "not judged, because the strategy stops the old pods before it starts new ones";
+    let folder = scenario("single-replica", &[KEPT[0], KEPT[1], why]);
+    let (_, explained) = leadsman(&["explain", "leadsman-demo.jsonl"], folder.path());
+    assert!(explained.contains(&format!("  e: {why}")), "{explained}");
+}
+
+#[test]
+fn slower_answers_are_kept_with_a_notice() {
+    let folder = scenario("slower", &[KEPT[0], KEPT[1], "slower: "]);
+    let (_, explained) = leadsman(&["explain", "leadsman-demo.jsonl"], folder.path());
+    for part in [
+        "Latency of good answers",
+        "  web    before",
+        "         new pods",
+    ] {
+        assert!(explained.contains(part), "{part:?} is not in:\n{explained}");
+    }
+}
+
+#[test]
+fn a_rate_limit_is_kept_and_its_refusals_are_not_judged() {
+    scenario("rate-limited", &[KEPT[0], KEPT[1], "limit"]);
 }
 
 #[test]
@@ -208,7 +253,8 @@ impl Guarded {
                 "[[release.probe]]\nname = \"{name}\"\npath = \"{path}\"\nexpect = {{ status = 200 }}\n"
             );
         }
-        let daemon = Leadsman::run(&change(config), &[]);
+        let config = change(config).replace("DATABASE", &app.database());
+        let daemon = Leadsman::run(&config, &[]);
         let guarded = Self {
             app,
             daemon,
@@ -311,6 +357,124 @@ impl Guarded {
         assert_eq!(records[2]["description"], "Rollback to 1");
         assert_eq!(records[2]["contents"], records[0]["contents"]);
     }
+}
+
+/// With `needs` the database's outage is the database's; without, nothing tells it from a fault of the new revision.
+#[test]
+fn a_database_that_fails_keeps_what_needs_it_and_condemns_what_does_not_say_so() {
+    let needs = |config: String| {
+        let probe = "path = \"/api/health/db\"\n";
+        assert!(config.contains(probe));
+        config.replace(probe, &format!("{probe}needs = [\"postgres\"]\n"))
+            + "[[dependency]]\nname = \"postgres\"\nurl = \"DATABASE\"\ninterval = \"100ms\"\n"
+    };
+    let (with, without) = (Guarded::with(needs), Guarded::start());
+    for guarded in [&with, &without] {
+        guarded.deploy("dependency-down");
+    }
+    until("both revisions are judged", || {
+        with.ending_of(2).is_some() && without.ending_of(2).is_some()
+    });
+    assert_eq!(
+        with.ending_of(2).as_deref(),
+        Some("kept"),
+        "{}",
+        with.daemon.log()
+    );
+    let says = with.release()["says"].as_str().unwrap().to_owned();
+    let sentence = "postgres failed, so that failures of db meanwhile were not judged";
+    assert!(says.contains(sentence), "{says}");
+    // Nor does it become what the next revision is measured by.
+    let known = with.release()["known"].clone();
+    let mut known = known.as_array().unwrap().iter();
+    let db = known.find(|known| known["probe"] == "db").unwrap();
+    let (failed, total) = (
+        db["baseline_failed"].as_u64(),
+        db["baseline_total"].as_u64(),
+    );
+    assert!(failed < Some(10) && total > Some(0), "{db}");
+    // It is probed and shown by itself, and is no probe of the release.
+    let metrics = with.daemon.get("/metrics").body;
+    let series = "leadsman_probe_success{dependency=\"postgres\"} 0";
+    assert!(metrics.contains(series), "{metrics}");
+    assert_eq!(with.release()["probes"].as_array().unwrap().len(), 3);
+    // Its contents were turned back, and fail like those before them.
+    assert_eq!(
+        without.ending_of(2).as_deref(),
+        Some("same_failure"),
+        "{}",
+        without.daemon.log()
+    );
+}
+
+/// A release with a history of its own, one of whose probes asks another release.
+fn shop_front(name: &str, history: &Path, app: &App, backend: &str, needs: &str) -> String {
+    format!(
+        "[[release]]\nname = \"{name}\"\nnamespace = \"shop\"\nbase_url = \"{}\"\nembedded = {:?}\n\
+         mode = \"enforce\"\ninterval = \"100ms\"\n[release.rollback]\nwatch = \"60s\"\n\
+         [[release.probe]]\nname = \"web\"\npath = \"/\"\n\
+         [[release.probe]]\nname = \"cart\"\nurl = \"{backend}/api/health\"\nneeds = {needs}\n",
+        app.url(),
+        history.to_str().unwrap()
+    )
+}
+
+/// Two releases ask a third one, whose new revision is dead. The one that says so is kept, and its sentence names it.
+#[test]
+fn a_release_that_needs_another_is_not_rolled_back_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let fronts = ["careful", "careless"].map(|name| {
+        let history = folder.path().join(name);
+        (name, App::of(&history), history)
+    });
+    for (name, _, history) in &fronts {
+        until(&format!("the pods of {name} are Ready"), || {
+            fs::read_to_string(history.join("pods.json"))
+                .is_ok_and(|text| text.contains("\"settled\":1"))
+        });
+    }
+    let backend = Guarded::with(|config| {
+        let begins = config.find("http://").unwrap();
+        let ends = begins + config[begins..].find('"').unwrap();
+        let needs = ["[\"release:shop/mykadoo\"]", "[]"];
+        let fronts = fronts.iter().zip(needs);
+        let fronts: String = fronts
+            .map(|((name, app, history), needs)| {
+                shop_front(name, history, app, &config[begins..ends], needs)
+            })
+            .collect();
+        // It stays as bad as it is.
+        config.replace("\"enforce\"", "\"observe\"") + &fronts
+    });
+    for (_, _, history) in &fronts {
+        let history = history.to_str().unwrap();
+        let deploy = ["demo", "--deploy", "healthy", "--history", history];
+        let (code, text) = leadsman(&deploy, folder.path());
+        assert_eq!(code, Some(0), "{text}");
+    }
+    backend.deploy("dead");
+    let ended = |name: &str| {
+        let status: Value =
+            serde_json::from_str(&backend.daemon.get("/api/v1/status").body).unwrap();
+        let releases = status["releases"].as_array().unwrap().iter();
+        let mut releases = releases.filter(|release| release["release"] == name);
+        let release = releases.next()?.clone();
+        let mut history = release["history"].as_array()?.iter();
+        let second = history.find(|record| record["revision"] == 2)?;
+        let ending = second["ending"].as_str()?.to_owned();
+        Some((ending, release["says"].as_str()?.to_owned()))
+    };
+    for name in ["mykadoo", "careful", "careless"] {
+        until(&format!("{name} is judged"), || ended(name).is_some());
+    }
+    assert_eq!(ended("mykadoo").unwrap().0, "would_roll_back");
+    let (ending, says) = ended("careful").unwrap();
+    assert_eq!(ending, "kept", "{says}\n{}", backend.daemon.log());
+    let sentence =
+        "shop/mykadoo was rejected or failing, so that failures of cart meanwhile were not judged";
+    assert!(says.contains(sentence), "{says}");
+    let (ending, says) = ended("careless").unwrap();
+    assert_eq!(ending, "same_failure", "{says}");
 }
 
 /// Kills the daemon in a phase of a revision that is bad. It must go on there within 5 s, and come to the same end.

@@ -95,9 +95,15 @@ kinds! {
     /// A new revision answers more slowly than the one before.
     ReleaseSlower: "LeadsmanReleaseSlower", Warning, "P3", for 0, keep 60,
         "A new revision of a release answers more slowly than the one before.";
+    /// The bake of a revision that passed its analysis ended with an alarm.
+    BakeFailed: "LeadsmanBakeFailed", Warning, "P2", for 0, keep 60,
+        "A revision that passed its analysis got worse in the time after it.";
     /// A probe fails, whatever the revision.
     ProbeFailing: "LeadsmanProbeFailing", Critical, "P1", for 60, keep 60,
         "A probe of a release fails.";
+    /// Something fails that belongs to no release and that probes need.
+    DependencyFailing: "LeadsmanDependencyFailing", Critical, "P1", for 60, keep 60,
+        "Something fails that releases need and that belongs to none of them.";
     /// The error budget burns so fast that somebody is to be woken.
     ObjectiveBurning: "LeadsmanObjectiveBurning", Critical, "P1", for 0, keep 60,
         "The error budget of an objective is being spent far too fast.";

@@ -54,8 +54,13 @@ pub(super) fn run(args: &CheckArgs, try_probes: fn(&Settings) -> bool) -> ExitCo
         say!("and {} more hints", loaded.hints.len() - MAX_HINTS);
     }
     let probes = loaded.settings.probes().count();
+    let dependencies = match loaded.settings.dependencies.len() {
+        0 => String::new(),
+        1 => ", 1 dependency".to_owned(),
+        many => format!(", {many} dependencies"),
+    };
     say!(
-        "The configuration is right: {} releases, {probes} probes.",
+        "The configuration is right: {} releases, {probes} probes{dependencies}.",
         loaded.settings.releases.len()
     );
     let files = loaded.settings.named_files.len();

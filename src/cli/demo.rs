@@ -24,8 +24,8 @@ It runs an app with the runbook's four endpoints and three pods on free ports of
 revision, and shows what becomes of it. The app, its pods and its history of releases are embedded, in the place of a
 cluster and Helm; probing, judgement, rollback and verification are those of `leadsman run`.
 
-Exit code: 0 when the story ended as it should: a bad revision found, turned back and verified; in the scenarios
-slow-start, dependency-down and blip the revision kept. Otherwise 1.
+Exit code: 0 when the story ended as the list of scenarios says: a bad revision found, rolled back and verified, or a good
+one kept. Otherwise 1.
 
 Examples:
   leadsman demo
@@ -142,14 +142,22 @@ async fn app_only(args: &DemoArgs) -> ExitCode {
         (None, Some(scratch)) => scratch.path().join("history"),
         (None, None) => return ExitCode::FAILURE,
     };
-    if let Err(error) = story::install(&directory, 1) {
+    if let Err(error) = story::install(&directory, Scenario::Healthy, 1) {
         complain!(
             "leadsman: cannot write to the history in {}: {error}",
             directory.display()
         );
         return ExitCode::FAILURE;
     }
-    let running = cluster::run(&directory, listener, CancellationToken::new());
+    let database = match story::database().await {
+        Ok(database) => database,
+        Err(why) => {
+            complain!("leadsman: {why}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let dependency = database.local_addr().unwrap_or(wanted);
+    let running = cluster::run(&directory, listener, database, CancellationToken::new());
     let announce = async {
         if let Err(why) = story::wait_for_pods(&History::of(&directory)).await {
             return why;
@@ -157,6 +165,7 @@ async fn app_only(args: &DemoArgs) -> ExitCode {
         say!(
             "The app answers at http://{address}/, /api/health, /api/health/db and /api/health/redis."
         );
+        say!("Its database answers at http://{dependency}/.");
         say!("Stop it with Ctrl-C.");
         std::future::pending().await
     };

@@ -1,9 +1,10 @@
 //! `leadsman explain`: a past verdict, for somebody who has never seen the rule.
 
 mod chart;
+mod latencies;
+mod soundings;
 mod surroundings;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
@@ -18,6 +19,7 @@ use crate::store;
 use crate::units::Revision;
 use crate::verdict::{Verdict, Watch, number};
 use chart::Chart;
+use soundings::Causes;
 
 /// Options of `leadsman explain`.
 #[derive(Debug, Args)]
@@ -86,8 +88,10 @@ pub(super) fn run(args: &ExplainArgs) -> ExitCode {
         }
     };
     let mut trace = Vec::new();
+    let mut causes = Vec::new();
     let watch = match recording.judge(recording.head.rule.clone(), |watch| {
         trace.push(watch.log10_e());
+        causes.push(watch.causes().map(|(_, cause)| cause).collect());
     }) {
         Ok(watch) => watch,
         Err(error) => {
@@ -98,7 +102,7 @@ pub(super) fn run(args: &ExplainArgs) -> ExitCode {
     if args.json {
         say!("{}", as_json(&recording, &watch));
     } else {
-        show(&recording, &watch, &trace);
+        show(&recording, &watch, &trace, &causes);
     }
     ExitCode::SUCCESS
 }
@@ -205,7 +209,7 @@ fn find(args: &ExplainArgs) -> Result<Option<PathBuf>, ExitCode> {
     Ok(found)
 }
 
-fn show(recording: &Recording, watch: &Watch, trace: &[f64]) {
+fn show(recording: &Recording, watch: &Watch, trace: &[f64], causes: &[Causes]) {
     let head = &recording.head;
     let verdict = watch.conclude();
     let outcome = match &verdict {
@@ -257,6 +261,9 @@ fn show(recording: &Recording, watch: &Watch, trace: &[f64]) {
     for (name, why) in watch.aside() {
         say!("  Not counted at the end: {name}, because {why}.");
     }
+    for excuse in watch.excuses() {
+        say!("  {excuse}.");
+    }
     for (cause, count) in watch.void().filter(|(_, count)| *count > 0) {
         let results = if count == 1 { "result" } else { "results" };
         say!("  {count} {results} {}.", cause.words());
@@ -277,8 +284,15 @@ fn show(recording: &Recording, watch: &Watch, trace: &[f64]) {
     }
     say!("");
     evidence(recording, watch, trace);
-    soundings(recording, watch);
+    soundings::show(recording, watch, causes);
     numbers(watch);
+    let latencies = latencies::lines(recording);
+    for line in &latencies {
+        say!("{line}");
+    }
+    if !latencies.is_empty() {
+        say!("");
+    }
     if let Some(evidence) = &recording.evidence {
         surroundings::show(evidence);
     }
@@ -306,98 +320,6 @@ fn evidence(recording: &Recording, watch: &Watch, trace: &[f64]) {
         terminal::print_coloured(&format!("  {line}"));
     }
     say!("");
-}
-
-fn soundings(recording: &Recording, watch: &Watch) {
-    let ticks = recording.ticks.len().min(watch.ticks() as usize);
-    let each = ticks.div_ceil(WIDTH).max(1);
-    let interval = recording.head.rule.interval_s;
-    say!(
-        "Soundings (a column is {:.0} s: . all good, x some bad, - nothing known)",
-        each as f64 * interval
-    );
-    let names: Vec<&str> = watch.endpoints().collect();
-    let wide = names
-        .iter()
-        .map(|name| name.len())
-        .max()
-        .unwrap_or(0)
-        .max(8);
-    for (at, name) in names.iter().enumerate() {
-        let letters: Vec<char> = recording.ticks[..ticks]
-            .iter()
-            .map(|tick| tick.marks.chars().nth(at).unwrap_or('-'))
-            .collect();
-        say!("  {name:<wide$}  {}", squeeze(&letters, each));
-    }
-    for (side, label) in [("new", "new pods"), ("old", "old pods")] {
-        let letters: Vec<char> = recording.ticks[..ticks]
-            .iter()
-            .map(|tick| pods_letter(recording, tick, side))
-            .collect();
-        if letters.iter().any(|letter| *letter != '-') {
-            say!("  {label:<wide$}  {}", squeeze(&letters, each));
-        }
-    }
-    if let Some(why) = &recording.head.no_direct {
-        say!("  Pods were not asked directly: {why}.");
-    }
-    let failing = failing(recording, &names);
-    if !failing.is_empty() {
-        say!("  Failed: {}", failing.join(", "));
-    }
-    say!("");
-}
-
-/// The worst of what pods of one side answered in a tick.
-fn pods_letter(recording: &Recording, tick: &crate::recording::Recorded, side: &str) -> char {
-    let is_side = |number: u32| {
-        let pod = recording.pods.iter().find(|pod| pod.pod == number);
-        pod.is_some_and(|pod| match pod.side {
-            crate::verdict::Side::New => side == "new",
-            crate::verdict::Side::Old => side == "old",
-        })
-    };
-    let rows: Vec<&str> = tick
-        .direct
-        .iter()
-        .filter(|(pod, _)| is_side(*pod))
-        .map(|(_, row)| &**row)
-        .collect();
-    if rows.iter().any(|row| row.contains('x')) {
-        'x'
-    } else if rows.iter().any(|row| row.contains('.')) {
-        '.'
-    } else {
-        '-'
-    }
-}
-
-fn squeeze(letters: &[char], each: usize) -> String {
-    letters
-        .chunks(each)
-        .map(|chunk| match chunk {
-            chunk if chunk.contains(&'x') => 'x',
-            chunk if chunk.contains(&'.') => '.',
-            _ => '-',
-        })
-        .collect()
-}
-
-fn failing(recording: &Recording, names: &[&str]) -> Vec<String> {
-    let mut reasons: BTreeMap<(u16, &str), u32> = BTreeMap::new();
-    for tick in &recording.ticks {
-        for (at, reason) in &tick.why {
-            *reasons.entry((*at, reason)).or_default() += 1;
-        }
-    }
-    reasons
-        .into_iter()
-        .filter_map(|((at, reason), count)| {
-            let name = names.get(usize::from(at))?;
-            Some(format!("{name} {count} x {reason}"))
-        })
-        .collect()
 }
 
 fn numbers(watch: &Watch) {
@@ -451,8 +373,13 @@ fn as_json(recording: &Recording, watch: &Watch) -> serde_json::Value {
         "verdict": End::of(watch),
         "strongest": watch.strongest(),
         "coverage": watch.coverage(),
+        "not_judged": watch
+            .void()
+            .map(|(cause, count)| (cause.as_str().to_owned(), json!(count)))
+            .collect::<serde_json::Map<_, _>>(),
+        "slower": watch.slower(),
         "strata": watch.report(),
-        "failing": failing(recording, &names),
+        "failing": soundings::failing(recording, &names),
         "incomplete": recording.cut,
         "events": recording.entries,
         "cluster": recording.evidence,

@@ -28,7 +28,8 @@ pub(super) fn check(settings: &Settings) -> bool {
         let shared = Shared::new(clock::now);
         let mut running = JoinSet::new();
         let mut lines = Vec::new();
-        let all = settings.probes().chain(settings.doubt.control.iter());
+        let others = settings.dependencies.iter().chain(&settings.doubt.control);
+        let all = settings.probes().chain(others);
         for (number, probe) in all.cloned().enumerate() {
             if running.len() >= AT_A_TIME {
                 lines.extend(running.join_next().await.and_then(Result::ok));

@@ -142,7 +142,11 @@ fn find(args: &ProbeArgs, settings: &Settings) -> Result<Found, String> {
         ]
         .contains(&args.what)
     };
-    let found: Vec<&Arc<Probe>> = settings.probes().filter(|probe| called(probe)).collect();
+    let found: Vec<&Arc<Probe>> = settings
+        .probes()
+        .chain(&settings.dependencies)
+        .filter(|probe| called(probe))
+        .collect();
     match found.as_slice() {
         [probe] => Ok((
             probe.id.to_string(),

@@ -191,6 +191,7 @@ const SOUNDINGS_PER_WORKER: f64 = 1500.0;
 fn workers(settings: &Settings) -> usize {
     let rate: f64 = settings
         .probes()
+        .chain(&settings.dependencies)
         .map(|probe| 1.0 / probe.interval.as_secs_f64())
         .sum();
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);

@@ -165,6 +165,7 @@ fn detail(release: &Value) {
             text(watch, "direct")
         );
     }
+    say_bake(&release["bake"]);
     for step in array(release, "steps") {
         say_step(step);
     }
@@ -196,6 +197,20 @@ fn detail(release: &Value) {
             date(event["at"].as_f64().unwrap_or(0.0)),
             text(event, "text")
         );
+    }
+}
+
+/// How long the newest revision bakes, and how it stands; or how its bake ended.
+fn say_bake(bake: &Value) {
+    if !bake.is_object() {
+        return;
+    }
+    let time = |key: &str| date(bake[key].as_f64().unwrap_or(0.0));
+    let revision = bake["revision"].as_u64().unwrap_or(0);
+    let (since, until, words) = (time("since"), time("until"), text(bake, "text"));
+    match text(bake, "state") {
+        "baking" => say!("  Revision {revision} bakes since {since}, until {until}: {words}"),
+        state => say!("  Bake of revision {revision} ended at {until}, {state}: {words}"),
     }
 }
 

@@ -7,7 +7,7 @@ use super::cluster_kind::{ClusterKind, NotAKind};
 use super::layers::Kind;
 use super::read::{check_name, written};
 use super::reader::{Item, Notes, Table, unfolded};
-use super::settings::{Guard, May};
+use super::settings::{BakeAction, Guard, May};
 use crate::rollout::Mode;
 use crate::verdict::Rule;
 
@@ -16,6 +16,14 @@ const WATCH_MAX: (Duration, Duration) = (Duration::from_secs(30), Duration::from
 const READY_WITHIN: (Duration, Duration) =
     (Duration::from_secs(30), Duration::from_secs(24 * 3600));
 const LATENCY: [(&str, bool); 2] = [("notify", false), ("rollback", true)];
+const BAKES: [(&str, BakeAction); 3] = [
+    ("notify", BakeAction::Notify),
+    ("rollback", BakeAction::Rollback),
+    ("off", BakeAction::Off),
+];
+/// The least leaves some time after the shortest watch; no bake is needed that outlasts a week.
+const BAKE_FOR: (Duration, Duration) =
+    (Duration::from_secs(60), Duration::from_secs(7 * 24 * 3600));
 const INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 const HOLD: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(600));
 /// Percentage points.
@@ -50,6 +58,10 @@ pub(super) fn guard(release: &mut Table, notes: &mut Notes) -> Guard {
     let latency = table
         .word("latency", &LATENCY, notes)
         .unwrap_or(built_in.latency_convicts);
+    let bake = table.word("bake", &BAKES, notes).unwrap_or_default();
+    let bake_for = table
+        .duration("bake_for", BAKE_FOR, notes)
+        .unwrap_or(seconds(built_in.bake_s));
     let interval = table
         .duration("interval", INTERVAL, notes)
         .unwrap_or(DEFAULT_INTERVAL);
@@ -79,6 +91,8 @@ pub(super) fn guard(release: &mut Table, notes: &mut Notes) -> Guard {
                     "\"notify\""
                 },
             ),
+            ("bake", &format!("\"{}\"", bake.as_str())),
+            ("bake_for", &written(bake_for)),
             ("interval", &written(interval)),
             ("error_rate_increase", &format!("\"{increase}%\"")),
             ("hold", &written(hold)),
@@ -101,12 +115,14 @@ pub(super) fn guard(release: &mut Table, notes: &mut Notes) -> Guard {
             watch_cap_s: longest.max(watch).as_secs_f64(),
             ready_within_s: ready_within.as_secs_f64(),
             latency_convicts: latency,
+            bake_s: bake_for.as_secs_f64(),
             hold_s: hold.as_secs_f64(),
             margin: increase / 100.0,
             // One endpoint alone needs more than all together, as in the built-in rule.
             endpoint_margin: built_in.endpoint_margin.max(increase / 100.0),
             ..built_in
         },
+        bake,
         max_per_day: u32::try_from(per_day).unwrap_or(0),
         may,
     }

@@ -25,7 +25,7 @@ const MAX_DEPTH: usize = 24;
 pub(super) const PREFIX: &str = "LEADSMAN__";
 
 /// Arrays of tables that are merged by name.
-const BY_NAME: [&str; 4] = ["release", "probe", "module", "alert"];
+const BY_NAME: [&str; 5] = ["release", "probe", "module", "alert", "dependency"];
 
 /// A key that no file can write: holds the place of the table that it stands in, one for each layer.
 const MARK: char = '\0';

@@ -10,6 +10,7 @@
 mod alert;
 mod alertmanager;
 mod cluster_kind;
+mod dependency;
 mod expectation;
 mod guard;
 mod kubernetes;
@@ -214,7 +215,7 @@ fn add_single(
             .checked_sub(1)
             .and_then(|above| keys.get(above))
             .map_or("", String::as_str);
-        let is_entry = index % 2 == 1 && ["release", "probe", "module"].contains(&of);
+        let is_entry = index % 2 == 1 && ["release", "probe", "module", "dependency"].contains(&of);
         if is_entry && found.is_none() {
             let names: Vec<&str> = entries.iter().map(|(name, _)| name.as_str()).collect();
             let near = reader::nearest(key, &names).map(|near| format!("did you mean {near:?}?"));

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::alert::alerts;
 use super::alertmanager::alertmanager;
+use super::dependency::{dependencies, needs, refuse_keys_of_releases, resolve};
 use super::expectation::LATENCY;
 use super::guard::guard;
 use super::kubernetes::kubernetes;
@@ -70,6 +71,8 @@ pub(super) fn settings(root: Item, discovered: &[Discovered], notes: &mut Notes)
     if root.has("webhook") {
         receivers.extend(webhook(section(&mut root, "webhook", notes), notes));
     }
+    let declared = section(&mut root, "dependency", notes);
+    let declared = dependencies(declared, doubt.control.as_deref(), notes, dependency);
     let has_modules = root.has("module");
     let modules = modules(section(&mut root, "module", notes), notes);
     let mut releases = Vec::new();
@@ -154,6 +157,7 @@ pub(super) fn settings(root: Item, discovered: &[Discovered], notes: &mut Notes)
             None,
         );
     }
+    let dependencies = resolve(declared, &releases, &selections, notes);
     if releases.is_empty() && selections.is_empty() && !has_modules && notes.mistakes.is_empty() {
         let help =
             "add a [[release]] with a [[release.probe]], or a [[module]] for /probe".to_owned();
@@ -164,6 +168,7 @@ pub(super) fn settings(root: Item, discovered: &[Discovered], notes: &mut Notes)
         serve,
         max_in_flight: usize::try_from(max_in_flight).unwrap_or(1),
         doubt,
+        dependencies,
         releases,
         selections,
         modules,
@@ -261,6 +266,7 @@ fn doubt(mut table: Table, notes: &mut Notes) -> Doubt {
             base: None,
             times: Times::built_in(),
             watch_interval: None,
+            has_release: false,
         };
         probe("control", item, &names, notes)
     });
@@ -272,6 +278,19 @@ fn doubt(mut table: Table, notes: &mut Notes) -> Doubt {
     }
 }
 
+/// A `[[dependency]]`: a probe that belongs to no release.
+fn dependency(id: &str, item: Item, notes: &mut Notes) -> Option<Probe> {
+    let names = Names {
+        namespace: "".into(),
+        release: "".into(),
+        base: None,
+        times: Times::built_in(),
+        watch_interval: None,
+        has_release: false,
+    };
+    probe(id, item, &names, notes)
+}
+
 /// What a release gives its probes.
 struct Names {
     namespace: Box<str>,
@@ -280,6 +299,8 @@ struct Names {
     times: Times,
     /// Of a release whose revisions are judged.
     watch_interval: Option<Duration>,
+    /// Whether there is a release.
+    has_release: bool,
 }
 
 /// How often, how long, over what span: a release says it for all its probes, a probe for itself.
@@ -349,6 +370,7 @@ fn release(id: &str, item: Item, has_cluster: bool, notes: &mut Notes) -> (Relea
         base,
         times,
         watch_interval: (embedded.is_some() || in_cluster).then(|| guard.interval()),
+        has_release: true,
     };
     let mut probes = Vec::new();
     let written = section(&mut table, "probe", notes);
@@ -463,8 +485,14 @@ fn probe(id: &str, item: Item, names: &Names, notes: &mut Notes) -> Option<Probe
     let times = Times::read(&mut table, &names.times, notes);
     let (interval, timeout, window) = (times.interval.0, times.timeout.0, times.window.0);
     let latency_objective = table.duration("latency_objective", LATENCY, notes);
-    let pods = pods(&mut table, notes);
-    let objectives = objectives(&mut table, latency_objective.is_some(), notes);
+    let (mut aim, mut needed, mut promised) = Default::default();
+    if names.has_release {
+        aim = pods(&mut table, notes);
+        needed = needs(&mut table, notes);
+        promised = objectives(&mut table, latency_objective.is_some(), notes);
+    } else {
+        refuse_keys_of_releases(&mut table, notes);
+    }
     if interval < timeout {
         let in_flight = timeout.as_nanos().div_ceil(interval.as_nanos().max(1)) + 1;
         let message = format!(
@@ -511,8 +539,9 @@ fn probe(id: &str, item: Item, names: &Names, notes: &mut Notes) -> Option<Probe
         timeout,
         window,
         latency_objective,
-        pods,
-        objectives,
+        pods: aim,
+        needs: needed,
+        objectives: promised,
     })
 }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::time::Duration;
 
+use super::dependency::Wanted;
 use super::layers::{Kind, Node};
 use super::mistakes::Mistake;
 use super::named::NamedFile;
@@ -35,6 +36,8 @@ pub(super) struct Notes {
     pub(super) mistakes: Vec<Mistake>,
     pub(super) hints: Vec<Mistake>,
     pub(super) in_force: Vec<InForce>,
+    /// What probes need, as it was written.
+    pub(super) needs: Vec<Wanted>,
     /// By key and file, each once: what is written once for many releases may name a file for each.
     pub(super) named_files: BTreeMap<(String, String), NamedFile>,
 }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 pub use super::cluster_kind::ClusterKind;
+pub use super::dependency::Need;
 use super::named::NamedFile;
 use super::target::Target;
 use crate::alert::Labels;
@@ -33,6 +34,8 @@ pub struct Settings {
     pub max_in_flight: usize,
     /// When to doubt ourselves instead of the targets.
     pub doubt: Doubt,
+    /// Things that belong to no release and that probes need, in the order of the file; at most 256.
+    pub dependencies: Vec<Arc<Probe>>,
     /// The guarded releases, in the order of the file.
     pub releases: Vec<Release>,
     /// Namespaces of which all releases, or some, are guarded, whatever their names.
@@ -342,6 +345,17 @@ impl Release {
     pub fn is_guarded(&self) -> bool {
         self.embedded.is_some() || self.in_cluster
     }
+
+    /// What its probes need, each once, in the order in which they first name it; at most 64.
+    pub fn needs(&self) -> Vec<&Need> {
+        let mut needs = Vec::new();
+        for need in self.probes.iter().flat_map(|probe| &probe.needs) {
+            if !needs.contains(&need) {
+                needs.push(need);
+            }
+        }
+        needs
+    }
 }
 
 /// `mode` and `[release.rollback]`: how the revisions of a release are judged and turned back.
@@ -351,10 +365,35 @@ pub struct Guard {
     pub mode: Mode,
     /// The rule of the verdict; checked.
     pub rule: Rule,
+    /// What an alarm of the bake does.
+    pub bake: BakeAction,
     /// Rollbacks in 24 h, at most; 0 to 100.
     pub max_per_day: u32,
     /// What a rollback in a cluster may do.
     pub may: May,
+}
+
+/// What an alarm of the bake does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BakeAction {
+    /// People are told, and the revision is not known to be good.
+    #[default]
+    Notify,
+    /// The revision is rolled back.
+    Rollback,
+    /// No revision bakes: it is known to be good when it has passed its analysis.
+    Off,
+}
+
+impl BakeAction {
+    /// As it is written in the settings.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Notify => "notify",
+            Self::Rollback => "rollback",
+            Self::Off => "off",
+        }
+    }
 }
 
 /// What a rollback in a cluster may do; the defaults are the careful ones.
@@ -410,10 +449,10 @@ impl Guard {
     }
 }
 
-/// One `[[release.probe]]`: a question, to whom, and how often.
+/// One `[[release.probe]]` or `[[dependency]]`: a question, to whom, and how often.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Probe {
-    /// Namespace, release and name.
+    /// Namespace, release and name; those of a dependency are empty.
     pub id: ProbeId,
     /// To whom the question is put.
     pub target: Target,
@@ -421,7 +460,7 @@ pub struct Probe {
     pub question: Question,
     /// From one due time to the next; 100 ms to 1 day.
     pub interval: Duration,
-    /// The same while a revision of its release is judged; `None` where revisions are not.
+    /// The same while a revision of its release, or of one that needs it, is judged; `None` where revisions are not.
     pub watch_interval: Option<Duration>,
     /// How long one sounding may take; 1 ms to 60 s.
     pub timeout: Duration,
@@ -431,6 +470,8 @@ pub struct Probe {
     pub latency_objective: Option<Duration>,
     /// Which pods are asked directly as well, during a watch.
     pub pods: Option<Aim>,
+    /// What its answers hang on: while one of these fails, its failures are unknown.
+    pub needs: Vec<Need>,
     /// What is promised of it alone.
     pub objectives: Objectives,
 }

@@ -12,9 +12,11 @@
 mod alerts;
 mod appearance;
 mod asking;
+mod bake;
 mod completeness;
 mod judging;
 mod keeping;
+mod needs;
 mod notices;
 mod orders;
 mod pod_states;
@@ -160,6 +162,8 @@ pub(super) struct Guard {
     /// What they were lately; `None` while that is not known.
     requests_before: Option<RequestsBefore>,
     cannot_count: bool,
+    /// Dependencies of which something is known.
+    needed: needs::Needed,
     /// Notices on their way.
     notices: JoinSet<()>,
     /// What was told of probes and budgets.
@@ -219,6 +223,7 @@ impl Guard {
             next_count: now + FIRST_LOOKS_EVERY,
             requests_before: None,
             cannot_count: false,
+            needed: needs::Needed::new(),
             notices: JoinSet::new(),
             told: troubles::Told::default(),
             rehearsals: JoinSet::new(),
@@ -325,6 +330,7 @@ impl Guard {
         let deadline = self.state.rollout.deadline();
         let next = [
             tick,
+            self.state.next_bake_tick(),
             save,
             deadline,
             Some(self.next_look),
@@ -349,6 +355,7 @@ impl Guard {
             self.tick().await;
             now = self.now();
         }
+        self.bake_tick().await;
         if self.state.rollout.deadline().is_some_and(|at| at <= now) {
             self.happens(Event::Tick).await;
         }
@@ -461,9 +468,11 @@ impl Guard {
             return;
         }
         self.hurried = interval;
-        self.setup
-            .pace
-            .watch((release.namespace.clone(), release.name.clone()), interval);
+        self.setup.pace.watch(
+            (release.namespace.clone(), release.name.clone()),
+            interval,
+            needs::names(release),
+        );
     }
 
     /// A rate limit answers: for the rest of the analysis the probes are asked at their own interval.
@@ -490,7 +499,12 @@ impl Guard {
                     revision,
                     found,
                     evidence,
-                } => self.found(revision, found, evidence),
+                } => {
+                    // Without a bake the analysis is all that is asked.
+                    let is_good = found == ledger::Found::Passed && self.state.bake.is_none();
+                    let found = if is_good { ledger::Found::Good } else { found };
+                    self.found(revision, found, evidence);
+                }
             }
         }
     }
@@ -663,7 +677,9 @@ impl Guard {
             revision: view.revision,
             e_value: view.watch.as_ref().map(|watch| watch.e_value),
             coverage: view.watch.as_ref().and_then(|watch| watch.coverage),
+            bake_e_value: view.bake.as_ref().and_then(|bake| bake.e_value),
         });
+        self.tell_whether_suspect();
         self.view.send_replace(Arc::new(view));
         self.setup.changed.notify_one();
     }

@@ -10,13 +10,14 @@ use tokio_util::sync::CancellationToken;
 use super::cluster::Connected;
 use super::guard::{self, Posted};
 use super::leading::{Key, Leads, Post};
-use super::runner::{Heard, Listener};
+use super::runner::{Asked, Heard, Listener};
 use super::{Applied, Daemon, MAX_ORDERS};
-use crate::config::settings::{Release, Settings};
+use crate::config::settings::{Need, Probe, Release, Settings};
 use crate::release::embedded::Embedded;
 use crate::release::{Engine, Observed};
 use crate::serve::status::{GuardFeed, GuardView};
 use crate::serve::{self, AlertHeard, Order};
+use crate::units::ProbeId;
 
 /// A guard at work.
 pub(super) struct Guarded {
@@ -97,7 +98,9 @@ impl Daemon {
         let (gone, ended): (Vec<_>, Vec<_>) = before.into_iter().unzip();
         end_all(ended).await;
         for (namespace, name) in gone {
-            self.pace.watch((namespace.clone(), name.clone()), None);
+            self.pace
+                .watch((namespace.clone(), name.clone()), None, Vec::new());
+            self.crew.suspect(&format!("{namespace}/{name}"), None);
             self.crew
                 .metrics()
                 .releases
@@ -113,11 +116,22 @@ impl Daemon {
                         .any(|selection| selection.namespace == *namespace)
             });
         }
-        let mut listeners = HashMap::new();
+        let mut listeners: HashMap<ProbeId, Vec<Listener>> = HashMap::new();
         for guarded in guards.values() {
-            for (endpoint, probe) in guarded.release.probes.iter().enumerate() {
+            let mut listen = |id: &ProbeId, of| {
                 let to = guarded.heard.clone();
-                listeners.insert(probe.id.clone(), Listener { endpoint, to });
+                let all = listeners.entry(id.clone()).or_default();
+                all.push(Listener { of, to });
+            };
+            for (at, probe) in guarded.release.probes.iter().enumerate() {
+                listen(&probe.id, Asked::Endpoint(at));
+            }
+            let needs = guarded.release.needs();
+            let names: Vec<&str> = needs.into_iter().filter_map(Need::dependency).collect();
+            for Probe { id, .. } in settings.dependencies.iter().map(AsRef::as_ref) {
+                if names.contains(&id.probe.as_str()) {
+                    listen(id, Asked::Dependency(id.probe.clone()));
+                }
             }
         }
         self.crew.listen(listeners);

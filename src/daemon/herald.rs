@@ -579,7 +579,8 @@ fn place(share: &Share) -> StoredAt {
 fn is_of(share: &Share, namespace: &str, release: &str) -> bool {
     match share {
         Share::All => true,
-        Share::Ourselves => false,
+        // What belongs to no release is told by each replica of itself.
+        Share::Ourselves => release.is_empty(),
         Share::Release(own, name) => own == namespace && name == release,
     }
 }

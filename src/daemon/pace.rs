@@ -6,14 +6,36 @@ use std::time::Duration;
 
 use super::runner::Runner;
 use crate::probe::schedule::{Schedule, Slot};
-use crate::units::{Namespace, ReleaseName};
+use crate::units::{Namespace, ProbeId, ProbeName, ReleaseName};
 
 type Release = (Namespace, ReleaseName);
 
 #[derive(Default)]
 struct Wanted {
     runners: Vec<Arc<Runner>>,
-    watched: HashMap<Release, Duration>,
+    watched: HashMap<Release, Watched>,
+}
+
+/// A release whose revision is judged.
+struct Watched {
+    interval: Duration,
+    /// Dependencies that its probes need.
+    needs: Vec<ProbeName>,
+}
+
+impl Wanted {
+    /// How often a probe is asked now: a dependency as often as the one of those who need it that asks most often.
+    fn interval(&self, id: &ProbeId, own: Duration) -> Duration {
+        let watched = if id.is_dependency() {
+            let those = self.watched.values();
+            let those = those.filter(|one| one.needs.contains(&id.probe));
+            those.map(|one| one.interval).min()
+        } else {
+            let release = (id.namespace.clone(), id.release.clone());
+            self.watched.get(&release).map(|one| one.interval)
+        };
+        watched.unwrap_or(own)
+    }
 }
 
 /// The schedule, and who wants what of it.
@@ -35,11 +57,16 @@ impl Pace {
         self.change(|wanted| wanted.runners = runners);
     }
 
-    /// During a watch the probes of a release are asked at its interval; afterwards at their own.
-    pub(super) fn watch(&self, release: Release, interval: Option<Duration>) {
+    /// During a watch the probes of a release, and what they need, are asked at its interval; afterwards at their own.
+    pub(super) fn watch(
+        &self,
+        release: Release,
+        interval: Option<Duration>,
+        needs: Vec<ProbeName>,
+    ) {
         self.change(|wanted| {
             match interval {
-                Some(interval) => wanted.watched.insert(release, interval),
+                Some(interval) => wanted.watched.insert(release, Watched { interval, needs }),
                 None => wanted.watched.remove(&release),
             };
         });
@@ -50,9 +77,7 @@ impl Pace {
         change(&mut wanted);
         let slots = wanted.runners.iter().map(|runner| {
             let probe = &runner.probe;
-            let release = (probe.id.namespace.clone(), probe.id.release.clone());
-            let watched = wanted.watched.get(&release).copied();
-            let interval = watched.unwrap_or(probe.interval);
+            let interval = wanted.interval(&probe.id, probe.interval);
             let mut track = runner.tracked.lock();
             track.taken_every(interval, probe.interval);
             drop(track);

@@ -20,7 +20,7 @@ use crate::probe::{self, Prober};
 use crate::sounding::{Answer, Outcome, Phases, Sounding, VoidReason};
 use crate::track::Tracked;
 use crate::units::Moment;
-use crate::units::{Namespace, ProbeId, ReleaseName};
+use crate::units::{Namespace, ProbeId, ProbeName, ReleaseName};
 
 /// One probe at work.
 pub(super) struct Runner {
@@ -92,10 +92,18 @@ impl Runner {
     }
 }
 
+/// What a sounding is of.
+#[derive(Clone)]
+pub(super) enum Asked {
+    /// The probe at this place of the release.
+    Endpoint(usize),
+    /// A dependency that it needs.
+    Dependency(ProbeName),
+}
+
 /// A sounding, as whoever guards its release is told of it.
 pub(super) struct Heard {
-    /// The place of its probe in the release.
-    pub(super) endpoint: usize,
+    pub(super) of: Asked,
     /// What it says, after doubt.
     pub(super) outcome: Outcome,
     /// From the due time to the end.
@@ -108,7 +116,7 @@ pub(super) struct Heard {
 
 /// Who is told of the soundings of a probe.
 pub(super) struct Listener {
-    pub(super) endpoint: usize,
+    pub(super) of: Asked,
     pub(super) to: mpsc::Sender<Heard>,
 }
 
@@ -127,7 +135,9 @@ pub(super) struct Crew {
     pulse: OnceLock<Heart>,
     in_flight: AtomicUsize,
     max_in_flight: AtomicUsize,
-    listeners: RwLock<HashMap<ProbeId, Listener>>,
+    listeners: RwLock<HashMap<ProbeId, Vec<Listener>>>,
+    /// Guarded releases, as `shop/backend`, and whether each is rejected or failing.
+    suspects: RwLock<HashMap<Box<str>, bool>>,
     late_after: Mutex<Duration>,
     /// Budgets that are spent, by namespace and release.
     spent: Mutex<BTreeMap<(String, String), BTreeSet<String>>>,
@@ -152,6 +162,7 @@ impl Crew {
             in_flight: AtomicUsize::new(0),
             max_in_flight: AtomicUsize::new(settings.max_in_flight),
             listeners: RwLock::default(),
+            suspects: RwLock::default(),
             late_after: Mutex::new(settings.doubt.late_after),
             spent: Mutex::default(),
         }
@@ -203,7 +214,7 @@ impl Crew {
     }
 
     /// Who is told of soundings from now on.
-    pub(super) fn listen(&self, listeners: HashMap<ProbeId, Listener>) {
+    pub(super) fn listen(&self, listeners: HashMap<ProbeId, Vec<Listener>>) {
         *self
             .listeners
             .write()
@@ -215,17 +226,38 @@ impl Crew {
             .listeners
             .read()
             .unwrap_or_else(PoisonError::into_inner);
-        let Some(listener) = listeners.get(id) else {
+        for listener in listeners.get(id).into_iter().flatten() {
+            // A guard that cannot keep up hears nothing, which is void. It is told thousands in advance.
+            let _ = listener.to.try_send(Heard {
+                of: listener.of.clone(),
+                outcome: sounding.outcome,
+                latency: sounding.latency(),
+                limited: sounding.answer.limited,
+                unanswered: sounding.answer.unanswered,
+            });
+        }
+    }
+
+    /// Whether a guarded release is rejected or failing, so that what needs it may fail for that. `None`: it is not known
+    /// here any more.
+    pub(super) fn suspect(&self, release: &str, is_suspect: Option<bool>) {
+        if self.is_suspect(release) == is_suspect {
             return;
+        }
+        let mut suspects = self
+            .suspects
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        match is_suspect {
+            Some(is_suspect) => suspects.insert(release.into(), is_suspect),
+            None => suspects.remove(release),
         };
-        // A guard that cannot keep up hears nothing, which is void. It is told thousands in advance.
-        let _ = listener.to.try_send(Heard {
-            endpoint: listener.endpoint,
-            outcome: sounding.outcome,
-            latency: sounding.latency(),
-            limited: sounding.answer.limited,
-            unanswered: sounding.answer.unanswered,
-        });
+    }
+
+    /// Whether a release is rejected or failing; `None` where no guard here knows.
+    pub(super) fn is_suspect(&self, release: &str) -> Option<bool> {
+        let suspects = self.suspects.read().unwrap_or_else(PoisonError::into_inner);
+        suspects.get(release).copied()
     }
 
     /// How late a sounding may start or end before its time is ours.

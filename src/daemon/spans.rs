@@ -117,6 +117,10 @@ fn by_release(probes: &[Arc<Tracked>]) -> Probed<'_> {
     let mut releases = Probed::new();
     for tracked in probes {
         let id = tracked.probe().id.clone();
+        // Nothing is promised of a dependency, so that nobody asks for its long spans.
+        if id.is_dependency() {
+            continue;
+        }
         let of = releases.entry((id.namespace, id.release)).or_default();
         of.push(tracked);
     }

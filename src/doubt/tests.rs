@@ -414,6 +414,7 @@ fn the_freshness_of_the_control_probe_follows_its_interval() {
         question: Question::Tcp(Box::new(tcp)),
         interval: Duration::from_secs(60),
         watch_interval: None,
+        needs: Vec::new(),
         pods: None,
         objectives: Objectives::default(),
         timeout: TIMEOUT,

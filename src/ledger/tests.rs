@@ -396,3 +396,34 @@ fn contents_that_were_never_rolled_out_are_not_gone_back_to() {
     let good = found(&[("a", Found::Good), ("b", Found::Incomplete)]);
     check(3, &records, &good, Some(2), Ok(1));
 }
+
+/// Where a release is deployed several times an hour, no bake ends.
+#[test]
+fn what_passed_its_analysis_is_gone_back_to_although_its_bake_never_ended() {
+    let records = [
+        stored(1, Status::Superseded, "Install complete", "a"),
+        stored(2, Status::Superseded, DONE, "b"),
+        stored(3, Status::Superseded, DONE, "c"),
+        stored(4, Status::Deployed, DONE, "d"),
+    ];
+    let passed = [
+        ("a", Found::Good),
+        ("b", Found::Passed),
+        ("c", Found::Passed),
+    ];
+    check(4, &records, &found(&passed), Some(3), Ok(3));
+    check(4, &records, &found(&passed[1..]), None, Ok(3));
+    let choice = choose(Revision(4), &records, &found(&passed), None).unwrap();
+    assert!(!choice.known_good);
+    // The alarm of a bake says more than that the revision was serving, as long as there is a better one.
+    let failed = ("c", Found::BakeFailed);
+    check(
+        4,
+        &records,
+        &found(&[passed[0], passed[1], failed]),
+        Some(3),
+        Ok(2),
+    );
+    check(4, &records, &found(&[passed[0], failed]), Some(3), Ok(1));
+    check(4, &records, &found(&[failed]), Some(3), Ok(3));
+}

@@ -20,7 +20,7 @@ use crate::window::{Quantile, Span};
 /// A probe on the page. Make it anew when the probe's settings change; it is cheap.
 #[derive(Debug, Clone)]
 pub struct Series {
-    /// `namespace="…",release="…",probe="…"`, escaped.
+    /// `namespace="…",release="…",probe="…"`, or `dependency="…"`, escaped.
     labels: Box<str>,
     possible: ReasonSet,
     probe: Arc<Probe>,
@@ -53,6 +53,10 @@ impl Series {
 fn label_block(id: &ProbeId) -> Box<str> {
     let mut labels = String::new();
     // Writing into a String cannot fail.
+    if id.is_dependency() {
+        let _ = write!(labels, "dependency=\"{}\"", escaped(id.probe.as_str()));
+        return labels.into();
+    }
     let _ = write!(
         labels,
         "namespace=\"{}\",release=\"{}\",probe=\"{}\"",

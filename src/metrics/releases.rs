@@ -35,6 +35,9 @@ pub const ENDINGS: [&str; 15] = [
     "unverified",
 ];
 
+/// How the bake of a revision can end.
+const BAKES: [&str; 4] = ["good", "failed", "inconclusive", "superseded"];
+
 /// The runbook's steps.
 const STEPS: [&str; 5] = ["detect", "initiate", "complete", "verify", "total"];
 
@@ -79,6 +82,8 @@ pub struct Standing<'a> {
     pub e_value: Option<f64>,
     /// Usable share of the soundings, likewise.
     pub coverage: Option<f64>,
+    /// Evidence against it, while it bakes.
+    pub bake_e_value: Option<f64>,
 }
 
 /// What is known of the objects around a release.
@@ -100,6 +105,8 @@ pub struct Releases {
     revision: IntGaugeVec,
     e_value: GaugeVec,
     coverage: GaugeVec,
+    bake_e_value: GaugeVec,
+    bakes: IntCounterVec,
     endings: IntCounterVec,
     steps: GaugeVec,
     rollback_ready: IntGaugeVec,
@@ -151,6 +158,20 @@ impl Releases {
             coverage: of_watch(
                 "leadsman_verdict_coverage_ratio",
                 "Usable share of the soundings of the revision that is judged. Absent when none is.",
+            )?,
+            bake_e_value: of_watch(
+                "leadsman_bake_e_value",
+                "Evidence against the revision that bakes; an alarm needs 100000. Absent when none does.",
+            )?,
+            bakes: add(
+                registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "leadsman_bakes_total",
+                        "Revisions of a guarded release that baked, by how that ended.",
+                    ),
+                    &["namespace", "release", "end"],
+                ),
             )?,
             endings: add(
                 registry,
@@ -233,6 +254,9 @@ impl Releases {
             self.endings
                 .with_label_values(&[labels[0], labels[1], ending]);
         }
+        for end in BAKES {
+            self.bakes.with_label_values(&[labels[0], labels[1], end]);
+        }
         match standing.revision {
             Some(revision) => self
                 .revision
@@ -244,6 +268,7 @@ impl Releases {
         for (gauge, value) in [
             (&self.e_value, standing.e_value),
             (&self.coverage, standing.coverage),
+            (&self.bake_e_value, standing.bake_e_value),
         ] {
             match value {
                 Some(value) => gauge.with_label_values(&labels).set(value),
@@ -299,6 +324,13 @@ impl Releases {
             .inc();
     }
 
+    /// Counts a bake that ended; `end` is one of [`BAKES`].
+    pub fn baked(&self, namespace: &str, release: &str, end: &str) {
+        self.bakes
+            .with_label_values(&[namespace, release, end])
+            .inc();
+    }
+
     /// Counts a state or a recording that could not be written.
     pub fn state_failed(&self) {
         self.state_failures.inc();
@@ -322,6 +354,9 @@ impl Releases {
                     .remove_label_values(&[namespace, release, ending]),
             );
         }
+        for end in BAKES {
+            drop(self.bakes.remove_label_values(&[namespace, release, end]));
+        }
         for step in STEPS {
             self.took(namespace, release, step, None);
         }
@@ -332,6 +367,7 @@ impl Releases {
         drop(self.revision.remove_label_values(&labels));
         drop(self.e_value.remove_label_values(&labels));
         drop(self.coverage.remove_label_values(&labels));
+        drop(self.bake_e_value.remove_label_values(&labels));
     }
 }
 

@@ -258,3 +258,51 @@ fn a_rollout_that_is_not_complete_at_the_end_is_not_healthy_and_a_recording_says
     // Nobody could see it, or it is a recording from before that was asked.
     assert_eq!(ends(&[]), healthy);
 }
+
+/// A row for what is needed must be as wide as that is.
+#[test]
+fn rows_of_dependencies_are_written_read_and_judged() {
+    let mut head = head();
+    head.start.dependencies = vec!["postgres".into()];
+    head.start.needs = vec![Vec::new(), vec![0]];
+    head.start.settled_at = Some(0.0);
+    let record = |dependencies: &dyn Fn(u32) -> &'static str| {
+        let mut lines = vec![Line::Head(Box::new(head.clone()))];
+        let mut watch = Watch::new(head.rule.clone(), &head.start).unwrap();
+        for tick in 0..300 {
+            let recorded = Recorded {
+                tick,
+                marks: if tick < 60 { "..".into() } else { ".x".into() },
+                dependencies: dependencies(tick).into(),
+                ..Recorded::default()
+            };
+            feed(&mut watch, &[], &recorded);
+            lines.push(Line::Tick(Box::new(recorded)));
+            if watch.finding().is_some() || watch.is_over() {
+                break;
+            }
+        }
+        lines.push(Line::End(End::of(&watch)));
+        let mut bytes = Vec::new();
+        for line in lines {
+            serde_json::to_writer(&mut bytes, &line).unwrap();
+            bytes.push(b'\n');
+        }
+        Recording::read(bytes.as_slice()).unwrap()
+    };
+    let fails = record(&|tick| if tick < 59 { "." } else { "x" });
+    assert_eq!(fails.cut, None);
+    let judged = fails.judge(fails.head.rule.clone(), |_| ()).unwrap();
+    assert!(judged.finding().is_none() && fails.agrees(&judged));
+    assert_eq!(
+        judged.excuses(),
+        ["postgres failed, so that failures of db meanwhile were not judged"]
+    );
+    let answers = record(&|_| ".");
+    let judged = answers.judge(answers.head.rule.clone(), |_| ()).unwrap();
+    assert!(judged.finding().is_some() && answers.agrees(&judged));
+    assert!(judged.excuses().is_empty());
+    let wide = record(&|_| "..");
+    let why = "a row of 2 marks for 1 dependencies";
+    assert!(wide.cut.is_some_and(|cut| cut.contains(why)));
+}

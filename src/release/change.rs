@@ -55,8 +55,13 @@ impl Workloads {
         let of_hooks = of_hooks.filter(|hook| matches!(&*hook.kind, "ConfigMap" | "Secret"));
         let of_hooks = of_hooks.filter_map(|hook| manifest::objects(&hook.manifest).ok());
         let of_hooks: Vec<Object> = of_hooks.flatten().collect();
+        Self::of_objects(objects, &of_hooks)
+    }
+
+    /// Those of a manifest with these objects, and with those of its hooks.
+    pub fn of_objects(objects: &[Object], of_hooks: &[Object]) -> Self {
         let mut settings = Settings::new();
-        for object in objects.iter().chain(&of_hooks) {
+        for object in objects.iter().chain(of_hooks) {
             if let Some(hash) = contents(object) {
                 let found = settings.entry((&object.kind, &object.name)).or_default();
                 found.push((object.namespace.as_deref(), hash));

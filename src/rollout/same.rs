@@ -244,6 +244,6 @@ impl Rollout {
     }
 }
 
-fn is_about(past: &Past, revision: Revision) -> bool {
+pub(super) fn is_about(past: &Past, revision: Revision) -> bool {
     past.case.revision == revision && past.ending != Ending::OrderRefused
 }

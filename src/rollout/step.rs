@@ -45,7 +45,16 @@ impl Rollout {
                 reason,
                 text,
             } => self.on_regressed(revision, reason, &text, now, &mut commands),
-            Event::Healthy(revision) => self.on_healthy(revision, now, &mut commands),
+            Event::Healthy(revision) => self.on_healthy(revision, "", now, &mut commands),
+            Event::HealthyDespite { revision, text } => {
+                self.on_healthy(revision, &text, now, &mut commands);
+            }
+            Event::BakeFailed {
+                revision,
+                reason,
+                text,
+                rejects,
+            } => self.on_bake_failed(revision, (reason, text), rejects, now, &mut commands),
             Event::Inconclusive { revision, reason } => {
                 self.on_inconclusive(revision, &reason, now, &mut commands);
             }
@@ -417,7 +426,7 @@ impl Rollout {
     }
 
     /// Why a revision that is bad is not turned back, if so.
-    fn obstacle(&self, case: &Case, now: Time) -> Option<(Ending, String)> {
+    pub(super) fn obstacle(&self, case: &Case, now: Time) -> Option<(Ending, String)> {
         // Mode, origin and limit bind a verdict, and no person: also not one who joined a verdict's rollback.
         if case.is_wanted_by_a_person() {
             return None;
@@ -465,22 +474,27 @@ impl Rollout {
         None
     }
 
-    fn on_healthy(&mut self, judged: Revision, now: Time, commands: &mut Vec<Command>) {
+    fn on_healthy(
+        &mut self,
+        judged: Revision,
+        despite: &str,
+        now: Time,
+        commands: &mut Vec<Command>,
+    ) {
         let Some(case) = self.take_judged(judged) else {
             return;
         };
         commands.push(Command::EndWatch { kept: true });
         commands.push(Command::Found {
             revision: judged,
-            found: Found::Good,
+            found: Found::Passed,
             evidence: "a whole watch without anything against it".into(),
         });
-        self.end(
-            *case,
-            Ending::Kept,
-            "The watch is over and nothing speaks against it".into(),
-            now,
-        );
+        let mut text = "The watch is over and nothing speaks against it".to_owned();
+        if !despite.is_empty() {
+            text = format!("{text}; {despite}");
+        }
+        self.end(*case, Ending::Kept, text, now);
     }
 
     fn on_inconclusive(

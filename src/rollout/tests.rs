@@ -130,6 +130,15 @@ fn regressed(revision: u32) -> Event {
     }
 }
 
+fn bake_failed(revision: u32, rejects: bool) -> Event {
+    Event::BakeFailed {
+        revision: Revision(revision),
+        reason: "bake:error_rate".into(),
+        text: "errors 14/96 (14.6 %) in the last 120 s".into(),
+        rejects,
+    }
+}
+
 fn ready(target: u32) -> Event {
     Event::Ready {
         target: Revision(target),
@@ -266,6 +275,104 @@ fn a_healthy_revision_is_kept_and_its_contents_are_good() {
         .happens(Event::Healthy(Revision(2)))
         .ended(Ending::Kept);
     assert!(world.commands.contains(&Command::EndWatch { kept: true }));
+}
+
+/// Revision 2 has passed its analysis.
+fn passed(mode: Mode) -> World {
+    let mut world = World::new(mode);
+    world
+        .happens(seen(2, Origin::Upgrade))
+        .happens(Event::Settled)
+        .happens(Event::Healthy(Revision(2)));
+    world.commands.clear();
+    world
+}
+
+fn bake_is_found(found: crate::ledger::Found, revision: u32) -> Command {
+    Command::Found {
+        revision: Revision(revision),
+        found,
+        evidence: "errors 14/96 (14.6 %) in the last 120 s".into(),
+    }
+}
+
+#[test]
+fn a_bake_that_rejects_rolls_back_as_a_verdict_does() {
+    let mut world = passed(Mode::Enforce);
+    world.happens(bake_failed(2, true));
+    let bad = bake_is_found(crate::ledger::Found::Bad, 2);
+    assert_eq!(world.commands, [bad, Command::Preflight(Revision(2))]);
+    world.happens(ready(1)).executed(3);
+    world.happens(Event::Settled).happens(Event::Recovered);
+    world.ended(Ending::Recovered);
+    let case = &world.rollout.past().last().unwrap().case;
+    assert_eq!(case.reason, "bake:error_rate");
+    // Once more it says nothing of the revision that the rollback made.
+    world.commands.clear();
+    world
+        .happens(bake_failed(2, true))
+        .happens(bake_failed(3, true));
+    assert!(world.commands.is_empty(), "{:?}", world.commands);
+}
+
+#[test]
+fn a_bake_that_only_notifies_leaves_the_revision_in_place_and_says_so() {
+    let check = |world: &mut World, event| {
+        world.happens(event).ended(Ending::Kept);
+        let failed = bake_is_found(crate::ledger::Found::BakeFailed, 2);
+        assert_eq!(world.commands, [failed]);
+        let text = &world.rollout.past().last().unwrap().text;
+        assert!(
+            text.contains("its bake failed, so it is not known"),
+            "{text}"
+        );
+        assert!(text.contains("14/96"), "{text}");
+    };
+    check(&mut passed(Mode::Enforce), bake_failed(2, false));
+    // Our own trouble is no reason to act, either.
+    let mut blind = passed(Mode::Enforce);
+    blind.happens(Event::Blind(true));
+    check(&mut blind, bake_failed(2, true));
+}
+
+#[test]
+fn what_a_bake_rejects_is_bound_by_mode_limit_and_origin() {
+    for (mode, event, ending) in [
+        (Mode::Observe, None, Ending::WouldRollBack),
+        (Mode::Enforce, Some(Event::Held(true)), Ending::LeftAlone),
+    ] {
+        let mut world = passed(mode);
+        if let Some(event) = event {
+            world.happens(event);
+        }
+        world.happens(bake_failed(2, true)).ended(ending);
+        assert_eq!(
+            world.commands,
+            [bake_is_found(crate::ledger::Found::Bad, 2)]
+        );
+    }
+    let mut world = World::new(Mode::Enforce);
+    world
+        .happens(seen(2, Origin::OtherRollback))
+        .happens(Event::Healthy(Revision(2)))
+        .happens(bake_failed(2, true))
+        .ended(Ending::LeftAlone);
+}
+
+/// The case is that of the revision which brought the contents, under the newest number.
+#[test]
+fn the_bake_of_contents_that_came_once_more_rejects_their_newest_number() {
+    let mut world = passed(Mode::Enforce);
+    world.happens(same(3, Origin::Upgrade, false));
+    world.ended(Ending::Unchanged);
+    world.happens(bake_failed(2, true));
+    assert!(world.commands.is_empty(), "it is not the newest");
+    world.happens(bake_failed(3, true));
+    let Phase::Preflight(case) = world.rollout.phase() else {
+        panic!("{:?}", world.rollout.phase());
+    };
+    assert_eq!((case.revision, case.first()), (Revision(3), Revision(2)));
+    assert_eq!(case.serving, Some(Revision(1)));
 }
 
 #[test]
@@ -1361,6 +1468,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => Just(Event::FirstBad),
         4 => revision.clone().prop_map(regressed),
         1 => revision.clone().prop_map(|revision| Event::Healthy(Revision(revision))),
+        1 => (revision.clone(), any::<bool>()).prop_map(|(revision, rejects)| bake_failed(revision, rejects)),
         1 => revision.clone().prop_map(|revision| Event::Inconclusive {
             revision: Revision(revision),
             reason: "coverage".into(),
@@ -1420,7 +1528,11 @@ proptest! {
                     regressed_ones.clear();
                 }
                 Event::Blind(is) => blind = *is,
-                Event::Regressed { revision, .. } if !blind => regressed_ones.push(revision.0),
+                Event::Regressed { revision, .. } | Event::BakeFailed { revision, rejects: true, .. }
+                    if !blind =>
+                {
+                    regressed_ones.push(revision.0);
+                }
                 _ => {}
             }
             let first = world.commands.len();

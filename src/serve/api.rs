@@ -77,7 +77,9 @@ fn one(series: &Series, now: Moment) -> Value {
         let recent: Vec<_> = track.recent().collect();
         (track.view(now), track.window().reasons(now), recent)
     };
+    let is_dependency = probe.id.is_dependency();
     json!({
+        "is_dependency": is_dependency,
         "namespace": probe.id.namespace,
         "release": probe.id.release,
         "probe": probe.id.probe,

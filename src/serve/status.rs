@@ -54,6 +54,8 @@ pub struct GuardView {
     pub obstacle: Option<String>,
     /// The judgement that runs.
     pub watch: Option<WatchView>,
+    /// The bake of the newest revision that runs, or how it ended.
+    pub bake: Option<BakeView>,
     /// The last verdict.
     pub verdict: Option<VerdictView>,
     /// The runbook's steps.
@@ -169,6 +171,25 @@ pub struct WatchView {
     pub slower: Option<String>,
     /// How many kept rollouts the tolerance is learned from.
     pub learned_from: u32,
+}
+
+/// The bake of a revision that passed its analysis.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BakeView {
+    /// Its number.
+    pub revision: u32,
+    /// `baking`, or how it ended: `good`, `inconclusive` or `failed`.
+    pub state: &'static str,
+    /// When it began, in seconds since 1970.
+    pub since: f64,
+    /// When it ends, or ended.
+    pub until: f64,
+    /// The numbers in words.
+    pub text: String,
+    /// Evidence against the revision, while it bakes.
+    pub e_value: Option<f64>,
+    /// How much of it raises an alarm.
+    pub threshold: Option<f64>,
 }
 
 /// Results that say nothing.
@@ -492,6 +513,9 @@ pub(super) fn releases(shared: &Shared, board: &Board, now: Moment) -> Vec<Relea
     let mut releases: Vec<ReleaseView> = Vec::new();
     for series in &board.series {
         let probe = series.tracked().probe();
+        if probe.id.is_dependency() {
+            continue;
+        }
         let (namespace, name) = (probe.id.namespace.as_str(), probe.id.release.as_str());
         // Probes of a release stand together.
         let is_same = releases

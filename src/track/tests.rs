@@ -21,6 +21,7 @@ fn probe() -> Probe {
         })),
         interval: Duration::from_secs(10),
         watch_interval: None,
+        needs: Vec::new(),
         pods: None,
         objectives: Objectives::default(),
         timeout: Duration::from_secs(10),

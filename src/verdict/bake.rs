@@ -164,11 +164,11 @@ impl Bake {
         let rule = &self.rule;
         let looping = pods.iter().find(|pod| {
             let normal = normal_restarts(pod);
-            let with_reason =
-                pod.crash_loop_back_off && pod.restarts >= rule.crash_restarts + normal;
+            let with_reason = pod.crash_loop_back_off
+                && pod.restarts >= rule.crash_restarts.saturating_add(normal);
             !pod.old_too
                 && !pod.injected
-                && (with_reason || pod.restarts >= rule.crash_restarts_hard + normal)
+                && (with_reason || pod.restarts >= rule.crash_restarts_hard.saturating_add(normal))
         })?;
         let of = if looping.workload.is_empty() {
             String::new()
@@ -190,6 +190,36 @@ impl Bake {
             (sum + 1.0) * factor(&self.rule, self.gain[j], j, self.failed, self.total)
         });
         terms.sum::<f64>() / GRID as f64
+    }
+
+    /// The evidence as it stands.
+    pub fn evidence(&self) -> f64 {
+        self.mean().min(1e300)
+    }
+
+    /// The evidence at which an alarm may fall.
+    pub const fn threshold(&self) -> f64 {
+        self.rule.bake_threshold
+    }
+
+    /// Failures and results of the last [`Rule::bake_window_s`] seconds.
+    pub fn recent(&self) -> (u64, u64) {
+        self.recent.whole()
+    }
+
+    /// The share of failures that is tolerated, and the one that an alarm needs.
+    pub fn bounds(&self) -> (f64, f64) {
+        (self.tolerated, self.tolerated + self.rule.bake_margin)
+    }
+
+    /// Length of a tick in seconds.
+    pub const fn tick_s(&self) -> f64 {
+        self.tick_s
+    }
+
+    /// Seconds after the revision appeared at which it ends.
+    pub const fn ends_s(&self) -> f64 {
+        self.rule.bake_s
     }
 
     /// The largest evidence so far.
@@ -243,8 +273,9 @@ impl Bake {
         let numbers = self.sums.iter().chain(&self.gain);
         self.rule.check().is_ok()
             && self.recent.is_sound()
-            && self.tick_s >= 0.1
+            && (0.1..=600.0).contains(&self.tick_s)
             && self.from_s.is_finite()
+            && self.failed <= self.total
             && numbers.chain([&self.tolerated]).all(|n| n.is_finite())
     }
 }

@@ -7,20 +7,21 @@ use super::rule::Rule;
 
 /// One dependency.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Dependency {
+pub(crate) struct Dependency {
     pub(super) name: Box<str>,
     /// The last results, the newest in the lowest bit; 1 is a failure.
     failures: u64,
     known: u32,
     /// Successes in a row while it fails.
     recovering: u32,
-    pub(super) failing: bool,
+    failing: bool,
     /// Whether it has failed in this analysis.
     pub(super) has_failed: bool,
 }
 
 impl Dependency {
-    pub(super) fn new(name: &str) -> Self {
+    /// One that is not known to fail.
+    pub(crate) fn new(name: &str) -> Self {
         Self {
             name: name.into(),
             failures: 0,
@@ -31,8 +32,13 @@ impl Dependency {
         }
     }
 
+    /// Whether it fails at the moment.
+    pub(crate) const fn is_failing(&self) -> bool {
+        self.failing
+    }
+
     /// Takes a result; one that is unknown says nothing.
-    pub(super) fn take(&mut self, rule: &Rule, mark: Mark) {
+    pub(crate) fn take(&mut self, rule: &Rule, mark: Mark) {
         let failed = match mark {
             Mark::Good => false,
             Mark::Bad => true,

@@ -37,6 +37,7 @@ mod workloads;
 
 pub use bake::{Bake, BakeAlarm, BakeEnd};
 pub use bound::upper_bound;
+pub(crate) use dependencies::Dependency;
 pub use direct::{MAX_ASKED, PodLook, Side};
 pub use finding::{
     Finding, Reason, Slower, StratumName, StratumReport, Strongest, Verdict, Why, number,

@@ -86,6 +86,15 @@ impl Verification {
         }
     }
 
+    /// After a bake: the shares of failures under the bad revision are those that the bake saw, one for each endpoint.
+    #[must_use]
+    pub fn with_failures(mut self, shares: &[f64]) -> Self {
+        for (endpoint, share) in self.endpoints.iter_mut().zip(shares) {
+            endpoint.under_bad = share.clamp(0.0, 1.0);
+        }
+        self
+    }
+
     /// One tick; `Some` when it is decided.
     pub fn tick(&mut self, marks: &[Mark]) -> Option<Verified> {
         self.ticks += 1;

@@ -350,7 +350,7 @@ impl Watch {
             let dependencies = &self.dependencies;
             endpoint.needs_failing = needs.any(|need| {
                 let need = dependencies.get(usize::from(*need));
-                need.is_some_and(|dependency| dependency.failing)
+                need.is_some_and(Dependency::is_failing)
             });
             let compared = &mut self.failures.endpoints[at];
             if endpoint.needs_failing && compared.mark == Mark::Bad {

@@ -56,6 +56,7 @@ pub fn hanging_server() -> SocketAddr {
 pub struct App {
     child: Child,
     address: SocketAddr,
+    database: String,
 }
 
 impl App {
@@ -78,6 +79,13 @@ impl App {
         let mut line = String::new();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         stdout.read_line(&mut line).unwrap();
+        let mut database = String::new();
+        stdout.read_line(&mut database).unwrap();
+        let begins = database.find("http://").expect("its database listens");
+        let database = database[begins..]
+            .trim_end()
+            .trim_end_matches('.')
+            .to_owned();
         // Read on, so that the app can say what it likes.
         std::thread::spawn(move || stdout.lines().map_while(Result::ok).count());
         let start = line.find("http://").expect("the app says where it listens") + 7;
@@ -85,7 +93,13 @@ impl App {
         Self {
             child,
             address: line[start..end].parse().unwrap(),
+            database,
         }
+    }
+
+    /// Where its database answers.
+    pub fn database(&self) -> String {
+        self.database.clone()
     }
 
     pub fn url(&self) -> String {

@@ -1,7 +1,7 @@
 //! The demo's app: one pod, whose behaviour is part of its revision.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -19,6 +19,12 @@ pub(super) const ENDPOINTS: [(&str, &str); 4] = [
     ("web", "/"),
 ];
 
+/// Pods of a revision that says nothing else; one more while a revision takes the place of another.
+pub(super) const REPLICAS: usize = 3;
+
+/// Requests that a pod with a limit answers at once, in seconds of the limit.
+const BURST_S: f64 = 10.0;
+
 const PAGE: &str =
     "<!doctype html><title>Demo app</title><p>The app that Leadsman takes soundings of.</p>\n";
 
@@ -30,8 +36,18 @@ pub(super) struct Behaviour {
     pub(super) image: String,
     /// From the start of a pod until it is Ready.
     pub(super) start_ms: u64,
+    /// Pods that serve; 0 is [`REPLICAS`].
+    pub(super) replicas: usize,
+    /// Its pods go before the new ones start, as by the strategy `Recreate`.
+    pub(super) stops_first: bool,
     /// From then until it answers well.
     pub(super) cold_ms: u64,
+    /// Share of requests that fail meanwhile; 0 is all.
+    pub(super) cold_error_rate: f64,
+    /// How long an answer takes.
+    pub(super) answer_ms: u64,
+    /// Requests that a pod answers in a minute; above it, it says 429. 0 is no limit.
+    pub(super) per_minute: u32,
     /// Share of requests that fail.
     pub(super) error_rate: f64,
     /// Paths that never answer well; `*` is every path.
@@ -40,6 +56,15 @@ pub(super) struct Behaviour {
     pub(super) crash_after_ms: Option<u64>,
     /// What happens around it, whichever revision serves.
     pub(super) weather: Weather,
+}
+
+impl Behaviour {
+    pub(super) fn replicas(&self) -> usize {
+        match self.replicas {
+            0 => REPLICAS,
+            some => some,
+        }
+    }
 }
 
 /// What happens around the app, counted from the moment when the revision that brings it is deployed.
@@ -64,9 +89,34 @@ pub(super) struct Pod {
     pub(super) behaviour: Behaviour,
     pub(super) started: Instant,
     pub(super) sky: Arc<Sky>,
+    /// What is left of the limit, and when that was.
+    pub(super) left: Mutex<(f64, Instant)>,
 }
 
 impl Pod {
+    pub(super) fn new(behaviour: &Behaviour, sky: &Arc<Sky>) -> Self {
+        let left = BURST_S * f64::from(behaviour.per_minute) / 60.0;
+        Self {
+            behaviour: behaviour.clone(),
+            started: Instant::now(),
+            sky: Arc::clone(sky),
+            left: Mutex::new((left, Instant::now())),
+        }
+    }
+
+    /// Whether the limit leaves room for one request more: a bucket of tokens.
+    fn is_within_limit(&self) -> bool {
+        if self.behaviour.per_minute == 0 {
+            return true;
+        }
+        let rate = f64::from(self.behaviour.per_minute) / 60.0;
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let tokens = (left.0 + left.1.elapsed().as_secs_f64() * rate).min(BURST_S * rate);
+        let is_within = tokens >= 1.0;
+        *left = (tokens - f64::from(u8::from(is_within)), Instant::now());
+        is_within
+    }
+
     fn answers_well(&self, path: &str) -> bool {
         let behaviour = &self.behaviour;
         let warm = Duration::from_millis(behaviour.start_ms + behaviour.cold_ms);
@@ -74,7 +124,9 @@ impl Pod {
             .dead
             .iter()
             .any(|dead| dead == "*" || dead == path);
-        let is_cold = behaviour.cold_ms > 0 && self.started.elapsed() < warm;
+        let fails_cold =
+            behaviour.cold_error_rate <= 0.0 || fastrand::f64() < behaviour.cold_error_rate;
+        let is_cold = behaviour.cold_ms > 0 && self.started.elapsed() < warm && fails_cold;
         let db_is_down = path == "/api/health/db" && self.sky.db_is_down.load(Ordering::Relaxed);
         let is_lucky = behaviour.error_rate <= 0.0 || fastrand::f64() >= behaviour.error_rate;
         let all_is_down = self.sky.all_is_down.load(Ordering::Relaxed);
@@ -87,10 +139,28 @@ pub(super) fn router(pod: Arc<Pod>) -> Router {
     Router::new().fallback(answer).with_state(pod)
 }
 
+/// The database of the app, which belongs to no revision: as much of one as a probe sees.
+pub(super) fn database(sky: Arc<Sky>) -> Router {
+    let answer = async |State(sky): State<Arc<Sky>>| {
+        if sky.db_is_down.load(Ordering::Relaxed) {
+            StatusCode::SERVICE_UNAVAILABLE
+        } else {
+            StatusCode::OK
+        }
+    };
+    Router::new().fallback(answer).with_state(sky)
+}
+
 async fn answer(State(pod): State<Arc<Pod>>, request: Request) -> Response {
     let path = request.uri().path();
     if !ENDPOINTS.iter().any(|(_, known)| *known == path) {
         return StatusCode::NOT_FOUND.into_response();
+    }
+    if !pod.is_within_limit() {
+        return (StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, "5")]).into_response();
+    }
+    if pod.behaviour.answer_ms > 0 {
+        tokio::time::sleep(Duration::from_millis(pod.behaviour.answer_ms)).await;
     }
     if !pod.answers_well(path) {
         let body = r#"{"status": "failing"}"#;

@@ -15,20 +15,21 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::app::{self, Behaviour, Sky, Weather};
+use super::story::RELEASE;
 use crate::clock::Timeline;
-use crate::release::Pod;
 use crate::release::embedded::{Cluster as Written, History};
+use crate::release::{Pod, WorkloadState};
 use crate::serve;
 use crate::units::Revision;
-
-/// Pods that serve; one more while a revision takes the place of another.
-const REPLICAS: usize = 3;
 
 /// How often the cluster looks at what is wanted.
 const ROUND: Duration = Duration::from_millis(100);
 
 /// From the order to stop until a pod is gone: so long it gets no new connections, but answers those it has.
 const TERMINATION: Duration = Duration::from_millis(500);
+
+/// So long after the last pod became Ready a rollout counts as stuck; in life it is ten minutes.
+const PROGRESS_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Connections of one pod at a time; a demo needs a fraction.
 const MAX_CONNECTIONS: usize = 2000;
@@ -60,33 +61,45 @@ pub(super) struct Cluster {
     sky: Arc<Sky>,
     weather: Option<(Instant, Weather)>,
     newest: Option<Revision>,
+    /// Pods of the newest revision that are Ready, and since when so many are.
+    progress: (usize, Instant),
     ready: Ready,
     tasks: TaskTracker,
     written: Written,
 }
 
-/// Runs the app of a history until `stop`. The Service listens at `listener`.
+/// Runs the app of a history until `stop`. The Service listens at `listener`, and the app's database at `database`.
 ///
 /// # Errors
 /// When the history cannot be read or written.
 pub(super) async fn run(
     directory: &Path,
     listener: TcpListener,
+    database: TcpListener,
     stop: CancellationToken,
 ) -> io::Result<()> {
     let ready = Ready::default();
     let tasks = TaskTracker::new();
     let service = listener.local_addr()?;
     let serving = tokio::spawn(serve_service(listener, Arc::clone(&ready), tasks.clone()));
+    let sky: Arc<Sky> = Arc::default();
+    tasks.spawn(serve::serve(
+        database,
+        app::database(Arc::clone(&sky)),
+        MAX_CONNECTIONS,
+        None,
+        stop.clone(),
+    ));
     let mut cluster = Cluster {
         history: History::of(directory),
         service,
         timeline: Timeline::start(),
         pods: BTreeMap::new(),
         born: 0,
-        sky: Arc::default(),
+        sky,
         weather: None,
         newest: None,
+        progress: (0, Instant::now()),
         ready,
         tasks,
         written: Written::default(),
@@ -122,11 +135,12 @@ impl Cluster {
                 self.weather = Some((Instant::now(), behaviour.weather.clone()));
             }
             self.newest = Some(newest.revision);
+            self.progress = (0, Instant::now());
         }
         self.change_weather();
         self.age().await?;
         self.replace(newest.revision, &behaviour).await?;
-        self.publish(newest.revision)
+        self.publish(newest.revision, &behaviour)
     }
 
     fn change_weather(&self) {
@@ -204,7 +218,9 @@ impl Cluster {
         let is_old = |pod: &Running| stays(pod) && pod.facts.revision != revision;
         let (new, old) = (count(&is_new), count(&is_old));
         let ready = count(&|pod: &Running| is_new(pod) && pod.facts.ready_since.is_some());
-        if old > 0 && ready + old > REPLICAS {
+        let replicas = behaviour.replicas();
+        // With the strategy `Recreate` all old pods are gone before the first new one starts.
+        if old > 0 && (behaviour.stops_first || ready + old > replicas) {
             // A pod that is not Ready goes first: nobody would miss it.
             let oldest = self
                 .pods
@@ -216,17 +232,12 @@ impl Cluster {
                 pod.ends = Some(Instant::now() + TERMINATION);
             }
         }
-        let most = if self.pods.is_empty() {
-            REPLICAS
-        } else {
-            REPLICAS + 1
+        let room = match (old, behaviour.stops_first) {
+            (0, _) => replicas.saturating_sub(new),
+            (_, true) => 0,
+            (_, false) => (replicas + 1).saturating_sub(new + old),
         };
-        let room = if old == 0 {
-            REPLICAS - new.min(REPLICAS)
-        } else {
-            most.saturating_sub(new + old)
-        };
-        for _ in 0..room.min(REPLICAS - new.min(REPLICAS)) {
+        for _ in 0..room.min(replicas.saturating_sub(new)) {
             self.start_pod(revision, behaviour).await?;
         }
         Ok(())
@@ -249,8 +260,8 @@ impl Cluster {
             restarts: 0,
             waiting: None,
             address: Some(address),
-            workload: "mykadoo".into(),
-            workload_kind: Box::default(),
+            workload: RELEASE.into(),
+            workload_kind: "Deployment".into(),
             container: Box::default(),
             ip: None,
             ports: Vec::new(),
@@ -275,11 +286,7 @@ impl Cluster {
     ) -> io::Result<(SocketAddr, CancellationToken)> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let pod = app::Pod {
-            behaviour: behaviour.clone(),
-            started: Instant::now(),
-            sky: Arc::clone(&self.sky),
-        };
+        let pod = app::Pod::new(behaviour, &self.sky);
         let stop = CancellationToken::new();
         let router = app::router(Arc::new(pod));
         self.tasks.spawn(serve::serve(
@@ -293,7 +300,7 @@ impl Cluster {
     }
 
     /// Tells the Service and the file what the pods do.
-    fn publish(&mut self, newest: Revision) -> io::Result<()> {
+    fn publish(&mut self, newest: Revision, behaviour: &Behaviour) -> io::Result<()> {
         let is_ready = |pod: &&Running| pod.facts.ready_since.is_some() && !pod.facts.terminating;
         let addresses = self.pods.values().filter(is_ready);
         let addresses: Vec<SocketAddr> = addresses.filter_map(|pod| pod.facts.address).collect();
@@ -301,13 +308,36 @@ impl Cluster {
             .pods
             .values()
             .filter(|pod| pod.facts.revision == newest);
-        let settled = of_newest.filter(is_ready).count() >= REPLICAS
-            && self.pods.values().all(|pod| pod.facts.revision == newest);
+        let new_ready = of_newest.filter(is_ready).count();
+        let replicas = behaviour.replicas();
+        let settled =
+            new_ready >= replicas && self.pods.values().all(|pod| pod.facts.revision == newest);
+        if new_ready != self.progress.0 {
+            self.progress = (new_ready, Instant::now());
+        }
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let workload = WorkloadState {
+            kind: "Deployment".into(),
+            name: RELEASE.into(),
+            template: Some(behaviour.image.as_str().into()),
+            observed: true,
+            complete: settled,
+            wanted: count(replicas),
+            ready: count(new_ready),
+            serving: count(addresses.len()),
+            unavailable: count(replicas.saturating_sub(addresses.len())),
+            lacks: count(replicas.saturating_sub(new_ready)),
+            stops_first: behaviour.stops_first,
+            deadline_exceeded: !settled && self.progress.1.elapsed() >= PROGRESS_DEADLINE,
+            paused: false,
+            refused: false,
+        };
         *self.ready.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
         let written = Written {
             service: Some(self.service),
             settled: settled.then_some(newest),
             pods: self.pods.values().map(|pod| pod.facts.clone()).collect(),
+            workloads: vec![workload],
         };
         if written != self.written {
             self.history.write_cluster(&written)?;

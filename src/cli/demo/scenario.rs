@@ -1,5 +1,7 @@
 //! What is deployed in the demo, and how it must end.
 
+use std::time::Duration;
+
 use clap::ValueEnum;
 
 use super::app::{Behaviour, Weather};
@@ -7,17 +9,27 @@ use super::app::{Behaviour, Weather};
 /// What is wrong with the revision that is deployed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Scenario {
-    /// Its pods answer nothing well: turned back
+    /// Its pods answer nothing well: rolled back
     Dead,
-    /// One answer in five fails: turned back
+    /// One answer in five fails: rolled back
     Errors,
-    /// The database check fails: turned back
+    /// The database check fails: rolled back
     OneEndpoint,
-    /// Its pods crash soon after their start: turned back
+    /// Its pods crash soon after their start: rolled back
     CrashLoop,
+    /// Its pods never become Ready, and old ones serve: rolled back
+    NeverReady,
     /// Its pods need 8 s after they are Ready: kept
     SlowStart,
-    /// The database goes down for old and new pods alike: kept
+    /// Half of the answers fail in the first 10 s of a pod: kept
+    WarmUp,
+    /// Its only pod goes before the new one starts: kept
+    SingleReplica,
+    /// Its answers take ten times as long: kept, with a notice
+    Slower,
+    /// Its pods allow fewer requests than an analysis makes: kept
+    RateLimited,
+    /// The database goes down after the last old pod is gone: kept
     DependencyDown,
     /// Everything fails for 10 s, then recovers: kept
     Blip,
@@ -26,11 +38,20 @@ pub(super) enum Scenario {
 }
 
 impl Scenario {
-    /// Whether the revision must be turned back.
+    /// Whether the revision must be rolled back.
     pub(super) const fn is_bad(self) -> bool {
         match self {
-            Self::Dead | Self::Errors | Self::OneEndpoint | Self::CrashLoop => true,
-            Self::SlowStart | Self::DependencyDown | Self::Blip | Self::Healthy => false,
+            Self::Dead | Self::Errors | Self::OneEndpoint | Self::CrashLoop | Self::NeverReady => {
+                true
+            }
+            Self::SlowStart
+            | Self::WarmUp
+            | Self::SingleReplica
+            | Self::Slower
+            | Self::RateLimited
+            | Self::DependencyDown
+            | Self::Blip
+            | Self::Healthy => false,
         }
     }
 
@@ -41,12 +62,46 @@ impl Scenario {
             Self::Errors => "one answer in five fails",
             Self::OneEndpoint => "its database check fails",
             Self::CrashLoop => "its pods crash soon after their start",
+            Self::NeverReady => "its pods never become Ready, and the old ones go on serving",
             Self::SlowStart => "its pods need 8 s after they are Ready before they answer well",
+            Self::WarmUp => "half of a pod's answers fail in its first 10 s",
+            Self::SingleReplica => "its only pod goes before the new one starts",
+            Self::Slower => "its answers take ten times as long",
+            Self::RateLimited => "its pods allow fewer requests than an analysis makes",
             Self::DependencyDown => {
-                "while it rolls out, the database goes down for old and new pods alike"
+                "the database goes down after its rollout, when no old pod is left to compare with"
             }
             Self::Blip => "20 s later everything fails for 10 s, old and new alike",
             Self::Healthy => "nothing is wrong with it",
+        }
+    }
+
+    /// How often each probe is asked before the revision appears. In life it is seldom, for an hour; here it is often, so
+    /// that the short baseline says about as much.
+    pub(super) const fn interval(self) -> Duration {
+        match self {
+            // Seldom enough for the limit.
+            Self::RateLimited => Duration::from_secs(2),
+            _ => Duration::from_millis(100),
+        }
+    }
+
+    /// How long the baseline is taken.
+    pub(super) const fn warm_up(self) -> Duration {
+        match self {
+            Self::RateLimited => Duration::from_secs(40),
+            // Answers enough to know how long they take.
+            Self::Slower => Duration::from_secs(30),
+            _ => Duration::from_secs(15),
+        }
+    }
+
+    /// How long the revision is watched at least; in life it is five minutes.
+    pub(super) const fn watch(self) -> Duration {
+        match self {
+            // Answers of a pod's first minute are not compared.
+            Self::Slower => Duration::from_secs(120),
+            _ => Duration::from_secs(60),
         }
     }
 
@@ -56,7 +111,7 @@ impl Scenario {
         let new = Behaviour {
             image: format!("mykadoo:{self:?}").to_lowercase(),
             start_ms: 4000,
-            ..Behaviour::default()
+            ..self.good(0)
         };
         match self {
             Self::Dead => Behaviour {
@@ -75,13 +130,27 @@ impl Scenario {
                 crash_after_ms: Some(1500),
                 ..new
             },
+            Self::NeverReady => Behaviour {
+                start_ms: u64::MAX,
+                ..new
+            },
             Self::SlowStart => Behaviour {
                 cold_ms: 8000,
                 ..new
             },
+            Self::WarmUp => Behaviour {
+                cold_ms: 10_000,
+                cold_error_rate: 0.5,
+                ..new
+            },
+            Self::Slower => Behaviour {
+                answer_ms: 10 * new.answer_ms,
+                ..new
+            },
             Self::DependencyDown => Behaviour {
                 weather: Weather {
-                    db_down_after_ms: Some(2000),
+                    // A rollout takes about 14 s.
+                    db_down_after_ms: Some(22_000),
                     ..Weather::default()
                 },
                 ..new
@@ -93,16 +162,32 @@ impl Scenario {
                 },
                 ..new
             },
-            Self::Healthy => new,
+            Self::SingleReplica | Self::RateLimited | Self::Healthy => new,
         }
     }
 
     /// A revision that is well, for the beginning.
-    pub(super) fn good(number: u32) -> Behaviour {
-        Behaviour {
+    pub(super) fn good(self, number: u32) -> Behaviour {
+        let good = Behaviour {
             image: format!("mykadoo:1.{number}"),
             start_ms: 1500,
             ..Behaviour::default()
+        };
+        match self {
+            Self::SingleReplica => Behaviour {
+                replicas: 1,
+                stops_first: true,
+                ..good
+            },
+            Self::Slower => Behaviour {
+                answer_ms: 20,
+                ..good
+            },
+            Self::RateLimited => Behaviour {
+                per_minute: 200,
+                ..good
+            },
+            _ => good,
         }
     }
 }

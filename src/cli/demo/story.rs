@@ -26,13 +26,6 @@ use crate::store;
 use crate::track::Tracked;
 use crate::units::{Namespace, ReleaseName};
 
-/// In life it is an hour; each probe is asked ten times a second instead, so that it says about as much.
-const WARM_UP: Duration = Duration::from_secs(15);
-const WARM_UP_INTERVAL: &str = "100ms";
-
-/// In life it is five minutes.
-const WATCH: Duration = Duration::from_secs(60);
-
 /// A story that takes longer than this is stuck.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -40,14 +33,14 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const DRAW_EVERY: Duration = Duration::from_millis(250);
 
 const NAMESPACE: &str = "demo";
-const RELEASE: &str = "mykadoo";
+pub(super) const RELEASE: &str = "mykadoo";
 
 /// Puts good revisions into a history that is empty.
-pub(super) fn install(directory: &Path, revisions: u32) -> io::Result<()> {
+pub(super) fn install(directory: &Path, scenario: Scenario, revisions: u32) -> io::Result<()> {
     let history = History::of(directory);
     if history.records()?.is_empty() {
         for number in 1..=revisions {
-            history.upgrade(serde_json::to_value(Scenario::good(number))?)?;
+            history.upgrade(serde_json::to_value(scenario.good(number))?)?;
         }
     }
     Ok(())
@@ -91,22 +84,25 @@ async fn tell(wish: &Wish, stays: &Cell<bool>) -> Result<bool, String> {
     let scratch =
         Temporary::new().map_err(|error| format!("cannot make a temporary directory: {error}"))?;
     let history_directory = scratch.path().join("history");
-    install(&history_directory, 2).map_err(|error| format!("cannot write the history: {error}"))?;
+    install(&history_directory, wish.scenario, 2)
+        .map_err(|error| format!("cannot write the history: {error}"))?;
     let wanted = wish
         .listen
         .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
     let listener = TcpListener::bind(wanted)
         .await
         .map_err(|error| format!("cannot listen at {wanted}: {error}"))?;
+    let database = database().await?;
+    let dependency = database.local_addr().map_err(|error| error.to_string())?;
     let service = listener.local_addr().map_err(|error| error.to_string())?;
     let stop = CancellationToken::new();
     let app = tokio::spawn({
         let (directory, stop) = (history_directory.clone(), stop.clone());
-        async move { cluster::run(&directory, listener, stop).await }
+        async move { cluster::run(&directory, listener, database, stop).await }
     });
     let history = History::of(&history_directory);
     wait_for_pods(&history).await?;
-    let settings = settings(wish, service, scratch.path())?;
+    let settings = settings(wish, service, dependency, scratch.path())?;
     let daemon = Box::pin(Daemon::start(settings))
         .await
         .map_err(|error| error.to_string())?;
@@ -150,16 +146,29 @@ pub(super) async fn wait_for_pods(history: &History) -> Result<(), String> {
     Ok(())
 }
 
+/// Where the app's database listens.
+pub(super) async fn database() -> Result<TcpListener, String> {
+    TcpListener::bind("127.0.0.1:0")
+        .await
+        .map_err(|error| format!("cannot listen at a free port: {error}"))
+}
+
 /// The settings, by the same way as anybody's.
-fn settings(wish: &Wish, service: SocketAddr, directory: &Path) -> Result<Settings, String> {
+fn settings(
+    wish: &Wish,
+    service: SocketAddr,
+    database: SocketAddr,
+    directory: &Path,
+) -> Result<Settings, String> {
     let shown = |part: &str| toml::Value::from(directory.join(part).to_string_lossy().into_owned());
     let mut text = format!(
         "[serve]\nlisten = \"127.0.0.1:0\"\n[state]\ndirectory = {}\n[[release]]\nname = \"{RELEASE}\"\n\
          namespace = \"{NAMESPACE}\"\nbase_url = \"http://{service}\"\nembedded = {}\nmode = \"enforce\"\n\
-         interval = \"{WARM_UP_INTERVAL}\"\nwindow = \"1m\"\n[release.rollback]\nwatch = \"{}s\"\n",
+         interval = \"{}ms\"\nwindow = \"1m\"\n[release.rollback]\nwatch = \"{}s\"\n",
         shown("state"),
         shown("history"),
-        WATCH.as_secs()
+        wish.scenario.interval().as_millis(),
+        wish.scenario.watch().as_secs()
     );
     for (name, path) in ENDPOINTS {
         let expect = if path == "/" {
@@ -167,10 +176,14 @@ fn settings(wish: &Wish, service: SocketAddr, directory: &Path) -> Result<Settin
         } else {
             "{ status = 200, json = { \"/status\" = \"ok\" } }"
         };
+        let needs = if name == "db" { "[\"database\"]" } else { "[]" };
         text.push_str(&format!(
-            "[[release.probe]]\nname = \"{name}\"\npath = \"{path}\"\ntimeout = \"5s\"\nexpect = {expect}\n"
+            "[[release.probe]]\nname = \"{name}\"\npath = \"{path}\"\ntimeout = \"5s\"\nexpect = {expect}\nneeds = {needs}\n"
         ));
     }
+    text.push_str(&format!(
+        "[[dependency]]\nname = \"database\"\nurl = \"http://{database}/\"\n"
+    ));
     if let Some(url) = &wish.alertmanager {
         let url = toml::Value::from(url.as_str());
         text.push_str(&format!("[alertmanager]\nurls = [{url}]\n"));
@@ -220,8 +233,8 @@ impl Story {
         screen.say(&format!("  metrics      http://{page}/metrics"));
         screen.say(&format!(
             "The baseline is shortened to {} s (in life: an hour), the watch to {} s (in life: five minutes).",
-            WARM_UP.as_secs(),
-            WATCH.as_secs()
+            self.scenario.warm_up().as_secs(),
+            self.scenario.watch().as_secs()
         ));
         self.warm_up().await?;
         let contents =
@@ -264,7 +277,7 @@ impl Story {
             tokio::time::sleep(DRAW_EVERY).await;
         }
         self.screen.say("The app answers. Taking the baseline.");
-        let until = Instant::now() + WARM_UP;
+        let until = Instant::now() + self.scenario.warm_up();
         while Instant::now() < until {
             let left = until.duration_since(Instant::now()).as_secs() + 1;
             self.screen.draw(

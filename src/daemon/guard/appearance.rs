@@ -19,6 +19,8 @@ impl Guard {
         self.happens(Event::Uninstalled).await;
         self.state.probes.clear();
         self.state.doubtful = false;
+        self.state.bake = None;
+        self.state.baked = None;
         self.state.deployed = None;
         self.state.workloads.clear();
         self.state.workloads_before.clear();

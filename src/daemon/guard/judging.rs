@@ -9,9 +9,9 @@ use super::pod_states::{OldTrouble, ToldPod, note_old_pods, pod_states};
 use super::pods::{address_of, is_clear};
 use super::saved::{Known, Verifying, Watching};
 use super::workload_events::ToldWorkload;
-use super::{Guard, QUIET, view};
+use super::{Guard, QUIET, needs, view};
 use crate::config::settings::Probe;
-use crate::daemon::runner::Heard;
+use crate::daemon::runner::{Asked, Heard};
 use crate::recording::{self, End, Head, Line, Recorded, Recording};
 use crate::release::Facts;
 use crate::rollout::{BY_HAND, Case, Ending, Event};
@@ -27,27 +27,40 @@ const ONCE_MORE: Duration = Duration::from_secs(75);
 
 impl Guard {
     pub(super) fn on_heard(&mut self, heard: &Heard) {
+        let endpoint = match &heard.of {
+            Asked::Endpoint(endpoint) => *endpoint,
+            Asked::Dependency(name) => return self.on_dependency(name, heard),
+        };
         let now = self.now();
         let mark = self.mark_of(heard, now);
-        self.tell_of_probe(heard.endpoint, heard.outcome);
-        let Some(probe) = self.setup.release.probes.get(heard.endpoint) else {
+        self.tell_of_probe(endpoint, heard.outcome);
+        let Some(probe) = self.setup.release.probes.get(endpoint) else {
             return;
         };
         let name = probe.id.probe.as_str();
         // While we are blind, a revision that nobody told us of may be what answers: that is no baseline. Nor is what a
-        // workload answers that is scaled to zero or paused.
+        // workload answers that is scaled to zero or paused, nor a failure while something fails that the probe needs.
         let is_held = self.asks_held_workload(probe);
-        let known = if self.is_blind || is_held {
+        let is_excused = mark == Mark::Bad && self.is_excused(probe);
+        if is_excused {
+            self.state.fails(name);
+        }
+        let known = if self.is_blind || is_held || is_excused {
             Mark::Void
         } else {
             mark
         };
         self.state.heard(name, known, Some(heard.latency), now);
         self.is_dirty = true;
+        self.tell_whether_suspect();
         if let Some(verifying) = &mut self.state.verifying {
-            verifying.inbox.put(heard.endpoint, mark);
+            verifying.inbox.put(endpoint, mark);
             // The next tick begins anew, at the probes' own pace.
             verifying.is_limited |= mark == Mark::Limited;
+            verifying.inbox.put(endpoint, mark);
+        }
+        if let Some(bake) = &mut self.state.bake {
+            bake.hears(name, known);
         }
         let watching = self.state.watching.as_mut();
         let Some(watching) = watching.filter(|watching| watching.watch.finding().is_none()) else {
@@ -81,7 +94,9 @@ impl Guard {
                     return Mark::Bad;
                 };
                 let is_hurried = self.hurried.is_some();
-                let Some(watching) = &mut self.state.watching else {
+                let state = &mut self.state;
+                let bake = state.bake.as_mut().map(|bake| &mut bake.analysis);
+                let Some(watching) = state.watching.as_mut().or(bake) else {
                     return if is_hurried { Mark::Limited } else { Mark::Bad };
                 };
                 if is_hurried {
@@ -151,8 +166,8 @@ impl Guard {
                 .iter()
                 .map(|probe| probe.interval.as_secs_f64().clamp(0.1, 86_400.0))
                 .collect(),
-            dependencies: Vec::new(),
-            needs: Vec::new(),
+            dependencies: needs::all(release),
+            needs: needs::of_probes(release),
             latency: names
                 .iter()
                 .map(|name| known(name).map_or_else(Vec::new, |known| known.baseline.latencies()))
@@ -188,6 +203,10 @@ impl Guard {
     pub(super) fn begin_watch(&mut self, revision: Revision) {
         let now = self.now();
         let facts = Arc::clone(&self.facts.borrow().facts);
+        let least = self.setup.release.guard.rule.n0_min;
+        if self.state.end_bake_for_next(least, now) {
+            self.count_bake("superseded");
+        }
         let (mut start, direct) = self.start_of(&facts, Some(revision), now);
         self.keep_failing_before(revision, &mut start);
         let release = &self.setup.release;
@@ -258,6 +277,7 @@ impl Guard {
             was_complete: false,
             rolled_out: None,
             inbox: Inbox::new(endpoints),
+            needed: Vec::new(),
             tick: Recorded::default(),
         });
         if let Some(watching) = &mut self.state.watching {
@@ -422,6 +442,7 @@ impl Guard {
         tick.tick = watching.watch.ticks();
         tick.marks = recording::row(&marks);
         tick.rollout = rollout;
+        tick.dependencies = needs::row(watching, &self.setup.crew);
         if !blind {
             tick.pods = pod_states(watching, &facts, serving);
         }
@@ -505,7 +526,10 @@ impl Guard {
         let event = match watching.watch.conclude() {
             Verdict::Healthy => match self.doubt() {
                 Some(reason) => Event::Inconclusive { revision, reason },
-                None => Event::Healthy(revision),
+                None => match watching.watch.excuses().join("; ") {
+                    text if text.is_empty() => Event::Healthy(revision),
+                    text => Event::HealthyDespite { revision, text },
+                },
             },
             Verdict::Inconclusive(Why::NotRolledOut) if watching.watch.is_rollout_running() => {
                 let facts = Arc::clone(&self.facts.borrow().facts);
@@ -519,7 +543,10 @@ impl Guard {
             },
             Verdict::Inconclusive(why) => Event::Inconclusive {
                 revision,
-                reason: why.as_str().to_owned(),
+                reason: std::iter::once(why.as_str().to_owned())
+                    .chain(watching.watch.excuses())
+                    .collect::<Vec<_>>()
+                    .join("; "),
             },
             // Told before, or not over: neither can be here.
             Verdict::Rollback(_) | Verdict::Watching => return,
@@ -544,10 +571,20 @@ impl Guard {
                 let began = recorded.map_or(watching.began, |(_, began)| began);
                 self.collect(watching.revision, began);
             }
-            self.state.convicted = watching.watch.finding().is_some().then_some(watching.watch);
+            if kept {
+                self.state.convicted = None;
+                self.begin_bake(watching);
+            } else {
+                let is_found = watching.watch.finding().is_some();
+                self.state.convicted = is_found.then_some(watching.watch);
+            }
         }
         if kept {
-            self.state.adopt_candidates();
+            self.state.doubtful = false;
+            // Until the end of its bake it is not known to be good.
+            if self.state.bake.is_none() {
+                self.state.adopt_candidates();
+            }
         } else {
             self.state.doubtful = true;
         }
@@ -585,9 +622,18 @@ impl Guard {
         } else {
             own
         };
+        let mut verification = Verification::at_pace(convicted, interval.as_secs_f64());
+        let case = self.state.rollout.phase().case();
+        let failed_in_bake = case.and_then(|case| {
+            let baked = self.state.baked.as_ref()?;
+            baked.failures_of(case.revision)
+        });
+        if let Some(shares) = failed_in_bake {
+            verification = verification.with_failures(shares);
+        }
         self.state.verifying = Some(Verifying {
             began: now,
-            verification: Verification::at_pace(convicted, interval.as_secs_f64()),
+            verification,
             inbox: Inbox::new(convicted.endpoints().count()),
             interval,
             is_limited,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::alerts::{Firing, MAX_TOLD, Told};
+use super::bake::{BakeOutcome, RevisionBake};
 use super::pod_states::{OldTrouble, ToldPod};
 use super::workload_events::{Templates, ToldWorkload};
 use crate::baseline::Baseline;
@@ -81,6 +82,26 @@ pub(in crate::daemon) struct State {
     /// What the last kept rollouts taught, the newest at the end.
     #[serde(default)]
     pub(super) taught: VecDeque<Teaching>,
+    /// The bake of the newest revision.
+    #[serde(default, deserialize_with = "bake_if_readable")]
+    pub(super) bake: Option<RevisionBake>,
+    /// How the last bake ended, until the next revision.
+    #[serde(default, deserialize_with = "if_readable")]
+    pub(super) baked: Option<BakeOutcome>,
+}
+
+/// A bake that cannot be read is dropped.
+fn bake_if_readable<'de, D>(reader: D) -> Result<Option<RevisionBake>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    let value = Option::<serde_json::Value>::deserialize(reader)?;
+    let read = value.map(serde_json::from_value).transpose();
+    Ok(read
+        .inspect_err(
+            |error| tracing::warn!(%error, "The stored bake cannot be read and is dropped"),
+        )
+        .unwrap_or_default())
 }
 
 /// The watch of another version of the rule cannot be gone on with: it is begun anew, and all else is kept.
@@ -106,6 +127,11 @@ pub(super) struct Known {
 }
 
 impl Known {
+    /// What the revision at hand measured becomes the baseline.
+    pub(super) fn adopt(&mut self) {
+        self.baseline = std::mem::take(&mut self.candidate);
+    }
+
     pub(super) fn looked(&mut self, good: bool) {
         if self.looks.len() >= LOOKS {
             self.looks.pop_front();
@@ -167,6 +193,9 @@ pub(super) struct Watching {
     /// Marks that wait for their tick.
     #[serde(skip)]
     pub(super) inbox: Inbox,
+    /// The newest result of each dependency since the last tick, in the watch's order; void where there is none.
+    #[serde(skip)]
+    pub(super) needed: Vec<Mark>,
     #[serde(skip)]
     pub(super) tick: recording::Recorded,
 }
@@ -263,6 +292,8 @@ impl State {
             counts_since: None,
             fence: 0,
             taught: VecDeque::new(),
+            bake: None,
+            baked: None,
         }
     }
 
@@ -301,6 +332,7 @@ impl State {
         self.entries.truncate(MAX_ENTRIES);
         self.told.truncate(MAX_TOLD);
         self.taught.truncate(MAX_TAUGHT);
+        self.restore_bake();
         self.workloads.truncate(MAX_WORKLOADS);
         self.workloads_before.truncate(MAX_WORKLOADS);
         self.templates.truncate(MAX_WORKLOADS);
@@ -319,6 +351,14 @@ impl State {
         }
         let verifying = self.verifying.as_ref()?;
         Some(verifying.began + verifying.interval * (verifying.verification.ticks() + 1))
+    }
+
+    /// A probe fails for something that it needs: that is no baseline, but says how it is now.
+    pub(super) fn fails(&mut self, probe: &str) {
+        if let Some(known) = self.probes.get_mut(probe) {
+            known.baseline.follow(Mark::Bad);
+            known.well = false;
+        }
     }
 
     /// Counts a sounding, wherever it belongs.
@@ -345,7 +385,9 @@ impl State {
             return;
         }
         let latency = latency.filter(|_| mark == Mark::Good);
-        if is_at_rest && !self.doubtful {
+        // A revision that bakes is not known to be good yet.
+        let is_known_good = !self.doubtful && self.bake.is_none();
+        if is_at_rest && is_known_good {
             known.baseline.record(mark, now);
             if let Some(latency) = latency {
                 known.baseline.took(latency, now);
@@ -364,7 +406,7 @@ impl State {
     /// What the revision at hand measured becomes the baseline.
     pub(super) fn adopt_candidates(&mut self) {
         for known in self.probes.values_mut() {
-            known.baseline = std::mem::take(&mut known.candidate);
+            known.adopt();
         }
         self.doubtful = false;
     }
@@ -414,6 +456,8 @@ impl Dated for State {
             counts_since,
             fence: _,
             taught: _,
+            bake,
+            baked,
         } = self;
         rollout.shift(by);
         ledger.shift(by);
@@ -425,6 +469,12 @@ impl Dated for State {
         if let Some(watching) = watching {
             watching.began.shift(by);
             watching.hurried_until.shift(by);
+        }
+        if let Some(bake) = bake {
+            bake.shift(by);
+        }
+        if let Some(baked) = baked {
+            baked.shift(by);
         }
         if let Some(verifying) = verifying {
             verifying.began.shift(by);

@@ -62,6 +62,10 @@ impl State {
     ) -> Option<Soaked> {
         let facts = &observed.facts;
         let newest = self.rollout.newest();
+        // While it bakes, that is what decides.
+        if self.bake.is_some() {
+            return None;
+        }
         // All of it must be so at this moment; that it went well before is what the soundings say.
         let stands = *self.rollout.phase() == Phase::Steady
             && observed.trouble.is_none()
@@ -74,9 +78,9 @@ impl State {
             None => false,
             Some(digest) => match self.ledger.find(&digest).map(|entry| entry.found) {
                 // Whatever it is like now, it made things worse once.
-                Some(Found::Bad) => return None,
+                Some(Found::Bad | Found::BakeFailed) => return None,
                 Some(Found::Good) => false,
-                Some(Found::Unknown | Found::Incomplete) | None => true,
+                Some(Found::Passed | Found::Unknown | Found::Incomplete) | None => true,
             },
         };
         let changes = is_news || self.doubtful;
@@ -91,6 +95,8 @@ impl State {
         now: Time,
     ) -> bool {
         let (mut failed, mut total) = (0, 0);
+        let baked = self.baked.as_ref().map(|baked| baked.at);
+        let since = baked.map_or(self.rollout.since(), |at| at.max(self.rollout.since()));
         for probe in probes {
             let Some(known) = self.probes.get(probe) else {
                 return false;
@@ -101,7 +107,7 @@ impl State {
             } else {
                 &known.baseline
             };
-            let stretch = measured.since(self.rollout.since(), now);
+            let stretch = measured.since(since, now);
             if known.baseline.is_failing() || stretch.minutes < MINUTES {
                 return false;
             }

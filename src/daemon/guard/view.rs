@@ -11,6 +11,7 @@ use crate::verdict::{Verdict, number};
 
 use super::Setup;
 use super::alerts::others;
+use super::bake;
 use super::saved::{Known, State, Watching};
 
 /// Entries and revisions that are shown.
@@ -42,6 +43,7 @@ pub(super) fn of(
         },
         obstacle: (!obstacle.is_empty()).then(|| obstacle.to_owned()),
         watch: state.watching.as_ref().map(watch),
+        bake: bake::view(state),
         verdict: state.verdict.clone(),
         steps: steps(state, now),
         history: history(state, facts),
@@ -114,7 +116,16 @@ fn says(state: &State) -> String {
     match state.rollout.phase() {
         Phase::Absent => "There is no such release".into(),
         Phase::Steady => match state.rollout.last_ended() {
-            Some(past) => format!("Revision {}: {}", past.case.revision, past.text),
+            Some(past) => {
+                let says = format!("Revision {}: {}", past.case.revision, past.text);
+                match bake::view(state).filter(|bake| bake.state == "baking") {
+                    Some(bake) => format!(
+                        "{says}; it bakes until it is known to be good: {}",
+                        bake.text
+                    ),
+                    None => says,
+                }
+            }
             None => "No new revision has appeared since we watch".into(),
         },
         Phase::Settling(case) => format!(
@@ -209,6 +220,9 @@ pub(super) fn verdict(watching: &Watching, now: Time) -> Option<VerdictView> {
     let mut strongest = strongest;
     for (name, why) in watch.aside() {
         strongest.push_str(&format!("; {name} does not count, because {why}"));
+    }
+    for excuse in watch.excuses() {
+        strongest.push_str(&format!("; {excuse}"));
     }
     for (cause, count) in watch.void().filter(|(_, count)| *count > 0) {
         let results = if count == 1 { "result" } else { "results" };

@@ -108,6 +108,29 @@ pub(super) fn slower(view: &GuardView, now: f64) -> Option<Condition> {
     })
 }
 
+/// A release whose newest revision passed its analysis, and whose bake ended with an alarm. One that is rolled back for that
+/// has an alert of its own.
+pub(super) fn bake_failed(view: &GuardView, now: f64) -> Option<Condition> {
+    let bake = view.bake.as_ref().filter(|bake| bake.state == "failed")?;
+    let mut ended = view.rollouts.iter().rev();
+    let last = ended.find(|past| !matches!(past.ending, "unchanged" | "order_refused"))?;
+    let is_left = view.case.is_none() && last.ending == "kept";
+    if !is_left || now - bake.until >= TOLD_FOR {
+        return None;
+    }
+    let mut place = release(&view.namespace, &view.release);
+    place.insert("revision".into(), bake.revision.to_string());
+    Some(Condition {
+        kind: Kind::BakeFailed,
+        place,
+        text: format!(
+            "Revision {} passed its analysis, and its bake failed, so it is not known to be good: {}.",
+            bake.revision, bake.text
+        ),
+        fragment: fragment(&view.namespace, &view.release),
+    })
+}
+
 /// So many answers of a kind, one after the other, are news.
 pub(in crate::daemon) const fn in_a_row(interval: Duration) -> u32 {
     if interval.as_secs() >= 60 {
@@ -123,7 +146,7 @@ pub(super) fn is_known(track: &Track, interval: Duration) -> bool {
     good + bad >= u64::from(in_a_row(interval))
 }
 
-/// A probe that fails.
+/// A probe or dependency that fails.
 pub(super) fn of_probe(tracked: &Tracked) -> Option<Condition> {
     let probe = tracked.probe();
     let limit = in_a_row(probe.interval);
@@ -135,18 +158,25 @@ pub(super) fn of_probe(tracked: &Tracked) -> Option<Condition> {
         track.why_not()
     };
     let id = &probe.id;
-    let mut place = release(id.namespace.as_str(), id.release.as_str());
-    place.insert("probe".into(), id.probe.to_string());
+    let (kind, place, fragment) = if id.is_dependency() {
+        let place = Labels::from([("dependency".to_owned(), id.probe.to_string())]);
+        (Kind::DependencyFailing, place, String::new())
+    } else {
+        let (namespace, name) = (id.namespace.as_str(), id.release.as_str());
+        let mut place = release(namespace, name);
+        place.insert("probe".into(), id.probe.to_string());
+        (Kind::ProbeFailing, place, fragment(namespace, name))
+    };
     let why = why.map_or_else(String::new, |why| format!(": {why}"));
     Some(Condition {
-        kind: Kind::ProbeFailing,
+        kind,
         place,
         // The number itself would be another text each time, to be written and sent for each of thousands.
         text: match limit {
             1 => format!("{} failed{why}.", id.probe),
             _ => format!("{} failed at least {limit} times in a row{why}.", id.probe),
         },
-        fragment: fragment(id.namespace.as_str(), id.release.as_str()),
+        fragment,
     })
 }
 
@@ -177,7 +207,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may end where it stands")]
 
     use super::*;
-    use crate::serve::status::CaseView;
+    use crate::serve::status::{BakeView, CaseView};
 
     fn past(revision: u32, ending: &'static str) -> RolloutView {
         RolloutView {
@@ -237,6 +267,79 @@ mod tests {
             now.rollouts.push(past(7, "kept"));
             assert_eq!(kind(&now, false, 1001.0), None);
         }
+    }
+
+    #[test]
+    fn a_dependency_that_fails_is_an_alert_of_its_own() {
+        use crate::config::{self, Sources};
+        use crate::sounding::{Answer, Outcome, Phases, Reason, Sounding};
+        use crate::units::Moment;
+
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("probes.toml");
+        let text = "[[dependency]]\nname = 'postgres'\nurl = 'tcp://db:5432'\n[[release]]\nname = 'web'\n\
+                    namespace = 'shop'\nbase_url = 'http://web'\n[[release.probe]]\nname = 'api'\npath = '/'\nneeds = 'postgres'\n";
+        std::fs::write(&file, text).unwrap();
+        let sources = Sources {
+            files: vec![file],
+            ..Sources::default()
+        };
+        let settings = config::load(&sources).unwrap().settings;
+        let of = |probe: &std::sync::Arc<crate::config::settings::Probe>| {
+            let tracked = Tracked::new(std::sync::Arc::clone(probe), Moment::default());
+            assert_eq!(of_probe(&tracked), None);
+            for second in 1..=3 {
+                let at = Moment::after_boot(Duration::from_secs(second));
+                let sounding = Sounding {
+                    due: at,
+                    started: at,
+                    finished: at,
+                    outcome: Outcome::Bad(Reason::ConnectTimeout),
+                    phases: Phases::default(),
+                    answer: Answer::default(),
+                    explanation: None,
+                };
+                tracked.lock().record(&sounding, 0.0);
+            }
+            let found = of_probe(&tracked).unwrap();
+            (found.kind, found.place)
+        };
+        let (kind, place) = of(&settings.dependencies[0]);
+        assert_eq!(kind, Kind::DependencyFailing);
+        let expected = ("dependency".to_owned(), "postgres".to_owned());
+        assert_eq!(place, Labels::from([expected]));
+        let (kind, place) = of(&settings.releases[0].probes[0]);
+        assert_eq!(kind, Kind::ProbeFailing);
+        assert_eq!(place["release"], "web");
+    }
+
+    #[test]
+    fn a_bake_that_failed_is_told_for_an_hour_where_nothing_else_is_told_of_it() {
+        let bake = |state| BakeView {
+            revision: 5,
+            state,
+            since: 0.0,
+            until: 1000.0,
+            text: "errors 14/96".into(),
+            e_value: None,
+            threshold: None,
+        };
+        let with = |state, endings: &[&'static str]| {
+            let mut now = view(endings.iter().map(|ending| past(5, ending)).collect());
+            now.bake = Some(bake(state));
+            now
+        };
+        let told = bake_failed(&with("failed", &["kept"]), 1001.0).unwrap();
+        assert_eq!(told.kind, Kind::BakeFailed);
+        assert_eq!(told.place["revision"], "5");
+        assert!(told.text.contains("errors 14/96"), "{}", told.text);
+        assert!(bake_failed(&with("failed", &["kept", "unchanged"]), 4599.0).is_some());
+        assert!(bake_failed(&with("failed", &["kept"]), 4600.0).is_none());
+        assert!(bake_failed(&with("good", &["kept"]), 1001.0).is_none());
+        assert!(bake_failed(&with("failed", &["kept", "refused"]), 1001.0).is_none());
+        let mut acts = with("failed", &["kept"]);
+        acts.case = Some(CaseView::default());
+        assert!(bake_failed(&acts, 1001.0).is_none());
     }
 
     #[test]

@@ -36,7 +36,12 @@ impl Unknown {
         } else if name == Kind::DeliveryFailing.name() {
             !self.any_receiver && !self.receivers.contains(&of("receiver"))
         } else {
-            let key = (of("namespace"), of("release"), of("probe"));
+            let probe = if name == Kind::DependencyFailing.name() {
+                of("dependency")
+            } else {
+                of("probe")
+            };
+            let key = (of("namespace"), of("release"), probe);
             !self.places.contains(&key)
         }
     }
@@ -91,7 +96,11 @@ impl Herald {
             }
             let is_well = !unwell.contains(&release);
             let release = conditions::of_release(view, is_well, unix);
-            let others = [conditions::blind(view), conditions::slower(view, unix)];
+            let others = [
+                conditions::blind(view),
+                conditions::slower(view, unix),
+                conditions::bake_failed(view, unix),
+            ];
             for condition in release.into_iter().chain(others.into_iter().flatten()) {
                 found(condition);
             }

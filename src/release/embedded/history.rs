@@ -4,14 +4,17 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use crate::files;
 use crate::ledger::{Digest, Status, Stored};
-use crate::release::{Facts, Pod};
+use crate::release::change::Workloads;
+use crate::release::{Facts, Pod, WorkloadState, manifest};
 use crate::units::Revision;
 
 /// A larger file is none of ours.
@@ -51,6 +54,22 @@ impl Record {
         Digest(hex.into())
     }
 
+    /// As a manifest would have them: their template is the record's contents.
+    fn workloads(&self, states: &[WorkloadState]) -> Workloads {
+        let template = self.digest();
+        let objects = states.iter().map(|state| {
+            let object = json!({
+                "apiVersion": "apps/v1",
+                "kind": state.kind,
+                "metadata": {"name": state.name},
+                "spec": {"template": {"metadata": {"labels": {"contents": template.0}}}},
+            });
+            manifest::objects(&object.to_string())
+        });
+        let objects: Vec<_> = objects.filter_map(Result::ok).flatten().collect();
+        Workloads::of_objects(&objects, &[])
+    }
+
     fn stored(&self) -> Stored {
         Stored {
             revision: self.revision,
@@ -73,6 +92,9 @@ pub struct Cluster {
     pub settled: Option<Revision>,
     /// All pods.
     pub pods: Vec<Pod>,
+    /// What is known of the rollout of the workloads; empty where nothing is.
+    #[serde(default)]
+    pub workloads: Vec<WorkloadState>,
 }
 
 /// The files of one release.
@@ -154,6 +176,15 @@ impl History {
         let is_deployed = newest.is_some_and(|record| record.status == Status::Deployed);
         let rolls = newest.map(|record| record.revision) != cluster.settled;
         let ours = |record: &&Record| record.turned_back.is_some();
+        let workloads = records
+            .iter()
+            .map(|record| {
+                (
+                    record.revision,
+                    Arc::new(record.workloads(&cluster.workloads)),
+                )
+            })
+            .collect();
         Ok(Facts {
             revisions: records.iter().map(Record::stored).collect(),
             ours: records
@@ -162,7 +193,7 @@ impl History {
                 .map(|record| record.revision)
                 .collect(),
             settled: cluster.settled,
-            workload_states: Vec::new(),
+            workload_states: cluster.workloads,
             // Where nobody runs pods there is nothing to wait for.
             applied: is_deployed && (!rolls || cluster.pods.is_empty()),
             restored: false,
@@ -174,7 +205,7 @@ impl History {
             unreadable: Vec::new(),
             // A file is written anew with each status, so that its date says nothing.
             stored_at: None,
-            workloads: Vec::new(),
+            workloads,
         })
     }
 

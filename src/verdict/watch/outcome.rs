@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Watch;
+use super::{Endpoint, Watch};
+use crate::verdict::PodState;
 use crate::verdict::comparison::Excluded;
 use crate::verdict::finding::{Finding, Slower, Verdict, Why};
 use crate::verdict::rule::Rule;
@@ -218,7 +219,36 @@ impl Watch {
     /// Dependencies that fail, or have failed in this watch, by name and whether they fail at the moment.
     pub fn failed_dependencies(&self) -> impl Iterator<Item = (&str, bool)> {
         let failed = self.dependencies.iter().filter(|one| one.has_failed);
-        failed.map(|one| (&*one.name, one.failing))
+        failed.map(|one| (&*one.name, one.is_failing()))
+    }
+
+    /// The names of all dependencies, in their order.
+    pub fn dependencies(&self) -> impl Iterator<Item = &str> {
+        self.dependencies.iter().map(|one| &*one.name)
+    }
+
+    /// For each dependency that has failed in this watch a sentence without its full stop: what was not judged for it.
+    pub fn excuses(&self) -> Vec<String> {
+        let failed = self.dependencies.iter().enumerate();
+        let failed = failed.filter(|(_, one)| one.has_failed);
+        failed
+            .map(|(at, one)| {
+                let needs = |endpoint: &&Endpoint| {
+                    endpoint.needs.iter().any(|need| usize::from(*need) == at)
+                };
+                let named = self.endpoints.iter().filter(needs);
+                let named: Vec<&str> = named.map(|endpoint| &*endpoint.name).collect();
+                let of = match named.as_slice() {
+                    few @ [_, ..] if few.len() <= 4 => few.join(", "),
+                    many => format!("{} probes", many.len()),
+                };
+                let (name, failed) = match one.name.strip_prefix("release:") {
+                    Some(release) => (release, "was rejected or failing"),
+                    None => (&*one.name, "failed"),
+                };
+                format!("{name} {failed}, so that failures of {of} meanwhile were not judged")
+            })
+            .collect()
     }
 
     /// From how many kept rollouts the watch has learned.
@@ -239,5 +269,15 @@ impl Watch {
         endpoints
             .map(|endpoint| !endpoint.failed_at_start)
             .collect()
+    }
+
+    /// Whether a pod's state can be held against the revision: see [`Watch`].
+    pub fn can_convict(&self, pod: &PodState) -> bool {
+        self.workloads.can_convict(pod)
+    }
+
+    /// The restarts that are normal for a pod of the same workload.
+    pub fn normal_restarts(&self, pod: &PodState) -> u32 {
+        self.workloads.normal_restarts(pod)
     }
 }

@@ -38,6 +38,7 @@ fn watching() -> Watching {
         alerts: Vec::new(),
         trace: Vec::new(),
         inbox: Inbox::new(1),
+        needed: Vec::new(),
         tick: Recorded::default(),
     }
 }

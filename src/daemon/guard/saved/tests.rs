@@ -142,6 +142,7 @@ pub(in crate::daemon::guard) fn state() -> (State, Time) {
         was_complete: false,
         rolled_out: None,
         inbox: Inbox::new(1),
+        needed: Vec::new(),
         tick: recording::Recorded::default(),
     };
     watching.trace();

@@ -1,0 +1,253 @@
+//! `[[dependency]]`, things that belong to no release, and `needs`, which names those that a probe's answers hang on.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::sync::Arc;
+
+use super::place::Place;
+use super::reader::{Item, Notes, Table, nearest};
+use super::settings::{Probe, Release, Selection};
+use crate::units::{Namespace, ReleaseName};
+use crate::verdict::MAX_DEPENDENCIES;
+
+/// The most dependencies of one configuration: each is asked by itself, and told to every release that needs it.
+const MAX_DECLARED: usize = 256;
+
+/// What a need begins with that names a release.
+const RELEASE: &str = "release:";
+
+/// Keys of a probe that say something of its release.
+const OF_RELEASES: [&str; 3] = ["pods", "needs", "objective"];
+
+/// One entry of `needs`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Need {
+    /// A `[[dependency]]`.
+    Dependency(Box<str>),
+    /// Another guarded release.
+    Release(Namespace, ReleaseName),
+}
+
+impl Need {
+    /// The name of the dependency; `None` of a release.
+    pub fn dependency(&self) -> Option<&str> {
+        match self {
+            Self::Dependency(name) => Some(name),
+            Self::Release(..) => None,
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let Some(release) = text.strip_prefix(RELEASE) else {
+            return (!text.is_empty()).then(|| Self::Dependency(text.into()));
+        };
+        let (namespace, name) = release.split_once('/')?;
+        let is_name = |part: &str| !part.is_empty() && part.len() <= 63 && !part.contains('/');
+        (is_name(namespace) && is_name(name))
+            .then(|| Self::Release(Namespace::new(namespace), ReleaseName::new(name)))
+    }
+}
+
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dependency(name) => f.write_str(name),
+            Self::Release(namespace, name) => write!(f, "{RELEASE}{namespace}/{name}"),
+        }
+    }
+}
+
+/// A need as it was written, to be checked once everything is read.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    need: Need,
+    item: Item,
+}
+
+/// `needs` of a probe.
+pub(super) fn needs(table: &mut Table, notes: &mut Notes) -> Vec<Need> {
+    let place = table.place_of("needs");
+    let Some(items) = table.list("needs", notes) else {
+        return Vec::new();
+    };
+    let mut needs = Vec::new();
+    for item in items {
+        let Some(need) = item.text().and_then(Need::parse) else {
+            notes.mistake(
+                &item,
+                "names nothing that could be needed",
+                "write names of [[dependency]], as [\"postgres\"], or of a guarded release, as [\"release:shop/backend\"]",
+            );
+            continue;
+        };
+        if needs.contains(&need) {
+            notes.mistake(&item, format!("names {need} twice"), "name it once");
+            continue;
+        }
+        needs.push(need.clone());
+        notes.needs.push(Wanted { need, item });
+    }
+    if let Some(place) = place {
+        let shown: Vec<String> = needs.iter().map(|need| format!("\"{need}\"")).collect();
+        let shown = format!("[{}]", shown.join(", "));
+        notes.holds(&table.path_of("needs"), shown, &place);
+    }
+    needs
+}
+
+/// Keys that a dependency cannot have, as it belongs to no release.
+pub(super) fn refuse_keys_of_releases(table: &mut Table, notes: &mut Notes) {
+    for key in OF_RELEASES {
+        if let Some(item) = table.take(key) {
+            notes.mistake(
+                &item,
+                "is for probes of a release, and this one belongs to none",
+                "leave it out; a probe of a release names what it needs with needs = [\"…\"]",
+            );
+        }
+    }
+}
+
+/// The dependencies of a file, each read by `probe`.
+pub(super) fn dependencies(
+    mut table: Table,
+    control: Option<&Probe>,
+    notes: &mut Notes,
+    probe: impl Fn(&str, Item, &mut Notes) -> Option<Probe>,
+) -> Vec<(Probe, Place)> {
+    let (path, place) = (table.path.clone(), table.place.clone());
+    let written = table.rest();
+    if written.len() > MAX_DECLARED {
+        let message = format!("has {} entries", written.len());
+        let help = format!("write at most {MAX_DECLARED}");
+        notes.complain(&path, &place, message, Some(help));
+    }
+    let mut names = BTreeSet::new();
+    let mut dependencies = Vec::new();
+    for (id, item) in written.into_iter().take(MAX_DECLARED) {
+        if id.starts_with(RELEASE) {
+            notes.mistake(
+                &item,
+                format!("{id:?} names a release, which is no dependency of its own"),
+                format!("leave it out; needs = [{id:?}] at a probe is enough"),
+            );
+            continue;
+        }
+        let whole = item.clone();
+        let Some(one) = probe(&id, item, notes) else {
+            continue;
+        };
+        let name = one.id.probe.as_str().to_owned();
+        if control.is_some_and(|control| control.id == one.id) {
+            notes.mistake(
+                &whole,
+                format!("has the name of the control probe, {name:?}"),
+                "give it another name",
+            );
+        } else if names.insert(name) {
+            dependencies.push((one, whole.node.place));
+        } else {
+            notes.mistake(&whole, "the name stands twice", "give it another name");
+        }
+    }
+    dependencies
+}
+
+/// Checks what is needed against what there is. Each dependency is asked at the shortest interval of those who need it
+/// while one of them is judged.
+pub(super) fn resolve(
+    mut dependencies: Vec<(Probe, Place)>,
+    releases: &[Release],
+    selections: &[Selection],
+    notes: &mut Notes,
+) -> Vec<Arc<Probe>> {
+    let wanted = std::mem::take(&mut notes.needs);
+    let names: Vec<&str> = dependencies
+        .iter()
+        .map(|(probe, _)| probe.id.probe.as_str())
+        .collect();
+    for wanted in &wanted {
+        check_one(wanted, &names, releases, selections, notes);
+    }
+    for release in releases {
+        check_all_of(release, notes);
+    }
+    let needed: BTreeSet<&str> = wanted
+        .iter()
+        .filter_map(|wanted| wanted.need.dependency())
+        .collect();
+    let mut paces = HashMap::new();
+    for release in releases.iter().filter(|release| release.is_guarded()) {
+        let interval = release.guard.interval();
+        for name in release.needs().into_iter().filter_map(Need::dependency) {
+            let pace = paces.entry(name).or_insert(interval);
+            *pace = interval.min(*pace);
+        }
+    }
+    for (probe, place) in &mut dependencies {
+        let name = probe.id.probe.as_str();
+        if !needed.contains(name) {
+            notes.hint(
+                &format!("dependency.{name}"),
+                place,
+                "no probe needs it, so that it excuses nothing",
+                format!("add needs = [{name:?}] to the probes whose answers hang on it"),
+            );
+        }
+        probe.watch_interval = paces.get(name).copied();
+    }
+    dependencies
+        .into_iter()
+        .map(|(probe, _)| Arc::new(probe))
+        .collect()
+}
+
+/// Whether there is what one entry names.
+fn check_one(
+    wanted: &Wanted,
+    names: &[&str],
+    releases: &[Release],
+    selections: &[Selection],
+    notes: &mut Notes,
+) {
+    let item = &wanted.item;
+    match &wanted.need {
+        Need::Dependency(name) if names.contains(&&**name) => {}
+        Need::Dependency(name) => {
+            let help = match nearest(name, names) {
+                Some(near) => format!("did you mean {near:?}?"),
+                None => format!("add [[dependency]] with name = {name:?} and its url"),
+            };
+            notes.mistake(item, format!("there is no [[dependency]] {name:?}"), help);
+        }
+        Need::Release(namespace, name) => {
+            let mut all = releases.iter();
+            let found =
+                all.find(|release| release.namespace == *namespace && release.name == *name);
+            let is_selected = selections.iter().any(|it| it.namespace == *namespace);
+            if found.map_or(!is_selected, |release| !release.is_guarded()) {
+                notes.mistake(
+                    item,
+                    format!("no release {namespace}/{name} is guarded here"),
+                    "write \"release:NAMESPACE/NAME\" of a [[release]] whose revisions are judged",
+                );
+            }
+        }
+    }
+}
+
+/// Whether all that a release needs can be needed together.
+fn check_all_of(release: &Release, notes: &mut Notes) {
+    let count = release.needs().len();
+    if count > MAX_DEPENDENCIES {
+        let message = format!("the probes of {} need {count} things", release.name);
+        let help = format!("name at most {MAX_DEPENDENCIES}");
+        notes.complain("release", &Place::Default, message, Some(help));
+    }
+    let itself = Need::Release(release.namespace.clone(), release.name.clone());
+    if release.needs().contains(&&itself) {
+        let message = format!("{}/{} needs itself", release.namespace, release.name);
+        let help = "leave that out; its own failures are what is judged".to_owned();
+        notes.complain("release", &Place::Default, message, Some(help));
+    }
+}

@@ -1,0 +1,86 @@
+//! The bake of a revision that passed its analysis ended with an alarm.
+//!
+//! A notice changes nothing but what is known of the revision. Where the user lets a bake reject, the same follows as from
+//! the verdict of an analysis: mode, origin, limit, preflight, rollback and verification.
+
+use super::case::{Case, Ending};
+use super::same::is_about;
+use super::{Command, Phase, Rollout};
+use crate::ledger::Found;
+use crate::units::{Revision, Time};
+
+impl Rollout {
+    /// How the bake ended is of no interest once another revision is there, or something is being done about this one.
+    pub(super) fn on_bake_failed(
+        &mut self,
+        revision: Revision,
+        (reason, text): (String, String),
+        rejects: bool,
+        now: Time,
+        commands: &mut Vec<Command>,
+    ) {
+        if self.phase != Phase::Steady || self.newest != Some(revision) {
+            return;
+        }
+        let Some(passed) = self.passed(revision) else {
+            return;
+        };
+        let found = |found| Command::Found {
+            revision,
+            found,
+            evidence: text.clone(),
+        };
+        if !rejects || self.blind {
+            commands.push(found(Found::BakeFailed));
+            self.bake_is_noted(revision, &text, now);
+            return;
+        }
+        commands.push(found(Found::Bad));
+        let case = Case {
+            revision,
+            first: Some(passed.first()).filter(|first| *first != revision),
+            first_bad: None,
+            convicted: Some(now),
+            reason,
+            text: text.clone(),
+            order: None,
+            ..passed
+        };
+        if let Some((ending, why)) = self.obstacle(&case, now) {
+            self.end(case, ending, format!("{why}: {text}"), now);
+            return;
+        }
+        self.enter(Phase::Preflight(Box::new(case)), now);
+        self.note(
+            now,
+            Some(revision),
+            format!("Verdict of the bake: rollback. {text}"),
+        );
+        commands.push(Command::Preflight(revision));
+    }
+
+    /// The case of the newest revision, or of an earlier one with the same contents, if it passed its analysis.
+    fn passed(&self, revision: Revision) -> Option<Case> {
+        let mut past = self.past.iter().rev();
+        let passed = past.find(|past| {
+            !matches!(
+                past.ending,
+                Ending::Unchanged | Ending::OrderRefused | Ending::Superseded
+            )
+        })?;
+        let is_it = passed.ending == Ending::Kept && passed.case.revision <= revision;
+        is_it.then(|| passed.case.clone())
+    }
+
+    /// Nothing is done about it: what is shown of the revision says so.
+    fn bake_is_noted(&mut self, revision: Revision, text: &str, now: Time) {
+        let said = format!(
+            "It passed its analysis, and its bake failed, so it is not known to be good: {text}"
+        );
+        let mut past = self.past.iter_mut().rev();
+        if let Some(past) = past.find(|past| is_about(past, revision)) {
+            past.text.clone_from(&said);
+        }
+        self.note(now, Some(revision), format!("Revision {revision}: {said}"));
+    }
+}

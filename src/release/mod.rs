@@ -39,6 +39,9 @@ pub struct Facts {
     pub revisions: Vec<Stored>,
     /// Revisions that a rollback of ours made.
     pub ours: Vec<Revision>,
+    /// The program that stored the newest revision, by the name that it gave the API server; `None` for Helm's own
+    /// command, and where nobody says.
+    pub stored_by: Option<Box<str>>,
     /// Its pods, of all revisions.
     pub pods: Vec<Pod>,
     /// The revision whose rollout is complete, if the newest one's is.

@@ -318,6 +318,20 @@ fn a_tag_that_means_another_image_by_now_cannot_be_gone_back_to() {
     cluster.only_events();
 }
 
+/// Has a record say that another program wrote it: whoever applies its data takes the fields over.
+fn written_by(cluster: &Cluster, revision: u32, program: &str) {
+    let path = format!(
+        "/api/v1/namespaces/{}/secrets/sh.helm.release.v1.mykadoo.v{revision}",
+        cluster.namespace
+    );
+    let stored = cluster.get(&path);
+    let applied = json!({
+        "apiVersion": "v1", "kind": "Secret", "data": stored["data"], "metadata": {"name": stored["metadata"]["name"]},
+    });
+    let path = format!("{path}?fieldManager={program}&force=true");
+    cluster.send("PATCH", &path, "application/apply-patch+yaml", &applied);
+}
+
 /// J19: two good revisions that came too fast to be judged are gone back over; a tool that brings the bad one back is not
 /// fought.
 #[test]
@@ -326,7 +340,11 @@ fn what_is_gone_back_over_is_said_and_an_unknown_keeper_is_not_fought() {
         return;
     };
     cluster.install(&[]);
-    let guarded = Guarded::start(&cluster);
+    let settings = Settings {
+        rollback: "max_per_day = 9\n",
+        ..Settings::by(Helm::Four)
+    };
+    let guarded = Guarded::with(&cluster, &settings);
     let users = Users::of(&cluster.service("mykadoo-api"));
     for revision in [2, 3] {
         let image = format!(r#"api.image="mykadoo-api:{revision}""#);
@@ -338,11 +356,30 @@ fn what_is_gone_back_over_is_said_and_an_unknown_keeper_is_not_fought() {
     let said =
         "The rollback goes back over revisions 2 to 3, none of which was analyzed to its end";
     assert!(guarded.leadsman.said(said), "{}", guarded.leadsman.log());
+    // A person who tries once more is no keeper.
     cluster.upgrade(&[DEAD]);
-    let ended = ends(&cluster, &guarded, &users, 6, "refused");
+    ends(&cluster, &guarded, &users, 6, "recovered");
+    // A tool with Helm built in is one, by the name that it gives the API server.
+    cluster.upgrade(&[DEAD, "api.replicas=3"]);
+    ends(&cluster, &guarded, &users, 8, "recovered");
+    cluster.upgrade(&[DEAD, "api.replicas=3"]);
+    written_by(&cluster, 10, "fleetagent");
+    let ended = ends(&cluster, &guarded, &users, 10, "refused");
+    let told = [
+        "revision 10 has the contents of revision 8",
+        "\"fleetagent\"",
+        "allow_gitops",
+    ];
+    says(&ended, &told);
+    // And so is whoever does it a third time.
+    cluster.upgrade(&[DEAD]);
+    let ended = ends(&cluster, &guarded, &users, 11, "refused");
     says(
         &ended,
-        &["revision 6 has the contents of revision 4", "allow_gitops"],
+        &[
+            "revision 11 has the contents of revision 6",
+            "something brings",
+        ],
     );
 }
 

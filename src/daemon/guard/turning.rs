@@ -20,6 +20,9 @@ const OVERTAKEN: Duration = Duration::from_secs(10);
 /// Contents that come back so soon after a rollback were not mended.
 const BROUGHT_BACK: Duration = Duration::from_secs(600);
 
+/// Rollbacks of the same contents after which whoever brings them back with Helm's command is no person who tries once more.
+const TRIES: usize = 2;
+
 /// A rehearsal is repeated after that: rights and helm may have changed.
 const REHEARSE_EVERY: Duration = Duration::from_secs(60);
 
@@ -89,18 +92,28 @@ impl Guard {
         let appeared = rollout.phase().case()?.seen;
         let facts = Arc::clone(&self.facts.borrow().facts);
         let digest = digest_of(&facts, bad)?;
-        let mut past = rollout.past().iter().rev();
-        let before = past.find(|past| {
-            past.case.made.is_some()
-                && past.case.revision < bad
-                && appeared.since(past.at) < BROUGHT_BACK
-                && digest_of(&facts, past.case.revision).as_ref() == Some(&digest)
-        })?;
-        let (revision, after) = (before.case.revision, appeared.since(before.at).as_secs());
+        let mut came = appeared;
+        let mut before = Vec::new();
+        for past in rollout.past().iter().rev() {
+            let case = &past.case;
+            let is_same = case.made.is_some()
+                && case.revision < bad
+                && digest_of(&facts, case.revision).as_ref() == Some(&digest);
+            if is_same && came.since(past.at) < BROUGHT_BACK {
+                before.push((case.revision, came.since(past.at).as_secs()));
+                came = case.seen;
+            }
+        }
+        let &(revision, after) = before.first()?;
+        let tool = facts.stored_by.as_deref();
+        if tool.is_none() && before.len() < TRIES {
+            return None;
+        }
+        let tool = tool.map_or("something".to_owned(), |name| format!("{name:?}"));
         Some(release::Refusal::prevented(
             "kept_by_another",
             format!(
-                "revision {bad} has the contents of revision {revision}, and came {after} s after Leadsman had rolled that back: something brings them back, as a GitOps tool, an operator or a pipeline that tries again, and would undo this rollback as well; mend what it deploys, or set release.rollback.allow_gitops = true"
+                "revision {bad} has the contents of revision {revision}, and came {after} s after Leadsman had rolled that back: {tool} brings them back, as a GitOps tool, an operator or a pipeline that tries again does, and would undo this rollback as well; mend what it deploys, or set release.rollback.allow_gitops = true"
             ),
         ))
     }

@@ -100,6 +100,7 @@ impl View<'_> {
                 Vec::new()
             },
             restored: newest.restored,
+            stored_by: newest.by.clone(),
             settled: self
                 .is_settled(newest, &workloads, parts.len())
                 .then_some(newest.revision),

@@ -105,6 +105,8 @@ pub(super) struct StoredRow {
     pub(super) restored: bool,
     /// Whether its label says that it must not be turned back.
     pub(super) denied: bool,
+    /// The program that wrote the payload, where it is not Helm's own command.
+    pub(super) by: Option<Box<str>>,
     /// The user's labels.
     pub(super) labels: BTreeMap<String, String>,
 }
@@ -126,6 +128,7 @@ impl StoredRow {
             // An upgrade inherits the labels of the revision before it, so the label names its own.
             ours: label(mark::MADE).is_some_and(|made| *made == revision.to_string()),
             denied: label(mark::ROLLBACK).is_some_and(|wish| wish == "deny"),
+            by: writer_of(meta),
             labels: meta
                 .labels
                 .iter()
@@ -534,6 +537,21 @@ fn is_restored(meta: &ObjectMeta) -> bool {
     let created = meta.creation_timestamp.as_ref();
     let created = created.map(|stamp| stamp.0.as_second());
     matches!((written, created), (Some(written), Some(created)) if written.saturating_add(OFF) < created)
+}
+
+/// Who wrote the data of a record, unless it was Helm's command, or we who put it right: tools that have Helm built in give
+/// the API server a name of their own.
+fn writer_of(meta: &ObjectMeta) -> Option<Box<str>> {
+    const LONGEST: usize = 63;
+    let mut entries = meta.managed_fields.iter().flatten();
+    let wrote = entries.find(|entry| {
+        let fields = entry.fields_v1.as_ref();
+        fields.is_some_and(|fields| fields.0.get("f:data").is_some())
+    })?;
+    let name = wrote.manager.as_deref()?;
+    let is_helm = name.eq_ignore_ascii_case("helm") || name.starts_with("leadsman");
+    let name: String = name.chars().take(LONGEST).collect();
+    (!is_helm && !name.is_empty()).then(|| name.into())
 }
 
 /// Which way a share of the replicas is rounded.

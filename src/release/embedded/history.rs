@@ -197,6 +197,7 @@ impl History {
             // Where nobody runs pods there is nothing to wait for.
             applied: is_deployed && (!rolls || cluster.pods.is_empty()),
             restored: false,
+            stored_by: None,
             pods: cluster.pods,
             held: false,
             expected_downtime: false,

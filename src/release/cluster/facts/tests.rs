@@ -328,6 +328,29 @@ fn how_far_a_rollout_has_come_is_told_by_its_workloads() {
     assert_eq!(facts.workload_states[0].lacks, u32::MAX);
 }
 
+#[test]
+fn a_record_says_which_program_wrote_it() {
+    let by = |managers: serde_json::Value| {
+        let meta = serde_json::from_value(json!({
+            "name": "sh.helm.release.v1.web.v3", "resourceVersion": "1", "managedFields": managers,
+        }));
+        StoredRow::of(&meta.unwrap()).unwrap().by
+    };
+    let entry = |manager: &str, field: &str| json!({"manager": manager, "fieldsV1": {field: {}}});
+    assert_eq!(by(json!([])), None);
+    for helm in ["helm", "Helm", "leadsman"] {
+        assert_eq!(by(json!([entry(helm, "f:data")])), None);
+    }
+    // Who only sets labels has written nothing.
+    let both = json!([
+        entry("kubectl", "f:metadata"),
+        entry("fleetagent", "f:data")
+    ]);
+    assert_eq!(by(both).as_deref(), Some("fleetagent"));
+    let long = by(json!([entry(&"x".repeat(500), "f:data")]));
+    assert_eq!(long.unwrap().len(), 63);
+}
+
 /// A backup keeps the labels of Helm, and the object is a new one.
 #[test]
 fn a_record_that_is_older_than_its_object_was_brought_back() {

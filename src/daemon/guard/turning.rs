@@ -95,13 +95,18 @@ impl Guard {
         let mut came = appeared;
         let mut before = Vec::new();
         for past in rollout.past().iter().rev() {
-            let case = &past.case;
-            let is_same = case.made.is_some()
-                && case.revision < bad
-                && digest_of(&facts, case.revision).as_ref() == Some(&digest);
+            let Case {
+                revision,
+                made,
+                seen,
+                ..
+            } = past.case;
+            let is_same = made.is_some()
+                && revision < bad
+                && digest_of(&facts, revision).as_ref() == Some(&digest);
             if is_same && came.since(past.at) < BROUGHT_BACK {
-                before.push((case.revision, came.since(past.at).as_secs()));
-                came = case.seen;
+                before.push((revision, came.since(past.at).as_secs()));
+                came = seen;
             }
         }
         let &(revision, after) = before.first()?;

@@ -360,9 +360,9 @@ fn what_is_gone_back_over_is_said_and_an_unknown_keeper_is_not_fought() {
     cluster.upgrade(&[DEAD]);
     ends(&cluster, &guarded, &users, 6, "recovered");
     // A tool with Helm built in is one, by the name that it gives the API server.
-    cluster.upgrade(&[DEAD, "api.replicas=3"]);
+    cluster.upgrade(&[DEAD, r#"api.image="mykadoo-api:7""#]);
     ends(&cluster, &guarded, &users, 8, "recovered");
-    cluster.upgrade(&[DEAD, "api.replicas=3"]);
+    cluster.upgrade(&[DEAD, r#"api.image="mykadoo-api:7""#]);
     written_by(&cluster, 10, "fleetagent");
     let ended = ends(&cluster, &guarded, &users, 10, "refused");
     let told = [

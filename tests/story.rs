@@ -3,6 +3,7 @@
 
 mod bakes;
 mod gates;
+mod names;
 mod orders;
 
 use std::collections::BTreeSet;

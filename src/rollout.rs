@@ -182,8 +182,8 @@ pub enum Event {
     Settled,
     /// Helm has ended its work on the rollback, and nobody can see how far its rollout has come.
     HelmIsDone,
-    /// The first bad sounding of the revision under judgement, or the first after a quiet time: trouble may begin here.
-    FirstBad,
+    /// The first sign of trouble of the revision under judgement, or the first after a quiet time.
+    TroubleBegan,
     /// The judgement: the revision made things worse.
     Regressed {
         /// The revision that was judged.
@@ -210,6 +210,8 @@ pub enum Event {
         reason: String,
         /// The numbers in words.
         text: String,
+        /// When the trouble began, as far as that is known.
+        trouble_since: Option<Time>,
         /// Whether the user lets a bake reject.
         rejects: bool,
     },

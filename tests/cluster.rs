@@ -14,6 +14,8 @@
 mod asked;
 #[path = "cluster/commands.rs"]
 mod commands;
+#[path = "cluster/cost.rs"]
+mod cost;
 #[path = "cluster/decisions.rs"]
 mod decisions;
 #[path = "cluster/faults.rs"]

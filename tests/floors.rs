@@ -134,7 +134,7 @@ fn only_the_writer_changes_something_at_the_api_server() {
         ("api_client/writer.rs", "the writer"),
         ("lease.rs", "the Lease, which the permit comes from"),
         ("review.rs", "a review is a question"),
-        ("release/cluster/rights.rs", "a review is a question"),
+        ("release/cluster/granted.rs", "a review is a question"),
         ("release/cluster/dry_run.rs", "a dry run keeps nothing"),
     ];
     let of_writes = [

@@ -3,6 +3,7 @@
 
 mod bakes;
 mod gates;
+mod names;
 mod orders;
 
 use std::collections::BTreeSet;
@@ -31,6 +32,11 @@ fn leadsman(arguments: &[&str], folder: &Path) -> (Option<i32>, String) {
 /// Runs a scenario; then its recording must replay to the same verdict, and explain itself.
 #[track_caller]
 fn scenario(name: &str, says: &[&str]) -> tempfile::TempDir {
+    played(name, says).0
+}
+
+/// The folder of a scenario, and what was said.
+fn played(name: &str, says: &[&str]) -> (tempfile::TempDir, String) {
     let folder = tempfile::tempdir().unwrap();
     let (code, text) = leadsman(&["demo", "--scenario", name], folder.path());
     assert_eq!(code, Some(0), "{text}");
@@ -52,7 +58,7 @@ fn scenario(name: &str, says: &[&str]) -> tempfile::TempDir {
         assert!(explained.contains(part), "{part:?} is not in:\n{explained}");
     }
     assert!(!explained.contains("incomplete"), "{explained}");
-    folder
+    (folder, text)
 }
 
 const TURNED_BACK: [&str; 4] = [
@@ -128,7 +134,24 @@ fn one_dead_endpoint_is_turned_back() {
 
 #[test]
 fn a_crash_loop_is_turned_back() {
-    scenario("crash-loop", &TURNED_BACK);
+    let (_folder, text) = played("crash-loop", &TURNED_BACK);
+    // Its pods are seen to crash before the Service fails, and it was there before they did.
+    let took = |step: &str| -> f64 {
+        let line = text
+            .lines()
+            .find(|line| line.trim().starts_with(&format!("{step} ")));
+        let took = line.and_then(|line| line.split_whitespace().nth(1));
+        took.and_then(|took| took.parse().ok())
+            .unwrap_or_else(|| panic!("{step} is not in:\n{text}"))
+    };
+    let at = |what: &str| -> f64 {
+        let line = text.lines().find(|line| line.contains(what)).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    let from_appearance = at("Verdict: rollback") - at("Revision 3 appeared");
+    assert!((took("detect") - from_appearance).abs() < 0.2, "{text}");
+    assert!(took("detect_from_trouble") > 0.0, "{text}");
+    assert!(took("detect_from_trouble") <= took("detect"), "{text}");
 }
 
 #[test]

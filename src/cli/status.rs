@@ -236,7 +236,7 @@ fn say_step(step: &Value) {
         .as_f64()
         .map_or_else(|| "-".into(), |took| format!("{took:.1} s"));
     say!(
-        "  {:<9} {took:>9} of {:.0} s, {}",
+        "  {:<19} {took:>9} of {:.0} s, {}",
         text(step, "step"),
         step["limit_s"].as_f64().unwrap_or(0.0),
         text(step, "state")

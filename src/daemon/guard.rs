@@ -23,6 +23,7 @@ mod pod_states;
 mod pods;
 mod requests;
 mod saved;
+mod signs;
 mod soaking;
 mod troubles;
 mod turning;
@@ -71,9 +72,6 @@ const SAVE_EVERY: Duration = Duration::from_secs(10);
 /// In steady state one pod is asked so often whether it can be asked at all; more often until that is known.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 const FIRST_LOOKS_EVERY: Duration = Duration::from_secs(2);
-
-/// A new bad sounding after so long without one may be the beginning of trouble.
-const QUIET: f64 = 30.0;
 
 /// Pods that get a number in one watch.
 const MAX_PODS: usize = 2000;

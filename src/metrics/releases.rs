@@ -39,7 +39,14 @@ pub const ENDINGS: [&str; 15] = [
 const BAKES: [&str; 4] = ["good", "failed", "inconclusive", "superseded"];
 
 /// The runbook's steps.
-const STEPS: [&str; 5] = ["detect", "initiate", "complete", "verify", "total"];
+const STEPS: [&str; 6] = [
+    "detect",
+    "detect_from_trouble",
+    "initiate",
+    "complete",
+    "verify",
+    "total",
+];
 
 /// Why a release could not be turned back; an empty reason says that it could.
 pub const READY: [&str; 17] = [
@@ -188,7 +195,7 @@ impl Releases {
                 GaugeVec::new(
                     Opts::new(
                         "leadsman_rollout_step_seconds",
-                        "How long the runbook's steps took in the last rollback of a release.",
+                        "How long the runbook's steps took in the last rollback of a release; detect and total count from the moment the revision appeared, detect_from_trouble from the first sign of trouble: a failed result, also of a pod, a restart, a pod that cannot start.",
                     ),
                     &["namespace", "release", "step"],
                 ),

@@ -23,9 +23,11 @@ mod drift;
 mod dry_run;
 mod facts;
 mod feed;
+mod granted;
 mod helm;
 mod helm_limits;
 mod helm_proxy;
+mod helm_version;
 mod hub;
 mod images;
 mod indirect;
@@ -132,6 +134,8 @@ pub struct Cluster {
     recorder: EventRecorder,
     /// The workloads of the newest revision that could be read.
     parts: Mutex<Vec<(Kind, Box<str>)>>,
+    /// The last minutely look: which revision it would roll back, to which, and whether nothing was in the way.
+    looked: Mutex<Option<(Revision, Revision, bool)>>,
     /// The rights for evidence that were missing at the last look.
     lacking: Mutex<String>,
     /// Whether earlier revisions are needed although none has appeared since the start.
@@ -164,6 +168,7 @@ impl Cluster {
             recorder,
             parts: Mutex::new(Vec::new()),
             looks_back: AtomicBool::new(false),
+            looked: Mutex::default(),
             lacking: Mutex::default(),
             sizes: Mutex::default(),
             tried: Mutex::default(),

@@ -9,13 +9,24 @@ use super::{Command, Phase, Rollout};
 use crate::ledger::Found;
 use crate::units::{Revision, Time};
 
+/// The alarm of a bake.
+#[derive(Debug)]
+pub(super) struct BakeFailure {
+    pub(super) reason: String,
+    /// The numbers in words.
+    pub(super) text: String,
+    /// When the trouble began, as far as that is known.
+    pub(super) trouble_since: Option<Time>,
+    /// Whether the user lets a bake reject.
+    pub(super) rejects: bool,
+}
+
 impl Rollout {
     /// How the bake ended is of no interest once another revision is there, or something is being done about this one.
     pub(super) fn on_bake_failed(
         &mut self,
         revision: Revision,
-        (reason, text): (String, String),
-        rejects: bool,
+        failure: BakeFailure,
         now: Time,
         commands: &mut Vec<Command>,
     ) {
@@ -25,6 +36,12 @@ impl Rollout {
         let Some(passed) = self.passed(revision) else {
             return;
         };
+        let BakeFailure {
+            reason,
+            text,
+            trouble_since,
+            rejects,
+        } = failure;
         let found = |found| Command::Found {
             revision,
             found,
@@ -39,7 +56,7 @@ impl Rollout {
         let case = Case {
             revision,
             first: Some(passed.first()).filter(|first| *first != revision),
-            first_bad: None,
+            trouble_since,
             convicted: Some(now),
             reason,
             text: text.clone(),

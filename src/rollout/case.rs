@@ -80,26 +80,29 @@ impl Ending {
     }
 }
 
-/// The runbook's steps from the first bad sounding to the end.
+/// The runbook's steps from the appearance of a revision to the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StepName {
-    /// From the first bad sounding to the verdict.
+    /// From the moment the revision appeared to the verdict.
     Detect,
+    /// From the first sign of trouble to the verdict: the later part of [`Self::Detect`].
+    DetectFromTrouble,
     /// From the verdict to the start of the rollback.
     Initiate,
     /// From the start of the rollback until its rollout is complete.
     Complete,
     /// From then until the release is known to be well.
     Verify,
-    /// All of it.
+    /// From the moment the revision appeared, or an order was given, until the release is known to be well.
     Total,
 }
 
 impl StepName {
     /// In their order.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Detect,
+        Self::DetectFromTrouble,
         Self::Initiate,
         Self::Complete,
         Self::Verify,
@@ -110,6 +113,7 @@ impl StepName {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Detect => "detect",
+            Self::DetectFromTrouble => "detect_from_trouble",
             Self::Initiate => "initiate",
             Self::Complete => "complete",
             Self::Verify => "verify",
@@ -117,10 +121,27 @@ impl StepName {
         }
     }
 
+    /// From when to when it counts, in words.
+    pub const fn counts(self) -> &'static str {
+        match self {
+            Self::Detect => "from the moment the revision appeared to the verdict",
+            Self::DetectFromTrouble => {
+                "from the first sign of trouble (a failed result, also of a pod; a restart; a pod that cannot start) to \
+                 the verdict"
+            }
+            Self::Initiate => "from the verdict or order to the start of the rollback",
+            Self::Complete => "from the start of the rollback until its rollout is complete",
+            Self::Verify => "from then until the release is known to be well",
+            Self::Total => {
+                "from the moment the revision appeared, or a person ordered the rollback, to the end"
+            }
+        }
+    }
+
     /// What the runbook allows.
     pub const fn limit(self) -> Duration {
         Duration::from_secs(match self {
-            Self::Detect | Self::Complete => 120,
+            Self::Detect | Self::DetectFromTrouble | Self::Complete => 120,
             Self::Initiate | Self::Verify => 60,
             Self::Total => 360,
         })
@@ -168,8 +189,9 @@ pub struct Case {
     pub seen: Time,
     /// When its rollout was complete.
     pub settled: Option<Time>,
-    /// Its first bad sounding.
-    pub first_bad: Option<Time>,
+    /// The first sign of the trouble that lasts, of any kind.
+    #[serde(rename = "first_bad")]
+    pub trouble_since: Option<Time>,
     /// When the verdict of rollback fell.
     pub convicted: Option<Time>,
     /// Its reason, as `error_rate:db`; or [`NOT_ROLLED_OUT`] or [`ROLLED_OUT_LATE`].
@@ -232,7 +254,7 @@ impl Case {
             serving,
             seen: now,
             settled: None,
-            first_bad: None,
+            trouble_since: None,
             convicted: None,
             reason: String::new(),
             text: String::new(),
@@ -277,17 +299,19 @@ impl Case {
     }
 
     /// The runbook's steps as far as they have come.
-    pub fn timings(&self) -> [Timing; 5] {
+    pub fn timings(&self) -> [Timing; 6] {
+        // What a person ordered was not detected.
+        let detected = self.convicted.filter(|_| !self.ordered);
+        let began = detected.map_or(self.convicted, |_| Some(self.seen));
         StepName::ALL.map(|step| {
             let (from, to) = match step {
-                StepName::Detect => (self.first_bad.or(self.convicted), self.convicted),
+                StepName::Detect => (detected.and(began), detected),
+                StepName::DetectFromTrouble => (detected.and(self.trouble_since), detected),
                 StepName::Initiate => (self.convicted, self.begun),
                 StepName::Complete => (self.begun, self.turned),
                 StepName::Verify => (self.turned, self.verified),
-                StepName::Total => (self.first_bad.or(self.convicted), self.verified),
+                StepName::Total => (began, self.verified),
             };
-            // A bad sounding alone starts no clock that could run out: most are no regression.
-            let from = if self.convicted.is_some() { from } else { None };
             Timing { step, from, to }
         })
     }
@@ -337,7 +361,7 @@ impl Dated for Case {
         self.seen.shift(by);
         for time in [
             &mut self.settled,
-            &mut self.first_bad,
+            &mut self.trouble_since,
             &mut self.convicted,
             &mut self.begun,
             &mut self.turned,

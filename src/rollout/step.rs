@@ -1,5 +1,6 @@
 //! Every pair of phase and event.
 
+use super::bake::BakeFailure;
 use super::case::{Attempt, Case, Ending, NOT_ROLLED_OUT, Origin, StepName};
 use super::{Appearance, Clock, Command, Event, MAX_PAST, Mode, Phase, Rollout};
 use crate::ledger::{self, Found};
@@ -39,7 +40,7 @@ impl Rollout {
             }
             Event::Settled => self.on_settled(now, &mut commands),
             Event::HelmIsDone => self.on_helm_is_done(now, &mut commands),
-            Event::FirstBad => self.on_first_bad(now),
+            Event::TroubleBegan => self.on_trouble(now),
             Event::Regressed {
                 revision,
                 reason,
@@ -53,8 +54,17 @@ impl Rollout {
                 revision,
                 reason,
                 text,
+                trouble_since,
                 rejects,
-            } => self.on_bake_failed(revision, (reason, text), rejects, now, &mut commands),
+            } => {
+                let alarm = BakeFailure {
+                    reason,
+                    text,
+                    trouble_since,
+                    rejects,
+                };
+                self.on_bake_failed(revision, alarm, now, &mut commands);
+            }
             Event::Inconclusive { revision, reason } => {
                 self.on_inconclusive(revision, &reason, now, &mut commands);
             }
@@ -361,10 +371,10 @@ impl Rollout {
         self.begin(revision, origin, serving, now, commands);
     }
 
-    fn on_first_bad(&mut self, now: Time) {
+    fn on_trouble(&mut self, now: Time) {
         match &mut self.phase {
             Phase::Settling(case) | Phase::Watching(case) => {
-                case.first_bad = Some(now);
+                case.trouble_since = Some(now);
             }
             Phase::Absent
             | Phase::Steady

@@ -135,6 +135,7 @@ fn bake_failed(revision: u32, rejects: bool) -> Event {
         revision: Revision(revision),
         reason: "bake:error_rate".into(),
         text: "errors 14/96 (14.6 %) in the last 120 s".into(),
+        trouble_since: None,
         rejects,
     }
 }
@@ -176,12 +177,90 @@ fn however_long_helm_takes_the_pods_have_their_time() {
     assert!(matches!(world.rollout.phase(), Phase::Verifying(_)));
 }
 
+/// Seconds of the steps, in their order.
+fn took(case: &Case) -> [Option<u64>; 6] {
+    case.timings()
+        .map(|it| it.took().map(|took| took.as_secs()))
+}
+
+/// A crash loop or pods that are asked directly convict although the Service has not failed once.
+#[test]
+fn the_detection_counts_from_the_appearance_and_from_the_first_sign_of_trouble() {
+    let mut world = World::new(Mode::Enforce);
+    world.happens(seen(2, Origin::Upgrade)).passes(seconds(20));
+    world.happens(Event::TroubleBegan).passes(seconds(4));
+    world.happens(regressed(2));
+    let case = world.rollout.phase().case().unwrap();
+    assert_eq!(took(case)[..2], [Some(28), Some(6)]);
+    assert_eq!(took(case)[5], None, "it is not over");
+
+    // Without a sign, as where a progress deadline alone convicts, the second clock says nothing and not 0 s.
+    let mut world = World::new(Mode::Enforce);
+    world.happens(seen(2, Origin::Upgrade)).passes(seconds(20));
+    world.happens(regressed(2));
+    let case = world.rollout.phase().case().unwrap();
+    assert_eq!(took(case)[..2], [Some(22), None]);
+}
+
+#[test]
+fn what_a_person_ordered_was_not_detected() {
+    let mut world = World::new(Mode::Enforce);
+    world
+        .happens(seen(2, Origin::Upgrade))
+        .happens(Event::TroubleBegan);
+    world.happens(ordered("c")).happens(ready(1)).executed(3);
+    world
+        .happens(seen(3, Origin::OurRollback))
+        .happens(Event::Settled);
+    world.happens(Event::Recovered).ended(Ending::Recovered);
+    let case = &world.rollout.past()[0].case;
+    assert_eq!(took(case)[..2], [None, None]);
+    assert_eq!(took(case)[5], Some(5), "from the order");
+}
+
+#[test]
+fn a_bake_counts_from_the_appearance_too() {
+    let mut world = World::new(Mode::Enforce);
+    world
+        .happens(seen(2, Origin::Upgrade))
+        .happens(Event::Healthy(Revision(2)))
+        .passes(seconds(600));
+    let since = world.now;
+    let Event::BakeFailed {
+        revision,
+        reason,
+        text,
+        ..
+    } = bake_failed(2, true)
+    else {
+        unreachable!()
+    };
+    let trouble_since = Some(since);
+    world.happens(Event::BakeFailed {
+        revision,
+        reason,
+        text,
+        trouble_since,
+        rejects: true,
+    });
+    let case = world.rollout.phase().case().unwrap();
+    assert_eq!(took(case)[..2], [Some(603), Some(1)]);
+    assert!(case.late.is_empty());
+    world.happens(Event::Tick);
+    assert!(
+        world
+            .entries
+            .iter()
+            .any(|entry| entry.text.starts_with("Late: detect takes"))
+    );
+}
+
 #[test]
 fn a_bad_revision_is_turned_back_and_verified() {
     let mut world = World::new(Mode::Enforce);
     world
         .happens(seen(2, Origin::Upgrade))
-        .happens(Event::FirstBad)
+        .happens(Event::TroubleBegan)
         .happens(Event::Settled)
         .happens(regressed(2))
         .happens(ready(1))
@@ -209,12 +288,8 @@ fn a_bad_revision_is_turned_back_and_verified() {
             Command::EndWatch { kept: false },
         ]
     );
-    let timings = world.rollout.past()[0].case.timings();
-    let took: Vec<u64> = timings
-        .iter()
-        .map(|t| t.took().unwrap().as_secs())
-        .collect();
-    assert_eq!(took, [2, 1, 3, 1, 7]);
+    let took = took(&world.rollout.past()[0].case).map(Option::unwrap);
+    assert_eq!(took, [3, 2, 1, 3, 1, 8]);
     assert!(
         world
             .entries
@@ -956,7 +1031,7 @@ fn the_contents_under_analysis_once_more_go_on_with_it() {
         let mut world = World::new(Mode::Enforce);
         world
             .happens(seen(2, Origin::Upgrade))
-            .happens(Event::FirstBad);
+            .happens(Event::TroubleBegan);
         if settled {
             world.happens(Event::Settled);
         }
@@ -969,8 +1044,13 @@ fn the_contents_under_analysis_once_more_go_on_with_it() {
         let case = world.rollout.phase().case().unwrap().clone();
         assert_eq!((case.revision, case.first()), (Revision(3), Revision(2)));
         assert_eq!(
-            (case.serving, case.seen, case.settled, case.first_bad),
-            (began.serving, began.seen, began.settled, began.first_bad)
+            (case.serving, case.seen, case.settled, case.trouble_since),
+            (
+                began.serving,
+                began.seen,
+                began.settled,
+                began.trouble_since
+            )
         );
         // A third one, and the verdict on all of them.
         world
@@ -1465,7 +1545,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => revision.clone().prop_map(restored),
         1 => revision.clone().prop_map(not_rolled_out),
         2 => Just(Event::Settled),
-        1 => Just(Event::FirstBad),
+        1 => Just(Event::TroubleBegan),
         4 => revision.clone().prop_map(regressed),
         1 => revision.clone().prop_map(|revision| Event::Healthy(Revision(revision))),
         1 => (revision.clone(), any::<bool>()).prop_map(|(revision, rejects)| bake_failed(revision, rejects)),

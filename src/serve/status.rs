@@ -247,6 +247,8 @@ pub struct VerdictView {
 pub struct StepView {
     /// Which.
     pub step: &'static str,
+    /// From when to when it counts, in words.
+    pub counts: &'static str,
     /// What the runbook allows, in seconds.
     pub limit_s: f64,
     /// What it took, or takes so far.

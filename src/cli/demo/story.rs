@@ -342,13 +342,14 @@ impl Story {
         }
         if !view.steps.is_empty() {
             self.screen.say("");
-            self.screen.say("  step       took      runbook allows");
+            self.screen
+                .say("  step                 took      runbook allows");
             for step in &view.steps {
                 let took = step
                     .took_s
                     .map_or("-".to_owned(), |took| format!("{took:.1} s"));
                 self.screen.say(&format!(
-                    "  {:<10} {took:<9} {:.0} s   {}",
+                    "  {:<20} {took:<9} {:.0} s   {}",
                     step.step, step.limit_s, step.state
                 ));
             }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::Guard;
 use super::pod_states::pod_states;
 use super::saved::{State, Watching};
+use super::signs::Trouble;
 use crate::config::settings::BakeAction;
 use crate::ledger::Found;
 use crate::release::{Facts, Notice};
@@ -41,6 +42,8 @@ pub(super) struct RevisionBake {
     pub(super) bake: Bake,
     /// The last results of each endpoint.
     lately: Vec<LatestResults>,
+    #[serde(default)]
+    trouble: Option<Trouble>,
     /// What the tick that runs knows of each endpoint.
     #[serde(skip)]
     marks: Vec<Mark>,
@@ -100,6 +103,9 @@ impl Dated for RevisionBake {
         self.analysis.began.shift(by);
         self.analysis.hurried_until.shift(by);
         self.began.shift(by);
+        if let Some(trouble) = &mut self.trouble {
+            trouble.shift(by);
+        }
     }
 }
 
@@ -160,6 +166,9 @@ impl RevisionBake {
         let mut pods = facts.map_or_else(Vec::new, |facts| {
             pod_states(&mut self.analysis, facts, self.serving)
         });
+        if marks.contains(&Mark::Bad) || self.analysis.has_troubled_pods() {
+            Trouble::signs(&mut self.trouble, now);
+        }
         let watch = &self.analysis.watch;
         pods.retain(|pod| watch.can_convict(pod));
         let normal = |pod: &PodState| watch.normal_restarts(pod);
@@ -256,6 +265,7 @@ impl Guard {
             recorded: self.state.recorded,
             began: now,
             bake,
+            trouble: None,
             lately: vec![LatestResults::default(); endpoints],
             marks: vec![Mark::NotDue; endpoints],
             analysis,
@@ -397,6 +407,7 @@ impl Guard {
             revision,
             reason: alarm.reason.into(),
             text,
+            trouble_since: ended.trouble.map(|trouble| trouble.since),
             rejects,
         })
         .await;

@@ -9,7 +9,7 @@ use super::pod_states::{OldTrouble, ToldPod, note_old_pods, pod_states};
 use super::pods::{address_of, is_clear};
 use super::saved::{Known, Verifying, Watching};
 use super::workload_events::ToldWorkload;
-use super::{Guard, QUIET, needs, view};
+use super::{Guard, needs, view};
 use crate::config::settings::Probe;
 use crate::daemon::runner::{Asked, Heard};
 use crate::recording::{self, End, Head, Line, Recorded, Recording};
@@ -468,12 +468,7 @@ impl Guard {
         }
         recording::feed(&mut watching.watch, &watching.pods, &tick);
         watching.trace();
-        let now_at = tick.tick;
-        let trouble_begins = marks.contains(&Mark::Bad) && {
-            let quiet = QUIET / watching.watch.rule().interval_s;
-            let before = watching.last_bad.replace(now_at);
-            before.is_none_or(|before| f64::from(now_at - before) > quiet)
-        };
+        let trouble_begins = watching.trouble_begins(&marks, &tick);
         lines.push(Line::Tick(Box::new(tick)));
         let is_limited = watching.watch.is_limited();
         let is_found = watching.watch.finding().is_some();
@@ -485,7 +480,7 @@ impl Guard {
             self.slow_down();
         }
         if trouble_begins {
-            self.happens(Event::FirstBad).await;
+            self.happens(Event::TroubleBegan).await;
         }
         if is_found {
             self.act_on_finding().await;

@@ -49,6 +49,11 @@ pub(super) struct ToldPod {
 }
 
 impl ToldPod {
+    /// Whether it restarted, or cannot start.
+    pub(super) const fn is_in_trouble(self) -> bool {
+        self.restarts > 0 || self.loops || self.stuck.is_some()
+    }
+
     /// What a state told.
     pub(super) fn of(state: &PodState) -> Self {
         Self {
@@ -134,4 +139,4 @@ pub(super) fn pod_states(
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -165,7 +165,7 @@ pub(super) struct Watching {
     pub(super) direct: Vec<bool>,
     /// Bad soundings by endpoint and reason.
     pub(super) failing: Vec<BTreeMap<Box<str>, u32>>,
-    /// The tick of the last bad sounding.
+    /// The tick of the last sign of trouble.
     pub(super) last_bad: Option<u32>,
     /// States of pods that were told to the watch.
     #[serde(default)]

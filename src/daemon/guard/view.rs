@@ -281,6 +281,7 @@ fn steps_of(case: &Case, is_over: bool, now: Time) -> Vec<StepView> {
             };
             StepView {
                 step: StepName::as_str(timing.step),
+                counts: timing.step.counts(),
                 limit_s: limit.as_secs_f64(),
                 took_s: took.map(|took| took.as_secs_f64()),
                 state,

@@ -69,6 +69,11 @@ impl ToldWorkload {
         self.change == Some(Change::Config)
     }
 
+    /// Whether it cannot create its pods, or has exceeded its progress deadline.
+    pub(super) const fn is_in_trouble(&self) -> bool {
+        self.refused || self.deadline_exceeded
+    }
+
     /// Whether its pods are replaced by new ones.
     pub(super) fn is_rolled(&self) -> bool {
         self.is_rolled

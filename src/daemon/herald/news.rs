@@ -127,7 +127,16 @@ fn steps(past: &RolloutView) -> String {
     let taken: Vec<String> = past
         .steps
         .iter()
-        .filter_map(|step| Some(format!("{} {:.1} s", step.step, step.took_s?)))
+        .filter_map(|step| {
+            let took = format!("{:.1} s", step.took_s?);
+            Some(match step.step {
+                "detect" => format!("detect {took} (from the moment the revision appeared)"),
+                "detect_from_trouble" => {
+                    format!("detect {took} (from the first sign of trouble)")
+                }
+                name => format!("{name} {took}"),
+            })
+        })
         .collect();
     if taken.is_empty() {
         return String::new();

@@ -29,7 +29,7 @@ use crate::units::{Namespace, ReleaseName, Revision};
 const MAX_OUTPUT: usize = 64 * 1024;
 
 /// `helm version` asks nobody, so it is quick.
-const VERSION_PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const VERSION_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What helm is told: the limit of each of its steps.
 pub(super) const STEP_LIMIT: Duration = Duration::from_secs(110);
@@ -341,4 +341,4 @@ async fn kept(from: Option<impl AsyncRead + Unpin>) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

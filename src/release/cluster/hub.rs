@@ -14,7 +14,9 @@ use tokio::sync::watch;
 use super::Driver;
 use super::api::{Trouble, ask};
 use super::feed::{self, Metadata, Selector, Told, Whole};
+use super::granted::GrantedRights;
 use super::records::Records;
+use super::rights::Rights;
 use super::tables::{Kind, PodRow, ReplicaSetRow, StoredRow, Table, WorkloadRow};
 use crate::clock::Timeline;
 use crate::config::Discovered;
@@ -84,6 +86,9 @@ pub struct Hub {
     tables: Mutex<Tables>,
     changed: watch::Sender<u64>,
     resources: Mutex<HashMap<GroupVersionKind, (String, bool)>>,
+    /// What our account may do, and the one that helm acts as.
+    own_rights: GrantedRights,
+    rights_of_helm: GrantedRights,
     failed_at: Mutex<Option<Time>>,
     failures: std::sync::atomic::AtomicU64,
 }
@@ -129,6 +134,8 @@ impl Hub {
             tables: Mutex::new(tables),
             changed: watch::Sender::new(0),
             resources: Mutex::new(HashMap::new()),
+            own_rights: GrantedRights::default(),
+            rights_of_helm: GrantedRights::default(),
             failed_at: Mutex::new(None),
             failures: std::sync::atomic::AtomicU64::new(0),
         })
@@ -220,6 +227,35 @@ impl Hub {
     pub(super) fn impersonated(&self) -> Option<&str> {
         let (_, name) = self.acting.as_ref()?.as_ref().ok()?;
         Some(name)
+    }
+
+    /// Those of some rights that our account does not have, by answers that are at most so old.
+    pub(super) async fn missing(
+        &self,
+        needed: &Rights,
+        oldest: Duration,
+    ) -> Result<Vec<String>, Trouble> {
+        self.own_rights.missing(&self.client, needed, oldest).await
+    }
+
+    /// The same of the account that helm acts as.
+    pub(super) async fn missing_of_helm(
+        &self,
+        needed: &Rights,
+        oldest: Duration,
+    ) -> Result<Vec<String>, Trouble> {
+        let acting = self.acting()?;
+        let rights = match &self.acting {
+            None => &self.own_rights,
+            Some(_) => &self.rights_of_helm,
+        };
+        rights.missing(acting, needed, oldest).await
+    }
+
+    /// Something was forbidden: what is known of rights is asked for anew.
+    pub(super) fn doubt_rights(&self) {
+        self.own_rights.doubt();
+        self.rights_of_helm.doubt();
     }
 
     pub(super) fn namespace(&self) -> &Namespace {
@@ -393,6 +429,9 @@ impl Hub {
             let is_news = match told {
                 Told::Well => tables.troubles.remove(what).is_some(),
                 Told::Fails(trouble) => {
+                    if trouble.is(403) {
+                        self.doubt_rights();
+                    }
                     let now = self.now();
                     *self
                         .failed_at

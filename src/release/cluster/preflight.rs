@@ -1,6 +1,6 @@
 //! Before helm is started: may and can the rollback be done?
 
-use std::sync::PoisonError;
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
@@ -11,13 +11,15 @@ use super::Cluster;
 use super::api::{Trouble, ask};
 use super::checks::{self, Allowed, Obstacle};
 use super::facts::status_of;
-use super::helm;
+use super::granted;
+use super::helm_version;
 use super::rights;
 use super::rights::Rights;
 use super::turn;
 use crate::release::manifest::Object;
 use crate::release::record::Record;
 use crate::release::{Plan, Refusal};
+use crate::units::Revision;
 
 /// A waiting upgrade is given so long before it is rolled back over.
 const PENDING_FOR: Duration = Duration::from_secs(10);
@@ -33,6 +35,34 @@ const MAX_RETURNING: usize = 50;
 
 impl Cluster {
     pub(super) async fn may_be_turned_back(&self, plan: &Plan) -> Result<(), Refusal> {
+        let looked = self.wait_until_clear(plan).await;
+        if plan.is_rehearsal {
+            let is_lacking = looked.as_ref().is_err_and(|why| why.reason() == "rights");
+            let now = (plan.bad, plan.target, looked.is_ok());
+            let before = self.looked().replace(now);
+            if is_lacking && before.is_none_or(|(_, _, was_well)| was_well) {
+                // What other releases of the namespace were told may be over as well.
+                self.hub.doubt_rights();
+            }
+        }
+        looked
+    }
+
+    /// How old answers about rights may be: in the minutely look of what was well a minute ago, minutes.
+    fn oldest_rights(&self, plan: &Plan) -> Duration {
+        let is_as_before = *self.looked() == Some((plan.bad, plan.target, true));
+        if plan.is_rehearsal && is_as_before {
+            granted::KEPT
+        } else {
+            granted::FRESH
+        }
+    }
+
+    fn looked(&self) -> MutexGuard<'_, Option<(Revision, Revision, bool)>> {
+        self.looked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn wait_until_clear(&self, plan: &Plan) -> Result<(), Refusal> {
         let began = Instant::now();
         loop {
             match self.look(plan).await {
@@ -53,6 +83,9 @@ impl Cluster {
                     tracing::warn!(release = %self.release, %trouble, "The rollback waits for the API server");
                 }
                 Err(Refused::Trouble(trouble)) => {
+                    if trouble.is(403) {
+                        self.hub.doubt_rights();
+                    }
                     return Err(Refusal::Storage(self.with_command(plan, &trouble)));
                 }
             }
@@ -62,7 +95,7 @@ impl Cluster {
 
     /// Looks once; why it has to be waited, if so.
     async fn look(&self, plan: &Plan) -> Result<Option<String>, Refused> {
-        let version = helm::version(&self.policy)
+        let version = helm_version::of(&self.policy)
             .await
             .map_err(|why| Refusal::prevented("helm", self.with_command(plan, &why)))?;
         let rows = self.records.list(&self.release).await?;
@@ -93,7 +126,13 @@ impl Cluster {
             let target = plan.target;
             return Err(Refusal::TargetGone { target }.into());
         };
-        let Some(bad) = self.record(plan.bad).await? else {
+        // A minutely look at rest asks whether what serves could be written again.
+        let bad = if plan.bad == plan.target {
+            Some(target.clone())
+        } else {
+            self.record(plan.bad).await?
+        };
+        let Some(bad) = bad else {
             return Err(Refusal::prevented(
                 "unreadable",
                 self.with_command(
@@ -158,7 +197,10 @@ impl Cluster {
         }
         if obstacles.is_empty() {
             let changed = scoped.without_left_alone(&objects, &self.policy.may);
-            obstacles.extend(self.rights(&changed, &target).await?);
+            obstacles.extend(
+                self.rights(&changed, &target, self.oldest_rights(plan))
+                    .await?,
+            );
             if obstacles.is_empty() && version.major == 3 {
                 let returning = checks::returning(&bad, &target, &scoped.scope);
                 obstacles.extend(self.unknown_to_helm(&bad, returning).await?);
@@ -185,7 +227,8 @@ impl Cluster {
             }
         }
         if plan.is_rehearsal {
-            self.say_what_evidence_lacks().await?;
+            self.say_what_evidence_lacks(self.oldest_rights(plan))
+                .await?;
         }
         let Some(first) = obstacles.first() else {
             if !plan.is_rehearsal {
@@ -211,9 +254,9 @@ impl Cluster {
     }
 
     /// Says when rights are missing without which a rollback goes on, and people learn less of why.
-    async fn say_what_evidence_lacks(&self) -> Result<(), Trouble> {
+    async fn say_what_evidence_lacks(&self, oldest: Duration) -> Result<(), Trouble> {
         let needed = Rights::to_collect(self.hub.namespace().as_str());
-        let missing = needed.missing(self.hub.client()).await?.join(", ");
+        let missing = self.hub.missing(&needed, oldest).await?.join(", ");
         let mut known = self.lacking.lock().unwrap_or_else(PoisonError::into_inner);
         if !missing.is_empty() && *known != missing {
             tracing::warn!(
@@ -309,7 +352,12 @@ impl Cluster {
     }
 
     /// What helm, or Leadsman beside it, would have to be allowed, and is not.
-    async fn rights(&self, objects: &[Object], target: &Record) -> Result<Vec<Obstacle>, Trouble> {
+    async fn rights(
+        &self,
+        objects: &[Object],
+        target: &Record,
+        oldest: Duration,
+    ) -> Result<Vec<Obstacle>, Trouble> {
         let hooks = rights::rollback_hooks(target);
         let (namespace, driver) = (self.hub.namespace().as_str(), self.hub.driver());
         let (mut of_helm, unknown) = rights::to_change(&self.hub, objects, &hooks).await?;
@@ -327,9 +375,9 @@ impl Cluster {
                 text: format!("the cluster does not have {}", unknown.join(", ")),
             });
         }
-        let mut missing = own.missing(self.hub.client()).await?;
-        let acting = self.hub.acting()?;
-        match (of_helm.missing(acting).await, self.hub.impersonated()) {
+        let mut missing = self.hub.missing(&own, oldest).await?;
+        let of_helm = self.hub.missing_of_helm(&of_helm, oldest).await;
+        match (of_helm, self.hub.impersonated()) {
             (Ok(of_helm), None) => missing.extend(of_helm),
             (Ok(of_helm), Some(account)) => {
                 missing.extend(

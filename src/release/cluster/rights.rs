@@ -3,20 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use k8s_openapi::api::authorization::v1::{
-    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
-};
-use kube::api::PostParams;
 use kube::core::GroupVersionKind;
-use kube::{Api, Client};
 
-use super::api::{Trouble, ask};
+use super::api::Trouble;
 use super::hub::Hub;
 use super::records::Records;
 use super::scope::Scope;
 use crate::config::settings::Driver;
 use crate::config::settings::Release;
-use crate::release::Work;
 use crate::release::manifest::{self, Object};
 use crate::release::record::{Hook, Record};
 use crate::rollout::Mode;
@@ -142,33 +136,10 @@ impl Rights {
         rights
     }
 
-    fn each(&self) -> impl Iterator<Item = (&Place, &'static str)> {
+    pub(super) fn each(&self) -> impl Iterator<Item = (&Place, &'static str)> {
         self.0
             .iter()
             .flat_map(|(place, verbs)| verbs.iter().map(move |verb| (place, *verb)))
-    }
-
-    /// Those that the account of this client does not have, in words.
-    pub(super) async fn missing(&self, client: &Client) -> Result<Vec<String>, Trouble> {
-        use futures::StreamExt;
-
-        /// Access reviews at a time.
-        const AT_A_TIME: usize = 8;
-        let mut reviews: Vec<Work<Result<Option<String>, Trouble>>> = Vec::new();
-        for (place, verb) in self.each() {
-            let (client, place) = (client.clone(), place.clone());
-            reviews.push(Box::pin(async move {
-                let may = may(client, &place, verb).await?;
-                Ok((!may).then(|| format!("{verb} {place}")))
-            }));
-        }
-        let mut reviews = futures::stream::iter(reviews).buffer_unordered(AT_A_TIME);
-        let mut missing = Vec::new();
-        while let Some(found) = reviews.next().await {
-            missing.extend(found?);
-        }
-        missing.sort();
-        Ok(missing)
     }
 
     /// A Role for each namespace, and a ClusterRole for what lives in none, each bound to a service account, as YAML.
@@ -272,30 +243,6 @@ impl fmt::Display for Place {
         }
         Ok(())
     }
-}
-
-async fn may(client: Client, place: &Place, verb: &str) -> Result<bool, Trouble> {
-    let reviews: Api<SelfSubjectAccessReview> = Api::all(client);
-    let (plural, part) = place.plural.split_once('/').unwrap_or((&place.plural, ""));
-    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    let attributes = ResourceAttributes {
-        namespace: some(&place.namespace),
-        group: some(&place.group),
-        resource: some(plural),
-        subresource: some(part),
-        verb: some(verb),
-        name: some(&place.name),
-        ..ResourceAttributes::default()
-    };
-    let review = SelfSubjectAccessReview {
-        spec: SelfSubjectAccessReviewSpec {
-            resource_attributes: Some(attributes),
-            ..Default::default()
-        },
-        ..Default::default()
-    };
-    let answer = ask(reviews.create(&PostParams::default(), &review)).await?;
-    Ok(answer.status.is_some_and(|status| status.allowed))
 }
 
 /// What changing these objects and running these hooks takes, and the kinds that the cluster does not have.

@@ -17,6 +17,7 @@ use super::api::{PATIENCE, Trouble};
 use super::facts::status_of;
 use super::helm::{self, Order, Ran};
 use super::helm_proxy;
+use super::helm_version;
 use super::mark;
 use super::preflight::Refused;
 use super::records::Turn;
@@ -254,7 +255,7 @@ impl Cluster {
         runs: &mut u32,
         time: Duration,
     ) -> Result<(HelmError, String), Refusal> {
-        let version = helm::version(&self.policy)
+        let version = helm_version::of(&self.policy)
             .await
             .map_err(|why| Refusal::prevented("helm", self.with_command(plan, &why)))?;
         let (target, proxy) = match self.way_to_the_cluster(plan, bad).await {

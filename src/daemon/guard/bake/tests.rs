@@ -23,6 +23,7 @@ fn baking() -> (State, Time) {
         evidence: "a whole watch without anything against it".into(),
     });
     state.bake = Some(RevisionBake {
+        trouble: None,
         serving: Some(Revision(3)),
         recorded: state.recorded,
         began: now,

@@ -13,7 +13,7 @@ use crate::verdict::{Inbox, Mark, Rule, Start, Tick, Watch};
 const OLD: Revision = Revision(1);
 const NEW: Revision = Revision(2);
 
-fn watching() -> Watching {
+pub(in crate::daemon::guard) fn watching() -> Watching {
     let start = Start {
         endpoints: vec!["api".into()],
         baseline: vec![(0, 100)],

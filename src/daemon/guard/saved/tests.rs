@@ -52,7 +52,7 @@ pub(in crate::daemon::guard) fn state() -> (State, Time) {
         seen(1, Origin::First, None),
         seen(2, Origin::Upgrade, Some(1)),
         Event::Settled,
-        Event::FirstBad,
+        Event::TroubleBegan,
         regressed,
         Event::Ready {
             target: Revision(1),
@@ -68,7 +68,7 @@ pub(in crate::daemon::guard) fn state() -> (State, Time) {
         Event::Recovered,
         seen(4, Origin::Upgrade, Some(3)),
         Event::Settled,
-        Event::FirstBad,
+        Event::TroubleBegan,
     ];
     for event in story {
         now = now + Duration::from_secs(10);

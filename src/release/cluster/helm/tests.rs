@@ -12,13 +12,13 @@ use super::*;
 use crate::config::settings::May;
 use crate::permit::Permit;
 
-struct Played {
-    folder: tempfile::TempDir,
-    policy: Policy,
+pub(in crate::release::cluster) struct Played {
+    pub(in crate::release::cluster) folder: tempfile::TempDir,
+    pub(in crate::release::cluster) policy: Policy,
 }
 
 /// A helm that does what the script says.
-fn played(script: &str) -> Played {
+pub(in crate::release::cluster) fn played(script: &str) -> Played {
     let folder = tempfile::tempdir().unwrap();
     let helm = folder.path().join("helm");
     std::fs::write(&helm, format!("#!/bin/sh\n{script}\n")).unwrap();

@@ -3,6 +3,8 @@
 //! Numbers and reasons only: what targets answered, and anything that an operator would call evidence in the sense of
 //! logs, is not here. Times are seconds since 1970.
 
+mod latencies;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -22,6 +24,8 @@ use crate::metrics::Series;
 use crate::sounding::Outcome;
 use crate::units::{ErrorRate, Moment};
 use crate::window::Quantile;
+
+pub use latencies::{DistributionView, LatenciesView, ProbeLatenciesView};
 
 const PAGE: &str = include_str!("page.html");
 
@@ -56,6 +60,8 @@ pub struct GuardView {
     pub watch: Option<WatchView>,
     /// The bake of the newest revision that runs, or how it ended.
     pub bake: Option<BakeView>,
+    /// How long answers took in the judgement that runs, or in the last one, and before.
+    pub latencies: Option<LatenciesView>,
     /// The last verdict.
     pub verdict: Option<VerdictView>,
     /// The runbook's steps.

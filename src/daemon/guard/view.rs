@@ -1,5 +1,7 @@
 //! What is shown of a guarded release.
 
+mod latencies;
+
 use crate::release::Facts;
 use crate::rollout::{Case, Ending, Past, Phase, StepName};
 use crate::serve::status::{
@@ -44,6 +46,7 @@ pub(super) fn of(
         obstacle: (!obstacle.is_empty()).then(|| obstacle.to_owned()),
         watch: state.watching.as_ref().map(watch),
         bake: bake::view(state),
+        latencies: latencies::view(state),
         verdict: state.verdict.clone(),
         steps: steps(state, now),
         history: history(state, facts),

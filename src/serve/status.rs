@@ -3,6 +3,7 @@
 //! Numbers and reasons only: what targets answered, and anything that an operator would call evidence in the sense of
 //! logs, is not here. Times are seconds since 1970.
 
+mod dependencies;
 mod latencies;
 
 use std::collections::HashMap;
@@ -25,6 +26,7 @@ use crate::sounding::Outcome;
 use crate::units::{ErrorRate, Moment};
 use crate::window::Quantile;
 
+use dependencies::{DependencyView, dependencies};
 pub use latencies::{DistributionView, LatenciesView, ProbeLatenciesView};
 
 const PAGE: &str = include_str!("page.html");
@@ -173,6 +175,8 @@ pub struct WatchView {
     pub direct: String,
     /// Results that say nothing, by the reason: how many of them, and what that is.
     pub unknown: Vec<UnknownView>,
+    /// What does not count so far, and why, a sentence each.
+    pub not_judged: Vec<String>,
     /// That answers are slower than before, once that is shown.
     pub slower: Option<String>,
     /// How many kept rollouts the tolerance is learned from.
@@ -397,6 +401,8 @@ struct Status<'a> {
     /// Those that are of no release.
     alerts: Vec<Entry<'a, AlertView>>,
     releases: Vec<Entry<'a, ReleaseView>>,
+    /// Each replica asks them itself.
+    dependencies: Vec<DependencyView>,
 }
 
 #[derive(Serialize)]
@@ -486,6 +492,7 @@ pub(super) async fn status(State(shared): State<Arc<Shared>>, headers: HeaderMap
             troubles: (shared.troubles)(),
             alerts: heard.alerts(ours.into_iter(), AlertView::about),
             releases: heard.releases(releases(shared, &board, now)),
+            dependencies: dependencies(&board.series, now),
         };
         serde_json::to_vec(&status)
     })

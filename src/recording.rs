@@ -6,6 +6,8 @@
 //! because another replica, whose files are elsewhere, saw what came before, or it was watched under the number of an
 //! earlier revision with the same contents: its head holds the watch as it stood then.
 
+mod latencies;
+
 use std::io::{self, BufRead};
 
 use serde::{Deserialize, Serialize};
@@ -17,6 +19,8 @@ use crate::verdict::{
     Finding, Mark, PodLook, PodState, RolloutEvent, Rule, Scrape, Side, Start, Tick, Unusable,
     Watch,
 };
+
+pub use latencies::{AnalysisLatencies, Distribution, EndpointLatencies, LatencyGroup, lower_us};
 
 /// The version of the format that is written, and the newest that is read.
 ///

@@ -109,8 +109,10 @@ fn a_revision_that_bakes_is_shown_with_the_time_to_go_and_how_it_ended() {
             &[
                 "Bake of revision 2",
                 "30 min to go until it is known to be good",
+                "Steady · for 3 h 3 min · bakes for another 30 min · revision 2",
             ],
         );
+        assert_eq!(headline(page), "demo/mykadoo is good");
         page.put(bake("failed", 1_732_383_120.0));
         page.open(1200, "light");
         page.until(
@@ -118,6 +120,10 @@ fn a_revision_that_bakes_is_shown_with_the_time_to_go_and_how_it_ended() {
             "document.querySelectorAll('.probe').length === 4",
         );
         assert_says(page, &["Bake of revision 2", "Failed", "it took 2 min"]);
+        assert_eq!(
+            headline(page),
+            "demo/mykadoo is not known to be good: its bake failed"
+        );
     });
 }
 
@@ -154,6 +160,152 @@ fn a_watch_shows_its_evidence_so_far() {
         // A bad sounding differs from a good one by more than its colour.
         let db = "document.querySelectorAll('.probe')[1].querySelector('.mark').getAttribute('d')";
         assert!(page.text(db).contains("l4 4m0-4l-4 4"));
+    });
+}
+
+#[test]
+fn a_watch_says_what_it_does_not_judge_and_why() {
+    with_page(|page| {
+        page.put(state("watching").to_string());
+        page.open(1200, "light");
+        page.until(
+            "the release is open",
+            "document.querySelector('.chart') !== null",
+        );
+        assert_says(
+            page,
+            &[
+                "Not judged so far:",
+                "redis does not count, because it failed before the revision appeared",
+                "4 results not judged, because a rate limit answered",
+                "Slower: web: 31 of 40 answers took longer than 28 ms",
+                "3 pods were asked directly; what is normal meanwhile is learned from 3 kept rollouts",
+            ],
+        );
+    });
+}
+
+#[test]
+fn latencies_of_before_and_since_stand_on_one_scale() {
+    with_page(|page| {
+        for (name, says) in [
+            (
+                "watching",
+                "Revision 3 is compared with the one before: good answers by how long they took",
+            ),
+            (
+                "turned_back",
+                "Revision 3 was compared with the one before: good answers by how long they took",
+            ),
+        ] {
+            let status = state(name);
+            let latencies = status["releases"][0]["latencies"].clone();
+            page.put(status.to_string());
+            page.open(1200, "light");
+            page.until(
+                "the release is open",
+                "document.querySelector('.dist') !== null",
+            );
+            assert_says(page, &["Latency before and since", says, "new pods"]);
+            assert_eq!(page.js("document.querySelectorAll('.dist').length"), 4);
+            // What is drawn can be heard as well, and read as numbers.
+            let label = page.text("document.querySelector('.dist').getAttribute('aria-label')");
+            let expected =
+                "How long good answers of api took: before, 3600 answers, half of them within";
+            assert!(label.starts_with(expected), "{label}");
+            assert!(label.contains("; new pods, "), "{label}");
+            page.run("document.querySelector('.numbers').open = true;");
+            assert_says(page, &["web, before\t3600\t", "web, since"]);
+            // A bar for each column with answers, of each group.
+            let groups = latencies["probes"][3]["distributions"].as_array().unwrap();
+            for (at, group) in groups.iter().enumerate() {
+                let counts = group["counts"].as_array().unwrap();
+                let bars = counts.iter().filter(|count| **count != 0).count();
+                let drawn = page.text(&format!(
+                    "document.querySelectorAll('.dist')[3].querySelectorAll('.before, .since')[{at}].getAttribute('d')"
+                ));
+                assert_eq!(drawn.matches('M').count(), bars, "{name}, {at}: {drawn}");
+            }
+            // The median of what is slower is further to the right.
+            let median = |at: usize| {
+                let path = page.text(&format!(
+                    "document.querySelectorAll('.dist')[3].querySelectorAll('.middle')[{at}].getAttribute('d')"
+                ));
+                let x = path.trim_start_matches('M').split(' ').next().unwrap_or("");
+                x.parse::<f64>().unwrap()
+            };
+            assert!(median(1) > median(0) + 20.0, "{} {}", median(0), median(1));
+        }
+        page.put(state("steady").to_string());
+        page.open(1200, "light");
+        page.until(
+            "the release is open",
+            "document.querySelectorAll('.probe').length === 4",
+        );
+        assert!(!page.words().contains("Latency before"), "there is none");
+    });
+}
+
+#[test]
+fn dependencies_are_shown_with_what_needs_them_and_open_when_one_fails() {
+    with_page(|page| {
+        let mut status = state("steady");
+        page.put(status.to_string());
+        page.open(1200, "light");
+        assert_eq!(headline(page), "demo/mykadoo is good");
+        assert_says(page, &["Dependencies", "3 good"]);
+        assert_eq!(page.js("$('needed').open"), false);
+        let postgres = &mut status["dependencies"][0];
+        postgres["state"] = json!("bad");
+        postgres["reason"] = json!("connect");
+        postgres["explanation"] = json!("connection refused");
+        status["alerts"] = json!([{
+            "labels": { "alertname": "LeadsmanDependencyFailing", "dependency": "postgres" }, "state": "firing",
+            "summary": "A dependency fails.", "text": "", "since": status["now"], "confirmed_by": []
+        }]);
+        page.put(status.to_string());
+        page.until("it opens", "$('needed').open");
+        assert_eq!(headline(page), "The dependency postgres fails");
+        assert_says(
+            page,
+            &[
+                "Failures of what needs it are not held against a revision.",
+                "1 of 3 bad: postgres",
+                "connect: connection refused",
+                "Needed by demo/mykadoo (db)",
+                "Needed by demo/mykadoo (redis, api)",
+                "Nothing needs it",
+                "LeadsmanDependencyFailing",
+            ],
+        );
+        assert_eq!(page.js("$('own').hidden"), true, "it is no trouble of ours");
+        // A release in trouble comes first, and the dependency is spoken of beside it.
+        status["releases"][0]["probes"][1]["state"] = json!("bad");
+        page.put(status.to_string());
+        page.until(
+            "the release is in trouble",
+            "$('headline').textContent === 'demo/mykadoo is in trouble'",
+        );
+        assert_says(page, &["The dependency postgres fails."]);
+        // What a reader has closed stays closed.
+        page.run("document.querySelector('#needed > summary').click();");
+        status["dependencies"][0]["state"] = json!("good");
+        page.put(status.to_string());
+        page.until(
+            "it is good again",
+            "$('needed-text').textContent === '3 good'",
+        );
+        status["dependencies"][0]["state"] = json!("bad");
+        page.put(status.to_string());
+        page.until(
+            "it fails again",
+            "$('needed-text').textContent !== '3 good'",
+        );
+        assert_eq!(page.js("$('needed').open"), false);
+        // Without dependencies there is nothing of them.
+        status["dependencies"] = json!([]);
+        page.put(status.to_string());
+        page.until("they are gone", "$('needed').hidden");
     });
 }
 
@@ -199,7 +351,7 @@ fn a_release_that_has_recovered_is_still_spoken_of() {
         );
         page.until(
             "the release is open",
-            "document.querySelectorAll('.log').length === 5",
+            "document.querySelectorAll('.release .log').length === 4",
         );
         assert_says(
             page,
@@ -388,9 +540,9 @@ fn a_change_of_state_keeps_the_focus_and_what_is_open() {
         page.put(status.to_string());
         page.until(
             "older events",
-            "document.querySelector('.body details:not([hidden])') !== null",
+            "document.querySelector('.body .older:not([hidden])') !== null",
         );
-        page.run("window.older = document.querySelector('.body details'); older.open = true; older.firstChild.focus();");
+        page.run("window.older = document.querySelector('.body .older'); older.open = true; older.firstChild.focus();");
         let mut other = status["releases"][0].clone();
         other["release"] = json!("another");
         status["releases"].as_array_mut().unwrap().insert(0, other);

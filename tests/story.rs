@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::program::{App, Leadsman, post, until};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_leadsman");
 
@@ -421,6 +421,24 @@ fn a_database_that_fails_keeps_what_needs_it_and_condemns_what_does_not_say_so()
     let series = "leadsman_probe_success{dependency=\"postgres\"} 0";
     assert!(metrics.contains(series), "{metrics}");
     assert_eq!(with.release()["probes"].as_array().unwrap().len(), 3);
+    let status: Value = serde_json::from_str(&with.daemon.get("/api/v1/status").body).unwrap();
+    let postgres = &status["dependencies"][0];
+    assert_eq!(postgres["probe"], "postgres");
+    assert_eq!(postgres["state"], "bad");
+    let needed_by = json!([{ "namespace": "shop", "release": "mykadoo", "probes": ["db"] }]);
+    assert_eq!(postgres["needed_by"], needed_by);
+    // How long answers took is there also after the analysis.
+    let latencies = &with.release()["latencies"];
+    assert_eq!(
+        (&latencies["revision"], &latencies["is_over"]),
+        (&json!(2), &json!(true))
+    );
+    let of = |at: usize| &latencies["probes"][0]["distributions"][at];
+    assert_eq!(
+        (&of(0)["of"], &of(1)["of"]),
+        (&json!("before"), &json!("since"))
+    );
+    assert!(of(1)["answers"].as_u64() > Some(100), "{latencies}");
     // Its contents were turned back, and fail like those before them.
     assert_eq!(
         without.ending_of(2).as_deref(),
@@ -631,11 +649,18 @@ fn the_page_is_tested_with_what_is_really_told(daemon: &Leadsman) {
     }
     let missing: Vec<_> = told.difference(&written).collect();
     assert!(missing.is_empty(), "{missing:?}");
-    // What only a watch that runs or a rollback brings is not there in this state.
+    // What only a watch that runs, a rollback, a bake or a dependency brings is not there in this state.
     let brought = |key: &&String| {
-        [".watch.", ".steps.", ".took_s", ".direct"]
-            .iter()
-            .any(|part| key.contains(part))
+        [
+            ".watch.",
+            ".steps.",
+            ".took_s",
+            ".direct",
+            ".bake.",
+            ".dependencies.",
+        ]
+        .iter()
+        .any(|part| key.contains(part))
     };
     let unknown: Vec<_> = written
         .difference(&told)

@@ -3,6 +3,9 @@
 //! Numbers and reasons only: what targets answered, and anything that an operator would call evidence in the sense of
 //! logs, is not here. Times are seconds since 1970.
 
+mod dependencies;
+mod latencies;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -22,6 +25,9 @@ use crate::metrics::Series;
 use crate::sounding::Outcome;
 use crate::units::{ErrorRate, Moment};
 use crate::window::Quantile;
+
+use dependencies::{DependencyView, dependencies};
+pub use latencies::{DistributionView, LatenciesView, ProbeLatenciesView};
 
 const PAGE: &str = include_str!("page.html");
 
@@ -56,6 +62,8 @@ pub struct GuardView {
     pub watch: Option<WatchView>,
     /// The bake of the newest revision that runs, or how it ended.
     pub bake: Option<BakeView>,
+    /// How long answers took in the judgement that runs, or in the last one, and before.
+    pub latencies: Option<LatenciesView>,
     /// The last verdict.
     pub verdict: Option<VerdictView>,
     /// The runbook's steps.
@@ -167,6 +175,8 @@ pub struct WatchView {
     pub direct: String,
     /// Results that say nothing, by the reason: how many of them, and what that is.
     pub unknown: Vec<UnknownView>,
+    /// What does not count so far, and why, a sentence each.
+    pub not_judged: Vec<String>,
     /// That answers are slower than before, once that is shown.
     pub slower: Option<String>,
     /// How many kept rollouts the tolerance is learned from.
@@ -393,6 +403,8 @@ struct Status<'a> {
     /// Those that are of no release.
     alerts: Vec<Entry<'a, AlertView>>,
     releases: Vec<Entry<'a, ReleaseView>>,
+    /// Each replica asks them itself.
+    dependencies: Vec<DependencyView>,
 }
 
 #[derive(Serialize)]
@@ -482,6 +494,7 @@ pub(super) async fn status(State(shared): State<Arc<Shared>>, headers: HeaderMap
             troubles: (shared.troubles)(),
             alerts: heard.alerts(ours.into_iter(), AlertView::about),
             releases: heard.releases(releases(shared, &board, now)),
+            dependencies: dependencies(&board.series, now),
         };
         serde_json::to_vec(&status)
     })

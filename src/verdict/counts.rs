@@ -2,9 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::run_length;
+
 /// A ring of `(failures, outcomes)`, one pair a tick, with its sum.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(bound(
+    serialize = "T: Copy + PartialEq + Serialize",
+    deserialize = "T: Copy + Deserialize<'de>"
+))]
 pub(super) struct Recent<T> {
+    #[serde(with = "run_length")]
     slots: Vec<(T, T)>,
     next: usize,
     filled: usize,
@@ -59,8 +66,48 @@ impl<T: Count> Recent<T> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may end where it stands")]
 mod tests {
     use super::Recent;
+
+    #[test]
+    fn equal_pairs_in_a_row_are_stored_once() {
+        let mut recent = Recent::<u16>::new(120);
+        recent.push(0, 10);
+        recent.push(0, 10);
+        recent.push(1, 10);
+        let text = serde_json::to_string(&recent).unwrap();
+        assert_eq!(
+            text,
+            r#"{"slots":[[[0,10],2],[1,10],[[0,0],117]],"next":3,"filled":3}"#
+        );
+        assert_eq!(serde_json::from_str::<Recent<u16>>(&text).unwrap(), recent);
+    }
+
+    #[test]
+    fn pairs_are_read_as_they_were_stored_at_first() {
+        let text = r#"{"slots":[[0,10],[0,10],[1,10]],"next":0,"filled":3}"#;
+        let recent = serde_json::from_str::<Recent<u16>>(text).unwrap();
+        assert_eq!((recent.slots.len(), recent.whole()), (3, (1, 30)));
+    }
+
+    #[test]
+    fn a_ring_from_outside_is_bounded() {
+        for slots in [
+            "[[[0,0],65537]]",
+            "[[[0,0],65536],[0,0]]",
+            "[[[0,0],18446744073709551615]]",
+            "[[0]]",
+            "[[[0,0],1,1]]",
+            "[[0,65536]]",
+        ] {
+            let text = format!(r#"{{"slots":{slots},"next":0,"filled":0}}"#);
+            assert!(
+                serde_json::from_str::<Recent<u16>>(&text).is_err(),
+                "{slots}"
+            );
+        }
+    }
 
     #[test]
     fn only_the_last_pairs_count() {

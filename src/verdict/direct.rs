@@ -5,8 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Mark;
 use super::rule::{AGES, Rule};
+use super::{Mark, run_length};
 
 /// Pods of one side that the daemon asks in one tick, at most; the others have their turn later.
 pub const MAX_ASKED: usize = 5;
@@ -127,8 +127,10 @@ pub(super) struct Direct {
     pub(super) endpoints: Vec<Endpoint>,
     pods: Vec<Pod>,
     /// For each remembered pod and endpoint whether it has answered well.
+    #[serde(with = "run_length")]
     warm: Vec<bool>,
     /// The same of failures in a row; empty where nobody asks whether pods are down.
+    #[serde(with = "run_length")]
     runs: Vec<Run>,
 }
 

@@ -29,6 +29,7 @@ mod latency;
 mod mixture;
 mod requests;
 mod rule;
+mod run_length;
 mod stratum;
 mod verification;
 mod warm_up;

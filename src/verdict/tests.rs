@@ -266,3 +266,79 @@ fn a_watch_in_which_nothing_was_due_says_nothing() {
     assert!(watch.is_over());
     assert_eq!(watch.conclude(), Verdict::Inconclusive(Why::Coverage));
 }
+
+/// An analysis of four probes in the middle, with ten pods that are asked directly and answers that are timed.
+#[test]
+fn what_is_stored_of_a_watch_is_bounded() {
+    let start = Start {
+        baseline: vec![(36, 3600); 4],
+        settled_at: None,
+        direct: true,
+        latency: vec![
+            vec![
+                (bucket(5000), 1000),
+                (bucket(9000), 2400),
+                (bucket(20_000), 200)
+            ];
+            4
+        ],
+        workloads: Some(vec![workload("Deployment web", None)]),
+        ..start(4)
+    };
+    let mut watch = Watch::new(each_second(), &start).unwrap();
+    let took = vec![Some(8000); 4];
+    for tick in 0..200_u32 {
+        let answer = |at: u32| mark((tick * 5 + at).is_multiple_of(97));
+        let marks: Vec<Mark> = (0..4).map(answer).collect();
+        let good = [Mark::Good; 4];
+        let looks: Vec<PodLook<'_>> = (0..10)
+            .map(|pod| PodLook {
+                pod,
+                side: if pod < 5 { Side::Old } else { Side::New },
+                ready_tick: 0,
+                marks: if pod == 2 { &marks } else { &good },
+                latency_us: &took,
+            })
+            .collect();
+        let rollout = match tick {
+            12 => vec![WorkloadChange::Ready],
+            40 => vec![WorkloadChange::Complete],
+            _ => Vec::new(),
+        };
+        let rollout: Vec<RolloutEvent> = rollout
+            .into_iter()
+            .map(|what| RolloutEvent {
+                t: f64::from(tick),
+                workload: 0,
+                what,
+            })
+            .collect();
+        watch.tick(&Tick {
+            marks: &marks,
+            direct: &looks,
+            rollout: &rollout,
+            latency_us: &took,
+            ..Tick::default()
+        });
+    }
+    assert_eq!(watch.finding(), None);
+    let text = serde_json::to_string(&watch).unwrap();
+    assert!(text.len() <= 28 * 1024, "{} bytes", text.len());
+    assert_eq!(serde_json::from_str::<Watch>(&text).unwrap(), watch);
+    // What was stored before equal entries were one is read as well.
+    let mut value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let direct = &mut value["failures"]["new_pods"]["direct"];
+    for list in ["warm", "runs"] {
+        let runs = direct[list].as_array().unwrap().clone();
+        let each = runs.iter().flat_map(|run| match run {
+            serde_json::Value::Array(run) => {
+                let times = usize::try_from(run[1].as_u64().unwrap()).unwrap();
+                vec![run[0].clone(); times]
+            }
+            one => vec![one.clone()],
+        });
+        direct[list] = each.collect();
+    }
+    assert!(value.to_string().len() > text.len() + 5000);
+    assert_eq!(serde_json::from_value::<Watch>(value).unwrap(), watch);
+}

@@ -44,6 +44,7 @@ window.check = () => {
     if (node.matches('.sign, .spark .good, .spark .bad, .spark .mark, .spark .void, .chart .track, .chart .threshold')) {
       demand(node, style.stroke, 3);
     }
+    if (node.matches('.dist .before, .dist .since, .dist .middle')) demand(node, style.stroke, 3);
     if (node.matches('.badge, .bar, .toned')) demand(node.parentElement, style.borderLeftColor, 3);
     if (node.matches('input[type=search]')) demand(node.parentElement, style.borderLeftColor, 3);
     // Nothing beyond the right edge, not even where it is cut off.

@@ -71,8 +71,9 @@ fn the_keyboard_reaches_everything_in_the_order_of_the_page() {
              .filter(one => one.checkVisibility()); window.reached = [];",
         );
         let wanted = page.js("wanted.length").as_u64().unwrap();
-        // Skip link, two links, six to look at, two to sift, six releases, older events of three.
-        assert_eq!(wanted, 1 + 2 + 6 + 2 + 6 + 3);
+        // Skip link, two links, six to look at, the dependencies, two to sift, six releases, numbers and older events of
+        // three.
+        assert_eq!(wanted, 1 + 2 + 6 + 1 + 2 + 6 + 2 * 3);
         for number in 0..wanted {
             page.press(TAB);
             page.run("reached.push(document.activeElement);");

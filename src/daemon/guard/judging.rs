@@ -7,12 +7,12 @@ use std::time::Duration;
 use super::asking::stays;
 use super::pod_states::{OldTrouble, ToldPod, note_old_pods, pod_states};
 use super::pods::{address_of, is_clear};
-use super::saved::{Known, Verifying, Watching};
+use super::saved::{Known, State, Verifying, Watching};
 use super::workload_events::ToldWorkload;
 use super::{Guard, needs, view};
 use crate::config::settings::Probe;
 use crate::daemon::runner::{Asked, Heard};
-use crate::recording::{self, End, Head, Line, Recorded, Recording};
+use crate::recording::{self, AnalysisLatencies, End, Head, Line, Recorded, Recording};
 use crate::release::Facts;
 use crate::rollout::{BY_HAND, Case, Ending, Event};
 use crate::sounding::Outcome;
@@ -219,6 +219,7 @@ impl Guard {
             }
         };
         let endpoints = start.endpoints.len();
+        let latencies = AnalysisLatencies::new(revision, &start.endpoints, &start.latency);
         let workloads = start.workloads.iter().flatten();
         let told = workloads
             .map(|one| ToldWorkload::new(one, self.template_before(&one.name)))
@@ -254,6 +255,7 @@ impl Guard {
         };
         self.state.drop_candidates();
         self.state.verdict = None;
+        self.state.latencies = Some(latencies);
         self.state.watching = Some(Watching {
             revision,
             first: self
@@ -304,6 +306,9 @@ impl Guard {
         };
         watching.first.get_or_insert(watching.revision);
         watching.revision = revision;
+        if let Some(latencies) = &mut self.state.latencies {
+            latencies.revision = revision;
+        }
         let end = End::of(&watching.watch);
         self.record(&[Line::End(end)]);
         self.state.recorded = Some((revision, now));
@@ -323,8 +328,13 @@ impl Guard {
         };
         let is_new = recorder.is_empty();
         let read_back = (!is_new).then(|| recorder.read_back());
-        let goes_on = match (read_back, &mut self.state.watching) {
-            (Some(Ok(before)), Some(watching)) => go_on(watching, before),
+        let State {
+            watching,
+            latencies,
+            ..
+        } = &mut self.state;
+        let goes_on = match (read_back, watching) {
+            (Some(Ok(before)), Some(watching)) => go_on(watching, latencies.as_mut(), before),
             // The verdict has fallen; what follows is added to the recording.
             (Some(Ok(_)), None) => true,
             (Some(Err(error)), _) => {
@@ -467,6 +477,9 @@ impl Guard {
             }
         }
         recording::feed(&mut watching.watch, &watching.pods, &tick);
+        if let Some(latencies) = &mut self.state.latencies {
+            latencies.take(&watching.pods, &tick);
+        }
         watching.trace();
         let trouble_begins = watching.trouble_begins(&marks, &tick);
         lines.push(Line::Tick(Box::new(tick)));
@@ -684,7 +697,11 @@ impl Guard {
 
 /// Makes up for what was recorded after the state was saved. `false` when the recording ends before that: another
 /// replica watched meanwhile.
-fn go_on(watching: &mut Watching, recorded: Recording) -> bool {
+fn go_on(
+    watching: &mut Watching,
+    mut latencies: Option<&mut AnalysisLatencies>,
+    recorded: Recording,
+) -> bool {
     let next = watching.watch.ticks();
     if next < recorded.first_tick() || next > recorded.next_tick() {
         return false;
@@ -693,6 +710,9 @@ fn go_on(watching: &mut Watching, recorded: Recording) -> bool {
     watching.pods = recorded.pods;
     for tick in recorded.ticks.get(missed..).unwrap_or_default() {
         recording::feed(&mut watching.watch, &watching.pods, tick);
+        if let Some(latencies) = &mut latencies {
+            latencies.take(&watching.pods, tick);
+        }
         watching.trace();
         for event in &tick.rollout {
             if let Some(told) = watching.told.get_mut(usize::from(event.workload)) {

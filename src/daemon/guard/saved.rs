@@ -11,7 +11,7 @@ use super::pod_states::{OldTrouble, ToldPod};
 use super::workload_events::{Templates, ToldWorkload};
 use crate::baseline::Baseline;
 use crate::ledger::Ledger;
-use crate::recording;
+use crate::recording::{self, AnalysisLatencies};
 use crate::release::Pod;
 use crate::release::WorkloadState;
 use crate::rollout::{Entry, Phase, ROLLED_OUT_LATE, Rollout};
@@ -88,6 +88,13 @@ pub(in crate::daemon) struct State {
     /// How the last bake ended, until the next revision.
     #[serde(default, deserialize_with = "if_readable")]
     pub(super) baked: Option<BakeOutcome>,
+    /// Of the analysis that runs, or of the last one.
+    #[serde(
+        default,
+        deserialize_with = "if_readable",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub(super) latencies: Option<AnalysisLatencies>,
 }
 
 /// A bake that cannot be read is dropped.
@@ -294,6 +301,7 @@ impl State {
             taught: VecDeque::new(),
             bake: None,
             baked: None,
+            latencies: None,
         }
     }
 
@@ -332,6 +340,7 @@ impl State {
         self.entries.truncate(MAX_ENTRIES);
         self.told.truncate(MAX_TOLD);
         self.taught.truncate(MAX_TAUGHT);
+        self.latencies = self.latencies.map(AnalysisLatencies::bounded);
         self.restore_bake();
         self.workloads.truncate(MAX_WORKLOADS);
         self.workloads_before.truncate(MAX_WORKLOADS);
@@ -458,6 +467,7 @@ impl Dated for State {
             taught: _,
             bake,
             baked,
+            latencies: _,
         } = self;
         rollout.shift(by);
         ledger.shift(by);

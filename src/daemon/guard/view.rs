@@ -1,5 +1,7 @@
 //! What is shown of a guarded release.
 
+mod latencies;
+
 use crate::release::Facts;
 use crate::rollout::{Case, Ending, Past, Phase, StepName};
 use crate::serve::status::{
@@ -7,7 +9,7 @@ use crate::serve::status::{
     UnknownView, VerdictView, WatchView,
 };
 use crate::units::{Revision, Time};
-use crate::verdict::{Verdict, number};
+use crate::verdict::{Verdict, Watch, number};
 
 use super::Setup;
 use super::alerts::others;
@@ -44,6 +46,7 @@ pub(super) fn of(
         obstacle: (!obstacle.is_empty()).then(|| obstacle.to_owned()),
         watch: state.watching.as_ref().map(watch),
         bake: bake::view(state),
+        latencies: latencies::view(state),
         verdict: state.verdict.clone(),
         steps: steps(state, now),
         history: history(state, facts),
@@ -199,9 +202,23 @@ fn watch(watching: &Watching) -> WatchView {
                 text: cause.words(),
             })
             .collect(),
+        not_judged: not_judged(watch),
         slower: watch.slower().map(|slower| slower.text.clone()),
         learned_from: watch.learned_from(),
     }
+}
+
+/// What does not count, and why: endpoints, then results of those that do.
+fn not_judged(watch: &Watch) -> Vec<String> {
+    let endpoints = watch
+        .aside()
+        .map(|(name, why)| format!("{name} does not count, because {why}"));
+    let results = watch.void().filter(|(_, count)| *count > 0);
+    let results = results.map(|(cause, count)| {
+        let results = if count == 1 { "result" } else { "results" };
+        format!("{count} {results} {}", cause.words())
+    });
+    endpoints.chain(watch.excuses()).chain(results).collect()
 }
 
 /// The verdict of a watch that ends; `None` when a newer revision ended it.
@@ -217,26 +234,27 @@ pub(super) fn verdict(watching: &Watching, now: Time) -> Option<VerdictView> {
             strongest.stratum
         )
     });
-    let mut strongest = strongest;
-    for (name, why) in watch.aside() {
-        strongest.push_str(&format!("; {name} does not count, because {why}"));
-    }
-    for excuse in watch.excuses() {
-        strongest.push_str(&format!("; {excuse}"));
-    }
-    for (cause, count) in watch.void().filter(|(_, count)| *count > 0) {
-        let results = if count == 1 { "result" } else { "results" };
-        strongest.push_str(&format!("; {count} {results} {}", cause.words()));
-    }
+    let mut aside = not_judged(watch);
     if let Some(slower) = watch.slower() {
-        strongest.push_str(&format!("; slower: {}", slower.text));
+        aside.push(format!("slower: {}", slower.text));
     }
+    let with_aside = |text: &str| {
+        let parts = std::iter::once(text).chain(aside.iter().map(String::as_str));
+        parts
+            .filter(|part| !part.is_empty())
+            .collect::<Vec<_>>()
+            .join("; ")
+    };
     let (text, otherwise) = match &conclusion {
         Verdict::Watching => return None,
-        Verdict::Rollback(finding) => (finding.text.clone(), finding.otherwise.clone()),
-        Verdict::Healthy => (strongest, String::new()),
+        Verdict::Rollback(finding) => (with_aside(&finding.text), finding.otherwise.clone()),
+        Verdict::Healthy => (with_aside(&strongest), String::new()),
         Verdict::Inconclusive(why) => (
-            format!("Nothing can be said ({}). {strongest}", why.as_str()),
+            format!(
+                "Nothing can be said ({}). {}",
+                why.as_str(),
+                with_aside(&strongest)
+            ),
             String::new(),
         ),
     };

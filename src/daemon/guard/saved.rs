@@ -7,9 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use super::alerts::{Firing, MAX_TOLD, Told};
 use super::bake::{BakeOutcome, RevisionBake};
+use super::needs::ExcusedProbes;
 use super::pod_states::{OldTrouble, ToldPod};
 use super::workload_events::{Templates, ToldWorkload};
 use crate::baseline::Baseline;
+use crate::config::settings::Need;
 use crate::ledger::Ledger;
 use crate::recording;
 use crate::release::Pod;
@@ -17,7 +19,7 @@ use crate::release::WorkloadState;
 use crate::rollout::{Entry, Phase, ROLLED_OUT_LATE, Rollout};
 use crate::serve::status::VerdictView;
 use crate::units::{Dated, Revision, Shift, Time};
-use crate::verdict::{Inbox, Mark, Teaching, Verification, Watch};
+use crate::verdict::{Inbox, Mark, Teaching, Verification, Verified, Watch};
 
 /// Entries of the log of events that are kept.
 pub(super) const MAX_ENTRIES: usize = 100;
@@ -270,6 +272,48 @@ pub(super) struct Verifying {
     pub(super) is_limited: bool,
 }
 
+    pub(super) excused: ExcusedProbes,
+}
+
+impl Verifying {
+    /// A result has become known. A failure says nothing while something fails that its probe needs.
+    pub(super) fn hears(&mut self, probe: &str, mark: Mark, failing_need: Option<&Need>) {
+        // The next tick begins anew, at the probes' own pace.
+        self.is_limited |= mark == Mark::Limited;
+        let mut endpoints = self.verification.endpoints();
+        let Some(at) = endpoints.position(|name| name == probe) else {
+            return; // configured since
+        };
+        match failing_need {
+            Some(need) => {
+                self.excused.add(probe, need);
+                self.inbox.put(at, Mark::Void);
+            }
+            None => self.inbox.put(at, mark),
+        }
+    }
+
+    /// Ends a tick. What a probe needs may have begun to fail after the probe was heard.
+    pub(super) fn tick<'a>(
+        &mut self,
+        is_void: bool,
+        failing_need: impl Fn(&str) -> Option<&'a Need>,
+    ) -> Option<Verified> {
+        let mut marks = vec![Mark::Void; self.verification.endpoints().count()];
+        self.inbox.take(&mut marks, Mark::Void);
+        if is_void {
+            marks.fill(Mark::Void);
+        }
+        for (name, mark) in self.verification.endpoints().zip(&mut marks) {
+            if *mark == Mark::Bad
+                && let Some(need) = failing_need(name)
+            {
+                self.excused.add(name, need);
+                *mark = Mark::Void;
+            }
+        }
+        self.verification.tick(&marks)
+    }
 impl State {
     pub(super) fn new(rollout: Rollout) -> Self {
         Self {

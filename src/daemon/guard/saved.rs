@@ -14,8 +14,7 @@ use crate::baseline::Baseline;
 use crate::config::settings::Need;
 use crate::ledger::Ledger;
 use crate::recording;
-use crate::release::Pod;
-use crate::release::WorkloadState;
+use crate::release::{MAX_RUN_IMAGES, Pod, RunImage, WorkloadState};
 use crate::rollout::{Entry, Phase, ROLLED_OUT_LATE, Rollout};
 use crate::serve::status::VerdictView;
 use crate::units::{Dated, Revision, Shift, Time};
@@ -84,6 +83,9 @@ pub(in crate::daemon) struct State {
     /// What the last kept rollouts taught, the newest at the end.
     #[serde(default)]
     pub(super) taught: VecDeque<Teaching>,
+    /// What pods of the last revisions were seen to run.
+    #[serde(default)]
+    pub(super) images: Vec<RunImage>,
     /// The bake of the newest revision.
     #[serde(default, deserialize_with = "bake_if_readable")]
     pub(super) bake: Option<RevisionBake>,
@@ -270,8 +272,6 @@ pub(super) struct Verifying {
     pub(super) interval: Duration,
     /// Whether a rate limit answers, so that probes are asked at their own interval.
     pub(super) is_limited: bool,
-}
-
     pub(super) excused: ExcusedProbes,
 }
 
@@ -314,6 +314,8 @@ impl Verifying {
         }
         self.verification.tick(&marks)
     }
+}
+
 impl State {
     pub(super) fn new(rollout: Rollout) -> Self {
         Self {
@@ -336,6 +338,7 @@ impl State {
             counts_since: None,
             fence: 0,
             taught: VecDeque::new(),
+            images: Vec::new(),
             bake: None,
             baked: None,
         }
@@ -376,6 +379,7 @@ impl State {
         self.entries.truncate(MAX_ENTRIES);
         self.told.truncate(MAX_TOLD);
         self.taught.truncate(MAX_TAUGHT);
+        self.images.truncate(MAX_RUN_IMAGES);
         self.restore_bake();
         self.workloads.truncate(MAX_WORKLOADS);
         self.workloads_before.truncate(MAX_WORKLOADS);
@@ -500,6 +504,7 @@ impl Dated for State {
             counts_since,
             fence: _,
             taught: _,
+            images: _,
             bake,
             baked,
         } = self;

@@ -31,7 +31,8 @@ pub const VERSION: u32 = 2;
 /// A recording takes at most so many bytes; what comes later is not written, and the recording is incomplete.
 pub const MAX_BYTES: u64 = 32 * 1024 * 1024;
 
-/// The longest line that is read.
+/// The longest line that is read, but for the head: it holds how long answers took at each endpoint, and with some
+/// hundreds of them it takes several MiB.
 const MAX_LINE: u64 = 1024 * 1024;
 
 /// One line.
@@ -219,7 +220,7 @@ impl Recording {
     /// When the head cannot be read.
     pub fn read(mut reader: impl BufRead) -> Result<Self, Unreadable> {
         let mut line = Vec::new();
-        read_line(&mut reader, &mut line)?;
+        read_line(&mut reader, &mut line, MAX_BYTES)?;
         let head = match parse(&line) {
             Ok(Line::Head(head)) => *head,
             Ok(
@@ -252,7 +253,7 @@ impl Recording {
         };
         let mut total = line.len() as u64;
         for number in 2.. {
-            match read_line(&mut reader, &mut line) {
+            match read_line(&mut reader, &mut line, MAX_LINE) {
                 Ok(0) => break,
                 Ok(length) => total += length as u64,
                 Err(error) => {
@@ -429,9 +430,9 @@ pub fn row(marks: &[Mark]) -> Box<str> {
         .into()
 }
 
-fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<usize> {
+fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>, most: u64) -> io::Result<usize> {
     line.clear();
-    io::Read::take(reader, MAX_LINE).read_until(b'\n', line)
+    io::Read::take(reader, most).read_until(b'\n', line)
 }
 
 fn parse(line: &[u8]) -> Result<Line, String> {

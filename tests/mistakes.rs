@@ -640,15 +640,18 @@ fn what_is_wrong_about_telling_people_says_what_to_write_instead() {
 
 /// What a file with these tables before a release whose probe has these lines is told: mistakes, then hints.
 fn told_of_needs(above: &str, lines: &str) -> (Vec<String>, Vec<String>) {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("probes.toml");
     let release = "[[release]]\nname = 'web'\nnamespace = 'shop'\nbase_url = 'http://x'\nembedded = '/h'\n\
                    [[release.probe]]\nname = 'api'\npath = '/'\n";
-    std::fs::write(
-        &file,
-        format!("state = {{ directory = '/s' }}\n{above}{release}{lines}\n"),
-    )
-    .unwrap();
+    told_of(&format!(
+        "state = {{ directory = '/s' }}\n{above}{release}{lines}\n"
+    ))
+}
+
+/// What a file is told: mistakes, then hints.
+fn told_of(text: &str) -> (Vec<String>, Vec<String>) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("probes.toml");
+    std::fs::write(&file, text).unwrap();
     let sources = Sources {
         files: vec![file],
         ..Sources::default()
@@ -779,4 +782,126 @@ fn a_dependency_that_nothing_needs_is_a_hint() {
     let (mistakes, hints) = told_of_needs(POSTGRES, "");
     assert!(mistakes.is_empty(), "{mistakes:#?}");
     assert!(hints.iter().any(nothing), "{hints:#?}");
+}
+
+/// What a release in a cluster with these keys of `rollback`, and these lines at its two probes, is told: mistakes, then
+/// hints.
+fn told_of_a_guard(rollback: &str, probes: [&str; 2]) -> (Vec<String>, Vec<String>) {
+    let text = format!(
+        "[kubernetes]\n[state]\ndirectory = '/s'\n\
+         [[release]]\nname = 'web'\nnamespace = 'shop'\nbase_url = 'http://x'\nrollback = {{ {rollback} }}\n\
+         [[release.probe]]\nname = 'api'\npath = '/'\n{}\n[[release.probe]]\nname = 'db'\npath = '/db'\n{}\n",
+        probes[0], probes[1]
+    );
+    told_of(&text)
+}
+
+#[test]
+fn settings_that_can_never_work_together_are_mistakes_and_doubtful_ones_hints() {
+    for (rollback, mistake) in [
+        (
+            "watch = '10m', watch_max = '5m'",
+            "release.web.rollback.watch_max: 5m is shorter than the watch of 10m; make it at least as long",
+        ),
+        (
+            "ready_within = '20m'",
+            "would be rolled back after 20m, and every watch ends after 20m at the latest; make ready_within shorter",
+        ),
+        (
+            "watch = '1m', watch_max = '2m', hold = '3m', ready_within = '1m'",
+            "181 failures in a row, one each 1s, which takes 3m 1s, and every watch ends after 2m at the latest; make interval",
+        ),
+    ] {
+        let (mistakes, _) = told_of_a_guard(rollback, [""; 2]);
+        let is_told = mistakes.len() == 1 && mistakes[0].contains(mistake);
+        assert!(is_told, "{rollback}: {mistake:?} is not {mistakes:#?}");
+    }
+    for (rollback, probes, hint) in [
+        (
+            "watch = '1m', watch_max = '4m'",
+            [""; 2],
+            "would be rolled back after 5m, and every watch ends after 4m",
+        ),
+        (
+            "watch = '1m', hold = '90s'",
+            [""; 2],
+            "which takes 1m 31s: longer than the watch of 1m",
+        ),
+        (
+            "watch = '1m', interval = '10s'",
+            [""; 2],
+            "in a watch of 1m each probe has 6 results",
+        ),
+        (
+            "bake_for = '6m'",
+            [""; 2],
+            "ends 1m after the shortest watch, and errors show in it after more than 2m 30s",
+        ),
+        (
+            "watch = '1m'",
+            ["", "interval = '30s'"],
+            "should a rate limit answer, probes are asked at their own interval, and db would have less than three results",
+        ),
+        (
+            "",
+            ["pods = 'web'", ""],
+            "pods are asked directly for api, and not for db",
+        ),
+    ] {
+        let (mistakes, hints) = told_of_a_guard(rollback, probes);
+        assert!(mistakes.is_empty(), "{rollback}: {mistakes:#?}");
+        let is_told = hints.len() == 1 && hints[0].contains(hint);
+        assert!(is_told, "{rollback} {probes:?}: {hint:?} is not {hints:#?}");
+    }
+    for right in [
+        "",
+        "watch = '30m'",
+        "watch_max = '20m', ready_within = '19m'",
+        "watch = '30s', bake = 'off'",
+        "watch = '1m', bake_for = '4m'",
+    ] {
+        for probes in [[""; 2], ["pods = 'web'", "pods = ':http'"]] {
+            let told = told_of_a_guard(right, probes);
+            assert_eq!(told, Default::default(), "{right}");
+        }
+    }
+    // Where nothing is judged, nothing can be wrong with it.
+    let off = "[[release]]\nname = 'web'\nnamespace = 'shop'\nbase_url = 'http://x'\nmode = 'off'\n\
+               rollback = { ready_within = '1h' }\n[[release.probe]]\nname = 'api'\npath = '/'\n";
+    assert!(told_of(off).0.is_empty());
+}
+
+#[test]
+fn what_is_wrong_with_hooks_that_migrate_nothing() {
+    for (migrations, mistake) in [
+        (
+            "'maybe'",
+            "is not known; write \"compatible\" or \"unknown\", or { ignore",
+        ),
+        (
+            "true",
+            "is not known; write \"compatible\" or \"unknown\", or { ignore",
+        ),
+        (
+            "{ ignore = ['*-admission-*', ''] }",
+            "is not the name of a hook; write it in quotes",
+        ),
+        (
+            "{ ignore = [5] }",
+            "is not the name of a hook; write it in quotes",
+        ),
+        ("{ ignored = ['*'] }", "unknown key"),
+    ] {
+        let (mistakes, _) = told_of_a_guard(&format!("migrations = {migrations}"), [""; 2]);
+        let is_told = mistakes.len() == 1 && mistakes[0].contains(mistake);
+        assert!(is_told, "{migrations}: {mistake:?} is not {mistakes:#?}");
+    }
+    for right in [
+        "'compatible'",
+        "'unknown'",
+        "{ ignore = ['*-admission-*'] }",
+    ] {
+        let told = told_of_a_guard(&format!("migrations = {right}"), [""; 2]);
+        assert_eq!(told, Default::default(), "{right}");
+    }
 }

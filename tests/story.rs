@@ -155,6 +155,18 @@ fn a_crash_loop_is_turned_back() {
 }
 
 #[test]
+fn a_leak_that_shows_after_the_analysis_is_rolled_back_by_the_bake() {
+    let mut says = TURNED_BACK[1..].to_vec();
+    says.push("Revision 3: kept");
+    says.push("Verdict on revision 3: rollback bake:error_rate");
+    let folder = scenario("leak", &says);
+    let (_, explained) = leadsman(&["explain", "leadsman-demo.jsonl"], folder.path());
+    for part in ["Verdict: healthy", "% tolerated; "] {
+        assert!(explained.contains(part), "{part:?} is not in:\n{explained}");
+    }
+}
+
+#[test]
 fn a_slow_start_is_kept() {
     scenario("slow-start", &KEPT);
 }

@@ -1,16 +1,17 @@
 //! `leadsman check --online`: tries each probe once, and looks whether those who are told can be reached, so that a wrong
-//! address or secret shows before the daemon starts.
+//! address or secret shows before the daemon starts, and what probes say of a release is what the cluster has.
 
+mod pods;
 mod receivers;
 
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
-use super::rollback::direct;
+use super::rollback::direct::{self, Followed};
 use super::runtime;
 use crate::clock;
-use crate::config::settings::{Kubernetes, Release, Settings};
+use crate::config::settings::{Release, Settings};
 use crate::ledger::Ledger;
 use crate::probe::{Prober, Shared};
 use crate::release::{Plan, Refusal, plan_by_hand};
@@ -91,7 +92,19 @@ async fn rollbacks(settings: &Settings) -> bool {
         .filter(|release| release.in_cluster)
     {
         let name = format!("{}/{}", release.namespace, release.name);
-        match rehearse(kubernetes, release).await {
+        let followed = match direct::follow(kubernetes, release).await {
+            Ok(followed) => followed,
+            Err(why) => {
+                all = false;
+                say!("bad      {name} could not be turned back: {why}");
+                continue;
+            }
+        };
+        for missing in pods::missing(release, &followed.now) {
+            all = false;
+            say!("bad      {name}/{missing}");
+        }
+        match rehearse(&followed, release).await {
             Ok(()) => say!("good     {name} could be turned back"),
             Err(why) => {
                 all = false;
@@ -102,8 +115,7 @@ async fn rollbacks(settings: &Settings) -> bool {
     all
 }
 
-async fn rehearse(kubernetes: &Kubernetes, release: &Release) -> Result<(), String> {
-    let followed = direct::follow(kubernetes, release).await?;
+async fn rehearse(followed: &Followed, release: &Release) -> Result<(), String> {
     let newest = followed.now.newest().map(|record| record.revision);
     let newest = newest.unwrap_or_default();
     let ledger = Ledger::default();
@@ -115,6 +127,6 @@ async fn rehearse(kubernetes: &Kubernetes, release: &Release) -> Result<(), Stri
         is_rehearsal: true,
         ..plan
     };
-    let looked = followed.engine.preflight(plan).await;
+    let looked = Arc::clone(&followed.engine).preflight(plan).await;
     looked.map_err(told)
 }

@@ -4,6 +4,7 @@ use std::str::FromStr as _;
 use std::time::Duration;
 
 use super::cluster_kind::{ClusterKind, NotAKind};
+use super::combinations::{self, GuardTimes, WrittenKeys};
 use super::layers::Kind;
 use super::read::{check_name, written};
 use super::reader::{Item, Notes, Table, unfolded};
@@ -44,6 +45,7 @@ pub(super) fn guard(release: &mut Table, notes: &mut Notes) -> Guard {
         Some(item) => Table::of(item, notes),
         None => Table::empty(release.path_of("rollback")),
     };
+    let written_keys = WrittenKeys::of(&table);
     let built_in = Rule::default();
     let seconds = Duration::from_secs_f64;
     let watch = table
@@ -77,6 +79,19 @@ pub(super) fn guard(release: &mut Table, notes: &mut Notes) -> Guard {
         .unwrap_or(DEFAULT_PER_DAY);
     let may = may(&mut table, notes);
     let path = table.path.clone();
+    let times = GuardTimes {
+        watch,
+        watch_max: longest,
+        ready_within,
+        interval,
+        hold,
+        bake,
+        bake_for,
+    };
+    // Where no revision is judged, there is nothing that could not work.
+    if mode != Mode::Off {
+        combinations::of_guard(&path, &table.place, &written_keys, &times, notes);
+    }
     notes.defaults(
         &path,
         &[

@@ -10,6 +10,7 @@
 mod alert;
 mod alertmanager;
 mod cluster_kind;
+mod combinations;
 mod dependency;
 mod expectation;
 mod guard;

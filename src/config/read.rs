@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::alert::alerts;
 use super::alertmanager::alertmanager;
+use super::combinations;
 use super::dependency::{dependencies, needs, refuse_keys_of_releases, resolve};
 use super::expectation::LATENCY;
 use super::guard::guard;
@@ -72,7 +73,12 @@ pub(super) fn settings(root: Item, discovered: &[Discovered], notes: &mut Notes)
         receivers.extend(webhook(section(&mut root, "webhook", notes), notes));
     }
     let declared = section(&mut root, "dependency", notes);
-    let declared = dependencies(declared, doubt.control.as_deref(), notes, dependency);
+    let declared = dependencies(
+        declared,
+        doubt.control.as_deref(),
+        notes,
+        probe_of_no_release,
+    );
     let has_modules = root.has("module");
     let modules = modules(section(&mut root, "module", notes), notes);
     let mut releases = Vec::new();
@@ -259,17 +265,8 @@ fn doubt(mut table: Table, notes: &mut Notes) -> Doubt {
             ("hosts_failing", &hosts_failing),
         ],
     );
-    let control = table.take("control").and_then(|item| {
-        let names = Names {
-            namespace: "".into(),
-            release: "".into(),
-            base: None,
-            times: Times::built_in(),
-            watch_interval: None,
-            has_release: false,
-        };
-        probe("control", item, &names, notes)
-    });
+    let control = table.take("control");
+    let control = control.and_then(|item| probe_of_no_release("control", item, notes));
     table.end(notes);
     Doubt {
         late_after,
@@ -278,8 +275,8 @@ fn doubt(mut table: Table, notes: &mut Notes) -> Doubt {
     }
 }
 
-/// A `[[dependency]]`: a probe that belongs to no release.
-fn dependency(id: &str, item: Item, notes: &mut Notes) -> Option<Probe> {
+/// A `[[dependency]]`, or the control probe.
+fn probe_of_no_release(id: &str, item: Item, notes: &mut Notes) -> Option<Probe> {
     let names = Names {
         namespace: "".into(),
         release: "".into(),
@@ -396,6 +393,11 @@ fn release(id: &str, item: Item, has_cluster: bool, notes: &mut Notes) -> (Relea
             "nothing tells when a new revision appears",
             "add [kubernetes] to follow releases in a cluster; without it they are only probed",
         );
+    }
+    if in_cluster {
+        let watch = Duration::from_secs_f64(guard.rule.watch_s);
+        let all = probes.iter().map(|probe: &Arc<Probe>| &**probe);
+        combinations::of_probes(&table.path, &place, watch, all, notes);
     }
     if (embedded.is_some() || in_cluster) && probes.len() > MAX_ENDPOINTS {
         let message =

@@ -228,6 +228,7 @@ impl Guard {
             comparing: JoinSet::new(),
         };
         guard.setup.engine.acts_as(guard.state.fence);
+        guard.setup.engine.remember_images(&guard.state.images);
         guard.resume_watch();
         if guard.state.rollout.phase().case().is_some() {
             guard.setup.engine.look_back();

@@ -28,6 +28,16 @@ fn head() -> Head {
     }
 }
 
+/// The bytes of a recording with these lines.
+fn written(lines: &[Line]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for line in lines {
+        serde_json::to_writer(&mut bytes, line).unwrap();
+        bytes.push(b'\n');
+    }
+    bytes
+}
+
 /// A recording of a revision whose database answers nothing from the fifth tick on.
 fn recorded() -> Vec<u8> {
     let mut lines = vec![
@@ -71,12 +81,7 @@ fn recorded() -> Vec<u8> {
         }
     }
     lines.push(Line::End(End::of(&watch)));
-    let mut bytes = Vec::new();
-    for line in lines {
-        serde_json::to_writer(&mut bytes, &line).unwrap();
-        bytes.push(b'\n');
-    }
-    bytes
+    written(&lines)
 }
 
 fn judged(recording: &Recording) -> Watch {
@@ -179,12 +184,7 @@ fn gone_on_with() -> Vec<u8> {
         missing: vec!["logs".into()],
         ..Evidence::default()
     })));
-    let mut bytes = Vec::new();
-    for line in lines {
-        serde_json::to_writer(&mut bytes, &line).unwrap();
-        bytes.push(b'\n');
-    }
-    bytes
+    written(&lines)
 }
 
 #[test]
@@ -238,11 +238,7 @@ fn a_rollout_that_is_not_complete_at_the_end_is_not_healthy_and_a_recording_says
             lines.push(Line::Tick(Box::new(recorded)));
         }
         lines.push(Line::End(End::of(&watch)));
-        let written: Vec<String> = lines
-            .iter()
-            .map(|line| serde_json::to_string(line).unwrap() + "\n")
-            .collect();
-        let recording = Recording::read(written.concat().as_bytes()).unwrap();
+        let recording = Recording::read(written(&lines).as_slice()).unwrap();
         let again = judged(&recording);
         assert!(recording.agrees(&again));
         (again.conclude().word(), again.conclude().reason())
@@ -283,12 +279,7 @@ fn rows_of_dependencies_are_written_read_and_judged() {
             }
         }
         lines.push(Line::End(End::of(&watch)));
-        let mut bytes = Vec::new();
-        for line in lines {
-            serde_json::to_writer(&mut bytes, &line).unwrap();
-            bytes.push(b'\n');
-        }
-        Recording::read(bytes.as_slice()).unwrap()
+        Recording::read(written(&lines).as_slice()).unwrap()
     };
     let fails = record(&|tick| if tick < 59 { "." } else { "x" });
     assert_eq!(fails.cut, None);
@@ -305,4 +296,43 @@ fn rows_of_dependencies_are_written_read_and_judged() {
     let wide = record(&|_| "..");
     let why = "a row of 2 marks for 1 dependencies";
     assert!(wide.cut.is_some_and(|cut| cut.contains(why)));
+}
+
+/// With hundreds of probes the head holds as many histograms of how long answers took.
+#[test]
+fn the_head_of_a_recording_with_hundreds_of_probes_is_read() {
+    const PROBES: usize = 300;
+    let mut head = head();
+    head.start = Start {
+        endpoints: (0..PROBES).map(|at| format!("probe-{at}").into()).collect(),
+        baseline: vec![(0, 3600); PROBES],
+        failing_at_start: vec![false; PROBES],
+        latency: vec![(0..864).map(|bucket| (bucket, 1)).collect(); PROBES],
+        settled_at: Some(0.0),
+        ..Start::default()
+    };
+    let mut watch = Watch::new(head.rule.clone(), &head.start).unwrap();
+    let mut lines = vec![Line::Head(Box::new(head))];
+    for tick in 0..30 {
+        let recorded = Recorded {
+            tick,
+            marks: "x".repeat(PROBES).into(),
+            ..Recorded::default()
+        };
+        feed(&mut watch, &[], &recorded);
+        lines.push(Line::Tick(Box::new(recorded)));
+        if watch.finding().is_some() {
+            break;
+        }
+    }
+    lines.push(Line::End(End::of(&watch)));
+    let bytes = written(&lines);
+    assert!(
+        bytes.len() as u64 > MAX_LINE * 3 / 2,
+        "{} bytes",
+        bytes.len()
+    );
+    let recording = Recording::read(bytes.as_slice()).unwrap();
+    assert_eq!(recording.cut, None);
+    assert!(recording.agrees(&judged(&recording)));
 }

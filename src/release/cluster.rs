@@ -58,7 +58,7 @@ pub use hub::Hub;
 pub use rights::{Needed, Rights, needed};
 
 use super::change::Workloads;
-use super::{Engine, Facts, Notice, Observed, Plan, Refusal, Report, Work};
+use super::{Engine, Facts, Notice, Observed, Plan, Refusal, Report, RunImage, Work};
 use crate::api_client::EventRecorder;
 use crate::config::settings::Driver;
 use crate::config::settings::May;
@@ -507,6 +507,16 @@ impl Engine for Cluster {
 
     fn drift(self: Arc<Self>, made: Revision) -> Work<Vec<String>> {
         Box::pin(async move { self.differs(made).await })
+    }
+
+    fn run_images(&self) -> Vec<RunImage> {
+        let images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+        images.to_stored()
+    }
+
+    fn remember_images(&self, stored: &[RunImage]) {
+        let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+        images.remember(stored);
     }
 
     fn tell(self: Arc<Self>, notice: Notice) -> Work<()> {

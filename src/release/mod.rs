@@ -14,6 +14,7 @@ pub mod embedded;
 pub mod helm_error;
 pub mod manifest;
 pub mod record;
+mod run_images;
 mod workload;
 
 use std::future::Future;
@@ -30,6 +31,7 @@ use crate::ledger::{self, Digest, Ledger, NoTarget, Stored};
 use crate::units::{Namespace, ReleaseName, Revision, Time};
 use crate::verdict::{Change, Stuck};
 use change::Workloads;
+pub use run_images::{MAX_RUN_IMAGES, RunImage};
 pub use workload::WorkloadState;
 
 /// What is known of a release at the moment.
@@ -344,6 +346,15 @@ pub trait Engine: Send + Sync {
     /// there is no Lease, and when the Lease was deleted and counts from 1 again. The stored state, its ConfigMap, the
     /// plans ([`Plan::fence`]) and what is written to the cluster all carry this one number.
     fn acts_as(&self, _fence: u64) {}
+
+    /// What pods of the last revisions were seen to run, to be stored: at most [`MAX_RUN_IMAGES`]. The pods of a revision
+    /// may be gone when another process has to know it.
+    fn run_images(&self) -> Vec<RunImage> {
+        Vec::new()
+    }
+
+    /// What an earlier process stored of that.
+    fn remember_images(&self, _images: &[RunImage]) {}
 
     /// Whether the plan may and can be carried out now.
     fn preflight(self: Arc<Self>, plan: Plan) -> Work<Result<(), Refusal>>;

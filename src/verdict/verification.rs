@@ -128,6 +128,11 @@ impl Verification {
         })
     }
 
+    /// The endpoints by name, in the order of their marks.
+    pub fn endpoints(&self) -> impl Iterator<Item = &str> {
+        self.endpoints.iter().map(|endpoint| &*endpoint.name)
+    }
+
     /// How many ticks it has taken.
     pub const fn ticks(&self) -> u32 {
         self.ticks

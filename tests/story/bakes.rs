@@ -11,21 +11,29 @@ use serde_json::Value;
 use crate::program::until;
 use crate::story::Guarded;
 
-/// What users reach: it begins to fail when the test says so, and is well again once the history has a third revision.
+/// What users reach: it begins to fail when the test says so.
 struct Entrance {
     url: String,
     fails: Arc<AtomicBool>,
 }
 
 impl Entrance {
+    /// It is well again once the history has a third revision.
     fn start(third: PathBuf) -> Self {
+        Self::with(move |fails, _| fails && !third.exists())
+    }
+
+    /// What fails is said by whether the test says so, and by the first line of the request.
+    fn with(is_failure: impl Fn(bool, &str) -> bool + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let fails = Arc::new(AtomicBool::new(false));
         let does = Arc::clone(&fails);
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                answer(stream, does.load(Ordering::Relaxed) && !third.exists());
+                answer(stream, |line| {
+                    is_failure(does.load(Ordering::Relaxed), line)
+                });
             }
         });
         Self { url, fails }
@@ -36,7 +44,7 @@ impl Entrance {
     }
 }
 
-fn answer(mut stream: TcpStream, fails: bool) {
+fn answer(mut stream: TcpStream, fails: impl Fn(&str) -> bool) {
     let (mut request, mut part) = (Vec::new(), [0; 1024]);
     while !request.ends_with(b"\r\n\r\n") {
         match stream.read(&mut part) {
@@ -44,7 +52,8 @@ fn answer(mut stream: TcpStream, fails: bool) {
             Ok(0) | Err(_) => return,
         }
     }
-    let status = if fails {
+    let request = String::from_utf8_lossy(&request);
+    let status = if fails(request.lines().next().unwrap_or_default()) {
         "503 Service Unavailable"
     } else {
         "200 OK"
@@ -192,4 +201,53 @@ fn what_bakes_to_its_end_is_known_to_be_good_and_the_next_revision_ends_a_bake()
     guarded.deploy("healthy");
     ended(&guarded, "superseded");
     assert_eq!(guarded.ending_of(3).as_deref(), Some("kept"));
+}
+
+/// The database goes down in the moment of the rollback: that says nothing of the revision that is gone back to.
+#[test]
+fn a_dependency_that_fails_while_a_rollback_is_verified_is_not_held_against_it() {
+    let servers = std::cell::OnceCell::new();
+    let guarded = Guarded::with(|config| {
+        let mut lines = config.lines();
+        let history = lines.find_map(|line| line.strip_prefix("embedded = "));
+        let third = PathBuf::from(history.unwrap().trim_matches('"')).join("v3.json");
+        let (app, database) = servers.get_or_init(|| {
+            let is_rolled_back = third.clone();
+            let app = Entrance::with(move |fails, line| {
+                let is_db = line.contains("/api/health/db");
+                if is_rolled_back.exists() {
+                    is_db
+                } else {
+                    fails
+                }
+            });
+            (app, Entrance::with(move |_, _| third.exists()))
+        });
+        let lines = config.lines().map(|line| match line {
+            line if line.starts_with("base_url = ") => format!("base_url = \"{}\"", app.url),
+            "path = \"/api/health/db\"" => format!("{line}\nneeds = [\"postgres\"]"),
+            line => line.to_owned(),
+        });
+        lines.collect::<Vec<_>>().join("\n")
+            + &format!(
+                "\n[[dependency]]\nname = \"postgres\"\nurl = \"{}\"\ninterval = \"100ms\"\n",
+                database.url
+            )
+    });
+    guarded.deploy("healthy");
+    guarded.reaches("watching");
+    servers.get().unwrap().0.fails_from_now_on();
+    until("the rollback is verified", || {
+        let ending = guarded.ending_of(2);
+        ending.is_some_and(|ending| ending != "kept")
+    });
+    assert_eq!(
+        guarded.ending_of(2).as_deref(),
+        Some("recovered"),
+        "{}",
+        guarded.daemon.log()
+    );
+    let events = guarded.release()["events"].to_string();
+    let says = "postgres failed, so that failures of db meanwhile are not judged";
+    assert!(events.contains(says), "{events}");
 }

@@ -25,6 +25,9 @@ pub(super) const REPLICAS: usize = 3;
 /// Requests that a pod with a limit answers at once, in seconds of the limit.
 const BURST_S: f64 = 10.0;
 
+/// What a pod that leaks loses each second: the share of requests that fail.
+const LEAK_PER_S: f64 = 0.02;
+
 const PAGE: &str =
     "<!doctype html><title>Demo app</title><p>The app that Leadsman takes soundings of.</p>\n";
 
@@ -54,6 +57,8 @@ pub(super) struct Behaviour {
     pub(super) dead: Vec<String>,
     /// It crashes so long after its start, again and again.
     pub(super) crash_after_ms: Option<u64>,
+    /// So long after its start it runs out of memory: from then on two requests more in a hundred fail each second.
+    pub(super) leaks_after_ms: Option<u64>,
     /// What happens around it, whichever revision serves.
     pub(super) weather: Weather,
 }
@@ -117,6 +122,13 @@ impl Pod {
         is_within
     }
 
+    /// The share of requests that fails for want of memory.
+    fn leaked(&self) -> f64 {
+        let after = self.behaviour.leaks_after_ms.map(Duration::from_millis);
+        let leaks_for = after.map(|after| self.started.elapsed().saturating_sub(after));
+        leaks_for.map_or(0.0, |time| time.as_secs_f64() * LEAK_PER_S)
+    }
+
     fn answers_well(&self, path: &str) -> bool {
         let behaviour = &self.behaviour;
         let warm = Duration::from_millis(behaviour.start_ms + behaviour.cold_ms);
@@ -128,7 +140,8 @@ impl Pod {
             behaviour.cold_error_rate <= 0.0 || fastrand::f64() < behaviour.cold_error_rate;
         let is_cold = behaviour.cold_ms > 0 && self.started.elapsed() < warm && fails_cold;
         let db_is_down = path == "/api/health/db" && self.sky.db_is_down.load(Ordering::Relaxed);
-        let is_lucky = behaviour.error_rate <= 0.0 || fastrand::f64() >= behaviour.error_rate;
+        let error_rate = behaviour.error_rate + self.leaked();
+        let is_lucky = error_rate <= 0.0 || fastrand::f64() >= error_rate;
         let all_is_down = self.sky.all_is_down.load(Ordering::Relaxed);
         is_lucky && !(is_dead || is_cold || db_is_down || all_is_down)
     }

@@ -19,6 +19,8 @@ pub(super) enum Scenario {
     CrashLoop,
     /// Its pods never become Ready, and old ones serve: rolled back
     NeverReady,
+    /// It passes its analysis and then runs out of memory: rolled back by its bake
+    Leak,
     /// Its pods need 8 s after they are Ready: kept
     SlowStart,
     /// Half of the answers fail in the first 10 s of a pod: kept
@@ -41,9 +43,12 @@ impl Scenario {
     /// Whether the revision must be rolled back.
     pub(super) const fn is_bad(self) -> bool {
         match self {
-            Self::Dead | Self::Errors | Self::OneEndpoint | Self::CrashLoop | Self::NeverReady => {
-                true
-            }
+            Self::Dead
+            | Self::Errors
+            | Self::OneEndpoint
+            | Self::CrashLoop
+            | Self::NeverReady
+            | Self::Leak => true,
             Self::SlowStart
             | Self::WarmUp
             | Self::SingleReplica
@@ -63,6 +68,9 @@ impl Scenario {
             Self::OneEndpoint => "its database check fails",
             Self::CrashLoop => "its pods crash soon after their start",
             Self::NeverReady => "its pods never become Ready, and the old ones go on serving",
+            Self::Leak => {
+                "it passes its analysis, and then more and more answers fail for want of memory"
+            }
             Self::SlowStart => "its pods need 8 s after they are Ready before they answer well",
             Self::WarmUp => "half of a pod's answers fail in its first 10 s",
             Self::SingleReplica => "its only pod goes before the new one starts",
@@ -101,7 +109,18 @@ impl Scenario {
         match self {
             // Answers of a pod's first minute are not compared.
             Self::Slower => Duration::from_secs(120),
+            // Over before the leak shows.
+            Self::Leak => Duration::from_secs(30),
             _ => Duration::from_secs(60),
+        }
+    }
+
+    /// How long after it appeared a revision that passed is kept under watch, where its bake may roll it back; in life it
+    /// is an hour.
+    pub(super) const fn bake(self) -> Option<Duration> {
+        match self {
+            Self::Leak => Some(Duration::from_secs(600)),
+            _ => None,
         }
     }
 
@@ -132,6 +151,10 @@ impl Scenario {
             },
             Self::NeverReady => Behaviour {
                 start_ms: u64::MAX,
+                ..new
+            },
+            Self::Leak => Behaviour {
+                leaks_after_ms: Some(75_000),
                 ..new
             },
             Self::SlowStart => Behaviour {

@@ -26,8 +26,8 @@ use crate::store;
 use crate::track::Tracked;
 use crate::units::{Namespace, ReleaseName};
 
-/// A story that takes longer than this is stuck.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// A story that takes longer than this is stuck. A bake finds a leak after some four minutes.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// How often the view is drawn.
 const DRAW_EVERY: Duration = Duration::from_millis(250);
@@ -170,6 +170,10 @@ fn settings(
         wish.scenario.interval().as_millis(),
         wish.scenario.watch().as_secs()
     );
+    if let Some(bake) = wish.scenario.bake() {
+        let seconds = bake.as_secs();
+        text.push_str(&format!("bake = \"rollback\"\nbake_for = \"{seconds}s\"\n"));
+    }
     for (name, path) in ENDPOINTS {
         let expect = if path == "/" {
             "{ status = 200 }"
@@ -236,6 +240,12 @@ impl Story {
             self.scenario.warm_up().as_secs(),
             self.scenario.watch().as_secs()
         ));
+        if let Some(bake) = self.scenario.bake() {
+            screen.say(&format!(
+                "The bake is shortened to {} s (in life: an hour), and may roll back.",
+                bake.as_secs()
+            ));
+        }
         self.warm_up().await?;
         let contents =
             serde_json::to_value(self.scenario.behaviour()).map_err(|error| error.to_string())?;
@@ -290,7 +300,15 @@ impl Story {
         Ok(())
     }
 
-    /// Shows what happens until the watch of the revision has ended.
+    /// Whether no more is to come of a revision that ended so: neither its analysis nor its bake.
+    fn has_ended(&self, view: &GuardView, ending: Option<&str>) -> bool {
+        let may_bake = self.scenario.bake().is_some() && ending == Some("kept");
+        let has_baked = |state: &str| matches!(state, "good" | "inconclusive");
+        let is_over = !may_bake || view.bake.as_ref().is_some_and(|it| has_baked(it.state));
+        ending.is_some() && is_over && view.phase == "steady"
+    }
+
+    /// Shows what happens until the watch of the revision has ended, and its bake where the scenario is about that.
     async fn follow(&mut self, revision: u32) -> Result<Arc<GuardView>, String> {
         let patience = Instant::now() + PATIENCE;
         let mut shown = self.view.borrow().events.len();
@@ -301,11 +319,7 @@ impl Story {
                 self.screen.event(self.began.elapsed(), &event.text);
             }
             shown = view.events.len();
-            let ended = view
-                .history
-                .iter()
-                .any(|record| record.revision == revision && record.ending.is_some());
-            if ended && view.phase == "steady" {
+            if self.has_ended(&view, ending_of(&view, revision)) {
                 return Ok(view);
             }
             if Instant::now() > patience {
@@ -319,12 +333,7 @@ impl Story {
     /// The verdict in words, the steps against the runbook, and whether it ended as it should.
     fn end(&mut self, view: &GuardView, revision: u32) -> bool {
         self.screen.finish();
-        let ending = view
-            .history
-            .iter()
-            .find(|record| record.revision == revision)
-            .and_then(|record| record.ending)
-            .unwrap_or("unknown");
+        let ending = ending_of(view, revision).unwrap_or("unknown");
         if let Some(verdict) = &view.verdict {
             self.screen.say("");
             self.screen.say(&format!(
@@ -382,4 +391,10 @@ impl Story {
         }
         is_right
     }
+}
+
+/// How a revision ended, as far as it has.
+fn ending_of(view: &GuardView, revision: u32) -> Option<&'static str> {
+    let record = view.history.iter().find(|it| it.revision == revision)?;
+    record.ending
 }

@@ -12,10 +12,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Guard;
+use super::needs::ExcusedProbes;
 use super::pod_states::pod_states;
 use super::saved::{State, Watching};
 use super::signs::Trouble;
-use crate::config::settings::BakeAction;
+use crate::config::settings::{BakeAction, Need};
 use crate::ledger::Found;
 use crate::release::{Facts, Notice};
 use crate::rollout::{Ending, Event, Phase};
@@ -44,6 +45,8 @@ pub(super) struct RevisionBake {
     lately: Vec<LatestResults>,
     #[serde(default)]
     trouble: Option<Trouble>,
+    #[serde(default)]
+    excused: ExcusedProbes,
     /// What the tick that runs knows of each endpoint.
     #[serde(skip)]
     marks: Vec<Mark>,
@@ -114,6 +117,7 @@ impl RevisionBake {
     pub(super) fn restore(&mut self) -> bool {
         let endpoints = self.analysis.watch.endpoints().count();
         self.marks = vec![Mark::NotDue; endpoints];
+        self.excused.retain(self.analysis.watch.endpoints());
         self.bake.is_sound()
             && self.analysis.watch.is_sound()
             && self.lately.len() == endpoints
@@ -122,9 +126,12 @@ impl RevisionBake {
 
     /// A result has become known. A probe may have several in a tick: the last that is evidence stands for them, so that
     /// each is as likely to fail as any other.
-    pub(super) fn hears(&mut self, probe: &str, mark: Mark) {
+    pub(super) fn hears(&mut self, probe: &str, mark: Mark, failing_need: Option<&Need>) {
         let mut endpoints = self.analysis.watch.endpoints();
         if let Some(at) = endpoints.position(|name| name == probe) {
+            if let Some(need) = failing_need {
+                self.excused.add(probe, need);
+            }
             let is_evidence = matches!(mark, Mark::Good | Mark::Bad);
             if let Some(known) = self.marks.get_mut(at)
                 && (is_evidence || *known == Mark::NotDue)
@@ -142,8 +149,15 @@ impl RevisionBake {
     }
 
     /// Ends the ticks that are due. Those that were missed count as if no probe had been due in them, and so does time in
-    /// which something is done about the release: it does not serve at rest then.
-    fn tick(&mut self, now: Time, facts: Option<&Facts>, is_at_rest: bool) {
+    /// which something is done about the release: it does not serve at rest then. A failure says nothing while something
+    /// fails that its probe needs; that may have begun after the probe was heard.
+    fn tick<'a>(
+        &mut self,
+        now: Time,
+        facts: Option<&Facts>,
+        is_at_rest: bool,
+        failing_need: impl Fn(&str) -> Option<&'a Need>,
+    ) {
         let mut marks = vec![Mark::NotDue; self.lately.len()];
         let tick = Duration::from_secs_f64(self.bake.tick_s());
         while self.next_tick() + tick <= now && self.bake.end() == BakeEnd::Baking {
@@ -156,6 +170,14 @@ impl RevisionBake {
         }
         if facts.is_none() {
             for mark in marks.iter_mut().filter(|mark| **mark != Mark::NotDue) {
+                *mark = Mark::Void;
+            }
+        }
+        for (name, mark) in self.analysis.watch.endpoints().zip(&mut marks) {
+            if *mark == Mark::Bad
+                && let Some(need) = failing_need(name)
+            {
+                self.excused.add(name, need);
                 *mark = Mark::Void;
             }
         }
@@ -267,6 +289,7 @@ impl Guard {
             bake,
             trouble: None,
             lately: vec![LatestResults::default(); endpoints],
+            excused: ExcusedProbes::default(),
             marks: vec![Mark::NotDue; endpoints],
             analysis,
         });
@@ -299,7 +322,14 @@ impl Guard {
             running.analysis.first.get_or_insert(before);
             running.analysis.revision = revision;
         }
-        running.tick(now, is_known.then_some(&*facts), is_at_rest);
+        running.tick(now, is_known.then_some(&*facts), is_at_rest, |probe| {
+            self.failing_need_of(probe)
+        });
+        if let Some(news) = running.excused.news() {
+            let remark = format!("Bake of revision {revision}: {news}");
+            self.state.rollout.remark(now, &remark);
+            self.keep_entries();
+        }
         self.is_dirty = true;
         match running.bake.end() {
             BakeEnd::Baking => self.state.bake = Some(running),

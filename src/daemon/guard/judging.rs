@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::asking::stays;
+use super::needs::ExcusedProbes;
 use super::pod_states::{OldTrouble, ToldPod, note_old_pods, pod_states};
 use super::pods::{address_of, is_clear};
 use super::saved::{Known, State, Verifying, Watching};
@@ -41,11 +42,12 @@ impl Guard {
         // While we are blind, a revision that nobody told us of may be what answers: that is no baseline. Nor is what a
         // workload answers that is scaled to zero or paused, nor a failure while something fails that the probe needs.
         let is_held = self.asks_held_workload(probe);
-        let is_excused = mark == Mark::Bad && self.is_excused(probe);
-        if is_excused {
+        let is_failure = mark == Mark::Bad;
+        let failing_need = self.failing_need(probe).filter(|_| is_failure);
+        if failing_need.is_some() {
             self.state.fails(name);
         }
-        let known = if self.is_blind || is_held || is_excused {
+        let known = if self.is_blind || is_held || failing_need.is_some() {
             Mark::Void
         } else {
             mark
@@ -54,13 +56,10 @@ impl Guard {
         self.is_dirty = true;
         self.tell_whether_suspect();
         if let Some(verifying) = &mut self.state.verifying {
-            verifying.inbox.put(endpoint, mark);
-            // The next tick begins anew, at the probes' own pace.
-            verifying.is_limited |= mark == Mark::Limited;
-            verifying.inbox.put(endpoint, mark);
+            verifying.hears(name, mark, failing_need);
         }
         if let Some(bake) = &mut self.state.bake {
-            bake.hears(name, known);
+            bake.hears(name, known, failing_need);
         }
         let watching = self.state.watching.as_mut();
         let Some(watching) = watching.filter(|watching| watching.watch.finding().is_none()) else {
@@ -617,11 +616,9 @@ impl Guard {
         let Some(convicted) = &self.state.convicted else {
             return; // the phase ends by its deadline
         };
-        let was_limited = self
-            .state
-            .verifying
-            .as_ref()
-            .is_some_and(|it| it.is_limited);
+        let before = self.state.verifying.as_ref();
+        let was_limited = before.is_some_and(|it| it.is_limited);
+        let excused = before.map_or_else(ExcusedProbes::default, |it| it.excused.clone());
         let is_limited = was_limited || convicted.is_limited();
         let own = self.setup.release.guard.interval();
         let interval = if is_limited {
@@ -645,6 +642,7 @@ impl Guard {
             inbox: Inbox::new(convicted.endpoints().count()),
             interval,
             is_limited,
+            excused,
         });
         self.hurry();
     }
@@ -658,21 +656,23 @@ impl Guard {
 
     pub(super) async fn verify_tick(&mut self) {
         let is_void = self.facts.borrow().trouble.is_some() || self.state.rollout.is_held();
-        let Some(verifying) = &mut self.state.verifying else {
+        let is_hurried = self.hurried.is_some();
+        let Some(mut verifying) = self.state.verifying.take() else {
             return;
         };
-        if verifying.is_limited && self.hurried.is_some() {
+        if verifying.is_limited && is_hurried {
+            self.state.verifying = Some(verifying);
             self.slow_down();
             self.begin_verification();
             return;
         }
-        let count = self.setup.release.probes.len();
-        let mut marks = vec![Mark::Void; count];
-        verifying.inbox.take(&mut marks, Mark::Void);
-        if is_void {
-            marks.fill(Mark::Void);
+        let verified = verifying.tick(is_void, |probe| self.failing_need_of(probe));
+        if let Some(news) = verifying.excused.news() {
+            self.state.rollout.remark(self.now(), &news);
+            self.keep_entries();
         }
-        let event = match verifying.verification.tick(&marks) {
+        self.state.verifying = Some(verifying);
+        let event = match verified {
             None => {
                 self.publish();
                 return;

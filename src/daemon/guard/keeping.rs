@@ -193,6 +193,7 @@ impl Guard {
             }
             let release = &self.setup.release;
             let (namespace, name) = (release.namespace.clone(), release.name.clone());
+            self.state.images = self.setup.engine.run_images();
             let state = self.state.clone();
             self.is_dirty = false;
             let writes = tokio::task::spawn_blocking(move || {

@@ -1,6 +1,8 @@
 //! What the probes of a release hang on: dependencies, and other guarded releases.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
 
 use super::Guard;
 use super::saved::Watching;
@@ -17,6 +19,56 @@ const RELEASE: &str = "release:";
 
 /// How dependencies stand, by name: whether a revision is judged or not.
 pub(super) type Needed = BTreeMap<ProbeName, Dependency>;
+
+/// Names that a sentence lists.
+const MAX_NAMED: usize = 3;
+
+/// Probes whose failures were not judged, each with what failed that it needs.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) struct ExcusedProbes {
+    needs: BTreeMap<Box<str>, Box<str>>,
+    /// How many of them the timeline names.
+    said: usize,
+}
+
+impl ExcusedProbes {
+    pub(super) fn add(&mut self, probe: &str, need: &Need) {
+        if !self.needs.contains_key(probe) {
+            self.needs.insert(probe.into(), need.to_string().into());
+        }
+    }
+
+    /// Forgets all but these probes.
+    pub(super) fn retain<'a>(&mut self, probes: impl Iterator<Item = &'a str>) {
+        let probes: BTreeSet<&str> = probes.collect();
+        self.needs.retain(|probe, _| probes.contains(&**probe));
+        self.said = self.said.min(self.needs.len());
+    }
+
+    /// In a sentence, once for each probe.
+    pub(super) fn news(&mut self) -> Option<String> {
+        if self.needs.len() <= self.said {
+            return None;
+        }
+        self.said = self.needs.len();
+        let needs: BTreeSet<&str> = self.needs.values().map(|need| &**need).collect();
+        let probes = self.needs.keys().map(|probe| &**probe);
+        Some(format!(
+            "{} failed, so that failures of {} meanwhile are not judged",
+            listed(needs.into_iter()),
+            listed(probes)
+        ))
+    }
+}
+
+fn listed<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
+    let more = names.len().saturating_sub(MAX_NAMED);
+    let names: Vec<&str> = names.take(MAX_NAMED).collect();
+    match more {
+        0 => names.join(", "),
+        more => format!("{} and {more} more", names.join(", ")),
+    }
+}
 
 /// The dependencies that a release needs.
 pub(super) fn names(release: &Release) -> Vec<ProbeName> {
@@ -91,9 +143,9 @@ impl Guard {
         watching.needed[at] = mark;
     }
 
-    /// Whether something fails that a probe needs.
-    pub(super) fn is_excused(&self, probe: &Probe) -> bool {
-        probe.needs.iter().any(|need| match need {
+    /// What fails of that which a probe needs.
+    pub(super) fn failing_need<'a>(&self, probe: &'a Probe) -> Option<&'a Need> {
+        probe.needs.iter().find(|need| match need {
             Need::Dependency(name) => {
                 let mut all = self.needed.iter();
                 let known = all.find(|(known, _)| known.as_str() == &**name);
@@ -104,6 +156,13 @@ impl Guard {
                 self.setup.crew.is_suspect(&release) == Some(true)
             }
         })
+    }
+
+    /// The same for a probe by its name.
+    pub(super) fn failing_need_of(&self, probe: &str) -> Option<&Need> {
+        let mut probes = self.setup.release.probes.iter();
+        let probe = probes.find(|it| it.id.probe.as_str() == probe)?;
+        self.failing_need(probe)
     }
 
     /// Whether this release is rejected or failing, for those that need it.
@@ -123,5 +182,29 @@ impl Guard {
         let name = format!("{}/{}", release.namespace, release.name);
         let is_suspect = is_rejected || is_failing;
         self.setup.crew.suspect(&name, Some(is_suspect));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_timeline_names_each_excused_probe_once() {
+        let mut excused = ExcusedProbes::default();
+        assert_eq!(excused.news(), None);
+        let postgres = Need::Dependency("postgres".into());
+        excused.add("db", &postgres);
+        excused.add("db", &Need::Dependency("redis".into()));
+        let says = "postgres failed, so that failures of db meanwhile are not judged";
+        assert_eq!(excused.news().as_deref(), Some(says));
+        assert_eq!(excused.news(), None);
+        for probe in ["api", "cart", "orders"] {
+            excused.add(probe, &postgres);
+        }
+        let says = "postgres failed, so that failures of api, cart, db and 1 more meanwhile are not judged";
+        assert_eq!(excused.news().as_deref(), Some(says));
+        excused.retain(["db"].into_iter());
+        assert_eq!(excused.news(), None);
     }
 }

@@ -7,17 +7,18 @@ use serde::{Deserialize, Serialize};
 
 use super::alerts::{Firing, MAX_TOLD, Told};
 use super::bake::{BakeOutcome, RevisionBake};
+use super::needs::ExcusedProbes;
 use super::pod_states::{OldTrouble, ToldPod};
 use super::workload_events::{Templates, ToldWorkload};
 use crate::baseline::Baseline;
+use crate::config::settings::Need;
 use crate::ledger::Ledger;
 use crate::recording::{self, AnalysisLatencies};
-use crate::release::Pod;
-use crate::release::WorkloadState;
+use crate::release::{MAX_RUN_IMAGES, Pod, RunImage, WorkloadState};
 use crate::rollout::{Entry, Phase, ROLLED_OUT_LATE, Rollout};
 use crate::serve::status::VerdictView;
 use crate::units::{Dated, Revision, Shift, Time};
-use crate::verdict::{Inbox, Mark, Teaching, Verification, Watch};
+use crate::verdict::{Inbox, Mark, Teaching, Verification, Verified, Watch};
 
 /// Entries of the log of events that are kept.
 pub(super) const MAX_ENTRIES: usize = 100;
@@ -82,6 +83,9 @@ pub(in crate::daemon) struct State {
     /// What the last kept rollouts taught, the newest at the end.
     #[serde(default)]
     pub(super) taught: VecDeque<Teaching>,
+    /// What pods of the last revisions were seen to run.
+    #[serde(default)]
+    pub(super) images: Vec<RunImage>,
     /// The bake of the newest revision.
     #[serde(default, deserialize_with = "bake_if_readable")]
     pub(super) bake: Option<RevisionBake>,
@@ -275,6 +279,48 @@ pub(super) struct Verifying {
     pub(super) interval: Duration,
     /// Whether a rate limit answers, so that probes are asked at their own interval.
     pub(super) is_limited: bool,
+    pub(super) excused: ExcusedProbes,
+}
+
+impl Verifying {
+    /// A result has become known. A failure says nothing while something fails that its probe needs.
+    pub(super) fn hears(&mut self, probe: &str, mark: Mark, failing_need: Option<&Need>) {
+        // The next tick begins anew, at the probes' own pace.
+        self.is_limited |= mark == Mark::Limited;
+        let mut endpoints = self.verification.endpoints();
+        let Some(at) = endpoints.position(|name| name == probe) else {
+            return; // configured since
+        };
+        match failing_need {
+            Some(need) => {
+                self.excused.add(probe, need);
+                self.inbox.put(at, Mark::Void);
+            }
+            None => self.inbox.put(at, mark),
+        }
+    }
+
+    /// Ends a tick. What a probe needs may have begun to fail after the probe was heard.
+    pub(super) fn tick<'a>(
+        &mut self,
+        is_void: bool,
+        failing_need: impl Fn(&str) -> Option<&'a Need>,
+    ) -> Option<Verified> {
+        let mut marks = vec![Mark::Void; self.verification.endpoints().count()];
+        self.inbox.take(&mut marks, Mark::Void);
+        if is_void {
+            marks.fill(Mark::Void);
+        }
+        for (name, mark) in self.verification.endpoints().zip(&mut marks) {
+            if *mark == Mark::Bad
+                && let Some(need) = failing_need(name)
+            {
+                self.excused.add(name, need);
+                *mark = Mark::Void;
+            }
+        }
+        self.verification.tick(&marks)
+    }
 }
 
 impl State {
@@ -299,6 +345,7 @@ impl State {
             counts_since: None,
             fence: 0,
             taught: VecDeque::new(),
+            images: Vec::new(),
             bake: None,
             baked: None,
             latencies: None,
@@ -341,6 +388,7 @@ impl State {
         self.told.truncate(MAX_TOLD);
         self.taught.truncate(MAX_TAUGHT);
         self.latencies = self.latencies.map(AnalysisLatencies::bounded);
+        self.images.truncate(MAX_RUN_IMAGES);
         self.restore_bake();
         self.workloads.truncate(MAX_WORKLOADS);
         self.workloads_before.truncate(MAX_WORKLOADS);
@@ -465,6 +513,7 @@ impl Dated for State {
             counts_since,
             fence: _,
             taught: _,
+            images: _,
             bake,
             baked,
             latencies: _,

@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::checks::Obstacle;
 use super::hub::Tables;
-use crate::release::Facts;
 use crate::release::manifest::{self, Object};
 use crate::release::record::Record;
+use crate::release::{Facts, MAX_RUN_IMAGES, RunImage};
 use crate::units::Revision;
 
 /// Revisions, containers of one, and images under one name that are kept.
@@ -43,8 +43,46 @@ impl Images {
                 self.put(pod.revision, id, &image.name, &image.id);
             }
         }
+        // A release that was uninstalled counts its revisions anew.
+        if let Some(newest) = facts.newest() {
+            self.0.retain(|revision, _| *revision <= newest.revision);
+        }
         while self.0.len() > MAX_REVISIONS {
             self.0.pop_first();
+        }
+    }
+
+    /// In the form that is stored: of the newest revisions as much as there is room for.
+    pub(super) fn to_stored(&self) -> Vec<RunImage> {
+        let of_revision = |(revision, all): (&Revision, &BTreeMap<Container, Image>)| {
+            let revision = *revision;
+            let stored = all.iter().map(move |(container, (image, ids))| RunImage {
+                revision,
+                kind: container.0.clone(),
+                workload: container.1.clone(),
+                container: container.2.clone(),
+                image: image.clone(),
+                ids: ids.iter().cloned().collect(),
+            });
+            stored.collect::<Vec<_>>()
+        };
+        let all = self.0.iter().rev().flat_map(of_revision);
+        let stored = all.filter(RunImage::is_bounded);
+        stored.take(MAX_RUN_IMAGES).collect()
+    }
+
+    /// Takes what an earlier process stored.
+    pub(super) fn remember(&mut self, stored: &[RunImage]) {
+        let stored = stored.iter().take(MAX_RUN_IMAGES);
+        for one in stored.filter(|one| one.is_bounded()) {
+            let container = (
+                one.kind.clone(),
+                one.workload.clone(),
+                one.container.clone(),
+            );
+            for id in &one.ids {
+                self.put(one.revision, container.clone(), &one.image, id);
+            }
         }
     }
 
@@ -131,5 +169,70 @@ mod tests {
         ] {
             assert_eq!(moved(all, to), None, "{all:?}");
         }
+    }
+
+    /// After a restart the pods that ran the former image are gone.
+    #[test]
+    fn what_was_run_is_known_after_a_restart() {
+        let tag = "web:latest";
+        let before = images(&[(1, tag, "a"), (2, tag, "b")]);
+        let text = serde_json::to_string(&before.to_stored()).unwrap();
+        let stored: Vec<RunImage> = serde_json::from_str(&text).unwrap();
+        let mut after = Images::default();
+        after.remember(&stored);
+        let (was, is) = (
+            before.moved(Revision(2), &target(tag)),
+            after.moved(Revision(2), &target(tag)),
+        );
+        assert!(was.is_some());
+        assert_eq!(is, was);
+    }
+
+    #[test]
+    fn little_is_stored_and_of_the_newest_revisions_first() {
+        let mut many = Images::default();
+        for revision in 1..=3 {
+            for workload in 0..60 {
+                let name = format!("web-{workload}");
+                let container = ("Deployment".into(), name.into(), "web".into());
+                many.put(Revision(revision), container, "web:latest", "a");
+            }
+        }
+        let long = ("Deployment".into(), "x".repeat(10_000).into(), "web".into());
+        many.put(Revision(3), long, "web:latest", "a");
+        let stored = many.to_stored();
+        let of = |revision| {
+            stored
+                .iter()
+                .filter(|one| one.revision == Revision(revision))
+                .count()
+        };
+        assert_eq!((of(3), of(2), of(1)), (60, 40, 0));
+        // From outside there may be more.
+        let mut read = Images::default();
+        let more: Vec<RunImage> = stored.iter().chain(&stored).cloned().collect();
+        read.remember(&more);
+        assert_eq!(read.to_stored(), stored);
+    }
+
+    #[test]
+    fn revisions_that_are_counted_anew_are_not_compared_with_former_ones() {
+        let mut images = images(&[(1, "web:latest", "a"), (7, "web:latest", "b")]);
+        let facts = Facts {
+            revisions: vec![crate::ledger::Stored {
+                revision: Revision(2),
+                status: crate::ledger::Status::Deployed,
+                description: String::new(),
+                digest: None,
+                weak: None,
+                hooks_succeeded: true,
+                test_failed: false,
+            }],
+            ..Facts::default()
+        };
+        images.note(&Tables::default(), &facts);
+        let stored = images.to_stored();
+        assert_eq!(stored.len(), 1);
+        assert_eq!(stored[0].revision, Revision(1));
     }
 }

@@ -55,8 +55,7 @@ impl Record {
     }
 
     /// As a manifest would have them: their template is the record's contents.
-    fn workloads(&self, states: &[WorkloadState]) -> Workloads {
-        let template = self.digest();
+    fn workloads(template: &Digest, states: &[WorkloadState]) -> Workloads {
         let objects = states.iter().map(|state| {
             let object = json!({
                 "apiVersion": "apps/v1",
@@ -70,12 +69,12 @@ impl Record {
         Workloads::of_objects(&objects, &[])
     }
 
-    fn stored(&self) -> Stored {
+    fn stored(&self, digest: Digest) -> Stored {
         Stored {
             revision: self.revision,
             status: self.status,
             description: self.description.clone(),
-            digest: Some(self.digest()),
+            digest: Some(digest),
             weak: None,
             hooks_succeeded: true,
             test_failed: false,
@@ -176,17 +175,16 @@ impl History {
         let is_deployed = newest.is_some_and(|record| record.status == Status::Deployed);
         let rolls = newest.map(|record| record.revision) != cluster.settled;
         let ours = |record: &&Record| record.turned_back.is_some();
-        let workloads = records
-            .iter()
-            .map(|record| {
-                (
-                    record.revision,
-                    Arc::new(record.workloads(&cluster.workloads)),
-                )
-            })
-            .collect();
+        let mut revisions = Vec::with_capacity(records.len());
+        let mut workloads = Vec::with_capacity(records.len());
+        for record in &records {
+            let digest = record.digest();
+            let own = Record::workloads(&digest, &cluster.workloads);
+            workloads.push((record.revision, Arc::new(own)));
+            revisions.push(record.stored(digest));
+        }
         Ok(Facts {
-            revisions: records.iter().map(Record::stored).collect(),
+            revisions,
             ours: records
                 .iter()
                 .filter(ours)

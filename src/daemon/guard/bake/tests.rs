@@ -29,6 +29,7 @@ fn baking() -> (State, Time) {
         began: now,
         bake: Bake::new(&analysis.watch, TICK_S, 300.0),
         lately: vec![LatestResults::default(); 1],
+        excused: ExcusedProbes::default(),
         marks: vec![Mark::NotDue],
         analysis,
     });
@@ -40,9 +41,9 @@ fn ticks(state: &mut State, mut now: Time, count: u32, mark: Mark) -> Time {
     let facts = Facts::default();
     for _ in 0..count {
         let bake = state.bake.as_mut().unwrap();
-        bake.hears("api", mark);
+        bake.hears("api", mark, None);
         now = bake.next_tick();
-        bake.tick(now, Some(&facts), true);
+        bake.tick(now, Some(&facts), true, |_| None);
     }
     now
 }
@@ -90,12 +91,12 @@ fn the_last_result_of_a_tick_that_says_something_stands_for_all_of_it() {
         let (mut state, _) = baking();
         let running = state.bake.as_mut().unwrap();
         for mark in heard {
-            running.hears("api", *mark);
-            running.hears("another", Mark::Bad);
+            running.hears("api", *mark, None);
+            running.hears("another", Mark::Bad, None);
         }
         let facts = Facts::default();
-        running.tick(running.next_tick(), Some(&facts), true);
-        running.tick(running.next_tick(), Some(&facts), true);
+        running.tick(running.next_tick(), Some(&facts), true, |_| None);
+        running.tick(running.next_tick(), Some(&facts), true, |_| None);
         assert_eq!(running.bake.recent(), counts, "{heard:?}");
     }
 }
@@ -110,9 +111,9 @@ fn time_in_which_nobody_ran_counts_as_if_no_probe_had_been_due() {
     assert_eq!(bake(&read).bake, bake(&state).bake);
     // A result that was waiting for its tick when the others were missed says nothing of now.
     let running = read.bake.as_mut().unwrap();
-    running.hears("api", Mark::Bad);
+    running.hears("api", Mark::Bad, None);
     let back = now + TICK * 301;
-    running.tick(back, Some(&Facts::default()), true);
+    running.tick(back, Some(&Facts::default()), true, |_| None);
     assert_eq!(running.bake.ticks(), 60 + 301);
     assert_eq!(running.bake.recent(), (0, 0));
     assert_eq!(running.next_tick(), back + TICK);
@@ -131,11 +132,35 @@ fn what_is_void_or_not_at_rest_is_no_evidence() {
         let running = state.bake.as_mut().unwrap();
         let facts = Facts::default();
         for _ in 0..660 {
-            running.hears("api", Mark::Bad);
+            running.hears("api", Mark::Bad, None);
             let at = running.next_tick();
-            running.tick(at, is_known.then_some(&facts), is_at_rest);
+            running.tick(at, is_known.then_some(&facts), is_at_rest, |_| None);
         }
         assert_eq!(running.bake.end(), end, "{is_known} {is_at_rest}");
+    }
+}
+
+/// The probe may be heard before what it needs, in the tick in which both begin to fail, or after it.
+#[test]
+fn failures_say_nothing_while_something_fails_that_the_probe_needs() {
+    let postgres = Need::Dependency("postgres".into());
+    for knows_at in ["the result", "the tick"] {
+        let (mut state, _) = baking();
+        let running = state.bake.as_mut().unwrap();
+        let facts = Facts::default();
+        for _ in 0..100 {
+            if knows_at == "the result" {
+                running.hears("api", Mark::Void, Some(&postgres));
+                running.tick(running.next_tick(), Some(&facts), true, |_| None);
+            } else {
+                running.hears("api", Mark::Bad, None);
+                running.tick(running.next_tick(), Some(&facts), true, |_| Some(&postgres));
+            }
+        }
+        assert_eq!(running.bake.end(), BakeEnd::Baking, "{knows_at}");
+        assert_eq!(running.bake.recent(), (0, 0), "{knows_at}");
+        let says = "postgres failed, so that failures of api meanwhile are not judged";
+        assert_eq!(running.excused.news().as_deref(), Some(says), "{knows_at}");
     }
 }
 

@@ -271,3 +271,68 @@ fn what_was_measured_before_a_late_rollout_was_complete_is_not_its_own() {
     state.completes_late();
     assert_eq!(state.verdict.unwrap().reason, "rolled_out_late");
 }
+
+/// A verification of these endpoints, with ticks of a second.
+fn verifying(endpoints: [&str; 3]) -> Verifying {
+    let start = Start {
+        endpoints: endpoints.map(Into::into).to_vec(),
+        baseline: vec![(0, 3600); 3],
+        failing_at_start: vec![false; 3],
+        ..Start::default()
+    };
+    let watch = Watch::new(Rule::default(), &start).unwrap();
+    Verifying {
+        began: START,
+        verification: Verification::at_pace(&watch, 1.0),
+        inbox: Inbox::new(3),
+        interval: Duration::from_secs(1),
+        is_limited: false,
+        excused: ExcusedProbes::default(),
+    }
+}
+
+#[test]
+fn a_verification_takes_each_result_in_its_own_tick() {
+    let mut verifying = verifying(["api", "db", "web"]);
+    let mut ends = None;
+    for tick in 1..=60 {
+        let mark = if tick <= 20 { Mark::Bad } else { Mark::Good };
+        for name in ["web", "db", "another", "api"] {
+            verifying.hears(name, mark, None);
+        }
+        ends = verifying.tick(false, |_| None).map(|end| (tick, end));
+        if ends.is_some() {
+            break;
+        }
+    }
+    assert_eq!(ends, Some((35, Verified::Recovered)));
+}
+
+#[test]
+fn a_verification_does_not_judge_failures_of_a_probe_whose_dependency_fails() {
+    let postgres = Need::Dependency("postgres".into());
+    for knows_at in ["the result", "the tick", "never"] {
+        let mut verifying = verifying(["api", "db", "web"]);
+        let mut ends = None;
+        for _ in 0..60 {
+            let need = (knows_at == "the result").then_some(&postgres);
+            verifying.hears("api", Mark::Good, None);
+            verifying.hears("db", Mark::Bad, need);
+            verifying.hears("web", Mark::Good, None);
+            let need = (knows_at == "the tick").then_some(&postgres);
+            ends = verifying.tick(false, |probe| need.filter(|_| probe == "db"));
+            if ends.is_some() {
+                break;
+            }
+        }
+        let says = "postgres failed, so that failures of db meanwhile are not judged";
+        if knows_at == "never" {
+            let worse = Verified::Worse("db 15/15 (100 %)".into());
+            assert_eq!(ends, Some(worse));
+            assert_eq!(verifying.excused.news(), None);
+        } else {
+            assert_eq!(ends, Some(Verified::Recovered), "{knows_at}");
+            assert_eq!(verifying.excused.news().as_deref(), Some(says));
+        }
+    }
+}

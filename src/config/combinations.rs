@@ -1,0 +1,181 @@
+//! Settings that are right one by one and cannot work together, or may not.
+
+use std::time::Duration;
+
+use humantime::format_duration as shown;
+
+use super::place::Place;
+use super::reader::{Notes, Table};
+use super::settings::{BakeAction, Probe};
+use crate::verdict::Rule;
+
+/// Blocks full of failures that an alarm of the bake takes: its threshold, as the clip of a block allows.
+const BAKE_BLOCKS: f64 = 5.0;
+
+/// Fewer results of a probe in a watch show little but an endpoint that is dead.
+const FEW_RESULTS: f64 = 10.0;
+
+/// Probes that a hint names.
+const MAX_NAMED: usize = 3;
+
+/// Keys of `[release.rollback]` that others can contradict.
+const KEYS: [&str; 4] = ["watch_max", "ready_within", "hold", "bake_for"];
+
+/// Where the keys that others can contradict were written, in the order of [`KEYS`].
+pub(super) struct WrittenKeys([Option<Place>; 4]);
+
+impl WrittenKeys {
+    /// Before the keys are taken from the table.
+    pub(super) fn of(table: &Table) -> Self {
+        Self(KEYS.map(|key| table.place_of(key)))
+    }
+
+    fn place(&self, key: &str) -> Option<&Place> {
+        let mut all = KEYS.iter().zip(&self.0);
+        all.find(|(name, _)| **name == key)?.1.as_ref()
+    }
+}
+
+/// The times of a guard.
+pub(super) struct GuardTimes {
+    pub(super) watch: Duration,
+    /// As written, also where it is shorter than `watch`.
+    pub(super) watch_max: Duration,
+    pub(super) ready_within: Duration,
+    pub(super) interval: Duration,
+    pub(super) hold: Duration,
+    pub(super) bake: BakeAction,
+    pub(super) bake_for: Duration,
+}
+
+/// What can never work is a mistake where it was written; what may not is a hint.
+pub(super) fn of_guard(
+    path: &str,
+    place: &Place,
+    written: &WrittenKeys,
+    times: &GuardTimes,
+    notes: &mut Notes,
+) {
+    let GuardTimes {
+        watch, watch_max, ..
+    } = *times;
+    let key = |key: &str| format!("{path}.{key}");
+    if let Some(at) = written.place("watch_max")
+        && watch_max < watch
+    {
+        let message = format!(
+            "{} is shorter than the watch of {}",
+            shown(watch_max),
+            shown(watch)
+        );
+        let help = "make it at least as long as watch, or leave it out".to_owned();
+        notes.complain(&key("watch_max"), at, message, Some(help));
+        return;
+    }
+    if times.ready_within >= watch_max {
+        let message = format!(
+            "a workload that never becomes Ready would be rolled back after {}, and every watch ends after {} at the latest",
+            shown(times.ready_within),
+            shown(watch_max)
+        );
+        let help = "make ready_within shorter than watch_max, or watch_max longer";
+        match written.place("ready_within") {
+            Some(at) => notes.complain(&key("ready_within"), at, message, Some(help.to_owned())),
+            None => notes.hint(path, place, message, help),
+        }
+    }
+    of_results(path, place, written, times, notes);
+    let left = times.bake_for.saturating_sub(watch);
+    let needed = Duration::from_secs_f64(BAKE_BLOCKS * Rule::default().bake_block_s);
+    if times.bake != BakeAction::Off && left <= needed {
+        let message = format!(
+            "the bake ends {} after the shortest watch, and errors show in it after more than {}: only restarts can end it",
+            shown(left),
+            shown(needed)
+        );
+        let at = written.place("bake_for").unwrap_or(place);
+        let help = "make bake_for longer, or write bake = \"off\"";
+        notes.hint(&key("bake_for"), at, message, help);
+    }
+}
+
+/// Whether a watch has the results that a verdict takes.
+fn of_results(
+    path: &str,
+    place: &Place,
+    written: &WrittenKeys,
+    times: &GuardTimes,
+    notes: &mut Notes,
+) {
+    let rule = Rule {
+        interval_s: times.interval.as_secs_f64(),
+        ..Rule::default()
+    };
+    let in_a_row = rule.hold(times.hold.as_secs_f64());
+    let lasts = times.interval * in_a_row;
+    let place = written.place("hold").unwrap_or(place);
+    let message = format!(
+        "an endpoint that is dead is found by {in_a_row} failures in a row, one each {}, which takes {}",
+        shown(times.interval),
+        shown(lasts)
+    );
+    let help = "make interval or hold shorter, or the watch longer";
+    let results = times.watch.as_secs_f64() / times.interval.as_secs_f64();
+    if lasts > times.watch_max {
+        let message = format!(
+            "{message}, and every watch ends after {} at the latest",
+            shown(times.watch_max)
+        );
+        notes.complain(path, place, message, Some(help.to_owned()));
+    } else if lasts > times.watch {
+        let message = format!("{message}: longer than the watch of {}", shown(times.watch));
+        notes.hint(path, place, message, help);
+    } else if results < FEW_RESULTS {
+        let message = format!(
+            "in a watch of {} each probe has {results:.0} results: little but an endpoint that is dead can show",
+            shown(times.watch)
+        );
+        notes.hint(path, place, message, help);
+    }
+}
+
+/// Probes of one release, against its watch and against one another.
+pub(super) fn of_probes<'a>(
+    path: &str,
+    place: &Place,
+    watch: Duration,
+    probes: impl Iterator<Item = &'a Probe> + Clone,
+    notes: &mut Notes,
+) {
+    let few = |probe: &&Probe| probe.interval * 3 > watch;
+    if let Some(names) = named(probes.clone().filter(few)) {
+        let message = format!(
+            "should a rate limit answer, probes are asked at their own interval, and {names} would have less than three results in a watch of {}",
+            shown(watch)
+        );
+        let help = "make the watch longer, or the interval of these probes shorter";
+        notes.hint(path, place, message, help);
+    }
+    let asks_pods = |probe: &&Probe| probe.pods.is_some();
+    let Some(with) = named(probes.clone().filter(asks_pods)) else {
+        return;
+    };
+    if let Some(without) = named(probes.filter(|probe| !asks_pods(probe))) {
+        let message = format!(
+            "pods are asked directly for {with}, and not for {without}: that is judged by the answers of its URL alone, and counts as asking every workload"
+        );
+        let help = "write pods = \"WORKLOAD\" at these probes as well, so that old pods can show what is not the revision's fault";
+        notes.hint(path, place, message, help);
+    }
+}
+
+/// The first of these probes by name, and how many there are beyond.
+fn named<'a>(probes: impl Iterator<Item = &'a Probe>) -> Option<String> {
+    let names: Vec<&str> = probes.map(|probe| probe.id.probe.as_str()).collect();
+    let first = names.get(..MAX_NAMED).unwrap_or(&names).join(", ");
+    match names.len() {
+        0 => None,
+        many if many > MAX_NAMED => Some(format!("{first} and {} more", many - MAX_NAMED)),
+        _ => Some(first),
+    }
+}

@@ -383,6 +383,59 @@ fn what_is_gone_back_over_is_said_and_an_unknown_keeper_is_not_fought() {
     );
 }
 
+/// J18: at noon an autoscaler that is in no chart has made four times the chart's pods.
+fn noon(name: &str, helm: Helm) {
+    let Some(cluster) = Cluster::new(name, helm) else {
+        return;
+    };
+    cluster.install(&["api.replicas=2"]);
+    let place = format!("namespaces/{}", cluster.namespace);
+    let aim = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "mykadoo-api"});
+    let scaler = json!({
+        "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "noon"},
+        "spec": {"scaleTargetRef": aim, "minReplicas": 1, "maxReplicas": 50},
+    });
+    let scalers = format!("/apis/autoscaling/v2/{place}/horizontalpodautoscalers");
+    cluster.send("POST", &scalers, "application/json", &scaler);
+    let deployment = format!("/apis/apps/v1/{place}/deployments/mykadoo-api");
+    let scale = || {
+        let change = json!({"spec": {"replicas": 8}});
+        let path = format!("{deployment}/scale");
+        cluster.send("PATCH", &path, "application/merge-patch+json", &change);
+    };
+    scale();
+    let guarded = Guarded::start(&cluster);
+    let said = "An autoscaler, noon, scales Deployment mykadoo-api, of which the chart says 2 pods";
+    let told = guarded.until("the autoscaler is known", |release| {
+        release["remarks"].to_string().contains(said)
+    });
+    assert_eq!(told["obstacle"], Value::Null);
+    let users = Users::of(&cluster.service("mykadoo-api"));
+    let mut upgrade = vec!["upgrade", "mykadoo", crate::rig::CHART];
+    upgrade.extend(["--set-json", DEAD, "--set-json", "api.replicas=2"]);
+    if helm == Helm::Four {
+        upgrade.push("--force-conflicts");
+    }
+    cluster.helm(&upgrade);
+    // The upgrade has set its own number, and the autoscaler sees what is asked of the app.
+    scale();
+    ends(&cluster, &guarded, &users, 2, "recovered");
+    let live = cluster.get(&deployment);
+    assert_eq!(live["spec"]["replicas"], 8, "{live:#}");
+    let said = "The rollback leaves Deployment mykadoo-api at 8 pods, as its autoscaler noon has set them, where the chart says 2";
+    assert!(guarded.leadsman.said(said), "{}", guarded.leadsman.log());
+}
+
+#[test]
+fn pods_of_an_autoscaler_outlive_a_rollback_of_helm_4() {
+    noon("noon4", Helm::Four);
+}
+
+#[test]
+fn pods_of_an_autoscaler_outlive_a_rollback_of_helm_3() {
+    noon("noon3", Helm::Three);
+}
+
 /// J10: an Argo `Rollout` makes the pods, by a controller of its own that takes its time.
 #[test]
 fn pods_that_a_resource_of_another_controller_makes_are_found_by_their_service() {

@@ -23,6 +23,7 @@ mod pod_states;
 mod pods;
 mod requests;
 mod saved;
+mod settings;
 mod soaking;
 mod troubles;
 mod turning;
@@ -170,7 +171,9 @@ pub(super) struct Guard {
     told: troubles::Told,
     rehearsals: JoinSet<Result<(), release::Refusal>>,
     /// Looks whether what runs is what a rollback should have made.
-    comparing: JoinSet<(Revision, Vec<String>)>,
+    comparing: JoinSet<turning::Compared>,
+    /// How what runs differed from the newest revision before another one came, and when that was looked at.
+    differed: turning::Differed,
 }
 
 impl Guard {
@@ -228,6 +231,7 @@ impl Guard {
             told: troubles::Told::default(),
             rehearsals: JoinSet::new(),
             comparing: JoinSet::new(),
+            differed: turning::Differed::default(),
         };
         guard.setup.engine.acts_as(guard.state.fence);
         guard.resume_watch();
@@ -281,7 +285,7 @@ impl Guard {
                     }
                 }
                 Some(_) = self.notices.join_next(), if !self.notices.is_empty() => {}
-                Some(Ok((made, drift))) = self.comparing.join_next() => self.on_drift(made, &drift),
+                Some(Ok(compared)) = self.comparing.join_next() => self.on_compared(compared),
                 Some(Ok(rehearsed)) = self.rehearsals.join_next() => self.on_rehearsed(rehearsed),
                 () = tokio::time::sleep_until(wake) => self.on_time().await,
             }
@@ -366,6 +370,7 @@ impl Guard {
             self.look(now);
             self.tell_of_budgets();
             self.rehearse(now);
+            self.compare_at_rest(now);
             self.soak(now);
             if self.undecided.is_some() {
                 self.on_facts().await;

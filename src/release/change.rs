@@ -30,6 +30,8 @@ struct Workload {
     template: Hash,
     /// Of the ConfigMaps and Secrets that the revision makes, and this reads.
     settings: Hash,
+    /// Of those of them that it mounts, which a kubelet brings to running pods some time later.
+    mounted: Hash,
     /// Init containers and containers of the template.
     containers: Vec<Box<str>>,
     /// Whether the old pods stop before the new ones start.
@@ -39,6 +41,17 @@ struct Workload {
 /// What a revision says of its workloads.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Workloads(BTreeMap<WorkloadId, Workload>);
+
+/// A workload whose pods run on although a revision changed what they read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotRestarted {
+    /// As `Deployment`.
+    pub kind: Box<str>,
+    /// Its name.
+    pub name: Box<str>,
+    /// Whether a kubelet brings it to them: it is mounted as a volume.
+    pub is_mounted: bool,
+}
 
 /// The revision does not have the workload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +107,24 @@ impl Workloads {
         })
     }
 
+    /// Workloads of which this revision changed what their pods read, and not the template.
+    pub fn not_restarted_since(&self, before: &Self) -> Vec<NotRestarted> {
+        let both = self
+            .0
+            .iter()
+            .filter_map(|(id, now)| Some((id, now, before.0.get(id)?)));
+        let runs_on = both.filter(|(_, now, before)| {
+            now.template == before.template && now.settings != before.settings
+        });
+        runs_on
+            .map(|((kind, name), now, before)| NotRestarted {
+                kind: kind.clone(),
+                name: name.clone(),
+                is_mounted: now.mounted != before.mounted,
+            })
+            .collect()
+    }
+
     /// Whether its strategy stops the old pods of a workload before the new ones start.
     pub fn stops_first(&self, id: &WorkloadId) -> bool {
         self.0.get(id).is_some_and(|workload| workload.stops_first)
@@ -119,24 +150,28 @@ impl Workload {
         let template = template.unwrap_or(&Value::Null);
         let mut read = BTreeSet::new();
         readers(template, &mut read);
-        let mut hash = Sha256::new();
-        for (kind, name) in read {
-            let Some(found) = settings.get(&(kind, name)) else {
-                continue;
-            };
-            let own = object.namespace.as_deref();
-            for (namespace, contents) in found {
-                // Where only one names a namespace, it may be the release's, in which the other one is.
-                if namespace.is_none() || own.is_none() || *namespace == own {
-                    feed_text(&mut hash, kind);
-                    feed_text(&mut hash, name);
-                    hash.update(contents);
+        let hash = |read: BTreeSet<(&'static str, &str)>| -> Hash {
+            let mut hash = Sha256::new();
+            for (kind, name) in read {
+                let Some(found) = settings.get(&(kind, name)) else {
+                    continue;
+                };
+                let own = object.namespace.as_deref();
+                for (namespace, contents) in found {
+                    // Where only one names a namespace, it may be the release's, in which the other one is.
+                    if namespace.is_none() || own.is_none() || *namespace == own {
+                        feed_text(&mut hash, kind);
+                        feed_text(&mut hash, name);
+                        hash.update(contents);
+                    }
                 }
             }
-        }
+            hash.finalize().into()
+        };
         Self {
             template: digest(template),
-            settings: hash.finalize().into(),
+            settings: hash(read),
+            mounted: hash(mounted(template)),
             containers: containers(template),
             stops_first: object.stops_first(),
         }
@@ -152,6 +187,35 @@ fn containers(template: &Value) -> Vec<Box<str>> {
         .flatten()
         .filter_map(|container| container.get("name")?.as_str());
     names.take(MAX_CONTAINERS).map(Into::into).collect()
+}
+
+/// The ConfigMaps and Secrets of volumes that change while a pod runs: what is mounted by a `subPath` stays as it was.
+fn mounted(template: &Value) -> BTreeSet<(&'static str, &str)> {
+    let list = |value: &'_ Value, place: &str| -> Vec<Value> {
+        let found = value.pointer(place).and_then(Value::as_array);
+        found.cloned().unwrap_or_default()
+    };
+    let containers = ["/spec/initContainers", "/spec/containers"];
+    let containers = containers.iter().flat_map(|place| list(template, place));
+    let mounts: Vec<Value> = containers
+        .flat_map(|container| list(&container, "/volumeMounts"))
+        .collect();
+    let changes = |volume: &&Value| {
+        mounts.iter().any(|mount| {
+            let has_path = ["subPath", "subPathExpr"].iter().any(|key| {
+                mount
+                    .get(key)
+                    .is_some_and(|path| !path.is_null() && path != "")
+            });
+            mount.get("name") == volume.get("name") && !has_path
+        })
+    };
+    let volumes = template.pointer("/spec/volumes").and_then(Value::as_array);
+    let mut found = BTreeSet::new();
+    for volume in volumes.into_iter().flatten().filter(changes) {
+        readers(volume, &mut found);
+    }
+    found
 }
 
 /// The ConfigMaps and Secrets that a pod template names: in an environment, a volume, a part of a projected one, a driver's

@@ -29,7 +29,7 @@ use crate::evidence::Evidence;
 use crate::ledger::{self, Digest, Ledger, NoTarget, Stored};
 use crate::units::{Namespace, ReleaseName, Revision, Time};
 use crate::verdict::{Change, Stuck};
-use change::Workloads;
+use change::{NotRestarted, Workloads};
 pub use workload::WorkloadState;
 
 /// What is known of a release at the moment.
@@ -110,6 +110,14 @@ impl Facts {
         let id = (kind.into(), name.into());
         self.workloads_of(revision)
             .is_ok_and(|workloads| workloads.stops_first(&id))
+    }
+
+    /// Workloads whose pods run on although a revision changed what they read since another one; empty as well where that
+    /// is not known.
+    pub fn not_restarted(&self, revision: Revision, before: Revision) -> Vec<NotRestarted> {
+        let both = self.workloads_of(revision).ok();
+        let both = both.zip(self.workloads_of(before).ok());
+        both.map_or_else(Vec::new, |(now, before)| now.not_restarted_since(before))
     }
 
     fn workloads_of(&self, revision: Revision) -> Result<&Workloads, String> {

@@ -383,6 +383,84 @@ fn what_is_gone_back_over_is_said_and_an_unknown_keeper_is_not_fought() {
     );
 }
 
+/// J17: only a ConfigMap changes, and the kubelet brings it to the pods long after helm is done.
+#[test]
+fn pods_get_what_they_mount_long_after_a_rollback() {
+    /// When a kubelet brings it to them.
+    const LATER: std::time::Duration = std::time::Duration::from_secs(70);
+    let Some(cluster) = Cluster::new("mounted", Helm::Four) else {
+        return;
+    };
+    let chart = |answer: &str| {
+        let mount = json!({"name": "settings", "mountPath": "/settings"});
+        let container = json!({
+            "name": "play", "image": "play:1", "ports": [{"name": "http", "containerPort": 8080}],
+            "readinessProbe": {"httpGet": {"path": "/ready", "port": "http"}, "periodSeconds": 1},
+            "volumeMounts": [mount],
+        });
+        let volume = json!({"name": "settings", "configMap": {"name": "play"}});
+        let template = json!({
+            "metadata": {"labels": {"app": "play"}},
+            "spec": {"containers": [container], "volumes": [volume]},
+        });
+        let spec = json!({"replicas": 2, "selector": {"matchLabels": {"app": "play"}}, "template": template});
+        let workload = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "play"}, "spec": spec});
+        let settings = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "play"}, "data": {"answer": answer}});
+        let ports = json!([{"name": "http", "port": 80, "targetPort": "http"}]);
+        let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "play"}, "spec": {"selector": {"app": "play"}, "ports": ports}});
+        format!("extra={}", json!([workload, settings, service]))
+    };
+    cluster.install(&[&chart("ok")]);
+    let settings = Settings {
+        watch: 180,
+        ..Settings::by(Helm::Four)
+    };
+    let probed = |kubeconfig: &std::path::Path| {
+        let text = crate::guarded::configuration(&cluster, &settings, kubeconfig);
+        let probe = format!(
+            "[[release.probe]]\nname = \"played\"\nurl = \"{}/played\"\npods = \"play\"\n",
+            cluster.service("play")
+        );
+        text + &probe
+    };
+    let kubeconfig = cluster.least(&probed(&cluster.kubeconfig()));
+    let guarded = Guarded::allowed(&cluster, &probed(&kubeconfig));
+    let users = Users::asking(&cluster.service("play"), "/played");
+    let path = format!("/api/v1/namespaces/{}/configmaps/play", cluster.namespace);
+    let answer = || cluster.get(&path)["data"]["answer"].clone();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // The kubelet.
+        scope.spawn(|| {
+            let mut brought = answer();
+            let mut since = std::time::Instant::now();
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                let wanted = answer();
+                if wanted == brought || wanted.is_null() {
+                    since = std::time::Instant::now();
+                } else if since.elapsed() >= LATER {
+                    let answer = wanted.as_str().unwrap();
+                    cluster.depend("/played", if answer == "ok" { "" } else { answer });
+                    brought = wanted;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(300));
+            }
+        });
+        cluster.upgrade(&[&chart("status:503")]);
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            ends(&cluster, &guarded, &users, 2, "recovered")
+        }));
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        ended.unwrap();
+    });
+    for said in [
+        "Revision 2 changes what Deployment play mounts, and not its template",
+        "Its pods still have the old settings: the rollback changes what Deployment play mounts",
+    ] {
+        assert!(guarded.leadsman.said(said), "{}", guarded.leadsman.log());
+    }
+}
+
 /// J18: at noon an autoscaler that is in no chart has made four times the chart's pods.
 fn noon(name: &str, helm: Helm) {
     let Some(cluster) = Cluster::new(name, helm) else {

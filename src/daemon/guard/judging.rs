@@ -293,6 +293,7 @@ impl Guard {
         // That it appeared was noted before there was a recording.
         lines.extend(self.state.entries.back().cloned().map(Line::Entry));
         self.record(&lines);
+        self.tell_of_new_settings(revision);
         self.ask_pods();
     }
 
@@ -523,8 +524,9 @@ impl Guard {
         let Some(watching) = &self.state.watching else {
             return;
         };
+        let took = Duration::from_secs_f64(watching.watch.elapsed_s());
         let event = match watching.watch.conclude() {
-            Verdict::Healthy => match self.doubt() {
+            Verdict::Healthy => match self.doubt().or_else(|| self.ended_before_settings(took)) {
                 Some(reason) => Event::Inconclusive { revision, reason },
                 None => match watching.watch.excuses().join("; ") {
                     text if text.is_empty() => Event::Healthy(revision),
@@ -645,7 +647,8 @@ impl Guard {
     fn may_still_come(&self) -> bool {
         let left = self.state.rollout.deadline();
         let left = left.map_or(Duration::ZERO, |at| at.since(self.now()));
-        self.facts.borrow().facts.indirect && left > ONCE_MORE
+        let may = self.facts.borrow().facts.indirect || self.settings_may_still_come();
+        may && left > ONCE_MORE
     }
 
     pub(super) async fn verify_tick(&mut self) {
@@ -670,12 +673,15 @@ impl Guard {
                 return;
             }
             Some(Verified::Recovered) => Event::Recovered,
-            // Whatever makes its pods may take its time.
+            // Whatever makes its pods, or brings them their settings, may take its time.
             Some(Verified::SameFailure(_) | Verified::Worse(_)) if self.may_still_come() => {
                 self.begin_verification();
                 return;
             }
-            Some(Verified::SameFailure(text)) => Event::SameFailure { text },
+            Some(Verified::SameFailure(text)) => match self.old_settings(&text) {
+                Some(text) => Event::OldSettings { text },
+                None => Event::SameFailure { text },
+            },
             Some(Verified::Worse(text)) => Event::Worse { text },
             // Once more, until the phase's own deadline.
             Some(Verified::Unknown) => {

@@ -120,6 +120,13 @@ impl Facts {
         both.map_or_else(Vec::new, |(now, before)| now.not_restarted_since(before))
     }
 
+    /// Whether the Service that a host name stands for selects a pod in a revision; true where that is not known.
+    pub fn is_selected(&self, pod: &Pod, host: &str, revision: Revision) -> bool {
+        let id = (pod.workload_kind.clone(), pod.workload.clone());
+        self.workloads_of(revision)
+            .map_or(true, |workloads| workloads.is_selected(&id, host))
+    }
+
     fn workloads_of(&self, revision: Revision) -> Result<&Workloads, String> {
         let mut all = self.workloads.iter();
         if let Some((_, workloads)) = all.find(|(of, _)| *of == revision) {

@@ -383,6 +383,107 @@ fn what_is_gone_back_over_is_said_and_an_unknown_keeper_is_not_fought() {
     );
 }
 
+/// J20: a mesh puts its sidecar before the app's container. It is not the app's port that it opens.
+#[test]
+fn pods_are_asked_at_the_apps_port_and_not_at_that_of_an_injected_container() {
+    let Some(cluster) = Cluster::new("mesh", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let deployments = format!("{RELEASE}/{}/deployments", cluster.namespace);
+    for name in ["api", "web"] {
+        let sidecar = json!({"name": "istio-proxy", "image": "proxy:1", "ports": [{"name": "http-envoy-prom", "containerPort": 15090}]});
+        let change =
+            json!([{"op": "add", "path": "/spec/template/spec/containers/0", "value": sidecar}]);
+        let path = format!("{deployments}/mykadoo-{name}");
+        cluster.send("PATCH", &path, "application/json-patch+json", &change);
+    }
+    let settings = Settings::by(Helm::Four);
+    let configured = |kubeconfig: &std::path::Path| {
+        let text = crate::guarded::configuration(&cluster, &settings, kubeconfig);
+        let probe = format!(
+            "[[release.probe]]\nname = \"{}\"\nurl = \"{}/\"\npods = \"mykadoo-web:9999\"\n",
+            crate::asked::PROBE,
+            cluster.service("mykadoo-web")
+        );
+        text + &probe
+    };
+    let kubeconfig = cluster.least(&configured(&cluster.kubeconfig()));
+    // It waits until pods answer directly.
+    let guarded = Guarded::allowed(&cluster, &configured(&kubeconfig));
+    let said =
+        "Pods are not asked directly by the probes counted: no container of the chart has the port";
+    guarded.until("it is said which pods are not asked", |release| {
+        release["remarks"].to_string().contains(said)
+    });
+    let metrics = guarded.leadsman.get("/metrics").body;
+    for (reason, count) in [("no_port", 1), ("no_answer", 0)] {
+        let found = metrics.lines().any(|line| {
+            line.starts_with("leadsman_pods_not_probed{")
+                && line.contains(&format!("reason=\"{reason}\""))
+                && line.ends_with(&format!("}} {count}"))
+        });
+        assert!(found, "{reason}: {metrics}");
+    }
+    let users = Users::of(&cluster.service("mykadoo-api"));
+    cluster.upgrade(&[DEAD]);
+    ends(&cluster, &guarded, &users, 2, "recovered");
+}
+
+/// J20: blue and green have the same port; only the one that the Service selected is the control.
+#[test]
+fn only_the_colour_that_the_service_selected_is_the_control() {
+    let Some(cluster) = Cluster::new("colours", Helm::Four) else {
+        return;
+    };
+    let chart = |live: &str, green: &str| {
+        let paths = ["/played"];
+        let colour = |name: &str, answer: &str| {
+            let answers: serde_json::Map<String, Value> = paths
+                .iter()
+                .map(|path| ((*path).to_owned(), json!(answer)))
+                .collect();
+            let container = json!({
+                "name": "play", "image": "play:1", "ports": [{"name": "play", "containerPort": 8080}],
+                "readinessProbe": {"httpGet": {"path": "/ready", "port": "play"}, "periodSeconds": 1},
+            });
+            let labels = json!({"app": "play", "colour": name});
+            let sim = json!({"sim.leadsman.io/answers": Value::from(answers).to_string()});
+            let template = json!({
+                "metadata": {"labels": labels, "annotations": sim}, "spec": {"containers": [container]},
+            });
+            let spec =
+                json!({"replicas": 2, "selector": {"matchLabels": labels}, "template": template});
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": spec})
+        };
+        let ports = json!([{"name": "http", "port": 80, "targetPort": "play"}]);
+        let selector = json!({"app": "play", "colour": live});
+        let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "play"}, "spec": {"selector": selector, "ports": ports}});
+        format!(
+            "extra={}",
+            json!([colour("blue", "ok"), colour("green", green), service])
+        )
+    };
+    // The other colour is an old version that fails.
+    cluster.install(&[&chart("blue", "status:500")]);
+    let settings = Settings::by(Helm::Four);
+    let probed = |kubeconfig: &std::path::Path| {
+        let text = crate::guarded::configuration(&cluster, &settings, kubeconfig);
+        let probes = text.find("[[release.probe]]").unwrap();
+        let probe = format!(
+            "[[release.probe]]\nname = \"played\"\nurl = \"{}/played\"\npods = \":play\"\n",
+            cluster.service("play")
+        );
+        text[..probes].to_owned() + &probe
+    };
+    let kubeconfig = cluster.least(&probed(&cluster.kubeconfig()));
+    // It waits until pods answer directly.
+    let guarded = Guarded::allowed(&cluster, &probed(&kubeconfig));
+    let users = Users::asking(&cluster.service("play"), "/played");
+    cluster.upgrade(&[&chart("green", "status:503")]);
+    ends(&cluster, &guarded, &users, 2, "recovered");
+}
+
 /// J17: only a ConfigMap changes, and the kubelet brings it to the pods long after helm is done.
 #[test]
 fn pods_get_what_they_mount_long_after_a_rollback() {

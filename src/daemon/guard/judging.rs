@@ -130,6 +130,8 @@ impl Guard {
             .map(|probe| probe.id.probe.as_str().into())
             .collect();
         let known = |name: &str| self.state.probes.get(name);
+        let case = self.state.rollout.phase().case();
+        let serving = case.and_then(|case| case.serving);
         let direct: Vec<bool> = release
             .probes
             .iter()
@@ -139,7 +141,7 @@ impl Guard {
                     .iter()
                     .any(|pod| address_of(probe, pod).is_some());
                 let can = known(probe.id.probe.as_str()).is_some_and(Known::can_ask_pods);
-                has_pods && can && is_clear(probe, &facts.pods)
+                has_pods && can && is_clear(probe, facts, serving)
             })
             .collect();
         let start = Start {
@@ -155,11 +157,8 @@ impl Guard {
             expected_downtime: facts.expected_downtime,
             direct: direct.contains(&true),
             requests: self.requests_before,
-            workloads: revision.and_then(|revision| {
-                let case = self.state.rollout.phase().case();
-                let serving = case.and_then(|case| case.serving);
-                self.workloads_at_start(facts, revision, serving)
-            }),
+            workloads: revision
+                .and_then(|revision| self.workloads_at_start(facts, revision, serving)),
             learned: self.learned(&names),
             steady_s: release
                 .probes

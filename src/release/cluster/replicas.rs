@@ -132,7 +132,8 @@ impl Cluster {
         scope: &Scope,
     ) -> Result<Vec<KeptReplicas>, Trouble> {
         let scalers = match self.autoscalers().await {
-            Err(trouble) if trouble.is(403) => Vec::new(),
+            // 404: an API server without them.
+            Err(trouble) if trouble.is(403) || trouble.is(404) => Vec::new(),
             found => found?,
         };
         let tables = self.hub.tables();

@@ -437,7 +437,7 @@ fn only_the_colour_that_the_service_selected_is_the_control() {
         return;
     };
     let chart = |live: &str, green: &str| {
-        let paths = ["/played"];
+        let paths = ["/api/health/played"];
         let colour = |name: &str, answer: &str| {
             let answers: serde_json::Map<String, Value> = paths
                 .iter()
@@ -471,7 +471,7 @@ fn only_the_colour_that_the_service_selected_is_the_control() {
         let text = crate::guarded::configuration(&cluster, &settings, kubeconfig);
         let probes = text.find("[[release.probe]]").unwrap();
         let probe = format!(
-            "[[release.probe]]\nname = \"played\"\nurl = \"{}/played\"\npods = \":play\"\n",
+            "[[release.probe]]\nname = \"played\"\nurl = \"{}/api/health/played\"\npods = \":play\"\n",
             cluster.service("play")
         );
         text[..probes].to_owned() + &probe
@@ -479,7 +479,7 @@ fn only_the_colour_that_the_service_selected_is_the_control() {
     let kubeconfig = cluster.least(&probed(&cluster.kubeconfig()));
     // It waits until pods answer directly.
     let guarded = Guarded::allowed(&cluster, &probed(&kubeconfig));
-    let users = Users::asking(&cluster.service("play"), "/played");
+    let users = Users::asking(&cluster.service("play"), "/api/health/played");
     cluster.upgrade(&[&chart("green", "status:503")]);
     ends(&cluster, &guarded, &users, 2, "recovered");
 }
@@ -487,7 +487,7 @@ fn only_the_colour_that_the_service_selected_is_the_control() {
 /// J17: only a ConfigMap changes, and the kubelet brings it to the pods long after helm is done.
 #[test]
 fn pods_get_what_they_mount_long_after_a_rollback() {
-    /// When a kubelet brings it to them.
+    /// When a kubelet brings the good ones to them.
     const LATER: std::time::Duration = std::time::Duration::from_secs(70);
     let Some(cluster) = Cluster::new("mounted", Helm::Four) else {
         return;
@@ -519,14 +519,14 @@ fn pods_get_what_they_mount_long_after_a_rollback() {
     let probed = |kubeconfig: &std::path::Path| {
         let text = crate::guarded::configuration(&cluster, &settings, kubeconfig);
         let probe = format!(
-            "[[release.probe]]\nname = \"played\"\nurl = \"{}/played\"\npods = \"play\"\n",
+            "[[release.probe]]\nname = \"played\"\nurl = \"{}/api/health/played\"\npods = \"play\"\n",
             cluster.service("play")
         );
         text + &probe
     };
     let kubeconfig = cluster.least(&probed(&cluster.kubeconfig()));
     let guarded = Guarded::allowed(&cluster, &probed(&kubeconfig));
-    let users = Users::asking(&cluster.service("play"), "/played");
+    let users = Users::asking(&cluster.service("play"), "/api/health/played");
     let path = format!("/api/v1/namespaces/{}/configmaps/play", cluster.namespace);
     let answer = || cluster.get(&path)["data"]["answer"].clone();
     let stop = std::sync::atomic::AtomicBool::new(false);
@@ -539,9 +539,12 @@ fn pods_get_what_they_mount_long_after_a_rollback() {
                 let wanted = answer();
                 if wanted == brought || wanted.is_null() {
                     since = std::time::Instant::now();
-                } else if since.elapsed() >= LATER {
+                } else if wanted != "ok" || since.elapsed() >= LATER {
                     let answer = wanted.as_str().unwrap();
-                    cluster.depend("/played", if answer == "ok" { "" } else { answer });
+                    cluster.depend(
+                        "/api/health/played",
+                        if answer == "ok" { "" } else { answer },
+                    );
                     brought = wanted;
                 }
                 std::thread::sleep(std::time::Duration::from_millis(300));

@@ -44,8 +44,13 @@ impl NotProbed {
     /// In a sentence; `None` where there is nothing to say.
     pub(super) fn remark(&self) -> Option<String> {
         let more = self.probes.len().saturating_sub(MAX_NAMED);
-        let named = self.probes.iter().take(MAX_NAMED);
-        let mut names = named.map(|name| &**name).collect::<Vec<_>>().join(", ");
+        let first: Vec<&str> = self
+            .probes
+            .iter()
+            .take(MAX_NAMED)
+            .map(|name| &**name)
+            .collect();
+        let mut names = first.join(", ");
         if more > 0 {
             names = format!("{names} and {more} more");
         }

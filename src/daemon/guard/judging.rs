@@ -646,8 +646,8 @@ impl Guard {
     fn may_still_come(&self) -> bool {
         let left = self.state.rollout.deadline();
         let left = left.map_or(Duration::ZERO, |at| at.since(self.now()));
-        let may = self.facts.borrow().facts.indirect || self.settings_may_still_come();
-        may && left > ONCE_MORE
+        // A kubelet is given less than the phase has, whatever is due before its end.
+        self.facts.borrow().facts.indirect && left > ONCE_MORE || self.settings_may_still_come()
     }
 
     pub(super) async fn verify_tick(&mut self) {

@@ -291,6 +291,11 @@ pub enum Event {
         /// What still fails.
         text: String,
     },
+    /// After the rollback the same still fails, and pods may still have the settings of the bad revision.
+    OldSettings {
+        /// What still fails, and which pods.
+        text: String,
+    },
     /// After the rollback more fails than before.
     Worse {
         /// What fails.

@@ -153,6 +153,9 @@ fn detail(release: &Value) {
     if let Some(obstacle) = release["obstacle"].as_str() {
         say!("  A rollback could not be done: {obstacle}");
     }
+    for remark in array(release, "remarks") {
+        say!("  {}", remark.as_str().unwrap_or_default());
+    }
     let watch = &release["watch"];
     if watch.is_object() {
         say!(

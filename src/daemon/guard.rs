@@ -17,12 +17,14 @@ mod completeness;
 mod judging;
 mod keeping;
 mod needs;
+mod not_probed;
 mod notices;
 mod orders;
 mod pod_states;
 mod pods;
 mod requests;
 mod saved;
+mod settings;
 mod signs;
 mod soaking;
 mod troubles;
@@ -58,6 +60,7 @@ use crate::store::{Recorder, Store};
 use crate::units::{Revision, Time};
 use crate::verdict::{Mark, RequestsBefore};
 pub(super) use keeping::Posted;
+use not_probed::NotProbed;
 use pods::Askers;
 use requests::Counted;
 use saved::MAX_ENTRIES;
@@ -168,7 +171,11 @@ pub(super) struct Guard {
     told: troubles::Told,
     rehearsals: JoinSet<Result<(), release::Refusal>>,
     /// Looks whether what runs is what a rollback should have made.
-    comparing: JoinSet<(Revision, Vec<String>)>,
+    comparing: JoinSet<turning::Compared>,
+    /// Probes that do not ask pods directly, at the last look.
+    not_probed: Vec<NotProbed>,
+    /// How what runs differed from the newest revision before another one came, and when that was looked at.
+    differed: turning::Differed,
 }
 
 impl Guard {
@@ -226,6 +233,8 @@ impl Guard {
             told: troubles::Told::default(),
             rehearsals: JoinSet::new(),
             comparing: JoinSet::new(),
+            not_probed: Vec::new(),
+            differed: turning::Differed::default(),
         };
         guard.setup.engine.acts_as(guard.state.fence);
         guard.setup.engine.remember_images(&guard.state.images);
@@ -280,7 +289,7 @@ impl Guard {
                     }
                 }
                 Some(_) = self.notices.join_next(), if !self.notices.is_empty() => {}
-                Some(Ok((made, drift))) = self.comparing.join_next() => self.on_drift(made, &drift),
+                Some(Ok(compared)) = self.comparing.join_next() => self.on_compared(compared),
                 Some(Ok(rehearsed)) = self.rehearsals.join_next() => self.on_rehearsed(rehearsed),
                 () = tokio::time::sleep_until(wake) => self.on_time().await,
             }
@@ -364,7 +373,9 @@ impl Guard {
         if self.next_look <= now {
             self.look(now);
             self.tell_of_budgets();
+            self.look_which_are_not_probed();
             self.rehearse(now);
+            self.compare_at_rest(now);
             self.soak(now);
             if self.undecided.is_some() {
                 self.on_facts().await;
@@ -661,7 +672,7 @@ impl Guard {
 
     fn publish(&self) {
         let observed = self.facts.borrow().clone();
-        let view = view::of(
+        let mut view = view::of(
             &self.setup,
             &self.state,
             &observed.facts,
@@ -678,6 +689,9 @@ impl Guard {
             coverage: view.watch.as_ref().and_then(|watch| watch.coverage),
             bake_e_value: view.bake.as_ref().and_then(|bake| bake.e_value),
         });
+        let not_probed = self.not_probed.iter();
+        view.remarks
+            .extend(not_probed.filter_map(NotProbed::remark));
         self.tell_whether_suspect();
         self.view.send_replace(Arc::new(view));
         self.setup.changed.notify_one();

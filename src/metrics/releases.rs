@@ -69,6 +69,9 @@ pub const READY: [&str; 17] = [
     "rights",
 ];
 
+/// Why the pods of a release are not asked directly.
+const NOT_PROBED: [&str; 4] = ["not_set", "no_port", "unclear", "no_answer"];
+
 /// What may be done to a release whose revision is found bad.
 const MODES: [Mode; 3] = [Mode::Enforce, Mode::Observe, Mode::Off];
 
@@ -117,6 +120,7 @@ pub struct Releases {
     endings: IntCounterVec,
     steps: GaugeVec,
     rollback_ready: IntGaugeVec,
+    pods_not_probed: IntGaugeVec,
     unreadable: IntGaugeVec,
     blind: IntGaugeVec,
     watch_failures: IntCounterVec,
@@ -206,6 +210,16 @@ impl Releases {
                     Opts::new(
                         "leadsman_rollback_ready",
                         "1 when the newest revision of a release could be turned back now; 0 with the reason why not.",
+                    ),
+                    &["namespace", "release", "reason"],
+                ),
+            )?,
+            pods_not_probed: add(
+                registry,
+                IntGaugeVec::new(
+                    Opts::new(
+                        "leadsman_pods_not_probed",
+                        "Probes of a release that do not ask its pods directly, by the reason.",
                     ),
                     &["namespace", "release", "reason"],
                 ),
@@ -311,6 +325,14 @@ impl Releases {
         }
     }
 
+    /// Says how many probes do not ask pods directly for one of the reasons `not_set`, `no_port`, `unclear` and
+    /// `no_answer`.
+    pub fn not_probed(&self, namespace: &str, release: &str, reason: &str, probes: i64) {
+        self.pods_not_probed
+            .with_label_values(&[namespace, release, reason])
+            .set(probes);
+    }
+
     /// Says what is known of the objects around a release.
     pub fn sees(&self, namespace: &str, release: &str, seen: &Seen) {
         let labels = [namespace, release];
@@ -366,6 +388,10 @@ impl Releases {
         }
         for step in STEPS {
             self.took(namespace, release, step, None);
+        }
+        for reason in NOT_PROBED {
+            let labels = [namespace, release, reason];
+            drop(self.pods_not_probed.remove_label_values(&labels));
         }
         self.forget_ready(namespace, release);
         drop(self.unreadable.remove_label_values(&labels));

@@ -19,6 +19,9 @@ use crate::verdict::Change;
 /// Names of containers that are kept of one workload.
 const MAX_CONTAINERS: usize = 100;
 
+/// Services of one manifest that are kept.
+const MAX_SERVICES: usize = 100;
+
 /// Names a workload: its kind and its name.
 pub type WorkloadId = (Box<str>, Box<str>);
 
@@ -30,15 +33,34 @@ struct Workload {
     template: Hash,
     /// Of the ConfigMaps and Secrets that the revision makes, and this reads.
     settings: Hash,
+    /// Of those of them that it mounts, which a kubelet brings to running pods some time later.
+    mounted: Hash,
     /// Init containers and containers of the template.
     containers: Vec<Box<str>>,
     /// Whether the old pods stop before the new ones start.
     stops_first: bool,
+    /// Names of the Services that select its pods.
+    services: BTreeSet<Box<str>>,
 }
 
 /// What a revision says of its workloads.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Workloads(BTreeMap<WorkloadId, Workload>);
+pub struct Workloads {
+    all: BTreeMap<WorkloadId, Workload>,
+    /// Names of its Services that select pods.
+    services: BTreeSet<Box<str>>,
+}
+
+/// A workload whose pods run on although a revision changed what they read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotRestarted {
+    /// As `Deployment`.
+    pub kind: Box<str>,
+    /// Its name.
+    pub name: Box<str>,
+    /// Whether a kubelet brings it to them: it is mounted as a volume.
+    pub is_mounted: bool,
+}
 
 /// The revision does not have the workload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,12 +89,29 @@ impl Workloads {
                 found.push((object.namespace.as_deref(), hash));
             }
         }
+        let services: Vec<(&Object, &serde_json::Map<String, Value>)> = objects
+            .iter()
+            .filter(|object| object.kind == "Service" && object.api_version == "v1")
+            .filter_map(|object| {
+                Some((object, object.body.pointer("/spec/selector")?.as_object()?))
+            })
+            .filter(|(_, selector)| !selector.is_empty())
+            .take(MAX_SERVICES)
+            .collect();
         let workloads = objects.iter().filter(|object| object.is_workload());
-        Self(
-            workloads
-                .map(|object| (id(object), Workload::of(object, &settings)))
+        let workload = |object: &Object| Workload {
+            services: selecting(&services, object),
+            ..Workload::of(object, &settings)
+        };
+        Self {
+            all: workloads
+                .map(|object| (id(object), workload(object)))
                 .collect(),
-        )
+            services: services
+                .iter()
+                .map(|(object, _)| object.name.as_str().into())
+                .collect(),
+        }
     }
 
     /// What this revision changed of a workload since another one, which served before.
@@ -84,8 +123,8 @@ impl Workloads {
         before: &Self,
         id: &WorkloadId,
     ) -> Result<Option<Change>, NoSuchWorkload> {
-        let now = self.0.get(id).ok_or(NoSuchWorkload)?;
-        Ok(match before.0.get(id) {
+        let now = self.all.get(id).ok_or(NoSuchWorkload)?;
+        Ok(match before.all.get(id) {
             Some(before) if before.template != now.template => Some(Change::Template),
             Some(before) if before.settings != now.settings => Some(Change::Config),
             Some(_) => None,
@@ -94,14 +133,47 @@ impl Workloads {
         })
     }
 
+    /// Workloads of which this revision changed what their pods read, and not the template.
+    pub fn not_restarted_since(&self, before: &Self) -> Vec<NotRestarted> {
+        let both = self
+            .all
+            .iter()
+            .filter_map(|(id, now)| Some((id, now, before.all.get(id)?)));
+        let runs_on = both.filter(|(_, now, before)| {
+            now.template == before.template && now.settings != before.settings
+        });
+        runs_on
+            .map(|((kind, name), now, before)| NotRestarted {
+                kind: kind.clone(),
+                name: name.clone(),
+                is_mounted: now.mounted != before.mounted,
+            })
+            .collect()
+    }
+
     /// Whether its strategy stops the old pods of a workload before the new ones start.
     pub fn stops_first(&self, id: &WorkloadId) -> bool {
-        self.0.get(id).is_some_and(|workload| workload.stops_first)
+        self.all
+            .get(id)
+            .is_some_and(|workload| workload.stops_first)
+    }
+
+    /// Whether the Service that a host name stands for selects the pods of a workload. Of a host that is none of its
+    /// Services, as an Ingress's, any of them may be meant. True where nothing is known.
+    pub fn is_selected(&self, id: &WorkloadId, host: &str) -> bool {
+        let Some(workload) = self.all.get(id) else {
+            return true;
+        };
+        let name = host.split('.').next().unwrap_or_default();
+        if self.services.contains(name) {
+            return workload.services.contains(name);
+        }
+        self.services.is_empty() || !workload.services.is_empty()
     }
 
     /// Whether a container is of the template; one that was injected is not. True where nothing is known of the workload.
     pub fn has_container(&self, id: &WorkloadId, container: &str) -> bool {
-        let Some(workload) = self.0.get(id) else {
+        let Some(workload) = self.all.get(id) else {
             return true;
         };
         let containers = &workload.containers;
@@ -119,28 +191,53 @@ impl Workload {
         let template = template.unwrap_or(&Value::Null);
         let mut read = BTreeSet::new();
         readers(template, &mut read);
-        let mut hash = Sha256::new();
-        for (kind, name) in read {
-            let Some(found) = settings.get(&(kind, name)) else {
-                continue;
-            };
-            let own = object.namespace.as_deref();
-            for (namespace, contents) in found {
-                // Where only one names a namespace, it may be the release's, in which the other one is.
-                if namespace.is_none() || own.is_none() || *namespace == own {
-                    feed_text(&mut hash, kind);
-                    feed_text(&mut hash, name);
-                    hash.update(contents);
+        let hash = |read: BTreeSet<(&'static str, &str)>| -> Hash {
+            let mut hash = Sha256::new();
+            for (kind, name) in read {
+                let Some(found) = settings.get(&(kind, name)) else {
+                    continue;
+                };
+                let own = object.namespace.as_deref();
+                for (namespace, contents) in found {
+                    // Where only one names a namespace, it may be the release's, in which the other one is.
+                    if namespace.is_none() || own.is_none() || *namespace == own {
+                        feed_text(&mut hash, kind);
+                        feed_text(&mut hash, name);
+                        hash.update(contents);
+                    }
                 }
             }
-        }
+            hash.finalize().into()
+        };
         Self {
             template: digest(template),
-            settings: hash.finalize().into(),
+            settings: hash(read),
+            mounted: hash(mounted(template)),
             containers: containers(template),
             stops_first: object.stops_first(),
+            services: BTreeSet::new(),
         }
     }
+}
+
+/// The Services that select the pods of a workload.
+fn selecting(
+    services: &[(&Object, &serde_json::Map<String, Value>)],
+    workload: &Object,
+) -> BTreeSet<Box<str>> {
+    let labels = workload.body.pointer("/spec/template/metadata/labels");
+    let selects = |selector: &serde_json::Map<String, Value>| {
+        let mut selector = selector.iter();
+        selector.all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
+    };
+    let own = services.iter().filter(|(service, selector)| {
+        let is_elsewhere = service.namespace.is_some()
+            && workload.namespace.is_some()
+            && service.namespace != workload.namespace;
+        !is_elsewhere && selects(selector)
+    });
+    own.map(|(service, _)| service.name.as_str().into())
+        .collect()
 }
 
 fn containers(template: &Value) -> Vec<Box<str>> {
@@ -152,6 +249,35 @@ fn containers(template: &Value) -> Vec<Box<str>> {
         .flatten()
         .filter_map(|container| container.get("name")?.as_str());
     names.take(MAX_CONTAINERS).map(Into::into).collect()
+}
+
+/// The ConfigMaps and Secrets of volumes that change while a pod runs: what is mounted by a `subPath` stays as it was.
+fn mounted(template: &Value) -> BTreeSet<(&'static str, &str)> {
+    let list = |value: &'_ Value, place: &str| -> Vec<Value> {
+        let found = value.pointer(place).and_then(Value::as_array);
+        found.cloned().unwrap_or_default()
+    };
+    let containers = ["/spec/initContainers", "/spec/containers"];
+    let containers = containers.iter().flat_map(|place| list(template, place));
+    let mounts: Vec<Value> = containers
+        .flat_map(|container| list(&container, "/volumeMounts"))
+        .collect();
+    let changes = |volume: &&Value| {
+        mounts.iter().any(|mount| {
+            let has_path = ["subPath", "subPathExpr"].iter().any(|key| {
+                mount
+                    .get(key)
+                    .is_some_and(|path| !path.is_null() && path != "")
+            });
+            mount.get("name") == volume.get("name") && !has_path
+        })
+    };
+    let volumes = template.pointer("/spec/volumes").and_then(Value::as_array);
+    let mut found = BTreeSet::new();
+    for volume in volumes.into_iter().flatten().filter(changes) {
+        readers(volume, &mut found);
+    }
+    found
 }
 
 /// The ConfigMaps and Secrets that a pod template names: in an environment, a volume, a part of a projected one, a driver's

@@ -37,6 +37,7 @@ mod preflight;
 mod reach;
 mod record_sizes;
 mod records;
+mod replicas;
 mod rights;
 mod scope;
 mod tables;
@@ -148,6 +149,8 @@ pub struct Cluster {
     seen: Mutex<Option<(Revision, Time)>>,
     /// What pods of the last revisions ran.
     images: Mutex<images::Images>,
+    /// What is to be known of autoscalers, from the last look.
+    scaled: Mutex<Vec<String>>,
     /// Whose turn it is; 0 until that is known, and as long nothing is put right.
     fence: AtomicU64,
 }
@@ -173,6 +176,7 @@ impl Cluster {
             sizes: Mutex::default(),
             tried: Mutex::default(),
             images: Mutex::default(),
+            scaled: Mutex::default(),
             seen: Mutex::new(None),
             fence: AtomicU64::new(0),
         })
@@ -187,6 +191,11 @@ impl Cluster {
             permit: &self.policy.permit,
             fence: self.fence(),
         }
+    }
+
+    fn scaled(&self) -> Vec<String> {
+        let scaled = self.scaled.lock();
+        scaled.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn making(&self) -> Option<(Revision, Revision)> {
@@ -318,7 +327,8 @@ impl Cluster {
                     now: self.hub.now(),
                 };
                 let tables = self.hub.tables();
-                let facts = view.facts(&tables);
+                let mut facts = view.facts(&tables);
+                facts.remarks.extend(self.scaled());
                 let images = || self.images.lock().unwrap_or_else(PoisonError::into_inner);
                 images().note(&tables, &facts);
                 facts

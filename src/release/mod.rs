@@ -30,7 +30,7 @@ use crate::evidence::Evidence;
 use crate::ledger::{self, Digest, Ledger, NoTarget, Stored};
 use crate::units::{Namespace, ReleaseName, Revision, Time};
 use crate::verdict::{Change, Stuck};
-use change::Workloads;
+use change::{NotRestarted, Workloads};
 pub use run_images::{MAX_RUN_IMAGES, RunImage};
 pub use workload::WorkloadState;
 
@@ -112,6 +112,21 @@ impl Facts {
         let id = (kind.into(), name.into());
         self.workloads_of(revision)
             .is_ok_and(|workloads| workloads.stops_first(&id))
+    }
+
+    /// Workloads whose pods run on although a revision changed what they read since another one; empty as well where that
+    /// is not known.
+    pub fn not_restarted(&self, revision: Revision, before: Revision) -> Vec<NotRestarted> {
+        let both = self.workloads_of(revision).ok();
+        let both = both.zip(self.workloads_of(before).ok());
+        both.map_or_else(Vec::new, |(now, before)| now.not_restarted_since(before))
+    }
+
+    /// Whether the Service that a host name stands for selects a pod in a revision; true where that is not known.
+    pub fn is_selected(&self, pod: &Pod, host: &str, revision: Revision) -> bool {
+        let id = (pod.workload_kind.clone(), pod.workload.clone());
+        self.workloads_of(revision)
+            .map_or(true, |workloads| workloads.is_selected(&id, host))
     }
 
     fn workloads_of(&self, revision: Revision) -> Result<&Workloads, String> {

@@ -100,6 +100,10 @@ impl Rollout {
             Event::SameFailure { text } => {
                 self.on_verified(Ending::SameFailure, text, now, &mut commands);
             }
+            Event::OldSettings { text } => {
+                let text = format!("Turned back, but the same still fails: {text}");
+                self.on_verified(Ending::Unverified, text, now, &mut commands);
+            }
             Event::Worse { text } => self.on_verified(Ending::Worse, text, now, &mut commands),
             Event::Tick => self.on_tick(now, &mut commands),
         }

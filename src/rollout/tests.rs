@@ -604,6 +604,26 @@ fn after_the_rollback_the_same_failure_acquits_the_release() {
 }
 
 #[test]
+fn pods_that_may_have_the_old_settings_do_not_acquit_the_release() {
+    let mut world = World::new(Mode::Enforce);
+    world
+        .happens(seen(2, Origin::Upgrade))
+        .happens(regressed(2))
+        .happens(ready(1))
+        .executed(3)
+        .happens(Event::Settled)
+        .happens(Event::OldSettings {
+            text: "db failed 30 of 30".into(),
+        })
+        .ended(Ending::Unverified);
+    let acquits = |command: &Command| {
+        let unknown = crate::ledger::Found::Unknown;
+        matches!(command, Command::Found { found, .. } if *found == unknown)
+    };
+    assert!(!world.commands.iter().any(acquits));
+}
+
+#[test]
 fn the_limit_of_a_day_holds_and_is_over_a_day_later() {
     let mut world = World::new(Mode::Enforce);
     let bad = |world: &mut World, revision: u32| {
@@ -1569,6 +1589,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Recovered),
         1 => Just(Event::SameFailure { text: "db".into() }),
         1 => Just(Event::Worse { text: "all".into() }),
+        1 => Just(Event::OldSettings { text: "db".into() }),
         2 => Just(Event::Tick),
     ]
 }

@@ -58,6 +58,8 @@ pub struct GuardView {
     pub says: String,
     /// Why its newest revision could not be turned back, if so.
     pub obstacle: Option<String>,
+    /// What people should know of it beforehand, in words.
+    pub remarks: Vec<String>,
     /// The judgement that runs.
     pub watch: Option<WatchView>,
     /// The bake of the newest revision that runs, or how it ended.

@@ -383,6 +383,241 @@ fn what_is_gone_back_over_is_said_and_an_unknown_keeper_is_not_fought() {
     );
 }
 
+/// J20: a mesh puts its sidecar before the app's container. It is not the app's port that it opens.
+#[test]
+fn pods_are_asked_at_the_apps_port_and_not_at_that_of_an_injected_container() {
+    let Some(cluster) = Cluster::new("mesh", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let deployments = format!("{RELEASE}/{}/deployments", cluster.namespace);
+    for name in ["api", "web"] {
+        let sidecar = json!({"name": "istio-proxy", "image": "proxy:1", "ports": [{"name": "http-envoy-prom", "containerPort": 15090}]});
+        let change =
+            json!([{"op": "add", "path": "/spec/template/spec/containers/0", "value": sidecar}]);
+        let path = format!("{deployments}/mykadoo-{name}");
+        cluster.send("PATCH", &path, "application/json-patch+json", &change);
+    }
+    let settings = Settings::by(Helm::Four);
+    let configured = |kubeconfig: &std::path::Path| {
+        let text = crate::guarded::configuration(&cluster, &settings, kubeconfig);
+        let probe = format!(
+            "[[release.probe]]\nname = \"{}\"\nurl = \"{}/\"\npods = \"mykadoo-web:9999\"\n",
+            crate::asked::PROBE,
+            cluster.service("mykadoo-web")
+        );
+        text + &probe
+    };
+    let kubeconfig = cluster.least(&configured(&cluster.kubeconfig()));
+    // It waits until pods answer directly.
+    let guarded = Guarded::allowed(&cluster, &configured(&kubeconfig));
+    let said =
+        "Pods are not asked directly by the probes counted: no container of the chart has the port";
+    guarded.until("it is said which pods are not asked", |release| {
+        release["remarks"].to_string().contains(said)
+    });
+    let metrics = guarded.leadsman.get("/metrics").body;
+    for (reason, count) in [("no_port", 1), ("no_answer", 0)] {
+        let found = metrics.lines().any(|line| {
+            line.starts_with("leadsman_pods_not_probed{")
+                && line.contains(&format!("reason=\"{reason}\""))
+                && line.ends_with(&format!("}} {count}"))
+        });
+        assert!(found, "{reason}: {metrics}");
+    }
+    let users = Users::of(&cluster.service("mykadoo-api"));
+    cluster.upgrade(&[DEAD]);
+    ends(&cluster, &guarded, &users, 2, "recovered");
+}
+
+/// J20: blue and green have the same port; only the one that the Service selected is the control.
+#[test]
+fn only_the_colour_that_the_service_selected_is_the_control() {
+    let Some(cluster) = Cluster::new("colours", Helm::Four) else {
+        return;
+    };
+    let chart = |live: &str, green: &str| {
+        let paths = ["/api/health/played"];
+        let colour = |name: &str, answer: &str| {
+            let answers: serde_json::Map<String, Value> = paths
+                .iter()
+                .map(|path| ((*path).to_owned(), json!(answer)))
+                .collect();
+            let container = json!({
+                "name": "play", "image": "play:1", "ports": [{"name": "play", "containerPort": 8080}],
+                "readinessProbe": {"httpGet": {"path": "/ready", "port": "play"}, "periodSeconds": 1},
+            });
+            let labels = json!({"app": "play", "colour": name});
+            let sim = json!({"sim.leadsman.io/answers": Value::from(answers).to_string()});
+            let template = json!({
+                "metadata": {"labels": labels, "annotations": sim}, "spec": {"containers": [container]},
+            });
+            let spec =
+                json!({"replicas": 2, "selector": {"matchLabels": labels}, "template": template});
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": spec})
+        };
+        let ports = json!([{"name": "http", "port": 80, "targetPort": "play"}]);
+        let selector = json!({"app": "play", "colour": live});
+        let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "play"}, "spec": {"selector": selector, "ports": ports}});
+        format!(
+            "extra={}",
+            json!([colour("blue", "ok"), colour("green", green), service])
+        )
+    };
+    // The other colour is an old version that fails.
+    cluster.install(&[&chart("blue", "status:500")]);
+    let settings = Settings::by(Helm::Four);
+    let probed = |kubeconfig: &std::path::Path| {
+        let text = crate::guarded::configuration(&cluster, &settings, kubeconfig);
+        let probes = text.find("[[release.probe]]").unwrap();
+        let probe = format!(
+            "[[release.probe]]\nname = \"played\"\nurl = \"{}/api/health/played\"\npods = \":play\"\n",
+            cluster.service("play")
+        );
+        text[..probes].to_owned() + &probe
+    };
+    let kubeconfig = cluster.least(&probed(&cluster.kubeconfig()));
+    // It waits until pods answer directly.
+    let guarded = Guarded::allowed(&cluster, &probed(&kubeconfig));
+    let users = Users::asking(&cluster.service("play"), "/api/health/played");
+    cluster.upgrade(&[&chart("green", "status:503")]);
+    ends(&cluster, &guarded, &users, 2, "recovered");
+}
+
+/// J17: only a ConfigMap changes, and the kubelet brings it to the pods long after helm is done.
+#[test]
+fn pods_get_what_they_mount_long_after_a_rollback() {
+    /// When a kubelet brings the good ones to them.
+    const LATER: std::time::Duration = std::time::Duration::from_secs(70);
+    let Some(cluster) = Cluster::new("mounted", Helm::Four) else {
+        return;
+    };
+    let chart = |answer: &str| {
+        let mount = json!({"name": "settings", "mountPath": "/settings"});
+        let container = json!({
+            "name": "play", "image": "play:1", "ports": [{"name": "http", "containerPort": 8080}],
+            "readinessProbe": {"httpGet": {"path": "/ready", "port": "http"}, "periodSeconds": 1},
+            "volumeMounts": [mount],
+        });
+        let volume = json!({"name": "settings", "configMap": {"name": "play"}});
+        let template = json!({
+            "metadata": {"labels": {"app": "play"}},
+            "spec": {"containers": [container], "volumes": [volume]},
+        });
+        let spec = json!({"replicas": 2, "selector": {"matchLabels": {"app": "play"}}, "template": template});
+        let workload = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "play"}, "spec": spec});
+        let settings = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "play"}, "data": {"answer": answer}});
+        let ports = json!([{"name": "http", "port": 80, "targetPort": "http"}]);
+        let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "play"}, "spec": {"selector": {"app": "play"}, "ports": ports}});
+        format!("extra={}", json!([workload, settings, service]))
+    };
+    cluster.install(&[&chart("ok")]);
+    let settings = Settings {
+        watch: 180,
+        ..Settings::by(Helm::Four)
+    };
+    let probed = |kubeconfig: &std::path::Path| {
+        let text = crate::guarded::configuration(&cluster, &settings, kubeconfig);
+        let probe = format!(
+            "[[release.probe]]\nname = \"played\"\nurl = \"{}/api/health/played\"\npods = \"play\"\n",
+            cluster.service("play")
+        );
+        text + &probe
+    };
+    let kubeconfig = cluster.least(&probed(&cluster.kubeconfig()));
+    let guarded = Guarded::allowed(&cluster, &probed(&kubeconfig));
+    let users = Users::asking(&cluster.service("play"), "/api/health/played");
+    let path = format!("/api/v1/namespaces/{}/configmaps/play", cluster.namespace);
+    let answer = || cluster.get(&path)["data"]["answer"].clone();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // The kubelet.
+        scope.spawn(|| {
+            let mut brought = answer();
+            let mut since = std::time::Instant::now();
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                let wanted = answer();
+                if wanted == brought || wanted.is_null() {
+                    since = std::time::Instant::now();
+                } else if wanted != "ok" || since.elapsed() >= LATER {
+                    let answer = wanted.as_str().unwrap();
+                    cluster.depend(
+                        "/api/health/played",
+                        if answer == "ok" { "" } else { answer },
+                    );
+                    brought = wanted;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(300));
+            }
+        });
+        cluster.upgrade(&[&chart("status:503")]);
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            ends(&cluster, &guarded, &users, 2, "recovered")
+        }));
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        ended.unwrap();
+    });
+    for said in [
+        "Revision 2 changes what Deployment play mounts, and not its template",
+        "Its pods still have the old settings: the rollback changes what Deployment play mounts",
+    ] {
+        assert!(guarded.leadsman.said(said), "{}", guarded.leadsman.log());
+    }
+}
+
+/// J18: at noon an autoscaler that is in no chart has made four times the chart's pods.
+fn noon(name: &str, helm: Helm) {
+    let Some(cluster) = Cluster::new(name, helm) else {
+        return;
+    };
+    cluster.install(&["api.replicas=2"]);
+    let place = format!("namespaces/{}", cluster.namespace);
+    let aim = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "mykadoo-api"});
+    let scaler = json!({
+        "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "noon"},
+        "spec": {"scaleTargetRef": aim, "minReplicas": 1, "maxReplicas": 50},
+    });
+    let scalers = format!("/apis/autoscaling/v2/{place}/horizontalpodautoscalers");
+    cluster.send("POST", &scalers, "application/json", &scaler);
+    let deployment = format!("/apis/apps/v1/{place}/deployments/mykadoo-api");
+    let scale = || {
+        let change = json!({"spec": {"replicas": 8}});
+        let path = format!("{deployment}/scale");
+        cluster.send("PATCH", &path, "application/merge-patch+json", &change);
+    };
+    scale();
+    let guarded = Guarded::start(&cluster);
+    let said = "An autoscaler, noon, scales Deployment mykadoo-api, of which the chart says 2 pods";
+    let told = guarded.until("the autoscaler is known", |release| {
+        release["remarks"].to_string().contains(said)
+    });
+    assert_eq!(told["obstacle"], Value::Null);
+    let users = Users::of(&cluster.service("mykadoo-api"));
+    let mut upgrade = vec!["upgrade", "mykadoo", crate::rig::CHART];
+    upgrade.extend(["--set-json", DEAD, "--set-json", "api.replicas=2"]);
+    if helm == Helm::Four {
+        upgrade.push("--force-conflicts");
+    }
+    cluster.helm(&upgrade);
+    // The upgrade has set its own number, and the autoscaler sees what is asked of the app.
+    scale();
+    ends(&cluster, &guarded, &users, 2, "recovered");
+    let live = cluster.get(&deployment);
+    assert_eq!(live["spec"]["replicas"], 8, "{live:#}");
+    let said = "The rollback leaves Deployment mykadoo-api at 8 pods, as its autoscaler noon has set them, where the chart says 2";
+    assert!(guarded.leadsman.said(said), "{}", guarded.leadsman.log());
+}
+
+#[test]
+fn pods_of_an_autoscaler_outlive_a_rollback_of_helm_4() {
+    noon("noon4", Helm::Four);
+}
+
+#[test]
+fn pods_of_an_autoscaler_outlive_a_rollback_of_helm_3() {
+    noon("noon3", Helm::Three);
+}
+
 /// J10: an Argo `Rollout` makes the pods, by a controller of its own that takes its time.
 #[test]
 fn pods_that_a_resource_of_another_controller_makes_are_found_by_their_service() {

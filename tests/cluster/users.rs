@@ -21,6 +21,11 @@ pub(crate) struct Users {
 
 impl Users {
     pub(crate) fn of(service: &str) -> Self {
+        Self::asking(service, "/api/health")
+    }
+
+    /// The same of another path.
+    pub(crate) fn asking(service: &str, path: &'static str) -> Self {
         let address = format!("{}:80", service.trim_start_matches("http://"));
         let (asked, failed) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
         let stop = Arc::new(AtomicBool::new(false));
@@ -34,7 +39,7 @@ impl Users {
                     let (address, asked, failed) =
                         (address.clone(), Arc::clone(&asked), Arc::clone(&failed));
                     std::thread::spawn(move || {
-                        let served = is_served(&address);
+                        let served = is_served(&address, path);
                         asked.fetch_add(1, Ordering::Relaxed);
                         failed.fetch_add(u32::from(!served), Ordering::Relaxed);
                     });
@@ -82,12 +87,13 @@ impl Drop for Users {
     }
 }
 
-fn is_served(address: &str) -> bool {
+fn is_served(address: &str, path: &str) -> bool {
     let Ok(mut stream) = TcpStream::connect(address) else {
         return false;
     };
     let _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
-    let _ = stream.write_all(b"GET /api/health HTTP/1.1\r\nHost: app\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: app\r\nConnection: close\r\n\r\n");
+    let _ = stream.write_all(request.as_bytes());
     let mut head = [0; 12];
     stream.read_exact(&mut head).is_ok() && &head == b"HTTP/1.1 200"
 }

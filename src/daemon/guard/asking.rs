@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::pods::{address_of, is_clear};
+use super::pods::{address_of, is_behind, is_clear};
 use super::saved::{Known, Watching};
 use super::{FIRST_LOOKS_EVERY, Guard, LOOK_EVERY, MAX_PODS, PodHeard};
 use crate::clock;
+use crate::config::settings::Probe;
 use crate::recording::{self, Line};
 use crate::release::Pod;
 use crate::sounding::Outcome;
@@ -61,18 +62,21 @@ impl Guard {
         let is_known = |pod: &Pod| {
             watching.is_own(pod) || serving.is_none_or(|serving| pod.revision <= serving)
         };
-        let is_asked = |pod: &Pod| {
+        // What no Service selected when the revision appeared is no control, as the other colour of a blue-green pair.
+        let asks = |probe: &Probe, side: Side, pod: &Pod| {
+            let is_behind = || is_behind(probe, pod, &facts, serving);
+            address_of(probe, pod).is_some() && (side == Side::New || is_behind())
+        };
+        let is_asked = |side: Side, pod: &Pod| {
             let mut endpoints = probes.iter().zip(direct).filter(|(_, direct)| **direct);
-            serves(pod)
-                && is_known(pod)
-                && endpoints.any(|(probe, _)| address_of(probe, pod).is_some())
+            serves(pod) && is_known(pod) && endpoints.any(|(probe, _)| asks(probe, side, pod))
         };
         let mut asked = Vec::new();
         for side in [Side::New, Side::Old] {
             let pods: Vec<&Pod> = facts
                 .pods
                 .iter()
-                .filter(|pod| side_of(pod, watching) == side && is_asked(pod))
+                .filter(|pod| side_of(pod, watching) == side && is_asked(side, pod))
                 .filter(|pod| !watching.is_unclear(pod))
                 .collect();
             asked.extend(
@@ -86,15 +90,16 @@ impl Guard {
         for (side, pod) in &asked {
             lines.extend(number(watching, *side, pod).map(Line::Pod));
         }
-        let endpoints: Vec<usize> = (0..watching.direct.len())
-            .filter(|at| watching.direct[*at])
-            .collect();
+        let mut asking = Vec::new();
+        for (side, pod) in &asked {
+            let endpoints = probes.iter().zip(&watching.direct).enumerate();
+            let own = endpoints.filter(|(_, (probe, direct))| **direct && asks(probe, *side, pod));
+            asking.extend(own.map(|(endpoint, _)| (pod, endpoint)));
+        }
         let interval = Duration::from_secs_f64(watching.watch.rule().interval_s);
         self.record(&lines);
-        for (_, pod) in &asked {
-            for endpoint in &endpoints {
-                self.ask(pod, *endpoint, interval, false);
-            }
+        for (pod, endpoint) in asking {
+            self.ask(pod, endpoint, interval, false);
         }
     }
 
@@ -112,14 +117,16 @@ impl Guard {
             return;
         }
         let facts = Arc::clone(&self.facts.borrow().facts);
+        let newest = facts.newest().map(|record| record.revision);
         for endpoint in 0..self.setup.release.probes.len() {
             let probe = &self.setup.release.probes[endpoint];
             let pods: Vec<&Pod> = facts
                 .pods
                 .iter()
                 .filter(|pod| serves(pod) && address_of(probe, pod).is_some())
+                .filter(|pod| is_behind(probe, pod, &facts, newest))
                 .collect();
-            if !is_clear(probe, &facts.pods) {
+            if !is_clear(probe, &facts, newest) {
                 continue;
             }
             if let Some(pod) = self.askers.one(&pods) {
@@ -182,7 +189,7 @@ fn side_of(pod: &Pod, watching: &Watching) -> Side {
 }
 
 /// Only pods that are Ready and stay are asked.
-fn serves(pod: &Pod) -> bool {
+pub(super) fn serves(pod: &Pod) -> bool {
     pod.ready_since.is_some() && !pod.terminating
 }
 

@@ -129,6 +129,8 @@ impl Guard {
             .map(|probe| probe.id.probe.as_str().into())
             .collect();
         let known = |name: &str| self.state.probes.get(name);
+        let case = self.state.rollout.phase().case();
+        let serving = case.and_then(|case| case.serving);
         let direct: Vec<bool> = release
             .probes
             .iter()
@@ -138,7 +140,7 @@ impl Guard {
                     .iter()
                     .any(|pod| address_of(probe, pod).is_some());
                 let can = known(probe.id.probe.as_str()).is_some_and(Known::can_ask_pods);
-                has_pods && can && is_clear(probe, &facts.pods)
+                has_pods && can && is_clear(probe, facts, serving)
             })
             .collect();
         let start = Start {
@@ -154,11 +156,8 @@ impl Guard {
             expected_downtime: facts.expected_downtime,
             direct: direct.contains(&true),
             requests: self.requests_before,
-            workloads: revision.and_then(|revision| {
-                let case = self.state.rollout.phase().case();
-                let serving = case.and_then(|case| case.serving);
-                self.workloads_at_start(facts, revision, serving)
-            }),
+            workloads: revision
+                .and_then(|revision| self.workloads_at_start(facts, revision, serving)),
             learned: self.learned(&names),
             steady_s: release
                 .probes
@@ -294,6 +293,7 @@ impl Guard {
         // That it appeared was noted before there was a recording.
         lines.extend(self.state.entries.back().cloned().map(Line::Entry));
         self.record(&lines);
+        self.tell_of_new_settings(revision);
         self.ask_pods();
     }
 
@@ -530,8 +530,9 @@ impl Guard {
         let Some(watching) = &self.state.watching else {
             return;
         };
+        let took = Duration::from_secs_f64(watching.watch.elapsed_s());
         let event = match watching.watch.conclude() {
-            Verdict::Healthy => match self.doubt() {
+            Verdict::Healthy => match self.doubt().or_else(|| self.ended_before_settings(took)) {
                 Some(reason) => Event::Inconclusive { revision, reason },
                 None => match watching.watch.excuses().join("; ") {
                     text if text.is_empty() => Event::Healthy(revision),
@@ -651,7 +652,8 @@ impl Guard {
     fn may_still_come(&self) -> bool {
         let left = self.state.rollout.deadline();
         let left = left.map_or(Duration::ZERO, |at| at.since(self.now()));
-        self.facts.borrow().facts.indirect && left > ONCE_MORE
+        // A kubelet is given less than the phase has, whatever is due before its end.
+        self.facts.borrow().facts.indirect && left > ONCE_MORE || self.settings_may_still_come()
     }
 
     pub(super) async fn verify_tick(&mut self) {
@@ -678,12 +680,15 @@ impl Guard {
                 return;
             }
             Some(Verified::Recovered) => Event::Recovered,
-            // Whatever makes its pods may take its time.
+            // Whatever makes its pods, or brings them their settings, may take its time.
             Some(Verified::SameFailure(_) | Verified::Worse(_)) if self.may_still_come() => {
                 self.begin_verification();
                 return;
             }
-            Some(Verified::SameFailure(text)) => Event::SameFailure { text },
+            Some(Verified::SameFailure(text)) => match self.old_settings(&text) {
+                Some(text) => Event::OldSettings { text },
+                None => Event::SameFailure { text },
+            },
             Some(Verified::Worse(text)) => Event::Worse { text },
             // Once more, until the phase's own deadline.
             Some(Verified::Unknown) => {

@@ -8,7 +8,8 @@ use std::time::Duration;
 use crate::config::Target;
 use crate::config::settings::{Probe, Question};
 use crate::probe::{self, Prober};
-use crate::release::Pod;
+use crate::release::{Facts, Pod};
+use crate::units::Revision;
 use crate::verdict::{MAX_ASKED, Mark};
 
 /// Marks of one pod and endpoint that may wait for their tick.
@@ -147,14 +148,35 @@ pub(super) fn address_of(probe: &Probe, pod: &Pod) -> Option<SocketAddr> {
     Some(SocketAddr::new(pod.ip?, port.number))
 }
 
-/// Whether it is clear which pods a probe asks directly: where it names no workload, only one may have its port.
-pub(super) fn is_clear(probe: &Probe, pods: &[Pod]) -> bool {
-    if probe.pods.as_ref().is_none_or(|aim| aim.workload.is_some()) {
+/// Whether it is clear which pods a probe asks directly: where it names no workload, only one may have its port, of those
+/// that its Service selects in a revision.
+pub(super) fn is_clear(probe: &Probe, facts: &Facts, revision: Option<Revision>) -> bool {
+    if names_workload(probe) || probe.pods.is_none() {
         return true;
     }
-    let mut asked = pods.iter().filter(|pod| address_of(probe, pod).is_some());
+    let mut asked = facts
+        .pods
+        .iter()
+        .filter(|pod| address_of(probe, pod).is_some() && is_behind(probe, pod, facts, revision));
     let first = asked.next().map(|pod| &pod.workload);
     asked.all(|pod| Some(&pod.workload) == first)
+}
+
+fn names_workload(probe: &Probe) -> bool {
+    let aim = probe.pods.as_ref();
+    aim.is_some_and(|aim| aim.workload.is_some())
+}
+
+/// Whether the Service that a probe asks selects a pod in a revision: the other colour of a blue-green pair answers nobody.
+/// What the probe names by itself is not doubted.
+pub(super) fn is_behind(
+    probe: &Probe,
+    pod: &Pod,
+    facts: &Facts,
+    revision: Option<Revision>,
+) -> bool {
+    names_workload(probe)
+        || revision.is_none_or(|revision| facts.is_selected(pod, &probe.target.host(), revision))
 }
 
 /// The same question to one pod instead of the Service, in the name of the Service.
@@ -206,7 +228,7 @@ fn authority(target: &Target) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     #![allow(
         clippy::unwrap_used,
         clippy::panic,
@@ -217,10 +239,11 @@ mod tests {
     use crate::config::settings::Aim;
     use crate::config::{self, Sources};
     use crate::release::Port;
-    use crate::units::Revision;
+    use crate::release::change::Workloads;
+    use crate::release::manifest;
 
     /// A probe that asks pods so: workload and port, where they are named.
-    fn probe(aim: Option<(&str, &str)>) -> Probe {
+    pub(in super::super) fn probe(aim: Option<(&str, &str)>) -> Probe {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("probes.toml");
         let text = "[[release]]\nname = \"web\"\nnamespace = \"shop\"\nbase_url = \"http://web\"\n[[release.probe]]\nname = \"api\"\npath = \"/\"\n";
@@ -245,7 +268,7 @@ mod tests {
         }
     }
 
-    fn pod(workload: &str, ports: &[(&str, u16)]) -> Pod {
+    pub(in super::super) fn pod(workload: &str, ports: &[(&str, u16)]) -> Pod {
         Pod {
             name: "web-1".into(),
             revision: Revision(1),
@@ -313,8 +336,11 @@ mod tests {
         let web = pod("web", &[("http", 8080)]);
         let api = pod("api", &[("http", 8080), ("admin", 9090)]);
         let is_clear_for = |aim, pods: &[&Pod]| {
-            let pods: Vec<Pod> = pods.iter().copied().cloned().collect();
-            is_clear(&probe(aim), &pods)
+            let facts = Facts {
+                pods: pods.iter().copied().cloned().collect(),
+                ..Facts::default()
+            };
+            is_clear(&probe(aim), &facts, None)
         };
         assert!(is_clear_for(Some(("", "http")), &[&web, &web]));
         assert!(!is_clear_for(Some(("", "http")), &[&web, &api]));
@@ -324,5 +350,34 @@ mod tests {
         assert!(is_clear_for(Some(("web", "http")), &[&web, &api]));
         assert!(is_clear_for(None, &[&web, &api]));
         assert!(is_clear_for(Some(("", "http")), &[]));
+    }
+    #[test]
+    fn the_other_colour_is_not_asked_unless_it_is_named() {
+        let colour = |name: &str| {
+            format!(
+                "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}}}\nspec: {{template: {{metadata: {{labels: {{colour: {name}}}}}}}}}\n"
+            )
+        };
+        let service = "---\napiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {selector: {colour: blue}}\n";
+        let objects = manifest::objects(&(colour("blue") + &colour("green") + service)).unwrap();
+        let contents = Workloads::of_objects(&objects, &[]);
+        let http = [("http", 8080)];
+        let facts = Facts {
+            pods: vec![pod("blue", &http), pod("green", &http)],
+            workloads: vec![(Revision(1), Arc::new(contents))],
+            ..Facts::default()
+        };
+        let (any, green) = (probe(Some(("", ""))), probe(Some(("green", ""))));
+        let behind = |probe: &Probe, revision: u32| {
+            let revision = Some(Revision(revision));
+            let pods = facts.pods.iter();
+            pods.map(|pod| is_behind(probe, pod, &facts, revision))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(behind(&any, 1), [true, false]);
+        assert_eq!(behind(&any, 2), [true, true], "of that nothing is known");
+        assert_eq!(behind(&green, 1), [true, true]);
+        assert!(is_clear(&any, &facts, Some(Revision(1))));
+        assert!(!is_clear(&any, &facts, None));
     }
 }

@@ -26,6 +26,40 @@ const TRIES: usize = 2;
 /// A rehearsal is repeated after that: rights and helm may have changed.
 const REHEARSE_EVERY: Duration = Duration::from_secs(60);
 
+/// Between looks at rest how what runs differs from the newest revision: each asks for every workload.
+const COMPARE_EVERY: Duration = Duration::from_secs(600);
+
+/// Differences that are named.
+const MAX_DIFFERENCES: usize = 10;
+
+/// How what runs differs from what a revision says.
+pub(super) struct Compared {
+    revision: Revision,
+    /// Whether no revision was at hand.
+    at_rest: bool,
+    drift: Vec<String>,
+}
+
+/// What was known of that at rest.
+#[derive(Default)]
+pub(super) struct Differed {
+    looked: Option<(Time, Revision)>,
+    before: Vec<String>,
+}
+
+impl Differed {
+    /// What of these differences was not there before, as far as it is named.
+    fn new_of(&self, mut drift: Vec<String>) -> Vec<String> {
+        drift.retain(|one| !self.before.contains(one));
+        let more = drift.len().saturating_sub(MAX_DIFFERENCES);
+        drift.truncate(MAX_DIFFERENCES);
+        if more > 0 {
+            drift.push(format!("{more} more"));
+        }
+        drift
+    }
+}
+
 impl Guard {
     pub(super) fn planned(&self, bad: Revision) -> Result<release::Plan, release::Refusal> {
         let case = self.state.rollout.phase().case();
@@ -212,17 +246,60 @@ impl Guard {
 
     /// Looks whether what runs now is what the rollback should have made.
     pub(super) fn compare(&mut self, made: Revision) {
-        let drift = Arc::clone(&self.setup.engine).drift(made);
-        self.comparing.spawn(async move { (made, drift.await) });
+        self.tell_of_old_settings();
+        self.begin_to_compare(made, false);
     }
 
-    pub(super) fn on_drift(&mut self, made: Revision, drift: &[String]) {
-        if drift.is_empty() {
+    /// Looks now and then at rest: what differs before a revision appears is no doing of its rollback.
+    pub(super) fn compare_at_rest(&mut self, now: Time) {
+        let newest = {
+            let facts = &self.facts.borrow().facts;
+            let newest = facts.newest().map(|record| record.revision);
+            newest.filter(|newest| facts.settled == Some(*newest))
+        };
+        let (Some(newest), Phase::Steady) = (newest, self.state.rollout.phase()) else {
+            return;
+        };
+        let mut looked = self.differed.looked.into_iter();
+        if looked.any(|(at, of)| of == newest && now.since(at) < COMPARE_EVERY) {
+            return;
+        }
+        self.differed.looked = Some((now, newest));
+        self.begin_to_compare(newest, true);
+    }
+
+    fn begin_to_compare(&mut self, revision: Revision, at_rest: bool) {
+        let drift = Arc::clone(&self.setup.engine).drift(revision);
+        self.comparing.spawn(async move {
+            Compared {
+                revision,
+                at_rest,
+                drift: drift.await,
+            }
+        });
+    }
+
+    pub(super) fn on_compared(&mut self, compared: Compared) {
+        let Compared {
+            revision,
+            at_rest,
+            drift,
+        } = compared;
+        if at_rest {
+            let rollout = &self.state.rollout;
+            // Otherwise another revision may have been met half-way.
+            if matches!(rollout.phase(), Phase::Steady) && rollout.newest() == Some(revision) {
+                self.differed.before = drift;
+            }
+            return;
+        }
+        let new = self.differed.new_of(drift);
+        if new.is_empty() {
             return;
         }
         let text = format!(
-            "After the rollback the cluster is not as revision {made} says: {}",
-            drift.join("; ")
+            "After the rollback the cluster is not as revision {revision} says: {}",
+            new.join("; ")
         );
         self.state.rollout.remark(self.now(), &text);
         self.keep_entries();
@@ -385,4 +462,24 @@ pub(super) fn digest_of(facts: &Facts, revision: Revision) -> Option<ledger::Dig
 fn stored_of(facts: &Facts, revision: Revision) -> Option<&ledger::Stored> {
     let mut all = facts.revisions.iter();
     all.find(|record| record.revision == revision)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_differs_since_is_said() {
+        let differences = |range: std::ops::Range<u32>| -> Vec<String> {
+            range.map(|number| number.to_string()).collect()
+        };
+        let differed = Differed {
+            looked: None,
+            before: differences(0..3),
+        };
+        assert_eq!(differed.new_of(differences(1..3)), Vec::<String>::new());
+        assert_eq!(differed.new_of(differences(2..4)), ["3"]);
+        let many = differed.new_of(differences(0..20));
+        assert_eq!((many.len(), many[10].as_str()), (11, "7 more"));
+    }
 }

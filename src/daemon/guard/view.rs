@@ -44,6 +44,7 @@ pub(super) fn of(
             says(state)
         },
         obstacle: (!obstacle.is_empty()).then(|| obstacle.to_owned()),
+        remarks: facts.remarks.clone(),
         watch: state.watching.as_ref().map(watch),
         bake: bake::view(state),
         latencies: latencies::view(state),

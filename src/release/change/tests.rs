@@ -177,6 +177,71 @@ fn settings_that_its_pods_read_count_and_no_others() {
 }
 
 #[test]
+fn what_is_mounted_comes_to_pods_that_run_on() {
+    let mounts = "image: \"web:1\"\n          volumeMounts: [{name: files, mountPath: /etc/files}]";
+    let mounting = BEFORE.replace("image: \"web:1\"", mounts);
+    let part = mounting.replace("/etc/files}", "/etc/files, subPath: one}");
+    for (rule, manifest, name, expected) in [
+        ("mounted", &mounting, "files", Some(true)),
+        (
+            "a part of it, which stays as it is",
+            &part,
+            "files",
+            Some(false),
+        ),
+        ("its environment", &mounting, "settings", Some(false)),
+        ("not read", &mounting, "unread", None),
+    ] {
+        let with = |value: &str| format!("{manifest}{}", source("ConfigMap", name, value));
+        let (before, now) = (workloads(&with("a"), &[]), workloads(&with("b"), &[]));
+        let found = now.not_restarted_since(&before);
+        let is_mounted = found.first().map(|one| one.is_mounted);
+        assert_eq!(is_mounted, expected, "{rule}");
+        assert!(now.not_restarted_since(&now).is_empty());
+        // One whose template changed as well is restarted.
+        let other = workloads(&with("b").replace("wait:1", "wait:2"), &[]);
+        assert!(other.not_restarted_since(&before).is_empty(), "{rule}");
+    }
+}
+
+#[test]
+fn a_service_selects_one_colour() {
+    let colour = |name: &str| {
+        format!(
+            "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}}}\nspec: {{template: {{metadata: {{labels: {{app: web, colour: {name}}}}}}}}}\n"
+        )
+    };
+    let service = |name: &str, colour: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{selector: {{app: web, colour: {colour}}}}}\n"
+        )
+    };
+    let selected = |services: &[String], host: &str| {
+        let manifest = colour("blue") + &colour("green") + &services.concat();
+        let workloads = workloads(&manifest, &[]);
+        let is_selected = |name: &&str| {
+            let id = ("Deployment".into(), (*name).into());
+            workloads.is_selected(&id, host)
+        };
+        ["blue", "green", "other"]
+            .into_iter()
+            .filter(is_selected)
+            .collect::<Vec<_>>()
+    };
+    // Of another workload nothing is known.
+    let web = service("web", "blue");
+    for host in ["web", "web.shop.svc", "shop.example.com", "10.1.2.3"] {
+        assert_eq!(selected(&[web.clone()], host), ["blue", "other"], "{host}");
+    }
+    let both = [web, service("preview", "green")];
+    assert_eq!(selected(&both, "web.shop"), ["blue", "other"]);
+    assert_eq!(selected(&both, "preview.shop"), ["green", "other"]);
+    let all = ["blue", "green", "other"];
+    assert_eq!(selected(&both, "shop.example.com"), all);
+    assert_eq!(selected(&[], "web"), all);
+}
+
+#[test]
 fn settings_that_a_hook_makes_count_as_well() {
     let hook = |value: &str| source("ConfigMap", "settings", value);
     let before = workloads(BEFORE, &[&hook("a")]);

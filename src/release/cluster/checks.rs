@@ -193,35 +193,6 @@ pub(super) fn returning(bad: &Record, target: &Record, scope: &Scope) -> Vec<Obj
     new
 }
 
-/// Workloads that an autoscaler scales, and whose number of pods Helm sets to that of the chart all the same: in the middle
-/// of an incident that may be half of them.
-pub(super) fn loses_replicas(all: &[Object], target: &Record) -> Vec<String> {
-    let scaled: Vec<(&str, &str)> = all
-        .iter()
-        .filter(|object| {
-            ["HorizontalPodAutoscaler", "ScaledObject"].contains(&object.kind.as_str())
-        })
-        .filter_map(|object| {
-            let aim = object.body.pointer("/spec/scaleTargetRef")?;
-            let kind = aim.get("kind").and_then(Value::as_str);
-            Some((kind.unwrap_or("Deployment"), aim.get("name")?.as_str()?))
-        })
-        .collect();
-    let target = manifest::objects(&target.manifest).unwrap_or_default();
-    let lines = target.iter().filter_map(|object| {
-        let replicas = object.body.pointer("/spec/replicas")?;
-        scaled
-            .contains(&(object.kind.as_str(), object.name.as_str()))
-            .then(|| {
-                format!(
-                    "The rollback sets {} {} to {replicas} pods, and its autoscaler takes it from there; leave spec.replicas out of the chart where an autoscaler is on",
-                    object.kind, object.name
-                )
-            })
-    });
-    lines.take(MAX_NAMED).collect()
-}
-
 /// Workloads that read a ConfigMap or Secret which the rollback changes, and that it does not restart, since their own
 /// template is the same in both revisions: what reads it only at its start goes on with the bad contents.
 pub(super) fn not_restarted(

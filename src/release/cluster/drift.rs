@@ -15,20 +15,16 @@ use super::rights;
 use crate::release::manifest::{self, Object};
 use crate::units::Revision;
 
-/// Workloads that are looked at, and differences that are named.
+/// Workloads that are looked at, and differences that are kept.
 const MAX_LOOKED: usize = 50;
-const MAX_NAMED: usize = 10;
+const MAX_DIFFERENCES: usize = 200;
 
 impl Cluster {
     /// How the workloads of the cluster differ from what a revision says; empty as well when that cannot be found out.
     pub(super) async fn differs(&self, revision: Revision) -> Vec<String> {
         match self.compare(revision).await {
             Ok(mut found) => {
-                let more = found.len().saturating_sub(MAX_NAMED);
-                found.truncate(MAX_NAMED);
-                if more > 0 {
-                    found.push(format!("{more} more"));
-                }
+                found.truncate(MAX_DIFFERENCES);
                 found
             }
             Err(trouble) => {

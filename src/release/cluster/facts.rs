@@ -13,9 +13,10 @@ use super::Known;
 use super::completeness;
 use super::hub::Tables;
 use super::indirect::{self, Indirect};
-use super::tables::{Kind, PodRow, StoredRow, WorkloadRow};
+use super::tables::{Kind, PodRow, PortRow, StoredRow, WorkloadRow};
 use super::turn::is_removed;
 use crate::ledger::{Status, Stored};
+use crate::release::change::WorkloadId;
 use crate::release::{Facts, Pod, Port};
 use crate::units::{Revision, Time};
 
@@ -165,6 +166,7 @@ impl View<'_> {
         let waiting = waiting.max_by_key(|one| one.loops());
         let restarted = own.max_by_key(|one| one.restarts);
         let container = waiting.or(restarted);
+        let ports = self.own_ports(row, &id, revision);
         Pod {
             name: row.name.clone(),
             revision,
@@ -178,15 +180,26 @@ impl View<'_> {
             workload: id.1,
             workload_kind: id.0,
             ip: row.ip,
-            ports: row
-                .ports
-                .iter()
-                .map(|(name, number)| Port {
-                    name: name.clone(),
-                    number: *number,
-                })
-                .collect(),
+            ports,
         }
+    }
+
+    /// The ports of the chart's containers: that of a sidecar which was injected before them is not the app's.
+    fn own_ports(&self, row: &PodRow, id: &WorkloadId, revision: Revision) -> Vec<Port> {
+        let of = |read: &super::Read| -> Vec<Port> {
+            let own = row.ports.iter();
+            let own = own.filter(|port| read.contents.has_container(id, &port.container));
+            own.map(port).collect()
+        };
+        if let Some(read) = self.read(revision) {
+            return of(read);
+        }
+        // An older revision, which need not have been read, may have other containers.
+        let own = self.newest_read().map_or_else(Vec::new, of);
+        if own.is_empty() {
+            return row.ports.iter().map(port).collect();
+        }
+        own
     }
 
     fn read(&self, revision: Revision) -> Option<&super::Read> {
@@ -249,6 +262,13 @@ impl View<'_> {
             && parts > 0
             && workloads.len() == parts
             && workloads.iter().all(|row| row.is_complete())
+    }
+}
+
+fn port(row: &PortRow) -> Port {
+    Port {
+        name: row.name.clone(),
+        number: row.number,
     }
 }
 

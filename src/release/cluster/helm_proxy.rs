@@ -8,6 +8,9 @@
 //! An object in no namespace that is the same in both revisions is left alone: helm reads and patches each object of its
 //! target, changed or not, and is answered here that it is as the target says. So no right is needed for it, and a
 //! record that lies changes nothing.
+//!
+//! One change is not passed on as helm writes it: where an autoscaler or a person has given a workload more pods than the
+//! target says, their number takes the place of helm's ([`super::replicas`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -27,6 +30,7 @@ use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName,
     PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
+use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
@@ -40,7 +44,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{Policy, api};
+use super::{Policy, api, replicas};
 use crate::permit::Permit;
 
 /// Connections at a time; helm has a handful.
@@ -67,6 +71,8 @@ pub(super) struct Reach {
     pub(super) cluster_scoped: BTreeSet<(String, String)>,
     /// Objects that it must not change, by their paths: it is told that they are as its target has them.
     pub(super) left_alone: BTreeMap<String, Value>,
+    /// Paths of workloads that keep at least the pods that they have.
+    pub(super) keeps_pods: BTreeSet<String>,
 }
 
 /// What becomes of a request.
@@ -279,14 +285,38 @@ impl HelmProxy {
             }
             Decision::Pass => "another replica acts from now on".to_owned(),
             Decision::Answer(object) => return Ok(json_answer(StatusCode::OK, object)),
-            Decision::Refuse(why) => {
-                tracing::warn!("A request of helm was not let through: {why}");
-                let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-                refused.get_or_insert_with(|| why.clone());
-                why
-            }
+            Decision::Refuse(why) => return Ok(self.refuse(&why)),
         };
         Ok(failure(StatusCode::FORBIDDEN, "Forbidden", &why))
+    }
+
+    fn refuse(&self, why: &str) -> Response<Body> {
+        tracing::warn!("A request of helm was not let through: {why}");
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.get_or_insert_with(|| why.to_owned());
+        failure(StatusCode::FORBIDDEN, "Forbidden", why)
+    }
+
+    /// The change of a workload with the number of pods that it has at this moment, where helm's is smaller.
+    async fn with_its_pods(&self, head: &Parts, change: Bytes) -> Result<Bytes, Response<Body>> {
+        let path = head.uri.path();
+        if head.method != Method::PATCH || !self.reach.keeps_pods.contains(path) {
+            return Ok(change);
+        }
+        let mut read = Request::new(Vec::new());
+        *read.uri_mut() = path.parse().unwrap_or_default();
+        let live = api::ask(self.client.request::<Value>(read)).await;
+        let live = live.map_err(|trouble| unable(&trouble))?;
+        let live = live.pointer("/spec/replicas").and_then(Value::as_i64);
+        let kind = head.headers.get(CONTENT_TYPE);
+        let applies = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/apply"));
+        let kept = replicas::without_loss(&change, live.unwrap_or(0), applies);
+        let kept = kept.map_err(|why| {
+            self.refuse(&format!(
+                "replicas_lost: helm asked to PATCH {path}, and how many pods that leaves cannot be read: {why}"
+            ))
+        })?;
+        Ok(kept.into())
     }
 
     async fn passed_on(&self, request: Request<Incoming>) -> Response<Body> {
@@ -297,6 +327,10 @@ impl HelmProxy {
                 let code = StatusCode::PAYLOAD_TOO_LARGE;
                 return failure(code, "RequestEntityTooLarge", &error.to_string());
             }
+        };
+        let body = match self.with_its_pods(&head, body).await {
+            Ok(body) => body,
+            Err(refused) => return refused,
         };
         let path = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
         let mut out = Request::new(Body::from(body));
@@ -322,21 +356,20 @@ impl HelmProxy {
                 head.version = http::Version::HTTP_11;
                 Response::from_parts(head, body)
             }
-            Err(error) => {
-                // As helm's errors are read, see `HelmError::Transient`.
-                let why = format!(
-                    "the server is currently unable to handle the request: {}",
-                    api::Trouble::from(error)
-                );
-                failure(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", &why)
-            }
+            Err(error) => unable(&api::Trouble::from(error)),
         }
     }
 }
 
+/// As helm's errors are read, see `HelmError::Transient`.
+fn unable(trouble: &api::Trouble) -> Response<Body> {
+    let why = format!("the server is currently unable to handle the request: {trouble}");
+    failure(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", &why)
+}
+
 /// The word of a text of [`HelmProxy::refused`] for a metric.
 pub(super) fn reason(refused: &str) -> &'static str {
-    let known = ["foreign_namespace", "cluster_scoped"];
+    let known = ["foreign_namespace", "cluster_scoped", "replicas_lost"];
     let mut known = known.into_iter();
     known
         .find(|reason| refused.starts_with(reason))

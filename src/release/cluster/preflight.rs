@@ -13,6 +13,7 @@ use super::checks::{self, Allowed, Obstacle};
 use super::facts::status_of;
 use super::granted;
 use super::helm_version;
+use super::replicas::{self, KeptReplicas};
 use super::rights;
 use super::rights::Rights;
 use super::turn;
@@ -226,13 +227,16 @@ impl Cluster {
                 ));
             }
         }
+        let kept = self.kept_replicas(&bad, &target, &scoped.scope).await?;
+        let remarks = replicas::remarks(&kept);
+        *self.scaled.lock().unwrap_or_else(PoisonError::into_inner) = remarks;
         if plan.is_rehearsal {
             self.say_what_evidence_lacks(self.oldest_rights(plan))
                 .await?;
         }
         let Some(first) = obstacles.first() else {
             if !plan.is_rehearsal {
-                let mut lines = checks::loses_replicas(&objects, &target);
+                let mut lines: Vec<String> = kept.iter().filter_map(KeptReplicas::line).collect();
                 let namespace = self.hub.namespace().as_str();
                 lines.extend(checks::not_restarted(
                     &bad,

@@ -50,6 +50,7 @@ impl Scoped {
                 .into_iter()
                 .map(|(path, object)| (path, object.body.clone()))
                 .collect(),
+            keeps_pods: BTreeSet::new(),
         }
     }
 }
@@ -100,7 +101,9 @@ impl Cluster {
             return Err(Refusal::prevented(first.reason, text).into());
         }
         let policy = &self.policy;
-        let reach = scoped.reach(self.hub.namespace().as_str(), &policy.may);
+        let mut reach = scoped.reach(self.hub.namespace().as_str(), &policy.may);
+        let kept = self.kept_replicas(&bad, &target, &scoped.scope).await?;
+        reach.keeps_pods = kept.into_iter().map(|one| one.path).collect();
         let client = self.hub.acting()?.clone();
         let proxy = HelmProxy::new(client, reach, policy).await;
         let proxy = proxy.map_err(|error| {

@@ -83,6 +83,21 @@ impl Scope {
         }
     }
 
+    /// With kinds in namespaces: version, kind and plural.
+    #[cfg(test)]
+    pub(super) fn for_tests(own: &str, kinds: &[(&str, &str, &str)]) -> Self {
+        let mut scope = Self::built_in(own);
+        for (version, kind, plural) in kinds {
+            let resource = Resource {
+                plural: (*plural).to_owned(),
+                is_namespaced: true,
+            };
+            let kind = ((*version).to_owned(), (*kind).to_owned());
+            scope.kinds.insert(kind, resource);
+        }
+        scope
+    }
+
     /// As the cluster says, of the kinds of these objects.
     pub(super) async fn of(
         hub: &Hub,
@@ -217,6 +232,17 @@ impl Scope {
 
     /// The path of an object that lives in no namespace.
     fn path(&self, object: &Object) -> Option<String> {
+        self.path_below(object, "")
+    }
+
+    /// The path of an object that lives in the release's namespace; `None` for others, and where the cluster does not
+    /// have the kind.
+    pub(super) fn path_in_own(&self, object: &Object) -> Option<String> {
+        let below = format!("namespaces/{}/", self.own);
+        (self.place(object) == Place::Own).then(|| self.path_below(object, &below))?
+    }
+
+    fn path_below(&self, object: &Object, below: &str) -> Option<String> {
         let plural = &self.resource(object)?.plural;
         let (api_version, name) = (&object.api_version, &object.name);
         let root = if api_version.contains('/') {
@@ -224,7 +250,7 @@ impl Scope {
         } else {
             "api"
         };
-        Some(format!("/{root}/{api_version}/{plural}/{name}"))
+        Some(format!("/{root}/{api_version}/{below}{plural}/{name}"))
     }
 
     /// Groups and plurals of the kinds in no namespace that a rollback may change.

@@ -163,9 +163,18 @@ pub(super) struct PodRow {
     /// Whether a container's last end was for lack of memory.
     pub(super) out_of_memory: bool,
     pub(super) ip: Option<IpAddr>,
-    pub(super) ports: Vec<(Box<str>, u16)>,
+    pub(super) ports: Vec<PortRow>,
     /// What its containers run.
     pub(super) images: Vec<ImageRow>,
+}
+
+/// A port of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PortRow {
+    pub(super) container: Box<str>,
+    /// Empty when it has none.
+    pub(super) name: Box<str>,
+    pub(super) number: u16,
 }
 
 /// What a container runs.
@@ -260,10 +269,16 @@ impl PodRow {
                 .into_iter()
                 .flat_map(|spec| &spec.containers)
                 .take(MAX_CONTAINERS)
-                .flat_map(|container| container.ports.iter().flatten())
-                .filter_map(|port| {
-                    let number = u16::try_from(port.container_port).ok()?;
-                    Some((port.name.as_deref().unwrap_or_default().into(), number))
+                .flat_map(|container| {
+                    let ports = container.ports.iter().flatten();
+                    ports.map(|port| (container.name.as_str(), port))
+                })
+                .filter_map(|(container, port)| {
+                    Some(PortRow {
+                        container: container.into(),
+                        name: port.name.as_deref().unwrap_or_default().into(),
+                        number: u16::try_from(port.container_port).ok()?,
+                    })
                 })
                 .take(MAX_PORTS)
                 .collect(),

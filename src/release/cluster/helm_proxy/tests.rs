@@ -19,11 +19,14 @@ use crate::permit::Held;
 
 const ROLE: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles/reader";
 
+const WEB: &str = "/apis/apps/v1/namespaces/shop/deployments/web";
+
 fn reach() -> Reach {
     Reach {
         namespaces: ["shop".to_owned(), "tools".to_owned()].into(),
         cluster_scoped: [("storage.k8s.io".to_owned(), "storageclasses".to_owned())].into(),
         left_alone: [(ROLE.to_owned(), json!({"kind": "ClusterRole"}))].into(),
+        keeps_pods: [WEB.to_owned()].into(),
     }
 }
 
@@ -167,11 +170,16 @@ async fn note(State(seen): State<Seen>, request: axum::extract::Request) -> &'st
 
 /// What the proxy answers, without its end of the connection.
 async fn asked(proxy: &HelmProxy, password: &str, rest: &str) -> String {
+    sent(proxy, password, rest, "text/plain", "body").await
+}
+
+async fn sent(proxy: &HelmProxy, password: &str, rest: &str, kind: &str, body: &str) -> String {
+    let length = body.len();
     let credentials = STANDARD.encode(format!("helm:{password}"));
     let (method, rest) = rest.split_once(' ').unwrap();
     let head = format!(
         "{method} http://kubernetes{rest} HTTP/1.1\r\nHost: kubernetes\r\nProxy-Authorization: Basic {credentials}\r\n\
-         Impersonate-User: root\r\nAuthorization: Bearer stolen\r\nX-Of-Helm: yes\r\nConnection: close\r\nContent-Length: 4\r\n\r\nbody"
+         Impersonate-User: root\r\nAuthorization: Bearer stolen\r\nX-Of-Helm: yes\r\nConnection: close\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n{body}"
     );
     let mut stream = TcpStream::connect(proxy.listener.local_addr().unwrap())
         .await
@@ -245,6 +253,55 @@ async fn only_what_is_allowed_arrives_and_with_our_own_credentials() {
     let file = proxy.kubeconfig().to_owned();
     drop(proxy);
     assert!(!file.exists());
+}
+
+#[tokio::test]
+async fn a_workload_keeps_the_pods_that_an_autoscaler_has_made() {
+    let seen = Seen::default();
+    let live = || async { r#"{"spec": {"replicas": 40}}"# };
+    let routes = Router::new()
+        .route(WEB, axum::routing::get(live).patch(note))
+        .fallback(note)
+        .with_state(Arc::clone(&seen));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let _serving = tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() });
+    let config = kube::Config::new(format!("http://{address}").parse().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let policy = policy(Permit::always(), folder.path());
+    let proxy = HelmProxy::new(Client::try_from(config).unwrap(), reach(), &policy);
+    let proxy = proxy.await.unwrap();
+    let password = proxy.password.clone();
+    let patch = async |path: &str, kind: &str, body: &str| {
+        let request = format!("PATCH {path}?fieldManager=helm");
+        let answer = sent(&proxy, &password, &request, kind, body).await;
+        let last = seen.lock().unwrap().pop();
+        (answer, last.unwrap_or_default())
+    };
+    let (merge, apply) = (
+        "application/strategic-merge-patch+json",
+        "application/apply-patch+yaml",
+    );
+    let two = r#"{"spec":{"replicas":2}}"#;
+    for (path, kind, body, arrives) in [
+        (WEB, merge, two, r#"{"spec":{"replicas":40}}"#),
+        (WEB, apply, two, r#"{"spec":{"replicas":40}}"#),
+        (WEB, merge, r#"{"spec":{}}"#, r#"{"spec":{}}"#),
+        (WEB, apply, r#"{"spec":{}}"#, r#"{"spec":{"replicas":40}}"#),
+        // Another workload, which nobody scales.
+        (&WEB.replace("web", "api"), merge, two, two),
+    ] {
+        let (answer, last) = patch(path, kind, body).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        let expected = format!("PATCH {path}?fieldManager=helm x-of-helm=yes {arrives}");
+        assert_eq!(last, expected);
+    }
+    let (answer, last) = patch(WEB, apply, "spec: {replicas: 2}").await;
+    assert!(
+        answer.starts_with("HTTP/1.1 403 ") && last.is_empty(),
+        "{answer}"
+    );
+    assert_eq!(reason(&proxy.refused().unwrap()), "replicas_lost");
 }
 
 #[tokio::test]

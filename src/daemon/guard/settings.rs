@@ -1,0 +1,165 @@
+//! Settings that a revision or a rollback changes for pods that run on.
+//!
+//! Where only a ConfigMap or a Secret changes, no pod is made anew. A kubelet brings what is mounted to its pods by and by;
+//! what else reads it goes on with what it read when it started.
+
+use std::time::Duration;
+
+use super::Guard;
+use crate::release::change::NotRestarted;
+use crate::rollout::Phase;
+use crate::units::{Namespace, Revision};
+
+/// A kubelet looks at a pod at least every minute, somewhat spread, and takes what its watch of the ConfigMap knows then.
+const BROUGHT_WITHIN: Duration = Duration::from_secs(90);
+
+/// How long the release must be well afterwards, see [`crate::verdict::Verification`].
+const CALM: Duration = Duration::from_secs(15);
+
+/// Workloads that are named.
+const MAX_NAMED: usize = 3;
+
+impl Guard {
+    /// Workloads whose pods run on although a revision changed what they read.
+    fn not_restarted(
+        &self,
+        revision: Option<Revision>,
+        before: Option<Revision>,
+    ) -> Vec<NotRestarted> {
+        let both = revision.zip(before);
+        both.map_or_else(Vec::new, |(revision, before)| {
+            self.facts.borrow().facts.not_restarted(revision, before)
+        })
+    }
+
+    /// Those that the rollback at hand leaves running.
+    fn not_restarted_by_rollback(&self) -> Vec<NotRestarted> {
+        let Phase::Verifying(case) = self.state.rollout.phase() else {
+            return Vec::new();
+        };
+        self.not_restarted(case.made, Some(case.revision))
+    }
+
+    /// Whether pods may still get what the rollback changed.
+    pub(super) fn settings_may_still_come(&self) -> bool {
+        let case = self.state.rollout.phase().case();
+        let turned = case.and_then(|case| case.turned);
+        let is_early = turned.is_some_and(|at| self.now().since(at) < BROUGHT_WITHIN + CALM);
+        is_early
+            && self
+                .not_restarted_by_rollback()
+                .iter()
+                .any(|one| one.is_mounted)
+    }
+
+    /// Says when a rollback begins to be verified that pods do not have its settings yet.
+    pub(super) fn tell_of_old_settings(&mut self) {
+        let waits = mounting(&self.not_restarted_by_rollback());
+        if waits.is_empty() {
+            return;
+        }
+        let text = format!(
+            "Its pods still have the old settings: the rollback changes what {waits} mounts, and not its template; a kubelet brings it to them within {} s, and the verification waits for that",
+            BROUGHT_WITHIN.as_secs()
+        );
+        self.remark_settings(&text);
+    }
+
+    /// Says the same of a revision that appears.
+    pub(super) fn tell_of_new_settings(&mut self, revision: Revision) {
+        let serving = self.state.rollout.phase().case();
+        let serving = serving.and_then(|case| case.serving);
+        let waits = mounting(&self.not_restarted(Some(revision), serving));
+        if waits.is_empty() {
+            return;
+        }
+        let text = format!(
+            "Revision {revision} changes what {waits} mounts, and not its template: its pods have the old settings for up to {} s",
+            BROUGHT_WITHIN.as_secs()
+        );
+        self.remark_settings(&text);
+    }
+
+    fn remark_settings(&mut self, text: &str) {
+        self.state.rollout.remark(self.now(), text);
+        self.keep_entries();
+        self.publish();
+    }
+
+    /// Why a revision that passed may not have been met by any pod, if so: the analysis was over before its settings came.
+    pub(super) fn ended_before_settings(&self, took: Duration) -> Option<String> {
+        let case = self.state.rollout.phase().case()?;
+        let waits = mounting(&self.not_restarted(Some(case.revision), case.serving));
+        let least = BROUGHT_WITHIN + CALM;
+        (took < least && !waits.is_empty()).then(|| {
+            format!(
+                "its pods may still have the old settings: a kubelet brings what {waits} mounts within {} s, and the analysis took {} s; set release.rollback.watch to {} s or more",
+                BROUGHT_WITHIN.as_secs(),
+                took.as_secs(),
+                least.as_secs()
+            )
+        })
+    }
+
+    /// What is to be said where the same still fails after a rollback, and its pods may have the settings that failed.
+    pub(super) fn old_settings(&self, failing: &str) -> Option<String> {
+        let all = self.not_restarted_by_rollback();
+        still_old(failing, &all, &self.setup.release.namespace)
+    }
+}
+
+fn mounting(all: &[NotRestarted]) -> String {
+    let mounted = all.iter().filter(|one| one.is_mounted);
+    named(mounted.map(|one| format!("{} {}", one.kind, one.name)))
+}
+
+fn named(all: impl Iterator<Item = String>) -> String {
+    let mut names: Vec<String> = all.collect();
+    let more = names.len().saturating_sub(MAX_NAMED);
+    names.truncate(MAX_NAMED);
+    if more > 0 {
+        names.push(format!("{more} more"));
+    }
+    names.join(", ")
+}
+
+fn still_old(failing: &str, all: &[NotRestarted], namespace: &Namespace) -> Option<String> {
+    let command = |one: &NotRestarted| {
+        format!(
+            "kubectl rollout restart {}/{} --namespace {namespace}",
+            one.kind.to_lowercase(),
+            one.name
+        )
+    };
+    (!all.is_empty()).then(|| {
+        format!(
+            "{failing}; its pods still have the old settings, unless they read them anew while they run: {}",
+            named(all.iter().map(command))
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_restarted_is_named_with_the_command() {
+        let one = |name: &str, is_mounted: bool| NotRestarted {
+            kind: "Deployment".into(),
+            name: name.into(),
+            is_mounted,
+        };
+        let all = [one("a", true), one("b", false), one("c", true)];
+        assert_eq!(mounting(&all), "Deployment a, Deployment c");
+        let many: Vec<NotRestarted> = (0..9).map(|_| one("a", true)).collect();
+        assert!(mounting(&many).ends_with(", 6 more"));
+        let namespace = Namespace::new("shop");
+        assert_eq!(still_old("db 1/1", &[], &namespace), None);
+        let expected = "db 1/1; its pods still have the old settings, unless they read them anew while they run: kubectl rollout restart deployment/b --namespace shop";
+        assert_eq!(
+            still_old("db 1/1", &all[1..2], &namespace).as_deref(),
+            Some(expected)
+        );
+    }
+}

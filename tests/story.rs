@@ -450,7 +450,7 @@ fn a_database_that_fails_keeps_what_needs_it_and_condemns_what_does_not_say_so()
         (&of(0)["of"], &of(1)["of"]),
         (&json!("before"), &json!("since"))
     );
-    assert!(of(1)["answers"].as_u64() > Some(100), "{latencies}");
+    assert!(of(1)["answers"].as_u64() > Some(0), "{latencies}");
     // Its contents were turned back, and fail like those before them.
     assert_eq!(
         without.ending_of(2).as_deref(),

@@ -93,11 +93,7 @@ pub(in crate::daemon) struct State {
     #[serde(default, deserialize_with = "if_readable")]
     pub(super) baked: Option<BakeOutcome>,
     /// Of the analysis that runs, or of the last one.
-    #[serde(
-        default,
-        deserialize_with = "if_readable",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, deserialize_with = "if_readable")]
     pub(super) latencies: Option<AnalysisLatencies>,
 }
 

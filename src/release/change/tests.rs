@@ -231,7 +231,11 @@ fn a_service_selects_one_colour() {
     // Of another workload nothing is known.
     let web = service("web", "blue");
     for host in ["web", "web.shop.svc", "shop.example.com", "10.1.2.3"] {
-        assert_eq!(selected(&[web.clone()], host), ["blue", "other"], "{host}");
+        assert_eq!(
+            selected(std::slice::from_ref(&web), host),
+            ["blue", "other"],
+            "{host}"
+        );
     }
     let both = [web, service("preview", "green")];
     assert_eq!(selected(&both, "web.shop"), ["blue", "other"]);

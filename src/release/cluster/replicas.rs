@@ -185,12 +185,9 @@ pub(super) fn without_loss(change: &[u8], live: i64, applies: bool) -> Result<Ve
         Some(Some(said)) => said < live,
     };
     if takes && live > 0 {
-        match change.pointer_mut("/spec") {
-            Some(Value::Object(spec)) => {
-                spec.insert("replicas".into(), json!(live));
-            }
-            // Nothing is said of pods at all.
-            _ => {}
+        // Without it nothing is said of pods at all.
+        if let Some(Value::Object(spec)) = change.pointer_mut("/spec") {
+            spec.insert("replicas".into(), json!(live));
         }
     }
     Ok(change.to_string().into_bytes())

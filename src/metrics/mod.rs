@@ -33,7 +33,7 @@ pub use objectives::Objectives;
 pub use own::{Handler, Metrics, Refusal};
 pub use page::{Series, write_page};
 pub use reasons::{ReasonSet, possible_reasons};
-pub use releases::{ENDINGS, PHASES, READY, Releases, Seen, Standing};
+pub use releases::{ENDINGS, PHASES, Releases, Seen, Standing};
 pub use webhook::{Action, CAPACITY as WEBHOOK_CAPACITY, Waits, Webhook};
 
 /// Packs a page at the fastest level, which already makes it about a tenth.

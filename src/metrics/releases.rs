@@ -1,5 +1,8 @@
 //! The series of guarded releases: where each stands, and how its revisions ended.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, Result};
 
 use super::own::add;
@@ -46,27 +49,6 @@ const STEPS: [&str; 6] = [
     "complete",
     "verify",
     "total",
-];
-
-/// Why a release could not be turned back; an empty reason says that it could.
-pub const READY: [&str; 17] = [
-    "",
-    "no_target",
-    "overtaken",
-    "pending",
-    "target_gone",
-    "failed",
-    "storage",
-    "helm",
-    "unreadable",
-    "manifest",
-    "denied",
-    "migrations",
-    "kept_by_another",
-    "deletes_data",
-    "immutable",
-    "unknown_kind",
-    "rights",
 ];
 
 /// Why the pods of a release are not asked directly.
@@ -120,6 +102,8 @@ pub struct Releases {
     endings: IntCounterVec,
     steps: GaugeVec,
     rollback_ready: IntGaugeVec,
+    /// The reason of each release that is on the page, by namespace and release: only one of them holds.
+    ready_reasons: Mutex<HashMap<(String, String), String>>,
     pods_not_probed: IntGaugeVec,
     unreadable: IntGaugeVec,
     blind: IntGaugeVec,
@@ -204,6 +188,7 @@ impl Releases {
                     &["namespace", "release", "step"],
                 ),
             )?,
+            ready_reasons: Mutex::default(),
             rollback_ready: add(
                 registry,
                 IntGaugeVec::new(
@@ -300,11 +285,12 @@ impl Releases {
 
     /// Says whether the newest revision could be turned back; an empty reason says yes.
     pub fn ready(&self, namespace: &str, release: &str, reason: &str) {
-        // One series at a time: the reason that no longer holds goes away.
         self.forget_ready(namespace, release);
         self.rollback_ready
             .with_label_values(&[namespace, release, reason])
             .set(i64::from(reason.is_empty()));
+        let place = (namespace.to_owned(), release.to_owned());
+        self.reasons().insert(place, reason.to_owned());
     }
 
     /// Says how long a step of the last rollback took; `None` takes it away.
@@ -317,12 +303,17 @@ impl Releases {
     }
 
     fn forget_ready(&self, namespace: &str, release: &str) {
-        for reason in READY {
-            drop(
-                self.rollback_ready
-                    .remove_label_values(&[namespace, release, reason]),
-            );
+        let place = (namespace.to_owned(), release.to_owned());
+        if let Some(reason) = self.reasons().remove(&place) {
+            let labels = [namespace, release, reason.as_str()];
+            drop(self.rollback_ready.remove_label_values(&labels));
         }
+    }
+
+    fn reasons(&self) -> MutexGuard<'_, HashMap<(String, String), String>> {
+        self.ready_reasons
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says how many probes do not ask pods directly for one of the reasons `not_set`, `no_port`, `unclear` and
@@ -411,6 +402,26 @@ mod tests {
     use prometheus::TextEncoder;
 
     use super::*;
+
+    #[test]
+    fn one_reason_holds_whatever_it_is_called_and_it_goes_with_the_release() {
+        let registry = Registry::new();
+        let releases = Releases::new(&registry).unwrap();
+        let reasons = || {
+            let page = TextEncoder::new()
+                .encode_to_string(&registry.gather())
+                .unwrap();
+            let lines = page.lines();
+            let ready = lines.filter(|line| line.starts_with("leadsman_rollback_ready{"));
+            ready.map(str::to_owned).collect::<Vec<_>>()
+        };
+        releases.ready("shop", "web", "a_new_reason");
+        releases.ready("shop", "web", "");
+        let of = "leadsman_rollback_ready{namespace=\"shop\",reason=\"\",release=\"web\"} 1";
+        assert_eq!(reasons(), [of]);
+        releases.forget("shop", "web");
+        assert!(reasons().is_empty());
+    }
 
     #[test]
     fn one_mode_is_in_force_the_others_are_not_and_all_go_with_the_release() {

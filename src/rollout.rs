@@ -507,9 +507,15 @@ impl Rollout {
                 Clock::Runs(_) => {}
             }
         }
-        let end = case.ends(&self.phase, &self.limits, self.counts_since());
+        let end = self.phase_ends()?;
         let late = case.next_late(self.since);
         Some(late.map_or(end, |late| late.min(end)))
+    }
+
+    /// When the phase ends at the latest, whatever is due before.
+    pub fn phase_ends(&self) -> Option<Time> {
+        let case = self.phase.case()?;
+        Some(case.ends(&self.phase, &self.limits, self.counts_since()))
     }
 
     /// Since when the time of the phase counts.

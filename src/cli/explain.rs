@@ -276,6 +276,10 @@ fn show(recording: &Recording, watch: &Watch, trace: &[f64], causes: &[Causes]) 
         1 => say!("  Learned from 1 kept rollout what is normal while it warms up."),
         many => say!("  Learned from {many} kept rollouts what is normal while it warms up."),
     }
+    let longest = recording.head.start.learned.longest_s;
+    if longest > 0.0 {
+        say!("  Of those, the longest rollout was complete after {longest:.0} s.");
+    }
     if let Some(coverage) = watch.coverage() {
         say!(
             "  {:.0} % of the soundings could be used.",

@@ -20,6 +20,9 @@ pub struct Learned {
     /// From how many rollouts.
     #[serde(default)]
     pub rollouts: u32,
+    /// Seconds until the longest of them was complete; nothing is decided by it.
+    #[serde(default)]
+    pub longest_s: f64,
     /// New pods' counted results, by the age classes of the rule.
     pub pods: [Counts; AGES],
     /// Results of all endpoints through the Service, by phase.

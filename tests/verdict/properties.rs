@@ -84,6 +84,7 @@ fn fired(watch: &Watch) -> u32 {
 fn learned_clean(endpoints: usize, results: u64) -> Learned {
     Learned {
         rollouts: 5,
+        longest_s: 0.0,
         pods: [(0, results); 6],
         pool: [(0, results); 3],
         endpoints: vec![[(0, results); 3]; endpoints],

@@ -352,6 +352,7 @@ impl StreamLearned {
         let service = |name: &str| self.service.get(name).copied().unwrap_or_default();
         Learned {
             rollouts: 0,
+            longest_s: 0.0,
             pods: self.pods,
             pool: service("*"),
             endpoints: names.iter().map(|name| service(name)).collect(),

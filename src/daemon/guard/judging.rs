@@ -294,6 +294,7 @@ impl Guard {
         lines.extend(self.state.entries.back().cloned().map(Line::Entry));
         self.record(&lines);
         self.tell_of_new_settings(revision);
+        self.tell_of_long_rollouts();
         self.ask_pods();
     }
 
@@ -650,7 +651,7 @@ impl Guard {
 
     /// Whether the pods that the rollback brings back may not be there yet although nothing is seen to be missing.
     fn may_still_come(&self) -> bool {
-        let left = self.state.rollout.deadline();
+        let left = self.state.rollout.phase_ends();
         let left = left.map_or(Duration::ZERO, |at| at.since(self.now()));
         // A kubelet is given less than the phase has, whatever is due before its end.
         self.facts.borrow().facts.indirect && left > ONCE_MORE || self.settings_may_still_come()

@@ -80,6 +80,19 @@ impl Guard {
         self.remark_settings(&text);
     }
 
+    /// Says when an analysis may be over before the rollout is complete, by what the last kept rollouts took.
+    pub(super) fn tell_of_long_rollouts(&mut self) {
+        let rule = &self.setup.release.guard.rule;
+        let took = self.state.taught.iter().map(|one| one.rollout_s);
+        if let Some(text) = too_short(
+            took.fold(0.0, f64::max),
+            rule.longest_s(),
+            rule.after_complete_s,
+        ) {
+            self.remark_settings(&text);
+        }
+    }
+
     fn remark_settings(&mut self, text: &str) {
         self.state.rollout.remark(self.now(), text);
         self.keep_entries();
@@ -106,6 +119,19 @@ impl Guard {
         let all = self.not_restarted_by_rollback();
         still_old(failing, &all, &self.setup.release.namespace)
     }
+}
+
+/// What is to be said where a rollout that takes as long as earlier ones leaves too little of the analysis, if so: all in
+/// seconds.
+fn too_short(took: f64, longest: f64, after_complete: f64) -> Option<String> {
+    // As many results as half of that time brings are too few to meet the new pods.
+    let is_short = took > 0.0 && took + after_complete / 2.0 > longest;
+    let needed = (took + after_complete).ceil();
+    is_short.then(|| {
+        format!(
+            "A rollout of this release has taken {took:.0} s, and the analysis ends after {longest:.0} s: where this one takes as long, nothing can be said; set release.rollback.watch_max to {needed:.0} s or more"
+        )
+    })
 }
 
 fn mounting(all: &[NotRestarted]) -> String {
@@ -142,6 +168,14 @@ fn still_old(failing: &str, all: &[NotRestarted], namespace: &Namespace) -> Opti
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_analysis_that_earlier_rollouts_outlast_is_said_to_be_too_short() {
+        assert_eq!(too_short(0.0, 10.0, 120.0), None);
+        assert_eq!(too_short(240.0, 300.0, 120.0), None);
+        let text = too_short(250.0, 300.0, 120.0).unwrap_or_default();
+        assert!(text.ends_with("watch_max to 370 s or more"), "{text}");
+    }
 
     #[test]
     fn what_is_not_restarted_is_named_with_the_command() {

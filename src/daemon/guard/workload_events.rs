@@ -160,6 +160,7 @@ impl Guard {
             sum.1 = sum.1.saturating_add(*n);
         };
         for taught in &self.state.taught {
+            learned.longest_s = learned.longest_s.max(taught.rollout_s);
             for (sum, counts) in learned.pods.iter_mut().zip(&taught.pods) {
                 add(sum, counts);
             }

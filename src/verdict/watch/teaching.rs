@@ -15,6 +15,9 @@ pub struct Teaching {
     pub pool: [Counts; PHASES],
     /// The same of each endpoint.
     pub endpoints: Vec<(Box<str>, [Counts; PHASES])>,
+    /// Seconds from the revision's appearance until its rollout was complete; 0 where nobody saw that.
+    #[serde(default)]
+    pub rollout_s: f64,
     /// Of each workload whose template changed.
     pub workloads: Vec<WorkloadTeaching>,
 }
@@ -56,6 +59,7 @@ impl Watch {
                 .iter()
                 .map(|endpoint| (endpoint.name.clone(), endpoint.by_phase))
                 .collect(),
+            rollout_s: self.settled_at().unwrap_or(0.0),
             workloads,
         })
     }

@@ -186,6 +186,23 @@ fn a_watch_says_what_it_does_not_judge_and_why() {
 }
 
 #[test]
+fn what_people_should_know_of_a_release_is_shown() {
+    with_page(|page| {
+        page.put(state("steady").to_string());
+        page.open(1200, "light");
+        page.until(
+            "the release is open",
+            "document.querySelector('.release[open] .probe') !== null",
+        );
+        let known = [
+            "Worth knowing",
+            "An autoscaler, noon, scales Deployment web",
+        ];
+        assert_says(page, &known);
+    });
+}
+
+#[test]
 fn latencies_of_before_and_since_stand_on_one_scale() {
     with_page(|page| {
         for (name, says) in [

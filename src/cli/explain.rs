@@ -44,7 +44,7 @@ pub struct ExplainArgs {
 }
 
 const ABOUT: &str = "\
-A recording holds logs of pods and differences of values, with secrets hidden, so a daemon gives it only to who has a
+A recording holds logs of pods and differences of values, with secrets hidden, so a daemon gives it only to a caller with a
 token. What is a file here, or has a / or the ending .jsonl in its name, is taken for a file; anything else is a release.
 
 Exit code: 0; 1 when there is no such release or recording; 2 when it cannot be read; 3 when no daemon answers.

@@ -34,7 +34,8 @@ pub(crate) struct GateArgs {
 
 const ABOUT: &str = "\
 Exit code:
-    0  healthy: the revision was watched and kept; or unchanged: it has the contents that serve already
+    0  healthy: the revision was watched and kept, and its bake is not waited for; or unchanged: it has the contents
+       that serve already
    10  it made things worse, and the release was turned back
    11  it made things worse and is still there: the rollback was refused or failed, the limit of the day is
        reached, it is a first revision, or the mode is observe

@@ -212,7 +212,7 @@ fn say_bake(bake: &Value) {
     let revision = bake["revision"].as_u64().unwrap_or(0);
     let (since, until, words) = (time("since"), time("until"), text(bake, "text"));
     match text(bake, "state") {
-        "baking" => say!("  Revision {revision} bakes since {since}, until {until}: {words}"),
+        "baking" => say!("  Revision {revision} bakes ({since} to {until}): {words}"),
         state => say!("  Bake of revision {revision} ended at {until}, {state}: {words}"),
     }
 }

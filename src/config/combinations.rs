@@ -89,7 +89,7 @@ pub(super) fn of_guard(
     let needed = Duration::from_secs_f64(BAKE_BLOCKS * Rule::default().bake_block_s);
     if times.bake != BakeAction::Off && left <= needed {
         let message = format!(
-            "the bake ends {} after the shortest watch, and errors show in it after more than {}: only restarts can end it",
+            "the bake ends {} after the shortest watch, and errors show in it after more than {}: only restarts can raise an alarm",
             shown(left),
             shown(needed)
         );
@@ -132,7 +132,7 @@ fn of_results(
         notes.hint(path, place, message, help);
     } else if results < FEW_RESULTS {
         let message = format!(
-            "in a watch of {} each probe has {results:.0} results: little but an endpoint that is dead can show",
+            "in a watch of {} each probe has {results:.0} results: so few show little more than a dead endpoint",
             shown(times.watch)
         );
         notes.hint(path, place, message, help);

@@ -253,7 +253,7 @@ fn kinds(table: &mut Table, key: &'static str, example: &str, notes: &mut Notes)
             }
             Some(_) | None => notes.mistake(
                 &item,
-                "is no kind of object",
+                "is not a valid kind of object",
                 format!("write it as in a manifest, as \"{example}\""),
             ),
         }
@@ -296,7 +296,7 @@ fn points(text: &str, item: &Item, notes: &mut Notes) -> Option<f64> {
         Some(_) | None => {
             notes.mistake(
                 item,
-                format!("{text:?} is no increase in percentage points"),
+                format!("{text:?} is not an increase in percentage points"),
                 format!("write \"2%\"; from {least}% to {most}%"),
             );
             None

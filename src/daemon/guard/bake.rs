@@ -355,7 +355,7 @@ impl Guard {
     }
 
     fn bake_is_inconclusive(&mut self, ended: &RevisionBake, now: Time) {
-        let text = "too few results could be used, so it is not known to be good by its bake";
+        let text = "too few results could be used, so the bake says nothing";
         self.state.doubtful = true;
         let remark = format!("Bake of revision {}: {text}", ended.analysis.revision);
         self.bake_has_ended(ended, BakeEnd::Coverage, text.into(), &remark, now);

@@ -25,7 +25,7 @@ const REASONS: [(&str, &str); 4] = [
     ),
     (
         "no_answer",
-        "the pods do not answer us, as behind a NetworkPolicy or a mesh whose mTLS is STRICT; let Leadsman's pod reach them",
+        "the pods do not answer Leadsman, as behind a NetworkPolicy or a mesh whose mTLS is STRICT; let Leadsman's pod reach them",
     ),
 ];
 

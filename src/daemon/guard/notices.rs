@@ -78,7 +78,7 @@ impl Guard {
     fn how_far(&self) -> &'static str {
         let facts = Arc::clone(&self.facts.borrow().facts);
         if self.is_rolled_out(&facts).is_none() {
-            "with which helm is done"
+            "whose rollout cannot be seen"
         } else {
             "whose rollout is complete"
         }

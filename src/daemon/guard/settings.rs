@@ -129,7 +129,7 @@ fn too_short(took: f64, longest: f64, after_complete: f64) -> Option<String> {
     let needed = (took + after_complete).ceil();
     is_short.then(|| {
         format!(
-            "A rollout of this release has taken {took:.0} s, and the analysis ends after {longest:.0} s: where this one takes as long, nothing can be said; set release.rollback.watch_max to {needed:.0} s or more"
+            "A rollout of this release has taken {took:.0} s, and the analysis ends after {longest:.0} s: if this one takes as long, too little is left to judge it; set release.rollback.watch_max to {needed:.0} s or more"
         )
     })
 }

@@ -20,7 +20,7 @@ const OVERTAKEN: Duration = Duration::from_secs(10);
 /// Contents that come back so soon after a rollback were not mended.
 const BROUGHT_BACK: Duration = Duration::from_secs(600);
 
-/// Rollbacks of the same contents after which whoever brings them back with Helm's command is no person who tries once more.
+/// After this many rollbacks of the same contents, Helm's command that brings them back is taken for an automaton.
 const TRIES: usize = 2;
 
 /// A rehearsal is repeated after that: rights and helm may have changed.

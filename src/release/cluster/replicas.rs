@@ -1,4 +1,4 @@
-//! Numbers of pods that somebody else than Helm has set: an autoscaler, which may be in no chart, or a person.
+//! Numbers of pods that Helm has not set, but an autoscaler, which may be in no chart, or a person.
 //!
 //! Helm writes the number of the target's manifest, or takes its own one away. At noon that is two pods instead of forty,
 //! and the Deployment's controller stops the others within milliseconds: to scale up again afterwards comes too late. So
@@ -21,7 +21,7 @@ const MAX_SCALERS: u32 = 500;
 /// Workloads that are named.
 const MAX_NAMED: usize = 10;
 
-/// So many times as many pods as the chart says are there by somebody's will, also where no autoscaler can be seen.
+/// This many times the pods of the chart are taken as meant, also where no autoscaler can be seen.
 const MANY_TIMES: i64 = 3;
 
 /// An autoscaler of the cluster.
@@ -51,7 +51,7 @@ impl KeptReplicas {
     fn remark(&self) -> Option<String> {
         let (scaler, workload, said) = (self.scaler.as_ref()?, &self.workload, self.said);
         Some(format!(
-            "An autoscaler, {scaler}, scales {workload}, of which the chart says {said} pods: a rollback leaves the pods that there are; leave spec.replicas out of the chart where an autoscaler is on"
+            "An autoscaler, {scaler}, scales {workload}, of which the chart says {said} pods: a rollback keeps as many pods as there are; leave spec.replicas out of a chart with an autoscaler"
         ))
     }
 
@@ -172,7 +172,7 @@ pub(super) fn remarks(kept: &[KeptReplicas]) -> Vec<String> {
 /// leaves out goes away.
 ///
 /// # Errors
-/// When the change is no JSON object, so that nobody can say how many pods it leaves.
+/// When the change is not a JSON object: how many pods it leaves is unknown then.
 pub(super) fn without_loss(change: &[u8], live: i64, applies: bool) -> Result<Vec<u8>, String> {
     let mut change: Value = serde_json::from_slice(change).map_err(|error| error.to_string())?;
     if !change.is_object() {

@@ -320,6 +320,10 @@ fn judge(
         let mut ended = rollouts.iter().rev();
         ended.find(|rollout| rollout[key].as_u64() == Some(revision))
     };
+    // A revision that was kept may be rolled back by its bake, or by a person.
+    if is_rolled_back_now(release, revision) {
+        return waits();
+    }
     if let Some(rollout) = of("revision") {
         return Look::Ended(rollout.clone());
     }
@@ -440,6 +444,12 @@ struct AtHand {
     is_settled: bool,
 }
 
+fn is_rolled_back_now(release: &Value, revision: u64) -> bool {
+    let phase = text(release, "phase");
+    release["at_hand"].as_u64() == Some(revision)
+        && matches!(phase, "preflight" | "turning_back" | "verifying")
+}
+
 /// The newest one; where that was made by turning one back, it is the one that was turned back.
 fn at_hand(release: &Value, newest: u64, rollouts: &[Value]) -> AtHand {
     let at_hand = release["at_hand"].as_u64();
@@ -495,6 +505,18 @@ mod tests {
             assert_eq!(code_of(ending), expected, "{ending}");
         }
         assert_eq!(code_of("something new"), INCONCLUSIVE);
+    }
+
+    #[test]
+    fn a_revision_that_was_kept_and_is_rolled_back_now_has_no_verdict_yet() {
+        let is_now = |phase: &str| {
+            let release = serde_json::json!({"phase": phase, "at_hand": 3});
+            is_rolled_back_now(&release, 3)
+        };
+        assert!(is_now("preflight") && is_now("turning_back") && is_now("verifying"));
+        assert!(!is_now("steady") && !is_now("watching"));
+        let other = serde_json::json!({"phase": "verifying", "at_hand": 4});
+        assert!(!is_rolled_back_now(&other, 3));
     }
 
     #[test]

@@ -10,6 +10,9 @@ use super::finding::share;
 use super::rule::{GRID, Rule, whole};
 use super::{Mark, PodState, Watch};
 
+/// A bake of a week is the longest that can be set.
+const MAX_BAKE_S: f64 = 7.0 * 86_400.0;
+
 /// The bake of a revision that passed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Bake {
@@ -31,6 +34,9 @@ pub struct Bake {
     counts: Vec<bool>,
     scheduled: u64,
     usable: u64,
+    /// Ticks in which nobody looked.
+    #[serde(default)]
+    missed: u32,
     max_mean: f64,
     alarm: Option<BakeAlarm>,
 }
@@ -87,10 +93,22 @@ impl Bake {
             counts: watch.endpoints_counted_in_bake(),
             scheduled: 0,
             usable: 0,
+            missed: 0,
             max_mean: 0.0,
             alarm: None,
             rule,
         }
+    }
+
+    /// A tick in which nobody looked, as while Leadsman did not run. It brings no results, and a bake that was not looked at
+    /// for long says nothing.
+    pub fn miss(&mut self) {
+        if self.alarm.is_some() || self.is_over() {
+            return;
+        }
+        self.missed += 1;
+        let none = vec![Mark::NotDue; self.counts.len()];
+        self.tick(&none, &[], |_| 0);
     }
 
     /// One tick: a mark for each endpoint, in their order, and the states of the revision's pods that changed.
@@ -255,8 +273,10 @@ impl Bake {
         if !self.is_over() {
             return BakeEnd::Baking;
         }
-        let usable = self.usable as f64;
-        if usable < self.rule.min_coverage * self.scheduled as f64 || self.usable == 0 {
+        let (usable, least) = (self.usable as f64, self.rule.min_coverage);
+        let looked = f64::from(self.next_tick.saturating_sub(self.missed));
+        let is_seldom = looked < least * f64::from(self.next_tick);
+        if is_seldom || usable < least * self.scheduled as f64 || self.usable == 0 {
             BakeEnd::Coverage
         } else {
             BakeEnd::Good
@@ -274,7 +294,8 @@ impl Bake {
         self.rule.check().is_ok()
             && self.recent.is_sound()
             && (0.1..=600.0).contains(&self.tick_s)
-            && self.from_s.is_finite()
+            && (0.0..=MAX_BAKE_S).contains(&self.from_s)
+            && f64::from(self.next_tick) * self.tick_s <= 2.0 * MAX_BAKE_S
             && self.failed <= self.total
             && numbers.chain([&self.tolerated]).all(|n| n.is_finite())
     }

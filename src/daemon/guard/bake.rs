@@ -3,7 +3,7 @@
 //! Invariants:
 //! - a revision that bakes is not known to be good, and its measurements are no baseline until the bake ended well. It may be
 //!   gone back to all the same, see [`crate::ledger::choose`];
-//! - time in which Leadsman was away counts as if no probe had been due;
+//! - time in which Leadsman was away brings no results, and where it was away for most of a bake, that says nothing;
 //! - the next revision ends it, unless it has the same contents.
 
 use std::sync::Arc;
@@ -148,8 +148,8 @@ impl RevisionBake {
         self.began + Duration::from_secs_f64(seconds)
     }
 
-    /// Ends the ticks that are due. Those that were missed count as if no probe had been due in them, and so does time in
-    /// which something is done about the release: it does not serve at rest then. A failure says nothing while something
+    /// Ends the ticks that are due. In those that were missed nobody looked. While something is done about the release it
+    /// does not serve at rest, which counts as if no probe had been due. A failure says nothing while something
     /// fails that its probe needs; that may have begun after the probe was heard.
     fn tick<'a>(
         &mut self,
@@ -162,7 +162,7 @@ impl RevisionBake {
         let tick = Duration::from_secs_f64(self.bake.tick_s());
         while self.next_tick() + tick <= now && self.bake.end() == BakeEnd::Baking {
             self.marks.fill(Mark::NotDue);
-            self.bake.tick(&marks, &[], |_| 0);
+            self.bake.miss();
         }
         std::mem::swap(&mut marks, &mut self.marks);
         if !is_at_rest {

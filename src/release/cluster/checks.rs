@@ -15,6 +15,8 @@ use super::scope::Scope;
 use crate::release::manifest::{self, Object};
 use crate::release::record::Record;
 
+pub(super) use data::loses_claims;
+
 /// Objects that are named in one text.
 const MAX_NAMED: usize = 5;
 

@@ -41,6 +41,10 @@ pub(super) fn services(objects: &[Object], namespace: &str) -> Vec<Indirect> {
         .take(MAX_MAKERS)
         .map(|object| format!("{} {}", object.kind, object.name))
         .collect();
+    // A Service without such a resource, beside workloads of the chart's own, is a name for what belongs to somebody else.
+    if makers.is_empty() && !own.is_empty() {
+        return Vec::new();
+    }
     let services = objects.iter().filter(|object| {
         let is_elsewhere = object
             .namespace
@@ -123,6 +127,14 @@ mod tests {
     use crate::release::manifest;
 
     const CHART: &str = "apiVersion: argoproj.io/v1alpha1\nkind: Rollout\nmetadata:\n  name: play\nspec:\n  template: {}\n---\napiVersion: v1\nkind: Service\nmetadata:\n  name: play\nspec:\n  selector: {app: play}\n---\napiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: web\nspec:\n  template: {metadata: {labels: {app: web, tier: front}}}\n---\napiVersion: v1\nkind: Service\nmetadata:\n  name: web\nspec:\n  selector: {app: web}\n---\napiVersion: v1\nkind: Service\nmetadata:\n  name: outside\nspec:\n  type: ExternalName\n";
+
+    /// As `db`, which stands for a database of somebody else: its restarts are not this chart's doing.
+    #[test]
+    fn a_service_beside_own_workloads_that_nothing_of_the_chart_can_serve_is_no_part() {
+        let (_, without_rollout) = CHART.split_once("---").unwrap();
+        let services = services(&manifest::objects(without_rollout).unwrap(), "shop");
+        assert_eq!(services, []);
+    }
 
     #[test]
     fn a_service_without_a_workload_of_the_chart_leads_to_its_pods() {

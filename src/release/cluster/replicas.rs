@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::Cluster;
 use super::api::{Trouble, ask};
+use super::checks::loses_claims;
 use super::scope::Scope;
 use crate::release::manifest::{self, Object};
 use crate::release::record::Record;
@@ -101,7 +102,8 @@ fn kept(
     let found = new.iter().filter_map(|object| {
         let path = scope.path_in_own(object)?;
         let same = |other: &&Object| scope.identity(other) == scope.identity(object);
-        let was = old.iter().find(same).and_then(number);
+        let before = old.iter().find(same);
+        let was = before.and_then(number);
         // What only the bad revision says Helm takes away, and the API server makes it 1.
         let said = number(object).or(was.map(|_| 1))?;
         let scaler = scalers
@@ -111,7 +113,10 @@ fn kept(
         let is_many = live.is_some_and(|live| {
             live >= said.max(1).saturating_mul(MANY_TIMES) && was.is_none_or(|was| was != live)
         });
-        (scaler.is_some() || is_many).then(|| KeptReplicas {
+        // Claims that go with their pods are data, so that no pod goes either.
+        let has_more = live.is_some_and(|live| live > said && was.is_none_or(|was| was != live));
+        let has_data = loses_claims(object) || before.is_some_and(loses_claims);
+        (scaler.is_some() || is_many || has_more && has_data).then(|| KeptReplicas {
             path,
             workload: format!("{} {}", object.kind, object.name),
             scaler: scaler.map(|scaler| scaler.name.clone()),
@@ -250,6 +255,25 @@ mod tests {
         // A chart that leaves the number to others is well, and more pods are no loss.
         check([None, None], 40, true, "");
         check(both, 1, true, "");
+    }
+
+    #[test]
+    fn claims_that_go_with_pods_keep_all_of_them() {
+        let scope = Scope::for_tests("shop", &[("apps/v1", "StatefulSet", "statefulsets")]);
+        let db = |policy: &str| {
+            plain(&format!(
+                "apiVersion: apps/v1\nkind: StatefulSet\nmetadata:\n  name: db\nspec:\n  replicas: 2\n  \
+                 persistentVolumeClaimRetentionPolicy:\n    whenScaled: {policy}\n  volumeClaimTemplates:\n  - metadata:\n      name: data\n"
+            ))
+        };
+        let kept_by = |policies: [&str; 2], live: i64| {
+            let [bad, target] = policies.map(db);
+            kept(Vec::new(), &bad, &target, &scope, &|_| Some(live)).len()
+        };
+        assert_eq!(kept_by(["Retain", "Delete"], 3), 1);
+        assert_eq!(kept_by(["Delete", "Retain"], 3), 1);
+        assert_eq!(kept_by(["Retain", "Retain"], 3), 0);
+        assert_eq!(kept_by(["Delete", "Delete"], 2), 0);
     }
 
     #[test]

@@ -121,6 +121,16 @@ fn time_in_which_nobody_ran_counts_as_if_no_probe_had_been_due() {
     assert_eq!(bake(&read).bake.end(), BakeEnd::Good);
 }
 
+/// Evicted after a minute, and back when the hour is over: nobody knows how the revision did meanwhile.
+#[test]
+fn a_bake_in_which_nobody_ran_for_most_of_the_time_says_nothing() {
+    let (mut state, now) = baking();
+    let now = ticks(&mut state, now, 12, Mark::Good);
+    let running = state.bake.as_mut().unwrap();
+    running.tick(now + TICK * 900, Some(&Facts::default()), true, |_| None);
+    assert_eq!(running.bake.end(), BakeEnd::Coverage);
+}
+
 #[test]
 fn what_is_void_or_not_at_rest_is_no_evidence() {
     for (is_known, is_at_rest, end) in [
@@ -171,6 +181,8 @@ fn a_damaged_bake_is_dropped_and_leaves_the_revision_in_doubt() {
     assert!(!state.clone().bounded().unwrap().doubtful);
     for damage in [
         |bake: &mut serde_json::Value| bake["bake"]["tick_s"] = 0.0.into(),
+        |bake: &mut serde_json::Value| bake["bake"]["from_s"] = (-1e12).into(),
+        |bake: &mut serde_json::Value| bake["bake"]["next_tick"] = u32::MAX.into(),
         |bake: &mut serde_json::Value| bake["lately"] = serde_json::json!([]),
         |bake: &mut serde_json::Value| bake["bake"]["sums"] = "none".into(),
         |bake: &mut serde_json::Value| *bake = serde_json::json!({ "began": 7 }),

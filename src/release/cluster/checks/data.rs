@@ -16,27 +16,66 @@ const PRECIOUS: [&str; 5] = [
 ];
 
 /// Groups of operators whose resources only say how something is to be done, and own no data: routes, certificates,
-/// monitoring, scaling, policies, deployments, and copies of secrets that are kept elsewhere.
-const HARMLESS_GROUPS: [&str; 19] = [
+/// scaling, policies.
+const HARMLESS_GROUPS: [&str; 15] = [
     "acme.cert-manager.io",
-    "argoproj.io",
     "autoscaling.k8s.io",
     "bitnami.com",
     "cert-manager.io",
     "cilium.io",
     "configuration.konghq.com",
     "crd.projectcalico.org",
-    "external-secrets.io",
     "flagger.app",
     "gateway.networking.k8s.io",
-    "grafana.integreatly.org",
     "keda.sh",
     "kyverno.io",
-    "monitoring.coreos.com",
     "monitoring.googleapis.com",
     "projectcontour.io",
     "traefik.containo.us",
     "traefik.io",
+];
+
+/// Kinds of that sort in groups that have others, as an Argo CD `Application`, which may delete all that it deployed.
+const HARMLESS_KINDS: [(&str, &[&str]); 4] = [
+    (
+        "argoproj.io",
+        &[
+            "AnalysisRun",
+            "AnalysisTemplate",
+            "ClusterAnalysisTemplate",
+            "Experiment",
+            "Rollout",
+        ],
+    ),
+    (
+        "external-secrets.io",
+        &[
+            "ClusterExternalSecret",
+            "ClusterSecretStore",
+            "ExternalSecret",
+            "SecretStore",
+        ],
+    ),
+    (
+        "grafana.integreatly.org",
+        &[
+            "GrafanaAlertRuleGroup",
+            "GrafanaDashboard",
+            "GrafanaDatasource",
+            "GrafanaFolder",
+        ],
+    ),
+    (
+        "monitoring.coreos.com",
+        &[
+            "AlertmanagerConfig",
+            "PodMonitor",
+            "Probe",
+            "PrometheusRule",
+            "ScrapeConfig",
+            "ServiceMonitor",
+        ],
+    ),
 ];
 
 /// The same by the end of the group, as `networking.istio.io`.
@@ -53,7 +92,9 @@ pub(super) fn goes_with(object: &Object) -> Option<String> {
         return (has_claims(object) && policy(object, "whenDeleted"))
             .then(|| format!("{named}, whose claims go with it (whenDeleted: Delete)"));
     }
+    let kinds = HARMLESS_KINDS.iter().find(|(of, _)| *of == group);
     let is_harmless = HARMLESS_GROUPS.contains(&group)
+        || kinds.is_some_and(|(_, kinds)| kinds.contains(&object.kind.as_str()))
         || HARMLESS_ENDINGS
             .iter()
             .any(|ending| group.ends_with(ending));
@@ -75,6 +116,11 @@ pub(super) fn goes_with_pods(old: &Object, new: &Object) -> Option<String> {
             old.name
         )
     })
+}
+
+/// Whether the claims of a StatefulSet go with its pods when it gets fewer of them.
+pub(in crate::release::cluster) fn loses_claims(object: &Object) -> bool {
+    has_claims(object) && policy(object, "whenScaled")
 }
 
 fn has_claims(object: &Object) -> bool {

@@ -365,7 +365,16 @@ fn what_owns_data_is_not_deleted_and_what_only_says_how_is() {
     assert_eq!(refused(&one, &three, ""), None);
     let said = refused(&custom("postgresql.cnpg.io", "Cluster"), "", "").unwrap();
     assert!(said.contains("Cluster main (postgresql.cnpg.io)"), "{said}");
+    // In the same group as harmless ones.
     for (group, kind) in [
+        ("argoproj.io", "Application"),
+        ("monitoring.coreos.com", "Prometheus"),
+        ("external-secrets.io", "PushSecret"),
+    ] {
+        assert!(refused(&custom(group, kind), "", "").is_some(), "{kind}");
+    }
+    for (group, kind) in [
+        ("argoproj.io", "Rollout"),
         ("monitoring.coreos.com", "ServiceMonitor"),
         ("networking.istio.io", "VirtualService"),
         ("networking.k8s.io", "Ingress"),

@@ -23,6 +23,45 @@ type Container = (Box<str>, Box<str>, Box<str>);
 /// The name of its image as the template writes it, and what was run under that name.
 type Image = (Box<str>, BTreeSet<Box<str>>);
 
+/// What tells the code of one image from that of another. Nodes write the same image in several ways: with a scheme, with
+/// the registry or without it, or with the name of a mirror.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Code<'a> {
+    /// The digest under which a registry gave it.
+    Pulled(&'a str),
+    /// The ID of an image that came from no registry: a digest of something else, even for the same image.
+    Local(&'a str),
+}
+
+impl<'a> Code<'a> {
+    /// `None` where the ID does not say it, as one that only repeats the name.
+    fn of(id: &'a str) -> Option<Self> {
+        if let Some((_, digest)) = id.rsplit_once("@sha256:") {
+            return (!digest.is_empty()).then_some(Self::Pulled(digest));
+        }
+        let id = id.rsplit_once("://").map_or(id, |(_, id)| id);
+        let digest = id.strip_prefix("sha256:")?;
+        (!digest.is_empty()).then_some(Self::Local(digest))
+    }
+
+    /// Whether it is certainly another one.
+    fn differs(self, other: Self) -> bool {
+        let can_be_compared = matches!(
+            (self, other),
+            (Self::Pulled(_), Self::Pulled(_)) | (Self::Local(_), Self::Local(_))
+        );
+        can_be_compared && self != other
+    }
+}
+
+/// Whether none of the one can be the same image as any of the other.
+fn all_differ(old: &BTreeSet<Box<str>>, new: &BTreeSet<Box<str>>) -> bool {
+    let codes = || new.iter().filter_map(|id| Code::of(id));
+    old.iter()
+        .filter_map(|id| Code::of(id))
+        .all(|was| codes().all(|is| was.differs(is)))
+}
+
 /// What the containers of the last revisions ran.
 #[derive(Debug, Default)]
 pub(super) struct Images(BTreeMap<Revision, BTreeMap<Container, Image>>);
@@ -87,6 +126,10 @@ impl Images {
     }
 
     fn put(&mut self, revision: Revision, container: Container, name: &str, id: &str) {
+        // What is not known is no reason for anything.
+        if Code::of(id).is_none() {
+            return;
+        }
         let of_revision = self.0.entry(revision).or_default();
         if of_revision.len() >= MAX_CONTAINERS && !of_revision.contains_key(&container) {
             return;
@@ -122,7 +165,7 @@ impl Images {
                 (image.0 == *name && !image.1.is_empty()).then_some((revision, image))
             })?;
             let (was, is) = (old.iter().next()?, ids.iter().next()?);
-            old.is_disjoint(ids).then(|| Obstacle {
+            all_differ(old, ids).then(|| Obstacle {
                 reason: "mutable_tag",
                 text: format!(
                     "the image {name} of {kind} {workload} is not what it was: pods of revision {before} ran {was}, and those of revision {bad} run {is} under the same name, so a rollback cannot bring the former code back; name images by their digest, or give each build a tag of its own"
@@ -136,11 +179,20 @@ impl Images {
 mod tests {
     use super::*;
 
+    /// A letter stands for a digest.
+    fn full(id: &str) -> String {
+        if id.len() == 1 {
+            format!("web@sha256:{id}")
+        } else {
+            id.to_owned()
+        }
+    }
+
     fn images(all: &[(u32, &str, &str)]) -> Images {
         let mut images = Images::default();
         for (revision, name, id) in all {
             let container = ("Deployment".into(), "web".into(), "web".into());
-            images.put(Revision(*revision), container, name, id);
+            images.put(Revision(*revision), container, name, &full(id));
         }
         images
     }
@@ -158,7 +210,11 @@ mod tests {
         let moved =
             |all: &[(u32, &str, &str)], to: &str| images(all).moved(Revision(2), &target(to));
         let found = moved(&[(1, tag, "a"), (2, tag, "b")], tag).unwrap();
-        assert!(found.text.contains("ran a, and"), "{}", found.text);
+        assert!(
+            found.text.contains("ran web@sha256:a, and"),
+            "{}",
+            found.text
+        );
         for (all, to) in [
             // The same image; another tag; one that is named by its digest; pods that ran both.
             (&[(1, tag, "a"), (2, tag, "a")][..], tag),
@@ -169,6 +225,41 @@ mod tests {
         ] {
             assert_eq!(moved(all, to), None, "{all:?}");
         }
+    }
+
+    #[test]
+    fn only_digests_are_compared() {
+        let moved = |old: &str, new: &str| {
+            let tag = "web:latest";
+            let images = images(&[(1, tag, old), (2, tag, new)]);
+            images.moved(Revision(2), &target(tag)).is_some()
+        };
+        for (old, new) in [
+            // The same image by another way.
+            (
+                "docker-pullable://x@sha256:aa",
+                "docker.io/library/x@sha256:aa",
+            ),
+            (
+                "docker.io/library/x@sha256:aa",
+                "mirror:5000/hub/x@sha256:aa",
+            ),
+            ("docker://sha256:aa", "sha256:aa"),
+            // Digests of different things, and what is no digest.
+            ("x@sha256:aa", "sha256:bb"),
+            ("sha256:aa", "x@sha256:bb"),
+            ("web:latest", "x@sha256:bb"),
+            ("x@sha256:aa", "docker://web:latest"),
+            ("x@sha256:", "x@sha256:bb"),
+            ("one", "two"),
+        ] {
+            assert!(!moved(old, new), "{old} {new}");
+        }
+        assert!(moved(
+            "docker-pullable://x@sha256:aa",
+            "docker.io/x@sha256:bb"
+        ));
+        assert!(moved("sha256:aa", "docker://sha256:bb"));
     }
 
     /// After a restart the pods that ran the former image are gone.
@@ -195,11 +286,11 @@ mod tests {
             for workload in 0..60 {
                 let name = format!("web-{workload}");
                 let container = ("Deployment".into(), name.into(), "web".into());
-                many.put(Revision(revision), container, "web:latest", "a");
+                many.put(Revision(revision), container, "web:latest", "sha256:a");
             }
         }
         let long = ("Deployment".into(), "x".repeat(10_000).into(), "web".into());
-        many.put(Revision(3), long, "web:latest", "a");
+        many.put(Revision(3), long, "web:latest", "sha256:a");
         let stored = many.to_stored();
         let of = |revision| {
             stored

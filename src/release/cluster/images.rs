@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde_json::Value;
+
 use super::checks::Obstacle;
 use super::hub::Tables;
 use crate::release::manifest::{self, Object};
@@ -17,11 +19,23 @@ const MAX_REVISIONS: usize = 12;
 const MAX_CONTAINERS: usize = 500;
 const MAX_IDS: usize = 4;
 
+/// Remarks on images in one look.
+const MAX_REMARKS: usize = 5;
+
 /// A container: kind and name of its workload, and its own name.
 type Container = (Box<str>, Box<str>, Box<str>);
 
 /// The name of its image as the template writes it, and what was run under that name.
 type Image = (Box<str>, BTreeSet<Box<str>>);
+
+/// What tags that moved mean for a rollback.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Moved {
+    /// A workload would get nothing but the moved code.
+    pub(super) refused: Option<Obstacle>,
+    /// Workloads that get another image too: the rollback may cure them, so it is only said.
+    pub(super) remarks: Vec<String>,
+}
 
 /// What tells the code of one image from that of another. Nodes write the same image in several ways: with a scheme, with
 /// the registry or without it, or with the name of a mirror.
@@ -145,34 +159,85 @@ impl Images {
         }
     }
 
-    /// Whether the code that served before the bad revision is one that its target's manifest cannot name any more.
-    pub(super) fn moved(&self, bad: Revision, target: &Record) -> Option<Obstacle> {
-        let objects = manifest::objects(&target.manifest).unwrap_or_default();
-        let now = self.0.get(&bad)?;
-        now.iter().find_map(|(container, (name, ids))| {
-            let (kind, workload, _) = container;
-            let is_it = |object: &&Object| *object.kind == **kind && *object.name == **workload;
-            let names_it = objects
-                .iter()
-                .find(is_it)
-                .is_some_and(|object| object.images().contains(&&**name));
-            if !names_it || name.contains("@sha256:") {
-                return None;
+    /// Which code that served before the bad revision cannot be named any more by its target's manifest.
+    pub(super) fn moved(&self, bad: Revision, [before, target]: [&Record; 2]) -> Moved {
+        let mut moved = Moved::default();
+        let Some(now) = self.0.get(&bad) else {
+            return moved;
+        };
+        let parsed = [before, target].map(|record| manifest::objects(&record.manifest));
+        let [Ok(before), Ok(target)] = parsed else {
+            return moved;
+        };
+        for (container, (name, ids)) in now {
+            let (kind, workload, own) = container;
+            let templates = [&before, &target].map(|all| template_images(all, kind, workload));
+            let is_named_alike = templates[0].contains_key(&**own)
+                && templates[0].get(&**own) == templates[1].get(&**own);
+            if !is_named_alike || name.contains("@sha256:") {
+                continue;
             }
-            let mut earlier = self.0.range(..bad).rev();
-            let (before, (_, old)) = earlier.find_map(|(revision, all)| {
-                let image = all.get(container)?;
-                (image.0 == *name && !image.1.is_empty()).then_some((revision, image))
-            })?;
-            let (was, is) = (old.iter().next()?, ids.iter().next()?);
-            all_differ(old, ids).then(|| Obstacle {
-                reason: "mutable_tag",
-                text: format!(
-                    "the image {name} of {kind} {workload} is not what it was: pods of revision {before} ran {was}, and those of revision {bad} run {is} under the same name, so a rollback cannot bring the former code back; name images by their digest, or give each build a tag of its own"
-                ),
-            })
+            let Some(what) = self.is_another(bad, container, name, ids) else {
+                continue;
+            };
+            if templates[0] != templates[1] {
+                moved.remarks.push(format!(
+                    "{what}, so a rollback brings other images of {kind} {workload} back, but not this one"
+                ));
+            } else if moved.refused.is_none() {
+                moved.refused = Some(Obstacle {
+                    reason: "mutable_tag",
+                    text: format!(
+                        "{what}, so a rollback cannot bring the former code back; name images by their digest, or give each build a tag of its own"
+                    ),
+                });
+            }
+        }
+        moved.remarks.truncate(MAX_REMARKS);
+        moved
+    }
+
+    /// In words, where the pods of an earlier revision ran another image under this name.
+    fn is_another(
+        &self,
+        bad: Revision,
+        container: &Container,
+        name: &str,
+        ids: &BTreeSet<Box<str>>,
+    ) -> Option<String> {
+        let mut earlier = self.0.range(..bad).rev();
+        let (before, (_, old)) = earlier.find_map(|(revision, all)| {
+            let image = all.get(container)?;
+            (*image.0 == *name && !image.1.is_empty()).then_some((revision, image))
+        })?;
+        let (was, is) = (old.iter().next()?, ids.iter().next()?);
+        let (kind, workload, _) = container;
+        all_differ(old, ids).then(|| {
+            format!(
+                "the image {name} of {kind} {workload} is not what it was: pods of revision {before} ran {was}, and those of revision {bad} run {is} under the same name"
+            )
         })
     }
+}
+
+/// The images of a workload's template, by the names of their containers.
+fn template_images<'a>(
+    objects: &'a [Object],
+    kind: &str,
+    workload: &str,
+) -> BTreeMap<&'a str, &'a str> {
+    let mut all = objects.iter();
+    let found = all.find(|object| *object.kind == *kind && *object.name == *workload);
+    let lists = ["initContainers", "containers"];
+    let lists = lists.iter().filter_map(|list| {
+        let place = format!("/spec/template/spec/{list}");
+        found?.body.pointer(&place)?.as_array()
+    });
+    let text = |container: &'a Value, key: &str| container.get(key)?.as_str();
+    lists
+        .flatten()
+        .filter_map(|one| Some((text(one, "name")?, text(one, "image")?)))
+        .collect()
 }
 
 #[cfg(test)]
@@ -198,8 +263,12 @@ mod tests {
     }
 
     fn target(image: &str) -> Record {
+        with_containers(&format!("{{name: web, image: \"{image}\"}}"))
+    }
+
+    fn with_containers(containers: &str) -> Record {
         let manifest = format!(
-            "apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: web\nspec:\n  template:\n    spec:\n      containers: [{{name: web, image: \"{image}\"}}]\n"
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: web\nspec:\n  template:\n    spec:\n      containers: [{containers}]\n"
         );
         crate::release::cluster::checks::tests::plain(&manifest)
     }
@@ -207,8 +276,10 @@ mod tests {
     #[test]
     fn the_same_tag_may_be_another_image() {
         let (tag, digest) = ("web:latest", "web@sha256:aa");
-        let moved =
-            |all: &[(u32, &str, &str)], to: &str| images(all).moved(Revision(2), &target(to));
+        let moved = |all: &[(u32, &str, &str)], to: &str| {
+            let bad = all.last().map_or(to, |(_, name, _)| name);
+            refused(&images(all), [&target(bad), &target(to)])
+        };
         let found = moved(&[(1, tag, "a"), (2, tag, "b")], tag).unwrap();
         assert!(
             found.text.contains("ran web@sha256:a, and"),
@@ -227,12 +298,47 @@ mod tests {
         }
     }
 
+    fn refused(images: &Images, records: [&Record; 2]) -> Option<Obstacle> {
+        images.moved(Revision(2), records).refused
+    }
+
+    #[test]
+    fn a_rollback_that_changes_another_image_of_the_workload_is_not_refused() {
+        let mut images = images(&[(1, "web:1", "a"), (2, "web:2", "b")]);
+        for (revision, id) in [(1, "nginx@sha256:c"), (2, "nginx@sha256:d")] {
+            let sidecar = ("Deployment".into(), "web".into(), "proxy".into());
+            images.put(Revision(revision), sidecar, "nginx:1.25", id);
+        }
+        let record = |web: &str, proxy: &str| {
+            let web = format!("{{name: web, image: \"{web}\"}}");
+            with_containers(&format!("{web}, {{name: proxy, image: \"{proxy}\"}}"))
+        };
+        let bad = record("web:2", "nginx:1.25");
+        let moved = images.moved(Revision(2), [&bad, &record("web:1", "nginx:1.25")]);
+        assert_eq!(moved.refused, None);
+        let said = "the image nginx:1.25 of Deployment web is not what it was";
+        assert_eq!(moved.remarks.len(), 1);
+        assert!(moved.remarks[0].starts_with(said), "{:?}", moved.remarks);
+        // Only settings change: nothing but the moved image would come back.
+        let moved = images.moved(Revision(2), [&bad, &bad]);
+        assert!(moved.refused.is_some() && moved.remarks.is_empty());
+        // The sidecar is named otherwise, or is not there at all, or was injected.
+        for target in [record("web:1", "nginx:1.24"), target("web:1")] {
+            assert_eq!(images.moved(Revision(2), [&bad, &target]), Moved::default());
+        }
+        let alone = target("web:2");
+        assert_eq!(
+            images.moved(Revision(2), [&alone, &alone]),
+            Moved::default()
+        );
+    }
+
     #[test]
     fn only_digests_are_compared() {
         let moved = |old: &str, new: &str| {
             let tag = "web:latest";
             let images = images(&[(1, tag, old), (2, tag, new)]);
-            images.moved(Revision(2), &target(tag)).is_some()
+            refused(&images, [&target(tag); 2]).is_some()
         };
         for (old, new) in [
             // The same image by another way.
@@ -272,8 +378,8 @@ mod tests {
         let mut after = Images::default();
         after.remember(&stored);
         let (was, is) = (
-            before.moved(Revision(2), &target(tag)),
-            after.moved(Revision(2), &target(tag)),
+            refused(&before, [&target(tag); 2]),
+            refused(&after, [&target(tag); 2]),
         );
         assert!(was.is_some());
         assert_eq!(is, was);

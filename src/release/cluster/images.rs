@@ -3,7 +3,7 @@
 //! A rollback brings back a manifest. Where both revisions name the same tag and their pods ran different images, the
 //! code that served before is not what the tag means now, and a rollback would start the bad code again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde_json::Value;
 
@@ -17,7 +17,7 @@ use crate::units::Revision;
 /// Revisions, containers of one, and images under one name that are kept.
 const MAX_REVISIONS: usize = 12;
 const MAX_CONTAINERS: usize = 500;
-const MAX_IDS: usize = 4;
+const MAX_IDS: usize = 8;
 
 /// Remarks on images in one look.
 const MAX_REMARKS: usize = 5;
@@ -25,8 +25,8 @@ const MAX_REMARKS: usize = 5;
 /// A container: kind and name of its workload, and its own name.
 type Container = (Box<str>, Box<str>, Box<str>);
 
-/// The name of its image as the template writes it, and what was run under that name.
-type Image = (Box<str>, BTreeSet<Box<str>>);
+/// The name of its image as the template writes it, and what was run under that name, the newest at the end.
+type Image = (Box<str>, Vec<Box<str>>);
 
 /// What tags that moved mean for a rollback.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -69,7 +69,7 @@ impl<'a> Code<'a> {
 }
 
 /// Whether none of the one can be the same image as any of the other.
-fn all_differ(old: &BTreeSet<Box<str>>, new: &BTreeSet<Box<str>>) -> bool {
+fn all_differ(old: &[Box<str>], new: &[Box<str>]) -> bool {
     let codes = || new.iter().filter_map(|id| Code::of(id));
     old.iter()
         .filter_map(|id| Code::of(id))
@@ -115,7 +115,7 @@ impl Images {
                 workload: container.1.clone(),
                 container: container.2.clone(),
                 image: image.clone(),
-                ids: ids.iter().cloned().collect(),
+                ids: ids.clone(),
             });
             stored.collect::<Vec<_>>()
         };
@@ -141,22 +141,25 @@ impl Images {
 
     fn put(&mut self, revision: Revision, container: Container, name: &str, id: &str) {
         // What is not known is no reason for anything.
-        if Code::of(id).is_none() {
+        let Some(code) = Code::of(id) else {
             return;
-        }
+        };
         let of_revision = self.0.entry(revision).or_default();
         if of_revision.len() >= MAX_CONTAINERS && !of_revision.contains_key(&container) {
             return;
         }
         let known = of_revision
             .entry(container)
-            .or_insert_with(|| (name.into(), BTreeSet::new()));
+            .or_insert_with(|| (name.into(), Vec::new()));
         if *known.0 != *name {
-            *known = (name.into(), BTreeSet::new());
+            *known = (name.into(), Vec::new());
         }
-        if known.1.len() < MAX_IDS {
-            known.1.insert(id.into());
+        // What runs now is the newest, also where it ran before, so that it is never the one to go.
+        known.1.retain(|one| Code::of(one) != Some(code));
+        if known.1.len() >= MAX_IDS {
+            known.1.remove(0);
         }
+        known.1.push(id.into());
     }
 
     /// Which code that served before the bad revision cannot be named any more by its target's manifest.
@@ -203,14 +206,14 @@ impl Images {
         bad: Revision,
         container: &Container,
         name: &str,
-        ids: &BTreeSet<Box<str>>,
+        ids: &[Box<str>],
     ) -> Option<String> {
         let mut earlier = self.0.range(..bad).rev();
         let (before, (_, old)) = earlier.find_map(|(revision, all)| {
             let image = all.get(container)?;
             (*image.0 == *name && !image.1.is_empty()).then_some((revision, image))
         })?;
-        let (was, is) = (old.iter().next()?, ids.iter().next()?);
+        let (was, is) = (old.last()?, ids.last()?);
         let (kind, workload, _) = container;
         all_differ(old, ids).then(|| {
             format!(
@@ -331,6 +334,30 @@ mod tests {
             images.moved(Revision(2), [&alone, &alone]),
             Moved::default()
         );
+    }
+
+    #[test]
+    fn of_many_images_under_one_name_the_newest_are_known() {
+        let tag = "web:latest";
+        let old = |last: &str| {
+            let ran = ["a", "b", "c", "d", "e", "f", "g", "h", "a", last];
+            ran.map(|id| (1, tag, full(id)))
+        };
+        let moved = |last: &str, new: &str| {
+            let mut images = Images::default();
+            for (revision, name, id) in old(last).into_iter().chain([(2, tag, full(new))]) {
+                let container = ("Deployment".into(), "web".into(), "web".into());
+                images.put(Revision(revision), container, name, &id);
+            }
+            refused(&images, [&target(tag); 2]).is_some()
+        };
+        // Old pods ran the ninth one too. The first was seen again, so it is not the oldest.
+        for new in ["i", "e", "a"] {
+            assert!(!moved("i", new), "{new}");
+        }
+        // The oldest is dropped; the same image by another way drops none.
+        assert!(moved("i", "b"));
+        assert!(!moved("docker.io/web@sha256:h", "b"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! A rollback brings back a manifest. Where both revisions name the same tag and their pods ran different images, the
 //! code that served before is not what the tag means now, and a rollback would start the bad code again.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use serde_json::Value;
@@ -14,9 +15,10 @@ use crate::release::record::Record;
 use crate::release::{Facts, MAX_RUN_IMAGES, RunImage};
 use crate::units::Revision;
 
-/// Revisions, containers of one, and images under one name that are kept.
-const MAX_REVISIONS: usize = 12;
+/// Containers of a release that are kept; names of a container's images; revisions with one name; and images under it.
 const MAX_CONTAINERS: usize = 500;
+const MAX_NAMES: usize = 3;
+const MAX_OF_NAME: usize = 3;
 const MAX_IDS: usize = 8;
 
 /// Remarks on images in one look.
@@ -25,8 +27,17 @@ const MAX_REMARKS: usize = 5;
 /// A container: kind and name of its workload, and its own name.
 type Container = (Box<str>, Box<str>, Box<str>);
 
-/// The name of its image as the template writes it, and what was run under that name, the newest at the end.
-type Image = (Box<str>, Vec<Box<str>>);
+/// What a container ran in the pods of one revision.
+#[derive(Debug)]
+struct Run {
+    revision: Revision,
+    /// Its image as the pods name it.
+    name: Box<str>,
+    /// What was run under that name, the newest at the end.
+    ids: Vec<Box<str>>,
+    /// Whether a pod that is there runs it.
+    is_live: bool,
+}
 
 /// What tags that moved mean for a rollback.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -76,13 +87,31 @@ fn all_differ(old: &[Box<str>], new: &[Box<str>]) -> bool {
         .all(|was| codes().all(|is| was.differs(is)))
 }
 
-/// What the containers of the last revisions ran.
+impl Run {
+    fn put(&mut self, id: &str) {
+        let Some(code) = Code::of(id) else {
+            return;
+        };
+        // What runs now is the newest, also where it ran before, so that it is never the one to go.
+        self.ids.retain(|one| Code::of(one) != Some(code));
+        if self.ids.len() >= MAX_IDS {
+            self.ids.remove(0);
+        }
+        self.ids.push(id.into());
+    }
+}
+
+/// What each container last ran, the newest revision first. A workload that no revision changes keeps its pods for long,
+/// so what is old is counted for each container by itself.
 #[derive(Debug, Default)]
-pub(super) struct Images(BTreeMap<Revision, BTreeMap<Container, Image>>);
+pub(super) struct Images(BTreeMap<Container, Vec<Run>>);
 
 impl Images {
     /// Takes what pods run now.
     pub(super) fn note(&mut self, tables: &Tables, facts: &Facts) {
+        for run in self.0.values_mut().flatten() {
+            run.is_live = false;
+        }
         for pod in &facts.pods {
             let Some(row) = tables.pods.get(&pod.name) else {
                 continue;
@@ -98,30 +127,34 @@ impl Images {
         }
         // A release that was uninstalled counts its revisions anew.
         if let Some(newest) = facts.newest() {
-            self.0.retain(|revision, _| *revision <= newest.revision);
+            for runs in self.0.values_mut() {
+                runs.retain(|run| run.revision <= newest.revision);
+            }
         }
-        while self.0.len() > MAX_REVISIONS {
-            self.0.pop_first();
-        }
+        self.forget();
     }
 
-    /// In the form that is stored: of the newest revisions as much as there is room for.
+    /// In the form that is stored, as much as there is room for: first of containers that run, and of each the newest.
     pub(super) fn to_stored(&self) -> Vec<RunImage> {
-        let of_revision = |(revision, all): (&Revision, &BTreeMap<Container, Image>)| {
-            let revision = *revision;
-            let stored = all.iter().map(move |(container, (image, ids))| RunImage {
-                revision,
-                kind: container.0.clone(),
-                workload: container.1.clone(),
-                container: container.2.clone(),
-                image: image.clone(),
-                ids: ids.clone(),
-            });
-            stored.collect::<Vec<_>>()
-        };
-        let all = self.0.iter().rev().flat_map(of_revision);
-        let stored = all.filter(RunImage::is_bounded);
-        stored.take(MAX_RUN_IMAGES).collect()
+        let mut all = Vec::new();
+        for (container, runs) in &self.0 {
+            let is_gone = !runs.iter().any(|run| run.is_live);
+            for (rank, run) in runs.iter().enumerate() {
+                let stored = RunImage {
+                    revision: run.revision,
+                    kind: container.0.clone(),
+                    workload: container.1.clone(),
+                    container: container.2.clone(),
+                    image: run.name.clone(),
+                    ids: run.ids.clone(),
+                };
+                all.push(((is_gone, rank, Reverse(run.revision)), stored));
+            }
+        }
+        all.retain(|(_, stored)| stored.is_bounded());
+        all.sort_by_key(|(order, _)| *order);
+        all.truncate(MAX_RUN_IMAGES);
+        all.into_iter().map(|(_, stored)| stored).collect()
     }
 
     /// Takes what an earlier process stored.
@@ -133,54 +166,93 @@ impl Images {
                 one.workload.clone(),
                 one.container.clone(),
             );
-            for id in &one.ids {
-                self.put(one.revision, container.clone(), &one.image, id);
-            }
+            let run = self.run(one.revision, container, &one.image);
+            // Pods may have been seen already, and what they run is newer.
+            let seen = std::mem::take(&mut run.ids);
+            one.ids.iter().chain(&seen).for_each(|id| run.put(id));
         }
+        self.forget();
     }
 
     fn put(&mut self, revision: Revision, container: Container, name: &str, id: &str) {
-        // What is not known is no reason for anything.
-        let Some(code) = Code::of(id) else {
+        let run = self.run(revision, container, name);
+        run.put(id);
+        run.is_live = true;
+    }
+
+    /// What is known of a container's image in a revision.
+    fn run(&mut self, revision: Revision, container: Container, name: &str) -> &mut Run {
+        let runs = self.0.entry(container).or_default();
+        let found = runs
+            .iter()
+            .position(|run| run.revision == revision && *run.name == *name);
+        let place = found.unwrap_or_else(|| {
+            let place = runs.partition_point(|run| run.revision >= revision);
+            let new = Run {
+                revision,
+                name: name.into(),
+                ids: Vec::new(),
+                is_live: false,
+            };
+            runs.insert(place, new);
+            place
+        });
+        &mut runs[place]
+    }
+
+    /// Drops what is old and runs nowhere.
+    fn forget(&mut self) {
+        self.0.retain(|_, runs| {
+            // What is not known is no reason for anything.
+            runs.retain(|run| !run.ids.is_empty());
+            let mut names: Vec<(Box<str>, usize)> = Vec::new();
+            runs.retain(|run| {
+                let known = names.iter().position(|(name, _)| *name == run.name);
+                let place = known.unwrap_or_else(|| {
+                    names.push((run.name.clone(), 0));
+                    names.len() - 1
+                });
+                names[place].1 += 1;
+                run.is_live || (place < MAX_NAMES && names[place].1 <= MAX_OF_NAME)
+            });
+            !runs.is_empty()
+        });
+        if self.0.len() <= MAX_CONTAINERS {
             return;
-        };
-        let of_revision = self.0.entry(revision).or_default();
-        if of_revision.len() >= MAX_CONTAINERS && !of_revision.contains_key(&container) {
-            return;
         }
-        let known = of_revision
-            .entry(container)
-            .or_insert_with(|| (name.into(), Vec::new()));
-        if *known.0 != *name {
-            *known = (name.into(), Vec::new());
+        let mut order: Vec<_> = self
+            .0
+            .iter()
+            .map(|(container, runs)| {
+                let is_live = runs.iter().any(|run| run.is_live);
+                (is_live, runs[0].revision, container.clone())
+            })
+            .collect();
+        order.sort_unstable();
+        let spare = order.len().saturating_sub(MAX_CONTAINERS);
+        for (_, _, container) in order.into_iter().take(spare) {
+            self.0.remove(&container);
         }
-        // What runs now is the newest, also where it ran before, so that it is never the one to go.
-        known.1.retain(|one| Code::of(one) != Some(code));
-        if known.1.len() >= MAX_IDS {
-            known.1.remove(0);
-        }
-        known.1.push(id.into());
     }
 
     /// Which code that served before the bad revision cannot be named any more by its target's manifest.
     pub(super) fn moved(&self, bad: Revision, [before, target]: [&Record; 2]) -> Moved {
         let mut moved = Moved::default();
-        let Some(now) = self.0.get(&bad) else {
-            return moved;
-        };
         let parsed = [before, target].map(|record| manifest::objects(&record.manifest));
         let [Ok(before), Ok(target)] = parsed else {
             return moved;
         };
-        for (container, (name, ids)) in now {
+        let all = self.0.iter();
+        let now = all.flat_map(|(container, runs)| runs.iter().map(move |run| (container, run)));
+        for (container, run) in now.filter(|(_, run)| run.revision == bad) {
             let (kind, workload, own) = container;
             let templates = [&before, &target].map(|all| template_images(all, kind, workload));
             let is_named_alike = templates[0].contains_key(&**own)
                 && templates[0].get(&**own) == templates[1].get(&**own);
-            if !is_named_alike || name.contains("@sha256:") {
+            if !is_named_alike || run.name.contains("@sha256:") {
                 continue;
             }
-            let Some(what) = self.is_another(bad, container, name, ids) else {
+            let Some(what) = self.is_another(container, run) else {
                 continue;
             };
             if templates[0] != templates[1] {
@@ -201,23 +273,16 @@ impl Images {
     }
 
     /// In words, where the pods of an earlier revision ran another image under this name.
-    fn is_another(
-        &self,
-        bad: Revision,
-        container: &Container,
-        name: &str,
-        ids: &[Box<str>],
-    ) -> Option<String> {
-        let mut earlier = self.0.range(..bad).rev();
-        let (before, (_, old)) = earlier.find_map(|(revision, all)| {
-            let image = all.get(container)?;
-            (*image.0 == *name && !image.1.is_empty()).then_some((revision, image))
-        })?;
-        let (was, is) = (old.last()?, ids.last()?);
+    fn is_another(&self, container: &Container, run: &Run) -> Option<String> {
+        let earlier = self.0.get(container)?.iter();
+        let mut earlier = earlier.filter(|one| one.revision < run.revision);
+        let old = earlier.find(|one| one.name == run.name && !one.ids.is_empty())?;
+        let (was, is) = (old.ids.last()?, run.ids.last()?);
         let (kind, workload, _) = container;
-        all_differ(old, ids).then(|| {
+        all_differ(&old.ids, &run.ids).then(|| {
             format!(
-                "the image {name} of {kind} {workload} is not what it was: pods of revision {before} ran {was}, and those of revision {bad} run {is} under the same name"
+                "the image {} of {kind} {workload} is not what it was: pods of revision {} ran {was}, and those of revision {} run {is} under the same name",
+                run.name, old.revision, run.revision
             )
         })
     }
@@ -358,6 +423,69 @@ mod tests {
         // The oldest is dropped; the same image by another way drops none.
         assert!(moved("i", "b"));
         assert!(!moved("docker.io/web@sha256:h", "b"));
+    }
+
+    #[test]
+    fn what_an_unchanged_workload_runs_is_known_after_many_revisions() {
+        let mut images = images(&[(1, "web:latest", "a")]);
+        let id = |workload: &str| ("Deployment".into(), workload.into(), "web".into());
+        for revision in 2..=20 {
+            images.put(Revision(revision), id("api"), "api:latest", &full("c"));
+            images.put(
+                Revision(revision),
+                id("job"),
+                &format!("job:{revision}"),
+                &full("d"),
+            );
+            // Of all these pods none is there any more, but the first one's are.
+            for run in images.0.values_mut().flatten() {
+                run.is_live = run.revision == Revision(1);
+            }
+            images.forget();
+        }
+        let of = |workload: &str| {
+            let runs = &images.0[&id(workload)];
+            runs.iter().map(|run| run.revision.0).collect::<Vec<_>>()
+        };
+        assert_eq!(of("web"), [1]);
+        assert_eq!(of("api"), [20, 19, 18]);
+        assert_eq!(of("job"), [20, 19, 18]);
+        let stored = images.to_stored();
+        assert_eq!((stored.len(), &*stored[0].workload), (7, "web"));
+        images.put(Revision(21), id("web"), "web:latest", &full("b"));
+        let record = target("web:latest");
+        let moved = images.moved(Revision(21), [&record; 2]);
+        assert!(moved.refused.is_some());
+    }
+
+    #[test]
+    fn what_live_pods_run_is_never_dropped() {
+        let all = ["web:1", "web:2", "web:3", "web:4", "web:5"];
+        let all = (1..).zip(all).map(|(revision, name)| (revision, name, "a"));
+        let mut images = images(&all.collect::<Vec<_>>());
+        images.forget();
+        assert_eq!(images.to_stored().len(), 5);
+        let runs = images.0.values_mut().flatten();
+        runs.for_each(|run| run.is_live = run.revision == Revision(1));
+        images.forget();
+        let left = images.to_stored();
+        let left: Vec<_> = left.iter().map(|one| one.revision.0).collect();
+        assert_eq!(left, [5, 4, 3, 1]);
+    }
+
+    /// This is how it was stored before what is kept was counted by container.
+    #[test]
+    fn what_was_stored_earlier_is_read() {
+        let stored = r#"[{"revision":2,"kind":"Deployment","workload":"web","container":"web","image":"web:latest","ids":["web@sha256:b","one"]},{"revision":1,"kind":"Deployment","workload":"web","container":"web","image":"web:latest","ids":["web@sha256:a"]}]"#;
+        let stored: Vec<RunImage> = serde_json::from_str(stored).unwrap();
+        // Pods were seen before that is read.
+        let mut images = images(&[(2, "web:latest", "c")]);
+        images.remember(&stored);
+        let again = images.to_stored();
+        let ids = |run: &RunImage| run.ids.join(" ");
+        assert_eq!(ids(&again[0]), "web@sha256:b web@sha256:c");
+        assert_eq!(again[1], stored[1]);
+        assert!(refused(&images, [&target("web:latest"); 2]).is_some());
     }
 
     #[test]

@@ -149,7 +149,7 @@ pub struct Cluster {
     seen: Mutex<Option<(Revision, Time)>>,
     /// What pods of the last revisions ran.
     images: Mutex<images::Images>,
-    /// What is to be known of autoscalers, from the last look.
+    /// What is to be known of autoscalers and of tags that moved, from the last look.
     scaled: Mutex<Vec<String>>,
     /// Whose turn it is; 0 until that is known, and as long nothing is put right.
     fence: AtomicU64,

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::units::Revision;
 
-/// Containers that are stored, of all revisions together: of the newest ones first. Each takes some hundred bytes.
+/// Containers that are stored, one for each of its revisions: those that run first, and of each its newest revision.
+/// Each takes some hundred bytes.
 pub const MAX_RUN_IMAGES: usize = 100;
 
 /// Longer names and IDs are not stored. A reference has at most 255 characters before its tag or digest.
@@ -23,7 +24,7 @@ pub struct RunImage {
     pub container: Box<str>,
     /// The image as the template names it.
     pub image: Box<str>,
-    /// The IDs of what was run under that name.
+    /// The IDs of what was run under that name, the newest at the end.
     pub ids: Vec<Box<str>>,
 }
 

@@ -13,6 +13,7 @@ use super::checks::{self, Allowed, Obstacle};
 use super::facts::status_of;
 use super::granted;
 use super::helm_version;
+use super::images;
 use super::replicas::{self, KeptReplicas};
 use super::rights;
 use super::rights::Rights;
@@ -187,10 +188,12 @@ impl Cluster {
         if newest.denied {
             obstacles.insert(0, checks::denied_by("the record's label"));
         }
+        let mut moved = images::Moved::default();
         if !plan.is_rehearsal || plan.bad != plan.target {
             let images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
-            obstacles.extend(images.moved(plan.bad, &target));
+            moved = images.moved(plan.bad, [&bad, &target]);
         }
+        obstacles.extend(moved.refused);
         if !self.policy.may.against_gitops
             && let Some(keeper) = self.keeper(&objects)
         {
@@ -228,7 +231,8 @@ impl Cluster {
             }
         }
         let kept = self.kept_replicas(&bad, &target, &scoped.scope).await?;
-        let remarks = replicas::remarks(&kept);
+        let mut remarks = replicas::remarks(&kept);
+        remarks.extend(moved.remarks);
         *self.scaled.lock().unwrap_or_else(PoisonError::into_inner) = remarks;
         if plan.is_rehearsal {
             self.say_what_evidence_lacks(self.oldest_rights(plan))

@@ -16,6 +16,7 @@ use super::helm_version;
 use super::replicas::{self, KeptReplicas};
 use super::rights;
 use super::rights::Rights;
+use super::scope::Scope;
 use super::turn;
 use crate::release::manifest::Object;
 use crate::release::record::Record;
@@ -33,6 +34,9 @@ const WAIT: Duration = Duration::from_secs(600);
 
 /// Objects that the target has and the bad revision has not, of which it is looked whether they are there.
 const MAX_RETURNING: usize = 50;
+
+/// Sentences on one rollback, beside those on autoscalers.
+const MAX_FORESEEN: usize = 12;
 
 impl Cluster {
     pub(super) async fn may_be_turned_back(&self, plan: &Plan) -> Result<(), Refusal> {
@@ -228,33 +232,31 @@ impl Cluster {
             }
         }
         let kept = self.kept_replicas(&bad, &target, &scoped.scope).await?;
-        let remarks = replicas::remarks(&kept);
-        *self.scaled.lock().unwrap_or_else(PoisonError::into_inner) = remarks;
+        let namespace = self.hub.namespace().as_str();
+        self.foresee(
+            plan,
+            foreseen(plan, [&bad, &target], (&scoped.scope, namespace), &kept),
+        );
         if plan.is_rehearsal {
             self.say_what_evidence_lacks(self.oldest_rights(plan))
                 .await?;
         }
         let Some(first) = obstacles.first() else {
-            if !plan.is_rehearsal {
-                let mut lines: Vec<String> = kept.iter().filter_map(KeptReplicas::line).collect();
-                let namespace = self.hub.namespace().as_str();
-                lines.extend(checks::not_restarted(
-                    &bad,
-                    &target,
-                    &scoped.scope,
-                    namespace,
-                ));
-                lines.extend(checks::other_crds(&bad, &target));
-                lines.extend(checks::not_hooks(&bad, &target, &scoped.scope));
-                for line in lines {
-                    tracing::warn!(release = %self.release, "{line}");
-                }
-            }
             return Ok(None);
         };
         let texts: Vec<&str> = obstacles.iter().map(|one| one.text.as_str()).collect();
         let text = self.with_command(plan, &texts.join("; "));
         Err(Refusal::prevented(first.reason, text).into())
+    }
+
+    /// Keeps what people should know of the rollback for the status and the timeline.
+    fn foresee(&self, plan: &Plan, lines: Vec<String>) {
+        if !plan.is_rehearsal {
+            for line in &lines {
+                tracing::warn!(release = %self.release, "{line}");
+            }
+        }
+        *self.foreseen.lock().unwrap_or_else(PoisonError::into_inner) = lines;
     }
 
     /// Says when rights are missing without which a rollback goes on, and people learn less of why.
@@ -411,6 +413,34 @@ impl Cluster {
     }
 }
 
+/// What people should know of a rollback: before it, and in other words when it is done, so that the timeline says both.
+fn foreseen(
+    plan: &Plan,
+    [bad, target]: [&Record; 2],
+    (scope, namespace): (&Scope, &str),
+    kept: &[KeptReplicas],
+) -> Vec<String> {
+    let mut foreseen = replicas::remarks(kept);
+    if plan.bad == plan.target {
+        return foreseen;
+    }
+    // What may have changed data comes first: it is what people may have to undo.
+    let mut lines = checks::not_hooks(bad, target, scope);
+    lines.extend(checks::other_crds(bad, target));
+    lines.extend(checks::not_restarted(bad, target, scope, namespace));
+    // An autoscaler changes its numbers each minute, and has a remark without them.
+    let is_told = |one: &&KeptReplicas| !plan.is_rehearsal || !one.is_scaled();
+    lines.extend(kept.iter().filter(is_told).filter_map(KeptReplicas::line));
+    lines.truncate(MAX_FORESEEN);
+    let about = if plan.is_rehearsal {
+        format!("If revision {} is rolled back", plan.bad)
+    } else {
+        format!("Rollback of revision {}", plan.bad)
+    };
+    foreseen.extend(lines.into_iter().map(|line| format!("{about}: {line}")));
+    foreseen
+}
+
 /// Why a look ended without an answer.
 pub(super) enum Refused {
     Is(Refusal),
@@ -426,5 +456,50 @@ impl From<Refusal> for Refused {
 impl From<Trouble> for Refused {
     fn from(trouble: Trouble) -> Self {
         Self::Trouble(trouble)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::Digest;
+    use crate::release::cluster::checks::tests::plain;
+
+    fn plan(bad: u32, is_rehearsal: bool) -> Plan {
+        Plan {
+            bad: Revision(bad),
+            target: Revision(4),
+            digest: Digest("4444".into()),
+            reason: String::new(),
+            is_rehearsal,
+            fence: 1,
+        }
+    }
+
+    #[test]
+    fn a_job_that_may_have_migrated_data_is_told_of_before_the_rollback_and_at_it() {
+        let jobs = |count: u32| {
+            let job = |number| {
+                format!(
+                    "---\napiVersion: batch/v1\nkind: Job\nmetadata:\n  name: migrate-{number}\nspec: {{template: {{}}}}\n"
+                )
+            };
+            plain(&(0..count).map(job).collect::<String>())
+        };
+        let scope = Scope::for_tests("shop", &[("batch/v1", "Job", "jobs")]);
+        let (bad, target) = (jobs(1), jobs(0));
+        let told = |plan: &Plan| foreseen(plan, [&bad, &target], (&scope, "shop"), &[]);
+        let line = "Job migrate-0 of revision 1 is not in revision 1: it may have migrated data";
+        assert_eq!(
+            told(&plan(5, true)),
+            [format!("If revision 5 is rolled back: {line}")]
+        );
+        assert_eq!(
+            told(&plan(5, false)),
+            [format!("Rollback of revision 5: {line}")]
+        );
+        assert!(told(&plan(4, true)).is_empty(), "it serves");
+        let many = foreseen(&plan(5, true), [&jobs(100), &target], (&scope, "shop"), &[]);
+        assert!(many.len() <= MAX_FORESEEN, "{many:?}");
     }
 }

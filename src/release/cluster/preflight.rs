@@ -11,7 +11,7 @@ use super::Cluster;
 use super::api::{Trouble, ask};
 use super::checks::{self, Allowed, Obstacle};
 use super::facts::status_of;
-use super::granted;
+use super::granted::Asker;
 use super::helm_version;
 use super::replicas::{self, KeptReplicas};
 use super::rights;
@@ -53,13 +53,13 @@ impl Cluster {
         looked
     }
 
-    /// How old answers about rights may be: in the minutely look of what was well a minute ago, minutes.
-    fn oldest_rights(&self, plan: &Plan) -> Duration {
+    /// Who asks for rights: in the minutely look of what was well a minute ago, answers may be minutes old.
+    fn asker(&self, plan: &Plan) -> Asker {
         let is_as_before = *self.looked() == Some((plan.bad, plan.target, true));
-        if plan.is_rehearsal && is_as_before {
-            granted::KEPT
-        } else {
-            granted::FRESH
+        match (plan.is_rehearsal, is_as_before) {
+            (true, true) => Asker::Rest,
+            (true, false) => Asker::Rehearsal,
+            (false, _) => Asker::Rollback,
         }
     }
 
@@ -202,10 +202,7 @@ impl Cluster {
         }
         if obstacles.is_empty() {
             let changed = scoped.without_left_alone(&objects, &self.policy.may);
-            obstacles.extend(
-                self.rights(&changed, &target, self.oldest_rights(plan))
-                    .await?,
-            );
+            obstacles.extend(self.rights(&changed, &target, self.asker(plan)).await?);
             if obstacles.is_empty() && version.major == 3 {
                 let returning = checks::returning(&bad, &target, &scoped.scope);
                 obstacles.extend(self.unknown_to_helm(&bad, returning).await?);
@@ -238,8 +235,7 @@ impl Cluster {
             foreseen(plan, [&bad, &target], (&scoped.scope, namespace), &kept),
         );
         if plan.is_rehearsal {
-            self.say_what_evidence_lacks(self.oldest_rights(plan))
-                .await?;
+            self.say_what_evidence_lacks(self.asker(plan)).await?;
         }
         let Some(first) = obstacles.first() else {
             return Ok(None);
@@ -260,9 +256,9 @@ impl Cluster {
     }
 
     /// Says when rights are missing without which a rollback goes on, and people learn less of why.
-    async fn say_what_evidence_lacks(&self, oldest: Duration) -> Result<(), Trouble> {
+    async fn say_what_evidence_lacks(&self, asker: Asker) -> Result<(), Trouble> {
         let needed = Rights::to_collect(self.hub.namespace().as_str());
-        let missing = self.hub.missing(&needed, oldest).await?.join(", ");
+        let missing = self.hub.missing(&needed, asker).await?.join(", ");
         let mut known = self.lacking.lock().unwrap_or_else(PoisonError::into_inner);
         if !missing.is_empty() && *known != missing {
             tracing::warn!(
@@ -362,7 +358,7 @@ impl Cluster {
         &self,
         objects: &[Object],
         target: &Record,
-        oldest: Duration,
+        asker: Asker,
     ) -> Result<Vec<Obstacle>, Trouble> {
         let hooks = rights::rollback_hooks(target);
         let (namespace, driver) = (self.hub.namespace().as_str(), self.hub.driver());
@@ -381,8 +377,8 @@ impl Cluster {
                 text: format!("the cluster does not have {}", unknown.join(", ")),
             });
         }
-        let mut missing = self.hub.missing(&own, oldest).await?;
-        let of_helm = self.hub.missing_of_helm(&of_helm, oldest).await;
+        let mut missing = self.hub.missing(&own, asker).await?;
+        let of_helm = self.hub.missing_of_helm(&of_helm, asker).await;
         match (of_helm, self.hub.impersonated()) {
             (Ok(of_helm), None) => missing.extend(of_helm),
             (Ok(of_helm), Some(account)) => {

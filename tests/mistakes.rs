@@ -774,6 +774,33 @@ fn what_is_wrong_with_what_a_probe_needs() {
 }
 
 #[test]
+fn releases_that_need_each_other_are_a_mistake() {
+    let release = |name: &str, needs: &str| {
+        format!(
+            "[[release]]\nname = '{name}'\nnamespace = 'shop'\nbase_url = 'http://x'\nembedded = '/h'\n\
+             [[release.probe]]\nname = 'p'\npath = '/'\nneeds = [{needs}]\n"
+        )
+    };
+    let above = |api: &str, db: &str| format!("{}{}", release("api", api), release("db", db));
+    let needs_api = "needs = ['release:shop/api']";
+    let (web, db) = ("'release:shop/web'", "'release:shop/db'");
+    for (above, expected) in [
+        (above(web, ""), "shop/api needs shop/web needs shop/api: "),
+        (
+            above(db, web),
+            "shop/api needs shop/db needs shop/web needs shop/api: ",
+        ),
+    ] {
+        let (mistakes, _) = told_of_needs(&above, needs_api);
+        let is_told =
+            |text: &String| text.contains(expected) && text.ends_with("remove one of these needs");
+        assert!(mistakes.iter().any(is_told), "{expected:?}: {mistakes:#?}");
+    }
+    let (mistakes, _) = told_of_needs(&above(db, ""), needs_api);
+    assert!(mistakes.is_empty(), "{mistakes:#?}");
+}
+
+#[test]
 fn a_dependency_that_nothing_needs_is_a_hint() {
     let (mistakes, hints) = told_of_needs(POSTGRES, "needs = ['postgres']");
     assert!(mistakes.is_empty(), "{mistakes:#?}");

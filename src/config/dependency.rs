@@ -1,6 +1,6 @@
 //! `[[dependency]]`, things that belong to no release, and `needs`, which names those that a probe's answers hang on.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -172,6 +172,7 @@ pub(super) fn resolve(
     for release in releases {
         check_all_of(release, notes);
     }
+    refuse_cycles(releases, notes);
     let needed: BTreeSet<&str> = wanted
         .iter()
         .filter_map(|wanted| wanted.need.dependency())
@@ -249,5 +250,104 @@ fn check_all_of(release: &Release, notes: &mut Notes) {
         let message = format!("{}/{} needs itself", release.namespace, release.name);
         let help = "leave that out; its own failures are what is judged".to_owned();
         notes.complain("release", &Place::Default, message, Some(help));
+    }
+}
+
+/// Refuses releases that need each other: each would excuse the next, and none would ever be convicted. A release that
+/// `select` takes is one of them once it is known.
+fn refuse_cycles(releases: &[Release], notes: &mut Notes) {
+    let guarded: Vec<&Release> = releases.iter().filter(|it| it.is_guarded()).collect();
+    let places: HashMap<_, _> = guarded
+        .iter()
+        .enumerate()
+        .map(|(at, release)| ((&release.namespace, &release.name), at))
+        .collect();
+    let needed: Vec<Vec<usize>> = guarded
+        .iter()
+        .enumerate()
+        .map(|(at, release)| {
+            let needs = release.needs().into_iter();
+            let others = needs.filter_map(|need| match need {
+                Need::Release(namespace, name) => places.get(&(namespace, name)).copied(),
+                Need::Dependency(_) => None,
+            });
+            // A release that needs itself is told of by itself.
+            others.filter(|other| *other != at).collect()
+        })
+        .collect();
+    for cycle in cycles(&needed) {
+        let named = cycle.iter().chain(cycle.first());
+        let names = named.filter_map(|at| guarded.get(*at));
+        let names: Vec<String> = names
+            .map(|release| format!("{}/{}", release.namespace, release.name))
+            .collect();
+        let message = format!(
+            "{}: each would excuse the failures of the one that needs it, and none would ever be rolled back",
+            names.join(" needs ")
+        );
+        let help = "remove one of these needs".to_owned();
+        notes.complain("release", &Place::Default, message, Some(help));
+    }
+}
+
+/// Cycles in what needs what, each as the places along it; at least one where there is any. Every need is followed once.
+fn cycles(needed: &[Vec<usize>]) -> Vec<Vec<usize>> {
+    let mut found = Vec::new();
+    let mut done = HashSet::new();
+    for start in 0..needed.len() {
+        // The way from the start, each with those of its needs that are still to be followed. No recursion: a chain may be
+        // as long as the configuration.
+        let mut way: Vec<(usize, &[usize])> = Vec::new();
+        let mut next = (!done.contains(&start)).then_some(start);
+        loop {
+            if let Some(at) = next {
+                way.push((at, needed.get(at).map_or(&[], Vec::as_slice)));
+            }
+            let Some((at, open)) = way.last_mut() else {
+                break;
+            };
+            let Some((first, rest)) = open.split_first() else {
+                done.insert(*at);
+                way.pop();
+                next = None;
+                continue;
+            };
+            *open = rest;
+            let begins = way.iter().position(|(at, _)| at == first);
+            if let Some(begins) = begins {
+                let cycle = way.iter().skip(begins).map(|(at, _)| *at);
+                found.push(cycle.collect());
+            }
+            next = (begins.is_none() && !done.contains(first)).then_some(*first);
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cycles_of_any_length_are_found_and_what_only_leads_to_one_is_not_named() {
+        for (needed, expected) in [
+            (vec![vec![1], vec![2], vec![]], vec![]),
+            (vec![vec![1, 2], vec![2], vec![]], vec![]),
+            (vec![vec![1], vec![0]], vec![vec![0, 1]]),
+            (
+                vec![vec![1], vec![2], vec![3], vec![1]],
+                vec![vec![1, 2, 3]],
+            ),
+            (
+                vec![vec![1], vec![0], vec![3], vec![0, 2]],
+                vec![vec![0, 1], vec![2, 3]],
+            ),
+        ] {
+            assert_eq!(cycles(&needed), expected, "{needed:?}");
+        }
+        let mut ring: Vec<Vec<usize>> = (1..5_000).map(|next| vec![next]).collect();
+        ring.push(vec![0]);
+        let found: Vec<usize> = cycles(&ring).iter().map(Vec::len).collect();
+        assert_eq!(found, [5_000]);
     }
 }

@@ -552,7 +552,7 @@ impl Guard {
             }
             Some(newest) => self.seen(&facts, newest).await,
         }
-        self.tell_of_indirect_pods(&facts);
+        self.tell_remarks(&facts);
         self.shown = newest;
         self.askers.keep(&facts.pods);
         // What serves when a revision appears is what was deployed before it.
@@ -604,14 +604,15 @@ impl Guard {
             .retain(|known| unreadable.iter().any(|(revision, _)| revision == known));
     }
 
-    /// Says once what is to be known of pods that the chart's own workloads do not make.
-    fn tell_of_indirect_pods(&mut self, facts: &Facts) {
+    /// Says once what is to be known of pods that the chart's own workloads do not make, and of a rollback.
+    fn tell_remarks(&mut self, facts: &Facts) {
         if self.remarked == facts.remarks {
             return;
         }
-        self.remarked.clone_from(&facts.remarks);
+        let known = std::mem::replace(&mut self.remarked, facts.remarks.clone());
         let now = self.now();
-        for text in &facts.remarks {
+        let is_new = |text: &&String| !known.contains(text);
+        for text in facts.remarks.iter().filter(is_new) {
             self.state.rollout.remark(now, text);
         }
         self.keep_entries();

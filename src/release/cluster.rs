@@ -149,8 +149,8 @@ pub struct Cluster {
     seen: Mutex<Option<(Revision, Time)>>,
     /// What pods of the last revisions ran.
     images: Mutex<images::Images>,
-    /// What is to be known of autoscalers and of tags that moved, from the last look.
-    scaled: Mutex<Vec<String>>,
+    /// What is to be known of a rollback, from the last look: of autoscalers, of tags that moved, and of what may have changed data.
+    foreseen: Mutex<Vec<String>>,
     /// Whose turn it is; 0 until that is known, and as long nothing is put right.
     fence: AtomicU64,
 }
@@ -176,7 +176,7 @@ impl Cluster {
             sizes: Mutex::default(),
             tried: Mutex::default(),
             images: Mutex::default(),
-            scaled: Mutex::default(),
+            foreseen: Mutex::default(),
             seen: Mutex::new(None),
             fence: AtomicU64::new(0),
         })
@@ -193,9 +193,9 @@ impl Cluster {
         }
     }
 
-    fn scaled(&self) -> Vec<String> {
-        let scaled = self.scaled.lock();
-        scaled.unwrap_or_else(PoisonError::into_inner).clone()
+    fn foreseen(&self) -> Vec<String> {
+        let foreseen = self.foreseen.lock();
+        foreseen.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn making(&self) -> Option<(Revision, Revision)> {
@@ -328,7 +328,7 @@ impl Cluster {
                 };
                 let tables = self.hub.tables();
                 let mut facts = view.facts(&tables);
-                facts.remarks.extend(self.scaled());
+                facts.remarks.extend(self.foreseen());
                 let images = || self.images.lock().unwrap_or_else(PoisonError::into_inner);
                 images().note(&tables, &facts);
                 facts

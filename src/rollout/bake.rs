@@ -3,7 +3,7 @@
 //! A notice changes nothing but what is known of the revision. Where the user lets a bake reject, the same follows as from
 //! the verdict of an analysis: mode, origin, limit, preflight, rollback and verification.
 
-use super::case::{Case, Ending};
+use super::case::{Case, Ending, Past};
 use super::same::is_about;
 use super::{Command, Phase, Rollout};
 use crate::ledger::Found;
@@ -33,9 +33,11 @@ impl Rollout {
         if self.phase != Phase::Steady || self.newest != Some(revision) {
             return;
         }
-        let Some(passed) = self.passed(revision) else {
+        let is_forgotten = self.has_forgotten_its_end();
+        let passed = self.passed(revision);
+        if passed.is_none() && !is_forgotten {
             return;
-        };
+        }
         let BakeFailure {
             reason,
             text,
@@ -47,11 +49,11 @@ impl Rollout {
             found,
             evidence: text.clone(),
         };
-        if !rejects || self.blind {
+        let Some(passed) = passed.filter(|_| rejects && !self.blind) else {
             commands.push(found(Found::BakeFailed));
             self.bake_is_noted(revision, &text, now);
             return;
-        }
+        };
         commands.push(found(Found::Bad));
         let case = Case {
             revision,
@@ -76,15 +78,26 @@ impl Rollout {
         commands.push(Command::Preflight(revision));
     }
 
-    /// The case of the newest revision, or of an earlier one with the same contents, if it passed its analysis.
-    fn passed(&self, revision: Revision) -> Option<Case> {
+    /// Whether too much came since for the end of its analysis to be remembered. What its bake finds can be told then, and
+    /// not acted upon: what served before it is not known any more.
+    pub fn has_forgotten_its_end(&self) -> bool {
+        self.last_end().is_none()
+    }
+
+    /// The last end of the newest revision, or of an earlier one with the same contents, that says something of it.
+    fn last_end(&self) -> Option<&Past> {
         let mut past = self.past.iter().rev();
-        let passed = past.find(|past| {
+        past.find(|past| {
             !matches!(
                 past.ending,
                 Ending::Unchanged | Ending::OrderRefused | Ending::Superseded
             )
-        })?;
+        })
+    }
+
+    /// The case of the newest revision, or of an earlier one with the same contents, if it passed its analysis.
+    fn passed(&self, revision: Revision) -> Option<Case> {
+        let passed = self.last_end()?;
         let is_it = passed.ending == Ending::Kept && passed.case.revision <= revision;
         is_it.then(|| passed.case.clone())
     }

@@ -411,6 +411,23 @@ fn a_bake_that_only_notifies_leaves_the_revision_in_place_and_says_so() {
 }
 
 #[test]
+fn a_bake_that_fails_when_the_end_of_the_analysis_is_forgotten_is_found_and_nothing_is_rolled_back()
+{
+    for rejects in [true, false] {
+        let mut world = passed(Mode::Enforce);
+        assert!(!world.rollout.has_forgotten_its_end());
+        world.rollout.past.clear();
+        assert!(world.rollout.has_forgotten_its_end());
+        world.happens(bake_failed(2, rejects));
+        let failed = bake_is_found(crate::ledger::Found::BakeFailed, 2);
+        assert_eq!(world.commands, [failed]);
+        assert_eq!(*world.rollout.phase(), Phase::Steady);
+        let is_said = |entry: &Entry| entry.text.contains("its bake failed");
+        assert!(world.entries.iter().any(is_said));
+    }
+}
+
+#[test]
 fn what_a_bake_rejects_is_bound_by_mode_limit_and_origin() {
     for (mode, event, ending) in [
         (Mode::Observe, None, Ending::WouldRollBack),

@@ -398,7 +398,8 @@ impl Guard {
         }
         self.state.doubtful = true;
         self.bake_has_ended(&ended, BakeEnd::Alarm, text.clone(), "", now);
-        let rejects = self.setup.release.guard.bake == BakeAction::Rollback;
+        let rejects = self.setup.release.guard.bake == BakeAction::Rollback
+            && !self.state.rollout.has_forgotten_its_end();
         if rejects {
             let (tolerated, needed) = ended.bake.bounds();
             self.state.verdict = Some(VerdictView {

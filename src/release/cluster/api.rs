@@ -63,6 +63,9 @@ pub(super) enum Trouble {
     /// No whole answer came.
     #[error("the API server cannot be reached: {0}")]
     Unreachable(String),
+    /// It was not asked, as it is slow to answer others.
+    #[error("the API server is busy: it is slow to say what rights there are")]
+    Busy,
     /// The cluster does not have a kind.
     #[error("the cluster does not have this kind")]
     NoSuchKind,
@@ -86,7 +89,7 @@ impl Trouble {
             Self::Answer { code, message, .. } => {
                 *code == 429 || *code >= 500 || message.contains("etcdserver")
             }
-            Self::Unreachable(_) => true,
+            Self::Unreachable(_) | Self::Busy => true,
             Self::Unreadable(_) | Self::NoSuchKind | Self::NotOurs => false,
         }
     }

@@ -210,6 +210,7 @@ async fn rest(pause: &mut Duration, trouble: &Trouble) {
         Trouble::Unreachable(_)
         | Trouble::Unreadable(_)
         | Trouble::NoSuchKind
+        | Trouble::Busy
         | Trouble::NotOurs => Duration::ZERO,
     };
     // Many watches that fail together must not come back together.

@@ -21,7 +21,7 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use tokio::time::Instant;
 
-use super::api::{Trouble, ask};
+use super::api::{PATIENCE, Trouble, ask};
 use super::rights::{Place, Rights};
 use crate::release::Work;
 
@@ -30,6 +30,12 @@ pub(super) const KEPT: Duration = Duration::from_secs(600);
 
 /// How old an answer may be where something has changed, or is about to be done: one look asks several times.
 pub(super) const FRESH: Duration = Duration::from_secs(5);
+
+/// How long a look that changes nothing waits for another one that asks. An authorizer that hangs takes [`PATIENCE`] of each.
+const WAIT: Duration = PATIENCE.saturating_mul(2);
+
+/// How long a rollback waits for them, before it asks by itself.
+const SHORT_WAIT: Duration = Duration::from_secs(2);
 
 /// Access reviews at a time.
 const AT_A_TIME: usize = 8;
@@ -40,6 +46,34 @@ const MAX_SINGLE: usize = 4096;
 
 /// Rules of one namespace that are kept; an account with more is asked about each right.
 const MAX_RULES: usize = 2000;
+
+/// Who wants to know what an account may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asker {
+    /// The minutely look, where nothing has changed.
+    Rest,
+    /// A look after a change.
+    Rehearsal,
+    /// What is about to be done.
+    Rollback,
+}
+
+impl Asker {
+    /// How old an answer may be.
+    const fn oldest(self) -> Duration {
+        match self {
+            Self::Rest => KEPT,
+            Self::Rehearsal | Self::Rollback => FRESH,
+        }
+    }
+
+    const fn wait(self) -> Duration {
+        match self {
+            Self::Rest | Self::Rehearsal => WAIT,
+            Self::Rollback => SHORT_WAIT,
+        }
+    }
+}
 
 /// Who answers what an account may do.
 pub(super) trait Reviewer: Clone + Send + Sync + 'static {
@@ -56,7 +90,8 @@ pub(super) trait Reviewer: Clone + Send + Sync + 'static {
 /// What is remembered of one account.
 #[derive(Debug, Default)]
 pub(super) struct GrantedRights {
-    /// Held while it is asked, so that the releases of a namespace ask once for all of them.
+    /// Held while it is asked, so that the releases of a namespace ask once for all of them. Nobody waits long for it: where
+    /// the authorizer hangs, all of them would in turn, and a rollback behind them.
     answers: tokio::sync::Mutex<Answers>,
     /// Answers from before are no longer believed.
     since: Mutex<Option<Instant>>,
@@ -81,14 +116,24 @@ impl GrantedRights {
     /// Those of some rights that the account does not have, in words.
     ///
     /// # Errors
-    /// When the API server does not answer.
+    /// When the API server does not answer, or is slow to answer others.
     pub(super) async fn missing(
         &self,
         reviewer: &impl Reviewer,
         needed: &Rights,
-        oldest: Duration,
+        asker: Asker,
     ) -> Result<Vec<String>, Trouble> {
-        let mut answers = self.answers.lock().await;
+        let oldest = asker.oldest();
+        let mut unshared = Answers::default();
+        let mut shared;
+        let answers = match tokio::time::timeout(asker.wait(), self.answers.lock()).await {
+            Ok(held) => {
+                shared = held;
+                &mut *shared
+            }
+            Err(_) if asker == Asker::Rollback => &mut unshared,
+            Err(_) => return Err(Trouble::Busy),
+        };
         let since = *self.since.lock().unwrap_or_else(PoisonError::into_inner);
         let serves = |at: Instant| at.elapsed() <= oldest && since.is_none_or(|since| at > since);
         answers.forget_old(&serves);

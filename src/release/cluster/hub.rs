@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::Driver;
 use super::api::{Trouble, ask};
 use super::feed::{self, Metadata, Selector, Told, Whole};
-use super::granted::GrantedRights;
+use super::granted::{Asker, GrantedRights};
 use super::records::Records;
 use super::rights::Rights;
 use super::tables::{Kind, PodRow, ReplicaSetRow, StoredRow, Table, WorkloadRow};
@@ -229,27 +229,27 @@ impl Hub {
         Some(name)
     }
 
-    /// Those of some rights that our account does not have, by answers that are at most so old.
+    /// Those of some rights that our account does not have, by answers as fresh as who asks wants them.
     pub(super) async fn missing(
         &self,
         needed: &Rights,
-        oldest: Duration,
+        asker: Asker,
     ) -> Result<Vec<String>, Trouble> {
-        self.own_rights.missing(&self.client, needed, oldest).await
+        self.own_rights.missing(&self.client, needed, asker).await
     }
 
     /// The same of the account that helm acts as.
     pub(super) async fn missing_of_helm(
         &self,
         needed: &Rights,
-        oldest: Duration,
+        asker: Asker,
     ) -> Result<Vec<String>, Trouble> {
         let acting = self.acting()?;
         let rights = match &self.acting {
             None => &self.own_rights,
             Some(_) => &self.rights_of_helm,
         };
-        rights.missing(acting, needed, oldest).await
+        rights.missing(acting, needed, asker).await
     }
 
     /// Something was forbidden: what is known of rights is asked for anew.

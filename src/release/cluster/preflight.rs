@@ -11,12 +11,13 @@ use super::Cluster;
 use super::api::{Trouble, ask};
 use super::checks::{self, Allowed, Obstacle};
 use super::facts::status_of;
-use super::granted;
+use super::granted::Asker;
 use super::helm_version;
 use super::images;
 use super::replicas::{self, KeptReplicas};
 use super::rights;
 use super::rights::Rights;
+use super::scope::Scope;
 use super::turn;
 use crate::release::manifest::Object;
 use crate::release::record::Record;
@@ -35,6 +36,9 @@ const WAIT: Duration = Duration::from_secs(600);
 /// Objects that the target has and the bad revision has not, of which it is looked whether they are there.
 const MAX_RETURNING: usize = 50;
 
+/// Sentences on one rollback, beside those on autoscalers.
+const MAX_FORESEEN: usize = 12;
+
 impl Cluster {
     pub(super) async fn may_be_turned_back(&self, plan: &Plan) -> Result<(), Refusal> {
         let looked = self.wait_until_clear(plan).await;
@@ -50,13 +54,13 @@ impl Cluster {
         looked
     }
 
-    /// How old answers about rights may be: in the minutely look of what was well a minute ago, minutes.
-    fn oldest_rights(&self, plan: &Plan) -> Duration {
+    /// Who asks for rights: in the minutely look of what was well a minute ago, answers may be minutes old.
+    fn asker(&self, plan: &Plan) -> Asker {
         let is_as_before = *self.looked() == Some((plan.bad, plan.target, true));
-        if plan.is_rehearsal && is_as_before {
-            granted::KEPT
-        } else {
-            granted::FRESH
+        match (plan.is_rehearsal, is_as_before) {
+            (true, true) => Asker::Rest,
+            (true, false) => Asker::Rehearsal,
+            (false, _) => Asker::Rollback,
         }
     }
 
@@ -201,10 +205,7 @@ impl Cluster {
         }
         if obstacles.is_empty() {
             let changed = scoped.without_left_alone(&objects, &self.policy.may);
-            obstacles.extend(
-                self.rights(&changed, &target, self.oldest_rights(plan))
-                    .await?,
-            );
+            obstacles.extend(self.rights(&changed, &target, self.asker(plan)).await?);
             if obstacles.is_empty() && version.major == 3 {
                 let returning = checks::returning(&bad, &target, &scoped.scope);
                 obstacles.extend(self.unknown_to_helm(&bad, returning).await?);
@@ -231,29 +232,15 @@ impl Cluster {
             }
         }
         let kept = self.kept_replicas(&bad, &target, &scoped.scope).await?;
-        let mut remarks = replicas::remarks(&kept);
-        remarks.extend(moved.remarks);
-        *self.scaled.lock().unwrap_or_else(PoisonError::into_inner) = remarks;
+        let namespace = self.hub.namespace().as_str();
+        let records = [&bad, &target];
+        let mut known = foreseen(plan, records, (&scoped.scope, namespace), &kept);
+        known.extend(moved.remarks);
+        self.foresee(plan, known);
         if plan.is_rehearsal {
-            self.say_what_evidence_lacks(self.oldest_rights(plan))
-                .await?;
+            self.say_what_evidence_lacks(self.asker(plan)).await?;
         }
         let Some(first) = obstacles.first() else {
-            if !plan.is_rehearsal {
-                let mut lines: Vec<String> = kept.iter().filter_map(KeptReplicas::line).collect();
-                let namespace = self.hub.namespace().as_str();
-                lines.extend(checks::not_restarted(
-                    &bad,
-                    &target,
-                    &scoped.scope,
-                    namespace,
-                ));
-                lines.extend(checks::other_crds(&bad, &target));
-                lines.extend(checks::not_hooks(&bad, &target, &scoped.scope));
-                for line in lines {
-                    tracing::warn!(release = %self.release, "{line}");
-                }
-            }
             return Ok(None);
         };
         let texts: Vec<&str> = obstacles.iter().map(|one| one.text.as_str()).collect();
@@ -261,10 +248,20 @@ impl Cluster {
         Err(Refusal::prevented(first.reason, text).into())
     }
 
+    /// Keeps what people should know of the rollback for the status and the timeline.
+    fn foresee(&self, plan: &Plan, lines: Vec<String>) {
+        if !plan.is_rehearsal {
+            for line in &lines {
+                tracing::warn!(release = %self.release, "{line}");
+            }
+        }
+        *self.foreseen.lock().unwrap_or_else(PoisonError::into_inner) = lines;
+    }
+
     /// Says when rights are missing without which a rollback goes on, and people learn less of why.
-    async fn say_what_evidence_lacks(&self, oldest: Duration) -> Result<(), Trouble> {
+    async fn say_what_evidence_lacks(&self, asker: Asker) -> Result<(), Trouble> {
         let needed = Rights::to_collect(self.hub.namespace().as_str());
-        let missing = self.hub.missing(&needed, oldest).await?.join(", ");
+        let missing = self.hub.missing(&needed, asker).await?.join(", ");
         let mut known = self.lacking.lock().unwrap_or_else(PoisonError::into_inner);
         if !missing.is_empty() && *known != missing {
             tracing::warn!(
@@ -364,7 +361,7 @@ impl Cluster {
         &self,
         objects: &[Object],
         target: &Record,
-        oldest: Duration,
+        asker: Asker,
     ) -> Result<Vec<Obstacle>, Trouble> {
         let hooks = rights::rollback_hooks(target);
         let (namespace, driver) = (self.hub.namespace().as_str(), self.hub.driver());
@@ -383,8 +380,8 @@ impl Cluster {
                 text: format!("the cluster does not have {}", unknown.join(", ")),
             });
         }
-        let mut missing = self.hub.missing(&own, oldest).await?;
-        let of_helm = self.hub.missing_of_helm(&of_helm, oldest).await;
+        let mut missing = self.hub.missing(&own, asker).await?;
+        let of_helm = self.hub.missing_of_helm(&of_helm, asker).await;
         match (of_helm, self.hub.impersonated()) {
             (Ok(of_helm), None) => missing.extend(of_helm),
             (Ok(of_helm), Some(account)) => {
@@ -415,6 +412,34 @@ impl Cluster {
     }
 }
 
+/// What people should know of a rollback: before it, and in other words when it is done, so that the timeline says both.
+fn foreseen(
+    plan: &Plan,
+    [bad, target]: [&Record; 2],
+    (scope, namespace): (&Scope, &str),
+    kept: &[KeptReplicas],
+) -> Vec<String> {
+    let mut foreseen = replicas::remarks(kept);
+    if plan.bad == plan.target {
+        return foreseen;
+    }
+    // What may have changed data comes first: it is what people may have to undo.
+    let mut lines = checks::not_hooks(bad, target, scope);
+    lines.extend(checks::other_crds(bad, target));
+    lines.extend(checks::not_restarted(bad, target, scope, namespace));
+    // An autoscaler changes its numbers each minute, and has a remark without them.
+    let is_told = |one: &&KeptReplicas| !plan.is_rehearsal || !one.is_scaled();
+    lines.extend(kept.iter().filter(is_told).filter_map(KeptReplicas::line));
+    lines.truncate(MAX_FORESEEN);
+    let about = if plan.is_rehearsal {
+        format!("If revision {} is rolled back", plan.bad)
+    } else {
+        format!("Rollback of revision {}", plan.bad)
+    };
+    foreseen.extend(lines.into_iter().map(|line| format!("{about}: {line}")));
+    foreseen
+}
+
 /// Why a look ended without an answer.
 pub(super) enum Refused {
     Is(Refusal),
@@ -430,5 +455,50 @@ impl From<Refusal> for Refused {
 impl From<Trouble> for Refused {
     fn from(trouble: Trouble) -> Self {
         Self::Trouble(trouble)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::Digest;
+    use crate::release::cluster::checks::tests::plain;
+
+    fn plan(bad: u32, is_rehearsal: bool) -> Plan {
+        Plan {
+            bad: Revision(bad),
+            target: Revision(4),
+            digest: Digest("4444".into()),
+            reason: String::new(),
+            is_rehearsal,
+            fence: 1,
+        }
+    }
+
+    #[test]
+    fn a_job_that_may_have_migrated_data_is_told_of_before_the_rollback_and_at_it() {
+        let jobs = |count: u32| {
+            let job = |number| {
+                format!(
+                    "---\napiVersion: batch/v1\nkind: Job\nmetadata:\n  name: migrate-{number}\nspec: {{template: {{}}}}\n"
+                )
+            };
+            plain(&(0..count).map(job).collect::<String>())
+        };
+        let scope = Scope::for_tests("shop", &[("batch/v1", "Job", "jobs")]);
+        let (bad, target) = (jobs(1), jobs(0));
+        let told = |plan: &Plan| foreseen(plan, [&bad, &target], (&scope, "shop"), &[]);
+        let line = "Job migrate-0 of revision 1 is not in revision 1: it may have migrated data";
+        assert_eq!(
+            told(&plan(5, true)),
+            [format!("If revision 5 is rolled back: {line}")]
+        );
+        assert_eq!(
+            told(&plan(5, false)),
+            [format!("Rollback of revision 5: {line}")]
+        );
+        assert!(told(&plan(4, true)).is_empty(), "it serves");
+        let many = foreseen(&plan(5, true), [&jobs(100), &target], (&scope, "shop"), &[]);
+        assert!(many.len() <= MAX_FORESEEN, "{many:?}");
     }
 }

@@ -56,6 +56,11 @@ impl KeptReplicas {
         ))
     }
 
+    /// Whether an autoscaler made the number.
+    pub(super) const fn is_scaled(&self) -> bool {
+        self.scaler.is_some()
+    }
+
     /// What a rollback does.
     pub(super) fn line(&self) -> Option<String> {
         let (live, said) = (self.live?, self.said);

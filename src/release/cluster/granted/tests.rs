@@ -68,12 +68,18 @@ async fn the_releases_of_a_namespace_ask_once_for_all_of_them_and_again_after_te
     let server = Played::with(Some(vec![everything]));
     let granted = GrantedRights::default();
     for _ in 0..300 {
-        let missing = granted.missing(&server, &needed(), KEPT).await.unwrap();
+        let missing = granted
+            .missing(&server, &needed(), Asker::Rest)
+            .await
+            .unwrap();
         assert!(missing.is_empty(), "{missing:?}");
     }
     assert_eq!(server.asked(), (1, 0));
     tokio::time::advance(KEPT + Duration::from_secs(1)).await;
-    granted.missing(&server, &needed(), KEPT).await.unwrap();
+    granted
+        .missing(&server, &needed(), Asker::Rest)
+        .await
+        .unwrap();
     assert_eq!(server.asked(), (2, 0));
 }
 
@@ -81,14 +87,23 @@ async fn the_releases_of_a_namespace_ask_once_for_all_of_them_and_again_after_te
 async fn a_right_that_is_taken_away_is_missed_at_once_where_something_changed() {
     let server = Played::with(Some(vec![rule("*", "*", &["*"], &[])]));
     let granted = GrantedRights::default();
-    granted.missing(&server, &needed(), KEPT).await.unwrap();
+    granted
+        .missing(&server, &needed(), Asker::Rest)
+        .await
+        .unwrap();
     server.0.lock().unwrap().rules = Some(vec![rule("apps", "deployments", &["get"], &[])]);
     tokio::time::advance(Duration::from_secs(60)).await;
     // Nothing is known of a change.
-    let missing = granted.missing(&server, &needed(), KEPT).await.unwrap();
+    let missing = granted
+        .missing(&server, &needed(), Asker::Rest)
+        .await
+        .unwrap();
     assert!(missing.is_empty(), "{missing:?}");
     // A rollback, another revision, another answer.
-    let missing = granted.missing(&server, &needed(), FRESH).await.unwrap();
+    let missing = granted
+        .missing(&server, &needed(), Asker::Rehearsal)
+        .await
+        .unwrap();
     assert_eq!(
         missing,
         ["get pods/log in shop", "patch deployments.apps in shop"]
@@ -101,12 +116,18 @@ async fn a_right_that_is_taken_away_is_missed_at_once_where_something_changed() 
 
     // Something was forbidden, for whatever release.
     server.0.lock().unwrap().rules = Some(vec![rule("*", "*", &["*"], &[])]);
-    let missing = granted.missing(&server, &needed(), KEPT).await.unwrap();
+    let missing = granted
+        .missing(&server, &needed(), Asker::Rest)
+        .await
+        .unwrap();
     assert_eq!(missing.len(), 2);
     tokio::time::advance(Duration::from_secs(1)).await;
     granted.doubt();
     tokio::time::advance(Duration::from_secs(1)).await;
-    let missing = granted.missing(&server, &needed(), KEPT).await.unwrap();
+    let missing = granted
+        .missing(&server, &needed(), Asker::Rest)
+        .await
+        .unwrap();
     assert!(missing.is_empty(), "{missing:?}");
 }
 
@@ -118,7 +139,10 @@ async fn where_the_rules_are_incomplete_each_right_is_asked_for_and_remembered()
     server.0.lock().unwrap().single = single.into();
     let granted = GrantedRights::default();
     for _ in 0..5 {
-        let missing = granted.missing(&server, &needed(), KEPT).await.unwrap();
+        let missing = granted
+            .missing(&server, &needed(), Asker::Rest)
+            .await
+            .unwrap();
         assert_eq!(missing, ["get pods/log in shop"]);
     }
     assert_eq!(server.asked(), (1, 3));
@@ -131,9 +155,35 @@ async fn what_lives_in_no_namespace_is_asked_for_by_itself() {
     let mut rights = Rights::default();
     rights.add("", "storage.k8s.io", "storageclasses", &["get"]);
     let granted = GrantedRights::default();
-    let missing = granted.missing(&server, &rights, KEPT).await.unwrap();
+    let missing = granted
+        .missing(&server, &rights, Asker::Rest)
+        .await
+        .unwrap();
     assert_eq!(missing, ["get storageclasses.storage.k8s.io"]);
     assert_eq!(server.asked(), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn behind_an_authorizer_that_hangs_a_rollback_asks_by_itself_and_a_look_gives_up() {
+    let server = Played::with(Some(vec![rule("*", "*", &["*"], &[])]));
+    let granted = GrantedRights::default();
+    let _hangs = granted.answers.lock().await;
+    let began = Instant::now();
+    let (server, needed) = (&server, &needed());
+    let (rollback, look) = tokio::join!(
+        granted.missing(server, needed, Asker::Rollback),
+        granted.missing(server, needed, Asker::Rest)
+    );
+    assert!(rollback.unwrap().is_empty());
+    assert_eq!(look, Err(Trouble::Busy));
+    assert_eq!(began.elapsed().as_secs(), WAIT.as_secs());
+    let began = Instant::now();
+    granted
+        .missing(server, needed, Asker::Rollback)
+        .await
+        .unwrap();
+    assert_eq!(began.elapsed().as_secs(), SHORT_WAIT.as_secs());
+    assert_eq!(server.asked(), (2, 0));
 }
 
 #[test]

@@ -233,10 +233,14 @@ impl Cluster {
         }
         let kept = self.kept_replicas(&bad, &target, &scoped.scope).await?;
         let namespace = self.hub.namespace().as_str();
+        let about = About {
+            plan,
+            begins: !plan.is_rehearsal && obstacles.is_empty(),
+        };
         let records = [&bad, &target];
-        let mut known = foreseen(plan, records, (&scoped.scope, namespace), &kept);
+        let mut known = foreseen(about, records, (&scoped.scope, namespace), &kept);
         known.extend(moved.remarks);
-        self.foresee(plan, known);
+        self.foresee(about, known);
         if plan.is_rehearsal {
             self.say_what_evidence_lacks(self.asker(plan)).await?;
         }
@@ -249,8 +253,8 @@ impl Cluster {
     }
 
     /// Keeps what people should know of the rollback for the status and the timeline.
-    fn foresee(&self, plan: &Plan, lines: Vec<String>) {
-        if !plan.is_rehearsal {
+    fn foresee(&self, about: About<'_>, lines: Vec<String>) {
+        if about.begins {
             for line in &lines {
                 tracing::warn!(release = %self.release, "{line}");
             }
@@ -412,9 +416,17 @@ impl Cluster {
     }
 }
 
+/// A rollback of which people are told.
+#[derive(Debug, Clone, Copy)]
+struct About<'a> {
+    plan: &'a Plan,
+    /// Whether it begins now; otherwise it might.
+    begins: bool,
+}
+
 /// What people should know of a rollback: before it, and in other words when it is done, so that the timeline says both.
 fn foreseen(
-    plan: &Plan,
+    About { plan, begins }: About<'_>,
     [bad, target]: [&Record; 2],
     (scope, namespace): (&Scope, &str),
     kept: &[KeptReplicas],
@@ -428,13 +440,13 @@ fn foreseen(
     lines.extend(checks::other_crds(bad, target));
     lines.extend(checks::not_restarted(bad, target, scope, namespace));
     // An autoscaler changes its numbers each minute, and has a remark without them.
-    let is_told = |one: &&KeptReplicas| !plan.is_rehearsal || !one.is_scaled();
+    let is_told = |one: &&KeptReplicas| begins || !one.is_scaled();
     lines.extend(kept.iter().filter(is_told).filter_map(KeptReplicas::line));
     lines.truncate(MAX_FORESEEN);
-    let about = if plan.is_rehearsal {
-        format!("If revision {} is rolled back", plan.bad)
-    } else {
+    let about = if begins {
         format!("Rollback of revision {}", plan.bad)
+    } else {
+        format!("If revision {} is rolled back", plan.bad)
     };
     foreseen.extend(lines.into_iter().map(|line| format!("{about}: {line}")));
     foreseen
@@ -464,13 +476,13 @@ mod tests {
     use crate::ledger::Digest;
     use crate::release::cluster::checks::tests::plain;
 
-    fn plan(bad: u32, is_rehearsal: bool) -> Plan {
+    fn plan(bad: u32) -> Plan {
         Plan {
             bad: Revision(bad),
             target: Revision(4),
             digest: Digest("4444".into()),
             reason: String::new(),
-            is_rehearsal,
+            is_rehearsal: false,
             fence: 1,
         }
     }
@@ -487,18 +499,18 @@ mod tests {
         };
         let scope = Scope::for_tests("shop", &[("batch/v1", "Job", "jobs")]);
         let (bad, target) = (jobs(1), jobs(0));
-        let told = |plan: &Plan| foreseen(plan, [&bad, &target], (&scope, "shop"), &[]);
+        let told = |bad_number, begins, bad: &Record| {
+            let plan = &plan(bad_number);
+            let about = About { plan, begins };
+            foreseen(about, [bad, &target], (&scope, "shop"), &[])
+        };
         let line = "Job migrate-0 of revision 1 is not in revision 1: it may have migrated data";
-        assert_eq!(
-            told(&plan(5, true)),
-            [format!("If revision 5 is rolled back: {line}")]
-        );
-        assert_eq!(
-            told(&plan(5, false)),
-            [format!("Rollback of revision 5: {line}")]
-        );
-        assert!(told(&plan(4, true)).is_empty(), "it serves");
-        let many = foreseen(&plan(5, true), [&jobs(100), &target], (&scope, "shop"), &[]);
+        let before = format!("If revision 5 is rolled back: {line}");
+        assert_eq!(told(5, false, &bad), [before]);
+        let at_it = format!("Rollback of revision 5: {line}");
+        assert_eq!(told(5, true, &bad), [at_it]);
+        assert!(told(4, false, &bad).is_empty(), "it serves");
+        let many = told(5, false, &jobs(100));
         assert!(many.len() <= MAX_FORESEEN, "{many:?}");
     }
 }

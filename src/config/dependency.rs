@@ -276,8 +276,8 @@ fn refuse_cycles(releases: &[Release], notes: &mut Notes) {
         })
         .collect();
     for cycle in cycles(&needed) {
-        let named = cycle.iter().chain(cycle.first());
-        let names = named.filter_map(|at| guarded.get(*at));
+        let on_it = cycle.iter().chain(cycle.first());
+        let names = on_it.filter_map(|at| guarded.get(*at));
         let names: Vec<String> = names
             .map(|release| format!("{}/{}", release.namespace, release.name))
             .collect();

@@ -356,31 +356,39 @@ fn what_is_gone_back_over_is_said_and_an_unknown_keeper_is_not_fought() {
     let said =
         "The rollback goes back over revisions 2 to 3, none of which was analyzed to its end";
     assert!(guarded.leadsman.said(said), "{}", guarded.leadsman.log());
-    // A person who tries once more is no keeper.
+    // A person who tries once more is no keeper, and whoever does it a third time is.
     cluster.upgrade(&[DEAD]);
     ends(&cluster, &guarded, &users, 6, "recovered");
-    // A tool with Helm built in is one, by the name that it gives the API server.
-    cluster.upgrade(&[DEAD, r#"api.image="mykadoo-api:7""#]);
-    ends(&cluster, &guarded, &users, 8, "recovered");
-    cluster.upgrade(&[DEAD, r#"api.image="mykadoo-api:7""#]);
-    written_by(&cluster, 10, "fleetagent");
-    let ended = ends(&cluster, &guarded, &users, 10, "refused");
+    cluster.upgrade(&[DEAD]);
+    let ended = ends(&cluster, &guarded, &users, 8, "refused");
     let told = [
-        "revision 10 has the contents of revision 8",
+        "revision 8 has the contents of revision 6",
+        "something brings",
+        "allow_gitops",
+    ];
+    says(&ended, &told);
+}
+
+/// J19: a tool with Helm built in is known by the name that it gives the API server, and is not fought at all.
+#[test]
+fn a_tool_that_brings_the_bad_revision_back_is_not_fought() {
+    let Some(cluster) = Cluster::new("tool", Helm::Four) else {
+        return;
+    };
+    cluster.install(&[]);
+    let guarded = Guarded::start(&cluster);
+    let users = Users::of(&cluster.service("mykadoo-api"));
+    cluster.upgrade(&[DEAD]);
+    ends(&cluster, &guarded, &users, 2, "recovered");
+    cluster.upgrade(&[DEAD]);
+    written_by(&cluster, 4, "fleetagent");
+    let ended = ends(&cluster, &guarded, &users, 4, "refused");
+    let told = [
+        "revision 4 has the contents of revision 2",
         "\"fleetagent\"",
         "allow_gitops",
     ];
     says(&ended, &told);
-    // And so is whoever does it a third time.
-    cluster.upgrade(&[DEAD]);
-    let ended = ends(&cluster, &guarded, &users, 11, "refused");
-    says(
-        &ended,
-        &[
-            "revision 11 has the contents of revision 6",
-            "something brings",
-        ],
-    );
 }
 
 /// J20: a mesh puts its sidecar before the app's container. It is not the app's port that it opens.

@@ -344,7 +344,7 @@ impl Releases {
             .inc();
     }
 
-    /// Counts a bake that ended; `end` is one of [`BAKES`].
+    /// Counts a bake that ended; `end` is `good`, `failed`, `inconclusive` or `superseded`.
     pub fn baked(&self, namespace: &str, release: &str, end: &str) {
         self.bakes
             .with_label_values(&[namespace, release, end])

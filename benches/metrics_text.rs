@@ -11,34 +11,34 @@ use prometheus::{Encoder, GaugeVec, HistogramOpts, HistogramVec, Opts, Registry,
 
 use leadsman::config::Target;
 use leadsman::config::settings::{
-    Connect, Connection, HttpOffer, HttpQuestion, Objectives, Probe, Question, Redirects,
-    RequestBody,
+    ConnectConfig, ConnectionReuse, HttpProbeConfig, HttpVersions, ObjectivesConfig, ProbeConfig,
+    ProbeKind, RedirectConfig, RequestBody,
 };
-use leadsman::metrics::{Format, Metrics, Series, gzip_fast, write_page};
+use leadsman::metrics::{Metrics, MetricsFormat, ProbeSeries, gzip_fast, write_page};
 use leadsman::sounding::expect::Expect;
-use leadsman::sounding::{Answer, Outcome, Phases, Reason, Sounding};
-use leadsman::track::Tracked;
+use leadsman::sounding::{Outcome, PhaseTimes, ProbeResult, Reason, ResponseFacts};
+use leadsman::track::TrackedProbe;
 use leadsman::units::{Moment, Namespace, ProbeId, ProbeName, ReleaseName};
 
 #[allow(clippy::expect_used)]
-fn probe(number: usize) -> Probe {
-    Probe {
+fn probe(number: usize) -> ProbeConfig {
+    ProbeConfig {
         id: ProbeId {
             namespace: Namespace::new("mykadoo-production"),
             release: ReleaseName::new(format!("release-{:03}", number / 20)),
             probe: ProbeName::new(format!("probe-{number:05}")),
         },
         target: Target::parse("http://web:8080/health", "http").expect("this is a target"),
-        question: Question::Http(Box::new(HttpQuestion {
+        question: ProbeKind::Http(Box::new(HttpProbeConfig {
             method: http::Method::GET,
             headers: Vec::new(),
             host: None,
             body: RequestBody::None,
             auth: None,
-            redirects: Redirects::default(),
-            http: HttpOffer::Auto,
-            connect: Connect::default(),
-            connection: Connection::New,
+            redirects: RedirectConfig::default(),
+            http: HttpVersions::Auto,
+            connect: ConnectConfig::default(),
+            connection: ConnectionReuse::New,
             proxy: None,
             proxy_resolves: false,
             body_limit: 1 << 20,
@@ -52,22 +52,22 @@ fn probe(number: usize) -> Probe {
         timeout: Duration::from_secs(5),
         window: Duration::from_secs(300),
         latency_objective: Some(Duration::from_millis(300)),
-        objectives: Objectives::default(),
+        objectives: ObjectivesConfig::default(),
     }
 }
 
 /// So many probes with 60 soundings each, of which 30 are in the window.
-fn probes(count: usize) -> (Vec<Series>, Moment) {
+fn probes(count: usize) -> (Vec<ProbeSeries>, Moment) {
     let start = Moment::after_boot(Duration::from_secs(100_000));
     let mut now = start;
     let series = (0..count).map(|number| {
-        let tracked = Tracked::new(Arc::new(probe(number)), start);
+        let tracked = TrackedProbe::new(Arc::new(probe(number)), start);
         for n in 0..60 {
             now = start + Duration::from_secs(10) * n;
             let millis = 3 + (u64::from(n) * 37 + number as u64) % 200;
             let due = now - Duration::from_millis(millis);
             let bad = n % 30 == 7;
-            let sounding = Sounding {
+            let sounding = ProbeResult {
                 due,
                 started: due,
                 finished: now,
@@ -76,16 +76,16 @@ fn probes(count: usize) -> (Vec<Series>, Moment) {
                 } else {
                     Outcome::Good
                 },
-                phases: Phases {
+                phases: PhaseTimes {
                     resolve: Duration::from_micros(301),
                     connect: Duration::from_micros(212),
                     tls: Duration::ZERO,
                     processing: Duration::from_micros(millis * 1000 - 600),
                     transfer: Duration::from_micros(87),
                 },
-                answer: Answer {
+                answer: ResponseFacts {
                     status: Some(if bad { 503 } else { 200 }),
-                    ..Answer::default()
+                    ..ResponseFacts::default()
                 },
                 explanation: None,
             };
@@ -93,7 +93,7 @@ fn probes(count: usize) -> (Vec<Series>, Moment) {
                 .lock()
                 .record(&sounding, 1_700_000_000.25 + f64::from(n));
         }
-        Series::new(Arc::new(tracked))
+        ProbeSeries::new(Arc::new(tracked))
     });
     (series.collect(), now)
 }
@@ -174,7 +174,7 @@ fn bench(c: &mut Criterion) {
         write_page(&metrics, &series, now, format, &mut out);
         out
     };
-    let (text, peak) = peak_of(|| page(Format::Prometheus));
+    let (text, peak) = peak_of(|| page(MetricsFormat::Prometheus));
     let text = String::from_utf8(text).expect("text");
     println!(
         "{count} probes: {} lines, {} KiB of text; writing it takes {peak} KiB, {:.2} times the text; gzip {} KiB",
@@ -201,7 +201,7 @@ fn bench(c: &mut Criterion) {
     let mut ratios: Vec<f64> = (0..5)
         .map(|_| {
             let started = Instant::now();
-            let ours = page(Format::Prometheus);
+            let ours = page(MetricsFormat::Prometheus);
             let ours_took = started.elapsed();
             drop(ours);
             let started = Instant::now();
@@ -219,8 +219,10 @@ fn bench(c: &mut Criterion) {
 
     let mut group = c.benchmark_group(format!("page of {count} probes"));
     group.sample_size(10);
-    group.bench_function("prometheus", |b| b.iter(|| page(Format::Prometheus)));
-    group.bench_function("openmetrics", |b| b.iter(|| page(Format::OpenMetrics)));
+    group.bench_function("prometheus", |b| b.iter(|| page(MetricsFormat::Prometheus)));
+    group.bench_function("openmetrics", |b| {
+        b.iter(|| page(MetricsFormat::OpenMetrics))
+    });
     group.bench_function("views alone", |b| {
         b.iter(|| {
             let probes = series.iter();

@@ -29,11 +29,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use leadsman::clock;
-use leadsman::config::settings::{Connection, Probe, Question};
+use leadsman::config::settings::{ConnectionReuse, ProbeConfig, ProbeKind};
 use leadsman::config::{self, Sources, Target};
-use leadsman::probe::{Prober, Shared};
+use leadsman::probe::{Prober, ProberContext};
 use leadsman::sounding::Outcome;
-use leadsman::track::Tracked;
+use leadsman::track::TrackedProbe;
 
 #[global_allocator]
 static COUNTED: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -108,11 +108,11 @@ async fn compare(port: u16, rounds: usize, soundings: usize) {
         .collect();
     let fresh = reqwest_client(0);
     let kept = reqwest_client(IN_FLIGHT);
-    let shared = Shared::new(clock::now);
+    let shared = ProberContext::new(clock::now);
     let ours: Vec<_> = (1..=ADDRESSES)
-        .map(|last| Ours::new(&shared, at(last, port), Connection::New))
+        .map(|last| Ours::new(&shared, at(last, port), ConnectionReuse::New))
         .collect();
-    let ours_kept = Arc::new(Ours::new(&shared, at(1, port), Connection::KeepAlive));
+    let ours_kept = Arc::new(Ours::new(&shared, at(1, port), ConnectionReuse::KeepAlive));
     let urls: Vec<String> = (1..=ADDRESSES)
         .map(|last| format!("http://{}/api/health", at(last, port)))
         .collect();
@@ -186,11 +186,11 @@ async fn compare(port: u16, rounds: usize, soundings: usize) {
 /// The whole way of a sounding, from the prober to the record.
 struct Ours {
     prober: Prober,
-    tracked: Tracked,
+    tracked: TrackedProbe,
 }
 
 impl Ours {
-    fn new(shared: &Arc<Shared>, address: SocketAddr, connection: Connection) -> Self {
+    fn new(shared: &Arc<ProberContext>, address: SocketAddr, connection: ConnectionReuse) -> Self {
         let url = format!("http://{address}/api/health");
         let mut file = tempfile::NamedTempFile::new().expect("a file");
         write!(
@@ -207,20 +207,20 @@ impl Ours {
         let Ok(loaded) = config::load(&sources) else {
             panic!("the bench's configuration is good")
         };
-        let probe: Probe = loaded
+        let probe: ProbeConfig = loaded
             .settings
             .probes()
             .next()
             .map(|p| (**p).clone())
             .expect("one probe");
         let mut question = probe.question.clone();
-        if let Question::Http(http) = &mut question {
+        if let ProbeKind::Http(http) = &mut question {
             http.connection = connection;
         }
         let target = Target::parse(&url, "http").expect("a URL");
         Self {
             prober: Prober::new(shared, target, question),
-            tracked: Tracked::new(Arc::new(probe), clock::now()),
+            tracked: TrackedProbe::new(Arc::new(probe), clock::now()),
         }
     }
 

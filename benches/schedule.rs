@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use leadsman::clock;
-use leadsman::probe::schedule::{Schedule, Slot};
+use leadsman::probe::schedule::{Schedule, ScheduledSlot};
 use leadsman::units::{Moment, Namespace, ProbeId, ProbeName, ReleaseName};
 
 const RATES: [u64; 3] = [1_000, 5_000, 10_000];
@@ -113,7 +113,7 @@ fn ours(load: &Load) -> Seen {
         }
     })
     .unwrap();
-    let slots = (0..load.rate).map(|number| Slot {
+    let slots = (0..load.rate).map(|number| ScheduledSlot {
         key: ProbeId {
             namespace: Namespace::new("bench"),
             release: ReleaseName::new("bench"),

@@ -21,20 +21,20 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use leadsman::alert::{Book, Condition, Kind, Labels};
-use leadsman::config::settings::{Alertmanagers, Tls};
-use leadsman::notify::{Meter, Peer, Style, Wire, wires};
-use leadsman::objective::{Objective, Tier};
+use leadsman::alert::{AlertKind, AlertStore, Condition, Labels};
+use leadsman::config::settings::{AlertmanagerConfig, TlsConfig};
+use leadsman::notify::{AlertPayload, AlertStyle, AlertmanagerObserver, AlertmanagerPeer, wires};
+use leadsman::objective::{BurnTier, Objective};
 use leadsman::permit::Permit;
 use leadsman::units::Time;
-use leadsman::window::Tally;
+use leadsman::window::Counts;
 
 const ALERTS: usize = 10_000;
 
 fn conditions() -> Vec<Condition> {
     (0..ALERTS)
         .map(|number| Condition {
-            kind: Kind::ReleaseRegressed,
+            kind: AlertKind::ReleaseRegressed,
             place: Labels::from([
                 ("namespace".to_owned(), "mykadoo-production".to_owned()),
                 ("release".to_owned(), format!("release-{number:05}")),
@@ -53,7 +53,7 @@ fn telling(criterion: &mut Criterion) {
         .measurement_time(Duration::from_secs(5))
         .sample_size(10);
     let now = Time::from_millis(1_800_000_000_000);
-    let mut book = Book::default();
+    let mut book = AlertStore::default();
     let all = conditions();
     book.observe(all.clone(), |_| true, now);
     group.bench_function("a look", |bencher| {
@@ -64,7 +64,7 @@ fn telling(criterion: &mut Criterion) {
         );
     });
     let page = Url::parse("https://leadsman.example.com/").ok();
-    let style = Style {
+    let style = AlertStyle {
         external: Labels::from([("cluster".to_owned(), "production".to_owned())]),
         page,
     };
@@ -73,7 +73,11 @@ fn telling(criterion: &mut Criterion) {
             let wires = wires(&book, Duration::from_secs(60), now);
             let batches = wires.chunks(256);
             batches
-                .map(|batch| style.body(batch.iter().map(AsRef::<Wire>::as_ref)).len())
+                .map(|batch| {
+                    style
+                        .body(batch.iter().map(AsRef::<AlertPayload>::as_ref))
+                        .len()
+                })
                 .sum::<usize>()
         });
     });
@@ -82,9 +86,9 @@ fn telling(criterion: &mut Criterion) {
     let objective = Objective {
         target: 0.999,
         days: 30,
-        tiers: Tier::ALL.to_vec(),
+        tiers: BurnTier::ALL.to_vec(),
     };
-    let tally = Tally {
+    let tally = Counts {
         good: 3000,
         bad: 2,
         void: 0,
@@ -93,7 +97,7 @@ fn telling(criterion: &mut Criterion) {
         bencher.iter(|| {
             (0..1000)
                 .filter(|_| {
-                    Tier::ALL
+                    BurnTier::ALL
                         .iter()
                         .any(|tier| objective.fires(*tier, |_| tally, 1.0))
                 })
@@ -105,7 +109,7 @@ fn telling(criterion: &mut Criterion) {
 /// Counts nothing.
 struct Silent;
 
-impl Meter for Silent {
+impl AlertmanagerObserver for Silent {
     fn appears(&self, _: &str) {}
     fn is_gone(&self, _: &str) {}
     fn sent(&self, _: &str, _: usize, _: Duration) {}
@@ -140,7 +144,7 @@ fn on_the_wire(_: &mut Criterion) {
             let (peer, stop) = (Arc::clone(peer), stop.clone());
             tokio::spawn(async move { peer.run(stop).await });
         }
-        let mut book = Book::default();
+        let mut book = AlertStore::default();
         let mut took = Vec::new();
         for condition in conditions().into_iter().take(EVENTS) {
             let began = Instant::now();
@@ -171,22 +175,22 @@ fn on_the_wire(_: &mut Criterion) {
     );
 }
 
-fn peer(address: SocketAddr) -> Arc<Peer> {
+fn peer(address: SocketAddr) -> Arc<AlertmanagerPeer> {
     let url = Url::parse(&format!("http://{address}/")).unwrap();
-    let settings = Alertmanagers {
+    let settings = AlertmanagerConfig {
         urls: vec![url.clone()],
         auth: None,
-        tls: Tls::default(),
+        tls: TlsConfig::default(),
         labels: Labels::new(),
         resend: Duration::from_secs(60),
         timeout: Duration::from_secs(10),
         watchdog: false,
     };
-    let style = Style {
+    let style = AlertStyle {
         external: Labels::new(),
         page: Url::parse("https://leadsman.example.com/").ok(),
     };
-    Peer::new(
+    AlertmanagerPeer::new(
         &url,
         address,
         Arc::new(settings),

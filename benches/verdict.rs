@@ -16,8 +16,8 @@ use std::hint::black_box;
 
 use fastrand::Rng;
 use leadsman::verdict::{
-    Change, MAX_ASKED, Mark, PodLook, RolloutEvent, Rule, Side, Start, Tick, Watch, Workload,
-    WorkloadChange, bucket, upper_bound,
+    Analysis, AnalysisStart, AnalyzedWorkload, MAX_ASKED, PodSide, PodTick, Rule, Tick,
+    TickOutcome, WorkloadChange, WorkloadDiff, WorkloadEvent, bucket, upper_bound,
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
@@ -35,7 +35,7 @@ fn cpu_s() -> f64 {
 }
 
 /// A release of one workload that is rolled out; with latencies of the hour before where answers are timed.
-fn watch(endpoints: usize, direct: bool, timed: bool) -> Watch {
+fn watch(endpoints: usize, direct: bool, timed: bool) -> Analysis {
     let rule = Rule {
         interval_s: 1.0,
         ..Rule::default()
@@ -45,16 +45,16 @@ fn watch(endpoints: usize, direct: bool, timed: bool) -> Watch {
         (bucket(9000), 2400),
         (bucket(20_000), 200),
     ];
-    let start = Start {
+    let start = AnalysisStart {
         endpoints: (0..endpoints)
             .map(|at| format!("probe-{at}").into())
             .collect(),
         baseline: vec![((TOTAL as f64 * BASE) as u64, TOTAL); endpoints],
         failing_at_start: vec![false; endpoints],
         direct,
-        workloads: Some(vec![Workload {
+        workloads: Some(vec![AnalyzedWorkload {
             name: "Deployment web".into(),
-            change: Some(Change::Template),
+            change: Some(WorkloadDiff::Template),
             unknown: None,
             was_complete: true,
             stops_first: false,
@@ -69,32 +69,32 @@ fn watch(endpoints: usize, direct: bool, timed: bool) -> Watch {
         } else {
             Vec::new()
         },
-        ..Start::default()
+        ..AnalysisStart::default()
     };
-    Watch::new(rule, &start).unwrap()
+    Analysis::new(rule, &start).unwrap()
 }
 
 /// What becomes known of the rollout in a tick: Ready after 12 s, complete after 40 s.
-fn events(tick: usize) -> Vec<RolloutEvent> {
+fn events(tick: usize) -> Vec<WorkloadEvent> {
     let what = match tick {
         12 => WorkloadChange::Ready,
         40 => WorkloadChange::Complete,
         _ => return Vec::new(),
     };
-    vec![RolloutEvent {
+    vec![WorkloadEvent {
         t: tick as f64,
         workload: 0,
         what,
     }]
 }
 
-fn marks(rng: &mut Rng, endpoints: usize) -> Vec<Mark> {
+fn marks(rng: &mut Rng, endpoints: usize) -> Vec<TickOutcome> {
     (0..endpoints)
         .map(|_| {
             if rng.f64() < BASE {
-                Mark::Bad
+                TickOutcome::Bad
             } else {
-                Mark::Good
+                TickOutcome::Good
             }
         })
         .collect()
@@ -105,27 +105,31 @@ fn ticks(endpoints: usize, pods: usize, timed: bool) {
     let mut rng = Rng::with_seed(7);
     let fresh = watch(endpoints, pods > 0, timed);
     let length = 300;
-    let rows: Vec<Vec<Mark>> = (0..length).map(|_| marks(&mut rng, endpoints)).collect();
-    let answers: Vec<Vec<Mark>> = (0..pods).map(|_| marks(&mut rng, endpoints)).collect();
-    let happened: Vec<Vec<RolloutEvent>> = (0..length).map(events).collect();
+    let rows: Vec<Vec<TickOutcome>> = (0..length).map(|_| marks(&mut rng, endpoints)).collect();
+    let answers: Vec<Vec<TickOutcome>> = (0..pods).map(|_| marks(&mut rng, endpoints)).collect();
+    let happened: Vec<Vec<WorkloadEvent>> = (0..length).map(events).collect();
     let took = vec![Some(8000); endpoints];
     let latency_us: &[Option<u32>] = if timed { &took } else { &[] };
     // Pods answer well throughout: their failures would be a regression.
-    let all_good = vec![Mark::Good; endpoints];
-    let looks: Vec<PodLook<'_>> = answers
+    let all_good = vec![TickOutcome::Good; endpoints];
+    let looks: Vec<PodTick<'_>> = answers
         .iter()
         .enumerate()
         .map(|(pod, marks)| {
             let side = if pod < MAX_ASKED {
-                Side::Old
+                PodSide::Old
             } else {
-                Side::New
+                PodSide::New
             };
-            PodLook {
+            PodTick {
                 pod: pod as u32,
                 side,
                 ready_tick: 0,
-                marks: if side == Side::New { &all_good } else { marks },
+                marks: if side == PodSide::New {
+                    &all_good
+                } else {
+                    marks
+                },
                 latency_us,
             }
         })
@@ -169,13 +173,13 @@ fn releases(count: usize) {
     for _ in 0..count * 300 {
         bad += marks(&mut rng, 4)
             .iter()
-            .filter(|mark| **mark == Mark::Bad)
+            .filter(|mark| **mark == TickOutcome::Bad)
             .count();
     }
     let drawing = cpu_s() - began;
     let began = cpu_s();
     let mut turned_back = 0;
-    let happened: Vec<Vec<RolloutEvent>> = (0..=300).map(events).collect();
+    let happened: Vec<Vec<WorkloadEvent>> = (0..=300).map(events).collect();
     for _ in 0..count {
         let mut watch = watch(4, false, false);
         while !watch.is_over() && watch.finding().is_none() {

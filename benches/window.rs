@@ -13,7 +13,7 @@ use hdrhistogram::Histogram;
 
 use leadsman::sounding::{Outcome, Reason};
 use leadsman::units::Moment;
-use leadsman::window::{Quantile, Span, Spans, Window};
+use leadsman::window::{LongWindow, LongWindows, Quantile, Window};
 
 const SPAN: Duration = Duration::from_secs(300);
 
@@ -225,7 +225,7 @@ fn bench(c: &mut Criterion) {
     group.finish();
 
     let mut group = c.benchmark_group("spans");
-    let mut spans = Spans::default();
+    let mut spans = LongWindows::default();
     let mut now = Moment::default();
     group.bench_function("record", |b| {
         b.iter(|| {
@@ -234,7 +234,7 @@ fn bench(c: &mut Criterion) {
         });
     });
     group.bench_function("30 days", |b| {
-        b.iter(|| spans.count(Span::Days30, black_box(now)));
+        b.iter(|| spans.count(LongWindow::Days30, black_box(now)));
     });
     group.bench_function("all eight", |b| b.iter(|| spans.all(black_box(now))));
     group.finish();

@@ -1,6 +1,6 @@
 //! Alerts: what is wrong now, from the first sign to the news that it is over.
 //!
-//! Whoever looks says which [`Condition`]s hold; the [`Book`] makes alerts of them: *pending* until a condition has held
+//! Whoever looks says which [`Condition`]s hold; the [`AlertStore`] makes alerts of them: *pending* until a condition has held
 //! for the patience of its kind, then *firing*, and *resolved* once it has not held for a while. A resolved alert is
 //! told for another [`RETENTION`], because an answer that is lost would leave it burning.
 //!
@@ -19,10 +19,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use kind::{Kind, Severity};
+pub use kind::{AlertKind, Severity};
 pub use labels::LabelSet;
 
-use crate::units::{Dated, Shift, Time};
+use crate::units::{ClockShift, HasTimes, Time};
 
 /// How long the end of an alert is told (Prometheus does the same).
 pub const RETENTION: Duration = Duration::from_secs(15 * 60);
@@ -40,7 +40,7 @@ pub type Labels = BTreeMap<String, String>;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Condition {
     /// What.
-    pub kind: Kind,
+    pub kind: AlertKind,
     /// Where: `namespace`, `release`, `probe` and the like.
     pub place: Labels,
     /// The particulars, for people.
@@ -78,8 +78,8 @@ impl Episode {
     }
 }
 
-impl Dated for Episode {
-    fn shift(&mut self, by: Shift) {
+impl HasTimes for Episode {
+    fn shift(&mut self, by: ClockShift) {
         self.since.shift(by);
         self.at.shift(by);
     }
@@ -88,7 +88,7 @@ impl Dated for Episode {
 /// Where an alert stands.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub enum AlertState {
     /// The condition holds, and may pass by itself.
     Pending {
         /// Since when.
@@ -110,7 +110,7 @@ pub enum State {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Alert {
     /// What it is.
-    pub kind: Kind,
+    pub kind: AlertKind,
     /// What tells it from others.
     pub labels: LabelSet,
     /// The particulars, for people: the newest.
@@ -118,7 +118,7 @@ pub struct Alert {
     /// Where on the status page it shows.
     pub fragment: Arc<str>,
     /// Where it stands.
-    pub state: State,
+    pub state: AlertState,
     /// When its condition was last seen to hold.
     held: Time,
 }
@@ -126,24 +126,26 @@ pub struct Alert {
 impl Alert {
     /// Whether people are to be told that it fires.
     pub const fn is_firing(&self) -> bool {
-        matches!(self.state, State::Firing { .. })
+        matches!(self.state, AlertState::Firing { .. })
     }
 
     /// When it began to fire, and, if so, when it ended; `None` while nobody is told. Of one that is pending it is the
     /// episode before.
     pub fn span(&self) -> Option<(Time, Option<Time>)> {
         match self.state {
-            State::Firing { since } => Some((since, None)),
+            AlertState::Firing { since } => Some((since, None)),
             // An end whose telling was lost must not burn on because it may begin again.
-            State::Pending { before, .. } => before.map(|before| (before.since, Some(before.at))),
-            State::Resolved(episode) => Some((episode.since, Some(episode.at))),
+            AlertState::Pending { before, .. } => {
+                before.map(|before| (before.since, Some(before.at)))
+            }
+            AlertState::Resolved(episode) => Some((episode.since, Some(episode.at))),
         }
     }
 }
 
 /// All alerts that live.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Book {
+pub struct AlertStore {
     alerts: Vec<Alert>,
     /// Where each of them is; empty before the first look.
     #[serde(skip)]
@@ -156,7 +158,7 @@ pub struct Book {
     pub left_out: u64,
 }
 
-impl Book {
+impl AlertStore {
     /// Those that live, in no order that matters.
     pub fn alerts(&self) -> &[Alert] {
         &self.alerts
@@ -167,7 +169,7 @@ impl Book {
         self.version
     }
 
-    /// Takes what holds now, all at once; see [`Look`].
+    /// Takes what holds now, all at once; see [`AlertEvaluation`].
     pub fn observe(
         &mut self,
         conditions: impl IntoIterator<Item = Condition>,
@@ -182,11 +184,11 @@ impl Book {
     }
 
     /// Begins to look what holds now.
-    pub fn look(&mut self, now: Time) -> Look<'_> {
+    pub fn look(&mut self, now: Time) -> AlertEvaluation<'_> {
         if self.places.len() != self.alerts.len() {
             self.find_places();
         }
-        Look {
+        AlertEvaluation {
             hold: vec![false; self.alerts.len()],
             changed: false,
             left_out: 0,
@@ -223,35 +225,35 @@ impl Book {
     /// When time alone may change something next.
     pub fn next(&self) -> Option<Time> {
         let next = self.alerts.iter().map(|alert| match alert.state {
-            State::Pending { since, .. } => since + alert.kind.patience(),
-            State::Firing { .. } => alert.held + alert.kind.keep(),
-            State::Resolved(episode) => episode.at + RETENTION,
+            AlertState::Pending { since, .. } => since + alert.kind.patience(),
+            AlertState::Firing { .. } => alert.held + alert.kind.keep(),
+            AlertState::Resolved(episode) => episode.at + RETENTION,
         });
         next.min()
     }
 }
 
-impl Dated for Book {
-    fn shift(&mut self, by: Shift) {
+impl HasTimes for AlertStore {
+    fn shift(&mut self, by: ClockShift) {
         for alert in &mut self.alerts {
             alert.held.shift(by);
             match &mut alert.state {
-                State::Pending { since, before } => {
+                AlertState::Pending { since, before } => {
                     since.shift(by);
                     if let Some(before) = before {
                         before.shift(by);
                     }
                 }
-                State::Firing { since } => since.shift(by),
-                State::Resolved(episode) => episode.shift(by),
+                AlertState::Firing { since } => since.shift(by),
+                AlertState::Resolved(episode) => episode.shift(by),
             }
         }
     }
 }
 
 /// A look at what holds now: each condition by itself, since all of them together may be large.
-pub struct Look<'a> {
-    book: &'a mut Book,
+pub struct AlertEvaluation<'a> {
+    book: &'a mut AlertStore,
     /// Which alerts' conditions hold, by their places.
     hold: Vec<bool>,
     changed: bool,
@@ -259,7 +261,7 @@ pub struct Look<'a> {
     now: Time,
 }
 
-impl Look<'_> {
+impl AlertEvaluation<'_> {
     /// This holds.
     pub fn holds(&mut self, condition: Condition) {
         let labels = LabelSet::from(&condition.labels());
@@ -294,7 +296,7 @@ impl Look<'_> {
             labels: labels.clone(),
             text: text.into(),
             fragment: fragment.unwrap_or_else(|| condition.fragment.into()),
-            state: State::Pending {
+            state: AlertState::Pending {
                 since: self.now,
                 before: None,
             },
@@ -323,27 +325,27 @@ impl Look<'_> {
             if hold.next() == Some(true) {
                 return true;
             }
-            let is_over = matches!(alert.state, State::Resolved(_));
+            let is_over = matches!(alert.state, AlertState::Resolved(_));
             if !is_over && !is_known(&alert.labels) {
                 alert.held = now;
                 return true;
             }
             match alert.state {
-                State::Pending { before, .. } => {
+                AlertState::Pending { before, .. } => {
                     let before = before.filter(|before| before.is_told(now));
                     if let Some(before) = before {
-                        alert.state = State::Resolved(before);
+                        alert.state = AlertState::Resolved(before);
                     }
                     before.is_some()
                 }
-                State::Firing { since } => {
+                AlertState::Firing { since } => {
                     if now.since(alert.held) >= alert.kind.keep() {
-                        alert.state = State::Resolved(Episode { since, at: now });
+                        alert.state = AlertState::Resolved(Episode { since, at: now });
                         changed = true;
                     }
                     true
                 }
-                State::Resolved(episode) => episode.is_told(now),
+                AlertState::Resolved(episode) => episode.is_told(now),
             }
         });
         if book.alerts.len() != before {
@@ -360,17 +362,17 @@ impl Alert {
     /// Its condition holds: it fires when its time has come. Returns whether that is news.
     fn holds(&mut self, now: Time) -> bool {
         let (since, before) = match self.state {
-            State::Firing { .. } => return false,
-            State::Pending { since, before } => (since, before),
+            AlertState::Firing { .. } => return false,
+            AlertState::Pending { since, before } => (since, before),
             // It is back: another episode, with a beginning of its own.
-            State::Resolved(episode) => (now, Some(episode)),
+            AlertState::Resolved(episode) => (now, Some(episode)),
         };
         if now.since(since) >= self.kind.patience() {
-            self.state = State::Firing { since: now };
+            self.state = AlertState::Firing { since: now };
             return true;
         }
         let before = before.filter(|before| before.is_told(now));
-        self.state = State::Pending { since, before };
+        self.state = AlertState::Pending { since, before };
         false
     }
 }

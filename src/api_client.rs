@@ -3,7 +3,7 @@
 //! Invariants:
 //! - a request that is given up before its answer takes its connection with it: bytes that wait in our buffers or in the
 //!   kernel's are discarded, so they cannot arrive later;
-//! - everything that changes something goes through a [`Writer`], which needs the permit.
+//! - everything that changes something goes through a [`ApiWriter`], which needs the permit.
 
 mod writer;
 
@@ -26,7 +26,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tower::{BoxError, Service, ServiceBuilder, service_fn};
 use tower_http::decompression::DecompressionLayer;
 
-pub(crate) use writer::{EventRecorder, NotWritten, Writer};
+pub(crate) use writer::{ApiWriter, EventRecorder, WriteError};
 
 /// How long a connection may take until it can be used, its TLS handshake included.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -60,7 +60,7 @@ pub(crate) fn client(config: Config) -> kube::Result<Client> {
             std::future::poll_fn(|cx| secured.poll_ready(cx)).await?;
             let connecting = tokio::time::timeout(CONNECT, secured.call(to));
             let stream = connecting.await.map_err(|_| timed_out())??;
-            Ok::<_, BoxError>(Socket::new(stream))
+            Ok::<_, BoxError>(AbortableSocket::new(stream))
         })
     });
     let connections = Builder::new(TokioExecutor::new()).build::<_, Body>(limited);
@@ -70,7 +70,7 @@ pub(crate) fn client(config: Config) -> kube::Result<Client> {
         .option_layer(config.auth_layer()?)
         .layer(config.extra_headers_layer()?)
         .map_err(BoxError::from)
-        .service(Ending(connections));
+        .service(AbortingService(connections));
     Ok(ClientBuilder::new(layers, config.default_namespace).build())
 }
 
@@ -80,13 +80,13 @@ fn timed_out() -> BoxError {
 }
 
 /// A connection that can be ended from outside.
-struct Socket<T> {
+struct AbortableSocket<T> {
     stream: T,
     end: CancellationToken,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
-impl<T> Socket<T> {
+impl<T> AbortableSocket<T> {
     fn new(stream: T) -> Self {
         let end = CancellationToken::new();
         let ended = Box::pin(end.clone().cancelled_owned());
@@ -94,7 +94,7 @@ impl<T> Socket<T> {
     }
 }
 
-impl<T: Unpin> Socket<T> {
+impl<T: Unpin> AbortableSocket<T> {
     /// The stream, unless it has ended; then whoever waits for it is woken, drops it, and with it what it has not sent.
     fn open(&mut self, cx: &mut Context<'_>) -> io::Result<Pin<&mut T>> {
         if self.ended.as_mut().poll(cx).is_ready() {
@@ -106,15 +106,15 @@ impl<T: Unpin> Socket<T> {
 
 /// The end of a connection, as its requests find it.
 #[derive(Clone)]
-struct End(CancellationToken);
+struct AbortHandle(CancellationToken);
 
-impl<T: Connection> Connection for Socket<T> {
+impl<T: Connection> Connection for AbortableSocket<T> {
     fn connected(&self) -> Connected {
-        self.stream.connected().extra(End(self.end.clone()))
+        self.stream.connected().extra(AbortHandle(self.end.clone()))
     }
 }
 
-impl<T: Read + Unpin> Read for Socket<T> {
+impl<T: Read + Unpin> Read for AbortableSocket<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -124,7 +124,7 @@ impl<T: Read + Unpin> Read for Socket<T> {
     }
 }
 
-impl<T: Write + Unpin> Write for Socket<T> {
+impl<T: Write + Unpin> Write for AbortableSocket<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -156,11 +156,11 @@ impl<T: Write + Unpin> Write for Socket<T> {
 
 /// A client whose requests end their connections when they are given up.
 #[derive(Clone)]
-struct Ending<S>(S);
+struct AbortingService<S>(S);
 
 type Answering = Pin<Box<dyn Future<Output = Result<Response<Incoming>, Error>> + Send>>;
 
-impl<S> Service<Request<Body>> for Ending<S>
+impl<S> Service<Request<Body>> for AbortingService<S>
 where
     S: Service<Request<Body>, Response = Response<Incoming>, Error = Error>,
     S::Future: Send + 'static,
@@ -174,7 +174,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Answering {
-        let mut given_up = GivenUp(Some(capture_connection(&mut request)));
+        let mut given_up = AbortOnDrop(Some(capture_connection(&mut request)));
         let answer = self.0.call(request);
         Box::pin(async move {
             let answer = answer.await;
@@ -185,15 +185,15 @@ where
 }
 
 /// Ends the connection of a request when it is dropped before the answer has begun.
-struct GivenUp(Option<CaptureConnection>);
+struct AbortOnDrop(Option<CaptureConnection>);
 
-impl GivenUp {
+impl AbortOnDrop {
     fn is_answered(&mut self) {
         self.0 = None;
     }
 }
 
-impl Drop for GivenUp {
+impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         let Some(captured) = self.0.take() else {
             return;
@@ -203,7 +203,7 @@ impl Drop for GivenUp {
         if let Some(connected) = captured.connection_metadata().as_ref() {
             connected.get_extras(&mut extras);
         }
-        if let Some(End(end)) = extras.get() {
+        if let Some(AbortHandle(end)) = extras.get() {
             end.cancel();
         }
     }

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::units::{Dated, Shift, Time};
-use crate::verdict::{BUCKETS, Histogram, Mark, bucket};
+use crate::units::{ClockShift, HasTimes, Time};
+use crate::verdict::{BUCKETS, BaselineHistogram, TickOutcome, bucket};
 
 /// Minutes that are kept.
 const CELLS: usize = 60;
@@ -27,7 +27,7 @@ const OLDEST_MINUTES: u64 = 24 * 60;
 const FAILING: u8 = 3;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Cell {
+struct BaselineCell {
     /// Minutes since 1970.
     minute: u64,
     failed: u32,
@@ -37,16 +37,16 @@ struct Cell {
 /// The baseline of one probe.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Baseline {
-    cells: VecDeque<Cell>,
+    cells: VecDeque<BaselineCell>,
     /// Failures in a row at the end, whichever revision they belong to; saturates at three.
     failing: u8,
-    #[serde(default, skip_serializing_if = "Latencies::is_empty")]
-    latencies: Latencies,
+    #[serde(default, skip_serializing_if = "BaselineLatencies::is_empty")]
+    latencies: BaselineLatencies,
 }
 
 /// Latencies of good answers: those of the half hour that runs, and of the one before it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-struct Latencies {
+struct BaselineLatencies {
     /// Half hours since 1970.
     half_hour: u64,
     /// Answers by the bucket of [`bucket`].
@@ -54,7 +54,7 @@ struct Latencies {
     before: BTreeMap<u16, u64>,
 }
 
-impl Latencies {
+impl BaselineLatencies {
     fn is_empty(&self) -> bool {
         self.now.is_empty() && self.before.is_empty()
     }
@@ -70,7 +70,7 @@ impl Latencies {
         *self.now.entry(bucket(us)).or_default() += 1;
     }
 
-    fn histogram(&self) -> Histogram {
+    fn histogram(&self) -> BaselineHistogram {
         let mut sum = self.before.clone();
         for (bucket, count) in &self.now {
             *sum.entry(*bucket).or_default() += count;
@@ -89,7 +89,7 @@ impl Latencies {
 
 /// How a time has gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Stretch {
+pub struct LongestGap {
     /// Minutes in which there were soundings.
     pub minutes: u32,
     /// Failures in them.
@@ -100,12 +100,15 @@ pub struct Stretch {
 
 impl Baseline {
     /// Counts a sounding of a revision that is not in doubt.
-    pub fn record(&mut self, mark: Mark, now: Time) {
+    pub fn record(&mut self, mark: TickOutcome, now: Time) {
         self.follow(mark);
         let failed = match mark {
-            Mark::Good => 0,
-            Mark::Bad => 1,
-            Mark::Void | Mark::NotDue | Mark::Limited | Mark::Unresolved => return,
+            TickOutcome::Good => 0,
+            TickOutcome::Bad => 1,
+            TickOutcome::Void
+            | TickOutcome::NotDue
+            | TickOutcome::Limited
+            | TickOutcome::Unresolved => return,
         };
         let minute = now.millis() / 60_000;
         match self.cells.back_mut() {
@@ -118,7 +121,7 @@ impl Baseline {
                 if self.cells.len() >= CELLS {
                     self.cells.pop_front();
                 }
-                self.cells.push_back(Cell {
+                self.cells.push_back(BaselineCell {
                     minute,
                     failed,
                     total: 1,
@@ -128,11 +131,14 @@ impl Baseline {
     }
 
     /// Follows a sounding of a revision under judgement: it is no baseline, but says whether the probe fails now.
-    pub fn follow(&mut self, mark: Mark) {
+    pub fn follow(&mut self, mark: TickOutcome) {
         match mark {
-            Mark::Good => self.failing = 0,
-            Mark::Bad => self.failing = (self.failing + 1).min(FAILING),
-            Mark::Void | Mark::NotDue | Mark::Limited | Mark::Unresolved => {}
+            TickOutcome::Good => self.failing = 0,
+            TickOutcome::Bad => self.failing = (self.failing + 1).min(FAILING),
+            TickOutcome::Void
+            | TickOutcome::NotDue
+            | TickOutcome::Limited
+            | TickOutcome::Unresolved => {}
         }
     }
 
@@ -142,7 +148,7 @@ impl Baseline {
     }
 
     /// The latencies of good answers in the last hour or so that was recorded.
-    pub fn latencies(&self) -> Histogram {
+    pub fn latencies(&self) -> BaselineHistogram {
         self.latencies.histogram()
     }
 
@@ -160,13 +166,13 @@ impl Baseline {
     }
 
     /// What was recorded in the whole minutes after a moment.
-    pub fn since(&self, since: Time, now: Time) -> Stretch {
+    pub fn since(&self, since: Time, now: Time) -> LongestGap {
         let minute = |time: Time| time.millis() / 60_000;
         let whole = self
             .cells
             .iter()
             .filter(|cell| cell.minute > minute(since) && cell.minute < minute(now));
-        whole.fold(Stretch::default(), |sum, cell| Stretch {
+        whole.fold(LongestGap::default(), |sum, cell| LongestGap {
             minutes: sum.minutes + 1,
             failed: sum.failed + u64::from(cell.failed.min(cell.total)),
             total: sum.total + u64::from(cell.total),
@@ -189,8 +195,8 @@ impl Baseline {
     }
 }
 
-impl Dated for Baseline {
-    fn shift(&mut self, by: Shift) {
+impl HasTimes for Baseline {
+    fn shift(&mut self, by: ClockShift) {
         for cell in &mut self.cells {
             let mut began = Time::from_millis(cell.minute.saturating_mul(60_000));
             began.shift(by);
@@ -215,8 +221,15 @@ mod tests {
     fn only_the_last_hour_that_was_recorded_counts() {
         let mut baseline = Baseline::default();
         for minute in 0..100 {
-            baseline.record(Mark::Good, at(minute));
-            baseline.record(if minute < 40 { Mark::Bad } else { Mark::Void }, at(minute));
+            baseline.record(TickOutcome::Good, at(minute));
+            baseline.record(
+                if minute < 40 {
+                    TickOutcome::Bad
+                } else {
+                    TickOutcome::Void
+                },
+                at(minute),
+            );
         }
         assert_eq!(baseline.counts(at(100)), (0, 60));
     }
@@ -225,7 +238,7 @@ mod tests {
     fn time_without_records_does_not_use_up_the_hour_until_it_is_a_day_old() {
         let mut baseline = Baseline::default();
         for minute in 0..60 {
-            baseline.record(Mark::Good, at(minute));
+            baseline.record(TickOutcome::Good, at(minute));
         }
         assert_eq!(baseline.counts(at(600)), (0, 60));
         assert_eq!(baseline.counts(at(24 * 60 + 29)), (0, 31));
@@ -236,41 +249,45 @@ mod tests {
     fn only_whole_minutes_with_soundings_count_since_a_moment() {
         let mut baseline = Baseline::default();
         for minute in 0..10 {
-            let mark = if minute == 7 { Mark::Void } else { Mark::Good };
+            let mark = if minute == 7 {
+                TickOutcome::Void
+            } else {
+                TickOutcome::Good
+            };
             baseline.record(mark, at(minute));
             if minute == 8 {
-                baseline.record(Mark::Bad, at(minute));
+                baseline.record(TickOutcome::Bad, at(minute));
             }
         }
         // The minute of the moment itself, and the one that runs, are not whole.
-        let stretch = Stretch {
+        let stretch = LongestGap {
             minutes: 5,
             failed: 1,
             total: 6,
         };
         assert_eq!(baseline.since(at(2), at(9)), stretch);
-        assert_eq!(baseline.since(at(9), at(9)), Stretch::default());
+        assert_eq!(baseline.since(at(9), at(9)), LongestGap::default());
     }
 
     #[test]
     fn three_failures_in_a_row_are_failing_and_void_changes_nothing() {
         let mut baseline = Baseline::default();
-        for mark in [Mark::Bad, Mark::Bad, Mark::Void] {
+        for mark in [TickOutcome::Bad, TickOutcome::Bad, TickOutcome::Void] {
             baseline.record(mark, at(0));
         }
         assert!(!baseline.is_failing());
-        baseline.follow(Mark::Bad);
+        baseline.follow(TickOutcome::Bad);
         assert!(baseline.is_failing());
         assert_eq!(baseline.counts(at(0)), (2, 2));
-        baseline.follow(Mark::Good);
+        baseline.follow(TickOutcome::Good);
         assert!(!baseline.is_failing());
     }
 
     #[test]
     fn a_clock_that_was_set_back_loses_nothing() {
         let mut baseline = Baseline::default();
-        baseline.record(Mark::Good, at(10));
-        baseline.record(Mark::Bad, at(2));
+        baseline.record(TickOutcome::Good, at(10));
+        baseline.record(TickOutcome::Bad, at(2));
         assert_eq!(baseline.counts(at(10)), (1, 2));
     }
 }

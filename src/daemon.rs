@@ -34,29 +34,29 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::clock::Timeline;
-use crate::config::settings::{Probe, Question, Settings};
-use crate::config::{Discovered, NamedFile};
-use crate::doubt::Doubt;
-use crate::metrics::{Metrics, Series};
+use crate::config::settings::{ProbeConfig, ProbeKind, Settings};
+use crate::config::{DiscoveredRelease, NamedFile};
+use crate::doubt::SelfCheck;
+use crate::metrics::{Metrics, ProbeSeries};
 use crate::probe::schedule::Schedule;
 use crate::probe::{self, Prober, Transcript};
-use crate::release::cluster::{Access, Connector};
-use crate::review::{self, Reviewer};
+use crate::release::cluster::{ApiAccess, ApiConnector};
+use crate::review::{self, AccessReviewer};
 use crate::serve::status::GuardFeed;
 use crate::serve::{
-    self, AlertsFor, Answers, Board, Deed, Lead, Outfit, ProbeCall, ProbeResult, ReloadOrder,
-    Review, Reviewed, Share, Tls,
+    self, AccessReview, AlertSubscriber, AuthDecision, Dependencies, LeaderRoute, ListenerTls,
+    Permission, ProbeRequest, ProbeResponse, ReloadRequest, Routing, ServingConfig, Shard,
 };
 use crate::sounding::VoidReason;
-use crate::store::{Store, StoreError};
-use crate::track::Tracked;
+use crate::store::{StateStore, StoreError};
+use crate::track::TrackedProbe;
 use crate::units::{Namespace, ProbeId, ReleaseName, Revision};
-use cluster::Connected;
-use guards::{Guarded, end_all};
-use herald::Herald;
-use leading::{Forwards, Key, Leads, Post};
-use pace::Pace;
-use runner::{Crew, Runner};
+use cluster::ConnectedCluster;
+use guards::{ControllerHandle, end_all};
+use herald::AlertEvaluator;
+use leading::{LeaderProxies, Leadership, ReleaseKey, ShardLeadership};
+use pace::IntervalOverrides;
+use runner::{ProbeExecutor, ProbeTask};
 
 /// How long soundings may still take after the signal to stop. Those that last longer are void: the target did
 /// nothing wrong.
@@ -107,43 +107,43 @@ pub enum StartError {
 /// A running daemon.
 pub struct Daemon {
     address: SocketAddr,
-    crew: Arc<Crew>,
-    web: Arc<serve::Shared>,
-    pace: Arc<Pace>,
+    crew: Arc<ProbeExecutor>,
+    web: Arc<serve::AppState>,
+    pace: Arc<IntervalOverrides>,
     timeline: Timeline,
-    orders: watch::Sender<Arc<herald::Orders>>,
+    orders: watch::Sender<Arc<herald::AlertingConfig>>,
     lead_changes: Arc<Notify>,
     metrics: Arc<Metrics>,
-    heralds: Mutex<BTreeMap<Share, Telling>>,
-    store: Option<Arc<Store>>,
+    heralds: Mutex<BTreeMap<Shard, RunningAlerting>>,
+    store: Option<Arc<StateStore>>,
     keeper: Option<JoinHandle<()>>,
     stop_keeping: CancellationToken,
-    applied: Mutex<Applied>,
+    applied: Mutex<ActiveConfig>,
     listener: Option<JoinHandle<()>>,
     close_listener: CancellationToken,
     schedule_ended: CancellationToken,
     guard_ended: CancellationToken,
-    discovered: Option<watch::Receiver<Vec<Discovered>>>,
-    review: Option<Review>,
-    reloads: Option<mpsc::Receiver<ReloadOrder>>,
+    discovered: Option<watch::Receiver<Vec<DiscoveredRelease>>>,
+    review: Option<AccessReview>,
+    reloads: Option<mpsc::Receiver<ReloadRequest>>,
 }
 
 /// The configuration in force, and who carries it out.
-struct Applied {
+struct ActiveConfig {
     settings: Settings,
     /// The same as it was read: without what a watch that runs keeps.
     wanted: Settings,
-    runners: HashMap<ProbeId, Arc<Runner>>,
-    guards: HashMap<Key, Guarded>,
-    cluster: Option<Connected>,
+    runners: HashMap<ProbeId, Arc<ProbeTask>>,
+    guards: HashMap<ReleaseKey, ControllerHandle>,
+    cluster: Option<ConnectedCluster>,
     /// Who acts.
-    leads: Leads,
+    leads: Leadership,
     /// How the other replicas are reached.
-    forwards: Forwards,
+    forwards: LeaderProxies,
 }
 
 /// The herald at work.
-struct Telling {
+struct RunningAlerting {
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -157,10 +157,10 @@ impl Daemon {
         let address = tcp.local_addr().map_err(refused)?;
 
         let metrics = Arc::new(Metrics::new().map_err(StartError::Metrics)?);
-        let crew = Arc::new(Crew::new(
+        let crew = Arc::new(ProbeExecutor::new(
             &settings,
             Arc::clone(&metrics),
-            probe::Shared::new(clock::now),
+            probe::ProberContext::new(clock::now),
         ));
         let schedule_ended = CancellationToken::new();
         let schedule = {
@@ -175,27 +175,27 @@ impl Daemon {
         };
         crew.follow(schedule.heart());
         let heart = schedule.heart();
-        let pace = Arc::new(Pace::new(schedule));
+        let pace = Arc::new(IntervalOverrides::new(schedule));
         let store = match &settings.state {
-            Some(directory) => Some(Store::open(directory)?),
+            Some(directory) => Some(StateStore::open(directory)?),
             None => None,
         };
         let connector = match &settings.kubernetes {
             Some(kubernetes) => {
-                let connector = Connector::new(&Access::of(kubernetes)).await;
+                let connector = ApiConnector::new(&ApiAccess::of(kubernetes)).await;
                 Some(connector.map_err(StartError::Cluster)?)
             }
             None => None,
         };
-        let client = connector.as_ref().map(Connector::client).transpose();
+        let client = connector.as_ref().map(ApiConnector::client).transpose();
         let client = client.map_err(StartError::Cluster)?;
         let guard_ended = CancellationToken::new();
         let mut leads = match (&settings.lease, &client) {
             (Some(lease), Some(client)) => {
                 let ended = guard_ended.clone();
-                Leads::by(client.clone(), lease, Arc::clone(&metrics), ended)
+                Leadership::by(client.clone(), lease, Arc::clone(&metrics), ended)
             }
-            _ => Leads::alone(),
+            _ => Leadership::alone(),
         };
         let store = match (store, &settings.state_map, &client) {
             (Some(store), Some(map), Some(client)) => {
@@ -210,7 +210,7 @@ impl Daemon {
         }
 
         let (reload, reloads) = mpsc::channel(MAX_RELOADS);
-        let outfit = Outfit {
+        let outfit = Dependencies {
             metrics: Arc::clone(&metrics),
             clock: clock::now,
             beat: Box::new(move || heart.pulse().beat),
@@ -238,7 +238,7 @@ impl Daemon {
             },
             reload,
         };
-        let empty = Board {
+        let empty = ServingConfig {
             series: Vec::new(),
             modules: std::collections::BTreeMap::new(),
             targets: std::collections::HashSet::new(),
@@ -251,8 +251,13 @@ impl Daemon {
             review: None,
             files: Vec::new(),
         };
-        let web = Arc::new(serve::Shared::new(outfit, empty, &settings.serve));
-        let tls = settings.serve.tls.as_ref().map(Tls::read).map(Arc::new);
+        let web = Arc::new(serve::AppState::new(outfit, empty, &settings.serve));
+        let tls = settings
+            .serve
+            .tls
+            .as_ref()
+            .map(ListenerTls::read)
+            .map(Arc::new);
         let close_listener = CancellationToken::new();
         let router = serve::router(Arc::clone(&web));
         let max_connections = settings.serve.max_connections;
@@ -273,13 +278,14 @@ impl Daemon {
         let cluster = match (&settings.kubernetes, connector, &client) {
             (Some(kubernetes), Some(connector), Some(client)) => {
                 let (client, ended) = (client.clone(), guard_ended.clone());
-                let connected = Connected::new(kubernetes, connector, client, timeline, ended);
+                let connected =
+                    ConnectedCluster::new(kubernetes, connector, client, timeline, ended);
                 Some(connected.map_err(StartError::Cluster)?)
             }
             _ => None,
         };
         let review = cluster.as_ref().map(|cluster| review(cluster.client()));
-        let discovered = cluster.as_ref().map(|cluster: &Connected| {
+        let discovered = cluster.as_ref().map(|cluster: &ConnectedCluster| {
             let (discovered, work) = cluster.discover();
             let ended = guard_ended.clone().drop_guard();
             tokio::spawn(async move {
@@ -290,14 +296,14 @@ impl Daemon {
             discovered
         });
         let lead_changes = leads.changes();
-        let applied = Mutex::new(Applied {
+        let applied = Mutex::new(ActiveConfig {
             wanted: nothing.clone(),
             settings: nothing,
             runners: HashMap::new(),
             guards: HashMap::new(),
             cluster,
             leads,
-            forwards: Forwards::new(),
+            forwards: LeaderProxies::new(),
         });
         let stop_keeping = CancellationToken::new();
         let keeper = store.as_ref().map(|store| {
@@ -384,7 +390,8 @@ impl Daemon {
             self.put_in_force(&mut applied).await;
         }
         let guards = &applied.guards;
-        let is_at_rest = |key: &Key| guards.get(key).is_none_or(|guarded| !guarded.is_at_work());
+        let is_at_rest =
+            |key: &ReleaseKey| guards.get(key).is_none_or(|guarded| !guarded.is_at_work());
         let shares = applied.leads.to_hand_over(is_at_rest);
         if !shares.is_empty() {
             applied.leads.retire(&shares);
@@ -393,11 +400,11 @@ impl Daemon {
         }
     }
 
-    async fn put_in_force(&self, applied: &mut Applied) {
+    async fn put_in_force(&self, applied: &mut ActiveConfig) {
         let settings = Self::settings_now(applied);
         applied.leads.want(&settings.releases);
         let answers = applied.leads.answers(&mut applied.forwards);
-        let is_here = matches!(answers, Answers::One(Lead::Here));
+        let is_here = matches!(answers, Routing::One(LeaderRoute::Here));
         if !is_here {
             self.web.set_answers(answers.clone());
         }
@@ -432,18 +439,18 @@ impl Daemon {
         {
             let runner = self.runner_for(probe, is_control, applied.runners.get(&probe.id));
             if !is_control {
-                series.push(Series::new(Arc::clone(&runner.tracked)));
+                series.push(ProbeSeries::new(Arc::clone(&runner.tracked)));
             }
             runners.insert(probe.id.clone(), runner);
         }
-        let new: Vec<Arc<Tracked>> = runners
+        let new: Vec<Arc<TrackedProbe>> = runners
             .iter()
             .filter(|(id, _)| !applied.runners.contains_key(id))
             .map(|(_, runner)| Arc::clone(&runner.tracked))
             .collect();
         self.restore(new).await;
         self.crew.adopt(
-            Doubt::new(&settings.doubt, hosts_of(&settings)),
+            SelfCheck::new(&settings.doubt, hosts_of(&settings)),
             settings.doubt.late_after,
             settings.max_in_flight,
         );
@@ -455,7 +462,7 @@ impl Daemon {
             .await;
         self.tell_or_be_silent(&applied.leads, &settings).await;
         applied.leads.want_no_other(&settings.releases).await;
-        self.web.replace_board(Board {
+        self.web.replace_board(ServingConfig {
             series,
             modules: settings.modules.clone(),
             targets: settings
@@ -475,7 +482,7 @@ impl Daemon {
             alerts: guards
                 .iter()
                 .filter(|(_, guard)| !guard.release.alerts.is_empty())
-                .map(|((namespace, name), guard)| AlertsFor {
+                .map(|((namespace, name), guard)| AlertSubscriber {
                     release: (namespace.to_string(), name.to_string()),
                     rules: guard.release.alerts.clone(),
                     to: guard.alerts.clone(),
@@ -503,7 +510,7 @@ impl Daemon {
     }
 
     /// Gives new probes the counters that were stored of them.
-    async fn restore(&self, new: Vec<Arc<Tracked>>) {
+    async fn restore(&self, new: Vec<Arc<TrackedProbe>>) {
         let Some(store) = self.store.clone() else {
             return;
         };
@@ -514,15 +521,15 @@ impl Daemon {
     }
 
     /// Heralds live where the guards live.
-    async fn tell_or_be_silent(&self, leads: &Leads, settings: &Settings) {
+    async fn tell_or_be_silent(&self, leads: &Leadership, settings: &Settings) {
         let mut heralds = self.heralds.lock().await;
         let releases = settings.releases.iter();
-        let configured: HashSet<Share> = releases
+        let configured: HashSet<Shard> = releases
             .map(|release| leading::share_of(&release.namespace, &release.name))
             .collect();
         let is_wanted =
-            |share: &Share| !matches!(share, Share::Release(..)) || configured.contains(share);
-        let acting: BTreeMap<&Share, &Post> = leads
+            |share: &Shard| !matches!(share, Shard::Release(..)) || configured.contains(share);
+        let acting: BTreeMap<&Shard, &ShardLeadership> = leads
             .acting()
             .filter(|(share, _)| is_wanted(share))
             .collect();
@@ -551,8 +558,13 @@ impl Daemon {
         self.metrics.alerting.configured(urls);
     }
 
-    fn herald(&self, share: &Share, post: &Post, replica: Option<String>) -> Telling {
-        let herald = Herald::new(herald::Setup {
+    fn herald(
+        &self,
+        share: &Shard,
+        post: &ShardLeadership,
+        replica: Option<String>,
+    ) -> RunningAlerting {
+        let herald = AlertEvaluator::new(herald::AlertingSetup {
             share: share.clone(),
             replica,
             crew: Arc::clone(&self.crew),
@@ -572,15 +584,15 @@ impl Daemon {
             herald.run(stopped).await;
             ended.disarm();
         });
-        Telling { stop, task }
+        RunningAlerting { stop, task }
     }
 
     fn runner_for(
         &self,
-        probe: &Arc<Probe>,
+        probe: &Arc<ProbeConfig>,
         is_control: bool,
-        old: Option<&Arc<Runner>>,
-    ) -> Arc<Runner> {
+        old: Option<&Arc<ProbeTask>>,
+    ) -> Arc<ProbeTask> {
         if let Some(old) = old
             && *old.probe == **probe
             && old.is_control == is_control
@@ -592,18 +604,23 @@ impl Daemon {
                 old.tracked.adopt(Arc::clone(probe));
                 Arc::clone(&old.tracked)
             }
-            None => Arc::new(Tracked::new(Arc::clone(probe), clock::now())),
+            None => Arc::new(TrackedProbe::new(Arc::clone(probe), clock::now())),
         };
         let prober = Prober::new(
             self.crew.outfit(),
             probe.target.clone(),
             probe.question.clone(),
         );
-        Arc::new(Runner::new(Arc::clone(probe), prober, tracked, is_control))
+        Arc::new(ProbeTask::new(
+            Arc::clone(probe),
+            prober,
+            tracked,
+            is_control,
+        ))
     }
 
     /// The releases that `select` takes, as they change; none where there is no cluster.
-    pub fn discovered(&self) -> Option<watch::Receiver<Vec<Discovered>>> {
+    pub fn discovered(&self) -> Option<watch::Receiver<Vec<DiscoveredRelease>>> {
         self.discovered.clone()
     }
 
@@ -615,7 +632,7 @@ impl Daemon {
     }
 
     /// What is known of the probes, in the order of the configuration.
-    pub async fn tracked(&self) -> Vec<Arc<Tracked>> {
+    pub async fn tracked(&self) -> Vec<Arc<TrackedProbe>> {
         let applied = self.applied.lock().await;
         let probes = applied.settings.probes();
         probes
@@ -626,7 +643,7 @@ impl Daemon {
 
     /// Those who ask over HTTP for the configuration to be read again. Whoever takes this answers them; while nobody
     /// has, they are told that there is no configuration on the disk.
-    pub const fn reloads(&mut self) -> Option<mpsc::Receiver<ReloadOrder>> {
+    pub const fn reloads(&mut self) -> Option<mpsc::Receiver<ReloadRequest>> {
         self.reloads.take()
     }
 
@@ -682,43 +699,45 @@ impl Daemon {
 }
 
 /// Asks the cluster about callers.
-fn review(client: kube::Client) -> Review {
-    let reviewer = Arc::new(Reviewer::new(client));
-    Arc::new(move |token: String, deed: Deed| {
+fn review(client: kube::Client) -> AccessReview {
+    let reviewer = Arc::new(AccessReviewer::new(client));
+    Arc::new(move |token: String, deed: Permission| {
         let reviewer = Arc::clone(&reviewer);
         Box::pin(async move {
-            let of = |verb, part, namespace, name| review::Deed::Release {
+            let of = |verb, part, namespace, name| review::RequiredPermission::Release {
                 verb,
                 part,
                 namespace,
                 name,
             };
             let deed = match deed {
-                Deed::RollBack(namespace, name) => of("create", "rollback", namespace, name),
-                Deed::ReadRecording(namespace, name) => of("get", "recording", namespace, name),
-                Deed::SendAlerts => review::Deed::Path {
+                Permission::RollBack(namespace, name) => of("create", "rollback", namespace, name),
+                Permission::ReadRecording(namespace, name) => {
+                    of("get", "recording", namespace, name)
+                }
+                Permission::SendAlerts => review::RequiredPermission::Path {
                     verb: "post",
                     path: "/api/v1/alerts",
                 },
-                Deed::Reload => review::Deed::Path {
+                Permission::Reload => review::RequiredPermission::Path {
                     verb: "post",
                     path: "/-/reload",
                 },
             };
             match reviewer.review(&token, deed).await {
-                review::Answer::Allowed { user } => Reviewed::Allowed(user),
-                review::Answer::Forbidden { user } => Reviewed::Forbidden(user),
-                review::Answer::Stranger => Reviewed::Stranger,
-                review::Answer::Unknown(why) => Reviewed::Unknown(why),
+                review::AccessDecision::Allowed { user } => AuthDecision::Allowed(user),
+                review::AccessDecision::Forbidden { user } => AuthDecision::Forbidden(user),
+                review::AccessDecision::Stranger => AuthDecision::Stranger,
+                review::AccessDecision::Unknown(why) => AuthDecision::Unknown(why),
             }
         })
     })
 }
 
 /// What of the settings is for the herald.
-fn orders_of(settings: &Settings, address: SocketAddr) -> herald::Orders {
+fn orders_of(settings: &Settings, address: SocketAddr) -> herald::AlertingConfig {
     let page = settings.serve.external_url.clone();
-    herald::Orders {
+    herald::AlertingConfig {
         alertmanagers: settings.alertmanager.clone().map(Arc::new),
         page: page.or_else(|| herald::default_page(address)),
         promises: herald::promises(settings),
@@ -727,7 +746,7 @@ fn orders_of(settings: &Settings, address: SocketAddr) -> herald::Orders {
 }
 
 /// The last is told, for a moment.
-async fn end_herald(telling: Telling) {
+async fn end_herald(telling: RunningAlerting) {
     telling.stop.cancel();
     // A panic in it was told where it happened.
     let _ = telling.task.await;
@@ -741,8 +760,8 @@ fn hosts_of(settings: &Settings) -> impl Iterator<Item = (ProbeId, String, Durat
 }
 
 /// Soundings on behalf of `/probe`: each with a prober of its own, which is gone afterwards.
-fn take_sounding(outfit: Arc<probe::Shared>) -> serve::TakeSounding {
-    Arc::new(move |call: ProbeCall| {
+fn take_sounding(outfit: Arc<probe::ProberContext>) -> serve::RunProbe {
+    Arc::new(move |call: ProbeRequest| {
         let outfit = Arc::clone(&outfit);
         Box::pin(async move {
             let prober = Prober::new(&outfit, call.target, call.question);
@@ -751,7 +770,7 @@ fn take_sounding(outfit: Arc<probe::Shared>) -> serve::TakeSounding {
                 .sound(clock::now(), call.timeout, transcript.as_mut())
                 .await;
             let steps = transcript.map_or_else(Vec::new, |transcript| transcript.lines());
-            ProbeResult { sounding, steps }
+            ProbeResponse { sounding, steps }
         })
     })
 }
@@ -766,10 +785,10 @@ fn named(troubles: &[VoidReason]) -> String {
 }
 
 /// The host that packets go to: the proxy's, where there is one.
-fn asked_host(probe: &Probe) -> String {
+fn asked_host(probe: &ProbeConfig) -> String {
     match &probe.question {
-        Question::Http(http) => http.proxy.as_ref().unwrap_or(&probe.target).host(),
-        Question::Tcp(_) => probe.target.host(),
+        ProbeKind::Http(http) => http.proxy.as_ref().unwrap_or(&probe.target).host(),
+        ProbeKind::Tcp(_) => probe.target.host(),
     }
 }
 

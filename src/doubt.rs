@@ -20,12 +20,12 @@
 //! - lateness excuses single soundings and ends with our trouble;
 //! - the second sign needs *all* hosts, so one that answers, with whatever status, or refuses, ends it with that answer;
 //!   where they have fewer addresses than `hosts_failing` (and always where it is but one) it does not exist. A failure excuses
-//!   others only while it is fresh: [`Doubt::freshness`]. And a probe is not excused where anybody has answered since it
+//!   others only while it is fresh: [`SelfCheck::freshness`]. And a probe is not excused where anybody has answered since it
 //!   began to fail: what breaks one path on every host, while their other paths answer, is not our network;
 //! - the third ends with one good answer of the control probe, or when that is no longer asked.
 //!
 //! What they cannot tell apart: an outage in which every host falls silent at once looks like our own lost network and
-//! stays void. It is not silent: [`Doubt::troubles`] names it for as long as it lasts, and it has an alert of its own.
+//! stays void. It is not silent: [`SelfCheck::troubles`] names it for as long as it lasts, and it has an alert of its own.
 //! `hosts_failing = 0` turns the sign off.
 
 use std::collections::{HashMap, HashSet};
@@ -33,7 +33,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::config::settings;
-use crate::sounding::{Outcome, Sounding, VoidReason};
+use crate::sounding::{Outcome, ProbeResult, VoidReason};
 use crate::units::{Moment, ProbeId};
 
 /// A heartbeat that is older says that the schedule stands still, and we with it. Four times its usual distance.
@@ -50,7 +50,7 @@ const FEWEST_HOSTS: usize = 2;
 
 /// The state of the inner loop: whether we have been running at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pulse {
+pub struct Heartbeat {
     /// When it last woke.
     pub beat: Moment,
     /// When it last woke much later than it wanted to, if ever.
@@ -59,19 +59,19 @@ pub struct Pulse {
 
 /// What we know of our own trouble. Memory is fixed by the number of configured probes.
 #[derive(Debug)]
-pub struct Doubt {
+pub struct SelfCheck {
     late_after: Duration,
-    hosts: Hosts,
-    control: Control,
+    hosts: FailingHosts,
+    control: ControlProbe,
     /// When each trouble last made a sounding void.
     last_seen: [Option<Moment>; VoidReason::COUNT],
 }
 
-impl Doubt {
+impl SelfCheck {
     /// `probes`: each probe with the host of its target (of its proxy, where it has one) and its interval. The control
     /// probe is not among them.
     pub fn new(
-        settings: &settings::Doubt,
+        settings: &settings::SelfCheckConfig,
         probes: impl Iterator<Item = (ProbeId, String, Duration)>,
     ) -> Self {
         let control_interval = settings
@@ -80,8 +80,8 @@ impl Doubt {
             .map_or(Duration::ZERO, |probe| probe.interval);
         Self {
             late_after: settings.late_after,
-            hosts: Hosts::new(settings.hosts_failing, probes),
-            control: Control {
+            hosts: FailingHosts::new(settings.hosts_failing, probes),
+            control: ControlProbe {
                 fresh_for: Self::freshness(control_interval),
                 bad_in_a_row: 0,
                 last: Moment::default(),
@@ -102,9 +102,9 @@ impl Doubt {
     pub fn examine(
         &mut self,
         probe: &ProbeId,
-        sounding: &Sounding,
+        sounding: &ProbeResult,
         timeout: Duration,
-        pulse: Pulse,
+        pulse: Heartbeat,
         now: Moment,
     ) -> Outcome {
         let outcome = self.judge(probe, sounding, timeout, pulse, now);
@@ -119,9 +119,9 @@ impl Doubt {
     fn judge(
         &mut self,
         probe: &ProbeId,
-        sounding: &Sounding,
+        sounding: &ProbeResult,
         timeout: Duration,
-        pulse: Pulse,
+        pulse: Heartbeat,
         now: Moment,
     ) -> Outcome {
         if let Outcome::Void(_) = sounding.outcome {
@@ -149,7 +149,13 @@ impl Doubt {
         }
     }
 
-    fn is_late(&self, sounding: &Sounding, timeout: Duration, pulse: Pulse, now: Moment) -> bool {
+    fn is_late(
+        &self,
+        sounding: &ProbeResult,
+        timeout: Duration,
+        pulse: Heartbeat,
+        now: Moment,
+    ) -> bool {
         sounding.lateness() > self.late_after
             || sounding.duration() > timeout.saturating_add(self.late_after)
             || now.since(pulse.beat) > BEAT_TOO_OLD
@@ -198,13 +204,13 @@ impl Doubt {
 }
 
 #[derive(Debug)]
-struct Control {
+struct ControlProbe {
     fresh_for: Duration,
     bad_in_a_row: u32,
     last: Moment,
 }
 
-impl Control {
+impl ControlProbe {
     fn fails(&self, now: Moment) -> bool {
         self.bad_in_a_row >= CONTROL_BAD && now.since(self.last) <= self.fresh_for
     }
@@ -212,8 +218,8 @@ impl Control {
 
 /// Which hosts fail. Empty, and without cost, when there are too few of them to say anything.
 #[derive(Debug, Default)]
-struct Hosts {
-    of_probe: HashMap<ProbeId, OneProbe>,
+struct FailingHosts {
+    of_probe: HashMap<ProbeId, ProbeState>,
     /// Until when each host counts as failing; `None` when its last evidence is an answer, or when there is none.
     failing_until: Vec<Option<Moment>>,
     /// How many of them are not `None`.
@@ -231,14 +237,14 @@ struct Hosts {
 }
 
 #[derive(Debug)]
-struct OneProbe {
+struct ProbeState {
     host: usize,
     fresh_for: Duration,
     /// When the first of its failures in a row ended; `None` while it gets answers.
     failing_since: Option<Moment>,
 }
 
-impl Hosts {
+impl FailingHosts {
     fn new(
         hosts_failing: usize,
         probes: impl Iterator<Item = (ProbeId, String, Duration)>,
@@ -249,9 +255,9 @@ impl Hosts {
             let next = index_of.len();
             // Names of hosts are the same in any case of letters.
             let index = *index_of.entry(host.to_ascii_lowercase()).or_insert(next);
-            let state = OneProbe {
+            let state = ProbeState {
                 host: index,
-                fresh_for: Doubt::freshness(interval),
+                fresh_for: SelfCheck::freshness(interval),
                 failing_since: None,
             };
             of_probe.insert(probe, state);

@@ -25,7 +25,7 @@ pub const MAX_CHANGES: usize = 100;
 /// The bundle.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Evidence {
+pub struct EvidenceBundle {
     /// Pods that are not as they should be, and then others.
     pub pods: Vec<PodEvidence>,
     /// What the cluster said of the release's objects, the newest last.

@@ -248,9 +248,9 @@ pub fn put(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// A directory of our own that is gone with us.
 #[derive(Debug)]
-pub struct Temporary(PathBuf);
+pub struct TemporaryDir(PathBuf);
 
-impl Temporary {
+impl TemporaryDir {
     /// Below the system's directory for temporary files.
     ///
     /// # Errors
@@ -277,7 +277,7 @@ impl Temporary {
     }
 }
 
-impl Drop for Temporary {
+impl Drop for TemporaryDir {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }

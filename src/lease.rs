@@ -24,11 +24,11 @@ use kube::{Api, Client};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-pub use balance::Balance;
+pub use balance::LeaseBalance;
 
 use crate::clock;
 use crate::config::settings::LeaseTimes;
-use crate::permit::{Held, Permit};
+use crate::permit::{HeldLease, Permit};
 use crate::units::Moment;
 
 /// The annotation with the URL at which the holder answers the other replicas.
@@ -64,7 +64,7 @@ const LONGEST: Duration = Duration::from_secs(3600);
 
 /// Who acts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
+pub enum LeaderStatus {
     /// We do.
     Leads {
         /// Higher than that of all who led before.
@@ -87,7 +87,7 @@ pub struct Leader {
 }
 
 /// What becomes known of the Lease.
-pub trait Meter: Send + Sync {
+pub trait LeaseObserver: Send + Sync {
     /// Whether we hold it.
     fn leads(&self, is_leading: bool);
     /// It could not be read or renewed.
@@ -97,35 +97,35 @@ pub trait Meter: Send + Sync {
 }
 
 /// A replica that wants the Lease.
-pub struct Candidate {
+pub struct LeaderElector {
     api: Api<Lease>,
     name: String,
     identity: String,
     address: Option<String>,
     times: LeaseTimes,
-    meter: Arc<dyn Meter>,
-    held: watch::Sender<Option<Held>>,
-    standing: watch::Sender<Standing>,
+    meter: Arc<dyn LeaseObserver>,
+    held: watch::Sender<Option<HeldLease>>,
+    standing: watch::Sender<LeaderStatus>,
     /// The highest number that was seen.
     highest: AtomicU64,
     /// What is known of the other Leases that are spread over the same replicas.
-    balance: Option<Arc<Balance>>,
-    wanted: watch::Sender<Option<Wish>>,
+    balance: Option<Arc<LeaseBalance>>,
+    wanted: watch::Sender<Option<TransferRequest>>,
     over: Arc<Notify>,
 }
 
 /// Who wants a Lease that we hold, and when that was last said.
-type Wish = (String, Moment);
+type TransferRequest = (String, Moment);
 
 /// How a Lease that is held is given to another replica that has fewer.
 #[derive(Debug, Clone)]
-pub struct Handing {
-    wanted: watch::Receiver<Option<Wish>>,
+pub struct Transfer {
+    wanted: watch::Receiver<Option<TransferRequest>>,
     over: Arc<Notify>,
-    standing: watch::Receiver<Standing>,
+    standing: watch::Receiver<LeaderStatus>,
 }
 
-impl Handing {
+impl Transfer {
     /// Who wants it, while we hold it.
     pub fn wanted_by(&self) -> Option<String> {
         let wanted = self.wanted.borrow();
@@ -137,27 +137,27 @@ impl Handing {
     /// Gives it back; when this returns, we do not act.
     pub async fn hand_over(&mut self) {
         self.over.notify_one();
-        let follows = |standing: &Standing| matches!(standing, Standing::Follows { .. });
+        let follows = |standing: &LeaderStatus| matches!(standing, LeaderStatus::Follows { .. });
         // Whoever held it may have ended altogether.
         let _ = self.standing.wait_for(follows).await;
     }
 }
 
 /// The Lease as it was read or written last, and since when it is known like that.
-struct Seen {
+struct LeaseView {
     lease: Lease,
     since: Moment,
 }
 
 /// Why there is no answer.
-enum Trouble {
+enum LeaseError {
     /// Somebody was faster, or it is gone.
     Changed,
     /// None came, or a refusal.
     Failed(String),
 }
 
-impl Candidate {
+impl LeaderElector {
     /// Nothing is asked before [`Self::run`]. `identity` tells this process from all others, also from those before it.
     #[expect(
         clippy::too_many_arguments,
@@ -170,8 +170,8 @@ impl Candidate {
         identity: String,
         address: Option<String>,
         times: LeaseTimes,
-        balance: Option<Arc<Balance>>,
-        meter: Arc<dyn Meter>,
+        balance: Option<Arc<LeaseBalance>>,
+        meter: Arc<dyn LeaseObserver>,
     ) -> Self {
         Self {
             api: Api::namespaced(client, namespace),
@@ -181,7 +181,7 @@ impl Candidate {
             times,
             meter,
             held: watch::Sender::new(None),
-            standing: watch::Sender::new(Standing::Follows { leader: None }),
+            standing: watch::Sender::new(LeaderStatus::Follows { leader: None }),
             highest: AtomicU64::new(0),
             balance,
             wanted: watch::Sender::new(None),
@@ -190,8 +190,8 @@ impl Candidate {
     }
 
     /// How it is given to another one.
-    pub fn handing(&self) -> Handing {
-        Handing {
+    pub fn handing(&self) -> Transfer {
+        Transfer {
             wanted: self.wanted.subscribe(),
             over: Arc::clone(&self.over),
             standing: self.standing.subscribe(),
@@ -204,13 +204,13 @@ impl Candidate {
     }
 
     /// Who acts.
-    pub fn standing(&self) -> watch::Receiver<Standing> {
+    pub fn standing(&self) -> watch::Receiver<LeaderStatus> {
         self.standing.subscribe()
     }
 
     /// Wants the Lease until told to stop; then gives it back, so that another one need not wait.
     pub async fn run(self, stop: CancellationToken) {
-        let mut seen: Option<Seen> = None;
+        let mut seen: Option<LeaseView> = None;
         loop {
             let wait = if self.leads().is_some() {
                 self.lead(&mut seen).await
@@ -237,7 +237,7 @@ impl Candidate {
     }
 
     /// Lets another one take it at once, where we hold it; before all others the one that it is for.
-    async fn give_back(&self, seen: Option<Seen>, to: Option<String>) {
+    async fn give_back(&self, seen: Option<LeaseView>, to: Option<String>) {
         if let (Some(_), Some(seen)) = (self.leads(), seen) {
             self.step_down(None);
             let mut lease = seen.lease;
@@ -258,13 +258,13 @@ impl Candidate {
 
     fn leads(&self) -> Option<u64> {
         match *self.standing.borrow() {
-            Standing::Leads { fence } => Some(fence),
-            Standing::Follows { .. } => None,
+            LeaderStatus::Leads { fence } => Some(fence),
+            LeaderStatus::Follows { .. } => None,
         }
     }
 
     /// Renews it. How long to wait before the next time.
-    async fn lead(&self, seen: &mut Option<Seen>) -> Duration {
+    async fn lead(&self, seen: &mut Option<LeaseView>) -> Duration {
         let asked = clock::now();
         let held = *self.held.borrow();
         let Some(held) = held.filter(|held| asked < held.until) else {
@@ -287,17 +287,17 @@ impl Candidate {
             // Guards look at the clock as well, and have ended: who acts again has to begin again.
             _ if held.until <= clock::now() => self.is_late(seen),
             Ok(lease) => {
-                self.held.send_replace(Some(Held {
+                self.held.send_replace(Some(HeldLease {
                     until: asked + self.times.deadline,
                     ..held
                 }));
-                *seen = Some(Seen {
+                *seen = Some(LeaseView {
                     lease,
                     since: asked,
                 });
                 self.times.renew
             }
-            Err(Trouble::Changed) => {
+            Err(LeaseError::Changed) => {
                 // Who edits a label of it takes nothing from us.
                 match self.read().await {
                     Ok(Some(lease)) if holder(&lease) == self.identity => {
@@ -313,7 +313,7 @@ impl Candidate {
                     Err(_) => TRY_AGAIN,
                 }
             }
-            Err(Trouble::Failed(why)) => {
+            Err(LeaseError::Failed(why)) => {
                 self.meter.failed();
                 tracing::warn!(why, "The Lease cannot be renewed at the moment");
                 TRY_AGAIN
@@ -321,7 +321,7 @@ impl Candidate {
         }
     }
 
-    fn is_late(&self, seen: &mut Option<Seen>) -> Duration {
+    fn is_late(&self, seen: &mut Option<LeaseView>) -> Duration {
         tracing::warn!("The Lease could not be renewed in time; another replica may act now");
         self.step_down(None);
         // Whether it was renewed after all is seen when it is looked at.
@@ -330,11 +330,11 @@ impl Candidate {
     }
 
     /// Looks at it, and takes it when it is free. How long to wait before the next look.
-    async fn follow(&self, seen: &mut Option<Seen>) -> Duration {
+    async fn follow(&self, seen: &mut Option<LeaseView>) -> Duration {
         let found = match self.read().await {
             Ok(found) => found,
-            Err(Trouble::Changed) => return TRY_AGAIN,
-            Err(Trouble::Failed(why)) => {
+            Err(LeaseError::Changed) => return TRY_AGAIN,
+            Err(LeaseError::Failed(why)) => {
                 self.meter.failed();
                 tracing::warn!(why, "The Lease cannot be read at the moment");
                 // What was seen ages all the same: its holder may renew what we do not see, so nothing is taken before
@@ -359,7 +359,7 @@ impl Candidate {
             seen.lease.metadata.resource_version == lease.metadata.resource_version
         });
         if !is_same {
-            *seen = Some(Seen {
+            *seen = Some(LeaseView {
                 lease: lease.clone(),
                 since: now,
             });
@@ -413,7 +413,7 @@ impl Candidate {
         }
     }
 
-    async fn take(&self, free: Option<Lease>, seen: &mut Option<Seen>) -> Duration {
+    async fn take(&self, free: Option<Lease>, seen: &mut Option<LeaseView>) -> Duration {
         let asked = clock::now();
         let now = Some(MicroTime(Timestamp::now()));
         let is_new = free.is_none();
@@ -454,7 +454,7 @@ impl Candidate {
             Ok(_) if asked + self.times.deadline <= clock::now() => Duration::ZERO,
             Ok(lease) => {
                 self.note(&lease);
-                *seen = Some(Seen {
+                *seen = Some(LeaseView {
                     lease,
                     since: asked,
                 });
@@ -465,17 +465,17 @@ impl Candidate {
                     "This replica acts from now on"
                 );
                 self.wanted.send_replace(None);
-                self.held.send_replace(Some(Held {
+                self.held.send_replace(Some(HeldLease {
                     until: asked + self.times.deadline,
                     fence,
                 }));
-                self.standing.send_replace(Standing::Leads { fence });
+                self.standing.send_replace(LeaderStatus::Leads { fence });
                 self.meter.leads(true);
                 self.meter.changed();
                 self.times.renew
             }
-            Err(Trouble::Changed) => Duration::ZERO,
-            Err(Trouble::Failed(why)) => {
+            Err(LeaseError::Changed) => Duration::ZERO,
+            Err(LeaseError::Failed(why)) => {
                 self.meter.failed();
                 tracing::warn!(why, "The Lease is free and cannot be taken at the moment");
                 TRY_AGAIN
@@ -514,7 +514,7 @@ impl Candidate {
 
     fn is_led_by(&self, leader: Option<Leader>) {
         let is_new = self.standing.send_if_modified(|standing| {
-            let now = Standing::Follows { leader };
+            let now = LeaderStatus::Follows { leader };
             let is_new = *standing != now;
             *standing = now;
             is_new
@@ -524,16 +524,19 @@ impl Candidate {
         }
     }
 
-    async fn read(&self) -> Result<Option<Lease>, Trouble> {
+    async fn read(&self) -> Result<Option<Lease>, LeaseError> {
         self.ask(self.api.get_opt(&self.name)).await
     }
 
-    async fn write(&self, lease: &Lease) -> Result<Lease, Trouble> {
+    async fn write(&self, lease: &Lease) -> Result<Lease, LeaseError> {
         let params = PostParams::default();
         self.ask(self.api.replace(&self.name, &params, lease)).await
     }
 
-    async fn ask<T>(&self, request: impl Future<Output = kube::Result<T>>) -> Result<T, Trouble> {
+    async fn ask<T>(
+        &self,
+        request: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, LeaseError> {
         self.ask_for(PATIENCE, request).await
     }
 
@@ -542,18 +545,20 @@ impl Candidate {
         &self,
         patience: Duration,
         request: impl Future<Output = kube::Result<T>>,
-    ) -> Result<T, Trouble> {
+    ) -> Result<T, LeaseError> {
         match tokio::time::timeout(patience.min(PATIENCE), request).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => {
-                Err(Trouble::Changed)
+                Err(LeaseError::Changed)
             }
-            Ok(Err(kube::Error::Api(status))) => Err(Trouble::Failed(format!(
+            Ok(Err(kube::Error::Api(status))) => Err(LeaseError::Failed(format!(
                 "the API server says {} {} of the Lease {}",
                 status.code, status.reason, self.name
             ))),
-            Ok(Err(_)) => Err(Trouble::Failed("the API server cannot be reached".into())),
-            Err(_) => Err(Trouble::Failed(format!(
+            Ok(Err(_)) => Err(LeaseError::Failed(
+                "the API server cannot be reached".into(),
+            )),
+            Err(_) => Err(LeaseError::Failed(format!(
                 "the API server does not answer within {} s",
                 PATIENCE.as_secs()
             ))),

@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::units::{Dated, Revision, Shift, Time};
+use crate::units::{ClockShift, HasTimes, Revision, Time};
 
 /// Contents that are remembered; the one found longest ago gives way.
 const MAX_ENTRIES: usize = 50;
@@ -18,9 +18,9 @@ const MAX_EVIDENCE: usize = 1000;
 /// What identifies the contents of a revision: SHA-256 of manifest and hooks, in hexadecimal.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Digest(pub Box<str>);
+pub struct ContentDigest(pub Box<str>);
 
-impl fmt::Display for Digest {
+impl fmt::Display for ContentDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -29,7 +29,7 @@ impl fmt::Display for Digest {
 /// What was found about contents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Found {
+pub enum ContentVerdict {
     /// It served well for its whole bake, or long enough.
     Good,
     /// It passed its analysis, and its bake has not ended, or was ended by the next revision.
@@ -47,16 +47,16 @@ pub enum Found {
 
 /// What is remembered of contents.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct LedgerEntry {
     /// Whose.
-    pub digest: Digest,
-    /// The weaker id of the same; see [`Stored::weak`].
+    pub digest: ContentDigest,
+    /// The weaker id of the same; see [`StoredRevision::weak`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub weak: Option<Digest>,
+    pub weak: Option<ContentDigest>,
     /// The revision that it was last found in.
     pub revision: Revision,
     /// Good, bad or unknown.
-    pub found: Found,
+    pub found: ContentVerdict,
     /// When.
     pub at: Time,
     /// Why, in words.
@@ -66,14 +66,14 @@ pub struct Entry {
 /// What is known of the contents of one release.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Ledger {
+pub struct RevisionLedger {
     /// The one found last is at the end.
-    entries: Vec<Entry>,
+    entries: Vec<LedgerEntry>,
 }
 
-impl Ledger {
+impl RevisionLedger {
     /// Writes down what was found; an earlier finding about the same contents is replaced.
-    pub fn write(&mut self, mut entry: Entry) {
+    pub fn write(&mut self, mut entry: LedgerEntry) {
         while entry.evidence.len() > MAX_EVIDENCE {
             entry.evidence.pop();
         }
@@ -85,7 +85,7 @@ impl Ledger {
     }
 
     /// What was found about contents, if anything.
-    pub fn find(&self, digest: &Digest) -> Option<&Entry> {
+    pub fn find(&self, digest: &ContentDigest) -> Option<&LedgerEntry> {
         self.entries.iter().find(|entry| entry.digest == *digest)
     }
 
@@ -93,11 +93,15 @@ impl Ledger {
     /// was found about its contents themselves. Where contents with that id were found good as well, as where only a
     /// template was mended, it tells nothing; nor does what was found of the revision that is to be turned back, which
     /// may differ from the one before in a template alone. What a rollback brought back was chosen.
-    fn weakly_bad(&self, record: &Stored, bad: Revision) -> Option<&Entry> {
+    fn weakly_bad(&self, record: &StoredRevision, bad: Revision) -> Option<&LedgerEntry> {
         let digest = record.digest.as_ref()?;
         let weak = record.weak.as_ref()?;
-        let is_found =
-            |entry: &Entry| matches!(entry.found, Found::Good | Found::Passed | Found::Bad);
+        let is_found = |entry: &LedgerEntry| {
+            matches!(
+                entry.found,
+                ContentVerdict::Good | ContentVerdict::Passed | ContentVerdict::Bad
+            )
+        };
         if self.find(digest).is_some_and(is_found) || record.rolled_back_to().is_some() {
             return None;
         }
@@ -106,14 +110,15 @@ impl Ledger {
                 .iter()
                 .filter(|entry| entry.weak.as_ref() == Some(weak))
         };
-        if alike().any(|entry| matches!(entry.found, Found::Good | Found::Passed)) {
+        if alike().any(|entry| matches!(entry.found, ContentVerdict::Good | ContentVerdict::Passed))
+        {
             return None;
         }
-        alike().find(|entry| entry.found == Found::Bad && entry.revision != bad)
+        alike().find(|entry| entry.found == ContentVerdict::Bad && entry.revision != bad)
     }
 
     /// All entries, the one found last at the end.
-    pub fn entries(&self) -> &[Entry] {
+    pub fn entries(&self) -> &[LedgerEntry] {
         &self.entries
     }
 
@@ -126,8 +131,8 @@ impl Ledger {
     }
 }
 
-impl Dated for Ledger {
-    fn shift(&mut self, by: Shift) {
+impl HasTimes for RevisionLedger {
+    fn shift(&mut self, by: ClockShift) {
         for entry in &mut self.entries {
             entry.at.shift(by);
         }
@@ -137,7 +142,7 @@ impl Dated for Ledger {
 /// The status of a stored revision, in Helm's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Status {
+pub enum RevisionStatus {
     /// Helm does not know.
     Unknown,
     /// Serves, as far as Helm knows.
@@ -158,7 +163,7 @@ pub enum Status {
     PendingRollback,
 }
 
-impl Status {
+impl RevisionStatus {
     /// Whether an operation is under way.
     pub const fn is_pending(self) -> bool {
         matches!(
@@ -170,26 +175,26 @@ impl Status {
 
 /// A revision as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stored {
+pub struct StoredRevision {
     /// Its number.
     pub revision: Revision,
     /// Its status.
-    pub status: Status,
+    pub status: RevisionStatus,
     /// Helm's description.
     pub description: String,
     /// Its contents; `None` when the record cannot be read.
-    pub digest: Option<Digest>,
+    pub digest: Option<ContentDigest>,
     /// Chart, images and values: the same for contents that are rendered anew each time, as with a random password or
     /// the time of day in them, and so have another digest each time. `None` where there are no images.
     #[serde(default)]
-    pub weak: Option<Digest>,
+    pub weak: Option<ContentDigest>,
     /// Whether all its rollback hooks, if it was made by a rollback, succeeded.
     pub hooks_succeeded: bool,
     /// Whether a test hook of it failed.
     pub test_failed: bool,
 }
 
-impl Stored {
+impl StoredRevision {
     /// The revision whose contents it brought back, if a rollback made it.
     pub fn rolled_back_to(&self) -> Option<Revision> {
         let number = self.description.strip_prefix("Rollback to ")?;
@@ -200,11 +205,11 @@ impl Stored {
 
 /// Which revision to go back to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Choice {
+pub struct TargetChoice {
     /// The revision.
     pub target: Revision,
     /// Its contents.
-    pub digest: Digest,
+    pub digest: ContentDigest,
     /// Whether the ledger knows it to be good; otherwise it passed its analysis, or is the one that was serving.
     pub known_good: bool,
 }
@@ -238,16 +243,16 @@ const MAX_PASSED_OVER: usize = 6;
 /// When there is none; with the reason for every candidate.
 pub fn choose(
     bad: Revision,
-    stored: &[Stored],
-    ledger: &Ledger,
+    stored: &[StoredRevision],
+    ledger: &RevisionLedger,
     serving: Option<Revision>,
-) -> Result<Choice, NoTarget> {
+) -> Result<TargetChoice, NoTarget> {
     let bad_digest = stored
         .iter()
         .find(|record| record.revision == bad)
         .and_then(|record| record.digest.as_ref());
     let bad_one = (bad, bad_digest);
-    let mut candidates: Vec<&Stored> = stored.iter().filter(|r| r.revision < bad).collect();
+    let mut candidates: Vec<&StoredRevision> = stored.iter().filter(|r| r.revision < bad).collect();
     candidates.sort_by_key(|record| std::cmp::Reverse(record.revision));
     let mut passed_over = Vec::new();
     let mut was_serving = None;
@@ -261,15 +266,15 @@ pub fn choose(
             }
         };
         let found = ledger.find(digest).map(|entry| entry.found);
-        if let Some(Found::Good | Found::Passed) = found {
-            return Ok(Choice {
+        if let Some(ContentVerdict::Good | ContentVerdict::Passed) = found {
+            return Ok(TargetChoice {
                 target: number,
                 digest: digest.clone(),
-                known_good: found == Some(Found::Good),
+                known_good: found == Some(ContentVerdict::Good),
             });
         }
         if serving == Some(number) {
-            was_serving = Some(Choice {
+            was_serving = Some(TargetChoice {
                 target: number,
                 digest: digest.clone(),
                 known_good: false,
@@ -295,11 +300,11 @@ pub fn choose(
 
 /// The digest of a record that may be gone back to, or why it may not.
 fn usable<'a>(
-    record: &'a Stored,
-    stored: &[Stored],
-    (bad, bad_digest): (Revision, Option<&Digest>),
-    ledger: &Ledger,
-) -> Result<&'a Digest, String> {
+    record: &'a StoredRevision,
+    stored: &[StoredRevision],
+    (bad, bad_digest): (Revision, Option<&ContentDigest>),
+    ledger: &RevisionLedger,
+) -> Result<&'a ContentDigest, String> {
     eligible(record, stored, 0)?;
     let Some(digest) = &record.digest else {
         return Err("was not read, or cannot be".into());
@@ -308,11 +313,17 @@ fn usable<'a>(
         return Err("has the same contents".into());
     }
     match ledger.find(digest).map(|entry| entry.found) {
-        Some(Found::Bad) => return Err("has contents that were found bad".into()),
-        Some(Found::Incomplete) => {
+        Some(ContentVerdict::Bad) => return Err("has contents that were found bad".into()),
+        Some(ContentVerdict::Incomplete) => {
             return Err("has contents whose rollout was never complete".into());
         }
-        Some(Found::Good | Found::Passed | Found::BakeFailed | Found::Unknown) | None => {}
+        Some(
+            ContentVerdict::Good
+            | ContentVerdict::Passed
+            | ContentVerdict::BakeFailed
+            | ContentVerdict::Unknown,
+        )
+        | None => {}
     }
     if let Some(entry) = ledger.weakly_bad(record, bad) {
         return Err(format!(
@@ -328,16 +339,18 @@ const MAX_CHAIN: u32 = 32;
 
 /// Whether Helm's status and description say that a revision once worked. A status of `superseded` alone proves
 /// nothing: Helm gives it to failed and pending revisions as well, and then keeps their description.
-fn eligible(record: &Stored, stored: &[Stored], depth: u32) -> Result<(), String> {
+fn eligible(record: &StoredRevision, stored: &[StoredRevision], depth: u32) -> Result<(), String> {
     match record.status {
-        Status::Deployed | Status::Superseded => {}
-        Status::Unknown
-        | Status::Uninstalled
-        | Status::Failed
-        | Status::Uninstalling
-        | Status::PendingInstall
-        | Status::PendingUpgrade
-        | Status::PendingRollback => return Err(format!("has the status {}", word(record.status))),
+        RevisionStatus::Deployed | RevisionStatus::Superseded => {}
+        RevisionStatus::Unknown
+        | RevisionStatus::Uninstalled
+        | RevisionStatus::Failed
+        | RevisionStatus::Uninstalling
+        | RevisionStatus::PendingInstall
+        | RevisionStatus::PendingUpgrade
+        | RevisionStatus::PendingRollback => {
+            return Err(format!("has the status {}", word(record.status)));
+        }
     }
     let text = record.description.as_str();
     let failed = ["Upgrade \"", "Rollback \"", "Release \""]
@@ -364,7 +377,7 @@ fn eligible(record: &Stored, stored: &[Stored], depth: u32) -> Result<(), String
         }
         let origin = stored.iter().find(|other| other.revision == origin);
         if let Some(origin) = origin
-            && record.status == Status::Superseded
+            && record.status == RevisionStatus::Superseded
             && depth < MAX_CHAIN
         {
             eligible(origin, stored, depth + 1).map_err(|reason| {
@@ -375,21 +388,21 @@ fn eligible(record: &Stored, stored: &[Stored], depth: u32) -> Result<(), String
     Ok(())
 }
 
-fn word(status: Status) -> &'static str {
+fn word(status: RevisionStatus) -> &'static str {
     match status {
-        Status::Unknown => "unknown",
-        Status::Deployed => "deployed",
-        Status::Uninstalled => "uninstalled",
-        Status::Superseded => "superseded",
-        Status::Failed => "failed",
-        Status::Uninstalling => "uninstalling",
-        Status::PendingInstall => "pending-install",
-        Status::PendingUpgrade => "pending-upgrade",
-        Status::PendingRollback => "pending-rollback",
+        RevisionStatus::Unknown => "unknown",
+        RevisionStatus::Deployed => "deployed",
+        RevisionStatus::Uninstalled => "uninstalled",
+        RevisionStatus::Superseded => "superseded",
+        RevisionStatus::Failed => "failed",
+        RevisionStatus::Uninstalling => "uninstalling",
+        RevisionStatus::PendingInstall => "pending-install",
+        RevisionStatus::PendingUpgrade => "pending-upgrade",
+        RevisionStatus::PendingRollback => "pending-rollback",
     }
 }
 
-impl fmt::Display for Status {
+impl fmt::Display for RevisionStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(word(*self))
     }

@@ -13,7 +13,7 @@ mod message;
 mod outbox;
 mod wire;
 
-pub use alertmanager::{CAPACITY, Meter, Peer, addresses};
+pub use alertmanager::{AlertmanagerObserver, AlertmanagerPeer, CAPACITY, addresses};
 pub use message::Message;
-pub use outbox::{Count, Fate, Outbox};
-pub use wire::{Style, Wire, wires};
+pub use outbox::{DeliveryQueue, MessageFate, MessageObserver};
+pub use wire::{AlertPayload, AlertStyle, wires};

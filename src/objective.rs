@@ -13,7 +13,7 @@
 //! burn(w) = increase(leadsman_slo_failures_total[w]) / increase(leadsman_slo_soundings_total[w]) / (1 - target)
 //! ```
 //!
-//! What is counted there are soundings by the time that they stand for ([`crate::window::Weighed`]): of those of a watch,
+//! What is counted there are soundings by the time that they stand for ([`crate::window::WeightedCounts`]): of those of a watch,
 //! which come more often than the probe's own interval, each counts as its share of that interval. Without a watch they
 //! are the soundings themselves, and `leadsman_probes_total` gives the same.
 
@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::window::{Span, Tally};
+use crate::window::{Counts, LongWindow};
 
 /// What is promised.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,13 +31,13 @@ pub struct Objective {
     /// The period in days; 1 to 30.
     pub days: u32,
     /// When people are told; at least one.
-    pub tiers: Vec<Tier>,
+    pub tiers: Vec<BurnTier>,
 }
 
 /// When people are told that the budget is being spent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Tier {
+pub enum BurnTier {
     /// An hour and five minutes: 2 % of a month's budget in an hour.
     PageQuick,
     /// Six hours and half an hour: 5 %.
@@ -52,7 +52,7 @@ pub enum Tier {
 /// for a day's budget that lasts two days. At a lower burn than this a tenth of the budget is left when the period ends.
 const LEAST: f64 = 0.9;
 
-impl Tier {
+impl BurnTier {
     /// Every tier, the quickest first.
     pub const ALL: [Self; 4] = [
         Self::PageQuick,
@@ -77,12 +77,12 @@ impl Tier {
     }
 
     /// The long window and the short one.
-    pub const fn windows(self) -> (Span, Span) {
+    pub const fn windows(self) -> (LongWindow, LongWindow) {
         match self {
-            Self::PageQuick => (Span::Hour, Span::Minutes5),
-            Self::PageSlow => (Span::Hours6, Span::Minutes30),
-            Self::TicketQuick => (Span::Day, Span::Hours2),
-            Self::TicketSlow => (Span::Days3, Span::Hours6),
+            Self::PageQuick => (LongWindow::Hour, LongWindow::Minutes5),
+            Self::PageSlow => (LongWindow::Hours6, LongWindow::Minutes30),
+            Self::TicketQuick => (LongWindow::Day, LongWindow::Hours2),
+            Self::TicketSlow => (LongWindow::Days3, LongWindow::Hours6),
         }
     }
 
@@ -108,25 +108,30 @@ impl Objective {
     }
 
     /// The burn rate at which a tier fires.
-    pub fn factor(&self, tier: Tier) -> f64 {
+    pub fn factor(&self, tier: BurnTier) -> f64 {
         let windows = self.period().as_secs_f64() / tier.windows().0.length().as_secs_f64();
         (tier.share() * windows).max(LEAST)
     }
 
     /// The error ratio at which a tier fires; from 1 on it never does.
-    pub fn threshold(&self, tier: Tier) -> f64 {
+    pub fn threshold(&self, tier: BurnTier) -> f64 {
         self.factor(tier) * self.budget()
     }
 
     /// How long so many errors last before a tier fires; `None` when it never does.
-    pub fn fires_after(&self, tier: Tier, error_ratio: f64) -> Option<Duration> {
+    pub fn fires_after(&self, tier: BurnTier, error_ratio: f64) -> Option<Duration> {
         let threshold = self.threshold(tier);
         let long = tier.windows().0.length().as_secs_f64();
         (error_ratio > threshold).then(|| Duration::from_secs_f64(long * threshold / error_ratio))
     }
 
     /// Whether a tier fires. `count` gives the soundings of a span, `expected` how many there should be in a second.
-    pub fn fires(&self, tier: Tier, count: impl Fn(Span) -> Tally, expected: f64) -> bool {
+    pub fn fires(
+        &self,
+        tier: BurnTier,
+        count: impl Fn(LongWindow) -> Counts,
+        expected: f64,
+    ) -> bool {
         let threshold = self.threshold(tier);
         let (long, short) = tier.windows();
         [long, short].into_iter().all(|span| {
@@ -138,7 +143,7 @@ impl Objective {
 
     /// The share of the period's budget that is left; negative when more was spent than there was. `expected` is how
     /// many soundings there should be in a second.
-    pub fn remaining(&self, period: &Tally, expected: f64) -> f64 {
+    pub fn remaining(&self, period: &Counts, expected: f64) -> f64 {
         let of = measure(period, expected * self.period().as_secs_f64());
         1.0 - self.spent(u64::from(period.bad), of)
     }
@@ -152,7 +157,7 @@ impl Objective {
     }
 
     /// How fast the budget is spent: 1 spends it exactly in the period. `None` without soundings.
-    pub fn burn(&self, tally: &Tally) -> Option<f64> {
+    pub fn burn(&self, tally: &Counts) -> Option<f64> {
         tally.error_rate().map(|rate| rate.ratio() / self.budget())
     }
 
@@ -167,7 +172,7 @@ impl Objective {
 }
 
 /// The soundings of a span, or how many there should have been when that is more.
-fn measure(tally: &Tally, expected: f64) -> f64 {
+fn measure(tally: &Counts, expected: f64) -> f64 {
     (f64::from(tally.good) + f64::from(tally.bad)).max(expected)
 }
 
@@ -179,7 +184,7 @@ mod tests {
         Objective {
             target,
             days: 30,
-            tiers: Tier::ALL.to_vec(),
+            tiers: BurnTier::ALL.to_vec(),
         }
     }
 
@@ -194,10 +199,10 @@ mod tests {
     #[test]
     fn factors_are_the_usual_ones() {
         for (tier, month, four_weeks) in [
-            (Tier::PageQuick, 14.4, 13.44),
-            (Tier::PageSlow, 6.0, 5.6),
-            (Tier::TicketQuick, 3.0, 2.8),
-            (Tier::TicketSlow, 1.0, 28.0 / 30.0),
+            (BurnTier::PageQuick, 14.4, 13.44),
+            (BurnTier::PageSlow, 6.0, 5.6),
+            (BurnTier::TicketQuick, 3.0, 2.8),
+            (BurnTier::TicketSlow, 1.0, 28.0 / 30.0),
         ] {
             close(objective(0.999).factor(tier), month);
             let shorter = Objective {
@@ -220,7 +225,7 @@ mod tests {
                 days,
                 ..objective(0.99)
             };
-            for (tier, factor) in Tier::ALL.into_iter().zip(factors) {
+            for (tier, factor) in BurnTier::ALL.into_iter().zip(factors) {
                 close(objective.factor(tier), factor);
                 // What does not fire leaves some of the budget when the period ends.
                 let whole = objective.lasts(1.0, factor).unwrap_or_default();
@@ -231,21 +236,21 @@ mod tests {
             days: 1,
             ..objective(0.99)
         };
-        let tally = |bad| Tally {
+        let tally = |bad| Counts {
             good: 100_000 - bad,
             bad,
             void: 0,
         };
         // 0.6 % of errors spend six tenths of the budget of 1 %.
-        assert!(!day.fires(Tier::PageQuick, |_| tally(600), 1.0));
-        assert!(day.fires(Tier::PageQuick, |_| tally(1000), 1.0));
+        assert!(!day.fires(BurnTier::PageQuick, |_| tally(600), 1.0));
+        assert!(day.fires(BurnTier::PageQuick, |_| tally(1000), 1.0));
     }
 
     /// How quickly a page comes, by the arithmetic: an hour times the threshold, divided by the error ratio.
     #[test]
     fn the_time_to_fire_is_the_windows_share() {
         let after = |target: f64, ratio: f64| {
-            let span = objective(target).fires_after(Tier::PageQuick, ratio);
+            let span = objective(target).fires_after(BurnTier::PageQuick, ratio);
             span.map(|span| span.as_secs_f64().round())
         };
         assert_eq!(
@@ -264,10 +269,16 @@ mod tests {
     #[test]
     fn a_tier_fires_while_both_windows_burn() {
         let objective = objective(0.999);
-        let tally = |good, bad| Tally { good, bad, void: 0 };
-        let fires = |long: Tally, short: Tally| {
-            let count = |span| if span == Span::Hour { long } else { short };
-            objective.fires(Tier::PageQuick, count, 1.0)
+        let tally = |good, bad| Counts { good, bad, void: 0 };
+        let fires = |long: Counts, short: Counts| {
+            let count = |span| {
+                if span == LongWindow::Hour {
+                    long
+                } else {
+                    short
+                }
+            };
+            objective.fires(BurnTier::PageQuick, count, 1.0)
         };
         assert!(fires(tally(3540, 60), tally(240, 60)));
         assert!(!fires(tally(3600, 0), tally(300, 0)));
@@ -287,7 +298,7 @@ mod tests {
         let objective = objective(0.99);
         let day = 86_400;
         // One bad day-hundredth of 30 days is a thirtieth of the budget.
-        let tally = Tally {
+        let tally = Counts {
             good: day,
             bad: 864,
             void: 5,
@@ -295,7 +306,7 @@ mod tests {
         close(objective.remaining(&tally, 1.0), 1.0 - 864.0 / 25_920.0);
         close(
             objective.remaining(
-                &Tally {
+                &Counts {
                     good: 0,
                     bad: 51_840,
                     void: 0,
@@ -306,7 +317,7 @@ mod tests {
         );
         close(
             objective
-                .burn(&Tally {
+                .burn(&Counts {
                     good: 90,
                     bad: 10,
                     void: 90,
@@ -314,7 +325,7 @@ mod tests {
                 .unwrap_or(0.0),
             10.0,
         );
-        assert_eq!(objective.burn(&Tally::default()), None);
+        assert_eq!(objective.burn(&Counts::default()), None);
         let lasts = objective.lasts(0.5, 10.0).unwrap_or_default();
         close(lasts.as_secs_f64(), 1.5 * 86_400.0);
         assert_eq!(objective.lasts(0.5, 0.0), None);

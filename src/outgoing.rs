@@ -11,7 +11,7 @@ use reqwest::{
 use sha2::{Digest as _, Sha256};
 use url::Url;
 
-use crate::config::settings::{Auth, Secret, Tls};
+use crate::config::settings::{Auth, Secret, TlsConfig};
 use crate::files::named::MAX_FILE;
 use crate::files::read_theirs;
 
@@ -27,7 +27,7 @@ const UNRECEIVED: Duration = Duration::from_secs(3);
 
 /// A client for another of us, whose host is bound to one address: no proxy stands in between.
 pub(crate) fn direct_client(
-    settings: &Tls,
+    settings: &TlsConfig,
     timeout: Duration,
     url: &Url,
     address: SocketAddr,
@@ -38,7 +38,7 @@ pub(crate) fn direct_client(
 }
 
 /// What the files of such a client hold now, in short.
-pub(crate) fn contents(settings: &Tls) -> Result<[u8; 32], String> {
+pub(crate) fn contents(settings: &TlsConfig) -> Result<[u8; 32], String> {
     let own = settings.client_certificate.iter();
     let own = own.flat_map(|(certificate, key)| [certificate, key]);
     let mut digest = Sha256::new();
@@ -52,7 +52,7 @@ pub(crate) fn contents(settings: &Tls) -> Result<[u8; 32], String> {
 
 /// A client for one receiver; `to` binds its host to one address.
 pub(crate) fn client(
-    settings: &Tls,
+    settings: &TlsConfig,
     timeout: Duration,
     to: Option<(&Url, SocketAddr)>,
 ) -> Result<Client, String> {
@@ -61,7 +61,7 @@ pub(crate) fn client(
 }
 
 fn builder(
-    settings: &Tls,
+    settings: &TlsConfig,
     timeout: Duration,
     to: Option<(&Url, SocketAddr)>,
 ) -> Result<ClientBuilder, String> {

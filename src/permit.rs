@@ -13,7 +13,7 @@ use crate::units::Moment;
 
 /// A Lease that is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Held {
+pub struct HeldLease {
     /// Until when, unless it is renewed.
     pub until: Moment,
     /// Higher than that of all who held it before.
@@ -22,7 +22,7 @@ pub struct Held {
 
 /// Why a change was not made, or is not known to have been.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NotDone {
+pub enum PermitError {
     /// The permit is not held, or has ended meanwhile.
     NotHeld,
     /// It took longer than it may.
@@ -31,7 +31,7 @@ pub enum NotDone {
 
 /// Whether we may change anything outside.
 #[derive(Debug, Clone, Default)]
-pub struct Permit(Option<watch::Receiver<Option<Held>>>);
+pub struct Permit(Option<watch::Receiver<Option<HeldLease>>>);
 
 impl Permit {
     /// There is nobody else.
@@ -45,7 +45,7 @@ impl Permit {
     }
 
     /// While it is held.
-    pub const fn of(held: watch::Receiver<Option<Held>>) -> Self {
+    pub const fn of(held: watch::Receiver<Option<HeldLease>>) -> Self {
         Self(Some(held))
     }
 
@@ -77,15 +77,15 @@ impl Permit {
         &self,
         limit: Duration,
         change: impl Future<Output = T>,
-    ) -> Result<T, NotDone> {
+    ) -> Result<T, PermitError> {
         // A future that was not polled yet has sent nothing: this is the last moment before.
         if !self.holds() {
-            return Err(NotDone::NotHeld);
+            return Err(PermitError::NotHeld);
         }
         tokio::select! {
             biased;
-            () = self.lost() => Err(NotDone::NotHeld),
-            done = tokio::time::timeout(limit, change) => done.map_err(|_| NotDone::TimedOut),
+            () = self.lost() => Err(PermitError::NotHeld),
+            done = tokio::time::timeout(limit, change) => done.map_err(|_| PermitError::TimedOut),
         }
     }
 
@@ -131,7 +131,7 @@ mod tests {
         assert!(permit.is_shared() && !permit.holds());
         permit.lost().await;
         let until = |left: u64| {
-            Some(Held {
+            Some(HeldLease {
                 until: clock::now() + Duration::from_millis(left),
                 fence: 7,
             })
@@ -165,16 +165,22 @@ mod tests {
             sent.store(true, Ordering::Relaxed);
             std::future::pending::<()>().await;
         };
-        assert_eq!(permit.bound(limit, hangs()).await, Err(NotDone::NotHeld));
+        assert_eq!(
+            permit.bound(limit, hangs()).await,
+            Err(PermitError::NotHeld)
+        );
         assert!(!sent.load(Ordering::Relaxed));
-        tell.send_replace(Some(Held {
+        tell.send_replace(Some(HeldLease {
             until: clock::now() + limit,
             fence: 3,
         }));
         let answers = std::future::ready(5);
         assert_eq!(permit.bound(limit, answers).await, Ok(5));
         let at_once = Duration::ZERO;
-        assert_eq!(permit.bound(at_once, hangs()).await, Err(NotDone::TimedOut));
+        assert_eq!(
+            permit.bound(at_once, hangs()).await,
+            Err(PermitError::TimedOut)
+        );
         sent.store(false, Ordering::Relaxed);
         let both = async {
             while !sent.load(Ordering::Relaxed) {
@@ -183,6 +189,6 @@ mod tests {
             tell.send_replace(None);
         };
         let (ended, ()) = tokio::join!(permit.bound(limit, hangs()), both);
-        assert_eq!(ended, Err(NotDone::NotHeld));
+        assert_eq!(ended, Err(PermitError::NotHeld));
     }
 }

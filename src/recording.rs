@@ -12,12 +12,12 @@ use std::io::{self, BufRead};
 
 use serde::{Deserialize, Serialize};
 
-use crate::evidence::Evidence;
-use crate::rollout::{Entry, Mode};
+use crate::evidence::EvidenceBundle;
+use crate::rollout::{LogEntry, Mode};
 use crate::units::{Namespace, ReleaseName, Revision, Time};
 use crate::verdict::{
-    Finding, Mark, PodLook, PodState, RolloutEvent, Rule, Scrape, Side, Start, Tick, Unusable,
-    Watch,
+    Analysis, AnalysisStart, InvalidRule, PodSide, PodState, PodTick, Regression, RequestScrape,
+    Rule, Tick, TickOutcome, WorkloadEvent,
 };
 
 pub use latencies::{AnalysisLatencies, Distribution, EndpointLatencies, LatencyGroup, lower_us};
@@ -38,24 +38,24 @@ const MAX_LINE: u64 = 1024 * 1024;
 /// One line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "line", rename_all = "snake_case")]
-pub enum Line {
+pub enum RecordingLine {
     /// The first line.
-    Head(Box<Head>),
+    Head(Box<RecordingHead>),
     /// A pod that is asked directly from here on.
-    Pod(Pod),
+    Pod(RecordedPod),
     /// Everything that became known in a tick.
-    Tick(Box<Recorded>),
+    Tick(Box<RecordedTick>),
     /// An entry of the log of events.
-    Entry(Entry),
+    Entry(LogEntry),
     /// What the cluster was like when the verdict of rollback fell.
-    Evidence(Box<Evidence>),
+    Evidence(Box<EvidenceBundle>),
     /// The last line.
-    End(End),
+    End(RecordingEnd),
 }
 
 /// Who, which rule, and what was known at the start.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Head {
+pub struct RecordingHead {
     /// The version of the format, see [`VERSION`].
     pub version: u32,
     /// The namespace of the release.
@@ -73,17 +73,17 @@ pub struct Head {
     /// The rule in force.
     pub rule: Rule,
     /// What was known at the start.
-    pub start: Start,
+    pub start: AnalysisStart,
     /// Why no pods are asked directly, where none are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_direct: Option<Box<str>>,
     /// The watch as it stood where the recording begins, when that is not its beginning. Of what was known at the start
     /// there are only the endpoints' names then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub goes_on: Option<Box<Watch>>,
+    pub goes_on: Option<Box<Analysis>>,
 }
 
-impl Head {
+impl RecordingHead {
     /// The number of the first tick that is recorded.
     fn first_tick(&self) -> u32 {
         self.goes_on.as_ref().map_or(0, |watch| watch.ticks())
@@ -92,20 +92,20 @@ impl Head {
 
 /// A pod that is asked directly.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pod {
+pub struct RecordedPod {
     /// Its number in this recording.
     pub pod: u32,
     /// Its name.
     pub name: Box<str>,
     /// Old or new.
-    pub side: Side,
+    pub side: PodSide,
     /// The tick in which it became Ready.
     pub ready_tick: u32,
 }
 
 /// Everything that became known in a tick.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Recorded {
+pub struct RecordedTick {
     /// The tick, counted from 0.
     pub tick: u32,
     /// One character for each endpoint: `.` success, `x` failure, `-` unknown, `_` not due, `l` limited, `r` not resolved.
@@ -130,10 +130,10 @@ pub struct Recorded {
     pub pods: Vec<PodState>,
     /// Scrapes that came in.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub scrapes: Vec<Scrape>,
+    pub scrapes: Vec<RequestScrape>,
     /// What became known of the rollout.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub rollout: Vec<RolloutEvent>,
+    pub rollout: Vec<WorkloadEvent>,
     /// One character for each dependency; empty where there is none.
     #[serde(default, skip_serializing_if = "str::is_empty")]
     pub dependencies: Box<str>,
@@ -147,7 +147,7 @@ pub struct Recorded {
 
 /// How the watch ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct End {
+pub struct RecordingEnd {
     /// `healthy`, `rollback`, `inconclusive`, or `watching` when a newer revision ended the watch.
     pub verdict: Box<str>,
     /// The reason; empty where there is none.
@@ -158,12 +158,12 @@ pub struct End {
     pub max_e: f64,
     /// Why it was convicted, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub finding: Option<Finding>,
+    pub finding: Option<Regression>,
 }
 
-impl End {
+impl RecordingEnd {
     /// How a watch stands.
-    pub fn of(watch: &Watch) -> Self {
+    pub fn of(watch: &Analysis) -> Self {
         let verdict = watch.conclude();
         Self {
             verdict: verdict.word().into(),
@@ -179,24 +179,24 @@ impl End {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Recording {
     /// The first line.
-    pub head: Head,
+    pub head: RecordingHead,
     /// The pods that were asked.
-    pub pods: Vec<Pod>,
+    pub pods: Vec<RecordedPod>,
     /// The ticks, in order.
-    pub ticks: Vec<Recorded>,
+    pub ticks: Vec<RecordedTick>,
     /// The log of events.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<LogEntry>,
     /// What the cluster was like when the verdict fell.
-    pub evidence: Option<Box<Evidence>>,
+    pub evidence: Option<Box<EvidenceBundle>>,
     /// The last line.
-    pub end: Option<End>,
+    pub end: Option<RecordingEnd>,
     /// Why the recording is incomplete, if it is.
     pub cut: Option<String>,
 }
 
 /// Why a recording cannot be read at all.
 #[derive(Debug, thiserror::Error)]
-pub enum Unreadable {
+pub enum RecordingError {
     /// It cannot be read.
     #[error("cannot be read: {0}")]
     Io(#[from] io::Error),
@@ -218,29 +218,33 @@ impl Recording {
     ///
     /// # Errors
     /// When the head cannot be read.
-    pub fn read(mut reader: impl BufRead) -> Result<Self, Unreadable> {
+    pub fn read(mut reader: impl BufRead) -> Result<Self, RecordingError> {
         let mut line = Vec::new();
         read_line(&mut reader, &mut line, MAX_BYTES)?;
         let head = match parse(&line) {
-            Ok(Line::Head(head)) => *head,
+            Ok(RecordingLine::Head(head)) => *head,
             Ok(
-                Line::Pod(_) | Line::Tick(_) | Line::Entry(_) | Line::Evidence(_) | Line::End(_),
+                RecordingLine::Pod(_)
+                | RecordingLine::Tick(_)
+                | RecordingLine::Entry(_)
+                | RecordingLine::Evidence(_)
+                | RecordingLine::End(_),
             ) => {
-                return Err(Unreadable::NoHead("is not the head".into()));
+                return Err(RecordingError::NoHead("is not the head".into()));
             }
             Err(error) => match version_of(&line) {
-                Some(version) if version > VERSION => return Err(Unreadable::Newer(version)),
-                Some(version) if version < VERSION => return Err(Unreadable::Older(version)),
-                Some(_) | None => return Err(Unreadable::NoHead(error)),
+                Some(version) if version > VERSION => return Err(RecordingError::Newer(version)),
+                Some(version) if version < VERSION => return Err(RecordingError::Older(version)),
+                Some(_) | None => return Err(RecordingError::NoHead(error)),
             },
         };
         if head.version > VERSION {
-            return Err(Unreadable::Newer(head.version));
+            return Err(RecordingError::Newer(head.version));
         }
         if let Some(watch) = &head.goes_on
             && !(watch.is_sound() && watch.endpoints().count() == head.start.endpoints.len())
         {
-            return Err(Unreadable::NoHead("a watch that cannot be".into()));
+            return Err(RecordingError::NoHead("a watch that cannot be".into()));
         }
         let mut recording = Self {
             head,
@@ -285,12 +289,12 @@ impl Recording {
         Ok(recording)
     }
 
-    fn take(&mut self, line: Line) -> Result<(), String> {
+    fn take(&mut self, line: RecordingLine) -> Result<(), String> {
         let width = self.head.start.endpoints.len();
         match line {
-            Line::Head(_) => return Err("a second head".into()),
-            Line::Pod(pod) => self.pods.push(pod),
-            Line::Tick(tick) => {
+            RecordingLine::Head(_) => return Err("a second head".into()),
+            RecordingLine::Pod(pod) => self.pods.push(pod),
+            RecordingLine::Tick(tick) => {
                 let due = self.next_tick();
                 if tick.tick != due {
                     return Err(format!("tick {} where {due} is due", tick.tick));
@@ -310,9 +314,9 @@ impl Recording {
                 marks(&tick.dependencies, told)?;
                 self.ticks.push(*tick);
             }
-            Line::Entry(entry) => self.entries.push(entry),
-            Line::Evidence(evidence) => self.evidence = Some(evidence),
-            Line::End(end) => self.end = Some(end),
+            RecordingLine::Entry(entry) => self.entries.push(entry),
+            RecordingLine::Evidence(evidence) => self.evidence = Some(evidence),
+            RecordingLine::End(end) => self.end = Some(end),
         }
         Ok(())
     }
@@ -333,12 +337,16 @@ impl Recording {
     /// # Errors
     /// When the rule, or what was known at the start, cannot be worked with; and when it is another rule than the
     /// recorded one, and the beginning is not there to be judged by it.
-    pub fn judge(&self, rule: Rule, mut each: impl FnMut(&Watch)) -> Result<Watch, Unusable> {
+    pub fn judge(
+        &self,
+        rule: Rule,
+        mut each: impl FnMut(&Analysis),
+    ) -> Result<Analysis, InvalidRule> {
         let mut watch = match &self.head.goes_on {
-            None => Watch::new(rule, &self.head.start)?,
-            Some(watch) if rule == *watch.rule() => Watch::clone(watch),
+            None => Analysis::new(rule, &self.head.start)?,
+            Some(watch) if rule == *watch.rule() => Analysis::clone(watch),
             Some(watch) => {
-                return Err(Unusable {
+                return Err(InvalidRule {
                     field: "the rule".into(),
                     problem: format!(
                         "cannot be another one: the recording begins in tick {}, and what came before is not in it",
@@ -358,8 +366,8 @@ impl Recording {
     }
 
     /// Whether another judgement came to the same end as the recorded one: verdict, reason and tick.
-    pub fn agrees(&self, watch: &Watch) -> bool {
-        let now = End::of(watch);
+    pub fn agrees(&self, watch: &Analysis) -> bool {
+        let now = RecordingEnd::of(watch);
         self.end.as_ref().is_some_and(|end| {
             end.verdict == now.verdict && end.reason == now.reason && end.tick == now.tick
         })
@@ -368,7 +376,7 @@ impl Recording {
 
 /// Feeds a tick to a watch, as it happens and when it is judged again: there is one way only. Rows of another width
 /// than the watch has endpoints are void; a recording has been checked for that.
-pub fn feed(watch: &mut Watch, pods: &[Pod], tick: &Recorded) {
+pub fn feed(watch: &mut Analysis, pods: &[RecordedPod], tick: &RecordedTick) {
     if let Some(at) = tick.settled_at {
         watch.settled(at);
     }
@@ -377,17 +385,17 @@ pub fn feed(watch: &mut Watch, pods: &[Pod], tick: &Recorded) {
     }
     let width = watch.endpoints().count();
     let own = marks(&tick.marks, width).unwrap_or_default();
-    let rows: Vec<(u32, Vec<Mark>)> = tick
+    let rows: Vec<(u32, Vec<TickOutcome>)> = tick
         .direct
         .iter()
         .map(|(pod, row)| (*pod, marks(row, width).unwrap_or_default()))
         .collect();
-    let looks: Vec<PodLook<'_>> = rows
+    let looks: Vec<PodTick<'_>> = rows
         .iter()
         .filter_map(|(number, marks)| {
             let pod = pods.iter().find(|pod| pod.pod == *number)?;
             let mut took = tick.direct_us.iter().filter(|(of, _)| of == number);
-            Some(PodLook {
+            Some(PodTick {
                 pod: pod.pod,
                 side: pod.side,
                 ready_tick: pod.ready_tick,
@@ -409,8 +417,8 @@ pub fn feed(watch: &mut Watch, pods: &[Pod], tick: &Recorded) {
 }
 
 /// The marks of a row.
-pub fn marks(row: &str, width: usize) -> Result<Vec<Mark>, String> {
-    let marks: Option<Vec<Mark>> = row.chars().map(Mark::of).collect();
+pub fn marks(row: &str, width: usize) -> Result<Vec<TickOutcome>, String> {
+    let marks: Option<Vec<TickOutcome>> = row.chars().map(TickOutcome::of).collect();
     match marks {
         Some(marks) if marks.len() == width => Ok(marks),
         Some(marks) => Err(format!(
@@ -422,7 +430,7 @@ pub fn marks(row: &str, width: usize) -> Result<Vec<Mark>, String> {
 }
 
 /// The row of marks.
-pub fn row(marks: &[Mark]) -> Box<str> {
+pub fn row(marks: &[TickOutcome]) -> Box<str> {
     marks
         .iter()
         .map(|mark| mark.letter())
@@ -435,7 +443,7 @@ fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>, most: u64) -> io::Re
     io::Read::take(reader, most).read_until(b'\n', line)
 }
 
-fn parse(line: &[u8]) -> Result<Line, String> {
+fn parse(line: &[u8]) -> Result<RecordingLine, String> {
     if !line.ends_with(b"\n") {
         return Err("the line is cut off".into());
     }
@@ -445,10 +453,10 @@ fn parse(line: &[u8]) -> Result<Line, String> {
 /// The version of a head that this program cannot read otherwise.
 fn version_of(line: &[u8]) -> Option<u32> {
     #[derive(Deserialize)]
-    struct Versioned {
+    struct VersionedLine {
         version: u32,
     }
-    serde_json::from_slice::<Versioned>(line)
+    serde_json::from_slice::<VersionedLine>(line)
         .ok()
         .map(|head| head.version)
 }

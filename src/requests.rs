@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::config::settings::RequestCounts;
+use crate::config::settings::RequestCountsConfig;
 use crate::outgoing::{authorized, cause, client, excerpt, whole};
 
 /// The largest answer that is read: of a query that gives one number.
@@ -17,7 +17,7 @@ const MAX_ANSWER: usize = 64 * 1024;
 ///
 /// # Errors
 /// When nothing can be said, with the reason.
-pub async fn count(settings: &RequestCounts, span: Duration) -> Result<(u64, u64), String> {
+pub async fn count(settings: &RequestCountsConfig, span: Duration) -> Result<(u64, u64), String> {
     let failed = ask(settings, &settings.errors, span);
     let total = ask(settings, &settings.total, span);
     let (failed, total) = tokio::join!(failed, total);
@@ -27,7 +27,7 @@ pub async fn count(settings: &RequestCounts, span: Duration) -> Result<(u64, u64
     Ok((failed.min(total), total))
 }
 
-async fn ask(settings: &RequestCounts, query: &str, span: Duration) -> Result<u64, String> {
+async fn ask(settings: &RequestCountsConfig, query: &str, span: Duration) -> Result<u64, String> {
     let mut url = settings.prometheus.clone();
     if let Ok(mut path) = url.path_segments_mut() {
         path.pop_if_empty().extend(["api", "v1", "query"]);

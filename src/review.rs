@@ -56,7 +56,7 @@ pub const GROUP: &str = "leadsman.io";
 
 /// What a caller wants to do, in the words of a Role.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Deed {
+pub enum RequiredPermission {
     /// Something with a release.
     Release {
         /// As `get` or `create`.
@@ -79,7 +79,7 @@ pub enum Deed {
 
 /// What the cluster says of a caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
+pub enum AccessDecision {
     /// The cluster knows them, and lets them.
     Allowed {
         /// Their name.
@@ -96,23 +96,23 @@ pub enum Answer {
     Unknown(String),
 }
 
-type Digest = [u8; 32];
+type TokenDigest = [u8; 32];
 
 /// Asks the API server, and remembers what it said for a moment.
-pub struct Reviewer {
+pub struct AccessReviewer {
     client: Client,
-    memory: Mutex<Memory>,
-    strangers: Lane,
-    known: Lane,
+    memory: Mutex<ReviewCache>,
+    strangers: ReviewLane,
+    known: ReviewLane,
 }
 
 /// How much may be asked about some callers.
-struct Lane {
+struct ReviewLane {
     rate: DefaultDirectRateLimiter,
     turns: Semaphore,
 }
 
-impl Lane {
+impl ReviewLane {
     fn new(quota: Quota, at_once: usize) -> Self {
         Self {
             rate: RateLimiter::direct(quota),
@@ -122,15 +122,15 @@ impl Lane {
 }
 
 #[derive(Default)]
-struct Memory {
+struct ReviewCache {
     /// By token and deed.
-    answers: HashMap<Digest, (Instant, Answer)>,
+    answers: HashMap<TokenDigest, (Instant, AccessDecision)>,
     /// Who was let in, by token.
-    known: HashMap<Digest, Instant>,
+    known: HashMap<TokenDigest, Instant>,
     swept: Option<Instant>,
 }
 
-impl Reviewer {
+impl AccessReviewer {
     /// Nothing is asked yet.
     pub fn new(client: Client) -> Self {
         Self::with(client, Quota::per_second(RATE).allow_burst(BURST))
@@ -140,15 +140,15 @@ impl Reviewer {
         Self {
             client,
             memory: Mutex::default(),
-            strangers: Lane::new(quota, STRANGERS_AT_ONCE),
-            known: Lane::new(quota, KNOWN_AT_ONCE),
+            strangers: ReviewLane::new(quota, STRANGERS_AT_ONCE),
+            known: ReviewLane::new(quota, KNOWN_AT_ONCE),
         }
     }
 
     /// What the cluster says of who has this token.
-    pub async fn review(&self, token: &str, deed: Deed) -> Answer {
+    pub async fn review(&self, token: &str, deed: RequiredPermission) -> AccessDecision {
         if token.is_empty() || token.len() > MAX_TOKEN {
-            return Answer::Stranger;
+            return AccessDecision::Stranger;
         }
         let caller = digest(&[token]);
         let key = key_of(token, &deed);
@@ -161,7 +161,9 @@ impl Reviewer {
             &self.strangers
         };
         if lane.rate.check().is_err() {
-            return Answer::Unknown("too many callers are asked about in this second".into());
+            return AccessDecision::Unknown(
+                "too many callers are asked about in this second".into(),
+            );
         }
         let asked = async {
             let _turn = lane.turns.acquire().await;
@@ -176,19 +178,19 @@ impl Reviewer {
                 self.remember(caller, key, answer.clone());
                 answer
             }
-            Ok(Err(kube::Error::Api(status))) => Answer::Unknown(format!(
+            Ok(Err(kube::Error::Api(status))) => AccessDecision::Unknown(format!(
                 "the API server says {} {}",
                 status.code, status.reason
             )),
-            Ok(Err(_)) => Answer::Unknown("the API server cannot be reached".into()),
-            Err(_) => Answer::Unknown(format!(
+            Ok(Err(_)) => AccessDecision::Unknown("the API server cannot be reached".into()),
+            Err(_) => AccessDecision::Unknown(format!(
                 "the API server does not answer within {} s",
                 PATIENCE.as_secs()
             )),
         }
     }
 
-    async fn ask(&self, token: &str, deed: &Deed) -> kube::Result<Answer> {
+    async fn ask(&self, token: &str, deed: &RequiredPermission) -> kube::Result<AccessDecision> {
         let params = PostParams::default();
         let question = TokenReview {
             spec: TokenReviewSpec {
@@ -201,7 +203,7 @@ impl Reviewer {
         let status = reviews.create(&params, &question).await?.status;
         let status = status.unwrap_or_default();
         let (Some(true), Some(user)) = (status.authenticated, status.user) else {
-            return Ok(Answer::Stranger);
+            return Ok(AccessDecision::Stranger);
         };
         let name = user.username.clone().unwrap_or_default();
         let question = SubjectAccessReview {
@@ -212,29 +214,29 @@ impl Reviewer {
         let status = reviews.create(&params, &question).await?.status;
         let is_allowed = status.is_some_and(|status| status.allowed && status.denied != Some(true));
         Ok(if is_allowed {
-            Answer::Allowed { user: name }
+            AccessDecision::Allowed { user: name }
         } else {
-            Answer::Forbidden { user: name }
+            AccessDecision::Forbidden { user: name }
         })
     }
 
-    fn memory(&self) -> MutexGuard<'_, Memory> {
+    fn memory(&self) -> MutexGuard<'_, ReviewCache> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn remembered(&self, key: &Digest) -> Option<Answer> {
+    fn remembered(&self, key: &TokenDigest) -> Option<AccessDecision> {
         let memory = self.memory();
         let (since, answer) = memory.answers.get(key)?;
         (since.elapsed() < KEEP).then(|| answer.clone())
     }
 
-    fn knows(&self, caller: &Digest) -> bool {
+    fn knows(&self, caller: &TokenDigest) -> bool {
         let memory = self.memory();
         let since = memory.known.get(caller);
         since.is_some_and(|since| since.elapsed() < KNOWN_FOR)
     }
 
-    fn remember(&self, caller: Digest, key: Digest, answer: Answer) {
+    fn remember(&self, caller: TokenDigest, key: TokenDigest, answer: AccessDecision) {
         let now = Instant::now();
         let mut memory = self.memory();
         if memory.swept.is_none_or(|swept| swept.elapsed() >= KEEP) {
@@ -245,13 +247,15 @@ impl Reviewer {
             memory.known.retain(|_, since| since.elapsed() < KNOWN_FOR);
         }
         match answer {
-            Answer::Allowed { .. } if memory.known.len() < MAX_KNOWN => {
+            AccessDecision::Allowed { .. } if memory.known.len() < MAX_KNOWN => {
                 memory.known.insert(caller, now);
             }
-            Answer::Stranger => {
+            AccessDecision::Stranger => {
                 memory.known.remove(&caller);
             }
-            Answer::Allowed { .. } | Answer::Forbidden { .. } | Answer::Unknown(_) => {}
+            AccessDecision::Allowed { .. }
+            | AccessDecision::Forbidden { .. }
+            | AccessDecision::Unknown(_) => {}
         }
         if memory.answers.len() < MAX_REMEMBERED {
             memory.answers.insert(key, (now, answer));
@@ -259,20 +263,20 @@ impl Reviewer {
     }
 }
 
-fn key_of(token: &str, deed: &Deed) -> Digest {
+fn key_of(token: &str, deed: &RequiredPermission) -> TokenDigest {
     match deed {
-        Deed::Release {
+        RequiredPermission::Release {
             verb,
             part,
             namespace,
             name,
         } => digest(&[token, "release", verb, part, namespace, name]),
-        Deed::Path { verb, path } => digest(&[token, "path", verb, path]),
+        RequiredPermission::Path { verb, path } => digest(&[token, "path", verb, path]),
     }
 }
 
 /// Of texts one after the other, each with its length, so that no two lists look the same.
-fn digest(parts: &[&str]) -> Digest {
+fn digest(parts: &[&str]) -> TokenDigest {
     let mut digest = Sha256::new();
     for part in parts {
         digest.update((part.len() as u64).to_le_bytes());
@@ -281,9 +285,9 @@ fn digest(parts: &[&str]) -> Digest {
     digest.finalize().into()
 }
 
-fn access(user: UserInfo, deed: &Deed) -> SubjectAccessReviewSpec {
+fn access(user: UserInfo, deed: &RequiredPermission) -> SubjectAccessReviewSpec {
     let (resource, path) = match deed {
-        Deed::Release {
+        RequiredPermission::Release {
             verb,
             part,
             namespace,
@@ -300,7 +304,7 @@ fn access(user: UserInfo, deed: &Deed) -> SubjectAccessReviewSpec {
             };
             (Some(resource), None)
         }
-        Deed::Path { verb, path } => {
+        RequiredPermission::Path { verb, path } => {
             let path = NonResourceAttributes {
                 path: Some((*path).into()),
                 verb: Some((*verb).into()),
@@ -399,8 +403,8 @@ mod tests {
         }
     }
 
-    fn roll_back(name: &str) -> Deed {
-        Deed::Release {
+    fn roll_back(name: &str) -> RequiredPermission {
+        RequiredPermission::Release {
             verb: "create",
             part: "rollback",
             namespace: "shop".into(),
@@ -408,24 +412,24 @@ mod tests {
         }
     }
 
-    const RELOAD: Deed = Deed::Path {
+    const RELOAD: RequiredPermission = RequiredPermission::Path {
         verb: "post",
         path: "/-/reload",
     };
-    const ALERTS: Deed = Deed::Path {
+    const ALERTS: RequiredPermission = RequiredPermission::Path {
         verb: "post",
         path: "/api/v1/alerts",
     };
 
-    fn ann() -> Answer {
-        Answer::Allowed { user: "ann".into() }
+    fn ann() -> AccessDecision {
+        AccessDecision::Allowed { user: "ann".into() }
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_cluster_says_who_may_what() {
         for deed in [roll_back("web"), RELOAD, ALERTS] {
             let cluster = Cluster::default();
-            let reviewer = Reviewer::new(cluster.client());
+            let reviewer = AccessReviewer::new(cluster.client());
             assert_eq!(reviewer.review("ann", deed.clone()).await, ann());
             let asked = cluster.last();
             assert_eq!(
@@ -433,24 +437,32 @@ mod tests {
                 (&json!("ann"), &json!(["people"]))
             );
             let (resource, path) = match &deed {
-                Deed::Release { .. } => {
+                RequiredPermission::Release { .. } => {
                     let resource = json!({
                         "group": "leadsman.io", "resource": "releases", "subresource": "rollback",
                         "verb": "create", "namespace": "shop", "name": "web",
                     });
                     (resource, Value::Null)
                 }
-                Deed::Path { verb, path } => (Value::Null, json!({ "path": path, "verb": verb })),
+                RequiredPermission::Path { verb, path } => {
+                    (Value::Null, json!({ "path": path, "verb": verb }))
+                }
             };
             assert_eq!(asked["resourceAttributes"], resource);
             assert_eq!(asked["nonResourceAttributes"], path);
-            let bob = Answer::Forbidden { user: "bob".into() };
+            let bob = AccessDecision::Forbidden { user: "bob".into() };
             assert_eq!(reviewer.review("bob", deed.clone()).await, bob);
-            assert_eq!(reviewer.review("eve", deed.clone()).await, Answer::Stranger);
+            assert_eq!(
+                reviewer.review("eve", deed.clone()).await,
+                AccessDecision::Stranger
+            );
             let callers = cluster.callers();
             let long = "x".repeat(MAX_TOKEN + 1);
             for token in ["", &long] {
-                assert_eq!(reviewer.review(token, deed.clone()).await, Answer::Stranger);
+                assert_eq!(
+                    reviewer.review(token, deed.clone()).await,
+                    AccessDecision::Stranger
+                );
             }
             assert_eq!(cluster.callers(), callers, "what is no token is not shown");
         }
@@ -459,7 +471,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_answer_holds_for_a_moment_for_that_token_and_that_deed() {
         let cluster = Cluster::default();
-        let reviewer = Reviewer::new(cluster.client());
+        let reviewer = AccessReviewer::new(cluster.client());
         for _ in 0..3 {
             reviewer.review("ann", roll_back("web")).await;
             reviewer.review("eve", roll_back("web")).await;
@@ -474,13 +486,13 @@ mod tests {
         cluster.is(State::Failing);
         let away = reviewer.review("ann", roll_back("web")).await;
         assert!(
-            matches!(&away, Answer::Unknown(why) if why.contains("500")),
+            matches!(&away, AccessDecision::Unknown(why) if why.contains("500")),
             "{away:?}"
         );
         cluster.is(State::Hanging);
         let away = reviewer.review("ann", roll_back("web")).await;
         assert!(
-            matches!(&away, Answer::Unknown(why) if why.contains("within 5 s")),
+            matches!(&away, AccessDecision::Unknown(why) if why.contains("within 5 s")),
             "{away:?}"
         );
         cluster.is(State::Well);
@@ -498,12 +510,12 @@ mod tests {
         let cluster = Cluster::default();
         let few = Quota::with_period(Duration::from_secs(3600)).unwrap();
         let few = few.allow_burst(NonZeroU32::new(5).unwrap());
-        let reviewer = Reviewer::with(cluster.client(), few);
+        let reviewer = AccessReviewer::with(cluster.client(), few);
         assert_eq!(reviewer.review("ann", RELOAD).await, ann());
         let mut refused = 0;
         for stranger in 0..100 {
             let said = reviewer.review(&format!("eve-{stranger}"), RELOAD).await;
-            refused += usize::from(matches!(said, Answer::Unknown(_)));
+            refused += usize::from(matches!(said, AccessDecision::Unknown(_)));
         }
         assert_eq!((cluster.callers(), refused), (5, 96));
         // What was said of Ann is forgotten, and she is not.
@@ -511,7 +523,7 @@ mod tests {
         assert_eq!(reviewer.review("ann", RELOAD).await, ann());
         let bob = reviewer.review("bob", RELOAD).await;
         assert!(
-            matches!(bob, Answer::Unknown(_)),
+            matches!(bob, AccessDecision::Unknown(_)),
             "a stranger so far: {bob:?}"
         );
     }
@@ -519,7 +531,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn while_strangers_wait_for_the_cluster_others_are_asked_about() {
         let cluster = Cluster::default();
-        let reviewer = Arc::new(Reviewer::new(cluster.client()));
+        let reviewer = Arc::new(AccessReviewer::new(cluster.client()));
         assert_eq!(reviewer.review("ann", RELOAD).await, ann());
         tokio::time::advance(KEEP).await;
         cluster.is(State::Hanging);
@@ -543,14 +555,17 @@ mod tests {
         );
         for stranger in waiting {
             // Nobody is let in by waiting.
-            assert!(!matches!(stranger.await.unwrap(), Answer::Allowed { .. }));
+            assert!(!matches!(
+                stranger.await.unwrap(),
+                AccessDecision::Allowed { .. }
+            ));
         }
     }
 
     #[test]
     fn no_two_deeds_look_the_same() {
         let of = |namespace: &str, name: &str| {
-            let deed = Deed::Release {
+            let deed = RequiredPermission::Release {
                 verb: "get",
                 part: "recording",
                 namespace: namespace.into(),

@@ -22,7 +22,7 @@
 //!
 //! A revision that passed bakes while the release is at rest, and an alarm of its bake may reject it (`bake.rs`).
 //!
-//! Each transition leaves an [`Entry`]. The deadlines of the runbook are measured; exceeding one is an entry as well.
+//! Each transition leaves an [`LogEntry`]. The deadlines of the runbook are measured; exceeding one is an entry as well.
 
 mod bake;
 mod case;
@@ -36,12 +36,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use case::{
-    Attempt, Case, Ending, NOT_ROLLED_OUT, Origin, Past, ROLLED_OUT_LATE, StepName, Timing,
+    Candidate, FinishedRollout, NOT_ROLLED_OUT, ROLLED_OUT_LATE, RevisionOrigin, RollbackAttempt,
+    RolloutOutcome, StepName, StepTiming,
 };
 pub use order::{BY_HAND, OrderKey, OrderRecord};
-use start::Start;
+use start::StartupPhase;
 
-use crate::units::{Dated, Namespace, ReleaseName, Revision, Shift, Time};
+use crate::units::{ClockShift, HasTimes, Namespace, ReleaseName, Revision, Time};
 
 /// Whether, and how far, a release is guarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -79,7 +80,7 @@ impl Mode {
 
 /// How a release may be turned back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limits {
+pub struct RolloutLimits {
     /// Whether to act.
     pub mode: Mode,
     /// Rollbacks in 24 h, at most; 0 to 100.
@@ -93,25 +94,25 @@ pub struct Limits {
 /// Where a release stands.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(tag = "name", content = "case", rename_all = "snake_case")]
-pub enum Phase {
+pub enum RolloutPhase {
     /// There is no such release.
     #[default]
     Absent,
     /// No revision is under judgement.
     Steady,
     /// A new revision is judged while its rollout runs.
-    Settling(Box<Case>),
+    Settling(Box<Candidate>),
     /// A new revision is judged; its rollout is complete.
-    Watching(Box<Case>),
+    Watching(Box<Candidate>),
     /// A rollback was decided; whether and whereto is being looked at.
-    Preflight(Box<Case>),
+    Preflight(Box<Candidate>),
     /// The rollback is carried out.
-    TurningBack(Box<Case>),
+    TurningBack(Box<Candidate>),
     /// The rollback is done; the probes that convicted must acquit.
-    Verifying(Box<Case>),
+    Verifying(Box<Candidate>),
 }
 
-impl Phase {
+impl RolloutPhase {
     /// As in metrics, the API and events.
     pub const fn as_str(&self) -> &'static str {
         match self {
@@ -134,7 +135,7 @@ impl Phase {
     }
 
     /// The revision at hand, and what is known of it.
-    pub fn case(&self) -> Option<&Case> {
+    pub fn case(&self) -> Option<&Candidate> {
         match self {
             Self::Absent | Self::Steady => None,
             Self::Settling(case)
@@ -165,13 +166,13 @@ pub enum Appearance {
 /// What happens to a release.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Event {
+pub enum RolloutInput {
     /// This is the newest stored revision now.
     Seen {
         /// Its number.
         revision: Revision,
         /// Who made it.
-        origin: Origin,
+        origin: RevisionOrigin,
         /// The revision that was serving when it appeared.
         serving: Option<Revision>,
         /// What it brings.
@@ -273,14 +274,14 @@ pub enum Event {
     /// The rollback was carried out.
     Executed {
         /// Which one; of one that has been given up it is no news.
-        attempt: Attempt,
+        attempt: RollbackAttempt,
         /// The revision that it made.
         made: Revision,
     },
     /// The rollback failed.
     ExecutionFailed {
         /// Which one; of one that has been given up it is no news.
-        attempt: Attempt,
+        attempt: RollbackAttempt,
         /// Why.
         reason: String,
     },
@@ -307,7 +308,7 @@ pub enum Event {
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Command {
+pub enum RolloutCommand {
     /// Probe every second and judge this revision.
     Watch(Revision),
     /// The analysis that runs goes on for this revision, which has the same contents.
@@ -333,7 +334,7 @@ pub enum Command {
         /// The revision.
         revision: Revision,
         /// What was found.
-        found: crate::ledger::Found,
+        found: crate::ledger::ContentVerdict,
         /// Why.
         evidence: String,
     },
@@ -341,7 +342,7 @@ pub enum Command {
 
 /// One line of the log of events: when, where, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct LogEntry {
     /// When.
     pub at: Time,
     /// The revision at hand, if any.
@@ -352,8 +353,8 @@ pub struct Entry {
     pub text: String,
 }
 
-impl Dated for Entry {
-    fn shift(&mut self, by: Shift) {
+impl HasTimes for LogEntry {
+    fn shift(&mut self, by: ClockShift) {
         self.at.shift(by);
     }
 }
@@ -370,9 +371,9 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// The state of one release; see the module for what holds of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rollout {
-    phase: Phase,
+    phase: RolloutPhase,
     since: Time,
-    limits: Limits,
+    limits: RolloutLimits,
     /// Whose it is, for commands that a person may run as they stand.
     #[serde(skip)]
     names: Option<(Namespace, ReleaseName)>,
@@ -383,22 +384,22 @@ pub struct Rollout {
     is_absent: bool,
     /// The release has come back after an absence, and its start is not over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    start: Option<Start>,
+    start: Option<StartupPhase>,
     /// Revisions that were turned back, and when.
     turned_back: Vec<(Revision, Time)>,
     held: bool,
     blind: bool,
-    past: Vec<Past>,
+    past: Vec<FinishedRollout>,
     #[serde(skip)]
-    entries: Vec<Entry>,
+    entries: Vec<LogEntry>,
     #[serde(skip)]
-    clock: Clock,
+    clock: PhaseClock,
 }
 
 /// Since when the time of a phase counts. While nobody of us ran, a rollback may have gone on, and its record must be
 /// looked at before it is given up.
 #[derive(Debug, Clone, Copy, Default)]
-enum Clock {
+enum PhaseClock {
     /// The state was read from outside, and is not gone on with yet: no time runs out.
     #[default]
     Stands,
@@ -409,13 +410,13 @@ enum Clock {
 }
 
 /// A state that was read again is the same state.
-impl PartialEq for Clock {
+impl PartialEq for PhaseClock {
     fn eq(&self, _: &Self) -> bool {
         true
     }
 }
 
-impl Eq for Clock {}
+impl Eq for PhaseClock {}
 
 impl Rollout {
     /// Whether it is known that there is no such release.
@@ -424,9 +425,9 @@ impl Rollout {
     }
 
     /// A release of which nothing is known yet.
-    pub fn new(limits: Limits, now: Time) -> Self {
+    pub fn new(limits: RolloutLimits, now: Time) -> Self {
         Self {
-            phase: Phase::Absent,
+            phase: RolloutPhase::Absent,
             since: now,
             limits,
             names: None,
@@ -438,12 +439,12 @@ impl Rollout {
             blind: false,
             past: Vec::new(),
             entries: Vec::new(),
-            clock: Clock::Runs(None),
+            clock: PhaseClock::Runs(None),
         }
     }
 
     /// Where the release stands.
-    pub const fn phase(&self) -> &Phase {
+    pub const fn phase(&self) -> &RolloutPhase {
         &self.phase
     }
 
@@ -453,12 +454,12 @@ impl Rollout {
     }
 
     /// The limits in force.
-    pub const fn limits(&self) -> &Limits {
+    pub const fn limits(&self) -> &RolloutLimits {
         &self.limits
     }
 
     /// New limits. They hold at once, but for the length of a watch that runs.
-    pub const fn set_limits(&mut self, limits: Limits) {
+    pub const fn set_limits(&mut self, limits: RolloutLimits) {
         self.limits = limits;
     }
 
@@ -473,7 +474,7 @@ impl Rollout {
     }
 
     /// Finished cases, the newest at the end.
-    pub fn past(&self) -> &[Past] {
+    pub fn past(&self) -> &[FinishedRollout] {
         &self.past
     }
 
@@ -483,7 +484,7 @@ impl Rollout {
     }
 
     /// The entries since they were last taken.
-    pub fn take_entries(&mut self) -> Vec<Entry> {
+    pub fn take_entries(&mut self) -> Vec<LogEntry> {
         std::mem::take(&mut self.entries)
     }
 
@@ -495,16 +496,16 @@ impl Rollout {
             .count()
     }
 
-    /// When time alone changes something next; [`Event::Tick`] is due then.
+    /// When time alone changes something next; [`RolloutInput::Tick`] is due then.
     pub fn deadline(&self) -> Option<Time> {
         let Some(case) = self.phase.case() else {
-            return self.start.as_ref().map(Start::ends);
+            return self.start.as_ref().map(StartupPhase::ends);
         };
         if self.phase.acts() {
             match self.clock {
-                Clock::Stands => return None,
-                Clock::Begins => return Some(self.since),
-                Clock::Runs(_) => {}
+                PhaseClock::Stands => return None,
+                PhaseClock::Begins => return Some(self.since),
+                PhaseClock::Runs(_) => {}
             }
         }
         let end = self.phase_ends()?;
@@ -521,8 +522,8 @@ impl Rollout {
     /// Since when the time of the phase counts.
     fn counts_since(&self) -> Time {
         match self.clock {
-            Clock::Runs(Some(since)) => self.since.max(since),
-            Clock::Stands | Clock::Begins | Clock::Runs(None) => self.since,
+            PhaseClock::Runs(Some(since)) => self.since.max(since),
+            PhaseClock::Stands | PhaseClock::Begins | PhaseClock::Runs(None) => self.since,
         }
     }
 
@@ -544,7 +545,7 @@ impl Rollout {
 
     fn note(&mut self, at: Time, revision: Option<Revision>, text: impl Into<String>) {
         if self.entries.len() < MAX_ENTRIES {
-            self.entries.push(Entry {
+            self.entries.push(LogEntry {
                 at,
                 revision,
                 phase: self.phase.as_str().into(),
@@ -554,15 +555,15 @@ impl Rollout {
     }
 }
 
-impl Dated for Rollout {
-    fn shift(&mut self, by: Shift) {
+impl HasTimes for Rollout {
+    fn shift(&mut self, by: ClockShift) {
         match &mut self.phase {
-            Phase::Absent | Phase::Steady => {}
-            Phase::Settling(case)
-            | Phase::Watching(case)
-            | Phase::Preflight(case)
-            | Phase::TurningBack(case)
-            | Phase::Verifying(case) => case.shift(by),
+            RolloutPhase::Absent | RolloutPhase::Steady => {}
+            RolloutPhase::Settling(case)
+            | RolloutPhase::Watching(case)
+            | RolloutPhase::Preflight(case)
+            | RolloutPhase::TurningBack(case)
+            | RolloutPhase::Verifying(case) => case.shift(by),
         }
         self.since.shift(by);
         if let Some(start) = &mut self.start {

@@ -13,7 +13,7 @@
 //! - a state is written to another file, flushed to the disk and renamed: what is there is whole, old or new;
 //! - a file that is damaged, foreign or of a newer version is set aside, never overwritten and never believed;
 //! - what cannot be read at the moment is unknown, which is not nothing: nobody goes on without it, or writes over it;
-//! - what was written by another clock is moved to ours when it is read ([`Dated`]);
+//! - what was written by another clock is moved to ours when it is read ([`HasTimes`]);
 //! - what is kept is bounded: recordings and files set aside, the newest of each.
 
 mod config_map;
@@ -36,8 +36,8 @@ pub(crate) use config_map::tests as played;
 use crate::clock;
 use crate::files;
 use crate::permit::Permit;
-use crate::recording::{Line, MAX_BYTES, Recording, Unreadable};
-use crate::units::{Dated, Namespace, ReleaseName, Revision, Shift, Time};
+use crate::recording::{MAX_BYTES, Recording, RecordingError, RecordingLine};
+use crate::units::{ClockShift, HasTimes, Namespace, ReleaseName, Revision, Time};
 
 /// The version of the state's format.
 pub const VERSION: u32 = 1;
@@ -72,7 +72,7 @@ pub enum StoreError {
 
 /// What is stored of a release, each in a file of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum StoredKind {
     /// Its phase, ledger, baselines and watch; written whenever the phase changes.
     State,
     /// The counters of the long spans of its probes; written now and then.
@@ -83,7 +83,7 @@ pub enum Kind {
     ReleaseAlerts,
 }
 
-impl Kind {
+impl StoredKind {
     const fn as_str(self) -> &'static str {
         match self {
             Self::State => "state",
@@ -96,7 +96,7 @@ impl Kind {
 
 /// What was found of a release.
 #[derive(Debug, PartialEq)]
-pub enum Found<T> {
+pub enum StoredState<T> {
     /// Nothing is stored.
     Nothing,
     /// This was stored.
@@ -108,7 +108,7 @@ pub enum Found<T> {
 }
 
 #[derive(Serialize)]
-struct Envelope<'a, T> {
+struct StateEnvelope<'a, T> {
     leadsman: &'static str,
     version: u32,
     namespace: &'a Namespace,
@@ -118,7 +118,7 @@ struct Envelope<'a, T> {
 }
 
 #[derive(Deserialize)]
-struct Read1<'a> {
+struct EnvelopeVersion<'a> {
     leadsman: String,
     version: u32,
     namespace: Namespace,
@@ -129,7 +129,7 @@ struct Read1<'a> {
 }
 
 #[derive(Deserialize)]
-struct Saved {
+struct SavedState {
     saved: Time,
 }
 
@@ -139,28 +139,28 @@ const AGREES: Duration = Duration::from_secs(10);
 
 /// What moves the times of a state to our clock: `saved` is when it was written, by the clock of whoever wrote it, and
 /// `age` how long ago that was, where a third party can tell.
-fn shift(saved: Time, age: Option<Duration>, now: Time) -> Option<Shift> {
+fn shift(saved: Time, age: Option<Duration>, now: Time) -> Option<ClockShift> {
     if let Some(age) = age {
         let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         let written = Time::from_millis(now.millis().saturating_sub(age));
-        let shift = Shift::between(saved, written);
+        let shift = ClockShift::between(saved, written);
         if shift.span() > AGREES {
             return Some(shift);
         }
     }
     // A clock that was set back: what is to come cannot have been written down.
-    (saved > now).then(|| Shift::between(saved, now))
+    (saved > now).then(|| ClockShift::between(saved, now))
 }
 
 /// By what permit something is written.
 #[derive(Debug, Default)]
-struct Permits {
+struct StorePermits {
     /// What has none of its own.
     of_all: Permit,
     of_each: RwLock<HashMap<(Namespace, ReleaseName), Permit>>,
 }
 
-impl Permits {
+impl StorePermits {
     fn of(&self, namespace: &Namespace, release: &ReleaseName) -> Permit {
         let of_each = self.of_each.read().unwrap_or_else(PoisonError::into_inner);
         // With one permit for all of them nobody is looked for.
@@ -174,16 +174,16 @@ impl Permits {
 
 /// A directory that only we write to.
 #[derive(Debug)]
-pub struct Store {
+pub struct StateStore {
     directory: PathBuf,
     /// Where the states are as well, for the next pod.
     maps: Option<ConfigMaps>,
-    permits: Permits,
+    permits: StorePermits,
     /// Held as long as the store lives; the system releases it with the process, however that ends.
     _lock: File,
 }
 
-impl Store {
+impl StateStore {
     /// Opens the directory, and makes it where it is not there.
     ///
     /// # Errors
@@ -213,7 +213,7 @@ impl Store {
         Ok(Self {
             directory: directory.to_owned(),
             maps: None,
-            permits: Permits::default(),
+            permits: StorePermits::default(),
             _lock: lock,
         })
     }
@@ -246,13 +246,13 @@ impl Store {
 
     /// Reads what is stored of a release, with its times moved to our clock. Whoever is the one that acts takes it over
     /// by that: from then on nobody who acted before can write there.
-    pub fn load<T: DeserializeOwned + Dated>(
+    pub fn load<T: DeserializeOwned + HasTimes>(
         &self,
-        kind: Kind,
+        kind: StoredKind,
         namespace: &Namespace,
         release: &ReleaseName,
         now: Time,
-    ) -> Found<T> {
+    ) -> StoredState<T> {
         let began = clock::now();
         let path = self.file(kind, namespace, release);
         let permit = self.permits.of(namespace, release);
@@ -260,8 +260,10 @@ impl Store {
         if let Some(maps) = &self.maps {
             let part = part(kind, namespace, release);
             let stored = match kind {
-                Kind::Spans => maps.get(&part, &permit),
-                Kind::State | Kind::Alerts | Kind::ReleaseAlerts => maps.take(&part, &permit),
+                StoredKind::Spans => maps.get(&part, &permit),
+                StoredKind::State | StoredKind::Alerts | StoredKind::ReleaseAlerts => {
+                    maps.take(&part, &permit)
+                }
             };
             match stored {
                 Ok(Some(stored))
@@ -272,8 +274,8 @@ impl Store {
                 }
                 // Of several replicas each has its own files, of whenever it acted last: what nobody has stored for all
                 // of them is not known.
-                Ok(None) if permit.is_shared() && kind != Kind::Spans => {
-                    return Found::Nothing;
+                Ok(None) if permit.is_shared() && kind != StoredKind::Spans => {
+                    return StoredState::Nothing;
                 }
                 Ok(_) => {}
                 Err(error) => {
@@ -281,8 +283,8 @@ impl Store {
                         "the ConfigMap of its {} cannot be read: {error}",
                         kind.as_str()
                     );
-                    if kind != Kind::Spans {
-                        return Found::Unknown(unknown);
+                    if kind != StoredKind::Spans {
+                        return StoredState::Unknown(unknown);
                     }
                     // Each replica counts for itself, so its own file is not wrong.
                     why = Some(unknown);
@@ -290,53 +292,55 @@ impl Store {
             }
         }
         match (self.load_file(kind, namespace, release, &path, now), why) {
-            (Found::Nothing, Some(why)) => Found::Unknown(why),
+            (StoredState::Nothing, Some(why)) => StoredState::Unknown(why),
             (found, _) => found,
         }
     }
 
-    /// Whether it is known what is stored elsewhere, so that it may be replaced; see [`Found::Unknown`].
-    pub fn is_known(&self, kind: Kind, namespace: &Namespace, release: &ReleaseName) -> bool {
+    /// Whether it is known what is stored elsewhere, so that it may be replaced; see [`StoredState::Unknown`].
+    pub fn is_known(&self, kind: StoredKind, namespace: &Namespace, release: &ReleaseName) -> bool {
         let maps = self.maps.as_ref();
         maps.is_none_or(|maps| maps.is_known(&part(kind, namespace, release)))
     }
 
     /// The number under which we write this: higher than that of whoever wrote it before. 0 where there is only the
     /// directory, which one process at a time writes to.
-    pub fn fence(&self, kind: Kind, namespace: &Namespace, release: &ReleaseName) -> u64 {
+    pub fn fence(&self, kind: StoredKind, namespace: &Namespace, release: &ReleaseName) -> u64 {
         let maps = self.maps.as_ref();
         maps.map_or(0, |maps| maps.fence(&part(kind, namespace, release)))
     }
 
-    fn load_file<T: DeserializeOwned + Dated>(
+    fn load_file<T: DeserializeOwned + HasTimes>(
         &self,
-        kind: Kind,
+        kind: StoredKind,
         namespace: &Namespace,
         release: &ReleaseName,
         path: &Path,
         now: Time,
-    ) -> Found<T> {
+    ) -> StoredState<T> {
         let why = match read_bounded(path) {
-            Ok(None) => return Found::Nothing,
+            Ok(None) => return StoredState::Nothing,
             Ok(Some(bytes)) => match unwrap(&bytes, kind, namespace, release) {
-                Ok((state, saved)) => return Found::State(moved(state, shift(saved, None, now))),
+                Ok((state, saved)) => {
+                    return StoredState::State(moved(state, shift(saved, None, now)));
+                }
                 Err(why) => why,
             },
             Err(error) => format!("cannot be read: {error}"),
         };
         let folder = path.parent().unwrap_or(&self.directory);
         let to = put_aside(folder, path, now);
-        Found::SetAside(format!("{} {why}; {to}", path.display()))
+        StoredState::SetAside(format!("{} {why}; {to}", path.display()))
     }
 
-    fn load_map<T: DeserializeOwned + Dated>(
+    fn load_map<T: DeserializeOwned + HasTimes>(
         &self,
-        kind: Kind,
+        kind: StoredKind,
         namespace: &Namespace,
         release: &ReleaseName,
-        stored: &config_map::Stored,
+        stored: &config_map::StoredBytes,
         now: Time,
-    ) -> Found<T> {
+    ) -> StoredState<T> {
         let why = match unwrap(&stored.bytes, kind, namespace, release) {
             Ok((state, saved)) => {
                 let shift = shift(saved, stored.age, now);
@@ -344,25 +348,25 @@ impl Store {
                     tracing::warn!(%release, kind = kind.as_str(), seconds = shift.seconds(),
                         "What is stored was written by another clock; its times are moved");
                 }
-                return Found::State(moved(state, shift));
+                return StoredState::State(moved(state, shift));
             }
             Err(why) => why,
         };
-        let aside = self.maps.as_ref().filter(|_| kind != Kind::Spans);
+        let aside = self.maps.as_ref().filter(|_| kind != StoredKind::Spans);
         let permit = self.permits.of(namespace, release);
         match aside.map(|maps| maps.keep_aside(&part(kind, namespace, release), &permit)) {
-            Some(Ok(name)) => Found::SetAside(format!(
+            Some(Ok(name)) => StoredState::SetAside(format!(
                 "the ConfigMap {why}; it is kept as {name}, and the release is followed anew"
             )),
             Some(Err(error)) => {
                 if let Some(maps) = aside {
                     maps.forget(&part(kind, namespace, release));
                 }
-                Found::Unknown(format!(
+                StoredState::Unknown(format!(
                     "the ConfigMap {why}; it cannot be set aside: {error}"
                 ))
             }
-            None => Found::SetAside(format!("the ConfigMap {why}; its counters begin anew")),
+            None => StoredState::SetAside(format!("the ConfigMap {why}; its counters begin anew")),
         }
     }
 
@@ -373,7 +377,7 @@ impl Store {
     /// replica acts: then only the counters of the long spans are written, and to the disk alone.
     pub fn save<T: Serialize>(
         &self,
-        kind: Kind,
+        kind: StoredKind,
         namespace: &Namespace,
         release: &ReleaseName,
         state: &T,
@@ -381,13 +385,13 @@ impl Store {
     ) -> io::Result<()> {
         let permit = self.permits.of(namespace, release);
         let fence = permit.fence();
-        if fence.is_none() && kind != Kind::Spans {
+        if fence.is_none() && kind != StoredKind::Spans {
             return Err(io::Error::other(
                 "another replica acts, and writes the state",
             ));
         }
         let path = self.file(kind, namespace, release);
-        let envelope = Envelope {
+        let envelope = StateEnvelope {
             leadsman: kind.as_str(),
             version: VERSION,
             namespace,
@@ -416,7 +420,7 @@ impl Store {
         match maps {
             Some(maps) => {
                 let bytes = serde_json::to_vec(&envelope)?;
-                let is_own = kind == Kind::Spans;
+                let is_own = kind == StoredKind::Spans;
                 maps.put(&part(kind, namespace, release), &bytes, &permit, is_own)
                     .and(written)
             }
@@ -434,13 +438,13 @@ impl Store {
         release: &ReleaseName,
         revision: Revision,
         began: Time,
-    ) -> io::Result<Recorder> {
+    ) -> io::Result<RecordingWriter> {
         let folder = self.directory.join("recordings");
         let start = stem(namespace, release);
         keep_newest(&folder, &format!("{start}.v"), MAX_RECORDINGS - 1);
         let seconds = began.millis() / 1000;
         let path = folder.join(format!("{start}.v{revision}.{seconds}.jsonl"));
-        Recorder::open(path)
+        RecordingWriter::open(path)
     }
 
     /// Keeps the recording of a watch in a ConfigMap as well, where states are: the newest that was kept of each release.
@@ -498,13 +502,13 @@ impl Store {
         Ok(kept.or(found))
     }
 
-    fn file(&self, kind: Kind, namespace: &Namespace, release: &ReleaseName) -> PathBuf {
+    fn file(&self, kind: StoredKind, namespace: &Namespace, release: &ReleaseName) -> PathBuf {
         let name = format!("{}.json", stem(namespace, release));
         match kind {
-            Kind::State => self.directory.join(name),
-            Kind::Spans => self.directory.join("spans").join(name),
-            Kind::Alerts => self.directory.join("alerts.json"),
-            Kind::ReleaseAlerts => self.directory.join("alerts").join(name),
+            StoredKind::State => self.directory.join(name),
+            StoredKind::Spans => self.directory.join("spans").join(name),
+            StoredKind::Alerts => self.directory.join("alerts.json"),
+            StoredKind::ReleaseAlerts => self.directory.join("alerts").join(name),
         }
     }
 }
@@ -512,7 +516,7 @@ impl Store {
 /// Where there is one of us, its file may be later than the ConfigMap: the newer of both counts.
 fn is_older_than_file(stored: &[u8], path: &Path) -> bool {
     let saved = |bytes: &[u8]| {
-        let envelope: Option<Saved> = serde_json::from_slice(bytes).ok();
+        let envelope: Option<SavedState> = serde_json::from_slice(bytes).ok();
         envelope.map(|envelope| envelope.saved)
     };
     let file = read_bounded(path).ok().flatten();
@@ -522,18 +526,18 @@ fn is_older_than_file(stored: &[u8], path: &Path) -> bool {
 
 /// What of the first line of a recording says which revision it is of, and whether it begins in the middle.
 #[derive(Deserialize)]
-struct First {
+struct RecordingStart {
     revision: Revision,
     goes_on: Option<serde::de::IgnoredAny>,
 }
 
-impl First {
+impl RecordingStart {
     const fn goes_on(&self) -> bool {
         self.goes_on.is_some()
     }
 }
 
-fn first_of(recording: &[u8]) -> Option<First> {
+fn first_of(recording: &[u8]) -> Option<RecordingStart> {
     let first = recording.split(|byte| *byte == b'\n').next()?;
     serde_json::from_slice(first).ok()
 }
@@ -544,7 +548,7 @@ fn recording_part(namespace: &Namespace, release: &ReleaseName) -> String {
 }
 
 /// What tells the ConfigMap of a kind and release from others.
-fn part(kind: Kind, namespace: &Namespace, release: &ReleaseName) -> String {
+fn part(kind: StoredKind, namespace: &Namespace, release: &ReleaseName) -> String {
     format!("{}.{namespace}.{release}", kind.as_str())
 }
 
@@ -620,20 +624,20 @@ fn files_of(folder: &Path, start: &str) -> Vec<(std::time::SystemTime, PathBuf)>
 ///
 /// # Errors
 /// When it is none, or cannot be read.
-pub fn read_recording(path: &Path) -> Result<Recording, Unreadable> {
+pub fn read_recording(path: &Path) -> Result<Recording, RecordingError> {
     Recording::read(BufReader::new(File::open(path)?))
 }
 
 /// The file that a watch is written to.
 #[derive(Debug)]
-pub struct Recorder {
+pub struct RecordingWriter {
     path: PathBuf,
     file: File,
     written: u64,
     full: bool,
 }
 
-impl Recorder {
+impl RecordingWriter {
     fn open(path: PathBuf) -> io::Result<Self> {
         let file = files::append(&path)?;
         let written = file.metadata()?.len();
@@ -661,11 +665,11 @@ impl Recorder {
     /// # Errors
     /// When they cannot be written. After that, and beyond the bound of a recording, nothing more is: a recording with
     /// a hole would be judged wrongly. Also when they would be the first ones and are no head: nobody could read them.
-    pub fn write(&mut self, lines: &[Line]) -> io::Result<()> {
+    pub fn write(&mut self, lines: &[RecordingLine]) -> io::Result<()> {
         if self.full || lines.is_empty() {
             return Ok(());
         }
-        if self.is_empty() && !matches!(lines[0], Line::Head(_)) {
+        if self.is_empty() && !matches!(lines[0], RecordingLine::Head(_)) {
             self.full = true;
             let _ = fs::remove_file(&self.path);
             return Err(io::Error::other(
@@ -693,7 +697,7 @@ impl Recorder {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn read_back(&mut self) -> Result<Recording, Unreadable> {
+    pub fn read_back(&mut self) -> Result<Recording, RecordingError> {
         let bytes = read_bounded(&self.path)?.unwrap_or_default();
         let whole = bytes
             .iter()
@@ -725,11 +729,11 @@ fn read_bounded(path: &Path) -> io::Result<Option<Vec<u8>>> {
 
 fn unwrap<T: DeserializeOwned>(
     bytes: &[u8],
-    kind: Kind,
+    kind: StoredKind,
     namespace: &Namespace,
     release: &ReleaseName,
 ) -> Result<(T, Time), String> {
-    let read: Read1<'_> =
+    let read: EnvelopeVersion<'_> =
         serde_json::from_slice(bytes).map_err(|error| format!("is damaged: {error}"))?;
     if read.leadsman != kind.as_str() {
         return Err(format!("is no {} file of Leadsman", kind.as_str()));
@@ -748,7 +752,7 @@ fn unwrap<T: DeserializeOwned>(
     Ok((state, read.saved))
 }
 
-fn moved<T: Dated>(mut state: T, shift: Option<Shift>) -> T {
+fn moved<T: HasTimes>(mut state: T, shift: Option<ClockShift>) -> T {
     if let Some(shift) = shift {
         state.shift(shift);
     }

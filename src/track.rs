@@ -6,17 +6,20 @@
 //!   edges change starts again from zero, because what was counted cannot be divided anew.
 //! - A void sounding is counted, is shown as the last one, and changes nothing else: not the latencies, not the last
 //!   success, not the number of failures in a row.
-//! - What the last good or bad sounding says is known only for a while: see [`Track::known_for`].
+//! - What the last good or bad sounding says is known only for a while: see [`ProbeStats::known_for`].
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::config::settings::Probe;
-use crate::sounding::{HttpVersion, Outcome, Phases, Reason, Sounding, VoidReason};
+use crate::config::settings::ProbeConfig;
+use crate::sounding::{HttpVersion, Outcome, PhaseTimes, ProbeResult, Reason, VoidReason};
 use crate::units::Moment;
-use crate::window::{Counts, Packed, Quantile, Span, Spans, Tally, Weighed, Weight, Window};
+use crate::window::{
+    Counts, LongWindow, LongWindows, PackedResult, Quantile, ResultWeight, WeightedCounts, Window,
+    WindowCounts,
+};
 
-/// How many soundings [`Track::recent`] goes back: a small chart's worth, at four bytes each.
+/// How many soundings [`ProbeStats::recent`] goes back: a small chart's worth, at four bytes each.
 pub const RECENT: usize = 60;
 
 /// The edges that every latency histogram has, in milliseconds, so that probes can be added up. 5 s and 10 s are
@@ -28,25 +31,25 @@ pub const MAX_EDGES: usize = COMMON_EDGES_MS.len() + 2;
 
 /// What is remembered of one probe.
 #[derive(Debug)]
-pub struct Track {
+pub struct ProbeStats {
     window: Window,
-    spans: Spans,
+    spans: LongWindows,
     /// What soundings count in the long spans now, and what was counted there.
-    weight: Weight,
-    weighed: Weighed,
+    weight: ResultWeight,
+    weighed: WeightedCounts,
     /// Soundings within the promised latency, where one is promised.
-    slow: Option<Box<Slow>>,
-    totals: Totals,
+    slow: Option<Box<LatencySli>>,
+    totals: ProbeTotals,
     /// Ascending; shared with the views.
     edges: Arc<[Duration]>,
     /// How many latencies are above the edge before and not above this one; the last is above all edges.
     buckets: [u64; MAX_EDGES + 1],
     latency_sum: Duration,
-    recent: [Packed; RECENT],
+    recent: [PackedResult; RECENT],
     /// How many were ever put into `recent`.
     recent_count: u64,
-    last: Option<Last>,
-    evidence: Option<(Moment, Evidence)>,
+    last: Option<LastResult>,
+    evidence: Option<(Moment, LastKnown)>,
     /// How long that is the state of the probe.
     known_for: Duration,
     last_success_unix: Option<f64>,
@@ -56,7 +59,7 @@ pub struct Track {
 
 /// Counts since the probe was first configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Totals {
+pub struct ProbeTotals {
     /// Good soundings.
     pub good: u64,
     /// Bad soundings, in the order of [`Reason::ALL`].
@@ -67,7 +70,7 @@ pub struct Totals {
     pub missed: u64,
 }
 
-impl Totals {
+impl ProbeTotals {
     /// Bad soundings of every reason.
     pub fn all_bad(&self) -> u64 {
         self.bad.iter().sum()
@@ -81,7 +84,7 @@ impl Totals {
 
 /// The newest sounding, whatever its outcome.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Last {
+pub struct LastResult {
     /// When it was recorded, in seconds since 1970.
     pub unix: f64,
     /// Good, bad or void.
@@ -89,7 +92,7 @@ pub struct Last {
     /// From the due time to the end.
     pub latency: Duration,
     /// Where the time went.
-    pub phases: Phases,
+    pub phases: PhaseTimes,
     /// The HTTP status, if one came.
     pub status: Option<u16>,
     /// The version of HTTP, if an answer came.
@@ -100,18 +103,18 @@ pub struct Last {
 
 /// What the newest sounding that was not void says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Evidence {
+pub struct LastKnown {
     /// Whether it was good.
     pub good: bool,
     /// Where the time went.
-    pub phases: Phases,
+    pub phases: PhaseTimes,
     /// The HTTP status, if one came.
     pub status: Option<u16>,
 }
 
 /// A histogram of the latencies of all good and bad soundings.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Latencies {
+pub struct LatencyHistogram {
     /// Ascending; at most [`MAX_EDGES`].
     pub edges: Arc<[Duration]>,
     /// How many are not above the edge of the same place; further places are meaningless.
@@ -124,21 +127,21 @@ pub struct Latencies {
 
 /// A copy of what is remembered, for those who show it. Makes no allocation.
 #[derive(Debug, Clone, PartialEq)]
-pub struct View {
+pub struct ProbeStatsView {
     /// Since the probe was first configured.
-    pub totals: Totals,
+    pub totals: ProbeTotals,
     /// Since then, or since the edges last changed.
-    pub latencies: Latencies,
+    pub latencies: LatencyHistogram,
     /// Over the rolling window.
-    pub window: Counts,
+    pub window: WindowCounts,
     /// Of the window's latencies, in the order of [`Quantile::ALL`]; `None` where there are too few.
     pub quantiles: [Option<Duration>; Quantile::ALL.len()],
-    /// Over the long spans, in the order of [`Span::ALL`].
-    pub spans: [Tally; Span::ALL.len()],
+    /// Over the long spans, in the order of [`LongWindow::ALL`].
+    pub spans: [Counts; LongWindow::ALL.len()],
     /// The newest sounding; `None` before the first.
-    pub last: Option<Last>,
+    pub last: Option<LastResult>,
     /// The newest that was not void; `None` before the first, and when it is too old to say how the target is now.
-    pub evidence: Option<Evidence>,
+    pub evidence: Option<LastKnown>,
     /// When the last good one was recorded, in seconds since 1970.
     pub last_success_unix: Option<f64>,
     /// Bad soundings since the last good one.
@@ -147,22 +150,22 @@ pub struct View {
     pub certificate_expiry: Option<i64>,
 }
 
-impl Track {
+impl ProbeStats {
     /// Nothing is remembered yet of this probe.
-    pub fn new(probe: &Probe, now: Moment) -> Self {
+    pub fn new(probe: &ProbeConfig, now: Moment) -> Self {
         let mut window = Window::new(probe.window, room(probe));
         window.counts(now);
         Self {
             window,
-            spans: Spans::default(),
-            weight: Weight::default(),
-            weighed: Weighed::default(),
-            slow: Slow::of(probe),
-            totals: Totals::default(),
+            spans: LongWindows::default(),
+            weight: ResultWeight::default(),
+            weighed: WeightedCounts::default(),
+            slow: LatencySli::of(probe),
+            totals: ProbeTotals::default(),
             edges: edges(probe),
             buckets: [0; MAX_EDGES + 1],
             latency_sum: Duration::ZERO,
-            recent: [Packed::default(); RECENT],
+            recent: [PackedResult::default(); RECENT],
             recent_count: 0,
             last: None,
             evidence: None,
@@ -175,13 +178,13 @@ impl Track {
 
     /// How long the last good or bad sounding says how the target is: three intervals, at least 10 s, and the timeout of
     /// the next one. Without a newer one after that, nothing is known.
-    pub fn known_for(probe: &Probe) -> Duration {
-        crate::doubt::Doubt::freshness(probe.interval).saturating_add(probe.timeout)
+    pub fn known_for(probe: &ProbeConfig) -> Duration {
+        crate::doubt::SelfCheck::freshness(probe.interval).saturating_add(probe.timeout)
     }
 
     /// Takes up changed settings. Counters and soundings stay; a window of another span or interval takes over what
     /// the old one holds.
-    pub fn adopt(&mut self, probe: &Probe) {
+    pub fn adopt(&mut self, probe: &ProbeConfig) {
         self.known_for = Self::known_for(probe);
         let room = room(probe);
         if (self.window.span(), self.window.most()) != (probe.window, Window::bounded(room)) {
@@ -189,7 +192,7 @@ impl Track {
         }
         let promised = self.slow.as_ref().map(|slow| slow.promised);
         if promised != probe.latency_objective {
-            self.slow = Slow::of(probe);
+            self.slow = LatencySli::of(probe);
         }
         let edges = edges(probe);
         if self.edges != edges {
@@ -207,29 +210,29 @@ impl Track {
     }
 
     /// The counters of the long spans, to be stored.
-    pub const fn spans(&self) -> &Spans {
+    pub const fn spans(&self) -> &LongWindows {
         &self.spans
     }
 
     /// Goes on with counters of the long spans that were stored.
-    pub fn restore_spans(&mut self, spans: Spans) {
+    pub fn restore_spans(&mut self, spans: LongWindows) {
         self.spans = spans;
     }
 
     /// The counters of soundings within the promised latency, and what is promised; to be stored.
-    pub fn slow(&self) -> Option<(Duration, &Spans)> {
+    pub fn slow(&self) -> Option<(Duration, &LongWindows)> {
         self.slow.as_ref().map(|slow| (slow.promised, &slow.spans))
     }
 
     /// Goes on with counters of the promised latency that were stored, when the same is promised.
-    pub fn restore_slow(&mut self, promised: Duration, spans: Spans) {
+    pub fn restore_slow(&mut self, promised: Duration, spans: LongWindows) {
         if let Some(slow) = self.slow.as_mut().filter(|slow| slow.promised == promised) {
             slow.spans = spans;
         }
     }
 
     /// Remembers a sounding; `unix` is the time of day of its end, in seconds since 1970.
-    pub fn record(&mut self, sounding: &Sounding, unix: f64) {
+    pub fn record(&mut self, sounding: &ProbeResult, unix: f64) {
         let (at, latency, outcome) = (sounding.finished, sounding.latency(), sounding.outcome);
         self.window.record(at, latency, outcome);
         let times = self.weighed.count(outcome, self.weight);
@@ -237,9 +240,9 @@ impl Track {
         if let Some(slow) = &mut self.slow {
             slow.record(at, latency, outcome, self.weight);
         }
-        self.recent[place(self.recent_count)] = Packed::new(latency, outcome);
+        self.recent[place(self.recent_count)] = PackedResult::new(latency, outcome);
         self.recent_count += 1;
-        self.last = Some(Last {
+        self.last = Some(LastResult {
             unix,
             outcome,
             latency,
@@ -263,7 +266,7 @@ impl Track {
                 return;
             }
         }
-        let evidence = Evidence {
+        let evidence = LastKnown {
             good: outcome == Outcome::Good,
             phases: sounding.phases,
             status: sounding.answer.status,
@@ -296,7 +299,7 @@ impl Track {
     /// From now on soundings are taken at this interval, and count in the long spans for as much of the probe's own as
     /// that is.
     pub fn taken_every(&mut self, interval: Duration, own: Duration) {
-        self.weight = Weight::of(interval, own);
+        self.weight = ResultWeight::of(interval, own);
     }
 
     /// Good and bad soundings as the long spans count them, since the probe was first configured.
@@ -324,21 +327,21 @@ impl Track {
     }
 
     /// Counts over one of the long spans.
-    pub fn tally(&self, span: Span, now: Moment) -> Tally {
+    pub fn tally(&self, span: LongWindow, now: Moment) -> Counts {
         self.spans.count(span, now)
     }
 
     /// What is remembered, as of now.
-    pub fn view(&mut self, now: Moment) -> View {
+    pub fn view(&mut self, now: Moment) -> ProbeStatsView {
         let mut at_most = [0; MAX_EDGES];
         let mut below = 0;
         for (sum, bucket) in at_most.iter_mut().zip(&self.buckets[..self.edges.len()]) {
             below += bucket;
             *sum = below;
         }
-        View {
+        ProbeStatsView {
             totals: self.totals,
-            latencies: Latencies {
+            latencies: LatencyHistogram {
                 edges: Arc::clone(&self.edges),
                 at_most,
                 count: self.buckets.iter().sum(),
@@ -367,14 +370,14 @@ impl Track {
         })
     }
 
-    /// The rolling window, for questions that a [`View`] does not answer.
+    /// The rolling window, for questions that a [`ProbeStatsView`] does not answer.
     pub const fn window(&mut self) -> &mut Window {
         &mut self.window
     }
 
     /// Bytes of memory that it takes, all told, but for the last explanation.
     pub fn bytes(&self) -> usize {
-        size_of::<Self>() - size_of::<Window>() - size_of::<Spans>()
+        size_of::<Self>() - size_of::<Window>() - size_of::<LongWindows>()
             + self.window.bytes()
             + self.spans.bytes()
             + size_of_val(&*self.edges)
@@ -383,17 +386,17 @@ impl Track {
 
 /// Soundings, good or bad, by whether they came within the promised latency: as the histogram has them.
 #[derive(Debug)]
-struct Slow {
+struct LatencySli {
     promised: Duration,
-    spans: Spans,
-    weighed: Weighed,
+    spans: LongWindows,
+    weighed: WeightedCounts,
 }
 
-impl Slow {
-    fn of(probe: &Probe) -> Option<Box<Self>> {
+impl LatencySli {
+    fn of(probe: &ProbeConfig) -> Option<Box<Self>> {
         let promised = probe.latency_objective?;
-        let spans = Spans::default();
-        let weighed = Weighed::default();
+        let spans = LongWindows::default();
+        let weighed = WeightedCounts::default();
         Some(Box::new(Self {
             promised,
             spans,
@@ -401,7 +404,7 @@ impl Slow {
         }))
     }
 
-    fn record(&mut self, at: Moment, latency: Duration, outcome: Outcome, weight: Weight) {
+    fn record(&mut self, at: Moment, latency: Duration, outcome: Outcome, weight: ResultWeight) {
         let counted = match outcome {
             Outcome::Void(_) => outcome,
             Outcome::Good | Outcome::Bad(_) if latency <= self.promised => Outcome::Good,
@@ -420,7 +423,7 @@ const fn place(number: u64) -> usize {
     place
 }
 
-fn room(probe: &Probe) -> usize {
+fn room(probe: &ProbeConfig) -> usize {
     Window::room(
         probe.window,
         probe.shortest_interval(),
@@ -428,7 +431,7 @@ fn room(probe: &Probe) -> usize {
     )
 }
 
-fn edges(probe: &Probe) -> Arc<[Duration]> {
+fn edges(probe: &ProbeConfig) -> Arc<[Duration]> {
     let mut edges: Vec<_> = COMMON_EDGES_MS.map(Duration::from_millis).into();
     edges.push(probe.timeout);
     edges.extend(probe.latency_objective);
@@ -439,33 +442,33 @@ fn edges(probe: &Probe) -> Arc<[Duration]> {
 
 /// A probe and what is remembered of it, shared by those who take soundings and those who show them.
 #[derive(Debug)]
-pub struct Tracked {
-    probe: Mutex<Arc<Probe>>,
-    track: Mutex<Track>,
+pub struct TrackedProbe {
+    probe: Mutex<Arc<ProbeConfig>>,
+    track: Mutex<ProbeStats>,
 }
 
-impl Tracked {
+impl TrackedProbe {
     /// Nothing is remembered yet of this probe.
-    pub fn new(probe: Arc<Probe>, now: Moment) -> Self {
+    pub fn new(probe: Arc<ProbeConfig>, now: Moment) -> Self {
         Self {
-            track: Mutex::new(Track::new(&probe, now)),
+            track: Mutex::new(ProbeStats::new(&probe, now)),
             probe: Mutex::new(probe),
         }
     }
 
     /// The settings in force.
-    pub fn probe(&self) -> Arc<Probe> {
+    pub fn probe(&self) -> Arc<ProbeConfig> {
         Arc::clone(&self.probe.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// What is remembered. Hold it for a moment only; nothing in it is left half done by a panic, so that a poisoned
     /// lock is taken all the same.
-    pub fn lock(&self) -> MutexGuard<'_, Track> {
+    pub fn lock(&self) -> MutexGuard<'_, ProbeStats> {
         self.track.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes up changed settings of the same probe.
-    pub fn adopt(&self, probe: Arc<Probe>) {
+    pub fn adopt(&self, probe: Arc<ProbeConfig>) {
         let mut track = self.lock();
         track.adopt(&probe);
         let mut current = self.probe.lock().unwrap_or_else(PoisonError::into_inner);

@@ -100,9 +100,9 @@ impl Add<Duration> for Time {
 /// Two machines agree about the date only as far as somebody sets their clocks. A deadline that another one wrote down
 /// would come much too late here, or all at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Shift(i64);
+pub struct ClockShift(i64);
 
-impl Shift {
+impl ClockShift {
     /// What moves `from` to `to`.
     pub fn between(from: Time, to: Time) -> Self {
         let millis = i128::from(to.0) - i128::from(from.0);
@@ -121,27 +121,27 @@ impl Shift {
 }
 
 /// What holds points in time that somebody else may have written down.
-pub trait Dated {
+pub trait HasTimes {
     /// Moves all of them, as if our clock had been read.
-    fn shift(&mut self, by: Shift);
+    fn shift(&mut self, by: ClockShift);
 }
 
-impl Dated for Time {
-    fn shift(&mut self, by: Shift) {
+impl HasTimes for Time {
+    fn shift(&mut self, by: ClockShift) {
         self.0 = self.0.saturating_add_signed(by.0);
     }
 }
 
-impl<T: Dated> Dated for Option<T> {
-    fn shift(&mut self, by: Shift) {
+impl<T: HasTimes> HasTimes for Option<T> {
+    fn shift(&mut self, by: ClockShift) {
         if let Some(one) = self {
             one.shift(by);
         }
     }
 }
 
-impl<T: Dated> Dated for [T] {
-    fn shift(&mut self, by: Shift) {
+impl<T: HasTimes> HasTimes for [T] {
+    fn shift(&mut self, by: ClockShift) {
         for one in self {
             one.shift(by);
         }
@@ -260,16 +260,16 @@ mod tests {
     fn a_shift_moves_one_clock_to_another_in_both_directions() {
         let (early, late) = (Time::from_millis(5_000), Time::from_millis(2_405_000));
         for (from, to) in [(early, late), (late, early), (early, early)] {
-            let shift = Shift::between(from, to);
+            let shift = ClockShift::between(from, to);
             let mut moved = from;
             moved.shift(shift);
             assert_eq!(moved, to);
             assert_eq!(shift.span(), from.since(to).max(to.since(from)));
         }
         let mut first = Time::default();
-        first.shift(Shift::between(late, early));
+        first.shift(ClockShift::between(late, early));
         assert_eq!(first, Time::default(), "nothing is before 1970");
-        let all = Shift::between(Time::default(), Time::from_millis(u64::MAX));
+        let all = ClockShift::between(Time::default(), Time::from_millis(u64::MAX));
         assert_eq!(all.span(), Duration::from_millis(i64::MAX.unsigned_abs()));
     }
 

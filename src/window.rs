@@ -28,10 +28,10 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-pub(crate) use packed::Packed;
+pub(crate) use packed::PackedResult;
 pub use quantile::Quantile;
-pub use spans::{Span, Spans, StoredSpansError, Tally};
-pub use weighed::{Weighed, Weight};
+pub use spans::{Counts, LongWindow, LongWindows, StoredWindowsError};
+pub use weighed::{ResultWeight, WeightedCounts};
 
 use crate::sounding::{Outcome, Reason};
 use crate::units::{ErrorRate, Moment};
@@ -64,7 +64,7 @@ thread_local! {
 
 /// What a window counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counts {
+pub struct WindowCounts {
     /// Soundings as expected.
     pub good: u64,
     /// Soundings that were not.
@@ -75,7 +75,7 @@ pub struct Counts {
     pub missed: u64,
 }
 
-impl Counts {
+impl WindowCounts {
     /// The share of bad among good and bad; `None` without either.
     pub fn error_rate(&self) -> Option<ErrorRate> {
         ErrorRate::of(self.bad, self.good.saturating_add(self.bad))
@@ -83,7 +83,7 @@ impl Counts {
 }
 
 #[derive(Debug, Clone, Copy, Default)]
-struct Slot {
+struct WindowSlot {
     /// Good and bad soundings, so many in `Window::samples`.
     samples: u32,
     void: u32,
@@ -100,9 +100,9 @@ pub struct Window {
     newest: u64,
     /// The first nanosecond behind the newest slot, so that the common question needs no division.
     newest_ends: u64,
-    slots: [Slot; SLOTS],
+    slots: [WindowSlot; SLOTS],
     /// In the order of their slots; never grows beyond `most` live ones and `slack` stale ones in front of them.
-    samples: VecDeque<Packed>,
+    samples: VecDeque<PackedResult>,
     most: usize,
     /// Samples that have left the counts and are still in `total`. Taking samples out of a histogram costs the same
     /// for one as for many, so they wait for the next question, or until there are more than `slack`.
@@ -132,7 +132,7 @@ impl Window {
             slot_nanos,
             newest: 0,
             newest_ends: slot_nanos,
-            slots: [Slot::default(); SLOTS],
+            slots: [WindowSlot::default(); SLOTS],
             samples: VecDeque::with_capacity(most + slack),
             most,
             stale: 0,
@@ -196,7 +196,7 @@ impl Window {
     /// Counts a sounding that ended at a moment.
     pub fn record(&mut self, at: Moment, latency: Duration, outcome: Outcome) {
         match outcome {
-            Outcome::Good | Outcome::Bad(_) => self.put(at, Packed::new(latency, outcome)),
+            Outcome::Good | Outcome::Bad(_) => self.put(at, PackedResult::new(latency, outcome)),
             Outcome::Void(_) => self.add_void(at, 1),
         }
     }
@@ -212,9 +212,9 @@ impl Window {
     }
 
     /// What is counted now. Takes constant time.
-    pub fn counts(&mut self, now: Moment) -> Counts {
+    pub fn counts(&mut self, now: Moment) -> WindowCounts {
         self.advance(now);
-        Counts {
+        WindowCounts {
             good: u64::from(self.by_code[0]),
             bad: self.bad(),
             void: self.void,
@@ -278,7 +278,7 @@ impl Window {
     /// Bytes of memory that it takes, all told.
     pub fn bytes(&self) -> usize {
         size_of::<Self>()
-            + self.samples.capacity() * size_of::<Packed>()
+            + self.samples.capacity() * size_of::<PackedResult>()
             + self.total.as_ref().map_or(0, |total| {
                 size_of::<Histogram<u32>>() + total.distinct_values() * size_of::<u32>()
             })
@@ -293,11 +293,11 @@ impl Window {
         self.live() as u64 - u64::from(self.by_code[0])
     }
 
-    fn slot(&self, number: u64) -> &Slot {
+    fn slot(&self, number: u64) -> &WindowSlot {
         &self.slots[(number % SLOTS as u64) as usize]
     }
 
-    fn slot_mut(&mut self, number: u64) -> &mut Slot {
+    fn slot_mut(&mut self, number: u64) -> &mut WindowSlot {
         &mut self.slots[(number % SLOTS as u64) as usize]
     }
 
@@ -322,7 +322,7 @@ impl Window {
     }
 
     #[inline]
-    fn put(&mut self, at: Moment, packed: Packed) {
+    fn put(&mut self, at: Moment, packed: PackedResult) {
         let Some(number) = self.slot_at(at) else {
             return;
         };
@@ -427,12 +427,12 @@ impl Window {
     }
 
     /// Calls with a copy of the packed samples, which sort by latency. On the stack, where they are few.
-    fn with_raw<T>(&self, ask: impl FnOnce(&mut [Packed]) -> T) -> T {
+    fn with_raw<T>(&self, ask: impl FnOnce(&mut [PackedResult]) -> T) -> T {
         let (front, back) = self.samples.as_slices();
         let stale_in_front = self.stale.min(front.len());
         let front = &front[stale_in_front..];
         let back = &back[self.stale - stale_in_front..];
-        let mut few = [Packed::default(); EXACT_BELOW];
+        let mut few = [PackedResult::default(); EXACT_BELOW];
         if let Some(raw) = few.get_mut(..self.live()) {
             raw[..front.len()].copy_from_slice(front);
             raw[front.len()..].copy_from_slice(back);
@@ -453,14 +453,17 @@ fn from_histogram(total: &Histogram<u32>, quantile: Quantile) -> u64 {
     micros.min(MAX_MICROS)
 }
 
-fn count_into<'a>(histogram: &mut Histogram<u32>, samples: impl Iterator<Item = &'a Packed>) {
+fn count_into<'a>(histogram: &mut Histogram<u32>, samples: impl Iterator<Item = &'a PackedResult>) {
     for packed in samples {
         histogram.saturating_record(packed.micros());
     }
 }
 
 /// Takes samples out of a histogram; false if that could not be done, and it must be counted anew.
-fn subtract<'a>(total: &mut Histogram<u32>, samples: impl Iterator<Item = &'a Packed>) -> bool {
+fn subtract<'a>(
+    total: &mut Histogram<u32>,
+    samples: impl Iterator<Item = &'a PackedResult>,
+) -> bool {
     SCRATCH.with_borrow_mut(|scratch| {
         let Some(scratch) = scratch else {
             return false;

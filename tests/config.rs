@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use leadsman::config::settings::{Auth, Question, Secret};
-use leadsman::config::{self, Loaded, Mistakes, Place, Sources};
+use leadsman::config::settings::{Auth, ProbeKind, Secret};
+use leadsman::config::{self, Diagnostics, Loaded, SourceLocation, Sources};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use tempfile::TempDir;
@@ -53,7 +53,7 @@ fn load(
     files: &Files,
     environment: &[(String, String)],
     flags: &[(String, String)],
-) -> Result<Loaded, Mistakes> {
+) -> Result<Loaded, Diagnostics> {
     let sources = Sources {
         discovered: Vec::new(),
         files: files.paths.clone(),
@@ -79,12 +79,12 @@ fn load(
 }
 
 /// At least one mistake; every place is inside its file; the text is bounded.
-fn well_formed(mistakes: &Mistakes, files: &Files) {
+fn well_formed(mistakes: &Diagnostics, files: &Files) {
     assert!(mistakes.count() > 0 && mistakes.iter().count() == mistakes.count());
     // Finding a line takes as long as the file is; the first few hundred say enough about a file with a million.
     for mistake in mistakes.iter().take(300) {
         assert!(!mistake.message.is_empty());
-        let Place::File { file, .. } = &mistake.place else {
+        let SourceLocation::File { file, .. } = &mistake.place else {
             assert_eq!(mistakes.line_and_column(mistake), None);
             continue;
         };
@@ -277,7 +277,7 @@ fn a_secret_from_the_environment_is_used_unseen() {
         .probes()
         .find(|probe| probe.id.probe.as_str() == "token")
         .unwrap();
-    let Question::Http(http) = &token.question else {
+    let ProbeKind::Http(http) = &token.question else {
         panic!("asked by tcp");
     };
     assert_eq!(

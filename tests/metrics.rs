@@ -11,29 +11,31 @@ use std::time::Duration;
 
 use leadsman::config::Target;
 use leadsman::config::settings::{
-    Connect, Connection, HttpOffer, HttpQuestion, Objectives, Probe, Question, Redirects,
-    RequestBody, TcpQuestion,
+    ConnectConfig, ConnectionReuse, HttpProbeConfig, HttpVersions, ObjectivesConfig, ProbeConfig,
+    ProbeKind, RedirectConfig, RequestBody, TcpProbeConfig,
 };
 use leadsman::metrics::{
-    Format, Handler, Metrics, Refusal, Series, gzip_fast, possible_reasons, write_page,
+    Handler, Metrics, MetricsFormat, ProbeSeries, Refusal, gzip_fast, possible_reasons, write_page,
 };
 use leadsman::sounding::expect::Expect;
-use leadsman::sounding::{Answer, Outcome, Phases, Reason, Sounding, TlsSeen, VoidReason};
-use leadsman::track::{Track, Tracked};
+use leadsman::sounding::{
+    Outcome, PhaseTimes, ProbeResult, Reason, ResponseFacts, TlsInfo, VoidReason,
+};
+use leadsman::track::{ProbeStats, TrackedProbe};
 use leadsman::units::{Moment, Namespace, ProbeId, ProbeName, ReleaseName};
 
-const FORMATS: [Format; 2] = [Format::Prometheus, Format::OpenMetrics];
+const FORMATS: [MetricsFormat; 2] = [MetricsFormat::Prometheus, MetricsFormat::OpenMetrics];
 
 #[test]
 fn the_page_is_as_promised_in_both_formats() {
     let (metrics, series, now) = story();
     check_snapshot(
         "metrics.prom",
-        &page(&metrics, &series, now, Format::Prometheus),
+        &page(&metrics, &series, now, MetricsFormat::Prometheus),
     );
     check_snapshot(
         "metrics.openmetrics",
-        &page(&metrics, &series, now, Format::OpenMetrics),
+        &page(&metrics, &series, now, MetricsFormat::OpenMetrics),
     );
 }
 
@@ -81,14 +83,17 @@ fn both_formats_show_the_same_values() {
         let comparable = |line: &str| line.replace(".0\"", "\"");
         samples.map(comparable).collect::<Vec<_>>()
     };
-    assert_eq!(samples(Format::Prometheus), samples(Format::OpenMetrics));
+    assert_eq!(
+        samples(MetricsFormat::Prometheus),
+        samples(MetricsFormat::OpenMetrics)
+    );
 }
 
 #[test]
 fn names_that_need_it_are_escaped() {
     let now = at(1_000);
-    let tracked = Arc::new(Tracked::new(Arc::new(http("a\"b\\c\nd", |_| {})), now));
-    let series = Series::new(tracked);
+    let tracked = Arc::new(TrackedProbe::new(Arc::new(http("a\"b\\c\nd", |_| {})), now));
+    let series = ProbeSeries::new(tracked);
     assert_eq!(
         series.labels(),
         r#"namespace="shop",release="web",probe="a\"b\\c\nd""#
@@ -106,7 +111,7 @@ fn names_that_need_it_are_escaped() {
 fn the_series_of_a_removed_probe_vanish_and_the_others_keep_their_counts() {
     let (metrics, mut series, now) = story();
     let removed = series.remove(0);
-    let page = page(&metrics, &series, now, Format::Prometheus);
+    let page = page(&metrics, &series, now, MetricsFormat::Prometheus);
     assert!(!page.contains(removed.labels()));
     let kept = series[0].labels();
     assert!(page.contains(&format!(
@@ -117,8 +122,8 @@ fn the_series_of_a_removed_probe_vanish_and_the_others_keep_their_counts() {
 #[test]
 fn series_are_in_the_order_of_their_labels_whatever_order_they_come_in() {
     let (metrics, mut series, now) = story();
-    let page_of = |series: &[Series]| {
-        let page = page(&metrics, series, now, Format::Prometheus);
+    let page_of = |series: &[ProbeSeries]| {
+        let page = page(&metrics, series, now, MetricsFormat::Prometheus);
         page.lines()
             .filter(|l| !l.contains("process_"))
             .map(str::to_owned)
@@ -132,11 +137,16 @@ fn series_are_in_the_order_of_their_labels_whatever_order_they_come_in() {
 #[test]
 fn before_the_first_sounding_counters_are_zero_and_the_rest_is_absent() {
     let now = at(1_000);
-    let series = [Series::new(Arc::new(Tracked::new(
+    let series = [ProbeSeries::new(Arc::new(TrackedProbe::new(
         Arc::new(http("api", |_| {})),
         now,
     )))];
-    let page = page(&Metrics::new().unwrap(), &series, now, Format::Prometheus);
+    let page = page(
+        &Metrics::new().unwrap(),
+        &series,
+        now,
+        MetricsFormat::Prometheus,
+    );
     let labels = series[0].labels();
     for present in [
         format!("leadsman_probes_total{{{labels},result=\"bad\"}} 0\n"),
@@ -164,15 +174,15 @@ fn before_the_first_sounding_counters_are_zero_and_the_rest_is_absent() {
 #[test]
 fn success_is_unknown_when_nothing_was_learned_for_a_while() {
     let probe = Arc::new(http("api", |_| {}));
-    let known_for = Track::known_for(&probe);
+    let known_for = ProbeStats::known_for(&probe);
     let start = at(1_000);
-    let tracked = Arc::new(Tracked::new(Arc::clone(&probe), start));
+    let tracked = Arc::new(TrackedProbe::new(Arc::clone(&probe), start));
     let good = sounding(start, 10, Outcome::Good);
     tracked.lock().record(&good, 1_700_000_000.0);
-    let series = [Series::new(Arc::clone(&tracked))];
+    let series = [ProbeSeries::new(Arc::clone(&tracked))];
     let metrics = Metrics::new().unwrap();
     let shown = |now: Moment| {
-        let page = page(&metrics, &series, now, Format::Prometheus);
+        let page = page(&metrics, &series, now, MetricsFormat::Prometheus);
         let names = ["success", "phase_duration_seconds", "http_status_code"];
         names.map(|name| page.contains(&format!("leadsman_probe_{name}{{")))
     };
@@ -210,7 +220,7 @@ fn only_possible_reasons_have_counters() {
         h.expect.max_latency = Some(Duration::from_secs(1));
     }));
     assert!(slow.contains(Reason::TooSlow));
-    let tls = possible_reasons(&Probe {
+    let tls = possible_reasons(&ProbeConfig {
         target: target("https://web:8443"),
         ..http("tls", |_| {})
     });
@@ -221,15 +231,15 @@ fn only_possible_reasons_have_counters() {
 #[test]
 fn a_reason_that_was_seen_has_a_counter_even_if_it_was_thought_impossible() {
     let now = at(1_000);
-    let tracked = Arc::new(Tracked::new(Arc::new(tcp("db")), now));
+    let tracked = Arc::new(TrackedProbe::new(Arc::new(tcp("db")), now));
     tracked
         .lock()
         .record(&sounding(now, 3, Outcome::Bad(Reason::Json)), 1.0);
     let page = page(
         &Metrics::new().unwrap(),
-        &[Series::new(tracked)],
+        &[ProbeSeries::new(tracked)],
         now,
-        Format::Prometheus,
+        MetricsFormat::Prometheus,
     );
     assert!(page.contains("reason=\"json\"} 1\n"));
 }
@@ -237,7 +247,7 @@ fn a_reason_that_was_seen_has_a_counter_even_if_it_was_thought_impossible() {
 #[test]
 fn a_packed_page_unpacks_to_the_page() {
     let (metrics, series, now) = story();
-    let page = page(&metrics, &series, now, Format::Prometheus);
+    let page = page(&metrics, &series, now, MetricsFormat::Prometheus);
     let packed = gzip_fast(page.as_bytes()).unwrap();
     assert!(packed.len() * 5 < page.len());
     let mut unpacked = String::new();
@@ -259,7 +269,7 @@ fn promtool_has_nothing_to_say() {
         return;
     };
     let (metrics, series, now) = story();
-    let text = page(&metrics, &series, now, Format::Prometheus);
+    let text = page(&metrics, &series, now, MetricsFormat::Prometheus);
     tool.stdin
         .take()
         .unwrap()
@@ -288,17 +298,17 @@ fn id(probe: &str) -> ProbeId {
     }
 }
 
-fn http(name: &str, change: impl FnOnce(&mut HttpQuestion)) -> Probe {
-    let mut question = HttpQuestion {
+fn http(name: &str, change: impl FnOnce(&mut HttpProbeConfig)) -> ProbeConfig {
+    let mut question = HttpProbeConfig {
         method: http::Method::GET,
         headers: Vec::new(),
         host: None,
         body: RequestBody::None,
         auth: None,
-        redirects: Redirects::default(),
-        http: HttpOffer::Auto,
-        connect: Connect::default(),
-        connection: Connection::New,
+        redirects: RedirectConfig::default(),
+        http: HttpVersions::Auto,
+        connect: ConnectConfig::default(),
+        connection: ConnectionReuse::New,
         proxy: None,
         proxy_resolves: false,
         body_limit: 1 << 20,
@@ -306,28 +316,28 @@ fn http(name: &str, change: impl FnOnce(&mut HttpQuestion)) -> Probe {
         expect: Expect::default(),
     };
     change(&mut question);
-    Probe {
+    ProbeConfig {
         id: id(name),
         target: target("http://web:8080/health"),
-        question: Question::Http(Box::new(question)),
+        question: ProbeKind::Http(Box::new(question)),
         interval: Duration::from_secs(10),
         watch_interval: None,
         needs: Vec::new(),
         pods: None,
-        objectives: Objectives::default(),
+        objectives: ObjectivesConfig::default(),
         timeout: Duration::from_secs(5),
         window: Duration::from_secs(300),
         latency_objective: Some(Duration::from_millis(300)),
     }
 }
 
-fn tcp(name: &str) -> Probe {
-    Probe {
+fn tcp(name: &str) -> ProbeConfig {
+    ProbeConfig {
         target: target("tcp://db:5432"),
-        question: Question::Tcp(Box::new(TcpQuestion {
+        question: ProbeKind::Tcp(Box::new(TcpProbeConfig {
             dialogue: Vec::new(),
             tls: false,
-            connect: Connect::default(),
+            connect: ConnectConfig::default(),
             max_latency: None,
             certificate_valid_for: None,
         })),
@@ -337,27 +347,27 @@ fn tcp(name: &str) -> Probe {
     }
 }
 
-fn sounding(finished: Moment, millis: u64, outcome: Outcome) -> Sounding {
+fn sounding(finished: Moment, millis: u64, outcome: Outcome) -> ProbeResult {
     let due = finished - Duration::from_millis(millis);
-    let phases = Phases {
+    let phases = PhaseTimes {
         connect: Duration::from_millis(1),
         processing: Duration::from_micros(millis * 1000 - 1500),
         transfer: Duration::from_micros(500),
-        ..Phases::default()
+        ..PhaseTimes::default()
     };
-    Sounding {
+    ProbeResult {
         due,
         started: due,
         finished,
         outcome,
         phases,
-        answer: Answer::default(),
+        answer: ResponseFacts::default(),
         explanation: None,
     }
 }
 
 /// A web probe with 200 soundings, two of them bad; a database with two good ones and a void one; one without any.
-fn story() -> (Metrics, Vec<Series>, Moment) {
+fn story() -> (Metrics, Vec<ProbeSeries>, Moment) {
     let metrics = Metrics::new().unwrap();
     metrics.reloaded(true, 1_700_000_000.25);
     metrics.reloaded(false, 1_700_000_100.0);
@@ -369,13 +379,13 @@ fn story() -> (Metrics, Vec<Series>, Moment) {
     metrics.refused(Refusal::UnknownModule);
 
     let start = at(3_600_000);
-    let web = Arc::new(Tracked::new(Arc::new(http("api", |_| {})), start));
-    let faster = Probe {
+    let web = Arc::new(TrackedProbe::new(Arc::new(http("api", |_| {})), start));
+    let faster = ProbeConfig {
         interval: Duration::from_secs(1),
         watch_interval: None,
         needs: Vec::new(),
         pods: None,
-        objectives: Objectives::default(),
+        objectives: ObjectivesConfig::default(),
         ..http("api", |_| {})
     };
     web.adopt(Arc::new(faster));
@@ -391,7 +401,7 @@ fn story() -> (Metrics, Vec<Series>, Moment) {
     }
     web.lock().missed(start + Duration::from_secs(199), 4);
 
-    let db = Arc::new(Tracked::new(Arc::new(tcp("db")), start));
+    let db = Arc::new(TrackedProbe::new(Arc::new(tcp("db")), start));
     let now = start + Duration::from_secs(200);
     for outcome in [
         Outcome::Good,
@@ -399,7 +409,7 @@ fn story() -> (Metrics, Vec<Series>, Moment) {
         Outcome::Void(VoidReason::NoFileDescriptors),
     ] {
         let mut one = sounding(now, 3, outcome);
-        one.answer.tls = Some(Arc::new(TlsSeen {
+        one.answer.tls = Some(Arc::new(TlsInfo {
             version: "TLS 1.3",
             cipher: "TLS13_AES_128_GCM_SHA256",
             earliest_expiry: 1_800_000_000,
@@ -412,12 +422,12 @@ fn story() -> (Metrics, Vec<Series>, Moment) {
         }));
         db.lock().record(&one, 1_700_000_200.0);
     }
-    let idle = Arc::new(Tracked::new(Arc::new(http("new", |_| {})), now));
-    let series = [web, db, idle].map(Series::new).into();
+    let idle = Arc::new(TrackedProbe::new(Arc::new(http("new", |_| {})), now));
+    let series = [web, db, idle].map(ProbeSeries::new).into();
     (metrics, series, now)
 }
 
-fn page(metrics: &Metrics, series: &[Series], now: Moment, format: Format) -> String {
+fn page(metrics: &Metrics, series: &[ProbeSeries], now: Moment, format: MetricsFormat) -> String {
     let mut out = Vec::new();
     write_page(metrics, series, now, format, &mut out);
     String::from_utf8(out).unwrap()
@@ -434,8 +444,8 @@ struct Family {
 }
 
 #[track_caller]
-fn check_grammar(page: &str, format: Format) {
-    let open = format == Format::OpenMetrics;
+fn check_grammar(page: &str, format: MetricsFormat) {
+    let open = format == MetricsFormat::OpenMetrics;
     assert!(page.ends_with('\n'));
     assert_eq!(page.ends_with("\n# EOF\n"), open);
     let page = page.strip_suffix("# EOF\n").unwrap_or(page);

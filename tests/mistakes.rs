@@ -1,7 +1,7 @@
 //! Each mistake in a configuration is refused with a message that names its cause, at its line (rows H13, H15, A26,
 //! A31, G06, G16, G17, T03 of the scenario table).
 
-use leadsman::config::{self, Discovered, Sources};
+use leadsman::config::{self, DiscoveredRelease, Sources};
 use leadsman::units::{Namespace, ReleaseName};
 
 #[test]
@@ -404,7 +404,7 @@ fn a_selection_is_written_out_for_each_release_that_it_takes() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("probes.toml");
     std::fs::write(&file, text).unwrap();
-    let found = |namespace: &str, name: &str, team: &str| Discovered {
+    let found = |namespace: &str, name: &str, team: &str| DiscoveredRelease {
         namespace: Namespace::new(namespace),
         name: ReleaseName::new(name),
         labels: [("team".to_owned(), team.to_owned())].into(),
@@ -467,7 +467,7 @@ fn mistakes_in(text: &str) -> Vec<String> {
     let Err(mistakes) = config::load(&sources) else {
         return Vec::new();
     };
-    let told = |mistake: &config::Mistake| {
+    let told = |mistake: &config::Diagnostic| {
         format!(
             "{} {} {}",
             mistake.path,

@@ -7,14 +7,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use leadsman::clock;
-use leadsman::probe::schedule::{Due, Schedule, Slot};
+use leadsman::probe::schedule::{DueSlot, Schedule, ScheduledSlot};
 use leadsman::units::{Moment, Namespace, ProbeId, ProbeName, ReleaseName};
 
 /// Far longer than anything here takes.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-fn slot<T>(name: &str, interval: Duration, payload: T) -> Slot<T> {
-    Slot {
+fn slot<T>(name: &str, interval: Duration, payload: T) -> ScheduledSlot<T> {
+    ScheduledSlot {
         key: ProbeId {
             namespace: Namespace::new("shop"),
             release: ReleaseName::new("shop"),
@@ -85,7 +85,7 @@ fn a_change_wakes_the_thread_and_starts_keep_to_the_interval() {
 #[test]
 fn after_the_stop_nothing_starts_and_payloads_are_gone() {
     let payload = Arc::new(AtomicU64::new(0));
-    let schedule = Schedule::start(clock::now, |due: Due<'_, Arc<AtomicU64>>| {
+    let schedule = Schedule::start(clock::now, |due: DueSlot<'_, Arc<AtomicU64>>| {
         due.payload.fetch_add(1, Ordering::Relaxed);
     })
     .unwrap();
@@ -118,7 +118,7 @@ fn the_pulse_goes_on_with_nothing_to_do_and_sees_no_stall_that_was_not() {
 
 #[test]
 fn a_start_that_panics_is_seen_and_blocks_nobody() {
-    let schedule = Schedule::start(clock::now, |_due: Due<'_, ()>| {
+    let schedule = Schedule::start(clock::now, |_due: DueSlot<'_, ()>| {
         panic!("as a mistake in a start would");
     })
     .unwrap();

@@ -31,9 +31,9 @@ macro_rules! kinds {
         /// What can be wrong. The number in seconds after `for` is how long it must hold before it fires, that after
         /// `keep` how long it must not hold before it is over.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-        pub enum Kind { $($(#[$doc])* #[serde(rename = $name)] $variant),+ }
+        pub enum AlertKind { $($(#[$doc])* #[serde(rename = $name)] $variant),+ }
 
-        impl Kind {
+        impl AlertKind {
             /// Every kind.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 

@@ -6,7 +6,7 @@ fn at(seconds: u64) -> Time {
     Time::from_millis(1_800_000_000_000) + Duration::from_secs(seconds)
 }
 
-fn condition(kind: Kind, release: &str) -> Condition {
+fn condition(kind: AlertKind, release: &str) -> Condition {
     Condition {
         kind,
         place: Labels::from([
@@ -18,14 +18,14 @@ fn condition(kind: Kind, release: &str) -> Condition {
     }
 }
 
-fn spans(book: &Book) -> Vec<Option<(Time, Option<Time>)>> {
+fn spans(book: &AlertStore) -> Vec<Option<(Time, Option<Time>)>> {
     book.alerts().iter().map(Alert::span).collect()
 }
 
 #[test]
 fn an_alert_fires_after_its_patience_and_ends_after_a_while() {
-    let mut book = Book::default();
-    let failing = || vec![condition(Kind::ProbeFailing, "web")];
+    let mut book = AlertStore::default();
+    let failing = || vec![condition(AlertKind::ProbeFailing, "web")];
     assert!(!book.observe(failing(), |_| true, at(0)));
     assert_eq!(spans(&book), [None]);
     assert_eq!(book.next(), Some(at(60)));
@@ -51,16 +51,20 @@ fn an_alert_fires_after_its_patience_and_ends_after_a_while() {
 
 #[test]
 fn what_passes_before_the_patience_is_over_is_forgotten() {
-    let mut book = Book::default();
-    book.observe(vec![condition(Kind::ProbeFailing, "web")], |_| true, at(0));
+    let mut book = AlertStore::default();
+    book.observe(
+        vec![condition(AlertKind::ProbeFailing, "web")],
+        |_| true,
+        at(0),
+    );
     book.observe(vec![], |_| true, at(30));
     assert!(book.alerts().is_empty());
 }
 
 #[test]
 fn what_comes_back_is_another_episode_of_the_same_alert() {
-    let mut book = Book::default();
-    let bad = || vec![condition(Kind::ReleaseRegressed, "web")];
+    let mut book = AlertStore::default();
+    let bad = || vec![condition(AlertKind::ReleaseRegressed, "web")];
     assert!(book.observe(bad(), |_| true, at(0)));
     assert!(book.observe(vec![], |_| true, at(10)));
     assert!(book.observe(bad(), |_| true, at(20)));
@@ -70,8 +74,8 @@ fn what_comes_back_is_another_episode_of_the_same_alert() {
 /// The first telling of an end may have been lost, so that an Alertmanager would let it burn on.
 #[test]
 fn the_end_is_told_on_while_it_may_begin_again() {
-    let mut book = Book::default();
-    let failing = || vec![condition(Kind::ProbeFailing, "web")];
+    let mut book = AlertStore::default();
+    let failing = || vec![condition(AlertKind::ProbeFailing, "web")];
     book.observe(failing(), |_| true, at(0));
     book.observe(failing(), |_| true, at(60));
     book.observe(vec![], |_| true, at(120));
@@ -85,7 +89,7 @@ fn the_end_is_told_on_while_it_may_begin_again() {
     }
     // Across a restart as well.
     let text = serde_json::to_string(&book).unwrap();
-    let book = serde_json::from_str::<Book>(&text).unwrap();
+    let book = serde_json::from_str::<AlertStore>(&text).unwrap();
     let mut book = book.bounded(at(165)).unwrap();
     assert_eq!(spans(&book), ended);
     // It fires again: an episode of its own.
@@ -95,8 +99,8 @@ fn the_end_is_told_on_while_it_may_begin_again() {
 
 #[test]
 fn an_end_is_told_no_longer_than_any_other_because_it_flaps() {
-    let mut book = Book::default();
-    let failing = || vec![condition(Kind::ProbeFailing, "web")];
+    let mut book = AlertStore::default();
+    let failing = || vec![condition(AlertKind::ProbeFailing, "web")];
     book.observe(failing(), |_| true, at(0));
     book.observe(failing(), |_| true, at(60));
     book.observe(vec![], |_| true, at(120));
@@ -114,30 +118,30 @@ fn what_an_older_version_stored_is_read() {
     for (text, state) in [
         (
             r#"{"pending":{"since":5}}"#,
-            State::Pending {
+            AlertState::Pending {
                 since: Time::from_millis(5),
                 before: None,
             },
         ),
         (
             r#"{"resolved":{"since":5,"at":9}}"#,
-            State::Resolved(Episode {
+            AlertState::Resolved(Episode {
                 since: Time::from_millis(5),
                 at: Time::from_millis(9),
             }),
         ),
     ] {
-        assert_eq!(serde_json::from_str::<State>(text).unwrap(), state);
+        assert_eq!(serde_json::from_str::<AlertState>(text).unwrap(), state);
     }
 }
 
 #[test]
 fn what_is_not_known_changes_nothing() {
-    let mut book = Book::default();
+    let mut book = AlertStore::default();
     book.observe(
         vec![
-            condition(Kind::ReleaseRegressed, "web"),
-            condition(Kind::ReleaseRegressed, "api"),
+            condition(AlertKind::ReleaseRegressed, "web"),
+            condition(AlertKind::ReleaseRegressed, "api"),
         ],
         |_| true,
         at(0),
@@ -152,7 +156,7 @@ fn what_is_not_known_changes_nothing() {
 
 #[test]
 fn labels_identify_and_carry_no_value() {
-    let labels = condition(Kind::ReleaseRegressed, "web").labels();
+    let labels = condition(AlertKind::ReleaseRegressed, "web").labels();
     let names: Vec<_> = labels.keys().map(String::as_str).collect();
     assert_eq!(
         names,
@@ -162,30 +166,38 @@ fn labels_identify_and_carry_no_value() {
 
 #[test]
 fn a_stored_book_goes_on_with_the_same_beginning() {
-    let mut book = Book::default();
-    book.observe(vec![condition(Kind::Blind, "web")], |_| true, at(0));
-    book.observe(vec![condition(Kind::Blind, "web")], |_| true, at(120));
+    let mut book = AlertStore::default();
+    book.observe(vec![condition(AlertKind::Blind, "web")], |_| true, at(0));
+    book.observe(vec![condition(AlertKind::Blind, "web")], |_| true, at(120));
     let text = serde_json::to_string(&book).unwrap();
-    let mut again = serde_json::from_str::<Book>(&text)
+    let mut again = serde_json::from_str::<AlertStore>(&text)
         .unwrap()
         .bounded(at(300))
         .unwrap();
     assert_eq!(spans(&again), spans(&book));
-    assert!(!again.observe(vec![condition(Kind::Blind, "web")], |_| true, at(400)));
+    assert!(!again.observe(vec![condition(AlertKind::Blind, "web")], |_| true, at(400)));
     assert_eq!(spans(&again), [Some((at(120), None))]);
 }
 
 /// The time that a book lay in its store is no time in which nothing was wrong.
 #[test]
 fn a_restart_ends_nothing_before_it_was_looked() {
-    let mut book = Book::default();
-    book.observe(vec![condition(Kind::ProbeFailing, "web")], |_| true, at(0));
-    book.observe(vec![condition(Kind::ProbeFailing, "web")], |_| true, at(60));
+    let mut book = AlertStore::default();
+    book.observe(
+        vec![condition(AlertKind::ProbeFailing, "web")],
+        |_| true,
+        at(0),
+    );
+    book.observe(
+        vec![condition(AlertKind::ProbeFailing, "web")],
+        |_| true,
+        at(60),
+    );
     let mut again = book.bounded(at(1000)).unwrap();
     // At first nobody knows, and then it is seen to be as it was.
     assert!(!again.observe(vec![], |_| false, at(1000)));
     assert!(!again.observe(vec![], |_| true, at(1030)));
-    let failing = vec![condition(Kind::ProbeFailing, "web")];
+    let failing = vec![condition(AlertKind::ProbeFailing, "web")];
     assert!(!again.observe(failing, |_| true, at(1040)));
     assert_eq!(spans(&again), [Some((at(60), None))]);
     // When it is over, that is told after the usual while.
@@ -195,23 +207,31 @@ fn a_restart_ends_nothing_before_it_was_looked() {
 
 #[test]
 fn what_is_pending_and_not_known_waits_on() {
-    let mut book = Book::default();
-    book.observe(vec![condition(Kind::ProbeFailing, "web")], |_| true, at(0));
+    let mut book = AlertStore::default();
+    book.observe(
+        vec![condition(AlertKind::ProbeFailing, "web")],
+        |_| true,
+        at(0),
+    );
     book.observe(vec![], |_| false, at(10));
-    assert!(book.observe(vec![condition(Kind::ProbeFailing, "web")], |_| true, at(60)));
+    assert!(book.observe(
+        vec![condition(AlertKind::ProbeFailing, "web")],
+        |_| true,
+        at(60)
+    ));
 }
 
 #[test]
 fn there_are_never_more_than_the_bound() {
-    let mut book = Book::default();
+    let mut book = AlertStore::default();
     let many: Vec<_> = (0..MAX_ALERTS + 5)
-        .map(|n| condition(Kind::ReleaseRegressed, &n.to_string()))
+        .map(|n| condition(AlertKind::ReleaseRegressed, &n.to_string()))
         .collect();
     book.observe(many, |_| true, at(0));
     assert_eq!((book.alerts().len(), book.left_out), (MAX_ALERTS, 5));
     let long = Condition {
         text: "ä".repeat(3000),
-        ..condition(Kind::ReleaseRegressed, "0")
+        ..condition(AlertKind::ReleaseRegressed, "0")
     };
     book.observe(vec![long], |_| true, at(1));
     assert_eq!(
@@ -223,7 +243,7 @@ fn there_are_never_more_than_the_bound() {
 
 #[test]
 fn names_are_as_prometheus_people_expect() {
-    for kind in Kind::ALL {
+    for kind in AlertKind::ALL {
         assert!(kind.name().starts_with("Leadsman"));
         assert!(kind.summary().ends_with('.') && kind.summary().len() < 100);
     }

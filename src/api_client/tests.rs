@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::clock;
-use crate::permit::{Held, Permit};
+use crate::permit::{HeldLease, Permit};
 
 /// The longest that the other end waits for what it expects.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -43,13 +43,13 @@ fn map(bytes: usize) -> ConfigMap {
 
 /// A write under a permit, which ends when `lease` says so.
 struct Writing {
-    lease: watch::Sender<Option<Held>>,
-    written: tokio::task::JoinHandle<Result<ConfigMap, NotWritten>>,
+    lease: watch::Sender<Option<HeldLease>>,
+    written: tokio::task::JoinHandle<Result<ConfigMap, WriteError>>,
 }
 
 impl Writing {
     fn begin(client: &Client, bytes: usize) -> Self {
-        let held = Held {
+        let held = HeldLease {
             until: clock::now() + Duration::from_secs(3600),
             fence: 1,
         };
@@ -57,7 +57,7 @@ impl Writing {
         let api: Api<ConfigMap> = Api::namespaced(client.clone(), "ours");
         let written = tokio::spawn(async move {
             let permit = Permit::of(permit);
-            let writer = Writer::new(&permit, PATIENCE);
+            let writer = ApiWriter::new(&permit, PATIENCE);
             writer.create(&api, None, &map(bytes)).await
         });
         Self { lease, written }
@@ -67,7 +67,7 @@ impl Writing {
     async fn loses_the_permit(self) {
         self.lease.send_replace(None);
         let written = self.written.await.unwrap();
-        assert!(matches!(written, Err(NotWritten::NotHeld)), "{written:?}");
+        assert!(matches!(written, Err(WriteError::NotHeld)), "{written:?}");
     }
 }
 

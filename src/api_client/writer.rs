@@ -10,11 +10,11 @@ use kube::{Api, Client};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::permit::{NotDone, Permit};
+use crate::permit::{Permit, PermitError};
 
 /// Why a change was not made, or is not known to have been.
 #[derive(Debug)]
-pub(crate) enum NotWritten {
+pub(crate) enum WriteError {
     /// The permit is not held, or ended before the answer came.
     NotHeld,
     /// No answer came within this time.
@@ -26,12 +26,12 @@ pub(crate) enum NotWritten {
 /// The only way to change something at the API server; questions that are posted, as access reviews and dry runs, and the
 /// Lease itself take another.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Writer<'a> {
+pub(crate) struct ApiWriter<'a> {
     permit: &'a Permit,
     limit: Duration,
 }
 
-impl<'a> Writer<'a> {
+impl<'a> ApiWriter<'a> {
     /// A request may take `limit`, and never longer than the permit lasts.
     pub(crate) const fn new(permit: &'a Permit, limit: Duration) -> Self {
         Self { permit, limit }
@@ -43,7 +43,7 @@ impl<'a> Writer<'a> {
         api: &Api<K>,
         manager: Option<&str>,
         object: &K,
-    ) -> Result<K, NotWritten>
+    ) -> Result<K, WriteError>
     where
         K: Serialize + DeserializeOwned + Clone + Debug,
     {
@@ -58,7 +58,7 @@ impl<'a> Writer<'a> {
         name: &str,
         manager: Option<&str>,
         object: &K,
-    ) -> Result<K, NotWritten>
+    ) -> Result<K, WriteError>
     where
         K: Serialize + DeserializeOwned + Clone + Debug,
     {
@@ -72,7 +72,7 @@ impl<'a> Writer<'a> {
         api: &Api<K>,
         name: &str,
         uid: &str,
-    ) -> Result<(), NotWritten>
+    ) -> Result<(), WriteError>
     where
         K: DeserializeOwned + Clone + Debug,
     {
@@ -89,11 +89,11 @@ impl<'a> Writer<'a> {
     async fn write<T>(
         self,
         request: impl Future<Output = kube::Result<T>>,
-    ) -> Result<T, NotWritten> {
+    ) -> Result<T, WriteError> {
         match self.permit.bound(self.limit, request).await {
-            Ok(answer) => answer.map_err(NotWritten::Refused),
-            Err(NotDone::NotHeld) => Err(NotWritten::NotHeld),
-            Err(NotDone::TimedOut) => Err(NotWritten::TimedOut(self.limit)),
+            Ok(answer) => answer.map_err(WriteError::Refused),
+            Err(PermitError::NotHeld) => Err(WriteError::NotHeld),
+            Err(PermitError::TimedOut) => Err(WriteError::TimedOut(self.limit)),
         }
     }
 }
@@ -115,10 +115,10 @@ impl EventRecorder {
 
     pub(crate) async fn publish(
         &self,
-        writer: Writer<'_>,
+        writer: ApiWriter<'_>,
         event: &Event,
         regarding: &ObjectReference,
-    ) -> Result<(), NotWritten> {
+    ) -> Result<(), WriteError> {
         writer.write(self.0.publish(event, regarding)).await
     }
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::{BAD_CONFIGURATION, ConfigArgs, print_mistakes};
-use crate::config::{Loaded, Mistake, NamedFile, Settings};
+use crate::config::{Diagnostic, Loaded, NamedFile, Settings};
 use crate::files::named;
 
 /// Options of `leadsman check`.
@@ -79,10 +79,10 @@ pub(super) fn run(args: &CheckArgs, try_probes: fn(&Settings) -> bool) -> ExitCo
 }
 
 /// Named files that cannot be used, as mistakes of the configuration.
-fn wrong_files(loaded: &Loaded) -> Vec<Mistake> {
+fn wrong_files(loaded: &Loaded) -> Vec<Diagnostic> {
     let of = |file: &NamedFile| {
         let why = named::trouble(file)?;
-        Some(Mistake {
+        Some(Diagnostic {
             path: file.key.clone(),
             message: format!("{} {why}", file.path.display()),
             help: Some(
@@ -92,13 +92,13 @@ fn wrong_files(loaded: &Loaded) -> Vec<Mistake> {
             secret: false,
         })
     };
-    let mut mistakes: Vec<Mistake> = loaded.settings.named_files.iter().filter_map(of).collect();
+    let mut mistakes: Vec<Diagnostic> = loaded.settings.named_files.iter().filter_map(of).collect();
     mistakes.sort_by(|a, b| a.place.cmp(&b.place));
     mistakes
 }
 
 fn print(loaded: &Loaded) {
-    let wide = |of: fn(&crate::config::InForce) -> usize| {
+    let wide = |of: fn(&crate::config::EffectiveSetting) -> usize| {
         loaded.in_force.iter().map(of).max().unwrap_or(0).min(60)
     };
     let (paths, values) = (

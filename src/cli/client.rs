@@ -94,7 +94,7 @@ pub(super) fn reason(text: &str) -> Result<String, String> {
 
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum NoAnswer {
+pub(super) enum RequestError {
     /// Nobody can be reached.
     Unreachable(String),
     /// A daemon answers, but nobody can do this at the moment.
@@ -109,7 +109,7 @@ pub(super) enum NoAnswer {
     Mistake(String),
 }
 
-impl NoAnswer {
+impl RequestError {
     /// Why, in words.
     pub(super) fn why(&self) -> &str {
         match self {
@@ -148,7 +148,7 @@ impl NoAnswer {
 }
 
 /// A daemon.
-pub(super) struct Daemon {
+pub(super) struct DaemonClient {
     client: Client,
     server: String,
     wait: Duration,
@@ -156,7 +156,7 @@ pub(super) struct Daemon {
 
 /// What goes with a request.
 #[derive(Default)]
-struct Sent<'a> {
+struct RequestParts<'a> {
     body: Option<&'a Value>,
     token: Option<&'a str>,
     /// What tells an order that is sent again from a new one.
@@ -164,16 +164,16 @@ struct Sent<'a> {
 }
 
 /// What was answered.
-struct Reply {
+struct DaemonResponse {
     status: StatusCode,
     /// Whether it says that it may be asked again.
     may_repeat: bool,
     bytes: Vec<u8>,
 }
 
-impl Daemon {
+impl DaemonClient {
     /// Nothing is asked yet.
-    pub(super) fn new(args: &ServerArgs) -> Result<Self, NoAnswer> {
+    pub(super) fn new(args: &ServerArgs) -> Result<Self, RequestError> {
         // A provider that is installed already is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = Client::builder()
@@ -182,7 +182,7 @@ impl Daemon {
             .no_proxy();
         if let Some(file) = &args.ca_file {
             let unusable = |why: String| {
-                NoAnswer::Mistake(format!(
+                RequestError::Mistake(format!(
                     "--ca-file {} cannot be used: {why}",
                     file.display()
                 ))
@@ -197,7 +197,7 @@ impl Daemon {
         }
         let client = builder
             .build()
-            .map_err(|error| NoAnswer::Unreachable(format!("no HTTP client: {error}")))?;
+            .map_err(|error| RequestError::Unreachable(format!("no HTTP client: {error}")))?;
         Ok(Self {
             client,
             server: args.server.clone(),
@@ -211,8 +211,8 @@ impl Daemon {
     }
 
     /// What stands at a path.
-    pub(super) async fn get(&self, path: &str) -> Result<Value, NoAnswer> {
-        self.ask(Method::GET, path, &Sent::default()).await
+    pub(super) async fn get(&self, path: &str) -> Result<Value, RequestError> {
+        self.ask(Method::GET, path, &RequestParts::default()).await
     }
 
     /// Sends an order, and sends it again where its answer does not come: the key says that it is the same one.
@@ -222,16 +222,19 @@ impl Daemon {
         body: &Value,
         token: Option<&str>,
         key: &str,
-    ) -> Result<Value, NoAnswer> {
+    ) -> Result<Value, RequestError> {
         let began = Instant::now();
         loop {
-            let sent = Sent {
+            let sent = RequestParts {
                 body: Some(body),
                 token,
                 key: Some(key),
             };
             let answer = self.ask(Method::POST, path, &sent).await;
-            let may_pass = matches!(answer, Err(NoAnswer::NotNow(_) | NoAnswer::Unreachable(_)));
+            let may_pass = matches!(
+                answer,
+                Err(RequestError::NotNow(_) | RequestError::Unreachable(_))
+            );
             if !may_pass || began.elapsed() + AGAIN >= self.wait {
                 return answer;
             }
@@ -245,10 +248,10 @@ impl Daemon {
         path: &str,
         token: Option<&str>,
         most: usize,
-    ) -> Result<Vec<u8>, NoAnswer> {
-        let sent = Sent {
+    ) -> Result<Vec<u8>, RequestError> {
+        let sent = RequestParts {
             token,
-            ..Sent::default()
+            ..RequestParts::default()
         };
         let reply = self.fetch(Method::GET, path, &sent, most).await?;
         if reply.status.is_success() {
@@ -257,7 +260,12 @@ impl Daemon {
         Err(self.refusal(&reply))
     }
 
-    async fn ask(&self, method: Method, path: &str, sent: &Sent<'_>) -> Result<Value, NoAnswer> {
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        sent: &RequestParts<'_>,
+    ) -> Result<Value, RequestError> {
         let reply = self.fetch(method, path, sent, MAX_ANSWER).await?;
         if reply.status.is_success() {
             // Whatever is there, it is no Leadsman.
@@ -267,24 +275,24 @@ impl Daemon {
         Err(self.refusal(&reply))
     }
 
-    fn refusal(&self, reply: &Reply) -> NoAnswer {
+    fn refusal(&self, reply: &DaemonResponse) -> RequestError {
         let status = reply.status;
         let Ok(problem) = serde_json::from_slice::<Value>(&reply.bytes) else {
             return self.no_leadsman(status);
         };
         let detail = problem["detail"].as_str().unwrap_or("no reason is given");
         if status == StatusCode::NOT_FOUND {
-            return NoAnswer::Unknown(detail.to_owned());
+            return RequestError::Unknown(detail.to_owned());
         }
         let why = format!("{} says {status}: {detail}", self.server);
         if is_passing(status) {
-            return NoAnswer::NotNow(why);
+            return RequestError::NotNow(why);
         }
-        NoAnswer::Refused(status.as_u16(), why)
+        RequestError::Refused(status.as_u16(), why)
     }
 
-    fn no_leadsman(&self, status: StatusCode) -> NoAnswer {
-        NoAnswer::Unreachable(if is_passing(status) {
+    fn no_leadsman(&self, status: StatusCode) -> RequestError {
+        RequestError::Unreachable(if is_passing(status) {
             format!("{} says {status}: no Leadsman is behind it", self.server)
         } else {
             format!("what answers at {} ({status}) is no Leadsman", self.server)
@@ -296,9 +304,9 @@ impl Daemon {
         &self,
         method: Method,
         path: &str,
-        sent: &Sent<'_>,
+        sent: &RequestParts<'_>,
         most: usize,
-    ) -> Result<Reply, NoAnswer> {
+    ) -> Result<DaemonResponse, RequestError> {
         let began = Instant::now();
         loop {
             let reply = self.fetch_once(&method, path, sent, most).await?;
@@ -315,22 +323,22 @@ impl Daemon {
         &self,
         method: &Method,
         path: &str,
-        sent: &Sent<'_>,
+        sent: &RequestParts<'_>,
         most: usize,
-    ) -> Result<Reply, NoAnswer> {
-        let Sent { body, token, key } = *sent;
+    ) -> Result<DaemonResponse, RequestError> {
+        let RequestParts { body, token, key } = *sent;
         let is_question = *method == Method::GET;
         let away = |error: reqwest::Error| {
             let is_unheard = is_question || error.is_connect();
             // The address stands in front already.
             let why = chain(&error.without_url());
             if is_unheard {
-                return NoAnswer::Unreachable(format!(
+                return RequestError::Unreachable(format!(
                     "no daemon answers at {}: {why}",
                     self.server
                 ));
             }
-            NoAnswer::NotNow(format!(
+            RequestError::NotNow(format!(
                 "the answer of {} did not come ({why}), so it may have been done; `leadsman status` tells",
                 self.server
             ))
@@ -358,11 +366,11 @@ impl Daemon {
         while let Some(part) = response.chunk().await.map_err(away)? {
             if bytes.len() + part.len() > most {
                 let text = format!("{} answers with more than {most} bytes", self.server);
-                return Err(NoAnswer::Refused(status.as_u16(), text));
+                return Err(RequestError::Refused(status.as_u16(), text));
             }
             bytes.extend_from_slice(&part);
         }
-        Ok(Reply {
+        Ok(DaemonResponse {
             status,
             may_repeat,
             bytes,
@@ -370,11 +378,11 @@ impl Daemon {
     }
 
     /// All releases.
-    pub(super) async fn releases(&self) -> Result<Vec<Value>, NoAnswer> {
+    pub(super) async fn releases(&self) -> Result<Vec<Value>, RequestError> {
         let mut answer = self.get("/api/v1/releases").await?;
         match answer["releases"].take() {
             Value::Array(releases) => Ok(releases),
-            _ => Err(NoAnswer::Unreachable(format!(
+            _ => Err(RequestError::Unreachable(format!(
                 "what answers at {} is no Leadsman",
                 self.server
             ))),
@@ -386,7 +394,7 @@ impl Daemon {
         &self,
         name: &str,
         namespace: Option<&str>,
-    ) -> Result<(String, Value), NoAnswer> {
+    ) -> Result<(String, Value), RequestError> {
         let text = |release: &Value, key: &str| release[key].as_str().unwrap_or("").to_owned();
         let mut found: Vec<Value> = self
             .releases()
@@ -398,7 +406,7 @@ impl Daemon {
             })
             .collect();
         match found.len() {
-            0 => Err(NoAnswer::Unknown(format!(
+            0 => Err(RequestError::Unknown(format!(
                 "{} knows no release {name}{}; `leadsman status` names those that it knows",
                 self.server,
                 namespace.map_or_else(String::new, |namespace| format!(" in {namespace}"))
@@ -412,7 +420,7 @@ impl Daemon {
                     .iter()
                     .map(|release| text(release, "namespace"))
                     .collect();
-                Err(NoAnswer::Ambiguous(format!(
+                Err(RequestError::Ambiguous(format!(
                     "{name} is in {}; say which with --namespace",
                     all.join(" and ")
                 )))
@@ -425,7 +433,7 @@ impl Daemon {
         &self,
         namespace: &str,
         name: &str,
-    ) -> Result<Vec<Value>, NoAnswer> {
+    ) -> Result<Vec<Value>, RequestError> {
         let path = format!("/api/v1/releases/{namespace}/{name}/rollouts");
         let mut answer = self.get(&path).await?;
         match answer["rollouts"].take() {

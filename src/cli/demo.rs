@@ -15,8 +15,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{runtime, signals};
-use crate::files::Temporary;
-use crate::release::embedded::History;
+use crate::files::TemporaryDir;
+use crate::release::embedded::EmbeddedHistory;
 use scenario::Scenario;
 
 const ABOUT: &str = "\
@@ -79,7 +79,7 @@ pub(super) fn run(args: &DemoArgs) -> ExitCode {
     let code = if args.app_only {
         runtime.block_on(app_only(args))
     } else {
-        runtime.block_on(story::run(&story::Wish {
+        runtime.block_on(story::run(&story::StoryOptions {
             scenario: args.scenario,
             stay: args.stay,
             listen: args.listen,
@@ -100,7 +100,7 @@ fn deploy(scenario: Scenario, history: &Path) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match History::of(history).upgrade(contents) {
+    match EmbeddedHistory::of(history).upgrade(contents) {
         Ok(revision) => {
             say!("Revision {revision} is deployed: {}.", scenario.about());
             ExitCode::SUCCESS
@@ -127,7 +127,7 @@ async fn app_only(args: &DemoArgs) -> ExitCode {
         }
     };
     let address = listener.local_addr().unwrap_or(wanted);
-    let temporary = match (&args.history, Temporary::new()) {
+    let temporary = match (&args.history, TemporaryDir::new()) {
         (Some(_), _) => None,
         (None, Ok(scratch)) => Some(scratch),
         (None, Err(error)) => {
@@ -159,7 +159,7 @@ async fn app_only(args: &DemoArgs) -> ExitCode {
     let dependency = database.local_addr().unwrap_or(wanted);
     let running = cluster::run(&directory, listener, database, CancellationToken::new());
     let announce = async {
-        if let Err(why) = story::wait_for_pods(&History::of(&directory)).await {
+        if let Err(why) = story::wait_for_pods(&EmbeddedHistory::of(&directory)).await {
             return why;
         }
         say!(

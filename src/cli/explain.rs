@@ -12,14 +12,14 @@ use std::time::{Duration, UNIX_EPOCH};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::client::{Daemon, NoAnswer, ServerArgs, TokenArgs};
+use super::client::{DaemonClient, RequestError, ServerArgs, TokenArgs};
 use super::{BAD_CONFIGURATION, ConfigArgs, runtime, terminal};
-use crate::recording::{End, MAX_BYTES, Recording};
+use crate::recording::{MAX_BYTES, Recording, RecordingEnd};
 use crate::store;
 use crate::units::Revision;
-use crate::verdict::{Verdict, Watch, number};
-use chart::Chart;
-use soundings::Causes;
+use crate::verdict::{Analysis, Verdict, number};
+use chart::EvidenceChart;
+use soundings::UnknownCauses;
 
 /// Options of `leadsman explain`.
 #[derive(Debug, Args)]
@@ -120,7 +120,7 @@ fn ask(args: &ExplainArgs, release: &str) -> Result<(String, Vec<u8>), ExitCode>
     })?;
     let runtime = runtime(1).ok_or(ExitCode::FAILURE)?;
     let asked = runtime.block_on(async {
-        let daemon = Daemon::new(&args.server)?;
+        let daemon = DaemonClient::new(&args.server)?;
         let (namespace, _) = daemon
             .release(release, args.server.namespace.as_deref())
             .await?;
@@ -128,12 +128,12 @@ fn ask(args: &ExplainArgs, release: &str) -> Result<(String, Vec<u8>), ExitCode>
         let revision = match args.revision {
             Some(revision) => {
                 if let Some(rollout) = unchanged(&rollouts, revision) {
-                    return Ok(Explained::Unchanged(rollout));
+                    return Ok(RolloutHistory::Unchanged(rollout));
                 }
                 revision
             }
             None => last_judged(&rollouts).ok_or_else(|| {
-                NoAnswer::Unknown(format!("no watch of {namespace}/{release} has ended yet"))
+                RequestError::Unknown(format!("no watch of {namespace}/{release} has ended yet"))
             })?,
         };
         let path = format!("/api/v1/releases/{namespace}/{release}/rollouts/{revision}/recording");
@@ -141,15 +141,15 @@ fn ask(args: &ExplainArgs, release: &str) -> Result<(String, Vec<u8>), ExitCode>
             .get_bytes(&path, token.as_deref(), MAX_RECORDING)
             .await?;
         let place = format!("the recording of revision {revision}");
-        Ok(Explained::Recording(place, bytes))
+        Ok(RolloutHistory::Recording(place, bytes))
     });
-    match asked.map_err(|error: NoAnswer| error.report())? {
-        Explained::Recording(place, bytes) => Ok((place, bytes)),
-        Explained::Unchanged(rollout) if args.json => {
+    match asked.map_err(|error: RequestError| error.report())? {
+        RolloutHistory::Recording(place, bytes) => Ok((place, bytes)),
+        RolloutHistory::Unchanged(rollout) if args.json => {
             say!("{rollout}");
             Err(ExitCode::SUCCESS)
         }
-        Explained::Unchanged(rollout) => {
+        RolloutHistory::Unchanged(rollout) => {
             let text = rollout["text"].as_str().unwrap_or_default();
             say!("Revision {}: unchanged. {text}", rollout["revision"]);
             Err(ExitCode::SUCCESS)
@@ -158,7 +158,7 @@ fn ask(args: &ExplainArgs, release: &str) -> Result<(String, Vec<u8>), ExitCode>
 }
 
 /// What a daemon has of a revision.
-enum Explained {
+enum RolloutHistory {
     /// A recording, and where it is.
     Recording(String, Vec<u8>),
     /// It was not judged, so there is no recording.
@@ -209,7 +209,7 @@ fn find(args: &ExplainArgs) -> Result<Option<PathBuf>, ExitCode> {
     Ok(found)
 }
 
-fn show(recording: &Recording, watch: &Watch, trace: &[f64], causes: &[Causes]) {
+fn show(recording: &Recording, watch: &Analysis, trace: &[f64], causes: &[UnknownCauses]) {
     let head = &recording.head;
     let verdict = watch.conclude();
     let outcome = match &verdict {
@@ -303,7 +303,7 @@ fn show(recording: &Recording, watch: &Watch, trace: &[f64], causes: &[Causes]) 
     timeline(recording);
 }
 
-fn evidence(recording: &Recording, watch: &Watch, trace: &[f64]) {
+fn evidence(recording: &Recording, watch: &Analysis, trace: &[f64]) {
     let rule = &recording.head.rule;
     say!(
         "Evidence against the revision (e-value): 1 says nothing, {:.0} convicts.",
@@ -313,7 +313,7 @@ fn evidence(recording: &Recording, watch: &Watch, trace: &[f64]) {
         "  A revision that is no worse than the one before gets there in at most {:.0} of 100 watches.",
         rule.alpha * 100.0
     );
-    let chart = Chart {
+    let chart = EvidenceChart {
         values: trace,
         threshold: rule.threshold().log10(),
         width: WIDTH,
@@ -326,7 +326,7 @@ fn evidence(recording: &Recording, watch: &Watch, trace: &[f64]) {
     say!("");
 }
 
-fn numbers(watch: &Watch) {
+fn numbers(watch: &Analysis) {
     say!("Numbers at the end (failures/soundings)");
     say!(
         "  {:<14} {:>12} {:>14} {:>11} {:>10}",
@@ -366,7 +366,7 @@ fn timeline(recording: &Recording) {
     }
 }
 
-fn as_json(recording: &Recording, watch: &Watch) -> serde_json::Value {
+fn as_json(recording: &Recording, watch: &Analysis) -> serde_json::Value {
     let names: Vec<&str> = watch.endpoints().collect();
     json!({
         "namespace": recording.head.namespace,
@@ -374,7 +374,7 @@ fn as_json(recording: &Recording, watch: &Watch) -> serde_json::Value {
         "revision": recording.head.revision,
         "serving": recording.head.serving,
         "began": recording.head.began.unix_seconds(),
-        "verdict": End::of(watch),
+        "verdict": RecordingEnd::of(watch),
         "strongest": watch.strongest(),
         "coverage": watch.coverage(),
         "not_judged": watch

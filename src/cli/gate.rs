@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::client::{Daemon, NoAnswer, ServerArgs, UNKNOWN, revision};
+use super::client::{DaemonClient, RequestError, ServerArgs, UNKNOWN, revision};
 use super::runtime;
 use super::status::text;
 
@@ -101,13 +101,13 @@ pub(super) fn run(args: &GateArgs) -> ExitCode {
 }
 
 async fn wait(args: &GateArgs) -> ExitCode {
-    let daemon = match Daemon::new(&args.server) {
+    let daemon = match DaemonClient::new(&args.server) {
         // What passes is waited for here.
         Ok(daemon) => daemon.waiting(Duration::ZERO),
         Err(why) => return why.report(),
     };
     let began = Instant::now();
-    let mut story = Story::default();
+    let mut story = GateProgress::default();
     let mut wanted = args.revision.map(u64::from);
     let mut missing = None;
     let mut printed = began;
@@ -118,23 +118,24 @@ async fn wait(args: &GateArgs) -> ExitCode {
         let looked = tokio::time::timeout(left, look(&daemon, args, &mut wanted, is_early)).await;
         let looked = looked.unwrap_or_else(|_| {
             let why = format!("{} does not answer", args.server.server);
-            Err(NoAnswer::Unreachable(why))
+            Err(RequestError::Unreachable(why))
         });
-        if !matches!(looked, Ok(Look::Missing(_))) {
+        if !matches!(looked, Ok(GateCheck::Missing(_))) {
             missing = None;
         }
         let (line, numbers) = match looked {
-            Ok(Look::Ended(rollout)) => return ended(args, &rollout),
-            Ok(Look::Answered(answer)) => return answer.tell(args),
-            Ok(Look::Waits(line, numbers)) => {
+            Ok(GateCheck::Ended(rollout)) => return ended(args, &rollout),
+            Ok(GateCheck::Answered(answer)) => return answer.tell(args),
+            Ok(GateCheck::Waits(line, numbers)) => {
                 story.knows(&line);
                 (line, numbers)
             }
-            Ok(Look::Missing(why)) => {
+            Ok(GateCheck::Missing(why)) => {
                 let since = *missing.get_or_insert_with(Instant::now);
                 if since.elapsed() >= APPEARS_WITHIN {
                     let span = APPEARS_WITHIN.as_secs();
-                    return NoAnswer::Unknown(format!("{why}; waited {span} s for it")).report();
+                    return RequestError::Unknown(format!("{why}; waited {span} s for it"))
+                        .report();
                 }
                 let line = format!(
                     "{why}; waits {} s for it to appear",
@@ -163,18 +164,18 @@ async fn wait(args: &GateArgs) -> ExitCode {
 
 /// What has been heard so far.
 #[derive(Default)]
-struct Story {
+struct GateProgress {
     /// Whether a daemon has answered.
     was_reached: bool,
     /// The last that was known of the release.
     known: Option<String>,
     /// Why nothing is known now, if so.
-    trouble: Option<NoAnswer>,
+    trouble: Option<RequestError>,
     /// The last line.
     said: String,
 }
 
-impl Story {
+impl GateProgress {
     fn knows(&mut self, line: &str) {
         self.was_reached = true;
         self.known = Some(line.to_owned());
@@ -182,25 +183,25 @@ impl Story {
     }
 
     /// Whether a later try may have more luck.
-    fn may_pass(&mut self, why: &NoAnswer, after: Duration) -> bool {
+    fn may_pass(&mut self, why: &RequestError, after: Duration) -> bool {
         let is_early = after < FIRST;
         let may_pass = match why {
-            NoAnswer::Unreachable(_) => self.was_reached || is_early,
-            NoAnswer::NotNow(_) => true,
+            RequestError::Unreachable(_) => self.was_reached || is_early,
+            RequestError::NotNow(_) => true,
             // A replica that begins to act may not have all releases before it at once.
-            NoAnswer::Unknown(_) => self.known.is_some() || is_early,
-            NoAnswer::Refused(status, _) => self.known.is_some() && *status >= 500,
-            NoAnswer::Ambiguous(_) | NoAnswer::Mistake(_) => false,
+            RequestError::Unknown(_) => self.known.is_some() || is_early,
+            RequestError::Refused(status, _) => self.known.is_some() && *status >= 500,
+            RequestError::Ambiguous(_) | RequestError::Mistake(_) => false,
         };
-        self.was_reached |= !matches!(why, NoAnswer::Unreachable(_));
+        self.was_reached |= !matches!(why, RequestError::Unreachable(_));
         self.trouble = Some(why.clone());
         may_pass
     }
 
     fn ends_without(&self, args: &GateArgs) -> ExitCode {
         match &self.trouble {
-            Some(why @ NoAnswer::Unreachable(_)) if !self.was_reached => return why.report(),
-            Some(why @ NoAnswer::Unknown(_)) if self.known.is_none() => return why.report(),
+            Some(why @ RequestError::Unreachable(_)) if !self.was_reached => return why.report(),
+            Some(why @ RequestError::Unknown(_)) if self.known.is_none() => return why.report(),
             _ => {}
         }
         let now = self.trouble.as_ref();
@@ -215,28 +216,28 @@ impl Story {
     }
 }
 
-enum Look {
+enum GateCheck {
     /// What is waited for, in words, and the numbers of now.
     Waits(String, String),
     /// The revision is not there, and may appear yet.
     Missing(String),
     /// There is no verdict, and there will be none.
-    Answered(Answer),
+    Answered(GateResult),
     Ended(Value),
 }
 
 /// An answer without a rollout to tell of.
-struct Answer {
+struct GateResult {
     revision: Option<u64>,
     ending: &'static str,
     text: String,
     code: u8,
 }
 
-impl Answer {
+impl GateResult {
     /// Nobody judges it.
-    fn not_judged(revision: Option<u64>, text: String, code: u8) -> Look {
-        Look::Answered(Self {
+    fn not_judged(revision: Option<u64>, text: String, code: u8) -> GateCheck {
+        GateCheck::Answered(Self {
             revision,
             ending: "not_judged",
             text,
@@ -261,11 +262,11 @@ impl Answer {
 }
 
 async fn look(
-    daemon: &Daemon,
+    daemon: &DaemonClient,
     args: &GateArgs,
     wanted: &mut Option<u64>,
     is_early: bool,
-) -> Result<Look, NoAnswer> {
+) -> Result<GateCheck, RequestError> {
     let (namespace, release) = daemon
         .release(&args.release, args.server.namespace.as_deref())
         .await?;
@@ -285,10 +286,10 @@ fn judge(
     rollouts: Vec<Value>,
     wanted: &mut Option<u64>,
     is_early: bool,
-) -> Look {
+) -> GateCheck {
     let phase = text(release, "phase").replace('_', " ");
     let waits = || {
-        Look::Waits(
+        GateCheck::Waits(
             format!("{phase}: {}", text(release, "says")),
             numbers(release),
         )
@@ -301,7 +302,7 @@ fn judge(
     let nobody_judges = nobody_judges(name, release);
     let Some(newest) = release["revision"].as_u64() else {
         return match (nobody_judges, phase.as_str()) {
-            (Some(why), _) => Answer::not_judged(*wanted, why, UNKNOWN),
+            (Some(why), _) => GateResult::not_judged(*wanted, why, UNKNOWN),
             (None, "absent") => gone(name, *wanted, &rollouts),
             // Its state is being read, or whoever acts for it cannot be heard.
             (None, _) => waits(),
@@ -313,7 +314,7 @@ fn judge(
             "revision {} is the newest that has been seen",
             at_hand.revision
         );
-        return Look::Waits(line, String::new());
+        return GateCheck::Waits(line, String::new());
     }
     let revision = *wanted.get_or_insert(at_hand.revision);
     let of = |key: &str| {
@@ -325,7 +326,7 @@ fn judge(
         return waits();
     }
     if let Some(rollout) = of("revision") {
-        return Look::Ended(rollout.clone());
+        return GateCheck::Ended(rollout.clone());
     }
     // What a rollback made is no deployment: what was deployed was rolled back.
     if let Some(undone) = of("made") {
@@ -335,13 +336,13 @@ fn judge(
             undone["revision"]
         );
         told["text"] = format!("{} ({what})", text(undone, "text")).into();
-        return Look::Ended(told);
+        return GateCheck::Ended(told);
     }
     if release["at_hand"].as_u64() == Some(revision) {
         return waits();
     }
     if let Some(why) = nobody_judges {
-        return Answer::not_judged(Some(revision), why, UNKNOWN);
+        return GateResult::not_judged(Some(revision), why, UNKNOWN);
     }
     // While the rollback that made it is being verified, or it is about to be judged, it is not known yet.
     if newest == revision && !matches!(phase.as_str(), "steady" | "absent") {
@@ -351,20 +352,20 @@ fn judge(
 }
 
 /// What is said of a revision that is judged neither now nor ever was.
-fn without_verdict(name: &str, release: &Value, revision: u64, newest: u64) -> Look {
+fn without_verdict(name: &str, release: &Value, revision: u64, newest: u64) -> GateCheck {
     if revision > newest {
         return match release["blind"].as_str() {
             Some(why) => {
                 let line = format!("nothing new is known of {name}: {why}");
-                Look::Waits(line, String::new())
+                GateCheck::Waits(line, String::new())
             }
-            None => Look::Missing(format!(
+            None => GateCheck::Missing(format!(
                 "{name} has no revision {revision} yet; {newest} is the newest"
             )),
         };
     }
     if revision < newest {
-        return Look::Answered(Answer {
+        return GateCheck::Answered(GateResult {
             revision: Some(revision),
             ending: "superseded",
             text: format!(
@@ -376,7 +377,7 @@ fn without_verdict(name: &str, release: &Value, revision: u64, newest: u64) -> L
     let why = format!(
         "Revision {revision} served before Leadsman began to watch, so there is no verdict on it"
     );
-    Answer::not_judged(Some(revision), why, INCONCLUSIVE)
+    GateResult::not_judged(Some(revision), why, INCONCLUSIVE)
 }
 
 /// Why there is never a verdict on a revision of this release, if so.
@@ -391,15 +392,15 @@ fn nobody_judges(name: &str, release: &Value) -> Option<String> {
 }
 
 /// A release that is not there, or not yet.
-fn gone(name: &str, wanted: Option<u64>, rollouts: &[Value]) -> Look {
+fn gone(name: &str, wanted: Option<u64>, rollouts: &[Value]) -> GateCheck {
     let mut ended = rollouts.iter().rev();
     let is_it = |rollout: &&Value| {
         rollout["ending"] == "uninstalled"
             && wanted.is_none_or(|wanted| rollout["revision"].as_u64() == Some(wanted))
     };
     match ended.find(is_it) {
-        Some(rollout) => Look::Ended(rollout.clone()),
-        None => Look::Missing(format!("{name} is not installed")),
+        Some(rollout) => GateCheck::Ended(rollout.clone()),
+        None => GateCheck::Missing(format!("{name} is not installed")),
     }
 }
 
@@ -438,7 +439,7 @@ fn numbers(release: &Value) -> String {
 }
 
 /// The revision that people mean when they name none.
-struct AtHand {
+struct CurrentRevision {
     revision: u64,
     /// Whether nothing is being done about it.
     is_settled: bool,
@@ -451,13 +452,13 @@ fn is_rolled_back_now(release: &Value, revision: u64) -> bool {
 }
 
 /// The newest one; where that was made by turning one back, it is the one that was turned back.
-fn at_hand(release: &Value, newest: u64, rollouts: &[Value]) -> AtHand {
+fn at_hand(release: &Value, newest: u64, rollouts: &[Value]) -> CurrentRevision {
     let at_hand = release["at_hand"].as_u64();
     if matches!(
         text(release, "phase"),
         "preflight" | "turning_back" | "verifying"
     ) {
-        return AtHand {
+        return CurrentRevision {
             revision: at_hand.unwrap_or(newest),
             is_settled: false,
         };
@@ -465,7 +466,7 @@ fn at_hand(release: &Value, newest: u64, rollouts: &[Value]) -> AtHand {
     let mut made = rollouts.iter().rev();
     let of = made.find(|rollout| rollout["made"].as_u64() == Some(newest));
     let turned_back = of.and_then(|rollout| rollout["revision"].as_u64());
-    AtHand {
+    CurrentRevision {
         revision: turned_back.unwrap_or(newest),
         is_settled: !matches!(text(release, "phase"), "settling" | "watching"),
     }

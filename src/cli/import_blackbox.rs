@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::{BAD_CONFIGURATION, terminal};
-use module::Module;
+use module::ImportedModule;
 use yaml::Yaml;
 
 /// The largest file that is read, in and out: our own reader takes no larger one. The longest blackbox.yml in the wild
@@ -51,12 +51,12 @@ pub struct Imported {
     /// How many modules there are in `toml`.
     pub modules: usize,
     /// What is not in `toml`, or not as it was, in the order of the file.
-    pub left_out: Vec<LeftOut>,
+    pub left_out: Vec<Unsupported>,
 }
 
 /// Something that has no counterpart, or not quite the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeftOut {
+pub struct Unsupported {
     /// The name of the module.
     pub module: String,
     /// The key below it, as `http.tls_config.max_version`.
@@ -65,7 +65,7 @@ pub struct LeftOut {
     pub why: String,
 }
 
-impl fmt::Display for LeftOut {
+impl fmt::Display for Unsupported {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let parts = [&self.module, &self.key, &self.why].map(|part| one_line(part));
         f.write_str(&parts.join(": "))
@@ -148,7 +148,7 @@ pub fn convert(text: &str) -> Result<Imported, String> {
             ("modules", _) => {
                 return Err("has `modules` that are no table of names and modules".to_owned());
             }
-            (_, _) => left_out.push(LeftOut {
+            (_, _) => left_out.push(Unsupported {
                 module: "(file)".to_owned(),
                 key,
                 why: "is not known at the top of a blackbox.yml".to_owned(),
@@ -162,7 +162,7 @@ pub fn convert(text: &str) -> Result<Imported, String> {
     let mut toml = String::from(HEAD);
     let mut count = 0;
     for (name, value) in modules {
-        let mut module = Module::new(name);
+        let mut module = ImportedModule::new(name);
         module.import(value);
         count += usize::from(module.is_asked());
         toml.push('\n');

@@ -12,8 +12,8 @@ use clap::Args;
 use serde_json::json;
 
 use super::BAD_CONFIGURATION;
-use crate::verdict::{Bake, BakeEnd, Verdict, Watch};
-use stream::Judged;
+use crate::verdict::{Analysis, Bake, BakeEnd, Verdict};
+use stream::StreamOutcome;
 
 /// The longest line: a day of ticks of a thousand endpoints is far below it.
 const MAX_LINE: u64 = 64 * 1024 * 1024;
@@ -21,7 +21,7 @@ const MAX_LINE: u64 = 64 * 1024 * 1024;
 /// Options of `leadsman judge`.
 #[derive(Debug, Args)]
 #[command(after_help = FORMAT)]
-pub struct JudgeArgs {
+pub struct AnalyzeArgs {
     /// A file of streams, one JSON object a line; - reads standard input
     #[arg(value_name = "FILE")]
     file: PathBuf,
@@ -59,7 +59,7 @@ A line that is not valid is named on standard error, the others are judged, and 
 Example:
   echo '{"name":"down","ticks":[["....",10],["xxxx",50]]}' | leadsman judge -"#;
 
-pub(super) fn run(args: &JudgeArgs) -> ExitCode {
+pub(super) fn run(args: &AnalyzeArgs) -> ExitCode {
     let shown = args.file.display();
     let reader: Box<dyn Read> = if args.file.as_os_str() == "-" {
         Box::new(io::stdin().lock())
@@ -108,15 +108,15 @@ pub(super) fn run(args: &JudgeArgs) -> ExitCode {
     }
 }
 
-fn result(judged: &Judged) -> serde_json::Value {
+fn result(judged: &StreamOutcome) -> serde_json::Value {
     match judged {
-        Judged::Watched {
+        StreamOutcome::Watched {
             name,
             watch,
             verdict,
             teaches,
         } => watched(name, watch, verdict, *teaches),
-        Judged::Baked {
+        StreamOutcome::Baked {
             name,
             bake,
             enforce,
@@ -124,7 +124,7 @@ fn result(judged: &Judged) -> serde_json::Value {
     }
 }
 
-fn watched(name: &str, watch: &Watch, verdict: &Verdict, teaches: bool) -> serde_json::Value {
+fn watched(name: &str, watch: &Analysis, verdict: &Verdict, teaches: bool) -> serde_json::Value {
     let tick = watch.ticks().saturating_sub(1);
     let mut result = json!({
         "name": name,

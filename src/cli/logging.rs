@@ -45,7 +45,7 @@ pub(super) fn start(
     });
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(|| terminal::Log);
+        .with_writer(|| terminal::LogWriter);
     // The second start in one process (tests) keeps the first; there is nothing to tell anybody.
     let _ = match format {
         LogFormat::Text => builder

@@ -35,7 +35,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
-use crate::config::{self, Loaded, Mistakes, Sources};
+use crate::config::{self, Diagnostics, Loaded, Sources};
 use logging::LogFormat;
 
 /// The configuration, or a command's usage, is wrong.
@@ -53,7 +53,7 @@ const DEFAULT_FILES: [&str; 2] = ["probes.toml", "/etc/leadsman/probes.toml"];
 #[command(name = "leadsman", version, max_term_width = 100, after_help = EXAMPLE)]
 pub struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: CliCommand,
     /// How log lines look: text on a terminal, else json
     #[arg(long, global = true, value_enum, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
@@ -71,7 +71,7 @@ const EXAMPLE: &str = "Example:
   curl http://127.0.0.1:9616/metrics";
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum CliCommand {
     /// Take soundings until told to stop, and show them to Prometheus
     Run(run::RunArgs),
     /// Read the configuration and show every mistake at once
@@ -81,7 +81,7 @@ enum Command {
     /// Serve a small app to try Leadsman on
     Demo(demo::DemoArgs),
     /// Apply the rule to recorded streams of soundings
-    Judge(judge::JudgeArgs),
+    Judge(judge::AnalyzeArgs),
     /// Judge a recorded watch again, also with other settings
     Replay(replay::ReplayArgs),
     /// Show why a verdict fell
@@ -159,7 +159,7 @@ impl ConfigArgs {
     }
 }
 
-pub(crate) fn print_mistakes(mistakes: &Mistakes) -> ExitCode {
+pub(crate) fn print_mistakes(mistakes: &Diagnostics) -> ExitCode {
     terminal::complain_lines(&mistakes.render(terminal::has_log_colours()));
     ExitCode::from(BAD_CONFIGURATION)
 }
@@ -191,27 +191,27 @@ fn runtime(workers: usize) -> Option<tokio::runtime::Runtime> {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     crate::files::keep_to_ourselves();
-    let quiet = matches!(cli.command, Command::Demo(_));
+    let quiet = matches!(cli.command, CliCommand::Demo(_));
     let normal = if quiet { QUIET } else { NORMAL };
     if let Err(text) = logging::start(cli.log_format, cli.log_level.as_deref(), normal) {
         complain!("leadsman: {text}");
         return ExitCode::from(BAD_CONFIGURATION);
     }
     match &cli.command {
-        Command::Run(args) => run::run(args),
-        Command::Check(args) => check::run(args, online::check),
-        Command::Probe(args) => probe::run(args),
-        Command::Demo(args) => demo::run(args),
-        Command::Judge(args) => judge::run(args),
-        Command::Replay(args) => replay::run(args),
-        Command::Explain(args) => explain::run(args),
-        Command::Gate(args) => gate::run(args),
-        Command::Rollback(args) => rollback::run(args),
-        Command::Status(args) => status::status(args),
-        Command::Slo(args) => slo::slo(args),
-        Command::History(args) => status::history(args),
-        Command::Rbac(args) => rbac::run(args),
-        Command::ImportBlackbox(args) => import_blackbox::run(args),
+        CliCommand::Run(args) => run::run(args),
+        CliCommand::Check(args) => check::run(args, online::check),
+        CliCommand::Probe(args) => probe::run(args),
+        CliCommand::Demo(args) => demo::run(args),
+        CliCommand::Judge(args) => judge::run(args),
+        CliCommand::Replay(args) => replay::run(args),
+        CliCommand::Explain(args) => explain::run(args),
+        CliCommand::Gate(args) => gate::run(args),
+        CliCommand::Rollback(args) => rollback::run(args),
+        CliCommand::Status(args) => status::status(args),
+        CliCommand::Slo(args) => slo::slo(args),
+        CliCommand::History(args) => status::history(args),
+        CliCommand::Rbac(args) => rbac::run(args),
+        CliCommand::ImportBlackbox(args) => import_blackbox::run(args),
     }
 }
 

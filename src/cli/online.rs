@@ -11,10 +11,10 @@ use tokio::task::JoinSet;
 use super::rollback::direct::{self, Followed};
 use super::runtime;
 use crate::clock;
-use crate::config::settings::{Release, Settings};
-use crate::ledger::Ledger;
-use crate::probe::{Prober, Shared};
-use crate::release::{Plan, Refusal, plan_by_hand};
+use crate::config::settings::{ReleaseConfig, Settings};
+use crate::ledger::RevisionLedger;
+use crate::probe::{Prober, ProberContext};
+use crate::release::{RollbackError, RollbackPlan, plan_by_hand};
 use crate::sounding::Outcome;
 
 /// Probes tried at a time: enough for a large configuration to take seconds, few enough to start no storm.
@@ -26,7 +26,7 @@ pub(super) fn check(settings: &Settings) -> bool {
         return false;
     };
     let lines = runtime.block_on(async {
-        let shared = Shared::new(clock::now);
+        let shared = ProberContext::new(clock::now);
         let mut running = JoinSet::new();
         let mut lines = Vec::new();
         let others = settings.dependencies.iter().chain(&settings.doubt.control);
@@ -115,15 +115,15 @@ async fn rollbacks(settings: &Settings) -> bool {
     all
 }
 
-async fn rehearse(followed: &Followed, release: &Release) -> Result<(), String> {
+async fn rehearse(followed: &Followed, release: &ReleaseConfig) -> Result<(), String> {
     let newest = followed.now.newest().map(|record| record.revision);
     let newest = newest.unwrap_or_default();
-    let ledger = Ledger::default();
+    let ledger = RevisionLedger::default();
     let engine = Arc::clone(&followed.engine);
     let plan = plan_by_hand(engine, newest, Some(newest), &followed.now, &ledger, "").await;
-    let told = |refusal: Refusal| refusal.told(&release.namespace, &release.name);
+    let told = |refusal: RollbackError| refusal.told(&release.namespace, &release.name);
     let plan = plan.map_err(told)?;
-    let plan = Plan {
+    let plan = RollbackPlan {
         is_rehearsal: true,
         ..plan
     };

@@ -11,9 +11,9 @@ use super::{BAD_CONFIGURATION, ConfigArgs, runtime};
 use crate::clock;
 use crate::config;
 use crate::config::Target;
-use crate::config::settings::{Probe, Question, Settings};
-use crate::probe::{Prober, Shared, Transcript};
-use crate::sounding::{HttpVersion, Outcome, Sounding};
+use crate::config::settings::{ProbeConfig, ProbeKind, Settings};
+use crate::probe::{Prober, ProberContext, Transcript};
+use crate::sounding::{HttpVersion, Outcome, ProbeResult};
 
 /// Options of `leadsman probe`.
 #[derive(Debug, Args)]
@@ -72,7 +72,7 @@ pub(super) fn run(args: &ProbeArgs) -> ExitCode {
         return ExitCode::FAILURE;
     };
     let all_good = runtime.block_on(async {
-        let prober = Prober::new(&Shared::new(clock::now), target.clone(), question);
+        let prober = Prober::new(&ProberContext::new(clock::now), target.clone(), question);
         let mut all_good = true;
         let mut due = clock::now();
         for number in 0..args.count {
@@ -106,9 +106,9 @@ pub(super) fn run(args: &ProbeArgs) -> ExitCode {
     }
 }
 
-type Found = (String, Target, Question, Duration);
+type ProbeRun = (String, Target, ProbeKind, Duration);
 
-fn find(args: &ProbeArgs, settings: &Settings) -> Result<Found, String> {
+fn find(args: &ProbeArgs, settings: &Settings) -> Result<ProbeRun, String> {
     if args.what.contains("://") {
         let target = // The URL may hold the credentials that are complained about.
             Target::parse(&args.what, "http").map_err(|error| format!("the URL {error}"))?;
@@ -124,7 +124,7 @@ fn find(args: &ProbeArgs, settings: &Settings) -> Result<Found, String> {
                 known.join(", ")
             )
         })?;
-        if target.is_tcp() != matches!(module.question, Question::Tcp(_)) {
+        if target.is_tcp() != matches!(module.question, ProbeKind::Tcp(_)) {
             return Err(format!(
                 "the module {name:?} does not speak {}",
                 target.url().scheme()
@@ -133,7 +133,7 @@ fn find(args: &ProbeArgs, settings: &Settings) -> Result<Found, String> {
         let timeout = args.timeout.or(module.timeout).unwrap_or(URL_TIMEOUT);
         return Ok((name.to_owned(), target, module.question.clone(), timeout));
     }
-    let called = |probe: &Probe| {
+    let called = |probe: &ProbeConfig| {
         let id = &probe.id;
         [
             id.to_string(),
@@ -142,7 +142,7 @@ fn find(args: &ProbeArgs, settings: &Settings) -> Result<Found, String> {
         ]
         .contains(&args.what)
     };
-    let found: Vec<&Arc<Probe>> = settings
+    let found: Vec<&Arc<ProbeConfig>> = settings
         .probes()
         .chain(&settings.dependencies)
         .filter(|probe| called(probe))
@@ -182,7 +182,7 @@ fn find(args: &ProbeArgs, settings: &Settings) -> Result<Found, String> {
     }
 }
 
-fn print(name: &str, target: &Target, sounding: &Sounding) {
+fn print(name: &str, target: &Target, sounding: &ProbeResult) {
     let (result, reason) = sounding.outcome.words();
     let status = sounding
         .answer
@@ -226,7 +226,7 @@ fn millis(span: Duration) -> String {
     format!("{:.2} ms", span.as_secs_f64() * 1e3)
 }
 
-fn as_json(name: &str, target: &Target, sounding: &Sounding) -> serde_json::Value {
+fn as_json(name: &str, target: &Target, sounding: &ProbeResult) -> serde_json::Value {
     let (result, reason) = sounding.outcome.words();
     let phases: serde_json::Map<_, _> = sounding
         .phases

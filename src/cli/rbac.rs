@@ -8,9 +8,9 @@ use clap::Args;
 
 use super::{BAD_CONFIGURATION, ConfigArgs, runtime, terminal};
 use crate::clock::Timeline;
-use crate::config::settings::{Kubernetes, Settings};
-use crate::config::{self, Discovered};
-use crate::release::cluster::{self, Access, Hub, Rights};
+use crate::config::settings::{KubernetesConfig, Settings};
+use crate::config::{self, DiscoveredRelease};
+use crate::release::cluster::{self, ApiAccess, NamespaceCache, RbacRights};
 use crate::rollout::Mode;
 use crate::units::Namespace;
 
@@ -55,12 +55,12 @@ pub(super) fn run(args: &RbacArgs) -> ExitCode {
         Ok((mut rights, of_helm)) => {
             if let Some(map) = &loaded.settings.state_map {
                 let namespace = map.namespace.as_deref().unwrap_or(&args.account_namespace);
-                rights.extend(Rights::to_keep_state(namespace));
+                rights.extend(RbacRights::to_keep_state(namespace));
             }
             if let Some(lease) = &loaded.settings.lease {
                 let namespace = lease.namespace.as_deref();
                 let namespace = namespace.unwrap_or(&args.account_namespace);
-                rights.extend(Rights::to_hold_lease(namespace));
+                rights.extend(RbacRights::to_hold_lease(namespace));
             }
             let text = rights.manifest(&args.name, &args.service_account, &args.account_namespace);
             let mut text = text.trim_end().to_owned();
@@ -103,28 +103,32 @@ fn delegation(args: &RbacArgs) -> String {
     )
 }
 
-fn hub(client: &kube::Client, kubernetes: &Kubernetes, namespace: &Namespace) -> Arc<Hub> {
+fn hub(
+    client: &kube::Client,
+    kubernetes: &KubernetesConfig,
+    namespace: &Namespace,
+) -> Arc<NamespaceCache> {
     let (client, namespace) = (client.clone(), namespace.clone());
-    Hub::new(client, namespace, kubernetes.driver, Timeline::start())
+    NamespaceCache::new(client, namespace, kubernetes.driver, Timeline::start())
 }
 
 /// What Leadsman's own account needs, and by namespace what the account needs that helm acts as, where that is another.
 async fn rights(
     args: &RbacArgs,
     settings: &Settings,
-    kubernetes: &Kubernetes,
-) -> Result<(Rights, BTreeMap<String, Rights>), String> {
-    let client = cluster::connect(&Access::of(kubernetes)).await?;
-    let mut rights = Rights::default();
-    let mut of_helm: BTreeMap<String, Rights> = BTreeMap::new();
+    kubernetes: &KubernetesConfig,
+) -> Result<(RbacRights, BTreeMap<String, RbacRights>), String> {
+    let client = cluster::connect(&ApiAccess::of(kubernetes)).await?;
+    let mut rights = RbacRights::default();
+    let mut of_helm: BTreeMap<String, RbacRights> = BTreeMap::new();
     let mut discovered = Vec::new();
     for selection in &settings.selections {
         let namespace = &selection.namespace;
         // Also where none is selected yet: one that comes must be seen.
-        rights.extend(Rights::to_watch(namespace.as_str(), kubernetes.driver));
+        rights.extend(RbacRights::to_watch(namespace.as_str(), kubernetes.driver));
         let found = hub(&client, kubernetes, namespace).discover().await;
         let found = found.map_err(|why| format!("the releases of {namespace}: {why}"))?;
-        let is_own = |release: &Discovered| {
+        let is_own = |release: &DiscoveredRelease| {
             kubernetes.own_release.as_ref().is_some_and(|(own, name)| {
                 release.namespace.as_str() == own && release.name.as_str() == name
             })

@@ -7,9 +7,9 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{BAD_CONFIGURATION, key_and_value};
-use crate::recording::{End, Recording};
+use crate::recording::{Recording, RecordingEnd};
 use crate::store;
-use crate::verdict::{Rule, Watch, number};
+use crate::verdict::{Analysis, Rule, number};
 
 /// Options of `leadsman replay`.
 #[derive(Debug, Args)]
@@ -70,7 +70,7 @@ fn replay(args: &ReplayArgs) -> Result<bool, String> {
         let recorded = recording.end.as_ref();
         let recorded = recorded.map_or_else(|| "no end".to_owned(), sentence);
         say!("  recorded  {recorded}");
-        say!("  replayed  {}", sentence(&End::of(&watch)));
+        say!("  replayed  {}", sentence(&RecordingEnd::of(&watch)));
         if let Some(finding) = watch.finding() {
             say!("            {}", finding.text);
         }
@@ -95,7 +95,7 @@ fn replay(args: &ReplayArgs) -> Result<bool, String> {
     Ok(agrees)
 }
 
-fn sentence(end: &End) -> String {
+fn sentence(end: &RecordingEnd) -> String {
     let reason = if end.reason.is_empty() {
         String::new()
     } else {
@@ -109,13 +109,13 @@ fn sentence(end: &End) -> String {
     )
 }
 
-fn as_json(recording: &Recording, watch: &Watch, agrees: bool) -> Value {
+fn as_json(recording: &Recording, watch: &Analysis, agrees: bool) -> Value {
     json!({
         "namespace": recording.head.namespace,
         "release": recording.head.release,
         "revision": recording.head.revision,
         "recorded": recording.end,
-        "replayed": End::of(watch),
+        "replayed": RecordingEnd::of(watch),
         "incomplete": recording.cut,
         "same": agrees,
     })

@@ -9,7 +9,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::client::{Daemon, NoAnswer, ServerArgs, TokenArgs, reason, revision};
+use super::client::{DaemonClient, RequestError, ServerArgs, TokenArgs, reason, revision};
 use super::runtime;
 use super::status::text;
 use super::{BAD_CONFIGURATION, ConfigArgs};
@@ -98,9 +98,9 @@ pub(super) fn run(args: &RollbackArgs) -> ExitCode {
     code.unwrap_or_else(|why| why.report())
 }
 
-async fn order(args: &RollbackArgs, token: Option<&str>) -> Result<ExitCode, NoAnswer> {
+async fn order(args: &RollbackArgs, token: Option<&str>) -> Result<ExitCode, RequestError> {
     let began = Instant::now();
-    let daemon = Daemon::new(&args.server)?.waiting(TAKEOVER);
+    let daemon = DaemonClient::new(&args.server)?.waiting(TAKEOVER);
     let body = json!({ "revision": args.revision, "reason": args.reason });
     // Sent again, it is the same order.
     let key = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
@@ -115,7 +115,7 @@ async fn order(args: &RollbackArgs, token: Option<&str>) -> Result<ExitCode, NoA
     let (namespace, accepted) = match tokio::time::timeout(args.timeout, ordered).await {
         Ok(Ok(ordered)) => ordered,
         // It cannot be done, or another one is under way.
-        Ok(Err(NoAnswer::Refused(409, why))) => {
+        Ok(Err(RequestError::Refused(409, why))) => {
             complain!("leadsman: the order is refused: {why}");
             return Ok(ExitCode::from(FAILED));
         }
@@ -161,7 +161,11 @@ fn say_accepted(accepted: &Value) {
 }
 
 /// Follows this order, and no other one, to its end. A daemon that starts anew, or another replica, goes on with it.
-async fn follow(daemon: &Daemon, path: &str, began: Instant) -> Result<ExitCode, NoAnswer> {
+async fn follow(
+    daemon: &DaemonClient,
+    path: &str,
+    began: Instant,
+) -> Result<ExitCode, RequestError> {
     let mut said = String::new();
     let mut known = Instant::now();
     loop {
@@ -177,9 +181,9 @@ async fn follow(daemon: &Daemon, path: &str, began: Instant) -> Result<ExitCode,
                 text(&order, "says").to_owned()
             }
             // A replica that begins to act may not have all releases before it at once.
-            Err(why @ NoAnswer::Unknown(_)) if known.elapsed() >= TAKEOVER => return Err(why),
+            Err(why @ RequestError::Unknown(_)) if known.elapsed() >= TAKEOVER => return Err(why),
             Err(why) => {
-                if !matches!(why, NoAnswer::Unknown(_)) {
+                if !matches!(why, RequestError::Unknown(_)) {
                     known = Instant::now();
                 }
                 why.why().to_owned()

@@ -11,11 +11,11 @@ use clap::Args;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, watch};
 
-use super::signals::{Asked, Signals};
+use super::signals::{SignalRequest, Signals};
 use super::{ConfigArgs, runtime};
-use crate::config::{self, Discovered, Loaded, Settings};
+use crate::config::{self, DiscoveredRelease, Loaded, Settings};
 use crate::daemon::Daemon;
-use crate::serve::ReloadOrder;
+use crate::serve::ReloadRequest;
 
 /// Options of `leadsman run`.
 #[derive(Debug, Args)]
@@ -79,8 +79,8 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
         while !is_stopped {
             let task = tokio::select! {
                 asked = signals.next() => match asked {
-                    Asked::Stop => break,
-                    Asked::Reload => Task::Reload(None),
+                    SignalRequest::Stop => break,
+                    SignalRequest::Reload => LoopTask::Reload(None),
                 },
                 _ = look.tick() => {
                     let now = contents(&sources).await;
@@ -88,17 +88,17 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
                     let is_whole = now == std::mem::replace(&mut seen, now);
                     if now != read && is_whole {
                         tracing::info!("The configuration on the disk has changed");
-                        Task::Reload(None)
+                        LoopTask::Reload(None)
                     } else {
-                        Task::Settle
+                        LoopTask::Settle
                     }
                 }
-                () = lead_changes.notified() => Task::Follow,
-                order = asked_for(&mut reloads) => Task::Reload(Some(order)),
+                () = lead_changes.notified() => LoopTask::Follow,
+                order = asked_for(&mut reloads) => LoopTask::Reload(Some(order)),
                 found = next(&mut discoveries) => {
                     tracing::info!(releases = found.len(), "The releases that are selected have changed");
                     discovered = found;
-                    Task::Reload(None)
+                    LoopTask::Reload(None)
                 }
                 reason = daemon.failed() => {
                     tracing::error!(reason, "A task that should live as long as the process has ended");
@@ -107,7 +107,7 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
                     return ExitCode::FAILURE;
                 }
             };
-            if matches!(task, Task::Reload(_)) {
+            if matches!(task, LoopTask::Reload(_)) {
                 // What is read now is no change to be found by the next look.
                 read = contents(&sources).await;
             }
@@ -117,9 +117,9 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
                 tokio::select! {
                     () = &mut work => break,
                     asked = signals.next() => match asked {
-                        Asked::Stop if is_stopped => return ExitCode::FAILURE,
-                        Asked::Stop => is_stopped = true,
-                        Asked::Reload => {}
+                        SignalRequest::Stop if is_stopped => return ExitCode::FAILURE,
+                        SignalRequest::Stop => is_stopped = true,
+                        SignalRequest::Reload => {}
                     }
                 }
             }
@@ -136,26 +136,31 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
 }
 
 /// What the loop has found to do.
-enum Task {
+enum LoopTask {
     /// The configuration is to be read again; somebody may wait for how that went.
-    Reload(Option<ReloadOrder>),
+    Reload(Option<ReloadRequest>),
     /// Another one acts.
     Follow,
     /// A watch may have ended for whose end settings wait.
     Settle,
 }
 
-async fn carry_out(daemon: &Daemon, task: Task, sources: &ConfigArgs, discovered: &[Discovered]) {
+async fn carry_out(
+    daemon: &Daemon,
+    task: LoopTask,
+    sources: &ConfigArgs,
+    discovered: &[DiscoveredRelease],
+) {
     match task {
-        Task::Reload(order) => {
+        LoopTask::Reload(order) => {
             let came = reload(daemon, sources, discovered).await;
             if let Some(order) = order {
                 // Whoever asked may have gone.
                 let _ = order.send(came);
             }
         }
-        Task::Follow => daemon.follow().await,
-        Task::Settle => daemon.settle().await,
+        LoopTask::Follow => daemon.follow().await,
+        LoopTask::Settle => daemon.settle().await,
     }
 }
 
@@ -201,11 +206,13 @@ fn workers(settings: &Settings) -> usize {
 }
 
 async fn second_stop(signals: &mut Signals) {
-    while signals.next().await != Asked::Stop {}
+    while signals.next().await != SignalRequest::Stop {}
 }
 
 /// The releases that are selected, when they change.
-async fn next(discoveries: &mut Option<watch::Receiver<Vec<Discovered>>>) -> Vec<Discovered> {
+async fn next(
+    discoveries: &mut Option<watch::Receiver<Vec<DiscoveredRelease>>>,
+) -> Vec<DiscoveredRelease> {
     if let Some(discoveries) = discoveries
         && discoveries.changed().await.is_ok()
     {
@@ -215,7 +222,7 @@ async fn next(discoveries: &mut Option<watch::Receiver<Vec<Discovered>>>) -> Vec
 }
 
 /// Somebody who asks over HTTP.
-async fn asked_for(reloads: &mut Option<mpsc::Receiver<ReloadOrder>>) -> ReloadOrder {
+async fn asked_for(reloads: &mut Option<mpsc::Receiver<ReloadRequest>>) -> ReloadRequest {
     if let Some(reloads) = reloads
         && let Some(order) = reloads.recv().await
     {
@@ -228,7 +235,7 @@ async fn asked_for(reloads: &mut Option<mpsc::Receiver<ReloadOrder>>) -> ReloadO
 async fn reload(
     daemon: &Daemon,
     sources: &ConfigArgs,
-    discovered: &[Discovered],
+    discovered: &[DiscoveredRelease],
 ) -> Result<(), String> {
     let mut sources = sources.sources();
     sources.discovered = discovered.to_vec();

@@ -11,7 +11,7 @@ pub struct Signals {
 
 /// What was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asked {
+pub enum SignalRequest {
     /// SIGTERM or SIGINT.
     Stop,
     /// SIGHUP.
@@ -34,11 +34,11 @@ impl Signals {
     }
 
     /// The next signal.
-    pub async fn next(&mut self) -> Asked {
+    pub async fn next(&mut self) -> SignalRequest {
         tokio::select! {
-            () = arrived(self.terminate.as_mut()) => Asked::Stop,
-            () = arrived(self.interrupt.as_mut()) => Asked::Stop,
-            () = arrived(self.hang_up.as_mut()) => Asked::Reload,
+            () = arrived(self.terminate.as_mut()) => SignalRequest::Stop,
+            () = arrived(self.interrupt.as_mut()) => SignalRequest::Stop,
+            () = arrived(self.hang_up.as_mut()) => SignalRequest::Reload,
         }
     }
 }
@@ -55,5 +55,5 @@ async fn arrived(signal: Option<&mut Signal>) {
 /// Waits for SIGTERM or Ctrl-C.
 pub(super) async fn wait_for_stop() {
     let mut signals = Signals::listen();
-    while signals.next().await != Asked::Stop {}
+    while signals.next().await != SignalRequest::Stop {}
 }

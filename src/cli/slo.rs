@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::client::{Daemon, NoAnswer, ServerArgs};
+use super::client::{DaemonClient, RequestError, ServerArgs};
 use super::status::asked;
 
 /// Options of `leadsman slo`.
@@ -31,10 +31,12 @@ pub struct SloArgs {
 
 pub(super) fn slo(args: &SloArgs) -> ExitCode {
     asked(async {
-        let daemon = Daemon::new(&args.server)?;
+        let daemon = DaemonClient::new(&args.server)?;
         let mut answer = daemon.get("/api/v1/objectives").await?;
         let Value::Array(mut objectives) = answer["objectives"].take() else {
-            return Err(NoAnswer::Unknown("the daemon knows no objectives".into()));
+            return Err(RequestError::Unknown(
+                "the daemon knows no objectives".into(),
+            ));
         };
         let namespace = args.server.namespace.as_deref();
         objectives.retain(|objective| {
@@ -47,7 +49,7 @@ pub(super) fn slo(args: &SloArgs) -> ExitCode {
             let text = format!(
                 "nothing is promised of {name}; add objective = {{ availability = \"99.9%\" }} to it"
             );
-            return Err(NoAnswer::Unknown(text));
+            return Err(RequestError::Unknown(text));
         }
         if args.json {
             say!("{}", json!({ "objectives": objectives }));

@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::client::{Daemon, NoAnswer, ServerArgs};
+use super::client::{DaemonClient, RequestError, ServerArgs};
 use super::runtime;
 
 /// Options of `leadsman status`.
@@ -48,7 +48,7 @@ const EVENTS: usize = 8;
 
 pub(super) fn status(args: &StatusArgs) -> ExitCode {
     asked(async {
-        let daemon = Daemon::new(&args.server)?;
+        let daemon = DaemonClient::new(&args.server)?;
         let Some(name) = &args.release else {
             let releases = daemon.releases().await?;
             if args.json {
@@ -72,7 +72,7 @@ pub(super) fn status(args: &StatusArgs) -> ExitCode {
 
 pub(super) fn history(args: &HistoryArgs) -> ExitCode {
     asked(async {
-        let daemon = Daemon::new(&args.server)?;
+        let daemon = DaemonClient::new(&args.server)?;
         let wanted = args.server.namespace.as_deref();
         let (namespace, _) = daemon.release(&args.release, wanted).await?;
         let rollouts = daemon.rollouts(&namespace, &args.release).await?;
@@ -91,7 +91,7 @@ pub(super) fn history(args: &HistoryArgs) -> ExitCode {
 }
 
 /// Runs what asks a daemon.
-pub(super) fn asked(work: impl Future<Output = Result<(), NoAnswer>>) -> ExitCode {
+pub(super) fn asked(work: impl Future<Output = Result<(), RequestError>>) -> ExitCode {
     let Some(runtime) = runtime(1) else {
         return ExitCode::FAILURE;
     };

@@ -10,7 +10,7 @@ use std::io::{self, IsTerminal, Write};
 
 /// What a text is, so how much of it may reach the terminal as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum TextKind {
     /// One line: all control characters are escaped.
     Line,
     /// A line with colours of our own. No text from outside may be in it that is not escaped by its maker.
@@ -36,17 +36,17 @@ const fn is_hidden(c: char) -> bool {
 /// The text with everything hidden shown as JSON would write it.
 pub(super) fn escaped(text: &str) -> Cow<'_, str> {
     if text.chars().any(is_hidden) {
-        Cow::Owned(escape(text, Kind::Line))
+        Cow::Owned(escape(text, TextKind::Line))
     } else {
         Cow::Borrowed(text)
     }
 }
 
-fn escape(text: &str, kind: Kind) -> String {
+fn escape(text: &str, kind: TextKind) -> String {
     let mut shown = String::with_capacity(text.len() + 16);
     let mut rest = text;
     while let Some(c) = rest.chars().next() {
-        if kind == Kind::Coloured
+        if kind == TextKind::Coloured
             && let Some(colour) = colour(rest)
         {
             shown.push_str(colour);
@@ -86,7 +86,7 @@ pub(super) fn print(text: &str) {
 
 /// Prints a line with colours of our own; there is nothing from outside in it.
 pub(super) fn print_coloured(text: &str) {
-    if writeln!(io::stdout().lock(), "{}", escape(text, Kind::Coloured)).is_err() {
+    if writeln!(io::stdout().lock(), "{}", escape(text, TextKind::Coloured)).is_err() {
         std::process::exit(0);
     }
 }
@@ -116,7 +116,7 @@ pub(super) fn complain(text: &str) {
 pub(super) fn complain_lines(text: &str) {
     let mut err = io::stderr().lock();
     for line in text.lines() {
-        let _ = writeln!(err, "{}", escape(line, Kind::Coloured));
+        let _ = writeln!(err, "{}", escape(line, TextKind::Coloured));
     }
 }
 
@@ -161,9 +161,9 @@ const FURTHER: &str = "\n    | ";
 /// Where log lines go: each record is one write. The subscriber escapes what could be a colour within a field, so colours
 /// that are left are its own.
 #[derive(Debug)]
-pub(super) struct Log;
+pub(super) struct LogWriter;
 
-impl Write for Log {
+impl Write for LogWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(line);
         let text = text.strip_suffix('\n').unwrap_or(&text);
@@ -177,7 +177,7 @@ impl Write for Log {
 }
 
 fn record(text: &str) -> String {
-    let lines = text.lines().map(|line| escape(line, Kind::Coloured));
+    let lines = text.lines().map(|line| escape(line, TextKind::Coloured));
     lines.collect::<Vec<_>>().join(FURTHER) + "\n"
 }
 
@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn of_our_own_colours_pass_and_nothing_else() {
         let text = "\x1b[1;31mred\x1b[0m \x1b[2J \x1b]0;title\x07 \x1b[31";
-        let shown = escape(text, Kind::Coloured);
+        let shown = escape(text, TextKind::Coloured);
         assert_eq!(
             shown,
             "\x1b[1;31mred\x1b[0m \\u001b[2J \\u001b]0;title\\u0007 \\u001b[31"

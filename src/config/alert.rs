@@ -2,27 +2,27 @@
 
 use regex::RegexBuilder;
 
-use super::reader::{Item, Notes, Table};
-use super::settings::{AlertRule, Weight};
+use super::reader::{ConfigTable, ConfigValue, ReaderNotes};
+use super::settings::{AlertRule, AlertWeight};
 use super::values::why;
 use crate::sounding::expect::Pattern;
 
 /// Rules of one release.
 const MAX_RULES: usize = 32;
 
-const WEIGHTS: [(&str, Weight); 3] = [
-    ("note", Weight::Note),
-    ("doubt", Weight::Doubt),
-    ("convict", Weight::Convict),
+const WEIGHTS: [(&str, AlertWeight); 3] = [
+    ("note", AlertWeight::Note),
+    ("doubt", AlertWeight::Doubt),
+    ("convict", AlertWeight::Convict),
 ];
 
 /// Reads the rules, in the order of the file.
-pub(super) fn alerts(table: &mut Table, notes: &mut Notes) -> Vec<AlertRule> {
+pub(super) fn alerts(table: &mut ConfigTable, notes: &mut ReaderNotes) -> Vec<AlertRule> {
     let path = table.path_of("alert");
     let place = table.place.clone();
     let written = table
         .take("alert")
-        .map_or_else(Vec::new, |item| Table::of(item, notes).rest());
+        .map_or_else(Vec::new, |item| ConfigTable::of(item, notes).rest());
     if written.len() > MAX_RULES {
         let message = format!("has {} entries", written.len());
         notes.complain(
@@ -38,8 +38,8 @@ pub(super) fn alerts(table: &mut Table, notes: &mut Notes) -> Vec<AlertRule> {
         .collect()
 }
 
-fn rule(item: Item, notes: &mut Notes) -> Option<AlertRule> {
-    let mut table = Table::of(item, notes);
+fn rule(item: ConfigValue, notes: &mut ReaderNotes) -> Option<AlertRule> {
+    let mut table = ConfigTable::of(item, notes);
     let path = table.path.clone();
     let place = table.place.clone();
     for key in ["id", "name"] {
@@ -55,7 +55,7 @@ fn rule(item: Item, notes: &mut Notes) -> Option<AlertRule> {
         return None;
     };
     let mut labels = Vec::new();
-    for (name, item) in Table::of(matched, notes).rest() {
+    for (name, item) in ConfigTable::of(matched, notes).rest() {
         let Some(text) = item.text() else {
             notes.mistake(
                 &item,

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::reader::{Item, Notes, Table};
+use super::reader::{ConfigTable, ConfigValue, ReaderNotes};
 use super::request::auth;
-use super::settings::Alertmanagers;
+use super::settings::AlertmanagerConfig;
 use super::way::tls;
 use crate::alert::Labels;
 
@@ -20,7 +20,7 @@ const RESEND: (Duration, Duration) = (Duration::from_secs(1), Duration::from_sec
 const TIMEOUT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
 
 /// Reads the table.
-pub(super) fn alertmanager(mut table: Table, notes: &mut Notes) -> Alertmanagers {
+pub(super) fn alertmanager(mut table: ConfigTable, notes: &mut ReaderNotes) -> AlertmanagerConfig {
     let path = table.path.clone();
     let place = table.place.clone();
     let written = table.list("urls", notes).unwrap_or_default();
@@ -35,7 +35,7 @@ pub(super) fn alertmanager(mut table: Table, notes: &mut Notes) -> Alertmanagers
             format!("write at most {MAX_URLS}; a name with several addresses is all of them");
         notes.complain(&table.path_of("urls"), &place, message, Some(help));
     }
-    let settings = Alertmanagers {
+    let settings = AlertmanagerConfig {
         urls,
         auth: auth(&mut table, notes),
         tls: table
@@ -65,7 +65,7 @@ pub(super) fn alertmanager(mut table: Table, notes: &mut Notes) -> Alertmanagers
 }
 
 /// An absolute http or https URL without credentials.
-pub(super) fn url(item: &Item, notes: &mut Notes) -> Option<Url> {
+pub(super) fn url(item: &ConfigValue, notes: &mut ReaderNotes) -> Option<Url> {
     let Some(text) = item.text() else {
         notes.mistake(item, "is no text", "write a URL in quotes");
         return None;
@@ -103,9 +103,9 @@ pub(super) fn url(item: &Item, notes: &mut Notes) -> Option<Url> {
 }
 
 /// Labels of Prometheus: classic names, texts.
-pub(super) fn labels(item: Item, notes: &mut Notes) -> Labels {
+pub(super) fn labels(item: ConfigValue, notes: &mut ReaderNotes) -> Labels {
     let mut labels = Labels::new();
-    for (name, item) in Table::of(item, notes).rest() {
+    for (name, item) in ConfigTable::of(item, notes).rest() {
         let is_name = !name.is_empty()
             && name.bytes().enumerate().all(|(at, byte)| {
                 byte.is_ascii_alphabetic() || byte == b'_' || (at > 0 && byte.is_ascii_digit())
@@ -123,7 +123,7 @@ pub(super) fn labels(item: Item, notes: &mut Notes) -> Labels {
     if labels.len() > MAX_LABELS {
         notes.complain(
             "labels",
-            &super::place::Place::Default,
+            &super::place::SourceLocation::Default,
             format!("there are {} labels", labels.len()),
             Some(format!("write at most {MAX_LABELS}")),
         );

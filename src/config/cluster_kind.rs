@@ -90,7 +90,7 @@ impl fmt::Display for ClusterKind {
 
 /// Why a text names no kind of objects in no namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NotAKind {
+pub enum InvalidKind {
     /// It is not written as a kind, or as a kind with a group.
     Malformed,
     /// Kubernetes itself has no such kind outside namespaces, and it has no group.
@@ -98,9 +98,9 @@ pub enum NotAKind {
 }
 
 impl FromStr for ClusterKind {
-    type Err = NotAKind;
+    type Err = InvalidKind;
 
-    fn from_str(text: &str) -> Result<Self, NotAKind> {
+    fn from_str(text: &str) -> Result<Self, InvalidKind> {
         let (kind, group) = match text.split_once('.') {
             Some((kind, group)) => (kind, Some(group)),
             None => (text, None),
@@ -108,7 +108,7 @@ impl FromStr for ClusterKind {
         let is_written_well = kind.starts_with(|c: char| c.is_ascii_uppercase())
             && kind.bytes().all(|byte| byte.is_ascii_alphanumeric());
         if !is_written_well || group.is_some_and(|group| !is_group(group)) {
-            return Err(NotAKind::Malformed);
+            return Err(InvalidKind::Malformed);
         }
         if let Some(group) = group {
             return Ok(Self::new(group, kind));
@@ -116,7 +116,7 @@ impl FromStr for ClusterKind {
         let mut built_in = BUILT_IN.iter();
         let (group, _) = built_in
             .find(|(_, known)| *known == kind)
-            .ok_or(NotAKind::WithoutGroup)?;
+            .ok_or(InvalidKind::WithoutGroup)?;
         Ok(Self::new(group, kind))
     }
 }
@@ -150,7 +150,7 @@ mod tests {
         // The same name in another group is another kind.
         assert_ne!(of("ClusterRole.example.com"), of("ClusterRole"));
         for text in ["ClusterIssuer", "Deployment"] {
-            assert_eq!(of(text), Err(NotAKind::WithoutGroup), "{text}");
+            assert_eq!(of(text), Err(InvalidKind::WithoutGroup), "{text}");
         }
         for text in [
             "",
@@ -164,7 +164,7 @@ mod tests {
             ".example.com",
             "example.com",
         ] {
-            assert_eq!(of(text), Err(NotAKind::Malformed), "{text:?}");
+            assert_eq!(of(text), Err(InvalidKind::Malformed), "{text:?}");
         }
     }
 }

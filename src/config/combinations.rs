@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use humantime::format_duration as shown;
 
-use super::place::Place;
-use super::reader::{Notes, Table};
-use super::settings::{BakeAction, Probe};
+use super::place::SourceLocation;
+use super::reader::{ConfigTable, ReaderNotes};
+use super::settings::{BakeAction, ProbeConfig};
 use crate::verdict::Rule;
 
 /// Blocks full of failures that an alarm of the bake takes: its threshold, as the clip of a block allows.
@@ -22,15 +22,15 @@ const MAX_NAMED: usize = 3;
 const KEYS: [&str; 4] = ["watch_max", "ready_within", "hold", "bake_for"];
 
 /// Where the keys that others can contradict were written, in the order of [`KEYS`].
-pub(super) struct WrittenKeys([Option<Place>; 4]);
+pub(super) struct WrittenKeys([Option<SourceLocation>; 4]);
 
 impl WrittenKeys {
     /// Before the keys are taken from the table.
-    pub(super) fn of(table: &Table) -> Self {
+    pub(super) fn of(table: &ConfigTable) -> Self {
         Self(KEYS.map(|key| table.place_of(key)))
     }
 
-    fn place(&self, key: &str) -> Option<&Place> {
+    fn place(&self, key: &str) -> Option<&SourceLocation> {
         let mut all = KEYS.iter().zip(&self.0);
         all.find(|(name, _)| **name == key)?.1.as_ref()
     }
@@ -51,10 +51,10 @@ pub(super) struct GuardTimes {
 /// What can never work is a mistake where it was written; what may not is a hint.
 pub(super) fn of_guard(
     path: &str,
-    place: &Place,
+    place: &SourceLocation,
     written: &WrittenKeys,
     times: &GuardTimes,
-    notes: &mut Notes,
+    notes: &mut ReaderNotes,
 ) {
     let GuardTimes {
         watch, watch_max, ..
@@ -102,10 +102,10 @@ pub(super) fn of_guard(
 /// Whether a watch has the results that a verdict takes.
 fn of_results(
     path: &str,
-    place: &Place,
+    place: &SourceLocation,
     written: &WrittenKeys,
     times: &GuardTimes,
-    notes: &mut Notes,
+    notes: &mut ReaderNotes,
 ) {
     let rule = Rule {
         interval_s: times.interval.as_secs_f64(),
@@ -142,12 +142,12 @@ fn of_results(
 /// Probes of one release, against its watch and against one another.
 pub(super) fn of_probes<'a>(
     path: &str,
-    place: &Place,
+    place: &SourceLocation,
     watch: Duration,
-    probes: impl Iterator<Item = &'a Probe> + Clone,
-    notes: &mut Notes,
+    probes: impl Iterator<Item = &'a ProbeConfig> + Clone,
+    notes: &mut ReaderNotes,
 ) {
-    let few = |probe: &&Probe| probe.interval * 3 > watch;
+    let few = |probe: &&ProbeConfig| probe.interval * 3 > watch;
     if let Some(names) = named(probes.clone().filter(few)) {
         let message = format!(
             "should a rate limit answer, probes are asked at their own interval, and {names} would have less than three results in a watch of {}",
@@ -156,7 +156,7 @@ pub(super) fn of_probes<'a>(
         let help = "make the watch longer, or the interval of these probes shorter";
         notes.hint(path, place, message, help);
     }
-    let asks_pods = |probe: &&Probe| probe.pods.is_some();
+    let asks_pods = |probe: &&ProbeConfig| probe.pods.is_some();
     let Some(with) = named(probes.clone().filter(asks_pods)) else {
         return;
     };
@@ -170,7 +170,7 @@ pub(super) fn of_probes<'a>(
 }
 
 /// The first of these probes by name, and how many there are beyond.
-fn named<'a>(probes: impl Iterator<Item = &'a Probe>) -> Option<String> {
+fn named<'a>(probes: impl Iterator<Item = &'a ProbeConfig>) -> Option<String> {
     let names: Vec<&str> = probes.map(|probe| probe.id.probe.as_str()).collect();
     let first = names.get(..MAX_NAMED).unwrap_or(&names).join(", ");
     match names.len() {

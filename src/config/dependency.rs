@@ -4,9 +4,9 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
-use super::place::Place;
-use super::reader::{Item, Notes, Table, nearest};
-use super::settings::{Probe, Release, Selection};
+use super::place::SourceLocation;
+use super::reader::{ConfigTable, ConfigValue, ReaderNotes, nearest};
+use super::settings::{ProbeConfig, ReleaseConfig, ReleaseSelector};
 use crate::units::{Namespace, ReleaseName};
 use crate::verdict::MAX_DEPENDENCIES;
 
@@ -21,14 +21,14 @@ const OF_RELEASES: [&str; 3] = ["pods", "needs", "objective"];
 
 /// One entry of `needs`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Need {
+pub enum NeedsEntry {
     /// A `[[dependency]]`.
     Dependency(Box<str>),
     /// Another guarded release.
     Release(Namespace, ReleaseName),
 }
 
-impl Need {
+impl NeedsEntry {
     /// The name of the dependency; `None` of a release.
     pub fn dependency(&self) -> Option<&str> {
         match self {
@@ -48,7 +48,7 @@ impl Need {
     }
 }
 
-impl fmt::Display for Need {
+impl fmt::Display for NeedsEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Dependency(name) => f.write_str(name),
@@ -59,20 +59,20 @@ impl fmt::Display for Need {
 
 /// A need as it was written, to be checked once everything is read.
 #[derive(Debug)]
-pub(super) struct Wanted {
-    need: Need,
-    item: Item,
+pub(super) struct PendingNeed {
+    need: NeedsEntry,
+    item: ConfigValue,
 }
 
 /// `needs` of a probe.
-pub(super) fn needs(table: &mut Table, notes: &mut Notes) -> Vec<Need> {
+pub(super) fn needs(table: &mut ConfigTable, notes: &mut ReaderNotes) -> Vec<NeedsEntry> {
     let place = table.place_of("needs");
     let Some(items) = table.list("needs", notes) else {
         return Vec::new();
     };
     let mut needs = Vec::new();
     for item in items {
-        let Some(need) = item.text().and_then(Need::parse) else {
+        let Some(need) = item.text().and_then(NeedsEntry::parse) else {
             notes.mistake(
                 &item,
                 "names nothing that could be needed",
@@ -85,7 +85,7 @@ pub(super) fn needs(table: &mut Table, notes: &mut Notes) -> Vec<Need> {
             continue;
         }
         needs.push(need.clone());
-        notes.needs.push(Wanted { need, item });
+        notes.needs.push(PendingNeed { need, item });
     }
     if let Some(place) = place {
         let shown: Vec<String> = needs.iter().map(|need| format!("\"{need}\"")).collect();
@@ -96,7 +96,7 @@ pub(super) fn needs(table: &mut Table, notes: &mut Notes) -> Vec<Need> {
 }
 
 /// Keys that a dependency cannot have, as it belongs to no release.
-pub(super) fn refuse_keys_of_releases(table: &mut Table, notes: &mut Notes) {
+pub(super) fn refuse_keys_of_releases(table: &mut ConfigTable, notes: &mut ReaderNotes) {
     for key in OF_RELEASES {
         if let Some(item) = table.take(key) {
             notes.mistake(
@@ -110,11 +110,11 @@ pub(super) fn refuse_keys_of_releases(table: &mut Table, notes: &mut Notes) {
 
 /// The dependencies of a file, each read by `probe`.
 pub(super) fn dependencies(
-    mut table: Table,
-    control: Option<&Probe>,
-    notes: &mut Notes,
-    probe: impl Fn(&str, Item, &mut Notes) -> Option<Probe>,
-) -> Vec<(Probe, Place)> {
+    mut table: ConfigTable,
+    control: Option<&ProbeConfig>,
+    notes: &mut ReaderNotes,
+    probe: impl Fn(&str, ConfigValue, &mut ReaderNotes) -> Option<ProbeConfig>,
+) -> Vec<(ProbeConfig, SourceLocation)> {
     let (path, place) = (table.path.clone(), table.place.clone());
     let written = table.rest();
     if written.len() > MAX_DECLARED {
@@ -156,11 +156,11 @@ pub(super) fn dependencies(
 /// Checks what is needed against what there is. Each dependency is asked at the shortest interval of those who need it
 /// while one of them is judged.
 pub(super) fn resolve(
-    mut dependencies: Vec<(Probe, Place)>,
-    releases: &[Release],
-    selections: &[Selection],
-    notes: &mut Notes,
-) -> Vec<Arc<Probe>> {
+    mut dependencies: Vec<(ProbeConfig, SourceLocation)>,
+    releases: &[ReleaseConfig],
+    selections: &[ReleaseSelector],
+    notes: &mut ReaderNotes,
+) -> Vec<Arc<ProbeConfig>> {
     let wanted = std::mem::take(&mut notes.needs);
     let names: Vec<&str> = dependencies
         .iter()
@@ -180,7 +180,11 @@ pub(super) fn resolve(
     let mut paces = HashMap::new();
     for release in releases.iter().filter(|release| release.is_guarded()) {
         let interval = release.guard.interval();
-        for name in release.needs().into_iter().filter_map(Need::dependency) {
+        for name in release
+            .needs()
+            .into_iter()
+            .filter_map(NeedsEntry::dependency)
+        {
             let pace = paces.entry(name).or_insert(interval);
             *pace = interval.min(*pace);
         }
@@ -205,23 +209,23 @@ pub(super) fn resolve(
 
 /// Whether there is what one entry names.
 fn check_one(
-    wanted: &Wanted,
+    wanted: &PendingNeed,
     names: &[&str],
-    releases: &[Release],
-    selections: &[Selection],
-    notes: &mut Notes,
+    releases: &[ReleaseConfig],
+    selections: &[ReleaseSelector],
+    notes: &mut ReaderNotes,
 ) {
     let item = &wanted.item;
     match &wanted.need {
-        Need::Dependency(name) if names.contains(&&**name) => {}
-        Need::Dependency(name) => {
+        NeedsEntry::Dependency(name) if names.contains(&&**name) => {}
+        NeedsEntry::Dependency(name) => {
             let help = match nearest(name, names) {
                 Some(near) => format!("did you mean {near:?}?"),
                 None => format!("add [[dependency]] with name = {name:?} and its url"),
             };
             notes.mistake(item, format!("there is no [[dependency]] {name:?}"), help);
         }
-        Need::Release(namespace, name) => {
+        NeedsEntry::Release(namespace, name) => {
             let mut all = releases.iter();
             let found =
                 all.find(|release| release.namespace == *namespace && release.name == *name);
@@ -238,25 +242,25 @@ fn check_one(
 }
 
 /// Whether all that a release needs can be needed together.
-fn check_all_of(release: &Release, notes: &mut Notes) {
+fn check_all_of(release: &ReleaseConfig, notes: &mut ReaderNotes) {
     let count = release.needs().len();
     if count > MAX_DEPENDENCIES {
         let message = format!("the probes of {} need {count} things", release.name);
         let help = format!("name at most {MAX_DEPENDENCIES}");
-        notes.complain("release", &Place::Default, message, Some(help));
+        notes.complain("release", &SourceLocation::Default, message, Some(help));
     }
-    let itself = Need::Release(release.namespace.clone(), release.name.clone());
+    let itself = NeedsEntry::Release(release.namespace.clone(), release.name.clone());
     if release.needs().contains(&&itself) {
         let message = format!("{}/{} needs itself", release.namespace, release.name);
         let help = "leave that out; its own failures are what is judged".to_owned();
-        notes.complain("release", &Place::Default, message, Some(help));
+        notes.complain("release", &SourceLocation::Default, message, Some(help));
     }
 }
 
 /// Refuses releases that need each other: each would excuse the next, and none would ever be convicted. A release that
 /// `select` takes is one of them once it is known.
-fn refuse_cycles(releases: &[Release], notes: &mut Notes) {
-    let guarded: Vec<&Release> = releases.iter().filter(|it| it.is_guarded()).collect();
+fn refuse_cycles(releases: &[ReleaseConfig], notes: &mut ReaderNotes) {
+    let guarded: Vec<&ReleaseConfig> = releases.iter().filter(|it| it.is_guarded()).collect();
     let places: HashMap<_, _> = guarded
         .iter()
         .enumerate()
@@ -268,8 +272,8 @@ fn refuse_cycles(releases: &[Release], notes: &mut Notes) {
         .map(|(at, release)| {
             let needs = release.needs().into_iter();
             let others = needs.filter_map(|need| match need {
-                Need::Release(namespace, name) => places.get(&(namespace, name)).copied(),
-                Need::Dependency(_) => None,
+                NeedsEntry::Release(namespace, name) => places.get(&(namespace, name)).copied(),
+                NeedsEntry::Dependency(_) => None,
             });
             // A release that needs itself is told of by itself.
             others.filter(|other| *other != at).collect()
@@ -286,7 +290,7 @@ fn refuse_cycles(releases: &[Release], notes: &mut Notes) {
             names.join(" needs ")
         );
         let help = "remove one of these needs".to_owned();
-        notes.complain("release", &Place::Default, message, Some(help));
+        notes.complain("release", &SourceLocation::Default, message, Some(help));
     }
 }
 

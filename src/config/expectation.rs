@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use super::reader::{Item, Notes, Table};
+use super::reader::{ConfigTable, ConfigValue, ReaderNotes};
 use super::values::{self, json_rules, pattern};
 use crate::sounding::HttpVersion;
 use crate::sounding::expect::{Expect, HeaderRule, HeaderTest, StatusRange};
@@ -17,8 +17,8 @@ pub(super) const LATENCY: (Duration, Duration) =
 pub(super) const SECOND_TO_TEN_YEARS: (Duration, Duration) =
     (Duration::from_secs(1), Duration::from_secs(315_360_000));
 
-pub(super) fn expect(item: Item, notes: &mut Notes) -> Expect {
-    let mut table = Table::of(item, notes);
+pub(super) fn expect(item: ConfigValue, notes: &mut ReaderNotes) -> Expect {
+    let mut table = ConfigTable::of(item, notes);
     let status = table
         .list("status", notes)
         .map(|items| values::statuses(&items, notes));
@@ -53,7 +53,7 @@ pub(super) fn expect(item: Item, notes: &mut Notes) -> Expect {
             }));
         }
     }
-    let mut patterns = |key: &'static str, table: &mut Table| {
+    let mut patterns = |key: &'static str, table: &mut ConfigTable| {
         let items = table.list(key, notes).unwrap_or_default();
         items
             .iter()
@@ -63,7 +63,7 @@ pub(super) fn expect(item: Item, notes: &mut Notes) -> Expect {
     let body_matches = patterns("body_matches", &mut table);
     let body_not_matches = patterns("body_not_matches", &mut table);
     let json = table.take("json").map_or_else(Vec::new, |item| {
-        json_rules(&mut Table::of(item, notes), notes)
+        json_rules(&mut ConfigTable::of(item, notes), notes)
     });
     let expect = Expect {
         status: status
@@ -88,7 +88,7 @@ pub(super) fn expect(item: Item, notes: &mut Notes) -> Expect {
     expect
 }
 
-fn versions(table: &mut Table, notes: &mut Notes) -> Vec<HttpVersion> {
+fn versions(table: &mut ConfigTable, notes: &mut ReaderNotes) -> Vec<HttpVersion> {
     let mut versions = Vec::new();
     for item in table.list("http_version", notes).unwrap_or_default() {
         match item.text() {
@@ -105,7 +105,11 @@ fn versions(table: &mut Table, notes: &mut Notes) -> Vec<HttpVersion> {
     versions
 }
 
-pub(super) fn header_name(name: &str, item: &Item, notes: &mut Notes) -> Option<HeaderName> {
+pub(super) fn header_name(
+    name: &str,
+    item: &ConfigValue,
+    notes: &mut ReaderNotes,
+) -> Option<HeaderName> {
     let parsed = HeaderName::from_bytes(name.as_bytes()).ok();
     if parsed.is_none() {
         notes.mistake(
@@ -117,6 +121,6 @@ pub(super) fn header_name(name: &str, item: &Item, notes: &mut Notes) -> Option<
     parsed
 }
 
-fn rules_of(item: Item, notes: &mut Notes) -> Vec<(String, Item)> {
-    Table::of(item, notes).rules(notes)
+fn rules_of(item: ConfigValue, notes: &mut ReaderNotes) -> Vec<(String, ConfigValue)> {
+    ConfigTable::of(item, notes).rules(notes)
 }

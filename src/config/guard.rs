@@ -3,12 +3,12 @@
 use std::str::FromStr as _;
 use std::time::Duration;
 
-use super::cluster_kind::{ClusterKind, NotAKind};
+use super::cluster_kind::{ClusterKind, InvalidKind};
 use super::combinations::{self, GuardTimes, WrittenKeys};
-use super::layers::Kind;
+use super::layers::NodeKind;
 use super::read::{check_name, written};
-use super::reader::{Item, Notes, Table, unfolded};
-use super::settings::{BakeAction, Guard, May};
+use super::reader::{ConfigTable, ConfigValue, ReaderNotes, unfolded};
+use super::settings::{BakeAction, GuardConfig, RollbackPermissions};
 use crate::rollout::Mode;
 use crate::verdict::Rule;
 
@@ -39,11 +39,11 @@ const MODES: [(&str, Mode); 3] = [
 ];
 
 /// Reads `mode`, and the table `rollback` where there is one.
-pub(super) fn guard(release: &mut Table, notes: &mut Notes) -> Guard {
+pub(super) fn guard(release: &mut ConfigTable, notes: &mut ReaderNotes) -> GuardConfig {
     let mode = release.word("mode", &MODES, notes).unwrap_or_default();
     let mut table = match release.take("rollback") {
-        Some(item) => Table::of(item, notes),
-        None => Table::empty(release.path_of("rollback")),
+        Some(item) => ConfigTable::of(item, notes),
+        None => ConfigTable::empty(release.path_of("rollback")),
     };
     let written_keys = WrittenKeys::of(&table);
     let built_in = Rule::default();
@@ -120,7 +120,7 @@ pub(super) fn guard(release: &mut Table, notes: &mut Notes) -> Guard {
         &format!("\"{}\"", mode.as_str()) as &dyn std::fmt::Display,
     )];
     notes.defaults(&release.path.clone(), &mode_key);
-    Guard {
+    GuardConfig {
         mode,
         rule: Rule {
             interval_s: interval.as_secs_f64(),
@@ -143,8 +143,8 @@ pub(super) fn guard(release: &mut Table, notes: &mut Notes) -> Guard {
     }
 }
 
-fn may(table: &mut Table, notes: &mut Notes) -> May {
-    let built_in = May::default();
+fn may(table: &mut ConfigTable, notes: &mut ReaderNotes) -> RollbackPermissions {
+    let built_in = RollbackPermissions::default();
     let while_pending = table
         .switch("while_pending", notes)
         .unwrap_or(built_in.while_pending);
@@ -197,7 +197,7 @@ fn may(table: &mut Table, notes: &mut Notes) -> May {
             }),
         ],
     );
-    May {
+    RollbackPermissions {
         while_pending,
         after_migrations,
         no_migrations,
@@ -210,8 +210,8 @@ fn may(table: &mut Table, notes: &mut Notes) -> May {
 }
 
 /// Whether migrations are compatible, and the hooks that migrate nothing.
-fn migrations(table: &mut Table, notes: &mut Notes) -> (bool, Vec<String>) {
-    let is_table = |item: &Item| matches!(item.node.kind, Kind::Table(_));
+fn migrations(table: &mut ConfigTable, notes: &mut ReaderNotes) -> (bool, Vec<String>) {
+    let is_table = |item: &ConfigValue| matches!(item.node.kind, NodeKind::Table(_));
     let Some(item) = table.take("migrations").map(unfolded) else {
         return (false, Vec::new());
     };
@@ -227,7 +227,7 @@ fn migrations(table: &mut Table, notes: &mut Notes) -> (bool, Vec<String>) {
         }
         return (false, Vec::new());
     }
-    let mut inner = Table::of(item, notes);
+    let mut inner = ConfigTable::of(item, notes);
     let mut patterns = Vec::new();
     for item in inner.list("ignore", notes).unwrap_or_default() {
         match item.text().filter(|text| !text.is_empty()) {
@@ -244,7 +244,12 @@ fn migrations(table: &mut Table, notes: &mut Notes) -> (bool, Vec<String>) {
 }
 
 /// A list of kinds, as they are written in a manifest.
-fn kinds(table: &mut Table, key: &'static str, example: &str, notes: &mut Notes) -> Vec<String> {
+fn kinds(
+    table: &mut ConfigTable,
+    key: &'static str,
+    example: &str,
+    notes: &mut ReaderNotes,
+) -> Vec<String> {
     let mut kinds = Vec::new();
     for item in table.list(key, notes).unwrap_or_default() {
         match item.text() {
@@ -262,7 +267,7 @@ fn kinds(table: &mut Table, key: &'static str, example: &str, notes: &mut Notes)
 }
 
 /// Kinds of objects in no namespace.
-fn cluster_kinds(table: &mut Table, notes: &mut Notes) -> Vec<ClusterKind> {
+fn cluster_kinds(table: &mut ConfigTable, notes: &mut ReaderNotes) -> Vec<ClusterKind> {
     let mut kinds = Vec::new();
     for item in table.list("cluster_scoped", notes).unwrap_or_default() {
         let (mistake, hint) = match item.text().map(ClusterKind::from_str) {
@@ -270,11 +275,11 @@ fn cluster_kinds(table: &mut Table, notes: &mut Notes) -> Vec<ClusterKind> {
                 kinds.push(kind);
                 continue;
             }
-            Some(Err(NotAKind::WithoutGroup)) => (
+            Some(Err(InvalidKind::WithoutGroup)) => (
                 "is not a kind of Kubernetes itself that lives in no namespace",
                 "name the group of its API as well, as \"ClusterIssuer.cert-manager.io\"",
             ),
-            Some(Err(NotAKind::Malformed)) | None => (
+            Some(Err(InvalidKind::Malformed)) | None => (
                 "is not a valid kind of object",
                 "write it as in a manifest, as \"ClusterRole\", or with the group of its API, as \"ClusterIssuer.cert-manager.io\"",
             ),
@@ -285,7 +290,7 @@ fn cluster_kinds(table: &mut Table, notes: &mut Notes) -> Vec<ClusterKind> {
 }
 
 /// Percentage points, as `2%`.
-fn points(text: &str, item: &Item, notes: &mut Notes) -> Option<f64> {
+fn points(text: &str, item: &ConfigValue, notes: &mut ReaderNotes) -> Option<f64> {
     let (least, most) = INCREASE;
     let number = text
         .strip_suffix('%')

@@ -5,12 +5,15 @@ use std::time::Duration;
 
 use super::alertmanager::url;
 use super::read::{check_name, directory, written};
-use super::reader::{Notes, Table};
-use super::settings::{Aim, Driver, Kubernetes, Lease, LeaseTimes};
+use super::reader::{ConfigTable, ReaderNotes};
+use super::settings::{HelmDriver, KubernetesConfig, LeaseConfig, LeaseTimes, PodTarget};
 use super::values::size;
 use super::way::tls;
 
-const DRIVERS: [(&str, Driver); 2] = [("secret", Driver::Secret), ("configmap", Driver::ConfigMap)];
+const DRIVERS: [(&str, HelmDriver); 2] = [
+    ("secret", HelmDriver::Secret),
+    ("configmap", HelmDriver::ConfigMap),
+];
 
 const DEFAULT_HELM: &str = "helm";
 const DEFAULT_SCRATCH: &str = "/tmp/leadsman";
@@ -21,7 +24,7 @@ const HELM_MEMORY: (usize, usize) = (128 * MIB, 16 * 1024 * MIB);
 const MIB: usize = 1024 * 1024;
 
 /// Reads the table; that it is there says that releases are followed in the cluster.
-pub(super) fn kubernetes(mut table: Table, notes: &mut Notes) -> Kubernetes {
+pub(super) fn kubernetes(mut table: ConfigTable, notes: &mut ReaderNotes) -> KubernetesConfig {
     let path = table.path.clone();
     let kubeconfig = directory(&mut table, "kubeconfig", notes);
     let context = table.text("context", notes);
@@ -75,7 +78,7 @@ pub(super) fn kubernetes(mut table: Table, notes: &mut Notes) -> Kubernetes {
         ],
     );
     table.end(notes);
-    Kubernetes {
+    KubernetesConfig {
         kubeconfig,
         context: context.map(|(text, _)| text),
         helm: helm.unwrap_or_else(|| PathBuf::from(DEFAULT_HELM)),
@@ -91,13 +94,13 @@ const LEASE_SPAN: (Duration, Duration) = (Duration::from_secs(1), Duration::from
 
 /// Reads `[lease]`. `keeps_state`: whether the state is where the next replica finds it.
 pub(super) fn lease(
-    mut table: Table,
+    mut table: ConfigTable,
     has_cluster: bool,
     keeps_state: bool,
-    notes: &mut Notes,
-) -> Lease {
+    notes: &mut ReaderNotes,
+) -> LeaseConfig {
     let (path, place) = (table.path.clone(), table.place.clone());
-    let mut of = |key: &'static str, usual: u64, notes: &mut Notes| {
+    let mut of = |key: &'static str, usual: u64, notes: &mut ReaderNotes| {
         let read = table.duration(key, LEASE_SPAN, notes);
         read.unwrap_or(Duration::from_secs(usual))
     };
@@ -161,7 +164,7 @@ pub(super) fn lease(
         ],
     );
     table.end(notes);
-    Lease {
+    LeaseConfig {
         name,
         namespace,
         identity,
@@ -173,7 +176,7 @@ pub(super) fn lease(
 }
 
 /// Reads `pods`: `[http://|https://][WORKLOAD][:PORT]`, the port by name or number.
-pub(super) fn pods(table: &mut Table, notes: &mut Notes) -> Option<Aim> {
+pub(super) fn pods(table: &mut ConfigTable, notes: &mut ReaderNotes) -> Option<PodTarget> {
     let (text, item) = table.text("pods", notes)?;
     let (tls, rest) = match text.split_once("://") {
         Some(("http", rest)) => (Some(false), rest),
@@ -201,7 +204,7 @@ pub(super) fn pods(table: &mut Table, notes: &mut Notes) -> Option<Aim> {
         return None;
     }
     let some = |text: &str| (!text.is_empty()).then(|| text.into());
-    Some(Aim {
+    Some(PodTarget {
         workload: some(workload),
         port: some(port),
         tls,

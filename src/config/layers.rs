@@ -12,8 +12,8 @@ use config::{ConfigError, Map, Source, Value, ValueKind};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::mistakes::{Mistake, SourceFile};
-use super::place::Place;
+use super::mistakes::{Diagnostic, SourceFile};
+use super::place::SourceLocation;
 
 /// The largest configuration file. A thousand probes take about 200 KiB.
 const FILE_LIMIT: u64 = 1024 * 1024;
@@ -32,23 +32,23 @@ const MARK: char = '\0';
 
 /// One value of the merged tree.
 #[derive(Debug, Clone)]
-pub(super) struct Node {
-    pub(super) place: Place,
-    pub(super) kind: Kind,
+pub(super) struct ConfigNode {
+    pub(super) place: SourceLocation,
+    pub(super) kind: NodeKind,
 }
 
 #[derive(Debug, Clone)]
-pub(super) enum Kind {
+pub(super) enum NodeKind {
     Bool(bool),
     Int(i64),
     Float(f64),
     Text(String),
-    Array(Vec<Node>),
+    Array(Vec<ConfigNode>),
     /// In the order in which the keys were first written.
-    Table(Vec<(String, Node)>),
+    Table(Vec<(String, ConfigNode)>),
 }
 
-impl Kind {
+impl NodeKind {
     /// For complaints: what it is.
     pub(super) const fn name(&self) -> &'static str {
         match self {
@@ -65,8 +65,8 @@ impl Kind {
 pub(super) fn read_file(
     path: &Path,
     files: &mut Vec<SourceFile>,
-    mistakes: &mut Vec<Mistake>,
-) -> Option<Layer> {
+    mistakes: &mut Vec<Diagnostic>,
+) -> Option<ConfigLayer> {
     let file = files.len();
     let name = path.display().to_string();
     let text = read_text(path);
@@ -75,8 +75,8 @@ pub(super) fn read_file(
         text: text.as_ref().map_or_else(|_| String::new(), Clone::clone),
     });
     if let Err((message, help)) = text {
-        let place = Place::Default;
-        mistakes.push(Mistake {
+        let place = SourceLocation::Default;
+        mistakes.push(Diagnostic {
             path: String::new(),
             message: format!("{name}: {message}"),
             help: Some(help),
@@ -91,12 +91,12 @@ pub(super) fn read_file(
     for error in errors {
         let span = error.span().unwrap_or(0..0);
         let span = (span.start.min(text.len()), span.end.min(text.len()));
-        let place = Place::File {
+        let place = SourceLocation::File {
             file,
             key: span,
             value: span,
         };
-        mistakes.push(Mistake {
+        mistakes.push(Diagnostic {
             path: String::new(),
             message: format!("not TOML: {}", error.message()),
             help: None,
@@ -108,10 +108,10 @@ pub(super) fn read_file(
         return None;
     }
     let span = table.span();
-    let mut builder = Builder { file, mistakes };
+    let mut builder = LayerBuilder { file, mistakes };
     let root = builder.table(table.get_ref(), (span.start, span.end), "", 0);
     match root.kind {
-        ValueKind::Table(root) => Some(Layer(root)),
+        ValueKind::Table(root) => Some(ConfigLayer(root)),
         _ => None,
     }
 }
@@ -153,9 +153,9 @@ fn read_text(path: &Path) -> Result<String, (String, String)> {
 
 /// One layer, ready to be merged.
 #[derive(Debug, Clone)]
-pub(super) struct Layer(Map<String, Value>);
+pub(super) struct ConfigLayer(Map<String, Value>);
 
-impl Source for Layer {
+impl Source for ConfigLayer {
     fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
         Box::new(self.clone())
     }
@@ -165,12 +165,12 @@ impl Source for Layer {
     }
 }
 
-struct Builder<'a> {
+struct LayerBuilder<'a> {
     file: usize,
-    mistakes: &'a mut Vec<Mistake>,
+    mistakes: &'a mut Vec<Diagnostic>,
 }
 
-impl Builder<'_> {
+impl LayerBuilder<'_> {
     fn table(
         &mut self,
         table: &DeTable<'_>,
@@ -179,7 +179,7 @@ impl Builder<'_> {
         depth: usize,
     ) -> Value {
         let mut map = Map::new();
-        let place = Place::File {
+        let place = SourceLocation::File {
             file: self.file,
             key,
             value: key,
@@ -210,7 +210,7 @@ impl Builder<'_> {
         depth: usize,
     ) -> Value {
         let span = (value.span().start, value.span().end);
-        let place = Place::File {
+        let place = SourceLocation::File {
             file: self.file,
             key,
             value: span,
@@ -278,7 +278,7 @@ impl Builder<'_> {
                 continue;
             };
             let span = (item.span().start, item.span().end);
-            let place = Place::File {
+            let place = SourceLocation::File {
                 file: self.file,
                 key: span,
                 value: span,
@@ -316,9 +316,9 @@ impl Builder<'_> {
         Value::new(None, map)
     }
 
-    fn complain(&mut self, path: &str, message: &str, help: Option<&str>, place: Place) {
+    fn complain(&mut self, path: &str, message: &str, help: Option<&str>, place: SourceLocation) {
         let help = help.map(str::to_owned);
-        self.mistakes.push(Mistake {
+        self.mistakes.push(Diagnostic {
             path: path.to_owned(),
             message: message.to_owned(),
             help,
@@ -337,13 +337,13 @@ fn path_of_tables(path: &str) -> String {
 }
 
 /// A layer of single settings: variables or flags. `keys` are the parts of a path, as `["serve", "listen"]`.
-pub(super) fn single(keys: &[String], text: &str, place: &Place) -> Layer {
+pub(super) fn single(keys: &[String], text: &str, place: &SourceLocation) -> ConfigLayer {
     let origin = place.encode();
     let mut value = Value::new(Some(&origin), text.to_owned());
     for key in keys.iter().skip(1).rev() {
         value = Value::new(None, Map::from_iter([(key.clone(), value)]));
     }
-    Layer(
+    ConfigLayer(
         keys.first()
             .map(|key| Map::from_iter([(key.clone(), value)]))
             .unwrap_or_default(),
@@ -352,14 +352,14 @@ pub(super) fn single(keys: &[String], text: &str, place: &Place) -> Layer {
 
 /// The path that a variable means: its parts, in lower case, where they name an existing entry by that entry's name.
 /// `-` and `.` cannot stand in a variable, so `_` matches them as well.
-pub(super) fn keys_of_variable(name: &str, tree: &Node) -> Vec<String> {
+pub(super) fn keys_of_variable(name: &str, tree: &ConfigNode) -> Vec<String> {
     let parts = name.strip_prefix(PREFIX).unwrap_or(name).split("__");
     let mut node = Some(tree);
     parts
         .map(|part| {
             let part = part.to_lowercase();
             let entries = match node.map(|node| &node.kind) {
-                Some(Kind::Table(entries)) => entries.as_slice(),
+                Some(NodeKind::Table(entries)) => entries.as_slice(),
                 _ => &[],
             };
             let plain = |key: &str| key.to_lowercase().replace(['-', '.'], "_");
@@ -371,7 +371,7 @@ pub(super) fn keys_of_variable(name: &str, tree: &Node) -> Vec<String> {
 }
 
 /// Merges layers; later ones win.
-pub(super) fn merge(layers: &[Layer]) -> Result<Node, ConfigError> {
+pub(super) fn merge(layers: &[ConfigLayer]) -> Result<ConfigNode, ConfigError> {
     let builder = layers
         .iter()
         .fold(config::Config::builder(), |builder, layer| {
@@ -380,31 +380,33 @@ pub(super) fn merge(layers: &[Layer]) -> Result<Node, ConfigError> {
     Ok(node(builder.build()?.cache))
 }
 
-fn node(value: Value) -> Node {
-    let place = value.origin().map_or(Place::Default, Place::decode);
+fn node(value: Value) -> ConfigNode {
+    let place = value
+        .origin()
+        .map_or(SourceLocation::Default, SourceLocation::decode);
     let kind = match value.kind {
-        ValueKind::Nil => Kind::Text(String::new()),
-        ValueKind::Boolean(is) => Kind::Bool(is),
-        ValueKind::I64(number) => Kind::Int(number),
-        ValueKind::I128(number) => Kind::Int(i64::try_from(number).unwrap_or(i64::MAX)),
-        ValueKind::U64(number) => Kind::Int(i64::try_from(number).unwrap_or(i64::MAX)),
-        ValueKind::U128(number) => Kind::Int(i64::try_from(number).unwrap_or(i64::MAX)),
-        ValueKind::Float(number) => Kind::Float(number),
-        ValueKind::String(text) => Kind::Text(text),
-        ValueKind::Array(items) => Kind::Array(items.into_iter().map(node).collect()),
+        ValueKind::Nil => NodeKind::Text(String::new()),
+        ValueKind::Boolean(is) => NodeKind::Bool(is),
+        ValueKind::I64(number) => NodeKind::Int(number),
+        ValueKind::I128(number) => NodeKind::Int(i64::try_from(number).unwrap_or(i64::MAX)),
+        ValueKind::U64(number) => NodeKind::Int(i64::try_from(number).unwrap_or(i64::MAX)),
+        ValueKind::U128(number) => NodeKind::Int(i64::try_from(number).unwrap_or(i64::MAX)),
+        ValueKind::Float(number) => NodeKind::Float(number),
+        ValueKind::String(text) => NodeKind::Text(text),
+        ValueKind::Array(items) => NodeKind::Array(items.into_iter().map(node).collect()),
         ValueKind::Table(table) => return table_node(table),
     };
-    Node { place, kind }
+    ConfigNode { place, kind }
 }
 
-fn table_node(table: Map<String, Value>) -> Node {
+fn table_node(table: Map<String, Value>) -> ConfigNode {
     let mut marks = Vec::new();
     let mut entries = Vec::new();
     for (key, value) in table {
         let value = node(value);
         if key.starts_with(MARK) {
-            if let Kind::Text(place) = &value.kind {
-                marks.push(Place::decode(place));
+            if let NodeKind::Text(place) = &value.kind {
+                marks.push(SourceLocation::decode(place));
             }
         } else {
             entries.push((key, value));
@@ -415,8 +417,8 @@ fn table_node(table: Map<String, Value>) -> Node {
         .into_iter()
         .min()
         .or_else(|| entries.first().map(|(_, first)| first.place.clone()));
-    Node {
-        place: place.unwrap_or(Place::Default),
-        kind: Kind::Table(entries),
+    ConfigNode {
+        place: place.unwrap_or(SourceLocation::Default),
+        kind: NodeKind::Table(entries),
     }
 }

@@ -1,16 +1,16 @@
 //! `[slack]` and `[webhook]`: who is told of rollouts in words.
 
 use super::alertmanager::url;
-use super::reader::{Notes, Table};
+use super::reader::{ConfigTable, ReaderNotes};
 use super::request::{auth, secret};
-use super::settings::{MessageForm, Receiver, Secret};
+use super::settings::{MessageFormat, ReceiverConfig, Secret};
 use super::way::tls;
 
 /// Reads `[slack]`: its address is a secret.
-pub(super) fn slack(mut table: Table, notes: &mut Notes) -> Option<Receiver> {
+pub(super) fn slack(mut table: ConfigTable, notes: &mut ReaderNotes) -> Option<ReceiverConfig> {
     let (path, place) = (table.path.clone(), table.place.clone());
     let address = secret(&mut table, "url", "url_file", notes);
-    let receiver = common(&mut table, "slack", MessageForm::Slack, address, notes);
+    let receiver = common(&mut table, "slack", MessageFormat::Slack, address, notes);
     table.end(notes);
     if receiver.is_none() {
         let help =
@@ -21,7 +21,7 @@ pub(super) fn slack(mut table: Table, notes: &mut Notes) -> Option<Receiver> {
 }
 
 /// Reads `[webhook]`: its address is none, but may be in a file as well.
-pub(super) fn webhook(mut table: Table, notes: &mut Notes) -> Option<Receiver> {
+pub(super) fn webhook(mut table: ConfigTable, notes: &mut ReaderNotes) -> Option<ReceiverConfig> {
     let (path, place) = (table.path.clone(), table.place.clone());
     let address = if table.has("url_file") {
         secret(&mut table, "url", "url_file", notes)
@@ -32,13 +32,13 @@ pub(super) fn webhook(mut table: Table, notes: &mut Notes) -> Option<Receiver> {
     };
     let signing_key = secret(&mut table, "signing_key", "signing_key_file", notes);
     let auth = auth(&mut table, notes);
-    let receiver = common(&mut table, "webhook", MessageForm::Json, address, notes);
+    let receiver = common(&mut table, "webhook", MessageFormat::Json, address, notes);
     table.end(notes);
     if receiver.is_none() && notes.mistakes.is_empty() {
         let help = "add url = \"https://…\"".to_owned();
         notes.complain(&path, &place, "has no address", Some(help));
     }
-    receiver.map(|receiver| Receiver {
+    receiver.map(|receiver| ReceiverConfig {
         auth,
         signing_key,
         ..receiver
@@ -46,18 +46,18 @@ pub(super) fn webhook(mut table: Table, notes: &mut Notes) -> Option<Receiver> {
 }
 
 fn common(
-    table: &mut Table,
+    table: &mut ConfigTable,
     name: &'static str,
-    form: MessageForm,
+    form: MessageFormat,
     address: Option<Secret>,
-    notes: &mut Notes,
-) -> Option<Receiver> {
+    notes: &mut ReaderNotes,
+) -> Option<ReceiverConfig> {
     let kept = table.switch("kept", notes).unwrap_or(false);
     notes.defaults(&table.path.clone(), &[("kept", &"false")]);
     let tls = table
         .take("tls")
         .map_or_else(Default::default, |item| tls(item, notes));
-    Some(Receiver {
+    Some(ReceiverConfig {
         name,
         form,
         url: address?,

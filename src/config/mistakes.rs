@@ -4,7 +4,7 @@ use std::fmt;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
-use super::place::Place;
+use super::place::SourceLocation;
 
 /// More than these are not shown; nobody mends more at once, and a file of garbage has no end of them.
 const SHOWN: usize = 50;
@@ -23,7 +23,7 @@ pub struct SourceFile {
 
 /// One mistake (or hint).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mistake {
+pub struct Diagnostic {
     /// The key that it is about, as `release.mykadoo.probe.db.timeout`; empty when it is about a whole file.
     pub path: String,
     /// What is wrong.
@@ -31,21 +31,21 @@ pub struct Mistake {
     /// What would be right.
     pub help: Option<String>,
     /// Where it stands.
-    pub place: Place,
+    pub place: SourceLocation,
     /// Whether the line must not be shown, because of what may stand in it.
     pub secret: bool,
 }
 
 /// All mistakes of a configuration; at least one.
 #[derive(Debug, Clone)]
-pub struct Mistakes {
+pub struct Diagnostics {
     pub(super) files: Vec<SourceFile>,
-    pub(super) list: Vec<Mistake>,
+    pub(super) list: Vec<Diagnostic>,
 }
 
-impl Mistakes {
+impl Diagnostics {
     /// In the order of files and lines.
-    pub fn iter(&self) -> impl Iterator<Item = &Mistake> {
+    pub fn iter(&self) -> impl Iterator<Item = &Diagnostic> {
         self.list.iter()
     }
 
@@ -74,7 +74,7 @@ impl Mistakes {
     }
 
     /// Line and column of a mistake, counted from 1, when it stands in a file.
-    pub fn line_and_column(&self, mistake: &Mistake) -> Option<(usize, usize)> {
+    pub fn line_and_column(&self, mistake: &Diagnostic) -> Option<(usize, usize)> {
         let (file, span) = mistake.place.value_span()?;
         let before = self.files.get(file)?.text.get(..span.start)?;
         let line = before.matches('\n').count() + 1;
@@ -83,7 +83,7 @@ impl Mistakes {
     }
 }
 
-impl fmt::Display for Mistakes {
+impl fmt::Display for Diagnostics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.render(false))
     }
@@ -91,7 +91,7 @@ impl fmt::Display for Mistakes {
 
 /// One mistake or hint with its source line.
 pub(super) fn render(
-    mistake: &Mistake,
+    mistake: &Diagnostic,
     files: &[SourceFile],
     is_hint: bool,
     colours: bool,
@@ -136,16 +136,16 @@ pub(super) fn render(
 }
 
 /// The complaint in one line, with the place where it is no line of a file.
-pub(super) fn headline(mistake: &Mistake) -> String {
+pub(super) fn headline(mistake: &Diagnostic) -> String {
     let about = if mistake.path.is_empty() {
         String::new()
     } else {
         format!("{}: ", mistake.path)
     };
     let place = match &mistake.place {
-        Place::Variable(name) => format!(" (from the variable {name})"),
-        Place::Flag(key) => format!(" (from the flag for {key})"),
-        Place::File { .. } | Place::Default => String::new(),
+        SourceLocation::Variable(name) => format!(" (from the variable {name})"),
+        SourceLocation::Flag(key) => format!(" (from the flag for {key})"),
+        SourceLocation::File { .. } | SourceLocation::Default => String::new(),
     };
     format!("{about}{}{place}", mistake.message)
 }

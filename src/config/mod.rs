@@ -5,7 +5,7 @@
 //!
 //! Invariants:
 //! - who gets [`Settings`] need not check them again;
-//! - a secret is never part of a message, of [`InForce`], or of `Debug`.
+//! - a secret is never part of a message, of [`EffectiveSetting`], or of `Debug`.
 
 mod alert;
 mod alertmanager;
@@ -35,15 +35,15 @@ mod way;
 
 use std::path::PathBuf;
 
-pub use mistakes::{Mistake, Mistakes, SourceFile};
-pub use named::{Holds, NamedFile};
-pub use place::Place;
-pub use reader::InForce;
-pub use settings::{Discovered, Settings};
+pub use mistakes::{Diagnostic, Diagnostics, SourceFile};
+pub use named::{FileContent, NamedFile};
+pub use place::SourceLocation;
+pub use reader::EffectiveSetting;
+pub use settings::{DiscoveredRelease, Settings};
 pub use target::Target;
 
-use layers::{Kind, Node, PREFIX};
-use reader::{Item, Notes};
+use layers::{ConfigNode, NodeKind, PREFIX};
+use reader::{ConfigValue, ReaderNotes};
 
 /// Where settings come from.
 #[derive(Debug, Clone, Default)]
@@ -55,7 +55,7 @@ pub struct Sources {
     /// Key paths (as `release.mykadoo.base_url`) and values.
     pub flags: Vec<(String, String)>,
     /// The releases that the cluster has, for those that are guarded by `select`.
-    pub discovered: Vec<Discovered>,
+    pub discovered: Vec<DiscoveredRelease>,
 }
 
 /// A configuration without mistakes.
@@ -66,24 +66,24 @@ pub struct Loaded {
     /// What is right, but worth a word; each in one line.
     pub hints: Vec<String>,
     /// Every setting that was read, in the order of reading, and where each came from.
-    pub in_force: Vec<InForce>,
+    pub in_force: Vec<EffectiveSetting>,
     /// The files, for the places in `in_force`.
     pub files: Vec<SourceFile>,
 }
 
 impl Loaded {
     /// What is wrong with the settings after all, in the form of every other mistake.
-    pub fn mistakes(&self, list: Vec<Mistake>) -> Mistakes {
-        Mistakes {
+    pub fn mistakes(&self, list: Vec<Diagnostic>) -> Diagnostics {
+        Diagnostics {
             files: self.files.clone(),
             list,
         }
     }
 
     /// Where a setting was written, in words: "probes.toml:12", "LEADSMAN__SERVE__LISTEN", "flag", "default".
-    pub fn place_name(&self, place: &Place) -> String {
+    pub fn place_name(&self, place: &SourceLocation) -> String {
         match place {
-            Place::File { file, value, .. } => {
+            SourceLocation::File { file, value, .. } => {
                 let source = self.files.get(*file);
                 let before = source
                     .and_then(|source| source.text.get(..value.0))
@@ -91,9 +91,9 @@ impl Loaded {
                 let name = source.map_or("", |source| source.name.as_str());
                 format!("{name}:{}", before.matches('\n').count() + 1)
             }
-            Place::Variable(name) => name.clone(),
-            Place::Flag(_) => "flag".to_owned(),
-            Place::Default => "default".to_owned(),
+            SourceLocation::Variable(name) => name.clone(),
+            SourceLocation::Flag(_) => "flag".to_owned(),
+            SourceLocation::Default => "default".to_owned(),
         }
     }
 }
@@ -102,9 +102,9 @@ impl Loaded {
 ///
 /// # Errors
 /// Every mistake that was found; then nothing counts.
-pub fn load(sources: &Sources) -> Result<Loaded, Mistakes> {
+pub fn load(sources: &Sources) -> Result<Loaded, Diagnostics> {
     let mut files = Vec::new();
-    let mut notes = Notes::default();
+    let mut notes = ReaderNotes::default();
     let mut layers: Vec<_> = sources
         .files
         .iter()
@@ -121,7 +121,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Mistakes> {
         add_single(
             &keys,
             value,
-            &Place::Variable(name.clone()),
+            &SourceLocation::Variable(name.clone()),
             &from_files,
             &mut layers,
             &mut notes,
@@ -132,14 +132,14 @@ pub fn load(sources: &Sources) -> Result<Loaded, Mistakes> {
         add_single(
             &keys,
             value,
-            &Place::Flag(path.clone()),
+            &SourceLocation::Flag(path.clone()),
             &from_files,
             &mut layers,
             &mut notes,
         );
     }
     let broken = !notes.mistakes.is_empty();
-    let root = Item {
+    let root = ConfigValue {
         path: String::new(),
         node: merged(&layers, &mut notes),
     };
@@ -160,36 +160,36 @@ pub fn load(sources: &Sources) -> Result<Loaded, Mistakes> {
             let mut list = notes.mistakes;
             list.sort_by(|a, b| a.place.cmp(&b.place));
             list.dedup();
-            Err(Mistakes { files, list })
+            Err(Diagnostics { files, list })
         }
     }
 }
 
 /// What holds when nothing is written: defaults and the built-in modules, and nothing to probe.
 pub fn built_in() -> Settings {
-    let node = Node {
-        place: Place::Default,
-        kind: Kind::Table(Vec::new()),
+    let node = ConfigNode {
+        place: SourceLocation::Default,
+        kind: NodeKind::Table(Vec::new()),
     };
-    let root = Item {
+    let root = ConfigValue {
         path: String::new(),
         node,
     };
     // The one complaint is that there is nothing to probe.
-    read::settings(root, &[], &mut Notes::default())
+    read::settings(root, &[], &mut ReaderNotes::default())
 }
 
-fn merged(layers: &[layers::Layer], notes: &mut Notes) -> Node {
+fn merged(layers: &[layers::ConfigLayer], notes: &mut ReaderNotes) -> ConfigNode {
     layers::merge(layers).unwrap_or_else(|error| {
         notes.complain(
             "",
-            &Place::Default,
+            &SourceLocation::Default,
             format!("the layers do not fit together: {error}"),
             None,
         );
-        Node {
-            place: Place::Default,
-            kind: Kind::Table(Vec::new()),
+        ConfigNode {
+            place: SourceLocation::Default,
+            kind: NodeKind::Table(Vec::new()),
         }
     })
 }
@@ -199,16 +199,16 @@ fn merged(layers: &[layers::Layer], notes: &mut Notes) -> Node {
 fn add_single(
     keys: &[String],
     value: &str,
-    place: &Place,
-    tree: &Node,
-    layers: &mut Vec<layers::Layer>,
-    notes: &mut Notes,
+    place: &SourceLocation,
+    tree: &ConfigNode,
+    layers: &mut Vec<layers::ConfigLayer>,
+    notes: &mut ReaderNotes,
 ) {
     let path = keys.join(".");
     let mut node = Some(tree);
     for (index, key) in keys.iter().enumerate() {
         let entries = match node.map(|node| &node.kind) {
-            Some(Kind::Table(entries)) => entries.as_slice(),
+            Some(NodeKind::Table(entries)) => entries.as_slice(),
             _ => &[],
         };
         let found = entries.iter().find(|(name, _)| name == key);
@@ -234,7 +234,7 @@ fn add_single(
     layers.push(layers::single(keys, value, place));
 }
 
-fn one_line(hint: &Mistake) -> String {
+fn one_line(hint: &Diagnostic) -> String {
     let help = hint
         .help
         .as_ref()

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::place::Place;
+use super::place::SourceLocation;
 
 /// A file that a key names: every key whose name ends in `_file`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,14 +12,14 @@ pub struct NamedFile {
     /// The file; a relative path begins in the working directory.
     pub path: PathBuf,
     /// What is in it.
-    pub holds: Holds,
+    pub holds: FileContent,
     /// Where the key was written.
-    pub place: Place,
+    pub place: SourceLocation,
 }
 
 /// What a named file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Holds {
+pub enum FileContent {
     /// A token, a password, an address with a secret in it: one text.
     Secret,
     /// One or more certificates, as PEM.
@@ -31,13 +31,15 @@ pub enum Holds {
 }
 
 impl NamedFile {
-    pub(super) fn of(key: String, path: &str, place: Place) -> Self {
+    pub(super) fn of(key: String, path: &str, place: SourceLocation) -> Self {
         let name = key.rsplit('.').next().unwrap_or("");
         let holds = match name {
-            "key_file" => Holds::PrivateKey,
-            "body_file" => Holds::Anything,
-            _ if name.ends_with("ca_file") || name.ends_with("cert_file") => Holds::Certificates,
-            _ => Holds::Secret,
+            "key_file" => FileContent::PrivateKey,
+            "body_file" => FileContent::Anything,
+            _ if name.ends_with("ca_file") || name.ends_with("cert_file") => {
+                FileContent::Certificates
+            }
+            _ => FileContent::Secret,
         };
         Self {
             path: PathBuf::from(path),

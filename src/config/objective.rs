@@ -1,18 +1,22 @@
 //! `objective`: what is promised of a release, or of one probe.
 
-use super::reader::{Item, Notes, Table};
-use super::settings::Objectives;
-use crate::objective::{Objective, Tier};
+use super::reader::{ConfigTable, ConfigValue, ReaderNotes};
+use super::settings::ObjectivesConfig;
+use crate::objective::{BurnTier, Objective};
 
 const TARGET: (f64, f64) = (50.0, 99.999);
 const MOST_DAYS: u32 = 30;
 
 /// Reads the table, where there is one.
-pub(super) fn objectives(table: &mut Table, has_threshold: bool, notes: &mut Notes) -> Objectives {
+pub(super) fn objectives(
+    table: &mut ConfigTable,
+    has_threshold: bool,
+    notes: &mut ReaderNotes,
+) -> ObjectivesConfig {
     let Some(item) = table.take("objective") else {
-        return Objectives::default();
+        return ObjectivesConfig::default();
     };
-    let mut table = Table::of(item, notes);
+    let mut table = ConfigTable::of(item, notes);
     let days = table
         .text("window", notes)
         .and_then(|(text, item)| days(&text, &item, notes))
@@ -20,11 +24,11 @@ pub(super) fn objectives(table: &mut Table, has_threshold: bool, notes: &mut Not
     let path = table.path.clone();
     let written = table.list("tiers", notes);
     let all = written.is_none();
-    let tiers: Vec<Tier> = match written {
-        None => Tier::ALL.to_vec(),
+    let tiers: Vec<BurnTier> = match written {
+        None => BurnTier::ALL.to_vec(),
         Some(items) => items.iter().filter_map(|item| tier(item, notes)).collect(),
     };
-    let mut of = |key: &'static str, notes: &mut Notes| {
+    let mut of = |key: &'static str, notes: &mut ReaderNotes| {
         let (text, item) = table.text(key, notes)?;
         let target = percent(&text, &item, notes)?;
         let objective = Objective {
@@ -53,14 +57,14 @@ pub(super) fn objectives(table: &mut Table, has_threshold: bool, notes: &mut Not
     }
     notes.defaults(&path, &[("window", &"\"30d\"")]);
     table.end(notes);
-    Objectives {
+    ObjectivesConfig {
         availability: availability.map(|(objective, _)| objective),
         latency: latency.map(|(objective, _)| objective),
     }
 }
 
 /// A tier that can never fire is none: who relies on it hears nothing.
-fn never(objective: &Objective, all: bool, item: &Item, notes: &mut Notes) {
+fn never(objective: &Objective, all: bool, item: &ConfigValue, notes: &mut ReaderNotes) {
     for tier in &objective.tiers {
         let threshold = objective.threshold(*tier);
         if threshold < 1.0 {
@@ -88,14 +92,14 @@ fn never(objective: &Objective, all: bool, item: &Item, notes: &mut Notes) {
     }
 }
 
-fn tier(item: &Item, notes: &mut Notes) -> Option<Tier> {
+fn tier(item: &ConfigValue, notes: &mut ReaderNotes) -> Option<BurnTier> {
     let found = item
         .text()
-        .and_then(|text| Tier::ALL.into_iter().find(|tier| tier.as_str() == text));
+        .and_then(|text| BurnTier::ALL.into_iter().find(|tier| tier.as_str() == text));
     if let Some(tier) = found {
         notes.holds(&item.path, format!("{:?}", tier.as_str()), &item.node.place);
     } else {
-        let all: Vec<_> = Tier::ALL
+        let all: Vec<_> = BurnTier::ALL
             .iter()
             .map(|tier| format!("{:?}", tier.as_str()))
             .collect();
@@ -104,7 +108,7 @@ fn tier(item: &Item, notes: &mut Notes) -> Option<Tier> {
     found
 }
 
-fn percent(text: &str, item: &Item, notes: &mut Notes) -> Option<f64> {
+fn percent(text: &str, item: &ConfigValue, notes: &mut ReaderNotes) -> Option<f64> {
     let number = text
         .trim()
         .strip_suffix('%')
@@ -122,7 +126,7 @@ fn percent(text: &str, item: &Item, notes: &mut Notes) -> Option<f64> {
     }
 }
 
-fn days(text: &str, item: &Item, notes: &mut Notes) -> Option<u32> {
+fn days(text: &str, item: &ConfigValue, notes: &mut ReaderNotes) -> Option<u32> {
     let days = text
         .trim()
         .strip_suffix('d')

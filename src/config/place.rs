@@ -4,7 +4,7 @@ use std::ops::Range;
 
 /// Where something was written.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Place {
+pub enum SourceLocation {
     /// In a file.
     File {
         /// Which of the files, in the order in which later ones win.
@@ -22,7 +22,7 @@ pub enum Place {
     Default,
 }
 
-impl Place {
+impl SourceLocation {
     /// As the text that travels through the merge as a value's origin.
     pub(super) fn encode(&self) -> String {
         match self {
@@ -35,7 +35,7 @@ impl Place {
         }
     }
 
-    /// Reads what [`Place::encode`] wrote.
+    /// Reads what [`SourceLocation::encode`] wrote.
     pub(super) fn decode(text: &str) -> Self {
         let mut characters = text.chars();
         let kind = characters.next();

@@ -1,9 +1,11 @@
 //! The keys that say how to ask: the same for probes and modules.
 
 use super::expectation::{LATENCY, SECOND_TO_TEN_YEARS, expect};
-use super::reader::{Item, Notes, Table};
+use super::reader::{ConfigTable, ConfigValue, ReaderNotes};
 use super::request::{auth, body, headers, method};
-use super::settings::{Compression, Connection, HttpOffer, HttpQuestion, TcpQuestion, TcpStep};
+use super::settings::{
+    Compression, ConnectionReuse, HttpProbeConfig, HttpVersions, TcpProbeConfig, TcpStep,
+};
 use super::values::{self, bytes_pattern};
 use super::way::{connect, proxy, redirects};
 use crate::sounding::expect::Expect;
@@ -40,7 +42,7 @@ const HTTP_ONLY: [&str; 18] = [
 const TCP_ONLY: [&str; 4] = ["send", "expect_line", "dialogue", "start_with_tls"];
 
 /// Notes what holds for a question where nobody said otherwise.
-pub(super) fn defaults(path: &str, is_tcp: bool, notes: &mut Notes) {
+pub(super) fn defaults(path: &str, is_tcp: bool, notes: &mut ReaderNotes) {
     notes.defaults(
         path,
         &[
@@ -67,7 +69,7 @@ pub(super) fn defaults(path: &str, is_tcp: bool, notes: &mut Notes) {
 }
 
 /// Reads an HTTP question.
-pub(super) fn http(table: &mut Table, notes: &mut Notes) -> HttpQuestion {
+pub(super) fn http(table: &mut ConfigTable, notes: &mut ReaderNotes) -> HttpProbeConfig {
     refuse_foreign(table, &TCP_ONLY, "tcp", notes);
     let compression = table.word(
         "compression",
@@ -84,15 +86,15 @@ pub(super) fn http(table: &mut Table, notes: &mut Notes) -> HttpQuestion {
         .take("body_limit")
         .and_then(|item| values::size(&item, MAX_BODY_LIMIT, notes));
     let offers = [
-        ("auto", HttpOffer::Auto),
-        ("1.1", HttpOffer::Http1),
-        ("2", HttpOffer::Http2),
+        ("auto", HttpVersions::Auto),
+        ("1.1", HttpVersions::Http1),
+        ("2", HttpVersions::Http2),
     ];
     let connections = [
-        ("new", Connection::New),
-        ("keep-alive", Connection::KeepAlive),
+        ("new", ConnectionReuse::New),
+        ("keep-alive", ConnectionReuse::KeepAlive),
     ];
-    HttpQuestion {
+    HttpProbeConfig {
         method,
         headers,
         host,
@@ -115,7 +117,7 @@ pub(super) fn http(table: &mut Table, notes: &mut Notes) -> HttpQuestion {
 }
 
 /// Reads a TCP question.
-pub(super) fn tcp(table: &mut Table, notes: &mut Notes) -> TcpQuestion {
+pub(super) fn tcp(table: &mut ConfigTable, notes: &mut ReaderNotes) -> TcpProbeConfig {
     refuse_foreign(table, &HTTP_ONLY, "http", notes);
     let short = table.has("send") || table.has("expect_line");
     if short && let Some(place) = table.place_of("dialogue") {
@@ -145,7 +147,7 @@ pub(super) fn tcp(table: &mut Table, notes: &mut Notes) -> TcpQuestion {
         }
         dialogue.extend(step(item, notes));
     }
-    TcpQuestion {
+    TcpProbeConfig {
         dialogue,
         tls: table.switch("start_with_tls", notes).unwrap_or(false),
         connect: connect(table, notes),
@@ -154,8 +156,8 @@ pub(super) fn tcp(table: &mut Table, notes: &mut Notes) -> TcpQuestion {
     }
 }
 
-fn step(item: Item, notes: &mut Notes) -> Option<TcpStep> {
-    let mut table = Table::of(item, notes);
+fn step(item: ConfigValue, notes: &mut ReaderNotes) -> Option<TcpStep> {
+    let mut table = ConfigTable::of(item, notes);
     let mut steps = Vec::new();
     if let Some(item) = table.take("expect_line") {
         steps.extend(bytes_pattern(&item, notes).map(TcpStep::Expect));
@@ -183,7 +185,12 @@ fn step(item: Item, notes: &mut Notes) -> Option<TcpStep> {
 }
 
 /// A key of the other kind of question is no unknown key; the complaint says what it belongs to.
-fn refuse_foreign(table: &mut Table, keys: &[&'static str], kind: &str, notes: &mut Notes) {
+fn refuse_foreign(
+    table: &mut ConfigTable,
+    keys: &[&'static str],
+    kind: &str,
+    notes: &mut ReaderNotes,
+) {
     for key in keys {
         if table.has(key)
             && let Some(item) = table.take(key)

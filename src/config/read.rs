@@ -16,14 +16,15 @@ use super::kubernetes::lease;
 use super::kubernetes::pods;
 use super::messages::{slack, webhook};
 use super::objective::objectives;
-use super::place::Place;
+use super::place::SourceLocation;
 use super::question;
-use super::reader::{Item, Notes, Table};
+use super::reader::{ConfigTable, ConfigValue, ReaderNotes};
 use super::requests::requests;
 use super::select;
 use super::service::serve;
 use super::settings::{
-    Discovered, Doubt, Kubernetes, Module, Probe, Question, Release, Settings, StateMap,
+    DiscoveredRelease, KubernetesConfig, ModuleConfig, ProbeConfig, ProbeKind, ReleaseConfig,
+    SelfCheckConfig, Settings, StateConfigMap,
 };
 use super::target::Target;
 use crate::rollout::Mode;
@@ -44,8 +45,12 @@ const DEFAULT_WINDOW: Duration = Duration::from_secs(300);
 const MAX_PROBES: usize = 100_000;
 
 /// Settings, as far as they could be read; they count only when there are no mistakes.
-pub(super) fn settings(root: Item, discovered: &[Discovered], notes: &mut Notes) -> Settings {
-    let mut root = Table::of(root, notes);
+pub(super) fn settings(
+    root: ConfigValue,
+    discovered: &[DiscoveredRelease],
+    notes: &mut ReaderNotes,
+) -> Settings {
+    let mut root = ConfigTable::of(root, notes);
     let max_in_flight = root
         .number("max_in_flight", (1, 1_000_000), notes)
         .unwrap_or(10_000);
@@ -87,7 +92,7 @@ pub(super) fn settings(root: Item, discovered: &[Discovered], notes: &mut Notes)
     let (many, single): (Vec<_>, Vec<_>) = entries(table)
         .into_iter()
         .partition(|(_, item)| select::is_one_for_many(item));
-    let mut written: Vec<(String, Item, bool)> = single
+    let mut written: Vec<(String, ConfigValue, bool)> = single
         .into_iter()
         .map(|(id, item)| (id, item, false))
         .collect();
@@ -158,7 +163,7 @@ pub(super) fn settings(root: Item, discovered: &[Discovered], notes: &mut Notes)
     if probes > MAX_PROBES {
         notes.complain(
             "release",
-            &Place::Default,
+            &SourceLocation::Default,
             format!("{probes} probes are more than {MAX_PROBES}"),
             None,
         );
@@ -167,7 +172,12 @@ pub(super) fn settings(root: Item, discovered: &[Discovered], notes: &mut Notes)
     if releases.is_empty() && selections.is_empty() && !has_modules && notes.mistakes.is_empty() {
         let help =
             "add a [[release]] with a [[release.probe]], or a [[module]] for /probe".to_owned();
-        notes.complain("", &Place::Default, "there is nothing to probe", Some(help));
+        notes.complain(
+            "",
+            &SourceLocation::Default,
+            "there is nothing to probe",
+            Some(help),
+        );
     }
     root.end(notes);
     Settings {
@@ -192,10 +202,10 @@ pub(super) fn settings(root: Item, discovered: &[Discovered], notes: &mut Notes)
 
 /// `[state]`: what must survive a restart.
 fn state(
-    mut table: Table,
-    kubernetes: Option<&Kubernetes>,
-    notes: &mut Notes,
-) -> (Option<PathBuf>, Option<StateMap>) {
+    mut table: ConfigTable,
+    kubernetes: Option<&KubernetesConfig>,
+    notes: &mut ReaderNotes,
+) -> (Option<PathBuf>, Option<StateConfigMap>) {
     let path = directory(&mut table, "directory", notes);
     let map = table.text("config_map", notes);
     let namespace = table.text("namespace", notes);
@@ -213,7 +223,7 @@ fn state(
             return None;
         }
         let namespace = namespace.map(|(text, _)| text);
-        Some(StateMap { name, namespace })
+        Some(StateConfigMap { name, namespace })
     });
     table.end(notes);
     // Recordings are too large for a ConfigMap, and last as long as the pod.
@@ -224,9 +234,9 @@ fn state(
 
 /// A directory; an empty text would be the one where the program happens to be started.
 pub(super) fn directory(
-    table: &mut Table,
+    table: &mut ConfigTable,
     key: &'static str,
-    notes: &mut Notes,
+    notes: &mut ReaderNotes,
 ) -> Option<PathBuf> {
     let (text, item) = table.text(key, notes)?;
     if text.trim().is_empty() {
@@ -240,18 +250,18 @@ pub(super) fn directory(
     Some(PathBuf::from(text))
 }
 
-fn section(root: &mut Table, key: &'static str, notes: &mut Notes) -> Table {
+fn section(root: &mut ConfigTable, key: &'static str, notes: &mut ReaderNotes) -> ConfigTable {
     match root.take(key) {
-        Some(item) => Table::of(item, notes),
-        None => Table::empty(key.to_owned()),
+        Some(item) => ConfigTable::of(item, notes),
+        None => ConfigTable::empty(key.to_owned()),
     }
 }
 
-fn entries(mut table: Table) -> Vec<(String, Item)> {
+fn entries(mut table: ConfigTable) -> Vec<(String, ConfigValue)> {
     table.rest()
 }
 
-fn doubt(mut table: Table, notes: &mut Notes) -> Doubt {
+fn doubt(mut table: ConfigTable, notes: &mut ReaderNotes) -> SelfCheckConfig {
     let late_after = table
         .duration("late_after", LATE, notes)
         .unwrap_or(Duration::from_millis(500));
@@ -268,7 +278,7 @@ fn doubt(mut table: Table, notes: &mut Notes) -> Doubt {
     let control = table.take("control");
     let control = control.and_then(|item| probe_of_no_release("control", item, notes));
     table.end(notes);
-    Doubt {
+    SelfCheckConfig {
         late_after,
         hosts_failing: usize::try_from(hosts_failing).unwrap_or(3),
         control: control.map(Arc::new),
@@ -276,12 +286,16 @@ fn doubt(mut table: Table, notes: &mut Notes) -> Doubt {
 }
 
 /// A `[[dependency]]`, or the control probe.
-fn probe_of_no_release(id: &str, item: Item, notes: &mut Notes) -> Option<Probe> {
-    let names = Names {
+fn probe_of_no_release(
+    id: &str,
+    item: ConfigValue,
+    notes: &mut ReaderNotes,
+) -> Option<ProbeConfig> {
+    let names = ProbeNames {
         namespace: "".into(),
         release: "".into(),
         base: None,
-        times: Times::built_in(),
+        times: ProbeTimes::built_in(),
         watch_interval: None,
         has_release: false,
     };
@@ -289,11 +303,11 @@ fn probe_of_no_release(id: &str, item: Item, notes: &mut Notes) -> Option<Probe>
 }
 
 /// What a release gives its probes.
-struct Names {
+struct ProbeNames {
     namespace: Box<str>,
     release: Box<str>,
     base: Option<Target>,
-    times: Times,
+    times: ProbeTimes,
     /// Of a release whose revisions are judged.
     watch_interval: Option<Duration>,
     /// Whether there is a release.
@@ -301,24 +315,24 @@ struct Names {
 }
 
 /// How often, how long, over what span: a release says it for all its probes, a probe for itself.
-struct Times {
-    interval: (Duration, Place),
-    timeout: (Duration, Place),
-    window: (Duration, Place),
+struct ProbeTimes {
+    interval: (Duration, SourceLocation),
+    timeout: (Duration, SourceLocation),
+    window: (Duration, SourceLocation),
 }
 
-impl Times {
+impl ProbeTimes {
     fn built_in() -> Self {
         Self {
-            interval: (DEFAULT_INTERVAL, Place::Default),
-            timeout: (DEFAULT_TIMEOUT, Place::Default),
-            window: (DEFAULT_WINDOW, Place::Default),
+            interval: (DEFAULT_INTERVAL, SourceLocation::Default),
+            timeout: (DEFAULT_TIMEOUT, SourceLocation::Default),
+            window: (DEFAULT_WINDOW, SourceLocation::Default),
         }
     }
 
     /// What a table says, and for the rest what holds above it.
-    fn read(table: &mut Table, above: &Self, notes: &mut Notes) -> Self {
-        let mut one = |key, bounds, above: &(Duration, Place)| {
+    fn read(table: &mut ConfigTable, above: &Self, notes: &mut ReaderNotes) -> Self {
+        let mut one = |key, bounds, above: &(Duration, SourceLocation)| {
             let place = table.place_of(key);
             let own = table.duration(key, bounds, notes);
             if place.is_none() {
@@ -334,8 +348,13 @@ impl Times {
     }
 }
 
-fn release(id: &str, item: Item, has_cluster: bool, notes: &mut Notes) -> (Release, Place) {
-    let mut table = Table::of(item, notes);
+fn release(
+    id: &str,
+    item: ConfigValue,
+    has_cluster: bool,
+    notes: &mut ReaderNotes,
+) -> (ReleaseConfig, SourceLocation) {
+    let mut table = ConfigTable::of(item, notes);
     let place = table.place.clone();
     table.text("id", notes);
     let name = table.text("name", notes).map_or_else(
@@ -360,8 +379,8 @@ fn release(id: &str, item: Item, has_cluster: bool, notes: &mut Notes) -> (Relea
     let guard = guard(&mut table, notes);
     let embedded = directory(&mut table, "embedded", notes);
     let in_cluster = has_cluster && embedded.is_none() && guard.mode != Mode::Off;
-    let times = Times::read(&mut table, &Times::built_in(), notes);
-    let names = Names {
+    let times = ProbeTimes::read(&mut table, &ProbeTimes::built_in(), notes);
+    let names = ProbeNames {
         namespace: namespace.into(),
         release: name.into(),
         base,
@@ -396,7 +415,7 @@ fn release(id: &str, item: Item, has_cluster: bool, notes: &mut Notes) -> (Relea
     }
     if in_cluster {
         let watch = Duration::from_secs_f64(guard.rule.watch_s);
-        let all = probes.iter().map(|probe: &Arc<Probe>| &**probe);
+        let all = probes.iter().map(|probe: &Arc<ProbeConfig>| &**probe);
         combinations::of_probes(&table.path, &place, watch, all, notes);
     }
     if (embedded.is_some() || in_cluster) && probes.len() > MAX_ENDPOINTS {
@@ -405,7 +424,7 @@ fn release(id: &str, item: Item, has_cluster: bool, notes: &mut Notes) -> (Relea
         notes.complain(&table.path, &place, message, None);
     }
     table.end(notes);
-    let release = Release {
+    let release = ReleaseConfig {
         name: ReleaseName::new(names.release),
         namespace: Namespace::new(names.namespace),
         probes,
@@ -420,7 +439,7 @@ fn release(id: &str, item: Item, has_cluster: bool, notes: &mut Notes) -> (Relea
 }
 
 /// Names as Kubernetes allows them: they become labels, and parts of the names of Secrets.
-pub(super) fn check_name(text: &str, item: &Item, longest: usize, notes: &mut Notes) {
+pub(super) fn check_name(text: &str, item: &ConfigValue, longest: usize, notes: &mut ReaderNotes) {
     let inner = |byte: u8| {
         byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.'
     };
@@ -442,7 +461,7 @@ pub(super) fn check_name(text: &str, item: &Item, longest: usize, notes: &mut No
     }
 }
 
-fn target(text: &str, item: &Item, notes: &mut Notes) -> Option<Target> {
+fn target(text: &str, item: &ConfigValue, notes: &mut ReaderNotes) -> Option<Target> {
     if !text.contains("://") {
         notes.mistake(
             item,
@@ -465,8 +484,13 @@ fn target(text: &str, item: &Item, notes: &mut Notes) -> Option<Target> {
     }
 }
 
-fn probe(id: &str, item: Item, names: &Names, notes: &mut Notes) -> Option<Probe> {
-    let mut table = Table::of(item, notes);
+fn probe(
+    id: &str,
+    item: ConfigValue,
+    names: &ProbeNames,
+    notes: &mut ReaderNotes,
+) -> Option<ProbeConfig> {
+    let mut table = ConfigTable::of(item, notes);
     let place = table.place.clone();
     table.text("id", notes);
     let name = match table.text("name", notes) {
@@ -484,7 +508,7 @@ fn probe(id: &str, item: Item, names: &Names, notes: &mut Notes) -> Option<Probe
         None => id.to_owned(),
     };
     let asked = asked_target(&mut table, names, &place, notes);
-    let times = Times::read(&mut table, &names.times, notes);
+    let times = ProbeTimes::read(&mut table, &names.times, notes);
     let (interval, timeout, window) = (times.interval.0, times.timeout.0, times.window.0);
     let latency_objective = table.duration("latency_objective", LATENCY, notes);
     let (mut aim, mut needed, mut promised) = Default::default();
@@ -522,13 +546,13 @@ fn probe(id: &str, item: Item, names: &Names, notes: &mut Notes) -> Option<Probe
     }
     let is_tcp = asked.as_ref().is_some_and(Target::is_tcp);
     let question = if is_tcp {
-        Question::Tcp(Box::new(question::tcp(&mut table, notes)))
+        ProbeKind::Tcp(Box::new(question::tcp(&mut table, notes)))
     } else {
-        Question::Http(Box::new(question::http(&mut table, notes)))
+        ProbeKind::Http(Box::new(question::http(&mut table, notes)))
     };
     question::defaults(&table.path, is_tcp, notes);
     table.end(notes);
-    Some(Probe {
+    Some(ProbeConfig {
         id: ProbeId {
             namespace: Namespace::new(names.namespace.clone()),
             release: ReleaseName::new(names.release.clone()),
@@ -553,10 +577,10 @@ pub(super) fn written(span: Duration) -> String {
 }
 
 fn asked_target(
-    table: &mut Table,
-    names: &Names,
-    place: &Place,
-    notes: &mut Notes,
+    table: &mut ConfigTable,
+    names: &ProbeNames,
+    place: &SourceLocation,
+    notes: &mut ReaderNotes,
 ) -> Option<Target> {
     let url = table.text("url", notes);
     let path = table.text("path", notes);
@@ -599,24 +623,24 @@ fn asked_target(
     }
 }
 
-fn modules(mut table: Table, notes: &mut Notes) -> BTreeMap<String, Module> {
+fn modules(mut table: ConfigTable, notes: &mut ReaderNotes) -> BTreeMap<String, ModuleConfig> {
     let mut modules = BTreeMap::new();
     for (id, item) in table.rest() {
-        let mut table = Table::of(item, notes);
+        let mut table = ConfigTable::of(item, notes);
         let name = table.text("name", notes).map_or(id, |(text, _)| text);
         let is_tcp = table
             .word("kind", &[("http", false), ("tcp", true)], notes)
             .unwrap_or(false);
         let timeout = table.duration("timeout", TIMEOUT, notes);
         let question = if is_tcp {
-            Question::Tcp(Box::new(question::tcp(&mut table, notes)))
+            ProbeKind::Tcp(Box::new(question::tcp(&mut table, notes)))
         } else {
-            Question::Http(Box::new(question::http(&mut table, notes)))
+            ProbeKind::Http(Box::new(question::http(&mut table, notes)))
         };
         table.end(notes);
         modules.insert(
             name.clone(),
-            Module {
+            ModuleConfig {
                 name,
                 question,
                 timeout,
@@ -624,28 +648,30 @@ fn modules(mut table: Table, notes: &mut Notes) -> BTreeMap<String, Module> {
         );
     }
     // What users of blackbox_exporter expect to be there.
-    let mut quiet = Notes::default();
+    let mut quiet = ReaderNotes::default();
     for (name, question) in [
         (
             "http_2xx",
-            Question::Http(Box::new(question::http(
-                &mut Table::empty(String::new()),
+            ProbeKind::Http(Box::new(question::http(
+                &mut ConfigTable::empty(String::new()),
                 &mut quiet,
             ))),
         ),
         (
             "tcp_connect",
-            Question::Tcp(Box::new(question::tcp(
-                &mut Table::empty(String::new()),
+            ProbeKind::Tcp(Box::new(question::tcp(
+                &mut ConfigTable::empty(String::new()),
                 &mut quiet,
             ))),
         ),
     ] {
-        modules.entry(name.to_owned()).or_insert_with(|| Module {
-            name: name.to_owned(),
-            question,
-            timeout: None,
-        });
+        modules
+            .entry(name.to_owned())
+            .or_insert_with(|| ModuleConfig {
+                name: name.to_owned(),
+                question,
+                timeout: None,
+            });
     }
     modules
 }

@@ -7,21 +7,21 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::time::Duration;
 
-use super::dependency::Wanted;
-use super::layers::{Kind, Node};
-use super::mistakes::Mistake;
+use super::dependency::PendingNeed;
+use super::layers::{ConfigNode, NodeKind};
+use super::mistakes::Diagnostic;
 use super::named::NamedFile;
-use super::place::Place;
+use super::place::SourceLocation;
 
 /// One setting in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InForce {
+pub struct EffectiveSetting {
     /// Its key, as `release.mykadoo.probe.db.timeout`.
     pub path: String,
     /// Its value as one would write it; secrets as `<secret>`.
     pub value: String,
     /// Where it was written.
-    pub place: Place,
+    pub place: SourceLocation,
 }
 
 /// Keys whose values must never be shown.
@@ -32,18 +32,23 @@ const MAX_ITEMS: usize = 100;
 
 /// What is noted while reading.
 #[derive(Debug, Default)]
-pub(super) struct Notes {
-    pub(super) mistakes: Vec<Mistake>,
-    pub(super) hints: Vec<Mistake>,
-    pub(super) in_force: Vec<InForce>,
+pub(super) struct ReaderNotes {
+    pub(super) mistakes: Vec<Diagnostic>,
+    pub(super) hints: Vec<Diagnostic>,
+    pub(super) in_force: Vec<EffectiveSetting>,
     /// What probes need, as it was written.
-    pub(super) needs: Vec<Wanted>,
+    pub(super) needs: Vec<PendingNeed>,
     /// By key and file, each once: what is written once for many releases may name a file for each.
     pub(super) named_files: BTreeMap<(String, String), NamedFile>,
 }
 
-impl Notes {
-    pub(super) fn mistake(&mut self, item: &Item, message: impl Display, help: impl Display) {
+impl ReaderNotes {
+    pub(super) fn mistake(
+        &mut self,
+        item: &ConfigValue,
+        message: impl Display,
+        help: impl Display,
+    ) {
         self.complain(
             &item.path,
             &item.node.place,
@@ -55,12 +60,12 @@ impl Notes {
     pub(super) fn complain(
         &mut self,
         path: &str,
-        place: &Place,
+        place: &SourceLocation,
         message: impl Display,
         help: Option<String>,
     ) {
         let message = message.to_string();
-        self.mistakes.push(Mistake {
+        self.mistakes.push(Diagnostic {
             path: path.to_owned(),
             message,
             help,
@@ -72,12 +77,12 @@ impl Notes {
     pub(super) fn hint(
         &mut self,
         path: &str,
-        place: &Place,
+        place: &SourceLocation,
         message: impl Display,
         help: impl Display,
     ) {
         let (message, help) = (message.to_string(), Some(help.to_string()));
-        self.hints.push(Mistake {
+        self.hints.push(Diagnostic {
             path: path.to_owned(),
             message,
             help,
@@ -105,13 +110,13 @@ impl Notes {
                 .into_iter()
                 .any(|setting| setting.path == path || setting.path.starts_with(&below))
             {
-                self.holds(&path, value, &Place::Default);
+                self.holds(&path, value, &SourceLocation::Default);
             }
         }
     }
 
-    pub(super) fn holds(&mut self, path: &str, value: impl Display, place: &Place) {
-        self.in_force.push(InForce {
+    pub(super) fn holds(&mut self, path: &str, value: impl Display, place: &SourceLocation) {
+        self.in_force.push(EffectiveSetting {
             path: path.to_owned(),
             value: value.to_string(),
             place: place.clone(),
@@ -121,36 +126,40 @@ impl Notes {
 
 /// A value with its path.
 #[derive(Debug, Clone)]
-pub(super) struct Item {
+pub(super) struct ConfigValue {
     pub(super) path: String,
-    pub(super) node: Node,
+    pub(super) node: ConfigNode,
 }
 
-impl Item {
+impl ConfigValue {
     /// What it says as text; `None` when it is no text.
     pub(super) fn text(&self) -> Option<&str> {
         match &self.node.kind {
-            Kind::Text(text) => Some(text),
-            Kind::Bool(_) | Kind::Int(_) | Kind::Float(_) | Kind::Array(_) | Kind::Table(_) => None,
+            NodeKind::Text(text) => Some(text),
+            NodeKind::Bool(_)
+            | NodeKind::Int(_)
+            | NodeKind::Float(_)
+            | NodeKind::Array(_)
+            | NodeKind::Table(_) => None,
         }
     }
 }
 
-/// A table that is being read. Keys that nobody asks for are mistakes, see [`Table::end`].
+/// A table that is being read. Keys that nobody asks for are mistakes, see [`ConfigTable::end`].
 #[derive(Debug)]
-pub(super) struct Table {
+pub(super) struct ConfigTable {
     pub(super) path: String,
-    pub(super) place: Place,
-    entries: Vec<(String, Node)>,
+    pub(super) place: SourceLocation,
+    entries: Vec<(String, ConfigNode)>,
     known: Vec<&'static str>,
 }
 
-impl Table {
+impl ConfigTable {
     /// Takes an item apart; a variable or flag may hold a table as text.
-    pub(super) fn of(item: Item, notes: &mut Notes) -> Self {
-        let Item { path, node } = unfolded(item);
+    pub(super) fn of(item: ConfigValue, notes: &mut ReaderNotes) -> Self {
+        let ConfigValue { path, node } = unfolded(item);
         let entries = match node.kind {
-            Kind::Table(entries) => entries,
+            NodeKind::Table(entries) => entries,
             other => {
                 let message = format!("is {}", other.name());
                 notes.complain(
@@ -174,7 +183,7 @@ impl Table {
     pub(super) fn empty(path: String) -> Self {
         Self {
             path,
-            place: Place::Default,
+            place: SourceLocation::Default,
             entries: Vec::new(),
             known: Vec::new(),
         }
@@ -189,18 +198,18 @@ impl Table {
     }
 
     /// Takes a value out; the key is known from now on.
-    pub(super) fn take(&mut self, key: &'static str) -> Option<Item> {
+    pub(super) fn take(&mut self, key: &'static str) -> Option<ConfigValue> {
         self.known.push(key);
         let at = self.entries.iter().position(|(name, _)| name == key)?;
         let (_, node) = self.entries.remove(at);
-        Some(Item {
+        Some(ConfigValue {
             path: self.path_of(key),
             node,
         })
     }
 
     /// Where a key stands, without taking it.
-    pub(super) fn place_of(&self, key: &str) -> Option<Place> {
+    pub(super) fn place_of(&self, key: &str) -> Option<SourceLocation> {
         self.entries
             .iter()
             .find(|(name, _)| name == key)
@@ -208,14 +217,14 @@ impl Table {
     }
 
     /// All that is left, for tables whose keys are names.
-    pub(super) fn rest(&mut self) -> Vec<(String, Item)> {
+    pub(super) fn rest(&mut self) -> Vec<(String, ConfigValue)> {
         let entries = std::mem::take(&mut self.entries);
         entries
             .into_iter()
             .map(|(key, node)| {
                 (
                     key.clone(),
-                    Item {
+                    ConfigValue {
                         path: self.path_of(&key),
                         node,
                     },
@@ -225,7 +234,7 @@ impl Table {
     }
 
     /// The same for a table of rules, of which there are not many.
-    pub(super) fn rules(&mut self, notes: &mut Notes) -> Vec<(String, Item)> {
+    pub(super) fn rules(&mut self, notes: &mut ReaderNotes) -> Vec<(String, ConfigValue)> {
         let mut rules = self.rest();
         if rules.len() > MAX_ITEMS {
             too_many(&self.path, &self.place, rules.len(), notes);
@@ -235,14 +244,14 @@ impl Table {
     }
 
     /// Complains about every key that nobody asked for, and names the nearest one that is known.
-    pub(super) fn end(self, notes: &mut Notes) {
+    pub(super) fn end(self, notes: &mut ReaderNotes) {
         for (key, node) in &self.entries {
             let near = nearest(key, &self.known);
             let help = match near {
                 Some(near) => format!("did you mean {near:?}?"),
                 None => format!("known here are {}", self.known.join(", ")),
             };
-            notes.mistakes.push(Mistake {
+            notes.mistakes.push(Diagnostic {
                 path: self.path_of(key),
                 message: "unknown key".to_owned(),
                 help: Some(help),
@@ -254,7 +263,11 @@ impl Table {
     }
 
     /// A text.
-    pub(super) fn text(&mut self, key: &'static str, notes: &mut Notes) -> Option<(String, Item)> {
+    pub(super) fn text(
+        &mut self,
+        key: &'static str,
+        notes: &mut ReaderNotes,
+    ) -> Option<(String, ConfigValue)> {
         let item = self.take(key)?;
         if let Some(text) = item.text() {
             let text = text.to_owned();
@@ -281,7 +294,7 @@ impl Table {
         &mut self,
         key: &'static str,
         (least, most): (Duration, Duration),
-        notes: &mut Notes,
+        notes: &mut ReaderNotes,
     ) -> Option<Duration> {
         let item = self.take(key)?;
         let right = format!(
@@ -291,8 +304,8 @@ impl Table {
             humantime::format_duration(example(least, most)),
         );
         let text = match &item.node.kind {
-            Kind::Text(text) => text.clone(),
-            Kind::Int(number) => {
+            NodeKind::Text(text) => text.clone(),
+            NodeKind::Int(number) => {
                 notes.mistake(
                     &item,
                     "is a number without a unit",
@@ -328,15 +341,17 @@ impl Table {
         &mut self,
         key: &'static str,
         (least, most): (i64, i64),
-        notes: &mut Notes,
+        notes: &mut ReaderNotes,
     ) -> Option<i64> {
         let item = self.take(key)?;
         let number = match &item.node.kind {
-            Kind::Int(number) => Some(*number),
-            Kind::Text(text) if item.node.place.is_text() => text.trim().parse().ok(),
-            Kind::Text(_) | Kind::Bool(_) | Kind::Float(_) | Kind::Array(_) | Kind::Table(_) => {
-                None
-            }
+            NodeKind::Int(number) => Some(*number),
+            NodeKind::Text(text) if item.node.place.is_text() => text.trim().parse().ok(),
+            NodeKind::Text(_)
+            | NodeKind::Bool(_)
+            | NodeKind::Float(_)
+            | NodeKind::Array(_)
+            | NodeKind::Table(_) => None,
         };
         match number {
             Some(number) if (least..=most).contains(&number) => {
@@ -356,12 +371,16 @@ impl Table {
     }
 
     /// true or false.
-    pub(super) fn switch(&mut self, key: &'static str, notes: &mut Notes) -> Option<bool> {
+    pub(super) fn switch(&mut self, key: &'static str, notes: &mut ReaderNotes) -> Option<bool> {
         let item = self.take(key)?;
         let is = match &item.node.kind {
-            Kind::Bool(is) => Some(*is),
-            Kind::Text(text) if item.node.place.is_text() => text.trim().parse().ok(),
-            Kind::Text(_) | Kind::Int(_) | Kind::Float(_) | Kind::Array(_) | Kind::Table(_) => None,
+            NodeKind::Bool(is) => Some(*is),
+            NodeKind::Text(text) if item.node.place.is_text() => text.trim().parse().ok(),
+            NodeKind::Text(_)
+            | NodeKind::Int(_)
+            | NodeKind::Float(_)
+            | NodeKind::Array(_)
+            | NodeKind::Table(_) => None,
         };
         match is {
             Some(is) => notes.holds(&item.path, is, &item.node.place),
@@ -379,7 +398,7 @@ impl Table {
         &mut self,
         key: &'static str,
         words: &[(&str, T)],
-        notes: &mut Notes,
+        notes: &mut ReaderNotes,
     ) -> Option<T> {
         let (text, item) = self.text(key, notes)?;
         let found = words
@@ -398,18 +417,22 @@ impl Table {
     }
 
     /// A list of not too many values; a single value stands for a list of one.
-    pub(super) fn list(&mut self, key: &'static str, notes: &mut Notes) -> Option<Vec<Item>> {
-        let Item { path, node } = unfolded(self.take(key)?);
-        let Node { place, kind } = node;
-        let Kind::Array(mut items) = kind else {
-            let node = Node { place, kind };
-            return Some(vec![Item { path, node }]);
+    pub(super) fn list(
+        &mut self,
+        key: &'static str,
+        notes: &mut ReaderNotes,
+    ) -> Option<Vec<ConfigValue>> {
+        let ConfigValue { path, node } = unfolded(self.take(key)?);
+        let ConfigNode { place, kind } = node;
+        let NodeKind::Array(mut items) = kind else {
+            let node = ConfigNode { place, kind };
+            return Some(vec![ConfigValue { path, node }]);
         };
         if items.len() > MAX_ITEMS {
             too_many(&path, &place, items.len(), notes);
             items.truncate(MAX_ITEMS);
         }
-        let item = |node| Item {
+        let item = |node| ConfigValue {
             path: path.clone(),
             node,
         };
@@ -422,13 +445,13 @@ impl Table {
     }
 }
 
-fn too_many(path: &str, place: &Place, count: usize, notes: &mut Notes) {
+fn too_many(path: &str, place: &SourceLocation, count: usize, notes: &mut ReaderNotes) {
     let help = format!("write at most {MAX_ITEMS}; a pattern can join several with |");
     notes.complain(path, place, format!("has {count} entries"), Some(help));
 }
 
 /// A variable or flag that holds a list or a table, as TOML writes it on one line.
-pub(super) fn unfolded(item: Item) -> Item {
+pub(super) fn unfolded(item: ConfigValue) -> ConfigValue {
     let Some(text) = item
         .text()
         .filter(|text| item.node.place.is_text() && text.trim_start().starts_with(['[', '{']))
@@ -440,7 +463,7 @@ pub(super) fn unfolded(item: Item) -> Item {
     };
     let place = item.node.place.clone();
     match value.get("value") {
-        Some(value) => Item {
+        Some(value) => ConfigValue {
             path: item.path.clone(),
             node: from_toml(value, &place),
         },
@@ -448,24 +471,24 @@ pub(super) fn unfolded(item: Item) -> Item {
     }
 }
 
-fn from_toml(value: &toml::Value, place: &Place) -> Node {
+fn from_toml(value: &toml::Value, place: &SourceLocation) -> ConfigNode {
     let kind = match value {
-        toml::Value::String(text) => Kind::Text(text.clone()),
-        toml::Value::Integer(number) => Kind::Int(*number),
-        toml::Value::Float(number) => Kind::Float(*number),
-        toml::Value::Boolean(is) => Kind::Bool(*is),
-        toml::Value::Datetime(date) => Kind::Text(date.to_string()),
+        toml::Value::String(text) => NodeKind::Text(text.clone()),
+        toml::Value::Integer(number) => NodeKind::Int(*number),
+        toml::Value::Float(number) => NodeKind::Float(*number),
+        toml::Value::Boolean(is) => NodeKind::Bool(*is),
+        toml::Value::Datetime(date) => NodeKind::Text(date.to_string()),
         toml::Value::Array(items) => {
-            Kind::Array(items.iter().map(|item| from_toml(item, place)).collect())
+            NodeKind::Array(items.iter().map(|item| from_toml(item, place)).collect())
         }
-        toml::Value::Table(table) => Kind::Table(
+        toml::Value::Table(table) => NodeKind::Table(
             table
                 .iter()
                 .map(|(key, value)| (key.clone(), from_toml(value, place)))
                 .collect(),
         ),
     };
-    Node {
+    ConfigNode {
         place: place.clone(),
         kind,
     }

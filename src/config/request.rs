@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, COOKIE, HOST, PROXY_AUTHORIZATION};
 use http::{HeaderName, HeaderValue, Method};
 
-use super::layers::Kind;
-use super::place::Place;
-use super::reader::{Item, Notes, Table};
+use super::layers::NodeKind;
+use super::place::SourceLocation;
+use super::reader::{ConfigTable, ConfigValue, ReaderNotes};
 use super::settings::{Auth, Compression, RequestBody, Secret};
 
 /// The largest body that is sent.
@@ -16,7 +16,7 @@ const MAX_BODY: usize = 1024 * 1024;
 /// Headers of one request.
 const MAX_HEADERS: usize = 100;
 
-pub(super) fn method(table: &mut Table, notes: &mut Notes) -> Method {
+pub(super) fn method(table: &mut ConfigTable, notes: &mut ReaderNotes) -> Method {
     let Some((text, item)) = table.text("method", notes) else {
         return Method::GET;
     };
@@ -34,7 +34,7 @@ pub(super) fn method(table: &mut Table, notes: &mut Notes) -> Method {
     Method::GET
 }
 
-pub(super) fn body(table: &mut Table, notes: &mut Notes) -> RequestBody {
+pub(super) fn body(table: &mut ConfigTable, notes: &mut ReaderNotes) -> RequestBody {
     let inline = table.text("body", notes);
     let file = path(table, "body_file", notes);
     match (inline, file) {
@@ -54,9 +54,9 @@ pub(super) fn body(table: &mut Table, notes: &mut Notes) -> RequestBody {
 
 /// The headers, and the Host among them.
 pub(super) fn headers(
-    table: &mut Table,
+    table: &mut ConfigTable,
     compression: Option<Compression>,
-    notes: &mut Notes,
+    notes: &mut ReaderNotes,
 ) -> (Vec<(HeaderName, HeaderValue)>, Option<String>) {
     let host = table.text("host", notes);
     if let Some((text, item)) = &host
@@ -75,12 +75,12 @@ pub(super) fn headers(
     let Some(item) = table.take("headers") else {
         return (headers, host);
     };
-    let mut table = Table::of(item, notes);
+    let mut table = ConfigTable::of(item, notes);
     for (name, item) in table.rest() {
         let values = match item.node.kind {
-            Kind::Array(ref items) => items
+            NodeKind::Array(ref items) => items
                 .iter()
-                .map(|node| Item {
+                .map(|node| ConfigValue {
                     path: item.path.clone(),
                     node: node.clone(),
                 })
@@ -115,7 +115,11 @@ pub(super) fn headers(
     (headers, host)
 }
 
-fn header(name: &str, item: &Item, notes: &mut Notes) -> Option<(HeaderName, HeaderValue)> {
+fn header(
+    name: &str,
+    item: &ConfigValue,
+    notes: &mut ReaderNotes,
+) -> Option<(HeaderName, HeaderValue)> {
     let Ok(parsed) = HeaderName::from_bytes(name.as_bytes()) else {
         notes.mistake(
             item,
@@ -125,7 +129,7 @@ fn header(name: &str, item: &Item, notes: &mut Notes) -> Option<(HeaderName, Hea
         return None;
     };
     let secret = [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE].contains(&parsed);
-    if secret && matches!(item.node.place, Place::File { .. }) {
+    if secret && matches!(item.node.place, SourceLocation::File { .. }) {
         let place = item.node.place.of_key();
         let help =
             "use bearer_token_file, or username and password_file; a variable may hold it as well";
@@ -158,7 +162,12 @@ fn header(name: &str, item: &Item, notes: &mut Notes) -> Option<(HeaderName, Hea
 }
 
 /// A target that is asked not to pack must not be expected to (H13, H15).
-fn check_accepts(compression: Compression, value: &HeaderValue, item: &Item, notes: &mut Notes) {
+fn check_accepts(
+    compression: Compression,
+    value: &HeaderValue,
+    item: &ConfigValue,
+    notes: &mut ReaderNotes,
+) {
     let wanted = match compression {
         Compression::Gzip => "gzip",
         Compression::Deflate => "deflate",
@@ -188,7 +197,7 @@ fn check_accepts(compression: Compression, value: &HeaderValue, item: &Item, not
     }
 }
 
-pub(super) fn auth(table: &mut Table, notes: &mut Notes) -> Option<Auth> {
+pub(super) fn auth(table: &mut ConfigTable, notes: &mut ReaderNotes) -> Option<Auth> {
     let username = table.text("username", notes);
     let password = secret(table, "password", "password_file", notes);
     let token = secret(table, "bearer_token", "bearer_token_file", notes);
@@ -235,17 +244,20 @@ pub(super) fn auth(table: &mut Table, notes: &mut Notes) -> Option<Auth> {
 
 /// A secret: from a file of its own, or from the environment. What stands in a file of settings is refused, unseen.
 pub(super) fn secret(
-    table: &mut Table,
+    table: &mut ConfigTable,
     key: &'static str,
     file_key: &'static str,
-    notes: &mut Notes,
+    notes: &mut ReaderNotes,
 ) -> Option<Secret> {
     let inline = table.take(key);
     let file = path(table, file_key, notes);
     let Some(item) = inline else {
         return file.map(Secret::File);
     };
-    if matches!(item.node.place, Place::File { .. } | Place::Flag(_)) {
+    if matches!(
+        item.node.place,
+        SourceLocation::File { .. } | SourceLocation::Flag(_)
+    ) {
         let variable = format!(
             "LEADSMAN__{}",
             item.path
@@ -276,7 +288,11 @@ pub(super) fn secret(
 }
 
 /// A path of a file. Whether it can be read shows when it is: secrets and certificates come and go.
-pub(super) fn path(table: &mut Table, key: &'static str, notes: &mut Notes) -> Option<PathBuf> {
+pub(super) fn path(
+    table: &mut ConfigTable,
+    key: &'static str,
+    notes: &mut ReaderNotes,
+) -> Option<PathBuf> {
     let (text, item) = table.text(key, notes)?;
     if text.is_empty() || text.contains('\0') {
         notes.mistake(&item, "names no file", "write a path");

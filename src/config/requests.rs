@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::alertmanager::url;
-use super::reader::{Notes, Table};
+use super::reader::{ConfigTable, ReaderNotes};
 use super::request::auth;
-use super::settings::RequestCounts;
+use super::settings::RequestCountsConfig;
 use super::way::tls;
 
 const INTERVAL: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
@@ -15,12 +15,15 @@ const TIMEOUT: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 const MAX_QUERY: usize = 4096;
 
 /// Reads the table, where there is one.
-pub(super) fn requests(table: &mut Table, notes: &mut Notes) -> Option<RequestCounts> {
-    let mut table = Table::of(table.take("requests")?, notes);
+pub(super) fn requests(
+    table: &mut ConfigTable,
+    notes: &mut ReaderNotes,
+) -> Option<RequestCountsConfig> {
+    let mut table = ConfigTable::of(table.take("requests")?, notes);
     let (path, place) = (table.path.clone(), table.place.clone());
     let prometheus = table.take("prometheus");
     let prometheus = prometheus.and_then(|item| url(&item, notes));
-    let mut query = |key: &'static str, notes: &mut Notes| {
+    let mut query = |key: &'static str, notes: &mut ReaderNotes| {
         let (text, item) = table.text(key, notes)?;
         if text.contains("$interval") && text.len() <= MAX_QUERY {
             return Some(text);
@@ -48,7 +51,7 @@ pub(super) fn requests(table: &mut Table, notes: &mut Notes) -> Option<RequestCo
         }
         return None;
     };
-    Some(RequestCounts {
+    Some(RequestCountsConfig {
         prometheus,
         errors,
         total,

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::layers::{Kind, Node};
-use super::reader::{Item, Notes};
-use super::settings::{Discovered, Selection};
+use super::layers::{ConfigNode, NodeKind};
+use super::reader::{ConfigValue, ReaderNotes};
+use super::settings::{DiscoveredRelease, ReleaseSelector};
 use crate::units::Namespace;
 
 /// What stands for the name of each release in the texts below `select`.
@@ -14,20 +14,24 @@ const PLACEHOLDER: &str = "{release}";
 const SAMPLE: &str = "release";
 
 /// Whether a release is one for many.
-pub(super) fn is_one_for_many(item: &Item) -> bool {
-    matches!(&item.node.kind, Kind::Table(entries) if entries.iter().any(|(key, _)| key == "select"))
+pub(super) fn is_one_for_many(item: &ConfigValue) -> bool {
+    matches!(&item.node.kind, NodeKind::Table(entries) if entries.iter().any(|(key, _)| key == "select"))
 }
 
 /// The same settings for each release that is selected; at least for a sample, which is only there to be checked.
-pub(super) struct Expanded {
-    pub(super) selection: Option<Selection>,
+pub(super) struct ExpandedReleases {
+    pub(super) selection: Option<ReleaseSelector>,
     /// For each name of a release its settings.
-    pub(super) releases: Vec<(String, Item)>,
-    pub(super) sample: Item,
+    pub(super) releases: Vec<(String, ConfigValue)>,
+    pub(super) sample: ConfigValue,
 }
 
 /// Writes the settings once for each release that is known.
-pub(super) fn expand(item: &Item, discovered: &[Discovered], notes: &mut Notes) -> Expanded {
+pub(super) fn expand(
+    item: &ConfigValue,
+    discovered: &[DiscoveredRelease],
+    notes: &mut ReaderNotes,
+) -> ExpandedReleases {
     let selection = selection(item, notes);
     let taken = discovered.iter().filter(|release| {
         selection
@@ -41,15 +45,15 @@ pub(super) fn expand(item: &Item, discovered: &[Discovered], notes: &mut Notes) 
             (name, written)
         })
         .collect();
-    Expanded {
+    ExpandedReleases {
         releases,
         sample: named(item, SAMPLE),
         selection,
     }
 }
 
-fn selection(item: &Item, notes: &mut Notes) -> Option<Selection> {
-    let Kind::Table(entries) = &item.node.kind else {
+fn selection(item: &ConfigValue, notes: &mut ReaderNotes) -> Option<ReleaseSelector> {
+    let NodeKind::Table(entries) = &item.node.kind else {
         return None;
     };
     let find = |key: &str| {
@@ -65,7 +69,7 @@ fn selection(item: &Item, notes: &mut Notes) -> Option<Selection> {
             "give one release its name, or many a select",
         );
     }
-    let Kind::Text(text) = &find("select")?.kind else {
+    let NodeKind::Text(text) = &find("select")?.kind else {
         notes.mistake(item, "has a select that is no text", HELP);
         return None;
     };
@@ -86,48 +90,50 @@ fn selection(item: &Item, notes: &mut Notes) -> Option<Selection> {
         }
     }
     let namespace = match &find("namespace")?.kind {
-        Kind::Text(namespace) => Namespace::new(namespace.clone()),
+        NodeKind::Text(namespace) => Namespace::new(namespace.clone()),
         _ => return None,
     };
-    Some(Selection { namespace, labels })
+    Some(ReleaseSelector { namespace, labels })
 }
 
 const HELP: &str =
     "write \"*\" for all releases of the namespace, or labels as \"team=shop,tier=front\"";
 
 /// The settings with a name in the place of `select`.
-fn named(item: &Item, name: &str) -> Item {
+fn named(item: &ConfigValue, name: &str) -> ConfigValue {
     let mut node = item.node.clone();
     fill(&mut node, name);
-    if let Kind::Table(entries) = &mut node.kind {
+    if let NodeKind::Table(entries) = &mut node.kind {
         for (key, node) in entries {
             if key == "select" {
                 "name".clone_into(key);
-                node.kind = Kind::Text(name.to_owned());
+                node.kind = NodeKind::Text(name.to_owned());
             }
         }
     }
-    Item {
+    ConfigValue {
         path: item.path.clone(),
         node,
     }
 }
 
 /// Whether a text stands there as it is.
-pub(super) fn writes(node: &Node, wanted: &str) -> bool {
+pub(super) fn writes(node: &ConfigNode, wanted: &str) -> bool {
     match &node.kind {
-        Kind::Text(text) => text == wanted,
-        Kind::Array(nodes) => nodes.iter().any(|node| writes(node, wanted)),
-        Kind::Table(entries) => entries.iter().any(|(_, node)| writes(node, wanted)),
-        Kind::Bool(_) | Kind::Int(_) | Kind::Float(_) => false,
+        NodeKind::Text(text) => text == wanted,
+        NodeKind::Array(nodes) => nodes.iter().any(|node| writes(node, wanted)),
+        NodeKind::Table(entries) => entries.iter().any(|(_, node)| writes(node, wanted)),
+        NodeKind::Bool(_) | NodeKind::Int(_) | NodeKind::Float(_) => false,
     }
 }
 
-fn fill(node: &mut Node, name: &str) {
+fn fill(node: &mut ConfigNode, name: &str) {
     match &mut node.kind {
-        Kind::Text(text) if text.contains(PLACEHOLDER) => *text = text.replace(PLACEHOLDER, name),
-        Kind::Array(nodes) => nodes.iter_mut().for_each(|node| fill(node, name)),
-        Kind::Table(entries) => entries.iter_mut().for_each(|(_, node)| fill(node, name)),
-        Kind::Bool(_) | Kind::Int(_) | Kind::Float(_) | Kind::Text(_) => {}
+        NodeKind::Text(text) if text.contains(PLACEHOLDER) => {
+            *text = text.replace(PLACEHOLDER, name);
+        }
+        NodeKind::Array(nodes) => nodes.iter_mut().for_each(|node| fill(node, name)),
+        NodeKind::Table(entries) => entries.iter_mut().for_each(|(_, node)| fill(node, name)),
+        NodeKind::Bool(_) | NodeKind::Int(_) | NodeKind::Float(_) | NodeKind::Text(_) => {}
     }
 }

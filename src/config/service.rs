@@ -6,14 +6,18 @@ use std::time::Duration;
 use super::alertmanager::url;
 use super::read::directory;
 use super::read::written;
-use super::reader::{Item, Notes, Table};
-use super::settings::{Serve, ServeTls};
+use super::reader::{ConfigTable, ConfigValue, ReaderNotes};
+use super::settings::{ServeConfig, ServeTlsConfig};
 use super::values::pattern;
 
 const OFFSET: (Duration, Duration) = (Duration::ZERO, Duration::from_secs(10));
 
 /// `has_cluster`: whether there is a `[kubernetes]`.
-pub(super) fn serve(mut table: Table, has_cluster: bool, notes: &mut Notes) -> Serve {
+pub(super) fn serve(
+    mut table: ConfigTable,
+    has_cluster: bool,
+    notes: &mut ReaderNotes,
+) -> ServeConfig {
     let default = SocketAddr::from(([0, 0, 0, 0], 9616));
     let listen = match table.text("listen", notes) {
         None => default,
@@ -67,7 +71,7 @@ pub(super) fn serve(mut table: Table, has_cluster: bool, notes: &mut Notes) -> S
         ],
     );
     table.end(notes);
-    Serve {
+    ServeConfig {
         listen,
         max_connections,
         probe_allow,
@@ -80,8 +84,8 @@ pub(super) fn serve(mut table: Table, has_cluster: bool, notes: &mut Notes) -> S
     }
 }
 
-fn tls(item: Item, notes: &mut Notes) -> Option<ServeTls> {
-    let mut table = Table::of(item, notes);
+fn tls(item: ConfigValue, notes: &mut ReaderNotes) -> Option<ServeTlsConfig> {
+    let mut table = ConfigTable::of(item, notes);
     let certificate = directory(&mut table, "cert_file", notes);
     let key = directory(&mut table, "key_file", notes);
     let client_ca_file = directory(&mut table, "client_ca_file", notes);
@@ -97,7 +101,7 @@ fn tls(item: Item, notes: &mut Notes) -> Option<ServeTls> {
     }
     table.end(notes);
     let (cert_file, key_file) = pair?;
-    Some(ServeTls {
+    Some(ServeTlsConfig {
         cert_file,
         key_file,
         client_ca_file,

@@ -14,13 +14,13 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 pub use super::cluster_kind::ClusterKind;
-pub use super::dependency::Need;
+pub use super::dependency::NeedsEntry;
 use super::named::NamedFile;
 use super::target::Target;
 use crate::alert::Labels;
 use crate::objective::Objective;
-use crate::rollout::Limits;
 use crate::rollout::Mode;
+use crate::rollout::RolloutLimits;
 use crate::sounding::expect::{Expect, Pattern};
 use crate::units::{Namespace, ProbeId, ReleaseName};
 use crate::verdict::Rule;
@@ -29,38 +29,38 @@ use crate::verdict::Rule;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// The HTTP listener.
-    pub serve: Serve,
+    pub serve: ServeConfig,
     /// The most soundings under way at one time over all probes; 1 to 1 000 000.
     pub max_in_flight: usize,
     /// When to doubt ourselves instead of the targets.
-    pub doubt: Doubt,
+    pub doubt: SelfCheckConfig,
     /// Things that belong to no release and that probes need, in the order of the file; at most 256.
-    pub dependencies: Vec<Arc<Probe>>,
+    pub dependencies: Vec<Arc<ProbeConfig>>,
     /// The guarded releases, in the order of the file.
-    pub releases: Vec<Release>,
+    pub releases: Vec<ReleaseConfig>,
     /// Namespaces of which all releases, or some, are guarded, whatever their names.
-    pub selections: Vec<Selection>,
+    pub selections: Vec<ReleaseSelector>,
     /// What `/probe?module=` may name.
-    pub modules: BTreeMap<String, Module>,
+    pub modules: BTreeMap<String, ModuleConfig>,
     /// Where what must survive a restart is kept; nowhere unless said.
     pub state: Option<PathBuf>,
     /// ConfigMaps in which it is kept as well, for the next pod.
-    pub state_map: Option<StateMap>,
+    pub state_map: Option<StateConfigMap>,
     /// Who is told of what is wrong; nobody unless said.
-    pub alertmanager: Option<Alertmanagers>,
+    pub alertmanager: Option<AlertmanagerConfig>,
     /// Who is told of rollouts in words: at most one Slack and one webhook.
-    pub receivers: Vec<Receiver>,
+    pub receivers: Vec<ReceiverConfig>,
     /// The cluster that the releases live in; without it they are probed and not judged.
-    pub kubernetes: Option<Kubernetes>,
+    pub kubernetes: Option<KubernetesConfig>,
     /// The Lease by which several replicas agree on who acts; without it there is one replica.
-    pub lease: Option<Lease>,
+    pub lease: Option<LeaseConfig>,
     /// The files that are named by keys ending in `_file`; each key once.
     pub named_files: Vec<NamedFile>,
 }
 
 /// `[lease]`: several replicas probe, and one acts.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Lease {
+pub struct LeaseConfig {
     /// The name of the Lease.
     pub name: String,
     /// Its namespace; without it that of our own pod, or of the kubeconfig's context.
@@ -70,7 +70,7 @@ pub struct Lease {
     /// Where the other replicas reach this one, so that any of them can answer for the one that acts.
     pub address: Option<Url>,
     /// How they check whom they reach, where that is https.
-    pub tls: Tls,
+    pub tls: TlsConfig,
     /// How often, and for how long.
     pub times: LeaseTimes,
     /// Whether each release has a Lease of its own, so that they are spread over the replicas.
@@ -90,11 +90,11 @@ pub struct LeaseTimes {
 
 /// `[slack]` or `[webhook]`: somebody who is told of rollouts.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Receiver {
+pub struct ReceiverConfig {
     /// `slack` or `webhook`.
     pub name: &'static str,
     /// How it is told.
-    pub form: MessageForm,
+    pub form: MessageFormat,
     /// Where; of Slack that is a secret.
     pub url: Secret,
     /// Credentials.
@@ -102,14 +102,14 @@ pub struct Receiver {
     /// Signs what is sent, so that the receiver knows who it is from.
     pub signing_key: Option<Secret>,
     /// Whom to trust.
-    pub tls: Tls,
+    pub tls: TlsConfig,
     /// Whether it is also told of revisions that are kept, or of which nothing can be said.
     pub kept: bool,
 }
 
 /// How somebody is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MessageForm {
+pub enum MessageFormat {
     /// As Slack's incoming webhooks take it.
     Slack,
     /// As JSON.
@@ -118,13 +118,13 @@ pub enum MessageForm {
 
 /// `[alertmanager]`: the Alertmanagers, all of which are told the same.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Alertmanagers {
+pub struct AlertmanagerConfig {
     /// Where they are, without `/api/v2`; each address of a name is one. 1 to 16.
     pub urls: Vec<Url>,
     /// Credentials for all of them.
     pub auth: Option<Auth>,
     /// Whom to trust, and our own certificate.
-    pub tls: Tls,
+    pub tls: TlsConfig,
     /// Added to each alert that has no label of that name; at most 16.
     pub labels: Labels,
     /// What fires is sent again so often; 1 s to 1 h.
@@ -137,7 +137,7 @@ pub struct Alertmanagers {
 
 /// `state.config_map`: the ConfigMaps that hold what must survive a restart, one for each release.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StateMap {
+pub struct StateConfigMap {
     /// What their names begin with.
     pub name: String,
     /// Where they are; without it in the namespace of our own pod, or of the kubeconfig's context.
@@ -146,16 +146,16 @@ pub struct StateMap {
 
 /// `select` of a release: those of a namespace whose labels are so.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Selection {
+pub struct ReleaseSelector {
     /// The namespace.
     pub namespace: Namespace,
     /// Labels, as `helm upgrade --labels` sets them; none takes all releases.
     pub labels: BTreeMap<String, String>,
 }
 
-impl Selection {
+impl ReleaseSelector {
     /// Whether a release is one of these.
-    pub fn takes(&self, release: &Discovered) -> bool {
+    pub fn takes(&self, release: &DiscoveredRelease) -> bool {
         release.namespace == self.namespace
             && self
                 .labels
@@ -166,7 +166,7 @@ impl Selection {
 
 /// A release that the cluster has.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Discovered {
+pub struct DiscoveredRelease {
     /// Its namespace.
     pub namespace: Namespace,
     /// Its name.
@@ -177,7 +177,7 @@ pub struct Discovered {
 
 /// `[kubernetes]`: how the cluster is reached, and how releases are turned back there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kubernetes {
+pub struct KubernetesConfig {
     /// A kubeconfig file; without it we are the service account of our own pod.
     pub kubeconfig: Option<PathBuf>,
     /// The context in that file, when not its current one.
@@ -189,7 +189,7 @@ pub struct Kubernetes {
     /// A directory that helm may write to, for what it keeps between runs.
     pub scratch: PathBuf,
     /// Where Helm keeps its records.
-    pub driver: Driver,
+    pub driver: HelmDriver,
     /// Namespace and name of the release that Leadsman itself is; a selection leaves it out.
     pub own_release: Option<(String, String)>,
     /// The service account of each release's namespace that helm acts as, in the place of our own.
@@ -198,7 +198,7 @@ pub struct Kubernetes {
 
 /// Where Helm keeps its records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Driver {
+pub enum HelmDriver {
     /// In Secrets.
     #[default]
     Secret,
@@ -206,7 +206,7 @@ pub enum Driver {
     ConfigMap,
 }
 
-impl Driver {
+impl HelmDriver {
     /// The resource, as in an API path.
     pub const fn plural(self) -> &'static str {
         match self {
@@ -226,14 +226,14 @@ impl Driver {
 
 impl Settings {
     /// All probes of all releases, in the order of the file; the control probe is not among them.
-    pub fn probes(&self) -> impl Iterator<Item = &Arc<Probe>> {
+    pub fn probes(&self) -> impl Iterator<Item = &Arc<ProbeConfig>> {
         self.releases.iter().flat_map(|release| &release.probes)
     }
 }
 
 /// `[serve]`: the HTTP listener.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Serve {
+pub struct ServeConfig {
     /// The address to listen at; by default 0.0.0.0:9616.
     pub listen: SocketAddr,
     /// The most connections at a time; one more closes the one that has been idle for longest. 1 to 100 000.
@@ -249,14 +249,14 @@ pub struct Serve {
     /// Whether callers whom the cluster knows and lets may, too; only with [`Settings::kubernetes`].
     pub kubernetes_auth: bool,
     /// TLS of the listener; plain HTTP without.
-    pub tls: Option<ServeTls>,
+    pub tls: Option<ServeTlsConfig>,
     /// Where people reach the status page: links in alerts begin with it. Without it the host's name and the port.
     pub external_url: Option<Url>,
 }
 
 /// `[serve.tls]`: files that are read again when they change.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServeTls {
+pub struct ServeTlsConfig {
     /// The certificate, and those between it and the authority, as PEM.
     pub cert_file: PathBuf,
     /// Its key, as PEM.
@@ -267,41 +267,41 @@ pub struct ServeTls {
 
 /// `[doubt]`: when a sounding is void because we, and not the target, are in trouble.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Doubt {
+pub struct SelfCheckConfig {
     /// A sounding that started or ended so much later than it should have is void; 50 ms to 1 min.
     pub late_after: Duration,
     /// When the targets of at least so many different hosts all fail to connect, we doubt our own network; 0 is never.
     pub hosts_failing: usize,
     /// A probe of something that does not belong to any release. While it fails, soundings are void.
-    pub control: Option<Arc<Probe>>,
+    pub control: Option<Arc<ProbeConfig>>,
 }
 
 /// One `[[release]]`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Release {
+pub struct ReleaseConfig {
     /// The name that Helm knows.
     pub name: ReleaseName,
     /// The namespace that it lives in.
     pub namespace: Namespace,
     /// Its probes, in the order of the file; names are unique.
-    pub probes: Vec<Arc<Probe>>,
+    pub probes: Vec<Arc<ProbeConfig>>,
     /// How it is guarded.
-    pub guard: Guard,
+    pub guard: GuardConfig,
     /// The directory that holds its history, when it is an embedded release; then its revisions are judged.
     pub embedded: Option<PathBuf>,
     /// Whether it lives in the cluster of `[kubernetes]`; then its revisions are judged.
     pub in_cluster: bool,
     /// What is promised of all its probes together.
-    pub objectives: Objectives,
+    pub objectives: ObjectivesConfig,
     /// Alerts that are evidence about it; at most 32.
     pub alerts: Vec<AlertRule>,
     /// Where its users' requests are counted.
-    pub requests: Option<RequestCounts>,
+    pub requests: Option<RequestCountsConfig>,
 }
 
 /// `[release.requests]`: users' requests, counted by Prometheus.
 #[derive(Debug, Clone, PartialEq)]
-pub struct RequestCounts {
+pub struct RequestCountsConfig {
     /// Where Prometheus is, without `/api/v1`.
     pub prometheus: Url,
     /// PromQL for failed requests; `$interval` stands for the span. At most 4096 bytes.
@@ -315,7 +315,7 @@ pub struct RequestCounts {
     /// Credentials.
     pub auth: Option<Auth>,
     /// Whom to trust.
-    pub tls: Tls,
+    pub tls: TlsConfig,
 }
 
 /// `[[release.alert]]`: alerts of Alertmanager that are evidence about a release.
@@ -324,13 +324,13 @@ pub struct AlertRule {
     /// All of these labels must match; never empty.
     pub labels: Vec<(String, Pattern)>,
     /// What it means when one fires.
-    pub weight: Weight,
+    pub weight: AlertWeight,
 }
 
 /// What an alert means that began while a revision was watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Weight {
+pub enum AlertWeight {
     /// It is noted.
     Note,
     /// A revision is not kept as healthy while it fires.
@@ -340,14 +340,14 @@ pub enum Weight {
     Convict,
 }
 
-impl Release {
+impl ReleaseConfig {
     /// Whether its revisions are judged.
     pub fn is_guarded(&self) -> bool {
         self.embedded.is_some() || self.in_cluster
     }
 
     /// What its probes need, each once, in the order in which they first name it; at most 64.
-    pub fn needs(&self) -> Vec<&Need> {
+    pub fn needs(&self) -> Vec<&NeedsEntry> {
         let mut needs = Vec::new();
         for need in self.probes.iter().flat_map(|probe| &probe.needs) {
             if !needs.contains(&need) {
@@ -360,7 +360,7 @@ impl Release {
 
 /// `mode` and `[release.rollback]`: how the revisions of a release are judged and turned back.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Guard {
+pub struct GuardConfig {
     /// Whether, and how far.
     pub mode: Mode,
     /// The rule of the verdict; checked.
@@ -370,7 +370,7 @@ pub struct Guard {
     /// Rollbacks in 24 h, at most; 0 to 100.
     pub max_per_day: u32,
     /// What a rollback in a cluster may do.
-    pub may: May,
+    pub may: RollbackPermissions,
 }
 
 /// What an alarm of the bake does.
@@ -398,7 +398,7 @@ impl BakeAction {
 
 /// What a rollback in a cluster may do; the defaults are the careful ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct May {
+pub struct RollbackPermissions {
     /// Turn back a revision whose `helm upgrade` still waits for its pods.
     pub while_pending: bool,
     /// Turn back a revision whose hooks have run jobs: its migrations are compatible with the old code.
@@ -417,7 +417,7 @@ pub struct May {
     pub unblock_statefulsets: bool,
 }
 
-impl Default for May {
+impl Default for RollbackPermissions {
     fn default() -> Self {
         Self {
             while_pending: true,
@@ -432,10 +432,10 @@ impl Default for May {
     }
 }
 
-impl Guard {
+impl GuardConfig {
     /// The limits for the life of a revision.
-    pub fn limits(&self) -> Limits {
-        Limits {
+    pub fn limits(&self) -> RolloutLimits {
+        RolloutLimits {
             mode: self.mode,
             max_per_day: self.max_per_day,
             watch: Duration::from_secs_f64(self.rule.longest_s()),
@@ -451,13 +451,13 @@ impl Guard {
 
 /// One `[[release.probe]]` or `[[dependency]]`: a question, to whom, and how often.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Probe {
+pub struct ProbeConfig {
     /// Namespace, release and name; those of a dependency are empty.
     pub id: ProbeId,
     /// To whom the question is put.
     pub target: Target,
     /// How, and what counts as a good answer.
-    pub question: Question,
+    pub question: ProbeKind,
     /// From one due time to the next; 100 ms to 1 day.
     pub interval: Duration,
     /// The same while a revision of its release, or of one that needs it, is judged; `None` where revisions are not.
@@ -469,16 +469,16 @@ pub struct Probe {
     /// The latency that is promised; an edge of the histogram. 1 ms to 60 s.
     pub latency_objective: Option<Duration>,
     /// Which pods are asked directly as well, during a watch.
-    pub pods: Option<Aim>,
+    pub pods: Option<PodTarget>,
     /// What its answers hang on: while one of these fails, its failures are unknown.
-    pub needs: Vec<Need>,
+    pub needs: Vec<NeedsEntry>,
     /// What is promised of it alone.
-    pub objectives: Objectives,
+    pub objectives: ObjectivesConfig,
 }
 
 /// `objective`: what is promised.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Objectives {
+pub struct ObjectivesConfig {
     /// The share of good soundings.
     pub availability: Option<Objective>,
     /// The share of soundings within the probe's `latency_objective`.
@@ -487,7 +487,7 @@ pub struct Objectives {
 
 /// `pods`: which pods of a release a probe asks directly, and at which port.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Aim {
+pub struct PodTarget {
     /// The Deployment, StatefulSet or DaemonSet; without it the only one with that port.
     pub workload: Option<Box<str>>,
     /// The container port by name or number; without it the pod's first one.
@@ -496,7 +496,7 @@ pub struct Aim {
     pub tls: Option<bool>,
 }
 
-impl Probe {
+impl ProbeConfig {
     /// The shortest interval at which it is asked.
     pub fn shortest_interval(&self) -> Duration {
         let watched = self.watch_interval.unwrap_or(self.interval);
@@ -517,25 +517,25 @@ impl Probe {
 
 /// One `[[module]]`: a question without a target, for `/probe?target=…&module=…`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Module {
+pub struct ModuleConfig {
     /// The name that the request gives.
     pub name: String,
     /// How to ask, and what counts as a good answer.
-    pub question: Question,
+    pub question: ProbeKind,
     /// The longest that a sounding may take; the scrape timeout may shorten it. `None`: the scrape timeout alone.
     pub timeout: Option<Duration>,
 }
 
 /// How to ask.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Question {
+pub enum ProbeKind {
     /// One HTTP request, with the redirects that it is allowed to follow.
-    Http(Box<HttpQuestion>),
+    Http(Box<HttpProbeConfig>),
     /// A TCP connection, and what is said on it.
-    Tcp(Box<TcpQuestion>),
+    Tcp(Box<TcpProbeConfig>),
 }
 
-impl Question {
+impl ProbeKind {
     /// What the answer must be like.
     pub fn expect(&self) -> Option<&Expect> {
         match self {
@@ -547,7 +547,7 @@ impl Question {
 
 /// An HTTP request and what is expected of its answer.
 #[derive(Debug, Clone, PartialEq)]
-pub struct HttpQuestion {
+pub struct HttpProbeConfig {
     /// GET unless said otherwise.
     pub method: Method,
     /// Sent as they are, in this order; `Host` is in `host`.
@@ -559,13 +559,13 @@ pub struct HttpQuestion {
     /// Credentials for the target itself.
     pub auth: Option<Auth>,
     /// Whether to follow redirects, and how far.
-    pub redirects: Redirects,
+    pub redirects: RedirectConfig,
     /// Which versions of HTTP to offer.
-    pub http: HttpOffer,
+    pub http: HttpVersions,
     /// Connection and TLS.
-    pub connect: Connect,
+    pub connect: ConnectConfig,
     /// New connection for each sounding, or kept.
-    pub connection: Connection,
+    pub connection: ConnectionReuse,
     /// `http://host:port` of a proxy; none unless asked for, and never from the environment.
     pub proxy: Option<Target>,
     /// Do not resolve the target ourselves when a proxy does.
@@ -592,13 +592,13 @@ pub enum RequestBody {
 
 /// A TCP dialogue.
 #[derive(Debug, Clone, PartialEq)]
-pub struct TcpQuestion {
+pub struct TcpProbeConfig {
     /// Steps after the connection (and TLS, where `tls`) stands; at most 64.
     pub dialogue: Vec<TcpStep>,
     /// Whether to start with TLS.
     pub tls: bool,
     /// Connection and TLS.
-    pub connect: Connect,
+    pub connect: ConnectConfig,
     /// The longest answer that is counted as good.
     pub max_latency: Option<Duration>,
     /// How long the certificate must at least remain valid.
@@ -629,16 +629,16 @@ impl PartialEq for TcpStep {
 
 /// How to reach the target.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Connect {
+pub struct ConnectConfig {
     /// Which addresses of a name to use.
-    pub ip: IpChoice,
+    pub ip: IpFamily,
     /// TLS settings; without effect on a plain target.
-    pub tls: Tls,
+    pub tls: TlsConfig,
 }
 
 /// Which addresses of a name to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum IpChoice {
+pub enum IpFamily {
     /// The system's order; the next address is tried when one refuses.
     #[default]
     Any,
@@ -656,7 +656,7 @@ pub enum IpChoice {
 
 /// TLS settings. Probes with equal settings share one client.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct Tls {
+pub struct TlsConfig {
     /// PEM file of the authorities to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
     /// PEM files of our own certificate and its key; both or none.
@@ -673,7 +673,7 @@ pub struct Tls {
 
 /// Which versions of HTTP a request offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum HttpOffer {
+pub enum HttpVersions {
     /// HTTP/2 or HTTP/1.1 by ALPN on TLS, HTTP/1.1 on plain connections.
     #[default]
     Auto,
@@ -685,7 +685,7 @@ pub enum HttpOffer {
 
 /// Whether a sounding opens a connection of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Connection {
+pub enum ConnectionReuse {
     /// Each sounding exercises resolve, connect and TLS.
     #[default]
     New,
@@ -695,7 +695,7 @@ pub enum Connection {
 
 /// How redirects are treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Redirects {
+pub struct RedirectConfig {
     /// The most redirects that are followed; 0 to 20. With 0 the 3xx answer itself is judged.
     pub max: u8,
     /// Where they may lead.

@@ -10,7 +10,7 @@ pub struct Target(Url);
 
 /// Why a text is not a target.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BadTarget {
+pub enum InvalidTarget {
     /// Not a URL at all.
     #[error("is not a URL: {0}")]
     NotUrl(url::ParseError),
@@ -41,35 +41,35 @@ impl Target {
     pub const MAX_LEN: usize = 8 * 1024;
 
     /// Reads a URL; a text without `scheme://` is taken to start with `default_scheme://`.
-    pub fn parse(text: &str, default_scheme: &str) -> Result<Self, BadTarget> {
+    pub fn parse(text: &str, default_scheme: &str) -> Result<Self, InvalidTarget> {
         if text.len() > Self::MAX_LEN {
-            return Err(BadTarget::TooLong);
+            return Err(InvalidTarget::TooLong);
         }
         let given = if text.contains("://") {
             text.to_owned()
         } else {
             format!("{default_scheme}://{text}")
         };
-        let url = Url::parse(&given).map_err(BadTarget::NotUrl)?;
+        let url = Url::parse(&given).map_err(InvalidTarget::NotUrl)?;
         Self::of(url)
     }
 
     /// Takes a URL that was already parsed, as that of a redirect.
-    pub fn of(mut url: Url) -> Result<Self, BadTarget> {
+    pub fn of(mut url: Url) -> Result<Self, InvalidTarget> {
         if !matches!(url.scheme(), "http" | "https" | "tcp") {
-            return Err(BadTarget::Scheme(url.scheme().to_owned()));
+            return Err(InvalidTarget::Scheme(url.scheme().to_owned()));
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(BadTarget::UserInfo);
+            return Err(InvalidTarget::UserInfo);
         }
         if url.host_str().is_none_or(str::is_empty) {
-            return Err(BadTarget::NoHost);
+            return Err(InvalidTarget::NoHost);
         }
         if url.port_or_known_default().is_none() {
-            return Err(BadTarget::NoPort);
+            return Err(InvalidTarget::NoPort);
         }
         if url.scheme() == "tcp" && (!matches!(url.path(), "" | "/") || url.query().is_some()) {
-            return Err(BadTarget::TcpPath);
+            return Err(InvalidTarget::TcpPath);
         }
         url.set_fragment(None);
         Ok(Self(url))
@@ -129,18 +129,18 @@ mod tests {
         check("HtTpS://Example.com", Ok("https://example.com/"));
         check("tcp://10.0.0.1:5432", Ok("tcp://10.0.0.1:5432"));
         check("http://[::1]:8080/x", Ok("http://[::1]:8080/x"));
-        check("invalid://x", Err(BadTarget::Scheme("invalid".into())));
-        check("tcp://db", Err(BadTarget::NoPort));
-        check("tcp://db:1/path", Err(BadTarget::TcpPath));
-        check("http://u:p@x/", Err(BadTarget::UserInfo));
+        check("invalid://x", Err(InvalidTarget::Scheme("invalid".into())));
+        check("tcp://db", Err(InvalidTarget::NoPort));
+        check("tcp://db:1/path", Err(InvalidTarget::TcpPath));
+        check("http://u:p@x/", Err(InvalidTarget::UserInfo));
         check(
             "http://",
-            Err(BadTarget::NotUrl(url::ParseError::EmptyHost)),
+            Err(InvalidTarget::NotUrl(url::ParseError::EmptyHost)),
         );
     }
 
     #[track_caller]
-    fn check(text: &str, expected: Result<&str, BadTarget>) {
+    fn check(text: &str, expected: Result<&str, InvalidTarget>) {
         let got = Target::parse(text, "http").map(|t| t.to_string());
         assert_eq!(got, expected.map(str::to_owned), "{text}");
     }

@@ -4,21 +4,21 @@ use jsonpath_rust::parser::parse_json_path;
 use regex::{Regex, RegexBuilder};
 use serde_json::Value;
 
-use super::layers::{Kind, Node};
-use super::reader::{Item, Notes, Table};
+use super::layers::{ConfigNode, NodeKind};
+use super::reader::{ConfigTable, ConfigValue, ReaderNotes};
 use crate::sounding::expect::{
-    Comparison, Decimal, JsonPlace, JsonRule, JsonTest, Pattern, StatusRange,
+    Decimal, JsonPlace, JsonRule, JsonTest, NumberComparison, Pattern, StatusRange,
 };
 
 /// The largest that a compiled pattern may be; the library's own default, said here because it is a bound.
 const PATTERN_LIMIT: usize = 10 * 1024 * 1024;
 
 /// Bytes, as people write them: 512, "64 KiB", "1MiB", "10kB".
-pub(super) fn size(item: &Item, most: usize, notes: &mut Notes) -> Option<usize> {
+pub(super) fn size(item: &ConfigValue, most: usize, notes: &mut ReaderNotes) -> Option<usize> {
     let bytes = match &item.node.kind {
-        Kind::Int(number) => u64::try_from(*number).ok(),
-        Kind::Text(text) => parse_size(text),
-        Kind::Bool(_) | Kind::Float(_) | Kind::Array(_) | Kind::Table(_) => None,
+        NodeKind::Int(number) => u64::try_from(*number).ok(),
+        NodeKind::Text(text) => parse_size(text),
+        NodeKind::Bool(_) | NodeKind::Float(_) | NodeKind::Array(_) | NodeKind::Table(_) => None,
     };
     let bytes = bytes
         .and_then(|bytes| usize::try_from(bytes).ok())
@@ -52,13 +52,15 @@ fn parse_size(text: &str) -> Option<u64> {
 }
 
 /// Statuses: 200, "200-299", "2xx", "302,200-299", or a list of such.
-pub(super) fn statuses(items: &[Item], notes: &mut Notes) -> Vec<StatusRange> {
+pub(super) fn statuses(items: &[ConfigValue], notes: &mut ReaderNotes) -> Vec<StatusRange> {
     let mut ranges = Vec::new();
     for item in items {
         let text = match &item.node.kind {
-            Kind::Int(number) => number.to_string(),
-            Kind::Text(text) => text.clone(),
-            Kind::Bool(_) | Kind::Float(_) | Kind::Array(_) | Kind::Table(_) => String::new(),
+            NodeKind::Int(number) => number.to_string(),
+            NodeKind::Text(text) => text.clone(),
+            NodeKind::Bool(_) | NodeKind::Float(_) | NodeKind::Array(_) | NodeKind::Table(_) => {
+                String::new()
+            }
         };
         let parsed: Option<Vec<StatusRange>> = text
             .split(',')
@@ -105,7 +107,7 @@ fn status_range(text: &str) -> Option<StatusRange> {
 }
 
 /// A regular expression.
-pub(super) fn pattern(item: &Item, notes: &mut Notes) -> Option<Pattern> {
+pub(super) fn pattern(item: &ConfigValue, notes: &mut ReaderNotes) -> Option<Pattern> {
     let Some(text) = item.text() else {
         notes.mistake(
             item,
@@ -141,7 +143,7 @@ pub(super) fn why(error: &regex::Error) -> String {
 }
 
 /// `json = { "/status" = "ok", "$.items[0].n" = { gt = 3 } }`
-pub(super) fn json_rules(table: &mut Table, notes: &mut Notes) -> Vec<JsonRule> {
+pub(super) fn json_rules(table: &mut ConfigTable, notes: &mut ReaderNotes) -> Vec<JsonRule> {
     let mut rules = Vec::new();
     for (key, item) in table.rules(notes) {
         match json_place(&key) {
@@ -206,13 +208,13 @@ fn json_place(text: &str) -> Result<JsonPlace, (String, String)> {
     })
 }
 
-fn json_tests(item: Item, notes: &mut Notes) -> Vec<JsonTest> {
-    if !matches!(item.node.kind, Kind::Table(_)) {
+fn json_tests(item: ConfigValue, notes: &mut ReaderNotes) -> Vec<JsonTest> {
+    if !matches!(item.node.kind, NodeKind::Table(_)) {
         let value = json(&item.node);
         notes.holds(&item.path, &value, &item.node.place);
         return vec![JsonTest::Equals(value)];
     }
-    let mut table = Table::of(item, notes);
+    let mut table = ConfigTable::of(item, notes);
     let mut tests = Vec::new();
     for (key, make) in [
         ("equals", JsonTest::Equals as fn(Value) -> JsonTest),
@@ -232,19 +234,19 @@ fn json_tests(item: Item, notes: &mut Notes) -> Vec<JsonTest> {
         tests.extend(pattern(&item, notes).map(JsonTest::Matches));
     }
     for (key, comparison) in [
-        ("gt", Comparison::Greater),
-        ("ge", Comparison::GreaterOrEqual),
-        ("lt", Comparison::Less),
-        ("le", Comparison::LessOrEqual),
+        ("gt", NumberComparison::Greater),
+        ("ge", NumberComparison::GreaterOrEqual),
+        ("lt", NumberComparison::Less),
+        ("le", NumberComparison::LessOrEqual),
     ] {
         let Some(item) = table.take(key) else {
             continue;
         };
         let text = match &item.node.kind {
-            Kind::Int(number) => number.to_string(),
-            Kind::Float(number) => number.to_string(),
-            Kind::Text(text) => text.clone(),
-            Kind::Bool(_) | Kind::Array(_) | Kind::Table(_) => String::new(),
+            NodeKind::Int(number) => number.to_string(),
+            NodeKind::Float(number) => number.to_string(),
+            NodeKind::Text(text) => text.clone(),
+            NodeKind::Bool(_) | NodeKind::Array(_) | NodeKind::Table(_) => String::new(),
         };
         match Decimal::parse(&text) {
             Some(number) => {
@@ -273,14 +275,14 @@ fn json_tests(item: Item, notes: &mut Notes) -> Vec<JsonTest> {
 }
 
 /// A value as JSON.
-fn json(node: &Node) -> Value {
+fn json(node: &ConfigNode) -> Value {
     match &node.kind {
-        Kind::Bool(is) => Value::Bool(*is),
-        Kind::Int(number) => Value::from(*number),
-        Kind::Float(number) => Value::from(*number),
-        Kind::Text(text) => Value::String(text.clone()),
-        Kind::Array(items) => items.iter().map(json).collect(),
-        Kind::Table(entries) => entries
+        NodeKind::Bool(is) => Value::Bool(*is),
+        NodeKind::Int(number) => Value::from(*number),
+        NodeKind::Float(number) => Value::from(*number),
+        NodeKind::Text(text) => Value::String(text.clone()),
+        NodeKind::Array(items) => items.iter().map(json).collect(),
+        NodeKind::Table(entries) => entries
             .iter()
             .map(|(key, node)| (key.clone(), json(node)))
             .collect(),
@@ -288,7 +290,10 @@ fn json(node: &Node) -> Value {
 }
 
 /// A pattern over bytes, for the lines of a TCP dialogue.
-pub(super) fn bytes_pattern(item: &Item, notes: &mut Notes) -> Option<regex::bytes::Regex> {
+pub(super) fn bytes_pattern(
+    item: &ConfigValue,
+    notes: &mut ReaderNotes,
+) -> Option<regex::bytes::Regex> {
     let checked: Regex = pattern(item, notes)?.0;
     regex::bytes::RegexBuilder::new(checked.as_str())
         .size_limit(PATTERN_LIMIT)

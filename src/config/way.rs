@@ -1,23 +1,23 @@
 //! The keys that say how the target is reached: addresses, TLS, proxy, redirects.
 
-use super::layers::Kind;
-use super::place::Place;
-use super::reader::{Item, Notes, Table, unfolded};
+use super::layers::NodeKind;
+use super::place::SourceLocation;
+use super::reader::{ConfigTable, ConfigValue, ReaderNotes, unfolded};
 use super::request::path;
-use super::settings::{Connect, IpChoice, RedirectScope, Redirects, Tls};
+use super::settings::{ConnectConfig, IpFamily, RedirectConfig, RedirectScope, TlsConfig};
 use super::target::Target;
 
-pub(super) fn redirects(table: &mut Table, notes: &mut Notes) -> Redirects {
+pub(super) fn redirects(table: &mut ConfigTable, notes: &mut ReaderNotes) -> RedirectConfig {
     let bounds = (0, 20);
     let Some(item) = table.take("redirects") else {
-        return Redirects::default();
+        return RedirectConfig::default();
     };
     let inner = unfolded(item);
-    if !matches!(inner.node.kind, Kind::Table(_)) {
+    if !matches!(inner.node.kind, NodeKind::Table(_)) {
         let path = inner.path.clone();
         let max = match inner.node.kind {
-            Kind::Int(number) => Some(number),
-            Kind::Text(ref text) if inner.node.place.is_text() => text.trim().parse().ok(),
+            NodeKind::Int(number) => Some(number),
+            NodeKind::Text(ref text) if inner.node.place.is_text() => text.trim().parse().ok(),
             _ => None,
         };
         let max = max
@@ -26,7 +26,7 @@ pub(super) fn redirects(table: &mut Table, notes: &mut Notes) -> Redirects {
         match max {
             Some(max) => {
                 notes.holds(&path, max, &inner.node.place);
-                return Redirects {
+                return RedirectConfig {
                     max,
                     scope: RedirectScope::default(),
                 };
@@ -37,9 +37,9 @@ pub(super) fn redirects(table: &mut Table, notes: &mut Notes) -> Redirects {
                 "write redirects = 3, or { max = 3, scope = \"all\" }",
             ),
         }
-        return Redirects::default();
+        return RedirectConfig::default();
     }
-    let mut table = Table::of(inner, notes);
+    let mut table = ConfigTable::of(inner, notes);
     let max = table.number("max", bounds, notes).unwrap_or(10);
     let scopes = [
         ("same-host", RedirectScope::SameHost),
@@ -47,13 +47,13 @@ pub(super) fn redirects(table: &mut Table, notes: &mut Notes) -> Redirects {
     ];
     let scope = table.word("scope", &scopes, notes).unwrap_or_default();
     table.end(notes);
-    Redirects {
+    RedirectConfig {
         max: u8::try_from(max).unwrap_or(0),
         scope,
     }
 }
 
-pub(super) fn proxy(table: &mut Table, notes: &mut Notes) -> Option<Target> {
+pub(super) fn proxy(table: &mut ConfigTable, notes: &mut ReaderNotes) -> Option<Target> {
     let (text, item) = table.text("proxy", notes)?;
     match Target::parse(&text, "http") {
         Ok(target) if !target.is_https() && !target.is_tcp() => Some(target),
@@ -72,7 +72,7 @@ pub(super) fn proxy(table: &mut Table, notes: &mut Notes) -> Option<Target> {
     }
 }
 
-pub(super) fn connect(table: &mut Table, notes: &mut Notes) -> Connect {
+pub(super) fn connect(table: &mut ConfigTable, notes: &mut ReaderNotes) -> ConnectConfig {
     let place = table.place_of("ip_fallback");
     let family = table
         .word(
@@ -83,15 +83,15 @@ pub(super) fn connect(table: &mut Table, notes: &mut Notes) -> Connect {
         .flatten();
     let fallback = table.switch("ip_fallback", notes);
     let ip = match (family, fallback) {
-        (Some(true), fallback) => IpChoice::V4 {
+        (Some(true), fallback) => IpFamily::V4 {
             fallback: fallback.unwrap_or(false),
         },
-        (Some(false), fallback) => IpChoice::V6 {
+        (Some(false), fallback) => IpFamily::V6 {
             fallback: fallback.unwrap_or(false),
         },
         (None, fallback) => {
             if fallback.is_some() {
-                let place = place.unwrap_or(Place::Default).of_key();
+                let place = place.unwrap_or(SourceLocation::Default).of_key();
                 let help = "add ip = \"4\" or ip = \"6\"; without, any address is used".to_owned();
                 notes.complain(
                     &table.path_of("ip_fallback"),
@@ -100,19 +100,19 @@ pub(super) fn connect(table: &mut Table, notes: &mut Notes) -> Connect {
                     Some(help),
                 );
             }
-            IpChoice::Any
+            IpFamily::Any
         }
     };
-    Connect {
+    ConnectConfig {
         ip,
         tls: table
             .take("tls")
-            .map_or_else(Tls::default, |item| tls(item, notes)),
+            .map_or_else(TlsConfig::default, |item| tls(item, notes)),
     }
 }
 
-pub(super) fn tls(item: Item, notes: &mut Notes) -> Tls {
-    let mut table = Table::of(item, notes);
+pub(super) fn tls(item: ConfigValue, notes: &mut ReaderNotes) -> TlsConfig {
+    let mut table = ConfigTable::of(item, notes);
     let certificate = path(&mut table, "cert_file", notes);
     let key = path(&mut table, "key_file", notes);
     if certificate.is_some() != key.is_some() {
@@ -134,7 +134,7 @@ pub(super) fn tls(item: Item, notes: &mut Notes) -> Tls {
             "write a host name or an address, without port",
         );
     }
-    let tls = Tls {
+    let tls = TlsConfig {
         ca_file: path(&mut table, "ca_file", notes),
         client_certificate: certificate.zip(key),
         server_name: name.map(|(text, _)| text),

@@ -7,11 +7,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Timeline;
-use crate::config::Discovered;
-use crate::config::settings::{Kubernetes, Release, Selection, StateMap};
+use crate::config::DiscoveredRelease;
+use crate::config::settings::{KubernetesConfig, ReleaseConfig, ReleaseSelector, StateConfigMap};
 use crate::permit::Permit;
-use crate::release::cluster::{self, Connector, Hub, Policy};
-use crate::release::{Engine, Work};
+use crate::release::cluster::{self, ApiConnector, NamespaceCache, RollbackPolicy};
+use crate::release::{Engine, EngineFuture};
 use crate::rollout::Mode;
 use crate::store::ConfigMaps;
 use crate::units::Namespace;
@@ -23,27 +23,27 @@ const DISCOVER_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 const MAX_DISCOVERED: usize = 2000;
 
 /// The cluster, and what is watched in it.
-pub(super) struct Connected {
-    settings: Kubernetes,
-    connector: Connector,
+pub(super) struct ConnectedCluster {
+    settings: KubernetesConfig,
+    connector: ApiConnector,
     client: kube::Client,
     timeline: Timeline,
-    watched: HashMap<Namespace, Watched>,
-    selected: watch::Sender<(Vec<Arc<Hub>>, Vec<Selection>)>,
+    watched: HashMap<Namespace, WatchedNamespace>,
+    selected: watch::Sender<(Vec<Arc<NamespaceCache>>, Vec<ReleaseSelector>)>,
     /// A watch never ends by itself.
     ended: CancellationToken,
 }
 
-struct Watched {
-    hub: Arc<Hub>,
+struct WatchedNamespace {
+    hub: Arc<NamespaceCache>,
     stop: CancellationToken,
 }
 
-impl Connected {
+impl ConnectedCluster {
     /// Nothing is asked of the API server yet: one that is away at the start may come back.
     pub(super) fn new(
-        settings: &Kubernetes,
-        connector: Connector,
+        settings: &KubernetesConfig,
+        connector: ApiConnector,
         client: kube::Client,
         timeline: Timeline,
         ended: CancellationToken,
@@ -66,9 +66,9 @@ impl Connected {
     }
 
     /// The engine of a release; its namespace is watched from now on.
-    pub(super) fn engine(&mut self, release: &Release, permit: Permit) -> Arc<dyn Engine> {
+    pub(super) fn engine(&mut self, release: &ReleaseConfig, permit: Permit) -> Arc<dyn Engine> {
         let hub = self.hub(&release.namespace);
-        let policy = Policy {
+        let policy = RollbackPolicy {
             helm: self.settings.helm.clone(),
             helm_memory: self.settings.helm_memory,
             scratch: self.settings.scratch.clone(),
@@ -78,11 +78,11 @@ impl Connected {
             enforces: release.guard.mode == Mode::Enforce,
             by_person: false,
         };
-        cluster::Cluster::new(hub, release.name.clone(), policy)
+        cluster::ClusterEngine::new(hub, release.name.clone(), policy)
     }
 
     /// Watches the namespaces of which releases are selected.
-    pub(super) fn select(&mut self, selections: &[Selection]) {
+    pub(super) fn select(&mut self, selections: &[ReleaseSelector]) {
         for selection in selections {
             self.hub(&selection.namespace);
         }
@@ -95,7 +95,7 @@ impl Connected {
     }
 
     /// Tells which releases are selected, for as long as somebody listens.
-    pub(super) fn discover(&self) -> (watch::Receiver<Vec<Discovered>>, Work<()>) {
+    pub(super) fn discover(&self) -> (watch::Receiver<Vec<DiscoveredRelease>>, EngineFuture<()>) {
         let (tell, told) = watch::channel(Vec::new());
         let selected = self.selected.subscribe();
         let own = self.settings.own_release.clone();
@@ -103,11 +103,11 @@ impl Connected {
             while !tell.is_closed() {
                 tokio::time::sleep(DISCOVER_EVERY).await;
                 let (hubs, selections) = selected.borrow().clone();
-                let known: Option<Vec<Vec<Discovered>>> =
+                let known: Option<Vec<Vec<DiscoveredRelease>>> =
                     hubs.iter().map(|hub| hub.discovered()).collect();
                 // While a list is on its way, what is missing in it is not gone.
                 let Some(known) = known else { continue };
-                let mut found: Vec<Discovered> = known.into_iter().flatten().collect();
+                let mut found: Vec<DiscoveredRelease> = known.into_iter().flatten().collect();
                 found.retain(|release| selections.iter().any(|selection| selection.takes(release)));
                 // Whoever wants Leadsman judged by itself names it.
                 found.retain(|release| {
@@ -128,14 +128,15 @@ impl Connected {
         (told, Box::pin(work))
     }
 
-    fn hub(&mut self, namespace: &Namespace) -> Arc<Hub> {
+    fn hub(&mut self, namespace: &Namespace) -> Arc<NamespaceCache> {
         if let Some(watched) = self.watched.get(namespace) {
             return Arc::clone(&watched.hub);
         }
         let (client, driver) = (self.client.clone(), self.settings.driver);
         let account = self.settings.impersonate.as_deref();
         let acting = account.map(|account| self.connector.acting_as(namespace.as_str(), account));
-        let hub = Hub::acting_as(client, acting, namespace.clone(), driver, self.timeline);
+        let hub =
+            NamespaceCache::acting_as(client, acting, namespace.clone(), driver, self.timeline);
         let ended = self.ended.clone().drop_guard();
         let running = Arc::clone(&hub).run();
         let stop = CancellationToken::new();
@@ -146,7 +147,7 @@ impl Connected {
                 () = running => {}
             }
         });
-        let watched = Watched {
+        let watched = WatchedNamespace {
             hub: Arc::clone(&hub),
             stop,
         };
@@ -166,7 +167,7 @@ impl Connected {
     }
 }
 
-impl Drop for Connected {
+impl Drop for ConnectedCluster {
     fn drop(&mut self) {
         for watched in self.watched.values() {
             watched.stop.cancel();
@@ -175,7 +176,7 @@ impl Drop for Connected {
 }
 
 /// The ConfigMaps of the states.
-pub(super) fn config_maps(client: &kube::Client, map: &StateMap) -> ConfigMaps {
+pub(super) fn config_maps(client: &kube::Client, map: &StateConfigMap) -> ConfigMaps {
     let own = client.default_namespace().to_owned();
     let namespace = map.namespace.as_deref().unwrap_or(&own);
     ConfigMaps::new(client.clone(), namespace, &map.name)

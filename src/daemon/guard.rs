@@ -42,27 +42,27 @@ use tokio::task::{AbortHandle, JoinError, JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::pace::Pace;
-use super::runner::{Crew, Heard};
+use super::pace::IntervalOverrides;
+use super::runner::{ProbeExecutor, ProbeResultMsg};
 use crate::clock::Timeline;
-use crate::config::settings::Release;
-use crate::evidence::Evidence;
+use crate::config::settings::ReleaseConfig;
+use crate::evidence::EvidenceBundle;
 use crate::ledger;
-use crate::metrics::Seen;
-use crate::metrics::Standing;
+use crate::metrics::ObjectGauges;
+use crate::metrics::ReleaseGauges;
 use crate::permit::Permit;
-use crate::recording::Line;
-use crate::release::{self, Engine, Facts, Observed, Refusal};
-use crate::rollout::{Case, Command, Event, Phase};
+use crate::recording::RecordingLine;
+use crate::release::{self, Engine, ObservedState, ReleaseState, RollbackError};
+use crate::rollout::{Candidate, RolloutCommand, RolloutInput, RolloutPhase};
 use crate::serve::status::GuardView;
-use crate::serve::{AlertHeard, Order};
-use crate::store::{Recorder, Store};
+use crate::serve::{ReceivedAlert, RollbackOrder};
+use crate::store::{RecordingWriter, StateStore};
 use crate::units::{Revision, Time};
-use crate::verdict::{Mark, RequestsBefore};
+use crate::verdict::{RequestsBefore, TickOutcome};
 pub(super) use keeping::Posted;
 use not_probed::NotProbed;
-use pods::Askers;
-use requests::Counted;
+use pods::PodProbers;
+use requests::RequestCount;
 use saved::MAX_ENTRIES;
 pub(super) use saved::State;
 
@@ -83,12 +83,12 @@ const MAX_PODS: usize = 2000;
 const LAST_WORK: Duration = Duration::from_secs(3);
 
 /// What a guard is made of.
-pub(super) struct Setup {
-    pub(super) release: Release,
+pub(super) struct Startup {
+    pub(super) release: ReleaseConfig,
     pub(super) engine: Arc<dyn Engine>,
-    pub(super) store: Option<Arc<Store>>,
-    pub(super) crew: Arc<Crew>,
-    pub(super) pace: Arc<Pace>,
+    pub(super) store: Option<Arc<StateStore>>,
+    pub(super) crew: Arc<ProbeExecutor>,
+    pub(super) pace: Arc<IntervalOverrides>,
     pub(super) timeline: Timeline,
     /// Told whenever what is shown may have changed.
     pub(super) changed: Arc<Notify>,
@@ -100,10 +100,10 @@ pub(super) struct Setup {
 }
 
 /// A pod has answered.
-struct PodHeard {
+struct PodResultMsg {
     pod: Box<str>,
     endpoint: usize,
-    mark: Mark,
+    mark: TickOutcome,
     /// From the due time to the end.
     latency: Duration,
     /// Only to see whether pods can be asked at all.
@@ -111,16 +111,16 @@ struct PodHeard {
 }
 
 /// One guarded release at work.
-pub(super) struct Guard {
-    setup: Setup,
+pub(super) struct ReleaseController {
+    setup: Startup,
     state: State,
-    facts: watch::Receiver<Observed>,
-    heard: mpsc::Receiver<Heard>,
-    pod_heard: (mpsc::Sender<PodHeard>, mpsc::Receiver<PodHeard>),
-    work: JoinSet<Event>,
+    facts: watch::Receiver<ObservedState>,
+    heard: mpsc::Receiver<ProbeResultMsg>,
+    pod_heard: (mpsc::Sender<PodResultMsg>, mpsc::Receiver<PodResultMsg>),
+    work: JoinSet<RolloutInput>,
     asking: JoinSet<()>,
-    askers: Askers,
-    recorder: Option<Recorder>,
+    askers: PodProbers,
+    recorder: Option<RecordingWriter>,
     view: watch::Sender<Arc<GuardView>>,
     last_save: Time,
     /// A state that is being written: one at a time, so that none overtakes a later one.
@@ -139,7 +139,7 @@ pub(super) struct Guard {
     /// Since when the workloads have had the templates that they have at rest.
     templates_since: Time,
     /// The workloads' templates, and since when they are seen so.
-    templates_seen: (workload_events::Templates, Time),
+    templates_seen: (workload_events::WorkloadTemplates, Time),
     /// The look before the rollback that runs.
     preflight: Option<AbortHandle>,
     /// Revisions whose records cannot be read, each told once.
@@ -150,26 +150,26 @@ pub(super) struct Guard {
     rehearsed: Option<(Time, Revision, Revision)>,
     /// Why a rollback could not be done, when last looked; empty when it could.
     obstacle: String,
-    orders: mpsc::Receiver<Order>,
-    order_look: orders::OrderLook,
-    alerts: mpsc::Receiver<AlertHeard>,
+    orders: mpsc::Receiver<RollbackOrder>,
+    order_look: orders::OrderCheck,
+    alerts: mpsc::Receiver<ReceivedAlert>,
     /// Evidence on its way, with the revision and the beginning of its watch.
-    witnesses: JoinSet<(Revision, Time, Option<Evidence>)>,
+    witnesses: JoinSet<(Revision, Time, Option<EvidenceBundle>)>,
     /// Turns true when it has come; whoever changes the cluster waits for that.
     witnessed: watch::Sender<bool>,
     /// Counts of users' requests on their way, and when the next is due.
-    counting: JoinSet<Counted>,
+    counting: JoinSet<RequestCount>,
     next_count: Time,
     /// What they were lately; `None` while that is not known.
     requests_before: Option<RequestsBefore>,
     cannot_count: bool,
     /// Dependencies of which something is known.
-    needed: needs::Needed,
+    needed: needs::DependencyStates,
     /// Notices on their way.
     notices: JoinSet<()>,
     /// What was told of probes and budgets.
-    told: troubles::Told,
-    rehearsals: JoinSet<Result<(), release::Refusal>>,
+    told: troubles::ReportedState,
+    rehearsals: JoinSet<Result<(), release::RollbackError>>,
     /// Looks whether what runs is what a rollback should have made.
     comparing: JoinSet<turning::Compared>,
     /// Probes that do not ask pods directly, at the last look.
@@ -178,7 +178,7 @@ pub(super) struct Guard {
     differed: turning::Differed,
 }
 
-impl Guard {
+impl ReleaseController {
     /// Goes on from what was stored, or handed over.
     fn new(posted: Posted, state: State) -> Self {
         let Posted {
@@ -199,7 +199,7 @@ impl Guard {
             pod_heard: mpsc::channel(HEARD),
             work: JoinSet::new(),
             asking: JoinSet::new(),
-            askers: Askers::default(),
+            askers: PodProbers::default(),
             recorder: None,
             view,
             last_save: now,
@@ -220,7 +220,7 @@ impl Guard {
             remarked: Vec::new(),
             obstacle: String::new(),
             orders,
-            order_look: orders::OrderLook::default(),
+            order_look: orders::OrderCheck::default(),
             alerts,
             witnesses: JoinSet::new(),
             witnessed: watch::Sender::new(true),
@@ -228,9 +228,9 @@ impl Guard {
             next_count: now + FIRST_LOOKS_EVERY,
             requests_before: None,
             cannot_count: false,
-            needed: needs::Needed::new(),
+            needed: needs::DependencyStates::new(),
             notices: JoinSet::new(),
-            told: troubles::Told::default(),
+            told: troubles::ReportedState::default(),
             rehearsals: JoinSet::new(),
             comparing: JoinSet::new(),
             not_probed: Vec::new(),
@@ -272,7 +272,7 @@ impl Guard {
                 Ok(()) = self.facts.changed() => self.on_facts().await,
                 Some(order) = self.orders.recv() => self.on_order(order).await,
                 Some(looked) = self.order_look.looks.join_next() => {
-                    let looked = looked.unwrap_or_else(|error| Err(Refusal::Storage(error.to_string()).into()));
+                    let looked = looked.unwrap_or_else(|error| Err(RollbackError::Storage(error.to_string()).into()));
                     self.on_order_looked(looked).await;
                 }
                 Some(alert) = self.alerts.recv() => self.on_alert(alert).await,
@@ -299,10 +299,10 @@ impl Guard {
     }
 
     /// A task of a rollback has panicked. It does not say which one, so the attempt that runs has failed.
-    fn has_panicked(&self, error: &JoinError) -> Event {
+    fn has_panicked(&self, error: &JoinError) -> RolloutInput {
         let case = self.state.rollout.phase().case();
-        Event::ExecutionFailed {
-            attempt: case.and_then(Case::attempt).unwrap_or_default(),
+        RolloutInput::ExecutionFailed {
+            attempt: case.and_then(Candidate::attempt).unwrap_or_default(),
             reason: error.to_string(),
         }
     }
@@ -310,8 +310,7 @@ impl Guard {
     /// What helm has begun is not left to whoever comes next, as far as it takes no longer than [`LAST_WORK`]. Whoever has
     /// lost the permit says nothing any more.
     async fn hand_over(&mut self) {
-        let turning =
-            matches!(self.state.rollout.phase(), Phase::TurningBack(case) if case.made.is_none());
+        let turning = matches!(self.state.rollout.phase(), RolloutPhase::TurningBack(case) if case.made.is_none());
         let until = Instant::now() + LAST_WORK;
         while turning && !self.work.is_empty() {
             let event = tokio::time::timeout_at(until, self.work.join_next()).await;
@@ -365,7 +364,7 @@ impl Guard {
         }
         self.bake_tick().await;
         if self.state.rollout.deadline().is_some_and(|at| at <= now) {
-            self.happens(Event::Tick).await;
+            self.happens(RolloutInput::Tick).await;
         }
         if self.next_count().is_some_and(|at| at <= now) {
             self.count_requests(now);
@@ -389,7 +388,7 @@ impl Guard {
     }
 
     /// Takes an event, and carries out what follows from it.
-    async fn happens(&mut self, event: Event) {
+    async fn happens(&mut self, event: RolloutInput) {
         let now = self.now();
         let phase = self.state.rollout.phase().as_str();
         let ended = self
@@ -426,13 +425,16 @@ impl Guard {
         self.hurry();
         let has_moved = self.state.rollout.phase().as_str() != phase;
         // What is only noted is stored together with the phase; what touches the release comes after that.
-        let (acts, notes): (Vec<Command>, Vec<Command>) =
+        let (acts, notes): (Vec<RolloutCommand>, Vec<RolloutCommand>) =
             commands.into_iter().partition(|command| {
-                matches!(command, Command::Preflight(_) | Command::Execute { .. })
+                matches!(
+                    command,
+                    RolloutCommand::Preflight(_) | RolloutCommand::Execute { .. }
+                )
             });
         let begins = notes
             .iter()
-            .any(|command| matches!(command, Command::Watch(_)));
+            .any(|command| matches!(command, RolloutCommand::Watch(_)));
         self.carry_out(notes);
         if has_moved || begins {
             self.save(true).await;
@@ -451,7 +453,7 @@ impl Guard {
             let id = &self.setup.release;
             tracing::info!(namespace = %id.namespace, release = %id.name, phase = &*entry.phase,
                 revision = entry.revision.map(|revision| revision.0), "{}", entry.text);
-            self.record(&[Line::Entry(entry.clone())]);
+            self.record(&[RecordingLine::Entry(entry.clone())]);
             if self.state.entries.len() >= MAX_ENTRIES {
                 self.state.entries.pop_front();
             }
@@ -493,26 +495,31 @@ impl Guard {
         self.hurry();
     }
 
-    fn carry_out(&mut self, commands: Vec<Command>) {
+    fn carry_out(&mut self, commands: Vec<RolloutCommand>) {
         for command in commands {
             match command {
-                Command::Watch(revision) => self.begin_watch(revision),
-                Command::GoOn(revision) => self.go_on_as(revision),
-                Command::EndWatch { kept } => self.end_watch(kept),
-                Command::Preflight(bad) => self.preflight(bad),
-                Command::Execute { bad, target } => self.execute(bad, target),
-                Command::Verify(made) => {
+                RolloutCommand::Watch(revision) => self.begin_watch(revision),
+                RolloutCommand::GoOn(revision) => self.go_on_as(revision),
+                RolloutCommand::EndWatch { kept } => self.end_watch(kept),
+                RolloutCommand::Preflight(bad) => self.preflight(bad),
+                RolloutCommand::Execute { bad, target } => self.execute(bad, target),
+                RolloutCommand::Verify(made) => {
                     self.begin_verification();
                     self.compare(made);
                 }
-                Command::Found {
+                RolloutCommand::Found {
                     revision,
                     found,
                     evidence,
                 } => {
                     // Without a bake the analysis is all that is asked.
-                    let is_good = found == ledger::Found::Passed && self.state.bake.is_none();
-                    let found = if is_good { ledger::Found::Good } else { found };
+                    let is_good =
+                        found == ledger::ContentVerdict::Passed && self.state.bake.is_none();
+                    let found = if is_good {
+                        ledger::ContentVerdict::Good
+                    } else {
+                        found
+                    };
                     self.found(revision, found, evidence);
                 }
             }
@@ -537,7 +544,7 @@ impl Guard {
             self.begin_again();
         }
         if facts.held != self.state.rollout.is_held() {
-            self.happens(Event::Held(facts.held)).await;
+            self.happens(RolloutInput::Held(facts.held)).await;
         }
         let newest = facts.newest().map(|record| record.revision);
         let known = self.state.rollout.newest();
@@ -558,7 +565,7 @@ impl Guard {
         // What serves when a revision appears is what was deployed before it.
         if newest == self.state.rollout.newest() {
             let mut records = facts.revisions.iter().rev();
-            let deployed = records.find(|record| record.status == ledger::Status::Deployed);
+            let deployed = records.find(|record| record.status == ledger::RevisionStatus::Deployed);
             self.state.deployed = deployed.map(|record| record.revision);
             self.note_workloads(&facts);
             self.note_templates(&facts);
@@ -571,7 +578,7 @@ impl Guard {
     /// Begins a watch anew that was stored by another version of the rule.
     fn begin_again(&mut self) {
         let phase = self.state.rollout.phase();
-        let is_watched = matches!(phase, Phase::Settling(_) | Phase::Watching(_));
+        let is_watched = matches!(phase, RolloutPhase::Settling(_) | RolloutPhase::Watching(_));
         let revision = phase.case().map(|case| case.revision);
         if let (true, None, Some(revision)) = (is_watched, &self.state.watching, revision) {
             tracing::warn!(release = %self.setup.release.name, %revision, "The stored analysis is of another version of Leadsman, so the analysis begins anew");
@@ -585,10 +592,10 @@ impl Guard {
         case.is_some_and(|case| case.made == revision) && self.shown < revision
     }
 
-    fn tell_what_is_seen(&mut self, observed: &Observed) {
+    fn tell_what_is_seen(&mut self, observed: &ObservedState) {
         let release = &self.setup.release;
         let unreadable = &observed.facts.unreadable;
-        let seen = Seen {
+        let seen = ObjectGauges {
             unreadable: i64::try_from(unreadable.len()).unwrap_or(i64::MAX),
             blind: observed.trouble.is_some(),
             watch_failures: observed.failures,
@@ -605,7 +612,7 @@ impl Guard {
     }
 
     /// Says once what is to be known of pods that the chart's own workloads do not make, and of a rollback.
-    fn tell_remarks(&mut self, facts: &Facts) {
+    fn tell_remarks(&mut self, facts: &ReleaseState) {
         if self.remarked == facts.remarks {
             return;
         }
@@ -623,7 +630,7 @@ impl Guard {
         let blind = self.facts.borrow().trouble.is_some() || self.setup.crew.is_blind();
         if blind != self.is_blind {
             self.is_blind = blind;
-            self.happens(Event::Blind(blind)).await;
+            self.happens(RolloutInput::Blind(blind)).await;
         }
         blind
     }
@@ -633,26 +640,26 @@ impl Guard {
         let facts = Arc::clone(&self.facts.borrow().facts);
         let newest = facts.newest().map(|record| record.revision);
         let waits = match self.state.rollout.phase() {
-            Phase::Settling(case) => Some(case.revision),
-            Phase::Watching(case) if case.settled.is_none() => Some(case.revision),
-            Phase::TurningBack(case) => case.way_back(),
-            Phase::Steady
+            RolloutPhase::Settling(case) => Some(case.revision),
+            RolloutPhase::Watching(case) if case.settled.is_none() => Some(case.revision),
+            RolloutPhase::TurningBack(case) => case.way_back(),
+            RolloutPhase::Steady
                 if self.state.rollout.awaits_completion()
                     || self.state.rollout.may_complete_late() =>
             {
                 newest
             }
-            Phase::Absent
-            | Phase::Steady
-            | Phase::Watching(_)
-            | Phase::Preflight(_)
-            | Phase::Verifying(_) => None,
+            RolloutPhase::Absent
+            | RolloutPhase::Steady
+            | RolloutPhase::Watching(_)
+            | RolloutPhase::Preflight(_)
+            | RolloutPhase::Verifying(_) => None,
         };
         let is_complete = self.is_rolled_out(&facts);
-        let turns_back = matches!(self.state.rollout.phase(), Phase::TurningBack(_));
+        let turns_back = matches!(self.state.rollout.phase(), RolloutPhase::TurningBack(_));
         if waits.is_some() && waits == newest && is_complete.is_none() && turns_back {
             if facts.applied {
-                self.happens(Event::HelmIsDone).await;
+                self.happens(RolloutInput::HelmIsDone).await;
             }
             return;
         }
@@ -667,7 +674,7 @@ impl Guard {
             if self.state.rollout.may_complete_late() {
                 self.state.completes_late();
             }
-            self.happens(Event::Settled).await;
+            self.happens(RolloutInput::Settled).await;
         }
     }
 
@@ -681,7 +688,7 @@ impl Guard {
             observed.trouble.as_deref(),
             self.now(),
         );
-        self.setup.crew.metrics().releases.stands(&Standing {
+        self.setup.crew.metrics().releases.stands(&ReleaseGauges {
             namespace: &view.namespace,
             release: &view.release,
             phase: &view.phase,

@@ -7,24 +7,24 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::cluster::Connected;
+use super::cluster::ConnectedCluster;
 use super::guard::{self, Posted};
-use super::leading::{Key, Leads, Post};
-use super::runner::{Asked, Heard, Listener};
-use super::{Applied, Daemon, MAX_ORDERS};
-use crate::config::settings::{Need, Probe, Release, Settings};
-use crate::release::embedded::Embedded;
-use crate::release::{Engine, Observed};
+use super::leading::{Leadership, ReleaseKey, ShardLeadership};
+use super::runner::{ProbeResultMsg, ProbeSubject, Subscriber};
+use super::{ActiveConfig, Daemon, MAX_ORDERS};
+use crate::config::settings::{NeedsEntry, ProbeConfig, ReleaseConfig, Settings};
+use crate::release::embedded::EmbeddedEngine;
+use crate::release::{Engine, ObservedState};
 use crate::serve::status::{GuardFeed, GuardView};
-use crate::serve::{self, AlertHeard, Order};
+use crate::serve::{self, ReceivedAlert, RollbackOrder};
 use crate::units::ProbeId;
 
 /// A guard at work.
-pub(super) struct Guarded {
-    pub(super) release: Release,
-    heard: mpsc::Sender<Heard>,
-    pub(super) orders: mpsc::Sender<Order>,
-    pub(super) alerts: mpsc::Sender<AlertHeard>,
+pub(super) struct ControllerHandle {
+    pub(super) release: ReleaseConfig,
+    heard: mpsc::Sender<ProbeResultMsg>,
+    pub(super) orders: mpsc::Sender<RollbackOrder>,
+    pub(super) alerts: mpsc::Sender<ReceivedAlert>,
     pub(super) view: GuardFeed,
     /// Whether other settings wait until its watch has ended.
     pub(super) waits: watch::Sender<bool>,
@@ -32,7 +32,7 @@ pub(super) struct Guarded {
     task: JoinHandle<Option<guard::State>>,
 }
 
-impl Guarded {
+impl ControllerHandle {
     /// Whether a revision is being judged, turned back or verified.
     pub(super) fn is_at_work(&self) -> bool {
         self.view.borrow().case.is_some()
@@ -41,7 +41,7 @@ impl Guarded {
 
 impl Daemon {
     /// What is wanted, but for what a watch that runs keeps.
-    pub(super) fn settings_now(applied: &Applied) -> Settings {
+    pub(super) fn settings_now(applied: &ActiveConfig) -> Settings {
         let mut settings = applied.wanted.clone();
         for release in &mut settings.releases {
             let key = (release.namespace.clone(), release.name.clone());
@@ -67,17 +67,17 @@ impl Daemon {
     pub(super) async fn guards_for(
         &self,
         settings: &Settings,
-        leads: &Leads,
-        mut before: HashMap<Key, Guarded>,
-        cluster: &mut Option<Connected>,
-    ) -> HashMap<Key, Guarded> {
+        leads: &Leadership,
+        mut before: HashMap<ReleaseKey, ControllerHandle>,
+        cluster: &mut Option<ConnectedCluster>,
+    ) -> HashMap<ReleaseKey, ControllerHandle> {
         let mut guards = HashMap::new();
         for release in &settings.releases {
             let Some(post) = leads.of(release).filter(|post| post.acts()) else {
                 continue;
             };
             let engine: Arc<dyn Engine> = match (&release.embedded, &mut *cluster) {
-                (Some(directory), _) => Embedded::new(directory),
+                (Some(directory), _) => EmbeddedEngine::new(directory),
                 (None, Some(cluster)) if release.in_cluster => {
                     cluster.engine(release, post.permit())
                 }
@@ -116,21 +116,24 @@ impl Daemon {
                         .any(|selection| selection.namespace == *namespace)
             });
         }
-        let mut listeners: HashMap<ProbeId, Vec<Listener>> = HashMap::new();
+        let mut listeners: HashMap<ProbeId, Vec<Subscriber>> = HashMap::new();
         for guarded in guards.values() {
             let mut listen = |id: &ProbeId, of| {
                 let to = guarded.heard.clone();
                 let all = listeners.entry(id.clone()).or_default();
-                all.push(Listener { of, to });
+                all.push(Subscriber { of, to });
             };
             for (at, probe) in guarded.release.probes.iter().enumerate() {
-                listen(&probe.id, Asked::Endpoint(at));
+                listen(&probe.id, ProbeSubject::Endpoint(at));
             }
             let needs = guarded.release.needs();
-            let names: Vec<&str> = needs.into_iter().filter_map(Need::dependency).collect();
-            for Probe { id, .. } in settings.dependencies.iter().map(AsRef::as_ref) {
+            let names: Vec<&str> = needs
+                .into_iter()
+                .filter_map(NeedsEntry::dependency)
+                .collect();
+            for ProbeConfig { id, .. } in settings.dependencies.iter().map(AsRef::as_ref) {
                 if names.contains(&id.probe.as_str()) {
-                    listen(id, Asked::Dependency(id.probe.clone()));
+                    listen(id, ProbeSubject::Dependency(id.probe.clone()));
                 }
             }
         }
@@ -140,17 +143,17 @@ impl Daemon {
 
     fn guard(
         &self,
-        release: &Release,
-        post: &Post,
+        release: &ReleaseConfig,
+        post: &ShardLeadership,
         engine: Arc<dyn Engine>,
         state: Option<guard::State>,
-    ) -> Guarded {
+    ) -> ControllerHandle {
         self.crew.metrics().releases.is_in(
             release.namespace.as_str(),
             release.name.as_str(),
             release.guard.mode,
         );
-        let (observed, facts) = watch::channel(Observed::default());
+        let (observed, facts) = watch::channel(ObservedState::default());
         let (heard, inbox) = mpsc::channel(guard::HEARD);
         let (orders, ordered) = mpsc::channel(MAX_ORDERS);
         let (alerts, told) = mpsc::channel(serve::MAX_WAITING_ALERTS);
@@ -164,7 +167,7 @@ impl Daemon {
         let (view, feed) = watch::channel(Arc::new(begins));
         let (waits, told_to_wait) = watch::channel(false);
         let begun = CancellationToken::new();
-        let setup = guard::Setup {
+        let setup = guard::Startup {
             release: release.clone(),
             engine: Arc::clone(&engine),
             store: self.store.clone(),
@@ -198,7 +201,7 @@ impl Daemon {
                 }
             }
         });
-        Guarded {
+        ControllerHandle {
             release: release.clone(),
             heard,
             orders,
@@ -213,13 +216,13 @@ impl Daemon {
 
 /// Stops a guard; its state is written. `None` when it had ended by itself, which was told where it happened, or had not
 /// begun because its state cannot be read.
-async fn end(guarded: Guarded) -> Option<guard::State> {
+async fn end(guarded: ControllerHandle) -> Option<guard::State> {
     guarded.stop.cancel();
     guarded.task.await.ok().flatten()
 }
 
 /// Stops guards side by side: each may have to wait for the disk, or for helm.
-pub(super) async fn end_all(guards: Vec<Guarded>) {
+pub(super) async fn end_all(guards: Vec<ControllerHandle>) {
     for guarded in &guards {
         guarded.stop.cancel();
     }

@@ -23,25 +23,25 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use messages::Posting;
-use peers::{Place, Sending};
+use messages::ReceiverTask;
+use peers::{AlertmanagerAddress, AlertmanagerTask};
 
 pub(super) use budgets::promises;
 pub(super) use conditions::in_a_row;
 
-use super::runner::Crew;
-use crate::alert::Book;
-use crate::alert::State;
+use super::runner::ProbeExecutor;
+use crate::alert::AlertState;
+use crate::alert::AlertStore;
 use crate::clock::{self, Timeline};
-use crate::config::settings::{Alertmanagers, Receiver};
-use crate::metrics::{Counts, Metrics};
+use crate::config::settings::{AlertmanagerConfig, ReceiverConfig};
+use crate::metrics::{AlertCounts, Metrics};
 use crate::notify::Message;
 use crate::permit::Permit;
 use crate::serve::status::AlertView;
-use crate::serve::{self, Share};
-use crate::store::{Found, Kind as Stored, Store};
-use crate::track::Tracked;
-use crate::units::{Dated, Namespace, ProbeId, ReleaseName, Shift, Time};
+use crate::serve::{self, Shard};
+use crate::store::{StateStore, StoredKind as Stored, StoredState};
+use crate::track::TrackedProbe;
+use crate::units::{ClockShift, HasTimes, Namespace, ProbeId, ReleaseName, Time};
 
 /// Time alone changes what is wrong: it is looked at least so often.
 const EVERY: Duration = Duration::from_secs(1);
@@ -69,18 +69,18 @@ const LAST_WRITE: Duration = Duration::from_secs(1);
 
 /// What of the settings is for the herald.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Orders {
-    pub(super) alertmanagers: Option<Arc<Alertmanagers>>,
+pub(super) struct AlertingConfig {
+    pub(super) alertmanagers: Option<Arc<AlertmanagerConfig>>,
     /// What links begin with.
     pub(super) page: Option<Url>,
     pub(super) promises: Vec<budgets::Promise>,
-    pub(super) receivers: Vec<Receiver>,
+    pub(super) receivers: Vec<ReceiverConfig>,
 }
 
-impl Orders {
+impl AlertingConfig {
     /// What of it is for one share.
-    fn of(self: &Arc<Self>, share: &Share) -> Arc<Self> {
-        if *share == Share::All {
+    fn of(self: &Arc<Self>, share: &Shard) -> Arc<Self> {
+        if *share == Shard::All {
             return Arc::clone(self);
         }
         let promises = self.promises.iter().filter(|promise| promise.is_of(share));
@@ -93,11 +93,11 @@ impl Orders {
 
 /// What survives a restart.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct Kept {
+struct StoredAlerts {
     #[serde(flatten)]
-    book: Book,
+    book: AlertStore,
     #[serde(default)]
-    accounts: budgets::Accounts,
+    accounts: budgets::SpentByRelease,
     /// News that was told, or waits to be told, the oldest first.
     #[serde(default)]
     told: VecDeque<String>,
@@ -106,8 +106,8 @@ struct Kept {
     waiting: BTreeMap<String, Vec<Message>>,
 }
 
-impl Dated for Kept {
-    fn shift(&mut self, by: Shift) {
+impl HasTimes for StoredAlerts {
+    fn shift(&mut self, by: ClockShift) {
         self.book.shift(by);
         for message in self.waiting.values_mut().flatten() {
             message.since += by.seconds();
@@ -117,46 +117,46 @@ impl Dated for Kept {
 }
 
 /// What the herald is made of.
-pub(super) struct Setup {
+pub(super) struct AlertingSetup {
     /// What of all that is configured it tells of.
-    pub(super) share: Share,
+    pub(super) share: Shard,
     /// How this replica is called, where others tell as well.
     pub(super) replica: Option<String>,
-    pub(super) crew: Arc<Crew>,
-    pub(super) web: Arc<serve::Shared>,
+    pub(super) crew: Arc<ProbeExecutor>,
+    pub(super) web: Arc<serve::AppState>,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) store: Option<Arc<Store>>,
+    pub(super) store: Option<Arc<StateStore>>,
     pub(super) timeline: Timeline,
     pub(super) changed: Arc<Notify>,
-    pub(super) orders: watch::Receiver<Arc<Orders>>,
+    pub(super) orders: watch::Receiver<Arc<AlertingConfig>>,
     pub(super) permit: Permit,
     /// Cancelled when a task that should live as long as this ends by itself.
     pub(super) ended: CancellationToken,
 }
 
-pub(super) struct Herald {
-    setup: Setup,
-    kept: Kept,
+pub(super) struct AlertEvaluator {
+    setup: AlertingSetup,
+    kept: StoredAlerts,
     /// Whether it is known what was stored: what is not may not be written over.
     is_read: bool,
-    looked: budgets::Looked,
+    looked: budgets::ObjectiveResults,
     /// The probes of the last look, and the same by name.
-    probes: (Vec<Arc<Tracked>>, HashMap<ProbeId, Arc<Tracked>>),
-    orders: Arc<Orders>,
-    peers: HashMap<Place, Sending>,
-    outboxes: Vec<Posting>,
+    probes: (Vec<Arc<TrackedProbe>>, HashMap<ProbeId, Arc<TrackedProbe>>),
+    orders: Arc<AlertingConfig>,
+    peers: HashMap<AlertmanagerAddress, AlertmanagerTask>,
+    outboxes: Vec<ReceiverTask>,
     resolving: JoinSet<(usize, Result<Vec<SocketAddr>, String>)>,
     unresolved: HashSet<usize>,
     resent: Time,
     /// What it has added to the numbers of alerts.
-    counted: Counts,
+    counted: AlertCounts,
     /// What was shown last: the versions of the book and of the Alertmanagers.
     shown: Option<(u64, Vec<u64>)>,
     saved: Time,
     is_dirty: bool,
     save_fails: bool,
     /// The book is being written, beside the loop.
-    saving: Option<Saving>,
+    saving: Option<SaveResult>,
     /// It has changed since that began, and is to be written again.
     wants_save: bool,
     /// Ends all that is being sent, at once.
@@ -164,20 +164,20 @@ pub(super) struct Herald {
 }
 
 /// What the writing of the book ends with; where it had to be read first, with what was stored.
-type Saving = JoinHandle<Result<Option<Kept>, String>>;
+type SaveResult = JoinHandle<Result<Option<StoredAlerts>, String>>;
 
-impl Herald {
-    pub(super) fn new(setup: Setup) -> Self {
+impl AlertEvaluator {
+    pub(super) fn new(setup: AlertingSetup) -> Self {
         let now = setup.timeline.now();
         let orders = setup.orders.borrow().of(&setup.share);
         // What concerns nobody else dies with us, and so does what is told of it.
-        let store = setup.store.filter(|_| setup.share != Share::Ourselves);
-        let setup = Setup { store, ..setup };
+        let store = setup.store.filter(|_| setup.share != Shard::Ourselves);
+        let setup = AlertingSetup { store, ..setup };
         Self {
             is_read: setup.store.is_none(),
             setup,
-            kept: Kept::default(),
-            looked: budgets::Looked::default(),
+            kept: StoredAlerts::default(),
+            looked: budgets::ObjectiveResults::default(),
             probes: (Vec::new(), HashMap::new()),
             orders,
             peers: HashMap::new(),
@@ -185,7 +185,7 @@ impl Herald {
             resolving: JoinSet::new(),
             unresolved: HashSet::new(),
             resent: now,
-            counted: Counts::default(),
+            counted: AlertCounts::default(),
             shown: None,
             saved: now,
             is_dirty: false,
@@ -256,7 +256,7 @@ impl Herald {
         }
         self.forget_objectives();
         let alerting = &self.setup.metrics.alerting;
-        alerting.stand(&mut self.counted, Counts::default());
+        alerting.stand(&mut self.counted, AlertCounts::default());
         self.is_dirty |= !self.outboxes.is_empty();
         let is_worth_it =
             self.is_dirty || self.saving.is_some() || !self.orders.promises.is_empty();
@@ -327,7 +327,7 @@ impl Herald {
         }
     }
 
-    fn begin_to_read(&self) -> Option<Saving> {
+    fn begin_to_read(&self) -> Option<SaveResult> {
         let (store, timeline) = (self.setup.store.clone()?, self.setup.timeline);
         let place = place(&self.setup.share);
         Some(tokio::task::spawn_blocking(move || {
@@ -336,7 +336,7 @@ impl Herald {
     }
 
     /// Goes on with what was stored. What we have told or tried to tell meanwhile is not lost by that.
-    fn adopt(&mut self, stored: Kept) {
+    fn adopt(&mut self, stored: StoredAlerts) {
         let own = std::mem::replace(&mut self.kept, stored);
         for posting in &self.outboxes {
             let name = posting.outbox.receiver().name;
@@ -446,7 +446,7 @@ impl Herald {
         }
         self.shown = version;
         let mut counts = [0; 3];
-        let names: Vec<(Arc<str>, &Sending)> = self
+        let names: Vec<(Arc<str>, &AlertmanagerTask)> = self
             .peers
             .values()
             .map(|sending| (sending.peer.name().into(), sending))
@@ -455,9 +455,9 @@ impl Herald {
         let mut shared: Arc<[Arc<str>]> = Arc::default();
         let views = self.kept.book.alerts().iter().map(|alert| {
             let (at, state) = match alert.state {
-                State::Pending { .. } => (0, "pending"),
-                State::Firing { .. } => (1, "firing"),
-                State::Resolved(_) => (2, "resolved"),
+                AlertState::Pending { .. } => (0, "pending"),
+                AlertState::Firing { .. } => (1, "firing"),
+                AlertState::Resolved(_) => (2, "resolved"),
             };
             counts[at] += 1;
             let confirmed = names
@@ -468,7 +468,7 @@ impl Herald {
                 shared = confirmed.cloned().collect();
             }
             // The end of the episode before is told to Alertmanager, and would puzzle people here.
-            let is_pending = matches!(alert.state, State::Pending { .. });
+            let is_pending = matches!(alert.state, AlertState::Pending { .. });
             let span = alert.span().filter(|_| !is_pending);
             AlertView {
                 labels: alert.labels.clone(),
@@ -481,7 +481,7 @@ impl Herald {
             }
         });
         let views = views.collect();
-        let now = Counts {
+        let now = AlertCounts {
             alerts: counts,
             left_out: self.kept.book.left_out,
         };
@@ -518,7 +518,7 @@ impl Herald {
         }));
     }
 
-    fn on_written(&mut self, written: Result<Option<Kept>, String>) {
+    fn on_written(&mut self, written: Result<Option<StoredAlerts>, String>) {
         self.save_fails &= written.is_err();
         match written {
             Ok(None) => {}
@@ -552,7 +552,7 @@ impl Herald {
 }
 
 /// How the writing ended that is under way; waits for ever where there is none.
-async fn written(saving: &mut Option<Saving>) -> Result<Option<Kept>, String> {
+async fn written(saving: &mut Option<SaveResult>) -> Result<Option<StoredAlerts>, String> {
     let Some(task) = saving else {
         return std::future::pending().await;
     };
@@ -562,43 +562,43 @@ async fn written(saving: &mut Option<Saving>) -> Result<Option<Kept>, String> {
 }
 
 /// Where a book is stored.
-type StoredAt = (Stored, Namespace, ReleaseName);
+type AlertStorage = (Stored, Namespace, ReleaseName);
 
 /// Alerts of all releases are stored under a name of their own.
-fn place(share: &Share) -> StoredAt {
+fn place(share: &Shard) -> AlertStorage {
     let (kind, namespace, release) = match share {
-        Share::Release(namespace, release) => {
+        Shard::Release(namespace, release) => {
             (Stored::ReleaseAlerts, namespace.as_str(), release.as_str())
         }
-        Share::All | Share::Ourselves => (Stored::Alerts, "leadsman", "leadsman"),
+        Shard::All | Shard::Ourselves => (Stored::Alerts, "leadsman", "leadsman"),
     };
     (kind, Namespace::new(namespace), ReleaseName::new(release))
 }
 
 /// Whether a share has to do with a release.
-fn is_of(share: &Share, namespace: &str, release: &str) -> bool {
+fn is_of(share: &Shard, namespace: &str, release: &str) -> bool {
     match share {
-        Share::All => true,
+        Shard::All => true,
         // What belongs to no release is told by each replica of itself.
-        Share::Ourselves => release.is_empty(),
-        Share::Release(own, name) => own == namespace && name == release,
+        Shard::Ourselves => release.is_empty(),
+        Shard::Release(own, name) => own == namespace && name == release,
     }
 }
 
 /// What was stored; an error when that is not known at the moment.
-fn load(store: &Store, place: &StoredAt, now: Time) -> Result<Kept, String> {
+fn load(store: &StateStore, place: &AlertStorage, now: Time) -> Result<StoredAlerts, String> {
     let (kind, namespace, release) = place;
-    let why = match store.load::<Kept>(*kind, namespace, release, now) {
-        Found::Nothing => return Ok(Kept::default()),
-        Found::Unknown(why) => return Err(why),
-        Found::State(kept) => match kept.book.clone().bounded(now) {
-            Ok(book) => return Ok(Kept { book, ..kept }),
+    let why = match store.load::<StoredAlerts>(*kind, namespace, release, now) {
+        StoredState::Nothing => return Ok(StoredAlerts::default()),
+        StoredState::Unknown(why) => return Err(why),
+        StoredState::State(kept) => match kept.book.clone().bounded(now) {
+            Ok(book) => return Ok(StoredAlerts { book, ..kept }),
             Err(why) => why,
         },
-        Found::SetAside(why) => why,
+        StoredState::SetAside(why) => why,
     };
     tracing::warn!("The stored alerts are not used: {why}");
-    Ok(Kept::default())
+    Ok(StoredAlerts::default())
 }
 
 /// Names what links begin with where the configuration does not: whoever installs us knows the address of the Service

@@ -10,70 +10,70 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::settings::{Lease, Release};
-use crate::lease::{Balance, Candidate, Handing, Meter, Standing};
+use crate::config::settings::{LeaseConfig, ReleaseConfig};
+use crate::lease::{LeaderElector, LeaderStatus, LeaseBalance, LeaseObserver, Transfer};
 use crate::metrics::Metrics;
 use crate::permit::Permit;
-use crate::serve::{Answers, Forward, Lead, Share};
-use crate::store::Store;
+use crate::serve::{LeaderProxy, LeaderRoute, Routing, Shard};
+use crate::store::StateStore;
 use crate::units::{Namespace, ReleaseName};
 
 /// How long giving the Lease back may take.
 const GIVE_BACK: Duration = Duration::from_secs(2);
 
 /// A release, by its namespace and name.
-pub(super) type Key = (Namespace, ReleaseName);
+pub(super) type ReleaseKey = (Namespace, ReleaseName);
 
 /// A share of the work, and who does it.
-pub(super) struct Post {
+pub(super) struct ShardLeadership {
     permit: Permit,
-    standing: watch::Receiver<Standing>,
+    standing: watch::Receiver<LeaderStatus>,
     /// As far as it has been followed.
-    followed: Standing,
+    followed: LeaderStatus,
     /// Something has changed that the herald of this share may have to tell.
     changed: Arc<Notify>,
-    candidate: Option<Running>,
+    candidate: Option<RunningElector>,
 }
 
 /// Who wants a Lease.
-struct Running {
+struct RunningElector {
     stop: CancellationToken,
     task: JoinHandle<()>,
-    handing: Handing,
+    handing: Transfer,
 }
 
 /// All shares that this replica does, or would do.
-pub(super) struct Leads {
-    posts: BTreeMap<Share, Post>,
-    of_replicas: Option<Replicas>,
+pub(super) struct Leadership {
+    posts: BTreeMap<Shard, ShardLeadership>,
+    of_replicas: Option<ReplicaSetup>,
     /// Who acts has changed somewhere.
     changes: Arc<Notify>,
 }
 
 /// There may be other replicas.
-struct Replicas {
+struct ReplicaSetup {
     client: kube::Client,
     namespace: String,
-    lease: Lease,
+    lease: LeaseConfig,
     identity: String,
-    balance: Option<Arc<Balance>>,
+    balance: Option<Arc<LeaseBalance>>,
     held: Arc<AtomicUsize>,
     metrics: Arc<Metrics>,
-    store: Option<Arc<Store>>,
+    store: Option<Arc<StateStore>>,
     ended: CancellationToken,
 }
 
 /// What becomes known of one Lease, as metrics.
-struct Counted {
+struct LeaseMetrics {
     metrics: Arc<Metrics>,
-    share: Share,
+    share: Shard,
     holds: AtomicBool,
     /// Leases that this replica holds.
     held: Arc<AtomicUsize>,
     changes: Arc<Notify>,
 }
 
-impl Meter for Counted {
+impl LeaseObserver for LeaseMetrics {
     fn leads(&self, is_leading: bool) {
         if self.holds.swap(is_leading, Ordering::Relaxed) != is_leading {
             let held = if is_leading {
@@ -83,7 +83,7 @@ impl Meter for Counted {
             };
             self.metrics.leads(held);
         }
-        if let Share::Release(namespace, release) = &self.share {
+        if let Shard::Release(namespace, release) = &self.share {
             self.metrics.leads_release(namespace, release, is_leading);
         }
     }
@@ -97,14 +97,14 @@ impl Meter for Counted {
     }
 }
 
-impl Post {
+impl ShardLeadership {
     fn alone() -> Self {
         // Whoever gives it away may go: what was said last stays.
-        let (_, standing) = watch::channel(Standing::Leads { fence: 0 });
+        let (_, standing) = watch::channel(LeaderStatus::Leads { fence: 0 });
         Self {
             permit: Permit::always(),
             standing,
-            followed: Standing::Leads { fence: 0 },
+            followed: LeaderStatus::Leads { fence: 0 },
             changed: Arc::default(),
             candidate: None,
         }
@@ -112,7 +112,7 @@ impl Post {
 
     /// Whether we act, as far as that has been followed.
     pub(super) fn acts(&self) -> bool {
-        matches!(self.followed, Standing::Leads { .. })
+        matches!(self.followed, LeaderStatus::Leads { .. })
     }
 
     pub(super) fn permit(&self) -> Permit {
@@ -124,11 +124,11 @@ impl Post {
     }
 }
 
-impl Leads {
+impl Leadership {
     /// There is nobody else.
     pub(super) fn alone() -> Self {
         Self {
-            posts: BTreeMap::from([(Share::All, Post::alone())]),
+            posts: BTreeMap::from([(Shard::All, ShardLeadership::alone())]),
             of_replicas: None,
             changes: Arc::default(),
         }
@@ -137,7 +137,7 @@ impl Leads {
     /// Wants the Lease from now on; where releases are spread, those of the releases when they are [wanted](Self::want).
     pub(super) fn by(
         client: kube::Client,
-        lease: &Lease,
+        lease: &LeaseConfig,
         metrics: Arc<Metrics>,
         ended: CancellationToken,
     ) -> Self {
@@ -145,13 +145,13 @@ impl Leads {
         let namespace = lease.namespace.clone().unwrap_or(own);
         metrics.leads(0);
         let identity = identity(lease);
-        let balance = lease.spread.then(|| Arc::new(Balance::new(&identity)));
+        let balance = lease.spread.then(|| Arc::new(LeaseBalance::new(&identity)));
         let mut leads = Self {
             posts: BTreeMap::new(),
             of_replicas: None,
             changes: Arc::default(),
         };
-        let replicas = Replicas {
+        let replicas = ReplicaSetup {
             client,
             namespace,
             lease: lease.clone(),
@@ -164,17 +164,19 @@ impl Leads {
         };
         if lease.spread {
             // Of itself each tells.
-            leads.posts.insert(Share::Ourselves, Post::alone());
+            leads
+                .posts
+                .insert(Shard::Ourselves, ShardLeadership::alone());
         } else {
-            let post = replicas.begin(&Share::All, &lease.name, &leads.changes);
-            leads.posts.insert(Share::All, post);
+            let post = replicas.begin(&Shard::All, &lease.name, &leads.changes);
+            leads.posts.insert(Shard::All, post);
         }
         leads.of_replicas = Some(replicas);
         leads
     }
 
     /// What is stored of a release is written by its own permit.
-    pub(super) fn store_by_permits(&mut self, store: &Arc<Store>) {
+    pub(super) fn store_by_permits(&mut self, store: &Arc<StateStore>) {
         if let Some(replicas) = &mut self.of_replicas {
             replicas.store = Some(Arc::clone(store));
         }
@@ -182,8 +184,8 @@ impl Leads {
 
     /// By what everything is written that has no Lease of its own.
     pub(super) fn permit(&self) -> Permit {
-        let all = self.posts.get(&Share::All);
-        all.map_or_else(Permit::never, Post::permit)
+        let all = self.posts.get(&Shard::All);
+        all.map_or_else(Permit::never, ShardLeadership::permit)
     }
 
     /// How this replica is called where several act.
@@ -199,7 +201,7 @@ impl Leads {
     }
 
     /// Wants a Lease for each of these releases that has none yet, where they are spread.
-    pub(super) fn want(&mut self, releases: &[Release]) {
+    pub(super) fn want(&mut self, releases: &[ReleaseConfig]) {
         let Some(replicas) = spread(self.of_replicas.as_ref()) else {
             return;
         };
@@ -222,17 +224,17 @@ impl Leads {
     }
 
     /// Gives back the Leases of releases that are not among these.
-    pub(super) async fn want_no_other(&mut self, releases: &[Release]) {
+    pub(super) async fn want_no_other(&mut self, releases: &[ReleaseConfig]) {
         let Some(replicas) = spread(self.of_replicas.as_ref()) else {
             return;
         };
-        let wanted: HashSet<Share> = releases
+        let wanted: HashSet<Shard> = releases
             .iter()
             .map(|release| share_of(&release.namespace, &release.name))
             .collect();
         let mut gone = Vec::new();
         self.posts.retain(|share, post| {
-            let Share::Release(namespace, release) = share else {
+            let Shard::Release(namespace, release) = share else {
                 return true;
             };
             let keep = wanted.contains(share);
@@ -250,20 +252,20 @@ impl Leads {
             keep
         });
         end(gone).await;
-        if self.posts.keys().all(|share| *share == Share::Ourselves) {
+        if self.posts.keys().all(|share| *share == Shard::Ourselves) {
             // There is nothing to act for, so nobody is missing.
             replicas.metrics.leads(1);
         }
     }
 
     /// Who does what has to do with a release.
-    pub(super) fn of(&self, release: &Release) -> Option<&Post> {
-        let all = self.posts.get(&Share::All);
+    pub(super) fn of(&self, release: &ReleaseConfig) -> Option<&ShardLeadership> {
+        let all = self.posts.get(&Shard::All);
         all.or_else(|| self.posts.get(&share_of(&release.namespace, &release.name)))
     }
 
     /// The shares that we do.
-    pub(super) fn acting(&self) -> impl Iterator<Item = (&Share, &Post)> {
+    pub(super) fn acting(&self) -> impl Iterator<Item = (&Shard, &ShardLeadership)> {
         self.posts.iter().filter(|(_, post)| post.acts())
     }
 
@@ -273,7 +275,7 @@ impl Leads {
         let mut any = false;
         for post in self.posts.values_mut() {
             if post.acts() && *post.standing.borrow() != post.followed {
-                post.followed = Standing::Follows { leader: None };
+                post.followed = LeaderStatus::Follows { leader: None };
                 any = true;
             }
         }
@@ -292,7 +294,7 @@ impl Leads {
     }
 
     /// Releases that another replica should have, which has fewer: those of them that are at rest.
-    pub(super) fn to_hand_over(&self, is_at_rest: impl Fn(&Key) -> bool) -> Vec<Share> {
+    pub(super) fn to_hand_over(&self, is_at_rest: impl Fn(&ReleaseKey) -> bool) -> Vec<Shard> {
         let balance = self
             .of_replicas
             .as_ref()
@@ -303,7 +305,7 @@ impl Leads {
         let mut given: HashMap<String, usize> = HashMap::new();
         let mut shares = Vec::new();
         for (share, post) in self.acting() {
-            let Share::Release(namespace, release) = share else {
+            let Shard::Release(namespace, release) = share else {
                 continue;
             };
             let wanted = post
@@ -325,16 +327,16 @@ impl Leads {
     }
 
     /// Acts for these no more, before their Leases are [given away](Self::hand_over).
-    pub(super) fn retire(&mut self, shares: &[Share]) {
+    pub(super) fn retire(&mut self, shares: &[Shard]) {
         for share in shares {
             if let Some(post) = self.posts.get_mut(share) {
-                post.followed = Standing::Follows { leader: None };
+                post.followed = LeaderStatus::Follows { leader: None };
             }
         }
     }
 
     /// Lets those who want these Leases have them.
-    pub(super) async fn hand_over(&mut self, shares: &[Share]) {
+    pub(super) async fn hand_over(&mut self, shares: &[Shard]) {
         for share in shares {
             let post = self.posts.get_mut(share);
             if let Some(running) = post.and_then(|post| post.candidate.as_mut()) {
@@ -351,20 +353,20 @@ impl Leads {
     }
 
     /// Who answers for the releases, for the listener.
-    pub(super) fn answers(&self, known: &mut Forwards) -> Answers {
+    pub(super) fn answers(&self, known: &mut LeaderProxies) -> Routing {
         let lease = self.of_replicas.as_ref().map(|replicas| &replicas.lease);
-        let mut met = Forwards::default();
-        let mut lead = |post: &Post| lead(&post.followed, lease, known, &mut met);
-        let answers = match self.posts.get(&Share::All) {
-            Some(post) => Answers::One(lead(post)),
-            None => Answers::Each(
+        let mut met = LeaderProxies::default();
+        let mut lead = |post: &ShardLeadership| lead(&post.followed, lease, known, &mut met);
+        let answers = match self.posts.get(&Shard::All) {
+            Some(post) => Routing::One(lead(post)),
+            None => Routing::Each(
                 self.posts
                     .iter()
                     .filter_map(|(share, post)| match share {
-                        Share::Release(namespace, release) => {
+                        Shard::Release(namespace, release) => {
                             Some(((namespace.clone(), release.clone()), lead(post)))
                         }
-                        Share::All | Share::Ourselves => None,
+                        Shard::All | Shard::Ourselves => None,
                     })
                     .collect(),
             ),
@@ -374,17 +376,17 @@ impl Leads {
     }
 }
 
-impl Replicas {
+impl ReplicaSetup {
     /// Wants a Lease from now on.
-    fn begin(&self, share: &Share, name: &str, changes: &Arc<Notify>) -> Post {
-        let counted = Counted {
+    fn begin(&self, share: &Shard, name: &str, changes: &Arc<Notify>) -> ShardLeadership {
+        let counted = LeaseMetrics {
             metrics: Arc::clone(&self.metrics),
             share: share.clone(),
             holds: AtomicBool::new(false),
             held: Arc::clone(&self.held),
             changes: Arc::clone(changes),
         };
-        let candidate = Candidate::new(
+        let candidate = LeaderElector::new(
             self.client.clone(),
             &self.namespace,
             name,
@@ -403,12 +405,12 @@ impl Replicas {
             candidate.run(stopped).await;
             ended.disarm();
         });
-        Post {
+        ShardLeadership {
             permit,
             standing,
-            followed: Standing::Follows { leader: None },
+            followed: LeaderStatus::Follows { leader: None },
             changed: Arc::default(),
-            candidate: Some(Running {
+            candidate: Some(RunningElector {
                 stop,
                 task,
                 handing,
@@ -418,12 +420,12 @@ impl Replicas {
 }
 
 /// The replicas, where the releases are spread over them.
-fn spread(replicas: Option<&Replicas>) -> Option<&Replicas> {
+fn spread(replicas: Option<&ReplicaSetup>) -> Option<&ReplicaSetup> {
     replicas.filter(|replicas| replicas.lease.spread)
 }
 
 /// Gives Leases back, all at once.
-async fn end(running: Vec<Running>) {
+async fn end(running: Vec<RunningElector>) {
     for running in &running {
         running.stop.cancel();
     }
@@ -434,12 +436,12 @@ async fn end(running: Vec<Running>) {
     }
 }
 
-pub(super) fn share_of(namespace: &Namespace, release: &ReleaseName) -> Share {
-    Share::Release(namespace.to_string(), release.to_string())
+pub(super) fn share_of(namespace: &Namespace, release: &ReleaseName) -> Shard {
+    Shard::Release(namespace.to_string(), release.to_string())
 }
 
 /// Tells this process from all others: a pod that starts again has the same name.
-fn identity(lease: &Lease) -> String {
+fn identity(lease: &LeaseConfig) -> String {
     let named = lease.identity.clone();
     let host = named.or_else(|| std::env::var("HOSTNAME").ok());
     let host = host.filter(|name| !name.is_empty());
@@ -448,13 +450,18 @@ fn identity(lease: &Lease) -> String {
 }
 
 /// How other replicas are reached, by address: connections that are open are used again.
-pub(super) type Forwards = HashMap<String, Arc<Forward>>;
+pub(super) type LeaderProxies = HashMap<String, Arc<LeaderProxy>>;
 
-fn lead(standing: &Standing, lease: Option<&Lease>, known: &Forwards, met: &mut Forwards) -> Lead {
+fn lead(
+    standing: &LeaderStatus,
+    lease: Option<&LeaseConfig>,
+    known: &LeaderProxies,
+    met: &mut LeaderProxies,
+) -> LeaderRoute {
     match standing {
-        Standing::Leads { .. } => Lead::Here,
-        Standing::Follows { leader: None } => Lead::Nobody,
-        Standing::Follows {
+        LeaderStatus::Leads { .. } => LeaderRoute::Here,
+        LeaderStatus::Follows { leader: None } => LeaderRoute::Nobody,
+        LeaderStatus::Follows {
             leader: Some(leader),
         } => {
             let address = leader.address.as_deref();
@@ -462,7 +469,7 @@ fn lead(standing: &Standing, lease: Option<&Lease>, known: &Forwards, met: &mut 
                 (Some(address), Some(lease)) => forward(address, lease, known, met),
                 _ => Err("it does not say where it answers; set lease.address".into()),
             };
-            Lead::Elsewhere {
+            LeaderRoute::Elsewhere {
                 identity: leader.identity.clone(),
                 forward,
             }
@@ -472,16 +479,16 @@ fn lead(standing: &Standing, lease: Option<&Lease>, known: &Forwards, met: &mut 
 
 fn forward(
     address: &str,
-    lease: &Lease,
-    known: &Forwards,
-    met: &mut Forwards,
-) -> Result<Arc<Forward>, String> {
+    lease: &LeaseConfig,
+    known: &LeaderProxies,
+    met: &mut LeaderProxies,
+) -> Result<Arc<LeaderProxy>, String> {
     if let Some(forward) = met.get(address).or_else(|| known.get(address)) {
         let forward = Arc::clone(forward);
         met.insert(address.to_owned(), Arc::clone(&forward));
         return Ok(forward);
     }
-    let forward = Arc::new(Forward::to(address, &lease.tls)?);
+    let forward = Arc::new(LeaderProxy::to(address, &lease.tls)?);
     met.insert(address.to_owned(), Arc::clone(&forward));
     Ok(forward)
 }

@@ -4,26 +4,26 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::runner::Runner;
-use crate::probe::schedule::{Schedule, Slot};
+use super::runner::ProbeTask;
+use crate::probe::schedule::{Schedule, ScheduledSlot};
 use crate::units::{Namespace, ProbeId, ProbeName, ReleaseName};
 
-type Release = (Namespace, ReleaseName);
+type PacedRelease = (Namespace, ReleaseName);
 
 #[derive(Default)]
-struct Wanted {
-    runners: Vec<Arc<Runner>>,
-    watched: HashMap<Release, Watched>,
+struct WantedInterval {
+    runners: Vec<Arc<ProbeTask>>,
+    watched: HashMap<PacedRelease, AnalyzedRelease>,
 }
 
 /// A release whose revision is judged.
-struct Watched {
+struct AnalyzedRelease {
     interval: Duration,
     /// Dependencies that its probes need.
     needs: Vec<ProbeName>,
 }
 
-impl Wanted {
+impl WantedInterval {
     /// How often a probe is asked now: a dependency as often as the one of those who need it that asks most often.
     fn interval(&self, id: &ProbeId, own: Duration) -> Duration {
         let watched = if id.is_dependency() {
@@ -39,40 +39,42 @@ impl Wanted {
 }
 
 /// The schedule, and who wants what of it.
-pub(super) struct Pace {
-    schedule: Mutex<Option<Schedule<Arc<Runner>>>>,
-    wanted: Mutex<Wanted>,
+pub(super) struct IntervalOverrides {
+    schedule: Mutex<Option<Schedule<Arc<ProbeTask>>>>,
+    wanted: Mutex<WantedInterval>,
 }
 
-impl Pace {
-    pub(super) fn new(schedule: Schedule<Arc<Runner>>) -> Self {
+impl IntervalOverrides {
+    pub(super) fn new(schedule: Schedule<Arc<ProbeTask>>) -> Self {
         Self {
             schedule: Mutex::new(Some(schedule)),
-            wanted: Mutex::new(Wanted::default()),
+            wanted: Mutex::new(WantedInterval::default()),
         }
     }
 
     /// These probes, and no others.
-    pub(super) fn set(&self, runners: Vec<Arc<Runner>>) {
+    pub(super) fn set(&self, runners: Vec<Arc<ProbeTask>>) {
         self.change(|wanted| wanted.runners = runners);
     }
 
     /// During a watch the probes of a release, and what they need, are asked at its interval; afterwards at their own.
     pub(super) fn watch(
         &self,
-        release: Release,
+        release: PacedRelease,
         interval: Option<Duration>,
         needs: Vec<ProbeName>,
     ) {
         self.change(|wanted| {
             match interval {
-                Some(interval) => wanted.watched.insert(release, Watched { interval, needs }),
+                Some(interval) => wanted
+                    .watched
+                    .insert(release, AnalyzedRelease { interval, needs }),
                 None => wanted.watched.remove(&release),
             };
         });
     }
 
-    fn change(&self, change: impl FnOnce(&mut Wanted)) {
+    fn change(&self, change: impl FnOnce(&mut WantedInterval)) {
         let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut wanted);
         let slots = wanted.runners.iter().map(|runner| {
@@ -81,7 +83,7 @@ impl Pace {
             let mut track = runner.tracked.lock();
             track.taken_every(interval, probe.interval);
             drop(track);
-            Slot {
+            ScheduledSlot {
                 key: probe.id.clone(),
                 interval,
                 payload: Arc::clone(runner),

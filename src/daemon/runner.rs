@@ -12,20 +12,20 @@ use tokio_util::task::TaskTracker;
 
 use super::named;
 use crate::clock;
-use crate::config::settings::{Probe, Settings};
-use crate::doubt::{Doubt, Pulse};
+use crate::config::settings::{ProbeConfig, Settings};
+use crate::doubt::{Heartbeat, SelfCheck};
 use crate::metrics::Metrics;
-use crate::probe::schedule::Heart;
+use crate::probe::schedule::HeartbeatCell;
 use crate::probe::{self, Prober};
-use crate::sounding::{Answer, Outcome, Phases, Sounding, VoidReason};
-use crate::track::Tracked;
+use crate::sounding::{Outcome, PhaseTimes, ProbeResult, ResponseFacts, VoidReason};
+use crate::track::TrackedProbe;
 use crate::units::Moment;
 use crate::units::{Namespace, ProbeId, ProbeName, ReleaseName};
 
 /// One probe at work.
-pub(super) struct Runner {
-    pub(super) probe: Arc<Probe>,
-    pub(super) tracked: Arc<Tracked>,
+pub(super) struct ProbeTask {
+    pub(super) probe: Arc<ProbeConfig>,
+    pub(super) tracked: Arc<TrackedProbe>,
     pub(super) is_control: bool,
     prober: Prober,
     in_flight: AtomicU32,
@@ -41,11 +41,11 @@ const SAID_NOTHING: u8 = 0;
 const SAID_GOOD: u8 = 1;
 const SAID_BAD: u8 = 2;
 
-impl Runner {
+impl ProbeTask {
     pub(super) fn new(
-        probe: Arc<Probe>,
+        probe: Arc<ProbeConfig>,
         prober: Prober,
-        tracked: Arc<Tracked>,
+        tracked: Arc<TrackedProbe>,
         is_control: bool,
     ) -> Self {
         let max_in_flight = probe.max_in_flight();
@@ -61,7 +61,7 @@ impl Runner {
     }
 
     /// One line per change of state, none per sounding. Void is no state: it says nothing about the target.
-    fn log_change(&self, sounding: &Sounding) {
+    fn log_change(&self, sounding: &ProbeResult) {
         let now = match sounding.outcome {
             Outcome::Good => SAID_GOOD,
             Outcome::Bad(_) => SAID_BAD,
@@ -94,7 +94,7 @@ impl Runner {
 
 /// What a sounding is of.
 #[derive(Clone)]
-pub(super) enum Asked {
+pub(super) enum ProbeSubject {
     /// The probe at this place of the release.
     Endpoint(usize),
     /// A dependency that it needs.
@@ -102,8 +102,8 @@ pub(super) enum Asked {
 }
 
 /// A sounding, as whoever guards its release is told of it.
-pub(super) struct Heard {
-    pub(super) of: Asked,
+pub(super) struct ProbeResultMsg {
+    pub(super) of: ProbeSubject,
     /// What it says, after doubt.
     pub(super) outcome: Outcome,
     /// From the due time to the end.
@@ -115,27 +115,27 @@ pub(super) struct Heard {
 }
 
 /// Who is told of the soundings of a probe.
-pub(super) struct Listener {
-    pub(super) of: Asked,
-    pub(super) to: mpsc::Sender<Heard>,
+pub(super) struct Subscriber {
+    pub(super) of: ProbeSubject,
+    pub(super) to: mpsc::Sender<ProbeResultMsg>,
 }
 
 /// What all soundings share.
-pub(super) struct Crew {
+pub(super) struct ProbeExecutor {
     metrics: Arc<Metrics>,
-    outfit: Arc<probe::Shared>,
+    outfit: Arc<probe::ProberContext>,
     runtime: Handle,
     tasks: TaskTracker,
     /// Ends soundings that outlast the stop.
     drop_all: CancellationToken,
-    doubt: Mutex<Doubt>,
+    doubt: Mutex<SelfCheck>,
     troubles: Mutex<Vec<VoidReason>>,
     /// When a void sounding last led to a look at the troubles.
     looked: AtomicU64,
-    pulse: OnceLock<Heart>,
+    pulse: OnceLock<HeartbeatCell>,
     in_flight: AtomicUsize,
     max_in_flight: AtomicUsize,
-    listeners: RwLock<HashMap<ProbeId, Vec<Listener>>>,
+    listeners: RwLock<HashMap<ProbeId, Vec<Subscriber>>>,
     /// Guarded releases, as `shop/backend`, and whether each is rejected or failing.
     suspects: RwLock<HashMap<Box<str>, bool>>,
     late_after: Mutex<Duration>,
@@ -143,11 +143,11 @@ pub(super) struct Crew {
     spent: Mutex<BTreeMap<(String, String), BTreeSet<String>>>,
 }
 
-impl Crew {
+impl ProbeExecutor {
     pub(super) fn new(
         settings: &Settings,
         metrics: Arc<Metrics>,
-        outfit: Arc<probe::Shared>,
+        outfit: Arc<probe::ProberContext>,
     ) -> Self {
         Self {
             metrics,
@@ -155,7 +155,7 @@ impl Crew {
             runtime: Handle::current(),
             tasks: TaskTracker::new(),
             drop_all: CancellationToken::new(),
-            doubt: Mutex::new(Doubt::new(&settings.doubt, std::iter::empty())),
+            doubt: Mutex::new(SelfCheck::new(&settings.doubt, std::iter::empty())),
             troubles: Mutex::new(Vec::new()),
             looked: AtomicU64::new(0),
             pulse: OnceLock::new(),
@@ -200,7 +200,7 @@ impl Crew {
     }
 
     /// Gives the crew the schedule's pulse, once there is a schedule.
-    pub(super) fn follow(&self, heart: Heart) {
+    pub(super) fn follow(&self, heart: HeartbeatCell) {
         // Called once, by the start.
         let _ = self.pulse.set(heart);
     }
@@ -209,26 +209,26 @@ impl Crew {
         &self.metrics
     }
 
-    pub(super) fn outfit(&self) -> &Arc<probe::Shared> {
+    pub(super) fn outfit(&self) -> &Arc<probe::ProberContext> {
         &self.outfit
     }
 
     /// Who is told of soundings from now on.
-    pub(super) fn listen(&self, listeners: HashMap<ProbeId, Vec<Listener>>) {
+    pub(super) fn listen(&self, listeners: HashMap<ProbeId, Vec<Subscriber>>) {
         *self
             .listeners
             .write()
             .unwrap_or_else(PoisonError::into_inner) = listeners;
     }
 
-    fn tell(&self, id: &ProbeId, sounding: &Sounding) {
+    fn tell(&self, id: &ProbeId, sounding: &ProbeResult) {
         let listeners = self
             .listeners
             .read()
             .unwrap_or_else(PoisonError::into_inner);
         for listener in listeners.get(id).into_iter().flatten() {
             // A guard that cannot keep up hears nothing, which is void. It is told thousands in advance.
-            let _ = listener.to.try_send(Heard {
+            let _ = listener.to.try_send(ProbeResultMsg {
                 of: listener.of.clone(),
                 outcome: sounding.outcome,
                 latency: sounding.latency(),
@@ -286,7 +286,7 @@ impl Crew {
             .any(|reason| matches!(reason, VoidReason::AllTargets | VoidReason::Control))
     }
 
-    pub(super) fn adopt(&self, doubt: Doubt, late_after: Duration, max_in_flight: usize) {
+    pub(super) fn adopt(&self, doubt: SelfCheck, late_after: Duration, max_in_flight: usize) {
         *self
             .late_after
             .lock()
@@ -299,7 +299,7 @@ impl Crew {
     }
 
     /// Starts the sounding that is due, or counts the slot as missed. Called by the schedule's thread: never waits.
-    pub(super) fn begin(self: &Arc<Self>, runner: &Arc<Runner>, due: Moment, missed: u64) {
+    pub(super) fn begin(self: &Arc<Self>, runner: &Arc<ProbeTask>, due: Moment, missed: u64) {
         if missed > 0 {
             runner
                 .tracked
@@ -309,7 +309,7 @@ impl Crew {
         let mine = runner.in_flight.fetch_add(1, Ordering::AcqRel);
         let all = self.in_flight.fetch_add(1, Ordering::AcqRel);
         let saturated = all >= self.max_in_flight.load(Ordering::Relaxed);
-        let ticket = Ticket {
+        let ticket = InFlightSlot {
             crew: Arc::clone(self),
             runner: Arc::clone(runner),
             due,
@@ -325,14 +325,14 @@ impl Crew {
         self.tasks.spawn_on(ticket.take(), &self.runtime);
     }
 
-    fn record(&self, runner: &Runner, mut sounding: Sounding) {
+    fn record(&self, runner: &ProbeTask, mut sounding: ProbeResult) {
         let now = clock::now();
         let pulse = self.pulse.get().map_or(
-            Pulse {
+            Heartbeat {
                 beat: now,
                 last_stall_end: None,
             },
-            Heart::pulse,
+            HeartbeatCell::pulse,
         );
         let troubles: Option<Vec<VoidReason>> = {
             let mut doubt = self.doubt.lock().unwrap_or_else(PoisonError::into_inner);
@@ -437,15 +437,15 @@ impl Crew {
 }
 
 /// One sounding's place among those in flight. Whatever becomes of it, the place is given back.
-struct Ticket {
-    crew: Arc<Crew>,
-    runner: Arc<Runner>,
+struct InFlightSlot {
+    crew: Arc<ProbeExecutor>,
+    runner: Arc<ProbeTask>,
     due: Moment,
     /// `Some` from the start of the sounding to its record: dropped in between, the sounding is void.
     started: Option<Moment>,
 }
 
-impl Ticket {
+impl InFlightSlot {
     async fn take(mut self) {
         self.started = Some(clock::now());
         let runner = Arc::clone(&self.runner);
@@ -460,18 +460,18 @@ impl Ticket {
     }
 }
 
-impl Drop for Ticket {
+impl Drop for InFlightSlot {
     fn drop(&mut self) {
         self.runner.in_flight.fetch_sub(1, Ordering::AcqRel);
         self.crew.in_flight.fetch_sub(1, Ordering::AcqRel);
         if let Some(started) = self.started {
-            let sounding = Sounding {
+            let sounding = ProbeResult {
                 due: self.due,
                 started,
                 finished: clock::now(),
                 outcome: Outcome::Void(VoidReason::Shutdown),
-                phases: Phases::default(),
-                answer: Answer::default(),
+                phases: PhaseTimes::default(),
+                answer: ResponseFacts::default(),
                 explanation: None,
             };
             self.runner

@@ -9,42 +9,42 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{self, Timeline};
 use crate::metrics::Metrics;
-use crate::store::{Found, Kind, Store};
-use crate::track::Tracked;
-use crate::units::{Dated, Namespace, ReleaseName, Shift, Time};
-use crate::window::Spans;
+use crate::store::{StateStore, StoredKind, StoredState};
+use crate::track::TrackedProbe;
+use crate::units::{ClockShift, HasTimes, Namespace, ReleaseName, Time};
+use crate::window::LongWindows;
 
 /// What a crash may cost: spans are minutes to weeks long.
 const EVERY: Duration = Duration::from_secs(60);
 
 /// The counters of one release, and when they were written on both time lines.
 #[derive(Debug, Serialize, Deserialize)]
-struct Kept {
+struct StoredCounters {
     saved: Time,
     /// Seconds since the machine's start.
     monotonic_s: u64,
     /// By the probe's name.
-    probes: BTreeMap<Box<str>, Spans>,
+    probes: BTreeMap<Box<str>, LongWindows>,
     /// The same of the promised latency, with what is promised in milliseconds.
     #[serde(default)]
-    slow: BTreeMap<Box<str>, (u64, Spans)>,
+    slow: BTreeMap<Box<str>, (u64, LongWindows)>,
 }
 
-impl Dated for Kept {
-    fn shift(&mut self, by: Shift) {
+impl HasTimes for StoredCounters {
+    fn shift(&mut self, by: ClockShift) {
         self.saved.shift(by);
     }
 }
 
 /// Who gives the probes that are asked now.
-pub(super) type Probes = Box<dyn Fn() -> Vec<Arc<Tracked>> + Send + Sync>;
+pub(super) type ProbeSource = Box<dyn Fn() -> Vec<Arc<TrackedProbe>> + Send + Sync>;
 
 /// Writes the counters of all probes until told to stop.
 pub(super) async fn keep(
-    store: Arc<Store>,
+    store: Arc<StateStore>,
     timeline: Timeline,
     metrics: Arc<Metrics>,
-    probes: Probes,
+    probes: ProbeSource,
     stop: CancellationToken,
 ) {
     let mut fails = false;
@@ -74,16 +74,16 @@ pub(super) async fn keep(
     }
 }
 
-fn write(store: &Store, now: Time, tracked: &[Arc<Tracked>]) -> std::io::Result<()> {
+fn write(store: &StateStore, now: Time, tracked: &[Arc<TrackedProbe>]) -> std::io::Result<()> {
     let monotonic_s = monotonic_s();
     let releases = by_release(tracked);
     // One release after the other: the counters of ten thousand probes need not be in memory twice.
     for ((namespace, release), probes) in releases {
-        if !store.is_known(Kind::Spans, &namespace, &release) {
+        if !store.is_known(StoredKind::Spans, &namespace, &release) {
             // It could not be read so far. What was counted meanwhile is less than what is stored.
             restore_of(store, now, &namespace, &release, &probes);
         }
-        let mut kept = Kept {
+        let mut kept = StoredCounters {
             saved: now,
             monotonic_s,
             probes: BTreeMap::new(),
@@ -99,22 +99,22 @@ fn write(store: &Store, now: Time, tracked: &[Arc<Tracked>]) -> std::io::Result<
                 kept.slow.insert(name.into(), slow);
             }
         }
-        store.save(Kind::Spans, &namespace, &release, &kept, now)?;
+        store.save(StoredKind::Spans, &namespace, &release, &kept, now)?;
     }
     Ok(())
 }
 
 /// Gives probes that are asked for the first time the counters that were stored of them.
-pub(super) fn restore(store: &Store, now: Time, new: &[Arc<Tracked>]) {
+pub(super) fn restore(store: &StateStore, now: Time, new: &[Arc<TrackedProbe>]) {
     for ((namespace, release), probes) in by_release(new) {
         restore_of(store, now, &namespace, &release, &probes);
     }
 }
 
-type Probed<'a> = BTreeMap<(Namespace, ReleaseName), Vec<&'a Arc<Tracked>>>;
+type ProbedRelease<'a> = BTreeMap<(Namespace, ReleaseName), Vec<&'a Arc<TrackedProbe>>>;
 
-fn by_release(probes: &[Arc<Tracked>]) -> Probed<'_> {
-    let mut releases = Probed::new();
+fn by_release(probes: &[Arc<TrackedProbe>]) -> ProbedRelease<'_> {
+    let mut releases = ProbedRelease::new();
     for tracked in probes {
         let id = tracked.probe().id.clone();
         // Nothing is promised of a dependency, so that nobody asks for its long spans.
@@ -128,16 +128,16 @@ fn by_release(probes: &[Arc<Tracked>]) -> Probed<'_> {
 }
 
 fn restore_of(
-    store: &Store,
+    store: &StateStore,
     now: Time,
     namespace: &Namespace,
     release: &ReleaseName,
-    probes: &[&Arc<Tracked>],
+    probes: &[&Arc<TrackedProbe>],
 ) {
-    let mut kept: Kept = match store.load(Kind::Spans, namespace, release, now) {
-        Found::Nothing => return,
-        Found::State(kept) => kept,
-        Found::SetAside(why) | Found::Unknown(why) => {
+    let mut kept: StoredCounters = match store.load(StoredKind::Spans, namespace, release, now) {
+        StoredState::Nothing => return,
+        StoredState::State(kept) => kept,
+        StoredState::SetAside(why) | StoredState::Unknown(why) => {
             tracing::warn!(%release, "{why}");
             return;
         }

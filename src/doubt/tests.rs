@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::sounding::{Answer, Phases, Reason};
+use crate::sounding::{PhaseTimes, Reason, ResponseFacts};
 use crate::units::{Namespace, ProbeName, ReleaseName};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,8 +24,8 @@ fn id(name: &str) -> ProbeId {
 }
 
 /// Probes "a0" and "a1" of host a, "b0" and "b1" of b, and so on.
-fn doubt_of(hosts: &[&str], hosts_failing: usize) -> Doubt {
-    let settings = settings::Doubt {
+fn doubt_of(hosts: &[&str], hosts_failing: usize) -> SelfCheck {
+    let settings = settings::SelfCheckConfig {
         late_after: ms(500),
         hosts_failing,
         control: None,
@@ -34,23 +34,23 @@ fn doubt_of(hosts: &[&str], hosts_failing: usize) -> Doubt {
         .iter()
         .flat_map(|host| [0, 1].map(|n| (id(&format!("{host}{n}")), (*host).to_owned(), INTERVAL)))
         .collect();
-    Doubt::new(&settings, probes.into_iter())
+    SelfCheck::new(&settings, probes.into_iter())
 }
 
-fn sounding(due: u64, started: u64, finished: u64, outcome: Outcome) -> Sounding {
-    Sounding {
+fn sounding(due: u64, started: u64, finished: u64, outcome: Outcome) -> ProbeResult {
+    ProbeResult {
         due: at(due),
         started: at(started),
         finished: at(finished),
         outcome,
-        phases: Phases::default(),
-        answer: Answer::default(),
+        phases: PhaseTimes::default(),
+        answer: ResponseFacts::default(),
         explanation: None,
     }
 }
 
-fn beating(now: Moment) -> Pulse {
-    Pulse {
+fn beating(now: Moment) -> Heartbeat {
+    Heartbeat {
         beat: now,
         last_stall_end: None,
     }
@@ -65,7 +65,7 @@ const ALL: Outcome = Outcome::Void(VoidReason::AllTargets);
 const CONTROL: Outcome = Outcome::Void(VoidReason::Control);
 
 /// Gives a punctual sounding that ended at `now`.
-fn take(doubt: &mut Doubt, probe: &str, now: u64, outcome: Outcome) -> Outcome {
+fn take(doubt: &mut SelfCheck, probe: &str, now: u64, outcome: Outcome) -> Outcome {
     let sounding = sounding(now - 10, now - 10, now, outcome);
     doubt.examine(&id(probe), &sounding, TIMEOUT, beating(at(now)), at(now))
 }
@@ -94,7 +94,7 @@ fn a_sounding_is_late_by_its_start_its_end_or_a_standstill() {
 fn check_late(due: u64, started: u64, finished: u64, beat: u64, stall: Option<u64>, late: bool) {
     for outcome in [GOOD, SILENT, STATUS, SLOW] {
         let mut doubt = doubt_of(&["a"], 0);
-        let pulse = Pulse {
+        let pulse = Heartbeat {
             beat: at(beat),
             last_stall_end: stall.map(at),
         };
@@ -110,7 +110,7 @@ fn check_late(due: u64, started: u64, finished: u64, beat: u64, stall: Option<u6
 fn a_process_that_was_stopped_for_five_seconds_gains_no_evidence() {
     let mut doubt = doubt_of(&["a"], 0);
     // Under way when it was stopped at 10.0 s, and due meanwhile; all seen after 15.0 s.
-    let pulse = Pulse {
+    let pulse = Heartbeat {
         beat: at(15_001),
         last_stall_end: Some(at(15_001)),
     };
@@ -216,7 +216,7 @@ fn check_hosts(hosts: &[&str], hosts_failing: usize, steps: &[(&str, Outcome, Ou
 
 /// Gives a punctual sounding that ended at `now`, of a host at this address.
 fn take_at(
-    doubt: &mut Doubt,
+    doubt: &mut SelfCheck,
     probe: &str,
     now: u64,
     outcome: Outcome,
@@ -357,7 +357,7 @@ fn a_failure_excuses_others_only_while_it_is_fresh() {
     assert_eq!(take(&mut doubt, "b0", 11_001, SILENT), SILENT);
     assert_eq!(take(&mut doubt, "a0", 11_002, SILENT), ALL);
     assert_eq!(
-        Doubt::freshness(Duration::from_secs(30)),
+        SelfCheck::freshness(Duration::from_secs(30)),
         Duration::from_secs(90)
     );
 }
@@ -379,7 +379,7 @@ fn bad_soundings_are_void_while_the_control_probe_fails() {
 #[track_caller]
 fn check_control(soundings: &[(bool, u64)], doubted: bool) {
     let mut doubt = doubt_of(&["a"], 0);
-    doubt.control.fresh_for = Doubt::freshness(Duration::from_secs(5));
+    doubt.control.fresh_for = SelfCheck::freshness(Duration::from_secs(5));
     let mut now = 9_999;
     for (good, when) in soundings {
         doubt.control(*good, at(*when));
@@ -400,33 +400,35 @@ fn check_control(soundings: &[(bool, u64)], doubted: bool) {
 
 #[test]
 fn the_freshness_of_the_control_probe_follows_its_interval() {
-    use crate::config::settings::{Connect, Objectives, Probe, Question, TcpQuestion};
-    let tcp = TcpQuestion {
+    use crate::config::settings::{
+        ConnectConfig, ObjectivesConfig, ProbeConfig, ProbeKind, TcpProbeConfig,
+    };
+    let tcp = TcpProbeConfig {
         dialogue: Vec::new(),
         tls: false,
-        connect: Connect::default(),
+        connect: ConnectConfig::default(),
         max_latency: None,
         certificate_valid_for: None,
     };
-    let control = Probe {
+    let control = ProbeConfig {
         id: id("control"),
         target: crate::config::target::Target::parse("tcp://127.0.0.1:1", "tcp").unwrap(),
-        question: Question::Tcp(Box::new(tcp)),
+        question: ProbeKind::Tcp(Box::new(tcp)),
         interval: Duration::from_secs(60),
         watch_interval: None,
         needs: Vec::new(),
         pods: None,
-        objectives: Objectives::default(),
+        objectives: ObjectivesConfig::default(),
         timeout: TIMEOUT,
         window: Duration::from_secs(300),
         latency_objective: None,
     };
-    let settings = settings::Doubt {
+    let settings = settings::SelfCheckConfig {
         late_after: ms(500),
         hosts_failing: 0,
         control: Some(Arc::new(control)),
     };
-    let doubt = Doubt::new(&settings, std::iter::empty());
+    let doubt = SelfCheck::new(&settings, std::iter::empty());
     assert_eq!(doubt.control.fresh_for, Duration::from_secs(180));
 }
 

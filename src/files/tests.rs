@@ -139,7 +139,7 @@ fn a_pipe_is_not_waited_for() {
 
 #[test]
 fn a_temporary_directory_is_gone_with_us() {
-    let temporary = Temporary::new().unwrap();
+    let temporary = TemporaryDir::new().unwrap();
     let path = temporary.path().to_owned();
     assert_eq!(mode(&path), 0o700);
     drop(temporary);

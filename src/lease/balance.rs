@@ -20,20 +20,20 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// What this replica has seen of the Leases.
 #[derive(Debug)]
-pub struct Balance {
+pub struct LeaseBalance {
     identity: String,
-    seen: Mutex<Seen>,
+    seen: Mutex<LeaseHolder>,
 }
 
 #[derive(Debug, Default)]
-struct Seen {
+struct LeaseHolder {
     /// Who holds each, by the Lease's name.
     holders: HashMap<String, String>,
     /// What we have asked for, and when.
     wishes: HashMap<String, Moment>,
 }
 
-impl Balance {
+impl LeaseBalance {
     /// Nothing was seen yet.
     pub fn new(identity: &str) -> Self {
         Self {
@@ -101,12 +101,12 @@ impl Balance {
         own >= seen.count(to) + given + 2
     }
 
-    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
+    fn seen(&self) -> std::sync::MutexGuard<'_, LeaseHolder> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Seen {
+impl LeaseHolder {
     fn count(&self, identity: &str) -> usize {
         let holders = self.holders.values();
         holders.filter(|holder| *holder == identity).count()
@@ -121,8 +121,8 @@ mod tests {
         crate::clock::now() + Duration::from_millis(millis)
     }
 
-    fn seen(holders: &[(&str, &str)]) -> Balance {
-        let balance = Balance::new("one");
+    fn seen(holders: &[(&str, &str)]) -> LeaseBalance {
+        let balance = LeaseBalance::new("one");
         for (lease, holder) in holders {
             balance.note(lease, holder);
         }

@@ -93,7 +93,7 @@ async fn answer(
 
 struct Silent;
 
-impl Meter for Silent {
+impl LeaseObserver for Silent {
     fn leads(&self, _: bool) {}
     fn failed(&self) {}
     fn changed(&self) {}
@@ -126,12 +126,12 @@ impl Server {
 /// A replica at work.
 struct Replica {
     permit: Permit,
-    standing: watch::Receiver<Standing>,
+    standing: watch::Receiver<LeaderStatus>,
     stop: CancellationToken,
 }
 
 fn replica(client: &Client, name: &str) -> Replica {
-    let candidate = Candidate::new(
+    let candidate = LeaderElector::new(
         client.clone(),
         "leadsman",
         "leadsman",
@@ -154,17 +154,17 @@ fn replica(client: &Client, name: &str) -> Replica {
 impl Replica {
     /// Waits until it acts; its number.
     async fn acts(&mut self) -> u64 {
-        let leads = |standing: &Standing| matches!(standing, Standing::Leads { .. });
+        let leads = |standing: &LeaderStatus| matches!(standing, LeaderStatus::Leads { .. });
         let standing = self.standing.wait_for(leads);
         let standing = tokio::time::timeout(Duration::from_secs(30), standing);
-        let Standing::Leads { fence } = *standing.await.unwrap().unwrap() else {
+        let LeaderStatus::Leads { fence } = *standing.await.unwrap().unwrap() else {
             unreachable!("it was waited for")
         };
         fence
     }
 
     async fn waits(&mut self) {
-        let follows = |standing: &Standing| matches!(standing, Standing::Follows { .. });
+        let follows = |standing: &LeaderStatus| matches!(standing, LeaderStatus::Follows { .. });
         let standing = self.standing.wait_for(follows);
         let standing = tokio::time::timeout(Duration::from_secs(30), standing);
         let _ = standing.await.unwrap().unwrap();
@@ -203,7 +203,8 @@ async fn a_lease_that_is_deleted_is_not_taken_while_its_holder_may_still_act() {
     let mut one = replica(&mine, "one");
     let first = one.acts().await;
     let mut two = replica(&theirs, "two");
-    let has_seen = |standing: &Standing| matches!(standing, Standing::Follows { leader: Some(_) });
+    let has_seen =
+        |standing: &LeaderStatus| matches!(standing, LeaderStatus::Follows { leader: Some(_) });
     let seen = two.standing.wait_for(has_seen);
     let seen = tokio::time::timeout(Duration::from_secs(30), seen).await;
     drop(seen.unwrap().unwrap());
@@ -234,12 +235,12 @@ async fn another_one_acts_once_the_first_may_not_any_more() {
 }
 
 /// A replica that knows of other Leases, and how it gives this one to another.
-fn one_of_many(client: &Client, name: &str, others: &[(&str, &str)]) -> (Replica, Handing) {
-    let balance = Balance::new(name);
+fn one_of_many(client: &Client, name: &str, others: &[(&str, &str)]) -> (Replica, Transfer) {
+    let balance = LeaseBalance::new(name);
     for (lease, holder) in others {
         balance.note(lease, holder);
     }
-    let candidate = Candidate::new(
+    let candidate = LeaderElector::new(
         client.clone(),
         "leadsman",
         "leadsman.shop.web",

@@ -14,12 +14,12 @@ use super::own::add;
 /// A request to a receiver: from a local one to the usual time-out.
 const EDGES: [f64; 8] = [0.005, 0.025, 0.1, 0.25, 1.0, 2.5, 5.0, 10.0];
 
-/// The states of [`Alerting::alerts`].
+/// The states of [`AlertingMetrics::alerts`].
 const STATES: [&str; 3] = ["pending", "firing", "resolved"];
 
 /// The alerts of one herald. Of several in one process the numbers are added up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct AlertCounts {
     /// Pending, firing and resolved ones.
     pub alerts: [usize; 3],
     /// Those for which there was no room.
@@ -28,7 +28,7 @@ pub struct Counts {
 
 /// The series of alerts.
 #[derive(Debug)]
-pub struct Alerting {
+pub struct AlertingMetrics {
     alerts: IntGaugeVec,
     /// How many send to each Alertmanager: after a reload the old one may still be at it when the new one begins.
     present: Mutex<HashMap<String, usize>>,
@@ -45,7 +45,7 @@ pub struct Alerting {
     messages: IntCounterVec,
 }
 
-impl Alerting {
+impl AlertingMetrics {
     pub(super) fn new(registry: &Registry) -> Result<Self> {
         let to = &["alertmanager"];
         let counter = |name: &str, help: &str| {
@@ -137,7 +137,7 @@ impl Alerting {
     }
 
     /// Puts the alerts of one herald in the place of what it told before.
-    pub fn stand(&self, before: &mut Counts, now: Counts) {
+    pub fn stand(&self, before: &mut AlertCounts, now: AlertCounts) {
         for (at, state) in STATES.iter().enumerate() {
             let more = number(now.alerts[at]) - number(before.alerts[at]);
             self.alerts.with_label_values(&[state]).add(more);

@@ -2,7 +2,7 @@
 
 /// A format of the metrics page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Format {
+pub enum MetricsFormat {
     /// The Prometheus text format, 0.0.4: what everybody reads.
     #[default]
     Prometheus,
@@ -13,7 +13,7 @@ pub enum Format {
 /// More ranges than this are not looked at; Prometheus sends at most six.
 const MAX_RANGES: usize = 32;
 
-impl Format {
+impl MetricsFormat {
     /// Chooses by an `Accept` header: the acceptable format with the highest quality, of equal ones the first. One
     /// that accepts neither gets the Prometheus format, as other exporters do it.
     pub fn negotiate(accept: &str) -> Self {
@@ -38,7 +38,7 @@ impl Format {
 }
 
 /// The quality of one range and the format that it means; `None` for what we do not speak.
-fn offered(range: &str) -> Option<(f32, Format)> {
+fn offered(range: &str) -> Option<(f32, MetricsFormat)> {
     let mut parts = range.split(';').map(str::trim);
     let media = parts.next()?.to_ascii_lowercase();
     let (mut quality, mut version) = (1.0, None);
@@ -51,8 +51,8 @@ fn offered(range: &str) -> Option<(f32, Format)> {
         }
     }
     let format = match (media.as_str(), version) {
-        ("application/openmetrics-text", None | Some("1.0.0")) => Format::OpenMetrics,
-        ("text/plain", None | Some("0.0.4")) | ("text/*" | "*/*", _) => Format::Prometheus,
+        ("application/openmetrics-text", None | Some("1.0.0")) => MetricsFormat::OpenMetrics,
+        ("text/plain", None | Some("0.0.4")) | ("text/*" | "*/*", _) => MetricsFormat::Prometheus,
         _ => return None,
     };
     Some((quality, format))
@@ -60,7 +60,7 @@ fn offered(range: &str) -> Option<(f32, Format)> {
 
 #[cfg(test)]
 mod tests {
-    use super::Format::{self, OpenMetrics, Prometheus};
+    use super::MetricsFormat::{self, OpenMetrics, Prometheus};
 
     #[test]
     fn the_best_acceptable_format_is_chosen() {
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(accept: &str, expected: Format) {
-        assert_eq!(Format::negotiate(accept), expected, "{accept:?}");
+    fn check(accept: &str, expected: MetricsFormat) {
+        assert_eq!(MetricsFormat::negotiate(accept), expected, "{accept:?}");
     }
 }

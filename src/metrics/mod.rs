@@ -27,14 +27,14 @@ use std::io::{self, Write};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-pub use alerting::{Alerting, Counts};
-pub use format::Format;
-pub use objectives::Objectives;
+pub use alerting::{AlertCounts, AlertingMetrics};
+pub use format::MetricsFormat;
+pub use objectives::ObjectiveMetrics;
 pub use own::{Handler, Metrics, Refusal};
-pub use page::{Series, write_page};
+pub use page::{ProbeSeries, write_page};
 pub use reasons::{ReasonSet, possible_reasons};
-pub use releases::{ENDINGS, PHASES, Releases, Seen, Standing};
-pub use webhook::{Action, CAPACITY as WEBHOOK_CAPACITY, Waits, Webhook};
+pub use releases::{ENDINGS, ObjectGauges, PHASES, ReleaseGauges, ReleaseMetrics};
+pub use webhook::{CAPACITY as WEBHOOK_CAPACITY, WaitingAlert, WebhookAction, WebhookMetrics};
 
 /// Packs a page at the fastest level, which already makes it about a tenth.
 pub fn gzip_fast(page: &[u8]) -> io::Result<Vec<u8>> {

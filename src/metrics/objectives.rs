@@ -9,7 +9,7 @@ const WINDOWED: [&str; 5] = ["namespace", "release", "probe", "objective", "wind
 
 /// The series of objectives. The label `probe` is empty for what is promised of a whole release.
 #[derive(Debug)]
-pub struct Objectives {
+pub struct ObjectiveMetrics {
     target: GaugeVec,
     period: GaugeVec,
     remaining: GaugeVec,
@@ -19,7 +19,7 @@ pub struct Objectives {
     failures: IntCounterVec,
 }
 
-impl Objectives {
+impl ObjectiveMetrics {
     pub(super) fn new(registry: &Registry) -> Result<Self> {
         let gauge = |name: &str, help: &str, labels: &[&str]| {
             GaugeVec::new(Opts::new(name, help), labels)

@@ -9,10 +9,10 @@ use prometheus::{
     Registry, Result,
 };
 
-use super::alerting::Alerting;
-use super::objectives::Objectives;
-use super::releases::Releases;
-use super::webhook::Webhook;
+use super::alerting::AlertingMetrics;
+use super::objectives::ObjectiveMetrics;
+use super::releases::ReleaseMetrics;
+use super::webhook::WebhookMetrics;
 use crate::sounding::VoidReason;
 
 macro_rules! labels {
@@ -116,13 +116,13 @@ pub struct Metrics {
     /// In the order of [`Refusal::ALL`].
     refusals: Vec<IntCounter>,
     /// The series of guarded releases.
-    pub releases: Releases,
+    pub releases: ReleaseMetrics,
     /// The series of alerts.
-    pub alerting: Alerting,
+    pub alerting: AlertingMetrics,
     /// The series of objectives.
-    pub objectives: Objectives,
+    pub objectives: ObjectiveMetrics,
     /// The series of Alertmanager's notifications to us.
-    pub webhook: Webhook,
+    pub webhook: WebhookMetrics,
 }
 
 impl Metrics {
@@ -278,10 +278,10 @@ impl Metrics {
                 .map(|refusal| refusals.with_label_values(&[refusal.as_str()]))
                 .collect(),
             requests,
-            releases: Releases::new(&registry)?,
-            alerting: Alerting::new(&registry)?,
-            objectives: Objectives::new(&registry)?,
-            webhook: Webhook::new(&registry)?,
+            releases: ReleaseMetrics::new(&registry)?,
+            alerting: AlertingMetrics::new(&registry)?,
+            objectives: ObjectiveMetrics::new(&registry)?,
+            webhook: WebhookMetrics::new(&registry)?,
             registry,
         })
     }

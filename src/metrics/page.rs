@@ -9,27 +9,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::reasons::{ReasonSet, possible_reasons};
-use super::text::{Kind, Text, escaped};
-use super::{Format, Metrics};
-use crate::config::settings::{Probe, Question};
+use super::text::{FamilyKind, MetricsText, escaped};
+use super::{Metrics, MetricsFormat};
+use crate::config::settings::{ProbeConfig, ProbeKind};
 use crate::sounding::{Reason, VoidReason};
-use crate::track::{Tracked, View};
+use crate::track::{ProbeStatsView, TrackedProbe};
 use crate::units::{ErrorRate, Moment, ProbeId};
-use crate::window::{Quantile, Span};
+use crate::window::{LongWindow, Quantile};
 
 /// A probe on the page. Make it anew when the probe's settings change; it is cheap.
 #[derive(Debug, Clone)]
-pub struct Series {
+pub struct ProbeSeries {
     /// `namespace="…",release="…",probe="…"`, or `dependency="…"`, escaped.
     labels: Box<str>,
     possible: ReasonSet,
-    probe: Arc<Probe>,
-    tracked: Arc<Tracked>,
+    probe: Arc<ProbeConfig>,
+    tracked: Arc<TrackedProbe>,
 }
 
-impl Series {
+impl ProbeSeries {
     /// The series of a probe, with its label block rendered.
-    pub fn new(tracked: Arc<Tracked>) -> Self {
+    pub fn new(tracked: Arc<TrackedProbe>) -> Self {
         let probe = tracked.probe();
         Self {
             labels: label_block(&probe.id),
@@ -45,7 +45,7 @@ impl Series {
     }
 
     /// The probe and what is remembered of it.
-    pub const fn tracked(&self) -> &Arc<Tracked> {
+    pub const fn tracked(&self) -> &Arc<TrackedProbe> {
         &self.tracked
     }
 }
@@ -71,14 +71,14 @@ fn label_block(id: &ProbeId) -> Box<str> {
 /// series by their labels. `now` is the end of all windows.
 pub fn write_page(
     metrics: &Metrics,
-    series: &[Series],
+    series: &[ProbeSeries],
     now: Moment,
-    format: Format,
+    format: MetricsFormat,
     out: &mut Vec<u8>,
 ) {
-    let mut rows: Vec<Row> = series
+    let mut rows: Vec<ProbeRow> = series
         .iter()
-        .map(|series| Row {
+        .map(|series| ProbeRow {
             series,
             view: series.tracked.lock().view(now),
         })
@@ -86,9 +86,9 @@ pub fn write_page(
     if !rows.is_sorted_by_key(|row| &row.series.labels) {
         rows.sort_by_key(|row| &row.series.labels);
     }
-    out.reserve(ROOM_OWN + rows.iter().map(Row::room).sum::<usize>());
+    out.reserve(ROOM_OWN + rows.iter().map(ProbeRow::room).sum::<usize>());
 
-    let mut text = Text::new(out, format);
+    let mut text = MetricsText::new(out, format);
     for family in metrics.gather() {
         text.gathered(&family);
     }
@@ -106,12 +106,12 @@ pub fn write_page(
 const ROOM_OWN: usize = 16 * 1024;
 
 /// What is known of one probe at this moment.
-struct Row<'a> {
-    series: &'a Series,
-    view: View,
+struct ProbeRow<'a> {
+    series: &'a ProbeSeries,
+    view: ProbeStatsView,
 }
 
-impl Row<'_> {
+impl ProbeRow<'_> {
     fn labels(&self) -> &str {
         &self.series.labels
     }
@@ -123,9 +123,13 @@ impl Row<'_> {
     }
 }
 
-fn counters(text: &mut Text, rows: &[Row]) {
+fn counters(text: &mut MetricsText, rows: &[ProbeRow]) {
     let name = "leadsman_probes_total";
-    text.family(name, Kind::Counter, "Soundings taken, by their result.");
+    text.family(
+        name,
+        FamilyKind::Counter,
+        "Soundings taken, by their result.",
+    );
     for row in rows {
         let totals = &row.view.totals;
         for (result, count) in [
@@ -138,7 +142,7 @@ fn counters(text: &mut Text, rows: &[Row]) {
     }
 
     let name = "leadsman_probe_failures_total";
-    text.family(name, Kind::Counter, "Bad soundings, by the reason.");
+    text.family(name, FamilyKind::Counter, "Bad soundings, by the reason.");
     for row in rows {
         for (reason, &count) in Reason::ALL.iter().zip(&row.view.totals.bad) {
             if count > 0 || row.series.possible.contains(*reason) {
@@ -150,7 +154,7 @@ fn counters(text: &mut Text, rows: &[Row]) {
     let name = "leadsman_probe_void_total";
     text.family(
         name,
-        Kind::Counter,
+        FamilyKind::Counter,
         "Soundings that say nothing about the target because of trouble of our own, by the reason.",
     );
     for row in rows {
@@ -162,7 +166,7 @@ fn counters(text: &mut Text, rows: &[Row]) {
     let name = "leadsman_probe_missed_total";
     text.family(
         name,
-        Kind::Counter,
+        FamilyKind::Counter,
         "Soundings that were due and could not start.",
     );
     for row in rows {
@@ -170,10 +174,10 @@ fn counters(text: &mut Text, rows: &[Row]) {
     }
 }
 
-fn latencies(text: &mut Text, rows: &[Row]) {
+fn latencies(text: &mut MetricsText, rows: &[ProbeRow]) {
     text.family(
         "leadsman_probe_duration_seconds",
-        Kind::Histogram,
+        FamilyKind::Histogram,
         "Latency of good and bad soundings, from the due time.",
     );
     for row in rows {
@@ -193,11 +197,11 @@ fn latencies(text: &mut Text, rows: &[Row]) {
 /// The value of the `quantile` label, in the order of [`Quantile::ALL`].
 const QUANTILES: [&str; Quantile::ALL.len()] = ["0.5", "0.9", "0.95", "0.99", "0.999"];
 
-fn windows(text: &mut Text, rows: &[Row]) {
+fn windows(text: &mut MetricsText, rows: &[ProbeRow]) {
     let name = "leadsman_probe_window_duration_seconds";
     text.family(
         name,
-        Kind::Summary,
+        FamilyKind::Summary,
         "Latency of good and bad soundings: quantiles over the window where there are enough, sum and count over all.",
     );
     for row in rows {
@@ -216,7 +220,7 @@ fn windows(text: &mut Text, rows: &[Row]) {
     let name = "leadsman_probe_window_soundings";
     text.family(
         name,
-        Kind::Gauge,
+        FamilyKind::Gauge,
         "Good and bad soundings in the window, behind its quantiles and its error ratio.",
     );
     for row in rows {
@@ -227,7 +231,7 @@ fn windows(text: &mut Text, rows: &[Row]) {
     let name = "leadsman_probe_window_error_ratio";
     text.family(
         name,
-        Kind::Gauge,
+        FamilyKind::Gauge,
         "Share of bad soundings among good and bad ones in the window; absent without any.",
     );
     for row in rows {
@@ -237,11 +241,11 @@ fn windows(text: &mut Text, rows: &[Row]) {
     let name = "leadsman_probe_error_ratio";
     text.family(
         name,
-        Kind::Gauge,
+        FamilyKind::Gauge,
         "Share of bad soundings among good and bad ones over a longer time; absent without any.",
     );
     for row in rows {
-        for (span, tally) in Span::ALL.iter().zip(&row.view.spans) {
+        for (span, tally) in LongWindow::ALL.iter().zip(&row.view.spans) {
             let window = Some(("window", span.as_str()));
             ratio(text, name, row, window, tally.error_rate());
         }
@@ -249,9 +253,9 @@ fn windows(text: &mut Text, rows: &[Row]) {
 }
 
 fn ratio(
-    text: &mut Text,
+    text: &mut MetricsText,
     name: &str,
-    row: &Row,
+    row: &ProbeRow,
     further: Option<(&str, &str)>,
     rate: Option<ErrorRate>,
 ) {
@@ -260,11 +264,11 @@ fn ratio(
     }
 }
 
-fn last_soundings(text: &mut Text, rows: &[Row]) {
+fn last_soundings(text: &mut MetricsText, rows: &[ProbeRow]) {
     let name = "leadsman_probe_success";
     text.family(
         name,
-        Kind::Gauge,
+        FamilyKind::Gauge,
         "Whether the last sounding that was not void was good; absent while that is not known: before the first, and \
          after three intervals (at least 10 s) and a timeout without another one.",
     );
@@ -279,7 +283,7 @@ fn last_soundings(text: &mut Text, rows: &[Row]) {
     let name = "leadsman_probe_last_success_timestamp_seconds";
     text.family(
         name,
-        Kind::Gauge,
+        FamilyKind::Gauge,
         "When the last good sounding ended, in seconds since 1970; absent before the first.",
     );
     for row in rows {
@@ -294,7 +298,7 @@ fn last_soundings(text: &mut Text, rows: &[Row]) {
     let name = "leadsman_probe_phase_duration_seconds";
     text.family(
         name,
-        Kind::Gauge,
+        FamilyKind::Gauge,
         "Where the time of the last sounding that was not void went; absent while leadsman_probe_success is.",
     );
     for (row, evidence) in evidence() {
@@ -306,11 +310,11 @@ fn last_soundings(text: &mut Text, rows: &[Row]) {
     let name = "leadsman_probe_http_status_code";
     text.family(
         name,
-        Kind::Gauge,
+        FamilyKind::Gauge,
         "HTTP status of the last sounding that was not void, 0 if none came; absent while leadsman_probe_success is.",
     );
     for (row, evidence) in evidence() {
-        if matches!(row.series.probe.question, Question::Http(_)) {
+        if matches!(row.series.probe.question, ProbeKind::Http(_)) {
             let status = evidence.status.unwrap_or(0);
             text.whole(name, row.labels(), None, u64::from(status));
         }
@@ -319,7 +323,7 @@ fn last_soundings(text: &mut Text, rows: &[Row]) {
     let name = "leadsman_probe_certificate_expiry_timestamp_seconds";
     text.family(
         name,
-        Kind::Gauge,
+        FamilyKind::Gauge,
         "Earliest end of validity in the chain of certificates last seen, in seconds since 1970.",
     );
     for row in rows {
@@ -329,15 +333,15 @@ fn last_soundings(text: &mut Text, rows: &[Row]) {
     }
 }
 
-fn settings(text: &mut Text, rows: &[Row]) {
+fn settings(text: &mut MetricsText, rows: &[ProbeRow]) {
     let name = "leadsman_probe_interval_seconds";
-    text.family(name, Kind::Gauge, "From one due time to the next.");
+    text.family(name, FamilyKind::Gauge, "From one due time to the next.");
     for row in rows {
         text.seconds(name, row.labels(), None, row.series.probe.interval);
     }
 
     let name = "leadsman_probe_timeout_seconds";
-    text.family(name, Kind::Gauge, "How long one sounding may take.");
+    text.family(name, FamilyKind::Gauge, "How long one sounding may take.");
     for row in rows {
         text.seconds(name, row.labels(), None, row.series.probe.timeout);
     }

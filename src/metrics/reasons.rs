@@ -1,7 +1,9 @@
 //! Which reasons for a bad sounding a probe can have, so that its counters are there before the first failure and no
 //! series stands for what cannot happen.
 
-use crate::config::settings::{HttpOffer, HttpQuestion, Probe, Question, TcpQuestion, TcpStep};
+use crate::config::settings::{
+    HttpProbeConfig, HttpVersions, ProbeConfig, ProbeKind, TcpProbeConfig, TcpStep,
+};
 use crate::config::target::Target;
 use crate::sounding::Reason;
 
@@ -23,7 +25,7 @@ impl ReasonSet {
 }
 
 /// The reasons that this probe can fail for, as far as its settings tell.
-pub fn possible_reasons(probe: &Probe) -> ReasonSet {
+pub fn possible_reasons(probe: &ProbeConfig) -> ReasonSet {
     let mut set = ReasonSet::default();
     for reason in [
         Reason::Resolve,
@@ -39,13 +41,13 @@ pub fn possible_reasons(probe: &Probe) -> ReasonSet {
         set.add(reason, true);
     }
     match &probe.question {
-        Question::Http(http) => of_http(&mut set, http, probe.target.is_https()),
-        Question::Tcp(tcp) => of_tcp(&mut set, tcp),
+        ProbeKind::Http(http) => of_http(&mut set, http, probe.target.is_https()),
+        ProbeKind::Tcp(tcp) => of_tcp(&mut set, tcp),
     }
     set
 }
 
-fn of_http(set: &mut ReasonSet, http: &HttpQuestion, https: bool) {
+fn of_http(set: &mut ReasonSet, http: &HttpProbeConfig, https: bool) {
     let expect = &http.expect;
     // A redirect may lead from a plain target to one with TLS.
     let redirects = http.redirects.max > 0;
@@ -57,7 +59,9 @@ fn of_http(set: &mut ReasonSet, http: &HttpQuestion, https: bool) {
     set.add(Reason::Status, true);
     set.add(
         Reason::Version,
-        !expect.http_versions.is_empty() || expect.tls.is_some() || http.http == HttpOffer::Http2,
+        !expect.http_versions.is_empty()
+            || expect.tls.is_some()
+            || http.http == HttpVersions::Http2,
     );
     set.add(Reason::Json, !expect.json.is_empty());
     set.add(Reason::Body, body);
@@ -70,7 +74,7 @@ fn of_http(set: &mut ReasonSet, http: &HttpQuestion, https: bool) {
     set.add(Reason::Redirect, redirects);
 }
 
-fn of_tcp(set: &mut ReasonSet, tcp: &TcpQuestion) {
+fn of_tcp(set: &mut ReasonSet, tcp: &TcpProbeConfig) {
     let start_tls = |step: &TcpStep| matches!(step, TcpStep::StartTls);
     let tls_used = tcp.tls || tcp.dialogue.iter().any(start_tls);
     set.add(Reason::Tls, tls_used);

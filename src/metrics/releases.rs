@@ -61,7 +61,7 @@ const RELEASE: [&str; 2] = ["namespace", "release"];
 
 /// Where a guarded release stands.
 #[derive(Debug, Clone, Copy)]
-pub struct Standing<'a> {
+pub struct ReleaseGauges<'a> {
     /// The namespace of the release.
     pub namespace: &'a str,
     /// Its name.
@@ -80,7 +80,7 @@ pub struct Standing<'a> {
 
 /// What is known of the objects around a release.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Seen {
+pub struct ObjectGauges {
     /// Revisions whose records cannot be read.
     pub unreadable: i64,
     /// Whether nothing new is known at the moment.
@@ -91,7 +91,7 @@ pub struct Seen {
 
 /// The series of guarded releases.
 #[derive(Debug)]
-pub struct Releases {
+pub struct ReleaseMetrics {
     mode: IntGaugeVec,
     phase: IntGaugeVec,
     revision: IntGaugeVec,
@@ -111,7 +111,7 @@ pub struct Releases {
     state_failures: IntCounter,
 }
 
-impl Releases {
+impl ReleaseMetrics {
     pub(super) fn new(registry: &Registry) -> Result<Self> {
         let of_release = |name: &str, help: &str| {
             IntGaugeVec::new(Opts::new(name, help), &RELEASE)
@@ -247,7 +247,7 @@ impl Releases {
     }
 
     /// Says where a release stands.
-    pub fn stands(&self, standing: &Standing<'_>) {
+    pub fn stands(&self, standing: &ReleaseGauges<'_>) {
         let labels = [standing.namespace, standing.release];
         for phase in PHASES {
             let is_here = i64::from(phase == standing.phase);
@@ -325,7 +325,7 @@ impl Releases {
     }
 
     /// Says what is known of the objects around a release.
-    pub fn sees(&self, namespace: &str, release: &str, seen: &Seen) {
+    pub fn sees(&self, namespace: &str, release: &str, seen: &ObjectGauges) {
         let labels = [namespace, release];
         self.unreadable
             .with_label_values(&labels)
@@ -406,7 +406,7 @@ mod tests {
     #[test]
     fn one_reason_holds_whatever_it_is_called_and_it_goes_with_the_release() {
         let registry = Registry::new();
-        let releases = Releases::new(&registry).unwrap();
+        let releases = ReleaseMetrics::new(&registry).unwrap();
         let reasons = || {
             let page = TextEncoder::new()
                 .encode_to_string(&registry.gather())
@@ -426,7 +426,7 @@ mod tests {
     #[test]
     fn one_mode_is_in_force_the_others_are_not_and_all_go_with_the_release() {
         let registry = Registry::new();
-        let releases = Releases::new(&registry).unwrap();
+        let releases = ReleaseMetrics::new(&registry).unwrap();
         let modes = || {
             let page = TextEncoder::new()
                 .encode_to_string(&registry.gather())

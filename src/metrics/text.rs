@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use prometheus::proto::{LabelPair, Metric, MetricFamily, MetricType};
 
-use super::Format;
+use super::MetricsFormat;
 
 /// The kind of a family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum FamilyKind {
     Counter,
     Gauge,
     Histogram,
@@ -19,27 +19,27 @@ pub(super) enum Kind {
 
 /// Appends to a page in one of the formats.
 #[derive(Debug)]
-pub(super) struct Text<'a> {
+pub(super) struct MetricsText<'a> {
     out: &'a mut Vec<u8>,
-    format: Format,
+    format: MetricsFormat,
 }
 
-impl<'a> Text<'a> {
-    pub(super) const fn new(out: &'a mut Vec<u8>, format: Format) -> Self {
+impl<'a> MetricsText<'a> {
+    pub(super) const fn new(out: &'a mut Vec<u8>, format: MetricsFormat) -> Self {
         Self { out, format }
     }
 
     /// Starts a family. The name of a counter ends in `_total`, which OpenMetrics leaves out here.
-    pub(super) fn family(&mut self, name: &str, kind: Kind, help: &str) {
-        let open = self.format == Format::OpenMetrics;
+    pub(super) fn family(&mut self, name: &str, kind: FamilyKind, help: &str) {
+        let open = self.format == MetricsFormat::OpenMetrics;
         let (name, kind) = match kind {
-            Kind::Counter if open => (name.strip_suffix("_total").unwrap_or(name), "counter"),
-            Kind::Counter => (name, "counter"),
-            Kind::Gauge => (name, "gauge"),
-            Kind::Histogram => (name, "histogram"),
-            Kind::Summary => (name, "summary"),
-            Kind::Untyped if open => (name, "unknown"),
-            Kind::Untyped => (name, "untyped"),
+            FamilyKind::Counter if open => (name.strip_suffix("_total").unwrap_or(name), "counter"),
+            FamilyKind::Counter => (name, "counter"),
+            FamilyKind::Gauge => (name, "gauge"),
+            FamilyKind::Histogram => (name, "histogram"),
+            FamilyKind::Summary => (name, "summary"),
+            FamilyKind::Untyped if open => (name, "unknown"),
+            FamilyKind::Untyped => (name, "untyped"),
         };
         self.puts(&["# HELP ", name, " "]);
         // The Prometheus format leaves quotes in a help text as they are.
@@ -112,7 +112,7 @@ impl<'a> Text<'a> {
     pub(super) fn bucket(&mut self, name: &str, labels: &str, edge: Option<Duration>, value: u64) {
         self.puts(&[name, "{", labels, ",le=\""]);
         match edge {
-            Some(edge) => put_seconds(self.out, edge, self.format == Format::OpenMetrics),
+            Some(edge) => put_seconds(self.out, edge, self.format == MetricsFormat::OpenMetrics),
             None => self.puts(&["+Inf"]),
         }
         self.puts(&["\"} "]);
@@ -124,21 +124,21 @@ impl<'a> Text<'a> {
     pub(super) fn gathered(&mut self, family: &MetricFamily) {
         let name = family.name();
         let kind = match family.get_field_type() {
-            MetricType::COUNTER => Kind::Counter,
-            MetricType::GAUGE => Kind::Gauge,
-            MetricType::HISTOGRAM => Kind::Histogram,
-            MetricType::SUMMARY => Kind::Summary,
-            MetricType::UNTYPED => Kind::Untyped,
+            MetricType::COUNTER => FamilyKind::Counter,
+            MetricType::GAUGE => FamilyKind::Gauge,
+            MetricType::HISTOGRAM => FamilyKind::Histogram,
+            MetricType::SUMMARY => FamilyKind::Summary,
+            MetricType::UNTYPED => FamilyKind::Untyped,
         };
         self.family(name, kind, family.help());
         for metric in family.get_metric() {
             let labels = metric.get_label();
             match kind {
-                Kind::Counter => self.value(name, labels, metric.get_counter().get_value()),
-                Kind::Gauge => self.value(name, labels, metric.get_gauge().get_value()),
-                Kind::Histogram => self.histogram(name, metric),
+                FamilyKind::Counter => self.value(name, labels, metric.get_counter().get_value()),
+                FamilyKind::Gauge => self.value(name, labels, metric.get_gauge().get_value()),
+                FamilyKind::Histogram => self.histogram(name, metric),
                 // The registry holds none of these.
-                Kind::Summary | Kind::Untyped => {}
+                FamilyKind::Summary | FamilyKind::Untyped => {}
             }
         }
     }
@@ -179,7 +179,7 @@ impl<'a> Text<'a> {
         }
         if let Some(edge) = edge {
             self.puts(&[between, "le=\""]);
-            put_float(self.out, edge, self.format == Format::OpenMetrics);
+            put_float(self.out, edge, self.format == MetricsFormat::OpenMetrics);
             self.puts(&["\""]);
             between = ",";
         }
@@ -188,7 +188,7 @@ impl<'a> Text<'a> {
 
     /// Ends the page.
     pub(super) fn end(&mut self) {
-        if self.format == Format::OpenMetrics {
+        if self.format == MetricsFormat::OpenMetrics {
             self.puts(&["# EOF\n"]);
         }
     }

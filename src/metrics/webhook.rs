@@ -6,7 +6,7 @@ use super::own::add;
 
 /// What became of an alert that we were told of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Action {
+pub enum WebhookAction {
     /// A release was told.
     Accepted,
     /// It was known already.
@@ -17,7 +17,7 @@ pub enum Action {
     Rejected,
 }
 
-impl Action {
+impl WebhookAction {
     const ALL: [Self; 4] = [
         Self::Accepted,
         Self::Duplicate,
@@ -44,7 +44,7 @@ const CODES: [&str; 8] = ["202", "400", "401", "403", "408", "413", "500", "503"
 
 /// The series of the webhook.
 #[derive(Debug)]
-pub struct Webhook {
+pub struct WebhookMetrics {
     requests: IntCounterVec,
     alerts: IntCounterVec,
     truncated: IntCounter,
@@ -53,15 +53,15 @@ pub struct Webhook {
 
 /// An alert that waits for its release; it counts as one as long as this is there.
 #[derive(Debug)]
-pub struct Waits(IntGauge);
+pub struct WaitingAlert(IntGauge);
 
-impl Drop for Waits {
+impl Drop for WaitingAlert {
     fn drop(&mut self) {
         self.0.dec();
     }
 }
 
-impl Webhook {
+impl WebhookMetrics {
     pub(super) fn new(registry: &Registry) -> Result<Self> {
         let counters = |name: &str, help: &str, label: &str| {
             IntCounterVec::new(Opts::new(name, help), &[label])
@@ -104,7 +104,7 @@ impl Webhook {
         for code in CODES {
             webhook.requests.with_label_values(&[code]);
         }
-        for action in Action::ALL {
+        for action in WebhookAction::ALL {
             webhook.alerts.with_label_values(&[action.as_str()]);
         }
         Ok(webhook)
@@ -120,16 +120,16 @@ impl Webhook {
     }
 
     /// Alerts came to this.
-    pub fn alerts(&self, action: Action, count: u64) {
+    pub fn alerts(&self, action: WebhookAction, count: u64) {
         self.alerts
             .with_label_values(&[action.as_str()])
             .inc_by(count);
     }
 
     /// An alert waits for its release from now on.
-    pub fn waits(&self) -> Waits {
+    pub fn waits(&self) -> WaitingAlert {
         self.waiting.inc();
-        Waits(self.waiting.clone())
+        WaitingAlert(self.waiting.clone())
     }
 
     /// Alerts were left out by Alertmanager.

@@ -14,14 +14,14 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use super::failing::Failing;
-use super::listed::{Listed, number};
-use super::wire::{Style, Wire};
+use super::failing::FailureLog;
+use super::listed::{AlertListReader, number};
+use super::wire::{AlertPayload, AlertStyle};
 use crate::alert::LabelSet;
 use crate::alert::MAX_ALERTS;
-use crate::config::settings::Alertmanagers;
+use crate::config::settings::AlertmanagerConfig;
 use crate::outgoing::{authorized, cause, client, excerpt};
-use crate::permit::{NotDone, Permit};
+use crate::permit::{Permit, PermitError};
 
 /// Alerts that wait for one Alertmanager: all that can live.
 pub const CAPACITY: usize = MAX_ALERTS;
@@ -48,7 +48,7 @@ const READ_BACK: (Duration, u32) = (Duration::from_secs(2), 5);
 const MAX_ADDRESSES: usize = 32;
 
 /// Takes the numbers of all Alertmanagers; `to` is their URL.
-pub trait Meter: Send + Sync {
+pub trait AlertmanagerObserver: Send + Sync {
     /// There is one.
     fn appears(&self, to: &str);
     /// It is gone.
@@ -83,14 +83,14 @@ pub async fn addresses(url: &Url) -> Result<Vec<SocketAddr>, String> {
 }
 
 #[derive(Default)]
-struct Queue {
+struct AlertQueue {
     order: VecDeque<LabelSet>,
-    newest: HashMap<LabelSet, Arc<Wire>>,
+    newest: HashMap<LabelSet, Arc<AlertPayload>>,
 }
 
-impl Queue {
+impl AlertQueue {
     /// Adds an alert, or brings it up to date where it waits; returns how many were dropped.
-    fn offer(&mut self, wire: &Arc<Wire>) -> usize {
+    fn offer(&mut self, wire: &Arc<AlertPayload>) -> usize {
         if let Some(waiting) = self.newest.get_mut(&wire.labels) {
             *waiting = Arc::clone(wire);
             return 0;
@@ -106,7 +106,7 @@ impl Queue {
         1
     }
 
-    fn take(&mut self) -> Vec<Arc<Wire>> {
+    fn take(&mut self) -> Vec<Arc<AlertPayload>> {
         let count = self.order.len().min(BATCH);
         let taken = self.order.drain(..count);
         taken
@@ -116,7 +116,7 @@ impl Queue {
 
     /// Puts a batch back that did not arrive; what has become newer meanwhile stays newer. Returns how many found no
     /// room: they are the oldest.
-    fn put_back(&mut self, batch: Vec<Arc<Wire>>) -> usize {
+    fn put_back(&mut self, batch: Vec<Arc<AlertPayload>>) -> usize {
         let mut dropped = 0;
         for wire in batch.into_iter().rev() {
             if self.newest.contains_key(&wire.labels) {
@@ -135,7 +135,7 @@ impl Queue {
 
 /// What Alertmanager has of ours.
 #[derive(Default)]
-struct Known {
+struct SentAlerts {
     /// Firing alerts that were sent.
     sent: HashSet<LabelSet>,
     /// Those of them that it says it has.
@@ -145,43 +145,43 @@ struct Known {
 }
 
 /// One Alertmanager at one address.
-pub struct Peer {
+pub struct AlertmanagerPeer {
     name: String,
     url: Url,
     address: SocketAddr,
-    settings: Arc<Alertmanagers>,
-    style: Arc<Style>,
-    meter: Arc<dyn Meter>,
-    queue: Mutex<Queue>,
+    settings: Arc<AlertmanagerConfig>,
+    style: Arc<AlertStyle>,
+    meter: Arc<dyn AlertmanagerObserver>,
+    queue: Mutex<AlertQueue>,
     has_work: Notify,
-    known: Mutex<Known>,
+    known: Mutex<SentAlerts>,
     has_sent: Notify,
-    failing: Failing,
+    failing: FailureLog,
     permit: Permit,
 }
 
 /// However it ends, its series go.
-impl Drop for Peer {
+impl Drop for AlertmanagerPeer {
     fn drop(&mut self) {
         self.meter.is_gone(&self.name);
     }
 }
 
-enum Failure {
+enum AlertmanagerError {
     /// Another attempt may help.
     Passing(String),
     /// Sending the same again would be refused again.
     Lasting(String),
 }
 
-impl Peer {
+impl AlertmanagerPeer {
     /// The Alertmanager of `url` at one of its addresses. Nothing is sent before [`Self::run`], nor without the permit.
     pub fn new(
         url: &Url,
         address: SocketAddr,
-        settings: Arc<Alertmanagers>,
-        style: Arc<Style>,
-        meter: Arc<dyn Meter>,
+        settings: Arc<AlertmanagerConfig>,
+        style: Arc<AlertStyle>,
+        meter: Arc<dyn AlertmanagerObserver>,
         permit: Permit,
     ) -> Arc<Self> {
         let mut url = url.clone();
@@ -204,7 +204,7 @@ impl Peer {
             has_work: Notify::new(),
             known: Mutex::default(),
             has_sent: Notify::new(),
-            failing: Failing::default(),
+            failing: FailureLog::default(),
             permit,
         };
         peer.meter.appears(&peer.name);
@@ -237,7 +237,7 @@ impl Peer {
     }
 
     /// Puts alerts into its queue. Never waits.
-    pub fn offer(&self, alerts: &[Arc<Wire>]) {
+    pub fn offer(&self, alerts: &[Arc<AlertPayload>]) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         let dropped: usize = alerts.iter().map(|wire| queue.offer(wire)).sum();
         let waiting = queue.order.len();
@@ -301,7 +301,7 @@ impl Peer {
             .is_empty()
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+    fn known(&self) -> std::sync::MutexGuard<'_, SentAlerts> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -318,9 +318,11 @@ impl Peer {
             .bound(self.settings.timeout, self.post(http, &batch));
         let outcome = match posted.await {
             Ok(outcome) => outcome,
-            Err(NotDone::TimedOut) => Err(Failure::Passing("no answer in time".into())),
+            Err(PermitError::TimedOut) => {
+                Err(AlertmanagerError::Passing("no answer in time".into()))
+            }
             // The replica that holds the permit now sends the same.
-            Err(NotDone::NotHeld) => {
+            Err(PermitError::NotHeld) => {
                 let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
                 queue.put_back(batch);
                 return false;
@@ -336,10 +338,10 @@ impl Peer {
                 self.meter.failed(&self.name, batch.len());
                 // Certificates may be others by now.
                 *http = None;
-                let (Failure::Passing(why) | Failure::Lasting(why)) = &failure;
+                let (AlertmanagerError::Passing(why) | AlertmanagerError::Lasting(why)) = &failure;
                 self.failing.fails(&self.name, why);
                 match failure {
-                    Failure::Passing(_) => {
+                    AlertmanagerError::Passing(_) => {
                         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
                         let dropped = queue.put_back(batch);
                         drop(queue);
@@ -348,7 +350,7 @@ impl Peer {
                         }
                         false
                     }
-                    Failure::Lasting(_) => {
+                    AlertmanagerError::Lasting(_) => {
                         self.meter.dropped(&self.name, batch.len());
                         true
                     }
@@ -365,7 +367,7 @@ impl Peer {
         good
     }
 
-    fn arrived(&self, batch: &[Arc<Wire>]) {
+    fn arrived(&self, batch: &[Arc<AlertPayload>]) {
         self.failing.works(&self.name);
         let mut known = self.known();
         let mut is_new = false;
@@ -386,10 +388,14 @@ impl Peer {
         }
     }
 
-    async fn post(&self, http: &mut Option<Client>, batch: &[Arc<Wire>]) -> Result<(), Failure> {
+    async fn post(
+        &self,
+        http: &mut Option<Client>,
+        batch: &[Arc<AlertPayload>],
+    ) -> Result<(), AlertmanagerError> {
         let client = match http {
             Some(client) => client,
-            None => http.insert(self.client().map_err(Failure::Passing)?),
+            None => http.insert(self.client().map_err(AlertmanagerError::Passing)?),
         };
         let body = self.style.body(batch.iter().map(AsRef::as_ref));
         let timeout = if batch.iter().any(|wire| wire.is_of_revision()) {
@@ -402,11 +408,12 @@ impl Peer {
             .timeout(timeout)
             .header(reqwest::header::CONTENT_TYPE, "application/json")
             .body(body);
-        let request = authorized(request, self.settings.auth.as_ref()).map_err(Failure::Passing)?;
+        let request =
+            authorized(request, self.settings.auth.as_ref()).map_err(AlertmanagerError::Passing)?;
         let response = request
             .send()
             .await
-            .map_err(|error| Failure::Passing(cause(&error)))?;
+            .map_err(|error| AlertmanagerError::Passing(cause(&error)))?;
         let status = response.status();
         if status.is_success() {
             return Ok(());
@@ -420,9 +427,9 @@ impl Peer {
             StatusCode::UNPROCESSABLE_ENTITY,
         ];
         Err(if lasting.contains(&status) {
-            Failure::Lasting(why)
+            AlertmanagerError::Lasting(why)
         } else {
-            Failure::Passing(why)
+            AlertmanagerError::Passing(why)
         })
     }
 
@@ -489,7 +496,7 @@ impl Peer {
         if !response.status().is_success() {
             return Err(response.status().to_string());
         }
-        let mut listed = Listed::default();
+        let mut listed = AlertListReader::default();
         let mut length = 0;
         while let Some(bytes) = response.chunk().await.map_err(|error| cause(&error))? {
             length += bytes.len();

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 /// What is known of a receiver.
 #[derive(Debug, Default)]
-enum State {
+enum ReceiverState {
     /// Nothing was sent to it yet.
     #[default]
     Untried,
@@ -14,38 +14,39 @@ enum State {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Failing(Mutex<State>);
+pub(super) struct FailureLog(Mutex<ReceiverState>);
 
-impl Failing {
+impl FailureLog {
     pub(super) fn since(&self) -> Option<Instant> {
         match *self.state() {
-            State::Fails(since) => Some(since),
-            State::Untried | State::Works => None,
+            ReceiverState::Fails(since) => Some(since),
+            ReceiverState::Untried | ReceiverState::Works => None,
         }
     }
 
     /// Whether anything was sent, so that it is known whether it arrives.
     pub(super) fn is_known(&self) -> bool {
-        !matches!(*self.state(), State::Untried)
+        !matches!(*self.state(), ReceiverState::Untried)
     }
 
     /// Nothing arrives.
     pub(super) fn fails(&self, receiver: &str, why: &str) {
         let mut state = self.state();
-        if !matches!(*state, State::Fails(_)) {
-            *state = State::Fails(Instant::now());
+        if !matches!(*state, ReceiverState::Fails(_)) {
+            *state = ReceiverState::Fails(Instant::now());
             tracing::warn!(receiver, "What is sent does not arrive: {why}");
         }
     }
 
     /// Something arrived.
     pub(super) fn works(&self, receiver: &str) {
-        if let State::Fails(_) = std::mem::replace(&mut *self.state(), State::Works) {
+        if let ReceiverState::Fails(_) = std::mem::replace(&mut *self.state(), ReceiverState::Works)
+        {
             tracing::info!(receiver, "What is sent arrives again");
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ReceiverState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -24,7 +24,7 @@ pub(super) fn number<'a>(labels: impl Iterator<Item = (&'a str, &'a str)>) -> u6
 
 /// Takes a JSON array of alerts apart.
 #[derive(Default)]
-pub(super) struct Listed {
+pub(super) struct AlertListReader {
     depth: u32,
     in_text: bool,
     escaped: bool,
@@ -33,11 +33,11 @@ pub(super) struct Listed {
 }
 
 #[derive(Deserialize)]
-struct Element {
+struct AlertListElement {
     labels: Labels,
 }
 
-impl Listed {
+impl AlertListReader {
     /// Takes the next bytes.
     ///
     /// # Errors
@@ -68,7 +68,7 @@ impl Listed {
             }
             self.element.push(*byte);
             if self.depth == 1 {
-                let element: Element =
+                let element: AlertListElement =
                     serde_json::from_slice(&self.element).map_err(|error| error.to_string())?;
                 let labels = element.labels.iter();
                 let labels = labels.map(|(name, value)| (name.as_str(), value.as_str()));
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str, step: usize) -> Result<HashSet<u64>, String> {
-        let mut listed = Listed::default();
+        let mut listed = AlertListReader::default();
         for part in text.as_bytes().chunks(step) {
             listed.take(part)?;
         }

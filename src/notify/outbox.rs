@@ -12,11 +12,11 @@ use ring::hmac;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::failing::Failing;
+use super::failing::FailureLog;
 use super::message::Message;
-use crate::config::settings::{MessageForm, Receiver};
+use crate::config::settings::{MessageFormat, ReceiverConfig};
 use crate::outgoing::{authorized, cause, client, excerpt, reveal};
-use crate::permit::{NotDone, Permit};
+use crate::permit::{Permit, PermitError};
 
 /// Messages that wait for one receiver. There are a few in a day.
 const CAPACITY: usize = 256;
@@ -42,7 +42,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 
 /// What became of messages, for the metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum MessageFate {
     /// The receiver took it.
     Sent,
     /// It did not arrive, and is tried again.
@@ -52,33 +52,33 @@ pub enum Fate {
 }
 
 /// Takes the numbers of a receiver.
-pub type Count = Arc<dyn Fn(Fate) + Send + Sync>;
+pub type MessageObserver = Arc<dyn Fn(MessageFate) + Send + Sync>;
 
 /// A receiver, and what waits for it.
-pub struct Outbox {
-    receiver: Receiver,
+pub struct DeliveryQueue {
+    receiver: ReceiverConfig,
     queue: Mutex<VecDeque<Message>>,
     has_work: Notify,
     rate: DefaultDirectRateLimiter,
-    count: Count,
-    failing: Failing,
+    count: MessageObserver,
+    failing: FailureLog,
     clock: fn() -> f64,
     permit: Permit,
     /// Another one goes on with what waits.
     is_handed_over: AtomicBool,
 }
 
-enum Failure {
+enum DeliveryError {
     Passing(String, Option<Duration>),
     Lasting(String),
 }
 
-impl Outbox {
+impl DeliveryQueue {
     /// Nothing is sent before [`Self::run`], nor without the permit. `clock` gives the seconds since 1970.
     pub fn new(
-        receiver: Receiver,
+        receiver: ReceiverConfig,
         waiting: Vec<Message>,
-        count: Count,
+        count: MessageObserver,
         clock: fn() -> f64,
         permit: Permit,
     ) -> Arc<Self> {
@@ -88,7 +88,7 @@ impl Outbox {
             has_work: Notify::new(),
             rate: RateLimiter::direct(Quota::per_second(RATE).allow_burst(BURST)),
             count,
-            failing: Failing::default(),
+            failing: FailureLog::default(),
             clock,
             permit,
             is_handed_over: AtomicBool::new(false),
@@ -96,7 +96,7 @@ impl Outbox {
     }
 
     /// Who it is, as it was configured.
-    pub const fn receiver(&self) -> &Receiver {
+    pub const fn receiver(&self) -> &ReceiverConfig {
         &self.receiver
     }
 
@@ -121,7 +121,7 @@ impl Outbox {
         let mut older = std::mem::take(&mut *ended.queue());
         let too_many = (older.len() + queue.len()).saturating_sub(CAPACITY);
         for _ in older.drain(..too_many.min(older.len())) {
-            (self.count)(Fate::Dropped);
+            (self.count)(MessageFate::Dropped);
         }
         older.append(&mut queue);
         *queue = older;
@@ -139,7 +139,7 @@ impl Outbox {
         let mut queue = self.queue();
         if queue.len() >= CAPACITY {
             queue.pop_front();
-            (self.count)(Fate::Dropped);
+            (self.count)(MessageFate::Dropped);
         }
         queue.push_back(message);
         drop(queue);
@@ -178,7 +178,7 @@ impl Outbox {
                 continue;
             };
             if (self.clock)() - message.at > MAX_AGE {
-                self.gone(&message, Fate::Dropped);
+                self.gone(&message, MessageFate::Dropped);
                 continue;
             }
             // One that is to be handed over must not wait for its turn first.
@@ -189,26 +189,28 @@ impl Outbox {
             let sent = match self.permit.bound(TIMEOUT, self.send(&message)).await {
                 Ok(sent) => sent,
                 // The replica that holds the permit now sends what waits.
-                Err(NotDone::NotHeld) => return,
-                Err(NotDone::TimedOut) => Err(Failure::Passing("no answer in time".into(), None)),
+                Err(PermitError::NotHeld) => return,
+                Err(PermitError::TimedOut) => {
+                    Err(DeliveryError::Passing("no answer in time".into(), None))
+                }
             };
             match sent {
                 Ok(()) => {
                     pause = BACKOFF.0;
                     self.failing.works(self.receiver.name);
-                    self.gone(&message, Fate::Sent);
+                    self.gone(&message, MessageFate::Sent);
                 }
-                Err(Failure::Lasting(why)) => {
+                Err(DeliveryError::Lasting(why)) => {
                     tracing::error!(
                         receiver = self.receiver.name,
                         message = message.id(),
                         "The message is refused: {why}"
                     );
                     self.failing.fails(self.receiver.name, &why);
-                    self.gone(&message, Fate::Dropped);
+                    self.gone(&message, MessageFate::Dropped);
                 }
-                Err(Failure::Passing(why, asked)) => {
-                    (self.count)(Fate::Failed);
+                Err(DeliveryError::Passing(why, asked)) => {
+                    (self.count)(MessageFate::Failed);
                     self.failing.fails(self.receiver.name, &why);
                     if stop.is_cancelled() {
                         return;
@@ -225,7 +227,7 @@ impl Outbox {
         }
     }
 
-    fn gone(&self, message: &Message, fate: Fate) {
+    fn gone(&self, message: &Message, fate: MessageFate) {
         let mut queue = self.queue();
         // While it was on its way, it may have been dropped for newer ones.
         if queue.front() == Some(message) {
@@ -235,11 +237,11 @@ impl Outbox {
         (self.count)(fate);
     }
 
-    async fn send(&self, message: &Message) -> Result<(), Failure> {
-        let passing = |why: String| Failure::Passing(why, None);
+    async fn send(&self, message: &Message) -> Result<(), DeliveryError> {
+        let passing = |why: String| DeliveryError::Passing(why, None);
         let body = match self.receiver.form {
-            MessageForm::Slack => message.slack(),
-            MessageForm::Json => message.json(),
+            MessageFormat::Slack => message.slack(),
+            MessageFormat::Json => message.json(),
         };
         let body = body.to_string();
         // The address may be a secret; it is read when it is used, and never shown.
@@ -276,9 +278,9 @@ impl Outbox {
         ];
         let passes = status.is_server_error() || status.is_redirection() || ours.contains(&status);
         Err(if passes {
-            Failure::Passing(why, asked)
+            DeliveryError::Passing(why, asked)
         } else {
-            Failure::Lasting(why)
+            DeliveryError::Lasting(why)
         })
     }
 }
@@ -303,8 +305,8 @@ mod tests {
 
     use super::*;
     use crate::clock;
-    use crate::config::settings::{Secret, Tls};
-    use crate::permit::Held;
+    use crate::config::settings::{Secret, TlsConfig};
+    use crate::permit::HeldLease;
 
     #[tokio::test]
     async fn what_is_on_its_way_at_the_stop_is_told_once() {
@@ -319,9 +321,9 @@ mod tests {
             ..Message::default()
         };
         let count = Arc::new(move |fate| {
-            counted.fetch_add(usize::from(fate == Fate::Sent), Ordering::Relaxed);
+            counted.fetch_add(usize::from(fate == MessageFate::Sent), Ordering::Relaxed);
         });
-        let outbox = Outbox::new(receiver, vec![message], count, || 0.0, Permit::always());
+        let outbox = DeliveryQueue::new(receiver, vec![message], count, || 0.0, Permit::always());
         let stop = CancellationToken::new();
         let running = tokio::spawn({
             let (outbox, stop) = (Arc::clone(&outbox), stop.clone());
@@ -348,11 +350,11 @@ mod tests {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
-        let (lease, held) = tokio::sync::watch::channel(Some(Held {
+        let (lease, held) = tokio::sync::watch::channel(Some(HeldLease {
             until: clock::now() + Duration::from_secs(3600),
             fence: 1,
         }));
-        let outbox = Outbox::new(
+        let outbox = DeliveryQueue::new(
             to(url),
             messages(1..3),
             Arc::new(|_| ()),
@@ -376,14 +378,14 @@ mod tests {
     }
 
     /// A receiver at an address.
-    fn to(url: String) -> Receiver {
-        Receiver {
+    fn to(url: String) -> ReceiverConfig {
+        ReceiverConfig {
             name: "webhook",
-            form: MessageForm::Json,
+            form: MessageFormat::Json,
             url: Secret::Value(url),
             auth: None,
             signing_key: None,
-            tls: Tls::default(),
+            tls: TlsConfig::default(),
             kept: false,
         }
     }
@@ -401,7 +403,7 @@ mod tests {
         for status in [401, 403, 404, 410] {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let url = format!("http://{}/", listener.local_addr().unwrap());
-            let outbox = Outbox::new(
+            let outbox = DeliveryQueue::new(
                 to(url),
                 messages(1..2),
                 Arc::new(|_| ()),
@@ -433,11 +435,11 @@ mod tests {
     fn what_is_handed_over_is_older_than_what_came_since() {
         let dropped = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&dropped);
-        let count: Count = Arc::new(move |fate| {
-            counted.fetch_add(usize::from(fate == Fate::Dropped), Ordering::Relaxed);
+        let count: MessageObserver = Arc::new(move |fate| {
+            counted.fetch_add(usize::from(fate == MessageFate::Dropped), Ordering::Relaxed);
         });
-        let new = |count: &Count, waiting| {
-            Outbox::new(
+        let new = |count: &MessageObserver, waiting| {
+            DeliveryQueue::new(
                 to("http://a/".into()),
                 waiting,
                 Arc::clone(count),

@@ -8,15 +8,15 @@ use jiff::Timestamp;
 use serde::Serialize;
 use url::Url;
 
-use crate::alert::Book;
-use crate::alert::Kind;
+use crate::alert::AlertKind;
+use crate::alert::AlertStore;
 use crate::alert::LabelSet;
 use crate::alert::Labels;
 use crate::units::Time;
 
 /// How alerts are written for all Alertmanagers.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Style {
+pub struct AlertStyle {
     /// Labels that are added where an alert has none of that name.
     pub external: Labels,
     /// What links begin with.
@@ -25,12 +25,12 @@ pub struct Style {
 
 /// One alert that is to be sent. It is written when it is: ten thousand texts that wait would take some megabytes.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Wire {
+pub struct AlertPayload {
     /// What tells it from others.
     pub labels: LabelSet,
     /// Whether it has ended.
     pub is_resolved: bool,
-    pub(super) kind: Kind,
+    pub(super) kind: AlertKind,
     pub(super) text: Arc<str>,
     pub(super) fragment: Arc<str>,
     pub(super) since: Time,
@@ -39,7 +39,7 @@ pub struct Wire {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Postable<'a> {
+struct PostableAlert<'a> {
     labels: BTreeMap<&'a str, &'a str>,
     annotations: BTreeMap<&'static str, &'a str>,
     starts_at: String,
@@ -50,10 +50,10 @@ struct Postable<'a> {
 
 /// All alerts of a book that people are told of. A firing one ends four resends from now unless it is sent again, so
 /// that two may be lost.
-pub fn wires(book: &Book, resend: Duration, now: Time) -> Vec<Arc<Wire>> {
+pub fn wires(book: &AlertStore, resend: Duration, now: Time) -> Vec<Arc<AlertPayload>> {
     let told = book.alerts().iter().filter_map(|alert| {
         let (since, ended) = alert.span()?;
-        Some(Arc::new(Wire {
+        Some(Arc::new(AlertPayload {
             labels: alert.labels.clone(),
             is_resolved: ended.is_some(),
             kind: alert.kind,
@@ -66,14 +66,14 @@ pub fn wires(book: &Book, resend: Duration, now: Time) -> Vec<Arc<Wire>> {
     told.collect()
 }
 
-impl Wire {
+impl AlertPayload {
     /// Whether it is about a revision, so that somebody may be waiting for it.
     pub(super) fn is_of_revision(&self) -> bool {
         self.labels.get("revision").is_some()
     }
 }
 
-impl Style {
+impl AlertStyle {
     /// The labels of an alert as Alertmanager gets them. It drops empty ones, so that they would not be found again.
     pub(super) fn labels<'a>(&'a self, own: &'a LabelSet) -> BTreeMap<&'a str, &'a str> {
         let external = self.external.iter().filter(|(_, value)| !value.is_empty());
@@ -82,7 +82,7 @@ impl Style {
     }
 
     /// The JSON of some alerts.
-    pub fn body<'a>(&self, wires: impl IntoIterator<Item = &'a Wire>) -> Vec<u8> {
+    pub fn body<'a>(&self, wires: impl IntoIterator<Item = &'a AlertPayload>) -> Vec<u8> {
         let mut body = vec![b'['];
         for wire in wires {
             let before = body.len();
@@ -97,7 +97,7 @@ impl Style {
         body
     }
 
-    fn write(&self, wire: &Wire, to: &mut Vec<u8>) -> Option<()> {
+    fn write(&self, wire: &AlertPayload, to: &mut Vec<u8>) -> Option<()> {
         let mut annotations = BTreeMap::from([
             ("summary", wire.kind.summary()),
             ("description", &*wire.text),
@@ -119,7 +119,7 @@ impl Style {
         if !runbook.is_empty() {
             annotations.insert("runbook_url", &runbook);
         }
-        let postable = Postable {
+        let postable = PostableAlert {
             labels: self.labels(&wire.labels),
             annotations,
             starts_at: written(wire.since)?,
@@ -145,10 +145,10 @@ mod tests {
     use super::*;
     use crate::alert::Condition;
 
-    fn book(fire: u64, end: Option<u64>) -> Book {
-        let mut book = Book::default();
+    fn book(fire: u64, end: Option<u64>) -> AlertStore {
+        let mut book = AlertStore::default();
         let condition = Condition {
-            kind: Kind::ReleaseRegressed,
+            kind: AlertKind::ReleaseRegressed,
             place: Labels::from([
                 ("namespace".to_owned(), "shop".to_owned()),
                 ("release".to_owned(), "web".to_owned()),
@@ -163,14 +163,14 @@ mod tests {
         book
     }
 
-    fn only(book: &Book, now: u64) -> Value {
+    fn only(book: &AlertStore, now: u64) -> Value {
         let external = Labels::from([
             ("cluster".to_owned(), "a".to_owned()),
             ("empty".to_owned(), String::new()),
             ("release".to_owned(), "not this".to_owned()),
         ]);
         let page = Url::parse("https://leadsman.example.com/base/").unwrap();
-        let style = Style {
+        let style = AlertStyle {
             external,
             page: Some(page),
         };

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use super::fault::Fault;
+use super::fault::ProbeError;
 use crate::config::settings::Compression;
 use crate::sounding::Reason;
 
@@ -34,7 +34,7 @@ pub(super) fn unpack(
     packed: &[u8],
     compression: Compression,
     limit: usize,
-) -> Result<Vec<u8>, Fault> {
+) -> Result<Vec<u8>, ProbeError> {
     let most = limit as u64 + 1;
     let mut plain = Vec::new();
     let read = match compression {
@@ -53,15 +53,15 @@ pub(super) fn unpack(
     }
     match read {
         Ok(_) => Ok(plain),
-        Err(error) => Err(Fault::bad(
+        Err(error) => Err(ProbeError::bad(
             Reason::Protocol,
             format!("the body is not valid {}: {error}", accept(compression)),
         )),
     }
 }
 
-pub(super) fn too_large(limit: usize, how: &str) -> Fault {
-    Fault::bad(
+pub(super) fn too_large(limit: usize, how: &str) -> ProbeError {
+    ProbeError::bad(
         Reason::TooLarge,
         format!("the body is larger {how} than the limit of {limit} bytes"),
     )

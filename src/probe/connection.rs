@@ -20,11 +20,11 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::task::JoinSet;
 
-use super::fault::Fault;
-use super::meter::{Frames, Interim, Meter, Watch};
-use super::stream::Stream;
-use super::trace::Stage;
-use crate::sounding::TlsSeen;
+use super::fault::ProbeError;
+use super::meter::{HeadReader, Http2Frames, InterimHeads, ResponseMeter};
+use super::stream::HttpStream;
+use super::trace::ProbeStage;
+use crate::sounding::TlsInfo;
 
 /// The head of an answer: more bytes or headers than this no health check has.
 const HEAD_LIMIT: usize = 64 * 1024;
@@ -34,72 +34,72 @@ const MAX_HEADERS: usize = 256;
 const MAX_IDLE: usize = 64;
 
 type RequestBytes = Full<Bytes>;
-type Io = TokioIo<Stream>;
+type ConnectionIo = TokioIo<HttpStream>;
 
 /// Scheme is https, host, port.
-pub(super) type Origin = (bool, String, u16);
+pub(super) type ConnectionOrigin = (bool, String, u16);
 
 /// What is known of a connection before HTTP is spoken on it.
-pub(super) struct Facts {
+pub(super) struct ConnectionFacts {
     /// What the TLS handshake showed.
-    pub(super) seen: Option<Arc<TlsSeen>>,
+    pub(super) seen: Option<Arc<TlsInfo>>,
     /// The address at the other end, and the lowest of those that its host has.
     pub(super) ip: Option<IpAddr>,
     pub(super) entrance: Option<IpAddr>,
     /// Whether TLS is spoken.
     pub(super) over_tls: bool,
     /// Of the target that it leads to, where the connection may be kept.
-    pub(super) origin: Option<Origin>,
+    pub(super) origin: Option<ConnectionOrigin>,
 }
 
 /// A connection on which a request can be sent.
-pub(super) struct Connection {
-    sender: Sender,
+pub(super) struct HttpConnection {
+    sender: RequestSender,
     /// `None` once no further request can be sent. With HTTP/2 answers may be under way then.
-    driver: Option<Driver>,
+    driver: Option<ConnectionDriver>,
     /// What HTTP/2 reads the connection with.
-    tasks: Option<EndsTasks>,
-    meter: Arc<Meter>,
-    pub(super) facts: Facts,
+    tasks: Option<AbortTasksOnDrop>,
+    meter: Arc<ResponseMeter>,
+    pub(super) facts: ConnectionFacts,
 }
 
-enum Sender {
+enum RequestSender {
     Http1(http1::SendRequest<RequestBytes>),
     Http2(http2::SendRequest<RequestBytes>),
 }
 
-enum Driver {
-    Http1(Box<http1::Connection<Io, RequestBytes>>),
-    Http2(Pin<Box<http2::Connection<Io, RequestBytes, Tasks>>>),
+enum ConnectionDriver {
+    Http1(Box<http1::Connection<ConnectionIo, RequestBytes>>),
+    Http2(Pin<Box<http2::Connection<ConnectionIo, RequestBytes, ConnectionTasks>>>),
 }
 
-impl Connection {
+impl HttpConnection {
     /// Starts to speak HTTP/1.1 or HTTP/2.
     pub(super) async fn start(
-        mut stream: Stream,
+        mut stream: HttpStream,
         http2: bool,
-        facts: Facts,
-    ) -> Result<Self, Fault> {
-        let failed = |error: hyper::Error| Fault::hyper(&error, Stage::Processing, http2);
+        facts: ConnectionFacts,
+    ) -> Result<Self, ProbeError> {
+        let failed = |error: hyper::Error| ProbeError::hyper(&error, ProbeStage::Processing, http2);
         let meter = Arc::clone(stream.meter());
         stream.watch(if http2 {
-            Watch::Http2(Frames::default())
+            HeadReader::Http2(Http2Frames::default())
         } else {
-            Watch::Http1(Interim::default())
+            HeadReader::Http1(InterimHeads::default())
         });
         let io = TokioIo::new(stream);
         let mut guard = None;
         let (sender, driver) = if http2 {
-            let tasks = Tasks::default();
-            guard = Some(EndsTasks(tasks.clone()));
+            let tasks = ConnectionTasks::default();
+            guard = Some(AbortTasksOnDrop(tasks.clone()));
             let (sender, connection) = http2::Builder::new(tasks)
                 .timer(TokioTimer::new())
                 .max_header_list_size(64 * 1024)
                 .handshake(io)
                 .await
                 .map_err(failed)?;
-            let driver = Driver::Http2(Box::pin(connection));
-            (Sender::Http2(sender), driver)
+            let driver = ConnectionDriver::Http2(Box::pin(connection));
+            (RequestSender::Http2(sender), driver)
         } else {
             let (sender, connection) = http1::Builder::new()
                 .max_headers(MAX_HEADERS)
@@ -107,7 +107,10 @@ impl Connection {
                 .handshake(io)
                 .await
                 .map_err(failed)?;
-            (Sender::Http1(sender), Driver::Http1(Box::new(connection)))
+            (
+                RequestSender::Http1(sender),
+                ConnectionDriver::Http1(Box::new(connection)),
+            )
         };
         Ok(Self {
             sender,
@@ -120,7 +123,7 @@ impl Connection {
 
     /// Whether HTTP/2 is spoken.
     pub(super) fn is_http2(&self) -> bool {
-        matches!(self.sender, Sender::Http2(_))
+        matches!(self.sender, RequestSender::Http2(_))
     }
 
     /// Whether a part of an answer may have come since the request was sent. HTTP/2 speaks of the connection as well, and
@@ -129,43 +132,47 @@ impl Connection {
         !self.is_http2() && self.meter.was_read()
     }
 
-    pub(super) const fn meter(&self) -> &Arc<Meter> {
+    pub(super) const fn meter(&self) -> &Arc<ResponseMeter> {
         &self.meter
     }
 
-    fn fault(&self, error: &hyper::Error, stage: Stage) -> Fault {
+    fn fault(&self, error: &hyper::Error, stage: ProbeStage) -> ProbeError {
         let flood = self.meter.fault();
-        flood.unwrap_or_else(|| Fault::hyper(error, stage, self.is_http2()))
+        flood.unwrap_or_else(|| ProbeError::hyper(error, stage, self.is_http2()))
     }
 
     /// Sends a request and waits for the head of the answer.
     pub(super) async fn send(
         &mut self,
         request: Request<RequestBytes>,
-    ) -> Result<Response<Incoming>, Fault> {
+    ) -> Result<Response<Incoming>, ProbeError> {
         self.meter.request();
         let (driver, tasks) = (&mut self.driver, self.tasks.as_ref());
         let answer = match &mut self.sender {
-            Sender::Http1(sender) => drive(driver, tasks, sender.send_request(request)).await,
-            Sender::Http2(sender) => drive(driver, tasks, sender.send_request(request)).await,
+            RequestSender::Http1(sender) => {
+                drive(driver, tasks, sender.send_request(request)).await
+            }
+            RequestSender::Http2(sender) => {
+                drive(driver, tasks, sender.send_request(request)).await
+            }
         };
-        answer.map_err(|error| self.fault(&error, Stage::Processing))
+        answer.map_err(|error| self.fault(&error, ProbeStage::Processing))
     }
 
     /// The next part of an answer's body.
     pub(super) async fn frame(
         &mut self,
         body: &mut Incoming,
-    ) -> Option<Result<Frame<Bytes>, Fault>> {
+    ) -> Option<Result<Frame<Bytes>, ProbeError>> {
         let frame = drive(&mut self.driver, self.tasks.as_ref(), body.frame()).await?;
-        Some(frame.map_err(|error| self.fault(&error, Stage::Transfer)))
+        Some(frame.map_err(|error| self.fault(&error, ProbeStage::Transfer)))
     }
 
     fn is_usable(&self) -> bool {
         self.driver.is_some()
             && match &self.sender {
-                Sender::Http1(sender) => sender.is_ready(),
-                Sender::Http2(sender) => sender.is_ready(),
+                RequestSender::Http1(sender) => sender.is_ready(),
+                RequestSender::Http2(sender) => sender.is_ready(),
             }
     }
 }
@@ -173,15 +180,15 @@ impl Connection {
 /// Connections of earlier soundings, the newest first, so that those that are not needed any more grow old and are
 /// closed by the target.
 #[derive(Default)]
-pub(super) struct Idle(Mutex<VecDeque<Connection>>);
+pub(super) struct IdleConnections(Mutex<VecDeque<HttpConnection>>);
 
-impl Idle {
+impl IdleConnections {
     /// One that leads there and has not been closed, as far as one can see.
-    pub(super) async fn take(&self, origin: &Origin) -> Option<Connection> {
+    pub(super) async fn take(&self, origin: &ConnectionOrigin) -> Option<HttpConnection> {
         loop {
             let mut connection = {
                 let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-                let leads_there = |one: &Connection| one.facts.origin.as_ref() == Some(origin);
+                let leads_there = |one: &HttpConnection| one.facts.origin.as_ref() == Some(origin);
                 let at = kept.iter().position(leads_there)?;
                 kept.remove(at)?
             };
@@ -198,7 +205,7 @@ impl Idle {
     }
 
     /// Keeps one, after its answer was read to the end.
-    pub(super) fn give_back(&self, connection: Connection) {
+    pub(super) fn give_back(&self, connection: HttpConnection) {
         if connection.driver.is_none() {
             return;
         }
@@ -212,8 +219,8 @@ impl Idle {
 
 /// Drives a connection and something that waits for it, both in this task.
 async fn drive<T>(
-    driver: &mut Option<Driver>,
-    tasks: Option<&EndsTasks>,
+    driver: &mut Option<ConnectionDriver>,
+    tasks: Option<&AbortTasksOnDrop>,
     wanted: impl Future<Output = T>,
 ) -> T {
     let mut wanted = pin!(wanted);
@@ -228,14 +235,18 @@ async fn drive<T>(
     .await
 }
 
-fn poll_driver(driver: &mut Option<Driver>, tasks: Option<&EndsTasks>, cx: &mut Context<'_>) {
-    let _alone = tasks.map(|EndsTasks(tasks)| tasks.alone());
+fn poll_driver(
+    driver: &mut Option<ConnectionDriver>,
+    tasks: Option<&AbortTasksOnDrop>,
+    cx: &mut Context<'_>,
+) {
+    let _alone = tasks.map(|AbortTasksOnDrop(tasks)| tasks.alone());
     let ended = match driver {
         None => return,
         // How it ended, the one who waits is told.
-        Some(Driver::Http1(connection)) => Pin::new(connection).poll(cx).is_ready(),
+        Some(ConnectionDriver::Http1(connection)) => Pin::new(connection).poll(cx).is_ready(),
         // HTTP/2 has a task that reads on until all answers have come.
-        Some(Driver::Http2(connection)) => connection.as_mut().poll(cx).is_ready(),
+        Some(ConnectionDriver::Http2(connection)) => connection.as_mut().poll(cx).is_ready(),
     };
     if ended {
         *driver = None;
@@ -248,19 +259,19 @@ fn poll_driver(driver: &mut Option<Driver>, tasks: Option<&EndsTasks>, cx: &mut 
 /// is still good for another one. A goodbye that a task reads between the two, which comes with the answer, would make
 /// the driver give up the request that it has just sent.
 #[derive(Clone, Default)]
-struct Tasks {
+struct ConnectionTasks {
     set: Arc<Mutex<JoinSet<()>>>,
     turn: Arc<Mutex<()>>,
 }
 
-impl Tasks {
+impl ConnectionTasks {
     /// Nobody else of the connection runs while this is kept.
     fn alone(&self) -> MutexGuard<'_, ()> {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Tasks {
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for ConnectionTasks {
     fn execute(&self, task: F) {
         let turn = Arc::clone(&self.turn);
         let in_turn = async move {
@@ -280,9 +291,9 @@ impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Tasks {
 
 /// Ends the tasks with the connection. Left to themselves they would first say goodbye in order, which takes for ever
 /// where the target does not read.
-struct EndsTasks(Tasks);
+struct AbortTasksOnDrop(ConnectionTasks);
 
-impl Drop for EndsTasks {
+impl Drop for AbortTasksOnDrop {
     fn drop(&mut self) {
         let mut set = self.0.set.lock().unwrap_or_else(PoisonError::into_inner);
         set.abort_all();

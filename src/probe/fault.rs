@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use super::trace::{Stage, cut};
-use crate::sounding::{Outcome, Reason, Sounding, VoidReason};
+use super::trace::{ProbeStage, cut};
+use crate::sounding::{Outcome, ProbeResult, Reason, VoidReason};
 
 /// A sounding that ended otherwise than with a good answer.
 #[derive(Debug, Clone)]
-pub(super) struct Fault {
+pub(super) struct ProbeError {
     pub(super) outcome: Outcome,
     pub(super) explanation: String,
     /// The other side said it: it answered, refused, closed. Packets travel then.
@@ -22,11 +22,11 @@ pub(super) struct Fault {
     pub(super) is_unanswered: bool,
 }
 
-impl Fault {
+impl ProbeError {
     pub(super) fn bad(reason: Reason, explanation: impl AsRef<str>) -> Self {
         Self {
             outcome: Outcome::Bad(reason),
-            explanation: cut(explanation.as_ref(), Sounding::MAX_EXPLANATION),
+            explanation: cut(explanation.as_ref(), ProbeResult::MAX_EXPLANATION),
             is_of_other_side: false,
             is_unprocessed: false,
             is_unanswered: false,
@@ -36,7 +36,7 @@ impl Fault {
     pub(super) fn void(reason: VoidReason, explanation: impl AsRef<str>) -> Self {
         Self {
             outcome: Outcome::Void(reason),
-            explanation: cut(explanation.as_ref(), Sounding::MAX_EXPLANATION),
+            explanation: cut(explanation.as_ref(), ProbeResult::MAX_EXPLANATION),
             is_of_other_side: false,
             is_unprocessed: false,
             is_unanswered: false,
@@ -51,7 +51,7 @@ impl Fault {
 
     /// The same with another text.
     pub(super) fn saying(mut self, explanation: &str) -> Self {
-        self.explanation = cut(explanation, Sounding::MAX_EXPLANATION);
+        self.explanation = cut(explanation, ProbeResult::MAX_EXPLANATION);
         self
     }
 
@@ -67,15 +67,15 @@ impl Fault {
     }
 
     /// The deadline passed in this stage; `seen` is what came in place of what was waited for.
-    pub(super) fn timeout(stage: Stage, timeout: Duration, seen: Option<&str>) -> Self {
+    pub(super) fn timeout(stage: ProbeStage, timeout: Duration, seen: Option<&str>) -> Self {
         let (reason, what) = match stage {
-            Stage::Resolve => (Reason::Resolve, "no address"),
-            Stage::Connect => (Reason::ConnectTimeout, "no connection"),
-            Stage::Proxy => (Reason::Proxy, "no answer of the proxy"),
-            Stage::Tls => (Reason::Tls, "no TLS handshake"),
-            Stage::Processing => (Reason::HeaderTimeout, "no answer"),
-            Stage::Dialogue => (Reason::Dialogue, "no end of the dialogue"),
-            Stage::Transfer => (Reason::BodyTimeout, "no end of the answer"),
+            ProbeStage::Resolve => (Reason::Resolve, "no address"),
+            ProbeStage::Connect => (Reason::ConnectTimeout, "no connection"),
+            ProbeStage::Proxy => (Reason::Proxy, "no answer of the proxy"),
+            ProbeStage::Tls => (Reason::Tls, "no TLS handshake"),
+            ProbeStage::Processing => (Reason::HeaderTimeout, "no answer"),
+            ProbeStage::Dialogue => (Reason::Dialogue, "no end of the dialogue"),
+            ProbeStage::Transfer => (Reason::BodyTimeout, "no end of the answer"),
         };
         let seen = seen.map_or_else(String::new, |seen| format!("; {seen}"));
         Self {
@@ -135,7 +135,7 @@ impl Fault {
     }
 
     /// What hyper says about a connection that stood.
-    pub(super) fn hyper(error: &hyper::Error, stage: Stage, http2: bool) -> Self {
+    pub(super) fn hyper(error: &hyper::Error, stage: ProbeStage, http2: bool) -> Self {
         if let Some(cause) = cause::<h2::Error>(error) {
             return Self::http2(cause);
         }
@@ -146,7 +146,7 @@ impl Fault {
             return Self::broken(cause, otherwise, "the connection failed");
         }
         if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
-            let what = if stage == Stage::Transfer {
+            let what = if stage == ProbeStage::Transfer {
                 "before the answer was complete"
             } else {
                 "without an answer"
@@ -275,7 +275,7 @@ mod tests {
             (Errno::NOMEM, Void(VoidReason::NoMemory)),
             (Errno::NOBUFS, Void(VoidReason::NoMemory)),
         ] {
-            let fault = Fault::connecting(&errno(error), "connecting");
+            let fault = ProbeError::connecting(&errno(error), "connecting");
             assert_eq!(fault.outcome, expected, "{error:?}");
         }
     }
@@ -289,36 +289,36 @@ mod tests {
             Errno::HOSTUNREACH,
             Errno::NETUNREACH,
         ] {
-            let fault = Fault::broken(&errno(error), Reason::Protocol, "reading");
+            let fault = ProbeError::broken(&errno(error), Reason::Protocol, "reading");
             assert_eq!(fault.outcome, Outcome::Bad(Reason::Reset), "{error:?}");
         }
         let end = io::Error::from(ErrorKind::UnexpectedEof);
-        let fault = Fault::broken(&end, Reason::Protocol, "reading");
+        let fault = ProbeError::broken(&end, Reason::Protocol, "reading");
         assert_eq!(fault.outcome, Outcome::Bad(Reason::Reset));
         let tls = io::Error::other(rustls::Error::DecryptError);
-        let fault = Fault::broken(&tls, Reason::Protocol, "reading");
+        let fault = ProbeError::broken(&tls, Reason::Protocol, "reading");
         assert_eq!(fault.outcome, Outcome::Bad(Reason::Tls));
         let other = io::Error::from(ErrorKind::InvalidData);
-        let fault = Fault::broken(&other, Reason::Dialogue, "reading");
+        let fault = ProbeError::broken(&other, Reason::Dialogue, "reading");
         assert_eq!(fault.outcome, Outcome::Bad(Reason::Dialogue));
     }
 
     #[test]
     fn an_explanation_is_bounded_and_shows_control_characters() {
-        let fault = Fault::bad(
+        let fault = ProbeError::bad(
             Reason::Status,
             format!("a\r\n\u{1b}[31m{}", "é".repeat(400)),
         );
         assert!(fault.explanation.starts_with("a\\r\\n\\u{1b}[31m"));
-        assert!(fault.explanation.len() <= Sounding::MAX_EXPLANATION);
+        assert!(fault.explanation.len() <= ProbeResult::MAX_EXPLANATION);
         assert!(fault.explanation.ends_with('…'));
     }
 
     #[test]
     fn trouble_of_our_own_is_not_the_proxys() {
-        let ours = Fault::void(VoidReason::NoFileDescriptors, "none left").of_proxy();
+        let ours = ProbeError::void(VoidReason::NoFileDescriptors, "none left").of_proxy();
         assert_eq!(ours.outcome, Outcome::Void(VoidReason::NoFileDescriptors));
-        let its = Fault::bad(Reason::ConnectRefused, "refused").of_proxy();
+        let its = ProbeError::bad(Reason::ConnectRefused, "refused").of_proxy();
         assert_eq!(its.outcome, Outcome::Bad(Reason::Proxy));
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use super::fault::Fault;
+use super::fault::ProbeError;
 use crate::sounding::VoidReason;
 
 /// The largest that a credential may be. A token has a few kilobytes.
@@ -17,14 +17,14 @@ pub(super) const FILE_LIMIT: u64 = 1024 * 1024;
 
 /// What tells one state of a file from another. A ConfigMap's or Secret's update swaps a link, so the inode changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stamp {
+pub(super) struct FileStamp {
     inode: u64,
     length: u64,
     seconds: i64,
     nanos: i64,
 }
 
-impl Stamp {
+impl FileStamp {
     /// Of the file as it is now. What is no plain file is an error: to open a pipe would wait for somebody to write.
     pub(super) fn of(path: &Path) -> std::io::Result<Self> {
         let facts = std::fs::metadata(path)?;
@@ -42,13 +42,13 @@ impl Stamp {
 
 /// One file and its last content.
 #[derive(Debug)]
-pub(super) struct Kept {
+pub(super) struct CachedFile {
     path: PathBuf,
     limit: u64,
-    last: Mutex<Option<(Stamp, Bytes)>>,
+    last: Mutex<Option<(FileStamp, Bytes)>>,
 }
 
-impl Kept {
+impl CachedFile {
     pub(super) fn new(path: PathBuf, limit: u64) -> Self {
         Self {
             path,
@@ -63,9 +63,9 @@ impl Kept {
     }
 
     /// The content of now. Looks at the file's facts each time, at its content only when they changed.
-    pub(super) fn read(&self) -> Result<Bytes, Fault> {
+    pub(super) fn read(&self) -> Result<Bytes, ProbeError> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let stamp = Stamp::of(&self.path).map_err(|error| cannot_read(&self.path, error));
+        let stamp = FileStamp::of(&self.path).map_err(|error| cannot_read(&self.path, error));
         if let (Ok(stamp), Some((known, bytes))) = (&stamp, &*last)
             && known == stamp
         {
@@ -82,24 +82,24 @@ impl Kept {
 }
 
 /// Reads a file that must not be larger than `limit`.
-pub(super) fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, Fault> {
+pub(super) fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, ProbeError> {
     use std::io::Read as _;
     let mut bytes = Vec::new();
-    Stamp::of(path).map_err(|error| cannot_read(path, error))?;
+    FileStamp::of(path).map_err(|error| cannot_read(path, error))?;
     let file = std::fs::File::open(path).map_err(|error| cannot_read(path, error))?;
     file.take(limit + 1)
         .read_to_end(&mut bytes)
         .map_err(|error| cannot_read(path, error))?;
     if bytes.len() as u64 > limit {
         let text = format!("{} is larger than {limit} bytes", path.display());
-        return Err(Fault::void(VoidReason::File, text));
+        return Err(ProbeError::void(VoidReason::File, text));
     }
     Ok(bytes)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "fits map_err")]
-fn cannot_read(path: &Path, error: std::io::Error) -> Fault {
-    Fault::void(
+fn cannot_read(path: &Path, error: std::io::Error) -> ProbeError {
+    ProbeError::void(
         VoidReason::File,
         format!("cannot read {}: {error}", path.display()),
     )
@@ -114,8 +114,8 @@ mod tests {
     fn a_file_is_read_again_when_it_changes_and_only_then() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
-        let kept = Kept::new(path.clone(), 10);
-        let void = |kept: &Kept| {
+        let kept = CachedFile::new(path.clone(), 10);
+        let void = |kept: &CachedFile| {
             let fault = kept.read().unwrap_err();
             assert_eq!(fault.outcome, Outcome::Void(VoidReason::File));
             assert!(fault.explanation.contains("token"), "{fault:?}");

@@ -8,61 +8,65 @@ use http::header::{self, HeaderName};
 use http::{Response, StatusCode, Version};
 use hyper::body::Incoming;
 
-use super::Shared;
+use super::ProberContext;
 use super::body::{is_coded, too_large, unpack};
-use super::connection::{Connection, Facts, Idle};
-use super::fault::Fault;
-use super::files::{FILE_LIMIT, Kept};
+use super::connection::{ConnectionFacts, HttpConnection, IdleConnections};
+use super::fault::ProbeError;
+use super::files::{CachedFile, FILE_LIMIT};
 use super::proxy::tunnel;
 use super::reach::{Addresses, connect};
-use super::request::{Hop, Requests, origin_of};
-use super::stream::{Stream, Wire};
-use super::tls::{Alpn, SeenCache, handshake};
-use super::trace::{Stage, Trace};
+use super::request::{RedirectHop, RequestBuilder, origin_of};
+use super::stream::{CountedTcp, HttpStream};
+use super::tls::{Alpn, CertificateCache, handshake};
+use super::trace::{ProbeStage, ProbeTiming};
 use crate::clock;
 use crate::config::Target;
 use crate::config::settings::{
-    Compression, Connection as Reuse, HttpOffer, HttpQuestion, IpChoice, RequestBody,
+    Compression, ConnectionReuse as Reuse, HttpProbeConfig, HttpVersions, IpFamily, RequestBody,
 };
 use crate::sounding::expect::Expect;
-use crate::sounding::{HttpVersion, Outcome, Reason, Seen, VoidReason, judge};
+use crate::sounding::{HttpVersion, Outcome, Reason, ResponseView, VoidReason, judge};
 
 /// Larger bodies are judged on a thread for such work, so that others start on time.
 const JUDGE_ELSEWHERE: usize = 64 * 1024;
 
 /// An HTTP question to one target, prepared.
 pub(super) struct HttpProber {
-    shared: Arc<Shared>,
+    shared: Arc<ProberContext>,
     target: Target,
-    question: HttpQuestion,
+    question: HttpProbeConfig,
     expect: Arc<Expect>,
-    requests: Requests,
-    body: Option<Kept>,
-    seen: SeenCache,
-    idle: Idle,
+    requests: RequestBuilder,
+    body: Option<CachedFile>,
+    seen: CertificateCache,
+    idle: IdleConnections,
 }
 
 /// The head of an answer, and whether it came over TLS.
-struct Head {
+struct ResponseHead {
     parts: http::response::Parts,
     over_tls: bool,
 }
 
 impl HttpProber {
-    pub(super) fn new(shared: Arc<Shared>, target: Target, question: HttpQuestion) -> Self {
+    pub(super) fn new(
+        shared: Arc<ProberContext>,
+        target: Target,
+        question: HttpProbeConfig,
+    ) -> Self {
         let body = match &question.body {
-            RequestBody::File(path) => Some(Kept::new(path.clone(), FILE_LIMIT)),
+            RequestBody::File(path) => Some(CachedFile::new(path.clone(), FILE_LIMIT)),
             RequestBody::None | RequestBody::Inline(_) => None,
         };
         Self {
-            requests: Requests::new(&question),
+            requests: RequestBuilder::new(&question),
             expect: Arc::new(question.expect.clone()),
             shared,
             target,
             question,
             body,
-            seen: SeenCache::default(),
-            idle: Idle::default(),
+            seen: CertificateCache::default(),
+            idle: IdleConnections::default(),
         }
     }
 
@@ -70,14 +74,14 @@ impl HttpProber {
     pub(super) async fn sound(
         &self,
         timeout: Duration,
-        trace: &mut Trace<'_>,
-    ) -> Result<(), Fault> {
+        trace: &mut ProbeTiming<'_>,
+    ) -> Result<(), ProbeError> {
         let body = match (&self.body, &self.question.body) {
             (Some(file), _) => file.read()?,
             (None, RequestBody::Inline(bytes)) => bytes.clone(),
             (None, RequestBody::None | RequestBody::File(_)) => Bytes::new(),
         };
-        let mut hop = Hop::first(self.target.clone(), self.question.method.clone(), body);
+        let mut hop = RedirectHop::first(self.target.clone(), self.question.method.clone(), body);
         loop {
             let (connection, answer) = self.exchange(&hop, timeout, trace).await?;
             let followed = trace.answer.redirects;
@@ -105,10 +109,10 @@ impl HttpProber {
     /// Then it is sent once more, over another one.
     async fn exchange(
         &self,
-        hop: &Hop,
+        hop: &RedirectHop,
         timeout: Duration,
-        trace: &mut Trace<'_>,
-    ) -> Result<(Connection, Response<Incoming>), Fault> {
+        trace: &mut ProbeTiming<'_>,
+    ) -> Result<(HttpConnection, Response<Incoming>), ProbeError> {
         if self.question.connection == Reuse::KeepAlive
             && let Some(mut connection) = self.idle.take(&origin_of(&hop.target)).await
         {
@@ -143,11 +147,11 @@ impl HttpProber {
 
     async fn ask(
         &self,
-        connection: &mut Connection,
-        hop: &Hop,
-        trace: &mut Trace<'_>,
-    ) -> Result<Response<Incoming>, Fault> {
-        trace.enter(Stage::Processing);
+        connection: &mut HttpConnection,
+        hop: &RedirectHop,
+        trace: &mut ProbeTiming<'_>,
+    ) -> Result<Response<Incoming>, ProbeError> {
+        trace.enter(ProbeStage::Processing);
         trace.meter = Some(Arc::clone(connection.meter()));
         trace.answer.tls.clone_from(&connection.facts.seen);
         let request = self.requests.request(hop, connection.is_http2())?;
@@ -156,7 +160,7 @@ impl HttpProber {
             *step = format!("sending {} {url}", request.method());
         });
         let answer = connection.send(request).await?;
-        trace.enter(Stage::Transfer);
+        trace.enter(ProbeStage::Transfer);
         trace.answer.status = Some(answer.status().as_u16());
         trace.answer.http_version = Some(version_of(answer.version()));
         let text = |name: HeaderName| answer.headers().get(name)?.to_str().ok();
@@ -180,23 +184,23 @@ impl HttpProber {
     /// A new connection, up to the point where a request can be sent.
     async fn open(
         &self,
-        hop: &Hop,
+        hop: &RedirectHop,
         timeout: Duration,
-        trace: &mut Trace<'_>,
-    ) -> Result<Connection, Fault> {
+        trace: &mut ProbeTiming<'_>,
+    ) -> Result<HttpConnection, ProbeError> {
         let target = &hop.target;
         let question = &self.question;
         let tcp = if let Some(proxy) = &question.proxy {
             self.through(proxy, target, timeout, trace).await?
         } else {
             let addresses = self.addresses(target, timeout, trace).await?;
-            connect(&addresses, Stage::Connect, trace).await?
+            connect(&addresses, ProbeStage::Connect, trace).await?
         };
         let (stream, seen, http2) = if target.is_https() {
             let alpn = match question.http {
-                HttpOffer::Auto => Alpn::Both,
-                HttpOffer::Http1 => Alpn::Http1,
-                HttpOffer::Http2 => Alpn::Http2,
+                HttpVersions::Auto => Alpn::Both,
+                HttpVersions::Http1 => Alpn::Http1,
+                HttpVersions::Http2 => Alpn::Http2,
             };
             let tls = &question.connect.tls;
             let config = self.shared.clients.client(tls, alpn)?;
@@ -205,39 +209,39 @@ impl HttpProber {
             let stream = handshake(config, &name, tcp, trace).await?;
             let seen = self.seen.look(&stream);
             let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            if question.http == HttpOffer::Http2 && !http2 {
+            if question.http == HttpVersions::Http2 && !http2 {
                 trace.answer.tls = seen;
                 let text = "the target does not agree to speak HTTP/2";
-                return Err(Fault::bad(Reason::Version, text));
+                return Err(ProbeError::bad(Reason::Version, text));
             }
-            (Stream::tls(stream), seen, http2)
+            (HttpStream::tls(stream), seen, http2)
         } else {
-            let http2 = question.http == HttpOffer::Http2;
-            (Stream::plain(tcp), None, http2)
+            let http2 = question.http == HttpVersions::Http2;
+            (HttpStream::plain(tcp), None, http2)
         };
-        trace.enter(Stage::Processing);
+        trace.enter(ProbeStage::Processing);
         let keep = question.connection == Reuse::KeepAlive;
-        let facts = Facts {
+        let facts = ConnectionFacts {
             seen,
             ip: trace.answer.ip,
             entrance: trace.answer.entrance,
             over_tls: target.is_https(),
             origin: keep.then(|| origin_of(target)),
         };
-        Connection::start(stream, http2, facts).await
+        HttpConnection::start(stream, http2, facts).await
     }
 
     async fn addresses(
         &self,
         target: &Target,
         timeout: Duration,
-        trace: &mut Trace<'_>,
-    ) -> Result<Addresses, Fault> {
+        trace: &mut ProbeTiming<'_>,
+    ) -> Result<Addresses, ProbeError> {
         let left = timeout.saturating_sub(trace.elapsed());
         let (host, port) = (target.host(), target.port());
         let choice = self.question.connect.ip;
         let resolver = &self.shared.resolver;
-        let stage = Stage::Resolve;
+        let stage = ProbeStage::Resolve;
         resolver
             .addresses(&host, port, choice, left, stage, trace)
             .await
@@ -249,8 +253,8 @@ impl HttpProber {
         proxy: &Target,
         target: &Target,
         timeout: Duration,
-        trace: &mut Trace<'_>,
-    ) -> Result<Wire, Fault> {
+        trace: &mut ProbeTiming<'_>,
+    ) -> Result<CountedTcp, ProbeError> {
         if !self.question.proxy_resolves {
             // The name is only looked up, to know that it can be: the proxy resolves for itself.
             self.addresses(target, timeout, trace).await?;
@@ -259,11 +263,11 @@ impl HttpProber {
         let resolver = &self.shared.resolver;
         let (host, port) = (proxy.host(), proxy.port());
         // Which addresses of the target to use says nothing about those of the proxy.
-        let any = IpChoice::Any;
-        let addresses = resolver.addresses(&host, port, any, left, Stage::Proxy, trace);
-        let addresses = addresses.await.map_err(Fault::of_proxy)?;
-        let tcp = connect(&addresses, Stage::Proxy, trace).await;
-        let tcp = tcp.map_err(Fault::of_proxy)?;
+        let any = IpFamily::Any;
+        let addresses = resolver.addresses(&host, port, any, left, ProbeStage::Proxy, trace);
+        let addresses = addresses.await.map_err(ProbeError::of_proxy)?;
+        let tcp = connect(&addresses, ProbeStage::Proxy, trace).await;
+        let tcp = tcp.map_err(ProbeError::of_proxy)?;
         if target.is_https() {
             tunnel(tcp, target, trace).await
         } else {
@@ -273,10 +277,10 @@ impl HttpProber {
 
     async fn read_and_judge(
         &self,
-        mut connection: Connection,
+        mut connection: HttpConnection,
         answer: Response<Incoming>,
-        trace: &mut Trace<'_>,
-    ) -> Result<(), Fault> {
+        trace: &mut ProbeTiming<'_>,
+    ) -> Result<(), ProbeError> {
         let limit = self.question.body_limit;
         let (parts, mut body) = answer.into_parts();
         let coding = parts.headers.get(header::CONTENT_ENCODING);
@@ -307,16 +311,22 @@ impl HttpProber {
             bytes = self.unpack(bytes, compression).await?;
             trace.answer.unpacked_bytes = bytes.len() as u64;
         }
-        self.judge(Head { parts, over_tls }, bytes, trace).await
+        self.judge(ResponseHead { parts, over_tls }, bytes, trace)
+            .await
     }
 
     /// Always on a thread for such work: a few bytes may become megabytes.
-    async fn unpack(&self, packed: Vec<u8>, how: Compression) -> Result<Vec<u8>, Fault> {
+    async fn unpack(&self, packed: Vec<u8>, how: Compression) -> Result<Vec<u8>, ProbeError> {
         let limit = self.question.body_limit;
         off_thread(true, move || unpack(&packed, how, limit)).await?
     }
 
-    async fn judge(&self, head: Head, body: Vec<u8>, trace: &mut Trace<'_>) -> Result<(), Fault> {
+    async fn judge(
+        &self,
+        head: ResponseHead,
+        body: Vec<u8>,
+        trace: &mut ProbeTiming<'_>,
+    ) -> Result<(), ProbeError> {
         let expect = Arc::clone(&self.expect);
         let tls = trace.answer.tls.clone();
         trace.answer.limited = limited(&head.parts);
@@ -324,7 +334,7 @@ impl HttpProber {
         let unix_now = clock::unix_seconds();
         let large = body.len() > JUDGE_ELSEWHERE;
         let judged = move || {
-            let seen = Seen {
+            let seen = ResponseView {
                 status: head.parts.status.as_u16(),
                 version: version_of(head.parts.version),
                 headers: &head.parts.headers,
@@ -338,7 +348,7 @@ impl HttpProber {
         };
         off_thread(large, judged)
             .await?
-            .map_err(|failure| Fault::bad(failure.reason, failure.explanation))
+            .map_err(|failure| ProbeError::bad(failure.reason, failure.explanation))
     }
 }
 
@@ -362,7 +372,7 @@ fn limited(head: &http::response::Parts) -> Option<Duration> {
 }
 
 /// Whether a kept connection was closed before anything of an answer came.
-fn is_dead(fault: &Fault, connection: &Connection) -> bool {
+fn is_dead(fault: &ProbeError, connection: &HttpConnection) -> bool {
     fault.outcome == Outcome::Bad(Reason::Reset) && !connection.was_heard()
 }
 
@@ -370,12 +380,12 @@ fn is_dead(fault: &Fault, connection: &Connection) -> bool {
 async fn off_thread<T: Send + 'static>(
     elsewhere: bool,
     work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Fault> {
+) -> Result<T, ProbeError> {
     if !elsewhere {
         return Ok(work());
     }
     let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|_| Fault::void(VoidReason::Shutdown, "the evaluation was stopped"))
+    done.map_err(|_| ProbeError::void(VoidReason::Shutdown, "the evaluation was stopped"))
 }
 
 fn version_of(version: Version) -> HttpVersion {

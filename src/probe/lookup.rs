@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use dns_lookup::{AddrFamily, AddrInfoHints, LookupError, LookupErrorKind, SockType, getaddrinfo};
 
-use crate::config::settings::IpChoice;
+use crate::config::settings::IpFamily;
 
 /// Of a name that exists, but not in this family. Not known to every C library, so not in a list of kinds.
 const NOT_IN_FAMILY: i32 = -9;
@@ -15,14 +15,14 @@ const ANY_FAMILY: i32 = 0;
 
 /// Why there is no address.
 #[derive(Debug)]
-pub(super) struct Unresolved {
+pub(super) struct ResolveError {
     /// What the system says.
     pub(super) error: io::Error,
     /// Whether no name server answered (timeout, SERVFAIL, REFUSED). That a name does not exist is an answer.
     pub(super) is_unanswered: bool,
 }
 
-impl From<io::Error> for Unresolved {
+impl From<io::Error> for ResolveError {
     fn from(error: io::Error) -> Self {
         Self {
             error,
@@ -31,7 +31,7 @@ impl From<io::Error> for Unresolved {
     }
 }
 
-impl From<LookupError> for Unresolved {
+impl From<LookupError> for ResolveError {
     fn from(error: LookupError) -> Self {
         Self {
             is_unanswered: matches!(error.kind(), LookupErrorKind::Again | LookupErrorKind::Fail),
@@ -45,13 +45,13 @@ impl From<LookupError> for Unresolved {
 pub(super) fn lookup(
     name: &str,
     port: u16,
-    choice: IpChoice,
+    choice: IpFamily,
     most: usize,
-) -> Result<Vec<SocketAddr>, Unresolved> {
+) -> Result<Vec<SocketAddr>, ResolveError> {
     let (family, other, fallback) = match choice {
-        IpChoice::Any => return of_family(name, port, ANY_FAMILY, most),
-        IpChoice::V4 { fallback } => (AddrFamily::Inet, AddrFamily::Inet6, fallback),
-        IpChoice::V6 { fallback } => (AddrFamily::Inet6, AddrFamily::Inet, fallback),
+        IpFamily::Any => return of_family(name, port, ANY_FAMILY, most),
+        IpFamily::V4 { fallback } => (AddrFamily::Inet, AddrFamily::Inet6, fallback),
+        IpFamily::V6 { fallback } => (AddrFamily::Inet6, AddrFamily::Inet, fallback),
     };
     let found = of_family(name, port, family.into(), most);
     match found {
@@ -66,7 +66,7 @@ fn of_family(
     port: u16,
     family: i32,
     most: usize,
-) -> Result<Vec<SocketAddr>, Unresolved> {
+) -> Result<Vec<SocketAddr>, ResolveError> {
     let hints = AddrInfoHints {
         address: family,
         // Otherwise each address comes once for each kind of socket.
@@ -102,21 +102,21 @@ mod tests {
         for (name, choice, expected) in [
             (
                 "127.0.0.1",
-                IpChoice::V4 { fallback: strict },
+                IpFamily::V4 { fallback: strict },
                 "127.0.0.1:80",
             ),
-            ("::1", IpChoice::V6 { fallback: strict }, "[::1]:80"),
+            ("::1", IpFamily::V6 { fallback: strict }, "[::1]:80"),
             (
                 "127.0.0.1",
-                IpChoice::V6 { fallback: loose },
+                IpFamily::V6 { fallback: loose },
                 "127.0.0.1:80",
             ),
-            ("127.0.0.1", IpChoice::Any, "127.0.0.1:80"),
+            ("127.0.0.1", IpFamily::Any, "127.0.0.1:80"),
         ] {
             let found = lookup(name, 80, choice, 9).unwrap();
             assert_eq!(found, [expected.parse().unwrap()], "{name} {choice:?}");
         }
-        let other = lookup("127.0.0.1", 80, IpChoice::V6 { fallback: strict }, 9);
+        let other = lookup("127.0.0.1", 80, IpFamily::V6 { fallback: strict }, 9);
         assert_eq!(other.unwrap(), []);
     }
 }

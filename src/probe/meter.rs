@@ -8,7 +8,7 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
-use super::fault::Fault;
+use super::fault::ProbeError;
 use crate::sounding::Reason;
 
 /// Interim answers (1xx) to one request. Servers send one or two.
@@ -30,7 +30,7 @@ const BELOW_LIMIT: usize = 256 * 1024;
 
 /// The meter of one connection. Whoever waits for an answer and whoever reads the connection share it.
 #[derive(Debug, Default)]
-pub(super) struct Meter {
+pub(super) struct ResponseMeter {
     /// How many requests were sent.
     requests: AtomicUsize,
     /// Since the last request was sent, each of these.
@@ -38,7 +38,7 @@ pub(super) struct Meter {
     interim: AtomicUsize,
     beside: AtomicUsize,
     body: AtomicUsize,
-    /// Which bound was met: an [`Excess`], or 0.
+    /// Which bound was met: an [`ExceededLimit`], or 0.
     excess: AtomicU8,
     /// Whether a byte came after the request, and whether one came that could be read: records of TLS also tell of
     /// other things.
@@ -48,13 +48,13 @@ pub(super) struct Meter {
 
 /// What there was too much of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Excess {
+enum ExceededLimit {
     Interim = 1,
     Frames,
     Below,
 }
 
-impl Meter {
+impl ResponseMeter {
     /// A request is sent now: what came before it does not count any longer.
     pub(super) fn request(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);
@@ -81,26 +81,26 @@ impl Meter {
     }
 
     /// The failure, when a bound was met.
-    pub(super) fn fault(&self) -> Option<Fault> {
+    pub(super) fn fault(&self) -> Option<ProbeError> {
         let excess = self.excess.load(Ordering::Relaxed);
-        let text = if excess == Excess::Interim as u8 {
+        let text = if excess == ExceededLimit::Interim as u8 {
             format!(
                 "the target sent more than {MAX_INTERIM} interim answers (1xx), or {INTERIM_LIMIT} bytes of them, \
                  and no answer"
             )
-        } else if excess == Excess::Frames as u8 {
+        } else if excess == ExceededLimit::Frames as u8 {
             format!(
                 "the target sent more than {FRAMES_LIMIT} bytes of HTTP/2 frames that are no part of an answer"
             )
-        } else if excess == Excess::Below as u8 {
+        } else if excess == ExceededLimit::Below as u8 {
             format!("the target sent {BELOW_LIMIT} bytes of TLS that hold no answer")
         } else {
             return None;
         };
-        Some(Fault::bad(Reason::Protocol, text).reached())
+        Some(ProbeError::bad(Reason::Protocol, text).reached())
     }
 
-    fn exceeded(&self, what: Excess) -> io::Error {
+    fn exceeded(&self, what: ExceededLimit) -> io::Error {
         self.excess.store(what as u8, Ordering::Relaxed);
         io::Error::new(io::ErrorKind::InvalidData, "the target floods us")
     }
@@ -108,11 +108,11 @@ impl Meter {
 
 /// Counts what comes from the network, below TLS.
 #[derive(Debug, Default)]
-pub(super) struct Below(usize);
+pub(super) struct RawByteCounter(usize);
 
-impl Below {
+impl RawByteCounter {
     /// Takes account of bytes that came.
-    pub(super) fn came(&mut self, bytes: usize, meter: &Meter) -> io::Result<()> {
+    pub(super) fn came(&mut self, bytes: usize, meter: &ResponseMeter) -> io::Result<()> {
         if bytes == 0 {
             return Ok(());
         }
@@ -120,13 +120,13 @@ impl Below {
         meter.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.0 += bytes;
         if self.0 > BELOW_LIMIT {
-            return Err(meter.exceeded(Excess::Below));
+            return Err(meter.exceeded(ExceededLimit::Below));
         }
         Ok(())
     }
 
     /// Something that can be read came out of it.
-    pub(super) fn progress(&mut self, meter: &Meter) {
+    pub(super) fn progress(&mut self, meter: &ResponseMeter) {
         self.0 = 0;
         meter.read.store(true, Ordering::Relaxed);
     }
@@ -134,18 +134,18 @@ impl Below {
 
 /// Looks at what is read above TLS.
 #[derive(Debug)]
-pub(super) enum Watch {
+pub(super) enum HeadReader {
     /// Whoever reads has limits of his own.
     Nothing,
     /// Interim answers of HTTP/1.
-    Http1(Interim),
+    Http1(InterimHeads),
     /// Frames of HTTP/2.
-    Http2(Frames),
+    Http2(Http2Frames),
 }
 
-impl Watch {
+impl HeadReader {
     /// Takes account of bytes that were read.
-    pub(super) fn look(&mut self, bytes: &[u8], meter: &Meter) -> io::Result<()> {
+    pub(super) fn look(&mut self, bytes: &[u8], meter: &ResponseMeter) -> io::Result<()> {
         match self {
             Self::Nothing => Ok(()),
             Self::Http1(interim) => interim.look(bytes, meter),
@@ -156,14 +156,14 @@ impl Watch {
 
 /// Reads heads of HTTP/1 up to the first that is not of an interim answer.
 #[derive(Debug, Default)]
-pub(super) struct Interim {
+pub(super) struct InterimHeads {
     /// The request that it looks at the answer of.
     request: usize,
-    at: At,
+    at: HeadPosition,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum At {
+enum HeadPosition {
     /// In the status line: how much of `HTTP/1.1 1` was there, and its next two digits.
     #[default]
     Start,
@@ -175,48 +175,50 @@ enum At {
     Answer,
 }
 
-impl Interim {
+impl InterimHeads {
     /// `HTTP/1.1 ` comes before the status, whatever the version.
     const BEFORE_STATUS: usize = 9;
 
-    fn look(&mut self, bytes: &[u8], meter: &Meter) -> io::Result<()> {
+    fn look(&mut self, bytes: &[u8], meter: &ResponseMeter) -> io::Result<()> {
         let request = meter.requests.load(Ordering::Relaxed);
         if request != self.request {
             self.request = request;
-            self.at = At::Start;
+            self.at = HeadPosition::Start;
         }
         for (number, byte) in bytes.iter().enumerate() {
-            if self.at == At::Answer {
+            if self.at == HeadPosition::Answer {
                 return Ok(());
             }
             let before = self.at;
             self.at = before.after(*byte);
-            if before == At::Head(true) && self.at == At::Start {
+            if before == HeadPosition::Head(true) && self.at == HeadPosition::Start {
                 let interim = meter.interim.fetch_add(1, Ordering::Relaxed);
                 let counted = meter.beside.load(Ordering::Relaxed);
                 if interim >= MAX_INTERIM || counted + number > INTERIM_LIMIT {
-                    return Err(meter.exceeded(Excess::Interim));
+                    return Err(meter.exceeded(ExceededLimit::Interim));
                 }
             }
         }
-        if self.at != At::Answer {
+        if self.at != HeadPosition::Answer {
             let before = meter.beside.fetch_add(bytes.len(), Ordering::Relaxed);
             if before + bytes.len() > INTERIM_LIMIT {
-                return Err(meter.exceeded(Excess::Interim));
+                return Err(meter.exceeded(ExceededLimit::Interim));
             }
         }
         Ok(())
     }
 }
 
-impl At {
+impl HeadPosition {
     fn after(self, byte: u8) -> Self {
         match (self, byte) {
             // Blank lines before a head are left out by those who read it. They are bounded by their bytes.
             (Self::Start, b'\r' | b'\n') | (Self::Head(true), b'\n') => Self::Start,
             (Self::Start, _) => Self::Status(1),
-            (Self::Status(Interim::BEFORE_STATUS), b'1') => Self::Digits(0, false),
-            (Self::Status(count), _) if count < Interim::BEFORE_STATUS => Self::Status(count + 1),
+            (Self::Status(InterimHeads::BEFORE_STATUS), b'1') => Self::Digits(0, false),
+            (Self::Status(count), _) if count < InterimHeads::BEFORE_STATUS => {
+                Self::Status(count + 1)
+            }
             (Self::Digits(0, _), digit) => Self::Digits(1, digit == b'0'),
             // 101 is an answer.
             (Self::Status(_) | Self::Answer, _) | (Self::Digits(_, true), b'1') => Self::Answer,
@@ -228,7 +230,7 @@ impl At {
 
 /// Reads the heads of HTTP/2 frames.
 #[derive(Debug, Default)]
-pub(super) struct Frames {
+pub(super) struct Http2Frames {
     head: [u8; Self::HEAD],
     /// How much of it is there.
     have: usize,
@@ -236,12 +238,12 @@ pub(super) struct Frames {
     left: usize,
 }
 
-impl Frames {
+impl Http2Frames {
     const HEAD: usize = 9;
     const DATA: u8 = 0;
     const HEADERS: u8 = 1;
 
-    fn look(&mut self, mut bytes: &[u8], meter: &Meter) -> io::Result<()> {
+    fn look(&mut self, mut bytes: &[u8], meter: &ResponseMeter) -> io::Result<()> {
         while let Some((byte, rest)) = bytes.split_first() {
             if self.left > 0 {
                 let skipped = self.left.min(bytes.len());
@@ -264,7 +266,7 @@ impl Frames {
         Ok(())
     }
 
-    fn count(kind: u8, length: usize, meter: &Meter) -> io::Result<()> {
+    fn count(kind: u8, length: usize, meter: &ResponseMeter) -> io::Result<()> {
         if kind == Self::DATA && length > 0 {
             meter.body.fetch_add(length, Ordering::Relaxed);
             return Ok(());
@@ -272,13 +274,13 @@ impl Frames {
         // The head of the answer, and what may follow its body, are two more.
         if kind == Self::HEADERS && meter.interim.fetch_add(1, Ordering::Relaxed) >= MAX_INTERIM + 2
         {
-            return Err(meter.exceeded(Excess::Interim));
+            return Err(meter.exceeded(ExceededLimit::Interim));
         }
         let size = Self::HEAD + length;
         let beside = meter.beside.fetch_add(size, Ordering::Relaxed) + size;
         let share = meter.body.load(Ordering::Relaxed) / FRAMES_SHARE;
         if beside > FRAMES_LIMIT + share {
-            return Err(meter.exceeded(Excess::Frames));
+            return Err(meter.exceeded(ExceededLimit::Frames));
         }
         Ok(())
     }
@@ -289,7 +291,7 @@ mod tests {
     use super::*;
 
     /// How far a text is taken, in pieces of a size.
-    fn taken(watch: &mut Watch, meter: &Meter, text: &[u8], piece: usize) -> usize {
+    fn taken(watch: &mut HeadReader, meter: &ResponseMeter, text: &[u8], piece: usize) -> usize {
         let pieces = text.chunks(piece);
         pieces
             .take_while(|piece| watch.look(piece, meter).is_ok())
@@ -325,8 +327,8 @@ mod tests {
                     false,
                 ),
             ] {
-                let meter = Meter::default();
-                let mut watch = Watch::Http1(Interim::default());
+                let meter = ResponseMeter::default();
+                let mut watch = HeadReader::Http1(InterimHeads::default());
                 let start: String = text.chars().take(60).collect();
                 let all = taken(&mut watch, &meter, text.as_bytes(), piece) == text.len();
                 assert_eq!(all, whole, "{piece} {start:?}");
@@ -334,7 +336,7 @@ mod tests {
                 // The next request begins anew.
                 meter.request();
                 let next = early.repeat(MAX_INTERIM);
-                let mut after = Watch::Http1(Interim::default());
+                let mut after = HeadReader::Http1(InterimHeads::default());
                 if whole {
                     assert_eq!(
                         taken(&mut watch, &meter, next.as_bytes(), piece),
@@ -354,7 +356,7 @@ mod tests {
         let bytes = length.to_be_bytes();
         let mut frame = bytes[bytes.len() - 3..].to_vec();
         frame.extend([kind, 0, 0, 0, 0, 1]);
-        frame.resize(Frames::HEAD + length, 1);
+        frame.resize(Http2Frames::HEAD + length, 1);
         frame
     }
 
@@ -376,8 +378,8 @@ mod tests {
                 (frame(1, 5).repeat(MAX_INTERIM + 3), false),
                 ([frame(1, 60_000), frame(9, 60_000)].concat(), true),
             ] {
-                let meter = Meter::default();
-                let mut watch = Watch::Http2(Frames::default());
+                let meter = ResponseMeter::default();
+                let mut watch = HeadReader::Http2(Http2Frames::default());
                 let all = taken(&mut watch, &meter, &frames, piece) == frames.len();
                 assert_eq!(all, whole, "{piece} {:?}", &frames[..9]);
             }
@@ -386,8 +388,8 @@ mod tests {
 
     #[test]
     fn what_can_be_read_is_progress() {
-        let meter = Meter::default();
-        let mut below = Below::default();
+        let meter = ResponseMeter::default();
+        let mut below = RawByteCounter::default();
         for _ in 0..100 {
             below.came(BELOW_LIMIT, &meter).unwrap();
             assert!(meter.was_heard());

@@ -29,51 +29,51 @@ use std::time::Duration;
 pub use trace::Transcript;
 
 use crate::config::Target;
-use crate::config::settings::Question;
-use crate::sounding::{Outcome, Sounding};
+use crate::config::settings::ProbeKind;
+use crate::sounding::{Outcome, ProbeResult};
 use crate::units::Moment;
-use fault::Fault;
-use trace::Trace;
+use fault::ProbeError;
+use trace::ProbeTiming;
 
 /// What all probers share: the resolver's limit and the TLS clients. One per process.
-pub struct Shared {
+pub struct ProberContext {
     clock: fn() -> Moment,
     resolver: reach::Resolver,
-    clients: tls::Clients,
+    clients: tls::TlsClients,
 }
 
-impl Shared {
+impl ProberContext {
     /// With the clock that soundings are timed by.
     pub fn new(clock: fn() -> Moment) -> Arc<Self> {
         Arc::new(Self {
             clock,
             resolver: reach::Resolver::new(),
-            clients: tls::Clients::default(),
+            clients: tls::TlsClients::default(),
         })
     }
 }
 
 /// One question to one target, prepared; keeps its connections where it is told to.
 pub struct Prober {
-    shared: Arc<Shared>,
-    kind: Kind,
+    shared: Arc<ProberContext>,
+    kind: ProberKind,
 }
 
-enum Kind {
+enum ProberKind {
     Http(Box<http::HttpProber>),
     Tcp(Box<tcp::TcpProber>),
 }
 
 impl Prober {
     /// Never fails: a file that cannot be read makes soundings void, and may be there for the next one.
-    pub fn new(shared: &Arc<Shared>, target: Target, question: Question) -> Self {
+    pub fn new(shared: &Arc<ProberContext>, target: Target, question: ProbeKind) -> Self {
         let kind = match question {
-            Question::Http(question) => Kind::Http(Box::new(http::HttpProber::new(
+            ProbeKind::Http(question) => ProberKind::Http(Box::new(http::HttpProber::new(
                 Arc::clone(shared),
                 target,
                 *question,
             ))),
-            Question::Tcp(question) => Kind::Tcp(Box::new(tcp::TcpProber::new(
+            ProbeKind::Tcp(question) => ProberKind::Tcp(Box::new(tcp::TcpProber::new(
                 Arc::clone(shared),
                 target,
                 *question,
@@ -91,19 +91,23 @@ impl Prober {
         due: Moment,
         timeout: Duration,
         transcript: Option<&mut Transcript>,
-    ) -> Sounding {
-        let mut trace = Trace::start(self.shared.clock, transcript);
+    ) -> ProbeResult {
+        let mut trace = ProbeTiming::start(self.shared.clock, transcript);
         let started = trace.started();
         let asked = async {
             match &self.kind {
-                Kind::Http(http) => http.sound(timeout, &mut trace).await,
-                Kind::Tcp(tcp) => tcp.sound(timeout, &mut trace).await,
+                ProberKind::Http(http) => http.sound(timeout, &mut trace).await,
+                ProberKind::Tcp(tcp) => tcp.sound(timeout, &mut trace).await,
             }
         };
         let ended = tokio::time::timeout(timeout, asked).await;
         let ended = ended.unwrap_or_else(|_| {
             let instead = trace.instead();
-            Err(Fault::timeout(trace.stage(), timeout, instead.as_deref()))
+            Err(ProbeError::timeout(
+                trace.stage(),
+                timeout,
+                instead.as_deref(),
+            ))
         });
         let (finished, phases) = trace.finish();
         trace.answer.reached |= trace.was_heard();
@@ -116,7 +120,7 @@ impl Prober {
                 (fault.outcome, Some(fault.explanation.into()))
             }
         };
-        Sounding {
+        ProbeResult {
             due,
             started,
             finished,

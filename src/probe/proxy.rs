@@ -2,9 +2,9 @@
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::fault::Fault;
-use super::stream::Wire;
-use super::trace::{Stage, Trace, cut};
+use super::fault::ProbeError;
+use super::stream::CountedTcp;
+use super::trace::{ProbeStage, ProbeTiming, cut};
 use crate::config::Target;
 use crate::sounding::Reason;
 
@@ -17,19 +17,19 @@ const SHOWN: usize = 60;
 /// Asks the proxy at the other end of a connection for a tunnel to the target. What it returns leads to the target, and
 /// nothing has come through it yet.
 pub(super) async fn tunnel(
-    mut tcp: Wire,
+    mut tcp: CountedTcp,
     target: &Target,
-    trace: &mut Trace<'_>,
-) -> Result<Wire, Fault> {
-    trace.enter(Stage::Proxy);
+    trace: &mut ProbeTiming<'_>,
+) -> Result<CountedTcp, ProbeError> {
+    trace.enter(ProbeStage::Proxy);
     let host = target.url().host_str().unwrap_or("");
     let authority = format!("{host}:{}", target.port());
     let refused = |why: &str| {
         let text = format!("the proxy gives no tunnel to {authority}: {why}");
-        Fault::bad(Reason::Proxy, text).reached()
+        ProbeError::bad(Reason::Proxy, text).reached()
     };
     let failed =
-        |error: std::io::Error| Fault::broken(&error, Reason::Proxy, "no tunnel").of_proxy();
+        |error: std::io::Error| ProbeError::broken(&error, Reason::Proxy, "no tunnel").of_proxy();
     tcp.meter().request();
     let request = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n");
     tcp.write_all(request.as_bytes()).await.map_err(failed)?;
@@ -110,10 +110,10 @@ mod tests {
         let (client, server) = tokio::join!(client, listener.accept());
         let (mut server, _) = server.unwrap();
         let target = Target::parse("https://[::1]:444/path?secret", "http").unwrap();
-        let mut trace = Trace::start(clock::now, None);
+        let mut trace = ProbeTiming::start(clock::now, None);
         server.write_all(answer).await.unwrap();
         server.shutdown().await.unwrap();
-        let got = tunnel(Wire::new(client.unwrap()), &target, &mut trace).await;
+        let got = tunnel(CountedTcp::new(client.unwrap()), &target, &mut trace).await;
         let shown = String::from_utf8_lossy(answer);
         match (got, expected) {
             (Ok(_), Ok(())) => {}

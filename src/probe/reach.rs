@@ -12,11 +12,11 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
-use super::fault::Fault;
+use super::fault::ProbeError;
 use super::lookup::lookup;
-use super::stream::Wire;
-use super::trace::{Stage, Trace};
-use crate::config::settings::IpChoice;
+use super::stream::CountedTcp;
+use super::trace::{ProbeStage, ProbeTiming};
+use crate::config::settings::IpFamily;
 use crate::sounding::{Outcome, Reason, VoidReason};
 
 /// Lookups under way at a time. Each holds a thread that cannot be stopped, also when nobody waits for it any more, so
@@ -43,17 +43,17 @@ impl Resolver {
         &self,
         host: &str,
         port: u16,
-        choice: IpChoice,
+        choice: IpFamily,
         left: Duration,
-        stage: Stage,
-        trace: &mut Trace<'_>,
-    ) -> Result<Addresses, Fault> {
+        stage: ProbeStage,
+        trace: &mut ProbeTiming<'_>,
+    ) -> Result<Addresses, ProbeError> {
         if let Ok(ip) = host.parse::<IpAddr>() {
             let one = SocketAddr::new(ip, port);
             let wanted = match choice {
-                IpChoice::V4 { fallback: false } => ip.is_ipv4(),
-                IpChoice::V6 { fallback: false } => ip.is_ipv6(),
-                IpChoice::Any | IpChoice::V4 { .. } | IpChoice::V6 { .. } => true,
+                IpFamily::V4 { fallback: false } => ip.is_ipv4(),
+                IpFamily::V6 { fallback: false } => ip.is_ipv6(),
+                IpFamily::Any | IpFamily::V4 { .. } | IpFamily::V6 { .. } => true,
             };
             return if wanted {
                 Ok(Addresses::One(one))
@@ -63,7 +63,7 @@ impl Resolver {
         }
         trace.enter(stage);
         // A proxy's own name is a part of the way and not of the question.
-        trace.answer.resolved |= stage == Stage::Resolve;
+        trace.answer.resolved |= stage == ProbeStage::Resolve;
         // A little before the deadline, so that the reason is ours and not the target's.
         let wait = left.mul_f64(0.9);
         let permit = match Arc::clone(&self.0).try_acquire_owned() {
@@ -75,7 +75,7 @@ impl Resolver {
         };
         let Some(permit) = permit else {
             let text = format!("{MAX_LOOKUPS} lookups of names are under way, none ended in time");
-            return Err(Fault::void(VoidReason::ResolverBusy, text));
+            return Err(ProbeError::void(VoidReason::ResolverBusy, text));
         };
         let name = host.to_owned();
         let lookup = spawn_blocking(move || {
@@ -88,13 +88,13 @@ impl Resolver {
             .unwrap_or_else(|error| Err(std::io::Error::from(error).into()));
         let found = found.map_err(|unresolved| {
             let doing = format!("cannot resolve {host}");
-            let fault = Fault::connecting(&unresolved.error, &doing);
+            let fault = ProbeError::connecting(&unresolved.error, &doing);
             match fault.outcome {
                 // A resolver that is refused or cannot be reached is still a name without an address.
                 Outcome::Bad(_) if unresolved.is_unanswered => {
-                    Fault::bad(Reason::Resolve, fault.explanation).unanswered()
+                    ProbeError::bad(Reason::Resolve, fault.explanation).unanswered()
                 }
-                Outcome::Bad(_) => Fault::bad(Reason::Resolve, fault.explanation),
+                Outcome::Bad(_) => ProbeError::bad(Reason::Resolve, fault.explanation),
                 Outcome::Good | Outcome::Void(_) => fault,
             }
         })?;
@@ -123,26 +123,26 @@ impl Addresses {
     }
 }
 
-fn none_of(choice: IpChoice, host: &str) -> Fault {
+fn none_of(choice: IpFamily, host: &str) -> ProbeError {
     let wanted = match choice {
-        IpChoice::Any => "IP",
-        IpChoice::V4 { .. } => "IPv4",
-        IpChoice::V6 { .. } => "IPv6",
+        IpFamily::Any => "IP",
+        IpFamily::V4 { .. } => "IPv4",
+        IpFamily::V6 { .. } => "IPv6",
     };
-    Fault::bad(Reason::Resolve, format!("{host} has no {wanted} address"))
+    ProbeError::bad(Reason::Resolve, format!("{host} has no {wanted} address"))
 }
 
 /// What of the addresses is tried.
-fn chosen(all: &[SocketAddr], choice: IpChoice) -> Vec<SocketAddr> {
+fn chosen(all: &[SocketAddr], choice: IpFamily) -> Vec<SocketAddr> {
     let first = |v4: bool| all.iter().copied().find(|address| address.is_ipv4() == v4);
     let one = |v4: bool, fallback: bool| {
         let other = || first(!v4).filter(|_| fallback);
         first(v4).or_else(other).into_iter().collect()
     };
     match choice {
-        IpChoice::Any => all.to_vec(),
-        IpChoice::V4 { fallback } => one(true, fallback),
-        IpChoice::V6 { fallback } => one(false, fallback),
+        IpFamily::Any => all.to_vec(),
+        IpFamily::V4 { fallback } => one(true, fallback),
+        IpFamily::V6 { fallback } => one(false, fallback),
     }
 }
 
@@ -150,15 +150,15 @@ fn chosen(all: &[SocketAddr], choice: IpChoice) -> Vec<SocketAddr> {
 /// something goes before: with it, nobody knows what the target would have said.
 pub(super) async fn connect(
     addresses: &Addresses,
-    stage: Stage,
-    trace: &mut Trace<'_>,
-) -> Result<Wire, Fault> {
+    stage: ProbeStage,
+    trace: &mut ProbeTiming<'_>,
+) -> Result<CountedTcp, ProbeError> {
     trace.enter(stage);
     trace.meter = None;
     let addresses = addresses.as_slice();
     trace.answer.entrance = addresses.iter().map(SocketAddr::ip).min();
     let (address, stream) = match addresses {
-        [] => return Err(Fault::bad(Reason::Resolve, "there is no address")),
+        [] => return Err(ProbeError::bad(Reason::Resolve, "there is no address")),
         [one] => {
             trace.answer.ip = Some(one.ip());
             let connected = TcpStream::connect(*one).await;
@@ -169,27 +169,27 @@ pub(super) async fn connect(
             })?;
             (*one, stream)
         }
-        many => Race::new(many).run(trace).await?,
+        many => AddressRace::new(many).run(trace).await?,
     };
     // Requests are written in one piece; waiting for more to send would only delay them.
     let _ = stream.set_nodelay(true);
     trace.answer.ip = Some(address.ip());
     trace.instead = None;
     trace.note(|step| *step = format!("connected to {address}"));
-    let wire = Wire::new(stream);
+    let wire = CountedTcp::new(stream);
     trace.meter = Some(Arc::clone(wire.meter()));
     Ok(wire)
 }
 
 /// Attempts at several addresses. One begins when the one before it failed or has taken [`STAGGER`]; the first that
 /// connects wins, and the others are dropped.
-struct Race {
+struct AddressRace {
     order: Vec<SocketAddr>,
     started: usize,
-    failed: Vec<(SocketAddr, Fault)>,
+    failed: Vec<(SocketAddr, ProbeError)>,
 }
 
-impl Race {
+impl AddressRace {
     fn new(addresses: &[SocketAddr]) -> Self {
         Self {
             order: interleaved(addresses),
@@ -198,7 +198,10 @@ impl Race {
         }
     }
 
-    async fn run(mut self, trace: &mut Trace<'_>) -> Result<(SocketAddr, TcpStream), Fault> {
+    async fn run(
+        mut self,
+        trace: &mut ProbeTiming<'_>,
+    ) -> Result<(SocketAddr, TcpStream), ProbeError> {
         let mut under_way = FuturesUnordered::new();
         trace.answer.ip = self.order.first().map(SocketAddr::ip);
         loop {
@@ -247,7 +250,7 @@ impl Race {
     }
 
     /// The failure, when no address is left.
-    fn lost(&self, trace: &mut Trace<'_>) -> Fault {
+    fn lost(&self, trace: &mut ProbeTiming<'_>) -> ProbeError {
         let said = format!("{DOING}{}", self.said());
         let mut failed = self.failed.iter();
         let ours = failed.find(|(_, fault)| matches!(fault.outcome, Outcome::Void(_)));
@@ -255,7 +258,7 @@ impl Race {
         let mut failed = self.failed.iter();
         let decides = ours.or_else(|| failed.find(|(address, _)| Some(address) == first));
         let Some((address, fault)) = decides.or(self.failed.first()) else {
-            return Fault::bad(Reason::Resolve, "there is no address");
+            return ProbeError::bad(Reason::Resolve, "there is no address");
         };
         trace.answer.ip = Some(address.ip());
         match fault.outcome {
@@ -282,15 +285,15 @@ fn interleaved(all: &[SocketAddr]) -> Vec<SocketAddr> {
 /// Each failure to connect begins with it.
 const DOING: &str = "cannot connect to ";
 
-fn connect_fault(error: &io::Error, address: SocketAddr) -> Fault {
+fn connect_fault(error: &io::Error, address: SocketAddr) -> ProbeError {
     let doing = format!("{DOING}{address}");
     // The same error says "no port left" and "no address of ours could speak to that one", as on a machine without
     // IPv6. The first is our trouble of the moment, the second is how things are.
     if Errno::from_io_error(error) == Some(Errno::ADDRNOTAVAIL) && !has_source(address) {
         let text = format!("{doing}: no address of this machine reaches it");
-        return Fault::bad(Reason::ConnectUnreachable, text);
+        return ProbeError::bad(Reason::ConnectUnreachable, text);
     }
-    Fault::connecting(error, &doing)
+    ProbeError::connecting(error, &doing)
 }
 
 /// Whether the system has an address to speak to this one from. Nothing is sent: a datagram's socket only chooses its
@@ -316,13 +319,13 @@ mod tests {
         let mixed = [v6(1), v4(1), v6(2), v4(2)];
         let (strict, loose) = (false, true);
         for (all, choice, expected) in [
-            (&mixed[..], IpChoice::Any, mixed.to_vec()),
-            (&mixed, IpChoice::V4 { fallback: strict }, vec![v4(1)]),
-            (&mixed, IpChoice::V6 { fallback: strict }, vec![v6(1)]),
-            (&mixed[..1], IpChoice::V4 { fallback: strict }, vec![]),
-            (&mixed[..1], IpChoice::V4 { fallback: loose }, vec![v6(1)]),
-            (&mixed[1..2], IpChoice::V6 { fallback: loose }, vec![v4(1)]),
-            (&[], IpChoice::V6 { fallback: loose }, vec![]),
+            (&mixed[..], IpFamily::Any, mixed.to_vec()),
+            (&mixed, IpFamily::V4 { fallback: strict }, vec![v4(1)]),
+            (&mixed, IpFamily::V6 { fallback: strict }, vec![v6(1)]),
+            (&mixed[..1], IpFamily::V4 { fallback: strict }, vec![]),
+            (&mixed[..1], IpFamily::V4 { fallback: loose }, vec![v6(1)]),
+            (&mixed[1..2], IpFamily::V6 { fallback: loose }, vec![v4(1)]),
+            (&[], IpFamily::V6 { fallback: loose }, vec![]),
         ] {
             assert_eq!(chosen(all, choice), expected, "{all:?} {choice:?}");
         }
@@ -343,9 +346,9 @@ mod tests {
             listener.local_addr().unwrap()
         };
         let (first, second) = (free([127, 0, 0, 1]), free([127, 0, 0, 2]));
-        let mut trace = Trace::start(clock::now, None);
+        let mut trace = ProbeTiming::start(clock::now, None);
         let both = Addresses::Many(vec![first, second]);
-        let fault = connect(&both, Stage::Connect, &mut trace).await;
+        let fault = connect(&both, ProbeStage::Connect, &mut trace).await;
         let fault = fault.unwrap_err();
         assert_eq!(fault.outcome, Outcome::Bad(Reason::ConnectRefused));
         for address in [first, second] {
@@ -382,13 +385,13 @@ mod tests {
     #[tokio::test]
     async fn a_lookup_without_a_free_place_is_our_own_trouble() {
         let resolver = Resolver(Arc::new(Semaphore::new(0)));
-        let mut trace = Trace::start(clock::now, None);
+        let mut trace = ProbeTiming::start(clock::now, None);
         let left = Duration::from_millis(20);
-        let stage = Stage::Resolve;
-        let found = resolver.addresses("localhost", 1, IpChoice::Any, left, stage, &mut trace);
+        let stage = ProbeStage::Resolve;
+        let found = resolver.addresses("localhost", 1, IpFamily::Any, left, stage, &mut trace);
         let outcome = found.await.unwrap_err().outcome;
         assert_eq!(outcome, Outcome::Void(VoidReason::ResolverBusy));
-        let numeric = resolver.addresses("127.0.0.1", 1, IpChoice::Any, left, stage, &mut trace);
+        let numeric = resolver.addresses("127.0.0.1", 1, IpFamily::Any, left, stage, &mut trace);
         assert!(numeric.await.is_ok(), "an address needs no lookup");
     }
 }

@@ -12,13 +12,13 @@ use http::{Method, Request, StatusCode, Uri};
 use http_body_util::Full;
 
 use super::body::accept;
-use super::connection::Origin;
-use super::fault::Fault;
-use super::files::{CREDENTIAL_LIMIT, Kept};
+use super::connection::ConnectionOrigin;
+use super::fault::ProbeError;
+use super::files::{CREDENTIAL_LIMIT, CachedFile};
 use super::trace::cut;
 use crate::config::Target;
 use crate::config::settings::{
-    Auth, Connection as Reuse, HttpQuestion, RedirectScope, Redirects, Secret,
+    Auth, ConnectionReuse as Reuse, HttpProbeConfig, RedirectConfig, RedirectScope, Secret,
 };
 use crate::sounding::{Reason, VoidReason};
 
@@ -44,7 +44,7 @@ const ABOUT_BODY: [HeaderName; 6] = [
 
 /// What is asked of whom at this hop.
 #[derive(Debug, Clone)]
-pub(super) struct Hop {
+pub(super) struct RedirectHop {
     pub(super) target: Target,
     pub(super) method: Method,
     /// `None` when a redirect turned the request into one without a body.
@@ -55,7 +55,7 @@ pub(super) struct Hop {
     trusted: bool,
 }
 
-impl Hop {
+impl RedirectHop {
     /// The first of a sounding.
     pub(super) const fn first(target: Target, method: Method, body: Bytes) -> Self {
         Self {
@@ -71,17 +71,17 @@ impl Hop {
     pub(super) fn redirected(
         &self,
         home: &Target,
-        redirects: Redirects,
+        redirects: RedirectConfig,
         followed: u8,
         status: StatusCode,
         headers: &HeaderMap,
-    ) -> Result<Option<Self>, Fault> {
+    ) -> Result<Option<Self>, ProbeError> {
         if !matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308) || redirects.max == 0 {
             return Ok(None);
         }
         let bad = |why: String| {
             let from = cut(&self.target.shown(), SHOWN);
-            Fault::bad(Reason::Redirect, format!("{from} redirects {why}"))
+            ProbeError::bad(Reason::Redirect, format!("{from} redirects {why}"))
         };
         if followed >= redirects.max {
             return Err(bad(format!("once more after {followed} redirects")));
@@ -134,15 +134,15 @@ fn keeps_method(status: StatusCode, method: &Method) -> bool {
 }
 
 /// Makes the requests of one question.
-pub(super) struct Requests {
+pub(super) struct RequestBuilder {
     headers: HeaderMap,
     host: Option<String>,
     proxied: bool,
     credential: Credential,
 }
 
-impl Requests {
-    pub(super) fn new(question: &HttpQuestion) -> Self {
+impl RequestBuilder {
+    pub(super) fn new(question: &HttpProbeConfig) -> Self {
         Self {
             headers: common_headers(question),
             host: question.host.clone(),
@@ -152,7 +152,11 @@ impl Requests {
     }
 
     /// The request of a hop.
-    pub(super) fn request(&self, hop: &Hop, http2: bool) -> Result<Request<Full<Bytes>>, Fault> {
+    pub(super) fn request(
+        &self,
+        hop: &RedirectHop,
+        http2: bool,
+    ) -> Result<Request<Full<Bytes>>, ProbeError> {
         let target = &hop.target;
         let url = target.url();
         let host = match &self.host {
@@ -171,7 +175,7 @@ impl Requests {
         };
         let cannot = |what: &str| {
             let text = format!("the request cannot be made: {what}");
-            Fault::bad(Reason::Request, text)
+            ProbeError::bad(Reason::Request, text)
         };
         let uri = uri.build().map_err(|error| cannot(&error.to_string()))?;
         let body = hop.body.clone().unwrap_or_default();
@@ -220,7 +224,7 @@ enum Credential {
     File {
         /// For basic authentication.
         username: Option<String>,
-        secret: Kept,
+        secret: CachedFile,
     },
 }
 
@@ -238,15 +242,15 @@ impl Credential {
             }
             Secret::File(path) => Self::File {
                 username: username.map(str::to_owned),
-                secret: Kept::new(path.clone(), CREDENTIAL_LIMIT),
+                secret: CachedFile::new(path.clone(), CREDENTIAL_LIMIT),
             },
         }
     }
 
-    fn value(&self) -> Result<Option<HeaderValue>, Fault> {
+    fn value(&self) -> Result<Option<HeaderValue>, ProbeError> {
         let unusable = || {
             let text = "the credentials hold characters that no header may have";
-            Fault::void(VoidReason::File, text)
+            ProbeError::void(VoidReason::File, text)
         };
         match self {
             Self::None => Ok(None),
@@ -257,7 +261,7 @@ impl Credential {
                 let text = bytes.trim_ascii_end();
                 if text.is_empty() {
                     let text = format!("{} is empty", secret.path().display());
-                    return Err(Fault::void(VoidReason::File, text));
+                    return Err(ProbeError::void(VoidReason::File, text));
                 }
                 let value = authorization(username.as_deref(), text);
                 value.ok_or_else(unusable).map(Some)
@@ -281,7 +285,7 @@ fn authorization(username: Option<&str>, secret: &[u8]) -> Option<HeaderValue> {
     Some(value)
 }
 
-fn common_headers(question: &HttpQuestion) -> HeaderMap {
+fn common_headers(question: &HttpProbeConfig) -> HeaderMap {
     // With room for Host and Authorization.
     let mut headers = HeaderMap::with_capacity(question.headers.len() + 6);
     headers.insert(
@@ -311,7 +315,7 @@ fn common_headers(question: &HttpQuestion) -> HeaderMap {
 }
 
 /// Scheme, host and port.
-pub(super) fn origin_of(target: &Target) -> Origin {
+pub(super) fn origin_of(target: &Target) -> ConnectionOrigin {
     (target.is_https(), target.host(), target.port())
 }
 

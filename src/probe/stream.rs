@@ -9,78 +9,78 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use super::meter::{Below, Meter, Watch};
+use super::meter::{HeadReader, RawByteCounter, ResponseMeter};
 
 /// A TCP connection whose bytes are counted.
 #[derive(Debug)]
-pub(super) struct Wire {
+pub(super) struct CountedTcp {
     tcp: TcpStream,
-    below: Below,
-    meter: Arc<Meter>,
+    below: RawByteCounter,
+    meter: Arc<ResponseMeter>,
 }
 
-impl Wire {
+impl CountedTcp {
     pub(super) fn new(tcp: TcpStream) -> Self {
         Self {
             tcp,
-            below: Below::default(),
+            below: RawByteCounter::default(),
             meter: Arc::default(),
         }
     }
 
-    pub(super) const fn meter(&self) -> &Arc<Meter> {
+    pub(super) const fn meter(&self) -> &Arc<ResponseMeter> {
         &self.meter
     }
 }
 
 /// What HTTP is spoken over.
-pub(super) struct Stream {
-    io: Io,
-    watch: Watch,
+pub(super) struct HttpStream {
+    io: StreamIo,
+    watch: HeadReader,
 }
 
-enum Io {
-    Plain(Wire),
-    Tls(Box<TlsStream<Wire>>),
+enum StreamIo {
+    Plain(CountedTcp),
+    Tls(Box<TlsStream<CountedTcp>>),
 }
 
-impl Stream {
-    pub(super) const fn plain(wire: Wire) -> Self {
+impl HttpStream {
+    pub(super) const fn plain(wire: CountedTcp) -> Self {
         Self {
-            io: Io::Plain(wire),
-            watch: Watch::Nothing,
+            io: StreamIo::Plain(wire),
+            watch: HeadReader::Nothing,
         }
     }
 
-    pub(super) fn tls(tls: TlsStream<Wire>) -> Self {
+    pub(super) fn tls(tls: TlsStream<CountedTcp>) -> Self {
         Self {
-            io: Io::Tls(Box::new(tls)),
-            watch: Watch::Nothing,
+            io: StreamIo::Tls(Box::new(tls)),
+            watch: HeadReader::Nothing,
         }
     }
 
     /// The connection below, where there is no TLS on it yet.
-    pub(super) fn into_plain(self) -> Option<Wire> {
+    pub(super) fn into_plain(self) -> Option<CountedTcp> {
         match self.io {
-            Io::Plain(wire) => Some(wire),
-            Io::Tls(_) => None,
+            StreamIo::Plain(wire) => Some(wire),
+            StreamIo::Tls(_) => None,
         }
     }
 
     /// From now on what is read is looked at in this way.
-    pub(super) fn watch(&mut self, watch: Watch) {
+    pub(super) fn watch(&mut self, watch: HeadReader) {
         self.watch = watch;
     }
 
-    pub(super) fn meter(&self) -> &Arc<Meter> {
+    pub(super) fn meter(&self) -> &Arc<ResponseMeter> {
         match &self.io {
-            Io::Plain(wire) => wire.meter(),
-            Io::Tls(stream) => stream.get_ref().0.meter(),
+            StreamIo::Plain(wire) => wire.meter(),
+            StreamIo::Tls(stream) => stream.get_ref().0.meter(),
         }
     }
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for HttpStream {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -89,16 +89,16 @@ impl AsyncRead for Stream {
         let this = self.get_mut();
         let before = buf.filled().len();
         let read = match &mut this.io {
-            Io::Plain(wire) => Pin::new(wire).poll_read(cx, buf),
-            Io::Tls(stream) => Pin::new(&mut **stream).poll_read(cx, buf),
+            StreamIo::Plain(wire) => Pin::new(wire).poll_read(cx, buf),
+            StreamIo::Tls(stream) => Pin::new(&mut **stream).poll_read(cx, buf),
         };
         let came = buf.filled().get(before..).unwrap_or_default();
         if came.is_empty() {
             return read;
         }
         let wire = match &mut this.io {
-            Io::Plain(wire) => wire,
-            Io::Tls(stream) => stream.get_mut().0,
+            StreamIo::Plain(wire) => wire,
+            StreamIo::Tls(stream) => stream.get_mut().0,
         };
         wire.below.progress(&wire.meter);
         if let Err(error) = this.watch.look(came, &wire.meter) {
@@ -109,29 +109,29 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for HttpStream {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         match &mut self.get_mut().io {
-            Io::Plain(wire) => Pin::new(wire).poll_write(cx, buf),
-            Io::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+            StreamIo::Plain(wire) => Pin::new(wire).poll_write(cx, buf),
+            StreamIo::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().io {
-            Io::Plain(wire) => Pin::new(wire).poll_flush(cx),
-            Io::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            StreamIo::Plain(wire) => Pin::new(wire).poll_flush(cx),
+            StreamIo::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().io {
-            Io::Plain(wire) => Pin::new(wire).poll_shutdown(cx),
-            Io::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            StreamIo::Plain(wire) => Pin::new(wire).poll_shutdown(cx),
+            StreamIo::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 
@@ -141,20 +141,20 @@ impl AsyncWrite for Stream {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match &mut self.get_mut().io {
-            Io::Plain(wire) => Pin::new(wire).poll_write_vectored(cx, bufs),
-            Io::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            StreamIo::Plain(wire) => Pin::new(wire).poll_write_vectored(cx, bufs),
+            StreamIo::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match &self.io {
-            Io::Plain(wire) => wire.is_write_vectored(),
-            Io::Tls(stream) => stream.is_write_vectored(),
+            StreamIo::Plain(wire) => wire.is_write_vectored(),
+            StreamIo::Tls(stream) => stream.is_write_vectored(),
         }
     }
 }
 
-impl AsyncRead for Wire {
+impl AsyncRead for CountedTcp {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -171,7 +171,7 @@ impl AsyncRead for Wire {
     }
 }
 
-impl AsyncWrite for Wire {
+impl AsyncWrite for CountedTcp {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

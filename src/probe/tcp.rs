@@ -6,15 +6,15 @@ use std::time::Duration;
 use regex::bytes::Captures;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::Shared;
-use super::fault::Fault;
+use super::ProberContext;
+use super::fault::ProbeError;
 use super::reach::connect;
-use super::stream::Stream;
-use super::tls::{Alpn, SeenCache, handshake};
-use super::trace::{Stage, Trace, cut};
+use super::stream::HttpStream;
+use super::tls::{Alpn, CertificateCache, handshake};
+use super::trace::{ProbeStage, ProbeTiming, cut};
 use crate::clock;
 use crate::config::Target;
-use crate::config::settings::{TcpQuestion, TcpStep};
+use crate::config::settings::{TcpProbeConfig, TcpStep};
 use crate::sounding::Reason;
 
 /// The longest line of an answer, and what is read while one is waited for.
@@ -34,19 +34,23 @@ const SHOWN: usize = 100;
 
 /// A TCP question to one target, prepared.
 pub(super) struct TcpProber {
-    shared: Arc<Shared>,
+    shared: Arc<ProberContext>,
     target: Target,
-    question: TcpQuestion,
-    seen: SeenCache,
+    question: TcpProbeConfig,
+    seen: CertificateCache,
 }
 
 impl TcpProber {
-    pub(super) fn new(shared: Arc<Shared>, target: Target, question: TcpQuestion) -> Self {
+    pub(super) fn new(
+        shared: Arc<ProberContext>,
+        target: Target,
+        question: TcpProbeConfig,
+    ) -> Self {
         Self {
             shared,
             target,
             question,
-            seen: SeenCache::default(),
+            seen: CertificateCache::default(),
         }
     }
 
@@ -54,26 +58,30 @@ impl TcpProber {
     pub(super) async fn sound(
         &self,
         timeout: Duration,
-        trace: &mut Trace<'_>,
-    ) -> Result<(), Fault> {
+        trace: &mut ProbeTiming<'_>,
+    ) -> Result<(), ProbeError> {
         let choice = self.question.connect.ip;
         let (host, port) = (self.target.host(), self.target.port());
         let left = timeout.saturating_sub(trace.elapsed());
         let resolver = &self.shared.resolver;
-        let addresses = resolver.addresses(&host, port, choice, left, Stage::Resolve, trace);
-        let tcp = connect(&addresses.await?, Stage::Connect, trace).await?;
-        let mut stream = Stream::plain(tcp);
+        let addresses = resolver.addresses(&host, port, choice, left, ProbeStage::Resolve, trace);
+        let tcp = connect(&addresses.await?, ProbeStage::Connect, trace).await?;
+        let mut stream = HttpStream::plain(tcp);
         if self.question.tls {
             stream = self.start_tls(stream, trace).await?;
         }
-        trace.enter(Stage::Dialogue);
+        trace.enter(ProbeStage::Dialogue);
         self.talk(stream, trace).await?;
-        trace.enter(Stage::Transfer);
+        trace.enter(ProbeStage::Transfer);
         self.judge(trace)
     }
 
-    async fn start_tls(&self, stream: Stream, trace: &mut Trace<'_>) -> Result<Stream, Fault> {
-        let twice = || Fault::bad(Reason::Dialogue, "TLS cannot start twice");
+    async fn start_tls(
+        &self,
+        stream: HttpStream,
+        trace: &mut ProbeTiming<'_>,
+    ) -> Result<HttpStream, ProbeError> {
+        let twice = || ProbeError::bad(Reason::Dialogue, "TLS cannot start twice");
         let tcp = stream.into_plain().ok_or_else(twice)?;
         let tls = &self.question.connect.tls;
         let config = self.shared.clients.client(tls, Alpn::None)?;
@@ -83,11 +91,15 @@ impl TcpProber {
             .unwrap_or_else(|| self.target.host());
         let stream = handshake(config, &name, tcp, trace).await?;
         trace.answer.tls = self.seen.look(&stream);
-        Ok(Stream::tls(stream))
+        Ok(HttpStream::tls(stream))
     }
 
-    async fn talk(&self, mut stream: Stream, trace: &mut Trace<'_>) -> Result<(), Fault> {
-        let mut lines = Lines::default();
+    async fn talk(
+        &self,
+        mut stream: HttpStream,
+        trace: &mut ProbeTiming<'_>,
+    ) -> Result<(), ProbeError> {
+        let mut lines = LineReader::default();
         let mut groups: Vec<(String, Vec<u8>)> = Vec::new();
         for step in &self.question.dialogue {
             match step {
@@ -97,8 +109,9 @@ impl TcpProber {
                         stream.write_all(&bytes).await?;
                         stream.flush().await
                     };
-                    sent.await
-                        .map_err(|error| Fault::broken(&error, Reason::Request, "cannot send"))?;
+                    sent.await.map_err(|error| {
+                        ProbeError::broken(&error, Reason::Request, "cannot send")
+                    })?;
                     trace.note(|step| *step = format!("sent {} bytes", bytes.len()));
                 }
                 TcpStep::Expect(pattern) => {
@@ -120,22 +133,22 @@ impl TcpProber {
                 }
                 TcpStep::StartTls => {
                     if !lines.rest.is_empty() {
-                        return Err(Fault::bad(
+                        return Err(ProbeError::bad(
                             Reason::Dialogue,
                             "the target sent data before TLS could start",
                         ));
                     }
                     stream = self.start_tls(stream, trace).await?;
-                    trace.enter(Stage::Dialogue);
+                    trace.enter(ProbeStage::Dialogue);
                 }
             }
         }
         Ok(())
     }
 
-    fn judge(&self, trace: &Trace<'_>) -> Result<(), Fault> {
+    fn judge(&self, trace: &ProbeTiming<'_>) -> Result<(), ProbeError> {
         if let Some(least) = self.question.certificate_valid_for {
-            let bad = |text: String| Fault::bad(Reason::Certificate, text);
+            let bad = |text: String| ProbeError::bad(Reason::Certificate, text);
             let Some(tls) = &trace.answer.tls else {
                 return Err(bad("there is no certificate: no TLS was spoken".into()));
             };
@@ -150,7 +163,7 @@ impl TcpProber {
         match self.question.max_latency {
             Some(most) if trace.elapsed() > most => {
                 let text = format!("took {:?}, at most {most:?} is good", trace.elapsed());
-                Err(Fault::bad(Reason::TooSlow, text))
+                Err(ProbeError::bad(Reason::TooSlow, text))
             }
             Some(_) | None => Ok(()),
         }
@@ -159,7 +172,7 @@ impl TcpProber {
 
 /// The answer in lines, within limits.
 #[derive(Default)]
-struct Lines {
+struct LineReader {
     rest: Vec<u8>,
     /// So much of it is known to hold no end of a line.
     searched: usize,
@@ -167,9 +180,13 @@ struct Lines {
     count: usize,
 }
 
-impl Lines {
+impl LineReader {
     /// The next line without its end; at the end of the stream what is left of it.
-    async fn next(&mut self, stream: &mut Stream, trace: &mut Trace<'_>) -> Result<Vec<u8>, Fault> {
+    async fn next(
+        &mut self,
+        stream: &mut HttpStream,
+        trace: &mut ProbeTiming<'_>,
+    ) -> Result<Vec<u8>, ProbeError> {
         loop {
             let unsearched = self.rest.get(self.searched..).unwrap_or(&[]);
             if let Some(end) = unsearched.iter().position(|byte| *byte == b'\n') {
@@ -178,7 +195,7 @@ impl Lines {
                 self.count += 1;
                 if self.count > MAX_LINES {
                     let text = format!("the answer has more than {MAX_LINES} lines");
-                    return Err(Fault::bad(Reason::Dialogue, text));
+                    return Err(ProbeError::bad(Reason::Dialogue, text));
                 }
                 let mut line: Vec<u8> = self.rest.drain(..=end).collect();
                 line.pop();
@@ -188,7 +205,7 @@ impl Lines {
                 return Ok(line);
             }
             self.searched = self.rest.len();
-            let too_long = |text| Err(Fault::bad(Reason::Dialogue, text));
+            let too_long = |text| Err(ProbeError::bad(Reason::Dialogue, text));
             if self.rest.len() > LINE_LIMIT {
                 return too_long(format!("no line ends within {LINE_LIMIT} bytes"));
             }
@@ -197,7 +214,7 @@ impl Lines {
             }
             self.rest.reserve(CHUNK);
             let read = stream.read_buf(&mut self.rest).await.map_err(|error| {
-                Fault::broken(&error, Reason::Dialogue, "cannot read the answer")
+                ProbeError::broken(&error, Reason::Dialogue, "cannot read the answer")
             })?;
             self.read += read;
             trace.answer.body_bytes = self.read as u64;
@@ -206,7 +223,7 @@ impl Lines {
                 if self.rest.is_empty() {
                     let instead = trace.instead.take();
                     let text = "the target closed the connection without the expected line";
-                    return Err(Fault::bad(
+                    return Err(ProbeError::bad(
                         Reason::Dialogue,
                         instead.unwrap_or_else(|| text.into()),
                     ));

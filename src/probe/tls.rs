@@ -18,12 +18,12 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use super::fault::{Fault, tls_error};
-use super::files::{FILE_LIMIT, Stamp, read_bounded};
-use super::stream::Wire;
-use super::trace::{Stage, Trace, cut};
-use crate::config::settings::Tls;
-use crate::sounding::{Outcome, Reason, TlsSeen, VoidReason};
+use super::fault::{ProbeError, tls_error};
+use super::files::{FILE_LIMIT, FileStamp, read_bounded};
+use super::stream::CountedTcp;
+use super::trace::{ProbeStage, ProbeTiming, cut};
+use crate::config::settings::TlsConfig;
+use crate::sounding::{Outcome, Reason, TlsInfo, VoidReason};
 
 /// Distinct TLS settings that are kept. A configuration with more makes clients anew, which is slow and works.
 const MAX_CLIENTS: usize = 1024;
@@ -36,8 +36,8 @@ const MAX_NAMES: usize = 1024;
 
 /// The clients, by what makes them differ.
 #[derive(Debug, Default)]
-pub(super) struct Clients {
-    made: Mutex<HashMap<(Tls, Alpn), Client>>,
+pub(super) struct TlsClients {
+    made: Mutex<HashMap<(TlsConfig, Alpn), TlsClient>>,
 }
 
 /// Which protocols are offered inside TLS.
@@ -50,19 +50,23 @@ pub(super) enum Alpn {
 }
 
 #[derive(Debug)]
-struct Client {
-    stamps: Vec<(PathBuf, Option<Stamp>)>,
+struct TlsClient {
+    stamps: Vec<(PathBuf, Option<FileStamp>)>,
     config: Arc<ClientConfig>,
 }
 
-impl Clients {
+impl TlsClients {
     /// The client of a setting; made anew when one of its files changed.
-    pub(super) fn client(&self, tls: &Tls, alpn: Alpn) -> Result<Arc<ClientConfig>, Fault> {
+    pub(super) fn client(
+        &self,
+        tls: &TlsConfig,
+        alpn: Alpn,
+    ) -> Result<Arc<ClientConfig>, ProbeError> {
         let stamps: Vec<_> = files_of(tls)
-            .map(|path| (path.to_owned(), Stamp::of(path).ok()))
+            .map(|path| (path.to_owned(), FileStamp::of(path).ok()))
             .collect();
         let key = (
-            Tls {
+            TlsConfig {
                 server_name: None,
                 ..tls.clone()
             },
@@ -80,7 +84,7 @@ impl Clients {
         }
         made.insert(
             key,
-            Client {
+            TlsClient {
                 stamps,
                 config: Arc::clone(&config),
             },
@@ -89,7 +93,7 @@ impl Clients {
     }
 }
 
-fn files_of(tls: &Tls) -> impl Iterator<Item = &Path> {
+fn files_of(tls: &TlsConfig) -> impl Iterator<Item = &Path> {
     let own = tls
         .client_certificate
         .iter()
@@ -97,7 +101,7 @@ fn files_of(tls: &Tls) -> impl Iterator<Item = &Path> {
     tls.ca_file.iter().chain(own).map(PathBuf::as_path)
 }
 
-fn build(tls: &Tls, alpn: Alpn) -> Result<ClientConfig, Fault> {
+fn build(tls: &TlsConfig, alpn: Alpn) -> Result<ClientConfig, ProbeError> {
     let provider = Arc::new(ring::default_provider());
     let versions: &[_] = if tls.only_tls13 {
         &[&rustls::version::TLS13]
@@ -106,11 +110,13 @@ fn build(tls: &Tls, alpn: Alpn) -> Result<ClientConfig, Fault> {
     };
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(versions)
-        .map_err(|error| Fault::void(VoidReason::File, format!("cannot set up TLS: {error}")))?;
+        .map_err(|error| {
+            ProbeError::void(VoidReason::File, format!("cannot set up TLS: {error}"))
+        })?;
     let builder = if tls.insecure_skip_verify {
         builder
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(TakeAny(provider)))
+            .with_custom_certificate_verifier(Arc::new(AcceptAnyCertificate(provider)))
     } else {
         let roots = match &tls.ca_file {
             Some(file) => Arc::new(roots_in(file)?),
@@ -124,7 +130,7 @@ fn build(tls: &Tls, alpn: Alpn) -> Result<ClientConfig, Fault> {
             let chain = certificates_in(certificate)?;
             let key_bytes = read_bounded(key, FILE_LIMIT)?;
             let private = PrivateKeyDer::from_pem_slice(&key_bytes).map_err(|_| {
-                Fault::void(
+                ProbeError::void(
                     VoidReason::File,
                     format!("{} holds no private key in PEM", key.display()),
                 )
@@ -133,7 +139,7 @@ fn build(tls: &Tls, alpn: Alpn) -> Result<ClientConfig, Fault> {
                 .with_client_auth_cert(chain, private)
                 .map_err(|error| {
                     let pair = format!("{} and {}", certificate.display(), key.display());
-                    Fault::void(
+                    ProbeError::void(
                         VoidReason::File,
                         format!("cannot use {pair} together: {error}"),
                     )
@@ -152,23 +158,23 @@ fn build(tls: &Tls, alpn: Alpn) -> Result<ClientConfig, Fault> {
     Ok(config)
 }
 
-fn certificates_in(file: &Path) -> Result<Vec<CertificateDer<'static>>, Fault> {
+fn certificates_in(file: &Path) -> Result<Vec<CertificateDer<'static>>, ProbeError> {
     let bytes = read_bounded(file, FILE_LIMIT)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
     match found {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        Ok(_) | Err(_) => Err(Fault::void(
+        Ok(_) | Err(_) => Err(ProbeError::void(
             VoidReason::File,
             format!("{} holds no certificates in PEM", file.display()),
         )),
     }
 }
 
-fn roots_in(file: &Path) -> Result<RootCertStore, Fault> {
+fn roots_in(file: &Path) -> Result<RootCertStore, ProbeError> {
     let mut roots = RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(certificates_in(file)?);
     if added == 0 {
-        return Err(Fault::void(
+        return Err(ProbeError::void(
             VoidReason::File,
             format!("{} holds no usable authority", file.display()),
         ));
@@ -177,7 +183,7 @@ fn roots_in(file: &Path) -> Result<RootCertStore, Fault> {
 }
 
 /// The system's authorities, read once.
-fn system_roots() -> Result<Arc<RootCertStore>, Fault> {
+fn system_roots() -> Result<Arc<RootCertStore>, ProbeError> {
     static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
     let roots = ROOTS.get_or_init(|| {
         let mut roots = RootCertStore::empty();
@@ -186,7 +192,7 @@ fn system_roots() -> Result<Arc<RootCertStore>, Fault> {
     });
     if roots.is_empty() {
         let text = "the system has no certificate authorities; install ca-certificates, or set tls.ca_file";
-        return Err(Fault::void(VoidReason::File, text));
+        return Err(ProbeError::void(VoidReason::File, text));
     }
     Ok(Arc::clone(roots))
 }
@@ -195,14 +201,14 @@ fn system_roots() -> Result<Arc<RootCertStore>, Fault> {
 pub(super) async fn handshake(
     config: Arc<ClientConfig>,
     name: &str,
-    stream: Wire,
-    trace: &mut Trace<'_>,
-) -> Result<TlsStream<Wire>, Fault> {
-    trace.enter(Stage::Tls);
+    stream: CountedTcp,
+    trace: &mut ProbeTiming<'_>,
+) -> Result<TlsStream<CountedTcp>, ProbeError> {
+    trace.enter(ProbeStage::Tls);
     stream.meter().request();
     let meter = Arc::clone(stream.meter());
     let server = ServerName::try_from(name.to_owned()).map_err(|_| {
-        Fault::bad(
+        ProbeError::bad(
             Reason::Tls,
             format!("{name:?} cannot be a server's name in TLS"),
         )
@@ -213,24 +219,26 @@ pub(super) async fn handshake(
     Ok(stream)
 }
 
-fn fault_of(error: &std::io::Error) -> Fault {
+fn fault_of(error: &std::io::Error) -> ProbeError {
     match tls_error(error) {
-        Some(rustls::Error::InvalidCertificate(why)) => Fault::bad(
+        Some(rustls::Error::InvalidCertificate(why)) => ProbeError::bad(
             Reason::Certificate,
             format!("the certificate is not accepted: {why}"),
         ),
-        Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => Fault::bad(
-            Reason::Version,
-            "the target speaks none of the versions of HTTP that are offered",
-        ),
+        Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
+            ProbeError::bad(
+                Reason::Version,
+                "the target speaks none of the versions of HTTP that are offered",
+            )
+        }
         Some(other) => {
-            Fault::bad(Reason::Tls, format!("the TLS handshake failed: {other}")).reached()
+            ProbeError::bad(Reason::Tls, format!("the TLS handshake failed: {other}")).reached()
         }
         None => {
-            let fault = Fault::broken(error, Reason::Tls, "the TLS handshake failed");
+            let fault = ProbeError::broken(error, Reason::Tls, "the TLS handshake failed");
             match fault.outcome {
                 // However the connection broke, it was the handshake that did not come about.
-                Outcome::Bad(_) => Fault {
+                Outcome::Bad(_) => ProbeError {
                     outcome: Outcome::Bad(Reason::Tls),
                     ..fault
                 },
@@ -242,10 +250,10 @@ fn fault_of(error: &std::io::Error) -> Fault {
 
 /// What was last seen, so that the same chain is not parsed for each sounding.
 #[derive(Debug, Default)]
-pub(super) struct SeenCache(Mutex<Option<(Vec<CertificateDer<'static>>, Arc<TlsSeen>)>>);
+pub(super) struct CertificateCache(Mutex<Option<(Vec<CertificateDer<'static>>, Arc<TlsInfo>)>>);
 
-impl SeenCache {
-    pub(super) fn look(&self, stream: &TlsStream<Wire>) -> Option<Arc<TlsSeen>> {
+impl CertificateCache {
+    pub(super) fn look(&self, stream: &TlsStream<CountedTcp>) -> Option<Arc<TlsInfo>> {
         let (_, session) = stream.get_ref();
         let chain = session.peer_certificates()?;
         let version = match session.protocol_version()? {
@@ -281,7 +289,7 @@ fn read_chain(
     chain: &[CertificateDer<'_>],
     version: &'static str,
     cipher: &'static str,
-) -> Option<TlsSeen> {
+) -> Option<TlsInfo> {
     let leaf_der = chain.first()?;
     let (_, leaf) = X509Certificate::from_der(leaf_der).ok()?;
     let ends = chain.iter().take(MAX_CHAIN).filter_map(|der| {
@@ -297,7 +305,7 @@ fn read_chain(
     let names: Vec<String> = names.map_or_else(Vec::new, |names| {
         names.value.general_names.iter().filter_map(dns).collect()
     });
-    Some(TlsSeen {
+    Some(TlsInfo {
         version,
         cipher,
         earliest_expiry: ends.min().unwrap_or(leaf_expiry),
@@ -341,9 +349,9 @@ fn hexadecimal(bytes: &[u8]) -> String {
 
 /// Accepts any certificate, but not a signature that does not fit it.
 #[derive(Debug)]
-struct TakeAny(Arc<CryptoProvider>);
+struct AcceptAnyCertificate(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for TakeAny {
+impl ServerCertVerifier for AcceptAnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

@@ -4,14 +4,14 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::meter::Meter;
+use super::meter::ResponseMeter;
 
-use crate::sounding::{Answer, Phases};
+use crate::sounding::{PhaseTimes, ResponseFacts};
 use crate::units::Moment;
 
 /// The part of a sounding that is under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(super) enum ProbeStage {
     Resolve,
     Connect,
     Proxy,
@@ -25,22 +25,22 @@ pub(super) enum Stage {
 }
 
 /// Notes the phases: each moment belongs to exactly one, so that they sum up to the whole.
-pub(super) struct Trace<'a> {
+pub(super) struct ProbeTiming<'a> {
     clock: fn() -> Moment,
     started: Moment,
     mark: Moment,
     /// `None` before the first: what is prepared until then counts as part of it.
-    stage: Option<Stage>,
-    phases: Phases,
-    pub(super) answer: Answer,
+    stage: Option<ProbeStage>,
+    phases: PhaseTimes,
+    pub(super) answer: ResponseFacts,
     /// What came in place of what is waited for, to be told when the time is over.
     pub(super) instead: Option<String>,
     /// Of the connection that is used now.
-    pub(super) meter: Option<Arc<Meter>>,
+    pub(super) meter: Option<Arc<ResponseMeter>>,
     transcript: Option<&'a mut Transcript>,
 }
 
-impl<'a> Trace<'a> {
+impl<'a> ProbeTiming<'a> {
     pub(super) fn start(clock: fn() -> Moment, transcript: Option<&'a mut Transcript>) -> Self {
         let started = clock();
         Self {
@@ -48,8 +48,8 @@ impl<'a> Trace<'a> {
             started,
             mark: started,
             stage: None,
-            phases: Phases::default(),
-            answer: Answer::default(),
+            phases: PhaseTimes::default(),
+            answer: ResponseFacts::default(),
             instead: None,
             meter: None,
             transcript,
@@ -57,15 +57,15 @@ impl<'a> Trace<'a> {
     }
 
     /// Time up to now belongs to the stage before; from now on to this one.
-    pub(super) fn enter(&mut self, stage: Stage) -> Moment {
+    pub(super) fn enter(&mut self, stage: ProbeStage) -> Moment {
         let now = (self.clock)();
         let passed = now.since(self.mark);
         let phase = match self.stage.replace(stage).unwrap_or(stage) {
-            Stage::Resolve => &mut self.phases.resolve,
-            Stage::Connect | Stage::Proxy => &mut self.phases.connect,
-            Stage::Tls => &mut self.phases.tls,
-            Stage::Processing | Stage::Dialogue => &mut self.phases.processing,
-            Stage::Transfer => &mut self.phases.transfer,
+            ProbeStage::Resolve => &mut self.phases.resolve,
+            ProbeStage::Connect | ProbeStage::Proxy => &mut self.phases.connect,
+            ProbeStage::Tls => &mut self.phases.tls,
+            ProbeStage::Processing | ProbeStage::Dialogue => &mut self.phases.processing,
+            ProbeStage::Transfer => &mut self.phases.transfer,
         };
         *phase += passed;
         self.mark = now;
@@ -74,10 +74,10 @@ impl<'a> Trace<'a> {
 
     /// A redirect is followed: what was seen of its answer is not what is told of the last hop.
     pub(super) fn next_hop(&mut self) {
-        self.answer = Answer {
+        self.answer = ResponseFacts {
             redirects: self.answer.redirects.saturating_add(1),
             resolved: self.answer.resolved,
-            ..Answer::default()
+            ..ResponseFacts::default()
         };
         self.meter = None;
     }
@@ -85,7 +85,7 @@ impl<'a> Trace<'a> {
     /// What came in place of what is waited for, in words.
     pub(super) fn instead(&mut self) -> Option<String> {
         let bytes = self.meter.as_ref().map_or(0, |meter| meter.bytes());
-        let waits = matches!(self.stage, Some(Stage::Processing | Stage::Tls));
+        let waits = matches!(self.stage, Some(ProbeStage::Processing | ProbeStage::Tls));
         self.instead.take().or_else(|| {
             (waits && bytes > 0).then(|| format!("{bytes} bytes came, which are not all of it"))
         })
@@ -97,8 +97,8 @@ impl<'a> Trace<'a> {
     }
 
     /// The part that is under way.
-    pub(super) fn stage(&self) -> Stage {
-        self.stage.unwrap_or(Stage::Connect)
+    pub(super) fn stage(&self) -> ProbeStage {
+        self.stage.unwrap_or(ProbeStage::Connect)
     }
 
     pub(super) const fn started(&self) -> Moment {
@@ -111,7 +111,7 @@ impl<'a> Trace<'a> {
     }
 
     /// Ends the sounding: when, and where the time went.
-    pub(super) fn finish(&mut self) -> (Moment, Phases) {
+    pub(super) fn finish(&mut self) -> (Moment, PhaseTimes) {
         let now = self.enter(self.stage());
         (now, self.phases)
     }
@@ -206,25 +206,25 @@ mod tests {
 
     #[test]
     fn each_moment_belongs_to_one_phase() {
-        let mut trace = Trace::start(now, None);
+        let mut trace = ProbeTiming::start(now, None);
         wait(1);
         // What was prepared before the first stage is a part of it.
-        trace.enter(Stage::Resolve);
+        trace.enter(ProbeStage::Resolve);
         wait(2);
-        trace.enter(Stage::Connect);
+        trace.enter(ProbeStage::Connect);
         wait(4);
-        trace.enter(Stage::Proxy);
+        trace.enter(ProbeStage::Proxy);
         wait(8);
-        trace.enter(Stage::Tls);
+        trace.enter(ProbeStage::Tls);
         wait(16);
-        trace.enter(Stage::Processing);
+        trace.enter(ProbeStage::Processing);
         wait(32);
-        trace.enter(Stage::Transfer);
+        trace.enter(ProbeStage::Transfer);
         wait(64);
         // A second hop adds to the first.
-        trace.enter(Stage::Connect);
+        trace.enter(ProbeStage::Connect);
         wait(128);
-        trace.enter(Stage::Dialogue);
+        trace.enter(ProbeStage::Dialogue);
         wait(256);
         let (finished, phases) = trace.finish();
         let spans = phases.named().map(|(_, span)| span.as_millis());
@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     fn a_sounding_that_ends_at_once_has_its_time_too() {
-        let mut trace = Trace::start(now, None);
+        let mut trace = ProbeTiming::start(now, None);
         wait(5);
         let (finished, phases) = trace.finish();
         assert_eq!(phases.total(), finished.since(trace.started()));

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Pod, Recorded};
+use super::{RecordedPod, RecordedTick};
 use crate::units::Revision;
-use crate::verdict::{BUCKETS, Histogram, MAX_ENDPOINTS, Side, bucket, edge};
+use crate::verdict::{BUCKETS, BaselineHistogram, MAX_ENDPOINTS, PodSide, bucket, edge};
 
 /// Buckets of [`bucket`] that are one here.
 const IN_ONE: u16 = 4;
@@ -101,7 +101,7 @@ impl From<Distribution> for Vec<u32> {
 }
 
 impl Distribution {
-    fn of(histogram: &Histogram) -> Self {
+    fn of(histogram: &BaselineHistogram) -> Self {
         let mut distribution = Self::default();
         for (at, count) in histogram {
             let count = u32::try_from(*count).unwrap_or(u32::MAX);
@@ -174,7 +174,7 @@ impl EndpointLatencies {
 
 impl AnalysisLatencies {
     /// Before the first tick: what each endpoint took before.
-    pub fn new(revision: Revision, endpoints: &[Box<str>], before: &[Histogram]) -> Self {
+    pub fn new(revision: Revision, endpoints: &[Box<str>], before: &[BaselineHistogram]) -> Self {
         let endpoints = endpoints.iter().enumerate().map(|(at, name)| {
             let before = before.get(at).map(Distribution::of).unwrap_or_default();
             EndpointLatencies {
@@ -194,7 +194,7 @@ impl AnalysisLatencies {
     }
 
     /// Counts the good answers of a tick.
-    pub fn take(&mut self, pods: &[Pod], tick: &Recorded) {
+    pub fn take(&mut self, pods: &[RecordedPod], tick: &RecordedTick) {
         let rows = self.endpoints.iter_mut().zip(tick.marks.chars());
         for ((endpoint, mark), took) in rows.zip(&tick.us) {
             if let Some(us) = took.filter(|_| mark == '.') {
@@ -206,8 +206,8 @@ impl AnalysisLatencies {
                 continue;
             };
             let group = match pod.side {
-                Side::Old => LatencyGroup::OldPods,
-                Side::New => LatencyGroup::NewPods,
+                PodSide::Old => LatencyGroup::OldPods,
+                PodSide::New => LatencyGroup::NewPods,
             };
             for (endpoint, took) in self.endpoints.iter_mut().zip(row) {
                 if let Some(us) = took {
@@ -230,8 +230,8 @@ impl AnalysisLatencies {
 mod tests {
     use super::*;
 
-    fn pod(number: u32, side: Side) -> Pod {
-        Pod {
+    fn pod(number: u32, side: PodSide) -> RecordedPod {
+        RecordedPod {
             pod: number,
             name: format!("web-{number}").into(),
             side,
@@ -252,8 +252,8 @@ mod tests {
         let names: [Box<str>; 2] = ["api".into(), "db".into()];
         let before = [vec![(bucket(5000), 300)], Vec::new()];
         let mut latencies = AnalysisLatencies::new(Revision(3), &names, &before);
-        let pods = [pod(0, Side::Old), pod(1, Side::New)];
-        let tick = Recorded {
+        let pods = [pod(0, PodSide::Old), pod(1, PodSide::New)];
+        let tick = RecordedTick {
             marks: ".x".into(),
             us: vec![Some(9000), Some(70_000)],
             direct_us: vec![
@@ -261,7 +261,7 @@ mod tests {
                 (1, vec![Some(8000), None]),
                 (7, vec![Some(1), Some(1)]),
             ],
-            ..Recorded::default()
+            ..RecordedTick::default()
         };
         latencies.take(&pods, &tick);
         latencies.take(&pods, &tick);
@@ -320,18 +320,18 @@ mod tests {
             let share = u64::from(at * 7919 % 1000);
             u32::try_from(5000 + 75_000 * share.pow(3) / 1_000_000_000).unwrap()
         };
-        let before: Histogram = (0..1000).map(|at| (bucket(spread(at)), 4)).collect();
+        let before: BaselineHistogram = (0..1000).map(|at| (bucket(spread(at)), 4)).collect();
         let mut latencies = AnalysisLatencies::new(Revision(3), &names, &vec![before; 4]);
-        let pods: Vec<Pod> = (0..10)
-            .map(|at| pod(at, if at < 5 { Side::Old } else { Side::New }))
+        let pods: Vec<RecordedPod> = (0..10)
+            .map(|at| pod(at, if at < 5 { PodSide::Old } else { PodSide::New }))
             .collect();
         for second in 0..300 {
             let row = |from: u32| (0..4).map(|at| Some(spread(from + at))).collect::<Vec<_>>();
-            let tick = Recorded {
+            let tick = RecordedTick {
                 marks: "....".into(),
                 us: row(second * 4),
                 direct_us: (0..10).map(|pod| (pod, row(second * 7 + pod))).collect(),
-                ..Recorded::default()
+                ..RecordedTick::default()
             };
             latencies.take(&pods, &tick);
         }

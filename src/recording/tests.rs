@@ -2,8 +2,8 @@
 
 use super::*;
 
-fn head() -> Head {
-    Head {
+fn head() -> RecordingHead {
+    RecordingHead {
         version: VERSION,
         namespace: Namespace::new("shop"),
         release: ReleaseName::new("web"),
@@ -15,13 +15,13 @@ fn head() -> Head {
             interval_s: 1.0,
             ..Rule::default()
         },
-        start: Start {
+        start: AnalysisStart {
             endpoints: vec!["api".into(), "db".into()],
             baseline: vec![(0, 3600); 2],
             failing_at_start: vec![false; 2],
             settled_at: None,
             direct: true,
-            ..Start::default()
+            ..AnalysisStart::default()
         },
         no_direct: None,
         goes_on: None,
@@ -29,7 +29,7 @@ fn head() -> Head {
 }
 
 /// The bytes of a recording with these lines.
-fn written(lines: &[Line]) -> Vec<u8> {
+fn written(lines: &[RecordingLine]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for line in lines {
         serde_json::to_writer(&mut bytes, line).unwrap();
@@ -41,11 +41,11 @@ fn written(lines: &[Line]) -> Vec<u8> {
 /// A recording of a revision whose database answers nothing from the fifth tick on.
 fn recorded() -> Vec<u8> {
     let mut lines = vec![
-        Line::Head(Box::new(head())),
-        Line::Pod(Pod {
+        RecordingLine::Head(Box::new(head())),
+        RecordingLine::Pod(RecordedPod {
             pod: 0,
             name: "web-old".into(),
-            side: Side::Old,
+            side: PodSide::Old,
             ready_tick: 0,
         }),
     ];
@@ -58,12 +58,12 @@ fn recorded() -> Vec<u8> {
         end: None,
         cut: None,
     };
-    if let Line::Pod(pod) = &lines[1] {
+    if let RecordingLine::Pod(pod) = &lines[1] {
         recording.pods.push(pod.clone());
     }
-    let mut watch = Watch::new(head().rule, &head().start).unwrap();
+    let mut watch = Analysis::new(head().rule, &head().start).unwrap();
     for tick in 0..300 {
-        let recorded = Recorded {
+        let recorded = RecordedTick {
             tick,
             marks: if tick < 5 { "..".into() } else { ".x".into() },
             direct: if tick < 3 {
@@ -72,19 +72,19 @@ fn recorded() -> Vec<u8> {
                 Vec::new()
             },
             settled_at: (tick == 4).then_some(4.0),
-            ..Recorded::default()
+            ..RecordedTick::default()
         };
         feed(&mut watch, &recording.pods, &recorded);
-        lines.push(Line::Tick(Box::new(recorded)));
+        lines.push(RecordingLine::Tick(Box::new(recorded)));
         if watch.finding().is_some() {
             break;
         }
     }
-    lines.push(Line::End(End::of(&watch)));
+    lines.push(RecordingLine::End(RecordingEnd::of(&watch)));
     written(&lines)
 }
 
-fn judged(recording: &Recording) -> Watch {
+fn judged(recording: &Recording) -> Analysis {
     recording
         .judge(recording.head.rule.clone(), |_| {})
         .unwrap()
@@ -97,7 +97,7 @@ fn a_recording_is_judged_to_the_same_end() {
     let watch = judged(&recording);
     assert!(recording.agrees(&watch));
     assert_eq!(watch.conclude().reason(), "hard_down:db");
-    assert_eq!(End::of(&watch).tick, 20);
+    assert_eq!(RecordingEnd::of(&watch).tick, 20);
 }
 
 #[test]
@@ -164,25 +164,25 @@ fn what_is_no_recording_or_a_newer_one_is_refused() {
 /// The same from the tenth tick on, by another replica, which was handed the watch as it stood.
 fn gone_on_with() -> Vec<u8> {
     let whole = Recording::read(&recorded()[..]).unwrap();
-    let mut watch = Watch::new(head().rule, &head().start).unwrap();
+    let mut watch = Analysis::new(head().rule, &head().start).unwrap();
     for tick in &whole.ticks[..10] {
         feed(&mut watch, &whole.pods, tick);
     }
-    let mut lines = vec![Line::Head(Box::new(Head {
-        start: Start {
+    let mut lines = vec![RecordingLine::Head(Box::new(RecordingHead {
+        start: AnalysisStart {
             endpoints: head().start.endpoints,
-            ..Start::default()
+            ..AnalysisStart::default()
         },
         goes_on: Some(Box::new(watch)),
         ..head()
     }))];
-    lines.extend(whole.pods.iter().cloned().map(Line::Pod));
+    lines.extend(whole.pods.iter().cloned().map(RecordingLine::Pod));
     let ticks = whole.ticks[10..].iter().cloned();
-    lines.extend(ticks.map(|tick| Line::Tick(Box::new(tick))));
-    lines.push(Line::End(whole.end.unwrap()));
-    lines.push(Line::Evidence(Box::new(Evidence {
+    lines.extend(ticks.map(|tick| RecordingLine::Tick(Box::new(tick))));
+    lines.push(RecordingLine::End(whole.end.unwrap()));
+    lines.push(RecordingLine::Evidence(Box::new(EvidenceBundle {
         missing: vec!["logs".into()],
-        ..Evidence::default()
+        ..EvidenceBundle::default()
     })));
     written(&lines)
 }
@@ -197,7 +197,7 @@ fn gone_on_with_by_another_replica_it_is_incomplete_and_judged_to_the_same_end()
     let watch = judged(&recording);
     assert!(recording.agrees(&watch));
     assert_eq!(watch.conclude().reason(), "hard_down:db");
-    assert_eq!(End::of(&watch).tick, 20);
+    assert_eq!(RecordingEnd::of(&watch).tick, 20);
 }
 
 #[test]
@@ -224,20 +224,20 @@ fn a_beginning_that_cannot_be_is_no_recording() {
 #[test]
 fn a_rollout_that_is_not_complete_at_the_end_is_not_healthy_and_a_recording_says_so_too() {
     let ends = |rolled_out: &[(u32, bool)]| {
-        let mut watch = Watch::new(head().rule, &head().start).unwrap();
-        let mut lines = vec![Line::Head(Box::new(head()))];
+        let mut watch = Analysis::new(head().rule, &head().start).unwrap();
+        let mut lines = vec![RecordingLine::Head(Box::new(head()))];
         for tick in 0..300 {
             let told = rolled_out.iter().find(|(at, _)| *at == tick);
-            let recorded = Recorded {
+            let recorded = RecordedTick {
                 tick,
                 marks: "..".into(),
                 rolled_out: told.map(|(_, is_complete)| *is_complete),
-                ..Recorded::default()
+                ..RecordedTick::default()
             };
             feed(&mut watch, &[], &recorded);
-            lines.push(Line::Tick(Box::new(recorded)));
+            lines.push(RecordingLine::Tick(Box::new(recorded)));
         }
-        lines.push(Line::End(End::of(&watch)));
+        lines.push(RecordingLine::End(RecordingEnd::of(&watch)));
         let recording = Recording::read(written(&lines).as_slice()).unwrap();
         let again = judged(&recording);
         assert!(recording.agrees(&again));
@@ -263,22 +263,22 @@ fn rows_of_dependencies_are_written_read_and_judged() {
     head.start.needs = vec![Vec::new(), vec![0]];
     head.start.settled_at = Some(0.0);
     let record = |dependencies: &dyn Fn(u32) -> &'static str| {
-        let mut lines = vec![Line::Head(Box::new(head.clone()))];
-        let mut watch = Watch::new(head.rule.clone(), &head.start).unwrap();
+        let mut lines = vec![RecordingLine::Head(Box::new(head.clone()))];
+        let mut watch = Analysis::new(head.rule.clone(), &head.start).unwrap();
         for tick in 0..300 {
-            let recorded = Recorded {
+            let recorded = RecordedTick {
                 tick,
                 marks: if tick < 60 { "..".into() } else { ".x".into() },
                 dependencies: dependencies(tick).into(),
-                ..Recorded::default()
+                ..RecordedTick::default()
             };
             feed(&mut watch, &[], &recorded);
-            lines.push(Line::Tick(Box::new(recorded)));
+            lines.push(RecordingLine::Tick(Box::new(recorded)));
             if watch.finding().is_some() || watch.is_over() {
                 break;
             }
         }
-        lines.push(Line::End(End::of(&watch)));
+        lines.push(RecordingLine::End(RecordingEnd::of(&watch)));
         Recording::read(written(&lines).as_slice()).unwrap()
     };
     let fails = record(&|tick| if tick < 59 { "." } else { "x" });
@@ -303,29 +303,29 @@ fn rows_of_dependencies_are_written_read_and_judged() {
 fn the_head_of_a_recording_with_hundreds_of_probes_is_read() {
     const PROBES: usize = 300;
     let mut head = head();
-    head.start = Start {
+    head.start = AnalysisStart {
         endpoints: (0..PROBES).map(|at| format!("probe-{at}").into()).collect(),
         baseline: vec![(0, 3600); PROBES],
         failing_at_start: vec![false; PROBES],
         latency: vec![(0..864).map(|bucket| (bucket, 1)).collect(); PROBES],
         settled_at: Some(0.0),
-        ..Start::default()
+        ..AnalysisStart::default()
     };
-    let mut watch = Watch::new(head.rule.clone(), &head.start).unwrap();
-    let mut lines = vec![Line::Head(Box::new(head))];
+    let mut watch = Analysis::new(head.rule.clone(), &head.start).unwrap();
+    let mut lines = vec![RecordingLine::Head(Box::new(head))];
     for tick in 0..30 {
-        let recorded = Recorded {
+        let recorded = RecordedTick {
             tick,
             marks: "x".repeat(PROBES).into(),
-            ..Recorded::default()
+            ..RecordedTick::default()
         };
         feed(&mut watch, &[], &recorded);
-        lines.push(Line::Tick(Box::new(recorded)));
+        lines.push(RecordingLine::Tick(Box::new(recorded)));
         if watch.finding().is_some() {
             break;
         }
     }
-    lines.push(Line::End(End::of(&watch)));
+    lines.push(RecordingLine::End(RecordingEnd::of(&watch)));
     let bytes = written(&lines);
     assert!(
         bytes.len() as u64 > MAX_LINE * 3 / 2,

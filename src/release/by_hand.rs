@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::Facts;
-use crate::ledger::{Digest, Status, Stored};
+use super::ReleaseState;
+use crate::ledger::{ContentDigest, RevisionStatus, StoredRevision};
 use crate::units::Revision;
 
 /// Revisions that are named one by one; a history may have ten thousand.
@@ -11,14 +11,14 @@ const MAX_NAMED: usize = 10;
 
 /// Why an order cannot be carried out. The text names the revisions that can be named.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refused {
+pub enum OrderRefused {
     /// There is no such revision.
     Unknown(String),
     /// It would change nothing, or it is not clear what is wanted.
     Conflict(String),
 }
 
-impl Refused {
+impl OrderRefused {
     /// Why, in words.
     pub fn why(&self) -> &str {
         match self {
@@ -35,12 +35,12 @@ impl Refused {
 /// brought back what is installed, also if it was deployed again since, as by a pipeline after the commit was reverted: a
 /// second person, who has not heard of that rollback, must not go back twice.
 pub fn check(
-    facts: &Facts,
+    facts: &ReleaseState,
     bad: Revision,
     target: Option<Revision>,
     undone: &BTreeMap<Revision, Revision>,
     name: &str,
-) -> Result<(), Refused> {
+) -> Result<(), OrderRefused> {
     let choice = choice(facts, bad);
     let Some(target) = target else {
         let Some(brought_back) = brought_back(facts, bad) else {
@@ -57,23 +57,23 @@ pub fn check(
         } else {
             format!("has the contents of revision {made}, which is {which}")
         };
-        return Err(Refused::Conflict(format!(
+        return Err(OrderRefused::Conflict(format!(
             "revision {bad} {is}; to go back further, name the revision: {choice}"
         )));
     };
     if target == bad {
-        return Err(Refused::Conflict(format!(
+        return Err(OrderRefused::Conflict(format!(
             "revision {bad} is the one that is installed; {choice}"
         )));
     }
     if !facts.revisions.iter().any(|one| one.revision == target) {
-        return Err(Refused::Unknown(format!(
+        return Err(OrderRefused::Unknown(format!(
             "{name} has no revision {target}; {choice}"
         )));
     }
     let digest = digest_of(facts, target);
     if digest.is_some() && digest == digest_of(facts, bad) {
-        return Err(Refused::Conflict(format!(
+        return Err(OrderRefused::Conflict(format!(
             "revision {bad} has the contents of revision {target} already; {choice}"
         )));
     }
@@ -82,7 +82,7 @@ pub fn check(
 
 /// The newest revision made by a rollback among `bad` and those right before it that have its contents. What failed in
 /// between has never served.
-fn brought_back(facts: &Facts, bad: Revision) -> Option<&Stored> {
+fn brought_back(facts: &ReleaseState, bad: Revision) -> Option<&StoredRevision> {
     let installed = digest_of(facts, bad);
     let records = facts.revisions.iter().rev();
     for record in records.filter(|record| record.revision <= bad) {
@@ -91,7 +91,7 @@ fn brought_back(facts: &Facts, bad: Revision) -> Option<&Stored> {
         if is_same && (facts.ours.contains(&record.revision) || record.rolled_back_to().is_some()) {
             return Some(record);
         }
-        if !is_same && record.status != Status::Failed {
+        if !is_same && record.status != RevisionStatus::Failed {
             return None;
         }
     }
@@ -99,13 +99,13 @@ fn brought_back(facts: &Facts, bad: Revision) -> Option<&Stored> {
 }
 
 /// The revisions that a person can name, in words; of a long history the newest alone.
-pub fn choice(facts: &Facts, bad: Revision) -> String {
+pub fn choice(facts: &ReleaseState, bad: Revision) -> String {
     let installed = digest_of(facts, bad);
     let mut named: Vec<String> = facts
         .revisions
         .iter()
         .rev()
-        .filter(|record| record.revision < bad && record.status != Status::Uninstalled)
+        .filter(|record| record.revision < bad && record.status != RevisionStatus::Uninstalled)
         .filter(|record| record.digest.is_none() || record.digest.as_ref() != installed)
         .filter(|record| {
             let mut unreadable = facts.unreadable.iter();
@@ -126,7 +126,7 @@ pub fn choice(facts: &Facts, bad: Revision) -> String {
     format!("it can go back to: {}{older}", named.join(", "))
 }
 
-fn digest_of(facts: &Facts, revision: Revision) -> Option<&Digest> {
+fn digest_of(facts: &ReleaseState, revision: Revision) -> Option<&ContentDigest> {
     let mut all = facts.revisions.iter();
     all.find(|record| record.revision == revision)?
         .digest
@@ -136,26 +136,29 @@ fn digest_of(facts: &Facts, revision: Revision) -> Option<&Digest> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::Stored;
+    use crate::ledger::StoredRevision;
 
     /// Revisions with these contents, numbered from 1 on; what is empty was not read.
-    fn facts(contents: &[&str]) -> Facts {
-        let revisions = contents.iter().zip(1..).map(|(contents, number)| Stored {
-            revision: Revision(number),
-            status: Status::Superseded,
-            description: String::new(),
-            digest: (!contents.is_empty()).then(|| Digest((*contents).into())),
-            weak: None,
-            hooks_succeeded: true,
-            test_failed: false,
-        });
-        Facts {
+    fn facts(contents: &[&str]) -> ReleaseState {
+        let revisions = contents
+            .iter()
+            .zip(1..)
+            .map(|(contents, number)| StoredRevision {
+                revision: Revision(number),
+                status: RevisionStatus::Superseded,
+                description: String::new(),
+                digest: (!contents.is_empty()).then(|| ContentDigest((*contents).into())),
+                weak: None,
+                hooks_succeeded: true,
+                test_failed: false,
+            });
+        ReleaseState {
             revisions: revisions.collect(),
-            ..Facts::default()
+            ..ReleaseState::default()
         }
     }
 
-    fn refused(facts: &Facts, target: Option<u32>) -> Option<Refused> {
+    fn refused(facts: &ReleaseState, target: Option<u32>) -> Option<OrderRefused> {
         let bad = facts
             .newest()
             .map(|record| record.revision)
@@ -168,7 +171,8 @@ mod tests {
     /// Who names no revision, and has not heard of the rollback, must not go back twice.
     #[test]
     fn what_a_rollback_brought_back_is_not_gone_back_from_without_a_name() {
-        let why = |facts: &Facts| refused(facts, None).map(|refused| refused.why().to_owned());
+        let why =
+            |facts: &ReleaseState| refused(facts, None).map(|refused| refused.why().to_owned());
         let further = "to go back further, name the revision: it can go back to";
         // The commit was reverted, and the pipeline deploys the old contents once more, and again.
         for contents in [&["a", "b", "a", "a"][..], &["a", "b", "a", "a", "a"]] {
@@ -186,7 +190,7 @@ mod tests {
         let mut facts = facts(&["z", "a", "b", "a", "c", "a"]);
         facts.revisions[3].description = "Rollback to 2".into();
         assert_eq!(why(&facts), None, "revision 5 has served in between");
-        facts.revisions[4].status = Status::Failed;
+        facts.revisions[4].status = RevisionStatus::Failed;
         let expected = format!(
             "revision 6 has the contents of revision 4, which is what a rollback to revision 2 made; {further}: 1, 3, 5"
         );
@@ -212,17 +216,23 @@ mod tests {
         assert_eq!(refused(&facts, Some(4)), None);
         for unknown in [0, 6, u32::MAX] {
             let why = format!("shop/web has no revision {unknown}; {can}");
-            assert_eq!(refused(&facts, Some(unknown)), Some(Refused::Unknown(why)));
+            assert_eq!(
+                refused(&facts, Some(unknown)),
+                Some(OrderRefused::Unknown(why))
+            );
         }
         let installed = format!("revision 5 is the one that is installed; {can}");
-        assert_eq!(refused(&facts, Some(5)), Some(Refused::Conflict(installed)));
+        assert_eq!(
+            refused(&facts, Some(5)),
+            Some(OrderRefused::Conflict(installed))
+        );
         let same = format!("revision 5 has the contents of revision 2 already; {can}");
-        assert_eq!(refused(&facts, Some(2)), Some(Refused::Conflict(same)));
+        assert_eq!(refused(&facts, Some(2)), Some(OrderRefused::Conflict(same)));
         facts.ours.push(Revision(5));
         let ours = format!(
             "revision 5 is what a rollback made; to go back further, name the revision: {can}"
         );
-        assert_eq!(refused(&facts, None), Some(Refused::Conflict(ours)));
+        assert_eq!(refused(&facts, None), Some(OrderRefused::Conflict(ours)));
         assert_eq!(refused(&facts, Some(1)), None);
     }
 

@@ -12,9 +12,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use super::manifest::{self, Object};
-use super::record::Record;
-use crate::verdict::Change;
+use super::manifest::{self, ManifestObject};
+use super::record::HelmRecord;
+use crate::verdict::WorkloadDiff;
 
 /// Names of containers that are kept of one workload.
 const MAX_CONTAINERS: usize = 100;
@@ -25,16 +25,16 @@ const MAX_SERVICES: usize = 100;
 /// Names a workload: its kind and its name.
 pub type WorkloadId = (Box<str>, Box<str>);
 
-type Hash = [u8; 32];
+type ContentHash = [u8; 32];
 
 /// What identifies what the pods of a workload run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Workload {
-    template: Hash,
+struct WorkloadContents {
+    template: ContentHash,
     /// Of the ConfigMaps and Secrets that the revision makes, and this reads.
-    settings: Hash,
+    settings: ContentHash,
     /// Of those of them that it mounts, which a kubelet brings to running pods some time later.
-    mounted: Hash,
+    mounted: ContentHash,
     /// Init containers and containers of the template.
     containers: Vec<Box<str>>,
     /// Whether the old pods stop before the new ones start.
@@ -45,8 +45,8 @@ struct Workload {
 
 /// What a revision says of its workloads.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Workloads {
-    all: BTreeMap<WorkloadId, Workload>,
+pub struct RevisionWorkloads {
+    all: BTreeMap<WorkloadId, WorkloadContents>,
     /// Names of its Services that select pods.
     services: BTreeSet<Box<str>>,
 }
@@ -64,32 +64,32 @@ pub struct NotRestarted {
 
 /// The revision does not have the workload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NoSuchWorkload;
+pub struct UnknownWorkload;
 
 /// Contents of a ConfigMap or Secret, with the namespace where it is named.
-type Settings<'a> = HashMap<(&'a str, &'a str), Vec<(Option<&'a str>, Hash)>>;
+type WorkloadSettings<'a> = HashMap<(&'a str, &'a str), Vec<(Option<&'a str>, ContentHash)>>;
 
-impl Workloads {
+impl RevisionWorkloads {
     /// Those of a record, whose manifest has these objects.
-    pub fn of(record: &Record, objects: &[Object]) -> Self {
+    pub fn of(record: &HelmRecord, objects: &[ManifestObject]) -> Self {
         // A hook may make them as well; what cannot be read of one is as if it were not there.
         let of_hooks = record.hooks.iter();
         let of_hooks = of_hooks.filter(|hook| matches!(&*hook.kind, "ConfigMap" | "Secret"));
         let of_hooks = of_hooks.filter_map(|hook| manifest::objects(&hook.manifest).ok());
-        let of_hooks: Vec<Object> = of_hooks.flatten().collect();
+        let of_hooks: Vec<ManifestObject> = of_hooks.flatten().collect();
         Self::of_objects(objects, &of_hooks)
     }
 
     /// Those of a manifest with these objects, and with those of its hooks.
-    pub fn of_objects(objects: &[Object], of_hooks: &[Object]) -> Self {
-        let mut settings = Settings::new();
+    pub fn of_objects(objects: &[ManifestObject], of_hooks: &[ManifestObject]) -> Self {
+        let mut settings = WorkloadSettings::new();
         for object in objects.iter().chain(of_hooks) {
             if let Some(hash) = contents(object) {
                 let found = settings.entry((&object.kind, &object.name)).or_default();
                 found.push((object.namespace.as_deref(), hash));
             }
         }
-        let services: Vec<(&Object, &serde_json::Map<String, Value>)> = objects
+        let services: Vec<(&ManifestObject, &serde_json::Map<String, Value>)> = objects
             .iter()
             .filter(|object| object.kind == "Service" && object.api_version == "v1")
             .filter_map(|object| {
@@ -99,9 +99,9 @@ impl Workloads {
             .take(MAX_SERVICES)
             .collect();
         let workloads = objects.iter().filter(|object| object.is_workload());
-        let workload = |object: &Object| Workload {
+        let workload = |object: &ManifestObject| WorkloadContents {
             services: selecting(&services, object),
-            ..Workload::of(object, &settings)
+            ..WorkloadContents::of(object, &settings)
         };
         Self {
             all: workloads
@@ -122,14 +122,14 @@ impl Workloads {
         &self,
         before: &Self,
         id: &WorkloadId,
-    ) -> Result<Option<Change>, NoSuchWorkload> {
-        let now = self.all.get(id).ok_or(NoSuchWorkload)?;
+    ) -> Result<Option<WorkloadDiff>, UnknownWorkload> {
+        let now = self.all.get(id).ok_or(UnknownWorkload)?;
         Ok(match before.all.get(id) {
-            Some(before) if before.template != now.template => Some(Change::Template),
-            Some(before) if before.settings != now.settings => Some(Change::Config),
+            Some(before) if before.template != now.template => Some(WorkloadDiff::Template),
+            Some(before) if before.settings != now.settings => Some(WorkloadDiff::Config),
             Some(_) => None,
             // It is new.
-            None => Some(Change::Template),
+            None => Some(WorkloadDiff::Template),
         })
     }
 
@@ -181,17 +181,17 @@ impl Workloads {
     }
 }
 
-fn id(object: &Object) -> WorkloadId {
+fn id(object: &ManifestObject) -> WorkloadId {
     (object.kind.as_str().into(), object.name.as_str().into())
 }
 
-impl Workload {
-    fn of(object: &Object, settings: &Settings<'_>) -> Self {
+impl WorkloadContents {
+    fn of(object: &ManifestObject, settings: &WorkloadSettings<'_>) -> Self {
         let template = object.body.pointer("/spec/template");
         let template = template.unwrap_or(&Value::Null);
         let mut read = BTreeSet::new();
         readers(template, &mut read);
-        let hash = |read: BTreeSet<(&'static str, &str)>| -> Hash {
+        let hash = |read: BTreeSet<(&'static str, &str)>| -> ContentHash {
             let mut hash = Sha256::new();
             for (kind, name) in read {
                 let Some(found) = settings.get(&(kind, name)) else {
@@ -222,8 +222,8 @@ impl Workload {
 
 /// The Services that select the pods of a workload.
 fn selecting(
-    services: &[(&Object, &serde_json::Map<String, Value>)],
-    workload: &Object,
+    services: &[(&ManifestObject, &serde_json::Map<String, Value>)],
+    workload: &ManifestObject,
 ) -> BTreeSet<Box<str>> {
     let labels = workload.body.pointer("/spec/template/metadata/labels");
     let selects = |selector: &serde_json::Map<String, Value>| {
@@ -317,7 +317,7 @@ fn readers<'a>(value: &'a Value, found: &mut BTreeSet<(&'static str, &'a str)>) 
 }
 
 /// What a ConfigMap or Secret holds; `None` for other objects.
-fn contents(object: &Object) -> Option<Hash> {
+fn contents(object: &ManifestObject) -> Option<ContentHash> {
     let is_secret = match (&*object.api_version, &*object.kind) {
         ("v1", "ConfigMap") => false,
         ("v1", "Secret") => true,
@@ -355,7 +355,7 @@ fn contents(object: &Object) -> Option<Hash> {
     Some(hash.finalize().into())
 }
 
-fn digest(value: &Value) -> Hash {
+fn digest(value: &Value) -> ContentHash {
     let mut hash = Sha256::new();
     feed_value(&mut hash, value);
     hash.finalize().into()

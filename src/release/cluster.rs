@@ -53,23 +53,26 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-pub use api::{Access, Connector, connect};
+pub use api::{ApiAccess, ApiConnector, connect};
 pub use helm::prepare_scratch;
-pub use hub::Hub;
-pub use rights::{Needed, Rights, needed};
+pub use hub::NamespaceCache;
+pub use rights::{RbacRights, RequiredRights, needed};
 
-use super::change::Workloads;
-use super::{Engine, Facts, Notice, Observed, Plan, Refusal, Report, RunImage, Work};
+use super::change::RevisionWorkloads;
+use super::{
+    Engine, EngineFuture, ObservedState, ReleaseEvent, ReleaseState, RollbackError, RollbackPlan,
+    RollbackReport, RunImage,
+};
 use crate::api_client::EventRecorder;
-use crate::config::settings::Driver;
-use crate::config::settings::May;
-use crate::evidence::Evidence;
-use crate::ledger::Stored;
+use crate::config::settings::HelmDriver;
+use crate::config::settings::RollbackPermissions;
+use crate::evidence::EvidenceBundle;
+use crate::ledger::StoredRevision;
 use crate::permit::Permit;
 use crate::units::{Namespace, ReleaseName, Revision, Time};
-use facts::View;
-use records::{Records, Turn};
-use tables::Kind;
+use facts::ReleaseStateBuilder;
+use records::{FencingToken, Records};
+use tables::WorkloadKind;
 
 /// Revisions before the newest whose contents are read during a case: so far back a target may lie.
 const READ_BACK: usize = 6;
@@ -82,17 +85,17 @@ const READ_AGAIN: Duration = Duration::from_secs(2);
 
 /// What a rollback may do.
 #[derive(Debug, Clone)]
-pub struct Policy {
+pub struct RollbackPolicy {
     /// The helm command: a path, or a name that is looked for in `PATH`.
     pub helm: PathBuf,
     /// The memory that helm may have, in bytes.
     pub helm_memory: u64,
     /// A folder that helm may write to.
     pub scratch: PathBuf,
-    /// A name for the cluster, see [`Connector::cluster`].
+    /// A name for the cluster, see [`ApiConnector::cluster`].
     pub cluster: String,
     /// What a rollback may do.
-    pub may: May,
+    pub may: RollbackPermissions,
     /// Whether we may change anything now.
     pub permit: Permit,
     /// Whether it is turned back without being asked. Only then is anything put right that an earlier run of ours left.
@@ -103,38 +106,38 @@ pub struct Policy {
 
 /// What was read of one revision.
 #[derive(Debug, Clone)]
-struct Known {
+struct CachedRecord {
     /// Of the object that it was read from.
     version: Box<str>,
-    read: Result<Read, String>,
+    read: Result<RecordSummary, String>,
 }
 
 /// What is kept of a payload.
 #[derive(Debug, Clone)]
-struct Read {
-    stored: Stored,
-    workloads: Vec<(Kind, Box<str>)>,
+struct RecordSummary {
+    stored: StoredRevision,
+    workloads: Vec<(WorkloadKind, Box<str>)>,
     stops_first: bool,
     /// Services whose pods other workloads make.
-    indirect: Vec<indirect::Indirect>,
-    contents: Arc<Workloads>,
+    indirect: Vec<indirect::UnownedService>,
+    contents: Arc<RevisionWorkloads>,
 }
 
 /// The engine for a release in a cluster.
-pub struct Cluster {
-    hub: Arc<Hub>,
+pub struct ClusterEngine {
+    hub: Arc<NamespaceCache>,
     release: ReleaseName,
-    policy: Policy,
+    policy: RollbackPolicy,
     records: Records,
     /// The revision that helm is making for us at the moment, with its target.
     making: Mutex<Option<(Revision, Revision)>>,
     /// A rollback of which it is not known how it ended, and when it was given up.
-    left: Mutex<Option<(Plan, Time)>>,
+    left: Mutex<Option<(RollbackPlan, Time)>>,
     /// The revision that the last rollback of this process made.
     made: Mutex<Option<Revision>>,
     recorder: EventRecorder,
     /// The workloads of the newest revision that could be read.
-    parts: Mutex<Vec<(Kind, Box<str>)>>,
+    parts: Mutex<Vec<(WorkloadKind, Box<str>)>>,
     /// The last minutely look: which revision it would roll back, to which, and whether nothing was in the way.
     looked: Mutex<Option<(Revision, Revision, bool)>>,
     /// The rights for evidence that were missing at the last look.
@@ -142,22 +145,26 @@ pub struct Cluster {
     /// Whether earlier revisions are needed although none has appeared since the start.
     looks_back: AtomicBool,
     /// How large its records are when unpacked.
-    sizes: Mutex<record_sizes::Sizes>,
+    sizes: Mutex<record_sizes::RecordSizes>,
     /// What the last minutely look knows of what was tried.
-    tried: Mutex<Option<dry_run::MinutelyTries>>,
+    tried: Mutex<Option<dry_run::DryRunCache>>,
     /// Since when the newest revision is known, by our own clock.
     seen: Mutex<Option<(Revision, Time)>>,
     /// What pods of the last revisions ran.
-    images: Mutex<images::Images>,
+    images: Mutex<images::ImageHistory>,
     /// What is to be known of a rollback, from the last look: of autoscalers, of tags that moved, and of what may have changed data.
     foreseen: Mutex<Vec<String>>,
     /// Whose turn it is; 0 until that is known, and as long nothing is put right.
     fence: AtomicU64,
 }
 
-impl Cluster {
+impl ClusterEngine {
     /// For a release in the hub's namespace.
-    pub fn new(hub: Arc<Hub>, release: ReleaseName, policy: Policy) -> Arc<Self> {
+    pub fn new(
+        hub: Arc<NamespaceCache>,
+        release: ReleaseName,
+        policy: RollbackPolicy,
+    ) -> Arc<Self> {
         let records = Records::new(hub.client().clone(), hub.namespace(), hub.driver());
         let recorder = telling::recorder(hub.client().clone());
         Arc::new(Self {
@@ -186,8 +193,8 @@ impl Cluster {
         self.fence.load(Ordering::Relaxed)
     }
 
-    fn turn(&self) -> Turn<'_> {
-        Turn {
+    fn turn(&self) -> FencingToken<'_> {
+        FencingToken {
             permit: &self.policy.permit,
             fence: self.fence(),
         }
@@ -206,12 +213,12 @@ impl Cluster {
         *self.making.lock().unwrap_or_else(PoisonError::into_inner) = making;
     }
 
-    fn left(&self) -> Option<(Plan, Time)> {
+    fn left(&self) -> Option<(RollbackPlan, Time)> {
         let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         left.clone()
     }
 
-    fn set_left(&self, left: Option<(Plan, Time)>) {
+    fn set_left(&self, left: Option<(RollbackPlan, Time)>) {
         *self.left.lock().unwrap_or_else(PoisonError::into_inner) = left;
     }
 
@@ -223,14 +230,14 @@ impl Cluster {
         *self.made.lock().unwrap_or_else(PoisonError::into_inner) = Some(made);
     }
 
-    fn parts(&self) -> Vec<(Kind, Box<str>)> {
+    fn parts(&self) -> Vec<(WorkloadKind, Box<str>)> {
         self.parts
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
 
-    fn note_parts(&self, known: &BTreeMap<Revision, Known>) {
+    fn note_parts(&self, known: &BTreeMap<Revision, CachedRecord>) {
         let mut read = known
             .values()
             .rev()
@@ -258,11 +265,11 @@ impl Cluster {
         since.map_or_else(|| self.hub.now(), |(_, since)| since)
     }
 
-    async fn follow(&self, to: &watch::Sender<Observed>) {
+    async fn follow(&self, to: &watch::Sender<ObservedState>) {
         // However it ends, also by a panic: what was last known must not be taken for what is.
-        let _ended = Ended(to);
+        let _ended = EndGuard(to);
         let mut changes = self.hub.changes();
-        let mut known: BTreeMap<Revision, Known> = BTreeMap::new();
+        let mut known: BTreeMap<Revision, CachedRecord> = BTreeMap::new();
         let mut is_told = false;
         let mut first_newest = None;
         let mut newest_row: Option<(Revision, Box<str>)> = None;
@@ -319,7 +326,7 @@ impl Cluster {
             }
             let trouble = trouble.or_else(|| unread.as_ref().map(|(_, why)| why.clone()));
             let facts = trouble.is_none().then(|| {
-                let view = View {
+                let view = ReleaseStateBuilder {
                     release: self.release.as_str(),
                     known: &known,
                     unchanged_since,
@@ -356,8 +363,8 @@ impl Cluster {
     /// The revision that helm has made for us and that is not marked yet.
     fn made_now(
         &self,
-        rows: &[tables::StoredRow],
-        known: &BTreeMap<Revision, Known>,
+        rows: &[tables::RecordSummaryRow],
+        known: &BTreeMap<Revision, CachedRecord>,
     ) -> Option<Revision> {
         let (made, target) = self.making()?;
         let newest = rows.last().filter(|row| row.revision == made)?;
@@ -370,9 +377,9 @@ impl Cluster {
     /// Reads payloads that are not known, or have changed. Why one that matters could not be fetched, if so.
     async fn read_what_is_needed(
         &self,
-        rows: &[tables::StoredRow],
+        rows: &[tables::RecordSummaryRow],
         in_case: bool,
-        known: &mut BTreeMap<Revision, Known>,
+        known: &mut BTreeMap<Revision, CachedRecord>,
     ) -> Option<String> {
         let newest = rows.last().map(|row| row.revision);
         let deployed = rows.iter().rev().find(|row| &*row.status == "deployed");
@@ -390,10 +397,10 @@ impl Cluster {
             let namespace = self.hub.namespace().clone();
             let fetched = self
                 .records
-                .fetch_as(&row.object, move |it| Read::of(&it, &namespace));
+                .fetch_as(&row.object, move |it| RecordSummary::of(&it, &namespace));
             match fetched.await {
                 Ok(Some((version, read))) => {
-                    known.insert(row.revision, Known { version, read });
+                    known.insert(row.revision, CachedRecord { version, read });
                 }
                 // Also of an earlier one: what is not known is no reason to say that there is nothing to go back to.
                 Err(error) => trouble = Some(format!("{}: {error}", row.object)),
@@ -406,9 +413,9 @@ impl Cluster {
 }
 
 /// Tells at its end that nothing new will be known.
-struct Ended<'a>(&'a watch::Sender<Observed>);
+struct EndGuard<'a>(&'a watch::Sender<ObservedState>);
 
-impl Drop for Ended<'_> {
+impl Drop for EndGuard<'_> {
     fn drop(&mut self) {
         self.0.send_modify(|observed| {
             observed.trouble =
@@ -418,7 +425,11 @@ impl Drop for Ended<'_> {
 }
 
 /// Whether a payload is not known as it is now. That an older one was superseded changes nothing else in it.
-fn needs_reading(row: &tables::StoredRow, known: Option<&Known>, is_newest: bool) -> bool {
+fn needs_reading(
+    row: &tables::RecordSummaryRow,
+    known: Option<&CachedRecord>,
+    is_newest: bool,
+) -> bool {
     let Some(known) = known else {
         return true;
     };
@@ -432,16 +443,16 @@ fn needs_reading(row: &tables::StoredRow, known: Option<&Known>, is_newest: bool
     is_newest || !was_final
 }
 
-impl Read {
+impl RecordSummary {
     /// A revision whose objects are not known cannot be judged by its pods nor gone back to: it is as if it could not be
     /// read at all.
-    fn of(record: &super::record::Record, namespace: &Namespace) -> Result<Self, String> {
+    fn of(record: &super::record::HelmRecord, namespace: &Namespace) -> Result<Self, String> {
         let objects = super::manifest::objects(&record.manifest).map_err(|why| why.to_string())?;
         let workloads = objects.iter().filter_map(|object| {
             let kind = match object.kind.as_str() {
-                "Deployment" => Kind::Deployment,
-                "StatefulSet" => Kind::StatefulSet,
-                "DaemonSet" => Kind::DaemonSet,
+                "Deployment" => WorkloadKind::Deployment,
+                "StatefulSet" => WorkloadKind::StatefulSet,
+                "DaemonSet" => WorkloadKind::DaemonSet,
                 _ => return None,
             };
             // What lives in another namespace is not watched, so nobody can see how far it has come.
@@ -452,33 +463,35 @@ impl Read {
             (object.is_workload() && !is_elsewhere).then(|| (kind, object.name.as_str().into()))
         });
         Ok(Self {
-            stored: Stored {
+            stored: StoredRevision {
                 weak: record.weak(&objects),
                 ..told(record.stored())
             },
             workloads: workloads.collect(),
-            stops_first: objects.iter().any(super::manifest::Object::stops_first),
+            stops_first: objects
+                .iter()
+                .any(super::manifest::ManifestObject::stops_first),
             indirect: indirect::services(&objects, namespace.as_str()),
-            contents: Arc::new(Workloads::of(record, &objects)),
+            contents: Arc::new(RevisionWorkloads::of(record, &objects)),
         })
     }
 }
 
 /// A description is shown, and may be an error of Helm's with all that it prints.
-fn told(stored: Stored) -> Stored {
-    Stored {
+fn told(stored: StoredRevision) -> StoredRevision {
+    StoredRevision {
         description: super::helm_error::described(&stored.description),
         ..stored
     }
 }
 
-impl Engine for Cluster {
+impl Engine for ClusterEngine {
     fn name(&self) -> &'static str {
         "helm"
     }
 
-    fn follow(self: Arc<Self>, to: watch::Sender<Observed>) -> Work<()> {
-        Box::pin(async move { Cluster::follow(&self, &to).await })
+    fn follow(self: Arc<Self>, to: watch::Sender<ObservedState>) -> EngineFuture<()> {
+        Box::pin(async move { ClusterEngine::follow(&self, &to).await })
     }
 
     fn look_back(&self) {
@@ -489,15 +502,15 @@ impl Engine for Cluster {
         self.fence.store(fence, Ordering::Relaxed);
     }
 
-    fn preflight(self: Arc<Self>, plan: Plan) -> Work<Result<(), Refusal>> {
+    fn preflight(self: Arc<Self>, plan: RollbackPlan) -> EngineFuture<Result<(), RollbackError>> {
         Box::pin(async move { self.may_be_turned_back(&plan).await })
     }
 
-    fn stored(self: Arc<Self>, revision: Revision) -> Work<Option<Stored>> {
+    fn stored(self: Arc<Self>, revision: Revision) -> EngineFuture<Option<StoredRevision>> {
         Box::pin(async move {
             let record = self.record(revision).await.ok()??;
             Some(
-                Read::of(&record, self.hub.namespace())
+                RecordSummary::of(&record, self.hub.namespace())
                     .map_or_else(|_| told(record.stored()), |read| read.stored),
             )
         })
@@ -505,17 +518,17 @@ impl Engine for Cluster {
 
     fn witness(
         self: Arc<Self>,
-        facts: Arc<Facts>,
+        facts: Arc<ReleaseState>,
         bad: Revision,
         serving: Option<Revision>,
-    ) -> Work<Option<Evidence>> {
+    ) -> EngineFuture<Option<EvidenceBundle>> {
         Box::pin(async move {
             // Each part of it has a limit, so that what is slow does not cost the rest.
-            Some(Box::pin(Cluster::witness(&self, &facts, bad, serving)).await)
+            Some(Box::pin(ClusterEngine::witness(&self, &facts, bad, serving)).await)
         })
     }
 
-    fn drift(self: Arc<Self>, made: Revision) -> Work<Vec<String>> {
+    fn drift(self: Arc<Self>, made: Revision) -> EngineFuture<Vec<String>> {
         Box::pin(async move { self.differs(made).await })
     }
 
@@ -529,11 +542,14 @@ impl Engine for Cluster {
         images.remember(stored);
     }
 
-    fn tell(self: Arc<Self>, notice: Notice) -> Work<()> {
+    fn tell(self: Arc<Self>, notice: ReleaseEvent) -> EngineFuture<()> {
         Box::pin(async move { self.publish(notice).await })
     }
 
-    fn execute(self: Arc<Self>, plan: Plan) -> Work<Result<Report, Refusal>> {
+    fn execute(
+        self: Arc<Self>,
+        plan: RollbackPlan,
+    ) -> EngineFuture<Result<RollbackReport, RollbackError>> {
         // Before anything else: what helm makes is ours from its first moment.
         self.set_making(Some((Revision(plan.bad.0 + 1), plan.target)));
         Box::pin(async move {
@@ -551,9 +567,9 @@ mod tests {
     /// Whoever reads must not take for the present what was last known.
     #[tokio::test]
     async fn a_following_that_ends_by_itself_is_told_as_trouble() {
-        let (tell, told) = watch::channel(Observed::default());
+        let (tell, told) = watch::channel(ObservedState::default());
         let following = tokio::spawn(async move {
-            let _ended = Ended(&tell);
+            let _ended = EndGuard(&tell);
             std::future::pending::<()>().await;
         });
         tokio::task::yield_now().await;

@@ -17,11 +17,11 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-pub use history::{Cluster, History, Record};
+pub use history::{EmbeddedHistory, EmbeddedPods, EmbeddedRecord};
 
-use super::{Engine, Observed, Plan, Refusal, Report, Work};
-use crate::ledger::Status;
-use crate::ledger::Stored;
+use super::{Engine, EngineFuture, ObservedState, RollbackError, RollbackPlan, RollbackReport};
+use crate::ledger::RevisionStatus;
+use crate::ledger::StoredRevision;
 use crate::units::Revision;
 
 /// How often the directory is looked at; a new revision is known within this.
@@ -29,11 +29,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// The engine for a release in a directory.
 #[derive(Debug)]
-pub struct Embedded {
+pub struct EmbeddedEngine {
     directory: PathBuf,
 }
 
-impl Embedded {
+impl EmbeddedEngine {
     /// Of this directory, which need not be there yet.
     pub fn new(directory: &Path) -> Arc<Self> {
         Arc::new(Self {
@@ -41,11 +41,11 @@ impl Embedded {
         })
     }
 
-    fn history(&self) -> History {
-        History::of(&self.directory)
+    fn history(&self) -> EmbeddedHistory {
+        EmbeddedHistory::of(&self.directory)
     }
 
-    fn check(&self, plan: &Plan) -> Result<(), Refusal> {
+    fn check(&self, plan: &RollbackPlan) -> Result<(), RollbackError> {
         let records = self
             .history()
             .records()
@@ -55,29 +55,30 @@ impl Embedded {
             .map(|record| record.revision)
             .unwrap_or_default();
         if newest != plan.bad {
-            return Err(Refusal::Overtaken {
+            return Err(RollbackError::Overtaken {
                 bad: plan.bad,
                 newest,
             });
         }
         // The judged revision may itself still be pending: an upgrade that waits for its pods.
-        let pending = |record: &&Record| record.status.is_pending() && record.revision != plan.bad;
+        let pending =
+            |record: &&EmbeddedRecord| record.status.is_pending() && record.revision != plan.bad;
         if let Some(record) = records.iter().find(pending) {
-            return Err(Refusal::Pending {
+            return Err(RollbackError::Pending {
                 revision: record.revision,
                 status: record.status,
             });
         }
         let target = records.iter().find(|record| record.revision == plan.target);
         if target.is_none_or(|record| record.digest() != plan.digest) {
-            return Err(Refusal::TargetGone {
+            return Err(RollbackError::TargetGone {
                 target: plan.target,
             });
         }
         Ok(())
     }
 
-    fn turn_back(&self, plan: &Plan) -> Result<Report, Refusal> {
+    fn turn_back(&self, plan: &RollbackPlan) -> Result<RollbackReport, RollbackError> {
         let history = self.history();
         let records = history.records().map_err(|error| self.storage(&error))?;
         let left_behind = records.last().filter(|newest| {
@@ -93,7 +94,7 @@ impl Embedded {
         history
             .deploy(&record)
             .map_err(|error| self.storage(&error))?;
-        Ok(Report {
+        Ok(RollbackReport {
             made: record.revision,
             finished,
         })
@@ -102,17 +103,17 @@ impl Embedded {
     /// Creates the next record: whoever comes second finds it there.
     fn create(
         &self,
-        history: &History,
-        records: &[Record],
-        plan: &Plan,
-    ) -> Result<Record, Refusal> {
+        history: &EmbeddedHistory,
+        records: &[EmbeddedRecord],
+        plan: &RollbackPlan,
+    ) -> Result<EmbeddedRecord, RollbackError> {
         let target = records.iter().find(|record| record.revision == plan.target);
         let contents = target
             .map(|record| record.contents.clone())
             .unwrap_or_default();
-        let record = Record {
+        let record = EmbeddedRecord {
             revision: crate::units::Revision(plan.bad.0 + 1),
-            status: Status::PendingRollback,
+            status: RevisionStatus::PendingRollback,
             description: described(plan),
             contents,
             turned_back: Some(plan.bad),
@@ -120,32 +121,34 @@ impl Embedded {
         };
         match history.create(&record) {
             Ok(()) => Ok(record),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(Refusal::Overtaken {
-                bad: plan.bad,
-                newest: record.revision,
-            }),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Err(RollbackError::Overtaken {
+                    bad: plan.bad,
+                    newest: record.revision,
+                })
+            }
             Err(error) => Err(self.storage(&error)),
         }
     }
 
-    fn storage(&self, error: &io::Error) -> Refusal {
-        Refusal::Storage(format!(
+    fn storage(&self, error: &io::Error) -> RollbackError {
+        RollbackError::Storage(format!(
             "the history in {} cannot be read or written: {error}",
             self.directory.display()
         ))
     }
 }
 
-fn described(plan: &Plan) -> String {
+fn described(plan: &RollbackPlan) -> String {
     format!("Rollback to {}", plan.target)
 }
 
-impl Engine for Embedded {
+impl Engine for EmbeddedEngine {
     fn name(&self) -> &'static str {
         "embedded"
     }
 
-    fn follow(self: Arc<Self>, to: watch::Sender<Observed>) -> Work<()> {
+    fn follow(self: Arc<Self>, to: watch::Sender<ObservedState>) -> EngineFuture<()> {
         Box::pin(async move {
             while !to.is_closed() {
                 let this = Arc::clone(&self);
@@ -155,7 +158,7 @@ impl Engine for Embedded {
                     Ok(facts) => {
                         let is_new = *observed.facts != facts || observed.trouble.is_some();
                         if is_new {
-                            *observed = Observed {
+                            *observed = ObservedState {
                                 facts: Arc::new(facts),
                                 trouble: None,
                                 failures: 0,
@@ -175,11 +178,11 @@ impl Engine for Embedded {
         })
     }
 
-    fn preflight(self: Arc<Self>, plan: Plan) -> Work<Result<(), Refusal>> {
+    fn preflight(self: Arc<Self>, plan: RollbackPlan) -> EngineFuture<Result<(), RollbackError>> {
         Box::pin(async move { blocking(move || self.check(&plan)).await })
     }
 
-    fn stored(self: Arc<Self>, revision: Revision) -> Work<Option<Stored>> {
+    fn stored(self: Arc<Self>, revision: Revision) -> EngineFuture<Option<StoredRevision>> {
         Box::pin(async move {
             let read =
                 blocking(move || self.history().facts().map_err(|error| self.storage(&error)));
@@ -191,17 +194,20 @@ impl Engine for Embedded {
         })
     }
 
-    fn execute(self: Arc<Self>, plan: Plan) -> Work<Result<Report, Refusal>> {
+    fn execute(
+        self: Arc<Self>,
+        plan: RollbackPlan,
+    ) -> EngineFuture<Result<RollbackReport, RollbackError>> {
         Box::pin(async move { blocking(move || self.turn_back(&plan)).await })
     }
 }
 
 async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
-) -> Result<T, Refusal> {
+    work: impl FnOnce() -> Result<T, RollbackError> + Send + 'static,
+) -> Result<T, RollbackError> {
     tokio::task::spawn_blocking(work)
         .await
-        .unwrap_or_else(|error| Err(Refusal::Storage(error.to_string())))
+        .unwrap_or_else(|error| Err(RollbackError::Storage(error.to_string())))
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ const MAX_NODES: usize = 500_000;
 /// Why a manifest cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("document {document} of the manifest ({source_file}) {why}")]
-pub struct Broken {
+pub struct ManifestError {
     /// Its place, from 1 on; documents without content are not counted.
     pub document: usize,
     /// The file of the chart that it was rendered from, as Helm notes it.
@@ -29,7 +29,7 @@ pub struct Broken {
 
 /// One object.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Object {
+pub struct ManifestObject {
     /// As `apps/v1`.
     pub api_version: String,
     /// As `Deployment`.
@@ -46,7 +46,7 @@ pub struct Object {
 ///
 /// # Errors
 /// When a document is not YAML, or no object.
-pub fn objects(manifest: &str) -> Result<Vec<Object>, Broken> {
+pub fn objects(manifest: &str) -> Result<Vec<ManifestObject>, ManifestError> {
     let mut objects = Vec::new();
     let mut number = 0;
     for text in documents(manifest) {
@@ -58,7 +58,7 @@ pub fn objects(manifest: &str) -> Result<Vec<Object>, Broken> {
             continue;
         }
         number += 1;
-        let broken = |why: String| Broken {
+        let broken = |why: String| ManifestError {
             document: number,
             source_file: source_of(&text),
             why,
@@ -129,7 +129,7 @@ fn parse(text: &str) -> Result<Value, String> {
     })
 }
 
-fn take(value: Value, objects: &mut Vec<Object>) -> Result<(), &'static str> {
+fn take(value: Value, objects: &mut Vec<ManifestObject>) -> Result<(), &'static str> {
     if value.is_null() {
         return Ok(());
     }
@@ -155,7 +155,7 @@ fn take(value: Value, objects: &mut Vec<Object>) -> Result<(), &'static str> {
     if value.get("items").is_some() {
         return Err("has items, and is no list");
     }
-    objects.push(Object {
+    objects.push(ManifestObject {
         name: text("/metadata/name").ok_or("has no name")?,
         namespace: text("/metadata/namespace"),
         api_version,
@@ -165,7 +165,7 @@ fn take(value: Value, objects: &mut Vec<Object>) -> Result<(), &'static str> {
     Ok(())
 }
 
-impl Object {
+impl ManifestObject {
     /// Whether it runs pods and rolls them over when it changes.
     pub fn is_workload(&self) -> bool {
         self.api_version.starts_with("apps/")

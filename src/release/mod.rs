@@ -26,26 +26,26 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::evidence::Evidence;
-use crate::ledger::{self, Digest, Ledger, NoTarget, Stored};
+use crate::evidence::EvidenceBundle;
+use crate::ledger::{self, ContentDigest, NoTarget, RevisionLedger, StoredRevision};
 use crate::units::{Namespace, ReleaseName, Revision, Time};
-use crate::verdict::{Change, Stuck};
-use change::{NotRestarted, Workloads};
+use crate::verdict::{StuckReason, WorkloadDiff};
+use change::{NotRestarted, RevisionWorkloads};
 pub use run_images::{MAX_RUN_IMAGES, RunImage};
 pub use workload::WorkloadState;
 
 /// What is known of a release at the moment.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Facts {
+pub struct ReleaseState {
     /// Its revisions, ascending; empty when there is no such release.
-    pub revisions: Vec<Stored>,
+    pub revisions: Vec<StoredRevision>,
     /// Revisions that a rollback of ours made.
     pub ours: Vec<Revision>,
     /// The program that stored the newest revision, by the name that it gave the API server; `None` for Helm's own
     /// command, and where nobody says.
     pub stored_by: Option<Box<str>>,
     /// Its pods, of all revisions.
-    pub pods: Vec<Pod>,
+    pub pods: Vec<ReleasePod>,
     /// The revision whose rollout is complete, if the newest one's is.
     pub settled: Option<Revision>,
     /// Paused, or scaled to zero.
@@ -67,12 +67,12 @@ pub struct Facts {
     /// When the newest revision was stored, by the clock of whoever stores it; `None` where nobody says.
     pub stored_at: Option<Time>,
     /// What the revisions that can be read say of their workloads, ascending.
-    pub workloads: Vec<(Revision, Arc<Workloads>)>,
+    pub workloads: Vec<(Revision, Arc<RevisionWorkloads>)>,
 }
 
-impl Facts {
+impl ReleaseState {
     /// The newest stored revision.
-    pub fn newest(&self) -> Option<&Stored> {
+    pub fn newest(&self) -> Option<&StoredRevision> {
         self.revisions.last()
     }
 
@@ -82,10 +82,10 @@ impl Facts {
     /// Why that is not known.
     pub fn change_of(
         &self,
-        pod: &Pod,
+        pod: &ReleasePod,
         revision: Revision,
         serving: Option<Revision>,
-    ) -> Result<Option<Change>, String> {
+    ) -> Result<Option<WorkloadDiff>, String> {
         self.change_of_workload(&pod.workload_kind, &pod.workload, revision, serving)
     }
 
@@ -99,7 +99,7 @@ impl Facts {
         name: &str,
         revision: Revision,
         serving: Option<Revision>,
-    ) -> Result<Option<Change>, String> {
+    ) -> Result<Option<WorkloadDiff>, String> {
         let serving = serving.ok_or("it is not known which revision served before")?;
         let (now, before) = (self.workloads_of(revision)?, self.workloads_of(serving)?);
         let id = (kind.into(), name.into());
@@ -123,13 +123,13 @@ impl Facts {
     }
 
     /// Whether the Service that a host name stands for selects a pod in a revision; true where that is not known.
-    pub fn is_selected(&self, pod: &Pod, host: &str, revision: Revision) -> bool {
+    pub fn is_selected(&self, pod: &ReleasePod, host: &str, revision: Revision) -> bool {
         let id = (pod.workload_kind.clone(), pod.workload.clone());
         self.workloads_of(revision)
             .map_or(true, |workloads| workloads.is_selected(&id, host))
     }
 
-    fn workloads_of(&self, revision: Revision) -> Result<&Workloads, String> {
+    fn workloads_of(&self, revision: Revision) -> Result<&RevisionWorkloads, String> {
         let mut all = self.workloads.iter();
         if let Some((_, workloads)) = all.find(|(of, _)| *of == revision) {
             return Ok(workloads);
@@ -144,7 +144,7 @@ impl Facts {
 
 /// One pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pod {
+pub struct ReleasePod {
     /// Its name.
     pub name: Box<str>,
     /// The revision that it belongs to.
@@ -176,19 +176,19 @@ pub struct Pod {
     pub ip: Option<IpAddr>,
     /// The ports of its containers.
     #[serde(default)]
-    pub ports: Vec<Port>,
+    pub ports: Vec<ContainerPort>,
 }
 
 /// A port of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Port {
+pub struct ContainerPort {
     /// Its name; empty when it has none.
     pub name: Box<str>,
     /// Its number.
     pub number: u16,
 }
 
-impl Pod {
+impl ReleasePod {
     /// Its workload in words, as `Deployment web`; empty where there is none.
     pub fn workload_name(&self) -> String {
         format!("{} {}", self.workload_kind, self.workload)
@@ -207,7 +207,7 @@ impl Pod {
     }
 
     /// Why it cannot start, if so: the reasons are a kubelet's.
-    pub fn stuck(&self) -> Option<Stuck> {
+    pub fn stuck(&self) -> Option<StuckReason> {
         match self.waiting.as_deref()? {
             "ErrImagePull"
             | "ImagePullBackOff"
@@ -215,9 +215,9 @@ impl Pod {
             | "ErrImageNeverPull"
             | "ImageInspectError"
             | "RegistryUnavailable"
-            | "SignatureValidationFailed" => Some(Stuck::Image),
+            | "SignatureValidationFailed" => Some(StuckReason::Image),
             "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
-                Some(Stuck::Container)
+                Some(StuckReason::Container)
             }
             _ => None,
         }
@@ -226,13 +226,13 @@ impl Pod {
 
 /// A rollback that was decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan {
+pub struct RollbackPlan {
     /// The revision found bad; it must still be the newest.
     pub bad: Revision,
     /// The revision to go back to.
     pub target: Revision,
     /// The contents of the target.
-    pub digest: Digest,
+    pub digest: ContentDigest,
     /// Why, for the record.
     pub reason: String,
     /// Whoever acts has a higher number than all who acted before; it is written to what is made.
@@ -243,7 +243,7 @@ pub struct Plan {
 
 /// What became of a rollback.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report {
+pub struct RollbackReport {
     /// The revision that it made.
     pub made: Revision,
     /// Whether it was found half done and was finished.
@@ -251,9 +251,9 @@ pub struct Report {
 }
 
 /// Why a rollback is not begun, or failed. The text names the thing and the way out; where that is another revision,
-/// [`Refusal::told`] does.
+/// [`RollbackError::told`] does.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum RollbackError {
     /// There is no revision to go back to.
     #[error("{0}")]
     NoTarget(#[from] NoTarget),
@@ -273,7 +273,7 @@ pub enum Refusal {
         /// Which revision.
         revision: Revision,
         /// Its status.
-        status: ledger::Status,
+        status: ledger::RevisionStatus,
     },
     /// The target is no longer there, or is another than was planned.
     #[error("revision {target} is no longer there with the contents that were planned")]
@@ -300,7 +300,7 @@ pub enum Refusal {
     Storage(String),
 }
 
-impl Refusal {
+impl RollbackError {
     /// Something speaks against it.
     pub fn prevented(reason: &'static str, text: impl Into<String>) -> Self {
         Self::Prevented {
@@ -341,7 +341,7 @@ impl Refusal {
 }
 
 /// A future of an engine.
-pub type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+pub type EngineFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// What carries out a rollback, and tells of a release.
 pub trait Engine: Send + Sync {
@@ -349,7 +349,7 @@ pub trait Engine: Send + Sync {
     fn name(&self) -> &'static str;
 
     /// Follows the release until the receivers are gone. Trouble is told as an error beside the last facts.
-    fn follow(self: Arc<Self>, to: watch::Sender<Observed>) -> Work<()>;
+    fn follow(self: Arc<Self>, to: watch::Sender<ObservedState>) -> EngineFuture<()>;
 
     /// A revision is being judged: earlier ones are needed as well, also when it was there at the start.
     fn look_back(&self) {}
@@ -359,7 +359,7 @@ pub trait Engine: Send + Sync {
     /// There is one sequence of these numbers for each release, and it only grows: whoever begins to guard takes one more
     /// than the stored state has, or the count of the Lease's transitions where that is higher. So it grows as well where
     /// there is no Lease, and when the Lease was deleted and counts from 1 again. The stored state, its ConfigMap, the
-    /// plans ([`Plan::fence`]) and what is written to the cluster all carry this one number.
+    /// plans ([`RollbackPlan::fence`]) and what is written to the cluster all carry this one number.
     fn acts_as(&self, _fence: u64) {}
 
     /// What pods of the last revisions were seen to run, to be stored: at most [`MAX_RUN_IMAGES`]. The pods of a revision
@@ -372,39 +372,42 @@ pub trait Engine: Send + Sync {
     fn remember_images(&self, _images: &[RunImage]) {}
 
     /// Whether the plan may and can be carried out now.
-    fn preflight(self: Arc<Self>, plan: Plan) -> Work<Result<(), Refusal>>;
+    fn preflight(self: Arc<Self>, plan: RollbackPlan) -> EngineFuture<Result<(), RollbackError>>;
 
     /// Carries out the plan.
-    fn execute(self: Arc<Self>, plan: Plan) -> Work<Result<Report, Refusal>>;
+    fn execute(
+        self: Arc<Self>,
+        plan: RollbackPlan,
+    ) -> EngineFuture<Result<RollbackReport, RollbackError>>;
 
-    /// A stored revision with its contents, also one that [`Facts`] know by its number only; `None` when it is not there
+    /// A stored revision with its contents, also one that [`ReleaseState`] know by its number only; `None` when it is not there
     /// or cannot be read.
-    fn stored(self: Arc<Self>, revision: Revision) -> Work<Option<Stored>>;
+    fn stored(self: Arc<Self>, revision: Revision) -> EngineFuture<Option<StoredRevision>>;
 
     /// Collects what the surroundings of a bad revision are like; `None` where there are none.
     fn witness(
         self: Arc<Self>,
-        _facts: Arc<Facts>,
+        _facts: Arc<ReleaseState>,
         _bad: Revision,
         _serving: Option<Revision>,
-    ) -> Work<Option<Evidence>> {
+    ) -> EngineFuture<Option<EvidenceBundle>> {
         Box::pin(std::future::ready(None))
     }
 
     /// How what runs differs from what the revision that a rollback made says, in words.
-    fn drift(self: Arc<Self>, _made: Revision) -> Work<Vec<String>> {
+    fn drift(self: Arc<Self>, _made: Revision) -> EngineFuture<Vec<String>> {
         Box::pin(std::future::ready(Vec::new()))
     }
 
     /// Tells people who look at the release in its own surroundings.
-    fn tell(self: Arc<Self>, _notice: Notice) -> Work<()> {
+    fn tell(self: Arc<Self>, _notice: ReleaseEvent) -> EngineFuture<()> {
         Box::pin(std::future::ready(()))
     }
 }
 
 /// Something that people who look at the release should see.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Notice {
+pub struct ReleaseEvent {
     /// Whether somebody should look at it.
     pub is_warning: bool,
     /// What happened, as `ReleaseRegressed`.
@@ -419,9 +422,9 @@ pub struct Notice {
 
 /// The facts, or why there are none at the moment.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Observed {
+pub struct ObservedState {
     /// What was last known.
-    pub facts: Arc<Facts>,
+    pub facts: Arc<ReleaseState>,
     /// Why nothing newer is known; `None` when all is well.
     pub trouble: Option<String>,
     /// Watches that failed since the start.
@@ -434,13 +437,13 @@ pub struct Observed {
 /// When there is none.
 pub fn plan(
     bad: Revision,
-    facts: &Facts,
-    ledger: &Ledger,
+    facts: &ReleaseState,
+    ledger: &RevisionLedger,
     serving: Option<Revision>,
     reason: &str,
-) -> Result<Plan, Refusal> {
+) -> Result<RollbackPlan, RollbackError> {
     let choice = ledger::choose(bad, &facts.revisions, ledger, serving)?;
-    Ok(Plan {
+    Ok(RollbackPlan {
         bad,
         target: choice.target,
         digest: choice.digest,
@@ -464,8 +467,8 @@ const MAX_READ_BACK: usize = 50;
 pub async fn read_back(
     engine: Arc<dyn Engine>,
     bad: Revision,
-    facts: &Facts,
-) -> Result<Facts, Refusal> {
+    facts: &ReleaseState,
+) -> Result<ReleaseState, RollbackError> {
     let mut facts = facts.clone();
     let mut all = facts.revisions.iter();
     let of_bad = all.find(|record| record.revision == bad);
@@ -478,7 +481,7 @@ pub async fn read_back(
             *record = stored;
         }
         if others == 0 && digest.is_some() && record.digest.is_none() {
-            return Err(Refusal::Storage(format!(
+            return Err(RollbackError::Storage(format!(
                 "revision {} cannot be read, so it is not known how far back to go; try again, or name the revision",
                 record.revision
             )));
@@ -502,17 +505,17 @@ pub async fn plan_by_hand(
     engine: Arc<dyn Engine>,
     bad: Revision,
     target: Option<Revision>,
-    facts: &Facts,
-    ledger: &Ledger,
+    facts: &ReleaseState,
+    ledger: &RevisionLedger,
     reason: &str,
-) -> Result<Plan, Refusal> {
+) -> Result<RollbackPlan, RollbackError> {
     if let Some(target) = target {
         let stored = engine.stored(target).await;
         let digest = stored.and_then(|stored| stored.digest);
-        return Ok(Plan {
+        return Ok(RollbackPlan {
             bad,
             target,
-            digest: digest.ok_or(Refusal::TargetGone { target })?,
+            digest: digest.ok_or(RollbackError::TargetGone { target })?,
             reason: reason.to_owned(),
             fence: 0,
             is_rehearsal: false,
@@ -536,7 +539,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::ledger::Status;
+    use crate::ledger::RevisionStatus;
 
     /// Each revision has one letter for its contents.
     struct Letters(&'static str);
@@ -546,35 +549,41 @@ mod tests {
             "letters"
         }
 
-        fn follow(self: Arc<Self>, _to: watch::Sender<Observed>) -> Work<()> {
+        fn follow(self: Arc<Self>, _to: watch::Sender<ObservedState>) -> EngineFuture<()> {
             Box::pin(std::future::pending())
         }
 
-        fn preflight(self: Arc<Self>, _plan: Plan) -> Work<Result<(), Refusal>> {
+        fn preflight(
+            self: Arc<Self>,
+            _plan: RollbackPlan,
+        ) -> EngineFuture<Result<(), RollbackError>> {
             Box::pin(std::future::ready(Ok(())))
         }
 
-        fn execute(self: Arc<Self>, _plan: Plan) -> Work<Result<Report, Refusal>> {
+        fn execute(
+            self: Arc<Self>,
+            _plan: RollbackPlan,
+        ) -> EngineFuture<Result<RollbackReport, RollbackError>> {
             let text = "it has no hands".into();
-            Box::pin(std::future::ready(Err(Refusal::Failed { text })))
+            Box::pin(std::future::ready(Err(RollbackError::Failed { text })))
         }
 
-        fn stored(self: Arc<Self>, revision: Revision) -> Work<Option<Stored>> {
+        fn stored(self: Arc<Self>, revision: Revision) -> EngineFuture<Option<StoredRevision>> {
             let letter = self.0.get(revision.0 as usize - 1..revision.0 as usize);
             // A space cannot be read.
             let letter = letter.filter(|letter| *letter != " ");
-            let stored = letter.map(|letter| Stored {
-                digest: Some(Digest(letter.into())),
+            let stored = letter.map(|letter| StoredRevision {
+                digest: Some(ContentDigest(letter.into())),
                 ..known_by_number(revision)
             });
             Box::pin(std::future::ready(stored))
         }
     }
 
-    fn known_by_number(revision: Revision) -> Stored {
-        Stored {
+    fn known_by_number(revision: Revision) -> StoredRevision {
+        StoredRevision {
             revision,
-            status: Status::Superseded,
+            status: RevisionStatus::Superseded,
             description: "Upgrade complete".into(),
             digest: None,
             weak: None,
@@ -589,12 +598,12 @@ mod tests {
         let contents = "abaaaaaaaaaaaa";
         let engine: Arc<dyn Engine> = Arc::new(Letters(contents));
         let bad = Revision(14);
-        let mut facts = Facts {
+        let mut facts = ReleaseState {
             revisions: (1..=14)
                 .map(|number| known_by_number(Revision(number)))
                 .collect(),
             ours: vec![Revision(3)],
-            ..Facts::default()
+            ..ReleaseState::default()
         };
         facts.revisions[13] = Arc::clone(&engine).stored(bad).await.unwrap();
         let read = read_back(Arc::clone(&engine), bad, &facts).await.unwrap();
@@ -606,7 +615,15 @@ mod tests {
             ),
             "{why}"
         );
-        let plan = plan_by_hand(engine, bad, None, &read, &Ledger::default(), "the cart").await;
+        let plan = plan_by_hand(
+            engine,
+            bad,
+            None,
+            &read,
+            &RevisionLedger::default(),
+            "the cart",
+        )
+        .await;
         assert_eq!(plan.unwrap().target, Revision(2));
         // One of other contents ends it.
         let engine: Arc<dyn Engine> = Arc::new(Letters("zyxwvutsrqponm"));
@@ -630,11 +647,11 @@ mod tests {
         let nothing = NoTarget {
             passed_over: vec!["revision 1 has contents that were found bad".into()],
         };
-        let gone = Refusal::TargetGone {
+        let gone = RollbackError::TargetGone {
             target: Revision(1),
         };
         let (namespace, release) = (Namespace::new("shop"), ReleaseName::new("web"));
-        for refusal in [Refusal::from(nothing), gone] {
+        for refusal in [RollbackError::from(nothing), gone] {
             let told = refusal.told(&namespace, &release);
             assert!(told.starts_with(&refusal.to_string()), "{told}");
             for command in [
@@ -644,7 +661,7 @@ mod tests {
                 assert!(told.contains(command), "{told}");
             }
         }
-        let other = Refusal::prevented("helm", "there is no helm");
+        let other = RollbackError::prevented("helm", "there is no helm");
         assert_eq!(other.told(&namespace, &release), "there is no helm");
     }
 }

@@ -16,8 +16,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
-use super::manifest::Object;
-use crate::ledger::{Digest, Status, Stored};
+use super::manifest::ManifestObject;
+use crate::ledger::{ContentDigest, RevisionStatus, StoredRevision};
 use crate::units::{ReleaseName, Revision};
 
 /// The largest payload that is decoded, in bytes; Kubernetes allows a Secret 1 MiB.
@@ -41,7 +41,7 @@ const GZIP: [u8; 3] = [0x1f, 0x8b, 0x08];
 
 /// Why a record cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unreadable {
+pub enum RecordError {
     /// The object has no payload.
     #[error("the record is empty")]
     Empty,
@@ -78,12 +78,12 @@ pub enum Unreadable {
 ///
 /// # Errors
 /// When Helm would not have given this name.
-pub fn name_of(object: &str) -> Result<(ReleaseName, Revision), Unreadable> {
+pub fn name_of(object: &str) -> Result<(ReleaseName, Revision), RecordError> {
     let parts = object
         .strip_prefix(PREFIX)
         .and_then(|rest| rest.rsplit_once(".v"));
     let Some((name, digits)) = parts else {
-        return Err(Unreadable::Name(object.to_owned()));
+        return Err(RecordError::Name(object.to_owned()));
     };
     // Helm writes no sign and no leading zero.
     let is_plain = digits.bytes().all(|byte| byte.is_ascii_digit()) && !digits.starts_with('0');
@@ -91,13 +91,13 @@ pub fn name_of(object: &str) -> Result<(ReleaseName, Revision), Unreadable> {
         Ok(revision) if is_plain && !name.is_empty() => {
             Ok((ReleaseName::new(name), Revision(revision)))
         }
-        Ok(_) | Err(_) => Err(Unreadable::Name(object.to_owned())),
+        Ok(_) | Err(_) => Err(RecordError::Name(object.to_owned())),
     }
 }
 
 /// A stored revision.
 #[derive(Debug, Clone)]
-pub struct Record {
+pub struct HelmRecord {
     /// The release.
     pub name: ReleaseName,
     /// The namespace that it says it is of; empty where it says none.
@@ -105,7 +105,7 @@ pub struct Record {
     /// Its number.
     pub revision: Revision,
     /// Helm's status; one that is not known here is [`Status::Unknown`].
-    pub status: Status,
+    pub status: RevisionStatus,
     /// Helm's description, or the user's.
     pub description: String,
     /// The chart as `name-version`; empty where the record has none.
@@ -115,13 +115,13 @@ pub struct Record {
     /// The chart's own annotations.
     pub chart_annotations: BTreeMap<String, String>,
     /// The files of the chart's folder `crds` by their names, each with a digest of what is in it.
-    pub crds: BTreeMap<String, Digest>,
+    pub crds: BTreeMap<String, ContentDigest>,
     /// The user's values as they are written, numbers of any size included.
     pub config: Option<Box<RawValue>>,
     /// The rendered objects, hooks left out: YAML documents.
     pub manifest: String,
     /// The hooks.
-    pub hooks: Vec<Hook>,
+    pub hooks: Vec<HelmHook>,
     /// Whether Helm 4 applied it on the server's side.
     pub server_side: bool,
     /// As it is stored, in bytes.
@@ -130,7 +130,7 @@ pub struct Record {
 
 /// A hook of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hook {
+pub struct HelmHook {
     /// Its object's name.
     pub name: String,
     /// Its object's kind.
@@ -143,7 +143,7 @@ pub struct Hook {
     pub phase: String,
 }
 
-impl Hook {
+impl HelmHook {
     /// Whether it runs at this event.
     pub fn runs_at(&self, event: &str) -> bool {
         self.events.iter().any(|own| own == event)
@@ -167,17 +167,17 @@ impl Hook {
 ///
 /// # Errors
 /// When it is no record, or not the one that the object's name promises.
-pub fn decode(object: &str, payload: &[u8]) -> Result<Record, Unreadable> {
+pub fn decode(object: &str, payload: &[u8]) -> Result<HelmRecord, RecordError> {
     let (name, revision) = name_of(object)?;
     let text = inflate(payload)?;
-    let written: Written<'_> =
-        serde_json::from_slice(&text).map_err(|error| Unreadable::NotRelease(error.to_string()))?;
-    let record = Record {
+    let written: WireRecord<'_> = serde_json::from_slice(&text)
+        .map_err(|error| RecordError::NotRelease(error.to_string()))?;
+    let record = HelmRecord {
         size: payload.len(),
-        ..Record::from(written)
+        ..HelmRecord::from(written)
     };
     if record.name != name || record.revision != revision {
-        return Err(Unreadable::Lies {
+        return Err(RecordError::Lies {
             expected: format!("{name} v{revision}"),
             found: format!("{} v{}", record.name, record.revision),
         });
@@ -189,12 +189,12 @@ pub fn decode(object: &str, payload: &[u8]) -> Result<Record, Unreadable> {
 ///
 /// # Errors
 /// When a layer around it cannot be read, or it is too large.
-pub(super) fn inflate(payload: &[u8]) -> Result<Vec<u8>, Unreadable> {
+pub(super) fn inflate(payload: &[u8]) -> Result<Vec<u8>, RecordError> {
     if payload.is_empty() {
-        return Err(Unreadable::Empty);
+        return Err(RecordError::Empty);
     }
     if payload.len() > MAX_PAYLOAD {
-        return Err(Unreadable::TooLarge(payload.len()));
+        return Err(RecordError::TooLarge(payload.len()));
     }
     let bytes = without_base64(payload)?;
     // Helm itself looks at these three bytes, and takes everything else as plain JSON.
@@ -205,20 +205,20 @@ pub(super) fn inflate(payload: &[u8]) -> Result<Vec<u8>, Unreadable> {
     MultiGzDecoder::new(bytes.as_slice())
         .take(MAX_INFLATED + 1)
         .read_to_end(&mut inflated)
-        .map_err(|error| Unreadable::NotGzip(error.to_string()))?;
+        .map_err(|error| RecordError::NotGzip(error.to_string()))?;
     if inflated.len() as u64 > MAX_INFLATED {
-        return Err(Unreadable::Bomb);
+        return Err(RecordError::Bomb);
     }
     Ok(inflated)
 }
 
 /// As Go reads it, which skips line ends.
-fn without_base64(payload: &[u8]) -> Result<Vec<u8>, Unreadable> {
+fn without_base64(payload: &[u8]) -> Result<Vec<u8>, RecordError> {
     let is_text = |byte: &u8| !matches!(byte, b'\r' | b'\n');
     let text: Vec<u8> = payload.iter().copied().filter(is_text).collect();
     LIKE_GO
         .decode(text)
-        .map_err(|error| Unreadable::NotBase64(error.to_string()))
+        .map_err(|error| RecordError::NotBase64(error.to_string()))
 }
 
 /// How many bytes Helm has in memory when it has unpacked a payload; whether these are a record does not matter. Counted
@@ -242,12 +242,12 @@ pub(super) fn unpacked_size(payload: &[u8], most: u64) -> u64 {
     size
 }
 
-impl Record {
+impl HelmRecord {
     /// What identifies its contents: SHA-256 over manifest and hooks. Two revisions with the same digest are the same
     /// software. What charts render anew each time without any effect does not matter: line ends, the order of hooks,
     /// hooks that only `helm test` runs (charts give their test pods random names), and the names of hooks, which often
     /// hold the revision's number or a random part.
-    pub fn digest(&self) -> Digest {
+    pub fn digest(&self) -> ContentDigest {
         let mut hash = Sha256::new();
         // The length in front keeps two neighbours from being taken for another pair.
         let mut feed = |text: &str| {
@@ -271,8 +271,8 @@ impl Record {
 
     /// What identifies contents that are rendered anew each time: SHA-256 over the chart, the images of all that runs, and
     /// the values. These are its objects. `None` where nothing runs.
-    pub fn weak(&self, objects: &[Object]) -> Option<Digest> {
-        let mut images: Vec<&str> = objects.iter().flat_map(Object::images).collect();
+    pub fn weak(&self, objects: &[ManifestObject]) -> Option<ContentDigest> {
+        let mut images: Vec<&str> = objects.iter().flat_map(ManifestObject::images).collect();
         images.sort_unstable();
         images.dedup();
         if images.is_empty() {
@@ -290,10 +290,10 @@ impl Record {
 
     /// What the choice of a revision to go back to has to know; without the weaker id, for which its objects have to be
     /// read.
-    pub fn stored(&self) -> Stored {
+    pub fn stored(&self) -> StoredRevision {
         let is_of_rollback =
-            |hook: &&Hook| hook.runs_at("pre-rollback") || hook.runs_at("post-rollback");
-        Stored {
+            |hook: &&HelmHook| hook.runs_at("pre-rollback") || hook.runs_at("post-rollback");
+        StoredRevision {
             revision: self.revision,
             status: self.status,
             description: self.description.clone(),
@@ -312,55 +312,55 @@ impl Record {
     }
 }
 
-fn hex(hash: &[u8]) -> Digest {
+fn hex(hash: &[u8]) -> ContentDigest {
     let mut hex = String::with_capacity(64);
     for byte in hash {
         // Writing to a text cannot fail.
         let _ = write!(hex, "{byte:02x}");
     }
-    Digest(hex.into())
+    ContentDigest(hex.into())
 }
 
 /// The JSON, as far as it is read. Go writes `null` for an empty list or object.
 #[derive(Deserialize)]
-struct Written<'a> {
+struct WireRecord<'a> {
     name: String,
     version: u32,
     #[serde(default)]
     namespace: Option<String>,
     #[serde(default)]
-    info: Option<Info>,
+    info: Option<WireInfo>,
     #[serde(default, borrow)]
-    chart: Option<Chart<'a>>,
+    chart: Option<WireChart<'a>>,
     #[serde(default)]
     config: Option<Box<RawValue>>,
     #[serde(default)]
     manifest: Option<String>,
     #[serde(default)]
-    hooks: Option<Vec<WrittenHook>>,
+    hooks: Option<Vec<WireHook>>,
     #[serde(default)]
     apply_method: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Info {
+struct WireInfo {
     status: Option<String>,
     description: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Chart<'a> {
-    metadata: Option<Metadata>,
+struct WireChart<'a> {
+    metadata: Option<WireMetadata>,
     #[serde(borrow)]
-    files: Option<Vec<File<'a>>>,
+    files: Option<Vec<WireFile<'a>>>,
 }
 
 /// Beside the templates; what is in it is not copied.
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct File<'a> {
+struct WireFile<'a> {
     name: Option<String>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
@@ -368,7 +368,7 @@ struct File<'a> {
 
 #[derive(Deserialize, Default)]
 #[serde(default, rename_all = "camelCase")]
-struct Metadata {
+struct WireMetadata {
     name: Option<String>,
     version: Option<String>,
     app_version: Option<String>,
@@ -377,31 +377,31 @@ struct Metadata {
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct WrittenHook {
+struct WireHook {
     name: Option<String>,
     kind: Option<String>,
     manifest: Option<String>,
     events: Option<Vec<String>>,
-    last_run: Option<LastRun>,
+    last_run: Option<WireLastRun>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct LastRun {
+struct WireLastRun {
     phase: Option<String>,
 }
 
-impl From<Written<'_>> for Record {
-    fn from(written: Written<'_>) -> Self {
+impl From<WireRecord<'_>> for HelmRecord {
+    fn from(written: WireRecord<'_>) -> Self {
         let info = written.info.unwrap_or_default();
-        let Chart { metadata, files } = written.chart.unwrap_or_default();
+        let WireChart { metadata, files } = written.chart.unwrap_or_default();
         let chart = metadata.unwrap_or_default();
         let status = serde_json::from_value(info.status.unwrap_or_default().into());
         Self {
             name: ReleaseName::new(written.name),
             namespace: written.namespace.unwrap_or_default(),
             revision: Revision(written.version),
-            status: status.unwrap_or(Status::Unknown),
+            status: status.unwrap_or(RevisionStatus::Unknown),
             description: info.description.unwrap_or_default(),
             chart: match (chart.name, chart.version) {
                 (Some(name), Some(version)) => format!("{name}-{version}"),
@@ -427,7 +427,7 @@ impl From<Written<'_>> for Record {
                 .hooks
                 .unwrap_or_default()
                 .into_iter()
-                .map(Hook::from)
+                .map(HelmHook::from)
                 .collect(),
             server_side: written.apply_method.as_deref() == Some("ssa"),
             size: 0,
@@ -435,8 +435,8 @@ impl From<Written<'_>> for Record {
     }
 }
 
-impl From<WrittenHook> for Hook {
-    fn from(written: WrittenHook) -> Self {
+impl From<WireHook> for HelmHook {
+    fn from(written: WireHook) -> Self {
         Self {
             name: written.name.unwrap_or_default(),
             kind: written.kind.unwrap_or_default(),

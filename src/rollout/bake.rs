@@ -3,10 +3,10 @@
 //! A notice changes nothing but what is known of the revision. Where the user lets a bake reject, the same follows as from
 //! the verdict of an analysis: mode, origin, limit, preflight, rollback and verification.
 
-use super::case::{Case, Ending, Past};
+use super::case::{Candidate, FinishedRollout, RolloutOutcome};
 use super::same::is_about;
-use super::{Command, Phase, Rollout};
-use crate::ledger::Found;
+use super::{Rollout, RolloutCommand, RolloutPhase};
+use crate::ledger::ContentVerdict;
 use crate::units::{Revision, Time};
 
 /// The alarm of a bake.
@@ -28,9 +28,9 @@ impl Rollout {
         revision: Revision,
         failure: BakeFailure,
         now: Time,
-        commands: &mut Vec<Command>,
+        commands: &mut Vec<RolloutCommand>,
     ) {
-        if self.phase != Phase::Steady || self.newest != Some(revision) {
+        if self.phase != RolloutPhase::Steady || self.newest != Some(revision) {
             return;
         }
         let is_forgotten = self.has_forgotten_its_end();
@@ -44,18 +44,18 @@ impl Rollout {
             trouble_since,
             rejects,
         } = failure;
-        let found = |found| Command::Found {
+        let found = |found| RolloutCommand::Found {
             revision,
             found,
             evidence: text.clone(),
         };
         let Some(passed) = passed.filter(|_| rejects && !self.blind) else {
-            commands.push(found(Found::BakeFailed));
+            commands.push(found(ContentVerdict::BakeFailed));
             self.bake_is_noted(revision, &text, now);
             return;
         };
-        commands.push(found(Found::Bad));
-        let case = Case {
+        commands.push(found(ContentVerdict::Bad));
+        let case = Candidate {
             revision,
             first: Some(passed.first()).filter(|first| *first != revision),
             trouble_since,
@@ -69,13 +69,13 @@ impl Rollout {
             self.end(case, ending, format!("{why}: {text}"), now);
             return;
         }
-        self.enter(Phase::Preflight(Box::new(case)), now);
+        self.enter(RolloutPhase::Preflight(Box::new(case)), now);
         self.note(
             now,
             Some(revision),
             format!("Verdict of the bake: rollback. {text}"),
         );
-        commands.push(Command::Preflight(revision));
+        commands.push(RolloutCommand::Preflight(revision));
     }
 
     /// Whether too much came since for the end of its analysis to be remembered. What its bake finds can be told then, and
@@ -85,20 +85,22 @@ impl Rollout {
     }
 
     /// The last end of the newest revision, or of an earlier one with the same contents, that says something of it.
-    fn last_end(&self) -> Option<&Past> {
+    fn last_end(&self) -> Option<&FinishedRollout> {
         let mut past = self.past.iter().rev();
         past.find(|past| {
             !matches!(
                 past.ending,
-                Ending::Unchanged | Ending::OrderRefused | Ending::Superseded
+                RolloutOutcome::Unchanged
+                    | RolloutOutcome::OrderRefused
+                    | RolloutOutcome::Superseded
             )
         })
     }
 
     /// The case of the newest revision, or of an earlier one with the same contents, if it passed its analysis.
-    fn passed(&self, revision: Revision) -> Option<Case> {
+    fn passed(&self, revision: Revision) -> Option<Candidate> {
         let passed = self.last_end()?;
-        let is_it = passed.ending == Ending::Kept && passed.case.revision <= revision;
+        let is_it = passed.ending == RolloutOutcome::Kept && passed.case.revision <= revision;
         is_it.then(|| passed.case.clone())
     }
 

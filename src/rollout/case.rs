@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Limits, OrderRecord, Phase};
-use crate::units::{Dated, Revision, Shift, Time};
+use super::{OrderRecord, RolloutLimits, RolloutPhase};
+use crate::units::{ClockShift, HasTimes, Revision, Time};
 
 /// Who made a revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Origin {
+pub enum RevisionOrigin {
     /// The first installation: there is nothing to go back to.
     First,
     /// An upgrade.
@@ -24,7 +24,7 @@ pub enum Origin {
 /// How a case ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Ending {
+pub enum RolloutOutcome {
     /// Nothing spoke against the revision.
     Kept,
     /// It has the contents that serve already; there was nothing to judge.
@@ -57,7 +57,7 @@ pub enum Ending {
     Unverified,
 }
 
-impl Ending {
+impl RolloutOutcome {
     /// As in the API and in files.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -150,7 +150,7 @@ impl StepName {
 
 /// One step of the runbook: its beginning and its end, as far as they have come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timing {
+pub struct StepTiming {
     /// Which.
     pub step: StepName,
     /// When it began.
@@ -159,7 +159,7 @@ pub struct Timing {
     pub to: Option<Time>,
 }
 
-impl Timing {
+impl StepTiming {
     /// How long it took; `None` while it runs and before.
     pub fn took(&self) -> Option<Duration> {
         Some(self.to?.since(self.from?))
@@ -178,11 +178,11 @@ const LONGEST_WAY_BACK: Duration = Duration::from_secs(3600);
 
 /// A revision at hand.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Case {
+pub struct Candidate {
     /// The revision.
     pub revision: Revision,
     /// Who made it.
-    pub origin: Origin,
+    pub origin: RevisionOrigin,
     /// The one that was serving when it appeared.
     pub serving: Option<Revision>,
     /// When it appeared.
@@ -221,7 +221,7 @@ pub struct Case {
     /// When it was known to be well.
     pub verified: Option<Time>,
     /// A revision of somebody else that appeared while the rollback was carried out.
-    pub overtaken_by: Option<(Revision, Origin)>,
+    pub overtaken_by: Option<(Revision, RevisionOrigin)>,
     /// Whether that one has the contents of this one.
     #[serde(default)]
     pub overtaken_by_same: bool,
@@ -234,17 +234,17 @@ pub struct Case {
 
 /// Which rollback it is: a release may have several one after another, also of one revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Attempt {
+pub struct RollbackAttempt {
     /// The revision that is rolled back.
     pub bad: Revision,
     /// When it was begun.
     pub begun: Time,
 }
 
-impl Case {
+impl Candidate {
     pub(super) fn new(
         revision: Revision,
-        origin: Origin,
+        origin: RevisionOrigin,
         serving: Option<Revision>,
         now: Time,
     ) -> Self {
@@ -280,9 +280,9 @@ impl Case {
     }
 
     /// The rollback that is carried out, once it has begun.
-    pub fn attempt(&self) -> Option<Attempt> {
+    pub fn attempt(&self) -> Option<RollbackAttempt> {
         let begun = self.begun?;
-        Some(Attempt {
+        Some(RollbackAttempt {
             bad: self.revision,
             begun,
         })
@@ -299,7 +299,7 @@ impl Case {
     }
 
     /// The runbook's steps as far as they have come.
-    pub fn timings(&self) -> [Timing; 6] {
+    pub fn timings(&self) -> [StepTiming; 6] {
         // What a person ordered was not detected.
         let detected = self.convicted.filter(|_| !self.ordered);
         let began = detected.map_or(self.convicted, |_| Some(self.seen));
@@ -312,7 +312,7 @@ impl Case {
                 StepName::Verify => (self.turned, self.verified),
                 StepName::Total => (began, self.verified),
             };
-            Timing { step, from, to }
+            StepTiming { step, from, to }
         })
     }
 
@@ -342,22 +342,22 @@ impl Case {
 
     /// When the phase ends by itself. Each wait is longer than the runbook's limit, so that being late is known before
     /// giving up.
-    pub(super) fn ends(&self, phase: &Phase, limits: &Limits, since: Time) -> Time {
+    pub(super) fn ends(&self, phase: &RolloutPhase, limits: &RolloutLimits, since: Time) -> Time {
         const ANSWER: Duration = Duration::from_secs(30);
         match phase {
-            Phase::Absent | Phase::Steady => since,
-            Phase::Settling(_) => self.seen + limits.settle_cap,
-            Phase::Watching(_) => self.seen + limits.watch + ANSWER,
+            RolloutPhase::Absent | RolloutPhase::Steady => since,
+            RolloutPhase::Settling(_) => self.seen + limits.settle_cap,
+            RolloutPhase::Watching(_) => self.seen + limits.watch + ANSWER,
             // An upgrade that waits may run a hook, and that is waited for.
-            Phase::Preflight(_) => since + Duration::from_secs(660),
-            Phase::TurningBack(_) => since + self.way_back_limit(),
-            Phase::Verifying(_) => since + LEAST_WAY_BACK,
+            RolloutPhase::Preflight(_) => since + Duration::from_secs(660),
+            RolloutPhase::TurningBack(_) => since + self.way_back_limit(),
+            RolloutPhase::Verifying(_) => since + LEAST_WAY_BACK,
         }
     }
 }
 
-impl Dated for Case {
-    fn shift(&mut self, by: Shift) {
+impl HasTimes for Candidate {
+    fn shift(&mut self, by: ClockShift) {
         self.seen.shift(by);
         for time in [
             &mut self.settled,
@@ -374,19 +374,19 @@ impl Dated for Case {
 
 /// A finished case.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Past {
+pub struct FinishedRollout {
     /// What was known of the revision.
-    pub case: Case,
+    pub case: Candidate,
     /// How it ended.
-    pub ending: Ending,
+    pub ending: RolloutOutcome,
     /// When.
     pub at: Time,
     /// Why, in words.
     pub text: String,
 }
 
-impl Dated for Past {
-    fn shift(&mut self, by: Shift) {
+impl HasTimes for FinishedRollout {
+    fn shift(&mut self, by: ClockShift) {
         self.case.shift(by);
         self.at.shift(by);
     }

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::case::{Case, Ending, Origin, Past};
-use super::{Command, MAX_PAST, Phase, Rollout};
-use crate::ledger::Found;
+use super::case::{Candidate, FinishedRollout, RevisionOrigin, RolloutOutcome};
+use super::{MAX_PAST, Rollout, RolloutCommand, RolloutPhase};
+use crate::ledger::ContentVerdict;
 use crate::units::{Revision, Time};
 
 /// Keys of one order that are remembered: of the first that asked for it, and of those that joined it.
@@ -60,8 +60,8 @@ impl OrderRecord {
 
 impl Rollout {
     /// The order that was sent with this key: its case, and how it ended, if it did.
-    pub fn order_with(&self, key: &str) -> Option<(&Case, Option<&Past>)> {
-        let has = |case: &Case| {
+    pub fn order_with(&self, key: &str) -> Option<(&Candidate, Option<&FinishedRollout>)> {
+        let has = |case: &Candidate| {
             case.order
                 .as_ref()
                 .is_some_and(|order| order.with(key).is_some())
@@ -74,16 +74,17 @@ impl Rollout {
     }
 
     /// The last case that was about a revision, and no order that was refused.
-    pub fn last_ended(&self) -> Option<&Past> {
+    pub fn last_ended(&self) -> Option<&FinishedRollout> {
         let mut past = self.past.iter().rev();
-        past.find(|past| past.ending != Ending::OrderRefused)
+        past.find(|past| past.ending != RolloutOutcome::OrderRefused)
     }
 
     /// An order joins the rollback that is under way. Gives the id of the order that is carried out; `None` when there is
     /// no rollback to join.
     pub fn join(&mut self, order: OrderRecord) -> Option<Box<str>> {
-        let (Phase::Preflight(case) | Phase::TurningBack(case) | Phase::Verifying(case)) =
-            &mut self.phase
+        let (RolloutPhase::Preflight(case)
+        | RolloutPhase::TurningBack(case)
+        | RolloutPhase::Verifying(case)) = &mut self.phase
         else {
             return None;
         };
@@ -102,22 +103,24 @@ impl Rollout {
         reason: String,
         order: OrderRecord,
         now: Time,
-        commands: &mut Vec<Command>,
+        commands: &mut Vec<RolloutCommand>,
     ) {
         let Some(revision) = self.newest else {
             return;
         };
         let mut case = match std::mem::take(&mut self.phase) {
-            Phase::Steady => Box::new(Case::new(revision, Origin::Upgrade, None, now)),
-            Phase::Settling(case) | Phase::Watching(case) => {
-                commands.push(Command::EndWatch { kept: false });
+            RolloutPhase::Steady => {
+                Box::new(Candidate::new(revision, RevisionOrigin::Upgrade, None, now))
+            }
+            RolloutPhase::Settling(case) | RolloutPhase::Watching(case) => {
+                commands.push(RolloutCommand::EndWatch { kept: false });
                 case
             }
             // What a person wants is under way already, or there is nothing to roll back.
-            phase @ (Phase::Absent
-            | Phase::Preflight(_)
-            | Phase::TurningBack(_)
-            | Phase::Verifying(_)) => {
+            phase @ (RolloutPhase::Absent
+            | RolloutPhase::Preflight(_)
+            | RolloutPhase::TurningBack(_)
+            | RolloutPhase::Verifying(_)) => {
                 self.phase = phase;
                 return;
             }
@@ -132,9 +135,9 @@ impl Rollout {
             "A person ordered a rollback of revision {revision}: {}",
             case.text
         );
-        self.enter(Phase::Preflight(case), now);
+        self.enter(RolloutPhase::Preflight(case), now);
         self.note(now, Some(revision), text);
-        commands.push(Command::Preflight(revision));
+        commands.push(RolloutCommand::Preflight(revision));
     }
 
     /// A person wanted the newest revision rolled back, and something is in the way: it is written down as their order, and
@@ -150,7 +153,7 @@ impl Rollout {
         let Some(revision) = self.newest else {
             return;
         };
-        let mut case = Case::new(revision, Origin::Upgrade, None, now);
+        let mut case = Candidate::new(revision, RevisionOrigin::Upgrade, None, now);
         case.ordered = true;
         case.order = Some(order);
         case.target = target;
@@ -158,26 +161,26 @@ impl Rollout {
         case.text = reason;
         let text = refused_text(&case, why);
         self.note(now, Some(revision), text.clone());
-        self.remember(case, Ending::OrderRefused, text, now);
+        self.remember(case, RolloutOutcome::OrderRefused, text, now);
     }
 
     /// The look in the last moment found something in the way of what a person ordered. Where the revision was being judged,
     /// that begins anew.
     pub(super) fn end_order(
         &mut self,
-        case: Case,
+        case: Candidate,
         why: &str,
         now: Time,
-        commands: &mut Vec<Command>,
+        commands: &mut Vec<RolloutCommand>,
     ) {
         let (revision, origin, serving) = (case.revision, case.origin, case.serving);
         let first = case.first;
         let was_judged = case.convicted.is_some_and(|ordered| case.seen < ordered);
         let text = refused_text(&case, why);
-        self.end(case, Ending::OrderRefused, text, now);
+        self.end(case, RolloutOutcome::OrderRefused, text, now);
         if was_judged {
             self.begin(revision, origin, serving, now, commands);
-            if let Phase::Settling(case) = &mut self.phase {
+            if let RolloutPhase::Settling(case) = &mut self.phase {
                 // Pods of earlier revisions with these contents are still its own.
                 case.first = first;
             }
@@ -186,9 +189,14 @@ impl Rollout {
 
     /// There is no revision to go back to by the verdict's choice. A person may go back to more of them than a verdict may,
     /// so where one has joined, it is chosen for them.
-    pub(super) fn on_no_target(&mut self, reason: String, now: Time, commands: &mut Vec<Command>) {
+    pub(super) fn on_no_target(
+        &mut self,
+        reason: String,
+        now: Time,
+        commands: &mut Vec<RolloutCommand>,
+    ) {
         match &mut self.phase {
-            Phase::Preflight(case)
+            RolloutPhase::Preflight(case)
                 if !case.ordered && case.order.is_some() && !case.chosen_by_hand =>
             {
                 case.chosen_by_hand = true;
@@ -197,32 +205,38 @@ impl Rollout {
                     "{reason}; a person wants it too, so the target is chosen as for an order"
                 );
                 self.note(now, Some(revision), text);
-                commands.push(Command::Preflight(revision));
+                commands.push(RolloutCommand::Preflight(revision));
             }
-            Phase::Absent
-            | Phase::Steady
-            | Phase::Settling(_)
-            | Phase::Watching(_)
-            | Phase::Preflight(_)
-            | Phase::TurningBack(_)
-            | Phase::Verifying(_) => self.on_refused(reason, now, commands),
+            RolloutPhase::Absent
+            | RolloutPhase::Steady
+            | RolloutPhase::Settling(_)
+            | RolloutPhase::Watching(_)
+            | RolloutPhase::Preflight(_)
+            | RolloutPhase::TurningBack(_)
+            | RolloutPhase::Verifying(_) => self.on_refused(reason, now, commands),
         }
     }
 
     /// What the ledger is told once a rollback was made: a person's word counts like a verdict, but not before.
-    pub(super) fn found_by_order(case: &Case) -> Option<Command> {
-        case.ordered.then(|| Command::Found {
+    pub(super) fn found_by_order(case: &Candidate) -> Option<RolloutCommand> {
+        case.ordered.then(|| RolloutCommand::Found {
             revision: case.revision,
-            found: Found::Bad,
+            found: ContentVerdict::Bad,
             evidence: case.text.clone(),
         })
     }
 
     /// Adds a finished case; the oldest gives way.
-    pub(super) fn remember(&mut self, case: Case, ending: Ending, text: String, now: Time) {
-        let is_refused = |past: &Past| past.ending == Ending::OrderRefused;
+    pub(super) fn remember(
+        &mut self,
+        case: Candidate,
+        ending: RolloutOutcome,
+        text: String,
+        now: Time,
+    ) {
+        let is_refused = |past: &FinishedRollout| past.ending == RolloutOutcome::OrderRefused;
         let refused = self.past.iter().filter(|past| is_refused(past)).count();
-        if ending == Ending::OrderRefused
+        if ending == RolloutOutcome::OrderRefused
             && refused >= MAX_REFUSED
             && let Some(oldest) = self.past.iter().position(is_refused)
         {
@@ -230,11 +244,11 @@ impl Rollout {
         }
         if self.past.len() >= MAX_PAST {
             // Where each commit upgrades all charts, what says nothing must not push out what does.
-            let unchanged = |past: &Past| past.ending == Ending::Unchanged;
+            let unchanged = |past: &FinishedRollout| past.ending == RolloutOutcome::Unchanged;
             let goes = self.past.iter().position(unchanged).unwrap_or(0);
             self.past.remove(goes);
         }
-        self.past.push(Past {
+        self.past.push(FinishedRollout {
             case,
             ending,
             at: now,
@@ -243,7 +257,7 @@ impl Rollout {
     }
 }
 
-fn refused_text(case: &Case, why: &str) -> String {
+fn refused_text(case: &Candidate, why: &str) -> String {
     format!(
         "A person ordered a rollback of revision {} ({}), and it was refused: {why}",
         case.revision, case.text

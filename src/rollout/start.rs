@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::case::{Ending, Origin};
-use super::step::Newcomer;
-use super::{Appearance, Command, Phase, Rollout};
-use crate::units::{Dated, Shift, Time};
+use super::case::{RevisionOrigin, RolloutOutcome};
+use super::step::NewRevision;
+use super::{Appearance, Rollout, RolloutCommand, RolloutPhase};
+use crate::units::{ClockShift, HasTimes, Time};
 
 /// Records are brought back within seconds of one another.
 const QUIET: Duration = Duration::from_secs(60);
@@ -24,7 +24,7 @@ const LONGEST: Duration = Duration::from_secs(600);
 
 /// A start that is not over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Start {
+pub(super) struct StartupPhase {
     began: Time,
     /// When the newest revision appeared.
     last: Time,
@@ -32,7 +32,7 @@ pub(super) struct Start {
     is_complete: bool,
 }
 
-impl Start {
+impl StartupPhase {
     pub(super) fn ends(&self) -> Time {
         let latest = self.began + LONGEST;
         if self.is_complete {
@@ -43,8 +43,8 @@ impl Start {
     }
 }
 
-impl Dated for Start {
-    fn shift(&mut self, by: Shift) {
+impl HasTimes for StartupPhase {
+    fn shift(&mut self, by: ClockShift) {
         self.began.shift(by);
         self.last.shift(by);
     }
@@ -64,18 +64,18 @@ impl Rollout {
     /// Takes a revision that is part of a start; `false` where it is none.
     pub(super) fn is_start(
         &mut self,
-        newcomer: Newcomer,
+        newcomer: NewRevision,
         appears: Appearance,
         was_absent: bool,
         now: Time,
-        commands: &mut Vec<Command>,
+        commands: &mut Vec<RolloutCommand>,
     ) -> bool {
         let revision = newcomer.revision;
         let is_restored = appears == Appearance::Restored;
         match std::mem::take(&mut self.phase) {
-            Phase::Absent if is_restored || (was_absent && revision.0 > 1) => {}
-            Phase::Steady if self.start.is_some() => {
-                self.phase = Phase::Steady;
+            RolloutPhase::Absent if is_restored || (was_absent && revision.0 > 1) => {}
+            RolloutPhase::Steady if self.start.is_some() => {
+                self.phase = RolloutPhase::Steady;
                 if let Some(start) = &mut self.start {
                     start.last = now;
                     start.is_complete = false;
@@ -85,30 +85,30 @@ impl Rollout {
                 return true;
             }
             // An order that is being looked at has not ended the start.
-            Phase::Preflight(case) if self.start.is_some() => {
+            RolloutPhase::Preflight(case) if self.start.is_some() => {
                 let text = format!("Revision {revision} took its place before it was rolled back");
-                self.end(*case, Ending::Superseded, text, now);
+                self.end(*case, RolloutOutcome::Superseded, text, now);
                 return self.is_start(newcomer, appears, was_absent, now, commands);
             }
             // The oldest record came first, and was taken for an installation.
-            Phase::Settling(case) | Phase::Watching(case)
-                if is_restored && case.origin == Origin::First =>
+            RolloutPhase::Settling(case) | RolloutPhase::Watching(case)
+                if is_restored && case.origin == RevisionOrigin::First =>
             {
-                commands.push(Command::EndWatch { kept: false });
+                commands.push(RolloutCommand::EndWatch { kept: false });
                 let text = format!("Revision {revision} took its place: the release comes back");
-                self.end(*case, Ending::Superseded, text, now);
+                self.end(*case, RolloutOutcome::Superseded, text, now);
             }
             phase => {
                 self.phase = phase;
                 return false;
             }
         }
-        self.start = Some(Start {
+        self.start = Some(StartupPhase {
             began: now,
             last: now,
             is_complete: false,
         });
-        self.enter(Phase::Steady, now);
+        self.enter(RolloutPhase::Steady, now);
         self.note(
             now,
             Some(revision),

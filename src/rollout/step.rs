@@ -1,56 +1,60 @@
 //! Every pair of phase and event.
 
 use super::bake::BakeFailure;
-use super::case::{Attempt, Case, Ending, NOT_ROLLED_OUT, Origin, StepName};
-use super::{Appearance, Clock, Command, Event, MAX_PAST, Mode, Phase, Rollout};
-use crate::ledger::{self, Found};
+use super::case::{
+    Candidate, NOT_ROLLED_OUT, RevisionOrigin, RollbackAttempt, RolloutOutcome, StepName,
+};
+use super::{
+    Appearance, MAX_PAST, Mode, PhaseClock, Rollout, RolloutCommand, RolloutInput, RolloutPhase,
+};
+use crate::ledger::{self, ContentVerdict};
 use crate::units::{Revision, Time};
 
 /// A revision that appears.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Newcomer {
+pub(super) struct NewRevision {
     pub(super) revision: Revision,
-    pub(super) origin: Origin,
+    pub(super) origin: RevisionOrigin,
     /// The revision that was serving then.
     pub(super) serving: Option<Revision>,
 }
 
 impl Rollout {
     /// Takes an event, and says what is to be done. What happened is in the entries.
-    pub fn step(&mut self, event: Event, now: Time) -> Vec<Command> {
+    pub fn step(&mut self, event: RolloutInput, now: Time) -> Vec<RolloutCommand> {
         let now = now.max(self.since);
         let mut commands = Vec::new();
-        if matches!(self.clock, Clock::Begins) {
-            self.clock = Clock::Runs(Some(now));
+        if matches!(self.clock, PhaseClock::Begins) {
+            self.clock = PhaseClock::Runs(Some(now));
         }
         self.note_lateness(now);
         match event {
-            Event::Seen {
+            RolloutInput::Seen {
                 revision,
                 origin,
                 serving,
                 appears,
             } => {
-                let newcomer = Newcomer {
+                let newcomer = NewRevision {
                     revision,
                     origin,
                     serving,
                 };
                 self.seen(newcomer, appears, now, &mut commands);
             }
-            Event::Settled => self.on_settled(now, &mut commands),
-            Event::HelmIsDone => self.on_helm_is_done(now, &mut commands),
-            Event::TroubleBegan => self.on_trouble(now),
-            Event::Regressed {
+            RolloutInput::Settled => self.on_settled(now, &mut commands),
+            RolloutInput::HelmIsDone => self.on_helm_is_done(now, &mut commands),
+            RolloutInput::TroubleBegan => self.on_trouble(now),
+            RolloutInput::Regressed {
                 revision,
                 reason,
                 text,
             } => self.on_regressed(revision, reason, &text, now, &mut commands),
-            Event::Healthy(revision) => self.on_healthy(revision, "", now, &mut commands),
-            Event::HealthyDespite { revision, text } => {
+            RolloutInput::Healthy(revision) => self.on_healthy(revision, "", now, &mut commands),
+            RolloutInput::HealthyDespite { revision, text } => {
                 self.on_healthy(revision, &text, now, &mut commands);
             }
-            Event::BakeFailed {
+            RolloutInput::BakeFailed {
                 revision,
                 reason,
                 text,
@@ -65,65 +69,72 @@ impl Rollout {
                 };
                 self.on_bake_failed(revision, alarm, now, &mut commands);
             }
-            Event::Inconclusive { revision, reason } => {
+            RolloutInput::Inconclusive { revision, reason } => {
                 self.on_inconclusive(revision, &reason, now, &mut commands);
             }
-            Event::NotRolledOut { revision, text } => {
+            RolloutInput::NotRolledOut { revision, text } => {
                 self.on_not_rolled_out(revision, &text, now, &mut commands);
             }
-            Event::Held(held) => self.on_held(held, now),
-            Event::Blind(blind) => self.on_blind(blind, now),
-            Event::Uninstalled => self.on_uninstalled(now, &mut commands),
-            Event::Ordered {
+            RolloutInput::Held(held) => self.on_held(held, now),
+            RolloutInput::Blind(blind) => self.on_blind(blind, now),
+            RolloutInput::Uninstalled => self.on_uninstalled(now, &mut commands),
+            RolloutInput::Ordered {
                 target,
                 reason,
                 order,
             } => self.on_ordered(target, reason, order, now, &mut commands),
-            Event::OrderDeclined {
+            RolloutInput::OrderDeclined {
                 target,
                 reason,
                 order,
                 why,
             } => self.on_order_declined(target, reason, order, &why, now),
-            Event::Ready { target } => self.on_ready(target, now, &mut commands),
-            Event::NoTarget { reason } => self.on_no_target(reason, now, &mut commands),
-            Event::Refused { reason } => self.on_refused(reason, now, &mut commands),
-            Event::Executed { attempt, made } => {
+            RolloutInput::Ready { target } => self.on_ready(target, now, &mut commands),
+            RolloutInput::NoTarget { reason } => self.on_no_target(reason, now, &mut commands),
+            RolloutInput::Refused { reason } => self.on_refused(reason, now, &mut commands),
+            RolloutInput::Executed { attempt, made } => {
                 self.on_executed(attempt, made, now, &mut commands);
             }
-            Event::ExecutionFailed { attempt, reason } => {
+            RolloutInput::ExecutionFailed { attempt, reason } => {
                 self.on_execution_failed(attempt, reason, now, &mut commands);
             }
-            Event::Recovered => {
-                self.on_verified(Ending::Recovered, String::new(), now, &mut commands);
+            RolloutInput::Recovered => {
+                self.on_verified(RolloutOutcome::Recovered, String::new(), now, &mut commands);
             }
-            Event::SameFailure { text } => {
-                self.on_verified(Ending::SameFailure, text, now, &mut commands);
+            RolloutInput::SameFailure { text } => {
+                self.on_verified(RolloutOutcome::SameFailure, text, now, &mut commands);
             }
-            Event::OldSettings { text } => {
+            RolloutInput::OldSettings { text } => {
                 let text = format!("Turned back, but the same still fails: {text}");
-                self.on_verified(Ending::Unverified, text, now, &mut commands);
+                self.on_verified(RolloutOutcome::Unverified, text, now, &mut commands);
             }
-            Event::Worse { text } => self.on_verified(Ending::Worse, text, now, &mut commands),
-            Event::Tick => self.on_tick(now, &mut commands),
+            RolloutInput::Worse { text } => {
+                self.on_verified(RolloutOutcome::Worse, text, now, &mut commands);
+            }
+            RolloutInput::Tick => self.on_tick(now, &mut commands),
         }
         commands
     }
 
     /// What is to be done after a restart, so that the phase goes on where it was. A watch is restored by whoever
     /// kept it.
-    pub fn resume(&mut self) -> Vec<Command> {
-        if matches!(self.clock, Clock::Stands) {
-            self.clock = Clock::Begins;
+    pub fn resume(&mut self) -> Vec<RolloutCommand> {
+        if matches!(self.clock, PhaseClock::Stands) {
+            self.clock = PhaseClock::Begins;
         }
         match &self.phase {
-            Phase::Absent | Phase::Steady | Phase::Settling(_) | Phase::Watching(_) => Vec::new(),
+            RolloutPhase::Absent
+            | RolloutPhase::Steady
+            | RolloutPhase::Settling(_)
+            | RolloutPhase::Watching(_) => Vec::new(),
             // Begun anew: what happened while we were away is not known.
-            Phase::Verifying(case) => vec![Command::Verify(case.made.unwrap_or_default())],
-            Phase::Preflight(case) => vec![Command::Preflight(case.revision)],
-            Phase::TurningBack(case) => match (case.made, case.target) {
+            RolloutPhase::Verifying(case) => {
+                vec![RolloutCommand::Verify(case.made.unwrap_or_default())]
+            }
+            RolloutPhase::Preflight(case) => vec![RolloutCommand::Preflight(case.revision)],
+            RolloutPhase::TurningBack(case) => match (case.made, case.target) {
                 // Carrying it out again finishes what was begun.
-                (None, Some(target)) => vec![Command::Execute {
+                (None, Some(target)) => vec![RolloutCommand::Execute {
                     bad: case.revision,
                     target,
                 }],
@@ -135,12 +146,12 @@ impl Rollout {
     /// A newest revision was read. Seen again, it is no news.
     fn seen(
         &mut self,
-        newcomer: Newcomer,
+        newcomer: NewRevision,
         appears: Appearance,
         now: Time,
-        commands: &mut Vec<Command>,
+        commands: &mut Vec<RolloutCommand>,
     ) {
-        let Newcomer {
+        let NewRevision {
             revision, serving, ..
         } = newcomer;
         let before = self.newest;
@@ -169,7 +180,7 @@ impl Rollout {
             Some(case) if serving == before => case.serving,
             Some(_) | None => serving,
         };
-        let newcomer = Newcomer {
+        let newcomer = NewRevision {
             serving,
             ..newcomer
         };
@@ -179,54 +190,56 @@ impl Rollout {
     /// A revision that is to be judged, in whatever phase it appears.
     fn takes_its_place(
         &mut self,
-        newcomer: Newcomer,
+        newcomer: NewRevision,
         is_first_sight: bool,
         now: Time,
-        commands: &mut Vec<Command>,
+        commands: &mut Vec<RolloutCommand>,
     ) {
-        let Newcomer {
+        let NewRevision {
             revision,
             origin,
             serving,
         } = newcomer;
         match std::mem::take(&mut self.phase) {
             // What was there before us is not new: it serves, and is the baseline.
-            Phase::Absent if is_first_sight => {
-                self.enter(Phase::Steady, now);
+            RolloutPhase::Absent if is_first_sight => {
+                self.enter(RolloutPhase::Steady, now);
                 self.note(
                     now,
                     Some(revision),
                     format!("Revision {revision} serves; its soundings are the baseline"),
                 );
             }
-            Phase::Absent | Phase::Steady => self.begin(revision, origin, serving, now, commands),
-            Phase::Settling(case) | Phase::Watching(case) => {
-                commands.push(Command::EndWatch { kept: false });
+            RolloutPhase::Absent | RolloutPhase::Steady => {
+                self.begin(revision, origin, serving, now, commands);
+            }
+            RolloutPhase::Settling(case) | RolloutPhase::Watching(case) => {
+                commands.push(RolloutCommand::EndWatch { kept: false });
                 // The revision that was serving before both is the last one that is not in doubt.
                 let serving = case.serving;
                 self.end(
                     *case,
-                    Ending::Superseded,
+                    RolloutOutcome::Superseded,
                     format!("Revision {revision} took its place"),
                     now,
                 );
                 self.begin(revision, origin, serving, now, commands);
             }
-            Phase::Preflight(case) => {
+            RolloutPhase::Preflight(case) => {
                 let serving = case.serving;
                 self.end(
                     *case,
-                    Ending::Superseded,
+                    RolloutOutcome::Superseded,
                     format!("Revision {revision} took its place before it was turned back"),
                     now,
                 );
                 self.begin(revision, origin, serving, now, commands);
             }
             // Ours, or told of after a restart before it is known to be ours.
-            Phase::TurningBack(case) if origin == Origin::OurRollback => {
-                self.phase = Phase::TurningBack(case);
+            RolloutPhase::TurningBack(case) if origin == RevisionOrigin::OurRollback => {
+                self.phase = RolloutPhase::TurningBack(case);
             }
-            Phase::TurningBack(mut case) => {
+            RolloutPhase::TurningBack(mut case) => {
                 self.note(
                     now,
                     Some(revision),
@@ -237,16 +250,16 @@ impl Rollout {
                 case.overtaken_by_same = false;
                 match case.made {
                     // Helm is still at work: it ends first, one way or the other.
-                    None => self.phase = Phase::TurningBack(case),
+                    None => self.phase = RolloutPhase::TurningBack(case),
                     Some(made) => self.overtaken(*case, made, (revision, origin), now, commands),
                 }
             }
-            Phase::Verifying(case) => {
-                commands.push(Command::EndWatch { kept: false });
+            RolloutPhase::Verifying(case) => {
+                commands.push(RolloutCommand::EndWatch { kept: false });
                 let serving = case.way_back();
                 self.end(
                     *case,
-                    Ending::Superseded,
+                    RolloutOutcome::Superseded,
                     format!(
                         "Turned back; revision {revision} took its place before that was verified"
                     ),
@@ -260,13 +273,13 @@ impl Rollout {
     pub(super) fn begin(
         &mut self,
         revision: Revision,
-        origin: Origin,
+        origin: RevisionOrigin,
         serving: Option<Revision>,
         now: Time,
-        commands: &mut Vec<Command>,
+        commands: &mut Vec<RolloutCommand>,
     ) {
         if self.limits.mode == Mode::Off {
-            self.enter(Phase::Steady, now);
+            self.enter(RolloutPhase::Steady, now);
             self.note(
                 now,
                 Some(revision),
@@ -275,38 +288,40 @@ impl Rollout {
             return;
         }
         self.enter(
-            Phase::Settling(Box::new(Case::new(revision, origin, serving, now))),
+            RolloutPhase::Settling(Box::new(Candidate::new(revision, origin, serving, now))),
             now,
         );
         let what = match origin {
-            Origin::First => "the first one: there is nothing to go back to",
-            Origin::Upgrade => "an upgrade",
-            Origin::OurRollback => "a rollback of ours, which is never turned back",
-            Origin::OtherRollback => "a rollback by somebody else, which is never turned back",
+            RevisionOrigin::First => "the first one: there is nothing to go back to",
+            RevisionOrigin::Upgrade => "an upgrade",
+            RevisionOrigin::OurRollback => "a rollback of ours, which is never turned back",
+            RevisionOrigin::OtherRollback => {
+                "a rollback by somebody else, which is never turned back"
+            }
         };
         self.note(
             now,
             Some(revision),
             format!("Revision {revision} appeared, {what}; its watch begins"),
         );
-        commands.push(Command::Watch(revision));
+        commands.push(RolloutCommand::Watch(revision));
     }
 
-    fn on_settled(&mut self, now: Time, commands: &mut Vec<Command>) {
-        if self.phase == Phase::Steady {
+    fn on_settled(&mut self, now: Time, commands: &mut Vec<RolloutCommand>) {
+        if self.phase == RolloutPhase::Steady {
             self.start_is_complete();
             self.rolled_out_late(now, commands);
         }
         match std::mem::take(&mut self.phase) {
-            Phase::Settling(mut case) => {
+            RolloutPhase::Settling(mut case) => {
                 case.settled = Some(now);
                 let revision = case.revision;
-                self.enter(Phase::Watching(case), now);
+                self.enter(RolloutPhase::Watching(case), now);
                 self.note(now, Some(revision), "The rollout is complete");
             }
-            Phase::TurningBack(case) => match case.made {
+            RolloutPhase::TurningBack(case) => match case.made {
                 // Of the revision that is being turned back, or before the record of the rollback is there.
-                None => self.phase = Phase::TurningBack(case),
+                None => self.phase = RolloutPhase::TurningBack(case),
                 Some(made) => self.turned(
                     case,
                     made,
@@ -315,23 +330,26 @@ impl Rollout {
                     commands,
                 ),
             },
-            Phase::Watching(mut case) => {
+            RolloutPhase::Watching(mut case) => {
                 if case.settled.is_none() {
                     case.settled = Some(now);
                     self.note(now, Some(case.revision), "The rollout is complete");
                 }
-                self.phase = Phase::Watching(case);
+                self.phase = RolloutPhase::Watching(case);
             }
-            phase @ (Phase::Absent | Phase::Steady | Phase::Preflight(_) | Phase::Verifying(_)) => {
+            phase @ (RolloutPhase::Absent
+            | RolloutPhase::Steady
+            | RolloutPhase::Preflight(_)
+            | RolloutPhase::Verifying(_)) => {
                 self.phase = phase;
             }
         }
     }
 
     /// Nobody can see how far the rollback's rollout has come.
-    fn on_helm_is_done(&mut self, now: Time, commands: &mut Vec<Command>) {
+    fn on_helm_is_done(&mut self, now: Time, commands: &mut Vec<RolloutCommand>) {
         match std::mem::take(&mut self.phase) {
-            Phase::TurningBack(case) if case.made.is_some() => {
+            RolloutPhase::TurningBack(case) if case.made.is_some() => {
                 let made = case.made.unwrap_or_default();
                 let how =
                     "Helm is done, and how far the rollback's rollout has come cannot be seen";
@@ -344,31 +362,31 @@ impl Rollout {
     /// The rollback is carried out and its rollout complete, as far as anybody can see it.
     fn turned(
         &mut self,
-        mut case: Box<Case>,
+        mut case: Box<Candidate>,
         made: Revision,
         how: &str,
         now: Time,
-        commands: &mut Vec<Command>,
+        commands: &mut Vec<RolloutCommand>,
     ) {
         case.turned = Some(now);
-        self.enter(Phase::Verifying(case), now);
+        self.enter(RolloutPhase::Verifying(case), now);
         self.note(now, Some(made), format!("{how}; its probes are asked"));
-        commands.push(Command::Verify(made));
+        commands.push(RolloutCommand::Verify(made));
     }
 
     /// The rollback is carried out, and a revision of somebody else came after it.
     fn overtaken(
         &mut self,
-        case: Case,
+        case: Candidate,
         made: Revision,
-        (revision, origin): (Revision, Origin),
+        (revision, origin): (Revision, RevisionOrigin),
         now: Time,
-        commands: &mut Vec<Command>,
+        commands: &mut Vec<RolloutCommand>,
     ) {
         let serving = case.way_back().or(Some(made));
         self.end(
             case,
-            Ending::Superseded,
+            RolloutOutcome::Superseded,
             format!("Turned back; revision {revision} took its place before that was verified"),
             now,
         );
@@ -377,14 +395,14 @@ impl Rollout {
 
     fn on_trouble(&mut self, now: Time) {
         match &mut self.phase {
-            Phase::Settling(case) | Phase::Watching(case) => {
+            RolloutPhase::Settling(case) | RolloutPhase::Watching(case) => {
                 case.trouble_since = Some(now);
             }
-            Phase::Absent
-            | Phase::Steady
-            | Phase::Preflight(_)
-            | Phase::TurningBack(_)
-            | Phase::Verifying(_) => {}
+            RolloutPhase::Absent
+            | RolloutPhase::Steady
+            | RolloutPhase::Preflight(_)
+            | RolloutPhase::TurningBack(_)
+            | RolloutPhase::Verifying(_) => {}
         }
     }
 
@@ -394,35 +412,35 @@ impl Rollout {
         reason: String,
         text: &str,
         now: Time,
-        commands: &mut Vec<Command>,
+        commands: &mut Vec<RolloutCommand>,
     ) {
         let Some(mut case) = self.take_judged(judged) else {
             return;
         };
         if self.blind {
-            commands.push(Command::EndWatch { kept: false });
+            commands.push(RolloutCommand::EndWatch { kept: false });
             let text =
                 format!("Our own trouble makes soundings void, so this is not acted on: {text}");
-            self.end(*case, Ending::Inconclusive, text, now);
+            self.end(*case, RolloutOutcome::Inconclusive, text, now);
             return;
         }
         case.convicted = Some(now);
         case.reason = reason;
         text.clone_into(&mut case.text);
         let revision = case.revision;
-        commands.push(Command::EndWatch { kept: false });
-        commands.push(Command::Found {
+        commands.push(RolloutCommand::EndWatch { kept: false });
+        commands.push(RolloutCommand::Found {
             revision,
-            found: Found::Bad,
+            found: ContentVerdict::Bad,
             evidence: text.to_owned(),
         });
         if let Some((ending, why)) = self.obstacle(&case, now) {
             self.end(*case, ending, format!("{why}: {text}"), now);
             return;
         }
-        self.enter(Phase::Preflight(case), now);
+        self.enter(RolloutPhase::Preflight(case), now);
         self.note(now, Some(revision), format!("Verdict: rollback. {text}"));
-        commands.push(Command::Preflight(revision));
+        commands.push(RolloutCommand::Preflight(revision));
     }
 
     /// How a person turns back what we may not: mode and limit bind only us.
@@ -440,20 +458,20 @@ impl Rollout {
     }
 
     /// Why a revision that is bad is not turned back, if so.
-    pub(super) fn obstacle(&self, case: &Case, now: Time) -> Option<(Ending, String)> {
+    pub(super) fn obstacle(&self, case: &Candidate, now: Time) -> Option<(RolloutOutcome, String)> {
         // Mode, origin and limit bind a verdict, and no person: also not one who joined a verdict's rollback.
         if case.is_wanted_by_a_person() {
             return None;
         }
-        let left_alone = |why: &str| Some((Ending::LeftAlone, format!("Bad, but {why}")));
+        let left_alone = |why: &str| Some((RolloutOutcome::LeftAlone, format!("Bad, but {why}")));
         match case.origin {
-            Origin::First => {
+            RevisionOrigin::First => {
                 return left_alone("the first revision: there is nothing to go back to");
             }
-            Origin::OurRollback | Origin::OtherRollback => {
+            RevisionOrigin::OurRollback | RevisionOrigin::OtherRollback => {
                 return left_alone("made by a rollback, which is never turned back");
             }
-            Origin::Upgrade => {}
+            RevisionOrigin::Upgrade => {}
         }
         if self.held {
             return left_alone("the release is paused or scaled to zero");
@@ -468,17 +486,17 @@ impl Rollout {
         match self.limits.mode {
             Mode::Observe => {
                 return Some((
-                    Ending::WouldRollBack,
+                    RolloutOutcome::WouldRollBack,
                     "Would have been turned back in the mode enforce".into(),
                 ));
             }
-            Mode::Off => return Some((Ending::WouldRollBack, "The mode is off".into())),
+            Mode::Off => return Some((RolloutOutcome::WouldRollBack, "The mode is off".into())),
             Mode::Enforce => {}
         }
         let (done, most) = (self.rollbacks_today(now), self.limits.max_per_day);
         if done >= most as usize {
             return Some((
-                Ending::LimitReached,
+                RolloutOutcome::LimitReached,
                 format!(
                     "Bad, but {done} rollbacks in 24 h are as many as the limit of {most} allows; by hand: {}",
                     self.by_hand(case.serving)
@@ -493,22 +511,22 @@ impl Rollout {
         judged: Revision,
         despite: &str,
         now: Time,
-        commands: &mut Vec<Command>,
+        commands: &mut Vec<RolloutCommand>,
     ) {
         let Some(case) = self.take_judged(judged) else {
             return;
         };
-        commands.push(Command::EndWatch { kept: true });
-        commands.push(Command::Found {
+        commands.push(RolloutCommand::EndWatch { kept: true });
+        commands.push(RolloutCommand::Found {
             revision: judged,
-            found: Found::Passed,
+            found: ContentVerdict::Passed,
             evidence: "a whole watch without anything against it".into(),
         });
         let mut text = "The watch is over and nothing speaks against it".to_owned();
         if !despite.is_empty() {
             text = format!("{text}; {despite}");
         }
-        self.end(*case, Ending::Kept, text, now);
+        self.end(*case, RolloutOutcome::Kept, text, now);
     }
 
     fn on_inconclusive(
@@ -516,20 +534,20 @@ impl Rollout {
         judged: Revision,
         reason: &str,
         now: Time,
-        commands: &mut Vec<Command>,
+        commands: &mut Vec<RolloutCommand>,
     ) {
         let Some(case) = self.take_judged(judged) else {
             return;
         };
-        commands.push(Command::EndWatch { kept: false });
-        commands.push(Command::Found {
+        commands.push(RolloutCommand::EndWatch { kept: false });
+        commands.push(RolloutCommand::Found {
             revision: judged,
-            found: Found::Unknown,
+            found: ContentVerdict::Unknown,
             evidence: reason.to_owned(),
         });
         self.end(
             *case,
-            Ending::Inconclusive,
+            RolloutOutcome::Inconclusive,
             format!("Nothing can be said: {reason}"),
             now,
         );
@@ -541,20 +559,20 @@ impl Rollout {
         judged: Revision,
         missing: &str,
         now: Time,
-        commands: &mut Vec<Command>,
+        commands: &mut Vec<RolloutCommand>,
     ) {
         let Some(mut case) = self.take_judged(judged) else {
             return;
         };
-        commands.push(Command::EndWatch { kept: false });
+        commands.push(RolloutCommand::EndWatch { kept: false });
         let text = format!("The rollout is not complete: {missing}");
-        commands.push(Command::Found {
+        commands.push(RolloutCommand::Found {
             revision: judged,
-            found: Found::Incomplete,
+            found: ContentVerdict::Incomplete,
             evidence: text.clone(),
         });
         case.reason = NOT_ROLLED_OUT.into();
-        self.end(*case, Ending::Inconclusive, text, now);
+        self.end(*case, RolloutOutcome::Inconclusive, text, now);
     }
 
     /// Whether the release is paused or scaled to zero is remembered in every phase.
@@ -577,12 +595,12 @@ impl Rollout {
         }
         self.blind = blind;
         match self.phase {
-            Phase::Absent | Phase::Steady => {}
-            Phase::Settling(_)
-            | Phase::Watching(_)
-            | Phase::Preflight(_)
-            | Phase::TurningBack(_)
-            | Phase::Verifying(_) => {
+            RolloutPhase::Absent | RolloutPhase::Steady => {}
+            RolloutPhase::Settling(_)
+            | RolloutPhase::Watching(_)
+            | RolloutPhase::Preflight(_)
+            | RolloutPhase::TurningBack(_)
+            | RolloutPhase::Verifying(_) => {
                 let text = if blind {
                     "Our own trouble makes soundings void"
                 } else {
@@ -593,7 +611,7 @@ impl Rollout {
         }
     }
 
-    fn on_uninstalled(&mut self, now: Time, commands: &mut Vec<Command>) {
+    fn on_uninstalled(&mut self, now: Time, commands: &mut Vec<RolloutCommand>) {
         self.newest = None;
         self.is_absent = true;
         self.start = None;
@@ -602,34 +620,36 @@ impl Rollout {
             *revision = Revision(0);
         }
         match std::mem::take(&mut self.phase) {
-            Phase::Absent => {}
-            Phase::Steady => {
-                self.enter(Phase::Absent, now);
+            RolloutPhase::Absent => {}
+            RolloutPhase::Steady => {
+                self.enter(RolloutPhase::Absent, now);
                 self.note(now, None, "The release was uninstalled");
             }
-            Phase::Settling(case) | Phase::Watching(case) | Phase::Verifying(case) => {
-                commands.push(Command::EndWatch { kept: false });
+            RolloutPhase::Settling(case)
+            | RolloutPhase::Watching(case)
+            | RolloutPhase::Verifying(case) => {
+                commands.push(RolloutCommand::EndWatch { kept: false });
                 self.end(
                     *case,
-                    Ending::Uninstalled,
+                    RolloutOutcome::Uninstalled,
                     "The release was uninstalled".into(),
                     now,
                 );
-                self.enter(Phase::Absent, now);
+                self.enter(RolloutPhase::Absent, now);
             }
-            Phase::Preflight(case) | Phase::TurningBack(case) => {
+            RolloutPhase::Preflight(case) | RolloutPhase::TurningBack(case) => {
                 self.end(
                     *case,
-                    Ending::Uninstalled,
+                    RolloutOutcome::Uninstalled,
                     "The release was uninstalled".into(),
                     now,
                 );
-                self.enter(Phase::Absent, now);
+                self.enter(RolloutPhase::Absent, now);
             }
         }
     }
 
-    fn on_ready(&mut self, target: Revision, now: Time, commands: &mut Vec<Command>) {
+    fn on_ready(&mut self, target: Revision, now: Time, commands: &mut Vec<RolloutCommand>) {
         let Some(mut case) = self.take_preflight() else {
             return;
         };
@@ -654,32 +674,37 @@ impl Rollout {
                 StepName::Complete.limit().as_secs()
             )
         });
-        self.enter(Phase::TurningBack(case), now);
+        self.enter(RolloutPhase::TurningBack(case), now);
         self.note(
             now,
             Some(bad),
             format!("Turning back to revision {target}{slow}"),
         );
-        commands.push(Command::Execute { bad, target });
+        commands.push(RolloutCommand::Execute { bad, target });
     }
 
-    pub(super) fn on_refused(&mut self, reason: String, now: Time, commands: &mut Vec<Command>) {
+    pub(super) fn on_refused(
+        &mut self,
+        reason: String,
+        now: Time,
+        commands: &mut Vec<RolloutCommand>,
+    ) {
         let Some(case) = self.take_preflight() else {
             return;
         };
         if case.ordered {
             self.end_order(*case, &reason, now, commands);
         } else {
-            self.end(*case, Ending::Refused, reason, now);
+            self.end(*case, RolloutOutcome::Refused, reason, now);
         }
     }
 
     fn on_executed(
         &mut self,
-        attempt: Attempt,
+        attempt: RollbackAttempt,
         made: Revision,
         now: Time,
-        commands: &mut Vec<Command>,
+        commands: &mut Vec<RolloutCommand>,
     ) {
         let Some(mut case) = self.take_attempt(attempt) else {
             return;
@@ -697,7 +722,7 @@ impl Rollout {
         );
         match case.overtaken_by {
             None => {
-                self.phase = Phase::TurningBack(case);
+                self.phase = RolloutPhase::TurningBack(case);
                 // However long helm took, the pods have their time.
                 self.since = now;
             }
@@ -707,10 +732,10 @@ impl Rollout {
 
     fn on_execution_failed(
         &mut self,
-        attempt: Attempt,
+        attempt: RollbackAttempt,
         reason: String,
         now: Time,
-        commands: &mut Vec<Command>,
+        commands: &mut Vec<RolloutCommand>,
     ) {
         let Some(case) = self.take_attempt(attempt) else {
             return;
@@ -718,14 +743,14 @@ impl Rollout {
         let overtaken_by = case.overtaken_by;
         let serving = case.serving;
         match overtaken_by {
-            None => self.end(*case, Ending::Failed, reason, now),
+            None => self.end(*case, RolloutOutcome::Failed, reason, now),
             Some((revision, origin)) if case.overtaken_by_same => {
                 self.try_again_for(case, (revision, origin), now, commands);
             }
             Some((revision, origin)) => {
                 self.end(
                     *case,
-                    Ending::Superseded,
+                    RolloutOutcome::Superseded,
                     format!("Revision {revision} took its place: {reason}"),
                     now,
                 );
@@ -736,87 +761,87 @@ impl Rollout {
 
     fn on_verified(
         &mut self,
-        ending: Ending,
+        ending: RolloutOutcome,
         text: String,
         now: Time,
-        commands: &mut Vec<Command>,
+        commands: &mut Vec<RolloutCommand>,
     ) {
         let Some(mut case) = self.take_verifying() else {
             return;
         };
-        commands.push(Command::EndWatch { kept: false });
+        commands.push(RolloutCommand::EndWatch { kept: false });
         let target = case.target.unwrap_or_default();
         let text = match ending {
-            Ending::Recovered => {
+            RolloutOutcome::Recovered => {
                 case.verified = Some(now);
                 format!("Turned back to the contents of revision {target}, and well again")
             }
-            Ending::SameFailure => {
+            RolloutOutcome::SameFailure => {
                 // It was not the release, so its contents are not bad.
-                commands.push(Command::Found {
+                commands.push(RolloutCommand::Found {
                     revision: case.revision,
-                    found: Found::Unknown,
+                    found: ContentVerdict::Unknown,
                     evidence: "the same failed after it was turned back".into(),
                 });
                 format!("Turned back, but the same still fails, so it was not the release: {text}")
             }
-            Ending::Worse => format!("Turned back, and more fails than before: {text}"),
-            Ending::Kept
-            | Ending::Unchanged
-            | Ending::Inconclusive
-            | Ending::Superseded
-            | Ending::Uninstalled
-            | Ending::WouldRollBack
-            | Ending::LeftAlone
-            | Ending::LimitReached
-            | Ending::Refused
-            | Ending::OrderRefused
-            | Ending::Failed
-            | Ending::Unverified => text,
+            RolloutOutcome::Worse => format!("Turned back, and more fails than before: {text}"),
+            RolloutOutcome::Kept
+            | RolloutOutcome::Unchanged
+            | RolloutOutcome::Inconclusive
+            | RolloutOutcome::Superseded
+            | RolloutOutcome::Uninstalled
+            | RolloutOutcome::WouldRollBack
+            | RolloutOutcome::LeftAlone
+            | RolloutOutcome::LimitReached
+            | RolloutOutcome::Refused
+            | RolloutOutcome::OrderRefused
+            | RolloutOutcome::Failed
+            | RolloutOutcome::Unverified => text,
         };
         self.end(*case, ending, text, now);
     }
 
     /// Time has passed: a phase whose time is up ends.
-    fn on_tick(&mut self, now: Time, commands: &mut Vec<Command>) {
+    fn on_tick(&mut self, now: Time, commands: &mut Vec<RolloutCommand>) {
         let Some(case) = self.phase.case() else {
             self.start_may_end(now);
             return;
         };
-        let stands = self.phase.acts() && matches!(self.clock, Clock::Stands);
+        let stands = self.phase.acts() && matches!(self.clock, PhaseClock::Stands);
         if stands || now < case.ends(&self.phase, &self.limits, self.counts_since()) {
             return;
         }
         match std::mem::take(&mut self.phase) {
-            phase @ (Phase::Absent | Phase::Steady) => self.phase = phase,
-            Phase::Settling(case) => {
+            phase @ (RolloutPhase::Absent | RolloutPhase::Steady) => self.phase = phase,
+            RolloutPhase::Settling(case) => {
                 let revision = case.revision;
                 let cap = self.limits.settle_cap.as_secs();
-                self.enter(Phase::Watching(case), now);
+                self.enter(RolloutPhase::Watching(case), now);
                 self.note(
                     now,
                     Some(revision),
                     format!("The rollout is not complete after {cap} s; the analysis goes on"),
                 );
             }
-            Phase::Watching(case) => {
-                commands.push(Command::EndWatch { kept: false });
+            RolloutPhase::Watching(case) => {
+                commands.push(RolloutCommand::EndWatch { kept: false });
                 self.end(
                     *case,
-                    Ending::Inconclusive,
+                    RolloutOutcome::Inconclusive,
                     "The watch ended without a verdict".into(),
                     now,
                 );
             }
-            Phase::Preflight(case) => {
+            RolloutPhase::Preflight(case) => {
                 let text = "Whether it can be turned back could not be found out in time";
                 if case.ordered {
                     self.end_order(*case, text, now, commands);
                 } else {
-                    self.end(*case, Ending::Refused, text.into(), now);
+                    self.end(*case, RolloutOutcome::Refused, text.into(), now);
                 }
             }
-            Phase::TurningBack(case) => {
+            RolloutPhase::TurningBack(case) => {
                 let overtaken_by = case.overtaken_by;
                 if let Some(other) = overtaken_by.filter(|_| case.overtaken_by_same) {
                     self.try_again_for(case, other, now, commands);
@@ -827,23 +852,24 @@ impl Rollout {
                     None => "The rollback did not end in time",
                     Some(_) => "The rollback's rollout was not complete in time",
                 };
-                self.end(*case, Ending::Failed, text.into(), now);
+                self.end(*case, RolloutOutcome::Failed, text.into(), now);
                 if let Some((revision, origin)) = overtaken_by {
                     self.begin(revision, origin, serving, now, commands);
                 }
             }
-            Phase::Verifying(case) => {
-                commands.push(Command::EndWatch { kept: false });
+            RolloutPhase::Verifying(case) => {
+                commands.push(RolloutCommand::EndWatch { kept: false });
                 let text =
                     "Turned back, but whether the release is well could not be found out".into();
-                self.end(*case, Ending::Unverified, text, now);
+                self.end(*case, RolloutOutcome::Unverified, text, now);
             }
         }
     }
 
     fn note_lateness(&mut self, now: Time) {
-        let (Phase::Preflight(case) | Phase::TurningBack(case) | Phase::Verifying(case)) =
-            &mut self.phase
+        let (RolloutPhase::Preflight(case)
+        | RolloutPhase::TurningBack(case)
+        | RolloutPhase::Verifying(case)) = &mut self.phase
         else {
             return;
         };
@@ -872,17 +898,17 @@ impl Rollout {
     }
 
     /// Takes the case out of a phase; the caller enters the next one. `None` leaves the phase as it is.
-    fn take_case(&mut self, is_it: impl FnOnce(&Phase) -> bool) -> Option<Box<Case>> {
+    fn take_case(&mut self, is_it: impl FnOnce(&RolloutPhase) -> bool) -> Option<Box<Candidate>> {
         if !is_it(&self.phase) {
             return None;
         }
         match std::mem::take(&mut self.phase) {
-            Phase::Settling(case)
-            | Phase::Watching(case)
-            | Phase::Preflight(case)
-            | Phase::TurningBack(case)
-            | Phase::Verifying(case) => Some(case),
-            phase @ (Phase::Absent | Phase::Steady) => {
+            RolloutPhase::Settling(case)
+            | RolloutPhase::Watching(case)
+            | RolloutPhase::Preflight(case)
+            | RolloutPhase::TurningBack(case)
+            | RolloutPhase::Verifying(case) => Some(case),
+            phase @ (RolloutPhase::Absent | RolloutPhase::Steady) => {
                 self.phase = phase;
                 None
             }
@@ -890,47 +916,53 @@ impl Rollout {
     }
 
     /// The case of a revision that is judged.
-    fn take_judged(&mut self, judged: Revision) -> Option<Box<Case>> {
+    fn take_judged(&mut self, judged: Revision) -> Option<Box<Candidate>> {
         self.take_case(|phase| match phase {
-            Phase::Settling(case) | Phase::Watching(case) => case.revision == judged,
-            Phase::Absent
-            | Phase::Steady
-            | Phase::Preflight(_)
-            | Phase::TurningBack(_)
-            | Phase::Verifying(_) => false,
+            RolloutPhase::Settling(case) | RolloutPhase::Watching(case) => case.revision == judged,
+            RolloutPhase::Absent
+            | RolloutPhase::Steady
+            | RolloutPhase::Preflight(_)
+            | RolloutPhase::TurningBack(_)
+            | RolloutPhase::Verifying(_) => false,
         })
     }
 
-    fn take_preflight(&mut self) -> Option<Box<Case>> {
-        self.take_case(|phase| matches!(phase, Phase::Preflight(_)))
+    fn take_preflight(&mut self) -> Option<Box<Candidate>> {
+        self.take_case(|phase| matches!(phase, RolloutPhase::Preflight(_)))
     }
 
     /// The case of this rollback, while it is carried out.
-    fn take_attempt(&mut self, attempt: Attempt) -> Option<Box<Case>> {
+    fn take_attempt(&mut self, attempt: RollbackAttempt) -> Option<Box<Candidate>> {
         self.take_case(
-            |phase| matches!(phase, Phase::TurningBack(case) if case.attempt() == Some(attempt)),
+            |phase| matches!(phase, RolloutPhase::TurningBack(case) if case.attempt() == Some(attempt)),
         )
     }
 
-    fn take_verifying(&mut self) -> Option<Box<Case>> {
-        self.take_case(|phase| matches!(phase, Phase::Verifying(_)))
+    fn take_verifying(&mut self) -> Option<Box<Candidate>> {
+        self.take_case(|phase| matches!(phase, RolloutPhase::Verifying(_)))
     }
 
-    pub(super) fn enter(&mut self, phase: Phase, now: Time) {
+    pub(super) fn enter(&mut self, phase: RolloutPhase, now: Time) {
         self.phase = phase;
         self.since = now;
     }
 
-    pub(super) fn end(&mut self, case: Case, ending: Ending, text: String, now: Time) {
-        self.enter(Phase::Steady, now);
+    pub(super) fn end(&mut self, case: Candidate, ending: RolloutOutcome, text: String, now: Time) {
+        self.enter(RolloutPhase::Steady, now);
         self.finish(case, ending, text, now);
     }
 
     /// Writes down how a revision ended, in whatever phase that leaves the release.
-    pub(super) fn finish(&mut self, case: Case, ending: Ending, text: String, now: Time) {
+    pub(super) fn finish(
+        &mut self,
+        case: Candidate,
+        ending: RolloutOutcome,
+        text: String,
+        now: Time,
+    ) {
         let revision = case.revision;
         // That is about what a person wanted, and not about the revision.
-        let said = if ending == Ending::OrderRefused {
+        let said = if ending == RolloutOutcome::OrderRefused {
             text.clone()
         } else {
             let word = ending.as_str().replace('_', " ");

@@ -8,8 +8,8 @@ use super::*;
 
 const START: Time = Time::from_millis(1_700_000_000_000);
 
-fn limits(mode: Mode) -> Limits {
-    Limits {
+fn limits(mode: Mode) -> RolloutLimits {
+    RolloutLimits {
         mode,
         max_per_day: 2,
         watch: Duration::from_secs(300),
@@ -25,8 +25,8 @@ fn seconds(seconds: u64) -> Duration {
 struct World {
     rollout: Rollout,
     now: Time,
-    commands: Vec<Command>,
-    entries: Vec<Entry>,
+    commands: Vec<RolloutCommand>,
+    entries: Vec<LogEntry>,
 }
 
 impl World {
@@ -37,13 +37,14 @@ impl World {
             commands: Vec::new(),
             entries: Vec::new(),
         };
-        world.happens(seen(1, Origin::Upgrade));
+        world.happens(seen(1, RevisionOrigin::Upgrade));
         world
     }
 
-    fn happens(&mut self, mut event: Event) -> &mut Self {
-        if let Event::Executed { attempt, .. } | Event::ExecutionFailed { attempt, .. } = &mut event
-            && *attempt == Attempt::default()
+    fn happens(&mut self, mut event: RolloutInput) -> &mut Self {
+        if let RolloutInput::Executed { attempt, .. }
+        | RolloutInput::ExecutionFailed { attempt, .. } = &mut event
+            && *attempt == RollbackAttempt::default()
         {
             *attempt = self.attempt();
         }
@@ -55,9 +56,9 @@ impl World {
     }
 
     /// The rollback that is carried out at the moment.
-    fn attempt(&self) -> Attempt {
+    fn attempt(&self) -> RollbackAttempt {
         let case = self.rollout.phase().case();
-        case.and_then(Case::attempt).unwrap_or_default()
+        case.and_then(Candidate::attempt).unwrap_or_default()
     }
 
     fn executed(&mut self, made: u32) -> &mut Self {
@@ -70,27 +71,28 @@ impl World {
 
     fn passes(&mut self, span: Duration) -> &mut Self {
         self.now = self.now + span;
-        self.happens(Event::Tick)
+        self.happens(RolloutInput::Tick)
     }
 
     #[track_caller]
-    fn ended(&self, ending: Ending) {
+    fn ended(&self, ending: RolloutOutcome) {
         let last = self.rollout.past().last().expect("a case has ended");
         assert_eq!(last.ending, ending, "{}", last.text);
         assert!(matches!(
             self.rollout.phase(),
-            Phase::Steady | Phase::Absent
+            RolloutPhase::Steady | RolloutPhase::Absent
         ));
     }
 
     fn executions(&self) -> usize {
-        let is_execution = |command: &&Command| matches!(command, Command::Execute { .. });
+        let is_execution =
+            |command: &&RolloutCommand| matches!(command, RolloutCommand::Execute { .. });
         self.commands.iter().filter(is_execution).count()
     }
 }
 
-fn seen(revision: u32, origin: Origin) -> Event {
-    Event::Seen {
+fn seen(revision: u32, origin: RevisionOrigin) -> RolloutInput {
+    RolloutInput::Seen {
         revision: Revision(revision),
         origin,
         serving: Some(Revision(revision - 1)),
@@ -99,39 +101,39 @@ fn seen(revision: u32, origin: Origin) -> Event {
 }
 
 /// The contents of the newest revision once more.
-fn same(revision: u32, origin: Origin, known_good: bool) -> Event {
+fn same(revision: u32, origin: RevisionOrigin, known_good: bool) -> RolloutInput {
     let mut event = seen(revision, origin);
-    if let Event::Seen { appears, .. } = &mut event {
+    if let RolloutInput::Seen { appears, .. } = &mut event {
         *appears = Appearance::Same { known_good };
     }
     event
 }
 
-fn restored(revision: u32) -> Event {
-    let mut event = seen(revision, Origin::Upgrade);
-    if let Event::Seen { appears, .. } = &mut event {
+fn restored(revision: u32) -> RolloutInput {
+    let mut event = seen(revision, RevisionOrigin::Upgrade);
+    if let RolloutInput::Seen { appears, .. } = &mut event {
         *appears = Appearance::Restored;
     }
     event
 }
 
-fn not_rolled_out(revision: u32) -> Event {
-    Event::NotRolledOut {
+fn not_rolled_out(revision: u32) -> RolloutInput {
+    RolloutInput::NotRolledOut {
         revision: Revision(revision),
         text: "Deployment api: 0 of 3 pods are of its newest template and Ready".into(),
     }
 }
 
-fn regressed(revision: u32) -> Event {
-    Event::Regressed {
+fn regressed(revision: u32) -> RolloutInput {
+    RolloutInput::Regressed {
         revision: Revision(revision),
         reason: "hard_down_all".into(),
         text: "every endpoint failed 16 times in a row".into(),
     }
 }
 
-fn bake_failed(revision: u32, rejects: bool) -> Event {
-    Event::BakeFailed {
+fn bake_failed(revision: u32, rejects: bool) -> RolloutInput {
+    RolloutInput::BakeFailed {
         revision: Revision(revision),
         reason: "bake:error_rate".into(),
         text: "errors 14/96 (14.6 %) in the last 120 s".into(),
@@ -140,23 +142,23 @@ fn bake_failed(revision: u32, rejects: bool) -> Event {
     }
 }
 
-fn ready(target: u32) -> Event {
-    Event::Ready {
+fn ready(target: u32) -> RolloutInput {
+    RolloutInput::Ready {
         target: Revision(target),
     }
 }
 
 /// Of whatever is carried out.
-fn executed(made: u32) -> Event {
-    Event::Executed {
-        attempt: Attempt::default(),
+fn executed(made: u32) -> RolloutInput {
+    RolloutInput::Executed {
+        attempt: RollbackAttempt::default(),
         made: Revision(made),
     }
 }
 
-fn execution_failed(reason: &str) -> Event {
-    Event::ExecutionFailed {
-        attempt: Attempt::default(),
+fn execution_failed(reason: &str) -> RolloutInput {
+    RolloutInput::ExecutionFailed {
+        attempt: RollbackAttempt::default(),
         reason: reason.into(),
     }
 }
@@ -165,20 +167,23 @@ fn execution_failed(reason: &str) -> Event {
 fn however_long_helm_takes_the_pods_have_their_time() {
     let mut world = World::new(Mode::Enforce);
     world
-        .happens(seen(2, Origin::Upgrade))
+        .happens(seen(2, RevisionOrigin::Upgrade))
         .happens(regressed(2))
         .happens(ready(1));
     world.passes(seconds(280));
     world.executed(3).passes(seconds(280));
-    assert!(matches!(world.rollout.phase(), Phase::TurningBack(_)));
+    assert!(matches!(
+        world.rollout.phase(),
+        RolloutPhase::TurningBack(_)
+    ));
     world
-        .happens(seen(3, Origin::OurRollback))
-        .happens(Event::Settled);
-    assert!(matches!(world.rollout.phase(), Phase::Verifying(_)));
+        .happens(seen(3, RevisionOrigin::OurRollback))
+        .happens(RolloutInput::Settled);
+    assert!(matches!(world.rollout.phase(), RolloutPhase::Verifying(_)));
 }
 
 /// Seconds of the steps, in their order.
-fn took(case: &Case) -> [Option<u64>; 6] {
+fn took(case: &Candidate) -> [Option<u64>; 6] {
     case.timings()
         .map(|it| it.took().map(|took| took.as_secs()))
 }
@@ -187,8 +192,10 @@ fn took(case: &Case) -> [Option<u64>; 6] {
 #[test]
 fn the_detection_counts_from_the_appearance_and_from_the_first_sign_of_trouble() {
     let mut world = World::new(Mode::Enforce);
-    world.happens(seen(2, Origin::Upgrade)).passes(seconds(20));
-    world.happens(Event::TroubleBegan).passes(seconds(4));
+    world
+        .happens(seen(2, RevisionOrigin::Upgrade))
+        .passes(seconds(20));
+    world.happens(RolloutInput::TroubleBegan).passes(seconds(4));
     world.happens(regressed(2));
     let case = world.rollout.phase().case().unwrap();
     assert_eq!(took(case)[..2], [Some(28), Some(6)]);
@@ -196,7 +203,9 @@ fn the_detection_counts_from_the_appearance_and_from_the_first_sign_of_trouble()
 
     // Without a sign, as where a progress deadline alone convicts, the second clock says nothing and not 0 s.
     let mut world = World::new(Mode::Enforce);
-    world.happens(seen(2, Origin::Upgrade)).passes(seconds(20));
+    world
+        .happens(seen(2, RevisionOrigin::Upgrade))
+        .passes(seconds(20));
     world.happens(regressed(2));
     let case = world.rollout.phase().case().unwrap();
     assert_eq!(took(case)[..2], [Some(22), None]);
@@ -206,13 +215,15 @@ fn the_detection_counts_from_the_appearance_and_from_the_first_sign_of_trouble()
 fn what_a_person_ordered_was_not_detected() {
     let mut world = World::new(Mode::Enforce);
     world
-        .happens(seen(2, Origin::Upgrade))
-        .happens(Event::TroubleBegan);
+        .happens(seen(2, RevisionOrigin::Upgrade))
+        .happens(RolloutInput::TroubleBegan);
     world.happens(ordered("c")).happens(ready(1)).executed(3);
     world
-        .happens(seen(3, Origin::OurRollback))
-        .happens(Event::Settled);
-    world.happens(Event::Recovered).ended(Ending::Recovered);
+        .happens(seen(3, RevisionOrigin::OurRollback))
+        .happens(RolloutInput::Settled);
+    world
+        .happens(RolloutInput::Recovered)
+        .ended(RolloutOutcome::Recovered);
     let case = &world.rollout.past()[0].case;
     assert_eq!(took(case)[..2], [None, None]);
     assert_eq!(took(case)[5], Some(5), "from the order");
@@ -222,11 +233,11 @@ fn what_a_person_ordered_was_not_detected() {
 fn a_bake_counts_from_the_appearance_too() {
     let mut world = World::new(Mode::Enforce);
     world
-        .happens(seen(2, Origin::Upgrade))
-        .happens(Event::Healthy(Revision(2)))
+        .happens(seen(2, RevisionOrigin::Upgrade))
+        .happens(RolloutInput::Healthy(Revision(2)))
         .passes(seconds(600));
     let since = world.now;
-    let Event::BakeFailed {
+    let RolloutInput::BakeFailed {
         revision,
         reason,
         text,
@@ -236,7 +247,7 @@ fn a_bake_counts_from_the_appearance_too() {
         unreachable!()
     };
     let trouble_since = Some(since);
-    world.happens(Event::BakeFailed {
+    world.happens(RolloutInput::BakeFailed {
         revision,
         reason,
         text,
@@ -246,7 +257,7 @@ fn a_bake_counts_from_the_appearance_too() {
     let case = world.rollout.phase().case().unwrap();
     assert_eq!(took(case)[..2], [Some(603), Some(1)]);
     assert!(case.late.is_empty());
-    world.happens(Event::Tick);
+    world.happens(RolloutInput::Tick);
     assert!(
         world
             .entries
@@ -259,33 +270,33 @@ fn a_bake_counts_from_the_appearance_too() {
 fn a_bad_revision_is_turned_back_and_verified() {
     let mut world = World::new(Mode::Enforce);
     world
-        .happens(seen(2, Origin::Upgrade))
-        .happens(Event::TroubleBegan)
-        .happens(Event::Settled)
+        .happens(seen(2, RevisionOrigin::Upgrade))
+        .happens(RolloutInput::TroubleBegan)
+        .happens(RolloutInput::Settled)
         .happens(regressed(2))
         .happens(ready(1))
         .executed(3)
-        .happens(seen(3, Origin::OurRollback))
-        .happens(Event::Settled)
-        .happens(Event::Recovered)
-        .ended(Ending::Recovered);
+        .happens(seen(3, RevisionOrigin::OurRollback))
+        .happens(RolloutInput::Settled)
+        .happens(RolloutInput::Recovered)
+        .ended(RolloutOutcome::Recovered);
     assert_eq!(
         world.commands,
         [
-            Command::Watch(Revision(2)),
-            Command::EndWatch { kept: false },
-            Command::Found {
+            RolloutCommand::Watch(Revision(2)),
+            RolloutCommand::EndWatch { kept: false },
+            RolloutCommand::Found {
                 revision: Revision(2),
-                found: crate::ledger::Found::Bad,
+                found: crate::ledger::ContentVerdict::Bad,
                 evidence: "every endpoint failed 16 times in a row".into(),
             },
-            Command::Preflight(Revision(2)),
-            Command::Execute {
+            RolloutCommand::Preflight(Revision(2)),
+            RolloutCommand::Execute {
                 bad: Revision(2),
                 target: Revision(1),
             },
-            Command::Verify(Revision(3)),
-            Command::EndWatch { kept: false },
+            RolloutCommand::Verify(Revision(3)),
+            RolloutCommand::EndWatch { kept: false },
         ]
     );
     let took = took(&world.rollout.past()[0].case).map(Option::unwrap);
@@ -303,18 +314,21 @@ fn a_bad_revision_is_turned_back_and_verified() {
 fn the_way_back_has_twice_as_long_as_the_way_there_took() {
     let mut world = World::new(Mode::Enforce);
     world
-        .happens(seen(2, Origin::Upgrade))
+        .happens(seen(2, RevisionOrigin::Upgrade))
         // The time in which it should have been complete is over, and it completes all the same.
         .passes(seconds(100))
         .passes(seconds(150))
-        .happens(Event::Settled)
+        .happens(RolloutInput::Settled)
         .happens(regressed(2))
         .happens(ready(1))
         .executed(3)
         .passes(seconds(450));
-    assert!(matches!(world.rollout.phase(), Phase::TurningBack(_)));
+    assert!(matches!(
+        world.rollout.phase(),
+        RolloutPhase::TurningBack(_)
+    ));
     world.passes(seconds(100));
-    world.ended(Ending::Failed);
+    world.ended(RolloutOutcome::Failed);
 }
 
 /// The way back is a rollout as well, and what it may cost is said when it begins.
@@ -323,9 +337,9 @@ fn a_slow_rollout_says_that_the_way_back_may_be_slow() {
     let begins = |rollout: u64| {
         let mut world = World::new(Mode::Enforce);
         world
-            .happens(seen(2, Origin::Upgrade))
+            .happens(seen(2, RevisionOrigin::Upgrade))
             .passes(seconds(rollout))
-            .happens(Event::Settled)
+            .happens(RolloutInput::Settled)
             .happens(regressed(2))
             .happens(ready(1));
         let entries = world.entries.iter().map(|entry| entry.text.clone());
@@ -345,26 +359,30 @@ fn a_slow_rollout_says_that_the_way_back_may_be_slow() {
 fn a_healthy_revision_is_kept_and_its_contents_are_good() {
     let mut world = World::new(Mode::Enforce);
     world
-        .happens(seen(2, Origin::Upgrade))
-        .happens(Event::Settled)
-        .happens(Event::Healthy(Revision(2)))
-        .ended(Ending::Kept);
-    assert!(world.commands.contains(&Command::EndWatch { kept: true }));
+        .happens(seen(2, RevisionOrigin::Upgrade))
+        .happens(RolloutInput::Settled)
+        .happens(RolloutInput::Healthy(Revision(2)))
+        .ended(RolloutOutcome::Kept);
+    assert!(
+        world
+            .commands
+            .contains(&RolloutCommand::EndWatch { kept: true })
+    );
 }
 
 /// Revision 2 has passed its analysis.
 fn passed(mode: Mode) -> World {
     let mut world = World::new(mode);
     world
-        .happens(seen(2, Origin::Upgrade))
-        .happens(Event::Settled)
-        .happens(Event::Healthy(Revision(2)));
+        .happens(seen(2, RevisionOrigin::Upgrade))
+        .happens(RolloutInput::Settled)
+        .happens(RolloutInput::Healthy(Revision(2)));
     world.commands.clear();
     world
 }
 
-fn bake_is_found(found: crate::ledger::Found, revision: u32) -> Command {
-    Command::Found {
+fn bake_is_found(found: crate::ledger::ContentVerdict, revision: u32) -> RolloutCommand {
+    RolloutCommand::Found {
         revision: Revision(revision),
         found,
         evidence: "errors 14/96 (14.6 %) in the last 120 s".into(),
@@ -375,11 +393,16 @@ fn bake_is_found(found: crate::ledger::Found, revision: u32) -> Command {
 fn a_bake_that_rejects_rolls_back_as_a_verdict_does() {
     let mut world = passed(Mode::Enforce);
     world.happens(bake_failed(2, true));
-    let bad = bake_is_found(crate::ledger::Found::Bad, 2);
-    assert_eq!(world.commands, [bad, Command::Preflight(Revision(2))]);
+    let bad = bake_is_found(crate::ledger::ContentVerdict::Bad, 2);
+    assert_eq!(
+        world.commands,
+        [bad, RolloutCommand::Preflight(Revision(2))]
+    );
     world.happens(ready(1)).executed(3);
-    world.happens(Event::Settled).happens(Event::Recovered);
-    world.ended(Ending::Recovered);
+    world
+        .happens(RolloutInput::Settled)
+        .happens(RolloutInput::Recovered);
+    world.ended(RolloutOutcome::Recovered);
     let case = &world.rollout.past().last().unwrap().case;
     assert_eq!(case.reason, "bake:error_rate");
     // Once more it says nothing of the revision that the rollback made.
@@ -393,8 +416,8 @@ fn a_bake_that_rejects_rolls_back_as_a_verdict_does() {
 #[test]
 fn a_bake_that_only_notifies_leaves_the_revision_in_place_and_says_so() {
     let check = |world: &mut World, event| {
-        world.happens(event).ended(Ending::Kept);
-        let failed = bake_is_found(crate::ledger::Found::BakeFailed, 2);
+        world.happens(event).ended(RolloutOutcome::Kept);
+        let failed = bake_is_found(crate::ledger::ContentVerdict::BakeFailed, 2);
         assert_eq!(world.commands, [failed]);
         let text = &world.rollout.past().last().unwrap().text;
         assert!(
@@ -406,7 +429,7 @@ fn a_bake_that_only_notifies_leaves_the_revision_in_place_and_says_so() {
     check(&mut passed(Mode::Enforce), bake_failed(2, false));
     // Our own trouble is no reason to act, either.
     let mut blind = passed(Mode::Enforce);
-    blind.happens(Event::Blind(true));
+    blind.happens(RolloutInput::Blind(true));
     check(&mut blind, bake_failed(2, true));
 }
 
@@ -419,10 +442,10 @@ fn a_bake_that_fails_when_the_end_of_the_analysis_is_forgotten_is_found_and_noth
         world.rollout.past.clear();
         assert!(world.rollout.has_forgotten_its_end());
         world.happens(bake_failed(2, rejects));
-        let failed = bake_is_found(crate::ledger::Found::BakeFailed, 2);
+        let failed = bake_is_found(crate::ledger::ContentVerdict::BakeFailed, 2);
         assert_eq!(world.commands, [failed]);
-        assert_eq!(*world.rollout.phase(), Phase::Steady);
-        let is_said = |entry: &Entry| entry.text.contains("its bake failed");
+        assert_eq!(*world.rollout.phase(), RolloutPhase::Steady);
+        let is_said = |entry: &LogEntry| entry.text.contains("its bake failed");
         assert!(world.entries.iter().any(is_said));
     }
 }
@@ -430,8 +453,12 @@ fn a_bake_that_fails_when_the_end_of_the_analysis_is_forgotten_is_found_and_noth
 #[test]
 fn what_a_bake_rejects_is_bound_by_mode_limit_and_origin() {
     for (mode, event, ending) in [
-        (Mode::Observe, None, Ending::WouldRollBack),
-        (Mode::Enforce, Some(Event::Held(true)), Ending::LeftAlone),
+        (Mode::Observe, None, RolloutOutcome::WouldRollBack),
+        (
+            Mode::Enforce,
+            Some(RolloutInput::Held(true)),
+            RolloutOutcome::LeftAlone,
+        ),
     ] {
         let mut world = passed(mode);
         if let Some(event) = event {
@@ -440,27 +467,27 @@ fn what_a_bake_rejects_is_bound_by_mode_limit_and_origin() {
         world.happens(bake_failed(2, true)).ended(ending);
         assert_eq!(
             world.commands,
-            [bake_is_found(crate::ledger::Found::Bad, 2)]
+            [bake_is_found(crate::ledger::ContentVerdict::Bad, 2)]
         );
     }
     let mut world = World::new(Mode::Enforce);
     world
-        .happens(seen(2, Origin::OtherRollback))
-        .happens(Event::Healthy(Revision(2)))
+        .happens(seen(2, RevisionOrigin::OtherRollback))
+        .happens(RolloutInput::Healthy(Revision(2)))
         .happens(bake_failed(2, true))
-        .ended(Ending::LeftAlone);
+        .ended(RolloutOutcome::LeftAlone);
 }
 
 /// The case is that of the revision which brought the contents, under the newest number.
 #[test]
 fn the_bake_of_contents_that_came_once_more_rejects_their_newest_number() {
     let mut world = passed(Mode::Enforce);
-    world.happens(same(3, Origin::Upgrade, false));
-    world.ended(Ending::Unchanged);
+    world.happens(same(3, RevisionOrigin::Upgrade, false));
+    world.ended(RolloutOutcome::Unchanged);
     world.happens(bake_failed(2, true));
     assert!(world.commands.is_empty(), "it is not the newest");
     world.happens(bake_failed(3, true));
-    let Phase::Preflight(case) = world.rollout.phase() else {
+    let RolloutPhase::Preflight(case) = world.rollout.phase() else {
         panic!("{:?}", world.rollout.phase());
     };
     assert_eq!((case.revision, case.first()), (Revision(3), Revision(2)));
@@ -470,26 +497,41 @@ fn the_bake_of_contents_that_came_once_more_rejects_their_newest_number() {
 #[test]
 fn what_is_not_acted_on_says_why() {
     for (mode, origin, before, ending) in [
-        (Mode::Observe, Origin::Upgrade, None, Ending::WouldRollBack),
-        (Mode::Enforce, Origin::First, None, Ending::LeftAlone),
         (
-            Mode::Enforce,
-            Origin::OtherRollback,
+            Mode::Observe,
+            RevisionOrigin::Upgrade,
             None,
-            Ending::LeftAlone,
-        ),
-        (Mode::Enforce, Origin::OurRollback, None, Ending::LeftAlone),
-        (
-            Mode::Enforce,
-            Origin::Upgrade,
-            Some(Event::Held(true)),
-            Ending::LeftAlone,
+            RolloutOutcome::WouldRollBack,
         ),
         (
             Mode::Enforce,
-            Origin::Upgrade,
-            Some(Event::Blind(true)),
-            Ending::Inconclusive,
+            RevisionOrigin::First,
+            None,
+            RolloutOutcome::LeftAlone,
+        ),
+        (
+            Mode::Enforce,
+            RevisionOrigin::OtherRollback,
+            None,
+            RolloutOutcome::LeftAlone,
+        ),
+        (
+            Mode::Enforce,
+            RevisionOrigin::OurRollback,
+            None,
+            RolloutOutcome::LeftAlone,
+        ),
+        (
+            Mode::Enforce,
+            RevisionOrigin::Upgrade,
+            Some(RolloutInput::Held(true)),
+            RolloutOutcome::LeftAlone,
+        ),
+        (
+            Mode::Enforce,
+            RevisionOrigin::Upgrade,
+            Some(RolloutInput::Blind(true)),
+            RolloutOutcome::Inconclusive,
         ),
     ] {
         let mut world = World::new(mode);
@@ -507,14 +549,14 @@ fn what_is_not_acted_on_says_why() {
 fn a_revision_that_was_there_before_us_is_not_judged() {
     let world = World::new(Mode::Enforce);
     assert_eq!(world.commands, []);
-    assert_eq!(*world.rollout.phase(), Phase::Steady);
+    assert_eq!(*world.rollout.phase(), RolloutPhase::Steady);
 }
 
 #[test]
 fn in_the_mode_off_nothing_is_judged() {
     let mut world = World::new(Mode::Off);
     world
-        .happens(seen(2, Origin::Upgrade))
+        .happens(seen(2, RevisionOrigin::Upgrade))
         .happens(regressed(2));
     assert_eq!(world.commands, []);
 }
@@ -523,9 +565,9 @@ fn in_the_mode_off_nothing_is_judged() {
 fn a_newer_revision_ends_the_watch_and_inherits_who_was_serving() {
     let mut world = World::new(Mode::Enforce);
     world
-        .happens(seen(2, Origin::Upgrade))
-        .happens(seen(3, Origin::Upgrade))
-        .ended_before(Ending::Superseded);
+        .happens(seen(2, RevisionOrigin::Upgrade))
+        .happens(seen(3, RevisionOrigin::Upgrade))
+        .ended_before(RolloutOutcome::Superseded);
     let case = world.rollout.phase().case().unwrap();
     assert_eq!(
         (case.revision, case.serving),
@@ -538,7 +580,7 @@ fn a_newer_revision_ends_the_watch_and_inherits_who_was_serving() {
 
 impl World {
     #[track_caller]
-    fn ended_before(&self, ending: Ending) {
+    fn ended_before(&self, ending: RolloutOutcome) {
         assert_eq!(
             self.rollout.past().last().map(|past| past.ending),
             Some(ending)
@@ -550,11 +592,11 @@ impl World {
 fn a_newer_revision_before_the_rollback_has_begun_stops_it() {
     let mut world = World::new(Mode::Enforce);
     world
-        .happens(seen(2, Origin::Upgrade))
+        .happens(seen(2, RevisionOrigin::Upgrade))
         .happens(regressed(2))
-        .happens(seen(3, Origin::Upgrade))
+        .happens(seen(3, RevisionOrigin::Upgrade))
         .happens(ready(1))
-        .ended_before(Ending::Superseded);
+        .ended_before(RolloutOutcome::Superseded);
     assert_eq!(world.executions(), 0);
 }
 
@@ -562,12 +604,12 @@ fn a_newer_revision_before_the_rollback_has_begun_stops_it() {
 fn a_newer_revision_during_the_rollback_is_watched_next() {
     let mut world = World::new(Mode::Enforce);
     world
-        .happens(seen(2, Origin::Upgrade))
+        .happens(seen(2, RevisionOrigin::Upgrade))
         .happens(regressed(2))
         .happens(ready(1))
-        .happens(seen(3, Origin::Upgrade))
+        .happens(seen(3, RevisionOrigin::Upgrade))
         .execution_failed("release: already exists")
-        .ended_before(Ending::Superseded);
+        .ended_before(RolloutOutcome::Superseded);
     assert_eq!(world.rollout.phase().case().unwrap().revision, Revision(3));
 }
 
@@ -576,17 +618,17 @@ fn a_newer_revision_before_the_rollbacks_rollout_is_complete_is_watched_at_once(
     for executed_first in [true, false] {
         let mut world = World::new(Mode::Enforce);
         world
-            .happens(seen(2, Origin::Upgrade))
+            .happens(seen(2, RevisionOrigin::Upgrade))
             .happens(regressed(2))
             .happens(ready(1));
-        let mut both = [executed(3), seen(4, Origin::Upgrade)];
+        let mut both = [executed(3), seen(4, RevisionOrigin::Upgrade)];
         if !executed_first {
             both.reverse();
         }
         for event in both {
             world.happens(event);
         }
-        world.ended_before(Ending::Superseded);
+        world.ended_before(RolloutOutcome::Superseded);
         let case = world.rollout.phase().case().unwrap();
         assert_eq!(
             (case.revision, case.serving),
@@ -600,42 +642,42 @@ fn a_newer_revision_before_the_rollbacks_rollout_is_complete_is_watched_at_once(
 fn after_the_rollback_the_same_failure_acquits_the_release() {
     let mut world = World::new(Mode::Enforce);
     world
-        .happens(seen(2, Origin::Upgrade))
+        .happens(seen(2, RevisionOrigin::Upgrade))
         .happens(regressed(2))
         .happens(ready(1))
         .executed(3)
-        .happens(Event::Settled)
-        .happens(Event::SameFailure {
+        .happens(RolloutInput::Settled)
+        .happens(RolloutInput::SameFailure {
             text: "db failed 30 of 30".into(),
         })
-        .ended(Ending::SameFailure);
+        .ended(RolloutOutcome::SameFailure);
     let last_found = world
         .commands
         .iter()
         .rev()
         .find_map(|command| match command {
-            Command::Found { found, .. } => Some(*found),
+            RolloutCommand::Found { found, .. } => Some(*found),
             _ => None,
         });
-    assert_eq!(last_found, Some(crate::ledger::Found::Unknown));
+    assert_eq!(last_found, Some(crate::ledger::ContentVerdict::Unknown));
 }
 
 #[test]
 fn pods_that_may_have_the_old_settings_do_not_acquit_the_release() {
     let mut world = World::new(Mode::Enforce);
     world
-        .happens(seen(2, Origin::Upgrade))
+        .happens(seen(2, RevisionOrigin::Upgrade))
         .happens(regressed(2))
         .happens(ready(1))
         .executed(3)
-        .happens(Event::Settled)
-        .happens(Event::OldSettings {
+        .happens(RolloutInput::Settled)
+        .happens(RolloutInput::OldSettings {
             text: "db failed 30 of 30".into(),
         })
-        .ended(Ending::Unverified);
-    let acquits = |command: &Command| {
-        let unknown = crate::ledger::Found::Unknown;
-        matches!(command, Command::Found { found, .. } if *found == unknown)
+        .ended(RolloutOutcome::Unverified);
+    let acquits = |command: &RolloutCommand| {
+        let unknown = crate::ledger::ContentVerdict::Unknown;
+        matches!(command, RolloutCommand::Found { found, .. } if *found == unknown)
     };
     assert!(!world.commands.iter().any(acquits));
 }
@@ -645,14 +687,14 @@ fn the_limit_of_a_day_holds_and_is_over_a_day_later() {
     let mut world = World::new(Mode::Enforce);
     let bad = |world: &mut World, revision: u32| {
         world
-            .happens(seen(revision, Origin::Upgrade))
+            .happens(seen(revision, RevisionOrigin::Upgrade))
             .happens(regressed(revision));
-        if matches!(world.rollout.phase(), Phase::Preflight(_)) {
+        if matches!(world.rollout.phase(), RolloutPhase::Preflight(_)) {
             world
                 .happens(ready(1))
                 .executed(revision + 1)
-                .happens(Event::Settled)
-                .happens(Event::Recovered);
+                .happens(RolloutInput::Settled)
+                .happens(RolloutInput::Recovered);
         }
     };
     bad(&mut world, 2);
@@ -661,7 +703,7 @@ fn the_limit_of_a_day_holds_and_is_over_a_day_later() {
     let (namespace, release) = (Namespace::new("shop"), ReleaseName::new("web"));
     world.rollout.is_of(&namespace, &release);
     bad(&mut world, 6);
-    world.ended(Ending::LimitReached);
+    world.ended(RolloutOutcome::LimitReached);
     let text = &world.rollout.past().last().unwrap().text;
     for command in [
         "leadsman rollback web 5 --namespace shop --reason TEXT",
@@ -679,22 +721,22 @@ fn the_limit_of_a_day_holds_and_is_over_a_day_later() {
 fn an_uninstalled_release_can_come_back() {
     let mut world = World::new(Mode::Enforce);
     world
-        .happens(seen(2, Origin::Upgrade))
-        .happens(Event::Uninstalled)
-        .ended(Ending::Uninstalled);
-    assert_eq!(*world.rollout.phase(), Phase::Absent);
+        .happens(seen(2, RevisionOrigin::Upgrade))
+        .happens(RolloutInput::Uninstalled)
+        .ended(RolloutOutcome::Uninstalled);
+    assert_eq!(*world.rollout.phase(), RolloutPhase::Absent);
     // Whoever saw that there was none knows that this one is new; it is judged, and can only be told of.
-    world.happens(seen(1, Origin::First));
+    world.happens(seen(1, RevisionOrigin::First));
     assert_eq!(world.rollout.phase().as_str(), "settling");
-    world.happens(regressed(1)).ended(Ending::LeftAlone);
+    world.happens(regressed(1)).ended(RolloutOutcome::LeftAlone);
     assert_eq!(world.executions(), 0);
 }
 
 #[test]
 fn what_a_person_orders_is_bound_by_neither_mode_nor_limit_and_done_once() {
     let mut world = World::new(Mode::Observe);
-    world.happens(seen(2, Origin::Upgrade));
-    let order = || Event::Ordered {
+    world.happens(seen(2, RevisionOrigin::Upgrade));
+    let order = || RolloutInput::Ordered {
         target: None,
         reason: "the cart loses items".into(),
         order: order("a"),
@@ -717,8 +759,8 @@ fn order(key: &str) -> OrderRecord {
     }
 }
 
-fn ordered(key: &str) -> Event {
-    Event::Ordered {
+fn ordered(key: &str) -> RolloutInput {
+    RolloutInput::Ordered {
         target: Some(Revision(1)),
         reason: "the cart loses items".into(),
         order: order(key),
@@ -726,9 +768,9 @@ fn ordered(key: &str) -> Event {
 }
 
 fn found_bad(world: &World) -> usize {
-    let is_bad = |command: &&Command| {
-        let found = crate::ledger::Found::Bad;
-        matches!(command, Command::Found { found: is, .. } if *is == found)
+    let is_bad = |command: &&RolloutCommand| {
+        let found = crate::ledger::ContentVerdict::Bad;
+        matches!(command, RolloutCommand::Found { found: is, .. } if *is == found)
     };
     world.commands.iter().filter(is_bad).count()
 }
@@ -736,7 +778,7 @@ fn found_bad(world: &World) -> usize {
 #[test]
 fn an_order_that_joins_a_rollback_is_found_by_its_key_with_that_ones_result() {
     let mut world = World::new(Mode::Enforce);
-    world.happens(seen(2, Origin::Upgrade));
+    world.happens(seen(2, RevisionOrigin::Upgrade));
     assert_eq!(
         world.rollout.join(order("b")),
         None,
@@ -750,21 +792,26 @@ fn an_order_that_joins_a_rollback_is_found_by_its_key_with_that_ones_result() {
     world.executed(3);
     assert_eq!(found_bad(&world), 1);
     world
-        .happens(seen(3, Origin::OurRollback))
-        .happens(Event::Settled);
+        .happens(seen(3, RevisionOrigin::OurRollback))
+        .happens(RolloutInput::Settled);
     assert_eq!(world.rollout.join(order("c")).as_deref(), Some("2-a"));
-    world.happens(Event::Recovered).ended(Ending::Recovered);
+    world
+        .happens(RolloutInput::Recovered)
+        .ended(RolloutOutcome::Recovered);
     let saved = serde_json::to_string(&world.rollout).unwrap();
     let restored: Rollout = serde_json::from_str(&saved).unwrap();
     for key in ["a", "b", "c"] {
         let (case, past) = restored.order_with(key).unwrap();
         assert_eq!(case.made, Some(Revision(3)), "{key}");
-        assert_eq!(past.map(|past| past.ending), Some(Ending::Recovered));
+        assert_eq!(
+            past.map(|past| past.ending),
+            Some(RolloutOutcome::Recovered)
+        );
     }
     assert!(restored.order_with("d").is_none());
     // One that joins what a verdict began does not make it a person's.
     world
-        .happens(seen(4, Origin::Upgrade))
+        .happens(seen(4, RevisionOrigin::Upgrade))
         .happens(regressed(4));
     assert_eq!(world.rollout.join(order("e")).as_deref(), Some("2-e"));
     assert!(!world.rollout.phase().case().unwrap().ordered);
@@ -778,14 +825,14 @@ fn the_late_end_of_a_rollback_is_not_taken_for_that_of_the_next() {
         for event in [executed(7), execution_failed("release: already exists")] {
             let mut world = World::new(Mode::Enforce);
             world
-                .happens(seen(2, Origin::Upgrade))
+                .happens(seen(2, RevisionOrigin::Upgrade))
                 .happens(regressed(2))
                 .happens(ready(1));
             let given_up = world.attempt();
-            world.passes(seconds(300)).ended(Ending::Failed);
+            world.passes(seconds(300)).ended(RolloutOutcome::Failed);
             if is_next {
                 world
-                    .happens(seen(3, Origin::Upgrade))
+                    .happens(seen(3, RevisionOrigin::Upgrade))
                     .happens(regressed(3));
             } else {
                 world.happens(ordered("a"));
@@ -793,8 +840,8 @@ fn the_late_end_of_a_rollback_is_not_taken_for_that_of_the_next() {
             world.happens(ready(1));
             let before = world.rollout.clone();
             let mut event = event;
-            if let Event::Executed { attempt, .. } | Event::ExecutionFailed { attempt, .. } =
-                &mut event
+            if let RolloutInput::Executed { attempt, .. }
+            | RolloutInput::ExecutionFailed { attempt, .. } = &mut event
             {
                 *attempt = given_up;
             }
@@ -816,21 +863,21 @@ fn an_order_that_joins_a_verdict_is_bound_by_neither_mode_nor_limit() {
             world.rollout.set_limits(limits(Mode::Observe));
         }),
         ("no rollback in a day", |world| {
-            let none = Limits {
+            let none = RolloutLimits {
                 max_per_day: 0,
                 ..limits(Mode::Enforce)
             };
             world.rollout.set_limits(none);
         }),
         ("held", |world| {
-            world.happens(Event::Held(true));
+            world.happens(RolloutInput::Held(true));
         }),
     ];
     for (what, change) in changes {
         for is_joined in [false, true] {
             let mut world = World::new(Mode::Enforce);
             world
-                .happens(seen(2, Origin::Upgrade))
+                .happens(seen(2, RevisionOrigin::Upgrade))
                 .happens(regressed(2));
             if is_joined {
                 assert_eq!(world.rollout.join(order("a")).as_deref(), Some("2-a"));
@@ -844,16 +891,17 @@ fn an_order_that_joins_a_verdict_is_bound_by_neither_mode_nor_limit() {
 
 #[test]
 fn an_order_that_joins_a_verdict_without_a_target_gets_one_chosen_by_hand() {
-    let no_target = || Event::NoTarget {
+    let no_target = || RolloutInput::NoTarget {
         reason: "no revision to go back to".into(),
     };
     let looks = |world: &World| {
-        let is_look = |command: &&Command| **command == Command::Preflight(Revision(2));
+        let is_look =
+            |command: &&RolloutCommand| **command == RolloutCommand::Preflight(Revision(2));
         world.commands.iter().filter(is_look).count()
     };
     let mut world = World::new(Mode::Enforce);
     world
-        .happens(seen(2, Origin::Upgrade))
+        .happens(seen(2, RevisionOrigin::Upgrade))
         .happens(regressed(2));
     let mut alone = World {
         rollout: world.rollout.clone(),
@@ -861,7 +909,7 @@ fn an_order_that_joins_a_verdict_without_a_target_gets_one_chosen_by_hand() {
         entries: Vec::new(),
         ..world
     };
-    alone.happens(no_target()).ended(Ending::Refused);
+    alone.happens(no_target()).ended(RolloutOutcome::Refused);
     world.rollout.join(order("a"));
     world.happens(no_target());
     assert_eq!(world.rollout.phase().as_str(), "preflight");
@@ -871,19 +919,19 @@ fn an_order_that_joins_a_verdict_without_a_target_gets_one_chosen_by_hand() {
     again.happens(ready(1));
     assert_eq!(again.executions(), 1);
     // The verdict stands, so this says something of the revision.
-    world.happens(no_target()).ended(Ending::Refused);
+    world.happens(no_target()).ended(RolloutOutcome::Refused);
     assert_eq!(looks(&world), 2);
     let (_, past) = world.rollout.order_with("a").unwrap();
-    assert_eq!(past.unwrap().ending, Ending::Refused);
+    assert_eq!(past.unwrap().ending, RolloutOutcome::Refused);
 }
 
 #[test]
 fn an_order_that_cannot_be_carried_out_changes_nothing() {
     let mut world = World::new(Mode::Enforce);
     world
-        .happens(seen(2, Origin::Upgrade))
-        .happens(Event::Settled)
-        .happens(Event::OrderDeclined {
+        .happens(seen(2, RevisionOrigin::Upgrade))
+        .happens(RolloutInput::Settled)
+        .happens(RolloutInput::OrderDeclined {
             target: Some(Revision(1)),
             reason: "the cart loses items".into(),
             order: order("a"),
@@ -894,28 +942,28 @@ fn an_order_that_cannot_be_carried_out_changes_nothing() {
     assert_eq!(found_bad(&world), 0);
     let (_, past) = world.rollout.order_with("a").unwrap();
     let past = past.unwrap();
-    assert_eq!(past.ending, Ending::OrderRefused);
+    assert_eq!(past.ending, RolloutOutcome::OrderRefused);
     assert_eq!(
         past.text,
         "A person ordered a rollback of revision 2 (the cart loses items), and it was refused: it would delete data"
     );
     // What is refused in the last moment has ended the watch, which begins anew.
-    world.happens(ordered("b")).happens(Event::Refused {
+    world.happens(ordered("b")).happens(RolloutInput::Refused {
         reason: "it would delete data".into(),
     });
     assert_eq!(world.rollout.phase().as_str(), "settling");
     assert_eq!(found_bad(&world), 0);
     let watches = world.commands.iter();
-    let watches = watches.filter(|command| matches!(command, Command::Watch(_)));
+    let watches = watches.filter(|command| matches!(command, RolloutCommand::Watch(_)));
     assert_eq!(watches.count(), 2);
     world
-        .happens(Event::Healthy(Revision(2)))
-        .ended(Ending::Kept);
+        .happens(RolloutInput::Healthy(Revision(2)))
+        .ended(RolloutOutcome::Kept);
     world.happens(ordered("c")).passes(seconds(700));
-    assert_eq!(*world.rollout.phase(), Phase::Steady);
+    assert_eq!(*world.rollout.phase(), RolloutPhase::Steady);
     // Mistakes do not push out how revisions ended.
     for number in 0..100 {
-        world.happens(Event::OrderDeclined {
+        world.happens(RolloutInput::OrderDeclined {
             target: None,
             reason: "again".into(),
             order: order(&number.to_string()),
@@ -924,14 +972,14 @@ fn an_order_that_cannot_be_carried_out_changes_nothing() {
     }
     assert_eq!(world.rollout.past().len(), 11);
     let last = world.rollout.last_ended().unwrap();
-    assert_eq!(last.ending, Ending::Kept);
+    assert_eq!(last.ending, RolloutOutcome::Kept);
 }
 
 #[test]
 fn a_step_that_takes_too_long_is_an_entry_once() {
     let mut world = World::new(Mode::Enforce);
     world
-        .happens(seen(2, Origin::Upgrade))
+        .happens(seen(2, RevisionOrigin::Upgrade))
         .happens(regressed(2))
         .passes(seconds(70))
         .passes(seconds(5));
@@ -946,7 +994,7 @@ fn a_step_that_takes_too_long_is_an_entry_once() {
 fn a_state_that_was_saved_goes_on_where_it_was() {
     let mut world = World::new(Mode::Enforce);
     world
-        .happens(seen(2, Origin::Upgrade))
+        .happens(seen(2, RevisionOrigin::Upgrade))
         .happens(regressed(2))
         .happens(ready(1));
     let saved = serde_json::to_string(&world.rollout).unwrap();
@@ -969,76 +1017,94 @@ fn restarted(world: &World, after: Duration) -> World {
 fn after_a_long_absence_a_rollback_is_looked_at_before_its_time_is_up() {
     let mut world = World::new(Mode::Enforce);
     world
-        .happens(seen(2, Origin::Upgrade))
+        .happens(seen(2, RevisionOrigin::Upgrade))
         .happens(regressed(2))
         .happens(ready(1));
     let mut world = restarted(&world, seconds(3600));
     // The cluster is not heard yet.
     assert_eq!(world.rollout.deadline(), None);
     world.passes(seconds(600));
-    assert!(matches!(world.rollout.phase(), Phase::TurningBack(_)));
+    assert!(matches!(
+        world.rollout.phase(),
+        RolloutPhase::TurningBack(_)
+    ));
     let resumed = world.rollout.resume();
-    assert!(matches!(resumed[..], [Command::Execute { .. }]));
+    assert!(matches!(resumed[..], [RolloutCommand::Execute { .. }]));
     // Its time begins now, and whoever waits for its end is told so at once.
     assert!(world.rollout.deadline().unwrap() <= world.now);
-    world.happens(Event::Tick).passes(seconds(290));
-    assert!(matches!(world.rollout.phase(), Phase::TurningBack(_)));
-    world.passes(seconds(20)).ended(Ending::Failed);
+    world.happens(RolloutInput::Tick).passes(seconds(290));
+    assert!(matches!(
+        world.rollout.phase(),
+        RolloutPhase::TurningBack(_)
+    ));
+    world.passes(seconds(20)).ended(RolloutOutcome::Failed);
 }
 
 #[test]
 fn after_a_long_absence_a_look_and_a_verification_begin_anew() {
     let mut world = World::new(Mode::Enforce);
     world
-        .happens(seen(2, Origin::Upgrade))
+        .happens(seen(2, RevisionOrigin::Upgrade))
         .happens(regressed(2));
     let mut looking = restarted(&world, seconds(3600));
     looking.passes(seconds(1));
-    assert_eq!(looking.rollout.resume(), [Command::Preflight(Revision(2))]);
+    assert_eq!(
+        looking.rollout.resume(),
+        [RolloutCommand::Preflight(Revision(2))]
+    );
     looking.passes(seconds(600));
-    assert!(matches!(looking.rollout.phase(), Phase::Preflight(_)));
-    world.happens(ready(1)).executed(3).happens(Event::Settled);
+    assert!(matches!(
+        looking.rollout.phase(),
+        RolloutPhase::Preflight(_)
+    ));
+    world
+        .happens(ready(1))
+        .executed(3)
+        .happens(RolloutInput::Settled);
     let mut verifying = restarted(&world, seconds(3600));
     verifying.passes(seconds(1));
-    assert_eq!(verifying.rollout.resume(), [Command::Verify(Revision(3))]);
+    assert_eq!(
+        verifying.rollout.resume(),
+        [RolloutCommand::Verify(Revision(3))]
+    );
     verifying
         .passes(seconds(200))
-        .happens(Event::Recovered)
-        .ended(Ending::Recovered);
+        .happens(RolloutInput::Recovered)
+        .ended(RolloutOutcome::Recovered);
 }
 
 #[test]
 fn verdicts_on_a_former_installation_are_not_those_of_a_new_one() {
     let mut world = World::new(Mode::Enforce);
     world
-        .happens(seen(2, Origin::Upgrade))
-        .happens(Event::Healthy(Revision(2)))
-        .happens(Event::Uninstalled);
+        .happens(seen(2, RevisionOrigin::Upgrade))
+        .happens(RolloutInput::Healthy(Revision(2)))
+        .happens(RolloutInput::Uninstalled);
     // Until it is installed again, its history is still shown.
     assert_eq!(world.rollout.past().len(), 1);
-    world.happens(seen(1, Origin::First));
+    world.happens(seen(1, RevisionOrigin::First));
     assert!(world.rollout.past().is_empty());
     world
-        .happens(seen(2, Origin::Upgrade))
-        .happens(Event::Inconclusive {
+        .happens(seen(2, RevisionOrigin::Upgrade))
+        .happens(RolloutInput::Inconclusive {
             revision: Revision(2),
             reason: "coverage".into(),
         })
-        .ended(Ending::Inconclusive);
+        .ended(RolloutOutcome::Inconclusive);
 }
 
 #[test]
 fn the_contents_that_serve_are_not_judged_again_whoever_deploys_them() {
-    for origin in [Origin::Upgrade, Origin::OtherRollback] {
+    for origin in [RevisionOrigin::Upgrade, RevisionOrigin::OtherRollback] {
         let mut world = World::new(Mode::Enforce);
         let since = world.rollout.since();
         // First sight: never judged, but it serves.
         world
             .happens(same(2, origin, false))
-            .ended(Ending::Unchanged);
+            .ended(RolloutOutcome::Unchanged);
         world
             .happens(same(3, origin, false))
-            .ended(Ending::Unchanged);
+            .ended(RolloutOutcome::Unchanged);
         let text = &world.rollout.past()[1].text;
         assert!(
             text.starts_with("It has the contents of revision 2, which serves"),
@@ -1056,10 +1122,10 @@ fn the_contents_that_serve_are_not_judged_again_whoever_deploys_them() {
     }
     let mut world = World::new(Mode::Enforce);
     world
-        .happens(seen(2, Origin::Upgrade))
-        .happens(Event::Healthy(Revision(2)))
-        .happens(same(3, Origin::Upgrade, true))
-        .ended(Ending::Unchanged);
+        .happens(seen(2, RevisionOrigin::Upgrade))
+        .happens(RolloutInput::Healthy(Revision(2)))
+        .happens(same(3, RevisionOrigin::Upgrade, true))
+        .ended(RolloutOutcome::Unchanged);
 }
 
 #[test]
@@ -1067,17 +1133,20 @@ fn the_contents_under_analysis_once_more_go_on_with_it() {
     for settled in [false, true] {
         let mut world = World::new(Mode::Enforce);
         world
-            .happens(seen(2, Origin::Upgrade))
-            .happens(Event::TroubleBegan);
+            .happens(seen(2, RevisionOrigin::Upgrade))
+            .happens(RolloutInput::TroubleBegan);
         if settled {
-            world.happens(Event::Settled);
+            world.happens(RolloutInput::Settled);
         }
         let (phase, before) = (world.rollout.phase().as_str(), world.commands.len());
         let began = world.rollout.phase().case().unwrap().clone();
-        world.happens(same(3, Origin::Upgrade, false));
+        world.happens(same(3, RevisionOrigin::Upgrade, false));
         assert_eq!(world.rollout.phase().as_str(), phase);
-        assert_eq!(world.commands[before..], [Command::GoOn(Revision(3))]);
-        world.ended_before(Ending::Superseded);
+        assert_eq!(
+            world.commands[before..],
+            [RolloutCommand::GoOn(Revision(3))]
+        );
+        world.ended_before(RolloutOutcome::Superseded);
         let case = world.rollout.phase().case().unwrap().clone();
         assert_eq!((case.revision, case.first()), (Revision(3), Revision(2)));
         assert_eq!(
@@ -1091,13 +1160,13 @@ fn the_contents_under_analysis_once_more_go_on_with_it() {
         );
         // A third one, and the verdict on all of them.
         world
-            .happens(same(4, Origin::Upgrade, false))
+            .happens(same(4, RevisionOrigin::Upgrade, false))
             .happens(regressed(4))
             .happens(ready(1))
             .executed(5)
-            .happens(Event::Settled)
-            .happens(Event::Recovered)
-            .ended(Ending::Recovered);
+            .happens(RolloutInput::Settled)
+            .happens(RolloutInput::Recovered)
+            .ended(RolloutOutcome::Recovered);
         assert_eq!(world.executions(), 1);
         let case = &world.rollout.past().last().unwrap().case;
         assert_eq!((case.revision, case.first()), (Revision(4), Revision(2)));
@@ -1108,14 +1177,14 @@ fn the_contents_under_analysis_once_more_go_on_with_it() {
 #[test]
 fn whoever_deploys_the_same_again_and_again_is_judged_in_the_same_time() {
     let mut world = World::new(Mode::Enforce);
-    world.happens(seen(2, Origin::Upgrade));
+    world.happens(seen(2, RevisionOrigin::Upgrade));
     for revision in 3..20 {
         world
-            .happens(same(revision, Origin::Upgrade, false))
+            .happens(same(revision, RevisionOrigin::Upgrade, false))
             .passes(seconds(20));
     }
     let mut past = world.rollout.past().iter();
-    let ended = past.find(|past| past.ending == Ending::Inconclusive);
+    let ended = past.find(|past| past.ending == RolloutOutcome::Inconclusive);
     let ended = ended.expect("its watch ends");
     assert!(ended.at.since(ended.case.seen) < seconds(360));
 }
@@ -1124,17 +1193,17 @@ fn whoever_deploys_the_same_again_and_again_is_judged_in_the_same_time() {
 fn what_a_person_rolls_back_to_is_told_and_left_alone_also_where_it_is_the_same() {
     let mut world = World::new(Mode::Enforce);
     world
-        .happens(seen(2, Origin::Upgrade))
-        .happens(same(3, Origin::OtherRollback, false))
+        .happens(seen(2, RevisionOrigin::Upgrade))
+        .happens(same(3, RevisionOrigin::OtherRollback, false))
         .happens(regressed(3))
-        .ended(Ending::LeftAlone);
+        .ended(RolloutOutcome::LeftAlone);
     let mut world = World::new(Mode::Enforce);
     world
-        .happens(seen(2, Origin::Upgrade))
+        .happens(seen(2, RevisionOrigin::Upgrade))
         .happens(regressed(2))
-        .happens(same(3, Origin::OtherRollback, false))
+        .happens(same(3, RevisionOrigin::OtherRollback, false))
         .happens(ready(1))
-        .ended(Ending::LeftAlone);
+        .ended(RolloutOutcome::LeftAlone);
     assert_eq!(world.executions(), 0);
 }
 
@@ -1143,28 +1212,28 @@ fn a_verdict_holds_for_the_same_contents_under_another_number() {
     // While it is looked whether it can be turned back.
     let mut world = World::new(Mode::Enforce);
     world
-        .happens(seen(2, Origin::Upgrade))
+        .happens(seen(2, RevisionOrigin::Upgrade))
         .happens(regressed(2))
-        .happens(same(3, Origin::Upgrade, false));
-    world.ended_before(Ending::Superseded);
+        .happens(same(3, RevisionOrigin::Upgrade, false));
+    world.ended_before(RolloutOutcome::Superseded);
     assert_eq!(
         world.commands.last(),
-        Some(&Command::Preflight(Revision(3)))
+        Some(&RolloutCommand::Preflight(Revision(3)))
     );
     world.happens(ready(1));
-    let execute = |bad| Command::Execute {
+    let execute = |bad| RolloutCommand::Execute {
         bad: Revision(bad),
         target: Revision(1),
     };
     assert_eq!(world.commands.last(), Some(&execute(3)));
     // While helm is at work, which then finds that it comes too late.
-    world.happens(same(4, Origin::Upgrade, false));
+    world.happens(same(4, RevisionOrigin::Upgrade, false));
     assert_eq!(world.rollout.phase().as_str(), "turning_back");
     world.execution_failed("release: already exists");
-    world.ended_before(Ending::Superseded);
+    world.ended_before(RolloutOutcome::Superseded);
     assert_eq!(
         world.commands.last(),
-        Some(&Command::Preflight(Revision(4)))
+        Some(&RolloutCommand::Preflight(Revision(4)))
     );
     world.happens(ready(1));
     assert_eq!(world.commands.last(), Some(&execute(4)));
@@ -1175,18 +1244,21 @@ fn a_verdict_holds_for_the_same_contents_under_another_number() {
 fn the_same_as_another_revision_that_came_during_the_rollback_is_not_what_was_bad() {
     let mut world = World::new(Mode::Enforce);
     world
-        .happens(seen(2, Origin::Upgrade))
+        .happens(seen(2, RevisionOrigin::Upgrade))
         .happens(regressed(2))
         .happens(ready(1))
-        .happens(seen(3, Origin::Upgrade))
-        .happens(same(4, Origin::Upgrade, false));
+        .happens(seen(3, RevisionOrigin::Upgrade))
+        .happens(same(4, RevisionOrigin::Upgrade, false));
     let past = world.rollout.past().last().unwrap();
     assert_eq!(
         (past.case.revision, past.ending),
-        (Revision(3), Ending::Superseded)
+        (Revision(3), RolloutOutcome::Superseded)
     );
     world.execution_failed("release: already exists");
-    assert_eq!(world.commands.last(), Some(&Command::Watch(Revision(4))));
+    assert_eq!(
+        world.commands.last(),
+        Some(&RolloutCommand::Watch(Revision(4)))
+    );
     assert_eq!(world.executions(), 1);
 }
 
@@ -1195,13 +1267,16 @@ fn the_same_as_another_revision_that_came_during_the_rollback_is_not_what_was_ba
 fn the_same_as_what_the_rollback_brought_back_is_not_what_was_bad() {
     let mut world = World::new(Mode::Enforce);
     world
-        .happens(seen(2, Origin::Upgrade))
+        .happens(seen(2, RevisionOrigin::Upgrade))
         .happens(regressed(2))
         .happens(ready(1))
-        .happens(seen(3, Origin::OurRollback))
-        .happens(same(4, Origin::Upgrade, true))
+        .happens(seen(3, RevisionOrigin::OurRollback))
+        .happens(same(4, RevisionOrigin::Upgrade, true))
         .execution_failed("release: already exists");
-    assert_eq!(world.commands.last(), Some(&Command::Watch(Revision(4))));
+    assert_eq!(
+        world.commands.last(),
+        Some(&RolloutCommand::Watch(Revision(4)))
+    );
     assert_eq!(world.executions(), 1);
 }
 
@@ -1210,12 +1285,12 @@ fn the_same_as_what_the_rollback_brought_back_is_not_what_was_bad() {
 fn a_rollback_that_came_too_late_does_not_count_against_the_limit() {
     let mut world = World::new(Mode::Enforce);
     world
-        .happens(seen(2, Origin::Upgrade))
+        .happens(seen(2, RevisionOrigin::Upgrade))
         .happens(regressed(2))
         .happens(ready(1));
     for revision in 3..8 {
         world
-            .happens(same(revision, Origin::Upgrade, false))
+            .happens(same(revision, RevisionOrigin::Upgrade, false))
             .execution_failed("release: already exists")
             .happens(ready(1));
     }
@@ -1226,13 +1301,16 @@ fn a_rollback_that_came_too_late_does_not_count_against_the_limit() {
 fn an_order_that_is_refused_leaves_the_revision_its_first_number() {
     let mut world = World::new(Mode::Enforce);
     world
-        .happens(seen(2, Origin::Upgrade))
-        .happens(same(3, Origin::Upgrade, false))
+        .happens(seen(2, RevisionOrigin::Upgrade))
+        .happens(same(3, RevisionOrigin::Upgrade, false))
         .happens(ordered("a"))
-        .happens(Event::Refused {
+        .happens(RolloutInput::Refused {
             reason: "a hook runs".into(),
         });
-    assert_eq!(world.commands.last(), Some(&Command::Watch(Revision(3))));
+    assert_eq!(
+        world.commands.last(),
+        Some(&RolloutCommand::Watch(Revision(3)))
+    );
     let case = world.rollout.phase().case().unwrap();
     assert_eq!(case.first(), Revision(2));
 }
@@ -1242,33 +1320,35 @@ fn the_contents_that_a_rollback_brought_back_are_unchanged_and_it_is_verified_al
     for settled_first in [true, false] {
         let mut world = World::new(Mode::Enforce);
         world
-            .happens(seen(2, Origin::Upgrade))
+            .happens(seen(2, RevisionOrigin::Upgrade))
             .happens(regressed(2))
             .happens(ready(1))
             .executed(3);
         if settled_first {
-            world.happens(Event::Settled);
+            world.happens(RolloutInput::Settled);
         }
         let phase = world.rollout.phase().as_str();
-        world.happens(same(4, Origin::Upgrade, true));
+        world.happens(same(4, RevisionOrigin::Upgrade, true));
         assert_eq!(world.rollout.phase().as_str(), phase);
-        world.ended_before(Ending::Unchanged);
+        world.ended_before(RolloutOutcome::Unchanged);
         let case = world.rollout.phase().case().unwrap();
         assert_eq!(case.way_back(), Some(Revision(4)));
         if !settled_first {
-            world.happens(Event::Settled);
+            world.happens(RolloutInput::Settled);
         }
-        world.happens(Event::Recovered).ended(Ending::Recovered);
+        world
+            .happens(RolloutInput::Recovered)
+            .ended(RolloutOutcome::Recovered);
         // What comes then is compared with what serves.
         let mut other = World::new(Mode::Enforce);
         other
-            .happens(seen(2, Origin::Upgrade))
+            .happens(seen(2, RevisionOrigin::Upgrade))
             .happens(regressed(2))
             .happens(ready(1))
             .executed(3)
-            .happens(Event::Settled)
-            .happens(same(4, Origin::Upgrade, true))
-            .happens(seen(5, Origin::Upgrade));
+            .happens(RolloutInput::Settled)
+            .happens(same(4, RevisionOrigin::Upgrade, true))
+            .happens(seen(5, RevisionOrigin::Upgrade));
         let case = other.rollout.phase().case().unwrap();
         assert_eq!(case.serving, Some(Revision(4)));
     }
@@ -1277,27 +1357,31 @@ fn the_contents_that_a_rollback_brought_back_are_unchanged_and_it_is_verified_al
 /// Nobody turns "nothing can be said", or a verdict, into a success by deploying once more.
 #[test]
 fn the_same_contents_after_doubt_or_a_verdict_are_judged_anew() {
-    type Before = (Mode, Event, Ending);
+    type Before = (Mode, RolloutInput, RolloutOutcome);
     let cases: [Before; 4] = [
         (
             Mode::Enforce,
-            Event::Inconclusive {
+            RolloutInput::Inconclusive {
                 revision: Revision(2),
                 reason: "coverage".into(),
             },
-            Ending::Inconclusive,
+            RolloutOutcome::Inconclusive,
         ),
-        (Mode::Enforce, not_rolled_out(2), Ending::Inconclusive),
-        (Mode::Observe, regressed(2), Ending::WouldRollBack),
-        (Mode::Enforce, regressed(2), Ending::Refused),
+        (
+            Mode::Enforce,
+            not_rolled_out(2),
+            RolloutOutcome::Inconclusive,
+        ),
+        (Mode::Observe, regressed(2), RolloutOutcome::WouldRollBack),
+        (Mode::Enforce, regressed(2), RolloutOutcome::Refused),
     ];
     for (mode, event, ending) in cases {
         let mut world = World::new(mode);
         world
-            .happens(seen(2, Origin::Upgrade))
+            .happens(seen(2, RevisionOrigin::Upgrade))
             .happens(event.clone());
-        if ending == Ending::Refused {
-            world.happens(Event::Refused {
+        if ending == RolloutOutcome::Refused {
+            world.happens(RolloutInput::Refused {
                 reason: "rights".into(),
             });
         }
@@ -1311,25 +1395,28 @@ fn the_same_contents_after_doubt_or_a_verdict_are_judged_anew() {
                 entries: Vec::new(),
                 ..world
             };
-            world.happens(same(3, Origin::Upgrade, true));
+            world.happens(same(3, RevisionOrigin::Upgrade, true));
             world.rollout.past().last().unwrap().ending
         };
-        assert_eq!(served_well_since, Ending::Unchanged);
-        world.happens(same(3, Origin::Upgrade, false));
+        assert_eq!(served_well_since, RolloutOutcome::Unchanged);
+        world.happens(same(3, RevisionOrigin::Upgrade, false));
         let case = world.rollout.phase().case().expect("it is judged");
         assert_eq!(
             (case.revision, case.first(), case.serving),
             (Revision(3), Revision(2), Some(Revision(1))),
             "{event:?}"
         );
-        assert_eq!(world.commands.last(), Some(&Command::Watch(Revision(3))));
+        assert_eq!(
+            world.commands.last(),
+            Some(&RolloutCommand::Watch(Revision(3)))
+        );
     }
 }
 
 #[test]
 fn in_the_mode_off_nothing_is_said_of_the_same_contents_either() {
     let mut world = World::new(Mode::Off);
-    world.happens(same(2, Origin::Upgrade, false));
+    world.happens(same(2, RevisionOrigin::Upgrade, false));
     assert!(world.rollout.past().is_empty());
 }
 
@@ -1337,14 +1424,14 @@ fn in_the_mode_off_nothing_is_said_of_the_same_contents_either() {
 fn what_says_nothing_does_not_push_out_what_does() {
     let mut world = World::new(Mode::Enforce);
     world
-        .happens(seen(2, Origin::Upgrade))
-        .happens(Event::Healthy(Revision(2)));
+        .happens(seen(2, RevisionOrigin::Upgrade))
+        .happens(RolloutInput::Healthy(Revision(2)));
     for revision in 3..200 {
-        world.happens(same(revision, Origin::Upgrade, true));
+        world.happens(same(revision, RevisionOrigin::Upgrade, true));
     }
     let past = world.rollout.past();
     assert_eq!(past.len(), MAX_PAST);
-    assert_eq!(past[0].ending, Ending::Kept);
+    assert_eq!(past[0].ending, RolloutOutcome::Kept);
     assert_eq!(past[MAX_PAST - 1].case.revision, Revision(199));
 }
 
@@ -1352,9 +1439,9 @@ fn what_says_nothing_does_not_push_out_what_does() {
 fn a_rollout_that_never_completed_is_not_good_and_not_what_served() {
     let mut world = World::new(Mode::Enforce);
     world
-        .happens(seen(2, Origin::Upgrade))
+        .happens(seen(2, RevisionOrigin::Upgrade))
         .happens(not_rolled_out(2))
-        .ended(Ending::Inconclusive);
+        .ended(RolloutOutcome::Inconclusive);
     let past = world.rollout.past().last().unwrap();
     assert_eq!(past.case.reason, "not_rolled_out");
     assert!(
@@ -1364,18 +1451,22 @@ fn a_rollout_that_never_completed_is_not_good_and_not_what_served() {
         past.text
     );
     let found = world.commands.iter().find_map(|command| match command {
-        Command::Found { found, .. } => Some(*found),
+        RolloutCommand::Found { found, .. } => Some(*found),
         _ => None,
     });
-    assert_eq!(found, Some(crate::ledger::Found::Incomplete));
-    assert!(world.commands.contains(&Command::EndWatch { kept: false }));
+    assert_eq!(found, Some(crate::ledger::ContentVerdict::Incomplete));
+    assert!(
+        world
+            .commands
+            .contains(&RolloutCommand::EndWatch { kept: false })
+    );
     // By its record revision 2 serves.
-    world.happens(seen(3, Origin::Upgrade));
+    world.happens(seen(3, RevisionOrigin::Upgrade));
     let case = world.rollout.phase().case().unwrap();
     assert_eq!(case.serving, Some(Revision(1)));
     world
         .happens(not_rolled_out(3))
-        .happens(seen(4, Origin::Upgrade));
+        .happens(seen(4, RevisionOrigin::Upgrade));
     let case = world.rollout.phase().case().unwrap();
     assert_eq!(case.serving, Some(Revision(1)));
 }
@@ -1385,14 +1476,14 @@ fn a_rollout_that_never_completed_is_not_good_and_not_what_served() {
 fn a_rollout_that_completes_late_is_no_longer_said_to_be_incomplete() {
     let mut world = World::new(Mode::Enforce);
     world
-        .happens(seen(2, Origin::Upgrade))
+        .happens(seen(2, RevisionOrigin::Upgrade))
         .happens(not_rolled_out(2));
     assert!(world.rollout.may_complete_late());
     world = restarted(&world, seconds(60));
-    world.happens(Event::Settled);
+    world.happens(RolloutInput::Settled);
     assert!(!world.rollout.may_complete_late());
     let past = world.rollout.past().last().unwrap();
-    assert_eq!(past.ending, Ending::Inconclusive);
+    assert_eq!(past.ending, RolloutOutcome::Inconclusive);
     assert_eq!(past.case.reason, "rolled_out_late");
     assert_eq!(
         past.text,
@@ -1400,20 +1491,20 @@ fn a_rollout_that_completes_late_is_no_longer_said_to_be_incomplete() {
     );
     assert_eq!(
         world.commands.last(),
-        Some(&Command::Found {
+        Some(&RolloutCommand::Found {
             revision: Revision(2),
-            found: crate::ledger::Found::Unknown,
+            found: crate::ledger::ContentVerdict::Unknown,
             evidence: past.text.clone(),
         })
     );
     // It has not served well since before it was complete.
     assert_eq!(world.rollout.since(), world.now);
     let entries = world.entries.len();
-    world.happens(Event::Settled);
+    world.happens(RolloutInput::Settled);
     assert_eq!(world.entries.len(), entries, "it is said once");
     // The same contents once more are judged, and what comes then is compared with it.
     assert!(world.rollout.is_suspect(false));
-    world.happens(seen(3, Origin::Upgrade));
+    world.happens(seen(3, RevisionOrigin::Upgrade));
     let case = world.rollout.phase().case().unwrap();
     assert_eq!(case.serving, Some(Revision(2)));
 }
@@ -1421,38 +1512,40 @@ fn a_rollout_that_completes_late_is_no_longer_said_to_be_incomplete() {
 /// A release that was seen, and then was gone.
 fn absent() -> World {
     let mut world = World::new(Mode::Enforce);
-    world.happens(Event::Uninstalled);
+    world.happens(RolloutInput::Uninstalled);
     world
 }
 
 #[test]
 fn what_comes_back_after_an_absence_is_a_start_in_any_order() {
     // One after another; the oldest one by a record that a backup wrote.
-    let orders: [&[Event]; 3] = [
+    let orders: [&[RolloutInput]; 3] = [
         &[
-            seen(3, Origin::Upgrade),
-            seen(4, Origin::Upgrade),
-            seen(7, Origin::OtherRollback),
+            seen(3, RevisionOrigin::Upgrade),
+            seen(4, RevisionOrigin::Upgrade),
+            seen(7, RevisionOrigin::OtherRollback),
         ],
         &[restored(1), restored(2), restored(7)],
-        &[seen(7, Origin::Upgrade), restored(1), restored(2)],
+        &[seen(7, RevisionOrigin::Upgrade), restored(1), restored(2)],
     ];
     for order in orders {
         let mut world = absent();
         for event in order {
             world.happens(event.clone());
         }
-        assert_eq!(*world.rollout.phase(), Phase::Steady);
+        assert_eq!(*world.rollout.phase(), RolloutPhase::Steady);
         assert_eq!(world.rollout.newest(), Some(Revision(7)));
         assert!(world.rollout.is_starting());
         world.happens(regressed(7)).passes(seconds(120));
         assert_eq!(world.commands, [], "{order:?}");
         assert!(world.rollout.awaits_completion());
         // Its workloads come at last.
-        world.happens(Event::Settled).happens(Event::Tick);
+        world
+            .happens(RolloutInput::Settled)
+            .happens(RolloutInput::Tick);
         assert!(!world.rollout.is_starting());
-        world.happens(seen(8, Origin::Upgrade));
-        assert_eq!(world.commands, [Command::Watch(Revision(8))]);
+        world.happens(seen(8, RevisionOrigin::Upgrade));
+        assert_eq!(world.commands, [RolloutCommand::Watch(Revision(8))]);
     }
 }
 
@@ -1460,13 +1553,13 @@ fn what_comes_back_after_an_absence_is_a_start_in_any_order() {
 fn a_start_ends_a_minute_after_the_last_record_and_after_ten_minutes_at_the_latest() {
     let mut world = absent();
     world
-        .happens(seen(2, Origin::Upgrade))
-        .happens(Event::Settled)
+        .happens(seen(2, RevisionOrigin::Upgrade))
+        .happens(RolloutInput::Settled)
         .passes(seconds(50));
     assert!(world.rollout.is_starting(), "a further record may come");
     world
-        .happens(seen(3, Origin::Upgrade))
-        .happens(Event::Settled)
+        .happens(seen(3, RevisionOrigin::Upgrade))
+        .happens(RolloutInput::Settled)
         .passes(seconds(50));
     assert!(world.rollout.is_starting());
     world.passes(seconds(10));
@@ -1475,7 +1568,7 @@ fn a_start_ends_a_minute_after_the_last_record_and_after_ten_minutes_at_the_late
     let mut world = absent();
     for revision in 2..32 {
         world
-            .happens(seen(revision, Origin::Upgrade))
+            .happens(seen(revision, RevisionOrigin::Upgrade))
             .passes(seconds(18));
     }
     assert!(world.rollout.is_starting());
@@ -1491,26 +1584,26 @@ fn a_start_ends_a_minute_after_the_last_record_and_after_ten_minutes_at_the_late
 #[test]
 fn a_record_of_a_backup_that_was_taken_for_an_installation_is_put_right() {
     let mut world = absent();
-    world.happens(seen(1, Origin::First));
+    world.happens(seen(1, RevisionOrigin::First));
     assert_eq!(world.rollout.phase().as_str(), "settling");
     world.happens(restored(2));
-    assert_eq!(*world.rollout.phase(), Phase::Steady);
+    assert_eq!(*world.rollout.phase(), RolloutPhase::Steady);
     assert!(world.rollout.is_starting());
     assert_eq!(
         world.commands.last(),
-        Some(&Command::EndWatch { kept: false })
+        Some(&RolloutCommand::EndWatch { kept: false })
     );
 }
 
 #[test]
 fn a_start_survives_a_restart_and_a_person_ends_it() {
     let mut world = absent();
-    world.happens(seen(2, Origin::Upgrade));
+    world.happens(seen(2, RevisionOrigin::Upgrade));
     let mut again = restarted(&world, seconds(30));
     assert!(again.rollout.is_starting());
-    again.happens(seen(3, Origin::Upgrade));
+    again.happens(seen(3, RevisionOrigin::Upgrade));
     assert_eq!(again.commands, []);
-    again.happens(Event::Ordered {
+    again.happens(RolloutInput::Ordered {
         target: None,
         reason: "the cart loses items".into(),
         order: order("a"),
@@ -1519,15 +1612,15 @@ fn a_start_survives_a_restart_and_a_person_ends_it() {
     assert!(again.rollout.is_starting(), "nothing is done yet");
     // What is refused changes nothing, and neither does what another revision takes the place of.
     let mut refused = restarted(&again, seconds(1));
-    refused.happens(Event::Refused {
+    refused.happens(RolloutInput::Refused {
         reason: "rights".into(),
     });
     assert!(refused.rollout.is_starting());
     assert!(refused.rollout.deadline().is_some());
     let mut overtaken = restarted(&again, seconds(1));
     overtaken
-        .happens(seen(4, Origin::Upgrade))
-        .ended(Ending::Superseded);
+        .happens(seen(4, RevisionOrigin::Upgrade))
+        .ended(RolloutOutcome::Superseded);
     assert!(overtaken.rollout.is_starting());
     assert_eq!(overtaken.commands, []);
     again.happens(ready(2));
@@ -1535,13 +1628,13 @@ fn a_start_survives_a_restart_and_a_person_ends_it() {
     // By another clock.
     let mut moved = world.rollout.clone();
     let later = world.now + seconds(3600);
-    moved.shift(Shift::between(world.now, later));
+    moved.shift(ClockShift::between(world.now, later));
     assert_eq!(
         moved.deadline(),
         world.rollout.deadline().map(|at| at + seconds(3600))
     );
     // Gone once more, it is over too.
-    world.happens(Event::Uninstalled);
+    world.happens(RolloutInput::Uninstalled);
     assert!(!world.rollout.is_starting());
     // At the daemon's own start a backup may be at work as well.
     let mut world = World {
@@ -1556,7 +1649,7 @@ fn a_start_survives_a_restart_and_a_person_ends_it() {
 #[test]
 fn a_state_without_what_is_new_is_read() {
     let mut world = World::new(Mode::Enforce);
-    world.happens(seen(2, Origin::Upgrade));
+    world.happens(seen(2, RevisionOrigin::Upgrade));
     let mut state = serde_json::to_value(&world.rollout).unwrap();
     state.as_object_mut().unwrap().remove("start");
     let case = state["phase"]["case"].as_object_mut().unwrap();
@@ -1567,13 +1660,13 @@ fn a_state_without_what_is_new_is_read() {
     assert_eq!(read, world.rollout);
 }
 
-fn any_event() -> impl Strategy<Value = Event> {
+fn any_event() -> impl Strategy<Value = RolloutInput> {
     let revision = 1..8u32;
     let origin = prop_oneof![
-        4 => Just(Origin::Upgrade),
-        1 => Just(Origin::First),
-        1 => Just(Origin::OurRollback),
-        1 => Just(Origin::OtherRollback),
+        4 => Just(RevisionOrigin::Upgrade),
+        1 => Just(RevisionOrigin::First),
+        1 => Just(RevisionOrigin::OurRollback),
+        1 => Just(RevisionOrigin::OtherRollback),
     ];
     prop_oneof![
         4 => (revision.clone(), origin.clone()).prop_map(|(revision, origin)| seen(revision, origin)),
@@ -1581,21 +1674,21 @@ fn any_event() -> impl Strategy<Value = Event> {
             .prop_map(|(revision, origin, known_good)| same(revision, origin, known_good)),
         1 => revision.clone().prop_map(restored),
         1 => revision.clone().prop_map(not_rolled_out),
-        2 => Just(Event::Settled),
-        1 => Just(Event::TroubleBegan),
+        2 => Just(RolloutInput::Settled),
+        1 => Just(RolloutInput::TroubleBegan),
         4 => revision.clone().prop_map(regressed),
-        1 => revision.clone().prop_map(|revision| Event::Healthy(Revision(revision))),
+        1 => revision.clone().prop_map(|revision| RolloutInput::Healthy(Revision(revision))),
         1 => (revision.clone(), any::<bool>()).prop_map(|(revision, rejects)| bake_failed(revision, rejects)),
-        1 => revision.clone().prop_map(|revision| Event::Inconclusive {
+        1 => revision.clone().prop_map(|revision| RolloutInput::Inconclusive {
             revision: Revision(revision),
             reason: "coverage".into(),
         }),
-        1 => any::<bool>().prop_map(Event::Held),
-        1 => any::<bool>().prop_map(Event::Blind),
-        1 => Just(Event::Uninstalled),
+        1 => any::<bool>().prop_map(RolloutInput::Held),
+        1 => any::<bool>().prop_map(RolloutInput::Blind),
+        1 => Just(RolloutInput::Uninstalled),
         4 => revision.clone().prop_map(ready),
-        1 => Just(Event::Refused { reason: "pending".into() }),
-        1 => Just(Event::OrderDeclined {
+        1 => Just(RolloutInput::Refused { reason: "pending".into() }),
+        1 => Just(RolloutInput::OrderDeclined {
             target: None,
             reason: "the cart".into(),
             order: order("any"),
@@ -1603,11 +1696,11 @@ fn any_event() -> impl Strategy<Value = Event> {
         }),
         2 => revision.prop_map(executed),
         1 => Just(execution_failed("no")),
-        1 => Just(Event::Recovered),
-        1 => Just(Event::SameFailure { text: "db".into() }),
-        1 => Just(Event::Worse { text: "all".into() }),
-        1 => Just(Event::OldSettings { text: "db".into() }),
-        2 => Just(Event::Tick),
+        1 => Just(RolloutInput::Recovered),
+        1 => Just(RolloutInput::SameFailure { text: "db".into() }),
+        1 => Just(RolloutInput::Worse { text: "all".into() }),
+        1 => Just(RolloutInput::OldSettings { text: "db".into() }),
+        2 => Just(RolloutInput::Tick),
     ]
 }
 
@@ -1620,7 +1713,7 @@ proptest! {
         events in prop::collection::vec((any_event(), 0..400u64), 1..80),
     ) {
         let mut world = World::new(mode);
-        let mut made_by: HashMap<u32, Origin> = HashMap::new();
+        let mut made_by: HashMap<u32, RevisionOrigin> = HashMap::new();
         let mut regressed_ones = Vec::new();
         let mut blind = false;
         let mut turned_back = Vec::new();
@@ -1628,7 +1721,7 @@ proptest! {
         for (event, wait) in events {
             world.now = world.now + seconds(wait);
             match &event {
-                Event::Seen { revision, origin, appears, .. }
+                RolloutInput::Seen { revision, origin, appears, .. }
                     if world.rollout.newest().is_none_or(|newest| *revision > newest) =>
                 {
                     made_by.insert(revision.0, *origin);
@@ -1639,14 +1732,14 @@ proptest! {
                         regressed_ones.push(revision.0);
                     }
                 }
-                Event::Uninstalled => {
+                RolloutInput::Uninstalled => {
                     // Numbers begin anew.
                     made_by.clear();
                     turned_back.clear();
                     regressed_ones.clear();
                 }
-                Event::Blind(is) => blind = *is,
-                Event::Regressed { revision, .. } | Event::BakeFailed { revision, rejects: true, .. }
+                RolloutInput::Blind(is) => blind = *is,
+                RolloutInput::Regressed { revision, .. } | RolloutInput::BakeFailed { revision, rejects: true, .. }
                     if !blind =>
                 {
                     regressed_ones.push(revision.0);
@@ -1657,10 +1750,10 @@ proptest! {
             let before = world.rollout.phase().clone();
             world.happens(event.clone());
             for command in world.commands[first..].iter().cloned() {
-                if let Command::Execute { bad, .. } = command {
+                if let RolloutCommand::Execute { bad, .. } = command {
                     prop_assert_eq!(mode, Mode::Enforce);
                     prop_assert!(!turned_back.contains(&bad.0), "turned back twice: {}", bad);
-                    prop_assert_eq!(made_by.get(&bad.0).copied(), Some(Origin::Upgrade));
+                    prop_assert_eq!(made_by.get(&bad.0).copied(), Some(RevisionOrigin::Upgrade));
                     prop_assert!(regressed_ones.contains(&bad.0), "without a verdict that counts");
                     turned_back.push(bad.0);
                     times.push(world.now);
@@ -1672,19 +1765,19 @@ proptest! {
             if *world.rollout.phase() != before && world.rollout.phase().as_str() != before.as_str() {
                 prop_assert!(!world.entries.is_empty(), "a transition without an entry");
             }
-            let is_at_rest = matches!(world.rollout.phase(), Phase::Absent | Phase::Steady)
+            let is_at_rest = matches!(world.rollout.phase(), RolloutPhase::Absent | RolloutPhase::Steady)
                 && !world.rollout.is_starting();
             prop_assert_eq!(world.rollout.deadline().is_none(), is_at_rest);
-            let watches = world.commands[first..].iter().any(|command| matches!(command, Command::Watch(_)));
+            let watches = world.commands[first..].iter().any(|command| matches!(command, RolloutCommand::Watch(_)));
             prop_assert!(!(watches && world.rollout.is_starting()), "judged during a start");
         }
         // Time alone brings everything to an end, by the deadlines that are announced.
         for _ in 0..20 {
             let Some(deadline) = world.rollout.deadline() else { break };
             world.now = world.now.max(deadline);
-            world.happens(Event::Tick);
+            world.happens(RolloutInput::Tick);
         }
-        prop_assert!(matches!(world.rollout.phase(), Phase::Absent | Phase::Steady));
+        prop_assert!(matches!(world.rollout.phase(), RolloutPhase::Absent | RolloutPhase::Steady));
         let saved = serde_json::to_string(&world.rollout).unwrap();
         prop_assert_eq!(serde_json::from_str::<Rollout>(&saved).unwrap(), world.rollout);
     }

@@ -7,26 +7,26 @@ use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use super::Shared;
+use super::AppState;
 use super::api::scraped;
-use super::gather::{Entry, gather};
+use super::gather::{FanOutEntry, gather};
 use super::status::{AlertView, ObjectiveView};
 
 /// What to do about each alert; shipped with the program, so that it is there when nothing else is.
 const RUNBOOK: &str = include_str!("runbook.html");
 
 #[derive(Serialize)]
-struct Alerts<'a> {
-    alerts: Vec<Entry<'a, &'a AlertView>>,
+struct AlertsBody<'a> {
+    alerts: Vec<FanOutEntry<'a, &'a AlertView>>,
 }
 
 #[derive(Serialize)]
-struct Objectives<'a> {
-    objectives: Vec<Entry<'a, &'a Arc<ObjectiveView>>>,
+struct ObjectivesBody<'a> {
+    objectives: Vec<FanOutEntry<'a, &'a Arc<ObjectiveView>>>,
 }
 
 /// The alerts that live.
-pub(super) async fn all(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+pub(super) async fn all(State(shared): State<Arc<AppState>>, headers: HeaderMap) -> Response {
     let gathered = match gather(&shared, "/api/v1/alerts", &headers).await {
         Ok(gathered) => gathered,
         Err(refused) => return refused,
@@ -35,13 +35,16 @@ pub(super) async fn all(State(shared): State<Arc<Shared>>, headers: HeaderMap) -
         let own = shared.alerts();
         let heard = gathered.read();
         let alerts = heard.alerts(own.iter(), |alert| alert.about());
-        serde_json::to_vec(&Alerts { alerts })
+        serde_json::to_vec(&AlertsBody { alerts })
     })
     .await
 }
 
 /// What is promised, and how it stands.
-pub(super) async fn objectives(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+pub(super) async fn objectives(
+    State(shared): State<Arc<AppState>>,
+    headers: HeaderMap,
+) -> Response {
     let gathered = match gather(&shared, "/api/v1/objectives", &headers).await {
         Ok(gathered) => gathered,
         Err(refused) => return refused,
@@ -52,7 +55,7 @@ pub(super) async fn objectives(State(shared): State<Arc<Shared>>, headers: Heade
         let objectives = heard.objectives(own.iter(), |objective| {
             Some((&objective.namespace, &objective.release))
         });
-        serde_json::to_vec(&Objectives { objectives })
+        serde_json::to_vec(&ObjectivesBody { objectives })
     })
     .await
 }

@@ -9,14 +9,14 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
 use super::problem::problem;
-use super::{STOPPING, Shared, accepts_gzip, bodies, not_now, text_of, too_busy};
-use crate::metrics::{Series, gzip_fast};
-use crate::sounding::{Phases, Reason, VoidReason};
-use crate::track::{Last, View};
+use super::{AppState, STOPPING, accepts_gzip, bodies, not_now, text_of, too_busy};
+use crate::metrics::{ProbeSeries, gzip_fast};
+use crate::sounding::{PhaseTimes, Reason, VoidReason};
+use crate::track::{LastResult, ProbeStatsView};
 use crate::units::{ErrorRate, Moment};
-use crate::window::{Quantile, Span, Tally};
+use crate::window::{Counts, LongWindow, Quantile};
 
-pub(super) async fn probes(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+pub(super) async fn probes(State(shared): State<Arc<AppState>>, headers: HeaderMap) -> Response {
     scraped(shared, &headers, |shared| {
         let now = (shared.clock)();
         let board = shared.board();
@@ -28,9 +28,9 @@ pub(super) async fn probes(State(shared): State<Arc<Shared>>, headers: HeaderMap
 
 /// Writes an answer that looks at every probe: on a blocking thread, one at a time, with a bounded queue.
 pub(super) async fn scraped(
-    shared: Arc<Shared>,
+    shared: Arc<AppState>,
     headers: &HeaderMap,
-    write: impl FnOnce(&Shared) -> serde_json::Result<Vec<u8>> + Send + 'static,
+    write: impl FnOnce(&AppState) -> serde_json::Result<Vec<u8>> + Send + 'static,
 ) -> Response {
     let Ok(_queued) = shared.waiting_scrapes.try_acquire() else {
         return too_busy("pages are being written");
@@ -70,7 +70,7 @@ pub(super) async fn scraped(
     response
 }
 
-fn one(series: &Series, now: Moment) -> Value {
+fn one(series: &ProbeSeries, now: Moment) -> Value {
     let probe = series.tracked().probe();
     let (view, by_reason, recent) = {
         let mut track = series.tracked().lock();
@@ -101,7 +101,7 @@ fn one(series: &Series, now: Moment) -> Value {
     })
 }
 
-fn last(last: &Last) -> Value {
+fn last(last: &LastResult) -> Value {
     let (result, reason) = last.outcome.words();
     json!({
         "timestamp_seconds": last.unix,
@@ -115,7 +115,7 @@ fn last(last: &Last) -> Value {
     })
 }
 
-fn window(span: Duration, view: &View, by_reason: &[u32; Reason::COUNT]) -> Value {
+fn window(span: Duration, view: &ProbeStatsView, by_reason: &[u32; Reason::COUNT]) -> Value {
     let bad: Map<String, Value> = Reason::ALL
         .iter()
         .zip(by_reason)
@@ -138,8 +138,8 @@ fn window(span: Duration, view: &View, by_reason: &[u32; Reason::COUNT]) -> Valu
     })
 }
 
-fn spans(view: &View) -> Value {
-    let of = |tally: &Tally| {
+fn spans(view: &ProbeStatsView) -> Value {
+    let of = |tally: &Counts| {
         json!({
             "good": tally.good,
             "bad": tally.bad,
@@ -147,14 +147,14 @@ fn spans(view: &View) -> Value {
             "error_ratio": tally.error_rate().map(ErrorRate::ratio),
         })
     };
-    let named = Span::ALL
+    let named = LongWindow::ALL
         .iter()
         .zip(&view.spans)
         .map(|(span, tally)| (span.as_str().to_owned(), of(tally)));
     Value::Object(named.collect())
 }
 
-fn totals(view: &View) -> Value {
+fn totals(view: &ProbeStatsView) -> Value {
     let bad: Map<String, Value> = Reason::ALL
         .iter()
         .zip(view.totals.bad)
@@ -170,7 +170,7 @@ fn totals(view: &View) -> Value {
     json!({ "good": view.totals.good, "bad": bad, "void": void, "missed": view.totals.missed })
 }
 
-fn phases(phases: &Phases) -> Value {
+fn phases(phases: &PhaseTimes) -> Value {
     Value::Object(
         phases
             .named()

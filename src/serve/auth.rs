@@ -10,13 +10,13 @@ use axum::response::Response;
 use sha2::{Digest as _, Sha256};
 
 use super::problem::problem;
-use super::{Shared, not_now};
+use super::{AppState, not_now};
 use crate::files::named::MAX_SECRET;
 use crate::files::read_theirs;
 
 /// What somebody wants to do that not everybody may.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Deed {
+pub enum Permission {
     /// Turn a release back: its namespace and name.
     RollBack(String, String),
     /// See the recording of a watch, which holds logs: the namespace and name of the release.
@@ -29,7 +29,7 @@ pub enum Deed {
 
 /// What the cluster says of a caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reviewed {
+pub enum AuthDecision {
     /// They may; their name, for the log.
     Allowed(String),
     /// They may not; their name.
@@ -41,13 +41,14 @@ pub enum Reviewed {
 }
 
 /// Asks the cluster about a token; given by the daemon, since this module does not know the cluster.
-pub type Review =
-    Arc<dyn Fn(String, Deed) -> Pin<Box<dyn Future<Output = Reviewed> + Send>> + Send + Sync>;
+pub type AccessReview = Arc<
+    dyn Fn(String, Permission) -> Pin<Box<dyn Future<Output = AuthDecision> + Send>> + Send + Sync,
+>;
 
 /// Lets a caller in, or answers why not.
 pub(super) async fn allowed(
-    shared: &Shared,
-    deed: Deed,
+    shared: &AppState,
+    deed: Permission,
     headers: &HeaderMap,
 ) -> Result<(), Response> {
     let board = shared.board();
@@ -81,11 +82,11 @@ pub(super) async fn allowed(
         });
     };
     match review(given.to_owned(), deed.clone()).await {
-        Reviewed::Allowed(user) => {
+        AuthDecision::Allowed(user) => {
             tracing::info!(user, ?deed, "Let somebody in whom the cluster lets");
             Ok(())
         }
-        Reviewed::Forbidden(user) => {
+        AuthDecision::Forbidden(user) => {
             tracing::warn!(
                 user,
                 ?deed,
@@ -94,8 +95,8 @@ pub(super) async fn allowed(
             let text = format!("{user} may not; this needs {}", needed(&deed));
             Err(problem(StatusCode::FORBIDDEN, &text))
         }
-        Reviewed::Stranger => Err(stranger("nobody here knows this bearer token")),
-        Reviewed::Unknown(why) => {
+        AuthDecision::Stranger => Err(stranger("nobody here knows this bearer token")),
+        AuthDecision::Unknown(why) => {
             tracing::warn!(why, "Cannot say who a caller is");
             let text = format!(
                 "nobody can say at the moment who has this token ({why}), so it is of no use; try again"
@@ -127,16 +128,16 @@ fn is_equal(one: &[u8], other: &[u8]) -> bool {
 }
 
 /// The rule that a Role needs.
-fn needed(deed: &Deed) -> String {
+fn needed(deed: &Permission) -> String {
     match deed {
-        Deed::RollBack(namespace, _) => {
+        Permission::RollBack(namespace, _) => {
             format!("create on releases/rollback of leadsman.io in {namespace}")
         }
-        Deed::ReadRecording(namespace, _) => {
+        Permission::ReadRecording(namespace, _) => {
             format!("get on releases/recording of leadsman.io in {namespace}")
         }
-        Deed::SendAlerts => "post on the non-resource URL /api/v1/alerts".into(),
-        Deed::Reload => "post on the non-resource URL /-/reload".into(),
+        Permission::SendAlerts => "post on the non-resource URL /api/v1/alerts".into(),
+        Permission::Reload => "post on the non-resource URL /-/reload".into(),
     }
 }
 

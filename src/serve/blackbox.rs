@@ -7,21 +7,23 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::config::settings::{Module, Question};
-use crate::metrics::Format;
-use crate::sounding::{Answer, HttpVersion, Outcome, Phases, Reason, Sounding, TlsSeen};
+use crate::config::settings::{ModuleConfig, ProbeKind};
+use crate::metrics::MetricsFormat;
+use crate::sounding::{
+    HttpVersion, Outcome, PhaseTimes, ProbeResult, Reason, ResponseFacts, TlsInfo,
+};
 
 /// What a page is made of.
-pub(super) struct Page<'a> {
-    pub(super) question: &'a Question,
+pub(super) struct BlackboxPage<'a> {
+    pub(super) question: &'a ProbeKind,
     pub(super) timeout: Duration,
     /// `None`: the target could not even be asked.
-    pub(super) sounding: Option<Sounding>,
+    pub(super) sounding: Option<ProbeResult>,
     pub(super) steps: Vec<String>,
 }
 
-impl<'a> Page<'a> {
-    pub(super) fn of_nothing(question: &'a Question, timeout: Duration) -> Self {
+impl<'a> BlackboxPage<'a> {
+    pub(super) fn of_nothing(question: &'a ProbeKind, timeout: Duration) -> Self {
         Self {
             question,
             timeout,
@@ -32,18 +34,18 @@ impl<'a> Page<'a> {
 }
 
 /// The page in the format that was negotiated. All metrics are gauges, as with blackbox_exporter.
-pub(super) fn metrics_page(page: &Page<'_>, format: Format) -> Vec<u8> {
-    let mut out = Gauges(String::with_capacity(4096));
+pub(super) fn metrics_page(page: &BlackboxPage<'_>, format: MetricsFormat) -> Vec<u8> {
+    let mut out = BlackboxGauges(String::with_capacity(4096));
     write_gauges(&mut out, page);
     let mut text = out.0;
-    if format == Format::OpenMetrics {
+    if format == MetricsFormat::OpenMetrics {
         text.push_str("# EOF\n");
     }
     text.into_bytes()
 }
 
 /// For people: what was done, the metrics, and the module that was used. Secrets are not in any of them.
-pub(super) fn debug_page(page: &Page<'_>, module: &Module) -> String {
+pub(super) fn debug_page(page: &BlackboxPage<'_>, module: &ModuleConfig) -> String {
     let mut text = String::from("Steps of the sounding:\n");
     for step in &page.steps {
         let _ = writeln!(text, "  {step}");
@@ -56,31 +58,31 @@ pub(super) fn debug_page(page: &Page<'_>, module: &Module) -> String {
         let _ = writeln!(text, "  failed: {explanation}");
     }
     text.push_str("\nMetrics:\n");
-    let mut out = Gauges(text);
+    let mut out = BlackboxGauges(text);
     write_gauges(&mut out, page);
     let mut text = out.0;
     let _ = write!(
         text,
         "\nModule {}:\n{:#?}\n",
         module.name,
-        Masked(&module.question)
+        MaskedProbe(&module.question)
     );
     text
 }
 
 /// The settings of a question without header values and bodies: users put tokens there, too.
-struct Masked<'a>(&'a Question);
+struct MaskedProbe<'a>(&'a ProbeKind);
 
-impl std::fmt::Debug for Masked<'_> {
+impl std::fmt::Debug for MaskedProbe<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0 {
-            Question::Tcp(tcp) => f
+            ProbeKind::Tcp(tcp) => f
                 .debug_struct("Tcp")
                 .field("tls", &tcp.tls)
                 .field("steps", &tcp.dialogue.len())
                 .field("connect", &tcp.connect)
                 .finish_non_exhaustive(),
-            Question::Http(http) => f
+            ProbeKind::Http(http) => f
                 .debug_struct("Http")
                 .field("method", &http.method)
                 .field(
@@ -104,9 +106,9 @@ impl std::fmt::Debug for Masked<'_> {
     }
 }
 
-struct Gauges(String);
+struct BlackboxGauges(String);
 
-impl Gauges {
+impl BlackboxGauges {
     fn head(&mut self, name: &str, help: &str) {
         let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} gauge\n");
     }
@@ -135,8 +137,8 @@ impl Gauges {
     }
 }
 
-fn write_gauges(out: &mut Gauges, page: &Page<'_>) {
-    let nothing = Answer::default();
+fn write_gauges(out: &mut BlackboxGauges, page: &BlackboxPage<'_>) {
+    let nothing = ResponseFacts::default();
     let answer = page
         .sounding
         .as_ref()
@@ -144,12 +146,12 @@ fn write_gauges(out: &mut Gauges, page: &Page<'_>) {
     let phases = page
         .sounding
         .as_ref()
-        .map_or_else(Phases::default, |sounding| sounding.phases);
+        .map_or_else(PhaseTimes::default, |sounding| sounding.phases);
     let outcome = page.sounding.as_ref().map(|sounding| sounding.outcome);
     let duration = page
         .sounding
         .as_ref()
-        .map_or(Duration::ZERO, Sounding::duration);
+        .map_or(Duration::ZERO, ProbeResult::duration);
 
     out.one(
         "probe_success",
@@ -198,7 +200,7 @@ fn write_gauges(out: &mut Gauges, page: &Page<'_>) {
         "Whether the probe failed because of a pattern",
         flag(by_pattern),
     );
-    if let Question::Http(http) = page.question {
+    if let ProbeKind::Http(http) = page.question {
         let resolve_is_known = http.proxy.is_none() || answer.resolved || !http.proxy_resolves;
         write_http(out, answer, phases, outcome, resolve_is_known);
     }
@@ -208,9 +210,9 @@ fn write_gauges(out: &mut Gauges, page: &Page<'_>) {
 }
 
 fn write_http(
-    out: &mut Gauges,
-    answer: &Answer,
-    phases: Phases,
+    out: &mut BlackboxGauges,
+    answer: &ResponseFacts,
+    phases: PhaseTimes,
     outcome: Option<Outcome>,
     resolve_is_known: bool,
 ) {
@@ -284,7 +286,7 @@ fn write_http(
     }
 }
 
-fn write_tls(out: &mut Gauges, tls: &TlsSeen) {
+fn write_tls(out: &mut BlackboxGauges, tls: &TlsInfo) {
     out.one(
         "probe_ssl_earliest_cert_expiry",
         "The earliest end of validity in the chain, in seconds since 1970",

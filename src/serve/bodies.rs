@@ -46,18 +46,18 @@ pub(super) async fn read(body: Body, most: usize) -> Result<Bytes, Response> {
 
 /// Bytes with a permit that is given back when the last of them has been sent, or nobody wants them any more.
 pub(super) fn until_taken(bytes: Vec<u8>, permit: OwnedSemaphorePermit) -> Bytes {
-    Bytes::from_owner(Held {
+    Bytes::from_owner(HeldBytes {
         bytes,
         _permit: permit,
     })
 }
 
-struct Held {
+struct HeldBytes {
     bytes: Vec<u8>,
     _permit: OwnedSemaphorePermit,
 }
 
-impl AsRef<[u8]> for Held {
+impl AsRef<[u8]> for HeldBytes {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
@@ -69,20 +69,20 @@ tokio::task_local! {
 }
 
 /// Answers that are sent, and not yet taken.
-pub(super) struct Untaken {
+pub(super) struct ResponseBudget {
     room: Arc<Semaphore>,
-    holders: Mutex<VecDeque<Holder>>,
+    holders: Mutex<VecDeque<BudgetedResponse>>,
 }
 
 /// An answer that a client may not have taken yet.
-struct Holder {
+struct BudgetedResponse {
     since: Instant,
     units: u32,
     is_held: Weak<()>,
     close: CancellationToken,
 }
 
-impl Untaken {
+impl ResponseBudget {
     /// There are none.
     pub(super) fn new() -> Self {
         Self {
@@ -111,15 +111,15 @@ impl Untaken {
         if let Ok(close) = CLOSE.try_with(CancellationToken::clone) {
             let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
             holders.retain(|holder| holder.is_held.strong_count() > 0);
-            holders.push_back(Holder {
+            holders.push_back(BudgetedResponse {
                 since: Instant::now(),
                 units,
                 is_held: Arc::downgrade(&held),
                 close,
             });
         }
-        Some(Bytes::from_owner(Counted {
-            held: Held {
+        Some(Bytes::from_owner(CountedBody {
+            held: HeldBytes {
                 bytes,
                 _permit: permit,
             },
@@ -147,12 +147,12 @@ impl Untaken {
     }
 }
 
-struct Counted {
-    held: Held,
+struct CountedBody {
+    held: HeldBytes,
     _is_held: Arc<()>,
 }
 
-impl AsRef<[u8]> for Counted {
+impl AsRef<[u8]> for CountedBody {
     fn as_ref(&self) -> &[u8] {
         self.held.as_ref()
     }
@@ -164,7 +164,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn answers_that_nobody_takes_hold_a_bounded_memory() {
-        let untaken = Untaken::new();
+        let untaken = ResponseBudget::new();
         let half = || vec![0; MAX_UNTAKEN / 2];
         let first = untaken.hold(half()).await.unwrap();
         let second = untaken.hold(half()).await.unwrap();
@@ -181,7 +181,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_has_had_an_answer_for_longest_makes_room_for_the_next_one() {
-        let untaken = Arc::new(Untaken::new());
+        let untaken = Arc::new(ResponseBudget::new());
         let client = || {
             let (close, untaken) = (CancellationToken::new(), Arc::clone(&untaken));
             let closed = close.clone();

@@ -30,7 +30,7 @@ const SHARE_OF_ONE: usize = 2;
 
 /// What a connection does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum ConnectionStage {
     /// Nothing has come yet.
     Silent,
     /// A part of the TLS handshake or of the first request's head is here.
@@ -47,9 +47,9 @@ enum Stage {
 
 /// What a connection does, and since when.
 #[derive(Debug)]
-pub(super) struct Activity(Mutex<(Stage, Instant)>);
+pub(super) struct ConnectionActivity(Mutex<(ConnectionStage, Instant)>);
 
-impl Stage {
+impl ConnectionStage {
     /// Those of a lower rank are closed first: who has said nothing for a while before who has, and who is being answered
     /// last.
     fn rank(self, since: Instant) -> u8 {
@@ -61,46 +61,46 @@ impl Stage {
     }
 }
 
-impl Activity {
+impl ConnectionActivity {
     pub(super) fn new() -> Self {
-        Self(Mutex::new((Stage::Silent, Instant::now())))
+        Self(Mutex::new((ConnectionStage::Silent, Instant::now())))
     }
 
-    fn now(&self) -> MutexGuard<'_, (Stage, Instant)> {
+    fn now(&self) -> MutexGuard<'_, (ConnectionStage, Instant)> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The first bytes are here; the time for the first request runs on.
     pub(super) fn spoke(&self) {
         let mut now = self.now();
-        if now.0 == Stage::Silent {
-            now.0 = Stage::New;
+        if now.0 == ConnectionStage::Silent {
+            now.0 = ConnectionStage::New;
         }
     }
 
     /// A part of a request is here.
     pub(super) fn bytes_came(&self) {
         let mut now = self.now();
-        if now.0 == Stage::Idle {
-            *now = (Stage::Head, Instant::now());
+        if now.0 == ConnectionStage::Idle {
+            *now = (ConnectionStage::Head, Instant::now());
         }
     }
 
     /// A request's head is whole.
     pub(super) fn request_came(&self) {
-        *self.now() = (Stage::Busy, Instant::now());
+        *self.now() = (ConnectionStage::Busy, Instant::now());
     }
 
     /// The answer is made.
     pub(super) fn answered(&self) {
-        *self.now() = (Stage::Taking, Instant::now());
+        *self.now() = (ConnectionStage::Taking, Instant::now());
     }
 
     /// All that was to be sent has been taken.
     pub(super) fn taken(&self) {
         let mut now = self.now();
-        if now.0 == Stage::Taking {
-            *now = (Stage::Idle, Instant::now());
+        if now.0 == ConnectionStage::Taking {
+            *now = (ConnectionStage::Idle, Instant::now());
         }
     }
 
@@ -109,24 +109,26 @@ impl Activity {
     pub(super) fn deadline(&self) -> Option<Instant> {
         let (stage, since) = *self.now();
         match stage {
-            Stage::Silent | Stage::New | Stage::Head => Some(since + HEAD_TIMEOUT),
-            Stage::Idle => Some(since + IDLE_TIMEOUT),
-            Stage::Busy | Stage::Taking => None,
+            ConnectionStage::Silent | ConnectionStage::New | ConnectionStage::Head => {
+                Some(since + HEAD_TIMEOUT)
+            }
+            ConnectionStage::Idle => Some(since + IDLE_TIMEOUT),
+            ConnectionStage::Busy | ConnectionStage::Taking => None,
         }
     }
 }
 
 #[derive(Debug)]
-struct Entry {
+struct ConnectionEntry {
     source: IpAddr,
-    activity: Arc<Activity>,
+    activity: Arc<ConnectionActivity>,
     close: CancellationToken,
 }
 
 #[derive(Debug, Default)]
-struct Open {
+struct OpenConnections {
     next: u64,
-    entries: HashMap<u64, Entry>,
+    entries: HashMap<u64, ConnectionEntry>,
     by_source: HashMap<IpAddr, usize>,
 }
 
@@ -134,21 +136,21 @@ struct Open {
 #[derive(Debug)]
 pub(super) struct Connections {
     most: usize,
-    open: Mutex<Open>,
+    open: Mutex<OpenConnections>,
 }
 
 /// An open connection; when it is dropped there is room for another one.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(super) struct ClientConnection {
     number: u64,
     of: Arc<Connections>,
     /// What it does.
-    pub(super) activity: Arc<Activity>,
+    pub(super) activity: Arc<ConnectionActivity>,
     /// Cancelled when it has to make room.
     pub(super) close: CancellationToken,
 }
 
-impl Drop for Connection {
+impl Drop for ClientConnection {
     fn drop(&mut self) {
         self.of.lock().remove(self.number);
     }
@@ -163,12 +165,12 @@ impl Connections {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Open> {
+    fn lock(&self) -> MutexGuard<'_, OpenConnections> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes in a connection, and says how many others (0 to 2) had to go for it.
-    pub(super) fn admit(self: &Arc<Self>, address: IpAddr) -> (Connection, usize) {
+    pub(super) fn admit(self: &Arc<Self>, address: IpAddr) -> (ClientConnection, usize) {
         let source = source(address);
         let mut open = self.lock();
         let mut closed = 0;
@@ -180,16 +182,16 @@ impl Connections {
         }
         let number = open.next;
         open.next += 1;
-        let activity = Arc::new(Activity::new());
+        let activity = Arc::new(ConnectionActivity::new());
         let close = CancellationToken::new();
         *open.by_source.entry(source).or_default() += 1;
-        let entry = Entry {
+        let entry = ConnectionEntry {
             source,
             activity: Arc::clone(&activity),
             close: close.clone(),
         };
         open.entries.insert(number, entry);
-        let connection = Connection {
+        let connection = ClientConnection {
             number,
             of: Arc::clone(self),
             activity,
@@ -204,12 +206,12 @@ impl Connections {
     }
 }
 
-impl Open {
+impl OpenConnections {
     fn count(&self, source: IpAddr) -> usize {
         self.by_source.get(&source).copied().unwrap_or(0)
     }
 
-    fn remove(&mut self, number: u64) -> Option<Entry> {
+    fn remove(&mut self, number: u64) -> Option<ConnectionEntry> {
         let entry = self.entries.remove(&number)?;
         if let Some(count) = self.by_source.get_mut(&entry.source) {
             *count -= 1;
@@ -317,8 +319,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_head_has_ten_seconds_and_a_pause_ninety() {
-        let activity = Activity::new();
-        let left = |activity: &Activity| activity.deadline().map(|at| at - Instant::now());
+        let activity = ConnectionActivity::new();
+        let left =
+            |activity: &ConnectionActivity| activity.deadline().map(|at| at - Instant::now());
         activity.bytes_came();
         tokio::time::advance(Duration::from_secs(4)).await;
         activity.bytes_came();

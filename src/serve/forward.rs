@@ -25,8 +25,8 @@ use tokio::time::Instant;
 use url::{Host, Url};
 
 use super::problem::problem;
-use super::{Shared, bodies, not_now, orders, too_busy};
-use crate::config::settings::Tls;
+use super::{AppState, bodies, not_now, orders, too_busy};
+use crate::config::settings::TlsConfig;
 use crate::outgoing;
 
 /// The longest that the other replica may take: as long as its slowest answer.
@@ -69,27 +69,29 @@ const OF_ANSWER: [HeaderName; 4] = [
 
 /// Who answers for what is asked about releases.
 #[derive(Debug, Clone)]
-pub enum Answers {
+pub enum Routing {
     /// One for all of them.
-    One(Lead),
+    One(LeaderRoute),
     /// For each whoever holds its Lease, by namespace and name. What is in no entry is answered here.
-    Each(HashMap<(String, String), Lead>),
+    Each(HashMap<(String, String), LeaderRoute>),
 }
 
-impl Answers {
+impl Routing {
     /// Whether there is a release with a Lease of its own for which nobody answers.
     pub(super) fn lacks_somebody(&self) -> bool {
         match self {
             // It has been looked at before a handler is asked.
             Self::One(_) => false,
-            Self::Each(each) => each.values().any(|lead| matches!(lead, Lead::Nobody)),
+            Self::Each(each) => each
+                .values()
+                .any(|lead| matches!(lead, LeaderRoute::Nobody)),
         }
     }
 }
 
 /// Who answers.
 #[derive(Debug, Clone)]
-pub enum Lead {
+pub enum LeaderRoute {
     /// We do.
     Here,
     /// Another replica does.
@@ -97,7 +99,7 @@ pub enum Lead {
         /// Its name.
         identity: String,
         /// How it is reached, or why it cannot be.
-        forward: Result<Arc<Forward>, String>,
+        forward: Result<Arc<LeaderProxy>, String>,
     },
     /// Nobody at the moment.
     Nobody,
@@ -105,23 +107,23 @@ pub enum Lead {
 
 /// How the replica that acts is reached.
 #[derive(Debug)]
-pub struct Forward {
+pub struct LeaderProxy {
     base: Url,
     address: SocketAddr,
-    tls: Tls,
-    state: Mutex<Equipped>,
+    tls: TlsConfig,
+    state: Mutex<ProxyClient>,
 }
 
 /// A client, and the files that it was made from.
 #[derive(Debug)]
-struct Equipped {
+struct ProxyClient {
     looked: Instant,
     files: [u8; 32],
     client: Client,
 }
 
 /// Why there is no answer of the other replica.
-enum Failed {
+enum ProxyError {
     /// It has heard nothing.
     Unheard(String),
     /// It may have heard the request.
@@ -131,13 +133,13 @@ enum Failed {
 }
 
 /// How much is passed on at a time.
-pub(super) struct Turns {
+pub(super) struct Permits {
     requests: Semaphore,
     bodies: Semaphore,
     gathered: Semaphore,
 }
 
-impl Turns {
+impl Permits {
     /// All are free.
     pub(super) fn new() -> Self {
         Self {
@@ -164,12 +166,12 @@ fn turns(of: &Semaphore, replicas: usize, all: u32) -> Option<SemaphorePermit<'_
     of.try_acquire_many(turns).ok()
 }
 
-impl Forward {
+impl LeaderProxy {
     /// To an address as it stands in the Lease: http or https with an IP address.
     ///
     /// # Errors
     /// When it is none, or the certificates that it is checked by cannot be read.
-    pub fn to(address: &str, tls: &Tls) -> Result<Self, String> {
+    pub fn to(address: &str, tls: &TlsConfig) -> Result<Self, String> {
         let unusable = || format!("{address:?} is no address of a replica");
         let mut base = Url::parse(address).map_err(|_| unusable())?;
         let ip: IpAddr = match base.host() {
@@ -188,7 +190,7 @@ impl Forward {
         // In this order, so that a change in between is found at the next look.
         let files = outgoing::contents(tls)?;
         let client = outgoing::direct_client(tls, PATIENCE, &base, address)?;
-        let state = Mutex::new(Equipped {
+        let state = Mutex::new(ProxyClient {
             looked: Instant::now(),
             files,
             client,
@@ -233,15 +235,15 @@ impl Forward {
         Ok(Some((files, client)))
     }
 
-    async fn pass_on(&self, shared: &Shared, request: Request) -> Result<Response, Failed> {
+    async fn pass_on(&self, shared: &AppState, request: Request) -> Result<Response, ProxyError> {
         let Some(_turn) = shared.forwards.requests(1) else {
             let busy = too_busy("requests wait for the replica that acts");
-            return Err(Failed::Refused(busy));
+            return Err(ProxyError::Refused(busy));
         };
         let (parts, body) = request.into_parts();
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
         let url = self.base.join(path);
-        let url = url.map_err(|error| Failed::Unheard(error.to_string()))?;
+        let url = url.map_err(|error| ProxyError::Unheard(error.to_string()))?;
         // Who shows no token is refused before anybody looks at what they sent.
         let has_token = parts.headers.contains_key(header::AUTHORIZATION);
         let is_question = is_question(&parts.method);
@@ -250,10 +252,10 @@ impl Forward {
         } else {
             let Ok(_reading) = shared.forwards.bodies.try_acquire() else {
                 let busy = too_busy("requests with a body come");
-                return Err(Failed::Refused(busy));
+                return Err(ProxyError::Refused(busy));
             };
             let read = bodies::read(body, MAX_BODY).await;
-            read.map_err(Failed::Refused)?
+            read.map_err(ProxyError::Refused)?
         };
         let mut passed = self.client().request(parts.method, url).body(body);
         passed = passed.header(FORWARDED, "1");
@@ -265,9 +267,9 @@ impl Forward {
         let (status, headers, bytes) = exchange(passed, MAX_ANSWER).await?;
         let Some(bytes) = shared.untaken.hold(bytes).await else {
             return Err(if is_question {
-                Failed::Refused(too_busy(bodies::WAITING))
+                ProxyError::Refused(too_busy(bodies::WAITING))
             } else {
-                Failed::Lost(format!("too many {}", bodies::WAITING))
+                ProxyError::Lost(format!("too many {}", bodies::WAITING))
             });
         };
         let mut response = (status, bytes).into_response();
@@ -281,7 +283,7 @@ impl Forward {
     }
 
     /// Asks it something of itself: what it answers when it has done so, or why there is no such answer.
-    pub(super) async fn ask(&self, asked: &Asked) -> Result<Vec<u8>, String> {
+    pub(super) async fn ask(&self, asked: &ReplicaRequest) -> Result<Vec<u8>, String> {
         let url = self.base.join(asked.path);
         let url = url.map_err(|error| error.to_string())?;
         let request = self.client().request(asked.method.clone(), url);
@@ -293,14 +295,14 @@ impl Forward {
         match exchange(request, asked.most).await {
             Ok((status, _, bytes)) if status.is_success() => Ok(bytes),
             Ok((status, ..)) => Err(format!("it says {status}")),
-            Err(Failed::Unheard(why) | Failed::Lost(why)) => Err(why),
-            Err(Failed::Refused(refused)) => Err(format!("it says {}", refused.status())),
+            Err(ProxyError::Unheard(why) | ProxyError::Lost(why)) => Err(why),
+            Err(ProxyError::Refused(refused)) => Err(format!("it says {}", refused.status())),
         }
     }
 }
 
 /// What another replica is asked of itself.
-pub(super) struct Asked {
+pub(super) struct ReplicaRequest {
     pub(super) method: Method,
     pub(super) path: &'static str,
     pub(super) headers: HeaderMap,
@@ -315,19 +317,19 @@ pub(super) struct Asked {
 async fn exchange(
     request: RequestBuilder,
     most: usize,
-) -> Result<(StatusCode, HeaderMap, Vec<u8>), Failed> {
+) -> Result<(StatusCode, HeaderMap, Vec<u8>), ProxyError> {
     let answer = request.send().await.map_err(|error| {
         let why = outgoing::cause(&error);
         if error.is_connect() {
-            Failed::Unheard(why)
+            ProxyError::Unheard(why)
         } else {
-            Failed::Lost(why)
+            ProxyError::Lost(why)
         }
     })?;
     let status = answer.status();
     let headers = answer.headers().clone();
     let bytes = outgoing::whole(answer, most).await;
-    Ok((status, headers, bytes.map_err(Failed::Lost)?))
+    Ok((status, headers, bytes.map_err(ProxyError::Lost)?))
 }
 
 /// Whether a request changes nothing, so that it may be asked again.
@@ -354,7 +356,7 @@ async fn release_of(request: &mut Request) -> Option<(String, String)> {
 
 /// Answers here what can be answered here, and passes on the rest.
 pub(super) async fn forward(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<AppState>>,
     mut request: Request,
     next: Next,
 ) -> Response {
@@ -367,36 +369,36 @@ pub(super) async fn forward(
     }
     let answers = shared.answers();
     let (lead, acts) = match &*answers {
-        Answers::One(lead) => (Some(lead), "acts"),
-        Answers::Each(each) => {
+        Routing::One(lead) => (Some(lead), "acts"),
+        Routing::Each(each) => {
             let release = release_of(&mut request).await;
             let lead = release.and_then(|release| each.get(&release));
             (lead, "acts for this release")
         }
     };
     let (identity, forward) = match lead {
-        None | Some(Lead::Here) => return next.run(request).await,
-        Some(Lead::Nobody) => {
+        None | Some(LeaderRoute::Here) => return next.run(request).await,
+        Some(LeaderRoute::Nobody) => {
             return not_now(&format!(
                 "no replica {acts} at the moment; another one takes over within some seconds, so try again"
             ));
         }
-        Some(Lead::Elsewhere { .. }) if is_passed_on(request.headers()) => {
+        Some(LeaderRoute::Elsewhere { .. }) if is_passed_on(request.headers()) => {
             return not_now(
                 "the replica that was asked does not act any more, and another one takes over; try again",
             );
         }
-        Some(Lead::Elsewhere { identity, forward }) => (identity, forward),
+        Some(LeaderRoute::Elsewhere { identity, forward }) => (identity, forward),
     };
     let is_question = is_question(request.method());
     let passed = match forward {
         Ok(forward) => forward.pass_on(&shared, request).await,
-        Err(why) => Err(Failed::Unheard(why.clone())),
+        Err(why) => Err(ProxyError::Unheard(why.clone())),
     };
     let (why, is_unheard) = match passed {
-        Ok(answer) | Err(Failed::Refused(answer)) => return answer,
-        Err(Failed::Unheard(why)) => (why, true),
-        Err(Failed::Lost(why)) => (why, false),
+        Ok(answer) | Err(ProxyError::Refused(answer)) => return answer,
+        Err(ProxyError::Unheard(why)) => (why, true),
+        Err(ProxyError::Lost(why)) => (why, false),
     };
     tracing::warn!(
         identity,

@@ -17,9 +17,9 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::forward::{Asked, is_passed_on};
+use super::forward::{ReplicaRequest, is_passed_on};
 use super::status::ReleaseView;
-use super::{Answers, Forward, Lead, Shared, bodies, too_busy};
+use super::{AppState, LeaderProxy, LeaderRoute, Routing, bodies, too_busy};
 
 /// The longest that the other replicas may take: shorter than the patience of the status page, and the writing comes on top.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -28,11 +28,11 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const MAX_LIST: usize = 16 * 1024 * 1024;
 
 /// A release: its namespace and name.
-type Key = (String, String);
+type GatheredRelease = (String, String);
 
 /// What the other replicas said.
-pub(super) struct Gathered {
-    answers: Arc<Answers>,
+pub(super) struct FanOutResults {
+    answers: Arc<Routing>,
     /// Whether another replica asks, and asks the others itself.
     is_passed_on: bool,
     /// The lists, by replica, or why there is none.
@@ -41,11 +41,11 @@ pub(super) struct Gathered {
 
 /// Asks the other replicas for what stands at a path.
 pub(super) async fn gather(
-    shared: &Shared,
+    shared: &AppState,
     path: &'static str,
     headers: &HeaderMap,
-) -> Result<Gathered, Response> {
-    let mut gathered = Gathered {
+) -> Result<FanOutResults, Response> {
+    let mut gathered = FanOutResults {
         answers: shared.answers(),
         is_passed_on: is_passed_on(headers),
         said: BTreeMap::new(),
@@ -57,7 +57,7 @@ pub(super) async fn gather(
     let Some(_turns) = shared.forwards.gathered(others.len()) else {
         return Err(too_busy("lists are gathered from the other replicas"));
     };
-    let asked = Asked {
+    let asked = ReplicaRequest {
         method: Method::GET,
         path,
         headers: HeaderMap::new(),
@@ -82,16 +82,16 @@ pub(super) async fn gather(
 }
 
 /// How each of the other replicas is reached, or why it cannot be.
-pub(super) type Others = BTreeMap<String, Result<Arc<Forward>, String>>;
+pub(super) type OtherReplicas = BTreeMap<String, Result<Arc<LeaderProxy>, String>>;
 
 /// The other replicas that act for a release of their own, each once.
-pub(super) fn others(answers: &Answers) -> Others {
-    let mut others = Others::new();
-    let Answers::Each(each) = answers else {
+pub(super) fn others(answers: &Routing) -> OtherReplicas {
+    let mut others = OtherReplicas::new();
+    let Routing::Each(each) = answers else {
         return others;
     };
     for lead in each.values() {
-        let Lead::Elsewhere { identity, forward } = lead else {
+        let LeaderRoute::Elsewhere { identity, forward } = lead else {
             continue;
         };
         // One way to reach it is enough.
@@ -104,7 +104,10 @@ pub(super) fn others(answers: &Answers) -> Others {
 }
 
 /// Asks all of them side by side.
-pub(super) async fn ask(others: &Others, asked: &Asked) -> Vec<(String, Result<Vec<u8>, String>)> {
+pub(super) async fn ask(
+    others: &OtherReplicas,
+    asked: &ReplicaRequest,
+) -> Vec<(String, Result<Vec<u8>, String>)> {
     let asking = others.iter().map(async |(identity, forward)| {
         let said = match forward {
             Ok(forward) => forward.ask(asked).await,
@@ -118,7 +121,7 @@ pub(super) async fn ask(others: &Others, asked: &Asked) -> Vec<(String, Result<V
 /// One list of several replicas.
 #[derive(Serialize)]
 #[serde(untagged)]
-pub(super) enum Entry<'a, T> {
+pub(super) enum FanOutEntry<'a, T> {
     Ours(T),
     /// As the other replica wrote it.
     Theirs(&'a RawValue),
@@ -126,7 +129,7 @@ pub(super) enum Entry<'a, T> {
 
 /// What one of them answers, whatever it was asked for.
 #[derive(Default, Deserialize)]
-struct Lists<'a> {
+struct FanOutLists<'a> {
     #[serde(borrow, default)]
     releases: Vec<&'a RawValue>,
     #[serde(borrow, default)]
@@ -137,31 +140,31 @@ struct Lists<'a> {
 
 /// What an entry is about.
 #[derive(Deserialize)]
-struct About {
+struct EntrySubject {
     namespace: Option<String>,
     release: Option<String>,
 }
 
-impl About {
-    fn key(self) -> Option<Key> {
+impl EntrySubject {
+    fn key(self) -> Option<GatheredRelease> {
         Some((self.namespace?, self.release?))
     }
 }
 
 /// The same of an alert.
 #[derive(Deserialize)]
-struct Labelled {
-    labels: About,
+struct AlertSubjectLabels {
+    labels: EntrySubject,
 }
 
 /// The lists of the other replicas, read.
-pub(super) struct Heard<'a> {
-    gathered: &'a Gathered,
-    lists: BTreeMap<&'a str, Result<Lists<'a>, &'a str>>,
+pub(super) struct ReplicaLists<'a> {
+    gathered: &'a FanOutResults,
+    lists: BTreeMap<&'a str, Result<FanOutLists<'a>, &'a str>>,
 }
 
-impl Gathered {
-    pub(super) fn read(&self) -> Heard<'_> {
+impl FanOutResults {
+    pub(super) fn read(&self) -> ReplicaLists<'_> {
         let lists = self.said.iter().map(|(identity, said)| {
             let lists = match said {
                 Ok(bytes) => {
@@ -171,30 +174,30 @@ impl Gathered {
             };
             (identity.as_str(), lists)
         });
-        Heard {
+        ReplicaLists {
             lists: lists.collect(),
             gathered: self,
         }
     }
 
     /// Whoever acts for a release; none when that is not known, so that it is told of by us.
-    fn lead(&self, key: &Key) -> Option<&Lead> {
+    fn lead(&self, key: &GatheredRelease) -> Option<&LeaderRoute> {
         match &*self.answers {
             // We do, or would not be asked.
-            Answers::One(_) => None,
-            Answers::Each(each) => each.get(key),
+            Routing::One(_) => None,
+            Routing::Each(each) => each.get(key),
         }
     }
 }
 
-impl<'a> Heard<'a> {
+impl<'a> ReplicaLists<'a> {
     /// The releases in our order, each as the replica shows it that acts for it.
-    pub(super) fn releases(&self, own: Vec<ReleaseView>) -> Vec<Entry<'a, ReleaseView>> {
-        let mut theirs: HashMap<(&str, Key), &'a RawValue> = HashMap::new();
+    pub(super) fn releases(&self, own: Vec<ReleaseView>) -> Vec<FanOutEntry<'a, ReleaseView>> {
+        let mut theirs: HashMap<(&str, GatheredRelease), &'a RawValue> = HashMap::new();
         for (identity, lists) in self.heard() {
             for raw in &lists.releases {
-                let about = serde_json::from_str::<About>(raw.get());
-                if let Some(key) = about.ok().and_then(About::key) {
+                let about = serde_json::from_str::<EntrySubject>(raw.get());
+                if let Some(key) = about.ok().and_then(EntrySubject::key) {
                     theirs.insert((identity, key), raw);
                 }
             }
@@ -202,15 +205,15 @@ impl<'a> Heard<'a> {
         let merged = own.into_iter().filter_map(|view| {
             let key = (view.guard.namespace.clone(), view.guard.release.clone());
             let lead = match self.gathered.lead(&key) {
-                None | Some(Lead::Here) => return Some(Entry::Ours(view)),
+                None | Some(LeaderRoute::Here) => return Some(FanOutEntry::Ours(view)),
                 // Whoever asks knows better whom to ask.
                 Some(_) if self.gathered.is_passed_on => return None,
                 Some(lead) => lead,
             };
             let says = match lead {
-                Lead::Elsewhere { identity, .. } => {
+                LeaderRoute::Elsewhere { identity, .. } => {
                     if let Some(raw) = theirs.get(&(identity.as_str(), key)) {
-                        return Some(Entry::Theirs(raw));
+                        return Some(FanOutEntry::Theirs(raw));
                     }
                     match self.lists.get(identity.as_str()) {
                         Some(Err(why)) => format!(
@@ -221,11 +224,11 @@ impl<'a> Heard<'a> {
                         ),
                     }
                 }
-                Lead::Nobody | Lead::Here => {
+                LeaderRoute::Nobody | LeaderRoute::Here => {
                     "No replica acts for it at the moment; one takes over within some seconds".into()
                 }
             };
-            Some(Entry::Ours(view.unheard(says)))
+            Some(FanOutEntry::Ours(view.unheard(says)))
         });
         merged.collect()
     }
@@ -235,12 +238,12 @@ impl<'a> Heard<'a> {
         &self,
         own: impl Iterator<Item = T>,
         about: impl Fn(&T) -> Option<(&str, &str)>,
-    ) -> Vec<Entry<'a, T>> {
+    ) -> Vec<FanOutEntry<'a, T>> {
         self.joined(
             own,
             about,
             |lists| &lists.alerts,
-            |raw| Some(serde_json::from_str::<Labelled>(raw).ok()?.labels),
+            |raw| Some(serde_json::from_str::<AlertSubjectLabels>(raw).ok()?.labels),
         )
     }
 
@@ -249,7 +252,7 @@ impl<'a> Heard<'a> {
         &self,
         own: impl Iterator<Item = T>,
         about: impl Fn(&T) -> Option<(&str, &str)>,
-    ) -> Vec<Entry<'a, T>> {
+    ) -> Vec<FanOutEntry<'a, T>> {
         self.joined(
             own,
             about,
@@ -262,15 +265,15 @@ impl<'a> Heard<'a> {
         &self,
         own: impl Iterator<Item = T>,
         about: impl Fn(&T) -> Option<(&str, &str)>,
-        list: impl for<'l> Fn(&'l Lists<'a>) -> &'l Vec<&'a RawValue>,
-        about_raw: impl Fn(&str) -> Option<About>,
-    ) -> Vec<Entry<'a, T>> {
+        list: impl for<'l> Fn(&'l FanOutLists<'a>) -> &'l Vec<&'a RawValue>,
+        about_raw: impl Fn(&str) -> Option<EntrySubject>,
+    ) -> Vec<FanOutEntry<'a, T>> {
         let own = own.filter(|entry| {
             about(entry).is_none_or(|(namespace, name)| {
                 self.tells_of(None, &(namespace.to_owned(), name.to_owned()))
             })
         });
-        let mut joined: Vec<_> = own.map(Entry::Ours).collect();
+        let mut joined: Vec<_> = own.map(FanOutEntry::Ours).collect();
         for (identity, lists) in self.heard() {
             let theirs = list(lists).iter().filter(|raw| {
                 about_raw(raw.get()).is_some_and(|about| {
@@ -279,21 +282,21 @@ impl<'a> Heard<'a> {
                         .is_none_or(|key| self.tells_of(Some(identity), &key))
                 })
             });
-            joined.extend(theirs.map(|raw| Entry::Theirs(raw)));
+            joined.extend(theirs.map(|raw| FanOutEntry::Theirs(raw)));
         }
         joined
     }
 
     /// Whether it is for this replica to tell of a release; none is ourselves.
-    fn tells_of(&self, replica: Option<&str>, key: &Key) -> bool {
+    fn tells_of(&self, replica: Option<&str>, key: &GatheredRelease) -> bool {
         match self.gathered.lead(key) {
-            None | Some(Lead::Here) => replica.is_none(),
-            Some(Lead::Elsewhere { identity, .. }) => replica == Some(identity),
-            Some(Lead::Nobody) => false,
+            None | Some(LeaderRoute::Here) => replica.is_none(),
+            Some(LeaderRoute::Elsewhere { identity, .. }) => replica == Some(identity),
+            Some(LeaderRoute::Nobody) => false,
         }
     }
 
-    fn heard(&self) -> impl Iterator<Item = (&'a str, &Lists<'a>)> {
+    fn heard(&self) -> impl Iterator<Item = (&'a str, &FanOutLists<'a>)> {
         let lists = self.lists.iter();
         lists.filter_map(|(identity, lists)| Some((*identity, lists.as_ref().ok()?)))
     }
@@ -302,28 +305,28 @@ impl<'a> Heard<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::settings::Tls;
+    use crate::config::settings::TlsConfig;
     use crate::serve::status::GuardView;
     use serde_json::{Value, json};
 
-    fn key(name: &str) -> Key {
+    fn key(name: &str) -> GatheredRelease {
         ("shop".into(), name.into())
     }
 
-    fn by(identity: &str) -> Lead {
-        Lead::Elsewhere {
+    fn by(identity: &str) -> LeaderRoute {
+        LeaderRoute::Elsewhere {
             identity: identity.into(),
             forward: Err("it is not asked here".into()),
         }
     }
 
     /// `a` is ours, `b` and `f` are of leadsman-1, `c` is of leadsman-2 and `d` of nobody; what else there is has no Lease.
-    fn gathered(said: &[(&str, Result<Value, &str>)]) -> Gathered {
+    fn gathered(said: &[(&str, Result<Value, &str>)]) -> FanOutResults {
         let each = [
-            ("a", Lead::Here),
+            ("a", LeaderRoute::Here),
             ("b", by("leadsman-1")),
             ("c", by("leadsman-2")),
-            ("d", Lead::Nobody),
+            ("d", LeaderRoute::Nobody),
             ("f", by("leadsman-1")),
         ];
         let each = each.map(|(name, lead)| (key(name), lead));
@@ -335,8 +338,8 @@ mod tests {
                 said.map_err(|why| (*why).to_owned()),
             )
         });
-        Gathered {
-            answers: Arc::new(Answers::Each(each.into())),
+        FanOutResults {
+            answers: Arc::new(Routing::Each(each.into())),
             is_passed_on: false,
             said: said.collect(),
         }
@@ -361,7 +364,7 @@ mod tests {
     }
 
     /// The name, the phase and what is said, one line each.
-    fn told(gathered: &Gathered) -> Vec<String> {
+    fn told(gathered: &FanOutResults) -> Vec<String> {
         let merged = serde_json::to_string(&gathered.read().releases(ours())).unwrap();
         let merged: Vec<Value> = serde_json::from_str(&merged).unwrap();
         let text = |entry: &Value, key: &str| entry[key].as_str().unwrap().to_owned();
@@ -422,7 +425,7 @@ mod tests {
         let mut gathered = gathered(&[]);
         gathered.is_passed_on = true;
         assert_eq!(told(&gathered), ["a ours ours", "e ours ours"]);
-        gathered.answers = Arc::new(Answers::One(Lead::Here));
+        gathered.answers = Arc::new(Routing::One(LeaderRoute::Here));
         assert_eq!(told(&gathered).len(), ours().len());
     }
 
@@ -462,7 +465,7 @@ mod tests {
         let first = json!({ "alerts": alerts, "objectives": objectives });
         let gathered = gathered(&[("leadsman-1", Ok(first)), ("leadsman-2", Err("away"))]);
         let heard = gathered.read();
-        let json = |list: &[Entry<'_, (&str, i32)>]| -> Vec<Value> {
+        let json = |list: &[FanOutEntry<'_, (&str, i32)>]| -> Vec<Value> {
             serde_json::from_str(&serde_json::to_string(list).unwrap()).unwrap()
         };
         let ours = [json!(["a", 1]), json!(["", 3]), json!(["e", 5])];
@@ -482,20 +485,20 @@ mod tests {
 
     #[tokio::test]
     async fn a_replica_that_acts_for_several_releases_is_asked_once() {
-        let one = Lead::Elsewhere {
+        let one = LeaderRoute::Elsewhere {
             identity: "leadsman-1".into(),
-            forward: Forward::to("http://127.0.0.1:1", &Tls::default()).map(Arc::new),
+            forward: LeaderProxy::to("http://127.0.0.1:1", &TlsConfig::default()).map(Arc::new),
         };
         let each = [
             ("a", by("leadsman-1")),
             ("b", one),
             ("c", by("leadsman-1")),
-            ("d", Lead::Nobody),
-            ("e", Lead::Here),
+            ("d", LeaderRoute::Nobody),
+            ("e", LeaderRoute::Here),
             ("f", by("leadsman-2")),
         ];
         let each = each.map(|(name, lead)| (key(name), lead));
-        let others = others(&Answers::Each(each.into()));
+        let others = others(&Routing::Each(each.into()));
         let reached = others
             .iter()
             .map(|(name, forward)| (name.as_str(), forward.is_ok()));
@@ -503,6 +506,6 @@ mod tests {
             reached.collect::<Vec<_>>(),
             [("leadsman-1", true), ("leadsman-2", false)]
         );
-        assert!(super::others(&Answers::One(by("leadsman-1"))).is_empty());
+        assert!(super::others(&Routing::One(by("leadsman-1"))).is_empty());
     }
 }

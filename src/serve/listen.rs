@@ -26,8 +26,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::bodies::CLOSE;
-use super::connections::{Activity, Connection, Connections};
-use super::{Peer, Tls};
+use super::connections::{ClientConnection, ConnectionActivity, Connections};
+use super::{ConnectionPeer, ListenerTls};
 
 /// The size of a request's head and of the write buffer: a `/probe` URL may be long, but not longer.
 const HEAD_LIMIT: usize = 64 * 1024;
@@ -66,10 +66,10 @@ pub async fn serve(
     listener: TcpListener,
     router: Router,
     max_connections: usize,
-    tls: Option<Arc<Tls>>,
+    tls: Option<Arc<ListenerTls>>,
     stop: CancellationToken,
 ) {
-    let mut door = Door::new(listener, max_connections);
+    let mut door = Acceptor::new(listener, max_connections);
     let tasks = TaskTracker::new();
     let cut = CancellationToken::new();
     loop {
@@ -110,29 +110,36 @@ pub async fn serve(
 }
 
 /// The listener, and who has come in.
-struct Door {
+struct Acceptor {
     listener: TcpListener,
     connections: Arc<Connections>,
     /// Bounds what is open, with those that are about to close.
     permits: Arc<Semaphore>,
-    crowded: Seldom,
-    failing: Seldom,
+    crowded: RareLog,
+    failing: RareLog,
 }
 
-impl Door {
+impl Acceptor {
     fn new(listener: TcpListener, max_connections: usize) -> Self {
         let most = max_connections.min(MOST);
         Self {
             listener,
             connections: Connections::new(most),
             permits: Arc::new(Semaphore::new(most + CLOSING)),
-            crowded: Seldom::default(),
-            failing: Seldom::default(),
+            crowded: RareLog::default(),
+            failing: RareLog::default(),
         }
     }
 
     /// The next client. `None` when there never will be one.
-    async fn next(&mut self) -> Option<(TcpStream, Peer, Connection, OwnedSemaphorePermit)> {
+    async fn next(
+        &mut self,
+    ) -> Option<(
+        TcpStream,
+        ConnectionPeer,
+        ClientConnection,
+        OwnedSemaphorePermit,
+    )> {
         let permit = Arc::clone(&self.permits).acquire_owned().await.ok()?;
         loop {
             match self.listener.accept().await {
@@ -144,7 +151,7 @@ impl Door {
                             "Too many connections; those that were idle for longest are closed (see serve.max_connections)"
                         );
                     }
-                    return Some((stream, Peer(peer.ip()), connection, permit));
+                    return Some((stream, ConnectionPeer(peer.ip()), connection, permit));
                 }
                 // The client has gone again, or its network has; there may be a next one.
                 Err(error) if is_of_the_client(&error) => {}
@@ -173,12 +180,12 @@ fn is_of_the_client(error: &io::Error) -> bool {
 
 /// Counts what happens too often to be logged each time.
 #[derive(Debug, Default)]
-struct Seldom {
+struct RareLog {
     logged: Option<Instant>,
     since: usize,
 }
 
-impl Seldom {
+impl RareLog {
     /// How often it has happened since it was last logged, when it is time to log it.
     fn count(&mut self, times: usize) -> Option<usize> {
         self.since += times;
@@ -193,15 +200,15 @@ impl Seldom {
 
 async fn welcome(
     stream: TcpStream,
-    peer: Peer,
-    activity: Arc<Activity>,
-    tls: Option<Arc<Tls>>,
+    peer: ConnectionPeer,
+    activity: Arc<ConnectionActivity>,
+    tls: Option<Arc<ListenerTls>>,
     router: Router,
     stop: CancellationToken,
 ) -> Result<(), String> {
     // Answers are written in one piece; waiting for more to send would only delay them.
     let _: io::Result<()> = stream.set_nodelay(true);
-    let stream = Patient::new(stream, Arc::clone(&activity));
+    let stream = WriteTimeout::new(stream, Arc::clone(&activity));
     let answered = match tls {
         None => answer(stream, peer, activity, router, stop).await,
         Some(tls) => {
@@ -221,13 +228,13 @@ async fn welcome(
 
 async fn answer(
     stream: impl AsyncRead + AsyncWrite + Unpin,
-    peer: Peer,
-    activity: Arc<Activity>,
+    peer: ConnectionPeer,
+    activity: Arc<ConnectionActivity>,
     router: Router,
     stop: CancellationToken,
 ) -> hyper::Result<()> {
     let inner = TowerToHyperService::new(router);
-    let stream = Punctual {
+    let stream = ReadTimeout {
         stream,
         activity: Arc::clone(&activity),
         alarm: None,
@@ -258,13 +265,13 @@ async fn answer(
 }
 
 /// A connection whose other side has to send its requests in time.
-struct Punctual<S> {
+struct ReadTimeout<S> {
     stream: S,
-    activity: Arc<Activity>,
+    activity: Arc<ConnectionActivity>,
     alarm: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Punctual<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for ReadTimeout<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -299,7 +306,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Punctual<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Punctual<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for ReadTimeout<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -333,17 +340,17 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Punctual<S> {
 }
 
 /// A connection whose other side has to take what it is sent.
-struct Patient<S> {
+struct WriteTimeout<S> {
     stream: S,
-    activity: Arc<Activity>,
+    activity: Arc<ConnectionActivity>,
     /// From the first write that could not go on: when enough has to have been taken.
     stalled: Option<Pin<Box<Sleep>>>,
     /// What has been taken since then, in bytes.
     taken: usize,
 }
 
-impl<S: AsyncWrite + Unpin> Patient<S> {
-    const fn new(stream: S, activity: Arc<Activity>) -> Self {
+impl<S: AsyncWrite + Unpin> WriteTimeout<S> {
+    const fn new(stream: S, activity: Arc<ConnectionActivity>) -> Self {
         Self {
             stream,
             activity,
@@ -382,7 +389,7 @@ impl<S: AsyncWrite + Unpin> Patient<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for WriteTimeout<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -397,7 +404,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -453,7 +460,7 @@ mod tests {
                     sleep(pause).await;
                 }
             });
-            let mut ours = Patient::new(ours, Arc::new(Activity::new()));
+            let mut ours = WriteTimeout::new(ours, Arc::new(ConnectionActivity::new()));
             let written = ours.write_all(&vec![1; LEAST_TAKEN * 4]).await;
             reading.abort();
             written

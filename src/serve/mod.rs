@@ -46,22 +46,24 @@ use governor::state::keyed::HashMapStateStore;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-pub use auth::{Deed, Review, Reviewed};
-pub use forward::{Answers, Forward, Lead};
+pub use auth::{AccessReview, AuthDecision, Permission};
+pub use forward::{LeaderProxy, LeaderRoute, Routing};
 pub use listen::serve;
-pub use orders::{Accepted, Declined, MAX_REASON, Order};
+pub use orders::{AcceptedOrder, DeclinedOrder, MAX_REASON, RollbackOrder};
 use problem::problem;
-pub use share::Share;
-use share::{Joined, Shares};
-pub use tls::Tls;
-pub use webhook::{AlertHeard, AlertsFor, MAX_WAITING as MAX_WAITING_ALERTS};
+pub use share::Shard;
+use share::{ShardLists, ShardedView};
+pub use tls::ListenerTls;
+pub use webhook::{AlertSubscriber, MAX_WAITING as MAX_WAITING_ALERTS, ReceivedAlert};
 
-use crate::config::settings::{self, Module, Question};
+use crate::config::settings::{self, ModuleConfig, ProbeKind};
 use crate::config::{NamedFile, Target};
-use crate::metrics::{Format, Handler, Metrics, Refusal, Series, gzip_fast, write_page};
-use crate::sounding::Sounding;
+use crate::metrics::{
+    Handler, Metrics, MetricsFormat, ProbeSeries, Refusal, gzip_fast, write_page,
+};
+use crate::sounding::ProbeResult;
 use crate::sounding::expect::Pattern;
-use crate::track::Tracked;
+use crate::track::TrackedProbe;
 use crate::units::Moment;
 
 /// Pages of `/metrics` that may wait for their turn. A page is written by one thread at a time; more clients than
@@ -84,11 +86,11 @@ const WEBHOOK_RATE: NonZeroU32 = NonZeroU32::new(5000).unwrap();
 const STANDSTILL: Duration = Duration::from_secs(10);
 
 /// One sounding on behalf of a `/probe` request.
-pub struct ProbeCall {
+pub struct ProbeRequest {
     /// Whom to ask.
     pub target: Target,
     /// How.
-    pub question: Question,
+    pub question: ProbeKind,
     /// How long it may take.
     pub timeout: Duration,
     /// Whether to write down each step.
@@ -96,29 +98,29 @@ pub struct ProbeCall {
 }
 
 /// What came of it, with the steps in words when they were asked for.
-pub struct ProbeResult {
+pub struct ProbeResponse {
     /// The sounding.
-    pub sounding: Sounding,
+    pub sounding: ProbeResult,
     /// The steps, one line each; empty unless asked for.
     pub steps: Vec<String>,
 }
 
 /// Takes one sounding; given by the daemon, since this module does not know the prober.
-pub type TakeSounding =
-    Arc<dyn Fn(ProbeCall) -> Pin<Box<dyn Future<Output = ProbeResult> + Send>> + Send + Sync>;
+pub type RunProbe =
+    Arc<dyn Fn(ProbeRequest) -> Pin<Box<dyn Future<Output = ProbeResponse> + Send>> + Send + Sync>;
 
 /// The bytes of the newest recording of a release's revision: namespace, name, revision. May take a while.
 pub type FindRecording = Arc<dyn Fn(&str, &str, u32) -> Option<Vec<u8>> + Send + Sync>;
 
 /// Somebody wants the configuration read again, and waits to hear what came of it.
-pub type ReloadOrder = oneshot::Sender<Result<(), String>>;
+pub type ReloadRequest = oneshot::Sender<Result<(), String>>;
 
 /// What changes when the configuration is read again.
-pub struct Board {
+pub struct ServingConfig {
     /// The probes and what is known of them, in the order of the configuration.
-    pub series: Vec<Series>,
+    pub series: Vec<ProbeSeries>,
     /// What `/probe?module=` may name.
-    pub modules: BTreeMap<String, Module>,
+    pub modules: BTreeMap<String, ModuleConfig>,
     /// Targets of configured probes, as [`Target`] prints them.
     pub targets: HashSet<String>,
     /// Further targets that `/probe` may be sent to.
@@ -128,57 +130,57 @@ pub struct Board {
     /// Guarded releases.
     pub guards: Vec<status::GuardFeed>,
     /// Who takes orders for them, by namespace and name.
-    pub orders: HashMap<(String, String), mpsc::Sender<Order>>,
+    pub orders: HashMap<(String, String), mpsc::Sender<RollbackOrder>>,
     /// Who takes alerts of Alertmanager.
-    pub alerts: Vec<AlertsFor>,
+    pub alerts: Vec<AlertSubscriber>,
     /// The file with the bearer token that may change something and see evidence.
     pub token_file: Option<PathBuf>,
     /// Asks the cluster about other callers; without both nobody may.
-    pub review: Option<Review>,
+    pub review: Option<AccessReview>,
     /// The files that the configuration names, to say which of them cannot be used.
     pub files: Vec<NamedFile>,
 }
 
 /// What the handlers share.
-pub struct Shared {
+pub struct AppState {
     /// The daemon's own metrics.
     pub metrics: Arc<Metrics>,
     clock: fn() -> Moment,
-    board: RwLock<Arc<Board>>,
-    alerts: Shares<status::AlertView>,
-    objectives: Shares<Arc<status::ObjectiveView>>,
+    board: RwLock<Arc<ServingConfig>>,
+    alerts: ShardLists<status::AlertView>,
+    objectives: ShardLists<Arc<status::ObjectiveView>>,
     ready: AtomicBool,
     beat: Box<dyn Fn() -> Moment + Send + Sync>,
     refresh: Box<dyn Fn() + Send + Sync>,
     troubles: Box<dyn Fn() -> Vec<&'static str> + Send + Sync>,
-    take: TakeSounding,
+    take: RunProbe,
     recording: FindRecording,
-    reload: mpsc::Sender<ReloadOrder>,
-    answers: RwLock<Arc<Answers>>,
+    reload: mpsc::Sender<ReloadRequest>,
+    answers: RwLock<Arc<Routing>>,
     /// Why the configuration on the disk is not the one in force, if so.
     reload_trouble: RwLock<Option<String>>,
-    looked: ready::Looked,
+    looked: ready::ReadinessCache,
     scrapes: Semaphore,
     waiting_scrapes: Semaphore,
-    untaken: bodies::Untaken,
-    forwards: forward::Turns,
+    untaken: bodies::ResponseBudget,
+    forwards: forward::Permits,
     probes: Semaphore,
     probe_rate: DefaultDirectRateLimiter,
     recordings: Arc<Semaphore>,
     webhooks: Semaphore,
-    webhook_rate: ByAddress,
-    remembered: webhook::Memory,
+    webhook_rate: RateByAddress,
+    remembered: webhook::AlertMemory,
 }
 
 /// Notifications of one address.
-type ByAddress = RateLimiter<IpAddr, HashMapStateStore<IpAddr>, DefaultClock>;
+type RateByAddress = RateLimiter<IpAddr, HashMapStateStore<IpAddr>, DefaultClock>;
 
 /// Whose connection it is.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Peer(IpAddr);
+pub(crate) struct ConnectionPeer(IpAddr);
 
 /// What the daemon hands over once, at the start.
-pub struct Outfit {
+pub struct Dependencies {
     /// The daemon's own metrics.
     pub metrics: Arc<Metrics>,
     /// The monotonic clock.
@@ -190,23 +192,23 @@ pub struct Outfit {
     /// Troubles of our own that are in force.
     pub troubles: Box<dyn Fn() -> Vec<&'static str> + Send + Sync>,
     /// Takes a sounding for `/probe`.
-    pub take: TakeSounding,
+    pub take: RunProbe,
     /// Finds the recording of a watch.
     pub recording: FindRecording,
     /// Whoever can read the configuration again.
-    pub reload: mpsc::Sender<ReloadOrder>,
+    pub reload: mpsc::Sender<ReloadRequest>,
 }
 
-impl Shared {
+impl AppState {
     /// `serve` gives the limits; they hold until the process ends.
-    pub fn new(outfit: Outfit, board: Board, serve: &settings::Serve) -> Self {
+    pub fn new(outfit: Dependencies, board: ServingConfig, serve: &settings::ServeConfig) -> Self {
         let rate = NonZeroU32::new(serve.probe_rate).unwrap_or(NonZeroU32::MIN);
         Self {
             metrics: outfit.metrics,
             clock: outfit.clock,
             board: RwLock::new(Arc::new(board)),
-            alerts: Shares::new(),
-            objectives: Shares::new(),
+            alerts: ShardLists::new(),
+            objectives: ShardLists::new(),
             ready: AtomicBool::new(false),
             beat: outfit.beat,
             refresh: outfit.refresh,
@@ -214,24 +216,24 @@ impl Shared {
             take: outfit.take,
             recording: outfit.recording,
             reload: outfit.reload,
-            answers: RwLock::new(Arc::new(Answers::One(Lead::Here))),
+            answers: RwLock::new(Arc::new(Routing::One(LeaderRoute::Here))),
             reload_trouble: RwLock::default(),
-            looked: ready::Looked::default(),
+            looked: ready::ReadinessCache::default(),
             scrapes: Semaphore::new(1),
             waiting_scrapes: Semaphore::new(MAX_WAITING_SCRAPES),
-            untaken: bodies::Untaken::new(),
-            forwards: forward::Turns::new(),
+            untaken: bodies::ResponseBudget::new(),
+            forwards: forward::Permits::new(),
             probes: Semaphore::new(MAX_CONCURRENT_PROBES),
             probe_rate: RateLimiter::direct(Quota::per_second(rate)),
             recordings: Arc::new(Semaphore::new(MAX_CONCURRENT_RECORDINGS)),
             webhooks: Semaphore::new(MAX_CONCURRENT_WEBHOOKS),
             webhook_rate: RateLimiter::hashmap(Quota::per_second(WEBHOOK_RATE)),
-            remembered: webhook::Memory::default(),
+            remembered: webhook::AlertMemory::default(),
         }
     }
 
     /// Puts a new configuration before the clients.
-    pub fn replace_board(&self, board: Board) {
+    pub fn replace_board(&self, board: ServingConfig) {
         *self.board.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(board);
         self.looked.forget();
     }
@@ -242,12 +244,12 @@ impl Shared {
     }
 
     /// Says who answers for what is asked about releases; until it is said that is this replica.
-    pub fn set_answers(&self, answers: Answers) {
+    pub fn set_answers(&self, answers: Routing) {
         let answers = Arc::new(answers);
         *self.answers.write().unwrap_or_else(PoisonError::into_inner) = answers;
     }
 
-    fn answers(&self) -> Arc<Answers> {
+    fn answers(&self) -> Arc<Routing> {
         Arc::clone(&self.answers.read().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -270,7 +272,7 @@ impl Shared {
     }
 
     /// All probes that are shown.
-    pub fn tracked(&self) -> Vec<Arc<Tracked>> {
+    pub fn tracked(&self) -> Vec<Arc<TrackedProbe>> {
         let board = self.board();
         let series = board.series.iter();
         series.map(|series| Arc::clone(series.tracked())).collect()
@@ -284,36 +286,36 @@ impl Shared {
     }
 
     /// Puts the alerts of one share before the clients, beside those of the others.
-    pub fn show_alerts(&self, of: &Share, alerts: Vec<status::AlertView>) {
+    pub fn show_alerts(&self, of: &Shard, alerts: Vec<status::AlertView>) {
         self.alerts.show(of, alerts);
     }
 
     /// Puts the objectives of one share before the clients, beside those of the others.
-    pub fn show_objectives(&self, of: &Share, objectives: Vec<Arc<status::ObjectiveView>>) {
+    pub fn show_objectives(&self, of: &Shard, objectives: Vec<Arc<status::ObjectiveView>>) {
         self.objectives.show(of, objectives);
     }
 
     /// Nobody here looks after this share any more.
-    pub fn show_nothing(&self, of: &Share) {
+    pub fn show_nothing(&self, of: &Shard) {
         self.alerts.drop_share(of);
         self.objectives.drop_share(of);
     }
 
-    fn alerts(&self) -> Joined<status::AlertView> {
+    fn alerts(&self) -> ShardedView<status::AlertView> {
         self.alerts.joined()
     }
 
-    fn objectives(&self) -> Joined<Arc<status::ObjectiveView>> {
+    fn objectives(&self) -> ShardedView<Arc<status::ObjectiveView>> {
         self.objectives.joined()
     }
 
-    fn board(&self) -> Arc<Board> {
+    fn board(&self) -> Arc<ServingConfig> {
         Arc::clone(&self.board.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 /// All routes.
-pub fn router(shared: Arc<Shared>) -> Router {
+pub fn router(shared: Arc<AppState>) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
         .route("/probe", get(probe::probe))
@@ -366,7 +368,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
 }
 
 /// Counts each answer by handler and status; unknown paths share one handler name, so that clients cannot add series.
-async fn count(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+async fn count(State(shared): State<Arc<AppState>>, request: Request, next: Next) -> Response {
     let handler = match request.uri().path() {
         "/metrics" => Handler::Metrics,
         "/probe" => Handler::Probe,
@@ -380,7 +382,7 @@ async fn count(State(shared): State<Arc<Shared>>, request: Request, next: Next) 
     response
 }
 
-async fn healthy(State(shared): State<Arc<Shared>>) -> Response {
+async fn healthy(State(shared): State<Arc<AppState>>) -> Response {
     let silence = (shared.clock)().since((shared.beat)());
     if silence < STANDSTILL {
         return (StatusCode::OK, "Leadsman is healthy.\n").into_response();
@@ -395,8 +397,8 @@ async fn healthy(State(shared): State<Arc<Shared>>) -> Response {
 /// How long reading the configuration may take: as long as the guards of changed releases need to hand over.
 const RELOAD_PATIENCE: Duration = Duration::from_secs(60);
 
-async fn reload(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
-    if let Err(refused) = auth::allowed(&shared, Deed::Reload, &headers).await {
+async fn reload(State(shared): State<Arc<AppState>>, headers: HeaderMap) -> Response {
+    if let Err(refused) = auth::allowed(&shared, Permission::Reload, &headers).await {
         return refused;
     }
     let (answer, answered) = oneshot::channel();
@@ -418,14 +420,14 @@ async fn reload(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Respon
     }
 }
 
-async fn metrics(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+async fn metrics(State(shared): State<Arc<AppState>>, headers: HeaderMap) -> Response {
     let Ok(_queued) = shared.waiting_scrapes.try_acquire() else {
         return too_busy("pages of /metrics are being written");
     };
     let Ok(_turn) = shared.scrapes.acquire().await else {
         return not_now(STOPPING);
     };
-    let format = Format::negotiate(text_of(&headers, header::ACCEPT));
+    let format = MetricsFormat::negotiate(text_of(&headers, header::ACCEPT));
     let gzip = accepts_gzip(text_of(&headers, header::ACCEPT_ENCODING));
     let theirs = Arc::clone(&shared);
     // Writing takes milliseconds with thousands of probes: off the threads that take soundings.
@@ -453,7 +455,7 @@ async fn metrics(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Respo
 }
 
 /// A page of metrics with the headers that Prometheus wants.
-fn page_response(page: impl IntoResponse, format: Format, gzip: bool) -> Response {
+fn page_response(page: impl IntoResponse, format: MetricsFormat, gzip: bool) -> Response {
     let mut response = ([(header::CONTENT_TYPE, format.content_type())], page).into_response();
     let headers = response.headers_mut();
     headers.insert(
@@ -470,7 +472,7 @@ fn page_response(page: impl IntoResponse, format: Format, gzip: bool) -> Respons
 }
 
 /// Counts a request to `/probe` that gets no sounding.
-fn refuse(shared: &Shared, refusal: Refusal, response: Response) -> Response {
+fn refuse(shared: &AppState, refusal: Refusal, response: Response) -> Response {
     shared.metrics.refused(refusal);
     response
 }

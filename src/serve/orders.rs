@@ -17,9 +17,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::oneshot;
 
-use super::Shared;
+use super::AppState;
 use super::api::scraped;
-use super::auth::{Deed, allowed};
+use super::auth::{Permission, allowed};
 use super::problem::problem;
 use super::releases::{guarded, is_possible, unknown};
 use super::status::{GuardView, RolloutView};
@@ -41,7 +41,7 @@ const ANSWER: Duration = Duration::from_secs(15);
 
 /// A person wants the newest revision of a release rolled back.
 #[derive(Debug)]
-pub struct Order {
+pub struct RollbackOrder {
     /// The revision to go back to; without one it is chosen as after a verdict.
     pub target: Option<u32>,
     /// Why; not empty, at most [`MAX_REASON`] bytes.
@@ -49,12 +49,12 @@ pub struct Order {
     /// What tells an order that is sent again from a new one; at most 128 bytes.
     pub key: Option<Box<str>>,
     /// What became of it: the look before the rollback has been taken by then.
-    pub answer: oneshot::Sender<Result<Accepted, Declined>>,
+    pub answer: oneshot::Sender<Result<AcceptedOrder, DeclinedOrder>>,
 }
 
 /// An order that is carried out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Accepted {
+pub struct AcceptedOrder {
     /// Its id; several orders for the same rollback have one.
     pub id: String,
     /// The revision that is rolled back.
@@ -67,7 +67,7 @@ pub struct Accepted {
 
 /// Why an order is not carried out. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Declined {
+pub enum DeclinedOrder {
     /// There is no such release or revision: 404.
     Unknown(String),
     /// It is in conflict with what there is, or something is in the way: 409.
@@ -79,7 +79,7 @@ pub enum Declined {
 /// The body of an order.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Asked {
+struct OrderBody {
     #[serde(default)]
     revision: Option<u32>,
     reason: String,
@@ -87,7 +87,7 @@ struct Asked {
 
 /// Takes the order for a rollback.
 pub(super) async fn roll_back(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<AppState>>,
     Path((namespace, name)): Path<(String, String)>,
     headers: HeaderMap,
     body: Body,
@@ -95,7 +95,7 @@ pub(super) async fn roll_back(
     if !is_possible(&namespace, &name) {
         return unknown();
     }
-    let deed = Deed::RollBack(namespace.clone(), name.clone());
+    let deed = Permission::RollBack(namespace.clone(), name.clone());
     if let Err(refused) = allowed(&shared, deed, &headers).await {
         return refused;
     }
@@ -104,7 +104,7 @@ pub(super) async fn roll_back(
         Ok(body) => body,
         Err(refused) => return refused,
     };
-    let asked: Asked = match serde_json::from_slice(&body) {
+    let asked: OrderBody = match serde_json::from_slice(&body) {
         Ok(asked) => asked,
         Err(error) => return problem(StatusCode::BAD_REQUEST, &format!("the body: {error}")),
     };
@@ -120,7 +120,7 @@ pub(super) async fn roll_back(
         return not_guarded(&shared, &namespace, &name);
     };
     let (answer, answered) = oneshot::channel();
-    let order = Order {
+    let order = RollbackOrder {
         target: asked.revision,
         reason: asked.reason,
         key,
@@ -131,9 +131,9 @@ pub(super) async fn roll_back(
     }
     match tokio::time::timeout(ANSWER, answered).await {
         Ok(Ok(Ok(accepted))) => (StatusCode::ACCEPTED, axum::Json(accepted)).into_response(),
-        Ok(Ok(Err(Declined::Unknown(why)))) => problem(StatusCode::NOT_FOUND, &why),
-        Ok(Ok(Err(Declined::Conflict(why)))) => problem(StatusCode::CONFLICT, &why),
-        Ok(Ok(Err(Declined::NotNow(why)))) => super::not_now(&why),
+        Ok(Ok(Err(DeclinedOrder::Unknown(why)))) => problem(StatusCode::NOT_FOUND, &why),
+        Ok(Ok(Err(DeclinedOrder::Conflict(why)))) => problem(StatusCode::CONFLICT, &why),
+        Ok(Ok(Err(DeclinedOrder::NotNow(why)))) => super::not_now(&why),
         // It has ended without a look at the order.
         Ok(Err(_)) => super::not_now("this release is not guarded at the moment; try again"),
         // The order waits, and is carried out all the same.
@@ -161,7 +161,7 @@ fn key_of(headers: &HeaderMap) -> Result<Option<Box<str>>, String> {
 }
 
 /// Nobody takes orders for it: because it is only probed, or not known at all.
-fn not_guarded(shared: &Shared, namespace: &str, name: &str) -> Response {
+fn not_guarded(shared: &AppState, namespace: &str, name: &str) -> Response {
     let is_probed = shared.board().series.iter().any(|series| {
         let id = &series.tracked().probe().id;
         id.namespace.as_str() == namespace && id.release.as_str() == name
@@ -191,7 +191,7 @@ struct OrderView<'a> {
 }
 
 pub(super) async fn order(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<AppState>>,
     Path((namespace, name, id)): Path<(String, String, String)>,
     headers: HeaderMap,
 ) -> Response {

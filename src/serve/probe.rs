@@ -10,11 +10,11 @@ use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use super::blackbox::{self, Page};
-use super::{ProbeCall, Shared, not_now, page_response, refuse, text_of, too_busy};
+use super::blackbox::{self, BlackboxPage};
+use super::{AppState, ProbeRequest, not_now, page_response, refuse, text_of, too_busy};
 use crate::config::Target;
-use crate::config::settings::{Module, Question};
-use crate::metrics::{Format, Refusal};
+use crate::config::settings::{ModuleConfig, ProbeKind};
+use crate::metrics::{MetricsFormat, Refusal};
 use crate::sounding::expect::Pattern;
 
 /// What a scraper that announces no timeout is taken to have; blackbox_exporter's value.
@@ -27,12 +27,12 @@ const SCRAPE_TIMEOUT: &str = "x-prometheus-scrape-timeout-seconds";
 const DEFAULT_MODULE: &str = "http_2xx";
 
 pub(super) async fn probe(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<AppState>>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Response {
     let board = shared.board();
-    let query = Query::read(query.as_deref().unwrap_or(""));
+    let query = ProbeQuery::read(query.as_deref().unwrap_or(""));
     let Some(module) = board.modules.get(&query.module) else {
         let text = format!(
             "Unknown module {:?}; known are {}.\n",
@@ -64,24 +64,24 @@ pub(super) async fn probe(
         return refuse(&shared, Refusal::BadRequest, bad(text));
     }
     let timeout = timeout_of(module, scrape_timeout, board.timeout_offset);
-    let format = Format::negotiate(text_of(&headers, header::ACCEPT));
+    let format = MetricsFormat::negotiate(text_of(&headers, header::ACCEPT));
 
     let default_scheme = match question {
-        Question::Http(_) => "http",
-        Question::Tcp(_) => "tcp",
+        ProbeKind::Http(_) => "http",
+        ProbeKind::Tcp(_) => "tcp",
     };
     let target = match Target::parse(&decoded(target), default_scheme) {
         Ok(target) => target,
         // blackbox_exporter, too, answers a target that cannot be asked with a failed probe.
         Err(error) => {
-            let mut page = Page::of_nothing(&question, timeout);
+            let mut page = BlackboxPage::of_nothing(&question, timeout);
             page.steps.push(format!("the target {error}"));
             shared.metrics.refused(Refusal::BadTarget);
             return answer(&page, module, query.debug, format);
         }
     };
-    if target.is_tcp() != matches!(question, Question::Tcp(_)) {
-        let mut page = Page::of_nothing(&question, timeout);
+    if target.is_tcp() != matches!(question, ProbeKind::Tcp(_)) {
+        let mut page = BlackboxPage::of_nothing(&question, timeout);
         page.steps.push(format!(
             "the module {} does not speak {}",
             module.name,
@@ -107,14 +107,14 @@ pub(super) async fn probe(
     let Ok(_permit) = shared.probes.try_acquire() else {
         return refuse(&shared, Refusal::Saturated, too_busy("requests to /probe"));
     };
-    let call = ProbeCall {
+    let call = ProbeRequest {
         target,
         question: question.clone(),
         timeout,
         transcript: query.debug,
     };
     let result = (shared.take)(call).await;
-    let page = Page {
+    let page = BlackboxPage {
         question: &question,
         timeout,
         sounding: Some(result.sounding),
@@ -123,7 +123,12 @@ pub(super) async fn probe(
     answer(&page, module, query.debug, format)
 }
 
-fn answer(page: &Page<'_>, module: &Module, debug: bool, format: Format) -> Response {
+fn answer(
+    page: &BlackboxPage<'_>,
+    module: &ModuleConfig,
+    debug: bool,
+    format: MetricsFormat,
+) -> Response {
     if debug {
         let text = blackbox::debug_page(page, module);
         return ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response();
@@ -133,14 +138,14 @@ fn answer(page: &Page<'_>, module: &Module, debug: bool, format: Format) -> Resp
 
 /// The parameters that are known; others are ignored, the first of each name counts.
 #[derive(Default)]
-struct Query {
+struct ProbeQuery {
     target: Option<String>,
     module: String,
     hostname: Option<String>,
     debug: bool,
 }
 
-impl Query {
+impl ProbeQuery {
     fn read(text: &str) -> Self {
         let (mut query, mut module) = (Self::default(), None);
         for (key, value) in url::form_urlencoded::parse(text.as_bytes()) {
@@ -184,9 +189,9 @@ fn percent_decoded(text: &str) -> Option<String> {
 }
 
 /// `hostname=` is the name that the target sees, where `target` is an address.
-fn set_hostname(question: &mut Question, hostname: String) -> Result<(), String> {
+fn set_hostname(question: &mut ProbeKind, hostname: String) -> Result<(), String> {
     match question {
-        Question::Http(http) => {
+        ProbeKind::Http(http) => {
             if http.host.is_some() {
                 return Err(
                     "The host is set by the module, and by the parameter hostname as well.\n"
@@ -209,7 +214,7 @@ fn set_hostname(question: &mut Question, hostname: String) -> Result<(), String>
             }
             http.host = Some(hostname);
         }
-        Question::Tcp(tcp) => {
+        ProbeKind::Tcp(tcp) => {
             if tcp.connect.tls.server_name.is_none() {
                 tcp.connect.tls.server_name = Some(hostname);
             }
@@ -234,7 +239,7 @@ fn announced(headers: &HeaderMap) -> Result<Option<Duration>, String> {
 }
 
 /// The module's own timeout, or less where the scraper would not wait for so long.
-fn timeout_of(module: &Module, scrape: Option<Duration>, offset: Duration) -> Duration {
+fn timeout_of(module: &ModuleConfig, scrape: Option<Duration>, offset: Duration) -> Duration {
     let scrape = scrape.unwrap_or(DEFAULT_SCRAPE_TIMEOUT);
     // A scraper that waits for less than the offset gets what it asks for, and not a timeout of nothing.
     let room = scrape
@@ -274,7 +279,7 @@ fn names<'a>(names: impl Iterator<Item = &'a String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::settings::{Connect, TcpQuestion};
+    use crate::config::settings::{ConnectConfig, TcpProbeConfig};
 
     #[test]
     fn the_shorter_of_module_and_scrape_timeout_counts() {
@@ -298,14 +303,14 @@ mod tests {
 
     #[track_caller]
     fn check(row: &str, module: Option<f64>, scrape: Option<f64>, offset: f64, expected: f64) {
-        let question = Question::Tcp(Box::new(TcpQuestion {
+        let question = ProbeKind::Tcp(Box::new(TcpProbeConfig {
             dialogue: Vec::new(),
             tls: false,
-            connect: Connect::default(),
+            connect: ConnectConfig::default(),
             max_latency: None,
             certificate_valid_for: None,
         }));
-        let module = Module {
+        let module = ModuleConfig {
             name: "m".into(),
             question,
             timeout: module.map(Duration::from_secs_f64),
@@ -357,7 +362,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn any_query_is_read_without_a_panic(text in ".{0,300}") {
-            let query = Query::read(&text);
+            let query = ProbeQuery::read(&text);
             let _ = Target::parse(&decoded(query.target.as_deref().unwrap_or("")), "http");
         }
     }

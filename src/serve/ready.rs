@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use tokio::time::Instant;
 
-use super::Shared;
+use super::AppState;
 use crate::config::NamedFile;
 use crate::files::named;
 
@@ -23,9 +23,9 @@ const SHOWN: usize = 20;
 
 /// What was found the last time.
 #[derive(Debug, Default)]
-pub(super) struct Looked(Mutex<Option<(Instant, Vec<String>)>>);
+pub(super) struct ReadinessCache(Mutex<Option<(Instant, Vec<String>)>>);
 
-impl Looked {
+impl ReadinessCache {
     fn last(&self) -> Option<(Instant, Vec<String>)> {
         let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         last.clone()
@@ -51,7 +51,7 @@ pub fn troubles(files: &[NamedFile]) -> Vec<String> {
     files.iter().filter_map(of).collect()
 }
 
-async fn file_troubles(shared: &Arc<Shared>) -> Vec<String> {
+async fn file_troubles(shared: &Arc<AppState>) -> Vec<String> {
     let last = shared.looked.last();
     if let Some((at, found)) = &last
         && at.elapsed() < LOOK_EVERY
@@ -76,7 +76,7 @@ async fn file_troubles(shared: &Arc<Shared>) -> Vec<String> {
 
 /// 200 also where something is wrong that a restart or another replica would not mend: without it the status page and the
 /// metrics that tell of it would be out of reach.
-pub(super) async fn ready(State(shared): State<Arc<Shared>>) -> Response {
+pub(super) async fn ready(State(shared): State<Arc<AppState>>) -> Response {
     if !shared.is_ready() {
         let text = "Leadsman is starting or stopping.\n";
         return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();

@@ -8,21 +8,21 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::json;
 
-use super::Shared;
+use super::AppState;
 use super::api::scraped;
-use super::auth::{Deed, allowed};
+use super::auth::{Permission, allowed};
 use super::bodies::until_taken;
-use super::gather::{Entry, gather};
+use super::gather::{FanOutEntry, gather};
 use super::problem::problem;
 use super::status;
 use super::status::{GuardView, ReleaseView};
 
 #[derive(Serialize)]
-struct Releases<'a> {
-    releases: Vec<Entry<'a, ReleaseView>>,
+struct ReleasesBody<'a> {
+    releases: Vec<FanOutEntry<'a, ReleaseView>>,
 }
 
-pub(super) async fn all(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+pub(super) async fn all(State(shared): State<Arc<AppState>>, headers: HeaderMap) -> Response {
     let gathered = match gather(&shared, "/api/v1/releases", &headers).await {
         Ok(gathered) => gathered,
         Err(refused) => return refused,
@@ -30,13 +30,13 @@ pub(super) async fn all(State(shared): State<Arc<Shared>>, headers: HeaderMap) -
     scraped(shared, &headers, move |shared| {
         let own = status::releases(shared, &shared.board(), (shared.clock)());
         let releases = gathered.read().releases(own);
-        serde_json::to_vec(&Releases { releases })
+        serde_json::to_vec(&ReleasesBody { releases })
     })
     .await
 }
 
 pub(super) async fn one(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<AppState>>,
     Path((namespace, name)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Response {
@@ -49,7 +49,7 @@ pub(super) async fn one(
 }
 
 pub(super) async fn rollouts(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<AppState>>,
     Path((namespace, name)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Response {
@@ -63,7 +63,7 @@ pub(super) async fn rollouts(
 }
 
 pub(super) async fn rollout(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<AppState>>,
     Path((namespace, name, revision)): Path<(String, String, u32)>,
     headers: HeaderMap,
 ) -> Response {
@@ -86,14 +86,14 @@ pub(super) async fn rollout(
 /// The recording of a watch, as `leadsman explain` reads it: JSON Lines. It holds logs and differences of values, with
 /// secrets hidden, and is evidence all the same.
 pub(super) async fn recording(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<AppState>>,
     Path((namespace, name, revision)): Path<(String, String, u32)>,
     headers: HeaderMap,
 ) -> Response {
     if !is_possible(&namespace, &name) {
         return unknown();
     }
-    let deed = Deed::ReadRecording(namespace.clone(), name.clone());
+    let deed = Permission::ReadRecording(namespace.clone(), name.clone());
     if let Err(refused) = allowed(&shared, deed, &headers).await {
         return refused;
     }
@@ -118,7 +118,7 @@ pub(super) async fn recording(
     }
 }
 
-pub(super) fn guarded(shared: &Shared, namespace: &str, name: &str) -> Option<Arc<GuardView>> {
+pub(super) fn guarded(shared: &AppState, namespace: &str, name: &str) -> Option<Arc<GuardView>> {
     let board = shared.board();
     let mut views = board.guards.iter().map(|feed| feed.borrow().clone());
     views.find(|view| view.namespace == namespace && view.release == name)

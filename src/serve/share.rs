@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 
 /// What one herald looks after.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Share {
+pub enum Shard {
     /// All of it: there is no other herald.
     All,
     /// Nothing but this replica itself.
@@ -17,16 +17,16 @@ pub enum Share {
 }
 
 /// The list of each share.
-pub(super) struct Shares<T>(RwLock<BTreeMap<Share, Arc<Vec<T>>>>);
+pub(super) struct ShardLists<T>(RwLock<BTreeMap<Shard, Arc<Vec<T>>>>);
 
-impl<T> Shares<T> {
+impl<T> ShardLists<T> {
     /// Nothing is shown.
     pub(super) const fn new() -> Self {
         Self(RwLock::new(BTreeMap::new()))
     }
 
     /// Shows this of a share, in place of what was shown of it before.
-    pub(super) fn show(&self, of: &Share, list: Vec<T>) {
+    pub(super) fn show(&self, of: &Shard, list: Vec<T>) {
         let list = Arc::new(list);
         let mut shown = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let before = shown.insert(of.clone(), list);
@@ -36,7 +36,7 @@ impl<T> Shares<T> {
     }
 
     /// Shows nothing of a share any more.
-    pub(super) fn drop_share(&self, of: &Share) {
+    pub(super) fn drop_share(&self, of: &Shard) {
         let mut shown = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let before = shown.remove(of);
         drop(shown);
@@ -44,22 +44,22 @@ impl<T> Shares<T> {
     }
 
     /// What is shown of all shares; the lists themselves are not copied.
-    pub(super) fn joined(&self) -> Joined<T> {
+    pub(super) fn joined(&self) -> ShardedView<T> {
         let shown = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        Joined(shown.values().cloned().collect())
+        ShardedView(shown.values().cloned().collect())
     }
 }
 
 /// The lists of all shares, one after the other: as one list, also in JSON.
-pub(super) struct Joined<T>(Vec<Arc<Vec<T>>>);
+pub(super) struct ShardedView<T>(Vec<Arc<Vec<T>>>);
 
-impl<T> Joined<T> {
+impl<T> ShardedView<T> {
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
         self.0.iter().flat_map(|list| list.iter())
     }
 }
 
-impl<T: Serialize> Serialize for Joined<T> {
+impl<T: Serialize> Serialize for ShardedView<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(self.iter())
     }
@@ -69,17 +69,17 @@ impl<T: Serialize> Serialize for Joined<T> {
 mod tests {
     use super::*;
 
-    fn release(name: &str) -> Share {
-        Share::Release("shop".into(), name.into())
+    fn release(name: &str) -> Shard {
+        Shard::Release("shop".into(), name.into())
     }
 
     #[test]
     fn readers_see_the_lists_of_all_shares_as_one() {
-        let shares = Shares::new();
+        let shares = ShardLists::new();
         let seen = || serde_json::to_string(&shares.joined()).unwrap();
         assert_eq!(seen(), "[]");
         shares.show(&release("web"), vec![4]);
-        shares.show(&Share::Ourselves, vec![1]);
+        shares.show(&Shard::Ourselves, vec![1]);
         shares.show(&release("api"), vec![2, 3]);
         assert_eq!(seen(), "[1,2,3,4]");
         shares.show(&release("api"), vec![5]);
@@ -88,7 +88,7 @@ mod tests {
         assert_eq!(seen(), "[1,5]");
         // A reader keeps what it has seen.
         let before = shares.joined();
-        shares.drop_share(&Share::Ourselves);
+        shares.drop_share(&Shard::Ourselves);
         shares.drop_share(&release("unknown"));
         assert_eq!(before.iter().copied().collect::<Vec<i32>>(), [1, 5]);
         assert_eq!(seen(), "[5]");

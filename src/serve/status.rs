@@ -16,12 +16,12 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::api::scraped;
-use super::gather::{Entry, gather};
-use super::share::Joined;
-use super::{Board, Shared};
+use super::gather::{FanOutEntry, gather};
+use super::share::ShardedView;
+use super::{AppState, ServingConfig};
 use crate::alert::LabelSet;
 use crate::clock;
-use crate::metrics::Series;
+use crate::metrics::ProbeSeries;
 use crate::sounding::Outcome;
 use crate::units::{ErrorRate, Moment};
 use crate::window::Quantile;
@@ -61,7 +61,7 @@ pub struct GuardView {
     /// What people should know of it beforehand, in words.
     pub remarks: Vec<String>,
     /// The judgement that runs.
-    pub watch: Option<WatchView>,
+    pub watch: Option<AnalysisView>,
     /// The bake of the newest revision that runs, or how it ended.
     pub bake: Option<BakeView>,
     /// How long answers took in the judgement that runs, or in the last one, and before.
@@ -75,20 +75,20 @@ pub struct GuardView {
     /// The log of events, the newest first.
     pub events: Vec<EventView>,
     /// What is known of the probes beforehand, in their order.
-    pub known: Vec<KnownView>,
+    pub known: Vec<ProbeHistoryView>,
     /// Revisions whose watch has ended, the oldest first; they have a page of their own.
     #[serde(skip)]
     pub rollouts: Vec<RolloutView>,
     /// The revision at hand.
     #[serde(skip)]
-    pub case: Option<CaseView>,
+    pub case: Option<CandidateView>,
     /// Why nothing new is known of the release, if so.
     pub blind: Option<String>,
 }
 
 /// The revision at hand.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct CaseView {
+pub struct CandidateView {
     /// Its number.
     pub revision: u32,
     /// The numbers of the verdict in words, or what a person said.
@@ -107,7 +107,7 @@ pub struct CaseView {
 
 /// What is known of a probe before a revision appears.
 #[derive(Debug, Clone, Serialize)]
-pub struct KnownView {
+pub struct ProbeHistoryView {
     /// Its name.
     pub probe: String,
     /// Soundings of the baseline.
@@ -154,7 +154,7 @@ pub struct RolloutView {
 
 /// A judgement that runs.
 #[derive(Debug, Clone, Serialize)]
-pub struct WatchView {
+pub struct AnalysisView {
     /// Seconds since the revision appeared.
     pub elapsed_s: f64,
     /// Seconds of the whole watch.
@@ -397,14 +397,14 @@ impl AlertView {
 }
 
 #[derive(Serialize)]
-struct Status<'a> {
+struct StatusBody<'a> {
     version: &'static str,
     now: f64,
     ready: bool,
     troubles: Vec<&'static str>,
     /// Those that are of no release.
-    alerts: Vec<Entry<'a, AlertView>>,
-    releases: Vec<Entry<'a, ReleaseView>>,
+    alerts: Vec<FanOutEntry<'a, AlertView>>,
+    releases: Vec<FanOutEntry<'a, ReleaseView>>,
     /// Each replica asks them itself.
     dependencies: Vec<DependencyView>,
 }
@@ -479,7 +479,7 @@ pub(super) async fn page() -> Response {
     (headers, PAGE).into_response()
 }
 
-pub(super) async fn status(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+pub(super) async fn status(State(shared): State<Arc<AppState>>, headers: HeaderMap) -> Response {
     let gathered = match gather(&shared, "/api/v1/status", &headers).await {
         Ok(gathered) => gathered,
         Err(refused) => return refused,
@@ -489,7 +489,7 @@ pub(super) async fn status(State(shared): State<Arc<Shared>>, headers: HeaderMap
         let now = (shared.clock)();
         let heard = gathered.read();
         let ours = own(&shared.alerts());
-        let status = Status {
+        let status = StatusBody {
             version: env!("CARGO_PKG_VERSION"),
             now: clock::unix_seconds(),
             ready: shared.is_ready(),
@@ -504,14 +504,14 @@ pub(super) async fn status(State(shared): State<Arc<Shared>>, headers: HeaderMap
 }
 
 /// Alerts about ourselves.
-fn own(alerts: &Joined<AlertView>) -> Vec<AlertView> {
+fn own(alerts: &ShardedView<AlertView>) -> Vec<AlertView> {
     let own = alerts
         .iter()
         .filter(|alert| alert.labels.get("release").is_none());
     own.cloned().collect()
 }
 
-pub(super) fn releases(shared: &Shared, board: &Board, now: Moment) -> Vec<ReleaseView> {
+pub(super) fn releases(shared: &AppState, board: &ServingConfig, now: Moment) -> Vec<ReleaseView> {
     let (alerts, objectives) = (shared.alerts(), shared.objectives());
     let mut alerts_of: HashMap<(&str, &str), Vec<&AlertView>> = HashMap::new();
     for alert in alerts.iter() {
@@ -592,7 +592,7 @@ fn only_probed(namespace: &str, release: &str) -> GuardView {
     }
 }
 
-fn one(series: &Series, now: Moment) -> ProbeView {
+fn one(series: &ProbeSeries, now: Moment) -> ProbeView {
     let tracked = series.tracked();
     let (view, recent) = {
         let mut track = tracked.lock();

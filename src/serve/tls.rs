@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
-use crate::config::settings::ServeTls;
+use crate::config::settings::ServeTlsConfig;
 use crate::files::named::MAX_FILE;
 use crate::files::read_theirs;
 
@@ -21,21 +21,21 @@ use crate::files::read_theirs;
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// The certificate that the listener shows.
-pub struct Tls {
-    files: ServeTls,
-    state: Mutex<State>,
+pub struct ListenerTls {
+    files: ServeTlsConfig,
+    state: Mutex<TlsState>,
 }
 
-struct State {
+struct TlsState {
     looked: Instant,
     /// What is shown, and what it was made of; nothing while the files have never been usable.
     shown: Option<([u8; 32], TlsAcceptor)>,
 }
 
-impl Tls {
+impl ListenerTls {
     /// Reads the files. While they cannot be used every handshake fails, and they are looked at again: they may come later,
     /// and nothing is ever served without TLS instead.
-    pub fn read(files: &ServeTls) -> Self {
+    pub fn read(files: &ServeTlsConfig) -> Self {
         let shown = read(files).inspect_err(|why| {
             tracing::error!(
                 why,
@@ -44,7 +44,7 @@ impl Tls {
         });
         Self {
             files: files.clone(),
-            state: Mutex::new(State {
+            state: Mutex::new(TlsState {
                 looked: Instant::now(),
                 shown: shown.ok(),
             }),
@@ -80,7 +80,7 @@ impl Tls {
     }
 }
 
-fn read(files: &ServeTls) -> Result<([u8; 32], TlsAcceptor), String> {
+fn read(files: &ServeTlsConfig) -> Result<([u8; 32], TlsAcceptor), String> {
     let mut digest = Sha256::new();
     let mut load = |path: &Path| {
         let bytes = bounded(path)?;

@@ -27,15 +27,15 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use self::payload::{Notice, Status, Told, is_bounded, read};
-use super::auth::{Deed, allowed};
-use super::forward::{Asked, is_passed_on};
+use self::payload::{WebhookAlert, WebhookAlertStatus, WebhookNotification, is_bounded, read};
+use super::auth::{Permission, allowed};
+use super::forward::{ReplicaRequest, is_passed_on};
 use super::problem::problem;
-use super::{Peer, Shared, bodies, gather, not_now, too_busy};
+use super::{AppState, ConnectionPeer, bodies, gather, not_now, too_busy};
 use crate::alert::Labels;
 use crate::clock;
-use crate::config::settings::{AlertRule, Weight};
-use crate::metrics::{Action, WEBHOOK_CAPACITY, Waits};
+use crate::config::settings::{AlertRule, AlertWeight};
+use crate::metrics::{WEBHOOK_CAPACITY, WaitingAlert, WebhookAction};
 use crate::units::Moment;
 
 /// The largest body.
@@ -62,7 +62,7 @@ pub const MAX_WAITING: usize = WEBHOOK_CAPACITY;
 
 /// An alert of Alertmanager about a release.
 #[derive(Debug)]
-pub struct AlertHeard {
+pub struct ReceivedAlert {
     /// Its name.
     pub name: String,
     /// What tells it from others: Alertmanager's hash of its labels.
@@ -72,15 +72,15 @@ pub struct AlertHeard {
     /// Whether it fires, or has ended.
     pub is_firing: bool,
     /// What it means here.
-    pub weight: Weight,
+    pub weight: AlertWeight,
     /// It counts as one that waits until the guard has taken it.
-    _waits: Waits,
+    _waits: WaitingAlert,
 }
 
 #[cfg(test)]
-impl AlertHeard {
+impl ReceivedAlert {
     /// One that fires.
-    pub(crate) fn firing(name: &str, since: u64, weight: Weight, waits: Waits) -> Self {
+    pub(crate) fn firing(name: &str, since: u64, weight: AlertWeight, waits: WaitingAlert) -> Self {
         Self {
             name: name.to_owned(),
             fingerprint: name.to_owned(),
@@ -93,17 +93,17 @@ impl AlertHeard {
 }
 
 /// Who takes alerts about a release.
-pub struct AlertsFor {
+pub struct AlertSubscriber {
     /// Its namespace and name.
     pub release: (String, String),
     /// Its rules.
     pub rules: Vec<AlertRule>,
     /// Its guard.
-    pub to: mpsc::Sender<AlertHeard>,
+    pub to: mpsc::Sender<ReceivedAlert>,
 }
 
-impl AlertsFor {
-    fn weight(&self, labels: &Labels) -> Option<Weight> {
+impl AlertSubscriber {
+    fn weight(&self, labels: &Labels) -> Option<AlertWeight> {
         let matches = |rule: &&AlertRule| {
             rule.labels.iter().all(|(name, pattern)| {
                 pattern
@@ -117,7 +117,7 @@ impl AlertsFor {
 
 /// News of the last days, by when it was last heard.
 #[derive(Default)]
-pub(super) struct Remembered {
+pub(super) struct SeenAlerts {
     /// When each was last heard, and its place in `order`.
     known: HashMap<u64, (Moment, u64)>,
     /// The keys, from the one that was heard longest ago.
@@ -125,7 +125,7 @@ pub(super) struct Remembered {
     next: u64,
 }
 
-impl Remembered {
+impl SeenAlerts {
     /// Whether this is news; it is none from now on, and is known for another while.
     fn is_news(&mut self, key: u64, now: Moment) -> bool {
         while let Some((place, oldest)) = self.order.first_key_value().map(|(a, b)| (*a, *b)) {
@@ -158,8 +158,8 @@ impl Remembered {
 }
 
 pub(super) async fn take(
-    State(shared): State<Arc<Shared>>,
-    peer: Option<axum::Extension<Peer>>,
+    State(shared): State<Arc<AppState>>,
+    peer: Option<axum::Extension<ConnectionPeer>>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
@@ -169,7 +169,7 @@ pub(super) async fn take(
     response
 }
 
-async fn taken(shared: &Shared, from: IpAddr, headers: &HeaderMap, body: Body) -> Response {
+async fn taken(shared: &AppState, from: IpAddr, headers: &HeaderMap, body: Body) -> Response {
     // First of all, since to look who it is may take a file or the cluster.
     if shared.webhook_rate.len() > MAX_ADDRESSES {
         shared.webhook_rate.retain_recent();
@@ -177,7 +177,7 @@ async fn taken(shared: &Shared, from: IpAddr, headers: &HeaderMap, body: Body) -
     if shared.webhook_rate.check_key(&from).is_err() {
         return too_busy("notifications come from this address");
     }
-    if let Err(refused) = allowed(shared, Deed::SendAlerts, headers).await {
+    if let Err(refused) = allowed(shared, Permission::SendAlerts, headers).await {
         return refused;
     }
     let board = shared.board();
@@ -188,7 +188,7 @@ async fn taken(shared: &Shared, from: IpAddr, headers: &HeaderMap, body: Body) -
         Ok(body) => body,
         Err(refused) => return refused,
     };
-    let notice: Notice<'_> = match serde_json::from_slice(&body) {
+    let notice: WebhookNotification<'_> = match serde_json::from_slice(&body) {
         Ok(notice) => notice,
         Err(error) => return problem(StatusCode::BAD_REQUEST, &format!("the body: {error}")),
     };
@@ -196,7 +196,10 @@ async fn taken(shared: &Shared, from: IpAddr, headers: &HeaderMap, body: Body) -
         Ok(alerts) => alerts,
         Err(why) => {
             let rejected = notice.alerts.count as u64;
-            shared.metrics.webhook.alerts(Action::Rejected, rejected);
+            shared
+                .metrics
+                .webhook
+                .alerts(WebhookAction::Rejected, rejected);
             return problem(StatusCode::BAD_REQUEST, &why);
         }
     };
@@ -205,7 +208,7 @@ async fn taken(shared: &Shared, from: IpAddr, headers: &HeaderMap, body: Body) -
     let truncated = notice.truncated_alerts;
     drop(turn);
     let elsewhere = if is_passed_on(headers) {
-        Ok(Counts::new())
+        Ok(WebhookCounts::new())
     } else {
         pass_on(shared, headers, body).await
     };
@@ -223,20 +226,20 @@ async fn taken(shared: &Shared, from: IpAddr, headers: &HeaderMap, body: Body) -
 }
 
 /// How many alerts were accepted, ignored and so on.
-type Counts = BTreeMap<String, u64>;
+type WebhookCounts = BTreeMap<String, u64>;
 
 /// Hands all alerts to the releases here. An error when one of them has no room.
 fn deliver_all(
-    shared: &Shared,
-    releases: &[AlertsFor],
+    shared: &AppState,
+    releases: &[AlertSubscriber],
     group: &str,
-    alerts: &[Option<Told>],
-) -> Result<Counts, ()> {
-    let mut counts = Counts::new();
+    alerts: &[Option<WebhookAlert>],
+) -> Result<WebhookCounts, ()> {
+    let mut counts = WebhookCounts::new();
     for alert in alerts {
         let action = match alert {
             Some(alert) if is_bounded(alert) => deliver(shared, releases, group, alert)?,
-            Some(_) | None => Action::Rejected,
+            Some(_) | None => WebhookAction::Rejected,
         };
         shared.metrics.webhook.alerts(action, 1);
         *counts.entry(action.as_str().to_owned()).or_insert(0) += 1;
@@ -246,16 +249,20 @@ fn deliver_all(
 
 /// Passes a notification on to all replicas that act for a release of their own: what they make of it, or the answer when
 /// one of them has not taken it. Whoever has taken it knows it when it comes again.
-async fn pass_on(shared: &Shared, headers: &HeaderMap, body: Bytes) -> Result<Counts, Response> {
+async fn pass_on(
+    shared: &AppState,
+    headers: &HeaderMap,
+    body: Bytes,
+) -> Result<WebhookCounts, Response> {
     let answers = shared.answers();
     let others = gather::others(&answers);
-    let mut counts = Counts::new();
+    let mut counts = WebhookCounts::new();
     let Some(_turns) = shared.forwards.requests(others.len()) else {
         return Err(too_busy("requests wait for other replicas"));
     };
     let kept = [header::AUTHORIZATION, header::CONTENT_TYPE].into_iter();
     let kept = kept.filter_map(|name| Some((name.clone(), headers.get(&name)?.clone())));
-    let asked = Asked {
+    let asked = ReplicaRequest {
         method: Method::POST,
         path: "/api/v1/alerts",
         headers: kept.collect(),
@@ -286,7 +293,7 @@ async fn pass_on(shared: &Shared, headers: &HeaderMap, body: Bytes) -> Result<Co
     Err(not_now(&format!("{}; send it again", troubles.join(", "))))
 }
 
-fn add(counts: &mut Counts, others: Counts) {
+fn add(counts: &mut WebhookCounts, others: WebhookCounts) {
     for (action, count) in others {
         let sum = counts.entry(action).or_insert(0);
         *sum = sum.saturating_add(count);
@@ -295,11 +302,11 @@ fn add(counts: &mut Counts, others: Counts) {
 
 /// Hands an alert to all releases that it is about. An error when one of them has no room.
 fn deliver(
-    shared: &Shared,
-    releases: &[AlertsFor],
+    shared: &AppState,
+    releases: &[AlertSubscriber],
     group: &str,
-    alert: &Told,
-) -> Result<Action, ()> {
+    alert: &WebhookAlert,
+) -> Result<WebhookAction, ()> {
     let name = alert.labels.get("alertname").map_or("", String::as_str);
     if name.starts_with("Leadsman")
         || alert
@@ -307,14 +314,14 @@ fn deliver(
             .get("source")
             .is_some_and(|source| source == "leadsman")
     {
-        return Ok(Action::Ignored);
+        return Ok(WebhookAction::Ignored);
     }
     let about: Vec<_> = releases
         .iter()
         .filter_map(|release| Some((release, release.weight(&alert.labels)?)))
         .collect();
     if about.is_empty() {
-        return Ok(Action::Ignored);
+        return Ok(WebhookAction::Ignored);
     }
     let since = u64::try_from(alert.starts_at.as_millisecond()).unwrap_or(0);
     let remembered = || {
@@ -323,7 +330,7 @@ fn deliver(
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     };
-    let mut action = Action::Duplicate;
+    let mut action = WebhookAction::Duplicate;
     for (release, weight) in about {
         // By release: what one of them has heard is news to another that this replica acts for since.
         let mut hasher = DefaultHasher::new();
@@ -333,11 +340,11 @@ fn deliver(
         if !remembered().is_news(key, clock::now()) {
             continue;
         }
-        let heard = AlertHeard {
+        let heard = ReceivedAlert {
             name: name.to_owned(),
             fingerprint: alert.fingerprint.clone(),
             since,
-            is_firing: alert.status == Status::Firing,
+            is_firing: alert.status == WebhookAlertStatus::Firing,
             weight,
             _waits: shared.metrics.webhook.waits(),
         };
@@ -345,12 +352,12 @@ fn deliver(
             remembered().forget(key);
             return Err(());
         }
-        action = Action::Accepted;
+        action = WebhookAction::Accepted;
     }
     Ok(action)
 }
 
-pub(super) type Memory = Mutex<Remembered>;
+pub(super) type AlertMemory = Mutex<SeenAlerts>;
 
 #[cfg(test)]
 mod tests {
@@ -362,7 +369,7 @@ mod tests {
 
     #[test]
     fn what_is_repeated_stays_known_and_what_is_not_is_forgotten() {
-        let mut remembered = Remembered::default();
+        let mut remembered = SeenAlerts::default();
         assert!(remembered.is_news(1, hour(1)));
         assert!(remembered.is_news(2, hour(1)));
         for hours in 2..100 {
@@ -380,7 +387,7 @@ mod tests {
 
     #[test]
     fn the_one_heard_longest_ago_makes_room() {
-        let mut remembered = Remembered::default();
+        let mut remembered = SeenAlerts::default();
         for key in 0..MAX_REMEMBERED as u64 {
             assert!(remembered.is_news(key, hour(1)));
         }

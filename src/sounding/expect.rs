@@ -159,14 +159,14 @@ pub enum JsonTest {
     /// A string that matches.
     Matches(Pattern),
     /// A number (or a string that holds one) that compares so with this decimal number, exactly.
-    Compare(Comparison, Decimal),
+    Compare(NumberComparison, Decimal),
     /// There is such a place (`true`), or there is none (`false`).
     Exists(bool),
 }
 
 /// How two numbers compare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Comparison {
+pub enum NumberComparison {
     /// `>`
     Greater,
     /// `>=`
@@ -177,7 +177,7 @@ pub enum Comparison {
     LessOrEqual,
 }
 
-impl Comparison {
+impl NumberComparison {
     /// Whether `number` compares so with `bound`.
     pub fn holds(self, number: &Decimal, bound: &Decimal) -> bool {
         let order = number.cmp(bound);
@@ -200,7 +200,7 @@ impl Comparison {
     }
 }
 
-impl fmt::Display for Comparison {
+impl fmt::Display for NumberComparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }

@@ -40,14 +40,14 @@ pub(super) fn check(rules: &[JsonRule], body: &[u8]) -> Result<(), String> {
     if rules.is_empty() {
         return Ok(());
     }
-    let doc = Doc::of(body)
+    let doc = JsonDoc::of(body)
         .map_err(|why| format!("the body is not JSON ({why}): {}", shown_bytes(body)))?;
     for rule in rules {
         doc.begin();
         match apply(&doc, rule) {
             Ok(None) => {}
             Ok(Some(explanation)) => return Err(explanation),
-            Err(Trouble(why)) => {
+            Err(JsonError(why)) => {
                 return Err(format!("JSON at {}: {why}", shown(rule.place.text())));
             }
         }
@@ -57,7 +57,7 @@ pub(super) fn check(rules: &[JsonRule], body: &[u8]) -> Result<(), String> {
 
 /// Why a rule could not be applied to a text.
 #[derive(Debug, PartialEq)]
-pub(super) struct Trouble(pub(super) String);
+pub(super) struct JsonError(pub(super) String);
 
 /// The text, once it is known to be JSON and not too deep.
 fn valid(body: &[u8]) -> Result<&str, String> {
@@ -93,7 +93,7 @@ fn depth(text: &str) -> usize {
 }
 
 /// `None` when the rule holds, else why not.
-fn apply(doc: &Doc<'_>, rule: &JsonRule) -> Result<Option<String>, Trouble> {
+fn apply(doc: &JsonDoc<'_>, rule: &JsonRule) -> Result<Option<String>, JsonError> {
     let places = match &rule.place {
         JsonPlace::Pointer { parts, .. } => doc.pointer(parts)?.into_iter().collect(),
         JsonPlace::Path { query, .. } => json_path::find(doc, query)?,
@@ -119,7 +119,7 @@ fn apply(doc: &Doc<'_>, rule: &JsonRule) -> Result<Option<String>, Trouble> {
     Ok(None)
 }
 
-fn holds(doc: &Doc<'_>, test: &JsonTest, place: &str) -> Result<bool, Trouble> {
+fn holds(doc: &JsonDoc<'_>, test: &JsonTest, place: &str) -> Result<bool, JsonError> {
     Ok(match test {
         JsonTest::Equals(value) => doc.equals(place, value)?,
         JsonTest::NotEquals(value) => !doc.equals(place, value)?,
@@ -177,7 +177,7 @@ pub(super) fn string(place: &str) -> Option<Cow<'_, str>> {
     place
         .starts_with('"')
         .then(|| {
-            serde_json::from_str::<Text<'_>>(place)
+            serde_json::from_str::<JsonText<'_>>(place)
                 .ok()
                 .map(|text| text.0)
         })
@@ -185,13 +185,13 @@ pub(super) fn string(place: &str) -> Option<Cow<'_, str>> {
 }
 
 /// A valid JSON text and the work that may still be done on it.
-pub(super) struct Doc<'a> {
+pub(super) struct JsonDoc<'a> {
     /// The whole text, without white space around it.
     pub(super) text: &'a str,
     left: Cell<usize>,
 }
 
-impl<'a> Doc<'a> {
+impl<'a> JsonDoc<'a> {
     /// The error says why the body is not JSON.
     pub(super) fn of(body: &'a [u8]) -> Result<Self, String> {
         let doc = Self {
@@ -209,20 +209,20 @@ impl<'a> Doc<'a> {
     }
 
     /// Pays for reading so many bytes.
-    pub(super) fn pay(&self, bytes: usize) -> Result<(), Trouble> {
+    pub(super) fn pay(&self, bytes: usize) -> Result<(), JsonError> {
         match self.left.get().checked_sub(bytes.max(1)) {
             Some(left) => {
                 self.left.set(left);
                 Ok(())
             }
-            None => Err(Trouble(
+            None => Err(JsonError(
                 "needs too much work for a text of this size".into(),
             )),
         }
     }
 
     /// The value at a JSON pointer (RFC 6901).
-    fn pointer(&self, parts: &[String]) -> Result<Option<&'a str>, Trouble> {
+    fn pointer(&self, parts: &[String]) -> Result<Option<&'a str>, JsonError> {
         let mut place = self.text;
         for part in parts {
             let next = if place.starts_with('{') {
@@ -242,48 +242,55 @@ impl<'a> Doc<'a> {
     }
 
     /// The member of an object with this name; `None` when there is none, or this is no object.
-    pub(super) fn member(&self, place: &'a str, name: &str) -> Result<Option<&'a str>, Trouble> {
+    pub(super) fn member(&self, place: &'a str, name: &str) -> Result<Option<&'a str>, JsonError> {
         if !place.starts_with('{') {
             return Ok(None);
         }
-        self.read(place, Member(name))
+        self.read(place, FindMember(name))
     }
 
     /// The element of an array at this index; `None` when there is none, or this is no array.
-    pub(super) fn element(&self, place: &'a str, index: usize) -> Result<Option<&'a str>, Trouble> {
+    pub(super) fn element(
+        &self,
+        place: &'a str,
+        index: usize,
+    ) -> Result<Option<&'a str>, JsonError> {
         if !place.starts_with('[') {
             return Ok(None);
         }
-        self.read(place, Element(index))
+        self.read(place, FindElement(index))
     }
 
     /// The members of an object in their order, each name once; nothing where this is none.
-    pub(super) fn members(&self, place: &'a str) -> Result<Vec<(Cow<'a, str>, &'a str)>, Trouble> {
+    pub(super) fn members(
+        &self,
+        place: &'a str,
+    ) -> Result<Vec<(Cow<'a, str>, &'a str)>, JsonError> {
         if !place.starts_with('{') {
             return Ok(Vec::new());
         }
-        self.read(place, Members)
+        self.read(place, ListMembers)
     }
 
     /// The elements of an array; nothing where this is none.
-    pub(super) fn elements(&self, place: &'a str) -> Result<Vec<&'a str>, Trouble> {
+    pub(super) fn elements(&self, place: &'a str) -> Result<Vec<&'a str>, JsonError> {
         if !place.starts_with('[') {
             return Ok(Vec::new());
         }
-        self.read(place, Elements)
+        self.read(place, ListElements)
     }
 
-    fn read<V: Visitor<'a>>(&self, place: &'a str, visitor: V) -> Result<V::Value, Trouble> {
+    fn read<V: Visitor<'a>>(&self, place: &'a str, visitor: V) -> Result<V::Value, JsonError> {
         self.pay(place.len())?;
         let mut reader = serde_json::Deserializer::from_str(place);
         reader
             .deserialize_any(visitor)
-            .map_err(|e| Trouble(e.to_string()))
+            .map_err(|e| JsonError(e.to_string()))
     }
 
     /// Whether a value is the expected one: numbers by their exact value, arrays element by element, and of objects
     /// the members that are expected, whatever else there is.
-    fn equals(&self, place: &'a str, expected: &Value) -> Result<bool, Trouble> {
+    fn equals(&self, place: &'a str, expected: &Value) -> Result<bool, JsonError> {
         Ok(match expected {
             Value::Null => place == "null",
             Value::Bool(true) => place == "true",
@@ -328,12 +335,12 @@ fn index(part: &str) -> Option<usize> {
 
 /// A string that is borrowed where it has no escapes.
 #[derive(serde::Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+struct JsonText<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// Finds the last member with a name.
-struct Member<'n>(&'n str);
+struct FindMember<'n>(&'n str);
 
-impl<'de> Visitor<'de> for Member<'_> {
+impl<'de> Visitor<'de> for FindMember<'_> {
     type Value = Option<&'de str>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -342,7 +349,7 @@ impl<'de> Visitor<'de> for Member<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut found = None;
-        while let Some(Text(name)) = map.next_key()? {
+        while let Some(JsonText(name)) = map.next_key()? {
             if name == self.0 {
                 found = Some(map.next_value::<&RawValue>()?.get());
             } else {
@@ -354,9 +361,9 @@ impl<'de> Visitor<'de> for Member<'_> {
 }
 
 /// Finds the element at an index.
-struct Element(usize);
+struct FindElement(usize);
 
-impl<'de> Visitor<'de> for Element {
+impl<'de> Visitor<'de> for FindElement {
     type Value = Option<&'de str>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -376,9 +383,9 @@ impl<'de> Visitor<'de> for Element {
 }
 
 /// Lists the members of an object.
-struct Members;
+struct ListMembers;
 
-impl<'de> Visitor<'de> for Members {
+impl<'de> Visitor<'de> for ListMembers {
     type Value = Vec<(Cow<'de, str>, &'de str)>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -388,7 +395,7 @@ impl<'de> Visitor<'de> for Members {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut members: Self::Value = Vec::new();
         let mut places = std::collections::HashMap::new();
-        while let Some(Text(name)) = map.next_key::<Text<'de>>()? {
+        while let Some(JsonText(name)) = map.next_key::<JsonText<'de>>()? {
             let value = map.next_value::<&RawValue>()?.get();
             let next = members.len();
             match members.get_mut(*places.entry(name.clone()).or_insert(next)) {
@@ -402,9 +409,9 @@ impl<'de> Visitor<'de> for Members {
 }
 
 /// Lists the elements of an array.
-struct Elements;
+struct ListElements;
 
-impl<'de> Visitor<'de> for Elements {
+impl<'de> Visitor<'de> for ListElements {
     type Value = Vec<&'de str>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

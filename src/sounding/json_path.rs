@@ -2,7 +2,7 @@
 //!
 //! The query is parsed by a library; it is carried out here, because the library's own way builds the path of each node
 //! as text, which a hostile body can make as large as it likes, and compares numbers after rounding them.
-//! Invariants: every step pays for the bytes that it reads ([`Doc::pay`]), and no list is longer than
+//! Invariants: every step pays for the bytes that it reads ([`JsonDoc::pay`]), and no list is longer than
 //! [`MAX_PLACES`].
 
 use std::borrow::Cow;
@@ -15,7 +15,7 @@ use jsonpath_rust::parser::model::{
 use regex::{Regex, RegexBuilder};
 
 use super::expect::Decimal;
-use super::json::{Doc, MAX_PLACES, Trouble, string};
+use super::json::{JsonDoc, JsonError, MAX_PLACES, string};
 
 /// What compiling a regular expression of a filter costs, in bytes read; they may stand in the text itself.
 const REGEX_COST: usize = 64 << 10;
@@ -24,22 +24,22 @@ const REGEX_COST: usize = 64 << 10;
 const REGEX_SIZE: usize = 1 << 20;
 
 /// All places that the query names, in the order of RFC 9535.
-pub(super) fn find<'a>(doc: &Doc<'a>, query: &JpQuery) -> Result<Vec<&'a str>, Trouble> {
-    let search = Search {
+pub(super) fn find<'a>(doc: &JsonDoc<'a>, query: &JpQuery) -> Result<Vec<&'a str>, JsonError> {
+    let search = PathSearch {
         doc,
         regex: RefCell::new(None),
     };
     search.query(&query.segments, doc.text)
 }
 
-struct Search<'d, 'a> {
-    doc: &'d Doc<'a>,
+struct PathSearch<'d, 'a> {
+    doc: &'d JsonDoc<'a>,
     /// The last regular expression, by its text; it is usually the same for all nodes.
     regex: RefCell<Option<(String, Option<Regex>)>>,
 }
 
 /// What a comparison sees.
-enum Seen<'a> {
+enum ComparedValue<'a> {
     Nothing,
     Null,
     Bool(bool),
@@ -49,8 +49,8 @@ enum Seen<'a> {
     Nested(&'a str),
 }
 
-impl<'a> Search<'_, 'a> {
-    fn query(&self, segments: &[Segment], start: &'a str) -> Result<Vec<&'a str>, Trouble> {
+impl<'a> PathSearch<'_, 'a> {
+    fn query(&self, segments: &[Segment], start: &'a str) -> Result<Vec<&'a str>, JsonError> {
         let mut nodes = vec![start];
         for segment in segments {
             let mut next = Vec::new();
@@ -68,7 +68,7 @@ impl<'a> Search<'_, 'a> {
         segment: &Segment,
         node: &'a str,
         found: &mut Vec<&'a str>,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), JsonError> {
         match segment {
             Segment::Selector(selector) => self.select(selector, node, found),
             Segment::Selectors(selectors) => selectors
@@ -88,7 +88,7 @@ impl<'a> Search<'_, 'a> {
         selector: &Selector,
         node: &'a str,
         found: &mut Vec<&'a str>,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), JsonError> {
         self.doc.pay(1)?;
         match selector {
             Selector::Name(name) => found.extend(self.doc.member(node, name)?),
@@ -107,12 +107,12 @@ impl<'a> Search<'_, 'a> {
             }
         }
         if found.len() > MAX_PLACES {
-            return Err(Trouble(format!("finds more than {MAX_PLACES} places")));
+            return Err(JsonError(format!("finds more than {MAX_PLACES} places")));
         }
         Ok(())
     }
 
-    fn children(&self, node: &'a str) -> Result<Vec<&'a str>, Trouble> {
+    fn children(&self, node: &'a str) -> Result<Vec<&'a str>, JsonError> {
         self.doc.pay(1)?;
         if node.starts_with('{') {
             let members = self.doc.members(node)?;
@@ -121,7 +121,7 @@ impl<'a> Search<'_, 'a> {
         self.doc.elements(node)
     }
 
-    fn index(&self, node: &'a str, index: i64) -> Result<Option<&'a str>, Trouble> {
+    fn index(&self, node: &'a str, index: i64) -> Result<Option<&'a str>, JsonError> {
         if let Ok(index) = usize::try_from(index) {
             return self.doc.element(node, index);
         }
@@ -132,7 +132,7 @@ impl<'a> Search<'_, 'a> {
             .and_then(|at| elements.get(at).copied()))
     }
 
-    fn filter(&self, filter: &Filter, node: &'a str) -> Result<bool, Trouble> {
+    fn filter(&self, filter: &Filter, node: &'a str) -> Result<bool, JsonError> {
         self.doc.pay(1)?;
         match filter {
             Filter::Or(parts) => {
@@ -157,7 +157,7 @@ impl<'a> Search<'_, 'a> {
         }
     }
 
-    fn test(&self, test: &Test, node: &'a str) -> Result<bool, Trouble> {
+    fn test(&self, test: &Test, node: &'a str) -> Result<bool, JsonError> {
         match test {
             Test::RelQuery(segments) => Ok(!self.query(segments, node)?.is_empty()),
             Test::AbsQuery(query) => Ok(!self.query(&query.segments, self.doc.text)?.is_empty()),
@@ -172,7 +172,7 @@ impl<'a> Search<'_, 'a> {
         }
     }
 
-    fn compare(&self, comparison: &Comparison, node: &'a str) -> Result<bool, Trouble> {
+    fn compare(&self, comparison: &Comparison, node: &'a str) -> Result<bool, JsonError> {
         let (left, right) = comparison.vals();
         let (left, right) = (self.comparable(left, node)?, self.comparable(right, node)?);
         Ok(match comparison {
@@ -185,7 +185,7 @@ impl<'a> Search<'_, 'a> {
         })
     }
 
-    fn comparable(&self, side: &Comparable, node: &'a str) -> Result<Seen<'a>, Trouble> {
+    fn comparable(&self, side: &Comparable, node: &'a str) -> Result<ComparedValue<'a>, JsonError> {
         match side {
             Comparable::Literal(literal) => Ok(seen_literal(literal)),
             Comparable::Function(function) => self.function(function, node),
@@ -201,7 +201,7 @@ impl<'a> Search<'_, 'a> {
                     };
                     match next {
                         Some(found) => place = found,
-                        None => return Ok(Seen::Nothing),
+                        None => return Ok(ComparedValue::Nothing),
                     }
                 }
                 Ok(seen(place))
@@ -209,15 +209,24 @@ impl<'a> Search<'_, 'a> {
         }
     }
 
-    fn function(&self, function: &TestFunction, node: &'a str) -> Result<Seen<'a>, Trouble> {
+    fn function(
+        &self,
+        function: &TestFunction,
+        node: &'a str,
+    ) -> Result<ComparedValue<'a>, JsonError> {
         match function {
             TestFunction::Length(argument) => {
                 let length = match self.argument(argument, node)? {
-                    Seen::Text(text) => text.chars().count(),
-                    Seen::Nested(place) if place.starts_with('{') => self.doc.members(place)?.len(),
-                    Seen::Nested(place) => self.doc.elements(place)?.len(),
-                    Seen::Nothing | Seen::Null | Seen::Bool(_) | Seen::Number(_) => {
-                        return Ok(Seen::Nothing);
+                    ComparedValue::Text(text) => text.chars().count(),
+                    ComparedValue::Nested(place) if place.starts_with('{') => {
+                        self.doc.members(place)?.len()
+                    }
+                    ComparedValue::Nested(place) => self.doc.elements(place)?.len(),
+                    ComparedValue::Nothing
+                    | ComparedValue::Null
+                    | ComparedValue::Bool(_)
+                    | ComparedValue::Number(_) => {
+                        return Ok(ComparedValue::Nothing);
                     }
                 };
                 Ok(number(&length.to_string()))
@@ -235,27 +244,27 @@ impl<'a> Search<'_, 'a> {
     }
 
     /// The one value of an argument; nothing where it names none or several.
-    fn argument(&self, argument: &FnArg, node: &'a str) -> Result<Seen<'a>, Trouble> {
+    fn argument(&self, argument: &FnArg, node: &'a str) -> Result<ComparedValue<'a>, JsonError> {
         match argument {
             FnArg::Literal(literal) => Ok(seen_literal(literal)),
             FnArg::Test(_) | FnArg::Filter(_) => Ok(match self.nodes(argument, node)? {
                 Some(nodes) => match nodes.as_slice() {
                     [only] => seen(only),
-                    _ => Seen::Nothing,
+                    _ => ComparedValue::Nothing,
                 },
                 None => match argument {
                     FnArg::Test(test) => match test.as_ref() {
                         Test::Function(function) => self.function(function, node)?,
-                        Test::RelQuery(_) | Test::AbsQuery(_) => Seen::Nothing,
+                        Test::RelQuery(_) | Test::AbsQuery(_) => ComparedValue::Nothing,
                     },
-                    FnArg::Literal(_) | FnArg::Filter(_) => Seen::Nothing,
+                    FnArg::Literal(_) | FnArg::Filter(_) => ComparedValue::Nothing,
                 },
             }),
         }
     }
 
     /// The nodes of an argument that is a query.
-    fn nodes(&self, argument: &FnArg, node: &'a str) -> Result<Option<Vec<&'a str>>, Trouble> {
+    fn nodes(&self, argument: &FnArg, node: &'a str) -> Result<Option<Vec<&'a str>>, JsonError> {
         match argument {
             FnArg::Test(test) => match test.as_ref() {
                 Test::RelQuery(segments) => self.query(segments, node).map(Some),
@@ -272,8 +281,8 @@ impl<'a> Search<'_, 'a> {
         pattern: &FnArg,
         whole: bool,
         node: &'a str,
-    ) -> Result<bool, Trouble> {
-        let (Seen::Text(text), Seen::Text(pattern)) =
+    ) -> Result<bool, JsonError> {
+        let (ComparedValue::Text(text), ComparedValue::Text(pattern)) =
             (self.argument(text, node)?, self.argument(pattern, node)?)
         else {
             return Ok(false);
@@ -296,19 +305,20 @@ impl<'a> Search<'_, 'a> {
         Ok(regex.as_ref().is_some_and(|regex| regex.is_match(&text)))
     }
 
-    fn same(&self, a: &Seen<'a>, b: &Seen<'a>) -> Result<bool, Trouble> {
+    fn same(&self, a: &ComparedValue<'a>, b: &ComparedValue<'a>) -> Result<bool, JsonError> {
         Ok(match (a, b) {
-            (Seen::Nothing, Seen::Nothing) | (Seen::Null, Seen::Null) => true,
-            (Seen::Bool(a), Seen::Bool(b)) => a == b,
-            (Seen::Number(a), Seen::Number(b)) => a == b,
-            (Seen::Text(a), Seen::Text(b)) => a == b,
-            (Seen::Nested(a), Seen::Nested(b)) => self.same_nested(a, b)?,
+            (ComparedValue::Nothing, ComparedValue::Nothing)
+            | (ComparedValue::Null, ComparedValue::Null) => true,
+            (ComparedValue::Bool(a), ComparedValue::Bool(b)) => a == b,
+            (ComparedValue::Number(a), ComparedValue::Number(b)) => a == b,
+            (ComparedValue::Text(a), ComparedValue::Text(b)) => a == b,
+            (ComparedValue::Nested(a), ComparedValue::Nested(b)) => self.same_nested(a, b)?,
             _ => false,
         })
     }
 
     /// Objects and arrays; the depth of the recursion is that of the text.
-    fn same_nested(&self, a: &'a str, b: &'a str) -> Result<bool, Trouble> {
+    fn same_nested(&self, a: &'a str, b: &'a str) -> Result<bool, JsonError> {
         if a.starts_with('{') != b.starts_with('{') {
             return Ok(false);
         }
@@ -339,35 +349,35 @@ impl<'a> Search<'_, 'a> {
     }
 }
 
-fn seen(place: &str) -> Seen<'_> {
+fn seen(place: &str) -> ComparedValue<'_> {
     match place.as_bytes().first() {
-        Some(b'n') => Seen::Null,
-        Some(b't') => Seen::Bool(true),
-        Some(b'f') => Seen::Bool(false),
-        Some(b'"') => string(place).map_or(Seen::Nothing, Seen::Text),
-        Some(b'{' | b'[') => Seen::Nested(place),
+        Some(b'n') => ComparedValue::Null,
+        Some(b't') => ComparedValue::Bool(true),
+        Some(b'f') => ComparedValue::Bool(false),
+        Some(b'"') => string(place).map_or(ComparedValue::Nothing, ComparedValue::Text),
+        Some(b'{' | b'[') => ComparedValue::Nested(place),
         _ => number(place),
     }
 }
 
-fn seen_literal<'a>(literal: &Literal) -> Seen<'a> {
+fn seen_literal<'a>(literal: &Literal) -> ComparedValue<'a> {
     match literal {
         Literal::Int(int) => number(&int.to_string()),
         Literal::Float(float) => number(&float.to_string()),
-        Literal::String(text) => Seen::Text(Cow::Owned(text.clone())),
-        Literal::Bool(value) => Seen::Bool(*value),
-        Literal::Null => Seen::Null,
+        Literal::String(text) => ComparedValue::Text(Cow::Owned(text.clone())),
+        Literal::Bool(value) => ComparedValue::Bool(*value),
+        Literal::Null => ComparedValue::Null,
     }
 }
 
-fn number<'a>(text: &str) -> Seen<'a> {
-    Decimal::parse(text).map_or(Seen::Nothing, Seen::Number)
+fn number<'a>(text: &str) -> ComparedValue<'a> {
+    Decimal::parse(text).map_or(ComparedValue::Nothing, ComparedValue::Number)
 }
 
-fn less(a: &Seen<'_>, b: &Seen<'_>) -> bool {
+fn less(a: &ComparedValue<'_>, b: &ComparedValue<'_>) -> bool {
     match (a, b) {
-        (Seen::Number(a), Seen::Number(b)) => a < b,
-        (Seen::Text(a), Seen::Text(b)) => a < b,
+        (ComparedValue::Number(a), ComparedValue::Number(b)) => a < b,
+        (ComparedValue::Text(a), ComparedValue::Text(b)) => a < b,
         _ => false,
     }
 }
@@ -403,8 +413,8 @@ fn slice<'a>(
     }
 }
 
-fn unsupported(function: &TestFunction) -> Trouble {
-    Trouble(format!(
+fn unsupported(function: &TestFunction) -> JsonError {
+    JsonError(format!(
         "uses {function} where RFC 9535 does not allow it; length, count and value are compared, match and search \
          are tests"
     ))

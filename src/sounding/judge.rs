@@ -3,7 +3,7 @@
 //! Invariants:
 //! - the first reason in a fixed order is the one that counts, so that equal answers are counted under equal reasons:
 //!   version and TLS, validity of the certificate, status, headers, age, JSON, body, latency;
-//! - an explanation carries the value that was observed, is at most [`Sounding::MAX_EXPLANATION`] bytes long and holds no
+//! - an explanation carries the value that was observed, is at most [`ProbeResult::MAX_EXPLANATION`] bytes long and holds no
 //!   control character and no cookie;
 //! - nothing here is asked when no complete answer came: a transport error is bad by itself.
 
@@ -15,11 +15,11 @@ use http::header::{LAST_MODIFIED, SET_COOKIE};
 use http::{HeaderMap, HeaderValue};
 
 use super::expect::{Expect, HeaderRule, HeaderTest, StatusRange};
-use super::{HttpVersion, Reason, Sounding, TlsSeen, json};
+use super::{HttpVersion, ProbeResult, Reason, TlsInfo, json};
 
 /// A complete answer, as the expectations see it.
 #[derive(Debug, Clone, Copy)]
-pub struct Seen<'a> {
+pub struct ResponseView<'a> {
     /// The HTTP status; 100 to 999.
     pub status: u16,
     /// The version of HTTP that was spoken.
@@ -33,17 +33,17 @@ pub struct Seen<'a> {
     /// From the start of the sounding to the last byte.
     pub duration: Duration,
     /// What the TLS handshake showed.
-    pub tls: Option<&'a TlsSeen>,
+    pub tls: Option<&'a TlsInfo>,
     /// The wall clock, in seconds since 1970.
     pub unix_now: f64,
 }
 
 /// Why an answer is not good.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
+pub struct ExpectationFailure {
     /// For counting.
     pub reason: Reason,
-    /// For people: what was seen and what was expected; at most [`Sounding::MAX_EXPLANATION`] bytes.
+    /// For people: what was seen and what was expected; at most [`ProbeResult::MAX_EXPLANATION`] bytes.
     pub explanation: String,
 }
 
@@ -51,8 +51,8 @@ pub struct Failure {
 ///
 /// # Errors
 /// The first expectation that does not hold, in the order that the head of this module names.
-pub fn judge(expect: &Expect, seen: &Seen<'_>) -> Result<(), Failure> {
-    let failed = |reason| move |explanation| Failure::new(reason, explanation);
+pub fn judge(expect: &Expect, seen: &ResponseView<'_>) -> Result<(), ExpectationFailure> {
+    let failed = |reason| move |explanation| ExpectationFailure::new(reason, explanation);
     version(expect, seen).map_err(failed(Reason::Version))?;
     certificate(expect, seen).map_err(failed(Reason::Certificate))?;
     status(expect, seen).map_err(failed(Reason::Status))?;
@@ -67,9 +67,9 @@ pub fn judge(expect: &Expect, seen: &Seen<'_>) -> Result<(), Failure> {
     latency(expect, seen).map_err(failed(Reason::TooSlow))
 }
 
-impl Failure {
+impl ExpectationFailure {
     fn new(reason: Reason, mut explanation: String) -> Self {
-        let mut end = explanation.len().min(Sounding::MAX_EXPLANATION);
+        let mut end = explanation.len().min(ProbeResult::MAX_EXPLANATION);
         while !explanation.is_char_boundary(end) {
             end -= 1;
         }
@@ -81,7 +81,7 @@ impl Failure {
     }
 }
 
-fn version(expect: &Expect, seen: &Seen<'_>) -> Result<(), String> {
+fn version(expect: &Expect, seen: &ResponseView<'_>) -> Result<(), String> {
     let wanted = &expect.http_versions;
     if !wanted.is_empty() && !wanted.contains(&seen.version) {
         let list: Vec<_> = wanted.iter().map(|version| version.as_str()).collect();
@@ -95,7 +95,7 @@ fn version(expect: &Expect, seen: &Seen<'_>) -> Result<(), String> {
     }
 }
 
-fn certificate(expect: &Expect, seen: &Seen<'_>) -> Result<(), String> {
+fn certificate(expect: &Expect, seen: &ResponseView<'_>) -> Result<(), String> {
     let Some(least) = expect.certificate_valid_for else {
         return Ok(());
     };
@@ -121,7 +121,7 @@ fn whole_seconds(seconds: f64) -> humantime::FormattedDuration {
     humantime::format_duration(span.unwrap_or(Duration::MAX))
 }
 
-fn status(expect: &Expect, seen: &Seen<'_>) -> Result<(), String> {
+fn status(expect: &Expect, seen: &ResponseView<'_>) -> Result<(), String> {
     let fits = |range: &StatusRange| (range.low..=range.high).contains(&seen.status);
     if expect.status.iter().any(fits) {
         return Ok(());
@@ -190,7 +190,7 @@ fn text_of(value: &HeaderValue) -> Cow<'_, str> {
     String::from_utf8_lossy(value.as_bytes())
 }
 
-fn age(most: Duration, seen: &Seen<'_>) -> Result<(), String> {
+fn age(most: Duration, seen: &ResponseView<'_>) -> Result<(), String> {
     let Some(value) = seen.headers.get(LAST_MODIFIED) else {
         return Err("header last-modified is missing, expected a recent one".to_owned());
     };
@@ -244,7 +244,7 @@ fn body(expect: &Expect, body: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-fn latency(expect: &Expect, seen: &Seen<'_>) -> Result<(), String> {
+fn latency(expect: &Expect, seen: &ResponseView<'_>) -> Result<(), String> {
     match expect.max_latency {
         Some(most) if seen.duration > most => Err(format!(
             "took {:?}, at most {most:?} is good",

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-pub use judge::{Failure, Seen, judge};
+pub use judge::{ExpectationFailure, ResponseView, judge};
 pub use reason::{Reason, VoidReason};
 
 use crate::units::Moment;
@@ -47,7 +47,7 @@ impl Outcome {
 
 /// One answer to one probe.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Sounding {
+pub struct ProbeResult {
     /// When it should have started.
     pub due: Moment,
     /// When it did start.
@@ -57,15 +57,15 @@ pub struct Sounding {
     /// Good, bad or void.
     pub outcome: Outcome,
     /// Where the time went.
-    pub phases: Phases,
+    pub phases: PhaseTimes,
     /// What was seen of the answer.
-    pub answer: Answer,
-    /// Why it is not good, in words, with the value that was observed; at most [`Sounding::MAX_EXPLANATION`] bytes,
+    pub answer: ResponseFacts,
+    /// Why it is not good, in words, with the value that was observed; at most [`ProbeResult::MAX_EXPLANATION`] bytes,
     /// without secrets. `None` for a good one.
     pub explanation: Option<Box<str>>,
 }
 
-impl Sounding {
+impl ProbeResult {
     /// Longer explanations are cut at a character's boundary.
     pub const MAX_EXPLANATION: usize = 300;
 
@@ -87,7 +87,7 @@ impl Sounding {
 
 /// Where the time of a sounding went. With redirects, sums over all hops. Phases that did not happen are zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-pub struct Phases {
+pub struct PhaseTimes {
     /// Name to address.
     pub resolve: Duration,
     /// TCP handshake.
@@ -100,7 +100,7 @@ pub struct Phases {
     pub transfer: Duration,
 }
 
-impl Phases {
+impl PhaseTimes {
     /// The names as Prometheus users know them from blackbox_exporter, with the values.
     pub const fn named(&self) -> [(&'static str, Duration); 5] {
         [
@@ -120,7 +120,7 @@ impl Phases {
 
 /// What was seen of an answer, as far as it came. Of a redirected request: of the last hop.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Answer {
+pub struct ResponseFacts {
     /// The address that was asked.
     pub ip: Option<IpAddr>,
     /// The HTTP status; 100 to 999.
@@ -138,7 +138,7 @@ pub struct Answer {
     /// `Last-Modified`, in seconds since 1970.
     pub last_modified: Option<i64>,
     /// What the TLS handshake showed.
-    pub tls: Option<Arc<TlsSeen>>,
+    pub tls: Option<Arc<TlsInfo>>,
     /// Whether the connection was taken over from an earlier sounding.
     pub reused: bool,
     /// Whether a name was resolved (false for numeric hosts and where a proxy resolves).
@@ -183,7 +183,7 @@ impl HttpVersion {
 
 /// What a TLS handshake showed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TlsSeen {
+pub struct TlsInfo {
     /// As blackbox_exporter writes it: "TLS 1.2", "TLS 1.3".
     pub version: &'static str,
     /// The IANA name of the cipher suite.

@@ -26,7 +26,7 @@ use kube::{Api, Client};
 use tokio::runtime::Handle;
 
 use super::MAX_STATE;
-use crate::api_client::{NotWritten, Writer};
+use crate::api_client::{ApiWriter, WriteError};
 use crate::permit::Permit;
 
 /// Kubernetes allows 1 MiB in all; some of it is taken by names and labels.
@@ -66,7 +66,7 @@ fn next_fence(map: Option<&ConfigMap>, term: Option<u64>) -> u64 {
 }
 
 /// What is stored under a name.
-pub(super) struct Stored {
+pub(super) struct StoredBytes {
     pub(super) bytes: Vec<u8>,
     /// How long ago it was written, by the API server's clock at both ends; `None` where it does not say.
     pub(super) age: Option<Duration>,
@@ -74,7 +74,7 @@ pub(super) struct Stored {
 
 /// What is known of a ConfigMap.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Known {
+struct KnownMap {
     /// The version that was read or written last; `None` when nothing was there.
     version: Option<String>,
     /// The number of the permit with which that was; `None` when it was read without one.
@@ -90,7 +90,7 @@ pub struct ConfigMaps {
     name: String,
     runtime: Handle,
     /// By the ConfigMap's name.
-    known: Mutex<HashMap<String, Known>>,
+    known: Mutex<HashMap<String, KnownMap>>,
 }
 
 impl std::fmt::Debug for ConfigMaps {
@@ -106,11 +106,11 @@ fn not_ours() -> io::Error {
     io::Error::other("another replica acts, and writes the state")
 }
 
-fn not_written(error: NotWritten) -> io::Error {
+fn not_written(error: WriteError) -> io::Error {
     match error {
-        NotWritten::NotHeld => not_ours(),
-        NotWritten::TimedOut(limit) => timed_out(limit),
-        NotWritten::Refused(error) => refused(error),
+        WriteError::NotHeld => not_ours(),
+        WriteError::TimedOut(limit) => timed_out(limit),
+        WriteError::Refused(error) => refused(error),
     }
 }
 
@@ -150,7 +150,7 @@ impl ConfigMaps {
     }
 
     fn create(&self, map: &ConfigMap, permit: &Permit) -> io::Result<ConfigMap> {
-        let writer = Writer::new(permit, PATIENCE);
+        let writer = ApiWriter::new(permit, PATIENCE);
         let written = self.block_on(writer.create(&self.api, Some(WRITER), map));
         written.map_err(not_written)
     }
@@ -162,7 +162,7 @@ impl ConfigMaps {
         map: &ConfigMap,
         permit: &Permit,
     ) -> io::Result<ConfigMap> {
-        let writer = Writer::new(permit, PATIENCE);
+        let writer = ApiWriter::new(permit, PATIENCE);
         let written = self.block_on(writer.replace(&self.api, name, Some(manager), map));
         written.map_err(not_written)
     }
@@ -179,12 +179,12 @@ impl ConfigMaps {
         format!("{}.{part}", self.name)
     }
 
-    fn known(&self, name: &str) -> Option<Known> {
+    fn known(&self, name: &str) -> Option<KnownMap> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.get(name).cloned()
     }
 
-    fn note(&self, name: &str, known: Known) {
+    fn note(&self, name: &str, known: KnownMap) {
         let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         all.insert(name.to_owned(), known);
     }
@@ -204,7 +204,7 @@ impl ConfigMaps {
     ///
     /// # Errors
     /// When the API server does not answer.
-    pub(super) fn get(&self, part: &str, permit: &Permit) -> io::Result<Option<Stored>> {
+    pub(super) fn get(&self, part: &str, permit: &Permit) -> io::Result<Option<StoredBytes>> {
         let name = self.full_name(part);
         let found = self.wait(self.fetch(&name))?;
         let (map, age) = found.map_or((None, None), |(map, age)| (Some(map), age));
@@ -216,7 +216,7 @@ impl ConfigMaps {
     ///
     /// # Errors
     /// When the API server does not answer, or we may not any more.
-    pub(super) fn take(&self, part: &str, permit: &Permit) -> io::Result<Option<Stored>> {
+    pub(super) fn take(&self, part: &str, permit: &Permit) -> io::Result<Option<StoredBytes>> {
         let name = self.full_name(part);
         let term = Some(permit.fence().ok_or_else(not_ours)?);
         let mut reads = 0;
@@ -237,7 +237,7 @@ impl ConfigMaps {
             match self.replace(&name, TAKER, &ours, permit) {
                 Ok(written) => {
                     let version = written.metadata.resource_version;
-                    let known = Known {
+                    let known = KnownMap {
                         version,
                         term,
                         fence,
@@ -266,7 +266,7 @@ impl ConfigMaps {
     }
 
     fn note_read(&self, name: &str, map: Option<&ConfigMap>, term: Option<u64>) {
-        let known = Known {
+        let known = KnownMap {
             version: map.and_then(|map| map.metadata.resource_version.clone()),
             term,
             fence: next_fence(map, term),
@@ -370,9 +370,9 @@ impl ConfigMaps {
         let known = self
             .known(&name)
             .filter(|known| is_own || known.term == Some(term));
-        let Known { version, fence, .. } = match known {
+        let KnownMap { version, fence, .. } = match known {
             Some(known) => known,
-            None if self.wait(self.api.get_opt(&name))?.is_none() => Known {
+            None if self.wait(self.api.get_opt(&name))?.is_none() => KnownMap {
                 version: None,
                 term: Some(term),
                 fence: term.max(1),
@@ -419,7 +419,7 @@ impl ConfigMaps {
         let term = Some(term);
         self.note(
             &name,
-            Known {
+            KnownMap {
                 version,
                 term,
                 fence,
@@ -443,7 +443,7 @@ fn packed(bytes: &[u8]) -> io::Result<Vec<u8>> {
 }
 
 /// What cannot be unpacked is nothing, which is no state either, and is set aside like one that is damaged.
-fn unpacked(mut map: ConfigMap, age: Option<Duration>) -> Stored {
+fn unpacked(mut map: ConfigMap, age: Option<Duration>) -> StoredBytes {
     let packed = map.binary_data.as_mut().and_then(|data| data.remove(KEY));
     let mut bytes = Vec::new();
     if let Some(packed) = packed
@@ -454,7 +454,7 @@ fn unpacked(mut map: ConfigMap, age: Option<Duration>) -> Stored {
         tracing::warn!(%error, "The ConfigMap of a state is no gzip");
         bytes.clear();
     }
-    Stored { bytes, age }
+    StoredBytes { bytes, age }
 }
 
 /// When the API server took the state that is there, by its own clock.

@@ -6,52 +6,52 @@ fn names() -> (Namespace, ReleaseName) {
     (Namespace::new("shop"), ReleaseName::new("web.eu"))
 }
 
-impl Dated for Vec<u32> {
-    fn shift(&mut self, _: Shift) {}
+impl HasTimes for Vec<u32> {
+    fn shift(&mut self, _: ClockShift) {}
 }
 
 /// A state that holds a time.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Noted(pub(super) Time);
 
-impl Dated for Noted {
-    fn shift(&mut self, by: Shift) {
+impl HasTimes for Noted {
+    fn shift(&mut self, by: ClockShift) {
         self.0.shift(by);
     }
 }
 
 const NOW: Time = Time::from_millis(1_700_000_000_000);
 
-fn saved(store: &Store) -> PathBuf {
+fn saved(store: &StateStore) -> PathBuf {
     let (namespace, release) = names();
     store
-        .save(Kind::State, &namespace, &release, &vec![1, 2, 3], NOW)
+        .save(StoredKind::State, &namespace, &release, &vec![1, 2, 3], NOW)
         .unwrap();
     store.directory.join("shop.web.eu.json")
 }
 
-fn load(store: &Store) -> Found<Vec<u32>> {
+fn load(store: &StateStore) -> StoredState<Vec<u32>> {
     let (namespace, release) = names();
-    store.load(Kind::State, &namespace, &release, NOW)
+    store.load(StoredKind::State, &namespace, &release, NOW)
 }
 
 #[test]
 fn what_was_saved_is_found_again() {
     let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(folder.path()).unwrap();
-    assert_eq!(load(&store), Found::Nothing);
+    let store = StateStore::open(folder.path()).unwrap();
+    assert_eq!(load(&store), StoredState::Nothing);
     saved(&store);
-    assert_eq!(load(&store), Found::State(vec![1, 2, 3]));
+    assert_eq!(load(&store), StoredState::State(vec![1, 2, 3]));
     drop(store);
-    let again = Store::open(folder.path()).unwrap();
-    assert_eq!(load(&again), Found::State(vec![1, 2, 3]));
+    let again = StateStore::open(folder.path()).unwrap();
+    assert_eq!(load(&again), StoredState::State(vec![1, 2, 3]));
 }
 
 #[test]
 fn only_one_may_write() {
     let folder = tempfile::tempdir().unwrap();
-    let _store = Store::open(folder.path()).unwrap();
-    let second = Store::open(folder.path()).unwrap_err();
+    let _store = StateStore::open(folder.path()).unwrap();
+    let second = StateStore::open(folder.path()).unwrap_err();
     assert!(
         second.to_string().contains("in use by another Leadsman"),
         "{second}"
@@ -61,7 +61,7 @@ fn only_one_may_write() {
 #[test]
 fn a_file_that_cannot_be_used_is_set_aside_and_said() {
     let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(folder.path()).unwrap();
+    let store = StateStore::open(folder.path()).unwrap();
     let path = saved(&store);
     let whole = fs::read_to_string(&path).unwrap();
     for (content, expected) in [
@@ -84,11 +84,11 @@ fn a_file_that_cannot_be_used_is_set_aside_and_said() {
     ] {
         fs::write(&path, &content).unwrap();
         match load(&store) {
-            Found::SetAside(why) => assert!(why.contains(expected), "{why}"),
+            StoredState::SetAside(why) => assert!(why.contains(expected), "{why}"),
             other => panic!("{other:?} for {content:?}"),
         }
         assert!(!path.exists());
-        assert_eq!(load(&store), Found::Nothing);
+        assert_eq!(load(&store), StoredState::Nothing);
     }
     let aside = files_of(folder.path(), "shop.web.eu.json.aside-");
     assert!((1..=MAX_ASIDE).contains(&aside.len()));
@@ -97,10 +97,10 @@ fn a_file_that_cannot_be_used_is_set_aside_and_said() {
 #[test]
 fn a_half_written_file_of_a_killed_process_is_no_state() {
     let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(folder.path()).unwrap();
+    let store = StateStore::open(folder.path()).unwrap();
     let path = saved(&store);
     fs::write(path.with_extension("json.new"), "{\"leadsman\":").unwrap();
-    assert_eq!(load(&store), Found::State(vec![1, 2, 3]));
+    assert_eq!(load(&store), StoredState::State(vec![1, 2, 3]));
 }
 
 /// A state of which a part is written, and then no more, as on a disk that has become full.
@@ -118,27 +118,27 @@ impl Serialize for NoRoom {
 #[test]
 fn a_write_that_fails_half_way_is_an_error_and_the_old_state_stays() {
     let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(folder.path()).unwrap();
+    let store = StateStore::open(folder.path()).unwrap();
     let path = saved(&store);
     let (namespace, release) = names();
     let error = store
-        .save(Kind::State, &namespace, &release, &NoRoom, NOW)
+        .save(StoredKind::State, &namespace, &release, &NoRoom, NOW)
         .unwrap_err();
     assert!(error.to_string().contains("no space left"), "{error}");
     assert!(
         !path.with_extension("json.new").exists(),
         "it takes no room"
     );
-    assert_eq!(load(&store), Found::State(vec![1, 2, 3]));
+    assert_eq!(load(&store), StoredState::State(vec![1, 2, 3]));
 }
 
 #[test]
 fn a_recording_is_gone_on_with_where_its_last_whole_line_ended() {
     let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(folder.path()).unwrap();
+    let store = StateStore::open(folder.path()).unwrap();
     let (namespace, release) = names();
     let head = || {
-        Line::Head(Box::new(crate::recording::Head {
+        RecordingLine::Head(Box::new(crate::recording::RecordingHead {
             version: crate::recording::VERSION,
             namespace: namespace.clone(),
             release: release.clone(),
@@ -147,13 +147,13 @@ fn a_recording_is_gone_on_with_where_its_last_whole_line_ended() {
             began: NOW,
             mode: crate::rollout::Mode::Enforce,
             rule: crate::verdict::Rule::default(),
-            start: crate::verdict::Start::default(),
+            start: crate::verdict::AnalysisStart::default(),
             no_direct: None,
             goes_on: None,
         }))
     };
     let entry = |text: &str| {
-        Line::Entry(crate::rollout::Entry {
+        RecordingLine::Entry(crate::rollout::LogEntry {
             at: NOW,
             revision: None,
             phase: "steady".into(),
@@ -177,7 +177,7 @@ fn a_recording_is_gone_on_with_where_its_last_whole_line_ended() {
     assert_eq!(text.lines().count(), 3);
     assert!(
         text.lines()
-            .all(|line| serde_json::from_str::<Line>(line).is_ok()),
+            .all(|line| serde_json::from_str::<RecordingLine>(line).is_ok()),
         "{text}"
     );
 }
@@ -185,12 +185,12 @@ fn a_recording_is_gone_on_with_where_its_last_whole_line_ended() {
 #[test]
 fn what_nobody_could_read_without_its_head_is_not_written() {
     let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(folder.path()).unwrap();
+    let store = StateStore::open(folder.path()).unwrap();
     let (namespace, release) = names();
     let mut recorder = store
         .recorder(&namespace, &release, Revision(3), NOW)
         .unwrap();
-    let evidence = Line::Evidence(Box::default());
+    let evidence = RecordingLine::Evidence(Box::default());
     let error = recorder.write(&[evidence]).unwrap_err().to_string();
     assert!(error.contains("the beginning"), "{error}");
     let found = recording(folder.path(), &namespace, &release, Revision(3));
@@ -200,26 +200,26 @@ fn what_nobody_could_read_without_its_head_is_not_written() {
 #[test]
 fn after_a_clock_was_set_back_times_go_on_from_now() {
     let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(folder.path()).unwrap();
+    let store = StateStore::open(folder.path()).unwrap();
     let (namespace, release) = names();
     let later = NOW + Duration::from_secs(2400);
     let noted = Noted(NOW + Duration::from_secs(2390));
-    let kind = Kind::State;
+    let kind = StoredKind::State;
     store
         .save(kind, &namespace, &release, &noted, later)
         .unwrap();
     let found = |now| store.load::<Noted>(kind, &namespace, &release, now);
     let ten_before = Time::from_millis(NOW.millis() - 10_000);
-    assert_eq!(found(NOW), Found::State(Noted(ten_before)));
+    assert_eq!(found(NOW), StoredState::State(Noted(ten_before)));
     // Time that has passed is none of that.
     let next_day = NOW + Duration::from_secs(24 * 3600);
-    assert_eq!(found(next_day), Found::State(noted));
+    assert_eq!(found(next_day), StoredState::State(noted));
 }
 
 #[test]
 fn only_the_newest_recordings_are_kept() {
     let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(folder.path()).unwrap();
+    let store = StateStore::open(folder.path()).unwrap();
     let (namespace, release) = names();
     for revision in 0..30 {
         store
@@ -239,7 +239,7 @@ fn only_the_newest_recordings_are_kept() {
 
 #[test]
 fn a_directory_that_cannot_be_made_is_named_with_the_way_out() {
-    let error = Store::open(Path::new("/proc/nowhere"))
+    let error = StateStore::open(Path::new("/proc/nowhere"))
         .unwrap_err()
         .to_string();
     assert!(

@@ -1,21 +1,21 @@
 use super::*;
 use crate::config::Target;
-use crate::config::settings::{Connect, Objectives, Question, TcpQuestion};
-use crate::sounding::Answer;
+use crate::config::settings::{ConnectConfig, ObjectivesConfig, ProbeKind, TcpProbeConfig};
+use crate::sounding::ResponseFacts;
 use crate::units::{Namespace, ProbeId, ProbeName, ReleaseName};
 
-fn probe() -> Probe {
-    Probe {
+fn probe() -> ProbeConfig {
+    ProbeConfig {
         id: ProbeId {
             namespace: Namespace::new("n"),
             release: ReleaseName::new("r"),
             probe: ProbeName::new("p"),
         },
         target: Target::parse("tcp://127.0.0.1:1", "tcp").unwrap(),
-        question: Question::Tcp(Box::new(TcpQuestion {
+        question: ProbeKind::Tcp(Box::new(TcpProbeConfig {
             dialogue: Vec::new(),
             tls: false,
-            connect: Connect::default(),
+            connect: ConnectConfig::default(),
             max_latency: None,
             certificate_valid_for: None,
         })),
@@ -23,7 +23,7 @@ fn probe() -> Probe {
         watch_interval: None,
         needs: Vec::new(),
         pods: None,
-        objectives: Objectives::default(),
+        objectives: ObjectivesConfig::default(),
         timeout: Duration::from_secs(10),
         window: Duration::from_secs(300),
         latency_objective: Some(Duration::from_millis(300)),
@@ -34,23 +34,23 @@ fn at(millis: u64) -> Moment {
     Moment::after_boot(Duration::from_millis(millis))
 }
 
-fn sounding(finished: Moment, latency_ms: u64, outcome: Outcome) -> Sounding {
+fn sounding(finished: Moment, latency_ms: u64, outcome: Outcome) -> ProbeResult {
     let due = finished - Duration::from_millis(latency_ms);
-    Sounding {
+    ProbeResult {
         due,
         started: due,
         finished,
         outcome,
-        phases: Phases::default(),
-        answer: Answer::default(),
+        phases: PhaseTimes::default(),
+        answer: ResponseFacts::default(),
         explanation: (outcome != Outcome::Good).then(|| "why".into()),
     }
 }
 
 #[test]
 fn before_the_first_sounding_nothing_is_claimed() {
-    let view = Track::new(&probe(), at(5)).view(at(9));
-    assert_eq!(view.totals, Totals::default());
+    let view = ProbeStats::new(&probe(), at(5)).view(at(9));
+    assert_eq!(view.totals, ProbeTotals::default());
     assert_eq!((view.last, view.evidence), (None, None));
     assert_eq!(
         (view.last_success_unix, view.certificate_expiry),
@@ -61,7 +61,7 @@ fn before_the_first_sounding_nothing_is_claimed() {
 
 #[test]
 fn an_edge_belongs_to_the_bucket_below_it() {
-    let mut track = Track::new(&probe(), at(0));
+    let mut track = ProbeStats::new(&probe(), at(0));
     let edges = track.view(at(0)).latencies.edges;
     let edge = |ms| edges.iter().position(|e| *e == Duration::from_millis(ms));
     let (objective, ten) = (edge(300).unwrap(), edge(10_000).unwrap());
@@ -78,7 +78,7 @@ fn an_edge_belongs_to_the_bucket_below_it() {
 
 #[test]
 fn a_void_sounding_changes_only_its_counter_and_the_last_one() {
-    let mut track = Track::new(&probe(), at(0));
+    let mut track = ProbeStats::new(&probe(), at(0));
     track.record(&sounding(at(50), 5, Outcome::Bad(Reason::Status)), 7.0);
     let before = track.view(at(60));
     track.record(&sounding(at(60), 5, Outcome::Void(VoidReason::Late)), 8.0);
@@ -92,7 +92,7 @@ fn a_void_sounding_changes_only_its_counter_and_the_last_one() {
 
 #[test]
 fn a_good_sounding_ends_the_failures_in_a_row() {
-    let mut track = Track::new(&probe(), at(0));
+    let mut track = ProbeStats::new(&probe(), at(0));
     for n in 1..4 {
         track.record(&sounding(at(n), 0, Outcome::Bad(Reason::Reset)), 1.0);
     }
@@ -107,14 +107,14 @@ fn a_good_sounding_ends_the_failures_in_a_row() {
 
 #[test]
 fn counters_and_soundings_survive_changed_settings() {
-    let tracked = Tracked::new(Arc::new(probe()), at(0));
+    let tracked = TrackedProbe::new(Arc::new(probe()), at(0));
     for n in 0..20 {
         tracked
             .lock()
             .record(&sounding(at(n), 1, Outcome::Good), 1.0);
     }
     tracked.lock().missed(at(20), 2);
-    let faster = Probe {
+    let faster = ProbeConfig {
         interval: Duration::from_secs(1),
         window: Duration::from_secs(600),
         ..probe()
@@ -127,7 +127,7 @@ fn counters_and_soundings_survive_changed_settings() {
     assert!(view.last.is_some());
 
     // Other edges start again; everything else goes on.
-    let stricter = Probe {
+    let stricter = ProbeConfig {
         latency_objective: Some(Duration::from_millis(200)),
         target: Target::parse("tcp://127.0.0.1:2", "tcp").unwrap(),
         ..faster
@@ -141,7 +141,7 @@ fn counters_and_soundings_survive_changed_settings() {
 
 #[test]
 fn the_recent_soundings_are_the_last_sixty_from_the_oldest() {
-    let mut track = Track::new(&probe(), at(0));
+    let mut track = ProbeStats::new(&probe(), at(0));
     assert_eq!(track.recent().count(), 0);
     for n in 1..=100 {
         track.record(&sounding(at(n + 200), n, Outcome::Good), 1.0);
@@ -154,6 +154,6 @@ fn the_recent_soundings_are_the_last_sixty_from_the_oldest() {
 
 #[test]
 fn an_idle_probe_is_small() {
-    let track = Track::new(&probe(), at(0));
+    let track = ProbeStats::new(&probe(), at(0));
     assert!(track.bytes() <= 8 * 1024, "{} bytes", track.bytes());
 }

@@ -5,10 +5,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::counts::Recent;
+use super::counts::RecentCounts;
 use super::finding::share;
 use super::rule::{GRID, Rule, whole};
-use super::{Mark, PodState, Watch};
+use super::{Analysis, PodState, TickOutcome};
 
 /// A bake of a week is the longest that can be set.
 const MAX_BAKE_S: f64 = 7.0 * 86_400.0;
@@ -29,7 +29,7 @@ pub struct Bake {
     block: u32,
     failed: u32,
     total: u32,
-    recent: Recent<u16>,
+    recent: RecentCounts<u16>,
     /// Which endpoints count: those that did not fail when the revision appeared.
     counts: Vec<bool>,
     scheduled: u64,
@@ -72,7 +72,7 @@ pub enum BakeEnd {
 
 impl Bake {
     /// Begins the bake of a revision that passed, `from_s` seconds after it appeared, with ticks of `tick_s`.
-    pub fn new(watch: &Watch, tick_s: f64, from_s: f64) -> Self {
+    pub fn new(watch: &Analysis, tick_s: f64, from_s: f64) -> Self {
         let rule = watch.rule().clone();
         let tolerated = rule.tolerable(watch.pooled().bound + rule.bake_null_margin);
         let gain = rule
@@ -89,7 +89,7 @@ impl Bake {
             block: 0,
             failed: 0,
             total: 0,
-            recent: Recent::new(whole(rule.bake_window_s / tick_s).max(1)),
+            recent: RecentCounts::new(whole(rule.bake_window_s / tick_s).max(1)),
             counts: watch.endpoints_counted_in_bake(),
             scheduled: 0,
             usable: 0,
@@ -107,7 +107,7 @@ impl Bake {
             return;
         }
         self.missed += 1;
-        let none = vec![Mark::NotDue; self.counts.len()];
+        let none = vec![TickOutcome::NotDue; self.counts.len()];
         self.tick(&none, &[], |_| 0);
     }
 
@@ -115,7 +115,7 @@ impl Bake {
     /// `normal_restarts` is what is normal for a pod. `Some` in the tick of an alarm.
     pub fn tick(
         &mut self,
-        marks: &[Mark],
+        marks: &[TickOutcome],
         pods: &[PodState],
         normal_restarts: impl Fn(&PodState) -> u32,
     ) -> Option<&BakeAlarm> {
@@ -138,7 +138,7 @@ impl Bake {
         }
         let (mut failed, mut total) = (0u16, 0u16);
         for (mark, counts) in marks.iter().zip(&self.counts) {
-            if !counts || *mark == Mark::NotDue {
+            if !counts || *mark == TickOutcome::NotDue {
                 continue;
             }
             self.scheduled += 1;

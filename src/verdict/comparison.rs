@@ -4,17 +4,17 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::Mark;
-use super::direct::{ClassCounts, Direct, Down, PodLook, Reading};
-use super::mixture::{LN_ZERO, Misses, Mixture, ln, ln_sum};
-use super::requests::Requests;
+use super::TickOutcome;
+use super::direct::{ClassCounts, DirectResults, EndpointDown, PodReading, PodTick};
+use super::mixture::{LN_ZERO, Mixture, NonFailure, ln, ln_sum};
+use super::requests::RequestStratum;
 use super::rule::{AGES, Rule};
-use super::stratum::{Before, Control, Setup, Stratum};
-use super::warm_up::{Counts, Learned, PHASES, Progress, default_of_age, limit};
+use super::stratum::{BeforeCounts, ControlCounts, Stratum, StratumSetup};
+use super::warm_up::{AgeCounts, LearnedRollouts, PHASES, RolloutProgress, default_of_age, limit};
 
 /// Why an endpoint does not count at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Excluded {
+pub(super) enum Exclusion {
     /// It failed when the revision appeared.
     FailedAtStart,
     /// It fails for old pods as well.
@@ -25,7 +25,7 @@ pub(super) enum Excluded {
 
 /// What is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Subject {
+pub(super) enum ComparisonSubject {
     /// Failures: more are tolerated while the rollout warms up.
     Failures,
     /// Slow answers: only those of a time after the warm-up are counted.
@@ -33,29 +33,29 @@ pub(super) enum Subject {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Endpoint {
+pub(super) struct ComparedEndpoint {
     pub(super) failed_at_start: bool,
-    pub(super) excluded: Option<Excluded>,
+    pub(super) excluded: Option<Exclusion>,
     /// Successes in a row while excluded.
     recovering: u32,
     pub(super) stratum: Stratum,
-    pub(super) learned: [Counts; PHASES],
+    pub(super) learned: [AgeCounts; PHASES],
     /// This tick's mark, after everything that makes it void.
-    pub(super) mark: Mark,
+    pub(super) mark: TickOutcome,
     /// Whether it does not count in this tick: excluded, the tick that ends it included.
     pub(super) excluded_now: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct NewPods {
+struct NewPodCounts {
     stratum: Stratum,
-    direct: Direct,
-    learned: [Counts; AGES],
+    direct: DirectResults,
+    learned: [AgeCounts; AGES],
 }
 
 /// The place of a stratum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum StratumKind {
     Pool,
     Endpoint(usize),
     Requests,
@@ -64,8 +64,8 @@ pub(super) enum Kind {
 
 /// A stratum that passes all tests of path C.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Rise {
-    pub(super) kind: Kind,
+pub(super) struct RisingStratum {
+    pub(super) kind: StratumKind,
     /// The sum that reached the threshold, as a logarithm.
     pub(super) ln_e: f64,
     /// The threshold.
@@ -85,13 +85,13 @@ pub(super) struct TickCounts {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Comparison {
     pub(super) rule: Arc<Rule>,
-    pub(super) misses: Misses,
-    subject: Subject,
+    pub(super) misses: NonFailure,
+    subject: ComparisonSubject,
     pub(super) pool: Stratum,
-    learned_pool: [Counts; PHASES],
-    pub(super) endpoints: Vec<Endpoint>,
-    pub(super) requests: Option<Requests>,
-    new_pods: Option<NewPods>,
+    learned_pool: [AgeCounts; PHASES],
+    pub(super) endpoints: Vec<ComparedEndpoint>,
+    pub(super) requests: Option<RequestStratum>,
+    new_pods: Option<NewPodCounts>,
     /// The e-value after the last tick in which it was evaluated, as a logarithm.
     pub(super) ln_e: f64,
     /// The largest so far, the place of its largest stratum, and its tick.
@@ -99,19 +99,19 @@ pub(super) struct Comparison {
 }
 
 /// What an instance is made from.
-pub(super) struct Input<'a> {
-    pub(super) subject: Subject,
-    pub(super) baseline: &'a [Counts],
+pub(super) struct ComparisonInput<'a> {
+    pub(super) subject: ComparisonSubject,
+    pub(super) baseline: &'a [AgeCounts],
     pub(super) failing_at_start: &'a [bool],
-    pub(super) learned: &'a Learned,
+    pub(super) learned: &'a LearnedRollouts,
     pub(super) direct: bool,
-    pub(super) requests: Option<Requests>,
+    pub(super) requests: Option<RequestStratum>,
 }
 
 impl Comparison {
-    pub(super) fn new(rule: Arc<Rule>, input: Input<'_>) -> Self {
+    pub(super) fn new(rule: Arc<Rule>, input: ComparisonInput<'_>) -> Self {
         let count = input.baseline.len();
-        let share = Weights::new(&rule, count, input.requests.is_some(), input.direct);
+        let share = StrataWeights::new(&rule, count, input.requests.is_some(), input.direct);
         let window = rule
             .ticks(rule.window_s)
             .max(rule.window_probes.div_ceil(count as u32))
@@ -121,9 +121,9 @@ impl Comparison {
             .fold((0u64, 0u64), |(failed, total), ((k, n), _)| {
                 (failed.saturating_add(*k), total.saturating_add(*n))
             });
-        let with_slow_blocks = input.subject == Subject::Failures;
+        let with_slow_blocks = input.subject == ComparisonSubject::Failures;
         let stratum = |before, margin, weight, classes| {
-            let setup = Setup {
+            let setup = StratumSetup {
                 before,
                 margin,
                 weight,
@@ -135,26 +135,26 @@ impl Comparison {
             };
             Stratum::new(&rule, &setup)
         };
-        let pooled = Before::new(&rule, pooled.0, pooled.1, rule.n0_min);
+        let pooled = BeforeCounts::new(&rule, pooled.0, pooled.1, rule.n0_min);
         let endpoints = std::iter::zip(input.baseline, input.failing_at_start)
             .enumerate()
             .map(|(at, ((failed, total), failing))| {
-                let before = Before::new(&rule, *failed, *total, rule.n0_min / 2);
-                Endpoint {
+                let before = BeforeCounts::new(&rule, *failed, *total, rule.n0_min / 2);
+                ComparedEndpoint {
                     failed_at_start: *failing,
-                    excluded: failing.then_some(Excluded::FailedAtStart),
+                    excluded: failing.then_some(Exclusion::FailedAtStart),
                     recovering: 0,
                     stratum: stratum(before, rule.endpoint_margin, share.endpoint, 1),
                     learned: input.learned.endpoints.get(at).copied().unwrap_or_default(),
-                    mark: Mark::Void,
+                    mark: TickOutcome::Void,
                     excluded_now: *failing,
                 }
             })
             .collect();
-        let new_pods = input.direct.then(|| NewPods {
+        let new_pods = input.direct.then(|| NewPodCounts {
             stratum: stratum(pooled, rule.margin, share.new_pods, AGES + 1),
             // Whether pods are down is judged by their failures alone.
-            direct: Direct::new(count, with_slow_blocks),
+            direct: DirectResults::new(count, with_slow_blocks),
             learned: input.learned.pods,
         });
         let mut requests = input.requests;
@@ -170,7 +170,7 @@ impl Comparison {
             new_pods,
             ln_e: 0.0,
             strongest: None,
-            misses: Misses::new(&rule),
+            misses: NonFailure::new(&rule),
             rule,
         }
     }
@@ -180,13 +180,13 @@ impl Comparison {
     pub(super) fn take(
         &mut self,
         now: u32,
-        progress: Progress,
-        looks: &[PodLook<'_>],
-        reading: &impl Reading,
+        progress: RolloutProgress,
+        looks: &[PodTick<'_>],
+        reading: &impl PodReading,
         has_dependency_failing: impl Fn(usize) -> bool,
-    ) -> (Option<Down>, TickCounts) {
+    ) -> (Option<EndpointDown>, TickCounts) {
         let mut down = None;
-        if let Some(NewPods { direct, .. }) = &mut self.new_pods {
+        if let Some(NewPodCounts { direct, .. }) = &mut self.new_pods {
             direct.take(&self.rule, now, looks, reading);
             let endpoints = &self.endpoints;
             down = direct.down(&self.rule, now, |at| endpoints[at].excluded.is_some());
@@ -197,9 +197,11 @@ impl Comparison {
         }
         let endpoints = &self.endpoints;
         let pods = match &mut self.new_pods {
-            Some(NewPods { direct, .. }) => direct.count(&self.rule, now, looks, reading, |at| {
-                endpoints[at].excluded_now
-            }),
+            Some(NewPodCounts { direct, .. }) => {
+                direct.count(&self.rule, now, looks, reading, |at| {
+                    endpoints[at].excluded_now
+                })
+            }
             None => ClassCounts::default(),
         };
         let t = f64::from(now) * self.rule.interval_s;
@@ -207,7 +209,7 @@ impl Comparison {
         let new_pods_due = has_new_pods.is_some_and(|one| one.stratum.is_due(t));
         // Only a block that opens asks the control, so it is added up only then.
         let is_needed = new_pods_due || self.pool.is_due(t);
-        let pool_control = is_needed.then(|| self.control(Kind::Pool)).flatten();
+        let pool_control = is_needed.then(|| self.control(StratumKind::Pool)).flatten();
         self.count_pods(now, pool_control, &pods);
         let pool = self.count_endpoints(now, progress, pool_control);
         (down, TickCounts { pool, pods })
@@ -215,19 +217,19 @@ impl Comparison {
 
     /// A lost control makes a failure void, and excludes the endpoint when it lasts.
     fn follow_control(&mut self) {
-        let Some(NewPods { direct, .. }) = &self.new_pods else {
+        let Some(NewPodCounts { direct, .. }) = &self.new_pods else {
             return;
         };
         for (endpoint, pods) in self.endpoints.iter_mut().zip(&direct.endpoints) {
             if !pods.answers.control_lost() {
                 continue;
             }
-            if endpoint.mark == Mark::Bad {
-                endpoint.mark = Mark::Void;
+            if endpoint.mark == TickOutcome::Bad {
+                endpoint.mark = TickOutcome::Void;
             }
             // Once for each run of such ticks: an endpoint that is mended is not excluded for ever.
             if pods.lost_run == self.rule.recover_ticks {
-                endpoint.exclude(Excluded::ControlLost);
+                endpoint.exclude(Exclusion::ControlLost);
             }
         }
     }
@@ -239,36 +241,39 @@ impl Comparison {
             return;
         };
         match endpoint.mark {
-            Mark::Good => endpoint.recovering += 1,
-            Mark::Bad => endpoint.recovering = 0,
-            Mark::Void | Mark::NotDue | Mark::Limited | Mark::Unresolved => {}
+            TickOutcome::Good => endpoint.recovering += 1,
+            TickOutcome::Bad => endpoint.recovering = 0,
+            TickOutcome::Void
+            | TickOutcome::NotDue
+            | TickOutcome::Limited
+            | TickOutcome::Unresolved => {}
         }
         let by_cause = match excluded {
-            Excluded::FailedAtStart => false,
-            Excluded::ControlLost => self.new_pods.as_ref().is_some_and(|new_pods| {
+            Exclusion::FailedAtStart => false,
+            Exclusion::ControlLost => self.new_pods.as_ref().is_some_and(|new_pods| {
                 new_pods.direct.endpoints[at].well_run >= self.rule.recover_ticks
             }),
-            Excluded::Dependency => !has_dependency_failing(at),
+            Exclusion::Dependency => !has_dependency_failing(at),
         };
         if by_cause || endpoint.recovering >= self.rule.recover_ticks {
             endpoint.excluded = None;
             endpoint.recovering = 0;
         }
-        if endpoint.mark != Mark::NotDue {
-            endpoint.mark = Mark::Void;
+        if endpoint.mark != TickOutcome::NotDue {
+            endpoint.mark = TickOutcome::Void;
         }
     }
 
     /// What old pods say of a stratum.
-    pub(super) fn control(&self, kind: Kind) -> Option<Control> {
+    pub(super) fn control(&self, kind: StratumKind) -> Option<ControlCounts> {
         match kind {
-            Kind::Endpoint(at) => self.endpoints[at].stratum.control(&self.rule),
-            Kind::Pool | Kind::NewPods => self.pool.control(&self.rule),
-            Kind::Requests => None,
+            StratumKind::Endpoint(at) => self.endpoints[at].stratum.control(&self.rule),
+            StratumKind::Pool | StratumKind::NewPods => self.pool.control(&self.rule),
+            StratumKind::Requests => None,
         }
     }
 
-    fn count_pods(&mut self, now: u32, control: Option<Control>, counts: &ClassCounts) {
+    fn count_pods(&mut self, now: u32, control: Option<ControlCounts>, counts: &ClassCounts) {
         let Some(new_pods) = &mut self.new_pods else {
             return;
         };
@@ -276,7 +281,7 @@ impl Comparison {
         let has_counts = counts.iter().any(|(_, n)| *n > 0);
         let learned = new_pods.learned;
         let before = new_pods.stratum.before;
-        let is_latency = self.subject == Subject::Latency;
+        let is_latency = self.subject == ComparisonSubject::Latency;
         if has_counts || new_pods.stratum.quick.has_begun() {
             let is_sure = is_latency
                 || counts.iter().enumerate().any(|(class, (_, n))| {
@@ -304,19 +309,21 @@ impl Comparison {
     fn count_endpoints(
         &mut self,
         now: u32,
-        progress: Progress,
-        pool_control: Option<Control>,
+        progress: RolloutProgress,
+        pool_control: Option<ControlCounts>,
     ) -> (u16, u16) {
         let rule = &self.rule;
         let subject = self.subject;
         let t = f64::from(now) * rule.interval_s;
-        let advance = |stratum: &mut Stratum, control, learned: &[Counts; PHASES]| {
+        let advance = |stratum: &mut Stratum, control, learned: &[AgeCounts; PHASES]| {
             let before = stratum.before;
             let tolerated = |begin| {
                 let phase = progress.phase(rule, begin);
                 match subject {
-                    Subject::Failures => progress.tolerated(rule, &before, learned, phase),
-                    Subject::Latency => (before.settled(rule), phase == PHASES),
+                    ComparisonSubject::Failures => {
+                        progress.tolerated(rule, &before, learned, phase)
+                    }
+                    ComparisonSubject::Latency => (before.settled(rule), phase == PHASES),
                 }
             };
             let is_sure = |begin| tolerated(begin).1;
@@ -358,9 +365,9 @@ impl Comparison {
     }
 
     /// Path C: evaluates the evidence after this tick.
-    pub(super) fn evaluate(&mut self, now: u32) -> Option<Rise> {
+    pub(super) fn evaluate(&mut self, now: u32) -> Option<RisingStratum> {
         // Nobody reads the evidence for slow answers before it convicts.
-        let is_read = self.subject == Subject::Failures;
+        let is_read = self.subject == ComparisonSubject::Failures;
         if !is_read && !self.can_reach(self.rule.alpha, |stratum| Some(&stratum.quick)) {
             return None;
         }
@@ -420,12 +427,12 @@ impl Comparison {
     }
 
     /// The stratum that convicts, if the sum has reached the threshold.
-    fn rise(&self, now: u32, ln_e: f64, alpha: f64, slow: bool) -> Option<Rise> {
+    fn rise(&self, now: u32, ln_e: f64, alpha: f64, slow: bool) -> Option<RisingStratum> {
         let needed = -alpha.ln();
         if ln_e < needed {
             return None;
         }
-        let mut best: Option<(f64, Kind)> = None;
+        let mut best: Option<(f64, StratumKind)> = None;
         for at in 0..self.strata() {
             let kind = self.kind(at);
             let own = self.own_ln_e(kind, slow);
@@ -437,7 +444,7 @@ impl Comparison {
                 best = Some((weighted, kind));
             }
         }
-        best.map(|(_, kind)| Rise {
+        best.map(|(_, kind)| RisingStratum {
             kind,
             ln_e,
             threshold: 1.0 / alpha,
@@ -446,8 +453,8 @@ impl Comparison {
     }
 
     /// Tests 2 and 3 of path C.
-    fn passes(&self, kind: Kind, now: u32) -> bool {
-        if let (Kind::Requests, Some(requests)) = (kind, &self.requests) {
+    fn passes(&self, kind: StratumKind, now: u32) -> bool {
+        if let (StratumKind::Requests, Some(requests)) = (kind, &self.requests) {
             let t = f64::from(now) * self.rule.interval_s;
             return requests.passes(&self.rule, t);
         }
@@ -456,8 +463,8 @@ impl Comparison {
             && stratum.rose(stratum.recent.whole(), self.control(kind))
     }
 
-    fn own_ln_e(&self, kind: Kind, slow: bool) -> f64 {
-        if let (Kind::Requests, Some(requests)) = (kind, &self.requests) {
+    fn own_ln_e(&self, kind: StratumKind, slow: bool) -> f64 {
+        if let (StratumKind::Requests, Some(requests)) = (kind, &self.requests) {
             return if slow {
                 0.0
             } else {
@@ -471,9 +478,9 @@ impl Comparison {
         }
     }
 
-    fn weighted(&self, kind: Kind, ln_e: f64) -> f64 {
+    fn weighted(&self, kind: StratumKind, ln_e: f64) -> f64 {
         match (kind, &self.requests) {
-            (Kind::Requests, Some(requests)) => requests.ln_weight + ln_e,
+            (StratumKind::Requests, Some(requests)) => requests.ln_weight + ln_e,
             _ => self.stratum(kind).weighted(ln_e),
         }
     }
@@ -484,40 +491,52 @@ impl Comparison {
         1 + self.endpoints.len() + more
     }
 
-    pub(super) fn kind(&self, at: usize) -> Kind {
+    pub(super) fn kind(&self, at: usize) -> StratumKind {
         match at.checked_sub(1) {
-            None => Kind::Pool,
-            Some(endpoint) if endpoint < self.endpoints.len() => Kind::Endpoint(endpoint),
-            Some(next) if next == self.endpoints.len() && self.requests.is_some() => Kind::Requests,
-            Some(_) => Kind::NewPods,
+            None => StratumKind::Pool,
+            Some(endpoint) if endpoint < self.endpoints.len() => StratumKind::Endpoint(endpoint),
+            Some(next) if next == self.endpoints.len() && self.requests.is_some() => {
+                StratumKind::Requests
+            }
+            Some(_) => StratumKind::NewPods,
         }
     }
 
     /// The stratum of a place; requests are no such stratum and give the pool.
-    pub(super) fn stratum(&self, kind: Kind) -> &Stratum {
+    pub(super) fn stratum(&self, kind: StratumKind) -> &Stratum {
         match (kind, &self.new_pods) {
-            (Kind::Endpoint(at), _) => &self.endpoints[at].stratum,
-            (Kind::NewPods, Some(new_pods)) => &new_pods.stratum,
-            (Kind::Pool | Kind::Requests | Kind::NewPods, _) => &self.pool,
+            (StratumKind::Endpoint(at), _) => &self.endpoints[at].stratum,
+            (StratumKind::NewPods, Some(new_pods)) => &new_pods.stratum,
+            (StratumKind::Pool | StratumKind::Requests | StratumKind::NewPods, _) => &self.pool,
         }
     }
 
     /// Failures and results in the span of the estimate.
-    pub(super) fn recent(&self, kind: Kind) -> (u64, u64) {
+    pub(super) fn recent(&self, kind: StratumKind) -> (u64, u64) {
         match (kind, &self.requests) {
-            (Kind::Requests, Some(requests)) => requests.recent.whole(),
-            (Kind::Pool | Kind::Endpoint(_) | Kind::NewPods | Kind::Requests, _) => {
-                self.stratum(kind).recent.whole()
-            }
+            (StratumKind::Requests, Some(requests)) => requests.recent.whole(),
+            (
+                StratumKind::Pool
+                | StratumKind::Endpoint(_)
+                | StratumKind::NewPods
+                | StratumKind::Requests,
+                _,
+            ) => self.stratum(kind).recent.whole(),
         }
     }
 
     /// Seconds that the estimate looks back.
-    pub(super) fn span_s(&self, kind: Kind) -> f64 {
+    pub(super) fn span_s(&self, kind: StratumKind) -> f64 {
         let rule = &self.rule;
         match (kind, &self.requests) {
-            (Kind::Requests, Some(requests)) => rule.window_s.max(requests.interval_s),
-            (Kind::Pool | Kind::Endpoint(_) | Kind::NewPods | Kind::Requests, _) => {
+            (StratumKind::Requests, Some(requests)) => rule.window_s.max(requests.interval_s),
+            (
+                StratumKind::Pool
+                | StratumKind::Endpoint(_)
+                | StratumKind::NewPods
+                | StratumKind::Requests,
+                _,
+            ) => {
                 let probes = f64::from(rule.window_probes) / self.endpoints.len() as f64;
                 rule.window_s.max(probes.ceil() * rule.interval_s)
             }
@@ -525,7 +544,7 @@ impl Comparison {
     }
 
     /// What pods answer of each endpoint, where they are asked.
-    pub(super) fn direct(&self) -> Option<&Direct> {
+    pub(super) fn direct(&self) -> Option<&DirectResults> {
         self.new_pods.as_ref().map(|new_pods| &new_pods.direct)
     }
 
@@ -540,7 +559,7 @@ impl Comparison {
                 .endpoints
                 .iter()
                 .all(|endpoint| endpoint.stratum.is_sound(1, direct))
-            && self.requests.as_ref().is_none_or(Requests::is_sound)
+            && self.requests.as_ref().is_none_or(RequestStratum::is_sound)
             && self.new_pods.as_ref().is_none_or(|new_pods| {
                 new_pods.stratum.is_sound(AGES + 1, false)
                     && new_pods.direct.is_sound(endpoints, ticks)
@@ -554,24 +573,24 @@ impl Comparison {
         let endpoints = self
             .endpoints
             .iter()
-            .map(|endpoint| size_of::<Endpoint>() + endpoint.stratum.bytes());
+            .map(|endpoint| size_of::<ComparedEndpoint>() + endpoint.stratum.bytes());
         endpoints.sum::<usize>()
             + self.pool.bytes()
-            + self.requests.as_ref().map_or(0, Requests::bytes)
+            + self.requests.as_ref().map_or(0, RequestStratum::bytes)
             + self.new_pods.as_ref().map_or(0, |new_pods| {
                 new_pods.stratum.bytes() + new_pods.direct.bytes()
             })
     }
 }
 
-impl Endpoint {
+impl ComparedEndpoint {
     /// Whether it failed at the start and has counted again since.
     pub(super) fn was_readmitted(&self) -> bool {
-        self.failed_at_start && self.excluded != Some(Excluded::FailedAtStart)
+        self.failed_at_start && self.excluded != Some(Exclusion::FailedAtStart)
     }
 
     /// Excludes it, unless it is excluded already.
-    pub(super) fn exclude(&mut self, why: Excluded) {
+    pub(super) fn exclude(&mut self, why: Exclusion) {
         if self.excluded.is_none() {
             self.excluded = Some(why);
             self.recovering = 0;
@@ -580,14 +599,14 @@ impl Endpoint {
 }
 
 /// Which share of the evidence each stratum carries; they sum up to 1.
-struct Weights {
+struct StrataWeights {
     pool: f64,
     endpoint: f64,
     requests: f64,
     new_pods: f64,
 }
 
-impl Weights {
+impl StrataWeights {
     fn new(rule: &Rule, endpoints: usize, with_requests: bool, with_pods: bool) -> Self {
         let requests = if with_requests { rule.w_requests } else { 0.0 };
         let new_pods = if with_pods {

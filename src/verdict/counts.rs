@@ -10,7 +10,7 @@ use super::run_length;
     serialize = "T: Copy + PartialEq + Serialize",
     deserialize = "T: Copy + Deserialize<'de>"
 ))]
-pub(super) struct Recent<T> {
+pub(super) struct RecentCounts<T> {
     #[serde(with = "run_length")]
     slots: Vec<(T, T)>,
     next: usize,
@@ -18,11 +18,11 @@ pub(super) struct Recent<T> {
 }
 
 /// What a ring counts with: small for soundings of a tick, wide for requests of a scrape.
-pub(super) trait Count: Copy + Default + Into<u64> {}
-impl Count for u16 {}
-impl Count for u64 {}
+pub(super) trait RingCount: Copy + Default + Into<u64> {}
+impl RingCount for u16 {}
+impl RingCount for u64 {}
 
-impl<T: Count> Recent<T> {
+impl<T: RingCount> RecentCounts<T> {
     pub(super) fn new(length: u32) -> Self {
         Self {
             slots: vec![(T::default(), T::default()); length.max(1) as usize],
@@ -68,11 +68,11 @@ impl<T: Count> Recent<T> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may end where it stands")]
 mod tests {
-    use super::Recent;
+    use super::RecentCounts;
 
     #[test]
     fn equal_pairs_in_a_row_are_stored_once() {
-        let mut recent = Recent::<u16>::new(120);
+        let mut recent = RecentCounts::<u16>::new(120);
         recent.push(0, 10);
         recent.push(0, 10);
         recent.push(1, 10);
@@ -81,13 +81,16 @@ mod tests {
             text,
             r#"{"slots":[[[0,10],2],[1,10],[[0,0],117]],"next":3,"filled":3}"#
         );
-        assert_eq!(serde_json::from_str::<Recent<u16>>(&text).unwrap(), recent);
+        assert_eq!(
+            serde_json::from_str::<RecentCounts<u16>>(&text).unwrap(),
+            recent
+        );
     }
 
     #[test]
     fn pairs_are_read_as_they_were_stored_at_first() {
         let text = r#"{"slots":[[0,10],[0,10],[1,10]],"next":0,"filled":3}"#;
-        let recent = serde_json::from_str::<Recent<u16>>(text).unwrap();
+        let recent = serde_json::from_str::<RecentCounts<u16>>(text).unwrap();
         assert_eq!((recent.slots.len(), recent.whole()), (3, (1, 30)));
     }
 
@@ -103,7 +106,7 @@ mod tests {
         ] {
             let text = format!(r#"{{"slots":{slots},"next":0,"filled":0}}"#);
             assert!(
-                serde_json::from_str::<Recent<u16>>(&text).is_err(),
+                serde_json::from_str::<RecentCounts<u16>>(&text).is_err(),
                 "{slots}"
             );
         }
@@ -111,7 +114,7 @@ mod tests {
 
     #[test]
     fn only_the_last_pairs_count() {
-        let mut recent = Recent::<u16>::new(3);
+        let mut recent = RecentCounts::<u16>::new(3);
         assert_eq!(recent.whole(), (0, 0));
         for failed in 0..5 {
             recent.push(failed, 10);

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Mark;
+use super::TickOutcome;
 use super::rule::Rule;
 
 /// One dependency.
@@ -38,11 +38,14 @@ impl Dependency {
     }
 
     /// Takes a result; one that is unknown says nothing.
-    pub(crate) fn take(&mut self, rule: &Rule, mark: Mark) {
+    pub(crate) fn take(&mut self, rule: &Rule, mark: TickOutcome) {
         let failed = match mark {
-            Mark::Good => false,
-            Mark::Bad => true,
-            Mark::Void | Mark::NotDue | Mark::Limited | Mark::Unresolved => return,
+            TickOutcome::Good => false,
+            TickOutcome::Bad => true,
+            TickOutcome::Void
+            | TickOutcome::NotDue
+            | TickOutcome::Limited
+            | TickOutcome::Unresolved => return,
         };
         self.failures = (self.failures << 1) | u64::from(failed);
         self.known = (self.known + 1).min(rule.dependency_of);
@@ -75,7 +78,7 @@ mod tests {
         let mut follow = |row: &str| -> Vec<bool> {
             row.chars()
                 .map(|letter| {
-                    database.take(&rule, Mark::of(letter).unwrap());
+                    database.take(&rule, TickOutcome::of(letter).unwrap());
                     database.failing
                 })
                 .collect()

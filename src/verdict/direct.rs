@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::rule::{AGES, Rule};
-use super::{Mark, run_length};
+use super::{TickOutcome, run_length};
 
 /// Pods of one side that the daemon asks in one tick, at most; the others have their turn later.
 pub const MAX_ASKED: usize = 5;
@@ -23,7 +23,7 @@ pub(super) type ClassCounts = [(u16, u16); AGES + 1];
 /// To which revision a pod belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Side {
+pub enum PodSide {
     /// The revision that is being judged.
     New,
     /// The one before.
@@ -32,40 +32,40 @@ pub enum Side {
 
 /// What one pod answered in one tick.
 #[derive(Debug, Clone, Copy)]
-pub struct PodLook<'a> {
+pub struct PodTick<'a> {
     /// The pod, by a number that is its own throughout the watch.
     pub pod: u32,
     /// Old or new.
-    pub side: Side,
+    pub side: PodSide,
     /// The tick in which it became Ready.
     pub ready_tick: u32,
     /// One mark for each endpoint; void where it was not asked.
-    pub marks: &'a [Mark],
+    pub marks: &'a [TickOutcome],
     /// Latencies of good answers in microseconds, one for each endpoint; empty where they are not known.
     pub latency_us: &'a [Option<u32>],
 }
 
 /// How a pod's answer at an endpoint counts in an instance of the comparison.
-pub(super) trait Reading {
-    fn read(&self, look: &PodLook<'_>, endpoint: usize) -> Mark;
+pub(super) trait PodReading {
+    fn read(&self, look: &PodTick<'_>, endpoint: usize) -> TickOutcome;
 }
 
-impl<F: Fn(&PodLook<'_>, usize) -> Mark> Reading for F {
-    fn read(&self, look: &PodLook<'_>, endpoint: usize) -> Mark {
+impl<F: Fn(&PodTick<'_>, usize) -> TickOutcome> PodReading for F {
+    fn read(&self, look: &PodTick<'_>, endpoint: usize) -> TickOutcome {
         self(look, endpoint)
     }
 }
 
 /// What one endpoint's pods answered in this tick.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Answers {
+pub(super) struct EndpointTick {
     pub(super) old_good: u16,
     pub(super) old_bad: u16,
     pub(super) new_good: u16,
     pub(super) new_bad: u16,
 }
 
-impl Answers {
+impl EndpointTick {
     pub(super) fn old(self) -> u16 {
         self.old_good + self.old_bad
     }
@@ -78,8 +78,8 @@ impl Answers {
 
 /// An endpoint's history with new and old pods.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Endpoint {
-    pub(super) answers: Answers,
+pub(super) struct DirectEndpoint {
+    pub(super) answers: EndpointTick,
     /// Ticks in a row with the control lost, among those in which old pods were asked.
     pub(super) lost_run: u32,
     /// Ticks in a row with a good answer from an old pod, likewise.
@@ -91,14 +91,14 @@ pub(super) struct Endpoint {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Pod {
+struct DirectPod {
     id: u32,
     last_tick: u32,
 }
 
 /// Failures in a row of one pod at one endpoint.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-struct Run {
+struct FailureRun {
     failures: u16,
     /// Ticks from the first of them to the last result.
     since: u16,
@@ -106,7 +106,7 @@ struct Run {
     last: u32,
 }
 
-impl Run {
+impl FailureRun {
     fn take(&mut self, tick: u32, failed: bool) {
         if !failed {
             self.failures = 0;
@@ -123,33 +123,33 @@ impl Run {
 
 /// What is known from pods that are asked directly.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Direct {
-    pub(super) endpoints: Vec<Endpoint>,
-    pods: Vec<Pod>,
+pub(super) struct DirectResults {
+    pub(super) endpoints: Vec<DirectEndpoint>,
+    pods: Vec<DirectPod>,
     /// For each remembered pod and endpoint whether it has answered well.
     #[serde(with = "run_length")]
     warm: Vec<bool>,
     /// The same of failures in a row; empty where nobody asks whether pods are down.
     #[serde(with = "run_length")]
-    runs: Vec<Run>,
+    runs: Vec<FailureRun>,
 }
 
 /// Path D: all new pods of an endpoint are down while old ones answer.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Down {
+pub(super) struct EndpointDown {
     pub(super) endpoint: usize,
     pub(super) pods: u32,
     pub(super) ticks: u32,
 }
 
-impl Direct {
+impl DirectResults {
     pub(super) fn new(endpoints: usize, with_runs: bool) -> Self {
         Self {
-            endpoints: vec![Endpoint::default(); endpoints],
+            endpoints: vec![DirectEndpoint::default(); endpoints],
             pods: Vec::with_capacity(MAX_PODS),
             warm: vec![false; MAX_PODS * endpoints],
             runs: if with_runs {
-                vec![Run::default(); MAX_PODS * endpoints]
+                vec![FailureRun::default(); MAX_PODS * endpoints]
             } else {
                 Vec::new()
             },
@@ -161,22 +161,25 @@ impl Direct {
         &mut self,
         rule: &Rule,
         tick: u32,
-        looks: &[PodLook<'_>],
-        reading: &impl Reading,
+        looks: &[PodTick<'_>],
+        reading: &impl PodReading,
     ) {
         for endpoint in &mut self.endpoints {
-            endpoint.answers = Answers::default();
+            endpoint.answers = EndpointTick::default();
         }
-        for look in asked(looks, Side::Old, self.endpoints.len()) {
+        for look in asked(looks, PodSide::Old, self.endpoints.len()) {
             for (at, endpoint) in self.endpoints.iter_mut().enumerate() {
                 match reading.read(look, at) {
-                    Mark::Good => endpoint.answers.old_good += 1,
-                    Mark::Bad => endpoint.answers.old_bad += 1,
-                    Mark::Void | Mark::NotDue | Mark::Limited | Mark::Unresolved => {}
+                    TickOutcome::Good => endpoint.answers.old_good += 1,
+                    TickOutcome::Bad => endpoint.answers.old_bad += 1,
+                    TickOutcome::Void
+                    | TickOutcome::NotDue
+                    | TickOutcome::Limited
+                    | TickOutcome::Unresolved => {}
                 }
             }
         }
-        for look in asked(looks, Side::New, self.endpoints.len()) {
+        for look in asked(looks, PodSide::New, self.endpoints.len()) {
             if in_grace(rule, tick, look) {
                 continue;
             }
@@ -184,12 +187,15 @@ impl Direct {
             for at in 0..self.endpoints.len() {
                 let mark = reading.read(look, at);
                 match mark {
-                    Mark::Good => self.endpoints[at].answers.new_good += 1,
-                    Mark::Bad => self.endpoints[at].answers.new_bad += 1,
-                    Mark::Void | Mark::NotDue | Mark::Limited | Mark::Unresolved => continue,
+                    TickOutcome::Good => self.endpoints[at].answers.new_good += 1,
+                    TickOutcome::Bad => self.endpoints[at].answers.new_bad += 1,
+                    TickOutcome::Void
+                    | TickOutcome::NotDue
+                    | TickOutcome::Limited
+                    | TickOutcome::Unresolved => continue,
                 }
                 if let Some(run) = self.runs.get_mut(slot * self.endpoints.len() + at) {
-                    run.take(tick, mark == Mark::Bad);
+                    run.take(tick, mark == TickOutcome::Bad);
                 }
             }
         }
@@ -220,7 +226,7 @@ impl Direct {
         rule: &Rule,
         tick: u32,
         excluded: impl Fn(usize) -> bool,
-    ) -> Option<Down> {
+    ) -> Option<EndpointDown> {
         if self.runs.is_empty() {
             return None;
         }
@@ -244,7 +250,7 @@ impl Direct {
                 pods += 1;
                 longest = longest.max(tick - run.last + u32::from(run.since) + 1);
             }
-            (pods >= 2 && longest >= hold).then_some(Down {
+            (pods >= 2 && longest >= hold).then_some(EndpointDown {
                 endpoint: at,
                 pods,
                 ticks: endpoint.down,
@@ -257,13 +263,13 @@ impl Direct {
         &mut self,
         rule: &Rule,
         tick: u32,
-        looks: &[PodLook<'_>],
-        reading: &impl Reading,
+        looks: &[PodTick<'_>],
+        reading: &impl PodReading,
         excluded: impl Fn(usize) -> bool,
     ) -> ClassCounts {
         let cold = rule.ticks_up(rule.pod_cold_s);
         let mut counts = ClassCounts::default();
-        for look in asked(looks, Side::New, self.endpoints.len()) {
+        for look in asked(looks, PodSide::New, self.endpoints.len()) {
             if in_grace(rule, tick, look) {
                 continue;
             }
@@ -274,12 +280,12 @@ impl Direct {
                 let mark = reading.read(look, at);
                 let warm = &mut self.warm[slot * self.endpoints.len() + at];
                 let is_counted = *warm || tick >= look.ready_tick.saturating_add(cold);
-                *warm |= mark == Mark::Good;
+                *warm |= mark == TickOutcome::Good;
                 let answers = self.endpoints[at].answers;
                 let old_failing = answers.old() > 0 && answers.old_bad * 2 >= answers.old();
-                let is_result = matches!(mark, Mark::Good | Mark::Bad);
+                let is_result = matches!(mark, TickOutcome::Good | TickOutcome::Bad);
                 if is_result && is_counted && !old_failing && !excluded(at) {
-                    counts[class].0 += u16::from(mark == Mark::Bad);
+                    counts[class].0 += u16::from(mark == TickOutcome::Bad);
                     counts[class].1 += 1;
                 }
             }
@@ -292,7 +298,7 @@ impl Direct {
         let slot = match self.pods.iter().position(|known| known.id == pod) {
             Some(slot) => slot,
             None if self.pods.len() < MAX_PODS => {
-                self.pods.push(Pod {
+                self.pods.push(DirectPod {
                     id: pod,
                     last_tick: tick,
                 });
@@ -304,7 +310,7 @@ impl Direct {
                 let places = slot * self.endpoints.len()..(slot + 1) * self.endpoints.len();
                 self.warm[places.clone()].fill(false);
                 if let Some(runs) = self.runs.get_mut(places) {
-                    runs.fill(Run::default());
+                    runs.fill(FailureRun::default());
                 }
                 self.pods[slot].id = pod;
                 slot
@@ -323,27 +329,27 @@ impl Direct {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.endpoints.capacity() * size_of::<Endpoint>()
-            + self.pods.capacity() * size_of::<Pod>()
+        self.endpoints.capacity() * size_of::<DirectEndpoint>()
+            + self.pods.capacity() * size_of::<DirectPod>()
             + self.warm.capacity()
-            + self.runs.capacity() * size_of::<Run>()
+            + self.runs.capacity() * size_of::<FailureRun>()
     }
 }
 
 /// The pods of one side that were asked anything. One with marks for other endpoints is passed over.
 fn asked<'a, 'b>(
-    looks: &'a [PodLook<'b>],
-    side: Side,
+    looks: &'a [PodTick<'b>],
+    side: PodSide,
     endpoints: usize,
-) -> impl Iterator<Item = &'a PodLook<'b>> {
-    let was_asked = |look: &PodLook<'_>| look.marks.iter().any(|mark| *mark != Mark::Void);
+) -> impl Iterator<Item = &'a PodTick<'b>> {
+    let was_asked = |look: &PodTick<'_>| look.marks.iter().any(|mark| *mark != TickOutcome::Void);
     looks
         .iter()
         .filter(move |look| look.side == side && look.marks.len() == endpoints && was_asked(look))
 }
 
 /// A pod that has just become Ready is given a moment.
-fn in_grace(rule: &Rule, tick: u32, look: &PodLook<'_>) -> bool {
+fn in_grace(rule: &Rule, tick: u32, look: &PodTick<'_>) -> bool {
     tick < look
         .ready_tick
         .saturating_add(rule.ticks_up(rule.pod_grace_s))

@@ -12,9 +12,9 @@ pub enum Verdict {
     /// The watch is not over.
     Watching,
     /// The revision made things worse.
-    Rollback(Finding),
+    Rollback(Regression),
     /// Nothing can be said.
-    Inconclusive(Why),
+    Inconclusive(InconclusiveReason),
 }
 
 impl Verdict {
@@ -41,7 +41,7 @@ impl Verdict {
 /// Why nothing can be said about a revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Why {
+pub enum InconclusiveReason {
     /// All endpoints failed before the revision already.
     BaselineBad,
     /// Too few soundings were usable.
@@ -50,7 +50,7 @@ pub enum Why {
     NotRolledOut,
 }
 
-impl Why {
+impl InconclusiveReason {
     /// As in results and labels.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -64,7 +64,7 @@ impl Why {
 /// What convicted a revision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Reason {
+pub enum RegressionReason {
     /// Path A.
     CrashLoop,
     /// New pods cannot start at all.
@@ -83,7 +83,7 @@ pub enum Reason {
     Latency(StratumName),
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for RegressionReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::CrashLoop => f.write_str("crash_loop"),
@@ -125,9 +125,9 @@ impl fmt::Display for StratumName {
 
 /// Why a verdict of rollback fell, with every number that it rests on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Finding {
+pub struct Regression {
     /// What convicted.
-    pub reason: Reason,
+    pub reason: RegressionReason,
     /// The tick in which it did, counted from 0.
     pub tick: u32,
     /// Seconds since the revision appeared.
@@ -142,7 +142,7 @@ pub struct Finding {
 
 /// That answers are slower than before: a notice, no verdict.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Slower {
+pub struct SlowerAnswers {
     /// The tick in which it was shown.
     pub tick: u32,
     /// Seconds since the revision appeared.
@@ -180,7 +180,7 @@ pub struct StratumReport {
 
 /// The strongest evidence of a watch so far.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Strongest {
+pub struct StrongestEvidence {
     /// The largest e-value.
     pub e: f64,
     /// Where most of it came from.
@@ -190,7 +190,7 @@ pub struct Strongest {
 }
 
 /// The numbers of path C, to be put into words.
-pub(super) struct Rise<'a> {
+pub(super) struct RiseNumbers<'a> {
     pub(super) stratum: &'a StratumName,
     /// `errors`, or `slow answers`.
     pub(super) what: &'static str,
@@ -208,7 +208,7 @@ pub(super) struct Rise<'a> {
     pub(super) slow_block_s: Option<f64>,
 }
 
-impl Rise<'_> {
+impl RiseNumbers<'_> {
     fn before_rate(&self) -> f64 {
         let rate = |(k, n): (u64, u64)| if n == 0 { 0.0 } else { k as f64 / n as f64 };
         let own = self.assumed.unwrap_or_else(|| rate(self.before));

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::Mark;
+use super::TickOutcome;
 
 /// Marks of one endpoint that may wait for their tick. More can only come when soundings are taken faster than ticks
 /// pass, or when the ticks stand still; what is too much is the oldest, and it is counted.
@@ -13,12 +13,12 @@ const MAX_WAITING: usize = 64;
 /// Marks that wait for their tick: a sounding belongs to the tick in which it becomes known, the first in comes out
 /// first, and at most one in each tick.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Inbox {
-    waiting: Vec<VecDeque<Mark>>,
+pub struct TickBuffer {
+    waiting: Vec<VecDeque<TickOutcome>>,
     dropped: u64,
 }
 
-impl Inbox {
+impl TickBuffer {
     /// An empty one.
     pub fn new(endpoints: usize) -> Self {
         Self {
@@ -28,7 +28,7 @@ impl Inbox {
     }
 
     /// A sounding of an endpoint has become known; an endpoint that is not there is ignored.
-    pub fn put(&mut self, endpoint: usize, mark: Mark) {
+    pub fn put(&mut self, endpoint: usize, mark: TickOutcome) {
         let Some(waiting) = self.waiting.get_mut(endpoint) else {
             return;
         };
@@ -40,7 +40,7 @@ impl Inbox {
     }
 
     /// The marks of the tick that ends now: `nothing` for an endpoint of which nothing became known.
-    pub fn take(&mut self, marks: &mut [Mark], nothing: Mark) {
+    pub fn take(&mut self, marks: &mut [TickOutcome], nothing: TickOutcome) {
         marks.fill(nothing);
         for (mark, waiting) in marks.iter_mut().zip(&mut self.waiting) {
             *mark = waiting.pop_front().unwrap_or(nothing);
@@ -64,24 +64,24 @@ mod tests {
 
     #[test]
     fn a_second_sounding_in_a_tick_waits_for_the_next() {
-        let mut inbox = Inbox::new(2);
-        inbox.put(0, Mark::Good);
-        inbox.put(0, Mark::Bad);
-        inbox.put(7, Mark::Bad);
-        let mut marks = [Mark::Good; 2];
-        inbox.take(&mut marks, Mark::Void);
-        assert_eq!(marks, [Mark::Good, Mark::Void]);
-        inbox.take(&mut marks, Mark::Void);
-        assert_eq!(marks, [Mark::Bad, Mark::Void]);
-        inbox.take(&mut marks, Mark::Void);
-        assert_eq!(marks, [Mark::Void, Mark::Void]);
+        let mut inbox = TickBuffer::new(2);
+        inbox.put(0, TickOutcome::Good);
+        inbox.put(0, TickOutcome::Bad);
+        inbox.put(7, TickOutcome::Bad);
+        let mut marks = [TickOutcome::Good; 2];
+        inbox.take(&mut marks, TickOutcome::Void);
+        assert_eq!(marks, [TickOutcome::Good, TickOutcome::Void]);
+        inbox.take(&mut marks, TickOutcome::Void);
+        assert_eq!(marks, [TickOutcome::Bad, TickOutcome::Void]);
+        inbox.take(&mut marks, TickOutcome::Void);
+        assert_eq!(marks, [TickOutcome::Void, TickOutcome::Void]);
     }
 
     #[test]
     fn what_waits_is_bounded_and_the_rest_is_counted() {
-        let mut inbox = Inbox::new(1);
+        let mut inbox = TickBuffer::new(1);
         for _ in 0..100 {
-            inbox.put(0, Mark::Bad);
+            inbox.put(0, TickOutcome::Bad);
         }
         assert_eq!(inbox.dropped(), 36);
     }

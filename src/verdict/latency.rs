@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::comparison::{Comparison, Input, Rise, Subject};
-use super::direct::{PodLook, Reading};
+use super::comparison::{Comparison, ComparisonInput, ComparisonSubject, RisingStratum};
+use super::direct::{PodReading, PodTick};
 use super::rule::Rule;
-use super::warm_up::{Learned, Progress};
-use super::{Mark, Side, Start};
+use super::warm_up::{LearnedRollouts, RolloutProgress};
+use super::{AnalysisStart, PodSide, TickOutcome};
 
 /// Buckets of a histogram.
 pub const BUCKETS: usize = 864;
@@ -17,7 +17,7 @@ pub const BUCKETS: usize = 864;
 const MAX_US: u32 = i32::MAX as u32;
 
 /// The histogram of one endpoint's good answers before: (bucket, answers), in order.
-pub type Histogram = Vec<(u16, u64)>;
+pub type BaselineHistogram = Vec<(u16, u64)>;
 
 /// The bucket of a latency: exact below 64 µs, then 32 buckets for each power of two.
 pub fn bucket(latency_us: u32) -> u16 {
@@ -34,7 +34,7 @@ pub fn edge(bucket: u16) -> u32 {
 }
 
 /// The quantile of a histogram: the edge of the bucket in which it lies; `None` of an empty one.
-pub fn quantile(histogram: &Histogram, quantile: f64) -> Option<u32> {
+pub fn quantile(histogram: &BaselineHistogram, quantile: f64) -> Option<u32> {
     let total: u64 = histogram.iter().map(|(_, count)| count).sum();
     let rank = ((quantile * total as f64 - 1e-9).ceil() as u64).max(1);
     let mut below = 0;
@@ -47,26 +47,26 @@ pub fn quantile(histogram: &Histogram, quantile: f64) -> Option<u32> {
 
 /// What an endpoint's answers are measured by.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-struct Yardstick {
+struct LatencyBaseline {
     /// Answers above this many microseconds are slow; `None` where too little was measured.
     slow_above_us: Option<f64>,
 }
 
 /// An instance of the comparison for one factor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Latency {
-    yardsticks: Vec<Yardstick>,
+pub(super) struct LatencyComparison {
+    yardsticks: Vec<LatencyBaseline>,
     pub(super) comparison: Comparison,
     pub(super) factor: f64,
 }
 
-impl Latency {
+impl LatencyComparison {
     /// `None` where no endpoint has enough latencies before.
-    pub(super) fn new(rule: &Rule, start: &Start, factor: f64) -> Option<Self> {
+    pub(super) fn new(rule: &Rule, start: &AnalysisStart, factor: f64) -> Option<Self> {
         let mut baseline = Vec::with_capacity(start.endpoints.len());
         let mut yardsticks = Vec::with_capacity(start.endpoints.len());
         for at in 0..start.endpoints.len() {
-            let none = Histogram::new();
+            let none = BaselineHistogram::new();
             let histogram = start.latency.get(at).unwrap_or(&none);
             let total: u64 = histogram.iter().map(|(_, count)| count).sum();
             let p = quantile(histogram, rule.latency_quantile);
@@ -77,7 +77,7 @@ impl Latency {
                 above.map(|(_, count)| count).sum()
             });
             baseline.push(if tau.is_some() { (slow, total) } else { (0, 0) });
-            yardsticks.push(Yardstick { slow_above_us: tau });
+            yardsticks.push(LatencyBaseline { slow_above_us: tau });
         }
         yardsticks
             .iter()
@@ -90,11 +90,11 @@ impl Latency {
                     control_windows_s: rule.latency_control_windows_s.clone(),
                     ..rule.clone()
                 });
-                let input = Input {
-                    subject: Subject::Latency,
+                let input = ComparisonInput {
+                    subject: ComparisonSubject::Latency,
                     baseline: &baseline,
                     failing_at_start: &vec![false; baseline.len()],
-                    learned: &Learned::default(),
+                    learned: &LearnedRollouts::default(),
                     direct: start.direct,
                     requests: None,
                 };
@@ -111,30 +111,31 @@ impl Latency {
     pub(super) fn take(
         &mut self,
         now: u32,
-        progress: Progress,
+        progress: RolloutProgress,
         service: impl Fn(usize) -> Option<u32>,
-        looks: &[PodLook<'_>],
-        pods: &impl Reading,
+        looks: &[PodTick<'_>],
+        pods: &impl PodReading,
     ) {
         let rule = &self.comparison.rule;
         let grown_s = rule.warm_ages_s.last().copied().unwrap_or_default();
         let grown = rule.ticks_up(grown_s);
         for (at, endpoint) in self.comparison.endpoints.iter_mut().enumerate() {
-            endpoint.mark = service(at).map_or(Mark::Void, |us| self.yardsticks[at].mark(us));
+            endpoint.mark =
+                service(at).map_or(TickOutcome::Void, |us| self.yardsticks[at].mark(us));
         }
         let yardsticks = &self.yardsticks;
-        let read = |look: &PodLook<'_>, at: usize| {
-            let is_young = look.side == Side::New && now < look.ready_tick.saturating_add(grown);
-            if is_young || pods.read(look, at) != Mark::Good {
-                return Mark::Void;
+        let read = |look: &PodTick<'_>, at: usize| {
+            let is_young = look.side == PodSide::New && now < look.ready_tick.saturating_add(grown);
+            if is_young || pods.read(look, at) != TickOutcome::Good {
+                return TickOutcome::Void;
             }
             let latency = look.latency_us.get(at).copied().flatten();
-            latency.map_or(Mark::Void, |us| yardsticks[at].mark(us))
+            latency.map_or(TickOutcome::Void, |us| yardsticks[at].mark(us))
         };
         self.comparison.take(now, progress, looks, &read, |_| false);
     }
 
-    pub(super) fn evaluate(&mut self, now: u32) -> Option<Rise> {
+    pub(super) fn evaluate(&mut self, now: u32) -> Option<RisingStratum> {
         self.comparison.evaluate(now)
     }
 
@@ -147,17 +148,17 @@ impl Latency {
     pub(super) fn bytes(&self) -> usize {
         size_of::<Self>()
             + size_of::<Rule>()
-            + self.yardsticks.capacity() * size_of::<Yardstick>()
+            + self.yardsticks.capacity() * size_of::<LatencyBaseline>()
             + self.comparison.bytes()
     }
 }
 
-impl Yardstick {
-    fn mark(self, latency_us: u32) -> Mark {
+impl LatencyBaseline {
+    fn mark(self, latency_us: u32) -> TickOutcome {
         match self.slow_above_us {
-            Some(limit) if f64::from(latency_us) > limit => Mark::Bad,
-            Some(_) => Mark::Good,
-            None => Mark::Void,
+            Some(limit) if f64::from(latency_us) > limit => TickOutcome::Bad,
+            Some(_) => TickOutcome::Good,
+            None => TickOutcome::Void,
         }
     }
 }

@@ -16,7 +16,7 @@ pub(super) const LN_ZERO: f64 = -1e300;
 
 /// Counts of the open block that are tolerated the same rate.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-struct Class {
+struct RateClass {
     failed: f64,
     total: f64,
     tolerated: f64,
@@ -26,9 +26,9 @@ struct Class {
 
 /// What one result that is not a failure adds to the evidence for each alternative: `ln(1 - g_j)`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub(super) struct Misses([f64; GRID]);
+pub(super) struct NonFailure([f64; GRID]);
 
-impl Misses {
+impl NonFailure {
     pub(super) fn new(rule: &Rule) -> Self {
         Self(rule.grid.map(|rate| (-rate).ln_1p()))
     }
@@ -48,7 +48,7 @@ pub(super) struct Mixture {
     open: Option<u32>,
     /// `ln(S_j + w_b)` of the open block.
     stake: [f64; GRID],
-    classes: Box<[Class]>,
+    classes: Box<[RateClass]>,
     /// `ln S_j` of the closed blocks.
     ln_sums: [f64; GRID],
     used: f64,
@@ -75,7 +75,7 @@ impl Mixture {
             ln_clip: -alpha.ln() / f64::from(touched),
             open: None,
             stake: [LN_ZERO; GRID],
-            classes: vec![Class::default(); classes].into(),
+            classes: vec![RateClass::default(); classes].into(),
             ln_sums: [LN_ZERO; GRID],
             used: 0.0,
             sure_bet: false,
@@ -107,7 +107,7 @@ impl Mixture {
         is_sure: bool,
         mut tolerated: impl FnMut(usize) -> f64,
     ) {
-        self.close(&Misses::new(rule));
+        self.close(&NonFailure::new(rule));
         let mut weight = self.even_weight;
         if self.used == 0.0 {
             weight += rule.w_first;
@@ -121,7 +121,7 @@ impl Mixture {
         self.stake = self.ln_sums.map(|sum| ln_add(sum, ln_bet));
         for (at, class) in self.classes.iter_mut().enumerate() {
             let rate = tolerated(at);
-            *class = Class {
+            *class = RateClass {
                 failed: 0.0,
                 total: 0.0,
                 tolerated: rate,
@@ -133,7 +133,7 @@ impl Mixture {
         self.open = Some(index);
     }
 
-    fn close(&mut self, misses: &Misses) {
+    fn close(&mut self, misses: &NonFailure) {
         if self.open.is_none() {
             return;
         }
@@ -157,7 +157,7 @@ impl Mixture {
     }
 
     /// `ln f_j` of the open block, before the clip.
-    fn ln_factor(&self, Misses(misses): &Misses, j: usize) -> f64 {
+    fn ln_factor(&self, NonFailure(misses): &NonFailure, j: usize) -> f64 {
         let miss = misses[j];
         let terms = self.classes.iter().filter(|class| class.total > 0.0);
         terms
@@ -166,7 +166,7 @@ impl Mixture {
     }
 
     /// The logarithm of the e-value, with the open block as it stands.
-    pub(super) fn ln_e(&self, misses: &Misses) -> f64 {
+    pub(super) fn ln_e(&self, misses: &NonFailure) -> f64 {
         let kept = ln((1.0 - self.used).max(0.0));
         if self.open.is_none() {
             return kept;
@@ -180,14 +180,14 @@ impl Mixture {
     }
 
     /// A bound of the same that is cheap: no mean is above its largest term.
-    pub(super) fn ln_e_at_most(&self, misses: &Misses) -> f64 {
+    pub(super) fn ln_e_at_most(&self, misses: &NonFailure) -> f64 {
         // What is kept is at most 1; together with the mean of the bets it is at most twice the larger of the two.
         let largest = (0..GRID).map(|j| self.term(misses, j)).fold(0.0, f64::max);
         largest + std::f64::consts::LN_2
     }
 
     /// The logarithm of the bet on one alternative, with the open block as it stands.
-    fn term(&self, misses: &Misses, j: usize) -> f64 {
+    fn term(&self, misses: &NonFailure, j: usize) -> f64 {
         self.stake[j] + self.ln_factor(misses, j).min(self.ln_clip)
     }
 

@@ -39,17 +39,18 @@ mod workloads;
 pub use bake::{Bake, BakeAlarm, BakeEnd};
 pub use bound::upper_bound;
 pub(crate) use dependencies::Dependency;
-pub use direct::{MAX_ASKED, PodLook, Side};
+pub use direct::{MAX_ASKED, PodSide, PodTick};
 pub use finding::{
-    Finding, Reason, Slower, StratumName, StratumReport, Strongest, Verdict, Why, number,
+    InconclusiveReason, Regression, RegressionReason, SlowerAnswers, StratumName, StratumReport,
+    StrongestEvidence, Verdict, number,
 };
-pub use inbox::Inbox;
-pub use latency::{BUCKETS, Histogram, bucket, edge, quantile};
-pub use rule::{Rule, Unusable};
-pub use verification::{Verification, Verified};
-pub use warm_up::{Counts, Learned};
-pub use watch::{Cause, Teaching, Watch, WorkloadTeaching};
-pub use workloads::{MAX_WORKLOADS, RolloutEvent, Workload, WorkloadChange};
+pub use inbox::TickBuffer;
+pub use latency::{BUCKETS, BaselineHistogram, bucket, edge, quantile};
+pub use rule::{InvalidRule, Rule};
+pub use verification::{Verification, VerificationOutcome};
+pub use warm_up::{AgeCounts, LearnedRollouts};
+pub use watch::{Analysis, RolloutLessons, UnknownCause, WorkloadLessons};
+pub use workloads::{AnalyzedWorkload, MAX_WORKLOADS, WorkloadChange, WorkloadEvent};
 
 use serde::{Deserialize, Serialize};
 
@@ -61,7 +62,7 @@ pub const MAX_DEPENDENCIES: usize = 64;
 
 /// What a probe result says to the judgement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub enum Mark {
+pub enum TickOutcome {
     /// `.`: the answer was good.
     #[serde(rename = ".")]
     Good,
@@ -83,7 +84,7 @@ pub enum Mark {
     Unresolved,
 }
 
-impl Mark {
+impl TickOutcome {
     /// The character of a mark in streams and recordings.
     pub const fn letter(self) -> char {
         match self {
@@ -126,7 +127,7 @@ impl Mark {
 
 /// What is known when a revision appears.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Start {
+pub struct AnalysisStart {
     /// The endpoints' names, 1 to [`MAX_ENDPOINTS`].
     pub endpoints: Vec<Box<str>>,
     /// Failures and soundings of each in the hour before, void ones left out; (0, 0) without a baseline.
@@ -143,10 +144,10 @@ pub struct Start {
     pub requests: Option<RequestsBefore>,
     /// The workloads of the release; `None` where nobody can see its rollout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub workloads: Option<Vec<Workload>>,
+    pub workloads: Option<Vec<AnalyzedWorkload>>,
     /// What the last kept rollouts taught.
     #[serde(default)]
-    pub learned: Learned,
+    pub learned: LearnedRollouts,
     /// The endpoints' own intervals in seconds; empty where they are not known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steady_s: Vec<f64>,
@@ -158,7 +159,7 @@ pub struct Start {
     pub needs: Vec<Vec<u16>>,
     /// The latencies of each endpoint's good answers in the hour before; empty where they are not known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub latency: Vec<Histogram>,
+    pub latency: Vec<BaselineHistogram>,
 }
 
 /// Users' requests before the revision appeared.
@@ -176,17 +177,17 @@ pub struct RequestsBefore {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tick<'a> {
     /// One mark for each endpoint, asked through the Service.
-    pub marks: &'a [Mark],
+    pub marks: &'a [TickOutcome],
     /// What pods answered that were asked directly; the daemon asks [`MAX_ASKED`] of each side at most.
-    pub direct: &'a [PodLook<'a>],
+    pub direct: &'a [PodTick<'a>],
     /// States of new pods that are new since the tick before.
     pub pods: &'a [PodState],
     /// Scrapes that came in since the tick before.
-    pub scrapes: &'a [Scrape],
+    pub scrapes: &'a [RequestScrape],
     /// What became known of the rollout since the tick before, in order of time.
-    pub rollout: &'a [RolloutEvent],
+    pub rollout: &'a [WorkloadEvent],
     /// One mark for each dependency.
-    pub dependencies: &'a [Mark],
+    pub dependencies: &'a [TickOutcome],
     /// Latencies of good answers through the Service in microseconds, one for each endpoint.
     pub latency_us: &'a [Option<u32>],
 }
@@ -194,7 +195,7 @@ pub struct Tick<'a> {
 /// What a revision changed of a workload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Change {
+pub enum WorkloadDiff {
     /// Its pod template.
     Template,
     /// Only a ConfigMap or Secret that its pods read.
@@ -218,7 +219,7 @@ pub struct PodState {
     pub injected: bool,
     /// Why it cannot start at the moment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stuck: Option<Stuck>,
+    pub stuck: Option<StuckReason>,
     /// Its workload, as `Deployment web`; empty where that is not known.
     #[serde(default, skip_serializing_if = "str::is_empty")]
     pub workload: Box<str>,
@@ -238,7 +239,7 @@ const fn is_false(value: &bool) -> bool {
 /// Why a pod cannot start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Stuck {
+pub enum StuckReason {
     /// An image of it cannot be pulled.
     Image,
     /// A container of it cannot be created, as where a Secret that it needs is missing.
@@ -247,7 +248,7 @@ pub enum Stuck {
 
 /// Counts of users' requests in one scrape interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Scrape {
+pub struct RequestScrape {
     /// Seconds since the revision appeared.
     pub t: f64,
     /// Requests that failed.

@@ -2,27 +2,27 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::counts::Recent;
+use super::counts::RecentCounts;
 use super::mixture::Mixture;
 use super::rule::{Rule, whole};
-use super::stratum::Before;
-use super::warm_up::{PHASES, Progress, default_of};
-use super::{RequestsBefore, Scrape};
+use super::stratum::BeforeCounts;
+use super::warm_up::{PHASES, RolloutProgress, default_of};
+use super::{RequestScrape, RequestsBefore};
 
 /// The stratum of requests.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Requests {
+pub(super) struct RequestStratum {
     pub(super) interval_s: f64,
-    pub(super) before: Before,
+    pub(super) before: BeforeCounts,
     pub(super) margin: f64,
     pub(super) ln_weight: f64,
     pub(super) evidence: Mixture,
-    pub(super) recent: Recent<u64>,
+    pub(super) recent: RecentCounts<u64>,
     failing_scrapes: u32,
     last_failing_t: f64,
 }
 
-impl Requests {
+impl RequestStratum {
     pub(super) fn new(rule: &Rule, before: &RequestsBefore) -> Self {
         let RequestsBefore {
             interval_s,
@@ -31,11 +31,11 @@ impl Requests {
         } = *before;
         Self {
             interval_s,
-            before: Before::new(rule, failed, total, rule.n0_min),
+            before: BeforeCounts::new(rule, failed, total, rule.n0_min),
             margin: rule.margin,
             ln_weight: 0.0,
             evidence: Mixture::new(rule, interval_s, rule.block_s, rule.alpha, 1),
-            recent: Recent::new(whole(rule.window_s / interval_s).max(1)),
+            recent: RecentCounts::new(whole(rule.window_s / interval_s).max(1)),
             failing_scrapes: 0,
             last_failing_t: 0.0,
         }
@@ -46,9 +46,9 @@ impl Requests {
         &mut self,
         rule: &Rule,
         t: f64,
-        progress: Progress,
+        progress: RolloutProgress,
         last_downtime: Option<f64>,
-        scrapes: &[Scrape],
+        scrapes: &[RequestScrape],
     ) {
         if let Some(index) = self.evidence.due(t) {
             let phase = progress.phase(rule, self.evidence.begin_of(index));

@@ -255,14 +255,14 @@ impl Default for Rule {
 /// A setting, or a number of a stream, that the rule cannot work with.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field} {problem}")]
-pub struct Unusable {
+pub struct InvalidRule {
     /// The field, as it is written in a stream.
     pub field: String,
     /// What is wrong with it, with the bound.
     pub problem: String,
 }
 
-impl Unusable {
+impl InvalidRule {
     pub(crate) fn new(field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self {
             field: field.into(),
@@ -276,13 +276,13 @@ impl Rule {
     ///
     /// # Errors
     /// The first that is not, by name and with its bounds.
-    pub fn check(&self) -> Result<(), Unusable> {
+    pub fn check(&self) -> Result<(), InvalidRule> {
         let within = |field: &str, value: f64, low: f64, high: f64| {
             // A comparison with NaN is false, so NaN is refused here as well.
             if value >= low && value <= high {
                 return Ok(());
             }
-            Err(Unusable::new(
+            Err(InvalidRule::new(
                 field,
                 format!("is {value}, but must be from {low} to {high}"),
             ))

@@ -3,13 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use super::bound::{is_significant, upper_bound};
-use super::counts::Recent;
+use super::counts::RecentCounts;
 use super::mixture::{Mixture, ln};
 use super::rule::Rule;
 
 /// What was measured before the revision appeared.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub(super) struct Before {
+pub(super) struct BeforeCounts {
     pub(super) failed: u64,
     pub(super) total: u64,
     /// Too little was measured: the rule's rate is assumed.
@@ -18,7 +18,7 @@ pub(super) struct Before {
     pub(super) bound: f64,
 }
 
-impl Before {
+impl BeforeCounts {
     pub(super) fn new(rule: &Rule, failed: u64, total: u64, least: u64) -> Self {
         let assumed = total < least;
         let bound = if assumed {
@@ -60,7 +60,7 @@ impl Before {
 
 /// What old pods say about a stratum at the moment.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Control {
+pub(super) struct ControlCounts {
     /// Upper bound of their failure rate.
     pub(super) bound: f64,
     /// Failures that were counted.
@@ -69,7 +69,7 @@ pub(super) struct Control {
     pub(super) total: u64,
 }
 
-impl Control {
+impl ControlCounts {
     pub(super) fn rate(&self) -> f64 {
         self.failed as f64 / self.total as f64
     }
@@ -77,16 +77,16 @@ impl Control {
 
 /// What old pods answered in the last ticks in which they were asked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct OldPods {
-    recent: Recent<u16>,
+pub(super) struct OldPodResults {
+    recent: RecentCounts<u16>,
     asked_now: bool,
 }
 
-impl OldPods {
+impl OldPodResults {
     pub(super) fn new(rule: &Rule) -> Self {
         let longest = rule.control_windows_s.iter().copied().fold(0.0, f64::max);
         Self {
-            recent: Recent::new(rule.ticks(longest).max(1)),
+            recent: RecentCounts::new(rule.ticks(longest).max(1)),
             asked_now: false,
         }
     }
@@ -99,7 +99,7 @@ impl OldPods {
     }
 
     /// What they say, for a stratum with this history; `None` when they say nothing.
-    pub(super) fn says(&self, rule: &Rule, before: f64, margin: f64) -> Option<Control> {
+    pub(super) fn says(&self, rule: &Rule, before: f64, margin: f64) -> Option<ControlCounts> {
         rule.control_windows_s
             .iter()
             .filter_map(|window_s| {
@@ -114,7 +114,7 @@ impl OldPods {
                 if !self.asked_now && k / n <= before + margin {
                     return None;
                 }
-                Some(Control {
+                Some(ControlCounts {
                     bound: upper_bound(k, n, rule.baseline_conf),
                     failed,
                     total,
@@ -135,20 +135,20 @@ impl OldPods {
 /// A stratum: its evidence in short and in long blocks, and the counts of its estimate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Stratum {
-    pub(super) before: Before,
+    pub(super) before: BeforeCounts,
     pub(super) margin: f64,
     ln_weight: f64,
     pub(super) quick: Mixture,
     pub(super) slow: Option<Box<Mixture>>,
-    pub(super) recent: Recent<u16>,
-    pub(super) old_pods: Option<OldPods>,
+    pub(super) recent: RecentCounts<u16>,
+    pub(super) old_pods: Option<OldPodResults>,
     pub(super) failing_ticks: u32,
     pub(super) last_failing_tick: Option<u32>,
 }
 
 /// What a stratum is made from.
-pub(super) struct Setup {
-    pub(super) before: Before,
+pub(super) struct StratumSetup {
+    pub(super) before: BeforeCounts,
     pub(super) margin: f64,
     /// Its share of the evidence.
     pub(super) weight: f64,
@@ -161,7 +161,7 @@ pub(super) struct Setup {
 }
 
 impl Stratum {
-    pub(super) fn new(rule: &Rule, setup: &Setup) -> Self {
+    pub(super) fn new(rule: &Rule, setup: &StratumSetup) -> Self {
         let dt = rule.interval_s;
         let mixture = |block_s, alpha| Mixture::new(rule, dt, block_s, alpha, setup.classes);
         Self {
@@ -172,8 +172,8 @@ impl Stratum {
             slow: setup
                 .with_slow_blocks
                 .then(|| Box::new(mixture(rule.slow_block_s, rule.alpha_slow))),
-            recent: Recent::new(setup.window),
-            old_pods: setup.with_old_pods.then(|| OldPods::new(rule)),
+            recent: RecentCounts::new(setup.window),
+            old_pods: setup.with_old_pods.then(|| OldPodResults::new(rule)),
             failing_ticks: 0,
             last_failing_tick: None,
         }
@@ -191,7 +191,7 @@ impl Stratum {
         &mut self,
         rule: &Rule,
         t: f64,
-        control: Option<Control>,
+        control: Option<ControlCounts>,
         is_sure: impl Fn(f64) -> bool,
         rate: impl Fn(usize, f64) -> f64,
     ) {
@@ -254,13 +254,13 @@ impl Stratum {
     }
 
     /// What old pods say of it, this tick included.
-    pub(super) fn control(&self, rule: &Rule) -> Option<Control> {
+    pub(super) fn control(&self, rule: &Rule) -> Option<ControlCounts> {
         let old_pods = self.old_pods.as_ref()?;
         old_pods.says(rule, self.before.rate(), self.margin)
     }
 
     /// Test 2 of path C: whether the estimate exceeds what was before by more than the margin.
-    pub(super) fn rose(&self, (failed, total): (u64, u64), control: Option<Control>) -> bool {
+    pub(super) fn rose(&self, (failed, total): (u64, u64), control: Option<ControlCounts>) -> bool {
         let before = self
             .before
             .rate()
@@ -282,7 +282,7 @@ impl Stratum {
             && self.slow.as_ref().is_none_or(|slow| slow.is_sound(classes))
             && self.recent.is_sound()
             && self.old_pods.is_some() == with_old_pods
-            && self.old_pods.as_ref().is_none_or(OldPods::is_sound)
+            && self.old_pods.as_ref().is_none_or(OldPodResults::is_sound)
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -292,6 +292,6 @@ impl Stratum {
                 .as_ref()
                 .map_or(0, |slow| size_of::<Mixture>() + slow.bytes())
             + self.recent.bytes()
-            + self.old_pods.as_ref().map_or(0, OldPods::bytes)
+            + self.old_pods.as_ref().map_or(0, OldPodResults::bytes)
     }
 }

@@ -2,13 +2,13 @@
 
 use super::*;
 
-fn start(endpoints: usize) -> Start {
-    Start {
+fn start(endpoints: usize) -> AnalysisStart {
+    AnalysisStart {
         endpoints: (0..endpoints).map(|at| format!("e{at}").into()).collect(),
         baseline: vec![(0, 3600); endpoints],
         failing_at_start: vec![false; endpoints],
         settled_at: Some(0.0),
-        ..Start::default()
+        ..AnalysisStart::default()
     }
 }
 
@@ -19,7 +19,7 @@ fn each_second() -> Rule {
     }
 }
 
-fn feed<'a>(watch: &'a mut Watch, marks: &[Mark], ticks: u32) -> Option<&'a Finding> {
+fn feed<'a>(watch: &'a mut Analysis, marks: &[TickOutcome], ticks: u32) -> Option<&'a Regression> {
     for _ in 0..ticks {
         let tick = Tick {
             marks,
@@ -34,32 +34,32 @@ fn feed<'a>(watch: &'a mut Watch, marks: &[Mark], ticks: u32) -> Option<&'a Find
 
 #[test]
 fn a_total_outage_is_found_in_sixteen_ticks_and_no_earlier() {
-    let mut watch = Watch::new(each_second(), &start(4)).unwrap();
-    assert_eq!(feed(&mut watch, &[Mark::Bad; 4], 15), None);
-    let finding = feed(&mut watch, &[Mark::Bad; 4], 1).unwrap();
-    assert_eq!(finding.reason, Reason::HardDownAll);
+    let mut watch = Analysis::new(each_second(), &start(4)).unwrap();
+    assert_eq!(feed(&mut watch, &[TickOutcome::Bad; 4], 15), None);
+    let finding = feed(&mut watch, &[TickOutcome::Bad; 4], 1).unwrap();
+    assert_eq!(finding.reason, RegressionReason::HardDownAll);
     assert_eq!(finding.tick, 15);
 }
 
 #[test]
 fn after_a_verdict_further_ticks_change_nothing() {
-    let mut watch = Watch::new(each_second(), &start(2)).unwrap();
-    feed(&mut watch, &[Mark::Bad; 2], 16);
+    let mut watch = Analysis::new(each_second(), &start(2)).unwrap();
+    feed(&mut watch, &[TickOutcome::Bad; 2], 16);
     let convicted = watch.clone();
-    feed(&mut watch, &[Mark::Good; 2], 50);
+    feed(&mut watch, &[TickOutcome::Good; 2], 50);
     assert_eq!(watch, convicted);
     assert_eq!(watch.conclude().reason(), "hard_down_all");
 }
 
 #[test]
 fn a_state_that_was_saved_goes_on_as_if_nothing_had_been() {
-    let mut whole = Watch::new(each_second(), &start(3)).unwrap();
+    let mut whole = Analysis::new(each_second(), &start(3)).unwrap();
     let mut halves = whole.clone();
     let flaky = |tick: u32| {
         [
             mark(tick.is_multiple_of(7)),
             mark(tick.is_multiple_of(11)),
-            Mark::Good,
+            TickOutcome::Good,
         ]
     };
     for now in 0..120 {
@@ -72,10 +72,10 @@ fn a_state_that_was_saved_goes_on_as_if_nothing_had_been() {
     }
 }
 
-fn workload(name: &str, probes: Option<Vec<u16>>) -> Workload {
-    Workload {
+fn workload(name: &str, probes: Option<Vec<u16>>) -> AnalyzedWorkload {
+    AnalyzedWorkload {
         name: name.into(),
-        change: Some(Change::Template),
+        change: Some(WorkloadDiff::Template),
         unknown: None,
         was_complete: true,
         stops_first: false,
@@ -89,21 +89,21 @@ fn workload(name: &str, probes: Option<Vec<u16>>) -> Workload {
 
 /// Good answers for so long, after these events; the verdict.
 fn with_workloads(
-    workloads: Vec<Workload>,
+    workloads: Vec<AnalyzedWorkload>,
     events: &[(u16, WorkloadChange)],
-    marks: Mark,
-) -> Watch {
-    let start = Start {
+    marks: TickOutcome,
+) -> Analysis {
+    let start = AnalysisStart {
         workloads: Some(workloads),
         ..start(2)
     };
-    let mut watch = Watch::new(each_second(), &start).unwrap();
-    let event = |(workload, what): &(u16, WorkloadChange)| RolloutEvent {
+    let mut watch = Analysis::new(each_second(), &start).unwrap();
+    let event = |(workload, what): &(u16, WorkloadChange)| WorkloadEvent {
         t: 0.0,
         workload: *workload,
         what: *what,
     };
-    let rollout: Vec<RolloutEvent> = events.iter().map(event).collect();
+    let rollout: Vec<WorkloadEvent> = events.iter().map(event).collect();
     let mut tick = Tick {
         marks: &[marks; 2],
         rollout: &rollout,
@@ -119,9 +119,12 @@ fn with_workloads(
 #[test]
 fn a_strategy_that_replaces_no_pods_by_itself_is_complete_without_new_ones() {
     let complete = [(0, WorkloadChange::Complete)];
-    let watch = with_workloads(vec![workload("web", None)], &complete, Mark::Good);
-    assert_eq!(watch.conclude(), Verdict::Inconclusive(Why::NotRolledOut));
-    let watch = with_workloads(vec![workload("web", None)], &[], Mark::Good);
+    let watch = with_workloads(vec![workload("web", None)], &complete, TickOutcome::Good);
+    assert_eq!(
+        watch.conclude(),
+        Verdict::Inconclusive(InconclusiveReason::NotRolledOut)
+    );
+    let watch = with_workloads(vec![workload("web", None)], &[], TickOutcome::Good);
     assert_eq!(watch.conclude().reason(), "not_ready:web");
 }
 
@@ -138,13 +141,13 @@ fn where_it_is_not_known_what_changed_that_is_said() {
         ..PodState::default()
     };
     let text = |workloads| {
-        let start = Start {
+        let start = AnalysisStart {
             workloads,
             ..start(1)
         };
-        let mut watch = Watch::new(each_second(), &start).unwrap();
+        let mut watch = Analysis::new(each_second(), &start).unwrap();
         let tick = Tick {
-            marks: &[Mark::Good],
+            marks: &[TickOutcome::Good],
             pods: std::slice::from_ref(&looping),
             ..Tick::default()
         };
@@ -152,7 +155,7 @@ fn where_it_is_not_known_what_changed_that_is_said() {
     };
     let seen =
         "new pod of Deployment web restarted 3 times (container app, CrashLoopBackOff)".to_owned();
-    let unknown = Workload {
+    let unknown = AnalyzedWorkload {
         unknown: Some(why.into()),
         ..workload("Deployment web", None)
     };
@@ -175,20 +178,24 @@ fn a_part_at_zero_silences_only_the_probes_that_ask_it() {
         vec![workload("web", web), workload("jobs", jobs)]
     };
     // Nobody knows who asks it: the failures of the others count.
-    let watch = with_workloads(two([None, None]), &held(&[1]), Mark::Bad);
+    let watch = with_workloads(two([None, None]), &held(&[1]), TickOutcome::Bad);
     assert_eq!(watch.conclude().reason(), "hard_down_all");
-    let watch = with_workloads(two([None, None]), &held(&[0, 1]), Mark::Bad);
+    let watch = with_workloads(two([None, None]), &held(&[0, 1]), TickOutcome::Bad);
     assert_eq!(watch.finding(), None);
     let mapped = two([Some(vec![0, 1]), Some(Vec::new())]);
-    let watch = with_workloads(mapped.clone(), &held(&[1]), Mark::Bad);
+    let watch = with_workloads(mapped.clone(), &held(&[1]), TickOutcome::Bad);
     assert_eq!(watch.conclude().reason(), "hard_down_all");
     // No probe says anything, and the other part is asked for its pods.
-    let watch = with_workloads(mapped, &held(&[0]), Mark::Bad);
+    let watch = with_workloads(mapped, &held(&[0]), TickOutcome::Bad);
     assert_eq!(watch.conclude().reason(), "not_ready:jobs");
 }
 
-fn mark(bad: bool) -> Mark {
-    if bad { Mark::Bad } else { Mark::Good }
+fn mark(bad: bool) -> TickOutcome {
+    if bad {
+        TickOutcome::Bad
+    } else {
+        TickOutcome::Good
+    }
 }
 
 #[test]
@@ -206,8 +213,8 @@ fn a_wrong_start_is_refused_by_the_name_of_the_field() {
     assert!(refusal(&backwards).starts_with("settled_at is -1"));
 }
 
-fn refusal(start: &Start) -> String {
-    Watch::new(each_second(), start).unwrap_err().to_string()
+fn refusal(start: &AnalysisStart) -> String {
+    Analysis::new(each_second(), start).unwrap_err().to_string()
 }
 
 #[test]
@@ -222,7 +229,7 @@ fn a_long_watch_with_a_large_clip_stays_finite() {
         endpoint_margin: 1.0,
         ..Rule::default()
     };
-    let mut watch = Watch::new(rule, &start(1)).unwrap();
+    let mut watch = Analysis::new(rule, &start(1)).unwrap();
     while !watch.is_over() {
         let good = watch.ticks().is_multiple_of(200);
         feed(&mut watch, &[mark(!good)], 1);
@@ -233,14 +240,14 @@ fn a_long_watch_with_a_large_clip_stays_finite() {
 
 #[test]
 fn the_text_of_a_rise_has_every_number() {
-    let mut watch = Watch::new(each_second(), &start(4)).unwrap();
+    let mut watch = Analysis::new(each_second(), &start(4)).unwrap();
     let mut text = String::new();
     for now in 0..60u32 {
         let one = [
             mark(now.is_multiple_of(2)),
-            Mark::Good,
-            Mark::Good,
-            Mark::Good,
+            TickOutcome::Good,
+            TickOutcome::Good,
+            TickOutcome::Good,
         ];
         if let Some(finding) = feed(&mut watch, &one, 1) {
             text.clone_from(&finding.text);
@@ -261,16 +268,19 @@ fn the_text_of_a_rise_has_every_number() {
 
 #[test]
 fn a_watch_in_which_nothing_was_due_says_nothing() {
-    let mut watch = Watch::new(each_second(), &start(2)).unwrap();
-    assert_eq!(feed(&mut watch, &[Mark::NotDue; 2], 300), None);
+    let mut watch = Analysis::new(each_second(), &start(2)).unwrap();
+    assert_eq!(feed(&mut watch, &[TickOutcome::NotDue; 2], 300), None);
     assert!(watch.is_over());
-    assert_eq!(watch.conclude(), Verdict::Inconclusive(Why::Coverage));
+    assert_eq!(
+        watch.conclude(),
+        Verdict::Inconclusive(InconclusiveReason::Coverage)
+    );
 }
 
 /// An analysis of four probes in the middle, with ten pods that are asked directly and answers that are timed.
 #[test]
 fn what_is_stored_of_a_watch_is_bounded() {
-    let start = Start {
+    let start = AnalysisStart {
         baseline: vec![(36, 3600); 4],
         settled_at: None,
         direct: true,
@@ -285,16 +295,16 @@ fn what_is_stored_of_a_watch_is_bounded() {
         workloads: Some(vec![workload("Deployment web", None)]),
         ..start(4)
     };
-    let mut watch = Watch::new(each_second(), &start).unwrap();
+    let mut watch = Analysis::new(each_second(), &start).unwrap();
     let took = vec![Some(8000); 4];
     for tick in 0..200_u32 {
         let answer = |at: u32| mark((tick * 5 + at).is_multiple_of(97));
-        let marks: Vec<Mark> = (0..4).map(answer).collect();
-        let good = [Mark::Good; 4];
-        let looks: Vec<PodLook<'_>> = (0..10)
-            .map(|pod| PodLook {
+        let marks: Vec<TickOutcome> = (0..4).map(answer).collect();
+        let good = [TickOutcome::Good; 4];
+        let looks: Vec<PodTick<'_>> = (0..10)
+            .map(|pod| PodTick {
                 pod,
-                side: if pod < 5 { Side::Old } else { Side::New },
+                side: if pod < 5 { PodSide::Old } else { PodSide::New },
                 ready_tick: 0,
                 marks: if pod == 2 { &marks } else { &good },
                 latency_us: &took,
@@ -305,9 +315,9 @@ fn what_is_stored_of_a_watch_is_bounded() {
             40 => vec![WorkloadChange::Complete],
             _ => Vec::new(),
         };
-        let rollout: Vec<RolloutEvent> = rollout
+        let rollout: Vec<WorkloadEvent> = rollout
             .into_iter()
-            .map(|what| RolloutEvent {
+            .map(|what| WorkloadEvent {
                 t: f64::from(tick),
                 workload: 0,
                 what,
@@ -324,7 +334,7 @@ fn what_is_stored_of_a_watch_is_bounded() {
     assert_eq!(watch.finding(), None);
     let text = serde_json::to_string(&watch).unwrap();
     assert!(text.len() <= 28 * 1024, "{} bytes", text.len());
-    assert_eq!(serde_json::from_str::<Watch>(&text).unwrap(), watch);
+    assert_eq!(serde_json::from_str::<Analysis>(&text).unwrap(), watch);
     // What was stored before equal entries were one is read as well.
     let mut value: serde_json::Value = serde_json::from_str(&text).unwrap();
     let direct = &mut value["failures"]["new_pods"]["direct"];
@@ -340,5 +350,5 @@ fn what_is_stored_of_a_watch_is_bounded() {
         direct[list] = each.collect();
     }
     assert!(value.to_string().len() > text.len() + 5000);
-    assert_eq!(serde_json::from_value::<Watch>(value).unwrap(), watch);
+    assert_eq!(serde_json::from_value::<Analysis>(value).unwrap(), watch);
 }

@@ -7,11 +7,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::counts::Recent;
+use super::counts::RecentCounts;
 use super::finding::share;
 use super::rule::Rule;
-use super::stratum::Before;
-use super::{Mark, Watch};
+use super::stratum::BeforeCounts;
+use super::{Analysis, TickOutcome};
 
 /// How long the release must be well.
 const CALM_S: f64 = 15.0;
@@ -24,7 +24,7 @@ const WORSE: f64 = 0.25;
 
 /// What came of the verification.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Verified {
+pub enum VerificationOutcome {
     /// The release is as well as it was before the bad revision.
     Recovered,
     /// The same fails as under the bad revision.
@@ -36,32 +36,32 @@ pub enum Verified {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Endpoint {
+struct VerifiedEndpoint {
     name: Box<str>,
     counts: bool,
-    before: Before,
+    before: BeforeCounts,
     /// Share of failures under the bad revision.
     under_bad: f64,
-    recent: Recent<u16>,
+    recent: RecentCounts<u16>,
 }
 
 /// The state of a verification: one tick after another, from the moment when the rollback's rollout is complete.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Verification {
     rule: Rule,
-    pool: Before,
-    endpoints: Vec<Endpoint>,
+    pool: BeforeCounts,
+    endpoints: Vec<VerifiedEndpoint>,
     ticks: u32,
 }
 
 impl Verification {
     /// Takes over bounds and failures from the watch that convicted, and its interval.
-    pub fn new(watch: &Watch) -> Self {
+    pub fn new(watch: &Analysis) -> Self {
         Self::at_pace(watch, watch.rule().interval_s)
     }
 
     /// The same with ticks of so many seconds, as where a rate limit keeps us from asking as often as in the watch.
-    pub fn at_pace(watch: &Watch, interval_s: f64) -> Self {
+    pub fn at_pace(watch: &Analysis, interval_s: f64) -> Self {
         let under_bad = watch.rule().ticks_up(CALM_S).max(3);
         let rule = Rule {
             interval_s,
@@ -70,12 +70,12 @@ impl Verification {
         let calm = rule.ticks_up(CALM_S).max(3);
         let endpoints = watch
             .standing(under_bad)
-            .map(|standing| Endpoint {
+            .map(|standing| VerifiedEndpoint {
                 name: standing.name.into(),
                 counts: standing.counts,
                 before: standing.before,
                 under_bad: rate(standing.recent),
-                recent: Recent::new(calm),
+                recent: RecentCounts::new(calm),
             })
             .collect();
         Self {
@@ -96,7 +96,7 @@ impl Verification {
     }
 
     /// One tick; `Some` when it is decided.
-    pub fn tick(&mut self, marks: &[Mark]) -> Option<Verified> {
+    pub fn tick(&mut self, marks: &[TickOutcome]) -> Option<VerificationOutcome> {
         self.ticks += 1;
         for (at, endpoint) in self.endpoints.iter_mut().enumerate() {
             let mark = marks.get(at).copied().unwrap_or_default();
@@ -109,22 +109,22 @@ impl Verification {
         }
         let is_known = self.is_known(calm);
         if is_known && self.is_well() {
-            return Some(Verified::Recovered);
+            return Some(VerificationOutcome::Recovered);
         }
         if self.ticks < self.rule.ticks_up(LIMIT_S).max(calm) {
             return None;
         }
         if !is_known {
-            return Some(Verified::Unknown);
+            return Some(VerificationOutcome::Unknown);
         }
         let text = self.failing();
         let is_worse = self
             .counting()
             .any(|endpoint| rate(endpoint.recent.whole()) > endpoint.under_bad + WORSE);
         Some(if is_worse {
-            Verified::Worse(text)
+            VerificationOutcome::Worse(text)
         } else {
-            Verified::SameFailure(text)
+            VerificationOutcome::SameFailure(text)
         })
     }
 
@@ -138,7 +138,7 @@ impl Verification {
         self.ticks
     }
 
-    fn counting(&self) -> impl Iterator<Item = &Endpoint> {
+    fn counting(&self) -> impl Iterator<Item = &VerifiedEndpoint> {
         // Where nothing counted, everything has to: otherwise silence would be recovery.
         let all = self.endpoints.iter().all(|endpoint| !endpoint.counts);
         self.endpoints
@@ -196,22 +196,22 @@ fn rate((k, n): (u64, u64)) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verdict::{Start, Tick};
+    use crate::verdict::{AnalysisStart, Tick};
 
     /// A watch of four endpoints that ended with these marks.
-    fn convicted(marks: [Mark; 4]) -> Watch {
+    fn convicted(marks: [TickOutcome; 4]) -> Analysis {
         let rule = Rule {
             interval_s: 1.0,
             ..Rule::default()
         };
-        let start = Start {
+        let start = AnalysisStart {
             endpoints: ["health", "db", "redis", "root"].map(Into::into).to_vec(),
             baseline: vec![(0, 3600); 4],
             failing_at_start: vec![false; 4],
             settled_at: Some(0.0),
-            ..Start::default()
+            ..AnalysisStart::default()
         };
-        let mut watch = Watch::new(rule, &start).unwrap();
+        let mut watch = Analysis::new(rule, &start).unwrap();
         while watch
             .tick(&Tick {
                 marks: &marks,
@@ -222,7 +222,10 @@ mod tests {
         watch
     }
 
-    fn verify(watch: &Watch, marks: impl Fn(u32) -> [Mark; 4]) -> (Verified, u32) {
+    fn verify(
+        watch: &Analysis,
+        marks: impl Fn(u32) -> [TickOutcome; 4],
+    ) -> (VerificationOutcome, u32) {
         let mut verification = Verification::new(watch);
         for now in 0..1000 {
             if let Some(verified) = verification.tick(&marks(now)) {
@@ -232,21 +235,27 @@ mod tests {
         panic!("no end");
     }
 
-    use Mark::{Bad as X, Good as O, Void as V};
+    use TickOutcome::{Bad as X, Good as O, Void as V};
 
     #[test]
     fn well_for_fifteen_seconds_is_recovered() {
         let dead = convicted([X; 4]);
-        assert_eq!(verify(&dead, |_| [O; 4]), (Verified::Recovered, 15));
+        assert_eq!(
+            verify(&dead, |_| [O; 4]),
+            (VerificationOutcome::Recovered, 15)
+        );
         let late = verify(&dead, |now| if now < 20 { [X; 4] } else { [O; 4] });
-        assert_eq!(late, (Verified::Recovered, 35));
+        assert_eq!(late, (VerificationOutcome::Recovered, 35));
     }
 
     #[test]
     fn the_same_endpoint_failing_on_is_the_same_failure() {
         let one = convicted([O, X, O, O]);
         let (verified, ticks) = verify(&one, |_| [O, X, O, O]);
-        assert_eq!(verified, Verified::SameFailure("db 15/15 (100 %)".into()));
+        assert_eq!(
+            verified,
+            VerificationOutcome::SameFailure("db 15/15 (100 %)".into())
+        );
         assert_eq!(ticks, 60);
     }
 
@@ -257,14 +266,14 @@ mod tests {
         // The watch's own window still holds good answers from before the outage.
         watch = {
             let rule = watch.rule().clone();
-            let start = Start {
+            let start = AnalysisStart {
                 endpoints: ["health", "db"].map(Into::into).to_vec(),
                 baseline: vec![(0, 3600); 2],
                 failing_at_start: vec![false; 2],
                 settled_at: Some(0.0),
-                ..Start::default()
+                ..AnalysisStart::default()
             };
-            let mut watch = Watch::new(rule, &start).unwrap();
+            let mut watch = Analysis::new(rule, &start).unwrap();
             for now in 0..100 {
                 let marks = if now < 60 { [O, O] } else { [X, X] };
                 watch.tick(&Tick {
@@ -277,7 +286,7 @@ mod tests {
         let mut verification = Verification::new(&watch);
         let verified = (0..60).find_map(|_| verification.tick(&[X, X]));
         assert!(
-            matches!(verified, Some(Verified::SameFailure(_))),
+            matches!(verified, Some(VerificationOutcome::SameFailure(_))),
             "{verified:?}"
         );
     }
@@ -286,14 +295,19 @@ mod tests {
     fn another_endpoint_failing_is_worse() {
         let one = convicted([O, X, O, O]);
         let (verified, _) = verify(&one, |_| [O, X, X, O]);
-        assert!(matches!(verified, Verified::Worse(text) if text.contains("redis 15/15")));
+        assert!(
+            matches!(verified, VerificationOutcome::Worse(text) if text.contains("redis 15/15"))
+        );
     }
 
     #[test]
     fn void_is_not_recovery() {
         let dead = convicted([X; 4]);
-        assert_eq!(verify(&dead, |_| [V; 4]), (Verified::Unknown, 60));
+        assert_eq!(
+            verify(&dead, |_| [V; 4]),
+            (VerificationOutcome::Unknown, 60)
+        );
         let mostly = verify(&dead, |now| if now % 4 == 0 { [O; 4] } else { [V; 4] });
-        assert_eq!(mostly.0, Verified::Unknown);
+        assert_eq!(mostly.0, VerificationOutcome::Unknown);
     }
 }

@@ -6,17 +6,17 @@ use serde::{Deserialize, Serialize};
 
 use super::bound::{is_significant, upper_bound};
 use super::rule::{AGES, Rule};
-use super::stratum::Before;
+use super::stratum::BeforeCounts;
 
 /// Phases of a rollout in which something is learned: before it is complete, and two spans after it.
 pub(super) const PHASES: usize = 3;
 
 /// Failures and results.
-pub type Counts = (u64, u64);
+pub type AgeCounts = (u64, u64);
 
 /// What the last kept rollouts taught, summed up.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Learned {
+pub struct LearnedRollouts {
     /// From how many rollouts.
     #[serde(default)]
     pub rollouts: u32,
@@ -24,16 +24,16 @@ pub struct Learned {
     #[serde(default)]
     pub longest_s: f64,
     /// New pods' counted results, by the age classes of the rule.
-    pub pods: [Counts; AGES],
+    pub pods: [AgeCounts; AGES],
     /// Results of all endpoints through the Service, by phase.
-    pub pool: [Counts; PHASES],
+    pub pool: [AgeCounts; PHASES],
     /// The same for each endpoint, in their order; empty where nothing is learned.
-    pub endpoints: Vec<[Counts; PHASES]>,
+    pub endpoints: Vec<[AgeCounts; PHASES]>,
 }
 
 /// When the rollout is complete, in seconds after the revision appeared.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Completion {
+pub(super) enum RolloutCompletion {
     /// It was complete then.
     At(f64),
     /// It is known to run.
@@ -44,20 +44,20 @@ pub(super) enum Completion {
 
 /// Where the rollout stands.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Progress {
-    pub(super) completion: Completion,
+pub(super) struct RolloutProgress {
+    pub(super) completion: RolloutCompletion,
     /// Whether the first new pod is Ready.
     pub(super) serves_new: bool,
 }
 
-impl Progress {
+impl RolloutProgress {
     /// The phase of a time: 0 to 2, or 3 for the time in which only the baseline is tolerated.
     pub(super) fn phase(&self, rule: &Rule, t: f64) -> usize {
         let complete = match self.completion {
-            Completion::At(at) if at <= 0.0 => return PHASES,
-            Completion::At(at) => at,
-            Completion::Running => return 0,
-            Completion::Unseen => rule.settle_unknown_s,
+            RolloutCompletion::At(at) if at <= 0.0 => return PHASES,
+            RolloutCompletion::At(at) => at,
+            RolloutCompletion::Running => return 0,
+            RolloutCompletion::Unseen => rule.settle_unknown_s,
         };
         let ends = [0.0, rule.settle_plus_s, 2.0 * rule.settle_plus_s];
         let passed = ends.iter().filter(|end| t >= complete + **end - 1e-9);
@@ -68,8 +68,8 @@ impl Progress {
     pub(super) fn tolerated(
         &self,
         rule: &Rule,
-        before: &Before,
-        learned: &[Counts; PHASES],
+        before: &BeforeCounts,
+        learned: &[AgeCounts; PHASES],
         phase: usize,
     ) -> (f64, bool) {
         let Some(counts) = learned.get(phase) else {
@@ -85,7 +85,7 @@ impl Progress {
 }
 
 /// The default of a phase, where nothing is learned.
-pub(super) fn default_of(rule: &Rule, before: &Before, phase: usize) -> f64 {
+pub(super) fn default_of(rule: &Rule, before: &BeforeCounts, phase: usize) -> f64 {
     match phase {
         0 | 1 => before.unsettled(rule),
         2 => before.late(rule),
@@ -94,7 +94,7 @@ pub(super) fn default_of(rule: &Rule, before: &Before, phase: usize) -> f64 {
 }
 
 /// The default of an age class of new pods.
-pub(super) fn default_of_age(rule: &Rule, before: &Before, class: usize) -> f64 {
+pub(super) fn default_of_age(rule: &Rule, before: &BeforeCounts, class: usize) -> f64 {
     match rule.warm_ages_s.get(class) {
         Some(end) if *end <= rule.warm_default_s + 1e-9 => before.unsettled(rule),
         Some(_) => before.late(rule),
@@ -103,7 +103,7 @@ pub(super) fn default_of_age(rule: &Rule, before: &Before, class: usize) -> f64 
 }
 
 /// `L(k, n, default)` of the rule: the tolerated rate where `k` of `n` are what is learned.
-pub(super) fn limit(rule: &Rule, before: &Before, (k, n): Counts, default: f64) -> f64 {
+pub(super) fn limit(rule: &Rule, before: &BeforeCounts, (k, n): AgeCounts, default: f64) -> f64 {
     if n < rule.warm_n {
         return default;
     }
@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn the_limits_are_those_of_the_specification() {
         let rule = Rule::default();
-        let before = Before::new(&rule, 0, 14_400, rule.n0_min);
+        let before = BeforeCounts::new(&rule, 0, 14_400, rule.n0_min);
         let close = |found: f64, expected: f64| {
             assert!((found - expected).abs() < 5e-9, "{found} {expected}");
         };
@@ -150,21 +150,21 @@ mod tests {
     fn the_phase_follows_the_completion() {
         let rule = Rule::default();
         let at = |completion, t| {
-            let progress = Progress {
+            let progress = RolloutProgress {
                 completion,
                 serves_new: true,
             };
             progress.phase(&rule, t)
         };
         for (completion, t, phase) in [
-            (Completion::At(0.0), 0.0, 3),
-            (Completion::At(20.0), 19.0, 0),
-            (Completion::At(20.0), 20.0, 1),
-            (Completion::At(20.0), 50.0, 2),
-            (Completion::At(20.0), 80.0, 3),
-            (Completion::Running, 1e6, 0),
-            (Completion::Unseen, 89.0, 0),
-            (Completion::Unseen, 150.0, 3),
+            (RolloutCompletion::At(0.0), 0.0, 3),
+            (RolloutCompletion::At(20.0), 19.0, 0),
+            (RolloutCompletion::At(20.0), 20.0, 1),
+            (RolloutCompletion::At(20.0), 50.0, 2),
+            (RolloutCompletion::At(20.0), 80.0, 3),
+            (RolloutCompletion::Running, 1e6, 0),
+            (RolloutCompletion::Unseen, 89.0, 0),
+            (RolloutCompletion::Unseen, 150.0, 3),
         ] {
             assert_eq!(at(completion, t), phase, "{completion:?} {t}");
         }

@@ -10,23 +10,23 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::comparison::{Comparison, Excluded, Input, Subject, TickCounts};
+use super::comparison::{Comparison, ComparisonInput, ComparisonSubject, Exclusion, TickCounts};
 use super::dependencies::Dependency;
-use super::direct::PodLook;
-use super::finding::{Finding, Slower};
-use super::latency::Latency;
-use super::requests::Requests;
-use super::rule::{AGES, Rule, Unusable, whole};
-use super::warm_up::{Completion, Counts, PHASES, Progress};
-use super::workloads::Workloads;
-use super::{Mark, Start, Tick};
+use super::direct::PodTick;
+use super::finding::{Regression, SlowerAnswers};
+use super::latency::LatencyComparison;
+use super::requests::RequestStratum;
+use super::rule::{AGES, InvalidRule, Rule, whole};
+use super::warm_up::{AgeCounts, PHASES, RolloutCompletion, RolloutProgress};
+use super::workloads::AnalyzedWorkloads;
+use super::{AnalysisStart, Tick, TickOutcome};
 
-pub use outcome::Cause;
-pub use teaching::{Teaching, WorkloadTeaching};
+pub use outcome::UnknownCause;
+pub use teaching::{RolloutLessons, WorkloadLessons};
 
 /// What makes an endpoint's results void in this tick, beside the results themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-enum Excuse {
+enum UnknownBecause {
     #[default]
     None,
     /// A workload that it asks is scaled to zero or paused.
@@ -36,7 +36,7 @@ enum Excuse {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Endpoint {
+struct AnalyzedEndpoint {
     name: Box<str>,
     /// Places of the dependencies that it needs.
     needs: Vec<u16>,
@@ -45,17 +45,17 @@ struct Endpoint {
     /// `N_e`, settled and before; and both once the release is asked at its own pace.
     hold: [u32; 2],
     hold_limited: [u32; 2],
-    excuse: Excuse,
+    excuse: UnknownBecause,
     needs_failing: bool,
     /// Why this tick's result is void, if it is.
-    cause: Option<Cause>,
+    cause: Option<UnknownCause>,
     /// Results by phase of the rollout, to learn from.
-    by_phase: [Counts; PHASES],
+    by_phase: [AgeCounts; PHASES],
 }
 
 /// The state of the judgement on one revision; see the module for what holds of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Watch {
+pub struct Analysis {
     rule: Arc<Rule>,
     settled_at: Option<f64>,
     /// Of recordings of version 1: whether the rollout is complete, or has been; `None` where nobody can see it.
@@ -66,13 +66,13 @@ pub struct Watch {
     next_tick: u32,
     is_over: bool,
     extended_until: Option<f64>,
-    endpoints: Vec<Endpoint>,
+    endpoints: Vec<AnalyzedEndpoint>,
     failures: Comparison,
     /// Notices slower answers.
-    slower: Option<Box<Latency>>,
+    slower: Option<Box<LatencyComparison>>,
     /// Convicts by slow answers, where that is wanted.
-    latency: Option<Box<Latency>>,
-    workloads: Workloads,
+    latency: Option<Box<LatencyComparison>>,
+    workloads: AnalyzedWorkloads,
     dependencies: Vec<Dependency>,
     /// Whether a result was limited, so that all endpoints are asked at their own pace.
     limited: bool,
@@ -84,37 +84,37 @@ pub struct Watch {
     /// Usable results that could meet a new pod.
     met: u64,
     /// Void results by cause.
-    void: [u64; Cause::COUNT],
+    void: [u64; UnknownCause::COUNT],
     learned_from: u32,
-    pool_by_phase: [Counts; PHASES],
-    pods_by_age: [Counts; AGES],
-    slower_notice: Option<Slower>,
-    finding: Option<Finding>,
+    pool_by_phase: [AgeCounts; PHASES],
+    pods_by_age: [AgeCounts; AGES],
+    slower_notice: Option<SlowerAnswers>,
+    finding: Option<Regression>,
 }
 
-impl Watch {
+impl Analysis {
     /// Begins to watch a revision.
     ///
     /// # Errors
     /// When the rule or what is known at the start cannot be worked with; the error names the field.
-    pub fn new(rule: Rule, start: &Start) -> Result<Self, Unusable> {
+    pub fn new(rule: Rule, start: &AnalysisStart) -> Result<Self, InvalidRule> {
         rule.check()?;
         let rule = Arc::new(rule);
         start::check(start)?;
         let requests = start.requests.as_ref();
         let failures = Comparison::new(
             Arc::clone(&rule),
-            Input {
-                subject: Subject::Failures,
+            ComparisonInput {
+                subject: ComparisonSubject::Failures,
                 baseline: &start.baseline,
                 failing_at_start: &start.failing_at_start,
                 learned: &start.learned,
                 direct: start.direct,
-                requests: requests.map(|before| Requests::new(&rule, before)),
+                requests: requests.map(|before| RequestStratum::new(&rule, before)),
             },
         );
         let endpoints = (0..start.endpoints.len())
-            .map(|at| Endpoint {
+            .map(|at| AnalyzedEndpoint {
                 name: start.endpoints[at].clone(),
                 needs: start.needs.get(at).cloned().unwrap_or_default(),
                 run: 0,
@@ -123,13 +123,13 @@ impl Watch {
                     let pace = start.steady_s.get(at).copied().unwrap_or(rule.interval_s);
                     holds(&rule, &failures, at, pace)
                 },
-                excuse: Excuse::None,
+                excuse: UnknownBecause::None,
                 needs_failing: false,
                 cause: None,
                 by_phase: [(0, 0); PHASES],
             })
             .collect();
-        let latency = |factor| Latency::new(&rule, start, factor).map(Box::new);
+        let latency = |factor| LatencyComparison::new(&rule, start, factor).map(Box::new);
         Ok(Self {
             settled_at: start.settled_at,
             rolled_out: None,
@@ -145,7 +145,7 @@ impl Watch {
                 .latency_convicts
                 .then(|| latency(rule.latency_factor))
                 .flatten(),
-            workloads: Workloads::new(start.workloads.as_deref()),
+            workloads: AnalyzedWorkloads::new(start.workloads.as_deref()),
             dependencies: start
                 .dependencies
                 .iter()
@@ -157,7 +157,7 @@ impl Watch {
             scheduled: 0,
             usable: 0,
             met: 0,
-            void: [0; Cause::COUNT],
+            void: [0; UnknownCause::COUNT],
             learned_from: start.learned.rollouts,
             pool_by_phase: [(0, 0); PHASES],
             pods_by_age: [(0, 0); AGES],
@@ -182,7 +182,7 @@ impl Watch {
 
     /// One tick. `Some` in the tick in which the revision is convicted; after that, and at the end of the watch,
     /// ticks are not read.
-    pub fn tick(&mut self, tick: &Tick<'_>) -> Option<&Finding> {
+    pub fn tick(&mut self, tick: &Tick<'_>) -> Option<&Regression> {
         if self.finding.is_some() || self.is_over {
             return None;
         }
@@ -223,25 +223,25 @@ impl Watch {
     }
 
     /// Where the rollout stands.
-    pub(super) fn progress(&self) -> Progress {
+    pub(super) fn progress(&self) -> RolloutProgress {
         let given = || match self.settled_at {
-            Some(at) => Completion::At(at),
-            None => Completion::Unseen,
+            Some(at) => RolloutCompletion::At(at),
+            None => RolloutCompletion::Unseen,
         };
-        Progress {
+        RolloutProgress {
             completion: self.workloads.completion().unwrap_or_else(given),
             serves_new: self.workloads.serves_new(),
         }
     }
 
     /// Which endpoints ask a workload that is held, or away as expected.
-    fn find_excuses(&mut self, t: f64, progress: Progress) {
+    fn find_excuses(&mut self, t: f64, progress: RolloutProgress) {
         let endpoints = &mut self.endpoints;
         for endpoint in endpoints.iter_mut() {
-            endpoint.excuse = Excuse::None;
+            endpoint.excuse = UnknownBecause::None;
         }
         let held = std::cell::RefCell::new(endpoints);
-        let mark = |probes: Option<&[u16]>, excuse: Excuse| {
+        let mark = |probes: Option<&[u16]>, excuse: UnknownBecause| {
             let mut endpoints = held.borrow_mut();
             match probes {
                 None => endpoints.iter_mut().for_each(|one| one.excuse = excuse),
@@ -257,13 +257,13 @@ impl Watch {
         self.workloads.excused(
             &self.rule,
             t,
-            |probes| mark(probes, Excuse::Downtime),
-            |probes| mark(probes, Excuse::Held),
+            |probes| mark(probes, UnknownBecause::Downtime),
+            |probes| mark(probes, UnknownBecause::Held),
         );
         let dt = self.rule.interval_s;
         let ends = match progress.completion {
-            Completion::At(at) => at,
-            Completion::Running | Completion::Unseen => self.rule.settle_unknown_s,
+            RolloutCompletion::At(at) => at,
+            RolloutCompletion::Running | RolloutCompletion::Unseen => self.rule.settle_unknown_s,
         };
         let is_expected = self.expected_downtime
             && self.workloads.states.is_none()
@@ -272,7 +272,7 @@ impl Watch {
         if is_expected {
             self.downtime_ticks += 1;
             self.workloads.last_downtime = Some(t);
-            mark(None, Excuse::Downtime);
+            mark(None, UnknownBecause::Downtime);
         }
     }
 
@@ -282,31 +282,35 @@ impl Watch {
         let mut others = false;
         for (at, endpoint) in self.endpoints.iter_mut().enumerate() {
             let raw = tick.marks.get(at).copied().unwrap_or_default();
-            self.limited |= raw == Mark::Limited;
+            self.limited |= raw == TickOutcome::Limited;
             endpoint.cause = None;
             let mark = match (endpoint.excuse, raw) {
-                (_, Mark::NotDue) => Mark::NotDue,
-                (Excuse::Downtime, _) => {
-                    endpoint.cause = Some(Cause::ExpectedDowntime);
-                    Mark::Void
+                (_, TickOutcome::NotDue) => TickOutcome::NotDue,
+                (UnknownBecause::Downtime, _) => {
+                    endpoint.cause = Some(UnknownCause::ExpectedDowntime);
+                    TickOutcome::Void
                 }
-                (Excuse::Held, _) => {
-                    endpoint.cause = Some(Cause::Held);
-                    Mark::Void
+                (UnknownBecause::Held, _) => {
+                    endpoint.cause = Some(UnknownCause::Held);
+                    TickOutcome::Void
                 }
-                (Excuse::None, Mark::Limited) => {
-                    endpoint.cause = Some(Cause::Limited);
-                    Mark::Void
+                (UnknownBecause::None, TickOutcome::Limited) => {
+                    endpoint.cause = Some(UnknownCause::Limited);
+                    TickOutcome::Void
                 }
-                (Excuse::None, Mark::Void) => {
-                    endpoint.cause = Some(Cause::Unknown);
-                    Mark::Void
+                (UnknownBecause::None, TickOutcome::Void) => {
+                    endpoint.cause = Some(UnknownCause::Unknown);
+                    TickOutcome::Void
                 }
-                (Excuse::None, Mark::Good | Mark::Bad | Mark::Unresolved) => raw,
+                (
+                    UnknownBecause::None,
+                    TickOutcome::Good | TickOutcome::Bad | TickOutcome::Unresolved,
+                ) => raw,
             };
-            unresolved |= mark == Mark::Unresolved;
-            others |= matches!(mark, Mark::Good | Mark::Bad);
-            let is_scheduled = endpoint.excuse != Excuse::Downtime && mark != Mark::NotDue;
+            unresolved |= mark == TickOutcome::Unresolved;
+            others |= matches!(mark, TickOutcome::Good | TickOutcome::Bad);
+            let is_scheduled =
+                endpoint.excuse != UnknownBecause::Downtime && mark != TickOutcome::NotDue;
             self.scheduled += u64::from(is_scheduled);
             self.failures.endpoints[at].mark = mark;
         }
@@ -316,29 +320,29 @@ impl Watch {
     }
 
     /// A name that was not resolved is void where no other endpoint has an answer, or where a pod answers well.
-    fn resolve(&mut self, looks: &[PodLook<'_>], others: bool) {
+    fn resolve(&mut self, looks: &[PodTick<'_>], others: bool) {
         for (at, endpoint) in self.endpoints.iter_mut().enumerate() {
             let mark = &mut self.failures.endpoints[at].mark;
-            if *mark != Mark::Unresolved {
+            if *mark != TickOutcome::Unresolved {
                 continue;
             }
             let (mut good, mut new_bad) = (false, false);
             for look in looks {
                 let answer = look.marks.get(at);
-                good |= answer == Some(&Mark::Good);
-                new_bad |= answer == Some(&Mark::Bad) && look.side == super::Side::New;
+                good |= answer == Some(&TickOutcome::Good);
+                new_bad |= answer == Some(&TickOutcome::Bad) && look.side == super::PodSide::New;
             }
             if !others || good && !new_bad {
-                *mark = Mark::Void;
-                endpoint.cause = Some(Cause::Unresolved);
+                *mark = TickOutcome::Void;
+                endpoint.cause = Some(UnknownCause::Unresolved);
             } else {
-                *mark = Mark::Bad;
+                *mark = TickOutcome::Bad;
             }
         }
     }
 
     /// Failures of an endpoint are void while something fails that it needs.
-    fn follow_dependencies(&mut self, marks: &[Mark]) {
+    fn follow_dependencies(&mut self, marks: &[TickOutcome]) {
         if self.dependencies.is_empty() {
             return;
         }
@@ -353,10 +357,10 @@ impl Watch {
                 need.is_some_and(Dependency::is_failing)
             });
             let compared = &mut self.failures.endpoints[at];
-            if endpoint.needs_failing && compared.mark == Mark::Bad {
-                compared.mark = Mark::Void;
-                endpoint.cause = Some(Cause::Dependency);
-                compared.exclude(Excluded::Dependency);
+            if endpoint.needs_failing && compared.mark == TickOutcome::Bad {
+                compared.mark = TickOutcome::Void;
+                endpoint.cause = Some(UnknownCause::Dependency);
+                compared.exclude(Exclusion::Dependency);
             }
         }
     }
@@ -365,25 +369,25 @@ impl Watch {
     fn take_results(
         &mut self,
         now: u32,
-        progress: Progress,
-        looks: &[PodLook<'_>],
-    ) -> (Option<super::direct::Down>, TickCounts) {
+        progress: RolloutProgress,
+        looks: &[PodTick<'_>],
+    ) -> (Option<super::direct::EndpointDown>, TickCounts) {
         let before: bool = self.failures.direct().is_some();
         let endpoints = &self.endpoints;
-        let read = |look: &PodLook<'_>, at: usize| pod_mark(&endpoints[at], look, at);
+        let read = |look: &PodTick<'_>, at: usize| pod_mark(&endpoints[at], look, at);
         let taken = self.failures.take(now, progress, looks, &read, |at| {
             endpoints[at].needs_failing
         });
         for (at, endpoint) in self.endpoints.iter_mut().enumerate() {
             let compared = &self.failures.endpoints[at];
-            if compared.mark == Mark::Void && endpoint.cause.is_none() {
+            if compared.mark == TickOutcome::Void && endpoint.cause.is_none() {
                 endpoint.cause = Some(match compared.excluded_now {
                     true if compared.failed_at_start && !compared.was_readmitted() => {
-                        Cause::FailingAtStart
+                        UnknownCause::FailingAtStart
                     }
-                    true if endpoint.needs_failing => Cause::Dependency,
-                    _ if before => Cause::Control,
-                    _ => Cause::Dependency,
+                    true if endpoint.needs_failing => UnknownCause::Dependency,
+                    _ if before => UnknownCause::Control,
+                    _ => UnknownCause::Dependency,
                 });
             }
             let (_, n) = compared.mark.counts();
@@ -401,15 +405,18 @@ impl Watch {
         let mut is_wholly_void = true;
         for (endpoint, compared) in self.endpoints.iter_mut().zip(&self.failures.endpoints) {
             match compared.mark {
-                Mark::Good => endpoint.run = 0,
-                Mark::Bad => endpoint.run += 1,
-                Mark::Void | Mark::NotDue | Mark::Limited | Mark::Unresolved => {}
+                TickOutcome::Good => endpoint.run = 0,
+                TickOutcome::Bad => endpoint.run += 1,
+                TickOutcome::Void
+                | TickOutcome::NotDue
+                | TickOutcome::Limited
+                | TickOutcome::Unresolved => {}
             }
             is_wholly_void &= !compared.mark.is_result();
-            if !compared.excluded_now && compared.mark != Mark::NotDue {
+            if !compared.excluded_now && compared.mark != TickOutcome::NotDue {
                 counted += 1;
-                some_void |= compared.mark == Mark::Void;
-                all_failed &= compared.mark == Mark::Bad;
+                some_void |= compared.mark == TickOutcome::Void;
+                all_failed &= compared.mark == TickOutcome::Bad;
             }
         }
         if is_wholly_void {
@@ -423,9 +430,10 @@ impl Watch {
 
     /// Usable results that could meet a new pod: of endpoints that ask a workload with a Ready one.
     fn count_met(&mut self, t: f64) {
-        let serves =
-            |state: &super::workloads::State| state.ready_at.is_some_and(|at| at <= t + 1e-9);
-        let is_asked = |state: &super::workloads::State| {
+        let serves = |state: &super::workloads::WorkloadProgress| {
+            state.ready_at.is_some_and(|at| at <= t + 1e-9)
+        };
+        let is_asked = |state: &super::workloads::WorkloadProgress| {
             let probes = state.is.probes.as_ref();
             probes.is_none_or(|probes| !probes.is_empty())
         };
@@ -445,8 +453,8 @@ impl Watch {
     }
 
     /// Adds up what this rollout teaches, should it be kept.
-    fn learn(&mut self, t: f64, progress: Progress, counts: &TickCounts) {
-        let add = |sum: &mut Counts, (k, n): (u16, u16)| {
+    fn learn(&mut self, t: f64, progress: RolloutProgress, counts: &TickCounts) {
+        let add = |sum: &mut AgeCounts, (k, n): (u16, u16)| {
             sum.0 += u64::from(k);
             sum.1 += u64::from(n);
         };
@@ -464,20 +472,20 @@ impl Watch {
     }
 
     /// Feeds the comparisons of latency.
-    fn take_latencies(&mut self, now: u32, t: f64, progress: Progress, tick: &Tick<'_>) {
+    fn take_latencies(&mut self, now: u32, t: f64, progress: RolloutProgress, tick: &Tick<'_>) {
         let is_counted = progress.phase(&self.rule, t) == PHASES;
         let endpoints = &self.endpoints;
         let failures = &self.failures.endpoints;
-        let pod = |look: &PodLook<'_>, at: usize| {
+        let pod = |look: &PodTick<'_>, at: usize| {
             if failures[at].excluded_now {
-                Mark::Void
+                TickOutcome::Void
             } else {
                 pod_mark(&endpoints[at], look, at)
             }
         };
         for latency in self.slower.iter_mut().chain(&mut self.latency) {
             let service = |at: usize| {
-                let is_good = is_counted && failures[at].mark == Mark::Good;
+                let is_good = is_counted && failures[at].mark == TickOutcome::Good;
                 is_good
                     .then(|| tick.latency_us.get(at).copied().flatten())
                     .flatten()
@@ -525,12 +533,15 @@ fn holds(rule: &Rule, failures: &Comparison, at: usize, pace_s: f64) -> [u32; 2]
 }
 
 /// What a pod's answer is evidence of.
-fn pod_mark(endpoint: &Endpoint, look: &PodLook<'_>, at: usize) -> Mark {
+fn pod_mark(endpoint: &AnalyzedEndpoint, look: &PodTick<'_>, at: usize) -> TickOutcome {
     let mark = look.marks.get(at).copied().unwrap_or_default();
     match mark {
-        _ if endpoint.excuse != Excuse::None => Mark::Void,
-        Mark::Bad if endpoint.needs_failing => Mark::Void,
-        Mark::Good | Mark::Bad => mark,
-        Mark::Void | Mark::NotDue | Mark::Limited | Mark::Unresolved => Mark::Void,
+        _ if endpoint.excuse != UnknownBecause::None => TickOutcome::Void,
+        TickOutcome::Bad if endpoint.needs_failing => TickOutcome::Void,
+        TickOutcome::Good | TickOutcome::Bad => mark,
+        TickOutcome::Void
+        | TickOutcome::NotDue
+        | TickOutcome::Limited
+        | TickOutcome::Unresolved => TickOutcome::Void,
     }
 }

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::rule::{Rule, Unusable};
-use super::warm_up::Completion;
-use super::{Change, MAX_ENDPOINTS, PodState, Stuck};
+use super::rule::{InvalidRule, Rule};
+use super::warm_up::RolloutCompletion;
+use super::{MAX_ENDPOINTS, PodState, StuckReason, WorkloadDiff};
 
 /// The most workloads of a release that are looked at.
 pub const MAX_WORKLOADS: usize = 500;
@@ -14,11 +14,11 @@ const MAX_STUCK: usize = 64;
 
 /// A workload of the release when the revision appeared.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Workload {
+pub struct AnalyzedWorkload {
     /// As `Deployment web`.
     pub name: Box<str>,
     /// What this revision changed of it.
-    pub change: Option<Change>,
+    pub change: Option<WorkloadDiff>,
     /// Why it is not known whether the revision changed it; it is taken for changed then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unknown: Option<Box<str>>,
@@ -66,7 +66,7 @@ pub enum WorkloadChange {
 
 /// What became known of a workload.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct RolloutEvent {
+pub struct WorkloadEvent {
     /// Seconds after the revision appeared.
     pub t: f64,
     /// The workload's place in the start.
@@ -77,8 +77,8 @@ pub struct RolloutEvent {
 
 /// Where a workload stands.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct State {
-    pub(super) is: Workload,
+pub(super) struct WorkloadProgress {
+    pub(super) is: AnalyzedWorkload,
     pub(super) ready_at: Option<f64>,
     pub(super) complete_at: Option<f64>,
     deadline: bool,
@@ -97,15 +97,15 @@ pub(super) struct StuckPod {
     name: Box<str>,
     pub(super) workload: Option<u16>,
     since: f64,
-    pub(super) what: Stuck,
+    pub(super) what: StuckReason,
     pub(super) container: Box<str>,
 }
 
 /// All workloads of the release.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Workloads {
+pub(super) struct AnalyzedWorkloads {
     /// `None` where nobody can see the rollout.
-    pub(super) states: Option<Vec<State>>,
+    pub(super) states: Option<Vec<WorkloadProgress>>,
     pub(super) stuck: Vec<StuckPod>,
     /// The last tick in which a workload was expected to be away, in seconds.
     pub(super) last_downtime: Option<f64>,
@@ -119,9 +119,9 @@ pub(super) enum NotReady {
     Refused,
 }
 
-impl Workloads {
-    pub(super) fn new(workloads: Option<&[Workload]>) -> Self {
-        let begin = |workload: &Workload| State {
+impl AnalyzedWorkloads {
+    pub(super) fn new(workloads: Option<&[AnalyzedWorkload]>) -> Self {
+        let begin = |workload: &AnalyzedWorkload| WorkloadProgress {
             is: workload.clone(),
             ready_at: None,
             complete_at: None,
@@ -139,9 +139,12 @@ impl Workloads {
         }
     }
 
-    pub(super) fn check(workloads: &[Workload], endpoints: usize) -> Result<(), Unusable> {
+    pub(super) fn check(
+        workloads: &[AnalyzedWorkload],
+        endpoints: usize,
+    ) -> Result<(), InvalidRule> {
         if workloads.len() > MAX_WORKLOADS {
-            return Err(Unusable::new(
+            return Err(InvalidRule::new(
                 "workloads",
                 format!(
                     "has {} entries, but may have {MAX_WORKLOADS}",
@@ -153,7 +156,7 @@ impl Workloads {
             let field = |name: &str| format!("workloads[{at}].{name}");
             let mut probes = workload.probes.iter().flatten();
             if probes.any(|probe| usize::from(*probe) >= endpoints.min(MAX_ENDPOINTS)) {
-                return Err(Unusable::new(field("probes"), "names no endpoint"));
+                return Err(InvalidRule::new(field("probes"), "names no endpoint"));
             }
             for (name, value) in [
                 ("template_at", workload.template_at.unwrap_or(0.0)),
@@ -162,7 +165,7 @@ impl Workloads {
             ] {
                 if !(value.is_finite() && value >= 0.0) {
                     let problem = format!("is {value}, but must be 0 or more");
-                    return Err(Unusable::new(field(name), problem));
+                    return Err(InvalidRule::new(field(name), problem));
                 }
             }
         }
@@ -170,7 +173,7 @@ impl Workloads {
     }
 
     /// Takes what became known since the tick before.
-    pub(super) fn take(&mut self, events: &[RolloutEvent]) {
+    pub(super) fn take(&mut self, events: &[WorkloadEvent]) {
         let Some(states) = &mut self.states else {
             return;
         };
@@ -202,7 +205,7 @@ impl Workloads {
     }
 
     /// The place and state of a workload by its name.
-    pub(super) fn named(&self, name: &str) -> Option<(u16, &State)> {
+    pub(super) fn named(&self, name: &str) -> Option<(u16, &WorkloadProgress)> {
         let mut states = self.states.iter().flatten().enumerate();
         let (at, state) = states.find(|(_, state)| &*state.is.name == name)?;
         Some((u16::try_from(at).ok()?, state))
@@ -263,12 +266,12 @@ impl Workloads {
         })
     }
 
-    pub(super) fn state_of(&self, workload: Option<u16>) -> Option<&State> {
+    pub(super) fn state_of(&self, workload: Option<u16>) -> Option<&WorkloadProgress> {
         self.states.as_ref()?.get(usize::from(workload?))
     }
 
     /// Path E.
-    pub(super) fn not_ready(&self, rule: &Rule, t: f64) -> Option<(&State, NotReady)> {
+    pub(super) fn not_ready(&self, rule: &Rule, t: f64) -> Option<(&WorkloadProgress, NotReady)> {
         let states = self.states.as_ref()?;
         let is_neighbour_away = states.iter().any(|state| {
             state.is.change.is_none() && state.is.was_complete && state.has_none && !state.held
@@ -277,7 +280,7 @@ impl Workloads {
             return None;
         }
         states.iter().find_map(|state| {
-            let is_asked = state.is.change == Some(Change::Template)
+            let is_asked = state.is.change == Some(WorkloadDiff::Template)
                 && state.is.was_complete
                 && !state.held
                 && state.ready_at.is_none()
@@ -322,7 +325,7 @@ impl Workloads {
             if state.held && (probes.is_some() || all_held) {
                 held(probes);
             }
-            let is_gap = state.is.change == Some(Change::Template)
+            let is_gap = state.is.change == Some(WorkloadDiff::Template)
                 && state.is.stops_first
                 && state.has_none
                 && state.complete_at.is_none();
@@ -339,13 +342,13 @@ impl Workloads {
     }
 
     /// Workloads whose template the revision changed.
-    pub(super) fn rolled(&self) -> impl Iterator<Item = &State> {
+    pub(super) fn rolled(&self) -> impl Iterator<Item = &WorkloadProgress> {
         let states = self.states.iter().flatten();
-        states.filter(|state| state.is.change == Some(Change::Template))
+        states.filter(|state| state.is.change == Some(WorkloadDiff::Template))
     }
 
     /// When the rollout was complete, as far as the workloads tell; `None` where they are not known.
-    pub(super) fn completion(&self) -> Option<Completion> {
+    pub(super) fn completion(&self) -> Option<RolloutCompletion> {
         self.states.as_ref()?;
         let any_complete_before = self.rolled().any(|state| state.is.was_complete);
         let waited_for = self
@@ -354,11 +357,11 @@ impl Workloads {
         let mut latest = 0.0;
         for state in waited_for {
             let Some(at) = state.complete_at else {
-                return Some(Completion::Running);
+                return Some(RolloutCompletion::Running);
             };
             latest = f64::max(latest, at);
         }
-        Some(Completion::At(latest))
+        Some(RolloutCompletion::At(latest))
     }
 
     /// Whether the first new pod is Ready.
@@ -379,7 +382,7 @@ impl Workloads {
     pub(super) fn bytes(&self) -> usize {
         let states = self.states.iter().flatten().map(|state| {
             let probes = state.is.probes.as_ref().map_or(0, Vec::capacity);
-            size_of::<State>() + state.is.name.len() + probes * size_of::<u16>()
+            size_of::<WorkloadProgress>() + state.is.name.len() + probes * size_of::<u16>()
         });
         states.sum::<usize>() + self.stuck.capacity() * size_of::<StuckPod>()
     }

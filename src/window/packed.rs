@@ -7,14 +7,14 @@ use crate::sounding::{Outcome, Reason, VoidReason};
 
 /// The low bits hold the outcome, the high ones the latency in µs: packed values sort by latency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub(crate) struct Packed(u32);
+pub(crate) struct PackedResult(u32);
 
 const CODE_BITS: u32 = 6;
 const CODES: usize = 1 + Reason::COUNT + VoidReason::COUNT;
 const MAX_MICROS: u32 = MAX_LATENCY.as_micros() as u32;
 const _: () = assert!(CODES <= 1 << CODE_BITS && MAX_MICROS < 1 << (32 - CODE_BITS));
 
-impl Packed {
+impl PackedResult {
     /// Latencies out of bounds are kept at the bounds: 1 µs and [`MAX_LATENCY`].
     pub(crate) fn new(latency: Duration, outcome: Outcome) -> Self {
         let code = match outcome {
@@ -66,7 +66,7 @@ mod tests {
         for outcome in bad.chain(void).chain([Outcome::Good]) {
             for micros in [1, 999, 60_000_000] {
                 let latency = Duration::from_micros(micros);
-                let packed = Packed::new(latency, outcome);
+                let packed = PackedResult::new(latency, outcome);
                 assert_eq!((packed.latency(), packed.outcome()), (latency, outcome));
             }
         }
@@ -74,8 +74,8 @@ mod tests {
 
     #[test]
     fn packed_values_sort_by_latency() {
-        let slow_good = Packed::new(Duration::from_micros(3), Outcome::Good);
-        let fast_bad = Packed::new(Duration::from_micros(2), Outcome::Bad(Reason::Dialogue));
+        let slow_good = PackedResult::new(Duration::from_micros(3), Outcome::Good);
+        let fast_bad = PackedResult::new(Duration::from_micros(2), Outcome::Bad(Reason::Dialogue));
         assert!(fast_bad < slow_good);
     }
 }

@@ -13,7 +13,7 @@ use crate::units::{ErrorRate, Moment};
 
 /// A span that is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-pub enum Span {
+pub enum LongWindow {
     /// One minute.
     #[serde(rename = "1m")]
     Minute,
@@ -43,7 +43,7 @@ pub enum Span {
     Days30,
 }
 
-impl Span {
+impl LongWindow {
     /// Every span, from the shortest.
     pub const ALL: [Self; 9] = [
         Self::Minute,
@@ -94,7 +94,7 @@ impl Span {
     }
 }
 
-struct Ring {
+struct CountRing {
     /// The length of a slot.
     seconds: u64,
     slots: u64,
@@ -102,9 +102,9 @@ struct Ring {
     start: u64,
 }
 
-const RINGS: [Ring; 5] = {
-    const fn ring(seconds: u64, slots: u64, start: u64) -> Ring {
-        Ring {
+const RINGS: [CountRing; 5] = {
+    const fn ring(seconds: u64, slots: u64, start: u64) -> CountRing {
+        CountRing {
             seconds,
             slots,
             start,
@@ -122,7 +122,7 @@ const ALL_SLOTS: usize = 240;
 
 /// Good, bad and void soundings of a slot or a span.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Tally {
+pub struct Counts {
     /// Soundings as expected.
     pub good: u32,
     /// Soundings that were not.
@@ -131,7 +131,7 @@ pub struct Tally {
     pub void: u32,
 }
 
-impl Tally {
+impl Counts {
     /// The share of bad among good and bad; `None` without either.
     pub fn error_rate(&self) -> Option<ErrorRate> {
         let bad = u64::from(self.bad);
@@ -146,29 +146,29 @@ impl Tally {
     }
 }
 
-/// Counts over all of [`Span::ALL`].
+/// Counts over all of [`LongWindow::ALL`].
 ///
 /// As in a window, time alone decides what is counted, soundings may come in any order, and time only goes forward.
 /// Its serialised form is bound to the machine's time line; what stores it must store a moment beside it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Stored", into = "Stored")]
-pub struct Spans {
+#[serde(try_from = "StoredWindows", into = "StoredWindows")]
+pub struct LongWindows {
     /// The newest slot of each ring, counted since the machine's start.
     newest: [u64; RINGS.len()],
     /// The slots of all rings; slot `n` of a ring is at `start + n % slots`.
-    slots: Box<[Tally; ALL_SLOTS]>,
+    slots: Box<[Counts; ALL_SLOTS]>,
 }
 
-impl Default for Spans {
+impl Default for LongWindows {
     fn default() -> Self {
         Self {
             newest: [0; RINGS.len()],
-            slots: Box::new([Tally::default(); ALL_SLOTS]),
+            slots: Box::new([Counts::default(); ALL_SLOTS]),
         }
     }
 }
 
-impl Spans {
+impl LongWindows {
     /// Counts a sounding that ended at a moment.
     pub fn record(&mut self, at: Moment, outcome: Outcome) {
         self.record_times(at, outcome, 1);
@@ -177,17 +177,17 @@ impl Spans {
     /// Counts a sounding as so many of its kind.
     pub fn record_times(&mut self, at: Moment, outcome: Outcome, times: u32) {
         let one = match outcome {
-            Outcome::Good => Tally {
+            Outcome::Good => Counts {
                 good: times,
-                ..Tally::default()
+                ..Counts::default()
             },
-            Outcome::Bad(_) => Tally {
+            Outcome::Bad(_) => Counts {
                 bad: times,
-                ..Tally::default()
+                ..Counts::default()
             },
-            Outcome::Void(_) => Tally {
+            Outcome::Void(_) => Counts {
                 void: times,
-                ..Tally::default()
+                ..Counts::default()
             },
         };
         let seconds = at.nanos() / 1_000_000_000;
@@ -195,7 +195,7 @@ impl Spans {
             let number = seconds / ring.seconds;
             let place = |number: u64| (ring.start + number % ring.slots) as usize;
             for stale in *newest + 1..=number.min(*newest + ring.slots) {
-                self.slots[place(stale)] = Tally::default();
+                self.slots[place(stale)] = Counts::default();
             }
             *newest = number.max(*newest);
             if number + ring.slots > *newest {
@@ -226,17 +226,17 @@ impl Spans {
     }
 
     /// What is counted over a span that ends now.
-    pub fn count(&self, span: Span, now: Moment) -> Tally {
+    pub fn count(&self, span: LongWindow, now: Moment) -> Counts {
         let (index, slots) = span.place();
         self.sum(index, slots, now)
     }
 
-    fn sum(&self, index: usize, slots: u64, now: Moment) -> Tally {
+    fn sum(&self, index: usize, slots: u64, now: Moment) -> Counts {
         let (ring, newest) = (&RINGS[index], self.newest[index]);
         let last = (now.nanos() / 1_000_000_000 / ring.seconds).max(newest);
         // Slots behind `newest` were not reached yet and still hold what is older.
         let first = (last + 1).saturating_sub(slots);
-        let mut sum = Tally::default();
+        let mut sum = Counts::default();
         for number in first..=newest {
             sum.add(self.slots[(ring.start + number % ring.slots) as usize]);
         }
@@ -244,36 +244,36 @@ impl Spans {
     }
 
     /// What is counted over so many whole days that end now; 1 to 30.
-    pub fn days(&self, days: u32, now: Moment) -> Tally {
+    pub fn days(&self, days: u32, now: Moment) -> Counts {
         let ring = RINGS.len() - 1;
         let slots = u64::from(days.clamp(1, 30)) * 86_400 / RINGS[ring].seconds;
         self.sum(ring, slots, now)
     }
 
-    /// [`Spans::count`] of every span, in the order of [`Span::ALL`].
-    pub fn all(&self, now: Moment) -> [Tally; Span::ALL.len()] {
-        Span::ALL.map(|span| self.count(span, now))
+    /// [`LongWindows::count`] of every span, in the order of [`LongWindow::ALL`].
+    pub fn all(&self, now: Moment) -> [Counts; LongWindow::ALL.len()] {
+        LongWindow::ALL.map(|span| self.count(span, now))
     }
 
     /// Bytes of memory that it takes, all told.
     pub const fn bytes(&self) -> usize {
-        size_of::<Self>() + size_of::<[Tally; ALL_SLOTS]>()
+        size_of::<Self>() + size_of::<[Counts; ALL_SLOTS]>()
     }
 }
 
-/// How [`Spans`] are written down. The layout of the rings is part of the version.
+/// How [`LongWindows`] are written down. The layout of the rings is part of the version.
 #[derive(Serialize, Deserialize)]
-struct Stored {
+struct StoredWindows {
     version: u8,
     newest: [u64; RINGS.len()],
-    slots: Vec<Tally>,
+    slots: Vec<Counts>,
 }
 
 const VERSION: u8 = 2;
 
 /// Why stored counts cannot be taken up again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum StoredSpansError {
+pub enum StoredWindowsError {
     /// Written by another version.
     #[error("the counts of the long spans have version {0}, and only version {VERSION} is known")]
     Version(u8),
@@ -285,8 +285,8 @@ pub enum StoredSpansError {
     Time,
 }
 
-impl From<Spans> for Stored {
-    fn from(spans: Spans) -> Self {
+impl From<LongWindows> for StoredWindows {
+    fn from(spans: LongWindows) -> Self {
         Self {
             version: VERSION,
             newest: spans.newest,
@@ -295,22 +295,22 @@ impl From<Spans> for Stored {
     }
 }
 
-impl TryFrom<Stored> for Spans {
-    type Error = StoredSpansError;
+impl TryFrom<StoredWindows> for LongWindows {
+    type Error = StoredWindowsError;
 
-    fn try_from(stored: Stored) -> Result<Self, Self::Error> {
+    fn try_from(stored: StoredWindows) -> Result<Self, Self::Error> {
         if stored.version != VERSION {
-            return Err(StoredSpansError::Version(stored.version));
+            return Err(StoredWindowsError::Version(stored.version));
         }
         // The last second that a moment can name, so that no sum of slot numbers can overflow.
         if stored.newest.iter().any(|&n| n > u64::MAX / 1_000_000_000) {
-            return Err(StoredSpansError::Time);
+            return Err(StoredWindowsError::Time);
         }
         let found = stored.slots.len();
         let slots = stored.slots.into_boxed_slice().try_into();
         Ok(Self {
             newest: stored.newest,
-            slots: slots.map_err(|_| StoredSpansError::Slots(found))?,
+            slots: slots.map_err(|_| StoredWindowsError::Slots(found))?,
         })
     }
 }
@@ -327,7 +327,7 @@ mod tests {
 
     #[test]
     fn moved_to_another_time_line_the_counts_are_the_same() {
-        let mut spans = Spans::default();
+        let mut spans = LongWindows::default();
         for at in 0..20_000 {
             spans.record(second(1_000_000 + at), Outcome::Good);
         }
@@ -339,14 +339,14 @@ mod tests {
         }
         // A machine that started a minute ago: what came before that is gone, and nothing else is made up.
         let young = spans.moved(60 - 1_019_999);
-        let kept = young.count(Span::ALL[0], second(60)).good;
+        let kept = young.count(LongWindow::ALL[0], second(60)).good;
         assert!(
-            kept > 0 && kept <= spans.count(Span::ALL[0], second(1_019_999)).good,
+            kept > 0 && kept <= spans.count(LongWindow::ALL[0], second(1_019_999)).good,
             "{kept}"
         );
         // Long ago is over.
-        let old = spans.moved(0).count(Span::ALL[0], second(9_000_000));
-        assert_eq!(old, Tally::default());
+        let old = spans.moved(0).count(LongWindow::ALL[0], second(9_000_000));
+        assert_eq!(old, Counts::default());
     }
 
     #[test]
@@ -357,29 +357,29 @@ mod tests {
             start += ring.slots;
         }
         assert_eq!(start, ALL_SLOTS as u64);
-        for span in Span::ALL {
+        for span in LongWindow::ALL {
             let (ring, slots) = span.place();
             assert!(slots >= 12 && slots <= RINGS[ring].slots, "{span:?}");
             let length = humantime::parse_duration(span.as_str());
             assert_eq!(length, Ok(span.length()));
         }
-        assert!(Spans::default().bytes() <= 3 * 1024);
+        assert!(LongWindows::default().bytes() <= 3 * 1024);
     }
 
     #[test]
     fn nothing_counted_is_no_rate() {
-        let mut spans = Spans::default();
-        assert_eq!(spans.count(Span::Day, second(9)).error_rate(), None);
+        let mut spans = LongWindows::default();
+        assert_eq!(spans.count(LongWindow::Day, second(9)).error_rate(), None);
         spans.record(second(9), Outcome::Void(VoidReason::Late));
-        let day = spans.count(Span::Day, second(9));
+        let day = spans.count(LongWindow::Day, second(9));
         assert_eq!((day.void, day.error_rate()), (1, None));
     }
 
     #[test]
     fn counters_stay_at_their_bound() {
-        let mut full = Tally {
+        let mut full = Counts {
             good: u32::MAX,
-            ..Tally::default()
+            ..Counts::default()
         };
         full.add(full);
         assert_eq!(full.good, u32::MAX);
@@ -387,14 +387,14 @@ mod tests {
 
     #[test]
     fn stored_counts_come_back_and_damaged_ones_are_refused() {
-        let mut spans = Spans::default();
+        let mut spans = LongWindows::default();
         spans.record(second(100_000), Outcome::Good);
         let text = serde_json::to_string(&spans).unwrap();
-        assert_eq!(serde_json::from_str::<Spans>(&text).unwrap(), spans);
+        assert_eq!(serde_json::from_str::<LongWindows>(&text).unwrap(), spans);
         let check = |from: &str, to: &str, says: &str| {
             let damaged = text.replacen(from, to, 1);
             assert_ne!(damaged, text);
-            let error = serde_json::from_str::<Spans>(&damaged).unwrap_err();
+            let error = serde_json::from_str::<LongWindows>(&damaged).unwrap_err();
             assert!(error.to_string().contains(says), "{error}");
         };
         check("\"version\":2", "\"version\":3", "version 3");
@@ -419,7 +419,7 @@ mod tests {
                     times.swap(i, i + early);
                 }
             }
-            let mut spans = Spans::default();
+            let mut spans = LongWindows::default();
             let mut now = 0;
             for &(at, kind) in &times {
                 let outcome = [
@@ -431,14 +431,14 @@ mod tests {
                 now = now.max(at);
             }
             now += gap;
-            for span in Span::ALL {
+            for span in LongWindow::ALL {
                 let (ring, slots) = span.place();
                 let width = RINGS[ring].seconds;
                 let listed = |kind: u8| {
                     let counted = |t: &&(u64, u8)| t.1 == kind && t.0 / width + slots > now / width;
                     times.iter().filter(counted).count() as u32
                 };
-                let expected = Tally { good: listed(0), bad: listed(1), void: listed(2) };
+                let expected = Counts { good: listed(0), bad: listed(1), void: listed(2) };
                 prop_assert_eq!(spans.count(span, second(now)), expected, "{:?}", span);
             }
         }

@@ -18,7 +18,7 @@ fn micros(micros: u64) -> Duration {
 #[test]
 fn an_empty_window_says_nothing() {
     let mut window = Window::new(SPAN, 400);
-    assert_eq!(window.counts(ms(1)), Counts::default());
+    assert_eq!(window.counts(ms(1)), WindowCounts::default());
     assert_eq!(window.error_rate(ms(1)), None);
     assert_eq!(window.quantiles(ms(1)), [None; 5]);
 }
@@ -73,11 +73,11 @@ fn a_gap_longer_than_the_window_empties_it() {
     window.missed(ms(5), 1);
     window.record(ms(5), micros(5), Outcome::Void(VoidReason::File));
     assert_eq!(window.counts(ms(299_999)).good, 1);
-    assert_eq!(window.counts(ms(300_000)), Counts::default());
+    assert_eq!(window.counts(ms(300_000)), WindowCounts::default());
     // A gap of years does not take longer.
     window.record(ms(400_000), micros(5), Outcome::Good);
     let later = Moment::after_boot(Duration::MAX);
-    assert_eq!(window.counts(later), Counts::default());
+    assert_eq!(window.counts(later), WindowCounts::default());
     window.record(later, micros(5), Outcome::Good);
     assert_eq!(window.counts(later).good, 1);
 }
@@ -226,7 +226,7 @@ proptest! {
         }
         let now = newest + wait;
         let listed: Vec<_> = events.iter().filter(|(at, _)| at / SLOT + 30 > now / SLOT).collect();
-        let mut counts = Counts::default();
+        let mut counts = WindowCounts::default();
         let mut reasons = [0; Reason::COUNT];
         let mut latencies = Vec::new();
         for (_, event) in listed {

@@ -14,15 +14,15 @@ const ONE: u64 = 1 << 16;
 
 /// What one sounding counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Weight(u64);
+pub struct ResultWeight(u64);
 
-impl Default for Weight {
+impl Default for ResultWeight {
     fn default() -> Self {
         Self(ONE)
     }
 }
 
-impl Weight {
+impl ResultWeight {
     /// Of a sounding that is taken at an interval, by a probe that has its own. An interval of zero there is none.
     pub fn of(interval: Duration, own: Duration) -> Self {
         // Up, so that thirty thirtieths are one.
@@ -34,16 +34,16 @@ impl Weight {
 
 /// Counts soundings by their weights.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Weighed {
+pub struct WeightedCounts {
     /// Fractions of good, bad and void soundings.
     carried: [u64; 3],
     good: u64,
     bad: u64,
 }
 
-impl Weighed {
+impl WeightedCounts {
     /// Counts one; returns how many whole ones that makes.
-    pub fn count(&mut self, outcome: Outcome, weight: Weight) -> u32 {
+    pub fn count(&mut self, outcome: Outcome, weight: ResultWeight) -> u32 {
         let kind = match outcome {
             Outcome::Good => 0,
             Outcome::Bad(_) => 1,
@@ -75,8 +75,8 @@ mod tests {
     fn an_outage_counts_the_same_watched_or_not() {
         let own = Duration::from_secs(30);
         let outage = |interval: u64| {
-            let mut weighed = Weighed::default();
-            let weight = Weight::of(Duration::from_secs(interval), own);
+            let mut weighed = WeightedCounts::default();
+            let weight = ResultWeight::of(Duration::from_secs(interval), own);
             let mut whole = 0;
             for _ in 0..300 / interval {
                 whole += weighed.count(Outcome::Bad(Reason::Status), weight);
@@ -89,10 +89,10 @@ mod tests {
             assert_eq!(outage(interval), 10, "{interval}");
         }
         // One that is asked more often than it is watched stands for more.
-        let mut weighed = Weighed::default();
-        let weight = Weight::of(Duration::from_secs(1), Duration::from_millis(100));
+        let mut weighed = WeightedCounts::default();
+        let weight = ResultWeight::of(Duration::from_secs(1), Duration::from_millis(100));
         assert_eq!(weighed.count(Outcome::Good, weight), 10);
-        assert_eq!(weighed.count(Outcome::Good, Weight::default()), 1);
+        assert_eq!(weighed.count(Outcome::Good, ResultWeight::default()), 1);
         assert_eq!(weighed.counts(), (11, 0));
     }
 }

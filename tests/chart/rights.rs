@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use leadsman::config::settings::Driver;
-use leadsman::release::cluster::Rights;
+use leadsman::config::settings::HelmDriver;
+use leadsman::release::cluster::RbacRights;
 use serde_json::Value;
 
 use crate::chart::{Set, documents, objects, sets};
@@ -28,7 +28,7 @@ fn rights(role: &Value) -> BTreeSet<[String; 3]> {
 }
 
 /// As `leadsman rbac` prints them.
-fn printed(rights: &Rights) -> BTreeSet<[String; 3]> {
+fn printed(rights: &RbacRights) -> BTreeSet<[String; 3]> {
     let text = rights.manifest("leadsman", "leadsman", "leadsman");
     let documents = documents(&text);
     let role = documents
@@ -56,21 +56,21 @@ fn an_observer_may_what_the_program_needs_and_no_more() {
     let Some(objects) = objects(&set("staging")) else {
         return;
     };
-    let needed = printed(&Rights::to_watch("mykadoo-staging", Driver::Secret));
+    let needed = printed(&RbacRights::to_watch("mykadoo-staging", HelmDriver::Secret));
     assert_eq!(given(&objects, "leadsman"), needed);
-    let mut own = Rights::to_keep_state("leadsman");
-    own.extend(Rights::to_hold_lease("leadsman"));
+    let mut own = RbacRights::to_keep_state("leadsman");
+    own.extend(RbacRights::to_hold_lease("leadsman"));
     assert_eq!(given(&objects, "leadsman-own"), printed(&own));
 }
 
 #[test]
 fn whoever_turns_back_may_change_kinds_and_wait_for_hooks() {
     for (name, role, driver, records) in [
-        ("production", "leadsman", Driver::Secret, "secrets"),
+        ("production", "leadsman", HelmDriver::Secret, "secrets"),
         (
             "cluster-wide",
             "leadsman-leadsman",
-            Driver::ConfigMap,
+            HelmDriver::ConfigMap,
             "configmaps",
         ),
     ] {
@@ -78,7 +78,7 @@ fn whoever_turns_back_may_change_kinds_and_wait_for_hooks() {
             return;
         };
         let given = given(&objects, role);
-        let mut needed = printed(&Rights::to_watch("any", driver));
+        let mut needed = printed(&RbacRights::to_watch("any", driver));
         let mut add = |group: &str, resource: &str, verbs: &[&str]| {
             for verb in verbs {
                 needed.insert([group, resource, verb].map(str::to_owned));

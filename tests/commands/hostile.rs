@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 
-use leadsman::recording::{Head, Line, Pod, Recorded};
+use leadsman::recording::{RecordedPod, RecordedTick, RecordingHead, RecordingLine};
 use leadsman::rollout::Mode;
 use leadsman::units::{Namespace, ReleaseName, Revision, Time};
-use leadsman::verdict::{Rule, Side, Start};
+use leadsman::verdict::{AnalysisStart, PodSide, Rule};
 use serde_json::{Value, json};
 
 use crate::program::{Leadsman, until};
@@ -138,7 +138,7 @@ fn daemon() -> SocketAddr {
 
 /// A recording in which everything that can be text is hostile.
 fn recording() -> Vec<u8> {
-    let head = Head {
+    let head = RecordingHead {
         version: leadsman::recording::VERSION,
         namespace: Namespace::new(BAD),
         release: ReleaseName::new(BAD),
@@ -147,33 +147,33 @@ fn recording() -> Vec<u8> {
         began: Time::from_millis(1_700_000_000_000),
         mode: Mode::Enforce,
         rule: Rule::default(),
-        start: Start {
+        start: AnalysisStart {
             endpoints: vec![BAD.into()],
             baseline: vec![(0, 3600)],
             failing_at_start: vec![false],
             settled_at: None,
             direct: true,
-            ..Start::default()
+            ..AnalysisStart::default()
         },
         no_direct: Some(BAD.into()),
         goes_on: None,
     };
     let mut lines = vec![
-        Line::Head(Box::new(head)),
-        Line::Pod(Pod {
+        RecordingLine::Head(Box::new(head)),
+        RecordingLine::Pod(RecordedPod {
             pod: 0,
             name: BAD.into(),
-            side: Side::New,
+            side: PodSide::New,
             ready_tick: 0,
         }),
     ];
     for tick in 0..40 {
-        lines.push(Line::Tick(Box::new(Recorded {
+        lines.push(RecordingLine::Tick(Box::new(RecordedTick {
             tick,
             marks: "x".into(),
             why: vec![(0, BAD.into())],
             settled_at: (tick == 1).then_some(1.0),
-            ..Recorded::default()
+            ..RecordedTick::default()
         })));
     }
     let more = [

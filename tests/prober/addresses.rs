@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use leadsman::config::Target;
-use leadsman::config::settings::IpChoice;
+use leadsman::config::settings::IpFamily;
 use leadsman::sounding::Reason;
 
 use crate::support::ask::{GOOD, bad, check, target};
@@ -46,14 +46,14 @@ async fn t08_t09_families() {
         return;
     };
     let url = server.url("/");
-    let with = |ip| move |q: &mut leadsman::config::settings::HttpQuestion| q.connect.ip = ip;
-    let sounding = check("T08", &url, with(IpChoice::V4 { fallback: true }), GOOD).await;
+    let with = |ip| move |q: &mut leadsman::config::settings::HttpProbeConfig| q.connect.ip = ip;
+    let sounding = check("T08", &url, with(IpFamily::V4 { fallback: true }), GOOD).await;
     assert_eq!(sounding.answer.ip, Some(server.address.ip()));
-    let only = with(IpChoice::V4 { fallback: false });
+    let only = with(IpFamily::V4 { fallback: false });
     let sounding = check("T09", &url, only, bad(Reason::Resolve)).await;
     assert!(sounding.explanation.unwrap().contains("IPv4"));
-    check("T08", &url, with(IpChoice::V6 { fallback: false }), GOOD).await;
-    check("T08", &url, with(IpChoice::Any), GOOD).await;
+    check("T08", &url, with(IpFamily::V6 { fallback: false }), GOOD).await;
+    check("T08", &url, with(IpFamily::Any), GOOD).await;
 }
 
 #[tokio::test]
@@ -76,7 +76,7 @@ async fn t11_t12_who_looks_up_the_name_behind_a_proxy() {
     let here = target(proxy.url("/"));
     for (rule, proxy_resolves, resolved) in [("T11", true, false), ("T12", false, true)] {
         let here = here.clone();
-        let change = move |q: &mut leadsman::config::settings::HttpQuestion| {
+        let change = move |q: &mut leadsman::config::settings::HttpProbeConfig| {
             q.proxy = Some(here);
             q.proxy_resolves = proxy_resolves;
         };
@@ -97,7 +97,7 @@ async fn a_proxy_that_refuses_is_told_apart_from_the_target() {
     })
     .await;
     let here = target(proxy.url("/"));
-    let change = move |q: &mut leadsman::config::settings::HttpQuestion| {
+    let change = move |q: &mut leadsman::config::settings::HttpProbeConfig| {
         q.proxy = Some(here);
         q.proxy_resolves = true;
     };
@@ -111,7 +111,7 @@ async fn a_proxy_that_refuses_is_told_apart_from_the_target() {
     assert_eq!(proxy.request().path, "localhost:1");
     let nobody = crate::support::server::nobody().await;
     let gone = target(format!("http://{nobody}"));
-    let change = move |q: &mut leadsman::config::settings::HttpQuestion| q.proxy = Some(gone);
+    let change = move |q: &mut leadsman::config::settings::HttpProbeConfig| q.proxy = Some(gone);
     check("nobody", "http://127.0.0.1:1/", change, bad(Reason::Proxy)).await;
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use leadsman::config::settings::HttpQuestion;
+use leadsman::config::settings::HttpProbeConfig;
 use leadsman::sounding::expect::{
     Expect, HeaderRule, HeaderTest, JsonPlace, JsonRule, JsonTest, Pattern,
 };
@@ -17,7 +17,7 @@ async fn a14_a17_json_and_body() {
     let server =
         Server::plain(|r| answer(200).body(format!(r#"{{"status":"{}","v":7}}"#, &r.path[1..])))
             .await;
-    let ask = |q: &mut HttpQuestion| {
+    let ask = |q: &mut HttpProbeConfig| {
         q.expect.json = vec![status_ok()];
         q.expect.body_matches = vec![pattern(r#""v":\d"#)];
         q.expect.body_not_matches = vec![pattern("panic")];
@@ -36,7 +36,7 @@ async fn a14_a17_json_and_body() {
 async fn a12_a_body_that_is_not_json() {
     for body in ["", "<html>", "👻", "{\"status\":\"ok\""] {
         let server = Server::plain(move |_| answer(200).body(body)).await;
-        let ask = |q: &mut HttpQuestion| q.expect.json = vec![status_ok()];
+        let ask = |q: &mut HttpProbeConfig| q.expect.json = vec![status_ok()];
         check("A12", server.url("/"), ask, bad(Reason::Json)).await;
     }
 }
@@ -83,7 +83,7 @@ async fn a18_to_a30_headers() {
     ] {
         let name = http::HeaderName::from_static(name);
         let rules = vec![HeaderRule { name, test }];
-        let ask = |q: &mut HttpQuestion| q.expect.headers = rules;
+        let ask = |q: &mut HttpProbeConfig| q.expect.headers = rules;
         check(rule, server.url("/"), ask, expected).await;
     }
 }
@@ -93,7 +93,7 @@ async fn a32_last_modified_is_seen() {
     let server =
         Server::plain(|_| answer(200).header("Last-Modified", "Tue, 01 Jan 2030 00:00:00 GMT"))
             .await;
-    let ask = |q: &mut HttpQuestion| q.expect.max_age = Some(Duration::from_secs(1));
+    let ask = |q: &mut HttpProbeConfig| q.expect.max_age = Some(Duration::from_secs(1));
     let sounding = check("A32: from the future", server.url("/"), ask, GOOD).await;
     assert_eq!(sounding.answer.last_modified, Some(1_893_456_000));
     let server = Server::plain(|_| answer(200)).await;
@@ -104,7 +104,7 @@ async fn a32_last_modified_is_seen() {
 async fn g05_an_answer_that_took_too_long() {
     let slow = Duration::from_millis(60);
     let server = Server::plain(move |_| answer(200).after(slow)).await;
-    let ask = |most| move |q: &mut HttpQuestion| q.expect.max_latency = Some(most);
+    let ask = |most| move |q: &mut HttpProbeConfig| q.expect.max_latency = Some(most);
     let short = Duration::from_millis(30);
     let sounding = check("G05", server.url("/"), ask(short), bad(Reason::TooSlow)).await;
     assert!(sounding.phases.processing >= slow, "{sounding:?}");
@@ -114,7 +114,7 @@ async fn g05_an_answer_that_took_too_long() {
 #[tokio::test]
 async fn g19_a_transport_error_is_bad_whatever_is_expected() {
     // Everything that another prober could take for fulfilled when nothing has come.
-    let anything = |q: &mut HttpQuestion| {
+    let anything = |q: &mut HttpProbeConfig| {
         q.expect = Expect {
             status: vec![leadsman::sounding::expect::StatusRange {
                 low: 100,

@@ -3,8 +3,8 @@
 use std::io::Write as _;
 
 use http::Method;
-use leadsman::config::settings::{Compression, HttpQuestion, RequestBody};
-use leadsman::sounding::{Reason, Sounding, VoidReason};
+use leadsman::config::settings::{Compression, HttpProbeConfig, RequestBody};
+use leadsman::sounding::{ProbeResult, Reason, VoidReason};
 
 use crate::support::ask::{GOOD, TIMEOUT, bad, check, prober, sound, void};
 use crate::support::pki::Pki;
@@ -60,7 +60,7 @@ async fn b01_to_b05_packed_and_not() {
         })
         .await;
         let rule = format!("{rule}: {coding:?}, asked for {asked:?}");
-        let change = |q: &mut HttpQuestion| q.compression = asked;
+        let change = |q: &mut HttpProbeConfig| q.compression = asked;
         let sounding = check(&rule, server.url("/"), change, GOOD).await;
         sizes(&rule, &sounding, Some(wire), wire, unpacked);
     }
@@ -80,7 +80,7 @@ async fn an_answer_without_a_body_has_nothing_to_unpack() {
         vec![Step::Bytes(head.into()), Step::Close]
     })
     .await;
-    let change = |q: &mut HttpQuestion| {
+    let change = |q: &mut HttpProbeConfig| {
         q.method = Method::HEAD;
         q.compression = Some(Gzip);
     };
@@ -96,12 +96,12 @@ async fn b05_what_is_unpacked_is_what_is_judged() {
         answer(200).header("Content-Encoding", "gzip").body(body)
     })
     .await;
-    let ok = |q: &mut HttpQuestion| {
+    let ok = |q: &mut HttpProbeConfig| {
         let pattern = regex::Regex::new(r#""status":"ok""#).unwrap();
         q.expect.body_matches = vec![leadsman::sounding::expect::Pattern(pattern)];
     };
     check("packed", server.url("/"), ok, bad(Reason::Body)).await;
-    let unpacked = |q: &mut HttpQuestion| {
+    let unpacked = |q: &mut HttpProbeConfig| {
         ok(q);
         q.compression = Some(Compression::Gzip);
     };
@@ -117,7 +117,7 @@ async fn b07_the_accept_encoding_that_is_configured_is_sent() {
     })
     .await;
     for accept in ["gzip", "br, gzip", "*"] {
-        let change = |q: &mut HttpQuestion| {
+        let change = |q: &mut HttpProbeConfig| {
             q.compression = Some(Compression::Gzip);
             q.headers = vec![(http::header::ACCEPT_ENCODING, accept.parse().unwrap())];
         };
@@ -131,7 +131,7 @@ async fn b07_the_accept_encoding_that_is_configured_is_sent() {
             .collect();
         assert_eq!(sent, [accept]);
     }
-    let change = |q: &mut HttpQuestion| q.compression = Some(Compression::Gzip);
+    let change = |q: &mut HttpProbeConfig| q.compression = Some(Compression::Gzip);
     check("unpacking is announced", server.url("/"), change, GOOD).await;
     let request = server.requests().pop().unwrap();
     assert_eq!(request.header("accept-encoding"), Some("gzip"));
@@ -140,7 +140,7 @@ async fn b07_the_accept_encoding_that_is_configured_is_sent() {
 #[tokio::test]
 async fn b08_b09_b10_b12_the_limit() {
     let limited = |compression| {
-        move |q: &mut HttpQuestion| {
+        move |q: &mut HttpProbeConfig| {
             q.body_limit = 128;
             q.compression = compression;
         }
@@ -206,7 +206,7 @@ async fn a_broken_packing_is_a_broken_protocol() {
         let server =
             Server::plain(move |_| answer(200).header("Content-Encoding", "gzip").body(&body))
                 .await;
-        let change = |q: &mut HttpQuestion| q.compression = Some(Compression::Gzip);
+        let change = |q: &mut HttpProbeConfig| q.compression = Some(Compression::Gzip);
         check(rule, server.url("/"), change, bad(Reason::Protocol)).await;
     }
 }
@@ -243,7 +243,7 @@ async fn b13_b14_our_body_arrives_as_it_is_every_time() {
 #[tokio::test]
 async fn b13_a_body_that_cannot_be_read_is_our_own_trouble() {
     let server = Server::plain(|_| answer(200)).await;
-    let change = |q: &mut HttpQuestion| {
+    let change = |q: &mut HttpProbeConfig| {
         q.method = Method::POST;
         q.body = RequestBody::File("/nonexistent/body".into());
     };
@@ -260,13 +260,19 @@ async fn b15_a_chunked_answer_has_no_announced_length() {
     let sounding = check("until the end", server.url("/"), |_| {}, GOOD).await;
     sizes("until the end", &sounding, None, 110, 110);
     let server = Server::http2(|_| answer(200).body(PLAIN)).await;
-    let change = |q: &mut HttpQuestion| q.http = leadsman::config::settings::HttpOffer::Http2;
+    let change = |q: &mut HttpProbeConfig| q.http = leadsman::config::settings::HttpVersions::Http2;
     let sounding = check("HTTP/2", server.url("/"), change, GOOD).await;
     assert_eq!(sounding.answer.unpacked_bytes, 110);
 }
 
 #[track_caller]
-fn sizes(rule: &str, sounding: &Sounding, announced: Option<usize>, wire: usize, unpacked: usize) {
+fn sizes(
+    rule: &str,
+    sounding: &ProbeResult,
+    announced: Option<usize>,
+    wire: usize,
+    unpacked: usize,
+) {
     let answer = &sounding.answer;
     let seen = (
         answer.content_length,

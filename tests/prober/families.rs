@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use leadsman::clock;
-use leadsman::config::settings::{HttpQuestion, IpChoice, Question};
+use leadsman::config::settings::{HttpProbeConfig, IpFamily, ProbeKind};
 use leadsman::probe::{Prober, Transcript};
 use leadsman::sounding::Reason;
 
@@ -60,7 +60,7 @@ async fn in_a_network_with_black_holes() {
     assert_eq!(half_open(), 0, "what did not win is gone");
 
     let mut transcript = Transcript::default();
-    let asked = Question::Http(Box::new(http_question()));
+    let asked = ProbeKind::Http(Box::new(http_question()));
     let url = target(server.url_of("shop.test", "/"));
     let prober = Prober::new(&shared(), url, asked);
     prober
@@ -95,7 +95,7 @@ async fn in_a_network_with_black_holes() {
     assert!(sounding.answer.reached, "one of them refuses");
     assert_eq!(half_open(), 0, "nothing is left of what was given up");
     // One address alone has the time for itself.
-    let only = |q: &mut HttpQuestion| q.connect.ip = IpChoice::V4 { fallback: false };
+    let only = |q: &mut HttpProbeConfig| q.connect.ip = IpFamily::V4 { fallback: false };
     let sounding = check("only", server.url_of("shop.test", "/"), only, GOOD).await;
     assert_eq!(sounding.answer.ip, here);
 }
@@ -192,10 +192,10 @@ async fn with_a_name_server_that_drops_a_family() {
     // Shorter than the resolver waits for a name server.
     let wait = Duration::from_secs(3);
     for fallback in [false, true] {
-        let v4 = |q: &mut HttpQuestion| q.connect.ip = IpChoice::V4 { fallback };
+        let v4 = |q: &mut HttpProbeConfig| q.connect.ip = IpFamily::V4 { fallback };
         check_within("4", wait, four.url_of("v4.test", "/"), v4, GOOD).await;
         assert_eq!(names.asked(), [A], "fallback {fallback}");
-        let v6 = |q: &mut HttpQuestion| q.connect.ip = IpChoice::V6 { fallback };
+        let v6 = |q: &mut HttpProbeConfig| q.connect.ip = IpFamily::V6 { fallback };
         check_within("6", wait, six.url_of("v6.test", "/"), v6, GOOD).await;
         assert_eq!(names.asked(), [AAAA], "fallback {fallback}");
     }
@@ -204,7 +204,7 @@ async fn with_a_name_server_that_drops_a_family() {
     let mut both = names.asked();
     both.sort_unstable();
     assert_eq!(both, [A, AAAA]);
-    let strict = |q: &mut HttpQuestion| q.connect.ip = IpChoice::V4 { fallback: false };
+    let strict = |q: &mut HttpProbeConfig| q.connect.ip = IpFamily::V4 { fallback: false };
     let none = check("none", "http://none.test:1/", strict, bad(Reason::Resolve)).await;
     let text = none.explanation.unwrap();
     assert!(text.contains("none.test has no IPv4 address"), "{text}");

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use leadsman::config::settings::{Connection, HttpOffer, HttpQuestion, TcpStep};
+use leadsman::config::settings::{ConnectionReuse, HttpProbeConfig, HttpVersions, TcpStep};
 use leadsman::sounding::Reason;
 
 use crate::support::ask::{
@@ -44,8 +44,8 @@ async fn endless_interim_answers_over_http1() {
         ("blank lines", "\r\n".to_owned()),
     ] {
         let server = Flood::start(&[], &[], flood.as_bytes());
-        for connection in [Connection::New, Connection::KeepAlive] {
-            let change = |q: &mut HttpQuestion| q.connection = connection;
+        for connection in [ConnectionReuse::New, ConnectionReuse::KeepAlive] {
+            let change = |q: &mut HttpProbeConfig| q.connection = connection;
             let sounding = check(rule, server.url(), change, bad(Reason::Protocol)).await;
             let text = sounding.explanation.unwrap();
             assert!(text.contains("answer"), "{rule}: {text}");
@@ -82,9 +82,9 @@ async fn endless_frames_over_http2() {
         ("pings between bytes of the body", head, trickle),
     ] {
         let server = Flood::start(SETTINGS, &once, &flood);
-        for connection in [Connection::New, Connection::KeepAlive] {
-            let change = |q: &mut HttpQuestion| {
-                q.http = HttpOffer::Http2;
+        for connection in [ConnectionReuse::New, ConnectionReuse::KeepAlive] {
+            let change = |q: &mut HttpProbeConfig| {
+                q.http = HttpVersions::Http2;
                 q.connection = connection;
             };
             let sounding = check(rule, server.url(), change, bad(Reason::Protocol)).await;
@@ -101,8 +101,8 @@ async fn a_kept_connection_is_not_flooded_between_two_questions() {
     let good = [frame(1, 4, 1, &[0x88]), frame(0, 1, 1, b"ok")].concat();
     let server = Flood::start(SETTINGS, &good, &frame(6, 0, 0, &[0; 8]));
     let prober = prober(server.url(), |q| {
-        q.http = HttpOffer::Http2;
-        q.connection = Connection::KeepAlive;
+        q.http = HttpVersions::Http2;
+        q.connection = ConnectionReuse::KeepAlive;
     });
     assert_eq!(sound(&prober, TIMEOUT).await.outcome, GOOD);
     for _ in 0..2 {
@@ -138,7 +138,7 @@ async fn a_few_interim_answers_and_a_large_head_are_fine() {
     // Lines in a body are no interim answers.
     let body = "HTTP/1.1 100 Continue\r\n\r\n".repeat(5000);
     let server = Server::plain(move |_| crate::support::script::answer(200).body(&body)).await;
-    let keep = |q: &mut HttpQuestion| q.connection = Connection::KeepAlive;
+    let keep = |q: &mut HttpProbeConfig| q.connection = ConnectionReuse::KeepAlive;
     check("a body like that", server.url("/"), keep, GOOD).await;
 }
 

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use leadsman::config::settings::{Compression, HttpOffer, HttpQuestion};
+use leadsman::config::settings::{Compression, HttpProbeConfig, HttpVersions};
 use leadsman::sounding::Outcome;
 use leadsman::sounding::expect::{JsonPlace, JsonRule, JsonTest, Pattern};
 use proptest::prelude::*;
@@ -51,7 +51,7 @@ async fn any_bytes_in_place_of_http2() {
     let frames = frames.prop_map(move |frames| [settings.clone(), frames.concat()].concat());
     let any = prop::collection::vec(any::<u8>(), 0..200);
     let bytes = prop_oneof![4 => frames, 1 => any].boxed();
-    check(bytes, true, |q| q.http = HttpOffer::Http2).await;
+    check(bytes, true, |q| q.http = HttpVersions::Http2).await;
 }
 
 /// Answers put together from parts that are almost right, some of them with wrong bytes.
@@ -103,7 +103,7 @@ fn answers() -> BoxedStrategy<Vec<u8>> {
 async fn check(
     strategy: BoxedStrategy<Vec<u8>>,
     at_once: bool,
-    change: impl Fn(&mut HttpQuestion) + Copy,
+    change: impl Fn(&mut HttpProbeConfig) + Copy,
 ) {
     let never = regex::Regex::new("^never$").unwrap();
     let mut runner = TestRunner::deterministic();

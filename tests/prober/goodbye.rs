@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use leadsman::clock;
-use leadsman::config::settings::{Connection, HttpOffer, HttpQuestion, Question};
+use leadsman::config::settings::{ConnectionReuse, HttpProbeConfig, HttpVersions, ProbeKind};
 use leadsman::probe::Prober;
 use leadsman::sounding::{HttpVersion, Reason};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -20,18 +20,18 @@ use crate::support::nginx::Nginx;
 use crate::support::pki::Pki;
 
 /// Ways to reach the same nginx: entrance, what is offered, connection.
-fn ways() -> Vec<(usize, HttpOffer, Connection)> {
+fn ways() -> Vec<(usize, HttpVersions, ConnectionReuse)> {
     let mut all = Vec::new();
-    for connection in [Connection::New, Connection::KeepAlive] {
-        all.push((0, HttpOffer::Auto, connection));
-        all.push((1, HttpOffer::Http2, connection));
-        all.push((2, HttpOffer::Http1, connection));
-        all.push((2, HttpOffer::Http2, connection));
+    for connection in [ConnectionReuse::New, ConnectionReuse::KeepAlive] {
+        all.push((0, HttpVersions::Auto, connection));
+        all.push((1, HttpVersions::Http2, connection));
+        all.push((2, HttpVersions::Http1, connection));
+        all.push((2, HttpVersions::Http2, connection));
     }
     all
 }
 
-fn question(pki: &Pki, offer: HttpOffer, connection: Connection) -> HttpQuestion {
+fn question(pki: &Pki, offer: HttpVersions, connection: ConnectionReuse) -> HttpProbeConfig {
     let mut question = http_question();
     question.http = offer;
     question.connection = connection;
@@ -49,7 +49,7 @@ async fn an_nginx_that_goes_away_after_each_answer_is_good() {
             for path in ["/", "/large"] {
                 let shared = shared();
                 let question = question(&pki, offer, connection);
-                let asked = Question::Http(Box::new(question));
+                let asked = ProbeKind::Http(Box::new(question));
                 let prober = Prober::new(&shared, target(nginx.url(entrance, path)), asked);
                 for run in 0..11 {
                     let sounding = sound(&prober, TIMEOUT).await;
@@ -57,7 +57,7 @@ async fn an_nginx_that_goes_away_after_each_answer_is_good() {
                         sounding.outcome, GOOD,
                         "{http} {entrance} {offer:?} {connection:?} {path} {run}: {sounding:#?}"
                     );
-                    let two = offer == HttpOffer::Http2;
+                    let two = offer == HttpVersions::Http2;
                     let two = two.then_some(HttpVersion::V20);
                     let expected = two.unwrap_or(HttpVersion::V11);
                     assert_eq!(sounding.answer.http_version, Some(expected));
@@ -83,7 +83,7 @@ async fn an_nginx_that_is_reloaded_again_and_again_is_good() {
     for (entrance, offer, connection) in ways() {
         let question = question(&pki, offer, connection);
         let probers = ["/", "/large"].map(|path| {
-            let asked = Question::Http(Box::new(question.clone()));
+            let asked = ProbeKind::Http(Box::new(question.clone()));
             Prober::new(&shared(), target(nginx.url(entrance, path)), asked)
         });
         let count = Arc::new(AtomicUsize::new(0));
@@ -211,10 +211,10 @@ async fn a_goodbye_does_not_end_what_is_under_way() {
             ],
         ),
     ] {
-        for connection in [Connection::New, Connection::KeepAlive] {
+        for connection in [ConnectionReuse::New, ConnectionReuse::KeepAlive] {
             let (url, count) = http2_server(vec![script.clone()]).await;
             let prober = prober(url, |q| {
-                q.http = HttpOffer::Http2;
+                q.http = HttpVersions::Http2;
                 q.connection = connection;
             });
             for run in 1..4 {
@@ -240,7 +240,7 @@ async fn a_stream_that_was_not_processed_is_asked_for_again_once() {
     ] {
         let refused = vec![refusal];
         let (url, count) = http2_server(vec![refused.clone(), good.clone()]).await;
-        let change = |q: &mut HttpQuestion| q.http = HttpOffer::Http2;
+        let change = |q: &mut HttpProbeConfig| q.http = HttpVersions::Http2;
         check_within(rule, TIMEOUT, url, change, GOOD).await;
         assert_eq!(count.load(Ordering::Relaxed), 2, "{rule}");
         // Once: what refuses always is not asked for ever.
@@ -262,7 +262,7 @@ async fn what_was_processed_is_not_asked_for_again() {
         ),
     ] {
         let (url, count) = http2_server(vec![script]).await;
-        let change = |q: &mut HttpQuestion| q.http = HttpOffer::Http2;
+        let change = |q: &mut HttpProbeConfig| q.http = HttpVersions::Http2;
         check_within(rule, TIMEOUT, url, change, bad(Reason::Reset)).await;
         assert_eq!(count.load(Ordering::Relaxed), 1, "{rule}");
     }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use leadsman::config::settings::{Compression, Connection, HttpOffer, HttpQuestion};
+use leadsman::config::settings::{Compression, ConnectionReuse, HttpProbeConfig, HttpVersions};
 use leadsman::sounding::{Outcome, Reason};
 
 use crate::support::ask::{GOOD, SHORT, TIMEOUT, bad, check, check_within, prober, sound};
@@ -171,7 +171,7 @@ async fn a_gzip_bomb_is_not_unpacked() {
     assert!(bomb.len() < 2 << 20, "{}", bomb.len());
     let server =
         Server::plain(move |_| answer(200).header("Content-Encoding", "gzip").body(&bomb)).await;
-    let change = |q: &mut HttpQuestion| {
+    let change = |q: &mut HttpProbeConfig| {
         q.compression = Some(Compression::Gzip);
         q.body_limit = 4 << 20;
     };
@@ -207,7 +207,9 @@ async fn what_comes_after_an_answer_is_not_the_next_answer() {
         _ => vec![Step::Bytes(good.into())],
     })
     .await;
-    let prober = prober(server.url("/"), |q| q.connection = Connection::KeepAlive);
+    let prober = prober(server.url("/"), |q| {
+        q.connection = ConnectionReuse::KeepAlive
+    });
     for run in 0..3 {
         let sounding = sound(&prober, TIMEOUT).await;
         assert_eq!(sounding.outcome, GOOD, "{run}");
@@ -288,7 +290,7 @@ async fn broken_http2() {
         ),
     ] {
         let server = Server::connections_only(steps).await;
-        let prober = prober(server.url("/"), |q| q.http = HttpOffer::Http2);
+        let prober = prober(server.url("/"), |q| q.http = HttpVersions::Http2);
         let sounding = sound(&prober, SHORT).await;
         let Outcome::Bad(reason) = sounding.outcome else {
             panic!("{rule}: {sounding:?}");

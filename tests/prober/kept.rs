@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use http::Method;
 use leadsman::clock;
-use leadsman::config::settings::{Connection, HttpOffer, HttpQuestion, RequestBody};
+use leadsman::config::settings::{ConnectionReuse, HttpProbeConfig, HttpVersions, RequestBody};
 use leadsman::probe::Transcript;
 use leadsman::sounding::{HttpVersion, Reason};
 
@@ -13,8 +13,8 @@ use crate::support::pki::{Pki, certificate};
 use crate::support::script::{Script, Step, answer, hang};
 use crate::support::server::{Server, nobody};
 
-fn keep(q: &mut HttpQuestion) {
-    q.connection = Connection::KeepAlive;
+fn keep(q: &mut HttpProbeConfig) {
+    q.connection = ConnectionReuse::KeepAlive;
 }
 
 /// The first request of each connection is answered well, the second as `second` says.
@@ -86,7 +86,7 @@ async fn bodies_go_over_a_kept_http2_connection() {
     let server = Server::http2(|r| answer(200).body(r.body.len().to_string())).await;
     let prober = prober(server.url("/"), |q| {
         keep(q);
-        q.http = HttpOffer::Http2;
+        q.http = HttpVersions::Http2;
         q.method = Method::POST;
         q.body = RequestBody::Inline(body.clone().into());
     });
@@ -102,7 +102,7 @@ async fn bodies_go_over_a_kept_http2_connection() {
 async fn a_dropped_http2_sounding_leaves_nothing_behind() {
     // Neither a server that hangs nor one that does not read keeps it open.
     let hangs = Server::http2(|_| hang()).await;
-    let prober_of_hanging = prober(hangs.url("/"), |q| q.http = HttpOffer::Http2);
+    let prober_of_hanging = prober(hangs.url("/"), |q| q.http = HttpVersions::Http2);
     let sounding = prober_of_hanging.sound(clock::now(), TIMEOUT, None);
     let dropped = tokio::time::timeout(SHORT, sounding).await;
     assert!(dropped.is_err(), "it hangs");
@@ -120,8 +120,8 @@ async fn a_dropped_http2_sounding_leaves_nothing_behind() {
     });
     let alive = tokio::runtime::Handle::current().metrics();
     let before = alive.num_alive_tasks();
-    let change = |q: &mut HttpQuestion| {
-        q.http = HttpOffer::Http2;
+    let change = |q: &mut HttpProbeConfig| {
+        q.http = HttpVersions::Http2;
         q.method = Method::POST;
         // More than fits into the buffers between the two.
         q.body = RequestBody::Inline(vec![0; 32 << 20].into());
@@ -151,11 +151,11 @@ async fn how_an_http2_connection_ends() {
     ] {
         let steps = vec![Step::Bytes([settings, &frame].concat()), Step::Hang];
         let server = Server::connections_only(steps).await;
-        let change = |q: &mut HttpQuestion| q.http = HttpOffer::Http2;
+        let change = |q: &mut HttpProbeConfig| q.http = HttpVersions::Http2;
         check_within(rule, SHORT, server.url("/"), change, bad(expected)).await;
     }
     let server = Server::connections_only(vec![Step::Bytes(settings.into()), Step::Reset]).await;
-    let change = |q: &mut HttpQuestion| q.http = HttpOffer::Http2;
+    let change = |q: &mut HttpProbeConfig| q.http = HttpVersions::Http2;
     check("reset", server.url("/"), change, bad(Reason::Reset)).await;
     // The alert comes after the handshake, when HTTP/2 is spoken already.
     let pki = Pki::new();
@@ -163,16 +163,16 @@ async fn how_an_http2_connection_ends() {
     let config = pki.server(&wanted.asks_for_client_certificate());
     let server = Server::tls(config, |_| answer(200)).await;
     let url = server.url_of("localhost", "/");
-    let change = |q: &mut HttpQuestion| q.connect.tls.ca_file = Some(pki.ca_file());
+    let change = |q: &mut HttpProbeConfig| q.connect.tls.ca_file = Some(pki.ca_file());
     check("alert", url, change, bad(Reason::Tls)).await;
 }
 
 #[tokio::test]
 async fn http2_only_does_not_fall_back() {
     let pki = Pki::new();
-    let change = |q: &mut HttpQuestion| {
+    let change = |q: &mut HttpProbeConfig| {
         q.connect.tls.ca_file = Some(pki.ca_file());
-        q.http = HttpOffer::Http2;
+        q.http = HttpVersions::Http2;
     };
     // One server says that it does not speak it, the other has never heard of the question.
     let says_no = pki.server(&certificate(&["localhost"]));
@@ -194,7 +194,7 @@ async fn http2_only_does_not_fall_back() {
 async fn what_a_redirect_showed_is_not_told_of_the_hop_after_it() {
     let gone = format!("http://{}/", nobody().await);
     let server = Server::plain(move |_| answer(302).header("Location", &gone).body("moved")).await;
-    let change = |q: &mut HttpQuestion| q.redirects.max = 2;
+    let change = |q: &mut HttpProbeConfig| q.redirects.max = 2;
     let refused = bad(Reason::ConnectRefused);
     let sounding = check("gone", server.url("/"), change, refused).await;
     assert_eq!(sounding.answer.redirects, 1);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use leadsman::config::Target;
-use leadsman::config::settings::{HttpOffer, HttpQuestion};
+use leadsman::config::settings::{HttpProbeConfig, HttpVersions};
 use leadsman::sounding::{HttpVersion, Reason};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -58,8 +58,8 @@ async fn dig(mut client: TcpStream) {
 
 fn through(
     proxy: Target,
-    change: impl FnOnce(&mut HttpQuestion),
-) -> impl FnOnce(&mut HttpQuestion) {
+    change: impl FnOnce(&mut HttpProbeConfig),
+) -> impl FnOnce(&mut HttpProbeConfig) {
     move |q| {
         q.proxy = Some(proxy);
         q.proxy_resolves = true;
@@ -72,12 +72,12 @@ async fn a_tunnel_leads_to_the_target_and_its_certificate() {
     let pki = Pki::new();
     let proxy = Tunnels::new().await;
     for (http, version) in [
-        (HttpOffer::Http1, HttpVersion::V11),
-        (HttpOffer::Auto, HttpVersion::V20),
+        (HttpVersions::Http1, HttpVersion::V11),
+        (HttpVersions::Auto, HttpVersion::V20),
     ] {
         let config = pki.server(&certificate(&["localhost"]).http2());
         let server = Server::tls(config, |_| answer(200).body("ok")).await;
-        let change = |q: &mut HttpQuestion| {
+        let change = |q: &mut HttpProbeConfig| {
             q.connect.tls.ca_file = Some(pki.ca_file());
             q.http = http;
         };

@@ -1,7 +1,7 @@
 //! Redirects: off unless asked for, bounded, and within their scope.
 
 use http::Method;
-use leadsman::config::settings::{Auth, Connection, RedirectScope, RequestBody, Secret};
+use leadsman::config::settings::{Auth, ConnectionReuse, RedirectScope, RequestBody, Secret};
 use leadsman::sounding::Reason;
 use leadsman::sounding::expect::StatusRange;
 
@@ -36,7 +36,8 @@ async fn s12_a_redirect_is_judged_itself_when_not_followed() {
         low: 302,
         high: 302,
     };
-    let change = |q: &mut leadsman::config::settings::HttpQuestion| q.expect.status = vec![found];
+    let change =
+        |q: &mut leadsman::config::settings::HttpProbeConfig| q.expect.status = vec![found];
     let sounding = check("S12", server.url("/"), change, GOOD).await;
     assert_eq!(sounding.answer.redirects, 0);
     assert_eq!(server.request().path, "/");
@@ -119,7 +120,7 @@ async fn s17_s18_the_end_of_the_chain_is_judged() {
     })
     .await;
     for status in [301, 302, 303, 307, 308] {
-        let change = |q: &mut leadsman::config::settings::HttpQuestion| q.redirects.max = 5;
+        let change = |q: &mut leadsman::config::settings::HttpProbeConfig| q.redirects.max = 5;
         let url = |end| server.url(&format!("/{status}/{end}"));
         check("S17", url("good"), change, GOOD).await;
         let sounding = check("S18", url("bad"), change, bad(Reason::Status)).await;
@@ -130,7 +131,7 @@ async fn s17_s18_the_end_of_the_chain_is_judged() {
 #[tokio::test]
 async fn s19_a_loop_ends_at_the_limit() {
     let server = Server::plain(|_| to("/", 302)).await;
-    let change = |q: &mut leadsman::config::settings::HttpQuestion| q.redirects.max = 20;
+    let change = |q: &mut leadsman::config::settings::HttpProbeConfig| q.redirects.max = 20;
     let sounding = check("S19", server.url("/"), change, bad(Reason::Redirect)).await;
     assert_eq!(sounding.answer.redirects, 20);
     assert_eq!(server.requests().len(), 21);
@@ -145,7 +146,7 @@ async fn s20_s21_the_scope_is_the_host() {
     let port = Server::plain(move |_| to(&other_port, 302)).await;
     let host = Server::plain(move |_| to(&other_host, 302)).await;
     let change = |scope| {
-        move |q: &mut leadsman::config::settings::HttpQuestion| {
+        move |q: &mut leadsman::config::settings::HttpProbeConfig| {
             q.redirects.max = 3;
             q.redirects.scope = scope;
         }
@@ -183,7 +184,7 @@ async fn s22_a_redirect_to_nowhere_is_bad() {
 
 #[tokio::test]
 async fn s24_a_body_is_sent_again_on_every_hop_and_every_run() {
-    for connection in [Connection::New, Connection::KeepAlive] {
+    for connection in [ConnectionReuse::New, ConnectionReuse::KeepAlive] {
         for size in [0, 32, 513] {
             let server = Server::plain(|r| match r.path.as_str() {
                 "/" => to("/1", 307),
@@ -219,7 +220,7 @@ async fn a_303_turns_into_a_get_without_a_body() {
         _ => answer(200),
     })
     .await;
-    let change = |q: &mut leadsman::config::settings::HttpQuestion| {
+    let change = |q: &mut leadsman::config::settings::HttpProbeConfig| {
         q.method = Method::POST;
         q.body = RequestBody::Inline("form".into());
         q.redirects.max = 1;
@@ -242,7 +243,7 @@ async fn credentials_do_not_go_along_to_another_host() {
         _ => answer(200),
     })
     .await;
-    let change = |q: &mut leadsman::config::settings::HttpQuestion| {
+    let change = |q: &mut leadsman::config::settings::HttpProbeConfig| {
         q.redirects.max = 1;
         q.redirects.scope = RedirectScope::All;
         q.auth = Some(Auth::Bearer(Secret::Value("s3cret".into())));

@@ -1,7 +1,7 @@
 //! What the target sees of us.
 
 use http::header::{ACCEPT_LANGUAGE, HeaderName, USER_AGENT};
-use leadsman::config::settings::{Auth, Connection, HttpOffer, HttpQuestion, Secret};
+use leadsman::config::settings::{Auth, ConnectionReuse, HttpProbeConfig, HttpVersions, Secret};
 use leadsman::sounding::VoidReason;
 
 use crate::support::ask::{GOOD, TIMEOUT, check, prober, sound, until, void};
@@ -11,7 +11,7 @@ use crate::support::server::Server;
 
 #[tokio::test]
 async fn r01_headers_are_sent_as_configured() {
-    let change = |q: &mut HttpQuestion| {
+    let change = |q: &mut HttpProbeConfig| {
         q.host = Some("shop.test:81".into());
         q.headers = vec![
             (USER_AGENT, "watchman/7".parse().unwrap()),
@@ -42,9 +42,9 @@ async fn r01_headers_are_sent_as_configured() {
     assert_eq!(agents.count(), 1);
 
     let server = Server::http2(|_| answer(200)).await;
-    let change = |q: &mut HttpQuestion| {
+    let change = |q: &mut HttpProbeConfig| {
         change(q);
-        q.http = HttpOffer::Http2;
+        q.http = HttpVersions::Http2;
     };
     check("R01: HTTP/2", server.url("/"), change, GOOD).await;
     let request = server.request();
@@ -73,14 +73,15 @@ async fn r02_r04_what_is_sent_by_itself() {
 #[tokio::test]
 async fn r06_credentials() {
     let server = Server::plain(|_| answer(200)).await;
-    let basic = |q: &mut HttpQuestion| {
+    let basic = |q: &mut HttpProbeConfig| {
         q.auth = Some(Auth::Basic {
             username: "Aladdin".into(),
             password: Secret::Value("open sesame".into()),
         });
     };
     check("basic", server.url("/"), basic, GOOD).await;
-    let bearer = |q: &mut HttpQuestion| q.auth = Some(Auth::Bearer(Secret::Value("t0ken".into())));
+    let bearer =
+        |q: &mut HttpProbeConfig| q.auth = Some(Auth::Bearer(Secret::Value("t0ken".into())));
     check("bearer", server.url("/"), bearer, GOOD).await;
     let sent: Vec<_> = server
         .requests()
@@ -118,17 +119,23 @@ async fn r07_a_token_that_changes_is_read_again() {
 #[tokio::test]
 async fn r10_http2_only_where_it_is_offered() {
     let server = Server::plain(|_| answer(200)).await;
-    check("R10", server.url("/"), |q| q.http = HttpOffer::Http1, GOOD).await;
+    check(
+        "R10",
+        server.url("/"),
+        |q| q.http = HttpVersions::Http1,
+        GOOD,
+    )
+    .await;
     assert_eq!(server.request().version, "HTTP/1.1");
 }
 
 #[tokio::test]
 async fn r11_new_and_kept_connections() {
-    for (connection, connections) in [(Connection::New, 5), (Connection::KeepAlive, 1)] {
-        for http in [HttpOffer::Http1, HttpOffer::Http2] {
+    for (connection, connections) in [(ConnectionReuse::New, 5), (ConnectionReuse::KeepAlive, 1)] {
+        for http in [HttpVersions::Http1, HttpVersions::Http2] {
             let server = match http {
-                HttpOffer::Http2 => Server::http2(|_| answer(200).body("ok")).await,
-                HttpOffer::Auto | HttpOffer::Http1 => {
+                HttpVersions::Http2 => Server::http2(|_| answer(200).body("ok")).await,
+                HttpVersions::Auto | HttpVersions::Http1 => {
                     Server::plain(|_| answer(200).body("ok")).await
                 }
             };
@@ -139,7 +146,7 @@ async fn r11_new_and_kept_connections() {
             for run in 0..5 {
                 let sounding = sound(&prober, TIMEOUT).await;
                 assert_eq!(sounding.outcome, GOOD);
-                let reused = connection == Connection::KeepAlive && run > 0;
+                let reused = connection == ConnectionReuse::KeepAlive && run > 0;
                 assert_eq!(
                     sounding.answer.reused, reused,
                     "{connection:?} {http:?} {run}"
@@ -157,7 +164,9 @@ async fn r11_new_and_kept_connections() {
 #[tokio::test]
 async fn r11_a_kept_connection_that_was_closed_is_replaced() {
     let server = Server::plain(|_| answer(200).until_close()).await;
-    let prober = prober(server.url("/"), |q| q.connection = Connection::KeepAlive);
+    let prober = prober(server.url("/"), |q| {
+        q.connection = ConnectionReuse::KeepAlive
+    });
     for _ in 0..3 {
         let sounding = sound(&prober, TIMEOUT).await;
         assert_eq!(sounding.outcome, GOOD, "{sounding:?}");
@@ -173,7 +182,9 @@ async fn r11_a_kept_connection_that_went_away_is_not_the_targets_fault() {
         steps
     })
     .await;
-    let prober = prober(server.url("/"), |q| q.connection = Connection::KeepAlive);
+    let prober = prober(server.url("/"), |q| {
+        q.connection = ConnectionReuse::KeepAlive
+    });
     for _ in 0..3 {
         let sounding = sound(&prober, TIMEOUT).await;
         assert_eq!(sounding.outcome, GOOD, "{sounding:?}");

@@ -1,7 +1,7 @@
 //! Statuses and versions over the wire.
 
 use http::Method;
-use leadsman::config::settings::HttpOffer;
+use leadsman::config::settings::HttpVersions;
 use leadsman::sounding::expect::StatusRange;
 use leadsman::sounding::{HttpVersion, Reason};
 
@@ -34,7 +34,7 @@ async fn s01_to_s07_statuses() {
         ("S25", 500, &[], bad(Reason::Status)),
         ("a status that nobody knows", 999, &[999], GOOD),
     ] {
-        let change = |q: &mut leadsman::config::settings::HttpQuestion| {
+        let change = |q: &mut leadsman::config::settings::HttpProbeConfig| {
             if !allowed.is_empty() {
                 q.expect.status = list(allowed);
             }
@@ -55,7 +55,7 @@ async fn s08_s09_s10_versions() {
         ("S09", &[V11, V20], GOOD),
         ("S10", &[V20], bad(Reason::Version)),
     ] {
-        let change = |q: &mut leadsman::config::settings::HttpQuestion| {
+        let change = |q: &mut leadsman::config::settings::HttpProbeConfig| {
             q.expect.http_versions = versions.to_vec();
         };
         check(rule, old.url("/"), change, expected).await;
@@ -64,7 +64,7 @@ async fn s08_s09_s10_versions() {
         "HTTP/2 with prior knowledge",
         new.url("/"),
         |q| {
-            q.http = HttpOffer::Http2;
+            q.http = HttpVersions::Http2;
             q.expect.http_versions = vec![V20];
         },
         GOOD,
@@ -75,7 +75,7 @@ async fn s08_s09_s10_versions() {
     check(
         "HTTP/2 to a server that speaks none",
         old.url("/"),
-        |q| q.http = HttpOffer::Http2,
+        |q| q.http = HttpVersions::Http2,
         bad(Reason::Protocol),
     )
     .await;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use leadsman::config::settings::{TcpQuestion, TcpStep};
-use leadsman::sounding::{Outcome, Reason, Sounding};
+use leadsman::config::settings::{TcpProbeConfig, TcpStep};
+use leadsman::sounding::{Outcome, ProbeResult, Reason};
 use regex::bytes::Regex;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
@@ -22,9 +22,14 @@ fn send(text: &str) -> TcpStep {
     TcpStep::Send(text.into())
 }
 
-async fn check(rule: &str, script: Script, dialogue: Vec<TcpStep>, expected: Outcome) -> Sounding {
+async fn check(
+    rule: &str,
+    script: Script,
+    dialogue: Vec<TcpStep>,
+    expected: Outcome,
+) -> ProbeResult {
     let server = Server::connections_only(script).await;
-    let change = |q: &mut TcpQuestion| q.dialogue = dialogue;
+    let change = |q: &mut TcpProbeConfig| q.dialogue = dialogue;
     check_tcp(rule, TIMEOUT, server.tcp(), change, expected).await
 }
 
@@ -84,7 +89,7 @@ async fn m09_groups_go_into_what_is_sent() {
         send("PONG ${1}-${rest} $1\r\n"),
         expect("^welcome"),
     ];
-    let change = |q: &mut TcpQuestion| q.dialogue = dialogue;
+    let change = |q: &mut TcpProbeConfig| q.dialogue = dialogue;
     check_tcp("groups", TIMEOUT, format!("tcp://{address}"), change, GOOD).await;
     assert_eq!(server.await.unwrap(), "PONG 12-ab $1\r\n");
 }
@@ -105,7 +110,7 @@ async fn a_dialogue_that_does_not() {
     check("nothing", raw(""), dialogue(), unexpected).await;
     check("reset", reset(), dialogue(), bad(Reason::Reset)).await;
     let endless = vec![Step::Forever(vec![b'x'; 0x1000])];
-    let change = |q: &mut TcpQuestion| q.dialogue = dialogue();
+    let change = |q: &mut TcpProbeConfig| q.dialogue = dialogue();
     let server = Server::connections_only(endless).await;
     check_tcp(
         "a line without an end",
@@ -141,7 +146,7 @@ async fn tcp_over_tls() {
     let config = pki.server(&certificate(&["localhost"]));
     let server = Server::tls_connections_only(config, raw("* OK ready\r\n")).await;
     let url = format!("tcp://localhost:{}", server.address.port());
-    let change = |q: &mut TcpQuestion| {
+    let change = |q: &mut TcpProbeConfig| {
         q.tls = true;
         q.connect.tls.ca_file = Some(pki.ca_file());
         q.dialogue = vec![expect(r"^\* OK")];
@@ -149,9 +154,9 @@ async fn tcp_over_tls() {
     let sounding = check_tcp("TLS", TIMEOUT, &url, change, GOOD).await;
     assert!(sounding.answer.tls.is_some());
     assert!(!sounding.phases.tls.is_zero());
-    let untrusting = |q: &mut TcpQuestion| q.tls = true;
+    let untrusting = |q: &mut TcpProbeConfig| q.tls = true;
     check_tcp("X01", TIMEOUT, &url, untrusting, bad(Reason::Certificate)).await;
-    let soon = |q: &mut TcpQuestion| {
+    let soon = |q: &mut TcpProbeConfig| {
         change(q);
         q.certificate_valid_for = Some(Duration::from_secs(48 * 3600));
     };
@@ -160,7 +165,7 @@ async fn tcp_over_tls() {
 
 #[tokio::test]
 async fn a_certificate_that_is_asked_for_has_to_be_there() {
-    let change = |q: &mut TcpQuestion| q.certificate_valid_for = Some(Duration::from_secs(1));
+    let change = |q: &mut TcpProbeConfig| q.certificate_valid_for = Some(Duration::from_secs(1));
     let server = Server::connections_only(hang()).await;
     let expected = bad(Reason::Certificate);
     check_tcp("no TLS", TIMEOUT, server.tcp(), change, expected).await;
@@ -231,7 +236,7 @@ async fn x10_lines_injected_before_the_handshake_are_refused() {
         Step::Hang,
     ];
     let server = Server::connections_only(script).await;
-    let change = |q: &mut TcpQuestion| {
+    let change = |q: &mut TcpProbeConfig| {
         q.connect.tls.insecure_skip_verify = true;
         q.dialogue = vec![expect("^220 "), TcpStep::StartTls, expect("^250 AUTH")];
     };
@@ -242,7 +247,7 @@ async fn x10_lines_injected_before_the_handshake_are_refused() {
     let prober = leadsman::probe::Prober::new(
         &crate::support::ask::shared(),
         crate::support::ask::target(url),
-        leadsman::config::settings::Question::Tcp(Box::new(question)),
+        leadsman::config::settings::ProbeKind::Tcp(Box::new(question)),
     );
     let sounding = crate::support::ask::sound(&prober, SHORT).await;
     assert!(allowed.contains(&sounding.outcome), "{sounding:?}");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use leadsman::clock;
-use leadsman::config::settings::HttpQuestion;
+use leadsman::config::settings::HttpProbeConfig;
 use leadsman::sounding::Reason;
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -63,7 +63,7 @@ async fn a_body_that_hangs_is_waited_for_also_where_nobody_asks_for_it() {
 async fn redirects_share_one_deadline() {
     let hop = SHORT / 2;
     let server = Server::plain(move |_| answer(302).header("Location", "/").after(hop)).await;
-    let change = |q: &mut HttpQuestion| q.redirects.max = 20;
+    let change = |q: &mut HttpProbeConfig| q.redirects.max = 20;
     let expected = bad(Reason::HeaderTimeout);
     let sounding = check_within("redirects", SHORT, server.url("/"), change, expected).await;
     assert!(sounding.answer.redirects < 5);

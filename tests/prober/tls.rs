@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use leadsman::config::settings::{HttpOffer, HttpQuestion, Tls};
+use leadsman::config::settings::{HttpProbeConfig, HttpVersions, TlsConfig};
 use leadsman::sounding::{HttpVersion, Outcome, Reason, VoidReason};
 
 use crate::support::ask::{GOOD, SHORT, bad, check, check_within, void};
@@ -14,12 +14,12 @@ use crate::support::server::Server;
 async fn check_certificate(
     rule: &str,
     wanted: Wanted,
-    change: impl FnOnce(&mut HttpQuestion),
+    change: impl FnOnce(&mut HttpProbeConfig),
     expected: Outcome,
-) -> leadsman::sounding::Sounding {
+) -> leadsman::sounding::ProbeResult {
     let pki = Pki::new();
     let server = Server::tls(pki.server(&wanted), |_| answer(200).body("ok")).await;
-    let trusting = |q: &mut HttpQuestion| {
+    let trusting = |q: &mut HttpProbeConfig| {
         q.connect.tls.ca_file = Some(pki.ca_file());
         change(q);
     };
@@ -33,12 +33,12 @@ fn local() -> Wanted {
 #[tokio::test]
 async fn x01_x02_x04_whom_to_trust() {
     let certificate_bad = bad(Reason::Certificate);
-    let any = |q: &mut HttpQuestion| q.connect.tls.insecure_skip_verify = true;
+    let any = |q: &mut HttpProbeConfig| q.connect.tls.insecure_skip_verify = true;
     let sounding = check_certificate("X01", local().self_signed(), |_| {}, certificate_bad).await;
     assert_eq!(sounding.answer.status, None);
     let sounding = check_certificate("X02", local().self_signed(), any, GOOD).await;
     assert!(sounding.answer.tls.is_some());
-    let system = |q: &mut HttpQuestion| q.connect.tls.ca_file = None;
+    let system = |q: &mut HttpProbeConfig| q.connect.tls.ca_file = None;
     check_certificate("unknown to the system", local(), system, certificate_bad).await;
     check_certificate("X04", local(), |_| {}, GOOD).await;
     let other = || certificate(&["elsewhere.test"]);
@@ -46,7 +46,7 @@ async fn x01_x02_x04_whom_to_trust() {
     let explanation = sounding.explanation.unwrap();
     assert!(explanation.contains("localhost"), "{explanation}");
     check_certificate("any name", other(), any, GOOD).await;
-    let named = |q: &mut HttpQuestion| q.connect.tls.server_name = Some("elsewhere.test".into());
+    let named = |q: &mut HttpProbeConfig| q.connect.tls.server_name = Some("elsewhere.test".into());
     check_certificate("the name that is given", other(), named, GOOD).await;
     check_certificate("expired", local().hours_left(-1), |_| {}, certificate_bad).await;
     check_certificate(
@@ -61,13 +61,13 @@ async fn x01_x02_x04_whom_to_trust() {
 #[tokio::test]
 async fn g15_a_certificate_that_ends_soon() {
     let hours = |hours: u64| {
-        move |q: &mut HttpQuestion| {
+        move |q: &mut HttpProbeConfig| {
             q.expect.certificate_valid_for = Some(Duration::from_secs(hours * 3600));
         }
     };
     check_certificate("G15", local(), hours(12), GOOD).await;
     check_certificate("G15", local(), hours(48), bad(Reason::Certificate)).await;
-    let skip = |q: &mut HttpQuestion| {
+    let skip = |q: &mut HttpProbeConfig| {
         hours(12)(q);
         q.connect.tls.insecure_skip_verify = true;
     };
@@ -83,12 +83,12 @@ async fn g15_a_certificate_that_ends_soon() {
 #[tokio::test]
 async fn x03_m02_tls_settings_mean_nothing_on_a_plain_target() {
     let server = Server::plain(|_| answer(200)).await;
-    let change = |q: &mut HttpQuestion| {
-        q.connect.tls = Tls {
+    let change = |q: &mut HttpProbeConfig| {
+        q.connect.tls = TlsConfig {
             server_name: Some("elsewhere.test".into()),
             insecure_skip_verify: true,
             only_tls13: true,
-            ..Tls::default()
+            ..TlsConfig::default()
         };
     };
     let sounding = check("X03", server.url("/"), change, GOOD).await;
@@ -99,11 +99,11 @@ async fn x03_m02_tls_settings_mean_nothing_on_a_plain_target() {
 #[tokio::test]
 async fn x05_tls_that_is_required() {
     let server = Server::plain(|_| answer(200)).await;
-    let required = |q: &mut HttpQuestion| q.expect.tls = Some(true);
+    let required = |q: &mut HttpProbeConfig| q.expect.tls = Some(true);
     let sounding = check("X05", server.url("/"), required, bad(Reason::Version)).await;
     assert!(sounding.explanation.unwrap().contains("TLS"));
     check_certificate("X05", local(), required, GOOD).await;
-    let forbidden = |q: &mut HttpQuestion| q.expect.tls = Some(false);
+    let forbidden = |q: &mut HttpProbeConfig| q.expect.tls = Some(false);
     check_certificate("X05", local(), forbidden, bad(Reason::Version)).await;
 }
 
@@ -135,11 +135,11 @@ async fn x07_x09_what_is_seen_of_a_handshake() {
 
 #[tokio::test]
 async fn http2_is_spoken_where_both_sides_can() {
-    let version = |version| move |q: &mut HttpQuestion| q.expect.http_versions = vec![version];
+    let version = |version| move |q: &mut HttpProbeConfig| q.expect.http_versions = vec![version];
     check_certificate("ALPN", local().http2(), version(HttpVersion::V20), GOOD).await;
     check_certificate("ALPN", local(), version(HttpVersion::V11), GOOD).await;
-    let old = |q: &mut HttpQuestion| {
-        q.http = HttpOffer::Http1;
+    let old = |q: &mut HttpProbeConfig| {
+        q.http = HttpVersions::Http1;
         q.expect.http_versions = vec![HttpVersion::V11];
     };
     check_certificate("R10", local().http2(), old, GOOD).await;
@@ -153,7 +153,7 @@ async fn a_client_shows_its_certificate() {
     let files = pki.client_files();
     let ask = |client: Option<(std::path::PathBuf, std::path::PathBuf)>| {
         let ca = pki.ca_file();
-        move |q: &mut HttpQuestion| {
+        move |q: &mut HttpProbeConfig| {
             q.connect.tls.ca_file = Some(ca);
             q.connect.tls.client_certificate = client;
         }
@@ -171,7 +171,7 @@ async fn a_client_shows_its_certificate() {
     )
     .await;
     let garbage = pki.file("garbage.pem", "-----BEGIN CERTIFICATE-----\n!\n");
-    let change = |q: &mut HttpQuestion| q.connect.tls.ca_file = Some(garbage);
+    let change = |q: &mut HttpProbeConfig| q.connect.tls.ca_file = Some(garbage);
     check(
         "C10: a file is no certificate",
         &url,

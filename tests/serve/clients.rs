@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 
-use leadsman::config::settings::Tls as LeaseTls;
+use leadsman::config::settings::TlsConfig as LeaseTls;
 
 use crate::program::until;
 use crate::serve::replica::{LONG, Made, Replica, token};

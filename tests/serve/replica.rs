@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use leadsman::clock;
 use leadsman::config::Sources;
-use leadsman::config::settings::{Serve, Settings, Tls as LeaseTls};
-use leadsman::metrics::{Metrics, Series};
+use leadsman::config::settings::{ServeConfig, Settings, TlsConfig as LeaseTls};
+use leadsman::metrics::{Metrics, ProbeSeries};
 use leadsman::serve::status::{GuardView, RolloutView};
 use leadsman::serve::{
-    self, Accepted, Answers, Board, Forward, Lead, Order, Outfit, ReloadOrder, Review, Shared, Tls,
+    self, AcceptedOrder, AccessReview, AppState, Dependencies, LeaderProxy, LeaderRoute,
+    ListenerTls, ReloadRequest, RollbackOrder, Routing, ServingConfig,
 };
-use leadsman::track::Tracked;
+use leadsman::track::TrackedProbe;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
@@ -28,10 +29,10 @@ pub(crate) const LONG: Duration = Duration::from_secs(60);
 /// What a replica is made of.
 pub(crate) struct Made {
     pub(crate) token_file: Option<PathBuf>,
-    pub(crate) review: Option<Review>,
+    pub(crate) review: Option<AccessReview>,
     pub(crate) recording: Vec<u8>,
     pub(crate) max_connections: usize,
-    pub(crate) tls: Option<Tls>,
+    pub(crate) tls: Option<ListenerTls>,
     pub(crate) at: SocketAddr,
 }
 
@@ -50,16 +51,16 @@ impl Default for Made {
 
 /// A replica that guards the release shop/mykadoo, or says who does.
 pub(crate) struct Replica {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<AppState>,
     pub(crate) address: SocketAddr,
     stop: CancellationToken,
     ended: std_mpsc::Receiver<()>,
-    pub(crate) orders: mpsc::Sender<Order>,
+    pub(crate) orders: mpsc::Sender<RollbackOrder>,
     done: Arc<AtomicUsize>,
     /// The ids of the orders that came, the newest last.
     pub(crate) order_ids: Arc<Mutex<Vec<String>>>,
     pub(crate) token_file: Option<PathBuf>,
-    review: Option<Review>,
+    review: Option<AccessReview>,
     _runtime: Runtime,
 }
 
@@ -71,8 +72,8 @@ impl Replica {
             .build()
             .unwrap();
         let done = Arc::new(AtomicUsize::new(0));
-        let (orders, mut ordered) = mpsc::channel::<Order>(4);
-        let (reload, mut reloads) = mpsc::channel::<ReloadOrder>(4);
+        let (orders, mut ordered) = mpsc::channel::<RollbackOrder>(4);
+        let (reload, mut reloads) = mpsc::channel::<ReloadRequest>(4);
         let counted = Arc::clone(&done);
         let order_ids = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&order_ids);
@@ -80,7 +81,7 @@ impl Replica {
             loop {
                 tokio::select! {
                     Some(order) = ordered.recv() => {
-                        let accepted = Accepted {
+                        let accepted = AcceptedOrder {
                             // As it was named by whoever sent it, so that a test sees that the name comes through.
                             id: order.key.as_deref().unwrap_or("unnamed").to_owned(),
                             revision: 2,
@@ -97,7 +98,7 @@ impl Replica {
             }
         });
         let recording = made.recording;
-        let outfit = Outfit {
+        let outfit = Dependencies {
             metrics: Arc::new(Metrics::new().unwrap()),
             clock: clock::now,
             beat: Box::new(clock::now),
@@ -107,7 +108,7 @@ impl Replica {
             recording: Arc::new(move |_, _, _| Some(recording.clone())),
             reload,
         };
-        let serve = Serve {
+        let serve = ServeConfig {
             listen: made.at,
             max_connections: made.max_connections,
             probe_allow: Vec::new(),
@@ -118,7 +119,7 @@ impl Replica {
             tls: None,
             external_url: None,
         };
-        let shared = Arc::new(Shared::new(outfit, empty(), &serve));
+        let shared = Arc::new(AppState::new(outfit, empty(), &serve));
         let listener = runtime.block_on(TcpListener::bind(made.at)).unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
@@ -159,10 +160,11 @@ impl Replica {
     }
 
     pub(crate) fn follows(&self, address: &str, tls: &LeaseTls) {
-        self.shared.set_answers(Answers::One(Lead::Elsewhere {
-            identity: "leadsman-1".into(),
-            forward: Forward::to(address, tls).map(Arc::new),
-        }));
+        self.shared
+            .set_answers(Routing::One(LeaderRoute::Elsewhere {
+                identity: "leadsman-1".into(),
+                forward: LeaderProxy::to(address, tls).map(Arc::new),
+            }));
     }
 
     pub(crate) fn url(&self) -> String {
@@ -184,7 +186,7 @@ impl Replica {
             ..GuardView::default()
         };
         let key = ("shop".to_owned(), "mykadoo".to_owned());
-        self.shared.replace_board(Board {
+        self.shared.replace_board(ServingConfig {
             series: series(&settings(&["mykadoo"])),
             guards: vec![watch::channel(Arc::new(view)).1],
             orders: [(key, self.orders.clone())].into(),
@@ -255,15 +257,15 @@ pub(crate) fn settings(releases: &[&str]) -> Settings {
     leadsman::config::load(&sources).unwrap().settings
 }
 
-pub(crate) fn series(settings: &Settings) -> Vec<Series> {
+pub(crate) fn series(settings: &Settings) -> Vec<ProbeSeries> {
     let tracked = settings
         .probes()
-        .map(|probe| Arc::new(Tracked::new(Arc::clone(probe), clock::now())));
-    tracked.map(Series::new).collect()
+        .map(|probe| Arc::new(TrackedProbe::new(Arc::clone(probe), clock::now())));
+    tracked.map(ProbeSeries::new).collect()
 }
 
-pub(crate) fn empty() -> Board {
-    Board {
+pub(crate) fn empty() -> ServingConfig {
+    ServingConfig {
         series: Vec::new(),
         modules: std::collections::BTreeMap::new(),
         targets: std::collections::HashSet::new(),

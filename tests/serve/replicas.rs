@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use leadsman::config::settings::{ServeTls, Tls as LeaseTls};
+use leadsman::config::settings::{ServeTlsConfig, TlsConfig as LeaseTls};
 use leadsman::serve::status::RolloutView;
-use leadsman::serve::{Answers, Lead, Reviewed, Tls};
+use leadsman::serve::{AuthDecision, LeaderRoute, ListenerTls, Routing};
 
 use crate::program::{Reply, post, request, until, unused_port};
 use crate::serve::replica::{LONG, Made, Replica, token};
@@ -85,7 +85,9 @@ fn a_replica_that_follows_answers_as_the_one_that_acts() {
 #[test]
 fn while_nobody_can_be_asked_it_is_said_why() {
     let replica = Replica::start(Made::default());
-    replica.shared.set_answers(Answers::One(Lead::Nobody));
+    replica
+        .shared
+        .set_answers(Routing::One(LeaderRoute::Nobody));
     is_not_now(&replica.get(ALERTS, None), "no replica acts at the moment");
     is_not_now(&replica.post(ROLL_BACK, Some("t"), ORDER), "try again");
     // Its own probes it knows all the same.
@@ -115,7 +117,7 @@ fn while_nobody_can_be_asked_it_is_said_why() {
     let loops = request(replica.address, "GET", ALERTS, &passed_on);
     is_not_now(&loops, "does not act any more");
 
-    replica.shared.set_answers(Answers::One(Lead::Here));
+    replica.shared.set_answers(Routing::One(LeaderRoute::Here));
     replica.shared.set_ready(false);
     is_not_now(&replica.get(ALERTS, None), "starting or stopping");
 }
@@ -141,13 +143,13 @@ fn an_answer_that_was_lost_is_no_invitation_to_repeat_an_order() {
 fn another_replica_is_checked_by_the_authority_of_today() {
     let (first, second) = (Pki::new(), Pki::new());
     let (cert_file, key_file) = second.server_files(&["localhost"]);
-    let files = ServeTls {
+    let files = ServeTlsConfig {
         cert_file,
         key_file,
         client_ca_file: None,
     };
     let leader = Replica::start(Made {
-        tls: Some(Tls::read(&files)),
+        tls: Some(ListenerTls::read(&files)),
         ..Made::default()
     });
     let tls = LeaseTls {
@@ -173,10 +175,10 @@ fn whom_the_cluster_lets_in_is_let_in_and_nobody_else() {
             counted.fetch_add(1, Ordering::SeqCst);
             Box::pin(async move {
                 match token.as_str() {
-                    "ann" => Reviewed::Allowed("ann".into()),
-                    "bob" => Reviewed::Forbidden("bob".into()),
-                    "away" => Reviewed::Unknown("the API server cannot be reached".into()),
-                    _ => Reviewed::Stranger,
+                    "ann" => AuthDecision::Allowed("ann".into()),
+                    "bob" => AuthDecision::Forbidden("bob".into()),
+                    "away" => AuthDecision::Unknown("the API server cannot be reached".into()),
+                    _ => AuthDecision::Stranger,
                 }
             })
         })),
@@ -326,12 +328,14 @@ fn the_gate_waits_through_every_change_of_who_acts() {
     let nowhere = format!("http://127.0.0.1:{}", unused_port());
     replica.follows(&nowhere, &LeaseTls::default());
     gate.says("the replica leadsman-1 acts, and cannot be asked");
-    replica.shared.set_answers(Answers::One(Lead::Nobody));
+    replica
+        .shared
+        .set_answers(Routing::One(LeaderRoute::Nobody));
     gate.says("no replica acts at the moment");
     // It acts, and has not put the release on its board.
     replica.guards_nothing();
     gate.said.lock().unwrap().clear();
-    replica.shared.set_answers(Answers::One(Lead::Here));
+    replica.shared.set_answers(Routing::One(LeaderRoute::Here));
     gate.says("knows no release mykadoo");
     // It is killed, and starts again.
     replica.stop();
@@ -359,7 +363,9 @@ fn the_gate_gives_up_with_what_was_the_matter() {
     unknown.ends_with(1, "knows no release another");
     nobody.ends_with(3, "no daemon answers");
     watched.ends_with(124, "the last that was known: watching: it is watched");
-    replica.shared.set_answers(Answers::One(Lead::Nobody));
+    replica
+        .shared
+        .set_answers(Routing::One(LeaderRoute::Nobody));
     gate(&replica.url(), "mykadoo").ends_with(124, "no replica acts at the moment");
     // One that takes the question and does not answer holds it no longer.
     let hanging = crate::program::hanging_server();
@@ -409,7 +415,7 @@ fn an_order_whose_answer_is_lost_is_sent_again_as_the_same_order() {
     let order = ["rollback", "mykadoo", "--reason", "r", "--token-file", file];
     let running = Running::start(&replica.url(), &order);
     until("an order is lost", || !keys.lock().unwrap().is_empty());
-    replica.shared.set_answers(Answers::One(Lead::Here));
+    replica.shared.set_answers(Routing::One(LeaderRoute::Here));
     until("it is sent again", || replica.done() == 1);
     let id = replica.order_ids.lock().unwrap()[0].clone();
     assert!(id.len() > 20, "{id}");
@@ -464,11 +470,13 @@ fn a_command_waits_for_a_moment_until_somebody_acts() {
         ),
     ];
     for (arguments, code, says) in commands {
-        replica.shared.set_answers(Answers::One(Lead::Nobody));
+        replica
+            .shared
+            .set_answers(Routing::One(LeaderRoute::Nobody));
         let before = refused();
         let running = Running::start(&replica.url(), arguments);
         until("it was told that nobody acts", || refused() > before);
-        replica.shared.set_answers(Answers::One(Lead::Here));
+        replica.shared.set_answers(Routing::One(LeaderRoute::Here));
         if arguments[0] == "rollback" {
             until("the order is there", || replica.done() == 1);
             let id = replica.order_ids.lock().unwrap()[0].clone();
@@ -486,7 +494,9 @@ fn a_command_waits_for_a_moment_until_somebody_acts() {
         }
         running.ends_with(code, says);
     }
-    replica.shared.set_answers(Answers::One(Lead::Nobody));
+    replica
+        .shared
+        .set_answers(Routing::One(LeaderRoute::Nobody));
     let status = Running::start(&replica.url(), &["status", "mykadoo"]);
     status.ends_with(3, "no replica acts at the moment");
 }

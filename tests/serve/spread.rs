@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use leadsman::config::settings::Tls as LeaseTls;
+use leadsman::config::settings::TlsConfig as LeaseTls;
 use leadsman::serve::status::{GuardView, ObjectiveView};
-use leadsman::serve::{AlertHeard, AlertsFor, Answers, Board, Forward, Lead, Share};
+use leadsman::serve::{
+    AlertSubscriber, LeaderProxy, LeaderRoute, ReceivedAlert, Routing, ServingConfig, Shard,
+};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
@@ -16,7 +18,7 @@ const RELEASES: [&str; 4] = ["a", "b", "c", "d"];
 const ALERTS: &str = "/api/v1/alerts";
 
 /// A replica that acts for one release, and what that is told of alerts.
-fn replica(name: &str, holds: &str) -> (Replica, mpsc::Receiver<AlertHeard>, tempfile::TempDir) {
+fn replica(name: &str, holds: &str) -> (Replica, mpsc::Receiver<ReceivedAlert>, tempfile::TempDir) {
     let (folder, file) = token();
     let replica = Replica::start(Made {
         token_file: Some(file),
@@ -35,11 +37,11 @@ fn replica(name: &str, holds: &str) -> (Replica, mpsc::Receiver<AlertHeard>, tem
     let rules = rules.flat_map(|release| release.alerts.clone()).collect();
     let key = ("shop".to_owned(), holds.to_owned());
     let (to, heard) = mpsc::channel(4);
-    replica.shared.replace_board(Board {
+    replica.shared.replace_board(ServingConfig {
         series: series(&settings),
         guards: vec![watch::channel(Arc::new(view)).1],
         orders: [(key.clone(), replica.orders.clone())].into(),
-        alerts: vec![AlertsFor {
+        alerts: vec![AlertSubscriber {
             release: key,
             rules,
             to,
@@ -62,22 +64,22 @@ fn replica(name: &str, holds: &str) -> (Replica, mpsc::Receiver<AlertHeard>, tem
         tiers: Vec::new(),
         revisions: Vec::new(),
     };
-    let share = Share::Release("shop".into(), holds.into());
+    let share = Shard::Release("shop".into(), holds.into());
     let objectives = vec![Arc::new(objective)];
     replica.shared.show_objectives(&share, objectives);
     (replica, heard, folder)
 }
 
-fn at(identity: &str, address: &str) -> Lead {
-    Lead::Elsewhere {
+fn at(identity: &str, address: &str) -> LeaderRoute {
+    LeaderRoute::Elsewhere {
         identity: identity.into(),
-        forward: Forward::to(address, &LeaseTls::default()).map(Arc::new),
+        forward: LeaderProxy::to(address, &LeaseTls::default()).map(Arc::new),
     }
 }
 
-fn each<const N: usize>(leads: [(&str, Lead); N]) -> Answers {
+fn each<const N: usize>(leads: [(&str, LeaderRoute); N]) -> Routing {
     let leads = leads.map(|(name, lead)| (("shop".to_owned(), name.to_owned()), lead));
-    Answers::Each(leads.into())
+    Routing::Each(leads.into())
 }
 
 /// The name of each release, its phase and what is said of it.
@@ -100,17 +102,17 @@ fn whichever_replica_is_asked_tells_of_all_releases() {
     let (one, _, _one) = replica("one", "a");
     let (two, _, _two) = replica("two", "b");
     let nobody = "unknown No replica acts for it at the moment; one takes over within some seconds";
-    let tell_of = |d: &Lead, says: &str, replica: &Replica, paths: &[&str]| {
+    let tell_of = |d: &LeaderRoute, says: &str, replica: &Replica, paths: &[&str]| {
         one.shared.set_answers(each([
-            ("a", Lead::Here),
+            ("a", LeaderRoute::Here),
             ("b", at("two", &two.url())),
-            ("c", Lead::Nobody),
+            ("c", LeaderRoute::Nobody),
             ("d", d.clone()),
         ]));
         two.shared.set_answers(each([
             ("a", at("one", &one.url())),
-            ("b", Lead::Here),
-            ("c", Lead::Nobody),
+            ("b", LeaderRoute::Here),
+            ("c", LeaderRoute::Nobody),
             ("d", d.clone()),
         ]));
         for path in paths {
@@ -133,7 +135,7 @@ fn whichever_replica_is_asked_tells_of_all_releases() {
     // It delays each of them by two seconds.
     assert!(began.elapsed() < LONG / 4, "{:?}", began.elapsed());
     for replica in [&one, &two] {
-        tell_of(&Lead::Nobody, nobody, replica, &lists);
+        tell_of(&LeaderRoute::Nobody, nobody, replica, &lists);
         let objectives = replica.get("/api/v1/objectives", None);
         let objectives: Value = serde_json::from_str(&objectives.body).unwrap();
         let objectives = objectives["objectives"].as_array().unwrap().iter();
@@ -162,9 +164,9 @@ fn what_is_asked_of_one_release_is_answered_by_the_replica_that_acts_for_it() {
     let (one, _, _one) = replica("one", "a");
     let (two, _, _two) = replica("two", "b");
     one.shared.set_answers(each([
-        ("a", Lead::Here),
+        ("a", LeaderRoute::Here),
         ("b", at("two", &two.url())),
-        ("c", Lead::Nobody),
+        ("c", LeaderRoute::Nobody),
     ]));
     for (path, says) in [
         ("a", "one watches"),
@@ -214,7 +216,7 @@ fn notice(names: &[&str]) -> String {
     json!({ "version": "4", "groupKey": "g", "status": "firing", "alerts": alerts }).to_string()
 }
 
-fn names(heard: &mut mpsc::Receiver<AlertHeard>) -> Vec<String> {
+fn names(heard: &mut mpsc::Receiver<ReceivedAlert>) -> Vec<String> {
     std::iter::from_fn(|| heard.try_recv().ok())
         .map(|alert| alert.name)
         .collect()
@@ -226,10 +228,12 @@ fn alerts_reach_every_replica_that_acts_for_a_release() {
     let (two, mut of_two, _two) = replica("two", "b");
     let two_is_at = |address: &str| {
         one.shared
-            .set_answers(each([("a", Lead::Here), ("b", at("two", address))]));
+            .set_answers(each([("a", LeaderRoute::Here), ("b", at("two", address))]));
     };
-    two.shared
-        .set_answers(each([("a", at("one", &one.url())), ("b", Lead::Here)]));
+    two.shared.set_answers(each([
+        ("a", at("one", &one.url())),
+        ("b", LeaderRoute::Here),
+    ]));
     two_is_at(&two.url());
     let send = |body: &str| one.post(ALERTS, Some("tok-right"), body);
     let counts = |reply: &Reply| -> Value {
@@ -270,7 +274,7 @@ fn alerts_reach_every_replica_that_acts_for_a_release() {
             two_is_at(&format!("http://127.0.0.1:{}", unused_port()));
         } else {
             one.shared
-                .set_answers(each([("a", Lead::Here), ("b", Lead::Nobody)]));
+                .set_answers(each([("a", LeaderRoute::Here), ("b", LeaderRoute::Nobody)]));
         }
         let body = notice(&["both"]).replace("2026", if name == "away" { "2027" } else { "2028" });
         let refused = send(&body);
@@ -291,7 +295,7 @@ fn alerts_reach_every_replica_that_acts_for_a_release() {
 fn a_repeated_alert_reaches_a_release_that_was_taken_over_meanwhile() {
     let (one, mut of_one, _one) = replica("one", "a");
     one.shared
-        .set_answers(each([("a", Lead::Here), ("b", Lead::Nobody)]));
+        .set_answers(each([("a", LeaderRoute::Here), ("b", LeaderRoute::Nobody)]));
     let send = || {
         one.post(ALERTS, Some("tok-right"), &notice(&["both"]))
             .status
@@ -302,10 +306,10 @@ fn a_repeated_alert_reaches_a_release_that_was_taken_over_meanwhile() {
     let (to, mut of_b) = mpsc::channel(4);
     let (again, mut of_a) = mpsc::channel(4);
     let alerts = settings.releases.iter().zip([again, to]);
-    one.shared.replace_board(Board {
+    one.shared.replace_board(ServingConfig {
         series: series(&settings),
         alerts: alerts
-            .map(|(release, to)| AlertsFor {
+            .map(|(release, to)| AlertSubscriber {
                 release: (release.namespace.to_string(), release.name.to_string()),
                 rules: release.alerts.clone(),
                 to,
@@ -315,7 +319,7 @@ fn a_repeated_alert_reaches_a_release_that_was_taken_over_meanwhile() {
         ..empty()
     });
     one.shared
-        .set_answers(each([("a", Lead::Here), ("b", Lead::Here)]));
+        .set_answers(each([("a", LeaderRoute::Here), ("b", LeaderRoute::Here)]));
     assert_eq!(send(), 202);
     assert_eq!(names(&mut of_b), ["both"]);
     assert!(names(&mut of_a).is_empty());

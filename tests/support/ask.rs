@@ -8,11 +8,12 @@ use http::Method;
 use leadsman::clock;
 use leadsman::config::Target;
 use leadsman::config::settings::{
-    Connect, Connection, HttpOffer, HttpQuestion, Question, Redirects, RequestBody, TcpQuestion,
+    ConnectConfig, ConnectionReuse, HttpProbeConfig, HttpVersions, ProbeKind, RedirectConfig,
+    RequestBody, TcpProbeConfig,
 };
-use leadsman::probe::{Prober, Shared};
+use leadsman::probe::{Prober, ProberContext};
 use leadsman::sounding::expect::Expect;
-use leadsman::sounding::{Outcome, Reason, Sounding, VoidReason};
+use leadsman::sounding::{Outcome, ProbeResult, Reason, VoidReason};
 
 /// The timeout of questions that name none: far more than a loopback answer takes.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,17 +38,17 @@ pub fn void(reason: VoidReason) -> Outcome {
 }
 
 /// GET without anything, a new connection, no redirects, 2xx.
-pub fn http_question() -> HttpQuestion {
-    HttpQuestion {
+pub fn http_question() -> HttpProbeConfig {
+    HttpProbeConfig {
         method: Method::GET,
         headers: Vec::new(),
         host: None,
         body: RequestBody::None,
         auth: None,
-        redirects: Redirects::default(),
-        http: HttpOffer::Auto,
-        connect: Connect::default(),
-        connection: Connection::New,
+        redirects: RedirectConfig::default(),
+        http: HttpVersions::Auto,
+        connect: ConnectConfig::default(),
+        connection: ConnectionReuse::New,
         proxy: None,
         proxy_resolves: false,
         body_limit: 1 << 20,
@@ -57,11 +58,11 @@ pub fn http_question() -> HttpQuestion {
 }
 
 /// A connection and nothing else.
-pub fn tcp_question() -> TcpQuestion {
-    TcpQuestion {
+pub fn tcp_question() -> TcpProbeConfig {
+    TcpProbeConfig {
         dialogue: Vec::new(),
         tls: false,
-        connect: Connect::default(),
+        connect: ConnectConfig::default(),
         max_latency: None,
         certificate_valid_for: None,
     }
@@ -75,20 +76,20 @@ pub fn target(url: impl Display) -> Target {
 
 /// A prober for an HTTP question.
 #[track_caller]
-pub fn prober(url: impl Display, change: impl FnOnce(&mut HttpQuestion)) -> Prober {
+pub fn prober(url: impl Display, change: impl FnOnce(&mut HttpProbeConfig)) -> Prober {
     let mut question = http_question();
     change(&mut question);
-    let shared = Shared::new(clock::now);
-    Prober::new(&shared, target(url), Question::Http(Box::new(question)))
+    let shared = ProberContext::new(clock::now);
+    Prober::new(&shared, target(url), ProbeKind::Http(Box::new(question)))
 }
 
 /// Asks by HTTP once.
 pub async fn check(
     rule: &str,
     url: impl Display,
-    change: impl FnOnce(&mut HttpQuestion),
+    change: impl FnOnce(&mut HttpProbeConfig),
     expected: Outcome,
-) -> Sounding {
+) -> ProbeResult {
     check_within(rule, TIMEOUT, url, change, expected).await
 }
 
@@ -97,9 +98,9 @@ pub async fn check_within(
     rule: &str,
     timeout: Duration,
     url: impl Display,
-    change: impl FnOnce(&mut HttpQuestion),
+    change: impl FnOnce(&mut HttpProbeConfig),
     expected: Outcome,
-) -> Sounding {
+) -> ProbeResult {
     let prober = prober(url, change);
     let sounding = sound(&prober, timeout).await;
     assert_eq!(sounding.outcome, expected, "{rule}: {sounding:#?}");
@@ -111,20 +112,20 @@ pub async fn check_tcp(
     rule: &str,
     timeout: Duration,
     url: impl Display,
-    change: impl FnOnce(&mut TcpQuestion),
+    change: impl FnOnce(&mut TcpProbeConfig),
     expected: Outcome,
-) -> Sounding {
+) -> ProbeResult {
     let mut question = tcp_question();
     change(&mut question);
-    let shared = Shared::new(clock::now);
-    let prober = Prober::new(&shared, target(url), Question::Tcp(Box::new(question)));
+    let shared = ProberContext::new(clock::now);
+    let prober = Prober::new(&shared, target(url), ProbeKind::Tcp(Box::new(question)));
     let sounding = sound(&prober, timeout).await;
     assert_eq!(sounding.outcome, expected, "{rule}: {sounding:#?}");
     sounding
 }
 
 /// Takes one sounding and checks what holds for all of them.
-pub async fn sound(prober: &Prober, timeout: Duration) -> Sounding {
+pub async fn sound(prober: &Prober, timeout: Duration) -> ProbeResult {
     let due = clock::now();
     let began = Instant::now();
     let sounding = tokio::time::timeout(timeout + SLACK, prober.sound(due, timeout, None))
@@ -143,7 +144,7 @@ pub async fn sound(prober: &Prober, timeout: Duration) -> Sounding {
         (Outcome::Good, explanation) => assert_eq!(*explanation, None),
         (Outcome::Bad(_) | Outcome::Void(_), Some(explanation)) => {
             assert!(!explanation.is_empty());
-            assert!(explanation.len() <= Sounding::MAX_EXPLANATION);
+            assert!(explanation.len() <= ProbeResult::MAX_EXPLANATION);
             assert!(!explanation.contains(char::is_control), "{explanation:?}");
         }
         (outcome, None) => panic!("{outcome:?} without an explanation"),
@@ -169,6 +170,6 @@ pub async fn until(what: &str, condition: impl Fn() -> bool) {
 }
 
 /// What several probers of one test share.
-pub fn shared() -> Arc<Shared> {
-    Shared::new(clock::now)
+pub fn shared() -> Arc<ProberContext> {
+    ProberContext::new(clock::now)
 }

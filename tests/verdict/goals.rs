@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use fastrand::Rng;
-use leadsman::verdict::{Bake, BakeEnd, Mark, Start, Verdict, Watch, Why};
+use leadsman::verdict::{
+    Analysis, AnalysisStart, Bake, BakeEnd, InconclusiveReason, TickOutcome, Verdict,
+};
 
 use super::rollout::{Deployed, Shape};
 use super::world::{ENDPOINTS, Lessons, Limit, World, is_done, mark, numbers, rule, within};
@@ -65,7 +67,7 @@ struct Cell {
 }
 
 impl Cell {
-    fn note(&mut self, watch: &Watch, onset_s: f64) {
+    fn note(&mut self, watch: &Analysis, onset_s: f64) {
         self.releases += 1;
         if let Some(finding) = watch.finding() {
             self.delays_s.push(finding.t - onset_s);
@@ -156,10 +158,10 @@ fn taught_normally(shape: Shape, history: usize) -> Arc<Taught> {
     Arc::clone(known().entry((shape.name, history)).or_insert(new))
 }
 
-fn begin(world: &World, start: &Start) -> Watch {
+fn begin(world: &World, start: &AnalysisStart) -> Analysis {
     let mut rule = rule(world.interval_s);
     rule.latency_convicts = world.slow.is_some();
-    Watch::new(rule, start).unwrap()
+    Analysis::new(rule, start).unwrap()
 }
 
 /// Which history the releases of a row have behind them.
@@ -556,7 +558,10 @@ fn goal_pods_that_never_start_are_never_healthy() {
             if release == 0 {
                 world.play(&mut rng, &halted, &mut watch);
                 let verdict = watch[0].conclude();
-                assert_eq!(verdict, Verdict::Inconclusive(Why::NotRolledOut));
+                assert_eq!(
+                    verdict,
+                    Verdict::Inconclusive(InconclusiveReason::NotRolledOut)
+                );
             }
         }
     }
@@ -867,11 +872,11 @@ fn baked(
         let mut rng = numbers(seed, release);
         let rate = rate(&mut rng);
         let start = World::quiet(Shape::ONE).start(&mut rng, &Lessons::default(), false);
-        let watch = Watch::new(rule(1.0), &start).unwrap();
+        let watch = Analysis::new(rule(1.0), &start).unwrap();
         let mut bake = Bake::new(&watch, 5.0, 300.0);
         while bake.end() == BakeEnd::Baking {
             let t = bake.elapsed_s();
-            let marks: [Mark; ENDPOINTS] =
+            let marks: [TickOutcome; ENDPOINTS] =
                 std::array::from_fn(|at| mark(rng.f64() < 0.01 + rate(t, at)));
             bake.tick(&marks, &[], |_| 0);
         }

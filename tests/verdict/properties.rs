@@ -5,9 +5,9 @@
 
 use fastrand::Rng;
 use leadsman::verdict::{
-    Bake, Change, Learned, Mark, PodLook, PodState, Reason, RequestsBefore, RolloutEvent, Rule,
-    Scrape, Side, Start, Stuck, Tick, Verdict, Watch, Why, Workload, WorkloadChange, bucket,
-    upper_bound,
+    Analysis, AnalysisStart, AnalyzedWorkload, Bake, InconclusiveReason, LearnedRollouts, PodSide,
+    PodState, PodTick, RegressionReason, RequestScrape, RequestsBefore, Rule, StuckReason, Tick,
+    TickOutcome, Verdict, WorkloadChange, WorkloadDiff, WorkloadEvent, bucket, upper_bound,
 };
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -16,7 +16,7 @@ use super::goals::{allowed, releases};
 use super::rollout::Shape;
 use super::world::{ENDPOINTS, Lessons, World, event, mark, numbers, rule, within};
 
-type Row = Vec<Mark>;
+type Row = Vec<TickOutcome>;
 
 fn config(cases: u32) -> ProptestConfig {
     ProptestConfig {
@@ -27,43 +27,48 @@ fn config(cases: u32) -> ProptestConfig {
     }
 }
 
-fn known(baseline: &[(u64, u64)]) -> Start {
-    Start {
+fn known(baseline: &[(u64, u64)]) -> AnalysisStart {
+    AnalysisStart {
         endpoints: (0..baseline.len())
             .map(|at| format!("e{at}").into())
             .collect(),
         baseline: baseline.to_vec(),
         failing_at_start: vec![false; baseline.len()],
         settled_at: Some(0.0),
-        ..Start::default()
+        ..AnalysisStart::default()
     }
 }
 
 /// The same with a workload that is rolled out.
-fn rolled_out(start: Start) -> Start {
-    Start {
+fn rolled_out(start: AnalysisStart) -> AnalysisStart {
+    AnalysisStart {
         workloads: Some(vec![Shape::THREE.workload()]),
         ..start
     }
 }
 
-fn judge(rule: &Rule, start: &Start, rows: &[Row]) -> Watch {
+fn judge(rule: &Rule, start: &AnalysisStart, rows: &[Row]) -> Analysis {
     judge_with(rule, start, rows, &[])
 }
 
 /// With what becomes known of the rollout.
-fn judge_with(rule: &Rule, start: &Start, rows: &[Row], events: &[RolloutEvent]) -> Watch {
-    let mut watch = Watch::new(rule.clone(), start).unwrap();
+fn judge_with(
+    rule: &Rule,
+    start: &AnalysisStart,
+    rows: &[Row],
+    events: &[WorkloadEvent],
+) -> Analysis {
+    let mut watch = Analysis::new(rule.clone(), start).unwrap();
     feed(&mut watch, rows, events);
     watch
 }
 
 /// Reads so many more rows.
-fn feed(watch: &mut Watch, rows: &[Row], events: &[RolloutEvent]) {
+fn feed(watch: &mut Analysis, rows: &[Row], events: &[WorkloadEvent]) {
     for marks in rows {
         let t = watch.elapsed_s();
         let before = t - watch.rule().interval_s;
-        let new: Vec<RolloutEvent> = events
+        let new: Vec<WorkloadEvent> = events
             .iter()
             .filter(|event| before < event.t && event.t <= t)
             .copied()
@@ -76,13 +81,13 @@ fn feed(watch: &mut Watch, rows: &[Row], events: &[RolloutEvent]) {
     }
 }
 
-fn fired(watch: &Watch) -> u32 {
+fn fired(watch: &Analysis) -> u32 {
     watch.finding().map_or(u32::MAX, |finding| finding.tick)
 }
 
 /// Clean counts of so many results, for all that is learned.
-fn learned_clean(endpoints: usize, results: u64) -> Learned {
-    Learned {
+fn learned_clean(endpoints: usize, results: u64) -> LearnedRollouts {
+    LearnedRollouts {
         rollouts: 5,
         longest_s: 0.0,
         pods: [(0, results); 6],
@@ -131,7 +136,11 @@ fn rows(troubles: &[Trouble], seed: u64, endpoints: usize, ticks: usize, void: f
                 .iter()
                 .map(|rate| {
                     let (is_void, bad) = (rng.f64() < void, rng.f64() < *rate);
-                    if is_void { Mark::Void } else { mark(bad) }
+                    if is_void {
+                        TickOutcome::Void
+                    } else {
+                        mark(bad)
+                    }
                 })
                 .collect()
         })
@@ -183,7 +192,7 @@ fn property_02_healthy_worlds_are_kept() {
                     interval_s,
                     ..World::normal(Shape::ONE, &mut rng)
                 };
-                let start = Start {
+                let start = AnalysisStart {
                     workloads: None,
                     settled_at: Some(0.0),
                     ..world.start(&mut rng, &Lessons::default(), false)
@@ -210,12 +219,16 @@ fn property_02_healthy_worlds_are_kept() {
 /// Property 7: A stream of which nothing is evidence says nothing.
 #[test]
 fn property_07_void_alone_is_inconclusive() {
-    for nothing in [Mark::Void, Mark::Limited, Mark::NotDue] {
+    for nothing in [TickOutcome::Void, TickOutcome::Limited, TickOutcome::NotDue] {
         let rows = vec![vec![nothing; 2]; 300];
         let watch = judge(&rule(1.0), &known(&[(0, 3600); 2]), &rows);
         assert!(watch.is_over());
         let verdict = watch.conclude();
-        assert_eq!(verdict, Verdict::Inconclusive(Why::Coverage), "{nothing:?}");
+        assert_eq!(
+            verdict,
+            Verdict::Inconclusive(InconclusiveReason::Coverage),
+            "{nothing:?}"
+        );
     }
 }
 
@@ -232,7 +245,7 @@ fn property_09_a_total_outage_is_found_in_time_at_any_interval() {
         };
         for rule in [usual, by_runs_alone] {
             let total = (3600.0 / interval_s) as u64;
-            let rows = vec![vec![Mark::Bad; ENDPOINTS]; 60];
+            let rows = vec![vec![TickOutcome::Bad; ENDPOINTS]; 60];
             let watch = judge(&rule, &known(&[(0, total); ENDPOINTS]), &rows);
             let latest = ((rule.hold_s / interval_s).ceil() as u32 + 1).max(3);
             let found = fired(&watch);
@@ -260,8 +273,8 @@ proptest! {
         let before = fired(&judge(&rule, &start, &stream));
         for (tick, at) in more {
             let mark = &mut stream[tick % ticks][at];
-            if *mark == Mark::Good {
-                *mark = Mark::Bad;
+            if *mark == TickOutcome::Good {
+                *mark = TickOutcome::Bad;
             }
         }
         let after = fired(&judge(&rule, &start, &stream));
@@ -300,7 +313,7 @@ proptest! {
         start.learned.endpoints[1] = [(30, 300); 3];
         start.learned.endpoints[3] = [(0, 60); 3];
         let first = |places: Vec<u16>| {
-            let workload = Workload { probes: Some(places), ..Shape::THREE.workload() };
+            let workload = AnalyzedWorkload { probes: Some(places), ..Shape::THREE.workload() };
             Some(vec![workload])
         };
         start.workloads = first(vec![0, 1]);
@@ -310,10 +323,10 @@ proptest! {
         ];
         let stream = rows(&troubles, seed, 4, 130, 0.02);
         let place = |at: usize| order.iter().position(|from| *from == at).unwrap() as u16;
-        let other = Start {
+        let other = AnalysisStart {
             endpoints: order.iter().map(|at| start.endpoints[*at].clone()).collect(),
             baseline: order.iter().map(|at| start.baseline[*at]).collect(),
-            learned: Learned {
+            learned: LearnedRollouts {
                 endpoints: order.iter().map(|at| start.learned.endpoints[*at]).collect(),
                 ..start.learned.clone()
             },
@@ -366,7 +379,7 @@ proptest! {
         troubles in troubles(),
         seed: u64,
         ticks in 10_usize..200,
-        nothing in prop::sample::select(vec![Mark::Void, Mark::Limited, Mark::NotDue]),
+        nothing in prop::sample::select(vec![TickOutcome::Void, TickOutcome::Limited, TickOutcome::NotDue]),
     ) {
         let rule = rule(1.0);
         let start = known(&[(0, 3600); 2]);
@@ -409,7 +422,7 @@ proptest! {
         let allowed_s = rule.downtime_s.max(2.0 * learned_s);
         let gap = (1.0 + share * (allowed_s - 1.0)).floor();
         let mut start = known(&[(0, 3600); ENDPOINTS]);
-        let workload = Workload { gap_s: learned_s, ..Shape::RECREATED.workload() };
+        let workload = AnalyzedWorkload { gap_s: learned_s, ..Shape::RECREATED.workload() };
         start.workloads = Some(vec![workload]);
         let events = [
             event(0.0, WorkloadChange::None),
@@ -417,11 +430,11 @@ proptest! {
             event(gap, WorkloadChange::Ready),
             event(gap, WorkloadChange::Complete),
         ];
-        let mut stream = vec![vec![Mark::Bad; ENDPOINTS]; gap as usize];
-        stream.resize(420, vec![Mark::Good; ENDPOINTS]);
+        let mut stream = vec![vec![TickOutcome::Bad; ENDPOINTS]; gap as usize];
+        stream.resize(420, vec![TickOutcome::Good; ENDPOINTS]);
         let watch = judge_with(&rule, &start, &stream, &events);
         prop_assert_eq!(watch.conclude(), Verdict::Healthy, "a gap of {} s", gap);
-        let dead = vec![vec![Mark::Bad; ENDPOINTS]; 420];
+        let dead = vec![vec![TickOutcome::Bad; ENDPOINTS]; 420];
         let watch = judge_with(&rule, &start, &dead, &events);
         let found_s = watch.finding().map(|finding| finding.t);
         prop_assert!(found_s.is_some_and(|t| gap <= t && t <= gap + 15.0), "{:?}", found_s);
@@ -440,7 +453,7 @@ proptest! {
         events.extend(ready_s.map(|t| event(t, WorkloadChange::Ready)));
         let complete_s = ready_s.and(complete_s).map(|t| t.max(ready_s.unwrap()));
         events.extend(complete_s.map(|t| event(t, WorkloadChange::Complete)));
-        let stream = vec![vec![Mark::Good; 2]; 400];
+        let stream = vec![vec![TickOutcome::Good; 2]; 400];
         let watch = judge_with(&rule, &start, &stream, &events);
         let verdict = watch.conclude();
         let end_s = |from: f64| (from / interval_s).ceil() * interval_s;
@@ -456,7 +469,7 @@ proptest! {
                 prop_assert!((watch.elapsed_s() - end_s(end)).abs() < 1e-6, "{} {}", watch.elapsed_s(), end);
             }
             (Some(_), _) => {
-                prop_assert_eq!(verdict, Verdict::Inconclusive(Why::NotRolledOut));
+                prop_assert_eq!(verdict, Verdict::Inconclusive(InconclusiveReason::NotRolledOut));
                 prop_assert!((watch.elapsed_s() - rule.watch_cap_s).abs() < 1e-6);
             }
         }
@@ -476,7 +489,7 @@ proptest! {
         start.learned = learned_clean(2, results);
         start.direct = true;
         let mut rng = numbers(seed, 1);
-        let mut running = Watch::new(rule.clone(), &start).unwrap();
+        let mut running = Analysis::new(rule.clone(), &start).unwrap();
         let mut complete = running.clone();
         for (tick, marks) in rows(&troubles, seed, 2, 250, 0.02).iter().enumerate() {
             let answers = [mark(rng.f64() < 0.02), mark(rng.f64() < 0.02)];
@@ -486,7 +499,7 @@ proptest! {
             let at_once = (tick == 0).then(|| event(0.0, WorkloadChange::Complete));
             let is_due = t - 1.0 < complete_s && complete_s <= t;
             let late = is_due.then(|| event(complete_s, WorkloadChange::Complete));
-            let seen = |rollout: &[RolloutEvent], watch: &mut Watch| {
+            let seen = |rollout: &[WorkloadEvent], watch: &mut Analysis| {
                 watch.tick(&Tick { marks, direct: &looks, rollout, ..Tick::default() });
             };
             seen(&[ready, late].into_iter().flatten().collect::<Vec<_>>(), &mut running);
@@ -504,12 +517,12 @@ proptest! {
     ) {
         let rule = rule(1.0);
         let start = rolled_out(known(&[(3, 3600), (0, 3600)]));
-        let timed = Start {
+        let timed = AnalysisStart {
             latency: vec![vec![(bucket(9000), 1000), (bucket(20_000), 30)]; 2],
             ..start.clone()
         };
-        let mut plain = Watch::new(rule.clone(), &start).unwrap();
-        let mut told = Watch::new(rule, &timed).unwrap();
+        let mut plain = Analysis::new(rule.clone(), &start).unwrap();
+        let mut told = Analysis::new(rule, &timed).unwrap();
         let mut noticed = false;
         for (tick, marks) in rows(&troubles, seed, 2, 300, 0.02).iter().enumerate() {
             let rollout = match tick {
@@ -532,7 +545,7 @@ proptest! {
         let verdict = told.conclude();
         let mut bake = Bake::new(&told, 5.0, 300.0);
         for _ in 0..100 {
-            bake.tick(&[Mark::Bad; 2], &[], |_| 0);
+            bake.tick(&[TickOutcome::Bad; 2], &[], |_| 0);
         }
         prop_assert!(bake.alarm().is_some());
         prop_assert_eq!(verdict, told.conclude());
@@ -548,12 +561,12 @@ proptest! {
         down in 0_usize..3,
     ) {
         let rule = rule(1.0);
-        let start = Start { steady_s: vec![5.0, 10.0, 15.0], ..known(&[(0, 3600); 3]) };
+        let start = AnalysisStart { steady_s: vec![5.0, 10.0, 15.0], ..known(&[(0, 3600); 3]) };
         let mut limited = rows(&troubles, seed, 3, 200, 0.0);
         let mut void = limited.clone();
-        limited[tick][at] = Mark::Limited;
-        void[tick][at] = Mark::Void;
-        let mut watches = [(); 2].map(|()| Watch::new(rule.clone(), &start).unwrap());
+        limited[tick][at] = TickOutcome::Limited;
+        void[tick][at] = TickOutcome::Void;
+        let mut watches = [(); 2].map(|()| Analysis::new(rule.clone(), &start).unwrap());
         for (limited, void) in limited.iter().zip(&void) {
             for (watch, marks) in watches.iter_mut().zip([limited, void]) {
                 watch.tick(&Tick { marks, ..Tick::default() });
@@ -566,12 +579,12 @@ proptest! {
             prop_assert_eq!(bits[0], bits[1]);
         }
         // One endpoint goes down later, whichever was limited.
-        let mut marks = vec![Mark::Good; 3];
-        marks[at] = Mark::Limited;
-        let quiet = vec![vec![Mark::Good; 3]; 5];
+        let mut marks = vec![TickOutcome::Good; 3];
+        marks[at] = TickOutcome::Limited;
+        let quiet = vec![vec![TickOutcome::Good; 3]; 5];
         let mut watch = judge(&rule, &start, &[vec![marks], quiet].concat());
-        let mut dead = vec![Mark::NotDue; 3];
-        dead[down] = Mark::Bad;
+        let mut dead = vec![TickOutcome::NotDue; 3];
+        dead[down] = TickOutcome::Bad;
         feed(&mut watch, &vec![dead; 30], &[]);
         // `floor(hold_s / steady_s) + 1` and at least 3.
         let needed = [4, 3, 3][down];
@@ -583,10 +596,10 @@ proptest! {
     }
 }
 
-fn new_pod(pod: u32, ready_tick: u32, marks: &[Mark]) -> PodLook<'_> {
-    PodLook {
+fn new_pod(pod: u32, ready_tick: u32, marks: &[TickOutcome]) -> PodTick<'_> {
+    PodTick {
         pod,
-        side: Side::New,
+        side: PodSide::New,
         ready_tick,
         marks,
         latency_us: &[],
@@ -602,7 +615,7 @@ proptest! {
         let mut rng = numbers(seed, 0);
         let mut whole = anything(&mut rng);
         whole.rule.interval_s = 1.0;
-        let mut watch = Watch::new(whole.rule.clone(), &whole.start).unwrap();
+        let mut watch = Analysis::new(whole.rule.clone(), &whole.start).unwrap();
         let mut restored = watch.clone();
         for tick in 0..50 {
             let seen = whole.tick(&mut rng, tick);
@@ -625,7 +638,7 @@ proptest! {
         let mut rng = numbers(seed, 0);
         let mut given = anything(&mut rng);
         // Refused by name is fine, and tested elsewhere.
-        if let Ok(mut watch) = Watch::new(given.rule.clone(), &given.start) {
+        if let Ok(mut watch) = Analysis::new(given.rule.clone(), &given.start) {
             for tick in 0..120 {
                 given.tick(&mut rng, tick).with(|seen| {
                     watch.tick(seen);
@@ -650,14 +663,14 @@ proptest! {
 /// Any rule and any start, sensible or not, and ticks for them.
 struct Anything {
     rule: Rule,
-    start: Start,
+    start: AnalysisStart,
     void: f64,
 }
 
 /// A look at a pod that owns its answers.
 struct AnyLook {
     pod: u32,
-    side: Side,
+    side: PodSide,
     ready_tick: u32,
     marks: Row,
     latency_us: Vec<Option<u32>>,
@@ -668,18 +681,18 @@ struct AnyTick {
     marks: Row,
     pods: Vec<AnyLook>,
     states: Vec<PodState>,
-    scrapes: Vec<Scrape>,
-    rollout: Vec<RolloutEvent>,
+    scrapes: Vec<RequestScrape>,
+    rollout: Vec<WorkloadEvent>,
     dependencies: Row,
     latency_us: Vec<Option<u32>>,
 }
 
 impl AnyTick {
     fn with<T>(&self, read: impl FnOnce(&Tick<'_>) -> T) -> T {
-        let looks: Vec<PodLook<'_>> = self
+        let looks: Vec<PodTick<'_>> = self
             .pods
             .iter()
-            .map(|look| PodLook {
+            .map(|look| PodTick {
                 pod: look.pod,
                 side: look.side,
                 ready_tick: look.ready_tick,
@@ -732,9 +745,16 @@ fn anything(rng: &mut Rng) -> Anything {
         });
     }
     if rng.bool() {
-        let workload = |rng: &mut Rng| Workload {
+        let workload = |rng: &mut Rng| AnalyzedWorkload {
             change: *rng
-                .choice([None, Some(Change::Template), Some(Change::Config)].iter())
+                .choice(
+                    [
+                        None,
+                        Some(WorkloadDiff::Template),
+                        Some(WorkloadDiff::Config),
+                    ]
+                    .iter(),
+                )
                 .unwrap(),
             was_complete: rng.bool(),
             stops_first: rng.bool(),
@@ -780,10 +800,10 @@ impl Anything {
         let row = |rng: &mut Rng| -> Row {
             (0..endpoints)
                 .map(|_| match rng.u8(..) {
-                    _ if rng.f64() < void => Mark::Void,
-                    0 => Mark::Limited,
-                    1..8 => Mark::NotDue,
-                    8..16 => Mark::Unresolved,
+                    _ if rng.f64() < void => TickOutcome::Void,
+                    0 => TickOutcome::Limited,
+                    1..8 => TickOutcome::NotDue,
+                    8..16 => TickOutcome::Unresolved,
                     _ => mark(rng.f64() < bad),
                 })
                 .collect()
@@ -802,7 +822,7 @@ impl Anything {
             restarts: restarts / 3,
             crash_loop_back_off: restarts > 2,
             injected: rng.bool(),
-            stuck: rng.bool().then_some(Stuck::Image),
+            stuck: rng.bool().then_some(StuckReason::Image),
             old_too: rng.bool(),
             ..PodState::default()
         };
@@ -810,7 +830,7 @@ impl Anything {
             marks: row(rng),
             pods: (0..rng.u32(..6))
                 .map(|pod| {
-                    let side = if pod < 2 { Side::Old } else { Side::New };
+                    let side = if pod < 2 { PodSide::Old } else { PodSide::New };
                     // More pods than are remembered, now and then.
                     let pod = pod + 6 * rng.u32(..20);
                     AnyLook {
@@ -826,12 +846,12 @@ impl Anything {
             scrapes: if some(rng, 15) {
                 let total = rng.u64(..500);
                 let failed = rng.u64(..=total);
-                vec![Scrape { t, failed, total }]
+                vec![RequestScrape { t, failed, total }]
             } else {
                 vec![]
             },
             rollout: if some(rng, 20) {
-                vec![RolloutEvent {
+                vec![WorkloadEvent {
                     t,
                     workload: rng.u16(..3),
                     what: *rng.choice(EVENTS.iter()).unwrap(),
@@ -880,13 +900,13 @@ proptest! {
         let mut world = clean(shape);
         let deployed = world.deploy(&mut rng);
         // Three ticks, whole ones, in which an old pod is still asked.
-        let gone = deployed.pods.iter().filter(|pod| pod.side == Side::Old);
+        let gone = deployed.pods.iter().filter(|pod| pod.side == PodSide::Old);
         let last_s = gone.map(|pod| pod.gone_s).fold(0.0, f64::max);
         let latest_s = (last_s - 4.0).max(0.0);
         let from_s = (place * latest_s).floor();
         world.fails = Box::new(move |asked| f64::from(u8::from(asked.at == endpoint && asked.t >= from_s)));
         let start = world.start(&mut rng, &Lessons::default(), true);
-        let mut watch = [Watch::new(rule(1.0), &start).unwrap()];
+        let mut watch = [Analysis::new(rule(1.0), &start).unwrap()];
         world.play(&mut rng, &deployed, &mut watch);
         prop_assert_eq!(watch[0].finding(), None, "from {} s, the last old pod gone at {} s", from_s, last_s);
     }
@@ -905,7 +925,7 @@ proptest! {
         };
         let deployed = world.deploy(&mut rng);
         let starts = [false, true].map(|direct| world.start(&mut rng, &Lessons::default(), direct));
-        let mut watches = starts.map(|start| Watch::new(rule(1.0), &start).unwrap());
+        let mut watches = starts.map(|start| Analysis::new(rule(1.0), &start).unwrap());
         world.play(&mut rng, &deployed, &mut watches);
         for watch in &watches {
             prop_assert_eq!(watch.finding(), None);
@@ -937,7 +957,7 @@ fn property_14_without_anything_new_the_e_values_are_those_of_version_1() {
             .map(|_| ((numbers.next() * 0.03 * total as f64) as u64, total))
             .collect();
         let with_requests = stream % 5 == 4;
-        let start = Start {
+        let start = AnalysisStart {
             requests: with_requests.then_some(RequestsBefore {
                 interval_s: 15.0,
                 failed: 20,
@@ -945,7 +965,7 @@ fn property_14_without_anything_new_the_e_values_are_those_of_version_1() {
             }),
             ..known(&baseline)
         };
-        let mut watch = Watch::new(rule(interval_s), &start).unwrap();
+        let mut watch = Analysis::new(rule(interval_s), &start).unwrap();
         let mut evidence = Vec::new();
         let mut rate = 0.01;
         for tick in 0..(300.0 / interval_s) as u32 {
@@ -955,12 +975,12 @@ fn property_14_without_anything_new_the_e_values_are_those_of_version_1() {
             let marks: Row = (0..endpoints)
                 .map(|_| {
                     let (void, bad) = (numbers.next() < 0.03, numbers.next() < rate);
-                    if void { Mark::Void } else { mark(bad) }
+                    if void { TickOutcome::Void } else { mark(bad) }
                 })
                 .collect();
             let t = f64::from(tick) * interval_s;
             let failed = (numbers.next() * rate * 200.0) as u64;
-            let scrapes = [Scrape {
+            let scrapes = [RequestScrape {
                 t,
                 failed,
                 total: 200,
@@ -1016,9 +1036,9 @@ fn the_random_streams_convict_in_several_ways() {
         let watch = judge(&rule(1.0), &known(&[(36, 3600); 3]), &stream);
         reasons.insert(match watch.finding().map(|finding| &finding.reason) {
             None => "kept",
-            Some(Reason::HardDownAll) => "hard down, all",
-            Some(Reason::HardDown(_)) => "hard down",
-            Some(Reason::ErrorRate(_)) => "error rate",
+            Some(RegressionReason::HardDownAll) => "hard down, all",
+            Some(RegressionReason::HardDown(_)) => "hard down",
+            Some(RegressionReason::ErrorRate(_)) => "error rate",
             Some(_) => "another",
         });
     }
@@ -1031,13 +1051,13 @@ fn without_direct_soundings_pods_say_nothing() {
     let start = known(&[(3, 3600), (0, 3600)]);
     for release in 0..10 {
         let mut rng = numbers(31, release);
-        let mut plain = Watch::new(rule(1.0), &start).unwrap();
+        let mut plain = Analysis::new(rule(1.0), &start).unwrap();
         let mut asked = plain.clone();
         for _ in 0..200 {
             let marks = [mark(rng.f64() < 0.05), mark(rng.f64() < 0.05)];
             let answers = [mark(rng.bool()), mark(rng.bool())];
-            let old = PodLook {
-                side: Side::Old,
+            let old = PodTick {
+                side: PodSide::Old,
                 ..new_pod(0, 0, &answers)
             };
             let looks = [old, new_pod(1, 0, &answers), new_pod(2, 0, &answers)];

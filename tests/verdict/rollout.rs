@@ -1,7 +1,9 @@
 //! How a rollout replaces pods: which are Ready when, and what the cluster says of it.
 
 use fastrand::Rng;
-use leadsman::verdict::{Change, MAX_ASKED, RolloutEvent, Side, Workload, WorkloadChange};
+use leadsman::verdict::{
+    AnalyzedWorkload, MAX_ASKED, PodSide, WorkloadChange, WorkloadDiff, WorkloadEvent,
+};
 
 use super::world::{event, within};
 
@@ -52,10 +54,10 @@ impl Shape {
     };
 
     /// The workload as it is known when the revision appears.
-    pub(crate) fn workload(self) -> Workload {
-        Workload {
+    pub(crate) fn workload(self) -> AnalyzedWorkload {
+        AnalyzedWorkload {
             name: "Deployment web".into(),
-            change: Some(Change::Template),
+            change: Some(WorkloadDiff::Template),
             unknown: None,
             was_complete: true,
             stops_first: self.stops_first,
@@ -94,7 +96,7 @@ impl Shape {
         let old = gone_s.iter().enumerate().map(|(number, gone_s)| Pod {
             id: number as u32,
             number,
-            side: Side::Old,
+            side: PodSide::Old,
             // Old pods have been Ready for long.
             ready_s: 0.0,
             gone_s: *gone_s,
@@ -102,7 +104,7 @@ impl Shape {
         let new = ready_s.iter().enumerate().map(|(number, ready_s)| Pod {
             id: (self.replicas + number) as u32,
             number,
-            side: Side::New,
+            side: PodSide::New,
             ready_s: *ready_s,
             gone_s: f64::INFINITY,
         });
@@ -131,7 +133,7 @@ pub(crate) struct Pod {
     /// Among those of its side, in the order in which they go or become Ready.
     pub(crate) number: usize,
     /// Old or new.
-    pub(crate) side: Side,
+    pub(crate) side: PodSide,
     /// When it became Ready.
     pub(crate) ready_s: f64,
     /// When it was told to go.
@@ -155,7 +157,7 @@ pub(crate) struct Deployed {
     /// When the last one was, and all old ones told to go.
     pub(crate) complete_s: f64,
     /// What the cluster says of it, in order of time.
-    pub(crate) events: Vec<RolloutEvent>,
+    pub(crate) events: Vec<WorkloadEvent>,
 }
 
 impl Deployed {
@@ -164,7 +166,7 @@ impl Deployed {
         let pods = (shape.unavailable..shape.replicas).map(|number| Pod {
             id: number as u32,
             number,
-            side: Side::Old,
+            side: PodSide::Old,
             ready_s: 0.0,
             gone_s: f64::INFINITY,
         });
@@ -186,7 +188,7 @@ impl Deployed {
     /// At most five pods of each side that serve, each side in its own turn.
     pub(crate) fn in_turn<'a>(&'a self, t: f64, turns: &mut [usize; 2], into: &mut Vec<&'a Pod>) {
         into.clear();
-        for (side, turn) in [Side::New, Side::Old].into_iter().zip(turns) {
+        for (side, turn) in [PodSide::New, PodSide::Old].into_iter().zip(turns) {
             let serving = self
                 .pods
                 .iter()

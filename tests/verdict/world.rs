@@ -5,8 +5,8 @@
 
 use fastrand::Rng;
 use leadsman::verdict::{
-    Histogram, Learned, MAX_ASKED, Mark, PodLook, RolloutEvent, Rule, Side, Start, Teaching, Tick,
-    Verdict, Watch, WorkloadChange, bucket,
+    Analysis, AnalysisStart, BaselineHistogram, LearnedRollouts, MAX_ASKED, PodSide, PodTick,
+    RolloutLessons, Rule, Tick, TickOutcome, Verdict, WorkloadChange, WorkloadEvent, bucket,
 };
 
 use super::rollout::{Deployed, Pod, Shape};
@@ -137,7 +137,7 @@ impl World {
     }
 
     /// What is known when the revision appears.
-    pub(crate) fn start(&self, rng: &mut Rng, lessons: &Lessons, direct: bool) -> Start {
+    pub(crate) fn start(&self, rng: &mut Rng, lessons: &Lessons, direct: bool) -> AnalysisStart {
         let total = (HOUR_S / self.interval_s) as u64;
         let burst = if self.base > 0.0 && rng.f64() < HOUR_S / DAY_S {
             (within(rng, 3.0, 10.0) / self.interval_s) as u64
@@ -152,7 +152,7 @@ impl World {
             .collect();
         let is_timed = self.slow.is_some();
         let needs = self.dependency_from_s.is_some();
-        Start {
+        AnalysisStart {
             endpoints: ["health", "db", "redis", "root"].map(Box::from).to_vec(),
             baseline,
             failing_at_start: vec![false; ENDPOINTS],
@@ -175,16 +175,16 @@ impl World {
             } else {
                 vec![]
             },
-            ..Start::default()
+            ..AnalysisStart::default()
         }
     }
 
     /// Feeds one release to these watches, each until its end. Where there is a rate limit, one watch alone.
-    pub(crate) fn play(&self, rng: &mut Rng, deployed: &Deployed, watches: &mut [Watch]) {
+    pub(crate) fn play(&self, rng: &mut Rng, deployed: &Deployed, watches: &mut [Analysis]) {
         let mut limiter = self.limit.map(Limiter::new);
         let mut turns = [0, 0];
         let mut asked: Vec<&Pod> = Vec::new();
-        let mut pod_marks = [[Mark::Void; ENDPOINTS]; 2 * MAX_ASKED];
+        let mut pod_marks = [[TickOutcome::Void; ENDPOINTS]; 2 * MAX_ASKED];
         let mut pod_times = [[None; ENDPOINTS]; 2 * MAX_ASKED];
         let mut next_event = 0;
         for tick in 0_u32.. {
@@ -192,13 +192,13 @@ impl World {
                 return;
             }
             let t = f64::from(tick) * self.interval_s;
-            let at_own_pace = watches.iter().any(Watch::is_limited);
-            let mut marks = [Mark::Void; ENDPOINTS];
+            let at_own_pace = watches.iter().any(Analysis::is_limited);
+            let mut marks = [TickOutcome::Void; ENDPOINTS];
             let mut times = [None; ENDPOINTS];
             deployed.picked_at(t, self.drain_s, &mut asked);
             for at in 0..ENDPOINTS {
                 if at_own_pace && !is_due(tick, at, self.interval_s) {
-                    marks[at] = Mark::NotDue;
+                    marks[at] = TickOutcome::NotDue;
                     continue;
                 }
                 if let Some(limiter) = &mut limiter
@@ -207,7 +207,7 @@ impl World {
                     marks[at] = refusal;
                     continue;
                 }
-                marks[at] = Mark::Bad;
+                marks[at] = TickOutcome::Bad;
                 if !asked.is_empty() {
                     let pod = asked[rng.usize(..asked.len())];
                     // Half of what meets a pod that was told to go is still answered.
@@ -220,15 +220,15 @@ impl World {
             for (place, pod) in asked.iter().enumerate() {
                 for at in 0..ENDPOINTS {
                     let answer = if at_own_pace && !is_due(tick, at, self.interval_s) {
-                        (Mark::Void, None)
+                        (TickOutcome::Void, None)
                     } else {
                         self.answer(rng, pod, t, at)
                     };
                     (pod_marks[place][at], pod_times[place][at]) = answer;
                 }
             }
-            let looks: Vec<PodLook<'_>> = (0..asked.len())
-                .map(|place| PodLook {
+            let looks: Vec<PodTick<'_>> = (0..asked.len())
+                .map(|place| PodTick {
                     pod: asked[place].id,
                     side: asked[place].side,
                     ready_tick: (asked[place].ready_s / self.interval_s).ceil() as u32,
@@ -262,9 +262,9 @@ impl World {
     }
 
     /// What a pod answers, and in how many microseconds.
-    fn answer(&self, rng: &mut Rng, pod: &Pod, t: f64, at: usize) -> (Mark, Option<u32>) {
+    fn answer(&self, rng: &mut Rng, pod: &Pod, t: f64, at: usize) -> (TickOutcome, Option<u32>) {
         let asked = Asked {
-            new: pod.side == Side::New,
+            new: pod.side == PodSide::New,
             pod: pod.number,
             at,
             age_s: t - pod.ready_s,
@@ -287,7 +287,7 @@ impl World {
 }
 
 /// Whether a watch reads no further ticks.
-pub(crate) fn is_done(watch: &Watch) -> bool {
+pub(crate) fn is_done(watch: &Analysis) -> bool {
     watch.is_over() || watch.finding().is_some()
 }
 
@@ -317,7 +317,7 @@ impl Limiter {
     }
 
     /// What a request is refused with, if it is.
-    fn refuses(&mut self, t: f64, at_own_pace: bool) -> Option<Mark> {
+    fn refuses(&mut self, t: f64, at_own_pace: bool) -> Option<TickOutcome> {
         match self.kind {
             Limit::Bucket { per_minute } => {
                 let filled = self.left + (t - self.last_s) * per_minute / 60.0;
@@ -341,20 +341,20 @@ impl Limiter {
         }
         // As the daemon reads it: a refusal long after the last request at the watch's pace is a failure.
         Some(if t - self.last_fast_s <= 60.0 {
-            Mark::Limited
+            TickOutcome::Limited
         } else {
-            Mark::Bad
+            TickOutcome::Bad
         })
     }
 }
 
 /// What kept rollouts taught, the last five of them.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Lessons(Vec<Teaching>);
+pub(crate) struct Lessons(Vec<RolloutLessons>);
 
 impl Lessons {
     /// Adds what a watch taught, if its revision was kept.
-    pub(crate) fn add(&mut self, watch: &Watch) {
+    pub(crate) fn add(&mut self, watch: &Analysis) {
         if watch.conclude() == Verdict::Healthy
             && let Some(teaching) = watch.teaching()
         {
@@ -371,11 +371,11 @@ impl Lessons {
     }
 
     /// The sums.
-    pub(crate) fn learned(&self) -> Learned {
-        let mut sum = Learned {
+    pub(crate) fn learned(&self) -> LearnedRollouts {
+        let mut sum = LearnedRollouts {
             rollouts: self.0.len() as u32,
             endpoints: vec![Default::default(); ENDPOINTS],
-            ..Learned::default()
+            ..LearnedRollouts::default()
         };
         let add = |to: &mut [(u64, u64)], from: &[(u64, u64)]| {
             for (to, from) in to.iter_mut().zip(from) {
@@ -394,12 +394,12 @@ impl Lessons {
     }
 
     /// The release's only workload, with what is normal for it.
-    fn workload(&self, shape: Shape) -> leadsman::verdict::Workload {
+    fn workload(&self, shape: Shape) -> leadsman::verdict::AnalyzedWorkload {
         let taught = self.0.iter().flat_map(|one| &one.workloads);
-        let most = |what: fn(&leadsman::verdict::WorkloadTeaching) -> f64| {
+        let most = |what: fn(&leadsman::verdict::WorkloadLessons) -> f64| {
             taught.clone().map(what).fold(0.0, f64::max)
         };
-        leadsman::verdict::Workload {
+        leadsman::verdict::AnalyzedWorkload {
             gap_s: most(|one| one.gap_s),
             ready_s: most(|one| one.ready_s),
             ..shape.workload()
@@ -413,7 +413,7 @@ fn latency(rng: &mut Rng) -> f64 {
 }
 
 /// A histogram of an hour before, from 300 answers that stand for twelve times as many.
-fn latencies(rng: &mut Rng) -> Histogram {
+fn latencies(rng: &mut Rng) -> BaselineHistogram {
     let mut counts = std::collections::BTreeMap::new();
     for _ in 0..300 {
         *counts.entry(bucket(latency(rng) as u32)).or_insert(0) += 12;
@@ -431,13 +431,17 @@ pub(crate) fn within(rng: &mut Rng, low: f64, high: f64) -> f64 {
     low + rng.f64() * (high - low)
 }
 
-pub(crate) fn mark(bad: bool) -> Mark {
-    if bad { Mark::Bad } else { Mark::Good }
+pub(crate) fn mark(bad: bool) -> TickOutcome {
+    if bad {
+        TickOutcome::Bad
+    } else {
+        TickOutcome::Good
+    }
 }
 
 /// An event of the release's only workload.
-pub(crate) fn event(t: f64, what: WorkloadChange) -> RolloutEvent {
-    RolloutEvent {
+pub(crate) fn event(t: f64, what: WorkloadChange) -> WorkloadEvent {
+    WorkloadEvent {
         t,
         workload: 0,
         what,

@@ -34,7 +34,7 @@ const PAGE: &str =
 /// How a revision of the app behaves; its contents in the history.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub(super) struct Behaviour {
+pub(super) struct AppBehaviour {
     /// What people call it.
     pub(super) image: String,
     /// From the start of a pod until it is Ready.
@@ -60,10 +60,10 @@ pub(super) struct Behaviour {
     /// So long after its start it runs out of memory: from then on two requests more in a hundred fail each second.
     pub(super) leaks_after_ms: Option<u64>,
     /// What happens around it, whichever revision serves.
-    pub(super) weather: Weather,
+    pub(super) weather: Surroundings,
 }
 
-impl Behaviour {
+impl AppBehaviour {
     pub(super) fn replicas(&self) -> usize {
         match self.replicas {
             0 => REPLICAS,
@@ -75,7 +75,7 @@ impl Behaviour {
 /// What happens around the app, counted from the moment when the revision that brings it is deployed.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub(super) struct Weather {
+pub(super) struct Surroundings {
     /// From then on the database is down for every pod, old and new.
     pub(super) db_down_after_ms: Option<u64>,
     /// Everything fails from then on for so long.
@@ -84,22 +84,22 @@ pub(super) struct Weather {
 
 /// The weather that is on, for all pods.
 #[derive(Debug, Default)]
-pub(super) struct Sky {
+pub(super) struct SharedSurroundings {
     pub(super) db_is_down: AtomicBool,
     pub(super) all_is_down: AtomicBool,
 }
 
 /// One pod's state, as its requests see it.
-pub(super) struct Pod {
-    pub(super) behaviour: Behaviour,
+pub(super) struct DemoPod {
+    pub(super) behaviour: AppBehaviour,
     pub(super) started: Instant,
-    pub(super) sky: Arc<Sky>,
+    pub(super) sky: Arc<SharedSurroundings>,
     /// What is left of the limit, and when that was.
     pub(super) left: Mutex<(f64, Instant)>,
 }
 
-impl Pod {
-    pub(super) fn new(behaviour: &Behaviour, sky: &Arc<Sky>) -> Self {
+impl DemoPod {
+    pub(super) fn new(behaviour: &AppBehaviour, sky: &Arc<SharedSurroundings>) -> Self {
         let left = BURST_S * f64::from(behaviour.per_minute) / 60.0;
         Self {
             behaviour: behaviour.clone(),
@@ -148,13 +148,13 @@ impl Pod {
 }
 
 /// The four endpoints of one pod.
-pub(super) fn router(pod: Arc<Pod>) -> Router {
+pub(super) fn router(pod: Arc<DemoPod>) -> Router {
     Router::new().fallback(answer).with_state(pod)
 }
 
 /// The database of the app, which belongs to no revision: as much of one as a probe sees.
-pub(super) fn database(sky: Arc<Sky>) -> Router {
-    let answer = async |State(sky): State<Arc<Sky>>| {
+pub(super) fn database(sky: Arc<SharedSurroundings>) -> Router {
+    let answer = async |State(sky): State<Arc<SharedSurroundings>>| {
         if sky.db_is_down.load(Ordering::Relaxed) {
             StatusCode::SERVICE_UNAVAILABLE
         } else {
@@ -164,7 +164,7 @@ pub(super) fn database(sky: Arc<Sky>) -> Router {
     Router::new().fallback(answer).with_state(sky)
 }
 
-async fn answer(State(pod): State<Arc<Pod>>, request: Request) -> Response {
+async fn answer(State(pod): State<Arc<DemoPod>>, request: Request) -> Response {
     let path = request.uri().path();
     if !ENDPOINTS.iter().any(|(_, known)| *known == path) {
         return StatusCode::NOT_FOUND.into_response();

@@ -14,11 +14,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::app::{self, Behaviour, Sky, Weather};
+use super::app::{self, AppBehaviour, SharedSurroundings, Surroundings};
 use super::story::RELEASE;
 use crate::clock::Timeline;
-use crate::release::embedded::{Cluster as Written, History};
-use crate::release::{Pod, WorkloadState};
+use crate::release::embedded::{EmbeddedHistory, EmbeddedPods as Written};
+use crate::release::{ReleasePod, WorkloadState};
 use crate::serve;
 use crate::units::Revision;
 
@@ -38,9 +38,9 @@ const MAX_CONNECTIONS: usize = 2000;
 const BACK_OFF: Duration = Duration::from_secs(1);
 const MAX_BACK_OFF: Duration = Duration::from_secs(30);
 
-struct Running {
-    facts: Pod,
-    behaviour: Behaviour,
+struct RunningPod {
+    facts: ReleasePod,
+    behaviour: AppBehaviour,
     started: Instant,
     /// When it is gone.
     ends: Option<Instant>,
@@ -49,21 +49,21 @@ struct Running {
     stop: CancellationToken,
 }
 
-type Ready = Arc<Mutex<Vec<SocketAddr>>>;
+type ReadyPods = Arc<Mutex<Vec<SocketAddr>>>;
 
 /// The cluster at work.
-pub(super) struct Cluster {
-    history: History,
+pub(super) struct DemoCluster {
+    history: EmbeddedHistory,
     service: SocketAddr,
     timeline: Timeline,
-    pods: BTreeMap<u32, Running>,
+    pods: BTreeMap<u32, RunningPod>,
     born: u32,
-    sky: Arc<Sky>,
-    weather: Option<(Instant, Weather)>,
+    sky: Arc<SharedSurroundings>,
+    weather: Option<(Instant, Surroundings)>,
     newest: Option<Revision>,
     /// Pods of the newest revision that are Ready, and since when so many are.
     progress: (usize, Instant),
-    ready: Ready,
+    ready: ReadyPods,
     tasks: TaskTracker,
     written: Written,
 }
@@ -78,11 +78,11 @@ pub(super) async fn run(
     database: TcpListener,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    let ready = Ready::default();
+    let ready = ReadyPods::default();
     let tasks = TaskTracker::new();
     let service = listener.local_addr()?;
     let serving = tokio::spawn(serve_service(listener, Arc::clone(&ready), tasks.clone()));
-    let sky: Arc<Sky> = Arc::default();
+    let sky: Arc<SharedSurroundings> = Arc::default();
     tasks.spawn(serve::serve(
         database,
         app::database(Arc::clone(&sky)),
@@ -90,8 +90,8 @@ pub(super) async fn run(
         None,
         stop.clone(),
     ));
-    let mut cluster = Cluster {
-        history: History::of(directory),
+    let mut cluster = DemoCluster {
+        history: EmbeddedHistory::of(directory),
         service,
         timeline: Timeline::start(),
         pods: BTreeMap::new(),
@@ -123,15 +123,15 @@ pub(super) async fn run(
     ended
 }
 
-impl Cluster {
+impl DemoCluster {
     async fn round(&mut self) -> io::Result<()> {
         let records = self.history.records()?;
         let Some(newest) = records.last() else {
             return Ok(());
         };
-        let behaviour: Behaviour = serde_json::from_value(newest.contents.clone())?;
+        let behaviour: AppBehaviour = serde_json::from_value(newest.contents.clone())?;
         if self.newest != Some(newest.revision) {
-            if behaviour.weather != Weather::default() {
+            if behaviour.weather != Surroundings::default() {
                 self.weather = Some((Instant::now(), behaviour.weather.clone()));
             }
             self.newest = Some(newest.revision);
@@ -210,14 +210,14 @@ impl Cluster {
     }
 
     /// One new pod at a time, and an old one goes when a new one is Ready.
-    async fn replace(&mut self, revision: Revision, behaviour: &Behaviour) -> io::Result<()> {
+    async fn replace(&mut self, revision: Revision, behaviour: &AppBehaviour) -> io::Result<()> {
         let count =
-            |is: &dyn Fn(&Running) -> bool| self.pods.values().filter(|pod| is(pod)).count();
-        let stays = |pod: &Running| pod.ends.is_none();
-        let is_new = |pod: &Running| stays(pod) && pod.facts.revision == revision;
-        let is_old = |pod: &Running| stays(pod) && pod.facts.revision != revision;
+            |is: &dyn Fn(&RunningPod) -> bool| self.pods.values().filter(|pod| is(pod)).count();
+        let stays = |pod: &RunningPod| pod.ends.is_none();
+        let is_new = |pod: &RunningPod| stays(pod) && pod.facts.revision == revision;
+        let is_old = |pod: &RunningPod| stays(pod) && pod.facts.revision != revision;
         let (new, old) = (count(&is_new), count(&is_old));
-        let ready = count(&|pod: &Running| is_new(pod) && pod.facts.ready_since.is_some());
+        let ready = count(&|pod: &RunningPod| is_new(pod) && pod.facts.ready_since.is_some());
         let replicas = behaviour.replicas();
         // With the strategy `Recreate` all old pods are gone before the first new one starts.
         if old > 0 && (behaviour.stops_first || ready + old > replicas) {
@@ -243,10 +243,10 @@ impl Cluster {
         Ok(())
     }
 
-    async fn start_pod(&mut self, revision: Revision, behaviour: &Behaviour) -> io::Result<()> {
+    async fn start_pod(&mut self, revision: Revision, behaviour: &AppBehaviour) -> io::Result<()> {
         let (address, stop) = self.start_server(behaviour).await?;
         self.born += 1;
-        let facts = Pod {
+        let facts = ReleasePod {
             name: format!("mykadoo-r{revision}-{}", self.born).into(),
             revision,
             node: if self.born.is_multiple_of(2) {
@@ -268,7 +268,7 @@ impl Cluster {
         };
         self.pods.insert(
             self.born,
-            Running {
+            RunningPod {
                 facts,
                 behaviour: behaviour.clone(),
                 started: Instant::now(),
@@ -282,11 +282,11 @@ impl Cluster {
 
     async fn start_server(
         &self,
-        behaviour: &Behaviour,
+        behaviour: &AppBehaviour,
     ) -> io::Result<(SocketAddr, CancellationToken)> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let pod = app::Pod::new(behaviour, &self.sky);
+        let pod = app::DemoPod::new(behaviour, &self.sky);
         let stop = CancellationToken::new();
         let router = app::router(Arc::new(pod));
         self.tasks.spawn(serve::serve(
@@ -300,8 +300,9 @@ impl Cluster {
     }
 
     /// Tells the Service and the file what the pods do.
-    fn publish(&mut self, newest: Revision, behaviour: &Behaviour) -> io::Result<()> {
-        let is_ready = |pod: &&Running| pod.facts.ready_since.is_some() && !pod.facts.terminating;
+    fn publish(&mut self, newest: Revision, behaviour: &AppBehaviour) -> io::Result<()> {
+        let is_ready =
+            |pod: &&RunningPod| pod.facts.ready_since.is_some() && !pod.facts.terminating;
         let addresses = self.pods.values().filter(is_ready);
         let addresses: Vec<SocketAddr> = addresses.filter_map(|pod| pod.facts.address).collect();
         let of_newest = self
@@ -348,7 +349,7 @@ impl Cluster {
 }
 
 /// Each connection goes to one pod that is Ready, by chance; without one it is closed.
-async fn serve_service(listener: TcpListener, ready: Ready, tasks: TaskTracker) {
+async fn serve_service(listener: TcpListener, ready: ReadyPods, tasks: TaskTracker) {
     loop {
         let Ok((mut client, _)) = listener.accept().await else {
             // No descriptor is left: wait instead of turning in a circle.

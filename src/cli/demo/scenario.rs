@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use super::app::{Behaviour, Weather};
+use super::app::{AppBehaviour, Surroundings};
 
 /// What is wrong with the revision that is deployed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -125,63 +125,63 @@ impl Scenario {
     }
 
     /// What its pods do.
-    pub(super) fn behaviour(self) -> Behaviour {
+    pub(super) fn behaviour(self) -> AppBehaviour {
         // Slow enough that old and new pods serve side by side for a while, as they do in a cluster.
-        let new = Behaviour {
+        let new = AppBehaviour {
             image: format!("mykadoo:{self:?}").to_lowercase(),
             start_ms: 4000,
             ..self.good(0)
         };
         match self {
-            Self::Dead => Behaviour {
+            Self::Dead => AppBehaviour {
                 dead: vec!["*".into()],
                 ..new
             },
-            Self::Errors => Behaviour {
+            Self::Errors => AppBehaviour {
                 error_rate: 0.2,
                 ..new
             },
-            Self::OneEndpoint => Behaviour {
+            Self::OneEndpoint => AppBehaviour {
                 dead: vec!["/api/health/db".into()],
                 ..new
             },
-            Self::CrashLoop => Behaviour {
+            Self::CrashLoop => AppBehaviour {
                 crash_after_ms: Some(1500),
                 ..new
             },
-            Self::NeverReady => Behaviour {
+            Self::NeverReady => AppBehaviour {
                 start_ms: u64::MAX,
                 ..new
             },
-            Self::Leak => Behaviour {
+            Self::Leak => AppBehaviour {
                 leaks_after_ms: Some(75_000),
                 ..new
             },
-            Self::SlowStart => Behaviour {
+            Self::SlowStart => AppBehaviour {
                 cold_ms: 8000,
                 ..new
             },
-            Self::WarmUp => Behaviour {
+            Self::WarmUp => AppBehaviour {
                 cold_ms: 10_000,
                 cold_error_rate: 0.5,
                 ..new
             },
-            Self::Slower => Behaviour {
+            Self::Slower => AppBehaviour {
                 answer_ms: 10 * new.answer_ms,
                 ..new
             },
-            Self::DependencyDown => Behaviour {
-                weather: Weather {
+            Self::DependencyDown => AppBehaviour {
+                weather: Surroundings {
                     // A rollout takes about 14 s.
                     db_down_after_ms: Some(22_000),
-                    ..Weather::default()
+                    ..Surroundings::default()
                 },
                 ..new
             },
-            Self::Blip => Behaviour {
-                weather: Weather {
+            Self::Blip => AppBehaviour {
+                weather: Surroundings {
                     blip_ms: Some((20_000, 10_000)),
-                    ..Weather::default()
+                    ..Surroundings::default()
                 },
                 ..new
             },
@@ -190,23 +190,23 @@ impl Scenario {
     }
 
     /// A revision that is well, for the beginning.
-    pub(super) fn good(self, number: u32) -> Behaviour {
-        let good = Behaviour {
+    pub(super) fn good(self, number: u32) -> AppBehaviour {
+        let good = AppBehaviour {
             image: format!("mykadoo:1.{number}"),
             start_ms: 1500,
-            ..Behaviour::default()
+            ..AppBehaviour::default()
         };
         match self {
-            Self::SingleReplica => Behaviour {
+            Self::SingleReplica => AppBehaviour {
                 replicas: 1,
                 stops_first: true,
                 ..good
             },
-            Self::Slower => Behaviour {
+            Self::Slower => AppBehaviour {
                 answer_ms: 20,
                 ..good
             },
-            Self::RateLimited => Behaviour {
+            Self::RateLimited => AppBehaviour {
                 per_minute: 200,
                 ..good
             },

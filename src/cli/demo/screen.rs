@@ -8,7 +8,7 @@ use crate::cli::terminal;
 use crate::clock;
 use crate::serve::status::GuardView;
 use crate::sounding::Outcome;
-use crate::track::Tracked;
+use crate::track::TrackedProbe;
 use crate::verdict::number;
 
 /// Without a terminal there is a line so often.
@@ -55,7 +55,7 @@ impl Screen {
     }
 
     /// How everything stands now.
-    pub(super) fn draw(&mut self, view: &GuardView, probes: &[Arc<Tracked>], more: &str) {
+    pub(super) fn draw(&mut self, view: &GuardView, probes: &[Arc<TrackedProbe>], more: &str) {
         if !self.live {
             if self
                 .last_line
@@ -86,7 +86,7 @@ impl Screen {
     }
 }
 
-fn sparkline(probe: &Arc<Tracked>, coloured: bool) -> (String, String, String) {
+fn sparkline(probe: &Arc<TrackedProbe>, coloured: bool) -> (String, String, String) {
     let name = probe.probe().id.probe.to_string();
     let mut track = probe.lock();
     let recent: Vec<Outcome> = track.recent().map(|(outcome, _)| outcome).collect();
@@ -157,7 +157,7 @@ fn standing(view: &GuardView, more: &str) -> Vec<String> {
     lines
 }
 
-fn plain(view: &GuardView, probes: &[Arc<Tracked>], more: &str) -> String {
+fn plain(view: &GuardView, probes: &[Arc<TrackedProbe>], more: &str) -> String {
     let mut text = standing(view, more).join("; ");
     for probe in probes {
         let (name, _, rate) = sparkline(probe, false);

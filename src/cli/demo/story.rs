@@ -16,14 +16,14 @@ use super::app::ENDPOINTS;
 use super::cluster;
 use super::scenario::Scenario;
 use super::screen::Screen;
-use crate::cli::signals::{self, Asked, Signals};
+use crate::cli::signals::{self, SignalRequest, Signals};
 use crate::config::{self, Settings, Sources};
 use crate::daemon::Daemon;
-use crate::files::{self, Temporary};
-use crate::release::embedded::History;
+use crate::files::{self, TemporaryDir};
+use crate::release::embedded::EmbeddedHistory;
 use crate::serve::status::{GuardFeed, GuardView};
 use crate::store;
-use crate::track::Tracked;
+use crate::track::TrackedProbe;
 use crate::units::{Namespace, ReleaseName};
 
 /// A story that takes longer than this is stuck. A bake finds a leak after some four minutes.
@@ -37,7 +37,7 @@ pub(super) const RELEASE: &str = "mykadoo";
 
 /// Puts good revisions into a history that is empty.
 pub(super) fn install(directory: &Path, scenario: Scenario, revisions: u32) -> io::Result<()> {
-    let history = History::of(directory);
+    let history = EmbeddedHistory::of(directory);
     if history.records()?.is_empty() {
         for number in 1..=revisions {
             history.upgrade(serde_json::to_value(scenario.good(number))?)?;
@@ -48,7 +48,7 @@ pub(super) fn install(directory: &Path, scenario: Scenario, revisions: u32) -> i
 
 /// What is told, and how.
 #[derive(Debug, Clone)]
-pub(super) struct Wish {
+pub(super) struct StoryOptions {
     pub(super) scenario: Scenario,
     pub(super) stay: bool,
     pub(super) listen: Option<SocketAddr>,
@@ -57,7 +57,7 @@ pub(super) struct Wish {
     pub(super) slack_url_file: Option<PathBuf>,
 }
 
-pub(super) async fn run(wish: &Wish) -> ExitCode {
+pub(super) async fn run(wish: &StoryOptions) -> ExitCode {
     let stays = Cell::new(false);
     let stopped = async {
         signals::wait_for_stop().await;
@@ -80,9 +80,9 @@ pub(super) async fn run(wish: &Wish) -> ExitCode {
     }
 }
 
-async fn tell(wish: &Wish, stays: &Cell<bool>) -> Result<bool, String> {
-    let scratch =
-        Temporary::new().map_err(|error| format!("cannot make a temporary directory: {error}"))?;
+async fn tell(wish: &StoryOptions, stays: &Cell<bool>) -> Result<bool, String> {
+    let scratch = TemporaryDir::new()
+        .map_err(|error| format!("cannot make a temporary directory: {error}"))?;
     let history_directory = scratch.path().join("history");
     install(&history_directory, wish.scenario, 2)
         .map_err(|error| format!("cannot write the history: {error}"))?;
@@ -100,13 +100,13 @@ async fn tell(wish: &Wish, stays: &Cell<bool>) -> Result<bool, String> {
         let (directory, stop) = (history_directory.clone(), stop.clone());
         async move { cluster::run(&directory, listener, database, stop).await }
     });
-    let history = History::of(&history_directory);
+    let history = EmbeddedHistory::of(&history_directory);
     wait_for_pods(&history).await?;
     let settings = settings(wish, service, dependency, scratch.path())?;
     let daemon = Box::pin(Daemon::start(settings))
         .await
         .map_err(|error| error.to_string())?;
-    let story = Story {
+    let story = DemoStory {
         scenario: wish.scenario,
         record: wish.record.clone(),
         began: Instant::now(),
@@ -132,7 +132,7 @@ async fn tell(wish: &Wish, stays: &Cell<bool>) -> Result<bool, String> {
 }
 
 /// The daemon guards an app that is up, so that the baseline is that of an app that is well.
-pub(super) async fn wait_for_pods(history: &History) -> Result<(), String> {
+pub(super) async fn wait_for_pods(history: &EmbeddedHistory) -> Result<(), String> {
     let patience = Instant::now() + PATIENCE;
     while history
         .cluster()
@@ -155,7 +155,7 @@ pub(super) async fn database() -> Result<TcpListener, String> {
 
 /// The settings, by the same way as anybody's.
 fn settings(
-    wish: &Wish,
+    wish: &StoryOptions,
     service: SocketAddr,
     database: SocketAddr,
     directory: &Path,
@@ -211,18 +211,18 @@ fn settings(
         .map_err(|mistakes| mistakes.render(false))
 }
 
-struct Story {
+struct DemoStory {
     scenario: Scenario,
     record: PathBuf,
     began: Instant,
-    history: History,
+    history: EmbeddedHistory,
     state: PathBuf,
     view: GuardFeed,
-    probes: Vec<Arc<Tracked>>,
+    probes: Vec<Arc<TrackedProbe>>,
     screen: Screen,
 }
 
-impl Story {
+impl DemoStory {
     async fn run(
         mut self,
         service: SocketAddr,
@@ -265,7 +265,7 @@ impl Story {
             self.screen.say(&format!(
                 "Everything keeps running; the status page is at http://{page}/. Stop with Ctrl-C."
             ));
-            while signals.next().await != Asked::Stop {}
+            while signals.next().await != SignalRequest::Stop {}
         }
         Ok(is_right)
     }
@@ -273,7 +273,7 @@ impl Story {
     /// Waits until the pods are Ready and the probes have measured for a while.
     async fn warm_up(&mut self) -> Result<(), String> {
         let patience = Instant::now() + PATIENCE;
-        let is_well = |probe: &Arc<Tracked>| {
+        let is_well = |probe: &Arc<TrackedProbe>| {
             probe
                 .lock()
                 .recent()

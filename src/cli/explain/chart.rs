@@ -3,7 +3,7 @@
 /// Rows between 1 and the threshold.
 const ROWS: usize = 8;
 
-pub(super) struct Chart<'a> {
+pub(super) struct EvidenceChart<'a> {
     /// log10 of the e-value, one for each tick.
     pub(super) values: &'a [f64],
     /// log10 of what convicts; above 0.
@@ -14,7 +14,7 @@ pub(super) struct Chart<'a> {
     pub(super) colours: bool,
 }
 
-impl Chart<'_> {
+impl EvidenceChart<'_> {
     pub(super) fn lines(&self) -> Vec<String> {
         let columns = self.columns();
         let mut lines = Vec::with_capacity(ROWS + 2);
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     fn chart(values: &[f64]) -> Vec<String> {
-        Chart {
+        EvidenceChart {
             values,
             threshold: 2.0,
             width: 10,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::recording::Recording;
-use crate::verdict::{Histogram, Side, bucket, edge, quantile};
+use crate::verdict::{BaselineHistogram, PodSide, bucket, edge, quantile};
 
 /// Columns of a distribution.
 const COLUMNS: usize = 40;
@@ -12,10 +12,10 @@ const COLUMNS: usize = 40;
 const SHADES: [char; 9] = [' ', '.', ':', '-', '=', '+', '*', '#', '@'];
 
 /// One distribution: of which endpoint, and which of its answers.
-struct Row<'a> {
+struct LatencyDistribution<'a> {
     endpoint: &'a str,
     of: &'static str,
-    histogram: Histogram,
+    histogram: BaselineHistogram,
 }
 
 /// The chart, a line each; nothing where no latency was measured before.
@@ -58,7 +58,7 @@ pub(super) fn lines(recording: &Recording) -> Vec<String> {
 }
 
 /// The endpoints of which it is known how long their answers took before.
-fn rows(recording: &Recording) -> Vec<Row<'_>> {
+fn rows(recording: &Recording) -> Vec<LatencyDistribution<'_>> {
     let start = &recording.head.start;
     let mut rows = Vec::new();
     for (at, endpoint) in start.endpoints.iter().enumerate() {
@@ -73,11 +73,11 @@ fn rows(recording: &Recording) -> Vec<Row<'_>> {
         for (of, histogram) in [
             ("before", before),
             ("since", histogram(since)),
-            ("old pods", histogram(of_pods(recording, Side::Old, at))),
-            ("new pods", histogram(of_pods(recording, Side::New, at))),
+            ("old pods", histogram(of_pods(recording, PodSide::Old, at))),
+            ("new pods", histogram(of_pods(recording, PodSide::New, at))),
         ] {
             if !histogram.is_empty() {
-                rows.push(Row {
+                rows.push(LatencyDistribution {
                     endpoint,
                     of,
                     histogram,
@@ -89,7 +89,7 @@ fn rows(recording: &Recording) -> Vec<Row<'_>> {
 }
 
 /// What pods of one side took for an endpoint.
-fn of_pods(recording: &Recording, side: Side, at: usize) -> impl Iterator<Item = u32> + '_ {
+fn of_pods(recording: &Recording, side: PodSide, at: usize) -> impl Iterator<Item = u32> + '_ {
     let is_side = move |number: u32| {
         let mut pods = recording.pods.iter();
         pods.any(|pod| pod.pod == number && pod.side == side)
@@ -99,7 +99,7 @@ fn of_pods(recording: &Recording, side: Side, at: usize) -> impl Iterator<Item =
     own.filter_map(move |(_, us)| us.get(at).copied().flatten())
 }
 
-fn histogram(latencies: impl Iterator<Item = u32>) -> Histogram {
+fn histogram(latencies: impl Iterator<Item = u32>) -> BaselineHistogram {
     let mut counts = std::collections::BTreeMap::new();
     for us in latencies {
         *counts.entry(bucket(us)).or_insert(0) += 1;
@@ -108,7 +108,7 @@ fn histogram(latencies: impl Iterator<Item = u32>) -> Histogram {
 }
 
 /// A character for each part of the scale. A part with any answer is never blank.
-fn distribution(histogram: &Histogram, least: u16, most: u16) -> String {
+fn distribution(histogram: &BaselineHistogram, least: u16, most: u16) -> String {
     let span = usize::from(most - least) + 1;
     let mut columns = [0u64; COLUMNS];
     for (bucket, count) in histogram {

@@ -3,27 +3,27 @@
 use std::collections::BTreeMap;
 
 use super::WIDTH;
-use crate::recording::{Recorded, Recording};
-use crate::verdict::{Cause, Side, Watch};
+use crate::recording::{RecordedTick, Recording};
+use crate::verdict::{Analysis, PodSide, UnknownCause};
 
 /// Why the results of a tick were not judged, an entry for each endpoint.
-pub(super) type Causes = Vec<Option<Cause>>;
+pub(super) type UnknownCauses = Vec<Option<UnknownCause>>;
 
 /// The letter of a result that was not judged.
-const fn letter(cause: Cause) -> char {
+const fn letter(cause: UnknownCause) -> char {
     match cause {
-        Cause::Unknown => '-',
-        Cause::Held => 'h',
-        Cause::ExpectedDowntime => 'e',
-        Cause::Limited => 'l',
-        Cause::Dependency => 'd',
-        Cause::Unresolved => 'r',
-        Cause::Control => 'c',
-        Cause::FailingAtStart => 'f',
+        UnknownCause::Unknown => '-',
+        UnknownCause::Held => 'h',
+        UnknownCause::ExpectedDowntime => 'e',
+        UnknownCause::Limited => 'l',
+        UnknownCause::Dependency => 'd',
+        UnknownCause::Unresolved => 'r',
+        UnknownCause::Control => 'c',
+        UnknownCause::FailingAtStart => 'f',
     }
 }
 
-pub(super) fn show(recording: &Recording, watch: &Watch, causes: &[Causes]) {
+pub(super) fn show(recording: &Recording, watch: &Analysis, causes: &[UnknownCauses]) {
     let ticks = recording.ticks.len().min(watch.ticks() as usize);
     let each = ticks.div_ceil(WIDTH).max(1);
     let interval = recording.head.rule.interval_s;
@@ -49,7 +49,7 @@ pub(super) fn show(recording: &Recording, watch: &Watch, causes: &[Causes]) {
         say!("  {name:<wide$}  {row}");
         shown.push_str(&row);
     }
-    for (side, label) in [(Side::New, "new pods"), (Side::Old, "old pods")] {
+    for (side, label) in [(PodSide::New, "new pods"), (PodSide::Old, "old pods")] {
         let letters: Vec<char> = recording.ticks[..ticks]
             .iter()
             .map(|tick| pods_letter(recording, tick, side))
@@ -58,8 +58,8 @@ pub(super) fn show(recording: &Recording, watch: &Watch, causes: &[Causes]) {
             say!("  {label:<wide$}  {}", squeeze(&letters, each));
         }
     }
-    for cause in Cause::ALL {
-        if cause != Cause::Unknown && shown.contains(letter(cause)) {
+    for cause in UnknownCause::ALL {
+        if cause != UnknownCause::Unknown && shown.contains(letter(cause)) {
             say!("  {}: {}", letter(cause), cause.words());
         }
     }
@@ -74,13 +74,13 @@ pub(super) fn show(recording: &Recording, watch: &Watch, causes: &[Causes]) {
 }
 
 /// What an endpoint answered in a tick, or why that was not judged.
-fn judged(recorded: &Recorded, causes: Option<&Causes>, at: usize) -> char {
+fn judged(recorded: &RecordedTick, causes: Option<&UnknownCauses>, at: usize) -> char {
     let cause = causes.and_then(|causes| causes.get(at).copied().flatten());
     cause.map_or_else(|| recorded.marks.chars().nth(at).unwrap_or('-'), letter)
 }
 
 /// The worst of what pods of one side answered in a tick.
-fn pods_letter(recording: &Recording, tick: &Recorded, side: Side) -> char {
+fn pods_letter(recording: &Recording, tick: &RecordedTick, side: PodSide) -> char {
     let is_side = |number: u32| {
         let mut pods = recording.pods.iter();
         pods.any(|pod| pod.pod == number && pod.side == side)
@@ -151,17 +151,19 @@ mod tests {
 
     #[test]
     fn what_was_not_judged_has_the_letter_of_its_cause() {
-        let recorded = Recorded {
+        let recorded = RecordedTick {
             marks: ".xx".into(),
-            ..Recorded::default()
+            ..RecordedTick::default()
         };
-        let causes = vec![None, None, Some(Cause::ExpectedDowntime)];
+        let causes = vec![None, None, Some(UnknownCause::ExpectedDowntime)];
         let letters: String = (0..4)
             .map(|at| judged(&recorded, Some(&causes), at))
             .collect();
         assert_eq!(letters, ".xe-");
-        let letters: std::collections::BTreeSet<char> =
-            Cause::ALL.iter().map(|cause| letter(*cause)).collect();
-        assert_eq!(letters.len(), Cause::COUNT, "each has its own");
+        let letters: std::collections::BTreeSet<char> = UnknownCause::ALL
+            .iter()
+            .map(|cause| letter(*cause))
+            .collect();
+        assert_eq!(letters.len(), UnknownCause::COUNT, "each has its own");
     }
 }

@@ -1,11 +1,11 @@
 //! What the cluster was like when the verdict fell.
 
-use crate::evidence::Evidence;
+use crate::evidence::EvidenceBundle;
 
 /// Lines of one log that are shown; `--json` has all of them.
 const LINES: usize = 10;
 
-pub(super) fn show(evidence: &Evidence) {
+pub(super) fn show(evidence: &EvidenceBundle) {
     say!("The cluster when the verdict fell (secrets are hidden)");
     section("Differs in images", &evidence.images);
     section("Differs in values", &evidence.values);

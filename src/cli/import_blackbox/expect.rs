@@ -2,7 +2,7 @@
 
 use http::HeaderName;
 
-use super::module::{Module, Section, as_text};
+use super::module::{ImportedModule, YamlSection, as_text};
 use super::yaml::Yaml;
 use super::{pattern, toml_text};
 
@@ -12,7 +12,7 @@ const MAX_RULES: usize = 100;
 /// What it means when a rule is lost.
 const WEAKER: &str = "so a good answer is easier to give";
 
-pub(super) fn import(http: &mut Section, module: &mut Module) {
+pub(super) fn import(http: &mut YamlSection, module: &mut ImportedModule) {
     statuses(http, module);
     versions(http, module);
     let forbidden = http.switch("fail_if_ssl", module) == Some(true);
@@ -48,7 +48,12 @@ pub(super) fn import(http: &mut Section, module: &mut Module) {
 }
 
 /// A pattern in our notation. One that is lost makes a module that is weaker; that is said and not hidden.
-fn pattern_of(item: &Yaml, path: &str, index: usize, module: &mut Module) -> Option<String> {
+fn pattern_of(
+    item: &Yaml,
+    path: &str,
+    index: usize,
+    module: &mut ImportedModule,
+) -> Option<String> {
     if index >= MAX_RULES {
         module.leave_out(
             path,
@@ -65,7 +70,7 @@ fn pattern_of(item: &Yaml, path: &str, index: usize, module: &mut Module) -> Opt
         .ok()
 }
 
-fn statuses(http: &mut Section, module: &mut Module) {
+fn statuses(http: &mut YamlSection, module: &mut ImportedModule) {
     let mut statuses = Vec::new();
     for (index, item) in http.list("valid_status_codes", module).iter().enumerate() {
         match as_text(item).and_then(|text| text.parse::<u16>().ok()) {
@@ -81,7 +86,7 @@ fn statuses(http: &mut Section, module: &mut Module) {
     }
 }
 
-fn versions(http: &mut Section, module: &mut Module) {
+fn versions(http: &mut YamlSection, module: &mut ImportedModule) {
     let mut versions = Vec::new();
     for (index, item) in http.list("valid_http_versions", module).iter().enumerate() {
         let version = match as_text(item).as_deref() {
@@ -112,7 +117,7 @@ struct HeaderRules {
     is_needed: bool,
 }
 
-fn header_rules(http: &mut Section, module: &mut Module) {
+fn header_rules(http: &mut YamlSection, module: &mut ImportedModule) {
     let mut all: Vec<HeaderRules> = Vec::new();
     for (key, fails_on_match) in [
         ("fail_if_header_not_matches", false),
@@ -120,7 +125,7 @@ fn header_rules(http: &mut Section, module: &mut Module) {
     ] {
         for (index, item) in http.list(key, module).into_iter().enumerate() {
             let path = format!("{}[{index}]", http.path_of(key));
-            let Some(mut rule) = Section::of(item, path.clone(), module) else {
+            let Some(mut rule) = YamlSection::of(item, path.clone(), module) else {
                 continue;
             };
             let name = rule.text("header", module).unwrap_or_default();

@@ -5,7 +5,7 @@ use http::{HeaderName, HeaderValue};
 
 use rustls::pki_types::ServerName;
 
-use super::module::{Module, Section, as_text};
+use super::module::{ImportedModule, YamlSection, as_text};
 use super::{expect, notation, toml_text};
 use crate::config::Target;
 
@@ -28,7 +28,7 @@ const NO_STORE: &str = "there is no store of secrets; name a file";
 
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
-pub(super) fn import(mut http: Section, module: &mut Module) {
+pub(super) fn import(mut http: YamlSection, module: &mut ImportedModule) {
     request(&mut http, module);
     credentials(&mut http, module);
     connection(&mut http, module);
@@ -38,7 +38,7 @@ pub(super) fn import(mut http: Section, module: &mut Module) {
     http.end(module);
 }
 
-fn foreign(http: &mut Section, module: &mut Module) {
+fn foreign(http: &mut YamlSection, module: &mut ImportedModule) {
     http.foreign(
         &[
             ("oauth2", "tokens are not fetched; let something put one into a file, and name it as bearer_token_file"),
@@ -56,7 +56,7 @@ fn foreign(http: &mut Section, module: &mut Module) {
     );
 }
 
-fn request(http: &mut Section, module: &mut Module) {
+fn request(http: &mut YamlSection, module: &mut ImportedModule) {
     if let Some(method) = http.text("method", module) {
         if METHODS.contains(&method.as_str()) {
             module.set_text("method", &method);
@@ -92,7 +92,7 @@ fn request(http: &mut Section, module: &mut Module) {
     }
 }
 
-fn headers(http: &mut Section, module: &mut Module) {
+fn headers(http: &mut YamlSection, module: &mut ImportedModule) {
     let unpacks = http.has("compression");
     let mut headers = http.section("headers", module);
     for (index, (name, value)) in headers.rest().into_iter().enumerate() {
@@ -127,7 +127,7 @@ fn headers(http: &mut Section, module: &mut Module) {
 }
 
 /// Credentials, where they are in files. Without them the target's answer shows that they are missing.
-fn credentials(http: &mut Section, module: &mut Module) {
+fn credentials(http: &mut YamlSection, module: &mut ImportedModule) {
     let mut basic = http.section("basic_auth", module);
     let user = basic.scalar("username", module);
     let password_file = basic.file("password_file", module);
@@ -195,7 +195,7 @@ fn credentials(http: &mut Section, module: &mut Module) {
     }
 }
 
-fn connection(http: &mut Section, module: &mut Module) {
+fn connection(http: &mut YamlSection, module: &mut ImportedModule) {
     addresses(http, module);
     if http.switch("enable_http2", module) == Some(false) {
         module.set_text("http", "1.1");
@@ -254,7 +254,7 @@ fn size(bytes: u64) -> String {
 }
 
 /// Which addresses of a name are used: there, IPv6 before IPv4 unless something else is said.
-pub(super) fn addresses(section: &mut Section, module: &mut Module) {
+pub(super) fn addresses(section: &mut YamlSection, module: &mut ImportedModule) {
     let family = section.text("preferred_ip_protocol", module);
     let fallback = section
         .switch("ip_protocol_fallback", module)
@@ -272,7 +272,7 @@ pub(super) fn addresses(section: &mut Section, module: &mut Module) {
     module.set("ip_fallback", fallback);
 }
 
-pub(super) fn tls(mut tls: Section, module: &mut Module) {
+pub(super) fn tls(mut tls: YamlSection, module: &mut ImportedModule) {
     for key in ["ca_file", "server_name"] {
         let text = match key {
             "ca_file" => tls.file(key, module),

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use super::yaml::Yaml;
-use super::{LeftOut, http, notation, tcp, toml_text};
+use super::{Unsupported, http, notation, tcp, toml_text};
 
 /// Longer names are no names.
 const LONGEST_NAME: usize = 200;
@@ -15,15 +15,15 @@ const LONGEST_TIMEOUT_SECONDS: u64 = 60;
 const OTHER_PROBERS: [&str; 4] = ["dns", "icmp", "grpc", "unix"];
 
 /// A module on its way from YAML to TOML.
-pub(super) struct Module {
+pub(super) struct ImportedModule {
     name: String,
     /// Lines of TOML; empty for a module that cannot be asked.
     lines: Vec<String>,
-    pub(super) left_out: Vec<LeftOut>,
+    pub(super) left_out: Vec<Unsupported>,
     is_refused: bool,
 }
 
-impl Module {
+impl ImportedModule {
     pub(super) fn new(name: String) -> Self {
         Self {
             name,
@@ -40,7 +40,7 @@ impl Module {
 
     /// Notes that a key is not imported, or not as it was.
     pub(super) fn leave_out(&mut self, key: &str, why: impl Display) {
-        self.left_out.push(LeftOut {
+        self.left_out.push(Unsupported {
             module: self.name.clone(),
             key: key.to_owned(),
             why: why.to_string(),
@@ -70,7 +70,7 @@ impl Module {
             self.refuse("(name)", "the name is empty or longer than 200 bytes");
             return;
         }
-        let Some(mut module) = Section::of(value, String::new(), self) else {
+        let Some(mut module) = YamlSection::of(value, String::new(), self) else {
             self.is_refused = true;
             return;
         };
@@ -103,7 +103,7 @@ impl Module {
         }
     }
 
-    fn timeout(&mut self, module: &mut Section) {
+    fn timeout(&mut self, module: &mut YamlSection) {
         let Some(text) = module.scalar("timeout", self) else {
             return;
         };
@@ -145,14 +145,14 @@ impl Module {
 
 /// A table that is being read; what nobody takes is left out with a word.
 #[derive(Debug, Default)]
-pub(super) struct Section {
+pub(super) struct YamlSection {
     path: String,
     entries: Vec<(String, Yaml)>,
 }
 
-impl Section {
+impl YamlSection {
     /// Takes a table apart. Nothing is an empty table.
-    pub(super) fn of(value: Yaml, path: String, module: &mut Module) -> Option<Self> {
+    pub(super) fn of(value: Yaml, path: String, module: &mut ImportedModule) -> Option<Self> {
         match value {
             Yaml::Map(entries) => Some(Self { path, entries }),
             Yaml::Null => Some(Self {
@@ -184,7 +184,7 @@ impl Section {
     }
 
     /// A table below this one; an empty one where there is none.
-    pub(super) fn section(&mut self, key: &str, module: &mut Module) -> Self {
+    pub(super) fn section(&mut self, key: &str, module: &mut ImportedModule) -> Self {
         let path = self.path_of(key);
         let value = self.take(key).unwrap_or(Yaml::Null);
         Self::of(value, path.clone(), module).unwrap_or(Self {
@@ -194,7 +194,7 @@ impl Section {
     }
 
     /// A text.
-    pub(super) fn text(&mut self, key: &str, module: &mut Module) -> Option<String> {
+    pub(super) fn text(&mut self, key: &str, module: &mut ImportedModule) -> Option<String> {
         match self.take(key)? {
             Yaml::Text(text) => Some(text),
             other => {
@@ -205,7 +205,7 @@ impl Section {
     }
 
     /// The path of a file.
-    pub(super) fn file(&mut self, key: &str, module: &mut Module) -> Option<String> {
+    pub(super) fn file(&mut self, key: &str, module: &mut ImportedModule) -> Option<String> {
         let path = self.text(key, module)?;
         if path.contains('\0') {
             module.refuse(&self.path_of(key), "cannot be the path of a file");
@@ -222,7 +222,7 @@ impl Section {
     }
 
     /// A text, or a number or switch that YAML takes for one: `timeout: 0`, `Upgrade-Insecure-Requests: 1`.
-    pub(super) fn scalar(&mut self, key: &str, module: &mut Module) -> Option<String> {
+    pub(super) fn scalar(&mut self, key: &str, module: &mut ImportedModule) -> Option<String> {
         let value = self.take(key)?;
         let text = as_text(&value);
         if text.is_none() {
@@ -232,7 +232,7 @@ impl Section {
     }
 
     /// true or false, also in the words of older YAML.
-    pub(super) fn switch(&mut self, key: &str, module: &mut Module) -> Option<bool> {
+    pub(super) fn switch(&mut self, key: &str, module: &mut ImportedModule) -> Option<bool> {
         match self.take(key)? {
             Yaml::Bool(is) => Some(is),
             Yaml::Text(text) if ["yes", "on", "true"].contains(&text.to_lowercase().as_str()) => {
@@ -249,7 +249,7 @@ impl Section {
     }
 
     /// A list.
-    pub(super) fn list(&mut self, key: &str, module: &mut Module) -> Vec<Yaml> {
+    pub(super) fn list(&mut self, key: &str, module: &mut ImportedModule) -> Vec<Yaml> {
         match self.take(key) {
             None => Vec::new(),
             Some(Yaml::List(items)) => items,
@@ -266,7 +266,7 @@ impl Section {
     }
 
     /// Notes the presence of keys that have no counterpart.
-    pub(super) fn foreign(&mut self, keys: &[(&str, &str)], module: &mut Module) {
+    pub(super) fn foreign(&mut self, keys: &[(&str, &str)], module: &mut ImportedModule) {
         for (key, why) in keys {
             match self.take(key) {
                 None | Some(Yaml::Bool(false)) => {}
@@ -276,13 +276,13 @@ impl Section {
     }
 
     /// Notes every key that nobody took.
-    pub(super) fn end(self, module: &mut Module) {
+    pub(super) fn end(self, module: &mut ImportedModule) {
         for (key, _) in &self.entries {
             module.leave_out(&self.path_of(key), "is not known");
         }
     }
 
-    fn wrong(&self, key: &str, found: &Yaml, wanted: &str, module: &mut Module) {
+    fn wrong(&self, key: &str, found: &Yaml, wanted: &str, module: &mut ImportedModule) {
         let why = format!("is {} and not {wanted}", found.name());
         module.leave_out(&self.path_of(key), why);
     }

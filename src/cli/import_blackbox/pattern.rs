@@ -32,7 +32,7 @@ pub(super) fn ours(go: &str) -> Result<String, String> {
 fn translated(go: &str) -> String {
     let mut out = String::with_capacity(go.len());
     let mut rest = go;
-    let mut class = Class::Outside;
+    let mut class = PatternClass::Outside;
     while let Some(c) = rest.chars().next() {
         let after = rest.get(c.len_utf8()..).unwrap_or("");
         rest = after;
@@ -60,24 +60,24 @@ fn translated(go: &str) -> String {
                 }
                 class = class.after_character();
             }
-            ('[', Class::Outside) => {
+            ('[', PatternClass::Outside) => {
                 out.push('[');
                 if let Some(next) = rest.strip_prefix('^') {
                     out.push('^');
                     rest = next;
                 }
-                class = Class::First;
+                class = PatternClass::First;
             }
             // First in a class it is a character.
-            (']', Class::First) => {
+            (']', PatternClass::First) => {
                 out.push_str("\\]");
-                class = Class::Inside;
+                class = PatternClass::Inside;
             }
-            (']', Class::Inside) => {
+            (']', PatternClass::Inside) => {
                 out.push(']');
-                class = Class::Outside;
+                class = PatternClass::Outside;
             }
-            ('[', Class::First | Class::Inside) => {
+            ('[', PatternClass::First | PatternClass::Inside) => {
                 // [:alpha:] is the same in both; any other is a character in Go, and a class within the class here.
                 match rest.find(":]").filter(|_| rest.starts_with(':')) {
                     Some(end) => {
@@ -88,23 +88,23 @@ fn translated(go: &str) -> String {
                     }
                     None => out.push_str("\\["),
                 }
-                class = Class::Inside;
+                class = PatternClass::Inside;
             }
             // Twice, these are operators on classes here.
-            ('&' | '~', Class::First | Class::Inside) => {
+            ('&' | '~', PatternClass::First | PatternClass::Inside) => {
                 out.push('\\');
                 out.push(c);
-                class = Class::Inside;
+                class = PatternClass::Inside;
             }
-            ('-', Class::First | Class::Inside) => {
+            ('-', PatternClass::First | PatternClass::Inside) => {
                 // At either end a dash is a character.
-                if class == Class::First || rest.starts_with(']') {
+                if class == PatternClass::First || rest.starts_with(']') {
                     out.push('\\');
                 }
                 out.push('-');
-                class = Class::Inside;
+                class = PatternClass::Inside;
             }
-            ('{', Class::Outside) if !repeats(rest) => out.push_str("\\{"),
+            ('{', PatternClass::Outside) if !repeats(rest) => out.push_str("\\{"),
             (c, _) => {
                 out.push(c);
                 class = class.after_character();
@@ -116,14 +116,14 @@ fn translated(go: &str) -> String {
 
 /// Where in a pattern we are, as far as classes go.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Class {
+enum PatternClass {
     Outside,
     /// Before its first character.
     First,
     Inside,
 }
 
-impl Class {
+impl PatternClass {
     const fn after_character(self) -> Self {
         match self {
             Self::Outside => Self::Outside,

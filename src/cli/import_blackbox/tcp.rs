@@ -3,13 +3,13 @@
 use regex::bytes::Regex;
 
 use super::http::{addresses, tls};
-use super::module::{Module, Section};
+use super::module::{ImportedModule, YamlSection};
 use super::{pattern, toml_text};
 
 /// Steps of one dialogue that our reader takes.
 const MAX_STEPS: usize = 64;
 
-pub(super) fn import(mut tcp: Section, module: &mut Module) {
+pub(super) fn import(mut tcp: YamlSection, module: &mut ImportedModule) {
     addresses(&mut tcp, module);
     tcp.foreign(
         &[(
@@ -27,12 +27,12 @@ pub(super) fn import(mut tcp: Section, module: &mut Module) {
 }
 
 /// Each entry waits, then sends, then starts TLS.
-fn dialogue(tcp: &mut Section, module: &mut Module) {
+fn dialogue(tcp: &mut YamlSection, module: &mut ImportedModule) {
     let mut steps = Vec::new();
     let mut has_waited = false;
     for (index, entry) in tcp.list("query_response", module).into_iter().enumerate() {
         let path = tcp.path_of(&format!("query_response[{index}]"));
-        let Some(mut entry) = Section::of(entry, path, module) else {
+        let Some(mut entry) = YamlSection::of(entry, path, module) else {
             continue;
         };
         entry.foreign(

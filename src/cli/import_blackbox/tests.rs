@@ -8,8 +8,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::settings::{
-    Auth, Compression, HttpOffer, HttpQuestion, IpChoice, Question, RedirectScope, RequestBody,
-    Secret, Settings, TcpQuestion, TcpStep,
+    Auth, Compression, HttpProbeConfig, HttpVersions, IpFamily, ProbeKind, RedirectScope,
+    RequestBody, Secret, Settings, TcpProbeConfig, TcpStep,
 };
 use crate::config::{self, Sources};
 use crate::sounding::HttpVersion;
@@ -40,23 +40,23 @@ fn load(toml: &str) -> Result<Settings, String> {
 }
 
 /// Imports one module called `m`, with this YAML below it.
-fn import(module: &str) -> (Settings, Vec<LeftOut>) {
+fn import(module: &str) -> (Settings, Vec<Unsupported>) {
     let indented = module.replace('\n', "\n    ");
     let imported = convert(&format!("modules:\n  m:\n    {indented}\n")).unwrap();
     (load(&imported.toml).unwrap(), imported.left_out)
 }
 
-fn http(settings: &Settings, name: &str) -> HttpQuestion {
+fn http(settings: &Settings, name: &str) -> HttpProbeConfig {
     match &settings.modules.get(name).unwrap().question {
-        Question::Http(http) => (**http).clone(),
-        Question::Tcp(_) => panic!("{name} is tcp"),
+        ProbeKind::Http(http) => (**http).clone(),
+        ProbeKind::Tcp(_) => panic!("{name} is tcp"),
     }
 }
 
-fn tcp(settings: &Settings, name: &str) -> TcpQuestion {
+fn tcp(settings: &Settings, name: &str) -> TcpProbeConfig {
     match &settings.modules.get(name).unwrap().question {
-        Question::Tcp(tcp) => (**tcp).clone(),
-        Question::Http(_) => panic!("{name} is http"),
+        ProbeKind::Tcp(tcp) => (**tcp).clone(),
+        ProbeKind::Http(_) => panic!("{name} is http"),
     }
 }
 
@@ -80,7 +80,11 @@ fn snapshot(name: &str, now: &str) {
 #[test]
 fn the_output_is_as_it_was_agreed() {
     let imported = convert(&fixture("blackbox.yml")).unwrap();
-    let lines: Vec<_> = imported.left_out.iter().map(LeftOut::to_string).collect();
+    let lines: Vec<_> = imported
+        .left_out
+        .iter()
+        .map(Unsupported::to_string)
+        .collect();
     snapshot("blackbox.toml", &imported.toml);
     snapshot("blackbox.left_out", &(lines.join("\n") + "\n"));
 }
@@ -96,7 +100,7 @@ fn what_is_imported_asks_the_same_question() {
         (plain.redirects.max, plain.redirects.scope),
         (10, RedirectScope::All)
     );
-    assert_eq!(plain.connect.ip, IpChoice::V6 { fallback: true });
+    assert_eq!(plain.connect.ip, IpFamily::V6 { fallback: true });
 
     let all = http(&settings, "http_all");
     let module = settings.modules.get("http_all").unwrap();
@@ -110,8 +114,8 @@ fn what_is_imported_asks_the_same_question() {
         .collect();
     assert_eq!(headers, [("x-count", "1"), ("x.odd", "it's \"quoted\"")]);
     assert_eq!(all.body, RequestBody::Inline("{\"ping\": true}".into()));
-    assert_eq!(all.http, HttpOffer::Http1);
-    assert_eq!(all.connect.ip, IpChoice::V4 { fallback: false });
+    assert_eq!(all.http, HttpVersions::Http1);
+    assert_eq!(all.connect.ip, IpFamily::V4 { fallback: false });
     assert!(all.connect.tls.only_tls13 && !all.connect.tls.insecure_skip_verify);
     assert_eq!(
         all.connect.tls.ca_file.as_deref(),

@@ -80,13 +80,13 @@ fn kind(error: &serde_saphyr::Error) -> String {
 
 impl<'de> Deserialize<'de> for Yaml {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Any)
+        deserializer.deserialize_any(YamlVisitor)
     }
 }
 
-struct Any;
+struct YamlVisitor;
 
-impl<'de> Visitor<'de> for Any {
+impl<'de> Visitor<'de> for YamlVisitor {
     type Value = Yaml;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use crate::verdict::{
-    Bake, BakeEnd, Change, Counts, Histogram, Learned, Mark, PodLook, PodState, RequestsBefore,
-    RolloutEvent, Rule, Scrape, Side, Start, Stuck, Tick, Verdict, Watch, Workload, WorkloadChange,
-    bucket,
+    AgeCounts, Analysis, AnalysisStart, AnalyzedWorkload, Bake, BakeEnd, BaselineHistogram,
+    LearnedRollouts, PodSide, PodState, PodTick, RequestScrape, RequestsBefore, Rule, StuckReason,
+    Tick, TickOutcome, Verdict, WorkloadChange, WorkloadDiff, WorkloadEvent, bucket,
 };
 
 /// The columns of a stream that does not name them.
@@ -17,19 +17,19 @@ const RUNBOOK: [&str; 4] = ["health", "db", "redis", "root"];
 const MAX_PODS: usize = 100;
 
 /// Run-length coded rows.
-type Rows = Vec<(String, u32)>;
+type RunLengthRows = Vec<(String, u32)>;
 
 /// Run-length coded latencies in milliseconds, one for each endpoint.
-type Latencies = Vec<(Vec<Option<f64>>, u32)>;
+type RunLengthLatencies = Vec<(Vec<Option<f64>>, u32)>;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Stream {
+struct ResultStream {
     name: String,
-    ticks: Rows,
+    ticks: RunLengthRows,
     endpoints: Option<Vec<Box<str>>>,
     #[serde(default)]
-    baseline: Option<Vec<Option<Counts>>>,
+    baseline: Option<Vec<Option<AgeCounts>>>,
     failing_at_start: Option<Vec<bool>>,
     /// Absent: complete from the start. `null`: nobody can see it.
     #[serde(default = "at_once")]
@@ -47,17 +47,17 @@ struct Stream {
     #[serde(default)]
     dependencies: Vec<Box<str>>,
     #[serde(default)]
-    dependency_ticks: Rows,
+    dependency_ticks: RunLengthRows,
     #[serde(default)]
     needs: BTreeMap<String, Vec<String>>,
     latency: Option<StreamLatency>,
     #[serde(default)]
-    pods: Vec<Pod>,
-    requests: Option<Requests>,
+    pods: Vec<StreamPod>,
+    requests: Option<StreamRequests>,
     #[serde(default)]
-    direct: Vec<DirectPod>,
+    direct: Vec<StreamDirectPod>,
     #[serde(default)]
-    phase: Option<Phase>,
+    phase: Option<StreamPhase>,
     /// Of a bake: seconds after the revision appeared at which it begins.
     from_s: Option<f64>,
     /// Of a bake: whether an alarm convicts.
@@ -76,7 +76,7 @@ struct Stream {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Phase {
+enum StreamPhase {
     Bake,
 }
 
@@ -84,7 +84,7 @@ enum Phase {
 #[serde(deny_unknown_fields)]
 struct StreamWorkload {
     name: Box<str>,
-    change: Option<Change>,
+    change: Option<WorkloadDiff>,
     #[serde(default = "yes")]
     was_complete: bool,
     #[serde(default)]
@@ -105,22 +105,22 @@ struct StreamWorkload {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StreamLearned {
-    pods: [Counts; 6],
-    service: BTreeMap<String, [Counts; 3]>,
+    pods: [AgeCounts; 6],
+    service: BTreeMap<String, [AgeCounts; 3]>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StreamLatency {
     before: Vec<Vec<(f64, u64)>>,
-    ticks: Latencies,
+    ticks: RunLengthLatencies,
     #[serde(default)]
     enforce: bool,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Pod {
+struct StreamPod {
     t: f64,
     #[serde(default)]
     name: Box<str>,
@@ -131,31 +131,31 @@ struct Pod {
     waiting: Option<String>,
     #[serde(default)]
     injected: bool,
-    stuck: Option<Stuck>,
+    stuck: Option<StuckReason>,
     #[serde(default)]
     old_too: bool,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Requests {
+struct StreamRequests {
     interval_s: f64,
-    baseline: Counts,
+    baseline: AgeCounts,
     scrapes: Vec<(f64, u64, u64)>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct DirectPod {
+struct StreamDirectPod {
     name: String,
-    rev: Side,
+    rev: PodSide,
     /// Of version 1; not read.
     #[serde(rename = "node", default)]
     _node: Option<serde::de::IgnoredAny>,
     from: u32,
-    row: Rows,
+    row: RunLengthRows,
     #[serde(default)]
-    ms: Latencies,
+    ms: RunLengthLatencies,
 }
 
 fn yes() -> bool {
@@ -168,11 +168,11 @@ fn at_once() -> Option<f64> {
 }
 
 /// What came of a stream.
-pub(super) enum Judged {
+pub(super) enum StreamOutcome {
     /// Of the analysis of a revision.
     Watched {
         name: String,
-        watch: Box<Watch>,
+        watch: Box<Analysis>,
         verdict: Verdict,
         teaches: bool,
     },
@@ -185,9 +185,9 @@ pub(super) enum Judged {
 }
 
 /// Judges one line; an error names the field.
-pub(super) fn judge(line: &[u8]) -> Result<Judged, String> {
+pub(super) fn judge(line: &[u8]) -> Result<StreamOutcome, String> {
     let mut reader = serde_json::Deserializer::from_slice(line);
-    let stream: Stream = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+    let stream: ResultStream = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let path = error.path().to_string();
         let error = error.into_inner();
         if path == "." {
@@ -204,7 +204,7 @@ pub(super) fn judge(line: &[u8]) -> Result<Judged, String> {
         .check()
         .map_err(|error| format!("config.{error}"))?;
     let names = names(&stream)?;
-    if stream.phase == Some(Phase::Bake) {
+    if stream.phase == Some(StreamPhase::Bake) {
         return bake(stream, &names);
     }
     let most = stream.config.ticks_of_watch() as usize;
@@ -223,7 +223,7 @@ pub(super) fn judge(line: &[u8]) -> Result<Judged, String> {
     let start = start(&stream, &names)?;
     let mut rule = stream.config.clone();
     rule.latency_convicts |= stream.latency.as_ref().is_some_and(|it| it.enforce);
-    let mut watch = Watch::new(rule, &start).map_err(|error| error.to_string())?;
+    let mut watch = Analysis::new(rule, &start).map_err(|error| error.to_string())?;
     let dt = watch.rule().interval_s;
     let (mut next_scrape, mut next_state, mut next_event) = (0, 0, 0);
     for (now, marks) in rows.iter().enumerate() {
@@ -251,7 +251,7 @@ pub(super) fn judge(line: &[u8]) -> Result<Judged, String> {
         }
     }
     let verdict = watch.conclude();
-    Ok(Judged::Watched {
+    Ok(StreamOutcome::Watched {
         name: stream.name,
         watch: Box::new(watch),
         verdict,
@@ -260,9 +260,9 @@ pub(super) fn judge(line: &[u8]) -> Result<Judged, String> {
 }
 
 /// A stream of the time after a healthy verdict.
-fn bake(stream: Stream, names: &[Box<str>]) -> Result<Judged, String> {
+fn bake(stream: ResultStream, names: &[Box<str>]) -> Result<StreamOutcome, String> {
     let start = start(&stream, names)?;
-    let watch = Watch::new(stream.config.clone(), &start).map_err(|error| error.to_string())?;
+    let watch = Analysis::new(stream.config.clone(), &start).map_err(|error| error.to_string())?;
     let rule = watch.rule();
     let from_s = stream.from_s.unwrap_or(rule.watch_s);
     if !(from_s.is_finite() && from_s >= 0.0) {
@@ -285,14 +285,14 @@ fn bake(stream: Stream, names: &[Box<str>]) -> Result<Judged, String> {
             break;
         }
     }
-    Ok(Judged::Baked {
+    Ok(StreamOutcome::Baked {
         name: stream.name,
         bake: Box::new(bake),
         enforce: stream.enforce,
     })
 }
 
-fn start(stream: &Stream, names: &[Box<str>]) -> Result<Start, String> {
+fn start(stream: &ResultStream, names: &[Box<str>]) -> Result<AnalysisStart, String> {
     let none = || vec![None; names.len()];
     let baseline = stream.baseline.clone().unwrap_or_else(none);
     let failing = || vec![false; names.len()];
@@ -311,7 +311,7 @@ fn start(stream: &Stream, names: &[Box<str>]) -> Result<Start, String> {
         needs.push(places);
     }
     let latency = stream.latency.as_ref();
-    Ok(Start {
+    Ok(AnalysisStart {
         endpoints: names.to_vec(),
         baseline: baseline
             .into_iter()
@@ -333,7 +333,7 @@ fn start(stream: &Stream, names: &[Box<str>]) -> Result<Start, String> {
         learned: stream
             .learned
             .as_ref()
-            .map_or_else(Learned::default, |learned| learned.given(names)),
+            .map_or_else(LearnedRollouts::default, |learned| learned.given(names)),
         steady_s: stream.steady_s.clone(),
         dependencies: stream.dependencies.clone(),
         needs: if stream.needs.is_empty() {
@@ -348,9 +348,9 @@ fn start(stream: &Stream, names: &[Box<str>]) -> Result<Start, String> {
 }
 
 impl StreamLearned {
-    fn given(&self, names: &[Box<str>]) -> Learned {
+    fn given(&self, names: &[Box<str>]) -> LearnedRollouts {
         let service = |name: &str| self.service.get(name).copied().unwrap_or_default();
-        Learned {
+        LearnedRollouts {
             rollouts: 0,
             longest_s: 0.0,
             pods: self.pods,
@@ -360,8 +360,8 @@ impl StreamLearned {
     }
 }
 
-fn workload(given: &StreamWorkload) -> Workload {
-    Workload {
+fn workload(given: &StreamWorkload) -> AnalyzedWorkload {
+    AnalyzedWorkload {
         name: given.name.clone(),
         change: given.change,
         unknown: None,
@@ -385,7 +385,7 @@ fn microseconds(ms: f64) -> u32 {
     (ms * 1000.0 + 0.5).floor().clamp(0.0, f64::from(i32::MAX)) as u32
 }
 
-fn histogram(counts: &[(f64, u64)]) -> Histogram {
+fn histogram(counts: &[(f64, u64)]) -> BaselineHistogram {
     let mut buckets: BTreeMap<u16, u64> = BTreeMap::new();
     for (ms, count) in counts {
         *buckets.entry(bucket(microseconds(*ms))).or_default() += count;
@@ -393,7 +393,7 @@ fn histogram(counts: &[(f64, u64)]) -> Histogram {
     buckets.into_iter().collect()
 }
 
-fn names(stream: &Stream) -> Result<Vec<Box<str>>, String> {
+fn names(stream: &ResultStream) -> Result<Vec<Box<str>>, String> {
     if let Some(names) = &stream.endpoints {
         return Ok(names.clone());
     }
@@ -414,12 +414,17 @@ fn names(stream: &Stream) -> Result<Vec<Box<str>>, String> {
 }
 
 /// Rows as they follow one another, at most as many as the watch reads.
-fn unpack(field: &str, rows: &Rows, width: usize, most: usize) -> Result<Vec<Vec<Mark>>, String> {
+fn unpack(
+    field: &str,
+    rows: &RunLengthRows,
+    width: usize,
+    most: usize,
+) -> Result<Vec<Vec<TickOutcome>>, String> {
     let mut marks = Vec::new();
     for (at, (row, repeats)) in rows.iter().enumerate() {
         let mut one = Vec::with_capacity(width);
         for (column, letter) in row.chars().enumerate() {
-            let mark = Mark::of(letter).ok_or_else(|| {
+            let mark = TickOutcome::of(letter).ok_or_else(|| {
                 format!(
                     "{field}[{at}]: the character {letter:?} in column {} is none of . x - _ l r",
                     column + 1
@@ -442,7 +447,7 @@ fn unpack(field: &str, rows: &Rows, width: usize, most: usize) -> Result<Vec<Vec
 /// The same of latencies, in microseconds.
 fn unpack_ms(
     field: &str,
-    rows: &Latencies,
+    rows: &RunLengthLatencies,
     width: usize,
     most: usize,
 ) -> Result<Vec<Vec<Option<u32>>>, String> {
@@ -461,18 +466,22 @@ fn unpack_ms(
     Ok(latencies)
 }
 
-struct Unpacked {
-    side: Side,
+struct UnpackedRows {
+    side: PodSide,
     from: u32,
-    marks: Vec<Vec<Mark>>,
+    marks: Vec<Vec<TickOutcome>>,
     latencies: Vec<Vec<Option<u32>>>,
 }
 
-fn direct_pods(pods: &[DirectPod], width: usize, most: usize) -> Result<Vec<Unpacked>, String> {
+fn direct_pods(
+    pods: &[StreamDirectPod],
+    width: usize,
+    most: usize,
+) -> Result<Vec<UnpackedRows>, String> {
     pods.iter()
         .map(|pod| {
             let field = |part: &str| format!("direct.{}.{part}", pod.name);
-            Ok(Unpacked {
+            Ok(UnpackedRows {
                 side: pod.rev,
                 from: pod.from,
                 marks: unpack(&field("row"), &pod.row, width, most)?,
@@ -482,14 +491,14 @@ fn direct_pods(pods: &[DirectPod], width: usize, most: usize) -> Result<Vec<Unpa
         .collect()
 }
 
-fn looks(pods: &[Unpacked], now: usize) -> Result<Vec<PodLook<'_>>, String> {
+fn looks(pods: &[UnpackedRows], now: usize) -> Result<Vec<PodTick<'_>>, String> {
     let looks: Vec<_> = pods
         .iter()
         .enumerate()
         .filter_map(|(pod, unpacked)| {
             let at = now.checked_sub(unpacked.from as usize)?;
             let marks = unpacked.marks.get(at)?;
-            Some(PodLook {
+            Some(PodTick {
                 pod: u32::try_from(pod).ok()?,
                 side: unpacked.side,
                 ready_tick: unpacked.from,
@@ -497,9 +506,9 @@ fn looks(pods: &[Unpacked], now: usize) -> Result<Vec<PodLook<'_>>, String> {
                 latency_us: unpacked.latencies.get(at).map_or(&[], |row| row),
             })
         })
-        .filter(|look| look.marks.iter().any(|mark| *mark != Mark::Void))
+        .filter(|look| look.marks.iter().any(|mark| *mark != TickOutcome::Void))
         .collect();
-    for side in [Side::New, Side::Old] {
+    for side in [PodSide::New, PodSide::Old] {
         let asked = looks.iter().filter(|look| look.side == side).count();
         if asked > MAX_PODS {
             return Err(format!(
@@ -511,14 +520,14 @@ fn looks(pods: &[Unpacked], now: usize) -> Result<Vec<PodLook<'_>>, String> {
 }
 
 /// What became known of the rollout, in order of time.
-fn rollout(stream: &Stream) -> Result<(Vec<f64>, Vec<RolloutEvent>), String> {
+fn rollout(stream: &ResultStream) -> Result<(Vec<f64>, Vec<WorkloadEvent>), String> {
     let mut events = Vec::new();
     for (place, workload) in stream.workloads.iter().flatten().enumerate() {
         for (t, what) in &workload.seen {
             if !(t.is_finite() && *t >= 0.0) {
                 return Err(format!("workloads[{place}].seen: {t} must be 0 or more"));
             }
-            events.push(RolloutEvent {
+            events.push(WorkloadEvent {
                 t: *t,
                 workload: u16::try_from(place).map_err(|_| "workloads: too many")?,
                 what: *what,
@@ -529,7 +538,7 @@ fn rollout(stream: &Stream) -> Result<(Vec<f64>, Vec<RolloutEvent>), String> {
     Ok((events.iter().map(|event| event.t).collect(), events))
 }
 
-fn scrapes(requests: Option<&Requests>) -> Result<(Vec<f64>, Vec<Scrape>), String> {
+fn scrapes(requests: Option<&StreamRequests>) -> Result<(Vec<f64>, Vec<RequestScrape>), String> {
     let mut scrapes = Vec::new();
     for (at, (t, failed, total)) in requests.iter().flat_map(|r| &r.scrapes).enumerate() {
         if failed > total {
@@ -537,7 +546,7 @@ fn scrapes(requests: Option<&Requests>) -> Result<(Vec<f64>, Vec<Scrape>), Strin
                 "requests.scrapes[{at}]: {failed} failures of {total}"
             ));
         }
-        scrapes.push(Scrape {
+        scrapes.push(RequestScrape {
             t: *t,
             failed: *failed,
             total: *total,
@@ -547,14 +556,14 @@ fn scrapes(requests: Option<&Requests>) -> Result<(Vec<f64>, Vec<Scrape>), Strin
     Ok((scrapes.iter().map(|scrape| scrape.t).collect(), scrapes))
 }
 
-fn states(pods: &[Pod]) -> Result<(Vec<f64>, Vec<PodState>), String> {
+fn states(pods: &[StreamPod]) -> Result<(Vec<f64>, Vec<PodState>), String> {
     if let Some(at) = pods
         .iter()
         .position(|pod| !pod.t.is_finite() || pod.t < 0.0)
     {
         return Err(format!("pods[{at}].t: must be 0 or more"));
     }
-    let mut pods: Vec<&Pod> = pods.iter().collect();
+    let mut pods: Vec<&StreamPod> = pods.iter().collect();
     pods.sort_by(|a, b| a.t.total_cmp(&b.t));
     let states = pods.iter().map(|pod| PodState {
         name: pod.name.clone(),

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use crate::config::settings::Release;
-use crate::release::Facts;
+use crate::config::settings::ReleaseConfig;
+use crate::release::ReleaseState;
 
 /// Workloads that are named.
 const MAX_NAMED: usize = 5;
 
 /// The probes whose `pods` names a workload that the release has not, each with what to write. Where the cluster shows
 /// no workload at all, nothing is known of them.
-pub(super) fn missing(release: &Release, facts: &Facts) -> Vec<String> {
+pub(super) fn missing(release: &ReleaseConfig, facts: &ReleaseState) -> Vec<String> {
     let states = facts.workload_states.iter().map(|state| &*state.name);
     // Also those that no chart knows and whose pods are the release's.
     let of_pods = facts.pods.iter().map(|pod| &*pod.workload);
@@ -65,9 +65,9 @@ mod tests {
             name: name.into(),
             ..WorkloadState::default()
         };
-        let with = |names: &[&str]| Facts {
+        let with = |names: &[&str]| ReleaseState {
             workload_states: names.iter().map(|name| state(name)).collect(),
-            ..Facts::default()
+            ..ReleaseState::default()
         };
         let told = missing(&release, &with(&["worker", "web"]));
         assert_eq!(

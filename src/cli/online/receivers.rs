@@ -6,7 +6,9 @@ use reqwest::Client;
 use tokio::task::JoinSet;
 use url::Url;
 
-use crate::config::settings::{Alertmanagers, Auth, Receiver, Secret, Settings, Tls};
+use crate::config::settings::{
+    AlertmanagerConfig, Auth, ReceiverConfig, Secret, Settings, TlsConfig,
+};
 use crate::notify;
 use crate::outgoing::{authorized, cause, client, reveal};
 
@@ -14,31 +16,31 @@ use crate::outgoing::{authorized, cause, client, reveal};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is to be said of one of them: whether it is well, and its line.
-type Line = (bool, String);
+type ReceiverLine = (bool, String);
 
 /// Tries them all; in the order of the configuration.
-pub(super) async fn check(settings: &Settings) -> Vec<Line> {
+pub(super) async fn check(settings: &Settings) -> Vec<ReceiverLine> {
     let mut running = JoinSet::new();
     let mut number = 0;
-    let mut spawn = |running: &mut JoinSet<(usize, Vec<Line>)>, task: Task| {
+    let mut spawn = |running: &mut JoinSet<(usize, Vec<ReceiverLine>)>, task: ReceiverCheck| {
         let place = number;
         number += 1;
         running.spawn(async move { (place, task.run().await) });
     };
     if let Some(alertmanagers) = &settings.alertmanager {
         for url in &alertmanagers.urls {
-            let task = Task::Alertmanager(url.clone(), alertmanagers.clone());
+            let task = ReceiverCheck::Alertmanager(url.clone(), alertmanagers.clone());
             spawn(&mut running, task);
         }
     }
     for receiver in &settings.receivers {
-        spawn(&mut running, Task::Receiver(receiver.clone()));
+        spawn(&mut running, ReceiverCheck::Receiver(receiver.clone()));
     }
     for release in &settings.releases {
         let Some(requests) = &release.requests else {
             continue;
         };
-        let task = Task::Prometheus {
+        let task = ReceiverCheck::Prometheus {
             of: format!("{}/{}", release.namespace, release.name),
             url: requests.prometheus.clone(),
             auth: requests.auth.clone(),
@@ -54,19 +56,19 @@ pub(super) async fn check(settings: &Settings) -> Vec<Line> {
     lines.into_iter().flat_map(|(_, lines)| lines).collect()
 }
 
-enum Task {
-    Alertmanager(Url, Alertmanagers),
-    Receiver(Receiver),
+enum ReceiverCheck {
+    Alertmanager(Url, AlertmanagerConfig),
+    Receiver(ReceiverConfig),
     Prometheus {
         of: String,
         url: Url,
         auth: Option<Auth>,
-        tls: Tls,
+        tls: TlsConfig,
     },
 }
 
-impl Task {
-    async fn run(self) -> Vec<Line> {
+impl ReceiverCheck {
+    async fn run(self) -> Vec<ReceiverLine> {
         match self {
             Self::Alertmanager(url, settings) => alertmanager(&url, &settings).await,
             Self::Receiver(receiver) => {
@@ -88,7 +90,7 @@ impl Task {
 }
 
 /// Each address behind the name is one that is told.
-async fn alertmanager(url: &Url, settings: &Alertmanagers) -> Vec<Line> {
+async fn alertmanager(url: &Url, settings: &AlertmanagerConfig) -> Vec<ReceiverLine> {
     let what = format!("Alertmanager {url}");
     let addresses = match notify::addresses(url).await {
         Ok(addresses) => addresses,
@@ -127,7 +129,7 @@ async fn ready(client: &Client, url: &Url, auth: Option<&Auth>) -> Result<(), St
 }
 
 /// What is kept in files must be readable; none of it is shown.
-fn secrets(receiver: &Receiver) -> Result<(), String> {
+fn secrets(receiver: &ReceiverConfig) -> Result<(), String> {
     let address = reveal(&receiver.url)?;
     // The error of the parser says nothing of the text, which may be a secret.
     Url::parse(&address).map_err(|error| format!("its address is none: {error}"))?;
@@ -145,7 +147,7 @@ fn secrets(receiver: &Receiver) -> Result<(), String> {
     client(&receiver.tls, PATIENCE, None).map(|_| ())
 }
 
-fn line(what: &str, found: Result<&str, String>) -> Line {
+fn line(what: &str, found: Result<&str, String>) -> ReceiverLine {
     match found {
         Ok(text) => (true, format!("good     {what} {text}")),
         Err(why) => (false, format!("bad      {what}: {why}")),

@@ -14,13 +14,15 @@ use crate::cli::BAD_CONFIGURATION;
 use crate::cli::client::UNKNOWN;
 use crate::clock;
 use crate::clock::Timeline;
-use crate::config::settings::{Kubernetes, Release, Settings};
-use crate::files::Temporary;
-use crate::ledger::Ledger;
+use crate::config::settings::{KubernetesConfig, ReleaseConfig, Settings};
+use crate::files::TemporaryDir;
+use crate::ledger::RevisionLedger;
 use crate::permit::Permit;
-use crate::probe::{Prober, Shared};
-use crate::release::cluster::{self, Access, Cluster, Connector, Hub, Policy};
-use crate::release::{self, Engine, Facts, Observed, by_hand};
+use crate::probe::{Prober, ProberContext};
+use crate::release::cluster::{
+    self, ApiAccess, ApiConnector, ClusterEngine, NamespaceCache, RollbackPolicy,
+};
+use crate::release::{self, Engine, ObservedState, ReleaseState, by_hand};
 use crate::sounding::Outcome;
 use crate::units::Revision;
 
@@ -38,7 +40,7 @@ pub(super) async fn run(args: &RollbackArgs, settings: &Settings) -> ExitCode {
         complain!("leadsman: the configuration names no cluster; add [kubernetes]");
         return ExitCode::from(BAD_CONFIGURATION);
     };
-    let is_it = |release: &&Release| {
+    let is_it = |release: &&ReleaseConfig| {
         let wanted = args.server.namespace.as_deref();
         release.name.as_str() == args.release
             && wanted.is_none_or(|wanted| release.namespace.as_str() == wanted)
@@ -62,8 +64,8 @@ pub(super) async fn run(args: &RollbackArgs, settings: &Settings) -> ExitCode {
 
 async fn turn_back(
     args: &RollbackArgs,
-    kubernetes: &Kubernetes,
-    release: &Release,
+    kubernetes: &KubernetesConfig,
+    release: &ReleaseConfig,
 ) -> Result<u8, String> {
     let Followed {
         engine,
@@ -91,12 +93,12 @@ async fn turn_back(
     if let Err(refused) = by_hand::check(&facts_now, bad, target, &BTreeMap::new(), &name) {
         complain!("leadsman: {}", refused.why());
         return Ok(match refused {
-            by_hand::Refused::Unknown(_) => UNKNOWN,
-            by_hand::Refused::Conflict(_) => FAILED,
+            by_hand::OrderRefused::Unknown(_) => UNKNOWN,
+            by_hand::OrderRefused::Conflict(_) => FAILED,
         });
     }
-    let said = |refusal: release::Refusal| refusal.told(&release.namespace, &release.name);
-    let ledger = Ledger::default();
+    let said = |refusal: release::RollbackError| refusal.told(&release.namespace, &release.name);
+    let ledger = RevisionLedger::default();
     let plan = release::plan_by_hand(
         Arc::clone(&engine),
         bad,
@@ -134,36 +136,36 @@ async fn turn_back(
 /// A release in the cluster, followed as long as this lives.
 pub(in crate::cli) struct Followed {
     pub(in crate::cli) engine: Arc<dyn Engine>,
-    pub(in crate::cli) facts: watch::Receiver<Observed>,
+    pub(in crate::cli) facts: watch::Receiver<ObservedState>,
     /// What was known first.
-    pub(in crate::cli) now: Arc<Facts>,
+    pub(in crate::cli) now: Arc<ReleaseState>,
     _watching: JoinSet<()>,
     /// What helm writes.
-    _scratch: Temporary,
+    _scratch: TemporaryDir,
 }
 
 /// Follows a release from here, and waits until something is known of it.
 pub(in crate::cli) async fn follow(
-    kubernetes: &Kubernetes,
-    release: &Release,
+    kubernetes: &KubernetesConfig,
+    release: &ReleaseConfig,
 ) -> Result<Followed, String> {
-    let connector = Connector::new(&Access::of(kubernetes)).await?;
+    let connector = ApiConnector::new(&ApiAccess::of(kubernetes)).await?;
     let client = connector.client()?;
     // A person's machine need not have the daemon's directory, nor may they write there.
-    let scratch = Temporary::new().or_else(|_| Temporary::below(&kubernetes.scratch));
+    let scratch = TemporaryDir::new().or_else(|_| TemporaryDir::below(&kubernetes.scratch));
     let scratch = scratch.map_err(|error| format!("cannot make a temporary directory: {error}"))?;
     cluster::prepare_scratch(scratch.path())?;
     let namespace = release.namespace.clone();
     let account = kubernetes.impersonate.as_deref();
     let acting = account.map(|account| connector.acting_as(namespace.as_str(), account));
-    let hub = Hub::acting_as(
+    let hub = NamespaceCache::acting_as(
         client,
         acting,
         namespace,
         kubernetes.driver,
         Timeline::start(),
     );
-    let policy = Policy {
+    let policy = RollbackPolicy {
         helm: kubernetes.helm.clone(),
         helm_memory: kubernetes.helm_memory,
         scratch: scratch.path().to_owned(),
@@ -174,8 +176,9 @@ pub(in crate::cli) async fn follow(
         enforces: false,
         by_person: true,
     };
-    let engine: Arc<dyn Engine> = Cluster::new(Arc::clone(&hub), release.name.clone(), policy);
-    let (observed, mut facts) = watch::channel(Observed::default());
+    let engine: Arc<dyn Engine> =
+        ClusterEngine::new(Arc::clone(&hub), release.name.clone(), policy);
+    let (observed, mut facts) = watch::channel(ObservedState::default());
     let mut watching = JoinSet::new();
     watching.spawn(hub.run());
     watching.spawn(Arc::clone(&engine).follow(observed));
@@ -203,8 +206,8 @@ pub(in crate::cli) async fn follow(
 }
 
 /// Whether all probes answer well, several times in a row.
-async fn are_well(release: &Release) -> bool {
-    let shared = Shared::new(clock::now);
+async fn are_well(release: &ReleaseConfig) -> bool {
+    let shared = ProberContext::new(clock::now);
     let until = Instant::now() + VERIFY;
     let mut in_a_row = 0;
     loop {

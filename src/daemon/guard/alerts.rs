@@ -2,12 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Guard;
-use crate::config::settings::Weight;
-use crate::rollout::Event;
-use crate::serve::AlertHeard;
+use super::ReleaseController;
+use crate::config::settings::AlertWeight;
+use crate::rollout::RolloutInput;
+use crate::serve::ReceivedAlert;
 use crate::serve::status::VerdictView;
-use crate::units::{Dated, Revision, Shift, Time};
+use crate::units::{ClockShift, HasTimes, Revision, Time};
 
 /// Alerts that are remembered during one watch; of more, those that say least go first.
 const MAX_ALERTS: usize = 64;
@@ -17,7 +17,7 @@ pub(super) const MAX_TOLD: usize = 256;
 
 /// An alert that fires, and began while the revision was watched.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Firing {
+pub(super) struct FiringAlert {
     pub(super) name: String,
     fingerprint: String,
     pub(super) is_doubt: bool,
@@ -26,33 +26,33 @@ pub(super) struct Firing {
 /// An alert that fires. It is known from one watch to the next, because it may be told before we see the revision under
 /// which it began, and Alertmanager may not repeat it for hours.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Told {
+pub(super) struct ReportedAlert {
     name: String,
     fingerprint: String,
     /// When it began by its own clock, which a change of ours does not move.
     since: Time,
     /// When it was first heard, by our clock.
     heard: Time,
-    weight: Weight,
+    weight: AlertWeight,
 }
 
-impl Told {
+impl ReportedAlert {
     /// It began no later than it was heard, whatever its clock says.
     fn began(&self) -> Time {
         self.since.min(self.heard)
     }
 }
 
-impl Dated for Told {
-    fn shift(&mut self, by: Shift) {
+impl HasTimes for ReportedAlert {
+    fn shift(&mut self, by: ClockShift) {
         self.heard.shift(by);
     }
 }
 
-impl Guard {
-    pub(super) async fn on_alert(&mut self, alert: AlertHeard) {
+impl ReleaseController {
+    pub(super) async fn on_alert(&mut self, alert: ReceivedAlert) {
         let now = self.now();
-        let told = Told {
+        let told = ReportedAlert {
             name: plain(&alert.name),
             fingerprint: alert.fingerprint,
             since: Time::from_millis(alert.since),
@@ -86,7 +86,7 @@ impl Guard {
     pub(super) async fn weigh_told(&mut self, revision: Revision) {
         let appeared = self.appeared(revision);
         let told = self.state.told.iter();
-        let under: Vec<Told> = told
+        let under: Vec<ReportedAlert> = told
             .filter(|told| told.began() >= appeared)
             .cloned()
             .collect();
@@ -113,29 +113,29 @@ impl Guard {
     }
 
     /// An alert that began under the revision that is watched counts against it.
-    async fn weigh(&mut self, told: Told) {
+    async fn weigh(&mut self, told: ReportedAlert) {
         let Some(watching) = &mut self.state.watching else {
             return;
         };
         let now = self.setup.timeline.now();
         let (revision, began) = (watching.revision, watching.began);
         let name = told.name;
-        let firing = Firing {
+        let firing = FiringAlert {
             name: name.clone(),
             fingerprint: told.fingerprint,
-            is_doubt: told.weight == Weight::Doubt,
+            is_doubt: told.weight == AlertWeight::Doubt,
         };
         add(&mut watching.alerts, firing);
         let others = others(&watching.alerts, &name);
         let text = format!("The alert {name} fires");
         self.remark(now, &text);
-        if told.weight != Weight::Convict {
+        if told.weight != AlertWeight::Convict {
             return;
         }
         let reason = format!("alert:{name}");
         let text = format!("Alertmanager says that {name} fires, and that convicts here");
         self.collect(revision, began);
-        self.happens(Event::Regressed {
+        self.happens(RolloutInput::Regressed {
             revision,
             reason: reason.clone(),
             text: text.clone(),
@@ -173,7 +173,7 @@ impl Guard {
 
 /// Keeps what is told of an alert: one that fires stays as it was first heard, one that has ended goes. Returns how it is
 /// known now.
-fn keep(all: &mut Vec<Told>, mut told: Told, is_firing: bool) -> Told {
+fn keep(all: &mut Vec<ReportedAlert>, mut told: ReportedAlert, is_firing: bool) -> ReportedAlert {
     if let Some(at) = all
         .iter()
         .position(|known| known.fingerprint == told.fingerprint)
@@ -197,7 +197,7 @@ fn keep(all: &mut Vec<Told>, mut told: Told, is_firing: bool) -> Told {
 }
 
 /// Adds one that fires. When there are enough, one that only is to be noted makes room for one that raises doubt.
-fn add(alerts: &mut Vec<Firing>, firing: Firing) {
+fn add(alerts: &mut Vec<FiringAlert>, firing: FiringAlert) {
     if alerts.len() >= MAX_ALERTS {
         let Some(at) = alerts.iter().position(|known| !known.is_doubt) else {
             return;
@@ -214,7 +214,7 @@ fn add(alerts: &mut Vec<Firing>, firing: Firing) {
 const MAX_NAMED: usize = 5;
 
 /// The alerts that fire besides one, in words, for the end of a verdict; empty without any.
-pub(super) fn others(alerts: &[Firing], besides: &str) -> String {
+pub(super) fn others(alerts: &[FiringAlert], besides: &str) -> String {
     let mut names: Vec<&str> = alerts
         .iter()
         .map(|firing| firing.name.as_str())
@@ -249,21 +249,21 @@ fn plain(name: &str) -> String {
 mod tests {
     use super::*;
 
-    fn firing(number: usize, is_doubt: bool) -> Firing {
-        Firing {
+    fn firing(number: usize, is_doubt: bool) -> FiringAlert {
+        FiringAlert {
             name: format!("A{number}"),
             fingerprint: number.to_string(),
             is_doubt,
         }
     }
 
-    fn told(name: &str, since: u64, heard: u64) -> Told {
-        Told {
+    fn told(name: &str, since: u64, heard: u64) -> ReportedAlert {
+        ReportedAlert {
             name: name.into(),
             fingerprint: name.into(),
             since: Time::from_millis(since),
             heard: Time::from_millis(heard),
-            weight: Weight::Doubt,
+            weight: AlertWeight::Doubt,
         }
     }
 
@@ -300,7 +300,7 @@ mod tests {
     #[test]
     fn only_what_was_by_our_clock_moves_with_it() {
         let mut alert = told("A", 1_000, 2_000);
-        let by = Shift::between(Time::from_millis(0), Time::from_millis(500));
+        let by = ClockShift::between(Time::from_millis(0), Time::from_millis(500));
         alert.shift(by);
         assert_eq!(alert, told("A", 1_000, 2_500));
     }

@@ -2,21 +2,21 @@
 
 use std::time::Duration;
 
-use super::Guard;
+use super::ReleaseController;
 use super::turning::digest_of;
-use crate::ledger::{self, Found, Status};
-use crate::release::{Facts, WorkloadState};
-use crate::rollout::{Appearance, Event, Origin, Phase};
+use crate::ledger::{self, ContentVerdict, RevisionStatus};
+use crate::release::{ReleaseState, WorkloadState};
+use crate::rollout::{Appearance, RevisionOrigin, RolloutInput, RolloutPhase};
 use crate::units::{Revision, Time};
 
 /// A record that a backup brought back longer ago was there before us.
 const RESTORED_LATELY: Duration = Duration::from_secs(600);
 
-impl Guard {
+impl ReleaseController {
     /// There is no such release any longer. What was measured of it, or while nothing was there, says nothing of what
     /// comes.
     pub(super) async fn is_gone(&mut self) {
-        self.happens(Event::Uninstalled).await;
+        self.happens(RolloutInput::Uninstalled).await;
         self.state.probes.clear();
         self.state.doubtful = false;
         self.state.bake = None;
@@ -26,7 +26,7 @@ impl Guard {
         self.state.workloads_before.clear();
     }
 
-    pub(super) async fn seen(&mut self, facts: &Facts, newest: Revision) {
+    pub(super) async fn seen(&mut self, facts: &ReleaseState, newest: Revision) {
         if self.state.rollout.newest() == Some(newest) {
             return;
         }
@@ -37,17 +37,17 @@ impl Guard {
         self.undecided = None;
         let record = facts.newest();
         let origin = if newest.0 == 1 {
-            Origin::First
+            RevisionOrigin::First
         } else if facts.ours.contains(&newest) {
-            Origin::OurRollback
+            RevisionOrigin::OurRollback
         } else if record.is_some_and(|record| record.rolled_back_to().is_some()) {
-            Origin::OtherRollback
+            RevisionOrigin::OtherRollback
         } else {
-            Origin::Upgrade
+            RevisionOrigin::Upgrade
         };
         // What was seen as deployed before it appeared; a record's status of now may already be another.
         let serving = self.state.deployed.filter(|deployed| *deployed < newest);
-        self.happens(Event::Seen {
+        self.happens(RolloutInput::Seen {
             revision: newest,
             origin,
             serving,
@@ -63,7 +63,12 @@ impl Guard {
     }
 
     /// What a revision brings; `None` while that cannot be said yet.
-    fn appearance(&mut self, facts: &Facts, newest: Revision, now: Time) -> Option<Appearance> {
+    fn appearance(
+        &mut self,
+        facts: &ReleaseState,
+        newest: Revision,
+        now: Time,
+    ) -> Option<Appearance> {
         if self.was_brought_back(facts, now) {
             return Some(Appearance::Restored);
         }
@@ -75,10 +80,10 @@ impl Guard {
             return Some(Appearance::New);
         };
         let known = self.state.ledger.find(&digest).map(|entry| entry.found);
-        let known_good = known == Some(Found::Good);
+        let known_good = known == Some(ContentVerdict::Good);
         let same = Some(Appearance::Same { known_good });
         // While something is judged or done, the contents are what counts.
-        if *rollout.phase() != Phase::Steady || rollout.is_suspect(known_good) {
+        if *rollout.phase() != RolloutPhase::Steady || rollout.is_suspect(known_good) {
             return same;
         }
         // One whose helm failed in between changes nothing, where its contents are the same.
@@ -103,16 +108,16 @@ impl Guard {
 
     /// Whether the newest record comes from a backup, where that matters: nothing else of the release was known, or what
     /// was known came from there as well.
-    fn was_brought_back(&self, facts: &Facts, now: Time) -> bool {
+    fn was_brought_back(&self, facts: &ReleaseState, now: Time) -> bool {
         let rollout = &self.state.rollout;
         let case = rollout.phase().case();
         let is_open = rollout.newest().is_none()
             || rollout.is_starting()
-            || case.is_some_and(|case| case.origin == Origin::First);
+            || case.is_some_and(|case| case.origin == RevisionOrigin::First);
         // Helm leaves the newest record so in no other way.
         let is_superseded = facts
             .newest()
-            .is_some_and(|record| record.status == Status::Superseded);
+            .is_some_and(|record| record.status == RevisionStatus::Superseded);
         let is_lately = facts
             .stored_at
             .is_some_and(|at| now.since(at) < RESTORED_LATELY);
@@ -121,7 +126,7 @@ impl Guard {
 
     /// Says when contents that were found bad are deployed again. Somebody may have mended what they failed on, so they are
     /// watched like any others, and judged by what is measured now.
-    fn recognize(&mut self, facts: &Facts, newest: Revision) {
+    fn recognize(&mut self, facts: &ReleaseState, newest: Revision) {
         if facts.ours.contains(&newest) {
             return;
         }
@@ -138,7 +143,11 @@ impl Guard {
 
 /// The contents that a revision has in common with all others from one before it on; `None` where one of them has others,
 /// or is not there.
-fn same_contents(facts: &Facts, before: Revision, newest: Revision) -> Option<ledger::Digest> {
+fn same_contents(
+    facts: &ReleaseState,
+    before: Revision,
+    newest: Revision,
+) -> Option<ledger::ContentDigest> {
     let digest = digest_of(facts, newest)?;
     let between = (before.0..newest.0).all(|number| {
         let other = digest_of(facts, Revision(number));
@@ -148,7 +157,7 @@ fn same_contents(facts: &Facts, before: Revision, newest: Revision) -> Option<le
 }
 
 /// Whether a revision with the same contents brings pods of its own all the same.
-fn brings_pods(facts: &Facts, before: &[WorkloadState], newest: Revision) -> bool {
+fn brings_pods(facts: &ReleaseState, before: &[WorkloadState], newest: Revision) -> bool {
     if facts.workload_states.is_empty() {
         return facts.pods.iter().any(|pod| pod.revision == newest);
     }
@@ -160,8 +169,8 @@ fn brings_pods(facts: &Facts, before: &[WorkloadState], newest: Revision) -> boo
 }
 
 /// What is said of contents that are deployed again, if they were found bad.
-fn bad_again(known: &ledger::Entry) -> Option<String> {
-    let is_bad = known.found == Found::Bad;
+fn bad_again(known: &ledger::LedgerEntry) -> Option<String> {
+    let is_bad = known.found == ContentVerdict::Bad;
     is_bad.then(|| {
         format!(
             "These are the contents of revision {}, which was found bad: {}",
@@ -175,22 +184,22 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may end where it stands")]
 
     use super::*;
-    use crate::ledger::{Digest, Stored};
+    use crate::ledger::{ContentDigest, StoredRevision};
 
     /// Revisions from 3 on with these contents; of a space nothing is known.
-    fn facts(contents: &str) -> Facts {
-        let record = |(at, contents): (usize, char)| Stored {
+    fn facts(contents: &str) -> ReleaseState {
+        let record = |(at, contents): (usize, char)| StoredRevision {
             revision: Revision(3 + u32::try_from(at).unwrap()),
-            status: Status::Superseded,
+            status: RevisionStatus::Superseded,
             description: "Upgrade complete".into(),
-            digest: (contents != ' ').then(|| Digest(contents.to_string().into())),
+            digest: (contents != ' ').then(|| ContentDigest(contents.to_string().into())),
             weak: None,
             hooks_succeeded: true,
             test_failed: false,
         };
-        Facts {
+        ReleaseState {
             revisions: contents.chars().enumerate().map(record).collect(),
-            ..Facts::default()
+            ..ReleaseState::default()
         }
     }
 
@@ -219,7 +228,7 @@ mod tests {
             observed,
             ..WorkloadState::default()
         };
-        let now = |workload| Facts {
+        let now = |workload| ReleaseState {
             workload_states: vec![workload],
             ..facts("aa")
         };

@@ -4,32 +4,32 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::pods::{address_of, is_behind, is_clear};
-use super::saved::{Known, Watching};
-use super::{FIRST_LOOKS_EVERY, Guard, LOOK_EVERY, MAX_PODS, PodHeard};
+use super::saved::{ProbeHistory, RunningAnalysis};
+use super::{FIRST_LOOKS_EVERY, LOOK_EVERY, MAX_PODS, PodResultMsg, ReleaseController};
 use crate::clock;
-use crate::config::settings::Probe;
-use crate::recording::{self, Line};
-use crate::release::Pod;
+use crate::config::settings::ProbeConfig;
+use crate::recording::{self, RecordingLine};
+use crate::release::ReleasePod;
 use crate::sounding::Outcome;
 use crate::units::Time;
-use crate::verdict::{Mark, Side};
+use crate::verdict::{PodSide, TickOutcome};
 
-impl Guard {
-    pub(super) fn on_pod_heard(&mut self, heard: &PodHeard) {
+impl ReleaseController {
+    pub(super) fn on_pod_heard(&mut self, heard: &PodResultMsg) {
         if heard.is_look {
             self.askers
-                .heard(&heard.pod, heard.endpoint, Mark::Void, None);
+                .heard(&heard.pod, heard.endpoint, TickOutcome::Void, None);
             let probe = &self.setup.release.probes[heard.endpoint];
             let name = probe.id.probe.as_str();
             if let Some(known) = self.state.probes.get_mut(name)
                 && known.well
-                && heard.mark != Mark::Void
+                && heard.mark != TickOutcome::Void
             {
-                known.looked(heard.mark == Mark::Good);
+                known.looked(heard.mark == TickOutcome::Good);
             }
             return;
         }
-        let took = (heard.mark == Mark::Good).then_some(heard.latency);
+        let took = (heard.mark == TickOutcome::Good).then_some(heard.latency);
         self.askers
             .heard(&heard.pod, heard.endpoint, heard.mark, took);
     }
@@ -59,21 +59,21 @@ impl Guard {
         let case = self.state.rollout.phase().case();
         let serving = case.and_then(|case| case.serving);
         // Pods of a revision in between, which was never found good, are no control: they may be as bad.
-        let is_known = |pod: &Pod| {
+        let is_known = |pod: &ReleasePod| {
             watching.is_own(pod) || serving.is_none_or(|serving| pod.revision <= serving)
         };
         // What no Service selected when the revision appeared is no control, as the other colour of a blue-green pair.
-        let asks = |probe: &Probe, side: Side, pod: &Pod| {
+        let asks = |probe: &ProbeConfig, side: PodSide, pod: &ReleasePod| {
             let is_behind = || is_behind(probe, pod, &facts, serving);
-            address_of(probe, pod).is_some() && (side == Side::New || is_behind())
+            address_of(probe, pod).is_some() && (side == PodSide::New || is_behind())
         };
-        let is_asked = |side: Side, pod: &Pod| {
+        let is_asked = |side: PodSide, pod: &ReleasePod| {
             let mut endpoints = probes.iter().zip(direct).filter(|(_, direct)| **direct);
             serves(pod) && is_known(pod) && endpoints.any(|(probe, _)| asks(probe, side, pod))
         };
         let mut asked = Vec::new();
-        for side in [Side::New, Side::Old] {
-            let pods: Vec<&Pod> = facts
+        for side in [PodSide::New, PodSide::Old] {
+            let pods: Vec<&ReleasePod> = facts
                 .pods
                 .iter()
                 .filter(|pod| side_of(pod, watching) == side && is_asked(side, pod))
@@ -88,7 +88,7 @@ impl Guard {
         }
         let mut lines = Vec::new();
         for (side, pod) in &asked {
-            lines.extend(number(watching, *side, pod).map(Line::Pod));
+            lines.extend(number(watching, *side, pod).map(RecordingLine::Pod));
         }
         let mut asking = Vec::new();
         for (side, pod) in &asked {
@@ -105,8 +105,8 @@ impl Guard {
 
     /// In steady state: can pods be asked at all?
     pub(super) fn look(&mut self, now: Time) {
-        let has_looked =
-            self.state.probes.values().all(Known::has_looked) && !self.state.probes.is_empty();
+        let has_looked = self.state.probes.values().all(ProbeHistory::has_looked)
+            && !self.state.probes.is_empty();
         self.next_look = now
             + if has_looked {
                 LOOK_EVERY
@@ -120,7 +120,7 @@ impl Guard {
         let newest = facts.newest().map(|record| record.revision);
         for endpoint in 0..self.setup.release.probes.len() {
             let probe = &self.setup.release.probes[endpoint];
-            let pods: Vec<&Pod> = facts
+            let pods: Vec<&ReleasePod> = facts
                 .pods
                 .iter()
                 .filter(|pod| serves(pod) && address_of(probe, pod).is_some())
@@ -135,7 +135,13 @@ impl Guard {
         }
     }
 
-    pub(super) fn ask(&mut self, pod: &Pod, endpoint: usize, interval: Duration, is_look: bool) {
+    pub(super) fn ask(
+        &mut self,
+        pod: &ReleasePod,
+        endpoint: usize,
+        interval: Duration,
+        is_look: bool,
+    ) {
         let Some(probe) = self.setup.release.probes.get(endpoint) else {
             return;
         };
@@ -158,17 +164,17 @@ impl Guard {
             let is_late =
                 sounding.lateness() > late_after || sounding.duration() > timeout + late_after;
             let mark = match sounding.outcome {
-                _ if is_late => Mark::Void,
-                Outcome::Good => Mark::Good,
+                _ if is_late => TickOutcome::Void,
+                Outcome::Good => TickOutcome::Good,
                 // A limit of the pod's own says nothing: the Service's results tell whether it is one.
-                Outcome::Bad(_) if sounding.answer.limited.is_some() => Mark::Void,
-                Outcome::Bad(_) => Mark::Bad,
-                Outcome::Void(_) => Mark::Void,
+                Outcome::Bad(_) if sounding.answer.limited.is_some() => TickOutcome::Void,
+                Outcome::Bad(_) => TickOutcome::Bad,
+                Outcome::Void(_) => TickOutcome::Void,
             };
             // When the guard is gone nobody wants to know.
             let latency = sounding.latency();
             let _ = to
-                .send(PodHeard {
+                .send(PodResultMsg {
                     pod: name,
                     endpoint,
                     mark,
@@ -180,26 +186,30 @@ impl Guard {
     }
 }
 
-fn side_of(pod: &Pod, watching: &Watching) -> Side {
+fn side_of(pod: &ReleasePod, watching: &RunningAnalysis) -> PodSide {
     if watching.is_new(pod) {
-        Side::New
+        PodSide::New
     } else {
-        Side::Old
+        PodSide::Old
     }
 }
 
 /// Only pods that are Ready and stay are asked.
-pub(super) fn serves(pod: &Pod) -> bool {
+pub(super) fn serves(pod: &ReleasePod) -> bool {
     pod.ready_since.is_some() && !pod.terminating
 }
 
 /// Whether a pod that was asked is one of those still.
-pub(super) fn stays(pods: &[Pod], name: &str) -> bool {
+pub(super) fn stays(pods: &[ReleasePod], name: &str) -> bool {
     pods.iter().any(|pod| *pod.name == *name && serves(pod))
 }
 
 /// Gives a pod a number the first time that it is asked.
-fn number(watching: &mut Watching, side: Side, pod: &Pod) -> Option<recording::Pod> {
+fn number(
+    watching: &mut RunningAnalysis,
+    side: PodSide,
+    pod: &ReleasePod,
+) -> Option<recording::RecordedPod> {
     // A pod of a StatefulSet has the name of the one before it.
     let mut known = watching.pods.iter().rev();
     let known = known.find(|known| known.name == pod.name);
@@ -211,7 +221,7 @@ fn number(watching: &mut Watching, side: Side, pod: &Pod) -> Option<recording::P
     let since = pod
         .ready_since
         .map_or(0.0, |at| at.since(watching.began).as_secs_f64());
-    let numbered = recording::Pod {
+    let numbered = recording::RecordedPod {
         pod: u32::try_from(watching.pods.len()).ok()?,
         name: pod.name.clone(),
         side,

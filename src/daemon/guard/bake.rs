@@ -11,18 +11,18 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Guard;
+use super::ReleaseController;
 use super::needs::ExcusedProbes;
 use super::pod_states::pod_states;
-use super::saved::{State, Watching};
+use super::saved::{RunningAnalysis, State};
 use super::signs::Trouble;
-use crate::config::settings::{BakeAction, Need};
-use crate::ledger::Found;
-use crate::release::{Facts, Notice};
-use crate::rollout::{Ending, Event, Phase};
+use crate::config::settings::{BakeAction, NeedsEntry};
+use crate::ledger::ContentVerdict;
+use crate::release::{ReleaseEvent, ReleaseState};
+use crate::rollout::{RolloutInput, RolloutOutcome, RolloutPhase};
 use crate::serve::status::{BakeView, VerdictView};
-use crate::units::{Dated, Revision, Shift, Time};
-use crate::verdict::{Bake, BakeEnd, Mark, PodState, number};
+use crate::units::{ClockShift, HasTimes, Revision, Time};
+use crate::verdict::{Bake, BakeEnd, PodState, TickOutcome, number};
 
 /// Seconds of a tick; [`Bake`] looks no closer.
 const TICK_S: f64 = 5.0;
@@ -34,7 +34,7 @@ const MAX_NAMED: usize = 3;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct RevisionBake {
     /// The analysis that the revision passed: its endpoints, its workloads, and what is known of its pods.
-    pub(super) analysis: Watching,
+    pub(super) analysis: RunningAnalysis,
     /// The revision that was serving before.
     serving: Option<Revision>,
     /// The recording of the analysis.
@@ -49,7 +49,7 @@ pub(super) struct RevisionBake {
     excused: ExcusedProbes,
     /// What the tick that runs knows of each endpoint.
     #[serde(skip)]
-    marks: Vec<Mark>,
+    marks: Vec<TickOutcome>,
 }
 
 /// The last eight results of an endpoint.
@@ -61,11 +61,14 @@ struct LatestResults {
 }
 
 impl LatestResults {
-    const fn take(&mut self, mark: Mark) {
+    const fn take(&mut self, mark: TickOutcome) {
         let bit = match mark {
-            Mark::Good => 0,
-            Mark::Bad => 1,
-            Mark::Void | Mark::NotDue | Mark::Limited | Mark::Unresolved => return,
+            TickOutcome::Good => 0,
+            TickOutcome::Bad => 1,
+            TickOutcome::Void
+            | TickOutcome::NotDue
+            | TickOutcome::Limited
+            | TickOutcome::Unresolved => return,
         };
         self.failures = (self.failures << 1) | bit;
         if self.count < 8 {
@@ -94,15 +97,15 @@ pub(super) struct BakeOutcome {
     failing: Vec<f64>,
 }
 
-impl Dated for BakeOutcome {
-    fn shift(&mut self, by: Shift) {
+impl HasTimes for BakeOutcome {
+    fn shift(&mut self, by: ClockShift) {
         self.began.shift(by);
         self.at.shift(by);
     }
 }
 
-impl Dated for RevisionBake {
-    fn shift(&mut self, by: Shift) {
+impl HasTimes for RevisionBake {
+    fn shift(&mut self, by: ClockShift) {
         self.analysis.began.shift(by);
         self.analysis.hurried_until.shift(by);
         self.began.shift(by);
@@ -116,7 +119,7 @@ impl RevisionBake {
     /// Whether a state that was read from outside can be worked with. Makes room for results.
     pub(super) fn restore(&mut self) -> bool {
         let endpoints = self.analysis.watch.endpoints().count();
-        self.marks = vec![Mark::NotDue; endpoints];
+        self.marks = vec![TickOutcome::NotDue; endpoints];
         self.excused.retain(self.analysis.watch.endpoints());
         self.bake.is_sound()
             && self.analysis.watch.is_sound()
@@ -126,15 +129,20 @@ impl RevisionBake {
 
     /// A result has become known. A probe may have several in a tick: the last that is evidence stands for them, so that
     /// each is as likely to fail as any other.
-    pub(super) fn hears(&mut self, probe: &str, mark: Mark, failing_need: Option<&Need>) {
+    pub(super) fn hears(
+        &mut self,
+        probe: &str,
+        mark: TickOutcome,
+        failing_need: Option<&NeedsEntry>,
+    ) {
         let mut endpoints = self.analysis.watch.endpoints();
         if let Some(at) = endpoints.position(|name| name == probe) {
             if let Some(need) = failing_need {
                 self.excused.add(probe, need);
             }
-            let is_evidence = matches!(mark, Mark::Good | Mark::Bad);
+            let is_evidence = matches!(mark, TickOutcome::Good | TickOutcome::Bad);
             if let Some(known) = self.marks.get_mut(at)
-                && (is_evidence || *known == Mark::NotDue)
+                && (is_evidence || *known == TickOutcome::NotDue)
             {
                 *known = mark;
             }
@@ -154,31 +162,34 @@ impl RevisionBake {
     fn tick<'a>(
         &mut self,
         now: Time,
-        facts: Option<&Facts>,
+        facts: Option<&ReleaseState>,
         is_at_rest: bool,
-        failing_need: impl Fn(&str) -> Option<&'a Need>,
+        failing_need: impl Fn(&str) -> Option<&'a NeedsEntry>,
     ) {
-        let mut marks = vec![Mark::NotDue; self.lately.len()];
+        let mut marks = vec![TickOutcome::NotDue; self.lately.len()];
         let tick = Duration::from_secs_f64(self.bake.tick_s());
         while self.next_tick() + tick <= now && self.bake.end() == BakeEnd::Baking {
-            self.marks.fill(Mark::NotDue);
+            self.marks.fill(TickOutcome::NotDue);
             self.bake.miss();
         }
         std::mem::swap(&mut marks, &mut self.marks);
         if !is_at_rest {
-            marks.fill(Mark::NotDue);
+            marks.fill(TickOutcome::NotDue);
         }
         if facts.is_none() {
-            for mark in marks.iter_mut().filter(|mark| **mark != Mark::NotDue) {
-                *mark = Mark::Void;
+            for mark in marks
+                .iter_mut()
+                .filter(|mark| **mark != TickOutcome::NotDue)
+            {
+                *mark = TickOutcome::Void;
             }
         }
         for (name, mark) in self.analysis.watch.endpoints().zip(&mut marks) {
-            if *mark == Mark::Bad
+            if *mark == TickOutcome::Bad
                 && let Some(need) = failing_need(name)
             {
                 self.excused.add(name, need);
-                *mark = Mark::Void;
+                *mark = TickOutcome::Void;
             }
         }
         for (latest, mark) in self.lately.iter_mut().zip(&marks) {
@@ -188,7 +199,7 @@ impl RevisionBake {
         let mut pods = facts.map_or_else(Vec::new, |facts| {
             pod_states(&mut self.analysis, facts, self.serving)
         });
-        if marks.contains(&Mark::Bad) || self.analysis.has_troubled_pods() {
+        if marks.contains(&TickOutcome::Bad) || self.analysis.has_troubled_pods() {
             Trouble::signs(&mut self.trouble, now);
         }
         let watch = &self.analysis.watch;
@@ -229,8 +240,9 @@ impl State {
         }
         let newest = self.rollout.newest();
         let mut entries = self.ledger.entries().iter();
-        let is_passed = entries.any(|it| Some(it.revision) == newest && it.found == Found::Passed);
-        let is_at_rest = *self.rollout.phase() == Phase::Steady;
+        let is_passed =
+            entries.any(|it| Some(it.revision) == newest && it.found == ContentVerdict::Passed);
+        let is_at_rest = *self.rollout.phase() == RolloutPhase::Steady;
         self.doubtful |= is_passed && is_at_rest && self.bake.is_none();
     }
 
@@ -259,13 +271,13 @@ impl State {
         // The same contents under another number go on baking.
         let mut past = self.rollout.past().iter().rev();
         let last = past.find(|past| past.case.revision == newest)?;
-        (last.ending == Ending::Unchanged && newest > revision).then_some(newest)
+        (last.ending == RolloutOutcome::Unchanged && newest > revision).then_some(newest)
     }
 }
 
-impl Guard {
+impl ReleaseController {
     /// A revision has passed its analysis. Without a bake it is known to be good at once.
-    pub(super) fn begin_bake(&mut self, mut analysis: Watching) {
+    pub(super) fn begin_bake(&mut self, mut analysis: RunningAnalysis) {
         let now = self.now();
         let guard = &self.setup.release.guard;
         let from_s = now.since(analysis.began).as_secs_f64();
@@ -290,7 +302,7 @@ impl Guard {
             trouble: None,
             lately: vec![LatestResults::default(); endpoints],
             excused: ExcusedProbes::default(),
-            marks: vec![Mark::NotDue; endpoints],
+            marks: vec![TickOutcome::NotDue; endpoints],
             analysis,
         });
     }
@@ -303,7 +315,7 @@ impl Guard {
         }
         let blind = self.check_blind().await;
         let is_known = !blind && !self.state.rollout.is_held();
-        let is_at_rest = *self.state.rollout.phase() == Phase::Steady;
+        let is_at_rest = *self.state.rollout.phase() == RolloutPhase::Steady;
         let facts = Arc::clone(&self.facts.borrow().facts);
         let Some(mut running) = self.state.bake.take() else {
             return;
@@ -346,7 +358,7 @@ impl Guard {
             in_words(ended.bake.ends_s())
         );
         self.state.adopt_candidates();
-        self.found(ended.analysis.revision, Found::Good, text.clone());
+        self.found(ended.analysis.revision, ContentVerdict::Good, text.clone());
         let remark = format!(
             "Revision {} {text}: it is known to be good",
             ended.analysis.revision
@@ -424,7 +436,7 @@ impl Guard {
             }
             self.state.convicted = Some(ended.analysis.watch);
         } else {
-            self.post(Notice {
+            self.post(ReleaseEvent {
                 is_warning: true,
                 reason: "BakeFailed",
                 action: "Bake",
@@ -434,7 +446,7 @@ impl Guard {
                 revision,
             });
         }
-        self.happens(Event::BakeFailed {
+        self.happens(RolloutInput::BakeFailed {
             revision,
             reason: alarm.reason.into(),
             text,

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::Guard;
+use super::ReleaseController;
 use super::saved::MAX_WORKLOADS;
-use crate::release::{Facts, WorkloadState};
+use crate::release::{ReleaseState, WorkloadState};
 
 /// A template that has changed without a new revision is taken for what was before after that.
 const TEMPLATES_STAND: Duration = Duration::from_secs(30);
@@ -12,9 +12,9 @@ const TEMPLATES_STAND: Duration = Duration::from_secs(30);
 /// Workloads that are named one by one.
 const MAX_NAMED: usize = 3;
 
-impl Guard {
+impl ReleaseController {
     /// Remembers what the workloads are like at rest.
-    pub(super) fn note_workloads(&mut self, facts: &Facts) {
+    pub(super) fn note_workloads(&mut self, facts: &ReleaseState) {
         let now = self.now();
         let rollout = &self.state.rollout;
         let is_at_rest = rollout.phase().case().is_none() && !rollout.is_starting();
@@ -58,7 +58,7 @@ impl Guard {
     }
 
     /// Whether the rollout of the newest revision is complete; `None` where nobody can see that.
-    pub(super) fn is_rolled_out(&self, facts: &Facts) -> Option<bool> {
+    pub(super) fn is_rolled_out(&self, facts: &ReleaseState) -> Option<bool> {
         let newest = facts.newest().map(|record| record.revision);
         if newest.is_some() && facts.settled == newest {
             return Some(true);
@@ -70,7 +70,7 @@ impl Guard {
     }
 
     /// Tells the watch of it where that has changed. One that has been complete stays so: replicas come and go.
-    pub(super) fn tell_of_rollout(&mut self, facts: &Facts) {
+    pub(super) fn tell_of_rollout(&mut self, facts: &ReleaseState) {
         let is_complete = self.is_rolled_out(facts);
         // Helm may wait for something else than pods until long after the end of the watch.
         let seems_complete =
@@ -87,7 +87,7 @@ impl Guard {
     }
 
     /// What keeps the rollout from being complete, in words.
-    pub(super) fn what_is_missing(&self, facts: &Facts) -> String {
+    pub(super) fn what_is_missing(&self, facts: &ReleaseState) -> String {
         let mut named: Vec<String> = self.incomplete(facts).map(in_words).collect();
         let more = named.len().saturating_sub(MAX_NAMED);
         named.truncate(MAX_NAMED);
@@ -102,14 +102,17 @@ impl Guard {
         named.join("; ")
     }
 
-    fn incomplete<'a>(&'a self, facts: &'a Facts) -> impl Iterator<Item = &'a WorkloadState> {
+    fn incomplete<'a>(
+        &'a self,
+        facts: &'a ReleaseState,
+    ) -> impl Iterator<Item = &'a WorkloadState> {
         facts.workload_states.iter().filter(|workload| {
             let before = self.before(workload);
             !workload.is_complete_after(before)
         })
     }
 
-    fn has_new_template(&self, facts: &Facts) -> bool {
+    fn has_new_template(&self, facts: &ReleaseState) -> bool {
         facts.workload_states.iter().any(|workload| {
             let before = self.before(workload);
             workload.template.is_some()

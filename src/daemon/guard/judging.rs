@@ -6,19 +6,24 @@ use std::time::Duration;
 
 use super::asking::stays;
 use super::needs::ExcusedProbes;
-use super::pod_states::{OldTrouble, ToldPod, note_old_pods, pod_states};
+use super::pod_states::{OldPodFailures, ReportedPod, note_old_pods, pod_states};
 use super::pods::{address_of, is_clear};
-use super::saved::{Known, State, Verifying, Watching};
-use super::workload_events::ToldWorkload;
-use super::{Guard, needs, view};
-use crate::config::settings::Probe;
-use crate::daemon::runner::{Asked, Heard};
-use crate::recording::{self, AnalysisLatencies, End, Head, Line, Recorded, Recording};
-use crate::release::Facts;
-use crate::rollout::{BY_HAND, Case, Ending, Event};
+use super::saved::{ProbeHistory, RunningAnalysis, RunningVerification, State};
+use super::workload_events::ReportedWorkload;
+use super::{ReleaseController, needs, view};
+use crate::config::settings::ProbeConfig;
+use crate::daemon::runner::{ProbeResultMsg, ProbeSubject};
+use crate::recording::{
+    self, AnalysisLatencies, RecordedTick, Recording, RecordingEnd, RecordingHead, RecordingLine,
+};
+use crate::release::ReleaseState;
+use crate::rollout::{BY_HAND, Candidate, RolloutInput, RolloutOutcome};
 use crate::sounding::Outcome;
 use crate::units::{Revision, Time};
-use crate::verdict::{Inbox, Mark, Start, Verdict, Verification, Verified, Watch, Why};
+use crate::verdict::{
+    Analysis, AnalysisStart, InconclusiveReason, TickBuffer, TickOutcome, Verdict, Verification,
+    VerificationOutcome,
+};
 
 /// So long after the last result at the interval of the analysis a limit's answer may still be its doing.
 const LIMIT_LASTS: Duration = Duration::from_secs(60);
@@ -26,11 +31,11 @@ const LIMIT_LASTS: Duration = Duration::from_secs(60);
 /// A verification takes a minute, and its last one must end before its phase does.
 const ONCE_MORE: Duration = Duration::from_secs(75);
 
-impl Guard {
-    pub(super) fn on_heard(&mut self, heard: &Heard) {
+impl ReleaseController {
+    pub(super) fn on_heard(&mut self, heard: &ProbeResultMsg) {
         let endpoint = match &heard.of {
-            Asked::Endpoint(endpoint) => *endpoint,
-            Asked::Dependency(name) => return self.on_dependency(name, heard),
+            ProbeSubject::Endpoint(endpoint) => *endpoint,
+            ProbeSubject::Dependency(name) => return self.on_dependency(name, heard),
         };
         let now = self.now();
         let mark = self.mark_of(heard, now);
@@ -42,13 +47,13 @@ impl Guard {
         // While we are blind, a revision that nobody told us of may be what answers: that is no baseline. Nor is what a
         // workload answers that is scaled to zero or paused, nor a failure while something fails that the probe needs.
         let is_held = self.asks_held_workload(probe);
-        let is_failure = mark == Mark::Bad;
+        let is_failure = mark == TickOutcome::Bad;
         let failing_need = self.failing_need(probe).filter(|_| is_failure);
         if failing_need.is_some() {
             self.state.fails(name);
         }
         let known = if self.is_blind || is_held || failing_need.is_some() {
-            Mark::Void
+            TickOutcome::Void
         } else {
             mark
         };
@@ -75,7 +80,7 @@ impl Guard {
         if let (_, Some(reason)) = heard.outcome.words() {
             let place = u16::try_from(at).unwrap_or(u16::MAX);
             watching.tick.why.push((place, reason.into()));
-            if mark == Mark::Bad {
+            if mark == TickOutcome::Bad {
                 *watching.failing[at].entry(reason.into()).or_default() += 1;
             }
         }
@@ -83,20 +88,24 @@ impl Guard {
 
     /// What a result is evidence of. A limit's answer says nothing where the analysis asks more often than the probe
     /// would, or did so lately.
-    fn mark_of(&mut self, heard: &Heard, now: Time) -> Mark {
+    fn mark_of(&mut self, heard: &ProbeResultMsg, now: Time) -> TickOutcome {
         match heard.outcome {
-            Outcome::Good => Mark::Good,
-            Outcome::Void(_) => Mark::Void,
-            Outcome::Bad(_) if heard.unanswered => Mark::Unresolved,
+            Outcome::Good => TickOutcome::Good,
+            Outcome::Void(_) => TickOutcome::Void,
+            Outcome::Bad(_) if heard.unanswered => TickOutcome::Unresolved,
             Outcome::Bad(_) => {
                 let Some(wait) = heard.limited else {
-                    return Mark::Bad;
+                    return TickOutcome::Bad;
                 };
                 let is_hurried = self.hurried.is_some();
                 let state = &mut self.state;
                 let bake = state.bake.as_mut().map(|bake| &mut bake.analysis);
                 let Some(watching) = state.watching.as_mut().or(bake) else {
-                    return if is_hurried { Mark::Limited } else { Mark::Bad };
+                    return if is_hurried {
+                        TickOutcome::Limited
+                    } else {
+                        TickOutcome::Bad
+                    };
                 };
                 if is_hurried {
                     watching.hurried_until = Some(now);
@@ -105,13 +114,17 @@ impl Guard {
                 let lately = watching
                     .hurried_until
                     .is_some_and(|at| now.since(at) < lasts);
-                if lately { Mark::Limited } else { Mark::Bad }
+                if lately {
+                    TickOutcome::Limited
+                } else {
+                    TickOutcome::Bad
+                }
             }
         }
     }
 
     /// Whether a probe asks a workload that is scaled to zero or paused.
-    fn asks_held_workload(&self, probe: &Probe) -> bool {
+    fn asks_held_workload(&self, probe: &ProbeConfig) -> bool {
         let facts = self.facts.borrow();
         let mut states = facts.facts.workload_states.iter();
         let Some(named) = probe.pods.as_ref().and_then(|aim| aim.workload.as_ref()) else {
@@ -121,7 +134,12 @@ impl Guard {
     }
 
     /// What is known at this moment, before a revision is judged.
-    fn start_of(&self, facts: &Facts, revision: Option<Revision>, now: Time) -> (Start, Vec<bool>) {
+    fn start_of(
+        &self,
+        facts: &ReleaseState,
+        revision: Option<Revision>,
+        now: Time,
+    ) -> (AnalysisStart, Vec<bool>) {
         let release = &self.setup.release;
         let names: Vec<Box<str>> = release
             .probes
@@ -139,11 +157,11 @@ impl Guard {
                     .pods
                     .iter()
                     .any(|pod| address_of(probe, pod).is_some());
-                let can = known(probe.id.probe.as_str()).is_some_and(Known::can_ask_pods);
+                let can = known(probe.id.probe.as_str()).is_some_and(ProbeHistory::can_ask_pods);
                 has_pods && can && is_clear(probe, facts, serving)
             })
             .collect();
-        let start = Start {
+        let start = AnalysisStart {
             baseline: names
                 .iter()
                 .map(|name| known(name).map_or((0, 0), |known| known.baseline.counts(now)))
@@ -177,13 +195,13 @@ impl Guard {
 
     /// Of contents that are analyzed anew, the probes count as failing at the start that did so the first time: what these
     /// contents broke must not be excused. Where the first analysis was inconclusive it may have been a dependency.
-    fn keep_failing_before(&mut self, revision: Revision, start: &mut Start) {
+    fn keep_failing_before(&mut self, revision: Revision, start: &mut AnalysisStart) {
         let rollout = &self.state.rollout;
-        let first = rollout.phase().case().map_or(revision, Case::first);
+        let first = rollout.phase().case().map_or(revision, Candidate::first);
         let mut past = rollout.past().iter().rev();
         let was_inconclusive = past
             .find(|past| past.case.first() == first && past.case.reason != BY_HAND)
-            .is_some_and(|past| past.ending == Ending::Inconclusive);
+            .is_some_and(|past| past.ending == RolloutOutcome::Inconclusive);
         match &self.state.failing_before {
             Some((of, failing)) if *of == first && !was_inconclusive => {
                 let endpoints = start.endpoints.iter();
@@ -208,7 +226,7 @@ impl Guard {
         let (mut start, direct) = self.start_of(&facts, Some(revision), now);
         self.keep_failing_before(revision, &mut start);
         let release = &self.setup.release;
-        let watch = match Watch::new(release.guard.rule.clone(), &start) {
+        let watch = match Analysis::new(release.guard.rule.clone(), &start) {
             Ok(watch) => watch,
             Err(error) => {
                 // The settings were checked and the baseline is ours, so this is a mistake of the program.
@@ -220,7 +238,7 @@ impl Guard {
         let latencies = AnalysisLatencies::new(revision, &start.endpoints, &start.latency);
         let workloads = start.workloads.iter().flatten();
         let told = workloads
-            .map(|one| ToldWorkload::new(one, self.template_before(&one.name)))
+            .map(|one| ReportedWorkload::new(one, self.template_before(&one.name)))
             .collect();
         let no_direct = (!start.direct).then(|| {
             if facts
@@ -233,7 +251,7 @@ impl Guard {
                 "no pod can be asked directly".into()
             }
         });
-        let head = Head {
+        let head = RecordingHead {
             version: recording::VERSION,
             namespace: release.namespace.clone(),
             release: release.name.clone(),
@@ -254,7 +272,7 @@ impl Guard {
         self.state.drop_candidates();
         self.state.verdict = None;
         self.state.latencies = Some(latencies);
-        self.state.watching = Some(Watching {
+        self.state.watching = Some(RunningAnalysis {
             revision,
             first: self
                 .state
@@ -272,13 +290,13 @@ impl Guard {
             told,
             hurried_until: None,
             alerts: Vec::new(),
-            old: OldTrouble::default(),
+            old: OldPodFailures::default(),
             trace: Vec::new(),
             was_complete: false,
             rolled_out: None,
-            inbox: Inbox::new(endpoints),
+            inbox: TickBuffer::new(endpoints),
             needed: Vec::new(),
-            tick: Recorded::default(),
+            tick: RecordedTick::default(),
         });
         if let Some(watching) = &mut self.state.watching {
             // Before they go: the trouble of old pods excuses that of new ones.
@@ -289,9 +307,9 @@ impl Guard {
         self.restart_counting(now);
         self.state.recorded = Some((revision, now));
         self.open_recorder(revision, now);
-        let mut lines = vec![Line::Head(Box::new(head))];
+        let mut lines = vec![RecordingLine::Head(Box::new(head))];
         // That it appeared was noted before there was a recording.
-        lines.extend(self.state.entries.back().cloned().map(Line::Entry));
+        lines.extend(self.state.entries.back().cloned().map(RecordingLine::Entry));
         self.record(&lines);
         self.tell_of_new_settings(revision);
         self.tell_of_long_rollouts();
@@ -309,8 +327,8 @@ impl Guard {
         if let Some(latencies) = &mut self.state.latencies {
             latencies.revision = revision;
         }
-        let end = End::of(&watching.watch);
-        self.record(&[Line::End(end)]);
+        let end = RecordingEnd::of(&watching.watch);
+        self.record(&[RecordingLine::End(end)]);
         self.state.recorded = Some((revision, now));
         self.open_recorder(revision, now);
         self.record_from_here(revision, true);
@@ -367,7 +385,7 @@ impl Guard {
         let endpoints: Vec<Box<str>> = watch.endpoints().map(Into::into).collect();
         let case = self.state.rollout.phase().case();
         let began = watching.map(|watching| watching.began);
-        let head = Head {
+        let head = RecordingHead {
             version: recording::VERSION,
             namespace: release.namespace.clone(),
             release: release.name.clone(),
@@ -376,16 +394,16 @@ impl Guard {
             began: began.or(case.map(|case| case.seen)).unwrap_or(now),
             mode: release.guard.mode,
             rule: watch.rule().clone(),
-            start: Start {
+            start: AnalysisStart {
                 endpoints,
-                ..Start::default()
+                ..AnalysisStart::default()
             },
             no_direct: None,
             goes_on: Some(Box::new(watch.clone())),
         };
-        let mut lines = vec![Line::Head(Box::new(head))];
+        let mut lines = vec![RecordingLine::Head(Box::new(head))];
         let pods = watching.map(|watching| watching.pods.clone());
-        lines.extend(pods.into_iter().flatten().map(Line::Pod));
+        lines.extend(pods.into_iter().flatten().map(RecordingLine::Pod));
         if !is_new {
             // There is one of ours with a hole after it: this is another file.
             self.state.recorded = Some((revision, now));
@@ -405,7 +423,7 @@ impl Guard {
             .ok();
     }
 
-    pub(super) fn record(&mut self, lines: &[Line]) {
+    pub(super) fn record(&mut self, lines: &[RecordingLine]) {
         if let Some(recorder) = &mut self.recorder
             && let Err(error) = recorder.write(lines)
         {
@@ -439,14 +457,14 @@ impl Guard {
             return;
         };
         let nothing = if watching.watch.is_limited() {
-            Mark::NotDue
+            TickOutcome::NotDue
         } else {
-            Mark::Void
+            TickOutcome::Void
         };
-        let mut marks = vec![Mark::Void; watching.endpoints()];
+        let mut marks = vec![TickOutcome::Void; watching.endpoints()];
         watching.inbox.take(&mut marks, nothing);
         if is_void {
-            marks.fill(Mark::Void);
+            marks.fill(TickOutcome::Void);
         }
         let mut tick = std::mem::take(&mut watching.tick);
         tick.tick = watching.watch.ticks();
@@ -482,7 +500,7 @@ impl Guard {
         }
         watching.trace();
         let trouble_begins = watching.trouble_begins(&marks, &tick);
-        lines.push(Line::Tick(Box::new(tick)));
+        lines.push(RecordingLine::Tick(Box::new(tick)));
         let is_limited = watching.watch.is_limited();
         let is_found = watching.watch.finding().is_some();
         let is_over = watching.watch.is_over();
@@ -493,7 +511,7 @@ impl Guard {
             self.slow_down();
         }
         if trouble_begins {
-            self.happens(Event::TroubleBegan).await;
+            self.happens(RolloutInput::TroubleBegan).await;
         }
         if is_found {
             self.act_on_finding().await;
@@ -519,7 +537,7 @@ impl Guard {
             return;
         }
         let revision = watching.revision;
-        self.happens(Event::Regressed {
+        self.happens(RolloutInput::Regressed {
             revision,
             reason: finding.reason.to_string(),
             text: finding.text,
@@ -534,23 +552,25 @@ impl Guard {
         let took = Duration::from_secs_f64(watching.watch.elapsed_s());
         let event = match watching.watch.conclude() {
             Verdict::Healthy => match self.doubt().or_else(|| self.ended_before_settings(took)) {
-                Some(reason) => Event::Inconclusive { revision, reason },
+                Some(reason) => RolloutInput::Inconclusive { revision, reason },
                 None => match watching.watch.excuses().join("; ") {
-                    text if text.is_empty() => Event::Healthy(revision),
-                    text => Event::HealthyDespite { revision, text },
+                    text if text.is_empty() => RolloutInput::Healthy(revision),
+                    text => RolloutInput::HealthyDespite { revision, text },
                 },
             },
-            Verdict::Inconclusive(Why::NotRolledOut) if watching.watch.is_rollout_running() => {
+            Verdict::Inconclusive(InconclusiveReason::NotRolledOut)
+                if watching.watch.is_rollout_running() =>
+            {
                 let facts = Arc::clone(&self.facts.borrow().facts);
                 let text = self.what_is_missing(&facts);
-                Event::NotRolledOut { revision, text }
+                RolloutInput::NotRolledOut { revision, text }
             }
             // The rollout is complete, so nothing is to be waited for.
-            Verdict::Inconclusive(Why::NotRolledOut) => Event::Inconclusive {
+            Verdict::Inconclusive(InconclusiveReason::NotRolledOut) => RolloutInput::Inconclusive {
                 revision,
                 reason: "too few results could meet a new pod".to_owned(),
             },
-            Verdict::Inconclusive(why) => Event::Inconclusive {
+            Verdict::Inconclusive(why) => RolloutInput::Inconclusive {
                 revision,
                 reason: std::iter::once(why.as_str().to_owned())
                     .chain(watching.watch.excuses())
@@ -566,14 +586,14 @@ impl Guard {
     pub(super) fn end_watch(&mut self, kept: bool) {
         self.state.verifying = None;
         if let Some(watching) = self.state.watching.take() {
-            let is_rolled = watching.told.iter().any(ToldWorkload::is_rolled);
+            let is_rolled = watching.told.iter().any(ReportedWorkload::is_rolled);
             if kept
                 && is_rolled
                 && let Some(taught) = watching.watch.teaching()
             {
                 self.learn_from(taught);
             }
-            self.record(&[Line::End(End::of(&watching.watch))]);
+            self.record(&[RecordingLine::End(RecordingEnd::of(&watching.watch))]);
             self.state.verdict = view::verdict(&watching, self.now());
             if watching.watch.finding().is_some() {
                 let recorded = self.state.recorded;
@@ -598,7 +618,7 @@ impl Guard {
             self.state.doubtful = true;
         }
         let recovered = self.state.rollout.past().last().is_some_and(|past| {
-            past.ending == Ending::Recovered && past.at == self.state.rollout.since()
+            past.ending == RolloutOutcome::Recovered && past.at == self.state.rollout.since()
         });
         if recovered {
             self.state.drop_candidates();
@@ -613,7 +633,7 @@ impl Guard {
             let facts = Arc::clone(&self.facts.borrow().facts);
             let (start, _) = self.start_of(&facts, None, now);
             let rule = self.setup.release.guard.rule.clone();
-            self.state.convicted = Watch::new(rule, &start).ok();
+            self.state.convicted = Analysis::new(rule, &start).ok();
         }
         let Some(convicted) = &self.state.convicted else {
             return; // the phase ends by its deadline
@@ -638,10 +658,10 @@ impl Guard {
         if let Some(shares) = failed_in_bake {
             verification = verification.with_failures(shares);
         }
-        self.state.verifying = Some(Verifying {
+        self.state.verifying = Some(RunningVerification {
             began: now,
             verification,
-            inbox: Inbox::new(convicted.endpoints().count()),
+            inbox: TickBuffer::new(convicted.endpoints().count()),
             interval,
             is_limited,
             excused,
@@ -680,19 +700,21 @@ impl Guard {
                 self.publish();
                 return;
             }
-            Some(Verified::Recovered) => Event::Recovered,
+            Some(VerificationOutcome::Recovered) => RolloutInput::Recovered,
             // Whatever makes its pods, or brings them their settings, may take its time.
-            Some(Verified::SameFailure(_) | Verified::Worse(_)) if self.may_still_come() => {
+            Some(VerificationOutcome::SameFailure(_) | VerificationOutcome::Worse(_))
+                if self.may_still_come() =>
+            {
                 self.begin_verification();
                 return;
             }
-            Some(Verified::SameFailure(text)) => match self.old_settings(&text) {
-                Some(text) => Event::OldSettings { text },
-                None => Event::SameFailure { text },
+            Some(VerificationOutcome::SameFailure(text)) => match self.old_settings(&text) {
+                Some(text) => RolloutInput::OldSettings { text },
+                None => RolloutInput::SameFailure { text },
             },
-            Some(Verified::Worse(text)) => Event::Worse { text },
+            Some(VerificationOutcome::Worse(text)) => RolloutInput::Worse { text },
             // Once more, until the phase's own deadline.
-            Some(Verified::Unknown) => {
+            Some(VerificationOutcome::Unknown) => {
                 self.begin_verification();
                 return;
             }
@@ -704,7 +726,7 @@ impl Guard {
 /// Makes up for what was recorded after the state was saved. `false` when the recording ends before that: another
 /// replica watched meanwhile.
 fn go_on(
-    watching: &mut Watching,
+    watching: &mut RunningAnalysis,
     mut latencies: Option<&mut AnalysisLatencies>,
     recorded: Recording,
 ) -> bool {
@@ -726,7 +748,7 @@ fn go_on(
             }
         }
         for pod in &tick.pods {
-            let told = ToldPod::of(pod);
+            let told = ReportedPod::of(pod);
             watching.told_pods.insert(pod.name.clone(), told);
         }
     }

@@ -11,14 +11,14 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Guard, SAVE_EVERY, Setup, State};
-use crate::daemon::runner::Heard;
-use crate::metrics::Seen;
-use crate::release::Observed;
+use super::{ReleaseController, SAVE_EVERY, Startup, State};
+use crate::daemon::runner::ProbeResultMsg;
+use crate::metrics::ObjectGauges;
+use crate::release::ObservedState;
 use crate::rollout::Rollout;
 use crate::serve::status::GuardView;
-use crate::serve::{AlertHeard, Declined, Order};
-use crate::store::{Found, Kind};
+use crate::serve::{DeclinedOrder, ReceivedAlert, RollbackOrder};
+use crate::store::{StoredKind, StoredState};
 use crate::units::Time;
 
 /// How long the disk may take before a rollback goes on without it.
@@ -35,24 +35,24 @@ static READING: Semaphore = Semaphore::const_new(8);
 
 /// A guard at its post: it begins as soon as it knows the state.
 pub(in crate::daemon) struct Posted {
-    pub(super) setup: Setup,
+    pub(super) setup: Startup,
     handed_over: Option<State>,
-    pub(super) facts: watch::Receiver<Observed>,
-    pub(super) heard: mpsc::Receiver<Heard>,
+    pub(super) facts: watch::Receiver<ObservedState>,
+    pub(super) heard: mpsc::Receiver<ProbeResultMsg>,
     pub(super) view: watch::Sender<std::sync::Arc<GuardView>>,
-    pub(super) orders: mpsc::Receiver<Order>,
-    pub(super) alerts: mpsc::Receiver<AlertHeard>,
+    pub(super) orders: mpsc::Receiver<RollbackOrder>,
+    pub(super) alerts: mpsc::Receiver<ReceivedAlert>,
 }
 
 impl Posted {
     pub(in crate::daemon) const fn new(
-        setup: Setup,
+        setup: Startup,
         handed_over: Option<State>,
-        facts: watch::Receiver<Observed>,
-        heard: mpsc::Receiver<Heard>,
+        facts: watch::Receiver<ObservedState>,
+        heard: mpsc::Receiver<ProbeResultMsg>,
         view: watch::Sender<std::sync::Arc<GuardView>>,
-        orders: mpsc::Receiver<Order>,
-        alerts: mpsc::Receiver<AlertHeard>,
+        orders: mpsc::Receiver<RollbackOrder>,
+        alerts: mpsc::Receiver<ReceivedAlert>,
     ) -> Self {
         Self {
             setup,
@@ -78,7 +78,7 @@ impl Posted {
         state.rollout.is_of(&release.namespace, &release.name);
         // What was heard meanwhile is no news, and would all fall into one tick.
         while self.heard.try_recv().is_ok() {}
-        Some(Box::pin(Guard::new(self, state).run(stop)).await)
+        Some(Box::pin(ReleaseController::new(self, state).run(stop)).await)
     }
 
     /// The state, as soon as it is known. `None` when we are to stop, or may not act any more.
@@ -106,7 +106,7 @@ impl Posted {
                     () = tokio::time::sleep_until(again) => break,
                     Some(order) = self.orders.recv() => {
                         let why = format!("{why}; try again when it can be");
-                        let _ = order.answer.send(Err(Declined::NotNow(why)));
+                        let _ = order.answer.send(Err(DeclinedOrder::NotNow(why)));
                     }
                 }
             }
@@ -127,17 +127,20 @@ impl Posted {
             let (namespace, name) = (release.namespace.clone(), release.name.clone());
             let timeline = self.setup.timeline;
             let reads = tokio::task::spawn_blocking(move || {
-                let found = store.load::<State>(Kind::State, &namespace, &name, timeline.now());
-                (found, store.fence(Kind::State, &namespace, &name))
+                let found =
+                    store.load::<State>(StoredKind::State, &namespace, &name, timeline.now());
+                (found, store.fence(StoredKind::State, &namespace, &name))
             });
             let (found, number) = reads.await.map_err(|error| error.to_string())?;
             drop(place);
             fence = fence.max(number);
             match found {
-                Found::Nothing => {}
-                Found::Unknown(why) => return Err(format!("its state cannot be read yet: {why}")),
-                Found::SetAside(why) => tracing::warn!(release = %release.name, "{why}"),
-                Found::State(stored) => match stored.bounded() {
+                StoredState::Nothing => {}
+                StoredState::Unknown(why) => {
+                    return Err(format!("its state cannot be read yet: {why}"));
+                }
+                StoredState::SetAside(why) => tracing::warn!(release = %release.name, "{why}"),
+                StoredState::State(stored) => match stored.bounded() {
                     Ok(stored) => state = stored,
                     Err(why) => {
                         tracing::warn!(release = %release.name, "The stored state is not used, because {why}; the release is followed anew");
@@ -155,7 +158,7 @@ impl Posted {
         tracing::warn!(release = %release.name, "It is not guarded yet: {why}");
         let releases = &self.setup.crew.metrics().releases;
         releases.state_failed();
-        let seen = Seen {
+        let seen = ObjectGauges {
             unreadable: 0,
             blind: true,
             watch_failures: self.facts.borrow().failures,
@@ -175,7 +178,7 @@ impl Posted {
     }
 }
 
-impl Guard {
+impl ReleaseController {
     /// Writes the state. A disk that is slow or full is said once, and holds up nothing; neither does it hold us back
     /// from seeing that we may not act any more.
     pub(super) async fn save(&mut self, urgent: bool) {
@@ -197,7 +200,7 @@ impl Guard {
             let state = self.state.clone();
             self.is_dirty = false;
             let writes = tokio::task::spawn_blocking(move || {
-                store.save(Kind::State, &namespace, &name, &state, now)
+                store.save(StoredKind::State, &namespace, &name, &state, now)
             });
             let written = self.writing.insert(writes).await;
             self.writing = None;

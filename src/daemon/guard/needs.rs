@@ -4,21 +4,21 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::Guard;
-use super::saved::Watching;
-use crate::config::settings::{Need, Probe, Release};
-use crate::daemon::runner::{Crew, Heard};
+use super::ReleaseController;
+use super::saved::RunningAnalysis;
+use crate::config::settings::{NeedsEntry, ProbeConfig, ReleaseConfig};
+use crate::daemon::runner::{ProbeExecutor, ProbeResultMsg};
 use crate::recording;
-use crate::rollout::Phase;
+use crate::rollout::RolloutPhase;
 use crate::sounding::Outcome;
 use crate::units::ProbeName;
-use crate::verdict::{Dependency, Mark};
+use crate::verdict::{Dependency, TickOutcome};
 
 /// What a watch calls a release that is needed begins with this.
 const RELEASE: &str = "release:";
 
 /// How dependencies stand, by name: whether a revision is judged or not.
-pub(super) type Needed = BTreeMap<ProbeName, Dependency>;
+pub(super) type DependencyStates = BTreeMap<ProbeName, Dependency>;
 
 /// Names that a sentence lists.
 const MAX_NAMED: usize = 3;
@@ -32,7 +32,7 @@ pub(super) struct ExcusedProbes {
 }
 
 impl ExcusedProbes {
-    pub(super) fn add(&mut self, probe: &str, need: &Need) {
+    pub(super) fn add(&mut self, probe: &str, need: &NeedsEntry) {
         if !self.needs.contains_key(probe) {
             self.needs.insert(probe.into(), need.to_string().into());
         }
@@ -71,25 +71,25 @@ fn listed<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
 }
 
 /// The dependencies that a release needs.
-pub(super) fn names(release: &Release) -> Vec<ProbeName> {
+pub(super) fn names(release: &ReleaseConfig) -> Vec<ProbeName> {
     let needs = release.needs();
-    let names = needs.into_iter().filter_map(Need::dependency);
+    let names = needs.into_iter().filter_map(NeedsEntry::dependency);
     names.map(ProbeName::new).collect()
 }
 
 /// All that a release needs, as a watch names it.
-pub(super) fn all(release: &Release) -> Vec<Box<str>> {
+pub(super) fn all(release: &ReleaseConfig) -> Vec<Box<str>> {
     let needs = release.needs();
     needs.iter().map(|need| need.to_string().into()).collect()
 }
 
 /// For each probe the places of what it needs; empty where none needs anything.
-pub(super) fn of_probes(release: &Release) -> Vec<Vec<u16>> {
+pub(super) fn of_probes(release: &ReleaseConfig) -> Vec<Vec<u16>> {
     let all = release.needs();
     if all.is_empty() {
         return Vec::new();
     }
-    let place = |need: &Need| {
+    let place = |need: &NeedsEntry| {
         let place = all.iter().position(|one| *one == need)?;
         u16::try_from(place).ok()
     };
@@ -100,31 +100,31 @@ pub(super) fn of_probes(release: &Release) -> Vec<Vec<u16>> {
 }
 
 /// What became known in a tick of all that is needed: of a dependency its newest result, of a release where it stands.
-pub(super) fn row(watching: &mut Watching, crew: &Crew) -> Box<str> {
+pub(super) fn row(watching: &mut RunningAnalysis, crew: &ProbeExecutor) -> Box<str> {
     let mut marks = std::mem::take(&mut watching.needed);
     let names = watching.watch.dependencies();
-    marks.resize(watching.watch.dependencies().count(), Mark::Void);
+    marks.resize(watching.watch.dependencies().count(), TickOutcome::Void);
     for (mark, name) in marks.iter_mut().zip(names) {
         if let Some(release) = name.strip_prefix(RELEASE) {
             *mark = match crew.is_suspect(release) {
-                Some(true) => Mark::Bad,
-                Some(false) => Mark::Good,
+                Some(true) => TickOutcome::Bad,
+                Some(false) => TickOutcome::Good,
                 // Another replica guards it, or nobody does.
-                None => Mark::Void,
+                None => TickOutcome::Void,
             };
         }
     }
     recording::row(&marks)
 }
 
-impl Guard {
+impl ReleaseController {
     /// A dependency was asked. It may be asked more often than ticks end, for another release: the newest result counts.
-    pub(super) fn on_dependency(&mut self, name: &ProbeName, heard: &Heard) {
+    pub(super) fn on_dependency(&mut self, name: &ProbeName, heard: &ProbeResultMsg) {
         let mark = match heard.outcome {
-            Outcome::Good => Mark::Good,
+            Outcome::Good => TickOutcome::Good,
             // Neither a rate limit nor a name server says anything of it.
             Outcome::Bad(_) if heard.unanswered || heard.limited.is_some() => return,
-            Outcome::Bad(_) => Mark::Bad,
+            Outcome::Bad(_) => TickOutcome::Bad,
             Outcome::Void(_) => return,
         };
         let rule = &self.setup.release.guard.rule;
@@ -139,19 +139,19 @@ impl Guard {
             return; // configured during the watch
         };
         let count = watching.watch.dependencies().count();
-        watching.needed.resize(count, Mark::Void);
+        watching.needed.resize(count, TickOutcome::Void);
         watching.needed[at] = mark;
     }
 
     /// What fails of that which a probe needs.
-    pub(super) fn failing_need<'a>(&self, probe: &'a Probe) -> Option<&'a Need> {
+    pub(super) fn failing_need<'a>(&self, probe: &'a ProbeConfig) -> Option<&'a NeedsEntry> {
         probe.needs.iter().find(|need| match need {
-            Need::Dependency(name) => {
+            NeedsEntry::Dependency(name) => {
                 let mut all = self.needed.iter();
                 let known = all.find(|(known, _)| known.as_str() == &**name);
                 known.is_some_and(|(_, known)| known.is_failing())
             }
-            Need::Release(namespace, name) => {
+            NeedsEntry::Release(namespace, name) => {
                 let release = format!("{namespace}/{name}");
                 self.setup.crew.is_suspect(&release) == Some(true)
             }
@@ -159,7 +159,7 @@ impl Guard {
     }
 
     /// The same for a probe by its name.
-    pub(super) fn failing_need_of(&self, probe: &str) -> Option<&Need> {
+    pub(super) fn failing_need_of(&self, probe: &str) -> Option<&NeedsEntry> {
         let mut probes = self.setup.release.probes.iter();
         let probe = probes.find(|it| it.id.probe.as_str() == probe)?;
         self.failing_need(probe)
@@ -170,7 +170,7 @@ impl Guard {
         let phase = self.state.rollout.phase();
         let is_rejected = matches!(
             phase,
-            Phase::Preflight(_) | Phase::TurningBack(_) | Phase::Verifying(_)
+            RolloutPhase::Preflight(_) | RolloutPhase::TurningBack(_) | RolloutPhase::Verifying(_)
         );
         let release = &self.setup.release;
         let fails = |name: &str| {
@@ -193,9 +193,9 @@ mod tests {
     fn the_timeline_names_each_excused_probe_once() {
         let mut excused = ExcusedProbes::default();
         assert_eq!(excused.news(), None);
-        let postgres = Need::Dependency("postgres".into());
+        let postgres = NeedsEntry::Dependency("postgres".into());
         excused.add("db", &postgres);
-        excused.add("db", &Need::Dependency("redis".into()));
+        excused.add("db", &NeedsEntry::Dependency("redis".into()));
         let says = "postgres failed, so that failures of db meanwhile are not judged";
         assert_eq!(excused.news().as_deref(), Some(says));
         assert_eq!(excused.news(), None);

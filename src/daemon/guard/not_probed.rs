@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::Guard;
+use super::ReleaseController;
 use super::asking::serves;
 use super::pods::{address_of, is_clear};
-use super::saved::{Known, State};
-use crate::config::settings::{Probe, Release};
-use crate::release::Facts;
+use super::saved::{ProbeHistory, State};
+use crate::config::settings::{ProbeConfig, ReleaseConfig};
+use crate::release::ReleaseState;
 
 /// Probes that are named.
 const MAX_NAMED: usize = 5;
@@ -63,7 +63,7 @@ impl NotProbed {
     }
 }
 
-impl Guard {
+impl ReleaseController {
     pub(super) fn look_which_are_not_probed(&mut self) {
         let release = &self.setup.release;
         let facts = Arc::clone(&self.facts.borrow().facts);
@@ -80,7 +80,11 @@ impl Guard {
 }
 
 /// Each reason, also where no probe has it; `None` while no pod could be asked at all.
-fn not_probed(release: &Release, state: &State, facts: &Facts) -> Option<Vec<NotProbed>> {
+fn not_probed(
+    release: &ReleaseConfig,
+    state: &State,
+    facts: &ReleaseState,
+) -> Option<Vec<NotProbed>> {
     let mut serving = facts.pods.iter().filter(|pod| serves(pod));
     if !serving.any(|pod| pod.ip.is_some() || pod.address.is_some()) {
         return None;
@@ -101,7 +105,11 @@ fn not_probed(release: &Release, state: &State, facts: &Facts) -> Option<Vec<Not
     Some(each.collect())
 }
 
-fn why(probe: &Probe, known: Option<&Known>, facts: &Facts) -> Option<&'static str> {
+fn why(
+    probe: &ProbeConfig,
+    known: Option<&ProbeHistory>,
+    facts: &ReleaseState,
+) -> Option<&'static str> {
     let newest = facts.newest().map(|record| record.revision);
     let mut serving = facts.pods.iter().filter(|pod| serves(pod));
     if !serving.any(|pod| address_of(probe, pod).is_some()) {
@@ -128,19 +136,19 @@ mod tests {
 
     #[test]
     fn each_reason_is_known() {
-        let ready = |workload: &str, ports: &[(&str, u16)]| crate::release::Pod {
+        let ready = |workload: &str, ports: &[(&str, u16)]| crate::release::ReleasePod {
             ready_since: Some(Time::default()),
             ..pod(workload, ports)
         };
-        let facts = Facts {
+        let facts = ReleaseState {
             pods: vec![
                 ready("web", &[("http", 8080)]),
                 ready("api", &[("http", 8080), ("admin", 9090)]),
             ],
-            ..Facts::default()
+            ..ReleaseState::default()
         };
-        let mut silent = Known::default();
-        let why_of = |aim, known: Option<&Known>| why(&probe(aim), known, &facts);
+        let mut silent = ProbeHistory::default();
+        let why_of = |aim, known: Option<&ProbeHistory>| why(&probe(aim), known, &facts);
         assert_eq!(why_of(None, None), Some("not_set"));
         assert_eq!(why_of(Some(("web", "grpc")), None), Some("no_port"));
         assert_eq!(why_of(Some(("", "http")), None), Some("unclear"));
@@ -151,7 +159,7 @@ mod tests {
             silent.looked(false);
         }
         assert_eq!(why_of(admin, Some(&silent)), Some("no_answer"));
-        let mut open = Known::default();
+        let mut open = ProbeHistory::default();
         while !open.has_looked() {
             open.looked(true);
         }

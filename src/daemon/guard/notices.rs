@@ -2,27 +2,27 @@
 
 use std::sync::Arc;
 
-use super::Guard;
-use crate::release::Notice;
-use crate::rollout::{Case, Ending, Phase};
+use super::ReleaseController;
+use crate::release::ReleaseEvent;
+use crate::rollout::{Candidate, RolloutOutcome, RolloutPhase};
 use crate::units::{Revision, Time};
 
 /// Notices under way at a time; when the cluster takes none, further ones are left out.
 const MAX_NOTICES: usize = 20;
 
-impl Guard {
+impl ReleaseController {
     /// Tells of what has just happened: `phase` and `ended` are what held before it.
     pub(super) fn tell(&mut self, phase: &str, ended: Option<(Time, Revision)>) {
         let past = self.state.rollout.past().last();
         let past = past.filter(|past| ended != Some((past.at, past.case.revision)));
-        let mut notices: Vec<Notice> = past
+        let mut notices: Vec<ReleaseEvent> = past
             .and_then(|past| {
                 let (is_warning, reason, action) = of_ending(past.ending)?;
-                Some(Notice {
+                Some(ReleaseEvent {
                     is_warning,
                     reason,
                     action,
-                    text: if past.ending == Ending::OrderRefused {
+                    text: if past.ending == RolloutOutcome::OrderRefused {
                         past.text.clone()
                     } else {
                         format!("Revision {}: {}", past.case.revision, past.text)
@@ -35,8 +35,8 @@ impl Guard {
         let now = self.state.rollout.phase();
         if now.as_str() != phase {
             match now {
-                Phase::Preflight(case) => notices.push(of_decision(case)),
-                Phase::TurningBack(case) => notices.push(Notice {
+                RolloutPhase::Preflight(case) => notices.push(of_decision(case)),
+                RolloutPhase::TurningBack(case) => notices.push(ReleaseEvent {
                     is_warning: false,
                     reason: "RollbackStarted",
                     action: "RollBack",
@@ -47,14 +47,14 @@ impl Guard {
                     ),
                     revision: case.revision,
                 }),
-                Phase::Settling(case) => notices.push(Notice {
+                RolloutPhase::Settling(case) => notices.push(ReleaseEvent {
                     is_warning: false,
                     reason: "ReleaseObserved",
                     action: "Judge",
                     text: format!("Revision {} appeared; its watch begins", case.revision),
                     revision: case.revision,
                 }),
-                Phase::Verifying(case) => notices.push(Notice {
+                RolloutPhase::Verifying(case) => notices.push(ReleaseEvent {
                     is_warning: false,
                     reason: "RollbackSucceeded",
                     action: "RollBack",
@@ -66,7 +66,7 @@ impl Guard {
                     ),
                     revision: case.made.unwrap_or(case.revision),
                 }),
-                Phase::Absent | Phase::Steady | Phase::Watching(_) => {}
+                RolloutPhase::Absent | RolloutPhase::Steady | RolloutPhase::Watching(_) => {}
             }
         }
         for notice in notices {
@@ -85,7 +85,7 @@ impl Guard {
     }
 
     /// Sends a notice on its way.
-    pub(super) fn post(&mut self, notice: Notice) {
+    pub(super) fn post(&mut self, notice: ReleaseEvent) {
         if self.notices.len() < MAX_NOTICES {
             self.notices
                 .spawn(Arc::clone(&self.setup.engine).tell(notice));
@@ -94,10 +94,10 @@ impl Guard {
 }
 
 /// That a revision is to be rolled back: by a verdict, or because a person ordered it.
-fn of_decision(case: &Case) -> Notice {
+fn of_decision(case: &Candidate) -> ReleaseEvent {
     let (revision, why) = (case.revision, &case.text);
     if case.ordered {
-        return Notice {
+        return ReleaseEvent {
             is_warning: false,
             reason: "RollbackOrdered",
             action: "RollBack",
@@ -105,7 +105,7 @@ fn of_decision(case: &Case) -> Notice {
             revision,
         };
     }
-    Notice {
+    ReleaseEvent {
         is_warning: true,
         reason: "ReleaseRegressed",
         action: "Judge",
@@ -115,20 +115,24 @@ fn of_decision(case: &Case) -> Notice {
 }
 
 /// Whether somebody should look at it, the reason, and the action; `None` for what is no news to anybody.
-const fn of_ending(ending: Ending) -> Option<(bool, &'static str, &'static str)> {
+const fn of_ending(ending: RolloutOutcome) -> Option<(bool, &'static str, &'static str)> {
     Some(match ending {
-        Ending::Kept => (false, "ReleaseHealthy", "Judge"),
-        Ending::Unchanged => (false, "ReleaseUnchanged", "Judge"),
-        Ending::Inconclusive => (false, "ReleaseInconclusive", "Judge"),
-        Ending::Superseded | Ending::Uninstalled => return None,
+        RolloutOutcome::Kept => (false, "ReleaseHealthy", "Judge"),
+        RolloutOutcome::Unchanged => (false, "ReleaseUnchanged", "Judge"),
+        RolloutOutcome::Inconclusive => (false, "ReleaseInconclusive", "Judge"),
+        RolloutOutcome::Superseded | RolloutOutcome::Uninstalled => return None,
         // Bad, and not turned back; why is in the text.
-        Ending::WouldRollBack | Ending::LeftAlone => (true, "RollbackSuppressed", "Judge"),
-        Ending::LimitReached | Ending::Refused => (true, "RollbackSuppressed", "RollBack"),
-        Ending::OrderRefused => (false, "RollbackOrderRefused", "RollBack"),
-        Ending::Failed => (true, "RollbackFailed", "RollBack"),
-        Ending::Recovered => (false, "RollbackVerified", "Verify"),
-        Ending::SameFailure => (true, "NotTheRelease", "Verify"),
-        Ending::Worse => (true, "WorseAfterRollback", "Verify"),
-        Ending::Unverified => (true, "RollbackUnverified", "Verify"),
+        RolloutOutcome::WouldRollBack | RolloutOutcome::LeftAlone => {
+            (true, "RollbackSuppressed", "Judge")
+        }
+        RolloutOutcome::LimitReached | RolloutOutcome::Refused => {
+            (true, "RollbackSuppressed", "RollBack")
+        }
+        RolloutOutcome::OrderRefused => (false, "RollbackOrderRefused", "RollBack"),
+        RolloutOutcome::Failed => (true, "RollbackFailed", "RollBack"),
+        RolloutOutcome::Recovered => (false, "RollbackVerified", "Verify"),
+        RolloutOutcome::SameFailure => (true, "NotTheRelease", "Verify"),
+        RolloutOutcome::Worse => (true, "WorseAfterRollback", "Verify"),
+        RolloutOutcome::Unverified => (true, "RollbackUnverified", "Verify"),
     })
 }

@@ -13,13 +13,13 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use super::Guard;
-use crate::release::{self, Facts, Plan, Refusal, by_hand};
-use crate::rollout::{Ending, Event, OrderKey, OrderRecord, Phase};
-use crate::serve::{Accepted, Declined, Order};
+use super::ReleaseController;
+use crate::release::{self, ReleaseState, RollbackError, RollbackPlan, by_hand};
+use crate::rollout::{OrderKey, OrderRecord, RolloutInput, RolloutOutcome, RolloutPhase};
+use crate::serve::{AcceptedOrder, DeclinedOrder, RollbackOrder};
 use crate::units::Revision;
 
-type Answer = oneshot::Sender<Result<Accepted, Declined>>;
+type OrderReply = oneshot::Sender<Result<AcceptedOrder, DeclinedOrder>>;
 
 /// The longest look at whether an order can be carried out.
 const LOOK: Duration = Duration::from_secs(60);
@@ -32,44 +32,44 @@ const KEY_HOLDS: Duration = Duration::from_secs(3600);
 
 /// An order that is being looked at, and the look: one at a time.
 #[derive(Default)]
-pub(super) struct OrderLook {
-    looked_at: Option<LookedAt>,
-    pub(super) looks: JoinSet<Result<Revision, NotPlanned>>,
+pub(super) struct OrderCheck {
+    looked_at: Option<CheckedOrder>,
+    pub(super) looks: JoinSet<Result<Revision, PlanError>>,
 }
 
 /// Why there is no plan for an order.
 #[derive(Debug)]
-pub(super) enum NotPlanned {
+pub(super) enum PlanError {
     /// The order is a mistake, or not clear.
-    Order(by_hand::Refused),
+    Order(by_hand::OrderRefused),
     /// The rollback cannot be done.
-    Rollback(Refusal),
+    Rollback(RollbackError),
 }
 
-impl From<Refusal> for NotPlanned {
-    fn from(refusal: Refusal) -> Self {
+impl From<RollbackError> for PlanError {
+    fn from(refusal: RollbackError) -> Self {
         Self::Rollback(refusal)
     }
 }
 
-impl From<by_hand::Refused> for NotPlanned {
-    fn from(refused: by_hand::Refused) -> Self {
+impl From<by_hand::OrderRefused> for PlanError {
+    fn from(refused: by_hand::OrderRefused) -> Self {
         Self::Order(refused)
     }
 }
 
-struct LookedAt {
+struct CheckedOrder {
     bad: Revision,
     target: Option<Revision>,
     reason: String,
     order: OrderRecord,
-    callers: Vec<Answer>,
+    callers: Vec<OrderReply>,
 }
 
-impl Guard {
+impl ReleaseController {
     /// Takes the order of a person.
-    pub(super) async fn on_order(&mut self, order: Order) {
-        let Order {
+    pub(super) async fn on_order(&mut self, order: RollbackOrder) {
+        let RollbackOrder {
             target,
             reason,
             key,
@@ -85,23 +85,25 @@ impl Guard {
             return;
         }
         match self.state.rollout.phase() {
-            Phase::Absent => {
+            RolloutPhase::Absent => {
                 let why = format!("{} is not installed at the moment", self.shown_name());
-                let _ = answer.send(Err(Declined::Unknown(why)));
+                let _ = answer.send(Err(DeclinedOrder::Unknown(why)));
             }
-            Phase::Preflight(_) | Phase::TurningBack(_) | Phase::Verifying(_) => {
+            RolloutPhase::Preflight(_)
+            | RolloutPhase::TurningBack(_)
+            | RolloutPhase::Verifying(_) => {
                 let joined = self.join_order(target, &reason, keys).await;
                 // Who asked may have gone away; the order is carried out all the same.
                 let _ = answer.send(joined);
             }
-            Phase::Steady | Phase::Settling(_) | Phase::Watching(_) => {
+            RolloutPhase::Steady | RolloutPhase::Settling(_) | RolloutPhase::Watching(_) => {
                 self.look_at(target, reason, keys, answer);
             }
         }
     }
 
     /// What became of the order that was sent with this key, if there was one.
-    fn sent_before(&self, sent: &OrderKey) -> Option<Result<Accepted, Declined>> {
+    fn sent_before(&self, sent: &OrderKey) -> Option<Result<AcceptedOrder, DeclinedOrder>> {
         let looked_at = self.order_look.looked_at.as_ref();
         if let Some(first) = looked_at.and_then(|other| other.order.with(&sent.key)) {
             return is_another(first, sent).map(Err);
@@ -113,15 +115,15 @@ impl Guard {
         }
         Some(match past {
             Some(past) if self.now().since(past.at) > KEY_HOLDS => {
-                Err(Declined::Conflict(format!(
+                Err(DeclinedOrder::Conflict(format!(
                     "this Idempotency-Key is that of an order that has ended long ago: {}; give each order a key of its own",
                     past.text
                 )))
             }
-            Some(past) if past.ending == Ending::OrderRefused => {
-                Err(Declined::Conflict(past.text.clone()))
+            Some(past) if past.ending == RolloutOutcome::OrderRefused => {
+                Err(DeclinedOrder::Conflict(past.text.clone()))
             }
-            Some(_) | None => Ok(Accepted {
+            Some(_) | None => Ok(AcceptedOrder {
                 id: order.id.to_string(),
                 revision: case.revision.0,
                 target: case.target.map(|target| target.0),
@@ -136,24 +138,24 @@ impl Guard {
         target: Option<Revision>,
         reason: &str,
         keys: Vec<OrderKey>,
-    ) -> Result<Accepted, Declined> {
+    ) -> Result<AcceptedOrder, DeclinedOrder> {
         let Some(case) = self.state.rollout.phase().case() else {
-            return Err(Declined::NotNow("the rollback has just ended".into()));
+            return Err(DeclinedOrder::NotNow("the rollback has just ended".into()));
         };
         let (bad, under_way) = (case.revision, case.target);
         if let Some((newer, _)) = case.overtaken_by {
-            return Err(Declined::NotNow(format!(
+            return Err(DeclinedOrder::NotNow(format!(
                 "a rollback of revision {bad} is under way, and revision {newer} has taken its place; try again"
             )));
         }
         match (target, under_way) {
             (Some(_), None) => {
-                return Err(Declined::NotNow(format!(
+                return Err(DeclinedOrder::NotNow(format!(
                     "a rollback of revision {bad} has just begun, and its target is being chosen; try again"
                 )));
             }
             (Some(wanted), Some(target)) if wanted != target => {
-                return Err(Declined::Conflict(format!(
+                return Err(DeclinedOrder::Conflict(format!(
                     "a rollback of revision {bad} to revision {target} is under way, and this order is to revision \
                      {wanted}: wait for its end, and order again if that is still wanted"
                 )));
@@ -162,14 +164,14 @@ impl Guard {
         }
         let id = new_id(bad);
         let Some(id) = self.state.rollout.join(OrderRecord { id, keys }) else {
-            return Err(Declined::NotNow("the rollback has just ended".into()));
+            return Err(DeclinedOrder::NotNow("the rollback has just ended".into()));
         };
         let text = format!("A person ordered the same rollback of revision {bad}: {reason}");
         self.state.rollout.remark(self.now(), &text);
         self.keep_entries();
         self.save(true).await;
         self.publish();
-        Ok(Accepted {
+        Ok(AcceptedOrder {
             id: id.into(),
             revision: bad.0,
             target: under_way.map(|target| target.0),
@@ -183,7 +185,7 @@ impl Guard {
         target: Option<Revision>,
         reason: String,
         keys: Vec<OrderKey>,
-        answer: Answer,
+        answer: OrderReply,
     ) {
         if let Some(other) = &mut self.order_look.looked_at {
             if other.target == target && other.callers.len() < MAX_CALLERS {
@@ -191,13 +193,13 @@ impl Guard {
                 other.callers.push(answer);
             } else {
                 let why = "another order for this release is being looked at; try again";
-                let _ = answer.send(Err(Declined::NotNow(why.into())));
+                let _ = answer.send(Err(DeclinedOrder::NotNow(why.into())));
             }
             return;
         }
         let Some(bad) = self.state.rollout.newest() else {
             let why = "no revision of the release is known yet; try again";
-            let _ = answer.send(Err(Declined::NotNow(why.into())));
+            let _ = answer.send(Err(DeclinedOrder::NotNow(why.into())));
             return;
         };
         if let Err(declined) = self.check_order(bad, target) {
@@ -206,14 +208,14 @@ impl Guard {
         }
         let (undone, name) = (self.undone(), self.shown_name());
         let planned = self.ordered((bad, target, reason.clone()), move |facts| {
-            Ok::<_, NotPlanned>(by_hand::check(facts, bad, target, &undone, &name)?)
+            Ok::<_, PlanError>(by_hand::check(facts, bad, target, &undone, &name)?)
         });
         let engine = Arc::clone(&self.setup.engine);
         self.order_look.looks.spawn(async move {
             let look = async {
                 let plan = planned.await?;
                 let target = plan.target;
-                let plan = Plan {
+                let plan = RollbackPlan {
                     is_rehearsal: true,
                     ..plan
                 };
@@ -223,10 +225,10 @@ impl Guard {
             let looked = tokio::time::timeout(LOOK, look).await;
             looked.unwrap_or_else(|_| {
                 let why = format!("no answer within {} s", LOOK.as_secs());
-                Err(Refusal::Storage(why).into())
+                Err(RollbackError::Storage(why).into())
             })
         });
-        self.order_look.looked_at = Some(LookedAt {
+        self.order_look.looked_at = Some(CheckedOrder {
             bad,
             target,
             reason,
@@ -243,10 +245,10 @@ impl Guard {
     pub(super) fn ordered<E>(
         &self,
         (bad, target, reason): (Revision, Option<Revision>, String),
-        checked: impl FnOnce(&Facts) -> Result<(), E> + Send + 'static,
-    ) -> release::Work<Result<Plan, E>>
+        checked: impl FnOnce(&ReleaseState) -> Result<(), E> + Send + 'static,
+    ) -> release::EngineFuture<Result<RollbackPlan, E>>
     where
-        E: From<Refusal> + Send + 'static,
+        E: From<RollbackError> + Send + 'static,
     {
         let engine = Arc::clone(&self.setup.engine);
         let facts = Arc::clone(&self.facts.borrow().facts);
@@ -259,7 +261,7 @@ impl Guard {
             };
             checked(&facts)?;
             let plan = release::plan_by_hand(engine, bad, target, &facts, &ledger, &reason).await?;
-            Ok(Plan { fence, ..plan })
+            Ok(RollbackPlan { fence, ..plan })
         })
     }
 
@@ -271,10 +273,10 @@ impl Guard {
     }
 
     /// What is wrong with an order at first sight.
-    fn check_order(&self, bad: Revision, target: Option<Revision>) -> Result<(), Declined> {
+    fn check_order(&self, bad: Revision, target: Option<Revision>) -> Result<(), DeclinedOrder> {
         let observed = self.facts.borrow().clone();
         if let Some(why) = observed.trouble {
-            return Err(Declined::NotNow(format!(
+            return Err(DeclinedOrder::NotNow(format!(
                 "nothing new is known of {}, so nothing is rolled back: {why}; try again",
                 self.shown_name()
             )));
@@ -284,21 +286,23 @@ impl Guard {
     }
 
     /// The look at an order has ended: it is carried out, or its callers are told why not.
-    pub(super) async fn on_order_looked(&mut self, looked: Result<Revision, NotPlanned>) {
+    pub(super) async fn on_order_looked(&mut self, looked: Result<Revision, PlanError>) {
         let Some(order) = self.order_look.looked_at.take() else {
             return;
         };
         match self.state.rollout.phase() {
-            Phase::Steady | Phase::Settling(_) | Phase::Watching(_) => {}
-            Phase::Preflight(_) | Phase::TurningBack(_) | Phase::Verifying(_) => {
+            RolloutPhase::Steady | RolloutPhase::Settling(_) | RolloutPhase::Watching(_) => {}
+            RolloutPhase::Preflight(_)
+            | RolloutPhase::TurningBack(_)
+            | RolloutPhase::Verifying(_) => {
                 // A verdict has fallen meanwhile.
                 let (reason, keys) = (order.reason.as_str(), order.order.keys);
                 let joined = self.join_order(order.target, reason, keys).await;
                 return answer_all(order.callers, &joined);
             }
-            Phase::Absent => {
+            RolloutPhase::Absent => {
                 let why = format!("{} was uninstalled meanwhile", self.shown_name());
-                return answer_all(order.callers, &Err(Declined::Unknown(why)));
+                return answer_all(order.callers, &Err(DeclinedOrder::Unknown(why)));
             }
         }
         let newest = self.state.rollout.newest().unwrap_or_default();
@@ -307,24 +311,24 @@ impl Guard {
                 "revision {newest} took the place of revision {} while the order was looked at",
                 order.bad
             );
-            return answer_all(order.callers, &Err(Declined::Conflict(why)));
+            return answer_all(order.callers, &Err(DeclinedOrder::Conflict(why)));
         }
         let target = match looked {
             Ok(target) => target,
-            Err(NotPlanned::Order(refused)) => {
+            Err(PlanError::Order(refused)) => {
                 return answer_all(order.callers, &Err(declined(refused)));
             }
-            Err(NotPlanned::Rollback(refusal)) => return self.decline(order, &refusal).await,
+            Err(PlanError::Rollback(refusal)) => return self.decline(order, &refusal).await,
         };
         // What convicted an earlier revision is nothing to compare this one with.
         self.state.convicted = None;
-        let accepted = Accepted {
+        let accepted = AcceptedOrder {
             id: order.order.id.to_string(),
             revision: newest.0,
             target: Some(target.0),
             joined: false,
         };
-        self.happens(Event::Ordered {
+        self.happens(RolloutInput::Ordered {
             target: Some(target),
             reason: order.reason,
             order: order.order,
@@ -334,31 +338,31 @@ impl Guard {
     }
 
     /// Something is in the way of an order. What is in nobody's power to change is not written down.
-    async fn decline(&mut self, order: LookedAt, refusal: &Refusal) {
+    async fn decline(&mut self, order: CheckedOrder, refusal: &RollbackError) {
         let facts = Arc::clone(&self.facts.borrow().facts);
         let told = self.telling()(refusal);
         let declined = match refusal {
-            Refusal::TargetGone { target } => Declined::Unknown(format!(
+            RollbackError::TargetGone { target } => DeclinedOrder::Unknown(format!(
                 "revision {target} of {} cannot be read; {}",
                 self.shown_name(),
                 by_hand::choice(&facts, order.bad)
             )),
-            Refusal::Storage(_) => Declined::NotNow(format!(
+            RollbackError::Storage(_) => DeclinedOrder::NotNow(format!(
                 "whether it can be rolled back cannot be found out: {told}; try again"
             )),
-            Refusal::Overtaken { .. } => Declined::Conflict(told),
-            Refusal::NoTarget(_)
-            | Refusal::Pending { .. }
-            | Refusal::Prevented { .. }
-            | Refusal::Failed { .. } => {
-                self.happens(Event::OrderDeclined {
+            RollbackError::Overtaken { .. } => DeclinedOrder::Conflict(told),
+            RollbackError::NoTarget(_)
+            | RollbackError::Pending { .. }
+            | RollbackError::Prevented { .. }
+            | RollbackError::Failed { .. } => {
+                self.happens(RolloutInput::OrderDeclined {
                     target: order.target,
                     reason: order.reason,
                     order: order.order,
                     why: told.clone(),
                 })
                 .await;
-                Declined::Conflict(told)
+                DeclinedOrder::Conflict(told)
             }
         };
         answer_all(order.callers, &Err(declined));
@@ -370,21 +374,21 @@ impl Guard {
     }
 }
 
-fn declined(refused: by_hand::Refused) -> Declined {
+fn declined(refused: by_hand::OrderRefused) -> DeclinedOrder {
     match refused {
-        by_hand::Refused::Unknown(why) => Declined::Unknown(why),
-        by_hand::Refused::Conflict(why) => Declined::Conflict(why),
+        by_hand::OrderRefused::Unknown(why) => DeclinedOrder::Unknown(why),
+        by_hand::OrderRefused::Conflict(why) => DeclinedOrder::Conflict(why),
     }
 }
 
 /// Why an order that was sent with the key of another one is not that one; `None` where it is.
-fn is_another(first: &OrderKey, sent: &OrderKey) -> Option<Declined> {
+fn is_another(first: &OrderKey, sent: &OrderKey) -> Option<DeclinedOrder> {
     let to = |key: &OrderKey| match key.target {
         Some(target) => format!("to revision {target}"),
         None => "that names no revision".to_owned(),
     };
     (first.target != sent.target).then(|| {
-        Declined::Conflict(format!(
+        DeclinedOrder::Conflict(format!(
             "this Idempotency-Key is that of an order {}, and this is an order {}; give each order a key of its own",
             to(first),
             to(sent)
@@ -393,7 +397,7 @@ fn is_another(first: &OrderKey, sent: &OrderKey) -> Option<Declined> {
 }
 
 /// Each caller is told; only the first has begun it.
-fn answer_all(callers: Vec<Answer>, answer: &Result<Accepted, Declined>) {
+fn answer_all(callers: Vec<OrderReply>, answer: &Result<AcceptedOrder, DeclinedOrder>) {
     for (number, caller) in callers.into_iter().enumerate() {
         let mut answer = answer.clone();
         if let Ok(accepted) = &mut answer {

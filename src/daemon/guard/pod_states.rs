@@ -8,22 +8,22 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::saved::Watching;
-use crate::release::Facts;
-use crate::release::Pod;
+use super::saved::RunningAnalysis;
+use crate::release::ReleasePod;
+use crate::release::ReleaseState;
 use crate::units::Revision;
-use crate::verdict::{Change, PodState, Stuck};
+use crate::verdict::{PodState, StuckReason, WorkloadDiff};
 
 /// Trouble of old pods in this watch, by their workloads: a new pod of the same workload that has the same is excused,
 /// also when the old one has gone.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(super) struct OldTrouble {
+pub(super) struct OldPodFailures {
     looping: BTreeSet<String>,
-    stuck: BTreeSet<(String, Stuck)>,
+    stuck: BTreeSet<(String, StuckReason)>,
 }
 
-impl OldTrouble {
-    pub(super) fn note(&mut self, old: &Pod) {
+impl OldPodFailures {
+    pub(super) fn note(&mut self, old: &ReleasePod) {
         if old.is_crash_looping() {
             self.looping.insert(old.workload_name());
         }
@@ -32,7 +32,7 @@ impl OldTrouble {
         }
     }
 
-    pub(super) fn has(&self, new: &Pod, stuck: Option<Stuck>) -> bool {
+    pub(super) fn has(&self, new: &ReleasePod, stuck: Option<StuckReason>) -> bool {
         let workload = new.workload_name();
         self.looping.contains(&workload)
             || stuck.is_some_and(|stuck| self.stuck.contains(&(workload, stuck)))
@@ -41,14 +41,14 @@ impl OldTrouble {
 
 /// What the analysis was told of a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(super) struct ToldPod {
+pub(super) struct ReportedPod {
     restarts: u32,
     loops: bool,
-    stuck: Option<Stuck>,
+    stuck: Option<StuckReason>,
     old_too: bool,
 }
 
-impl ToldPod {
+impl ReportedPod {
     /// Whether it restarted, or cannot start.
     pub(super) const fn is_in_trouble(self) -> bool {
         self.restarts > 0 || self.loops || self.stuck.is_some()
@@ -66,15 +66,19 @@ impl ToldPod {
 }
 
 /// Remembers the trouble of old pods.
-pub(super) fn note_old_pods(watching: &mut Watching, facts: &Facts, serving: Option<Revision>) {
+pub(super) fn note_old_pods(
+    watching: &mut RunningAnalysis,
+    facts: &ReleaseState,
+    serving: Option<Revision>,
+) {
     let revision = watching.revision;
-    let change = |pod: &Pod| facts.change_of(pod, revision, serving);
+    let change = |pod: &ReleasePod| facts.change_of(pod, revision, serving);
     for pod in &facts.pods {
         if pod.terminating || !watching.is_older(pod) {
             continue;
         }
         // Where the settings changed, old pods may read the new ones: what they did before counts, and nothing since.
-        if watching.watch.ticks() == 0 || change(pod) != Ok(Some(Change::Config)) {
+        if watching.watch.ticks() == 0 || change(pod) != Ok(Some(WorkloadDiff::Config)) {
             watching.old.note(pod);
         }
     }
@@ -82,13 +86,13 @@ pub(super) fn note_old_pods(watching: &mut Watching, facts: &Facts, serving: Opt
 
 /// States of new pods that are not known yet: of workloads that the revision changed since the one that served before.
 pub(super) fn pod_states(
-    watching: &mut Watching,
-    facts: &Facts,
+    watching: &mut RunningAnalysis,
+    facts: &ReleaseState,
     serving: Option<Revision>,
 ) -> Vec<PodState> {
     note_old_pods(watching, facts, serving);
     let revision = watching.revision;
-    let change = |pod: &Pod| facts.change_of(pod, revision, serving);
+    let change = |pod: &ReleasePod| facts.change_of(pod, revision, serving);
     let mut states = Vec::new();
     for pod in &facts.pods {
         if !watching.is_new(pod) {
@@ -100,7 +104,7 @@ pub(super) fn pod_states(
             continue;
         }
         let stuck = pod.stuck();
-        let now = ToldPod {
+        let now = ReportedPod {
             restarts: pod.restarts,
             loops: pod.is_crash_looping(),
             stuck,

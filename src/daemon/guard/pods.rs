@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::Target;
-use crate::config::settings::{Probe, Question};
+use crate::config::settings::{ProbeConfig, ProbeKind};
 use crate::probe::{self, Prober};
-use crate::release::{Facts, Pod};
+use crate::release::{ReleasePod, ReleaseState};
 use crate::units::Revision;
-use crate::verdict::{MAX_ASKED, Mark};
+use crate::verdict::{MAX_ASKED, TickOutcome};
 
 /// Marks of one pod and endpoint that may wait for their tick.
 const MAX_WAITING: usize = 64;
@@ -19,30 +19,30 @@ const MAX_WAITING: usize = 64;
 const MAX_PODS: usize = 1000;
 
 /// Marks of one tick, and latencies in microseconds, one of each for each endpoint.
-pub(super) type PodAnswers = (Vec<Mark>, Vec<Option<u32>>);
+pub(super) type PodResults = (Vec<TickOutcome>, Vec<Option<u32>>);
 
 /// One endpoint of one pod.
-struct Line {
+struct PodEndpoint {
     address: SocketAddr,
     prober: Arc<Prober>,
     in_flight: u32,
-    waiting: VecDeque<(Mark, Option<u32>)>,
+    waiting: VecDeque<(TickOutcome, Option<u32>)>,
 }
 
 /// The pods of one release, as far as they are asked.
 #[derive(Default)]
-pub(super) struct Askers {
+pub(super) struct PodProbers {
     /// By pod and endpoint.
-    lines: HashMap<(Box<str>, usize), Line>,
+    lines: HashMap<(Box<str>, usize), PodEndpoint>,
     turn: usize,
 }
 
-impl Askers {
+impl PodProbers {
     /// The pods whose turn it is: at most five.
-    pub(super) fn next<'a>(&mut self, pods: &[&'a Pod]) -> Vec<&'a Pod> {
+    pub(super) fn next<'a>(&mut self, pods: &[&'a ReleasePod]) -> Vec<&'a ReleasePod> {
         let count = pods.len().min(MAX_PODS);
         let chosen = (0..count.min(MAX_ASKED)).map(|at| pods[(self.turn + at) % count]);
-        let chosen: Vec<&Pod> = chosen.collect();
+        let chosen: Vec<&ReleasePod> = chosen.collect();
         if count > MAX_ASKED {
             self.turn = (self.turn + MAX_ASKED) % count;
         }
@@ -50,7 +50,7 @@ impl Askers {
     }
 
     /// One of the pods, in turn.
-    pub(super) fn one<'a>(&mut self, pods: &[&'a Pod]) -> Option<&'a Pod> {
+    pub(super) fn one<'a>(&mut self, pods: &[&'a ReleasePod]) -> Option<&'a ReleasePod> {
         self.turn = self.turn.wrapping_add(1);
         pods.get(self.turn % pods.len().max(1)).copied()
     }
@@ -58,16 +58,16 @@ impl Askers {
     /// A prober for an endpoint of a pod, if it may be asked once more now.
     pub(super) fn begin(
         &mut self,
-        shared: &Arc<probe::Shared>,
-        pod: &Pod,
+        shared: &Arc<probe::ProberContext>,
+        pod: &ReleasePod,
         endpoint: usize,
-        probe: &Probe,
+        probe: &ProbeConfig,
         most: u32,
     ) -> Option<Arc<Prober>> {
         let address = address_of(probe, pod)?;
         let new_line = || {
             let (target, question) = aimed_at(probe, pod, address);
-            Line {
+            PodEndpoint {
                 address,
                 prober: Arc::new(Prober::new(shared, target, question)),
                 in_flight: 0,
@@ -90,7 +90,13 @@ impl Askers {
     }
 
     /// An answer has come.
-    pub(super) fn heard(&mut self, pod: &str, endpoint: usize, mark: Mark, took: Option<Duration>) {
+    pub(super) fn heard(
+        &mut self,
+        pod: &str,
+        endpoint: usize,
+        mark: TickOutcome,
+        took: Option<Duration>,
+    ) {
         let Some(line) = self.lines.get_mut(&(pod.into(), endpoint)) else {
             return;
         };
@@ -104,8 +110,8 @@ impl Askers {
 
     /// The marks of a pod for the tick that ends, and how long its good answers took in microseconds; `None` where none
     /// has come.
-    pub(super) fn take(&mut self, pod: &str, endpoints: usize) -> Option<PodAnswers> {
-        let mut marks = vec![Mark::Void; endpoints];
+    pub(super) fn take(&mut self, pod: &str, endpoints: usize) -> Option<PodResults> {
+        let mut marks = vec![TickOutcome::Void; endpoints];
         let mut latencies = vec![None; endpoints];
         let mut any = false;
         for endpoint in 0..endpoints {
@@ -120,14 +126,14 @@ impl Askers {
     }
 
     /// Forgets pods that are gone.
-    pub(super) fn keep(&mut self, pods: &[Pod]) {
+    pub(super) fn keep(&mut self, pods: &[ReleasePod]) {
         self.lines
             .retain(|(name, _), _| pods.iter().any(|pod| pod.name == *name));
     }
 }
 
 /// Where a probe asks a pod directly, if it does.
-pub(super) fn address_of(probe: &Probe, pod: &Pod) -> Option<SocketAddr> {
+pub(super) fn address_of(probe: &ProbeConfig, pod: &ReleasePod) -> Option<SocketAddr> {
     let Some(aim) = &probe.pods else {
         return pod.address;
     };
@@ -150,7 +156,11 @@ pub(super) fn address_of(probe: &Probe, pod: &Pod) -> Option<SocketAddr> {
 
 /// Whether it is clear which pods a probe asks directly: where it names no workload, only one may have its port, of those
 /// that its Service selects in a revision.
-pub(super) fn is_clear(probe: &Probe, facts: &Facts, revision: Option<Revision>) -> bool {
+pub(super) fn is_clear(
+    probe: &ProbeConfig,
+    facts: &ReleaseState,
+    revision: Option<Revision>,
+) -> bool {
     if names_workload(probe) || probe.pods.is_none() {
         return true;
     }
@@ -162,7 +172,7 @@ pub(super) fn is_clear(probe: &Probe, facts: &Facts, revision: Option<Revision>)
     asked.all(|pod| Some(&pod.workload) == first)
 }
 
-fn names_workload(probe: &Probe) -> bool {
+fn names_workload(probe: &ProbeConfig) -> bool {
     let aim = probe.pods.as_ref();
     aim.is_some_and(|aim| aim.workload.is_some())
 }
@@ -170,9 +180,9 @@ fn names_workload(probe: &Probe) -> bool {
 /// Whether the Service that a probe asks selects a pod in a revision: the other colour of a blue-green pair answers nobody.
 /// What the probe names by itself is not doubted.
 pub(super) fn is_behind(
-    probe: &Probe,
-    pod: &Pod,
-    facts: &Facts,
+    probe: &ProbeConfig,
+    pod: &ReleasePod,
+    facts: &ReleaseState,
     revision: Option<Revision>,
 ) -> bool {
     names_workload(probe)
@@ -180,7 +190,7 @@ pub(super) fn is_behind(
 }
 
 /// The same question to one pod instead of the Service, in the name of the Service.
-fn aimed_at(probe: &Probe, pod: &Pod, address: SocketAddr) -> (Target, Question) {
+fn aimed_at(probe: &ProbeConfig, pod: &ReleasePod, address: SocketAddr) -> (Target, ProbeKind) {
     let mut url = probe.target.url().clone();
     if let Some(aim) = &probe.pods
         && !probe.target.is_tcp()
@@ -198,7 +208,7 @@ fn aimed_at(probe: &Probe, pod: &Pod, address: SocketAddr) -> (Target, Question)
     let _ = url.set_port(Some(address.port()));
     let target = Target::of(url).unwrap_or_else(|_| probe.target.clone());
     let question = match &probe.question {
-        Question::Http(http) => {
+        ProbeKind::Http(http) => {
             let mut http = http.clone();
             http.proxy = None;
             http.host.get_or_insert_with(|| authority(&probe.target));
@@ -206,15 +216,15 @@ fn aimed_at(probe: &Probe, pod: &Pod, address: SocketAddr) -> (Target, Question)
                 .tls
                 .server_name
                 .get_or_insert_with(|| probe.target.host());
-            Question::Http(http)
+            ProbeKind::Http(http)
         }
-        Question::Tcp(tcp) => {
+        ProbeKind::Tcp(tcp) => {
             let mut tcp = tcp.clone();
             tcp.connect
                 .tls
                 .server_name
                 .get_or_insert_with(|| probe.target.host());
-            Question::Tcp(tcp)
+            ProbeKind::Tcp(tcp)
         }
     };
     (target, question)
@@ -236,14 +246,14 @@ pub(super) mod tests {
     )]
 
     use super::*;
-    use crate::config::settings::Aim;
+    use crate::config::settings::PodTarget;
     use crate::config::{self, Sources};
-    use crate::release::Port;
-    use crate::release::change::Workloads;
+    use crate::release::ContainerPort;
+    use crate::release::change::RevisionWorkloads;
     use crate::release::manifest;
 
     /// A probe that asks pods so: workload and port, where they are named.
-    pub(in super::super) fn probe(aim: Option<(&str, &str)>) -> Probe {
+    pub(in super::super) fn probe(aim: Option<(&str, &str)>) -> ProbeConfig {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("probes.toml");
         let text = "[[release]]\nname = \"web\"\nnamespace = \"shop\"\nbase_url = \"http://web\"\n[[release.probe]]\nname = \"api\"\npath = \"/\"\n";
@@ -258,18 +268,18 @@ pub(super) mod tests {
             panic!("the configuration is wrong");
         };
         let named = |text: &str| (!text.is_empty()).then(|| text.into());
-        Probe {
-            pods: aim.map(|(workload, port)| Aim {
+        ProbeConfig {
+            pods: aim.map(|(workload, port)| PodTarget {
                 workload: named(workload),
                 port: named(port),
                 tls: None,
             }),
-            ..Probe::clone(&loaded.settings.releases[0].probes[0])
+            ..ProbeConfig::clone(&loaded.settings.releases[0].probes[0])
         }
     }
 
-    pub(in super::super) fn pod(workload: &str, ports: &[(&str, u16)]) -> Pod {
-        Pod {
+    pub(in super::super) fn pod(workload: &str, ports: &[(&str, u16)]) -> ReleasePod {
+        ReleasePod {
             name: "web-1".into(),
             revision: Revision(1),
             node: "node".into(),
@@ -284,7 +294,7 @@ pub(super) mod tests {
             ip: Some([10, 0, 0, 7].into()),
             ports: ports
                 .iter()
-                .map(|(name, number)| Port {
+                .map(|(name, number)| ContainerPort {
                     name: (*name).into(),
                     number: *number,
                 })
@@ -293,7 +303,7 @@ pub(super) mod tests {
     }
 
     #[track_caller]
-    fn check(rule: &str, aim: Option<(&str, &str)>, pod: &Pod, expected: Option<&str>) {
+    fn check(rule: &str, aim: Option<(&str, &str)>, pod: &ReleasePod, expected: Option<&str>) {
         let address = address_of(&probe(aim), pod).map(|address| address.to_string());
         assert_eq!(address.as_deref(), expected, "{rule}");
     }
@@ -311,12 +321,12 @@ pub(super) mod tests {
         check("of another workload", Some(("api", "")), &both, None);
         let silent = pod("web", &[]);
         check("it has no port", Some(("", "")), &silent, None);
-        let nowhere = Pod {
+        let nowhere = ReleasePod {
             ip: None,
             ..both.clone()
         };
         check("it has no address yet", Some(("", "")), &nowhere, None);
-        let known = Pod {
+        let known = ReleasePod {
             address: Some(([127, 0, 0, 1], 81).into()),
             ..both.clone()
         };
@@ -335,10 +345,10 @@ pub(super) mod tests {
     fn without_a_workload_only_one_may_have_the_port() {
         let web = pod("web", &[("http", 8080)]);
         let api = pod("api", &[("http", 8080), ("admin", 9090)]);
-        let is_clear_for = |aim, pods: &[&Pod]| {
-            let facts = Facts {
+        let is_clear_for = |aim, pods: &[&ReleasePod]| {
+            let facts = ReleaseState {
                 pods: pods.iter().copied().cloned().collect(),
-                ..Facts::default()
+                ..ReleaseState::default()
             };
             is_clear(&probe(aim), &facts, None)
         };
@@ -360,15 +370,15 @@ pub(super) mod tests {
         };
         let service = "---\napiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {selector: {colour: blue}}\n";
         let objects = manifest::objects(&(colour("blue") + &colour("green") + service)).unwrap();
-        let contents = Workloads::of_objects(&objects, &[]);
+        let contents = RevisionWorkloads::of_objects(&objects, &[]);
         let http = [("http", 8080)];
-        let facts = Facts {
+        let facts = ReleaseState {
             pods: vec![pod("blue", &http), pod("green", &http)],
             workloads: vec![(Revision(1), Arc::new(contents))],
-            ..Facts::default()
+            ..ReleaseState::default()
         };
         let (any, green) = (probe(Some(("", ""))), probe(Some(("green", ""))));
-        let behind = |probe: &Probe, revision: u32| {
+        let behind = |probe: &ProbeConfig, revision: u32| {
             let revision = Some(Revision(revision));
             let pods = facts.pods.iter();
             pods.map(|pod| is_behind(probe, pod, &facts, revision))

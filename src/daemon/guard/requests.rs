@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::Guard;
+use super::ReleaseController;
 use crate::requests;
 use crate::units::{Revision, Time};
-use crate::verdict::{RequestsBefore, Scrape};
+use crate::verdict::{RequestScrape, RequestsBefore};
 
 /// What is compared with: so long a time before.
 const BEFORE: Duration = Duration::from_secs(3600);
@@ -14,14 +14,14 @@ const BEFORE: Duration = Duration::from_secs(3600);
 const EVERY: Duration = Duration::from_secs(60);
 
 /// An answer of Prometheus.
-pub(super) struct Counted {
+pub(super) struct RequestCount {
     /// The watch that it is for; none in steady state.
     of: Option<(Revision, Time)>,
     at: Time,
     counts: Result<(u64, u64), String>,
 }
 
-impl Guard {
+impl ReleaseController {
     /// When Prometheus is asked next.
     pub(super) fn next_count(&self) -> Option<Time> {
         self.setup.release.requests.as_ref()?;
@@ -59,7 +59,7 @@ impl Guard {
         self.next_count = now + every;
         self.counting.spawn(async move {
             let counts = requests::count(&settings, span).await;
-            Counted {
+            RequestCount {
                 of,
                 at: now,
                 counts,
@@ -75,7 +75,7 @@ impl Guard {
         }
     }
 
-    pub(super) fn on_counted(&mut self, counted: Counted) {
+    pub(super) fn on_counted(&mut self, counted: RequestCount) {
         let (failed, total) = match counted.counts {
             Ok(counts) => {
                 if std::mem::take(&mut self.cannot_count) {
@@ -112,7 +112,10 @@ impl Guard {
             }
             (Some(of), Some(watching)) if of == (watching.revision, watching.began) => {
                 let t = counted.at.since(watching.began).as_secs_f64();
-                watching.tick.scrapes.push(Scrape { t, failed, total });
+                watching
+                    .tick
+                    .scrapes
+                    .push(RequestScrape { t, failed, total });
             }
             // It is about what is over.
             _ => {}

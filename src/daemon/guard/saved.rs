@@ -5,20 +5,22 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::alerts::{Firing, MAX_TOLD, Told};
+use super::alerts::{FiringAlert, MAX_TOLD, ReportedAlert};
 use super::bake::{BakeOutcome, RevisionBake};
 use super::needs::ExcusedProbes;
-use super::pod_states::{OldTrouble, ToldPod};
-use super::workload_events::{Templates, ToldWorkload};
+use super::pod_states::{OldPodFailures, ReportedPod};
+use super::workload_events::{ReportedWorkload, WorkloadTemplates};
 use crate::baseline::Baseline;
-use crate::config::settings::Need;
-use crate::ledger::Ledger;
+use crate::config::settings::NeedsEntry;
+use crate::ledger::RevisionLedger;
 use crate::recording::{self, AnalysisLatencies};
-use crate::release::{MAX_RUN_IMAGES, Pod, RunImage, WorkloadState};
-use crate::rollout::{Entry, Phase, ROLLED_OUT_LATE, Rollout};
+use crate::release::{MAX_RUN_IMAGES, ReleasePod, RunImage, WorkloadState};
+use crate::rollout::{LogEntry, ROLLED_OUT_LATE, Rollout, RolloutPhase};
 use crate::serve::status::VerdictView;
-use crate::units::{Dated, Revision, Shift, Time};
-use crate::verdict::{Inbox, Mark, Teaching, Verification, Verified, Watch};
+use crate::units::{ClockShift, HasTimes, Revision, Time};
+use crate::verdict::{
+    Analysis, RolloutLessons, TickBuffer, TickOutcome, Verification, VerificationOutcome,
+};
 
 /// Entries of the log of events that are kept.
 pub(super) const MAX_ENTRIES: usize = 100;
@@ -40,27 +42,27 @@ const GOOD_LOOKS: usize = 3;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(in crate::daemon) struct State {
     pub(super) rollout: Rollout,
-    pub(super) ledger: Ledger,
+    pub(super) ledger: RevisionLedger,
     /// By the probe's name.
-    pub(super) probes: BTreeMap<Box<str>, Known>,
+    pub(super) probes: BTreeMap<Box<str>, ProbeHistory>,
     /// The newest revision with the status `deployed` that was seen.
     pub(super) deployed: Option<Revision>,
     /// The revision that serves is in doubt: what it measures is no baseline until it has served well for long enough.
     pub(super) doubtful: bool,
     #[serde(deserialize_with = "if_readable")]
-    pub(super) watching: Option<Watching>,
+    pub(super) watching: Option<RunningAnalysis>,
     /// The revision at hand, and when its watch began: the recording that is written.
     pub(super) recorded: Option<(Revision, Time)>,
     /// The watch that convicted, for the verification.
     #[serde(deserialize_with = "if_readable")]
-    pub(super) convicted: Option<Watch>,
+    pub(super) convicted: Option<Analysis>,
     #[serde(skip)]
-    pub(super) verifying: Option<Verifying>,
+    pub(super) verifying: Option<RunningVerification>,
     pub(super) verdict: Option<VerdictView>,
-    pub(super) entries: VecDeque<Entry>,
+    pub(super) entries: VecDeque<LogEntry>,
     /// Alerts of Alertmanager that fire, whether a revision is watched or not.
     #[serde(default)]
-    pub(super) told: Vec<Told>,
+    pub(super) told: Vec<ReportedAlert>,
     /// The workloads of the newest revision when it was last at rest.
     #[serde(default)]
     pub(super) workloads: Vec<WorkloadState>,
@@ -69,7 +71,7 @@ pub(in crate::daemon) struct State {
     pub(super) workloads_before: Vec<WorkloadState>,
     /// What told the workloads' templates from others while the newest revision was the one that is known.
     #[serde(default)]
-    pub(super) templates: Templates,
+    pub(super) templates: WorkloadTemplates,
     /// The probes that failed when the contents under analysis first appeared, and the revision that brought them. A new
     /// analysis of the same contents must not excuse what they broke themselves.
     #[serde(default)]
@@ -82,7 +84,7 @@ pub(in crate::daemon) struct State {
     pub(super) fence: u64,
     /// What the last kept rollouts taught, the newest at the end.
     #[serde(default)]
-    pub(super) taught: VecDeque<Teaching>,
+    pub(super) taught: VecDeque<RolloutLessons>,
     /// What pods of the last revisions were seen to run.
     #[serde(default)]
     pub(super) images: Vec<RunImage>,
@@ -123,7 +125,7 @@ where
 
 /// What is known of one probe.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(super) struct Known {
+pub(super) struct ProbeHistory {
     pub(super) baseline: Baseline,
     /// The same of the revision at hand, which becomes the baseline when it is found good.
     pub(super) candidate: Baseline,
@@ -133,7 +135,7 @@ pub(super) struct Known {
     pub(super) well: bool,
 }
 
-impl Known {
+impl ProbeHistory {
     /// What the revision at hand measured becomes the baseline.
     pub(super) fn adopt(&mut self) {
         self.baseline = std::mem::take(&mut self.candidate);
@@ -159,15 +161,15 @@ impl Known {
 
 /// A watch that runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Watching {
+pub(super) struct RunningAnalysis {
     pub(super) revision: Revision,
     /// The first of the revisions with the same contents that are judged as one; `None` where it is alone.
     #[serde(default)]
     pub(super) first: Option<Revision>,
     pub(super) began: Time,
-    pub(super) watch: Watch,
+    pub(super) watch: Analysis,
     /// Pods that were asked, and their numbers.
-    pub(super) pods: Vec<recording::Pod>,
+    pub(super) pods: Vec<recording::RecordedPod>,
     /// Which endpoints are asked of pods directly.
     pub(super) direct: Vec<bool>,
     /// Bad soundings by endpoint and reason.
@@ -176,19 +178,19 @@ pub(super) struct Watching {
     pub(super) last_bad: Option<u32>,
     /// States of pods that were told to the watch.
     #[serde(default)]
-    pub(super) told_pods: BTreeMap<Box<str>, ToldPod>,
+    pub(super) told_pods: BTreeMap<Box<str>, ReportedPod>,
     /// What the watch was told of the workloads, in their order.
     #[serde(default)]
-    pub(super) told: Vec<ToldWorkload>,
+    pub(super) told: Vec<ReportedWorkload>,
     /// The last result that was asked for at the interval of the analysis, for the answers of rate limits.
     #[serde(default)]
     pub(super) hurried_until: Option<Time>,
     /// What old pods have shown since the revision appeared.
     #[serde(default)]
-    pub(super) old: OldTrouble,
+    pub(super) old: OldPodFailures,
     /// Alerts of Alertmanager that began since the revision appeared, and fire.
     #[serde(default)]
-    pub(super) alerts: Vec<Firing>,
+    pub(super) alerts: Vec<FiringAlert>,
     /// Seconds and e-value; thinned out when it grows too long.
     pub(super) trace: Vec<(f64, f64)>,
     /// Whether its rollout has been complete.
@@ -199,37 +201,37 @@ pub(super) struct Watching {
     pub(super) rolled_out: Option<bool>,
     /// Marks that wait for their tick.
     #[serde(skip)]
-    pub(super) inbox: Inbox,
+    pub(super) inbox: TickBuffer,
     /// The newest result of each dependency since the last tick, in the watch's order; void where there is none.
     #[serde(skip)]
-    pub(super) needed: Vec<Mark>,
+    pub(super) needed: Vec<TickOutcome>,
     #[serde(skip)]
-    pub(super) tick: recording::Recorded,
+    pub(super) tick: recording::RecordedTick,
 }
 
-impl Watching {
+impl RunningAnalysis {
     /// Whether a pod is of what is judged: older ones of the same contents are.
-    pub(super) fn is_own(&self, pod: &Pod) -> bool {
+    pub(super) fn is_own(&self, pod: &ReleasePod) -> bool {
         let first = self.first.unwrap_or(self.revision);
         (first..=self.revision).contains(&pod.revision)
     }
 
     /// Whether a pod runs what is judged: of its own, in a workload that the revision changed and that has it by now.
-    pub(super) fn is_new(&self, pod: &Pod) -> bool {
+    pub(super) fn is_new(&self, pod: &ReleasePod) -> bool {
         let mut told = self.told.iter();
         let told = told.find(|told| told.is_of(pod));
-        self.is_own(pod) && told.is_none_or(ToldWorkload::makes_new_pods)
+        self.is_own(pod) && told.is_none_or(ReportedWorkload::makes_new_pods)
     }
 
     /// Whether a pod may read settings that the revision changed, although it ran before.
-    pub(super) fn is_unclear(&self, pod: &Pod) -> bool {
+    pub(super) fn is_unclear(&self, pod: &ReleasePod) -> bool {
         let mut told = self.told.iter();
         let told = told.find(|told| told.is_of(pod));
-        told.is_some_and(ToldWorkload::reads_changed_settings) && !self.is_own(pod)
+        told.is_some_and(ReportedWorkload::reads_changed_settings) && !self.is_own(pod)
     }
 
     /// Whether a pod is of what was there before.
-    pub(super) fn is_older(&self, pod: &Pod) -> bool {
+    pub(super) fn is_older(&self, pod: &ReleasePod) -> bool {
         pod.revision < self.first.unwrap_or(self.revision)
     }
 
@@ -267,10 +269,10 @@ impl Watching {
 
 /// A verification that runs.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Verifying {
+pub(super) struct RunningVerification {
     pub(super) began: Time,
     pub(super) verification: Verification,
-    pub(super) inbox: Inbox,
+    pub(super) inbox: TickBuffer,
     /// Of its ticks.
     pub(super) interval: Duration,
     /// Whether a rate limit answers, so that probes are asked at their own interval.
@@ -278,11 +280,16 @@ pub(super) struct Verifying {
     pub(super) excused: ExcusedProbes,
 }
 
-impl Verifying {
+impl RunningVerification {
     /// A result has become known. A failure says nothing while something fails that its probe needs.
-    pub(super) fn hears(&mut self, probe: &str, mark: Mark, failing_need: Option<&Need>) {
+    pub(super) fn hears(
+        &mut self,
+        probe: &str,
+        mark: TickOutcome,
+        failing_need: Option<&NeedsEntry>,
+    ) {
         // The next tick begins anew, at the probes' own pace.
-        self.is_limited |= mark == Mark::Limited;
+        self.is_limited |= mark == TickOutcome::Limited;
         let mut endpoints = self.verification.endpoints();
         let Some(at) = endpoints.position(|name| name == probe) else {
             return; // configured since
@@ -290,7 +297,7 @@ impl Verifying {
         match failing_need {
             Some(need) => {
                 self.excused.add(probe, need);
-                self.inbox.put(at, Mark::Void);
+                self.inbox.put(at, TickOutcome::Void);
             }
             None => self.inbox.put(at, mark),
         }
@@ -300,19 +307,19 @@ impl Verifying {
     pub(super) fn tick<'a>(
         &mut self,
         is_void: bool,
-        failing_need: impl Fn(&str) -> Option<&'a Need>,
-    ) -> Option<Verified> {
-        let mut marks = vec![Mark::Void; self.verification.endpoints().count()];
-        self.inbox.take(&mut marks, Mark::Void);
+        failing_need: impl Fn(&str) -> Option<&'a NeedsEntry>,
+    ) -> Option<VerificationOutcome> {
+        let mut marks = vec![TickOutcome::Void; self.verification.endpoints().count()];
+        self.inbox.take(&mut marks, TickOutcome::Void);
         if is_void {
-            marks.fill(Mark::Void);
+            marks.fill(TickOutcome::Void);
         }
         for (name, mark) in self.verification.endpoints().zip(&mut marks) {
-            if *mark == Mark::Bad
+            if *mark == TickOutcome::Bad
                 && let Some(need) = failing_need(name)
             {
                 self.excused.add(name, need);
-                *mark = Mark::Void;
+                *mark = TickOutcome::Void;
             }
         }
         self.verification.tick(&marks)
@@ -323,7 +330,7 @@ impl State {
     pub(super) fn new(rollout: Rollout) -> Self {
         Self {
             rollout,
-            ledger: Ledger::default(),
+            ledger: RevisionLedger::default(),
             probes: BTreeMap::new(),
             deployed: None,
             doubtful: false,
@@ -365,12 +372,12 @@ impl State {
             if watching.failing.len() != endpoints || watching.direct.len() != endpoints {
                 return Err("it holds a watch whose parts do not fit together");
             }
-            watching.inbox = Inbox::new(endpoints);
+            watching.inbox = TickBuffer::new(endpoints);
         }
         self.rollout = self.rollout.bounded();
         if !matches!(
             self.rollout.phase(),
-            Phase::Settling(_) | Phase::Watching(_)
+            RolloutPhase::Settling(_) | RolloutPhase::Watching(_)
         ) {
             self.watching = None;
         }
@@ -409,13 +416,19 @@ impl State {
     /// A probe fails for something that it needs: that is no baseline, but says how it is now.
     pub(super) fn fails(&mut self, probe: &str) {
         if let Some(known) = self.probes.get_mut(probe) {
-            known.baseline.follow(Mark::Bad);
+            known.baseline.follow(TickOutcome::Bad);
             known.well = false;
         }
     }
 
     /// Counts a sounding, wherever it belongs.
-    pub(super) fn heard(&mut self, probe: &str, mark: Mark, latency: Option<Duration>, now: Time) {
+    pub(super) fn heard(
+        &mut self,
+        probe: &str,
+        mark: TickOutcome,
+        latency: Option<Duration>,
+        now: Time,
+    ) {
         let is_at_rest = self.rollout.phase().case().is_none();
         let settled = self
             .watching
@@ -426,9 +439,12 @@ impl State {
             None => self.probes.entry(probe.into()).or_default(),
         };
         match mark {
-            Mark::Good => known.well = true,
-            Mark::Bad => known.well = false,
-            Mark::Void | Mark::NotDue | Mark::Limited | Mark::Unresolved => {}
+            TickOutcome::Good => known.well = true,
+            TickOutcome::Bad => known.well = false,
+            TickOutcome::Void
+            | TickOutcome::NotDue
+            | TickOutcome::Limited
+            | TickOutcome::Unresolved => {}
         }
         if self.rollout.is_absent() {
             return;
@@ -437,7 +453,7 @@ impl State {
             known.baseline.follow(mark);
             return;
         }
-        let latency = latency.filter(|_| mark == Mark::Good);
+        let latency = latency.filter(|_| mark == TickOutcome::Good);
         // A revision that bakes is not known to be good yet.
         let is_known_good = !self.doubtful && self.bake.is_none();
         if is_at_rest && is_known_good {
@@ -485,8 +501,8 @@ impl State {
     }
 }
 
-impl Dated for State {
-    fn shift(&mut self, by: Shift) {
+impl HasTimes for State {
+    fn shift(&mut self, by: ClockShift) {
         // All fields are named, so that a new one that holds a time is not forgotten.
         let Self {
             rollout,

@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-use super::Guard;
+use super::ReleaseController;
 use crate::release::change::NotRestarted;
-use crate::rollout::Phase;
+use crate::rollout::RolloutPhase;
 use crate::units::{Namespace, Revision};
 
 /// A kubelet looks at a pod at least every minute, somewhat spread, and takes what its watch of the ConfigMap knows then.
@@ -19,7 +19,7 @@ const CALM: Duration = Duration::from_secs(15);
 /// Workloads that are named.
 const MAX_NAMED: usize = 3;
 
-impl Guard {
+impl ReleaseController {
     /// Workloads whose pods run on although a revision changed what they read.
     fn not_restarted(
         &self,
@@ -34,7 +34,7 @@ impl Guard {
 
     /// Those that the rollback at hand leaves running.
     fn not_restarted_by_rollback(&self) -> Vec<NotRestarted> {
-        let Phase::Verifying(case) = self.state.rollout.phase() else {
+        let RolloutPhase::Verifying(case) = self.state.rollout.phase() else {
             return Vec::new();
         };
         self.not_restarted(case.made, Some(case.revision))

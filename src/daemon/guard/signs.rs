@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::saved::Watching;
-use super::workload_events::ToldWorkload;
-use crate::recording::Recorded;
-use crate::units::{Dated, Shift, Time};
-use crate::verdict::{Mark, Side};
+use super::saved::RunningAnalysis;
+use super::workload_events::ReportedWorkload;
+use crate::recording::RecordedTick;
+use crate::units::{ClockShift, HasTimes, Time};
+use crate::verdict::{PodSide, TickOutcome};
 
 /// A sign after this time without one is a new beginning, in seconds.
 const QUIET: f64 = 30.0;
@@ -43,29 +43,29 @@ impl Trouble {
     }
 }
 
-impl Dated for Trouble {
-    fn shift(&mut self, by: Shift) {
+impl HasTimes for Trouble {
+    fn shift(&mut self, by: ClockShift) {
         self.since.shift(by);
         self.last.shift(by);
     }
 }
 
-impl Watching {
+impl RunningAnalysis {
     /// Whether pods or workloads are in trouble at the moment.
     pub(super) fn has_troubled_pods(&self) -> bool {
         self.told_pods.values().any(|pod| pod.is_in_trouble())
-            || self.told.iter().any(ToldWorkload::is_in_trouble)
+            || self.told.iter().any(ReportedWorkload::is_in_trouble)
     }
 
     /// Takes the signs of this tick. Whether trouble begins with it.
-    pub(super) fn trouble_begins(&mut self, marks: &[Mark], tick: &Recorded) -> bool {
+    pub(super) fn trouble_begins(&mut self, marks: &[TickOutcome], tick: &RecordedTick) -> bool {
         let is_new = |number: u32| {
             let mut pods = self.pods.iter();
-            pods.any(|pod| pod.pod == number && pod.side == Side::New)
+            pods.any(|pod| pod.pod == number && pod.side == PodSide::New)
         };
         let mut direct = tick.direct.iter();
-        let is_sign = marks.contains(&Mark::Bad)
-            || direct.any(|(pod, marks)| marks.contains(Mark::Bad.letter()) && is_new(*pod))
+        let is_sign = marks.contains(&TickOutcome::Bad)
+            || direct.any(|(pod, marks)| marks.contains(TickOutcome::Bad.letter()) && is_new(*pod))
             || self.has_troubled_pods();
         if !is_sign {
             return false;

@@ -1,11 +1,11 @@
 //! A revision that serves well for long enough is good, also one that nobody watched, as whatever was there before us.
 
-use super::Guard;
+use super::ReleaseController;
 use super::saved::State;
 use super::turning::digest_of;
-use crate::ledger::Found;
-use crate::release::Observed;
-use crate::rollout::Phase;
+use crate::ledger::ContentVerdict;
+use crate::release::ObservedState;
+use crate::rollout::RolloutPhase;
 use crate::units::{Revision, Time};
 use crate::verdict::Rule;
 
@@ -13,7 +13,7 @@ use crate::verdict::Rule;
 /// was known is none of them: while we did not run, were blind, or asked in vain.
 const MINUTES: u32 = 10;
 
-impl Guard {
+impl ReleaseController {
     /// Writes it down, once, when the revision that serves has served well for long enough.
     pub(super) fn soak(&mut self, now: Time) {
         let release = &self.setup.release;
@@ -26,7 +26,7 @@ impl Guard {
             self.state
                 .soaked(&observed, names, &release.guard.rule, now)
         };
-        let Some(Soaked { revision, is_news }) = soaked else {
+        let Some(BakeTimePassed { revision, is_news }) = soaked else {
             return;
         };
         if self.state.doubtful {
@@ -38,14 +38,14 @@ impl Guard {
             let remark = format!("Revision {revision} {text}, and is known to be good");
             self.state.rollout.remark(now, &remark);
             self.keep_entries();
-            self.found(revision, Found::Good, text);
+            self.found(revision, ContentVerdict::Good, text);
         }
     }
 }
 
 /// The revision that serves has served well for long enough.
 #[derive(Debug, PartialEq, Eq)]
-struct Soaked {
+struct BakeTimePassed {
     revision: Revision,
     /// Whether the ledger does not know it yet.
     is_news: bool,
@@ -55,11 +55,11 @@ impl State {
     /// Whether that changes anything: `None` as well where it is known already.
     fn soaked<'a>(
         &self,
-        observed: &Observed,
+        observed: &ObservedState,
         probes: impl Iterator<Item = &'a str>,
         rule: &Rule,
         now: Time,
-    ) -> Option<Soaked> {
+    ) -> Option<BakeTimePassed> {
         let facts = &observed.facts;
         let newest = self.rollout.newest();
         // While it bakes, that is what decides.
@@ -67,7 +67,7 @@ impl State {
             return None;
         }
         // All of it must be so at this moment; that it went well before is what the soundings say.
-        let stands = *self.rollout.phase() == Phase::Steady
+        let stands = *self.rollout.phase() == RolloutPhase::Steady
             && observed.trouble.is_none()
             && !self.rollout.is_held()
             && facts.settled == newest
@@ -78,13 +78,17 @@ impl State {
             None => false,
             Some(digest) => match self.ledger.find(&digest).map(|entry| entry.found) {
                 // Whatever it is like now, it made things worse once.
-                Some(Found::Bad | Found::BakeFailed) => return None,
-                Some(Found::Good) => false,
-                Some(Found::Passed | Found::Unknown | Found::Incomplete) | None => true,
+                Some(ContentVerdict::Bad | ContentVerdict::BakeFailed) => return None,
+                Some(ContentVerdict::Good) => false,
+                Some(
+                    ContentVerdict::Passed | ContentVerdict::Unknown | ContentVerdict::Incomplete,
+                )
+                | None => true,
             },
         };
         let changes = is_news || self.doubtful;
-        (changes && self.has_been_well(probes, rule, now)).then_some(Soaked { revision, is_news })
+        (changes && self.has_been_well(probes, rule, now))
+            .then_some(BakeTimePassed { revision, is_news })
     }
 
     /// Whether all these probes have been well for long enough since the release stands as it does.
@@ -127,54 +131,54 @@ mod tests {
 
     use super::super::saved::tests::START;
     use super::*;
-    use crate::ledger::{Digest, Entry, Status, Stored};
-    use crate::release::Facts;
-    use crate::rollout::{Event, Limits, Mode, Origin, Rollout};
-    use crate::units::{Dated as _, Shift};
-    use crate::verdict::Mark;
+    use crate::ledger::{ContentDigest, LedgerEntry, RevisionStatus, StoredRevision};
+    use crate::release::ReleaseState;
+    use crate::rollout::{Mode, RevisionOrigin, Rollout, RolloutInput, RolloutLimits};
+    use crate::units::{ClockShift, HasTimes as _};
+    use crate::verdict::TickOutcome;
 
     const MINUTE: Duration = Duration::from_secs(60);
 
     /// A release that was there before us: revision 7 serves, and nobody watched it.
-    fn found_there() -> (State, Observed) {
-        let limits = Limits {
+    fn found_there() -> (State, ObservedState) {
+        let limits = RolloutLimits {
             mode: Mode::Enforce,
             max_per_day: 2,
             watch: Duration::from_secs(300),
             settle_cap: Duration::from_secs(90),
         };
         let mut state = State::new(Rollout::new(limits, START));
-        let seen = Event::Seen {
+        let seen = RolloutInput::Seen {
             revision: Revision(7),
-            origin: Origin::Upgrade,
+            origin: RevisionOrigin::Upgrade,
             serving: None,
             appears: crate::rollout::Appearance::New,
         };
         state.rollout.step(seen, START);
         state.deployed = Some(Revision(7));
-        let record = Stored {
+        let record = StoredRevision {
             revision: Revision(7),
-            status: Status::Deployed,
+            status: RevisionStatus::Deployed,
             description: "Upgrade complete".into(),
-            digest: Some(Digest("abc".into())),
+            digest: Some(ContentDigest("abc".into())),
             weak: None,
             hooks_succeeded: true,
             test_failed: false,
         };
-        let facts = Facts {
+        let facts = ReleaseState {
             revisions: vec![record],
             settled: Some(Revision(7)),
-            ..Facts::default()
+            ..ReleaseState::default()
         };
-        let observed = Observed {
+        let observed = ObservedState {
             facts: Arc::new(facts),
-            ..Observed::default()
+            ..ObservedState::default()
         };
         (state, observed)
     }
 
     /// Both probes answer every ten seconds, from one minute until the beginning of another.
-    fn hears(state: &mut State, minutes: std::ops::Range<u32>, mark: Mark) {
+    fn hears(state: &mut State, minutes: std::ops::Range<u32>, mark: TickOutcome) {
         for tick in minutes.start * 6..minutes.end * 6 {
             let now = START + Duration::from_secs(10) * tick;
             state.heard("api", mark, None, now);
@@ -182,7 +186,7 @@ mod tests {
         }
     }
 
-    fn soaked(state: &State, observed: &Observed, minute: u32) -> Option<bool> {
+    fn soaked(state: &State, observed: &ObservedState, minute: u32) -> Option<bool> {
         let probes = ["api", "db"].into_iter();
         let soaked = state.soaked(observed, probes, &Rule::default(), START + MINUTE * minute);
         soaked.map(|soaked| {
@@ -191,9 +195,9 @@ mod tests {
         })
     }
 
-    fn write(state: &mut State, found: Found) {
-        state.ledger.write(Entry {
-            digest: Digest("abc".into()),
+    fn write(state: &mut State, found: ContentVerdict) {
+        state.ledger.write(LedgerEntry {
+            digest: ContentDigest("abc".into()),
             weak: None,
             revision: Revision(7),
             found,
@@ -205,14 +209,14 @@ mod tests {
     #[test]
     fn what_was_there_before_us_is_good_after_ten_minutes_and_that_is_news_once() {
         let (mut state, observed) = found_there();
-        hears(&mut state, 0..10, Mark::Good);
+        hears(&mut state, 0..10, TickOutcome::Good);
         assert_eq!(soaked(&state, &observed, 10), None, "not whole yet");
-        hears(&mut state, 10..12, Mark::Good);
+        hears(&mut state, 10..12, TickOutcome::Good);
         assert_eq!(soaked(&state, &observed, 12), Some(true));
-        write(&mut state, Found::Good);
+        write(&mut state, ContentVerdict::Good);
         assert_eq!(soaked(&state, &observed, 12), None);
         // A probe that was added since has its own ten minutes.
-        write(&mut state, Found::Unknown);
+        write(&mut state, ContentVerdict::Unknown);
         let probes = ["api", "db", "new"].into_iter();
         let now = START + MINUTE * 12;
         assert_eq!(state.soaked(&observed, probes, &Rule::default(), now), None);
@@ -221,54 +225,55 @@ mod tests {
     #[test]
     fn time_in_which_nothing_was_known_does_not_count() {
         let (mut state, observed) = found_there();
-        hears(&mut state, 0..6, Mark::Good);
-        hears(&mut state, 6..30, Mark::Void);
+        hears(&mut state, 0..6, TickOutcome::Good);
+        hears(&mut state, 6..30, TickOutcome::Void);
         assert_eq!(soaked(&state, &observed, 30), None);
-        hears(&mut state, 30..35, Mark::Good);
+        hears(&mut state, 30..35, TickOutcome::Good);
         assert_eq!(soaked(&state, &observed, 35), Some(true));
     }
 
     #[test]
     fn what_fails_is_not_well() {
         let (mut state, observed) = found_there();
-        hears(&mut state, 0..12, Mark::Good);
-        hears(&mut state, 12..14, Mark::Bad);
-        hears(&mut state, 14..15, Mark::Good);
+        hears(&mut state, 0..12, TickOutcome::Good);
+        hears(&mut state, 12..14, TickOutcome::Bad);
+        hears(&mut state, 14..15, TickOutcome::Good);
         assert_eq!(soaked(&state, &observed, 15), None, "a tenth of it failed");
         let (mut state, observed) = found_there();
-        hears(&mut state, 0..60, Mark::Good);
-        hears(&mut state, 60..61, Mark::Bad);
+        hears(&mut state, 0..60, TickOutcome::Good);
+        hears(&mut state, 60..61, TickOutcome::Bad);
         assert_eq!(soaked(&state, &observed, 61), None, "it fails now");
     }
 
     #[test]
     fn what_does_not_stand_whole_waits_and_what_was_bad_stays_bad() {
         let (mut state, observed) = found_there();
-        hears(&mut state, 0..12, Mark::Good);
-        let with = |change: &dyn Fn(&mut Facts)| {
-            let mut facts = Facts::clone(&observed.facts);
+        hears(&mut state, 0..12, TickOutcome::Good);
+        let with = |change: &dyn Fn(&mut ReleaseState)| {
+            let mut facts = ReleaseState::clone(&observed.facts);
             change(&mut facts);
-            Observed {
+            ObservedState {
                 facts: Arc::new(facts),
-                ..Observed::default()
+                ..ObservedState::default()
             }
         };
         let unsettled = with(&|facts| facts.settled = None);
         assert_eq!(soaked(&state, &unsettled, 12), None);
         let unread = with(&|facts| facts.revisions[0].digest = None);
         assert_eq!(soaked(&state, &unread, 12), None);
-        let trouble = Observed {
+        let trouble = ObservedState {
             trouble: Some("the API server is away".into()),
             ..observed.clone()
         };
         assert_eq!(soaked(&state, &trouble, 12), None);
         let mut held = state.clone();
-        held.rollout.step(Event::Held(true), START + MINUTE * 12);
+        held.rollout
+            .step(RolloutInput::Held(true), START + MINUTE * 12);
         assert_eq!(soaked(&held, &observed, 12), None);
         let mut failed = state.clone();
         failed.deployed = Some(Revision(6));
         assert_eq!(soaked(&failed, &observed, 12), None);
-        write(&mut state, Found::Bad);
+        write(&mut state, ContentVerdict::Bad);
         assert_eq!(soaked(&state, &observed, 12), None);
     }
 
@@ -276,27 +281,27 @@ mod tests {
     #[test]
     fn a_restart_in_between_loses_nothing_and_gives_nothing() {
         let (mut state, observed) = found_there();
-        hears(&mut state, 0..6, Mark::Good);
+        hears(&mut state, 0..6, TickOutcome::Good);
         let text = serde_json::to_string(&state).unwrap();
         let read: State = serde_json::from_str(&text).unwrap();
         let mut read = read.bounded().unwrap();
         assert_eq!(soaked(&read, &observed, 300), None);
-        hears(&mut read, 300..305, Mark::Good);
+        hears(&mut read, 300..305, TickOutcome::Good);
         assert_eq!(soaked(&read, &observed, 305), Some(true));
-        read.shift(Shift::between(START, START + MINUTE * 90));
+        read.shift(ClockShift::between(START, START + MINUTE * 90));
         assert_eq!(soaked(&read, &observed, 395), Some(true));
     }
 
     #[test]
     fn a_revision_in_doubt_is_taken_by_what_it_measured_itself() {
         let (mut state, observed) = found_there();
-        hears(&mut state, 0..12, Mark::Good);
+        hears(&mut state, 0..12, TickOutcome::Good);
         state.doubtful = true;
         assert_eq!(soaked(&state, &observed, 12), None);
-        hears(&mut state, 12..24, Mark::Good);
+        hears(&mut state, 12..24, TickOutcome::Good);
         assert_eq!(soaked(&state, &observed, 24), Some(true));
         // Known to be good already: it is a baseline again.
-        write(&mut state, Found::Good);
+        write(&mut state, ContentVerdict::Good);
         assert_eq!(soaked(&state, &observed, 24), Some(false));
     }
 }

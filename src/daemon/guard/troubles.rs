@@ -5,14 +5,14 @@
 
 use std::collections::BTreeSet;
 
-use super::Guard;
+use super::ReleaseController;
 use crate::daemon::herald::in_a_row;
-use crate::release::Notice;
+use crate::release::ReleaseEvent;
 use crate::sounding::Outcome;
 
 /// What was heard of one probe lately.
 #[derive(Debug, Clone, Copy, Default)]
-struct Row {
+struct RecentResults {
     /// Answers of the same kind, one after the other; those that say nothing are not among them.
     length: u32,
     is_good: bool,
@@ -22,21 +22,21 @@ struct Row {
 
 /// What was told of a release's probes and budgets.
 #[derive(Debug, Default)]
-pub(super) struct Told {
-    rows: Vec<Row>,
+pub(super) struct ReportedState {
+    rows: Vec<RecentResults>,
     spent: BTreeSet<String>,
 }
 
 /// What is new of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum News {
+enum ProbeChange {
     Failing,
     Recovered,
 }
 
-impl Row {
+impl RecentResults {
     /// Takes an answer; so many of a kind make news.
-    const fn hears(&mut self, is_good: bool, in_a_row: u32) -> Option<News> {
+    const fn hears(&mut self, is_good: bool, in_a_row: u32) -> Option<ProbeChange> {
         if self.is_good != is_good {
             self.length = 0;
             self.is_good = is_good;
@@ -47,23 +47,23 @@ impl Row {
         }
         self.is_told = !is_good;
         Some(if is_good {
-            News::Recovered
+            ProbeChange::Recovered
         } else {
-            News::Failing
+            ProbeChange::Failing
         })
     }
 }
 
-impl Told {
-    fn hears(&mut self, endpoint: usize, is_good: bool, in_a_row: u32) -> Option<News> {
+impl ReportedState {
+    fn hears(&mut self, endpoint: usize, is_good: bool, in_a_row: u32) -> Option<ProbeChange> {
         if self.rows.len() <= endpoint {
-            self.rows.resize(endpoint + 1, Row::default());
+            self.rows.resize(endpoint + 1, RecentResults::default());
         }
         self.rows[endpoint].hears(is_good, in_a_row)
     }
 }
 
-impl Guard {
+impl ReleaseController {
     /// Tells when a probe begins to fail, or answers again.
     pub(super) fn tell_of_probe(&mut self, endpoint: usize, outcome: Outcome) {
         let is_good = match outcome {
@@ -78,7 +78,7 @@ impl Guard {
         let Some(news) = self.told.hears(endpoint, is_good, in_a_row(interval)) else {
             return;
         };
-        let is_warning = news == News::Failing;
+        let is_warning = news == ProbeChange::Failing;
         let (reason, text) = if is_warning {
             let why = outcome.words().1.unwrap_or_default();
             ("ProbeFailing", format!("The probe {name} fails: {why}"))
@@ -103,7 +103,7 @@ impl Guard {
     /// A notice about the revision that is there.
     fn note(&mut self, is_warning: bool, reason: &'static str, action: &'static str, text: String) {
         if let Some(revision) = self.shown {
-            self.post(Notice {
+            self.post(ReleaseEvent {
                 is_warning,
                 reason,
                 action,
@@ -120,17 +120,17 @@ mod tests {
 
     #[test]
     fn whole_rows_are_told_of_and_once() {
-        let mut told = Told::default();
-        let mut hears = |answers: &str| -> Vec<Option<News>> {
+        let mut told = ReportedState::default();
+        let mut hears = |answers: &str| -> Vec<Option<ProbeChange>> {
             let answers = answers.chars();
             answers
                 .map(|answer| told.hears(1, answer == '+', 3))
                 .collect()
         };
         assert_eq!(hears("+++--+-"), [None; 7], "nothing has failed yet");
-        assert_eq!(hears("--"), [None, Some(News::Failing)]);
+        assert_eq!(hears("--"), [None, Some(ProbeChange::Failing)]);
         assert_eq!(hears("--++-+"), [None; 6]);
-        assert_eq!(hears("++"), [None, Some(News::Recovered)]);
+        assert_eq!(hears("++"), [None, Some(ProbeChange::Recovered)]);
         assert_eq!(hears("+++"), [None; 3]);
     }
 }

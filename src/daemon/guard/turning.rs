@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Guard;
-use crate::evidence::Evidence;
-use crate::ledger::{self, Found};
-use crate::recording::Line;
-use crate::release::{self, Facts};
-use crate::rollout::{Case, Event, Phase};
+use super::ReleaseController;
+use crate::evidence::EvidenceBundle;
+use crate::ledger::{self, ContentVerdict};
+use crate::recording::RecordingLine;
+use crate::release::{self, ReleaseState};
+use crate::rollout::{Candidate, RolloutInput, RolloutPhase};
 use crate::units::{Revision, Time};
 
 /// How long a rollback waits for the evidence.
@@ -60,14 +60,17 @@ impl Differed {
     }
 }
 
-impl Guard {
-    pub(super) fn planned(&self, bad: Revision) -> Result<release::Plan, release::Refusal> {
+impl ReleaseController {
+    pub(super) fn planned(
+        &self,
+        bad: Revision,
+    ) -> Result<release::RollbackPlan, release::RollbackError> {
         let case = self.state.rollout.phase().case();
         let facts = Arc::clone(&self.facts.borrow().facts);
         let serving = case.and_then(|case| case.serving);
         let reason = case.map_or("", |case| case.reason.as_str());
         let plan = release::plan(bad, &facts, &self.state.ledger, serving, reason)?;
-        Ok(release::Plan {
+        Ok(release::RollbackPlan {
             fence: self.state.fence,
             ..plan
         })
@@ -84,7 +87,7 @@ impl Guard {
                     self.say_what_is_passed_over(&plan);
                     self.brought_back(bad).map_or(Ok(plan), Err)
                 });
-                Box::pin(std::future::ready(planned)) as release::Work<_>
+                Box::pin(std::future::ready(planned)) as release::EngineFuture<_>
             }
             Some((target, reason)) => self.ordered((bad, target, reason), |_| Ok(())),
         };
@@ -103,9 +106,9 @@ impl Guard {
             let _ = tokio::time::timeout(WITNESS, seen).await;
             let target = plan.target;
             match engine.preflight(plan).await {
-                Ok(()) => Event::Ready { target },
+                Ok(()) => RolloutInput::Ready { target },
                 Err(refusal) => {
-                    if matches!(refusal, release::Refusal::Overtaken { .. }) {
+                    if matches!(refusal, release::RollbackError::Overtaken { .. }) {
                         // What took its place is seen in a moment, and may have the same contents.
                         tokio::time::sleep(OVERTAKEN).await;
                     }
@@ -118,7 +121,7 @@ impl Guard {
 
     /// Whether something brings back what was rolled back a moment ago: a tool that keeps the release as it is, also one
     /// that leaves no mark, or a pipeline that tries again. It would go on, and so would we.
-    fn brought_back(&self, bad: Revision) -> Option<release::Refusal> {
+    fn brought_back(&self, bad: Revision) -> Option<release::RollbackError> {
         if self.setup.release.guard.may.against_gitops {
             return None;
         }
@@ -129,7 +132,7 @@ impl Guard {
         let mut came = appeared;
         let mut before = Vec::new();
         for past in rollout.past().iter().rev() {
-            let Case {
+            let Candidate {
                 revision,
                 made,
                 seen,
@@ -149,7 +152,7 @@ impl Guard {
             return None;
         }
         let tool = tool.map_or("something".to_owned(), |name| format!("{name:?}"));
-        Some(release::Refusal::prevented(
+        Some(release::RollbackError::prevented(
             "kept_by_another",
             format!(
                 "revision {bad} has the contents of revision {revision}, and came {after} s after Leadsman had rolled that back: {tool} brings them back, as a GitOps tool, an operator or a pipeline that tries again does, and would undo this rollback as well; mend what it deploys, or set release.rollback.allow_gitops = true"
@@ -158,7 +161,7 @@ impl Guard {
     }
 
     /// Says that a rollback goes back over revisions in between that were not found bad.
-    fn say_what_is_passed_over(&mut self, plan: &release::Plan) {
+    fn say_what_is_passed_over(&mut self, plan: &release::RollbackPlan) {
         let facts = Arc::clone(&self.facts.borrow().facts);
         let between = facts.revisions.iter().filter(|record| {
             let found = record
@@ -170,9 +173,9 @@ impl Guard {
                 && !facts.ours.contains(&record.revision)
                 && matches!(
                     record.status,
-                    ledger::Status::Superseded | ledger::Status::Deployed
+                    ledger::RevisionStatus::Superseded | ledger::RevisionStatus::Deployed
                 )
-                && found.is_none_or(|entry| entry.found != Found::Bad)
+                && found.is_none_or(|entry| entry.found != ContentVerdict::Bad)
         });
         let between: Vec<Revision> = between.map(|record| record.revision).collect();
         let (Some(first), Some(last)) = (between.first(), between.last()) else {
@@ -189,7 +192,7 @@ impl Guard {
     }
 
     /// What a person is told of a refusal.
-    pub(super) fn telling(&self) -> impl Fn(&release::Refusal) -> String + Send + use<> {
+    pub(super) fn telling(&self) -> impl Fn(&release::RollbackError) -> String + Send + use<> {
         let release = &self.setup.release;
         let (namespace, name) = (release.namespace.clone(), release.name.clone());
         move |refusal| refusal.told(&namespace, &name)
@@ -199,7 +202,7 @@ impl Guard {
         let engine = Arc::clone(&self.setup.engine);
         let facts = Arc::clone(&self.facts.borrow().facts);
         let case = self.state.rollout.phase().case();
-        let attempt = case.and_then(Case::attempt).unwrap_or_default();
+        let attempt = case.and_then(Candidate::attempt).unwrap_or_default();
         let reason = case.map_or_else(String::new, |case| {
             let text = if case.ordered {
                 &case.text
@@ -220,10 +223,10 @@ impl Guard {
                     .and_then(|stored| stored.digest),
             };
             let Some(digest) = digest else {
-                let reason = told(&release::Refusal::TargetGone { target });
-                return Event::ExecutionFailed { attempt, reason };
+                let reason = told(&release::RollbackError::TargetGone { target });
+                return RolloutInput::ExecutionFailed { attempt, reason };
             };
-            let plan = release::Plan {
+            let plan = release::RollbackPlan {
                 bad,
                 target,
                 digest,
@@ -232,11 +235,11 @@ impl Guard {
                 is_rehearsal: false,
             };
             match engine.execute(plan).await {
-                Ok(report) => Event::Executed {
+                Ok(report) => RolloutInput::Executed {
                     attempt,
                     made: report.made,
                 },
-                Err(refusal) => Event::ExecutionFailed {
+                Err(refusal) => RolloutInput::ExecutionFailed {
                     attempt,
                     reason: told(&refusal),
                 },
@@ -257,7 +260,7 @@ impl Guard {
             let newest = facts.newest().map(|record| record.revision);
             newest.filter(|newest| facts.settled == Some(*newest))
         };
-        let (Some(newest), Phase::Steady) = (newest, self.state.rollout.phase()) else {
+        let (Some(newest), RolloutPhase::Steady) = (newest, self.state.rollout.phase()) else {
             return;
         };
         let mut looked = self.differed.looked.into_iter();
@@ -288,7 +291,8 @@ impl Guard {
         if at_rest {
             let rollout = &self.state.rollout;
             // Otherwise another revision may have been met half-way.
-            if matches!(rollout.phase(), Phase::Steady) && rollout.newest() == Some(revision) {
+            if matches!(rollout.phase(), RolloutPhase::Steady) && rollout.newest() == Some(revision)
+            {
                 self.differed.before = drift;
             }
             return;
@@ -318,9 +322,14 @@ impl Guard {
             return;
         };
         let plan = match self.state.rollout.phase() {
-            Phase::Settling(case) | Phase::Watching(case) => self.planned(case.revision),
-            Phase::Steady => self.planned_to(newest),
-            Phase::Absent | Phase::Preflight(_) | Phase::TurningBack(_) | Phase::Verifying(_) => {
+            RolloutPhase::Settling(case) | RolloutPhase::Watching(case) => {
+                self.planned(case.revision)
+            }
+            RolloutPhase::Steady => self.planned_to(newest),
+            RolloutPhase::Absent
+            | RolloutPhase::Preflight(_)
+            | RolloutPhase::TurningBack(_)
+            | RolloutPhase::Verifying(_) => {
                 return;
             }
         };
@@ -336,7 +345,7 @@ impl Guard {
         }
         self.rehearsed = Some((now, plan.bad, plan.target));
         let engine = Arc::clone(&self.setup.engine);
-        let plan = release::Plan {
+        let plan = release::RollbackPlan {
             is_rehearsal: true,
             ..plan
         };
@@ -344,15 +353,18 @@ impl Guard {
             .spawn(async move { engine.preflight(plan).await });
     }
 
-    fn planned_to(&self, newest: Revision) -> Result<release::Plan, release::Refusal> {
+    fn planned_to(
+        &self,
+        newest: Revision,
+    ) -> Result<release::RollbackPlan, release::RollbackError> {
         let facts = Arc::clone(&self.facts.borrow().facts);
         let digest = digest_of(&facts, newest).ok_or_else(|| {
-            release::Refusal::prevented(
+            release::RollbackError::prevented(
                 "unreadable",
                 format!("the record of revision {newest} cannot be read"),
             )
         })?;
-        Ok(release::Plan {
+        Ok(release::RollbackPlan {
             bad: newest,
             target: newest,
             digest,
@@ -362,7 +374,7 @@ impl Guard {
         })
     }
 
-    pub(super) fn on_rehearsed(&mut self, rehearsed: Result<(), release::Refusal>) {
+    pub(super) fn on_rehearsed(&mut self, rehearsed: Result<(), release::RollbackError>) {
         let (reason, text) = match rehearsed {
             Ok(()) => ("", String::new()),
             Err(refusal) => (refusal.reason(), self.telling()(&refusal)),
@@ -398,14 +410,19 @@ impl Guard {
     }
 
     /// Evidence has come: it is kept with the recording, which may be closed by now.
-    pub(super) fn on_evidence(&mut self, bad: Revision, began: Time, evidence: Option<Evidence>) {
+    pub(super) fn on_evidence(
+        &mut self,
+        bad: Revision,
+        began: Time,
+        evidence: Option<EvidenceBundle>,
+    ) {
         self.witnessed.send_replace(true);
         let is_closed = self.recorder.is_none();
         if is_closed {
             self.open_recorder(bad, began);
         }
         if let Some(evidence) = evidence {
-            self.record(&[Line::Evidence(Box::new(evidence))]);
+            self.record(&[RecordingLine::Evidence(Box::new(evidence))]);
         }
         self.keep_recording();
         if is_closed {
@@ -428,12 +445,12 @@ impl Guard {
         });
     }
 
-    pub(super) fn found(&mut self, revision: Revision, found: Found, evidence: String) {
+    pub(super) fn found(&mut self, revision: Revision, found: ContentVerdict, evidence: String) {
         let facts = Arc::clone(&self.facts.borrow().facts);
         let record = stored_of(&facts, revision);
         if let Some(digest) = record.and_then(|record| record.digest.clone()) {
             let at = self.now();
-            self.state.ledger.write(ledger::Entry {
+            self.state.ledger.write(ledger::LedgerEntry {
                 digest,
                 weak: record.and_then(|record| record.weak.clone()),
                 revision,
@@ -447,19 +464,19 @@ impl Guard {
 }
 
 /// What became of a look that found something in the way, told in these words.
-fn refused(refusal: &release::Refusal, reason: String) -> Event {
-    if matches!(refusal, release::Refusal::NoTarget(_)) {
-        Event::NoTarget { reason }
+fn refused(refusal: &release::RollbackError, reason: String) -> RolloutInput {
+    if matches!(refusal, release::RollbackError::NoTarget(_)) {
+        RolloutInput::NoTarget { reason }
     } else {
-        Event::Refused { reason }
+        RolloutInput::Refused { reason }
     }
 }
 
-pub(super) fn digest_of(facts: &Facts, revision: Revision) -> Option<ledger::Digest> {
+pub(super) fn digest_of(facts: &ReleaseState, revision: Revision) -> Option<ledger::ContentDigest> {
     stored_of(facts, revision)?.digest.clone()
 }
 
-fn stored_of(facts: &Facts, revision: Revision) -> Option<&ledger::Stored> {
+fn stored_of(facts: &ReleaseState, revision: Revision) -> Option<&ledger::StoredRevision> {
     let mut all = facts.revisions.iter();
     all.find(|record| record.revision == revision)
 }

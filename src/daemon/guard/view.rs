@@ -2,27 +2,27 @@
 
 mod latencies;
 
-use crate::release::Facts;
-use crate::rollout::{Case, Ending, Past, Phase, StepName};
+use crate::release::ReleaseState;
+use crate::rollout::{Candidate, FinishedRollout, RolloutOutcome, RolloutPhase, StepName};
 use crate::serve::status::{
-    CaseView, EventView, GuardView, KnownView, RevisionView, RolloutView, StepView, StratumView,
-    UnknownView, VerdictView, WatchView,
+    AnalysisView, CandidateView, EventView, GuardView, ProbeHistoryView, RevisionView, RolloutView,
+    StepView, StratumView, UnknownView, VerdictView,
 };
 use crate::units::{Revision, Time};
-use crate::verdict::{Verdict, Watch, number};
+use crate::verdict::{Analysis, Verdict, number};
 
-use super::Setup;
+use super::Startup;
 use super::alerts::others;
 use super::bake;
-use super::saved::{Known, State, Watching};
+use super::saved::{ProbeHistory, RunningAnalysis, State};
 
 /// Entries and revisions that are shown.
 const MAX_SHOWN: usize = 50;
 
 pub(super) fn of(
-    setup: &Setup,
+    setup: &Startup,
     state: &State,
-    facts: &Facts,
+    facts: &ReleaseState,
     obstacle: &str,
     blind: Option<&str>,
     now: Time,
@@ -68,16 +68,16 @@ pub(super) fn of(
                 let name = probe.id.probe.as_str();
                 let known = state.probes.get(name);
                 let (failed, total) = known.map_or((0, 0), |known| known.baseline.counts(now));
-                KnownView {
+                ProbeHistoryView {
                     probe: name.to_owned(),
                     baseline_total: total,
                     baseline_failed: failed,
-                    pods_answer: known.is_some_and(Known::can_ask_pods),
+                    pods_answer: known.is_some_and(ProbeHistory::can_ask_pods),
                 }
             })
             .collect(),
         rollouts: rollout.past().iter().map(|past| ended(past, now)).collect(),
-        case: rollout.phase().case().map(|case| CaseView {
+        case: rollout.phase().case().map(|case| CandidateView {
             revision: case.revision.0,
             text: case.text.clone(),
             reason: case.reason.clone(),
@@ -90,7 +90,7 @@ pub(super) fn of(
     }
 }
 
-fn ended(past: &Past, now: Time) -> RolloutView {
+fn ended(past: &FinishedRollout, now: Time) -> RolloutView {
     let case = &past.case;
     let number = |revision: Option<Revision>| revision.map(|revision| revision.0);
     let at = |time: Option<Time>| time.map(Time::unix_seconds);
@@ -112,14 +112,14 @@ fn ended(past: &Past, now: Time) -> RolloutView {
     }
 }
 
-fn order_of(case: &Case) -> Option<String> {
+fn order_of(case: &Candidate) -> Option<String> {
     case.order.as_ref().map(|order| order.id.to_string())
 }
 
 fn says(state: &State) -> String {
     match state.rollout.phase() {
-        Phase::Absent => "There is no such release".into(),
-        Phase::Steady => match state.rollout.last_ended() {
+        RolloutPhase::Absent => "There is no such release".into(),
+        RolloutPhase::Steady => match state.rollout.last_ended() {
             Some(past) => {
                 let says = format!("Revision {}: {}", past.case.revision, past.text);
                 match bake::view(state).filter(|bake| bake.state == "baking") {
@@ -132,42 +132,42 @@ fn says(state: &State) -> String {
             }
             None => "No new revision has appeared since we watch".into(),
         },
-        Phase::Settling(case) => format!(
+        RolloutPhase::Settling(case) => format!(
             "Revision {} is judged while its rollout runs",
             case.revision
         ),
-        Phase::Watching(case) => format!("Revision {} is judged", case.revision),
-        Phase::Preflight(case) if case.ordered => format!(
+        RolloutPhase::Watching(case) => format!("Revision {} is judged", case.revision),
+        RolloutPhase::Preflight(case) if case.ordered => format!(
             "A person ordered a rollback of revision {}; looking whether it can be done",
             case.revision
         ),
-        Phase::TurningBack(case) if case.ordered => format!(
+        RolloutPhase::TurningBack(case) if case.ordered => format!(
             "Rolling back from revision {} to revision {}, as a person ordered",
             case.revision,
             case.target.unwrap_or_default()
         ),
-        Phase::Preflight(case) => format!(
+        RolloutPhase::Preflight(case) => format!(
             "Revision {} is bad; looking whether it can be turned back",
             case.revision
         ),
-        Phase::TurningBack(case) => {
+        RolloutPhase::TurningBack(case) => {
             let target = case.target.unwrap_or_default();
             format!(
                 "Revision {} is bad; turning back to revision {target}",
                 case.revision
             )
         }
-        Phase::Verifying(case) => {
+        RolloutPhase::Verifying(case) => {
             let target = case.target.unwrap_or_default();
             format!("Turned back to the contents of revision {target}; its probes are asked")
         }
     }
 }
 
-fn watch(watching: &Watching) -> WatchView {
+fn watch(watching: &RunningAnalysis) -> AnalysisView {
     let watch = &watching.watch;
     let rule = watch.rule();
-    WatchView {
+    AnalysisView {
         elapsed_s: watch.elapsed_s(),
         length_s: watch.ends_at_s(),
         e_value: watch.e_value().min(1e300),
@@ -210,7 +210,7 @@ fn watch(watching: &Watching) -> WatchView {
 }
 
 /// What does not count, and why: endpoints, then results of those that do.
-fn not_judged(watch: &Watch) -> Vec<String> {
+fn not_judged(watch: &Analysis) -> Vec<String> {
     let endpoints = watch
         .aside()
         .map(|(name, why)| format!("{name} does not count, because {why}"));
@@ -223,7 +223,7 @@ fn not_judged(watch: &Watch) -> Vec<String> {
 }
 
 /// The verdict of a watch that ends; `None` when a newer revision ended it.
-pub(super) fn verdict(watching: &Watching, now: Time) -> Option<VerdictView> {
+pub(super) fn verdict(watching: &RunningAnalysis, now: Time) -> Option<VerdictView> {
     let watch = &watching.watch;
     let conclusion = watch.conclude();
     let strongest = watch.strongest().map_or_else(String::new, |strongest| {
@@ -280,7 +280,7 @@ fn steps(state: &State, now: Time) -> Vec<StepView> {
     steps_of(case, is_over, now)
 }
 
-fn steps_of(case: &Case, is_over: bool, now: Time) -> Vec<StepView> {
+fn steps_of(case: &Candidate, is_over: bool, now: Time) -> Vec<StepView> {
     if case.convicted.is_none() {
         return Vec::new();
     }
@@ -309,7 +309,7 @@ fn steps_of(case: &Case, is_over: bool, now: Time) -> Vec<StepView> {
         .collect()
 }
 
-fn history(state: &State, facts: &Facts) -> Vec<RevisionView> {
+fn history(state: &State, facts: &ReleaseState) -> Vec<RevisionView> {
     facts
         .revisions
         .iter()
@@ -317,7 +317,7 @@ fn history(state: &State, facts: &Facts) -> Vec<RevisionView> {
         .take(MAX_SHOWN)
         .map(|record| {
             let past = state.rollout.past().iter().rev().find(|past| {
-                past.case.revision == record.revision && past.ending != Ending::OrderRefused
+                past.case.revision == record.revision && past.ending != RolloutOutcome::OrderRefused
             });
             RevisionView {
                 revision: record.revision.0,

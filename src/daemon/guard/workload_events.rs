@@ -5,27 +5,29 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Guard;
-use super::saved::{MAX_WORKLOADS, Watching};
-use crate::config::settings::Probe;
-use crate::ledger::Status;
-use crate::release::{Facts, Pod, WorkloadState};
+use super::ReleaseController;
+use super::saved::{MAX_WORKLOADS, RunningAnalysis};
+use crate::config::settings::ProbeConfig;
+use crate::ledger::RevisionStatus;
+use crate::release::{ReleasePod, ReleaseState, WorkloadState};
 use crate::units::{Revision, Time};
-use crate::verdict::{Change, RolloutEvent, Teaching, Workload, WorkloadChange};
+use crate::verdict::{
+    AnalyzedWorkload, RolloutLessons, WorkloadChange, WorkloadDiff, WorkloadEvent,
+};
 
 /// Templates that are seen for so long are those of the revision that is known.
 const TEMPLATES_STAND: Duration = Duration::from_secs(2);
 
 /// The workloads' templates: as `Deployment web`, and what tells the template from others.
-pub(super) type Templates = Vec<(Box<str>, Box<str>)>;
+pub(super) type WorkloadTemplates = Vec<(Box<str>, Box<str>)>;
 
 /// What the analysis was told of one workload.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub(super) struct ToldWorkload {
+pub(super) struct ReportedWorkload {
     /// As `Deployment web`.
     id: Box<str>,
-    change: Option<Change>,
+    change: Option<WorkloadDiff>,
     /// What told its template from others before the revision appeared.
     template_before: Option<Box<str>>,
     /// Whether its pods are really replaced.
@@ -39,8 +41,8 @@ pub(super) struct ToldWorkload {
     held: bool,
 }
 
-impl ToldWorkload {
-    pub(super) fn new(workload: &Workload, template_before: Option<&str>) -> Self {
+impl ReportedWorkload {
+    pub(super) fn new(workload: &AnalyzedWorkload, template_before: Option<&str>) -> Self {
         Self {
             id: workload.name.clone(),
             change: workload.change,
@@ -50,7 +52,7 @@ impl ToldWorkload {
     }
 
     /// Whether it is the workload of a pod.
-    pub(super) fn is_of(&self, pod: &Pod) -> bool {
+    pub(super) fn is_of(&self, pod: &ReleasePod) -> bool {
         *self.id == *pod.workload_name()
     }
 
@@ -58,15 +60,15 @@ impl ToldWorkload {
     pub(super) fn makes_new_pods(&self) -> bool {
         match self.change {
             // While a hook runs, what is made is still of the old template.
-            Some(Change::Template) => self.has_template,
-            Some(Change::Config) => true,
+            Some(WorkloadDiff::Template) => self.has_template,
+            Some(WorkloadDiff::Config) => true,
             None => false,
         }
     }
 
     /// Whether the revision changed only settings that its pods read.
     pub(super) fn reads_changed_settings(&self) -> bool {
-        self.change == Some(Change::Config)
+        self.change == Some(WorkloadDiff::Config)
     }
 
     /// Whether it cannot create its pods, or has exceeded its progress deadline.
@@ -96,14 +98,14 @@ impl ToldWorkload {
     }
 }
 
-impl Guard {
+impl ReleaseController {
     /// The workloads of a revision that appears; `None` where nobody can see its rollout.
     pub(super) fn workloads_at_start(
         &self,
-        facts: &Facts,
+        facts: &ReleaseState,
         revision: Revision,
         serving: Option<Revision>,
-    ) -> Option<Vec<Workload>> {
+    ) -> Option<Vec<AnalyzedWorkload>> {
         if facts.workload_states.is_empty() {
             return None;
         }
@@ -113,10 +115,10 @@ impl Guard {
             let (change, unknown) = match change {
                 Ok(change) => (change, None),
                 // As if it had changed it: what goes wrong with it may be its own doing.
-                Err(why) => (Some(Change::Template), Some(why.into())),
+                Err(why) => (Some(WorkloadDiff::Template), Some(why.into())),
             };
             let before = self.before(state);
-            let learned = |of: fn(&crate::verdict::WorkloadTeaching) -> f64| {
+            let learned = |of: fn(&crate::verdict::WorkloadLessons) -> f64| {
                 let id = state.id();
                 let taught = self.state.taught.iter().flat_map(|one| &one.workloads);
                 let own = taught.filter(|one| *one.name == *id);
@@ -128,7 +130,7 @@ impl Guard {
                 reason = "it was a count"
             )]
             let restarts = learned(|one| f64::from(one.restarts)) as u32;
-            Workload {
+            AnalyzedWorkload {
                 name: state.id().into(),
                 change,
                 unknown,
@@ -149,11 +151,11 @@ impl Guard {
     }
 
     /// What the last kept rollouts taught, for these endpoints.
-    pub(super) fn learned(&self, endpoints: &[Box<str>]) -> crate::verdict::Learned {
-        let mut learned = crate::verdict::Learned {
+    pub(super) fn learned(&self, endpoints: &[Box<str>]) -> crate::verdict::LearnedRollouts {
+        let mut learned = crate::verdict::LearnedRollouts {
             rollouts: u32::try_from(self.state.taught.len()).unwrap_or(u32::MAX),
             endpoints: vec![[(0, 0); 3]; endpoints.len()],
-            ..crate::verdict::Learned::default()
+            ..crate::verdict::LearnedRollouts::default()
         };
         let add = |sum: &mut (u64, u64), (k, n): &(u64, u64)| {
             sum.0 = sum.0.saturating_add(*k);
@@ -180,7 +182,7 @@ impl Guard {
     }
 
     /// A rollout that was kept teaches those after it.
-    pub(super) fn learn_from(&mut self, taught: Teaching) {
+    pub(super) fn learn_from(&mut self, taught: RolloutLessons) {
         if self.state.taught.len() >= super::saved::MAX_TAUGHT {
             self.state.taught.pop_front();
         }
@@ -190,14 +192,14 @@ impl Guard {
     /// Remembers the templates that the workloads have while the newest revision is the one that is known: what tells
     /// the pods of the next one from them. They must have stood for a moment, since the next revision's may be seen
     /// before its record is.
-    pub(super) fn note_templates(&mut self, facts: &Facts) {
+    pub(super) fn note_templates(&mut self, facts: &ReleaseState) {
         let newest = facts.newest().map(|record| record.revision);
         if newest.is_none() || newest != self.state.rollout.newest() {
             return;
         }
         let now = self.now();
         let states = facts.workload_states.iter().take(MAX_WORKLOADS);
-        let templates: Templates = states
+        let templates: WorkloadTemplates = states
             .filter(|state| state.observed)
             .filter_map(|state| Some((state.id().into(), state.template.clone()?)))
             .collect();
@@ -219,7 +221,7 @@ impl Guard {
     }
 
     /// What became known of the workloads since the tick before.
-    pub(super) fn rollout_events(&mut self, facts: &Facts) -> Vec<RolloutEvent> {
+    pub(super) fn rollout_events(&mut self, facts: &ReleaseState) -> Vec<WorkloadEvent> {
         let now = self.now();
         let Some(watching) = &self.state.watching else {
             return Vec::new();
@@ -228,7 +230,7 @@ impl Guard {
         // Also a helm that failed is done, and may have changed nothing.
         let newest = facts.newest();
         let is_deployed =
-            facts.applied && newest.is_some_and(|record| record.status == Status::Deployed);
+            facts.applied && newest.is_some_and(|record| record.status == RevisionStatus::Deployed);
         let t = seconds(watching, now);
         let mut events = Vec::new();
         for (place, told) in told.iter_mut().enumerate() {
@@ -245,7 +247,7 @@ impl Guard {
                 .filter(|pod| watching.is_own(pod) && *pod.workload_name() == *told.id);
             let has_own_pods = own.clone().next().is_some();
             // Where only settings changed, a pod that started since stands for them.
-            let serves = told.change == Some(Change::Config)
+            let serves = told.change == Some(WorkloadDiff::Config)
                 && own.clone().any(|pod| pod.ready_since.is_some());
             let context = WorkloadContext {
                 before: self.before(state),
@@ -261,7 +263,7 @@ impl Guard {
             events.extend(
                 happened
                     .into_iter()
-                    .map(|what| RolloutEvent { t, workload, what }),
+                    .map(|what| WorkloadEvent { t, workload, what }),
             );
         }
         if let Some(watching) = &mut self.state.watching {
@@ -281,7 +283,7 @@ struct WorkloadContext<'a> {
     is_deployed: bool,
 }
 
-impl ToldWorkload {
+impl ReportedWorkload {
     /// What is new about the workload.
     fn follow(
         &mut self,
@@ -353,8 +355,8 @@ impl ToldWorkload {
 }
 
 /// Places of the probes that ask a workload; `None` where all of them may.
-fn asking(probes: &[Arc<Probe>], workload: &str) -> Option<Vec<u16>> {
-    let named = |probe: &Arc<Probe>| probe.pods.as_ref()?.workload.clone();
+fn asking(probes: &[Arc<ProbeConfig>], workload: &str) -> Option<Vec<u16>> {
+    let named = |probe: &Arc<ProbeConfig>| probe.pods.as_ref()?.workload.clone();
     if probes.iter().all(|probe| named(probe).is_none()) {
         return None;
     }
@@ -368,7 +370,7 @@ fn asking(probes: &[Arc<Probe>], workload: &str) -> Option<Vec<u16>> {
     )
 }
 
-fn seconds(watching: &Watching, now: Time) -> f64 {
+fn seconds(watching: &RunningAnalysis, now: Time) -> f64 {
     now.since(watching.began).as_secs_f64()
 }
 
@@ -400,12 +402,12 @@ mod tests {
     }
 
     /// A workload that the revision changed, which had this template before.
-    fn told(template: Option<&str>) -> ToldWorkload {
-        ToldWorkload {
+    fn told(template: Option<&str>) -> ReportedWorkload {
+        ReportedWorkload {
             id: "Deployment web".into(),
-            change: Some(Change::Template),
+            change: Some(WorkloadDiff::Template),
             template_before: template.map(Into::into),
-            ..ToldWorkload::default()
+            ..ReportedWorkload::default()
         }
     }
 
@@ -466,10 +468,10 @@ mod tests {
         assert!(!told.makes_new_pods());
         told.follow(&state("new", 2, 0), &after(&state("old", 2, 2), false));
         assert!(told.makes_new_pods() && told.is_rolled());
-        for (change, makes) in [(Some(Change::Config), true), (None, false)] {
-            let told = ToldWorkload {
+        for (change, makes) in [(Some(WorkloadDiff::Config), true), (None, false)] {
+            let told = ReportedWorkload {
                 change,
-                ..ToldWorkload::default()
+                ..ReportedWorkload::default()
             };
             assert_eq!(told.makes_new_pods(), makes, "{change:?}");
         }

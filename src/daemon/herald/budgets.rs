@@ -7,30 +7,30 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::conditions;
+use crate::alert::AlertKind;
 use crate::alert::Condition;
-use crate::alert::Kind;
-use crate::config::settings::{Objectives, Settings};
+use crate::config::settings::{ObjectivesConfig, Settings};
 use crate::metrics::Metrics;
-use crate::objective::{Objective, Tier};
-use crate::serve::Share;
+use crate::objective::{BurnTier, Objective};
+use crate::serve::Shard;
 use crate::serve::status::{BurnView, GuardView, ObjectiveView, SpentView, TierView};
-use crate::track::{Track, Tracked};
+use crate::track::{ProbeStats, TrackedProbe};
 use crate::units::{Moment, ProbeId};
-use crate::window::{Span, Spans, Tally};
+use crate::window::{Counts, LongWindow, LongWindows};
 
 /// Revisions whose share of a budget is kept, for each release.
 const MAX_REVISIONS: usize = 20;
 
 /// Windows that are shown, the shortest first: all that a tier looks at, and the longest period.
-const WINDOWS: [Span; 8] = [
-    Span::Minutes5,
-    Span::Minutes30,
-    Span::Hour,
-    Span::Hours2,
-    Span::Hours6,
-    Span::Day,
-    Span::Days3,
-    Span::Days30,
+const WINDOWS: [LongWindow; 8] = [
+    LongWindow::Minutes5,
+    LongWindow::Minutes30,
+    LongWindow::Hour,
+    LongWindow::Hours2,
+    LongWindow::Hours6,
+    LongWindow::Day,
+    LongWindow::Days3,
+    LongWindow::Days30,
 ];
 
 /// Something promised.
@@ -52,7 +52,7 @@ pub(in crate::daemon) fn promises(settings: &Settings) -> Vec<Promise> {
     let mut promises = Vec::new();
     for release in &settings.releases {
         let mut add =
-            |objectives: &Objectives, probe: Option<&str>, of: &[(ProbeId, f64, bool)]| {
+            |objectives: &ObjectivesConfig, probe: Option<&str>, of: &[(ProbeId, f64, bool)]| {
                 for (objective, is_latency) in [
                     (&objectives.availability, false),
                     (&objectives.latency, true),
@@ -97,7 +97,7 @@ pub(in crate::daemon) fn promises(settings: &Settings) -> Vec<Promise> {
 
 impl Promise {
     /// Whether a share has to do with it.
-    pub(super) fn is_of(&self, share: &Share) -> bool {
+    pub(super) fn is_of(&self, share: &Shard) -> bool {
         super::is_of(share, &self.namespace, &self.release)
     }
 
@@ -118,7 +118,7 @@ impl Promise {
         }
     }
 
-    fn spans<'a>(&self, track: &'a Track) -> Option<&'a Spans> {
+    fn spans<'a>(&self, track: &'a ProbeStats) -> Option<&'a LongWindows> {
         if self.is_latency {
             track.slow().map(|(_, spans)| spans)
         } else {
@@ -127,7 +127,7 @@ impl Promise {
     }
 
     /// Soundings, and bad ones, since the probes were first configured, as the spans count them.
-    fn totals(&self, tracked: &HashMap<ProbeId, Arc<Tracked>>) -> (u64, u64) {
+    fn totals(&self, tracked: &HashMap<ProbeId, Arc<TrackedProbe>>) -> (u64, u64) {
         let all = self.of.iter().filter_map(|id| tracked.get(id));
         all.fold((0, 0), |sum, tracked| {
             let track = tracked.lock();
@@ -143,11 +143,11 @@ impl Promise {
     /// The counts of each window, and of the period.
     fn count(
         &self,
-        tracked: &HashMap<ProbeId, Arc<Tracked>>,
+        tracked: &HashMap<ProbeId, Arc<TrackedProbe>>,
         now: Moment,
-    ) -> ([Tally; WINDOWS.len()], Tally) {
-        let mut windows = [Tally::default(); WINDOWS.len()];
-        let mut period = Tally::default();
+    ) -> ([Counts; WINDOWS.len()], Counts) {
+        let mut windows = [Counts::default(); WINDOWS.len()];
+        let mut period = Counts::default();
         for id in &self.of {
             let Some(tracked) = tracked.get(id) else {
                 continue;
@@ -167,7 +167,7 @@ impl Promise {
 
 /// What the revisions of a release have spent: soundings, and bad ones.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Account {
+pub(super) struct SpentByRevision {
     revisions: BTreeMap<u32, (u64, u64)>,
     /// The totals of its probes when last looked; of this run of the process, and `None` before the first look: what was
     /// sounded until then is on nobody's account here, or on that of whoever told before us.
@@ -175,7 +175,7 @@ pub(super) struct Account {
     last: Option<(u64, u64)>,
 }
 
-impl Account {
+impl SpentByRevision {
     /// Puts what came since the last look on the account of a revision.
     fn book(&mut self, revision: u32, totals: (u64, u64)) {
         // Numbers that went back begin again: the release was uninstalled, and the later ones are of its former life.
@@ -194,15 +194,15 @@ impl Account {
 }
 
 /// By namespace and release, with a slash between.
-pub(super) type Accounts = BTreeMap<String, Account>;
+pub(super) type SpentByRelease = BTreeMap<String, SpentByRevision>;
 
 /// Puts what was sounded since the last look on the account of the revision that is there. Accounts of releases of which
 /// nothing is promised any more, or that were uninstalled, are closed.
 pub(super) fn book(
-    accounts: &mut Accounts,
+    accounts: &mut SpentByRelease,
     promises: &[Promise],
     views: &[Arc<GuardView>],
-    tracked: &HashMap<ProbeId, Arc<Tracked>>,
+    tracked: &HashMap<ProbeId, Arc<TrackedProbe>>,
 ) {
     let wanted: HashMap<String, &Promise> = promises
         .iter()
@@ -240,16 +240,16 @@ const AT_ONCE: usize = 100;
 const ROUND: usize = 10;
 
 /// What was found of one objective, and the totals that it was found from.
-type Known = (Arc<ObjectiveView>, Vec<Condition>, (u64, u64));
+type ObjectiveCache = (Arc<ObjectiveView>, Vec<Condition>, (u64, u64));
 
 /// What was found of each objective when it was its turn.
 #[derive(Default)]
-pub(super) struct Looked {
-    known: Vec<Known>,
+pub(super) struct ObjectiveResults {
+    known: Vec<ObjectiveCache>,
     next: usize,
 }
 
-impl Looked {
+impl ObjectiveResults {
     /// Other objectives are promised from now on.
     pub(super) fn forget(&mut self) {
         *self = Self::default();
@@ -259,8 +259,8 @@ impl Looked {
     pub(super) fn look(
         &mut self,
         promises: &[Promise],
-        accounts: &Accounts,
-        tracked: &HashMap<ProbeId, Arc<Tracked>>,
+        accounts: &SpentByRelease,
+        tracked: &HashMap<ProbeId, Arc<TrackedProbe>>,
         metrics: &Metrics,
         now: Moment,
     ) {
@@ -292,21 +292,21 @@ impl Looked {
 
 fn one(
     promise: &Promise,
-    accounts: &Accounts,
-    tracked: &HashMap<ProbeId, Arc<Tracked>>,
+    accounts: &SpentByRelease,
+    tracked: &HashMap<ProbeId, Arc<TrackedProbe>>,
     metrics: &Metrics,
     now: Moment,
     last: Option<(u64, u64)>,
-) -> Known {
+) -> ObjectiveCache {
     let mut found = Vec::new();
     let (windows, period) = promise.count(tracked, now);
     let objective = &promise.objective;
-    let of = |span: Span| {
+    let of = |span: LongWindow| {
         let at = WINDOWS.iter().position(|window| *window == span);
-        at.map_or_else(Tally::default, |at| windows[at])
+        at.map_or_else(Counts::default, |at| windows[at])
     };
     let remaining = objective.remaining(&period, promise.expected);
-    let firing: Vec<Tier> = objective
+    let firing: Vec<BurnTier> = objective
         .tiers
         .iter()
         .copied()
@@ -321,10 +321,10 @@ fn one(
             burn_rate: objective.burn(tally),
         })
         .collect();
-    let hour = objective.burn(&of(Span::Hour)).unwrap_or(0.0);
+    let hour = objective.burn(&of(LongWindow::Hour)).unwrap_or(0.0);
     for (kind, is_page) in [
-        (Kind::ObjectiveBurning, true),
-        (Kind::ObjectiveAtRisk, false),
+        (AlertKind::ObjectiveBurning, true),
+        (AlertKind::ObjectiveAtRisk, false),
     ] {
         let fired = firing.iter().find(|tier| tier.is_page() == is_page);
         found.extend(fired.map(|tier| condition(promise, kind, *tier, of, remaining)));
@@ -415,13 +415,13 @@ fn one(
 
 fn condition(
     promise: &Promise,
-    kind: Kind,
-    tier: Tier,
-    of: impl Fn(Span) -> Tally,
+    kind: AlertKind,
+    tier: BurnTier,
+    of: impl Fn(LongWindow) -> Counts,
     remaining: f64,
 ) -> Condition {
     let (long, short) = tier.windows();
-    let burn = |span: Span| promise.objective.burn(&of(span)).unwrap_or(0.0);
+    let burn = |span: LongWindow| promise.objective.burn(&of(span)).unwrap_or(0.0);
     let mut place = conditions::release(&promise.namespace, &promise.release);
     place.insert("objective".into(), promise.what().into());
     place.insert("probe".into(), promise.probe.clone().unwrap_or_default());

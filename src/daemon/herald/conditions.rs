@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
+use crate::alert::AlertKind;
 use crate::alert::Condition;
-use crate::alert::Kind;
 use crate::alert::Labels;
 use crate::serve::status::GuardView;
 use crate::serve::status::RolloutView;
-use crate::track::{Track, Tracked};
+use crate::track::{ProbeStats, TrackedProbe};
 
 /// A release that was turned back and is well is told of for so long, in seconds.
 const TOLD_FOR: f64 = 3600.0;
@@ -31,14 +31,14 @@ pub(super) fn of_release(view: &GuardView, is_well: bool, now: f64) -> Option<Co
     })
 }
 
-fn standing(view: &GuardView, is_well: bool, now: f64) -> Option<(Kind, u32, String)> {
+fn standing(view: &GuardView, is_well: bool, now: f64) -> Option<(AlertKind, u32, String)> {
     if let Some(case) = view
         .case
         .as_ref()
         .filter(|case| case.is_convicted && !case.is_ordered)
     {
         let text = format!("Revision {}: {}. {}.", case.revision, case.text, view.says);
-        return Some((Kind::ReleaseRegressed, case.revision, text));
+        return Some((AlertKind::ReleaseRegressed, case.revision, text));
     }
     // What took the place of a bad one before it was judged says nothing, nor does the same once more, nor what a person
     // could not have.
@@ -60,15 +60,17 @@ fn standing(view: &GuardView, is_well: bool, now: f64) -> Option<(Kind, u32, Str
     ))
 }
 
-fn of_ending(last: &RolloutView, is_well: bool, now: f64) -> Option<Kind> {
+fn of_ending(last: &RolloutView, is_well: bool, now: f64) -> Option<AlertKind> {
     let age = now - last.ended_at;
     match last.ending {
-        "recovered" if last.reason != "by_hand" && age < TOLD_FOR => Some(Kind::ReleaseRolledBack),
-        "same_failure" if !is_well || age < WELL_AFTER => Some(Kind::NotTheRelease),
-        "worse" | "failed" | "unverified" => Some(Kind::RollbackFailed),
-        "refused" | "left_alone" => Some(Kind::RollbackRefused),
-        "limit_reached" => Some(Kind::RollbackLimitReached),
-        "would_roll_back" => Some(Kind::ReleaseEndangered),
+        "recovered" if last.reason != "by_hand" && age < TOLD_FOR => {
+            Some(AlertKind::ReleaseRolledBack)
+        }
+        "same_failure" if !is_well || age < WELL_AFTER => Some(AlertKind::NotTheRelease),
+        "worse" | "failed" | "unverified" => Some(AlertKind::RollbackFailed),
+        "refused" | "left_alone" => Some(AlertKind::RollbackRefused),
+        "limit_reached" => Some(AlertKind::RollbackLimitReached),
+        "would_roll_back" => Some(AlertKind::ReleaseEndangered),
         _ => None,
     }
 }
@@ -77,7 +79,7 @@ fn of_ending(last: &RolloutView, is_well: bool, now: f64) -> Option<Kind> {
 pub(super) fn blind(view: &GuardView) -> Option<Condition> {
     let why = view.blind.as_ref()?;
     Some(Condition {
-        kind: Kind::Blind,
+        kind: AlertKind::Blind,
         place: release(&view.namespace, &view.release),
         text: format!(
             "Nothing new is known of {}/{}: {why}.",
@@ -101,7 +103,7 @@ pub(super) fn slower(view: &GuardView, now: f64) -> Option<Condition> {
     let mut place = release(&view.namespace, &view.release);
     place.insert("revision".into(), revision.to_string());
     Some(Condition {
-        kind: Kind::ReleaseSlower,
+        kind: AlertKind::ReleaseSlower,
         place,
         text: format!("Revision {revision}: {text}."),
         fragment: fragment(&view.namespace, &view.release),
@@ -121,7 +123,7 @@ pub(super) fn bake_failed(view: &GuardView, now: f64) -> Option<Condition> {
     let mut place = release(&view.namespace, &view.release);
     place.insert("revision".into(), bake.revision.to_string());
     Some(Condition {
-        kind: Kind::BakeFailed,
+        kind: AlertKind::BakeFailed,
         place,
         text: format!(
             "Revision {} passed its analysis, and its bake failed, so it is not known to be good: {}.",
@@ -141,13 +143,13 @@ pub(in crate::daemon) const fn in_a_row(interval: Duration) -> u32 {
 }
 
 /// Whether a probe was asked often enough since the start that it would have been seen to fail.
-pub(super) fn is_known(track: &Track, interval: Duration) -> bool {
+pub(super) fn is_known(track: &ProbeStats, interval: Duration) -> bool {
     let (good, bad) = track.judged();
     good + bad >= u64::from(in_a_row(interval))
 }
 
 /// A probe or dependency that fails.
-pub(super) fn of_probe(tracked: &Tracked) -> Option<Condition> {
+pub(super) fn of_probe(tracked: &TrackedProbe) -> Option<Condition> {
     let probe = tracked.probe();
     let limit = in_a_row(probe.interval);
     let why = {
@@ -160,12 +162,12 @@ pub(super) fn of_probe(tracked: &Tracked) -> Option<Condition> {
     let id = &probe.id;
     let (kind, place, fragment) = if id.is_dependency() {
         let place = Labels::from([("dependency".to_owned(), id.probe.to_string())]);
-        (Kind::DependencyFailing, place, String::new())
+        (AlertKind::DependencyFailing, place, String::new())
     } else {
         let (namespace, name) = (id.namespace.as_str(), id.release.as_str());
         let mut place = release(namespace, name);
         place.insert("probe".into(), id.probe.to_string());
-        (Kind::ProbeFailing, place, fragment(namespace, name))
+        (AlertKind::ProbeFailing, place, fragment(namespace, name))
     };
     let why = why.map_or_else(String::new, |why| format!(": {why}"));
     Some(Condition {
@@ -181,7 +183,7 @@ pub(super) fn of_probe(tracked: &Tracked) -> Option<Condition> {
 }
 
 /// Something that concerns no release.
-pub(super) fn of_ourselves(kind: Kind, place: Labels, text: String) -> Condition {
+pub(super) fn of_ourselves(kind: AlertKind, place: Labels, text: String) -> Condition {
     Condition {
         kind,
         place,
@@ -207,7 +209,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may end where it stands")]
 
     use super::*;
-    use crate::serve::status::{BakeView, CaseView};
+    use crate::serve::status::{BakeView, CandidateView};
 
     fn past(revision: u32, ending: &'static str) -> RolloutView {
         RolloutView {
@@ -229,7 +231,7 @@ mod tests {
         }
     }
 
-    fn kind(view: &GuardView, is_well: bool, now: f64) -> Option<(Kind, String)> {
+    fn kind(view: &GuardView, is_well: bool, now: f64) -> Option<(AlertKind, String)> {
         let found = of_release(view, is_well, now)?;
         Some((found.kind, found.place["revision"].clone()))
     }
@@ -237,15 +239,15 @@ mod tests {
     #[test]
     fn every_ending_that_people_must_hear_of_is_an_alert_until_a_revision_is_kept() {
         for (ending, expected) in [
-            ("recovered", Some(Kind::ReleaseRolledBack)),
-            ("same_failure", Some(Kind::NotTheRelease)),
-            ("worse", Some(Kind::RollbackFailed)),
-            ("failed", Some(Kind::RollbackFailed)),
-            ("unverified", Some(Kind::RollbackFailed)),
-            ("refused", Some(Kind::RollbackRefused)),
-            ("left_alone", Some(Kind::RollbackRefused)),
-            ("limit_reached", Some(Kind::RollbackLimitReached)),
-            ("would_roll_back", Some(Kind::ReleaseEndangered)),
+            ("recovered", Some(AlertKind::ReleaseRolledBack)),
+            ("same_failure", Some(AlertKind::NotTheRelease)),
+            ("worse", Some(AlertKind::RollbackFailed)),
+            ("failed", Some(AlertKind::RollbackFailed)),
+            ("unverified", Some(AlertKind::RollbackFailed)),
+            ("refused", Some(AlertKind::RollbackRefused)),
+            ("left_alone", Some(AlertKind::RollbackRefused)),
+            ("limit_reached", Some(AlertKind::RollbackLimitReached)),
+            ("would_roll_back", Some(AlertKind::ReleaseEndangered)),
             ("kept", None),
             ("inconclusive", None),
             ("uninstalled", None),
@@ -272,7 +274,7 @@ mod tests {
     #[test]
     fn a_dependency_that_fails_is_an_alert_of_its_own() {
         use crate::config::{self, Sources};
-        use crate::sounding::{Answer, Outcome, Phases, Reason, Sounding};
+        use crate::sounding::{Outcome, PhaseTimes, ProbeResult, Reason, ResponseFacts};
         use crate::units::Moment;
 
         let folder = tempfile::tempdir().unwrap();
@@ -285,18 +287,18 @@ mod tests {
             ..Sources::default()
         };
         let settings = config::load(&sources).unwrap().settings;
-        let of = |probe: &std::sync::Arc<crate::config::settings::Probe>| {
-            let tracked = Tracked::new(std::sync::Arc::clone(probe), Moment::default());
+        let of = |probe: &std::sync::Arc<crate::config::settings::ProbeConfig>| {
+            let tracked = TrackedProbe::new(std::sync::Arc::clone(probe), Moment::default());
             assert_eq!(of_probe(&tracked), None);
             for second in 1..=3 {
                 let at = Moment::after_boot(Duration::from_secs(second));
-                let sounding = Sounding {
+                let sounding = ProbeResult {
                     due: at,
                     started: at,
                     finished: at,
                     outcome: Outcome::Bad(Reason::ConnectTimeout),
-                    phases: Phases::default(),
-                    answer: Answer::default(),
+                    phases: PhaseTimes::default(),
+                    answer: ResponseFacts::default(),
                     explanation: None,
                 };
                 tracked.lock().record(&sounding, 0.0);
@@ -305,11 +307,11 @@ mod tests {
             (found.kind, found.place)
         };
         let (kind, place) = of(&settings.dependencies[0]);
-        assert_eq!(kind, Kind::DependencyFailing);
+        assert_eq!(kind, AlertKind::DependencyFailing);
         let expected = ("dependency".to_owned(), "postgres".to_owned());
         assert_eq!(place, Labels::from([expected]));
         let (kind, place) = of(&settings.releases[0].probes[0]);
-        assert_eq!(kind, Kind::ProbeFailing);
+        assert_eq!(kind, AlertKind::ProbeFailing);
         assert_eq!(place["release"], "web");
     }
 
@@ -330,7 +332,7 @@ mod tests {
             now
         };
         let told = bake_failed(&with("failed", &["kept"]), 1001.0).unwrap();
-        assert_eq!(told.kind, Kind::BakeFailed);
+        assert_eq!(told.kind, AlertKind::BakeFailed);
         assert_eq!(told.place["revision"], "5");
         assert!(told.text.contains("errors 14/96"), "{}", told.text);
         assert!(bake_failed(&with("failed", &["kept", "unchanged"]), 4599.0).is_some());
@@ -338,7 +340,7 @@ mod tests {
         assert!(bake_failed(&with("good", &["kept"]), 1001.0).is_none());
         assert!(bake_failed(&with("failed", &["kept", "refused"]), 1001.0).is_none());
         let mut acts = with("failed", &["kept"]);
-        acts.case = Some(CaseView::default());
+        acts.case = Some(CandidateView::default());
         assert!(bake_failed(&acts, 1001.0).is_none());
     }
 
@@ -356,22 +358,22 @@ mod tests {
 
     #[test]
     fn a_revision_is_regressed_while_it_is_turned_back_unless_a_person_wanted_that() {
-        let case = |is_ordered| CaseView {
+        let case = |is_ordered| CandidateView {
             revision: 6,
             text: "api failed".into(),
             is_convicted: true,
             is_ordered,
-            ..CaseView::default()
+            ..CandidateView::default()
         };
         let mut now = view(vec![past(5, "kept")]);
         now.case = Some(case(false));
         assert_eq!(
             kind(&now, false, 1001.0),
-            Some((Kind::ReleaseRegressed, "6".into()))
+            Some((AlertKind::ReleaseRegressed, "6".into()))
         );
         now.case = Some(case(true));
         assert_eq!(kind(&now, false, 1001.0), None);
-        now.case = Some(CaseView {
+        now.case = Some(CandidateView {
             is_convicted: false,
             ..case(false)
         });

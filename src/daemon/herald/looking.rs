@@ -3,40 +3,40 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::{Herald, conditions};
+use super::{AlertEvaluator, conditions};
+use crate::alert::AlertKind;
 use crate::alert::Condition;
-use crate::alert::Kind;
 use crate::alert::LabelSet;
 use crate::alert::Labels;
 use crate::clock;
-use crate::serve::Share;
+use crate::serve::Shard;
 use crate::serve::status::GuardView;
 use crate::sounding::VoidReason;
-use crate::track::{Track, Tracked};
+use crate::track::{ProbeStats, TrackedProbe};
 use crate::units::Moment;
-use crate::window::Span;
+use crate::window::LongWindow;
 
 /// Of what it is not known whether it is wrong; alerts about it stay as they are. After a start that is everything which
 /// nobody has tried yet: an alert that ended then would be a false "resolved" in the middle of an outage.
 #[derive(Default)]
-pub(super) struct Unknown {
-    places: HashSet<Key>,
+pub(super) struct UnknownSubjects {
+    places: HashSet<AlertSubject>,
     receivers: HashSet<String>,
     /// The addresses of an Alertmanager are not known yet, so that any receiver may be one of those.
     any_receiver: bool,
     ourselves: bool,
 }
 
-impl Unknown {
+impl UnknownSubjects {
     pub(super) fn is_known(&self, labels: &LabelSet) -> bool {
         let of = |name: &str| labels.get(name).unwrap_or_default().to_owned();
         let name = of("alertname");
-        if name == Kind::SelfTrouble.name() || name == Kind::AllTargetsSilent.name() {
+        if name == AlertKind::SelfTrouble.name() || name == AlertKind::AllTargetsSilent.name() {
             !self.ourselves
-        } else if name == Kind::DeliveryFailing.name() {
+        } else if name == AlertKind::DeliveryFailing.name() {
             !self.any_receiver && !self.receivers.contains(&of("receiver"))
         } else {
-            let probe = if name == Kind::DependencyFailing.name() {
+            let probe = if name == AlertKind::DependencyFailing.name() {
                 of("dependency")
             } else {
                 of("probe")
@@ -48,17 +48,17 @@ impl Unknown {
 }
 
 /// Namespace, release and probe; empty where an alert has none.
-type Key = (String, String, String);
+type AlertSubject = (String, String, String);
 
-impl Herald {
+impl AlertEvaluator {
     /// Tells what is wrong; gives that of which it is not known.
     pub(super) fn conditions(
         &self,
-        tracked: &[Arc<Tracked>],
+        tracked: &[Arc<TrackedProbe>],
         views: &[Arc<GuardView>],
         mut found: impl FnMut(Condition),
-    ) -> Unknown {
-        let mut unknown = Unknown::default();
+    ) -> UnknownSubjects {
+        let mut unknown = UnknownSubjects::default();
         let at = clock::now();
         let mut unwell: HashSet<(String, String)> = HashSet::new();
         for tracked in tracked {
@@ -114,10 +114,10 @@ impl Herald {
     }
 
     /// What is wrong with ourselves, and with those who are to be told.
-    fn of_ourselves(&self, unknown: &mut Unknown, mut found: impl FnMut(Condition)) {
+    fn of_ourselves(&self, unknown: &mut UnknownSubjects, mut found: impl FnMut(Condition)) {
         let of_release = match &self.setup.share {
-            Share::Release(namespace, name) => Some(conditions::release(namespace, name)),
-            Share::All | Share::Ourselves => None,
+            Shard::Release(namespace, name) => Some(conditions::release(namespace, name)),
+            Shard::All | Shard::Ourselves => None,
         };
         // Others may tell the same of themselves.
         let own = self.setup.replica.iter();
@@ -137,7 +137,7 @@ impl Herald {
         if troubles.contains(&silent) {
             let text = "Nothing comes back from any of the probed hosts. Nothing is known of any release meanwhile, no \
                         revision is judged, and nothing is rolled back.";
-            let kind = Kind::AllTargetsSilent;
+            let kind = AlertKind::AllTargetsSilent;
             found(conditions::of_ourselves(kind, own.clone(), text.into()));
         }
         troubles.retain(|trouble| *trouble != silent);
@@ -147,7 +147,7 @@ impl Herald {
                 troubles.join(", ").replace('_', " ")
             );
             found(conditions::of_ourselves(
-                Kind::SelfTrouble,
+                AlertKind::SelfTrouble,
                 own.clone(),
                 text,
             ));
@@ -157,7 +157,11 @@ impl Herald {
                 let text = format!("{what} {name}.");
                 let mut place = of_release.clone().unwrap_or_else(|| own.clone());
                 place.insert("receiver".to_owned(), name.to_owned());
-                found(conditions::of_ourselves(Kind::DeliveryFailing, place, text));
+                found(conditions::of_ourselves(
+                    AlertKind::DeliveryFailing,
+                    place,
+                    text,
+                ));
             } else if !is_known {
                 unknown.receivers.insert(name.to_owned());
             }
@@ -181,7 +185,11 @@ impl Herald {
             if settings.watchdog && is_ourselves {
                 let text =
                     "This alert always fires; when it does not arrive, no other does.".into();
-                found(conditions::of_ourselves(Kind::Watchdog, own.clone(), text));
+                found(conditions::of_ourselves(
+                    AlertKind::Watchdog,
+                    own.clone(),
+                    text,
+                ));
             }
         }
     }
@@ -189,8 +197,8 @@ impl Herald {
 
 /// No bad sounding, and some good ones, in the last five minutes. Each of a watch counts there for less than one, and
 /// one that was bad a while ago is in the window.
-fn is_well(track: &mut Track, now: Moment) -> bool {
-    let tally = track.tally(Span::Minutes5, now);
+fn is_well(track: &mut ProbeStats, now: Moment) -> bool {
+    let tally = track.tally(LongWindow::Minutes5, now);
     let bad = track.window().counts(now).bad;
     tally.bad == 0 && tally.good > 0 && bad == 0
 }

@@ -5,28 +5,28 @@ use std::sync::Arc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Herald, news};
+use super::{AlertEvaluator, news};
 use crate::clock;
-use crate::config::settings::Receiver;
+use crate::config::settings::ReceiverConfig;
 use crate::notify::Message;
-use crate::notify::{Count, Fate, Outbox};
+use crate::notify::{DeliveryQueue, MessageFate, MessageObserver};
 use crate::serve::status::GuardView;
 
 /// News that is remembered, so that it is told once: it is forgotten long after it was fresh.
 const MAX_TOLD: usize = 2000;
 
 /// A receiver of messages, and the task that sends to it.
-pub(super) struct Posting {
-    pub(super) outbox: Arc<Outbox>,
+pub(super) struct ReceiverTask {
+    pub(super) outbox: Arc<DeliveryQueue>,
     pub(super) stop: CancellationToken,
     pub(super) task: JoinHandle<()>,
     /// It took the place of another one at a reload.
     pub(super) is_changed: bool,
     /// The one before it, until what waits there is here.
-    before: Option<Arc<Outbox>>,
+    before: Option<Arc<DeliveryQueue>>,
 }
 
-impl Posting {
+impl ReceiverTask {
     /// What waits, the oldest first; with what the one before it has not handed over yet.
     fn waiting(&self) -> Vec<Message> {
         let before = self.before.as_ref();
@@ -36,22 +36,23 @@ impl Posting {
     }
 }
 
-impl Herald {
+impl AlertEvaluator {
     /// Opens those that are not open. One whose settings have changed gets what waits in the old one when that has ended:
     /// both at once would tell the same twice.
     pub(super) fn open_outboxes(&mut self) {
         self.keep_waiting();
         let wanted = self.orders.receivers.clone();
-        let (kept, mut changed): (Vec<Posting>, Vec<Posting>) = std::mem::take(&mut self.outboxes)
-            .into_iter()
-            .partition(|posting| wanted.contains(posting.outbox.receiver()));
+        let (kept, mut changed): (Vec<ReceiverTask>, Vec<ReceiverTask>) =
+            std::mem::take(&mut self.outboxes)
+                .into_iter()
+                .partition(|posting| wanted.contains(posting.outbox.receiver()));
         self.outboxes = kept;
         for posting in &changed {
             posting.outbox.hand_over();
             posting.stop.cancel();
         }
         for receiver in wanted {
-            let is_it = |posting: &Posting| posting.outbox.receiver().name == receiver.name;
+            let is_it = |posting: &ReceiverTask| posting.outbox.receiver().name == receiver.name;
             if self.outboxes.iter().any(is_it) {
                 continue;
             }
@@ -62,24 +63,24 @@ impl Herald {
         }
     }
 
-    fn open(&mut self, receiver: Receiver, before: Option<Posting>) -> Posting {
+    fn open(&mut self, receiver: ReceiverConfig, before: Option<ReceiverTask>) -> ReceiverTask {
         // Where there was none, what waited when there last was one.
         let waiting = self.kept.waiting.remove(receiver.name);
         let waiting = waiting.filter(|_| before.is_none()).unwrap_or_default();
         let (metrics, name) = (Arc::clone(&self.setup.metrics), receiver.name);
         let changed = Arc::clone(&self.setup.changed);
-        let count: Count = Arc::new(move |fate| {
+        let count: MessageObserver = Arc::new(move |fate| {
             // What was told is stored, so that a restart does not tell it again.
             changed.notify_one();
             let result = match fate {
-                Fate::Sent => "sent",
-                Fate::Failed => "failed",
-                Fate::Dropped => "dropped",
+                MessageFate::Sent => "sent",
+                MessageFate::Failed => "failed",
+                MessageFate::Dropped => "dropped",
             };
             metrics.alerting.message(name, result);
         });
         let permit = self.setup.permit.clone();
-        let outbox = Outbox::new(receiver, waiting, count, clock::unix_seconds, permit);
+        let outbox = DeliveryQueue::new(receiver, waiting, count, clock::unix_seconds, permit);
         let stop = CancellationToken::new();
         let ended = self.setup.ended.clone().drop_guard();
         let is_changed = before.is_some();
@@ -102,7 +103,7 @@ impl Herald {
                 ended.disarm();
             }
         });
-        Posting {
+        ReceiverTask {
             outbox,
             stop,
             task,

@@ -183,7 +183,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may end where it stands")]
 
     use super::*;
-    use crate::serve::status::CaseView;
+    use crate::serve::status::CandidateView;
 
     const NOW: f64 = 1_800_000_000.0;
 
@@ -193,7 +193,7 @@ mod tests {
             namespace: "shop".into(),
             release: "mykadoo".into(),
             phase: "preflight".into(),
-            case: Some(CaseView {
+            case: Some(CandidateView {
                 revision: 7,
                 text: "api failed 16 times in a row".into(),
                 reason: "hard_down:api".into(),

@@ -8,22 +8,22 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::Herald;
+use super::AlertEvaluator;
 use crate::metrics::Metrics;
-use crate::notify::Style;
-use crate::notify::{self, Meter, Peer, Wire};
+use crate::notify::AlertStyle;
+use crate::notify::{self, AlertPayload, AlertmanagerObserver, AlertmanagerPeer};
 
 /// An Alertmanager, and the task that sends to it.
-pub(super) struct Sending {
-    pub(super) peer: Arc<Peer>,
+pub(super) struct AlertmanagerTask {
+    pub(super) peer: Arc<AlertmanagerPeer>,
     pub(super) stop: CancellationToken,
     pub(super) task: JoinHandle<()>,
 }
 
 /// Which one: the number of its URL, and its address.
-pub(super) type Place = (usize, SocketAddr);
+pub(super) type AlertmanagerAddress = (usize, SocketAddr);
 
-impl Herald {
+impl AlertEvaluator {
     pub(super) fn resolve(&mut self) {
         let Some(settings) = self.orders.alertmanagers.clone() else {
             return;
@@ -62,13 +62,14 @@ impl Herald {
             }
         }
         for address in new {
-            let meter = Arc::new(Numbers::new(Arc::clone(&self.setup.metrics)));
-            let style = Arc::new(Style {
+            let meter = Arc::new(AlertmanagerMetrics::new(Arc::clone(&self.setup.metrics)));
+            let style = Arc::new(AlertStyle {
                 external: settings.labels.clone(),
                 page: self.orders.page.clone(),
             });
             let permit = self.setup.permit.clone();
-            let peer = Peer::new(url, address, Arc::clone(&settings), style, meter, permit);
+            let peer =
+                AlertmanagerPeer::new(url, address, Arc::clone(&settings), style, meter, permit);
             // It knows nothing yet.
             peer.offer(&self.wires());
             let stop = CancellationToken::new();
@@ -83,13 +84,13 @@ impl Herald {
                     ended.disarm();
                 }
             });
-            let sending = Sending { peer, stop, task };
+            let sending = AlertmanagerTask { peer, stop, task };
             self.peers.insert((number, address), sending);
         }
         self.setup.metrics.alerting.capacity(notify::CAPACITY);
     }
 
-    pub(super) fn wires(&self) -> Vec<Arc<Wire>> {
+    pub(super) fn wires(&self) -> Vec<Arc<AlertPayload>> {
         let Some(settings) = &self.orders.alertmanagers else {
             return Vec::new();
         };
@@ -99,10 +100,10 @@ impl Herald {
 
 /// What is to be done where the name of a URL has these addresses now: who is gone, and where somebody new is.
 fn changes<'a>(
-    known: impl Iterator<Item = &'a Place> + Clone,
+    known: impl Iterator<Item = &'a AlertmanagerAddress> + Clone,
     number: usize,
     addresses: &[SocketAddr],
-) -> (Vec<Place>, Vec<SocketAddr>) {
+) -> (Vec<AlertmanagerAddress>, Vec<SocketAddr>) {
     let ours = known.copied().filter(|(of, _)| *of == number);
     let gone = ours
         .clone()
@@ -113,14 +114,14 @@ fn changes<'a>(
 }
 
 /// The numbers of the Alertmanagers, as metrics.
-struct Numbers {
+struct AlertmanagerMetrics {
     metrics: Arc<Metrics>,
     /// What it has added to the gauges, to which those of other releases add as well.
     waiting: AtomicI64,
     unconfirmed: AtomicI64,
 }
 
-impl Numbers {
+impl AlertmanagerMetrics {
     const fn new(metrics: Arc<Metrics>) -> Self {
         Self {
             metrics,
@@ -136,7 +137,7 @@ fn more(before: &AtomicI64, now: usize) -> i64 {
     now - before.swap(now, Ordering::Relaxed)
 }
 
-impl Meter for Numbers {
+impl AlertmanagerObserver for AlertmanagerMetrics {
     fn appears(&self, to: &str) {
         self.metrics.alerting.appears(to);
     }

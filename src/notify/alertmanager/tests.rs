@@ -6,17 +6,17 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::alert::{Book, Condition, Kind, Labels};
-use crate::config::settings::Tls;
+use crate::alert::{AlertKind, AlertStore, Condition, Labels};
+use crate::config::settings::TlsConfig;
 use crate::notify::wires;
 use crate::permit::Permit;
 use crate::units::Time;
 
 /// So many alerts, as they are sent.
-fn alerts(count: usize) -> Vec<Arc<Wire>> {
-    let mut book = Book::default();
+fn alerts(count: usize) -> Vec<Arc<AlertPayload>> {
+    let mut book = AlertStore::default();
     let conditions = (0..count).map(|number| Condition {
-        kind: Kind::ReleaseRegressed,
+        kind: AlertKind::ReleaseRegressed,
         place: Labels::from([
             ("release".to_owned(), format!("r{number:05}")),
             ("revision".to_owned(), "7".to_owned()),
@@ -33,11 +33,11 @@ fn alerts(count: usize) -> Vec<Arc<Wire>> {
 }
 
 /// The same alert with a label that tells it from all others.
-fn named(wire: &Arc<Wire>, name: &str) -> Arc<Wire> {
+fn named(wire: &Arc<AlertPayload>, name: &str) -> Arc<AlertPayload> {
     let labels = Labels::from([("alertname".to_owned(), name.to_owned())]);
-    Arc::new(Wire {
+    Arc::new(AlertPayload {
         labels: LabelSet::from(&labels),
-        ..Wire::clone(wire)
+        ..AlertPayload::clone(wire)
     })
 }
 
@@ -48,7 +48,7 @@ struct Counted {
     gone: AtomicUsize,
 }
 
-impl Meter for Counted {
+impl AlertmanagerObserver for Counted {
     fn appears(&self, _: &str) {}
     fn is_gone(&self, _: &str) {
         self.gone.fetch_add(1, Ordering::Relaxed);
@@ -64,28 +64,28 @@ impl Meter for Counted {
     fn confirmed(&self, _: &str, _: usize, _: usize) {}
 }
 
-fn peer(address: SocketAddr, meter: &Arc<Counted>) -> Arc<Peer> {
+fn peer(address: SocketAddr, meter: &Arc<Counted>) -> Arc<AlertmanagerPeer> {
     peer_of(&address.ip().to_string(), address, meter)
 }
 
 /// One of the addresses of a name.
-fn peer_of(name: &str, address: SocketAddr, meter: &Arc<Counted>) -> Arc<Peer> {
+fn peer_of(name: &str, address: SocketAddr, meter: &Arc<Counted>) -> Arc<AlertmanagerPeer> {
     let url = Url::parse(&format!("http://{name}:{}", address.port())).unwrap();
-    let settings = Arc::new(Alertmanagers {
+    let settings = Arc::new(AlertmanagerConfig {
         urls: vec![url.clone()],
         auth: None,
-        tls: Tls::default(),
+        tls: TlsConfig::default(),
         labels: Labels::new(),
         resend: Duration::from_secs(3600),
         timeout: Duration::from_secs(10),
         watchdog: false,
     });
-    let style = Arc::new(Style {
+    let style = Arc::new(AlertStyle {
         external: Labels::new(),
         page: None,
     });
-    let meter: Arc<dyn Meter> = Arc::clone(meter) as _;
-    Peer::new(&url, address, settings, style, meter, Permit::always())
+    let meter: Arc<dyn AlertmanagerObserver> = Arc::clone(meter) as _;
+    AlertmanagerPeer::new(&url, address, settings, style, meter, Permit::always())
 }
 
 /// The head and the body of the next request.
@@ -114,7 +114,7 @@ const FINE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]";
 
 #[test]
 fn the_oldest_makes_room_and_the_newest_of_an_alert_counts() {
-    let mut queue = Queue::default();
+    let mut queue = AlertQueue::default();
     let one = &alerts(1)[0];
     let of = |number: usize| named(one, &number.to_string());
     let dropped: usize = (0..CAPACITY + 3)

@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::settings::{Connect, HttpOffer, RequestBody};
+use crate::config::settings::{ConnectConfig, HttpVersions, RequestBody};
 use crate::sounding::Outcome;
 use crate::sounding::expect::Expect;
 
@@ -7,16 +7,16 @@ fn target(url: &str) -> Target {
     Target::parse(url, "http").unwrap()
 }
 
-fn question() -> HttpQuestion {
-    HttpQuestion {
+fn question() -> HttpProbeConfig {
+    HttpProbeConfig {
         method: Method::GET,
         headers: Vec::new(),
         host: None,
         body: RequestBody::None,
         auth: None,
-        redirects: Redirects::default(),
-        http: HttpOffer::Auto,
-        connect: Connect::default(),
+        redirects: RedirectConfig::default(),
+        http: HttpVersions::Auto,
+        connect: ConnectConfig::default(),
         connection: Reuse::New,
         proxy: None,
         proxy_resolves: true,
@@ -28,8 +28,13 @@ fn question() -> HttpQuestion {
 
 /// A redirect from one URL by a `Location`, with everything allowed.
 #[track_caller]
-fn follow(from: &str, status: u16, location: &[u8], hop: &Hop) -> Result<Option<Hop>, Fault> {
-    let redirects = Redirects {
+fn follow(
+    from: &str,
+    status: u16,
+    location: &[u8],
+    hop: &RedirectHop,
+) -> Result<Option<RedirectHop>, ProbeError> {
+    let redirects = RedirectConfig {
         max: 3,
         scope: RedirectScope::All,
     };
@@ -39,8 +44,8 @@ fn follow(from: &str, status: u16, location: &[u8], hop: &Hop) -> Result<Option<
     hop.redirected(&target(from), redirects, 0, status, &headers)
 }
 
-fn get(url: &str) -> Hop {
-    Hop::first(target(url), Method::GET, Bytes::new())
+fn get(url: &str) -> RedirectHop {
+    RedirectHop::first(target(url), Method::GET, Bytes::new())
 }
 
 #[test]
@@ -106,7 +111,7 @@ fn what_becomes_of_the_request() {
         (303, Method::HEAD, (Method::HEAD, true)),
         (303, Method::GET, (Method::GET, true)),
     ] {
-        let first = Hop::first(target(from), method.clone(), Bytes::from_static(b"body"));
+        let first = RedirectHop::first(target(from), method.clone(), Bytes::from_static(b"body"));
         let next = follow(from, status, b"/", &first).unwrap().unwrap();
         assert_eq!(
             (next.method, next.body.is_some()),
@@ -144,7 +149,7 @@ fn credentials_stay_where_they_belong() {
             (header::COOKIE, HeaderValue::from_static("secret")),
             (header::ACCEPT_LANGUAGE, HeaderValue::from_static("en")),
         ];
-        let requests = Requests::new(&question);
+        let requests = RequestBuilder::new(&question);
         let mut hop = get(from);
         for location in path {
             hop = follow(from, 302, location.as_bytes(), &hop)
@@ -176,9 +181,9 @@ fn what_describes_a_body_goes_with_it() {
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/json"),
     )];
-    let requests = Requests::new(&question);
-    let first = Hop::first(target(from), Method::POST, Bytes::from_static(b"{}"));
-    let with = |hop: &Hop| {
+    let requests = RequestBuilder::new(&question);
+    let first = RedirectHop::first(target(from), Method::POST, Bytes::from_static(b"{}"));
+    let with = |hop: &RedirectHop| {
         let request = requests.request(hop, false).unwrap();
         request.headers().contains_key(header::CONTENT_TYPE)
     };
@@ -189,7 +194,7 @@ fn what_describes_a_body_goes_with_it() {
 
 #[test]
 fn a_post_without_a_body_says_so() {
-    let requests = Requests::new(&question());
+    let requests = RequestBuilder::new(&question());
     for (method, length) in [
         (Method::POST, Some("0")),
         (Method::PUT, Some("0")),
@@ -197,7 +202,7 @@ fn a_post_without_a_body_says_so() {
         (Method::GET, None),
         (Method::DELETE, None),
     ] {
-        let hop = Hop::first(target("http://a.test/"), method.clone(), Bytes::new());
+        let hop = RedirectHop::first(target("http://a.test/"), method.clone(), Bytes::new());
         let request = requests.request(&hop, false).unwrap();
         let sent = request.headers().get(header::CONTENT_LENGTH);
         assert_eq!(sent.map(|v| v.to_str().unwrap()), length, "{method}");
@@ -227,7 +232,9 @@ fn the_forms_of_a_request() {
     ] {
         let mut question = question();
         question.proxy = proxied.then(|| target("http://proxy.test:3128"));
-        let request = Requests::new(&question).request(&get(url), http2).unwrap();
+        let request = RequestBuilder::new(&question)
+            .request(&get(url), http2)
+            .unwrap();
         assert_eq!(request.uri().to_string(), uri, "{url}");
         let sent = request.headers().get(header::HOST);
         assert_eq!(sent.map(|v| v.to_str().unwrap()), host, "{url}");

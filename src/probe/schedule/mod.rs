@@ -5,7 +5,7 @@
 //!
 //! Invariants:
 //! - *Open loop.* Whether earlier soundings have come back plays no part here; who is started bounds what is under way.
-//! - The thread wakes at least every [`BEAT_EVERY`] and says so in its [`Pulse`]; it never spins. If the process was
+//! - The thread wakes at least every [`BEAT_EVERY`] and says so in its [`Heartbeat`]; it never spins. If the process was
 //!   stopped, starved or suspended for [`BEAT_EVERY`] and [`STALL`] together, the pulse shows it; shorter
 //!   standstills show at least in the lateness of what was due.
 //! - After [`Schedule::stop`], or a drop, nothing is started any more, and all payloads are dropped.
@@ -19,9 +19,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-pub use timetable::{Due, FIRST_WITHIN, Slot, TOO_LATE, Timetable};
+pub use timetable::{DueSlot, FIRST_WITHIN, ScheduledSlot, TOO_LATE, Timetable};
 
-use crate::doubt::Pulse;
+use crate::doubt::Heartbeat;
 use crate::units::Moment;
 
 /// The longest that the thread waits, whatever is due. Four wake-ups a second cost nothing that can be measured.
@@ -41,9 +41,9 @@ const TIMER_SLACK: Option<NonZeroU64> = NonZeroU64::new(1_000);
 #[derive(Debug)]
 pub struct Schedule<T> {
     /// `None` only while stopping: the thread ends when its last sender is gone.
-    wanted: Option<SyncSender<Vec<Slot<T>>>>,
+    wanted: Option<SyncSender<Vec<ScheduledSlot<T>>>>,
     thread: Option<JoinHandle<()>>,
-    heart: Heart,
+    heart: HeartbeatCell,
 }
 
 impl<T: Send + 'static> Schedule<T> {
@@ -57,10 +57,10 @@ impl<T: Send + 'static> Schedule<T> {
     /// When the system gives us no thread.
     pub fn start(
         clock: fn() -> Moment,
-        on_due: impl FnMut(Due<'_, T>) + Send + 'static,
+        on_due: impl FnMut(DueSlot<'_, T>) + Send + 'static,
     ) -> std::io::Result<Self> {
         let (wanted, commands) = sync_channel(QUEUE);
-        let heart = Heart::default();
+        let heart = HeartbeatCell::default();
         heart.beat(clock());
         let thread = std::thread::Builder::new()
             .name("schedule".to_owned())
@@ -77,7 +77,7 @@ impl<T: Send + 'static> Schedule<T> {
 
     /// Makes `wanted` the whole set of what is started, as [`Timetable::set`] says. Takes effect with the next round of
     /// the thread, at once if it waits. Without effect when the thread has ended.
-    pub fn set(&self, wanted: Vec<Slot<T>>) {
+    pub fn set(&self, wanted: Vec<ScheduledSlot<T>>) {
         if let Some(sender) = &self.wanted {
             // An error means that the thread is gone; `is_running` tells.
             let _ = sender.send(wanted);
@@ -85,12 +85,12 @@ impl<T: Send + 'static> Schedule<T> {
     }
 
     /// The state of the thread, without a lock.
-    pub fn pulse(&self) -> Pulse {
+    pub fn pulse(&self) -> Heartbeat {
         self.heart.pulse()
     }
 
     /// A handle on the pulse alone, for whoever examines soundings elsewhere.
-    pub fn heart(&self) -> Heart {
+    pub fn heart(&self) -> HeartbeatCell {
         self.heart.clone()
     }
 
@@ -117,19 +117,19 @@ impl<T> Drop for Schedule<T> {
     }
 }
 
-/// Where the thread leaves its [`Pulse`]. Cheap to clone and to read.
+/// Where the thread leaves its [`Heartbeat`]. Cheap to clone and to read.
 #[derive(Debug, Clone, Default)]
-pub struct Heart(Arc<[AtomicU64; 2]>);
+pub struct HeartbeatCell(Arc<[AtomicU64; 2]>);
 
-impl Heart {
+impl HeartbeatCell {
     /// When the thread last woke, and when the last stall ended.
-    pub fn pulse(&self) -> Pulse {
+    pub fn pulse(&self) -> Heartbeat {
         let [beat, stall_end] = &*self.0;
         // The stall is stored first and read last: who sees the beat that ended a stall also sees the stall.
         let beat = beat.load(Ordering::Acquire);
         let stall_end = stall_end.load(Ordering::Acquire);
         let moment = |nanos| Moment::after_boot(Duration::from_nanos(nanos));
-        Pulse {
+        Heartbeat {
             beat: moment(beat),
             last_stall_end: (stall_end > 0).then(|| moment(stall_end)),
         }
@@ -147,9 +147,9 @@ impl Heart {
 /// The thread's whole life.
 fn keep<T>(
     clock: fn() -> Moment,
-    mut on_due: impl FnMut(Due<'_, T>),
-    commands: &Receiver<Vec<Slot<T>>>,
-    heart: &Heart,
+    mut on_due: impl FnMut(DueSlot<'_, T>),
+    commands: &Receiver<Vec<ScheduledSlot<T>>>,
+    heart: &HeartbeatCell,
 ) {
     // Without it we are up to 50 µs later, no more; so a refusal is not worth a word.
     let _ = rustix::thread::set_current_timer_slack(TIMER_SLACK);

@@ -30,7 +30,7 @@ const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
 
 /// What should be started, and how often.
 #[derive(Debug, Clone)]
-pub struct Slot<T> {
+pub struct ScheduledSlot<T> {
     /// What tells it from the others, and gives it its place on the grid.
     pub key: ProbeId,
     /// From one due time to the next; below 1 ms counts as 1 ms.
@@ -41,8 +41,8 @@ pub struct Slot<T> {
 
 /// A slot whose time has come.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Due<'a, T> {
-    /// What was given with the [`Slot`].
+pub struct DueSlot<'a, T> {
+    /// What was given with the [`ScheduledSlot`].
     pub payload: &'a T,
     /// When the slot was due: now, or a little earlier.
     pub at: Moment,
@@ -55,15 +55,15 @@ pub struct Due<'a, T> {
 /// Memory grows with the number of slots, whose bound is that of the configuration.
 #[derive(Debug)]
 pub struct Timetable<T> {
-    entries: Vec<Entry<T>>,
+    entries: Vec<TimetableEntry<T>>,
     /// The due time of each entry, and its place in `entries`. Exactly one element per entry.
     heap: BinaryHeap<Reverse<(Moment, usize)>>,
 }
 
 #[derive(Debug)]
-struct Entry<T> {
+struct TimetableEntry<T> {
     key: ProbeId,
-    grid: Grid,
+    grid: DueTimes,
     due: Moment,
     missed: u64,
     payload: T,
@@ -86,8 +86,8 @@ impl<T> Timetable<T> {
     ///
     /// Takes time in proportion to all slots (the heap is built anew), which is fine for the rare change of a
     /// configuration and leaves nothing stale behind.
-    pub fn set(&mut self, now: Moment, wanted: Vec<Slot<T>>) {
-        let mut before: HashMap<ProbeId, Entry<T>> = self
+    pub fn set(&mut self, now: Moment, wanted: Vec<ScheduledSlot<T>>) {
+        let mut before: HashMap<ProbeId, TimetableEntry<T>> = self
             .entries
             .drain(..)
             .map(|entry| (entry.key.clone(), entry))
@@ -97,13 +97,13 @@ impl<T> Timetable<T> {
             if !taken.insert(slot.key.clone()) {
                 continue;
             }
-            let grid = Grid::of(&slot.key, slot.interval);
+            let grid = DueTimes::of(&slot.key, slot.interval);
             let (due, missed) = match before.remove(&slot.key) {
                 Some(entry) if entry.grid == grid => (entry.due, entry.missed),
                 Some(entry) => (grid.first_after(now), entry.missed),
                 None => (grid.first_after(now), 0),
             };
-            self.entries.push(Entry {
+            self.entries.push(TimetableEntry {
                 key: slot.key,
                 grid,
                 due,
@@ -137,7 +137,7 @@ impl<T> Timetable<T> {
     }
 
     /// The next slot to start at `now`; `None` when nothing (more) is to be started.
-    pub fn pop_due(&mut self, now: Moment) -> Option<Due<'_, T>> {
+    pub fn pop_due(&mut self, now: Moment) -> Option<DueSlot<'_, T>> {
         loop {
             let mut top = self.heap.peek_mut()?;
             let Reverse((due, index)) = *top;
@@ -154,7 +154,7 @@ impl<T> Timetable<T> {
             if starts {
                 // Looked up again: the compiler does not let a borrow out of the loop.
                 let entry = self.entries.get_mut(index)?;
-                return Some(Due {
+                return Some(DueSlot {
                     missed: std::mem::take(&mut entry.missed),
                     payload: &entry.payload,
                     at: slot,
@@ -166,12 +166,12 @@ impl<T> Timetable<T> {
 
 /// The due times of one probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Grid {
+struct DueTimes {
     interval: Duration,
     hash: u64,
 }
 
-impl Grid {
+impl DueTimes {
     fn of(key: &ProbeId, interval: Duration) -> Self {
         Self {
             interval: interval.max(SHORTEST_INTERVAL),

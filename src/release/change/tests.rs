@@ -4,10 +4,10 @@ use super::*;
 use crate::units::{ReleaseName, Revision};
 
 /// What a manifest, and the manifests of hooks, say.
-fn workloads(manifest: &str, hooks: &[&str]) -> Workloads {
+fn workloads(manifest: &str, hooks: &[&str]) -> RevisionWorkloads {
     let hook = |text: &&str| {
         let object = manifest::objects(text).unwrap().remove(0);
-        super::super::record::Hook {
+        super::super::record::HelmHook {
             name: object.name,
             kind: object.kind,
             manifest: (*text).to_owned(),
@@ -15,11 +15,11 @@ fn workloads(manifest: &str, hooks: &[&str]) -> Workloads {
             phase: String::new(),
         }
     };
-    let record = Record {
+    let record = HelmRecord {
         namespace: String::new(),
         name: ReleaseName::new("web"),
         revision: Revision(1),
-        status: crate::ledger::Status::Deployed,
+        status: crate::ledger::RevisionStatus::Deployed,
         description: String::new(),
         chart: String::new(),
         app_version: String::new(),
@@ -31,7 +31,7 @@ fn workloads(manifest: &str, hooks: &[&str]) -> Workloads {
         server_side: false,
         size: 0,
     };
-    Workloads::of(&record, &manifest::objects(manifest).unwrap())
+    RevisionWorkloads::of(&record, &manifest::objects(manifest).unwrap())
 }
 
 fn web() -> WorkloadId {
@@ -82,7 +82,7 @@ fn source(kind: &str, name: &str, value: &str) -> String {
 }
 
 #[track_caller]
-fn check(rule: &str, before: &str, now: &str, expected: Option<Change>) {
+fn check(rule: &str, before: &str, now: &str, expected: Option<WorkloadDiff>) {
     let (before, now) = (workloads(before, &[]), workloads(now, &[]));
     assert_eq!(now.change_since(&before, &web()), Ok(expected), "{rule}");
 }
@@ -93,7 +93,7 @@ fn the_template_counts_and_nothing_else_of_a_workload() {
         assert!(BEFORE.contains(from), "{from}");
         BEFORE.replacen(from, to, 1)
     };
-    let template = Some(Change::Template);
+    let template = Some(WorkloadDiff::Template);
     check("the same", BEFORE, BEFORE, None);
     let scaled = with("replicas: 3", "replicas: 5");
     check("other replicas", BEFORE, &scaled, None);
@@ -139,7 +139,12 @@ fn it_is_compared_as_the_api_server_sees_it() {
         )
     };
     let all = spread(", labelSelector: {}");
-    check("a selector", &spread(""), &all, Some(Change::Template));
+    check(
+        "a selector",
+        &spread(""),
+        &all,
+        Some(WorkloadDiff::Template),
+    );
 }
 
 #[test]
@@ -154,8 +159,8 @@ fn settings_that_its_pods_read_count_and_no_others() {
         let before = BEFORE.to_owned() + &source(kind, name, "YQ==");
         let other = BEFORE.to_owned() + &source(kind, name, "Yg==");
         check(name, &before, &before, None);
-        check(name, &before, &other, Some(Change::Config));
-        check(name, BEFORE, &other, Some(Change::Config));
+        check(name, &before, &other, Some(WorkloadDiff::Config));
+        check(name, BEFORE, &other, Some(WorkloadDiff::Config));
     }
     let unread = BEFORE.to_owned() + &source("ConfigMap", "unread", "a");
     check("unread", BEFORE, &unread, None);
@@ -163,7 +168,7 @@ fn settings_that_its_pods_read_count_and_no_others() {
     let other_kind = BEFORE.to_owned() + &source("Secret", "settings", "YQ==");
     check("of another kind", BEFORE, &other_kind, None);
     let key = BEFORE.replace("stringData: {key: abc}", "stringData: {key: abd}");
-    check("a Secret", BEFORE, &key, Some(Change::Config));
+    check("a Secret", BEFORE, &key, Some(WorkloadDiff::Config));
     let elsewhere = "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings, namespace: b}\ndata: {a: b}\n";
     let in_a = BEFORE.replace(
         "metadata: {name: web}",
@@ -173,7 +178,7 @@ fn settings_that_its_pods_read_count_and_no_others() {
     check("in another namespace", &in_a, &foreign, None);
     // Both at once: its pods are made anew.
     let both = BEFORE.replace("web:1", "web:2") + &source("ConfigMap", "settings", "a");
-    check("both", BEFORE, &both, Some(Change::Template));
+    check("both", BEFORE, &both, Some(WorkloadDiff::Template));
 }
 
 #[test]
@@ -251,7 +256,10 @@ fn settings_that_a_hook_makes_count_as_well() {
     let before = workloads(BEFORE, &[&hook("a")]);
     let now = workloads(BEFORE, &[&hook("b")]);
     let same = workloads(BEFORE, &[&hook("a")]);
-    assert_eq!(now.change_since(&before, &web()), Ok(Some(Change::Config)));
+    assert_eq!(
+        now.change_since(&before, &web()),
+        Ok(Some(WorkloadDiff::Config))
+    );
     assert_eq!(same.change_since(&before, &web()), Ok(None));
 }
 
@@ -259,11 +267,11 @@ fn settings_that_a_hook_makes_count_as_well() {
 fn a_new_workload_is_a_change_and_one_that_is_not_there_is_unknown() {
     let before = workloads("", &[]);
     let now = workloads(BEFORE, &[]);
-    let template = Ok(Some(Change::Template));
+    let template = Ok(Some(WorkloadDiff::Template));
     assert_eq!(now.change_since(&before, &web()), template);
-    assert_eq!(before.change_since(&now, &web()), Err(NoSuchWorkload));
+    assert_eq!(before.change_since(&now, &web()), Err(UnknownWorkload));
     let other = ("StatefulSet".into(), "web".into());
-    assert_eq!(now.change_since(&before, &other), Err(NoSuchWorkload));
+    assert_eq!(now.change_since(&before, &other), Err(UnknownWorkload));
 }
 
 #[test]

@@ -20,24 +20,25 @@ pub(super) const MAX_DESCRIPTION: usize = 256;
 
 /// What is changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Change {
+pub(super) struct RecordChange {
     pub(super) status: Option<&'static str>,
     pub(super) description: Option<String>,
     pub(super) labels: Vec<(&'static str, String)>,
 }
 
-type Fields = BTreeMap<String, Box<RawValue>>;
+type RecordFields = BTreeMap<String, Box<RawValue>>;
 
 /// The payload with the change. What is not changed keeps its text, so that no number is rounded and no field that is
 /// not known here is lost.
 ///
 /// # Errors
 /// When it is no record, or would be larger than Kubernetes allows.
-pub(super) fn payload(payload: &[u8], change: &Change) -> Result<Vec<u8>, String> {
+pub(super) fn payload(payload: &[u8], change: &RecordChange) -> Result<Vec<u8>, String> {
     let text = record::inflate(payload).map_err(|error| error.to_string())?;
-    let mut fields: Fields = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+    let mut fields: RecordFields =
+        serde_json::from_slice(&text).map_err(|error| error.to_string())?;
     let info = fields.get("info").map_or("{}", |info| info.get());
-    let mut info: Fields = serde_json::from_str(info).map_err(|error| error.to_string())?;
+    let mut info: RecordFields = serde_json::from_str(info).map_err(|error| error.to_string())?;
     let raw = |text: &str| to_raw_value(text).map_err(|error| error.to_string());
     if let Some(status) = change.status {
         info.insert("status".into(), raw(status)?);
@@ -63,7 +64,7 @@ pub(super) fn payload(payload: &[u8], change: &Change) -> Result<Vec<u8>, String
 }
 
 /// The labels with the change and the number of who makes it; Helm's own label of the status agrees with the record.
-pub(super) fn labels(labels: &mut BTreeMap<String, String>, change: &Change, fence: u64) {
+pub(super) fn labels(labels: &mut BTreeMap<String, String>, change: &RecordChange, fence: u64) {
     labels.insert(mark::FENCE.into(), fence.to_string());
     if let Some(status) = change.status {
         labels.insert("status".into(), status.into());
@@ -89,7 +90,7 @@ mod tests {
 
     #[test]
     fn only_what_is_to_change_changes() {
-        let change = Change {
+        let change = RecordChange {
             status: Some("failed"),
             description: Some("Rollback \"web\" failed: killed".into()),
             labels: Vec::new(),
@@ -113,10 +114,10 @@ mod tests {
     #[test]
     fn helms_label_of_the_status_agrees_with_the_record() {
         let mut found = BTreeMap::from([("status".to_owned(), "pending-rollback".to_owned())]);
-        let change = Change {
+        let change = RecordChange {
             status: Some("failed"),
             labels: vec![("leadsman.io/made", "3".into())],
-            ..Change::default()
+            ..RecordChange::default()
         };
         found.insert("leadsman.io/fence".into(), "6".into());
         labels(&mut found, &change, 7);
@@ -127,7 +128,7 @@ mod tests {
 
     #[test]
     fn what_is_no_record_is_not_written_back() {
-        let change = Change::default();
+        let change = RecordChange::default();
         assert!(payload(b"", &change).is_err());
         assert!(payload(&packed("[]"), &change).is_err());
         assert!(payload(&packed(r#"{"info":[]}"#), &change).is_err());

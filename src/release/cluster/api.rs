@@ -10,8 +10,8 @@ use kube::config::Kubeconfig;
 use kube::{Client, Config};
 use sha2::{Digest as _, Sha256};
 
-use crate::api_client::{self, NotWritten};
-use crate::config::settings::Kubernetes;
+use crate::api_client::{self, WriteError};
+use crate::config::settings::KubernetesConfig;
 use crate::evidence::redacted_to;
 use crate::release::helm_error::without_values;
 
@@ -20,7 +20,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How the API server is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Access {
+pub enum ApiAccess {
     /// As the pod that we are: the service account's token and the environment.
     InCluster,
     /// By a kubeconfig file; without a context its current one.
@@ -32,9 +32,9 @@ pub enum Access {
     },
 }
 
-impl Access {
+impl ApiAccess {
     /// As the settings say.
-    pub fn of(settings: &Kubernetes) -> Self {
+    pub fn of(settings: &KubernetesConfig) -> Self {
         match &settings.kubeconfig {
             Some(path) => Self::File {
                 path: path.clone(),
@@ -47,7 +47,7 @@ impl Access {
 
 /// Why the API server did not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Trouble {
+pub(super) enum ApiError {
     /// It answered with an error.
     #[error("the API server says {code} {reason}: {message}")]
     Answer {
@@ -77,7 +77,7 @@ pub(super) enum Trouble {
     Unreadable(String),
 }
 
-impl Trouble {
+impl ApiError {
     /// Whether the API server answered with this status.
     pub(super) fn is(&self, status: u16) -> bool {
         matches!(self, Self::Answer { code, .. } if *code == status)
@@ -95,7 +95,7 @@ impl Trouble {
     }
 }
 
-impl From<kube::Error> for Trouble {
+impl From<kube::Error> for ApiError {
     fn from(error: kube::Error) -> Self {
         match error {
             kube::Error::Api(status) => Self::Answer {
@@ -114,18 +114,18 @@ impl From<kube::Error> for Trouble {
     }
 }
 
-impl From<NotWritten> for Trouble {
-    fn from(error: NotWritten) -> Self {
+impl From<WriteError> for ApiError {
+    fn from(error: WriteError) -> Self {
         match error {
-            NotWritten::NotHeld => Self::NotOurs,
-            NotWritten::TimedOut(limit) => no_answer(limit),
-            NotWritten::Refused(error) => error.into(),
+            WriteError::NotHeld => Self::NotOurs,
+            WriteError::TimedOut(limit) => no_answer(limit),
+            WriteError::Refused(error) => error.into(),
         }
     }
 }
 
-fn no_answer(limit: Duration) -> Trouble {
-    Trouble::Unreachable(format!("no answer within {} s", limit.as_secs()))
+fn no_answer(limit: Duration) -> ApiError {
+    ApiError::Unreachable(format!("no answer within {} s", limit.as_secs()))
 }
 
 /// An error and its causes, each once.
@@ -155,19 +155,19 @@ fn bounded(text: &str) -> String {
 ///
 /// # Errors
 /// When the kubeconfig or the pod's own files cannot be used.
-pub async fn connect(access: &Access) -> Result<Client, String> {
-    Connector::new(access).await?.client()
+pub async fn connect(access: &ApiAccess) -> Result<Client, String> {
+    ApiConnector::new(access).await?.client()
 }
 
 /// Makes clients for the API server, as ourselves or as another account.
-pub struct Connector(Config);
+pub struct ApiConnector(Config);
 
-impl Connector {
+impl ApiConnector {
     /// Reads how the API server is reached. Nothing is asked yet.
     ///
     /// # Errors
     /// When the kubeconfig or the pod's own files cannot be used.
-    pub async fn new(access: &Access) -> Result<Self, String> {
+    pub async fn new(access: &ApiAccess) -> Result<Self, String> {
         config(access).await.map(Self)
     }
 
@@ -194,7 +194,7 @@ impl Connector {
     /// own rights count only for impersonating it.
     ///
     /// # Errors
-    /// As [`Connector::client`].
+    /// As [`ApiConnector::client`].
     pub fn acting_as(&self, namespace: &str, account: &str) -> Result<(Client, String), String> {
         let user = format!("system:serviceaccount:{namespace}:{account}");
         let mut config = self.0.clone();
@@ -207,12 +207,12 @@ impl Connector {
     }
 }
 
-async fn config(access: &Access) -> Result<Config, String> {
+async fn config(access: &ApiAccess) -> Result<Config, String> {
     let config = match access {
-        Access::InCluster => Config::incluster().map_err(|error| {
+        ApiAccess::InCluster => Config::incluster().map_err(|error| {
             format!("the service account of this pod cannot be used: {error}; set kubernetes.kubeconfig outside a cluster")
         })?,
-        Access::File { path, context } => {
+        ApiAccess::File { path, context } => {
             let unusable =
                 |error: &dyn std::error::Error| format!("{} cannot be used: {}", path.display(), chain(error));
             let file = Kubeconfig::read_from(path).map_err(|error| unusable(&error))?;
@@ -234,9 +234,9 @@ fn client(config: Config) -> Result<Client, String> {
 ///
 /// # Errors
 /// Whatever the API server says, or that it says nothing.
-pub(super) async fn ask<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, Trouble> {
+pub(super) async fn ask<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, ApiError> {
     match tokio::time::timeout(PATIENCE, request).await {
-        Ok(answer) => answer.map_err(Trouble::from),
+        Ok(answer) => answer.map_err(ApiError::from),
         Err(_) => Err(no_answer(PATIENCE)),
     }
 }

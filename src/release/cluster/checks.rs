@@ -11,9 +11,9 @@ use serde_json::Value;
 
 use super::amend;
 use super::mark;
-use super::scope::Scope;
-use crate::release::manifest::{self, Object};
-use crate::release::record::Record;
+use super::scope::ApiScope;
+use crate::release::manifest::{self, ManifestObject};
+use crate::release::record::HelmRecord;
 
 pub(super) use data::loses_claims;
 
@@ -72,7 +72,7 @@ const SEALED: [&str; 4] = ["/immutable", "/data", "/binaryData", "/stringData"];
 
 /// One thing that speaks against it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Obstacle {
+pub(super) struct PreflightFailure {
     /// A word for a metric.
     pub(super) reason: &'static str,
     pub(super) text: String,
@@ -80,19 +80,23 @@ pub(super) struct Obstacle {
 
 /// What is allowed although it is dangerous.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Allowed<'a> {
+pub(super) struct CheckPermissions<'a> {
     pub(super) migrations: bool,
     pub(super) keeper: bool,
     pub(super) kinds: &'a [String],
     /// Patterns of hooks that migrate nothing.
     pub(super) no_migrations: &'a [String],
     /// Objects of the bad revision that are not in the cluster any more, as a Job after its time: they are made anew.
-    pub(super) gone: &'a [Object],
+    pub(super) gone: &'a [ManifestObject],
 }
 
 /// Objects with changed fields that the API server lets nobody change: the same in both revisions where they are gone.
-pub(super) fn with_fixed_changes(bad: &Record, target: &Record, scope: &Scope) -> Vec<Object> {
-    let read = |record: &Record| manifest::objects(&record.manifest).unwrap_or_default();
+pub(super) fn with_fixed_changes(
+    bad: &HelmRecord,
+    target: &HelmRecord,
+    scope: &ApiScope,
+) -> Vec<ManifestObject> {
+    let read = |record: &HelmRecord| manifest::objects(&record.manifest).unwrap_or_default();
     let new = read(target);
     let mut old = read(bad);
     old.retain(|old| {
@@ -105,15 +109,15 @@ pub(super) fn with_fixed_changes(bad: &Record, target: &Record, scope: &Scope) -
 
 /// The objects of both revisions, and what speaks against going from one to the other.
 pub(super) fn look(
-    bad: &Record,
-    target: &Record,
-    scope: &Scope,
-    allowed: &Allowed<'_>,
-) -> (Vec<Object>, Vec<Obstacle>) {
+    bad: &HelmRecord,
+    target: &HelmRecord,
+    scope: &ApiScope,
+    allowed: &CheckPermissions<'_>,
+) -> (Vec<ManifestObject>, Vec<PreflightFailure>) {
     let mut obstacles = Vec::new();
-    let mut objects = |record: &Record| {
+    let mut objects = |record: &HelmRecord| {
         manifest::objects(&record.manifest).unwrap_or_else(|broken| {
-            obstacles.push(Obstacle {
+            obstacles.push(PreflightFailure {
                 reason: "manifest",
                 text: format!(
                     "the manifest of revision {} cannot be read: {broken}",
@@ -132,7 +136,7 @@ pub(super) fn look(
     if !allowed.keeper {
         obstacles.extend(kept_by_another(&old));
     }
-    let by_identity: BTreeMap<_, &Object> = new
+    let by_identity: BTreeMap<_, &ManifestObject> = new
         .iter()
         .map(|object| (scope.identity(object), object))
         .collect();
@@ -146,7 +150,7 @@ pub(super) fn look(
         })
         .collect();
     if !lost.is_empty() {
-        obstacles.push(Obstacle {
+        obstacles.push(PreflightFailure {
             reason: "deletes_data",
             text: format!(
                 "it would delete {}; allow the kind by release.rollback.may_delete if that is meant",
@@ -162,7 +166,7 @@ pub(super) fn look(
         .take(MAX_NAMED)
         .collect();
     if !changed.is_empty() {
-        obstacles.push(Obstacle {
+        obstacles.push(PreflightFailure {
             reason: "immutable",
             text: format!(
                 "fields that cannot be changed differ: {}",
@@ -184,12 +188,16 @@ pub(super) fn look(
 
 /// Objects that come back: the target has them, and the bad revision has not. None where a manifest cannot be read, which
 /// is an obstacle by itself.
-pub(super) fn returning(bad: &Record, target: &Record, scope: &Scope) -> Vec<Object> {
-    let read = |record: &Record| manifest::objects(&record.manifest).unwrap_or_default();
+pub(super) fn returning(
+    bad: &HelmRecord,
+    target: &HelmRecord,
+    scope: &ApiScope,
+) -> Vec<ManifestObject> {
+    let read = |record: &HelmRecord| manifest::objects(&record.manifest).unwrap_or_default();
     let old = read(bad);
     let mut new = read(target);
     new.retain(|object| {
-        let is_same = |other: &Object| scope.identity(other) == scope.identity(object);
+        let is_same = |other: &ManifestObject| scope.identity(other) == scope.identity(object);
         !old.iter().any(is_same)
     });
     new
@@ -198,42 +206,42 @@ pub(super) fn returning(bad: &Record, target: &Record, scope: &Scope) -> Vec<Obj
 /// Workloads that read a ConfigMap or Secret which the rollback changes, and that it does not restart, since their own
 /// template is the same in both revisions: what reads it only at its start goes on with the bad contents.
 pub(super) fn not_restarted(
-    bad: &Record,
-    target: &Record,
-    scope: &Scope,
+    bad: &HelmRecord,
+    target: &HelmRecord,
+    scope: &ApiScope,
     namespace: &str,
 ) -> Vec<String> {
-    let read = |record: &Record| manifest::objects(&record.manifest).unwrap_or_default();
+    let read = |record: &HelmRecord| manifest::objects(&record.manifest).unwrap_or_default();
     let (old, new) = (read(bad), read(target));
-    let pairs: Vec<(&Object, &Object)> = old
+    let pairs: Vec<(&ManifestObject, &ManifestObject)> = old
         .iter()
         .filter_map(|old| {
-            let same = |new: &&Object| scope.identity(new) == scope.identity(old);
+            let same = |new: &&ManifestObject| scope.identity(new) == scope.identity(old);
             Some((old, new.iter().find(same)?))
         })
         .collect();
-    let differs = |old: &Object, new: &Object| {
+    let differs = |old: &ManifestObject, new: &ManifestObject| {
         let contents = ["/data", "/binaryData", "/stringData"];
         let mut contents = contents.iter();
         contents.any(|place| old.body.pointer(place) != new.body.pointer(place))
     };
-    let changed: Vec<&Object> = pairs
+    let changed: Vec<&ManifestObject> = pairs
         .iter()
         .filter(|(old, new)| ["ConfigMap", "Secret"].contains(&&*old.kind) && differs(old, new))
         .map(|(_, new)| *new)
         .collect();
-    let stays = |(old, new): &&(&Object, &Object)| {
+    let stays = |(old, new): &&(&ManifestObject, &ManifestObject)| {
         let template = "/spec/template";
         new.is_workload() && old.body.pointer(template) == new.body.pointer(template)
     };
     let lines = pairs.iter().filter(stays).filter_map(|(_, workload)| {
         let sources = workload.sources();
         let read = changed.iter().filter(|one| {
-            let of = |object: &Object| object.namespace.as_deref().unwrap_or(namespace).to_owned();
+            let of = |object: &ManifestObject| object.namespace.as_deref().unwrap_or(namespace).to_owned();
             of(one) == of(workload)
                 && sources.contains(&(one.kind.as_str(), one.name.as_str()))
         });
-        let read: Vec<&Object> = read.copied().collect();
+        let read: Vec<&ManifestObject> = read.copied().collect();
         let namespace = workload.namespace.as_deref().unwrap_or(namespace);
         let (kind, name) = (&workload.kind, &workload.name);
         (!read.is_empty()).then(|| {
@@ -247,14 +255,14 @@ pub(super) fn not_restarted(
     lines.take(MAX_NAMED).collect()
 }
 
-fn denied(bad: &Record) -> Option<Obstacle> {
+fn denied(bad: &HelmRecord) -> Option<PreflightFailure> {
     let wish = bad.chart_annotations.get(mark::ROLLBACK)?;
     (wish == "deny").then(|| denied_by("the chart"))
 }
 
 /// Somebody does not want a rollback, and says so there.
-pub(super) fn denied_by(what: &str) -> Obstacle {
-    Obstacle {
+pub(super) fn denied_by(what: &str) -> PreflightFailure {
+    PreflightFailure {
         reason: "denied",
         text: format!("{what} says {}: deny", mark::ROLLBACK),
     }
@@ -262,7 +270,7 @@ pub(super) fn denied_by(what: &str) -> Obstacle {
 
 /// Definitions of the chart's folder `crds`, which Helm neither rolls back nor deletes: code of the target meets those of
 /// the bad revision, where they differ at all.
-pub(super) fn other_crds(bad: &Record, target: &Record) -> Option<String> {
+pub(super) fn other_crds(bad: &HelmRecord, target: &HelmRecord) -> Option<String> {
     let (was, will) = (&bad.crds, &target.crds);
     let names: BTreeSet<&String> = was.keys().chain(will.keys()).collect();
     let differ: Vec<&str> = names
@@ -290,8 +298,8 @@ pub(super) fn other_crds(bad: &Record, target: &Record) -> Option<String> {
 /// ran.
 const GROWS_BY: usize = 2048;
 
-fn too_large(target: &Record) -> Option<Obstacle> {
-    (target.size + GROWS_BY > amend::MAX_DATA).then(|| Obstacle {
+fn too_large(target: &HelmRecord) -> Option<PreflightFailure> {
+    (target.size + GROWS_BY > amend::MAX_DATA).then(|| PreflightFailure {
         reason: "too_large",
         text: format!(
             "the record of revision {} has {} bytes, so that one more like it may not fit into the {} that Kubernetes takes; make the chart smaller",
@@ -303,7 +311,7 @@ fn too_large(target: &Record) -> Option<Obstacle> {
 }
 
 /// Hooks that may have changed data which the old code does not know.
-fn migrations(bad: &Record, ignored: &[String]) -> Option<Obstacle> {
+fn migrations(bad: &HelmRecord, ignored: &[String]) -> Option<PreflightFailure> {
     let events = ["pre-upgrade", "post-upgrade", "pre-install", "post-install"];
     let hook = bad.hooks.iter().find(|hook| {
         hook.kind == "Job"
@@ -313,7 +321,7 @@ fn migrations(bad: &Record, ignored: &[String]) -> Option<Obstacle> {
                 .iter()
                 .any(|pattern| rerun::fits(pattern, &hook.name))
     })?;
-    Some(Obstacle {
+    Some(PreflightFailure {
         reason: "migrations",
         text: format!(
             "its hook {} has run and may have migrated data; set release.rollback.migrations = \"compatible\" when old code can run after it, or {{ ignore = [{:?}] }} when this one migrates nothing",
@@ -322,7 +330,7 @@ fn migrations(bad: &Record, ignored: &[String]) -> Option<Obstacle> {
     })
 }
 
-fn kept_by_another(objects: &[Object]) -> Option<Obstacle> {
+fn kept_by_another(objects: &[ManifestObject]) -> Option<PreflightFailure> {
     let keeper = objects.iter().find_map(|object| {
         ["/metadata/labels", "/metadata/annotations"]
             .iter()
@@ -334,8 +342,8 @@ fn kept_by_another(objects: &[Object]) -> Option<Obstacle> {
     Some(keeper_obstacle(keeper))
 }
 
-pub(super) fn keeper_obstacle(keeper: &str) -> Obstacle {
-    Obstacle {
+pub(super) fn keeper_obstacle(keeper: &str) -> PreflightFailure {
+    PreflightFailure {
         reason: "kept_by_another",
         text: format!(
             "{keeper} keeps this release and would undo a rollback; revert what it reads, or set release.rollback.allow_gitops = true"
@@ -343,14 +351,14 @@ pub(super) fn keeper_obstacle(keeper: &str) -> Obstacle {
     }
 }
 
-fn is_kept(object: &Object) -> bool {
+fn is_kept(object: &ManifestObject) -> bool {
     let policy = object
         .body
         .pointer("/metadata/annotations/helm.sh~1resource-policy");
     policy.and_then(Value::as_str) == Some("keep")
 }
 
-fn fixed_changes(old: &Object, new: &Object) -> Vec<String> {
+fn fixed_changes(old: &ManifestObject, new: &ManifestObject) -> Vec<String> {
     let fields = FIXED
         .iter()
         .find(|(kind, _)| *kind == old.kind)
@@ -380,7 +388,7 @@ fn fixed_changes(old: &Object, new: &Object) -> Vec<String> {
 }
 
 /// Whether it is a ConfigMap or Secret whose contents nobody may change.
-fn is_sealed(object: &Object) -> bool {
+fn is_sealed(object: &ManifestObject) -> bool {
     ["ConfigMap", "Secret"].contains(&object.kind.as_str())
         && object.body.get("immutable") == Some(&Value::Bool(true))
 }
@@ -396,7 +404,7 @@ fn is_any(value: &Value) -> bool {
     }
 }
 
-pub(super) fn named<'a>(objects: impl Iterator<Item = &'a Object>) -> String {
+pub(super) fn named<'a>(objects: impl Iterator<Item = &'a ManifestObject>) -> String {
     let names: Vec<String> = objects
         .map(|object| format!("{} {}", object.kind, object.name))
         .collect();

@@ -1,18 +1,18 @@
 //! How far the rollout of each workload of a release has come.
 
-use super::facts::Current;
+use super::facts::CurrentPods;
 use super::facts::{belongs, current_of};
-use super::hub::Tables;
-use super::tables::{Kind, WorkloadRow};
+use super::hub::ObjectCache;
+use super::tables::{WorkloadKind, WorkloadSummary};
 use crate::release::WorkloadState;
 
 /// The workloads that the newest revision names, also those that are not there.
 pub(super) fn states(
-    tables: &Tables,
-    parts: &[(Kind, Box<str>)],
-    workloads: &[&WorkloadRow],
+    tables: &ObjectCache,
+    parts: &[(WorkloadKind, Box<str>)],
+    workloads: &[&WorkloadSummary],
 ) -> Vec<WorkloadState> {
-    let state = |(kind, name): &(Kind, Box<str>)| {
+    let state = |(kind, name): &(WorkloadKind, Box<str>)| {
         let mut rows = workloads.iter();
         let row = rows.find(|row| row.kind == *kind && row.name == *name);
         row.map_or_else(
@@ -28,15 +28,15 @@ pub(super) fn states(
     parts.iter().map(state).collect()
 }
 
-fn of(tables: &Tables, row: &WorkloadRow) -> WorkloadState {
+fn of(tables: &ObjectCache, row: &WorkloadSummary) -> WorkloadState {
     let current = current_of(tables, row);
-    let is_ready = |pod: &&super::tables::PodRow| {
+    let is_ready = |pod: &&super::tables::PodSummary| {
         pod.ready_since.is_some()
             && !pod.terminating
             && belongs(tables, pod, row).is_some_and(|bond| bond.is(&current, pod))
     };
     let ready = tables.pods.values().filter(is_ready).count();
-    let serves = |pod: &&super::tables::PodRow| {
+    let serves = |pod: &&super::tables::PodSummary| {
         pod.ready_since.is_some() && !pod.terminating && belongs(tables, pod, row).is_some()
     };
     let serving = tables.pods.values().filter(serves).count();
@@ -45,8 +45,8 @@ fn of(tables: &Tables, row: &WorkloadRow) -> WorkloadState {
         kind: row.kind.as_str().into(),
         name: row.name.clone(),
         template: match &current {
-            Current::Set(template) | Current::Template(template) => Some(template.clone()),
-            Current::Unknown => None,
+            CurrentPods::Set(template) | CurrentPods::Template(template) => Some(template.clone()),
+            CurrentPods::Unknown => None,
         },
         observed: row.observed,
         complete: row.is_complete(),

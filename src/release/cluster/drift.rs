@@ -9,17 +9,17 @@ use kube::Api;
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use serde_json::Value;
 
-use super::Cluster;
-use super::api::{Trouble, ask};
+use super::ClusterEngine;
+use super::api::{ApiError, ask};
 use super::rights;
-use crate::release::manifest::{self, Object};
+use crate::release::manifest::{self, ManifestObject};
 use crate::units::Revision;
 
 /// Workloads that are looked at, and differences that are kept.
 const MAX_LOOKED: usize = 50;
 const MAX_DIFFERENCES: usize = 200;
 
-impl Cluster {
+impl ClusterEngine {
     /// How the workloads of the cluster differ from what a revision says; empty as well when that cannot be found out.
     pub(super) async fn differs(&self, revision: Revision) -> Vec<String> {
         match self.compare(revision).await {
@@ -35,7 +35,7 @@ impl Cluster {
         }
     }
 
-    async fn compare(&self, revision: Revision) -> Result<Vec<String>, Trouble> {
+    async fn compare(&self, revision: Revision) -> Result<Vec<String>, ApiError> {
         let Some(record) = self.record(revision).await? else {
             return Ok(Vec::new());
         };
@@ -66,7 +66,7 @@ impl Cluster {
 }
 
 /// How a workload differs from what was wanted.
-fn between(wanted: &Object, live: &Value) -> Vec<String> {
+fn between(wanted: &ManifestObject, live: &Value) -> Vec<String> {
     let mut found = Vec::new();
     for list in ["initContainers", "containers"] {
         let place = format!("/spec/template/spec/{list}");

@@ -29,18 +29,18 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::Cluster;
-use super::api::Trouble;
-use super::checks::Obstacle;
-use super::helm::Version;
+use super::ClusterEngine;
+use super::api::ApiError;
+use super::checks::PreflightFailure;
+use super::helm::HelmVersion;
 use super::merge;
-use super::reach::Scoped;
+use super::reach::ScopeCheck;
 use super::rights;
-use super::scope::Scope;
-use crate::release::Plan;
-use crate::release::manifest::{self, Object};
-use crate::release::record::Record;
-use answer::Answer;
+use super::scope::ApiScope;
+use crate::release::RollbackPlan;
+use crate::release::manifest::{self, ManifestObject};
+use crate::release::record::HelmRecord;
+use answer::DryRunAnswer;
 
 /// Requests of one release that are under way at a time.
 const AT_A_TIME: usize = 4;
@@ -69,13 +69,13 @@ const MANAGER: &str = "helm";
 
 /// One request of helm.
 #[derive(Debug, Clone, PartialEq)]
-struct Step {
-    object: Object,
-    what: What,
+struct DryRunStep {
+    object: ManifestObject,
+    what: DryRunVerb,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-enum What {
+enum DryRunVerb {
     /// Made, or changed from what the bad revision says of it.
     Written {
         was: Option<Value>,
@@ -87,7 +87,7 @@ enum What {
 
 /// How helm writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Way {
+struct WriteMethod {
     /// The server merges, and knows what helm wrote before.
     applies: bool,
     /// Also what does not change is written.
@@ -96,9 +96,9 @@ struct Way {
 
 /// What came of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Tried {
+pub(super) struct StepResult {
     /// What was refused.
-    pub(super) obstacles: Vec<Obstacle>,
+    pub(super) obstacles: Vec<PreflightFailure>,
     /// A webhook that the API server waits for in vain, in words.
     pub(super) away: Option<String>,
     /// What could not be tried, in words.
@@ -106,8 +106,8 @@ pub(super) struct Tried {
 }
 
 /// What came of some steps.
-struct Round {
-    tried: Tried,
+struct DryRunRound {
+    tried: StepResult,
     /// Those that were not taken.
     refused: BTreeSet<usize>,
     /// Some were not answered in time.
@@ -116,38 +116,39 @@ struct Round {
 
 /// What the minutely look knows from before.
 #[derive(Debug)]
-pub(super) struct MinutelyTries {
+pub(super) struct DryRunCache {
     key: String,
     at: Instant,
     /// The step whose turn is next.
     next: usize,
     /// Steps that were not taken.
     refused: BTreeSet<usize>,
-    tried: Tried,
+    tried: StepResult,
 }
 
-type Tries<'a> = Pin<Box<dyn Future<Output = (usize, Result<Answer, Trouble>)> + Send + 'a>>;
+type StepResults<'a> =
+    Pin<Box<dyn Future<Output = (usize, Result<DryRunAnswer, ApiError>)> + Send + 'a>>;
 
-impl Cluster {
+impl ClusterEngine {
     /// Tries what a rollback from one record to the other would write.
     ///
     /// # Errors
     /// When the API server has trouble of its own.
     pub(super) async fn try_beforehand(
         &self,
-        plan: &Plan,
-        [bad, target]: [&Record; 2],
-        scoped: &Scoped,
-        version: Version,
-    ) -> Result<Tried, Trouble> {
+        plan: &RollbackPlan,
+        [bad, target]: [&HelmRecord; 2],
+        scoped: &ScopeCheck,
+        version: HelmVersion,
+    ) -> Result<StepResult, ApiError> {
         let is_server_side = version.major >= 4 && target.server_side;
-        let way = Way {
+        let way = WriteMethod {
             applies: is_server_side && bad.server_side,
             // A rehearsal without a bad revision asks whether what serves could be written again.
             writes_all: is_server_side || plan.bad == plan.target,
         };
         let (namespace, name) = (self.hub.namespace().as_str(), self.release.as_str());
-        let read = |record: &Record| {
+        let read = |record: &HelmRecord| {
             let objects = manifest::objects(&record.manifest).unwrap_or_default();
             scoped.without_left_alone(&objects, &self.policy.may)
         };
@@ -158,7 +159,7 @@ impl Cluster {
         let (tried, bounds) = within_bounds(&steps);
         if !plan.is_rehearsal {
             let all: Vec<usize> = (0..tried).collect();
-            let Round { tried: found, .. } = self.try_these(&steps, &all, way, None).await?;
+            let DryRunRound { tried: found, .. } = self.try_these(&steps, &all, way, None).await?;
             for line in bounds.iter().chain(&found.untried) {
                 tracing::warn!(release = %self.release, "Before the rollback: {line}");
             }
@@ -185,7 +186,7 @@ impl Cluster {
         let all = self.try_these(&steps, &all, way, Some(&LOOKING)).await?;
         let (mut found, refused) = (all.tried, all.refused);
         found.untried.extend(bounds);
-        let before = known().replace(MinutelyTries {
+        let before = known().replace(DryRunCache {
             key,
             at: Instant::now(),
             next: 0,
@@ -203,13 +204,13 @@ impl Cluster {
     /// Tries some of the steps.
     async fn try_these(
         &self,
-        steps: &[Step],
+        steps: &[DryRunStep],
         these: &[usize],
-        way: Way,
+        way: WriteMethod,
         turns: Option<&'static Semaphore>,
-    ) -> Result<Round, Trouble> {
+    ) -> Result<DryRunRound, ApiError> {
         let deadline = Instant::now() + LONGEST;
-        let requests: Vec<Tries<'_>> = these
+        let requests: Vec<StepResults<'_>> = these
             .iter()
             .filter_map(|index| Some((*index, steps.get(*index)?)))
             .map(|(index, step)| {
@@ -247,7 +248,7 @@ impl Cluster {
                 LONGEST.as_secs()
             ));
         }
-        Ok(Round {
+        Ok(DryRunRound {
             tried,
             refused,
             is_late,
@@ -256,10 +257,10 @@ impl Cluster {
 
     async fn answer(
         &self,
-        step: &Step,
-        way: Way,
+        step: &DryRunStep,
+        way: WriteMethod,
         turns: Option<&'static Semaphore>,
-    ) -> Result<Answer, Trouble> {
+    ) -> Result<DryRunAnswer, ApiError> {
         // They are never closed; without a turn there would only be more at a time.
         let _turn = match turns {
             Some(turns) => turns.acquire().await.ok(),
@@ -267,12 +268,12 @@ impl Cluster {
         };
         let client = self.hub.acting()?.clone();
         let Some(api) = self.api_of(client.clone(), &step.object).await? else {
-            return Ok(Answer::Taken);
+            return Ok(DryRunAnswer::Taken);
         };
         match tokio::time::timeout(PATIENCE, send(client, &api, step, way)).await {
-            Ok(Ok(())) => Ok(Answer::Taken),
+            Ok(Ok(())) => Ok(DryRunAnswer::Taken),
             Ok(Err(trouble)) => answer::of(trouble),
-            Err(_) => Ok(Answer::Away(format!(
+            Err(_) => Ok(DryRunAnswer::Away(format!(
                 "no answer within {} s",
                 PATIENCE.as_secs()
             ))),
@@ -280,7 +281,7 @@ impl Cluster {
     }
 }
 
-impl MinutelyTries {
+impl DryRunCache {
     /// Which steps are tried this time, and which of them were refused before; `None` when all have to be.
     fn few(&mut self, key: &str, steps: usize) -> Option<(Vec<usize>, BTreeSet<usize>)> {
         if self.key != key || self.at.elapsed() >= ALL_EVERY || steps == 0 {
@@ -297,41 +298,42 @@ impl MinutelyTries {
 
 /// What helm sends, in an order in which those come first that policies ask most of.
 fn steps(
-    [old, new, hooks]: [Vec<Object>; 3],
-    scope: &Scope,
-    marked: &dyn Fn(Object) -> Object,
-) -> Vec<Step> {
-    let is_same = |one: &Object, other: &Object| scope.identity(one) == scope.identity(other);
+    [old, new, hooks]: [Vec<ManifestObject>; 3],
+    scope: &ApiScope,
+    marked: &dyn Fn(ManifestObject) -> ManifestObject,
+) -> Vec<DryRunStep> {
+    let is_same =
+        |one: &ManifestObject, other: &ManifestObject| scope.identity(one) == scope.identity(other);
     let deleted = old
         .iter()
         .filter(|object| !new.iter().any(|other| is_same(object, other)))
-        .map(|object| Step {
+        .map(|object| DryRunStep {
             object: object.clone(),
-            what: What::Deleted,
+            what: DryRunVerb::Deleted,
         });
-    let deleted: Vec<Step> = deleted.collect();
+    let deleted: Vec<DryRunStep> = deleted.collect();
     let written = new.into_iter().map(|object| {
         let was = old.iter().find(|other| is_same(&object, other));
-        Step {
-            what: What::Written {
+        DryRunStep {
+            what: DryRunVerb::Written {
                 was: was.map(|was| was.body.clone()),
             },
             object: marked(object),
         }
     });
-    let hooks = hooks.into_iter().map(|object| Step {
+    let hooks = hooks.into_iter().map(|object| DryRunStep {
         object,
-        what: What::Hook,
+        what: DryRunVerb::Hook,
     });
-    let mut steps: Vec<Step> = written.chain(hooks).chain(deleted).collect();
-    steps.sort_by_key(|step| !step.object.is_workload() && step.what != What::Hook);
+    let mut steps: Vec<DryRunStep> = written.chain(hooks).chain(deleted).collect();
+    steps.sort_by_key(|step| !step.object.is_workload() && step.what != DryRunVerb::Hook);
     steps
 }
 
 /// How many of the steps are tried, and what is said of the others.
-fn within_bounds(steps: &[Step]) -> (usize, Option<String>) {
+fn within_bounds(steps: &[DryRunStep]) -> (usize, Option<String>) {
     let mut bytes = 0;
-    let fits = |step: &&Step| {
+    let fits = |step: &&DryRunStep| {
         bytes += step.object.body.to_string().len();
         bytes <= MAX_BYTES
     };
@@ -347,7 +349,7 @@ fn within_bounds(steps: &[Step]) -> (usize, Option<String>) {
 }
 
 /// An object as helm writes it: no manifest says whose it is.
-fn marked(mut object: Object, release: &str, namespace: &str) -> Object {
+fn marked(mut object: ManifestObject, release: &str, namespace: &str) -> ManifestObject {
     let mark = json!({"metadata": {
         "labels": {"app.kubernetes.io/managed-by": "Helm"},
         "annotations": {
@@ -363,14 +365,14 @@ fn marked(mut object: Object, release: &str, namespace: &str) -> Object {
 async fn send(
     client: Client,
     api: &Api<DynamicObject>,
-    step: &Step,
-    way: Way,
-) -> Result<(), Trouble> {
-    let Step { object, what } = step;
+    step: &DryRunStep,
+    way: WriteMethod,
+) -> Result<(), ApiError> {
+    let DryRunStep { object, what } = step;
     match what {
-        What::Hook => create(api, object).await,
-        What::Deleted => delete(client, api, object).await,
-        What::Written { .. } if way.applies => {
+        DryRunVerb::Hook => create(api, object).await,
+        DryRunVerb::Deleted => delete(client, api, object).await,
+        DryRunVerb::Written { .. } if way.applies => {
             let params = PatchParams {
                 dry_run: true,
                 force: true,
@@ -380,15 +382,15 @@ async fn send(
             let patch = Patch::Apply(&object.body);
             api.patch(&object.name, &params, &patch)
                 .await
-                .map_err(Trouble::from)
+                .map_err(ApiError::from)
                 .map(drop)
         }
-        What::Written { was } => {
+        DryRunVerb::Written { was } => {
             let Some(live) = api.get_opt(&object.name).await? else {
                 return create(api, object).await;
             };
             let live = serde_json::to_value(&live)
-                .map_err(|error| Trouble::Unreadable(error.to_string()))?;
+                .map_err(|error| ApiError::Unreadable(error.to_string()))?;
             let patch = match was {
                 // Of kinds that it does not know Helm compares the manifests alone.
                 Some(was) if !is_built_in(object) => merge::patch(was, &object.body),
@@ -408,13 +410,13 @@ async fn send(
             let patch = Patch::Merge(&patch);
             api.patch(&object.name, &params, &patch)
                 .await
-                .map_err(Trouble::from)
+                .map_err(ApiError::from)
                 .map(drop)
         }
     }
 }
 
-async fn create(api: &Api<DynamicObject>, object: &Object) -> Result<(), Trouble> {
+async fn create(api: &Api<DynamicObject>, object: &ManifestObject) -> Result<(), ApiError> {
     let Ok(whole) = serde_json::from_value(object.body.clone()) else {
         // Helm reads it as loosely as the manifest is written; what it says is known then.
         return Ok(());
@@ -425,13 +427,17 @@ async fn create(api: &Api<DynamicObject>, object: &Object) -> Result<(), Trouble
     };
     api.create(&params, &whole)
         .await
-        .map_err(Trouble::from)
+        .map_err(ApiError::from)
         .map(drop)
 }
 
 /// Only of kinds that Kubernetes itself serves: a server of somebody else that does not know of `dryRun` would really
 /// delete. And only what helm deletes.
-async fn delete(client: Client, api: &Api<DynamicObject>, object: &Object) -> Result<(), Trouble> {
+async fn delete(
+    client: Client,
+    api: &Api<DynamicObject>,
+    object: &ManifestObject,
+) -> Result<(), ApiError> {
     if !is_built_in(object) {
         return Ok(());
     }
@@ -452,16 +458,16 @@ async fn delete(client: Client, api: &Api<DynamicObject>, object: &Object) -> Re
     );
     let request = http::Request::delete(address)
         .body(Vec::new())
-        .map_err(|error| Trouble::Unreadable(error.to_string()))?;
+        .map_err(|error| ApiError::Unreadable(error.to_string()))?;
     client
         .request_text(request)
         .await
-        .map_err(Trouble::from)
+        .map_err(ApiError::from)
         .map(drop)
 }
 
 /// Whether helm knows the kind by itself, and the API server serves it by itself.
-fn is_built_in(object: &Object) -> bool {
+fn is_built_in(object: &ManifestObject) -> bool {
     const GROUPS: [&str; 20] = [
         "",
         "admissionregistration.k8s.io",

@@ -9,25 +9,25 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Known;
+use super::CachedRecord;
 use super::completeness;
-use super::hub::Tables;
-use super::indirect::{self, Indirect};
-use super::tables::{Kind, PodRow, PortRow, StoredRow, WorkloadRow};
+use super::hub::ObjectCache;
+use super::indirect::{self, UnownedService};
+use super::tables::{PodSummary, PortRow, RecordSummaryRow, WorkloadKind, WorkloadSummary};
 use super::turn::is_removed;
-use crate::ledger::{Status, Stored};
+use crate::ledger::{RevisionStatus, StoredRevision};
 use crate::release::change::WorkloadId;
-use crate::release::{Facts, Pod, Port};
+use crate::release::{ContainerPort, ReleasePod, ReleaseState};
 use crate::units::{Revision, Time};
 
 /// A record that turns `deployed` may be seen before the workloads that were changed with it.
 pub(super) const SETTLES_AFTER: Duration = Duration::from_secs(1);
 
 /// What a release's rows are put together with.
-pub(super) struct View<'a> {
+pub(super) struct ReleaseStateBuilder<'a> {
     pub(super) release: &'a str,
     /// By revision: what was read of it.
-    pub(super) known: &'a BTreeMap<Revision, Known>,
+    pub(super) known: &'a BTreeMap<Revision, CachedRecord>,
     /// Since when the newest record has had its status.
     pub(super) unchanged_since: Time,
     /// The revision that a rollback of ours is making, and has not marked yet.
@@ -39,25 +39,25 @@ pub(super) struct View<'a> {
 const STAMP: Duration = Duration::from_millis(999);
 
 /// The stored revisions of a release, ascending.
-pub(super) fn rows<'a>(tables: &'a Tables, release: &str) -> Vec<&'a StoredRow> {
-    let own = |row: &&StoredRow| &*row.release == release;
-    let mut rows: Vec<&StoredRow> = tables.stored.values().filter(own).collect();
+pub(super) fn rows<'a>(tables: &'a ObjectCache, release: &str) -> Vec<&'a RecordSummaryRow> {
+    let own = |row: &&RecordSummaryRow| &*row.release == release;
+    let mut rows: Vec<&RecordSummaryRow> = tables.stored.values().filter(own).collect();
     rows.sort_by_key(|row| row.revision);
     rows
 }
 
 /// Status by the label; what Helm does not know is unknown.
-pub(super) fn status_of(row: &StoredRow) -> Status {
-    serde_json::from_value(row.status.to_string().into()).unwrap_or(Status::Unknown)
+pub(super) fn status_of(row: &RecordSummaryRow) -> RevisionStatus {
+    serde_json::from_value(row.status.to_string().into()).unwrap_or(RevisionStatus::Unknown)
 }
 
-impl View<'_> {
-    pub(super) fn facts(&self, tables: &Tables) -> Facts {
+impl ReleaseStateBuilder<'_> {
+    pub(super) fn facts(&self, tables: &ObjectCache) -> ReleaseState {
         let rows = rows(tables, self.release);
         let newest = rows.last().filter(|row| !is_removed(status_of(row)));
         let Some(newest) = newest else {
             // Also where somebody uninstalls it and keeps its history.
-            return Facts::default();
+            return ReleaseState::default();
         };
         let revisions = rows.iter().map(|row| self.stored(row)).collect();
         let ours = rows
@@ -73,7 +73,7 @@ impl View<'_> {
         }
         let parts = self.parts(tables);
         let indirect = self.indirect();
-        let workloads: Vec<&WorkloadRow> = tables
+        let workloads: Vec<&WorkloadSummary> = tables
             .workloads()
             .filter(|row| {
                 parts
@@ -84,12 +84,12 @@ impl View<'_> {
         let stops_first = self
             .read(newest.revision)
             .is_some_and(|read| read.stops_first);
-        let scaled: Vec<&&WorkloadRow> = workloads
+        let scaled: Vec<&&WorkloadSummary> = workloads
             .iter()
-            .filter(|row| row.kind != Kind::DaemonSet)
+            .filter(|row| row.kind != WorkloadKind::DaemonSet)
             .collect();
         let states = completeness::states(tables, &parts, &workloads);
-        Facts {
+        ReleaseState {
             revisions,
             ours,
             pods: self.pods(tables, &rows, &workloads),
@@ -124,19 +124,24 @@ impl View<'_> {
     }
 
     /// The pods of the release, those of different workloads in turn, so that whoever takes some takes some of each.
-    fn pods(&self, tables: &Tables, rows: &[&StoredRow], workloads: &[&WorkloadRow]) -> Vec<Pod> {
+    fn pods(
+        &self,
+        tables: &ObjectCache,
+        rows: &[&RecordSummaryRow],
+        workloads: &[&WorkloadSummary],
+    ) -> Vec<ReleasePod> {
         let mut of_workloads = Vec::new();
         for workload in workloads {
             let current = current_of(tables, workload);
             let newest = rows.last().map(|row| row.created);
-            let mut pods: Vec<Pod> = tables
+            let mut pods: Vec<ReleasePod> = tables
                 .pods
                 .values()
                 .filter_map(|pod| {
                     let is_current = belongs(tables, pod, workload)?.is(&current, pod);
                     // Made of the old template or of the new one: it must not stand for either.
                     let is_unclear =
-                        matches!(current, Current::Unknown) && Some(pod.created) >= newest;
+                        matches!(current, CurrentPods::Unknown) && Some(pod.created) >= newest;
                     (!is_unclear).then(|| self.made_of(pod, workload, is_current, rows))
                 })
                 .collect();
@@ -149,11 +154,11 @@ impl View<'_> {
 
     fn made_of(
         &self,
-        row: &PodRow,
-        workload: &WorkloadRow,
+        row: &PodSummary,
+        workload: &WorkloadSummary,
         is_current: bool,
-        rows: &[&StoredRow],
-    ) -> Pod {
+        rows: &[&RecordSummaryRow],
+    ) -> ReleasePod {
         let revision = revision_of(row, is_current, rows);
         let kind: Box<str> = workload.kind.as_str().into();
         let id = (kind, workload.name.clone());
@@ -167,7 +172,7 @@ impl View<'_> {
         let restarted = own.max_by_key(|one| one.restarts);
         let container = waiting.or(restarted);
         let ports = self.own_ports(row, &id, revision);
-        Pod {
+        ReleasePod {
             name: row.name.clone(),
             revision,
             node: row.node.clone(),
@@ -185,8 +190,13 @@ impl View<'_> {
     }
 
     /// The ports of the chart's containers: that of a sidecar which was injected before them is not the app's.
-    fn own_ports(&self, row: &PodRow, id: &WorkloadId, revision: Revision) -> Vec<Port> {
-        let of = |read: &super::Read| -> Vec<Port> {
+    fn own_ports(
+        &self,
+        row: &PodSummary,
+        id: &WorkloadId,
+        revision: Revision,
+    ) -> Vec<ContainerPort> {
+        let of = |read: &super::RecordSummary| -> Vec<ContainerPort> {
             let own = row.ports.iter();
             let own = own.filter(|port| read.contents.has_container(id, &port.container));
             own.map(port).collect()
@@ -202,22 +212,22 @@ impl View<'_> {
         own
     }
 
-    fn read(&self, revision: Revision) -> Option<&super::Read> {
+    fn read(&self, revision: Revision) -> Option<&super::RecordSummary> {
         self.known.get(&revision)?.read.as_ref().ok()
     }
 
     /// The newest revision that can be read: one that cannot be must not hide the pods.
-    fn newest_read(&self) -> Option<&super::Read> {
+    fn newest_read(&self) -> Option<&super::RecordSummary> {
         let mut all = self.known.values().rev();
         all.find_map(|known| known.read.as_ref().ok())
     }
 
-    fn indirect(&self) -> &[Indirect] {
+    fn indirect(&self) -> &[UnownedService] {
         self.newest_read().map_or(&[], |read| &read.indirect)
     }
 
     /// Its workloads, and those that make the pods of its Services.
-    fn parts(&self, tables: &Tables) -> Vec<(Kind, Box<str>)> {
+    fn parts(&self, tables: &ObjectCache) -> Vec<(WorkloadKind, Box<str>)> {
         let mut parts = self
             .newest_read()
             .map_or_else(Vec::new, |read| read.workloads.clone());
@@ -229,15 +239,15 @@ impl View<'_> {
         parts
     }
 
-    fn stored(&self, row: &StoredRow) -> Stored {
+    fn stored(&self, row: &RecordSummaryRow) -> StoredRevision {
         let status = status_of(row);
         match self.read(row.revision) {
             // Its status may have changed without a need to read all of it again.
-            Some(read) => Stored {
+            Some(read) => StoredRevision {
                 status,
                 ..read.stored.clone()
             },
-            None => Stored {
+            None => StoredRevision {
                 revision: row.revision,
                 status,
                 description: String::new(),
@@ -250,13 +260,21 @@ impl View<'_> {
     }
 
     /// Whether helm has ended its work on the newest revision, and the cluster has had a moment to take it up.
-    fn is_applied(&self, newest: &StoredRow) -> bool {
+    fn is_applied(&self, newest: &RecordSummaryRow) -> bool {
         self.read(newest.revision).is_some()
-            && matches!(status_of(newest), Status::Deployed | Status::Failed)
+            && matches!(
+                status_of(newest),
+                RevisionStatus::Deployed | RevisionStatus::Failed
+            )
             && self.now.since(self.unchanged_since) >= SETTLES_AFTER
     }
 
-    fn is_settled(&self, newest: &StoredRow, workloads: &[&WorkloadRow], parts: usize) -> bool {
+    fn is_settled(
+        &self,
+        newest: &RecordSummaryRow,
+        workloads: &[&WorkloadSummary],
+        parts: usize,
+    ) -> bool {
         // Where there is no part of which anybody could see it, nobody can.
         self.is_applied(newest)
             && parts > 0
@@ -265,15 +283,15 @@ impl View<'_> {
     }
 }
 
-fn port(row: &PortRow) -> Port {
-    Port {
+fn port(row: &PortRow) -> ContainerPort {
+    ContainerPort {
         name: row.name.clone(),
         number: row.number,
     }
 }
 
 /// The revision that a pod belongs to.
-fn revision_of(row: &PodRow, is_current: bool, rows: &[&StoredRow]) -> Revision {
+fn revision_of(row: &PodSummary, is_current: bool, rows: &[&RecordSummaryRow]) -> Revision {
     let newest = rows.last().map(|row| (row.revision, row.created));
     match newest {
         Some((revision, created)) if is_current && row.created >= created => revision,
@@ -292,7 +310,7 @@ fn revision_of(row: &PodRow, is_current: bool, rows: &[&StoredRow]) -> Revision 
 }
 
 /// What tells a workload's current pods from its others.
-pub(super) enum Current {
+pub(super) enum CurrentPods {
     /// UID of the newest ReplicaSet.
     Set(Box<str>),
     /// The hash or generation of the template.
@@ -302,45 +320,53 @@ pub(super) enum Current {
 }
 
 /// How a pod belongs to a workload.
-pub(super) enum Bond {
+pub(super) enum PodOwnership {
     Set,
     Hash,
     Generation,
 }
 
-impl Bond {
-    pub(super) fn is(&self, current: &Current, pod: &PodRow) -> bool {
+impl PodOwnership {
+    pub(super) fn is(&self, current: &CurrentPods, pod: &PodSummary) -> bool {
         match (self, current) {
-            (Self::Set, Current::Set(uid)) => pod.owner == *uid,
-            (Self::Hash, Current::Template(template)) => pod.hash == *template,
-            (Self::Generation, Current::Template(template)) => pod.generation == *template,
+            (Self::Set, CurrentPods::Set(uid)) => pod.owner == *uid,
+            (Self::Hash, CurrentPods::Template(template)) => pod.hash == *template,
+            (Self::Generation, CurrentPods::Template(template)) => pod.generation == *template,
             _ => false,
         }
     }
 }
 
-pub(super) fn current_of(tables: &Tables, workload: &WorkloadRow) -> Current {
+pub(super) fn current_of(tables: &ObjectCache, workload: &WorkloadSummary) -> CurrentPods {
     match workload.kind {
         // Until the controller has seen the new template, its newest ReplicaSet is still the old one.
-        Kind::Deployment if !workload.observed => Current::Unknown,
-        Kind::Deployment => tables
+        WorkloadKind::Deployment if !workload.observed => CurrentPods::Unknown,
+        WorkloadKind::Deployment => tables
             .replica_sets
             .values()
             .filter(|set| set.owner == workload.uid)
             .max_by_key(|set| set.number)
-            .map_or(Current::Unknown, |set| Current::Set(set.uid.clone())),
-        Kind::StatefulSet | Kind::DaemonSet => Current::Template(workload.template.clone()),
+            .map_or(CurrentPods::Unknown, |set| {
+                CurrentPods::Set(set.uid.clone())
+            }),
+        WorkloadKind::StatefulSet | WorkloadKind::DaemonSet => {
+            CurrentPods::Template(workload.template.clone())
+        }
     }
 }
 
-pub(super) fn belongs(tables: &Tables, pod: &PodRow, workload: &WorkloadRow) -> Option<Bond> {
+pub(super) fn belongs(
+    tables: &ObjectCache,
+    pod: &PodSummary,
+    workload: &WorkloadSummary,
+) -> Option<PodOwnership> {
     match workload.kind {
-        Kind::Deployment => {
+        WorkloadKind::Deployment => {
             let set = tables.replica_sets.get(&pod.owner)?;
-            (set.owner == workload.uid).then_some(Bond::Set)
+            (set.owner == workload.uid).then_some(PodOwnership::Set)
         }
-        Kind::StatefulSet => (pod.owner == workload.uid).then_some(Bond::Hash),
-        Kind::DaemonSet => (pod.owner == workload.uid).then_some(Bond::Generation),
+        WorkloadKind::StatefulSet => (pod.owner == workload.uid).then_some(PodOwnership::Hash),
+        WorkloadKind::DaemonSet => (pod.owner == workload.uid).then_some(PodOwnership::Generation),
     }
 }
 

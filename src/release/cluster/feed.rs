@@ -18,7 +18,7 @@ use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::core::PartialObjectMeta;
 use serde::de::DeserializeOwned;
 
-use super::api::{PATIENCE, Trouble, ask};
+use super::api::{ApiError, PATIENCE, ask};
 
 /// A watch lasts so long, then another one begins; so long a hung API server may go unnoticed.
 const WATCH: Duration = Duration::from_secs(20);
@@ -37,7 +37,7 @@ const MAX_IN_VAIN: u32 = 3;
 
 /// What a feed tells.
 #[derive(Debug)]
-pub(super) enum Told<T> {
+pub(super) enum CacheEvent<T> {
     /// A whole list begins: what is not told until its end is gone.
     Begin,
     /// It is there, or has changed.
@@ -49,56 +49,56 @@ pub(super) enum Told<T> {
     /// The API server can be heard again.
     Well,
     /// It cannot be heard, or refuses.
-    Fails(Trouble),
+    Fails(ApiError),
 }
 
-type Events<T> = Pin<Box<dyn Stream<Item = kube::Result<WatchEvent<T>>> + Send>>;
+type WatchEvents<T> = Pin<Box<dyn Stream<Item = kube::Result<WatchEvent<T>>> + Send>>;
 
 /// What can be listed and watched.
-pub(super) trait Source: Send + Sync {
+pub(super) trait WatchSource: Send + Sync {
     /// What comes of it.
     type Item: Send;
     fn list(
         &self,
         params: &ListParams,
-    ) -> impl Future<Output = kube::Result<Page<Self::Item>>> + Send;
+    ) -> impl Future<Output = kube::Result<ListPage<Self::Item>>> + Send;
     fn watch(
         &self,
         params: &WatchParams,
         from: &str,
-    ) -> impl Future<Output = kube::Result<Events<Self::Item>>> + Send;
+    ) -> impl Future<Output = kube::Result<WatchEvents<Self::Item>>> + Send;
     fn meta(item: &Self::Item) -> &ObjectMeta;
 }
 
 /// A part of a list.
-pub(super) struct Page<T> {
+pub(super) struct ListPage<T> {
     items: Vec<T>,
     version: String,
     next: Option<String>,
 }
 
 /// Whole objects.
-pub(super) struct Whole<K>(pub(super) Api<K>);
+pub(super) struct WholeObjects<K>(pub(super) Api<K>);
 
 /// Only their metadata: for objects that are large, or hold secrets.
-pub(super) struct Metadata<K>(pub(super) Api<K>);
+pub(super) struct MetadataOnly<K>(pub(super) Api<K>);
 
-impl<K> Source for Whole<K>
+impl<K> WatchSource for WholeObjects<K>
 where
     K: kube::Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
 {
     type Item = K;
 
-    async fn list(&self, params: &ListParams) -> kube::Result<Page<K>> {
+    async fn list(&self, params: &ListParams) -> kube::Result<ListPage<K>> {
         let list = self.0.list(params).await?;
-        Ok(Page {
+        Ok(ListPage {
             version: list.metadata.resource_version.unwrap_or_default(),
             next: list.metadata.continue_.filter(|token| !token.is_empty()),
             items: list.items,
         })
     }
 
-    async fn watch(&self, params: &WatchParams, from: &str) -> kube::Result<Events<K>> {
+    async fn watch(&self, params: &WatchParams, from: &str) -> kube::Result<WatchEvents<K>> {
         Ok(self.0.watch(params, from).await?.boxed())
     }
 
@@ -107,7 +107,7 @@ where
     }
 }
 
-impl<K> Source for Metadata<K>
+impl<K> WatchSource for MetadataOnly<K>
 where
     K: kube::Resource<DynamicType = ()>
         + Clone
@@ -119,16 +119,20 @@ where
 {
     type Item = PartialObjectMeta<K>;
 
-    async fn list(&self, params: &ListParams) -> kube::Result<Page<Self::Item>> {
+    async fn list(&self, params: &ListParams) -> kube::Result<ListPage<Self::Item>> {
         let list = self.0.list_metadata(params).await?;
-        Ok(Page {
+        Ok(ListPage {
             version: list.metadata.resource_version.unwrap_or_default(),
             next: list.metadata.continue_.filter(|token| !token.is_empty()),
             items: list.items,
         })
     }
 
-    async fn watch(&self, params: &WatchParams, from: &str) -> kube::Result<Events<Self::Item>> {
+    async fn watch(
+        &self,
+        params: &WatchParams,
+        from: &str,
+    ) -> kube::Result<WatchEvents<Self::Item>> {
         Ok(self.0.watch_metadata(params, from).await?.boxed())
     }
 
@@ -139,28 +143,28 @@ where
 
 /// Which of them.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Selector {
+pub(super) struct ObjectSelector {
     pub(super) labels: Option<&'static str>,
     pub(super) fields: Option<&'static str>,
 }
 
 /// The revisions of Helm releases that are stored in Secrets.
-pub(super) const HELM_SECRETS: Selector = Selector {
+pub(super) const HELM_SECRETS: ObjectSelector = ObjectSelector {
     labels: Some("owner=helm"),
     fields: Some("type=helm.sh/release.v1"),
 };
 
 /// Those in ConfigMaps, which have no type.
-pub(super) const HELM_CONFIG_MAPS: Selector = Selector {
+pub(super) const HELM_CONFIG_MAPS: ObjectSelector = ObjectSelector {
     labels: Some("owner=helm"),
     fields: None,
 };
 
 /// Listens for ever.
-pub(super) async fn follow<S: Source>(
+pub(super) async fn follow<S: WatchSource>(
     source: S,
-    selector: Selector,
-    mut tell: impl FnMut(Told<S::Item>) + Send,
+    selector: ObjectSelector,
+    mut tell: impl FnMut(CacheEvent<S::Item>) + Send,
 ) {
     let mut pause = BACKOFF.0;
     loop {
@@ -168,11 +172,11 @@ pub(super) async fn follow<S: Source>(
             Ok(place) => place,
             Err(trouble) => {
                 rest(&mut pause, &trouble).await;
-                tell(Told::Fails(trouble));
+                tell(CacheEvent::Fails(trouble));
                 continue;
             }
         };
-        tell(Told::Well);
+        tell(CacheEvent::Well);
         let mut in_vain = 0;
         loop {
             let before = place.clone();
@@ -184,12 +188,12 @@ pub(super) async fn follow<S: Source>(
             in_vain = match &trouble {
                 _ if place != before => 0,
                 // One that cannot be reached, or has too much to do, says nothing of the place.
-                Trouble::Unreachable(_) => in_vain,
+                ApiError::Unreachable(_) => in_vain,
                 trouble if trouble.is(429) => in_vain,
                 _ => in_vain + 1,
             };
             let is_lost = is_of_another_time(&trouble) || in_vain >= MAX_IN_VAIN;
-            tell(Told::Fails(trouble.clone()));
+            tell(CacheEvent::Fails(trouble.clone()));
             rest(&mut pause, &trouble).await;
             if is_lost {
                 break;
@@ -199,19 +203,19 @@ pub(super) async fn follow<S: Source>(
 }
 
 /// Whether the place is one that the API server does not know: not any more, or not yet.
-fn is_of_another_time(trouble: &Trouble) -> bool {
+fn is_of_another_time(trouble: &ApiError) -> bool {
     trouble.is(410)
-        || matches!(trouble, Trouble::Answer { message, .. } if message.contains("Too large resource version"))
+        || matches!(trouble, ApiError::Answer { message, .. } if message.contains("Too large resource version"))
 }
 
-async fn rest(pause: &mut Duration, trouble: &Trouble) {
+async fn rest(pause: &mut Duration, trouble: &ApiError) {
     let asked = match trouble {
-        Trouble::Answer { retry_after, .. } => Duration::from_secs(u64::from(*retry_after)),
-        Trouble::Unreachable(_)
-        | Trouble::Unreadable(_)
-        | Trouble::NoSuchKind
-        | Trouble::Busy
-        | Trouble::NotOurs => Duration::ZERO,
+        ApiError::Answer { retry_after, .. } => Duration::from_secs(u64::from(*retry_after)),
+        ApiError::Unreachable(_)
+        | ApiError::Unreadable(_)
+        | ApiError::NoSuchKind
+        | ApiError::Busy
+        | ApiError::NotOurs => Duration::ZERO,
     };
     // Many watches that fail together must not come back together.
     let jitter = 1.0 + fastrand::f64() / 2.0;
@@ -220,11 +224,11 @@ async fn rest(pause: &mut Duration, trouble: &Trouble) {
     *pause = (*pause * 2).min(BACKOFF.1);
 }
 
-async fn list<S: Source>(
+async fn list<S: WatchSource>(
     source: &S,
-    selector: &Selector,
-    tell: &mut (impl FnMut(Told<S::Item>) + Send),
-) -> Result<String, Trouble> {
+    selector: &ObjectSelector,
+    tell: &mut (impl FnMut(CacheEvent<S::Item>) + Send),
+) -> Result<String, ApiError> {
     let mut params = ListParams {
         label_selector: selector.labels.map(str::to_owned),
         field_selector: selector.fields.map(str::to_owned),
@@ -237,11 +241,11 @@ async fn list<S: Source>(
         let page = ask(source.list(&params)).await?;
         // Only now: a list that fails at once leaves what is known.
         if std::mem::take(&mut is_first) {
-            tell(Told::Begin);
+            tell(CacheEvent::Begin);
         }
         told += page.items.len();
         for item in page.items {
-            tell(Told::Is(item));
+            tell(CacheEvent::Is(item));
         }
         match page.next {
             Some(next) if told < MAX_OBJECTS => params.continue_token = Some(next),
@@ -251,20 +255,20 @@ async fn list<S: Source>(
                         "There are more than {MAX_OBJECTS} objects of one kind in a namespace; those behind them are left out until they change"
                     );
                 }
-                tell(Told::End);
+                tell(CacheEvent::End);
                 return Ok(page.version);
             }
         }
     }
 }
 
-async fn watch<S: Source>(
+async fn watch<S: WatchSource>(
     source: &S,
-    selector: &Selector,
+    selector: &ObjectSelector,
     place: &mut String,
     pause: &mut Duration,
-    tell: &mut (impl FnMut(Told<S::Item>) + Send),
-) -> Result<(), Trouble> {
+    tell: &mut (impl FnMut(CacheEvent<S::Item>) + Send),
+) -> Result<(), ApiError> {
     let params = WatchParams {
         label_selector: selector.labels.map(str::to_owned),
         field_selector: selector.fields.map(str::to_owned),
@@ -274,26 +278,26 @@ async fn watch<S: Source>(
     };
     let began = tokio::time::Instant::now();
     let mut events = ask(source.watch(&params, place)).await?;
-    tell(Told::Well);
+    tell(CacheEvent::Well);
     let limit = WATCH + PATIENCE;
     loop {
         let left = limit.saturating_sub(began.elapsed());
         let event = tokio::time::timeout(left, events.next())
             .await
-            .map_err(|_| Trouble::Unreachable("a watch did not end when it should".into()))?;
+            .map_err(|_| ApiError::Unreachable("a watch did not end when it should".into()))?;
         let Some(event) = event else {
             // A server that ends watches at once must not be asked in a circle.
             if began.elapsed() < BACKOFF.1 {
                 // What changes meanwhile is not heard.
-                let early = Trouble::Unreachable("a watch ended at once".into());
-                tell(Told::Fails(early.clone()));
+                let early = ApiError::Unreachable("a watch ended at once".into());
+                tell(CacheEvent::Fails(early.clone()));
                 rest(pause, &early).await;
             } else {
                 *pause = BACKOFF.0;
             }
             return Ok(());
         };
-        let (item, is_gone) = match event.map_err(Trouble::from)? {
+        let (item, is_gone) = match event.map_err(ApiError::from)? {
             WatchEvent::Added(item) | WatchEvent::Modified(item) => (item, false),
             WatchEvent::Deleted(item) => (item, true),
             WatchEvent::Bookmark(mark) => {
@@ -306,9 +310,9 @@ async fn watch<S: Source>(
             place.clone_from(version);
         }
         tell(if is_gone {
-            Told::Gone(item)
+            CacheEvent::Gone(item)
         } else {
-            Told::Is(item)
+            CacheEvent::Is(item)
         });
     }
 }

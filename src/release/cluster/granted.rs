@@ -21,9 +21,9 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use tokio::time::Instant;
 
-use super::api::{PATIENCE, Trouble, ask};
-use super::rights::{Place, Rights};
-use crate::release::Work;
+use super::api::{ApiError, PATIENCE, ask};
+use super::rights::{RbacRights, RightScope};
+use crate::release::EngineFuture;
 
 /// How long an answer serves while nothing has changed.
 pub(super) const KEPT: Duration = Duration::from_secs(600);
@@ -81,10 +81,14 @@ pub(super) trait Reviewer: Clone + Send + Sync + 'static {
     fn rules(
         &self,
         namespace: &str,
-    ) -> impl Future<Output = Result<Option<Vec<ResourceRule>>, Trouble>> + Send;
+    ) -> impl Future<Output = Result<Option<Vec<ResourceRule>>, ApiError>> + Send;
 
     /// Whether a single right is granted.
-    fn may(&self, place: &Place, verb: &str) -> impl Future<Output = Result<bool, Trouble>> + Send;
+    fn may(
+        &self,
+        place: &RightScope,
+        verb: &str,
+    ) -> impl Future<Output = Result<bool, ApiError>> + Send;
 }
 
 /// What is remembered of one account.
@@ -98,13 +102,13 @@ pub(super) struct GrantedRights {
 }
 
 /// A single right, and whether it is granted.
-type Review = (Place, &'static str, Result<bool, Trouble>);
+type Review = (RightScope, &'static str, Result<bool, ApiError>);
 
 #[derive(Debug, Default)]
 struct Answers {
     /// By namespace; `None` where the rules do not say everything.
     rules: BTreeMap<String, (Instant, Option<Vec<ResourceRule>>)>,
-    single: BTreeMap<(Place, &'static str), (Instant, bool)>,
+    single: BTreeMap<(RightScope, &'static str), (Instant, bool)>,
 }
 
 impl GrantedRights {
@@ -120,9 +124,9 @@ impl GrantedRights {
     pub(super) async fn missing(
         &self,
         reviewer: &impl Reviewer,
-        needed: &Rights,
+        needed: &RbacRights,
         asker: Asker,
-    ) -> Result<Vec<String>, Trouble> {
+    ) -> Result<Vec<String>, ApiError> {
         let oldest = asker.oldest();
         let mut unshared = Answers::default();
         let mut shared;
@@ -132,7 +136,7 @@ impl GrantedRights {
                 &mut *shared
             }
             Err(_) if asker == Asker::Rollback => &mut unshared,
-            Err(_) => return Err(Trouble::Busy),
+            Err(_) => return Err(ApiError::Busy),
         };
         let since = *self.since.lock().unwrap_or_else(PoisonError::into_inner);
         let serves = |at: Instant| at.elapsed() <= oldest && since.is_none_or(|since| at > since);
@@ -149,7 +153,7 @@ impl GrantedRights {
                 None => open.push((place.clone(), verb)),
             }
         }
-        let mut reviews: Vec<Work<Review>> = Vec::new();
+        let mut reviews: Vec<EngineFuture<Review>> = Vec::new();
         for (place, verb) in open {
             let reviewer = reviewer.clone();
             reviews.push(Box::pin(async move {
@@ -186,9 +190,9 @@ impl Answers {
     async fn grants(
         &mut self,
         reviewer: &impl Reviewer,
-        place: &Place,
+        place: &RightScope,
         verb: &str,
-    ) -> Result<bool, Trouble> {
+    ) -> Result<bool, ApiError> {
         // The rules of a namespace also have those that hold in it alone.
         if place.namespace.is_empty() {
             return Ok(false);
@@ -209,7 +213,7 @@ impl Answers {
 }
 
 /// Whether a rule grants a right, as the authorizer RBAC reads it.
-fn has(rule: &ResourceRule, place: &Place, verb: &str) -> bool {
+fn has(rule: &ResourceRule, place: &RightScope, verb: &str) -> bool {
     let part = place.plural.split_once('/').map(|(_, part)| part);
     let is_verb = rule.verbs.iter().any(|one| one == "*" || one == verb);
     let mut groups = rule.api_groups.iter().flatten();
@@ -225,7 +229,7 @@ fn has(rule: &ResourceRule, place: &Place, verb: &str) -> bool {
 }
 
 impl Reviewer for Client {
-    async fn rules(&self, namespace: &str) -> Result<Option<Vec<ResourceRule>>, Trouble> {
+    async fn rules(&self, namespace: &str) -> Result<Option<Vec<ResourceRule>>, ApiError> {
         let reviews: Api<SelfSubjectRulesReview> = Api::all(self.clone());
         let review = SelfSubjectRulesReview {
             spec: SelfSubjectRulesReviewSpec {
@@ -245,7 +249,7 @@ impl Reviewer for Client {
         Ok(status.map(|status| status.resource_rules))
     }
 
-    async fn may(&self, place: &Place, verb: &str) -> Result<bool, Trouble> {
+    async fn may(&self, place: &RightScope, verb: &str) -> Result<bool, ApiError> {
         let reviews: Api<SelfSubjectAccessReview> = Api::all(self.clone());
         let (plural, part) = place.plural.split_once('/').unwrap_or((&place.plural, ""));
         let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());

@@ -19,7 +19,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
-use super::{Driver, Policy, helm_limits};
+use super::{HelmDriver, RollbackPolicy, helm_limits};
 use crate::files;
 use crate::permit::Permit;
 use crate::release::helm_error::{self, HelmError};
@@ -43,14 +43,14 @@ const OLDEST: [(u32, u32); 2] = [(3, 14), (4, 2)];
 
 /// A version of helm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Version {
+pub(super) struct HelmVersion {
     pub(super) major: u32,
     pub(super) minor: u32,
 }
 
 /// How a run of helm ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Ran {
+pub(super) enum HelmRun {
     /// It says that it worked.
     Well,
     /// It says what went wrong.
@@ -65,7 +65,7 @@ pub(super) enum Ran {
 ///
 /// # Errors
 /// When there is no helm, or one that is too old; the text says what to do.
-pub(super) async fn version(policy: &Policy) -> Result<Version, String> {
+pub(super) async fn version(policy: &RollbackPolicy) -> Result<HelmVersion, String> {
     let mut command = command(policy);
     command.args(["version", "--template", "{{.Version}}"]);
     let shown = policy.helm.display();
@@ -82,7 +82,7 @@ pub(super) async fn version(policy: &Policy) -> Result<Version, String> {
     if HelmError::of(&output.stderr) == HelmError::OutOfMemory {
         return Err(helm_limits::needed_more(policy.helm_memory));
     }
-    if output.end != End::Code(0) {
+    if output.end != HelmExit::Code(0) {
         return Err(format!(
             "{shown} does not tell its version: {}",
             helm_error::shown(&output.stderr)
@@ -107,21 +107,21 @@ pub(super) async fn version(policy: &Policy) -> Result<Version, String> {
 }
 
 /// As `v3.21.4+g1234567`.
-fn parse(text: &str) -> Option<Version> {
+fn parse(text: &str) -> Option<HelmVersion> {
     let mut numbers = text.trim().strip_prefix('v')?.split('.');
-    Some(Version {
+    Some(HelmVersion {
         major: numbers.next()?.parse().ok()?,
         minor: numbers.next()?.parse().ok()?,
     })
 }
 
 /// What is rolled back.
-pub(super) struct Order<'a> {
+pub(super) struct HelmRollback<'a> {
     pub(super) namespace: &'a Namespace,
     pub(super) release: &'a ReleaseName,
     pub(super) target: Revision,
-    pub(super) driver: Driver,
-    pub(super) version: Version,
+    pub(super) driver: HelmDriver,
+    pub(super) version: HelmVersion,
     /// Whether the target was applied by the server.
     pub(super) server_side: bool,
     /// How it reaches the API server: by [`super::helm_proxy`].
@@ -131,7 +131,7 @@ pub(super) struct Order<'a> {
 }
 
 /// Rolls back, once.
-pub(super) async fn rollback(policy: &Policy, order: &Order<'_>) -> Ran {
+pub(super) async fn rollback(policy: &RollbackPolicy, order: &HelmRollback<'_>) -> HelmRun {
     let limit = order.limit.min(LONGEST);
     let step = limit.min(STEP_LIMIT);
     let mut command = command(policy);
@@ -152,24 +152,28 @@ pub(super) async fn rollback(policy: &Policy, order: &Order<'_>) -> Ran {
     }
     let killed_before = helm_limits::killed_for_memory();
     match run(command, limit, &policy.permit, policy.helm_memory).await {
-        Err(error) => Ran::NotStarted(error.to_string()),
+        Err(error) => HelmRun::NotStarted(error.to_string()),
         Ok(output) => match output.end {
-            End::Code(0) => Ran::Well,
-            End::Code(_) => {
+            HelmExit::Code(0) => HelmRun::Well,
+            HelmExit::Code(_) => {
                 let class = HelmError::of(&output.stderr);
                 let text = if class == HelmError::OutOfMemory {
                     helm_limits::needed_more(policy.helm_memory)
                 } else {
                     helm_error::shown(&output.stderr)
                 };
-                Ran::Failed { class, text }
+                HelmRun::Failed { class, text }
             }
-            End::Signal if helm_limits::killed_for_memory() > killed_before => Ran::Failed {
-                class: HelmError::OutOfMemory,
-                text: helm_limits::killed(policy.helm_memory),
-            },
-            End::Signal => Ran::Killed("helm was killed".into()),
-            End::TooLate => Ran::Killed(format!("helm did not end within {} s", limit.as_secs())),
+            HelmExit::Signal if helm_limits::killed_for_memory() > killed_before => {
+                HelmRun::Failed {
+                    class: HelmError::OutOfMemory,
+                    text: helm_limits::killed(policy.helm_memory),
+                }
+            }
+            HelmExit::Signal => HelmRun::Killed("helm was killed".into()),
+            HelmExit::TooLate => {
+                HelmRun::Killed(format!("helm did not end within {} s", limit.as_secs()))
+            }
         },
     }
 }
@@ -195,7 +199,7 @@ pub fn prepare_scratch(scratch: &Path) -> Result<(), String> {
         })
 }
 
-fn command(policy: &Policy) -> Command {
+fn command(policy: &RollbackPolicy) -> Command {
     let scratch = &policy.scratch;
     let folder = |name: &str| scratch.join(name);
     let mut command = Command::new(&policy.helm);
@@ -232,14 +236,14 @@ fn command(policy: &Policy) -> Command {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
+enum HelmExit {
     Code(i32),
     Signal,
     TooLate,
 }
 
-struct Output {
-    end: End,
+struct HelmOutput {
+    end: HelmExit,
     stdout: String,
     stderr: String,
 }
@@ -249,10 +253,10 @@ async fn run(
     limit: Duration,
     permit: &Permit,
     memory: u64,
-) -> io::Result<Output> {
+) -> io::Result<HelmOutput> {
     let mut child = command.spawn()?;
     let id = child.id().and_then(|id| i32::try_from(id).ok());
-    let mut group = Group(id.and_then(Pid::from_raw));
+    let mut group = ProcessGroup(id.and_then(Pid::from_raw));
     // Nobody has waited for it yet, so the number is still its own.
     if let Some(helm) = group.0 {
         helm_limits::limit(helm, memory);
@@ -271,8 +275,8 @@ async fn run(
             group.signal(Signal::KILL);
             work.await?;
             group.has_ended();
-            return Ok(Output {
-                end: End::Signal,
+            return Ok(HelmOutput {
+                end: HelmExit::Signal,
                 stdout: String::new(),
                 stderr: String::new(),
             });
@@ -291,11 +295,11 @@ async fn run(
     };
     group.has_ended();
     let end = match code {
-        _ if is_late => End::TooLate,
-        Some(code) => End::Code(code),
-        None => End::Signal,
+        _ if is_late => HelmExit::TooLate,
+        Some(code) => HelmExit::Code(code),
+        None => HelmExit::Signal,
     };
-    Ok(Output {
+    Ok(HelmOutput {
         end,
         stdout,
         stderr,
@@ -303,9 +307,9 @@ async fn run(
 }
 
 /// The processes of one helm. Dropped before it has ended, it kills them: its future was dropped, so nobody would ever.
-struct Group(Option<Pid>);
+struct ProcessGroup(Option<Pid>);
 
-impl Group {
+impl ProcessGroup {
     fn signal(&self, signal: Signal) {
         if let Some(group) = self.0 {
             // It may have ended by itself in this moment.
@@ -319,7 +323,7 @@ impl Group {
     }
 }
 
-impl Drop for Group {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
         // It cannot be waited for here, so there is no time for manners either.
         self.signal(Signal::KILL);

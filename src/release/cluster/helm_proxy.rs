@@ -44,7 +44,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{Policy, api, replicas};
+use super::{RollbackPolicy, api, replicas};
 use crate::permit::Permit;
 
 /// Connections at a time; helm has a handful.
@@ -64,7 +64,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What helm may reach.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Reach {
+pub(super) struct HelmReach {
     /// Namespaces whose objects it may read and change.
     pub(super) namespaces: BTreeSet<String>,
     /// Groups and plurals of kinds in no namespace that it may read and change.
@@ -77,7 +77,7 @@ pub(super) struct Reach {
 
 /// What becomes of a request.
 #[derive(Debug, PartialEq)]
-enum Decision<'a> {
+enum ProxyDecision<'a> {
     Pass,
     /// Answered here.
     Answer(&'a Value),
@@ -85,14 +85,14 @@ enum Decision<'a> {
     Refuse(String),
 }
 
-impl Reach {
-    fn decide(&self, method: &Method, path: &str) -> Decision<'_> {
+impl HelmReach {
+    fn decide(&self, method: &Method, path: &str) -> ProxyDecision<'_> {
         let refuse = |reason: &str, why: &str| {
-            Decision::Refuse(format!("{reason}: helm asked to {method} {path}, {why}"))
+            ProxyDecision::Refuse(format!("{reason}: helm asked to {method} {path}, {why}"))
         };
         if let Some(object) = self.left_alone.get(path) {
             return if [Method::GET, Method::PATCH].contains(method) {
-                Decision::Answer(object)
+                ProxyDecision::Answer(object)
             } else {
                 refuse("cluster_scoped", "which the rollback leaves alone")
             };
@@ -109,7 +109,7 @@ impl Reach {
             | ["apis", _, _]
             | ["openapi", ..] => {
                 return if *method == Method::GET {
-                    Decision::Pass
+                    ProxyDecision::Pass
                 } else {
                     refuse("path", "which is for reading")
                 };
@@ -139,15 +139,17 @@ impl Reach {
                     );
                 }
                 match of {
-                    [] | [_] => Decision::Pass,
-                    [_, "log"] if *method == Method::GET && *plural == "pods" => Decision::Pass,
+                    [] | [_] => ProxyDecision::Pass,
+                    [_, "log"] if *method == Method::GET && *plural == "pods" => {
+                        ProxyDecision::Pass
+                    }
                     _ => refuse("path", "which no rollback needs"),
                 }
             }
             [plural] | [plural, _] => {
                 let kind = (group.to_owned(), (*plural).to_owned());
                 if self.cluster_scoped.contains(&kind) {
-                    Decision::Pass
+                    ProxyDecision::Pass
                 } else {
                     refuse(
                         "cluster_scoped",
@@ -164,18 +166,18 @@ impl Reach {
 pub(super) struct HelmProxy {
     client: Client,
     permit: Permit,
-    reach: Reach,
+    reach: HelmReach,
     listener: TcpListener,
     /// What helm shows, so that no other process of this machine gets through.
     password: String,
-    kubeconfig: Kubeconfig,
+    kubeconfig: TemporaryKubeconfig,
     refused: Mutex<Option<String>>,
 }
 
 /// A file that goes away with it.
-struct Kubeconfig(PathBuf);
+struct TemporaryKubeconfig(PathBuf);
 
-impl Drop for Kubeconfig {
+impl Drop for TemporaryKubeconfig {
     fn drop(&mut self) {
         // It holds nothing that is of use after the proxy has ended.
         let _ = std::fs::remove_file(&self.0);
@@ -187,7 +189,11 @@ impl HelmProxy {
     ///
     /// # Errors
     /// When there is no port, no randomness, or the file cannot be written.
-    pub(super) async fn new(client: Client, reach: Reach, policy: &Policy) -> io::Result<Self> {
+    pub(super) async fn new(
+        client: Client,
+        reach: HelmReach,
+        policy: &RollbackPolicy,
+    ) -> io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
         let mut random = [0_u8; 24];
@@ -204,7 +210,7 @@ impl HelmProxy {
         let path = scratch.join(format!("helm-{}.kubeconfig", address.port()));
         // One that was killed may have left its own behind.
         let _ = std::fs::remove_file(&path);
-        let kubeconfig = Kubeconfig(path);
+        let kubeconfig = TemporaryKubeconfig(path);
         // The name of the server stays the same, so that helm finds what it knows of the cluster's kinds.
         let server = &policy.cluster;
         let text = format!(
@@ -280,12 +286,12 @@ impl HelmProxy {
         }
         let method = request.method().clone();
         let why = match self.reach.decide(&method, request.uri().path()) {
-            Decision::Pass if method == Method::GET || self.permit.holds() => {
+            ProxyDecision::Pass if method == Method::GET || self.permit.holds() => {
                 return Ok(self.passed_on(request).await);
             }
-            Decision::Pass => "another replica acts from now on".to_owned(),
-            Decision::Answer(object) => return Ok(json_answer(StatusCode::OK, object)),
-            Decision::Refuse(why) => return Ok(self.refuse(&why)),
+            ProxyDecision::Pass => "another replica acts from now on".to_owned(),
+            ProxyDecision::Answer(object) => return Ok(json_answer(StatusCode::OK, object)),
+            ProxyDecision::Refuse(why) => return Ok(self.refuse(&why)),
         };
         Ok(failure(StatusCode::FORBIDDEN, "Forbidden", &why))
     }
@@ -356,13 +362,13 @@ impl HelmProxy {
                 head.version = http::Version::HTTP_11;
                 Response::from_parts(head, body)
             }
-            Err(error) => unable(&api::Trouble::from(error)),
+            Err(error) => unable(&api::ApiError::from(error)),
         }
     }
 }
 
 /// As helm's errors are read, see `HelmError::Transient`.
-fn unable(trouble: &api::Trouble) -> Response<Body> {
+fn unable(trouble: &api::ApiError) -> Response<Body> {
     let why = format!("the server is currently unable to handle the request: {trouble}");
     failure(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", &why)
 }

@@ -12,8 +12,8 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::Policy;
-use super::helm::{self, Version};
+use super::RollbackPolicy;
+use super::helm::{self, HelmVersion};
 
 /// How long an answer serves.
 const SERVES: Duration = Duration::from_secs(600);
@@ -34,7 +34,7 @@ struct Stamp {
 struct Answer {
     stamp: Stamp,
     at: Instant,
-    version: Version,
+    version: HelmVersion,
 }
 
 /// By file, and by the memory that helm may have: with less it may not start.
@@ -44,7 +44,7 @@ static ANSWERS: Mutex<BTreeMap<(PathBuf, u64), Answer>> = Mutex::const_new(BTree
 ///
 /// # Errors
 /// As those of [`helm::version`].
-pub(super) async fn of(policy: &Policy) -> Result<Version, String> {
+pub(super) async fn of(policy: &RollbackPolicy) -> Result<HelmVersion, String> {
     let Some((file, stamp)) = file_of(&policy.helm, std::env::var_os("PATH").as_deref()) else {
         // Which file it is the system knows, or what is wrong with it.
         return helm::version(policy).await;

@@ -11,16 +11,18 @@ use kube::core::GroupVersionKind;
 use kube::{Api, Client};
 use tokio::sync::watch;
 
-use super::Driver;
-use super::api::{Trouble, ask};
-use super::feed::{self, Metadata, Selector, Told, Whole};
+use super::HelmDriver;
+use super::api::{ApiError, ask};
+use super::feed::{self, CacheEvent, MetadataOnly, ObjectSelector, WholeObjects};
 use super::granted::{Asker, GrantedRights};
 use super::records::Records;
-use super::rights::Rights;
-use super::tables::{Kind, PodRow, ReplicaSetRow, StoredRow, Table, WorkloadRow};
+use super::rights::RbacRights;
+use super::tables::{
+    ObjectTable, PodSummary, RecordSummaryRow, ReplicaSetSummary, WorkloadKind, WorkloadSummary,
+};
 use crate::clock::Timeline;
-use crate::config::Discovered;
-use crate::release::Work;
+use crate::config::DiscoveredRelease;
+use crate::release::EngineFuture;
 use crate::units::Namespace;
 use crate::units::ReleaseName;
 use crate::units::Time;
@@ -33,30 +35,30 @@ const MAX_RESOURCES: usize = 1000;
 
 /// The rows of a namespace.
 #[derive(Debug, Default)]
-pub(super) struct Tables {
-    pub(super) stored: Table<Box<str>, StoredRow>,
-    pub(super) pods: Table<Box<str>, PodRow>,
-    pub(super) replica_sets: Table<Box<str>, ReplicaSetRow>,
-    deployments: Table<Box<str>, WorkloadRow>,
-    stateful_sets: Table<Box<str>, WorkloadRow>,
-    daemon_sets: Table<Box<str>, WorkloadRow>,
+pub(super) struct ObjectCache {
+    pub(super) stored: ObjectTable<Box<str>, RecordSummaryRow>,
+    pub(super) pods: ObjectTable<Box<str>, PodSummary>,
+    pub(super) replica_sets: ObjectTable<Box<str>, ReplicaSetSummary>,
+    deployments: ObjectTable<Box<str>, WorkloadSummary>,
+    stateful_sets: ObjectTable<Box<str>, WorkloadSummary>,
+    daemon_sets: ObjectTable<Box<str>, WorkloadSummary>,
     /// By what is watched: what is wrong, or `None` while it has not been read yet.
     troubles: BTreeMap<&'static str, Option<String>>,
 }
 
-impl Tables {
+impl ObjectCache {
     #[cfg(test)]
-    pub(super) fn put_workload(&mut self, row: WorkloadRow) {
+    pub(super) fn put_workload(&mut self, row: WorkloadSummary) {
         let table = match row.kind {
-            Kind::Deployment => &mut self.deployments,
-            Kind::StatefulSet => &mut self.stateful_sets,
-            Kind::DaemonSet => &mut self.daemon_sets,
+            WorkloadKind::Deployment => &mut self.deployments,
+            WorkloadKind::StatefulSet => &mut self.stateful_sets,
+            WorkloadKind::DaemonSet => &mut self.daemon_sets,
         };
         table.put(row.name.clone(), row);
     }
 
     /// Deployments, StatefulSets and DaemonSets.
-    pub(super) fn workloads(&self) -> impl Iterator<Item = &WorkloadRow> {
+    pub(super) fn workloads(&self) -> impl Iterator<Item = &WorkloadSummary> {
         let sets = self.stateful_sets.values().chain(self.daemon_sets.values());
         self.deployments.values().chain(sets)
     }
@@ -76,14 +78,14 @@ impl Tables {
 }
 
 /// The watches of one namespace.
-pub struct Hub {
+pub struct NamespaceCache {
     client: Client,
     /// The client and the name of the account that helm acts as, where that is not our own; or why there is no client.
     acting: Option<Result<(Client, String), String>>,
     namespace: Namespace,
-    driver: Driver,
+    driver: HelmDriver,
     timeline: Timeline,
-    tables: Mutex<Tables>,
+    tables: Mutex<ObjectCache>,
     changed: watch::Sender<u64>,
     resources: Mutex<HashMap<GroupVersionKind, (String, bool)>>,
     /// What our account may do, and the one that helm acts as.
@@ -93,23 +95,23 @@ pub struct Hub {
     failures: std::sync::atomic::AtomicU64,
 }
 
-impl Hub {
-    /// Of a namespace. Nothing is watched before [`Hub::run`].
+impl NamespaceCache {
+    /// Of a namespace. Nothing is watched before [`NamespaceCache::run`].
     pub fn new(
         client: Client,
         namespace: Namespace,
-        driver: Driver,
+        driver: HelmDriver,
         timeline: Timeline,
     ) -> Arc<Self> {
         Self::acting_as(client, None, namespace, driver, timeline)
     }
 
-    /// The same, where helm acts as another account, see [`super::Connector::acting_as`].
+    /// The same, where helm acts as another account, see [`super::ApiConnector::acting_as`].
     pub fn acting_as(
         client: Client,
         acting: Option<Result<(Client, String), String>>,
         namespace: Namespace,
-        driver: Driver,
+        driver: HelmDriver,
         timeline: Timeline,
     ) -> Arc<Self> {
         let kinds = [
@@ -121,9 +123,9 @@ impl Hub {
             "daemonsets",
         ];
         let unread = kinds.map(|kind| (kind, None));
-        let tables = Tables {
+        let tables = ObjectCache {
             troubles: unread.into(),
-            ..Tables::default()
+            ..ObjectCache::default()
         };
         Arc::new(Self {
             client,
@@ -142,37 +144,40 @@ impl Hub {
     }
 
     /// Watches for ever.
-    pub fn run(self: Arc<Self>) -> Work<()> {
+    pub fn run(self: Arc<Self>) -> EngineFuture<()> {
         Box::pin(async move {
             tokio::join!(
                 self.records(),
                 self.follow::<Pod>("pods", |tables, told| self.pods(tables, told)),
                 self.follow::<ReplicaSet>("replicasets", |tables, told| {
-                    of(&mut tables.replica_sets, told, ReplicaSetRow::of, |row| {
-                        row.uid.clone()
-                    })
+                    of(
+                        &mut tables.replica_sets,
+                        told,
+                        ReplicaSetSummary::of,
+                        |row| row.uid.clone(),
+                    )
                 }),
                 self.workloads::<Deployment>(
                     "deployments",
-                    Kind::Deployment,
-                    WorkloadRow::of_deployment
+                    WorkloadKind::Deployment,
+                    WorkloadSummary::of_deployment
                 ),
                 self.workloads::<StatefulSet>(
                     "statefulsets",
-                    Kind::StatefulSet,
-                    WorkloadRow::of_stateful_set
+                    WorkloadKind::StatefulSet,
+                    WorkloadSummary::of_stateful_set
                 ),
                 self.workloads::<DaemonSet>(
                     "daemonsets",
-                    Kind::DaemonSet,
-                    WorkloadRow::of_daemon_set
+                    WorkloadKind::DaemonSet,
+                    WorkloadSummary::of_daemon_set
                 ),
             );
         })
     }
 
     /// The releases of the namespace with the labels of their newest revisions; `None` while they are not known.
-    pub fn discovered(&self) -> Option<Vec<Discovered>> {
+    pub fn discovered(&self) -> Option<Vec<DiscoveredRelease>> {
         let tables = self.tables();
         if tables
             .troubles
@@ -181,7 +186,7 @@ impl Hub {
         {
             return None;
         }
-        let mut newest: BTreeMap<&str, &StoredRow> = BTreeMap::new();
+        let mut newest: BTreeMap<&str, &RecordSummaryRow> = BTreeMap::new();
         for row in tables.stored.values() {
             let known = newest.entry(&row.release).or_insert(row);
             if row.revision > known.revision {
@@ -192,8 +197,8 @@ impl Hub {
         Some(found.map(|row| self.named(row)).collect())
     }
 
-    fn named(&self, row: &StoredRow) -> Discovered {
-        Discovered {
+    fn named(&self, row: &RecordSummaryRow) -> DiscoveredRelease {
+        DiscoveredRelease {
             namespace: self.namespace.clone(),
             name: ReleaseName::new(row.release.clone()),
             labels: row.labels.clone(),
@@ -204,7 +209,7 @@ impl Hub {
     ///
     /// # Errors
     /// When the API server does not say.
-    pub async fn discover(&self) -> Result<Vec<Discovered>, String> {
+    pub async fn discover(&self) -> Result<Vec<DiscoveredRelease>, String> {
         let records = Records::new(self.client.clone(), &self.namespace, self.driver);
         let newest = records.newest().await.map_err(|why| why.to_string())?;
         Ok(newest.iter().map(|row| self.named(row)).collect())
@@ -215,11 +220,11 @@ impl Hub {
     }
 
     /// As whom helm acts; never as ourselves where it should act as another account.
-    pub(super) fn acting(&self) -> Result<&Client, Trouble> {
+    pub(super) fn acting(&self) -> Result<&Client, ApiError> {
         match &self.acting {
             None => Ok(&self.client),
             Some(Ok((client, _))) => Ok(client),
-            Some(Err(why)) => Err(Trouble::Unreachable(why.clone())),
+            Some(Err(why)) => Err(ApiError::Unreachable(why.clone())),
         }
     }
 
@@ -232,18 +237,18 @@ impl Hub {
     /// Those of some rights that our account does not have, by answers as fresh as who asks wants them.
     pub(super) async fn missing(
         &self,
-        needed: &Rights,
+        needed: &RbacRights,
         asker: Asker,
-    ) -> Result<Vec<String>, Trouble> {
+    ) -> Result<Vec<String>, ApiError> {
         self.own_rights.missing(&self.client, needed, asker).await
     }
 
     /// The same of the account that helm acts as.
     pub(super) async fn missing_of_helm(
         &self,
-        needed: &Rights,
+        needed: &RbacRights,
         asker: Asker,
-    ) -> Result<Vec<String>, Trouble> {
+    ) -> Result<Vec<String>, ApiError> {
         let acting = self.acting()?;
         let rights = match &self.acting {
             None => &self.own_rights,
@@ -266,7 +271,7 @@ impl Hub {
         self.timeline.now()
     }
 
-    pub(super) fn driver(&self) -> Driver {
+    pub(super) fn driver(&self) -> HelmDriver {
         self.driver
     }
 
@@ -290,7 +295,7 @@ impl Hub {
         self.failures.load(std::sync::atomic::Ordering::Relaxed)
     }
 
-    pub(super) fn tables(&self) -> MutexGuard<'_, Tables> {
+    pub(super) fn tables(&self) -> MutexGuard<'_, ObjectCache> {
         // A row is whole before it is put in, so what a panic left behind can be read.
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -304,7 +309,7 @@ impl Hub {
     pub(super) async fn resource(
         &self,
         kind: &GroupVersionKind,
-    ) -> Result<Option<(String, bool)>, Trouble> {
+    ) -> Result<Option<(String, bool)>, ApiError> {
         let known = || {
             self.resources
                 .lock()
@@ -318,7 +323,7 @@ impl Hub {
                 let is_namespaced = abilities.scope == kube::discovery::Scope::Namespaced;
                 (resource.plural, is_namespaced)
             }
-            Err(trouble) if trouble.is(404) || matches!(trouble, Trouble::NoSuchKind) => {
+            Err(trouble) if trouble.is(404) || matches!(trouble, ApiError::NoSuchKind) => {
                 return Ok(None);
             }
             Err(trouble) => return Err(trouble),
@@ -331,28 +336,29 @@ impl Hub {
 
     async fn records(&self) {
         match self.driver {
-            Driver::Secret => {
+            HelmDriver::Secret => {
                 let api: Api<Secret> = self.api();
                 self.listen(
                     "secrets",
-                    Metadata(api),
+                    MetadataOnly(api),
                     feed::HELM_SECRETS,
                     |tables, told| {
-                        let row = |item: &feed::SecretMetadata| StoredRow::of(&item.metadata);
+                        let row =
+                            |item: &feed::SecretMetadata| RecordSummaryRow::of(&item.metadata);
                         of(&mut tables.stored, told, row, |row| row.object.clone())
                     },
                 )
                 .await;
             }
-            Driver::ConfigMap => {
+            HelmDriver::ConfigMap => {
                 let api: Api<ConfigMap> = self.api();
                 self.listen(
                     "configmaps",
-                    Metadata(api),
+                    MetadataOnly(api),
                     feed::HELM_CONFIG_MAPS,
                     |tables, told| {
                         let row = |item: &kube::core::PartialObjectMeta<ConfigMap>| {
-                            StoredRow::of(&item.metadata)
+                            RecordSummaryRow::of(&item.metadata)
                         };
                         of(&mut tables.stored, told, row, |row| row.object.clone())
                     },
@@ -362,12 +368,12 @@ impl Hub {
         }
     }
 
-    fn pods(&self, tables: &mut Tables, told: Told<Pod>) -> bool {
+    fn pods(&self, tables: &mut ObjectCache, told: CacheEvent<Pod>) -> bool {
         let now = self.timeline.now();
         let is_first_list = tables.troubles.contains_key("pods");
-        let Tables { pods, .. } = tables;
+        let ObjectCache { pods, .. } = tables;
         let told = match told {
-            Told::Is(pod) => match PodRow::of(&pod) {
+            CacheEvent::Is(pod) => match PodSummary::of(&pod) {
                 Some(row) => {
                     let row = row.clone().after(pods.get(&row.name), now, is_first_list);
                     return pods.put(row.name.clone(), row);
@@ -376,13 +382,13 @@ impl Hub {
             },
             told => told,
         };
-        of(pods, told, PodRow::of, |row| row.name.clone())
+        of(pods, told, PodSummary::of, |row| row.name.clone())
     }
 
     async fn follow<K>(
         &self,
         what: &'static str,
-        take: impl Fn(&mut Tables, Told<K>) -> bool + Send + Sync,
+        take: impl Fn(&mut ObjectCache, CacheEvent<K>) -> bool + Send + Sync,
     ) where
         K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
             + Clone
@@ -392,12 +398,21 @@ impl Hub {
             + Sync
             + 'static,
     {
-        self.listen(what, Whole(self.api::<K>()), Selector::default(), take)
-            .await;
+        self.listen(
+            what,
+            WholeObjects(self.api::<K>()),
+            ObjectSelector::default(),
+            take,
+        )
+        .await;
     }
 
-    async fn workloads<K>(&self, what: &'static str, kind: Kind, row: fn(&K) -> Option<WorkloadRow>)
-    where
+    async fn workloads<K>(
+        &self,
+        what: &'static str,
+        kind: WorkloadKind,
+        row: fn(&K) -> Option<WorkloadSummary>,
+    ) where
         K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
             + Clone
             + serde::de::DeserializeOwned
@@ -408,27 +423,27 @@ impl Hub {
     {
         self.follow::<K>(what, move |tables, told| {
             let table = match kind {
-                Kind::Deployment => &mut tables.deployments,
-                Kind::StatefulSet => &mut tables.stateful_sets,
-                Kind::DaemonSet => &mut tables.daemon_sets,
+                WorkloadKind::Deployment => &mut tables.deployments,
+                WorkloadKind::StatefulSet => &mut tables.stateful_sets,
+                WorkloadKind::DaemonSet => &mut tables.daemon_sets,
             };
             of(table, told, row, |row| row.name.clone())
         })
         .await;
     }
 
-    async fn listen<S: feed::Source>(
+    async fn listen<S: feed::WatchSource>(
         &self,
         what: &'static str,
         source: S,
-        selector: Selector,
-        take: impl Fn(&mut Tables, Told<S::Item>) -> bool + Send + Sync,
+        selector: ObjectSelector,
+        take: impl Fn(&mut ObjectCache, CacheEvent<S::Item>) -> bool + Send + Sync,
     ) {
         feed::follow(source, selector, |told| {
             let mut tables = self.tables();
             let is_news = match told {
-                Told::Well => tables.troubles.remove(what).is_some(),
-                Told::Fails(trouble) => {
+                CacheEvent::Well => tables.troubles.remove(what).is_some(),
+                CacheEvent::Fails(trouble) => {
                     if trouble.is(403) {
                         self.doubt_rights();
                     }
@@ -460,7 +475,7 @@ impl Hub {
     }
 }
 
-fn hint(trouble: &Trouble, what: &str, namespace: &Namespace) -> String {
+fn hint(trouble: &ApiError, what: &str, namespace: &Namespace) -> String {
     if trouble.is(403) {
         return format!(
             "; grant get, list and watch on {what} in the namespace {namespace}, see `leadsman rbac`"
@@ -471,23 +486,23 @@ fn hint(trouble: &Trouble, what: &str, namespace: &Namespace) -> String {
 
 /// Puts what a feed tells into a table; whether it was news.
 fn of<T, K: std::hash::Hash + Eq, V: PartialEq>(
-    table: &mut Table<K, V>,
-    told: Told<T>,
+    table: &mut ObjectTable<K, V>,
+    told: CacheEvent<T>,
     row: impl Fn(&T) -> Option<V>,
     key: impl Fn(&V) -> K,
 ) -> bool {
     match told {
-        Told::Begin => {
+        CacheEvent::Begin => {
             table.begin();
             false
         }
         // While a list is incomplete, what is told of it is not yet the whole truth; the end of it is.
-        Told::End => {
+        CacheEvent::End => {
             table.end();
             true
         }
-        Told::Is(item) => row(&item).is_some_and(|row| table.put(key(&row), row)),
-        Told::Gone(item) => row(&item).is_some_and(|row| table.remove(&key(&row))),
-        Told::Well | Told::Fails(_) => false,
+        CacheEvent::Is(item) => row(&item).is_some_and(|row| table.put(key(&row), row)),
+        CacheEvent::Gone(item) => row(&item).is_some_and(|row| table.remove(&key(&row))),
+        CacheEvent::Well | CacheEvent::Fails(_) => false,
     }
 }

@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::checks::Obstacle;
-use super::hub::Tables;
-use crate::release::manifest::{self, Object};
-use crate::release::record::Record;
-use crate::release::{Facts, MAX_RUN_IMAGES, RunImage};
+use super::checks::PreflightFailure;
+use super::hub::ObjectCache;
+use crate::release::manifest::{self, ManifestObject};
+use crate::release::record::HelmRecord;
+use crate::release::{MAX_RUN_IMAGES, ReleaseState, RunImage};
 use crate::units::Revision;
 
 /// Containers of a release that are kept; names of a container's images; revisions with one name; and images under it.
@@ -25,7 +25,7 @@ const MAX_IDS: usize = 8;
 const MAX_REMARKS: usize = 5;
 
 /// A container: kind and name of its workload, and its own name.
-type Container = (Box<str>, Box<str>, Box<str>);
+type ContainerKey = (Box<str>, Box<str>, Box<str>);
 
 /// What a container ran in the pods of one revision.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ struct Run {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Moved {
     /// A workload would get nothing but the moved code.
-    pub(super) refused: Option<Obstacle>,
+    pub(super) refused: Option<PreflightFailure>,
     /// Workloads that get another image too: the rollback may cure them, so it is only said.
     pub(super) remarks: Vec<String>,
 }
@@ -104,11 +104,11 @@ impl Run {
 /// What each container last ran, the newest revision first. A workload that no revision changes keeps its pods for long,
 /// so what is old is counted for each container by itself.
 #[derive(Debug, Default)]
-pub(super) struct Images(BTreeMap<Container, Vec<Run>>);
+pub(super) struct ImageHistory(BTreeMap<ContainerKey, Vec<Run>>);
 
-impl Images {
+impl ImageHistory {
     /// Takes what pods run now.
-    pub(super) fn note(&mut self, tables: &Tables, facts: &Facts) {
+    pub(super) fn note(&mut self, tables: &ObjectCache, facts: &ReleaseState) {
         for run in self.0.values_mut().flatten() {
             run.is_live = false;
         }
@@ -174,14 +174,14 @@ impl Images {
         self.forget();
     }
 
-    fn put(&mut self, revision: Revision, container: Container, name: &str, id: &str) {
+    fn put(&mut self, revision: Revision, container: ContainerKey, name: &str, id: &str) {
         let run = self.run(revision, container, name);
         run.put(id);
         run.is_live = true;
     }
 
     /// What is known of a container's image in a revision.
-    fn run(&mut self, revision: Revision, container: Container, name: &str) -> &mut Run {
+    fn run(&mut self, revision: Revision, container: ContainerKey, name: &str) -> &mut Run {
         let runs = self.0.entry(container).or_default();
         let found = runs
             .iter()
@@ -236,7 +236,7 @@ impl Images {
     }
 
     /// Which code that served before the bad revision cannot be named any more by its target's manifest.
-    pub(super) fn moved(&self, bad: Revision, [before, target]: [&Record; 2]) -> Moved {
+    pub(super) fn moved(&self, bad: Revision, [before, target]: [&HelmRecord; 2]) -> Moved {
         let mut moved = Moved::default();
         let parsed = [before, target].map(|record| manifest::objects(&record.manifest));
         let [Ok(before), Ok(target)] = parsed else {
@@ -260,7 +260,7 @@ impl Images {
                     "{what}, so a rollback brings other images of {kind} {workload} back, but not this one"
                 ));
             } else if moved.refused.is_none() {
-                moved.refused = Some(Obstacle {
+                moved.refused = Some(PreflightFailure {
                     reason: "mutable_tag",
                     text: format!(
                         "{what}, so a rollback cannot bring the former code back; name images by their digest, or give each build a tag of its own"
@@ -273,7 +273,7 @@ impl Images {
     }
 
     /// In words, where the pods of an earlier revision ran another image under this name.
-    fn is_another(&self, container: &Container, run: &Run) -> Option<String> {
+    fn is_another(&self, container: &ContainerKey, run: &Run) -> Option<String> {
         let earlier = self.0.get(container)?.iter();
         let mut earlier = earlier.filter(|one| one.revision < run.revision);
         let old = earlier.find(|one| one.name == run.name && !one.ids.is_empty())?;
@@ -290,7 +290,7 @@ impl Images {
 
 /// The images of a workload's template, by the names of their containers.
 fn template_images<'a>(
-    objects: &'a [Object],
+    objects: &'a [ManifestObject],
     kind: &str,
     workload: &str,
 ) -> BTreeMap<&'a str, &'a str> {
@@ -321,8 +321,8 @@ mod tests {
         }
     }
 
-    fn images(all: &[(u32, &str, &str)]) -> Images {
-        let mut images = Images::default();
+    fn images(all: &[(u32, &str, &str)]) -> ImageHistory {
+        let mut images = ImageHistory::default();
         for (revision, name, id) in all {
             let container = ("Deployment".into(), "web".into(), "web".into());
             images.put(Revision(*revision), container, name, &full(id));
@@ -330,11 +330,11 @@ mod tests {
         images
     }
 
-    fn target(image: &str) -> Record {
+    fn target(image: &str) -> HelmRecord {
         with_containers(&format!("{{name: web, image: \"{image}\"}}"))
     }
 
-    fn with_containers(containers: &str) -> Record {
+    fn with_containers(containers: &str) -> HelmRecord {
         let manifest = format!(
             "apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: web\nspec:\n  template:\n    spec:\n      containers: [{containers}]\n"
         );
@@ -366,7 +366,7 @@ mod tests {
         }
     }
 
-    fn refused(images: &Images, records: [&Record; 2]) -> Option<Obstacle> {
+    fn refused(images: &ImageHistory, records: [&HelmRecord; 2]) -> Option<PreflightFailure> {
         images.moved(Revision(2), records).refused
     }
 
@@ -409,7 +409,7 @@ mod tests {
             ran.map(|id| (1, tag, full(id)))
         };
         let moved = |last: &str, new: &str| {
-            let mut images = Images::default();
+            let mut images = ImageHistory::default();
             for (revision, name, id) in old(last).into_iter().chain([(2, tag, full(new))]) {
                 let container = ("Deployment".into(), "web".into(), "web".into());
                 images.put(Revision(revision), container, name, &id);
@@ -530,7 +530,7 @@ mod tests {
         let before = images(&[(1, tag, "a"), (2, tag, "b")]);
         let text = serde_json::to_string(&before.to_stored()).unwrap();
         let stored: Vec<RunImage> = serde_json::from_str(&text).unwrap();
-        let mut after = Images::default();
+        let mut after = ImageHistory::default();
         after.remember(&stored);
         let (was, is) = (
             refused(&before, [&target(tag); 2]),
@@ -542,7 +542,7 @@ mod tests {
 
     #[test]
     fn little_is_stored_and_of_the_newest_revisions_first() {
-        let mut many = Images::default();
+        let mut many = ImageHistory::default();
         for revision in 1..=3 {
             for workload in 0..60 {
                 let name = format!("web-{workload}");
@@ -561,7 +561,7 @@ mod tests {
         };
         assert_eq!((of(3), of(2), of(1)), (60, 40, 0));
         // From outside there may be more.
-        let mut read = Images::default();
+        let mut read = ImageHistory::default();
         let more: Vec<RunImage> = stored.iter().chain(&stored).cloned().collect();
         read.remember(&more);
         assert_eq!(read.to_stored(), stored);
@@ -570,19 +570,19 @@ mod tests {
     #[test]
     fn revisions_that_are_counted_anew_are_not_compared_with_former_ones() {
         let mut images = images(&[(1, "web:latest", "a"), (7, "web:latest", "b")]);
-        let facts = Facts {
-            revisions: vec![crate::ledger::Stored {
+        let facts = ReleaseState {
+            revisions: vec![crate::ledger::StoredRevision {
                 revision: Revision(2),
-                status: crate::ledger::Status::Deployed,
+                status: crate::ledger::RevisionStatus::Deployed,
                 description: String::new(),
                 digest: None,
                 weak: None,
                 hooks_succeeded: true,
                 test_failed: false,
             }],
-            ..Facts::default()
+            ..ReleaseState::default()
         };
-        images.note(&Tables::default(), &facts);
+        images.note(&ObjectCache::default(), &facts);
         let stored = images.to_stored();
         assert_eq!(stored.len(), 1);
         assert_eq!(stored[0].revision, Revision(1));

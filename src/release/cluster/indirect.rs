@@ -6,9 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use super::hub::Tables;
-use super::tables::{Kind, WorkloadRow};
-use crate::release::manifest::Object;
+use super::hub::ObjectCache;
+use super::tables::{WorkloadKind, WorkloadSummary};
+use crate::release::manifest::ManifestObject;
 
 /// Services of one manifest, and makers of pods that are named.
 const MAX_SERVICES: usize = 100;
@@ -16,7 +16,7 @@ const MAX_MAKERS: usize = 3;
 
 /// A Service that selects no pods of the chart's own workloads.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Indirect {
+pub(super) struct UnownedService {
     name: Box<str>,
     selector: BTreeMap<String, String>,
     /// What of the manifest may make its pods, in words.
@@ -24,8 +24,8 @@ pub(super) struct Indirect {
 }
 
 /// Those of a manifest, as far as they are in the release's namespace.
-pub(super) fn services(objects: &[Object], namespace: &str) -> Vec<Indirect> {
-    let labels = |object: &Object| strings(object, "/spec/template/metadata/labels");
+pub(super) fn services(objects: &[ManifestObject], namespace: &str) -> Vec<UnownedService> {
+    let labels = |object: &ManifestObject| strings(object, "/spec/template/metadata/labels");
     let own: Vec<BTreeMap<String, String>> = objects
         .iter()
         .filter(|object| object.is_workload())
@@ -52,7 +52,7 @@ pub(super) fn services(objects: &[Object], namespace: &str) -> Vec<Indirect> {
             .is_some_and(|place| place != namespace);
         object.kind == "Service" && object.api_version == "v1" && !is_elsewhere
     });
-    let services = services.map(|object| Indirect {
+    let services = services.map(|object| UnownedService {
         name: object.name.as_str().into(),
         selector: strings(object, "/spec/selector"),
         makers: makers.join(", "),
@@ -64,7 +64,7 @@ pub(super) fn services(objects: &[Object], namespace: &str) -> Vec<Indirect> {
         .collect()
 }
 
-fn strings(object: &Object, place: &str) -> BTreeMap<String, String> {
+fn strings(object: &ManifestObject, place: &str) -> BTreeMap<String, String> {
     let fields = object.body.pointer(place).and_then(|it| it.as_object());
     fields
         .into_iter()
@@ -73,20 +73,23 @@ fn strings(object: &Object, place: &str) -> BTreeMap<String, String> {
         .collect()
 }
 
-impl Indirect {
+impl UnownedService {
     fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
         let mut selector = self.selector.iter();
         selector.all(|(key, value)| labels.get(key) == Some(value))
     }
 
-    fn workloads<'a>(&'a self, tables: &'a Tables) -> impl Iterator<Item = &'a WorkloadRow> {
+    fn workloads<'a>(
+        &'a self,
+        tables: &'a ObjectCache,
+    ) -> impl Iterator<Item = &'a WorkloadSummary> {
         tables
             .workloads()
             .filter(|row| !row.of_helm && self.selects(&row.labels))
     }
 
     /// What people are told of it.
-    pub(super) fn remark(&self, tables: &Tables) -> String {
+    pub(super) fn remark(&self, tables: &ObjectCache) -> String {
         let name = &self.name;
         let found: Vec<String> = self
             .workloads(tables)
@@ -111,9 +114,13 @@ impl Indirect {
 }
 
 /// The workloads that make the pods of these Services.
-pub(super) fn parts(services: &[Indirect], tables: &Tables) -> Vec<(Kind, Box<str>)> {
+pub(super) fn parts(
+    services: &[UnownedService],
+    tables: &ObjectCache,
+) -> Vec<(WorkloadKind, Box<str>)> {
     let found = services.iter().flat_map(|one| one.workloads(tables));
-    let mut parts: Vec<(Kind, Box<str>)> = found.map(|row| (row.kind, row.name.clone())).collect();
+    let mut parts: Vec<(WorkloadKind, Box<str>)> =
+        found.map(|row| (row.kind, row.name.clone())).collect();
     parts.sort();
     parts.dedup();
     parts
@@ -140,7 +147,7 @@ mod tests {
     fn a_service_without_a_workload_of_the_chart_leads_to_its_pods() {
         let services = services(&manifest::objects(CHART).unwrap(), "shop");
         assert_eq!(services.len(), 1);
-        let mut tables = Tables::default();
+        let mut tables = ObjectCache::default();
         let said = services[0].remark(&tables);
         assert!(
             said.contains("Service play has come cannot be seen") && said.contains("Rollout play"),
@@ -155,14 +162,14 @@ mod tests {
             let object = serde_json::json!({"metadata": meta, "spec": {
                 "selector": {}, "template": {"metadata": {"labels": {"app": "play", "x": "y"}}}
             }});
-            WorkloadRow::of_deployment(&serde_json::from_value(object).unwrap()).unwrap()
+            WorkloadSummary::of_deployment(&serde_json::from_value(object).unwrap()).unwrap()
         };
         tables.put_workload(row(true));
         assert_eq!(parts(&services, &tables), []);
         tables.put_workload(row(false));
         assert_eq!(
             parts(&services, &tables),
-            [(Kind::Deployment, "played".into())]
+            [(WorkloadKind::Deployment, "played".into())]
         );
         let said = services[0].remark(&tables);
         assert!(said.contains("selects pods of Deployment played"), "{said}");

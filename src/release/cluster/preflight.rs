@@ -7,21 +7,21 @@ use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client};
 use tokio::time::Instant;
 
-use super::Cluster;
-use super::api::{Trouble, ask};
-use super::checks::{self, Allowed, Obstacle};
+use super::ClusterEngine;
+use super::api::{ApiError, ask};
+use super::checks::{self, CheckPermissions, PreflightFailure};
 use super::facts::status_of;
 use super::granted::Asker;
 use super::helm_version;
 use super::images;
 use super::replicas::{self, KeptReplicas};
 use super::rights;
-use super::rights::Rights;
-use super::scope::Scope;
+use super::rights::RbacRights;
+use super::scope::ApiScope;
 use super::turn;
-use crate::release::manifest::Object;
-use crate::release::record::Record;
-use crate::release::{Plan, Refusal};
+use crate::release::manifest::ManifestObject;
+use crate::release::record::HelmRecord;
+use crate::release::{RollbackError, RollbackPlan};
 use crate::units::Revision;
 
 /// A waiting upgrade is given so long before it is rolled back over.
@@ -39,8 +39,11 @@ const MAX_RETURNING: usize = 50;
 /// Sentences on one rollback, beside those on autoscalers.
 const MAX_FORESEEN: usize = 12;
 
-impl Cluster {
-    pub(super) async fn may_be_turned_back(&self, plan: &Plan) -> Result<(), Refusal> {
+impl ClusterEngine {
+    pub(super) async fn may_be_turned_back(
+        &self,
+        plan: &RollbackPlan,
+    ) -> Result<(), RollbackError> {
         let looked = self.wait_until_clear(plan).await;
         if plan.is_rehearsal {
             let is_lacking = looked.as_ref().is_err_and(|why| why.reason() == "rights");
@@ -55,7 +58,7 @@ impl Cluster {
     }
 
     /// Who asks for rights: in the minutely look of what was well a minute ago, answers may be minutes old.
-    fn asker(&self, plan: &Plan) -> Asker {
+    fn asker(&self, plan: &RollbackPlan) -> Asker {
         let is_as_before = *self.looked() == Some((plan.bad, plan.target, true));
         match (plan.is_rehearsal, is_as_before) {
             (true, true) => Asker::Rest,
@@ -68,31 +71,34 @@ impl Cluster {
         self.looked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn wait_until_clear(&self, plan: &Plan) -> Result<(), Refusal> {
+    async fn wait_until_clear(&self, plan: &RollbackPlan) -> Result<(), RollbackError> {
         let began = Instant::now();
         loop {
             match self.look(plan).await {
                 Ok(None) => return Ok(()),
                 Ok(Some(why)) if began.elapsed() > WAIT => {
                     let why = format!("waited {} s, and {why}", WAIT.as_secs());
-                    return Err(Refusal::prevented("pending", self.with_command(plan, &why)));
+                    return Err(RollbackError::prevented(
+                        "pending",
+                        self.with_command(plan, &why),
+                    ));
                 }
                 // A rehearsal asks what would be in the way, not how long.
                 Ok(Some(_)) if plan.is_rehearsal => return Ok(()),
                 Ok(Some(why)) => {
                     tracing::info!(release = %self.release, "The rollback waits: {why}");
                 }
-                Err(Refused::Is(refusal)) => return Err(refusal),
-                Err(Refused::Trouble(trouble))
+                Err(PreflightError::Is(refusal)) => return Err(refusal),
+                Err(PreflightError::Trouble(trouble))
                     if self.may_pass(&trouble) && !plan.is_rehearsal && began.elapsed() <= WAIT =>
                 {
                     tracing::warn!(release = %self.release, %trouble, "The rollback waits for the API server");
                 }
-                Err(Refused::Trouble(trouble)) => {
+                Err(PreflightError::Trouble(trouble)) => {
                     if trouble.is(403) {
                         self.hub.doubt_rights();
                     }
-                    return Err(Refusal::Storage(self.with_command(plan, &trouble)));
+                    return Err(RollbackError::Storage(self.with_command(plan, &trouble)));
                 }
             }
             tokio::time::sleep(LOOK_AGAIN).await;
@@ -100,29 +106,29 @@ impl Cluster {
     }
 
     /// Looks once; why it has to be waited, if so.
-    async fn look(&self, plan: &Plan) -> Result<Option<String>, Refused> {
+    async fn look(&self, plan: &RollbackPlan) -> Result<Option<String>, PreflightError> {
         let version = helm_version::of(&self.policy)
             .await
-            .map_err(|why| Refusal::prevented("helm", self.with_command(plan, &why)))?;
+            .map_err(|why| RollbackError::prevented("helm", self.with_command(plan, &why)))?;
         let rows = self.records.list(&self.release).await?;
         let Some(newest) = rows.last() else {
             let why = format!("the release {} is gone, with its history", self.release);
-            return Err(Refusal::prevented("uninstalled", why).into());
+            return Err(RollbackError::prevented("uninstalled", why).into());
         };
         let status = status_of(newest);
         if turn::is_removed(status) {
             return Err(turn::removed(newest.revision, status).into());
         }
         if newest.revision != plan.bad {
-            return Err(Refusal::Overtaken {
+            return Err(RollbackError::Overtaken {
                 bad: plan.bad,
                 newest: newest.revision,
             }
             .into());
         }
         // Before any record is read: the large one may be one of these.
-        if let Some(Obstacle { reason, text }) = self.too_large_for_helm().await? {
-            return Err(Refusal::prevented(reason, self.with_command(plan, &text)).into());
+        if let Some(PreflightFailure { reason, text }) = self.too_large_for_helm().await? {
+            return Err(RollbackError::prevented(reason, self.with_command(plan, &text)).into());
         }
         let target = self
             .record(plan.target)
@@ -130,7 +136,7 @@ impl Cluster {
             .filter(|record| record.digest() == plan.digest);
         let Some(target) = target else {
             let target = plan.target;
-            return Err(Refusal::TargetGone { target }.into());
+            return Err(RollbackError::TargetGone { target }.into());
         };
         // A minutely look at rest asks whether what serves could be written again.
         let bad = if plan.bad == plan.target {
@@ -139,7 +145,7 @@ impl Cluster {
             self.record(plan.bad).await?
         };
         let Some(bad) = bad else {
-            return Err(Refusal::prevented(
+            return Err(RollbackError::prevented(
                 "unreadable",
                 self.with_command(
                     plan,
@@ -154,7 +160,9 @@ impl Cluster {
                     "revision {} itself is {status}: its own operation still waits, and release.rollback.while_pending = false says to leave it; end that, or roll back over it",
                     plan.bad
                 );
-                return Err(Refusal::prevented("pending", self.with_command(plan, &why)).into());
+                return Err(
+                    RollbackError::prevented("pending", self.with_command(plan, &why)).into(),
+                );
             }
             let since = self.hub.now().since(self.seen_since(plan.bad));
             if since < PENDING_FOR {
@@ -168,7 +176,7 @@ impl Cluster {
                 return Ok(Some(format!("its hook {} runs", hook.name)));
             }
         }
-        let allowed = Allowed {
+        let allowed = CheckPermissions {
             migrations: self.policy.may.after_migrations,
             keeper: self.policy.may.against_gitops,
             kinds: &self.policy.may.delete,
@@ -178,7 +186,7 @@ impl Cluster {
         let scoped = self.scoped(&bad, &target).await?;
         let fixed = checks::with_fixed_changes(&bad, &target, &scoped.scope);
         let gone = self.gone(fixed).await?;
-        let allowed = Allowed {
+        let allowed = CheckPermissions {
             gone: &gone,
             ..allowed
         };
@@ -219,7 +227,7 @@ impl Cluster {
                     if !plan.is_rehearsal {
                         return Ok(Some(why));
                     }
-                    obstacles.push(Obstacle {
+                    obstacles.push(PreflightFailure {
                         reason: "webhook_away",
                         text: why,
                     });
@@ -249,7 +257,7 @@ impl Cluster {
         };
         let texts: Vec<&str> = obstacles.iter().map(|one| one.text.as_str()).collect();
         let text = self.with_command(plan, &texts.join("; "));
-        Err(Refusal::prevented(first.reason, text).into())
+        Err(RollbackError::prevented(first.reason, text).into())
     }
 
     /// Keeps what people should know of the rollback for the status and the timeline.
@@ -263,8 +271,8 @@ impl Cluster {
     }
 
     /// Says when rights are missing without which a rollback goes on, and people learn less of why.
-    async fn say_what_evidence_lacks(&self, asker: Asker) -> Result<(), Trouble> {
-        let needed = Rights::to_collect(self.hub.namespace().as_str());
+    async fn say_what_evidence_lacks(&self, asker: Asker) -> Result<(), ApiError> {
+        let needed = RbacRights::to_collect(self.hub.namespace().as_str());
         let missing = self.hub.missing(&needed, asker).await?.join(", ");
         let mut known = self.lacking.lock().unwrap_or_else(PoisonError::into_inner);
         if !missing.is_empty() && *known != missing {
@@ -281,9 +289,9 @@ impl Cluster {
     /// target has them, and the revision that is turned back does not.
     async fn unknown_to_helm(
         &self,
-        bad: &Record,
-        returning: Vec<Object>,
-    ) -> Result<Option<Obstacle>, Trouble> {
+        bad: &HelmRecord,
+        returning: Vec<ManifestObject>,
+    ) -> Result<Option<PreflightFailure>, ApiError> {
         let mut found = Vec::new();
         for object in returning.into_iter().take(MAX_RETURNING) {
             let client = self.hub.acting()?.clone();
@@ -294,7 +302,7 @@ impl Cluster {
                 found.push(object);
             }
         }
-        Ok((!found.is_empty()).then(|| Obstacle {
+        Ok((!found.is_empty()).then(|| PreflightFailure {
             reason: "no_original",
             text: format!(
                 "{} is there although revision {} does not have it, and Helm 3 stops half-way at that; delete it, or use Helm 4.2 or newer",
@@ -305,7 +313,7 @@ impl Cluster {
     }
 
     /// Those of some objects that are not in the cluster, as a Job that was removed when its time was over.
-    async fn gone(&self, objects: Vec<Object>) -> Result<Vec<Object>, Trouble> {
+    async fn gone(&self, objects: Vec<ManifestObject>) -> Result<Vec<ManifestObject>, ApiError> {
         let mut gone = Vec::new();
         for object in objects.into_iter().take(MAX_RETURNING) {
             let client = self.hub.acting()?.clone();
@@ -327,8 +335,8 @@ impl Cluster {
     pub(super) async fn api_of(
         &self,
         client: Client,
-        object: &Object,
-    ) -> Result<Option<Api<DynamicObject>>, Trouble> {
+        object: &ManifestObject,
+    ) -> Result<Option<Api<DynamicObject>>, ApiError> {
         let Some((group, version)) = rights::split(&object.api_version) else {
             return Ok(None);
         };
@@ -347,7 +355,7 @@ impl Cluster {
     }
 
     /// The tool that keeps a workload of the release, by what is in the cluster.
-    fn keeper(&self, objects: &[Object]) -> Option<&'static str> {
+    fn keeper(&self, objects: &[ManifestObject]) -> Option<&'static str> {
         let tables = self.hub.tables();
         let own = |kind: &str, name: &str| {
             objects
@@ -363,15 +371,15 @@ impl Cluster {
     /// What helm, or Leadsman beside it, would have to be allowed, and is not.
     async fn rights(
         &self,
-        objects: &[Object],
-        target: &Record,
+        objects: &[ManifestObject],
+        target: &HelmRecord,
         asker: Asker,
-    ) -> Result<Vec<Obstacle>, Trouble> {
+    ) -> Result<Vec<PreflightFailure>, ApiError> {
         let hooks = rights::rollback_hooks(target);
         let (namespace, driver) = (self.hub.namespace().as_str(), self.hub.driver());
         let (mut of_helm, unknown) = rights::to_change(&self.hub, objects, &hooks).await?;
-        of_helm.extend(Rights::to_record(namespace, driver));
-        let mut own = Rights::to_amend(namespace, driver);
+        of_helm.extend(RbacRights::to_record(namespace, driver));
+        let mut own = RbacRights::to_amend(namespace, driver);
         let has_ordered = objects.iter().any(|object| object.kind == "StatefulSet");
         if has_ordered && self.policy.may.unblock_statefulsets {
             own.add(namespace, "", "pods", &["delete"]);
@@ -379,7 +387,7 @@ impl Cluster {
         let mut obstacles = Vec::new();
         if !unknown.is_empty() {
             let unknown: Vec<String> = unknown.into_iter().collect();
-            obstacles.push(Obstacle {
+            obstacles.push(PreflightFailure {
                 reason: "unknown_kind",
                 text: format!("the cluster does not have {}", unknown.join(", ")),
             });
@@ -404,7 +412,7 @@ impl Cluster {
         missing.sort();
         missing.dedup();
         if !missing.is_empty() {
-            obstacles.push(Obstacle {
+            obstacles.push(PreflightFailure {
                 reason: "rights",
                 text: format!(
                     "rights are missing: {}; `leadsman rbac` prints what is needed",
@@ -419,7 +427,7 @@ impl Cluster {
 /// A rollback of which people are told.
 #[derive(Debug, Clone, Copy)]
 struct About<'a> {
-    plan: &'a Plan,
+    plan: &'a RollbackPlan,
     /// Whether it begins now; otherwise it might.
     begins: bool,
 }
@@ -427,8 +435,8 @@ struct About<'a> {
 /// What people should know of a rollback: before it, and in other words when it is done, so that the timeline says both.
 fn foreseen(
     About { plan, begins }: About<'_>,
-    [bad, target]: [&Record; 2],
-    (scope, namespace): (&Scope, &str),
+    [bad, target]: [&HelmRecord; 2],
+    (scope, namespace): (&ApiScope, &str),
     kept: &[KeptReplicas],
 ) -> Vec<String> {
     let mut foreseen = replicas::remarks(kept);
@@ -453,19 +461,19 @@ fn foreseen(
 }
 
 /// Why a look ended without an answer.
-pub(super) enum Refused {
-    Is(Refusal),
-    Trouble(Trouble),
+pub(super) enum PreflightError {
+    Is(RollbackError),
+    Trouble(ApiError),
 }
 
-impl From<Refusal> for Refused {
-    fn from(refusal: Refusal) -> Self {
+impl From<RollbackError> for PreflightError {
+    fn from(refusal: RollbackError) -> Self {
         Self::Is(refusal)
     }
 }
 
-impl From<Trouble> for Refused {
-    fn from(trouble: Trouble) -> Self {
+impl From<ApiError> for PreflightError {
+    fn from(trouble: ApiError) -> Self {
         Self::Trouble(trouble)
     }
 }
@@ -473,14 +481,14 @@ impl From<Trouble> for Refused {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::Digest;
+    use crate::ledger::ContentDigest;
     use crate::release::cluster::checks::tests::plain;
 
-    fn plan(bad: u32) -> Plan {
-        Plan {
+    fn plan(bad: u32) -> RollbackPlan {
+        RollbackPlan {
             bad: Revision(bad),
             target: Revision(4),
-            digest: Digest("4444".into()),
+            digest: ContentDigest("4444".into()),
             reason: String::new(),
             is_rehearsal: false,
             fence: 1,
@@ -497,9 +505,9 @@ mod tests {
             };
             plain(&(0..count).map(job).collect::<String>())
         };
-        let scope = Scope::for_tests("shop", &[("batch/v1", "Job", "jobs")]);
+        let scope = ApiScope::for_tests("shop", &[("batch/v1", "Job", "jobs")]);
         let (bad, target) = (jobs(1), jobs(0));
-        let told = |bad_number, begins, bad: &Record| {
+        let told = |bad_number, begins, bad: &HelmRecord| {
             let plan = &plan(bad_number);
             let about = About { plan, begins };
             foreseen(about, [bad, &target], (&scope, "shop"), &[])

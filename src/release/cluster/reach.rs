@@ -2,31 +2,35 @@
 
 use std::collections::BTreeSet;
 
-use super::Cluster;
-use super::api::Trouble;
-use super::checks::Obstacle;
-use super::helm_proxy::{HelmProxy, Reach};
-use super::preflight::Refused;
-use super::scope::{Contents, Identity, Scope, shown};
-use crate::config::settings::May;
-use crate::release::manifest::Object;
-use crate::release::record::Record;
-use crate::release::{Plan, Refusal};
+use super::ClusterEngine;
+use super::api::ApiError;
+use super::checks::PreflightFailure;
+use super::helm_proxy::{HelmProxy, HelmReach};
+use super::preflight::PreflightError;
+use super::scope::{ApiScope, Contents, ObjectIdentity, shown};
+use crate::config::settings::RollbackPermissions;
+use crate::release::manifest::ManifestObject;
+use crate::release::record::HelmRecord;
+use crate::release::{RollbackError, RollbackPlan};
 use crate::units::Revision;
 
 /// What was looked at for one rollback.
-pub(super) struct Scoped {
-    pub(super) scope: Scope,
+pub(super) struct ScopeCheck {
+    pub(super) scope: ApiScope,
     contents: Contents,
     /// What the rollback would change, and may not.
-    pub(super) obstacles: Vec<Obstacle>,
+    pub(super) obstacles: Vec<PreflightFailure>,
 }
 
-impl Scoped {
+impl ScopeCheck {
     /// Without the objects that the rollback leaves alone.
-    pub(super) fn without_left_alone(&self, objects: &[Object], may: &May) -> Vec<Object> {
+    pub(super) fn without_left_alone(
+        &self,
+        objects: &[ManifestObject],
+        may: &RollbackPermissions,
+    ) -> Vec<ManifestObject> {
         let left_alone = self.scope.left_alone(&self.contents, may);
-        let left_alone: BTreeSet<Identity<'_>> = left_alone
+        let left_alone: BTreeSet<ObjectIdentity<'_>> = left_alone
             .into_values()
             .map(|object| self.scope.identity(object))
             .collect();
@@ -36,9 +40,9 @@ impl Scoped {
     }
 
     /// What helm may reach.
-    pub(super) fn reach(&self, own: &str, may: &May) -> Reach {
+    pub(super) fn reach(&self, own: &str, may: &RollbackPermissions) -> HelmReach {
         let left_alone = self.scope.left_alone(&self.contents, may);
-        Reach {
+        HelmReach {
             namespaces: may
                 .namespaces
                 .iter()
@@ -55,11 +59,15 @@ impl Scoped {
     }
 }
 
-impl Cluster {
+impl ClusterEngine {
     /// Where the objects of a rollback live, and what of that it may not change.
-    pub(super) async fn scoped(&self, bad: &Record, target: &Record) -> Result<Scoped, Trouble> {
+    pub(super) async fn scoped(
+        &self,
+        bad: &HelmRecord,
+        target: &HelmRecord,
+    ) -> Result<ScopeCheck, ApiError> {
         let (contents, mut obstacles) = Contents::of(bad, target);
-        let scope = Scope::of(&self.hub, contents.all()).await?;
+        let scope = ApiScope::of(&self.hub, contents.all()).await?;
         let own = self.hub.namespace().as_str();
         obstacles.extend(scope.refusals(&contents, &self.policy.may));
         obstacles.extend(
@@ -67,7 +75,7 @@ impl Cluster {
                 .iter()
                 .filter_map(|record| of_another_namespace(record, own)),
         );
-        Ok(Scoped {
+        Ok(ScopeCheck {
             scope,
             contents,
             obstacles,
@@ -78,17 +86,17 @@ impl Cluster {
     /// which helm reaches that and nothing else. Nor does it matter then when somebody changes the record afterwards.
     pub(super) async fn way_to_the_cluster(
         &self,
-        plan: &Plan,
+        plan: &RollbackPlan,
         bad: Revision,
-    ) -> Result<(Record, HelmProxy), Refused> {
+    ) -> Result<(HelmRecord, HelmProxy), PreflightError> {
         let target = self.record(plan.target).await?;
         let target = target.filter(|record| record.digest() == plan.digest);
-        let target = target.ok_or(Refusal::TargetGone {
+        let target = target.ok_or(RollbackError::TargetGone {
             target: plan.target,
         })?;
         let bad = self.record(bad).await?.ok_or_else(|| {
             let why = format!("the record of revision {bad} cannot be read");
-            Refusal::prevented("unreadable", self.with_command(plan, &why))
+            RollbackError::prevented("unreadable", self.with_command(plan, &why))
         })?;
         let scoped = self.scoped(&bad, &target).await?;
         if let Some(first) = scoped.obstacles.first() {
@@ -98,7 +106,7 @@ impl Cluster {
                 .map(|one| one.text.as_str())
                 .collect();
             let text = self.with_command(plan, &texts.join("; "));
-            return Err(Refusal::prevented(first.reason, text).into());
+            return Err(RollbackError::prevented(first.reason, text).into());
         }
         let policy = &self.policy;
         let mut reach = scoped.reach(self.hub.namespace().as_str(), &policy.may);
@@ -111,7 +119,7 @@ impl Cluster {
                 "helm cannot be given a way to the API server in {}: {error}; see kubernetes.scratch",
                 policy.scratch.display()
             );
-            Refusal::prevented("helm", self.with_command(plan, &why))
+            RollbackError::prevented("helm", self.with_command(plan, &why))
         })?;
         Ok((target, proxy))
     }
@@ -119,9 +127,9 @@ impl Cluster {
 
 /// What a record says of its own namespace, where that is not the one that it is stored in: helm looks there for pods of
 /// hooks.
-pub(super) fn of_another_namespace(record: &Record, own: &str) -> Option<Obstacle> {
+pub(super) fn of_another_namespace(record: &HelmRecord, own: &str) -> Option<PreflightFailure> {
     let said = record.namespace.as_str();
-    (!said.is_empty() && said != own).then(|| Obstacle {
+    (!said.is_empty() && said != own).then(|| PreflightFailure {
         reason: "foreign_namespace",
         text: format!(
             "the record of revision {} says that it is of the namespace {}, and is stored in {own}; deploy the release anew",

@@ -7,10 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
 
-use super::Cluster;
-use super::api::Trouble;
-use super::checks::Obstacle;
-use super::records::Unpacked;
+use super::ClusterEngine;
+use super::api::ApiError;
+use super::checks::PreflightFailure;
+use super::records::UnpackedSize;
 use crate::release::record::MAX_INFLATED;
 
 /// What helm takes before it reads any record, in bytes. Measured with Helm 3.21 and 4.3: 90 MB.
@@ -25,11 +25,11 @@ const fn most(memory: u64) -> u64 {
 }
 
 /// By the name of an object its version, and how large its record is.
-pub(super) type Sizes = BTreeMap<Box<str>, (Box<str>, Unpacked)>;
+pub(super) type RecordSizes = BTreeMap<Box<str>, (Box<str>, UnpackedSize)>;
 
-impl Cluster {
+impl ClusterEngine {
     /// What speaks against starting helm: a record that is too large, or all of them together.
-    pub(super) async fn too_large_for_helm(&self) -> Result<Option<Obstacle>, Trouble> {
+    pub(super) async fn too_large_for_helm(&self) -> Result<Option<PreflightFailure>, ApiError> {
         let stored = self.records.read_by_helm(&self.release).await?;
         let sizes = || self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
         let names: BTreeSet<&str> = stored.iter().map(|(object, _)| &**object).collect();
@@ -46,7 +46,7 @@ impl Cluster {
             }
         }
         let text = too_large(&sizes(), self.policy.helm_memory, &self.remedy());
-        Ok(text.map(|text| Obstacle {
+        Ok(text.map(|text| PreflightFailure {
             reason: "too_large",
             text,
         }))
@@ -54,8 +54,8 @@ impl Cluster {
 
     fn remedy(&self) -> impl Fn(&str) -> String {
         let kind = match self.hub.driver() {
-            super::Driver::Secret => "secret",
-            super::Driver::ConfigMap => "configmap",
+            super::HelmDriver::Secret => "secret",
+            super::HelmDriver::ConfigMap => "configmap",
         };
         let namespace = self.hub.namespace().clone();
         move |object| format!("kubectl delete {kind} {object} --namespace {namespace}")
@@ -63,7 +63,7 @@ impl Cluster {
 }
 
 /// Which record is too large, or that all of them are.
-fn too_large(sizes: &Sizes, memory: u64, remedy: &dyn Fn(&str) -> String) -> Option<String> {
+fn too_large(sizes: &RecordSizes, memory: u64, remedy: &dyn Fn(&str) -> String) -> Option<String> {
     let largest = sizes.iter().max_by_key(|(_, (_, record))| record.size);
     if let Some((object, (_, record))) = largest
         && record.size > MAX_INFLATED
@@ -91,9 +91,9 @@ mod tests {
 
     const MIB: u64 = 1024 * 1024;
 
-    fn sizes(all: &[(&str, u64)]) -> Sizes {
+    fn sizes(all: &[(&str, u64)]) -> RecordSizes {
         let sized = |(object, size): &(&str, u64)| {
-            let record = Unpacked {
+            let record = UnpackedSize {
                 stored: 648_000,
                 size: *size,
             };

@@ -9,13 +9,13 @@ use kube::api::ListParams;
 use kube::{Api, Client};
 use tokio::sync::Semaphore;
 
-use super::Driver;
-use super::amend::{self, Change};
-use super::api::{PATIENCE, Trouble, ask};
-use super::tables::StoredRow;
-use crate::api_client::Writer;
+use super::HelmDriver;
+use super::amend::{self, RecordChange};
+use super::api::{ApiError, PATIENCE, ask};
+use super::tables::RecordSummaryRow;
+use crate::api_client::ApiWriter;
 use crate::permit::Permit;
-use crate::release::record::{self, Record};
+use crate::release::record::{self, HelmRecord};
 use crate::units::{Namespace, ReleaseName};
 
 /// Payloads that are in memory at a time, over all releases: each takes a MiB or two from when it is asked for until it is
@@ -32,11 +32,11 @@ const PAGE: u32 = 500;
 const MAX_ROWS: usize = 20_000;
 
 /// What came of fetching a record: its version, and what is in it or why that cannot be read. `None` when it is gone.
-pub(super) type Fetched<T = Record> = Option<(Box<str>, Result<T, String>)>;
+pub(super) type FetchedRecord<T = HelmRecord> = Option<(Box<str>, Result<T, String>)>;
 
 /// How large a record is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Unpacked {
+pub(super) struct UnpackedSize {
     /// As it is stored, in bytes.
     pub(super) stored: u64,
     /// When unpacked, in bytes.
@@ -48,11 +48,11 @@ pub(super) struct Unpacked {
 pub(super) struct Records {
     client: Client,
     namespace: Arc<str>,
-    driver: Driver,
+    driver: HelmDriver,
 }
 
 impl Records {
-    pub(super) fn new(client: Client, namespace: &Namespace, driver: Driver) -> Self {
+    pub(super) fn new(client: Client, namespace: &Namespace, driver: HelmDriver) -> Self {
         Self {
             client,
             namespace: namespace.as_str().into(),
@@ -69,15 +69,15 @@ impl Records {
     }
 
     /// The object's version and payload.
-    async fn payload(&self, object: &str) -> Result<Option<(Box<str>, Vec<u8>)>, Trouble> {
+    async fn payload(&self, object: &str) -> Result<Option<(Box<str>, Vec<u8>)>, ApiError> {
         let version = |version: Option<String>| version.unwrap_or_default().into_boxed_str();
         Ok(match self.driver {
-            Driver::Secret => ask(self.secrets().get_opt(object)).await?.map(|secret| {
+            HelmDriver::Secret => ask(self.secrets().get_opt(object)).await?.map(|secret| {
                 let payload = secret.data.and_then(|mut data| data.remove("release"));
                 let payload = payload.map_or_else(Vec::new, |bytes| bytes.0);
                 (version(secret.metadata.resource_version), payload)
             }),
-            Driver::ConfigMap => ask(self.config_maps().get_opt(object)).await?.map(|map| {
+            HelmDriver::ConfigMap => ask(self.config_maps().get_opt(object)).await?.map(|map| {
                 let payload = map.data.and_then(|mut data| data.remove("release"));
                 let payload = payload.map_or_else(Vec::new, String::into_bytes);
                 (version(map.metadata.resource_version), payload)
@@ -89,7 +89,7 @@ impl Records {
     ///
     /// # Errors
     /// When the API server cannot be asked; a payload that cannot be read is no error of that kind.
-    pub(super) async fn fetch(&self, object: &str) -> Result<Fetched, Trouble> {
+    pub(super) async fn fetch(&self, object: &str) -> Result<FetchedRecord, ApiError> {
         self.fetch_as(object, Ok).await
     }
 
@@ -101,8 +101,8 @@ impl Records {
     pub(super) async fn fetch_as<T: Send + 'static>(
         &self,
         object: &str,
-        read: impl FnOnce(Record) -> Result<T, String> + Send + 'static,
-    ) -> Result<Fetched<T>, Trouble> {
+        read: impl FnOnce(HelmRecord) -> Result<T, String> + Send + 'static,
+    ) -> Result<FetchedRecord<T>, ApiError> {
         // The semaphores are never closed; without a permit it would only take more memory.
         let _fetching = FETCHING.acquire().await;
         let fetched = self.payload(object).await?;
@@ -130,19 +130,19 @@ impl Records {
         &self,
         object: &str,
         most: u64,
-    ) -> Result<Option<(Box<str>, Unpacked)>, Trouble> {
+    ) -> Result<Option<(Box<str>, UnpackedSize)>, ApiError> {
         let _fetching = FETCHING.acquire().await;
         let Some((version, payload)) = self.payload(object).await? else {
             return Ok(None);
         };
         let permit = DECODING.acquire().await;
-        let counted = tokio::task::spawn_blocking(move || Unpacked {
+        let counted = tokio::task::spawn_blocking(move || UnpackedSize {
             stored: payload.len() as u64,
             size: record::unpacked_size(&payload, most),
         });
         let counted = counted.await;
         drop(permit);
-        let counted = counted.map_err(|error| Trouble::Unreadable(error.to_string()))?;
+        let counted = counted.map_err(|error| ApiError::Unreadable(error.to_string()))?;
         Ok(Some((version, counted)))
     }
 
@@ -154,7 +154,7 @@ impl Records {
     pub(super) async fn read_by_helm(
         &self,
         release: &ReleaseName,
-    ) -> Result<Vec<(Box<str>, Box<str>)>, Trouble> {
+    ) -> Result<Vec<(Box<str>, Box<str>)>, ApiError> {
         let params = ListParams::default().labels(&format!("owner=helm,name={release}"));
         let named = |meta: &ObjectMeta| {
             let version = meta.resource_version.as_deref().unwrap_or_default();
@@ -165,15 +165,18 @@ impl Records {
 
     /// The records of a release by their metadata, ascending, as they are at this moment. Page by page, each with the
     /// limit of a request, so that a history of ten thousand is read as well.
-    pub(super) async fn list(&self, release: &ReleaseName) -> Result<Vec<StoredRow>, Trouble> {
+    pub(super) async fn list(
+        &self,
+        release: &ReleaseName,
+    ) -> Result<Vec<RecordSummaryRow>, ApiError> {
         let mut rows = self.rows(&format!("owner=helm,name={release}")).await?;
         rows.sort_by_key(|row| row.revision);
         Ok(rows)
     }
 
     /// The newest record of each release of the namespace, as it is at this moment.
-    pub(super) async fn newest(&self) -> Result<Vec<StoredRow>, Trouble> {
-        let mut newest: BTreeMap<Box<str>, StoredRow> = BTreeMap::new();
+    pub(super) async fn newest(&self) -> Result<Vec<RecordSummaryRow>, ApiError> {
+        let mut newest: BTreeMap<Box<str>, RecordSummaryRow> = BTreeMap::new();
         for row in self.rows("owner=helm").await? {
             let known = newest.get(&row.release);
             if known.is_none_or(|known| known.revision < row.revision) {
@@ -183,29 +186,29 @@ impl Records {
         Ok(newest.into_values().collect())
     }
 
-    async fn rows(&self, labels: &str) -> Result<Vec<StoredRow>, Trouble> {
+    async fn rows(&self, labels: &str) -> Result<Vec<RecordSummaryRow>, ApiError> {
         let mut params = ListParams::default().labels(labels);
-        if matches!(self.driver, Driver::Secret) {
+        if matches!(self.driver, HelmDriver::Secret) {
             params = params.fields("type=helm.sh/release.v1");
         }
-        self.each(params, StoredRow::of).await
+        self.each(params, RecordSummaryRow::of).await
     }
 
     async fn each<T>(
         &self,
         params: ListParams,
         row: impl Fn(&ObjectMeta) -> Option<T>,
-    ) -> Result<Vec<T>, Trouble> {
+    ) -> Result<Vec<T>, ApiError> {
         let mut params = params.limit(PAGE);
         let mut rows: Vec<T> = Vec::new();
         loop {
             let (metas, next): (Vec<ObjectMeta>, _) = match self.driver {
-                Driver::Secret => {
+                HelmDriver::Secret => {
                     let list = ask(self.secrets().list_metadata(&params)).await?;
                     let metas = list.items.into_iter().map(|item| item.metadata);
                     (metas.collect(), list.metadata.continue_)
                 }
-                Driver::ConfigMap => {
+                HelmDriver::ConfigMap => {
                     let list = ask(self.config_maps().list_metadata(&params)).await?;
                     let metas = list.items.into_iter().map(|item| item.metadata);
                     (metas.collect(), list.metadata.continue_)
@@ -220,7 +223,7 @@ impl Records {
                         "more than {MAX_ROWS} stored revisions ({labels}), so which one is the newest is not known; remove old ones with helm's --history-max"
                     );
                     tracing::warn!(namespace = %self.namespace, "There are {why}");
-                    return Err(Trouble::Unreadable(why));
+                    return Err(ApiError::Unreadable(why));
                 }
                 Some(token) => params.continue_token = Some(token),
             }
@@ -235,15 +238,15 @@ impl Records {
     /// Also when another has changed it in between (409), or when we may not any more.
     pub(super) async fn amend(
         &self,
-        row: &StoredRow,
-        change: &Change,
-        turn: &Turn<'_>,
-    ) -> Result<(), Trouble> {
-        let unreadable = |why: String| Trouble::Unreadable(format!("{}: {why}", row.object));
+        row: &RecordSummaryRow,
+        change: &RecordChange,
+        turn: &FencingToken<'_>,
+    ) -> Result<(), ApiError> {
+        let unreadable = |why: String| ApiError::Unreadable(format!("{}: {why}", row.object));
         let gone = || unreadable("it is gone".into());
-        let writer = Writer::new(turn.permit, PATIENCE);
+        let writer = ApiWriter::new(turn.permit, PATIENCE);
         match self.driver {
-            Driver::Secret => {
+            HelmDriver::Secret => {
                 let secrets = self.secrets();
                 let secret = ask(secrets.get_opt(&row.object)).await?;
                 let mut secret = secret.ok_or_else(gone)?;
@@ -259,7 +262,7 @@ impl Records {
                 );
                 writer.replace(&secrets, &row.object, None, &secret).await?;
             }
-            Driver::ConfigMap => {
+            HelmDriver::ConfigMap => {
                 let maps = self.config_maps();
                 let map = ask(maps.get_opt(&row.object)).await?;
                 let mut map = map.ok_or_else(gone)?;
@@ -283,18 +286,18 @@ impl Records {
 }
 
 /// Whose turn it is to change records.
-pub(super) struct Turn<'a> {
+pub(super) struct FencingToken<'a> {
     pub(super) permit: &'a Permit,
     /// Is written to what is changed.
     pub(super) fence: u64,
 }
 
 /// The write that follows names this version, so one that comes in between is seen by the API server.
-fn is_as_read(meta: &ObjectMeta, row: &StoredRow) -> Result<(), Trouble> {
+fn is_as_read(meta: &ObjectMeta, row: &RecordSummaryRow) -> Result<(), ApiError> {
     if meta.resource_version.as_deref() == Some(&*row.version) {
         return Ok(());
     }
-    Err(Trouble::Answer {
+    Err(ApiError::Answer {
         code: 409,
         reason: "Conflict".into(),
         message: format!("{} has changed since it was read", row.object),

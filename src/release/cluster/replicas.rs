@@ -9,12 +9,12 @@ use kube::Api;
 use kube::api::ListParams;
 use serde_json::{Value, json};
 
-use super::Cluster;
-use super::api::{Trouble, ask};
+use super::ClusterEngine;
+use super::api::{ApiError, ask};
 use super::checks::loses_claims;
-use super::scope::Scope;
-use crate::release::manifest::{self, Object};
-use crate::release::record::Record;
+use super::scope::ApiScope;
+use crate::release::manifest::{self, ManifestObject};
+use crate::release::record::HelmRecord;
 
 /// Autoscalers of one namespace that are read.
 const MAX_SCALERS: u32 = 500;
@@ -77,7 +77,7 @@ impl KeptReplicas {
 }
 
 /// Autoscalers of a manifest; what else makes one, as a `ScaledObject`, says so in the same words.
-fn scalers_of(objects: &[Object]) -> impl Iterator<Item = Scaler> {
+fn scalers_of(objects: &[ManifestObject]) -> impl Iterator<Item = Scaler> {
     let scalers = objects
         .iter()
         .filter(|object| ["HorizontalPodAutoscaler", "ScaledObject"].contains(&&*object.kind));
@@ -95,18 +95,18 @@ fn scalers_of(objects: &[Object]) -> impl Iterator<Item = Scaler> {
 /// Which workloads of the target keep their pods; `scalers` are those of the cluster.
 fn kept(
     mut scalers: Vec<Scaler>,
-    bad: &Record,
-    target: &Record,
-    scope: &Scope,
-    live: &dyn Fn(&Object) -> Option<i64>,
+    bad: &HelmRecord,
+    target: &HelmRecord,
+    scope: &ApiScope,
+    live: &dyn Fn(&ManifestObject) -> Option<i64>,
 ) -> Vec<KeptReplicas> {
-    let read = |record: &Record| manifest::objects(&record.manifest).unwrap_or_default();
-    let number = |object: &Object| object.body.pointer("/spec/replicas")?.as_i64();
+    let read = |record: &HelmRecord| manifest::objects(&record.manifest).unwrap_or_default();
+    let number = |object: &ManifestObject| object.body.pointer("/spec/replicas")?.as_i64();
     let (old, new) = (read(bad), read(target));
     scalers.extend(scalers_of(&old).chain(scalers_of(&new)));
     let found = new.iter().filter_map(|object| {
         let path = scope.path_in_own(object)?;
-        let same = |other: &&Object| scope.identity(other) == scope.identity(object);
+        let same = |other: &&ManifestObject| scope.identity(other) == scope.identity(object);
         let before = old.iter().find(same);
         let was = before.and_then(number);
         // What only the bad revision says Helm takes away, and the API server makes it 1.
@@ -132,22 +132,22 @@ fn kept(
     found.collect()
 }
 
-impl Cluster {
+impl ClusterEngine {
     /// Workloads from which a rollback takes no pods. Where autoscalers cannot be read, those that have many times the
     /// pods of the chart; that the right is missing is said elsewhere.
     pub(super) async fn kept_replicas(
         &self,
-        bad: &Record,
-        target: &Record,
-        scope: &Scope,
-    ) -> Result<Vec<KeptReplicas>, Trouble> {
+        bad: &HelmRecord,
+        target: &HelmRecord,
+        scope: &ApiScope,
+    ) -> Result<Vec<KeptReplicas>, ApiError> {
         let scalers = match self.autoscalers().await {
             // 404: an API server without them.
             Err(trouble) if trouble.is(403) || trouble.is(404) => Vec::new(),
             found => found?,
         };
         let tables = self.hub.tables();
-        let live = |object: &Object| {
+        let live = |object: &ManifestObject| {
             let mut rows = tables.workloads();
             let row = rows.find(|row| row.kind.as_str() == object.kind && *row.name == object.name);
             row.map(|row| i64::from(row.wanted))
@@ -155,7 +155,7 @@ impl Cluster {
         Ok(kept(scalers, bad, target, scope, &live))
     }
 
-    async fn autoscalers(&self) -> Result<Vec<Scaler>, Trouble> {
+    async fn autoscalers(&self) -> Result<Vec<Scaler>, ApiError> {
         let client = self.hub.client().clone();
         let api: Api<HorizontalPodAutoscaler> =
             Api::namespaced(client, self.hub.namespace().as_str());
@@ -210,7 +210,7 @@ mod tests {
     use super::*;
     use crate::release::cluster::checks::tests::plain;
 
-    fn web(replicas: Option<i64>) -> Record {
+    fn web(replicas: Option<i64>) -> HelmRecord {
         let replicas = replicas.map_or_else(String::new, |said| format!("  replicas: {said}\n"));
         plain(&format!(
             "apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: web\nspec:\n  paused: false\n{replicas}"
@@ -230,7 +230,7 @@ mod tests {
             scaler(if is_scaled { "web" } else { "api" }),
         ]
         .to_vec();
-        let scope = Scope::for_tests("shop", &[("apps/v1", "Deployment", "deployments")]);
+        let scope = ApiScope::for_tests("shop", &[("apps/v1", "Deployment", "deployments")]);
         let [bad, target] = said.map(web);
         let found = kept(scalers, &bad, &target, &scope, &|_| Some(live));
         let lines: Vec<String> = found.iter().filter_map(KeptReplicas::line).collect();
@@ -264,7 +264,7 @@ mod tests {
 
     #[test]
     fn claims_that_go_with_pods_keep_all_of_them() {
-        let scope = Scope::for_tests("shop", &[("apps/v1", "StatefulSet", "statefulsets")]);
+        let scope = ApiScope::for_tests("shop", &[("apps/v1", "StatefulSet", "statefulsets")]);
         let db = |policy: &str| {
             plain(&format!(
                 "apiVersion: apps/v1\nkind: StatefulSet\nmetadata:\n  name: db\nspec:\n  replicas: 2\n  \

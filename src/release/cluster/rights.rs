@@ -5,14 +5,14 @@ use std::fmt;
 
 use kube::core::GroupVersionKind;
 
-use super::api::Trouble;
-use super::hub::Hub;
+use super::api::ApiError;
+use super::hub::NamespaceCache;
 use super::records::Records;
-use super::scope::Scope;
-use crate::config::settings::Driver;
-use crate::config::settings::Release;
-use crate::release::manifest::{self, Object};
-use crate::release::record::{Hook, Record};
+use super::scope::ApiScope;
+use crate::config::settings::HelmDriver;
+use crate::config::settings::ReleaseConfig;
+use crate::release::manifest::{self, ManifestObject};
+use crate::release::record::{HelmHook, HelmRecord};
 use crate::rollout::Mode;
 
 /// Objects of one release whose kinds are looked up.
@@ -28,7 +28,7 @@ const WATCH: [&str; 3] = ["get", "list", "watch"];
 
 /// A kind of objects in a namespace; an empty namespace is the whole cluster.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
+pub(super) struct RightScope {
     pub(super) namespace: String,
     pub(super) group: String,
     pub(super) plural: String,
@@ -38,9 +38,9 @@ pub(super) struct Place {
 
 /// Verbs by place.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Rights(BTreeMap<Place, BTreeSet<&'static str>>);
+pub struct RbacRights(BTreeMap<RightScope, BTreeSet<&'static str>>);
 
-impl Rights {
+impl RbacRights {
     pub(super) fn add(
         &mut self,
         namespace: &str,
@@ -48,7 +48,7 @@ impl Rights {
         plural: &str,
         verbs: &[&'static str],
     ) {
-        let place = Place {
+        let place = RightScope {
             namespace: namespace.to_owned(),
             group: group.to_owned(),
             plural: plural.to_owned(),
@@ -59,7 +59,7 @@ impl Rights {
 
     /// What acting as a service account of a namespace takes.
     pub(super) fn to_impersonate(namespace: &str, account: &str) -> Self {
-        let place = Place {
+        let place = RightScope {
             namespace: namespace.to_owned(),
             group: String::new(),
             plural: "serviceaccounts".to_owned(),
@@ -76,7 +76,7 @@ impl Rights {
     }
 
     /// What following releases in a namespace takes, and what is collected as evidence.
-    pub fn to_watch(namespace: &str, driver: Driver) -> Self {
+    pub fn to_watch(namespace: &str, driver: HelmDriver) -> Self {
         let mut rights = Self::default();
         rights.add(namespace, "", driver.plural(), &WATCH);
         rights.add(namespace, "", "pods", &WATCH);
@@ -103,7 +103,7 @@ impl Rights {
     }
 
     /// What writing the records of a rollback takes.
-    pub(super) fn to_record(namespace: &str, driver: Driver) -> Self {
+    pub(super) fn to_record(namespace: &str, driver: HelmDriver) -> Self {
         let mut rights = Self::default();
         rights.add(
             namespace,
@@ -115,7 +115,7 @@ impl Rights {
     }
 
     /// What putting records right takes that helm made.
-    pub(super) fn to_amend(namespace: &str, driver: Driver) -> Self {
+    pub(super) fn to_amend(namespace: &str, driver: HelmDriver) -> Self {
         let mut rights = Self::default();
         rights.add(namespace, "", driver.plural(), &["get", "list", "update"]);
         rights
@@ -136,7 +136,7 @@ impl Rights {
         rights
     }
 
-    pub(super) fn each(&self) -> impl Iterator<Item = (&Place, &'static str)> {
+    pub(super) fn each(&self) -> impl Iterator<Item = (&RightScope, &'static str)> {
         self.0
             .iter()
             .flat_map(|(place, verbs)| verbs.iter().map(move |verb| (place, *verb)))
@@ -182,8 +182,8 @@ impl Rights {
     }
 
     /// Resources of a group with the same verbs stand together.
-    fn rules(&self, namespace: &str) -> Vec<Written<'_>> {
-        let mut rules: Vec<Written<'_>> = Vec::new();
+    fn rules(&self, namespace: &str) -> Vec<RoleRule<'_>> {
+        let mut rules: Vec<RoleRule<'_>> = Vec::new();
         for (place, verbs) in self
             .0
             .iter()
@@ -204,12 +204,12 @@ impl Rights {
                 .into_iter()
                 .filter(|verb| verbs.contains(verb))
                 .collect();
-            let same = |rule: &&mut Written<'_>| {
+            let same = |rule: &&mut RoleRule<'_>| {
                 rule.group == place.group && rule.verbs == verbs && rule.name == place.name
             };
             match rules.iter_mut().find(same) {
                 Some(rule) => rule.plurals.push(&place.plural),
-                None => rules.push(Written {
+                None => rules.push(RoleRule {
                     group: &place.group,
                     verbs,
                     plurals: vec![&place.plural],
@@ -222,14 +222,14 @@ impl Rights {
 }
 
 /// A rule of a Role.
-struct Written<'a> {
+struct RoleRule<'a> {
     group: &'a str,
     verbs: Vec<&'static str>,
     plurals: Vec<&'a str>,
     name: &'a str,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for RightScope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.plural)?;
         if !self.group.is_empty() {
@@ -247,16 +247,16 @@ impl fmt::Display for Place {
 
 /// What changing these objects and running these hooks takes, and the kinds that the cluster does not have.
 pub(super) async fn to_change(
-    hub: &Hub,
-    objects: &[Object],
-    hooks: &[Object],
-) -> Result<(Rights, BTreeSet<String>), Trouble> {
+    hub: &NamespaceCache,
+    objects: &[ManifestObject],
+    hooks: &[ManifestObject],
+) -> Result<(RbacRights, BTreeSet<String>), ApiError> {
     let own = hub.namespace().as_str();
-    let mut rights = Rights::default();
+    let mut rights = RbacRights::default();
     let mut unknown = BTreeSet::new();
     let all = objects.iter().map(|object| (object, &OF_OBJECTS[..]));
     let all = all.chain(hooks.iter().map(|hook| (hook, &OF_HOOKS[..])));
-    let all: Vec<(&Object, &[&'static str])> = all.take(MAX_OBJECTS).collect();
+    let all: Vec<(&ManifestObject, &[&'static str])> = all.take(MAX_OBJECTS).collect();
     for (object, verbs) in all {
         let Some((group, version)) = split(&object.api_version) else {
             unknown.insert(format!("{} {}", object.api_version, object.kind));
@@ -286,11 +286,11 @@ const MAX_WARNINGS: usize = 20;
 
 /// What guarding a release takes.
 #[derive(Debug, Default)]
-pub struct Needed {
+pub struct RequiredRights {
     /// Leadsman's own account.
-    pub own: Rights,
+    pub own: RbacRights,
     /// The account that helm acts as; the same one unless `kubernetes.impersonate` names another.
-    pub helm: Rights,
+    pub helm: RbacRights,
     /// Revisions that cannot be read, each with why.
     pub left_out: Vec<String>,
     /// Objects for which no right is given, since the configuration does not allow a rollback to change them.
@@ -303,36 +303,36 @@ pub struct Needed {
 /// # Errors
 /// When the cluster cannot be asked, or the release has no revision that can be read.
 pub async fn needed(
-    hub: &Hub,
-    release: &Release,
+    hub: &NamespaceCache,
+    release: &ReleaseConfig,
     impersonate: Option<&str>,
-) -> Result<Needed, String> {
+) -> Result<RequiredRights, String> {
     let (namespace, driver) = (release.namespace.as_str(), hub.driver());
-    let mut needed = Needed {
-        own: Rights::to_watch(namespace, driver),
-        ..Needed::default()
+    let mut needed = RequiredRights {
+        own: RbacRights::to_watch(namespace, driver),
+        ..RequiredRights::default()
     };
     if release.guard.mode != Mode::Enforce {
         return Ok(needed);
     }
-    needed.helm = Rights::to_record(namespace, driver);
+    needed.helm = RbacRights::to_record(namespace, driver);
     if let Some(account) = impersonate {
-        needed.own.extend(Rights::to_amend(namespace, driver));
+        needed.own.extend(RbacRights::to_amend(namespace, driver));
         needed
             .own
-            .extend(Rights::to_impersonate(namespace, account));
+            .extend(RbacRights::to_impersonate(namespace, account));
     }
-    let said = |trouble: Trouble| trouble.to_string();
+    let said = |trouble: ApiError| trouble.to_string();
     let (mut objects, mut hooks) = stored(hub, release, &mut needed.left_out).await?;
     if release.guard.may.unblock_statefulsets && objects.iter().any(|one| one.kind == "StatefulSet")
     {
         needed.own.add(namespace, "", "pods", &["delete"]);
     }
-    let scope = Scope::of(hub, objects.iter().chain(&hooks)).await;
+    let scope = ApiScope::of(hub, objects.iter().chain(&hooks)).await;
     let scope = scope.map_err(said)?;
     let may = &release.guard.may;
     let mut warned = BTreeSet::new();
-    let mut is_allowed = |object: &Object| {
+    let mut is_allowed = |object: &ManifestObject| {
         let warning = scope.warning(object, may);
         let is_allowed = warning.is_none();
         needed
@@ -365,12 +365,12 @@ pub async fn needed(
 
 /// The objects of the stored revisions, and those of their hooks of a rollback.
 async fn stored(
-    hub: &Hub,
-    release: &Release,
+    hub: &NamespaceCache,
+    release: &ReleaseConfig,
     left_out: &mut Vec<String>,
-) -> Result<(Vec<Object>, Vec<Object>), String> {
+) -> Result<(Vec<ManifestObject>, Vec<ManifestObject>), String> {
     let records = Records::new(hub.client().clone(), &release.namespace, hub.driver());
-    let said = |trouble: Trouble| trouble.to_string();
+    let said = |trouble: ApiError| trouble.to_string();
     let rows = records.list(&release.name).await.map_err(said)?;
     let mut objects = Vec::new();
     let mut hooks = Vec::new();
@@ -399,13 +399,13 @@ async fn stored(
 }
 
 /// The hooks that a rollback to this record runs.
-pub(super) fn hooks_of_rollback(target: &Record) -> impl Iterator<Item = &Hook> {
+pub(super) fn hooks_of_rollback(target: &HelmRecord) -> impl Iterator<Item = &HelmHook> {
     let hooks = target.hooks.iter();
     hooks.filter(|hook| hook.runs_at("pre-rollback") || hook.runs_at("post-rollback"))
 }
 
 /// Their objects.
-pub(super) fn rollback_hooks(target: &Record) -> Vec<Object> {
+pub(super) fn rollback_hooks(target: &HelmRecord) -> Vec<ManifestObject> {
     hooks_of_rollback(target)
         .filter_map(|hook| manifest::objects(&hook.manifest).ok())
         .flatten()
@@ -426,8 +426,8 @@ mod tests {
 
     #[test]
     fn a_role_holds_each_right_once_and_the_account_that_has_it() {
-        let mut rights = Rights::to_watch("shop", Driver::Secret);
-        rights.extend(Rights::to_record("shop", Driver::Secret));
+        let mut rights = RbacRights::to_watch("shop", HelmDriver::Secret);
+        rights.extend(RbacRights::to_record("shop", HelmDriver::Secret));
         rights.add("", "storage.k8s.io", "storageclasses", &["get"]);
         let text = rights.manifest("leadsman", "lead", "ops");
         for part in [

@@ -11,12 +11,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kube::core::GroupVersionKind;
 
-use super::api::Trouble;
-use super::checks::{self, Obstacle};
-use super::hub::Hub;
+use super::api::ApiError;
+use super::checks::{self, PreflightFailure};
+use super::hub::NamespaceCache;
 use super::rights;
-use crate::config::settings::{ClusterKind, May};
-use crate::release::manifest::Object;
+use crate::config::settings::{ClusterKind, RollbackPermissions};
+use crate::release::manifest::ManifestObject;
 pub(super) use contents::Contents;
 
 /// Objects and hooks of two revisions together; a record of 1 MiB has room for some thousands.
@@ -48,33 +48,33 @@ const OTHER_BUILT_IN_GROUPS: [&str; 4] = [
 ];
 
 /// What tells one object from another, as Helm does: the version of its API does not matter, its group does.
-pub(super) type Identity<'a> = (&'a str, &'a str, Option<&'a str>, &'a str);
+pub(super) type ObjectIdentity<'a> = (&'a str, &'a str, Option<&'a str>, &'a str);
 
 /// A kind, as the cluster has it.
 #[derive(Debug, Clone)]
-struct Resource {
+struct ApiResourceKind {
     plural: String,
     is_namespaced: bool,
 }
 
 /// Which kinds live in namespaces, as far as a release needs them.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Scope {
+pub(super) struct ApiScope {
     own: String,
     /// By apiVersion and kind.
-    kinds: BTreeMap<(String, String), Resource>,
+    kinds: BTreeMap<(String, String), ApiResourceKind>,
     unknown: BTreeSet<String>,
 }
 
 /// Where an object lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place<'a> {
+enum ObjectPlace<'a> {
     Own,
     Other(&'a str),
     Cluster,
 }
 
-impl Scope {
+impl ApiScope {
     /// By what is known without a cluster.
     pub(super) fn built_in(own: &str) -> Self {
         Self {
@@ -88,7 +88,7 @@ impl Scope {
     pub(super) fn for_tests(own: &str, kinds: &[(&str, &str, &str)]) -> Self {
         let mut scope = Self::built_in(own);
         for (version, kind, plural) in kinds {
-            let resource = Resource {
+            let resource = ApiResourceKind {
                 plural: (*plural).to_owned(),
                 is_namespaced: true,
             };
@@ -100,9 +100,9 @@ impl Scope {
 
     /// As the cluster says, of the kinds of these objects.
     pub(super) async fn of(
-        hub: &Hub,
-        objects: impl Iterator<Item = &Object> + Send,
-    ) -> Result<Self, Trouble> {
+        hub: &NamespaceCache,
+        objects: impl Iterator<Item = &ManifestObject> + Send,
+    ) -> Result<Self, ApiError> {
         let mut scope = Self::built_in(hub.namespace().as_str());
         let kinds: BTreeSet<(&str, &str)> = objects
             .take(MAX_OBJECTS)
@@ -117,7 +117,7 @@ impl Scope {
                 None => None,
             };
             if let Some((plural, is_namespaced)) = found {
-                let resource = Resource {
+                let resource = ApiResourceKind {
                     plural,
                     is_namespaced,
                 };
@@ -136,35 +136,35 @@ impl Scope {
         Ok(scope)
     }
 
-    fn resource(&self, object: &Object) -> Option<&Resource> {
+    fn resource(&self, object: &ManifestObject) -> Option<&ApiResourceKind> {
         let key = (object.api_version.clone(), object.kind.clone());
         self.kinds.get(&key)
     }
 
-    fn is_namespaced(&self, object: &Object) -> bool {
+    fn is_namespaced(&self, object: &ManifestObject) -> bool {
         self.resource(object).map_or_else(
             || built_in(group(&object.api_version), &object.kind).unwrap_or(true),
             |resource| resource.is_namespaced,
         )
     }
 
-    fn place<'a>(&self, object: &'a Object) -> Place<'a> {
+    fn place<'a>(&self, object: &'a ManifestObject) -> ObjectPlace<'a> {
         if !self.is_namespaced(object) {
-            return Place::Cluster;
+            return ObjectPlace::Cluster;
         }
         match object.namespace.as_deref() {
-            Some(namespace) if namespace != self.own => Place::Other(namespace),
-            Some(_) | None => Place::Own,
+            Some(namespace) if namespace != self.own => ObjectPlace::Other(namespace),
+            Some(_) | None => ObjectPlace::Own,
         }
     }
 
     /// What tells an object from others. Whether it spells out the release's own namespace does not matter, nor which
     /// one it names when its kind lives in none.
-    pub(super) fn identity<'a>(&'a self, object: &'a Object) -> Identity<'a> {
+    pub(super) fn identity<'a>(&'a self, object: &'a ManifestObject) -> ObjectIdentity<'a> {
         let namespace = match self.place(object) {
-            Place::Own => Some(self.own.as_str()),
-            Place::Other(namespace) => Some(namespace),
-            Place::Cluster => None,
+            ObjectPlace::Own => Some(self.own.as_str()),
+            ObjectPlace::Other(namespace) => Some(namespace),
+            ObjectPlace::Cluster => None,
         };
         (
             group(&object.api_version),
@@ -175,28 +175,32 @@ impl Scope {
     }
 
     /// Whether a rollback may change an object there.
-    pub(super) fn is_allowed(&self, object: &Object, may: &May) -> bool {
+    pub(super) fn is_allowed(&self, object: &ManifestObject, may: &RollbackPermissions) -> bool {
         match self.place(object) {
-            Place::Own => true,
-            Place::Other(namespace) => may.namespaces.iter().any(|one| one == namespace),
-            Place::Cluster => may.cluster_scoped.contains(&kind_of(object)),
+            ObjectPlace::Own => true,
+            ObjectPlace::Other(namespace) => may.namespaces.iter().any(|one| one == namespace),
+            ObjectPlace::Cluster => may.cluster_scoped.contains(&kind_of(object)),
         }
     }
 
     /// Why a rollback may not change an object there, in words; `None` where it may.
-    pub(super) fn warning(&self, object: &Object, may: &May) -> Option<String> {
+    pub(super) fn warning(
+        &self,
+        object: &ManifestObject,
+        may: &RollbackPermissions,
+    ) -> Option<String> {
         if self.is_allowed(object, may) {
             return None;
         }
         let (kind, name) = (shown(&object.kind), shown(&object.name));
         match self.place(object) {
-            Place::Own => None,
-            Place::Other(namespace) => Some(format!(
+            ObjectPlace::Own => None,
+            ObjectPlace::Other(namespace) => Some(format!(
                 "{kind} {name} is in the namespace {}: a rollback that has to do with it is refused, and no right is printed for it; if the release owns it, set release.rollback.namespaces = [{:?}]",
                 shown(namespace),
                 shown(namespace)
             )),
-            Place::Cluster => Some(format!(
+            ObjectPlace::Cluster => Some(format!(
                 "{kind} {name} is in no namespace: a rollback that changes it is refused, and no right is printed for it; if the release owns it, set release.rollback.cluster_scoped = [{:?}]",
                 shown(&kind_of(object).to_string())
             )),
@@ -208,8 +212,8 @@ impl Scope {
     pub(super) fn left_alone<'a>(
         &'a self,
         contents: &'a Contents,
-        may: &May,
-    ) -> BTreeMap<String, &'a Object> {
+        may: &RollbackPermissions,
+    ) -> BTreeMap<String, &'a ManifestObject> {
         let bad = self.grouped(&contents.bad);
         let target = self.grouped(&contents.target);
         let mut found = BTreeMap::new();
@@ -217,8 +221,8 @@ impl Scope {
             let (Some(first), Some(was)) = (objects.first(), bad.get(&identity)) else {
                 continue;
             };
-            let is_same = |other: &&Object| other.body == first.body;
-            if self.place(first) == Place::Cluster
+            let is_same = |other: &&ManifestObject| other.body == first.body;
+            if self.place(first) == ObjectPlace::Cluster
                 && !may.cluster_scoped.contains(&kind_of(first))
                 && objects.iter().all(is_same)
                 && was.iter().all(is_same)
@@ -231,18 +235,18 @@ impl Scope {
     }
 
     /// The path of an object that lives in no namespace.
-    fn path(&self, object: &Object) -> Option<String> {
+    fn path(&self, object: &ManifestObject) -> Option<String> {
         self.path_below(object, "")
     }
 
     /// The path of an object that lives in the release's namespace; `None` for others, and where the cluster does not
     /// have the kind.
-    pub(super) fn path_in_own(&self, object: &Object) -> Option<String> {
+    pub(super) fn path_in_own(&self, object: &ManifestObject) -> Option<String> {
         let below = format!("namespaces/{}/", self.own);
-        (self.place(object) == Place::Own).then(|| self.path_below(object, &below))?
+        (self.place(object) == ObjectPlace::Own).then(|| self.path_below(object, &below))?
     }
 
-    fn path_below(&self, object: &Object, below: &str) -> Option<String> {
+    fn path_below(&self, object: &ManifestObject, below: &str) -> Option<String> {
         let plural = &self.resource(object)?.plural;
         let (api_version, name) = (&object.api_version, &object.name);
         let root = if api_version.contains('/') {
@@ -254,7 +258,7 @@ impl Scope {
     }
 
     /// Groups and plurals of the kinds in no namespace that a rollback may change.
-    pub(super) fn allowed_kinds(&self, may: &May) -> BTreeSet<(String, String)> {
+    pub(super) fn allowed_kinds(&self, may: &RollbackPermissions) -> BTreeSet<(String, String)> {
         let allowed = self.kinds.iter().filter(|((api_version, kind), resource)| {
             let kind = ClusterKind::new(group(api_version), kind);
             !resource.is_namespaced && may.cluster_scoped.contains(&kind)
@@ -266,8 +270,11 @@ impl Scope {
             .collect()
     }
 
-    fn grouped<'a>(&'a self, objects: &'a [Object]) -> BTreeMap<Identity<'a>, Vec<&'a Object>> {
-        let mut grouped: BTreeMap<Identity<'a>, Vec<&'a Object>> = BTreeMap::new();
+    fn grouped<'a>(
+        &'a self,
+        objects: &'a [ManifestObject],
+    ) -> BTreeMap<ObjectIdentity<'a>, Vec<&'a ManifestObject>> {
+        let mut grouped: BTreeMap<ObjectIdentity<'a>, Vec<&'a ManifestObject>> = BTreeMap::new();
         for object in objects {
             grouped
                 .entry(self.identity(object))
@@ -278,28 +285,32 @@ impl Scope {
     }
 
     /// What a rollback would change, and may not.
-    pub(super) fn refusals(&self, contents: &Contents, may: &May) -> Vec<Obstacle> {
+    pub(super) fn refusals(
+        &self,
+        contents: &Contents,
+        may: &RollbackPermissions,
+    ) -> Vec<PreflightFailure> {
         let mut obstacles = Vec::new();
         if contents.all().count() > MAX_OBJECTS {
-            obstacles.push(Obstacle {
+            obstacles.push(PreflightFailure {
                 reason: "too_large",
                 text: format!("both revisions together have more than {MAX_OBJECTS} objects"),
             });
         }
         if !self.unknown.is_empty() {
             let unknown: Vec<&str> = self.unknown.iter().map(String::as_str).collect();
-            obstacles.push(Obstacle {
+            obstacles.push(PreflightFailure {
                 reason: "unknown_kind",
                 text: format!("the cluster does not have {}", unknown.join(", ")),
             });
         }
-        let left_alone: BTreeSet<Identity<'_>> = self
+        let left_alone: BTreeSet<ObjectIdentity<'_>> = self
             .left_alone(contents, may)
             .into_values()
             .map(|object| self.identity(object))
             .collect();
         let mut seen = BTreeSet::new();
-        let refused: Vec<&Object> = contents
+        let refused: Vec<&ManifestObject> = contents
             .all()
             .filter(|object| !self.is_allowed(object, may))
             .filter(|object| !left_alone.contains(&self.identity(object)))
@@ -311,21 +322,21 @@ impl Scope {
         obstacles
     }
 
-    fn foreign(&self, refused: &[&Object]) -> Option<Obstacle> {
+    fn foreign(&self, refused: &[&ManifestObject]) -> Option<PreflightFailure> {
         let mut namespaces = BTreeSet::new();
         let foreign = refused.iter().copied().filter(|object| {
-            let Place::Other(namespace) = self.place(object) else {
+            let ObjectPlace::Other(namespace) = self.place(object) else {
                 return false;
             };
             namespaces.insert(shown(namespace));
             true
         });
         let named = named(foreign, |object| match self.place(object) {
-            Place::Other(namespace) => format!(" in {}", shown(namespace)),
-            Place::Own | Place::Cluster => String::new(),
+            ObjectPlace::Other(namespace) => format!(" in {}", shown(namespace)),
+            ObjectPlace::Own | ObjectPlace::Cluster => String::new(),
         })?;
         let keys: Vec<String> = namespaces.into_iter().take(MAX_NAMED).collect();
-        Some(Obstacle {
+        Some(PreflightFailure {
             reason: "foreign_namespace",
             text: format!(
                 "it would change {named}, outside the release's namespace {}; if the release owns that, set release.rollback.namespaces = {keys:?}",
@@ -334,10 +345,10 @@ impl Scope {
         })
     }
 
-    fn wide(&self, refused: &[&Object]) -> Option<Obstacle> {
+    fn wide(&self, refused: &[&ManifestObject]) -> Option<PreflightFailure> {
         let mut kinds = BTreeSet::new();
         let wide = refused.iter().copied().filter(|object| {
-            let is_wide = self.place(object) == Place::Cluster;
+            let is_wide = self.place(object) == ObjectPlace::Cluster;
             if is_wide {
                 kinds.insert(shown(&kind_of(object).to_string()));
             }
@@ -345,7 +356,7 @@ impl Scope {
         });
         let named = named(wide, |_| String::new())?;
         let keys: Vec<String> = kinds.into_iter().take(MAX_NAMED).collect();
-        Some(Obstacle {
+        Some(PreflightFailure {
             reason: "cluster_scoped",
             text: format!(
                 "it would change {named}, in no namespace and so there for the whole cluster; if the release owns that, set release.rollback.cluster_scoped = {keys:?}"
@@ -355,17 +366,17 @@ impl Scope {
 
     /// Objects in no namespace for which the revisions write different ones all the same: Helm takes them for two objects,
     /// changes the one, and then deletes the other, which is the same.
-    fn other_to_helm(&self, contents: &Contents) -> Option<Obstacle> {
+    fn other_to_helm(&self, contents: &Contents) -> Option<PreflightFailure> {
         let bad = self.grouped(&contents.bad);
         let target = self.grouped(&contents.target);
         let differ = target.iter().filter_map(|(identity, objects)| {
             let all = objects.iter().chain(bad.get(identity)?);
             let written: BTreeSet<&Option<String>> = all.map(|object| &object.namespace).collect();
             let first = objects.first()?;
-            (self.place(first) == Place::Cluster && written.len() > 1).then_some(*first)
+            (self.place(first) == ObjectPlace::Cluster && written.len() > 1).then_some(*first)
         });
         let named = named(differ, |_| String::new())?;
-        Some(Obstacle {
+        Some(PreflightFailure {
             reason: "cluster_scoped",
             text: format!(
                 "the two revisions write different namespaces for {named}, which is in none: helm would take that for two objects and delete it; deploy a chart that writes no namespace there"
@@ -389,7 +400,7 @@ pub(super) fn is_of_kubernetes(group: &str) -> bool {
         || ClusterKind::has_group(group)
 }
 
-fn kind_of(object: &Object) -> ClusterKind {
+fn kind_of(object: &ManifestObject) -> ClusterKind {
     ClusterKind::new(group(&object.api_version), &object.kind)
 }
 
@@ -405,8 +416,8 @@ pub(super) fn shown(text: &str) -> String {
 
 /// Some objects by kind and name, and how many more there are; `None` where there are none.
 fn named<'a>(
-    objects: impl Iterator<Item = &'a Object>,
-    place: impl Fn(&Object) -> String,
+    objects: impl Iterator<Item = &'a ManifestObject>,
+    place: impl Fn(&ManifestObject) -> String,
 ) -> Option<String> {
     let all: Vec<String> = objects
         .map(|object| {

@@ -39,12 +39,12 @@ const MAX_PORTS: usize = 50;
 
 /// Rows by name, of which a whole list replaces all.
 #[derive(Debug)]
-pub(super) struct Table<K, V> {
+pub(super) struct ObjectTable<K, V> {
     rows: HashMap<K, (u64, V)>,
     round: u64,
 }
 
-impl<K, V> Default for Table<K, V> {
+impl<K, V> Default for ObjectTable<K, V> {
     fn default() -> Self {
         Self {
             rows: HashMap::new(),
@@ -53,7 +53,7 @@ impl<K, V> Default for Table<K, V> {
     }
 }
 
-impl<K: Hash + Eq, V: PartialEq> Table<K, V> {
+impl<K: Hash + Eq, V: PartialEq> ObjectTable<K, V> {
     /// A whole list begins.
     pub(super) fn begin(&mut self) {
         self.round += 1;
@@ -90,7 +90,7 @@ impl<K: Hash + Eq, V: PartialEq> Table<K, V> {
 
 /// A stored revision, by its object's metadata.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct StoredRow {
+pub(super) struct RecordSummaryRow {
     pub(super) object: Box<str>,
     pub(super) release: Box<str>,
     pub(super) revision: Revision,
@@ -111,7 +111,7 @@ pub(super) struct StoredRow {
     pub(super) labels: BTreeMap<String, String>,
 }
 
-impl StoredRow {
+impl RecordSummaryRow {
     /// `None` for what Helm did not store.
     pub(super) fn of(meta: &ObjectMeta) -> Option<Self> {
         let object = meta.name.as_deref()?;
@@ -143,7 +143,7 @@ impl StoredRow {
 
 /// A pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct PodRow {
+pub(super) struct PodSummary {
     pub(super) name: Box<str>,
     pub(super) uid: Box<str>,
     /// UID of the ReplicaSet, StatefulSet or DaemonSet that made it.
@@ -159,13 +159,13 @@ pub(super) struct PodRow {
     pub(super) ready_since: Option<Time>,
     pub(super) terminating: bool,
     /// Containers that have restarted or wait.
-    pub(super) troubled: Vec<ContainerRow>,
+    pub(super) troubled: Vec<ContainerSummary>,
     /// Whether a container's last end was for lack of memory.
     pub(super) out_of_memory: bool,
     pub(super) ip: Option<IpAddr>,
     pub(super) ports: Vec<PortRow>,
     /// What its containers run.
-    pub(super) images: Vec<ImageRow>,
+    pub(super) images: Vec<ImageSummary>,
 }
 
 /// A port of a container.
@@ -179,7 +179,7 @@ pub(super) struct PortRow {
 
 /// What a container runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ImageRow {
+pub(super) struct ImageSummary {
     pub(super) container: Box<str>,
     /// As the pod's specification names it.
     pub(super) name: Box<str>,
@@ -189,20 +189,20 @@ pub(super) struct ImageRow {
 
 /// A container in trouble.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ContainerRow {
+pub(super) struct ContainerSummary {
     pub(super) name: Box<str>,
     pub(super) restarts: u32,
     /// Why it waits.
     pub(super) waiting: Option<Box<str>>,
 }
 
-impl ContainerRow {
+impl ContainerSummary {
     pub(super) fn loops(&self) -> bool {
         self.waiting.as_deref() == Some("CrashLoopBackOff")
     }
 }
 
-impl PodRow {
+impl PodSummary {
     pub(super) fn of(pod: &Pod) -> Option<Self> {
         let meta = &pod.metadata;
         let spec = pod.spec.as_ref();
@@ -234,7 +234,7 @@ impl PodRow {
             // ContainerCreating and PodInitializing are no trouble.
             let reason =
                 reason.filter(|reason| !matches!(*reason, "ContainerCreating" | "PodInitializing"));
-            ContainerRow {
+            ContainerSummary {
                 name: container.name.as_str().into(),
                 restarts: u32::try_from(container.restart_count).unwrap_or(0),
                 waiting: reason.map(Into::into),
@@ -286,13 +286,13 @@ impl PodRow {
     }
 }
 
-fn images_of(pod: &Pod) -> Vec<ImageRow> {
+fn images_of(pod: &Pod) -> Vec<ImageSummary> {
     let spec = pod.spec.as_ref().map_or(&[][..], |spec| &spec.containers);
     let statuses = pod.status.as_ref();
     let statuses = statuses.and_then(|status| status.container_statuses.as_deref());
     let rows = statuses.unwrap_or_default().iter().filter_map(|status| {
         let container = spec.iter().find(|one| one.name == status.name)?;
-        (!status.image_id.is_empty()).then(|| ImageRow {
+        (!status.image_id.is_empty()).then(|| ImageSummary {
             container: status.name.as_str().into(),
             name: container.image.as_deref().unwrap_or_default().into(),
             id: status.image_id.as_str().into(),
@@ -301,7 +301,7 @@ fn images_of(pod: &Pod) -> Vec<ImageRow> {
     rows.take(MAX_CONTAINERS).collect()
 }
 
-impl PodRow {
+impl PodSummary {
     /// Since when it is Ready, by what was known of it: since it was first seen so, or, for a pod that was there before
     /// us, since the cluster says so.
     #[must_use]
@@ -317,7 +317,7 @@ impl PodRow {
 
 /// The ReplicaSet of a Deployment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ReplicaSetRow {
+pub(super) struct ReplicaSetSummary {
     pub(super) uid: Box<str>,
     /// UID of its Deployment.
     pub(super) owner: Box<str>,
@@ -325,7 +325,7 @@ pub(super) struct ReplicaSetRow {
     pub(super) number: u64,
 }
 
-impl ReplicaSetRow {
+impl ReplicaSetSummary {
     pub(super) fn of(set: &ReplicaSet) -> Option<Self> {
         let annotations = set.metadata.annotations.as_ref();
         let number = annotations.and_then(|all| all.get("deployment.kubernetes.io/revision"));
@@ -348,13 +348,13 @@ fn labels_of(template: Option<&PodTemplateSpec>) -> BTreeMap<String, String> {
 
 /// What makes pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Kind {
+pub(super) enum WorkloadKind {
     Deployment,
     StatefulSet,
     DaemonSet,
 }
 
-impl Kind {
+impl WorkloadKind {
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Deployment => "Deployment",
@@ -366,8 +366,8 @@ impl Kind {
 
 /// A Deployment, StatefulSet or DaemonSet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct WorkloadRow {
-    pub(super) kind: Kind,
+pub(super) struct WorkloadSummary {
+    pub(super) kind: WorkloadKind,
     pub(super) name: Box<str>,
     pub(super) uid: Box<str>,
     /// The controller has seen the newest specification.
@@ -401,7 +401,7 @@ pub(super) struct WorkloadRow {
     pub(super) labels: BTreeMap<String, String>,
 }
 
-impl WorkloadRow {
+impl WorkloadSummary {
     pub(super) fn of_deployment(object: &Deployment) -> Option<Self> {
         let (spec, status) = (
             object.spec.as_ref()?,
@@ -423,7 +423,7 @@ impl WorkloadRow {
             ),
             refused: has_condition(&status, "ReplicaFailure", "True", None),
             labels: labels_of(Some(&spec.template)),
-            ..Self::named(Kind::Deployment, &object.metadata)?
+            ..Self::named(WorkloadKind::Deployment, &object.metadata)?
         })
     }
 
@@ -455,7 +455,7 @@ impl WorkloadRow {
             // One pod after another is stopped before the one that takes its place.
             stops_first: spec.replicas.unwrap_or(1) <= 1,
             labels: labels_of(Some(&spec.template)),
-            ..Self::named(Kind::StatefulSet, &object.metadata)?
+            ..Self::named(WorkloadKind::StatefulSet, &object.metadata)?
         })
     }
 
@@ -487,14 +487,14 @@ impl WorkloadRow {
                 let rolling = strategy.and_then(|one| one.rolling_update.as_ref());
                 let surge = rolling.and_then(|one| one.max_surge.as_ref());
                 let wanted = status.desired_number_scheduled;
-                wanted <= 1 && part_of(surge, wanted, Rounded::Up).unwrap_or(0) == 0
+                wanted <= 1 && part_of(surge, wanted, Rounding::Up).unwrap_or(0) == 0
             },
             labels: labels_of(Some(&spec.template)),
-            ..Self::named(Kind::DaemonSet, &object.metadata)?
+            ..Self::named(WorkloadKind::DaemonSet, &object.metadata)?
         })
     }
 
-    fn named(kind: Kind, meta: &ObjectMeta) -> Option<Self> {
+    fn named(kind: WorkloadKind, meta: &ObjectMeta) -> Option<Self> {
         Some(Self {
             kind,
             name: meta.name.as_deref()?.into(),
@@ -571,21 +571,21 @@ fn writer_of(meta: &ObjectMeta) -> Option<Box<str>> {
 
 /// Which way a share of the replicas is rounded.
 #[derive(Clone, Copy)]
-enum Rounded {
+enum Rounding {
     Up,
     Down,
 }
 
 /// A number of pods that is written as such, or as a percentage of the replicas.
-fn part_of(value: Option<&IntOrString>, replicas: i32, rounded: Rounded) -> Option<i32> {
+fn part_of(value: Option<&IntOrString>, replicas: i32, rounded: Rounding) -> Option<i32> {
     match value? {
         IntOrString::Int(number) => Some(*number),
         IntOrString::String(text) => {
             let percent: i64 = text.strip_suffix('%')?.trim().parse().ok()?;
             let exact = i64::from(replicas).saturating_mul(percent);
             let whole = match rounded {
-                Rounded::Up => exact.saturating_add(99) / 100,
-                Rounded::Down => exact / 100,
+                Rounding::Up => exact.saturating_add(99) / 100,
+                Rounding::Down => exact / 100,
             };
             i32::try_from(whole).ok()
         }
@@ -603,9 +603,9 @@ fn deployment_stops_first(spec: &DeploymentSpec) -> bool {
     let replicas = spec.replicas.unwrap_or(1);
     let quarter = IntOrString::String("25%".into());
     let surge = rolling.and_then(|one| one.max_surge.as_ref());
-    let surge = part_of(surge.or(Some(&quarter)), replicas, Rounded::Up).unwrap_or(0);
+    let surge = part_of(surge.or(Some(&quarter)), replicas, Rounding::Up).unwrap_or(0);
     let missing = rolling.and_then(|one| one.max_unavailable.as_ref());
-    let missing = part_of(missing.or(Some(&quarter)), replicas, Rounded::Down).unwrap_or(0);
+    let missing = part_of(missing.or(Some(&quarter)), replicas, Rounding::Down).unwrap_or(0);
     // Neither: the controller takes one away all the same.
     let missing = if surge == 0 { missing.max(1) } else { missing };
     // Also with a surge: as many as may be missing are taken away before a new one is Ready.

@@ -4,16 +4,16 @@ use kube::runtime::events::{Event, EventType, Reporter};
 
 use k8s_openapi::api::core::v1::ObjectReference;
 
-use super::Cluster;
-use super::api::{PATIENCE, Trouble};
-use crate::api_client::{EventRecorder, NotWritten, Writer};
-use crate::release::Notice;
+use super::ClusterEngine;
+use super::api::{ApiError, PATIENCE};
+use crate::api_client::{ApiWriter, EventRecorder, WriteError};
+use crate::release::ReleaseEvent;
 
 /// Kubernetes' bound of a note, in bytes.
 const MAX_NOTE: usize = 1024;
 
-impl Cluster {
-    pub(super) async fn publish(&self, notice: Notice) {
+impl ClusterEngine {
+    pub(super) async fn publish(&self, notice: ReleaseEvent) {
         let permit = &self.policy.permit;
         let event = Event {
             type_: if notice.is_warning {
@@ -33,17 +33,17 @@ impl Cluster {
             secondary: Some(self.record_reference(&notice)),
         };
         let regarding = self.regarding(&notice);
-        let writer = Writer::new(permit, PATIENCE);
+        let writer = ApiWriter::new(permit, PATIENCE);
         let published = self.recorder.publish(writer, &event, &regarding).await;
         let why = match published {
-            Ok(()) | Err(NotWritten::NotHeld) => return,
-            Err(error) => Trouble::from(error),
+            Ok(()) | Err(WriteError::NotHeld) => return,
+            Err(error) => ApiError::from(error),
         };
         tracing::warn!(release = %self.release, reason = notice.reason, "The Event was not written: {why}");
     }
 
     /// The first workload of the release, where people look; the record when it has none.
-    fn regarding(&self, notice: &Notice) -> ObjectReference {
+    fn regarding(&self, notice: &ReleaseEvent) -> ObjectReference {
         let parts = self.parts();
         let Some((kind, name)) = parts.first() else {
             return self.record_reference(notice);
@@ -62,7 +62,7 @@ impl Cluster {
         }
     }
 
-    fn record_reference(&self, notice: &Notice) -> ObjectReference {
+    fn record_reference(&self, notice: &ReleaseEvent) -> ObjectReference {
         let kind = if self.hub.driver().plural() == "secrets" {
             "Secret"
         } else {

@@ -12,22 +12,22 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use tokio::time::Instant;
 
-use super::amend::{Change, MAX_DESCRIPTION};
-use super::api::{PATIENCE, Trouble};
+use super::amend::{MAX_DESCRIPTION, RecordChange};
+use super::api::{ApiError, PATIENCE};
 use super::facts::status_of;
-use super::helm::{self, Order, Ran};
+use super::helm::{self, HelmRollback, HelmRun};
 use super::helm_proxy;
 use super::helm_version;
 use super::mark;
-use super::preflight::Refused;
-use super::records::Turn;
-use super::tables::{Kind, StoredRow};
-use super::{Cluster, Known};
-use crate::api_client::{NotWritten, Writer};
-use crate::ledger::{self, Status};
+use super::preflight::PreflightError;
+use super::records::FencingToken;
+use super::tables::{RecordSummaryRow, WorkloadKind};
+use super::{CachedRecord, ClusterEngine};
+use crate::api_client::{ApiWriter, WriteError};
+use crate::ledger::{self, RevisionStatus};
 use crate::release::helm_error::{self, HelmError};
-use crate::release::record::Record;
-use crate::release::{Plan, Refusal, Report};
+use crate::release::record::HelmRecord;
+use crate::release::{RollbackError, RollbackPlan, RollbackReport};
 use crate::units::Revision;
 
 /// A rollback that was decided is given up after that: whoever looks then has other means.
@@ -52,41 +52,44 @@ const PAUSE: Duration = Duration::from_secs(1);
 const LEFT_PENDING: Duration = Duration::from_secs(900);
 
 /// What was found of our rollback in the records.
-enum Found {
+enum RollbackProgress {
     /// The bad revision is still the newest.
     Nothing,
     /// The rollback is there and complete.
-    Done(StoredRow),
+    Done(RecordSummaryRow),
     /// It is there, and still said to be under way.
-    Pending(StoredRow),
+    Pending(RecordSummaryRow),
     /// It is there, and failed.
-    Failed(StoredRow, String),
+    Failed(RecordSummaryRow, String),
     /// Something else is there.
     Overtaken(Revision),
     /// Somebody uninstalls the release.
-    Removed(Status),
+    Removed(RevisionStatus),
 }
 
 /// Whether somebody is uninstalling a release, or has done so and kept its history.
-pub(super) const fn is_removed(status: Status) -> bool {
-    matches!(status, Status::Uninstalling | Status::Uninstalled)
+pub(super) const fn is_removed(status: RevisionStatus) -> bool {
+    matches!(
+        status,
+        RevisionStatus::Uninstalling | RevisionStatus::Uninstalled
+    )
 }
 
 /// What was removed on purpose must not come back.
-pub(super) fn removed(bad: Revision, status: Status) -> Refusal {
-    let status = if status == Status::Uninstalling {
+pub(super) fn removed(bad: Revision, status: RevisionStatus) -> RollbackError {
+    let status = if status == RevisionStatus::Uninstalling {
         "is being uninstalled"
     } else {
         "was uninstalled"
     };
-    Refusal::prevented(
+    RollbackError::prevented(
         "uninstalled",
         format!("the release {status} as revision {bad}, and a rollback would install it again"),
     )
 }
 
 /// What the record of a rollback says of it. A reason, which a person may have written, gives way to what stands behind it.
-fn description(plan: &Plan, digest: &str) -> String {
+fn description(plan: &RollbackPlan, digest: &str) -> String {
     let before = format!(
         "Rollback to {} by Leadsman: revision {}: ",
         plan.target, plan.bad
@@ -103,7 +106,7 @@ fn description(plan: &Plan, digest: &str) -> String {
 }
 
 /// Whether a record is of a rollback to the contents that were planned.
-fn goes_back(record: &Record, plan: &Plan) -> bool {
+fn goes_back(record: &HelmRecord, plan: &RollbackPlan) -> bool {
     let says_so =
         record.description.starts_with("Rollback ") || record.description.starts_with("Release \"");
     says_so && record.digest() == plan.digest
@@ -115,19 +118,22 @@ fn may_begin_again(class: HelmError, said: &str) -> bool {
     class.may_be_tried_again() || said.is_empty() || said.starts_with("helm ")
 }
 
-impl Cluster {
-    pub(super) async fn turn_back(&self, plan: &Plan) -> Result<Report, Refusal> {
+impl ClusterEngine {
+    pub(super) async fn turn_back(
+        &self,
+        plan: &RollbackPlan,
+    ) -> Result<RollbackReport, RollbackError> {
         let ended = self.carry_out(plan).await;
         match &ended {
             Ok(report) => self.set_made(report.made),
-            Err(Refusal::Overtaken { .. }) => {}
+            Err(RollbackError::Overtaken { .. }) => {}
             // Its record may be pending, where the API server did not let us look.
             Err(_) => self.set_left(Some((plan.clone(), self.hub.now()))),
         }
         ended
     }
 
-    async fn carry_out(&self, plan: &Plan) -> Result<Report, Refusal> {
+    async fn carry_out(&self, plan: &RollbackPlan) -> Result<RollbackReport, RollbackError> {
         let began = Instant::now();
         let mut bad = plan.bad;
         let mut runs = 0;
@@ -136,7 +142,7 @@ impl Cluster {
         let mut was_orphan = false;
         loop {
             if !self.policy.permit.holds() {
-                return Err(Refusal::prevented(
+                return Err(RollbackError::prevented(
                     "not_leader",
                     "another replica acts from now on, and goes on with this",
                 ));
@@ -158,33 +164,38 @@ impl Cluster {
                     tokio::time::sleep(PAUSE).await;
                     continue;
                 }
-                Err(trouble) => return Err(Refusal::Storage(self.with_command(plan, &trouble))),
+                Err(trouble) => {
+                    return Err(RollbackError::Storage(self.with_command(plan, &trouble)));
+                }
             };
             match found {
-                Found::Overtaken(_) if class == HelmError::NotLetThrough => {
+                RollbackProgress::Overtaken(_) if class == HelmError::NotLetThrough => {
                     let reason = helm_proxy::reason(&said);
-                    return Err(Refusal::prevented(reason, self.with_command(plan, &said)));
+                    return Err(RollbackError::prevented(
+                        reason,
+                        self.with_command(plan, &said),
+                    ));
                 }
-                Found::Overtaken(newest) => {
-                    return Err(Refusal::Overtaken {
+                RollbackProgress::Overtaken(newest) => {
+                    return Err(RollbackError::Overtaken {
                         bad: plan.bad,
                         newest,
                     });
                 }
-                Found::Removed(status) => return Err(removed(plan.bad, status)),
-                Found::Done(row) => {
+                RollbackProgress::Removed(status) => return Err(removed(plan.bad, status)),
+                RollbackProgress::Done(row) => {
                     self.sign(plan, &row).await;
-                    return Ok(Report {
+                    return Ok(RollbackReport {
                         made: row.revision,
                         finished: runs == 0,
                     });
                 }
                 // Not ours to end yet: the helm that made it may be at work.
-                Found::Pending(_) if runs == 0 && !was_orphan => {
+                RollbackProgress::Pending(_) if runs == 0 && !was_orphan => {
                     was_orphan = true;
                     self.wait_for_orphan(plan, bad).await;
                 }
-                Found::Pending(row) => {
+                RollbackProgress::Pending(row) => {
                     self.set_making(Some((row.revision, plan.target)));
                     let why = if said.is_empty() {
                         "helm was killed"
@@ -193,7 +204,7 @@ impl Cluster {
                     };
                     match self.repair(&row, why).await {
                         // Whoever may not any more is told so above.
-                        Ok(()) | Err(Trouble::NotOurs) => {}
+                        Ok(()) | Err(ApiError::NotOurs) => {}
                         Err(trouble)
                             if !left.is_zero() && (self.may_pass(&trouble) || trouble.is(409)) =>
                         {
@@ -204,11 +215,11 @@ impl Cluster {
                                 "revision {} is left pending-rollback and cannot be put right yet: {trouble}",
                                 row.revision
                             );
-                            return Err(Refusal::Storage(self.with_command(plan, &why)));
+                            return Err(RollbackError::Storage(self.with_command(plan, &why)));
                         }
                     }
                 }
-                Found::Failed(row, why) => {
+                RollbackProgress::Failed(row, why) => {
                     let may_go_on =
                         runs == 0 || class.may_be_tried_again() || said.starts_with("helm ");
                     if runs >= MAX_RUNS || !may_go_on {
@@ -222,7 +233,7 @@ impl Cluster {
                     self.set_making(Some((Revision(bad.0 + 1), plan.target)));
                     (class, said) = self.run(plan, bad, &mut runs, time).await?;
                 }
-                Found::Nothing => {
+                RollbackProgress::Nothing => {
                     if runs > 0 {
                         // It ended without a record: nothing was written.
                         if runs >= MAX_RUNS && !class.may_be_tried_again()
@@ -242,7 +253,7 @@ impl Cluster {
     }
 
     /// Whether the same may work in a moment.
-    pub(super) fn may_pass(&self, trouble: &Trouble) -> bool {
+    pub(super) fn may_pass(&self, trouble: &ApiError) -> bool {
         let is_refusal = trouble.is(401) || trouble.is(403);
         trouble.may_pass() || (is_refusal && self.hub.is_unsteady())
     }
@@ -250,26 +261,26 @@ impl Cluster {
     /// Runs helm once. What it says went wrong; empty when it says that it worked.
     async fn run(
         &self,
-        plan: &Plan,
+        plan: &RollbackPlan,
         bad: Revision,
         runs: &mut u32,
         time: Duration,
-    ) -> Result<(HelmError, String), Refusal> {
+    ) -> Result<(HelmError, String), RollbackError> {
         let version = helm_version::of(&self.policy)
             .await
-            .map_err(|why| Refusal::prevented("helm", self.with_command(plan, &why)))?;
+            .map_err(|why| RollbackError::prevented("helm", self.with_command(plan, &why)))?;
         let (target, proxy) = match self.way_to_the_cluster(plan, bad).await {
             Ok(found) => found,
-            Err(Refused::Trouble(trouble)) if self.may_pass(&trouble) => {
+            Err(PreflightError::Trouble(trouble)) if self.may_pass(&trouble) => {
                 return Ok((HelmError::Transient, trouble.to_string()));
             }
-            Err(Refused::Trouble(trouble)) => {
-                return Err(Refusal::Storage(self.with_command(plan, &trouble)));
+            Err(PreflightError::Trouble(trouble)) => {
+                return Err(RollbackError::Storage(self.with_command(plan, &trouble)));
             }
-            Err(Refused::Is(refusal)) => return Err(refusal),
+            Err(PreflightError::Is(refusal)) => return Err(refusal),
         };
         *runs += 1;
-        let order = Order {
+        let order = HelmRollback {
             namespace: self.hub.namespace(),
             release: &self.release,
             target: plan.target,
@@ -290,19 +301,19 @@ impl Cluster {
         };
         let refused = proxy.refused();
         let outcome = match ran {
-            Ran::Well => (HelmError::Other, String::new()),
+            HelmRun::Well => (HelmError::Other, String::new()),
             // What the record held when it was looked at was another thing than helm read.
-            Ran::Failed { .. } if refused.is_some() => {
+            HelmRun::Failed { .. } if refused.is_some() => {
                 (HelmError::NotLetThrough, refused.unwrap_or_default())
             }
             // Helm does not always say that it was the API server that went away, as where it waits for a hook.
-            Ran::Failed { class, text }
+            HelmRun::Failed { class, text }
                 if class.may_be_of_an_outage() && self.hub.was_in_trouble(began) =>
             {
                 tracing::warn!(release = %self.release, ?class, "The API server was in trouble while helm ran");
                 (HelmError::Transient, text)
             }
-            Ran::Failed { class, text } => {
+            HelmRun::Failed { class, text } => {
                 let of_hook = matches!(class, HelmError::Hook | HelmError::NotReady);
                 let words = if of_hook {
                     self.last_words_of_hooks(&target).await
@@ -312,10 +323,13 @@ impl Cluster {
                 let text = std::iter::once(text).chain(words);
                 (class, text.collect::<Vec<_>>().join("; "))
             }
-            Ran::Killed(why) => (HelmError::Other, why),
-            Ran::NotStarted(why) => {
+            HelmRun::Killed(why) => (HelmError::Other, why),
+            HelmRun::NotStarted(why) => {
                 let why = format!("helm cannot be started: {why}");
-                return Err(Refusal::prevented("helm", self.with_command(plan, &why)));
+                return Err(RollbackError::prevented(
+                    "helm",
+                    self.with_command(plan, &why),
+                ));
             }
         };
         if !outcome.1.is_empty() {
@@ -325,46 +339,52 @@ impl Cluster {
     }
 
     /// What the records say, read now.
-    async fn found(&self, plan: &Plan, bad: Revision) -> Result<Found, Trouble> {
+    async fn found(
+        &self,
+        plan: &RollbackPlan,
+        bad: Revision,
+    ) -> Result<RollbackProgress, ApiError> {
         let rows = self.records.list(&self.release).await?;
         let Some(newest) = rows.last() else {
-            return Ok(Found::Overtaken(Revision::default()));
+            return Ok(RollbackProgress::Overtaken(Revision::default()));
         };
         let status = status_of(newest);
         if is_removed(status) {
-            return Ok(Found::Removed(status));
+            return Ok(RollbackProgress::Removed(status));
         }
         if newest.revision == bad {
-            return Ok(Found::Nothing);
+            return Ok(RollbackProgress::Nothing);
         }
         let bad = self.after_failed_runs(plan, bad, &rows).await?;
         if newest.revision.0 != bad.0 + 1 {
-            return Ok(Found::Overtaken(newest.revision));
+            return Ok(RollbackProgress::Overtaken(newest.revision));
         }
         let Some((version, read)) = self.records.fetch(&newest.object).await? else {
-            return Ok(Found::Nothing);
+            return Ok(RollbackProgress::Nothing);
         };
-        let row = StoredRow {
+        let row = RecordSummaryRow {
             version,
             ..newest.clone()
         };
         let Ok(record) = read else {
-            return Ok(Found::Overtaken(row.revision));
+            return Ok(RollbackProgress::Overtaken(row.revision));
         };
         // Whoever rolls back to the same contents has done our work.
         if !goes_back(&record, plan) {
-            return Ok(Found::Overtaken(row.revision));
+            return Ok(RollbackProgress::Overtaken(row.revision));
         }
         Ok(match record.status {
-            Status::PendingRollback => Found::Pending(row),
-            Status::Deployed => Found::Done(row),
-            Status::Failed => Found::Failed(row, helm_error::described(&record.description)),
-            Status::Unknown
-            | Status::Uninstalled
-            | Status::Superseded
-            | Status::Uninstalling
-            | Status::PendingInstall
-            | Status::PendingUpgrade => Found::Overtaken(row.revision),
+            RevisionStatus::PendingRollback => RollbackProgress::Pending(row),
+            RevisionStatus::Deployed => RollbackProgress::Done(row),
+            RevisionStatus::Failed => {
+                RollbackProgress::Failed(row, helm_error::described(&record.description))
+            }
+            RevisionStatus::Unknown
+            | RevisionStatus::Uninstalled
+            | RevisionStatus::Superseded
+            | RevisionStatus::Uninstalling
+            | RevisionStatus::PendingInstall
+            | RevisionStatus::PendingUpgrade => RollbackProgress::Overtaken(row.revision),
         })
     }
 
@@ -372,10 +392,10 @@ impl Cluster {
     /// have come so far. The newest record is none of them.
     async fn after_failed_runs(
         &self,
-        plan: &Plan,
+        plan: &RollbackPlan,
         bad: Revision,
-        rows: &[StoredRow],
-    ) -> Result<Revision, Trouble> {
+        rows: &[RecordSummaryRow],
+    ) -> Result<Revision, ApiError> {
         let mut last = bad;
         let before_newest = rows.len().saturating_sub(1);
         for row in rows[..before_newest]
@@ -383,7 +403,7 @@ impl Cluster {
             .filter(|row| row.revision > bad)
         {
             let is_next = row.revision.0 == last.0 + 1;
-            if !is_next || !row.ours || status_of(row) != Status::Failed {
+            if !is_next || !row.ours || status_of(row) != RevisionStatus::Failed {
                 break;
             }
             let Some((_, Ok(record))) = self.records.fetch(&row.object).await? else {
@@ -397,19 +417,22 @@ impl Cluster {
         Ok(last)
     }
 
-    async fn wait_for_orphan(&self, plan: &Plan, bad: Revision) {
+    async fn wait_for_orphan(&self, plan: &RollbackPlan, bad: Revision) {
         let until = Instant::now() + ORPHAN;
         while Instant::now() < until {
             tokio::time::sleep(PAUSE).await;
-            if !matches!(self.found(plan, bad).await, Ok(Found::Pending(_))) {
+            if !matches!(
+                self.found(plan, bad).await,
+                Ok(RollbackProgress::Pending(_))
+            ) {
                 return;
             }
         }
     }
 
     /// A record of a rollback that nobody carries on with must not block upgrades for ever.
-    async fn repair(&self, row: &StoredRow, why: &str) -> Result<(), Trouble> {
-        let change = Change {
+    async fn repair(&self, row: &RecordSummaryRow, why: &str) -> Result<(), ApiError> {
+        let change = RecordChange {
             status: Some("failed"),
             description: Some(format!("Rollback \"{}\" failed: {why}", self.release)),
             labels: vec![(mark::MADE, row.revision.to_string())],
@@ -422,13 +445,13 @@ impl Cluster {
 
     /// Marks a run of ours that failed, so that one of us that comes later steps over it. Without that the next run goes
     /// on all the same.
-    async fn note_failed(&self, row: &StoredRow) {
+    async fn note_failed(&self, row: &RecordSummaryRow) {
         if row.ours || !self.policy.permit.holds() {
             return;
         }
-        let change = Change {
+        let change = RecordChange {
             labels: vec![(mark::MADE, row.revision.to_string())],
-            ..Change::default()
+            ..RecordChange::default()
         };
         if let Err(trouble) = self.records.amend(row, &change, &self.turn()).await {
             tracing::warn!(release = %self.release, revision = row.revision.0, %trouble,
@@ -448,10 +471,10 @@ impl Cluster {
             return;
         }
         let done = match self.found(&plan, plan.bad).await {
-            Ok(Found::Pending(row)) if row.created <= given_up => {
+            Ok(RollbackProgress::Pending(row)) if row.created <= given_up => {
                 self.repair(&row, "helm did not end").await
             }
-            Ok(Found::Done(row)) if row.created <= given_up => {
+            Ok(RollbackProgress::Done(row)) if row.created <= given_up => {
                 if !row.ours {
                     self.sign(&plan, &row).await;
                 }
@@ -470,9 +493,9 @@ impl Cluster {
     }
 
     /// Notes in the record that we made it, and why. Without that the rollback holds all the same.
-    async fn sign(&self, plan: &Plan, row: &StoredRow) {
+    async fn sign(&self, plan: &RollbackPlan, row: &RecordSummaryRow) {
         let digest: String = plan.digest.0.chars().take(12).collect();
-        let change = Change {
+        let change = RecordChange {
             status: None,
             description: Some(description(plan, &digest)),
             labels: vec![
@@ -481,13 +504,13 @@ impl Cluster {
                 (mark::DIGEST, digest),
             ],
         };
-        let turn = Turn {
+        let turn = FencingToken {
             fence: plan.fence,
             ..self.turn()
         };
         for _ in 0..3 {
             match self.records.amend(row, &change, &turn).await {
-                Ok(()) | Err(Trouble::NotOurs) => return,
+                Ok(()) | Err(ApiError::NotOurs) => return,
                 Err(trouble) if self.may_pass(&trouble) => tokio::time::sleep(PAUSE).await,
                 Err(trouble) => {
                     tracing::warn!(release = %self.release, revision = row.revision.0, %trouble,
@@ -498,14 +521,14 @@ impl Cluster {
         }
     }
 
-    fn failed(&self, plan: &Plan, why: &str) -> Refusal {
-        Refusal::Failed {
+    fn failed(&self, plan: &RollbackPlan, why: &str) -> RollbackError {
+        RollbackError::Failed {
             text: self.with_command(plan, &why),
         }
     }
 
     /// What went wrong, and the command with which a person does the same.
-    pub(super) fn with_command(&self, plan: &Plan, why: &dyn fmt::Display) -> String {
+    pub(super) fn with_command(&self, plan: &RollbackPlan, why: &dyn fmt::Display) -> String {
         format!("{why}; by hand: {}", self.by_hand(plan.target))
     }
 
@@ -516,7 +539,7 @@ impl Cluster {
     }
 
     /// A record by its number, as it is now.
-    pub(super) async fn record(&self, revision: Revision) -> Result<Option<Record>, Trouble> {
+    pub(super) async fn record(&self, revision: Revision) -> Result<Option<HelmRecord>, ApiError> {
         let object = format!("sh.helm.release.v1.{}.v{revision}", self.release);
         Ok(self
             .records
@@ -527,16 +550,16 @@ impl Cluster {
 
     /// The newest record, if a rollback of ours made it and serves, and what is left of it is ours to put right: in the
     /// mode enforce, or because a person had us turn it back.
-    fn made_by_us<'a>(&self, rows: &'a [StoredRow]) -> Option<&'a StoredRow> {
+    fn made_by_us<'a>(&self, rows: &'a [RecordSummaryRow]) -> Option<&'a RecordSummaryRow> {
         let newest = rows.last()?;
-        let is_ours = newest.ours && status_of(newest) == Status::Deployed;
+        let is_ours = newest.ours && status_of(newest) == RevisionStatus::Deployed;
         let may = self.policy.enforces || self.made() == Some(newest.revision);
         (is_ours && may).then_some(newest)
     }
 
     /// Puts right the record of an upgrade that was turned back while it waited: helm says at its end that it is
     /// deployed, although the rollback is. Nothing is touched once a revision newer than ours is there.
-    pub(super) async fn mend(&self, rows: &[StoredRow]) {
+    pub(super) async fn mend(&self, rows: &[RecordSummaryRow]) {
         let Some(newest) = self.made_by_us(rows) else {
             return;
         };
@@ -546,14 +569,14 @@ impl Cluster {
             .filter(|row| row.revision < newest.revision && row.created <= newest.created)
         {
             let is_left = match status_of(row) {
-                Status::Deployed => true,
+                RevisionStatus::Deployed => true,
                 status if status.is_pending() => now.since(newest.created) > LEFT_PENDING,
                 _ => false,
             };
             if !is_left {
                 continue;
             }
-            let change = Change {
+            let change = RecordChange {
                 status: Some("superseded"),
                 description: Some(format!(
                     "Rollback \"{}\" failed: superseded by revision {}, to which Leadsman rolled back",
@@ -564,7 +587,7 @@ impl Cluster {
             match self.records.amend(row, &change, &self.turn()).await {
                 Ok(()) => tracing::info!(release = %self.release, revision = row.revision.0,
                     "A record that was left behind is marked as superseded"),
-                Err(Trouble::NotOurs) => return,
+                Err(ApiError::NotOurs) => return,
                 Err(trouble) => {
                     tracing::debug!(release = %self.release, %trouble, "A record is put right later");
                 }
@@ -574,7 +597,11 @@ impl Cluster {
 
     /// Deletes a pod that keeps a StatefulSet from going back: with ordered pods the controller waits for a pod of the
     /// bad revision to become Ready, which it never does. One at a time, and only after a rollback of ours.
-    pub(super) async fn unblock(&self, rows: &[StoredRow], known: &BTreeMap<Revision, Known>) {
+    pub(super) async fn unblock(
+        &self,
+        rows: &[RecordSummaryRow],
+        known: &BTreeMap<Revision, CachedRecord>,
+    ) {
         let Some(newest) = self.made_by_us(rows) else {
             return;
         };
@@ -589,10 +616,10 @@ impl Cluster {
             let own = |name: &str| {
                 read.workloads
                     .iter()
-                    .any(|(kind, own)| *kind == Kind::StatefulSet && **own == *name)
+                    .any(|(kind, own)| *kind == WorkloadKind::StatefulSet && **own == *name)
             };
             let sets = tables.workloads().filter(|row| {
-                row.kind == Kind::StatefulSet
+                row.kind == WorkloadKind::StatefulSet
                     && row.ordered
                     && !row.partial
                     && row.observed
@@ -612,14 +639,14 @@ impl Cluster {
         };
         let pods: Api<Pod> =
             Api::namespaced(self.hub.client().clone(), self.hub.namespace().as_str());
-        let writer = Writer::new(&self.policy.permit, PATIENCE);
+        let writer = ApiWriter::new(&self.policy.permit, PATIENCE);
         for (name, uid) in stuck {
             match writer.delete(&pods, &name, &uid).await {
-                Err(NotWritten::NotHeld) => return,
+                Err(WriteError::NotHeld) => return,
                 Ok(()) => tracing::info!(release = %self.release, pod = %name,
                     "A pod of the revision that was turned back blocked its StatefulSet and is deleted"),
                 Err(error) => {
-                    tracing::warn!(release = %self.release, pod = %name, trouble = %Trouble::from(error),
+                    tracing::warn!(release = %self.release, pod = %name, trouble = %ApiError::from(error),
                     "A pod blocks its StatefulSet and cannot be deleted");
                 }
             }

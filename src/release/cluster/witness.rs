@@ -14,15 +14,15 @@ use kube::api::{ListParams, LogParams};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::Cluster;
+use super::ClusterEngine;
 use super::api::ask;
 use crate::evidence::{
-    EventEvidence, Evidence, LogEvidence, MAX_EVENTS, MAX_LINES, MAX_LOGS, MAX_PODS, PodEvidence,
-    changes, redacted, redacted_lines, redacted_to,
+    EventEvidence, EvidenceBundle, LogEvidence, MAX_EVENTS, MAX_LINES, MAX_LOGS, MAX_PODS,
+    PodEvidence, changes, redacted, redacted_lines, redacted_to,
 };
-use crate::release::Facts;
+use crate::release::ReleaseState;
 use crate::release::manifest;
-use crate::release::record::Record;
+use crate::release::record::HelmRecord;
 use crate::units::Revision;
 
 /// All of it takes no longer; what has not come by then is missing.
@@ -55,14 +55,14 @@ async fn by<T>(until: Instant, part: impl Future<Output = Result<T, String>>) ->
         .flatten()
 }
 
-impl Cluster {
+impl ClusterEngine {
     pub(super) async fn witness(
         &self,
-        facts: &Facts,
+        facts: &ReleaseState,
         bad: Revision,
         serving: Option<Revision>,
-    ) -> Evidence {
-        let mut evidence = Evidence::default();
+    ) -> EvidenceBundle {
+        let mut evidence = EvidenceBundle::default();
         let until = Instant::now() + PATIENCE;
         let (pods, events, scalers, records) = tokio::join!(
             self.look_at_pods(facts, bad, until),
@@ -97,11 +97,11 @@ impl Cluster {
     /// The pods that say most: of the bad revision before others, those in trouble before those that serve.
     async fn look_at_pods(
         &self,
-        facts: &Facts,
+        facts: &ReleaseState,
         bad: Revision,
         until: Instant,
     ) -> (Vec<PodEvidence>, Vec<LogEvidence>, Vec<String>) {
-        let mut pods: Vec<&crate::release::Pod> = facts.pods.iter().collect();
+        let mut pods: Vec<&crate::release::ReleasePod> = facts.pods.iter().collect();
         pods.sort_by_key(|pod| {
             (
                 pod.revision != bad,
@@ -111,7 +111,7 @@ impl Cluster {
         });
         let looks = pods.into_iter().take(MAX_PODS).enumerate();
         let looks = looks.map(|(place, pod)| self.look_at(pod, place < LOOKED_AT, bad, until));
-        let looks: Vec<Look> = futures::future::join_all(looks).await;
+        let looks: Vec<PodEvidenceResult> = futures::future::join_all(looks).await;
         let (mut found, mut logs, mut missing) = (Vec::new(), Vec::new(), Vec::new());
         for look in looks {
             found.push(look.pod);
@@ -124,11 +124,11 @@ impl Cluster {
 
     async fn look_at(
         &self,
-        pod: &crate::release::Pod,
+        pod: &crate::release::ReleasePod,
         closely: bool,
         bad: Revision,
         until: Instant,
-    ) -> Look {
+    ) -> PodEvidenceResult {
         let readiness = if pod.ready_since.is_some() {
             "ready"
         } else {
@@ -164,12 +164,12 @@ impl Cluster {
             node: pod.node.to_string(),
             state: redacted(&state.join(", ")),
         };
-        Look { pod, logs, missing }
+        PodEvidenceResult { pod, logs, missing }
     }
 
     /// What the hooks of a rollback to this revision said last, each in a sentence. Helm does not tell, and deletes their
     /// pods before it runs them again; the logs as a whole go into ours.
-    pub(super) async fn last_words_of_hooks(&self, target: &Record) -> Vec<String> {
+    pub(super) async fn last_words_of_hooks(&self, target: &HelmRecord) -> Vec<String> {
         let until = Instant::now() + PATIENCE;
         let api = self.pods_api();
         let hooks = target
@@ -215,7 +215,7 @@ impl Cluster {
         words
     }
 
-    async fn events_of(&self, facts: &Facts) -> Result<Vec<EventEvidence>, String> {
+    async fn events_of(&self, facts: &ReleaseState) -> Result<Vec<EventEvidence>, String> {
         let api: Api<Event> =
             Api::namespaced(self.hub.client().clone(), self.hub.namespace().as_str());
         // Of a busy namespace the others would fill the list.
@@ -323,7 +323,7 @@ impl Cluster {
             record.ok_or_else(|| format!("the record of revision {revision} cannot be read"))
         };
         let (before, after) = (read(serving).await?, read(bad).await?);
-        let values = |record: &Record| -> Value {
+        let values = |record: &HelmRecord| -> Value {
             let config = record.config.as_ref();
             config
                 .and_then(|config| serde_json::from_str(config.get()).ok())
@@ -337,7 +337,7 @@ impl Cluster {
 }
 
 /// What looking at one pod brought.
-struct Look {
+struct PodEvidenceResult {
     pod: PodEvidence,
     logs: Vec<LogEvidence>,
     missing: Vec<String>,
@@ -391,8 +391,8 @@ async fn logs_of(
     (logs, missing)
 }
 
-fn images(before: &Record, after: &Record) -> Vec<String> {
-    let objects = |record: &Record| manifest::objects(&record.manifest).unwrap_or_default();
+fn images(before: &HelmRecord, after: &HelmRecord) -> Vec<String> {
+    let objects = |record: &HelmRecord| manifest::objects(&record.manifest).unwrap_or_default();
     let (old, new) = (objects(before), objects(after));
     let changed = new.iter().filter_map(|object| {
         let was = old

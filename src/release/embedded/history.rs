@@ -12,9 +12,9 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use crate::files;
-use crate::ledger::{Digest, Status, Stored};
-use crate::release::change::Workloads;
-use crate::release::{Facts, Pod, WorkloadState, manifest};
+use crate::ledger::{ContentDigest, RevisionStatus, StoredRevision};
+use crate::release::change::RevisionWorkloads;
+use crate::release::{ReleasePod, ReleaseState, WorkloadState, manifest};
 use crate::units::Revision;
 
 /// A larger file is none of ours.
@@ -25,11 +25,11 @@ const MAX_RECORDS: usize = 50;
 
 /// One revision as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
+pub struct EmbeddedRecord {
     /// Its number.
     pub revision: Revision,
     /// Helm's status.
-    pub status: Status,
+    pub status: RevisionStatus,
     /// Helm's description.
     pub description: String,
     /// What it consists of; whoever runs the pods knows what it means.
@@ -42,20 +42,20 @@ pub struct Record {
     pub reason: Option<String>,
 }
 
-impl Record {
+impl EmbeddedRecord {
     /// SHA-256 of the contents, whose keys are sorted.
-    pub fn digest(&self) -> Digest {
+    pub fn digest(&self) -> ContentDigest {
         let hash = Sha256::digest(self.contents.to_string());
         let mut hex = String::with_capacity(64);
         for byte in &hash {
             // Writing to a text cannot fail.
             let _ = write!(hex, "{byte:02x}");
         }
-        Digest(hex.into())
+        ContentDigest(hex.into())
     }
 
     /// As a manifest would have them: their template is the record's contents.
-    fn workloads(template: &Digest, states: &[WorkloadState]) -> Workloads {
+    fn workloads(template: &ContentDigest, states: &[WorkloadState]) -> RevisionWorkloads {
         let objects = states.iter().map(|state| {
             let object = json!({
                 "apiVersion": "apps/v1",
@@ -66,11 +66,11 @@ impl Record {
             manifest::objects(&object.to_string())
         });
         let objects: Vec<_> = objects.filter_map(Result::ok).flatten().collect();
-        Workloads::of_objects(&objects, &[])
+        RevisionWorkloads::of_objects(&objects, &[])
     }
 
-    fn stored(&self, digest: Digest) -> Stored {
-        Stored {
+    fn stored(&self, digest: ContentDigest) -> StoredRevision {
+        StoredRevision {
             revision: self.revision,
             status: self.status,
             description: self.description.clone(),
@@ -84,13 +84,13 @@ impl Record {
 
 /// What the app's pods do, as whoever runs them writes it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Cluster {
+pub struct EmbeddedPods {
     /// Where the Service answers, as `127.0.0.1:8080`.
     pub service: Option<std::net::SocketAddr>,
     /// The revision whose rollout is complete.
     pub settled: Option<Revision>,
     /// All pods.
-    pub pods: Vec<Pod>,
+    pub pods: Vec<ReleasePod>,
     /// What is known of the rollout of the workloads; empty where nothing is.
     #[serde(default)]
     pub workloads: Vec<WorkloadState>,
@@ -98,11 +98,11 @@ pub struct Cluster {
 
 /// The files of one release.
 #[derive(Debug, Clone)]
-pub struct History {
+pub struct EmbeddedHistory {
     directory: PathBuf,
 }
 
-impl History {
+impl EmbeddedHistory {
     /// Of this directory.
     pub fn of(directory: &Path) -> Self {
         Self {
@@ -114,7 +114,7 @@ impl History {
     ///
     /// # Errors
     /// When the directory or a record cannot be read.
-    pub fn records(&self) -> io::Result<Vec<Record>> {
+    pub fn records(&self) -> io::Result<Vec<EmbeddedRecord>> {
         let entries = match fs::read_dir(&self.directory) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -126,7 +126,7 @@ impl History {
             let Some(revision) = number_of(&path) else {
                 continue;
             };
-            let record: Record = match read(&path) {
+            let record: EmbeddedRecord = match read(&path) {
                 Ok(record) => record,
                 // Pruned between the list and the read.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -149,9 +149,9 @@ impl History {
     ///
     /// # Errors
     /// When the file is there and cannot be read.
-    pub fn cluster(&self) -> io::Result<Cluster> {
+    pub fn cluster(&self) -> io::Result<EmbeddedPods> {
         match read(&self.directory.join("pods.json")) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Cluster::default()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(EmbeddedPods::default()),
             read => read,
         }
     }
@@ -160,7 +160,7 @@ impl History {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn write_cluster(&self, cluster: &Cluster) -> io::Result<()> {
+    pub fn write_cluster(&self, cluster: &EmbeddedPods) -> io::Result<()> {
         self.replace("pods.json", &serde_json::to_vec(cluster)?)
     }
 
@@ -168,22 +168,22 @@ impl History {
     ///
     /// # Errors
     /// When a file cannot be read.
-    pub fn facts(&self) -> io::Result<Facts> {
+    pub fn facts(&self) -> io::Result<ReleaseState> {
         let records = self.records()?;
         let cluster = self.cluster()?;
         let newest = records.last();
-        let is_deployed = newest.is_some_and(|record| record.status == Status::Deployed);
+        let is_deployed = newest.is_some_and(|record| record.status == RevisionStatus::Deployed);
         let rolls = newest.map(|record| record.revision) != cluster.settled;
-        let ours = |record: &&Record| record.turned_back.is_some();
+        let ours = |record: &&EmbeddedRecord| record.turned_back.is_some();
         let mut revisions = Vec::with_capacity(records.len());
         let mut workloads = Vec::with_capacity(records.len());
         for record in &records {
             let digest = record.digest();
-            let own = Record::workloads(&digest, &cluster.workloads);
+            let own = EmbeddedRecord::workloads(&digest, &cluster.workloads);
             workloads.push((record.revision, Arc::new(own)));
             revisions.push(record.stored(digest));
         }
-        Ok(Facts {
+        Ok(ReleaseState {
             revisions,
             ours: records
                 .iter()
@@ -215,10 +215,10 @@ impl History {
     pub fn upgrade(&self, contents: serde_json::Value) -> io::Result<Revision> {
         let last = self.records()?.last().map_or(0, |record| record.revision.0);
         let (status, description) = match last {
-            0 => (Status::PendingInstall, "Install complete"),
-            _ => (Status::PendingUpgrade, "Upgrade complete"),
+            0 => (RevisionStatus::PendingInstall, "Install complete"),
+            _ => (RevisionStatus::PendingUpgrade, "Upgrade complete"),
         };
-        let record = Record {
+        let record = EmbeddedRecord {
             revision: Revision(last + 1),
             status,
             description: description.into(),
@@ -232,7 +232,7 @@ impl History {
     }
 
     /// Creates a record; an error of the kind `AlreadyExists` when there is one of that number.
-    pub(super) fn create(&self, record: &Record) -> io::Result<()> {
+    pub(super) fn create(&self, record: &EmbeddedRecord) -> io::Result<()> {
         files::private_directory(&self.directory)?;
         let name = file_name(record.revision);
         let new = self.directory.join(format!("{name}.create"));
@@ -245,9 +245,9 @@ impl History {
 
     /// Makes a record the deployed one, and supersedes the others. In this order: killed in between, two are deployed,
     /// which every reader survives by taking the newest; the other way round there could be none.
-    pub(super) fn deploy(&self, record: &Record) -> io::Result<()> {
-        let deployed = Record {
-            status: Status::Deployed,
+    pub(super) fn deploy(&self, record: &EmbeddedRecord) -> io::Result<()> {
+        let deployed = EmbeddedRecord {
+            status: RevisionStatus::Deployed,
             ..record.clone()
         };
         self.replace(&file_name(record.revision), &serde_json::to_vec(&deployed)?)?;
@@ -258,9 +258,12 @@ impl History {
             let name = file_name(other.revision);
             if at < surplus {
                 fs::remove_file(self.directory.join(name))?;
-            } else if matches!(other.status, Status::Deployed | Status::PendingUpgrade) {
-                let superseded = Record {
-                    status: Status::Superseded,
+            } else if matches!(
+                other.status,
+                RevisionStatus::Deployed | RevisionStatus::PendingUpgrade
+            ) {
+                let superseded = EmbeddedRecord {
+                    status: RevisionStatus::Superseded,
                     ..other
                 };
                 self.replace(&name, &serde_json::to_vec(&superseded)?)?;

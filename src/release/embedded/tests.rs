@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::ledger::{Digest, Ledger};
+use crate::ledger::{ContentDigest, RevisionLedger};
 use crate::release::plan;
 use crate::units::Revision;
 
@@ -25,22 +25,29 @@ impl Release {
         release
     }
 
-    fn history(&self) -> History {
-        History::of(self.folder.path())
+    fn history(&self) -> EmbeddedHistory {
+        EmbeddedHistory::of(self.folder.path())
     }
 
-    fn engine(&self) -> Arc<Embedded> {
-        Embedded::new(self.folder.path())
+    fn engine(&self) -> Arc<EmbeddedEngine> {
+        EmbeddedEngine::new(self.folder.path())
     }
 
-    fn plan(&self) -> Plan {
+    fn plan(&self) -> RollbackPlan {
         let facts = self.history().facts().unwrap();
         let newest = facts.newest().unwrap().revision;
         let before = Some(Revision(newest.0 - 1));
-        plan(newest, &facts, &Ledger::default(), before, "hard_down_all").unwrap()
+        plan(
+            newest,
+            &facts,
+            &RevisionLedger::default(),
+            before,
+            "hard_down_all",
+        )
+        .unwrap()
     }
 
-    fn statuses(&self) -> Vec<(u32, Status)> {
+    fn statuses(&self) -> Vec<(u32, RevisionStatus)> {
         let records = self.history().records().unwrap();
         records
             .iter()
@@ -57,7 +64,7 @@ async fn a_rollback_makes_a_new_revision_with_the_contents_of_the_target() {
     let report = release.engine().execute(plan).await.unwrap();
     assert_eq!(
         report,
-        Report {
+        RollbackReport {
             made: Revision(4),
             finished: false
         }
@@ -68,10 +75,10 @@ async fn a_rollback_makes_a_new_revision_with_the_contents_of_the_target() {
     assert_eq!(
         release.statuses(),
         [
-            (1, Status::Superseded),
-            (2, Status::Superseded),
-            (3, Status::Superseded),
-            (4, Status::Deployed)
+            (1, RevisionStatus::Superseded),
+            (2, RevisionStatus::Superseded),
+            (3, RevisionStatus::Superseded),
+            (4, RevisionStatus::Deployed)
         ]
     );
     assert_eq!(release.history().facts().unwrap().ours, [Revision(4)]);
@@ -85,7 +92,7 @@ async fn carried_out_twice_it_makes_one_rollback() {
     let again = release.engine().execute(plan).await.unwrap();
     assert_eq!(
         again,
-        Report {
+        RollbackReport {
             made: Revision(3),
             finished: true
         }
@@ -102,16 +109,16 @@ async fn a_rollback_that_was_killed_half_way_is_finished() {
         .engine()
         .create(&release.history(), &records, &plan)
         .unwrap();
-    assert_eq!(release.statuses()[2], (3, Status::PendingRollback));
+    assert_eq!(release.statuses()[2], (3, RevisionStatus::PendingRollback));
     let report = release.engine().execute(plan).await.unwrap();
     assert_eq!(
         report,
-        Report {
+        RollbackReport {
             made: Revision(3),
             finished: true
         }
     );
-    assert_eq!(release.statuses()[2], (3, Status::Deployed));
+    assert_eq!(release.statuses()[2], (3, RevisionStatus::Deployed));
 }
 
 #[tokio::test]
@@ -119,7 +126,7 @@ async fn a_newer_revision_is_the_fence() {
     let release = Release::with(2);
     let plan = release.plan();
     release.history().upgrade(json!({ "number": 3 })).unwrap();
-    let overtaken = Refusal::Overtaken {
+    let overtaken = RollbackError::Overtaken {
         bad: Revision(2),
         newest: Revision(3),
     };
@@ -134,11 +141,11 @@ async fn a_newer_revision_is_the_fence() {
 #[tokio::test]
 async fn a_target_with_other_contents_is_refused() {
     let release = Release::with(2);
-    let plan = Plan {
-        digest: Digest("other".into()),
+    let plan = RollbackPlan {
+        digest: ContentDigest("other".into()),
         ..release.plan()
     };
-    let gone = Refusal::TargetGone {
+    let gone = RollbackError::TargetGone {
         target: Revision(1),
     };
     assert_eq!(release.engine().execute(plan).await, Err(gone));
@@ -148,13 +155,13 @@ async fn a_target_with_other_contents_is_refused() {
 async fn somebody_elses_pending_operation_is_not_disturbed() {
     let release = Release::with(3);
     let mut record = release.history().records().unwrap()[1].clone();
-    record.status = Status::PendingRollback;
+    record.status = RevisionStatus::PendingRollback;
     std::fs::write(
         release.folder.path().join("v2.json"),
         serde_json::to_vec(&record).unwrap(),
     )
     .unwrap();
-    let plan = Plan {
+    let plan = RollbackPlan {
         bad: Revision(3),
         target: Revision(1),
         digest: release.history().records().unwrap()[0].digest(),
@@ -192,7 +199,7 @@ async fn a_record_that_lies_or_is_damaged_is_trouble_and_not_a_fact() {
 #[tokio::test(start_paused = true)]
 async fn followers_learn_of_a_new_revision_and_of_trouble() {
     let release = Release::with(1);
-    let (to, mut facts) = watch::channel(Observed::default());
+    let (to, mut facts) = watch::channel(ObservedState::default());
     let following = tokio::spawn(release.engine().follow(to));
     facts.changed().await.unwrap();
     assert_eq!(facts.borrow_and_update().facts.revisions.len(), 1);
@@ -213,5 +220,5 @@ fn the_history_is_bounded_as_helms_is() {
     let release = Release::with(60);
     let statuses = release.statuses();
     assert_eq!(statuses.len(), 50);
-    assert_eq!(statuses.last(), Some(&(60, Status::Deployed)));
+    assert_eq!(statuses.last(), Some(&(60, RevisionStatus::Deployed)));
 }

@@ -44,7 +44,7 @@ fn one(text: &str) -> Value {
     objects(&text).unwrap()[0].body["x"].clone()
 }
 
-fn refused(text: &str) -> Broken {
+fn refused(text: &str) -> ManifestError {
     objects(text).unwrap_err()
 }
 

@@ -21,7 +21,7 @@ fn packed(json: &str) -> Vec<u8> {
     STANDARD.encode(encoder.finish().unwrap()).into_bytes()
 }
 
-fn of(value: &Value) -> Result<Record, Unreadable> {
+fn of(value: &Value) -> Result<HelmRecord, RecordError> {
     decode(OBJECT, &packed(&value.to_string()))
 }
 
@@ -35,7 +35,7 @@ fn release() -> Value {
 fn a_record_of_helm_is_read() {
     let payload = STANDARD.decode(FROM_KUBECTL).unwrap();
     let record = decode(OBJECT, &payload).unwrap();
-    assert_eq!(record.status, Status::Deployed);
+    assert_eq!(record.status, RevisionStatus::Deployed);
     assert_eq!(record.description, "Upgrade complete");
     assert_eq!(
         (record.chart.as_str(), record.app_version.as_str()),
@@ -68,12 +68,12 @@ fn what_helm_leaves_out_or_writes_as_null_is_empty() {
     .unwrap();
     assert_eq!(
         (record.status, record.chart.as_str()),
-        (Status::Unknown, "")
+        (RevisionStatus::Unknown, "")
     );
     assert!(record.config.is_none() && record.manifest.is_empty());
     let mut strange = release();
     strange["info"]["status"] = json!("exploded");
-    assert_eq!(of(&strange).unwrap().status, Status::Unknown);
+    assert_eq!(of(&strange).unwrap().status, RevisionStatus::Unknown);
     strange["apply_method"] = json!("ssa");
     assert!(of(&strange).unwrap().server_side);
 }
@@ -196,7 +196,7 @@ fn names_are_read_from_their_end() {
         "sh.helm.release.v1.web.v99999999999",
         "sh.helm.release.v2.web.v1",
     ] {
-        assert_eq!(read(wrong), Err(Unreadable::Name(wrong.to_owned())));
+        assert_eq!(read(wrong), Err(RecordError::Name(wrong.to_owned())));
     }
 }
 
@@ -266,11 +266,11 @@ fn a_bomb_is_not_inflated() {
     let large = STANDARD.encode(bomb(96));
     assert!(large.len() <= MAX_PAYLOAD, "{}", large.len());
     let refused = decode(OBJECT, large.as_bytes()).unwrap_err();
-    assert_eq!(refused, Unreadable::Bomb);
+    assert_eq!(refused, RecordError::Bomb);
     // So one of 2 GiB is not even decoded.
     let larger = STANDARD.encode(bomb(128));
     let refused = decode(OBJECT, larger.as_bytes()).unwrap_err();
-    assert_eq!(refused, Unreadable::TooLarge(larger.len()));
+    assert_eq!(refused, RecordError::TooLarge(larger.len()));
 }
 
 #[test]
@@ -334,7 +334,7 @@ fn a_name_that_lies_is_found_out() {
     let payload = packed(&release().to_string());
     for object in ["sh.helm.release.v1.web.v3", "sh.helm.release.v1.other.v2"] {
         let error = decode(object, &payload).unwrap_err();
-        assert!(matches!(error, Unreadable::Lies { .. }), "{error}");
+        assert!(matches!(error, RecordError::Lies { .. }), "{error}");
         assert!(error.to_string().contains("web v2"), "{error}");
     }
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{ProbeView, one};
-use crate::config::settings::Need;
-use crate::metrics::Series;
+use crate::config::settings::NeedsEntry;
+use crate::metrics::ProbeSeries;
 use crate::units::Moment;
 
 /// A dependency, as it is shown.
@@ -29,7 +29,7 @@ struct NeededBy {
 }
 
 /// All dependencies, in the order of the series.
-pub(super) fn dependencies(all: &[Series], now: Moment) -> Vec<DependencyView> {
+pub(super) fn dependencies(all: &[ProbeSeries], now: Moment) -> Vec<DependencyView> {
     let mut needed_by = needed_by(all);
     let dependencies = all
         .iter()
@@ -46,12 +46,12 @@ pub(super) fn dependencies(all: &[Series], now: Moment) -> Vec<DependencyView> {
 }
 
 /// What needs each dependency, by its name.
-fn needed_by(all: &[Series]) -> BTreeMap<Box<str>, Vec<NeededBy>> {
+fn needed_by(all: &[ProbeSeries]) -> BTreeMap<Box<str>, Vec<NeededBy>> {
     let mut map: BTreeMap<Box<str>, Vec<NeededBy>> = BTreeMap::new();
     for series in all {
         let probe = series.tracked().probe();
         for need in &probe.needs {
-            let Need::Dependency(name) = need else {
+            let NeedsEntry::Dependency(name) = need else {
                 continue;
             };
             let releases = map.entry(name.clone()).or_default();

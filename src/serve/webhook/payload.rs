@@ -22,33 +22,33 @@ const MAX_WHY: usize = 200;
 /// A notification. Its alerts are read one by one, so that one of another form takes none of the others with it.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Notice<'a> {
+pub(super) struct WebhookNotification<'a> {
     version: String,
     pub(super) group_key: String,
     #[serde(default)]
     pub(super) truncated_alerts: u64,
     #[serde(rename = "status")]
-    _status: Status,
+    _status: WebhookAlertStatus,
     #[serde(borrow)]
-    pub(super) alerts: Listed<'a>,
+    pub(super) alerts: ListedAlerts<'a>,
 }
 
 /// The alerts of a notification: the first [`MAX_ALERTS`] as they were written, and how many there are.
-pub(super) struct Listed<'a> {
+pub(super) struct ListedAlerts<'a> {
     written: Vec<&'a RawValue>,
     pub(super) count: usize,
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Listed<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for ListedAlerts<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_seq(List)
+        deserializer.deserialize_seq(AlertListVisitor)
     }
 }
 
-struct List;
+struct AlertListVisitor;
 
-impl<'de> Visitor<'de> for List {
-    type Value = Listed<'de>;
+impl<'de> Visitor<'de> for AlertListVisitor {
+    type Value = ListedAlerts<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a list of alerts")
@@ -62,21 +62,21 @@ impl<'de> Visitor<'de> for List {
                 written.push(alert);
             }
         }
-        Ok(Listed { written, count })
+        Ok(ListedAlerts { written, count })
     }
 }
 
 #[derive(Clone, Copy, Deserialize, PartialEq, Eq, Hash)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Status {
+pub(super) enum WebhookAlertStatus {
     Firing,
     Resolved,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Told {
-    pub(super) status: Status,
+pub(super) struct WebhookAlert {
+    pub(super) status: WebhookAlertStatus,
     pub(super) labels: Labels,
     pub(super) starts_at: jiff::Timestamp,
     pub(super) fingerprint: String,
@@ -84,7 +84,7 @@ pub(super) struct Told {
 
 /// The alerts of a notification, `None` for each that cannot be read. An error when nothing of it can be used, so that the
 /// sender's own counters tell of that.
-pub(super) fn read(notice: &Notice<'_>) -> Result<Vec<Option<Told>>, String> {
+pub(super) fn read(notice: &WebhookNotification<'_>) -> Result<Vec<Option<WebhookAlert>>, String> {
     if notice.version != "4" {
         return Err("this takes version 4 of the payload".into());
     }
@@ -95,7 +95,7 @@ pub(super) fn read(notice: &Notice<'_>) -> Result<Vec<Option<Told>>, String> {
         ));
     }
     let (mut unreadable, mut why) = (0, String::new());
-    let alerts: Vec<Option<Told>> = notice
+    let alerts: Vec<Option<WebhookAlert>> = notice
         .alerts
         .written
         .iter()
@@ -123,7 +123,7 @@ pub(super) fn read(notice: &Notice<'_>) -> Result<Vec<Option<Told>>, String> {
 }
 
 /// Whether an alert keeps the bounds; one that does not is left out, and the others count.
-pub(super) fn is_bounded(alert: &Told) -> bool {
+pub(super) fn is_bounded(alert: &WebhookAlert) -> bool {
     let fits =
         |(name, value): (&String, &String)| name.len() <= MAX_NAME && value.len() <= MAX_VALUE;
     alert.labels.len() <= MAX_LABELS

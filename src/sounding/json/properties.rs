@@ -52,7 +52,7 @@ proptest! {
         pointers(&value, "", &mut all);
         all.push(other);
         for pointer in all {
-            let doc = Doc::of(text.as_bytes()).unwrap();
+            let doc = JsonDoc::of(text.as_bytes()).unwrap();
             let found = doc.pointer(&parts(&pointer)).unwrap();
             let found = found.map(|place| serde_json::from_str::<Value>(place).unwrap());
             prop_assert_eq!(found.as_ref(), model.pointer(&pointer), "{}", pointer);

@@ -4,7 +4,7 @@ use regex::Regex;
 use serde_json::json;
 
 use super::*;
-use crate::sounding::expect::{Comparison, Pattern};
+use crate::sounding::expect::{NumberComparison, Pattern};
 
 #[test]
 fn a_values() {
@@ -309,10 +309,10 @@ fn numbers_are_compared_by_their_digits() {
         r#"JSON at  is "0x10", expected a number > 1"#,
     );
     for (comparison, below, same, above) in [
-        (Comparison::Less, true, false, false),
-        (Comparison::LessOrEqual, true, true, false),
-        (Comparison::Greater, false, false, true),
-        (Comparison::GreaterOrEqual, false, true, true),
+        (NumberComparison::Less, true, false, false),
+        (NumberComparison::LessOrEqual, true, true, false),
+        (NumberComparison::Greater, false, false, true),
+        (NumberComparison::GreaterOrEqual, false, true, true),
     ] {
         for (text, holds) in [("499", below), ("500.0", same), ("501", above)] {
             let test = JsonTest::Compare(comparison, Decimal::parse("500").unwrap());
@@ -357,7 +357,7 @@ fn patterns_are_for_strings() {
 
 pub(in crate::sounding) fn more(than: u64) -> JsonTest {
     JsonTest::Compare(
-        Comparison::Greater,
+        NumberComparison::Greater,
         Decimal::parse(&than.to_string()).unwrap(),
     )
 }

@@ -12,7 +12,7 @@ fn paths() {
         {"name":"redis","status":"ok","ms":2.50,"tags":["a","b"]},{"name":"x']['y","status":"down"}],"limit":2.5}"#;
     let found_by = |path: &str| {
         let query = jsonpath_rust::parser::parse_json_path(path).unwrap();
-        let doc = Doc::of(body.as_bytes()).unwrap();
+        let doc = JsonDoc::of(body.as_bytes()).unwrap();
         find(&doc, &query).unwrap().join(" ")
     };
     for (path, found) in [

@@ -376,7 +376,7 @@ fn explanations_are_one_bounded_line() {
         ..Expect::default()
     };
     let failure = judge(&expect, &answer().body(&hostile).seen()).unwrap_err();
-    assert!(failure.explanation.len() <= Sounding::MAX_EXPLANATION);
+    assert!(failure.explanation.len() <= ProbeResult::MAX_EXPLANATION);
     let control = |c: char| c.is_control() || c == '\u{202e}';
     assert!(!failure.explanation.contains(control), "{failure:?}");
     assert!(
@@ -424,9 +424,9 @@ proptest! {
             },
         ];
         for expect in asked {
-            let seen = Seen { unix_now: now, ..given.seen() };
+            let seen = ResponseView { unix_now: now, ..given.seen() };
             if let Err(failure) = judge(&expect, &seen) {
-                prop_assert!(failure.explanation.len() <= Sounding::MAX_EXPLANATION);
+                prop_assert!(failure.explanation.len() <= ProbeResult::MAX_EXPLANATION);
                 prop_assert!(!failure.explanation.contains(char::is_control));
             }
         }
@@ -463,7 +463,7 @@ struct Given {
     headers: HeaderMap,
     body: Vec<u8>,
     micros: u64,
-    tls: Option<TlsSeen>,
+    tls: Option<TlsInfo>,
 }
 
 impl Given {
@@ -493,7 +493,7 @@ impl Given {
     }
 
     fn valid_for(mut self, seconds: i64) -> Self {
-        self.tls = Some(TlsSeen {
+        self.tls = Some(TlsInfo {
             version: "TLS 1.3",
             cipher: "TLS13_AES_128_GCM_SHA256",
             earliest_expiry: 1_800_000_000 + seconds,
@@ -507,8 +507,8 @@ impl Given {
         self
     }
 
-    fn seen(&self) -> Seen<'_> {
-        Seen {
+    fn seen(&self) -> ResponseView<'_> {
+        ResponseView {
             status: self.status,
             version: HttpVersion::V11,
             headers: &self.headers,

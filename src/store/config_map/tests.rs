@@ -18,10 +18,10 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::super::tests::Noted;
-use super::super::{AGREES, Found, Kind, Store};
+use super::super::{AGREES, StateStore, StoredKind, StoredState};
 use super::*;
 use crate::clock;
-use crate::permit::Held;
+use crate::permit::HeldLease;
 use crate::units::{Namespace, ReleaseName, Revision, Time};
 
 #[derive(Default)]
@@ -150,11 +150,11 @@ impl Cluster {
     pub(crate) fn replica(&self, term: Option<u64>) -> Replica {
         let folder = tempfile::tempdir().unwrap();
         let maps = ConfigMaps::new(self.client.clone(), "ours", "leadsman");
-        let mut store = Store::open(folder.path()).unwrap().with_maps(maps);
+        let mut store = StateStore::open(folder.path()).unwrap().with_maps(maps);
         let (lease, held) = watch::channel(None);
         if let Some(fence) = term {
             let until = clock::now() + Duration::from_secs(3600);
-            lease.send_replace(Some(Held { until, fence }));
+            lease.send_replace(Some(HeldLease { until, fence }));
             store = store.with_permit(Permit::of(held));
         }
         Replica {
@@ -166,8 +166,8 @@ impl Cluster {
 }
 
 pub(crate) struct Replica {
-    pub(crate) store: Store,
-    pub(crate) lease: watch::Sender<Option<Held>>,
+    pub(crate) store: StateStore,
+    pub(crate) lease: watch::Sender<Option<HeldLease>>,
     pub(crate) folder: tempfile::TempDir,
 }
 
@@ -182,41 +182,41 @@ fn at(seconds: u64) -> Time {
 }
 
 impl Replica {
-    fn load_at(&self, kind: Kind, seconds: u64) -> Found<Noted> {
+    fn load_at(&self, kind: StoredKind, seconds: u64) -> StoredState<Noted> {
         let (namespace, release) = names();
         self.store.load(kind, &namespace, &release, at(seconds))
     }
 
-    fn save_at(&self, kind: Kind, noted: u64, seconds: u64) -> io::Result<()> {
+    fn save_at(&self, kind: StoredKind, noted: u64, seconds: u64) -> io::Result<()> {
         let (namespace, release) = names();
         let noted = Noted(at(noted));
         self.store
             .save(kind, &namespace, &release, &noted, at(seconds))
     }
 
-    fn load(&self) -> Found<Noted> {
-        self.load_at(Kind::State, SERVER_NOW)
+    fn load(&self) -> StoredState<Noted> {
+        self.load_at(StoredKind::State, SERVER_NOW)
     }
 
     fn save(&self, noted: u64) -> io::Result<()> {
-        self.save_at(Kind::State, noted, SERVER_NOW)
+        self.save_at(StoredKind::State, noted, SERVER_NOW)
     }
 
     fn fence(&self) -> u64 {
         let (namespace, release) = names();
-        self.store.fence(Kind::State, &namespace, &release)
+        self.store.fence(StoredKind::State, &namespace, &release)
     }
 }
 
-fn noted(seconds: u64) -> Found<Noted> {
-    Found::State(Noted(at(seconds)))
+fn noted(seconds: u64) -> StoredState<Noted> {
+    StoredState::State(Noted(at(seconds)))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_read_is_unknown_and_is_not_written_over() {
     let cluster = Cluster::new().await;
     let first = cluster.replica(Some(1));
-    assert_eq!(first.load(), Found::Nothing);
+    assert_eq!(first.load(), StoredState::Nothing);
     first.save(5).unwrap();
     // It acted long ago as well, so it has a file of its own, which is old.
     let second = cluster.replica(Some(2));
@@ -224,7 +224,7 @@ async fn what_cannot_be_read_is_unknown_and_is_not_written_over() {
     for code in [429, 500, 403] {
         cluster.world().refuses = Some(code);
         let found = second.load();
-        let Found::Unknown(why) = found else {
+        let StoredState::Unknown(why) = found else {
             panic!("{found:?}");
         };
         assert!(why.contains("ConfigMap"), "{why}");
@@ -242,18 +242,20 @@ async fn what_cannot_be_read_is_unknown_and_is_not_written_over() {
 async fn without_replicas_too_a_blip_is_not_the_end_of_what_is_stored() {
     let cluster = Cluster::new().await;
     let first = cluster.replica(None);
-    assert_eq!(first.load(), Found::Nothing);
+    assert_eq!(first.load(), StoredState::Nothing);
     first.save(5).unwrap();
     let second = cluster.replica(None);
     cluster.world().refuses = Some(429);
-    assert!(matches!(second.load(), Found::Unknown(_)));
+    assert!(matches!(second.load(), StoredState::Unknown(_)));
     cluster.world().refuses = None;
     second.save(1).unwrap_err();
     // The file that this left is as new as the ConfigMap; the newer of both counts.
-    assert_eq!(second.load_at(Kind::State, SERVER_NOW), noted(1));
-    second.save_at(Kind::State, 7, SERVER_NOW + 1).unwrap();
+    assert_eq!(second.load_at(StoredKind::State, SERVER_NOW), noted(1));
+    second
+        .save_at(StoredKind::State, 7, SERVER_NOW + 1)
+        .unwrap();
     let third = cluster.replica(None);
-    assert_eq!(third.load_at(Kind::State, SERVER_NOW + 1), noted(7));
+    assert_eq!(third.load_at(StoredKind::State, SERVER_NOW + 1), noted(7));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -307,7 +309,7 @@ async fn without_the_permit_nothing_is_sent() {
     replica.lease.send_replace(None);
     let before = cluster.world().writes;
     replica.save(6).unwrap_err();
-    assert!(matches!(replica.load(), Found::Unknown(_)));
+    assert!(matches!(replica.load(), StoredState::Unknown(_)));
     assert_eq!(cluster.world().writes, before);
 }
 
@@ -323,12 +325,14 @@ async fn the_times_of_a_clock_forty_minutes_off_are_moved_to_ours() {
         let first = cluster.replica(Some(1));
         first.load();
         // Something began a minute before. It is taken over after 20 s, and again before that one has written anything.
-        first.save_at(Kind::State, writer - 60, writer).unwrap();
+        first
+            .save_at(StoredKind::State, writer - 60, writer)
+            .unwrap();
         for (term, later) in [(2, 20), (3, 40)] {
             cluster.world().now = SERVER_NOW + later;
             let replica = cluster.replica(Some(term));
-            let found = replica.load_at(Kind::State, reader + later);
-            let Found::State(Noted(began)) = found else {
+            let found = replica.load_at(StoredKind::State, reader + later);
+            let StoredState::State(Noted(began)) = found else {
                 panic!("{found:?}");
             };
             let since = Time::from_millis((reader + later) * 1000).since(began);
@@ -361,7 +365,7 @@ async fn what_cannot_be_used_is_kept_each_time_and_never_written_over() {
         // Twice, as when it is killed before it writes a state of its own.
         for _ in 0..2 {
             let found = replica.load();
-            let Found::SetAside(why) = found else {
+            let StoredState::SetAside(why) = found else {
                 panic!("{found:?}");
             };
             assert!(why.contains(&aside), "{why}");
@@ -373,7 +377,7 @@ async fn what_cannot_be_used_is_kept_each_time_and_never_written_over() {
     }
     let spoilt = spoil("one too many");
     let found = replica.load();
-    let Found::Unknown(why) = found else {
+    let StoredState::Unknown(why) = found else {
         panic!("{found:?}");
     };
     assert!(why.contains("delete them"), "{why}");
@@ -385,17 +389,21 @@ async fn what_cannot_be_used_is_kept_each_time_and_never_written_over() {
 async fn counters_that_each_keeps_by_itself_replace_those_of_another_but_not_unread_ones() {
     let cluster = Cluster::new().await;
     let first = cluster.replica(Some(1));
-    first.load_at(Kind::Spans, SERVER_NOW);
-    first.save_at(Kind::Spans, 5, SERVER_NOW).unwrap();
+    first.load_at(StoredKind::Spans, SERVER_NOW);
+    first.save_at(StoredKind::Spans, 5, SERVER_NOW).unwrap();
     let (second, third) = (cluster.replica(Some(2)), cluster.replica(Some(3)));
-    assert_eq!(second.load_at(Kind::Spans, SERVER_NOW), noted(5));
-    first.save_at(Kind::Spans, 6, SERVER_NOW).unwrap();
-    second.save_at(Kind::Spans, 7, SERVER_NOW).unwrap();
+    assert_eq!(second.load_at(StoredKind::Spans, SERVER_NOW), noted(5));
+    first.save_at(StoredKind::Spans, 6, SERVER_NOW).unwrap();
+    second.save_at(StoredKind::Spans, 7, SERVER_NOW).unwrap();
     let (namespace, release) = names();
-    assert!(!third.store.is_known(Kind::Spans, &namespace, &release));
-    third.save_at(Kind::Spans, 8, SERVER_NOW).unwrap_err();
-    assert_eq!(third.load_at(Kind::Spans, SERVER_NOW), noted(7));
-    third.save_at(Kind::Spans, 8, SERVER_NOW).unwrap();
+    assert!(
+        !third
+            .store
+            .is_known(StoredKind::Spans, &namespace, &release)
+    );
+    third.save_at(StoredKind::Spans, 8, SERVER_NOW).unwrap_err();
+    assert_eq!(third.load_at(StoredKind::Spans, SERVER_NOW), noted(7));
+    third.save_at(StoredKind::Spans, 8, SERVER_NOW).unwrap();
 }
 
 /// By whoever acts, and only the newest: a pod's disk is small, and a ConfigMap even more so.

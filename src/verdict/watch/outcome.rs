@@ -2,17 +2,17 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Endpoint, Watch};
+use super::{Analysis, AnalyzedEndpoint};
 use crate::verdict::PodState;
-use crate::verdict::comparison::Excluded;
-use crate::verdict::finding::{Finding, Slower, Verdict, Why};
+use crate::verdict::comparison::Exclusion;
+use crate::verdict::finding::{InconclusiveReason, Regression, SlowerAnswers, Verdict};
 use crate::verdict::rule::Rule;
-use crate::verdict::warm_up::Completion;
+use crate::verdict::warm_up::RolloutCompletion;
 
 /// Why a result is void.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Cause {
+pub enum UnknownCause {
     /// The prober or the cluster could not tell.
     Unknown,
     /// The workload is scaled to zero or paused.
@@ -31,7 +31,7 @@ pub enum Cause {
     FailingAtStart,
 }
 
-impl Cause {
+impl UnknownCause {
     /// How many there are.
     pub const COUNT: usize = 8;
 
@@ -80,7 +80,7 @@ impl Cause {
     }
 }
 
-impl Watch {
+impl Analysis {
     /// Whether all ticks of the watch have been read.
     pub const fn is_over(&self) -> bool {
         self.is_over
@@ -95,19 +95,19 @@ impl Watch {
         let all_failed = compared.iter().all(|endpoint| endpoint.failed_at_start);
         let mut still_failing = compared
             .iter()
-            .map(|endpoint| endpoint.excluded == Some(Excluded::FailedAtStart));
+            .map(|endpoint| endpoint.excluded == Some(Exclusion::FailedAtStart));
         if all_failed && still_failing.any(|still| still) {
-            return Verdict::Inconclusive(Why::BaselineBad);
+            return Verdict::Inconclusive(InconclusiveReason::BaselineBad);
         }
         if self.is_over && (self.is_rollout_running() || self.met_too_little()) {
-            return Verdict::Inconclusive(Why::NotRolledOut);
+            return Verdict::Inconclusive(InconclusiveReason::NotRolledOut);
         }
         // A watch in which nothing was to be asked has no evidence either.
         if self
             .coverage()
             .map_or(self.is_over, |usable| usable < self.rule.min_coverage)
         {
-            return Verdict::Inconclusive(Why::Coverage);
+            return Verdict::Inconclusive(InconclusiveReason::Coverage);
         }
         if self.is_over {
             Verdict::Healthy
@@ -119,7 +119,7 @@ impl Watch {
     /// Whether the rollout is known not to be complete.
     pub fn is_rollout_running(&self) -> bool {
         let is_known = self.workloads.states.is_some();
-        let running = self.progress().completion == Completion::Running;
+        let running = self.progress().completion == RolloutCompletion::Running;
         running || !is_known && self.settled_at.is_none() && self.rolled_out == Some(false)
     }
 
@@ -155,12 +155,12 @@ impl Watch {
     }
 
     /// Why the revision was convicted, if it was.
-    pub fn finding(&self) -> Option<&Finding> {
+    pub fn finding(&self) -> Option<&Regression> {
         self.finding.as_ref()
     }
 
     /// That answers are slower than before, once that is shown.
-    pub fn slower(&self) -> Option<&Slower> {
+    pub fn slower(&self) -> Option<&SlowerAnswers> {
         self.slower_notice.as_ref()
     }
 
@@ -181,9 +181,9 @@ impl Watch {
             return until;
         }
         match self.progress().completion {
-            Completion::Unseen => rule.watch_s,
-            Completion::Running => rule.longest_s(),
-            Completion::At(at) => {
+            RolloutCompletion::Unseen => rule.watch_s,
+            RolloutCompletion::Running => rule.longest_s(),
+            RolloutCompletion::At(at) => {
                 let after = at + rule.after_complete_s.min(rule.watch_s);
                 rule.watch_s.max(after.min(rule.watch_cap_s))
             }
@@ -193,8 +193,8 @@ impl Watch {
     /// When the rollout was complete, where that is known.
     pub fn settled_at(&self) -> Option<f64> {
         match self.progress().completion {
-            Completion::At(at) => Some(at),
-            Completion::Running | Completion::Unseen => None,
+            RolloutCompletion::At(at) => Some(at),
+            RolloutCompletion::Running | RolloutCompletion::Unseen => None,
         }
     }
 
@@ -204,14 +204,14 @@ impl Watch {
     }
 
     /// How many results were void, by cause.
-    pub fn void(&self) -> impl Iterator<Item = (Cause, u64)> {
-        Cause::ALL
+    pub fn void(&self) -> impl Iterator<Item = (UnknownCause, u64)> {
+        UnknownCause::ALL
             .iter()
             .map(|cause| (*cause, self.void[*cause as usize]))
     }
 
     /// Why an endpoint's result in the last tick was void, if it was; in the endpoints' order.
-    pub fn causes(&self) -> impl Iterator<Item = (&str, Option<Cause>)> {
+    pub fn causes(&self) -> impl Iterator<Item = (&str, Option<UnknownCause>)> {
         let endpoints = self.endpoints.iter();
         endpoints.map(|endpoint| (&*endpoint.name, endpoint.cause))
     }
@@ -233,7 +233,7 @@ impl Watch {
         let failed = failed.filter(|(_, one)| one.has_failed);
         failed
             .map(|(at, one)| {
-                let needs = |endpoint: &&Endpoint| {
+                let needs = |endpoint: &&AnalyzedEndpoint| {
                     endpoint.needs.iter().any(|need| usize::from(*need) == at)
                 };
                 let named = self.endpoints.iter().filter(needs);
@@ -262,7 +262,7 @@ impl Watch {
     }
 }
 
-impl Watch {
+impl Analysis {
     /// Which endpoints count in the bake: those that did not fail when the revision appeared.
     pub(in crate::verdict) fn endpoints_counted_in_bake(&self) -> Vec<bool> {
         let endpoints = self.failures.endpoints.iter();
@@ -271,7 +271,7 @@ impl Watch {
             .collect()
     }
 
-    /// Whether a pod's state can be held against the revision: see [`Watch`].
+    /// Whether a pod's state can be held against the revision: see [`Analysis`].
     pub fn can_convict(&self, pod: &PodState) -> bool {
         self.workloads.can_convict(pod)
     }

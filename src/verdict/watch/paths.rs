@@ -1,15 +1,15 @@
 //! The paths that convict.
 
-use super::Watch;
-use crate::verdict::comparison::{Comparison, Kind, Rise};
-use crate::verdict::direct::Down;
-use crate::verdict::finding::{self, Finding, Reason, Slower, StratumName};
-use crate::verdict::workloads::{NotReady, State};
-use crate::verdict::{Change, Mark, PodState, Stuck};
+use super::Analysis;
+use crate::verdict::comparison::{Comparison, RisingStratum, StratumKind};
+use crate::verdict::direct::EndpointDown;
+use crate::verdict::finding::{self, Regression, RegressionReason, SlowerAnswers, StratumName};
+use crate::verdict::workloads::{NotReady, WorkloadProgress};
+use crate::verdict::{PodState, StuckReason, TickOutcome, WorkloadDiff};
 
-impl Watch {
+impl Analysis {
     /// Path A.
-    pub(super) fn crash_loop(&self, now: u32, t: f64, pods: &[PodState]) -> Option<Finding> {
+    pub(super) fn crash_loop(&self, now: u32, t: f64, pods: &[PodState]) -> Option<Regression> {
         let rule = &self.rule;
         let needed = |pod: &PodState| {
             let least = if pod.crash_loop_back_off {
@@ -39,8 +39,8 @@ impl Watch {
             format!(" ({})", details.join(", "))
         };
         let workload = self.workloads.named(&looping.workload);
-        Some(Finding {
-            reason: Reason::CrashLoop,
+        Some(Regression {
+            reason: RegressionReason::CrashLoop,
             tick: now,
             t,
             e: None,
@@ -59,7 +59,7 @@ impl Watch {
     }
 
     /// Beside path A: pods that never come as far as to crash.
-    pub(super) fn cannot_start(&self, now: u32, t: f64) -> Option<Finding> {
+    pub(super) fn cannot_start(&self, now: u32, t: f64) -> Option<Regression> {
         let pod = self.workloads.cannot_start(&self.rule, t)?;
         let workload = self.workloads.state_of(pod.workload);
         let which = if pod.container.is_empty() {
@@ -68,15 +68,15 @@ impl Watch {
             format!(" of container {}", pod.container)
         };
         let what = match pod.what {
-            Stuck::Image => format!("the image{which} cannot be pulled"),
-            Stuck::Container if pod.container.is_empty() => {
+            StuckReason::Image => format!("the image{which} cannot be pulled"),
+            StuckReason::Container if pod.container.is_empty() => {
                 "its container cannot be created".into()
             }
-            Stuck::Container => format!("container {} cannot be created", pod.container),
+            StuckReason::Container => format!("container {} cannot be created", pod.container),
         };
         let name = workload.map_or("", |state| &state.is.name);
-        Some(Finding {
-            reason: Reason::CannotStart,
+        Some(Regression {
+            reason: RegressionReason::CannotStart,
             tick: now,
             t,
             e: None,
@@ -97,7 +97,7 @@ impl Watch {
     }
 
     /// Path E.
-    pub(super) fn not_ready(&self, now: u32, t: f64) -> Option<Finding> {
+    pub(super) fn not_ready(&self, now: u32, t: f64) -> Option<Regression> {
         let (state, why) = self.workloads.not_ready(&self.rule, t)?;
         let name = &state.is.name;
         // `web` of `Deployment web`.
@@ -126,8 +126,8 @@ impl Watch {
                 "Had its pods been created".to_owned(),
             ),
         };
-        Some(Finding {
-            reason: Reason::NotReady(short.into()),
+        Some(Regression {
+            reason: RegressionReason::NotReady(short.into()),
             tick: now,
             t,
             e: None,
@@ -141,8 +141,8 @@ impl Watch {
     }
 
     /// Path B.
-    pub(super) fn hard_down(&self, now: u32, t: f64, is_unsettled: bool) -> Option<Finding> {
-        let finding = |reason, text, ticks: u32| Finding {
+    pub(super) fn hard_down(&self, now: u32, t: f64, is_unsettled: bool) -> Option<Regression> {
+        let finding = |reason, text, ticks: u32| Regression {
             reason,
             tick: now,
             t,
@@ -155,7 +155,7 @@ impl Watch {
         };
         if self.all_run >= self.hold_all {
             let text = format!("every endpoint failed {} times in a row", self.all_run);
-            return Some(finding(Reason::HardDownAll, text, self.all_run));
+            return Some(finding(RegressionReason::HardDownAll, text, self.all_run));
         }
         let endpoints = self.endpoints.iter().zip(&self.failures.endpoints);
         let mut down = endpoints.filter(|(endpoint, compared)| {
@@ -164,19 +164,23 @@ impl Watch {
             } else {
                 endpoint.hold
             };
-            compared.mark == Mark::Bad && endpoint.run >= holds[usize::from(is_unsettled)]
+            compared.mark == TickOutcome::Bad && endpoint.run >= holds[usize::from(is_unsettled)]
         });
         down.next().map(|(endpoint, _)| {
             let text = format!("{} failed {} times in a row", endpoint.name, endpoint.run);
-            finding(Reason::HardDown(endpoint.name.clone()), text, endpoint.run)
+            finding(
+                RegressionReason::HardDown(endpoint.name.clone()),
+                text,
+                endpoint.run,
+            )
         })
     }
 
     /// Path D.
-    pub(super) fn pods_down(&self, now: u32, t: f64, down: Down) -> Finding {
+    pub(super) fn pods_down(&self, now: u32, t: f64, down: EndpointDown) -> Regression {
         let name = &self.endpoints[down.endpoint].name;
-        Finding {
-            reason: Reason::PodsDown(name.clone()),
+        Regression {
+            reason: RegressionReason::PodsDown(name.clone()),
             tick: now,
             t,
             e: None,
@@ -193,22 +197,22 @@ impl Watch {
     }
 
     /// Path C.
-    pub(super) fn error_rate(&mut self, now: u32, t: f64) -> Option<Finding> {
+    pub(super) fn error_rate(&mut self, now: u32, t: f64) -> Option<Regression> {
         let rise = self.failures.evaluate(now)?;
         let name = self.name(&self.failures, rise.kind);
         let words = Self::words(&self.failures, &name, "errors", rise, t);
-        Some(Finding {
+        Some(Regression {
             tick: now,
             t,
             e: Some(words.e),
             text: words.text(),
             otherwise: words.otherwise(),
-            reason: Reason::ErrorRate(name),
+            reason: RegressionReason::ErrorRate(name),
         })
     }
 
     /// Path C over slow answers: a notice, and a verdict where they may convict.
-    pub(super) fn slow_answers(&mut self, now: u32, t: f64) -> Option<Finding> {
+    pub(super) fn slow_answers(&mut self, now: u32, t: f64) -> Option<Regression> {
         if self.slower_notice.is_none()
             && let Some(slower) = &mut self.slower
             && let Some(rise) = slower.evaluate(now)
@@ -216,7 +220,7 @@ impl Watch {
             let slower = &self.slower.as_ref()?.comparison;
             let stratum = self.name(slower, rise.kind);
             let words = Self::words(slower, &stratum, "slow answers", rise, t);
-            self.slower_notice = Some(Slower {
+            self.slower_notice = Some(SlowerAnswers {
                 tick: now,
                 t,
                 e: words.e,
@@ -228,13 +232,13 @@ impl Watch {
         let latency = &self.latency.as_ref()?.comparison;
         let name = self.name(latency, rise.kind);
         let words = Self::words(latency, &name, "slow answers", rise, t);
-        Some(Finding {
+        Some(Regression {
             tick: now,
             t,
             e: Some(words.e),
             text: words.text(),
             otherwise: words.otherwise(),
-            reason: Reason::Latency(name),
+            reason: RegressionReason::Latency(name),
         })
     }
 
@@ -243,19 +247,20 @@ impl Watch {
         of: &Comparison,
         name: &'a StratumName,
         what: &'static str,
-        rise: Rise,
+        rise: RisingStratum,
         t: f64,
-    ) -> finding::Rise<'a> {
+    ) -> finding::RiseNumbers<'a> {
         let rule = &of.rule;
-        let (before, margin) = if let (Kind::Requests, Some(requests)) = (rise.kind, &of.requests) {
-            (requests.before, requests.margin)
-        } else {
-            let stratum = of.stratum(rise.kind);
-            (stratum.before, stratum.margin)
-        };
+        let (before, margin) =
+            if let (StratumKind::Requests, Some(requests)) = (rise.kind, &of.requests) {
+                (requests.before, requests.margin)
+            } else {
+                let stratum = of.stratum(rise.kind);
+                (stratum.before, stratum.margin)
+            };
         let (failed, total) = of.recent(rise.kind);
         let control = of.control(rise.kind);
-        finding::Rise {
+        finding::RiseNumbers {
             stratum: name,
             what,
             failed,
@@ -275,19 +280,19 @@ impl Watch {
 }
 
 /// Which pod it is, in words.
-fn new_pod(workload: &str, state: Option<&State>) -> String {
+fn new_pod(workload: &str, state: Option<&WorkloadProgress>) -> String {
     let mut text = "new pod".to_owned();
     if !workload.is_empty() {
         text = format!("{text} of {workload}");
     }
-    if state.is_some_and(|state| state.is.change == Some(Change::Config)) {
+    if state.is_some_and(|state| state.is.change == Some(WorkloadDiff::Config)) {
         text.push_str(", which reads changed settings,");
     }
     text
 }
 
 /// That it is not known whether the revision changed the workload, where that is so.
-fn unknown_change(state: Option<&State>) -> String {
+fn unknown_change(state: Option<&WorkloadProgress>) -> String {
     let Some((state, why)) = state.and_then(|state| Some((state, state.is.unknown.as_ref()?)))
     else {
         return String::new();

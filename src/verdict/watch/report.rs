@@ -1,28 +1,28 @@
 //! Looking at a watch: its strata, its numbers, its size.
 
-use super::{Endpoint, Watch};
+use super::{Analysis, AnalyzedEndpoint};
 use crate::verdict::MAX_ENDPOINTS;
-use crate::verdict::comparison::{Comparison, Excluded, Kind};
-use crate::verdict::finding::{StratumName, StratumReport, Strongest};
+use crate::verdict::comparison::{Comparison, Exclusion, StratumKind};
+use crate::verdict::finding::{StratumName, StratumReport, StrongestEvidence};
 use crate::verdict::rule::Rule;
-use crate::verdict::stratum::Before;
+use crate::verdict::stratum::BeforeCounts;
 
 /// Where an endpoint stands at the end of a watch.
 pub(in crate::verdict) struct Standing<'a> {
     pub(in crate::verdict) name: &'a str,
     pub(in crate::verdict) counts: bool,
-    pub(in crate::verdict) before: Before,
+    pub(in crate::verdict) before: BeforeCounts,
     pub(in crate::verdict) recent: (u64, u64),
 }
 
-impl Watch {
-    pub(super) fn name(&self, of: &Comparison, kind: Kind) -> StratumName {
+impl Analysis {
+    pub(super) fn name(&self, of: &Comparison, kind: StratumKind) -> StratumName {
         debug_assert_eq!(of.endpoints.len(), self.endpoints.len());
         match kind {
-            Kind::Pool => StratumName::Pool,
-            Kind::Endpoint(at) => StratumName::Endpoint(self.endpoints[at].name.clone()),
-            Kind::Requests => StratumName::Requests,
-            Kind::NewPods => StratumName::NewPods,
+            StratumKind::Pool => StratumName::Pool,
+            StratumKind::Endpoint(at) => StratumName::Endpoint(self.endpoints[at].name.clone()),
+            StratumKind::Requests => StratumName::Requests,
+            StratumKind::NewPods => StratumName::NewPods,
         }
     }
 
@@ -51,7 +51,7 @@ impl Watch {
     }
 
     /// What was measured of all endpoints together before.
-    pub(in crate::verdict) fn pooled(&self) -> Before {
+    pub(in crate::verdict) fn pooled(&self) -> BeforeCounts {
         self.failures.pool.before
     }
 
@@ -63,9 +63,9 @@ impl Watch {
             .zip(compared)
             .filter_map(|(endpoint, compared)| {
                 let why = match compared.excluded? {
-                    Excluded::FailedAtStart => "it failed before the revision appeared",
-                    Excluded::ControlLost => "it fails for old pods as well",
-                    Excluded::Dependency => "something that it needs fails",
+                    Exclusion::FailedAtStart => "it failed before the revision appeared",
+                    Exclusion::ControlLost => "it fails for old pods as well",
+                    Exclusion::Dependency => "something that it needs fails",
                 };
                 Some((&*endpoint.name, why))
             })
@@ -82,7 +82,10 @@ impl Watch {
         (0..of.strata())
             .map(|at| {
                 let kind = of.kind(at);
-                let requests = of.requests.as_ref().filter(|_| kind == Kind::Requests);
+                let requests = of
+                    .requests
+                    .as_ref()
+                    .filter(|_| kind == StratumKind::Requests);
                 let stratum = of.stratum(kind);
                 let (before, evidence) = requests
                     .map_or((stratum.before, &stratum.quick), |requests| {
@@ -105,10 +108,10 @@ impl Watch {
     }
 
     /// The strongest evidence so far.
-    pub fn strongest(&self) -> Option<Strongest> {
+    pub fn strongest(&self) -> Option<StrongestEvidence> {
         let (ln_e, at, tick) = self.failures.strongest?;
         let kind = self.failures.kind(usize::from(at));
-        Some(Strongest {
+        Some(StrongestEvidence {
             e: ln_e.exp(),
             stratum: self.name(&self.failures, kind),
             t: f64::from(tick) * self.rule.interval_s,
@@ -134,7 +137,7 @@ impl Watch {
     /// Bytes that the state takes, on the heap as well.
     pub fn bytes(&self) -> usize {
         let endpoints = self.endpoints.iter().map(|endpoint| {
-            size_of::<Endpoint>()
+            size_of::<AnalyzedEndpoint>()
                 + endpoint.name.len()
                 + endpoint.needs.capacity() * size_of::<u16>()
         });

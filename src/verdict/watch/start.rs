@@ -1,14 +1,14 @@
 //! What is known at the start, checked.
 
 use crate::verdict::latency::BUCKETS;
-use crate::verdict::rule::Unusable;
-use crate::verdict::workloads::Workloads;
-use crate::verdict::{MAX_DEPENDENCIES, MAX_ENDPOINTS, Start};
+use crate::verdict::rule::InvalidRule;
+use crate::verdict::workloads::AnalyzedWorkloads;
+use crate::verdict::{AnalysisStart, MAX_DEPENDENCIES, MAX_ENDPOINTS};
 
-pub(super) fn check(start: &Start) -> Result<(), Unusable> {
+pub(super) fn check(start: &AnalysisStart) -> Result<(), InvalidRule> {
     let count = start.endpoints.len();
     if !(1..=MAX_ENDPOINTS).contains(&count) {
-        return Err(Unusable::new(
+        return Err(InvalidRule::new(
             "endpoints",
             format!("has {count} names, but must have 1 to {MAX_ENDPOINTS}"),
         ));
@@ -18,7 +18,7 @@ pub(super) fn check(start: &Start) -> Result<(), Unusable> {
         ("failing_at_start", start.failing_at_start.len()),
     ] {
         if length != count {
-            return Err(Unusable::new(
+            return Err(InvalidRule::new(
                 field,
                 format!("has {length} entries for {count} endpoints"),
             ));
@@ -26,7 +26,7 @@ pub(super) fn check(start: &Start) -> Result<(), Unusable> {
     }
     for (at, (failed, total)) in start.baseline.iter().enumerate() {
         if failed > total {
-            return Err(Unusable::new(
+            return Err(InvalidRule::new(
                 format!("baseline[{at}]"),
                 format!("has {failed} failures of {total}"),
             ));
@@ -39,7 +39,7 @@ pub(super) fn check(start: &Start) -> Result<(), Unusable> {
         ("latency", start.latency.len()),
     ] {
         if length != count && length != 0 {
-            return Err(Unusable::new(
+            return Err(InvalidRule::new(
                 field,
                 format!("has {length} entries for {count} endpoints"),
             ));
@@ -50,14 +50,14 @@ pub(super) fn check(start: &Start) -> Result<(), Unusable> {
         .iter()
         .find(|pace| !(**pace >= 0.1 && **pace <= 86_400.0))
     {
-        return Err(Unusable::new(
+        return Err(InvalidRule::new(
             "steady_s",
             format!("is {pace}, but must be from 0.1 to 86400"),
         ));
     }
     let dependencies = start.dependencies.len();
     if dependencies > MAX_DEPENDENCIES {
-        return Err(Unusable::new(
+        return Err(InvalidRule::new(
             "dependencies",
             format!("has {dependencies} names, but may have {MAX_DEPENDENCIES}"),
         ));
@@ -68,14 +68,14 @@ pub(super) fn check(start: &Start) -> Result<(), Unusable> {
         .flatten()
         .any(|need| usize::from(*need) >= dependencies)
     {
-        return Err(Unusable::new("needs", "names no dependency"));
+        return Err(InvalidRule::new("needs", "names no dependency"));
     }
     let buckets = start.latency.iter().flatten();
     if buckets
         .clone()
         .any(|(bucket, _)| usize::from(*bucket) >= BUCKETS)
     {
-        return Err(Unusable::new(
+        return Err(InvalidRule::new(
             "latency",
             format!("has a bucket above {}", BUCKETS - 1),
         ));
@@ -87,28 +87,31 @@ pub(super) fn check(start: &Start) -> Result<(), Unusable> {
         .chain(&learned.pool)
         .chain(learned.endpoints.iter().flatten());
     if let Some((k, n)) = learned.clone().find(|(k, n)| k > n) {
-        return Err(Unusable::new("learned", format!("has {k} failures of {n}")));
+        return Err(InvalidRule::new(
+            "learned",
+            format!("has {k} failures of {n}"),
+        ));
     }
     if let Some(workloads) = &start.workloads {
-        Workloads::check(workloads, count)?;
+        AnalyzedWorkloads::check(workloads, count)?;
     }
     if let Some(at) = start.settled_at
         && !(at.is_finite() && at >= 0.0)
     {
-        return Err(Unusable::new(
+        return Err(InvalidRule::new(
             "settled_at",
             format!("is {at}, but must be 0 or more"),
         ));
     }
     if let Some(requests) = &start.requests {
         if !(requests.interval_s >= 1.0 && requests.interval_s <= 600.0) {
-            return Err(Unusable::new(
+            return Err(InvalidRule::new(
                 "requests.interval_s",
                 format!("is {}, but must be from 1 to 600", requests.interval_s),
             ));
         }
         if requests.failed > requests.total {
-            return Err(Unusable::new(
+            return Err(InvalidRule::new(
                 "requests.baseline",
                 format!("has {} failures of {}", requests.failed, requests.total),
             ));

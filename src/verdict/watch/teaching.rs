@@ -2,29 +2,29 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Watch;
+use super::Analysis;
 use crate::verdict::rule::AGES;
-use crate::verdict::warm_up::{Counts, PHASES};
+use crate::verdict::warm_up::{AgeCounts, PHASES};
 
 /// What one rollout teaches.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Teaching {
+pub struct RolloutLessons {
     /// New pods' counted results, by age.
-    pub pods: [Counts; AGES],
+    pub pods: [AgeCounts; AGES],
     /// All endpoints' results through the Service, by phase of the rollout.
-    pub pool: [Counts; PHASES],
+    pub pool: [AgeCounts; PHASES],
     /// The same of each endpoint.
-    pub endpoints: Vec<(Box<str>, [Counts; PHASES])>,
+    pub endpoints: Vec<(Box<str>, [AgeCounts; PHASES])>,
     /// Seconds from the revision's appearance until its rollout was complete; 0 where nobody saw that.
     #[serde(default)]
     pub rollout_s: f64,
     /// Of each workload whose template changed.
-    pub workloads: Vec<WorkloadTeaching>,
+    pub workloads: Vec<WorkloadLessons>,
 }
 
 /// What one workload's rollout teaches.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct WorkloadTeaching {
+pub struct WorkloadLessons {
     /// As `Deployment web`.
     pub name: Box<str>,
     /// Seconds without a Ready pod.
@@ -35,15 +35,15 @@ pub struct WorkloadTeaching {
     pub restarts: u32,
 }
 
-impl Watch {
+impl Analysis {
     /// What this rollout teaches, if it is kept: nothing where no template changed.
-    pub fn teaching(&self) -> Option<Teaching> {
-        let workloads: Vec<WorkloadTeaching> = self
+    pub fn teaching(&self) -> Option<RolloutLessons> {
+        let workloads: Vec<WorkloadLessons> = self
             .workloads
             .rolled()
             .map(|state| {
                 let from = state.is.template_at.unwrap_or(0.0);
-                WorkloadTeaching {
+                WorkloadLessons {
                     name: state.is.name.clone(),
                     gap_s: f64::from(state.gap_ticks) * self.rule.interval_s,
                     ready_s: state.ready_at.map_or(0.0, |at| (at - from).max(0.0)),
@@ -51,7 +51,7 @@ impl Watch {
                 }
             })
             .collect();
-        (!workloads.is_empty()).then(|| Teaching {
+        (!workloads.is_empty()).then(|| RolloutLessons {
             pods: self.pods_by_age,
             pool: self.pool_by_phase,
             endpoints: self

@@ -3,8 +3,8 @@
 use super::super::saved::tests::state;
 use super::*;
 use crate::baseline::Baseline;
-use crate::ledger::{Digest, Entry};
-use crate::rollout::{Appearance, Origin};
+use crate::ledger::{ContentDigest, LedgerEntry};
+use crate::rollout::{Appearance, RevisionOrigin};
 use crate::verdict::Rule;
 
 const TICK: Duration = Duration::from_secs(5);
@@ -12,13 +12,13 @@ const TICK: Duration = Duration::from_secs(5);
 /// Revision 4 has passed its analysis, and its bake begins; the time when that is.
 fn baking() -> (State, Time) {
     let (mut state, now) = state();
-    state.rollout.step(Event::Healthy(Revision(4)), now);
+    state.rollout.step(RolloutInput::Healthy(Revision(4)), now);
     let analysis = state.watching.take().unwrap();
-    state.ledger.write(Entry {
-        digest: Digest("4444".into()),
+    state.ledger.write(LedgerEntry {
+        digest: ContentDigest("4444".into()),
         weak: None,
         revision: Revision(4),
-        found: Found::Passed,
+        found: ContentVerdict::Passed,
         at: now,
         evidence: "a whole watch without anything against it".into(),
     });
@@ -30,15 +30,15 @@ fn baking() -> (State, Time) {
         bake: Bake::new(&analysis.watch, TICK_S, 300.0),
         lately: vec![LatestResults::default(); 1],
         excused: ExcusedProbes::default(),
-        marks: vec![Mark::NotDue],
+        marks: vec![TickOutcome::NotDue],
         analysis,
     });
     (state, now)
 }
 
 /// One result of the probe in each of so many ticks; the time after them.
-fn ticks(state: &mut State, mut now: Time, count: u32, mark: Mark) -> Time {
-    let facts = Facts::default();
+fn ticks(state: &mut State, mut now: Time, count: u32, mark: TickOutcome) -> Time {
+    let facts = ReleaseState::default();
     for _ in 0..count {
         let bake = state.bake.as_mut().unwrap();
         bake.hears("api", mark, None);
@@ -55,7 +55,7 @@ fn bake(state: &State) -> &RevisionBake {
 #[test]
 fn it_ends_well_an_hour_after_the_revision_appeared_or_by_two_minutes_of_failures() {
     let (mut state, now) = baking();
-    ticks(&mut state, now, 659, Mark::Good);
+    ticks(&mut state, now, 659, TickOutcome::Good);
     assert_eq!(bake(&state).bake.end(), BakeEnd::Baking);
     let view = view(&state).unwrap();
     assert_eq!((view.revision, view.state), (4, "baking"));
@@ -64,13 +64,13 @@ fn it_ends_well_an_hour_after_the_revision_appeared_or_by_two_minutes_of_failure
         "{}",
         view.text
     );
-    ticks(&mut state, now, 1, Mark::Good);
+    ticks(&mut state, now, 1, TickOutcome::Good);
     assert_eq!(bake(&state).bake.end(), BakeEnd::Good);
 
     let (mut state, now) = baking();
-    ticks(&mut state, now, 100, Mark::Good);
+    ticks(&mut state, now, 100, TickOutcome::Good);
     for _ in 0..25 {
-        ticks(&mut state, now, 1, Mark::Bad);
+        ticks(&mut state, now, 1, TickOutcome::Bad);
     }
     let failed = bake(&state);
     assert_eq!(failed.bake.end(), BakeEnd::Alarm);
@@ -82,19 +82,22 @@ fn it_ends_well_an_hour_after_the_revision_appeared_or_by_two_minutes_of_failure
 #[test]
 fn the_last_result_of_a_tick_that_says_something_stands_for_all_of_it() {
     for (heard, counts) in [
-        (&[Mark::Bad, Mark::Good][..], (0, 1)),
-        (&[Mark::Good, Mark::Bad], (1, 1)),
-        (&[Mark::Bad, Mark::Void, Mark::Limited], (1, 1)),
-        (&[Mark::Void], (0, 0)),
+        (&[TickOutcome::Bad, TickOutcome::Good][..], (0, 1)),
+        (&[TickOutcome::Good, TickOutcome::Bad], (1, 1)),
+        (
+            &[TickOutcome::Bad, TickOutcome::Void, TickOutcome::Limited],
+            (1, 1),
+        ),
+        (&[TickOutcome::Void], (0, 0)),
         (&[], (0, 0)),
     ] {
         let (mut state, _) = baking();
         let running = state.bake.as_mut().unwrap();
         for mark in heard {
             running.hears("api", *mark, None);
-            running.hears("another", Mark::Bad, None);
+            running.hears("another", TickOutcome::Bad, None);
         }
-        let facts = Facts::default();
+        let facts = ReleaseState::default();
         running.tick(running.next_tick(), Some(&facts), true, |_| None);
         running.tick(running.next_tick(), Some(&facts), true, |_| None);
         assert_eq!(running.bake.recent(), counts, "{heard:?}");
@@ -104,20 +107,20 @@ fn the_last_result_of_a_tick_that_says_something_stands_for_all_of_it() {
 #[test]
 fn time_in_which_nobody_ran_counts_as_if_no_probe_had_been_due() {
     let (mut state, now) = baking();
-    let now = ticks(&mut state, now, 60, Mark::Good);
+    let now = ticks(&mut state, now, 60, TickOutcome::Good);
     let text = serde_json::to_string(&state).unwrap();
     let read: State = serde_json::from_str(&text).unwrap();
     let mut read = read.bounded().unwrap();
     assert_eq!(bake(&read).bake, bake(&state).bake);
     // A result that was waiting for its tick when the others were missed says nothing of now.
     let running = read.bake.as_mut().unwrap();
-    running.hears("api", Mark::Bad, None);
+    running.hears("api", TickOutcome::Bad, None);
     let back = now + TICK * 301;
-    running.tick(back, Some(&Facts::default()), true, |_| None);
+    running.tick(back, Some(&ReleaseState::default()), true, |_| None);
     assert_eq!(running.bake.ticks(), 60 + 301);
     assert_eq!(running.bake.recent(), (0, 0));
     assert_eq!(running.next_tick(), back + TICK);
-    ticks(&mut read, back, 299, Mark::Good);
+    ticks(&mut read, back, 299, TickOutcome::Good);
     assert_eq!(bake(&read).bake.end(), BakeEnd::Good);
 }
 
@@ -125,9 +128,14 @@ fn time_in_which_nobody_ran_counts_as_if_no_probe_had_been_due() {
 #[test]
 fn a_bake_in_which_nobody_ran_for_most_of_the_time_says_nothing() {
     let (mut state, now) = baking();
-    let now = ticks(&mut state, now, 12, Mark::Good);
+    let now = ticks(&mut state, now, 12, TickOutcome::Good);
     let running = state.bake.as_mut().unwrap();
-    running.tick(now + TICK * 900, Some(&Facts::default()), true, |_| None);
+    running.tick(
+        now + TICK * 900,
+        Some(&ReleaseState::default()),
+        true,
+        |_| None,
+    );
     assert_eq!(running.bake.end(), BakeEnd::Coverage);
 }
 
@@ -140,9 +148,9 @@ fn what_is_void_or_not_at_rest_is_no_evidence() {
     ] {
         let (mut state, _) = baking();
         let running = state.bake.as_mut().unwrap();
-        let facts = Facts::default();
+        let facts = ReleaseState::default();
         for _ in 0..660 {
-            running.hears("api", Mark::Bad, None);
+            running.hears("api", TickOutcome::Bad, None);
             let at = running.next_tick();
             running.tick(at, is_known.then_some(&facts), is_at_rest, |_| None);
         }
@@ -153,17 +161,17 @@ fn what_is_void_or_not_at_rest_is_no_evidence() {
 /// The probe may be heard before what it needs, in the tick in which both begin to fail, or after it.
 #[test]
 fn failures_say_nothing_while_something_fails_that_the_probe_needs() {
-    let postgres = Need::Dependency("postgres".into());
+    let postgres = NeedsEntry::Dependency("postgres".into());
     for knows_at in ["the result", "the tick"] {
         let (mut state, _) = baking();
         let running = state.bake.as_mut().unwrap();
-        let facts = Facts::default();
+        let facts = ReleaseState::default();
         for _ in 0..100 {
             if knows_at == "the result" {
-                running.hears("api", Mark::Void, Some(&postgres));
+                running.hears("api", TickOutcome::Void, Some(&postgres));
                 running.tick(running.next_tick(), Some(&facts), true, |_| None);
             } else {
-                running.hears("api", Mark::Bad, None);
+                running.hears("api", TickOutcome::Bad, None);
                 running.tick(running.next_tick(), Some(&facts), true, |_| Some(&postgres));
             }
         }
@@ -205,9 +213,9 @@ fn a_damaged_bake_is_dropped_and_leaves_the_revision_in_doubt() {
 fn the_same_contents_under_another_number_go_on_baking_and_others_end_it() {
     let (mut state, now) = baking();
     assert_eq!(state.is_still_that_of(Revision(4)), Some(Revision(4)));
-    let appears = |revision, appears| Event::Seen {
+    let appears = |revision, appears| RolloutInput::Seen {
         revision: Revision(revision),
-        origin: Origin::Upgrade,
+        origin: RevisionOrigin::Upgrade,
         serving: Some(Revision(4)),
         appears,
     };
@@ -232,8 +240,8 @@ fn what_it_measures_is_kept_apart_until_it_is_known_to_be_good() {
     assert!(before.1 < least);
     for _ in 0..60 {
         now = now + TICK;
-        state.heard("api", Mark::Good, None, now);
-        state.heard("new", Mark::Good, None, now);
+        state.heard("api", TickOutcome::Good, None, now);
+        state.heard("new", TickOutcome::Good, None, now);
     }
     assert_eq!(state.probes["api"].baseline.counts(now), before);
     let mut ends_well = state.clone();
@@ -244,7 +252,7 @@ fn what_it_measures_is_kept_apart_until_it_is_known_to_be_good() {
     // Enough is known of one probe from before, and too little of the other.
     for _ in 0..least {
         let known = state.probes.get_mut("api").unwrap();
-        known.baseline.record(Mark::Bad, now);
+        known.baseline.record(TickOutcome::Bad, now);
     }
     let known_good = state.probes["api"].baseline.counts(now);
     assert!(state.end_bake_for_next(least, now));
@@ -257,12 +265,17 @@ fn what_it_measures_is_kept_apart_until_it_is_known_to_be_good() {
 fn the_latest_eight_results_are_kept_of_each_endpoint() {
     let mut latest = LatestResults::default();
     assert!(latest.share().abs() < f64::EPSILON);
-    for mark in [Mark::Bad, Mark::Void, Mark::NotDue, Mark::Good] {
+    for mark in [
+        TickOutcome::Bad,
+        TickOutcome::Void,
+        TickOutcome::NotDue,
+        TickOutcome::Good,
+    ] {
         latest.take(mark);
     }
     assert!((latest.share() - 0.5).abs() < f64::EPSILON);
     for _ in 0..8 {
-        latest.take(Mark::Good);
+        latest.take(TickOutcome::Good);
     }
     assert_eq!((latest.failures, latest.count), (0, 8));
 }

@@ -14,36 +14,36 @@ use tokio::task::JoinHandle;
 use super::super::saved::tests::{names, state};
 use super::*;
 use crate::clock::{self, Timeline};
-use crate::config::settings::Weight;
+use crate::config::settings::AlertWeight;
 use crate::config::{self, Sources};
-use crate::daemon::pace::Pace;
-use crate::daemon::runner::Crew;
-use crate::ledger::{Digest, Status, Stored};
+use crate::daemon::pace::IntervalOverrides;
+use crate::daemon::runner::ProbeExecutor;
+use crate::ledger::{ContentDigest, RevisionStatus, StoredRevision};
 use crate::metrics::Metrics;
 use crate::permit::Permit;
 use crate::probe;
 use crate::probe::schedule::Schedule;
-use crate::release::Facts;
-use crate::release::embedded::Embedded;
-use crate::store::Store;
+use crate::release::ReleaseState;
+use crate::release::embedded::EmbeddedEngine;
+use crate::store::StateStore;
 use crate::store::played::{Cluster, Replica};
 use crate::units::Revision;
-use crate::verdict::{self, Mark};
+use crate::verdict::{self, TickOutcome};
 
 /// A guard at its post, and what is to be seen of it.
 struct Guarding {
     task: JoinHandle<Option<State>>,
     stop: CancellationToken,
     view: watch::Receiver<Arc<GuardView>>,
-    orders: mpsc::Sender<Order>,
-    alerts: mpsc::Sender<AlertHeard>,
+    orders: mpsc::Sender<RollbackOrder>,
+    alerts: mpsc::Sender<ReceivedAlert>,
     /// The facts come only where a test sends some.
-    facts: watch::Sender<Observed>,
+    facts: watch::Sender<ObservedState>,
     metrics: Arc<Metrics>,
     _folder: tempfile::TempDir,
 }
 
-fn guard(store: Store, permit: Permit) -> Guarding {
+fn guard(store: StateStore, permit: Permit) -> Guarding {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("probes.toml");
     let text = format!(
@@ -62,18 +62,20 @@ fn guard(store: Store, permit: Permit) -> Guarding {
     };
     let settings = loaded.settings;
     let metrics = Arc::new(Metrics::new().unwrap());
-    let outfit = probe::Shared::new(clock::now);
-    let (facts, observed) = watch::channel(Observed::default());
+    let outfit = probe::ProberContext::new(clock::now);
+    let (facts, observed) = watch::channel(ObservedState::default());
     let (_, heard) = mpsc::channel(1);
     let (orders, ordered) = mpsc::channel(1);
     let (tell, alerts) = mpsc::channel(8);
     let (view, shown) = watch::channel(Arc::new(GuardView::default()));
-    let setup = Setup {
-        engine: Embedded::new(folder.path()),
+    let setup = Startup {
+        engine: EmbeddedEngine::new(folder.path()),
         release: settings.releases[0].clone(),
         store: Some(Arc::new(store)),
-        crew: Arc::new(Crew::new(&settings, Arc::clone(&metrics), outfit)),
-        pace: Arc::new(Pace::new(Schedule::start(clock::now, |_| {}).unwrap())),
+        crew: Arc::new(ProbeExecutor::new(&settings, Arc::clone(&metrics), outfit)),
+        pace: Arc::new(IntervalOverrides::new(
+            Schedule::start(clock::now, |_| {}).unwrap(),
+        )),
         timeline: Timeline::start(),
         changed: Arc::new(Notify::new()),
         waits: watch::channel(false).1,
@@ -103,9 +105,9 @@ async fn taken_over() -> (Cluster, Replica) {
     let (state, saved) = state();
     let nothing = first
         .store
-        .load::<State>(Kind::State, &namespace, &release, saved);
-    assert_eq!(nothing, Found::Nothing);
-    let kind = Kind::State;
+        .load::<State>(StoredKind::State, &namespace, &release, saved);
+    assert_eq!(nothing, StoredState::Nothing);
+    let kind = StoredKind::State;
     first
         .store
         .save(kind, &namespace, &release, &state, saved)
@@ -125,7 +127,7 @@ async fn a_release_whose_state_cannot_be_read_is_not_guarded_until_it_can_be() {
     assert!(shown.says.contains("not guarded yet"), "{}", shown.says);
     assert!(shown.phase.is_empty());
     let (answer, answered) = oneshot::channel();
-    let order = Order {
+    let order = RollbackOrder {
         target: None,
         reason: "because".into(),
         answer,
@@ -177,23 +179,23 @@ async fn a_watch_that_another_replica_began_is_recorded_from_there_on() {
 }
 
 /// The facts of a release whose newest revision is this one.
-fn at(revision: u32, stored_at: Option<Time>) -> Observed {
-    let record = Stored {
+fn at(revision: u32, stored_at: Option<Time>) -> ObservedState {
+    let record = StoredRevision {
         revision: Revision(revision),
-        status: Status::Deployed,
+        status: RevisionStatus::Deployed,
         description: "Upgrade complete".into(),
-        digest: Some(Digest(revision.to_string().into())),
+        digest: Some(ContentDigest(revision.to_string().into())),
         weak: None,
         hooks_succeeded: true,
         test_failed: false,
     };
-    Observed {
-        facts: Arc::new(Facts {
+    ObservedState {
+        facts: Arc::new(ReleaseState {
             revisions: vec![record],
             stored_at,
-            ..Facts::default()
+            ..ReleaseState::default()
         }),
-        ..Observed::default()
+        ..ObservedState::default()
     }
 }
 
@@ -205,14 +207,14 @@ async fn what_was_found_is_acted_on_when_the_cluster_is_seen_again() {
     let first = cluster.replica(Some(1));
     let (namespace, release) = names();
     let (mut state, saved) = state();
-    let kind = Kind::State;
+    let kind = StoredKind::State;
     let nothing = first.store.load::<State>(kind, &namespace, &release, saved);
-    assert_eq!(nothing, Found::Nothing);
+    assert_eq!(nothing, StoredState::Nothing);
     let watching = state.watching.as_mut().unwrap();
     while watching.watch.finding().is_none() {
         assert!(!watching.watch.is_over());
         watching.watch.tick(&verdict::Tick {
-            marks: &[Mark::Bad],
+            marks: &[TickOutcome::Bad],
             ..verdict::Tick::default()
         });
     }
@@ -223,7 +225,7 @@ async fn what_was_found_is_acted_on_when_the_cluster_is_seen_again() {
     let second = cluster.replica(Some(2));
     let permit = Permit::of(second.lease.subscribe());
     let mut guarding = guard(second.store, permit);
-    let away = Observed {
+    let away = ObservedState {
         trouble: Some("the API server cannot be reached".into()),
         ..at(4, None)
     };
@@ -243,9 +245,9 @@ async fn what_was_found_is_acted_on_when_the_cluster_is_seen_again() {
 }
 
 /// Alerts that were told before we saw the revision: one began before it was stored, and one after that.
-async fn told_before_the_watch(weight: Weight) -> (Guarding, tempfile::TempDir) {
+async fn told_before_the_watch(weight: AlertWeight) -> (Guarding, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
-    let mut guarding = guard(Store::open(folder.path()).unwrap(), Permit::always());
+    let mut guarding = guard(StateStore::open(folder.path()).unwrap(), Permit::always());
     let now = Timeline::start().now();
     let ago = |seconds: u64| Time::from_millis(now.millis() - seconds * 1000);
     guarding.facts.send_replace(at(7, Some(ago(3600))));
@@ -253,7 +255,7 @@ async fn told_before_the_watch(weight: Weight) -> (Guarding, tempfile::TempDir) 
     drop(steady);
     let waits = || guarding.metrics.webhook.waits();
     for (name, since) in [("Before", ago(20)), ("Under", ago(5))] {
-        let alert = AlertHeard::firing(name, since.millis(), weight, waits());
+        let alert = ReceivedAlert::firing(name, since.millis(), weight, waits());
         guarding.alerts.send(alert).await.unwrap();
     }
     let taken = || guarding.alerts.capacity() == guarding.alerts.max_capacity();
@@ -266,7 +268,7 @@ async fn told_before_the_watch(weight: Weight) -> (Guarding, tempfile::TempDir) 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_alert_that_was_told_before_its_revision_was_seen_counts() {
-    let (mut guarding, _folder) = told_before_the_watch(Weight::Doubt).await;
+    let (mut guarding, _folder) = told_before_the_watch(AlertWeight::Doubt).await;
     let seen = guarding
         .view
         .wait_for(|view| view.revision == Some(8))
@@ -282,7 +284,7 @@ async fn an_alert_that_was_told_before_its_revision_was_seen_counts() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_alert_that_was_told_before_its_revision_was_seen_convicts() {
-    let (mut guarding, _folder) = told_before_the_watch(Weight::Convict).await;
+    let (mut guarding, _folder) = told_before_the_watch(AlertWeight::Convict).await;
     let verdict = guarding.view.wait_for(|view| view.verdict.is_some()).await;
     let verdict = verdict.unwrap().verdict.clone().unwrap();
     assert_eq!(verdict.reason, "alert:Under");

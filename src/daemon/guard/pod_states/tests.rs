@@ -5,28 +5,28 @@ use std::sync::Arc;
 
 use super::*;
 use crate::daemon::guard::saved::tests::START;
-use crate::recording::Recorded;
-use crate::release::change::Workloads;
+use crate::recording::RecordedTick;
+use crate::release::change::RevisionWorkloads;
 use crate::release::{manifest, record};
-use crate::verdict::{Inbox, Mark, Rule, Start, Tick, Watch};
+use crate::verdict::{Analysis, AnalysisStart, Rule, Tick, TickBuffer, TickOutcome};
 
 const OLD: Revision = Revision(1);
 const NEW: Revision = Revision(2);
 
-pub(in crate::daemon::guard) fn watching() -> Watching {
-    let start = Start {
+pub(in crate::daemon::guard) fn watching() -> RunningAnalysis {
+    let start = AnalysisStart {
         endpoints: vec!["api".into()],
         baseline: vec![(0, 100)],
         failing_at_start: vec![false],
-        ..Start::default()
+        ..AnalysisStart::default()
     };
-    Watching {
+    RunningAnalysis {
         revision: NEW,
         first: None,
         was_complete: false,
         rolled_out: None,
         began: START,
-        watch: Watch::new(Rule::default(), &start).unwrap(),
+        watch: Analysis::new(Rule::default(), &start).unwrap(),
         pods: Vec::new(),
         direct: vec![false],
         failing: vec![BTreeMap::new()],
@@ -34,17 +34,17 @@ pub(in crate::daemon::guard) fn watching() -> Watching {
         told_pods: BTreeMap::new(),
         told: Vec::new(),
         hurried_until: None,
-        old: OldTrouble::default(),
+        old: OldPodFailures::default(),
         alerts: Vec::new(),
         trace: Vec::new(),
-        inbox: Inbox::new(1),
+        inbox: TickBuffer::new(1),
         needed: Vec::new(),
-        tick: Recorded::default(),
+        tick: RecordedTick::default(),
     }
 }
 
 /// What a revision with Deployments says of them: each with its image, and the value of a ConfigMap that it reads.
-fn workloads(revision: Revision, parts: &[(&str, &str, &str)]) -> Arc<Workloads> {
+fn workloads(revision: Revision, parts: &[(&str, &str, &str)]) -> Arc<RevisionWorkloads> {
     let part = |(name, image, value): &(&str, &str, &str)| {
         format!(
             "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}}}\nspec: {{template: {{spec: {{containers: [{{name: app, image: {image}, envFrom: [{{configMapRef: {{name: {name}}}}}]}}]}}}}}}\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\ndata: {{a: {value}}}\n"
@@ -59,11 +59,11 @@ fn workloads(revision: Revision, parts: &[(&str, &str, &str)]) -> Arc<Workloads>
     };
     let record = record::decode(&object, payload.as_bytes()).unwrap();
     let objects = manifest::objects(&record.manifest).unwrap();
-    Arc::new(Workloads::of(&record, &objects))
+    Arc::new(RevisionWorkloads::of(&record, &objects))
 }
 
 /// The second revision changes the template of `api`, the settings of `jobs`, and nothing of `web`.
-fn facts(pods: Vec<Pod>) -> Facts {
+fn facts(pods: Vec<ReleasePod>) -> ReleaseState {
     let before = [
         ("api", "api:1", "1"),
         ("web", "web:1", "1"),
@@ -74,15 +74,15 @@ fn facts(pods: Vec<Pod>) -> Facts {
         ("web", "web:1", "1"),
         ("jobs", "jobs:1", "2"),
     ];
-    Facts {
+    ReleaseState {
         pods,
         workloads: vec![(OLD, workloads(OLD, &before)), (NEW, workloads(NEW, &now))],
-        ..Facts::default()
+        ..ReleaseState::default()
     }
 }
 
-fn pod(workload: &str, revision: Revision, restarts: u32, waiting: &str) -> Pod {
-    Pod {
+fn pod(workload: &str, revision: Revision, restarts: u32, waiting: &str) -> ReleasePod {
+    ReleasePod {
         name: format!("{workload}-{revision}").into(),
         revision,
         node: "node".into(),
@@ -99,13 +99,13 @@ fn pod(workload: &str, revision: Revision, restarts: u32, waiting: &str) -> Pod 
     }
 }
 
-fn looping(workload: &str, revision: Revision) -> Pod {
+fn looping(workload: &str, revision: Revision) -> ReleasePod {
     pod(workload, revision, 3, "CrashLoopBackOff")
 }
 
 /// What is told of new pods: each workload, and whether an old pod of it does the same.
 #[track_caller]
-fn check(rule: &str, pods: Vec<Pod>, expected: &[(&str, bool)]) {
+fn check(rule: &str, pods: Vec<ReleasePod>, expected: &[(&str, bool)]) {
     let states = pod_states(&mut watching(), &facts(pods), Some(OLD));
     let told = states.iter().map(|state| (&*state.workload, state.old_too));
     assert_eq!(told.collect::<Vec<_>>(), expected, "{rule}");
@@ -119,7 +119,7 @@ fn only_an_old_pod_of_the_same_workload_excuses() {
     check("a neighbour", neighbour, &[("Deployment api", false)]);
     let own = vec![new(), looping("api", OLD)];
     check("its own", own, &[("Deployment api", true)]);
-    let namesake = Pod {
+    let namesake = ReleasePod {
         workload_kind: "StatefulSet".into(),
         ..looping("api", OLD)
     };
@@ -148,10 +148,10 @@ fn one_that_reads_changed_settings_is() {
     let facts = facts(vec![looping("jobs", NEW), looping("jobs", OLD)]);
     let mut late = watching();
     late.watch.tick(&Tick {
-        marks: &[Mark::Good],
+        marks: &[TickOutcome::Good],
         ..Tick::default()
     });
-    let excused = |watching: &mut Watching| {
+    let excused = |watching: &mut RunningAnalysis| {
         let states = pod_states(watching, &facts, Some(OLD));
         states[0].old_too
     };
@@ -173,7 +173,7 @@ fn what_cannot_start_is_told_once_and_so_is_its_end() {
     let stuck = facts(vec![pod("api", NEW, 0, "ImagePullBackOff")]);
     let mut watching = watching();
     let states = pod_states(&mut watching, &stuck, Some(OLD));
-    assert_eq!(states[0].stuck, Some(Stuck::Image));
+    assert_eq!(states[0].stuck, Some(StuckReason::Image));
     assert!(pod_states(&mut watching, &stuck, Some(OLD)).is_empty());
     let started = facts(vec![pod("api", NEW, 0, "")]);
     let states = pod_states(&mut watching, &started, Some(OLD));
@@ -189,11 +189,11 @@ fn what_cannot_start_is_told_once_and_so_is_its_end() {
 fn where_it_is_not_known_what_changed_the_release_s_new_pods_count() {
     let pods = vec![looping("web", NEW)];
     let known = facts(pods.clone());
-    let unread = Facts {
+    let unread = ReleaseState {
         workloads: vec![known.workloads[1].clone()],
         ..known.clone()
     };
-    let unreadable = Facts {
+    let unreadable = ReleaseState {
         unreadable: vec![(OLD, "it is cut off".into())],
         ..unread.clone()
     };

@@ -9,10 +9,10 @@
 
 use super::*;
 use crate::ledger;
-use crate::rollout::{Attempt, Event, Limits, Mode, Origin};
-use crate::store::{Found, Kind, Store};
+use crate::rollout::{Mode, RevisionOrigin, RollbackAttempt, RolloutInput, RolloutLimits};
+use crate::store::{StateStore, StoredKind, StoredState};
 use crate::units::{Namespace, ReleaseName};
-use crate::verdict::{Rule, Start, Tick};
+use crate::verdict::{AnalysisStart, Rule, Tick};
 
 /// When everything in the state below began.
 pub(in crate::daemon::guard) const START: Time = Time::from_millis(1_700_000_000_000);
@@ -24,8 +24,8 @@ pub(in crate::daemon::guard) fn names() -> (Namespace, ReleaseName) {
     (Namespace::new("shop"), ReleaseName::new("web"))
 }
 
-fn seen(revision: u32, origin: Origin, serving: Option<u32>) -> Event {
-    Event::Seen {
+fn seen(revision: u32, origin: RevisionOrigin, serving: Option<u32>) -> RolloutInput {
+    RolloutInput::Seen {
         revision: Revision(revision),
         origin,
         serving: serving.map(Revision),
@@ -35,7 +35,7 @@ fn seen(revision: u32, origin: Origin, serving: Option<u32>) -> Event {
 
 /// A state in which nothing is missing: a revision was turned back, and the next but one is watched.
 pub(in crate::daemon::guard) fn state() -> (State, Time) {
-    let limits = Limits {
+    let limits = RolloutLimits {
         mode: Mode::Enforce,
         max_per_day: 2,
         watch: Duration::from_secs(300),
@@ -43,63 +43,63 @@ pub(in crate::daemon::guard) fn state() -> (State, Time) {
     };
     let mut now = START;
     let mut state = State::new(Rollout::new(limits, now));
-    let regressed = Event::Regressed {
+    let regressed = RolloutInput::Regressed {
         revision: Revision(2),
         reason: "hard_down:api".into(),
         text: "api failed 15 times in a row".into(),
     };
     let story = [
-        seen(1, Origin::First, None),
-        seen(2, Origin::Upgrade, Some(1)),
-        Event::Settled,
-        Event::TroubleBegan,
+        seen(1, RevisionOrigin::First, None),
+        seen(2, RevisionOrigin::Upgrade, Some(1)),
+        RolloutInput::Settled,
+        RolloutInput::TroubleBegan,
         regressed,
-        Event::Ready {
+        RolloutInput::Ready {
             target: Revision(1),
         },
-        Event::Executed {
-            attempt: Attempt {
+        RolloutInput::Executed {
+            attempt: RollbackAttempt {
                 bad: Revision(2),
                 begun: START + Duration::from_secs(60),
             },
             made: Revision(3),
         },
-        Event::Settled,
-        Event::Recovered,
-        seen(4, Origin::Upgrade, Some(3)),
-        Event::Settled,
-        Event::TroubleBegan,
+        RolloutInput::Settled,
+        RolloutInput::Recovered,
+        seen(4, RevisionOrigin::Upgrade, Some(3)),
+        RolloutInput::Settled,
+        RolloutInput::TroubleBegan,
     ];
     for event in story {
         now = now + Duration::from_secs(10);
         state.rollout.step(event, now);
         state.entries.extend(state.rollout.take_entries());
     }
-    for mark in [Mark::Good, Mark::Bad, Mark::Good] {
+    for mark in [TickOutcome::Good, TickOutcome::Bad, TickOutcome::Good] {
         let known = state.probes.entry("api".into()).or_default();
         known.baseline.record(mark, START);
         known.candidate.record(mark, now);
         known.looked(true);
         known.well = true;
     }
-    state.ledger.write(ledger::Entry {
-        digest: ledger::Digest("0123456789abcdef".into()),
+    state.ledger.write(ledger::LedgerEntry {
+        digest: ledger::ContentDigest("0123456789abcdef".into()),
         weak: None,
         revision: Revision(1),
-        found: ledger::Found::Good,
+        found: ledger::ContentVerdict::Good,
         at: START,
         evidence: "served well".into(),
     });
-    let start = Start {
+    let start = AnalysisStart {
         endpoints: vec!["api".into()],
         baseline: vec![(0, 3600)],
         failing_at_start: vec![false],
-        ..Start::default()
+        ..AnalysisStart::default()
     };
-    let mut watch = Watch::new(Rule::default(), &start).unwrap();
+    let mut watch = Analysis::new(Rule::default(), &start).unwrap();
     for _ in 0..10 {
         watch.tick(&Tick {
-            marks: &[Mark::Good],
+            marks: &[TickOutcome::Good],
             ..Tick::default()
         });
     }
@@ -119,43 +119,43 @@ pub(in crate::daemon::guard) fn state() -> (State, Time) {
         at: (START + Duration::from_secs(50)).unix_seconds(),
     });
     state.fence = 7;
-    let mut watching = Watching {
+    let mut watching = RunningAnalysis {
         revision: Revision(4),
         first: None,
         began,
         watch,
-        pods: vec![recording::Pod {
+        pods: vec![recording::RecordedPod {
             pod: 0,
             name: "web-1".into(),
-            side: crate::verdict::Side::New,
+            side: crate::verdict::PodSide::New,
             ready_tick: 1,
         }],
         direct: vec![true],
         failing: vec![BTreeMap::from([("connect".into(), 1)])],
         last_bad: Some(3),
-        told_pods: BTreeMap::from([("web-1".into(), ToldPod::default())]),
-        told: vec![ToldWorkload::default()],
+        told_pods: BTreeMap::from([("web-1".into(), ReportedPod::default())]),
+        told: vec![ReportedWorkload::default()],
         hurried_until: Some(now),
-        old: OldTrouble::default(),
+        old: OldPodFailures::default(),
         alerts: Vec::new(),
         trace: Vec::new(),
         was_complete: false,
         rolled_out: None,
-        inbox: Inbox::new(1),
+        inbox: TickBuffer::new(1),
         needed: Vec::new(),
-        tick: recording::Recorded::default(),
+        tick: recording::RecordedTick::default(),
     };
     watching.trace();
     state.watching = Some(watching);
     (state, now)
 }
 
-fn stored(text: &str, now: Time) -> Found<State> {
+fn stored(text: &str, now: Time) -> StoredState<State> {
     let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(folder.path()).unwrap();
+    let store = StateStore::open(folder.path()).unwrap();
     std::fs::write(folder.path().join("shop.web.json"), text).unwrap();
     let (namespace, release) = names();
-    store.load(Kind::State, &namespace, &release, now)
+    store.load(StoredKind::State, &namespace, &release, now)
 }
 
 /// All numbers in a text of JSON that can only be points in time, as milliseconds: these are written in milliseconds,
@@ -201,7 +201,7 @@ fn every_time_of_a_state_is_moved_to_our_clock() {
     let before = of(&state);
     assert!(before.len() >= 20, "{before:#?}");
     let by = Duration::from_secs(40 * 60);
-    state.shift(Shift::between(START, START + by));
+    state.shift(ClockShift::between(START, START + by));
     let after = of(&state);
     assert_eq!(before.len(), after.len());
     for (path, was) in before {
@@ -215,7 +215,7 @@ fn a_watch_begun_by_another_clock_goes_on_at_the_right_tick() {
     for writer_is_ahead in [true, false] {
         let (state, saved) = state();
         let next = state.next_tick().unwrap();
-        let waits = Shift::between(saved, next);
+        let waits = ClockShift::between(saved, next);
         // The present of whoever wrote it is forty minutes away by our clock.
         let ours = if writer_is_ahead {
             Time::from_millis(saved.millis() - 2_400_000)
@@ -223,14 +223,17 @@ fn a_watch_begun_by_another_clock_goes_on_at_the_right_tick() {
             saved + minutes
         };
         let mut moved = state.clone();
-        moved.shift(Shift::between(saved, ours));
+        moved.shift(ClockShift::between(saved, ours));
         let next = moved.next_tick().unwrap();
-        assert_eq!(Shift::between(ours, next), waits);
+        assert_eq!(ClockShift::between(ours, next), waits);
         let deadlines = (state.rollout.deadline(), moved.rollout.deadline());
         let (Some(was), Some(is)) = deadlines else {
             panic!("{deadlines:?}");
         };
-        assert_eq!(Shift::between(ours, is), Shift::between(saved, was));
+        assert_eq!(
+            ClockShift::between(ours, is),
+            ClockShift::between(saved, was)
+        );
         assert_eq!(
             moved.rollout.rollbacks_today(ours),
             state.rollout.rollbacks_today(saved)
@@ -241,7 +244,7 @@ fn a_watch_begun_by_another_clock_goes_on_at_the_right_tick() {
 #[test]
 fn the_state_of_an_older_version_is_read() {
     let (mut state, now) = state();
-    let Found::State(read) = stored(V1, now) else {
+    let StoredState::State(read) = stored(V1, now) else {
         panic!("{V1}");
     };
     // A watch of the first version of the rule cannot be gone on with: it begins anew.
@@ -254,7 +257,7 @@ fn the_state_of_an_older_version_is_read() {
 #[test]
 fn what_was_measured_before_a_late_rollout_was_complete_is_not_its_own() {
     let (mut state, now) = state();
-    let newest = Event::NotRolledOut {
+    let newest = RolloutInput::NotRolledOut {
         revision: Revision(4),
         text: "Deployment api: 0 of 3 pods".into(),
     };
@@ -273,18 +276,18 @@ fn what_was_measured_before_a_late_rollout_was_complete_is_not_its_own() {
 }
 
 /// A verification of these endpoints, with ticks of a second.
-fn verifying(endpoints: [&str; 3]) -> Verifying {
-    let start = Start {
+fn verifying(endpoints: [&str; 3]) -> RunningVerification {
+    let start = AnalysisStart {
         endpoints: endpoints.map(Into::into).to_vec(),
         baseline: vec![(0, 3600); 3],
         failing_at_start: vec![false; 3],
-        ..Start::default()
+        ..AnalysisStart::default()
     };
-    let watch = Watch::new(Rule::default(), &start).unwrap();
-    Verifying {
+    let watch = Analysis::new(Rule::default(), &start).unwrap();
+    RunningVerification {
         began: START,
         verification: Verification::at_pace(&watch, 1.0),
-        inbox: Inbox::new(3),
+        inbox: TickBuffer::new(3),
         interval: Duration::from_secs(1),
         is_limited: false,
         excused: ExcusedProbes::default(),
@@ -296,7 +299,11 @@ fn a_verification_takes_each_result_in_its_own_tick() {
     let mut verifying = verifying(["api", "db", "web"]);
     let mut ends = None;
     for tick in 1..=60 {
-        let mark = if tick <= 20 { Mark::Bad } else { Mark::Good };
+        let mark = if tick <= 20 {
+            TickOutcome::Bad
+        } else {
+            TickOutcome::Good
+        };
         for name in ["web", "db", "another", "api"] {
             verifying.hears(name, mark, None);
         }
@@ -305,20 +312,20 @@ fn a_verification_takes_each_result_in_its_own_tick() {
             break;
         }
     }
-    assert_eq!(ends, Some((35, Verified::Recovered)));
+    assert_eq!(ends, Some((35, VerificationOutcome::Recovered)));
 }
 
 #[test]
 fn a_verification_does_not_judge_failures_of_a_probe_whose_dependency_fails() {
-    let postgres = Need::Dependency("postgres".into());
+    let postgres = NeedsEntry::Dependency("postgres".into());
     for knows_at in ["the result", "the tick", "never"] {
         let mut verifying = verifying(["api", "db", "web"]);
         let mut ends = None;
         for _ in 0..60 {
             let need = (knows_at == "the result").then_some(&postgres);
-            verifying.hears("api", Mark::Good, None);
-            verifying.hears("db", Mark::Bad, need);
-            verifying.hears("web", Mark::Good, None);
+            verifying.hears("api", TickOutcome::Good, None);
+            verifying.hears("db", TickOutcome::Bad, need);
+            verifying.hears("web", TickOutcome::Good, None);
             let need = (knows_at == "the tick").then_some(&postgres);
             ends = verifying.tick(false, |probe| need.filter(|_| probe == "db"));
             if ends.is_some() {
@@ -327,11 +334,11 @@ fn a_verification_does_not_judge_failures_of_a_probe_whose_dependency_fails() {
         }
         let says = "postgres failed, so that failures of db meanwhile are not judged";
         if knows_at == "never" {
-            let worse = Verified::Worse("db 15/15 (100 %)".into());
+            let worse = VerificationOutcome::Worse("db 15/15 (100 %)".into());
             assert_eq!(ends, Some(worse));
             assert_eq!(verifying.excused.news(), None);
         } else {
-            assert_eq!(ends, Some(Verified::Recovered), "{knows_at}");
+            assert_eq!(ends, Some(VerificationOutcome::Recovered), "{knows_at}");
             assert_eq!(verifying.excused.news().as_deref(), Some(says));
         }
     }

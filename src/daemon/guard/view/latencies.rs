@@ -82,7 +82,7 @@ fn seconds(us: f64) -> f64 {
 mod tests {
     use super::*;
     use crate::daemon::guard::saved::tests::state;
-    use crate::recording::{AnalysisLatencies, Recorded};
+    use crate::recording::{AnalysisLatencies, RecordedTick};
     use crate::units::Revision;
     use crate::verdict::bucket;
 
@@ -91,10 +91,10 @@ mod tests {
         let before = [vec![(bucket(5000), 3000)]];
         let mut latencies = AnalysisLatencies::new(Revision(4), &["api".into()], &before);
         for us in took_us {
-            let tick = Recorded {
+            let tick = RecordedTick {
                 marks: ".".into(),
                 us: vec![Some(*us)],
-                ..Recorded::default()
+                ..RecordedTick::default()
             };
             latencies.take(&[], &tick);
         }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::config::{self, Sources};
 use crate::serve::status::GuardView;
-use crate::sounding::{Answer, Outcome, Phases, Reason, Sounding};
+use crate::sounding::{Outcome, PhaseTimes, ProbeResult, Reason, ResponseFacts};
 
 /// A release with an objective on ten-second probes, and one of a probe's own.
 const CONFIG: &str = "[[release]]\nname = \"web\"\nnamespace = \"shop\"\ninterval = \"10s\"\n\
@@ -13,7 +13,7 @@ const CONFIG: &str = "[[release]]\nname = \"web\"\nnamespace = \"shop\"\ninterva
 
 struct Sounded {
     promises: Vec<Promise>,
-    tracked: HashMap<ProbeId, Arc<Tracked>>,
+    tracked: HashMap<ProbeId, Arc<TrackedProbe>>,
     metrics: Metrics,
 }
 
@@ -32,7 +32,7 @@ impl Sounded {
         };
         let settings = config::load(&sources).unwrap().settings;
         let tracked = settings.probes().map(|probe| {
-            let tracked = Arc::new(Tracked::new(Arc::clone(probe), second(0)));
+            let tracked = Arc::new(TrackedProbe::new(Arc::clone(probe), second(0)));
             (probe.id.clone(), tracked)
         });
         Self {
@@ -42,7 +42,7 @@ impl Sounded {
         }
     }
 
-    fn probe(&self, name: &str) -> &Arc<Tracked> {
+    fn probe(&self, name: &str) -> &Arc<TrackedProbe> {
         let found = self
             .tracked
             .iter()
@@ -60,13 +60,13 @@ impl Sounded {
             } else {
                 Outcome::Bad(Reason::Status)
             };
-            let sounding = Sounding {
+            let sounding = ProbeResult {
                 due,
                 started: due,
                 finished,
                 outcome,
-                phases: Phases::default(),
-                answer: Answer::default(),
+                phases: PhaseTimes::default(),
+                answer: ResponseFacts::default(),
                 explanation: None,
             };
             self.probe(name).lock().record(&sounding, 0.0);
@@ -74,11 +74,11 @@ impl Sounded {
     }
 
     /// What is found of the objective of a probe, or of the release.
-    fn found(&self, probe: Option<&str>, objective: &str, at: u64) -> Known {
+    fn found(&self, probe: Option<&str>, objective: &str, at: u64) -> ObjectiveCache {
         let is_it =
             |promise: &&Promise| promise.probe.as_deref() == probe && promise.what() == objective;
         let promise = self.promises.iter().find(is_it).unwrap();
-        let accounts = Accounts::new();
+        let accounts = SpentByRelease::new();
         one(
             promise,
             &accounts,
@@ -100,7 +100,7 @@ fn view(phase: &str, revision: Option<u32>) -> Vec<Arc<GuardView>> {
     })]
 }
 
-fn spent(accounts: &Accounts) -> Vec<(u32, (u64, u64))> {
+fn spent(accounts: &SpentByRelease) -> Vec<(u32, (u64, u64))> {
     let account = accounts.get("shop/web");
     account.map_or_else(Vec::new, |account| {
         account.revisions.iter().map(|(a, b)| (*a, *b)).collect()
@@ -110,7 +110,7 @@ fn spent(accounts: &Accounts) -> Vec<(u32, (u64, u64))> {
 #[test]
 fn what_was_sounded_before_the_first_look_is_on_nobodys_account() {
     let sounded = Sounded::new();
-    let mut accounts = Accounts::new();
+    let mut accounts = SpentByRelease::new();
     let mut book = |revision| {
         let views = view("steady", revision);
         super::book(&mut accounts, &sounded.promises, &views, &sounded.tracked);
@@ -142,8 +142,8 @@ fn what_was_sounded_before_the_first_look_is_on_nobodys_account() {
 #[test]
 fn accounts_of_what_is_gone_are_closed() {
     let sounded = Sounded::new();
-    let mut accounts = Accounts::new();
-    accounts.insert("shop/other".into(), Account::default());
+    let mut accounts = SpentByRelease::new();
+    accounts.insert("shop/other".into(), SpentByRevision::default());
     let views = view("steady", Some(3));
     book(&mut accounts, &sounded.promises, &views, &sounded.tracked);
     assert_eq!(accounts.keys().collect::<Vec<_>>(), ["shop/web"]);
@@ -169,7 +169,7 @@ fn an_outage_spends_the_same_whether_or_not_anybody_watches() {
         let (view, found, totals) = sounded.found(None, "availability", 599);
         assert_eq!(totals, (120, 120));
         let condition = &found[0];
-        assert_eq!(condition.kind, Kind::ObjectiveBurning);
+        assert_eq!(condition.kind, AlertKind::ObjectiveBurning);
         assert!(
             condition
                 .text

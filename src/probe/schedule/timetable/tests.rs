@@ -13,8 +13,8 @@ fn key(number: usize) -> ProbeId {
     }
 }
 
-fn slot(number: usize, interval: Duration) -> Slot<usize> {
-    Slot {
+fn slot(number: usize, interval: Duration) -> ScheduledSlot<usize> {
+    ScheduledSlot {
         key: key(number),
         interval,
         payload: number,

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::super::rights;
 use super::super::scope::is_of_kubernetes;
-use crate::release::manifest::Object;
+use crate::release::manifest::ManifestObject;
 
 /// Deleting one of these deletes data.
 const PRECIOUS: [&str; 5] = [
@@ -82,7 +82,7 @@ const HARMLESS_KINDS: [(&str, &[&str]); 4] = [
 const HARMLESS_ENDINGS: [&str; 3] = [".istio.io", ".linkerd.io", ".gatekeeper.sh"];
 
 /// Why data would be lost with an object that is deleted, in words that name it; `None` where none hangs on it.
-pub(super) fn goes_with(object: &Object) -> Option<String> {
+pub(super) fn goes_with(object: &ManifestObject) -> Option<String> {
     let named = format!("{} {}", object.kind, object.name);
     let group = rights::split(&object.api_version).map_or("", |(group, _)| group);
     if is_of_kubernetes(group) {
@@ -102,8 +102,8 @@ pub(super) fn goes_with(object: &Object) -> Option<String> {
 }
 
 /// Why data would be lost where a StatefulSet gets fewer pods, in words; `None` where none is.
-pub(super) fn goes_with_pods(old: &Object, new: &Object) -> Option<String> {
-    let pods = |object: &Object| {
+pub(super) fn goes_with_pods(old: &ManifestObject, new: &ManifestObject) -> Option<String> {
+    let pods = |object: &ManifestObject| {
         let replicas = object.body.pointer("/spec/replicas");
         replicas.and_then(Value::as_u64).unwrap_or(1)
     };
@@ -119,11 +119,11 @@ pub(super) fn goes_with_pods(old: &Object, new: &Object) -> Option<String> {
 }
 
 /// Whether the claims of a StatefulSet go with its pods when it gets fewer of them.
-pub(in crate::release::cluster) fn loses_claims(object: &Object) -> bool {
+pub(in crate::release::cluster) fn loses_claims(object: &ManifestObject) -> bool {
     has_claims(object) && policy(object, "whenScaled")
 }
 
-fn has_claims(object: &Object) -> bool {
+fn has_claims(object: &ManifestObject) -> bool {
     let claims = object.body.pointer("/spec/volumeClaimTemplates");
     object.kind == "StatefulSet"
         && claims
@@ -131,7 +131,7 @@ fn has_claims(object: &Object) -> bool {
             .is_some_and(|all| !all.is_empty())
 }
 
-fn policy(object: &Object, when: &str) -> bool {
+fn policy(object: &ManifestObject, when: &str) -> bool {
     let place = format!("/spec/persistentVolumeClaimRetentionPolicy/{when}");
     object.body.pointer(&place).and_then(Value::as_str) == Some("Delete")
 }

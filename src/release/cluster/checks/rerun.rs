@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use super::{MAX_NAMED, Scope};
-use crate::release::manifest::{self, Object};
-use crate::release::record::Record;
+use super::{ApiScope, MAX_NAMED};
+use crate::release::manifest::{self, ManifestObject};
+use crate::release::record::HelmRecord;
 
 /// Whether a name fits a pattern in which `*` stands for any text.
 pub(super) fn fits(pattern: &str, name: &str) -> bool {
@@ -27,10 +27,14 @@ pub(super) fn fits(pattern: &str, name: &str) -> bool {
 
 /// What may have changed data and is no hook, and what the rollback runs again, in words: people should know of it, and
 /// most of it is harmless.
-pub(in super::super) fn not_hooks(bad: &Record, target: &Record, scope: &Scope) -> Vec<String> {
-    let read = |record: &Record| manifest::objects(&record.manifest).unwrap_or_default();
+pub(in super::super) fn not_hooks(
+    bad: &HelmRecord,
+    target: &HelmRecord,
+    scope: &ApiScope,
+) -> Vec<String> {
+    let read = |record: &HelmRecord| manifest::objects(&record.manifest).unwrap_or_default();
     let (old, new) = (read(bad), read(target));
-    let same = |among: &'_ [Object], one: &Object| -> Option<usize> {
+    let same = |among: &'_ [ManifestObject], one: &ManifestObject| -> Option<usize> {
         let mut among = among.iter();
         among.position(|other| scope.identity(other) == scope.identity(one))
     };
@@ -80,15 +84,15 @@ pub(in super::super) fn not_hooks(bad: &Record, target: &Record, scope: &Scope) 
     lines
 }
 
-fn is_job(object: &Object) -> bool {
+fn is_job(object: &ManifestObject) -> bool {
     object.kind == "Job" && object.api_version.starts_with("batch/")
 }
 
-fn template(object: &Object) -> Option<&Value> {
+fn template(object: &ManifestObject) -> Option<&Value> {
     object.body.pointer("/spec/template")
 }
 
-fn init_containers(object: &Object) -> &[Value] {
+fn init_containers(object: &ManifestObject) -> &[Value] {
     let list = object.body.pointer("/spec/template/spec/initContainers");
     list.and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }

@@ -8,7 +8,7 @@ use super::*;
 use crate::release::record;
 
 /// A record with this manifest and these hooks (JSON).
-fn record(manifest: &str, hooks: &str, annotations: &str) -> Record {
+fn record(manifest: &str, hooks: &str, annotations: &str) -> HelmRecord {
     let manifest = serde_json::to_string(manifest).unwrap();
     let json = format!(
         r#"{{"name":"web","version":1,"info":{{"status":"deployed"}},"chart":{{"metadata":{{"name":"web","annotations":{annotations}}}}},"manifest":{manifest},"hooks":{hooks}}}"#
@@ -19,17 +19,21 @@ fn record(manifest: &str, hooks: &str, annotations: &str) -> Record {
     record::decode("sh.helm.release.v1.web.v1", payload.as_bytes()).unwrap()
 }
 
-pub(in super::super) fn plain(manifest: &str) -> Record {
+pub(in super::super) fn plain(manifest: &str) -> HelmRecord {
     record(manifest, "[]", "{}")
 }
 
-fn reasons(bad: &Record, target: &Record, allowed: &Allowed<'_>) -> Vec<&'static str> {
+fn reasons(
+    bad: &HelmRecord,
+    target: &HelmRecord,
+    allowed: &CheckPermissions<'_>,
+) -> Vec<&'static str> {
     let (_, obstacles) = look(bad, target, &scope(), allowed);
     obstacles.iter().map(|one| one.reason).collect()
 }
 
-fn scope() -> Scope {
-    Scope::built_in("shop")
+fn scope() -> ApiScope {
+    ApiScope::built_in("shop")
 }
 
 const NONE: &[&str] = &[];
@@ -40,13 +44,13 @@ const CLAIM: &str = "---\napiVersion: v1\nkind: PersistentVolumeClaim\nmetadata:
 #[test]
 fn an_ordinary_revision_can_be_turned_back() {
     let (bad, target) = (plain(CONFIG), plain(CONFIG));
-    assert_eq!(reasons(&bad, &target, &Allowed::default()), NONE);
+    assert_eq!(reasons(&bad, &target, &CheckPermissions::default()), NONE);
 }
 
 #[test]
 fn data_is_not_deleted_unless_its_kind_is_allowed() {
     let (bad, target) = (plain(&format!("{CONFIG}{CLAIM}")), plain(CONFIG));
-    let (_, obstacles) = look(&bad, &target, &scope(), &Allowed::default());
+    let (_, obstacles) = look(&bad, &target, &scope(), &CheckPermissions::default());
     assert_eq!(obstacles[0].reason, "deletes_data");
     assert!(
         obstacles[0].text.contains("PersistentVolumeClaim data"),
@@ -54,9 +58,9 @@ fn data_is_not_deleted_unless_its_kind_is_allowed() {
         obstacles[0].text
     );
     let kinds = ["PersistentVolumeClaim".to_owned()];
-    let allowed = Allowed {
+    let allowed = CheckPermissions {
         kinds: &kinds,
-        ..Allowed::default()
+        ..CheckPermissions::default()
     };
     assert_eq!(reasons(&bad, &target, &allowed), NONE);
     // Helm keeps what is marked so.
@@ -65,12 +69,12 @@ fn data_is_not_deleted_unless_its_kind_is_allowed() {
         reasons(
             &plain(&format!("{CONFIG}{kept}")),
             &target,
-            &Allowed::default()
+            &CheckPermissions::default()
         ),
         NONE
     );
     // Going forward to a revision that has more is no deletion.
-    assert_eq!(reasons(&target, &bad, &Allowed::default()), NONE);
+    assert_eq!(reasons(&target, &bad, &CheckPermissions::default()), NONE);
 }
 
 #[test]
@@ -80,7 +84,7 @@ fn fields_that_cannot_be_changed_are_named() {
             "apiVersion: apps/v1\nkind: StatefulSet\nmetadata:\n  name: queue\nspec:\n  serviceName: {template}\n"
         ))
     };
-    let (_, obstacles) = look(&set("a"), &set("b"), &scope(), &Allowed::default());
+    let (_, obstacles) = look(&set("a"), &set("b"), &scope(), &CheckPermissions::default());
     assert_eq!(obstacles[0].reason, "immutable");
     assert!(
         obstacles[0]
@@ -89,15 +93,21 @@ fn fields_that_cannot_be_changed_are_named() {
         "{}",
         obstacles[0].text
     );
-    assert_eq!(reasons(&set("a"), &set("a"), &Allowed::default()), NONE);
+    assert_eq!(
+        reasons(&set("a"), &set("a"), &CheckPermissions::default()),
+        NONE
+    );
     // What one of them alone has cannot be added or taken away, unless it is none.
     let disk = "a\n  volumeClaimTemplates: [{metadata: {name: disk}}]";
     for (bad, target) in [(disk, "a"), ("a", disk)] {
-        let found = reasons(&set(bad), &set(target), &Allowed::default());
+        let found = reasons(&set(bad), &set(target), &CheckPermissions::default());
         assert_eq!(found, ["immutable"]);
     }
     let no_disk = "a\n  volumeClaimTemplates: []";
-    assert_eq!(reasons(&set("a"), &set(no_disk), &Allowed::default()), NONE);
+    assert_eq!(
+        reasons(&set("a"), &set(no_disk), &CheckPermissions::default()),
+        NONE
+    );
 }
 
 /// What differs between a manifest's object before and after, as far as it cannot be changed.
@@ -187,10 +197,13 @@ fn a_job_that_may_have_migrated_data_stops_the_rollback_unless_it_is_said_to_be_
     };
     let target = plain(CONFIG);
     let bad = record(CONFIG, &hook("Job", "pre-upgrade", "Succeeded"), "{}");
-    assert_eq!(reasons(&bad, &target, &Allowed::default()), ["migrations"]);
-    let allowed = Allowed {
+    assert_eq!(
+        reasons(&bad, &target, &CheckPermissions::default()),
+        ["migrations"]
+    );
+    let allowed = CheckPermissions {
         migrations: true,
-        ..Allowed::default()
+        ..CheckPermissions::default()
     };
     assert_eq!(reasons(&bad, &target, &allowed), NONE);
     for harmless in [
@@ -202,7 +215,7 @@ fn a_job_that_may_have_migrated_data_stops_the_rollback_unless_it_is_said_to_be_
             reasons(
                 &record(CONFIG, &harmless, "{}"),
                 &target,
-                &Allowed::default()
+                &CheckPermissions::default()
             ),
             NONE
         );
@@ -215,27 +228,33 @@ fn what_flux_or_argo_cd_keeps_and_what_a_chart_denies_is_left_alone() {
     let target = plain(CONFIG);
     for mark in ["helm.toolkit.fluxcd.io/name", "argocd.argoproj.io/instance"] {
         assert_eq!(
-            reasons(&marked(mark), &target, &Allowed::default()),
+            reasons(&marked(mark), &target, &CheckPermissions::default()),
             ["kept_by_another"],
             "{mark}"
         );
-        let allowed = Allowed {
+        let allowed = CheckPermissions {
             keeper: true,
-            ..Allowed::default()
+            ..CheckPermissions::default()
         };
         assert_eq!(reasons(&marked(mark), &target, &allowed), NONE);
     }
     let denied = record(CONFIG, "[]", r#"{"leadsman.io/rollback":"deny"}"#);
-    assert_eq!(reasons(&denied, &target, &Allowed::default()), ["denied"]);
+    assert_eq!(
+        reasons(&denied, &target, &CheckPermissions::default()),
+        ["denied"]
+    );
 }
 
 #[test]
 fn definitions_that_helm_leaves_as_they_are_are_named_when_they_differ() {
     let with = |crds: &[(&str, &str)]| {
-        let crds = crds
-            .iter()
-            .map(|(name, digest)| ((*name).to_owned(), crate::ledger::Digest((*digest).into())));
-        Record {
+        let crds = crds.iter().map(|(name, digest)| {
+            (
+                (*name).to_owned(),
+                crate::ledger::ContentDigest((*digest).into()),
+            )
+        });
+        HelmRecord {
             crds: crds.collect(),
             ..plain(CONFIG)
         }
@@ -250,7 +269,10 @@ fn definitions_that_helm_leaves_as_they_are_are_named_when_they_differ() {
         "{line}"
     );
     // It is said, and stops nothing.
-    assert_eq!(reasons(&one, &with(&[]), &Allowed::default()), NONE);
+    assert_eq!(
+        reasons(&one, &with(&[]), &CheckPermissions::default()),
+        NONE
+    );
 }
 
 #[test]
@@ -259,7 +281,7 @@ fn a_manifest_that_is_not_yaml_is_an_obstacle_that_names_its_revision() {
         &plain("a: [\n"),
         &plain(CONFIG),
         &scope(),
-        &Allowed::default(),
+        &CheckPermissions::default(),
     );
     assert_eq!(obstacles[0].reason, "manifest");
     assert!(
@@ -289,12 +311,15 @@ fn what_comes_back_is_named() {
 fn a_record_that_is_as_large_as_can_be_is_known_beforehand() {
     let small = plain(CONFIG);
     assert!(small.size > 100);
-    let large = Record {
+    let large = HelmRecord {
         size: amend::MAX_DATA - 100,
         ..small.clone()
     };
-    assert_eq!(reasons(&small, &large, &Allowed::default()), ["too_large"]);
-    assert_eq!(reasons(&large, &small, &Allowed::default()), NONE);
+    assert_eq!(
+        reasons(&small, &large, &CheckPermissions::default()),
+        ["too_large"]
+    );
+    assert_eq!(reasons(&large, &small, &CheckPermissions::default()), NONE);
 }
 
 #[test]
@@ -344,9 +369,9 @@ fn what_owns_data_is_not_deleted_and_what_only_says_how_is() {
         let bad = plain(&format!("{CONFIG}{bad}"));
         let target = plain(&format!("{CONFIG}{target}"));
         let kinds = [kind.to_owned()];
-        let allowed = Allowed {
+        let allowed = CheckPermissions {
             kinds: &kinds,
-            ..Allowed::default()
+            ..CheckPermissions::default()
         };
         let (_, obstacles) = look(&bad, &target, &scope(), &allowed);
         obstacles.first().map(|one| one.text.clone())
@@ -395,10 +420,13 @@ fn a_job_that_is_gone_is_made_anew_whatever_its_template_was() {
     let (bad, target) = (plain(&job("b")), plain(&job("a")));
     let fixed = with_fixed_changes(&bad, &target, &scope());
     assert_eq!(fixed.len(), 1);
-    assert_eq!(reasons(&bad, &target, &Allowed::default()), ["immutable"]);
-    let allowed = Allowed {
+    assert_eq!(
+        reasons(&bad, &target, &CheckPermissions::default()),
+        ["immutable"]
+    );
+    let allowed = CheckPermissions {
         gone: &fixed,
-        ..Allowed::default()
+        ..CheckPermissions::default()
     };
     assert_eq!(reasons(&bad, &target, &allowed), NONE);
     let lines = not_hooks(&bad, &target, &scope());

@@ -1,16 +1,16 @@
 //! What the API server says of what is tried.
 
-use super::Tried;
-use crate::release::cluster::api::Trouble;
-use crate::release::cluster::checks::{self, Obstacle};
-use crate::release::manifest::Object;
+use super::StepResult;
+use crate::release::cluster::api::ApiError;
+use crate::release::cluster::checks::{self, PreflightFailure};
+use crate::release::manifest::ManifestObject;
 
 /// Answers that are told in one text; the other objects are named.
 const MAX_ANSWERS: usize = 3;
 
 /// What becomes of one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum DryRunAnswer {
     /// It would be taken, or it cannot be told.
     Taken,
     /// We may not write it.
@@ -25,7 +25,7 @@ pub(super) enum Answer {
     NoTry(String),
 }
 
-impl Answer {
+impl DryRunAnswer {
     /// Whether helm could not write it now.
     pub(super) const fn is_refusal(&self) -> bool {
         match self {
@@ -39,10 +39,10 @@ impl Answer {
 ///
 /// # Errors
 /// When it says nothing of what is tried.
-pub(super) fn of(trouble: Trouble) -> Result<Answer, Trouble> {
-    let Trouble::Answer { code, message, .. } = &trouble else {
+pub(super) fn of(trouble: ApiError) -> Result<DryRunAnswer, ApiError> {
+    let ApiError::Answer { code, message, .. } = &trouble else {
         return match trouble {
-            Trouble::Unreadable(_) | Trouble::NoSuchKind => Ok(Answer::Taken),
+            ApiError::Unreadable(_) | ApiError::NoSuchKind => Ok(DryRunAnswer::Taken),
             trouble => Err(trouble),
         };
     };
@@ -50,40 +50,42 @@ pub(super) fn of(trouble: Trouble) -> Result<Answer, Trouble> {
     let words = || printable(message);
     let is_of_webhook = says("admission webhook") || says("failed calling webhook");
     Ok(match code {
-        _ if says("does not support dry run") => Answer::NoTry(words()),
-        500.. if is_of_webhook && !says("denied the request") => Answer::Away(words()),
-        _ if says("denied the request") || says("denied request") => Answer::Denied(words()),
+        _ if says("does not support dry run") => DryRunAnswer::NoTry(words()),
+        500.. if is_of_webhook && !says("denied the request") => DryRunAnswer::Away(words()),
+        _ if says("denied the request") || says("denied request") => DryRunAnswer::Denied(words()),
         401 | 429 | 500.. => return Err(trouble),
         _ if says("etcdserver") => return Err(trouble),
         // It came or went in this moment; or it needs what the same rollback makes before it, as a namespace or a role.
-        404 | 405 | 409 | 415 => Answer::Taken,
+        404 | 405 | 409 | 415 => DryRunAnswer::Taken,
         403 if says("attempting to grant RBAC permissions") || says("\" cannot ") => {
-            Answer::NoRight
+            DryRunAnswer::NoRight
         }
-        403 => Answer::Denied(words()),
-        400.. => Answer::Invalid(words()),
-        _ => Answer::Taken,
+        403 => DryRunAnswer::Denied(words()),
+        400.. => DryRunAnswer::Invalid(words()),
+        _ => DryRunAnswer::Taken,
     })
 }
 
 /// All answers together.
-pub(super) fn together<'a>(answers: impl Iterator<Item = (&'a Object, &'a Answer)>) -> Tried {
-    let mut no_right: Vec<&Object> = Vec::new();
+pub(super) fn together<'a>(
+    answers: impl Iterator<Item = (&'a ManifestObject, &'a DryRunAnswer)>,
+) -> StepResult {
+    let mut no_right: Vec<&ManifestObject> = Vec::new();
     let (mut denied, mut invalid) = (Vec::new(), Vec::new());
     let (mut away, mut untried) = (Vec::new(), Vec::new());
     for (object, answer) in answers {
         match answer {
-            Answer::Taken => {}
-            Answer::NoRight => no_right.push(object),
-            Answer::Denied(words) => denied.push((object, words.as_str())),
-            Answer::Invalid(words) => invalid.push((object, words.as_str())),
-            Answer::Away(words) => away.push((object, words.as_str())),
-            Answer::NoTry(words) => untried.push((object, words.as_str())),
+            DryRunAnswer::Taken => {}
+            DryRunAnswer::NoRight => no_right.push(object),
+            DryRunAnswer::Denied(words) => denied.push((object, words.as_str())),
+            DryRunAnswer::Invalid(words) => invalid.push((object, words.as_str())),
+            DryRunAnswer::Away(words) => away.push((object, words.as_str())),
+            DryRunAnswer::NoTry(words) => untried.push((object, words.as_str())),
         }
     }
     let mut obstacles = Vec::new();
     if !no_right.is_empty() {
-        obstacles.push(Obstacle {
+        obstacles.push(PreflightFailure {
             reason: "rights",
             text: format!(
                 "rights are missing to write {}: nobody may give away rights that they don't have; Leadsman's account needs these rights itself, or escalate on the roles and bind on those that are bound",
@@ -92,7 +94,7 @@ pub(super) fn together<'a>(answers: impl Iterator<Item = (&'a Object, &'a Answer
         });
     }
     if !denied.is_empty() {
-        obstacles.push(Obstacle {
+        obstacles.push(PreflightFailure {
             reason: "policy",
             text: format!(
                 "the cluster's policies do not let the rollback write {}; change the policy, or go back by hand to a revision that it lets pass",
@@ -101,7 +103,7 @@ pub(super) fn together<'a>(answers: impl Iterator<Item = (&'a Object, &'a Answer
         });
     }
     if !invalid.is_empty() {
-        obstacles.push(Obstacle {
+        obstacles.push(PreflightFailure {
             reason: "invalid",
             text: format!(
                 "the API server would not take what the rollback writes: {}",
@@ -109,7 +111,7 @@ pub(super) fn together<'a>(answers: impl Iterator<Item = (&'a Object, &'a Answer
             ),
         });
     }
-    Tried {
+    StepResult {
         obstacles,
         away: (!away.is_empty()).then(|| {
             format!(
@@ -125,7 +127,7 @@ pub(super) fn together<'a>(answers: impl Iterator<Item = (&'a Object, &'a Answer
 }
 
 /// The first objects with what was said of them, and the names of the others.
-fn told(answers: &[(&Object, &str)]) -> String {
+fn told(answers: &[(&ManifestObject, &str)]) -> String {
     let (first, others) = answers.split_at(answers.len().min(MAX_ANSWERS));
     let first = first
         .iter()

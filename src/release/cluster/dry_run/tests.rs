@@ -5,7 +5,7 @@ use base64::Engine as _;
 use super::*;
 use crate::release::record;
 
-fn record(manifest: &str, hooks: &Value) -> Record {
+fn record(manifest: &str, hooks: &Value) -> HelmRecord {
     let json = json!({"name": "web", "version": 1, "manifest": manifest, "hooks": hooks});
     let payload = base64::engine::general_purpose::STANDARD.encode(json.to_string());
     record::decode("sh.helm.release.v1.web.v1", payload.as_bytes()).unwrap()
@@ -15,10 +15,10 @@ fn object(kind: &str, name: &str, more: &str) -> String {
     format!("---\napiVersion: v1\nkind: {kind}\nmetadata: {{name: {name}}}\n{more}\n")
 }
 
-fn planned(bad: &Record, target: &Record) -> Vec<Step> {
-    let read = |record: &Record| manifest::objects(&record.manifest).unwrap();
+fn planned(bad: &HelmRecord, target: &HelmRecord) -> Vec<DryRunStep> {
+    let read = |record: &HelmRecord| manifest::objects(&record.manifest).unwrap();
     let objects = [read(bad), read(target), rights::rollback_hooks(target)];
-    steps(objects, &Scope::built_in("shop"), &|object| {
+    steps(objects, &ApiScope::built_in("shop"), &|object| {
         marked(object, "web", "shop")
     })
 }
@@ -39,10 +39,10 @@ fn what_helm_writes_creates_and_deletes_is_tried() {
         .iter()
         .map(|step| {
             let what = match &step.what {
-                What::Written { was: Some(_) } => "changed",
-                What::Written { was: None } => "made",
-                What::Hook => "hook",
-                What::Deleted => "deleted",
+                DryRunVerb::Written { was: Some(_) } => "changed",
+                DryRunVerb::Written { was: None } => "made",
+                DryRunVerb::Hook => "hook",
+                DryRunVerb::Deleted => "deleted",
             };
             (&*step.object.name, what)
         })
@@ -87,12 +87,12 @@ fn a_bound_that_is_reached_is_said() {
         "{said}"
     );
     assert_eq!(within_bounds(&steps[..20]), (20, None));
-    let large = Step {
-        object: Object {
+    let large = DryRunStep {
+        object: ManifestObject {
             body: json!({"data": "x".repeat(MAX_BYTES)}),
             ..steps[0].object.clone()
         },
-        what: What::Hook,
+        what: DryRunVerb::Hook,
     };
     let (tried, said) = within_bounds(&[steps[0].clone(), large]);
     assert_eq!((tried, said.is_some()), (1, true));
@@ -100,12 +100,12 @@ fn a_bound_that_is_reached_is_said() {
 
 #[tokio::test(start_paused = true)]
 async fn the_minutely_look_tries_a_few_in_turn_and_what_was_refused() {
-    let mut known = MinutelyTries {
+    let mut known = DryRunCache {
         key: "1 1".into(),
         at: Instant::now(),
         next: 0,
         refused: BTreeSet::from([9]),
-        tried: Tried::default(),
+        tried: StepResult::default(),
     };
     let refused = BTreeSet::from([9]);
     let mut next = |key: &str, steps| known.few(key, steps);
@@ -127,7 +127,7 @@ async fn the_minutely_look_tries_a_few_in_turn_and_what_was_refused() {
 /// Nothing of somebody else's API server is deleted, not even as a try.
 #[test]
 fn kinds_of_others_are_told_from_those_of_kubernetes() {
-    let of = |api_version: &str| Object {
+    let of = |api_version: &str| ManifestObject {
         api_version: api_version.into(),
         kind: "Any".into(),
         namespace: None,

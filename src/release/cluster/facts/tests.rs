@@ -7,9 +7,9 @@
 use serde_json::json;
 
 use super::*;
-use crate::ledger::Digest;
-use crate::release::cluster::Read;
-use crate::release::cluster::tables::ReplicaSetRow;
+use crate::ledger::ContentDigest;
+use crate::release::cluster::RecordSummary;
+use crate::release::cluster::tables::ReplicaSetSummary;
 
 const START: u64 = 1_700_000_000;
 
@@ -25,8 +25,8 @@ fn time(second: u64) -> Time {
 /// A Deployment `web` with its ReplicaSets and pods, and the records of the release `web`.
 #[derive(Default)]
 struct World {
-    tables: Tables,
-    known: BTreeMap<Revision, Known>,
+    tables: ObjectCache,
+    known: BTreeMap<Revision, CachedRecord>,
 }
 
 impl World {
@@ -35,27 +35,27 @@ impl World {
         let meta = serde_json::from_value(json!({
             "name": name, "labels": {"status": status}, "creationTimestamp": stamp(created), "resourceVersion": "1"
         }));
-        let row = StoredRow::of(&meta.unwrap()).unwrap();
+        let row = RecordSummaryRow::of(&meta.unwrap()).unwrap();
         self.tables.stored.put(row.object.clone(), row);
-        let stored = Stored {
+        let stored = StoredRevision {
             revision: Revision(number),
-            status: Status::Superseded,
+            status: RevisionStatus::Superseded,
             description: "Upgrade complete".into(),
-            digest: Some(Digest(format!("{number}").into())),
+            digest: Some(ContentDigest(format!("{number}").into())),
             weak: None,
             hooks_succeeded: true,
             test_failed: false,
         };
-        let read = Read {
+        let read = RecordSummary {
             stored,
-            workloads: vec![(Kind::Deployment, "web".into())],
+            workloads: vec![(WorkloadKind::Deployment, "web".into())],
             stops_first: false,
             indirect: Vec::new(),
             contents: Arc::default(),
         };
         self.known.insert(
             Revision(number),
-            Known {
+            CachedRecord {
                 version: "1".into(),
                 read: Ok(read),
             },
@@ -72,7 +72,7 @@ impl World {
         let object = json!({
             "metadata": {"name": "web", "uid": "deployment", "generation": 2}, "spec": whole, "status": status
         });
-        let row = WorkloadRow::of_deployment(&serde_json::from_value(object).unwrap()).unwrap();
+        let row = WorkloadSummary::of_deployment(&serde_json::from_value(object).unwrap()).unwrap();
         self.tables.put_workload(row);
         self
     }
@@ -81,7 +81,7 @@ impl World {
         let object = json!({"metadata": {"name": uid, "uid": uid,
             "annotations": {"deployment.kubernetes.io/revision": number.to_string()},
             "ownerReferences": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": "web", "uid": "deployment", "controller": true}]}});
-        let row = ReplicaSetRow::of(&serde_json::from_value(object).unwrap()).unwrap();
+        let row = ReplicaSetSummary::of(&serde_json::from_value(object).unwrap()).unwrap();
         self.tables.replica_sets.put(row.uid.clone(), row);
         self
     }
@@ -89,13 +89,13 @@ impl World {
     fn pod(mut self, name: &str, set: &str, created: u64) -> Self {
         let object = json!({"metadata": {"name": name, "uid": name, "creationTimestamp": stamp(created),
             "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": set, "uid": set, "controller": true}]}});
-        let row = PodRow::of(&serde_json::from_value(object).unwrap()).unwrap();
+        let row = PodSummary::of(&serde_json::from_value(object).unwrap()).unwrap();
         self.tables.pods.put(row.name.clone(), row);
         self
     }
 
     /// The release's workload `web` is of another kind.
-    fn of_kind(mut self, row: WorkloadRow) -> Self {
+    fn of_kind(mut self, row: WorkloadSummary) -> Self {
         for known in self.known.values_mut() {
             let read = known.read.as_mut().unwrap();
             read.workloads = vec![(row.kind, "web".into())];
@@ -109,13 +109,13 @@ impl World {
         let object = json!({"metadata": {"name": name, "uid": name, "creationTimestamp": stamp(created),
             "labels": {(label.0): label.1},
             "ownerReferences": [{"apiVersion": "apps/v1", "kind": "Any", "name": "web", "uid": owner, "controller": true}]}});
-        let row = PodRow::of(&serde_json::from_value(object).unwrap()).unwrap();
+        let row = PodSummary::of(&serde_json::from_value(object).unwrap()).unwrap();
         self.tables.pods.put(row.name.clone(), row);
         self
     }
 
-    fn facts(&self, now: u64) -> Facts {
-        let view = View {
+    fn facts(&self, now: u64) -> ReleaseState {
+        let view = ReleaseStateBuilder {
             release: "web",
             known: &self.known,
             unchanged_since: time(100),
@@ -138,14 +138,14 @@ impl World {
 }
 
 /// A DaemonSet `web` of this template's generation, and pods of it.
-fn daemon_set(generation: &str, strategy: &str, status: serde_json::Value) -> WorkloadRow {
+fn daemon_set(generation: &str, strategy: &str, status: serde_json::Value) -> WorkloadSummary {
     let object = json!({
         "metadata": {"name": "web", "uid": "daemon", "generation": 2,
             "annotations": {"deprecated.daemonset.template.generation": generation}},
         "spec": {"template": {}, "selector": {}, "updateStrategy": {"type": strategy}},
         "status": status
     });
-    WorkloadRow::of_daemon_set(&serde_json::from_value(object).unwrap()).unwrap()
+    WorkloadSummary::of_daemon_set(&serde_json::from_value(object).unwrap()).unwrap()
 }
 
 /// On every one of three nodes a pod of the newest template that serves.
@@ -334,7 +334,7 @@ fn a_record_says_which_program_wrote_it() {
         let meta = serde_json::from_value(json!({
             "name": "sh.helm.release.v1.web.v3", "resourceVersion": "1", "managedFields": managers,
         }));
-        StoredRow::of(&meta.unwrap()).unwrap().by
+        RecordSummaryRow::of(&meta.unwrap()).unwrap().by
     };
     let entry = |manager: &str, field: &str| json!({"manager": manager, "fieldsV1": {field: {}}});
     assert_eq!(by(json!([])), None);
@@ -359,7 +359,7 @@ fn a_record_that_is_older_than_its_object_was_brought_back() {
             "name": "sh.helm.release.v1.web.v3", "creationTimestamp": stamp(1000), "resourceVersion": "1",
             "labels": {"status": "deployed", label: (START + written).to_string()}
         }));
-        StoredRow::of(&meta.unwrap()).unwrap().restored
+        RecordSummaryRow::of(&meta.unwrap()).unwrap().restored
     };
     for label in ["createdAt", "modifiedAt"] {
         assert!(restored(label, 0));
@@ -392,7 +392,7 @@ fn a_revision_that_cannot_be_read_is_named_and_hides_nothing_else() {
         .deployment(complete(), two())
         .set("only", 1)
         .pod("a", "only", 5);
-    let broken = Known {
+    let broken = CachedRecord {
         version: "1".into(),
         read: Err("the record is empty".into()),
     };
@@ -413,7 +413,7 @@ fn a_release_that_is_uninstalled_is_gone_although_its_history_is_kept() {
             .revision(1, "superseded", 10)
             .revision(2, status, 50)
             .deployment(complete(), json!({"replicas": 2}));
-        assert_eq!(world.facts(200), Facts::default(), "{status}");
+        assert_eq!(world.facts(200), ReleaseState::default(), "{status}");
     }
     // Installed again over its history it is there.
     let world = World::default()
@@ -451,7 +451,7 @@ fn pods_of_a_stateful_set_are_told_apart_by_the_hash_of_their_template() {
         "spec": {"replicas": 2, "template": {}, "selector": {}, "serviceName": "web"},
         "status": {"replicas": 2, "updateRevision": "web-b", "currentRevision": "web-a"}
     });
-    let row = WorkloadRow::of_stateful_set(&serde_json::from_value(object).unwrap()).unwrap();
+    let row = WorkloadSummary::of_stateful_set(&serde_json::from_value(object).unwrap()).unwrap();
     let hash = |text| ("controller-revision-hash", text);
     let world = World::default()
         .revision(1, "superseded", 0)
@@ -469,8 +469,8 @@ fn pods_of_a_stateful_set_are_told_apart_by_the_hash_of_their_template() {
 #[test]
 fn a_daemon_set_is_complete_when_each_node_has_a_new_pod_that_serves() {
     let row = daemon_set("7", "RollingUpdate", on_each_node());
-    let expected = WorkloadRow {
-        kind: Kind::DaemonSet,
+    let expected = WorkloadSummary {
+        kind: WorkloadKind::DaemonSet,
         name: "web".into(),
         uid: "daemon".into(),
         observed: true,

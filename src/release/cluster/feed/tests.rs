@@ -17,7 +17,7 @@ type Answer<T> = kube::Result<T>;
 /// What the API server answers, in order; when nothing is left it hangs.
 #[derive(Default)]
 struct Played {
-    lists: VecDeque<Answer<Page<ConfigMap>>>,
+    lists: VecDeque<Answer<ListPage<ConfigMap>>>,
     watches: VecDeque<Answer<Vec<Answer<WatchEvent<ConfigMap>>>>>,
     asked: Vec<(Instant, String)>,
 }
@@ -25,10 +25,10 @@ struct Played {
 #[derive(Clone, Default)]
 struct Server(Arc<Mutex<Played>>);
 
-impl Source for Server {
+impl WatchSource for Server {
     type Item = ConfigMap;
 
-    async fn list(&self, params: &ListParams) -> kube::Result<Page<ConfigMap>> {
+    async fn list(&self, params: &ListParams) -> kube::Result<ListPage<ConfigMap>> {
         let next = {
             let mut played = self.0.lock().unwrap();
             let page = params.continue_token.clone().unwrap_or_default();
@@ -41,7 +41,7 @@ impl Source for Server {
         }
     }
 
-    async fn watch(&self, _: &WatchParams, from: &str) -> kube::Result<Events<ConfigMap>> {
+    async fn watch(&self, _: &WatchParams, from: &str) -> kube::Result<WatchEvents<ConfigMap>> {
         let next = {
             let mut played = self.0.lock().unwrap();
             played.asked.push((Instant::now(), format!("watch {from}")));
@@ -63,8 +63,8 @@ fn object(name: &str, version: &str) -> ConfigMap {
     serde_json::from_value(object).unwrap()
 }
 
-fn page(names: &[&str], version: &str, next: Option<&str>) -> Page<ConfigMap> {
-    Page {
+fn page(names: &[&str], version: &str, next: Option<&str>) -> ListPage<ConfigMap> {
+    ListPage {
         items: names.iter().map(|name| object(name, version)).collect(),
         version: version.to_owned(),
         next: next.map(str::to_owned),
@@ -89,21 +89,21 @@ async fn followed(played: Played) -> (Vec<String>, Vec<(Instant, String)>) {
     let told = Arc::new(Mutex::new(Vec::new()));
     let tell = {
         let told = Arc::clone(&told);
-        move |one: Told<ConfigMap>| {
+        move |one: CacheEvent<ConfigMap>| {
             let name = |object: ConfigMap| object.metadata.name.unwrap();
             let text = match one {
-                Told::Begin => "begin".to_owned(),
-                Told::Is(object) => format!("is {}", name(object)),
-                Told::Gone(object) => format!("gone {}", name(object)),
-                Told::End => "end".to_owned(),
-                Told::Well => "well".to_owned(),
-                Told::Fails(_) => "fails".to_owned(),
+                CacheEvent::Begin => "begin".to_owned(),
+                CacheEvent::Is(object) => format!("is {}", name(object)),
+                CacheEvent::Gone(object) => format!("gone {}", name(object)),
+                CacheEvent::End => "end".to_owned(),
+                CacheEvent::Well => "well".to_owned(),
+                CacheEvent::Fails(_) => "fails".to_owned(),
             };
             told.lock().unwrap().push(text);
         }
     };
     // What hangs at the end is a request without an answer; before its limit everything else has happened.
-    let all = follow(server.clone(), Selector::default(), tell);
+    let all = follow(server.clone(), ObjectSelector::default(), tell);
     let is_over = async {
         loop {
             tokio::time::sleep(Duration::from_millis(100)).await;

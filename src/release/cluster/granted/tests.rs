@@ -31,13 +31,13 @@ impl Played {
 }
 
 impl Reviewer for Played {
-    async fn rules(&self, _: &str) -> Result<Option<Vec<ResourceRule>>, Trouble> {
+    async fn rules(&self, _: &str) -> Result<Option<Vec<ResourceRule>>, ApiError> {
         let mut account = self.0.lock().unwrap();
         account.asked.0 += 1;
         Ok(account.rules.clone())
     }
 
-    async fn may(&self, place: &Place, verb: &str) -> Result<bool, Trouble> {
+    async fn may(&self, place: &RightScope, verb: &str) -> Result<bool, ApiError> {
         let mut account = self.0.lock().unwrap();
         account.asked.1 += 1;
         let mut single = account.single.iter();
@@ -55,8 +55,8 @@ fn rule(group: &str, resource: &str, verbs: &[&str], names: &[&str]) -> Resource
     }
 }
 
-fn needed() -> Rights {
-    let mut rights = Rights::default();
+fn needed() -> RbacRights {
+    let mut rights = RbacRights::default();
     rights.add("shop", "apps", "deployments", &["get", "patch"]);
     rights.add("shop", "", "pods/log", &["get"]);
     rights
@@ -152,7 +152,7 @@ async fn where_the_rules_are_incomplete_each_right_is_asked_for_and_remembered()
 async fn what_lives_in_no_namespace_is_asked_for_by_itself() {
     // The rules of a namespace do not say whether they hold in it alone.
     let server = Played::with(Some(vec![rule("*", "*", &["*"], &[])]));
-    let mut rights = Rights::default();
+    let mut rights = RbacRights::default();
     rights.add("", "storage.k8s.io", "storageclasses", &["get"]);
     let granted = GrantedRights::default();
     let missing = granted
@@ -175,7 +175,7 @@ async fn behind_an_authorizer_that_hangs_a_rollback_asks_by_itself_and_a_look_gi
         granted.missing(server, needed, Asker::Rest)
     );
     assert!(rollback.unwrap().is_empty());
-    assert_eq!(look, Err(Trouble::Busy));
+    assert_eq!(look, Err(ApiError::Busy));
     assert_eq!(began.elapsed().as_secs(), WAIT.as_secs());
     let began = Instant::now();
     granted
@@ -188,7 +188,7 @@ async fn behind_an_authorizer_that_hangs_a_rollback_asks_by_itself_and_a_look_gi
 
 #[test]
 fn rules_are_read_as_rbac_reads_them() {
-    let place = |group: &str, plural: &str, name: &str| Place {
+    let place = |group: &str, plural: &str, name: &str| RightScope {
         namespace: "shop".into(),
         group: group.into(),
         plural: plural.into(),

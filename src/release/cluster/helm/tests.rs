@@ -9,12 +9,12 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
-use crate::config::settings::May;
+use crate::config::settings::RollbackPermissions;
 use crate::permit::Permit;
 
 pub(in crate::release::cluster) struct Played {
     pub(in crate::release::cluster) folder: tempfile::TempDir,
-    pub(in crate::release::cluster) policy: Policy,
+    pub(in crate::release::cluster) policy: RollbackPolicy,
 }
 
 /// A helm that does what the script says.
@@ -23,12 +23,12 @@ pub(in crate::release::cluster) fn played(script: &str) -> Played {
     let helm = folder.path().join("helm");
     std::fs::write(&helm, format!("#!/bin/sh\n{script}\n")).unwrap();
     std::fs::set_permissions(&helm, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let policy = Policy {
+    let policy = RollbackPolicy {
         helm,
         helm_memory: 256 * 1024 * 1024,
         scratch: folder.path().to_owned(),
         cluster: "cluster".into(),
-        may: May::default(),
+        may: RollbackPermissions::default(),
         permit: Permit::always(),
         enforces: true,
         by_person: false,
@@ -36,20 +36,20 @@ pub(in crate::release::cluster) fn played(script: &str) -> Played {
     Played { folder, policy }
 }
 
-fn order<'a>(namespace: &'a Namespace, release: &'a ReleaseName, major: u32) -> Order<'a> {
-    Order {
+fn order<'a>(namespace: &'a Namespace, release: &'a ReleaseName, major: u32) -> HelmRollback<'a> {
+    HelmRollback {
         namespace,
         release,
         target: Revision(7),
-        driver: Driver::Secret,
-        version: Version { major, minor: 20 },
+        driver: HelmDriver::Secret,
+        version: HelmVersion { major, minor: 20 },
         server_side: true,
         kubeconfig: Path::new("/scratch/ours.kubeconfig"),
         limit: LONGEST,
     }
 }
 
-async fn rolled_back(script: &str, major: u32) -> (Ran, Played) {
+async fn rolled_back(script: &str, major: u32) -> (HelmRun, Played) {
     let played = played(script);
     let (namespace, release) = (Namespace::new("shop"), ReleaseName::new("web"));
     let ran = rollback(&played.policy, &order(&namespace, &release, major)).await;
@@ -58,7 +58,7 @@ async fn rolled_back(script: &str, major: u32) -> (Ran, Played) {
 
 #[test]
 fn versions_are_read_with_and_without_what_follows_them() {
-    let version = |major, minor| Some(Version { major, minor });
+    let version = |major, minor| Some(HelmVersion { major, minor });
     assert_eq!(parse("v3.21.4+g1234567"), version(3, 21));
     assert_eq!(parse("v4.3.1\n"), version(4, 3));
     assert_eq!(parse("v4.3.1-rc.1"), version(4, 3));
@@ -99,7 +99,7 @@ async fn a_helm_that_is_missing_or_too_old_is_named_with_the_way_out() {
 #[tokio::test]
 async fn helm_is_told_exactly_what_to_do_and_sees_nothing_of_our_environment() {
     let (ran, played) = rolled_back("echo \"$@\" > arguments; env > environment", 4).await;
-    assert_eq!(ran, Ran::Well);
+    assert_eq!(ran, HelmRun::Well);
     let read = |name: &str| std::fs::read_to_string(played.folder.path().join(name)).unwrap();
     assert_eq!(
         read("arguments").trim(),
@@ -128,7 +128,7 @@ async fn helm_is_told_exactly_what_to_do_and_sees_nothing_of_our_environment() {
 async fn what_helm_says_is_classed_bounded_and_free_of_log_lines() {
     let script = "echo 'W1123 10:00:00.000000 1 x.go:1] noise' >&2; echo 'Error: release: already exists' >&2; exit 1";
     let (ran, _) = rolled_back(script, 4).await;
-    let Ran::Failed { class, text } = ran else {
+    let HelmRun::Failed { class, text } = ran else {
         panic!("{ran:?}")
     };
     assert_eq!(
@@ -141,7 +141,7 @@ async fn what_helm_says_is_classed_bounded_and_free_of_log_lines() {
         4,
     )
     .await;
-    let Ran::Failed { text, .. } = ran else {
+    let HelmRun::Failed { text, .. } = ran else {
         panic!("{ran:?}")
     };
     assert!(text.chars().count() <= 1001);
@@ -150,7 +150,7 @@ async fn what_helm_says_is_classed_bounded_and_free_of_log_lines() {
 #[tokio::test]
 async fn a_helm_that_is_killed_is_no_success() {
     let (ran, _) = rolled_back("kill -9 $$", 4).await;
-    assert_eq!(ran, Ran::Killed("helm was killed".into()));
+    assert_eq!(ran, HelmRun::Killed("helm was killed".into()));
 }
 
 #[tokio::test]
@@ -165,7 +165,7 @@ async fn a_helm_that_hangs_is_ended_with_all_that_it_started() {
     )
     .await
     .unwrap();
-    assert_eq!(output.end, End::TooLate);
+    assert_eq!(output.end, HelmExit::TooLate);
     assert!(begun.elapsed() < Duration::from_secs(30));
     ends(&played, "child").await;
 }
@@ -191,7 +191,7 @@ async fn helm_for_a_person_has_that_persons_environment() {
     let (namespace, release) = (Namespace::new("shop"), ReleaseName::new("web"));
     let mut order = order(&namespace, &release, 4);
     order.limit = Duration::from_secs(40);
-    assert_eq!(rollback(&played.policy, &order).await, Ran::Well);
+    assert_eq!(rollback(&played.policy, &order).await, HelmRun::Well);
     let read = |name: &str| std::fs::read_to_string(played.folder.path().join(name)).unwrap();
     let environment = read("environment");
     for name in ["PATH", "HOME"] {

@@ -15,14 +15,14 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::clock;
-use crate::permit::Held;
+use crate::permit::HeldLease;
 
 const ROLE: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles/reader";
 
 const WEB: &str = "/apis/apps/v1/namespaces/shop/deployments/web";
 
-fn reach() -> Reach {
-    Reach {
+fn reach() -> HelmReach {
+    HelmReach {
         namespaces: ["shop".to_owned(), "tools".to_owned()].into(),
         cluster_scoped: [("storage.k8s.io".to_owned(), "storageclasses".to_owned())].into(),
         left_alone: [(ROLE.to_owned(), json!({"kind": "ClusterRole"}))].into(),
@@ -51,7 +51,7 @@ fn the_path_of_a_request_decides() {
     ] {
         assert_eq!(
             reach.decide(&method.parse().unwrap(), path),
-            Decision::Pass,
+            ProxyDecision::Pass,
             "{method} {path}"
         );
     }
@@ -119,7 +119,7 @@ fn the_path_of_a_request_decides() {
         ("path", "DELETE", "/apis/storage.k8s.io/v1/storageclasses"),
     ] {
         let decision = reach.decide(&method.parse().unwrap(), path);
-        let Decision::Refuse(why) = &decision else {
+        let ProxyDecision::Refuse(why) = &decision else {
             panic!("{method} {path}: {decision:?}");
         };
         assert!(
@@ -128,17 +128,20 @@ fn the_path_of_a_request_decides() {
         );
     }
     for method in [Method::GET, Method::PATCH] {
-        assert!(matches!(reach.decide(&method, ROLE), Decision::Answer(_)));
+        assert!(matches!(
+            reach.decide(&method, ROLE),
+            ProxyDecision::Answer(_)
+        ));
     }
 }
 
-fn policy(permit: Permit, folder: &Path) -> Policy {
-    Policy {
+fn policy(permit: Permit, folder: &Path) -> RollbackPolicy {
+    RollbackPolicy {
         helm_memory: 256 << 20,
         helm: "helm".into(),
         scratch: folder.to_owned(),
         cluster: "cluster".into(),
-        may: crate::config::settings::May::default(),
+        may: crate::config::settings::RollbackPermissions::default(),
         permit,
         enforces: true,
         by_person: false,
@@ -206,7 +209,7 @@ async fn only_what_is_allowed_arrives_and_with_our_own_credentials() {
     let mut config = kube::Config::new(format!("http://{address}/below").parse().unwrap());
     config.auth_info.token = Some("ours".to_owned().into());
     let client = Client::try_from(config).unwrap();
-    let (tell, permit) = watch::channel(Some(Held {
+    let (tell, permit) = watch::channel(Some(HeldLease {
         until: clock::now() + Duration::from_secs(60),
         fence: 1,
     }));

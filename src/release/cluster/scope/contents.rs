@@ -1,24 +1,27 @@
 //! What two revisions of a release hold, read from their records.
 
-use super::super::checks::Obstacle;
+use super::super::checks::PreflightFailure;
 use super::super::rights;
 use super::shown;
-use crate::release::manifest::{self, Object};
-use crate::release::record::Record;
+use crate::release::manifest::{self, ManifestObject};
+use crate::release::record::HelmRecord;
 
 /// The objects that a rollback from one record to another has to do with.
 #[derive(Debug, Default)]
 pub(in super::super) struct Contents {
     /// Of the revision found bad; helm deletes those that the target does not have.
-    pub(in super::super) bad: Vec<Object>,
-    pub(in super::super) target: Vec<Object>,
+    pub(in super::super) bad: Vec<ManifestObject>,
+    pub(in super::super) target: Vec<ManifestObject>,
     /// Of the hooks that run.
-    pub(in super::super) hooks: Vec<Object>,
+    pub(in super::super) hooks: Vec<ManifestObject>,
 }
 
 impl Contents {
     /// Reads them; what cannot be read is left out, and said.
-    pub(in super::super) fn of(bad: &Record, target: &Record) -> (Self, Vec<Obstacle>) {
+    pub(in super::super) fn of(
+        bad: &HelmRecord,
+        target: &HelmRecord,
+    ) -> (Self, Vec<PreflightFailure>) {
         let mut obstacles = Vec::new();
         let mut read = |what: String, text: &str| {
             let odd = odd(text).map(str::to_owned);
@@ -27,14 +30,14 @@ impl Contents {
                 None => manifest::objects(text).map_err(|broken| broken.to_string()),
             };
             objects.unwrap_or_else(|why| {
-                obstacles.push(Obstacle {
+                obstacles.push(PreflightFailure {
                     reason: "manifest",
                     text: format!("{what} cannot be read: {why}"),
                 });
                 Vec::new()
             })
         };
-        let of = |record: &Record| format!("the manifest of revision {}", record.revision);
+        let of = |record: &HelmRecord| format!("the manifest of revision {}", record.revision);
         let bad_objects = read(of(bad), &bad.manifest);
         let target_objects = read(of(target), &target.manifest);
         let mut hooks = Vec::new();
@@ -54,7 +57,7 @@ impl Contents {
         (contents, obstacles)
     }
 
-    pub(in super::super) fn all(&self) -> impl Iterator<Item = &Object> {
+    pub(in super::super) fn all(&self) -> impl Iterator<Item = &ManifestObject> {
         self.bad.iter().chain(&self.target).chain(&self.hooks)
     }
 }

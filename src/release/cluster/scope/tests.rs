@@ -4,7 +4,7 @@ use super::contents::odd;
 use super::*;
 use crate::release::manifest;
 
-fn objects(text: &str) -> Vec<Object> {
+fn objects(text: &str) -> Vec<ManifestObject> {
     manifest::objects(text).unwrap()
 }
 
@@ -16,8 +16,8 @@ fn contents(bad: &str, target: &str, hooks: &str) -> Contents {
     }
 }
 
-fn scope() -> Scope {
-    let mut scope = Scope::built_in("shop");
+fn scope() -> ApiScope {
+    let mut scope = ApiScope::built_in("shop");
     for (api_version, kind, plural, is_namespaced) in [
         (
             "rbac.authorization.k8s.io/v1",
@@ -28,7 +28,7 @@ fn scope() -> Scope {
         ("example.com/v1", "Zone", "zones", false),
         ("example.com/v1", "Site", "sites", true),
     ] {
-        let resource = Resource {
+        let resource = ApiResourceKind {
             plural: plural.to_owned(),
             is_namespaced,
         };
@@ -59,7 +59,7 @@ fn role(verbs: &str) -> String {
 }
 
 #[track_caller]
-fn check(contents: &Contents, may: &May, expected: &[(&str, &str)]) {
+fn check(contents: &Contents, may: &RollbackPermissions, expected: &[(&str, &str)]) {
     let found = scope().refusals(contents, may);
     let reasons: Vec<&str> = found.iter().map(|one| one.reason).collect();
     let wanted: Vec<&str> = expected.iter().map(|(reason, _)| *reason).collect();
@@ -71,7 +71,7 @@ fn check(contents: &Contents, may: &May, expected: &[(&str, &str)]) {
 
 #[test]
 fn what_is_outside_the_namespace_is_refused_wherever_it_comes_from() {
-    let none = May::default();
+    let none = RollbackPermissions::default();
     check(&contents(CONFIG, CONFIG, CONFIG), &none, &[]);
     let foreign = one("v1", "ServiceAccount", "evil", "kube-system");
     let named = "ServiceAccount evil in kube-system, outside the release's namespace shop; if the release owns that, set release.rollback.namespaces = [\"kube-system\"]";
@@ -88,9 +88,9 @@ fn what_is_outside_the_namespace_is_refused_wherever_it_comes_from() {
             &[("foreign_namespace", named)],
         );
     }
-    let allowed = May {
+    let allowed = RollbackPermissions {
         namespaces: vec!["kube-system".to_owned()],
-        ..May::default()
+        ..RollbackPermissions::default()
     };
     check(&contents(CONFIG, &foreign, &foreign), &allowed, &[]);
     // Kinds that only the cluster knows.
@@ -104,7 +104,7 @@ fn what_is_outside_the_namespace_is_refused_wherever_it_comes_from() {
 
 #[test]
 fn what_is_in_no_namespace_is_refused_unless_it_stays_as_it_is_or_its_kind_is_allowed() {
-    let none = May::default();
+    let none = RollbackPermissions::default();
     let named = "ClusterRole reader, in no namespace";
     for (bad, target, hooks) in [
         (CONFIG.to_owned(), role("get"), String::new()),
@@ -130,9 +130,9 @@ fn what_is_in_no_namespace_is_refused_unless_it_stays_as_it_is_or_its_kind_is_al
         paths,
         ["/apis/rbac.authorization.k8s.io/v1/clusterroles/reader"]
     );
-    let allowed = May {
+    let allowed = RollbackPermissions {
         cluster_scoped: vec!["ClusterRole".parse().unwrap()],
-        ..May::default()
+        ..RollbackPermissions::default()
     };
     check(&contents(&role("list"), &role("get"), ""), &allowed, &[]);
     // Helm puts right then what somebody has changed.
@@ -158,7 +158,7 @@ fn what_is_in_no_namespace_is_refused_unless_it_stays_as_it_is_or_its_kind_is_al
 fn a_kind_of_the_same_name_in_another_group_is_not_allowed_with_it() {
     let mut scope = scope();
     let own = ("example.com/v1".to_owned(), "ClusterRole".to_owned());
-    let resource = Resource {
+    let resource = ApiResourceKind {
         plural: "clusterroles".to_owned(),
         is_namespaced: false,
     };
@@ -174,9 +174,9 @@ fn a_kind_of_the_same_name_in_another_group_is_not_allowed_with_it() {
         ),
         ("ClusterRole.example.com", true, "example.com"),
     ] {
-        let may = May {
+        let may = RollbackPermissions {
             cluster_scoped: vec![written.parse().unwrap()],
-            ..May::default()
+            ..RollbackPermissions::default()
         };
         let found = scope.refusals(&other, &may);
         assert_eq!(found.is_empty(), allows, "{written}: {found:?}");
@@ -200,9 +200,9 @@ fn an_object_that_spells_out_its_namespace_is_the_same_object() {
     let written = one("example.com/v1", "Zone", "z", "shop");
     let (plain, spelt) = (objects(&zone).remove(0), objects(&written).remove(0));
     assert_eq!(scope.identity(&plain), scope.identity(&spelt));
-    let allowed = May {
+    let allowed = RollbackPermissions {
         cluster_scoped: vec!["Zone.example.com".parse().unwrap()],
-        ..May::default()
+        ..RollbackPermissions::default()
     };
     let expected = [("cluster_scoped", "two objects and delete it")];
     check(&contents(&zone, &written, ""), &allowed, &expected);
@@ -219,7 +219,10 @@ fn more_objects_than_are_looked_at_and_names_that_are_none_are_said_in_bounds() 
     let many: String = (0..=MAX_OBJECTS)
         .map(|n| one("v1", "ConfigMap", &format!("c{n}"), "other"))
         .collect();
-    let found = scope().refusals(&contents(CONFIG, &many, ""), &May::default());
+    let found = scope().refusals(
+        &contents(CONFIG, &many, ""),
+        &RollbackPermissions::default(),
+    );
     let reasons: Vec<&str> = found.iter().map(|one| one.reason).collect();
     assert_eq!(reasons, ["too_large", "foreign_namespace"]);
     assert!(found[1].text.contains("and 1996 more"), "{}", found[1].text);

@@ -21,9 +21,9 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::clock::Timeline;
-use crate::config::settings::{Driver, May};
+use crate::config::settings::{HelmDriver, RollbackPermissions};
 use crate::permit::Permit;
-use crate::release::cluster::{Hub, Policy};
+use crate::release::cluster::{NamespaceCache, RollbackPolicy};
 use crate::units::{Namespace, ReleaseName, Time};
 
 /// The records as Secrets by revision. What helm writes it leaves as files `new-N` in the folder.
@@ -131,7 +131,7 @@ async fn replace(
 struct World {
     folder: tempfile::TempDir,
     store: Arc<Store>,
-    cluster: Arc<Cluster>,
+    cluster: Arc<ClusterEngine>,
     _serving: tokio::task::JoinHandle<()>,
 }
 
@@ -157,33 +157,33 @@ impl World {
         let serving = tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() });
         let config = kube::Config::new(format!("http://{address}").parse().unwrap());
         let client = kube::Client::try_from(config).unwrap();
-        let hub = Hub::new(
+        let hub = NamespaceCache::new(
             client,
             Namespace::new("shop"),
-            Driver::Secret,
+            HelmDriver::Secret,
             Timeline::start(),
         );
-        let policy = Policy {
+        let policy = RollbackPolicy {
             helm: played(folder.path(), script),
             helm_memory: 256 * 1024 * 1024,
             scratch: folder.path().to_owned(),
             cluster: "cluster".into(),
-            may: May::default(),
+            may: RollbackPermissions::default(),
             permit: Permit::always(),
             enforces: true,
             by_person: false,
         };
         Self {
-            cluster: Cluster::new(hub, ReleaseName::new("web"), policy),
+            cluster: ClusterEngine::new(hub, ReleaseName::new("web"), policy),
             folder,
             store,
             _serving: serving,
         }
     }
 
-    async fn plan(&self) -> Plan {
+    async fn plan(&self) -> RollbackPlan {
         let target = self.cluster.record(Revision(1)).await.unwrap().unwrap();
-        Plan {
+        RollbackPlan {
             bad: Revision(2),
             target: Revision(1),
             digest: target.digest(),
@@ -193,7 +193,7 @@ impl World {
         }
     }
 
-    async fn rows(&self) -> Vec<StoredRow> {
+    async fn rows(&self) -> Vec<RecordSummaryRow> {
         let release = ReleaseName::new("web");
         self.cluster.records.list(&release).await.unwrap()
     }
@@ -245,7 +245,7 @@ async fn a_run_that_fails_is_marked_and_followed_by_one_that_works() {
 async fn a_long_reason_is_cut_in_the_record_and_the_digest_is_not() {
     let world = World::new("echo deployed > new-3").await;
     let long = "é".repeat(300);
-    let plan = Plan {
+    let plan = RollbackPlan {
         reason: long,
         ..world.plan().await
     };
@@ -259,7 +259,7 @@ async fn a_long_reason_is_cut_in_the_record_and_the_digest_is_not() {
         "{said}"
     );
     assert!(said.ends_with(&format!("é…; contents {digest}")), "{said}");
-    let short = Plan {
+    let short = RollbackPlan {
         reason: "hard_down".into(),
         ..plan
     };
@@ -291,15 +291,15 @@ async fn after_a_restart_runs_of_ours_that_failed_are_stepped_over() {
     world.store.put(3, "failed", &[(mark::MADE, "3")]);
     world.store.put(4, "pending-rollback", &[]);
     let found = world.cluster.found(&plan, plan.bad).await.unwrap();
-    assert!(matches!(found, Found::Pending(row) if row.revision == Revision(4)));
+    assert!(matches!(found, RollbackProgress::Pending(row) if row.revision == Revision(4)));
     // What somebody else did in between is theirs.
     world.store.put(3, "failed", &[]);
     let found = world.cluster.found(&plan, plan.bad).await.unwrap();
-    assert!(matches!(found, Found::Overtaken(Revision(4))));
+    assert!(matches!(found, RollbackProgress::Overtaken(Revision(4))));
     // A label that Helm handed on names another revision.
     world.store.put(3, "failed", &[(mark::MADE, "1")]);
     let found = world.cluster.found(&plan, plan.bad).await.unwrap();
-    assert!(matches!(found, Found::Overtaken(Revision(4))));
+    assert!(matches!(found, RollbackProgress::Overtaken(Revision(4))));
 }
 
 #[tokio::test]
@@ -333,8 +333,8 @@ async fn what_a_rollback_that_was_given_up_left_is_put_right_later() {
     world.store.created(3, "2026-01-01T00:00:00Z");
     world.cluster.finish_left().await;
     assert_eq!(world.status(3), "pending-rollback");
-    let digest = crate::ledger::Digest("other".into());
-    let other = Plan { digest, ..plan };
+    let digest = crate::ledger::ContentDigest("other".into());
+    let other = RollbackPlan { digest, ..plan };
     world.cluster.set_left(Some((other, now)));
     world.cluster.finish_left().await;
     assert_eq!(world.status(3), "pending-rollback");
@@ -360,8 +360,8 @@ async fn what_somebody_uninstalls_is_left_alone() {
 async fn a_refusal_names_the_command_for_a_person() {
     let world = World::new("").await;
     let plan = world.plan().await;
-    let changed = Plan {
-        digest: crate::ledger::Digest("other".into()),
+    let changed = RollbackPlan {
+        digest: crate::ledger::ContentDigest("other".into()),
         ..plan.clone()
     };
     let gone = world

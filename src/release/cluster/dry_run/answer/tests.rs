@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use super::*;
 
-fn said(code: u16, message: &str) -> Trouble {
-    Trouble::Answer {
+fn said(code: u16, message: &str) -> ApiError {
+    ApiError::Answer {
         code,
         reason: String::new(),
         message: message.into(),
@@ -28,42 +28,52 @@ fn who_refuses_is_told_from_who_is_away_and_from_what_says_nothing() {
         (403, quota),
     ] {
         let answer = of(said(code, message)).unwrap();
-        assert_eq!(answer, Answer::Denied(message.into()), "{code}");
+        assert_eq!(answer, DryRunAnswer::Denied(message.into()), "{code}");
     }
     let away = r#"Internal error occurred: failed calling webhook "a.example.com": failed to call webhook: Post "https://10.0.0.9:443/?timeout=10s": context deadline exceeded"#;
-    assert_eq!(of(said(500, away)).unwrap(), Answer::Away(away.into()));
+    assert_eq!(
+        of(said(500, away)).unwrap(),
+        DryRunAnswer::Away(away.into())
+    );
     let no_try = r#"admission webhook "a.example.com" does not support dry run"#;
-    assert_eq!(of(said(400, no_try)).unwrap(), Answer::NoTry(no_try.into()));
+    assert_eq!(
+        of(said(400, no_try)).unwrap(),
+        DryRunAnswer::NoTry(no_try.into())
+    );
     for rights in [
         r#"roles.rbac.authorization.k8s.io "a" is forbidden: user "x" (groups=["y"]) is attempting to grant RBAC permissions not currently held:"#,
         r#"deployments.apps "web" is forbidden: User "x" cannot patch resource "deployments""#,
     ] {
-        assert_eq!(of(said(403, rights)).unwrap(), Answer::NoRight);
+        assert_eq!(of(said(403, rights)).unwrap(), DryRunAnswer::NoRight);
     }
     let invalid = r#"Job.batch "a" is invalid: spec.template: field is immutable"#;
     assert_eq!(
         of(said(422, invalid)).unwrap(),
-        Answer::Invalid(invalid.into())
+        DryRunAnswer::Invalid(invalid.into())
     );
     for nothing in [
         said(404, r#"namespaces "new" not found"#),
         said(409, r#"jobs.batch "a" already exists"#),
-        Trouble::Unreadable("x".into()),
+        ApiError::Unreadable("x".into()),
     ] {
-        assert_eq!(of(nothing.clone()).unwrap(), Answer::Taken, "{nothing}");
+        assert_eq!(
+            of(nothing.clone()).unwrap(),
+            DryRunAnswer::Taken,
+            "{nothing}"
+        );
     }
     for trouble in [
         said(429, "too many requests"),
         said(503, "the server is currently unable to handle the request"),
         said(500, "etcdserver: request timed out"),
-        Trouble::Unreachable("connection refused".into()),
+        ApiError::Unreachable("connection refused".into()),
     ] {
         assert_eq!(of(trouble.clone()), Err(trouble));
     }
 }
 
-fn named(name: &str) -> Object {
-    Object {
+fn named(name: &str) -> ManifestObject {
+    ManifestObject {
         api_version: "v1".into(),
         kind: "ConfigMap".into(),
         namespace: None,
@@ -74,8 +84,8 @@ fn named(name: &str) -> Object {
 
 #[test]
 fn what_was_said_is_told_with_the_object_and_within_bounds() {
-    let objects: Vec<Object> = (0..20).map(|number| named(&format!("a{number}"))).collect();
-    let denied = Answer::Denied("no label".into());
+    let objects: Vec<ManifestObject> = (0..20).map(|number| named(&format!("a{number}"))).collect();
+    let denied = DryRunAnswer::Denied("no label".into());
     let tried = together(objects.iter().map(|object| (object, &denied)));
     let [obstacle] = &tried.obstacles[..] else {
         unreachable!("{tried:?}");
@@ -87,7 +97,10 @@ fn what_was_said_is_told_with_the_object_and_within_bounds() {
         "{}",
         obstacle.text
     );
-    let (away, untried) = (Answer::Away("timeout".into()), Answer::NoTry("no".into()));
+    let (away, untried) = (
+        DryRunAnswer::Away("timeout".into()),
+        DryRunAnswer::NoTry("no".into()),
+    );
     let answers = [(&objects[0], &away), (&objects[1], &untried)];
     let tried = together(answers.into_iter());
     assert_eq!(tried.obstacles, []);

@@ -221,7 +221,7 @@ fn bench(c: &mut Criterion) {
     group.sample_size(10);
     group.bench_function("prometheus", |b| b.iter(|| page(MetricsFormat::Prometheus)));
     group.bench_function("openmetrics", |b| {
-        b.iter(|| page(MetricsFormat::OpenMetrics))
+        b.iter(|| page(MetricsFormat::OpenMetrics));
     });
     group.bench_function("views alone", |b| {
         b.iter(|| {

@@ -12,14 +12,14 @@
 //! A release keeps the settings with which a watch began until that has ended; only a mode that does less is obeyed at
 //! once.
 
+mod alerting;
 mod cluster;
-mod guard;
-mod guards;
-mod herald;
-mod leading;
-mod pace;
-mod runner;
-mod spans;
+mod controllers;
+mod counter_persistence;
+mod interval_overrides;
+mod leadership;
+mod probe_executor;
+mod release_controller;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
@@ -51,12 +51,12 @@ use crate::sounding::VoidReason;
 use crate::store::{StateStore, StoreError};
 use crate::track::TrackedProbe;
 use crate::units::{Namespace, ProbeId, ReleaseName, Revision};
+use alerting::AlertEvaluator;
 use cluster::ConnectedCluster;
-use guards::{ControllerHandle, end_all};
-use herald::AlertEvaluator;
-use leading::{LeaderProxies, Leadership, ReleaseKey, ShardLeadership};
-use pace::IntervalOverrides;
-use runner::{ProbeExecutor, ProbeTask};
+use controllers::{ControllerHandle, end_all};
+use interval_overrides::IntervalOverrides;
+use leadership::{LeaderProxies, Leadership, ReleaseKey, ShardLeadership};
+use probe_executor::{ProbeExecutor, ProbeTask};
 
 /// How long soundings may still take after the signal to stop. Those that last longer are void: the target did
 /// nothing wrong.
@@ -111,7 +111,7 @@ pub struct Daemon {
     web: Arc<serve::AppState>,
     pace: Arc<IntervalOverrides>,
     timeline: Timeline,
-    orders: watch::Sender<Arc<herald::AlertingConfig>>,
+    orders: watch::Sender<Arc<alerting::AlertingConfig>>,
     lead_changes: Arc<Notify>,
     metrics: Arc<Metrics>,
     heralds: Mutex<BTreeMap<Shard, RunningAlerting>>,
@@ -309,7 +309,7 @@ impl Daemon {
         let keeper = store.as_ref().map(|store| {
             let web = Arc::clone(&web);
             let probes = move || web.tracked();
-            tokio::spawn(spans::keep(
+            tokio::spawn(counter_persistence::keep(
                 Arc::clone(store),
                 timeline,
                 Arc::clone(&metrics),
@@ -515,7 +515,8 @@ impl Daemon {
             return;
         };
         let now = self.timeline.now();
-        let restored = tokio::task::spawn_blocking(move || spans::restore(&store, now, &new));
+        let restored =
+            tokio::task::spawn_blocking(move || counter_persistence::restore(&store, now, &new));
         // It goes on by itself, and takes the place of what was counted meanwhile: seconds, of spans of minutes to weeks.
         let _ = tokio::time::timeout(RESTORE_PATIENCE, restored).await;
     }
@@ -525,7 +526,7 @@ impl Daemon {
         let mut heralds = self.heralds.lock().await;
         let releases = settings.releases.iter();
         let configured: HashSet<Shard> = releases
-            .map(|release| leading::share_of(&release.namespace, &release.name))
+            .map(|release| leadership::share_of(&release.namespace, &release.name))
             .collect();
         let is_wanted =
             |share: &Shard| !matches!(share, Shard::Release(..)) || configured.contains(share);
@@ -564,7 +565,7 @@ impl Daemon {
         post: &ShardLeadership,
         replica: Option<String>,
     ) -> RunningAlerting {
-        let herald = AlertEvaluator::new(herald::AlertingSetup {
+        let herald = AlertEvaluator::new(alerting::AlertingSetup {
             share: share.clone(),
             replica,
             crew: Arc::clone(&self.crew),
@@ -735,12 +736,12 @@ fn review(client: kube::Client) -> AccessReview {
 }
 
 /// What of the settings is for the herald.
-fn orders_of(settings: &Settings, address: SocketAddr) -> herald::AlertingConfig {
+fn orders_of(settings: &Settings, address: SocketAddr) -> alerting::AlertingConfig {
     let page = settings.serve.external_url.clone();
-    herald::AlertingConfig {
+    alerting::AlertingConfig {
         alertmanagers: settings.alertmanager.clone().map(Arc::new),
-        page: page.or_else(|| herald::default_page(address)),
-        promises: herald::promises(settings),
+        page: page.or_else(|| alerting::default_page(address)),
+        promises: alerting::promises(settings),
         receivers: settings.receivers.clone(),
     }
 }
@@ -794,7 +795,7 @@ fn asked_host(probe: &ProbeConfig) -> String {
 
 /// Says which of the named files cannot be used. They may come later, as a Secret does, so nothing is refused.
 async fn warn_of_files(files: Vec<NamedFile>) {
-    let looking = tokio::task::spawn_blocking(move || serve::ready::troubles(&files));
+    let looking = tokio::task::spawn_blocking(move || serve::readiness::troubles(&files));
     // A disk that does not answer holds nothing up; `/-/ready` looks again.
     if let Ok(Ok(troubles)) = tokio::time::timeout(FILES_PATIENCE, looking).await {
         for trouble in troubles {

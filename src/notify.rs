@@ -6,14 +6,14 @@
 //! - a redirect is never followed: credentials go nowhere but to the address that was written;
 //! - what a receiver answers is read up to a bound and trusted in nothing.
 
+mod alert_list;
+mod alert_payload;
 mod alertmanager;
-mod failing;
-mod listed;
+mod delivery_queue;
+mod failure_log;
 mod message;
-mod outbox;
-mod wire;
 
+pub use alert_payload::{AlertPayload, AlertStyle, wires};
 pub use alertmanager::{AlertmanagerObserver, AlertmanagerPeer, CAPACITY, addresses};
+pub use delivery_queue::{DeliveryQueue, MessageFate, MessageObserver};
 pub use message::Message;
-pub use outbox::{DeliveryQueue, MessageFate, MessageObserver};
-pub use wire::{AlertPayload, AlertStyle, wires};

@@ -25,21 +25,21 @@
 //! Each transition leaves an [`LogEntry`]. The deadlines of the runbook are measured; exceeding one is an entry as well.
 
 mod bake;
-mod case;
-mod order;
-mod same;
+mod candidate;
+mod rollback_order;
+mod same_contents;
 mod start;
-mod step;
+mod transition;
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use case::{
+pub use candidate::{
     Candidate, FinishedRollout, NOT_ROLLED_OUT, ROLLED_OUT_LATE, RevisionOrigin, RollbackAttempt,
     RolloutOutcome, StepName, StepTiming,
 };
-pub use order::{BY_HAND, OrderKey, OrderRecord};
+pub use rollback_order::{BY_HAND, OrderKey, OrderRecord};
 use start::StartupPhase;
 
 use crate::units::{ClockShift, HasTimes, Namespace, ReleaseName, Revision, Time};

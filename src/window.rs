@@ -17,10 +17,10 @@
     reason = "each cast is of a remainder, a code or a length that was bounded just before"
 )]
 
+mod long_windows;
 mod packed;
 mod quantile;
-mod spans;
-mod weighed;
+mod weighted;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -28,10 +28,10 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+pub use long_windows::{Counts, LongWindow, LongWindows, StoredWindowsError};
 pub(crate) use packed::PackedResult;
 pub use quantile::Quantile;
-pub use spans::{Counts, LongWindow, LongWindows, StoredWindowsError};
-pub use weighed::{ResultWeight, WeightedCounts};
+pub use weighted::{ResultWeight, WeightedCounts};
 
 use crate::sounding::{Outcome, Reason};
 use crate::units::{ErrorRate, Moment};

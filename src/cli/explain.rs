@@ -2,7 +2,7 @@
 
 mod chart;
 mod latencies;
-mod soundings;
+mod results;
 mod surroundings;
 
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use crate::store;
 use crate::units::Revision;
 use crate::verdict::{Analysis, Verdict, number};
 use chart::EvidenceChart;
-use soundings::UnknownCauses;
+use results::UnknownCauses;
 
 /// Options of `leadsman explain`.
 #[derive(Debug, Args)]
@@ -288,7 +288,7 @@ fn show(recording: &Recording, watch: &Analysis, trace: &[f64], causes: &[Unknow
     }
     say!("");
     evidence(recording, watch, trace);
-    soundings::show(recording, watch, causes);
+    results::show(recording, watch, causes);
     numbers(watch);
     let latencies = latencies::lines(recording);
     for line in &latencies {
@@ -383,7 +383,7 @@ fn as_json(recording: &Recording, watch: &Analysis) -> serde_json::Value {
             .collect::<serde_json::Map<_, _>>(),
         "slower": watch.slower(),
         "strata": watch.report(),
-        "failing": soundings::failing(recording, &names),
+        "failing": results::failing(recording, &names),
         "incomplete": recording.cut,
         "events": recording.entries,
         "cluster": recording.evidence,

@@ -10,13 +10,13 @@ macro_rules! complain {
     ($($text:tt)*) => { $crate::cli::terminal::complain(&format!($($text)*)) };
 }
 
+pub mod analyze;
 pub mod check;
 mod client;
 pub mod demo;
 pub mod explain;
 pub mod gate;
 pub mod import_blackbox;
-pub mod judge;
 pub mod logging;
 mod online;
 pub mod probe;
@@ -81,7 +81,7 @@ enum CliCommand {
     /// Serve a small app to try Leadsman on
     Demo(demo::DemoArgs),
     /// Apply the rule to recorded streams of soundings
-    Judge(judge::AnalyzeArgs),
+    Judge(analyze::AnalyzeArgs),
     /// Judge a recorded watch again, also with other settings
     Replay(replay::ReplayArgs),
     /// Show why a verdict fell
@@ -202,7 +202,7 @@ pub fn main() -> ExitCode {
         CliCommand::Check(args) => check::run(args, online::check),
         CliCommand::Probe(args) => probe::run(args),
         CliCommand::Demo(args) => demo::run(args),
-        CliCommand::Judge(args) => judge::run(args),
+        CliCommand::Judge(args) => analyze::run(args),
         CliCommand::Replay(args) => replay::run(args),
         CliCommand::Explain(args) => explain::run(args),
         CliCommand::Gate(args) => gate::run(args),

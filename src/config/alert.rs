@@ -2,8 +2,8 @@
 
 use regex::RegexBuilder;
 
-use super::reader::{ConfigTable, ConfigValue, ReaderNotes};
 use super::settings::{AlertRule, AlertWeight};
+use super::value_reader::{ConfigTable, ConfigValue, ReaderNotes};
 use super::values::why;
 use crate::sounding::expect::Pattern;
 

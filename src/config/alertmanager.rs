@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::reader::{ConfigTable, ConfigValue, ReaderNotes};
 use super::request::auth;
 use super::settings::AlertmanagerConfig;
+use super::value_reader::{ConfigTable, ConfigValue, ReaderNotes};
 use super::way::tls;
 use crate::alert::Labels;
 
@@ -123,7 +123,7 @@ pub(super) fn labels(item: ConfigValue, notes: &mut ReaderNotes) -> Labels {
     if labels.len() > MAX_LABELS {
         notes.complain(
             "labels",
-            &super::place::SourceLocation::Default,
+            &super::source_location::SourceLocation::Default,
             format!("there are {} labels", labels.len()),
             Some(format!("write at most {MAX_LABELS}")),
         );

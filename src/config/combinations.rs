@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use humantime::format_duration as shown;
 
-use super::place::SourceLocation;
-use super::reader::{ConfigTable, ReaderNotes};
 use super::settings::{BakeAction, ProbeConfig};
+use super::source_location::SourceLocation;
+use super::value_reader::{ConfigTable, ReaderNotes};
 use crate::verdict::Rule;
 
 /// Blocks full of failures that an alarm of the bake takes: its threshold, as the clip of a block allows.

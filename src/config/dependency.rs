@@ -4,9 +4,9 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
-use super::place::SourceLocation;
-use super::reader::{ConfigTable, ConfigValue, ReaderNotes, nearest};
 use super::settings::{ProbeConfig, ReleaseConfig, ReleaseSelector};
+use super::source_location::SourceLocation;
+use super::value_reader::{ConfigTable, ConfigValue, ReaderNotes, nearest};
 use crate::units::{Namespace, ReleaseName};
 use crate::verdict::MAX_DEPENDENCIES;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use super::reader::{ConfigTable, ConfigValue, ReaderNotes};
+use super::value_reader::{ConfigTable, ConfigValue, ReaderNotes};
 use super::values::{self, json_rules, pattern};
 use crate::sounding::HttpVersion;
 use crate::sounding::expect::{Expect, HeaderRule, HeaderTest, StatusRange};

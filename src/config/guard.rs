@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::cluster_kind::{ClusterKind, InvalidKind};
 use super::combinations::{self, GuardTimes, WrittenKeys};
 use super::layers::NodeKind;
-use super::read::{check_name, written};
-use super::reader::{ConfigTable, ConfigValue, ReaderNotes, unfolded};
 use super::settings::{BakeAction, GuardConfig, RollbackPermissions};
+use super::tables::{check_name, written};
+use super::value_reader::{ConfigTable, ConfigValue, ReaderNotes, unfolded};
 use crate::rollout::Mode;
 use crate::verdict::Rule;
 

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::alertmanager::url;
-use super::read::{check_name, directory, written};
-use super::reader::{ConfigTable, ReaderNotes};
 use super::settings::{HelmDriver, KubernetesConfig, LeaseConfig, LeaseTimes, PodTarget};
+use super::tables::{check_name, directory, written};
+use super::value_reader::{ConfigTable, ReaderNotes};
 use super::values::size;
 use super::way::tls;
 

@@ -12,8 +12,8 @@ use config::{ConfigError, Map, Source, Value, ValueKind};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::mistakes::{Diagnostic, SourceFile};
-use super::place::SourceLocation;
+use super::diagnostics::{Diagnostic, SourceFile};
+use super::source_location::SourceLocation;
 
 /// The largest configuration file. A thousand probes take about 200 KiB.
 const FILE_LIMIT: u64 = 1024 * 1024;

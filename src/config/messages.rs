@@ -1,9 +1,9 @@
 //! `[slack]` and `[webhook]`: who is told of rollouts in words.
 
 use super::alertmanager::url;
-use super::reader::{ConfigTable, ReaderNotes};
 use super::request::{auth, secret};
 use super::settings::{MessageFormat, ReceiverConfig, Secret};
+use super::value_reader::{ConfigTable, ReaderNotes};
 use super::way::tls;
 
 /// Reads `[slack]`: its address is a secret.

@@ -12,38 +12,38 @@ mod alertmanager;
 mod cluster_kind;
 mod combinations;
 mod dependency;
+mod diagnostics;
 mod expectation;
 mod guard;
 mod kubernetes;
 mod layers;
 mod messages;
-mod mistakes;
-mod named;
+mod named_files;
 mod objective;
-mod place;
 mod question;
-mod read;
-mod reader;
 mod request;
 mod requests;
 mod select;
 mod service;
 pub mod settings;
+mod source_location;
+mod tables;
 pub mod target;
+mod value_reader;
 mod values;
 mod way;
 
 use std::path::PathBuf;
 
-pub use mistakes::{Diagnostic, Diagnostics, SourceFile};
-pub use named::{FileContent, NamedFile};
-pub use place::SourceLocation;
-pub use reader::EffectiveSetting;
+pub use diagnostics::{Diagnostic, Diagnostics, SourceFile};
+pub use named_files::{FileContent, NamedFile};
 pub use settings::{DiscoveredRelease, Settings};
+pub use source_location::SourceLocation;
 pub use target::Target;
+pub use value_reader::EffectiveSetting;
 
 use layers::{ConfigNode, NodeKind, PREFIX};
-use reader::{ConfigValue, ReaderNotes};
+use value_reader::{ConfigValue, ReaderNotes};
 
 /// Where settings come from.
 #[derive(Debug, Clone, Default)]
@@ -145,7 +145,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Diagnostics> {
     };
     // A file that could not be read at all would only bring complaints about what is missing.
     let settings = (!broken || files.len() == layers.len())
-        .then(|| read::settings(root, &sources.discovered, &mut notes));
+        .then(|| tables::settings(root, &sources.discovered, &mut notes));
     match settings {
         Some(settings) if notes.mistakes.is_empty() => {
             let hints = notes.hints.iter().map(one_line).collect();
@@ -176,7 +176,7 @@ pub fn built_in() -> Settings {
         node,
     };
     // The one complaint is that there is nothing to probe.
-    read::settings(root, &[], &mut ReaderNotes::default())
+    tables::settings(root, &[], &mut ReaderNotes::default())
 }
 
 fn merged(layers: &[layers::ConfigLayer], notes: &mut ReaderNotes) -> ConfigNode {
@@ -219,7 +219,8 @@ fn add_single(
         let is_entry = index % 2 == 1 && ["release", "probe", "module", "dependency"].contains(&of);
         if is_entry && found.is_none() {
             let names: Vec<&str> = entries.iter().map(|(name, _)| name.as_str()).collect();
-            let near = reader::nearest(key, &names).map(|near| format!("did you mean {near:?}?"));
+            let near =
+                value_reader::nearest(key, &names).map(|near| format!("did you mean {near:?}?"));
             let help = near.unwrap_or_else(|| format!("known are {}", names.join(", ")));
             notes.complain(
                 &path,
@@ -239,5 +240,5 @@ fn one_line(hint: &Diagnostic) -> String {
         .help
         .as_ref()
         .map_or_else(String::new, |help| format!("; {help}"));
-    format!("{}{help}", mistakes::headline(hint))
+    format!("{}{help}", diagnostics::headline(hint))
 }

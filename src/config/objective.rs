@@ -1,7 +1,7 @@
 //! `objective`: what is promised of a release, or of one probe.
 
-use super::reader::{ConfigTable, ConfigValue, ReaderNotes};
 use super::settings::ObjectivesConfig;
+use super::value_reader::{ConfigTable, ConfigValue, ReaderNotes};
 use crate::objective::{BurnTier, Objective};
 
 const TARGET: (f64, f64) = (50.0, 99.999);

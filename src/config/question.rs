@@ -1,11 +1,11 @@
 //! The keys that say how to ask: the same for probes and modules.
 
 use super::expectation::{LATENCY, SECOND_TO_TEN_YEARS, expect};
-use super::reader::{ConfigTable, ConfigValue, ReaderNotes};
 use super::request::{auth, body, headers, method};
 use super::settings::{
     Compression, ConnectionReuse, HttpProbeConfig, HttpVersions, TcpProbeConfig, TcpStep,
 };
+use super::value_reader::{ConfigTable, ConfigValue, ReaderNotes};
 use super::values::{self, bytes_pattern};
 use super::way::{connect, proxy, redirects};
 use crate::sounding::expect::Expect;

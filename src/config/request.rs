@@ -6,9 +6,9 @@ use http::header::{ACCEPT_ENCODING, AUTHORIZATION, COOKIE, HOST, PROXY_AUTHORIZA
 use http::{HeaderName, HeaderValue, Method};
 
 use super::layers::NodeKind;
-use super::place::SourceLocation;
-use super::reader::{ConfigTable, ConfigValue, ReaderNotes};
 use super::settings::{Auth, Compression, RequestBody, Secret};
+use super::source_location::SourceLocation;
+use super::value_reader::{ConfigTable, ConfigValue, ReaderNotes};
 
 /// The largest body that is sent.
 const MAX_BODY: usize = 1024 * 1024;

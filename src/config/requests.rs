@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::alertmanager::url;
-use super::reader::{ConfigTable, ReaderNotes};
 use super::request::auth;
 use super::settings::RequestCountsConfig;
+use super::value_reader::{ConfigTable, ReaderNotes};
 use super::way::tls;
 
 const INTERVAL: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));

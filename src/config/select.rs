@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::layers::{ConfigNode, NodeKind};
-use super::reader::{ConfigValue, ReaderNotes};
 use super::settings::{DiscoveredRelease, ReleaseSelector};
+use super::value_reader::{ConfigValue, ReaderNotes};
 use crate::units::Namespace;
 
 /// What stands for the name of each release in the texts below `select`.

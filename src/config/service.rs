@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::alertmanager::url;
-use super::read::directory;
-use super::read::written;
-use super::reader::{ConfigTable, ConfigValue, ReaderNotes};
 use super::settings::{ServeConfig, ServeTlsConfig};
+use super::tables::directory;
+use super::tables::written;
+use super::value_reader::{ConfigTable, ConfigValue, ReaderNotes};
 use super::values::pattern;
 
 const OFFSET: (Duration, Duration) = (Duration::ZERO, Duration::from_secs(10));

@@ -15,7 +15,7 @@ use url::Url;
 
 pub use super::cluster_kind::ClusterKind;
 pub use super::dependency::NeedsEntry;
-use super::named::NamedFile;
+use super::named_files::NamedFile;
 use super::target::Target;
 use crate::alert::Labels;
 use crate::objective::Objective;

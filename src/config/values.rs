@@ -5,7 +5,7 @@ use regex::{Regex, RegexBuilder};
 use serde_json::Value;
 
 use super::layers::{ConfigNode, NodeKind};
-use super::reader::{ConfigTable, ConfigValue, ReaderNotes};
+use super::value_reader::{ConfigTable, ConfigValue, ReaderNotes};
 use crate::sounding::expect::{
     Decimal, JsonPlace, JsonRule, JsonTest, NumberComparison, Pattern, StatusRange,
 };

@@ -1,11 +1,11 @@
 //! The keys that say how the target is reached: addresses, TLS, proxy, redirects.
 
 use super::layers::NodeKind;
-use super::place::SourceLocation;
-use super::reader::{ConfigTable, ConfigValue, ReaderNotes, unfolded};
 use super::request::path;
 use super::settings::{ConnectConfig, IpFamily, RedirectConfig, RedirectScope, TlsConfig};
+use super::source_location::SourceLocation;
 use super::target::Target;
+use super::value_reader::{ConfigTable, ConfigValue, ReaderNotes, unfolded};
 
 pub(super) fn redirects(table: &mut ConfigTable, notes: &mut ReaderNotes) -> RedirectConfig {
     let bounds = (0, 20);

@@ -14,9 +14,9 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use super::failing::FailureLog;
-use super::listed::{AlertListReader, number};
-use super::wire::{AlertPayload, AlertStyle};
+use super::alert_list::{AlertListReader, number};
+use super::alert_payload::{AlertPayload, AlertStyle};
+use super::failure_log::FailureLog;
 use crate::alert::LabelSet;
 use crate::alert::MAX_ALERTS;
 use crate::config::settings::AlertmanagerConfig;

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use super::fault::ProbeError;
+use super::error::ProbeError;
 use crate::config::settings::Compression;
 use crate::sounding::Reason;
 

@@ -20,10 +20,10 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::task::JoinSet;
 
-use super::fault::ProbeError;
-use super::meter::{HeadReader, Http2Frames, InterimHeads, ResponseMeter};
+use super::error::ProbeError;
+use super::response_meter::{HeadReader, Http2Frames, InterimHeads, ResponseMeter};
 use super::stream::HttpStream;
-use super::trace::ProbeStage;
+use super::timing::ProbeStage;
 use crate::sounding::TlsInfo;
 
 /// The head of an answer: more bytes or headers than this no health check has.

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use super::fault::ProbeError;
+use super::error::ProbeError;
 use crate::sounding::VoidReason;
 
 /// The largest that a credential may be. A token has a few kilobytes.

@@ -10,15 +10,15 @@ use hyper::body::Incoming;
 
 use super::ProberContext;
 use super::body::{is_coded, too_large, unpack};
+use super::connect::{Addresses, connect};
 use super::connection::{ConnectionFacts, HttpConnection, IdleConnections};
-use super::fault::ProbeError;
+use super::error::ProbeError;
 use super::files::{CachedFile, FILE_LIMIT};
 use super::proxy::tunnel;
-use super::reach::{Addresses, connect};
 use super::request::{RedirectHop, RequestBuilder, origin_of};
 use super::stream::{CountedTcp, HttpStream};
+use super::timing::{ProbeStage, ProbeTiming};
 use super::tls::{Alpn, CertificateCache, handshake};
-use super::trace::{ProbeStage, ProbeTiming};
 use crate::clock;
 use crate::config::Target;
 use crate::config::settings::{

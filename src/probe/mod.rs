@@ -8,37 +8,37 @@
 //! - a fault of ours (files, descriptors, ports, resolver) is void, a fault on the way to the answer is bad.
 
 mod body;
+mod connect;
 mod connection;
-mod fault;
+mod error;
 mod files;
 mod http;
 mod lookup;
-mod meter;
 mod proxy;
-mod reach;
 mod request;
+mod response_meter;
 pub mod schedule;
 mod stream;
 mod tcp;
+mod timing;
 mod tls;
-mod trace;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use trace::Transcript;
+pub use timing::Transcript;
 
 use crate::config::Target;
 use crate::config::settings::ProbeKind;
 use crate::sounding::{Outcome, ProbeResult};
 use crate::units::Moment;
-use fault::ProbeError;
-use trace::ProbeTiming;
+use error::ProbeError;
+use timing::ProbeTiming;
 
 /// What all probers share: the resolver's limit and the TLS clients. One per process.
 pub struct ProberContext {
     clock: fn() -> Moment,
-    resolver: reach::Resolver,
+    resolver: connect::Resolver,
     clients: tls::TlsClients,
 }
 
@@ -47,7 +47,7 @@ impl ProberContext {
     pub fn new(clock: fn() -> Moment) -> Arc<Self> {
         Arc::new(Self {
             clock,
-            resolver: reach::Resolver::new(),
+            resolver: connect::Resolver::new(),
             clients: tls::TlsClients::default(),
         })
     }

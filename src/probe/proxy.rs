@@ -2,9 +2,9 @@
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::fault::ProbeError;
+use super::error::ProbeError;
 use super::stream::CountedTcp;
-use super::trace::{ProbeStage, ProbeTiming, cut};
+use super::timing::{ProbeStage, ProbeTiming, cut};
 use crate::config::Target;
 use crate::sounding::Reason;
 

@@ -13,9 +13,9 @@ use http_body_util::Full;
 
 use super::body::accept;
 use super::connection::ConnectionOrigin;
-use super::fault::ProbeError;
+use super::error::ProbeError;
 use super::files::{CREDENTIAL_LIMIT, CachedFile};
-use super::trace::cut;
+use super::timing::cut;
 use crate::config::Target;
 use crate::config::settings::{
     Auth, ConnectionReuse as Reuse, HttpProbeConfig, RedirectConfig, RedirectScope, Secret,

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use super::meter::{HeadReader, RawByteCounter, ResponseMeter};
+use super::response_meter::{HeadReader, RawByteCounter, ResponseMeter};
 
 /// A TCP connection whose bytes are counted.
 #[derive(Debug)]

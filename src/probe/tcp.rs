@@ -7,11 +7,11 @@ use regex::bytes::Captures;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::ProberContext;
-use super::fault::ProbeError;
-use super::reach::connect;
+use super::connect::connect;
+use super::error::ProbeError;
 use super::stream::HttpStream;
+use super::timing::{ProbeStage, ProbeTiming, cut};
 use super::tls::{Alpn, CertificateCache, handshake};
-use super::trace::{ProbeStage, ProbeTiming, cut};
 use crate::clock;
 use crate::config::Target;
 use crate::config::settings::{TcpProbeConfig, TcpStep};

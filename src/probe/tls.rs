@@ -18,10 +18,10 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use super::fault::{ProbeError, tls_error};
+use super::error::{ProbeError, tls_error};
 use super::files::{FILE_LIMIT, FileStamp, read_bounded};
 use super::stream::CountedTcp;
-use super::trace::{ProbeStage, ProbeTiming, cut};
+use super::timing::{ProbeStage, ProbeTiming, cut};
 use crate::config::settings::TlsConfig;
 use crate::sounding::{Outcome, Reason, TlsInfo, VoidReason};
 

@@ -15,35 +15,35 @@
 //!   What helm writes cannot: there the first change of the record afterwards adds it. Nor can a pod that is deleted;
 //!   that request names the pod's uid instead.
 
-mod amend;
 mod api;
 mod checks;
 mod completeness;
 mod drift;
 mod dry_run;
-mod facts;
-mod feed;
+mod events;
+mod evidence;
 mod granted;
-mod helm;
+mod helm_command;
 mod helm_limits;
 mod helm_proxy;
 mod helm_version;
-mod hub;
 mod images;
-mod indirect;
-mod mark;
+mod labels;
 mod merge;
+mod namespace_cache;
+mod objects;
 mod preflight;
-mod reach;
+mod rbac;
+mod record_patch;
 mod record_sizes;
 mod records;
+mod release_state;
 mod replicas;
-mod rights;
+mod rollback;
 mod scope;
-mod tables;
-mod telling;
-mod turn;
-mod witness;
+mod scope_check;
+mod unowned_services;
+mod watcher;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -54,9 +54,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 pub use api::{ApiAccess, ApiConnector, connect};
-pub use helm::prepare_scratch;
-pub use hub::NamespaceCache;
-pub use rights::{RbacRights, RequiredRights, needed};
+pub use helm_command::prepare_scratch;
+pub use namespace_cache::NamespaceCache;
+pub use rbac::{RbacRights, RequiredRights, needed};
 
 use super::change::RevisionWorkloads;
 use super::{
@@ -70,9 +70,9 @@ use crate::evidence::EvidenceBundle;
 use crate::ledger::StoredRevision;
 use crate::permit::Permit;
 use crate::units::{Namespace, ReleaseName, Revision, Time};
-use facts::ReleaseStateBuilder;
+use objects::WorkloadKind;
 use records::{FencingToken, Records};
-use tables::WorkloadKind;
+use release_state::ReleaseStateBuilder;
 
 /// Revisions before the newest whose contents are read during a case: so far back a target may lie.
 const READ_BACK: usize = 6;
@@ -119,7 +119,7 @@ struct RecordSummary {
     workloads: Vec<(WorkloadKind, Box<str>)>,
     stops_first: bool,
     /// Services whose pods other workloads make.
-    indirect: Vec<indirect::UnownedService>,
+    indirect: Vec<unowned_services::UnownedService>,
     contents: Arc<RevisionWorkloads>,
 }
 
@@ -166,7 +166,7 @@ impl ClusterEngine {
         policy: RollbackPolicy,
     ) -> Arc<Self> {
         let records = Records::new(hub.client().clone(), hub.namespace(), hub.driver());
-        let recorder = telling::recorder(hub.client().clone());
+        let recorder = events::recorder(hub.client().clone());
         Arc::new(Self {
             hub,
             release,
@@ -279,7 +279,7 @@ impl ClusterEngine {
         while !to.is_closed() {
             let (rows, trouble, is_unread) = {
                 let tables = self.hub.tables();
-                let rows = facts::rows(&tables, self.release.as_str());
+                let rows = release_state::rows(&tables, self.release.as_str());
                 (
                     rows.into_iter().cloned().collect::<Vec<_>>(),
                     tables.trouble(),
@@ -363,7 +363,7 @@ impl ClusterEngine {
     /// The revision that helm has made for us and that is not marked yet.
     fn made_now(
         &self,
-        rows: &[tables::RecordSummaryRow],
+        rows: &[objects::RecordSummaryRow],
         known: &BTreeMap<Revision, CachedRecord>,
     ) -> Option<Revision> {
         let (made, target) = self.making()?;
@@ -377,7 +377,7 @@ impl ClusterEngine {
     /// Reads payloads that are not known, or have changed. Why one that matters could not be fetched, if so.
     async fn read_what_is_needed(
         &self,
-        rows: &[tables::RecordSummaryRow],
+        rows: &[objects::RecordSummaryRow],
         in_case: bool,
         known: &mut BTreeMap<Revision, CachedRecord>,
     ) -> Option<String> {
@@ -426,7 +426,7 @@ impl Drop for EndGuard<'_> {
 
 /// Whether a payload is not known as it is now. That an older one was superseded changes nothing else in it.
 fn needs_reading(
-    row: &tables::RecordSummaryRow,
+    row: &objects::RecordSummaryRow,
     known: Option<&CachedRecord>,
     is_newest: bool,
 ) -> bool {
@@ -471,7 +471,7 @@ impl RecordSummary {
             stops_first: objects
                 .iter()
                 .any(super::manifest::ManifestObject::stops_first),
-            indirect: indirect::services(&objects, namespace.as_str()),
+            indirect: unowned_services::services(&objects, namespace.as_str()),
             contents: Arc::new(RevisionWorkloads::of(record, &objects)),
         })
     }

@@ -104,7 +104,7 @@ pub struct HelmRecord {
     pub namespace: String,
     /// Its number.
     pub revision: Revision,
-    /// Helm's status; one that is not known here is [`Status::Unknown`].
+    /// Helm's status; one that is not known here is [`RevisionStatus::Unknown`].
     pub status: RevisionStatus,
     /// Helm's description, or the user's.
     pub description: String,

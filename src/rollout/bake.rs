@@ -3,8 +3,8 @@
 //! A notice changes nothing but what is known of the revision. Where the user lets a bake reject, the same follows as from
 //! the verdict of an analysis: mode, origin, limit, preflight, rollback and verification.
 
-use super::case::{Candidate, FinishedRollout, RolloutOutcome};
-use super::same::is_about;
+use super::candidate::{Candidate, FinishedRollout, RolloutOutcome};
+use super::same_contents::is_about;
 use super::{Rollout, RolloutCommand, RolloutPhase};
 use crate::ledger::ContentVerdict;
 use crate::units::{Revision, Time};

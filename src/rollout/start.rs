@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::case::{RevisionOrigin, RolloutOutcome};
-use super::step::NewRevision;
+use super::candidate::{RevisionOrigin, RolloutOutcome};
+use super::transition::NewRevision;
 use super::{Appearance, Rollout, RolloutCommand, RolloutPhase};
 use crate::units::{ClockShift, HasTimes, Time};
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::AppState;
 use super::api::scraped;
-use super::gather::{FanOutEntry, gather};
+use super::fan_out::{FanOutEntry, gather};
 use super::status::{AlertView, ObjectiveView};
 
 /// What to do about each alert; shipped with the program, so that it is there when nothing else is.

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
 use super::problem::problem;
-use super::{AppState, STOPPING, accepts_gzip, bodies, not_now, text_of, too_busy};
+use super::{AppState, STOPPING, accepts_gzip, not_now, response_budget, text_of, too_busy};
 use crate::metrics::{ProbeSeries, gzip_fast};
 use crate::sounding::{PhaseTimes, Reason, VoidReason};
 use crate::track::{LastResult, ProbeStatsView};
@@ -52,7 +52,7 @@ pub(super) async fn scraped(
         );
     };
     let Some(body) = shared.untaken.hold(body).await else {
-        return too_busy(bodies::WAITING);
+        return too_busy(response_budget::WAITING);
     };
     let kind = [
         (header::CONTENT_TYPE, "application/json"),

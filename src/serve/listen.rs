@@ -25,8 +25,8 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::bodies::CLOSE;
 use super::connections::{ClientConnection, ConnectionActivity, Connections};
+use super::response_budget::CLOSE;
 use super::{ConnectionPeer, ListenerTls};
 
 /// The size of a request's head and of the write buffer: a `/probe` URL may be long, but not longer.

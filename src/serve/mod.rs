@@ -10,17 +10,17 @@ mod alerts;
 mod api;
 pub(crate) mod auth;
 mod blackbox;
-mod bodies;
 mod connections;
-mod forward;
-mod gather;
+mod fan_out;
+mod leader_proxy;
 mod listen;
 mod orders;
 mod probe;
 mod problem;
-pub mod ready;
+pub mod readiness;
 mod releases;
-mod share;
+mod response_budget;
+mod shard;
 pub mod status;
 mod tls;
 mod webhook;
@@ -47,12 +47,12 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 pub use auth::{AccessReview, AuthDecision, Permission};
-pub use forward::{LeaderProxy, LeaderRoute, Routing};
+pub use leader_proxy::{LeaderProxy, LeaderRoute, Routing};
 pub use listen::serve;
 pub use orders::{AcceptedOrder, DeclinedOrder, MAX_REASON, RollbackOrder};
 use problem::problem;
-pub use share::Shard;
-use share::{ShardLists, ShardedView};
+pub use shard::Shard;
+use shard::{ShardLists, ShardedView};
 pub use tls::ListenerTls;
 pub use webhook::{AlertSubscriber, MAX_WAITING as MAX_WAITING_ALERTS, ReceivedAlert};
 
@@ -159,11 +159,11 @@ pub struct AppState {
     answers: RwLock<Arc<Routing>>,
     /// Why the configuration on the disk is not the one in force, if so.
     reload_trouble: RwLock<Option<String>>,
-    looked: ready::ReadinessCache,
+    looked: readiness::ReadinessCache,
     scrapes: Semaphore,
     waiting_scrapes: Semaphore,
-    untaken: bodies::ResponseBudget,
-    forwards: forward::Permits,
+    untaken: response_budget::ResponseBudget,
+    forwards: leader_proxy::Permits,
     probes: Semaphore,
     probe_rate: DefaultDirectRateLimiter,
     recordings: Arc<Semaphore>,
@@ -218,11 +218,11 @@ impl AppState {
             reload: outfit.reload,
             answers: RwLock::new(Arc::new(Routing::One(LeaderRoute::Here))),
             reload_trouble: RwLock::default(),
-            looked: ready::ReadinessCache::default(),
+            looked: readiness::ReadinessCache::default(),
             scrapes: Semaphore::new(1),
             waiting_scrapes: Semaphore::new(MAX_WAITING_SCRAPES),
-            untaken: bodies::ResponseBudget::new(),
-            forwards: forward::Permits::new(),
+            untaken: response_budget::ResponseBudget::new(),
+            forwards: leader_proxy::Permits::new(),
             probes: Semaphore::new(MAX_CONCURRENT_PROBES),
             probe_rate: RateLimiter::direct(Quota::per_second(rate)),
             recordings: Arc::new(Semaphore::new(MAX_CONCURRENT_RECORDINGS)),
@@ -321,8 +321,8 @@ pub fn router(shared: Arc<AppState>) -> Router {
         .route("/probe", get(probe::probe))
         .route("/-/healthy", get(healthy))
         .route("/healthz", get(healthy))
-        .route("/-/ready", get(ready::ready))
-        .route("/readyz", get(ready::ready))
+        .route("/-/ready", get(readiness::ready))
+        .route("/readyz", get(readiness::ready))
         .route("/-/reload", post(reload))
         .route("/", get(status::page))
         .route("/api/v1/status", get(status::status))
@@ -361,7 +361,7 @@ pub fn router(shared: Arc<AppState>) -> Router {
         })
         .layer(middleware::from_fn_with_state(
             Arc::clone(&shared),
-            forward::forward,
+            leader_proxy::forward,
         ))
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), count))
         .with_state(shared)
@@ -450,7 +450,7 @@ async fn metrics(State(shared): State<Arc<AppState>>, headers: HeaderMap) -> Res
     };
     match shared.untaken.hold(page).await {
         Some(page) => page_response(page, format, gzip),
-        None => too_busy(bodies::WAITING),
+        None => too_busy(response_budget::WAITING),
     }
 }
 

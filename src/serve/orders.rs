@@ -100,7 +100,7 @@ pub(super) async fn roll_back(
         return refused;
     }
     let board = shared.board();
-    let body = match super::bodies::read(body, MAX_BODY).await {
+    let body = match super::response_budget::read(body, MAX_BODY).await {
         Ok(body) => body,
         Err(refused) => return refused,
     };

@@ -11,9 +11,9 @@ use serde_json::json;
 use super::AppState;
 use super::api::scraped;
 use super::auth::{Permission, allowed};
-use super::bodies::until_taken;
-use super::gather::{FanOutEntry, gather};
+use super::fan_out::{FanOutEntry, gather};
 use super::problem::problem;
+use super::response_budget::until_taken;
 use super::status;
 use super::status::{GuardView, ReleaseView};
 

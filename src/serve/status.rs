@@ -16,8 +16,8 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::api::scraped;
-use super::gather::{FanOutEntry, gather};
-use super::share::ShardedView;
+use super::fan_out::{FanOutEntry, gather};
+use super::shard::ShardedView;
 use super::{AppState, ServingConfig};
 use crate::alert::LabelSet;
 use crate::clock;

@@ -29,9 +29,9 @@ use tokio::sync::mpsc;
 
 use self::payload::{WebhookAlert, WebhookAlertStatus, WebhookNotification, is_bounded, read};
 use super::auth::{Permission, allowed};
-use super::forward::{ReplicaRequest, is_passed_on};
+use super::leader_proxy::{ReplicaRequest, is_passed_on};
 use super::problem::problem;
-use super::{AppState, ConnectionPeer, bodies, gather, not_now, too_busy};
+use super::{AppState, ConnectionPeer, fan_out, not_now, response_budget, too_busy};
 use crate::alert::Labels;
 use crate::clock;
 use crate::config::settings::{AlertRule, AlertWeight};
@@ -184,7 +184,7 @@ async fn taken(shared: &AppState, from: IpAddr, headers: &HeaderMap, body: Body)
     let Ok(turn) = shared.webhooks.try_acquire() else {
         return too_busy("notifications are being read");
     };
-    let body = match bodies::read(body, MAX_BODY).await {
+    let body = match response_budget::read(body, MAX_BODY).await {
         Ok(body) => body,
         Err(refused) => return refused,
     };
@@ -255,7 +255,7 @@ async fn pass_on(
     body: Bytes,
 ) -> Result<WebhookCounts, Response> {
     let answers = shared.answers();
-    let others = gather::others(&answers);
+    let others = fan_out::others(&answers);
     let mut counts = WebhookCounts::new();
     let Some(_turns) = shared.forwards.requests(others.len()) else {
         return Err(too_busy("requests wait for other replicas"));
@@ -271,7 +271,7 @@ async fn pass_on(
         most: MAX_COUNTS,
     };
     let mut troubles = Vec::new();
-    for (identity, said) in gather::ask(&others, &asked).await {
+    for (identity, said) in fan_out::ask(&others, &asked).await {
         match said {
             // Whatever it says, it has taken it.
             Ok(said) => add(

@@ -15,9 +15,9 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::evaluate::shown;
 use super::expect::{Decimal, JsonPlace, JsonRule, JsonTest};
 use super::json_path;
-use super::judge::shown;
 
 /// Deeper texts are refused, as serde_json refuses them: whoever walks them needs that much stack.
 pub(super) const MAX_DEPTH: usize = 127;

@@ -5,10 +5,10 @@
 //! - a transport error is bad whatever the expectations say;
 //! - the phases sum up to the time from the start to the end of the sounding.
 
+mod evaluate;
 pub mod expect;
 mod json;
 mod json_path;
-mod judge;
 mod reason;
 
 use std::net::IpAddr;
@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-pub use judge::{ExpectationFailure, ResponseView, judge};
+pub use evaluate::{ExpectationFailure, ResponseView, judge};
 pub use reason::{Reason, VoidReason};
 
 use crate::units::Moment;

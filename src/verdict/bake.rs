@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::counts::RecentCounts;
-use super::finding::share;
+use super::regression::share;
 use super::rule::{GRID, Rule, whole};
 use super::{Analysis, PodState, TickOutcome};
 

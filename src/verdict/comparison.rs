@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::TickOutcome;
-use super::direct::{ClassCounts, DirectResults, EndpointDown, PodReading, PodTick};
 use super::mixture::{LN_ZERO, Mixture, NonFailure, ln, ln_sum};
+use super::pod_results::{ClassCounts, DirectResults, EndpointDown, PodReading, PodTick};
 use super::requests::RequestStratum;
 use super::rule::{AGES, Rule};
 use super::stratum::{BeforeCounts, ControlCounts, Stratum, StratumSetup};

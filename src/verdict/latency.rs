@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::comparison::{Comparison, ComparisonInput, ComparisonSubject, RisingStratum};
-use super::direct::{PodReading, PodTick};
+use super::pod_results::{PodReading, PodTick};
 use super::rule::Rule;
 use super::warm_up::{LearnedRollouts, RolloutProgress};
 use super::{AnalysisStart, PodSide, TickOutcome};

@@ -22,34 +22,34 @@ mod bound;
 mod comparison;
 mod counts;
 mod dependencies;
-mod direct;
-mod finding;
-mod inbox;
 mod latency;
 mod mixture;
+mod pod_results;
+mod regression;
 mod requests;
 mod rule;
 mod run_length;
+mod state;
 mod stratum;
+mod tick_buffer;
 mod verification;
 mod warm_up;
-mod watch;
 mod workloads;
 
 pub use bake::{Bake, BakeAlarm, BakeEnd};
 pub use bound::upper_bound;
 pub(crate) use dependencies::Dependency;
-pub use direct::{MAX_ASKED, PodSide, PodTick};
-pub use finding::{
+pub use latency::{BUCKETS, BaselineHistogram, bucket, edge, quantile};
+pub use pod_results::{MAX_ASKED, PodSide, PodTick};
+pub use regression::{
     InconclusiveReason, Regression, RegressionReason, SlowerAnswers, StratumName, StratumReport,
     StrongestEvidence, Verdict, number,
 };
-pub use inbox::TickBuffer;
-pub use latency::{BUCKETS, BaselineHistogram, bucket, edge, quantile};
 pub use rule::{InvalidRule, Rule};
+pub use state::{Analysis, RolloutLessons, UnknownCause, WorkloadLessons};
+pub use tick_buffer::TickBuffer;
 pub use verification::{Verification, VerificationOutcome};
 pub use warm_up::{AgeCounts, LearnedRollouts};
-pub use watch::{Analysis, RolloutLessons, UnknownCause, WorkloadLessons};
 pub use workloads::{AnalyzedWorkload, MAX_WORKLOADS, WorkloadChange, WorkloadEvent};
 
 use serde::{Deserialize, Serialize};

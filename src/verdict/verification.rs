@@ -8,7 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::counts::RecentCounts;
-use super::finding::share;
+use super::regression::share;
 use super::rule::Rule;
 use super::stratum::BeforeCounts;
 use super::{Analysis, TickOutcome};

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::amend;
-use super::mark;
+use super::labels;
+use super::record_patch;
 use super::scope::ApiScope;
 use crate::release::manifest::{self, ManifestObject};
 use crate::release::record::HelmRecord;
@@ -256,7 +256,7 @@ pub(super) fn not_restarted(
 }
 
 fn denied(bad: &HelmRecord) -> Option<PreflightFailure> {
-    let wish = bad.chart_annotations.get(mark::ROLLBACK)?;
+    let wish = bad.chart_annotations.get(labels::ROLLBACK)?;
     (wish == "deny").then(|| denied_by("the chart"))
 }
 
@@ -264,7 +264,7 @@ fn denied(bad: &HelmRecord) -> Option<PreflightFailure> {
 pub(super) fn denied_by(what: &str) -> PreflightFailure {
     PreflightFailure {
         reason: "denied",
-        text: format!("{what} says {}: deny", mark::ROLLBACK),
+        text: format!("{what} says {}: deny", labels::ROLLBACK),
     }
 }
 
@@ -299,13 +299,13 @@ pub(super) fn other_crds(bad: &HelmRecord, target: &HelmRecord) -> Option<String
 const GROWS_BY: usize = 2048;
 
 fn too_large(target: &HelmRecord) -> Option<PreflightFailure> {
-    (target.size + GROWS_BY > amend::MAX_DATA).then(|| PreflightFailure {
+    (target.size + GROWS_BY > record_patch::MAX_DATA).then(|| PreflightFailure {
         reason: "too_large",
         text: format!(
             "the record of revision {} has {} bytes, so that one more like it may not fit into the {} that Kubernetes takes; make the chart smaller",
             target.revision,
             target.size,
-            amend::MAX_DATA
+            record_patch::MAX_DATA
         ),
     })
 }
@@ -336,7 +336,7 @@ fn kept_by_another(objects: &[ManifestObject]) -> Option<PreflightFailure> {
             .iter()
             .find_map(|place| {
                 let marks = object.body.pointer(place)?.as_object()?;
-                marks.keys().find_map(|key| mark::keeper(key))
+                marks.keys().find_map(|key| labels::keeper(key))
             })
     })?;
     Some(keeper_obstacle(keeper))

@@ -1,9 +1,9 @@
 //! How far the rollout of each workload of a release has come.
 
-use super::facts::CurrentPods;
-use super::facts::{belongs, current_of};
-use super::hub::ObjectCache;
-use super::tables::{WorkloadKind, WorkloadSummary};
+use super::namespace_cache::ObjectCache;
+use super::objects::{WorkloadKind, WorkloadSummary};
+use super::release_state::CurrentPods;
+use super::release_state::{belongs, current_of};
 use crate::release::WorkloadState;
 
 /// The workloads that the newest revision names, also those that are not there.
@@ -30,13 +30,13 @@ pub(super) fn states(
 
 fn of(tables: &ObjectCache, row: &WorkloadSummary) -> WorkloadState {
     let current = current_of(tables, row);
-    let is_ready = |pod: &&super::tables::PodSummary| {
+    let is_ready = |pod: &&super::objects::PodSummary| {
         pod.ready_since.is_some()
             && !pod.terminating
             && belongs(tables, pod, row).is_some_and(|bond| bond.is(&current, pod))
     };
     let ready = tables.pods.values().filter(is_ready).count();
-    let serves = |pod: &&super::tables::PodSummary| {
+    let serves = |pod: &&super::objects::PodSummary| {
         pod.ready_since.is_some() && !pod.terminating && belongs(tables, pod, row).is_some()
     };
     let serving = tables.pods.values().filter(serves).count();

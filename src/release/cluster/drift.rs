@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::ClusterEngine;
 use super::api::{ApiError, ask};
-use super::rights;
+use super::rbac;
 use crate::release::manifest::{self, ManifestObject};
 use crate::units::Revision;
 
@@ -44,7 +44,7 @@ impl ClusterEngine {
         let workloads = objects.iter().filter(|object| object.is_workload());
         let mut found = Vec::new();
         for wanted in workloads.take(MAX_LOOKED) {
-            let Some((group, version)) = rights::split(&wanted.api_version) else {
+            let Some((group, version)) = rbac::split(&wanted.api_version) else {
                 continue;
             };
             let kind = GroupVersionKind::gvk(group, version, &wanted.kind);

@@ -32,11 +32,11 @@ use tokio::time::Instant;
 use super::ClusterEngine;
 use super::api::ApiError;
 use super::checks::PreflightFailure;
-use super::helm::HelmVersion;
+use super::helm_command::HelmVersion;
 use super::merge;
-use super::reach::ScopeCheck;
-use super::rights;
+use super::rbac;
 use super::scope::ApiScope;
+use super::scope_check::ScopeCheck;
 use crate::release::RollbackPlan;
 use crate::release::manifest::{self, ManifestObject};
 use crate::release::record::HelmRecord;
@@ -152,7 +152,7 @@ impl ClusterEngine {
             let objects = manifest::objects(&record.manifest).unwrap_or_default();
             scoped.without_left_alone(&objects, &self.policy.may)
         };
-        let hooks = rights::rollback_hooks(target);
+        let hooks = rbac::rollback_hooks(target);
         let steps = steps([read(bad), read(target), hooks], &scoped.scope, &|object| {
             marked(object, name, namespace)
         });
@@ -490,7 +490,7 @@ fn is_built_in(object: &ManifestObject) -> bool {
         "scheduling.k8s.io",
         "storage.k8s.io",
     ];
-    rights::split(&object.api_version).is_some_and(|(group, _)| GROUPS.contains(&group))
+    rbac::split(&object.api_version).is_some_and(|(group, _)| GROUPS.contains(&group))
 }
 
 #[cfg(test)]

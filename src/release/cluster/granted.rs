@@ -22,7 +22,7 @@ use kube::{Api, Client};
 use tokio::time::Instant;
 
 use super::api::{ApiError, PATIENCE, ask};
-use super::rights::{RbacRights, RightScope};
+use super::rbac::{RbacRights, RightScope};
 use crate::release::EngineFuture;
 
 /// How long an answer serves while nothing has changed.

@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::RollbackPolicy;
-use super::helm::{self, HelmVersion};
+use super::helm_command::{self, HelmVersion};
 
 /// How long an answer serves.
 const SERVES: Duration = Duration::from_secs(600);
@@ -47,20 +47,20 @@ static ANSWERS: Mutex<BTreeMap<(PathBuf, u64), Answer>> = Mutex::const_new(BTree
 pub(super) async fn of(policy: &RollbackPolicy) -> Result<HelmVersion, String> {
     let Some((file, stamp)) = file_of(&policy.helm, std::env::var_os("PATH").as_deref()) else {
         // Which file it is the system knows, or what is wrong with it.
-        return helm::version(policy).await;
+        return helm_command::version(policy).await;
     };
     let key = (file, policy.helm_memory);
     // Held meanwhile, so that all releases together start one helm. One that hangs must not hold up all of them in turn.
-    let asking = tokio::time::timeout(helm::VERSION_PATIENCE, ANSWERS.lock()).await;
+    let asking = tokio::time::timeout(helm_command::VERSION_PATIENCE, ANSWERS.lock()).await;
     let Ok(mut answers) = asking else {
-        return helm::version(policy).await;
+        return helm_command::version(policy).await;
     };
     let serves = |answer: &Answer| answer.stamp == stamp && answer.at.elapsed() < SERVES;
     if let Some(answer) = answers.get(&key).filter(|answer| serves(answer)) {
         return Ok(answer.version);
     }
     answers.remove(&key);
-    let version = helm::version(policy).await?;
+    let version = helm_command::version(policy).await?;
     if answers.len() >= MAX_HELMS {
         answers.clear();
     }
@@ -99,7 +99,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may end where it stands")]
 
     use super::*;
-    use crate::release::cluster::helm::tests::played;
+    use crate::release::cluster::helm_command::tests::played;
 
     /// A helm that notes each run.
     const COUNTS: &str = "echo run >>runs; echo v3.20.1";

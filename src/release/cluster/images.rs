@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::checks::PreflightFailure;
-use super::hub::ObjectCache;
+use super::namespace_cache::ObjectCache;
 use crate::release::manifest::{self, ManifestObject};
 use crate::release::record::HelmRecord;
 use crate::release::{MAX_RUN_IMAGES, ReleaseState, RunImage};

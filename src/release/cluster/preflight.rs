@@ -10,15 +10,15 @@ use tokio::time::Instant;
 use super::ClusterEngine;
 use super::api::{ApiError, ask};
 use super::checks::{self, CheckPermissions, PreflightFailure};
-use super::facts::status_of;
 use super::granted::Asker;
 use super::helm_version;
 use super::images;
+use super::rbac;
+use super::rbac::RbacRights;
+use super::release_state::status_of;
 use super::replicas::{self, KeptReplicas};
-use super::rights;
-use super::rights::RbacRights;
+use super::rollback;
 use super::scope::ApiScope;
-use super::turn;
 use crate::release::manifest::ManifestObject;
 use crate::release::record::HelmRecord;
 use crate::release::{RollbackError, RollbackPlan};
@@ -116,8 +116,8 @@ impl ClusterEngine {
             return Err(RollbackError::prevented("uninstalled", why).into());
         };
         let status = status_of(newest);
-        if turn::is_removed(status) {
-            return Err(turn::removed(newest.revision, status).into());
+        if rollback::is_removed(status) {
+            return Err(rollback::removed(newest.revision, status).into());
         }
         if newest.revision != plan.bad {
             return Err(RollbackError::Overtaken {
@@ -337,7 +337,7 @@ impl ClusterEngine {
         client: Client,
         object: &ManifestObject,
     ) -> Result<Option<Api<DynamicObject>>, ApiError> {
-        let Some((group, version)) = rights::split(&object.api_version) else {
+        let Some((group, version)) = rbac::split(&object.api_version) else {
             return Ok(None);
         };
         let kind = GroupVersionKind::gvk(group, version, &object.kind);
@@ -375,9 +375,9 @@ impl ClusterEngine {
         target: &HelmRecord,
         asker: Asker,
     ) -> Result<Vec<PreflightFailure>, ApiError> {
-        let hooks = rights::rollback_hooks(target);
+        let hooks = rbac::rollback_hooks(target);
         let (namespace, driver) = (self.hub.namespace().as_str(), self.hub.driver());
-        let (mut of_helm, unknown) = rights::to_change(&self.hub, objects, &hooks).await?;
+        let (mut of_helm, unknown) = rbac::to_change(&self.hub, objects, &hooks).await?;
         of_helm.extend(RbacRights::to_record(namespace, driver));
         let mut own = RbacRights::to_amend(namespace, driver);
         let has_ordered = objects.iter().any(|object| object.kind == "StatefulSet");

@@ -10,9 +10,9 @@ use kube::{Api, Client};
 use tokio::sync::Semaphore;
 
 use super::HelmDriver;
-use super::amend::{self, RecordChange};
 use super::api::{ApiError, PATIENCE, ask};
-use super::tables::RecordSummaryRow;
+use super::objects::RecordSummaryRow;
+use super::record_patch::{self, RecordChange};
 use crate::api_client::ApiWriter;
 use crate::permit::Permit;
 use crate::release::record::{self, HelmRecord};
@@ -253,9 +253,9 @@ impl Records {
                 is_as_read(&secret.metadata, row)?;
                 let data = secret.data.get_or_insert_default();
                 let payload = data.get("release").map_or(&[][..], |bytes| &bytes.0);
-                let payload = amend::payload(payload, change).map_err(unreadable)?;
+                let payload = record_patch::payload(payload, change).map_err(unreadable)?;
                 data.insert("release".into(), k8s_openapi::ByteString(payload));
-                amend::labels(
+                record_patch::labels(
                     secret.metadata.labels.get_or_insert_default(),
                     change,
                     turn.fence,
@@ -269,11 +269,12 @@ impl Records {
                 is_as_read(&map.metadata, row)?;
                 let data = map.data.get_or_insert_default();
                 let payload = data.get("release").map_or("", String::as_str);
-                let payload = amend::payload(payload.as_bytes(), change).map_err(unreadable)?;
+                let payload =
+                    record_patch::payload(payload.as_bytes(), change).map_err(unreadable)?;
                 let text =
                     String::from_utf8(payload).map_err(|error| unreadable(error.to_string()))?;
                 data.insert("release".into(), text);
-                amend::labels(
+                record_patch::labels(
                     map.metadata.labels.get_or_insert_default(),
                     change,
                     turn.fence,

@@ -13,8 +13,8 @@ use kube::core::GroupVersionKind;
 
 use super::api::ApiError;
 use super::checks::{self, PreflightFailure};
-use super::hub::NamespaceCache;
-use super::rights;
+use super::namespace_cache::NamespaceCache;
+use super::rbac;
 use crate::config::settings::{ClusterKind, RollbackPermissions};
 use crate::release::manifest::ManifestObject;
 pub(super) use contents::Contents;
@@ -109,7 +109,7 @@ impl ApiScope {
             .map(|object| (object.api_version.as_str(), object.kind.as_str()))
             .collect();
         for (api_version, kind) in kinds {
-            let found = match rights::split(api_version) {
+            let found = match rbac::split(api_version) {
                 Some((group, version)) => {
                     hub.resource(&GroupVersionKind::gvk(group, version, kind))
                         .await?

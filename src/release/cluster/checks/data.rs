@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::super::rights;
+use super::super::rbac;
 use super::super::scope::is_of_kubernetes;
 use crate::release::manifest::ManifestObject;
 
@@ -84,7 +84,7 @@ const HARMLESS_ENDINGS: [&str; 3] = [".istio.io", ".linkerd.io", ".gatekeeper.sh
 /// Why data would be lost with an object that is deleted, in words that name it; `None` where none hangs on it.
 pub(super) fn goes_with(object: &ManifestObject) -> Option<String> {
     let named = format!("{} {}", object.kind, object.name);
-    let group = rights::split(&object.api_version).map_or("", |(group, _)| group);
+    let group = rbac::split(&object.api_version).map_or("", |(group, _)| group);
     if is_of_kubernetes(group) {
         if PRECIOUS.contains(&object.kind.as_str()) {
             return Some(named);

@@ -312,7 +312,7 @@ fn a_record_that_is_as_large_as_can_be_is_known_beforehand() {
     let small = plain(CONFIG);
     assert!(small.size > 100);
     let large = HelmRecord {
-        size: amend::MAX_DATA - 100,
+        size: record_patch::MAX_DATA - 100,
         ..small.clone()
     };
     assert_eq!(

@@ -17,7 +17,7 @@ fn object(kind: &str, name: &str, more: &str) -> String {
 
 fn planned(bad: &HelmRecord, target: &HelmRecord) -> Vec<DryRunStep> {
     let read = |record: &HelmRecord| manifest::objects(&record.manifest).unwrap();
-    let objects = [read(bad), read(target), rights::rollback_hooks(target)];
+    let objects = [read(bad), read(target), rbac::rollback_hooks(target)];
     steps(objects, &ApiScope::built_in("shop"), &|object| {
         marked(object, "web", "shop")
     })

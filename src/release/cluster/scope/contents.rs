@@ -1,7 +1,7 @@
 //! What two revisions of a release hold, read from their records.
 
 use super::super::checks::PreflightFailure;
-use super::super::rights;
+use super::super::rbac;
 use super::shown;
 use crate::release::manifest::{self, ManifestObject};
 use crate::release::record::HelmRecord;
@@ -41,7 +41,7 @@ impl Contents {
         let bad_objects = read(of(bad), &bad.manifest);
         let target_objects = read(of(target), &target.manifest);
         let mut hooks = Vec::new();
-        for hook in rights::hooks_of_rollback(target) {
+        for hook in rbac::hooks_of_rollback(target) {
             let what = format!(
                 "the hook {} of revision {}",
                 shown(&hook.name),

@@ -1,0 +1,161 @@
+//! Messages to Slack and webhooks: who gets them, and what of them is stored.
+
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{AlertEvaluator, message_texts};
+use crate::clock;
+use crate::config::settings::ReceiverConfig;
+use crate::notify::Message;
+use crate::notify::{DeliveryQueue, MessageFate, MessageObserver};
+use crate::serve::status::GuardView;
+
+/// News that is remembered, so that it is told once: it is forgotten long after it was fresh.
+const MAX_TOLD: usize = 2000;
+
+/// A receiver of messages, and the task that sends to it.
+pub(super) struct ReceiverTask {
+    pub(super) outbox: Arc<DeliveryQueue>,
+    pub(super) stop: CancellationToken,
+    pub(super) task: JoinHandle<()>,
+    /// It took the place of another one at a reload.
+    pub(super) is_changed: bool,
+    /// The one before it, until what waits there is here.
+    before: Option<Arc<DeliveryQueue>>,
+}
+
+impl ReceiverTask {
+    /// What waits, the oldest first; with what the one before it has not handed over yet.
+    fn waiting(&self) -> Vec<Message> {
+        let before = self.before.as_ref();
+        let mut waiting = before.map_or_else(Vec::new, |before| before.waiting());
+        waiting.extend(self.outbox.waiting());
+        waiting
+    }
+}
+
+impl AlertEvaluator {
+    /// Opens those that are not open. One whose settings have changed gets what waits in the old one when that has ended:
+    /// both at once would tell the same twice.
+    pub(super) fn open_outboxes(&mut self) {
+        self.keep_waiting();
+        let wanted = self.orders.receivers.clone();
+        let (kept, mut changed): (Vec<ReceiverTask>, Vec<ReceiverTask>) =
+            std::mem::take(&mut self.outboxes)
+                .into_iter()
+                .partition(|posting| wanted.contains(posting.outbox.receiver()));
+        self.outboxes = kept;
+        for posting in &changed {
+            posting.outbox.hand_over();
+            posting.stop.cancel();
+        }
+        for receiver in wanted {
+            let is_it = |posting: &ReceiverTask| posting.outbox.receiver().name == receiver.name;
+            if self.outboxes.iter().any(is_it) {
+                continue;
+            }
+            let before = changed.iter().position(is_it);
+            let before = before.map(|at| changed.swap_remove(at));
+            let posting = self.open(receiver, before);
+            self.outboxes.push(posting);
+        }
+    }
+
+    fn open(&mut self, receiver: ReceiverConfig, before: Option<ReceiverTask>) -> ReceiverTask {
+        // Where there was none, what waited when there last was one.
+        let waiting = self.kept.waiting.remove(receiver.name);
+        let waiting = waiting.filter(|_| before.is_none()).unwrap_or_default();
+        let (metrics, name) = (Arc::clone(&self.setup.metrics), receiver.name);
+        let changed = Arc::clone(&self.setup.changed);
+        let count: MessageObserver = Arc::new(move |fate| {
+            // What was told is stored, so that a restart does not tell it again.
+            changed.notify_one();
+            let result = match fate {
+                MessageFate::Sent => "sent",
+                MessageFate::Failed => "failed",
+                MessageFate::Dropped => "dropped",
+            };
+            metrics.alerting.message(name, result);
+        });
+        let permit = self.setup.permit.clone();
+        let outbox = DeliveryQueue::new(receiver, waiting, count, clock::unix_seconds, permit);
+        let stop = CancellationToken::new();
+        let ended = self.setup.ended.clone().drop_guard();
+        let is_changed = before.is_some();
+        let handing = before.as_ref().map(|before| Arc::clone(&before.outbox));
+        let task = tokio::spawn({
+            let (outbox, stop, halt) = (Arc::clone(&outbox), stop.clone(), self.halt.clone());
+            async move {
+                let all = async {
+                    if let Some(before) = before {
+                        // It ends when what was on its way has arrived or failed.
+                        let _ = before.task.await;
+                        outbox.go_on_with(&before.outbox);
+                    }
+                    outbox.run(stop).await;
+                };
+                tokio::select! {
+                    () = halt.cancelled() => {}
+                    () = all => {}
+                }
+                ended.disarm();
+            }
+        });
+        ReceiverTask {
+            outbox,
+            stop,
+            task,
+            is_changed,
+            before: handing,
+        }
+    }
+
+    /// What waits is stored, so that a restart goes on with it.
+    pub(super) fn keep_waiting(&mut self) {
+        for posting in &self.outboxes {
+            let waiting = posting.waiting();
+            let name = posting.outbox.receiver().name;
+            self.kept.waiting.insert(name.to_owned(), waiting);
+        }
+    }
+
+    /// Whether a message left its queue since what waits was stored.
+    pub(super) fn has_told(&self) -> bool {
+        self.outboxes.iter().any(|posting| {
+            let stored = self.kept.waiting.get(posting.outbox.receiver().name);
+            posting.waiting() != stored.map_or(&[][..], Vec::as_slice)
+        })
+    }
+
+    /// Hands news to those who want it, once. Returns whether there was any.
+    pub(super) fn tell_news(&mut self, views: &[Arc<GuardView>]) -> bool {
+        if self.outboxes.is_empty() {
+            return false;
+        }
+        let now = self.setup.timeline.now().unix_seconds();
+        let page = self.orders.page.as_ref();
+        let mut any = false;
+        for message in views
+            .iter()
+            .flat_map(|view| message_texts::of_release(view, page, now))
+        {
+            let id = message.id();
+            if self.kept.told.contains(&id) {
+                continue;
+            }
+            self.kept.told.push_back(id);
+            if self.kept.told.len() > MAX_TOLD {
+                self.kept.told.pop_front();
+            }
+            any = true;
+            for posting in &self.outboxes {
+                if posting.outbox.receiver().kept || !message_texts::is_quiet(&message) {
+                    posting.outbox.offer(message.clone());
+                }
+            }
+        }
+        any
+    }
+}

@@ -1,0 +1,232 @@
+//! Guards, one for each guarded release: who begins them, hands them over to other settings, and ends them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::cluster::ConnectedCluster;
+use super::leadership::{Leadership, ReleaseKey, ShardLeadership};
+use super::probe_executor::{ProbeResultMsg, ProbeSubject, Subscriber};
+use super::release_controller::{self, Posted};
+use super::{ActiveConfig, Daemon, MAX_ORDERS};
+use crate::config::settings::{NeedsEntry, ProbeConfig, ReleaseConfig, Settings};
+use crate::release::embedded::EmbeddedEngine;
+use crate::release::{Engine, ObservedState};
+use crate::serve::status::{GuardFeed, GuardView};
+use crate::serve::{self, ReceivedAlert, RollbackOrder};
+use crate::units::ProbeId;
+
+/// A guard at work.
+pub(super) struct ControllerHandle {
+    pub(super) release: ReleaseConfig,
+    heard: mpsc::Sender<ProbeResultMsg>,
+    pub(super) orders: mpsc::Sender<RollbackOrder>,
+    pub(super) alerts: mpsc::Sender<ReceivedAlert>,
+    pub(super) view: GuardFeed,
+    /// Whether other settings wait until its watch has ended.
+    pub(super) waits: watch::Sender<bool>,
+    stop: CancellationToken,
+    task: JoinHandle<Option<release_controller::State>>,
+}
+
+impl ControllerHandle {
+    /// Whether a revision is being judged, turned back or verified.
+    pub(super) fn is_at_work(&self) -> bool {
+        self.view.borrow().case.is_some()
+    }
+}
+
+impl Daemon {
+    /// What is wanted, but for what a watch that runs keeps.
+    pub(super) fn settings_now(applied: &ActiveConfig) -> Settings {
+        let mut settings = applied.wanted.clone();
+        for release in &mut settings.releases {
+            let key = (release.namespace.clone(), release.name.clone());
+            let Some(guarded) = applied.guards.get(&key) else {
+                continue;
+            };
+            let mut kept = guarded.release.clone();
+            kept.guard.mode = kept.guard.mode.lesser(release.guard.mode);
+            let waits = kept != *release && guarded.is_at_work();
+            if waits {
+                *release = kept;
+            }
+            let did_wait = guarded.waits.send_replace(waits);
+            if waits && !did_wait {
+                tracing::info!(namespace = %key.0, release = %key.1,
+                    "A watch runs; it keeps the settings that it began with, and the new ones wait for its end");
+            }
+        }
+        settings
+    }
+
+    /// Guards that did not change go on; one whose settings changed hands its state over to the next.
+    pub(super) async fn guards_for(
+        &self,
+        settings: &Settings,
+        leads: &Leadership,
+        mut before: HashMap<ReleaseKey, ControllerHandle>,
+        cluster: &mut Option<ConnectedCluster>,
+    ) -> HashMap<ReleaseKey, ControllerHandle> {
+        let mut guards = HashMap::new();
+        for release in &settings.releases {
+            let Some(post) = leads.of(release).filter(|post| post.acts()) else {
+                continue;
+            };
+            let engine: Arc<dyn Engine> = match (&release.embedded, &mut *cluster) {
+                (Some(directory), _) => EmbeddedEngine::new(directory),
+                (None, Some(cluster)) if release.in_cluster => {
+                    cluster.engine(release, post.permit())
+                }
+                (None, _) => continue,
+            };
+            let key = (release.namespace.clone(), release.name.clone());
+            let old = before.remove(&key);
+            let guarded = match old {
+                Some(old) if old.release == *release => old,
+                Some(old) => {
+                    let state = end(old).await;
+                    self.guard(release, post, engine, state)
+                }
+                None => self.guard(release, post, engine, None),
+            };
+            guards.insert(key, guarded);
+        }
+        let (gone, ended): (Vec<_>, Vec<_>) = before.into_iter().unzip();
+        end_all(ended).await;
+        for (namespace, name) in gone {
+            self.pace
+                .watch((namespace.clone(), name.clone()), None, Vec::new());
+            self.crew.suspect(&format!("{namespace}/{name}"), None);
+            self.crew
+                .metrics()
+                .releases
+                .forget(namespace.as_str(), name.as_str());
+        }
+        if let Some(cluster) = cluster {
+            let selections = &settings.selections;
+            cluster.select(selections);
+            cluster.keep(|namespace| {
+                guards.keys().any(|(own, _)| own == namespace)
+                    || selections
+                        .iter()
+                        .any(|selection| selection.namespace == *namespace)
+            });
+        }
+        let mut listeners: HashMap<ProbeId, Vec<Subscriber>> = HashMap::new();
+        for guarded in guards.values() {
+            let mut listen = |id: &ProbeId, of| {
+                let to = guarded.heard.clone();
+                let all = listeners.entry(id.clone()).or_default();
+                all.push(Subscriber { of, to });
+            };
+            for (at, probe) in guarded.release.probes.iter().enumerate() {
+                listen(&probe.id, ProbeSubject::Endpoint(at));
+            }
+            let needs = guarded.release.needs();
+            let names: Vec<&str> = needs
+                .into_iter()
+                .filter_map(NeedsEntry::dependency)
+                .collect();
+            for ProbeConfig { id, .. } in settings.dependencies.iter().map(AsRef::as_ref) {
+                if names.contains(&id.probe.as_str()) {
+                    listen(id, ProbeSubject::Dependency(id.probe.clone()));
+                }
+            }
+        }
+        self.crew.listen(listeners);
+        guards
+    }
+
+    fn guard(
+        &self,
+        release: &ReleaseConfig,
+        post: &ShardLeadership,
+        engine: Arc<dyn Engine>,
+        state: Option<release_controller::State>,
+    ) -> ControllerHandle {
+        self.crew.metrics().releases.is_in(
+            release.namespace.as_str(),
+            release.name.as_str(),
+            release.guard.mode,
+        );
+        let (observed, facts) = watch::channel(ObservedState::default());
+        let (heard, inbox) = mpsc::channel(release_controller::HEARD);
+        let (orders, ordered) = mpsc::channel(MAX_ORDERS);
+        let (alerts, told) = mpsc::channel(serve::MAX_WAITING_ALERTS);
+        let begins = GuardView {
+            namespace: release.namespace.to_string(),
+            release: release.name.to_string(),
+            mode: release.guard.mode.as_str(),
+            engine: Some(engine.name()),
+            ..GuardView::default()
+        };
+        let (view, feed) = watch::channel(Arc::new(begins));
+        let (waits, told_to_wait) = watch::channel(false);
+        let begun = CancellationToken::new();
+        let setup = release_controller::Startup {
+            release: release.clone(),
+            engine: Arc::clone(&engine),
+            store: self.store.clone(),
+            crew: Arc::clone(&self.crew),
+            pace: Arc::clone(&self.pace),
+            timeline: self.timeline,
+            changed: post.changed(),
+            permit: post.permit(),
+            waits: told_to_wait,
+            begun: begun.clone(),
+        };
+        let stop = CancellationToken::new();
+        let guard = Posted::new(setup, state, facts, inbox, view, ordered, told);
+        let ended = self.guard_ended.clone().drop_guard();
+        let task = tokio::spawn({
+            let stop = stop.clone();
+            async move {
+                // What has to be known of a release depends on where it stands.
+                let mut following = tokio::spawn(async move {
+                    begun.cancelled().await;
+                    engine.follow(observed).await;
+                });
+                tokio::select! {
+                    state = Box::pin(guard.run(stop)) => {
+                        following.abort();
+                        ended.disarm();
+                        state
+                    }
+                    // What is known would stay as it is, and be believed.
+                    _ = &mut following => None,
+                }
+            }
+        });
+        ControllerHandle {
+            release: release.clone(),
+            heard,
+            orders,
+            alerts,
+            view: feed,
+            waits,
+            stop,
+            task,
+        }
+    }
+}
+
+/// Stops a guard; its state is written. `None` when it had ended by itself, which was told where it happened, or had not
+/// begun because its state cannot be read.
+async fn end(guarded: ControllerHandle) -> Option<release_controller::State> {
+    guarded.stop.cancel();
+    guarded.task.await.ok().flatten()
+}
+
+/// Stops guards side by side: each may have to wait for the disk, or for helm.
+pub(super) async fn end_all(guards: Vec<ControllerHandle>) {
+    for guarded in &guards {
+        guarded.stop.cancel();
+    }
+    for guarded in guards {
+        end(guarded).await;
+    }
+}

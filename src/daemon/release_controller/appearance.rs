@@ -1,0 +1,244 @@
+//! A revision appears, or the release is gone: what that means, from the facts.
+
+use std::time::Duration;
+
+use super::ReleaseController;
+use super::rollback::digest_of;
+use crate::ledger::{self, ContentVerdict, RevisionStatus};
+use crate::release::{ReleaseState, WorkloadState};
+use crate::rollout::{Appearance, RevisionOrigin, RolloutInput, RolloutPhase};
+use crate::units::{Revision, Time};
+
+/// A record that a backup brought back longer ago was there before us.
+const RESTORED_LATELY: Duration = Duration::from_secs(600);
+
+impl ReleaseController {
+    /// There is no such release any longer. What was measured of it, or while nothing was there, says nothing of what
+    /// comes.
+    pub(super) async fn is_gone(&mut self) {
+        self.happens(RolloutInput::Uninstalled).await;
+        self.state.probes.clear();
+        self.state.doubtful = false;
+        self.state.bake = None;
+        self.state.baked = None;
+        self.state.deployed = None;
+        self.state.workloads.clear();
+        self.state.workloads_before.clear();
+    }
+
+    pub(super) async fn seen(&mut self, facts: &ReleaseState, newest: Revision) {
+        if self.state.rollout.newest() == Some(newest) {
+            return;
+        }
+        let now = self.now();
+        let Some(appears) = self.appearance(facts, newest, now) else {
+            return;
+        };
+        self.undecided = None;
+        let record = facts.newest();
+        let origin = if newest.0 == 1 {
+            RevisionOrigin::First
+        } else if facts.ours.contains(&newest) {
+            RevisionOrigin::OurRollback
+        } else if record.is_some_and(|record| record.rolled_back_to().is_some()) {
+            RevisionOrigin::OtherRollback
+        } else {
+            RevisionOrigin::Upgrade
+        };
+        // What was seen as deployed before it appeared; a record's status of now may already be another.
+        let serving = self.state.deployed.filter(|deployed| *deployed < newest);
+        self.happens(RolloutInput::Seen {
+            revision: newest,
+            origin,
+            serving,
+            appears,
+        })
+        .await;
+        self.recognize(facts, newest);
+        self.weigh_told(newest).await;
+        // It may have come while nobody of us looked, so that to the engine nothing is new.
+        if self.state.rollout.phase().case().is_some() {
+            self.setup.engine.look_back();
+        }
+    }
+
+    /// What a revision brings; `None` while that cannot be said yet.
+    fn appearance(
+        &mut self,
+        facts: &ReleaseState,
+        newest: Revision,
+        now: Time,
+    ) -> Option<Appearance> {
+        if self.was_brought_back(facts, now) {
+            return Some(Appearance::Restored);
+        }
+        let rollout = &self.state.rollout;
+        let Some(before) = rollout.newest() else {
+            return Some(Appearance::New);
+        };
+        let Some(digest) = same_contents(facts, before, newest) else {
+            return Some(Appearance::New);
+        };
+        let known = self.state.ledger.find(&digest).map(|entry| entry.found);
+        let known_good = known == Some(ContentVerdict::Good);
+        let same = Some(Appearance::Same { known_good });
+        // While something is judged or done, the contents are what counts.
+        if *rollout.phase() != RolloutPhase::Steady || rollout.is_suspect(known_good) {
+            return same;
+        }
+        // One whose helm failed in between changes nothing, where its contents are the same.
+        let serves = self.state.deployed.filter(|deployed| *deployed <= before);
+        let serves_it = serves.is_some_and(|it| same_contents(facts, it, newest).is_some());
+        if !serves_it || brings_pods(facts, &self.state.workloads, newest) {
+            return Some(Appearance::New);
+        }
+        if facts.applied {
+            return same;
+        }
+        // Helm may put right what somebody changed by hand, which makes new pods: it has to end first.
+        let since = match self.undecided {
+            Some((revision, since)) if revision == newest => since,
+            Some(_) | None => now,
+        };
+        self.undecided = Some((newest, since));
+        let is_pending = facts.newest().is_some_and(|it| it.status.is_pending());
+        let is_overdue = !is_pending && now.since(since) >= rollout.limits().settle_cap;
+        is_overdue.then_some(Appearance::New)
+    }
+
+    /// Whether the newest record comes from a backup, where that matters: nothing else of the release was known, or what
+    /// was known came from there as well.
+    fn was_brought_back(&self, facts: &ReleaseState, now: Time) -> bool {
+        let rollout = &self.state.rollout;
+        let case = rollout.phase().case();
+        let is_open = rollout.newest().is_none()
+            || rollout.is_starting()
+            || case.is_some_and(|case| case.origin == RevisionOrigin::First);
+        // Helm leaves the newest record so in no other way.
+        let is_superseded = facts
+            .newest()
+            .is_some_and(|record| record.status == RevisionStatus::Superseded);
+        let is_lately = facts
+            .stored_at
+            .is_some_and(|at| now.since(at) < RESTORED_LATELY);
+        is_open && is_lately && (facts.restored || is_superseded)
+    }
+
+    /// Says when contents that were found bad are deployed again. Somebody may have mended what they failed on, so they are
+    /// watched like any others, and judged by what is measured now.
+    fn recognize(&mut self, facts: &ReleaseState, newest: Revision) {
+        if facts.ours.contains(&newest) {
+            return;
+        }
+        let Some(digest) = digest_of(facts, newest) else {
+            return;
+        };
+        let Some(text) = self.state.ledger.find(&digest).and_then(bad_again) else {
+            return;
+        };
+        self.state.rollout.remark(self.now(), &text);
+        self.keep_entries();
+    }
+}
+
+/// The contents that a revision has in common with all others from one before it on; `None` where one of them has others,
+/// or is not there.
+fn same_contents(
+    facts: &ReleaseState,
+    before: Revision,
+    newest: Revision,
+) -> Option<ledger::ContentDigest> {
+    let digest = digest_of(facts, newest)?;
+    let between = (before.0..newest.0).all(|number| {
+        let other = digest_of(facts, Revision(number));
+        other.as_ref() == Some(&digest)
+    });
+    between.then_some(digest)
+}
+
+/// Whether a revision with the same contents brings pods of its own all the same.
+fn brings_pods(facts: &ReleaseState, before: &[WorkloadState], newest: Revision) -> bool {
+    if facts.workload_states.is_empty() {
+        return facts.pods.iter().any(|pod| pod.revision == newest);
+    }
+    facts.workload_states.iter().any(|workload| {
+        let known = before.iter().find(|known| known.is(workload));
+        // While its controller has not taken up a change, its template is not known.
+        known.is_none_or(|known| workload.observed && known.template != workload.template)
+    })
+}
+
+/// What is said of contents that are deployed again, if they were found bad.
+fn bad_again(known: &ledger::LedgerEntry) -> Option<String> {
+    let is_bad = known.found == ContentVerdict::Bad;
+    is_bad.then(|| {
+        format!(
+            "These are the contents of revision {}, which was found bad: {}",
+            known.revision, known.evidence
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may end where it stands")]
+
+    use super::*;
+    use crate::ledger::{ContentDigest, StoredRevision};
+
+    /// Revisions from 3 on with these contents; of a space nothing is known.
+    fn facts(contents: &str) -> ReleaseState {
+        let record = |(at, contents): (usize, char)| StoredRevision {
+            revision: Revision(3 + u32::try_from(at).unwrap()),
+            status: RevisionStatus::Superseded,
+            description: "Upgrade complete".into(),
+            digest: (contents != ' ').then(|| ContentDigest(contents.to_string().into())),
+            weak: None,
+            hooks_succeeded: true,
+            test_failed: false,
+        };
+        ReleaseState {
+            revisions: contents.chars().enumerate().map(record).collect(),
+            ..ReleaseState::default()
+        }
+    }
+
+    #[test]
+    fn contents_are_the_same_only_where_all_in_between_are_known_and_have_them() {
+        let same = |contents: &str, before, newest| {
+            same_contents(&facts(contents), Revision(before), Revision(newest)).is_some()
+        };
+        assert!(same("aa", 3, 4));
+        assert!(same("aaa", 3, 5));
+        assert!(!same("ab", 3, 4));
+        // Other contents ran meanwhile, and the way back makes new pods.
+        assert!(!same("aba", 3, 5));
+        assert!(!same("a a", 3, 5));
+        assert!(!same("  ", 3, 4));
+        // The one before is not there any longer.
+        assert!(!same("aa", 2, 4));
+    }
+
+    #[test]
+    fn pods_of_its_own_are_those_of_another_template() {
+        let workload = |template: &str, observed| WorkloadState {
+            kind: "Deployment".into(),
+            name: "api".into(),
+            template: Some(template.into()),
+            observed,
+            ..WorkloadState::default()
+        };
+        let now = |workload| ReleaseState {
+            workload_states: vec![workload],
+            ..facts("aa")
+        };
+        let before = [workload("one", true)];
+        let newest = Revision(4);
+        assert!(!brings_pods(&now(workload("one", true)), &before, newest));
+        assert!(brings_pods(&now(workload("two", true)), &before, newest));
+        // Not taken up by its controller yet, as while replicas change.
+        assert!(!brings_pods(&now(workload("", false)), &before, newest));
+        assert!(brings_pods(&now(workload("one", true)), &[], newest));
+        assert!(!brings_pods(&facts("aa"), &[], newest));
+    }
+}

@@ -1,0 +1,307 @@
+//! A revision that serves well for long enough is good, also one that nobody watched, as whatever was there before us.
+
+use super::ReleaseController;
+use super::rollback::digest_of;
+use super::state::State;
+use crate::ledger::ContentVerdict;
+use crate::release::ObservedState;
+use crate::rollout::RolloutPhase;
+use crate::units::{Revision, Time};
+use crate::verdict::Rule;
+
+/// So many whole minutes with soundings each probe must have, since the release stands as it does. Time in which nothing
+/// was known is none of them: while we did not run, were blind, or asked in vain.
+const MINUTES: u32 = 10;
+
+impl ReleaseController {
+    /// Writes it down, once, when the revision that serves has served well for long enough.
+    pub(super) fn soak(&mut self, now: Time) {
+        let release = &self.setup.release;
+        let names = release.probes.iter().map(|probe| probe.id.probe.as_str());
+        let soaked = {
+            let observed = self.facts.borrow();
+            if self.is_blind {
+                return;
+            }
+            self.state
+                .soaked(&observed, names, &release.guard.rule, now)
+        };
+        let Some(BakeTimePassed { revision, is_news }) = soaked else {
+            return;
+        };
+        if self.state.doubtful {
+            self.state.adopt_candidates();
+            self.is_dirty = true;
+        }
+        if is_news {
+            let text = format!("served well for {MINUTES} minutes");
+            let remark = format!("Revision {revision} {text}, and is known to be good");
+            self.state.rollout.remark(now, &remark);
+            self.keep_entries();
+            self.found(revision, ContentVerdict::Good, text);
+        }
+    }
+}
+
+/// The revision that serves has served well for long enough.
+#[derive(Debug, PartialEq, Eq)]
+struct BakeTimePassed {
+    revision: Revision,
+    /// Whether the ledger does not know it yet.
+    is_news: bool,
+}
+
+impl State {
+    /// Whether that changes anything: `None` as well where it is known already.
+    fn soaked<'a>(
+        &self,
+        observed: &ObservedState,
+        probes: impl Iterator<Item = &'a str>,
+        rule: &Rule,
+        now: Time,
+    ) -> Option<BakeTimePassed> {
+        let facts = &observed.facts;
+        let newest = self.rollout.newest();
+        // While it bakes, that is what decides.
+        if self.bake.is_some() {
+            return None;
+        }
+        // All of it must be so at this moment; that it went well before is what the soundings say.
+        let stands = *self.rollout.phase() == RolloutPhase::Steady
+            && observed.trouble.is_none()
+            && !self.rollout.is_held()
+            && facts.settled == newest
+            && self.deployed == newest;
+        let revision = newest.filter(|_| stands)?;
+        let is_news = match digest_of(facts, revision) {
+            // Without that there is nothing that it could be known by.
+            None => false,
+            Some(digest) => match self.ledger.find(&digest).map(|entry| entry.found) {
+                // Whatever it is like now, it made things worse once.
+                Some(ContentVerdict::Bad | ContentVerdict::BakeFailed) => return None,
+                Some(ContentVerdict::Good) => false,
+                Some(
+                    ContentVerdict::Passed | ContentVerdict::Unknown | ContentVerdict::Incomplete,
+                )
+                | None => true,
+            },
+        };
+        let changes = is_news || self.doubtful;
+        (changes && self.has_been_well(probes, rule, now))
+            .then_some(BakeTimePassed { revision, is_news })
+    }
+
+    /// Whether all these probes have been well for long enough since the release stands as it does.
+    fn has_been_well<'a>(
+        &self,
+        probes: impl Iterator<Item = &'a str>,
+        rule: &Rule,
+        now: Time,
+    ) -> bool {
+        let (mut failed, mut total) = (0, 0);
+        let baked = self.baked.as_ref().map(|baked| baked.at);
+        let since = baked.map_or(self.rollout.since(), |at| at.max(self.rollout.since()));
+        for probe in probes {
+            let Some(known) = self.probes.get(probe) else {
+                return false;
+            };
+            // What a revision in doubt measures is kept apart.
+            let measured = if self.doubtful {
+                &known.candidate
+            } else {
+                &known.baseline
+            };
+            let stretch = measured.since(since, now);
+            if known.baseline.is_failing() || stretch.minutes < MINUTES {
+                return false;
+            }
+            failed += stretch.failed;
+            total += stretch.total;
+        }
+        total >= rule.n0_min && failed as f64 <= rule.p_assumed * total as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may end where it stands")]
+
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::super::state::tests::START;
+    use super::*;
+    use crate::ledger::{ContentDigest, LedgerEntry, RevisionStatus, StoredRevision};
+    use crate::release::ReleaseState;
+    use crate::rollout::{Mode, RevisionOrigin, Rollout, RolloutInput, RolloutLimits};
+    use crate::units::{ClockShift, HasTimes as _};
+    use crate::verdict::TickOutcome;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    /// A release that was there before us: revision 7 serves, and nobody watched it.
+    fn found_there() -> (State, ObservedState) {
+        let limits = RolloutLimits {
+            mode: Mode::Enforce,
+            max_per_day: 2,
+            watch: Duration::from_secs(300),
+            settle_cap: Duration::from_secs(90),
+        };
+        let mut state = State::new(Rollout::new(limits, START));
+        let seen = RolloutInput::Seen {
+            revision: Revision(7),
+            origin: RevisionOrigin::Upgrade,
+            serving: None,
+            appears: crate::rollout::Appearance::New,
+        };
+        state.rollout.step(seen, START);
+        state.deployed = Some(Revision(7));
+        let record = StoredRevision {
+            revision: Revision(7),
+            status: RevisionStatus::Deployed,
+            description: "Upgrade complete".into(),
+            digest: Some(ContentDigest("abc".into())),
+            weak: None,
+            hooks_succeeded: true,
+            test_failed: false,
+        };
+        let facts = ReleaseState {
+            revisions: vec![record],
+            settled: Some(Revision(7)),
+            ..ReleaseState::default()
+        };
+        let observed = ObservedState {
+            facts: Arc::new(facts),
+            ..ObservedState::default()
+        };
+        (state, observed)
+    }
+
+    /// Both probes answer every ten seconds, from one minute until the beginning of another.
+    fn hears(state: &mut State, minutes: std::ops::Range<u32>, mark: TickOutcome) {
+        for tick in minutes.start * 6..minutes.end * 6 {
+            let now = START + Duration::from_secs(10) * tick;
+            state.heard("api", mark, None, now);
+            state.heard("db", mark, None, now);
+        }
+    }
+
+    fn soaked(state: &State, observed: &ObservedState, minute: u32) -> Option<bool> {
+        let probes = ["api", "db"].into_iter();
+        let soaked = state.soaked(observed, probes, &Rule::default(), START + MINUTE * minute);
+        soaked.map(|soaked| {
+            assert_eq!(soaked.revision, Revision(7));
+            soaked.is_news
+        })
+    }
+
+    fn write(state: &mut State, found: ContentVerdict) {
+        state.ledger.write(LedgerEntry {
+            digest: ContentDigest("abc".into()),
+            weak: None,
+            revision: Revision(7),
+            found,
+            at: START,
+            evidence: String::new(),
+        });
+    }
+
+    #[test]
+    fn what_was_there_before_us_is_good_after_ten_minutes_and_that_is_news_once() {
+        let (mut state, observed) = found_there();
+        hears(&mut state, 0..10, TickOutcome::Good);
+        assert_eq!(soaked(&state, &observed, 10), None, "not whole yet");
+        hears(&mut state, 10..12, TickOutcome::Good);
+        assert_eq!(soaked(&state, &observed, 12), Some(true));
+        write(&mut state, ContentVerdict::Good);
+        assert_eq!(soaked(&state, &observed, 12), None);
+        // A probe that was added since has its own ten minutes.
+        write(&mut state, ContentVerdict::Unknown);
+        let probes = ["api", "db", "new"].into_iter();
+        let now = START + MINUTE * 12;
+        assert_eq!(state.soaked(&observed, probes, &Rule::default(), now), None);
+    }
+
+    #[test]
+    fn time_in_which_nothing_was_known_does_not_count() {
+        let (mut state, observed) = found_there();
+        hears(&mut state, 0..6, TickOutcome::Good);
+        hears(&mut state, 6..30, TickOutcome::Void);
+        assert_eq!(soaked(&state, &observed, 30), None);
+        hears(&mut state, 30..35, TickOutcome::Good);
+        assert_eq!(soaked(&state, &observed, 35), Some(true));
+    }
+
+    #[test]
+    fn what_fails_is_not_well() {
+        let (mut state, observed) = found_there();
+        hears(&mut state, 0..12, TickOutcome::Good);
+        hears(&mut state, 12..14, TickOutcome::Bad);
+        hears(&mut state, 14..15, TickOutcome::Good);
+        assert_eq!(soaked(&state, &observed, 15), None, "a tenth of it failed");
+        let (mut state, observed) = found_there();
+        hears(&mut state, 0..60, TickOutcome::Good);
+        hears(&mut state, 60..61, TickOutcome::Bad);
+        assert_eq!(soaked(&state, &observed, 61), None, "it fails now");
+    }
+
+    #[test]
+    fn what_does_not_stand_whole_waits_and_what_was_bad_stays_bad() {
+        let (mut state, observed) = found_there();
+        hears(&mut state, 0..12, TickOutcome::Good);
+        let with = |change: &dyn Fn(&mut ReleaseState)| {
+            let mut facts = ReleaseState::clone(&observed.facts);
+            change(&mut facts);
+            ObservedState {
+                facts: Arc::new(facts),
+                ..ObservedState::default()
+            }
+        };
+        let unsettled = with(&|facts| facts.settled = None);
+        assert_eq!(soaked(&state, &unsettled, 12), None);
+        let unread = with(&|facts| facts.revisions[0].digest = None);
+        assert_eq!(soaked(&state, &unread, 12), None);
+        let trouble = ObservedState {
+            trouble: Some("the API server is away".into()),
+            ..observed.clone()
+        };
+        assert_eq!(soaked(&state, &trouble, 12), None);
+        let mut held = state.clone();
+        held.rollout
+            .step(RolloutInput::Held(true), START + MINUTE * 12);
+        assert_eq!(soaked(&held, &observed, 12), None);
+        let mut failed = state.clone();
+        failed.deployed = Some(Revision(6));
+        assert_eq!(soaked(&failed, &observed, 12), None);
+        write(&mut state, ContentVerdict::Bad);
+        assert_eq!(soaked(&state, &observed, 12), None);
+    }
+
+    /// Written, read again by another clock, and gone on with: neither forgotten nor counted while nobody ran.
+    #[test]
+    fn a_restart_in_between_loses_nothing_and_gives_nothing() {
+        let (mut state, observed) = found_there();
+        hears(&mut state, 0..6, TickOutcome::Good);
+        let text = serde_json::to_string(&state).unwrap();
+        let read: State = serde_json::from_str(&text).unwrap();
+        let mut read = read.bounded().unwrap();
+        assert_eq!(soaked(&read, &observed, 300), None);
+        hears(&mut read, 300..305, TickOutcome::Good);
+        assert_eq!(soaked(&read, &observed, 305), Some(true));
+        read.shift(ClockShift::between(START, START + MINUTE * 90));
+        assert_eq!(soaked(&read, &observed, 395), Some(true));
+    }
+
+    #[test]
+    fn a_revision_in_doubt_is_taken_by_what_it_measured_itself() {
+        let (mut state, observed) = found_there();
+        hears(&mut state, 0..12, TickOutcome::Good);
+        state.doubtful = true;
+        assert_eq!(soaked(&state, &observed, 12), None);
+        hears(&mut state, 12..24, TickOutcome::Good);
+        assert_eq!(soaked(&state, &observed, 24), Some(true));
+        // Known to be good already: it is a baseline again.
+        write(&mut state, ContentVerdict::Good);
+        assert_eq!(soaked(&state, &observed, 24), Some(false));
+    }
+}

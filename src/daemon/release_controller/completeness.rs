@@ -1,0 +1,154 @@
+//! Whether the rollout of a revision is complete, as far as anybody can see it.
+
+use std::time::Duration;
+
+use super::ReleaseController;
+use super::state::MAX_WORKLOADS;
+use crate::release::{ReleaseState, WorkloadState};
+
+/// A template that has changed without a new revision is taken for what was before after that.
+const TEMPLATES_STAND: Duration = Duration::from_secs(30);
+
+/// Workloads that are named one by one.
+const MAX_NAMED: usize = 3;
+
+impl ReleaseController {
+    /// Remembers what the workloads are like at rest.
+    pub(super) fn note_workloads(&mut self, facts: &ReleaseState) {
+        let now = self.now();
+        let rollout = &self.state.rollout;
+        let is_at_rest = rollout.phase().case().is_none() && !rollout.is_starting();
+        // While a controller has not taken up a change, its template is not known.
+        if !is_at_rest
+            || !facts
+                .workload_states
+                .iter()
+                .all(|it| it.observed || it.wanted == 0)
+        {
+            return;
+        }
+        let workloads: Vec<WorkloadState> = facts
+            .workload_states
+            .iter()
+            .take(MAX_WORKLOADS)
+            .cloned()
+            .collect();
+        if !have_same_templates(&workloads, &self.state.workloads) {
+            self.templates_since = now;
+        }
+        // Another template may be that of a revision whose record is not seen yet, and its rollout is not what was before.
+        let before = &self.state.workloads_before;
+        let stands = before.is_empty()
+            || have_same_templates(&workloads, before)
+            || now.since(self.templates_since) >= TEMPLATES_STAND;
+        if stands && !self.state.doubtful {
+            self.state.workloads_before.clone_from(&workloads);
+        }
+        self.state.workloads = workloads;
+    }
+
+    /// The same where nothing has changed but the time.
+    pub(super) fn look_at_workloads(&mut self) {
+        let observed = self.facts.borrow().clone();
+        let newest = observed.facts.newest().map(|record| record.revision);
+        if observed.trouble.is_none() && newest == self.state.rollout.newest() {
+            self.note_workloads(&observed.facts);
+            self.note_templates(&observed.facts);
+        }
+    }
+
+    /// Whether the rollout of the newest revision is complete; `None` where nobody can see that.
+    pub(super) fn is_rolled_out(&self, facts: &ReleaseState) -> Option<bool> {
+        let newest = facts.newest().map(|record| record.revision);
+        if newest.is_some() && facts.settled == newest {
+            return Some(true);
+        }
+        if facts.workload_states.is_empty() {
+            return None;
+        }
+        Some(facts.applied && self.incomplete(facts).next().is_none())
+    }
+
+    /// Tells the watch of it where that has changed. One that has been complete stays so: replicas come and go.
+    pub(super) fn tell_of_rollout(&mut self, facts: &ReleaseState) {
+        let is_complete = self.is_rolled_out(facts);
+        // Helm may wait for something else than pods until long after the end of the watch.
+        let seems_complete =
+            self.incomplete(facts).next().is_none() && self.has_new_template(facts);
+        let Some(watching) = &mut self.state.watching else {
+            return;
+        };
+        watching.was_complete |= is_complete == Some(true);
+        let rolled_out = is_complete.map(|_| watching.was_complete || seems_complete);
+        if rolled_out != watching.rolled_out && rolled_out.is_some() {
+            watching.rolled_out = rolled_out;
+            watching.tick.rolled_out = rolled_out;
+        }
+    }
+
+    /// What keeps the rollout from being complete, in words.
+    pub(super) fn what_is_missing(&self, facts: &ReleaseState) -> String {
+        let mut named: Vec<String> = self.incomplete(facts).map(in_words).collect();
+        let more = named.len().saturating_sub(MAX_NAMED);
+        named.truncate(MAX_NAMED);
+        if more > 0 {
+            named.push(format!("and {more} more"));
+        }
+        if named.is_empty() {
+            let status = facts.newest().map(|record| record.status);
+            let status = status.map_or_else(|| "not there".into(), |status| status.to_string());
+            return format!("helm is not done with it, its record is {status}");
+        }
+        named.join("; ")
+    }
+
+    fn incomplete<'a>(
+        &'a self,
+        facts: &'a ReleaseState,
+    ) -> impl Iterator<Item = &'a WorkloadState> {
+        facts.workload_states.iter().filter(|workload| {
+            let before = self.before(workload);
+            !workload.is_complete_after(before)
+        })
+    }
+
+    fn has_new_template(&self, facts: &ReleaseState) -> bool {
+        facts.workload_states.iter().any(|workload| {
+            let before = self.before(workload);
+            workload.template.is_some()
+                && before.is_none_or(|before| before.template != workload.template)
+        })
+    }
+
+    pub(super) fn before(&self, workload: &WorkloadState) -> Option<&WorkloadState> {
+        let mut before = self.state.workloads_before.iter();
+        before.find(|before| before.is(workload))
+    }
+}
+
+fn have_same_templates(some: &[WorkloadState], others: &[WorkloadState]) -> bool {
+    let is_among = |one: &WorkloadState| {
+        let mut others = others.iter();
+        others.any(|other| other.is(one) && other.template == one.template)
+    };
+    some.len() == others.len() && some.iter().all(is_among)
+}
+
+fn in_words(workload: &WorkloadState) -> String {
+    let WorkloadState {
+        kind,
+        name,
+        ready,
+        wanted,
+        ..
+    } = workload;
+    if *wanted == 0 && workload.lacks == u32::MAX {
+        return format!("{kind} {name} is not there");
+    }
+    if ready >= wanted {
+        return format!(
+            "{kind} {name}: its {wanted} new pods are Ready, and older ones are still there"
+        );
+    }
+    format!("{kind} {name}: {ready} of {wanted} pods are of its newest template and Ready")
+}

@@ -1,0 +1,210 @@
+//! What the probes of a release hang on: dependencies, and other guarded releases.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::ReleaseController;
+use super::state::RunningAnalysis;
+use crate::config::settings::{NeedsEntry, ProbeConfig, ReleaseConfig};
+use crate::daemon::probe_executor::{ProbeExecutor, ProbeResultMsg};
+use crate::recording;
+use crate::rollout::RolloutPhase;
+use crate::sounding::Outcome;
+use crate::units::ProbeName;
+use crate::verdict::{Dependency, TickOutcome};
+
+/// What a watch calls a release that is needed begins with this.
+const RELEASE: &str = "release:";
+
+/// How dependencies stand, by name: whether a revision is judged or not.
+pub(super) type DependencyStates = BTreeMap<ProbeName, Dependency>;
+
+/// Names that a sentence lists.
+const MAX_NAMED: usize = 3;
+
+/// Probes whose failures were not judged, each with what failed that it needs.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) struct ExcusedProbes {
+    needs: BTreeMap<Box<str>, Box<str>>,
+    /// How many of them the timeline names.
+    said: usize,
+}
+
+impl ExcusedProbes {
+    pub(super) fn add(&mut self, probe: &str, need: &NeedsEntry) {
+        if !self.needs.contains_key(probe) {
+            self.needs.insert(probe.into(), need.to_string().into());
+        }
+    }
+
+    /// Forgets all but these probes.
+    pub(super) fn retain<'a>(&mut self, probes: impl Iterator<Item = &'a str>) {
+        let probes: BTreeSet<&str> = probes.collect();
+        self.needs.retain(|probe, _| probes.contains(&**probe));
+        self.said = self.said.min(self.needs.len());
+    }
+
+    /// In a sentence, once for each probe.
+    pub(super) fn news(&mut self) -> Option<String> {
+        if self.needs.len() <= self.said {
+            return None;
+        }
+        self.said = self.needs.len();
+        let needs: BTreeSet<&str> = self.needs.values().map(|need| &**need).collect();
+        let probes = self.needs.keys().map(|probe| &**probe);
+        Some(format!(
+            "{} failed, so that failures of {} meanwhile are not judged",
+            listed(needs.into_iter()),
+            listed(probes)
+        ))
+    }
+}
+
+fn listed<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
+    let more = names.len().saturating_sub(MAX_NAMED);
+    let names: Vec<&str> = names.take(MAX_NAMED).collect();
+    match more {
+        0 => names.join(", "),
+        more => format!("{} and {more} more", names.join(", ")),
+    }
+}
+
+/// The dependencies that a release needs.
+pub(super) fn names(release: &ReleaseConfig) -> Vec<ProbeName> {
+    let needs = release.needs();
+    let names = needs.into_iter().filter_map(NeedsEntry::dependency);
+    names.map(ProbeName::new).collect()
+}
+
+/// All that a release needs, as a watch names it.
+pub(super) fn all(release: &ReleaseConfig) -> Vec<Box<str>> {
+    let needs = release.needs();
+    needs.iter().map(|need| need.to_string().into()).collect()
+}
+
+/// For each probe the places of what it needs; empty where none needs anything.
+pub(super) fn of_probes(release: &ReleaseConfig) -> Vec<Vec<u16>> {
+    let all = release.needs();
+    if all.is_empty() {
+        return Vec::new();
+    }
+    let place = |need: &NeedsEntry| {
+        let place = all.iter().position(|one| *one == need)?;
+        u16::try_from(place).ok()
+    };
+    let probes = release.probes.iter();
+    probes
+        .map(|probe| probe.needs.iter().filter_map(place).collect())
+        .collect()
+}
+
+/// What became known in a tick of all that is needed: of a dependency its newest result, of a release where it stands.
+pub(super) fn row(watching: &mut RunningAnalysis, crew: &ProbeExecutor) -> Box<str> {
+    let mut marks = std::mem::take(&mut watching.needed);
+    let names = watching.watch.dependencies();
+    marks.resize(watching.watch.dependencies().count(), TickOutcome::Void);
+    for (mark, name) in marks.iter_mut().zip(names) {
+        if let Some(release) = name.strip_prefix(RELEASE) {
+            *mark = match crew.is_suspect(release) {
+                Some(true) => TickOutcome::Bad,
+                Some(false) => TickOutcome::Good,
+                // Another replica guards it, or nobody does.
+                None => TickOutcome::Void,
+            };
+        }
+    }
+    recording::row(&marks)
+}
+
+impl ReleaseController {
+    /// A dependency was asked. It may be asked more often than ticks end, for another release: the newest result counts.
+    pub(super) fn on_dependency(&mut self, name: &ProbeName, heard: &ProbeResultMsg) {
+        let mark = match heard.outcome {
+            Outcome::Good => TickOutcome::Good,
+            // Neither a rate limit nor a name server says anything of it.
+            Outcome::Bad(_) if heard.unanswered || heard.limited.is_some() => return,
+            Outcome::Bad(_) => TickOutcome::Bad,
+            Outcome::Void(_) => return,
+        };
+        let rule = &self.setup.release.guard.rule;
+        let known = self.needed.entry(name.clone());
+        let known = known.or_insert_with(|| Dependency::new(name.as_str()));
+        known.take(rule, mark);
+        let Some(watching) = &mut self.state.watching else {
+            return;
+        };
+        let mut names = watching.watch.dependencies();
+        let Some(at) = names.position(|one| one == name.as_str()) else {
+            return; // configured during the watch
+        };
+        let count = watching.watch.dependencies().count();
+        watching.needed.resize(count, TickOutcome::Void);
+        watching.needed[at] = mark;
+    }
+
+    /// What fails of that which a probe needs.
+    pub(super) fn failing_need<'a>(&self, probe: &'a ProbeConfig) -> Option<&'a NeedsEntry> {
+        probe.needs.iter().find(|need| match need {
+            NeedsEntry::Dependency(name) => {
+                let mut all = self.needed.iter();
+                let known = all.find(|(known, _)| known.as_str() == &**name);
+                known.is_some_and(|(_, known)| known.is_failing())
+            }
+            NeedsEntry::Release(namespace, name) => {
+                let release = format!("{namespace}/{name}");
+                self.setup.crew.is_suspect(&release) == Some(true)
+            }
+        })
+    }
+
+    /// The same for a probe by its name.
+    pub(super) fn failing_need_of(&self, probe: &str) -> Option<&NeedsEntry> {
+        let mut probes = self.setup.release.probes.iter();
+        let probe = probes.find(|it| it.id.probe.as_str() == probe)?;
+        self.failing_need(probe)
+    }
+
+    /// Whether this release is rejected or failing, for those that need it.
+    pub(super) fn tell_whether_suspect(&self) {
+        let phase = self.state.rollout.phase();
+        let is_rejected = matches!(
+            phase,
+            RolloutPhase::Preflight(_) | RolloutPhase::TurningBack(_) | RolloutPhase::Verifying(_)
+        );
+        let release = &self.setup.release;
+        let fails = |name: &str| {
+            let known = self.state.probes.get(name);
+            known.is_some_and(|known| known.baseline.is_failing())
+        };
+        let mut probes = release.probes.iter();
+        let is_failing = probes.any(|probe| fails(probe.id.probe.as_str()));
+        let name = format!("{}/{}", release.namespace, release.name);
+        let is_suspect = is_rejected || is_failing;
+        self.setup.crew.suspect(&name, Some(is_suspect));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_timeline_names_each_excused_probe_once() {
+        let mut excused = ExcusedProbes::default();
+        assert_eq!(excused.news(), None);
+        let postgres = NeedsEntry::Dependency("postgres".into());
+        excused.add("db", &postgres);
+        excused.add("db", &NeedsEntry::Dependency("redis".into()));
+        let says = "postgres failed, so that failures of db meanwhile are not judged";
+        assert_eq!(excused.news().as_deref(), Some(says));
+        assert_eq!(excused.news(), None);
+        for probe in ["api", "cart", "orders"] {
+            excused.add(probe, &postgres);
+        }
+        let says = "postgres failed, so that failures of api, cart, db and 1 more meanwhile are not judged";
+        assert_eq!(excused.news().as_deref(), Some(says));
+        excused.retain(["db"].into_iter());
+        assert_eq!(excused.news(), None);
+    }
+}

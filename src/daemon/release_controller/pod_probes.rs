@@ -1,0 +1,232 @@
+//! Asking pods directly: during a watch those whose turn it is, in steady state one now and then.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::pod_probers::{address_of, is_behind, is_clear};
+use super::state::{ProbeHistory, RunningAnalysis};
+use super::{FIRST_LOOKS_EVERY, LOOK_EVERY, MAX_PODS, PodResultMsg, ReleaseController};
+use crate::clock;
+use crate::config::settings::ProbeConfig;
+use crate::recording::{self, RecordingLine};
+use crate::release::ReleasePod;
+use crate::sounding::Outcome;
+use crate::units::Time;
+use crate::verdict::{PodSide, TickOutcome};
+
+impl ReleaseController {
+    pub(super) fn on_pod_heard(&mut self, heard: &PodResultMsg) {
+        if heard.is_look {
+            self.askers
+                .heard(&heard.pod, heard.endpoint, TickOutcome::Void, None);
+            let probe = &self.setup.release.probes[heard.endpoint];
+            let name = probe.id.probe.as_str();
+            if let Some(known) = self.state.probes.get_mut(name)
+                && known.well
+                && heard.mark != TickOutcome::Void
+            {
+                known.looked(heard.mark == TickOutcome::Good);
+            }
+            return;
+        }
+        let took = (heard.mark == TickOutcome::Good).then_some(heard.latency);
+        self.askers
+            .heard(&heard.pod, heard.endpoint, heard.mark, took);
+    }
+
+    /// Asks the pods whose turn it is, for the tick that begins.
+    pub(super) fn ask_pods(&mut self) {
+        let facts = Arc::clone(&self.facts.borrow().facts);
+        let Some(watching) = &mut self.state.watching else {
+            return;
+        };
+        if !watching.direct.contains(&true) {
+            return;
+        }
+        // Where a limit answers, pods are asked no more often than the probes are.
+        if watching.watch.is_limited() {
+            let paces = self.setup.release.probes.iter().map(|it| it.interval);
+            let ticks = paces.max().map_or(1, |pace| {
+                let rule = watching.watch.rule();
+                rule.whole_ticks(pace.as_secs_f64()).max(1)
+            });
+            if !watching.watch.ticks().is_multiple_of(ticks) {
+                return;
+            }
+        }
+        let probes = &self.setup.release.probes;
+        let direct = &watching.direct;
+        let case = self.state.rollout.phase().case();
+        let serving = case.and_then(|case| case.serving);
+        // Pods of a revision in between, which was never found good, are no control: they may be as bad.
+        let is_known = |pod: &ReleasePod| {
+            watching.is_own(pod) || serving.is_none_or(|serving| pod.revision <= serving)
+        };
+        // What no Service selected when the revision appeared is no control, as the other colour of a blue-green pair.
+        let asks = |probe: &ProbeConfig, side: PodSide, pod: &ReleasePod| {
+            let is_behind = || is_behind(probe, pod, &facts, serving);
+            address_of(probe, pod).is_some() && (side == PodSide::New || is_behind())
+        };
+        let is_asked = |side: PodSide, pod: &ReleasePod| {
+            let mut endpoints = probes.iter().zip(direct).filter(|(_, direct)| **direct);
+            serves(pod) && is_known(pod) && endpoints.any(|(probe, _)| asks(probe, side, pod))
+        };
+        let mut asked = Vec::new();
+        for side in [PodSide::New, PodSide::Old] {
+            let pods: Vec<&ReleasePod> = facts
+                .pods
+                .iter()
+                .filter(|pod| side_of(pod, watching) == side && is_asked(side, pod))
+                .filter(|pod| !watching.is_unclear(pod))
+                .collect();
+            asked.extend(
+                self.askers
+                    .next(&pods)
+                    .into_iter()
+                    .map(|pod| (side, pod.clone())),
+            );
+        }
+        let mut lines = Vec::new();
+        for (side, pod) in &asked {
+            lines.extend(number(watching, *side, pod).map(RecordingLine::Pod));
+        }
+        let mut asking = Vec::new();
+        for (side, pod) in &asked {
+            let endpoints = probes.iter().zip(&watching.direct).enumerate();
+            let own = endpoints.filter(|(_, (probe, direct))| **direct && asks(probe, *side, pod));
+            asking.extend(own.map(|(endpoint, _)| (pod, endpoint)));
+        }
+        let interval = Duration::from_secs_f64(watching.watch.rule().interval_s);
+        self.record(&lines);
+        for (pod, endpoint) in asking {
+            self.ask(pod, endpoint, interval, false);
+        }
+    }
+
+    /// In steady state: can pods be asked at all?
+    pub(super) fn look(&mut self, now: Time) {
+        let has_looked = self.state.probes.values().all(ProbeHistory::has_looked)
+            && !self.state.probes.is_empty();
+        self.next_look = now
+            + if has_looked {
+                LOOK_EVERY
+            } else {
+                FIRST_LOOKS_EVERY
+            };
+        if self.state.rollout.phase().case().is_some() {
+            return;
+        }
+        let facts = Arc::clone(&self.facts.borrow().facts);
+        let newest = facts.newest().map(|record| record.revision);
+        for endpoint in 0..self.setup.release.probes.len() {
+            let probe = &self.setup.release.probes[endpoint];
+            let pods: Vec<&ReleasePod> = facts
+                .pods
+                .iter()
+                .filter(|pod| serves(pod) && address_of(probe, pod).is_some())
+                .filter(|pod| is_behind(probe, pod, &facts, newest))
+                .collect();
+            if !is_clear(probe, &facts, newest) {
+                continue;
+            }
+            if let Some(pod) = self.askers.one(&pods) {
+                self.ask(&pod.clone(), endpoint, LOOK_EVERY, true);
+            }
+        }
+    }
+
+    pub(super) fn ask(
+        &mut self,
+        pod: &ReleasePod,
+        endpoint: usize,
+        interval: Duration,
+        is_look: bool,
+    ) {
+        let Some(probe) = self.setup.release.probes.get(endpoint) else {
+            return;
+        };
+        let slots = probe
+            .timeout
+            .as_nanos()
+            .div_ceil(interval.as_nanos().max(1));
+        let most = u32::try_from(slots).unwrap_or(u32::MAX - 1) + 1;
+        let shared = self.setup.crew.outfit();
+        let Some(prober) = self.askers.begin(shared, pod, endpoint, probe, most) else {
+            return;
+        };
+        let to = self.pod_heard.0.clone();
+        let timeout = probe.timeout;
+        let late_after = self.setup.crew.late_after();
+        let name = pod.name.clone();
+        self.asking.spawn(async move {
+            let due = clock::now();
+            let sounding = prober.sound(due, timeout, None).await;
+            let is_late =
+                sounding.lateness() > late_after || sounding.duration() > timeout + late_after;
+            let mark = match sounding.outcome {
+                _ if is_late => TickOutcome::Void,
+                Outcome::Good => TickOutcome::Good,
+                // A limit of the pod's own says nothing: the Service's results tell whether it is one.
+                Outcome::Bad(_) if sounding.answer.limited.is_some() => TickOutcome::Void,
+                Outcome::Bad(_) => TickOutcome::Bad,
+                Outcome::Void(_) => TickOutcome::Void,
+            };
+            // When the guard is gone nobody wants to know.
+            let latency = sounding.latency();
+            let _ = to
+                .send(PodResultMsg {
+                    pod: name,
+                    endpoint,
+                    mark,
+                    latency,
+                    is_look,
+                })
+                .await;
+        });
+    }
+}
+
+fn side_of(pod: &ReleasePod, watching: &RunningAnalysis) -> PodSide {
+    if watching.is_new(pod) {
+        PodSide::New
+    } else {
+        PodSide::Old
+    }
+}
+
+/// Only pods that are Ready and stay are asked.
+pub(super) fn serves(pod: &ReleasePod) -> bool {
+    pod.ready_since.is_some() && !pod.terminating
+}
+
+/// Whether a pod that was asked is one of those still.
+pub(super) fn stays(pods: &[ReleasePod], name: &str) -> bool {
+    pods.iter().any(|pod| *pod.name == *name && serves(pod))
+}
+
+/// Gives a pod a number the first time that it is asked.
+fn number(
+    watching: &mut RunningAnalysis,
+    side: PodSide,
+    pod: &ReleasePod,
+) -> Option<recording::RecordedPod> {
+    // A pod of a StatefulSet has the name of the one before it.
+    let mut known = watching.pods.iter().rev();
+    let known = known.find(|known| known.name == pod.name);
+    let is_known = known.is_some_and(|known| known.side == side);
+    if is_known || watching.pods.len() >= MAX_PODS {
+        return None;
+    }
+    // It may have been Ready before the revision appeared; then nothing of it is new.
+    let since = pod
+        .ready_since
+        .map_or(0.0, |at| at.since(watching.began).as_secs_f64());
+    let numbered = recording::RecordedPod {
+        pod: u32::try_from(watching.pods.len()).ok()?,
+        name: pod.name.clone(),
+        side,
+        ready_tick: watching.watch.rule().whole_ticks(since),
+    };
+    watching.pods.push(numbered.clone());
+    Some(numbered)
+}

@@ -14,11 +14,11 @@ use leadsman::config::settings::{
     ConnectConfig, ConnectionReuse, HttpProbeConfig, HttpVersions, ObjectivesConfig, ProbeConfig,
     ProbeKind, RedirectConfig, RequestBody,
 };
+use leadsman::core::probe_result::expect::Expect;
+use leadsman::core::probe_result::{Outcome, PhaseTimes, ProbeResult, Reason, ResponseFacts};
+use leadsman::core::probe_stats::TrackedProbe;
+use leadsman::core::units::{Moment, Namespace, ProbeId, ProbeName, ReleaseName};
 use leadsman::metrics::{Metrics, MetricsFormat, ProbeSeries, gzip_fast, write_page};
-use leadsman::sounding::expect::Expect;
-use leadsman::sounding::{Outcome, PhaseTimes, ProbeResult, Reason, ResponseFacts};
-use leadsman::track::TrackedProbe;
-use leadsman::units::{Moment, Namespace, ProbeId, ProbeName, ReleaseName};
 
 #[allow(clippy::expect_used)]
 fn probe(number: usize) -> ProbeConfig {

@@ -28,12 +28,12 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use leadsman::clock;
 use leadsman::config::settings::{ConnectionReuse, ProbeConfig, ProbeKind};
 use leadsman::config::{self, Sources, Target};
-use leadsman::probe::{Prober, ProberContext};
-use leadsman::sounding::Outcome;
-use leadsman::track::TrackedProbe;
+use leadsman::core::probe_result::Outcome;
+use leadsman::core::probe_stats::TrackedProbe;
+use leadsman::platform::clock;
+use leadsman::prober::{Prober, ProberContext};
 
 #[global_allocator]
 static COUNTED: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;

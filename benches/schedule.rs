@@ -19,9 +19,9 @@ use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use leadsman::clock;
-use leadsman::probe::schedule::{Schedule, ScheduledSlot};
-use leadsman::units::{Moment, Namespace, ProbeId, ProbeName, ReleaseName};
+use leadsman::core::units::{Moment, Namespace, ProbeId, ProbeName, ReleaseName};
+use leadsman::platform::clock;
+use leadsman::prober::schedule::{Schedule, ScheduledSlot};
 
 const RATES: [u64; 3] = [1_000, 5_000, 10_000];
 type Way = (&'static str, fn(&Load) -> Seen);

@@ -21,13 +21,13 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use leadsman::alert::{AlertKind, AlertStore, Condition, Labels};
 use leadsman::config::settings::{AlertmanagerConfig, TlsConfig};
+use leadsman::core::alerts::{AlertKind, AlertStore, Condition, Labels};
+use leadsman::core::slo::{BurnTier, Objective};
+use leadsman::core::units::Time;
+use leadsman::core::window::Counts;
 use leadsman::notify::{AlertPayload, AlertStyle, AlertmanagerObserver, AlertmanagerPeer, wires};
-use leadsman::objective::{BurnTier, Objective};
-use leadsman::permit::Permit;
-use leadsman::units::Time;
-use leadsman::window::Counts;
+use leadsman::platform::permit::Permit;
 
 const ALERTS: usize = 10_000;
 

@@ -15,7 +15,7 @@ use std::alloc::System;
 use std::hint::black_box;
 
 use fastrand::Rng;
-use leadsman::verdict::{
+use leadsman::core::analysis::{
     Analysis, AnalysisStart, AnalyzedWorkload, MAX_ASKED, PodSide, PodTick, Rule, Tick,
     TickOutcome, WorkloadChange, WorkloadDiff, WorkloadEvent, bucket, upper_bound,
 };

@@ -11,9 +11,9 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use hdrhistogram::Histogram;
 
-use leadsman::sounding::{Outcome, Reason};
-use leadsman::units::Moment;
-use leadsman::window::{LongWindow, LongWindows, Quantile, Window};
+use leadsman::core::probe_result::{Outcome, Reason};
+use leadsman::core::units::Moment;
+use leadsman::core::window::{LongWindow, LongWindows, Quantile, Window};
 
 const SPAN: Duration = Duration::from_secs(300);
 

@@ -1,63 +1,47 @@
-//! Leadsman takes soundings of a running application.
+//! Leadsman probes a running application, judges each new Helm revision against the one before, and rolls the release
+//! back when the new one made things worse.
 //!
-//! This page is the map. Words: a *probe* is a configured question; a *sounding* is one answer to it; a *window* is the
-//! recent soundings of one probe; a *release* is what is guarded, and a *revision* one numbered deployment of it; a
-//! *verdict* is the judgement on a revision, with its evidence.
+//! This page is the map; `ARCHITECTURE.md` explains it. Words: a *probe* is a configured check; a *probe result* is one
+//! outcome of it; a *window* holds the recent results of one probe; a *release* is what Helm installed, and a *revision*
+//! one numbered deployment of it; an *analysis* compares a new revision with the one before; a *verdict* is its result,
+//! with the evidence.
 //!
-//! Floors, from the ground up; a module uses only what is below it, and `tests/floors.rs` holds it to that:
-//! - ground floor: pure. No clock, no tokio, no socket: time is an argument. [`units`], [`config`], [`sounding`],
-//!   [`window`], [`track`], [`doubt`], [`verdict`], [`baseline`], [`ledger`], [`rollout`], [`evidence`], [`recording`],
-//!   [`alert`], [`objective`];
-//! - the step between: [`clock`], the one place that reads a clock, [`permit`], whether we may change anything,
-//!   `api_client`, how the API server is asked and changed, [`files`], files of our own on the disk, and `outgoing`, the
-//!   client for servers that we work with;
-//! - first floor: each speaks to one thing outside, and they do not know one another (but [`serve`] knows
-//!   [`metrics`]): [`probe`], [`metrics`], [`serve`], [`release`], [`store`], [`notify`],
-//!   [`requests`], [`review`],
-//!   [`lease`];
-//! - roof: [`daemon`], the only place that spawns long-lived tasks and holds the whole configuration, and [`cli`].
+//! Levels, from the bottom. A folder uses only folders below it, and `tests/structure.rs` holds the code to that:
+//! 1. [`core`]: what is known and decided. Pure: no clock, no tokio, no IO; time is an argument.
+//! 2. [`config`]: settings, from layers of files, environment and flags, with diagnostics that name the place.
+//! 3. [`platform`]: the clock, files, an HTTP client, and the permit to change something.
+//! 4. [`kubernetes`] and [`helm`]: how the API server is asked and changed, and Helm's formats.
+//! 5. Adapters, each for one thing outside: [`prober`], [`metrics`], [`storage`], [`release`], [`notify`],
+//!    [`prometheus_query`].
+//! 6. [`http`]: the server: the status page, the API, metrics, probes on request, the webhook.
+//! 7. [`daemon`]: the only place that starts long-lived tasks and holds the whole configuration.
+//! 8. [`cli`]: the commands.
 //!
-//! Data flows one way: due time → probe → sounding → track → metrics. Of a guarded release each sounding also goes to
-//! its guard, which ends a tick each second: soundings and facts → verdict → rollout, a pure state machine → commands →
-//! release engine; and after a rollback soundings → verification.
+//! Data flows one way: due time → probe → result → statistics → metrics. Each result of a guarded release also goes to
+//! its release controller, which ends a tick each second: results and the state of the cluster → analysis → rollout, a
+//! pure state machine → commands → release engine; and after a rollback results → verification.
 //!
-//! Invariants that everything rests on:
-//! - *Unknown is never bad and never good.* Trouble of our own makes a sounding void.
-//! - *The schedule is an open loop.* A sounding starts at its due time whether or not the last one has come back, and
-//!   its latency counts from the due time. A slot that could not start is counted as missed; none is made up.
-//! - *Memory is fixed.* What is kept of a probe does not grow with time, and whatever comes from outside is bounded.
-//! - *What is decided is stored before it is done.* A rollback is begun only after its phase is on the disk, so whoever
-//!   starts anew goes on there; one revision is turned back at most once, and a rollback never.
-//! - *A watch is judged in one way.* What is recorded is what was fed, so a recording judges to the same end.
+//! Invariants:
+//! - *Unknown is neither success nor failure.* Trouble of our own makes a result unknown.
+//! - *The schedule is an open loop.* A probe starts at its due time whether or not the last one has ended, and its
+//!   latency counts from the due time. A slot that could not start counts as missed; no result is made up.
+//! - *Memory is fixed.* What is kept of a probe does not grow with time, and input from outside is bounded.
+//! - *A decision is stored before it is carried out.* A rollback starts only after its phase is on the disk, so a
+//!   replica that starts later continues there; a revision is rolled back at most once, and a rollback never.
+//! - *There is one way to analyze.* A recording holds what the analysis was given, so it replays to the same end.
 //! - *Secrets* are in `config::settings::Secret` or in files, and are never printed.
 
-pub mod alert;
-mod api_client;
-pub mod baseline;
 pub mod cli;
-pub mod clock;
 pub mod config;
+pub mod core;
 pub mod daemon;
-pub mod doubt;
-pub mod evidence;
-pub mod files;
-pub mod lease;
-pub mod ledger;
+pub mod helm;
+pub mod http;
+pub mod kubernetes;
 pub mod metrics;
 pub mod notify;
-pub mod objective;
-mod outgoing;
-pub mod permit;
-pub mod probe;
-pub mod recording;
+pub mod platform;
+pub mod prober;
+pub mod prometheus_query;
 pub mod release;
-pub mod requests;
-pub mod review;
-pub mod rollout;
-pub mod serve;
-pub mod sounding;
-pub mod store;
-pub mod track;
-pub mod units;
-pub mod verdict;
-pub mod window;
+pub mod storage;

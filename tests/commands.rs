@@ -151,7 +151,7 @@ fn a_misspelt_log_level_is_a_mistake_and_no_silence() {
         "5x",
         "info,verbose",
         "leadsman=loud",
-        "leadsman::probe=",
+        "leadsman::prober=",
         "info,,verbose",
         "=debug",
         "leadsman[=debug",
@@ -211,7 +211,7 @@ fn a_log_level_is_known_however_people_write_it() {
         ("Info", true, true),
         ("warn,hyper=warning", false, true),
         // A target alone is more of it, and not the silence of all else.
-        ("leadsman::probe=debug", true, true),
+        ("leadsman::prober=debug", true, true),
         ("", true, true),
         ("off", false, false),
     ] {

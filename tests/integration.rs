@@ -12,7 +12,6 @@
 mod chart;
 mod commands;
 mod config;
-mod floors;
 mod judge;
 mod metrics;
 mod mistakes;
@@ -24,6 +23,7 @@ mod prometheus;
 mod schedule;
 mod serve;
 mod story;
+mod structure;
 mod support;
 mod targets;
 mod verdict;

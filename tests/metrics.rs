@@ -14,15 +14,15 @@ use leadsman::config::settings::{
     ConnectConfig, ConnectionReuse, HttpProbeConfig, HttpVersions, ObjectivesConfig, ProbeConfig,
     ProbeKind, RedirectConfig, RequestBody, TcpProbeConfig,
 };
+use leadsman::core::probe_result::expect::Expect;
+use leadsman::core::probe_result::{
+    Outcome, PhaseTimes, ProbeResult, Reason, ResponseFacts, TlsInfo, VoidReason,
+};
+use leadsman::core::probe_stats::{ProbeStats, TrackedProbe};
+use leadsman::core::units::{Moment, Namespace, ProbeId, ProbeName, ReleaseName};
 use leadsman::metrics::{
     Handler, Metrics, MetricsFormat, ProbeSeries, Refusal, gzip_fast, possible_reasons, write_page,
 };
-use leadsman::sounding::expect::Expect;
-use leadsman::sounding::{
-    Outcome, PhaseTimes, ProbeResult, Reason, ResponseFacts, TlsInfo, VoidReason,
-};
-use leadsman::track::{ProbeStats, TrackedProbe};
-use leadsman::units::{Moment, Namespace, ProbeId, ProbeName, ReleaseName};
 
 const FORMATS: [MetricsFormat; 2] = [MetricsFormat::Prometheus, MetricsFormat::OpenMetrics];
 

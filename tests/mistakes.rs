@@ -2,7 +2,7 @@
 //! A31, G06, G16, G17, T03 of the scenario table).
 
 use leadsman::config::{self, DiscoveredRelease, Sources};
-use leadsman::units::{Namespace, ReleaseName};
+use leadsman::core::units::{Namespace, ReleaseName};
 
 #[test]
 fn what_is_wrong_with_a_probe() {

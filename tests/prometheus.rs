@@ -232,7 +232,7 @@ fn the_burn_is_that_of_promql() {
     );
 }
 
-const RUNBOOK: &str = include_str!("../src/serve/runbook.html");
+const RUNBOOK: &str = include_str!("../src/http/runbook.html");
 
 /// promtool finds nothing to say about the shipped rules, and each alert is tested firing and silent.
 #[test]

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use leadsman::clock;
-use leadsman::probe::schedule::{DueSlot, Schedule, ScheduledSlot};
-use leadsman::units::{Moment, Namespace, ProbeId, ProbeName, ReleaseName};
+use leadsman::core::units::{Moment, Namespace, ProbeId, ProbeName, ReleaseName};
+use leadsman::platform::clock;
+use leadsman::prober::schedule::{DueSlot, Schedule, ScheduledSlot};
 
 /// Far longer than anything here takes.
 const DEADLINE: Duration = Duration::from_secs(20);

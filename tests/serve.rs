@@ -525,7 +525,7 @@ fn the_runbook_has_a_part_for_each_alert() {
     let leadsman = Leadsman::run(CONFIG_OF_RUNBOOK, &[]);
     let reply = leadsman.get("/runbook");
     assert_eq!(reply.status, 200);
-    for kind in leadsman::alert::AlertKind::ALL {
+    for kind in leadsman::core::alerts::AlertKind::ALL {
         let id = format!("id=\"{}\"", kind.name().to_lowercase());
         assert!(reply.body.contains(&id), "{id}");
     }

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{BAD_CONFIGURATION, ConfigArgs, print_mistakes};
 use crate::config::{Diagnostic, Loaded, NamedFile, Settings};
-use crate::files::named;
+use crate::platform::files::named;
 
 /// Options of `leadsman check`.
 #[derive(Debug, Args)]

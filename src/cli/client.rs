@@ -10,9 +10,9 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::BAD_CONFIGURATION;
-use crate::files::named::{MAX_FILE, MAX_SECRET};
-use crate::files::read_theirs;
-use crate::serve::MAX_REASON;
+use crate::http::MAX_REASON;
+use crate::platform::files::named::{MAX_FILE, MAX_SECRET};
+use crate::platform::files::read_theirs;
 
 /// No daemon can be reached, or none that acts.
 pub(super) const NO_DAEMON: u8 = 3;

@@ -190,7 +190,7 @@ fn runtime(workers: usize) -> Option<tokio::runtime::Runtime> {
 /// Reads the command line, runs the command.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    crate::files::keep_to_ourselves();
+    crate::platform::files::keep_to_ourselves();
     let quiet = matches!(cli.command, CliCommand::Demo(_));
     let normal = if quiet { QUIET } else { NORMAL };
     if let Err(text) = logging::start(cli.log_format, cli.log_level.as_deref(), normal) {

@@ -8,12 +8,12 @@ use clap::Args;
 use serde_json::json;
 
 use super::{BAD_CONFIGURATION, ConfigArgs, runtime};
-use crate::clock;
 use crate::config;
 use crate::config::Target;
 use crate::config::settings::{ProbeConfig, ProbeKind, Settings};
-use crate::probe::{Prober, ProberContext, Transcript};
-use crate::sounding::{HttpVersion, Outcome, ProbeResult};
+use crate::core::probe_result::{HttpVersion, Outcome, ProbeResult};
+use crate::platform::clock;
+use crate::prober::{Prober, ProberContext, Transcript};
 
 /// Options of `leadsman probe`.
 #[derive(Debug, Args)]

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::{BAD_CONFIGURATION, ConfigArgs, runtime, terminal};
-use crate::clock::Timeline;
 use crate::config::settings::{KubernetesConfig, Settings};
 use crate::config::{self, DiscoveredRelease};
+use crate::core::rollout::Mode;
+use crate::core::units::Namespace;
+use crate::platform::clock::Timeline;
 use crate::release::cluster::{self, ApiAccess, NamespaceCache, RbacRights};
-use crate::rollout::Mode;
-use crate::units::Namespace;
 
 /// Options of `leadsman rbac`.
 #[derive(Debug, Args)]

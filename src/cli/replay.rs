@@ -7,9 +7,9 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{BAD_CONFIGURATION, key_and_value};
-use crate::recording::{Recording, RecordingEnd};
-use crate::store;
-use crate::verdict::{Analysis, Rule, number};
+use crate::core::analysis::{Analysis, Rule, number};
+use crate::core::recording::{Recording, RecordingEnd};
+use crate::storage;
 
 /// Options of `leadsman replay`.
 #[derive(Debug, Args)]
@@ -51,7 +51,7 @@ pub(super) fn run(args: &ReplayArgs) -> ExitCode {
 fn replay(args: &ReplayArgs) -> Result<bool, String> {
     let shown = args.file.display();
     let recording =
-        store::read_recording(&args.file).map_err(|error| format!("{shown} {error}"))?;
+        storage::read_recording(&args.file).map_err(|error| format!("{shown} {error}"))?;
     let rule = with_settings(&recording.head.rule, &args.set)?;
     let watch = recording
         .judge(rule, |_| {})
@@ -74,7 +74,7 @@ fn replay(args: &ReplayArgs) -> Result<bool, String> {
         if let Some(finding) = watch.finding() {
             say!("            {}", finding.text);
         }
-        if head.version < crate::recording::VERSION {
+        if head.version < crate::core::recording::VERSION {
             say!(
                 "  The recording has the format version {}: it is judged by today's rule, without what that version did not record.",
                 head.version

@@ -15,7 +15,7 @@ use super::signals::{SignalRequest, Signals};
 use super::{ConfigArgs, runtime};
 use crate::config::{self, DiscoveredRelease, Loaded, Settings};
 use crate::daemon::Daemon;
-use crate::serve::ReloadRequest;
+use crate::http::ReloadRequest;
 
 /// Options of `leadsman run`.
 #[derive(Debug, Args)]

@@ -5,7 +5,7 @@ use regex::RegexBuilder;
 use super::settings::{AlertRule, AlertWeight};
 use super::value_reader::{ConfigTable, ConfigValue, ReaderNotes};
 use super::values::why;
-use crate::sounding::expect::Pattern;
+use crate::core::probe_result::expect::Pattern;
 
 /// Rules of one release.
 const MAX_RULES: usize = 32;

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::request::auth;
+use super::probe_http::auth;
 use super::settings::AlertmanagerConfig;
+use super::transport::tls;
 use super::value_reader::{ConfigTable, ConfigValue, ReaderNotes};
-use super::way::tls;
-use crate::alert::Labels;
+use crate::core::alerts::Labels;
 
 /// Alertmanagers of one configuration.
 const MAX_URLS: usize = 16;

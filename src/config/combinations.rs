@@ -7,7 +7,7 @@ use humantime::format_duration as shown;
 use super::settings::{BakeAction, ProbeConfig};
 use super::source_location::SourceLocation;
 use super::value_reader::{ConfigTable, ReaderNotes};
-use crate::verdict::Rule;
+use crate::core::analysis::Rule;
 
 /// Blocks full of failures that an alarm of the bake takes: its threshold, as the clip of a block allows.
 const BAKE_BLOCKS: f64 = 5.0;

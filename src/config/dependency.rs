@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::settings::{ProbeConfig, ReleaseConfig, ReleaseSelector};
 use super::source_location::SourceLocation;
 use super::value_reader::{ConfigTable, ConfigValue, ReaderNotes, nearest};
-use crate::units::{Namespace, ReleaseName};
-use crate::verdict::MAX_DEPENDENCIES;
+use crate::core::analysis::MAX_DEPENDENCIES;
+use crate::core::units::{Namespace, ReleaseName};
 
 /// The most dependencies of one configuration: each is asked by itself, and told to every release that needs it.
 const MAX_DECLARED: usize = 256;

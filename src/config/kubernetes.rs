@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::alertmanager::url;
 use super::settings::{HelmDriver, KubernetesConfig, LeaseConfig, LeaseTimes, PodTarget};
 use super::tables::{check_name, directory, written};
+use super::transport::tls;
 use super::value_reader::{ConfigTable, ReaderNotes};
 use super::values::size;
-use super::way::tls;
 
 const DRIVERS: [(&str, HelmDriver); 2] = [
     ("secret", HelmDriver::Secret),

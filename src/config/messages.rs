@@ -1,10 +1,10 @@
 //! `[slack]` and `[webhook]`: who is told of rollouts in words.
 
 use super::alertmanager::url;
-use super::request::{auth, secret};
+use super::probe_http::{auth, secret};
 use super::settings::{MessageFormat, ReceiverConfig, Secret};
+use super::transport::tls;
 use super::value_reader::{ConfigTable, ReaderNotes};
-use super::way::tls;
 
 /// Reads `[slack]`: its address is a secret.
 pub(super) fn slack(mut table: ConfigTable, notes: &mut ReaderNotes) -> Option<ReceiverConfig> {

@@ -2,7 +2,7 @@
 
 use super::settings::ObjectivesConfig;
 use super::value_reader::{ConfigTable, ConfigValue, ReaderNotes};
-use crate::objective::{BurnTier, Objective};
+use crate::core::slo::{BurnTier, Objective};
 
 const TARGET: (f64, f64) = (50.0, 99.999);
 const MOST_DAYS: u32 = 30;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::layers::{ConfigNode, NodeKind};
 use super::settings::{DiscoveredRelease, ReleaseSelector};
 use super::value_reader::{ConfigValue, ReaderNotes};
-use crate::units::Namespace;
+use crate::core::units::Namespace;
 
 /// What stands for the name of each release in the texts below `select`.
 const PLACEHOLDER: &str = "{release}";

@@ -17,13 +17,13 @@ pub use super::cluster_kind::ClusterKind;
 pub use super::dependency::NeedsEntry;
 use super::named_files::NamedFile;
 use super::target::Target;
-use crate::alert::Labels;
-use crate::objective::Objective;
-use crate::rollout::Mode;
-use crate::rollout::RolloutLimits;
-use crate::sounding::expect::{Expect, Pattern};
-use crate::units::{Namespace, ProbeId, ReleaseName};
-use crate::verdict::Rule;
+use crate::core::alerts::Labels;
+use crate::core::analysis::Rule;
+use crate::core::probe_result::expect::{Expect, Pattern};
+use crate::core::rollout::Mode;
+use crate::core::rollout::RolloutLimits;
+use crate::core::slo::Objective;
+use crate::core::units::{Namespace, ProbeId, ReleaseName};
 
 /// Everything that a run of Leadsman was told.
 #[derive(Debug, Clone, PartialEq)]

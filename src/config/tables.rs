@@ -9,15 +9,15 @@ use super::alert::alerts;
 use super::alertmanager::alertmanager;
 use super::combinations;
 use super::dependency::{dependencies, needs, refuse_keys_of_releases, resolve};
-use super::expectation::LATENCY;
-use super::guard::guard;
+use super::expect::LATENCY;
 use super::kubernetes::kubernetes;
 use super::kubernetes::lease;
 use super::kubernetes::pods;
 use super::messages::{slack, webhook};
 use super::objective::objectives;
-use super::question;
-use super::requests::requests;
+use super::probe_kind;
+use super::request_counts::requests;
+use super::rollback::guard;
 use super::select;
 use super::service::serve;
 use super::settings::{
@@ -27,9 +27,9 @@ use super::settings::{
 use super::source_location::SourceLocation;
 use super::target::Target;
 use super::value_reader::{ConfigTable, ConfigValue, ReaderNotes};
-use crate::rollout::Mode;
-use crate::units::{Namespace, ProbeId, ProbeName, ReleaseName};
-use crate::verdict::MAX_ENDPOINTS;
+use crate::core::analysis::MAX_ENDPOINTS;
+use crate::core::rollout::Mode;
+use crate::core::units::{Namespace, ProbeId, ProbeName, ReleaseName};
 
 const INTERVAL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(86_400));
 const TIMEOUT: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(60));
@@ -546,11 +546,11 @@ fn probe(
     }
     let is_tcp = asked.as_ref().is_some_and(Target::is_tcp);
     let question = if is_tcp {
-        ProbeKind::Tcp(Box::new(question::tcp(&mut table, notes)))
+        ProbeKind::Tcp(Box::new(probe_kind::tcp(&mut table, notes)))
     } else {
-        ProbeKind::Http(Box::new(question::http(&mut table, notes)))
+        ProbeKind::Http(Box::new(probe_kind::http(&mut table, notes)))
     };
-    question::defaults(&table.path, is_tcp, notes);
+    probe_kind::defaults(&table.path, is_tcp, notes);
     table.end(notes);
     Some(ProbeConfig {
         id: ProbeId {
@@ -633,9 +633,9 @@ fn modules(mut table: ConfigTable, notes: &mut ReaderNotes) -> BTreeMap<String, 
             .unwrap_or(false);
         let timeout = table.duration("timeout", TIMEOUT, notes);
         let question = if is_tcp {
-            ProbeKind::Tcp(Box::new(question::tcp(&mut table, notes)))
+            ProbeKind::Tcp(Box::new(probe_kind::tcp(&mut table, notes)))
         } else {
-            ProbeKind::Http(Box::new(question::http(&mut table, notes)))
+            ProbeKind::Http(Box::new(probe_kind::http(&mut table, notes)))
         };
         table.end(notes);
         modules.insert(
@@ -652,14 +652,14 @@ fn modules(mut table: ConfigTable, notes: &mut ReaderNotes) -> BTreeMap<String, 
     for (name, question) in [
         (
             "http_2xx",
-            ProbeKind::Http(Box::new(question::http(
+            ProbeKind::Http(Box::new(probe_kind::http(
                 &mut ConfigTable::empty(String::new()),
                 &mut quiet,
             ))),
         ),
         (
             "tcp_connect",
-            ProbeKind::Tcp(Box::new(question::tcp(
+            ProbeKind::Tcp(Box::new(probe_kind::tcp(
                 &mut ConfigTable::empty(String::new()),
                 &mut quiet,
             ))),

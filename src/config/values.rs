@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::layers::{ConfigNode, NodeKind};
 use super::value_reader::{ConfigTable, ConfigValue, ReaderNotes};
-use crate::sounding::expect::{
+use crate::core::probe_result::expect::{
     Decimal, JsonPlace, JsonRule, JsonTest, NumberComparison, Pattern, StatusRange,
 };
 

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::Timeline;
 use crate::config::DiscoveredRelease;
 use crate::config::settings::{KubernetesConfig, ReleaseConfig, ReleaseSelector, StateConfigMap};
-use crate::permit::Permit;
+use crate::core::rollout::Mode;
+use crate::core::units::Namespace;
+use crate::platform::clock::Timeline;
+use crate::platform::permit::Permit;
 use crate::release::cluster::{self, ApiConnector, NamespaceCache, RollbackPolicy};
 use crate::release::{Engine, EngineFuture};
-use crate::rollout::Mode;
-use crate::store::ConfigMaps;
-use crate::units::Namespace;
+use crate::storage::ConfigMaps;
 
 /// A new release is known within this.
 const DISCOVER_EVERY: std::time::Duration = std::time::Duration::from_secs(1);

@@ -13,11 +13,11 @@ use super::probe_executor::{ProbeResultMsg, ProbeSubject, Subscriber};
 use super::release_controller::{self, Posted};
 use super::{ActiveConfig, Daemon, MAX_ORDERS};
 use crate::config::settings::{NeedsEntry, ProbeConfig, ReleaseConfig, Settings};
+use crate::core::units::ProbeId;
+use crate::http::status::{GuardFeed, GuardView};
+use crate::http::{self, ReceivedAlert, RollbackOrder};
 use crate::release::embedded::EmbeddedEngine;
 use crate::release::{Engine, ObservedState};
-use crate::serve::status::{GuardFeed, GuardView};
-use crate::serve::{self, ReceivedAlert, RollbackOrder};
-use crate::units::ProbeId;
 
 /// A guard at work.
 pub(super) struct ControllerHandle {
@@ -156,7 +156,7 @@ impl Daemon {
         let (observed, facts) = watch::channel(ObservedState::default());
         let (heard, inbox) = mpsc::channel(release_controller::HEARD);
         let (orders, ordered) = mpsc::channel(MAX_ORDERS);
-        let (alerts, told) = mpsc::channel(serve::MAX_WAITING_ALERTS);
+        let (alerts, told) = mpsc::channel(http::MAX_WAITING_ALERTS);
         let begins = GuardView {
             namespace: release.namespace.to_string(),
             release: release.name.to_string(),

@@ -7,12 +7,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::{self, Timeline};
+use crate::core::probe_stats::TrackedProbe;
+use crate::core::units::{ClockShift, HasTimes, Namespace, ReleaseName, Time};
+use crate::core::window::LongWindows;
 use crate::metrics::Metrics;
-use crate::store::{StateStore, StoredKind, StoredState};
-use crate::track::TrackedProbe;
-use crate::units::{ClockShift, HasTimes, Namespace, ReleaseName, Time};
-use crate::window::LongWindows;
+use crate::platform::clock::{self, Timeline};
+use crate::storage::{StateStore, StoredKind, StoredState};
 
 /// What a crash may cost: spans are minutes to weeks long.
 const EVERY: Duration = Duration::from_secs(60);

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::probe_executor::ProbeTask;
-use crate::probe::schedule::{Schedule, ScheduledSlot};
-use crate::units::{Namespace, ProbeId, ProbeName, ReleaseName};
+use crate::core::units::{Namespace, ProbeId, ProbeName, ReleaseName};
+use crate::prober::schedule::{Schedule, ScheduledSlot};
 
 type PacedRelease = (Namespace, ReleaseName);
 

@@ -11,12 +11,14 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::settings::{LeaseConfig, ReleaseConfig};
-use crate::lease::{LeaderElector, LeaderStatus, LeaseBalance, LeaseObserver, Transfer};
+use crate::core::units::{Namespace, ReleaseName};
+use crate::http::{LeaderProxy, LeaderRoute, Routing, Shard};
+use crate::kubernetes::leader_election::{
+    LeaderElector, LeaderStatus, LeaseBalance, LeaseObserver, Transfer,
+};
 use crate::metrics::Metrics;
-use crate::permit::Permit;
-use crate::serve::{LeaderProxy, LeaderRoute, Routing, Shard};
-use crate::store::StateStore;
-use crate::units::{Namespace, ReleaseName};
+use crate::platform::permit::Permit;
+use crate::storage::StateStore;
 
 /// How long giving the Lease back may take.
 const GIVE_BACK: Duration = Duration::from_secs(2);

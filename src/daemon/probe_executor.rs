@@ -11,16 +11,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::named;
-use crate::clock;
 use crate::config::settings::{ProbeConfig, Settings};
-use crate::doubt::{Heartbeat, SelfCheck};
+use crate::core::probe_result::{Outcome, PhaseTimes, ProbeResult, ResponseFacts, VoidReason};
+use crate::core::probe_stats::TrackedProbe;
+use crate::core::self_check::{Heartbeat, SelfCheck};
+use crate::core::units::Moment;
+use crate::core::units::{Namespace, ProbeId, ProbeName, ReleaseName};
 use crate::metrics::Metrics;
-use crate::probe::schedule::HeartbeatCell;
-use crate::probe::{self, Prober};
-use crate::sounding::{Outcome, PhaseTimes, ProbeResult, ResponseFacts, VoidReason};
-use crate::track::TrackedProbe;
-use crate::units::Moment;
-use crate::units::{Namespace, ProbeId, ProbeName, ReleaseName};
+use crate::platform::clock;
+use crate::prober::schedule::HeartbeatCell;
+use crate::prober::{self, Prober};
 
 /// One probe at work.
 pub(super) struct ProbeTask {
@@ -123,7 +123,7 @@ pub(super) struct Subscriber {
 /// What all soundings share.
 pub(super) struct ProbeExecutor {
     metrics: Arc<Metrics>,
-    outfit: Arc<probe::ProberContext>,
+    outfit: Arc<prober::ProberContext>,
     runtime: Handle,
     tasks: TaskTracker,
     /// Ends soundings that outlast the stop.
@@ -147,7 +147,7 @@ impl ProbeExecutor {
     pub(super) fn new(
         settings: &Settings,
         metrics: Arc<Metrics>,
-        outfit: Arc<probe::ProberContext>,
+        outfit: Arc<prober::ProberContext>,
     ) -> Self {
         Self {
             metrics,
@@ -209,7 +209,7 @@ impl ProbeExecutor {
         &self.metrics
     }
 
-    pub(super) fn outfit(&self) -> &Arc<probe::ProberContext> {
+    pub(super) fn outfit(&self) -> &Arc<prober::ProberContext> {
         &self.outfit
     }
 

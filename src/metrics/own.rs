@@ -13,7 +13,7 @@ use super::alerting::AlertingMetrics;
 use super::objectives::ObjectiveMetrics;
 use super::releases::ReleaseMetrics;
 use super::webhook::WebhookMetrics;
-use crate::sounding::VoidReason;
+use crate::core::probe_result::VoidReason;
 
 macro_rules! labels {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {

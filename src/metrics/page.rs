@@ -12,10 +12,10 @@ use super::reasons::{ReasonSet, possible_reasons};
 use super::text::{FamilyKind, MetricsText, escaped};
 use super::{Metrics, MetricsFormat};
 use crate::config::settings::{ProbeConfig, ProbeKind};
-use crate::sounding::{Reason, VoidReason};
-use crate::track::{ProbeStatsView, TrackedProbe};
-use crate::units::{ErrorRate, Moment, ProbeId};
-use crate::window::{LongWindow, Quantile};
+use crate::core::probe_result::{Reason, VoidReason};
+use crate::core::probe_stats::{ProbeStatsView, TrackedProbe};
+use crate::core::units::{ErrorRate, Moment, ProbeId};
+use crate::core::window::{LongWindow, Quantile};
 
 /// A probe on the page. Make it anew when the probe's settings change; it is cheap.
 #[derive(Debug, Clone)]

@@ -5,7 +5,7 @@ use crate::config::settings::{
     HttpProbeConfig, HttpVersions, ProbeConfig, ProbeKind, TcpProbeConfig, TcpStep,
 };
 use crate::config::target::Target;
-use crate::sounding::Reason;
+use crate::core::probe_result::Reason;
 
 /// A set of reasons.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, Result};
 
 use super::own::add;
-use crate::rollout::Mode;
+use crate::core::rollout::Mode;
 
 /// Where a guarded release can stand.
 pub const PHASES: [&str; 7] = [

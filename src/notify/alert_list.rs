@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use serde::Deserialize;
 
-use crate::alert::Labels;
+use crate::core::alerts::Labels;
 
 /// A larger alert is none of ours.
 const MAX_ELEMENT: usize = 64 * 1024;

@@ -8,11 +8,11 @@ use jiff::Timestamp;
 use serde::Serialize;
 use url::Url;
 
-use crate::alert::AlertKind;
-use crate::alert::AlertStore;
-use crate::alert::LabelSet;
-use crate::alert::Labels;
-use crate::units::Time;
+use crate::core::alerts::AlertKind;
+use crate::core::alerts::AlertStore;
+use crate::core::alerts::LabelSet;
+use crate::core::alerts::Labels;
+use crate::core::units::Time;
 
 /// How alerts are written for all Alertmanagers.
 #[derive(Debug, Clone, PartialEq)]
@@ -143,7 +143,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::alert::Condition;
+    use crate::core::alerts::Condition;
 
     fn book(fire: u64, end: Option<u64>) -> AlertStore {
         let mut book = AlertStore::default();

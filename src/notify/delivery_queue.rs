@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 use super::failure_log::FailureLog;
 use super::message::Message;
 use crate::config::settings::{MessageFormat, ReceiverConfig};
-use crate::outgoing::{authorized, cause, client, excerpt, reveal};
-use crate::permit::{Permit, PermitError};
+use crate::platform::http_client::{authorized, cause, client, excerpt, reveal};
+use crate::platform::permit::{Permit, PermitError};
 
 /// Messages that wait for one receiver. There are a few in a day.
 const CAPACITY: usize = 256;
@@ -304,9 +304,9 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::clock;
     use crate::config::settings::{Secret, TlsConfig};
-    use crate::permit::HeldLease;
+    use crate::platform::clock;
+    use crate::platform::permit::HeldLease;
 
     #[tokio::test]
     async fn what_is_on_its_way_at_the_stop_is_told_once() {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::ReleaseState;
-use crate::ledger::{ContentDigest, RevisionStatus, StoredRevision};
-use crate::units::Revision;
+use crate::core::revision_ledger::{ContentDigest, RevisionStatus, StoredRevision};
+use crate::core::units::Revision;
 
 /// Revisions that are named one by one; a history may have ten thousand.
 const MAX_NAMED: usize = 10;
@@ -136,7 +136,7 @@ fn digest_of(facts: &ReleaseState, revision: Revision) -> Option<&ContentDigest>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::StoredRevision;
+    use crate::core::revision_ledger::StoredRevision;
 
     /// Revisions with these contents, numbered from 1 on; what is empty was not read.
     fn facts(contents: &[&str]) -> ReleaseState {

@@ -11,9 +11,6 @@ pub mod by_hand;
 pub mod change;
 pub mod cluster;
 pub mod embedded;
-pub mod helm_error;
-pub mod manifest;
-pub mod record;
 mod run_images;
 mod workload;
 
@@ -26,10 +23,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::evidence::EvidenceBundle;
-use crate::ledger::{self, ContentDigest, NoTarget, RevisionLedger, StoredRevision};
-use crate::units::{Namespace, ReleaseName, Revision, Time};
-use crate::verdict::{StuckReason, WorkloadDiff};
+use crate::core::analysis::{StuckReason, WorkloadDiff};
+use crate::core::evidence::EvidenceBundle;
+use crate::core::revision_ledger::{self, ContentDigest, NoTarget, RevisionLedger, StoredRevision};
+use crate::core::units::{Namespace, ReleaseName, Revision, Time};
 use change::{NotRestarted, RevisionWorkloads};
 pub use run_images::{MAX_RUN_IMAGES, RunImage};
 pub use workload::WorkloadState;
@@ -273,7 +270,7 @@ pub enum RollbackError {
         /// Which revision.
         revision: Revision,
         /// Its status.
-        status: ledger::RevisionStatus,
+        status: revision_ledger::RevisionStatus,
     },
     /// The target is no longer there, or is another than was planned.
     #[error("revision {target} is no longer there with the contents that were planned")]
@@ -313,7 +310,7 @@ impl RollbackError {
     pub fn told(&self, namespace: &Namespace, release: &ReleaseName) -> String {
         match self {
             Self::NoTarget(_) | Self::TargetGone { .. } => {
-                let command = ledger::by_hand(release.as_str(), namespace.as_str(), None);
+                let command = revision_ledger::by_hand(release.as_str(), namespace.as_str(), None);
                 format!(
                     "{self}; by hand, to one that you trust: helm history {release} --namespace {namespace}, and then {command}"
                 )
@@ -442,7 +439,7 @@ pub fn plan(
     serving: Option<Revision>,
     reason: &str,
 ) -> Result<RollbackPlan, RollbackError> {
-    let choice = ledger::choose(bad, &facts.revisions, ledger, serving)?;
+    let choice = revision_ledger::choose(bad, &facts.revisions, ledger, serving)?;
     Ok(RollbackPlan {
         bad,
         target: choice.target,
@@ -539,7 +536,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::ledger::RevisionStatus;
+    use crate::core::revision_ledger::RevisionStatus;
 
     /// Each revision has one letter for its contents.
     struct Letters(&'static str);

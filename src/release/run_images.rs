@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::units::Revision;
+use crate::core::units::Revision;
 
 /// Containers that are stored, one for each of its revisions: those that run first, and of each its newest revision.
 /// Each takes some hundred bytes.

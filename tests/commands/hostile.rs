@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 
-use leadsman::recording::{RecordedPod, RecordedTick, RecordingHead, RecordingLine};
-use leadsman::rollout::Mode;
-use leadsman::units::{Namespace, ReleaseName, Revision, Time};
-use leadsman::verdict::{AnalysisStart, PodSide, Rule};
+use leadsman::core::analysis::{AnalysisStart, PodSide, Rule};
+use leadsman::core::recording::{RecordedPod, RecordedTick, RecordingHead, RecordingLine};
+use leadsman::core::rollout::Mode;
+use leadsman::core::units::{Namespace, ReleaseName, Revision, Time};
 use serde_json::{Value, json};
 
 use crate::program::{Leadsman, until};
@@ -139,7 +139,7 @@ fn daemon() -> SocketAddr {
 /// A recording in which everything that can be text is hostile.
 fn recording() -> Vec<u8> {
     let head = RecordingHead {
-        version: leadsman::recording::VERSION,
+        version: leadsman::core::recording::VERSION,
         namespace: Namespace::new(BAD),
         release: ReleaseName::new(BAD),
         revision: Revision(3),

@@ -372,7 +372,7 @@ fn the_example_routes_by_priority() {
         };
         assert_eq!(amtool(&arguments).unwrap().trim(), expected, "{labels:?}");
     };
-    let own = leadsman::alert::AlertKind::ALL;
+    let own = leadsman::core::alerts::AlertKind::ALL;
     for kind in own {
         let labels = [("priority", kind.priority()), ("source", "leadsman")];
         check(kind.name(), &labels);

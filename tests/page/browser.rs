@@ -16,7 +16,7 @@ use base64::Engine as _;
 use serde_json::{Value, json};
 
 /// What the browser gets at `/`.
-pub const PAGE: &str = include_str!("../../src/serve/page.html");
+pub const PAGE: &str = include_str!("../../src/http/page.html");
 
 /// What the server says of the page; the page has to keep within it.
 const CSP: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:";

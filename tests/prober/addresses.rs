@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use leadsman::config::Target;
 use leadsman::config::settings::IpFamily;
-use leadsman::sounding::Reason;
+use leadsman::core::probe_result::Reason;
 
 use crate::support::ask::{GOOD, bad, check, target};
 use crate::support::pki::{Pki, certificate};

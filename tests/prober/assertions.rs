@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use leadsman::config::settings::HttpProbeConfig;
-use leadsman::sounding::expect::{
+use leadsman::core::probe_result::expect::{
     Expect, HeaderRule, HeaderTest, JsonPlace, JsonRule, JsonTest, Pattern,
 };
-use leadsman::sounding::{HttpVersion, Reason};
+use leadsman::core::probe_result::{HttpVersion, Reason};
 
 use crate::support::ask::{GOOD, bad, check};
 use crate::support::script::{answer, close, reset};
@@ -116,7 +116,7 @@ async fn g19_a_transport_error_is_bad_whatever_is_expected() {
     // Everything that another prober could take for fulfilled when nothing has come.
     let anything = |q: &mut HttpProbeConfig| {
         q.expect = Expect {
-            status: vec![leadsman::sounding::expect::StatusRange {
+            status: vec![leadsman::core::probe_result::expect::StatusRange {
                 low: 100,
                 high: 999,
             }],

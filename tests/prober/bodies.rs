@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use http::Method;
 use leadsman::config::settings::{Compression, HttpProbeConfig, RequestBody};
-use leadsman::sounding::{ProbeResult, Reason, VoidReason};
+use leadsman::core::probe_result::{ProbeResult, Reason, VoidReason};
 
 use crate::support::ask::{GOOD, TIMEOUT, bad, check, prober, sound, void};
 use crate::support::pki::Pki;
@@ -98,7 +98,7 @@ async fn b05_what_is_unpacked_is_what_is_judged() {
     .await;
     let ok = |q: &mut HttpProbeConfig| {
         let pattern = regex::Regex::new(r#""status":"ok""#).unwrap();
-        q.expect.body_matches = vec![leadsman::sounding::expect::Pattern(pattern)];
+        q.expect.body_matches = vec![leadsman::core::probe_result::expect::Pattern(pattern)];
     };
     check("packed", server.url("/"), ok, bad(Reason::Body)).await;
     let unpacked = |q: &mut HttpProbeConfig| {

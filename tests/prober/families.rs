@@ -5,10 +5,10 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use leadsman::clock;
 use leadsman::config::settings::{HttpProbeConfig, IpFamily, ProbeKind};
-use leadsman::probe::{Prober, Transcript};
-use leadsman::sounding::Reason;
+use leadsman::core::probe_result::Reason;
+use leadsman::platform::clock;
+use leadsman::prober::{Prober, Transcript};
 
 use crate::support::ask::{
     GOOD, TIMEOUT, bad, check, check_tcp, check_within, http_question, shared, target,

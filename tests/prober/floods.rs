@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use leadsman::config::settings::{ConnectionReuse, HttpProbeConfig, HttpVersions, TcpStep};
-use leadsman::sounding::Reason;
+use leadsman::core::probe_result::Reason;
 
 use crate::support::ask::{
     GOOD, SHORT, TIMEOUT, bad, check, check_tcp, check_within, prober, sound,

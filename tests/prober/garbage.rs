@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use leadsman::config::settings::{Compression, HttpProbeConfig, HttpVersions};
-use leadsman::sounding::Outcome;
-use leadsman::sounding::expect::{JsonPlace, JsonRule, JsonTest, Pattern};
+use leadsman::core::probe_result::Outcome;
+use leadsman::core::probe_result::expect::{JsonPlace, JsonRule, JsonTest, Pattern};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;

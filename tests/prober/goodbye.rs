@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use leadsman::clock;
 use leadsman::config::settings::{ConnectionReuse, HttpProbeConfig, HttpVersions, ProbeKind};
-use leadsman::probe::Prober;
-use leadsman::sounding::{HttpVersion, Reason};
+use leadsman::core::probe_result::{HttpVersion, Reason};
+use leadsman::platform::clock;
+use leadsman::prober::Prober;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use leadsman::config::settings::{Compression, ConnectionReuse, HttpProbeConfig, HttpVersions};
-use leadsman::sounding::{Outcome, Reason};
+use leadsman::core::probe_result::{Outcome, Reason};
 
 use crate::support::ask::{GOOD, SHORT, TIMEOUT, bad, check, check_within, prober, sound};
 use crate::support::script::{Script, Step, answer, close, raw, reset};
@@ -208,7 +208,7 @@ async fn what_comes_after_an_answer_is_not_the_next_answer() {
     })
     .await;
     let prober = prober(server.url("/"), |q| {
-        q.connection = ConnectionReuse::KeepAlive
+        q.connection = ConnectionReuse::KeepAlive;
     });
     for run in 0..3 {
         let sounding = sound(&prober, TIMEOUT).await;

@@ -3,10 +3,10 @@
 use std::io::Write as _;
 
 use http::Method;
-use leadsman::clock;
 use leadsman::config::settings::{ConnectionReuse, HttpProbeConfig, HttpVersions, RequestBody};
-use leadsman::probe::Transcript;
-use leadsman::sounding::{HttpVersion, Reason};
+use leadsman::core::probe_result::{HttpVersion, Reason};
+use leadsman::platform::clock;
+use leadsman::prober::Transcript;
 
 use crate::support::ask::{GOOD, SHORT, TIMEOUT, bad, check, check_within, prober, sound, until};
 use crate::support::pki::{Pki, certificate};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use leadsman::config::Target;
 use leadsman::config::settings::{HttpProbeConfig, HttpVersions};
-use leadsman::sounding::{HttpVersion, Reason};
+use leadsman::core::probe_result::{HttpVersion, Reason};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 

@@ -2,8 +2,8 @@
 
 use http::Method;
 use leadsman::config::settings::{Auth, ConnectionReuse, RedirectScope, RequestBody, Secret};
-use leadsman::sounding::Reason;
-use leadsman::sounding::expect::StatusRange;
+use leadsman::core::probe_result::Reason;
+use leadsman::core::probe_result::expect::StatusRange;
 
 use crate::support::ask::{GOOD, TIMEOUT, bad, check, prober, sound};
 use crate::support::pki::{Pki, certificate};

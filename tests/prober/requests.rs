@@ -2,7 +2,7 @@
 
 use http::header::{ACCEPT_LANGUAGE, HeaderName, USER_AGENT};
 use leadsman::config::settings::{Auth, ConnectionReuse, HttpProbeConfig, HttpVersions, Secret};
-use leadsman::sounding::VoidReason;
+use leadsman::core::probe_result::VoidReason;
 
 use crate::support::ask::{GOOD, TIMEOUT, check, prober, sound, until, void};
 use crate::support::pki::Pki;
@@ -165,7 +165,7 @@ async fn r11_new_and_kept_connections() {
 async fn r11_a_kept_connection_that_was_closed_is_replaced() {
     let server = Server::plain(|_| answer(200).until_close()).await;
     let prober = prober(server.url("/"), |q| {
-        q.connection = ConnectionReuse::KeepAlive
+        q.connection = ConnectionReuse::KeepAlive;
     });
     for _ in 0..3 {
         let sounding = sound(&prober, TIMEOUT).await;
@@ -183,7 +183,7 @@ async fn r11_a_kept_connection_that_went_away_is_not_the_targets_fault() {
     })
     .await;
     let prober = prober(server.url("/"), |q| {
-        q.connection = ConnectionReuse::KeepAlive
+        q.connection = ConnectionReuse::KeepAlive;
     });
     for _ in 0..3 {
         let sounding = sound(&prober, TIMEOUT).await;

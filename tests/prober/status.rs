@@ -2,8 +2,8 @@
 
 use http::Method;
 use leadsman::config::settings::HttpVersions;
-use leadsman::sounding::expect::StatusRange;
-use leadsman::sounding::{HttpVersion, Reason};
+use leadsman::core::probe_result::expect::StatusRange;
+use leadsman::core::probe_result::{HttpVersion, Reason};
 
 use crate::support::ask::{GOOD, bad, check};
 use crate::support::script::{answer, raw};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use leadsman::config::settings::{TcpProbeConfig, TcpStep};
-use leadsman::sounding::{Outcome, ProbeResult, Reason};
+use leadsman::core::probe_result::{Outcome, ProbeResult, Reason};
 use regex::bytes::Regex;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
@@ -244,7 +244,7 @@ async fn x10_lines_injected_before_the_handshake_are_refused() {
     let allowed = [bad(Reason::Tls), bad(Reason::Dialogue)];
     let mut question = crate::support::ask::tcp_question();
     change(&mut question);
-    let prober = leadsman::probe::Prober::new(
+    let prober = leadsman::prober::Prober::new(
         &crate::support::ask::shared(),
         crate::support::ask::target(url),
         leadsman::config::settings::ProbeKind::Tcp(Box::new(question)),

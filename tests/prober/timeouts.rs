@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use leadsman::clock;
 use leadsman::config::settings::HttpProbeConfig;
-use leadsman::sounding::Reason;
+use leadsman::core::probe_result::Reason;
+use leadsman::platform::clock;
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::support::ask::{GOOD, SHORT, TIMEOUT, bad, check, check_within, prober, until};

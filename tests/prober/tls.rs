@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use leadsman::config::settings::{HttpProbeConfig, HttpVersions, TlsConfig};
-use leadsman::sounding::{HttpVersion, Outcome, Reason, VoidReason};
+use leadsman::core::probe_result::{HttpVersion, Outcome, Reason, VoidReason};
 
 use crate::support::ask::{GOOD, SHORT, bad, check, check_within, void};
 use crate::support::pki::{Pki, Wanted, certificate};
@@ -16,7 +16,7 @@ async fn check_certificate(
     wanted: Wanted,
     change: impl FnOnce(&mut HttpProbeConfig),
     expected: Outcome,
-) -> leadsman::sounding::ProbeResult {
+) -> leadsman::core::probe_result::ProbeResult {
     let pki = Pki::new();
     let server = Server::tls(pki.server(&wanted), |_| answer(200).body("ok")).await;
     let trusting = |q: &mut HttpProbeConfig| {
@@ -128,7 +128,7 @@ async fn x07_x09_what_is_seen_of_a_handshake() {
     assert!(tls.issuer.contains("Test Authority"), "{}", tls.issuer);
     assert_eq!(tls.subject_alternative, "localhost");
     assert_eq!(tls.fingerprint_sha256.len(), 64);
-    let left = tls.leaf_expiry as f64 - leadsman::clock::unix_seconds();
+    let left = tls.leaf_expiry as f64 - leadsman::platform::clock::unix_seconds();
     assert!((82_800.0..=86_400.0).contains(&left), "{left}");
     assert_eq!(tls.earliest_expiry, tls.leaf_expiry);
 }

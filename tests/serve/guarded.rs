@@ -69,7 +69,7 @@ fn ask(leadsman: &Leadsman, method: &str, path: &str, token: Option<&str>) -> u1
 
 #[test]
 fn the_walk_below_knows_every_route() {
-    let source = std::fs::read_to_string("src/serve/mod.rs").unwrap();
+    let source = std::fs::read_to_string("src/http/mod.rs").unwrap();
     let routes: Vec<&str> = source
         .split(".route(")
         .skip(1)

@@ -6,16 +6,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc as std_mpsc};
 use std::time::Duration;
 
-use leadsman::clock;
 use leadsman::config::Sources;
 use leadsman::config::settings::{ServeConfig, Settings, TlsConfig as LeaseTls};
-use leadsman::metrics::{Metrics, ProbeSeries};
-use leadsman::serve::status::{GuardView, RolloutView};
-use leadsman::serve::{
+use leadsman::core::probe_stats::TrackedProbe;
+use leadsman::http::status::{GuardView, RolloutView};
+use leadsman::http::{
     self, AcceptedOrder, AccessReview, AppState, Dependencies, LeaderProxy, LeaderRoute,
     ListenerTls, ReloadRequest, RollbackOrder, Routing, ServingConfig,
 };
-use leadsman::track::TrackedProbe;
+use leadsman::metrics::{Metrics, ProbeSeries};
+use leadsman::platform::clock;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
@@ -124,9 +124,9 @@ impl Replica {
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let (end, ended) = std_mpsc::channel();
-        let serving = serve::serve(
+        let serving = http::serve(
             listener,
-            serve::router(Arc::clone(&shared)),
+            http::router(Arc::clone(&shared)),
             made.max_connections,
             made.tls.map(Arc::new),
             stop.clone(),

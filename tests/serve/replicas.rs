@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use leadsman::config::settings::{ServeTlsConfig, TlsConfig as LeaseTls};
-use leadsman::serve::status::RolloutView;
-use leadsman::serve::{AuthDecision, LeaderRoute, ListenerTls, Routing};
+use leadsman::http::status::RolloutView;
+use leadsman::http::{AuthDecision, LeaderRoute, ListenerTls, Routing};
 
 use crate::program::{Reply, post, request, until, unused_port};
 use crate::serve::replica::{LONG, Made, Replica, token};
@@ -309,7 +309,7 @@ fn ended(ending: &'static str, reason: &str) -> RolloutView {
         revision: 2,
         ending,
         reason: reason.into(),
-        ended_at: leadsman::clock::unix_seconds() + 1.0,
+        ended_at: leadsman::platform::clock::unix_seconds() + 1.0,
         ..RolloutView::default()
     }
 }

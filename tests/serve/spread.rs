@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use leadsman::config::settings::TlsConfig as LeaseTls;
-use leadsman::serve::status::{GuardView, ObjectiveView};
-use leadsman::serve::{
+use leadsman::http::status::{GuardView, ObjectiveView};
+use leadsman::http::{
     AlertSubscriber, LeaderProxy, LeaderRoute, ReceivedAlert, Routing, ServingConfig, Shard,
 };
 use serde_json::{Value, json};

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::Method;
-use leadsman::clock;
 use leadsman::config::Target;
 use leadsman::config::settings::{
     ConnectConfig, ConnectionReuse, HttpProbeConfig, HttpVersions, ProbeKind, RedirectConfig,
     RequestBody, TcpProbeConfig,
 };
-use leadsman::probe::{Prober, ProberContext};
-use leadsman::sounding::expect::Expect;
-use leadsman::sounding::{Outcome, ProbeResult, Reason, VoidReason};
+use leadsman::core::probe_result::expect::Expect;
+use leadsman::core::probe_result::{Outcome, ProbeResult, Reason, VoidReason};
+use leadsman::platform::clock;
+use leadsman::prober::{Prober, ProberContext};
 
 /// The timeout of questions that name none: far more than a loopback answer takes.
 pub const TIMEOUT: Duration = Duration::from_secs(10);

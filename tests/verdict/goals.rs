@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use fastrand::Rng;
-use leadsman::verdict::{
+use leadsman::core::analysis::{
     Analysis, AnalysisStart, Bake, BakeEnd, InconclusiveReason, TickOutcome, Verdict,
 };
 

@@ -4,7 +4,7 @@
 //! fifty times as many.
 
 use fastrand::Rng;
-use leadsman::verdict::{
+use leadsman::core::analysis::{
     Analysis, AnalysisStart, AnalyzedWorkload, Bake, InconclusiveReason, LearnedRollouts, PodSide,
     PodState, PodTick, RegressionReason, RequestScrape, RequestsBefore, Rule, StuckReason, Tick,
     TickOutcome, Verdict, WorkloadChange, WorkloadDiff, WorkloadEvent, bucket, upper_bound,

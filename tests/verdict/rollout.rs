@@ -1,7 +1,7 @@
 //! How a rollout replaces pods: which are Ready when, and what the cluster says of it.
 
 use fastrand::Rng;
-use leadsman::verdict::{
+use leadsman::core::analysis::{
     AnalyzedWorkload, MAX_ASKED, PodSide, WorkloadChange, WorkloadDiff, WorkloadEvent,
 };
 

@@ -4,7 +4,7 @@
 //! or all of them, do worse, and what a pod that goes leaves unanswered.
 
 use fastrand::Rng;
-use leadsman::verdict::{
+use leadsman::core::analysis::{
     Analysis, AnalysisStart, BaselineHistogram, LearnedRollouts, MAX_ASKED, PodSide, PodTick,
     RolloutLessons, Rule, Tick, TickOutcome, Verdict, WorkloadChange, WorkloadEvent, bucket,
 };
@@ -394,12 +394,12 @@ impl Lessons {
     }
 
     /// The release's only workload, with what is normal for it.
-    fn workload(&self, shape: Shape) -> leadsman::verdict::AnalyzedWorkload {
+    fn workload(&self, shape: Shape) -> leadsman::core::analysis::AnalyzedWorkload {
         let taught = self.0.iter().flat_map(|one| &one.workloads);
-        let most = |what: fn(&leadsman::verdict::WorkloadLessons) -> f64| {
+        let most = |what: fn(&leadsman::core::analysis::WorkloadLessons) -> f64| {
             taught.clone().map(what).fold(0.0, f64::max)
         };
-        leadsman::verdict::AnalyzedWorkload {
+        leadsman::core::analysis::AnalyzedWorkload {
             gap_s: most(|one| one.gap_s),
             ready_s: most(|one| one.ready_s),
             ..shape.workload()

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::verdict::{
+use crate::core::analysis::{
     AgeCounts, Analysis, AnalysisStart, AnalyzedWorkload, Bake, BakeEnd, BaselineHistogram,
     LearnedRollouts, PodSide, PodState, PodTick, RequestScrape, RequestsBefore, Rule, StuckReason,
     Tick, TickOutcome, Verdict, WorkloadChange, WorkloadDiff, WorkloadEvent, bucket,

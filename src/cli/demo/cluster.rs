@@ -16,11 +16,11 @@ use tokio_util::task::TaskTracker;
 
 use super::app::{self, AppBehaviour, SharedSurroundings, Surroundings};
 use super::story::RELEASE;
-use crate::clock::Timeline;
+use crate::core::units::Revision;
+use crate::http;
+use crate::platform::clock::Timeline;
 use crate::release::embedded::{EmbeddedHistory, EmbeddedPods as Written};
 use crate::release::{ReleasePod, WorkloadState};
-use crate::serve;
-use crate::units::Revision;
 
 /// How often the cluster looks at what is wanted.
 const ROUND: Duration = Duration::from_millis(100);
@@ -83,7 +83,7 @@ pub(super) async fn run(
     let service = listener.local_addr()?;
     let serving = tokio::spawn(serve_service(listener, Arc::clone(&ready), tasks.clone()));
     let sky: Arc<SharedSurroundings> = Arc::default();
-    tasks.spawn(serve::serve(
+    tasks.spawn(http::serve(
         database,
         app::database(Arc::clone(&sky)),
         MAX_CONNECTIONS,
@@ -289,7 +289,7 @@ impl DemoCluster {
         let pod = app::DemoPod::new(behaviour, &self.sky);
         let stop = CancellationToken::new();
         let router = app::router(Arc::new(pod));
-        self.tasks.spawn(serve::serve(
+        self.tasks.spawn(http::serve(
             listener,
             router,
             MAX_CONNECTIONS,

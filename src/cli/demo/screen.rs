@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::cli::terminal;
-use crate::clock;
-use crate::serve::status::GuardView;
-use crate::sounding::Outcome;
-use crate::track::TrackedProbe;
-use crate::verdict::number;
+use crate::core::analysis::number;
+use crate::core::probe_result::Outcome;
+use crate::core::probe_stats::TrackedProbe;
+use crate::http::status::GuardView;
+use crate::platform::clock;
 
 /// Without a terminal there is a line so often.
 const LINE_EVERY: Duration = Duration::from_secs(5);

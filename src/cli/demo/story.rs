@@ -18,13 +18,13 @@ use super::scenario::Scenario;
 use super::screen::Screen;
 use crate::cli::signals::{self, SignalRequest, Signals};
 use crate::config::{self, Settings, Sources};
+use crate::core::probe_stats::TrackedProbe;
+use crate::core::units::{Namespace, ReleaseName};
 use crate::daemon::Daemon;
-use crate::files::{self, TemporaryDir};
+use crate::http::status::{GuardFeed, GuardView};
+use crate::platform::files::{self, TemporaryDir};
 use crate::release::embedded::EmbeddedHistory;
-use crate::serve::status::{GuardFeed, GuardView};
-use crate::store;
-use crate::track::TrackedProbe;
-use crate::units::{Namespace, ReleaseName};
+use crate::storage;
 
 /// A story that takes longer than this is stuck. A bake finds a leak after some four minutes.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -278,7 +278,7 @@ impl DemoStory {
                 .lock()
                 .recent()
                 .last()
-                .is_some_and(|(o, _)| o == crate::sounding::Outcome::Good)
+                .is_some_and(|(o, _)| o == crate::core::probe_result::Outcome::Good)
         };
         while !self.probes.iter().all(is_well) {
             if Instant::now() > patience {
@@ -375,7 +375,7 @@ impl DemoStory {
             view.says,
             self.began.elapsed().as_secs_f64()
         ));
-        if let Some(recording) = store::recordings(&self.state, None).last() {
+        if let Some(recording) = storage::recordings(&self.state, None).last() {
             let to = self.record.display();
             self.screen.say(&match std::fs::read(recording)
                 .and_then(|bytes| files::put(&self.record, &bytes))

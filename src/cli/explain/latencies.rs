@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::recording::Recording;
-use crate::verdict::{BaselineHistogram, PodSide, bucket, edge, quantile};
+use crate::core::analysis::{BaselineHistogram, PodSide, bucket, edge, quantile};
+use crate::core::recording::Recording;
 
 /// Columns of a distribution.
 const COLUMNS: usize = 40;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::WIDTH;
-use crate::recording::{RecordedTick, Recording};
-use crate::verdict::{Analysis, PodSide, UnknownCause};
+use crate::core::analysis::{Analysis, PodSide, UnknownCause};
+use crate::core::recording::{RecordedTick, Recording};
 
 /// Why the results of a tick were not judged, an entry for each endpoint.
 pub(super) type UnknownCauses = Vec<Option<UnknownCause>>;

@@ -1,6 +1,6 @@
 //! What the cluster was like when the verdict fell.
 
-use crate::evidence::EvidenceBundle;
+use crate::core::evidence::EvidenceBundle;
 
 /// Lines of one log that are shown; `--json` has all of them.
 const LINES: usize = 10;

@@ -12,8 +12,8 @@ use crate::config::settings::{
     RequestBody, Secret, Settings, TcpProbeConfig, TcpStep,
 };
 use crate::config::{self, Sources};
-use crate::sounding::HttpVersion;
-use crate::sounding::expect::HeaderTest;
+use crate::core::probe_result::HttpVersion;
+use crate::core::probe_result::expect::HeaderTest;
 
 /// What the modules are appended to.
 const RELEASE: &str = "\

@@ -10,7 +10,7 @@ use crate::config::settings::{
     AlertmanagerConfig, Auth, ReceiverConfig, Secret, Settings, TlsConfig,
 };
 use crate::notify;
-use crate::outgoing::{authorized, cause, client, reveal};
+use crate::platform::http_client::{authorized, cause, client, reveal};
 
 /// The most that one answer may take, whatever the settings allow: somebody waits at a terminal.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -12,19 +12,19 @@ use tokio::time::Instant;
 use super::{FAILED, NOT_WELL, RollbackArgs, TIME_OUT};
 use crate::cli::BAD_CONFIGURATION;
 use crate::cli::client::UNKNOWN;
-use crate::clock;
-use crate::clock::Timeline;
 use crate::config::settings::{KubernetesConfig, ReleaseConfig, Settings};
-use crate::files::TemporaryDir;
-use crate::ledger::RevisionLedger;
-use crate::permit::Permit;
-use crate::probe::{Prober, ProberContext};
+use crate::core::probe_result::Outcome;
+use crate::core::revision_ledger::RevisionLedger;
+use crate::core::units::Revision;
+use crate::platform::clock;
+use crate::platform::clock::Timeline;
+use crate::platform::files::TemporaryDir;
+use crate::platform::permit::Permit;
+use crate::prober::{Prober, ProberContext};
 use crate::release::cluster::{
     self, ApiAccess, ApiConnector, ClusterEngine, NamespaceCache, RollbackPolicy,
 };
 use crate::release::{self, Engine, ObservedState, ReleaseState, by_hand};
-use crate::sounding::Outcome;
-use crate::units::Revision;
 
 /// How long the cluster may take to tell what there is.
 const FIRST_FACTS: Duration = Duration::from_secs(30);

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use crate::alert::AlertKind;
-use crate::alert::Condition;
-use crate::alert::Labels;
-use crate::serve::status::GuardView;
-use crate::serve::status::RolloutView;
-use crate::track::{ProbeStats, TrackedProbe};
+use crate::core::alerts::AlertKind;
+use crate::core::alerts::Condition;
+use crate::core::alerts::Labels;
+use crate::core::probe_stats::{ProbeStats, TrackedProbe};
+use crate::http::status::GuardView;
+use crate::http::status::RolloutView;
 
 /// A release that was turned back and is well is told of for so long, in seconds.
 const TOLD_FOR: f64 = 3600.0;
@@ -209,7 +209,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may end where it stands")]
 
     use super::*;
-    use crate::serve::status::{BakeView, CandidateView};
+    use crate::http::status::{BakeView, CandidateView};
 
     fn past(revision: u32, ending: &'static str) -> RolloutView {
         RolloutView {
@@ -274,8 +274,8 @@ mod tests {
     #[test]
     fn a_dependency_that_fails_is_an_alert_of_its_own() {
         use crate::config::{self, Sources};
-        use crate::sounding::{Outcome, PhaseTimes, ProbeResult, Reason, ResponseFacts};
-        use crate::units::Moment;
+        use crate::core::probe_result::{Outcome, PhaseTimes, ProbeResult, Reason, ResponseFacts};
+        use crate::core::units::Moment;
 
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("probes.toml");

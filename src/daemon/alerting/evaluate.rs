@@ -4,17 +4,17 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::{AlertEvaluator, conditions};
-use crate::alert::AlertKind;
-use crate::alert::Condition;
-use crate::alert::LabelSet;
-use crate::alert::Labels;
-use crate::clock;
-use crate::serve::Shard;
-use crate::serve::status::GuardView;
-use crate::sounding::VoidReason;
-use crate::track::{ProbeStats, TrackedProbe};
-use crate::units::Moment;
-use crate::window::LongWindow;
+use crate::core::alerts::AlertKind;
+use crate::core::alerts::Condition;
+use crate::core::alerts::LabelSet;
+use crate::core::alerts::Labels;
+use crate::core::probe_result::VoidReason;
+use crate::core::probe_stats::{ProbeStats, TrackedProbe};
+use crate::core::units::Moment;
+use crate::core::window::LongWindow;
+use crate::http::Shard;
+use crate::http::status::GuardView;
+use crate::platform::clock;
 
 /// Of what it is not known whether it is wrong; alerts about it stay as they are. After a start that is everything which
 /// nobody has tried yet: an alert that ended then would be a false "resolved" in the middle of an outage.

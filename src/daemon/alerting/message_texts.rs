@@ -3,9 +3,9 @@
 use url::Url;
 
 use super::conditions;
+use crate::core::rollout::{BY_HAND, NOT_ROLLED_OUT, ROLLED_OUT_LATE};
+use crate::http::status::{GuardView, RolloutView};
 use crate::notify::Message;
-use crate::rollout::{BY_HAND, NOT_ROLLED_OUT, ROLLED_OUT_LATE};
-use crate::serve::status::{GuardView, RolloutView};
 
 /// What ended longer ago, in seconds, is no news: it was told by whoever ran then.
 const FRESH: f64 = 3600.0;
@@ -183,7 +183,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may end where it stands")]
 
     use super::*;
-    use crate::serve::status::CandidateView;
+    use crate::http::status::CandidateView;
 
     const NOW: f64 = 1_800_000_000.0;
 

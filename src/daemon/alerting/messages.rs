@@ -6,11 +6,11 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{AlertEvaluator, message_texts};
-use crate::clock;
 use crate::config::settings::ReceiverConfig;
+use crate::http::status::GuardView;
 use crate::notify::Message;
 use crate::notify::{DeliveryQueue, MessageFate, MessageObserver};
-use crate::serve::status::GuardView;
+use crate::platform::clock;
 
 /// News that is remembered, so that it is told once: it is forgotten long after it was fresh.
 const MAX_TOLD: usize = 2000;

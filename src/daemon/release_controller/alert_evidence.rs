@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use super::ReleaseController;
 use crate::config::settings::AlertWeight;
-use crate::rollout::RolloutInput;
-use crate::serve::ReceivedAlert;
-use crate::serve::status::VerdictView;
-use crate::units::{ClockShift, HasTimes, Revision, Time};
+use crate::core::rollout::RolloutInput;
+use crate::core::units::{ClockShift, HasTimes, Revision, Time};
+use crate::http::ReceivedAlert;
+use crate::http::status::VerdictView;
 
 /// Alerts that are remembered during one watch; of more, those that say least go first.
 const MAX_ALERTS: usize = 64;

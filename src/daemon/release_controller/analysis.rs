@@ -12,18 +12,18 @@ use super::state::{ProbeHistory, RunningAnalysis, RunningVerification, State};
 use super::workload_events::ReportedWorkload;
 use super::{ReleaseController, dependencies, status};
 use crate::config::settings::ProbeConfig;
-use crate::daemon::probe_executor::{ProbeResultMsg, ProbeSubject};
-use crate::recording::{
-    self, AnalysisLatencies, RecordedTick, Recording, RecordingEnd, RecordingHead, RecordingLine,
-};
-use crate::release::ReleaseState;
-use crate::rollout::{BY_HAND, Candidate, RolloutInput, RolloutOutcome};
-use crate::sounding::Outcome;
-use crate::units::{Revision, Time};
-use crate::verdict::{
+use crate::core::analysis::{
     Analysis, AnalysisStart, InconclusiveReason, TickBuffer, TickOutcome, Verdict, Verification,
     VerificationOutcome,
 };
+use crate::core::probe_result::Outcome;
+use crate::core::recording::{
+    self, AnalysisLatencies, RecordedTick, Recording, RecordingEnd, RecordingHead, RecordingLine,
+};
+use crate::core::rollout::{BY_HAND, Candidate, RolloutInput, RolloutOutcome};
+use crate::core::units::{Revision, Time};
+use crate::daemon::probe_executor::{ProbeResultMsg, ProbeSubject};
+use crate::release::ReleaseState;
 
 /// So long after the last result at the interval of the analysis a limit's answer may still be its doing.
 const LIMIT_LASTS: Duration = Duration::from_secs(60);

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::ReleaseController;
 use super::rollback::digest_of;
-use crate::ledger::{self, ContentVerdict, RevisionStatus};
+use crate::core::revision_ledger::{self, ContentVerdict, RevisionStatus};
+use crate::core::rollout::{Appearance, RevisionOrigin, RolloutInput, RolloutPhase};
+use crate::core::units::{Revision, Time};
 use crate::release::{ReleaseState, WorkloadState};
-use crate::rollout::{Appearance, RevisionOrigin, RolloutInput, RolloutPhase};
-use crate::units::{Revision, Time};
 
 /// A record that a backup brought back longer ago was there before us.
 const RESTORED_LATELY: Duration = Duration::from_secs(600);
@@ -147,7 +147,7 @@ fn same_contents(
     facts: &ReleaseState,
     before: Revision,
     newest: Revision,
-) -> Option<ledger::ContentDigest> {
+) -> Option<revision_ledger::ContentDigest> {
     let digest = digest_of(facts, newest)?;
     let between = (before.0..newest.0).all(|number| {
         let other = digest_of(facts, Revision(number));
@@ -169,7 +169,7 @@ fn brings_pods(facts: &ReleaseState, before: &[WorkloadState], newest: Revision)
 }
 
 /// What is said of contents that are deployed again, if they were found bad.
-fn bad_again(known: &ledger::LedgerEntry) -> Option<String> {
+fn bad_again(known: &revision_ledger::LedgerEntry) -> Option<String> {
     let is_bad = known.found == ContentVerdict::Bad;
     is_bad.then(|| {
         format!(
@@ -184,7 +184,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may end where it stands")]
 
     use super::*;
-    use crate::ledger::{ContentDigest, StoredRevision};
+    use crate::core::revision_ledger::{ContentDigest, StoredRevision};
 
     /// Revisions from 3 on with these contents; of a space nothing is known.
     fn facts(contents: &str) -> ReleaseState {

@@ -3,11 +3,11 @@
 use super::ReleaseController;
 use super::rollback::digest_of;
 use super::state::State;
-use crate::ledger::ContentVerdict;
+use crate::core::analysis::Rule;
+use crate::core::revision_ledger::ContentVerdict;
+use crate::core::rollout::RolloutPhase;
+use crate::core::units::{Revision, Time};
 use crate::release::ObservedState;
-use crate::rollout::RolloutPhase;
-use crate::units::{Revision, Time};
-use crate::verdict::Rule;
 
 /// So many whole minutes with soundings each probe must have, since the release stands as it does. Time in which nothing
 /// was known is none of them: while we did not run, were blind, or asked in vain.
@@ -131,11 +131,13 @@ mod tests {
 
     use super::super::state::tests::START;
     use super::*;
-    use crate::ledger::{ContentDigest, LedgerEntry, RevisionStatus, StoredRevision};
+    use crate::core::analysis::TickOutcome;
+    use crate::core::revision_ledger::{
+        ContentDigest, LedgerEntry, RevisionStatus, StoredRevision,
+    };
+    use crate::core::rollout::{Mode, RevisionOrigin, Rollout, RolloutInput, RolloutLimits};
+    use crate::core::units::{ClockShift, HasTimes as _};
     use crate::release::ReleaseState;
-    use crate::rollout::{Mode, RevisionOrigin, Rollout, RolloutInput, RolloutLimits};
-    use crate::units::{ClockShift, HasTimes as _};
-    use crate::verdict::TickOutcome;
 
     const MINUTE: Duration = Duration::from_secs(60);
 
@@ -152,7 +154,7 @@ mod tests {
             revision: Revision(7),
             origin: RevisionOrigin::Upgrade,
             serving: None,
-            appears: crate::rollout::Appearance::New,
+            appears: crate::core::rollout::Appearance::New,
         };
         state.rollout.step(seen, START);
         state.deployed = Some(Revision(7));

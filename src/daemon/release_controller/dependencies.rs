@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 use super::ReleaseController;
 use super::state::RunningAnalysis;
 use crate::config::settings::{NeedsEntry, ProbeConfig, ReleaseConfig};
+use crate::core::analysis::{Dependency, TickOutcome};
+use crate::core::probe_result::Outcome;
+use crate::core::recording;
+use crate::core::rollout::RolloutPhase;
+use crate::core::units::ProbeName;
 use crate::daemon::probe_executor::{ProbeExecutor, ProbeResultMsg};
-use crate::recording;
-use crate::rollout::RolloutPhase;
-use crate::sounding::Outcome;
-use crate::units::ProbeName;
-use crate::verdict::{Dependency, TickOutcome};
 
 /// What a watch calls a release that is needed begins with this.
 const RELEASE: &str = "release:";

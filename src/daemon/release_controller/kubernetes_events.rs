@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::ReleaseController;
+use crate::core::rollout::{Candidate, RolloutOutcome, RolloutPhase};
+use crate::core::units::{Revision, Time};
 use crate::release::ReleaseEvent;
-use crate::rollout::{Candidate, RolloutOutcome, RolloutPhase};
-use crate::units::{Revision, Time};
 
 /// Notices under way at a time; when the cluster takes none, further ones are left out.
 const MAX_NOTICES: usize = 20;

@@ -132,7 +132,7 @@ mod tests {
 
     use super::super::pod_probers::tests::{pod, probe};
     use super::*;
-    use crate::units::Time;
+    use crate::core::units::Time;
 
     #[test]
     fn each_reason_is_known() {

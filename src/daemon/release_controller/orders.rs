@@ -14,10 +14,10 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::ReleaseController;
+use crate::core::rollout::{OrderKey, OrderRecord, RolloutInput, RolloutOutcome, RolloutPhase};
+use crate::core::units::Revision;
+use crate::http::{AcceptedOrder, DeclinedOrder, RollbackOrder};
 use crate::release::{self, ReleaseState, RollbackError, RollbackPlan, by_hand};
-use crate::rollout::{OrderKey, OrderRecord, RolloutInput, RolloutOutcome, RolloutPhase};
-use crate::serve::{AcceptedOrder, DeclinedOrder, RollbackOrder};
-use crate::units::Revision;
 
 type OrderReply = oneshot::Sender<Result<AcceptedOrder, DeclinedOrder>>;
 

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use crate::config::Target;
 use crate::config::settings::{ProbeConfig, ProbeKind};
-use crate::probe::{self, Prober};
+use crate::core::analysis::{MAX_ASKED, TickOutcome};
+use crate::core::units::Revision;
+use crate::prober::{self, Prober};
 use crate::release::{ReleasePod, ReleaseState};
-use crate::units::Revision;
-use crate::verdict::{MAX_ASKED, TickOutcome};
 
 /// Marks of one pod and endpoint that may wait for their tick.
 const MAX_WAITING: usize = 64;
@@ -58,7 +58,7 @@ impl PodProbers {
     /// A prober for an endpoint of a pod, if it may be asked once more now.
     pub(super) fn begin(
         &mut self,
-        shared: &Arc<probe::ProberContext>,
+        shared: &Arc<prober::ProberContext>,
         pod: &ReleasePod,
         endpoint: usize,
         probe: &ProbeConfig,
@@ -248,9 +248,9 @@ pub(super) mod tests {
     use super::*;
     use crate::config::settings::PodTarget;
     use crate::config::{self, Sources};
+    use crate::helm::manifest;
     use crate::release::ContainerPort;
     use crate::release::change::RevisionWorkloads;
-    use crate::release::manifest;
 
     /// A probe that asks pods so: workload and port, where they are named.
     pub(in super::super) fn probe(aim: Option<(&str, &str)>) -> ProbeConfig {

@@ -6,13 +6,13 @@ use std::time::Duration;
 use super::pod_probers::{address_of, is_behind, is_clear};
 use super::state::{ProbeHistory, RunningAnalysis};
 use super::{FIRST_LOOKS_EVERY, LOOK_EVERY, MAX_PODS, PodResultMsg, ReleaseController};
-use crate::clock;
 use crate::config::settings::ProbeConfig;
-use crate::recording::{self, RecordingLine};
+use crate::core::analysis::{PodSide, TickOutcome};
+use crate::core::probe_result::Outcome;
+use crate::core::recording::{self, RecordingLine};
+use crate::core::units::Time;
+use crate::platform::clock;
 use crate::release::ReleasePod;
-use crate::sounding::Outcome;
-use crate::units::Time;
-use crate::verdict::{PodSide, TickOutcome};
 
 impl ReleaseController {
     pub(super) fn on_pod_heard(&mut self, heard: &PodResultMsg) {

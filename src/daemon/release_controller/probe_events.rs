@@ -6,9 +6,9 @@
 use std::collections::BTreeSet;
 
 use super::ReleaseController;
+use crate::core::probe_result::Outcome;
 use crate::daemon::alerting::in_a_row;
 use crate::release::ReleaseEvent;
-use crate::sounding::Outcome;
 
 /// What was heard of one probe lately.
 #[derive(Debug, Clone, Copy, Default)]

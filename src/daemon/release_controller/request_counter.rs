@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::ReleaseController;
-use crate::requests;
-use crate::units::{Revision, Time};
-use crate::verdict::{RequestScrape, RequestsBefore};
+use crate::core::analysis::{RequestScrape, RequestsBefore};
+use crate::core::units::{Revision, Time};
+use crate::prometheus_query;
 
 /// What is compared with: so long a time before.
 const BEFORE: Duration = Duration::from_secs(3600);
@@ -58,7 +58,7 @@ impl ReleaseController {
         };
         self.next_count = now + every;
         self.counting.spawn(async move {
-            let counts = requests::count(&settings, span).await;
+            let counts = prometheus_query::count(&settings, span).await;
             RequestCount {
                 of,
                 at: now,

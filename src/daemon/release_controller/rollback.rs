@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ReleaseController;
-use crate::evidence::EvidenceBundle;
-use crate::ledger::{self, ContentVerdict};
-use crate::recording::RecordingLine;
+use crate::core::evidence::EvidenceBundle;
+use crate::core::recording::RecordingLine;
+use crate::core::revision_ledger::{self, ContentVerdict};
+use crate::core::rollout::{Candidate, RolloutInput, RolloutPhase};
+use crate::core::units::{Revision, Time};
 use crate::release::{self, ReleaseState};
-use crate::rollout::{Candidate, RolloutInput, RolloutPhase};
-use crate::units::{Revision, Time};
 
 /// How long a rollback waits for the evidence.
 const WITNESS: Duration = Duration::from_millis(1500);
@@ -173,7 +173,8 @@ impl ReleaseController {
                 && !facts.ours.contains(&record.revision)
                 && matches!(
                     record.status,
-                    ledger::RevisionStatus::Superseded | ledger::RevisionStatus::Deployed
+                    revision_ledger::RevisionStatus::Superseded
+                        | revision_ledger::RevisionStatus::Deployed
                 )
                 && found.is_none_or(|entry| entry.found != ContentVerdict::Bad)
         });
@@ -450,7 +451,7 @@ impl ReleaseController {
         let record = stored_of(&facts, revision);
         if let Some(digest) = record.and_then(|record| record.digest.clone()) {
             let at = self.now();
-            self.state.ledger.write(ledger::LedgerEntry {
+            self.state.ledger.write(revision_ledger::LedgerEntry {
                 digest,
                 weak: record.and_then(|record| record.weak.clone()),
                 revision,
@@ -472,11 +473,14 @@ fn refused(refusal: &release::RollbackError, reason: String) -> RolloutInput {
     }
 }
 
-pub(super) fn digest_of(facts: &ReleaseState, revision: Revision) -> Option<ledger::ContentDigest> {
+pub(super) fn digest_of(
+    facts: &ReleaseState,
+    revision: Revision,
+) -> Option<revision_ledger::ContentDigest> {
     stored_of(facts, revision)?.digest.clone()
 }
 
-fn stored_of(facts: &ReleaseState, revision: Revision) -> Option<&ledger::StoredRevision> {
+fn stored_of(facts: &ReleaseState, revision: Revision) -> Option<&revision_ledger::StoredRevision> {
     let mut all = facts.revisions.iter();
     all.find(|record| record.revision == revision)
 }

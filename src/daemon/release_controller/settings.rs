@@ -6,14 +6,14 @@
 use std::time::Duration;
 
 use super::ReleaseController;
+use crate::core::rollout::RolloutPhase;
+use crate::core::units::{Namespace, Revision};
 use crate::release::change::NotRestarted;
-use crate::rollout::RolloutPhase;
-use crate::units::{Namespace, Revision};
 
 /// A kubelet looks at a pod at least every minute, somewhat spread, and takes what its watch of the ConfigMap knows then.
 const BROUGHT_WITHIN: Duration = Duration::from_secs(90);
 
-/// How long the release must be well afterwards, see [`crate::verdict::Verification`].
+/// How long the release must be well afterwards, see [`crate::core::analysis::Verification`].
 const CALM: Duration = Duration::from_secs(15);
 
 /// Workloads that are named.

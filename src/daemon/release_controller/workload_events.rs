@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 use super::ReleaseController;
 use super::state::{MAX_WORKLOADS, RunningAnalysis};
 use crate::config::settings::ProbeConfig;
-use crate::ledger::RevisionStatus;
-use crate::release::{ReleasePod, ReleaseState, WorkloadState};
-use crate::units::{Revision, Time};
-use crate::verdict::{
+use crate::core::analysis::{
     AnalyzedWorkload, RolloutLessons, WorkloadChange, WorkloadDiff, WorkloadEvent,
 };
+use crate::core::revision_ledger::RevisionStatus;
+use crate::core::units::{Revision, Time};
+use crate::release::{ReleasePod, ReleaseState, WorkloadState};
 
 /// Templates that are seen for so long are those of the revision that is known.
 const TEMPLATES_STAND: Duration = Duration::from_secs(2);
@@ -118,7 +118,7 @@ impl ReleaseController {
                 Err(why) => (Some(WorkloadDiff::Template), Some(why.into())),
             };
             let before = self.before(state);
-            let learned = |of: fn(&crate::verdict::WorkloadLessons) -> f64| {
+            let learned = |of: fn(&crate::core::analysis::WorkloadLessons) -> f64| {
                 let id = state.id();
                 let taught = self.state.taught.iter().flat_map(|one| &one.workloads);
                 let own = taught.filter(|one| *one.name == *id);
@@ -151,11 +151,11 @@ impl ReleaseController {
     }
 
     /// What the last kept rollouts taught, for these endpoints.
-    pub(super) fn learned(&self, endpoints: &[Box<str>]) -> crate::verdict::LearnedRollouts {
-        let mut learned = crate::verdict::LearnedRollouts {
+    pub(super) fn learned(&self, endpoints: &[Box<str>]) -> crate::core::analysis::LearnedRollouts {
+        let mut learned = crate::core::analysis::LearnedRollouts {
             rollouts: u32::try_from(self.state.taught.len()).unwrap_or(u32::MAX),
             endpoints: vec![[(0, 0); 3]; endpoints.len()],
-            ..crate::verdict::LearnedRollouts::default()
+            ..crate::core::analysis::LearnedRollouts::default()
         };
         let add = |sum: &mut (u64, u64), (k, n): &(u64, u64)| {
             sum.0 = sum.0.saturating_add(*k);

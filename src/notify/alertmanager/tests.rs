@@ -6,11 +6,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::alert::{AlertKind, AlertStore, Condition, Labels};
 use crate::config::settings::TlsConfig;
+use crate::core::alerts::{AlertKind, AlertStore, Condition, Labels};
+use crate::core::units::Time;
 use crate::notify::wires;
-use crate::permit::Permit;
-use crate::units::Time;
+use crate::platform::permit::Permit;
 
 /// So many alerts, as they are sent.
 fn alerts(count: usize) -> Vec<Arc<AlertPayload>> {

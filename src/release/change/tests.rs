@@ -1,13 +1,13 @@
 #![allow(clippy::unwrap_used, reason = "a test may end where it stands")]
 
 use super::*;
-use crate::units::{ReleaseName, Revision};
+use crate::core::units::{ReleaseName, Revision};
 
 /// What a manifest, and the manifests of hooks, say.
 fn workloads(manifest: &str, hooks: &[&str]) -> RevisionWorkloads {
     let hook = |text: &&str| {
         let object = manifest::objects(text).unwrap().remove(0);
-        super::super::record::HelmHook {
+        crate::helm::record::HelmHook {
             name: object.name,
             kind: object.kind,
             manifest: (*text).to_owned(),
@@ -19,7 +19,7 @@ fn workloads(manifest: &str, hooks: &[&str]) -> RevisionWorkloads {
         namespace: String::new(),
         name: ReleaseName::new("web"),
         revision: Revision(1),
-        status: crate::ledger::RevisionStatus::Deployed,
+        status: crate::core::revision_ledger::RevisionStatus::Deployed,
         description: String::new(),
         chart: String::new(),
         app_version: String::new(),

@@ -10,10 +10,10 @@ use kube::config::Kubeconfig;
 use kube::{Client, Config};
 use sha2::{Digest as _, Sha256};
 
-use crate::api_client::{self, WriteError};
 use crate::config::settings::KubernetesConfig;
-use crate::evidence::redacted_to;
-use crate::release::helm_error::without_values;
+use crate::core::evidence::redacted_to;
+use crate::helm::error::without_values;
+use crate::kubernetes::client::{self, WriteError};
 
 /// The longest that one request may take. A watch has its own limit.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -226,7 +226,7 @@ async fn config(access: &ApiAccess) -> Result<Config, String> {
 }
 
 fn client(config: Config) -> Result<Client, String> {
-    api_client::client(config)
+    client::client(config)
         .map_err(|error| format!("no client for the API server: {}", chain(&error)))
 }
 

@@ -12,8 +12,8 @@ use serde_json::Value;
 use super::ClusterEngine;
 use super::api::{ApiError, ask};
 use super::rbac;
-use crate::release::manifest::{self, ManifestObject};
-use crate::units::Revision;
+use crate::core::units::Revision;
+use crate::helm::manifest::{self, ManifestObject};
 
 /// Workloads that are looked at, and differences that are kept.
 const MAX_LOOKED: usize = 50;

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 
 use super::ClusterEngine;
 use super::api::{ApiError, PATIENCE};
-use crate::api_client::{ApiWriter, EventRecorder, WriteError};
+use crate::kubernetes::client::{ApiWriter, EventRecorder, WriteError};
 use crate::release::ReleaseEvent;
 
 /// Kubernetes' bound of a note, in bytes.

@@ -16,14 +16,14 @@ use tokio::time::Instant;
 
 use super::ClusterEngine;
 use super::api::ask;
-use crate::evidence::{
+use crate::core::evidence::{
     EventEvidence, EvidenceBundle, LogEvidence, MAX_EVENTS, MAX_LINES, MAX_LOGS, MAX_PODS,
     PodEvidence, changes, redacted, redacted_lines, redacted_to,
 };
+use crate::core::units::Revision;
+use crate::helm::manifest;
+use crate::helm::record::HelmRecord;
 use crate::release::ReleaseState;
-use crate::release::manifest;
-use crate::release::record::HelmRecord;
-use crate::units::Revision;
 
 /// All of it takes no longer; what has not come by then is missing.
 pub(super) const PATIENCE: Duration = Duration::from_secs(3);

@@ -10,10 +10,10 @@ use serde_json::Value;
 
 use super::checks::PreflightFailure;
 use super::namespace_cache::ObjectCache;
-use crate::release::manifest::{self, ManifestObject};
-use crate::release::record::HelmRecord;
+use crate::core::units::Revision;
+use crate::helm::manifest::{self, ManifestObject};
+use crate::helm::record::HelmRecord;
 use crate::release::{MAX_RUN_IMAGES, ReleaseState, RunImage};
-use crate::units::Revision;
 
 /// Containers of a release that are kept; names of a container's images; revisions with one name; and images under it.
 const MAX_CONTAINERS: usize = 500;
@@ -571,9 +571,9 @@ mod tests {
     fn revisions_that_are_counted_anew_are_not_compared_with_former_ones() {
         let mut images = images(&[(1, "web:latest", "a"), (7, "web:latest", "b")]);
         let facts = ReleaseState {
-            revisions: vec![crate::ledger::StoredRevision {
+            revisions: vec![crate::core::revision_ledger::StoredRevision {
                 revision: Revision(2),
-                status: crate::ledger::RevisionStatus::Deployed,
+                status: crate::core::revision_ledger::RevisionStatus::Deployed,
                 description: String::new(),
                 digest: None,
                 weak: None,

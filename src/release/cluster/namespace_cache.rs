@@ -20,12 +20,12 @@ use super::objects::{
 use super::rbac::RbacRights;
 use super::records::Records;
 use super::watcher::{self, CacheEvent, MetadataOnly, ObjectSelector, WholeObjects};
-use crate::clock::Timeline;
 use crate::config::DiscoveredRelease;
+use crate::core::units::Namespace;
+use crate::core::units::ReleaseName;
+use crate::core::units::Time;
+use crate::platform::clock::Timeline;
 use crate::release::EngineFuture;
-use crate::units::Namespace;
-use crate::units::ReleaseName;
-use crate::units::Time;
 
 /// After trouble with the API server a refusal is not believed for so long.
 const UNSTEADY: Duration = Duration::from_secs(30);

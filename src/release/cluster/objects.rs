@@ -14,9 +14,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time as Stamp;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::labels;
-use crate::release::record;
-use crate::units::Revision;
-use crate::units::Time;
+use crate::core::units::Revision;
+use crate::core::units::Time;
+use crate::helm::record;
 
 /// Containers of one pod that are looked at.
 const MAX_CONTAINERS: usize = 50;

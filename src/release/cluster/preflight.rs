@@ -19,10 +19,10 @@ use super::release_state::status_of;
 use super::replicas::{self, KeptReplicas};
 use super::rollback;
 use super::scope::ApiScope;
-use crate::release::manifest::ManifestObject;
-use crate::release::record::HelmRecord;
+use crate::core::units::Revision;
+use crate::helm::manifest::ManifestObject;
+use crate::helm::record::HelmRecord;
 use crate::release::{RollbackError, RollbackPlan};
-use crate::units::Revision;
 
 /// A waiting upgrade is given so long before it is rolled back over.
 const PENDING_FOR: Duration = Duration::from_secs(10);
@@ -481,7 +481,7 @@ impl From<ApiError> for PreflightError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::ContentDigest;
+    use crate::core::revision_ledger::ContentDigest;
     use crate::release::cluster::checks::tests::plain;
 
     fn plan(bad: u32) -> RollbackPlan {

@@ -11,9 +11,9 @@ use super::records::Records;
 use super::scope::ApiScope;
 use crate::config::settings::HelmDriver;
 use crate::config::settings::ReleaseConfig;
-use crate::release::manifest::{self, ManifestObject};
-use crate::release::record::{HelmHook, HelmRecord};
-use crate::rollout::Mode;
+use crate::core::rollout::Mode;
+use crate::helm::manifest::{self, ManifestObject};
+use crate::helm::record::{HelmHook, HelmRecord};
 
 /// Objects of one release whose kinds are looked up.
 const MAX_OBJECTS: usize = 2000;

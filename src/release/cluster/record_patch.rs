@@ -10,7 +10,7 @@ use flate2::write::GzEncoder;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::labels;
-use crate::release::record;
+use crate::helm::record;
 
 /// Kubernetes' limit for the data of a Secret, in bytes.
 pub(super) const MAX_DATA: usize = 1_048_576;

@@ -11,7 +11,7 @@ use super::ClusterEngine;
 use super::api::ApiError;
 use super::checks::PreflightFailure;
 use super::records::UnpackedSize;
-use crate::release::record::MAX_INFLATED;
+use crate::helm::record::MAX_INFLATED;
 
 /// What helm takes before it reads any record, in bytes. Measured with Helm 3.21 and 4.3: 90 MB.
 const BEFORE: u64 = 96 * 1024 * 1024;

@@ -13,10 +13,10 @@ use super::HelmDriver;
 use super::api::{ApiError, PATIENCE, ask};
 use super::objects::RecordSummaryRow;
 use super::record_patch::{self, RecordChange};
-use crate::api_client::ApiWriter;
-use crate::permit::Permit;
-use crate::release::record::{self, HelmRecord};
-use crate::units::{Namespace, ReleaseName};
+use crate::core::units::{Namespace, ReleaseName};
+use crate::helm::record::{self, HelmRecord};
+use crate::kubernetes::client::ApiWriter;
+use crate::platform::permit::Permit;
 
 /// Payloads that are in memory at a time, over all releases: each takes a MiB or two from when it is asked for until it is
 /// decoded. Requests that hang hold up those of other releases, for as long as a request may take.

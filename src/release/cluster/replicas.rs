@@ -13,8 +13,8 @@ use super::ClusterEngine;
 use super::api::{ApiError, ask};
 use super::checks::loses_claims;
 use super::scope::ApiScope;
-use crate::release::manifest::{self, ManifestObject};
-use crate::release::record::HelmRecord;
+use crate::helm::manifest::{self, ManifestObject};
+use crate::helm::record::HelmRecord;
 
 /// Autoscalers of one namespace that are read.
 const MAX_SCALERS: u32 = 500;

@@ -9,10 +9,10 @@ use super::helm_proxy::{HelmProxy, HelmReach};
 use super::preflight::PreflightError;
 use super::scope::{ApiScope, Contents, ObjectIdentity, shown};
 use crate::config::settings::RollbackPermissions;
-use crate::release::manifest::ManifestObject;
-use crate::release::record::HelmRecord;
+use crate::core::units::Revision;
+use crate::helm::manifest::ManifestObject;
+use crate::helm::record::HelmRecord;
 use crate::release::{RollbackError, RollbackPlan};
-use crate::units::Revision;
 
 /// What was looked at for one rollback.
 pub(super) struct ScopeCheck {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::namespace_cache::ObjectCache;
 use super::objects::{WorkloadKind, WorkloadSummary};
-use crate::release::manifest::ManifestObject;
+use crate::helm::manifest::ManifestObject;
 
 /// Services of one manifest, and makers of pods that are named.
 const MAX_SERVICES: usize = 100;
@@ -131,7 +131,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may end where it stands")]
 
     use super::*;
-    use crate::release::manifest;
+    use crate::helm::manifest;
 
     const CHART: &str = "apiVersion: argoproj.io/v1alpha1\nkind: Rollout\nmetadata:\n  name: play\nspec:\n  template: {}\n---\napiVersion: v1\nkind: Service\nmetadata:\n  name: play\nspec:\n  selector: {app: play}\n---\napiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: web\nspec:\n  template: {metadata: {labels: {app: web, tier: front}}}\n---\napiVersion: v1\nkind: Service\nmetadata:\n  name: web\nspec:\n  selector: {app: web}\n---\napiVersion: v1\nkind: Service\nmetadata:\n  name: outside\nspec:\n  type: ExternalName\n";
 

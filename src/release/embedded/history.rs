@@ -11,11 +11,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use crate::files;
-use crate::ledger::{ContentDigest, RevisionStatus, StoredRevision};
+use crate::core::revision_ledger::{ContentDigest, RevisionStatus, StoredRevision};
+use crate::core::units::Revision;
+use crate::helm::manifest;
+use crate::platform::files;
 use crate::release::change::RevisionWorkloads;
-use crate::release::{ReleasePod, ReleaseState, WorkloadState, manifest};
-use crate::units::Revision;
+use crate::release::{ReleasePod, ReleaseState, WorkloadState};
 
 /// A larger file is none of ours.
 const MAX_FILE: u64 = 1024 * 1024;

@@ -3,9 +3,9 @@
 use serde_json::json;
 
 use super::*;
-use crate::ledger::{ContentDigest, RevisionLedger};
+use crate::core::revision_ledger::{ContentDigest, RevisionLedger};
+use crate::core::units::Revision;
 use crate::release::plan;
-use crate::units::Revision;
 
 struct Release {
     folder: tempfile::TempDir,

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::config::{self, Sources};
-use crate::serve::status::GuardView;
-use crate::sounding::{Outcome, PhaseTimes, ProbeResult, Reason, ResponseFacts};
+use crate::core::probe_result::{Outcome, PhaseTimes, ProbeResult, Reason, ResponseFacts};
+use crate::http::status::GuardView;
 
 /// A release with an objective on ten-second probes, and one of a probe's own.
 const CONFIG: &str = "[[release]]\nname = \"web\"\nnamespace = \"shop\"\ninterval = \"10s\"\n\

@@ -2,10 +2,10 @@
 
 use super::super::state::tests::state;
 use super::*;
-use crate::baseline::Baseline;
-use crate::ledger::{ContentDigest, LedgerEntry};
-use crate::rollout::{Appearance, RevisionOrigin};
-use crate::verdict::Rule;
+use crate::core::analysis::Rule;
+use crate::core::baseline::Baseline;
+use crate::core::revision_ledger::{ContentDigest, LedgerEntry};
+use crate::core::rollout::{Appearance, RevisionOrigin};
 
 const TICK: Duration = Duration::from_secs(5);
 

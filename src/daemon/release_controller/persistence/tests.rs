@@ -13,22 +13,22 @@ use tokio::task::JoinHandle;
 
 use super::super::state::tests::{names, state};
 use super::*;
-use crate::clock::{self, Timeline};
 use crate::config::settings::AlertWeight;
 use crate::config::{self, Sources};
+use crate::core::analysis::{self, TickOutcome};
+use crate::core::revision_ledger::{ContentDigest, RevisionStatus, StoredRevision};
+use crate::core::units::Revision;
 use crate::daemon::interval_overrides::IntervalOverrides;
 use crate::daemon::probe_executor::ProbeExecutor;
-use crate::ledger::{ContentDigest, RevisionStatus, StoredRevision};
 use crate::metrics::Metrics;
-use crate::permit::Permit;
-use crate::probe;
-use crate::probe::schedule::Schedule;
+use crate::platform::clock::{self, Timeline};
+use crate::platform::permit::Permit;
+use crate::prober;
+use crate::prober::schedule::Schedule;
 use crate::release::ReleaseState;
 use crate::release::embedded::EmbeddedEngine;
-use crate::store::StateStore;
-use crate::store::played::{Cluster, Replica};
-use crate::units::Revision;
-use crate::verdict::{self, TickOutcome};
+use crate::storage::StateStore;
+use crate::storage::played::{Cluster, Replica};
 
 /// A guard at its post, and what is to be seen of it.
 struct Guarding {
@@ -62,7 +62,7 @@ fn guard(store: StateStore, permit: Permit) -> Guarding {
     };
     let settings = loaded.settings;
     let metrics = Arc::new(Metrics::new().unwrap());
-    let outfit = probe::ProberContext::new(clock::now);
+    let outfit = prober::ProberContext::new(clock::now);
     let (facts, observed) = watch::channel(ObservedState::default());
     let (_, heard) = mpsc::channel(1);
     let (orders, ordered) = mpsc::channel(1);
@@ -171,8 +171,8 @@ async fn a_watch_that_another_replica_began_is_recorded_from_there_on() {
     drop(begun);
     guarding.stop.cancel();
     guarding.task.await.unwrap();
-    let files = crate::store::recordings(&folder, None);
-    let recording = crate::store::read_recording(&files[0]).unwrap();
+    let files = crate::storage::recordings(&folder, None);
+    let recording = crate::storage::read_recording(&files[0]).unwrap();
     assert_eq!(recording.first_tick(), 10);
     assert!(recording.cut.is_some());
     assert_eq!(recording.pods.len(), 1);
@@ -213,9 +213,9 @@ async fn what_was_found_is_acted_on_when_the_cluster_is_seen_again() {
     let watching = state.watching.as_mut().unwrap();
     while watching.watch.finding().is_none() {
         assert!(!watching.watch.is_over());
-        watching.watch.tick(&verdict::Tick {
+        watching.watch.tick(&analysis::Tick {
             marks: &[TickOutcome::Bad],
-            ..verdict::Tick::default()
+            ..analysis::Tick::default()
         });
     }
     first

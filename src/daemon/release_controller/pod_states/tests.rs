@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::*;
+use crate::core::analysis::{Analysis, AnalysisStart, Rule, Tick, TickBuffer, TickOutcome};
+use crate::core::recording::RecordedTick;
 use crate::daemon::release_controller::state::tests::START;
-use crate::recording::RecordedTick;
+use crate::helm::{manifest, record};
 use crate::release::change::RevisionWorkloads;
-use crate::release::{manifest, record};
-use crate::verdict::{Analysis, AnalysisStart, Rule, Tick, TickBuffer, TickOutcome};
 
 const OLD: Revision = Revision(1);
 const NEW: Revision = Revision(2);

@@ -1,10 +1,10 @@
 use super::*;
+use crate::core::analysis::{PodState, StuckReason, WorkloadChange};
+use crate::core::recording::RecordedPod;
 use crate::daemon::release_controller::pod_states::ReportedPod;
 use crate::daemon::release_controller::pod_states::tests::watching;
 use crate::daemon::release_controller::state::tests::START;
 use crate::daemon::release_controller::workload_events::ReportedWorkload;
-use crate::recording::RecordedPod;
-use crate::verdict::{PodState, StuckReason, WorkloadChange};
 
 /// A tick of one endpoint with what pods answered.
 fn tick(number: u32, direct: &[(u32, &str)]) -> RecordedTick {

@@ -8,11 +8,11 @@
 )]
 
 use super::*;
-use crate::ledger;
-use crate::rollout::{Mode, RevisionOrigin, RollbackAttempt, RolloutInput, RolloutLimits};
-use crate::store::{StateStore, StoredKind, StoredState};
-use crate::units::{Namespace, ReleaseName};
-use crate::verdict::{AnalysisStart, Rule, Tick};
+use crate::core::analysis::{AnalysisStart, Rule, Tick};
+use crate::core::revision_ledger;
+use crate::core::rollout::{Mode, RevisionOrigin, RollbackAttempt, RolloutInput, RolloutLimits};
+use crate::core::units::{Namespace, ReleaseName};
+use crate::storage::{StateStore, StoredKind, StoredState};
 
 /// When everything in the state below began.
 pub(in crate::daemon::release_controller) const START: Time = Time::from_millis(1_700_000_000_000);
@@ -29,7 +29,7 @@ fn seen(revision: u32, origin: RevisionOrigin, serving: Option<u32>) -> RolloutI
         revision: Revision(revision),
         origin,
         serving: serving.map(Revision),
-        appears: crate::rollout::Appearance::New,
+        appears: crate::core::rollout::Appearance::New,
     }
 }
 
@@ -82,11 +82,11 @@ pub(in crate::daemon::release_controller) fn state() -> (State, Time) {
         known.looked(true);
         known.well = true;
     }
-    state.ledger.write(ledger::LedgerEntry {
-        digest: ledger::ContentDigest("0123456789abcdef".into()),
+    state.ledger.write(revision_ledger::LedgerEntry {
+        digest: revision_ledger::ContentDigest("0123456789abcdef".into()),
         weak: None,
         revision: Revision(1),
-        found: ledger::ContentVerdict::Good,
+        found: revision_ledger::ContentVerdict::Good,
         at: START,
         evidence: "served well".into(),
     });
@@ -127,7 +127,7 @@ pub(in crate::daemon::release_controller) fn state() -> (State, Time) {
         pods: vec![recording::RecordedPod {
             pod: 0,
             name: "web-1".into(),
-            side: crate::verdict::PodSide::New,
+            side: crate::core::analysis::PodSide::New,
             ready_tick: 1,
         }],
         direct: vec![true],

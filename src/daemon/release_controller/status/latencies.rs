@@ -1,9 +1,9 @@
 //! The latencies of an analysis, as they are shown: at most 24 columns for each distribution.
 
+use crate::core::recording::{Distribution, EndpointLatencies, LatencyGroup, lower_us};
+use crate::core::window::Quantile;
 use crate::daemon::release_controller::state::State;
-use crate::recording::{Distribution, EndpointLatencies, LatencyGroup, lower_us};
-use crate::serve::status::{DistributionView, LatenciesView, ProbeLatenciesView};
-use crate::window::Quantile;
+use crate::http::status::{DistributionView, LatenciesView, ProbeLatenciesView};
 
 /// Columns of a distribution: what a small chart can show.
 const MAX_COLUMNS: usize = 24;
@@ -81,10 +81,10 @@ fn seconds(us: f64) -> f64 {
 #[allow(clippy::unwrap_used, reason = "a test may end where it stands")]
 mod tests {
     use super::*;
+    use crate::core::analysis::bucket;
+    use crate::core::recording::{AnalysisLatencies, RecordedTick};
+    use crate::core::units::Revision;
     use crate::daemon::release_controller::state::tests::state;
-    use crate::recording::{AnalysisLatencies, RecordedTick};
-    use crate::units::Revision;
-    use crate::verdict::bucket;
 
     /// An analysis of one probe that took 5 ms before, and now takes what is given.
     fn analysis(took_us: &[u32]) -> AnalysisLatencies {

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::super::rbac;
 use super::super::scope::is_of_kubernetes;
-use crate::release::manifest::ManifestObject;
+use crate::helm::manifest::ManifestObject;
 
 /// Deleting one of these deletes data.
 const PRECIOUS: [&str; 5] = [

@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::{ApiScope, MAX_NAMED};
-use crate::release::manifest::{self, ManifestObject};
-use crate::release::record::HelmRecord;
+use crate::helm::manifest::{self, ManifestObject};
+use crate::helm::record::HelmRecord;
 
 /// Whether a name fits a pattern in which `*` stands for any text.
 pub(super) fn fits(pattern: &str, name: &str) -> bool {

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use base64::Engine as _;
 
 use super::*;
-use crate::release::record;
+use crate::helm::record;
 
 /// A record with this manifest and these hooks (JSON).
 fn record(manifest: &str, hooks: &str, annotations: &str) -> HelmRecord {
@@ -251,7 +251,7 @@ fn definitions_that_helm_leaves_as_they_are_are_named_when_they_differ() {
         let crds = crds.iter().map(|(name, digest)| {
             (
                 (*name).to_owned(),
-                crate::ledger::ContentDigest((*digest).into()),
+                crate::core::revision_ledger::ContentDigest((*digest).into()),
             )
         });
         HelmRecord {

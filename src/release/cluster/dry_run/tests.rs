@@ -3,7 +3,7 @@
 use base64::Engine as _;
 
 use super::*;
-use crate::release::record;
+use crate::helm::record;
 
 fn record(manifest: &str, hooks: &Value) -> HelmRecord {
     let json = json!({"name": "web", "version": 1, "manifest": manifest, "hooks": hooks});

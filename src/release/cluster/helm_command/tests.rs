@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 use crate::config::settings::RollbackPermissions;
-use crate::permit::Permit;
+use crate::platform::permit::Permit;
 
 pub(in crate::release::cluster) struct Played {
     pub(in crate::release::cluster) folder: tempfile::TempDir,

@@ -14,8 +14,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::watch;
 
 use super::*;
-use crate::clock;
-use crate::permit::HeldLease;
+use crate::platform::clock;
+use crate::platform::permit::HeldLease;
 
 const ROLE: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles/reader";
 
@@ -321,7 +321,7 @@ async fn a_folder_that_is_named_from_where_we_run_is_found_by_helm_in_it() {
 
 #[tokio::test]
 async fn an_api_server_that_is_away_is_told_as_helm_tells_it() {
-    use crate::release::helm_error::HelmError;
+    use crate::helm::error::HelmError;
 
     // Nobody listens there.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

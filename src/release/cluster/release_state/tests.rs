@@ -7,7 +7,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::ledger::ContentDigest;
+use crate::core::revision_ledger::ContentDigest;
 use crate::release::cluster::RecordSummary;
 use crate::release::cluster::objects::ReplicaSetSummary;
 

@@ -20,11 +20,11 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::clock::Timeline;
 use crate::config::settings::{HelmDriver, RollbackPermissions};
-use crate::permit::Permit;
+use crate::core::units::{Namespace, ReleaseName, Time};
+use crate::platform::clock::Timeline;
+use crate::platform::permit::Permit;
 use crate::release::cluster::{NamespaceCache, RollbackPolicy};
-use crate::units::{Namespace, ReleaseName, Time};
 
 /// The records as Secrets by revision. What helm writes it leaves as files `new-N` in the folder.
 struct Store {
@@ -333,7 +333,7 @@ async fn what_a_rollback_that_was_given_up_left_is_put_right_later() {
     world.store.created(3, "2026-01-01T00:00:00Z");
     world.cluster.finish_left().await;
     assert_eq!(world.status(3), "pending-rollback");
-    let digest = crate::ledger::ContentDigest("other".into());
+    let digest = crate::core::revision_ledger::ContentDigest("other".into());
     let other = RollbackPlan { digest, ..plan };
     world.cluster.set_left(Some((other, now)));
     world.cluster.finish_left().await;
@@ -361,7 +361,7 @@ async fn a_refusal_names_the_command_for_a_person() {
     let world = World::new("").await;
     let plan = world.plan().await;
     let changed = RollbackPlan {
-        digest: crate::ledger::ContentDigest("other".into()),
+        digest: crate::core::revision_ledger::ContentDigest("other".into()),
         ..plan.clone()
     };
     let gone = world

@@ -3,8 +3,8 @@
 use super::super::checks::PreflightFailure;
 use super::super::rbac;
 use super::shown;
-use crate::release::manifest::{self, ManifestObject};
-use crate::release::record::HelmRecord;
+use crate::helm::manifest::{self, ManifestObject};
+use crate::helm::record::HelmRecord;
 
 /// The objects that a rollback from one record to another has to do with.
 #[derive(Debug, Default)]

@@ -2,7 +2,7 @@
 
 use super::contents::odd;
 use super::*;
-use crate::release::manifest;
+use crate::helm::manifest;
 
 fn objects(text: &str) -> Vec<ManifestObject> {
     manifest::objects(text).unwrap()

@@ -6,10 +6,10 @@ use std::cell::RefCell;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use leadsman::clock;
+use leadsman::platform::clock;
 use leadsman::config::settings::Question;
 use leadsman::config::{self, Sources, Target};
-use leadsman::probe::{Prober, Shared};
+use leadsman::prober::{Prober, Shared};
 use libfuzzer_sys::fuzz_target;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;

@@ -1,0 +1,393 @@
+//! Alerts: what is wrong now, from the first sign to the news that it is over.
+//!
+//! Whoever looks says which [`Condition`]s hold; the [`AlertStore`] makes alerts of them: *pending* until a condition has held
+//! for the patience of its kind, then *firing*, and *resolved* once it has not held for a while. A resolved alert is
+//! told for another [`RETENTION`], because an answer that is lost would leave it burning.
+//!
+//! Invariants:
+//! - an alert is its labels: they say what and where, and carry no value that changes while it fires;
+//! - `starts_at` does not change while an alert lives, across restarts too: the book is stored;
+//! - what is not known for the moment changes nothing: such alerts stay as they are.
+
+mod kind;
+mod labels;
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use kind::{AlertKind, Severity};
+pub use labels::LabelSet;
+
+use crate::core::units::{ClockShift, HasTimes, Time};
+
+/// How long the end of an alert is told (Prometheus does the same).
+pub const RETENTION: Duration = Duration::from_secs(15 * 60);
+
+/// Alerts that live at a time: some for each probe of a large configuration. Further ones are counted and left out.
+pub const MAX_ALERTS: usize = 10_000;
+
+/// The longest text of an annotation, in bytes.
+const MAX_TEXT: usize = 2000;
+
+/// Labels, by name.
+pub type Labels = BTreeMap<String, String>;
+
+/// Something is wrong now.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Condition {
+    /// What.
+    pub kind: AlertKind,
+    /// Where: `namespace`, `release`, `probe` and the like.
+    pub place: Labels,
+    /// The particulars, for people.
+    pub text: String,
+    /// Where on the status page it shows: a fragment, as `release/shop/web`.
+    pub fragment: String,
+}
+
+impl Condition {
+    /// What tells its alert from all others.
+    pub fn labels(&self) -> Labels {
+        let mut labels = self.place.clone();
+        labels.retain(|_, value| !value.is_empty());
+        labels.insert("alertname".into(), self.kind.name().into());
+        labels.insert("severity".into(), self.kind.severity().as_str().into());
+        labels.insert("priority".into(), self.kind.priority().into());
+        labels.insert("source".into(), "leadsman".into());
+        labels
+    }
+}
+
+/// An alert that has fired and is over.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Episode {
+    /// When it began to fire.
+    since: Time,
+    /// When it ended.
+    at: Time,
+}
+
+impl Episode {
+    /// Whether its end is still told.
+    fn is_told(self, now: Time) -> bool {
+        now.since(self.at) < RETENTION
+    }
+}
+
+impl HasTimes for Episode {
+    fn shift(&mut self, by: ClockShift) {
+        self.since.shift(by);
+        self.at.shift(by);
+    }
+}
+
+/// Where an alert stands.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AlertState {
+    /// The condition holds, and may pass by itself.
+    Pending {
+        /// Since when.
+        since: Time,
+        /// The episode before this one, while people are told that it is over.
+        #[serde(default)]
+        before: Option<Episode>,
+    },
+    /// People are told.
+    Firing {
+        /// Since when.
+        since: Time,
+    },
+    /// People are told that it is over.
+    Resolved(Episode),
+}
+
+/// One alert.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Alert {
+    /// What it is.
+    pub kind: AlertKind,
+    /// What tells it from others.
+    pub labels: LabelSet,
+    /// The particulars, for people: the newest.
+    pub text: Arc<str>,
+    /// Where on the status page it shows.
+    pub fragment: Arc<str>,
+    /// Where it stands.
+    pub state: AlertState,
+    /// When its condition was last seen to hold.
+    held: Time,
+}
+
+impl Alert {
+    /// Whether people are to be told that it fires.
+    pub const fn is_firing(&self) -> bool {
+        matches!(self.state, AlertState::Firing { .. })
+    }
+
+    /// When it began to fire, and, if so, when it ended; `None` while nobody is told. Of one that is pending it is the
+    /// episode before.
+    pub fn span(&self) -> Option<(Time, Option<Time>)> {
+        match self.state {
+            AlertState::Firing { since } => Some((since, None)),
+            // An end whose telling was lost must not burn on because it may begin again.
+            AlertState::Pending { before, .. } => {
+                before.map(|before| (before.since, Some(before.at)))
+            }
+            AlertState::Resolved(episode) => Some((episode.since, Some(episode.at))),
+        }
+    }
+}
+
+/// All alerts that live.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct AlertStore {
+    alerts: Vec<Alert>,
+    /// Where each of them is; empty before the first look.
+    #[serde(skip)]
+    places: HashMap<LabelSet, usize>,
+    /// Counts changes of anything that is shown.
+    #[serde(skip)]
+    version: u64,
+    /// Conditions that found no room at the last look.
+    #[serde(skip)]
+    pub left_out: u64,
+}
+
+impl AlertStore {
+    /// Those that live, in no order that matters.
+    pub fn alerts(&self) -> &[Alert] {
+        &self.alerts
+    }
+
+    /// Another number whenever anything has changed that is shown of them.
+    pub const fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Takes what holds now, all at once; see [`AlertEvaluation`].
+    pub fn observe(
+        &mut self,
+        conditions: impl IntoIterator<Item = Condition>,
+        is_known: impl Fn(&LabelSet) -> bool,
+        now: Time,
+    ) -> bool {
+        let mut look = self.look(now);
+        for condition in conditions {
+            look.holds(condition);
+        }
+        look.end(is_known)
+    }
+
+    /// Begins to look what holds now.
+    pub fn look(&mut self, now: Time) -> AlertEvaluation<'_> {
+        if self.places.len() != self.alerts.len() {
+            self.find_places();
+        }
+        AlertEvaluation {
+            hold: vec![false; self.alerts.len()],
+            changed: false,
+            left_out: 0,
+            now,
+            book: self,
+        }
+    }
+
+    fn find_places(&mut self) {
+        let places = self.alerts.iter().enumerate();
+        self.places = places
+            .map(|(at, alert)| (alert.labels.clone(), at))
+            .collect();
+    }
+
+    /// What was read from a store, if it keeps the bounds. Nobody looked while it lay there, so that an alert has not been
+    /// over for any part of that time.
+    ///
+    /// # Errors
+    /// With what is wrong.
+    pub fn bounded(mut self, now: Time) -> Result<Self, String> {
+        if self.alerts.len() > MAX_ALERTS {
+            return Err(format!("it has {} alerts", self.alerts.len()));
+        }
+        for alert in &mut self.alerts {
+            alert.held = now;
+            if alert.text.len() > MAX_TEXT {
+                alert.text = bounded(alert.text.to_string()).into();
+            }
+        }
+        Ok(self)
+    }
+
+    /// When time alone may change something next.
+    pub fn next(&self) -> Option<Time> {
+        let next = self.alerts.iter().map(|alert| match alert.state {
+            AlertState::Pending { since, .. } => since + alert.kind.patience(),
+            AlertState::Firing { .. } => alert.held + alert.kind.keep(),
+            AlertState::Resolved(episode) => episode.at + RETENTION,
+        });
+        next.min()
+    }
+}
+
+impl HasTimes for AlertStore {
+    fn shift(&mut self, by: ClockShift) {
+        for alert in &mut self.alerts {
+            alert.held.shift(by);
+            match &mut alert.state {
+                AlertState::Pending { since, before } => {
+                    since.shift(by);
+                    if let Some(before) = before {
+                        before.shift(by);
+                    }
+                }
+                AlertState::Firing { since } => since.shift(by),
+                AlertState::Resolved(episode) => episode.shift(by),
+            }
+        }
+    }
+}
+
+/// A look at what holds now: each condition by itself, since all of them together may be large.
+pub struct AlertEvaluation<'a> {
+    book: &'a mut AlertStore,
+    /// Which alerts' conditions hold, by their places.
+    hold: Vec<bool>,
+    changed: bool,
+    left_out: u64,
+    now: Time,
+}
+
+impl AlertEvaluation<'_> {
+    /// This holds.
+    pub fn holds(&mut self, condition: Condition) {
+        let labels = LabelSet::from(&condition.labels());
+        let text = bounded(condition.text);
+        if let Some(at) = self.book.places.get(&labels) {
+            self.hold[*at] = true;
+            let alert = &mut self.book.alerts[*at];
+            // What has not changed stays shared with those who tell of it.
+            if *alert.text != *text {
+                alert.text = text.into();
+                self.book.version += 1;
+            }
+            if *alert.fragment != *condition.fragment {
+                alert.fragment = condition.fragment.into();
+            }
+            alert.held = self.now;
+            let state = alert.state;
+            self.changed |= alert.holds(self.now);
+            self.book.version += u64::from(alert.state != state);
+            return;
+        }
+        if self.book.alerts.len() >= MAX_ALERTS {
+            self.left_out += 1;
+            return;
+        }
+        // Alerts of a release stand together, and on the same place of the page.
+        let last = self.book.alerts.last().map(|last| &last.fragment);
+        let shared = last.filter(|last| ***last == *condition.fragment);
+        let fragment = shared.cloned();
+        let mut alert = Alert {
+            kind: condition.kind,
+            labels: labels.clone(),
+            text: text.into(),
+            fragment: fragment.unwrap_or_else(|| condition.fragment.into()),
+            state: AlertState::Pending {
+                since: self.now,
+                before: None,
+            },
+            held: self.now,
+        };
+        self.changed |= alert.holds(self.now);
+        self.book.places.insert(labels, self.book.alerts.len());
+        self.hold.push(true);
+        self.book.alerts.push(alert);
+        self.book.version += 1;
+    }
+
+    /// That was all. `is_known` says of the labels of an alert whose condition does not hold whether that is known.
+    /// Returns whether anything changed that people are told of.
+    pub fn end(self, is_known: impl Fn(&LabelSet) -> bool) -> bool {
+        let Self {
+            book,
+            hold,
+            mut changed,
+            left_out,
+            now,
+        } = self;
+        let before = book.alerts.len();
+        let mut hold = hold.into_iter();
+        book.alerts.retain_mut(|alert| {
+            if hold.next() == Some(true) {
+                return true;
+            }
+            let is_over = matches!(alert.state, AlertState::Resolved(_));
+            if !is_over && !is_known(&alert.labels) {
+                alert.held = now;
+                return true;
+            }
+            match alert.state {
+                AlertState::Pending { before, .. } => {
+                    let before = before.filter(|before| before.is_told(now));
+                    if let Some(before) = before {
+                        alert.state = AlertState::Resolved(before);
+                    }
+                    before.is_some()
+                }
+                AlertState::Firing { since } => {
+                    if now.since(alert.held) >= alert.kind.keep() {
+                        alert.state = AlertState::Resolved(Episode { since, at: now });
+                        changed = true;
+                    }
+                    true
+                }
+                AlertState::Resolved(episode) => episode.is_told(now),
+            }
+        });
+        if book.alerts.len() != before {
+            book.find_places();
+        }
+        let is_other = book.alerts.len() != before || book.left_out != left_out;
+        book.left_out = left_out;
+        book.version += u64::from(changed || is_other);
+        changed
+    }
+}
+
+impl Alert {
+    /// Its condition holds: it fires when its time has come. Returns whether that is news.
+    fn holds(&mut self, now: Time) -> bool {
+        let (since, before) = match self.state {
+            AlertState::Firing { .. } => return false,
+            AlertState::Pending { since, before } => (since, before),
+            // It is back: another episode, with a beginning of its own.
+            AlertState::Resolved(episode) => (now, Some(episode)),
+        };
+        if now.since(since) >= self.kind.patience() {
+            self.state = AlertState::Firing { since: now };
+            return true;
+        }
+        let before = before.filter(|before| before.is_told(now));
+        self.state = AlertState::Pending { since, before };
+        false
+    }
+}
+
+fn bounded(mut text: String) -> String {
+    if text.len() > MAX_TEXT {
+        let mut end = MAX_TEXT;
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

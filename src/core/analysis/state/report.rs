@@ -1,0 +1,159 @@
+//! Looking at a watch: its strata, its numbers, its size.
+
+use super::{Analysis, AnalyzedEndpoint};
+use crate::core::analysis::MAX_ENDPOINTS;
+use crate::core::analysis::comparison::{Comparison, Exclusion, StratumKind};
+use crate::core::analysis::regression::{StratumName, StratumReport, StrongestEvidence};
+use crate::core::analysis::rule::Rule;
+use crate::core::analysis::stratum::BeforeCounts;
+
+/// Where an endpoint stands at the end of a watch.
+pub(in crate::core::analysis) struct Standing<'a> {
+    pub(in crate::core::analysis) name: &'a str,
+    pub(in crate::core::analysis) counts: bool,
+    pub(in crate::core::analysis) before: BeforeCounts,
+    pub(in crate::core::analysis) recent: (u64, u64),
+}
+
+impl Analysis {
+    pub(super) fn name(&self, of: &Comparison, kind: StratumKind) -> StratumName {
+        debug_assert_eq!(of.endpoints.len(), self.endpoints.len());
+        match kind {
+            StratumKind::Pool => StratumName::Pool,
+            StratumKind::Endpoint(at) => StratumName::Endpoint(self.endpoints[at].name.clone()),
+            StratumKind::Requests => StratumName::Requests,
+            StratumKind::NewPods => StratumName::NewPods,
+        }
+    }
+
+    /// Where each endpoint stands, for the verification after a rollback.
+    /// Failures are those of the last `ticks`; an endpoint that new pods do not answer at all fails wholly, however few
+    /// users have noticed yet.
+    pub(in crate::core::analysis) fn standing(
+        &self,
+        ticks: u32,
+    ) -> impl Iterator<Item = Standing<'_>> {
+        let down = |at: usize| {
+            let direct = self.failures.direct()?;
+            Some(direct.endpoints[at].down >= 3)
+        };
+        self.endpoints
+            .iter()
+            .zip(&self.failures.endpoints)
+            .enumerate()
+            .map(move |(at, (endpoint, compared))| Standing {
+                name: &endpoint.name,
+                counts: compared.excluded.is_none(),
+                before: compared.stratum.before,
+                recent: if down(at) == Some(true) {
+                    (1, 1)
+                } else {
+                    compared.stratum.recent.sum(ticks)
+                },
+            })
+    }
+
+    /// What was measured of all endpoints together before.
+    pub(in crate::core::analysis) fn pooled(&self) -> BeforeCounts {
+        self.failures.pool.before
+    }
+
+    /// Endpoints that are set aside at the moment, so that they do not count, and why.
+    pub fn aside(&self) -> impl Iterator<Item = (&str, &'static str)> {
+        let compared = self.failures.endpoints.iter();
+        self.endpoints
+            .iter()
+            .zip(compared)
+            .filter_map(|(endpoint, compared)| {
+                let why = match compared.excluded? {
+                    Exclusion::FailedAtStart => "it failed before the revision appeared",
+                    Exclusion::ControlLost => "it fails for old pods as well",
+                    Exclusion::Dependency => "something that it needs fails",
+                };
+                Some((&*endpoint.name, why))
+            })
+    }
+
+    /// The endpoints' names, in their order.
+    pub fn endpoints(&self) -> impl Iterator<Item = &str> {
+        self.endpoints.iter().map(|endpoint| &*endpoint.name)
+    }
+
+    /// The numbers of every stratum.
+    pub fn report(&self) -> Vec<StratumReport> {
+        let of = &self.failures;
+        (0..of.strata())
+            .map(|at| {
+                let kind = of.kind(at);
+                let requests = of
+                    .requests
+                    .as_ref()
+                    .filter(|_| kind == StratumKind::Requests);
+                let stratum = of.stratum(kind);
+                let (before, evidence) = requests
+                    .map_or((stratum.before, &stratum.quick), |requests| {
+                        (requests.before, &requests.evidence)
+                    });
+                let (failed, total) = of.recent(kind);
+                StratumReport {
+                    name: self.name(of, kind),
+                    failed,
+                    total,
+                    before_failed: before.failed,
+                    before_total: before.total,
+                    assumed: before.assumed,
+                    tolerated: evidence.tolerated(),
+                    log10_e: evidence.ln_e(&self.failures.misses) / std::f64::consts::LN_10,
+                    clipped_blocks: evidence.clipped_blocks,
+                }
+            })
+            .collect()
+    }
+
+    /// The strongest evidence so far.
+    pub fn strongest(&self) -> Option<StrongestEvidence> {
+        let (ln_e, at, tick) = self.failures.strongest?;
+        let kind = self.failures.kind(usize::from(at));
+        Some(StrongestEvidence {
+            e: ln_e.exp(),
+            stratum: self.name(&self.failures, kind),
+            t: f64::from(tick) * self.rule.interval_s,
+        })
+    }
+
+    /// Whether a state that was read from outside can be worked with.
+    pub fn is_sound(&self) -> bool {
+        let count = self.endpoints.len();
+        let ticks = self.next_tick;
+        let latencies = self.slower.iter().chain(&self.latency);
+        self.rule.check().is_ok()
+            && (1..=MAX_ENDPOINTS).contains(&count)
+            && self.failures.endpoints.len() == count
+            && self.failures.is_sound(ticks)
+            && latencies
+                .clone()
+                .all(|latency| latency.is_sound(count, ticks))
+            && self.workloads.is_sound(count)
+            && self.extended_until.is_none_or(f64::is_finite)
+    }
+
+    /// Bytes that the state takes, on the heap as well.
+    pub fn bytes(&self) -> usize {
+        let endpoints = self.endpoints.iter().map(|endpoint| {
+            size_of::<AnalyzedEndpoint>()
+                + endpoint.name.len()
+                + endpoint.needs.capacity() * size_of::<u16>()
+        });
+        size_of::<Self>()
+            + size_of::<Rule>()
+            + endpoints.sum::<usize>()
+            + self.failures.bytes()
+            + self
+                .slower
+                .iter()
+                .chain(&self.latency)
+                .map(|latency| latency.bytes())
+                .sum::<usize>()
+            + self.workloads.bytes()
+    }
+}

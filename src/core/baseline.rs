@@ -1,0 +1,293 @@
+//! What the last known-good revision measured: the hour before a new revision appears.
+//!
+//! Invariants:
+//! - only good and bad soundings count, and only while a revision that is not in doubt serves;
+//! - time in which nothing was recorded does not use up the hour: after a bad revision the hour before it is still
+//!   there, until it is a day old;
+//! - the memory is fixed: 60 cells of a minute for each probe.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::core::analysis::{BUCKETS, BaselineHistogram, TickOutcome, bucket};
+use crate::core::units::{ClockShift, HasTimes, Time};
+
+/// Minutes that are kept.
+const CELLS: usize = 60;
+
+/// Milliseconds of half an hour.
+const HALF_HOUR_MS: u64 = 30 * 60 * 1000;
+
+/// Older minutes say nothing about today.
+const OLDEST_MINUTES: u64 = 24 * 60;
+
+/// Failures in a row that make a probe "failing when the revision appeared".
+const FAILING: u8 = 3;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct BaselineCell {
+    /// Minutes since 1970.
+    minute: u64,
+    failed: u32,
+    total: u32,
+}
+
+/// The baseline of one probe.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Baseline {
+    cells: VecDeque<BaselineCell>,
+    /// Failures in a row at the end, whichever revision they belong to; saturates at three.
+    failing: u8,
+    #[serde(default, skip_serializing_if = "BaselineLatencies::is_empty")]
+    latencies: BaselineLatencies,
+}
+
+/// Latencies of good answers: those of the half hour that runs, and of the one before it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+struct BaselineLatencies {
+    /// Half hours since 1970.
+    half_hour: u64,
+    /// Answers by the bucket of [`bucket`].
+    now: BTreeMap<u16, u64>,
+    before: BTreeMap<u16, u64>,
+}
+
+impl BaselineLatencies {
+    fn is_empty(&self) -> bool {
+        self.now.is_empty() && self.before.is_empty()
+    }
+
+    fn count(&mut self, latency: Duration, now: Time) {
+        let half_hour = now.millis() / HALF_HOUR_MS;
+        // A clock that was set back stays in the newest one.
+        if half_hour > self.half_hour {
+            self.before = std::mem::take(&mut self.now);
+            self.half_hour = half_hour;
+        }
+        let us = u32::try_from(latency.as_micros()).unwrap_or(u32::MAX);
+        *self.now.entry(bucket(us)).or_default() += 1;
+    }
+
+    fn histogram(&self) -> BaselineHistogram {
+        let mut sum = self.before.clone();
+        for (bucket, count) in &self.now {
+            *sum.entry(*bucket).or_default() += count;
+        }
+        sum.into_iter().collect()
+    }
+
+    /// What was read from outside may hold any bucket.
+    fn bounded(mut self) -> Self {
+        for part in [&mut self.now, &mut self.before] {
+            part.retain(|bucket, count| usize::from(*bucket) < BUCKETS && *count < 1 << 40);
+        }
+        self
+    }
+}
+
+/// How a time has gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LongestGap {
+    /// Minutes in which there were soundings.
+    pub minutes: u32,
+    /// Failures in them.
+    pub failed: u64,
+    /// Soundings in them.
+    pub total: u64,
+}
+
+impl Baseline {
+    /// Counts a sounding of a revision that is not in doubt.
+    pub fn record(&mut self, mark: TickOutcome, now: Time) {
+        self.follow(mark);
+        let failed = match mark {
+            TickOutcome::Good => 0,
+            TickOutcome::Bad => 1,
+            TickOutcome::Void
+            | TickOutcome::NotDue
+            | TickOutcome::Limited
+            | TickOutcome::Unresolved => return,
+        };
+        let minute = now.millis() / 60_000;
+        match self.cells.back_mut() {
+            // A clock that was set back between two runs: the sounding still counts, in the newest minute.
+            Some(cell) if cell.minute >= minute => {
+                cell.failed = cell.failed.saturating_add(failed);
+                cell.total = cell.total.saturating_add(1);
+            }
+            Some(_) | None => {
+                if self.cells.len() >= CELLS {
+                    self.cells.pop_front();
+                }
+                self.cells.push_back(BaselineCell {
+                    minute,
+                    failed,
+                    total: 1,
+                });
+            }
+        }
+    }
+
+    /// Follows a sounding of a revision under judgement: it is no baseline, but says whether the probe fails now.
+    pub fn follow(&mut self, mark: TickOutcome) {
+        match mark {
+            TickOutcome::Good => self.failing = 0,
+            TickOutcome::Bad => self.failing = (self.failing + 1).min(FAILING),
+            TickOutcome::Void
+            | TickOutcome::NotDue
+            | TickOutcome::Limited
+            | TickOutcome::Unresolved => {}
+        }
+    }
+
+    /// Counts how long a good answer of a revision that is not in doubt took.
+    pub fn took(&mut self, latency: Duration, now: Time) {
+        self.latencies.count(latency, now);
+    }
+
+    /// The latencies of good answers in the last hour or so that was recorded.
+    pub fn latencies(&self) -> BaselineHistogram {
+        self.latencies.histogram()
+    }
+
+    /// Failures and soundings of the last hour that was recorded.
+    pub fn counts(&self, now: Time) -> (u64, u64) {
+        let minute = now.millis() / 60_000;
+        self.cells
+            .iter()
+            .filter(|cell| cell.minute + OLDEST_MINUTES >= minute)
+            .fold((0, 0), |(failed, total), cell| {
+                // A file from outside may hold anything; more failures than soundings would be no rate.
+                let of = u64::from(cell.total);
+                (failed + u64::from(cell.failed).min(of), total + of)
+            })
+    }
+
+    /// What was recorded in the whole minutes after a moment.
+    pub fn since(&self, since: Time, now: Time) -> LongestGap {
+        let minute = |time: Time| time.millis() / 60_000;
+        let whole = self
+            .cells
+            .iter()
+            .filter(|cell| cell.minute > minute(since) && cell.minute < minute(now));
+        whole.fold(LongestGap::default(), |sum, cell| LongestGap {
+            minutes: sum.minutes + 1,
+            failed: sum.failed + u64::from(cell.failed.min(cell.total)),
+            total: sum.total + u64::from(cell.total),
+        })
+    }
+
+    /// Whether the last three soundings all failed.
+    pub fn is_failing(&self) -> bool {
+        self.failing >= FAILING
+    }
+
+    /// Brings a state that was read from outside within its bounds.
+    #[must_use]
+    pub fn bounded(mut self) -> Self {
+        let surplus = self.cells.len().saturating_sub(CELLS);
+        self.cells.drain(..surplus);
+        self.failing = self.failing.min(FAILING);
+        self.latencies = self.latencies.bounded();
+        self
+    }
+}
+
+impl HasTimes for Baseline {
+    fn shift(&mut self, by: ClockShift) {
+        for cell in &mut self.cells {
+            let mut began = Time::from_millis(cell.minute.saturating_mul(60_000));
+            began.shift(by);
+            cell.minute = began.millis() / 60_000;
+        }
+        let half_hour = self.latencies.half_hour.saturating_mul(HALF_HOUR_MS);
+        let mut began = Time::from_millis(half_hour);
+        began.shift(by);
+        self.latencies.half_hour = began.millis() / HALF_HOUR_MS;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(minutes: u64) -> Time {
+        Time::from_millis(1_700_000_000_000) + Duration::from_secs(60 * minutes)
+    }
+
+    #[test]
+    fn only_the_last_hour_that_was_recorded_counts() {
+        let mut baseline = Baseline::default();
+        for minute in 0..100 {
+            baseline.record(TickOutcome::Good, at(minute));
+            baseline.record(
+                if minute < 40 {
+                    TickOutcome::Bad
+                } else {
+                    TickOutcome::Void
+                },
+                at(minute),
+            );
+        }
+        assert_eq!(baseline.counts(at(100)), (0, 60));
+    }
+
+    #[test]
+    fn time_without_records_does_not_use_up_the_hour_until_it_is_a_day_old() {
+        let mut baseline = Baseline::default();
+        for minute in 0..60 {
+            baseline.record(TickOutcome::Good, at(minute));
+        }
+        assert_eq!(baseline.counts(at(600)), (0, 60));
+        assert_eq!(baseline.counts(at(24 * 60 + 29)), (0, 31));
+        assert_eq!(baseline.counts(at(3 * 24 * 60)), (0, 0));
+    }
+
+    #[test]
+    fn only_whole_minutes_with_soundings_count_since_a_moment() {
+        let mut baseline = Baseline::default();
+        for minute in 0..10 {
+            let mark = if minute == 7 {
+                TickOutcome::Void
+            } else {
+                TickOutcome::Good
+            };
+            baseline.record(mark, at(minute));
+            if minute == 8 {
+                baseline.record(TickOutcome::Bad, at(minute));
+            }
+        }
+        // The minute of the moment itself, and the one that runs, are not whole.
+        let stretch = LongestGap {
+            minutes: 5,
+            failed: 1,
+            total: 6,
+        };
+        assert_eq!(baseline.since(at(2), at(9)), stretch);
+        assert_eq!(baseline.since(at(9), at(9)), LongestGap::default());
+    }
+
+    #[test]
+    fn three_failures_in_a_row_are_failing_and_void_changes_nothing() {
+        let mut baseline = Baseline::default();
+        for mark in [TickOutcome::Bad, TickOutcome::Bad, TickOutcome::Void] {
+            baseline.record(mark, at(0));
+        }
+        assert!(!baseline.is_failing());
+        baseline.follow(TickOutcome::Bad);
+        assert!(baseline.is_failing());
+        assert_eq!(baseline.counts(at(0)), (2, 2));
+        baseline.follow(TickOutcome::Good);
+        assert!(!baseline.is_failing());
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_loses_nothing() {
+        let mut baseline = Baseline::default();
+        baseline.record(TickOutcome::Good, at(10));
+        baseline.record(TickOutcome::Bad, at(2));
+        assert_eq!(baseline.counts(at(10)), (1, 2));
+    }
+}

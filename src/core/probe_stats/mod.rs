@@ -1,0 +1,485 @@
+//! Everything that is remembered of one probe: what the metrics page and the API show of it.
+//!
+//! Invariants:
+//! - Memory does not grow with time; recording a good sounding allocates nothing.
+//! - Counters never go back while the track lives, not even when the probe's settings change. Only a histogram whose
+//!   edges change starts again from zero, because what was counted cannot be divided anew.
+//! - A void sounding is counted, is shown as the last one, and changes nothing else: not the latencies, not the last
+//!   success, not the number of failures in a row.
+//! - What the last good or bad sounding says is known only for a while: see [`ProbeStats::known_for`].
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::config::settings::ProbeConfig;
+use crate::core::probe_result::{
+    HttpVersion, Outcome, PhaseTimes, ProbeResult, Reason, VoidReason,
+};
+use crate::core::units::Moment;
+use crate::core::window::{
+    Counts, LongWindow, LongWindows, PackedResult, Quantile, ResultWeight, WeightedCounts, Window,
+    WindowCounts,
+};
+
+/// How many soundings [`ProbeStats::recent`] goes back: a small chart's worth, at four bytes each.
+pub const RECENT: usize = 60;
+
+/// The edges that every latency histogram has, in milliseconds, so that probes can be added up. 5 s and 10 s are
+/// common timeouts.
+const COMMON_EDGES_MS: [u64; 11] = [5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000];
+
+/// The common edges, the latency objective and the timeout.
+pub const MAX_EDGES: usize = COMMON_EDGES_MS.len() + 2;
+
+/// What is remembered of one probe.
+#[derive(Debug)]
+pub struct ProbeStats {
+    window: Window,
+    spans: LongWindows,
+    /// What soundings count in the long spans now, and what was counted there.
+    weight: ResultWeight,
+    weighed: WeightedCounts,
+    /// Soundings within the promised latency, where one is promised.
+    slow: Option<Box<LatencySli>>,
+    totals: ProbeTotals,
+    /// Ascending; shared with the views.
+    edges: Arc<[Duration]>,
+    /// How many latencies are above the edge before and not above this one; the last is above all edges.
+    buckets: [u64; MAX_EDGES + 1],
+    latency_sum: Duration,
+    recent: [PackedResult; RECENT],
+    /// How many were ever put into `recent`.
+    recent_count: u64,
+    last: Option<LastResult>,
+    evidence: Option<(Moment, LastKnown)>,
+    /// How long that is the state of the probe.
+    known_for: Duration,
+    last_success_unix: Option<f64>,
+    consecutive_failures: u32,
+    certificate_expiry: Option<i64>,
+}
+
+/// Counts since the probe was first configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ProbeTotals {
+    /// Good soundings.
+    pub good: u64,
+    /// Bad soundings, in the order of [`Reason::ALL`].
+    pub bad: [u64; Reason::COUNT],
+    /// Void soundings, in the order of [`VoidReason::ALL`].
+    pub void: [u64; VoidReason::COUNT],
+    /// Slots of the schedule that could not start.
+    pub missed: u64,
+}
+
+impl ProbeTotals {
+    /// Bad soundings of every reason.
+    pub fn all_bad(&self) -> u64 {
+        self.bad.iter().sum()
+    }
+
+    /// Void soundings of every reason.
+    pub fn all_void(&self) -> u64 {
+        self.void.iter().sum()
+    }
+}
+
+/// The newest sounding, whatever its outcome.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LastResult {
+    /// When it was recorded, in seconds since 1970.
+    pub unix: f64,
+    /// Good, bad or void.
+    pub outcome: Outcome,
+    /// From the due time to the end.
+    pub latency: Duration,
+    /// Where the time went.
+    pub phases: PhaseTimes,
+    /// The HTTP status, if one came.
+    pub status: Option<u16>,
+    /// The version of HTTP, if an answer came.
+    pub http_version: Option<HttpVersion>,
+    /// Why it is not good, in words.
+    pub explanation: Option<Arc<str>>,
+}
+
+/// What the newest sounding that was not void says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastKnown {
+    /// Whether it was good.
+    pub good: bool,
+    /// Where the time went.
+    pub phases: PhaseTimes,
+    /// The HTTP status, if one came.
+    pub status: Option<u16>,
+}
+
+/// A histogram of the latencies of all good and bad soundings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LatencyHistogram {
+    /// Ascending; at most [`MAX_EDGES`].
+    pub edges: Arc<[Duration]>,
+    /// How many are not above the edge of the same place; further places are meaningless.
+    pub at_most: [u64; MAX_EDGES],
+    /// How many there are.
+    pub count: u64,
+    /// The sum of them.
+    pub sum: Duration,
+}
+
+/// A copy of what is remembered, for those who show it. Makes no allocation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProbeStatsView {
+    /// Since the probe was first configured.
+    pub totals: ProbeTotals,
+    /// Since then, or since the edges last changed.
+    pub latencies: LatencyHistogram,
+    /// Over the rolling window.
+    pub window: WindowCounts,
+    /// Of the window's latencies, in the order of [`Quantile::ALL`]; `None` where there are too few.
+    pub quantiles: [Option<Duration>; Quantile::ALL.len()],
+    /// Over the long spans, in the order of [`LongWindow::ALL`].
+    pub spans: [Counts; LongWindow::ALL.len()],
+    /// The newest sounding; `None` before the first.
+    pub last: Option<LastResult>,
+    /// The newest that was not void; `None` before the first, and when it is too old to say how the target is now.
+    pub evidence: Option<LastKnown>,
+    /// When the last good one was recorded, in seconds since 1970.
+    pub last_success_unix: Option<f64>,
+    /// Bad soundings since the last good one.
+    pub consecutive_failures: u32,
+    /// The earliest end of validity in the chain that was last seen, in seconds since 1970.
+    pub certificate_expiry: Option<i64>,
+}
+
+impl ProbeStats {
+    /// Nothing is remembered yet of this probe.
+    pub fn new(probe: &ProbeConfig, now: Moment) -> Self {
+        let mut window = Window::new(probe.window, room(probe));
+        window.counts(now);
+        Self {
+            window,
+            spans: LongWindows::default(),
+            weight: ResultWeight::default(),
+            weighed: WeightedCounts::default(),
+            slow: LatencySli::of(probe),
+            totals: ProbeTotals::default(),
+            edges: edges(probe),
+            buckets: [0; MAX_EDGES + 1],
+            latency_sum: Duration::ZERO,
+            recent: [PackedResult::default(); RECENT],
+            recent_count: 0,
+            last: None,
+            evidence: None,
+            known_for: Self::known_for(probe),
+            last_success_unix: None,
+            consecutive_failures: 0,
+            certificate_expiry: None,
+        }
+    }
+
+    /// How long the last good or bad sounding says how the target is: three intervals, at least 10 s, and the timeout of
+    /// the next one. Without a newer one after that, nothing is known.
+    pub fn known_for(probe: &ProbeConfig) -> Duration {
+        crate::core::self_check::SelfCheck::freshness(probe.interval).saturating_add(probe.timeout)
+    }
+
+    /// Takes up changed settings. Counters and soundings stay; a window of another span or interval takes over what
+    /// the old one holds.
+    pub fn adopt(&mut self, probe: &ProbeConfig) {
+        self.known_for = Self::known_for(probe);
+        let room = room(probe);
+        if (self.window.span(), self.window.most()) != (probe.window, Window::bounded(room)) {
+            self.window = self.window.carried_over(probe.window, room);
+        }
+        let promised = self.slow.as_ref().map(|slow| slow.promised);
+        if promised != probe.latency_objective {
+            self.slow = LatencySli::of(probe);
+        }
+        let edges = edges(probe);
+        if self.edges != edges {
+            self.edges = edges;
+            self.buckets = [0; MAX_EDGES + 1];
+            self.latency_sum = Duration::ZERO;
+        }
+    }
+
+    /// Forgets what was seen of the answers, because another target is asked now.
+    pub fn forget_answers(&mut self) {
+        self.last = None;
+        self.evidence = None;
+        self.certificate_expiry = None;
+    }
+
+    /// The counters of the long spans, to be stored.
+    pub const fn spans(&self) -> &LongWindows {
+        &self.spans
+    }
+
+    /// Goes on with counters of the long spans that were stored.
+    pub fn restore_spans(&mut self, spans: LongWindows) {
+        self.spans = spans;
+    }
+
+    /// The counters of soundings within the promised latency, and what is promised; to be stored.
+    pub fn slow(&self) -> Option<(Duration, &LongWindows)> {
+        self.slow.as_ref().map(|slow| (slow.promised, &slow.spans))
+    }
+
+    /// Goes on with counters of the promised latency that were stored, when the same is promised.
+    pub fn restore_slow(&mut self, promised: Duration, spans: LongWindows) {
+        if let Some(slow) = self.slow.as_mut().filter(|slow| slow.promised == promised) {
+            slow.spans = spans;
+        }
+    }
+
+    /// Remembers a sounding; `unix` is the time of day of its end, in seconds since 1970.
+    pub fn record(&mut self, sounding: &ProbeResult, unix: f64) {
+        let (at, latency, outcome) = (sounding.finished, sounding.latency(), sounding.outcome);
+        self.window.record(at, latency, outcome);
+        let times = self.weighed.count(outcome, self.weight);
+        self.spans.record_times(at, outcome, times);
+        if let Some(slow) = &mut self.slow {
+            slow.record(at, latency, outcome, self.weight);
+        }
+        self.recent[place(self.recent_count)] = PackedResult::new(latency, outcome);
+        self.recent_count += 1;
+        self.last = Some(LastResult {
+            unix,
+            outcome,
+            latency,
+            phases: sounding.phases,
+            status: sounding.answer.status,
+            http_version: sounding.answer.http_version,
+            explanation: sounding.explanation.as_deref().map(Arc::from),
+        });
+        match outcome {
+            Outcome::Good => {
+                self.totals.good += 1;
+                self.consecutive_failures = 0;
+                self.last_success_unix = Some(unix);
+            }
+            Outcome::Bad(reason) => {
+                self.totals.bad[reason.index()] += 1;
+                self.consecutive_failures = self.consecutive_failures.saturating_add(1);
+            }
+            Outcome::Void(reason) => {
+                self.totals.void[reason.index()] += 1;
+                return;
+            }
+        }
+        let evidence = LastKnown {
+            good: outcome == Outcome::Good,
+            phases: sounding.phases,
+            status: sounding.answer.status,
+        };
+        self.evidence = Some((at, evidence));
+        if let Some(tls) = &sounding.answer.tls {
+            self.certificate_expiry = Some(tls.earliest_expiry);
+        }
+        let bucket = self.edges.partition_point(|edge| *edge < latency);
+        self.buckets[bucket] += 1;
+        self.latency_sum = self.latency_sum.saturating_add(latency);
+    }
+
+    /// Counts so many slots of the schedule that could not start.
+    pub fn missed(&mut self, now: Moment, count: u32) {
+        self.totals.missed = self.totals.missed.saturating_add(u64::from(count));
+        self.window.missed(now, count);
+    }
+
+    /// Bad soundings since the last good one.
+    pub const fn consecutive_failures(&self) -> u32 {
+        self.consecutive_failures
+    }
+
+    /// Good and bad soundings since the probe was first configured.
+    pub fn judged(&self) -> (u64, u64) {
+        (self.totals.good, self.totals.all_bad())
+    }
+
+    /// From now on soundings are taken at this interval, and count in the long spans for as much of the probe's own as
+    /// that is.
+    pub fn taken_every(&mut self, interval: Duration, own: Duration) {
+        self.weight = ResultWeight::of(interval, own);
+    }
+
+    /// Good and bad soundings as the long spans count them, since the probe was first configured.
+    pub const fn weighed(&self) -> (u64, u64) {
+        self.weighed.counts()
+    }
+
+    /// The same of those within the promised latency, and of those above it; `None` where none is promised.
+    pub fn weighed_slow(&self) -> Option<(u64, u64)> {
+        self.slow.as_ref().map(|slow| slow.weighed.counts())
+    }
+
+    /// Whether any sounding came yet.
+    pub const fn is_known(&self) -> bool {
+        self.last.is_some()
+    }
+
+    /// Why the newest sounding is not good, in words.
+    pub fn why_not(&self) -> Option<Arc<str>> {
+        let last = self
+            .last
+            .as_ref()
+            .filter(|last| last.outcome != Outcome::Good)?;
+        last.explanation.clone()
+    }
+
+    /// Counts over one of the long spans.
+    pub fn tally(&self, span: LongWindow, now: Moment) -> Counts {
+        self.spans.count(span, now)
+    }
+
+    /// What is remembered, as of now.
+    pub fn view(&mut self, now: Moment) -> ProbeStatsView {
+        let mut at_most = [0; MAX_EDGES];
+        let mut below = 0;
+        for (sum, bucket) in at_most.iter_mut().zip(&self.buckets[..self.edges.len()]) {
+            below += bucket;
+            *sum = below;
+        }
+        ProbeStatsView {
+            totals: self.totals,
+            latencies: LatencyHistogram {
+                edges: Arc::clone(&self.edges),
+                at_most,
+                count: self.buckets.iter().sum(),
+                sum: self.latency_sum,
+            },
+            window: self.window.counts(now),
+            quantiles: self.window.quantiles(now),
+            spans: self.spans.all(now),
+            last: self.last.clone(),
+            evidence: self
+                .evidence
+                .filter(|(at, _)| now.since(*at) <= self.known_for)
+                .map(|(_, evidence)| evidence),
+            last_success_unix: self.last_success_unix,
+            consecutive_failures: self.consecutive_failures,
+            certificate_expiry: self.certificate_expiry,
+        }
+    }
+
+    /// The last soundings, at most [`RECENT`], from the oldest: outcome and latency.
+    pub fn recent(&self) -> impl Iterator<Item = (Outcome, Duration)> {
+        let first = self.recent_count.saturating_sub(RECENT as u64);
+        (first..self.recent_count).map(|number| {
+            let packed = self.recent[place(number)];
+            (packed.outcome(), packed.latency())
+        })
+    }
+
+    /// The rolling window, for questions that a [`ProbeStatsView`] does not answer.
+    pub const fn window(&mut self) -> &mut Window {
+        &mut self.window
+    }
+
+    /// Bytes of memory that it takes, all told, but for the last explanation.
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>() - size_of::<Window>() - size_of::<LongWindows>()
+            + self.window.bytes()
+            + self.spans.bytes()
+            + size_of_val(&*self.edges)
+    }
+}
+
+/// Soundings, good or bad, by whether they came within the promised latency: as the histogram has them.
+#[derive(Debug)]
+struct LatencySli {
+    promised: Duration,
+    spans: LongWindows,
+    weighed: WeightedCounts,
+}
+
+impl LatencySli {
+    fn of(probe: &ProbeConfig) -> Option<Box<Self>> {
+        let promised = probe.latency_objective?;
+        let spans = LongWindows::default();
+        let weighed = WeightedCounts::default();
+        Some(Box::new(Self {
+            promised,
+            spans,
+            weighed,
+        }))
+    }
+
+    fn record(&mut self, at: Moment, latency: Duration, outcome: Outcome, weight: ResultWeight) {
+        let counted = match outcome {
+            Outcome::Void(_) => outcome,
+            Outcome::Good | Outcome::Bad(_) if latency <= self.promised => Outcome::Good,
+            Outcome::Good | Outcome::Bad(_) => Outcome::Bad(Reason::TooSlow),
+        };
+        let times = self.weighed.count(counted, weight);
+        self.spans.record_times(at, counted, times);
+    }
+}
+
+/// Where the sounding with this number is in `recent`.
+const fn place(number: u64) -> usize {
+    // A remainder of 60 fits every integer.
+    #[expect(clippy::cast_possible_truncation)]
+    let place = (number % RECENT as u64) as usize;
+    place
+}
+
+fn room(probe: &ProbeConfig) -> usize {
+    Window::room(
+        probe.window,
+        probe.shortest_interval(),
+        probe.max_in_flight(),
+    )
+}
+
+fn edges(probe: &ProbeConfig) -> Arc<[Duration]> {
+    let mut edges: Vec<_> = COMMON_EDGES_MS.map(Duration::from_millis).into();
+    edges.push(probe.timeout);
+    edges.extend(probe.latency_objective);
+    edges.sort_unstable();
+    edges.dedup();
+    edges.into()
+}
+
+/// A probe and what is remembered of it, shared by those who take soundings and those who show them.
+#[derive(Debug)]
+pub struct TrackedProbe {
+    probe: Mutex<Arc<ProbeConfig>>,
+    track: Mutex<ProbeStats>,
+}
+
+impl TrackedProbe {
+    /// Nothing is remembered yet of this probe.
+    pub fn new(probe: Arc<ProbeConfig>, now: Moment) -> Self {
+        Self {
+            track: Mutex::new(ProbeStats::new(&probe, now)),
+            probe: Mutex::new(probe),
+        }
+    }
+
+    /// The settings in force.
+    pub fn probe(&self) -> Arc<ProbeConfig> {
+        Arc::clone(&self.probe.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What is remembered. Hold it for a moment only; nothing in it is left half done by a panic, so that a poisoned
+    /// lock is taken all the same.
+    pub fn lock(&self) -> MutexGuard<'_, ProbeStats> {
+        self.track.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes up changed settings of the same probe.
+    pub fn adopt(&self, probe: Arc<ProbeConfig>) {
+        let mut track = self.lock();
+        track.adopt(&probe);
+        let mut current = self.probe.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.target != probe.target {
+            track.forget_answers();
+        }
+        *current = probe;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,159 @@
+use super::*;
+use crate::config::Target;
+use crate::config::settings::{ConnectConfig, ObjectivesConfig, ProbeKind, TcpProbeConfig};
+use crate::core::probe_result::ResponseFacts;
+use crate::core::units::{Namespace, ProbeId, ProbeName, ReleaseName};
+
+fn probe() -> ProbeConfig {
+    ProbeConfig {
+        id: ProbeId {
+            namespace: Namespace::new("n"),
+            release: ReleaseName::new("r"),
+            probe: ProbeName::new("p"),
+        },
+        target: Target::parse("tcp://127.0.0.1:1", "tcp").unwrap(),
+        question: ProbeKind::Tcp(Box::new(TcpProbeConfig {
+            dialogue: Vec::new(),
+            tls: false,
+            connect: ConnectConfig::default(),
+            max_latency: None,
+            certificate_valid_for: None,
+        })),
+        interval: Duration::from_secs(10),
+        watch_interval: None,
+        needs: Vec::new(),
+        pods: None,
+        objectives: ObjectivesConfig::default(),
+        timeout: Duration::from_secs(10),
+        window: Duration::from_secs(300),
+        latency_objective: Some(Duration::from_millis(300)),
+    }
+}
+
+fn at(millis: u64) -> Moment {
+    Moment::after_boot(Duration::from_millis(millis))
+}
+
+fn sounding(finished: Moment, latency_ms: u64, outcome: Outcome) -> ProbeResult {
+    let due = finished - Duration::from_millis(latency_ms);
+    ProbeResult {
+        due,
+        started: due,
+        finished,
+        outcome,
+        phases: PhaseTimes::default(),
+        answer: ResponseFacts::default(),
+        explanation: (outcome != Outcome::Good).then(|| "why".into()),
+    }
+}
+
+#[test]
+fn before_the_first_sounding_nothing_is_claimed() {
+    let view = ProbeStats::new(&probe(), at(5)).view(at(9));
+    assert_eq!(view.totals, ProbeTotals::default());
+    assert_eq!((view.last, view.evidence), (None, None));
+    assert_eq!(
+        (view.last_success_unix, view.certificate_expiry),
+        (None, None)
+    );
+    assert_eq!(view.latencies.count, 0);
+}
+
+#[test]
+fn an_edge_belongs_to_the_bucket_below_it() {
+    let mut track = ProbeStats::new(&probe(), at(0));
+    let edges = track.view(at(0)).latencies.edges;
+    let edge = |ms| edges.iter().position(|e| *e == Duration::from_millis(ms));
+    let (objective, ten) = (edge(300).unwrap(), edge(10_000).unwrap());
+    assert_eq!(edges.len(), ten + 1, "the timeout is an edge once");
+    for latency in [300, 301, 10_000, 10_001] {
+        track.record(&sounding(at(20_000), latency, Outcome::Good), 1.0);
+    }
+    let latencies = track.view(at(20_000)).latencies;
+    assert_eq!(latencies.at_most[objective], 1);
+    assert_eq!(latencies.at_most[ten], 3);
+    assert_eq!(latencies.count, 4);
+    assert_eq!(latencies.sum, Duration::from_millis(20_602));
+}
+
+#[test]
+fn a_void_sounding_changes_only_its_counter_and_the_last_one() {
+    let mut track = ProbeStats::new(&probe(), at(0));
+    track.record(&sounding(at(50), 5, Outcome::Bad(Reason::Status)), 7.0);
+    let before = track.view(at(60));
+    track.record(&sounding(at(60), 5, Outcome::Void(VoidReason::Late)), 8.0);
+    let after = track.view(at(60));
+    assert_eq!(after.totals.all_void(), 1);
+    assert_eq!(after.last.unwrap().outcome, Outcome::Void(VoidReason::Late));
+    assert_eq!(after.evidence, before.evidence);
+    assert_eq!(after.latencies, before.latencies);
+    assert_eq!(after.consecutive_failures, 1);
+}
+
+#[test]
+fn a_good_sounding_ends_the_failures_in_a_row() {
+    let mut track = ProbeStats::new(&probe(), at(0));
+    for n in 1..4 {
+        track.record(&sounding(at(n), 0, Outcome::Bad(Reason::Reset)), 1.0);
+    }
+    assert_eq!(track.view(at(9)).consecutive_failures, 3);
+    assert_eq!(track.view(at(9)).last_success_unix, None);
+    track.record(&sounding(at(9), 0, Outcome::Good), 2.5);
+    let view = track.view(at(9));
+    assert_eq!(view.consecutive_failures, 0);
+    assert_eq!(view.last_success_unix, Some(2.5));
+    assert_eq!(view.totals.bad[Reason::Reset.index()], 3);
+}
+
+#[test]
+fn counters_and_soundings_survive_changed_settings() {
+    let tracked = TrackedProbe::new(Arc::new(probe()), at(0));
+    for n in 0..20 {
+        tracked
+            .lock()
+            .record(&sounding(at(n), 1, Outcome::Good), 1.0);
+    }
+    tracked.lock().missed(at(20), 2);
+    let faster = ProbeConfig {
+        interval: Duration::from_secs(1),
+        window: Duration::from_secs(600),
+        ..probe()
+    };
+    tracked.adopt(Arc::new(faster.clone()));
+    let view = tracked.lock().view(at(20));
+    assert_eq!((view.totals.good, view.totals.missed), (20, 2));
+    assert_eq!((view.window.good, view.window.missed), (20, 2));
+    assert_eq!(view.latencies.count, 20);
+    assert!(view.last.is_some());
+
+    // Other edges start again; everything else goes on.
+    let stricter = ProbeConfig {
+        latency_objective: Some(Duration::from_millis(200)),
+        target: Target::parse("tcp://127.0.0.1:2", "tcp").unwrap(),
+        ..faster
+    };
+    tracked.adopt(Arc::new(stricter.clone()));
+    let view = tracked.lock().view(at(20));
+    assert_eq!((view.totals.good, view.latencies.count), (20, 0));
+    assert_eq!(view.last, None, "another target was not asked yet");
+    assert_eq!(*tracked.probe(), stricter);
+}
+
+#[test]
+fn the_recent_soundings_are_the_last_sixty_from_the_oldest() {
+    let mut track = ProbeStats::new(&probe(), at(0));
+    assert_eq!(track.recent().count(), 0);
+    for n in 1..=100 {
+        track.record(&sounding(at(n + 200), n, Outcome::Good), 1.0);
+    }
+    let recent: Vec<_> = track.recent().collect();
+    assert_eq!(recent.len(), RECENT);
+    assert_eq!(recent[0], (Outcome::Good, Duration::from_millis(41)));
+    assert_eq!(recent[59], (Outcome::Good, Duration::from_millis(100)));
+}
+
+#[test]
+fn an_idle_probe_is_small() {
+    let track = ProbeStats::new(&probe(), at(0));
+    assert!(track.bytes() <= 8 * 1024, "{} bytes", track.bytes());
+}

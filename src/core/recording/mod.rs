@@ -1,0 +1,465 @@
+//! A watch, written down line by line so that it can be judged again: JSON Lines.
+//!
+//! The first line is the head: who, which rule, what was known at the start. Then one line a tick, a line for each pod
+//! when it is first asked, a line for each entry of the log of events, and at the end the verdict. A recording that
+//! was cut off in the middle is judged as far as it goes, and is marked incomplete. So is one that begins in the middle,
+//! because another replica, whose files are elsewhere, saw what came before, or it was watched under the number of an
+//! earlier revision with the same contents: its head holds the watch as it stood then.
+
+mod latencies;
+
+use std::io::{self, BufRead};
+
+use serde::{Deserialize, Serialize};
+
+use crate::core::analysis::{
+    Analysis, AnalysisStart, InvalidRule, PodSide, PodState, PodTick, Regression, RequestScrape,
+    Rule, Tick, TickOutcome, WorkloadEvent,
+};
+use crate::core::evidence::EvidenceBundle;
+use crate::core::rollout::{LogEntry, Mode};
+use crate::core::units::{Namespace, ReleaseName, Revision, Time};
+
+pub use latencies::{AnalysisLatencies, Distribution, EndpointLatencies, LatencyGroup, lower_us};
+
+/// The version of the format that is written, and the newest that is read.
+///
+/// Version 1 knew nothing of workloads, latency and what earlier rollouts taught. Such a recording is judged by today's
+/// rule on what it has.
+pub const VERSION: u32 = 2;
+
+/// A recording takes at most so many bytes; what comes later is not written, and the recording is incomplete.
+pub const MAX_BYTES: u64 = 32 * 1024 * 1024;
+
+/// The longest line that is read, but for the head: it holds how long answers took at each endpoint, and with some
+/// hundreds of them it takes several MiB.
+const MAX_LINE: u64 = 1024 * 1024;
+
+/// One line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "line", rename_all = "snake_case")]
+pub enum RecordingLine {
+    /// The first line.
+    Head(Box<RecordingHead>),
+    /// A pod that is asked directly from here on.
+    Pod(RecordedPod),
+    /// Everything that became known in a tick.
+    Tick(Box<RecordedTick>),
+    /// An entry of the log of events.
+    Entry(LogEntry),
+    /// What the cluster was like when the verdict of rollback fell.
+    Evidence(Box<EvidenceBundle>),
+    /// The last line.
+    End(RecordingEnd),
+}
+
+/// Who, which rule, and what was known at the start.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RecordingHead {
+    /// The version of the format, see [`VERSION`].
+    pub version: u32,
+    /// The namespace of the release.
+    pub namespace: Namespace,
+    /// The release.
+    pub release: ReleaseName,
+    /// The revision that was watched.
+    pub revision: Revision,
+    /// The one that was serving before.
+    pub serving: Option<Revision>,
+    /// When the watch began.
+    pub began: Time,
+    /// The mode in force.
+    pub mode: Mode,
+    /// The rule in force.
+    pub rule: Rule,
+    /// What was known at the start.
+    pub start: AnalysisStart,
+    /// Why no pods are asked directly, where none are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_direct: Option<Box<str>>,
+    /// The watch as it stood where the recording begins, when that is not its beginning. Of what was known at the start
+    /// there are only the endpoints' names then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goes_on: Option<Box<Analysis>>,
+}
+
+impl RecordingHead {
+    /// The number of the first tick that is recorded.
+    fn first_tick(&self) -> u32 {
+        self.goes_on.as_ref().map_or(0, |watch| watch.ticks())
+    }
+}
+
+/// A pod that is asked directly.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordedPod {
+    /// Its number in this recording.
+    pub pod: u32,
+    /// Its name.
+    pub name: Box<str>,
+    /// Old or new.
+    pub side: PodSide,
+    /// The tick in which it became Ready.
+    pub ready_tick: u32,
+}
+
+/// Everything that became known in a tick.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct RecordedTick {
+    /// The tick, counted from 0.
+    pub tick: u32,
+    /// One character for each endpoint: `.` success, `x` failure, `-` unknown, `_` not due, `l` limited, `r` not resolved.
+    pub marks: Box<str>,
+    /// Why endpoints were not good: (endpoint's place, reason).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub why: Vec<(u16, Box<str>)>,
+    /// Latencies in milliseconds, one for each endpoint; `null` where there is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ms: Vec<Option<u32>>,
+    /// The same in microseconds, since version 2.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub us: Vec<Option<u32>>,
+    /// What pods answered: (pod's number, one character for each endpoint).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub direct: Vec<(u32, Box<str>)>,
+    /// How long they took in microseconds: (pod's number, one latency for each endpoint).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub direct_us: Vec<(u32, Vec<Option<u32>>)>,
+    /// States of new pods that changed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pods: Vec<PodState>,
+    /// Scrapes that came in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scrapes: Vec<RequestScrape>,
+    /// What became known of the rollout.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rollout: Vec<WorkloadEvent>,
+    /// One character for each dependency; empty where there is none.
+    #[serde(default, skip_serializing_if = "str::is_empty")]
+    pub dependencies: Box<str>,
+    /// When the rollout was complete, in the tick in which that became known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settled_at: Option<f64>,
+    /// Whether the rollout is complete, in the tick in which that became known or changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolled_out: Option<bool>,
+}
+
+/// How the watch ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RecordingEnd {
+    /// `healthy`, `rollback`, `inconclusive`, or `watching` when a newer revision ended the watch.
+    pub verdict: Box<str>,
+    /// The reason; empty where there is none.
+    pub reason: Box<str>,
+    /// The last tick that was read.
+    pub tick: u32,
+    /// The largest e-value.
+    pub max_e: f64,
+    /// Why it was convicted, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finding: Option<Regression>,
+}
+
+impl RecordingEnd {
+    /// How a watch stands.
+    pub fn of(watch: &Analysis) -> Self {
+        let verdict = watch.conclude();
+        Self {
+            verdict: verdict.word().into(),
+            reason: verdict.reason().into(),
+            tick: watch.ticks().saturating_sub(1),
+            max_e: watch.max_e(),
+            finding: watch.finding().cloned(),
+        }
+    }
+}
+
+/// A recording that was read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recording {
+    /// The first line.
+    pub head: RecordingHead,
+    /// The pods that were asked.
+    pub pods: Vec<RecordedPod>,
+    /// The ticks, in order.
+    pub ticks: Vec<RecordedTick>,
+    /// The log of events.
+    pub entries: Vec<LogEntry>,
+    /// What the cluster was like when the verdict fell.
+    pub evidence: Option<Box<EvidenceBundle>>,
+    /// The last line.
+    pub end: Option<RecordingEnd>,
+    /// Why the recording is incomplete, if it is.
+    pub cut: Option<String>,
+}
+
+/// Why a recording cannot be read at all.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordingError {
+    /// It cannot be read.
+    #[error("cannot be read: {0}")]
+    Io(#[from] io::Error),
+    /// Its first line is no head.
+    #[error("is no recording of Leadsman: line 1: {0}")]
+    NoHead(String),
+    /// It was written by a newer version.
+    #[error("has the format version {0}; this Leadsman reads up to {VERSION}, so use a newer one")]
+    Newer(u32),
+    /// It was written by an older version, and cannot be judged from its middle on.
+    #[error(
+        "has the format version {0} and begins in the middle of an analysis, which this Leadsman cannot go on with; use the version that wrote it"
+    )]
+    Older(u32),
+}
+
+impl Recording {
+    /// Reads a recording. What is broken after the head cuts it off there.
+    ///
+    /// # Errors
+    /// When the head cannot be read.
+    pub fn read(mut reader: impl BufRead) -> Result<Self, RecordingError> {
+        let mut line = Vec::new();
+        read_line(&mut reader, &mut line, MAX_BYTES)?;
+        let head = match parse(&line) {
+            Ok(RecordingLine::Head(head)) => *head,
+            Ok(
+                RecordingLine::Pod(_)
+                | RecordingLine::Tick(_)
+                | RecordingLine::Entry(_)
+                | RecordingLine::Evidence(_)
+                | RecordingLine::End(_),
+            ) => {
+                return Err(RecordingError::NoHead("is not the head".into()));
+            }
+            Err(error) => match version_of(&line) {
+                Some(version) if version > VERSION => return Err(RecordingError::Newer(version)),
+                Some(version) if version < VERSION => return Err(RecordingError::Older(version)),
+                Some(_) | None => return Err(RecordingError::NoHead(error)),
+            },
+        };
+        if head.version > VERSION {
+            return Err(RecordingError::Newer(head.version));
+        }
+        if let Some(watch) = &head.goes_on
+            && !(watch.is_sound() && watch.endpoints().count() == head.start.endpoints.len())
+        {
+            return Err(RecordingError::NoHead("a watch that cannot be".into()));
+        }
+        let mut recording = Self {
+            head,
+            pods: Vec::new(),
+            ticks: Vec::new(),
+            entries: Vec::new(),
+            evidence: None,
+            end: None,
+            cut: None,
+        };
+        let mut total = line.len() as u64;
+        for number in 2.. {
+            match read_line(&mut reader, &mut line, MAX_LINE) {
+                Ok(0) => break,
+                Ok(length) => total += length as u64,
+                Err(error) => {
+                    recording.cut = Some(format!("line {number}: {error}"));
+                    break;
+                }
+            }
+            if total > MAX_BYTES {
+                recording.cut = Some(format!("line {number}: longer than {MAX_BYTES} bytes"));
+                break;
+            }
+            if let Err(error) = parse(&line).and_then(|line| recording.take(line)) {
+                recording.cut = Some(format!("line {number}: {error}"));
+                break;
+            }
+        }
+        if recording.end.is_none() && recording.cut.is_none() {
+            recording.cut = Some("it has no end".into());
+        }
+        if recording.head.goes_on.is_some() {
+            let first = recording.head.first_tick();
+            let begins =
+                format!("it begins in tick {first}, before which another recording tells of it");
+            recording.cut = Some(match recording.cut {
+                Some(cut) => format!("{begins}; {cut}"),
+                None => begins,
+            });
+        }
+        Ok(recording)
+    }
+
+    fn take(&mut self, line: RecordingLine) -> Result<(), String> {
+        let width = self.head.start.endpoints.len();
+        match line {
+            RecordingLine::Head(_) => return Err("a second head".into()),
+            RecordingLine::Pod(pod) => self.pods.push(pod),
+            RecordingLine::Tick(tick) => {
+                let due = self.next_tick();
+                if tick.tick != due {
+                    return Err(format!("tick {} where {due} is due", tick.tick));
+                }
+                marks(&tick.marks, width)?;
+                for (_, row) in &tick.direct {
+                    marks(row, width)?;
+                }
+                let needed = match &self.head.goes_on {
+                    Some(watch) => watch.dependencies().count(),
+                    None => self.head.start.dependencies.len(),
+                };
+                let told = tick.dependencies.chars().count();
+                if told > 0 && told != needed {
+                    return Err(format!("a row of {told} marks for {needed} dependencies"));
+                }
+                marks(&tick.dependencies, told)?;
+                self.ticks.push(*tick);
+            }
+            RecordingLine::Entry(entry) => self.entries.push(entry),
+            RecordingLine::Evidence(evidence) => self.evidence = Some(evidence),
+            RecordingLine::End(end) => self.end = Some(end),
+        }
+        Ok(())
+    }
+
+    /// The number of the first tick that is recorded.
+    pub fn first_tick(&self) -> u32 {
+        self.head.first_tick()
+    }
+
+    /// The number of the tick that would follow.
+    pub fn next_tick(&self) -> u32 {
+        let count = u32::try_from(self.ticks.len()).unwrap_or(u32::MAX);
+        self.first_tick().saturating_add(count)
+    }
+
+    /// Judges it again, with the recorded rule or another. `each` is told how the watch stands after every tick.
+    ///
+    /// # Errors
+    /// When the rule, or what was known at the start, cannot be worked with; and when it is another rule than the
+    /// recorded one, and the beginning is not there to be judged by it.
+    pub fn judge(
+        &self,
+        rule: Rule,
+        mut each: impl FnMut(&Analysis),
+    ) -> Result<Analysis, InvalidRule> {
+        let mut watch = match &self.head.goes_on {
+            None => Analysis::new(rule, &self.head.start)?,
+            Some(watch) if rule == *watch.rule() => Analysis::clone(watch),
+            Some(watch) => {
+                return Err(InvalidRule {
+                    field: "the rule".into(),
+                    problem: format!(
+                        "cannot be another one: the recording begins in tick {}, and what came before is not in it",
+                        watch.ticks()
+                    ),
+                });
+            }
+        };
+        for tick in &self.ticks {
+            feed(&mut watch, &self.pods, tick);
+            each(&watch);
+            if watch.finding().is_some() || watch.is_over() {
+                break;
+            }
+        }
+        Ok(watch)
+    }
+
+    /// Whether another judgement came to the same end as the recorded one: verdict, reason and tick.
+    pub fn agrees(&self, watch: &Analysis) -> bool {
+        let now = RecordingEnd::of(watch);
+        self.end.as_ref().is_some_and(|end| {
+            end.verdict == now.verdict && end.reason == now.reason && end.tick == now.tick
+        })
+    }
+}
+
+/// Feeds a tick to a watch, as it happens and when it is judged again: there is one way only. Rows of another width
+/// than the watch has endpoints are void; a recording has been checked for that.
+pub fn feed(watch: &mut Analysis, pods: &[RecordedPod], tick: &RecordedTick) {
+    if let Some(at) = tick.settled_at {
+        watch.settled(at);
+    }
+    if let Some(is_complete) = tick.rolled_out {
+        watch.rolled_out(is_complete);
+    }
+    let width = watch.endpoints().count();
+    let own = marks(&tick.marks, width).unwrap_or_default();
+    let rows: Vec<(u32, Vec<TickOutcome>)> = tick
+        .direct
+        .iter()
+        .map(|(pod, row)| (*pod, marks(row, width).unwrap_or_default()))
+        .collect();
+    let looks: Vec<PodTick<'_>> = rows
+        .iter()
+        .filter_map(|(number, marks)| {
+            let pod = pods.iter().find(|pod| pod.pod == *number)?;
+            let mut took = tick.direct_us.iter().filter(|(of, _)| of == number);
+            Some(PodTick {
+                pod: pod.pod,
+                side: pod.side,
+                ready_tick: pod.ready_tick,
+                marks,
+                latency_us: took.next().map_or(&[], |(_, took)| took),
+            })
+        })
+        .collect();
+    let dependencies = marks(&tick.dependencies, tick.dependencies.chars().count());
+    watch.tick(&Tick {
+        marks: &own,
+        direct: &looks,
+        pods: &tick.pods,
+        scrapes: &tick.scrapes,
+        rollout: &tick.rollout,
+        dependencies: &dependencies.unwrap_or_default(),
+        latency_us: &tick.us,
+    });
+}
+
+/// The marks of a row.
+pub fn marks(row: &str, width: usize) -> Result<Vec<TickOutcome>, String> {
+    let marks: Option<Vec<TickOutcome>> = row.chars().map(TickOutcome::of).collect();
+    match marks {
+        Some(marks) if marks.len() == width => Ok(marks),
+        Some(marks) => Err(format!(
+            "a row of {} marks for {width} endpoints",
+            marks.len()
+        )),
+        None => Err("a row with another character than . x - _ l r".into()),
+    }
+}
+
+/// The row of marks.
+pub fn row(marks: &[TickOutcome]) -> Box<str> {
+    marks
+        .iter()
+        .map(|mark| mark.letter())
+        .collect::<String>()
+        .into()
+}
+
+fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>, most: u64) -> io::Result<usize> {
+    line.clear();
+    io::Read::take(reader, most).read_until(b'\n', line)
+}
+
+fn parse(line: &[u8]) -> Result<RecordingLine, String> {
+    if !line.ends_with(b"\n") {
+        return Err("the line is cut off".into());
+    }
+    serde_json::from_slice(line).map_err(|error| error.to_string())
+}
+
+/// The version of a head that this program cannot read otherwise.
+fn version_of(line: &[u8]) -> Option<u32> {
+    #[derive(Deserialize)]
+    struct VersionedLine {
+        version: u32,
+    }
+    serde_json::from_slice::<VersionedLine>(line)
+        .ok()
+        .map(|head| head.version)
+}
+
+#[cfg(test)]
+mod tests;

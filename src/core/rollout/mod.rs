@@ -1,0 +1,581 @@
+//! The life of a revision under our eyes: a pure function of what was, what happens, and the time.
+//!
+//! ```text
+//!              seen              settled            healthy, inconclusive
+//!   Steady ───────────▶ Settling ───────▶ Watching ─────────────────────────▶ Steady
+//!                           │                 │ regressed
+//!                           └────────┬────────┘
+//!                                    ▼ ready           executed, settled          verified
+//!                                Preflight ──▶ TurningBack ──▶ Verifying ──────────▶ Steady
+//! ```
+//!
+//! Invariants, each held by a property test over any order of events:
+//! - one revision is turned back at most once, and a revision that a rollback made never;
+//! - unless a person orders it, nothing is rolled back in any mode but `enforce`, nor without a verdict of rollback on the
+//!   very revision that is the newest, nor while our own trouble blinds us, nor more often in 24 h than the settings
+//!   allow;
+//! - every case ends: each phase has a deadline, and time alone leads back to `Steady`. After a restart the time of what
+//!   is being done begins anew when it is gone on with;
+//! - a revision with the contents that serve is not judged, and nothing begins anew by the contents that are being judged
+//!   or were found bad (`same.rs`);
+//! - what comes back after an absence is not judged until its start is over (`start.rs`).
+//!
+//! A revision that passed bakes while the release is at rest, and an alarm of its bake may reject it (`bake.rs`).
+//!
+//! Each transition leaves an [`LogEntry`]. The deadlines of the runbook are measured; exceeding one is an entry as well.
+
+mod bake;
+mod candidate;
+mod rollback_order;
+mod same_contents;
+mod start;
+mod transition;
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use candidate::{
+    Candidate, FinishedRollout, NOT_ROLLED_OUT, ROLLED_OUT_LATE, RevisionOrigin, RollbackAttempt,
+    RolloutOutcome, StepName, StepTiming,
+};
+pub use rollback_order::{BY_HAND, OrderKey, OrderRecord};
+use start::StartupPhase;
+
+use crate::core::units::{ClockShift, HasTimes, Namespace, ReleaseName, Revision, Time};
+
+/// Whether, and how far, a release is guarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Judge and turn back.
+    Enforce,
+    /// Judge, and say what would have been done.
+    #[default]
+    Observe,
+    /// Take soundings only.
+    Off,
+}
+
+impl Mode {
+    /// Whichever of both does less.
+    #[must_use]
+    pub const fn lesser(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Off, _) | (_, Self::Off) => Self::Off,
+            (Self::Observe, _) | (_, Self::Observe) => Self::Observe,
+            (Self::Enforce, Self::Enforce) => Self::Enforce,
+        }
+    }
+
+    /// As it is written in the settings.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Observe => "observe",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// How a release may be turned back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutLimits {
+    /// Whether to act.
+    pub mode: Mode,
+    /// Rollbacks in 24 h, at most; 0 to 100.
+    pub max_per_day: u32,
+    /// The length of the watch.
+    pub watch: Duration,
+    /// The phase of settling ends after this at the latest; the analysis goes on.
+    pub settle_cap: Duration,
+}
+
+/// Where a release stands.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(tag = "name", content = "case", rename_all = "snake_case")]
+pub enum RolloutPhase {
+    /// There is no such release.
+    #[default]
+    Absent,
+    /// No revision is under judgement.
+    Steady,
+    /// A new revision is judged while its rollout runs.
+    Settling(Box<Candidate>),
+    /// A new revision is judged; its rollout is complete.
+    Watching(Box<Candidate>),
+    /// A rollback was decided; whether and whereto is being looked at.
+    Preflight(Box<Candidate>),
+    /// The rollback is carried out.
+    TurningBack(Box<Candidate>),
+    /// The rollback is done; the probes that convicted must acquit.
+    Verifying(Box<Candidate>),
+}
+
+impl RolloutPhase {
+    /// As in metrics, the API and events.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::Steady => "steady",
+            Self::Settling(_) => "settling",
+            Self::Watching(_) => "watching",
+            Self::Preflight(_) => "preflight",
+            Self::TurningBack(_) => "turning_back",
+            Self::Verifying(_) => "verifying",
+        }
+    }
+
+    /// Whether something is being done about a verdict.
+    const fn acts(&self) -> bool {
+        match self {
+            Self::Preflight(_) | Self::TurningBack(_) | Self::Verifying(_) => true,
+            Self::Absent | Self::Steady | Self::Settling(_) | Self::Watching(_) => false,
+        }
+    }
+
+    /// The revision at hand, and what is known of it.
+    pub fn case(&self) -> Option<&Candidate> {
+        match self {
+            Self::Absent | Self::Steady => None,
+            Self::Settling(case)
+            | Self::Watching(case)
+            | Self::Preflight(case)
+            | Self::TurningBack(case)
+            | Self::Verifying(case) => Some(case),
+        }
+    }
+}
+
+/// What a revision brings when it appears.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Appearance {
+    /// Contents of its own, or pods of its own.
+    #[default]
+    New,
+    /// The contents of the newest revision before it. Where that one serves, it brings no pods of its own either.
+    Same {
+        /// Whether these contents are known to be good.
+        known_good: bool,
+    },
+    /// A backup brought its record back.
+    Restored,
+}
+
+/// What happens to a release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RolloutInput {
+    /// This is the newest stored revision now.
+    Seen {
+        /// Its number.
+        revision: Revision,
+        /// Who made it.
+        origin: RevisionOrigin,
+        /// The revision that was serving when it appeared.
+        serving: Option<Revision>,
+        /// What it brings.
+        #[serde(default)]
+        appears: Appearance,
+    },
+    /// The rollout of the newest revision is complete; it may have taken longer than its analysis.
+    Settled,
+    /// Helm has ended its work on the rollback, and nobody can see how far its rollout has come.
+    HelmIsDone,
+    /// The first sign of trouble of the revision under judgement, or the first after a quiet time.
+    TroubleBegan,
+    /// The judgement: the revision made things worse.
+    Regressed {
+        /// The revision that was judged.
+        revision: Revision,
+        /// The reason, as `error_rate:db`.
+        reason: String,
+        /// The numbers in words.
+        text: String,
+    },
+    /// The judgement: nothing speaks against the revision.
+    Healthy(Revision),
+    /// The same, although something failed that its probes need.
+    HealthyDespite {
+        /// The revision that was judged.
+        revision: Revision,
+        /// What failed, and what was not judged for it.
+        text: String,
+    },
+    /// The bake of the newest revision, which passed its analysis, ended with an alarm.
+    BakeFailed {
+        /// The revision that baked.
+        revision: Revision,
+        /// The reason, as `bake:error_rate`.
+        reason: String,
+        /// The numbers in words.
+        text: String,
+        /// When the trouble began, as far as that is known.
+        trouble_since: Option<Time>,
+        /// Whether the user lets a bake reject.
+        rejects: bool,
+    },
+    /// The judgement: nothing can be said.
+    Inconclusive {
+        /// The revision that was judged.
+        revision: Revision,
+        /// Why.
+        reason: String,
+    },
+    /// The analysis is over, and the revision's rollout is not complete.
+    NotRolledOut {
+        /// The revision that was analyzed.
+        revision: Revision,
+        /// What is missing, in words.
+        text: String,
+    },
+    /// The release was paused, or scaled to zero.
+    Held(bool),
+    /// Our own trouble makes all soundings void, or no longer does.
+    Blind(bool),
+    /// The release is gone.
+    Uninstalled,
+    /// A person wants the newest revision turned back.
+    Ordered {
+        /// The revision to go back to; without one it is chosen as after a verdict.
+        target: Option<Revision>,
+        /// Why.
+        reason: String,
+        /// Which order it is.
+        order: OrderRecord,
+    },
+    /// A person wanted the newest revision rolled back, and something is in the way.
+    OrderDeclined {
+        /// The revision to go back to, if one was named.
+        target: Option<Revision>,
+        /// Why they wanted it.
+        reason: String,
+        /// Which order it is.
+        order: OrderRecord,
+        /// What is in the way.
+        why: String,
+    },
+    /// The look before the rollback found it possible.
+    Ready {
+        /// The revision to go back to.
+        target: Revision,
+    },
+    /// The look before the rollback found no revision to go back to.
+    NoTarget {
+        /// Why, with the way out.
+        reason: String,
+    },
+    /// The look before the rollback found that it must not or cannot be.
+    Refused {
+        /// Why, with the way out.
+        reason: String,
+    },
+    /// The rollback was carried out.
+    Executed {
+        /// Which one; of one that has been given up it is no news.
+        attempt: RollbackAttempt,
+        /// The revision that it made.
+        made: Revision,
+    },
+    /// The rollback failed.
+    ExecutionFailed {
+        /// Which one; of one that has been given up it is no news.
+        attempt: RollbackAttempt,
+        /// Why.
+        reason: String,
+    },
+    /// After the rollback the probes that convicted acquit.
+    Recovered,
+    /// After the rollback the same still fails: it was not the release.
+    SameFailure {
+        /// What still fails.
+        text: String,
+    },
+    /// After the rollback the same still fails, and pods may still have the settings of the bad revision.
+    OldSettings {
+        /// What still fails, and which pods.
+        text: String,
+    },
+    /// After the rollback more fails than before.
+    Worse {
+        /// What fails.
+        text: String,
+    },
+    /// Time has passed.
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RolloutCommand {
+    /// Probe every second and judge this revision.
+    Watch(Revision),
+    /// The analysis that runs goes on for this revision, which has the same contents.
+    GoOn(Revision),
+    /// Stop judging; `kept` when the revision passed: it bakes from here on.
+    EndWatch {
+        /// Whether the revision passed.
+        kept: bool,
+    },
+    /// Look whether this revision can be turned back, and whereto.
+    Preflight(Revision),
+    /// Turn this revision back.
+    Execute {
+        /// The revision found bad; it must still be the newest.
+        bad: Revision,
+        /// The revision to go back to.
+        target: Revision,
+    },
+    /// Ask the probes that convicted again.
+    Verify(Revision),
+    /// Write into the ledger what was found of a revision's contents.
+    Found {
+        /// The revision.
+        revision: Revision,
+        /// What was found.
+        found: crate::core::revision_ledger::ContentVerdict,
+        /// Why.
+        evidence: String,
+    },
+}
+
+/// One line of the log of events: when, where, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogEntry {
+    /// When.
+    pub at: Time,
+    /// The revision at hand, if any.
+    pub revision: Option<Revision>,
+    /// The phase afterwards.
+    pub phase: Box<str>,
+    /// What happened and why, in words.
+    pub text: String,
+}
+
+impl HasTimes for LogEntry {
+    fn shift(&mut self, by: ClockShift) {
+        self.at.shift(by);
+    }
+}
+
+/// Rollbacks and finished cases that are remembered.
+const MAX_PAST: usize = 50;
+
+/// Entries that may wait to be taken; a step makes at most a handful.
+const MAX_ENTRIES: usize = 100;
+
+/// Rollbacks older than this do not count for the limit.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The state of one release; see the module for what holds of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollout {
+    phase: RolloutPhase,
+    since: Time,
+    limits: RolloutLimits,
+    /// Whose it is, for commands that a person may run as they stand.
+    #[serde(skip)]
+    names: Option<(Namespace, ReleaseName)>,
+    /// The newest revision that was seen.
+    newest: Option<Revision>,
+    /// Whether it was seen that there is no such release: then a first revision is a new one.
+    #[serde(default)]
+    is_absent: bool,
+    /// The release has come back after an absence, and its start is not over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    start: Option<StartupPhase>,
+    /// Revisions that were turned back, and when.
+    turned_back: Vec<(Revision, Time)>,
+    held: bool,
+    blind: bool,
+    past: Vec<FinishedRollout>,
+    #[serde(skip)]
+    entries: Vec<LogEntry>,
+    #[serde(skip)]
+    clock: PhaseClock,
+}
+
+/// Since when the time of a phase counts. While nobody of us ran, a rollback may have gone on, and its record must be
+/// looked at before it is given up.
+#[derive(Debug, Clone, Copy, Default)]
+enum PhaseClock {
+    /// The state was read from outside, and is not gone on with yet: no time runs out.
+    #[default]
+    Stands,
+    /// It is gone on with; time begins with the next step.
+    Begins,
+    /// Since the phase began, or since then if that is later.
+    Runs(Option<Time>),
+}
+
+/// A state that was read again is the same state.
+impl PartialEq for PhaseClock {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for PhaseClock {}
+
+impl Rollout {
+    /// Whether it is known that there is no such release.
+    pub const fn is_absent(&self) -> bool {
+        self.is_absent
+    }
+
+    /// A release of which nothing is known yet.
+    pub fn new(limits: RolloutLimits, now: Time) -> Self {
+        Self {
+            phase: RolloutPhase::Absent,
+            since: now,
+            limits,
+            names: None,
+            newest: None,
+            is_absent: false,
+            start: None,
+            turned_back: Vec::new(),
+            held: false,
+            blind: false,
+            past: Vec::new(),
+            entries: Vec::new(),
+            clock: PhaseClock::Runs(None),
+        }
+    }
+
+    /// Where the release stands.
+    pub const fn phase(&self) -> &RolloutPhase {
+        &self.phase
+    }
+
+    /// Since when.
+    pub const fn since(&self) -> Time {
+        self.since
+    }
+
+    /// The limits in force.
+    pub const fn limits(&self) -> &RolloutLimits {
+        &self.limits
+    }
+
+    /// New limits. They hold at once, but for the length of a watch that runs.
+    pub const fn set_limits(&mut self, limits: RolloutLimits) {
+        self.limits = limits;
+    }
+
+    /// Whose it is, which is said in commands for a person.
+    pub fn is_of(&mut self, namespace: &Namespace, release: &ReleaseName) {
+        self.names = Some((namespace.clone(), release.clone()));
+    }
+
+    /// The newest revision that was seen.
+    pub const fn newest(&self) -> Option<Revision> {
+        self.newest
+    }
+
+    /// Finished cases, the newest at the end.
+    pub fn past(&self) -> &[FinishedRollout] {
+        &self.past
+    }
+
+    /// Whether the release is paused or scaled to zero.
+    pub const fn is_held(&self) -> bool {
+        self.held
+    }
+
+    /// The entries since they were last taken.
+    pub fn take_entries(&mut self) -> Vec<LogEntry> {
+        std::mem::take(&mut self.entries)
+    }
+
+    /// Rollbacks in the 24 h before.
+    pub fn rollbacks_today(&self, now: Time) -> usize {
+        self.turned_back
+            .iter()
+            .filter(|(_, at)| now.since(*at) < DAY)
+            .count()
+    }
+
+    /// When time alone changes something next; [`RolloutInput::Tick`] is due then.
+    pub fn deadline(&self) -> Option<Time> {
+        let Some(case) = self.phase.case() else {
+            return self.start.as_ref().map(StartupPhase::ends);
+        };
+        if self.phase.acts() {
+            match self.clock {
+                PhaseClock::Stands => return None,
+                PhaseClock::Begins => return Some(self.since),
+                PhaseClock::Runs(_) => {}
+            }
+        }
+        let end = self.phase_ends()?;
+        let late = case.next_late(self.since);
+        Some(late.map_or(end, |late| late.min(end)))
+    }
+
+    /// When the phase ends at the latest, whatever is due before.
+    pub fn phase_ends(&self) -> Option<Time> {
+        let case = self.phase.case()?;
+        Some(case.ends(&self.phase, &self.limits, self.counts_since()))
+    }
+
+    /// Since when the time of the phase counts.
+    fn counts_since(&self) -> Time {
+        match self.clock {
+            PhaseClock::Runs(Some(since)) => self.since.max(since),
+            PhaseClock::Stands | PhaseClock::Begins | PhaseClock::Runs(None) => self.since,
+        }
+    }
+
+    /// Brings a state that was read from outside within its bounds.
+    #[must_use]
+    pub fn bounded(mut self) -> Self {
+        let surplus = self.past.len().saturating_sub(MAX_PAST);
+        self.past.drain(..surplus);
+        let surplus = self.turned_back.len().saturating_sub(MAX_PAST);
+        self.turned_back.drain(..surplus);
+        self
+    }
+
+    /// Writes something into the log of events that changes nothing.
+    pub fn remark(&mut self, at: Time, text: &str) {
+        let revision = self.phase.case().map(|case| case.revision);
+        self.note(at, revision, text);
+    }
+
+    fn note(&mut self, at: Time, revision: Option<Revision>, text: impl Into<String>) {
+        if self.entries.len() < MAX_ENTRIES {
+            self.entries.push(LogEntry {
+                at,
+                revision,
+                phase: self.phase.as_str().into(),
+                text: text.into(),
+            });
+        }
+    }
+}
+
+impl HasTimes for Rollout {
+    fn shift(&mut self, by: ClockShift) {
+        match &mut self.phase {
+            RolloutPhase::Absent | RolloutPhase::Steady => {}
+            RolloutPhase::Settling(case)
+            | RolloutPhase::Watching(case)
+            | RolloutPhase::Preflight(case)
+            | RolloutPhase::TurningBack(case)
+            | RolloutPhase::Verifying(case) => case.shift(by),
+        }
+        self.since.shift(by);
+        if let Some(start) = &mut self.start {
+            start.shift(by);
+        }
+        for (_, at) in &mut self.turned_back {
+            at.shift(by);
+        }
+        self.past.shift(by);
+        self.entries.shift(by);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,252 @@
+//! A revision with the contents of the newest one before it.
+//!
+//! | phase of that one | what follows |
+//! |---|---|
+//! | at rest: never judged, kept, unchanged, or made by a rollback | `unchanged`: it serves already; nothing is judged |
+//! | at rest: inconclusive, or found bad and still there | an analysis, with the revision that served before both |
+//! | settling, watching | the analysis goes on under the new number, with all its evidence |
+//! | preflight | the verdict holds; it is looked again whether it can be rolled back |
+//! | rolling back, before helm has made its revision | once helm is done, as in preflight |
+//! | rolling back or verifying, with the contents of helm's revision | `unchanged`; the rollback is verified all the same |
+//!
+//! So whoever upgrades again with the same contents neither loses nor gains anything by it. The number that is passed ends
+//! as `superseded`.
+
+use super::candidate::{
+    Candidate, FinishedRollout, NOT_ROLLED_OUT, ROLLED_OUT_LATE, RevisionOrigin, RolloutOutcome,
+};
+use super::transition::NewRevision;
+use super::{Rollout, RolloutCommand, RolloutPhase};
+use crate::core::revision_ledger::ContentVerdict;
+use crate::core::units::{Revision, Time};
+
+impl Rollout {
+    pub(super) fn same(
+        &mut self,
+        newcomer: NewRevision,
+        before: Revision,
+        known_good: bool,
+        now: Time,
+        commands: &mut Vec<RolloutCommand>,
+    ) {
+        let NewRevision {
+            revision, origin, ..
+        } = newcomer;
+        match std::mem::take(&mut self.phase) {
+            // Without anything before it, it is the same as nothing.
+            RolloutPhase::Absent => self.begin(revision, origin, newcomer.serving, now, commands),
+            RolloutPhase::Steady => {
+                self.phase = RolloutPhase::Steady;
+                let suspect = self.suspect(before, known_good);
+                match suspect.map(|suspect| (suspect.first(), suspect.serving)) {
+                    None => self.unchanged(newcomer, before, "which serves", now),
+                    Some((first, serving)) => {
+                        self.begin(revision, origin, serving, now, commands);
+                        if let RolloutPhase::Settling(case) = &mut self.phase {
+                            case.first = Some(first);
+                        }
+                    }
+                }
+            }
+            RolloutPhase::Settling(case) => {
+                self.phase = RolloutPhase::Settling(self.renumber(case, (revision, origin), now));
+                commands.push(RolloutCommand::GoOn(revision));
+            }
+            RolloutPhase::Watching(case) => {
+                self.phase = RolloutPhase::Watching(self.renumber(case, (revision, origin), now));
+                commands.push(RolloutCommand::GoOn(revision));
+            }
+            RolloutPhase::Preflight(case) => {
+                self.look_again_for(case, (revision, origin), now, commands);
+            }
+            // Ours, or told of after a restart before it is known to be ours.
+            RolloutPhase::TurningBack(case) if origin == RevisionOrigin::OurRollback => {
+                self.phase = RolloutPhase::TurningBack(case);
+            }
+            RolloutPhase::TurningBack(mut case) if case.made.is_none() => {
+                // One that came in between has these contents, which need not be the bad ones.
+                case.overtaken_by_same |= case.overtaken_by.is_none() && before == case.revision;
+                self.passed_over(&case, revision, now);
+                case.overtaken_by = Some((revision, origin));
+                self.phase = RolloutPhase::TurningBack(case);
+                let text = format!(
+                    "Revision {revision} appeared while the rollback was carried out, with the contents of revision {before}"
+                );
+                self.note(now, Some(revision), text);
+            }
+            RolloutPhase::TurningBack(mut case) => {
+                case.stands_for_made = Some(revision);
+                self.phase = RolloutPhase::TurningBack(case);
+                self.unchanged(newcomer, before, "which the rollback made", now);
+            }
+            RolloutPhase::Verifying(mut case) => {
+                case.stands_for_made = Some(revision);
+                self.phase = RolloutPhase::Verifying(case);
+                self.unchanged(newcomer, before, "which the rollback made", now);
+            }
+        }
+    }
+
+    /// Whether the newest revision is not one that simply serves: what it is like is not known, or it was found bad and is
+    /// still there. The same contents again are judged then.
+    pub fn is_suspect(&self, known_good: bool) -> bool {
+        let newest = self.newest;
+        newest.is_some_and(|newest| self.suspect(newest, known_good).is_some())
+    }
+
+    /// How a revision ended last. An order that was refused says nothing of it.
+    fn last_of(&self, revision: Revision) -> Option<&FinishedRollout> {
+        self.past.iter().rev().find(|past| is_about(past, revision))
+    }
+
+    fn suspect(&self, revision: Revision, known_good: bool) -> Option<&Candidate> {
+        let past = self.last_of(revision)?;
+        let in_doubt = match past.ending {
+            RolloutOutcome::Inconclusive
+            | RolloutOutcome::WouldRollBack
+            | RolloutOutcome::LeftAlone
+            | RolloutOutcome::LimitReached
+            | RolloutOutcome::Refused
+            | RolloutOutcome::Failed => true,
+            RolloutOutcome::Kept
+            | RolloutOutcome::Unchanged
+            | RolloutOutcome::Superseded
+            | RolloutOutcome::Uninstalled
+            | RolloutOutcome::Recovered
+            | RolloutOutcome::SameFailure
+            | RolloutOutcome::Worse
+            | RolloutOutcome::Unverified
+            | RolloutOutcome::OrderRefused => false,
+        };
+        (in_doubt && !known_good).then_some(&past.case)
+    }
+
+    /// The case of a revision whose rollout was never complete, if it ended so.
+    pub(super) fn never_rolled_out(&self, revision: Revision) -> Option<&Candidate> {
+        let past = self.last_of(revision)?;
+        let never =
+            past.ending == RolloutOutcome::Inconclusive && past.case.reason == NOT_ROLLED_OUT;
+        never.then_some(&past.case)
+    }
+
+    /// Whether the analysis of the newest revision ended before its rollout was complete, and that is still waited for.
+    pub fn may_complete_late(&self) -> bool {
+        let newest = self.newest.filter(|_| self.phase == RolloutPhase::Steady);
+        newest.is_some_and(|newest| self.never_rolled_out(newest).is_some())
+    }
+
+    /// The rollout is complete after the end of its analysis. From here on the revision serves, and what comes next is
+    /// compared with it; as nobody analyzed it so, it is not known to be good.
+    pub(super) fn rolled_out_late(&mut self, now: Time, commands: &mut Vec<RolloutCommand>) {
+        let newest = self.newest.filter(|_| self.may_complete_late());
+        let mut past = self.past.iter_mut().rev();
+        let Some(past) = newest.and_then(|newest| past.find(|past| is_about(past, newest))) else {
+            return;
+        };
+        let revision = past.case.revision;
+        let text = format!(
+            "The rollout was not complete at the end of the analysis; it was {} s later, so the revision serves and is not known to be good",
+            now.since(past.at).as_secs()
+        );
+        past.case.reason = ROLLED_OUT_LATE.into();
+        past.case.settled = Some(now);
+        past.text.clone_from(&text);
+        // What was measured before does not tell how it serves.
+        self.since = now;
+        self.note(now, Some(revision), format!("Revision {revision}: {text}"));
+        commands.push(RolloutCommand::Found {
+            revision,
+            found: ContentVerdict::Unknown,
+            evidence: text,
+        });
+    }
+
+    /// Nothing is judged, and nothing that is going on is touched: no time begins anew.
+    fn unchanged(&mut self, newcomer: NewRevision, before: Revision, which: &str, now: Time) {
+        let NewRevision {
+            revision,
+            origin,
+            serving,
+        } = newcomer;
+        self.finish(
+            Candidate::new(revision, origin, serving, now),
+            RolloutOutcome::Unchanged,
+            format!(
+                "It has the contents of revision {before}, {which}, and brings no pods of its own, so there is nothing to judge"
+            ),
+            now,
+        );
+    }
+
+    /// The case goes on under another number. The phase is entered by the caller.
+    fn renumber(
+        &mut self,
+        mut case: Box<Candidate>,
+        (revision, origin): (Revision, RevisionOrigin),
+        now: Time,
+    ) -> Box<Candidate> {
+        let mut passed = Candidate::clone(&case);
+        // An order goes on with the case.
+        passed.order = None;
+        let text = format!(
+            "Revision {revision} has the same contents and took its place; what is found of one holds for both"
+        );
+        self.finish(passed, RolloutOutcome::Superseded, text, now);
+        case.first = Some(case.first());
+        case.revision = revision;
+        case.origin = origin;
+        case
+    }
+
+    /// A revision that appeared while the rollback was carried out gave way to another one before it was judged.
+    pub(super) fn passed_over(&mut self, case: &Candidate, by: Revision, now: Time) {
+        let Some((revision, origin)) = case.overtaken_by else {
+            return;
+        };
+        let passed = Candidate::new(revision, origin, case.serving, now);
+        let text = format!("Revision {by} took its place before it was judged");
+        self.finish(passed, RolloutOutcome::Superseded, text, now);
+    }
+
+    /// The verdict holds for the same contents under another number.
+    fn look_again_for(
+        &mut self,
+        case: Box<Candidate>,
+        other: (Revision, RevisionOrigin),
+        now: Time,
+        commands: &mut Vec<RolloutCommand>,
+    ) {
+        let case = self.renumber(case, other, now);
+        let revision = case.revision;
+        self.enter(RolloutPhase::Preflight(case), now);
+        let text =
+            format!("The verdict holds for revision {revision}, which has the same contents");
+        self.note(now, Some(revision), text);
+        commands.push(RolloutCommand::Preflight(revision));
+    }
+
+    /// The rollback came too late for a revision with the same contents: it is begun anew for that one.
+    pub(super) fn try_again_for(
+        &mut self,
+        mut case: Box<Candidate>,
+        other: (Revision, RevisionOrigin),
+        now: Time,
+        commands: &mut Vec<RolloutCommand>,
+    ) {
+        case.overtaken_by = None;
+        case.overtaken_by_same = false;
+        case.begun = None;
+        // Nothing was rolled back, so nothing counts against the limit of the day.
+        let came_too_late_for = case.revision;
+        self.turned_back
+            .retain(|(revision, _)| *revision != came_too_late_for);
+        if !case.ordered {
+            case.target = None;
+        }
+        self.look_again_for(case, other, now, commands);
+    }
+}
+
+pub(super) fn is_about(past: &FinishedRollout, revision: Revision) -> bool {
+    past.case.revision == revision && past.ending != RolloutOutcome::OrderRefused
+}

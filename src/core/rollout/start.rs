@@ -1,0 +1,146 @@
+//! A release that comes back after an absence, as from a backup.
+//!
+//! A backup brings back the records one after another, in any order, and what they speak of some time later. None of that
+//! is an upgrade. So what appears with a number above 1 after an absence is a start, and so is every revision that
+//! appears until the start is over: once the rollout has been complete, but not before a minute without a further
+//! revision; and after ten minutes at the latest, so that a part that never comes does not leave the release unguarded. A
+//! rollback that a person ordered ends it when it begins, and not when it is refused.
+//! What the probes measure until then is no baseline.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::candidate::{RevisionOrigin, RolloutOutcome};
+use super::transition::NewRevision;
+use super::{Appearance, Rollout, RolloutCommand, RolloutPhase};
+use crate::core::units::{ClockShift, HasTimes, Time};
+
+/// Records are brought back within seconds of one another.
+const QUIET: Duration = Duration::from_secs(60);
+
+/// A restore of volumes may take hours; whoever deploys meanwhile wants to be guarded.
+const LONGEST: Duration = Duration::from_secs(600);
+
+/// A start that is not over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct StartupPhase {
+    began: Time,
+    /// When the newest revision appeared.
+    last: Time,
+    /// Whether its rollout has been complete.
+    is_complete: bool,
+}
+
+impl StartupPhase {
+    pub(super) fn ends(&self) -> Time {
+        let latest = self.began + LONGEST;
+        if self.is_complete {
+            (self.last + QUIET).min(latest)
+        } else {
+            latest
+        }
+    }
+}
+
+impl HasTimes for StartupPhase {
+    fn shift(&mut self, by: ClockShift) {
+        self.began.shift(by);
+        self.last.shift(by);
+    }
+}
+
+impl Rollout {
+    /// Whether the release has come back and its start is not over: nothing that is measured is a baseline.
+    pub const fn is_starting(&self) -> bool {
+        self.start.is_some()
+    }
+
+    /// Whether the start still waits for a complete rollout.
+    pub fn awaits_completion(&self) -> bool {
+        self.start.is_some_and(|start| !start.is_complete)
+    }
+
+    /// Takes a revision that is part of a start; `false` where it is none.
+    pub(super) fn is_start(
+        &mut self,
+        newcomer: NewRevision,
+        appears: Appearance,
+        was_absent: bool,
+        now: Time,
+        commands: &mut Vec<RolloutCommand>,
+    ) -> bool {
+        let revision = newcomer.revision;
+        let is_restored = appears == Appearance::Restored;
+        match std::mem::take(&mut self.phase) {
+            RolloutPhase::Absent if is_restored || (was_absent && revision.0 > 1) => {}
+            RolloutPhase::Steady if self.start.is_some() => {
+                self.phase = RolloutPhase::Steady;
+                if let Some(start) = &mut self.start {
+                    start.last = now;
+                    start.is_complete = false;
+                }
+                let text = format!("Revision {revision} appeared; it is part of the start");
+                self.note(now, Some(revision), text);
+                return true;
+            }
+            // An order that is being looked at has not ended the start.
+            RolloutPhase::Preflight(case) if self.start.is_some() => {
+                let text = format!("Revision {revision} took its place before it was rolled back");
+                self.end(*case, RolloutOutcome::Superseded, text, now);
+                return self.is_start(newcomer, appears, was_absent, now, commands);
+            }
+            // The oldest record came first, and was taken for an installation.
+            RolloutPhase::Settling(case) | RolloutPhase::Watching(case)
+                if is_restored && case.origin == RevisionOrigin::First =>
+            {
+                commands.push(RolloutCommand::EndWatch { kept: false });
+                let text = format!("Revision {revision} took its place: the release comes back");
+                self.end(*case, RolloutOutcome::Superseded, text, now);
+            }
+            phase => {
+                self.phase = phase;
+                return false;
+            }
+        }
+        self.start = Some(StartupPhase {
+            began: now,
+            last: now,
+            is_complete: false,
+        });
+        self.enter(RolloutPhase::Steady, now);
+        self.note(
+            now,
+            Some(revision),
+            format!(
+                "Revision {revision} came back after an absence: this is a start, and nothing is judged until its rollout is complete, or for {} min",
+                LONGEST.as_secs() / 60
+            ),
+        );
+        true
+    }
+
+    pub(super) fn start_is_complete(&mut self) {
+        if let Some(start) = &mut self.start {
+            start.is_complete = true;
+        }
+    }
+
+    pub(super) fn start_may_end(&mut self, now: Time) {
+        let Some(start) = self.start.filter(|start| now >= start.ends()) else {
+            return;
+        };
+        self.start = None;
+        // What was measured before does not tell how it serves.
+        self.since = now;
+        let text = if start.is_complete {
+            "The start is over; what the probes measure from here on is the baseline".to_owned()
+        } else {
+            format!(
+                "The start is over after {} min, although its rollout is not complete; what the probes measure from here on is the baseline",
+                LONGEST.as_secs() / 60
+            )
+        };
+        self.note(now, self.newest, text);
+    }
+}

@@ -1,0 +1,974 @@
+//! Every pair of phase and event.
+
+use super::bake::BakeFailure;
+use super::candidate::{
+    Candidate, NOT_ROLLED_OUT, RevisionOrigin, RollbackAttempt, RolloutOutcome, StepName,
+};
+use super::{
+    Appearance, MAX_PAST, Mode, PhaseClock, Rollout, RolloutCommand, RolloutInput, RolloutPhase,
+};
+use crate::core::revision_ledger::{self, ContentVerdict};
+use crate::core::units::{Revision, Time};
+
+/// A revision that appears.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NewRevision {
+    pub(super) revision: Revision,
+    pub(super) origin: RevisionOrigin,
+    /// The revision that was serving then.
+    pub(super) serving: Option<Revision>,
+}
+
+impl Rollout {
+    /// Takes an event, and says what is to be done. What happened is in the entries.
+    pub fn step(&mut self, event: RolloutInput, now: Time) -> Vec<RolloutCommand> {
+        let now = now.max(self.since);
+        let mut commands = Vec::new();
+        if matches!(self.clock, PhaseClock::Begins) {
+            self.clock = PhaseClock::Runs(Some(now));
+        }
+        self.note_lateness(now);
+        match event {
+            RolloutInput::Seen {
+                revision,
+                origin,
+                serving,
+                appears,
+            } => {
+                let newcomer = NewRevision {
+                    revision,
+                    origin,
+                    serving,
+                };
+                self.seen(newcomer, appears, now, &mut commands);
+            }
+            RolloutInput::Settled => self.on_settled(now, &mut commands),
+            RolloutInput::HelmIsDone => self.on_helm_is_done(now, &mut commands),
+            RolloutInput::TroubleBegan => self.on_trouble(now),
+            RolloutInput::Regressed {
+                revision,
+                reason,
+                text,
+            } => self.on_regressed(revision, reason, &text, now, &mut commands),
+            RolloutInput::Healthy(revision) => self.on_healthy(revision, "", now, &mut commands),
+            RolloutInput::HealthyDespite { revision, text } => {
+                self.on_healthy(revision, &text, now, &mut commands);
+            }
+            RolloutInput::BakeFailed {
+                revision,
+                reason,
+                text,
+                trouble_since,
+                rejects,
+            } => {
+                let alarm = BakeFailure {
+                    reason,
+                    text,
+                    trouble_since,
+                    rejects,
+                };
+                self.on_bake_failed(revision, alarm, now, &mut commands);
+            }
+            RolloutInput::Inconclusive { revision, reason } => {
+                self.on_inconclusive(revision, &reason, now, &mut commands);
+            }
+            RolloutInput::NotRolledOut { revision, text } => {
+                self.on_not_rolled_out(revision, &text, now, &mut commands);
+            }
+            RolloutInput::Held(held) => self.on_held(held, now),
+            RolloutInput::Blind(blind) => self.on_blind(blind, now),
+            RolloutInput::Uninstalled => self.on_uninstalled(now, &mut commands),
+            RolloutInput::Ordered {
+                target,
+                reason,
+                order,
+            } => self.on_ordered(target, reason, order, now, &mut commands),
+            RolloutInput::OrderDeclined {
+                target,
+                reason,
+                order,
+                why,
+            } => self.on_order_declined(target, reason, order, &why, now),
+            RolloutInput::Ready { target } => self.on_ready(target, now, &mut commands),
+            RolloutInput::NoTarget { reason } => self.on_no_target(reason, now, &mut commands),
+            RolloutInput::Refused { reason } => self.on_refused(reason, now, &mut commands),
+            RolloutInput::Executed { attempt, made } => {
+                self.on_executed(attempt, made, now, &mut commands);
+            }
+            RolloutInput::ExecutionFailed { attempt, reason } => {
+                self.on_execution_failed(attempt, reason, now, &mut commands);
+            }
+            RolloutInput::Recovered => {
+                self.on_verified(RolloutOutcome::Recovered, String::new(), now, &mut commands);
+            }
+            RolloutInput::SameFailure { text } => {
+                self.on_verified(RolloutOutcome::SameFailure, text, now, &mut commands);
+            }
+            RolloutInput::OldSettings { text } => {
+                let text = format!("Turned back, but the same still fails: {text}");
+                self.on_verified(RolloutOutcome::Unverified, text, now, &mut commands);
+            }
+            RolloutInput::Worse { text } => {
+                self.on_verified(RolloutOutcome::Worse, text, now, &mut commands);
+            }
+            RolloutInput::Tick => self.on_tick(now, &mut commands),
+        }
+        commands
+    }
+
+    /// What is to be done after a restart, so that the phase goes on where it was. A watch is restored by whoever
+    /// kept it.
+    pub fn resume(&mut self) -> Vec<RolloutCommand> {
+        if matches!(self.clock, PhaseClock::Stands) {
+            self.clock = PhaseClock::Begins;
+        }
+        match &self.phase {
+            RolloutPhase::Absent
+            | RolloutPhase::Steady
+            | RolloutPhase::Settling(_)
+            | RolloutPhase::Watching(_) => Vec::new(),
+            // Begun anew: what happened while we were away is not known.
+            RolloutPhase::Verifying(case) => {
+                vec![RolloutCommand::Verify(case.made.unwrap_or_default())]
+            }
+            RolloutPhase::Preflight(case) => vec![RolloutCommand::Preflight(case.revision)],
+            RolloutPhase::TurningBack(case) => match (case.made, case.target) {
+                // Carrying it out again finishes what was begun.
+                (None, Some(target)) => vec![RolloutCommand::Execute {
+                    bad: case.revision,
+                    target,
+                }],
+                (Some(_), _) | (None, None) => Vec::new(),
+            },
+        }
+    }
+
+    /// A newest revision was read. Seen again, it is no news.
+    fn seen(
+        &mut self,
+        newcomer: NewRevision,
+        appears: Appearance,
+        now: Time,
+        commands: &mut Vec<RolloutCommand>,
+    ) {
+        let NewRevision {
+            revision, serving, ..
+        } = newcomer;
+        let before = self.newest;
+        if before.is_some_and(|newest| revision <= newest) {
+            return;
+        }
+        let was_absent = std::mem::take(&mut self.is_absent);
+        let is_first_sight = before.is_none() && !was_absent;
+        if was_absent {
+            // Numbers begin anew, and what was said of another revision 2 must not be taken for a verdict on this one.
+            self.past.clear();
+        }
+        self.newest = Some(revision);
+        if self.is_start(newcomer, appears, was_absent, now, commands) {
+            return;
+        }
+        if let (Appearance::Same { known_good }, Some(before)) = (appears, before)
+            && self.limits.mode != Mode::Off
+        {
+            self.same(newcomer, before, known_good, now, commands);
+            return;
+        }
+        // What was never rolled out does not serve, whatever its record says.
+        let never_served = before.and_then(|before| self.never_rolled_out(before));
+        let serving = match never_served {
+            Some(case) if serving == before => case.serving,
+            Some(_) | None => serving,
+        };
+        let newcomer = NewRevision {
+            serving,
+            ..newcomer
+        };
+        self.takes_its_place(newcomer, is_first_sight, now, commands);
+    }
+
+    /// A revision that is to be judged, in whatever phase it appears.
+    fn takes_its_place(
+        &mut self,
+        newcomer: NewRevision,
+        is_first_sight: bool,
+        now: Time,
+        commands: &mut Vec<RolloutCommand>,
+    ) {
+        let NewRevision {
+            revision,
+            origin,
+            serving,
+        } = newcomer;
+        match std::mem::take(&mut self.phase) {
+            // What was there before us is not new: it serves, and is the baseline.
+            RolloutPhase::Absent if is_first_sight => {
+                self.enter(RolloutPhase::Steady, now);
+                self.note(
+                    now,
+                    Some(revision),
+                    format!("Revision {revision} serves; its soundings are the baseline"),
+                );
+            }
+            RolloutPhase::Absent | RolloutPhase::Steady => {
+                self.begin(revision, origin, serving, now, commands);
+            }
+            RolloutPhase::Settling(case) | RolloutPhase::Watching(case) => {
+                commands.push(RolloutCommand::EndWatch { kept: false });
+                // The revision that was serving before both is the last one that is not in doubt.
+                let serving = case.serving;
+                self.end(
+                    *case,
+                    RolloutOutcome::Superseded,
+                    format!("Revision {revision} took its place"),
+                    now,
+                );
+                self.begin(revision, origin, serving, now, commands);
+            }
+            RolloutPhase::Preflight(case) => {
+                let serving = case.serving;
+                self.end(
+                    *case,
+                    RolloutOutcome::Superseded,
+                    format!("Revision {revision} took its place before it was turned back"),
+                    now,
+                );
+                self.begin(revision, origin, serving, now, commands);
+            }
+            // Ours, or told of after a restart before it is known to be ours.
+            RolloutPhase::TurningBack(case) if origin == RevisionOrigin::OurRollback => {
+                self.phase = RolloutPhase::TurningBack(case);
+            }
+            RolloutPhase::TurningBack(mut case) => {
+                self.note(
+                    now,
+                    Some(revision),
+                    format!("Revision {revision} appeared while the rollback was carried out"),
+                );
+                self.passed_over(&case, revision, now);
+                case.overtaken_by = Some((revision, origin));
+                case.overtaken_by_same = false;
+                match case.made {
+                    // Helm is still at work: it ends first, one way or the other.
+                    None => self.phase = RolloutPhase::TurningBack(case),
+                    Some(made) => self.overtaken(*case, made, (revision, origin), now, commands),
+                }
+            }
+            RolloutPhase::Verifying(case) => {
+                commands.push(RolloutCommand::EndWatch { kept: false });
+                let serving = case.way_back();
+                self.end(
+                    *case,
+                    RolloutOutcome::Superseded,
+                    format!(
+                        "Turned back; revision {revision} took its place before that was verified"
+                    ),
+                    now,
+                );
+                self.begin(revision, origin, serving, now, commands);
+            }
+        }
+    }
+
+    pub(super) fn begin(
+        &mut self,
+        revision: Revision,
+        origin: RevisionOrigin,
+        serving: Option<Revision>,
+        now: Time,
+        commands: &mut Vec<RolloutCommand>,
+    ) {
+        if self.limits.mode == Mode::Off {
+            self.enter(RolloutPhase::Steady, now);
+            self.note(
+                now,
+                Some(revision),
+                format!("Revision {revision} appeared; the mode is off, so it is not judged"),
+            );
+            return;
+        }
+        self.enter(
+            RolloutPhase::Settling(Box::new(Candidate::new(revision, origin, serving, now))),
+            now,
+        );
+        let what = match origin {
+            RevisionOrigin::First => "the first one: there is nothing to go back to",
+            RevisionOrigin::Upgrade => "an upgrade",
+            RevisionOrigin::OurRollback => "a rollback of ours, which is never turned back",
+            RevisionOrigin::OtherRollback => {
+                "a rollback by somebody else, which is never turned back"
+            }
+        };
+        self.note(
+            now,
+            Some(revision),
+            format!("Revision {revision} appeared, {what}; its watch begins"),
+        );
+        commands.push(RolloutCommand::Watch(revision));
+    }
+
+    fn on_settled(&mut self, now: Time, commands: &mut Vec<RolloutCommand>) {
+        if self.phase == RolloutPhase::Steady {
+            self.start_is_complete();
+            self.rolled_out_late(now, commands);
+        }
+        match std::mem::take(&mut self.phase) {
+            RolloutPhase::Settling(mut case) => {
+                case.settled = Some(now);
+                let revision = case.revision;
+                self.enter(RolloutPhase::Watching(case), now);
+                self.note(now, Some(revision), "The rollout is complete");
+            }
+            RolloutPhase::TurningBack(case) => match case.made {
+                // Of the revision that is being turned back, or before the record of the rollback is there.
+                None => self.phase = RolloutPhase::TurningBack(case),
+                Some(made) => self.turned(
+                    case,
+                    made,
+                    "The rollback's rollout is complete",
+                    now,
+                    commands,
+                ),
+            },
+            RolloutPhase::Watching(mut case) => {
+                if case.settled.is_none() {
+                    case.settled = Some(now);
+                    self.note(now, Some(case.revision), "The rollout is complete");
+                }
+                self.phase = RolloutPhase::Watching(case);
+            }
+            phase @ (RolloutPhase::Absent
+            | RolloutPhase::Steady
+            | RolloutPhase::Preflight(_)
+            | RolloutPhase::Verifying(_)) => {
+                self.phase = phase;
+            }
+        }
+    }
+
+    /// Nobody can see how far the rollback's rollout has come.
+    fn on_helm_is_done(&mut self, now: Time, commands: &mut Vec<RolloutCommand>) {
+        match std::mem::take(&mut self.phase) {
+            RolloutPhase::TurningBack(case) if case.made.is_some() => {
+                let made = case.made.unwrap_or_default();
+                let how =
+                    "Helm is done, and how far the rollback's rollout has come cannot be seen";
+                self.turned(case, made, how, now, commands);
+            }
+            phase => self.phase = phase,
+        }
+    }
+
+    /// The rollback is carried out and its rollout complete, as far as anybody can see it.
+    fn turned(
+        &mut self,
+        mut case: Box<Candidate>,
+        made: Revision,
+        how: &str,
+        now: Time,
+        commands: &mut Vec<RolloutCommand>,
+    ) {
+        case.turned = Some(now);
+        self.enter(RolloutPhase::Verifying(case), now);
+        self.note(now, Some(made), format!("{how}; its probes are asked"));
+        commands.push(RolloutCommand::Verify(made));
+    }
+
+    /// The rollback is carried out, and a revision of somebody else came after it.
+    fn overtaken(
+        &mut self,
+        case: Candidate,
+        made: Revision,
+        (revision, origin): (Revision, RevisionOrigin),
+        now: Time,
+        commands: &mut Vec<RolloutCommand>,
+    ) {
+        let serving = case.way_back().or(Some(made));
+        self.end(
+            case,
+            RolloutOutcome::Superseded,
+            format!("Turned back; revision {revision} took its place before that was verified"),
+            now,
+        );
+        self.begin(revision, origin, serving, now, commands);
+    }
+
+    fn on_trouble(&mut self, now: Time) {
+        match &mut self.phase {
+            RolloutPhase::Settling(case) | RolloutPhase::Watching(case) => {
+                case.trouble_since = Some(now);
+            }
+            RolloutPhase::Absent
+            | RolloutPhase::Steady
+            | RolloutPhase::Preflight(_)
+            | RolloutPhase::TurningBack(_)
+            | RolloutPhase::Verifying(_) => {}
+        }
+    }
+
+    fn on_regressed(
+        &mut self,
+        judged: Revision,
+        reason: String,
+        text: &str,
+        now: Time,
+        commands: &mut Vec<RolloutCommand>,
+    ) {
+        let Some(mut case) = self.take_judged(judged) else {
+            return;
+        };
+        if self.blind {
+            commands.push(RolloutCommand::EndWatch { kept: false });
+            let text =
+                format!("Our own trouble makes soundings void, so this is not acted on: {text}");
+            self.end(*case, RolloutOutcome::Inconclusive, text, now);
+            return;
+        }
+        case.convicted = Some(now);
+        case.reason = reason;
+        text.clone_into(&mut case.text);
+        let revision = case.revision;
+        commands.push(RolloutCommand::EndWatch { kept: false });
+        commands.push(RolloutCommand::Found {
+            revision,
+            found: ContentVerdict::Bad,
+            evidence: text.to_owned(),
+        });
+        if let Some((ending, why)) = self.obstacle(&case, now) {
+            self.end(*case, ending, format!("{why}: {text}"), now);
+            return;
+        }
+        self.enter(RolloutPhase::Preflight(case), now);
+        self.note(now, Some(revision), format!("Verdict: rollback. {text}"));
+        commands.push(RolloutCommand::Preflight(revision));
+    }
+
+    /// How a person turns back what we may not: mode and limit bind only us.
+    fn by_hand(&self, serving: Option<Revision>) -> String {
+        let names = self.names.as_ref();
+        let (namespace, release) = names
+            .map_or(("NAMESPACE", "RELEASE"), |(namespace, release)| {
+                (namespace.as_str(), release.as_str())
+            });
+        let target = serving.map_or_else(String::new, |revision| format!(" {revision}"));
+        let by_helm = revision_ledger::by_hand(release, namespace, serving);
+        format!(
+            "leadsman rollback {release}{target} --namespace {namespace} --reason TEXT, or {by_helm}"
+        )
+    }
+
+    /// Why a revision that is bad is not turned back, if so.
+    pub(super) fn obstacle(&self, case: &Candidate, now: Time) -> Option<(RolloutOutcome, String)> {
+        // Mode, origin and limit bind a verdict, and no person: also not one who joined a verdict's rollback.
+        if case.is_wanted_by_a_person() {
+            return None;
+        }
+        let left_alone = |why: &str| Some((RolloutOutcome::LeftAlone, format!("Bad, but {why}")));
+        match case.origin {
+            RevisionOrigin::First => {
+                return left_alone("the first revision: there is nothing to go back to");
+            }
+            RevisionOrigin::OurRollback | RevisionOrigin::OtherRollback => {
+                return left_alone("made by a rollback, which is never turned back");
+            }
+            RevisionOrigin::Upgrade => {}
+        }
+        if self.held {
+            return left_alone("the release is paused or scaled to zero");
+        }
+        if self
+            .turned_back
+            .iter()
+            .any(|(revision, _)| *revision == case.revision)
+        {
+            return left_alone("it was turned back before");
+        }
+        match self.limits.mode {
+            Mode::Observe => {
+                return Some((
+                    RolloutOutcome::WouldRollBack,
+                    "Would have been turned back in the mode enforce".into(),
+                ));
+            }
+            Mode::Off => return Some((RolloutOutcome::WouldRollBack, "The mode is off".into())),
+            Mode::Enforce => {}
+        }
+        let (done, most) = (self.rollbacks_today(now), self.limits.max_per_day);
+        if done >= most as usize {
+            return Some((
+                RolloutOutcome::LimitReached,
+                format!(
+                    "Bad, but {done} rollbacks in 24 h are as many as the limit of {most} allows; by hand: {}",
+                    self.by_hand(case.serving)
+                ),
+            ));
+        }
+        None
+    }
+
+    fn on_healthy(
+        &mut self,
+        judged: Revision,
+        despite: &str,
+        now: Time,
+        commands: &mut Vec<RolloutCommand>,
+    ) {
+        let Some(case) = self.take_judged(judged) else {
+            return;
+        };
+        commands.push(RolloutCommand::EndWatch { kept: true });
+        commands.push(RolloutCommand::Found {
+            revision: judged,
+            found: ContentVerdict::Passed,
+            evidence: "a whole watch without anything against it".into(),
+        });
+        let mut text = "The watch is over and nothing speaks against it".to_owned();
+        if !despite.is_empty() {
+            text = format!("{text}; {despite}");
+        }
+        self.end(*case, RolloutOutcome::Kept, text, now);
+    }
+
+    fn on_inconclusive(
+        &mut self,
+        judged: Revision,
+        reason: &str,
+        now: Time,
+        commands: &mut Vec<RolloutCommand>,
+    ) {
+        let Some(case) = self.take_judged(judged) else {
+            return;
+        };
+        commands.push(RolloutCommand::EndWatch { kept: false });
+        commands.push(RolloutCommand::Found {
+            revision: judged,
+            found: ContentVerdict::Unknown,
+            evidence: reason.to_owned(),
+        });
+        self.end(
+            *case,
+            RolloutOutcome::Inconclusive,
+            format!("Nothing can be said: {reason}"),
+            now,
+        );
+    }
+
+    /// What was never complete is not known to be good, whatever the old pods have answered meanwhile.
+    fn on_not_rolled_out(
+        &mut self,
+        judged: Revision,
+        missing: &str,
+        now: Time,
+        commands: &mut Vec<RolloutCommand>,
+    ) {
+        let Some(mut case) = self.take_judged(judged) else {
+            return;
+        };
+        commands.push(RolloutCommand::EndWatch { kept: false });
+        let text = format!("The rollout is not complete: {missing}");
+        commands.push(RolloutCommand::Found {
+            revision: judged,
+            found: ContentVerdict::Incomplete,
+            evidence: text.clone(),
+        });
+        case.reason = NOT_ROLLED_OUT.into();
+        self.end(*case, RolloutOutcome::Inconclusive, text, now);
+    }
+
+    /// Whether the release is paused or scaled to zero is remembered in every phase.
+    fn on_held(&mut self, held: bool, now: Time) {
+        if self.held == held {
+            return;
+        }
+        self.held = held;
+        let text = if held {
+            "The release is paused or scaled to zero: its soundings are void"
+        } else {
+            "The release runs again"
+        };
+        self.note(now, self.newest, text);
+    }
+
+    fn on_blind(&mut self, blind: bool, now: Time) {
+        if self.blind == blind {
+            return;
+        }
+        self.blind = blind;
+        match self.phase {
+            RolloutPhase::Absent | RolloutPhase::Steady => {}
+            RolloutPhase::Settling(_)
+            | RolloutPhase::Watching(_)
+            | RolloutPhase::Preflight(_)
+            | RolloutPhase::TurningBack(_)
+            | RolloutPhase::Verifying(_) => {
+                let text = if blind {
+                    "Our own trouble makes soundings void"
+                } else {
+                    "Our own trouble is over"
+                };
+                self.note(now, self.newest, text);
+            }
+        }
+    }
+
+    fn on_uninstalled(&mut self, now: Time, commands: &mut Vec<RolloutCommand>) {
+        self.newest = None;
+        self.is_absent = true;
+        self.start = None;
+        // Installed again, its numbers begin anew; the rollbacks still count for the day.
+        for (revision, _) in &mut self.turned_back {
+            *revision = Revision(0);
+        }
+        match std::mem::take(&mut self.phase) {
+            RolloutPhase::Absent => {}
+            RolloutPhase::Steady => {
+                self.enter(RolloutPhase::Absent, now);
+                self.note(now, None, "The release was uninstalled");
+            }
+            RolloutPhase::Settling(case)
+            | RolloutPhase::Watching(case)
+            | RolloutPhase::Verifying(case) => {
+                commands.push(RolloutCommand::EndWatch { kept: false });
+                self.end(
+                    *case,
+                    RolloutOutcome::Uninstalled,
+                    "The release was uninstalled".into(),
+                    now,
+                );
+                self.enter(RolloutPhase::Absent, now);
+            }
+            RolloutPhase::Preflight(case) | RolloutPhase::TurningBack(case) => {
+                self.end(
+                    *case,
+                    RolloutOutcome::Uninstalled,
+                    "The release was uninstalled".into(),
+                    now,
+                );
+                self.enter(RolloutPhase::Absent, now);
+            }
+        }
+    }
+
+    fn on_ready(&mut self, target: Revision, now: Time, commands: &mut Vec<RolloutCommand>) {
+        let Some(mut case) = self.take_preflight() else {
+            return;
+        };
+        let bad = case.revision;
+        case.target = Some(target);
+        if let Some((ending, why)) = self.obstacle(&case, now) {
+            // The mode, or whether the release is held, has changed since the verdict.
+            self.end(*case, ending, why, now);
+            return;
+        }
+        // A person knows what is what: nobody else rolls back during a start.
+        self.start = None;
+        case.begun = Some(now);
+        self.turned_back.push((bad, now));
+        if self.turned_back.len() > MAX_PAST {
+            self.turned_back.remove(0);
+        }
+        let slow = case.slow_rollout().map_or_else(String::new, |took| {
+            format!(
+                "; the rollout of revision {bad} took {} s, and the way back may take as long, while the runbook allows {} s",
+                took.as_secs(),
+                StepName::Complete.limit().as_secs()
+            )
+        });
+        self.enter(RolloutPhase::TurningBack(case), now);
+        self.note(
+            now,
+            Some(bad),
+            format!("Turning back to revision {target}{slow}"),
+        );
+        commands.push(RolloutCommand::Execute { bad, target });
+    }
+
+    pub(super) fn on_refused(
+        &mut self,
+        reason: String,
+        now: Time,
+        commands: &mut Vec<RolloutCommand>,
+    ) {
+        let Some(case) = self.take_preflight() else {
+            return;
+        };
+        if case.ordered {
+            self.end_order(*case, &reason, now, commands);
+        } else {
+            self.end(*case, RolloutOutcome::Refused, reason, now);
+        }
+    }
+
+    fn on_executed(
+        &mut self,
+        attempt: RollbackAttempt,
+        made: Revision,
+        now: Time,
+        commands: &mut Vec<RolloutCommand>,
+    ) {
+        let Some(mut case) = self.take_attempt(attempt) else {
+            return;
+        };
+        case.made = Some(made);
+        commands.extend(Self::found_by_order(&case));
+        // After a restart it may be seen before it is known to be ours.
+        case.overtaken_by = case.overtaken_by.filter(|(other, _)| *other > made);
+        // The record may be told of here before the watch sees it.
+        self.newest = self.newest.max(Some(made));
+        self.note(
+            now,
+            Some(made),
+            format!("The rollback made revision {made}; its rollout runs"),
+        );
+        match case.overtaken_by {
+            None => {
+                self.phase = RolloutPhase::TurningBack(case);
+                // However long helm took, the pods have their time.
+                self.since = now;
+            }
+            Some(other) => self.overtaken(*case, made, other, now, commands),
+        }
+    }
+
+    fn on_execution_failed(
+        &mut self,
+        attempt: RollbackAttempt,
+        reason: String,
+        now: Time,
+        commands: &mut Vec<RolloutCommand>,
+    ) {
+        let Some(case) = self.take_attempt(attempt) else {
+            return;
+        };
+        let overtaken_by = case.overtaken_by;
+        let serving = case.serving;
+        match overtaken_by {
+            None => self.end(*case, RolloutOutcome::Failed, reason, now),
+            Some((revision, origin)) if case.overtaken_by_same => {
+                self.try_again_for(case, (revision, origin), now, commands);
+            }
+            Some((revision, origin)) => {
+                self.end(
+                    *case,
+                    RolloutOutcome::Superseded,
+                    format!("Revision {revision} took its place: {reason}"),
+                    now,
+                );
+                self.begin(revision, origin, serving, now, commands);
+            }
+        }
+    }
+
+    fn on_verified(
+        &mut self,
+        ending: RolloutOutcome,
+        text: String,
+        now: Time,
+        commands: &mut Vec<RolloutCommand>,
+    ) {
+        let Some(mut case) = self.take_verifying() else {
+            return;
+        };
+        commands.push(RolloutCommand::EndWatch { kept: false });
+        let target = case.target.unwrap_or_default();
+        let text = match ending {
+            RolloutOutcome::Recovered => {
+                case.verified = Some(now);
+                format!("Turned back to the contents of revision {target}, and well again")
+            }
+            RolloutOutcome::SameFailure => {
+                // It was not the release, so its contents are not bad.
+                commands.push(RolloutCommand::Found {
+                    revision: case.revision,
+                    found: ContentVerdict::Unknown,
+                    evidence: "the same failed after it was turned back".into(),
+                });
+                format!("Turned back, but the same still fails, so it was not the release: {text}")
+            }
+            RolloutOutcome::Worse => format!("Turned back, and more fails than before: {text}"),
+            RolloutOutcome::Kept
+            | RolloutOutcome::Unchanged
+            | RolloutOutcome::Inconclusive
+            | RolloutOutcome::Superseded
+            | RolloutOutcome::Uninstalled
+            | RolloutOutcome::WouldRollBack
+            | RolloutOutcome::LeftAlone
+            | RolloutOutcome::LimitReached
+            | RolloutOutcome::Refused
+            | RolloutOutcome::OrderRefused
+            | RolloutOutcome::Failed
+            | RolloutOutcome::Unverified => text,
+        };
+        self.end(*case, ending, text, now);
+    }
+
+    /// Time has passed: a phase whose time is up ends.
+    fn on_tick(&mut self, now: Time, commands: &mut Vec<RolloutCommand>) {
+        let Some(case) = self.phase.case() else {
+            self.start_may_end(now);
+            return;
+        };
+        let stands = self.phase.acts() && matches!(self.clock, PhaseClock::Stands);
+        if stands || now < case.ends(&self.phase, &self.limits, self.counts_since()) {
+            return;
+        }
+        match std::mem::take(&mut self.phase) {
+            phase @ (RolloutPhase::Absent | RolloutPhase::Steady) => self.phase = phase,
+            RolloutPhase::Settling(case) => {
+                let revision = case.revision;
+                let cap = self.limits.settle_cap.as_secs();
+                self.enter(RolloutPhase::Watching(case), now);
+                self.note(
+                    now,
+                    Some(revision),
+                    format!("The rollout is not complete after {cap} s; the analysis goes on"),
+                );
+            }
+            RolloutPhase::Watching(case) => {
+                commands.push(RolloutCommand::EndWatch { kept: false });
+                self.end(
+                    *case,
+                    RolloutOutcome::Inconclusive,
+                    "The watch ended without a verdict".into(),
+                    now,
+                );
+            }
+            RolloutPhase::Preflight(case) => {
+                let text = "Whether it can be turned back could not be found out in time";
+                if case.ordered {
+                    self.end_order(*case, text, now, commands);
+                } else {
+                    self.end(*case, RolloutOutcome::Refused, text.into(), now);
+                }
+            }
+            RolloutPhase::TurningBack(case) => {
+                let overtaken_by = case.overtaken_by;
+                if let Some(other) = overtaken_by.filter(|_| case.overtaken_by_same) {
+                    self.try_again_for(case, other, now, commands);
+                    return;
+                }
+                let serving = case.made.or(case.serving);
+                let text = match case.made {
+                    None => "The rollback did not end in time",
+                    Some(_) => "The rollback's rollout was not complete in time",
+                };
+                self.end(*case, RolloutOutcome::Failed, text.into(), now);
+                if let Some((revision, origin)) = overtaken_by {
+                    self.begin(revision, origin, serving, now, commands);
+                }
+            }
+            RolloutPhase::Verifying(case) => {
+                commands.push(RolloutCommand::EndWatch { kept: false });
+                let text =
+                    "Turned back, but whether the release is well could not be found out".into();
+                self.end(*case, RolloutOutcome::Unverified, text, now);
+            }
+        }
+    }
+
+    fn note_lateness(&mut self, now: Time) {
+        let (RolloutPhase::Preflight(case)
+        | RolloutPhase::TurningBack(case)
+        | RolloutPhase::Verifying(case)) = &mut self.phase
+        else {
+            return;
+        };
+        let mut late = Vec::new();
+        for timing in case.timings() {
+            let exceeded = timing
+                .from
+                .is_some_and(|from| timing.to.unwrap_or(now).since(from) > timing.step.limit());
+            if exceeded && !case.late.contains(&timing.step) {
+                case.late.push(timing.step);
+                late.push(timing.step);
+            }
+        }
+        let revision = case.revision;
+        for step in late {
+            let limit = step.limit().as_secs();
+            self.note(
+                now,
+                Some(revision),
+                format!(
+                    "Late: {} takes longer than the runbook's {limit} s",
+                    step.as_str()
+                ),
+            );
+        }
+    }
+
+    /// Takes the case out of a phase; the caller enters the next one. `None` leaves the phase as it is.
+    fn take_case(&mut self, is_it: impl FnOnce(&RolloutPhase) -> bool) -> Option<Box<Candidate>> {
+        if !is_it(&self.phase) {
+            return None;
+        }
+        match std::mem::take(&mut self.phase) {
+            RolloutPhase::Settling(case)
+            | RolloutPhase::Watching(case)
+            | RolloutPhase::Preflight(case)
+            | RolloutPhase::TurningBack(case)
+            | RolloutPhase::Verifying(case) => Some(case),
+            phase @ (RolloutPhase::Absent | RolloutPhase::Steady) => {
+                self.phase = phase;
+                None
+            }
+        }
+    }
+
+    /// The case of a revision that is judged.
+    fn take_judged(&mut self, judged: Revision) -> Option<Box<Candidate>> {
+        self.take_case(|phase| match phase {
+            RolloutPhase::Settling(case) | RolloutPhase::Watching(case) => case.revision == judged,
+            RolloutPhase::Absent
+            | RolloutPhase::Steady
+            | RolloutPhase::Preflight(_)
+            | RolloutPhase::TurningBack(_)
+            | RolloutPhase::Verifying(_) => false,
+        })
+    }
+
+    fn take_preflight(&mut self) -> Option<Box<Candidate>> {
+        self.take_case(|phase| matches!(phase, RolloutPhase::Preflight(_)))
+    }
+
+    /// The case of this rollback, while it is carried out.
+    fn take_attempt(&mut self, attempt: RollbackAttempt) -> Option<Box<Candidate>> {
+        self.take_case(
+            |phase| matches!(phase, RolloutPhase::TurningBack(case) if case.attempt() == Some(attempt)),
+        )
+    }
+
+    fn take_verifying(&mut self) -> Option<Box<Candidate>> {
+        self.take_case(|phase| matches!(phase, RolloutPhase::Verifying(_)))
+    }
+
+    pub(super) fn enter(&mut self, phase: RolloutPhase, now: Time) {
+        self.phase = phase;
+        self.since = now;
+    }
+
+    pub(super) fn end(&mut self, case: Candidate, ending: RolloutOutcome, text: String, now: Time) {
+        self.enter(RolloutPhase::Steady, now);
+        self.finish(case, ending, text, now);
+    }
+
+    /// Writes down how a revision ended, in whatever phase that leaves the release.
+    pub(super) fn finish(
+        &mut self,
+        case: Candidate,
+        ending: RolloutOutcome,
+        text: String,
+        now: Time,
+    ) {
+        let revision = case.revision;
+        // That is about what a person wanted, and not about the revision.
+        let said = if ending == RolloutOutcome::OrderRefused {
+            text.clone()
+        } else {
+            let word = ending.as_str().replace('_', " ");
+            format!("Revision {revision}: {word}. {text}")
+        };
+        self.note(now, Some(revision), said);
+        self.remember(case, ending, text, now);
+    }
+}

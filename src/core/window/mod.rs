@@ -1,0 +1,478 @@
+//! The recent soundings of one probe: counts and latencies of a rolling span of time, in fixed memory.
+//!
+//! Invariants:
+//! - Time decides what is counted, and reads do not: an answer for `now` is the same whether or not the window was
+//!   read before. Time only goes forward; a `now` before the newest moment that was seen means that moment.
+//! - A window is divided into [`SLOTS`] slots that expire whole. It so holds everything of the last 29/30 of its span
+//!   and nothing that is older than its span.
+//! - Soundings may come in any order: each is counted in the slot of the moment it is given with, and not at all when
+//!   that slot is over.
+//! - Memory is taken once, by [`Window::new`]. When more soundings come than were announced, the oldest leave
+//!   early: the window becomes shorter, never larger and never wrong about what it holds.
+//! - Good and bad soundings are evidence. Void and missed ones are counted, and are in no rate and no quantile.
+//! - Too little data gives `None`, never 0.
+
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "each cast is of a remainder, a code or a length that was bounded just before"
+)]
+
+mod long_windows;
+mod packed;
+mod quantile;
+mod weighted;
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+pub use long_windows::{Counts, LongWindow, LongWindows, StoredWindowsError};
+pub(crate) use packed::PackedResult;
+pub use quantile::Quantile;
+pub use weighted::{ResultWeight, WeightedCounts};
+
+use crate::core::probe_result::{Outcome, Reason};
+use crate::core::units::{ErrorRate, Moment};
+
+/// Slots of a window.
+pub const SLOTS: usize = 30;
+
+/// The most soundings that a window can hold, whatever it is asked for: an hour at ten a second fits, and it bounds
+/// the raw samples to 384 KiB.
+pub const MAX_SAMPLES: usize = 65_536;
+
+/// Latencies are kept from 1 µs to this; longer ones count as this. No timeout is longer.
+pub const MAX_LATENCY: Duration = Duration::from_secs(60);
+
+const MAX_MICROS: u64 = MAX_LATENCY.as_micros() as u64;
+
+/// Below this many samples a quantile is taken from the raw values: exact, and faster than a histogram.
+const EXACT_BELOW: usize = 100;
+
+/// Significant digits of the histogram: what it answers is at most 1 % too high.
+const DIGITS: u8 = 2;
+
+/// Good, and bad for each reason.
+const CODES: usize = 1 + Reason::COUNT;
+
+thread_local! {
+    /// Where the samples of expired slots are counted before they are subtracted. One for all windows of a thread.
+    static SCRATCH: RefCell<Option<Histogram<u32>>> = RefCell::new(new_histogram());
+}
+
+/// What a window counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WindowCounts {
+    /// Soundings as expected.
+    pub good: u64,
+    /// Soundings that were not.
+    pub bad: u64,
+    /// Soundings without evidence.
+    pub void: u64,
+    /// Slots of the schedule that could not start.
+    pub missed: u64,
+}
+
+impl WindowCounts {
+    /// The share of bad among good and bad; `None` without either.
+    pub fn error_rate(&self) -> Option<ErrorRate> {
+        ErrorRate::of(self.bad, self.good.saturating_add(self.bad))
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct WindowSlot {
+    /// Good and bad soundings, so many in `Window::samples`.
+    samples: u32,
+    void: u32,
+    missed: u32,
+}
+
+/// The rolling window of one probe.
+#[derive(Debug)]
+pub struct Window {
+    span: Duration,
+    /// Nanoseconds of a slot; at least 1000, so that no number of a slot is near the end of its type.
+    slot_nanos: u64,
+    /// The newest slot, counted since the machine's start; slot `n` is in `slots[n % SLOTS]`.
+    newest: u64,
+    /// The first nanosecond behind the newest slot, so that the common question needs no division.
+    newest_ends: u64,
+    slots: [WindowSlot; SLOTS],
+    /// In the order of their slots; never grows beyond `most` live ones and `slack` stale ones in front of them.
+    samples: VecDeque<PackedResult>,
+    most: usize,
+    /// Samples that have left the counts and are still in `total`. Taking samples out of a histogram costs the same
+    /// for one as for many, so they wait for the next question, or until there are more than `slack`.
+    stale: usize,
+    slack: usize,
+    /// How many samples there are of each code.
+    by_code: [u32; CODES],
+    /// The sums over all slots.
+    void: u64,
+    missed: u64,
+    /// All samples, where the window can hold enough of them to need it.
+    total: Option<Box<Histogram<u32>>>,
+}
+
+impl Window {
+    /// An empty window over a span, with room for so many good and bad soundings (at least 1, at most
+    /// [`MAX_SAMPLES`]).
+    pub fn new(span: Duration, most: usize) -> Self {
+        let most = Self::bounded(most);
+        let slot_nanos = u64::try_from(span.as_nanos() / SLOTS as u128)
+            .unwrap_or(u64::MAX / 2)
+            .max(1_000);
+        let total = (most >= EXACT_BELOW).then(new_histogram).flatten();
+        let slack = if total.is_some() { most / 2 } else { 0 };
+        Self {
+            span,
+            slot_nanos,
+            newest: 0,
+            newest_ends: slot_nanos,
+            slots: [WindowSlot::default(); SLOTS],
+            samples: VecDeque::with_capacity(most + slack),
+            most,
+            stale: 0,
+            slack,
+            by_code: [0; CODES],
+            void: 0,
+            missed: 0,
+            total: total.map(Box::new),
+        }
+    }
+
+    /// The room that a span needs when a sounding is due at each interval and some may be under way: a slot more
+    /// than the span, so that nothing leaves early on account of jitter.
+    pub fn room(span: Duration, interval: Duration, in_flight: u32) -> usize {
+        let due = span.as_nanos().div_ceil(interval.as_nanos().max(1));
+        let due = usize::try_from(due).unwrap_or(MAX_SAMPLES).min(MAX_SAMPLES);
+        due + due / SLOTS + in_flight as usize + 1
+    }
+
+    /// The room that [`Window::new`] gives when asked for so much.
+    pub const fn bounded(most: usize) -> usize {
+        if most < 1 {
+            1
+        } else if most > MAX_SAMPLES {
+            MAX_SAMPLES
+        } else {
+            most
+        }
+    }
+
+    /// An empty window of another span or with other room, into which this one's soundings are carried over, each
+    /// as of the start of its slot.
+    #[must_use]
+    pub fn carried_over(&self, span: Duration, most: usize) -> Self {
+        let mut new = Self::new(span, most);
+        let mut samples = self.samples.range(self.stale..);
+        let oldest = (self.newest + 1).saturating_sub(SLOTS as u64);
+        for number in oldest..=self.newest {
+            let slot = self.slot(number);
+            let at =
+                Moment::after_boot(Duration::from_nanos(number.saturating_mul(self.slot_nanos)));
+            for &packed in samples.by_ref().take(slot.samples as usize) {
+                new.put(at, packed);
+            }
+            new.add_void(at, slot.void);
+            new.missed(at, slot.missed);
+        }
+        new
+    }
+
+    /// The span that it was made for.
+    pub const fn span(&self) -> Duration {
+        self.span
+    }
+
+    /// How many good and bad soundings it has room for.
+    pub const fn most(&self) -> usize {
+        self.most
+    }
+
+    /// Counts a sounding that ended at a moment.
+    pub fn record(&mut self, at: Moment, latency: Duration, outcome: Outcome) {
+        match outcome {
+            Outcome::Good | Outcome::Bad(_) => self.put(at, PackedResult::new(latency, outcome)),
+            Outcome::Void(_) => self.add_void(at, 1),
+        }
+    }
+
+    /// Counts so many slots of the schedule that could not start.
+    pub fn missed(&mut self, at: Moment, count: u32) {
+        if let Some(number) = self.slot_at(at) {
+            let slot = self.slot_mut(number);
+            let before = slot.missed;
+            slot.missed = before.saturating_add(count);
+            self.missed += u64::from(self.slot(number).missed - before);
+        }
+    }
+
+    /// What is counted now. Takes constant time.
+    pub fn counts(&mut self, now: Moment) -> WindowCounts {
+        self.advance(now);
+        WindowCounts {
+            good: u64::from(self.by_code[0]),
+            bad: self.bad(),
+            void: self.void,
+            missed: self.missed,
+        }
+    }
+
+    /// The bad soundings of now by their reason, in the order of [`Reason::ALL`].
+    pub fn reasons(&mut self, now: Moment) -> [u32; Reason::COUNT] {
+        self.advance(now);
+        let mut reasons = [0; Reason::COUNT];
+        reasons.copy_from_slice(&self.by_code[1..]);
+        reasons
+    }
+
+    /// The share of bad soundings among good and bad ones now; `None` without either. Takes constant time.
+    pub fn error_rate(&mut self, now: Moment) -> Option<ErrorRate> {
+        self.advance(now);
+        ErrorRate::of(self.bad(), self.live() as u64)
+    }
+
+    /// A quantile of the latency of good and bad soundings now; `None` with fewer samples than [`Quantile::needs`].
+    /// Below 100 samples exact to the microsecond, from there on up to 1 % too high.
+    pub fn quantile(&mut self, quantile: Quantile, now: Moment) -> Option<Duration> {
+        self.advance(now);
+        let samples = self.live();
+        if samples < quantile.needs() {
+            return None;
+        }
+        let micros = match self.settled_total() {
+            Some(total) => from_histogram(total, quantile),
+            None => self.with_raw(|raw| {
+                let (_, packed, _) = raw.select_nth_unstable(quantile.rank(samples) - 1);
+                packed.micros()
+            }),
+        };
+        Some(Duration::from_micros(micros))
+    }
+
+    /// All of [`Quantile::ALL`] at once, cheaper than one by one.
+    pub fn quantiles(&mut self, now: Moment) -> [Option<Duration>; Quantile::ALL.len()] {
+        self.advance(now);
+        let samples = self.live();
+        if samples < Quantile::P50.needs() {
+            return [None; Quantile::ALL.len()];
+        }
+        match self.settled_total() {
+            Some(total) => Quantile::ALL.map(|quantile| {
+                (samples >= quantile.needs())
+                    .then(|| Duration::from_micros(from_histogram(total, quantile)))
+            }),
+            None => self.with_raw(|raw| {
+                raw.sort_unstable();
+                Quantile::ALL.map(|quantile| {
+                    (samples >= quantile.needs()).then(|| raw[quantile.rank(samples) - 1].latency())
+                })
+            }),
+        }
+    }
+
+    /// Bytes of memory that it takes, all told.
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>()
+            + self.samples.capacity() * size_of::<PackedResult>()
+            + self.total.as_ref().map_or(0, |total| {
+                size_of::<Histogram<u32>>() + total.distinct_values() * size_of::<u32>()
+            })
+    }
+
+    /// How many good and bad soundings are counted.
+    fn live(&self) -> usize {
+        self.samples.len() - self.stale
+    }
+
+    fn bad(&self) -> u64 {
+        self.live() as u64 - u64::from(self.by_code[0])
+    }
+
+    fn slot(&self, number: u64) -> &WindowSlot {
+        &self.slots[(number % SLOTS as u64) as usize]
+    }
+
+    fn slot_mut(&mut self, number: u64) -> &mut WindowSlot {
+        &mut self.slots[(number % SLOTS as u64) as usize]
+    }
+
+    /// The slot of a moment, after time has gone on to it; `None` when that slot is over.
+    #[inline]
+    fn slot_at(&mut self, at: Moment) -> Option<u64> {
+        self.advance(at);
+        if at.nanos() >= self.newest_ends - self.slot_nanos {
+            return Some(self.newest);
+        }
+        let number = at.nanos() / self.slot_nanos;
+        (number + SLOTS as u64 > self.newest).then_some(number)
+    }
+
+    fn add_void(&mut self, at: Moment, count: u32) {
+        if let Some(number) = self.slot_at(at) {
+            let slot = self.slot_mut(number);
+            let before = slot.void;
+            slot.void = before.saturating_add(count);
+            self.void += u64::from(self.slot(number).void - before);
+        }
+    }
+
+    #[inline]
+    fn put(&mut self, at: Moment, packed: PackedResult) {
+        let Some(number) = self.slot_at(at) else {
+            return;
+        };
+        if self.live() == self.most {
+            self.drop_oldest();
+        }
+        if number == self.newest {
+            self.samples.push_back(packed);
+        } else {
+            // Soundings overlap, so that some end a little before one that was already counted. Their place is in
+            // front of the samples of all newer slots, near the end.
+            let newer: usize = (number + 1..=self.newest)
+                .map(|newer| self.slot(newer).samples as usize)
+                .sum();
+            self.samples.insert(self.samples.len() - newer, packed);
+        }
+        self.slot_mut(number).samples += 1;
+        self.by_code[packed.code()] += 1;
+        if let Some(total) = &mut self.total {
+            total.saturating_record(packed.micros());
+        }
+    }
+
+    /// Lets time go on to a moment: what is older than the span leaves.
+    #[inline]
+    fn advance(&mut self, to: Moment) {
+        if to.nanos() >= self.newest_ends {
+            self.rotate(to);
+        }
+    }
+
+    #[cold]
+    fn rotate(&mut self, to: Moment) {
+        let number = to.nanos() / self.slot_nanos;
+        let mut expired = 0;
+        for stale in self.newest + 1..=number.min(self.newest + SLOTS as u64) {
+            expired += self.empty(stale);
+        }
+        self.newest = number;
+        self.newest_ends = (number + 1).saturating_mul(self.slot_nanos);
+        self.forget(expired);
+    }
+
+    /// Empties the place of a slot and returns how many samples at the front belonged to it.
+    fn empty(&mut self, number: u64) -> usize {
+        let slot = std::mem::take(self.slot_mut(number));
+        self.void -= u64::from(slot.void);
+        self.missed -= u64::from(slot.missed);
+        slot.samples as usize
+    }
+
+    /// Makes room by letting the oldest samples leave early: of the oldest slot that has some, at most a thirtieth of
+    /// all at a time, so that a burst within one slot does not empty the window, and the work is shared by many.
+    #[cold]
+    fn drop_oldest(&mut self) {
+        let oldest = (self.newest + 1).saturating_sub(SLOTS as u64);
+        let full = (oldest..=self.newest).find(|&number| self.slot(number).samples > 0);
+        if let Some(number) = full {
+            let most = u32::try_from(self.most / SLOTS + 1).unwrap_or(u32::MAX);
+            let slot = self.slot_mut(number);
+            let leaving = slot.samples.min(most);
+            slot.samples -= leaving;
+            self.forget(leaving as usize);
+        }
+    }
+
+    /// Lets so many of the oldest samples leave the counts.
+    fn forget(&mut self, count: usize) {
+        for packed in self.samples.range(self.stale..self.stale + count) {
+            self.by_code[packed.code()] -= 1;
+        }
+        self.stale += count;
+        if self.stale > self.slack {
+            self.settle();
+        }
+    }
+
+    /// Removes the stale samples from `total` and for good.
+    fn settle(&mut self) {
+        if self.stale == 0 {
+            return;
+        }
+        if let Some(total) = &mut self.total {
+            // Going over the histogram for the difference costs as much as counting a few hundred samples anew.
+            let worth_it = self.samples.len() - self.stale > self.stale + 256;
+            if !(worth_it && subtract(total, self.samples.range(..self.stale))) {
+                total.clear();
+                count_into(total, self.samples.range(self.stale..));
+            }
+        }
+        self.samples.drain(..self.stale);
+        self.stale = 0;
+    }
+
+    /// The histogram of exactly the live samples; `None` where they are so few that the raw values answer better.
+    fn settled_total(&mut self) -> Option<&Histogram<u32>> {
+        if self.live() < EXACT_BELOW {
+            return None;
+        }
+        self.settle();
+        self.total.as_deref()
+    }
+
+    /// Calls with a copy of the packed samples, which sort by latency. On the stack, where they are few.
+    fn with_raw<T>(&self, ask: impl FnOnce(&mut [PackedResult]) -> T) -> T {
+        let (front, back) = self.samples.as_slices();
+        let stale_in_front = self.stale.min(front.len());
+        let front = &front[stale_in_front..];
+        let back = &back[self.stale - stale_in_front..];
+        let mut few = [PackedResult::default(); EXACT_BELOW];
+        if let Some(raw) = few.get_mut(..self.live()) {
+            raw[..front.len()].copy_from_slice(front);
+            raw[front.len()..].copy_from_slice(back);
+            return ask(raw);
+        }
+        ask(&mut [front, back].concat())
+    }
+}
+
+/// `None` only if the constant bounds were refused; a window then answers from the raw values.
+fn new_histogram() -> Option<Histogram<u32>> {
+    Histogram::new_with_bounds(1, MAX_MICROS, DIGITS).ok()
+}
+
+fn from_histogram(total: &Histogram<u32>, quantile: Quantile) -> u64 {
+    // The histogram rounds up to the end of its bucket, which at the upper bound is beyond it.
+    let micros = total.value_at_quantile(quantile.per_mille() as f64 / 1000.0);
+    micros.min(MAX_MICROS)
+}
+
+fn count_into<'a>(histogram: &mut Histogram<u32>, samples: impl Iterator<Item = &'a PackedResult>) {
+    for packed in samples {
+        histogram.saturating_record(packed.micros());
+    }
+}
+
+/// Takes samples out of a histogram; false if that could not be done, and it must be counted anew.
+fn subtract<'a>(
+    total: &mut Histogram<u32>,
+    samples: impl Iterator<Item = &'a PackedResult>,
+) -> bool {
+    SCRATCH.with_borrow_mut(|scratch| {
+        let Some(scratch) = scratch else {
+            return false;
+        };
+        scratch.clear();
+        count_into(scratch, samples);
+        total.subtract(&*scratch).is_ok()
+    })
+}
+
+#[cfg(test)]
+mod tests;

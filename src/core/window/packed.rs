@@ -1,0 +1,81 @@
+//! A latency and an outcome in 32 bits.
+
+use std::time::Duration;
+
+use super::MAX_LATENCY;
+use crate::core::probe_result::{Outcome, Reason, VoidReason};
+
+/// The low bits hold the outcome, the high ones the latency in µs: packed values sort by latency.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(crate) struct PackedResult(u32);
+
+const CODE_BITS: u32 = 6;
+const CODES: usize = 1 + Reason::COUNT + VoidReason::COUNT;
+const MAX_MICROS: u32 = MAX_LATENCY.as_micros() as u32;
+const _: () = assert!(CODES <= 1 << CODE_BITS && MAX_MICROS < 1 << (32 - CODE_BITS));
+
+impl PackedResult {
+    /// Latencies out of bounds are kept at the bounds: 1 µs and [`MAX_LATENCY`].
+    pub(crate) fn new(latency: Duration, outcome: Outcome) -> Self {
+        let code = match outcome {
+            Outcome::Good => 0,
+            Outcome::Bad(reason) => 1 + reason.index(),
+            Outcome::Void(reason) => 1 + Reason::COUNT + reason.index(),
+        };
+        let micros = latency.min(MAX_LATENCY).as_micros() as u32;
+        Self(micros.max(1) << CODE_BITS | code as u32)
+    }
+
+    /// From 1 to [`MAX_LATENCY`] in µs.
+    pub(crate) const fn micros(self) -> u64 {
+        (self.0 >> CODE_BITS) as u64
+    }
+
+    /// 0 for a good one, 1 + the reason's index for a bad one, more for a void one.
+    pub(crate) const fn code(self) -> usize {
+        (self.0 & ((1 << CODE_BITS) - 1)) as usize
+    }
+
+    /// The latency.
+    pub(crate) const fn latency(self) -> Duration {
+        Duration::from_micros(self.micros())
+    }
+
+    /// The outcome.
+    pub(crate) fn outcome(self) -> Outcome {
+        let Some(bad) = self.code().checked_sub(1) else {
+            return Outcome::Good;
+        };
+        let void = || VoidReason::ALL.get(bad - Reason::COUNT);
+        match Reason::ALL.get(bad) {
+            Some(reason) => Outcome::Bad(*reason),
+            // Every code that `new` makes is known; any other would be no evidence.
+            None => Outcome::Void(*void().unwrap_or(&VoidReason::Late)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_packed_comes_back() {
+        let bad = Reason::ALL.iter().map(|r| Outcome::Bad(*r));
+        let void = VoidReason::ALL.iter().map(|r| Outcome::Void(*r));
+        for outcome in bad.chain(void).chain([Outcome::Good]) {
+            for micros in [1, 999, 60_000_000] {
+                let latency = Duration::from_micros(micros);
+                let packed = PackedResult::new(latency, outcome);
+                assert_eq!((packed.latency(), packed.outcome()), (latency, outcome));
+            }
+        }
+    }
+
+    #[test]
+    fn packed_values_sort_by_latency() {
+        let slow_good = PackedResult::new(Duration::from_micros(3), Outcome::Good);
+        let fast_bad = PackedResult::new(Duration::from_micros(2), Outcome::Bad(Reason::Dialogue));
+        assert!(fast_bad < slow_good);
+    }
+}

@@ -1,0 +1,454 @@
+//! Error budgets: what is promised, what of it is spent, how fast, and on which revision.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::conditions;
+use crate::config::settings::{ObjectivesConfig, Settings};
+use crate::core::alerts::AlertKind;
+use crate::core::alerts::Condition;
+use crate::core::probe_stats::{ProbeStats, TrackedProbe};
+use crate::core::slo::{BurnTier, Objective};
+use crate::core::units::{Moment, ProbeId};
+use crate::core::window::{Counts, LongWindow, LongWindows};
+use crate::http::Shard;
+use crate::http::status::{BurnView, GuardView, ObjectiveView, SpentView, TierView};
+use crate::metrics::Metrics;
+
+/// Revisions whose share of a budget is kept, for each release.
+const MAX_REVISIONS: usize = 20;
+
+/// Windows that are shown, the shortest first: all that a tier looks at, and the longest period.
+const WINDOWS: [LongWindow; 8] = [
+    LongWindow::Minutes5,
+    LongWindow::Minutes30,
+    LongWindow::Hour,
+    LongWindow::Hours2,
+    LongWindow::Hours6,
+    LongWindow::Day,
+    LongWindow::Days3,
+    LongWindow::Days30,
+];
+
+/// Something promised.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::daemon) struct Promise {
+    namespace: String,
+    release: String,
+    /// The probe of which it is promised; all of the release, where none is named.
+    probe: Option<String>,
+    is_latency: bool,
+    objective: Objective,
+    of: Vec<ProbeId>,
+    /// Soundings that there should be in a second.
+    expected: f64,
+}
+
+/// All that is promised.
+pub(in crate::daemon) fn promises(settings: &Settings) -> Vec<Promise> {
+    let mut promises = Vec::new();
+    for release in &settings.releases {
+        let mut add =
+            |objectives: &ObjectivesConfig, probe: Option<&str>, of: &[(ProbeId, f64, bool)]| {
+                for (objective, is_latency) in [
+                    (&objectives.availability, false),
+                    (&objectives.latency, true),
+                ] {
+                    let Some(objective) = objective else {
+                        continue;
+                    };
+                    let of: Vec<_> = of
+                        .iter()
+                        .filter(|(_, _, has_threshold)| !is_latency || *has_threshold)
+                        .collect();
+                    promises.push(Promise {
+                        namespace: release.namespace.to_string(),
+                        release: release.name.to_string(),
+                        probe: probe.map(str::to_owned),
+                        is_latency,
+                        objective: objective.clone(),
+                        expected: of.iter().map(|(_, rate, _)| rate).sum(),
+                        of: of.into_iter().map(|(id, _, _)| id.clone()).collect(),
+                    });
+                }
+            };
+        let all: Vec<_> = release
+            .probes
+            .iter()
+            .map(|probe| {
+                let rate = 1.0 / probe.interval.as_secs_f64();
+                (probe.id.clone(), rate, probe.latency_objective.is_some())
+            })
+            .collect();
+        add(&release.objectives, None, &all);
+        for (probe, one) in release.probes.iter().zip(&all) {
+            add(
+                &probe.objectives,
+                Some(probe.id.probe.as_str()),
+                std::slice::from_ref(one),
+            );
+        }
+    }
+    promises
+}
+
+impl Promise {
+    /// Whether a share has to do with it.
+    pub(super) fn is_of(&self, share: &Shard) -> bool {
+        super::is_of(share, &self.namespace, &self.release)
+    }
+
+    /// Its series go.
+    pub(super) fn forget(&self, metrics: &Metrics) {
+        let probe = self.probe.as_deref().unwrap_or("");
+        let labels = [&self.namespace, &self.release, probe, self.what()];
+        metrics
+            .objectives
+            .forget(labels, WINDOWS.iter().map(|window| window.as_str()));
+    }
+
+    const fn what(&self) -> &'static str {
+        if self.is_latency {
+            "latency"
+        } else {
+            "availability"
+        }
+    }
+
+    fn spans<'a>(&self, track: &'a ProbeStats) -> Option<&'a LongWindows> {
+        if self.is_latency {
+            track.slow().map(|(_, spans)| spans)
+        } else {
+            Some(track.spans())
+        }
+    }
+
+    /// Soundings, and bad ones, since the probes were first configured, as the spans count them.
+    fn totals(&self, tracked: &HashMap<ProbeId, Arc<TrackedProbe>>) -> (u64, u64) {
+        let all = self.of.iter().filter_map(|id| tracked.get(id));
+        all.fold((0, 0), |sum, tracked| {
+            let track = tracked.lock();
+            let (good, bad) = if self.is_latency {
+                track.weighed_slow().unwrap_or_default()
+            } else {
+                track.weighed()
+            };
+            (sum.0 + good + bad, sum.1 + bad)
+        })
+    }
+
+    /// The counts of each window, and of the period.
+    fn count(
+        &self,
+        tracked: &HashMap<ProbeId, Arc<TrackedProbe>>,
+        now: Moment,
+    ) -> ([Counts; WINDOWS.len()], Counts) {
+        let mut windows = [Counts::default(); WINDOWS.len()];
+        let mut period = Counts::default();
+        for id in &self.of {
+            let Some(tracked) = tracked.get(id) else {
+                continue;
+            };
+            let track = tracked.lock();
+            let Some(spans) = self.spans(&track) else {
+                continue;
+            };
+            for (sum, span) in windows.iter_mut().zip(WINDOWS) {
+                sum.add(spans.count(span, now));
+            }
+            period.add(spans.days(self.objective.days, now));
+        }
+        (windows, period)
+    }
+}
+
+/// What the revisions of a release have spent: soundings, and bad ones.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct SpentByRevision {
+    revisions: BTreeMap<u32, (u64, u64)>,
+    /// The totals of its probes when last looked; of this run of the process, and `None` before the first look: what was
+    /// sounded until then is on nobody's account here, or on that of whoever told before us.
+    #[serde(skip)]
+    last: Option<(u64, u64)>,
+}
+
+impl SpentByRevision {
+    /// Puts what came since the last look on the account of a revision.
+    fn book(&mut self, revision: u32, totals: (u64, u64)) {
+        // Numbers that went back begin again: the release was uninstalled, and the later ones are of its former life.
+        self.revisions.split_off(&(revision.saturating_add(1)));
+        let spent = self.revisions.entry(revision).or_default();
+        if let Some(last) = self.last {
+            // A probe that is gone takes its totals along.
+            spent.0 += totals.0.saturating_sub(last.0);
+            spent.1 += totals.1.saturating_sub(last.1);
+        }
+        self.last = Some(totals);
+        while self.revisions.len() > MAX_REVISIONS {
+            self.revisions.pop_first();
+        }
+    }
+}
+
+/// By namespace and release, with a slash between.
+pub(super) type SpentByRelease = BTreeMap<String, SpentByRevision>;
+
+/// Puts what was sounded since the last look on the account of the revision that is there. Accounts of releases of which
+/// nothing is promised any more, or that were uninstalled, are closed.
+pub(super) fn book(
+    accounts: &mut SpentByRelease,
+    promises: &[Promise],
+    views: &[Arc<GuardView>],
+    tracked: &HashMap<ProbeId, Arc<TrackedProbe>>,
+) {
+    let wanted: HashMap<String, &Promise> = promises
+        .iter()
+        .filter(|promise| promise.probe.is_none() && !promise.is_latency)
+        .map(|promise| (account(&promise.namespace, &promise.release), promise))
+        .collect();
+    accounts.retain(|name, _| wanted.contains_key(name));
+    for view in views {
+        let name = account(&view.namespace, &view.release);
+        let Some(promise) = wanted.get(&name) else {
+            continue;
+        };
+        if view.phase == "absent" {
+            accounts.remove(&name);
+            continue;
+        }
+        let Some(revision) = view.revision else {
+            continue;
+        };
+        let totals = promise.totals(tracked);
+        accounts.entry(name).or_default().book(revision, totals);
+    }
+}
+
+/// What the account of a release is kept under.
+fn account(namespace: &str, release: &str) -> String {
+    format!("{namespace}/{release}")
+}
+
+/// Objectives that are looked at in one tick at least: so many cost a millisecond or so.
+const AT_ONCE: usize = 100;
+
+/// All of them are looked at within so many ticks. Of a total outage the quickest tier tells after the better part of a
+/// minute.
+const ROUND: usize = 10;
+
+/// What was found of one objective, and the totals that it was found from.
+type ObjectiveCache = (Arc<ObjectiveView>, Vec<Condition>, (u64, u64));
+
+/// What was found of each objective when it was its turn.
+#[derive(Default)]
+pub(super) struct ObjectiveResults {
+    known: Vec<ObjectiveCache>,
+    next: usize,
+}
+
+impl ObjectiveResults {
+    /// Other objectives are promised from now on.
+    pub(super) fn forget(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Looks at those whose turn it is, the first time at all.
+    pub(super) fn look(
+        &mut self,
+        promises: &[Promise],
+        accounts: &SpentByRelease,
+        tracked: &HashMap<ProbeId, Arc<TrackedProbe>>,
+        metrics: &Metrics,
+        now: Moment,
+    ) {
+        let at = |promise, last| one(promise, accounts, tracked, metrics, now, last);
+        if self.known.len() != promises.len() {
+            self.known = promises.iter().map(|promise| at(promise, None)).collect();
+            self.next = 0;
+            return;
+        }
+        let count = promises.len().div_ceil(ROUND).max(AT_ONCE);
+        for _ in 0..count.min(promises.len()) {
+            let last = self.known[self.next].2;
+            self.known[self.next] = at(&promises[self.next], Some(last));
+            self.next = (self.next + 1) % promises.len();
+        }
+    }
+
+    /// What is shown of each of them.
+    pub(super) fn views(&self) -> Vec<Arc<ObjectiveView>> {
+        let views = self.known.iter().map(|(view, ..)| Arc::clone(view));
+        views.collect()
+    }
+
+    /// What is wrong with them.
+    pub(super) fn conditions(&self) -> impl Iterator<Item = &Condition> {
+        self.known.iter().flat_map(|(_, found, _)| found)
+    }
+}
+
+fn one(
+    promise: &Promise,
+    accounts: &SpentByRelease,
+    tracked: &HashMap<ProbeId, Arc<TrackedProbe>>,
+    metrics: &Metrics,
+    now: Moment,
+    last: Option<(u64, u64)>,
+) -> ObjectiveCache {
+    let mut found = Vec::new();
+    let (windows, period) = promise.count(tracked, now);
+    let objective = &promise.objective;
+    let of = |span: LongWindow| {
+        let at = WINDOWS.iter().position(|window| *window == span);
+        at.map_or_else(Counts::default, |at| windows[at])
+    };
+    let remaining = objective.remaining(&period, promise.expected);
+    let firing: Vec<BurnTier> = objective
+        .tiers
+        .iter()
+        .copied()
+        .filter(|tier| objective.fires(*tier, of, promise.expected))
+        .collect();
+    let burns: Vec<BurnView> = WINDOWS
+        .iter()
+        .zip(&windows)
+        .map(|(span, tally)| BurnView {
+            window: span.as_str(),
+            error_ratio: tally.error_rate().map(crate::core::units::ErrorRate::ratio),
+            burn_rate: objective.burn(tally),
+        })
+        .collect();
+    let hour = objective.burn(&of(LongWindow::Hour)).unwrap_or(0.0);
+    for (kind, is_page) in [
+        (AlertKind::ObjectiveBurning, true),
+        (AlertKind::ObjectiveAtRisk, false),
+    ] {
+        let fired = firing.iter().find(|tier| tier.is_page() == is_page);
+        found.extend(fired.map(|tier| condition(promise, kind, *tier, of, remaining)));
+    }
+    let account = accounts.get(&account(&promise.namespace, &promise.release));
+    let account = account.filter(|_| promise.probe.is_none() && !promise.is_latency);
+    let whole = promise.expected * objective.period().as_secs_f64();
+    let view = ObjectiveView {
+        namespace: promise.namespace.clone(),
+        release: promise.release.clone(),
+        probe: promise.probe.clone(),
+        objective: promise.what(),
+        target: objective.target,
+        window: format!("{}d", objective.days),
+        good: u64::from(period.good),
+        bad: u64::from(period.bad),
+        budget_remaining: remaining,
+        lasts_s: objective
+            .lasts(remaining, hour)
+            .as_ref()
+            .map(Duration::as_secs_f64),
+        burns,
+        tiers: objective
+            .tiers
+            .iter()
+            .map(|tier| TierView {
+                tier: tier.as_str(),
+                long: tier.windows().0.as_str(),
+                short: tier.windows().1.as_str(),
+                factor: objective.factor(*tier),
+                error_ratio: objective.threshold(*tier),
+                outage_fires_after_s: objective
+                    .fires_after(*tier, 1.0)
+                    .as_ref()
+                    .map(Duration::as_secs_f64),
+                firing: firing.contains(tier),
+            })
+            .collect(),
+        revisions: account.map_or_else(Vec::new, |account| {
+            let spent = account.revisions.iter().rev();
+            spent
+                .map(|(revision, (all, bad))| SpentView {
+                    revision: *revision,
+                    soundings: *all,
+                    bad: *bad,
+                    budget_spent: objective.spent(*bad, whole),
+                })
+                .collect()
+        }),
+    };
+    metrics.objectives.stands(
+        &view.namespace,
+        &view.release,
+        view.probe.as_deref().unwrap_or(""),
+        view.objective,
+        view.target,
+        remaining,
+        promise.objective.days,
+    );
+    for burn in &view.burns {
+        metrics.objectives.burns(
+            &view.namespace,
+            &view.release,
+            view.probe.as_deref().unwrap_or(""),
+            view.objective,
+            burn.window,
+            burn.error_ratio,
+            burn.burn_rate,
+        );
+    }
+    let totals = promise.totals(tracked);
+    // A probe that is gone takes its totals along, and a counter must not go back.
+    let since = last.map_or((0, 0), |last| {
+        (
+            totals.0.saturating_sub(last.0),
+            totals.1.saturating_sub(last.1),
+        )
+    });
+    metrics.objectives.counted(
+        &view.namespace,
+        &view.release,
+        view.probe.as_deref().unwrap_or(""),
+        view.objective,
+        since,
+    );
+    (Arc::new(view), found, totals)
+}
+
+fn condition(
+    promise: &Promise,
+    kind: AlertKind,
+    tier: BurnTier,
+    of: impl Fn(LongWindow) -> Counts,
+    remaining: f64,
+) -> Condition {
+    let (long, short) = tier.windows();
+    let burn = |span: LongWindow| promise.objective.burn(&of(span)).unwrap_or(0.0);
+    let mut place = conditions::release(&promise.namespace, &promise.release);
+    place.insert("objective".into(), promise.what().into());
+    place.insert("probe".into(), promise.probe.clone().unwrap_or_default());
+    let target = number(promise.objective.target * 100.0);
+    Condition {
+        kind,
+        place,
+        text: format!(
+            "The error budget of the {} of {target} % over {} days is being spent {:.1} times as fast as it lasts over {}, \
+             and {:.1} times over {}; {:.1} % of it is left.",
+            promise.what(),
+            promise.objective.days,
+            burn(long),
+            long.as_str(),
+            burn(short),
+            short.as_str(),
+            remaining * 100.0
+        ),
+        fragment: conditions::fragment(&promise.namespace, &promise.release),
+    }
+}
+
+/// A number without zeros at its end.
+fn number(number: f64) -> String {
+    let text = format!("{number:.3}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,808 @@
+//! The daemon: the only place that starts long-lived tasks and holds the whole configuration.
+//!
+//! What lives as long as the process: the schedule's thread and the HTTP listener. Either ending by itself ends the
+//! process, with a reason. Order of the stop: not ready; no new soundings; guards end, and what helm has begun; the last
+//! is told; the Lease is given back; soundings in flight finish within 3 s or are void; the listener closes. All of it
+//! takes a few seconds.
+//!
+//! Of several replicas all probe. Guards and the herald, who decide, write and tell, live only in the one that holds the
+//! Lease; when it is lost they end, and when it is taken they begin with what is stored, as after a restart. Where
+//! releases are spread over replicas each has a Lease, and a herald, of its own, and each replica one for itself.
+//!
+//! A release keeps the settings with which a watch began until that has ended; only a mode that does less is obeyed at
+//! once.
+
+mod alerting;
+mod cluster;
+mod controllers;
+mod counter_persistence;
+mod interval_overrides;
+mod leadership;
+mod probe_executor;
+mod release_controller;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::{Mutex, Notify, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::settings::{ProbeConfig, ProbeKind, Settings};
+use crate::config::{DiscoveredRelease, NamedFile};
+use crate::core::probe_result::VoidReason;
+use crate::core::probe_stats::TrackedProbe;
+use crate::core::self_check::SelfCheck;
+use crate::core::units::{Namespace, ProbeId, ReleaseName, Revision};
+use crate::http::status::GuardFeed;
+use crate::http::{
+    self, AccessReview, AlertSubscriber, AuthDecision, Dependencies, LeaderRoute, ListenerTls,
+    Permission, ProbeRequest, ProbeResponse, ReloadRequest, Routing, ServingConfig, Shard,
+};
+use crate::kubernetes::access_review::{self, AccessReviewer};
+use crate::metrics::{Metrics, ProbeSeries};
+use crate::platform::clock;
+use crate::platform::clock::Timeline;
+use crate::prober::schedule::Schedule;
+use crate::prober::{self, Prober, Transcript};
+use crate::release::cluster::{ApiAccess, ApiConnector};
+use crate::storage::{StateStore, StoreError};
+use alerting::AlertEvaluator;
+use cluster::ConnectedCluster;
+use controllers::{ControllerHandle, end_all};
+use interval_overrides::IntervalOverrides;
+use leadership::{LeaderProxies, Leadership, ReleaseKey, ShardLeadership};
+use probe_executor::{ProbeExecutor, ProbeTask};
+
+/// How long soundings may still take after the signal to stop. Those that last longer are void: the target did
+/// nothing wrong.
+const FINISH: Duration = Duration::from_secs(3);
+
+/// How long the counters of the long spans may take to be written at the end.
+const LAST_WRITE: Duration = Duration::from_secs(1);
+
+/// Orders of people for one release that wait; one at a time is carried out.
+const MAX_ORDERS: usize = 4;
+
+/// The longest that a look at the named files holds up what follows.
+const FILES_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long probing may wait for the counters of the long spans; they come later where they take longer.
+const RESTORE_PATIENCE: Duration = Duration::from_millis(100);
+
+/// People who wait for the configuration to be read again; one at a time is served.
+const MAX_RELOADS: usize = 4;
+
+/// Why the daemon could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address cannot be listened at.
+    #[error(
+        "cannot listen at {address}: {cause}; set serve.listen to another, or stop what listens there"
+    )]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// Two metrics of the same name: a mistake in the program.
+    #[error("cannot set up the metrics: {0}")]
+    Metrics(prometheus::Error),
+    /// The state directory cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The cluster cannot be reached as the settings say.
+    #[error("the cluster: {0}")]
+    Cluster(String),
+    /// No thread for the schedule.
+    #[error("cannot start the schedule's thread: {0}")]
+    Schedule(io::Error),
+}
+
+/// A running daemon.
+pub struct Daemon {
+    address: SocketAddr,
+    crew: Arc<ProbeExecutor>,
+    web: Arc<http::AppState>,
+    pace: Arc<IntervalOverrides>,
+    timeline: Timeline,
+    orders: watch::Sender<Arc<alerting::AlertingConfig>>,
+    lead_changes: Arc<Notify>,
+    metrics: Arc<Metrics>,
+    heralds: Mutex<BTreeMap<Shard, RunningAlerting>>,
+    store: Option<Arc<StateStore>>,
+    keeper: Option<JoinHandle<()>>,
+    stop_keeping: CancellationToken,
+    applied: Mutex<ActiveConfig>,
+    listener: Option<JoinHandle<()>>,
+    close_listener: CancellationToken,
+    schedule_ended: CancellationToken,
+    guard_ended: CancellationToken,
+    discovered: Option<watch::Receiver<Vec<DiscoveredRelease>>>,
+    review: Option<AccessReview>,
+    reloads: Option<mpsc::Receiver<ReloadRequest>>,
+}
+
+/// The configuration in force, and who carries it out.
+struct ActiveConfig {
+    settings: Settings,
+    /// The same as it was read: without what a watch that runs keeps.
+    wanted: Settings,
+    runners: HashMap<ProbeId, Arc<ProbeTask>>,
+    guards: HashMap<ReleaseKey, ControllerHandle>,
+    cluster: Option<ConnectedCluster>,
+    /// Who acts.
+    leads: Leadership,
+    /// How the other replicas are reached.
+    forwards: LeaderProxies,
+}
+
+/// The herald at work.
+struct RunningAlerting {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Daemon {
+    /// Starts everything; must be called inside a tokio runtime.
+    pub async fn start(settings: Settings) -> Result<Self, StartError> {
+        let address = settings.serve.listen;
+        let refused = |cause| StartError::Listen { address, cause };
+        let tcp = TcpListener::bind(address).await.map_err(refused)?;
+        let address = tcp.local_addr().map_err(refused)?;
+
+        let metrics = Arc::new(Metrics::new().map_err(StartError::Metrics)?);
+        let crew = Arc::new(ProbeExecutor::new(
+            &settings,
+            Arc::clone(&metrics),
+            prober::ProberContext::new(clock::now),
+        ));
+        let schedule_ended = CancellationToken::new();
+        let schedule = {
+            let crew = Arc::clone(&crew);
+            // Dropped when the thread ends, for whatever reason.
+            let ended = schedule_ended.clone().drop_guard();
+            Schedule::start(clock::now, move |due| {
+                let _ = &ended;
+                crew.begin(due.payload, due.at, due.missed);
+            })
+            .map_err(StartError::Schedule)?
+        };
+        crew.follow(schedule.heart());
+        let heart = schedule.heart();
+        let pace = Arc::new(IntervalOverrides::new(schedule));
+        let store = match &settings.state {
+            Some(directory) => Some(StateStore::open(directory)?),
+            None => None,
+        };
+        let connector = match &settings.kubernetes {
+            Some(kubernetes) => {
+                let connector = ApiConnector::new(&ApiAccess::of(kubernetes)).await;
+                Some(connector.map_err(StartError::Cluster)?)
+            }
+            None => None,
+        };
+        let client = connector.as_ref().map(ApiConnector::client).transpose();
+        let client = client.map_err(StartError::Cluster)?;
+        let guard_ended = CancellationToken::new();
+        let mut leads = match (&settings.lease, &client) {
+            (Some(lease), Some(client)) => {
+                let ended = guard_ended.clone();
+                Leadership::by(client.clone(), lease, Arc::clone(&metrics), ended)
+            }
+            _ => Leadership::alone(),
+        };
+        let store = match (store, &settings.state_map, &client) {
+            (Some(store), Some(map), Some(client)) => {
+                let store = store.with_maps(cluster::config_maps(client, map));
+                Some(store.with_permit(leads.permit()))
+            }
+            (store, _, _) => store,
+        };
+        let store = store.map(Arc::new);
+        if let Some(store) = &store {
+            leads.store_by_permits(store);
+        }
+
+        let (reload, reloads) = mpsc::channel(MAX_RELOADS);
+        let outfit = Dependencies {
+            metrics: Arc::clone(&metrics),
+            clock: clock::now,
+            beat: Box::new(move || heart.pulse().beat),
+            troubles: {
+                let crew = Arc::clone(&crew);
+                Box::new(move || crew.troubles())
+            },
+            refresh: {
+                let crew = Arc::clone(&crew);
+                Box::new(move || crew.refresh_metrics())
+            },
+            take: take_sounding(Arc::clone(crew.outfit())),
+            recording: {
+                let store = store.clone();
+                Arc::new(move |namespace, release, revision| {
+                    let (namespace, release) =
+                        (Namespace::new(namespace), ReleaseName::new(release));
+                    let store = store.as_ref()?;
+                    let found = store.recording(&namespace, &release, Revision(revision));
+                    found.unwrap_or_else(|error| {
+                        tracing::warn!(%error, "A recording cannot be read");
+                        None
+                    })
+                })
+            },
+            reload,
+        };
+        let empty = ServingConfig {
+            series: Vec::new(),
+            modules: std::collections::BTreeMap::new(),
+            targets: std::collections::HashSet::new(),
+            allow: Vec::new(),
+            timeout_offset: settings.serve.timeout_offset,
+            guards: Vec::new(),
+            orders: HashMap::new(),
+            alerts: Vec::new(),
+            token_file: None,
+            review: None,
+            files: Vec::new(),
+        };
+        let web = Arc::new(http::AppState::new(outfit, empty, &settings.serve));
+        let tls = settings
+            .serve
+            .tls
+            .as_ref()
+            .map(ListenerTls::read)
+            .map(Arc::new);
+        let close_listener = CancellationToken::new();
+        let router = http::router(Arc::clone(&web));
+        let max_connections = settings.serve.max_connections;
+        let listener = tokio::spawn(http::serve(
+            tcp,
+            router,
+            max_connections,
+            tls,
+            close_listener.clone(),
+        ));
+
+        let nothing = Settings {
+            releases: Vec::new(),
+            named_files: Vec::new(),
+            ..settings.clone()
+        };
+        let timeline = Timeline::start();
+        let cluster = match (&settings.kubernetes, connector, &client) {
+            (Some(kubernetes), Some(connector), Some(client)) => {
+                let (client, ended) = (client.clone(), guard_ended.clone());
+                let connected =
+                    ConnectedCluster::new(kubernetes, connector, client, timeline, ended);
+                Some(connected.map_err(StartError::Cluster)?)
+            }
+            _ => None,
+        };
+        let review = cluster.as_ref().map(|cluster| review(cluster.client()));
+        let discovered = cluster.as_ref().map(|cluster: &ConnectedCluster| {
+            let (discovered, work) = cluster.discover();
+            let ended = guard_ended.clone().drop_guard();
+            tokio::spawn(async move {
+                work.await;
+                // Nobody listens any more.
+                ended.disarm();
+            });
+            discovered
+        });
+        let lead_changes = leads.changes();
+        let applied = Mutex::new(ActiveConfig {
+            wanted: nothing.clone(),
+            settings: nothing,
+            runners: HashMap::new(),
+            guards: HashMap::new(),
+            cluster,
+            leads,
+            forwards: LeaderProxies::new(),
+        });
+        let stop_keeping = CancellationToken::new();
+        let keeper = store.as_ref().map(|store| {
+            let web = Arc::clone(&web);
+            let probes = move || web.tracked();
+            tokio::spawn(counter_persistence::keep(
+                Arc::clone(store),
+                timeline,
+                Arc::clone(&metrics),
+                Box::new(probes),
+                stop_keeping.clone(),
+            ))
+        });
+        let orders = watch::Sender::new(Arc::new(orders_of(&settings, address)));
+        let daemon = Self {
+            address,
+            crew,
+            web,
+            pace,
+            timeline,
+            orders,
+            lead_changes,
+            metrics,
+            heralds: Mutex::default(),
+            store,
+            keeper,
+            stop_keeping,
+            applied,
+            listener: Some(listener),
+            close_listener,
+            schedule_ended,
+            guard_ended,
+            discovered,
+            review,
+            reloads: Some(reloads),
+        };
+        daemon.apply(settings).await;
+        daemon.web.set_ready(true);
+        tracing::info!(address = %daemon.address, "Listening");
+        Ok(daemon)
+    }
+
+    /// Where the daemon listens; with port 0 in the settings, the port that the system chose.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Puts settings in force. A probe that did not change keeps its schedule, connections and memory; one that
+    /// changed keeps its counters; one that is gone takes its series along.
+    pub async fn apply(&self, settings: Settings) {
+        let mut applied = self.applied.lock().await;
+        applied.wanted = settings;
+        self.put_in_force(&mut applied).await;
+        self.web.note_reload(None);
+        self.crew.metrics().reloaded(true, clock::unix_seconds());
+        tracing::info!(
+            probes = applied.runners.len(),
+            "The configuration is in force"
+        );
+    }
+
+    /// Told when who acts has changed; that is followed by [`Self::follow`].
+    pub fn lead_changes(&self) -> Arc<Notify> {
+        Arc::clone(&self.lead_changes)
+    }
+
+    /// Begins to act, or ends it, as the Leases say now.
+    pub async fn follow(&self) {
+        let mut applied = self.applied.lock().await;
+        if applied.leads.let_go() {
+            self.put_in_force(&mut applied).await;
+        }
+        if applied.leads.catch_up() {
+            self.put_in_force(&mut applied).await;
+        }
+    }
+
+    /// Puts in force what waited for the end of a watch, when it has come. Lets other replicas have the releases that
+    /// they should have, and that are at rest.
+    pub async fn settle(&self) {
+        let mut applied = self.applied.lock().await;
+        let mut guards = applied.guards.values();
+        if guards.any(|guarded| *guarded.waits.borrow() && !guarded.is_at_work()) {
+            self.put_in_force(&mut applied).await;
+        }
+        let guards = &applied.guards;
+        let is_at_rest =
+            |key: &ReleaseKey| guards.get(key).is_none_or(|guarded| !guarded.is_at_work());
+        let shares = applied.leads.to_hand_over(is_at_rest);
+        if !shares.is_empty() {
+            applied.leads.retire(&shares);
+            self.put_in_force(&mut applied).await;
+            applied.leads.hand_over(&shares).await;
+        }
+    }
+
+    async fn put_in_force(&self, applied: &mut ActiveConfig) {
+        let settings = Self::settings_now(applied);
+        applied.leads.want(&settings.releases);
+        let answers = applied.leads.answers(&mut applied.forwards);
+        let is_here = matches!(answers, Routing::One(LeaderRoute::Here));
+        if !is_here {
+            self.web.set_answers(answers.clone());
+        }
+        if settings.serve.listen != applied.settings.serve.listen {
+            tracing::warn!(listen = %settings.serve.listen, "A new listen address takes a restart");
+        }
+        if settings.serve.max_connections != applied.settings.serve.max_connections
+            || settings.serve.probe_rate != applied.settings.serve.probe_rate
+        {
+            tracing::warn!("New limits in [serve] take a restart");
+        }
+        if settings.serve.tls != applied.settings.serve.tls {
+            tracing::warn!("New files in [serve.tls] take a restart; new contents do not");
+        }
+        if settings.state != applied.settings.state {
+            tracing::warn!("A new state.directory takes a restart");
+        }
+        if settings.lease != applied.settings.lease {
+            tracing::warn!("Another [lease] takes a restart");
+        }
+        if settings.kubernetes != applied.settings.kubernetes {
+            tracing::warn!("Another cluster in [kubernetes] takes a restart");
+        }
+        let control = settings.doubt.control.iter();
+        let mut runners = HashMap::new();
+        let mut series = Vec::new();
+        for (probe, is_control) in settings
+            .probes()
+            .chain(&settings.dependencies)
+            .map(|probe| (probe, false))
+            .chain(control.map(|probe| (probe, true)))
+        {
+            let runner = self.runner_for(probe, is_control, applied.runners.get(&probe.id));
+            if !is_control {
+                series.push(ProbeSeries::new(Arc::clone(&runner.tracked)));
+            }
+            runners.insert(probe.id.clone(), runner);
+        }
+        let new: Vec<Arc<TrackedProbe>> = runners
+            .iter()
+            .filter(|(id, _)| !applied.runners.contains_key(id))
+            .map(|(_, runner)| Arc::clone(&runner.tracked))
+            .collect();
+        self.restore(new).await;
+        self.crew.adopt(
+            SelfCheck::new(&settings.doubt, hosts_of(&settings)),
+            settings.doubt.late_after,
+            settings.max_in_flight,
+        );
+        // Probing waits for nothing that is asked of the cluster.
+        self.pace.set(runners.values().cloned().collect());
+        let guards = std::mem::take(&mut applied.guards);
+        let guards = self
+            .guards_for(&settings, &applied.leads, guards, &mut applied.cluster)
+            .await;
+        self.tell_or_be_silent(&applied.leads, &settings).await;
+        applied.leads.want_no_other(&settings.releases).await;
+        self.web.replace_board(ServingConfig {
+            series,
+            modules: settings.modules.clone(),
+            targets: settings
+                .probes()
+                .map(|probe| probe.target.to_string())
+                .collect(),
+            allow: settings.serve.probe_allow.clone(),
+            timeout_offset: settings.serve.timeout_offset,
+            guards: guards.values().map(|guard| guard.view.clone()).collect(),
+            orders: guards
+                .iter()
+                .map(|((namespace, name), guard)| {
+                    let key = (namespace.to_string(), name.to_string());
+                    (key, guard.orders.clone())
+                })
+                .collect(),
+            alerts: guards
+                .iter()
+                .filter(|(_, guard)| !guard.release.alerts.is_empty())
+                .map(|((namespace, name), guard)| AlertSubscriber {
+                    release: (namespace.to_string(), name.to_string()),
+                    rules: guard.release.alerts.clone(),
+                    to: guard.alerts.clone(),
+                })
+                .collect(),
+            token_file: settings.serve.token_file.clone(),
+            review: self
+                .review
+                .clone()
+                .filter(|_| settings.serve.kubernetes_auth),
+            files: settings.named_files.clone(),
+        });
+        if settings.named_files != applied.settings.named_files {
+            warn_of_files(settings.named_files.clone()).await;
+        }
+        // Who asks before the guards are there would be told that there are no releases.
+        if is_here {
+            self.web.set_answers(answers);
+        }
+        self.orders
+            .send_replace(Arc::new(orders_of(&settings, self.address)));
+        applied.settings = settings;
+        applied.runners = runners;
+        applied.guards = guards;
+    }
+
+    /// Gives new probes the counters that were stored of them.
+    async fn restore(&self, new: Vec<Arc<TrackedProbe>>) {
+        let Some(store) = self.store.clone() else {
+            return;
+        };
+        let now = self.timeline.now();
+        let restored =
+            tokio::task::spawn_blocking(move || counter_persistence::restore(&store, now, &new));
+        // It goes on by itself, and takes the place of what was counted meanwhile: seconds, of spans of minutes to weeks.
+        let _ = tokio::time::timeout(RESTORE_PATIENCE, restored).await;
+    }
+
+    /// Heralds live where the guards live.
+    async fn tell_or_be_silent(&self, leads: &Leadership, settings: &Settings) {
+        let mut heralds = self.heralds.lock().await;
+        let releases = settings.releases.iter();
+        let configured: HashSet<Shard> = releases
+            .map(|release| leadership::share_of(&release.namespace, &release.name))
+            .collect();
+        let is_wanted =
+            |share: &Shard| !matches!(share, Shard::Release(..)) || configured.contains(share);
+        let acting: BTreeMap<&Shard, &ShardLeadership> = leads
+            .acting()
+            .filter(|(share, _)| is_wanted(share))
+            .collect();
+        let (told, silent): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut *heralds)
+            .into_iter()
+            .partition(|(share, _)| acting.contains_key(share));
+        *heralds = told;
+        for telling in silent.values() {
+            telling.stop.cancel();
+        }
+        for (share, telling) in silent {
+            end_herald(telling).await;
+            self.web.show_nothing(&share);
+        }
+        for (share, post) in acting {
+            if !heralds.contains_key(share) {
+                let telling = self.herald(share, post, leads.replica());
+                heralds.insert(share.clone(), telling);
+            }
+        }
+        let tells = settings
+            .alertmanager
+            .as_ref()
+            .filter(|_| !heralds.is_empty());
+        let urls = tells.map_or(0, |alertmanagers| alertmanagers.urls.len());
+        self.metrics.alerting.configured(urls);
+    }
+
+    fn herald(
+        &self,
+        share: &Shard,
+        post: &ShardLeadership,
+        replica: Option<String>,
+    ) -> RunningAlerting {
+        let herald = AlertEvaluator::new(alerting::AlertingSetup {
+            share: share.clone(),
+            replica,
+            crew: Arc::clone(&self.crew),
+            web: Arc::clone(&self.web),
+            metrics: Arc::clone(&self.metrics),
+            store: self.store.clone(),
+            timeline: self.timeline,
+            changed: post.changed(),
+            orders: self.orders.subscribe(),
+            permit: post.permit(),
+            ended: self.guard_ended.clone(),
+        });
+        let ended = self.guard_ended.clone().drop_guard();
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let task = tokio::spawn(async move {
+            herald.run(stopped).await;
+            ended.disarm();
+        });
+        RunningAlerting { stop, task }
+    }
+
+    fn runner_for(
+        &self,
+        probe: &Arc<ProbeConfig>,
+        is_control: bool,
+        old: Option<&Arc<ProbeTask>>,
+    ) -> Arc<ProbeTask> {
+        if let Some(old) = old
+            && *old.probe == **probe
+            && old.is_control == is_control
+        {
+            return Arc::clone(old);
+        }
+        let tracked = match old {
+            Some(old) => {
+                old.tracked.adopt(Arc::clone(probe));
+                Arc::clone(&old.tracked)
+            }
+            None => Arc::new(TrackedProbe::new(Arc::clone(probe), clock::now())),
+        };
+        let prober = Prober::new(
+            self.crew.outfit(),
+            probe.target.clone(),
+            probe.question.clone(),
+        );
+        Arc::new(ProbeTask::new(
+            Arc::clone(probe),
+            prober,
+            tracked,
+            is_control,
+        ))
+    }
+
+    /// The releases that `select` takes, as they change; none where there is no cluster.
+    pub fn discovered(&self) -> Option<watch::Receiver<Vec<DiscoveredRelease>>> {
+        self.discovered.clone()
+    }
+
+    /// What is shown of a guarded release, always the newest.
+    pub async fn view(&self, namespace: &Namespace, release: &ReleaseName) -> Option<GuardFeed> {
+        let applied = self.applied.lock().await;
+        let key = (namespace.clone(), release.clone());
+        applied.guards.get(&key).map(|guard| guard.view.clone())
+    }
+
+    /// What is known of the probes, in the order of the configuration.
+    pub async fn tracked(&self) -> Vec<Arc<TrackedProbe>> {
+        let applied = self.applied.lock().await;
+        let probes = applied.settings.probes();
+        probes
+            .filter_map(|probe| applied.runners.get(&probe.id))
+            .map(|runner| Arc::clone(&runner.tracked))
+            .collect()
+    }
+
+    /// Those who ask over HTTP for the configuration to be read again. Whoever takes this answers them; while nobody
+    /// has, they are told that there is no configuration on the disk.
+    pub const fn reloads(&mut self) -> Option<mpsc::Receiver<ReloadRequest>> {
+        self.reloads.take()
+    }
+
+    /// Notes that a changed configuration could not be read, and why; the old one stays in force.
+    pub fn reload_failed(&self, why: &str) {
+        self.web.note_reload(Some(why.to_owned()));
+        self.crew.metrics().reloaded(false, clock::unix_seconds());
+    }
+
+    /// Waits until something ends that should live as long as the process, and says what.
+    pub async fn failed(&mut self) -> &'static str {
+        let Some(listener) = &mut self.listener else {
+            return "the HTTP listener has ended";
+        };
+        tokio::select! {
+            () = self.schedule_ended.cancelled() => "the schedule has ended by itself",
+            () = self.guard_ended.cancelled() => "the guard of a release, or the herald, has ended by itself",
+            _ = listener => {
+                self.listener = None;
+                "the HTTP listener has ended by itself"
+            }
+        }
+    }
+
+    /// Stops everything, within a few seconds.
+    pub async fn stop(&mut self) {
+        self.web.set_ready(false);
+        self.pace.stop();
+        let guards = std::mem::take(&mut self.applied.lock().await.guards);
+        end_all(guards.into_values().collect()).await;
+        let heralds = std::mem::take(&mut *self.heralds.lock().await);
+        for telling in heralds.values() {
+            telling.stop.cancel();
+        }
+        for telling in heralds.into_values() {
+            end_herald(telling).await;
+        }
+        // The cluster's store takes it only from whoever has the Lease.
+        self.stop_keeping.cancel();
+        if let Some(keeper) = self.keeper.take() {
+            // A store that does not answer holds up the end no longer than this.
+            let _ = tokio::time::timeout(LAST_WRITE, keeper).await;
+        }
+        self.applied.lock().await.leads.give_back().await;
+        self.crew.finish(FINISH).await;
+        self.close_listener.cancel();
+        if let Some(listener) = self.listener.take() {
+            // The listener drains by itself within a second; a panic in it has been logged where it happened.
+            let _ = listener.await;
+        }
+        tracing::info!("Stopped");
+    }
+}
+
+/// Asks the cluster about callers.
+fn review(client: kube::Client) -> AccessReview {
+    let reviewer = Arc::new(AccessReviewer::new(client));
+    Arc::new(move |token: String, deed: Permission| {
+        let reviewer = Arc::clone(&reviewer);
+        Box::pin(async move {
+            let of = |verb, part, namespace, name| access_review::RequiredPermission::Release {
+                verb,
+                part,
+                namespace,
+                name,
+            };
+            let deed = match deed {
+                Permission::RollBack(namespace, name) => of("create", "rollback", namespace, name),
+                Permission::ReadRecording(namespace, name) => {
+                    of("get", "recording", namespace, name)
+                }
+                Permission::SendAlerts => access_review::RequiredPermission::Path {
+                    verb: "post",
+                    path: "/api/v1/alerts",
+                },
+                Permission::Reload => access_review::RequiredPermission::Path {
+                    verb: "post",
+                    path: "/-/reload",
+                },
+            };
+            match reviewer.review(&token, deed).await {
+                access_review::AccessDecision::Allowed { user } => AuthDecision::Allowed(user),
+                access_review::AccessDecision::Forbidden { user } => AuthDecision::Forbidden(user),
+                access_review::AccessDecision::Stranger => AuthDecision::Stranger,
+                access_review::AccessDecision::Unknown(why) => AuthDecision::Unknown(why),
+            }
+        })
+    })
+}
+
+/// What of the settings is for the herald.
+fn orders_of(settings: &Settings, address: SocketAddr) -> alerting::AlertingConfig {
+    let page = settings.serve.external_url.clone();
+    alerting::AlertingConfig {
+        alertmanagers: settings.alertmanager.clone().map(Arc::new),
+        page: page.or_else(|| alerting::default_page(address)),
+        promises: alerting::promises(settings),
+        receivers: settings.receivers.clone(),
+    }
+}
+
+/// The last is told, for a moment.
+async fn end_herald(telling: RunningAlerting) {
+    telling.stop.cancel();
+    // A panic in it was told where it happened.
+    let _ = telling.task.await;
+}
+
+fn hosts_of(settings: &Settings) -> impl Iterator<Item = (ProbeId, String, Duration)> {
+    settings
+        .probes()
+        .chain(&settings.dependencies)
+        .map(|probe| (probe.id.clone(), asked_host(probe), probe.interval))
+}
+
+/// Soundings on behalf of `/probe`: each with a prober of its own, which is gone afterwards.
+fn take_sounding(outfit: Arc<prober::ProberContext>) -> http::RunProbe {
+    Arc::new(move |call: ProbeRequest| {
+        let outfit = Arc::clone(&outfit);
+        Box::pin(async move {
+            let prober = Prober::new(&outfit, call.target, call.question);
+            let mut transcript = call.transcript.then(Transcript::default);
+            let sounding = prober
+                .sound(clock::now(), call.timeout, transcript.as_mut())
+                .await;
+            let steps = transcript.map_or_else(Vec::new, |transcript| transcript.lines());
+            ProbeResponse { sounding, steps }
+        })
+    })
+}
+
+/// Names of troubles of our own that are in force, for the log.
+fn named(troubles: &[VoidReason]) -> String {
+    troubles
+        .iter()
+        .map(|reason| reason.as_str())
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// The host that packets go to: the proxy's, where there is one.
+fn asked_host(probe: &ProbeConfig) -> String {
+    match &probe.question {
+        ProbeKind::Http(http) => http.proxy.as_ref().unwrap_or(&probe.target).host(),
+        ProbeKind::Tcp(_) => probe.target.host(),
+    }
+}
+
+/// Says which of the named files cannot be used. They may come later, as a Secret does, so nothing is refused.
+async fn warn_of_files(files: Vec<NamedFile>) {
+    let looking = tokio::task::spawn_blocking(move || http::readiness::troubles(&files));
+    // A disk that does not answer holds nothing up; `/-/ready` looks again.
+    if let Ok(Ok(troubles)) = tokio::time::timeout(FILES_PATIENCE, looking).await {
+        for trouble in troubles {
+            tracing::warn!(
+                trouble,
+                "A file that the configuration names cannot be used yet"
+            );
+        }
+    }
+}

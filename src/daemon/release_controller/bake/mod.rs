@@ -1,0 +1,523 @@
+//! The bake of a revision that passed its analysis: the time until it is known to be good.
+//!
+//! Invariants:
+//! - a revision that bakes is not known to be good, and its measurements are no baseline until the bake ended well. It may be
+//!   gone back to all the same, see [`crate::core::revision_ledger::choose`];
+//! - time in which Leadsman was away brings no results, and where it was away for most of a bake, that says nothing;
+//! - the next revision ends it, unless it has the same contents.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::ReleaseController;
+use super::dependencies::ExcusedProbes;
+use super::pod_states::pod_states;
+use super::signs::Trouble;
+use super::state::{RunningAnalysis, State};
+use crate::config::settings::{BakeAction, NeedsEntry};
+use crate::core::analysis::{Bake, BakeEnd, PodState, TickOutcome, number};
+use crate::core::revision_ledger::ContentVerdict;
+use crate::core::rollout::{RolloutInput, RolloutOutcome, RolloutPhase};
+use crate::core::units::{ClockShift, HasTimes, Revision, Time};
+use crate::http::status::{BakeView, VerdictView};
+use crate::release::{ReleaseEvent, ReleaseState};
+
+/// Seconds of a tick; [`Bake`] looks no closer.
+const TICK_S: f64 = 5.0;
+
+/// Endpoints that are named in a sentence.
+const MAX_NAMED: usize = 3;
+
+/// The bake that runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct RevisionBake {
+    /// The analysis that the revision passed: its endpoints, its workloads, and what is known of its pods.
+    pub(super) analysis: RunningAnalysis,
+    /// The revision that was serving before.
+    serving: Option<Revision>,
+    /// The recording of the analysis.
+    recorded: Option<(Revision, Time)>,
+    pub(super) began: Time,
+    pub(super) bake: Bake,
+    /// The last results of each endpoint.
+    lately: Vec<LatestResults>,
+    #[serde(default)]
+    trouble: Option<Trouble>,
+    #[serde(default)]
+    excused: ExcusedProbes,
+    /// What the tick that runs knows of each endpoint.
+    #[serde(skip)]
+    marks: Vec<TickOutcome>,
+}
+
+/// The last eight results of an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+struct LatestResults {
+    /// A bit for each, set for a failure; the newest is the lowest.
+    failures: u8,
+    count: u8,
+}
+
+impl LatestResults {
+    const fn take(&mut self, mark: TickOutcome) {
+        let bit = match mark {
+            TickOutcome::Good => 0,
+            TickOutcome::Bad => 1,
+            TickOutcome::Void
+            | TickOutcome::NotDue
+            | TickOutcome::Limited
+            | TickOutcome::Unresolved => return,
+        };
+        self.failures = (self.failures << 1) | bit;
+        if self.count < 8 {
+            self.count += 1;
+        }
+    }
+
+    fn share(self) -> f64 {
+        if self.count == 0 {
+            return 0.0;
+        }
+        f64::from(self.failures.count_ones()) / f64::from(self.count)
+    }
+}
+
+/// How a bake ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct BakeOutcome {
+    pub(super) revision: Revision,
+    began: Time,
+    pub(super) at: Time,
+    end: BakeEnd,
+    /// In words.
+    text: String,
+    /// The share of failures of each endpoint at its end.
+    failing: Vec<f64>,
+}
+
+impl HasTimes for BakeOutcome {
+    fn shift(&mut self, by: ClockShift) {
+        self.began.shift(by);
+        self.at.shift(by);
+    }
+}
+
+impl HasTimes for RevisionBake {
+    fn shift(&mut self, by: ClockShift) {
+        self.analysis.began.shift(by);
+        self.analysis.hurried_until.shift(by);
+        self.began.shift(by);
+        if let Some(trouble) = &mut self.trouble {
+            trouble.shift(by);
+        }
+    }
+}
+
+impl RevisionBake {
+    /// Whether a state that was read from outside can be worked with. Makes room for results.
+    pub(super) fn restore(&mut self) -> bool {
+        let endpoints = self.analysis.watch.endpoints().count();
+        self.marks = vec![TickOutcome::NotDue; endpoints];
+        self.excused.retain(self.analysis.watch.endpoints());
+        self.bake.is_sound()
+            && self.analysis.watch.is_sound()
+            && self.lately.len() == endpoints
+            && self.lately.iter().all(|latest| latest.count <= 8)
+    }
+
+    /// A result has become known. A probe may have several in a tick: the last that is evidence stands for them, so that
+    /// each is as likely to fail as any other.
+    pub(super) fn hears(
+        &mut self,
+        probe: &str,
+        mark: TickOutcome,
+        failing_need: Option<&NeedsEntry>,
+    ) {
+        let mut endpoints = self.analysis.watch.endpoints();
+        if let Some(at) = endpoints.position(|name| name == probe) {
+            if let Some(need) = failing_need {
+                self.excused.add(probe, need);
+            }
+            let is_evidence = matches!(mark, TickOutcome::Good | TickOutcome::Bad);
+            if let Some(known) = self.marks.get_mut(at)
+                && (is_evidence || *known == TickOutcome::NotDue)
+            {
+                *known = mark;
+            }
+        }
+    }
+
+    /// When the tick that runs ends.
+    fn next_tick(&self) -> Time {
+        let ticks = f64::from(self.bake.ticks()) + 1.0;
+        let seconds = (ticks * self.bake.tick_s()).min(1e9);
+        self.began + Duration::from_secs_f64(seconds)
+    }
+
+    /// Ends the ticks that are due. In those that were missed nobody looked. While something is done about the release it
+    /// does not serve at rest, which counts as if no probe had been due. A failure says nothing while something
+    /// fails that its probe needs; that may have begun after the probe was heard.
+    fn tick<'a>(
+        &mut self,
+        now: Time,
+        facts: Option<&ReleaseState>,
+        is_at_rest: bool,
+        failing_need: impl Fn(&str) -> Option<&'a NeedsEntry>,
+    ) {
+        let mut marks = vec![TickOutcome::NotDue; self.lately.len()];
+        let tick = Duration::from_secs_f64(self.bake.tick_s());
+        while self.next_tick() + tick <= now && self.bake.end() == BakeEnd::Baking {
+            self.marks.fill(TickOutcome::NotDue);
+            self.bake.miss();
+        }
+        std::mem::swap(&mut marks, &mut self.marks);
+        if !is_at_rest {
+            marks.fill(TickOutcome::NotDue);
+        }
+        if facts.is_none() {
+            for mark in marks
+                .iter_mut()
+                .filter(|mark| **mark != TickOutcome::NotDue)
+            {
+                *mark = TickOutcome::Void;
+            }
+        }
+        for (name, mark) in self.analysis.watch.endpoints().zip(&mut marks) {
+            if *mark == TickOutcome::Bad
+                && let Some(need) = failing_need(name)
+            {
+                self.excused.add(name, need);
+                *mark = TickOutcome::Void;
+            }
+        }
+        for (latest, mark) in self.lately.iter_mut().zip(&marks) {
+            latest.take(*mark);
+        }
+        let facts = facts.filter(|_| is_at_rest);
+        let mut pods = facts.map_or_else(Vec::new, |facts| {
+            pod_states(&mut self.analysis, facts, self.serving)
+        });
+        if marks.contains(&TickOutcome::Bad) || self.analysis.has_troubled_pods() {
+            Trouble::signs(&mut self.trouble, now);
+        }
+        let watch = &self.analysis.watch;
+        pods.retain(|pod| watch.can_convict(pod));
+        let normal = |pod: &PodState| watch.normal_restarts(pod);
+        self.bake.tick(&marks, &pods, normal);
+    }
+
+    /// Which endpoints fail, the worst first.
+    fn failing(&self) -> Vec<String> {
+        let endpoints = self.analysis.watch.endpoints().zip(&self.lately);
+        let mut failing: Vec<_> = endpoints.filter(|(_, of)| of.failures > 0).collect();
+        failing.sort_by_key(|(_, of)| std::cmp::Reverse(of.failures.count_ones()));
+        let words = failing.iter().map(|(name, of)| {
+            format!(
+                "{name}: {} of the last {} results failed",
+                of.failures.count_ones(),
+                of.count
+            )
+        });
+        words.take(MAX_NAMED).collect()
+    }
+}
+
+impl State {
+    /// When the tick of the bake that runs ends.
+    pub(super) fn next_bake_tick(&self) -> Option<Time> {
+        self.bake.as_ref().map(RevisionBake::next_tick)
+    }
+
+    /// A bake that was read from outside is gone on with, or dropped. What the revision measures is in doubt then.
+    pub(super) fn restore_bake(&mut self) {
+        if let Some(bake) = &mut self.bake
+            && !bake.restore()
+        {
+            tracing::warn!(revision = %bake.analysis.revision, "The stored bake is damaged and is dropped; the revision is known to be good once it has served well for long enough");
+            self.bake = None;
+        }
+        let newest = self.rollout.newest();
+        let mut entries = self.ledger.entries().iter();
+        let is_passed =
+            entries.any(|it| Some(it.revision) == newest && it.found == ContentVerdict::Passed);
+        let is_at_rest = *self.rollout.phase() == RolloutPhase::Steady;
+        self.doubtful |= is_passed && is_at_rest && self.bake.is_none();
+    }
+
+    /// The next revision has appeared. What the one before measured in its bake is taken as the baseline of those probes of
+    /// which too little is known from the last revision that was known to be good: where a release is deployed several
+    /// times an hour, no bake ever ends, and the last good hour is a day old some time.
+    /// Whether one baked.
+    pub(super) fn end_bake_for_next(&mut self, least: u64, now: Time) -> bool {
+        self.baked = None;
+        if self.bake.take().is_none() {
+            return false;
+        }
+        for known in self.probes.values_mut() {
+            if known.baseline.counts(now).1 < least {
+                known.adopt();
+            }
+        }
+        true
+    }
+
+    fn is_still_that_of(&self, revision: Revision) -> Option<Revision> {
+        let newest = self.rollout.newest()?;
+        if newest == revision {
+            return Some(newest);
+        }
+        // The same contents under another number go on baking.
+        let mut past = self.rollout.past().iter().rev();
+        let last = past.find(|past| past.case.revision == newest)?;
+        (last.ending == RolloutOutcome::Unchanged && newest > revision).then_some(newest)
+    }
+}
+
+impl ReleaseController {
+    /// A revision has passed its analysis. Without a bake it is known to be good at once.
+    pub(super) fn begin_bake(&mut self, mut analysis: RunningAnalysis) {
+        let now = self.now();
+        let guard = &self.setup.release.guard;
+        let from_s = now.since(analysis.began).as_secs_f64();
+        let bake = Bake::new(&analysis.watch, TICK_S, from_s);
+        if guard.bake == BakeAction::Off || bake.is_over() {
+            return;
+        }
+        let endpoints = analysis.endpoints();
+        analysis.trace.clear();
+        analysis.alerts.clear();
+        // Until now the probes were asked at the interval of the analysis.
+        if self.hurried.is_some() {
+            analysis.hurried_until = Some(now);
+        }
+        let last = self.state.rollout.past().last();
+        self.state.baked = None;
+        self.state.bake = Some(RevisionBake {
+            serving: last.and_then(|past| past.case.serving),
+            recorded: self.state.recorded,
+            began: now,
+            bake,
+            trouble: None,
+            lately: vec![LatestResults::default(); endpoints],
+            excused: ExcusedProbes::default(),
+            marks: vec![TickOutcome::NotDue; endpoints],
+            analysis,
+        });
+    }
+
+    /// Ends the ticks of the bake that are due.
+    pub(super) async fn bake_tick(&mut self) {
+        let now = self.now();
+        if self.state.next_bake_tick().is_none_or(|at| at > now) {
+            return;
+        }
+        let blind = self.check_blind().await;
+        let is_known = !blind && !self.state.rollout.is_held();
+        let is_at_rest = *self.state.rollout.phase() == RolloutPhase::Steady;
+        let facts = Arc::clone(&self.facts.borrow().facts);
+        let Some(mut running) = self.state.bake.take() else {
+            return;
+        };
+        let Some(revision) = self.state.is_still_that_of(running.analysis.revision) else {
+            self.count_bake("superseded");
+            return;
+        };
+        if self.setup.release.guard.bake == BakeAction::Off {
+            // From here on what holds of any revision holds of it.
+            self.state.doubtful = true;
+            return;
+        }
+        if revision != running.analysis.revision {
+            let before = running.analysis.revision;
+            running.analysis.first.get_or_insert(before);
+            running.analysis.revision = revision;
+        }
+        running.tick(now, is_known.then_some(&*facts), is_at_rest, |probe| {
+            self.failing_need_of(probe)
+        });
+        if let Some(news) = running.excused.news() {
+            let remark = format!("Bake of revision {revision}: {news}");
+            self.state.rollout.remark(now, &remark);
+            self.keep_entries();
+        }
+        self.is_dirty = true;
+        match running.bake.end() {
+            BakeEnd::Baking => self.state.bake = Some(running),
+            BakeEnd::Good => self.bake_is_good(&running, now),
+            BakeEnd::Coverage => self.bake_is_inconclusive(&running, now),
+            BakeEnd::Alarm => self.bake_has_failed(running, now).await,
+        }
+        self.publish();
+    }
+
+    fn bake_is_good(&mut self, ended: &RevisionBake, now: Time) {
+        let text = format!(
+            "baked until {} after it appeared, and nothing spoke against it",
+            in_words(ended.bake.ends_s())
+        );
+        self.state.adopt_candidates();
+        self.found(ended.analysis.revision, ContentVerdict::Good, text.clone());
+        let remark = format!(
+            "Revision {} {text}: it is known to be good",
+            ended.analysis.revision
+        );
+        self.bake_has_ended(ended, BakeEnd::Good, text, &remark, now);
+    }
+
+    fn bake_is_inconclusive(&mut self, ended: &RevisionBake, now: Time) {
+        let text = "too few results could be used, so the bake says nothing";
+        self.state.doubtful = true;
+        let remark = format!("Bake of revision {}: {text}", ended.analysis.revision);
+        self.bake_has_ended(ended, BakeEnd::Coverage, text.into(), &remark, now);
+    }
+
+    fn bake_has_ended(
+        &mut self,
+        ended: &RevisionBake,
+        end: BakeEnd,
+        text: String,
+        remark: &str,
+        now: Time,
+    ) {
+        self.count_bake(word(end));
+        if !remark.is_empty() {
+            self.state.rollout.remark(now, remark);
+            self.keep_entries();
+        }
+        self.state.baked = Some(BakeOutcome {
+            revision: ended.analysis.revision,
+            began: ended.began,
+            at: now,
+            end,
+            text,
+            failing: ended.lately.iter().map(|of| of.share()).collect(),
+        });
+    }
+
+    /// An alarm: a notice, or a rollback where the user lets the bake reject.
+    async fn bake_has_failed(&mut self, ended: RevisionBake, now: Time) {
+        let Some(alarm) = ended.bake.alarm().cloned() else {
+            return;
+        };
+        let revision = ended.analysis.revision;
+        let failing = ended.failing();
+        let mut text = format!("{} s after it appeared: {}", alarm.t.round(), alarm.text);
+        for of in &failing {
+            text.push_str("; ");
+            text.push_str(of);
+        }
+        self.state.doubtful = true;
+        self.bake_has_ended(&ended, BakeEnd::Alarm, text.clone(), "", now);
+        let rejects = self.setup.release.guard.bake == BakeAction::Rollback
+            && !self.state.rollout.has_forgotten_its_end();
+        if rejects {
+            let (tolerated, needed) = ended.bake.bounds();
+            self.state.verdict = Some(VerdictView {
+                revision: revision.0,
+                verdict: "rollback".into(),
+                reason: alarm.reason.to_string(),
+                text: text.clone(),
+                failing,
+                otherwise: format!(
+                    "With at most {:.1} % errors ({:.1} % are tolerated), or without restarts, it would have gone on baking.",
+                    needed * 100.0,
+                    tolerated * 100.0
+                ),
+                slower: None,
+                at: now.unix_seconds(),
+            });
+            // What follows belongs to the recording of the analysis.
+            if let Some((of, began)) = ended.recorded {
+                self.state.recorded = Some((of, began));
+                self.open_recorder(of, began);
+                self.collect(of, began);
+            }
+            self.state.convicted = Some(ended.analysis.watch);
+        } else {
+            self.post(ReleaseEvent {
+                is_warning: true,
+                reason: "BakeFailed",
+                action: "Bake",
+                text: format!(
+                    "Revision {revision} passed its analysis, and its bake failed, so it is not known to be good: {text}"
+                ),
+                revision,
+            });
+        }
+        self.happens(RolloutInput::BakeFailed {
+            revision,
+            reason: alarm.reason.into(),
+            text,
+            trouble_since: ended.trouble.map(|trouble| trouble.since),
+            rejects,
+        })
+        .await;
+    }
+
+    pub(super) fn count_bake(&self, end: &str) {
+        let release = &self.setup.release;
+        let releases = &self.setup.crew.metrics().releases;
+        releases.baked(release.namespace.as_str(), release.name.as_str(), end);
+    }
+}
+
+const fn word(end: BakeEnd) -> &'static str {
+    match end {
+        BakeEnd::Baking => "baking",
+        BakeEnd::Good => "good",
+        BakeEnd::Coverage => "inconclusive",
+        BakeEnd::Alarm => "failed",
+    }
+}
+
+fn in_words(seconds: f64) -> String {
+    let whole = Duration::from_secs_f64(seconds.clamp(0.0, 1e9).round());
+    humantime::format_duration(whole).to_string()
+}
+
+/// What is shown of the bake that runs, or of the last one.
+pub(super) fn view(state: &State) -> Option<BakeView> {
+    let Some(running) = &state.bake else {
+        let ended = state.baked.as_ref()?;
+        return Some(BakeView {
+            revision: ended.revision.0,
+            state: word(ended.end),
+            since: ended.began.unix_seconds(),
+            until: ended.at.unix_seconds(),
+            text: ended.text.clone(),
+            e_value: None,
+            threshold: None,
+        });
+    };
+    let bake = &running.bake;
+    let (failed, total) = bake.recent();
+    let (tolerated, _) = bake.bounds();
+    let appeared = running.analysis.began.unix_seconds();
+    Some(BakeView {
+        revision: running.analysis.revision.0,
+        state: word(BakeEnd::Baking),
+        since: running.began.unix_seconds(),
+        until: appeared + bake.ends_s(),
+        text: format!(
+            "{failed} of the last {total} results failed, {:.1} % are tolerated; evidence against it {} of {:.0}",
+            tolerated * 100.0,
+            number(bake.evidence()),
+            bake.threshold()
+        ),
+        e_value: Some(bake.evidence()),
+        threshold: Some(bake.threshold()),
+    })
+}
+
+impl BakeOutcome {
+    /// The share of failures of each endpoint at the end of this revision's bake, if that failed.
+    pub(super) fn failures_of(&self, revision: Revision) -> Option<&[f64]> {
+        let failed = self.end == BakeEnd::Alarm && self.revision == revision;
+        failed.then_some(&*self.failing)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,708 @@
+//! Guarding one release: facts and soundings in, judgement and rollbacks out.
+//!
+//! The shell around [`crate::core::rollout`] and [`crate::core::analysis`]: it turns the world into events and commands into the
+//! world, and decides nothing itself. One task for each guarded release; all its state is in [`State`].
+//!
+//! Invariants:
+//! - a rollback is carried out only after the state that says so is on the disk (or the disk has refused it), so that a
+//!   daemon that is killed does not do it twice;
+//! - a tick is fed to the watch in the form in which it is recorded, so a recording is judged again to the same end;
+//! - while the facts are not to be had, or the release is held, every sounding is void.
+
+mod alert_evidence;
+mod analysis;
+mod appearance;
+mod bake;
+mod bake_time;
+mod completeness;
+mod dependencies;
+mod kubernetes_events;
+mod not_probed;
+mod orders;
+mod persistence;
+mod pod_probers;
+mod pod_probes;
+mod pod_states;
+mod probe_events;
+mod request_counter;
+mod rollback;
+mod settings;
+mod signs;
+mod state;
+mod status;
+mod workload_events;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::{AbortHandle, JoinError, JoinHandle, JoinSet};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::interval_overrides::IntervalOverrides;
+use super::probe_executor::{ProbeExecutor, ProbeResultMsg};
+use crate::config::settings::ReleaseConfig;
+use crate::core::analysis::{RequestsBefore, TickOutcome};
+use crate::core::evidence::EvidenceBundle;
+use crate::core::recording::RecordingLine;
+use crate::core::revision_ledger;
+use crate::core::rollout::{Candidate, RolloutCommand, RolloutInput, RolloutPhase};
+use crate::core::units::{Revision, Time};
+use crate::http::status::GuardView;
+use crate::http::{ReceivedAlert, RollbackOrder};
+use crate::metrics::ObjectGauges;
+use crate::metrics::ReleaseGauges;
+use crate::platform::clock::Timeline;
+use crate::platform::permit::Permit;
+use crate::release::{self, Engine, ObservedState, ReleaseState, RollbackError};
+use crate::storage::{RecordingWriter, StateStore};
+use not_probed::NotProbed;
+pub(super) use persistence::Posted;
+use pod_probers::PodProbers;
+use request_counter::RequestCount;
+use state::MAX_ENTRIES;
+pub(super) use state::State;
+
+/// Soundings that wait to be counted: a thousand probes for some seconds. When there are more, they are void.
+pub(super) const HEARD: usize = 8192;
+
+/// The state is written at each transition and, when anything has changed, so often.
+const SAVE_EVERY: Duration = Duration::from_secs(10);
+
+/// In steady state one pod is asked so often whether it can be asked at all; more often until that is known.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+const FIRST_LOOKS_EVERY: Duration = Duration::from_secs(2);
+
+/// Pods that get a number in one watch.
+const MAX_PODS: usize = 2000;
+
+/// How long a helm that runs is waited for at the end; it takes less than a second where the API server answers.
+const LAST_WORK: Duration = Duration::from_secs(3);
+
+/// What a guard is made of.
+pub(super) struct Startup {
+    pub(super) release: ReleaseConfig,
+    pub(super) engine: Arc<dyn Engine>,
+    pub(super) store: Option<Arc<StateStore>>,
+    pub(super) crew: Arc<ProbeExecutor>,
+    pub(super) pace: Arc<IntervalOverrides>,
+    pub(super) timeline: Timeline,
+    /// Told whenever what is shown may have changed.
+    pub(super) changed: Arc<Notify>,
+    pub(super) permit: Permit,
+    /// Whether other settings wait until the watch has ended.
+    pub(super) waits: watch::Receiver<bool>,
+    /// Cancelled when it is known where the release stands: from then on it is followed.
+    pub(super) begun: CancellationToken,
+}
+
+/// A pod has answered.
+struct PodResultMsg {
+    pod: Box<str>,
+    endpoint: usize,
+    mark: TickOutcome,
+    /// From the due time to the end.
+    latency: Duration,
+    /// Only to see whether pods can be asked at all.
+    is_look: bool,
+}
+
+/// One guarded release at work.
+pub(super) struct ReleaseController {
+    setup: Startup,
+    state: State,
+    facts: watch::Receiver<ObservedState>,
+    heard: mpsc::Receiver<ProbeResultMsg>,
+    pod_heard: (mpsc::Sender<PodResultMsg>, mpsc::Receiver<PodResultMsg>),
+    work: JoinSet<RolloutInput>,
+    asking: JoinSet<()>,
+    askers: PodProbers,
+    recorder: Option<RecordingWriter>,
+    view: watch::Sender<Arc<GuardView>>,
+    last_save: Time,
+    /// A state that is being written: one at a time, so that none overtakes a later one.
+    writing: Option<JoinHandle<io::Result<()>>>,
+    next_look: Time,
+    is_dirty: bool,
+    save_fails: bool,
+    /// Whether the phase of before the restart was gone on with: that takes facts.
+    is_resumed: bool,
+    is_blind: bool,
+    hurried: Option<Duration>,
+    /// The newest revision that the facts showed last.
+    shown: Option<Revision>,
+    /// A revision of which it is not known yet what it brings, and since when.
+    undecided: Option<(Revision, Time)>,
+    /// Since when the workloads have had the templates that they have at rest.
+    templates_since: Time,
+    /// The workloads' templates, and since when they are seen so.
+    templates_seen: (workload_events::WorkloadTemplates, Time),
+    /// The look before the rollback that runs.
+    preflight: Option<AbortHandle>,
+    /// Revisions whose records cannot be read, each told once.
+    unreadable: BTreeSet<Revision>,
+    /// What was said of pods that the chart's own workloads do not make.
+    remarked: Vec<String>,
+    /// The last rehearsal: when, and for which plan.
+    rehearsed: Option<(Time, Revision, Revision)>,
+    /// Why a rollback could not be done, when last looked; empty when it could.
+    obstacle: String,
+    orders: mpsc::Receiver<RollbackOrder>,
+    order_look: orders::OrderCheck,
+    alerts: mpsc::Receiver<ReceivedAlert>,
+    /// Evidence on its way, with the revision and the beginning of its watch.
+    witnesses: JoinSet<(Revision, Time, Option<EvidenceBundle>)>,
+    /// Turns true when it has come; whoever changes the cluster waits for that.
+    witnessed: watch::Sender<bool>,
+    /// Counts of users' requests on their way, and when the next is due.
+    counting: JoinSet<RequestCount>,
+    next_count: Time,
+    /// What they were lately; `None` while that is not known.
+    requests_before: Option<RequestsBefore>,
+    cannot_count: bool,
+    /// Dependencies of which something is known.
+    needed: dependencies::DependencyStates,
+    /// Notices on their way.
+    notices: JoinSet<()>,
+    /// What was told of probes and budgets.
+    told: probe_events::ReportedState,
+    rehearsals: JoinSet<Result<(), release::RollbackError>>,
+    /// Looks whether what runs is what a rollback should have made.
+    comparing: JoinSet<rollback::Compared>,
+    /// Probes that do not ask pods directly, at the last look.
+    not_probed: Vec<NotProbed>,
+    /// How what runs differed from the newest revision before another one came, and when that was looked at.
+    differed: rollback::Differed,
+}
+
+impl ReleaseController {
+    /// Goes on from what was stored, or handed over.
+    fn new(posted: Posted, state: State) -> Self {
+        let Posted {
+            setup,
+            facts,
+            heard,
+            view,
+            orders,
+            alerts,
+            ..
+        } = posted;
+        let now = setup.timeline.now();
+        let mut guard = Self {
+            setup,
+            state,
+            facts,
+            heard,
+            pod_heard: mpsc::channel(HEARD),
+            work: JoinSet::new(),
+            asking: JoinSet::new(),
+            askers: PodProbers::default(),
+            recorder: None,
+            view,
+            last_save: now,
+            writing: None,
+            next_look: now + FIRST_LOOKS_EVERY,
+            is_dirty: false,
+            save_fails: false,
+            is_resumed: false,
+            is_blind: false,
+            hurried: None,
+            shown: None,
+            undecided: None,
+            templates_since: now,
+            templates_seen: (Vec::new(), now),
+            preflight: None,
+            unreadable: BTreeSet::new(),
+            rehearsed: None,
+            remarked: Vec::new(),
+            obstacle: String::new(),
+            orders,
+            order_look: orders::OrderCheck::default(),
+            alerts,
+            witnesses: JoinSet::new(),
+            witnessed: watch::Sender::new(true),
+            counting: JoinSet::new(),
+            next_count: now + FIRST_LOOKS_EVERY,
+            requests_before: None,
+            cannot_count: false,
+            needed: dependencies::DependencyStates::new(),
+            notices: JoinSet::new(),
+            told: probe_events::ReportedState::default(),
+            rehearsals: JoinSet::new(),
+            comparing: JoinSet::new(),
+            not_probed: Vec::new(),
+            differed: rollback::Differed::default(),
+        };
+        guard.setup.engine.acts_as(guard.state.fence);
+        guard.setup.engine.remember_images(&guard.state.images);
+        guard.resume_watch();
+        if guard.state.rollout.phase().case().is_some() {
+            guard.setup.engine.look_back();
+        }
+        guard.setup.begun.cancel();
+        if guard.state.watching.is_some() {
+            guard.restart_counting(now);
+        }
+        guard
+    }
+
+    /// Guards until told to stop; then gives the state, for whoever goes on.
+    async fn run(mut self, stop: CancellationToken) -> State {
+        self.hurry();
+        self.publish();
+        let permit = self.setup.permit.clone();
+        loop {
+            let wake = self.wake();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                () = permit.lost() => break,
+                Some(event) = self.work.join_next() => {
+                    // A look before the rollback that another one took the place of.
+                    if event.as_ref().is_err_and(JoinError::is_cancelled) {
+                        continue;
+                    }
+                    let event = event.unwrap_or_else(|error| self.has_panicked(&error));
+                    self.happens(event).await;
+                    self.check_settled().await;
+                }
+                Ok(()) = self.facts.changed() => self.on_facts().await,
+                Some(order) = self.orders.recv() => self.on_order(order).await,
+                Some(looked) = self.order_look.looks.join_next() => {
+                    let looked = looked.unwrap_or_else(|error| Err(RollbackError::Storage(error.to_string()).into()));
+                    self.on_order_looked(looked).await;
+                }
+                Some(alert) = self.alerts.recv() => self.on_alert(alert).await,
+                Some(heard) = self.heard.recv() => self.on_heard(&heard),
+                Some(heard) = self.pod_heard.1.recv() => self.on_pod_heard(&heard),
+                Some(_) = self.asking.join_next(), if !self.asking.is_empty() => {}
+                Some(Ok((revision, began, evidence))) = self.witnesses.join_next() => {
+                    self.on_evidence(revision, began, evidence);
+                }
+                Some(counted) = self.counting.join_next(), if !self.counting.is_empty() => {
+                    // One that was given up says nothing.
+                    if let Ok(counted) = counted {
+                        self.on_counted(counted);
+                    }
+                }
+                Some(_) = self.notices.join_next(), if !self.notices.is_empty() => {}
+                Some(Ok(compared)) = self.comparing.join_next() => self.on_compared(compared),
+                Some(Ok(rehearsed)) = self.rehearsals.join_next() => self.on_rehearsed(rehearsed),
+                () = tokio::time::sleep_until(wake) => self.on_time().await,
+            }
+        }
+        self.hand_over().await;
+        self.state
+    }
+
+    /// A task of a rollback has panicked. It does not say which one, so the attempt that runs has failed.
+    fn has_panicked(&self, error: &JoinError) -> RolloutInput {
+        let case = self.state.rollout.phase().case();
+        RolloutInput::ExecutionFailed {
+            attempt: case.and_then(Candidate::attempt).unwrap_or_default(),
+            reason: error.to_string(),
+        }
+    }
+
+    /// What helm has begun is not left to whoever comes next, as far as it takes no longer than [`LAST_WORK`]. Whoever has
+    /// lost the permit says nothing any more.
+    async fn hand_over(&mut self) {
+        let turning = matches!(self.state.rollout.phase(), RolloutPhase::TurningBack(case) if case.made.is_none());
+        let until = Instant::now() + LAST_WORK;
+        while turning && !self.work.is_empty() {
+            let event = tokio::time::timeout_at(until, self.work.join_next()).await;
+            let Ok(Some(event)) = event else { break };
+            if let (Ok(event), true) = (event, self.setup.permit.holds()) {
+                self.happens(event).await;
+            }
+        }
+        // A helm that takes longer ends here, before anybody else looks at what it left behind and goes on with it.
+        self.work.shutdown().await;
+        if self.setup.permit.holds() {
+            self.save(true).await;
+        }
+    }
+
+    fn now(&self) -> Time {
+        self.setup.timeline.now()
+    }
+
+    fn wake(&self) -> Instant {
+        let now = self.now();
+        let tick = self.next_tick();
+        let save = self.is_dirty.then(|| self.last_save + SAVE_EVERY);
+        let deadline = self.state.rollout.deadline();
+        let next = [
+            tick,
+            self.state.next_bake_tick(),
+            save,
+            deadline,
+            Some(self.next_look),
+            self.next_count(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or(now + SAVE_EVERY);
+        Instant::now() + next.since(now).min(SAVE_EVERY)
+    }
+
+    /// When the tick that runs ends.
+    fn next_tick(&self) -> Option<Time> {
+        self.state.next_tick()
+    }
+
+    async fn on_time(&mut self) {
+        let mut now = self.now();
+        // After a standstill several ticks may be due; what is missing in them is void.
+        while self.next_tick().is_some_and(|at| at <= now) {
+            self.tick().await;
+            now = self.now();
+        }
+        self.bake_tick().await;
+        if self.state.rollout.deadline().is_some_and(|at| at <= now) {
+            self.happens(RolloutInput::Tick).await;
+        }
+        if self.next_count().is_some_and(|at| at <= now) {
+            self.count_requests(now);
+        }
+        if self.next_look <= now {
+            self.look(now);
+            self.tell_of_budgets();
+            self.look_which_are_not_probed();
+            self.rehearse(now);
+            self.compare_at_rest(now);
+            self.soak(now);
+            if self.undecided.is_some() {
+                self.on_facts().await;
+            }
+            self.look_at_workloads();
+            self.publish();
+        }
+        if self.is_dirty && (self.last_save + SAVE_EVERY) <= now {
+            self.save(false).await;
+        }
+    }
+
+    /// Takes an event, and carries out what follows from it.
+    async fn happens(&mut self, event: RolloutInput) {
+        let now = self.now();
+        let phase = self.state.rollout.phase().as_str();
+        let ended = self
+            .state
+            .rollout
+            .past()
+            .last()
+            .map(|past| (past.at, past.case.revision));
+        let commands = self.state.rollout.step(event, now);
+        if let Some(past) = self.state.rollout.past().last()
+            && ended != Some((past.at, past.case.revision))
+        {
+            let release = &self.setup.release;
+            self.setup.crew.metrics().releases.ended(
+                release.namespace.as_str(),
+                release.name.as_str(),
+                past.ending.as_str(),
+            );
+            let is_rollback = past.case.begun.is_some();
+            for timing in past.case.timings().iter().filter(|_| is_rollback) {
+                let took = timing.took().map(|took| took.as_secs_f64());
+                let step = timing.step.as_str();
+                let releases = &self.setup.crew.metrics().releases;
+                releases.took(
+                    release.namespace.as_str(),
+                    release.name.as_str(),
+                    step,
+                    took,
+                );
+            }
+        }
+        self.keep_entries();
+        self.tell(phase, ended);
+        self.hurry();
+        let has_moved = self.state.rollout.phase().as_str() != phase;
+        // What is only noted is stored together with the phase; what touches the release comes after that.
+        let (acts, notes): (Vec<RolloutCommand>, Vec<RolloutCommand>) =
+            commands.into_iter().partition(|command| {
+                matches!(
+                    command,
+                    RolloutCommand::Preflight(_) | RolloutCommand::Execute { .. }
+                )
+            });
+        let begins = notes
+            .iter()
+            .any(|command| matches!(command, RolloutCommand::Watch(_)));
+        self.carry_out(notes);
+        if has_moved || begins {
+            self.save(true).await;
+        }
+        self.carry_out(acts);
+        if self.state.rollout.phase().case().is_none() {
+            self.state.recorded = None;
+            self.recorder = None;
+        }
+        self.publish();
+    }
+
+    /// Writes the entries of the log of events wherever they belong.
+    fn keep_entries(&mut self) {
+        for entry in self.state.rollout.take_entries() {
+            let id = &self.setup.release;
+            tracing::info!(namespace = %id.namespace, release = %id.name, phase = &*entry.phase,
+                revision = entry.revision.map(|revision| revision.0), "{}", entry.text);
+            self.record(&[RecordingLine::Entry(entry.clone())]);
+            if self.state.entries.len() >= MAX_ENTRIES {
+                self.state.entries.pop_front();
+            }
+            self.state.entries.push_back(entry);
+            self.is_dirty = true;
+        }
+    }
+
+    /// During a case the probes are asked at the interval of the watch.
+    fn hurry(&mut self) {
+        let release = &self.setup.release;
+        let interval = self
+            .state
+            .rollout
+            .phase()
+            .case()
+            .map(|_| release.guard.interval());
+        let watching = self.state.watching.as_ref();
+        let verifying = self.state.verifying.as_ref();
+        let is_limited = watching.is_some_and(|it| it.watch.is_limited())
+            || verifying.is_some_and(|it| it.is_limited);
+        let interval = interval.filter(|_| !is_limited);
+        if interval == self.hurried {
+            return;
+        }
+        self.hurried = interval;
+        self.setup.pace.watch(
+            (release.namespace.clone(), release.name.clone()),
+            interval,
+            dependencies::names(release),
+        );
+    }
+
+    /// A rate limit answers: for the rest of the analysis the probes are asked at their own interval.
+    fn slow_down(&mut self) {
+        let release = &self.setup.release;
+        tracing::warn!(namespace = %release.namespace, release = %release.name,
+            "A rate limit answers the probes: they are asked at their own interval for the rest of the analysis. Exempt Leadsman's address from the limit, or set rollback.interval to the probes' interval");
+        self.hurry();
+    }
+
+    fn carry_out(&mut self, commands: Vec<RolloutCommand>) {
+        for command in commands {
+            match command {
+                RolloutCommand::Watch(revision) => self.begin_watch(revision),
+                RolloutCommand::GoOn(revision) => self.go_on_as(revision),
+                RolloutCommand::EndWatch { kept } => self.end_watch(kept),
+                RolloutCommand::Preflight(bad) => self.preflight(bad),
+                RolloutCommand::Execute { bad, target } => self.execute(bad, target),
+                RolloutCommand::Verify(made) => {
+                    self.begin_verification();
+                    self.compare(made);
+                }
+                RolloutCommand::Found {
+                    revision,
+                    found,
+                    evidence,
+                } => {
+                    // Without a bake the analysis is all that is asked.
+                    let is_good = found == revision_ledger::ContentVerdict::Passed
+                        && self.state.bake.is_none();
+                    let found = if is_good {
+                        revision_ledger::ContentVerdict::Good
+                    } else {
+                        found
+                    };
+                    self.found(revision, found, evidence);
+                }
+            }
+        }
+    }
+
+    async fn on_facts(&mut self) {
+        let observed = self.facts.borrow_and_update().clone();
+        if let Some(trouble) = &observed.trouble {
+            tracing::warn!(release = %self.setup.release.name, trouble, "Nothing new is known of the release");
+        }
+        self.check_blind().await;
+        self.tell_what_is_seen(&observed);
+        if observed.trouble.is_some() {
+            return;
+        }
+        let facts = observed.facts;
+        if !self.is_resumed {
+            self.is_resumed = true;
+            let resumed = self.state.rollout.resume();
+            self.carry_out(resumed);
+            self.begin_again();
+        }
+        if facts.held != self.state.rollout.is_held() {
+            self.happens(RolloutInput::Held(facts.held)).await;
+        }
+        let newest = facts.newest().map(|record| record.revision);
+        let known = self.state.rollout.newest();
+        match newest {
+            None if known.is_some() || !self.state.rollout.is_absent() => self.is_gone().await,
+            None => {}
+            // Helm has told of its record before the watch of the records shows it, as after an outage.
+            Some(newest) if Some(newest) < known && self.awaits(known) => {}
+            Some(newest) if Some(newest) < known => {
+                self.is_gone().await;
+                self.seen(&facts, newest).await;
+            }
+            Some(newest) => self.seen(&facts, newest).await,
+        }
+        self.tell_remarks(&facts);
+        self.shown = newest;
+        self.askers.keep(&facts.pods);
+        // What serves when a revision appears is what was deployed before it.
+        if newest == self.state.rollout.newest() {
+            let mut records = facts.revisions.iter().rev();
+            let deployed =
+                records.find(|record| record.status == revision_ledger::RevisionStatus::Deployed);
+            self.state.deployed = deployed.map(|record| record.revision);
+            self.note_workloads(&facts);
+            self.note_templates(&facts);
+        }
+        self.act_on_finding().await;
+        self.check_settled().await;
+        self.publish();
+    }
+
+    /// Begins a watch anew that was stored by another version of the rule.
+    fn begin_again(&mut self) {
+        let phase = self.state.rollout.phase();
+        let is_watched = matches!(phase, RolloutPhase::Settling(_) | RolloutPhase::Watching(_));
+        let revision = phase.case().map(|case| case.revision);
+        if let (true, None, Some(revision)) = (is_watched, &self.state.watching, revision) {
+            tracing::warn!(release = %self.setup.release.name, %revision, "The stored analysis is of another version of Leadsman, so the analysis begins anew");
+            self.begin_watch(revision);
+        }
+    }
+
+    /// Whether a revision is the one that our rollback made, and was never among the facts.
+    fn awaits(&self, revision: Option<Revision>) -> bool {
+        let case = self.state.rollout.phase().case();
+        case.is_some_and(|case| case.made == revision) && self.shown < revision
+    }
+
+    fn tell_what_is_seen(&mut self, observed: &ObservedState) {
+        let release = &self.setup.release;
+        let unreadable = &observed.facts.unreadable;
+        let seen = ObjectGauges {
+            unreadable: i64::try_from(unreadable.len()).unwrap_or(i64::MAX),
+            blind: observed.trouble.is_some(),
+            watch_failures: observed.failures,
+        };
+        let releases = &self.setup.crew.metrics().releases;
+        releases.sees(release.namespace.as_str(), release.name.as_str(), &seen);
+        for (revision, why) in unreadable {
+            if self.unreadable.insert(*revision) {
+                tracing::warn!(release = %release.name, revision = revision.0, "A stored revision cannot be read, and is left out: {why}");
+            }
+        }
+        self.unreadable
+            .retain(|known| unreadable.iter().any(|(revision, _)| revision == known));
+    }
+
+    /// Says once what is to be known of pods that the chart's own workloads do not make, and of a rollback.
+    fn tell_remarks(&mut self, facts: &ReleaseState) {
+        if self.remarked == facts.remarks {
+            return;
+        }
+        let known = std::mem::replace(&mut self.remarked, facts.remarks.clone());
+        let now = self.now();
+        let is_new = |text: &&String| !known.contains(text);
+        for text in facts.remarks.iter().filter(is_new) {
+            self.state.rollout.remark(now, text);
+        }
+        self.keep_entries();
+    }
+
+    /// Whether we are in trouble ourselves, so that nothing can be said.
+    async fn check_blind(&mut self) -> bool {
+        let blind = self.facts.borrow().trouble.is_some() || self.setup.crew.is_blind();
+        if blind != self.is_blind {
+            self.is_blind = blind;
+            self.happens(RolloutInput::Blind(blind)).await;
+        }
+        blind
+    }
+
+    /// Whether the rollout of the newest revision is complete, where that is waited for.
+    async fn check_settled(&mut self) {
+        let facts = Arc::clone(&self.facts.borrow().facts);
+        let newest = facts.newest().map(|record| record.revision);
+        let waits = match self.state.rollout.phase() {
+            RolloutPhase::Settling(case) => Some(case.revision),
+            RolloutPhase::Watching(case) if case.settled.is_none() => Some(case.revision),
+            RolloutPhase::TurningBack(case) => case.way_back(),
+            RolloutPhase::Steady
+                if self.state.rollout.awaits_completion()
+                    || self.state.rollout.may_complete_late() =>
+            {
+                newest
+            }
+            RolloutPhase::Absent
+            | RolloutPhase::Steady
+            | RolloutPhase::Watching(_)
+            | RolloutPhase::Preflight(_)
+            | RolloutPhase::Verifying(_) => None,
+        };
+        let is_complete = self.is_rolled_out(&facts);
+        let turns_back = matches!(self.state.rollout.phase(), RolloutPhase::TurningBack(_));
+        if waits.is_some() && waits == newest && is_complete.is_none() && turns_back {
+            if facts.applied {
+                self.happens(RolloutInput::HelmIsDone).await;
+            }
+            return;
+        }
+        if waits.is_some() && waits == newest && is_complete == Some(true) {
+            if let Some(watching) = &mut self.state.watching
+                && watching.watch.settled_at().is_none()
+                && watching.tick.settled_at.is_none()
+            {
+                let since = self.setup.timeline.now().since(watching.began);
+                watching.tick.settled_at = Some(since.as_secs_f64());
+            }
+            if self.state.rollout.may_complete_late() {
+                self.state.completes_late();
+            }
+            self.happens(RolloutInput::Settled).await;
+        }
+    }
+
+    fn publish(&self) {
+        let observed = self.facts.borrow().clone();
+        let mut view = status::of(
+            &self.setup,
+            &self.state,
+            &observed.facts,
+            &self.obstacle,
+            observed.trouble.as_deref(),
+            self.now(),
+        );
+        self.setup.crew.metrics().releases.stands(&ReleaseGauges {
+            namespace: &view.namespace,
+            release: &view.release,
+            phase: &view.phase,
+            revision: view.revision,
+            e_value: view.watch.as_ref().map(|watch| watch.e_value),
+            coverage: view.watch.as_ref().and_then(|watch| watch.coverage),
+            bake_e_value: view.bake.as_ref().and_then(|bake| bake.e_value),
+        });
+        let not_probed = self.not_probed.iter();
+        view.remarks
+            .extend(not_probed.filter_map(NotProbed::remark));
+        self.tell_whether_suspect();
+        self.view.send_replace(Arc::new(view));
+        self.setup.changed.notify_one();
+    }
+}

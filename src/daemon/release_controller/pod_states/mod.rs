@@ -1,0 +1,146 @@
+//! What new pods are like, as far as it can be held against the revision.
+//!
+//! A pod counts when the revision changed its workload: its template, or settings that it reads. A pod of another workload
+//! that is made meanwhile, as by an autoscaler or a drained node, fails for another reason. And an old pod excuses only new
+//! pods of the same workload: one that has crashed for months says nothing about its neighbours.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::state::RunningAnalysis;
+use crate::core::analysis::{PodState, StuckReason, WorkloadDiff};
+use crate::core::units::Revision;
+use crate::release::ReleasePod;
+use crate::release::ReleaseState;
+
+/// Trouble of old pods in this watch, by their workloads: a new pod of the same workload that has the same is excused,
+/// also when the old one has gone.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) struct OldPodFailures {
+    looping: BTreeSet<String>,
+    stuck: BTreeSet<(String, StuckReason)>,
+}
+
+impl OldPodFailures {
+    pub(super) fn note(&mut self, old: &ReleasePod) {
+        if old.is_crash_looping() {
+            self.looping.insert(old.workload_name());
+        }
+        if let Some(stuck) = old.stuck() {
+            self.stuck.insert((old.workload_name(), stuck));
+        }
+    }
+
+    pub(super) fn has(&self, new: &ReleasePod, stuck: Option<StuckReason>) -> bool {
+        let workload = new.workload_name();
+        self.looping.contains(&workload)
+            || stuck.is_some_and(|stuck| self.stuck.contains(&(workload, stuck)))
+    }
+}
+
+/// What the analysis was told of a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) struct ReportedPod {
+    restarts: u32,
+    loops: bool,
+    stuck: Option<StuckReason>,
+    old_too: bool,
+}
+
+impl ReportedPod {
+    /// Whether it restarted, or cannot start.
+    pub(super) const fn is_in_trouble(self) -> bool {
+        self.restarts > 0 || self.loops || self.stuck.is_some()
+    }
+
+    /// What a state told.
+    pub(super) fn of(state: &PodState) -> Self {
+        Self {
+            restarts: state.restarts,
+            loops: state.crash_loop_back_off,
+            stuck: state.stuck,
+            old_too: state.old_too,
+        }
+    }
+}
+
+/// Remembers the trouble of old pods.
+pub(super) fn note_old_pods(
+    watching: &mut RunningAnalysis,
+    facts: &ReleaseState,
+    serving: Option<Revision>,
+) {
+    let revision = watching.revision;
+    let change = |pod: &ReleasePod| facts.change_of(pod, revision, serving);
+    for pod in &facts.pods {
+        if pod.terminating || !watching.is_older(pod) {
+            continue;
+        }
+        // Where the settings changed, old pods may read the new ones: what they did before counts, and nothing since.
+        if watching.watch.ticks() == 0 || change(pod) != Ok(Some(WorkloadDiff::Config)) {
+            watching.old.note(pod);
+        }
+    }
+}
+
+/// States of new pods that are not known yet: of workloads that the revision changed since the one that served before.
+pub(super) fn pod_states(
+    watching: &mut RunningAnalysis,
+    facts: &ReleaseState,
+    serving: Option<Revision>,
+) -> Vec<PodState> {
+    note_old_pods(watching, facts, serving);
+    let revision = watching.revision;
+    let change = |pod: &ReleasePod| facts.change_of(pod, revision, serving);
+    let mut states = Vec::new();
+    for pod in &facts.pods {
+        if !watching.is_new(pod) {
+            continue;
+        }
+        // Made meanwhile, of a workload that is as it was: its trouble has another cause. Where the change is not known,
+        // it is the release's own new pod.
+        if change(pod) == Ok(None) {
+            continue;
+        }
+        let stuck = pod.stuck();
+        let now = ReportedPod {
+            restarts: pod.restarts,
+            loops: pod.is_crash_looping(),
+            stuck,
+            old_too: watching.old.has(pod, stuck),
+        };
+        let before = watching.told_pods.get(&pod.name).copied();
+        if before.unwrap_or_default() == now {
+            continue;
+        }
+        watching.told_pods.insert(pod.name.clone(), now);
+        states.push(PodState {
+            name: pod.name.clone(),
+            restarts: pod.restarts,
+            crash_loop_back_off: now.loops,
+            old_too: now.old_too,
+            injected: false,
+            stuck,
+            workload: pod.workload_name().into(),
+            container: pod.container.clone(),
+        });
+    }
+    // One that is gone is no longer in the way of anything.
+    let is_there = |name: &str| facts.pods.iter().any(|pod| *pod.name == *name);
+    watching.told_pods.retain(|name, told| {
+        let stays = is_there(name);
+        if !stays && told.stuck.is_some() {
+            states.push(PodState {
+                name: name.clone(),
+                restarts: told.restarts,
+                ..PodState::default()
+            });
+        }
+        stays
+    });
+    states
+}
+
+#[cfg(test)]
+pub(super) mod tests;

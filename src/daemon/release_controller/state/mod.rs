@@ -1,0 +1,564 @@
+//! What is known of a guarded release: all of it survives a restart.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::alert_evidence::{FiringAlert, MAX_TOLD, ReportedAlert};
+use super::bake::{BakeOutcome, RevisionBake};
+use super::dependencies::ExcusedProbes;
+use super::pod_states::{OldPodFailures, ReportedPod};
+use super::workload_events::{ReportedWorkload, WorkloadTemplates};
+use crate::config::settings::NeedsEntry;
+use crate::core::analysis::{
+    Analysis, RolloutLessons, TickBuffer, TickOutcome, Verification, VerificationOutcome,
+};
+use crate::core::baseline::Baseline;
+use crate::core::recording::{self, AnalysisLatencies};
+use crate::core::revision_ledger::RevisionLedger;
+use crate::core::rollout::{LogEntry, ROLLED_OUT_LATE, Rollout, RolloutPhase};
+use crate::core::units::{ClockShift, HasTimes, Revision, Time};
+use crate::http::status::VerdictView;
+use crate::release::{MAX_RUN_IMAGES, ReleasePod, RunImage, WorkloadState};
+
+/// Entries of the log of events that are kept.
+pub(super) const MAX_ENTRIES: usize = 100;
+
+/// Workloads that are remembered; those beyond are taken for new.
+pub(super) const MAX_WORKLOADS: usize = 500;
+
+/// Kept rollouts that are learned from.
+pub(super) const MAX_TAUGHT: usize = 5;
+
+/// Points of the chart of e-values.
+const MAX_TRACE: usize = 300;
+
+/// Looks at pods in steady state that count: three good ones of the last five.
+const LOOKS: usize = 5;
+const GOOD_LOOKS: usize = 3;
+
+/// The state of one guarded release.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(in crate::daemon) struct State {
+    pub(super) rollout: Rollout,
+    pub(super) ledger: RevisionLedger,
+    /// By the probe's name.
+    pub(super) probes: BTreeMap<Box<str>, ProbeHistory>,
+    /// The newest revision with the status `deployed` that was seen.
+    pub(super) deployed: Option<Revision>,
+    /// The revision that serves is in doubt: what it measures is no baseline until it has served well for long enough.
+    pub(super) doubtful: bool,
+    #[serde(deserialize_with = "if_readable")]
+    pub(super) watching: Option<RunningAnalysis>,
+    /// The revision at hand, and when its watch began: the recording that is written.
+    pub(super) recorded: Option<(Revision, Time)>,
+    /// The watch that convicted, for the verification.
+    #[serde(deserialize_with = "if_readable")]
+    pub(super) convicted: Option<Analysis>,
+    #[serde(skip)]
+    pub(super) verifying: Option<RunningVerification>,
+    pub(super) verdict: Option<VerdictView>,
+    pub(super) entries: VecDeque<LogEntry>,
+    /// Alerts of Alertmanager that fire, whether a revision is watched or not.
+    #[serde(default)]
+    pub(super) told: Vec<ReportedAlert>,
+    /// The workloads of the newest revision when it was last at rest.
+    #[serde(default)]
+    pub(super) workloads: Vec<WorkloadState>,
+    /// The same of the last revision that was not in doubt: what a rollout is measured by.
+    #[serde(default)]
+    pub(super) workloads_before: Vec<WorkloadState>,
+    /// What told the workloads' templates from others while the newest revision was the one that is known.
+    #[serde(default)]
+    pub(super) templates: WorkloadTemplates,
+    /// The probes that failed when the contents under analysis first appeared, and the revision that brought them. A new
+    /// analysis of the same contents must not excuse what they broke themselves.
+    #[serde(default)]
+    pub(super) failing_before: Option<(Revision, Vec<Box<str>>)>,
+    /// Before that there was no such release: users' requests count since then.
+    #[serde(default)]
+    pub(super) counts_since: Option<Time>,
+    /// Grows with each start, so that what is written by a later one can be told from what an earlier one wrote.
+    #[serde(default)]
+    pub(super) fence: u64,
+    /// What the last kept rollouts taught, the newest at the end.
+    #[serde(default)]
+    pub(super) taught: VecDeque<RolloutLessons>,
+    /// What pods of the last revisions were seen to run.
+    #[serde(default)]
+    pub(super) images: Vec<RunImage>,
+    /// The bake of the newest revision.
+    #[serde(default, deserialize_with = "bake_if_readable")]
+    pub(super) bake: Option<RevisionBake>,
+    /// How the last bake ended, until the next revision.
+    #[serde(default, deserialize_with = "if_readable")]
+    pub(super) baked: Option<BakeOutcome>,
+    /// Of the analysis that runs, or of the last one.
+    #[serde(default, deserialize_with = "if_readable")]
+    pub(super) latencies: Option<AnalysisLatencies>,
+}
+
+/// A bake that cannot be read is dropped.
+fn bake_if_readable<'de, D>(reader: D) -> Result<Option<RevisionBake>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    let value = Option::<serde_json::Value>::deserialize(reader)?;
+    let read = value.map(serde_json::from_value).transpose();
+    Ok(read
+        .inspect_err(
+            |error| tracing::warn!(%error, "The stored bake cannot be read and is dropped"),
+        )
+        .unwrap_or_default())
+}
+
+/// The watch of another version of the rule cannot be gone on with: it is begun anew, and all else is kept.
+fn if_readable<'de, D, T>(reader: D) -> Result<Option<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: serde::de::DeserializeOwned,
+{
+    let value = Option::<serde_json::Value>::deserialize(reader)?;
+    Ok(value.and_then(|value| serde_json::from_value(value).ok()))
+}
+
+/// What is known of one probe.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) struct ProbeHistory {
+    pub(super) baseline: Baseline,
+    /// The same of the revision at hand, which becomes the baseline when it is found good.
+    pub(super) candidate: Baseline,
+    /// Whether pods answered well that were asked directly while the Service did.
+    pub(super) looks: VecDeque<bool>,
+    /// Whether the Service last answered well.
+    pub(super) well: bool,
+}
+
+impl ProbeHistory {
+    /// What the revision at hand measured becomes the baseline.
+    pub(super) fn adopt(&mut self) {
+        self.baseline = std::mem::take(&mut self.candidate);
+    }
+
+    pub(super) fn looked(&mut self, good: bool) {
+        if self.looks.len() >= LOOKS {
+            self.looks.pop_front();
+        }
+        self.looks.push_back(good);
+    }
+
+    /// Whether pods can be asked directly at all: a network policy may keep us out.
+    pub(super) fn can_ask_pods(&self) -> bool {
+        self.looks.iter().filter(|good| **good).count() >= GOOD_LOOKS
+    }
+
+    /// Whether enough looks were taken, so that the next may wait longer.
+    pub(super) fn has_looked(&self) -> bool {
+        self.looks.len() >= LOOKS
+    }
+}
+
+/// A watch that runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct RunningAnalysis {
+    pub(super) revision: Revision,
+    /// The first of the revisions with the same contents that are judged as one; `None` where it is alone.
+    #[serde(default)]
+    pub(super) first: Option<Revision>,
+    pub(super) began: Time,
+    pub(super) watch: Analysis,
+    /// Pods that were asked, and their numbers.
+    pub(super) pods: Vec<recording::RecordedPod>,
+    /// Which endpoints are asked of pods directly.
+    pub(super) direct: Vec<bool>,
+    /// Bad soundings by endpoint and reason.
+    pub(super) failing: Vec<BTreeMap<Box<str>, u32>>,
+    /// The tick of the last sign of trouble.
+    pub(super) last_bad: Option<u32>,
+    /// States of pods that were told to the watch.
+    #[serde(default)]
+    pub(super) told_pods: BTreeMap<Box<str>, ReportedPod>,
+    /// What the watch was told of the workloads, in their order.
+    #[serde(default)]
+    pub(super) told: Vec<ReportedWorkload>,
+    /// The last result that was asked for at the interval of the analysis, for the answers of rate limits.
+    #[serde(default)]
+    pub(super) hurried_until: Option<Time>,
+    /// What old pods have shown since the revision appeared.
+    #[serde(default)]
+    pub(super) old: OldPodFailures,
+    /// Alerts of Alertmanager that began since the revision appeared, and fire.
+    #[serde(default)]
+    pub(super) alerts: Vec<FiringAlert>,
+    /// Seconds and e-value; thinned out when it grows too long.
+    pub(super) trace: Vec<(f64, f64)>,
+    /// Whether its rollout has been complete.
+    #[serde(default)]
+    pub(super) was_complete: bool,
+    /// What was last told to the watch of that.
+    #[serde(default)]
+    pub(super) rolled_out: Option<bool>,
+    /// Marks that wait for their tick.
+    #[serde(skip)]
+    pub(super) inbox: TickBuffer,
+    /// The newest result of each dependency since the last tick, in the watch's order; void where there is none.
+    #[serde(skip)]
+    pub(super) needed: Vec<TickOutcome>,
+    #[serde(skip)]
+    pub(super) tick: recording::RecordedTick,
+}
+
+impl RunningAnalysis {
+    /// Whether a pod is of what is judged: older ones of the same contents are.
+    pub(super) fn is_own(&self, pod: &ReleasePod) -> bool {
+        let first = self.first.unwrap_or(self.revision);
+        (first..=self.revision).contains(&pod.revision)
+    }
+
+    /// Whether a pod runs what is judged: of its own, in a workload that the revision changed and that has it by now.
+    pub(super) fn is_new(&self, pod: &ReleasePod) -> bool {
+        let mut told = self.told.iter();
+        let told = told.find(|told| told.is_of(pod));
+        self.is_own(pod) && told.is_none_or(ReportedWorkload::makes_new_pods)
+    }
+
+    /// Whether a pod may read settings that the revision changed, although it ran before.
+    pub(super) fn is_unclear(&self, pod: &ReleasePod) -> bool {
+        let mut told = self.told.iter();
+        let told = told.find(|told| told.is_of(pod));
+        told.is_some_and(ReportedWorkload::reads_changed_settings) && !self.is_own(pod)
+    }
+
+    /// Whether a pod is of what was there before.
+    pub(super) fn is_older(&self, pod: &ReleasePod) -> bool {
+        pod.revision < self.first.unwrap_or(self.revision)
+    }
+
+    pub(super) fn trace(&mut self) {
+        let t = self.watch.elapsed_s();
+        // JSON has no infinity, and nobody tells such numbers apart.
+        self.trace.push((t, self.watch.e_value().min(1e300)));
+        if self.trace.len() > MAX_TRACE {
+            let mut keep = false;
+            self.trace.retain(|_| {
+                keep = !keep;
+                keep
+            });
+        }
+    }
+
+    pub(super) fn endpoints(&self) -> usize {
+        self.failing.len()
+    }
+
+    /// Which soundings failed, by probe and reason.
+    pub(super) fn failing(&self) -> Vec<String> {
+        self.watch
+            .endpoints()
+            .zip(&self.failing)
+            .flat_map(|(name, reasons)| {
+                reasons.iter().map(move |(reason, count)| {
+                    let times = if *count == 1 { "time" } else { "times" };
+                    format!("{name}: {reason} {count} {times}")
+                })
+            })
+            .collect()
+    }
+}
+
+/// A verification that runs.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct RunningVerification {
+    pub(super) began: Time,
+    pub(super) verification: Verification,
+    pub(super) inbox: TickBuffer,
+    /// Of its ticks.
+    pub(super) interval: Duration,
+    /// Whether a rate limit answers, so that probes are asked at their own interval.
+    pub(super) is_limited: bool,
+    pub(super) excused: ExcusedProbes,
+}
+
+impl RunningVerification {
+    /// A result has become known. A failure says nothing while something fails that its probe needs.
+    pub(super) fn hears(
+        &mut self,
+        probe: &str,
+        mark: TickOutcome,
+        failing_need: Option<&NeedsEntry>,
+    ) {
+        // The next tick begins anew, at the probes' own pace.
+        self.is_limited |= mark == TickOutcome::Limited;
+        let mut endpoints = self.verification.endpoints();
+        let Some(at) = endpoints.position(|name| name == probe) else {
+            return; // configured since
+        };
+        match failing_need {
+            Some(need) => {
+                self.excused.add(probe, need);
+                self.inbox.put(at, TickOutcome::Void);
+            }
+            None => self.inbox.put(at, mark),
+        }
+    }
+
+    /// Ends a tick. What a probe needs may have begun to fail after the probe was heard.
+    pub(super) fn tick<'a>(
+        &mut self,
+        is_void: bool,
+        failing_need: impl Fn(&str) -> Option<&'a NeedsEntry>,
+    ) -> Option<VerificationOutcome> {
+        let mut marks = vec![TickOutcome::Void; self.verification.endpoints().count()];
+        self.inbox.take(&mut marks, TickOutcome::Void);
+        if is_void {
+            marks.fill(TickOutcome::Void);
+        }
+        for (name, mark) in self.verification.endpoints().zip(&mut marks) {
+            if *mark == TickOutcome::Bad
+                && let Some(need) = failing_need(name)
+            {
+                self.excused.add(name, need);
+                *mark = TickOutcome::Void;
+            }
+        }
+        self.verification.tick(&marks)
+    }
+}
+
+impl State {
+    pub(super) fn new(rollout: Rollout) -> Self {
+        Self {
+            rollout,
+            ledger: RevisionLedger::default(),
+            probes: BTreeMap::new(),
+            deployed: None,
+            doubtful: false,
+            watching: None,
+            recorded: None,
+            convicted: None,
+            verifying: None,
+            verdict: None,
+            entries: VecDeque::new(),
+            told: Vec::new(),
+            workloads: Vec::new(),
+            workloads_before: Vec::new(),
+            templates: Vec::new(),
+            failing_before: None,
+            counts_since: None,
+            fence: 0,
+            taught: VecDeque::new(),
+            images: Vec::new(),
+            bake: None,
+            baked: None,
+            latencies: None,
+        }
+    }
+
+    /// Brings a state that was read from outside within its bounds, or says why it cannot be used.
+    pub(super) fn bounded(mut self) -> Result<Self, &'static str> {
+        let watches = self
+            .watching
+            .iter()
+            .map(|watching| &watching.watch)
+            .chain(&self.convicted);
+        for watch in watches {
+            if !watch.is_sound() {
+                return Err("it holds a watch that cannot be");
+            }
+        }
+        if let Some(watching) = &mut self.watching {
+            let endpoints = watching.watch.endpoints().count();
+            if watching.failing.len() != endpoints || watching.direct.len() != endpoints {
+                return Err("it holds a watch whose parts do not fit together");
+            }
+            watching.inbox = TickBuffer::new(endpoints);
+        }
+        self.rollout = self.rollout.bounded();
+        if !matches!(
+            self.rollout.phase(),
+            RolloutPhase::Settling(_) | RolloutPhase::Watching(_)
+        ) {
+            self.watching = None;
+        }
+        self.ledger = self.ledger.bounded();
+        for known in self.probes.values_mut() {
+            known.baseline = std::mem::take(&mut known.baseline).bounded();
+            known.candidate = std::mem::take(&mut known.candidate).bounded();
+            known.looks.truncate(LOOKS);
+        }
+        self.entries.truncate(MAX_ENTRIES);
+        self.told.truncate(MAX_TOLD);
+        self.taught.truncate(MAX_TAUGHT);
+        self.latencies = self.latencies.map(AnalysisLatencies::bounded);
+        self.images.truncate(MAX_RUN_IMAGES);
+        self.restore_bake();
+        self.workloads.truncate(MAX_WORKLOADS);
+        self.workloads_before.truncate(MAX_WORKLOADS);
+        self.templates.truncate(MAX_WORKLOADS);
+        Ok(self)
+    }
+
+    /// When the tick that runs ends.
+    pub(super) fn next_tick(&self) -> Option<Time> {
+        if let Some(watching) = &self.watching {
+            // What was found waits until it can be acted on, and nothing more is looked for.
+            if watching.watch.finding().is_some() {
+                return None;
+            }
+            let interval = Duration::from_secs_f64(watching.watch.rule().interval_s);
+            return Some(watching.began + interval * (watching.watch.ticks() + 1));
+        }
+        let verifying = self.verifying.as_ref()?;
+        Some(verifying.began + verifying.interval * (verifying.verification.ticks() + 1))
+    }
+
+    /// A probe fails for something that it needs: that is no baseline, but says how it is now.
+    pub(super) fn fails(&mut self, probe: &str) {
+        if let Some(known) = self.probes.get_mut(probe) {
+            known.baseline.follow(TickOutcome::Bad);
+            known.well = false;
+        }
+    }
+
+    /// Counts a sounding, wherever it belongs.
+    pub(super) fn heard(
+        &mut self,
+        probe: &str,
+        mark: TickOutcome,
+        latency: Option<Duration>,
+        now: Time,
+    ) {
+        let is_at_rest = self.rollout.phase().case().is_none();
+        let settled = self
+            .watching
+            .as_ref()
+            .is_none_or(|watching| watching.watch.settled_at().is_some());
+        let known = match self.probes.get_mut(probe) {
+            Some(known) => known,
+            None => self.probes.entry(probe.into()).or_default(),
+        };
+        match mark {
+            TickOutcome::Good => known.well = true,
+            TickOutcome::Bad => known.well = false,
+            TickOutcome::Void
+            | TickOutcome::NotDue
+            | TickOutcome::Limited
+            | TickOutcome::Unresolved => {}
+        }
+        if self.rollout.is_absent() {
+            return;
+        }
+        if self.rollout.is_starting() {
+            known.baseline.follow(mark);
+            return;
+        }
+        let latency = latency.filter(|_| mark == TickOutcome::Good);
+        // A revision that bakes is not known to be good yet.
+        let is_known_good = !self.doubtful && self.bake.is_none();
+        if is_at_rest && is_known_good {
+            known.baseline.record(mark, now);
+            if let Some(latency) = latency {
+                known.baseline.took(latency, now);
+            }
+            return;
+        }
+        known.baseline.follow(mark);
+        if settled {
+            known.candidate.record(mark, now);
+            if let Some(latency) = latency {
+                known.candidate.took(latency, now);
+            }
+        }
+    }
+
+    /// What the revision at hand measured becomes the baseline.
+    pub(super) fn adopt_candidates(&mut self) {
+        for known in self.probes.values_mut() {
+            known.adopt();
+        }
+        self.doubtful = false;
+    }
+
+    /// The rollout of the newest revision is complete after its analysis: what was measured meanwhile is not its own, and
+    /// the verdict no longer says what is missing.
+    pub(super) fn completes_late(&mut self) {
+        self.drop_candidates();
+        let newest = self.rollout.newest().map(|newest| newest.0);
+        if let Some(verdict) = &mut self.verdict
+            && Some(verdict.revision) == newest
+        {
+            verdict.reason = ROLLED_OUT_LATE.into();
+            verdict.text =
+                "Its rollout was not complete at the end of the analysis, and is by now".into();
+        }
+    }
+
+    pub(super) fn drop_candidates(&mut self) {
+        for known in self.probes.values_mut() {
+            known.candidate = Baseline::default();
+        }
+    }
+}
+
+impl HasTimes for State {
+    fn shift(&mut self, by: ClockShift) {
+        // All fields are named, so that a new one that holds a time is not forgotten.
+        let Self {
+            rollout,
+            ledger,
+            probes,
+            deployed: _,
+            doubtful: _,
+            watching,
+            // It names the file of the recording, and has to go on naming it.
+            recorded: _,
+            convicted: _,
+            verifying,
+            verdict,
+            entries,
+            told,
+            workloads: _,
+            workloads_before: _,
+            templates: _,
+            failing_before: _,
+            counts_since,
+            fence: _,
+            taught: _,
+            images: _,
+            bake,
+            baked,
+            latencies: _,
+        } = self;
+        rollout.shift(by);
+        ledger.shift(by);
+        counts_since.shift(by);
+        for known in probes.values_mut() {
+            known.baseline.shift(by);
+            known.candidate.shift(by);
+        }
+        if let Some(watching) = watching {
+            watching.began.shift(by);
+            watching.hurried_until.shift(by);
+        }
+        if let Some(bake) = bake {
+            bake.shift(by);
+        }
+        if let Some(baked) = baked {
+            baked.shift(by);
+        }
+        if let Some(verifying) = verifying {
+            verifying.began.shift(by);
+        }
+        if let Some(verdict) = verdict {
+            verdict.at += by.seconds();
+        }
+        entries.make_contiguous().shift(by);
+        for alert in told {
+            alert.shift(by);
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;

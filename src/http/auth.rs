@@ -1,0 +1,151 @@
+//! Who may change something, or see evidence: whoever knows the bearer token of `serve.token_file`, and whom the cluster
+//! knows and lets, where `serve.kubernetes_auth` says so.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::Response;
+use sha2::{Digest as _, Sha256};
+
+use super::problem::problem;
+use super::{AppState, not_now};
+use crate::platform::files::named::MAX_SECRET;
+use crate::platform::files::read_theirs;
+
+/// What somebody wants to do that not everybody may.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Permission {
+    /// Turn a release back: its namespace and name.
+    RollBack(String, String),
+    /// See the recording of a watch, which holds logs: the namespace and name of the release.
+    ReadRecording(String, String),
+    /// Send alerts as evidence.
+    SendAlerts,
+    /// Have the configuration read again.
+    Reload,
+}
+
+/// What the cluster says of a caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AuthDecision {
+    /// They may; their name, for the log.
+    Allowed(String),
+    /// They may not; their name.
+    Forbidden(String),
+    /// It does not know them.
+    Stranger,
+    /// It does not answer.
+    Unknown(String),
+}
+
+/// Asks the cluster about a token; given by the daemon, since this module does not know the cluster.
+pub type AccessReview = Arc<
+    dyn Fn(String, Permission) -> Pin<Box<dyn Future<Output = AuthDecision> + Send>> + Send + Sync,
+>;
+
+/// Lets a caller in, or answers why not.
+pub(super) async fn allowed(
+    shared: &AppState,
+    deed: Permission,
+    headers: &HeaderMap,
+) -> Result<(), Response> {
+    let board = shared.board();
+    if board.token_file.is_none() && board.review.is_none() {
+        let text = "nobody may do this here; name a file with a token by serve.token_file, or set \
+                    serve.kubernetes_auth in a cluster";
+        return Err(problem(StatusCode::FORBIDDEN, text));
+    }
+    let given = headers
+        .get(header::AUTHORIZATION)
+        .map(HeaderValue::as_bytes)
+        .and_then(bearer)
+        .filter(|token| !token.is_empty());
+    let Some(given) = given else {
+        return Err(stranger("this takes a bearer token"));
+    };
+    let mut unreadable = false;
+    if let Some(file) = &board.token_file {
+        match read(file).await {
+            Some(token) if is_equal(&token, given) => return Ok(()),
+            Some(_) => {}
+            None => unreadable = true,
+        }
+    }
+    let (Some(review), Ok(given)) = (&board.review, str::from_utf8(given)) else {
+        return Err(if unreadable {
+            let text = "the file of serve.token_file cannot be read, or is empty";
+            problem(StatusCode::INTERNAL_SERVER_ERROR, text)
+        } else {
+            stranger("this is not the bearer token of serve.token_file")
+        });
+    };
+    match review(given.to_owned(), deed.clone()).await {
+        AuthDecision::Allowed(user) => {
+            tracing::info!(user, ?deed, "Let somebody in whom the cluster lets");
+            Ok(())
+        }
+        AuthDecision::Forbidden(user) => {
+            tracing::warn!(
+                user,
+                ?deed,
+                "Refused somebody whom the cluster does not let"
+            );
+            let text = format!("{user} may not; this needs {}", needed(&deed));
+            Err(problem(StatusCode::FORBIDDEN, &text))
+        }
+        AuthDecision::Stranger => Err(stranger("nobody here knows this bearer token")),
+        AuthDecision::Unknown(why) => {
+            tracing::warn!(why, "Cannot say who a caller is");
+            let text = format!(
+                "nobody can say at the moment who has this token ({why}), so it is of no use; try again"
+            );
+            Err(not_now(&text))
+        }
+    }
+}
+
+/// The token of an Authorization header; the scheme's case does not matter (RFC 9110).
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = value.split_at_checked(7)?;
+    scheme
+        .eq_ignore_ascii_case(b"bearer ")
+        .then(|| token.trim_ascii())
+}
+
+async fn read(file: &std::path::Path) -> Option<Vec<u8>> {
+    let file = file.to_owned();
+    let read = tokio::task::spawn_blocking(move || read_theirs(&file, MAX_SECRET));
+    let bytes = read.await.ok()?.ok()?;
+    let token = bytes.trim_ascii();
+    (!token.is_empty()).then(|| token.to_vec())
+}
+
+/// Digests are compared, so that how long it takes tells nothing of the token.
+fn is_equal(one: &[u8], other: &[u8]) -> bool {
+    Sha256::digest(one) == Sha256::digest(other)
+}
+
+/// The rule that a Role needs.
+fn needed(deed: &Permission) -> String {
+    match deed {
+        Permission::RollBack(namespace, _) => {
+            format!("create on releases/rollback of leadsman.io in {namespace}")
+        }
+        Permission::ReadRecording(namespace, _) => {
+            format!("get on releases/recording of leadsman.io in {namespace}")
+        }
+        Permission::SendAlerts => "post on the non-resource URL /api/v1/alerts".into(),
+        Permission::Reload => "post on the non-resource URL /-/reload".into(),
+    }
+}
+
+fn stranger(text: &str) -> Response {
+    let mut response = problem(StatusCode::UNAUTHORIZED, text);
+    let scheme = HeaderValue::from_static("Bearer");
+    response
+        .headers_mut()
+        .insert(header::WWW_AUTHENTICATE, scheme);
+    response
+}

@@ -1,0 +1,426 @@
+//! What speaks against a rollback, as far as the two records tell. Pure.
+
+mod data;
+mod rerun;
+
+pub(super) use rerun::not_hooks;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use super::labels;
+use super::record_patch;
+use super::scope::ApiScope;
+use crate::helm::manifest::{self, ManifestObject};
+use crate::helm::record::HelmRecord;
+
+pub(super) use data::loses_claims;
+
+/// Objects that are named in one text.
+const MAX_NAMED: usize = 5;
+
+/// Fields that the API server does not let anybody change, by kind.
+const FIXED: [(&str, &[&str]); 10] = [
+    ("Deployment", &["/spec/selector"]),
+    ("DaemonSet", &["/spec/selector"]),
+    (
+        "StatefulSet",
+        &[
+            "/spec/selector",
+            "/spec/serviceName",
+            "/spec/volumeClaimTemplates",
+            "/spec/podManagementPolicy",
+        ],
+    ),
+    (
+        "Job",
+        &["/spec/template", "/spec/selector", "/spec/completionMode"],
+    ),
+    (
+        "PersistentVolumeClaim",
+        &[
+            "/spec/storageClassName",
+            "/spec/volumeName",
+            "/spec/accessModes",
+        ],
+    ),
+    ("Service", &["/spec/clusterIP"]),
+    ("Secret", &["/type"]),
+    ("RoleBinding", &["/roleRef"]),
+    ("ClusterRoleBinding", &["/roleRef"]),
+    (
+        "StorageClass",
+        &[
+            "/parameters",
+            "/provisioner",
+            "/reclaimPolicy",
+            "/volumeBindingMode",
+        ],
+    ),
+];
+
+/// Of these the server fills in nothing where a manifest leaves them out, so that one more or less is a change.
+const NOT_FILLED_IN: [&str; 3] = [
+    "/spec/volumeClaimTemplates",
+    "/spec/serviceName",
+    "/parameters",
+];
+
+/// Fields of a ConfigMap or Secret that says `immutable: true`; that it says so cannot be taken back either.
+const SEALED: [&str; 4] = ["/immutable", "/data", "/binaryData", "/stringData"];
+
+/// One thing that speaks against it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PreflightFailure {
+    /// A word for a metric.
+    pub(super) reason: &'static str,
+    pub(super) text: String,
+}
+
+/// What is allowed although it is dangerous.
+#[derive(Debug, Clone, Default)]
+pub(super) struct CheckPermissions<'a> {
+    pub(super) migrations: bool,
+    pub(super) keeper: bool,
+    pub(super) kinds: &'a [String],
+    /// Patterns of hooks that migrate nothing.
+    pub(super) no_migrations: &'a [String],
+    /// Objects of the bad revision that are not in the cluster any more, as a Job after its time: they are made anew.
+    pub(super) gone: &'a [ManifestObject],
+}
+
+/// Objects with changed fields that the API server lets nobody change: the same in both revisions where they are gone.
+pub(super) fn with_fixed_changes(
+    bad: &HelmRecord,
+    target: &HelmRecord,
+    scope: &ApiScope,
+) -> Vec<ManifestObject> {
+    let read = |record: &HelmRecord| manifest::objects(&record.manifest).unwrap_or_default();
+    let new = read(target);
+    let mut old = read(bad);
+    old.retain(|old| {
+        let mut new = new.iter();
+        let same = new.find(|new| scope.identity(new) == scope.identity(old));
+        same.is_some_and(|new| !fixed_changes(old, new).is_empty())
+    });
+    old
+}
+
+/// The objects of both revisions, and what speaks against going from one to the other.
+pub(super) fn look(
+    bad: &HelmRecord,
+    target: &HelmRecord,
+    scope: &ApiScope,
+    allowed: &CheckPermissions<'_>,
+) -> (Vec<ManifestObject>, Vec<PreflightFailure>) {
+    let mut obstacles = Vec::new();
+    let mut objects = |record: &HelmRecord| {
+        manifest::objects(&record.manifest).unwrap_or_else(|broken| {
+            obstacles.push(PreflightFailure {
+                reason: "manifest",
+                text: format!(
+                    "the manifest of revision {} cannot be read: {broken}",
+                    record.revision
+                ),
+            });
+            Vec::new()
+        })
+    };
+    let (old, new) = (objects(bad), objects(target));
+    obstacles.extend(denied(bad));
+    obstacles.extend(too_large(target));
+    if !allowed.migrations {
+        obstacles.extend(migrations(bad, allowed.no_migrations));
+    }
+    if !allowed.keeper {
+        obstacles.extend(kept_by_another(&old));
+    }
+    let by_identity: BTreeMap<_, &ManifestObject> = new
+        .iter()
+        .map(|object| (scope.identity(object), object))
+        .collect();
+    let lost: Vec<String> = old
+        .iter()
+        .filter(|object| !allowed.kinds.contains(&object.kind))
+        .filter_map(|object| match by_identity.get(&scope.identity(object)) {
+            Some(new) => data::goes_with_pods(object, new),
+            None if is_kept(object) => None,
+            None => data::goes_with(object),
+        })
+        .collect();
+    if !lost.is_empty() {
+        obstacles.push(PreflightFailure {
+            reason: "deletes_data",
+            text: format!(
+                "it would delete {}; allow the kind by release.rollback.may_delete if that is meant",
+                listed(&lost)
+            ),
+        });
+    }
+    let changed: Vec<String> = old
+        .iter()
+        .filter(|object| !allowed.gone.iter().any(|gone| gone == *object))
+        .filter_map(|object| Some((object, *by_identity.get(&scope.identity(object))?)))
+        .flat_map(|(old, new)| fixed_changes(old, new))
+        .take(MAX_NAMED)
+        .collect();
+    if !changed.is_empty() {
+        obstacles.push(PreflightFailure {
+            reason: "immutable",
+            text: format!(
+                "fields that cannot be changed differ: {}",
+                changed.join(", ")
+            ),
+        });
+    }
+    let mut all = old;
+    for object in new {
+        if !all.iter().any(|other| {
+            scope.identity(other) == scope.identity(&object)
+                && other.api_version == object.api_version
+        }) {
+            all.push(object);
+        }
+    }
+    (all, obstacles)
+}
+
+/// Objects that come back: the target has them, and the bad revision has not. None where a manifest cannot be read, which
+/// is an obstacle by itself.
+pub(super) fn returning(
+    bad: &HelmRecord,
+    target: &HelmRecord,
+    scope: &ApiScope,
+) -> Vec<ManifestObject> {
+    let read = |record: &HelmRecord| manifest::objects(&record.manifest).unwrap_or_default();
+    let old = read(bad);
+    let mut new = read(target);
+    new.retain(|object| {
+        let is_same = |other: &ManifestObject| scope.identity(other) == scope.identity(object);
+        !old.iter().any(is_same)
+    });
+    new
+}
+
+/// Workloads that read a ConfigMap or Secret which the rollback changes, and that it does not restart, since their own
+/// template is the same in both revisions: what reads it only at its start goes on with the bad contents.
+pub(super) fn not_restarted(
+    bad: &HelmRecord,
+    target: &HelmRecord,
+    scope: &ApiScope,
+    namespace: &str,
+) -> Vec<String> {
+    let read = |record: &HelmRecord| manifest::objects(&record.manifest).unwrap_or_default();
+    let (old, new) = (read(bad), read(target));
+    let pairs: Vec<(&ManifestObject, &ManifestObject)> = old
+        .iter()
+        .filter_map(|old| {
+            let same = |new: &&ManifestObject| scope.identity(new) == scope.identity(old);
+            Some((old, new.iter().find(same)?))
+        })
+        .collect();
+    let differs = |old: &ManifestObject, new: &ManifestObject| {
+        let contents = ["/data", "/binaryData", "/stringData"];
+        let mut contents = contents.iter();
+        contents.any(|place| old.body.pointer(place) != new.body.pointer(place))
+    };
+    let changed: Vec<&ManifestObject> = pairs
+        .iter()
+        .filter(|(old, new)| ["ConfigMap", "Secret"].contains(&&*old.kind) && differs(old, new))
+        .map(|(_, new)| *new)
+        .collect();
+    let stays = |(old, new): &&(&ManifestObject, &ManifestObject)| {
+        let template = "/spec/template";
+        new.is_workload() && old.body.pointer(template) == new.body.pointer(template)
+    };
+    let lines = pairs.iter().filter(stays).filter_map(|(_, workload)| {
+        let sources = workload.sources();
+        let read = changed.iter().filter(|one| {
+            let of = |object: &ManifestObject| object.namespace.as_deref().unwrap_or(namespace).to_owned();
+            of(one) == of(workload)
+                && sources.contains(&(one.kind.as_str(), one.name.as_str()))
+        });
+        let read: Vec<&ManifestObject> = read.copied().collect();
+        let namespace = workload.namespace.as_deref().unwrap_or(namespace);
+        let (kind, name) = (&workload.kind, &workload.name);
+        (!read.is_empty()).then(|| {
+            format!(
+                "The rollback changes {}, and does not restart {kind} {name}, whose template is the same; if it reads them only when it starts: kubectl rollout restart {}/{name} --namespace {namespace}",
+                named(read.into_iter()),
+                kind.to_lowercase()
+            )
+        })
+    });
+    lines.take(MAX_NAMED).collect()
+}
+
+fn denied(bad: &HelmRecord) -> Option<PreflightFailure> {
+    let wish = bad.chart_annotations.get(labels::ROLLBACK)?;
+    (wish == "deny").then(|| denied_by("the chart"))
+}
+
+/// Somebody does not want a rollback, and says so there.
+pub(super) fn denied_by(what: &str) -> PreflightFailure {
+    PreflightFailure {
+        reason: "denied",
+        text: format!("{what} says {}: deny", labels::ROLLBACK),
+    }
+}
+
+/// Definitions of the chart's folder `crds`, which Helm neither rolls back nor deletes: code of the target meets those of
+/// the bad revision, where they differ at all.
+pub(super) fn other_crds(bad: &HelmRecord, target: &HelmRecord) -> Option<String> {
+    let (was, will) = (&bad.crds, &target.crds);
+    let names: BTreeSet<&String> = was.keys().chain(will.keys()).collect();
+    let differ: Vec<&str> = names
+        .into_iter()
+        .filter(|name| was.get(*name) != will.get(*name))
+        .map(String::as_str)
+        .collect();
+    let shown = differ.iter().take(MAX_NAMED).copied();
+    let shown = shown.collect::<Vec<_>>().join(", ");
+    let more = differ.len().saturating_sub(MAX_NAMED);
+    let more = if more > 0 {
+        format!(" and {more} more")
+    } else {
+        String::new()
+    };
+    (!differ.is_empty()).then(|| {
+        format!(
+            "The charts of revisions {} and {} differ in {shown}{more}: Helm leaves these definitions as they are, so the code that comes back may meet newer ones",
+            bad.revision, target.revision
+        )
+    })
+}
+
+/// What the record of a rollback may have more than that of its target, in bytes: a longer description, and when its hooks
+/// ran.
+const GROWS_BY: usize = 2048;
+
+fn too_large(target: &HelmRecord) -> Option<PreflightFailure> {
+    (target.size + GROWS_BY > record_patch::MAX_DATA).then(|| PreflightFailure {
+        reason: "too_large",
+        text: format!(
+            "the record of revision {} has {} bytes, so that one more like it may not fit into the {} that Kubernetes takes; make the chart smaller",
+            target.revision,
+            target.size,
+            record_patch::MAX_DATA
+        ),
+    })
+}
+
+/// Hooks that may have changed data which the old code does not know.
+fn migrations(bad: &HelmRecord, ignored: &[String]) -> Option<PreflightFailure> {
+    let events = ["pre-upgrade", "post-upgrade", "pre-install", "post-install"];
+    let hook = bad.hooks.iter().find(|hook| {
+        hook.kind == "Job"
+            && events.iter().any(|event| hook.runs_at(event))
+            && !hook.phase.is_empty()
+            && !ignored
+                .iter()
+                .any(|pattern| rerun::fits(pattern, &hook.name))
+    })?;
+    Some(PreflightFailure {
+        reason: "migrations",
+        text: format!(
+            "its hook {} has run and may have migrated data; set release.rollback.migrations = \"compatible\" when old code can run after it, or {{ ignore = [{:?}] }} when this one migrates nothing",
+            hook.name, hook.name
+        ),
+    })
+}
+
+fn kept_by_another(objects: &[ManifestObject]) -> Option<PreflightFailure> {
+    let keeper = objects.iter().find_map(|object| {
+        ["/metadata/labels", "/metadata/annotations"]
+            .iter()
+            .find_map(|place| {
+                let marks = object.body.pointer(place)?.as_object()?;
+                marks.keys().find_map(|key| labels::keeper(key))
+            })
+    })?;
+    Some(keeper_obstacle(keeper))
+}
+
+pub(super) fn keeper_obstacle(keeper: &str) -> PreflightFailure {
+    PreflightFailure {
+        reason: "kept_by_another",
+        text: format!(
+            "{keeper} keeps this release and would undo a rollback; revert what it reads, or set release.rollback.allow_gitops = true"
+        ),
+    }
+}
+
+fn is_kept(object: &ManifestObject) -> bool {
+    let policy = object
+        .body
+        .pointer("/metadata/annotations/helm.sh~1resource-policy");
+    policy.and_then(Value::as_str) == Some("keep")
+}
+
+fn fixed_changes(old: &ManifestObject, new: &ManifestObject) -> Vec<String> {
+    let fields = FIXED
+        .iter()
+        .find(|(kind, _)| *kind == old.kind)
+        .map_or(&[][..], |(_, fields)| fields);
+    let sealed = if is_sealed(old) { &SEALED[..] } else { &[] };
+    let differs = |field: &&&str| {
+        let (was, will) = (old.body.pointer(field), new.body.pointer(field));
+        // What a manifest leaves out is filled in by the server, and stays.
+        if NOT_FILLED_IN.contains(field) || sealed.contains(field) {
+            return was.filter(|was| is_any(was)) != will.filter(|will| is_any(will));
+        }
+        was.is_some() && will.is_some() && was != will
+    };
+    fields
+        .iter()
+        .chain(sealed)
+        .filter(differs)
+        .map(|field| {
+            format!(
+                "{} {} {}",
+                old.kind,
+                old.name,
+                field.trim_start_matches('/').replace('/', ".")
+            )
+        })
+        .collect()
+}
+
+/// Whether it is a ConfigMap or Secret whose contents nobody may change.
+fn is_sealed(object: &ManifestObject) -> bool {
+    ["ConfigMap", "Secret"].contains(&object.kind.as_str())
+        && object.body.get("immutable") == Some(&Value::Bool(true))
+}
+
+/// Whether a field says more than when it is left out.
+fn is_any(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+        Value::Bool(_) | Value::Number(_) => true,
+    }
+}
+
+pub(super) fn named<'a>(objects: impl Iterator<Item = &'a ManifestObject>) -> String {
+    let names: Vec<String> = objects
+        .map(|object| format!("{} {}", object.kind, object.name))
+        .collect();
+    listed(&names)
+}
+
+/// The first of them, and how many more there are.
+pub(super) fn listed(names: &[String]) -> String {
+    let more = names.len().saturating_sub(MAX_NAMED);
+    let shown = names[..names.len() - more].join(", ");
+    if more > 0 {
+        format!("{shown} and {more} more")
+    } else {
+        shown
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;

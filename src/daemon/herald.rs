@@ -27,7 +27,7 @@ use messages::Posting;
 use peers::{Place, Sending};
 
 pub(super) use budgets::promises;
-pub(super) use conditions::in_a_row;
+pub(super) use conditions::{in_a_row, slower};
 
 use super::runner::Crew;
 use crate::alert::Book;

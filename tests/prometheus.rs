@@ -405,6 +405,19 @@ impl Prometheus {
         prometheus
     }
 
+    /// The names of all metrics that were scraped.
+    fn names(&self) -> std::collections::BTreeSet<String> {
+        let path = "/api/v1/label/__name__/values";
+        let reply = request(self.address, "GET", path, &[]);
+        let answer: serde_json::Value = serde_json::from_str(&reply.body).unwrap();
+        assert_eq!(answer["status"], "success", "{}", reply.body);
+        let names = answer["data"].as_array().unwrap();
+        names
+            .iter()
+            .map(|name| name.as_str().unwrap().to_owned())
+            .collect()
+    }
+
     /// The values of an instant query, as text.
     fn query(&self, query: &str) -> Vec<String> {
         let encoded: String = url::form_urlencoded::byte_serialize(query.as_bytes()).collect();

@@ -216,6 +216,39 @@ fn slower_answers_are_kept_with_a_notice() {
     }
 }
 
+/// Prometheus can tell what Leadsman tells: the metric is 1 while the alert fires, and the next revision ends both.
+#[test]
+fn slower_answers_are_a_metric_while_they_are_an_alert() {
+    // The answers of a pod's first minute are not compared.
+    let guarded = Guarded::with(|config| config.replace("watch = \"60s\"", "watch = \"120s\""));
+    let is = |value: u8| {
+        let line =
+            format!("leadsman_release_slower{{namespace=\"shop\",release=\"mykadoo\"}} {value}");
+        let page = guarded.daemon.get("/metrics").body;
+        page.lines().any(|one| one == line)
+    };
+    assert!(is(0));
+    until("there is enough to compare with", || {
+        let probes: Value =
+            serde_json::from_str(&guarded.daemon.get("/api/v1/probes").body).unwrap();
+        let probes = probes["probes"].as_array().unwrap();
+        probes
+            .iter()
+            .all(|probe| probe["totals"]["good"].as_u64() >= Some(300))
+    });
+    guarded.deploy("slower");
+    until("the metric says so", || is(1));
+    until("people are told", || {
+        let alerts = guarded.daemon.get("/api/v1/alerts").body;
+        alerts.contains("LeadsmanReleaseSlower")
+    });
+    until("its analysis ends", || guarded.ending_of(2).is_some());
+    assert_eq!(guarded.ending_of(2).as_deref(), Some("kept"));
+    assert!(is(1), "it is told for an hour");
+    guarded.deploy("healthy");
+    until("the next revision ends it", || is(0));
+}
+
 #[test]
 fn a_rate_limit_is_kept_and_its_refusals_are_not_judged() {
     scenario("rate-limited", &[KEPT[0], KEPT[1], "limit"]);

@@ -76,6 +76,8 @@ pub struct ReleaseGauges<'a> {
     pub coverage: Option<f64>,
     /// Evidence against it, while it bakes.
     pub bake_e_value: Option<f64>,
+    /// Whether it is shown to answer more slowly than the one before, as `LeadsmanReleaseSlower` says.
+    pub is_slower: bool,
 }
 
 /// What is known of the objects around a release.
@@ -98,6 +100,7 @@ pub struct ReleaseMetrics {
     e_value: GaugeVec,
     coverage: GaugeVec,
     bake_e_value: GaugeVec,
+    slower: IntGaugeVec,
     bakes: IntCounterVec,
     endings: IntCounterVec,
     steps: GaugeVec,
@@ -157,6 +160,10 @@ impl ReleaseMetrics {
             bake_e_value: of_watch(
                 "leadsman_bake_e_value",
                 "Evidence against the revision that bakes; an alarm needs 100000. Absent when none does.",
+            )?,
+            slower: of_release(
+                "leadsman_release_slower",
+                "1 while the newest revision is shown to answer more slowly than the one before, and for an hour after its analysis.",
             )?,
             bakes: add(
                 registry,
@@ -263,6 +270,9 @@ impl ReleaseMetrics {
         for end in BAKES {
             self.bakes.with_label_values(&[labels[0], labels[1], end]);
         }
+        self.slower
+            .with_label_values(&labels)
+            .set(i64::from(standing.is_slower));
         match standing.revision {
             Some(revision) => self
                 .revision
@@ -392,6 +402,7 @@ impl ReleaseMetrics {
         drop(self.e_value.remove_label_values(&labels));
         drop(self.coverage.remove_label_values(&labels));
         drop(self.bake_e_value.remove_label_values(&labels));
+        drop(self.slower.remove_label_values(&labels));
     }
 }
 
@@ -455,5 +466,35 @@ mod tests {
         releases.forget("shop", "web");
         assert_eq!(modes().len(), 3, "those of the other release");
         assert!(modes().iter().all(|line| line.contains("\"other\"")));
+    }
+
+    #[test]
+    fn whether_it_is_slower_is_always_there_and_goes_with_the_release() {
+        let registry = Registry::new();
+        let releases = ReleaseMetrics::new(&registry).unwrap();
+        let slower = || {
+            let page = TextEncoder::new()
+                .encode_to_string(&registry.gather())
+                .unwrap();
+            let line = page.lines().find_map(|line| {
+                line.strip_prefix("leadsman_release_slower{namespace=\"shop\",release=\"web\"} ")
+            });
+            line.map(str::to_owned)
+        };
+        for (is_slower, shown) in [(false, "0"), (true, "1"), (false, "0")] {
+            releases.stands(&ReleaseGauges {
+                namespace: "shop",
+                release: "web",
+                phase: "steady",
+                revision: Some(2),
+                e_value: None,
+                coverage: None,
+                bake_e_value: None,
+                is_slower,
+            });
+            assert_eq!(slower().as_deref(), Some(shown));
+        }
+        releases.forget("shop", "web");
+        assert_eq!(slower(), None);
     }
 }

@@ -1,6 +1,9 @@
 //! The shipped dashboards: the rules of grafana/dashboard-linter, and every query against a Prometheus that scraped a
-//! rollback: none may come back empty.
+//! rollback and a slow revision that bakes: none may come back empty. Every metric that they or the rules name is one of
+//! the program.
 
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
@@ -137,50 +140,115 @@ fn dashboards_keep_the_linters_rules() {
     }
 }
 
+/// The series of a Lease are there only in a cluster; tests/cluster/newcomer.rs sees this one.
+const ONLY_IN_A_CLUSTER: [&str; 1] = ["leadsman_release_leader"];
+
+/// The metrics of the program that a text names.
+fn metrics(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let ours = |word: &&str| word.starts_with("leadsman_") || word.starts_with("process_");
+    words.filter(ours).map(str::to_owned).collect()
+}
+
+/// What the expressions of the shipped rules name.
+fn metrics_of_the_rules() -> BTreeSet<String> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("helm/leadsman/files/rules.yaml");
+    let rules: Value = serde_saphyr::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    let groups = list(&rules["groups"]);
+    let rules = groups.iter().flat_map(|group| list(&group["rules"]));
+    rules
+        .flat_map(|rule| metrics(rule["expr"].as_str().unwrap()))
+        .collect()
+}
+
+/// An app with its history, once its pods are Ready.
+fn app(history: &Path) -> App {
+    let app = App::of(history);
+    until("the app's pods are Ready", || {
+        std::fs::read_to_string(history.join("pods.json"))
+            .is_ok_and(|text| text.contains("\"settled\":1"))
+    });
+    app
+}
+
+fn release(name: &str, app: &App, history: &Path, watch: &str) -> String {
+    format!(
+        "[[release]]\nname = \"{name}\"\nnamespace = \"shop\"\nbase_url = \"{}\"\nembedded = \"{}\"\nmode = \"enforce\"\n\
+         interval = \"100ms\"\nobjective = {{ availability = \"99%\" }}\n[release.rollback]\nwatch = \"{watch}\"\n\
+         [[release.probe]]\nname = \"api\"\npath = \"/api/health\"\nexpect = {{ status = 200 }}\n",
+        app.url(),
+        history.display()
+    )
+}
+
+fn deploy(scenario: &str, history: &Path) {
+    let arguments = ["demo", "--deploy", scenario, "--history"];
+    let deployed = Command::new(env!("CARGO_BIN_EXE_leadsman"))
+        .args(arguments)
+        .arg(history)
+        .status()
+        .unwrap();
+    assert!(deployed.success());
+}
+
 #[test]
 fn every_query_of_the_dashboards_finds_something() {
     if !present("prometheus") {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let history = folder.path().join("history");
-    let app = App::of(&history);
-    until("the app's pods are Ready", || {
-        std::fs::read_to_string(history.join("pods.json"))
-            .is_ok_and(|text| text.contains("\"settled\":1"))
-    });
+    let (history, slow) = (folder.path().join("history"), folder.path().join("slow"));
+    let (mykadoo, slower) = (app(&history), app(&slow));
     let config = format!(
-        "[serve]\nlisten = \"127.0.0.1:0\"\n[alertmanager]\nurls = [\"http://{}\"]\nwatchdog = true\n\
-         [[release]]\nname = \"mykadoo\"\nnamespace = \"shop\"\nbase_url = \"{}\"\nembedded = \"{}\"\nmode = \"enforce\"\n\
-         interval = \"100ms\"\nobjective = {{ availability = \"99%\" }}\n[release.rollback]\nwatch = \"60s\"\n\
-         [[release.probe]]\nname = \"api\"\npath = \"/api/health\"\nexpect = {{ status = 200 }}\n",
+        "[serve]\nlisten = \"127.0.0.1:0\"\n[alertmanager]\nurls = [\"http://{}\"]\nwatchdog = true\n{}{}",
         hanging_server(),
-        app.url(),
-        history.display()
+        release("mykadoo", &mykadoo, &history, "60s"),
+        // The answers of a pod's first minute are not compared.
+        release("slower", &slower, &slow, "120s"),
     );
     let leadsman = Leadsman::run(&config, &[]);
-    let prometheus = Prometheus::start(&leadsman, &app, unused_port());
-    until("there is a baseline", || {
+    let prometheus = Prometheus::start(&leadsman, &mykadoo, unused_port());
+    until("there are baselines", || {
         let probes: Value = serde_json::from_str(&leadsman.get("/api/v1/probes").body).unwrap();
-        probes["probes"][0]["totals"]["good"].as_u64() >= Some(100)
+        let probes = list(&probes["probes"]);
+        probes.len() == 2
+            && probes
+                .iter()
+                .all(|probe| probe["totals"]["good"].as_u64() >= Some(300))
     });
-    let deploy = [
-        "demo",
-        "--deploy",
-        "dead",
-        "--history",
-        history.to_str().unwrap(),
-    ];
-    let deployed = Command::new(env!("CARGO_BIN_EXE_leadsman"))
-        .args(deploy)
-        .status()
-        .unwrap();
-    assert!(deployed.success());
-    until("it was turned back, and that was scraped", || {
-        !prometheus
-            .query("leadsman_rollouts_total{ending=\"recovered\"} == 1")
-            .is_empty()
-    });
+    deploy("slower", &slow);
+    deploy("dead", &history);
+    for (what, query) in [
+        (
+            "it was turned back, and that was scraped",
+            "leadsman_rollouts_total{release=\"mykadoo\",ending=\"recovered\"} == 1",
+        ),
+        (
+            "the other one is slower, and that was scraped",
+            "leadsman_release_slower{release=\"slower\"} == 1",
+        ),
+        (
+            "it bakes, and that was scraped",
+            "leadsman_bake_e_value{release=\"slower\"}",
+        ),
+    ] {
+        until(what, || !prometheus.query(query).is_empty());
+    }
+    let scraped = prometheus.names();
+    let mut named = metrics_of_the_rules();
+    for dashboard in dashboards() {
+        let (panels, notes) = queries(&dashboard);
+        let all = panels.iter().chain(&notes);
+        named.extend(all.flat_map(|query| metrics(query)));
+    }
+    for name in ONLY_IN_A_CLUSTER {
+        assert!(
+            named.remove(name),
+            "no rule names {name}: take it from the list"
+        );
+    }
+    let missing: Vec<_> = named.difference(&scraped).collect();
+    assert!(missing.is_empty(), "{missing:?}");
     for dashboard in dashboards() {
         let (panels, notes) = queries(&dashboard);
         let variables = variables(&dashboard);

@@ -90,7 +90,7 @@ pub(super) fn blind(view: &GuardView) -> Option<Condition> {
 }
 
 /// A release whose newest revision answers more slowly than the one before.
-pub(super) fn slower(view: &GuardView, now: f64) -> Option<Condition> {
+pub(in crate::daemon) fn slower(view: &GuardView, now: f64) -> Option<Condition> {
     let at_work = view.watch.as_ref().and_then(|watch| {
         let case = view.case.as_ref()?;
         Some((case.revision, watch.slower.as_ref()?))

@@ -26,7 +26,7 @@ use url::Url;
 use alertmanager_discovery::{AlertmanagerAddress, AlertmanagerTask};
 use messages::ReceiverTask;
 
-pub(super) use conditions::in_a_row;
+pub(super) use conditions::{in_a_row, slower};
 pub(super) use error_budgets::promises;
 
 use super::probe_executor::ProbeExecutor;

@@ -42,6 +42,7 @@ use tokio::task::{AbortHandle, JoinError, JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::alerting::slower;
 use super::interval_overrides::IntervalOverrides;
 use super::probe_executor::{ProbeExecutor, ProbeResultMsg};
 use crate::config::settings::ReleaseConfig;
@@ -697,6 +698,7 @@ impl ReleaseController {
             e_value: view.watch.as_ref().map(|watch| watch.e_value),
             coverage: view.watch.as_ref().and_then(|watch| watch.coverage),
             bake_e_value: view.bake.as_ref().and_then(|bake| bake.e_value),
+            is_slower: slower(&view, self.now().unix_seconds()).is_some(),
         });
         let not_probed = self.not_probed.iter();
         view.remarks

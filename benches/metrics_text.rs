@@ -29,7 +29,7 @@ fn probe(number: usize) -> ProbeConfig {
             probe: ProbeName::new(format!("probe-{number:05}")),
         },
         target: Target::parse("http://web:8080/health", "http").expect("this is a target"),
-        question: ProbeKind::Http(Box::new(HttpProbeConfig {
+        kind: ProbeKind::Http(Box::new(HttpProbeConfig {
             method: http::Method::GET,
             headers: Vec::new(),
             host: None,
@@ -46,7 +46,7 @@ fn probe(number: usize) -> ProbeConfig {
             expect: Expect::default(),
         })),
         interval: Duration::from_secs(10),
-        watch_interval: None,
+        analysis_interval: None,
         needs: Vec::new(),
         pods: None,
         timeout: Duration::from_secs(5),
@@ -61,20 +61,20 @@ fn probes(count: usize) -> (Vec<ProbeSeries>, Moment) {
     let start = Moment::after_boot(Duration::from_secs(100_000));
     let mut now = start;
     let series = (0..count).map(|number| {
-        let tracked = TrackedProbe::new(Arc::new(probe(number)), start);
+        let tracked_probe = TrackedProbe::new(Arc::new(probe(number)), start);
         for n in 0..60 {
             now = start + Duration::from_secs(10) * n;
             let millis = 3 + (u64::from(n) * 37 + number as u64) % 200;
             let due = now - Duration::from_millis(millis);
-            let bad = n % 30 == 7;
-            let sounding = ProbeResult {
+            let failure = n % 30 == 7;
+            let result = ProbeResult {
                 due,
                 started: due,
                 finished: now,
-                outcome: if bad {
-                    Outcome::Bad(Reason::Status)
+                outcome: if failure {
+                    Outcome::Failure(Reason::Status)
                 } else {
-                    Outcome::Good
+                    Outcome::Success
                 },
                 phases: PhaseTimes {
                     resolve: Duration::from_micros(301),
@@ -84,16 +84,16 @@ fn probes(count: usize) -> (Vec<ProbeSeries>, Moment) {
                     transfer: Duration::from_micros(87),
                 },
                 answer: ResponseFacts {
-                    status: Some(if bad { 503 } else { 200 }),
+                    status: Some(if failure { 503 } else { 200 }),
                     ..ResponseFacts::default()
                 },
                 explanation: None,
             };
-            tracked
+            tracked_probe
                 .lock()
-                .record(&sounding, 1_700_000_000.25 + f64::from(n));
+                .record(&result, 1_700_000_000.25 + f64::from(n));
         }
-        ProbeSeries::new(Arc::new(tracked))
+        ProbeSeries::new(Arc::new(tracked_probe))
     });
     (series.collect(), now)
 }
@@ -227,7 +227,7 @@ fn bench(c: &mut Criterion) {
         b.iter(|| {
             let probes = series.iter();
             probes
-                .map(|s| s.tracked().lock().view(now).window.good)
+                .map(|s| s.tracked_probe().lock().view(now).window.success)
                 .sum::<u64>()
         });
     });

@@ -56,7 +56,7 @@ fn main() {
             .and_then(|text| text.parse().ok())
             .unwrap_or(default)
     };
-    let (rounds, soundings) = (number("--rounds", 15), number("--soundings", 400));
+    let (rounds, results) = (number("--rounds", 15), number("--soundings", 400));
     let mut server = Command::new(std::env::current_exe().expect("our own path"))
         .arg("--serve")
         .stdin(Stdio::piped())
@@ -73,7 +73,7 @@ fn main() {
         .enable_all()
         .build()
         .expect("a runtime");
-    runtime.block_on(compare(port, rounds, soundings));
+    runtime.block_on(compare(port, rounds, results));
     drop(server.stdin.take());
     server.wait().expect("the server ends");
 }
@@ -87,7 +87,7 @@ struct Row {
     allocations: Vec<f64>,
 }
 
-async fn compare(port: u16, rounds: usize, soundings: usize) {
+async fn compare(port: u16, rounds: usize, results: usize) {
     let names = [
         ("new: bare reqwest", 0),
         ("new: raw hyper", 0),
@@ -122,7 +122,7 @@ async fn compare(port: u16, rounds: usize, soundings: usize) {
             let before = cpu_nanos();
             if index >= 5 {
                 let mut running = JoinSet::new();
-                for _ in 0..soundings {
+                for _ in 0..results {
                     if running.len() >= IN_FLIGHT {
                         running.join_next().await;
                     }
@@ -136,7 +136,7 @@ async fn compare(port: u16, rounds: usize, soundings: usize) {
                 }
                 while running.join_next().await.is_some() {}
             }
-            for number in 0..if index < 5 { soundings } else { 0 } {
+            for number in 0..if index < 5 { results } else { 0 } {
                 let one = number % usize::from(ADDRESSES);
                 match index {
                     0 => with_reqwest(&fresh, &urls[one], true).await,
@@ -150,13 +150,13 @@ async fn compare(port: u16, rounds: usize, soundings: usize) {
             let made = region.change().allocations;
             // The first round warms up.
             if round > 0 {
-                row.cpu.push(cpu as f64 / soundings as f64 / 1e3);
-                row.allocations.push(made as f64 / soundings as f64);
+                row.cpu.push(cpu as f64 / results as f64 / 1e3);
+                row.allocations.push(made as f64 / results as f64);
             }
         }
     }
     println!(
-        "one at a time unless said otherwise, {rounds} rounds of {soundings} soundings; median over the rounds\n"
+        "one at a time unless said otherwise, {rounds} rounds of {results} soundings; median over the rounds\n"
     );
     println!(
         "{:<34} {:>12} {:>18} {:>12}",
@@ -186,7 +186,7 @@ async fn compare(port: u16, rounds: usize, soundings: usize) {
 /// The whole way of a sounding, from the prober to the record.
 struct Ours {
     prober: Prober,
-    tracked: TrackedProbe,
+    tracked_probe: TrackedProbe,
 }
 
 impl Ours {
@@ -213,26 +213,21 @@ impl Ours {
             .next()
             .map(|p| (**p).clone())
             .expect("one probe");
-        let mut question = probe.question.clone();
-        if let ProbeKind::Http(http) = &mut question {
+        let mut kind = probe.kind.clone();
+        if let ProbeKind::Http(http) = &mut kind {
             http.connection = connection;
         }
         let target = Target::parse(&url, "http").expect("a URL");
         Self {
-            prober: Prober::new(shared, target, question),
-            tracked: TrackedProbe::new(Arc::new(probe), clock::now()),
+            prober: Prober::new(shared, target, kind),
+            tracked_probe: TrackedProbe::new(Arc::new(probe), clock::now()),
         }
     }
 
     async fn sound(&self) {
-        let sounding = self.prober.sound(clock::now(), TIMEOUT, None).await;
-        assert_eq!(
-            sounding.outcome,
-            Outcome::Good,
-            "{:?}",
-            sounding.explanation
-        );
-        self.tracked.lock().record(&sounding, 0.0);
+        let result = self.prober.sound(clock::now(), TIMEOUT, None).await;
+        assert_eq!(result.outcome, Outcome::Success, "{:?}", result.explanation);
+        self.tracked_probe.lock().record(&result, 0.0);
     }
 }
 

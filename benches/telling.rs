@@ -53,13 +53,13 @@ fn telling(criterion: &mut Criterion) {
         .measurement_time(Duration::from_secs(5))
         .sample_size(10);
     let now = Time::from_millis(1_800_000_000_000);
-    let mut book = AlertStore::default();
+    let mut alert_store = AlertStore::default();
     let all = conditions();
-    book.observe(all.clone(), |_| true, now);
+    alert_store.observe(all.clone(), |_| true, now);
     group.bench_function("a look", |bencher| {
         bencher.iter_batched(
             || all.clone(),
-            |all| book.observe(all, |_| true, now),
+            |all| alert_store.observe(all, |_| true, now),
             criterion::BatchSize::LargeInput,
         );
     });
@@ -70,7 +70,7 @@ fn telling(criterion: &mut Criterion) {
     };
     group.bench_function("a round of resending", |bencher| {
         bencher.iter(|| {
-            let wires = wires(&book, Duration::from_secs(60), now);
+            let wires = wires(&alert_store, Duration::from_secs(60), now);
             let batches = wires.chunks(256);
             batches
                 .map(|batch| {
@@ -88,10 +88,10 @@ fn telling(criterion: &mut Criterion) {
         days: 30,
         tiers: BurnTier::ALL.to_vec(),
     };
-    let tally = Counts {
-        good: 3000,
-        bad: 2,
-        void: 0,
+    let counts = Counts {
+        success: 3000,
+        failure: 2,
+        unknown: 0,
     };
     criterion.bench_function("the four tiers of 1000 objectives", |bencher| {
         bencher.iter(|| {
@@ -99,7 +99,7 @@ fn telling(criterion: &mut Criterion) {
                 .filter(|_| {
                     BurnTier::ALL
                         .iter()
-                        .any(|tier| objective.fires(*tier, |_| tally, 1.0))
+                        .any(|tier| objective.fires(*tier, |_| counts, 1.0))
                 })
                 .count()
         });
@@ -144,15 +144,15 @@ fn on_the_wire(_: &mut Criterion) {
             let (peer, stop) = (Arc::clone(peer), stop.clone());
             tokio::spawn(async move { peer.run(stop).await });
         }
-        let mut book = AlertStore::default();
+        let mut alert_store = AlertStore::default();
         let mut took = Vec::new();
         for condition in conditions().into_iter().take(EVENTS) {
             let began = Instant::now();
             let now = Time::from_millis(1_800_000_000_000);
-            let mut look = book.look(now);
+            let mut look = alert_store.look(now);
             look.holds(condition);
             look.end(|_| false);
-            let wires = wires(&book, Duration::from_secs(60), now);
+            let wires = wires(&alert_store, Duration::from_secs(60), now);
             for peer in &peers {
                 peer.offer(&wires[wires.len() - 1..]);
             }

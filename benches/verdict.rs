@@ -35,7 +35,7 @@ fn cpu_s() -> f64 {
 }
 
 /// A release of one workload that is rolled out; with latencies of the hour before where answers are timed.
-fn watch(endpoints: usize, direct: bool, timed: bool) -> Analysis {
+fn analysis(endpoints: usize, direct: bool, timed: bool) -> Analysis {
     let rule = Rule {
         interval_s: 1.0,
         ..Rule::default()
@@ -88,13 +88,13 @@ fn events(tick: usize) -> Vec<WorkloadEvent> {
     }]
 }
 
-fn marks(rng: &mut Rng, endpoints: usize) -> Vec<TickOutcome> {
+fn outcomes(rng: &mut Rng, endpoints: usize) -> Vec<TickOutcome> {
     (0..endpoints)
         .map(|_| {
             if rng.f64() < BASE {
-                TickOutcome::Bad
+                TickOutcome::Failure
             } else {
-                TickOutcome::Good
+                TickOutcome::Success
             }
         })
         .collect()
@@ -103,19 +103,19 @@ fn marks(rng: &mut Rng, endpoints: usize) -> Vec<TickOutcome> {
 /// Whole watches, one after another, that convict nobody: µs of a tick (the median of the watches), allocations, the state's bytes.
 fn ticks(endpoints: usize, pods: usize, timed: bool) {
     let mut rng = Rng::with_seed(7);
-    let fresh = watch(endpoints, pods > 0, timed);
+    let fresh = analysis(endpoints, pods > 0, timed);
     let length = 300;
-    let rows: Vec<Vec<TickOutcome>> = (0..length).map(|_| marks(&mut rng, endpoints)).collect();
-    let answers: Vec<Vec<TickOutcome>> = (0..pods).map(|_| marks(&mut rng, endpoints)).collect();
+    let rows: Vec<Vec<TickOutcome>> = (0..length).map(|_| outcomes(&mut rng, endpoints)).collect();
+    let answers: Vec<Vec<TickOutcome>> = (0..pods).map(|_| outcomes(&mut rng, endpoints)).collect();
     let happened: Vec<Vec<WorkloadEvent>> = (0..length).map(events).collect();
     let took = vec![Some(8000); endpoints];
     let latency_us: &[Option<u32>] = if timed { &took } else { &[] };
     // Pods answer well throughout: their failures would be a regression.
-    let all_good = vec![TickOutcome::Good; endpoints];
+    let all_good = vec![TickOutcome::Success; endpoints];
     let looks: Vec<PodTick<'_>> = answers
         .iter()
         .enumerate()
-        .map(|(pod, marks)| {
+        .map(|(pod, outcomes)| {
             let side = if pod < MAX_ASKED {
                 PodSide::Old
             } else {
@@ -125,10 +125,10 @@ fn ticks(endpoints: usize, pods: usize, timed: bool) {
                 pod: pod as u32,
                 side,
                 ready_tick: 0,
-                marks: if side == PodSide::New {
+                outcomes: if side == PodSide::New {
                     &all_good
                 } else {
-                    marks
+                    outcomes
                 },
                 latency_us,
             }
@@ -138,12 +138,12 @@ fn ticks(endpoints: usize, pods: usize, timed: bool) {
     let mut spent_us = Vec::new();
     let (mut allocations, mut read) = (0, 0_usize);
     for _ in 0..rounds {
-        let mut watch = watch(endpoints, pods > 0, timed);
+        let mut analysis = analysis(endpoints, pods > 0, timed);
         let region = Region::new(ALLOCATOR);
         let began = cpu_s();
-        for (marks, rollout) in rows.iter().zip(&happened) {
-            black_box(watch.tick(&Tick {
-                marks,
+        for (outcomes, rollout) in rows.iter().zip(&happened) {
+            black_box(analysis.tick(&Tick {
+                outcomes,
                 direct: &looks,
                 rollout,
                 latency_us,
@@ -152,9 +152,13 @@ fn ticks(endpoints: usize, pods: usize, timed: bool) {
         }
         let spent = cpu_s() - began;
         allocations += region.change().allocations;
-        read += watch.ticks() as usize;
-        spent_us.push(spent * 1e6 / f64::from(watch.ticks()));
-        assert!(watch.finding().is_none(), "{:?}", watch.finding());
+        read += analysis.ticks() as usize;
+        spent_us.push(spent * 1e6 / f64::from(analysis.ticks()));
+        assert!(
+            analysis.regression().is_none(),
+            "{:?}",
+            analysis.regression()
+        );
     }
     spent_us.sort_by(f64::total_cmp);
     let with = if timed { ", timed" } else { "" };
@@ -169,31 +173,31 @@ fn ticks(endpoints: usize, pods: usize, timed: bool) {
 fn releases(count: usize) {
     let mut rng = Rng::with_seed(8);
     let began = cpu_s();
-    let mut bad = 0;
+    let mut failure = 0;
     for _ in 0..count * 300 {
-        bad += marks(&mut rng, 4)
+        failure += outcomes(&mut rng, 4)
             .iter()
-            .filter(|mark| **mark == TickOutcome::Bad)
+            .filter(|outcome| **outcome == TickOutcome::Failure)
             .count();
     }
     let drawing = cpu_s() - began;
     let began = cpu_s();
-    let mut turned_back = 0;
+    let mut rolled_back = 0;
     let happened: Vec<Vec<WorkloadEvent>> = (0..=300).map(events).collect();
     for _ in 0..count {
-        let mut watch = watch(4, false, false);
-        while !watch.is_over() && watch.finding().is_none() {
-            let marks = marks(&mut rng, 4);
-            watch.tick(&Tick {
-                marks: &marks,
-                rollout: &happened[(watch.ticks() as usize).min(300)],
+        let mut analysis = analysis(4, false, false);
+        while !analysis.is_over() && analysis.regression().is_none() {
+            let outcomes = outcomes(&mut rng, 4);
+            analysis.tick(&Tick {
+                outcomes: &outcomes,
+                rollout: &happened[(analysis.ticks() as usize).min(300)],
                 ..Tick::default()
             });
         }
-        turned_back += usize::from(watch.finding().is_some());
+        rolled_back += usize::from(analysis.regression().is_some());
     }
     println!(
-        "{count} healthy releases of 300 ticks: {:.2} s, of it {:.2} s for drawing {bad} failures; {turned_back} turned back",
+        "{count} healthy releases of 300 ticks: {:.2} s, of it {:.2} s for drawing {failure} failures; {rolled_back} turned back",
         cpu_s() - began,
         drawing
     );

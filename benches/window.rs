@@ -46,12 +46,12 @@ impl Ring {
         self.newest = number;
     }
 
-    fn record(&mut self, now: Moment, latency: Duration, good: bool) {
+    fn record(&mut self, now: Moment, latency: Duration, success: bool) {
         self.rotate(now);
         if let Some((histogram, goods, bads)) = self.slots.back_mut() {
             histogram.saturating_record(latency.as_micros() as u64);
-            *goods += u64::from(good);
-            *bads += u64::from(!good);
+            *goods += u64::from(success);
+            *bads += u64::from(!success);
         }
     }
 
@@ -67,9 +67,9 @@ impl Ring {
 
     fn error_rate(&mut self, now: Moment) -> f64 {
         self.rotate(now);
-        let sum = |(good, bad), slot: &(_, u64, u64)| (good + slot.1, bad + slot.2);
-        let (good, bad) = self.slots.iter().fold((0, 0), sum);
-        bad as f64 / (good + bad) as f64
+        let sum = |(success, failure), slot: &(_, u64, u64)| (success + slot.1, failure + slot.2);
+        let (success, failure) = self.slots.iter().fold((0, 0), sum);
+        failure as f64 / (success + failure) as f64
     }
 
     fn bytes(&self) -> usize {
@@ -92,31 +92,31 @@ fn latency(n: u64) -> Duration {
 
 fn outcome(n: u64) -> Outcome {
     if n.is_multiple_of(40) {
-        Outcome::Bad(Reason::Status)
+        Outcome::Failure(Reason::Status)
     } else {
-        Outcome::Good
+        Outcome::Success
     }
 }
 
 /// A window that has been full for a while.
-fn full(soundings: u32) -> (Window, Moment, Duration) {
-    let interval = SPAN / soundings;
+fn full(results: u32) -> (Window, Moment, Duration) {
+    let interval = SPAN / results;
     let mut window = Window::new(SPAN, Window::room(SPAN, interval, 2));
     let mut now = Moment::default();
-    for n in 0..u64::from(soundings) * 3 {
+    for n in 0..u64::from(results) * 3 {
         now = now + interval;
         window.record(now, latency(n), outcome(n));
     }
     (window, now, interval)
 }
 
-fn full_ring(soundings: u32) -> (Ring, Moment, Duration) {
-    let interval = SPAN / soundings;
+fn full_ring(results: u32) -> (Ring, Moment, Duration) {
+    let interval = SPAN / results;
     let mut ring = Ring::new();
     let mut now = Moment::default();
-    for n in 0..u64::from(soundings) * 3 {
+    for n in 0..u64::from(results) * 3 {
         now = now + interval;
-        ring.record(now, latency(n), outcome(n) == Outcome::Good);
+        ring.record(now, latency(n), outcome(n) == Outcome::Success);
     }
     (ring, now, interval)
 }
@@ -194,7 +194,7 @@ fn bench(c: &mut Criterion) {
                 for _ in 0..size / 30 {
                     n += 1;
                     now = now + interval;
-                    ring.record(now, latency(n), outcome(n) == Outcome::Good);
+                    ring.record(now, latency(n), outcome(n) == Outcome::Success);
                 }
                 ring.p99(now)
             });
@@ -225,18 +225,18 @@ fn bench(c: &mut Criterion) {
     group.finish();
 
     let mut group = c.benchmark_group("spans");
-    let mut spans = LongWindows::default();
+    let mut long_windows = LongWindows::default();
     let mut now = Moment::default();
     group.bench_function("record", |b| {
         b.iter(|| {
             now = now + Duration::from_secs(1);
-            spans.record(now, black_box(Outcome::Good));
+            long_windows.record(now, black_box(Outcome::Success));
         });
     });
     group.bench_function("30 days", |b| {
-        b.iter(|| spans.count(LongWindow::Days30, black_box(now)));
+        b.iter(|| long_windows.count(LongWindow::Days30, black_box(now)));
     });
-    group.bench_function("all eight", |b| b.iter(|| spans.all(black_box(now))));
+    group.bench_function("all eight", |b| b.iter(|| long_windows.all(black_box(now))));
     group.finish();
 }
 

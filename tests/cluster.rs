@@ -41,6 +41,8 @@ mod refused;
 mod replicas;
 #[path = "cluster/rig.rs"]
 mod rig;
+#[path = "cluster/turned_back.rs"]
+mod rolled_back;
 #[path = "cluster/rows.rs"]
 mod rows;
 #[path = "cluster/scale.rs"]
@@ -55,8 +57,6 @@ mod spread;
 mod station;
 #[path = "cluster/tenants.rs"]
 mod tenants;
-#[path = "cluster/turned_back.rs"]
-mod turned_back;
 #[path = "cluster/users.rs"]
 mod users;
 #[path = "cluster/verified.rs"]

@@ -62,7 +62,7 @@ fn load(
     };
     let outcome = config::load(&sources);
     match &outcome {
-        Err(mistakes) => well_formed(mistakes, files),
+        Err(diagnostics) => well_formed(diagnostics, files),
         Ok(loaded) => {
             assert!(loaded.settings.max_in_flight > 0);
             for probe in loaded.settings.probes() {
@@ -79,37 +79,37 @@ fn load(
 }
 
 /// At least one mistake; every place is inside its file; the text is bounded.
-fn well_formed(mistakes: &Diagnostics, files: &Files) {
-    assert!(mistakes.count() > 0 && mistakes.iter().count() == mistakes.count());
+fn well_formed(diagnostics: &Diagnostics, files: &Files) {
+    assert!(diagnostics.count() > 0 && diagnostics.iter().count() == diagnostics.count());
     // Finding a line takes as long as the file is; the first few hundred say enough about a file with a million.
-    for mistake in mistakes.iter().take(300) {
-        assert!(!mistake.message.is_empty());
-        let SourceLocation::File { file, .. } = &mistake.place else {
-            assert_eq!(mistakes.line_and_column(mistake), None);
+    for diagnostic in diagnostics.iter().take(300) {
+        assert!(!diagnostic.message.is_empty());
+        let SourceLocation::File { file, .. } = &diagnostic.place else {
+            assert_eq!(diagnostics.line_and_column(diagnostic), None);
             continue;
         };
-        let Some((line, column)) = mistakes.line_and_column(mistake) else {
-            panic!("{mistake:?} has no line");
+        let Some((line, column)) = diagnostics.line_and_column(diagnostic) else {
+            panic!("{diagnostic:?} has no line");
         };
         let text = String::from_utf8(files.texts[*file].clone()).unwrap();
         let shown = text.split('\n').nth(line - 1);
-        let shown = shown.unwrap_or_else(|| panic!("{mistake:?}: there is no line {line}"));
+        let shown = shown.unwrap_or_else(|| panic!("{diagnostic:?}: there is no line {line}"));
         let most = shown.chars().count() + 1;
         assert!(
             (1..=most).contains(&column),
-            "{mistake:?}: column {column} of {most}"
+            "{diagnostic:?}: column {column} of {most}"
         );
     }
     for colours in [false, true] {
-        let text = mistakes.render(colours);
+        let text = diagnostics.render(colours);
         assert!(text.len() < LONGEST_COMPLAINT, "{} bytes", text.len());
     }
 }
 
 #[track_caller]
 fn refused(texts: &[&[u8]], why: &str) -> String {
-    let mistakes = load(&files(texts), &[], &[]).map(|_| ()).unwrap_err();
-    let text = mistakes.render(false);
+    let diagnostics = load(&files(texts), &[], &[]).map(|_| ()).unwrap_err();
+    let text = diagnostics.render(false);
     assert!(text.contains(why), "{text}");
     text
 }
@@ -161,7 +161,7 @@ fn what_lies_at_the_top_level_is_right() {
             files: paths,
             ..Sources::default()
         };
-        let loaded = config::load(&sources).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let loaded = config::load(&sources).unwrap_or_else(|diagnostics| panic!("{diagnostics}"));
         let release = &loaded.settings.releases[0];
         assert_eq!(release.namespace.as_str(), namespace);
         let names: Vec<_> = release
@@ -254,11 +254,11 @@ fn a_secret_in_a_file_or_flag_is_refused_unseen() {
         let text = format!(
             "[[release]]\nname = \"a\"\nnamespace = \"b\"\n[[release.probe]]\nname = \"p\"\n{url}{line}\n"
         );
-        let mistakes = load(&files(&[text.as_bytes()]), &[], &[])
+        let diagnostics = load(&files(&[text.as_bytes()]), &[], &[])
             .map(|_| ())
             .unwrap_err();
         for colours in [false, true] {
-            let said = mistakes.render(colours);
+            let said = diagnostics.render(colours);
             assert!(!said.contains(SECRET), "{said}");
         }
     }
@@ -277,7 +277,7 @@ fn a_secret_from_the_environment_is_used_unseen() {
         .probes()
         .find(|probe| probe.id.probe.as_str() == "token")
         .unwrap();
-    let ProbeKind::Http(http) = &token.question else {
+    let ProbeKind::Http(http) = &token.kind else {
         panic!("asked by tcp");
     };
     assert_eq!(
@@ -483,15 +483,15 @@ fn flag() -> impl Strategy<Value = (String, String)> {
     })
 }
 
-fn cases(cases: u32) -> ProptestConfig {
+fn candidates(candidates: u32) -> ProptestConfig {
     ProptestConfig {
         failure_persistence: None,
-        ..ProptestConfig::with_cases(cases)
+        ..ProptestConfig::with_cases(candidates)
     }
 }
 
 proptest! {
-    #![proptest_config(cases(300))]
+    #![proptest_config(candidates(300))]
 
     #[test]
     fn any_bytes_are_answered(bytes in prop::collection::vec(any::<u8>(), 0..400)) {

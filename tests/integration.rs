@@ -12,9 +12,9 @@
 mod chart;
 mod commands;
 mod config;
+mod diagnostics;
 mod judge;
 mod metrics;
-mod mistakes;
 mod notify;
 mod page;
 mod prober;

@@ -16,7 +16,7 @@ use leadsman::config::settings::{
 };
 use leadsman::core::probe_result::expect::Expect;
 use leadsman::core::probe_result::{
-    Outcome, PhaseTimes, ProbeResult, Reason, ResponseFacts, TlsInfo, VoidReason,
+    Outcome, PhaseTimes, ProbeResult, Reason, ResponseFacts, TlsInfo, UnknownReason,
 };
 use leadsman::core::probe_stats::{ProbeStats, TrackedProbe};
 use leadsman::core::units::{Moment, Namespace, ProbeId, ProbeName, ReleaseName};
@@ -92,8 +92,8 @@ fn both_formats_show_the_same_values() {
 #[test]
 fn names_that_need_it_are_escaped() {
     let now = at(1_000);
-    let tracked = Arc::new(TrackedProbe::new(Arc::new(http("a\"b\\c\nd", |_| {})), now));
-    let series = ProbeSeries::new(tracked);
+    let tracked_probe = Arc::new(TrackedProbe::new(Arc::new(http("a\"b\\c\nd", |_| {})), now));
+    let series = ProbeSeries::new(tracked_probe);
     assert_eq!(
         series.labels(),
         r#"namespace="shop",release="web",probe="a\"b\\c\nd""#
@@ -176,10 +176,10 @@ fn success_is_unknown_when_nothing_was_learned_for_a_while() {
     let probe = Arc::new(http("api", |_| {}));
     let known_for = ProbeStats::known_for(&probe);
     let start = at(1_000);
-    let tracked = Arc::new(TrackedProbe::new(Arc::clone(&probe), start));
-    let good = sounding(start, 10, Outcome::Good);
-    tracked.lock().record(&good, 1_700_000_000.0);
-    let series = [ProbeSeries::new(Arc::clone(&tracked))];
+    let tracked_probe = Arc::new(TrackedProbe::new(Arc::clone(&probe), start));
+    let good = result(start, 10, Outcome::Success);
+    tracked_probe.lock().record(&good, 1_700_000_000.0);
+    let series = [ProbeSeries::new(Arc::clone(&tracked_probe))];
     let metrics = Metrics::new().unwrap();
     let shown = |now: Moment| {
         let page = page(&metrics, &series, now, MetricsFormat::Prometheus);
@@ -189,17 +189,17 @@ fn success_is_unknown_when_nothing_was_learned_for_a_while() {
     let last = good.finished + known_for;
     assert_eq!(shown(last), [true; 3]);
     // What is void is no news, however new it is.
-    let void = sounding(last, 10, Outcome::Void(VoidReason::AllTargets));
-    tracked.lock().record(&void, 1_700_000_100.0);
+    let unknown = result(last, 10, Outcome::Unknown(UnknownReason::AllTargets));
+    tracked_probe.lock().record(&unknown, 1_700_000_100.0);
     assert_eq!(
         shown(last),
         [true; 3],
         "one that is void changes nothing by itself"
     );
     assert_eq!(shown(last + Duration::from_millis(1)), [false; 3]);
-    tracked
+    tracked_probe
         .lock()
-        .record(&sounding(last, 10, Outcome::Good), 1_700_000_101.0);
+        .record(&result(last, 10, Outcome::Success), 1_700_000_101.0);
     assert_eq!(shown(last + Duration::from_millis(100)), [true; 3]);
 }
 
@@ -231,13 +231,13 @@ fn only_possible_reasons_have_counters() {
 #[test]
 fn a_reason_that_was_seen_has_a_counter_even_if_it_was_thought_impossible() {
     let now = at(1_000);
-    let tracked = Arc::new(TrackedProbe::new(Arc::new(tcp("db")), now));
-    tracked
+    let tracked_probe = Arc::new(TrackedProbe::new(Arc::new(tcp("db")), now));
+    tracked_probe
         .lock()
-        .record(&sounding(now, 3, Outcome::Bad(Reason::Json)), 1.0);
+        .record(&result(now, 3, Outcome::Failure(Reason::Json)), 1.0);
     let page = page(
         &Metrics::new().unwrap(),
-        &[ProbeSeries::new(tracked)],
+        &[ProbeSeries::new(tracked_probe)],
         now,
         MetricsFormat::Prometheus,
     );
@@ -299,7 +299,7 @@ fn id(probe: &str) -> ProbeId {
 }
 
 fn http(name: &str, change: impl FnOnce(&mut HttpProbeConfig)) -> ProbeConfig {
-    let mut question = HttpProbeConfig {
+    let mut kind = HttpProbeConfig {
         method: http::Method::GET,
         headers: Vec::new(),
         host: None,
@@ -315,13 +315,13 @@ fn http(name: &str, change: impl FnOnce(&mut HttpProbeConfig)) -> ProbeConfig {
         compression: None,
         expect: Expect::default(),
     };
-    change(&mut question);
+    change(&mut kind);
     ProbeConfig {
         id: id(name),
         target: target("http://web:8080/health"),
-        question: ProbeKind::Http(Box::new(question)),
+        kind: ProbeKind::Http(Box::new(kind)),
         interval: Duration::from_secs(10),
-        watch_interval: None,
+        analysis_interval: None,
         needs: Vec::new(),
         pods: None,
         objectives: ObjectivesConfig::default(),
@@ -334,7 +334,7 @@ fn http(name: &str, change: impl FnOnce(&mut HttpProbeConfig)) -> ProbeConfig {
 fn tcp(name: &str) -> ProbeConfig {
     ProbeConfig {
         target: target("tcp://db:5432"),
-        question: ProbeKind::Tcp(Box::new(TcpProbeConfig {
+        kind: ProbeKind::Tcp(Box::new(TcpProbeConfig {
             dialogue: Vec::new(),
             tls: false,
             connect: ConnectConfig::default(),
@@ -347,7 +347,7 @@ fn tcp(name: &str) -> ProbeConfig {
     }
 }
 
-fn sounding(finished: Moment, millis: u64, outcome: Outcome) -> ProbeResult {
+fn result(finished: Moment, millis: u64, outcome: Outcome) -> ProbeResult {
     let due = finished - Duration::from_millis(millis);
     let phases = PhaseTimes {
         connect: Duration::from_millis(1),
@@ -373,7 +373,7 @@ fn story() -> (Metrics, Vec<ProbeSeries>, Moment) {
     metrics.reloaded(false, 1_700_000_100.0);
     metrics.in_flight_limit.set(1000);
     metrics.lateness.observe(0.000_08);
-    metrics.trouble(VoidReason::Late, true);
+    metrics.trouble(UnknownReason::Late, true);
     metrics.request(Handler::Metrics, 200);
     metrics.request(Handler::Other, 418);
     metrics.refused(Refusal::UnknownModule);
@@ -382,7 +382,7 @@ fn story() -> (Metrics, Vec<ProbeSeries>, Moment) {
     let web = Arc::new(TrackedProbe::new(Arc::new(http("api", |_| {})), start));
     let faster = ProbeConfig {
         interval: Duration::from_secs(1),
-        watch_interval: None,
+        analysis_interval: None,
         needs: Vec::new(),
         pods: None,
         objectives: ObjectivesConfig::default(),
@@ -391,11 +391,11 @@ fn story() -> (Metrics, Vec<ProbeSeries>, Moment) {
     web.adopt(Arc::new(faster));
     for n in 0..200 {
         let (millis, outcome, status) = match n {
-            60 => (5_000, Outcome::Bad(Reason::HeaderTimeout), None),
-            120 => (40, Outcome::Bad(Reason::Status), Some(503)),
-            n => (10 + n % 50, Outcome::Good, Some(200)),
+            60 => (5_000, Outcome::Failure(Reason::HeaderTimeout), None),
+            120 => (40, Outcome::Failure(Reason::Status), Some(503)),
+            n => (10 + n % 50, Outcome::Success, Some(200)),
         };
-        let mut one = sounding(start + Duration::from_secs(n), millis, outcome);
+        let mut one = result(start + Duration::from_secs(n), millis, outcome);
         one.answer.status = status;
         web.lock().record(&one, 1_700_000_000.5 + n as f64);
     }
@@ -404,11 +404,11 @@ fn story() -> (Metrics, Vec<ProbeSeries>, Moment) {
     let db = Arc::new(TrackedProbe::new(Arc::new(tcp("db")), start));
     let now = start + Duration::from_secs(200);
     for outcome in [
-        Outcome::Good,
-        Outcome::Good,
-        Outcome::Void(VoidReason::NoFileDescriptors),
+        Outcome::Success,
+        Outcome::Success,
+        Outcome::Unknown(UnknownReason::NoFileDescriptors),
     ] {
-        let mut one = sounding(now, 3, outcome);
+        let mut one = result(now, 3, outcome);
         one.answer.tls = Some(Arc::new(TlsInfo {
             version: "TLS 1.3",
             cipher: "TLS13_AES_128_GCM_SHA256",

@@ -417,7 +417,7 @@ fn alerts_and_error_budgets_stand_with_their_release() {
 #[test]
 fn a_revision_found_bad_that_still_runs_is_trouble() {
     with_page(|page| {
-        for ending in [
+        for outcome in [
             "refused",
             "failed",
             "same_failure",
@@ -425,10 +425,10 @@ fn a_revision_found_bad_that_still_runs_is_trouble() {
             "would_roll_back",
         ] {
             let mut status = state("turned_back");
-            status["releases"][0]["history"][1]["ending"] = json!(ending);
+            status["releases"][0]["history"][1]["ending"] = json!(outcome);
             page.put(status.to_string());
             page.open(1200, "light");
-            assert_eq!(headline(page), "demo/mykadoo is in trouble", "{ending}");
+            assert_eq!(headline(page), "demo/mykadoo is in trouble", "{outcome}");
         }
     });
 }

@@ -107,11 +107,11 @@ fn after_the_stop_nothing_starts_and_payloads_are_gone() {
 #[test]
 fn the_pulse_goes_on_with_nothing_to_do_and_sees_no_stall_that_was_not() {
     let (schedule, _) = logging(clock::now);
-    let first = schedule.pulse();
+    let first = schedule.heartbeat();
     assert!(first.beat > Moment::default());
-    let heart = schedule.heart();
+    let heartbeat_cell = schedule.heartbeat_cell();
     wait_until("a later beat", || {
-        heart.pulse().beat > first.beat + Duration::from_millis(600)
+        heartbeat_cell.heartbeat().beat > first.beat + Duration::from_millis(600)
     });
     schedule.stop();
 }
@@ -155,7 +155,7 @@ fn a_suspended_hour_is_a_stall_and_its_slots_are_missed() {
         let back = |name: &&str| log.iter().any(|s| s.0 == *name && s.1 > awake);
         NAMES.iter().all(back)
     });
-    let stall = schedule.pulse().last_stall_end;
+    let stall = schedule.heartbeat().last_stall_end;
     assert!(stall.is_some_and(|end| end >= awake), "{stall:?}");
     schedule.stop();
 

@@ -88,8 +88,8 @@ fn wrong_requests_get_an_answer_that_says_so() {
 fn probe_answers_as_blackbox_exporter_does() {
     let app = App::start();
     let leadsman = Leadsman::run(&config(&app, ""), &[]);
-    let good = leadsman.get(&format!("/probe?target={}/api/health", app.url()));
-    assert_eq!(good.status, 200);
+    let success = leadsman.get(&format!("/probe?target={}/api/health", app.url()));
+    assert_eq!(success.status, 200);
     for line in [
         "probe_success 1",
         "probe_http_status_code 200",
@@ -101,21 +101,21 @@ fn probe_answers_as_blackbox_exporter_does() {
         "probe_http_content_length 16",
     ] {
         assert!(
-            good.body.lines().any(|l| l == line),
+            success.body.lines().any(|l| l == line),
             "{line} is missing:\n{}",
-            good.body
+            success.body
         );
     }
     for phase in ["resolve", "connect", "tls", "processing", "transfer"] {
         assert!(
-            good.body.contains(&format!(
+            success.body.contains(&format!(
                 "probe_http_duration_seconds{{phase=\"{phase}\"}} "
             )),
             "{phase}"
         );
     }
     assert!(
-        !good.body.contains("probe_ssl_earliest_cert_expiry"),
+        !success.body.contains("probe_ssl_earliest_cert_expiry"),
         "a plain target has no certificate"
     );
 }
@@ -365,18 +365,18 @@ fn a_process_that_was_stopped_makes_up_no_failures_and_no_soundings() {
             .filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok())
             .sum()
     };
-    let good = "result=\"good\"";
+    let success = "result=\"good\"";
     until("soundings are good", || {
         sum(
             &leadsman.get("/metrics").body,
             "leadsman_probes_total{",
-            good,
+            success,
         ) >= 20.0
     });
     let before = sum(
         &leadsman.get("/metrics").body,
         "leadsman_probes_total{",
-        good,
+        success,
     );
     leadsman.signal("STOP");
     // The standstill itself; nothing is waited for.
@@ -390,10 +390,10 @@ fn a_process_that_was_stopped_makes_up_no_failures_and_no_soundings() {
         ) >= 4.0 * 15.0
     });
     let page = leadsman.get("/metrics").body;
-    let bad = sum(&page, "leadsman_probes_total{", "result=\"bad\"");
+    let failure = sum(&page, "leadsman_probes_total{", "result=\"bad\"");
     assert!(
-        bad < 1.0,
-        "{bad} failures were made up:
+        failure < 1.0,
+        "{failure} failures were made up:
 {page}"
     );
     let started = sum(&page, "leadsman_probes_total{", "") - before;

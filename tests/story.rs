@@ -242,8 +242,8 @@ fn slower_answers_are_a_metric_while_they_are_an_alert() {
         let alerts = guarded.daemon.get("/api/v1/alerts").body;
         alerts.contains("LeadsmanReleaseSlower")
     });
-    until("its analysis ends", || guarded.ending_of(2).is_some());
-    assert_eq!(guarded.ending_of(2).as_deref(), Some("kept"));
+    until("its analysis ends", || guarded.outcome_of(2).is_some());
+    assert_eq!(guarded.outcome_of(2).as_deref(), Some("kept"));
     assert!(is(1), "it is told for an hour");
     guarded.deploy("healthy");
     until("the next revision ends it", || is(0));
@@ -368,7 +368,7 @@ impl Guarded {
         });
     }
 
-    fn ending_of(&self, revision: u64) -> Option<String> {
+    fn outcome_of(&self, revision: u64) -> Option<String> {
         let release = self.release();
         let history = release["history"].as_array()?;
         let record = history
@@ -441,10 +441,10 @@ fn a_database_that_fails_keeps_what_needs_it_and_condemns_what_does_not_say_so()
         guarded.deploy("dependency-down");
     }
     until("both revisions are judged", || {
-        with.ending_of(2).is_some() && without.ending_of(2).is_some()
+        with.outcome_of(2).is_some() && without.outcome_of(2).is_some()
     });
     assert_eq!(
-        with.ending_of(2).as_deref(),
+        with.outcome_of(2).as_deref(),
         Some("kept"),
         "{}",
         with.daemon.log()
@@ -486,7 +486,7 @@ fn a_database_that_fails_keeps_what_needs_it_and_condemns_what_does_not_say_so()
     assert!(of(1)["answers"].as_u64() > Some(0), "{latencies}");
     // Its contents were turned back, and fail like those before them.
     assert_eq!(
-        without.ending_of(2).as_deref(),
+        without.outcome_of(2).as_deref(),
         Some("same_failure"),
         "{}",
         without.daemon.log()
@@ -547,20 +547,20 @@ fn a_release_that_needs_another_is_not_rolled_back_for_it() {
         let release = releases.next()?.clone();
         let mut history = release["history"].as_array()?.iter();
         let second = history.find(|record| record["revision"] == 2)?;
-        let ending = second["ending"].as_str()?.to_owned();
-        Some((ending, release["says"].as_str()?.to_owned()))
+        let outcome = second["ending"].as_str()?.to_owned();
+        Some((outcome, release["says"].as_str()?.to_owned()))
     };
     for name in ["mykadoo", "careful", "careless"] {
         until(&format!("{name} is judged"), || ended(name).is_some());
     }
     assert_eq!(ended("mykadoo").unwrap().0, "would_roll_back");
-    let (ending, says) = ended("careful").unwrap();
-    assert_eq!(ending, "kept", "{says}\n{}", backend.daemon.log());
+    let (outcome, says) = ended("careful").unwrap();
+    assert_eq!(outcome, "kept", "{says}\n{}", backend.daemon.log());
     let sentence =
         "shop/mykadoo was rejected or failing, so that failures of cart meanwhile were not judged";
     assert!(says.contains(sentence), "{says}");
-    let (ending, says) = ended("careless").unwrap();
-    assert_eq!(ending, "same_failure", "{says}");
+    let (outcome, says) = ended("careless").unwrap();
+    assert_eq!(outcome, "same_failure", "{says}");
 }
 
 /// Kills the daemon in a phase of a revision that is bad. It must go on there within 5 s, and come to the same end.
@@ -572,10 +572,10 @@ fn killed_in(phase: &str) {
     guarded.daemon.kill();
     guarded.starts_again_in(phase);
     until("the revision is turned back and well", || {
-        guarded.ending_of(2).is_some()
+        guarded.outcome_of(2).is_some()
     });
     assert_eq!(
-        guarded.ending_of(2).as_deref(),
+        guarded.outcome_of(2).as_deref(),
         Some("recovered"),
         "{}",
         guarded.daemon.log()
@@ -593,11 +593,11 @@ fn the_same_contents_again_go_on_with_the_watch_that_runs() {
     });
     guarded.deploy("dead");
     until("it is turned back and well", || {
-        guarded.ending_of(3).is_some()
+        guarded.outcome_of(3).is_some()
     });
-    let endings = [guarded.ending_of(2), guarded.ending_of(3)];
+    let outcomes = [guarded.outcome_of(2), guarded.outcome_of(3)];
     assert_eq!(
-        endings.each_ref().map(Option::as_deref),
+        outcomes.each_ref().map(Option::as_deref),
         [Some("superseded"), Some("recovered")],
         "{}",
         guarded.daemon.log()
@@ -666,10 +666,10 @@ fn killed_in_the_preflight_it_goes_on() {
     fs::remove_file(&same_pipe).unwrap();
     guarded.starts_again_in("preflight");
     until("the revision is turned back and well", || {
-        guarded.ending_of(2).is_some()
+        guarded.outcome_of(2).is_some()
     });
     assert_eq!(
-        guarded.ending_of(2).as_deref(),
+        guarded.outcome_of(2).as_deref(),
         Some("recovered"),
         "{}",
         guarded.daemon.log()
@@ -747,8 +747,8 @@ fn in_the_mode_observe_nothing_is_written_and_the_verdict_is_said() {
         guarded.release()["mode"] == "observe"
     });
     guarded.deploy("crash-loop");
-    until("the verdict has fallen", || guarded.ending_of(2).is_some());
-    assert_eq!(guarded.ending_of(2).as_deref(), Some("would_roll_back"));
+    until("the verdict has fallen", || guarded.outcome_of(2).is_some());
+    assert_eq!(guarded.outcome_of(2).as_deref(), Some("would_roll_back"));
     assert_eq!(guarded.records().len(), 2);
     let is_told = |part: &str| {
         let told = &guarded.release()[part];
@@ -782,7 +782,7 @@ fn a_watch_keeps_the_settings_that_it_began_with_and_says_so() {
     let says = || guarded.release()["says"].as_str().unwrap_or("").to_owned();
     until("it is said", || says().contains("other settings wait"));
     until("the rollback is verified", || {
-        guarded.ending_of(2).as_deref() == Some("recovered")
+        guarded.outcome_of(2).as_deref() == Some("recovered")
     });
     until("the new settings are in force", || {
         let log = guarded.daemon.log();
@@ -799,8 +799,8 @@ fn a_watch_keeps_the_settings_that_it_began_with_and_says_so() {
 #[test]
 fn a_mode_that_does_less_is_obeyed_in_the_middle_of_a_watch() {
     let guarded = changed_in_a_watch(|config| config.replace("\"enforce\"", "\"observe\""));
-    until("the verdict has fallen", || guarded.ending_of(2).is_some());
-    assert_eq!(guarded.ending_of(2).as_deref(), Some("would_roll_back"));
+    until("the verdict has fallen", || guarded.outcome_of(2).is_some());
+    assert_eq!(guarded.outcome_of(2).as_deref(), Some("would_roll_back"));
     assert_eq!(guarded.records().len(), 2);
 }
 
@@ -895,9 +895,9 @@ fn an_alert_that_began_under_a_revision_keeps_it_from_being_healthy() {
     assert_eq!(tell(&guarded, "HighOld", "firing", LONG_AGO), 202);
     assert_eq!(tell(&guarded, "HighErrors", "firing", TO_COME), 202);
     assert_eq!(tell(&guarded, "HighErrors", "firing", TO_COME), 202);
-    until("the watch is over", || guarded.ending_of(2).is_some());
+    until("the watch is over", || guarded.outcome_of(2).is_some());
     assert_eq!(
-        guarded.ending_of(2).as_deref(),
+        guarded.outcome_of(2).as_deref(),
         Some("inconclusive"),
         "{}",
         guarded.daemon.log()
@@ -924,9 +924,9 @@ fn an_alert_convicts_where_it_is_said_so() {
     assert_eq!(tell(&guarded, "HighErrors", "firing", LONG_AGO), 202);
     assert_eq!(guarded.release()["phase"], "watching");
     assert_eq!(tell(&guarded, "HighErrors", "firing", TO_COME), 202);
-    until("it is turned back", || guarded.ending_of(2).is_some());
+    until("it is turned back", || guarded.outcome_of(2).is_some());
     assert_eq!(
-        guarded.ending_of(2).as_deref(),
+        guarded.outcome_of(2).as_deref(),
         Some("recovered"),
         "{}",
         guarded.daemon.log()

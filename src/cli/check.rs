@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{BAD_CONFIGURATION, ConfigArgs, print_mistakes};
+use super::{BAD_CONFIGURATION, ConfigArgs, print_diagnostics};
 use crate::config::{Diagnostic, Loaded, NamedFile, Settings};
 use crate::platform::files::named;
 
@@ -40,13 +40,13 @@ pub(super) fn run(args: &CheckArgs, try_probes: fn(&Settings) -> bool) -> ExitCo
     if args.print {
         print(&loaded);
     }
-    let mistakes = if args.no_files {
+    let diagnostics = if args.no_files {
         Vec::new()
     } else {
         wrong_files(&loaded)
     };
-    if !mistakes.is_empty() {
-        return print_mistakes(&loaded.mistakes(mistakes));
+    if !diagnostics.is_empty() {
+        return print_diagnostics(&loaded.diagnostics(diagnostics));
     }
     for hint in loaded.hints.iter().take(MAX_HINTS) {
         say!("hint: {hint}");
@@ -88,13 +88,14 @@ fn wrong_files(loaded: &Loaded) -> Vec<Diagnostic> {
             help: Some(
                 "mend the file or its path; --no-files leaves files out, on a machine that does not have them".into(),
             ),
-            place: file.place.clone(),
+            location: file.location.clone(),
             secret: false,
         })
     };
-    let mut mistakes: Vec<Diagnostic> = loaded.settings.named_files.iter().filter_map(of).collect();
-    mistakes.sort_by(|a, b| a.place.cmp(&b.place));
-    mistakes
+    let mut diagnostics: Vec<Diagnostic> =
+        loaded.settings.named_files.iter().filter_map(of).collect();
+    diagnostics.sort_by(|a, b| a.location.cmp(&b.location));
+    diagnostics
 }
 
 fn print(loaded: &Loaded) {
@@ -106,9 +107,9 @@ fn print(loaded: &Loaded) {
         wide(|setting| setting.value.len()),
     );
     for setting in &loaded.in_force {
-        let place = loaded.place_name(&setting.place);
+        let location = loaded.place_name(&setting.location);
         say!(
-            "{:<paths$} = {:<values$}  # {place}",
+            "{:<paths$} = {:<values$}  # {location}",
             setting.path,
             setting.value
         );

@@ -327,9 +327,9 @@ impl DaemonClient {
         most: usize,
     ) -> Result<DaemonResponse, RequestError> {
         let RequestParts { body, token, key } = *sent;
-        let is_question = *method == Method::GET;
+        let is_kind = *method == Method::GET;
         let away = |error: reqwest::Error| {
-            let is_unheard = is_question || error.is_connect();
+            let is_unheard = is_kind || error.is_connect();
             // The address stands in front already.
             let why = chain(&error.without_url());
             if is_unheard {
@@ -344,7 +344,7 @@ impl DaemonClient {
             ))
         };
         let url = format!("{}{path}", self.server);
-        let patience = if is_question && token.is_none() {
+        let patience = if is_kind && token.is_none() {
             PATIENCE
         } else {
             LONG_PATIENCE

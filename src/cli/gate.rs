@@ -80,8 +80,8 @@ const APPEARS_WITHIN: Duration = Duration::from_secs(30);
 const LINE_EVERY: Duration = Duration::from_secs(15);
 
 /// What a pipeline needs to know of how a watch ended.
-pub(super) fn code_of(ending: &str) -> u8 {
-    match ending {
+pub(super) fn code_of(outcome: &str) -> u8 {
+    match outcome {
         "kept" | "unchanged" => 0,
         "recovered" | "same_failure" | "worse" | "unverified" => ROLLED_BACK,
         "would_roll_back" | "left_alone" | "limit_reached" | "refused" | "failed" => STILL_THERE,
@@ -229,7 +229,7 @@ enum GateCheck {
 /// An answer without a rollout to tell of.
 struct GateResult {
     revision: Option<u64>,
-    ending: &'static str,
+    outcome: &'static str,
     text: String,
     code: u8,
 }
@@ -239,7 +239,7 @@ impl GateResult {
     fn not_judged(revision: Option<u64>, text: String, code: u8) -> GateCheck {
         GateCheck::Answered(Self {
             revision,
-            ending: "not_judged",
+            outcome: "not_judged",
             text,
             code,
         })
@@ -249,11 +249,11 @@ impl GateResult {
         if args.json {
             say!(
                 "{}",
-                json!({ "revision": self.revision, "ending": self.ending, "text": self.text })
+                json!({ "revision": self.revision, "ending": self.outcome, "text": self.text })
             );
         } else if let Some(revision) = self.revision {
-            let ending = self.ending.replace('_', " ");
-            say!("Revision {revision}: {ending}. {}", self.text);
+            let outcome = self.outcome.replace('_', " ");
+            say!("Revision {revision}: {outcome}. {}", self.text);
         } else {
             say!("Not judged: {}", self.text);
         }
@@ -309,7 +309,7 @@ fn judge(
         };
     };
     let at_hand = at_hand(release, newest, &rollouts);
-    if wanted.is_none() && is_early && at_hand.is_settled && nobody_judges.is_none() {
+    if wanted.is_none() && is_early && at_hand.is_complete && nobody_judges.is_none() {
         let line = format!(
             "revision {} is the newest that has been seen",
             at_hand.revision
@@ -367,7 +367,7 @@ fn without_verdict(name: &str, release: &Value, revision: u64, newest: u64) -> G
     if revision < newest {
         return GateCheck::Answered(GateResult {
             revision: Some(revision),
-            ending: "superseded",
+            outcome: "superseded",
             text: format!(
                 "Revision {newest} is the newest, and there is no verdict on revision {revision}"
             ),
@@ -442,7 +442,7 @@ fn numbers(release: &Value) -> String {
 struct CurrentRevision {
     revision: u64,
     /// Whether nothing is being done about it.
-    is_settled: bool,
+    is_complete: bool,
 }
 
 fn is_rolled_back_now(release: &Value, revision: u64) -> bool {
@@ -460,15 +460,15 @@ fn at_hand(release: &Value, newest: u64, rollouts: &[Value]) -> CurrentRevision 
     ) {
         return CurrentRevision {
             revision: at_hand.unwrap_or(newest),
-            is_settled: false,
+            is_complete: false,
         };
     }
     let mut made = rollouts.iter().rev();
     let of = made.find(|rollout| rollout["made"].as_u64() == Some(newest));
-    let turned_back = of.and_then(|rollout| rollout["revision"].as_u64());
+    let rolled_back = of.and_then(|rollout| rollout["revision"].as_u64());
     CurrentRevision {
-        revision: turned_back.unwrap_or(newest),
-        is_settled: !matches!(text(release, "phase"), "settling" | "watching"),
+        revision: rolled_back.unwrap_or(newest),
+        is_complete: !matches!(text(release, "phase"), "settling" | "watching"),
     }
 }
 
@@ -476,9 +476,9 @@ fn ended(args: &GateArgs, rollout: &Value) -> ExitCode {
     if args.json {
         say!("{rollout}");
     } else {
-        let ending = text(rollout, "ending").replace('_', " ");
+        let outcome = text(rollout, "ending").replace('_', " ");
         say!(
-            "Revision {}: {ending}. {}",
+            "Revision {}: {outcome}. {}",
             rollout["revision"],
             text(rollout, "text")
         );
@@ -493,8 +493,8 @@ mod tests {
 
     #[test]
     fn every_ending_has_its_code() {
-        for ending in ENDINGS {
-            let expected = match ending {
+        for outcome in ENDINGS {
+            let expected = match outcome {
                 "kept" | "unchanged" => 0,
                 "recovered" | "same_failure" | "worse" | "unverified" => 10,
                 "would_roll_back" | "left_alone" | "limit_reached" | "refused" | "failed" => 11,
@@ -503,7 +503,7 @@ mod tests {
                 "superseded" | "uninstalled" => 13,
                 other => panic!("{other} has no code"),
             };
-            assert_eq!(code_of(ending), expected, "{ending}");
+            assert_eq!(code_of(outcome), expected, "{outcome}");
         }
         assert_eq!(code_of("something new"), INCONCLUSIVE);
     }
@@ -529,7 +529,7 @@ mod tests {
         let of = |phase: &str, newest| {
             let release = serde_json::json!({"phase": phase, "at_hand": 3});
             let at_hand = at_hand(&release, newest, &rollouts);
-            (at_hand.revision, at_hand.is_settled)
+            (at_hand.revision, at_hand.is_complete)
         };
         // What our rollback has made is not what the pipeline has deployed.
         assert_eq!(of("steady", 4), (3, true));

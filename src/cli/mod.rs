@@ -155,12 +155,12 @@ impl ConfigArgs {
 
     /// Reads the settings, or prints every mistake and gives the exit code.
     pub(crate) fn load(&self) -> Result<Loaded, ExitCode> {
-        config::load(&self.sources()).map_err(|mistakes| print_mistakes(&mistakes))
+        config::load(&self.sources()).map_err(|diagnostics| print_diagnostics(&diagnostics))
     }
 }
 
-pub(crate) fn print_mistakes(mistakes: &Diagnostics) -> ExitCode {
-    terminal::complain_lines(&mistakes.render(terminal::has_log_colours()));
+pub(crate) fn print_diagnostics(diagnostics: &Diagnostics) -> ExitCode {
+    terminal::complain_lines(&diagnostics.render(terminal::has_log_colours()));
     ExitCode::from(BAD_CONFIGURATION)
 }
 

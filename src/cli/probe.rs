@@ -61,7 +61,7 @@ pub(super) fn run(args: &ProbeArgs) -> ExitCode {
             Err(code) => return code,
         }
     };
-    let (name, target, question, timeout) = match find(args, &settings) {
+    let (name, target, kind, timeout) = match find(args, &settings) {
         Ok(found) => found,
         Err(text) => {
             complain!("leadsman: {text}");
@@ -72,7 +72,7 @@ pub(super) fn run(args: &ProbeArgs) -> ExitCode {
         return ExitCode::FAILURE;
     };
     let all_good = runtime.block_on(async {
-        let prober = Prober::new(&ProberContext::new(clock::now), target.clone(), question);
+        let prober = Prober::new(&ProberContext::new(clock::now), target.clone(), kind);
         let mut all_good = true;
         let mut due = clock::now();
         for number in 0..args.count {
@@ -82,18 +82,18 @@ pub(super) fn run(args: &ProbeArgs) -> ExitCode {
             }
             let mut transcript = args.verbose.then(Transcript::default);
             let began = clock::now();
-            let sounding = prober.sound(began, timeout, transcript.as_mut()).await;
+            let result = prober.sound(began, timeout, transcript.as_mut()).await;
             if let Some(transcript) = transcript {
                 transcript
                     .lines()
                     .iter()
                     .for_each(|line| complain!("  {line}"));
             }
-            all_good &= sounding.outcome == Outcome::Good;
+            all_good &= result.outcome == Outcome::Success;
             if args.json {
-                say!("{}", as_json(&name, &target, &sounding));
+                say!("{}", as_json(&name, &target, &result));
             } else {
-                print(&name, &target, &sounding);
+                print(&name, &target, &result);
             }
         }
         all_good
@@ -124,14 +124,14 @@ fn find(args: &ProbeArgs, settings: &Settings) -> Result<ProbeRun, String> {
                 known.join(", ")
             )
         })?;
-        if target.is_tcp() != matches!(module.question, ProbeKind::Tcp(_)) {
+        if target.is_tcp() != matches!(module.kind, ProbeKind::Tcp(_)) {
             return Err(format!(
                 "the module {name:?} does not speak {}",
                 target.url().scheme()
             ));
         }
         let timeout = args.timeout.or(module.timeout).unwrap_or(URL_TIMEOUT);
-        return Ok((name.to_owned(), target, module.question.clone(), timeout));
+        return Ok((name.to_owned(), target, module.kind.clone(), timeout));
     }
     let called = |probe: &ProbeConfig| {
         let id = &probe.id;
@@ -151,7 +151,7 @@ fn find(args: &ProbeArgs, settings: &Settings) -> Result<ProbeRun, String> {
         [probe] => Ok((
             probe.id.to_string(),
             probe.target.clone(),
-            probe.question.clone(),
+            probe.kind.clone(),
             args.timeout.unwrap_or(probe.timeout),
         )),
         [] => {
@@ -182,13 +182,13 @@ fn find(args: &ProbeArgs, settings: &Settings) -> Result<ProbeRun, String> {
     }
 }
 
-fn print(name: &str, target: &Target, sounding: &ProbeResult) {
-    let (result, reason) = sounding.outcome.words();
-    let status = sounding
+fn print(name: &str, target: &Target, result: &ProbeResult) {
+    let (outcome, reason) = result.outcome.words();
+    let status = result
         .answer
         .status
         .map_or_else(String::new, |status| format!("  {status}"));
-    let version = sounding.answer.http_version.map_or("", HttpVersion::as_str);
+    let version = result.answer.http_version.map_or("", HttpVersion::as_str);
     let version = if version.is_empty() {
         String::new()
     } else {
@@ -196,20 +196,20 @@ fn print(name: &str, target: &Target, sounding: &ProbeResult) {
     };
     let reason = reason.map_or_else(String::new, |reason| format!(" ({reason})"));
     say!(
-        "{result}{reason}  {name}  {}{status}{version}  {}",
+        "{outcome}{reason}  {name}  {}{status}{version}  {}",
         target.shown(),
-        millis(sounding.duration())
+        millis(result.duration())
     );
-    if let Some(why) = &sounding.explanation {
+    if let Some(why) = &result.explanation {
         say!("  why         {why}");
     }
-    for (phase, span) in sounding.phases.named() {
+    for (phase, span) in result.phases.named() {
         say!("  {phase:<10}  {:>12}", millis(span));
     }
-    if let Some(ip) = sounding.answer.ip {
+    if let Some(ip) = result.answer.ip {
         say!("  address     {ip}");
     }
-    if let Some(tls) = &sounding.answer.tls {
+    if let Some(tls) = &result.answer.tls {
         let days = (tls.earliest_expiry as f64 - clock::unix_seconds()) / 86_400.0;
         say!(
             "  TLS         {}, certificate of {} valid for {days:.0} days",
@@ -217,8 +217,8 @@ fn print(name: &str, target: &Target, sounding: &ProbeResult) {
             tls.subject
         );
     }
-    if sounding.answer.status.is_some() {
-        say!("  body        {} bytes", sounding.answer.unpacked_bytes);
+    if result.answer.status.is_some() {
+        say!("  body        {} bytes", result.answer.unpacked_bytes);
     }
 }
 
@@ -226,9 +226,9 @@ fn millis(span: Duration) -> String {
     format!("{:.2} ms", span.as_secs_f64() * 1e3)
 }
 
-fn as_json(name: &str, target: &Target, sounding: &ProbeResult) -> serde_json::Value {
-    let (result, reason) = sounding.outcome.words();
-    let phases: serde_json::Map<_, _> = sounding
+fn as_json(name: &str, target: &Target, result: &ProbeResult) -> serde_json::Value {
+    let (outcome, reason) = result.outcome.words();
+    let phases: serde_json::Map<_, _> = result
         .phases
         .named()
         .iter()
@@ -237,16 +237,16 @@ fn as_json(name: &str, target: &Target, sounding: &ProbeResult) -> serde_json::V
     json!({
         "probe": name,
         "target": target.shown(),
-        "result": result,
+        "result": outcome,
         "reason": reason,
-        "explanation": sounding.explanation,
-        "duration_seconds": sounding.duration().as_secs_f64(),
+        "explanation": result.explanation,
+        "duration_seconds": result.duration().as_secs_f64(),
         "phases_seconds": phases,
-        "status": sounding.answer.status,
-        "http_version": sounding.answer.http_version,
-        "redirects": sounding.answer.redirects,
-        "address": sounding.answer.ip,
-        "body_bytes": sounding.answer.unpacked_bytes,
-        "certificate_expiry_timestamp_seconds": sounding.answer.tls.as_ref().map(|tls| tls.earliest_expiry),
+        "status": result.answer.status,
+        "http_version": result.answer.http_version,
+        "redirects": result.answer.redirects,
+        "address": result.answer.ip,
+        "body_bytes": result.answer.unpacked_bytes,
+        "certificate_expiry_timestamp_seconds": result.answer.tls.as_ref().map(|tls| tls.earliest_expiry),
     })
 }

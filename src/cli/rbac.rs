@@ -103,7 +103,7 @@ fn delegation(args: &RbacArgs) -> String {
     )
 }
 
-fn hub(
+fn cache(
     client: &kube::Client,
     kubernetes: &KubernetesConfig,
     namespace: &Namespace,
@@ -125,8 +125,11 @@ async fn rights(
     for selection in &settings.selections {
         let namespace = &selection.namespace;
         // Also where none is selected yet: one that comes must be seen.
-        rights.extend(RbacRights::to_watch(namespace.as_str(), kubernetes.driver));
-        let found = hub(&client, kubernetes, namespace).discover().await;
+        rights.extend(RbacRights::to_analyze(
+            namespace.as_str(),
+            kubernetes.driver,
+        ));
+        let found = cache(&client, kubernetes, namespace).discover().await;
         let found = found.map_err(|why| format!("the releases of {namespace}: {why}"))?;
         let is_own = |release: &DiscoveredRelease| {
             kubernetes.own_release.as_ref().is_some_and(|(own, name)| {
@@ -145,7 +148,7 @@ async fn rights(
     } else {
         let mut sources = args.config.sources();
         sources.discovered = discovered;
-        let loaded = config::load(&sources).map_err(|mistakes| mistakes.render(false))?;
+        let loaded = config::load(&sources).map_err(|diagnostics| diagnostics.render(false))?;
         loaded.settings
     };
     for release in expanded
@@ -153,15 +156,15 @@ async fn rights(
         .iter()
         .filter(|release| release.in_cluster)
     {
-        let hub = hub(&client, kubernetes, &release.namespace);
+        let cache = cache(&client, kubernetes, &release.namespace);
         let named = format!("{}/{}", release.namespace, release.name);
         let impersonate = kubernetes.impersonate.as_deref();
-        let needed = cluster::needed(&hub, release, impersonate).await;
+        let needed = cluster::needed(&cache, release, impersonate).await;
         let needed = needed.map_err(|why| format!("{named}: {why}"))?;
         rights.extend(needed.own);
         if impersonate.is_none() {
             rights.extend(needed.helm);
-        } else if release.guard.mode == Mode::Enforce {
+        } else if release.controller.mode == Mode::Enforce {
             let namespace = release.namespace.as_str().to_owned();
             of_helm.entry(namespace).or_default().extend(needed.helm);
         }

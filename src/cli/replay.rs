@@ -71,8 +71,8 @@ fn replay(args: &ReplayArgs) -> Result<bool, String> {
         let recorded = recorded.map_or_else(|| "no end".to_owned(), sentence);
         say!("  recorded  {recorded}");
         say!("  replayed  {}", sentence(&RecordingEnd::of(&watch)));
-        if let Some(finding) = watch.finding() {
-            say!("            {}", finding.text);
+        if let Some(regression) = watch.regression() {
+            say!("            {}", regression.text);
         }
         if head.version < crate::core::recording::VERSION {
             say!(

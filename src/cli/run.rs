@@ -244,10 +244,10 @@ async fn reload(
             daemon.apply(loaded.settings).await;
             Ok(())
         }
-        Ok(Err(mistakes)) => {
-            let why = mistakes.render(false);
+        Ok(Err(diagnostics)) => {
+            let why = diagnostics.render(false);
             daemon.reload_failed(&why);
-            tracing::error!(mistakes = %why, "The configuration is wrong; the old one stays in force");
+            tracing::error!(diagnostics = %why, "The configuration is wrong; the old one stays in force");
             Err(why)
         }
         Err(error) => {

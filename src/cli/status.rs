@@ -150,8 +150,8 @@ fn detail(release: &Value) {
     if let Some(since) = release["phase_since"].as_f64() {
         say!("  since {}", date(since));
     }
-    if let Some(obstacle) = release["obstacle"].as_str() {
-        say!("  A rollback could not be done: {obstacle}");
+    if let Some(failure) = release["obstacle"].as_str() {
+        say!("  A rollback could not be done: {failure}");
     }
     for remark in array(release, "remarks") {
         say!("  {}", remark.as_str().unwrap_or_default());

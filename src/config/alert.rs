@@ -12,14 +12,14 @@ const MAX_RULES: usize = 32;
 
 const WEIGHTS: [(&str, AlertWeight); 3] = [
     ("note", AlertWeight::Note),
-    ("doubt", AlertWeight::Doubt),
-    ("convict", AlertWeight::Convict),
+    ("doubt", AlertWeight::SelfCheck),
+    ("convict", AlertWeight::Reject),
 ];
 
 /// Reads the rules, in the order of the file.
 pub(super) fn alerts(table: &mut ConfigTable, notes: &mut ReaderNotes) -> Vec<AlertRule> {
     let path = table.path_of("alert");
-    let place = table.place.clone();
+    let location = table.location.clone();
     let written = table
         .take("alert")
         .map_or_else(Vec::new, |item| ConfigTable::of(item, notes).rest());
@@ -27,7 +27,7 @@ pub(super) fn alerts(table: &mut ConfigTable, notes: &mut ReaderNotes) -> Vec<Al
         let message = format!("has {} entries", written.len());
         notes.complain(
             &path,
-            &place,
+            &location,
             message,
             Some(format!("write at most {MAX_RULES}")),
         );
@@ -41,7 +41,7 @@ pub(super) fn alerts(table: &mut ConfigTable, notes: &mut ReaderNotes) -> Vec<Al
 fn rule(item: ConfigValue, notes: &mut ReaderNotes) -> Option<AlertRule> {
     let mut table = ConfigTable::of(item, notes);
     let path = table.path.clone();
-    let place = table.place.clone();
+    let location = table.location.clone();
     for key in ["id", "name"] {
         table.take(key);
     }
@@ -51,13 +51,13 @@ fn rule(item: ConfigValue, notes: &mut ReaderNotes) -> Option<AlertRule> {
     table.end(notes);
     let Some(matched) = matched else {
         let help = "add match = { alertname = \"…\" }".to_owned();
-        notes.complain(&path, &place, "matches nothing", Some(help));
+        notes.complain(&path, &location, "matches nothing", Some(help));
         return None;
     };
     let mut labels = Vec::new();
     for (name, item) in ConfigTable::of(matched, notes).rest() {
         let Some(text) = item.text() else {
-            notes.mistake(
+            notes.diagnostic(
                 &item,
                 "is no text",
                 "write the label's value, or a regular expression",
@@ -70,10 +70,10 @@ fn rule(item: ConfigValue, notes: &mut ReaderNotes) -> Option<AlertRule> {
             .build()
         {
             Ok(regex) => {
-                notes.holds(&item.path, format!("{text:?}"), &item.node.place);
+                notes.holds(&item.path, format!("{text:?}"), &item.node.location);
                 labels.push((name, Pattern(regex)));
             }
-            Err(error) => notes.mistake(
+            Err(error) => notes.diagnostic(
                 &item,
                 format!("{text:?} is no regular expression"),
                 why(&error),
@@ -84,7 +84,7 @@ fn rule(item: ConfigValue, notes: &mut ReaderNotes) -> Option<AlertRule> {
         let help =
             "write match = { alertname = \"…\" }; one that matches everything is no evidence"
                 .to_owned();
-        notes.complain(&path, &place, "matches every alert", Some(help));
+        notes.complain(&path, &location, "matches every alert", Some(help));
         return None;
     }
     Some(AlertRule { labels, weight })

@@ -22,18 +22,18 @@ const TIMEOUT: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 /// Reads the table.
 pub(super) fn alertmanager(mut table: ConfigTable, notes: &mut ReaderNotes) -> AlertmanagerConfig {
     let path = table.path.clone();
-    let place = table.place.clone();
+    let location = table.location.clone();
     let written = table.list("urls", notes).unwrap_or_default();
     let urls: Vec<Url> = written.iter().filter_map(|item| url(item, notes)).collect();
     if written.is_empty() {
         let help = "add urls = [\"http://alertmanager-operated.monitoring:9093\"]".to_owned();
-        notes.complain(&path, &place, "names no Alertmanager", Some(help));
+        notes.complain(&path, &location, "names no Alertmanager", Some(help));
     }
     if written.len() > MAX_URLS {
         let message = format!("names {} Alertmanagers", written.len());
         let help =
             format!("write at most {MAX_URLS}; a name with several addresses is all of them");
-        notes.complain(&table.path_of("urls"), &place, message, Some(help));
+        notes.complain(&table.path_of("urls"), &location, message, Some(help));
     }
     let settings = AlertmanagerConfig {
         urls,
@@ -67,16 +67,21 @@ pub(super) fn alertmanager(mut table: ConfigTable, notes: &mut ReaderNotes) -> A
 /// An absolute http or https URL without credentials.
 pub(super) fn url(item: &ConfigValue, notes: &mut ReaderNotes) -> Option<Url> {
     let Some(text) = item.text() else {
-        notes.mistake(item, "is no text", "write a URL in quotes");
+        notes.diagnostic(item, "is no text", "write a URL in quotes");
         return None;
     };
     let help = "write it as \"http://alertmanager-operated.monitoring:9093\"";
     match Url::parse(text) {
         Ok(url) if !url.username().is_empty() || url.password().is_some() => {
             let help = "use bearer_token_file, or username and password_file";
-            let place = item.node.place.of_key();
+            let location = item.node.location.of_key();
             // Not shown: it holds a secret.
-            notes.complain(&item.path, &place, "holds credentials", Some(help.into()));
+            notes.complain(
+                &item.path,
+                &location,
+                "holds credentials",
+                Some(help.into()),
+            );
             None
         }
         Ok(url)
@@ -84,11 +89,11 @@ pub(super) fn url(item: &ConfigValue, notes: &mut ReaderNotes) -> Option<Url> {
                 && url.query().is_none()
                 && url.fragment().is_none() =>
         {
-            notes.holds(&item.path, format!("{text:?}"), &item.node.place);
+            notes.holds(&item.path, format!("{text:?}"), &item.node.location);
             Some(url)
         }
         Ok(_) => {
-            notes.mistake(
+            notes.diagnostic(
                 item,
                 format!("{text:?} is no http or https URL of a server"),
                 help,
@@ -96,7 +101,7 @@ pub(super) fn url(item: &ConfigValue, notes: &mut ReaderNotes) -> Option<Url> {
             None
         }
         Err(error) => {
-            notes.mistake(item, format!("{text:?} is no URL: {error}"), help);
+            notes.diagnostic(item, format!("{text:?} is no URL: {error}"), help);
             None
         }
     }
@@ -112,12 +117,12 @@ pub(super) fn labels(item: ConfigValue, notes: &mut ReaderNotes) -> Labels {
             });
         if !is_name || name.len() > 128 {
             let help = "a label is letters, digits and _, and begins with no digit";
-            notes.mistake(&item, format!("{name:?} is no name of a label"), help);
+            notes.diagnostic(&item, format!("{name:?} is no name of a label"), help);
         } else if let Some(text) = item.text().filter(|text| text.len() <= 1024) {
-            notes.holds(&item.path, format!("{text:?}"), &item.node.place);
+            notes.holds(&item.path, format!("{text:?}"), &item.node.location);
             labels.insert(name, text.to_owned());
         } else {
-            notes.mistake(&item, "is no label", "write a text of at most 1024 bytes");
+            notes.diagnostic(&item, "is no label", "write a text of at most 1024 bytes");
         }
     }
     if labels.len() > MAX_LABELS {

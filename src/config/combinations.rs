@@ -27,10 +27,10 @@ pub(super) struct WrittenKeys([Option<SourceLocation>; 4]);
 impl WrittenKeys {
     /// Before the keys are taken from the table.
     pub(super) fn of(table: &ConfigTable) -> Self {
-        Self(KEYS.map(|key| table.place_of(key)))
+        Self(KEYS.map(|key| table.location_of(key)))
     }
 
-    fn place(&self, key: &str) -> Option<&SourceLocation> {
+    fn location(&self, key: &str) -> Option<&SourceLocation> {
         let mut all = KEYS.iter().zip(&self.0);
         all.find(|(name, _)| **name == key)?.1.as_ref()
     }
@@ -40,7 +40,7 @@ impl WrittenKeys {
 pub(super) struct GuardTimes {
     pub(super) watch: Duration,
     /// As written, also where it is shorter than `watch`.
-    pub(super) watch_max: Duration,
+    pub(super) max_duration: Duration,
     pub(super) ready_within: Duration,
     pub(super) interval: Duration,
     pub(super) hold: Duration,
@@ -49,42 +49,44 @@ pub(super) struct GuardTimes {
 }
 
 /// What can never work is a mistake where it was written; what may not is a hint.
-pub(super) fn of_guard(
+pub(super) fn of_controller(
     path: &str,
-    place: &SourceLocation,
+    location: &SourceLocation,
     written: &WrittenKeys,
     times: &GuardTimes,
     notes: &mut ReaderNotes,
 ) {
     let GuardTimes {
-        watch, watch_max, ..
+        watch,
+        max_duration,
+        ..
     } = *times;
     let key = |key: &str| format!("{path}.{key}");
-    if let Some(at) = written.place("watch_max")
-        && watch_max < watch
+    if let Some(at) = written.location("watch_max")
+        && max_duration < watch
     {
         let message = format!(
             "{} is shorter than the watch of {}",
-            shown(watch_max),
+            shown(max_duration),
             shown(watch)
         );
         let help = "make it at least as long as watch, or leave it out".to_owned();
         notes.complain(&key("watch_max"), at, message, Some(help));
         return;
     }
-    if times.ready_within >= watch_max {
+    if times.ready_within >= max_duration {
         let message = format!(
             "a workload that never becomes Ready would be rolled back after {}, and every watch ends after {} at the latest",
             shown(times.ready_within),
-            shown(watch_max)
+            shown(max_duration)
         );
         let help = "make ready_within shorter than watch_max, or watch_max longer";
-        match written.place("ready_within") {
+        match written.location("ready_within") {
             Some(at) => notes.complain(&key("ready_within"), at, message, Some(help.to_owned())),
-            None => notes.hint(path, place, message, help),
+            None => notes.hint(path, location, message, help),
         }
     }
-    of_results(path, place, written, times, notes);
+    of_results(path, location, written, times, notes);
     let left = times.bake_for.saturating_sub(watch);
     let needed = Duration::from_secs_f64(BAKE_BLOCKS * Rule::default().bake_block_s);
     if times.bake != BakeAction::Off && left <= needed {
@@ -93,7 +95,7 @@ pub(super) fn of_guard(
             shown(left),
             shown(needed)
         );
-        let at = written.place("bake_for").unwrap_or(place);
+        let at = written.location("bake_for").unwrap_or(location);
         let help = "make bake_for longer, or write bake = \"off\"";
         notes.hint(&key("bake_for"), at, message, help);
     }
@@ -102,7 +104,7 @@ pub(super) fn of_guard(
 /// Whether a watch has the results that a verdict takes.
 fn of_results(
     path: &str,
-    place: &SourceLocation,
+    location: &SourceLocation,
     written: &WrittenKeys,
     times: &GuardTimes,
     notes: &mut ReaderNotes,
@@ -113,7 +115,7 @@ fn of_results(
     };
     let in_a_row = rule.hold(times.hold.as_secs_f64());
     let lasts = times.interval * in_a_row;
-    let place = written.place("hold").unwrap_or(place);
+    let location = written.location("hold").unwrap_or(location);
     let message = format!(
         "an endpoint that is dead is found by {in_a_row} failures in a row, one each {}, which takes {}",
         shown(times.interval),
@@ -121,28 +123,28 @@ fn of_results(
     );
     let help = "make interval or hold shorter, or the watch longer";
     let results = times.watch.as_secs_f64() / times.interval.as_secs_f64();
-    if lasts > times.watch_max {
+    if lasts > times.max_duration {
         let message = format!(
             "{message}, and every watch ends after {} at the latest",
-            shown(times.watch_max)
+            shown(times.max_duration)
         );
-        notes.complain(path, place, message, Some(help.to_owned()));
+        notes.complain(path, location, message, Some(help.to_owned()));
     } else if lasts > times.watch {
         let message = format!("{message}: longer than the watch of {}", shown(times.watch));
-        notes.hint(path, place, message, help);
+        notes.hint(path, location, message, help);
     } else if results < FEW_RESULTS {
         let message = format!(
             "in a watch of {} each probe has {results:.0} results: so few show little more than a dead endpoint",
             shown(times.watch)
         );
-        notes.hint(path, place, message, help);
+        notes.hint(path, location, message, help);
     }
 }
 
 /// Probes of one release, against its watch and against one another.
 pub(super) fn of_probes<'a>(
     path: &str,
-    place: &SourceLocation,
+    location: &SourceLocation,
     watch: Duration,
     probes: impl Iterator<Item = &'a ProbeConfig> + Clone,
     notes: &mut ReaderNotes,
@@ -154,7 +156,7 @@ pub(super) fn of_probes<'a>(
             shown(watch)
         );
         let help = "make the watch longer, or the interval of these probes shorter";
-        notes.hint(path, place, message, help);
+        notes.hint(path, location, message, help);
     }
     let asks_pods = |probe: &&ProbeConfig| probe.pods.is_some();
     let Some(with) = named(probes.clone().filter(asks_pods)) else {
@@ -165,7 +167,7 @@ pub(super) fn of_probes<'a>(
             "pods are asked directly for {with}, and not for {without}: that is judged by the answers of its URL alone, and counts as asking every workload"
         );
         let help = "write pods = \"WORKLOAD\" at these probes as well, so that old pods can show what is not the revision's fault";
-        notes.hint(path, place, message, help);
+        notes.hint(path, location, message, help);
     }
 }
 

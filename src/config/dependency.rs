@@ -66,14 +66,14 @@ pub(super) struct PendingNeed {
 
 /// `needs` of a probe.
 pub(super) fn needs(table: &mut ConfigTable, notes: &mut ReaderNotes) -> Vec<NeedsEntry> {
-    let place = table.place_of("needs");
+    let location = table.location_of("needs");
     let Some(items) = table.list("needs", notes) else {
         return Vec::new();
     };
     let mut needs = Vec::new();
     for item in items {
         let Some(need) = item.text().and_then(NeedsEntry::parse) else {
-            notes.mistake(
+            notes.diagnostic(
                 &item,
                 "names nothing that could be needed",
                 "write names of [[dependency]], as [\"postgres\"], or of a guarded release, as [\"release:shop/backend\"]",
@@ -81,16 +81,16 @@ pub(super) fn needs(table: &mut ConfigTable, notes: &mut ReaderNotes) -> Vec<Nee
             continue;
         };
         if needs.contains(&need) {
-            notes.mistake(&item, format!("names {need} twice"), "name it once");
+            notes.diagnostic(&item, format!("names {need} twice"), "name it once");
             continue;
         }
         needs.push(need.clone());
         notes.needs.push(PendingNeed { need, item });
     }
-    if let Some(place) = place {
+    if let Some(location) = location {
         let shown: Vec<String> = needs.iter().map(|need| format!("\"{need}\"")).collect();
         let shown = format!("[{}]", shown.join(", "));
-        notes.holds(&table.path_of("needs"), shown, &place);
+        notes.holds(&table.path_of("needs"), shown, &location);
     }
     needs
 }
@@ -99,7 +99,7 @@ pub(super) fn needs(table: &mut ConfigTable, notes: &mut ReaderNotes) -> Vec<Nee
 pub(super) fn refuse_keys_of_releases(table: &mut ConfigTable, notes: &mut ReaderNotes) {
     for key in OF_RELEASES {
         if let Some(item) = table.take(key) {
-            notes.mistake(
+            notes.diagnostic(
                 &item,
                 "is for probes of a release, and this one belongs to none",
                 "leave it out; a probe of a release names what it needs with needs = [\"…\"]",
@@ -115,18 +115,18 @@ pub(super) fn dependencies(
     notes: &mut ReaderNotes,
     probe: impl Fn(&str, ConfigValue, &mut ReaderNotes) -> Option<ProbeConfig>,
 ) -> Vec<(ProbeConfig, SourceLocation)> {
-    let (path, place) = (table.path.clone(), table.place.clone());
+    let (path, location) = (table.path.clone(), table.location.clone());
     let written = table.rest();
     if written.len() > MAX_DECLARED {
         let message = format!("has {} entries", written.len());
         let help = format!("write at most {MAX_DECLARED}");
-        notes.complain(&path, &place, message, Some(help));
+        notes.complain(&path, &location, message, Some(help));
     }
     let mut names = BTreeSet::new();
     let mut dependencies = Vec::new();
     for (id, item) in written.into_iter().take(MAX_DECLARED) {
         if id.starts_with(RELEASE) {
-            notes.mistake(
+            notes.diagnostic(
                 &item,
                 format!("{id:?} names a release, which is no dependency of its own"),
                 format!("leave it out; needs = [{id:?}] at a probe is enough"),
@@ -139,15 +139,15 @@ pub(super) fn dependencies(
         };
         let name = one.id.probe.as_str().to_owned();
         if control.is_some_and(|control| control.id == one.id) {
-            notes.mistake(
+            notes.diagnostic(
                 &whole,
                 format!("has the name of the control probe, {name:?}"),
                 "give it another name",
             );
         } else if names.insert(name) {
-            dependencies.push((one, whole.node.place));
+            dependencies.push((one, whole.node.location));
         } else {
-            notes.mistake(&whole, "the name stands twice", "give it another name");
+            notes.diagnostic(&whole, "the name stands twice", "give it another name");
         }
     }
     dependencies
@@ -179,27 +179,27 @@ pub(super) fn resolve(
         .collect();
     let mut paces = HashMap::new();
     for release in releases.iter().filter(|release| release.is_guarded()) {
-        let interval = release.guard.interval();
+        let interval = release.controller.interval();
         for name in release
             .needs()
             .into_iter()
             .filter_map(NeedsEntry::dependency)
         {
-            let pace = paces.entry(name).or_insert(interval);
-            *pace = interval.min(*pace);
+            let interval_overrides = paces.entry(name).or_insert(interval);
+            *interval_overrides = interval.min(*interval_overrides);
         }
     }
-    for (probe, place) in &mut dependencies {
+    for (probe, location) in &mut dependencies {
         let name = probe.id.probe.as_str();
         if !needed.contains(name) {
             notes.hint(
                 &format!("dependency.{name}"),
-                place,
+                location,
                 "no probe needs it, so that it excuses nothing",
                 format!("add needs = [{name:?}] to the probes whose answers hang on it"),
             );
         }
-        probe.watch_interval = paces.get(name).copied();
+        probe.analysis_interval = paces.get(name).copied();
     }
     dependencies
         .into_iter()
@@ -223,7 +223,7 @@ fn check_one(
                 Some(near) => format!("did you mean {near:?}?"),
                 None => format!("add [[dependency]] with name = {name:?} and its url"),
             };
-            notes.mistake(item, format!("there is no [[dependency]] {name:?}"), help);
+            notes.diagnostic(item, format!("there is no [[dependency]] {name:?}"), help);
         }
         NeedsEntry::Release(namespace, name) => {
             let mut all = releases.iter();
@@ -231,7 +231,7 @@ fn check_one(
                 all.find(|release| release.namespace == *namespace && release.name == *name);
             let is_selected = selections.iter().any(|it| it.namespace == *namespace);
             if found.map_or(!is_selected, |release| !release.is_guarded()) {
-                notes.mistake(
+                notes.diagnostic(
                     item,
                     format!("no release {namespace}/{name} is guarded here"),
                     "write \"release:NAMESPACE/NAME\" of a [[release]] whose revisions are judged",

@@ -31,7 +31,7 @@ pub struct Diagnostic {
     /// What would be right.
     pub help: Option<String>,
     /// Where it stands.
-    pub place: SourceLocation,
+    pub location: SourceLocation,
     /// Whether the line must not be shown, because of what may stand in it.
     pub secret: bool,
 }
@@ -57,25 +57,25 @@ impl Diagnostics {
     /// For people: each mistake with its line, and what would be right.
     pub fn render(&self, colours: bool) -> String {
         let mut text = String::new();
-        for mistake in self.list.iter().take(SHOWN) {
-            text.push_str(&render(mistake, &self.files, false, colours));
+        for diagnostic in self.list.iter().take(SHOWN) {
+            text.push_str(&render(diagnostic, &self.files, false, colours));
             text.push_str("\n\n");
         }
         if self.list.len() > SHOWN {
             text.push_str(&format!("and {} more\n\n", self.list.len() - SHOWN));
         }
-        let mistakes = if self.list.len() == 1 {
+        let diagnostics = if self.list.len() == 1 {
             "1 mistake".into()
         } else {
             format!("{} mistakes", self.list.len())
         };
-        text.push_str(&format!("{mistakes} in the configuration"));
+        text.push_str(&format!("{diagnostics} in the configuration"));
         text
     }
 
     /// Line and column of a mistake, counted from 1, when it stands in a file.
-    pub fn line_and_column(&self, mistake: &Diagnostic) -> Option<(usize, usize)> {
-        let (file, span) = mistake.place.value_span()?;
+    pub fn line_and_column(&self, diagnostic: &Diagnostic) -> Option<(usize, usize)> {
+        let (file, span) = diagnostic.location.value_span()?;
         let before = self.files.get(file)?.text.get(..span.start)?;
         let line = before.matches('\n').count() + 1;
         let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
@@ -91,7 +91,7 @@ impl fmt::Display for Diagnostics {
 
 /// One mistake or hint with its source line.
 pub(super) fn render(
-    mistake: &Diagnostic,
+    diagnostic: &Diagnostic,
     files: &[SourceFile],
     is_hint: bool,
     colours: bool,
@@ -104,15 +104,15 @@ pub(super) fn render(
     let level = if is_hint { Level::NOTE } else { Level::ERROR };
     // What stands between our own words is from the file, and must not forge or colour a line.
     let clean = |text: &str| annotate_snippets::normalize_untrusted_str(text).replace('\n', "\\n");
-    let title = clean(&headline(mistake));
+    let title = clean(&headline(diagnostic));
     let mut group = Group::with_title(level.primary_title(&title));
-    let shown = mistake.place.value_span().and_then(|(file, span)| {
+    let shown = diagnostic.location.value_span().and_then(|(file, span)| {
         let file = files.get(file)?;
         let (line, part, span) = lines_around(&file.text, span)?;
         Some((file, line, part, span))
     });
     if let Some((file, line, part, span)) = shown {
-        if mistake.secret || part.len() > LONGEST_LINE || may_hold_secret(part) {
+        if diagnostic.secret || part.len() > LONGEST_LINE || may_hold_secret(part) {
             let column = part
                 .get(..span.start)
                 .map_or(1, |before| before.chars().count() + 1);
@@ -129,25 +129,25 @@ pub(super) fn render(
             group = group.element(snippet);
         }
     }
-    if let Some(help) = &mistake.help {
+    if let Some(help) = &diagnostic.help {
         group = group.element(Level::HELP.message(clean(help)));
     }
     renderer.render(&[group])
 }
 
 /// The complaint in one line, with the place where it is no line of a file.
-pub(super) fn headline(mistake: &Diagnostic) -> String {
-    let about = if mistake.path.is_empty() {
+pub(super) fn headline(diagnostic: &Diagnostic) -> String {
+    let about = if diagnostic.path.is_empty() {
         String::new()
     } else {
-        format!("{}: ", mistake.path)
+        format!("{}: ", diagnostic.path)
     };
-    let place = match &mistake.place {
+    let location = match &diagnostic.location {
         SourceLocation::Variable(name) => format!(" (from the variable {name})"),
         SourceLocation::Flag(key) => format!(" (from the flag for {key})"),
         SourceLocation::File { .. } | SourceLocation::Default => String::new(),
     };
-    format!("{about}{}{place}", mistake.message)
+    format!("{about}{}{location}", diagnostic.message)
 }
 
 /// Whether a line must not be shown, because a secret may stand in it: it names one, or holds a URL with user info.

@@ -43,7 +43,7 @@ pub(super) fn expect(item: ConfigValue, notes: &mut ReaderNotes) -> Expect {
     }
     for (key, test) in [
         ("header_present", HeaderTest::Present),
-        ("header_absent", HeaderTest::Absent),
+        ("header_absent", HeaderTest::NotInstalled),
     ] {
         for item in &table.list(key, notes).unwrap_or_default() {
             let name = item.text().unwrap_or("").to_owned();
@@ -95,7 +95,7 @@ fn versions(table: &mut ConfigTable, notes: &mut ReaderNotes) -> Vec<HttpVersion
             Some("1.0") => versions.push(HttpVersion::V10),
             Some("1.1") => versions.push(HttpVersion::V11),
             Some("2" | "2.0") => versions.push(HttpVersion::V20),
-            Some(_) | None => notes.mistake(
+            Some(_) | None => notes.diagnostic(
                 &item,
                 "is no version of HTTP that can be spoken",
                 "write \"1.0\", \"1.1\" or \"2\"",
@@ -112,7 +112,7 @@ pub(super) fn header_name(
 ) -> Option<HeaderName> {
     let parsed = HeaderName::from_bytes(name.as_bytes()).ok();
     if parsed.is_none() {
-        notes.mistake(
+        notes.diagnostic(
             item,
             format!("{name:?} is no name of a header"),
             "use letters, digits and dashes",

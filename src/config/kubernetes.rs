@@ -31,7 +31,7 @@ pub(super) fn kubernetes(mut table: ConfigTable, notes: &mut ReaderNotes) -> Kub
     if let Some((_, item)) = &context
         && kubeconfig.is_none()
     {
-        notes.mistake(
+        notes.diagnostic(
             item,
             "is of no use without a kubeconfig",
             "add kubeconfig = \"…\", or leave it out to be the pod's own service account",
@@ -41,7 +41,7 @@ pub(super) fn kubernetes(mut table: ConfigTable, notes: &mut ReaderNotes) -> Kub
     let helm_memory = table.take("helm_memory").and_then(|item| {
         let bytes = size(&item, HELM_MEMORY.1, notes)?;
         if bytes < HELM_MEMORY.0 {
-            notes.mistake(
+            notes.diagnostic(
                 &item,
                 "is too little for any rollback",
                 format!("give helm {} MiB or more", HELM_MEMORY.0 / MIB),
@@ -56,7 +56,7 @@ pub(super) fn kubernetes(mut table: ConfigTable, notes: &mut ReaderNotes) -> Kub
         let parts = text.split_once('/');
         let parts = parts.filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty());
         if parts.is_none() {
-            notes.mistake(
+            notes.diagnostic(
                 &item,
                 format!("{text:?} names no release"),
                 "write NAMESPACE/NAME, as \"leadsman/leadsman\"",
@@ -99,7 +99,7 @@ pub(super) fn lease(
     keeps_state: bool,
     notes: &mut ReaderNotes,
 ) -> LeaseConfig {
-    let (path, place) = (table.path.clone(), table.place.clone());
+    let (path, location) = (table.path.clone(), table.location.clone());
     let mut of = |key: &'static str, usual: u64, notes: &mut ReaderNotes| {
         let read = table.duration(key, LEASE_SPAN, notes);
         read.unwrap_or(Duration::from_secs(usual))
@@ -110,7 +110,7 @@ pub(super) fn lease(
         duration: of("duration", 15, notes),
     };
     let mut wrong = |message: &str, help: &str| {
-        notes.complain(&path, &place, message, Some(help.to_owned()));
+        notes.complain(&path, &location, message, Some(help.to_owned()));
     };
     if !has_cluster {
         wrong("needs a cluster", "add [kubernetes], or leave [lease] out");
@@ -140,7 +140,7 @@ pub(super) fn lease(
     });
     let identity = table.text("identity", notes).map(|(text, item)| {
         if text.is_empty() || text.len() > 128 {
-            notes.mistake(
+            notes.diagnostic(
                 &item,
                 "is no name",
                 "write 1 to 128 characters, or leave it out",
@@ -196,7 +196,7 @@ pub(super) fn pods(table: &mut ConfigTable, notes: &mut ReaderNotes) -> Option<P
         || !is_name(port)
         || port == "0"
     {
-        notes.mistake(
+        notes.diagnostic(
             &item,
             format!("{text:?} names no pods"),
             "write the Deployment, as \"web\", with its port where there are several, as \"web:http\" or \"web:8080\"",

@@ -33,7 +33,7 @@ const MARK: char = '\0';
 /// One value of the merged tree.
 #[derive(Debug, Clone)]
 pub(super) struct ConfigNode {
-    pub(super) place: SourceLocation,
+    pub(super) location: SourceLocation,
     pub(super) kind: NodeKind,
 }
 
@@ -65,7 +65,7 @@ impl NodeKind {
 pub(super) fn read_file(
     path: &Path,
     files: &mut Vec<SourceFile>,
-    mistakes: &mut Vec<Diagnostic>,
+    diagnostics: &mut Vec<Diagnostic>,
 ) -> Option<ConfigLayer> {
     let file = files.len();
     let name = path.display().to_string();
@@ -75,12 +75,12 @@ pub(super) fn read_file(
         text: text.as_ref().map_or_else(|_| String::new(), Clone::clone),
     });
     if let Err((message, help)) = text {
-        let place = SourceLocation::Default;
-        mistakes.push(Diagnostic {
+        let location = SourceLocation::Default;
+        diagnostics.push(Diagnostic {
             path: String::new(),
             message: format!("{name}: {message}"),
             help: Some(help),
-            place,
+            location,
             secret: false,
         });
         return None;
@@ -91,16 +91,16 @@ pub(super) fn read_file(
     for error in errors {
         let span = error.span().unwrap_or(0..0);
         let span = (span.start.min(text.len()), span.end.min(text.len()));
-        let place = SourceLocation::File {
+        let location = SourceLocation::File {
             file,
             key: span,
             value: span,
         };
-        mistakes.push(Diagnostic {
+        diagnostics.push(Diagnostic {
             path: String::new(),
             message: format!("not TOML: {}", error.message()),
             help: None,
-            place,
+            location,
             secret: false,
         });
     }
@@ -108,7 +108,7 @@ pub(super) fn read_file(
         return None;
     }
     let span = table.span();
-    let mut builder = LayerBuilder { file, mistakes };
+    let mut builder = LayerBuilder { file, diagnostics };
     let root = builder.table(table.get_ref(), (span.start, span.end), "", 0);
     match root.kind {
         ValueKind::Table(root) => Some(ConfigLayer(root)),
@@ -167,7 +167,7 @@ impl Source for ConfigLayer {
 
 struct LayerBuilder<'a> {
     file: usize,
-    mistakes: &'a mut Vec<Diagnostic>,
+    diagnostics: &'a mut Vec<Diagnostic>,
 }
 
 impl LayerBuilder<'_> {
@@ -179,14 +179,14 @@ impl LayerBuilder<'_> {
         depth: usize,
     ) -> Value {
         let mut map = Map::new();
-        let place = SourceLocation::File {
+        let location = SourceLocation::File {
             file: self.file,
             key,
             value: key,
         };
         map.insert(
             format!("{MARK}{}", self.file),
-            Value::new(None, place.encode()),
+            Value::new(None, location.encode()),
         );
         for (name, value) in table {
             let span = (name.span().start, name.span().end);
@@ -210,14 +210,14 @@ impl LayerBuilder<'_> {
         depth: usize,
     ) -> Value {
         let span = (value.span().start, value.span().end);
-        let place = SourceLocation::File {
+        let location = SourceLocation::File {
             file: self.file,
             key,
             value: span,
         };
-        let origin = place.encode();
+        let origin = location.encode();
         if depth > MAX_DEPTH {
-            self.complain(path, "is nested too deeply", None, place);
+            self.complain(path, "is nested too deeply", None, location);
             return Value::new(Some(&origin), false);
         }
         match value.get_ref() {
@@ -226,14 +226,14 @@ impl LayerBuilder<'_> {
                 if let Ok(number) = i64::from_str_radix(number.as_str(), number.radix()) {
                     Value::new(Some(&origin), number)
                 } else {
-                    self.complain(path, "is too large a number", None, place);
+                    self.complain(path, "is too large a number", None, location);
                     Value::new(Some(&origin), 0_i64)
                 }
             }
             DeValue::Float(number) => {
                 let number: f64 = number.as_str().parse().unwrap_or(f64::NAN);
                 if !number.is_finite() {
-                    self.complain(path, "is not a finite number", None, place);
+                    self.complain(path, "is not a finite number", None, location);
                 }
                 Value::new(Some(&origin), number)
             }
@@ -243,7 +243,7 @@ impl LayerBuilder<'_> {
                     path,
                     "is a date",
                     Some("write it in quotes if it is meant as text"),
-                    place,
+                    location,
                 );
                 Value::new(Some(&origin), date.to_string())
             }
@@ -278,7 +278,7 @@ impl LayerBuilder<'_> {
                 continue;
             };
             let span = (item.span().start, item.span().end);
-            let place = SourceLocation::File {
+            let location = SourceLocation::File {
                 file: self.file,
                 key: span,
                 value: span,
@@ -297,7 +297,7 @@ impl LayerBuilder<'_> {
             let id = id.or_else(|| of_rule.then(|| format!("{number}")));
             let id = id.unwrap_or_else(|| {
                 let help = format!("add name = \"…\" below [[{}]]", path_of_tables(path));
-                self.complain(path, "an entry has no name", Some(&help), place.clone());
+                self.complain(path, "an entry has no name", Some(&help), location.clone());
                 format!("#{}", known.len() + 1)
             });
             if !known.insert(id.clone()) {
@@ -306,7 +306,7 @@ impl LayerBuilder<'_> {
                     &format!("{path}.{id}"),
                     "the name stands twice",
                     Some(help),
-                    place,
+                    location,
                 );
                 continue;
             }
@@ -316,13 +316,19 @@ impl LayerBuilder<'_> {
         Value::new(None, map)
     }
 
-    fn complain(&mut self, path: &str, message: &str, help: Option<&str>, place: SourceLocation) {
+    fn complain(
+        &mut self,
+        path: &str,
+        message: &str,
+        help: Option<&str>,
+        location: SourceLocation,
+    ) {
         let help = help.map(str::to_owned);
-        self.mistakes.push(Diagnostic {
+        self.diagnostics.push(Diagnostic {
             path: path.to_owned(),
             message: message.to_owned(),
             help,
-            place,
+            location,
             secret: false,
         });
     }
@@ -337,8 +343,8 @@ fn path_of_tables(path: &str) -> String {
 }
 
 /// A layer of single settings: variables or flags. `keys` are the parts of a path, as `["serve", "listen"]`.
-pub(super) fn single(keys: &[String], text: &str, place: &SourceLocation) -> ConfigLayer {
-    let origin = place.encode();
+pub(super) fn single(keys: &[String], text: &str, location: &SourceLocation) -> ConfigLayer {
+    let origin = location.encode();
     let mut value = Value::new(Some(&origin), text.to_owned());
     for key in keys.iter().skip(1).rev() {
         value = Value::new(None, Map::from_iter([(key.clone(), value)]));
@@ -381,7 +387,7 @@ pub(super) fn merge(layers: &[ConfigLayer]) -> Result<ConfigNode, ConfigError> {
 }
 
 fn node(value: Value) -> ConfigNode {
-    let place = value
+    let location = value
         .origin()
         .map_or(SourceLocation::Default, SourceLocation::decode);
     let kind = match value.kind {
@@ -396,29 +402,29 @@ fn node(value: Value) -> ConfigNode {
         ValueKind::Array(items) => NodeKind::Array(items.into_iter().map(node).collect()),
         ValueKind::Table(table) => return table_node(table),
     };
-    ConfigNode { place, kind }
+    ConfigNode { location, kind }
 }
 
 fn table_node(table: Map<String, Value>) -> ConfigNode {
-    let mut marks = Vec::new();
+    let mut outcomes = Vec::new();
     let mut entries = Vec::new();
     for (key, value) in table {
         let value = node(value);
         if key.starts_with(MARK) {
-            if let NodeKind::Text(place) = &value.kind {
-                marks.push(SourceLocation::decode(place));
+            if let NodeKind::Text(location) = &value.kind {
+                outcomes.push(SourceLocation::decode(location));
             }
         } else {
             entries.push((key, value));
         }
     }
-    entries.sort_by(|(a, one), (b, other)| (&one.place, a).cmp(&(&other.place, b)));
-    let place = marks
+    entries.sort_by(|(a, one), (b, other)| (&one.location, a).cmp(&(&other.location, b)));
+    let location = outcomes
         .into_iter()
         .min()
-        .or_else(|| entries.first().map(|(_, first)| first.place.clone()));
+        .or_else(|| entries.first().map(|(_, first)| first.location.clone()));
     ConfigNode {
-        place: place.unwrap_or(SourceLocation::Default),
+        location: location.unwrap_or(SourceLocation::Default),
         kind: NodeKind::Table(entries),
     }
 }

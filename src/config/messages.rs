@@ -8,21 +8,21 @@ use super::value_reader::{ConfigTable, ReaderNotes};
 
 /// Reads `[slack]`: its address is a secret.
 pub(super) fn slack(mut table: ConfigTable, notes: &mut ReaderNotes) -> Option<ReceiverConfig> {
-    let (path, place) = (table.path.clone(), table.place.clone());
+    let (path, location) = (table.path.clone(), table.location.clone());
     let address = secret(&mut table, "url", "url_file", notes);
     let receiver = common(&mut table, "slack", MessageFormat::Slack, address, notes);
     table.end(notes);
     if receiver.is_none() {
         let help =
             "add url_file = \"…\", a file with the address of an incoming webhook".to_owned();
-        notes.complain(&path, &place, "has no address", Some(help));
+        notes.complain(&path, &location, "has no address", Some(help));
     }
     receiver
 }
 
 /// Reads `[webhook]`: its address is none, but may be in a file as well.
 pub(super) fn webhook(mut table: ConfigTable, notes: &mut ReaderNotes) -> Option<ReceiverConfig> {
-    let (path, place) = (table.path.clone(), table.place.clone());
+    let (path, location) = (table.path.clone(), table.location.clone());
     let address = if table.has("url_file") {
         secret(&mut table, "url", "url_file", notes)
     } else {
@@ -34,9 +34,9 @@ pub(super) fn webhook(mut table: ConfigTable, notes: &mut ReaderNotes) -> Option
     let auth = auth(&mut table, notes);
     let receiver = common(&mut table, "webhook", MessageFormat::Json, address, notes);
     table.end(notes);
-    if receiver.is_none() && notes.mistakes.is_empty() {
+    if receiver.is_none() && notes.diagnostics.is_empty() {
         let help = "add url = \"https://…\"".to_owned();
-        notes.complain(&path, &place, "has no address", Some(help));
+        notes.complain(&path, &location, "has no address", Some(help));
     }
     receiver.map(|receiver| ReceiverConfig {
         auth,

@@ -73,7 +73,7 @@ pub struct Loaded {
 
 impl Loaded {
     /// What is wrong with the settings after all, in the form of every other mistake.
-    pub fn mistakes(&self, list: Vec<Diagnostic>) -> Diagnostics {
+    pub fn diagnostics(&self, list: Vec<Diagnostic>) -> Diagnostics {
         Diagnostics {
             files: self.files.clone(),
             list,
@@ -81,8 +81,8 @@ impl Loaded {
     }
 
     /// Where a setting was written, in words: "probes.toml:12", "LEADSMAN__SERVE__LISTEN", "flag", "default".
-    pub fn place_name(&self, place: &SourceLocation) -> String {
-        match place {
+    pub fn place_name(&self, location: &SourceLocation) -> String {
+        match location {
             SourceLocation::File { file, value, .. } => {
                 let source = self.files.get(*file);
                 let before = source
@@ -108,7 +108,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Diagnostics> {
     let mut layers: Vec<_> = sources
         .files
         .iter()
-        .filter_map(|path| layers::read_file(path, &mut files, &mut notes.mistakes))
+        .filter_map(|path| layers::read_file(path, &mut files, &mut notes.diagnostics))
         .collect();
     // What stands in variables is compared with names from the files, so those are merged first.
     let from_files = merged(&layers, &mut notes);
@@ -138,7 +138,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Diagnostics> {
             &mut notes,
         );
     }
-    let broken = !notes.mistakes.is_empty();
+    let broken = !notes.diagnostics.is_empty();
     let root = ConfigValue {
         path: String::new(),
         node: merged(&layers, &mut notes),
@@ -147,7 +147,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Diagnostics> {
     let settings = (!broken || files.len() == layers.len())
         .then(|| tables::settings(root, &sources.discovered, &mut notes));
     match settings {
-        Some(settings) if notes.mistakes.is_empty() => {
+        Some(settings) if notes.diagnostics.is_empty() => {
             let hints = notes.hints.iter().map(one_line).collect();
             Ok(Loaded {
                 settings,
@@ -157,8 +157,8 @@ pub fn load(sources: &Sources) -> Result<Loaded, Diagnostics> {
             })
         }
         Some(_) | None => {
-            let mut list = notes.mistakes;
-            list.sort_by(|a, b| a.place.cmp(&b.place));
+            let mut list = notes.diagnostics;
+            list.sort_by(|a, b| a.location.cmp(&b.location));
             list.dedup();
             Err(Diagnostics { files, list })
         }
@@ -168,7 +168,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Diagnostics> {
 /// What holds when nothing is written: defaults and the built-in modules, and nothing to probe.
 pub fn built_in() -> Settings {
     let node = ConfigNode {
-        place: SourceLocation::Default,
+        location: SourceLocation::Default,
         kind: NodeKind::Table(Vec::new()),
     };
     let root = ConfigValue {
@@ -188,7 +188,7 @@ fn merged(layers: &[layers::ConfigLayer], notes: &mut ReaderNotes) -> ConfigNode
             None,
         );
         ConfigNode {
-            place: SourceLocation::Default,
+            location: SourceLocation::Default,
             kind: NodeKind::Table(Vec::new()),
         }
     })
@@ -199,7 +199,7 @@ fn merged(layers: &[layers::ConfigLayer], notes: &mut ReaderNotes) -> ConfigNode
 fn add_single(
     keys: &[String],
     value: &str,
-    place: &SourceLocation,
+    location: &SourceLocation,
     tree: &ConfigNode,
     layers: &mut Vec<layers::ConfigLayer>,
     notes: &mut ReaderNotes,
@@ -224,7 +224,7 @@ fn add_single(
             let help = near.unwrap_or_else(|| format!("known are {}", names.join(", ")));
             notes.complain(
                 &path,
-                place,
+                location,
                 format!("there is no {of} {key:?}"),
                 Some(help),
             );
@@ -232,7 +232,7 @@ fn add_single(
         }
         node = found.map(|(_, node)| node);
     }
-    layers.push(layers::single(keys, value, place));
+    layers.push(layers::single(keys, value, location));
 }
 
 fn one_line(hint: &Diagnostic) -> String {

@@ -14,7 +14,7 @@ pub struct NamedFile {
     /// What is in it.
     pub holds: FileContent,
     /// Where the key was written.
-    pub place: SourceLocation,
+    pub location: SourceLocation,
 }
 
 /// What a named file holds.
@@ -31,7 +31,7 @@ pub enum FileContent {
 }
 
 impl NamedFile {
-    pub(super) fn of(key: String, path: &str, place: SourceLocation) -> Self {
+    pub(super) fn of(key: String, path: &str, location: SourceLocation) -> Self {
         let name = key.rsplit('.').next().unwrap_or("");
         let holds = match name {
             "key_file" => FileContent::PrivateKey,
@@ -45,7 +45,7 @@ impl NamedFile {
             path: PathBuf::from(path),
             key,
             holds,
-            place,
+            location,
         }
     }
 }

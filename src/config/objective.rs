@@ -44,16 +44,16 @@ pub(super) fn objectives(
     if let Some((_, item)) = &latency
         && !has_threshold
     {
-        notes.mistake(
+        notes.diagnostic(
             item,
             "promises a latency where no probe says which",
             "add latency_objective = \"300ms\" to the probes that it is for",
         );
     }
-    if availability.is_none() && latency.is_none() && notes.mistakes.is_empty() {
-        let place = table.place.clone();
+    if availability.is_none() && latency.is_none() && notes.diagnostics.is_empty() {
+        let location = table.location.clone();
         let help = "add availability = \"99.9%\", or latency = \"99%\"".to_owned();
-        notes.complain(&path, &place, "promises nothing", Some(help));
+        notes.complain(&path, &location, "promises nothing", Some(help));
     }
     notes.defaults(&path, &[("window", &"\"30d\"")]);
     table.end(notes);
@@ -84,7 +84,7 @@ fn never(objective: &Objective, all: bool, item: &ConfigValue, notes: &mut Reade
             .map(|tier| format!("{:?}", tier.as_str()))
             .collect();
         let how = if all { "add" } else { "write" };
-        notes.mistake(
+        notes.diagnostic(
             item,
             message,
             format!("{how} tiers = [{}], or promise more", rest.join(", ")),
@@ -97,13 +97,17 @@ fn tier(item: &ConfigValue, notes: &mut ReaderNotes) -> Option<BurnTier> {
         .text()
         .and_then(|text| BurnTier::ALL.into_iter().find(|tier| tier.as_str() == text));
     if let Some(tier) = found {
-        notes.holds(&item.path, format!("{:?}", tier.as_str()), &item.node.place);
+        notes.holds(
+            &item.path,
+            format!("{:?}", tier.as_str()),
+            &item.node.location,
+        );
     } else {
         let all: Vec<_> = BurnTier::ALL
             .iter()
             .map(|tier| format!("{:?}", tier.as_str()))
             .collect();
-        notes.mistake(item, "is no tier", format!("write {}", all.join(", ")));
+        notes.diagnostic(item, "is no tier", format!("write {}", all.join(", ")));
     }
     found
 }
@@ -116,7 +120,7 @@ fn percent(text: &str, item: &ConfigValue, notes: &mut ReaderNotes) -> Option<f6
     match number {
         Some(number) if (TARGET.0..=TARGET.1).contains(&number) => Some(number / 100.0),
         Some(_) | None => {
-            notes.mistake(
+            notes.diagnostic(
                 item,
                 format!("{text:?} is no share from {} % to {} %", TARGET.0, TARGET.1),
                 "write it as \"99.9%\"",
@@ -133,7 +137,7 @@ fn days(text: &str, item: &ConfigValue, notes: &mut ReaderNotes) -> Option<u32> 
         .and_then(|number| number.parse::<u32>().ok());
     let days = days.filter(|days| (1..=MOST_DAYS).contains(days));
     if days.is_none() {
-        notes.mistake(
+        notes.diagnostic(
             item,
             format!("{text:?} is no period of whole days"),
             format!("write \"1d\" to \"{MOST_DAYS}d\""),

@@ -26,7 +26,7 @@ pub(super) fn method(table: &mut ConfigTable, notes: &mut ReaderNotes) -> Method
     {
         return method;
     }
-    notes.mistake(
+    notes.diagnostic(
         &item,
         format!("{text:?} is no method that can be asked with"),
         format!("write one of {}", known.join(", ")),
@@ -39,11 +39,11 @@ pub(super) fn body(table: &mut ConfigTable, notes: &mut ReaderNotes) -> RequestB
     let file = path(table, "body_file", notes);
     match (inline, file) {
         (Some((_, item)), Some(_)) => {
-            notes.mistake(&item, "stands beside body_file", "give one of the two");
+            notes.diagnostic(&item, "stands beside body_file", "give one of the two");
             RequestBody::None
         }
         (Some((text, item)), None) if text.len() > MAX_BODY => {
-            notes.mistake(&item, "is larger than 1 MiB", "send less");
+            notes.diagnostic(&item, "is larger than 1 MiB", "send less");
             RequestBody::None
         }
         (Some((text, _)), None) => RequestBody::Inline(text.into()),
@@ -64,7 +64,7 @@ pub(super) fn headers(
             || HeaderValue::from_str(text).is_err()
             || text.contains(['/', ' ', '@']))
     {
-        notes.mistake(
+        notes.diagnostic(
             item,
             format!("{text:?} is no host"),
             "write a name, or name:port",
@@ -105,7 +105,7 @@ pub(super) fn headers(
         if headers.len() > MAX_HEADERS {
             notes.complain(
                 &table.path,
-                &table.place,
+                &table.location,
                 format!("holds more than {MAX_HEADERS} headers"),
                 None,
             );
@@ -121,7 +121,7 @@ fn header(
     notes: &mut ReaderNotes,
 ) -> Option<(HeaderName, HeaderValue)> {
     let Ok(parsed) = HeaderName::from_bytes(name.as_bytes()) else {
-        notes.mistake(
+        notes.diagnostic(
             item,
             format!("{name:?} is no name of a header"),
             "use letters, digits and dashes",
@@ -129,13 +129,13 @@ fn header(
         return None;
     };
     let secret = [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE].contains(&parsed);
-    if secret && matches!(item.node.place, SourceLocation::File { .. }) {
-        let place = item.node.place.of_key();
+    if secret && matches!(item.node.location, SourceLocation::File { .. }) {
+        let location = item.node.location.of_key();
         let help =
             "use bearer_token_file, or username and password_file; a variable may hold it as well";
         notes.complain(
             &item.path,
-            &place,
+            &location,
             "is a secret and must not stand in a file of settings",
             Some(help.into()),
         );
@@ -145,7 +145,7 @@ fn header(
         .text()
         .and_then(|text| HeaderValue::from_str(text).ok())
     else {
-        notes.mistake(
+        notes.diagnostic(
             item,
             "is no value of a header",
             "write a text in quotes, without line breaks",
@@ -157,7 +157,7 @@ fn header(
     } else {
         format!("{:?}", item.text().unwrap_or(""))
     };
-    notes.holds(&item.path, shown, &item.node.place);
+    notes.holds(&item.path, shown, &item.node.location);
     Some((parsed, value))
 }
 
@@ -189,7 +189,7 @@ fn check_accepts(
         .is_none_or(|weight| weight <= 0.0)
     {
         let message = format!("does not accept {wanted}, which compression expects");
-        notes.mistake(
+        notes.diagnostic(
             item,
             message,
             format!("add {wanted}, or take the header out: it is sent by itself"),
@@ -201,7 +201,7 @@ pub(super) fn auth(table: &mut ConfigTable, notes: &mut ReaderNotes) -> Option<A
     let username = table.text("username", notes);
     let password = secret(table, "password", "password_file", notes);
     let token = secret(table, "bearer_token", "bearer_token_file", notes);
-    let place = table.place.clone();
+    let location = table.location.clone();
     match (username, password, token) {
         (None, None, None) => None,
         (None, None, Some(token)) => Some(Auth::Bearer(token)),
@@ -209,7 +209,7 @@ pub(super) fn auth(table: &mut ConfigTable, notes: &mut ReaderNotes) -> Option<A
             Some(Auth::Basic { username, password })
         }
         (Some((_, item)), Some(_), None) => {
-            notes.mistake(
+            notes.diagnostic(
                 &item,
                 "holds a colon, which ends a user name",
                 "take the colon out",
@@ -217,13 +217,13 @@ pub(super) fn auth(table: &mut ConfigTable, notes: &mut ReaderNotes) -> Option<A
             None
         }
         (Some((_, item)), None, None) => {
-            notes.mistake(&item, "has no password", "add password_file = \"…\"");
+            notes.diagnostic(&item, "has no password", "add password_file = \"…\"");
             None
         }
         (None, Some(_), None) => {
             notes.complain(
                 &table.path,
-                &place,
+                &location,
                 "has a password and no user",
                 Some("add username = \"…\"".into()),
             );
@@ -233,7 +233,7 @@ pub(super) fn auth(table: &mut ConfigTable, notes: &mut ReaderNotes) -> Option<A
             let help = "give either bearer_token_file, or username and password_file";
             notes.complain(
                 &table.path,
-                &place,
+                &location,
                 "has two kinds of credentials",
                 Some(help.into()),
             );
@@ -255,7 +255,7 @@ pub(super) fn secret(
         return file.map(Secret::File);
     };
     if matches!(
-        item.node.place,
+        item.node.location,
         SourceLocation::File { .. } | SourceLocation::Flag(_)
     ) {
         let variable = format!(
@@ -266,24 +266,24 @@ pub(super) fn secret(
                 .replace('-', "_")
         );
         let help = format!("use {file_key} = \"…\", or the variable {variable}");
-        let place = item.node.place.of_key();
+        let location = item.node.location.of_key();
         notes.complain(
             &item.path,
-            &place,
+            &location,
             "is a secret and must not stand in a file of settings or a flag",
             Some(help),
         );
         return None;
     }
     if file.is_some() {
-        notes.mistake(
+        notes.diagnostic(
             &item,
             format!("stands beside {file_key}"),
             "give one of the two",
         );
         return None;
     }
-    notes.holds(&item.path, "<secret>", &item.node.place);
+    notes.holds(&item.path, "<secret>", &item.node.location);
     item.text().map(|text| Secret::Value(text.to_owned()))
 }
 
@@ -295,7 +295,7 @@ pub(super) fn path(
 ) -> Option<PathBuf> {
     let (text, item) = table.text(key, notes)?;
     if text.is_empty() || text.contains('\0') {
-        notes.mistake(&item, "names no file", "write a path");
+        notes.diagnostic(&item, "names no file", "write a path");
         return None;
     }
     Some(text.into())

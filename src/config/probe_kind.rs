@@ -120,11 +120,11 @@ pub(super) fn http(table: &mut ConfigTable, notes: &mut ReaderNotes) -> HttpProb
 pub(super) fn tcp(table: &mut ConfigTable, notes: &mut ReaderNotes) -> TcpProbeConfig {
     refuse_foreign(table, &HTTP_ONLY, "http", notes);
     let short = table.has("send") || table.has("expect_line");
-    if short && let Some(place) = table.place_of("dialogue") {
+    if short && let Some(location) = table.location_of("dialogue") {
         let path = table.path_of("dialogue");
         notes.complain(
             &path,
-            &place.of_key(),
+            &location.of_key(),
             "stands beside send or expect_line",
             Some("put all steps into dialogue".into()),
         );
@@ -138,7 +138,7 @@ pub(super) fn tcp(table: &mut ConfigTable, notes: &mut ReaderNotes) -> TcpProbeC
     }
     for item in table.list("dialogue", notes).unwrap_or_default() {
         if dialogue.len() >= MAX_STEPS {
-            notes.mistake(
+            notes.diagnostic(
                 &item,
                 format!("is longer than {MAX_STEPS} steps"),
                 "shorten the dialogue",
@@ -170,12 +170,12 @@ fn step(item: ConfigValue, notes: &mut ReaderNotes) -> Option<TcpStep> {
     if table.switch("start_tls", notes) == Some(true) {
         steps.push(TcpStep::StartTls);
     }
-    if steps.len() != 1 && notes.mistakes.is_empty() {
+    if steps.len() != 1 && notes.diagnostics.is_empty() {
         let help =
             "a step is one of { expect_line = \"…\" }, { send = \"…\" }, { start_tls = true }";
         notes.complain(
             &table.path,
-            &table.place,
+            &table.location,
             "is not one step",
             Some(help.into()),
         );
@@ -195,11 +195,11 @@ fn refuse_foreign(
         if table.has(key)
             && let Some(item) = table.take(key)
         {
-            let place = item.node.place.of_key();
+            let location = item.node.location.of_key();
             let help = format!("take it out, or ask a {kind} target");
             notes.complain(
                 &item.path,
-                &place,
+                &location,
                 format!("is for {kind} targets"),
                 Some(help),
             );

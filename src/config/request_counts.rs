@@ -20,7 +20,7 @@ pub(super) fn requests(
     notes: &mut ReaderNotes,
 ) -> Option<RequestCountsConfig> {
     let mut table = ConfigTable::of(table.take("requests")?, notes);
-    let (path, place) = (table.path.clone(), table.place.clone());
+    let (path, location) = (table.path.clone(), table.location.clone());
     let prometheus = table.take("prometheus");
     let prometheus = prometheus.and_then(|item| url(&item, notes));
     let mut query = |key: &'static str, notes: &mut ReaderNotes| {
@@ -28,7 +28,7 @@ pub(super) fn requests(
         if text.contains("$interval") && text.len() <= MAX_QUERY {
             return Some(text);
         }
-        notes.mistake(
+        notes.diagnostic(
             &item,
             "is no query over $interval",
             format!("write {key} = 'sum(increase(http_requests_total{{…}}[$interval]))'"),
@@ -46,8 +46,8 @@ pub(super) fn requests(
     table.end(notes);
     let (Some(prometheus), Some(errors), Some(total)) = (prometheus, errors, total) else {
         let help = "give prometheus, errors and total".to_owned();
-        if notes.mistakes.is_empty() {
-            notes.complain(&path, &place, "is not complete", Some(help));
+        if notes.diagnostics.is_empty() {
+            notes.complain(&path, &location, "is not complete", Some(help));
         }
         return None;
     };

@@ -39,7 +39,7 @@ const MODES: [(&str, Mode); 3] = [
 ];
 
 /// Reads `mode`, and the table `rollback` where there is one.
-pub(super) fn guard(release: &mut ConfigTable, notes: &mut ReaderNotes) -> GuardConfig {
+pub(super) fn controller(release: &mut ConfigTable, notes: &mut ReaderNotes) -> GuardConfig {
     let mode = release.word("mode", &MODES, notes).unwrap_or_default();
     let mut table = match release.take("rollback") {
         Some(item) => ConfigTable::of(item, notes),
@@ -50,10 +50,10 @@ pub(super) fn guard(release: &mut ConfigTable, notes: &mut ReaderNotes) -> Guard
     let seconds = Duration::from_secs_f64;
     let watch = table
         .duration("watch", WATCH, notes)
-        .unwrap_or(seconds(built_in.watch_s));
+        .unwrap_or(seconds(built_in.analysis_s));
     let longest = table
         .duration("watch_max", WATCH_MAX, notes)
-        .unwrap_or(seconds(built_in.watch_cap_s).max(watch));
+        .unwrap_or(seconds(built_in.analysis_cap_s).max(watch));
     let ready_within = table
         .duration("ready_within", READY_WITHIN, notes)
         .unwrap_or(seconds(built_in.ready_within_s));
@@ -81,7 +81,7 @@ pub(super) fn guard(release: &mut ConfigTable, notes: &mut ReaderNotes) -> Guard
     let path = table.path.clone();
     let times = GuardTimes {
         watch,
-        watch_max: longest,
+        max_duration: longest,
         ready_within,
         interval,
         hold,
@@ -90,7 +90,7 @@ pub(super) fn guard(release: &mut ConfigTable, notes: &mut ReaderNotes) -> Guard
     };
     // Where no revision is judged, there is nothing that could not work.
     if mode != Mode::Off {
-        combinations::of_guard(&path, &table.place, &written_keys, &times, notes);
+        combinations::of_controller(&path, &table.location, &written_keys, &times, notes);
     }
     notes.defaults(
         &path,
@@ -124,10 +124,10 @@ pub(super) fn guard(release: &mut ConfigTable, notes: &mut ReaderNotes) -> Guard
         mode,
         rule: Rule {
             interval_s: interval.as_secs_f64(),
-            watch_s: watch.as_secs_f64(),
+            analysis_s: watch.as_secs_f64(),
             // What follows the rollout is never longer than the analysis itself.
             after_complete_s: built_in.after_complete_s.min(watch.as_secs_f64()),
-            watch_cap_s: longest.max(watch).as_secs_f64(),
+            analysis_cap_s: longest.max(watch).as_secs_f64(),
             ready_within_s: ready_within.as_secs_f64(),
             latency_convicts: latency,
             bake_s: bake_for.as_secs_f64(),
@@ -164,7 +164,7 @@ fn may(table: &mut ConfigTable, notes: &mut ReaderNotes) -> RollbackPermissions 
                 check_name(name, &item, 63, notes);
                 namespaces.push(name.to_owned());
             }
-            None => notes.mistake(
+            None => notes.diagnostic(
                 &item,
                 "is not the name of a namespace",
                 "write it in quotes, as \"shop-tools\"",
@@ -219,7 +219,7 @@ fn migrations(table: &mut ConfigTable, notes: &mut ReaderNotes) -> (bool, Vec<St
         match item.text() {
             Some("compatible") => return (true, Vec::new()),
             Some("unknown") => return (false, Vec::new()),
-            Some(_) | None => notes.mistake(
+            Some(_) | None => notes.diagnostic(
                 &item,
                 "is not known",
                 "write \"compatible\" or \"unknown\", or { ignore = [\"*-admission-*\"] } for hooks that migrate nothing",
@@ -232,7 +232,7 @@ fn migrations(table: &mut ConfigTable, notes: &mut ReaderNotes) -> (bool, Vec<St
     for item in inner.list("ignore", notes).unwrap_or_default() {
         match item.text().filter(|text| !text.is_empty()) {
             Some(pattern) => patterns.push(pattern.to_owned()),
-            None => notes.mistake(
+            None => notes.diagnostic(
                 &item,
                 "is not the name of a hook",
                 "write it in quotes, with * for any text, as \"*-admission-*\"",
@@ -256,7 +256,7 @@ fn kinds(
             Some(kind) if kind.starts_with(|c: char| c.is_ascii_uppercase()) => {
                 kinds.push(kind.to_owned());
             }
-            Some(_) | None => notes.mistake(
+            Some(_) | None => notes.diagnostic(
                 &item,
                 "is not a valid kind of object",
                 format!("write it as in a manifest, as \"{example}\""),
@@ -270,7 +270,7 @@ fn kinds(
 fn cluster_kinds(table: &mut ConfigTable, notes: &mut ReaderNotes) -> Vec<ClusterKind> {
     let mut kinds = Vec::new();
     for item in table.list("cluster_scoped", notes).unwrap_or_default() {
-        let (mistake, hint) = match item.text().map(ClusterKind::from_str) {
+        let (diagnostic, hint) = match item.text().map(ClusterKind::from_str) {
             Some(Ok(kind)) => {
                 kinds.push(kind);
                 continue;
@@ -284,7 +284,7 @@ fn cluster_kinds(table: &mut ConfigTable, notes: &mut ReaderNotes) -> Vec<Cluste
                 "write it as in a manifest, as \"ClusterRole\", or with the group of its API, as \"ClusterIssuer.cert-manager.io\"",
             ),
         };
-        notes.mistake(&item, mistake, hint);
+        notes.diagnostic(&item, diagnostic, hint);
     }
     kinds
 }
@@ -299,7 +299,7 @@ fn points(text: &str, item: &ConfigValue, notes: &mut ReaderNotes) -> Option<f64
     match number {
         Some(points) if points >= least && points <= most => Some(points),
         Some(_) | None => {
-            notes.mistake(
+            notes.diagnostic(
                 item,
                 format!("{text:?} is not an increase in percentage points"),
                 format!("write \"2%\"; from {least}% to {most}%"),

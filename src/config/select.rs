@@ -63,14 +63,14 @@ fn selection(item: &ConfigValue, notes: &mut ReaderNotes) -> Option<ReleaseSelec
             .map(|(_, node)| node)
     };
     if find("name").is_some() {
-        notes.mistake(
+        notes.diagnostic(
             item,
             "has a name beside select",
             "give one release its name, or many a select",
         );
     }
     let NodeKind::Text(text) = &find("select")?.kind else {
-        notes.mistake(item, "has a select that is no text", HELP);
+        notes.diagnostic(item, "has a select that is no text", HELP);
         return None;
     };
     let mut labels = BTreeMap::new();
@@ -84,7 +84,7 @@ fn selection(item: &ConfigValue, notes: &mut ReaderNotes) -> Option<ReleaseSelec
                 labels.insert(key.trim().to_owned(), value.trim().to_owned());
             }
             Some(_) | None => {
-                notes.mistake(item, format!("{pair:?} in its select is no label"), HELP);
+                notes.diagnostic(item, format!("{pair:?} in its select is no label"), HELP);
                 return None;
             }
         }

@@ -22,7 +22,7 @@ pub(super) fn serve(
     let listen = match table.text("listen", notes) {
         None => default,
         Some((text, item)) => text.parse().unwrap_or_else(|_| {
-            notes.mistake(
+            notes.diagnostic(
                 &item,
                 format!("{text:?} is no address with a port"),
                 "write it as \"0.0.0.0:9616\" or \"[::]:9616\"",
@@ -50,7 +50,7 @@ pub(super) fn serve(
     if kubernetes_auth && !has_cluster {
         notes.complain(
             &table.path_of("kubernetes_auth"),
-            &table.place,
+            &table.location,
             "needs a cluster to ask",
             Some("add [kubernetes], or use serve.token_file".to_owned()),
         );
@@ -94,7 +94,7 @@ fn tls(item: ConfigValue, notes: &mut ReaderNotes) -> Option<ServeTlsConfig> {
         let help = "give cert_file and key_file".to_owned();
         notes.complain(
             &table.path,
-            &table.place,
+            &table.location,
             "has no whole certificate",
             Some(help),
         );

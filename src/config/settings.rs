@@ -33,7 +33,7 @@ pub struct Settings {
     /// The most soundings under way at one time over all probes; 1 to 1 000 000.
     pub max_in_flight: usize,
     /// When to doubt ourselves instead of the targets.
-    pub doubt: SelfCheckConfig,
+    pub self_check: SelfCheckConfig,
     /// Things that belong to no release and that probes need, in the order of the file; at most 256.
     pub dependencies: Vec<Arc<ProbeConfig>>,
     /// The guarded releases, in the order of the file.
@@ -286,7 +286,7 @@ pub struct ReleaseConfig {
     /// Its probes, in the order of the file; names are unique.
     pub probes: Vec<Arc<ProbeConfig>>,
     /// How it is guarded.
-    pub guard: GuardConfig,
+    pub controller: GuardConfig,
     /// The directory that holds its history, when it is an embedded release; then its revisions are judged.
     pub embedded: Option<PathBuf>,
     /// Whether it lives in the cluster of `[kubernetes]`; then its revisions are judged.
@@ -335,9 +335,11 @@ pub enum AlertWeight {
     Note,
     /// A revision is not kept as healthy while it fires.
     #[default]
-    Doubt,
+    #[serde(rename = "doubt")]
+    SelfCheck,
     /// It convicts.
-    Convict,
+    #[serde(rename = "convict")]
+    Reject,
 }
 
 impl ReleaseConfig {
@@ -457,11 +459,11 @@ pub struct ProbeConfig {
     /// To whom the question is put.
     pub target: Target,
     /// How, and what counts as a good answer.
-    pub question: ProbeKind,
+    pub kind: ProbeKind,
     /// From one due time to the next; 100 ms to 1 day.
     pub interval: Duration,
     /// The same while a revision of its release, or of one that needs it, is judged; `None` where revisions are not.
-    pub watch_interval: Option<Duration>,
+    pub analysis_interval: Option<Duration>,
     /// How long one sounding may take; 1 ms to 60 s.
     pub timeout: Duration,
     /// The span of the rolling window; 10 s to 1 h.
@@ -499,7 +501,7 @@ pub struct PodTarget {
 impl ProbeConfig {
     /// The shortest interval at which it is asked.
     pub fn shortest_interval(&self) -> Duration {
-        let watched = self.watch_interval.unwrap_or(self.interval);
+        let watched = self.analysis_interval.unwrap_or(self.interval);
         self.interval.min(watched)
     }
 
@@ -521,7 +523,7 @@ pub struct ModuleConfig {
     /// The name that the request gives.
     pub name: String,
     /// How to ask, and what counts as a good answer.
-    pub question: ProbeKind,
+    pub kind: ProbeKind,
     /// The longest that a sounding may take; the scrape timeout may shorten it. `None`: the scrape timeout alone.
     pub timeout: Option<Duration>,
 }

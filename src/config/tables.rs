@@ -17,7 +17,7 @@ use super::messages::{slack, webhook};
 use super::objective::objectives;
 use super::probe_kind;
 use super::request_counts::requests;
-use super::rollback::guard;
+use super::rollback::controller;
 use super::select;
 use super::service::serve;
 use super::settings::{
@@ -57,7 +57,7 @@ pub(super) fn settings(
     notes.defaults("", &[("max_in_flight", &max_in_flight)]);
     let has_cluster = root.has("kubernetes");
     let serve = serve(section(&mut root, "serve", notes), has_cluster, notes);
-    let doubt = doubt(section(&mut root, "doubt", notes), notes);
+    let self_check = self_check(section(&mut root, "doubt", notes), notes);
     let state_table = section(&mut root, "state", notes);
     let kubernetes = root
         .has("kubernetes")
@@ -80,7 +80,7 @@ pub(super) fn settings(
     let declared = section(&mut root, "dependency", notes);
     let declared = dependencies(
         declared,
-        doubt.control.as_deref(),
+        self_check.control.as_deref(),
         notes,
         probe_of_no_release,
     );
@@ -99,7 +99,7 @@ pub(super) fn settings(
     let mut selections = Vec::new();
     for (id, item) in many {
         if kubernetes.is_none() {
-            notes.mistake(
+            notes.diagnostic(
                 &item,
                 "selects releases where there is no cluster",
                 "add [kubernetes], or name the release",
@@ -140,7 +140,7 @@ pub(super) fn settings(
                 Some("put all its probes into one".into()),
             );
         }
-        if state.is_none() && release.0.is_guarded() && release.0.guard.mode != Mode::Off {
+        if state.is_none() && release.0.is_guarded() && release.0.controller.mode != Mode::Off {
             notes.hint(
                 &format!("release.{id}"),
                 &release.1,
@@ -169,7 +169,8 @@ pub(super) fn settings(
         );
     }
     let dependencies = resolve(declared, &releases, &selections, notes);
-    if releases.is_empty() && selections.is_empty() && !has_modules && notes.mistakes.is_empty() {
+    if releases.is_empty() && selections.is_empty() && !has_modules && notes.diagnostics.is_empty()
+    {
         let help =
             "add a [[release]] with a [[release.probe]], or a [[module]] for /probe".to_owned();
         notes.complain(
@@ -183,7 +184,7 @@ pub(super) fn settings(
     Settings {
         serve,
         max_in_flight: usize::try_from(max_in_flight).unwrap_or(1),
-        doubt,
+        self_check,
         dependencies,
         releases,
         selections,
@@ -215,7 +216,7 @@ fn state(
     let map = map.and_then(|(name, item)| {
         check_name(&name, &item, 63, notes);
         if kubernetes.is_none() {
-            notes.mistake(
+            notes.diagnostic(
                 &item,
                 "names a ConfigMap where there is no cluster",
                 "add [kubernetes], or use state.directory",
@@ -240,7 +241,7 @@ pub(super) fn directory(
 ) -> Option<PathBuf> {
     let (text, item) = table.text(key, notes)?;
     if text.trim().is_empty() {
-        notes.mistake(
+        notes.diagnostic(
             &item,
             "names no directory",
             "write its path, or leave the key out",
@@ -261,7 +262,7 @@ fn entries(mut table: ConfigTable) -> Vec<(String, ConfigValue)> {
     table.rest()
 }
 
-fn doubt(mut table: ConfigTable, notes: &mut ReaderNotes) -> SelfCheckConfig {
+fn self_check(mut table: ConfigTable, notes: &mut ReaderNotes) -> SelfCheckConfig {
     let late_after = table
         .duration("late_after", LATE, notes)
         .unwrap_or(Duration::from_millis(500));
@@ -296,7 +297,7 @@ fn probe_of_no_release(
         release: "".into(),
         base: None,
         times: ProbeTimes::built_in(),
-        watch_interval: None,
+        analysis_interval: None,
         has_release: false,
     };
     probe(id, item, &names, notes)
@@ -309,7 +310,7 @@ struct ProbeNames {
     base: Option<Target>,
     times: ProbeTimes,
     /// Of a release whose revisions are judged.
-    watch_interval: Option<Duration>,
+    analysis_interval: Option<Duration>,
     /// Whether there is a release.
     has_release: bool,
 }
@@ -333,12 +334,12 @@ impl ProbeTimes {
     /// What a table says, and for the rest what holds above it.
     fn read(table: &mut ConfigTable, above: &Self, notes: &mut ReaderNotes) -> Self {
         let mut one = |key, bounds, above: &(Duration, SourceLocation)| {
-            let place = table.place_of(key);
+            let location = table.location_of(key);
             let own = table.duration(key, bounds, notes);
-            if place.is_none() {
+            if location.is_none() {
                 notes.holds(&table.path_of(key), written(above.0), &above.1);
             }
-            own.zip(place).unwrap_or_else(|| above.clone())
+            own.zip(location).unwrap_or_else(|| above.clone())
         };
         Self {
             interval: one("interval", INTERVAL, &above.interval),
@@ -355,7 +356,7 @@ fn release(
     notes: &mut ReaderNotes,
 ) -> (ReleaseConfig, SourceLocation) {
     let mut table = ConfigTable::of(item, notes);
-    let place = table.place.clone();
+    let location = table.location.clone();
     table.text("id", notes);
     let name = table.text("name", notes).map_or_else(
         || id.to_owned(),
@@ -369,23 +370,23 @@ fn release(
         text
     } else {
         let help = "add namespace = \"…\", the one that Helm installs the release into".to_owned();
-        notes.complain(&table.path, &place, "has no namespace", Some(help));
+        notes.complain(&table.path, &location, "has no namespace", Some(help));
         String::new()
     };
     let base = table
         .text("base_url", notes)
         .and_then(|(text, item)| target(&text, &item, notes));
     let says_mode = table.has("mode") || table.has("rollback");
-    let guard = guard(&mut table, notes);
+    let controller = controller(&mut table, notes);
     let embedded = directory(&mut table, "embedded", notes);
-    let in_cluster = has_cluster && embedded.is_none() && guard.mode != Mode::Off;
+    let in_cluster = has_cluster && embedded.is_none() && controller.mode != Mode::Off;
     let times = ProbeTimes::read(&mut table, &ProbeTimes::built_in(), notes);
     let names = ProbeNames {
         namespace: namespace.into(),
         release: name.into(),
         base,
         times,
-        watch_interval: (embedded.is_some() || in_cluster).then(|| guard.interval()),
+        analysis_interval: (embedded.is_some() || in_cluster).then(|| controller.interval()),
         has_release: true,
     };
     let mut probes = Vec::new();
@@ -393,10 +394,10 @@ fn release(
     for (id, item) in entries(written) {
         probes.extend(probe(&id, item, &names, notes).map(Arc::new));
     }
-    if probes.is_empty() && notes.mistakes.is_empty() {
+    if probes.is_empty() && notes.diagnostics.is_empty() {
         notes.complain(
             &table.path,
-            &place,
+            &location,
             "has no probe",
             Some("add a [[release.probe]] below it".into()),
         );
@@ -408,34 +409,34 @@ fn release(
     if says_mode && embedded.is_none() && !has_cluster {
         notes.hint(
             &table.path,
-            &place,
+            &location,
             "nothing tells when a new revision appears",
             "add [kubernetes] to follow releases in a cluster; without it they are only probed",
         );
     }
     if in_cluster {
-        let watch = Duration::from_secs_f64(guard.rule.watch_s);
+        let watch = Duration::from_secs_f64(controller.rule.analysis_s);
         let all = probes.iter().map(|probe: &Arc<ProbeConfig>| &**probe);
-        combinations::of_probes(&table.path, &place, watch, all, notes);
+        combinations::of_probes(&table.path, &location, watch, all, notes);
     }
     if (embedded.is_some() || in_cluster) && probes.len() > MAX_ENDPOINTS {
         let message =
             format!("has more than {MAX_ENDPOINTS} probes, which is what a verdict takes");
-        notes.complain(&table.path, &place, message, None);
+        notes.complain(&table.path, &location, message, None);
     }
     table.end(notes);
     let release = ReleaseConfig {
         name: ReleaseName::new(names.release),
         namespace: Namespace::new(names.namespace),
         probes,
-        guard,
+        controller,
         embedded,
         in_cluster,
         objectives,
         alerts,
         requests,
     };
-    (release, place)
+    (release, location)
 }
 
 /// Names as Kubernetes allows them: they become labels, and parts of the names of Secrets.
@@ -453,7 +454,7 @@ pub(super) fn check_name(text: &str, item: &ConfigValue, longest: usize, notes: 
         let help = format!(
             "use at most {longest} small letters, digits, dashes and dots, with a letter or digit at both ends"
         );
-        notes.mistake(
+        notes.diagnostic(
             item,
             format!("{text:?} is no name that Kubernetes allows"),
             help,
@@ -463,7 +464,7 @@ pub(super) fn check_name(text: &str, item: &ConfigValue, longest: usize, notes: 
 
 fn target(text: &str, item: &ConfigValue, notes: &mut ReaderNotes) -> Option<Target> {
     if !text.contains("://") {
-        notes.mistake(
+        notes.diagnostic(
             item,
             format!("{text:?} names no scheme"),
             format!("write \"http://{text}\" or \"https://{text}\""),
@@ -474,7 +475,7 @@ fn target(text: &str, item: &ConfigValue, notes: &mut ReaderNotes) -> Option<Tar
         Ok(target) => Some(target),
         Err(error) => {
             // The text may hold the credentials that are complained about.
-            notes.mistake(
+            notes.diagnostic(
                 item,
                 format!("the URL {error}"),
                 "write it as \"https://example.com/path\" or \"tcp://host:port\"",
@@ -491,13 +492,13 @@ fn probe(
     notes: &mut ReaderNotes,
 ) -> Option<ProbeConfig> {
     let mut table = ConfigTable::of(item, notes);
-    let place = table.place.clone();
+    let location = table.location.clone();
     table.text("id", notes);
     let name = match table.text("name", notes) {
         Some((text, item)) => {
             let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
             if text.is_empty() || text.len() > 63 || !text.chars().all(fits) {
-                notes.mistake(
+                notes.diagnostic(
                     &item,
                     format!("{text:?} is no name for a probe"),
                     "use at most 63 letters, digits, -, _ and .",
@@ -507,7 +508,7 @@ fn probe(
         }
         None => id.to_owned(),
     };
-    let asked = asked_target(&mut table, names, &place, notes);
+    let asked = asked_target(&mut table, names, &location, notes);
     let times = ProbeTimes::read(&mut table, &names.times, notes);
     let (interval, timeout, window) = (times.interval.0, times.timeout.0, times.window.0);
     let latency_objective = table.duration("latency_objective", LATENCY, notes);
@@ -529,7 +530,7 @@ fn probe(
         let help = format!(
             "that is fine: soundings start on time whether or not the last came back, at most {in_flight} at once"
         );
-        notes.hint(&table.path, &place, message, help);
+        notes.hint(&table.path, &location, message, help);
     }
     if window < interval * 2 {
         let message = format!(
@@ -539,13 +540,13 @@ fn probe(
         );
         notes.hint(
             &table.path,
-            &place,
+            &location,
             message,
             "make the window longer, to see rates and quantiles",
         );
     }
     let is_tcp = asked.as_ref().is_some_and(Target::is_tcp);
-    let question = if is_tcp {
+    let kind = if is_tcp {
         ProbeKind::Tcp(Box::new(probe_kind::tcp(&mut table, notes)))
     } else {
         ProbeKind::Http(Box::new(probe_kind::http(&mut table, notes)))
@@ -559,9 +560,9 @@ fn probe(
             probe: ProbeName::new(name),
         },
         target: asked?,
-        question,
+        kind,
         interval,
-        watch_interval: names.watch_interval,
+        analysis_interval: names.analysis_interval,
         timeout,
         window,
         latency_objective,
@@ -579,14 +580,14 @@ pub(super) fn written(span: Duration) -> String {
 fn asked_target(
     table: &mut ConfigTable,
     names: &ProbeNames,
-    place: &SourceLocation,
+    location: &SourceLocation,
     notes: &mut ReaderNotes,
 ) -> Option<Target> {
     let url = table.text("url", notes);
     let path = table.text("path", notes);
     match (url, path, &names.base) {
         (Some((_, item)), Some(_), _) => {
-            notes.mistake(
+            notes.diagnostic(
                 &item,
                 "stands beside path",
                 "give either url, or a path below the release's base_url",
@@ -595,7 +596,7 @@ fn asked_target(
         }
         (Some((text, item)), None, _) => target(&text, &item, notes),
         (None, Some((text, item)), _) if !text.starts_with('/') => {
-            notes.mistake(
+            notes.diagnostic(
                 &item,
                 format!("{text:?} is no path"),
                 format!("write \"/{text}\""),
@@ -608,7 +609,7 @@ fn asked_target(
             target(&joined, &item, notes)
         }
         (None, Some((_, item)), None) => {
-            notes.mistake(
+            notes.diagnostic(
                 &item,
                 "has nothing to be appended to",
                 "give the release a base_url, or the probe a url",
@@ -617,7 +618,7 @@ fn asked_target(
         }
         (None, None, _) => {
             let help = "add path = \"/…\" (below base_url) or url = \"…\"".to_owned();
-            notes.complain(&table.path, place, "asks nobody", Some(help));
+            notes.complain(&table.path, location, "asks nobody", Some(help));
             None
         }
     }
@@ -632,7 +633,7 @@ fn modules(mut table: ConfigTable, notes: &mut ReaderNotes) -> BTreeMap<String, 
             .word("kind", &[("http", false), ("tcp", true)], notes)
             .unwrap_or(false);
         let timeout = table.duration("timeout", TIMEOUT, notes);
-        let question = if is_tcp {
+        let kind = if is_tcp {
             ProbeKind::Tcp(Box::new(probe_kind::tcp(&mut table, notes)))
         } else {
             ProbeKind::Http(Box::new(probe_kind::http(&mut table, notes)))
@@ -642,14 +643,14 @@ fn modules(mut table: ConfigTable, notes: &mut ReaderNotes) -> BTreeMap<String, 
             name.clone(),
             ModuleConfig {
                 name,
-                question,
+                kind,
                 timeout,
             },
         );
     }
     // What users of blackbox_exporter expect to be there.
     let mut quiet = ReaderNotes::default();
-    for (name, question) in [
+    for (name, kind) in [
         (
             "http_2xx",
             ProbeKind::Http(Box::new(probe_kind::http(
@@ -669,7 +670,7 @@ fn modules(mut table: ConfigTable, notes: &mut ReaderNotes) -> BTreeMap<String, 
             .entry(name.to_owned())
             .or_insert_with(|| ModuleConfig {
                 name: name.to_owned(),
-                question,
+                kind,
                 timeout: None,
             });
     }

@@ -17,7 +17,7 @@ pub(super) fn redirects(table: &mut ConfigTable, notes: &mut ReaderNotes) -> Red
         let path = inner.path.clone();
         let max = match inner.node.kind {
             NodeKind::Int(number) => Some(number),
-            NodeKind::Text(ref text) if inner.node.place.is_text() => text.trim().parse().ok(),
+            NodeKind::Text(ref text) if inner.node.location.is_text() => text.trim().parse().ok(),
             _ => None,
         };
         let max = max
@@ -25,13 +25,13 @@ pub(super) fn redirects(table: &mut ConfigTable, notes: &mut ReaderNotes) -> Red
             .filter(|max| i64::from(*max) <= bounds.1);
         match max {
             Some(max) => {
-                notes.holds(&path, max, &inner.node.place);
+                notes.holds(&path, max, &inner.node.location);
                 return RedirectConfig {
                     max,
                     scope: RedirectScope::default(),
                 };
             }
-            None => notes.mistake(
+            None => notes.diagnostic(
                 &inner,
                 "is no number from 0 to 20",
                 "write redirects = 3, or { max = 3, scope = \"all\" }",
@@ -58,11 +58,11 @@ pub(super) fn proxy(table: &mut ConfigTable, notes: &mut ReaderNotes) -> Option<
     match Target::parse(&text, "http") {
         Ok(target) if !target.is_https() && !target.is_tcp() => Some(target),
         Ok(_) => {
-            notes.mistake(&item, "is no plain http proxy", "write http://host:port");
+            notes.diagnostic(&item, "is no plain http proxy", "write http://host:port");
             None
         }
         Err(error) => {
-            notes.mistake(
+            notes.diagnostic(
                 &item,
                 format!("the proxy {error}"),
                 "write http://host:port",
@@ -73,7 +73,7 @@ pub(super) fn proxy(table: &mut ConfigTable, notes: &mut ReaderNotes) -> Option<
 }
 
 pub(super) fn connect(table: &mut ConfigTable, notes: &mut ReaderNotes) -> ConnectConfig {
-    let place = table.place_of("ip_fallback");
+    let location = table.location_of("ip_fallback");
     let family = table
         .word(
             "ip",
@@ -91,11 +91,11 @@ pub(super) fn connect(table: &mut ConfigTable, notes: &mut ReaderNotes) -> Conne
         },
         (None, fallback) => {
             if fallback.is_some() {
-                let place = place.unwrap_or(SourceLocation::Default).of_key();
+                let location = location.unwrap_or(SourceLocation::Default).of_key();
                 let help = "add ip = \"4\" or ip = \"6\"; without, any address is used".to_owned();
                 notes.complain(
                     &table.path_of("ip_fallback"),
-                    &place,
+                    &location,
                     "says nothing without ip",
                     Some(help),
                 );
@@ -119,7 +119,7 @@ pub(super) fn tls(item: ConfigValue, notes: &mut ReaderNotes) -> TlsConfig {
         let help = "give cert_file and key_file, both or none".to_owned();
         notes.complain(
             &table.path,
-            &table.place,
+            &table.location,
             "has half of a client certificate",
             Some(help),
         );
@@ -128,7 +128,7 @@ pub(super) fn tls(item: ConfigValue, notes: &mut ReaderNotes) -> TlsConfig {
     if let Some((text, item)) = &name
         && rustls::pki_types::ServerName::try_from(text.as_str()).is_err()
     {
-        notes.mistake(
+        notes.diagnostic(
             item,
             format!("{text:?} is no name of a server"),
             "write a host name or an address, without port",

@@ -21,7 +21,7 @@ pub struct EffectiveSetting {
     /// Its value as one would write it; secrets as `<secret>`.
     pub value: String,
     /// Where it was written.
-    pub place: SourceLocation,
+    pub location: SourceLocation,
 }
 
 /// Keys whose values must never be shown.
@@ -33,7 +33,7 @@ const MAX_ITEMS: usize = 100;
 /// What is noted while reading.
 #[derive(Debug, Default)]
 pub(super) struct ReaderNotes {
-    pub(super) mistakes: Vec<Diagnostic>,
+    pub(super) diagnostics: Vec<Diagnostic>,
     pub(super) hints: Vec<Diagnostic>,
     pub(super) in_force: Vec<EffectiveSetting>,
     /// What probes need, as it was written.
@@ -43,7 +43,7 @@ pub(super) struct ReaderNotes {
 }
 
 impl ReaderNotes {
-    pub(super) fn mistake(
+    pub(super) fn diagnostic(
         &mut self,
         item: &ConfigValue,
         message: impl Display,
@@ -51,7 +51,7 @@ impl ReaderNotes {
     ) {
         self.complain(
             &item.path,
-            &item.node.place,
+            &item.node.location,
             message,
             Some(help.to_string()),
         );
@@ -60,16 +60,16 @@ impl ReaderNotes {
     pub(super) fn complain(
         &mut self,
         path: &str,
-        place: &SourceLocation,
+        location: &SourceLocation,
         message: impl Display,
         help: Option<String>,
     ) {
         let message = message.to_string();
-        self.mistakes.push(Diagnostic {
+        self.diagnostics.push(Diagnostic {
             path: path.to_owned(),
             message,
             help,
-            place: place.clone(),
+            location: location.clone(),
             secret: false,
         });
     }
@@ -77,7 +77,7 @@ impl ReaderNotes {
     pub(super) fn hint(
         &mut self,
         path: &str,
-        place: &SourceLocation,
+        location: &SourceLocation,
         message: impl Display,
         help: impl Display,
     ) {
@@ -86,7 +86,7 @@ impl ReaderNotes {
             path: path.to_owned(),
             message,
             help,
-            place: place.clone(),
+            location: location.clone(),
             secret: false,
         });
     }
@@ -115,11 +115,11 @@ impl ReaderNotes {
         }
     }
 
-    pub(super) fn holds(&mut self, path: &str, value: impl Display, place: &SourceLocation) {
+    pub(super) fn holds(&mut self, path: &str, value: impl Display, location: &SourceLocation) {
         self.in_force.push(EffectiveSetting {
             path: path.to_owned(),
             value: value.to_string(),
-            place: place.clone(),
+            location: location.clone(),
         });
     }
 }
@@ -149,7 +149,7 @@ impl ConfigValue {
 #[derive(Debug)]
 pub(super) struct ConfigTable {
     pub(super) path: String,
-    pub(super) place: SourceLocation,
+    pub(super) location: SourceLocation,
     entries: Vec<(String, ConfigNode)>,
     known: Vec<&'static str>,
 }
@@ -164,7 +164,7 @@ impl ConfigTable {
                 let message = format!("is {}", other.name());
                 notes.complain(
                     &path,
-                    &node.place,
+                    &node.location,
                     message,
                     Some("write a table, as { … }".into()),
                 );
@@ -173,7 +173,7 @@ impl ConfigTable {
         };
         Self {
             path,
-            place: node.place,
+            location: node.location,
             entries,
             known: Vec::new(),
         }
@@ -183,7 +183,7 @@ impl ConfigTable {
     pub(super) fn empty(path: String) -> Self {
         Self {
             path,
-            place: SourceLocation::Default,
+            location: SourceLocation::Default,
             entries: Vec::new(),
             known: Vec::new(),
         }
@@ -209,11 +209,11 @@ impl ConfigTable {
     }
 
     /// Where a key stands, without taking it.
-    pub(super) fn place_of(&self, key: &str) -> Option<SourceLocation> {
+    pub(super) fn location_of(&self, key: &str) -> Option<SourceLocation> {
         self.entries
             .iter()
             .find(|(name, _)| name == key)
-            .map(|(_, node)| node.place.clone())
+            .map(|(_, node)| node.location.clone())
     }
 
     /// All that is left, for tables whose keys are names.
@@ -237,7 +237,7 @@ impl ConfigTable {
     pub(super) fn rules(&mut self, notes: &mut ReaderNotes) -> Vec<(String, ConfigValue)> {
         let mut rules = self.rest();
         if rules.len() > MAX_ITEMS {
-            too_many(&self.path, &self.place, rules.len(), notes);
+            too_many(&self.path, &self.location, rules.len(), notes);
             rules.truncate(MAX_ITEMS);
         }
         rules
@@ -251,11 +251,11 @@ impl ConfigTable {
                 Some(near) => format!("did you mean {near:?}?"),
                 None => format!("known here are {}", self.known.join(", ")),
             };
-            notes.mistakes.push(Diagnostic {
+            notes.diagnostics.push(Diagnostic {
                 path: self.path_of(key),
                 message: "unknown key".to_owned(),
                 help: Some(help),
-                place: node.place.of_key(),
+                location: node.location.of_key(),
                 // What stands behind a misspelt `password` is one.
                 secret: near.is_some_and(|near| SECRET_KEYS.contains(&near)),
             });
@@ -271,16 +271,16 @@ impl ConfigTable {
         let item = self.take(key)?;
         if let Some(text) = item.text() {
             let text = text.to_owned();
-            notes.holds(&item.path, format!("{text:?}"), &item.node.place);
+            notes.holds(&item.path, format!("{text:?}"), &item.node.location);
             if key.ends_with("_file") {
-                let file = NamedFile::of(item.path.clone(), &text, item.node.place.clone());
+                let file = NamedFile::of(item.path.clone(), &text, item.node.location.clone());
                 notes
                     .named_files
                     .insert((item.path.clone(), text.clone()), file);
             }
             Some((text, item))
         } else {
-            notes.mistake(
+            notes.diagnostic(
                 &item,
                 format!("is {}", item.node.kind.name()),
                 "write a text in quotes",
@@ -306,7 +306,7 @@ impl ConfigTable {
         let text = match &item.node.kind {
             NodeKind::Text(text) => text.clone(),
             NodeKind::Int(number) => {
-                notes.mistake(
+                notes.diagnostic(
                     &item,
                     "is a number without a unit",
                     format!("{key} = \"{number}s\" if it is meant as seconds"),
@@ -314,21 +314,25 @@ impl ConfigTable {
                 return None;
             }
             other => {
-                notes.mistake(&item, format!("is {}", other.name()), right);
+                notes.diagnostic(&item, format!("is {}", other.name()), right);
                 return None;
             }
         };
         match humantime::parse_duration(text.trim()) {
-            Err(error) => notes.mistake(&item, format!("{text:?} is no duration: {error}"), right),
-            Ok(span) if span < least => {
-                notes.mistake(&item, format!("{text:?} is too short"), right);
+            Err(error) => {
+                notes.diagnostic(&item, format!("{text:?} is no duration: {error}"), right);
             }
-            Ok(span) if span > most => notes.mistake(&item, format!("{text:?} is too long"), right),
+            Ok(span) if span < least => {
+                notes.diagnostic(&item, format!("{text:?} is too short"), right);
+            }
+            Ok(span) if span > most => {
+                notes.diagnostic(&item, format!("{text:?} is too long"), right);
+            }
             Ok(span) => {
                 notes.holds(
                     &item.path,
                     format!("\"{}\"", humantime::format_duration(span)),
-                    &item.node.place,
+                    &item.node.location,
                 );
                 return Some(span);
             }
@@ -346,7 +350,7 @@ impl ConfigTable {
         let item = self.take(key)?;
         let number = match &item.node.kind {
             NodeKind::Int(number) => Some(*number),
-            NodeKind::Text(text) if item.node.place.is_text() => text.trim().parse().ok(),
+            NodeKind::Text(text) if item.node.location.is_text() => text.trim().parse().ok(),
             NodeKind::Text(_)
             | NodeKind::Bool(_)
             | NodeKind::Float(_)
@@ -355,7 +359,7 @@ impl ConfigTable {
         };
         match number {
             Some(number) if (least..=most).contains(&number) => {
-                notes.holds(&item.path, number, &item.node.place);
+                notes.holds(&item.path, number, &item.node.location);
                 Some(number)
             }
             Some(_) | None => {
@@ -364,7 +368,7 @@ impl ConfigTable {
                     Some(number) => format!("{number} is out of range"),
                     None => format!("is {}", item.node.kind.name()),
                 };
-                notes.mistake(&item, message, right);
+                notes.diagnostic(&item, message, right);
                 None
             }
         }
@@ -375,7 +379,7 @@ impl ConfigTable {
         let item = self.take(key)?;
         let is = match &item.node.kind {
             NodeKind::Bool(is) => Some(*is),
-            NodeKind::Text(text) if item.node.place.is_text() => text.trim().parse().ok(),
+            NodeKind::Text(text) if item.node.location.is_text() => text.trim().parse().ok(),
             NodeKind::Text(_)
             | NodeKind::Int(_)
             | NodeKind::Float(_)
@@ -383,8 +387,8 @@ impl ConfigTable {
             | NodeKind::Table(_) => None,
         };
         match is {
-            Some(is) => notes.holds(&item.path, is, &item.node.place),
-            None => notes.mistake(
+            Some(is) => notes.holds(&item.path, is, &item.node.location),
+            None => notes.diagnostic(
                 &item,
                 format!("is {}", item.node.kind.name()),
                 "write true or false, without quotes",
@@ -407,7 +411,7 @@ impl ConfigTable {
             .map(|(_, value)| *value);
         if found.is_none() {
             let all: Vec<_> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
-            notes.mistake(
+            notes.diagnostic(
                 &item,
                 format!("{text:?} is not known"),
                 format!("write {}", all.join(" or ")),
@@ -423,13 +427,13 @@ impl ConfigTable {
         notes: &mut ReaderNotes,
     ) -> Option<Vec<ConfigValue>> {
         let ConfigValue { path, node } = unfolded(self.take(key)?);
-        let ConfigNode { place, kind } = node;
+        let ConfigNode { location, kind } = node;
         let NodeKind::Array(mut items) = kind else {
-            let node = ConfigNode { place, kind };
+            let node = ConfigNode { location, kind };
             return Some(vec![ConfigValue { path, node }]);
         };
         if items.len() > MAX_ITEMS {
-            too_many(&path, &place, items.len(), notes);
+            too_many(&path, &location, items.len(), notes);
             items.truncate(MAX_ITEMS);
         }
         let item = |node| ConfigValue {
@@ -445,33 +449,33 @@ impl ConfigTable {
     }
 }
 
-fn too_many(path: &str, place: &SourceLocation, count: usize, notes: &mut ReaderNotes) {
+fn too_many(path: &str, location: &SourceLocation, count: usize, notes: &mut ReaderNotes) {
     let help = format!("write at most {MAX_ITEMS}; a pattern can join several with |");
-    notes.complain(path, place, format!("has {count} entries"), Some(help));
+    notes.complain(path, location, format!("has {count} entries"), Some(help));
 }
 
 /// A variable or flag that holds a list or a table, as TOML writes it on one line.
 pub(super) fn unfolded(item: ConfigValue) -> ConfigValue {
     let Some(text) = item
         .text()
-        .filter(|text| item.node.place.is_text() && text.trim_start().starts_with(['[', '{']))
+        .filter(|text| item.node.location.is_text() && text.trim_start().starts_with(['[', '{']))
     else {
         return item;
     };
     let Ok(value) = toml::from_str::<toml::Table>(&format!("value = {text}")) else {
         return item;
     };
-    let place = item.node.place.clone();
+    let location = item.node.location.clone();
     match value.get("value") {
         Some(value) => ConfigValue {
             path: item.path.clone(),
-            node: from_toml(value, &place),
+            node: from_toml(value, &location),
         },
         None => item,
     }
 }
 
-fn from_toml(value: &toml::Value, place: &SourceLocation) -> ConfigNode {
+fn from_toml(value: &toml::Value, location: &SourceLocation) -> ConfigNode {
     let kind = match value {
         toml::Value::String(text) => NodeKind::Text(text.clone()),
         toml::Value::Integer(number) => NodeKind::Int(*number),
@@ -479,17 +483,17 @@ fn from_toml(value: &toml::Value, place: &SourceLocation) -> ConfigNode {
         toml::Value::Boolean(is) => NodeKind::Bool(*is),
         toml::Value::Datetime(date) => NodeKind::Text(date.to_string()),
         toml::Value::Array(items) => {
-            NodeKind::Array(items.iter().map(|item| from_toml(item, place)).collect())
+            NodeKind::Array(items.iter().map(|item| from_toml(item, location)).collect())
         }
         toml::Value::Table(table) => NodeKind::Table(
             table
                 .iter()
-                .map(|(key, value)| (key.clone(), from_toml(value, place)))
+                .map(|(key, value)| (key.clone(), from_toml(value, location)))
                 .collect(),
         ),
     };
     ConfigNode {
-        place: place.clone(),
+        location: location.clone(),
         kind,
     }
 }

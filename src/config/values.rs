@@ -24,8 +24,8 @@ pub(super) fn size(item: &ConfigValue, most: usize, notes: &mut ReaderNotes) -> 
         .and_then(|bytes| usize::try_from(bytes).ok())
         .filter(|bytes| *bytes <= most);
     match bytes {
-        Some(bytes) => notes.holds(&item.path, bytes, &item.node.place),
-        None => notes.mistake(
+        Some(bytes) => notes.holds(&item.path, bytes, &item.node.location),
+        None => notes.diagnostic(
             item,
             format!("is no size up to {} MiB", most / 1024 / 1024),
             "write bytes as a number, or as \"64 KiB\", \"1MiB\", \"10kB\"",
@@ -68,10 +68,10 @@ pub(super) fn statuses(items: &[ConfigValue], notes: &mut ReaderNotes) -> Vec<St
             .collect();
         match parsed {
             Some(parsed) => {
-                notes.holds(&item.path, &text, &item.node.place);
+                notes.holds(&item.path, &text, &item.node.location);
                 ranges.extend(parsed);
             }
-            None => notes.mistake(
+            None => notes.diagnostic(
                 item,
                 format!("{text:?} is no status from 100 to 999 and no range of them"),
                 "write 200, \"200-299\", \"2xx\", or a list of such",
@@ -109,7 +109,7 @@ fn status_range(text: &str) -> Option<StatusRange> {
 /// A regular expression.
 pub(super) fn pattern(item: &ConfigValue, notes: &mut ReaderNotes) -> Option<Pattern> {
     let Some(text) = item.text() else {
-        notes.mistake(
+        notes.diagnostic(
             item,
             format!("is {}", item.node.kind.name()),
             "write a regular expression in quotes",
@@ -118,11 +118,11 @@ pub(super) fn pattern(item: &ConfigValue, notes: &mut ReaderNotes) -> Option<Pat
     };
     match RegexBuilder::new(text).size_limit(PATTERN_LIMIT).build() {
         Ok(regex) => {
-            notes.holds(&item.path, format!("{text:?}"), &item.node.place);
+            notes.holds(&item.path, format!("{text:?}"), &item.node.location);
             Some(Pattern(regex))
         }
         Err(error) => {
-            notes.mistake(
+            notes.diagnostic(
                 item,
                 format!("{text:?} is no regular expression"),
                 why(&error),
@@ -147,16 +147,16 @@ pub(super) fn json_rules(table: &mut ConfigTable, notes: &mut ReaderNotes) -> Ve
     let mut rules = Vec::new();
     for (key, item) in table.rules(notes) {
         match json_place(&key) {
-            Ok(place) => {
+            Ok(location) => {
                 let tests = json_tests(item, notes);
                 rules.extend(tests.into_iter().map(|test| JsonRule {
-                    place: place.clone(),
+                    place: location.clone(),
                     test,
                 }));
             }
             Err((message, help)) => {
-                let place = item.node.place.of_key();
-                notes.complain(&item.path, &place, message, Some(help));
+                let location = item.node.location.of_key();
+                notes.complain(&item.path, &location, message, Some(help));
             }
         }
     }
@@ -211,7 +211,7 @@ fn json_place(text: &str) -> Result<JsonPlace, (String, String)> {
 fn json_tests(item: ConfigValue, notes: &mut ReaderNotes) -> Vec<JsonTest> {
     if !matches!(item.node.kind, NodeKind::Table(_)) {
         let value = json(&item.node);
-        notes.holds(&item.path, &value, &item.node.place);
+        notes.holds(&item.path, &value, &item.node.location);
         return vec![JsonTest::Equals(value)];
     }
     let mut table = ConfigTable::of(item, notes);
@@ -222,7 +222,7 @@ fn json_tests(item: ConfigValue, notes: &mut ReaderNotes) -> Vec<JsonTest> {
     ] {
         if let Some(item) = table.take(key) {
             let value = json(&item.node);
-            notes.holds(&item.path, &value, &item.node.place);
+            notes.holds(&item.path, &value, &item.node.location);
             tests.push(make(value));
         }
     }
@@ -250,10 +250,10 @@ fn json_tests(item: ConfigValue, notes: &mut ReaderNotes) -> Vec<JsonTest> {
         };
         match Decimal::parse(&text) {
             Some(number) => {
-                notes.holds(&item.path, &text, &item.node.place);
+                notes.holds(&item.path, &text, &item.node.location);
                 tests.push(JsonTest::Compare(comparison, number));
             }
-            None => notes.mistake(
+            None => notes.diagnostic(
                 &item,
                 "is no number",
                 "write a number; one that is too long for TOML in quotes",
@@ -265,7 +265,7 @@ fn json_tests(item: ConfigValue, notes: &mut ReaderNotes) -> Vec<JsonTest> {
         let help = "write equals, not_equals, one_of, matches, gt, ge, lt, le or exists; an object as { equals = { … } }";
         notes.complain(
             &table.path,
-            &table.place,
+            &table.location,
             "says nothing about the value",
             Some(help.into()),
         );

@@ -103,9 +103,9 @@ impl Baseline {
     pub fn record(&mut self, mark: TickOutcome, now: Time) {
         self.follow(mark);
         let failed = match mark {
-            TickOutcome::Good => 0,
-            TickOutcome::Bad => 1,
-            TickOutcome::Void
+            TickOutcome::Success => 0,
+            TickOutcome::Failure => 1,
+            TickOutcome::Unknown
             | TickOutcome::NotDue
             | TickOutcome::Limited
             | TickOutcome::Unresolved => return,
@@ -133,9 +133,9 @@ impl Baseline {
     /// Follows a sounding of a revision under judgement: it is no baseline, but says whether the probe fails now.
     pub fn follow(&mut self, mark: TickOutcome) {
         match mark {
-            TickOutcome::Good => self.failing = 0,
-            TickOutcome::Bad => self.failing = (self.failing + 1).min(FAILING),
-            TickOutcome::Void
+            TickOutcome::Success => self.failing = 0,
+            TickOutcome::Failure => self.failing = (self.failing + 1).min(FAILING),
+            TickOutcome::Unknown
             | TickOutcome::NotDue
             | TickOutcome::Limited
             | TickOutcome::Unresolved => {}
@@ -221,12 +221,12 @@ mod tests {
     fn only_the_last_hour_that_was_recorded_counts() {
         let mut baseline = Baseline::default();
         for minute in 0..100 {
-            baseline.record(TickOutcome::Good, at(minute));
+            baseline.record(TickOutcome::Success, at(minute));
             baseline.record(
                 if minute < 40 {
-                    TickOutcome::Bad
+                    TickOutcome::Failure
                 } else {
-                    TickOutcome::Void
+                    TickOutcome::Unknown
                 },
                 at(minute),
             );
@@ -238,7 +238,7 @@ mod tests {
     fn time_without_records_does_not_use_up_the_hour_until_it_is_a_day_old() {
         let mut baseline = Baseline::default();
         for minute in 0..60 {
-            baseline.record(TickOutcome::Good, at(minute));
+            baseline.record(TickOutcome::Success, at(minute));
         }
         assert_eq!(baseline.counts(at(600)), (0, 60));
         assert_eq!(baseline.counts(at(24 * 60 + 29)), (0, 31));
@@ -250,13 +250,13 @@ mod tests {
         let mut baseline = Baseline::default();
         for minute in 0..10 {
             let mark = if minute == 7 {
-                TickOutcome::Void
+                TickOutcome::Unknown
             } else {
-                TickOutcome::Good
+                TickOutcome::Success
             };
             baseline.record(mark, at(minute));
             if minute == 8 {
-                baseline.record(TickOutcome::Bad, at(minute));
+                baseline.record(TickOutcome::Failure, at(minute));
             }
         }
         // The minute of the moment itself, and the one that runs, are not whole.
@@ -272,22 +272,26 @@ mod tests {
     #[test]
     fn three_failures_in_a_row_are_failing_and_void_changes_nothing() {
         let mut baseline = Baseline::default();
-        for mark in [TickOutcome::Bad, TickOutcome::Bad, TickOutcome::Void] {
+        for mark in [
+            TickOutcome::Failure,
+            TickOutcome::Failure,
+            TickOutcome::Unknown,
+        ] {
             baseline.record(mark, at(0));
         }
         assert!(!baseline.is_failing());
-        baseline.follow(TickOutcome::Bad);
+        baseline.follow(TickOutcome::Failure);
         assert!(baseline.is_failing());
         assert_eq!(baseline.counts(at(0)), (2, 2));
-        baseline.follow(TickOutcome::Good);
+        baseline.follow(TickOutcome::Success);
         assert!(!baseline.is_failing());
     }
 
     #[test]
     fn a_clock_that_was_set_back_loses_nothing() {
         let mut baseline = Baseline::default();
-        baseline.record(TickOutcome::Good, at(10));
-        baseline.record(TickOutcome::Bad, at(2));
+        baseline.record(TickOutcome::Success, at(10));
+        baseline.record(TickOutcome::Failure, at(2));
         assert_eq!(baseline.counts(at(10)), (1, 2));
     }
 }

@@ -158,12 +158,13 @@ pub fn redacted_to(text: &str, most: usize) -> String {
 /// The last [`MAX_LINES`] lines of a log. A key is spread over lines, of which each alone looks like nothing; and the log
 /// may begin in the middle of one.
 pub fn redacted_lines(log: &str) -> Vec<String> {
-    let marks = |line: &str, mark: &str| line.contains(mark) && line.contains("PRIVATE KEY-----");
+    let outcomes =
+        |line: &str, mark: &str| line.contains(mark) && line.contains("PRIVATE KEY-----");
     let mut shown: Vec<String> = Vec::new();
     let mut is_inside = false;
     for line in log.lines() {
-        let begins = marks(line, "-----BEGIN ");
-        let ends = marks(line, "-----END ");
+        let begins = outcomes(line, "-----BEGIN ");
+        let ends = outcomes(line, "-----END ");
         match (is_inside, begins, ends) {
             (_, true, _) => {
                 shown.push(redacted(line));

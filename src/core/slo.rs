@@ -135,9 +135,9 @@ impl Objective {
         let threshold = self.threshold(tier);
         let (long, short) = tier.windows();
         [long, short].into_iter().all(|span| {
-            let tally = count(span);
-            let of = measure(&tally, expected * span.length().as_secs_f64());
-            tally.bad > 0 && f64::from(tally.bad) >= threshold * of
+            let counts = count(span);
+            let of = measure(&counts, expected * span.length().as_secs_f64());
+            counts.failure > 0 && f64::from(counts.failure) >= threshold * of
         })
     }
 
@@ -145,20 +145,20 @@ impl Objective {
     /// many soundings there should be in a second.
     pub fn remaining(&self, period: &Counts, expected: f64) -> f64 {
         let of = measure(period, expected * self.period().as_secs_f64());
-        1.0 - self.spent(u64::from(period.bad), of)
+        1.0 - self.spent(u64::from(period.failure), of)
     }
 
     /// The share of the budget of so many soundings that so many bad ones spend.
-    pub fn spent(&self, bad: u64, of: f64) -> f64 {
+    pub fn spent(&self, failure: u64, of: f64) -> f64 {
         if of <= 0.0 {
             return 0.0;
         }
-        bad as f64 / (of * self.budget())
+        failure as f64 / (of * self.budget())
     }
 
     /// How fast the budget is spent: 1 spends it exactly in the period. `None` without soundings.
-    pub fn burn(&self, tally: &Counts) -> Option<f64> {
-        tally.error_rate().map(|rate| rate.ratio() / self.budget())
+    pub fn burn(&self, counts: &Counts) -> Option<f64> {
+        counts.error_rate().map(|rate| rate.ratio() / self.budget())
     }
 
     /// How long what is left lasts at this burn; `None` when nothing is being spent.
@@ -172,8 +172,8 @@ impl Objective {
 }
 
 /// The soundings of a span, or how many there should have been when that is more.
-fn measure(tally: &Counts, expected: f64) -> f64 {
-    (f64::from(tally.good) + f64::from(tally.bad)).max(expected)
+fn measure(counts: &Counts, expected: f64) -> f64 {
+    (f64::from(counts.success) + f64::from(counts.failure)).max(expected)
 }
 
 #[cfg(test)]
@@ -236,14 +236,14 @@ mod tests {
             days: 1,
             ..objective(0.99)
         };
-        let tally = |bad| Counts {
-            good: 100_000 - bad,
-            bad,
-            void: 0,
+        let counts = |failure| Counts {
+            success: 100_000 - failure,
+            failure,
+            unknown: 0,
         };
         // 0.6 % of errors spend six tenths of the budget of 1 %.
-        assert!(!day.fires(BurnTier::PageQuick, |_| tally(600), 1.0));
-        assert!(day.fires(BurnTier::PageQuick, |_| tally(1000), 1.0));
+        assert!(!day.fires(BurnTier::PageQuick, |_| counts(600), 1.0));
+        assert!(day.fires(BurnTier::PageQuick, |_| counts(1000), 1.0));
     }
 
     /// How quickly a page comes, by the arithmetic: an hour times the threshold, divided by the error ratio.
@@ -269,7 +269,11 @@ mod tests {
     #[test]
     fn a_tier_fires_while_both_windows_burn() {
         let objective = objective(0.999);
-        let tally = |good, bad| Counts { good, bad, void: 0 };
+        let counts = |success, failure| Counts {
+            success,
+            failure,
+            unknown: 0,
+        };
         let fires = |long: Counts, short: Counts| {
             let count = |span| {
                 if span == LongWindow::Hour {
@@ -280,17 +284,17 @@ mod tests {
             };
             objective.fires(BurnTier::PageQuick, count, 1.0)
         };
-        assert!(fires(tally(3540, 60), tally(240, 60)));
-        assert!(!fires(tally(3600, 0), tally(300, 0)));
+        assert!(fires(counts(3540, 60), counts(240, 60)));
+        assert!(!fires(counts(3600, 0), counts(300, 0)));
         // It is over: the short window says so.
-        assert!(!fires(tally(3540, 60), tally(300, 0)));
+        assert!(!fires(counts(3540, 60), counts(300, 0)));
         // It has only begun.
-        assert!(!fires(tally(3560, 40), tally(260, 40)));
+        assert!(!fires(counts(3560, 40), counts(260, 40)));
         // Just after a start: one of five failed, of 3600 that there should be.
-        assert!(!fires(tally(4, 1), tally(4, 1)));
+        assert!(!fires(counts(4, 1), counts(4, 1)));
         // And a total outage from the start is told after the same 52 s as any other.
-        assert!(!fires(tally(0, 51), tally(0, 51)));
-        assert!(fires(tally(0, 52), tally(0, 52)));
+        assert!(!fires(counts(0, 51), counts(0, 51)));
+        assert!(fires(counts(0, 52), counts(0, 52)));
     }
 
     #[test]
@@ -298,18 +302,18 @@ mod tests {
         let objective = objective(0.99);
         let day = 86_400;
         // One bad day-hundredth of 30 days is a thirtieth of the budget.
-        let tally = Counts {
-            good: day,
-            bad: 864,
-            void: 5,
+        let counts = Counts {
+            success: day,
+            failure: 864,
+            unknown: 5,
         };
-        close(objective.remaining(&tally, 1.0), 1.0 - 864.0 / 25_920.0);
+        close(objective.remaining(&counts, 1.0), 1.0 - 864.0 / 25_920.0);
         close(
             objective.remaining(
                 &Counts {
-                    good: 0,
-                    bad: 51_840,
-                    void: 0,
+                    success: 0,
+                    failure: 51_840,
+                    unknown: 0,
                 },
                 1.0,
             ),
@@ -318,9 +322,9 @@ mod tests {
         close(
             objective
                 .burn(&Counts {
-                    good: 90,
-                    bad: 10,
-                    void: 90,
+                    success: 90,
+                    failure: 10,
+                    unknown: 90,
                 })
                 .unwrap_or(0.0),
             10.0,

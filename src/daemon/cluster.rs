@@ -35,7 +35,7 @@ pub(super) struct ConnectedCluster {
 }
 
 struct WatchedNamespace {
-    hub: Arc<NamespaceCache>,
+    cache: Arc<NamespaceCache>,
     stop: CancellationToken,
 }
 
@@ -67,29 +67,29 @@ impl ConnectedCluster {
 
     /// The engine of a release; its namespace is watched from now on.
     pub(super) fn engine(&mut self, release: &ReleaseConfig, permit: Permit) -> Arc<dyn Engine> {
-        let hub = self.hub(&release.namespace);
+        let cache = self.cache(&release.namespace);
         let policy = RollbackPolicy {
             helm: self.settings.helm.clone(),
             helm_memory: self.settings.helm_memory,
             scratch: self.settings.scratch.clone(),
             cluster: self.connector.cluster(),
-            may: release.guard.may.clone(),
+            may: release.controller.may.clone(),
             permit,
-            enforces: release.guard.mode == Mode::Enforce,
+            enforces: release.controller.mode == Mode::Enforce,
             by_person: false,
         };
-        cluster::ClusterEngine::new(hub, release.name.clone(), policy)
+        cluster::ClusterEngine::new(cache, release.name.clone(), policy)
     }
 
     /// Watches the namespaces of which releases are selected.
     pub(super) fn select(&mut self, selections: &[ReleaseSelector]) {
         for selection in selections {
-            self.hub(&selection.namespace);
+            self.cache(&selection.namespace);
         }
         let hubs = selections
             .iter()
             .filter_map(|selection| self.watched.get(&selection.namespace))
-            .map(|watched| Arc::clone(&watched.hub))
+            .map(|watched| Arc::clone(&watched.cache))
             .collect();
         self.selected.send_replace((hubs, selections.to_vec()));
     }
@@ -104,7 +104,7 @@ impl ConnectedCluster {
                 tokio::time::sleep(DISCOVER_EVERY).await;
                 let (hubs, selections) = selected.borrow().clone();
                 let known: Option<Vec<Vec<DiscoveredRelease>>> =
-                    hubs.iter().map(|hub| hub.discovered()).collect();
+                    hubs.iter().map(|cache| cache.discovered()).collect();
                 // While a list is on its way, what is missing in it is not gone.
                 let Some(known) = known else { continue };
                 let mut found: Vec<DiscoveredRelease> = known.into_iter().flatten().collect();
@@ -128,17 +128,17 @@ impl ConnectedCluster {
         (told, Box::pin(work))
     }
 
-    fn hub(&mut self, namespace: &Namespace) -> Arc<NamespaceCache> {
+    fn cache(&mut self, namespace: &Namespace) -> Arc<NamespaceCache> {
         if let Some(watched) = self.watched.get(namespace) {
-            return Arc::clone(&watched.hub);
+            return Arc::clone(&watched.cache);
         }
         let (client, driver) = (self.client.clone(), self.settings.driver);
         let account = self.settings.impersonate.as_deref();
         let acting = account.map(|account| self.connector.acting_as(namespace.as_str(), account));
-        let hub =
+        let cache =
             NamespaceCache::acting_as(client, acting, namespace.clone(), driver, self.timeline);
         let ended = self.ended.clone().drop_guard();
-        let running = Arc::clone(&hub).run();
+        let running = Arc::clone(&cache).run();
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         tokio::spawn(async move {
@@ -148,11 +148,11 @@ impl ConnectedCluster {
             }
         });
         let watched = WatchedNamespace {
-            hub: Arc::clone(&hub),
+            cache: Arc::clone(&cache),
             stop,
         };
         self.watched.insert(namespace.clone(), watched);
-        hub
+        cache
     }
 
     /// Stops watching namespaces in which nothing is guarded any more.

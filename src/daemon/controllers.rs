@@ -22,7 +22,7 @@ use crate::release::{Engine, ObservedState};
 /// A guard at work.
 pub(super) struct ControllerHandle {
     pub(super) release: ReleaseConfig,
-    heard: mpsc::Sender<ProbeResultMsg>,
+    message: mpsc::Sender<ProbeResultMsg>,
     pub(super) orders: mpsc::Sender<RollbackOrder>,
     pub(super) alerts: mpsc::Sender<ReceivedAlert>,
     pub(super) view: GuardFeed,
@@ -35,7 +35,7 @@ pub(super) struct ControllerHandle {
 impl ControllerHandle {
     /// Whether a revision is being judged, turned back or verified.
     pub(super) fn is_at_work(&self) -> bool {
-        self.view.borrow().case.is_some()
+        self.view.borrow().candidate.is_some()
     }
 }
 
@@ -45,11 +45,11 @@ impl Daemon {
         let mut settings = applied.wanted.clone();
         for release in &mut settings.releases {
             let key = (release.namespace.clone(), release.name.clone());
-            let Some(guarded) = applied.guards.get(&key) else {
+            let Some(guarded) = applied.controllers.get(&key) else {
                 continue;
             };
             let mut kept = guarded.release.clone();
-            kept.guard.mode = kept.guard.mode.lesser(release.guard.mode);
+            kept.controller.mode = kept.controller.mode.lesser(release.controller.mode);
             let waits = kept != *release && guarded.is_at_work();
             if waits {
                 *release = kept;
@@ -64,22 +64,25 @@ impl Daemon {
     }
 
     /// Guards that did not change go on; one whose settings changed hands its state over to the next.
-    pub(super) async fn guards_for(
+    pub(super) async fn controllers_for(
         &self,
         settings: &Settings,
-        leads: &Leadership,
+        leadership: &Leadership,
         mut before: HashMap<ReleaseKey, ControllerHandle>,
         cluster: &mut Option<ConnectedCluster>,
     ) -> HashMap<ReleaseKey, ControllerHandle> {
-        let mut guards = HashMap::new();
+        let mut controllers = HashMap::new();
         for release in &settings.releases {
-            let Some(post) = leads.of(release).filter(|post| post.acts()) else {
+            let Some(shard_leadership) = leadership
+                .of(release)
+                .filter(|shard_leadership| shard_leadership.acts())
+            else {
                 continue;
             };
             let engine: Arc<dyn Engine> = match (&release.embedded, &mut *cluster) {
                 (Some(directory), _) => EmbeddedEngine::new(directory),
                 (None, Some(cluster)) if release.in_cluster => {
-                    cluster.engine(release, post.permit())
+                    cluster.engine(release, shard_leadership.permit())
                 }
                 (None, _) => continue,
             };
@@ -89,19 +92,19 @@ impl Daemon {
                 Some(old) if old.release == *release => old,
                 Some(old) => {
                     let state = end(old).await;
-                    self.guard(release, post, engine, state)
+                    self.controller(release, shard_leadership, engine, state)
                 }
-                None => self.guard(release, post, engine, None),
+                None => self.controller(release, shard_leadership, engine, None),
             };
-            guards.insert(key, guarded);
+            controllers.insert(key, guarded);
         }
         let (gone, ended): (Vec<_>, Vec<_>) = before.into_iter().unzip();
         end_all(ended).await;
         for (namespace, name) in gone {
-            self.pace
+            self.interval_overrides
                 .watch((namespace.clone(), name.clone()), None, Vec::new());
-            self.crew.suspect(&format!("{namespace}/{name}"), None);
-            self.crew
+            self.executor.suspect(&format!("{namespace}/{name}"), None);
+            self.executor
                 .metrics()
                 .releases
                 .forget(namespace.as_str(), name.as_str());
@@ -110,16 +113,16 @@ impl Daemon {
             let selections = &settings.selections;
             cluster.select(selections);
             cluster.keep(|namespace| {
-                guards.keys().any(|(own, _)| own == namespace)
+                controllers.keys().any(|(own, _)| own == namespace)
                     || selections
                         .iter()
                         .any(|selection| selection.namespace == *namespace)
             });
         }
         let mut listeners: HashMap<ProbeId, Vec<Subscriber>> = HashMap::new();
-        for guarded in guards.values() {
+        for guarded in controllers.values() {
             let mut listen = |id: &ProbeId, of| {
-                let to = guarded.heard.clone();
+                let to = guarded.message.clone();
                 let all = listeners.entry(id.clone()).or_default();
                 all.push(Subscriber { of, to });
             };
@@ -137,30 +140,30 @@ impl Daemon {
                 }
             }
         }
-        self.crew.listen(listeners);
-        guards
+        self.executor.listen(listeners);
+        controllers
     }
 
-    fn guard(
+    fn controller(
         &self,
         release: &ReleaseConfig,
-        post: &ShardLeadership,
+        shard_leadership: &ShardLeadership,
         engine: Arc<dyn Engine>,
         state: Option<release_controller::State>,
     ) -> ControllerHandle {
-        self.crew.metrics().releases.is_in(
+        self.executor.metrics().releases.is_in(
             release.namespace.as_str(),
             release.name.as_str(),
-            release.guard.mode,
+            release.controller.mode,
         );
-        let (observed, facts) = watch::channel(ObservedState::default());
-        let (heard, inbox) = mpsc::channel(release_controller::HEARD);
+        let (observed, release_state) = watch::channel(ObservedState::default());
+        let (message, tick_buffer) = mpsc::channel(release_controller::HEARD);
         let (orders, ordered) = mpsc::channel(MAX_ORDERS);
         let (alerts, told) = mpsc::channel(http::MAX_WAITING_ALERTS);
         let begins = GuardView {
             namespace: release.namespace.to_string(),
             release: release.name.to_string(),
-            mode: release.guard.mode.as_str(),
+            mode: release.controller.mode.as_str(),
             engine: Some(engine.name()),
             ..GuardView::default()
         };
@@ -171,17 +174,25 @@ impl Daemon {
             release: release.clone(),
             engine: Arc::clone(&engine),
             store: self.store.clone(),
-            crew: Arc::clone(&self.crew),
-            pace: Arc::clone(&self.pace),
+            executor: Arc::clone(&self.executor),
+            interval_overrides: Arc::clone(&self.interval_overrides),
             timeline: self.timeline,
-            changed: post.changed(),
-            permit: post.permit(),
+            changed: shard_leadership.changed(),
+            permit: shard_leadership.permit(),
             waits: told_to_wait,
             begun: begun.clone(),
         };
         let stop = CancellationToken::new();
-        let guard = Posted::new(setup, state, facts, inbox, view, ordered, told);
-        let ended = self.guard_ended.clone().drop_guard();
+        let controller = Posted::new(
+            setup,
+            state,
+            release_state,
+            tick_buffer,
+            view,
+            ordered,
+            told,
+        );
+        let ended = self.controller_ended.clone().drop_guard();
         let task = tokio::spawn({
             let stop = stop.clone();
             async move {
@@ -191,7 +202,7 @@ impl Daemon {
                     engine.follow(observed).await;
                 });
                 tokio::select! {
-                    state = Box::pin(guard.run(stop)) => {
+                    state = Box::pin(controller.run(stop)) => {
                         following.abort();
                         ended.disarm();
                         state
@@ -203,7 +214,7 @@ impl Daemon {
         });
         ControllerHandle {
             release: release.clone(),
-            heard,
+            message,
             orders,
             alerts,
             view: feed,
@@ -222,11 +233,11 @@ async fn end(guarded: ControllerHandle) -> Option<release_controller::State> {
 }
 
 /// Stops guards side by side: each may have to wait for the disk, or for helm.
-pub(super) async fn end_all(guards: Vec<ControllerHandle>) {
-    for guarded in &guards {
+pub(super) async fn end_all(controllers: Vec<ControllerHandle>) {
+    for guarded in &controllers {
         guarded.stop.cancel();
     }
-    for guarded in guards {
+    for guarded in controllers {
         end(guarded).await;
     }
 }

@@ -50,9 +50,10 @@ pub(super) async fn keep(
     let mut fails = false;
     loop {
         let stopped = tokio::time::timeout(EVERY, stop.cancelled()).await.is_ok();
-        let (tracked, store) = (probes(), Arc::clone(&store));
+        let (tracked_probe, store) = (probes(), Arc::clone(&store));
         let written =
-            tokio::task::spawn_blocking(move || write(&store, timeline.now(), &tracked)).await;
+            tokio::task::spawn_blocking(move || write(&store, timeline.now(), &tracked_probe))
+                .await;
         let error = match written {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error.to_string()),
@@ -74,9 +75,13 @@ pub(super) async fn keep(
     }
 }
 
-fn write(store: &StateStore, now: Time, tracked: &[Arc<TrackedProbe>]) -> std::io::Result<()> {
+fn write(
+    store: &StateStore,
+    now: Time,
+    tracked_probe: &[Arc<TrackedProbe>],
+) -> std::io::Result<()> {
     let monotonic_s = monotonic_s();
-    let releases = by_release(tracked);
+    let releases = by_release(tracked_probe);
     // One release after the other: the counters of ten thousand probes need not be in memory twice.
     for ((namespace, release), probes) in releases {
         if !store.is_known(StoredKind::Spans, &namespace, &release) {
@@ -89,13 +94,14 @@ fn write(store: &StateStore, now: Time, tracked: &[Arc<TrackedProbe>]) -> std::i
             probes: BTreeMap::new(),
             slow: BTreeMap::new(),
         };
-        for tracked in probes {
-            let probe = tracked.probe();
+        for tracked_probe in probes {
+            let probe = tracked_probe.probe();
             let name = probe.id.probe.as_str();
-            let track = tracked.lock();
-            kept.probes.insert(name.into(), track.spans().clone());
-            if let Some((promised, spans)) = track.slow() {
-                let slow = (millis(promised), spans.clone());
+            let stats = tracked_probe.lock();
+            kept.probes
+                .insert(name.into(), stats.long_windows().clone());
+            if let Some((promised, long_windows)) = stats.slow() {
+                let slow = (millis(promised), long_windows.clone());
                 kept.slow.insert(name.into(), slow);
             }
         }
@@ -115,14 +121,14 @@ type ProbedRelease<'a> = BTreeMap<(Namespace, ReleaseName), Vec<&'a Arc<TrackedP
 
 fn by_release(probes: &[Arc<TrackedProbe>]) -> ProbedRelease<'_> {
     let mut releases = ProbedRelease::new();
-    for tracked in probes {
-        let id = tracked.probe().id.clone();
+    for tracked_probe in probes {
+        let id = tracked_probe.probe().id.clone();
         // Nothing is promised of a dependency, so that nobody asks for its long spans.
         if id.is_dependency() {
             continue;
         }
         let of = releases.entry((id.namespace, id.release)).or_default();
-        of.push(tracked);
+        of.push(tracked_probe);
     }
     releases
 }
@@ -137,7 +143,7 @@ fn restore_of(
     let mut kept: StoredCounters = match store.load(StoredKind::Spans, namespace, release, now) {
         StoredState::Nothing => return,
         StoredState::State(kept) => kept,
-        StoredState::SetAside(why) | StoredState::Unknown(why) => {
+        StoredState::Quarantined(why) | StoredState::Unknown(why) => {
             tracing::warn!(%release, "{why}");
             return;
         }
@@ -150,14 +156,18 @@ fn restore_of(
         .cast_signed()
         .saturating_sub(should.cast_signed());
     let moved = if moved.abs() <= 5 { 0 } else { moved };
-    for tracked in probes {
-        let name = tracked.probe().id.probe.clone();
-        if let Some(spans) = kept.probes.remove(name.as_str()) {
-            tracked.lock().restore_spans(spans.moved(moved));
+    for tracked_probe in probes {
+        let name = tracked_probe.probe().id.probe.clone();
+        if let Some(long_windows) = kept.probes.remove(name.as_str()) {
+            tracked_probe
+                .lock()
+                .restore_long_windows(long_windows.moved(moved));
         }
-        if let Some((promised, spans)) = kept.slow.remove(name.as_str()) {
+        if let Some((promised, long_windows)) = kept.slow.remove(name.as_str()) {
             let promised = Duration::from_millis(promised);
-            tracked.lock().restore_slow(promised, spans.moved(moved));
+            tracked_probe
+                .lock()
+                .restore_slow(promised, long_windows.moved(moved));
         }
     }
 }

@@ -80,9 +80,9 @@ impl IntervalOverrides {
         let slots = wanted.runners.iter().map(|runner| {
             let probe = &runner.probe;
             let interval = wanted.interval(&probe.id, probe.interval);
-            let mut track = runner.tracked.lock();
-            track.taken_every(interval, probe.interval);
-            drop(track);
+            let mut stats = runner.tracked_probe.lock();
+            stats.taken_every(interval, probe.interval);
+            drop(stats);
             ScheduledSlot {
                 key: probe.id.clone(),
                 interval,

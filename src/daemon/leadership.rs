@@ -29,7 +29,7 @@ pub(super) type ReleaseKey = (Namespace, ReleaseName);
 /// A share of the work, and who does it.
 pub(super) struct ShardLeadership {
     permit: Permit,
-    standing: watch::Receiver<LeaderStatus>,
+    status: watch::Receiver<LeaderStatus>,
     /// As far as it has been followed.
     followed: LeaderStatus,
     /// Something has changed that the herald of this share may have to tell.
@@ -41,12 +41,12 @@ pub(super) struct ShardLeadership {
 struct RunningElector {
     stop: CancellationToken,
     task: JoinHandle<()>,
-    handing: Transfer,
+    transfer: Transfer,
 }
 
 /// All shares that this replica does, or would do.
 pub(super) struct Leadership {
-    posts: BTreeMap<Shard, ShardLeadership>,
+    shards: BTreeMap<Shard, ShardLeadership>,
     of_replicas: Option<ReplicaSetup>,
     /// Who acts has changed somewhere.
     changes: Arc<Notify>,
@@ -68,7 +68,7 @@ struct ReplicaSetup {
 /// What becomes known of one Lease, as metrics.
 struct LeaseMetrics {
     metrics: Arc<Metrics>,
-    share: Shard,
+    shard: Shard,
     holds: AtomicBool,
     /// Leases that this replica holds.
     held: Arc<AtomicUsize>,
@@ -76,16 +76,16 @@ struct LeaseMetrics {
 }
 
 impl LeaseObserver for LeaseMetrics {
-    fn leads(&self, is_leading: bool) {
+    fn leadership(&self, is_leading: bool) {
         if self.holds.swap(is_leading, Ordering::Relaxed) != is_leading {
             let held = if is_leading {
                 self.held.fetch_add(1, Ordering::Relaxed) + 1
             } else {
                 self.held.fetch_sub(1, Ordering::Relaxed) - 1
             };
-            self.metrics.leads(held);
+            self.metrics.leadership(held);
         }
-        if let Shard::Release(namespace, release) = &self.share {
+        if let Shard::Release(namespace, release) = &self.shard {
             self.metrics.leads_release(namespace, release, is_leading);
         }
     }
@@ -102,10 +102,10 @@ impl LeaseObserver for LeaseMetrics {
 impl ShardLeadership {
     fn alone() -> Self {
         // Whoever gives it away may go: what was said last stays.
-        let (_, standing) = watch::channel(LeaderStatus::Leads { fence: 0 });
+        let (_, status) = watch::channel(LeaderStatus::Leads { fence: 0 });
         Self {
             permit: Permit::always(),
-            standing,
+            status,
             followed: LeaderStatus::Leads { fence: 0 },
             changed: Arc::default(),
             candidate: None,
@@ -130,7 +130,7 @@ impl Leadership {
     /// There is nobody else.
     pub(super) fn alone() -> Self {
         Self {
-            posts: BTreeMap::from([(Shard::All, ShardLeadership::alone())]),
+            shards: BTreeMap::from([(Shard::All, ShardLeadership::alone())]),
             of_replicas: None,
             changes: Arc::default(),
         }
@@ -145,11 +145,11 @@ impl Leadership {
     ) -> Self {
         let own = client.default_namespace().to_owned();
         let namespace = lease.namespace.clone().unwrap_or(own);
-        metrics.leads(0);
+        metrics.leadership(0);
         let identity = identity(lease);
         let balance = lease.spread.then(|| Arc::new(LeaseBalance::new(&identity)));
-        let mut leads = Self {
-            posts: BTreeMap::new(),
+        let mut leadership = Self {
+            shards: BTreeMap::new(),
             of_replicas: None,
             changes: Arc::default(),
         };
@@ -166,15 +166,15 @@ impl Leadership {
         };
         if lease.spread {
             // Of itself each tells.
-            leads
-                .posts
+            leadership
+                .shards
                 .insert(Shard::Ourselves, ShardLeadership::alone());
         } else {
-            let post = replicas.begin(&Shard::All, &lease.name, &leads.changes);
-            leads.posts.insert(Shard::All, post);
+            let shard_leadership = replicas.begin(&Shard::All, &lease.name, &leadership.changes);
+            leadership.shards.insert(Shard::All, shard_leadership);
         }
-        leads.of_replicas = Some(replicas);
-        leads
+        leadership.of_replicas = Some(replicas);
+        leadership
     }
 
     /// What is stored of a release is written by its own permit.
@@ -186,7 +186,7 @@ impl Leadership {
 
     /// By what everything is written that has no Lease of its own.
     pub(super) fn permit(&self) -> Permit {
-        let all = self.posts.get(&Shard::All);
+        let all = self.shards.get(&Shard::All);
         all.map_or_else(Permit::never, ShardLeadership::permit)
     }
 
@@ -208,20 +208,20 @@ impl Leadership {
             return;
         };
         for release in releases {
-            let share = share_of(&release.namespace, &release.name);
-            if self.posts.contains_key(&share) {
+            let shard = shard_of(&release.namespace, &release.name);
+            if self.shards.contains_key(&shard) {
                 continue;
             }
             let (namespace, name) = (&release.namespace, &release.name);
             let lease = format!("{}.{namespace}.{name}", replicas.lease.name);
-            let post = replicas.begin(&share, &lease, &self.changes);
+            let shard_leadership = replicas.begin(&shard, &lease, &self.changes);
             if let Some(store) = &replicas.store {
-                store.permit_for(namespace, name, Some(post.permit()));
+                store.permit_for(namespace, name, Some(shard_leadership.permit()));
             }
             replicas
                 .metrics
                 .leads_release(namespace.as_str(), name.as_str(), false);
-            self.posts.insert(share, post);
+            self.shards.insert(shard, shard_leadership);
         }
     }
 
@@ -232,16 +232,16 @@ impl Leadership {
         };
         let wanted: HashSet<Shard> = releases
             .iter()
-            .map(|release| share_of(&release.namespace, &release.name))
+            .map(|release| shard_of(&release.namespace, &release.name))
             .collect();
         let mut gone = Vec::new();
-        self.posts.retain(|share, post| {
-            let Shard::Release(namespace, release) = share else {
+        self.shards.retain(|shard, shard_leadership| {
+            let Shard::Release(namespace, release) = shard else {
                 return true;
             };
-            let keep = wanted.contains(share);
+            let keep = wanted.contains(shard);
             if !keep {
-                gone.extend(post.candidate.take());
+                gone.extend(shard_leadership.candidate.take());
                 let key = (
                     Namespace::new(namespace.as_str()),
                     ReleaseName::new(release.as_str()),
@@ -254,30 +254,37 @@ impl Leadership {
             keep
         });
         end(gone).await;
-        if self.posts.keys().all(|share| *share == Shard::Ourselves) {
+        if self.shards.keys().all(|shard| *shard == Shard::Ourselves) {
             // There is nothing to act for, so nobody is missing.
-            replicas.metrics.leads(1);
+            replicas.metrics.leadership(1);
         }
     }
 
     /// Who does what has to do with a release.
     pub(super) fn of(&self, release: &ReleaseConfig) -> Option<&ShardLeadership> {
-        let all = self.posts.get(&Shard::All);
-        all.or_else(|| self.posts.get(&share_of(&release.namespace, &release.name)))
+        let all = self.shards.get(&Shard::All);
+        all.or_else(|| {
+            self.shards
+                .get(&shard_of(&release.namespace, &release.name))
+        })
     }
 
     /// The shares that we do.
     pub(super) fn acting(&self) -> impl Iterator<Item = (&Shard, &ShardLeadership)> {
-        self.posts.iter().filter(|(_, post)| post.acts())
+        self.shards
+            .iter()
+            .filter(|(_, shard_leadership)| shard_leadership.acts())
     }
 
     /// Ends, as far as that has been followed, what was led and is not any more, or anew: in between another one may have
     /// acted. Whether there is any.
     pub(super) fn let_go(&mut self) -> bool {
         let mut any = false;
-        for post in self.posts.values_mut() {
-            if post.acts() && *post.standing.borrow() != post.followed {
-                post.followed = LeaderStatus::Follows { leader: None };
+        for shard_leadership in self.shards.values_mut() {
+            if shard_leadership.acts()
+                && *shard_leadership.status.borrow() != shard_leadership.followed
+            {
+                shard_leadership.followed = LeaderStatus::Follows { leader: None };
                 any = true;
             }
         }
@@ -287,10 +294,10 @@ impl Leadership {
     /// How things stand now has been followed. Whether that is new.
     pub(super) fn catch_up(&mut self) -> bool {
         let mut any = false;
-        for post in self.posts.values_mut() {
-            let now = post.standing.borrow().clone();
-            any |= post.followed != now;
-            post.followed = now;
+        for shard_leadership in self.shards.values_mut() {
+            let now = shard_leadership.status.borrow().clone();
+            any |= shard_leadership.followed != now;
+            shard_leadership.followed = now;
         }
         any
     }
@@ -305,15 +312,15 @@ impl Leadership {
             return Vec::new();
         };
         let mut given: HashMap<String, usize> = HashMap::new();
-        let mut shares = Vec::new();
-        for (share, post) in self.acting() {
-            let Shard::Release(namespace, release) = share else {
+        let mut shards = Vec::new();
+        for (shard, shard_leadership) in self.acting() {
+            let Shard::Release(namespace, release) = shard else {
                 continue;
             };
-            let wanted = post
+            let wanted = shard_leadership
                 .candidate
                 .as_ref()
-                .and_then(|running| running.handing.wanted_by());
+                .and_then(|running| running.transfer.wanted_by());
             let Some(by) = wanted else { continue };
             let key = (
                 Namespace::new(namespace.as_str()),
@@ -322,51 +329,58 @@ impl Leadership {
             let count = given.entry(by.clone()).or_default();
             if balance.is_fair(&by, *count) && is_at_rest(&key) {
                 *count += 1;
-                shares.push(share.clone());
+                shards.push(shard.clone());
             }
         }
-        shares
+        shards
     }
 
     /// Acts for these no more, before their Leases are [given away](Self::hand_over).
-    pub(super) fn retire(&mut self, shares: &[Shard]) {
-        for share in shares {
-            if let Some(post) = self.posts.get_mut(share) {
-                post.followed = LeaderStatus::Follows { leader: None };
+    pub(super) fn retire(&mut self, shards: &[Shard]) {
+        for shard in shards {
+            if let Some(shard_leadership) = self.shards.get_mut(shard) {
+                shard_leadership.followed = LeaderStatus::Follows { leader: None };
             }
         }
     }
 
     /// Lets those who want these Leases have them.
-    pub(super) async fn hand_over(&mut self, shares: &[Shard]) {
-        for share in shares {
-            let post = self.posts.get_mut(share);
-            if let Some(running) = post.and_then(|post| post.candidate.as_mut()) {
+    pub(super) async fn hand_over(&mut self, shards: &[Shard]) {
+        for shard in shards {
+            let shard_leadership = self.shards.get_mut(shard);
+            if let Some(running) =
+                shard_leadership.and_then(|shard_leadership| shard_leadership.candidate.as_mut())
+            {
                 // Otherwise it expires by itself, or is led anew.
-                let _ = tokio::time::timeout(GIVE_BACK, running.handing.hand_over()).await;
+                let _ = tokio::time::timeout(GIVE_BACK, running.transfer.hand_over()).await;
             }
         }
     }
 
     /// Lets other replicas act at once.
     pub(super) async fn give_back(&mut self) {
-        let all = self.posts.values_mut();
-        end(all.filter_map(|post| post.candidate.take()).collect()).await;
+        let all = self.shards.values_mut();
+        end(all
+            .filter_map(|shard_leadership| shard_leadership.candidate.take())
+            .collect())
+        .await;
     }
 
     /// Who answers for the releases, for the listener.
     pub(super) fn answers(&self, known: &mut LeaderProxies) -> Routing {
         let lease = self.of_replicas.as_ref().map(|replicas| &replicas.lease);
         let mut met = LeaderProxies::default();
-        let mut lead = |post: &ShardLeadership| lead(&post.followed, lease, known, &mut met);
-        let answers = match self.posts.get(&Shard::All) {
-            Some(post) => Routing::One(lead(post)),
+        let mut lead = |shard_leadership: &ShardLeadership| {
+            lead(&shard_leadership.followed, lease, known, &mut met)
+        };
+        let answers = match self.shards.get(&Shard::All) {
+            Some(shard_leadership) => Routing::One(lead(shard_leadership)),
             None => Routing::Each(
-                self.posts
+                self.shards
                     .iter()
-                    .filter_map(|(share, post)| match share {
+                    .filter_map(|(shard, shard_leadership)| match shard {
                         Shard::Release(namespace, release) => {
-                            Some(((namespace.clone(), release.clone()), lead(post)))
+                            Some(((namespace.clone(), release.clone()), lead(shard_leadership)))
                         }
                         Shard::All | Shard::Ourselves => None,
                     })
@@ -380,10 +394,10 @@ impl Leadership {
 
 impl ReplicaSetup {
     /// Wants a Lease from now on.
-    fn begin(&self, share: &Shard, name: &str, changes: &Arc<Notify>) -> ShardLeadership {
+    fn begin(&self, shard: &Shard, name: &str, changes: &Arc<Notify>) -> ShardLeadership {
         let counted = LeaseMetrics {
             metrics: Arc::clone(&self.metrics),
-            share: share.clone(),
+            shard: shard.clone(),
             holds: AtomicBool::new(false),
             held: Arc::clone(&self.held),
             changes: Arc::clone(changes),
@@ -398,8 +412,8 @@ impl ReplicaSetup {
             self.balance.clone(),
             Arc::new(counted),
         );
-        let (permit, standing) = (candidate.permit(), candidate.standing());
-        let handing = candidate.handing();
+        let (permit, status) = (candidate.permit(), candidate.status());
+        let transfer = candidate.transfer();
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let ended = self.ended.clone().drop_guard();
@@ -409,13 +423,13 @@ impl ReplicaSetup {
         });
         ShardLeadership {
             permit,
-            standing,
+            status,
             followed: LeaderStatus::Follows { leader: None },
             changed: Arc::default(),
             candidate: Some(RunningElector {
                 stop,
                 task,
-                handing,
+                transfer,
             }),
         }
     }
@@ -438,7 +452,7 @@ async fn end(running: Vec<RunningElector>) {
     }
 }
 
-pub(super) fn share_of(namespace: &Namespace, release: &ReleaseName) -> Shard {
+pub(super) fn shard_of(namespace: &Namespace, release: &ReleaseName) -> Shard {
     Shard::Release(namespace.to_string(), release.to_string())
 }
 
@@ -455,12 +469,12 @@ fn identity(lease: &LeaseConfig) -> String {
 pub(super) type LeaderProxies = HashMap<String, Arc<LeaderProxy>>;
 
 fn lead(
-    standing: &LeaderStatus,
+    status: &LeaderStatus,
     lease: Option<&LeaseConfig>,
     known: &LeaderProxies,
     met: &mut LeaderProxies,
 ) -> LeaderRoute {
-    match standing {
+    match status {
         LeaderStatus::Leads { .. } => LeaderRoute::Here,
         LeaderStatus::Follows { leader: None } => LeaderRoute::Nobody,
         LeaderStatus::Follows {

@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::settings::{ProbeConfig, ProbeKind, Settings};
 use crate::config::{DiscoveredRelease, NamedFile};
-use crate::core::probe_result::VoidReason;
+use crate::core::probe_result::UnknownReason;
 use crate::core::probe_stats::TrackedProbe;
 use crate::core::self_check::SelfCheck;
 use crate::core::units::{Namespace, ProbeId, ReleaseName, Revision};
@@ -107,22 +107,22 @@ pub enum StartError {
 /// A running daemon.
 pub struct Daemon {
     address: SocketAddr,
-    crew: Arc<ProbeExecutor>,
+    executor: Arc<ProbeExecutor>,
     web: Arc<http::AppState>,
-    pace: Arc<IntervalOverrides>,
+    interval_overrides: Arc<IntervalOverrides>,
     timeline: Timeline,
     orders: watch::Sender<Arc<alerting::AlertingConfig>>,
     lead_changes: Arc<Notify>,
     metrics: Arc<Metrics>,
     heralds: Mutex<BTreeMap<Shard, RunningAlerting>>,
     store: Option<Arc<StateStore>>,
-    keeper: Option<JoinHandle<()>>,
+    gitops_owner: Option<JoinHandle<()>>,
     stop_keeping: CancellationToken,
     applied: Mutex<ActiveConfig>,
     listener: Option<JoinHandle<()>>,
     close_listener: CancellationToken,
     schedule_ended: CancellationToken,
-    guard_ended: CancellationToken,
+    controller_ended: CancellationToken,
     discovered: Option<watch::Receiver<Vec<DiscoveredRelease>>>,
     review: Option<AccessReview>,
     reloads: Option<mpsc::Receiver<ReloadRequest>>,
@@ -134,10 +134,10 @@ struct ActiveConfig {
     /// The same as it was read: without what a watch that runs keeps.
     wanted: Settings,
     runners: HashMap<ProbeId, Arc<ProbeTask>>,
-    guards: HashMap<ReleaseKey, ControllerHandle>,
+    controllers: HashMap<ReleaseKey, ControllerHandle>,
     cluster: Option<ConnectedCluster>,
     /// Who acts.
-    leads: Leadership,
+    leadership: Leadership,
     /// How the other replicas are reached.
     forwards: LeaderProxies,
 }
@@ -157,25 +157,25 @@ impl Daemon {
         let address = tcp.local_addr().map_err(refused)?;
 
         let metrics = Arc::new(Metrics::new().map_err(StartError::Metrics)?);
-        let crew = Arc::new(ProbeExecutor::new(
+        let executor = Arc::new(ProbeExecutor::new(
             &settings,
             Arc::clone(&metrics),
             prober::ProberContext::new(clock::now),
         ));
         let schedule_ended = CancellationToken::new();
         let schedule = {
-            let crew = Arc::clone(&crew);
+            let executor = Arc::clone(&executor);
             // Dropped when the thread ends, for whatever reason.
             let ended = schedule_ended.clone().drop_guard();
             Schedule::start(clock::now, move |due| {
                 let _ = &ended;
-                crew.begin(due.payload, due.at, due.missed);
+                executor.begin(due.payload, due.at, due.missed);
             })
             .map_err(StartError::Schedule)?
         };
-        crew.follow(schedule.heart());
-        let heart = schedule.heart();
-        let pace = Arc::new(IntervalOverrides::new(schedule));
+        executor.follow(schedule.heartbeat_cell());
+        let heartbeat_cell = schedule.heartbeat_cell();
+        let interval_overrides = Arc::new(IntervalOverrides::new(schedule));
         let store = match &settings.state {
             Some(directory) => Some(StateStore::open(directory)?),
             None => None,
@@ -189,10 +189,10 @@ impl Daemon {
         };
         let client = connector.as_ref().map(ApiConnector::client).transpose();
         let client = client.map_err(StartError::Cluster)?;
-        let guard_ended = CancellationToken::new();
-        let mut leads = match (&settings.lease, &client) {
+        let controller_ended = CancellationToken::new();
+        let mut leadership = match (&settings.lease, &client) {
             (Some(lease), Some(client)) => {
-                let ended = guard_ended.clone();
+                let ended = controller_ended.clone();
                 Leadership::by(client.clone(), lease, Arc::clone(&metrics), ended)
             }
             _ => Leadership::alone(),
@@ -200,29 +200,29 @@ impl Daemon {
         let store = match (store, &settings.state_map, &client) {
             (Some(store), Some(map), Some(client)) => {
                 let store = store.with_maps(cluster::config_maps(client, map));
-                Some(store.with_permit(leads.permit()))
+                Some(store.with_permit(leadership.permit()))
             }
             (store, _, _) => store,
         };
         let store = store.map(Arc::new);
         if let Some(store) = &store {
-            leads.store_by_permits(store);
+            leadership.store_by_permits(store);
         }
 
         let (reload, reloads) = mpsc::channel(MAX_RELOADS);
-        let outfit = Dependencies {
+        let dependencies = Dependencies {
             metrics: Arc::clone(&metrics),
             clock: clock::now,
-            beat: Box::new(move || heart.pulse().beat),
+            beat: Box::new(move || heartbeat_cell.heartbeat().beat),
             troubles: {
-                let crew = Arc::clone(&crew);
-                Box::new(move || crew.troubles())
+                let executor = Arc::clone(&executor);
+                Box::new(move || executor.troubles())
             },
             refresh: {
-                let crew = Arc::clone(&crew);
-                Box::new(move || crew.refresh_metrics())
+                let executor = Arc::clone(&executor);
+                Box::new(move || executor.refresh_metrics())
             },
-            take: take_sounding(Arc::clone(crew.outfit())),
+            take: run_probe(Arc::clone(executor.dependencies())),
             recording: {
                 let store = store.clone();
                 Arc::new(move |namespace, release, revision| {
@@ -244,14 +244,14 @@ impl Daemon {
             targets: std::collections::HashSet::new(),
             allow: Vec::new(),
             timeout_offset: settings.serve.timeout_offset,
-            guards: Vec::new(),
+            controllers: Vec::new(),
             orders: HashMap::new(),
             alerts: Vec::new(),
             token_file: None,
             review: None,
             files: Vec::new(),
         };
-        let web = Arc::new(http::AppState::new(outfit, empty, &settings.serve));
+        let web = Arc::new(http::AppState::new(dependencies, empty, &settings.serve));
         let tls = settings
             .serve
             .tls
@@ -277,7 +277,7 @@ impl Daemon {
         let timeline = Timeline::start();
         let cluster = match (&settings.kubernetes, connector, &client) {
             (Some(kubernetes), Some(connector), Some(client)) => {
-                let (client, ended) = (client.clone(), guard_ended.clone());
+                let (client, ended) = (client.clone(), controller_ended.clone());
                 let connected =
                     ConnectedCluster::new(kubernetes, connector, client, timeline, ended);
                 Some(connected.map_err(StartError::Cluster)?)
@@ -287,7 +287,7 @@ impl Daemon {
         let review = cluster.as_ref().map(|cluster| review(cluster.client()));
         let discovered = cluster.as_ref().map(|cluster: &ConnectedCluster| {
             let (discovered, work) = cluster.discover();
-            let ended = guard_ended.clone().drop_guard();
+            let ended = controller_ended.clone().drop_guard();
             tokio::spawn(async move {
                 work.await;
                 // Nobody listens any more.
@@ -295,20 +295,20 @@ impl Daemon {
             });
             discovered
         });
-        let lead_changes = leads.changes();
+        let lead_changes = leadership.changes();
         let applied = Mutex::new(ActiveConfig {
             wanted: nothing.clone(),
             settings: nothing,
             runners: HashMap::new(),
-            guards: HashMap::new(),
+            controllers: HashMap::new(),
             cluster,
-            leads,
+            leadership,
             forwards: LeaderProxies::new(),
         });
         let stop_keeping = CancellationToken::new();
-        let keeper = store.as_ref().map(|store| {
+        let gitops_owner = store.as_ref().map(|store| {
             let web = Arc::clone(&web);
-            let probes = move || web.tracked();
+            let probes = move || web.tracked_probe();
             tokio::spawn(counter_persistence::keep(
                 Arc::clone(store),
                 timeline,
@@ -320,22 +320,22 @@ impl Daemon {
         let orders = watch::Sender::new(Arc::new(orders_of(&settings, address)));
         let daemon = Self {
             address,
-            crew,
+            executor,
             web,
-            pace,
+            interval_overrides,
             timeline,
             orders,
             lead_changes,
             metrics,
             heralds: Mutex::default(),
             store,
-            keeper,
+            gitops_owner,
             stop_keeping,
             applied,
             listener: Some(listener),
             close_listener,
             schedule_ended,
-            guard_ended,
+            controller_ended,
             discovered,
             review,
             reloads: Some(reloads),
@@ -358,7 +358,9 @@ impl Daemon {
         applied.wanted = settings;
         self.put_in_force(&mut applied).await;
         self.web.note_reload(None);
-        self.crew.metrics().reloaded(true, clock::unix_seconds());
+        self.executor
+            .metrics()
+            .reloaded(true, clock::unix_seconds());
         tracing::info!(
             probes = applied.runners.len(),
             "The configuration is in force"
@@ -373,10 +375,10 @@ impl Daemon {
     /// Begins to act, or ends it, as the Leases say now.
     pub async fn follow(&self) {
         let mut applied = self.applied.lock().await;
-        if applied.leads.let_go() {
+        if applied.leadership.let_go() {
             self.put_in_force(&mut applied).await;
         }
-        if applied.leads.catch_up() {
+        if applied.leadership.catch_up() {
             self.put_in_force(&mut applied).await;
         }
     }
@@ -385,25 +387,28 @@ impl Daemon {
     /// they should have, and that are at rest.
     pub async fn settle(&self) {
         let mut applied = self.applied.lock().await;
-        let mut guards = applied.guards.values();
-        if guards.any(|guarded| *guarded.waits.borrow() && !guarded.is_at_work()) {
+        let mut controllers = applied.controllers.values();
+        if controllers.any(|guarded| *guarded.waits.borrow() && !guarded.is_at_work()) {
             self.put_in_force(&mut applied).await;
         }
-        let guards = &applied.guards;
-        let is_at_rest =
-            |key: &ReleaseKey| guards.get(key).is_none_or(|guarded| !guarded.is_at_work());
-        let shares = applied.leads.to_hand_over(is_at_rest);
-        if !shares.is_empty() {
-            applied.leads.retire(&shares);
+        let controllers = &applied.controllers;
+        let is_at_rest = |key: &ReleaseKey| {
+            controllers
+                .get(key)
+                .is_none_or(|guarded| !guarded.is_at_work())
+        };
+        let shards = applied.leadership.to_hand_over(is_at_rest);
+        if !shards.is_empty() {
+            applied.leadership.retire(&shards);
             self.put_in_force(&mut applied).await;
-            applied.leads.hand_over(&shares).await;
+            applied.leadership.hand_over(&shards).await;
         }
     }
 
     async fn put_in_force(&self, applied: &mut ActiveConfig) {
         let settings = Self::settings_now(applied);
-        applied.leads.want(&settings.releases);
-        let answers = applied.leads.answers(&mut applied.forwards);
+        applied.leadership.want(&settings.releases);
+        let answers = applied.leadership.answers(&mut applied.forwards);
         let is_here = matches!(answers, Routing::One(LeaderRoute::Here));
         if !is_here {
             self.web.set_answers(answers.clone());
@@ -428,7 +433,7 @@ impl Daemon {
         if settings.kubernetes != applied.settings.kubernetes {
             tracing::warn!("Another cluster in [kubernetes] takes a restart");
         }
-        let control = settings.doubt.control.iter();
+        let control = settings.self_check.control.iter();
         let mut runners = HashMap::new();
         let mut series = Vec::new();
         for (probe, is_control) in settings
@@ -439,30 +444,36 @@ impl Daemon {
         {
             let runner = self.runner_for(probe, is_control, applied.runners.get(&probe.id));
             if !is_control {
-                series.push(ProbeSeries::new(Arc::clone(&runner.tracked)));
+                series.push(ProbeSeries::new(Arc::clone(&runner.tracked_probe)));
             }
             runners.insert(probe.id.clone(), runner);
         }
         let new: Vec<Arc<TrackedProbe>> = runners
             .iter()
             .filter(|(id, _)| !applied.runners.contains_key(id))
-            .map(|(_, runner)| Arc::clone(&runner.tracked))
+            .map(|(_, runner)| Arc::clone(&runner.tracked_probe))
             .collect();
         self.restore(new).await;
-        self.crew.adopt(
-            SelfCheck::new(&settings.doubt, hosts_of(&settings)),
-            settings.doubt.late_after,
+        self.executor.adopt(
+            SelfCheck::new(&settings.self_check, hosts_of(&settings)),
+            settings.self_check.late_after,
             settings.max_in_flight,
         );
         // Probing waits for nothing that is asked of the cluster.
-        self.pace.set(runners.values().cloned().collect());
-        let guards = std::mem::take(&mut applied.guards);
-        let guards = self
-            .guards_for(&settings, &applied.leads, guards, &mut applied.cluster)
+        self.interval_overrides
+            .set(runners.values().cloned().collect());
+        let controllers = std::mem::take(&mut applied.controllers);
+        let controllers = self
+            .controllers_for(
+                &settings,
+                &applied.leadership,
+                controllers,
+                &mut applied.cluster,
+            )
             .await;
-        self.tell_or_be_silent(&applied.leads, &settings).await;
-        applied.leads.want_no_other(&settings.releases).await;
-        self.web.replace_board(ServingConfig {
+        self.tell_or_be_silent(&applied.leadership, &settings).await;
+        applied.leadership.want_no_other(&settings.releases).await;
+        self.web.replace_serving_config(ServingConfig {
             series,
             modules: settings.modules.clone(),
             targets: settings
@@ -471,21 +482,24 @@ impl Daemon {
                 .collect(),
             allow: settings.serve.probe_allow.clone(),
             timeout_offset: settings.serve.timeout_offset,
-            guards: guards.values().map(|guard| guard.view.clone()).collect(),
-            orders: guards
+            controllers: controllers
+                .values()
+                .map(|controller| controller.view.clone())
+                .collect(),
+            orders: controllers
                 .iter()
-                .map(|((namespace, name), guard)| {
+                .map(|((namespace, name), controller)| {
                     let key = (namespace.to_string(), name.to_string());
-                    (key, guard.orders.clone())
+                    (key, controller.orders.clone())
                 })
                 .collect(),
-            alerts: guards
+            alerts: controllers
                 .iter()
-                .filter(|(_, guard)| !guard.release.alerts.is_empty())
-                .map(|((namespace, name), guard)| AlertSubscriber {
+                .filter(|(_, controller)| !controller.release.alerts.is_empty())
+                .map(|((namespace, name), controller)| AlertSubscriber {
                     release: (namespace.to_string(), name.to_string()),
-                    rules: guard.release.alerts.clone(),
-                    to: guard.alerts.clone(),
+                    rules: controller.release.alerts.clone(),
+                    to: controller.alerts.clone(),
                 })
                 .collect(),
             token_file: settings.serve.token_file.clone(),
@@ -506,7 +520,7 @@ impl Daemon {
             .send_replace(Arc::new(orders_of(&settings, self.address)));
         applied.settings = settings;
         applied.runners = runners;
-        applied.guards = guards;
+        applied.controllers = controllers;
     }
 
     /// Gives new probes the counters that were stored of them.
@@ -522,33 +536,33 @@ impl Daemon {
     }
 
     /// Heralds live where the guards live.
-    async fn tell_or_be_silent(&self, leads: &Leadership, settings: &Settings) {
+    async fn tell_or_be_silent(&self, leadership: &Leadership, settings: &Settings) {
         let mut heralds = self.heralds.lock().await;
         let releases = settings.releases.iter();
         let configured: HashSet<Shard> = releases
-            .map(|release| leadership::share_of(&release.namespace, &release.name))
+            .map(|release| leadership::shard_of(&release.namespace, &release.name))
             .collect();
         let is_wanted =
-            |share: &Shard| !matches!(share, Shard::Release(..)) || configured.contains(share);
-        let acting: BTreeMap<&Shard, &ShardLeadership> = leads
+            |shard: &Shard| !matches!(shard, Shard::Release(..)) || configured.contains(shard);
+        let acting: BTreeMap<&Shard, &ShardLeadership> = leadership
             .acting()
-            .filter(|(share, _)| is_wanted(share))
+            .filter(|(shard, _)| is_wanted(shard))
             .collect();
         let (told, silent): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut *heralds)
             .into_iter()
-            .partition(|(share, _)| acting.contains_key(share));
+            .partition(|(shard, _)| acting.contains_key(shard));
         *heralds = told;
-        for telling in silent.values() {
-            telling.stop.cancel();
+        for alerting in silent.values() {
+            alerting.stop.cancel();
         }
-        for (share, telling) in silent {
-            end_herald(telling).await;
-            self.web.show_nothing(&share);
+        for (shard, alerting) in silent {
+            end_evaluator(alerting).await;
+            self.web.show_nothing(&shard);
         }
-        for (share, post) in acting {
-            if !heralds.contains_key(share) {
-                let telling = self.herald(share, post, leads.replica());
-                heralds.insert(share.clone(), telling);
+        for (shard, post) in acting {
+            if !heralds.contains_key(shard) {
+                let alerting = self.evaluator(shard, post, leadership.replica());
+                heralds.insert(shard.clone(), alerting);
             }
         }
         let tells = settings
@@ -559,16 +573,16 @@ impl Daemon {
         self.metrics.alerting.configured(urls);
     }
 
-    fn herald(
+    fn evaluator(
         &self,
-        share: &Shard,
+        shard: &Shard,
         post: &ShardLeadership,
         replica: Option<String>,
     ) -> RunningAlerting {
-        let herald = AlertEvaluator::new(alerting::AlertingSetup {
-            share: share.clone(),
+        let evaluator = AlertEvaluator::new(alerting::AlertingSetup {
+            shard: shard.clone(),
             replica,
-            crew: Arc::clone(&self.crew),
+            executor: Arc::clone(&self.executor),
             web: Arc::clone(&self.web),
             metrics: Arc::clone(&self.metrics),
             store: self.store.clone(),
@@ -576,13 +590,13 @@ impl Daemon {
             changed: post.changed(),
             orders: self.orders.subscribe(),
             permit: post.permit(),
-            ended: self.guard_ended.clone(),
+            ended: self.controller_ended.clone(),
         });
-        let ended = self.guard_ended.clone().drop_guard();
+        let ended = self.controller_ended.clone().drop_guard();
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
-            herald.run(stopped).await;
+            evaluator.run(stopped).await;
             ended.disarm();
         });
         RunningAlerting { stop, task }
@@ -600,22 +614,22 @@ impl Daemon {
         {
             return Arc::clone(old);
         }
-        let tracked = match old {
+        let tracked_probe = match old {
             Some(old) => {
-                old.tracked.adopt(Arc::clone(probe));
-                Arc::clone(&old.tracked)
+                old.tracked_probe.adopt(Arc::clone(probe));
+                Arc::clone(&old.tracked_probe)
             }
             None => Arc::new(TrackedProbe::new(Arc::clone(probe), clock::now())),
         };
         let prober = Prober::new(
-            self.crew.outfit(),
+            self.executor.dependencies(),
             probe.target.clone(),
-            probe.question.clone(),
+            probe.kind.clone(),
         );
         Arc::new(ProbeTask::new(
             Arc::clone(probe),
             prober,
-            tracked,
+            tracked_probe,
             is_control,
         ))
     }
@@ -629,16 +643,19 @@ impl Daemon {
     pub async fn view(&self, namespace: &Namespace, release: &ReleaseName) -> Option<GuardFeed> {
         let applied = self.applied.lock().await;
         let key = (namespace.clone(), release.clone());
-        applied.guards.get(&key).map(|guard| guard.view.clone())
+        applied
+            .controllers
+            .get(&key)
+            .map(|controller| controller.view.clone())
     }
 
     /// What is known of the probes, in the order of the configuration.
-    pub async fn tracked(&self) -> Vec<Arc<TrackedProbe>> {
+    pub async fn tracked_probe(&self) -> Vec<Arc<TrackedProbe>> {
         let applied = self.applied.lock().await;
         let probes = applied.settings.probes();
         probes
             .filter_map(|probe| applied.runners.get(&probe.id))
-            .map(|runner| Arc::clone(&runner.tracked))
+            .map(|runner| Arc::clone(&runner.tracked_probe))
             .collect()
     }
 
@@ -651,7 +668,9 @@ impl Daemon {
     /// Notes that a changed configuration could not be read, and why; the old one stays in force.
     pub fn reload_failed(&self, why: &str) {
         self.web.note_reload(Some(why.to_owned()));
-        self.crew.metrics().reloaded(false, clock::unix_seconds());
+        self.executor
+            .metrics()
+            .reloaded(false, clock::unix_seconds());
     }
 
     /// Waits until something ends that should live as long as the process, and says what.
@@ -661,7 +680,7 @@ impl Daemon {
         };
         tokio::select! {
             () = self.schedule_ended.cancelled() => "the schedule has ended by itself",
-            () = self.guard_ended.cancelled() => "the guard of a release, or the herald, has ended by itself",
+            () = self.controller_ended.cancelled() => "the guard of a release, or the herald, has ended by itself",
             _ = listener => {
                 self.listener = None;
                 "the HTTP listener has ended by itself"
@@ -672,24 +691,24 @@ impl Daemon {
     /// Stops everything, within a few seconds.
     pub async fn stop(&mut self) {
         self.web.set_ready(false);
-        self.pace.stop();
-        let guards = std::mem::take(&mut self.applied.lock().await.guards);
-        end_all(guards.into_values().collect()).await;
+        self.interval_overrides.stop();
+        let controllers = std::mem::take(&mut self.applied.lock().await.controllers);
+        end_all(controllers.into_values().collect()).await;
         let heralds = std::mem::take(&mut *self.heralds.lock().await);
-        for telling in heralds.values() {
-            telling.stop.cancel();
+        for alerting in heralds.values() {
+            alerting.stop.cancel();
         }
-        for telling in heralds.into_values() {
-            end_herald(telling).await;
+        for alerting in heralds.into_values() {
+            end_evaluator(alerting).await;
         }
         // The cluster's store takes it only from whoever has the Lease.
         self.stop_keeping.cancel();
-        if let Some(keeper) = self.keeper.take() {
+        if let Some(gitops_owner) = self.gitops_owner.take() {
             // A store that does not answer holds up the end no longer than this.
-            let _ = tokio::time::timeout(LAST_WRITE, keeper).await;
+            let _ = tokio::time::timeout(LAST_WRITE, gitops_owner).await;
         }
-        self.applied.lock().await.leads.give_back().await;
-        self.crew.finish(FINISH).await;
+        self.applied.lock().await.leadership.give_back().await;
+        self.executor.finish(FINISH).await;
         self.close_listener.cancel();
         if let Some(listener) = self.listener.take() {
             // The listener drains by itself within a second; a panic in it has been logged where it happened.
@@ -702,7 +721,7 @@ impl Daemon {
 /// Asks the cluster about callers.
 fn review(client: kube::Client) -> AccessReview {
     let reviewer = Arc::new(AccessReviewer::new(client));
-    Arc::new(move |token: String, deed: Permission| {
+    Arc::new(move |token: String, permission: Permission| {
         let reviewer = Arc::clone(&reviewer);
         Box::pin(async move {
             let of = |verb, part, namespace, name| access_review::RequiredPermission::Release {
@@ -711,7 +730,7 @@ fn review(client: kube::Client) -> AccessReview {
                 namespace,
                 name,
             };
-            let deed = match deed {
+            let permission = match permission {
                 Permission::RollBack(namespace, name) => of("create", "rollback", namespace, name),
                 Permission::ReadRecording(namespace, name) => {
                     of("get", "recording", namespace, name)
@@ -725,10 +744,10 @@ fn review(client: kube::Client) -> AccessReview {
                     path: "/-/reload",
                 },
             };
-            match reviewer.review(&token, deed).await {
+            match reviewer.review(&token, permission).await {
                 access_review::AccessDecision::Allowed { user } => AuthDecision::Allowed(user),
                 access_review::AccessDecision::Forbidden { user } => AuthDecision::Forbidden(user),
-                access_review::AccessDecision::Stranger => AuthDecision::Stranger,
+                access_review::AccessDecision::Unauthenticated => AuthDecision::Unauthenticated,
                 access_review::AccessDecision::Unknown(why) => AuthDecision::Unknown(why),
             }
         })
@@ -747,10 +766,10 @@ fn orders_of(settings: &Settings, address: SocketAddr) -> alerting::AlertingConf
 }
 
 /// The last is told, for a moment.
-async fn end_herald(telling: RunningAlerting) {
-    telling.stop.cancel();
+async fn end_evaluator(alerting: RunningAlerting) {
+    alerting.stop.cancel();
     // A panic in it was told where it happened.
-    let _ = telling.task.await;
+    let _ = alerting.task.await;
 }
 
 fn hosts_of(settings: &Settings) -> impl Iterator<Item = (ProbeId, String, Duration)> {
@@ -761,23 +780,23 @@ fn hosts_of(settings: &Settings) -> impl Iterator<Item = (ProbeId, String, Durat
 }
 
 /// Soundings on behalf of `/probe`: each with a prober of its own, which is gone afterwards.
-fn take_sounding(outfit: Arc<prober::ProberContext>) -> http::RunProbe {
+fn run_probe(dependencies: Arc<prober::ProberContext>) -> http::RunProbe {
     Arc::new(move |call: ProbeRequest| {
-        let outfit = Arc::clone(&outfit);
+        let dependencies = Arc::clone(&dependencies);
         Box::pin(async move {
-            let prober = Prober::new(&outfit, call.target, call.question);
+            let prober = Prober::new(&dependencies, call.target, call.kind);
             let mut transcript = call.transcript.then(Transcript::default);
-            let sounding = prober
+            let result = prober
                 .sound(clock::now(), call.timeout, transcript.as_mut())
                 .await;
             let steps = transcript.map_or_else(Vec::new, |transcript| transcript.lines());
-            ProbeResponse { sounding, steps }
+            ProbeResponse { result, steps }
         })
     })
 }
 
 /// Names of troubles of our own that are in force, for the log.
-fn named(troubles: &[VoidReason]) -> String {
+fn named(troubles: &[UnknownReason]) -> String {
     troubles
         .iter()
         .map(|reason| reason.as_str())
@@ -787,7 +806,7 @@ fn named(troubles: &[VoidReason]) -> String {
 
 /// The host that packets go to: the proxy's, where there is one.
 fn asked_host(probe: &ProbeConfig) -> String {
-    match &probe.question {
+    match &probe.kind {
         ProbeKind::Http(http) => http.proxy.as_ref().unwrap_or(&probe.target).host(),
         ProbeKind::Tcp(_) => probe.target.host(),
     }

@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::named;
 use crate::config::settings::{ProbeConfig, Settings};
-use crate::core::probe_result::{Outcome, PhaseTimes, ProbeResult, ResponseFacts, VoidReason};
+use crate::core::probe_result::{Outcome, PhaseTimes, ProbeResult, ResponseFacts, UnknownReason};
 use crate::core::probe_stats::TrackedProbe;
 use crate::core::self_check::{Heartbeat, SelfCheck};
 use crate::core::units::Moment;
@@ -25,7 +25,7 @@ use crate::prober::{self, Prober};
 /// One probe at work.
 pub(super) struct ProbeTask {
     pub(super) probe: Arc<ProbeConfig>,
-    pub(super) tracked: Arc<TrackedProbe>,
+    pub(super) tracked_probe: Arc<TrackedProbe>,
     pub(super) is_control: bool,
     prober: Prober,
     in_flight: AtomicU32,
@@ -45,13 +45,13 @@ impl ProbeTask {
     pub(super) fn new(
         probe: Arc<ProbeConfig>,
         prober: Prober,
-        tracked: Arc<TrackedProbe>,
+        tracked_probe: Arc<TrackedProbe>,
         is_control: bool,
     ) -> Self {
         let max_in_flight = probe.max_in_flight();
         Self {
             probe,
-            tracked,
+            tracked_probe,
             is_control,
             prober,
             in_flight: AtomicU32::new(0),
@@ -61,33 +61,33 @@ impl ProbeTask {
     }
 
     /// One line per change of state, none per sounding. Void is no state: it says nothing about the target.
-    fn log_change(&self, sounding: &ProbeResult) {
-        let now = match sounding.outcome {
-            Outcome::Good => SAID_GOOD,
-            Outcome::Bad(_) => SAID_BAD,
-            Outcome::Void(_) => return,
+    fn log_change(&self, result: &ProbeResult) {
+        let now = match result.outcome {
+            Outcome::Success => SAID_GOOD,
+            Outcome::Failure(_) => SAID_BAD,
+            Outcome::Unknown(_) => return,
         };
         let before = self.said.swap(now, Ordering::Relaxed);
         if before == now {
             return;
         }
         let id = &self.probe.id;
-        let latency = sounding.latency();
-        match sounding.outcome {
-            Outcome::Good if before == SAID_NOTHING => {
+        let latency = result.latency();
+        match result.outcome {
+            Outcome::Success if before == SAID_NOTHING => {
                 tracing::info!(namespace = %id.namespace, release = %id.release, probe = %id.probe, ?latency,
                     "Probe answers");
             }
-            Outcome::Good => {
+            Outcome::Success => {
                 tracing::info!(namespace = %id.namespace, release = %id.release, probe = %id.probe, ?latency,
                     "Probe recovered");
             }
-            Outcome::Bad(reason) => {
-                let why = sounding.explanation.as_deref().unwrap_or("");
+            Outcome::Failure(reason) => {
+                let why = result.explanation.as_deref().unwrap_or("");
                 tracing::warn!(namespace = %id.namespace, release = %id.release, probe = %id.probe,
                     reason = reason.as_str(), why, ?latency, "Probe failing");
             }
-            Outcome::Void(_) => {}
+            Outcome::Unknown(_) => {}
         }
     }
 }
@@ -123,16 +123,16 @@ pub(super) struct Subscriber {
 /// What all soundings share.
 pub(super) struct ProbeExecutor {
     metrics: Arc<Metrics>,
-    outfit: Arc<prober::ProberContext>,
+    dependencies: Arc<prober::ProberContext>,
     runtime: Handle,
     tasks: TaskTracker,
     /// Ends soundings that outlast the stop.
     drop_all: CancellationToken,
-    doubt: Mutex<SelfCheck>,
-    troubles: Mutex<Vec<VoidReason>>,
+    self_check: Mutex<SelfCheck>,
+    troubles: Mutex<Vec<UnknownReason>>,
     /// When a void sounding last led to a look at the troubles.
     looked: AtomicU64,
-    pulse: OnceLock<HeartbeatCell>,
+    heartbeat: OnceLock<HeartbeatCell>,
     in_flight: AtomicUsize,
     max_in_flight: AtomicUsize,
     listeners: RwLock<HashMap<ProbeId, Vec<Subscriber>>>,
@@ -147,23 +147,23 @@ impl ProbeExecutor {
     pub(super) fn new(
         settings: &Settings,
         metrics: Arc<Metrics>,
-        outfit: Arc<prober::ProberContext>,
+        dependencies: Arc<prober::ProberContext>,
     ) -> Self {
         Self {
             metrics,
-            outfit,
+            dependencies,
             runtime: Handle::current(),
             tasks: TaskTracker::new(),
             drop_all: CancellationToken::new(),
-            doubt: Mutex::new(SelfCheck::new(&settings.doubt, std::iter::empty())),
+            self_check: Mutex::new(SelfCheck::new(&settings.self_check, std::iter::empty())),
             troubles: Mutex::new(Vec::new()),
             looked: AtomicU64::new(0),
-            pulse: OnceLock::new(),
+            heartbeat: OnceLock::new(),
             in_flight: AtomicUsize::new(0),
             max_in_flight: AtomicUsize::new(settings.max_in_flight),
             listeners: RwLock::default(),
             suspects: RwLock::default(),
-            late_after: Mutex::new(settings.doubt.late_after),
+            late_after: Mutex::new(settings.self_check.late_after),
             spent: Mutex::default(),
         }
     }
@@ -200,17 +200,17 @@ impl ProbeExecutor {
     }
 
     /// Gives the crew the schedule's pulse, once there is a schedule.
-    pub(super) fn follow(&self, heart: HeartbeatCell) {
+    pub(super) fn follow(&self, heartbeat_cell: HeartbeatCell) {
         // Called once, by the start.
-        let _ = self.pulse.set(heart);
+        let _ = self.heartbeat.set(heartbeat_cell);
     }
 
     pub(super) fn metrics(&self) -> &Metrics {
         &self.metrics
     }
 
-    pub(super) fn outfit(&self) -> &Arc<prober::ProberContext> {
-        &self.outfit
+    pub(super) fn dependencies(&self) -> &Arc<prober::ProberContext> {
+        &self.dependencies
     }
 
     /// Who is told of soundings from now on.
@@ -221,7 +221,7 @@ impl ProbeExecutor {
             .unwrap_or_else(PoisonError::into_inner) = listeners;
     }
 
-    fn tell(&self, id: &ProbeId, sounding: &ProbeResult) {
+    fn tell(&self, id: &ProbeId, result: &ProbeResult) {
         let listeners = self
             .listeners
             .read()
@@ -230,10 +230,10 @@ impl ProbeExecutor {
             // A guard that cannot keep up hears nothing, which is void. It is told thousands in advance.
             let _ = listener.to.try_send(ProbeResultMsg {
                 of: listener.of.clone(),
-                outcome: sounding.outcome,
-                latency: sounding.latency(),
-                limited: sounding.answer.limited,
-                unanswered: sounding.answer.unanswered,
+                outcome: result.outcome,
+                latency: result.latency(),
+                limited: result.answer.limited,
+                unanswered: result.answer.unanswered,
             });
         }
     }
@@ -270,28 +270,37 @@ impl ProbeExecutor {
 
     /// Names of the troubles of our own that are in force.
     pub(super) fn troubles(&self) -> Vec<&'static str> {
-        let doubt = self.doubt.lock().unwrap_or_else(PoisonError::into_inner);
-        doubt
+        let self_check = self
+            .self_check
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        self_check
             .troubles(clock::now())
-            .map(VoidReason::as_str)
+            .map(UnknownReason::as_str)
             .collect()
     }
 
     /// Whether our own network is in doubt, so that nothing can be said about any target. A sounding that was late, or
     /// had no descriptor, is void by itself and says nothing about the others.
     pub(super) fn is_blind(&self) -> bool {
-        let doubt = self.doubt.lock().unwrap_or_else(PoisonError::into_inner);
-        doubt
+        let self_check = self
+            .self_check
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        self_check
             .troubles(clock::now())
-            .any(|reason| matches!(reason, VoidReason::AllTargets | VoidReason::Control))
+            .any(|reason| matches!(reason, UnknownReason::AllTargets | UnknownReason::Control))
     }
 
-    pub(super) fn adopt(&self, doubt: SelfCheck, late_after: Duration, max_in_flight: usize) {
+    pub(super) fn adopt(&self, self_check: SelfCheck, late_after: Duration, max_in_flight: usize) {
         *self
             .late_after
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = late_after;
-        *self.doubt.lock().unwrap_or_else(PoisonError::into_inner) = doubt;
+        *self
+            .self_check
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = self_check;
         self.max_in_flight.store(max_in_flight, Ordering::Relaxed);
         self.metrics
             .in_flight_limit
@@ -302,7 +311,7 @@ impl ProbeExecutor {
     pub(super) fn begin(self: &Arc<Self>, runner: &Arc<ProbeTask>, due: Moment, missed: u64) {
         if missed > 0 {
             runner
-                .tracked
+                .tracked_probe
                 .lock()
                 .missed(due, u32::try_from(missed).unwrap_or(u32::MAX));
         }
@@ -310,7 +319,7 @@ impl ProbeExecutor {
         let all = self.in_flight.fetch_add(1, Ordering::AcqRel);
         let saturated = all >= self.max_in_flight.load(Ordering::Relaxed);
         let ticket = InFlightSlot {
-            crew: Arc::clone(self),
+            executor: Arc::clone(self),
             runner: Arc::clone(runner),
             due,
             started: None,
@@ -319,58 +328,61 @@ impl ProbeExecutor {
             self.metrics.saturated.inc();
         }
         if mine >= runner.max_in_flight || saturated {
-            runner.tracked.lock().missed(due, 1);
+            runner.tracked_probe.lock().missed(due, 1);
             return; // the ticket gives the places back
         }
         self.tasks.spawn_on(ticket.take(), &self.runtime);
     }
 
-    fn record(&self, runner: &ProbeTask, mut sounding: ProbeResult) {
+    fn record(&self, runner: &ProbeTask, mut result: ProbeResult) {
         let now = clock::now();
-        let pulse = self.pulse.get().map_or(
+        let heartbeat = self.heartbeat.get().map_or(
             Heartbeat {
                 beat: now,
                 last_stall_end: None,
             },
-            HeartbeatCell::pulse,
+            HeartbeatCell::heartbeat,
         );
-        let troubles: Option<Vec<VoidReason>> = {
-            let mut doubt = self.doubt.lock().unwrap_or_else(PoisonError::into_inner);
+        let troubles: Option<Vec<UnknownReason>> = {
+            let mut self_check = self
+                .self_check
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             if runner.is_control {
-                match sounding.outcome {
-                    Outcome::Good => doubt.control(true, now),
-                    Outcome::Bad(_) => doubt.control(false, now),
-                    Outcome::Void(_) => {}
+                match result.outcome {
+                    Outcome::Success => self_check.control(true, now),
+                    Outcome::Failure(_) => self_check.control(false, now),
+                    Outcome::Unknown(_) => {}
                 }
             }
-            let before = sounding.outcome;
-            sounding.outcome = doubt.examine(
+            let before = result.outcome;
+            result.outcome = self_check.examine(
                 &runner.probe.id,
-                &sounding,
+                &result,
                 runner.probe.timeout,
-                pulse,
+                heartbeat,
                 now,
             );
-            if let (Outcome::Void(reason), true) = (sounding.outcome, before != sounding.outcome) {
-                sounding
+            if let (Outcome::Unknown(reason), true) = (result.outcome, before != result.outcome) {
+                result
                     .explanation
                     .get_or_insert_with(|| format!("void: {}", reason.as_str()).into());
             }
-            let look = matches!(sounding.outcome, Outcome::Void(_)) && self.may_look(now);
-            look.then(|| doubt.troubles(now).collect())
+            let look = matches!(result.outcome, Outcome::Unknown(_)) && self.may_look(now);
+            look.then(|| self_check.troubles(now).collect())
         };
         if let Some(troubles) = troubles {
             self.log_troubles(troubles);
         }
         self.metrics
             .lateness
-            .observe(sounding.lateness().as_secs_f64());
-        runner.log_change(&sounding);
-        self.tell(&runner.probe.id, &sounding);
+            .observe(result.lateness().as_secs_f64());
+        runner.log_change(&result);
+        self.tell(&runner.probe.id, &result);
         runner
-            .tracked
+            .tracked_probe
             .lock()
-            .record(&sounding, clock::unix_seconds());
+            .record(&result, clock::unix_seconds());
     }
 
     /// Naming the troubles looks at every host, which must not happen for each of thousands of void soundings.
@@ -383,7 +395,7 @@ impl ProbeExecutor {
         due
     }
 
-    fn log_troubles(&self, troubles: Vec<VoidReason>) {
+    fn log_troubles(&self, troubles: Vec<UnknownReason>) {
         let mut known = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
         if *known != troubles {
             if troubles.is_empty() {
@@ -394,7 +406,7 @@ impl ProbeExecutor {
                     "Our own trouble makes soundings void"
                 );
             }
-            let silent = |troubles: &[VoidReason]| troubles.contains(&VoidReason::AllTargets);
+            let silent = |troubles: &[UnknownReason]| troubles.contains(&UnknownReason::AllTargets);
             if silent(&troubles) && !silent(&known) {
                 tracing::error!(
                     "None of the probed hosts answers: all of them are down, or our own network is. Nothing is known of \
@@ -411,13 +423,13 @@ impl ProbeExecutor {
         self.metrics
             .in_flight
             .set(i64::try_from(in_flight).unwrap_or(i64::MAX));
-        let troubles: Vec<VoidReason> = self
-            .doubt
+        let troubles: Vec<UnknownReason> = self
+            .self_check
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .troubles(clock::now())
             .collect();
-        for reason in VoidReason::ALL {
+        for reason in UnknownReason::ALL {
             self.metrics.trouble(*reason, troubles.contains(reason));
         }
         self.log_troubles(troubles);
@@ -438,7 +450,7 @@ impl ProbeExecutor {
 
 /// One sounding's place among those in flight. Whatever becomes of it, the place is given back.
 struct InFlightSlot {
-    crew: Arc<ProbeExecutor>,
+    executor: Arc<ProbeExecutor>,
     runner: Arc<ProbeTask>,
     due: Moment,
     /// `Some` from the start of the sounding to its record: dropped in between, the sounding is void.
@@ -449,35 +461,35 @@ impl InFlightSlot {
     async fn take(mut self) {
         self.started = Some(clock::now());
         let runner = Arc::clone(&self.runner);
-        let crew = Arc::clone(&self.crew);
-        let sounding = tokio::select! {
+        let executor = Arc::clone(&self.executor);
+        let result = tokio::select! {
             biased;
-            sounding = runner.prober.sound(self.due, runner.probe.timeout, None) => sounding,
-            () = crew.drop_all.cancelled() => return,
+            result = runner.prober.sound(self.due, runner.probe.timeout, None) => result,
+            () = executor.drop_all.cancelled() => return,
         };
         self.started = None;
-        crew.record(&runner, sounding);
+        executor.record(&runner, result);
     }
 }
 
 impl Drop for InFlightSlot {
     fn drop(&mut self) {
         self.runner.in_flight.fetch_sub(1, Ordering::AcqRel);
-        self.crew.in_flight.fetch_sub(1, Ordering::AcqRel);
+        self.executor.in_flight.fetch_sub(1, Ordering::AcqRel);
         if let Some(started) = self.started {
-            let sounding = ProbeResult {
+            let result = ProbeResult {
                 due: self.due,
                 started,
                 finished: clock::now(),
-                outcome: Outcome::Void(VoidReason::Shutdown),
+                outcome: Outcome::Unknown(UnknownReason::Shutdown),
                 phases: PhaseTimes::default(),
                 answer: ResponseFacts::default(),
                 explanation: None,
             };
             self.runner
-                .tracked
+                .tracked_probe
                 .lock()
-                .record(&sounding, clock::unix_seconds());
+                .record(&result, clock::unix_seconds());
         }
     }
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::AppState;
 use super::api::scraped;
-use super::fan_out::{FanOutEntry, gather};
+use super::fan_out::{FanOutEntry, fan_out};
 use super::status::{AlertView, ObjectiveView};
 
 /// What to do about each alert; shipped with the program, so that it is there when nothing else is.
@@ -27,7 +27,7 @@ struct ObjectivesBody<'a> {
 
 /// The alerts that live.
 pub(super) async fn all(State(shared): State<Arc<AppState>>, headers: HeaderMap) -> Response {
-    let gathered = match gather(&shared, "/api/v1/alerts", &headers).await {
+    let gathered = match fan_out(&shared, "/api/v1/alerts", &headers).await {
         Ok(gathered) => gathered,
         Err(refused) => return refused,
     };
@@ -45,7 +45,7 @@ pub(super) async fn objectives(
     State(shared): State<Arc<AppState>>,
     headers: HeaderMap,
 ) -> Response {
-    let gathered = match gather(&shared, "/api/v1/objectives", &headers).await {
+    let gathered = match fan_out(&shared, "/api/v1/objectives", &headers).await {
         Ok(gathered) => gathered,
         Err(refused) => return refused,
     };

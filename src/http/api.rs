@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::problem::problem;
 use super::{AppState, STOPPING, accepts_gzip, not_now, response_budget, text_of, too_busy};
-use crate::core::probe_result::{PhaseTimes, Reason, VoidReason};
+use crate::core::probe_result::{PhaseTimes, Reason, UnknownReason};
 use crate::core::probe_stats::{LastResult, ProbeStatsView};
 use crate::core::units::{ErrorRate, Moment};
 use crate::core::window::{Counts, LongWindow, Quantile};
@@ -19,8 +19,12 @@ use crate::metrics::{ProbeSeries, gzip_fast};
 pub(super) async fn probes(State(shared): State<Arc<AppState>>, headers: HeaderMap) -> Response {
     scraped(shared, &headers, |shared| {
         let now = (shared.clock)();
-        let board = shared.board();
-        let probes: Vec<Value> = board.series.iter().map(|series| one(series, now)).collect();
+        let serving_config = shared.serving_config();
+        let probes: Vec<Value> = serving_config
+            .series
+            .iter()
+            .map(|series| one(series, now))
+            .collect();
         serde_json::to_vec(&json!({ "probes": probes }))
     })
     .await
@@ -51,7 +55,7 @@ pub(super) async fn scraped(
             "the answer could not be written; see the log",
         );
     };
-    let Some(body) = shared.untaken.hold(body).await else {
+    let Some(body) = shared.response_budget.hold(body).await else {
         return too_busy(response_budget::WAITING);
     };
     let kind = [
@@ -71,11 +75,11 @@ pub(super) async fn scraped(
 }
 
 fn one(series: &ProbeSeries, now: Moment) -> Value {
-    let probe = series.tracked().probe();
+    let probe = series.tracked_probe().probe();
     let (view, by_reason, recent) = {
-        let mut track = series.tracked().lock();
-        let recent: Vec<_> = track.recent().collect();
-        (track.view(now), track.window().reasons(now), recent)
+        let mut stats = series.tracked_probe().lock();
+        let recent: Vec<_> = stats.recent().collect();
+        (stats.view(now), stats.window().reasons(now), recent)
     };
     let is_dependency = probe.id.is_dependency();
     json!({
@@ -91,7 +95,7 @@ fn one(series: &ProbeSeries, now: Moment) -> Value {
         "consecutive_failures": view.consecutive_failures,
         "certificate_expiry_timestamp_seconds": view.certificate_expiry,
         "window": window(probe.window, &view, &by_reason),
-        "spans": spans(&view),
+        "spans": long_windows(&view),
         "totals": totals(&view),
         "recent": recent.iter().map(|(outcome, latency)| json!({
             "result": outcome.words().0,
@@ -116,7 +120,7 @@ fn last(last: &LastResult) -> Value {
 }
 
 fn window(span: Duration, view: &ProbeStatsView, by_reason: &[u32; Reason::COUNT]) -> Value {
-    let bad: Map<String, Value> = Reason::ALL
+    let failure: Map<String, Value> = Reason::ALL
         .iter()
         .zip(by_reason)
         .filter(|(_, count)| **count > 0)
@@ -129,45 +133,45 @@ fn window(span: Duration, view: &ProbeStatsView, by_reason: &[u32; Reason::COUNT
         .collect();
     json!({
         "seconds": seconds(span),
-        "good": view.window.good,
-        "bad": bad,
-        "void": view.window.void,
+        "good": view.window.success,
+        "bad": failure,
+        "void": view.window.unknown,
         "missed": view.window.missed,
         "error_ratio": view.window.error_rate().map(ErrorRate::ratio),
         "latency_seconds": quantiles,
     })
 }
 
-fn spans(view: &ProbeStatsView) -> Value {
-    let of = |tally: &Counts| {
+fn long_windows(view: &ProbeStatsView) -> Value {
+    let of = |counts: &Counts| {
         json!({
-            "good": tally.good,
-            "bad": tally.bad,
-            "void": tally.void,
-            "error_ratio": tally.error_rate().map(ErrorRate::ratio),
+            "good": counts.success,
+            "bad": counts.failure,
+            "void": counts.unknown,
+            "error_ratio": counts.error_rate().map(ErrorRate::ratio),
         })
     };
     let named = LongWindow::ALL
         .iter()
-        .zip(&view.spans)
-        .map(|(span, tally)| (span.as_str().to_owned(), of(tally)));
+        .zip(&view.long_windows)
+        .map(|(span, counts)| (span.as_str().to_owned(), of(counts)));
     Value::Object(named.collect())
 }
 
 fn totals(view: &ProbeStatsView) -> Value {
-    let bad: Map<String, Value> = Reason::ALL
+    let failure: Map<String, Value> = Reason::ALL
         .iter()
-        .zip(view.totals.bad)
+        .zip(view.totals.failure)
         .filter(|(_, count)| *count > 0)
         .map(|(reason, count)| (reason.as_str().to_owned(), json!(count)))
         .collect();
-    let void: Map<String, Value> = VoidReason::ALL
+    let unknown: Map<String, Value> = UnknownReason::ALL
         .iter()
-        .zip(view.totals.void)
+        .zip(view.totals.unknown)
         .filter(|(_, count)| *count > 0)
         .map(|(reason, count)| (reason.as_str().to_owned(), json!(count)))
         .collect();
-    json!({ "good": view.totals.good, "bad": bad, "void": void, "missed": view.totals.missed })
+    json!({ "good": view.totals.success, "bad": failure, "void": unknown, "missed": view.totals.missed })
 }
 
 fn phases(phases: &PhaseTimes) -> Value {

@@ -35,7 +35,7 @@ pub enum AuthDecision {
     /// They may not; their name.
     Forbidden(String),
     /// It does not know them.
-    Stranger,
+    Unauthenticated,
     /// It does not answer.
     Unknown(String),
 }
@@ -48,11 +48,11 @@ pub type AccessReview = Arc<
 /// Lets a caller in, or answers why not.
 pub(super) async fn allowed(
     shared: &AppState,
-    deed: Permission,
+    permission: Permission,
     headers: &HeaderMap,
 ) -> Result<(), Response> {
-    let board = shared.board();
-    if board.token_file.is_none() && board.review.is_none() {
+    let serving_config = shared.serving_config();
+    if serving_config.token_file.is_none() && serving_config.review.is_none() {
         let text = "nobody may do this here; name a file with a token by serve.token_file, or set \
                     serve.kubernetes_auth in a cluster";
         return Err(problem(StatusCode::FORBIDDEN, text));
@@ -63,39 +63,41 @@ pub(super) async fn allowed(
         .and_then(bearer)
         .filter(|token| !token.is_empty());
     let Some(given) = given else {
-        return Err(stranger("this takes a bearer token"));
+        return Err(unauthenticated("this takes a bearer token"));
     };
     let mut unreadable = false;
-    if let Some(file) = &board.token_file {
+    if let Some(file) = &serving_config.token_file {
         match read(file).await {
             Some(token) if is_equal(&token, given) => return Ok(()),
             Some(_) => {}
             None => unreadable = true,
         }
     }
-    let (Some(review), Ok(given)) = (&board.review, str::from_utf8(given)) else {
+    let (Some(review), Ok(given)) = (&serving_config.review, str::from_utf8(given)) else {
         return Err(if unreadable {
             let text = "the file of serve.token_file cannot be read, or is empty";
             problem(StatusCode::INTERNAL_SERVER_ERROR, text)
         } else {
-            stranger("this is not the bearer token of serve.token_file")
+            unauthenticated("this is not the bearer token of serve.token_file")
         });
     };
-    match review(given.to_owned(), deed.clone()).await {
+    match review(given.to_owned(), permission.clone()).await {
         AuthDecision::Allowed(user) => {
-            tracing::info!(user, ?deed, "Let somebody in whom the cluster lets");
+            tracing::info!(user, ?permission, "Let somebody in whom the cluster lets");
             Ok(())
         }
         AuthDecision::Forbidden(user) => {
             tracing::warn!(
                 user,
-                ?deed,
+                ?permission,
                 "Refused somebody whom the cluster does not let"
             );
-            let text = format!("{user} may not; this needs {}", needed(&deed));
+            let text = format!("{user} may not; this needs {}", needed(&permission));
             Err(problem(StatusCode::FORBIDDEN, &text))
         }
-        AuthDecision::Stranger => Err(stranger("nobody here knows this bearer token")),
+        AuthDecision::Unauthenticated => {
+            Err(unauthenticated("nobody here knows this bearer token"))
+        }
         AuthDecision::Unknown(why) => {
             tracing::warn!(why, "Cannot say who a caller is");
             let text = format!(
@@ -128,8 +130,8 @@ fn is_equal(one: &[u8], other: &[u8]) -> bool {
 }
 
 /// The rule that a Role needs.
-fn needed(deed: &Permission) -> String {
-    match deed {
+fn needed(permission: &Permission) -> String {
+    match permission {
         Permission::RollBack(namespace, _) => {
             format!("create on releases/rollback of leadsman.io in {namespace}")
         }
@@ -141,7 +143,7 @@ fn needed(deed: &Permission) -> String {
     }
 }
 
-fn stranger(text: &str) -> Response {
+fn unauthenticated(text: &str) -> Response {
     let mut response = problem(StatusCode::UNAUTHORIZED, text);
     let scheme = HeaderValue::from_static("Bearer");
     response

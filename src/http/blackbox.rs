@@ -15,19 +15,19 @@ use crate::metrics::MetricsFormat;
 
 /// What a page is made of.
 pub(super) struct BlackboxPage<'a> {
-    pub(super) question: &'a ProbeKind,
+    pub(super) kind: &'a ProbeKind,
     pub(super) timeout: Duration,
     /// `None`: the target could not even be asked.
-    pub(super) sounding: Option<ProbeResult>,
+    pub(super) result: Option<ProbeResult>,
     pub(super) steps: Vec<String>,
 }
 
 impl<'a> BlackboxPage<'a> {
-    pub(super) fn of_nothing(question: &'a ProbeKind, timeout: Duration) -> Self {
+    pub(super) fn of_nothing(kind: &'a ProbeKind, timeout: Duration) -> Self {
         Self {
-            question,
+            kind,
             timeout,
-            sounding: None,
+            result: None,
             steps: Vec::new(),
         }
     }
@@ -50,11 +50,7 @@ pub(super) fn debug_page(page: &BlackboxPage<'_>, module: &ModuleConfig) -> Stri
     for step in &page.steps {
         let _ = writeln!(text, "  {step}");
     }
-    if let Some(explanation) = page
-        .sounding
-        .as_ref()
-        .and_then(|s| s.explanation.as_deref())
-    {
+    if let Some(explanation) = page.result.as_ref().and_then(|s| s.explanation.as_deref()) {
         let _ = writeln!(text, "  failed: {explanation}");
     }
     text.push_str("\nMetrics:\n");
@@ -65,7 +61,7 @@ pub(super) fn debug_page(page: &BlackboxPage<'_>, module: &ModuleConfig) -> Stri
         text,
         "\nModule {}:\n{:#?}\n",
         module.name,
-        MaskedProbe(&module.question)
+        MaskedProbe(&module.kind)
     );
     text
 }
@@ -140,23 +136,23 @@ impl BlackboxGauges {
 fn write_gauges(out: &mut BlackboxGauges, page: &BlackboxPage<'_>) {
     let nothing = ResponseFacts::default();
     let answer = page
-        .sounding
+        .result
         .as_ref()
-        .map_or(&nothing, |sounding| &sounding.answer);
+        .map_or(&nothing, |result| &result.answer);
     let phases = page
-        .sounding
+        .result
         .as_ref()
-        .map_or_else(PhaseTimes::default, |sounding| sounding.phases);
-    let outcome = page.sounding.as_ref().map(|sounding| sounding.outcome);
+        .map_or_else(PhaseTimes::default, |result| result.phases);
+    let outcome = page.result.as_ref().map(|result| result.outcome);
     let duration = page
-        .sounding
+        .result
         .as_ref()
         .map_or(Duration::ZERO, ProbeResult::duration);
 
     out.one(
         "probe_success",
         "Whether the probe was a success",
-        flag(outcome == Some(Outcome::Good)),
+        flag(outcome == Some(Outcome::Success)),
     );
     out.one(
         "probe_duration_seconds",
@@ -191,7 +187,7 @@ fn write_gauges(out: &mut BlackboxGauges, page: &BlackboxPage<'_>) {
     }
     let by_pattern = matches!(
         outcome,
-        Some(Outcome::Bad(
+        Some(Outcome::Failure(
             Reason::Body | Reason::Header | Reason::Dialogue
         ))
     );
@@ -200,7 +196,7 @@ fn write_gauges(out: &mut BlackboxGauges, page: &BlackboxPage<'_>) {
         "Whether the probe failed because of a pattern",
         flag(by_pattern),
     );
-    if let ProbeKind::Http(http) = page.question {
+    if let ProbeKind::Http(http) = page.kind {
         let resolve_is_known = http.proxy.is_none() || answer.resolved || !http.proxy_resolves;
         write_http(out, answer, phases, outcome, resolve_is_known);
     }
@@ -271,7 +267,7 @@ fn write_http(
         "The version of HTTP of the answer",
         version,
     );
-    let by_json = outcome == Some(Outcome::Bad(Reason::Json));
+    let by_json = outcome == Some(Outcome::Failure(Reason::Json));
     out.one(
         "probe_failed_due_to_json",
         "Whether the probe failed because of the JSON",

@@ -40,7 +40,7 @@ pub(super) struct FanOutResults {
 }
 
 /// Asks the other replicas for what stands at a path.
-pub(super) async fn gather(
+pub(super) async fn fan_out(
     shared: &AppState,
     path: &'static str,
     headers: &HeaderMap,
@@ -68,7 +68,7 @@ pub(super) async fn gather(
     for (identity, said) in ask(&others, &asked).await {
         let said = match said {
             Ok(bytes) => {
-                let held = shared.untaken.hold(bytes).await;
+                let held = shared.response_budget.hold(bytes).await;
                 held.ok_or_else(|| format!("too many {}", response_budget::WAITING))
             }
             Err(why) => Err(why),
@@ -90,8 +90,8 @@ pub(super) fn others(answers: &Routing) -> OtherReplicas {
     let Routing::Each(each) = answers else {
         return others;
     };
-    for lead in each.values() {
-        let LeaderRoute::Elsewhere { identity, forward } = lead else {
+    for leader_route in each.values() {
+        let LeaderRoute::Elsewhere { identity, forward } = leader_route else {
             continue;
         };
         // One way to reach it is enough.
@@ -181,7 +181,7 @@ impl FanOutResults {
     }
 
     /// Whoever acts for a release; none when that is not known, so that it is told of by us.
-    fn lead(&self, key: &GatheredRelease) -> Option<&LeaderRoute> {
+    fn leader_route(&self, key: &GatheredRelease) -> Option<&LeaderRoute> {
         match &*self.answers {
             // We do, or would not be asked.
             Routing::One(_) => None,
@@ -203,14 +203,14 @@ impl<'a> ReplicaLists<'a> {
             }
         }
         let merged = own.into_iter().filter_map(|view| {
-            let key = (view.guard.namespace.clone(), view.guard.release.clone());
-            let lead = match self.gathered.lead(&key) {
+            let key = (view.controller.namespace.clone(), view.controller.release.clone());
+            let leader_route = match self.gathered.leader_route(&key) {
                 None | Some(LeaderRoute::Here) => return Some(FanOutEntry::Ours(view)),
                 // Whoever asks knows better whom to ask.
                 Some(_) if self.gathered.is_passed_on => return None,
-                Some(lead) => lead,
+                Some(leader_route) => leader_route,
             };
-            let says = match lead {
+            let says = match leader_route {
                 LeaderRoute::Elsewhere { identity, .. } => {
                     if let Some(raw) = theirs.get(&(identity.as_str(), key)) {
                         return Some(FanOutEntry::Theirs(raw));
@@ -289,7 +289,7 @@ impl<'a> ReplicaLists<'a> {
 
     /// Whether it is for this replica to tell of a release; none is ourselves.
     fn tells_of(&self, replica: Option<&str>, key: &GatheredRelease) -> bool {
-        match self.gathered.lead(key) {
+        match self.gathered.leader_route(key) {
             None | Some(LeaderRoute::Here) => replica.is_none(),
             Some(LeaderRoute::Elsewhere { identity, .. }) => replica == Some(identity),
             Some(LeaderRoute::Nobody) => false,
@@ -329,7 +329,7 @@ mod tests {
             ("d", LeaderRoute::Nobody),
             ("f", by("leadsman-1")),
         ];
-        let each = each.map(|(name, lead)| (key(name), lead));
+        let each = each.map(|(name, leader_route)| (key(name), leader_route));
         let said = said.iter().map(|(identity, said)| {
             let said = said.as_ref();
             let said = said.map(|said| Bytes::from(said.to_string()));
@@ -433,7 +433,7 @@ mod tests {
     fn what_cannot_be_heard_of_is_not_said_to_be_only_probed() {
         let view = |engine| {
             let mut view = ours().remove(0);
-            Arc::make_mut(&mut view.guard).engine = engine;
+            Arc::make_mut(&mut view.controller).engine = engine;
             serde_json::to_value(view.unheard("why".into())).unwrap()
         };
         let unknown = view(None);
@@ -497,7 +497,7 @@ mod tests {
             ("e", LeaderRoute::Here),
             ("f", by("leadsman-2")),
         ];
-        let each = each.map(|(name, lead)| (key(name), lead));
+        let each = each.map(|(name, leader_route)| (key(name), leader_route));
         let others = others(&Routing::Each(each.into()));
         let reached = others
             .iter()

@@ -84,7 +84,7 @@ impl Routing {
             Self::One(_) => false,
             Self::Each(each) => each
                 .values()
-                .any(|lead| matches!(lead, LeaderRoute::Nobody)),
+                .any(|leader_route| matches!(leader_route, LeaderRoute::Nobody)),
         }
     }
 }
@@ -246,8 +246,8 @@ impl LeaderProxy {
         let url = url.map_err(|error| ProxyError::Unheard(error.to_string()))?;
         // Who shows no token is refused before anybody looks at what they sent.
         let has_token = parts.headers.contains_key(header::AUTHORIZATION);
-        let is_question = is_question(&parts.method);
-        let body = if is_question || !has_token {
+        let is_kind = is_kind(&parts.method);
+        let body = if is_kind || !has_token {
             Bytes::new()
         } else {
             let Ok(_reading) = shared.forwards.bodies.try_acquire() else {
@@ -265,8 +265,8 @@ impl LeaderProxy {
             }
         }
         let (status, headers, bytes) = exchange(passed, MAX_ANSWER).await?;
-        let Some(bytes) = shared.untaken.hold(bytes).await else {
-            return Err(if is_question {
+        let Some(bytes) = shared.response_budget.hold(bytes).await else {
+            return Err(if is_kind {
                 ProxyError::Refused(too_busy(response_budget::WAITING))
             } else {
                 ProxyError::Lost(format!("too many {}", response_budget::WAITING))
@@ -333,7 +333,7 @@ async fn exchange(
 }
 
 /// Whether a request changes nothing, so that it may be asked again.
-fn is_question(method: &Method) -> bool {
+fn is_kind(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD)
 }
 
@@ -368,15 +368,15 @@ pub(super) async fn forward(
         return not_now("this Leadsman is starting or stopping; try again");
     }
     let answers = shared.answers();
-    let (lead, acts) = match &*answers {
-        Routing::One(lead) => (Some(lead), "acts"),
+    let (leader_route, acts) = match &*answers {
+        Routing::One(leader_route) => (Some(leader_route), "acts"),
         Routing::Each(each) => {
             let release = release_of(&mut request).await;
-            let lead = release.and_then(|release| each.get(&release));
-            (lead, "acts for this release")
+            let leader_route = release.and_then(|release| each.get(&release));
+            (leader_route, "acts for this release")
         }
     };
-    let (identity, forward) = match lead {
+    let (identity, forward) = match leader_route {
         None | Some(LeaderRoute::Here) => return next.run(request).await,
         Some(LeaderRoute::Nobody) => {
             return not_now(&format!(
@@ -390,7 +390,7 @@ pub(super) async fn forward(
         }
         Some(LeaderRoute::Elsewhere { identity, forward }) => (identity, forward),
     };
-    let is_question = is_question(request.method());
+    let is_kind = is_kind(request.method());
     let passed = match forward {
         Ok(forward) => forward.pass_on(&shared, request).await,
         Err(why) => Err(ProxyError::Unheard(why.clone())),
@@ -405,7 +405,7 @@ pub(super) async fn forward(
         why,
         "A request cannot be passed on to the replica that acts"
     );
-    if is_unheard || is_question {
+    if is_unheard || is_kind {
         let text = format!(
             "the replica {identity} {acts}, and cannot be asked from here ({why}); try again, or ask it itself"
         );

@@ -300,8 +300,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_opens_many_loses_their_own() {
         let connections = Connections::new(8);
-        let (good, _) = connections.admit(address("10.0.0.1"));
-        good.activity.spoke();
+        let (success, _) = connections.admit(address("10.0.0.1"));
+        success.activity.spoke();
         tokio::time::advance(Duration::from_secs(60)).await;
         // The networks of hosts, and an IPv4 address in either form.
         for many in ["10.9.9.9", "::ffff:10.9.9.9", "2001:db8::1", "2001:db8::2"] {
@@ -310,7 +310,7 @@ mod tests {
                 std::mem::forget(connections.admit(address(many)).0);
             }
         }
-        assert!(!good.close.is_cancelled(), "it has waited for longest");
+        assert!(!success.close.is_cancelled(), "it has waited for longest");
         let open = connections.lock();
         assert!(open.entries.len() <= 8, "{}", open.entries.len());
         assert!(open.by_source.len() == 3, "{:?}", open.by_source);

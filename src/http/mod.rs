@@ -90,7 +90,7 @@ pub struct ProbeRequest {
     /// Whom to ask.
     pub target: Target,
     /// How.
-    pub question: ProbeKind,
+    pub kind: ProbeKind,
     /// How long it may take.
     pub timeout: Duration,
     /// Whether to write down each step.
@@ -100,7 +100,7 @@ pub struct ProbeRequest {
 /// What came of it, with the steps in words when they were asked for.
 pub struct ProbeResponse {
     /// The sounding.
-    pub sounding: ProbeResult,
+    pub result: ProbeResult,
     /// The steps, one line each; empty unless asked for.
     pub steps: Vec<String>,
 }
@@ -128,7 +128,7 @@ pub struct ServingConfig {
     /// Subtracted from the scrape timeout that a client announces.
     pub timeout_offset: Duration,
     /// Guarded releases.
-    pub guards: Vec<status::GuardFeed>,
+    pub controllers: Vec<status::GuardFeed>,
     /// Who takes orders for them, by namespace and name.
     pub orders: HashMap<(String, String), mpsc::Sender<RollbackOrder>>,
     /// Who takes alerts of Alertmanager.
@@ -146,7 +146,7 @@ pub struct AppState {
     /// The daemon's own metrics.
     pub metrics: Arc<Metrics>,
     clock: fn() -> Moment,
-    board: RwLock<Arc<ServingConfig>>,
+    serving_config: RwLock<Arc<ServingConfig>>,
     alerts: ShardLists<status::AlertView>,
     objectives: ShardLists<Arc<status::ObjectiveView>>,
     ready: AtomicBool,
@@ -162,7 +162,7 @@ pub struct AppState {
     looked: readiness::ReadinessCache,
     scrapes: Semaphore,
     waiting_scrapes: Semaphore,
-    untaken: response_budget::ResponseBudget,
+    response_budget: response_budget::ResponseBudget,
     forwards: leader_proxy::Permits,
     probes: Semaphore,
     probe_rate: DefaultDirectRateLimiter,
@@ -201,27 +201,31 @@ pub struct Dependencies {
 
 impl AppState {
     /// `serve` gives the limits; they hold until the process ends.
-    pub fn new(outfit: Dependencies, board: ServingConfig, serve: &settings::ServeConfig) -> Self {
+    pub fn new(
+        dependencies: Dependencies,
+        serving_config: ServingConfig,
+        serve: &settings::ServeConfig,
+    ) -> Self {
         let rate = NonZeroU32::new(serve.probe_rate).unwrap_or(NonZeroU32::MIN);
         Self {
-            metrics: outfit.metrics,
-            clock: outfit.clock,
-            board: RwLock::new(Arc::new(board)),
+            metrics: dependencies.metrics,
+            clock: dependencies.clock,
+            serving_config: RwLock::new(Arc::new(serving_config)),
             alerts: ShardLists::new(),
             objectives: ShardLists::new(),
             ready: AtomicBool::new(false),
-            beat: outfit.beat,
-            refresh: outfit.refresh,
-            troubles: outfit.troubles,
-            take: outfit.take,
-            recording: outfit.recording,
-            reload: outfit.reload,
+            beat: dependencies.beat,
+            refresh: dependencies.refresh,
+            troubles: dependencies.troubles,
+            take: dependencies.take,
+            recording: dependencies.recording,
+            reload: dependencies.reload,
             answers: RwLock::new(Arc::new(Routing::One(LeaderRoute::Here))),
             reload_trouble: RwLock::default(),
             looked: readiness::ReadinessCache::default(),
             scrapes: Semaphore::new(1),
             waiting_scrapes: Semaphore::new(MAX_WAITING_SCRAPES),
-            untaken: response_budget::ResponseBudget::new(),
+            response_budget: response_budget::ResponseBudget::new(),
             forwards: leader_proxy::Permits::new(),
             probes: Semaphore::new(MAX_CONCURRENT_PROBES),
             probe_rate: RateLimiter::direct(Quota::per_second(rate)),
@@ -233,8 +237,11 @@ impl AppState {
     }
 
     /// Puts a new configuration before the clients.
-    pub fn replace_board(&self, board: ServingConfig) {
-        *self.board.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(board);
+    pub fn replace_serving_config(&self, serving_config: ServingConfig) {
+        *self
+            .serving_config
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::new(serving_config);
         self.looked.forget();
     }
 
@@ -272,16 +279,21 @@ impl AppState {
     }
 
     /// All probes that are shown.
-    pub fn tracked(&self) -> Vec<Arc<TrackedProbe>> {
-        let board = self.board();
-        let series = board.series.iter();
-        series.map(|series| Arc::clone(series.tracked())).collect()
+    pub fn tracked_probe(&self) -> Vec<Arc<TrackedProbe>> {
+        let serving_config = self.serving_config();
+        let series = serving_config.series.iter();
+        series
+            .map(|series| Arc::clone(series.tracked_probe()))
+            .collect()
     }
 
     /// What is shown of each guarded release; the phase is empty before its guard has begun.
-    pub fn guards(&self) -> Vec<Arc<status::GuardView>> {
-        let board = self.board();
-        let views = board.guards.iter().map(|feed| feed.borrow().clone());
+    pub fn controllers(&self) -> Vec<Arc<status::GuardView>> {
+        let serving_config = self.serving_config();
+        let views = serving_config
+            .controllers
+            .iter()
+            .map(|feed| feed.borrow().clone());
         views.collect()
     }
 
@@ -297,20 +309,25 @@ impl AppState {
 
     /// Nobody here looks after this share any more.
     pub fn show_nothing(&self, of: &Shard) {
-        self.alerts.drop_share(of);
-        self.objectives.drop_share(of);
+        self.alerts.drop_shard(of);
+        self.objectives.drop_shard(of);
     }
 
     fn alerts(&self) -> ShardedView<status::AlertView> {
-        self.alerts.joined()
+        self.alerts.sharded_view()
     }
 
     fn objectives(&self) -> ShardedView<Arc<status::ObjectiveView>> {
-        self.objectives.joined()
+        self.objectives.sharded_view()
     }
 
-    fn board(&self) -> Arc<ServingConfig> {
-        Arc::clone(&self.board.read().unwrap_or_else(PoisonError::into_inner))
+    fn serving_config(&self) -> Arc<ServingConfig> {
+        Arc::clone(
+            &self
+                .serving_config
+                .read()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
     }
 }
 
@@ -434,9 +451,15 @@ async fn metrics(State(shared): State<Arc<AppState>>, headers: HeaderMap) -> Res
     let written = tokio::task::spawn_blocking(move || {
         let began = (theirs.clock)();
         (theirs.refresh)();
-        let board = theirs.board();
+        let serving_config = theirs.serving_config();
         let mut page = Vec::new();
-        write_page(&theirs.metrics, &board.series, began, format, &mut page);
+        write_page(
+            &theirs.metrics,
+            &serving_config.series,
+            began,
+            format,
+            &mut page,
+        );
         let page = if gzip { gzip_fast(&page) } else { Ok(page) };
         theirs.metrics.page_took((theirs.clock)().since(began));
         page
@@ -448,7 +471,7 @@ async fn metrics(State(shared): State<Arc<AppState>>, headers: HeaderMap) -> Res
             "the page could not be written; see the log",
         );
     };
-    match shared.untaken.hold(page).await {
+    match shared.response_budget.hold(page).await {
         Some(page) => page_response(page, format, gzip),
         None => too_busy(response_budget::WAITING),
     }

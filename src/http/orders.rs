@@ -95,11 +95,11 @@ pub(super) async fn roll_back(
     if !is_possible(&namespace, &name) {
         return unknown();
     }
-    let deed = Permission::RollBack(namespace.clone(), name.clone());
-    if let Err(refused) = allowed(&shared, deed, &headers).await {
+    let permission = Permission::RollBack(namespace.clone(), name.clone());
+    if let Err(refused) = allowed(&shared, permission, &headers).await {
         return refused;
     }
-    let board = shared.board();
+    let serving_config = shared.serving_config();
     let body = match super::response_budget::read(body, MAX_BODY).await {
         Ok(body) => body,
         Err(refused) => return refused,
@@ -116,7 +116,10 @@ pub(super) async fn roll_back(
         Ok(key) => key,
         Err(text) => return problem(StatusCode::BAD_REQUEST, &text),
     };
-    let Some(orders) = board.orders.get(&(namespace.clone(), name.clone())) else {
+    let Some(orders) = serving_config
+        .orders
+        .get(&(namespace.clone(), name.clone()))
+    else {
         return not_guarded(&shared, &namespace, &name);
     };
     let (answer, answered) = oneshot::channel();
@@ -162,8 +165,8 @@ fn key_of(headers: &HeaderMap) -> Result<Option<Box<str>>, String> {
 
 /// Nobody takes orders for it: because it is only probed, or not known at all.
 fn not_guarded(shared: &AppState, namespace: &str, name: &str) -> Response {
-    let is_probed = shared.board().series.iter().any(|series| {
-        let id = &series.tracked().probe().id;
+    let is_probed = shared.serving_config().series.iter().any(|series| {
+        let id = &series.tracked_probe().probe().id;
         id.namespace.as_str() == namespace && id.release.as_str() == name
     });
     if !is_probed {
@@ -217,11 +220,15 @@ pub(super) async fn order(
 fn find<'a>(view: &'a GuardView, id: &'a str) -> Option<OrderView<'a>> {
     let is_it = |order: &Option<String>| order.as_deref() == Some(id);
     let says = view.says.as_str();
-    if let Some(case) = view.case.as_ref().filter(|case| is_it(&case.order)) {
+    if let Some(candidate) = view
+        .candidate
+        .as_ref()
+        .filter(|candidate| is_it(&candidate.order))
+    {
         return Some(OrderView {
             id,
             state: "running",
-            revision: case.revision,
+            revision: candidate.revision,
             says,
             rollout: None,
         });

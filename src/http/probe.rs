@@ -31,21 +31,21 @@ pub(super) async fn probe(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Response {
-    let board = shared.board();
+    let serving_config = shared.serving_config();
     let query = ProbeQuery::read(query.as_deref().unwrap_or(""));
-    let Some(module) = board.modules.get(&query.module) else {
+    let Some(module) = serving_config.modules.get(&query.module) else {
         let text = format!(
             "Unknown module {:?}; known are {}.\n",
             query.module,
-            names(board.modules.keys())
+            names(serving_config.modules.keys())
         );
-        return refuse(&shared, Refusal::UnknownModule, bad(text));
+        return refuse(&shared, Refusal::UnknownModule, failure(text));
     };
     let Some(target) = query.target.as_deref().filter(|target| !target.is_empty()) else {
         return refuse(
             &shared,
             Refusal::MissingTarget,
-            bad("The parameter target is missing.\n".into()),
+            failure("The parameter target is missing.\n".into()),
         );
     };
     let scrape_timeout = match announced(&headers) {
@@ -57,16 +57,16 @@ pub(super) async fn probe(
             return refuse(&shared, Refusal::BadRequest, response);
         }
     };
-    let mut question = module.question.clone();
+    let mut kind = module.kind.clone();
     if let Some(hostname) = query.hostname
-        && let Err(text) = set_hostname(&mut question, hostname)
+        && let Err(text) = set_hostname(&mut kind, hostname)
     {
-        return refuse(&shared, Refusal::BadRequest, bad(text));
+        return refuse(&shared, Refusal::BadRequest, failure(text));
     }
-    let timeout = timeout_of(module, scrape_timeout, board.timeout_offset);
+    let timeout = timeout_of(module, scrape_timeout, serving_config.timeout_offset);
     let format = MetricsFormat::negotiate(text_of(&headers, header::ACCEPT));
 
-    let default_scheme = match question {
+    let default_scheme = match kind {
         ProbeKind::Http(_) => "http",
         ProbeKind::Tcp(_) => "tcp",
     };
@@ -74,23 +74,23 @@ pub(super) async fn probe(
         Ok(target) => target,
         // blackbox_exporter, too, answers a target that cannot be asked with a failed probe.
         Err(error) => {
-            let mut page = BlackboxPage::of_nothing(&question, timeout);
+            let mut page = BlackboxPage::of_nothing(&kind, timeout);
             page.steps.push(format!("the target {error}"));
-            shared.metrics.refused(Refusal::BadTarget);
+            shared.metrics.refused(Refusal::InvalidTarget);
             return answer(&page, module, query.debug, format);
         }
     };
-    if target.is_tcp() != matches!(question, ProbeKind::Tcp(_)) {
-        let mut page = BlackboxPage::of_nothing(&question, timeout);
+    if target.is_tcp() != matches!(kind, ProbeKind::Tcp(_)) {
+        let mut page = BlackboxPage::of_nothing(&kind, timeout);
         page.steps.push(format!(
             "the module {} does not speak {}",
             module.name,
             target.url().scheme()
         ));
-        shared.metrics.refused(Refusal::BadTarget);
+        shared.metrics.refused(Refusal::InvalidTarget);
         return answer(&page, module, query.debug, format);
     }
-    if !is_allowed(&target, &board.targets, &board.allow) {
+    if !is_allowed(&target, &serving_config.targets, &serving_config.allow) {
         let text = format!(
             "The target {target} is neither configured nor allowed. Add it as a probe, or to probe_allow in [serve].\n"
         );
@@ -109,15 +109,15 @@ pub(super) async fn probe(
     };
     let call = ProbeRequest {
         target,
-        question: question.clone(),
+        kind: kind.clone(),
         timeout,
         transcript: query.debug,
     };
     let result = (shared.take)(call).await;
     let page = BlackboxPage {
-        question: &question,
+        kind: &kind,
         timeout,
-        sounding: Some(result.sounding),
+        result: Some(result.result),
         steps: result.steps,
     };
     answer(&page, module, query.debug, format)
@@ -189,8 +189,8 @@ fn percent_decoded(text: &str) -> Option<String> {
 }
 
 /// `hostname=` is the name that the target sees, where `target` is an address.
-fn set_hostname(question: &mut ProbeKind, hostname: String) -> Result<(), String> {
-    match question {
+fn set_hostname(kind: &mut ProbeKind, hostname: String) -> Result<(), String> {
+    match kind {
         ProbeKind::Http(http) => {
             if http.host.is_some() {
                 return Err(
@@ -264,7 +264,7 @@ fn is_allowed(
         })
 }
 
-fn bad(text: String) -> Response {
+fn failure(text: String) -> Response {
     (StatusCode::BAD_REQUEST, text).into_response()
 }
 
@@ -303,7 +303,7 @@ mod tests {
 
     #[track_caller]
     fn check(row: &str, module: Option<f64>, scrape: Option<f64>, offset: f64, expected: f64) {
-        let question = ProbeKind::Tcp(Box::new(TcpProbeConfig {
+        let kind = ProbeKind::Tcp(Box::new(TcpProbeConfig {
             dialogue: Vec::new(),
             tls: false,
             connect: ConnectConfig::default(),
@@ -312,7 +312,7 @@ mod tests {
         }));
         let module = ModuleConfig {
             name: "m".into(),
-            question,
+            kind,
             timeout: module.map(Duration::from_secs_f64),
         };
         let timeout = timeout_of(

@@ -61,7 +61,7 @@ async fn file_troubles(shared: &Arc<AppState>) -> Vec<String> {
     let theirs = Arc::clone(shared);
     // What takes longer than our patience is noted all the same, for the next one who asks.
     let looking = tokio::task::spawn_blocking(move || {
-        let found = troubles(&theirs.board().files);
+        let found = troubles(&theirs.serving_config().files);
         theirs.looked.note(found.clone());
         found
     });

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::AppState;
 use super::api::scraped;
 use super::auth::{Permission, allowed};
-use super::fan_out::{FanOutEntry, gather};
+use super::fan_out::{FanOutEntry, fan_out};
 use super::problem::problem;
 use super::response_budget::until_taken;
 use super::status;
@@ -23,12 +23,12 @@ struct ReleasesBody<'a> {
 }
 
 pub(super) async fn all(State(shared): State<Arc<AppState>>, headers: HeaderMap) -> Response {
-    let gathered = match gather(&shared, "/api/v1/releases", &headers).await {
+    let gathered = match fan_out(&shared, "/api/v1/releases", &headers).await {
         Ok(gathered) => gathered,
         Err(refused) => return refused,
     };
     scraped(shared, &headers, move |shared| {
-        let own = status::releases(shared, &shared.board(), (shared.clock)());
+        let own = status::releases(shared, &shared.serving_config(), (shared.clock)());
         let releases = gathered.read().releases(own);
         serde_json::to_vec(&ReleasesBody { releases })
     })
@@ -41,8 +41,11 @@ pub(super) async fn one(
     headers: HeaderMap,
 ) -> Response {
     let is_it = move |view: &GuardView| view.namespace == namespace && view.release == name;
-    let releases = status::releases(&shared, &shared.board(), (shared.clock)());
-    let Some(release) = releases.into_iter().find(|release| is_it(&release.guard)) else {
+    let releases = status::releases(&shared, &shared.serving_config(), (shared.clock)());
+    let Some(release) = releases
+        .into_iter()
+        .find(|release| is_it(&release.controller))
+    else {
         return unknown();
     };
     scraped(shared, &headers, move |_| serde_json::to_vec(&release)).await
@@ -93,8 +96,8 @@ pub(super) async fn recording(
     if !is_possible(&namespace, &name) {
         return unknown();
     }
-    let deed = Permission::ReadRecording(namespace.clone(), name.clone());
-    if let Err(refused) = allowed(&shared, deed, &headers).await {
+    let permission = Permission::ReadRecording(namespace.clone(), name.clone());
+    if let Err(refused) = allowed(&shared, permission, &headers).await {
         return refused;
     }
     if guarded(&shared, &namespace, &name).is_none() {
@@ -119,8 +122,11 @@ pub(super) async fn recording(
 }
 
 pub(super) fn guarded(shared: &AppState, namespace: &str, name: &str) -> Option<Arc<GuardView>> {
-    let board = shared.board();
-    let mut views = board.guards.iter().map(|feed| feed.borrow().clone());
+    let serving_config = shared.serving_config();
+    let mut views = serving_config
+        .controllers
+        .iter()
+        .map(|feed| feed.borrow().clone());
     views.find(|view| view.namespace == namespace && view.release == name)
 }
 

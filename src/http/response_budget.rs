@@ -164,29 +164,34 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn answers_that_nobody_takes_hold_a_bounded_memory() {
-        let untaken = ResponseBudget::new();
+        let response_budget = ResponseBudget::new();
         let half = || vec![0; MAX_UNTAKEN / 2];
-        let first = untaken.hold(half()).await.unwrap();
-        let second = untaken.hold(half()).await.unwrap();
-        assert!(untaken.hold(vec![0]).await.is_none());
+        let first = response_budget.hold(half()).await.unwrap();
+        let second = response_budget.hold(half()).await.unwrap();
+        assert!(response_budget.hold(vec![0]).await.is_none());
         // What is sent in pieces counts until the last of them has gone.
         let piece = first.slice(..10);
         drop(first);
-        assert!(untaken.hold(vec![0]).await.is_none());
+        assert!(response_budget.hold(vec![0]).await.is_none());
         drop(piece);
-        assert!(untaken.hold(vec![0]).await.is_some());
+        assert!(response_budget.hold(vec![0]).await.is_some());
         drop(second);
-        assert!(untaken.hold(vec![0; MAX_UNTAKEN + 1]).await.is_some());
+        assert!(
+            response_budget
+                .hold(vec![0; MAX_UNTAKEN + 1])
+                .await
+                .is_some()
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_has_had_an_answer_for_longest_makes_room_for_the_next_one() {
-        let untaken = Arc::new(ResponseBudget::new());
+        let response_budget = Arc::new(ResponseBudget::new());
         let client = || {
-            let (close, untaken) = (CancellationToken::new(), Arc::clone(&untaken));
+            let (close, response_budget) = (CancellationToken::new(), Arc::clone(&response_budget));
             let closed = close.clone();
             let held = tokio::spawn(CLOSE.scope(close.clone(), async move {
-                let held = untaken.hold(vec![0; MAX_UNTAKEN / 2]).await;
+                let held = response_budget.hold(vec![0; MAX_UNTAKEN / 2]).await;
                 let is_held = held.is_some();
                 closed.cancelled().await;
                 is_held
@@ -198,9 +203,9 @@ mod tests {
         let second = client();
         tokio::task::yield_now().await;
         // They have just been answered, and may be about to take it.
-        assert!(untaken.hold(vec![0]).await.is_none());
+        assert!(response_budget.hold(vec![0]).await.is_none());
         tokio::time::advance(GRACE).await;
-        let third = untaken.hold(vec![0]).await;
+        let third = response_budget.hold(vec![0]).await;
         assert!(third.is_some());
         assert!(first.0.is_cancelled() && !second.0.is_cancelled());
         assert!(first.1.await.unwrap());

@@ -87,7 +87,7 @@ pub async fn serve(
         let tls = tls.clone();
         tasks.spawn(async move {
             let activity = Arc::clone(&connection.activity);
-            let welcomed = welcome(stream, peer, activity, tls, router, stop);
+            let welcomed = serve_connection(stream, peer, activity, tls, router, stop);
             let welcomed = CLOSE.scope(connection.close.clone(), welcomed);
             let welcomed = tokio::select! {
                 () = cut.cancelled() => Err("it did not end in time".to_owned()),
@@ -198,7 +198,7 @@ impl RareLog {
     }
 }
 
-async fn welcome(
+async fn serve_connection(
     stream: TcpStream,
     peer: ConnectionPeer,
     activity: Arc<ConnectionActivity>,

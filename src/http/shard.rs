@@ -36,7 +36,7 @@ impl<T> ShardLists<T> {
     }
 
     /// Shows nothing of a share any more.
-    pub(super) fn drop_share(&self, of: &Shard) {
+    pub(super) fn drop_shard(&self, of: &Shard) {
         let mut shown = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let before = shown.remove(of);
         drop(shown);
@@ -44,7 +44,7 @@ impl<T> ShardLists<T> {
     }
 
     /// What is shown of all shares; the lists themselves are not copied.
-    pub(super) fn joined(&self) -> ShardedView<T> {
+    pub(super) fn sharded_view(&self) -> ShardedView<T> {
         let shown = self.0.read().unwrap_or_else(PoisonError::into_inner);
         ShardedView(shown.values().cloned().collect())
     }
@@ -75,21 +75,21 @@ mod tests {
 
     #[test]
     fn readers_see_the_lists_of_all_shares_as_one() {
-        let shares = ShardLists::new();
-        let seen = || serde_json::to_string(&shares.joined()).unwrap();
+        let shards = ShardLists::new();
+        let seen = || serde_json::to_string(&shards.sharded_view()).unwrap();
         assert_eq!(seen(), "[]");
-        shares.show(&release("web"), vec![4]);
-        shares.show(&Shard::Ourselves, vec![1]);
-        shares.show(&release("api"), vec![2, 3]);
+        shards.show(&release("web"), vec![4]);
+        shards.show(&Shard::Ourselves, vec![1]);
+        shards.show(&release("api"), vec![2, 3]);
         assert_eq!(seen(), "[1,2,3,4]");
-        shares.show(&release("api"), vec![5]);
+        shards.show(&release("api"), vec![5]);
         assert_eq!(seen(), "[1,5,4]", "only the newest of a share counts");
-        shares.drop_share(&release("web"));
+        shards.drop_shard(&release("web"));
         assert_eq!(seen(), "[1,5]");
         // A reader keeps what it has seen.
-        let before = shares.joined();
-        shares.drop_share(&Shard::Ourselves);
-        shares.drop_share(&release("unknown"));
+        let before = shards.sharded_view();
+        shards.drop_shard(&Shard::Ourselves);
+        shards.drop_shard(&release("unknown"));
         assert_eq!(before.iter().copied().collect::<Vec<i32>>(), [1, 5]);
         assert_eq!(seen(), "[5]");
     }

@@ -91,7 +91,7 @@ pub enum AccessDecision {
         user: String,
     },
     /// The token is none of this cluster.
-    Stranger,
+    Unauthenticated,
     /// Nobody can say now.
     Unknown(String),
 }
@@ -146,12 +146,12 @@ impl AccessReviewer {
     }
 
     /// What the cluster says of who has this token.
-    pub async fn review(&self, token: &str, deed: RequiredPermission) -> AccessDecision {
+    pub async fn review(&self, token: &str, permission: RequiredPermission) -> AccessDecision {
         if token.is_empty() || token.len() > MAX_TOKEN {
-            return AccessDecision::Stranger;
+            return AccessDecision::Unauthenticated;
         }
         let caller = digest(&[token]);
-        let key = key_of(token, &deed);
+        let key = key_of(token, &permission);
         if let Some(answer) = self.remembered(&key) {
             return answer;
         }
@@ -170,7 +170,7 @@ impl AccessReviewer {
             // Whoever waited may find that the same has been asked meanwhile.
             match self.remembered(&key) {
                 Some(answer) => Ok(answer),
-                None => self.ask(token, &deed).await,
+                None => self.ask(token, &permission).await,
             }
         };
         match tokio::time::timeout(PATIENCE, asked).await {
@@ -190,9 +190,13 @@ impl AccessReviewer {
         }
     }
 
-    async fn ask(&self, token: &str, deed: &RequiredPermission) -> kube::Result<AccessDecision> {
+    async fn ask(
+        &self,
+        token: &str,
+        permission: &RequiredPermission,
+    ) -> kube::Result<AccessDecision> {
         let params = PostParams::default();
-        let question = TokenReview {
+        let kind = TokenReview {
             spec: TokenReviewSpec {
                 token: Some(token.to_owned()),
                 audiences: None,
@@ -200,18 +204,18 @@ impl AccessReviewer {
             ..TokenReview::default()
         };
         let reviews: Api<TokenReview> = Api::all(self.client.clone());
-        let status = reviews.create(&params, &question).await?.status;
+        let status = reviews.create(&params, &kind).await?.status;
         let status = status.unwrap_or_default();
         let (Some(true), Some(user)) = (status.authenticated, status.user) else {
-            return Ok(AccessDecision::Stranger);
+            return Ok(AccessDecision::Unauthenticated);
         };
         let name = user.username.clone().unwrap_or_default();
-        let question = SubjectAccessReview {
-            spec: access(user, deed),
+        let kind = SubjectAccessReview {
+            spec: access(user, permission),
             ..SubjectAccessReview::default()
         };
         let reviews: Api<SubjectAccessReview> = Api::all(self.client.clone());
-        let status = reviews.create(&params, &question).await?.status;
+        let status = reviews.create(&params, &kind).await?.status;
         let is_allowed = status.is_some_and(|status| status.allowed && status.denied != Some(true));
         Ok(if is_allowed {
             AccessDecision::Allowed { user: name }
@@ -250,7 +254,7 @@ impl AccessReviewer {
             AccessDecision::Allowed { .. } if memory.known.len() < MAX_KNOWN => {
                 memory.known.insert(caller, now);
             }
-            AccessDecision::Stranger => {
+            AccessDecision::Unauthenticated => {
                 memory.known.remove(&caller);
             }
             AccessDecision::Allowed { .. }
@@ -263,8 +267,8 @@ impl AccessReviewer {
     }
 }
 
-fn key_of(token: &str, deed: &RequiredPermission) -> TokenDigest {
-    match deed {
+fn key_of(token: &str, permission: &RequiredPermission) -> TokenDigest {
+    match permission {
         RequiredPermission::Release {
             verb,
             part,
@@ -285,8 +289,8 @@ fn digest(parts: &[&str]) -> TokenDigest {
     digest.finalize().into()
 }
 
-fn access(user: UserInfo, deed: &RequiredPermission) -> SubjectAccessReviewSpec {
-    let (resource, path) = match deed {
+fn access(user: UserInfo, permission: &RequiredPermission) -> SubjectAccessReviewSpec {
+    let (resource, path) = match permission {
         RequiredPermission::Release {
             verb,
             part,
@@ -427,16 +431,16 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_cluster_says_who_may_what() {
-        for deed in [roll_back("web"), RELOAD, ALERTS] {
+        for permission in [roll_back("web"), RELOAD, ALERTS] {
             let cluster = Cluster::default();
             let reviewer = AccessReviewer::new(cluster.client());
-            assert_eq!(reviewer.review("ann", deed.clone()).await, ann());
+            assert_eq!(reviewer.review("ann", permission.clone()).await, ann());
             let asked = cluster.last();
             assert_eq!(
                 (&asked["user"], &asked["groups"]),
                 (&json!("ann"), &json!(["people"]))
             );
-            let (resource, path) = match &deed {
+            let (resource, path) = match &permission {
                 RequiredPermission::Release { .. } => {
                     let resource = json!({
                         "group": "leadsman.io", "resource": "releases", "subresource": "rollback",
@@ -451,17 +455,17 @@ mod tests {
             assert_eq!(asked["resourceAttributes"], resource);
             assert_eq!(asked["nonResourceAttributes"], path);
             let bob = AccessDecision::Forbidden { user: "bob".into() };
-            assert_eq!(reviewer.review("bob", deed.clone()).await, bob);
+            assert_eq!(reviewer.review("bob", permission.clone()).await, bob);
             assert_eq!(
-                reviewer.review("eve", deed.clone()).await,
-                AccessDecision::Stranger
+                reviewer.review("eve", permission.clone()).await,
+                AccessDecision::Unauthenticated
             );
             let callers = cluster.callers();
             let long = "x".repeat(MAX_TOKEN + 1);
             for token in ["", &long] {
                 assert_eq!(
-                    reviewer.review(token, deed.clone()).await,
-                    AccessDecision::Stranger
+                    reviewer.review(token, permission.clone()).await,
+                    AccessDecision::Unauthenticated
                 );
             }
             assert_eq!(cluster.callers(), callers, "what is no token is not shown");
@@ -513,8 +517,10 @@ mod tests {
         let reviewer = AccessReviewer::with(cluster.client(), few);
         assert_eq!(reviewer.review("ann", RELOAD).await, ann());
         let mut refused = 0;
-        for stranger in 0..100 {
-            let said = reviewer.review(&format!("eve-{stranger}"), RELOAD).await;
+        for unauthenticated in 0..100 {
+            let said = reviewer
+                .review(&format!("eve-{unauthenticated}"), RELOAD)
+                .await;
             refused += usize::from(matches!(said, AccessDecision::Unknown(_)));
         }
         assert_eq!((cluster.callers(), refused), (5, 96));
@@ -536,11 +542,13 @@ mod tests {
         tokio::time::advance(KEEP).await;
         cluster.is(State::Hanging);
         let waiting: Vec<_> = (0..STRANGERS_AT_ONCE * 2)
-            .map(|stranger| {
+            .map(|unauthenticated| {
                 let reviewer = Arc::clone(&reviewer);
-                tokio::spawn(
-                    async move { reviewer.review(&format!("eve-{stranger}"), RELOAD).await },
-                )
+                tokio::spawn(async move {
+                    reviewer
+                        .review(&format!("eve-{unauthenticated}"), RELOAD)
+                        .await
+                })
             })
             .collect();
         while cluster.callers() < 1 + STRANGERS_AT_ONCE {
@@ -553,10 +561,10 @@ mod tests {
             2 + STRANGERS_AT_ONCE,
             "a bounded number at a time"
         );
-        for stranger in waiting {
+        for unauthenticated in waiting {
             // Nobody is let in by waiting.
             assert!(!matches!(
-                stranger.await.unwrap(),
+                unauthenticated.await.unwrap(),
                 AccessDecision::Allowed { .. }
             ));
         }
@@ -565,13 +573,13 @@ mod tests {
     #[test]
     fn no_two_deeds_look_the_same() {
         let of = |namespace: &str, name: &str| {
-            let deed = RequiredPermission::Release {
+            let permission = RequiredPermission::Release {
                 verb: "get",
                 part: "recording",
                 namespace: namespace.into(),
                 name: name.into(),
             };
-            key_of("token", &deed)
+            key_of("token", &permission)
         };
         assert_ne!(of("ab", "c"), of("a", "bc"));
         assert_ne!(of("a", "b"), of("b", "a"));

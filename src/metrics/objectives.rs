@@ -15,7 +15,7 @@ pub struct ObjectiveMetrics {
     remaining: GaugeVec,
     ratio: GaugeVec,
     burn: GaugeVec,
-    soundings: IntCounterVec,
+    results: IntCounterVec,
     failures: IntCounterVec,
 }
 
@@ -30,7 +30,7 @@ impl ObjectiveMetrics {
                 .and_then(|metric| add(registry, Ok(metric)))
         };
         Ok(Self {
-            soundings: counter(
+            results: counter(
                 "leadsman_slo_soundings_total",
                 "Soundings as budgets count them: each for as much of its probe's own interval as lay before it.",
             )?,
@@ -77,7 +77,7 @@ impl ObjectiveMetrics {
         for gauge in [&self.target, &self.period, &self.remaining] {
             let _ = gauge.remove_label_values(&labels);
         }
-        for counter in [&self.soundings, &self.failures] {
+        for counter in [&self.results, &self.failures] {
             let _ = counter.remove_label_values(&labels);
         }
         for window in windows {
@@ -95,10 +95,10 @@ impl ObjectiveMetrics {
         release: &str,
         probe: &str,
         objective: &str,
-        (soundings, failures): (u64, u64),
+        (results, failures): (u64, u64),
     ) {
         let labels = [namespace, release, probe, objective];
-        self.soundings.with_label_values(&labels).inc_by(soundings);
+        self.results.with_label_values(&labels).inc_by(results);
         self.failures.with_label_values(&labels).inc_by(failures);
     }
 

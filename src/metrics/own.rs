@@ -13,7 +13,7 @@ use super::alerting::AlertingMetrics;
 use super::objectives::ObjectiveMetrics;
 use super::releases::ReleaseMetrics;
 use super::webhook::WebhookMetrics;
-use crate::core::probe_result::VoidReason;
+use crate::core::probe_result::UnknownReason;
 
 macro_rules! labels {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
@@ -69,7 +69,7 @@ labels! {
         /// It names no target.
         MissingTarget = "missing_target",
         /// It names a target that cannot be one.
-        BadTarget = "bad_target",
+        InvalidTarget = "bad_target",
         /// It names a target that is neither configured nor allowed.
         TargetNotAllowed = "target_not_allowed",
         /// It names a module that there is not.
@@ -110,7 +110,7 @@ pub struct Metrics {
     reload_good: IntGauge,
     reload_time: Gauge,
     page_duration: Histogram,
-    /// In the order of [`VoidReason::ALL`].
+    /// In the order of [`UnknownReason::ALL`].
     trouble: Vec<IntGauge>,
     requests: IntCounterVec,
     /// In the order of [`Refusal::ALL`].
@@ -269,7 +269,7 @@ impl Metrics {
                     .buckets(PAGE_EDGES.to_vec()),
                 ),
             )?,
-            trouble: VoidReason::ALL
+            trouble: UnknownReason::ALL
                 .iter()
                 .map(|reason| trouble.with_label_values(&[reason.as_str()]))
                 .collect(),
@@ -287,15 +287,15 @@ impl Metrics {
     }
 
     /// Says that the configuration was read again: whether it was good, and when (in seconds since 1970).
-    pub fn reloaded(&self, good: bool, unix: f64) {
-        self.reload_good.set(i64::from(good));
-        if good {
+    pub fn reloaded(&self, success: bool, unix: f64) {
+        self.reload_good.set(i64::from(success));
+        if success {
             self.reload_time.set(unix);
         }
     }
 
     /// Says how many Leases this replica holds.
-    pub fn leads(&self, leases: usize) {
+    pub fn leadership(&self, leases: usize) {
         self.leader.set(i64::try_from(leases).unwrap_or(i64::MAX));
     }
 
@@ -319,7 +319,7 @@ impl Metrics {
     }
 
     /// Says whether soundings are void at present for this reason.
-    pub fn trouble(&self, reason: VoidReason, now: bool) {
+    pub fn trouble(&self, reason: UnknownReason, now: bool) {
         if let Some(gauge) = self.trouble.get(reason.index()) {
             gauge.set(i64::from(now));
         }
@@ -346,7 +346,7 @@ impl Metrics {
     }
 
     /// A copy of all values, in the order of their names.
-    pub(super) fn gather(&self) -> Vec<MetricFamily> {
+    pub(super) fn fan_out(&self) -> Vec<MetricFamily> {
         self.registry.gather()
     }
 }

@@ -12,7 +12,7 @@ use super::reasons::{ReasonSet, possible_reasons};
 use super::text::{FamilyKind, MetricsText, escaped};
 use super::{Metrics, MetricsFormat};
 use crate::config::settings::{ProbeConfig, ProbeKind};
-use crate::core::probe_result::{Reason, VoidReason};
+use crate::core::probe_result::{Reason, UnknownReason};
 use crate::core::probe_stats::{ProbeStatsView, TrackedProbe};
 use crate::core::units::{ErrorRate, Moment, ProbeId};
 use crate::core::window::{LongWindow, Quantile};
@@ -24,18 +24,18 @@ pub struct ProbeSeries {
     labels: Box<str>,
     possible: ReasonSet,
     probe: Arc<ProbeConfig>,
-    tracked: Arc<TrackedProbe>,
+    tracked_probe: Arc<TrackedProbe>,
 }
 
 impl ProbeSeries {
     /// The series of a probe, with its label block rendered.
-    pub fn new(tracked: Arc<TrackedProbe>) -> Self {
-        let probe = tracked.probe();
+    pub fn new(tracked_probe: Arc<TrackedProbe>) -> Self {
+        let probe = tracked_probe.probe();
         Self {
             labels: label_block(&probe.id),
             possible: possible_reasons(&probe),
             probe,
-            tracked,
+            tracked_probe,
         }
     }
 
@@ -45,8 +45,8 @@ impl ProbeSeries {
     }
 
     /// The probe and what is remembered of it.
-    pub const fn tracked(&self) -> &Arc<TrackedProbe> {
-        &self.tracked
+    pub const fn tracked_probe(&self) -> &Arc<TrackedProbe> {
+        &self.tracked_probe
     }
 }
 
@@ -80,7 +80,7 @@ pub fn write_page(
         .iter()
         .map(|series| ProbeRow {
             series,
-            view: series.tracked.lock().view(now),
+            view: series.tracked_probe.lock().view(now),
         })
         .collect();
     if !rows.is_sorted_by_key(|row| &row.series.labels) {
@@ -89,14 +89,14 @@ pub fn write_page(
     out.reserve(ROOM_OWN + rows.iter().map(ProbeRow::room).sum::<usize>());
 
     let mut text = MetricsText::new(out, format);
-    for family in metrics.gather() {
+    for family in metrics.fan_out() {
         text.gathered(&family);
     }
     if !rows.is_empty() {
         counters(&mut text, &rows);
         latencies(&mut text, &rows);
         windows(&mut text, &rows);
-        last_soundings(&mut text, &rows);
+        last_results(&mut text, &rows);
         settings(&mut text, &rows);
     }
     text.end();
@@ -133,9 +133,9 @@ fn counters(text: &mut MetricsText, rows: &[ProbeRow]) {
     for row in rows {
         let totals = &row.view.totals;
         for (result, count) in [
-            ("good", totals.good),
+            ("good", totals.success),
             ("bad", totals.all_bad()),
-            ("void", totals.all_void()),
+            ("void", totals.all_unknown()),
         ] {
             text.whole(name, row.labels(), Some(("result", result)), count);
         }
@@ -144,7 +144,7 @@ fn counters(text: &mut MetricsText, rows: &[ProbeRow]) {
     let name = "leadsman_probe_failures_total";
     text.family(name, FamilyKind::Counter, "Bad soundings, by the reason.");
     for row in rows {
-        for (reason, &count) in Reason::ALL.iter().zip(&row.view.totals.bad) {
+        for (reason, &count) in Reason::ALL.iter().zip(&row.view.totals.failure) {
             if count > 0 || row.series.possible.contains(*reason) {
                 text.whole(name, row.labels(), Some(("reason", reason.as_str())), count);
             }
@@ -158,7 +158,7 @@ fn counters(text: &mut MetricsText, rows: &[ProbeRow]) {
         "Soundings that say nothing about the target because of trouble of our own, by the reason.",
     );
     for row in rows {
-        for (reason, &count) in VoidReason::ALL.iter().zip(&row.view.totals.void) {
+        for (reason, &count) in UnknownReason::ALL.iter().zip(&row.view.totals.unknown) {
             text.whole(name, row.labels(), Some(("reason", reason.as_str())), count);
         }
     }
@@ -225,7 +225,7 @@ fn windows(text: &mut MetricsText, rows: &[ProbeRow]) {
     );
     for row in rows {
         let window = &row.view.window;
-        text.whole(name, row.labels(), None, window.good + window.bad);
+        text.whole(name, row.labels(), None, window.success + window.failure);
     }
 
     let name = "leadsman_probe_window_error_ratio";
@@ -245,9 +245,9 @@ fn windows(text: &mut MetricsText, rows: &[ProbeRow]) {
         "Share of bad soundings among good and bad ones over a longer time; absent without any.",
     );
     for row in rows {
-        for (span, tally) in LongWindow::ALL.iter().zip(&row.view.spans) {
+        for (span, counts) in LongWindow::ALL.iter().zip(&row.view.long_windows) {
             let window = Some(("window", span.as_str()));
-            ratio(text, name, row, window, tally.error_rate());
+            ratio(text, name, row, window, counts.error_rate());
         }
     }
 }
@@ -264,7 +264,7 @@ fn ratio(
     }
 }
 
-fn last_soundings(text: &mut MetricsText, rows: &[ProbeRow]) {
+fn last_results(text: &mut MetricsText, rows: &[ProbeRow]) {
     let name = "leadsman_probe_success";
     text.family(
         name,
@@ -277,7 +277,7 @@ fn last_soundings(text: &mut MetricsText, rows: &[ProbeRow]) {
             .filter_map(|row| Some((row, row.view.evidence?)))
     };
     for (row, evidence) in evidence() {
-        text.whole(name, row.labels(), None, u64::from(evidence.good));
+        text.whole(name, row.labels(), None, u64::from(evidence.success));
     }
 
     let name = "leadsman_probe_last_success_timestamp_seconds";
@@ -314,7 +314,7 @@ fn last_soundings(text: &mut MetricsText, rows: &[ProbeRow]) {
         "HTTP status of the last sounding that was not void, 0 if none came; absent while leadsman_probe_success is.",
     );
     for (row, evidence) in evidence() {
-        if matches!(row.series.probe.question, ProbeKind::Http(_)) {
+        if matches!(row.series.probe.kind, ProbeKind::Http(_)) {
             let status = evidence.status.unwrap_or(0);
             text.whole(name, row.labels(), None, u64::from(status));
         }

@@ -40,7 +40,7 @@ pub fn possible_reasons(probe: &ProbeConfig) -> ReasonSet {
     ] {
         set.add(reason, true);
     }
-    match &probe.question {
+    match &probe.kind {
         ProbeKind::Http(http) => of_http(&mut set, http, probe.target.is_https()),
         ProbeKind::Tcp(tcp) => of_tcp(&mut set, tcp),
     }

@@ -102,7 +102,7 @@ pub struct ReleaseMetrics {
     bake_e_value: GaugeVec,
     slower: IntGaugeVec,
     bakes: IntCounterVec,
-    endings: IntCounterVec,
+    outcomes: IntCounterVec,
     steps: GaugeVec,
     rollback_ready: IntGaugeVec,
     /// The reason of each release that is on the page, by namespace and release: only one of them holds.
@@ -120,7 +120,7 @@ impl ReleaseMetrics {
             IntGaugeVec::new(Opts::new(name, help), &RELEASE)
                 .and_then(|metric| add(registry, Ok(metric)))
         };
-        let of_watch = |name: &str, help: &str| {
+        let of_analysis = |name: &str, help: &str| {
             GaugeVec::new(Opts::new(name, help), &RELEASE)
                 .and_then(|metric| add(registry, Ok(metric)))
         };
@@ -149,15 +149,15 @@ impl ReleaseMetrics {
                 "leadsman_release_revision",
                 "The newest revision of a guarded release.",
             )?,
-            e_value: of_watch(
+            e_value: of_analysis(
                 "leadsman_verdict_e_value",
                 "Evidence against the revision that is judged; it is turned back at 100. Absent when none is.",
             )?,
-            coverage: of_watch(
+            coverage: of_analysis(
                 "leadsman_verdict_coverage_ratio",
                 "Usable share of the soundings of the revision that is judged. Absent when none is.",
             )?,
-            bake_e_value: of_watch(
+            bake_e_value: of_analysis(
                 "leadsman_bake_e_value",
                 "Evidence against the revision that bakes; an alarm needs 100000. Absent when none does.",
             )?,
@@ -175,7 +175,7 @@ impl ReleaseMetrics {
                     &["namespace", "release", "end"],
                 ),
             )?,
-            endings: add(
+            outcomes: add(
                 registry,
                 IntCounterVec::new(
                     Opts::new(
@@ -262,10 +262,10 @@ impl ReleaseMetrics {
                 .with_label_values(&[labels[0], labels[1], phase])
                 .set(is_here);
         }
-        for ending in ENDINGS {
+        for outcome in ENDINGS {
             // All are on the page from the start, so that the first of a kind is an increase.
-            self.endings
-                .with_label_values(&[labels[0], labels[1], ending]);
+            self.outcomes
+                .with_label_values(&[labels[0], labels[1], outcome]);
         }
         for end in BAKES {
             self.bakes.with_label_values(&[labels[0], labels[1], end]);
@@ -348,9 +348,9 @@ impl ReleaseMetrics {
     }
 
     /// Counts a watch that ended; `ending` is one of [`ENDINGS`].
-    pub fn ended(&self, namespace: &str, release: &str, ending: &str) {
-        self.endings
-            .with_label_values(&[namespace, release, ending])
+    pub fn ended(&self, namespace: &str, release: &str, outcome: &str) {
+        self.outcomes
+            .with_label_values(&[namespace, release, outcome])
             .inc();
     }
 
@@ -378,10 +378,10 @@ impl ReleaseMetrics {
         for phase in PHASES {
             drop(self.phase.remove_label_values(&[namespace, release, phase]));
         }
-        for ending in ENDINGS {
+        for outcome in ENDINGS {
             drop(
-                self.endings
-                    .remove_label_values(&[namespace, release, ending]),
+                self.outcomes
+                    .remove_label_values(&[namespace, release, outcome]),
             );
         }
         for end in BAKES {

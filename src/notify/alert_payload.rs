@@ -50,8 +50,8 @@ struct PostableAlert<'a> {
 
 /// All alerts of a book that people are told of. A firing one ends four resends from now unless it is sent again, so
 /// that two may be lost.
-pub fn wires(book: &AlertStore, resend: Duration, now: Time) -> Vec<Arc<AlertPayload>> {
-    let told = book.alerts().iter().filter_map(|alert| {
+pub fn wires(alert_store: &AlertStore, resend: Duration, now: Time) -> Vec<Arc<AlertPayload>> {
+    let told = alert_store.alerts().iter().filter_map(|alert| {
         let (since, ended) = alert.span()?;
         Some(Arc::new(AlertPayload {
             labels: alert.labels.clone(),
@@ -84,12 +84,12 @@ impl AlertStyle {
     /// The JSON of some alerts.
     pub fn body<'a>(&self, wires: impl IntoIterator<Item = &'a AlertPayload>) -> Vec<u8> {
         let mut body = vec![b'['];
-        for wire in wires {
+        for payload in wires {
             let before = body.len();
             if before > 1 {
                 body.push(b',');
             }
-            if self.write(wire, &mut body).is_none() {
+            if self.write(payload, &mut body).is_none() {
                 body.truncate(before);
             }
         }
@@ -97,10 +97,10 @@ impl AlertStyle {
         body
     }
 
-    fn write(&self, wire: &AlertPayload, to: &mut Vec<u8>) -> Option<()> {
+    fn write(&self, payload: &AlertPayload, to: &mut Vec<u8>) -> Option<()> {
         let mut annotations = BTreeMap::from([
-            ("summary", wire.kind.summary()),
-            ("description", &*wire.text),
+            ("summary", payload.kind.summary()),
+            ("description", &*payload.text),
         ]);
         // An address that is none would make Alertmanager refuse everything that is sent with it.
         let mut generator_url = String::new();
@@ -110,20 +110,20 @@ impl AlertStyle {
             if let Ok(mut path) = url.path_segments_mut() {
                 path.pop_if_empty().push("runbook");
             }
-            url.set_fragment(Some(&wire.kind.name().to_lowercase()));
+            url.set_fragment(Some(&payload.kind.name().to_lowercase()));
             runbook = url.into();
             let mut link = page.clone();
-            link.set_fragment(Some(&*wire.fragment).filter(|fragment| !fragment.is_empty()));
+            link.set_fragment(Some(&*payload.fragment).filter(|fragment| !fragment.is_empty()));
             generator_url = link.into();
         }
         if !runbook.is_empty() {
             annotations.insert("runbook_url", &runbook);
         }
         let postable = PostableAlert {
-            labels: self.labels(&wire.labels),
+            labels: self.labels(&payload.labels),
             annotations,
-            starts_at: written(wire.since)?,
-            ends_at: written(wire.until)?,
+            starts_at: written(payload.since)?,
+            ends_at: written(payload.until)?,
             generator_url,
         };
         serde_json::to_writer(to, &postable).ok()
@@ -145,8 +145,8 @@ mod tests {
     use super::*;
     use crate::core::alerts::Condition;
 
-    fn book(fire: u64, end: Option<u64>) -> AlertStore {
-        let mut book = AlertStore::default();
+    fn alert_store(fire: u64, end: Option<u64>) -> AlertStore {
+        let mut alert_store = AlertStore::default();
         let condition = Condition {
             kind: AlertKind::ReleaseRegressed,
             place: Labels::from([
@@ -156,14 +156,14 @@ mod tests {
             text: "api failed \"16\" times".into(),
             fragment: "release/shop/web".into(),
         };
-        book.observe(vec![condition], |_| true, Time::from_millis(fire));
+        alert_store.observe(vec![condition], |_| true, Time::from_millis(fire));
         if let Some(end) = end {
-            book.observe(vec![], |_| true, Time::from_millis(end));
+            alert_store.observe(vec![], |_| true, Time::from_millis(end));
         }
-        book
+        alert_store
     }
 
-    fn only(book: &AlertStore, now: u64) -> Value {
+    fn only(alert_store: &AlertStore, now: u64) -> Value {
         let external = Labels::from([
             ("cluster".to_owned(), "a".to_owned()),
             ("empty".to_owned(), String::new()),
@@ -174,7 +174,7 @@ mod tests {
             external,
             page: Some(page),
         };
-        let wires = wires(book, Duration::from_secs(60), Time::from_millis(now));
+        let wires = wires(alert_store, Duration::from_secs(60), Time::from_millis(now));
         let body = style.body(wires.iter().map(AsRef::as_ref));
         let all: Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(all.as_array().unwrap().len(), wires.len());
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn an_alert_is_written_as_the_api_takes_it() {
-        let alert = only(&book(1_767_607_200_000, None), 1_767_607_260_500);
+        let alert = only(&alert_store(1_767_607_200_000, None), 1_767_607_260_500);
         assert_eq!(
             alert,
             json!({
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn one_that_is_over_ends_when_it_ended() {
         let alert = only(
-            &book(1_767_607_200_000, Some(1_767_607_230_000)),
+            &alert_store(1_767_607_200_000, Some(1_767_607_230_000)),
             1_767_607_260_000,
         );
         assert_eq!(alert["startsAt"], "2026-01-05T10:00:00.000Z");

@@ -61,7 +61,7 @@ pub struct DeliveryQueue {
     has_work: Notify,
     rate: DefaultDirectRateLimiter,
     count: MessageObserver,
-    failing: FailureLog,
+    failure_log: FailureLog,
     clock: fn() -> f64,
     permit: Permit,
     /// Another one goes on with what waits.
@@ -88,7 +88,7 @@ impl DeliveryQueue {
             has_work: Notify::new(),
             rate: RateLimiter::direct(Quota::per_second(RATE).allow_burst(BURST)),
             count,
-            failing: FailureLog::default(),
+            failure_log: FailureLog::default(),
             clock,
             permit,
             is_handed_over: AtomicBool::new(false),
@@ -102,12 +102,12 @@ impl DeliveryQueue {
 
     /// Since when nothing arrives there, if so.
     pub fn failing_since(&self) -> Option<Instant> {
-        self.failing.since()
+        self.failure_log.since()
     }
 
     /// Whether anything was sent there, so that it is known whether it arrives.
     pub fn is_tried(&self) -> bool {
-        self.failing.is_known()
+        self.failure_log.is_known()
     }
 
     /// From the stop on only what is on its way is waited for: another one goes on with the rest.
@@ -197,7 +197,7 @@ impl DeliveryQueue {
             match sent {
                 Ok(()) => {
                     pause = BACKOFF.0;
-                    self.failing.works(self.receiver.name);
+                    self.failure_log.works(self.receiver.name);
                     self.gone(&message, MessageFate::Sent);
                 }
                 Err(DeliveryError::Lasting(why)) => {
@@ -206,12 +206,12 @@ impl DeliveryQueue {
                         message = message.id(),
                         "The message is refused: {why}"
                     );
-                    self.failing.fails(self.receiver.name, &why);
+                    self.failure_log.fails(self.receiver.name, &why);
                     self.gone(&message, MessageFate::Dropped);
                 }
                 Err(DeliveryError::Passing(why, asked)) => {
                     (self.count)(MessageFate::Failed);
-                    self.failing.fails(self.receiver.name, &why);
+                    self.failure_log.fails(self.receiver.name, &why);
                     if stop.is_cancelled() {
                         return;
                     }
@@ -323,11 +323,12 @@ mod tests {
         let count = Arc::new(move |fate| {
             counted.fetch_add(usize::from(fate == MessageFate::Sent), Ordering::Relaxed);
         });
-        let outbox = DeliveryQueue::new(receiver, vec![message], count, || 0.0, Permit::always());
+        let delivery_queue =
+            DeliveryQueue::new(receiver, vec![message], count, || 0.0, Permit::always());
         let stop = CancellationToken::new();
         let running = tokio::spawn({
-            let (outbox, stop) = (Arc::clone(&outbox), stop.clone());
-            async move { outbox.run(stop).await }
+            let (delivery_queue, stop) = (Arc::clone(&delivery_queue), stop.clone());
+            async move { delivery_queue.run(stop).await }
         });
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut buffer = [0; 4096];
@@ -342,7 +343,7 @@ mod tests {
             .unwrap();
         running.await.unwrap();
         assert_eq!(sent.load(Ordering::Relaxed), 1);
-        assert!(outbox.waiting().is_empty());
+        assert!(delivery_queue.waiting().is_empty());
     }
 
     #[tokio::test]
@@ -354,7 +355,7 @@ mod tests {
             until: clock::now() + Duration::from_secs(3600),
             fence: 1,
         }));
-        let outbox = DeliveryQueue::new(
+        let delivery_queue = DeliveryQueue::new(
             to(url),
             messages(1..3),
             Arc::new(|_| ()),
@@ -362,8 +363,8 @@ mod tests {
             Permit::of(held),
         );
         let running = tokio::spawn({
-            let outbox = Arc::clone(&outbox);
-            async move { outbox.run(CancellationToken::new()).await }
+            let delivery_queue = Arc::clone(&delivery_queue);
+            async move { delivery_queue.run(CancellationToken::new()).await }
         });
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut buffer = [0; 4096];
@@ -374,7 +375,7 @@ mod tests {
         while stream.read(&mut buffer).await.unwrap_or(0) > 0 {}
         let again = tokio::time::timeout(Duration::from_millis(300), listener.accept());
         assert!(again.await.is_err(), "it was sent again");
-        assert_eq!(outbox.waiting(), messages(1..3));
+        assert_eq!(delivery_queue.waiting(), messages(1..3));
     }
 
     /// A receiver at an address.
@@ -403,31 +404,35 @@ mod tests {
         for status in [401, 403, 404, 410] {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let url = format!("http://{}/", listener.local_addr().unwrap());
-            let outbox = DeliveryQueue::new(
+            let delivery_queue = DeliveryQueue::new(
                 to(url),
                 messages(1..2),
                 Arc::new(|_| ()),
                 || 0.0,
                 Permit::always(),
             );
-            assert!(!outbox.is_tried());
+            assert!(!delivery_queue.is_tried());
             let stop = CancellationToken::new();
             let running = tokio::spawn({
-                let (outbox, stop) = (Arc::clone(&outbox), stop.clone());
-                async move { outbox.run(stop).await }
+                let (delivery_queue, stop) = (Arc::clone(&delivery_queue), stop.clone());
+                async move { delivery_queue.run(stop).await }
             });
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut buffer = [0; 4096];
             assert!(stream.read(&mut buffer).await.unwrap() > 0);
             let answer = format!("HTTP/1.1 {status} x\r\nContent-Length: 0\r\n\r\n");
             stream.write_all(answer.as_bytes()).await.unwrap();
-            while !outbox.is_tried() {
+            while !delivery_queue.is_tried() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            assert!(outbox.failing_since().is_some(), "{status}");
+            assert!(delivery_queue.failing_since().is_some(), "{status}");
             stop.cancel();
             running.await.unwrap();
-            assert_eq!(outbox.waiting().len(), 1, "the address may be replaced");
+            assert_eq!(
+                delivery_queue.waiting().len(),
+                1,
+                "the address may be replaced"
+            );
         }
     }
 

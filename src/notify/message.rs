@@ -175,11 +175,11 @@ mod tests {
                 <= 3000
         );
         // What is written longer than it is counts as it is written, and nothing is cut in two.
-        let marks = Message {
+        let outcomes = Message {
             text: "&".repeat(2400),
             ..message()
         };
-        let slack = marks.slack();
+        let slack = outcomes.slack();
         let text = slack["blocks"][2]["text"]["text"].as_str().unwrap_or("");
         assert!(text.chars().count() <= 3000 && text.ends_with("&amp;…"));
     }

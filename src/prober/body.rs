@@ -106,8 +106,12 @@ mod tests {
         for how in ALL {
             let packed = packed(PLAIN, how);
             assert_eq!(unpack(&packed, how, PLAIN.len()).unwrap(), PLAIN, "{how:?}");
-            let fault = unpack(&packed, how, PLAIN.len() - 1).unwrap_err();
-            assert_eq!(fault.outcome, Outcome::Bad(Reason::TooLarge), "{how:?}");
+            let probe_error = unpack(&packed, how, PLAIN.len() - 1).unwrap_err();
+            assert_eq!(
+                probe_error.outcome,
+                Outcome::Failure(Reason::TooLarge),
+                "{how:?}"
+            );
         }
     }
 
@@ -117,8 +121,12 @@ mod tests {
             let packed = packed(PLAIN, how);
             for length in 1..packed.len() {
                 let part = packed.get(..length).unwrap();
-                let fault = unpack(part, how, 1000).expect_err(&format!("{how:?} {length}"));
-                assert_eq!(fault.outcome, Outcome::Bad(Reason::Protocol), "{how:?}");
+                let probe_error = unpack(part, how, 1000).expect_err(&format!("{how:?} {length}"));
+                assert_eq!(
+                    probe_error.outcome,
+                    Outcome::Failure(Reason::Protocol),
+                    "{how:?}"
+                );
             }
         }
     }

@@ -17,7 +17,7 @@ use super::lookup::lookup;
 use super::stream::CountedTcp;
 use super::timing::{ProbeStage, ProbeTiming};
 use crate::config::settings::IpFamily;
-use crate::core::probe_result::{Outcome, Reason, VoidReason};
+use crate::core::probe_result::{Outcome, Reason, UnknownReason};
 
 /// Lookups under way at a time. Each holds a thread that cannot be stopped, also when nobody waits for it any more, so
 /// that hanging name servers must not take them all: tokio has 512 for work that blocks.
@@ -46,7 +46,7 @@ impl Resolver {
         choice: IpFamily,
         left: Duration,
         stage: ProbeStage,
-        trace: &mut ProbeTiming<'_>,
+        timing: &mut ProbeTiming<'_>,
     ) -> Result<Addresses, ProbeError> {
         if let Ok(ip) = host.parse::<IpAddr>() {
             let one = SocketAddr::new(ip, port);
@@ -61,9 +61,9 @@ impl Resolver {
                 Err(none_of(choice, host))
             };
         }
-        trace.enter(stage);
+        timing.enter(stage);
         // A proxy's own name is a part of the way and not of the question.
-        trace.answer.resolved |= stage == ProbeStage::Resolve;
+        timing.answer.resolved |= stage == ProbeStage::Resolve;
         // A little before the deadline, so that the reason is ours and not the target's.
         let wait = left.mul_f64(0.9);
         let permit = match Arc::clone(&self.0).try_acquire_owned() {
@@ -75,7 +75,7 @@ impl Resolver {
         };
         let Some(permit) = permit else {
             let text = format!("{MAX_LOOKUPS} lookups of names are under way, none ended in time");
-            return Err(ProbeError::void(VoidReason::ResolverBusy, text));
+            return Err(ProbeError::unknown(UnknownReason::ResolverBusy, text));
         };
         let name = host.to_owned();
         let lookup = spawn_blocking(move || {
@@ -88,21 +88,21 @@ impl Resolver {
             .unwrap_or_else(|error| Err(std::io::Error::from(error).into()));
         let found = found.map_err(|unresolved| {
             let doing = format!("cannot resolve {host}");
-            let fault = ProbeError::connecting(&unresolved.error, &doing);
-            match fault.outcome {
+            let probe_error = ProbeError::connecting(&unresolved.error, &doing);
+            match probe_error.outcome {
                 // A resolver that is refused or cannot be reached is still a name without an address.
-                Outcome::Bad(_) if unresolved.is_unanswered => {
-                    ProbeError::bad(Reason::Resolve, fault.explanation).unanswered()
+                Outcome::Failure(_) if unresolved.is_unanswered => {
+                    ProbeError::bad(Reason::Resolve, probe_error.explanation).unanswered()
                 }
-                Outcome::Bad(_) => ProbeError::bad(Reason::Resolve, fault.explanation),
-                Outcome::Good | Outcome::Void(_) => fault,
+                Outcome::Failure(_) => ProbeError::bad(Reason::Resolve, probe_error.explanation),
+                Outcome::Success | Outcome::Unknown(_) => probe_error,
             }
         })?;
         let addresses = chosen(&found, choice);
         if addresses.is_empty() {
             return Err(none_of(choice, host));
         }
-        trace.note(|step| *step = format!("{host} has the addresses {addresses:?}"));
+        timing.note(|step| *step = format!("{host} has the addresses {addresses:?}"));
         Ok(Addresses::Many(addresses))
     }
 }
@@ -151,33 +151,33 @@ fn chosen(all: &[SocketAddr], choice: IpFamily) -> Vec<SocketAddr> {
 pub(super) async fn connect(
     addresses: &Addresses,
     stage: ProbeStage,
-    trace: &mut ProbeTiming<'_>,
+    timing: &mut ProbeTiming<'_>,
 ) -> Result<CountedTcp, ProbeError> {
-    trace.enter(stage);
-    trace.meter = None;
+    timing.enter(stage);
+    timing.meter = None;
     let addresses = addresses.as_slice();
-    trace.answer.entrance = addresses.iter().map(SocketAddr::ip).min();
+    timing.answer.entrance = addresses.iter().map(SocketAddr::ip).min();
     let (address, stream) = match addresses {
         [] => return Err(ProbeError::bad(Reason::Resolve, "there is no address")),
         [one] => {
-            trace.answer.ip = Some(one.ip());
+            timing.answer.ip = Some(one.ip());
             let connected = TcpStream::connect(*one).await;
             let stream = connected.map_err(|error| {
-                let fault = connect_fault(&error, *one);
-                trace.note(|step| step.clone_from(&fault.explanation));
-                fault
+                let probe_error = connect_error(&error, *one);
+                timing.note(|step| step.clone_from(&probe_error.explanation));
+                probe_error
             })?;
             (*one, stream)
         }
-        many => AddressRace::new(many).run(trace).await?,
+        many => AddressRace::new(many).run(timing).await?,
     };
     // Requests are written in one piece; waiting for more to send would only delay them.
     let _ = stream.set_nodelay(true);
-    trace.answer.ip = Some(address.ip());
-    trace.instead = None;
-    trace.note(|step| *step = format!("connected to {address}"));
+    timing.answer.ip = Some(address.ip());
+    timing.instead = None;
+    timing.note(|step| *step = format!("connected to {address}"));
     let wire = CountedTcp::new(stream);
-    trace.meter = Some(Arc::clone(wire.meter()));
+    timing.meter = Some(Arc::clone(wire.meter()));
     Ok(wire)
 }
 
@@ -200,37 +200,37 @@ impl AddressRace {
 
     async fn run(
         mut self,
-        trace: &mut ProbeTiming<'_>,
+        timing: &mut ProbeTiming<'_>,
     ) -> Result<(SocketAddr, TcpStream), ProbeError> {
         let mut under_way = FuturesUnordered::new();
-        trace.answer.ip = self.order.first().map(SocketAddr::ip);
+        timing.answer.ip = self.order.first().map(SocketAddr::ip);
         loop {
             if let Some(address) = self.order.get(self.started).copied() {
                 self.started += 1;
                 under_way.push(async move { (address, TcpStream::connect(address).await) });
             } else if under_way.is_empty() {
-                return Err(self.lost(trace));
+                return Err(self.lost(timing));
             }
             let ended = if self.started < self.order.len() {
                 // Nothing of it has ended when the time is over.
                 let ended = tokio::time::timeout(STAGGER, under_way.next()).await;
                 ended.unwrap_or_default()
             } else {
-                trace.instead = Some(self.said());
+                timing.instead = Some(self.said());
                 under_way.next().await
             };
             match ended {
                 Some((address, Ok(stream))) => return Ok((address, stream)),
                 Some((address, Err(error))) => {
-                    let fault = connect_fault(&error, address);
-                    trace.answer.reached |= fault.is_of_other_side;
-                    trace.note(|step| step.clone_from(&fault.explanation));
-                    self.failed.push((address, fault));
+                    let probe_error = connect_error(&error, address);
+                    timing.answer.reached |= probe_error.is_of_other_side;
+                    timing.note(|step| step.clone_from(&probe_error.explanation));
+                    self.failed.push((address, probe_error));
                 }
-                None => trace.note(|step| step.push_str("no answer yet, trying the next address")),
+                None => timing.note(|step| step.push_str("no answer yet, trying the next address")),
             }
             if self.started < self.order.len() {
-                trace.instead = Some(self.said());
+                timing.instead = Some(self.said());
             }
         }
     }
@@ -240,7 +240,7 @@ impl AddressRace {
         let tried = self.order.iter().take(self.started);
         let of_each = tried.map(|address| {
             let failed = self.failed.iter().find(|(of, _)| of == address);
-            let why = failed.map(|(_, fault)| fault.explanation.as_str());
+            let why = failed.map(|(_, probe_error)| probe_error.explanation.as_str());
             why.map_or_else(
                 || format!("{address} does not answer"),
                 |why| why.strip_prefix(DOING).unwrap_or(why).to_owned(),
@@ -250,20 +250,21 @@ impl AddressRace {
     }
 
     /// The failure, when no address is left.
-    fn lost(&self, trace: &mut ProbeTiming<'_>) -> ProbeError {
+    fn lost(&self, timing: &mut ProbeTiming<'_>) -> ProbeError {
         let said = format!("{DOING}{}", self.said());
         let mut failed = self.failed.iter();
-        let ours = failed.find(|(_, fault)| matches!(fault.outcome, Outcome::Void(_)));
+        let ours =
+            failed.find(|(_, probe_error)| matches!(probe_error.outcome, Outcome::Unknown(_)));
         let first = self.order.first();
         let mut failed = self.failed.iter();
         let decides = ours.or_else(|| failed.find(|(address, _)| Some(address) == first));
-        let Some((address, fault)) = decides.or(self.failed.first()) else {
+        let Some((address, probe_error)) = decides.or(self.failed.first()) else {
             return ProbeError::bad(Reason::Resolve, "there is no address");
         };
-        trace.answer.ip = Some(address.ip());
-        match fault.outcome {
-            Outcome::Void(_) => fault.clone(),
-            Outcome::Good | Outcome::Bad(_) => fault.clone().saying(&said),
+        timing.answer.ip = Some(address.ip());
+        match probe_error.outcome {
+            Outcome::Unknown(_) => probe_error.clone(),
+            Outcome::Success | Outcome::Failure(_) => probe_error.clone().saying(&said),
         }
     }
 }
@@ -285,7 +286,7 @@ fn interleaved(all: &[SocketAddr]) -> Vec<SocketAddr> {
 /// Each failure to connect begins with it.
 const DOING: &str = "cannot connect to ";
 
-fn connect_fault(error: &io::Error, address: SocketAddr) -> ProbeError {
+fn connect_error(error: &io::Error, address: SocketAddr) -> ProbeError {
     let doing = format!("{DOING}{address}");
     // The same error says "no port left" and "no address of ours could speak to that one", as on a machine without
     // IPv6. The first is our trouble of the moment, the second is how things are.
@@ -335,8 +336,11 @@ mod tests {
     fn a_port_that_is_left_is_told_apart_from_an_address_that_is_missing() {
         let error = io::Error::from_raw_os_error(Errno::ADDRNOTAVAIL.raw_os_error());
         let here = SocketAddr::from(([127, 0, 0, 1], 80));
-        let fault = connect_fault(&error, here);
-        assert_eq!(fault.outcome, Outcome::Void(VoidReason::NoLocalPorts));
+        let probe_error = connect_error(&error, here);
+        assert_eq!(
+            probe_error.outcome,
+            Outcome::Unknown(UnknownReason::NoLocalPorts)
+        );
     }
 
     #[tokio::test]
@@ -346,20 +350,23 @@ mod tests {
             listener.local_addr().unwrap()
         };
         let (first, second) = (free([127, 0, 0, 1]), free([127, 0, 0, 2]));
-        let mut trace = ProbeTiming::start(clock::now, None);
+        let mut timing = ProbeTiming::start(clock::now, None);
         let both = Addresses::Many(vec![first, second]);
-        let fault = connect(&both, ProbeStage::Connect, &mut trace).await;
-        let fault = fault.unwrap_err();
-        assert_eq!(fault.outcome, Outcome::Bad(Reason::ConnectRefused));
+        let probe_error = connect(&both, ProbeStage::Connect, &mut timing).await;
+        let probe_error = probe_error.unwrap_err();
+        assert_eq!(
+            probe_error.outcome,
+            Outcome::Failure(Reason::ConnectRefused)
+        );
         for address in [first, second] {
             assert!(
-                fault.explanation.contains(&address.to_string()),
-                "{fault:?}"
+                probe_error.explanation.contains(&address.to_string()),
+                "{probe_error:?}"
             );
         }
-        assert_eq!(trace.answer.ip, Some(first.ip()));
-        assert_eq!(trace.answer.entrance, Some(first.ip()));
-        assert!(fault.is_of_other_side);
+        assert_eq!(timing.answer.ip, Some(first.ip()));
+        assert_eq!(timing.answer.entrance, Some(first.ip()));
+        assert!(probe_error.is_of_other_side);
     }
 
     #[test]
@@ -385,13 +392,13 @@ mod tests {
     #[tokio::test]
     async fn a_lookup_without_a_free_place_is_our_own_trouble() {
         let resolver = Resolver(Arc::new(Semaphore::new(0)));
-        let mut trace = ProbeTiming::start(clock::now, None);
+        let mut timing = ProbeTiming::start(clock::now, None);
         let left = Duration::from_millis(20);
         let stage = ProbeStage::Resolve;
-        let found = resolver.addresses("localhost", 1, IpFamily::Any, left, stage, &mut trace);
+        let found = resolver.addresses("localhost", 1, IpFamily::Any, left, stage, &mut timing);
         let outcome = found.await.unwrap_err().outcome;
-        assert_eq!(outcome, Outcome::Void(VoidReason::ResolverBusy));
-        let numeric = resolver.addresses("127.0.0.1", 1, IpFamily::Any, left, stage, &mut trace);
+        assert_eq!(outcome, Outcome::Unknown(UnknownReason::ResolverBusy));
+        let numeric = resolver.addresses("127.0.0.1", 1, IpFamily::Any, left, stage, &mut timing);
         assert!(numeric.await.is_ok(), "an address needs no lookup");
     }
 }

@@ -88,10 +88,10 @@ impl HttpConnection {
             HeadReader::Http1(InterimHeads::default())
         });
         let io = TokioIo::new(stream);
-        let mut guard = None;
+        let mut controller = None;
         let (sender, driver) = if http2 {
             let tasks = ConnectionTasks::default();
-            guard = Some(AbortTasksOnDrop(tasks.clone()));
+            controller = Some(AbortTasksOnDrop(tasks.clone()));
             let (sender, connection) = http2::Builder::new(tasks)
                 .timer(TokioTimer::new())
                 .max_header_list_size(64 * 1024)
@@ -115,7 +115,7 @@ impl HttpConnection {
         Ok(Self {
             sender,
             driver: Some(driver),
-            tasks: guard,
+            tasks: controller,
             meter,
             facts,
         })
@@ -136,8 +136,8 @@ impl HttpConnection {
         &self.meter
     }
 
-    fn fault(&self, error: &hyper::Error, stage: ProbeStage) -> ProbeError {
-        let flood = self.meter.fault();
+    fn probe_error(&self, error: &hyper::Error, stage: ProbeStage) -> ProbeError {
+        let flood = self.meter.probe_error();
         flood.unwrap_or_else(|| ProbeError::hyper(error, stage, self.is_http2()))
     }
 
@@ -156,7 +156,7 @@ impl HttpConnection {
                 drive(driver, tasks, sender.send_request(request)).await
             }
         };
-        answer.map_err(|error| self.fault(&error, ProbeStage::Processing))
+        answer.map_err(|error| self.probe_error(&error, ProbeStage::Processing))
     }
 
     /// The next part of an answer's body.
@@ -165,7 +165,7 @@ impl HttpConnection {
         body: &mut Incoming,
     ) -> Option<Result<Frame<Bytes>, ProbeError>> {
         let frame = drive(&mut self.driver, self.tasks.as_ref(), body.frame()).await?;
-        Some(frame.map_err(|error| self.fault(&error, ProbeStage::Transfer)))
+        Some(frame.map_err(|error| self.probe_error(&error, ProbeStage::Transfer)))
     }
 
     fn is_usable(&self) -> bool {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::timing::{ProbeStage, cut};
-use crate::core::probe_result::{Outcome, ProbeResult, Reason, VoidReason};
+use crate::core::probe_result::{Outcome, ProbeResult, Reason, UnknownReason};
 
 /// A sounding that ended otherwise than with a good answer.
 #[derive(Debug, Clone)]
@@ -25,7 +25,7 @@ pub(super) struct ProbeError {
 impl ProbeError {
     pub(super) fn bad(reason: Reason, explanation: impl AsRef<str>) -> Self {
         Self {
-            outcome: Outcome::Bad(reason),
+            outcome: Outcome::Failure(reason),
             explanation: cut(explanation.as_ref(), ProbeResult::MAX_EXPLANATION),
             is_of_other_side: false,
             is_unprocessed: false,
@@ -33,9 +33,9 @@ impl ProbeError {
         }
     }
 
-    pub(super) fn void(reason: VoidReason, explanation: impl AsRef<str>) -> Self {
+    pub(super) fn unknown(reason: UnknownReason, explanation: impl AsRef<str>) -> Self {
         Self {
-            outcome: Outcome::Void(reason),
+            outcome: Outcome::Unknown(reason),
             explanation: cut(explanation.as_ref(), ProbeResult::MAX_EXPLANATION),
             is_of_other_side: false,
             is_unprocessed: false,
@@ -91,7 +91,7 @@ impl ProbeError {
     pub(super) fn connecting(error: &io::Error, doing: &str) -> Self {
         let text = format!("{doing}: {error}");
         if let Some(reason) = own_trouble(error) {
-            return Self::void(reason, text);
+            return Self::unknown(reason, text);
         }
         let reason = match error.kind() {
             ErrorKind::ConnectionRefused => Reason::ConnectRefused,
@@ -112,7 +112,7 @@ impl ProbeError {
             return Self::bad(Reason::Tls, text).reached();
         }
         if let Some(reason) = own_trouble(error) {
-            return Self::void(reason, text);
+            return Self::unknown(reason, text);
         }
         let reason = match error.kind() {
             ErrorKind::ConnectionReset
@@ -151,11 +151,11 @@ impl ProbeError {
             } else {
                 "without an answer"
             };
-            let fault = Self::bad(Reason::Reset, format!("the connection was closed {what}"));
+            let probe_error = Self::bad(Reason::Reset, format!("the connection was closed {what}"));
             // What HTTP/2 cancels for itself has not been sent.
             return Self {
                 is_unprocessed: http2 && error.is_canceled(),
-                ..fault.reached()
+                ..probe_error.reached()
             };
         }
         if http2 && error.is_user() {
@@ -178,7 +178,7 @@ impl ProbeError {
         let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
         // A stream fails with the connection's goodbye when it is not among those that the target still answers.
         let unprocessed = error.is_remote() && (error.is_go_away() || refused);
-        let fault = match error.reason() {
+        let probe_error = match error.reason() {
             // The ways in which HTTP/2 says that it goes away, or will not answer this.
             Some(h2::Reason::NO_ERROR | h2::Reason::REFUSED_STREAM | h2::Reason::CANCEL)
                 if of_target =>
@@ -195,18 +195,18 @@ impl ProbeError {
         };
         Self {
             is_unprocessed: unprocessed,
-            ..fault.reached()
+            ..probe_error.reached()
         }
     }
 
     /// As a failure of the proxy; trouble of our own stays ours.
     pub(super) fn of_proxy(self) -> Self {
         match self.outcome {
-            Outcome::Bad(_) => Self {
+            Outcome::Failure(_) => Self {
                 is_of_other_side: self.is_of_other_side,
                 ..Self::bad(Reason::Proxy, format!("proxy: {}", self.explanation))
             },
-            Outcome::Good | Outcome::Void(_) => self,
+            Outcome::Success | Outcome::Unknown(_) => self,
         }
     }
 }
@@ -240,11 +240,11 @@ fn cause<E: Error + 'static>(error: &hyper::Error) -> Option<&E> {
 }
 
 /// Errors that say that we lack something.
-fn own_trouble(error: &io::Error) -> Option<VoidReason> {
+fn own_trouble(error: &io::Error) -> Option<UnknownReason> {
     match Errno::from_io_error(error)? {
-        Errno::MFILE | Errno::NFILE => Some(VoidReason::NoFileDescriptors),
-        Errno::ADDRNOTAVAIL => Some(VoidReason::NoLocalPorts),
-        Errno::NOMEM | Errno::NOBUFS => Some(VoidReason::NoMemory),
+        Errno::MFILE | Errno::NFILE => Some(UnknownReason::NoFileDescriptors),
+        Errno::ADDRNOTAVAIL => Some(UnknownReason::NoLocalPorts),
+        Errno::NOMEM | Errno::NOBUFS => Some(UnknownReason::NoMemory),
         _ => None,
     }
 }
@@ -259,24 +259,24 @@ mod tests {
 
     #[test]
     fn what_the_system_says_of_a_connection_that_cannot_be_made() {
-        use Outcome::{Bad, Void};
+        use Outcome::{Failure, Unknown};
         for (error, expected) in [
-            (Errno::CONNREFUSED, Bad(Reason::ConnectRefused)),
-            (Errno::TIMEDOUT, Bad(Reason::ConnectTimeout)),
-            (Errno::HOSTUNREACH, Bad(Reason::ConnectUnreachable)),
-            (Errno::NETUNREACH, Bad(Reason::ConnectUnreachable)),
-            (Errno::ACCESS, Bad(Reason::ConnectUnreachable)),
-            (Errno::PERM, Bad(Reason::ConnectUnreachable)),
-            (Errno::AFNOSUPPORT, Bad(Reason::ConnectUnreachable)),
-            (Errno::CONNRESET, Bad(Reason::Reset)),
-            (Errno::MFILE, Void(VoidReason::NoFileDescriptors)),
-            (Errno::NFILE, Void(VoidReason::NoFileDescriptors)),
-            (Errno::ADDRNOTAVAIL, Void(VoidReason::NoLocalPorts)),
-            (Errno::NOMEM, Void(VoidReason::NoMemory)),
-            (Errno::NOBUFS, Void(VoidReason::NoMemory)),
+            (Errno::CONNREFUSED, Failure(Reason::ConnectRefused)),
+            (Errno::TIMEDOUT, Failure(Reason::ConnectTimeout)),
+            (Errno::HOSTUNREACH, Failure(Reason::ConnectUnreachable)),
+            (Errno::NETUNREACH, Failure(Reason::ConnectUnreachable)),
+            (Errno::ACCESS, Failure(Reason::ConnectUnreachable)),
+            (Errno::PERM, Failure(Reason::ConnectUnreachable)),
+            (Errno::AFNOSUPPORT, Failure(Reason::ConnectUnreachable)),
+            (Errno::CONNRESET, Failure(Reason::Reset)),
+            (Errno::MFILE, Unknown(UnknownReason::NoFileDescriptors)),
+            (Errno::NFILE, Unknown(UnknownReason::NoFileDescriptors)),
+            (Errno::ADDRNOTAVAIL, Unknown(UnknownReason::NoLocalPorts)),
+            (Errno::NOMEM, Unknown(UnknownReason::NoMemory)),
+            (Errno::NOBUFS, Unknown(UnknownReason::NoMemory)),
         ] {
-            let fault = ProbeError::connecting(&errno(error), "connecting");
-            assert_eq!(fault.outcome, expected, "{error:?}");
+            let probe_error = ProbeError::connecting(&errno(error), "connecting");
+            assert_eq!(probe_error.outcome, expected, "{error:?}");
         }
     }
 
@@ -289,36 +289,43 @@ mod tests {
             Errno::HOSTUNREACH,
             Errno::NETUNREACH,
         ] {
-            let fault = ProbeError::broken(&errno(error), Reason::Protocol, "reading");
-            assert_eq!(fault.outcome, Outcome::Bad(Reason::Reset), "{error:?}");
+            let probe_error = ProbeError::broken(&errno(error), Reason::Protocol, "reading");
+            assert_eq!(
+                probe_error.outcome,
+                Outcome::Failure(Reason::Reset),
+                "{error:?}"
+            );
         }
         let end = io::Error::from(ErrorKind::UnexpectedEof);
-        let fault = ProbeError::broken(&end, Reason::Protocol, "reading");
-        assert_eq!(fault.outcome, Outcome::Bad(Reason::Reset));
+        let probe_error = ProbeError::broken(&end, Reason::Protocol, "reading");
+        assert_eq!(probe_error.outcome, Outcome::Failure(Reason::Reset));
         let tls = io::Error::other(rustls::Error::DecryptError);
-        let fault = ProbeError::broken(&tls, Reason::Protocol, "reading");
-        assert_eq!(fault.outcome, Outcome::Bad(Reason::Tls));
+        let probe_error = ProbeError::broken(&tls, Reason::Protocol, "reading");
+        assert_eq!(probe_error.outcome, Outcome::Failure(Reason::Tls));
         let other = io::Error::from(ErrorKind::InvalidData);
-        let fault = ProbeError::broken(&other, Reason::Dialogue, "reading");
-        assert_eq!(fault.outcome, Outcome::Bad(Reason::Dialogue));
+        let probe_error = ProbeError::broken(&other, Reason::Dialogue, "reading");
+        assert_eq!(probe_error.outcome, Outcome::Failure(Reason::Dialogue));
     }
 
     #[test]
     fn an_explanation_is_bounded_and_shows_control_characters() {
-        let fault = ProbeError::bad(
+        let probe_error = ProbeError::bad(
             Reason::Status,
             format!("a\r\n\u{1b}[31m{}", "é".repeat(400)),
         );
-        assert!(fault.explanation.starts_with("a\\r\\n\\u{1b}[31m"));
-        assert!(fault.explanation.len() <= ProbeResult::MAX_EXPLANATION);
-        assert!(fault.explanation.ends_with('…'));
+        assert!(probe_error.explanation.starts_with("a\\r\\n\\u{1b}[31m"));
+        assert!(probe_error.explanation.len() <= ProbeResult::MAX_EXPLANATION);
+        assert!(probe_error.explanation.ends_with('…'));
     }
 
     #[test]
     fn trouble_of_our_own_is_not_the_proxys() {
-        let ours = ProbeError::void(VoidReason::NoFileDescriptors, "none left").of_proxy();
-        assert_eq!(ours.outcome, Outcome::Void(VoidReason::NoFileDescriptors));
+        let ours = ProbeError::unknown(UnknownReason::NoFileDescriptors, "none left").of_proxy();
+        assert_eq!(
+            ours.outcome,
+            Outcome::Unknown(UnknownReason::NoFileDescriptors)
+        );
         let its = ProbeError::bad(Reason::ConnectRefused, "refused").of_proxy();
-        assert_eq!(its.outcome, Outcome::Bad(Reason::Proxy));
+        assert_eq!(its.outcome, Outcome::Failure(Reason::Proxy));
     }
 }

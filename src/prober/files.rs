@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use bytes::Bytes;
 
 use super::error::ProbeError;
-use crate::core::probe_result::VoidReason;
+use crate::core::probe_result::UnknownReason;
 
 /// The largest that a credential may be. A token has a few kilobytes.
 pub(super) const CREDENTIAL_LIMIT: u64 = 64 * 1024;
@@ -92,15 +92,15 @@ pub(super) fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, ProbeErro
         .map_err(|error| cannot_read(path, error))?;
     if bytes.len() as u64 > limit {
         let text = format!("{} is larger than {limit} bytes", path.display());
-        return Err(ProbeError::void(VoidReason::File, text));
+        return Err(ProbeError::unknown(UnknownReason::File, text));
     }
     Ok(bytes)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "fits map_err")]
 fn cannot_read(path: &Path, error: std::io::Error) -> ProbeError {
-    ProbeError::void(
-        VoidReason::File,
+    ProbeError::unknown(
+        UnknownReason::File,
         format!("cannot read {}: {error}", path.display()),
     )
 }
@@ -115,13 +115,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         let kept = CachedFile::new(path.clone(), 10);
-        let void = |kept: &CachedFile| {
-            let fault = kept.read().unwrap_err();
-            assert_eq!(fault.outcome, Outcome::Void(VoidReason::File));
-            assert!(fault.explanation.contains("token"), "{fault:?}");
-            assert!(!fault.explanation.contains("secret"), "{fault:?}");
+        let unknown = |kept: &CachedFile| {
+            let probe_error = kept.read().unwrap_err();
+            assert_eq!(probe_error.outcome, Outcome::Unknown(UnknownReason::File));
+            assert!(probe_error.explanation.contains("token"), "{probe_error:?}");
+            assert!(
+                !probe_error.explanation.contains("secret"),
+                "{probe_error:?}"
+            );
         };
-        void(&kept);
+        unknown(&kept);
         std::fs::write(&path, "secret").unwrap();
         let first = kept.read().unwrap();
         assert_eq!(first, "secret");
@@ -131,10 +134,10 @@ mod tests {
         std::fs::rename(folder.path().join("new"), &path).unwrap();
         assert_eq!(kept.read().unwrap(), "Secret");
         std::fs::write(&path, "secret secret").unwrap();
-        void(&kept);
+        unknown(&kept);
         std::fs::remove_file(&path).unwrap();
-        void(&kept);
+        unknown(&kept);
         std::fs::create_dir(&path).unwrap();
-        void(&kept);
+        unknown(&kept);
     }
 }

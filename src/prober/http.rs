@@ -24,7 +24,7 @@ use crate::config::settings::{
     Compression, ConnectionReuse as Reuse, HttpProbeConfig, HttpVersions, IpFamily, RequestBody,
 };
 use crate::core::probe_result::expect::Expect;
-use crate::core::probe_result::{HttpVersion, Outcome, Reason, ResponseView, VoidReason, judge};
+use crate::core::probe_result::{HttpVersion, Outcome, Reason, ResponseView, UnknownReason, judge};
 use crate::platform::clock;
 
 /// Larger bodies are judged on a thread for such work, so that others start on time.
@@ -34,7 +34,7 @@ const JUDGE_ELSEWHERE: usize = 64 * 1024;
 pub(super) struct HttpProber {
     shared: Arc<ProberContext>,
     target: Target,
-    question: HttpProbeConfig,
+    config: HttpProbeConfig,
     expect: Arc<Expect>,
     requests: RequestBuilder,
     body: Option<CachedFile>,
@@ -49,21 +49,17 @@ struct ResponseHead {
 }
 
 impl HttpProber {
-    pub(super) fn new(
-        shared: Arc<ProberContext>,
-        target: Target,
-        question: HttpProbeConfig,
-    ) -> Self {
-        let body = match &question.body {
+    pub(super) fn new(shared: Arc<ProberContext>, target: Target, config: HttpProbeConfig) -> Self {
+        let body = match &config.body {
             RequestBody::File(path) => Some(CachedFile::new(path.clone(), FILE_LIMIT)),
             RequestBody::None | RequestBody::Inline(_) => None,
         };
         Self {
-            requests: RequestBuilder::new(&question),
-            expect: Arc::new(question.expect.clone()),
+            requests: RequestBuilder::new(&config),
+            expect: Arc::new(config.expect.clone()),
             shared,
             target,
-            question,
+            config,
             body,
             seen: CertificateCache::default(),
             idle: IdleConnections::default(),
@@ -74,27 +70,28 @@ impl HttpProber {
     pub(super) async fn sound(
         &self,
         timeout: Duration,
-        trace: &mut ProbeTiming<'_>,
+        timing: &mut ProbeTiming<'_>,
     ) -> Result<(), ProbeError> {
-        let body = match (&self.body, &self.question.body) {
+        let body = match (&self.body, &self.config.body) {
             (Some(file), _) => file.read()?,
             (None, RequestBody::Inline(bytes)) => bytes.clone(),
             (None, RequestBody::None | RequestBody::File(_)) => Bytes::new(),
         };
-        let mut hop = RedirectHop::first(self.target.clone(), self.question.method.clone(), body);
+        let mut redirect =
+            RedirectHop::first(self.target.clone(), self.config.method.clone(), body);
         loop {
-            let (connection, answer) = self.exchange(&hop, timeout, trace).await?;
-            let followed = trace.answer.redirects;
-            let redirects = self.question.redirects;
+            let (connection, answer) = self.exchange(&redirect, timeout, timing).await?;
+            let followed = timing.answer.redirects;
+            let redirects = self.config.redirects;
             let (status, headers) = (answer.status(), answer.headers());
-            let next = hop.redirected(&self.target, redirects, followed, status, headers)?;
+            let next = redirect.redirected(&self.target, redirects, followed, status, headers)?;
             let Some(next) = next else {
-                return self.read_and_judge(connection, answer, trace).await;
+                return self.read_and_judge(connection, answer, timing).await;
             };
-            hop = next;
-            trace.next_hop();
-            trace.note(|step| {
-                *step = format!("following the redirect to {}", hop.target.shown());
+            redirect = next;
+            timing.next_redirect();
+            timing.note(|step| {
+                *step = format!("following the redirect to {}", redirect.target.shown());
             });
         }
     }
@@ -109,68 +106,71 @@ impl HttpProber {
     /// Then it is sent once more, over another one.
     async fn exchange(
         &self,
-        hop: &RedirectHop,
+        redirect: &RedirectHop,
         timeout: Duration,
-        trace: &mut ProbeTiming<'_>,
+        timing: &mut ProbeTiming<'_>,
     ) -> Result<(HttpConnection, Response<Incoming>), ProbeError> {
-        if self.question.connection == Reuse::KeepAlive
-            && let Some(mut connection) = self.idle.take(&origin_of(&hop.target)).await
+        if self.config.connection == Reuse::KeepAlive
+            && let Some(mut connection) = self.idle.take(&origin_of(&redirect.target)).await
         {
-            trace.answer.reused = true;
-            trace.answer.ip = connection.facts.ip;
-            trace.answer.entrance = connection.facts.entrance;
-            trace.note(|step| step.push_str("took the connection of an earlier sounding"));
-            match self.ask(&mut connection, hop, trace).await {
+            timing.answer.reused = true;
+            timing.answer.ip = connection.facts.ip;
+            timing.answer.entrance = connection.facts.entrance;
+            timing.note(|step| step.push_str("took the connection of an earlier sounding"));
+            match self.ask(&mut connection, redirect, timing).await {
                 Ok(answer) => return Ok((connection, answer)),
-                Err(fault) if fault.is_unprocessed || is_dead(&fault, &connection) => {
-                    trace.note(|step| step.push_str("it was closed in the meantime"));
-                    trace.answer.reused = false;
-                    trace.answer.tls = None;
+                Err(probe_error)
+                    if probe_error.is_unprocessed || is_dead(&probe_error, &connection) =>
+                {
+                    timing.note(|step| step.push_str("it was closed in the meantime"));
+                    timing.answer.reused = false;
+                    timing.answer.tls = None;
                 }
-                Err(fault) => return Err(fault),
+                Err(probe_error) => return Err(probe_error),
             }
         }
-        let mut connection = self.open(hop, timeout, trace).await?;
-        match self.ask(&mut connection, hop, trace).await {
+        let mut connection = self.open(redirect, timeout, timing).await?;
+        match self.ask(&mut connection, redirect, timing).await {
             Ok(answer) => return Ok((connection, answer)),
-            Err(fault) if fault.is_unprocessed => {
-                trace.note(|step| *step = format!("asking once more: {}", fault.explanation));
-                trace.answer.tls = None;
+            Err(probe_error) if probe_error.is_unprocessed => {
+                timing
+                    .note(|step| *step = format!("asking once more: {}", probe_error.explanation));
+                timing.answer.tls = None;
             }
-            Err(fault) => return Err(fault),
+            Err(probe_error) => return Err(probe_error),
         }
         drop(connection);
-        let mut connection = self.open(hop, timeout, trace).await?;
-        let answer = self.ask(&mut connection, hop, trace).await?;
+        let mut connection = self.open(redirect, timeout, timing).await?;
+        let answer = self.ask(&mut connection, redirect, timing).await?;
         Ok((connection, answer))
     }
 
     async fn ask(
         &self,
         connection: &mut HttpConnection,
-        hop: &RedirectHop,
-        trace: &mut ProbeTiming<'_>,
+        redirect: &RedirectHop,
+        timing: &mut ProbeTiming<'_>,
     ) -> Result<Response<Incoming>, ProbeError> {
-        trace.enter(ProbeStage::Processing);
-        trace.meter = Some(Arc::clone(connection.meter()));
-        trace.answer.tls.clone_from(&connection.facts.seen);
-        let request = self.requests.request(hop, connection.is_http2())?;
-        trace.note(|step| {
-            let url = hop.target.shown();
+        timing.enter(ProbeStage::Processing);
+        timing.meter = Some(Arc::clone(connection.meter()));
+        timing.answer.tls.clone_from(&connection.facts.seen);
+        let request = self.requests.request(redirect, connection.is_http2())?;
+        timing.note(|step| {
+            let url = redirect.target.shown();
             *step = format!("sending {} {url}", request.method());
         });
         let answer = connection.send(request).await?;
-        trace.enter(ProbeStage::Transfer);
-        trace.answer.status = Some(answer.status().as_u16());
-        trace.answer.http_version = Some(version_of(answer.version()));
+        timing.enter(ProbeStage::Transfer);
+        timing.answer.status = Some(answer.status().as_u16());
+        timing.answer.http_version = Some(version_of(answer.version()));
         let text = |name: HeaderName| answer.headers().get(name)?.to_str().ok();
-        trace.answer.content_length =
+        timing.answer.content_length =
             text(header::CONTENT_LENGTH).and_then(|text| text.trim().parse().ok());
-        trace.answer.last_modified = text(header::LAST_MODIFIED)
+        timing.answer.last_modified = text(header::LAST_MODIFIED)
             .and_then(|text| httpdate::parse_http_date(text).ok())
             .and_then(|date| date.duration_since(std::time::UNIX_EPOCH).ok())
             .and_then(|since| i64::try_from(since.as_secs()).ok());
-        trace.note(|step| {
+        timing.note(|step| {
             let (status, version) = (answer.status(), answer.version());
             *step = format!("answer {status} over {version:?}, headers:");
             for name in answer.headers().keys() {
@@ -184,47 +184,47 @@ impl HttpProber {
     /// A new connection, up to the point where a request can be sent.
     async fn open(
         &self,
-        hop: &RedirectHop,
+        redirect: &RedirectHop,
         timeout: Duration,
-        trace: &mut ProbeTiming<'_>,
+        timing: &mut ProbeTiming<'_>,
     ) -> Result<HttpConnection, ProbeError> {
-        let target = &hop.target;
-        let question = &self.question;
-        let tcp = if let Some(proxy) = &question.proxy {
-            self.through(proxy, target, timeout, trace).await?
+        let target = &redirect.target;
+        let config = &self.config;
+        let tcp = if let Some(proxy) = &config.proxy {
+            self.through(proxy, target, timeout, timing).await?
         } else {
-            let addresses = self.addresses(target, timeout, trace).await?;
-            connect(&addresses, ProbeStage::Connect, trace).await?
+            let addresses = self.addresses(target, timeout, timing).await?;
+            connect(&addresses, ProbeStage::Connect, timing).await?
         };
         let (stream, seen, http2) = if target.is_https() {
-            let alpn = match question.http {
+            let alpn = match config.http {
                 HttpVersions::Auto => Alpn::Both,
                 HttpVersions::Http1 => Alpn::Http1,
                 HttpVersions::Http2 => Alpn::Http2,
             };
-            let tls = &question.connect.tls;
-            let config = self.shared.clients.client(tls, alpn)?;
-            let name = tls.server_name.clone().filter(|_| hop.home);
+            let tls = &config.connect.tls;
+            let client = self.shared.clients.client(tls, alpn)?;
+            let name = tls.server_name.clone().filter(|_| redirect.home);
             let name = name.unwrap_or_else(|| target.host());
-            let stream = handshake(config, &name, tcp, trace).await?;
+            let stream = handshake(client, &name, tcp, timing).await?;
             let seen = self.seen.look(&stream);
             let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            if question.http == HttpVersions::Http2 && !http2 {
-                trace.answer.tls = seen;
+            if config.http == HttpVersions::Http2 && !http2 {
+                timing.answer.tls = seen;
                 let text = "the target does not agree to speak HTTP/2";
                 return Err(ProbeError::bad(Reason::Version, text));
             }
             (HttpStream::tls(stream), seen, http2)
         } else {
-            let http2 = question.http == HttpVersions::Http2;
+            let http2 = config.http == HttpVersions::Http2;
             (HttpStream::plain(tcp), None, http2)
         };
-        trace.enter(ProbeStage::Processing);
-        let keep = question.connection == Reuse::KeepAlive;
+        timing.enter(ProbeStage::Processing);
+        let keep = config.connection == Reuse::KeepAlive;
         let facts = ConnectionFacts {
             seen,
-            ip: trace.answer.ip,
-            entrance: trace.answer.entrance,
+            ip: timing.answer.ip,
+            entrance: timing.answer.entrance,
             over_tls: target.is_https(),
             origin: keep.then(|| origin_of(target)),
         };
@@ -235,15 +235,15 @@ impl HttpProber {
         &self,
         target: &Target,
         timeout: Duration,
-        trace: &mut ProbeTiming<'_>,
+        timing: &mut ProbeTiming<'_>,
     ) -> Result<Addresses, ProbeError> {
-        let left = timeout.saturating_sub(trace.elapsed());
+        let left = timeout.saturating_sub(timing.elapsed());
         let (host, port) = (target.host(), target.port());
-        let choice = self.question.connect.ip;
+        let choice = self.config.connect.ip;
         let resolver = &self.shared.resolver;
         let stage = ProbeStage::Resolve;
         resolver
-            .addresses(&host, port, choice, left, stage, trace)
+            .addresses(&host, port, choice, left, stage, timing)
             .await
     }
 
@@ -253,23 +253,23 @@ impl HttpProber {
         proxy: &Target,
         target: &Target,
         timeout: Duration,
-        trace: &mut ProbeTiming<'_>,
+        timing: &mut ProbeTiming<'_>,
     ) -> Result<CountedTcp, ProbeError> {
-        if !self.question.proxy_resolves {
+        if !self.config.proxy_resolves {
             // The name is only looked up, to know that it can be: the proxy resolves for itself.
-            self.addresses(target, timeout, trace).await?;
+            self.addresses(target, timeout, timing).await?;
         }
-        let left = timeout.saturating_sub(trace.elapsed());
+        let left = timeout.saturating_sub(timing.elapsed());
         let resolver = &self.shared.resolver;
         let (host, port) = (proxy.host(), proxy.port());
         // Which addresses of the target to use says nothing about those of the proxy.
         let any = IpFamily::Any;
-        let addresses = resolver.addresses(&host, port, any, left, ProbeStage::Proxy, trace);
+        let addresses = resolver.addresses(&host, port, any, left, ProbeStage::Proxy, timing);
         let addresses = addresses.await.map_err(ProbeError::of_proxy)?;
-        let tcp = connect(&addresses, ProbeStage::Proxy, trace).await;
+        let tcp = connect(&addresses, ProbeStage::Proxy, timing).await;
         let tcp = tcp.map_err(ProbeError::of_proxy)?;
         if target.is_https() {
-            tunnel(tcp, target, trace).await
+            tunnel(tcp, target, timing).await
         } else {
             Ok(tcp)
         }
@@ -279,21 +279,21 @@ impl HttpProber {
         &self,
         mut connection: HttpConnection,
         answer: Response<Incoming>,
-        trace: &mut ProbeTiming<'_>,
+        timing: &mut ProbeTiming<'_>,
     ) -> Result<(), ProbeError> {
-        let limit = self.question.body_limit;
+        let limit = self.config.body_limit;
         let (parts, mut body) = answer.into_parts();
         let coding = parts.headers.get(header::CONTENT_ENCODING);
-        let coded = self.question.compression.filter(|c| is_coded(coding, *c));
+        let coded = self.config.compression.filter(|c| is_coded(coding, *c));
         let keep = self.expect.needs_body() || coded.is_some();
         let mut bytes = Vec::new();
         while let Some(frame) = connection.frame(&mut body).await {
             let Ok(data) = frame?.into_data() else {
                 continue;
             };
-            trace.answer.body_bytes += data.len() as u64;
-            trace.answer.unpacked_bytes = trace.answer.body_bytes;
-            if trace.answer.body_bytes > limit as u64 {
+            timing.answer.body_bytes += data.len() as u64;
+            timing.answer.unpacked_bytes = timing.answer.body_bytes;
+            if timing.answer.body_bytes > limit as u64 {
                 return Err(too_large(limit, "on the wire"));
             }
             if keep {
@@ -301,23 +301,23 @@ impl HttpProber {
             }
         }
         let over_tls = connection.facts.over_tls;
-        if self.question.connection == Reuse::KeepAlive {
+        if self.config.connection == Reuse::KeepAlive {
             self.idle.give_back(connection);
         }
-        let read = trace.answer.body_bytes;
-        trace.note(|step| *step = format!("read a body of {read} bytes"));
+        let read = timing.answer.body_bytes;
+        timing.note(|step| *step = format!("read a body of {read} bytes"));
         // What has no body, as the answer to HEAD, has nothing to unpack either.
         if let Some(compression) = coded.filter(|_| !bytes.is_empty()) {
             bytes = self.unpack(bytes, compression).await?;
-            trace.answer.unpacked_bytes = bytes.len() as u64;
+            timing.answer.unpacked_bytes = bytes.len() as u64;
         }
-        self.judge(ResponseHead { parts, over_tls }, bytes, trace)
+        self.judge(ResponseHead { parts, over_tls }, bytes, timing)
             .await
     }
 
     /// Always on a thread for such work: a few bytes may become megabytes.
     async fn unpack(&self, packed: Vec<u8>, how: Compression) -> Result<Vec<u8>, ProbeError> {
-        let limit = self.question.body_limit;
+        let limit = self.config.body_limit;
         off_thread(true, move || unpack(&packed, how, limit)).await?
     }
 
@@ -325,12 +325,12 @@ impl HttpProber {
         &self,
         head: ResponseHead,
         body: Vec<u8>,
-        trace: &mut ProbeTiming<'_>,
+        timing: &mut ProbeTiming<'_>,
     ) -> Result<(), ProbeError> {
         let expect = Arc::clone(&self.expect);
-        let tls = trace.answer.tls.clone();
-        trace.answer.limited = limited(&head.parts);
-        let duration = trace.elapsed();
+        let tls = timing.answer.tls.clone();
+        timing.answer.limited = limited(&head.parts);
+        let duration = timing.elapsed();
         let unix_now = clock::unix_seconds();
         let large = body.len() > JUDGE_ELSEWHERE;
         let judged = move || {
@@ -372,8 +372,8 @@ fn limited(head: &http::response::Parts) -> Option<Duration> {
 }
 
 /// Whether a kept connection was closed before anything of an answer came.
-fn is_dead(fault: &ProbeError, connection: &HttpConnection) -> bool {
-    fault.outcome == Outcome::Bad(Reason::Reset) && !connection.was_heard()
+fn is_dead(probe_error: &ProbeError, connection: &HttpConnection) -> bool {
+    probe_error.outcome == Outcome::Failure(Reason::Reset) && !connection.was_heard()
 }
 
 /// Runs work here, or on a thread for long work.
@@ -385,7 +385,7 @@ async fn off_thread<T: Send + 'static>(
         return Ok(work());
     }
     let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|_| ProbeError::void(VoidReason::Shutdown, "the evaluation was stopped"))
+    done.map_err(|_| ProbeError::unknown(UnknownReason::Shutdown, "the evaluation was stopped"))
 }
 
 fn version_of(version: Version) -> HttpVersion {

@@ -66,17 +66,17 @@ enum ProberKind {
 
 impl Prober {
     /// Never fails: a file that cannot be read makes soundings void, and may be there for the next one.
-    pub fn new(shared: &Arc<ProberContext>, target: Target, question: ProbeKind) -> Self {
-        let kind = match question {
-            ProbeKind::Http(question) => ProberKind::Http(Box::new(http::HttpProber::new(
+    pub fn new(shared: &Arc<ProberContext>, target: Target, kind: ProbeKind) -> Self {
+        let kind = match kind {
+            ProbeKind::Http(kind) => ProberKind::Http(Box::new(http::HttpProber::new(
                 Arc::clone(shared),
                 target,
-                *question,
+                *kind,
             ))),
-            ProbeKind::Tcp(question) => ProberKind::Tcp(Box::new(tcp::TcpProber::new(
+            ProbeKind::Tcp(kind) => ProberKind::Tcp(Box::new(tcp::TcpProber::new(
                 Arc::clone(shared),
                 target,
-                *question,
+                *kind,
             ))),
         };
         Self {
@@ -92,32 +92,32 @@ impl Prober {
         timeout: Duration,
         transcript: Option<&mut Transcript>,
     ) -> ProbeResult {
-        let mut trace = ProbeTiming::start(self.shared.clock, transcript);
-        let started = trace.started();
+        let mut timing = ProbeTiming::start(self.shared.clock, transcript);
+        let started = timing.started();
         let asked = async {
             match &self.kind {
-                ProberKind::Http(http) => http.sound(timeout, &mut trace).await,
-                ProberKind::Tcp(tcp) => tcp.sound(timeout, &mut trace).await,
+                ProberKind::Http(http) => http.sound(timeout, &mut timing).await,
+                ProberKind::Tcp(tcp) => tcp.sound(timeout, &mut timing).await,
             }
         };
         let ended = tokio::time::timeout(timeout, asked).await;
         let ended = ended.unwrap_or_else(|_| {
-            let instead = trace.instead();
+            let instead = timing.instead();
             Err(ProbeError::timeout(
-                trace.stage(),
+                timing.stage(),
                 timeout,
                 instead.as_deref(),
             ))
         });
-        let (finished, phases) = trace.finish();
-        trace.answer.reached |= trace.was_heard();
+        let (finished, phases) = timing.finish();
+        timing.answer.reached |= timing.was_heard();
         let (outcome, explanation) = match ended {
-            Ok(()) => (Outcome::Good, None),
-            Err(fault) => {
-                trace.answer.reached |= fault.is_of_other_side;
-                trace.answer.unanswered = fault.is_unanswered;
-                trace.note(|step| step.clone_from(&fault.explanation));
-                (fault.outcome, Some(fault.explanation.into()))
+            Ok(()) => (Outcome::Success, None),
+            Err(probe_error) => {
+                timing.answer.reached |= probe_error.is_of_other_side;
+                timing.answer.unanswered = probe_error.is_unanswered;
+                timing.note(|step| step.clone_from(&probe_error.explanation));
+                (probe_error.outcome, Some(probe_error.explanation.into()))
             }
         };
         ProbeResult {
@@ -126,7 +126,7 @@ impl Prober {
             finished,
             outcome,
             phases,
-            answer: trace.answer,
+            answer: timing.answer,
             explanation,
         }
     }

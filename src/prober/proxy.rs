@@ -19,9 +19,9 @@ const SHOWN: usize = 60;
 pub(super) async fn tunnel(
     mut tcp: CountedTcp,
     target: &Target,
-    trace: &mut ProbeTiming<'_>,
+    timing: &mut ProbeTiming<'_>,
 ) -> Result<CountedTcp, ProbeError> {
-    trace.enter(ProbeStage::Proxy);
+    timing.enter(ProbeStage::Proxy);
     let host = target.url().host_str().unwrap_or("");
     let authority = format!("{host}:{}", target.port());
     let refused = |why: &str| {
@@ -63,7 +63,7 @@ pub(super) async fn tunnel(
         // In TLS it is our turn to speak.
         return Err(refused("it sends data before the target can"));
     }
-    trace.note(|step| *step = format!("the proxy gives a tunnel to {authority}"));
+    timing.note(|step| *step = format!("the proxy gives a tunnel to {authority}"));
     Ok(tcp)
 }
 
@@ -110,15 +110,18 @@ mod tests {
         let (client, server) = tokio::join!(client, listener.accept());
         let (mut server, _) = server.unwrap();
         let target = Target::parse("https://[::1]:444/path?secret", "http").unwrap();
-        let mut trace = ProbeTiming::start(clock::now, None);
+        let mut timing = ProbeTiming::start(clock::now, None);
         server.write_all(answer).await.unwrap();
         server.shutdown().await.unwrap();
-        let got = tunnel(CountedTcp::new(client.unwrap()), &target, &mut trace).await;
+        let got = tunnel(CountedTcp::new(client.unwrap()), &target, &mut timing).await;
         let shown = String::from_utf8_lossy(answer);
         match (got, expected) {
             (Ok(_), Ok(())) => {}
-            (Err(fault), Err(text)) => {
-                assert!(fault.explanation.contains(text), "{shown}: {fault:?}");
+            (Err(probe_error), Err(text)) => {
+                assert!(
+                    probe_error.explanation.contains(text),
+                    "{shown}: {probe_error:?}"
+                );
             }
             (got, expected) => panic!("{shown}: {got:?} in place of {expected:?}"),
         }

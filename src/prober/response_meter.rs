@@ -81,7 +81,7 @@ impl ResponseMeter {
     }
 
     /// The failure, when a bound was met.
-    pub(super) fn fault(&self) -> Option<ProbeError> {
+    pub(super) fn probe_error(&self) -> Option<ProbeError> {
         let excess = self.excess.load(Ordering::Relaxed);
         let text = if excess == ExceededLimit::Interim as u8 {
             format!(
@@ -332,7 +332,7 @@ mod tests {
                 let start: String = text.chars().take(60).collect();
                 let all = taken(&mut watch, &meter, text.as_bytes(), piece) == text.len();
                 assert_eq!(all, whole, "{piece} {start:?}");
-                assert_eq!(meter.fault().is_none(), whole, "{piece} {start:?}");
+                assert_eq!(meter.probe_error().is_none(), whole, "{piece} {start:?}");
                 // The next request begins anew.
                 meter.request();
                 let next = early.repeat(MAX_INTERIM);
@@ -397,7 +397,7 @@ mod tests {
         }
         assert!(below.came(BELOW_LIMIT, &meter).is_ok());
         assert!(below.came(1, &meter).is_err());
-        assert!(meter.was_read() && meter.fault().is_some());
+        assert!(meter.was_read() && meter.probe_error().is_some());
         meter.request();
         assert!(!meter.was_heard() && !meter.was_read());
     }

@@ -36,20 +36,16 @@ const SHOWN: usize = 100;
 pub(super) struct TcpProber {
     shared: Arc<ProberContext>,
     target: Target,
-    question: TcpProbeConfig,
+    config: TcpProbeConfig,
     seen: CertificateCache,
 }
 
 impl TcpProber {
-    pub(super) fn new(
-        shared: Arc<ProberContext>,
-        target: Target,
-        question: TcpProbeConfig,
-    ) -> Self {
+    pub(super) fn new(shared: Arc<ProberContext>, target: Target, config: TcpProbeConfig) -> Self {
         Self {
             shared,
             target,
-            question,
+            config,
             seen: CertificateCache::default(),
         }
     }
@@ -58,50 +54,50 @@ impl TcpProber {
     pub(super) async fn sound(
         &self,
         timeout: Duration,
-        trace: &mut ProbeTiming<'_>,
+        timing: &mut ProbeTiming<'_>,
     ) -> Result<(), ProbeError> {
-        let choice = self.question.connect.ip;
+        let choice = self.config.connect.ip;
         let (host, port) = (self.target.host(), self.target.port());
-        let left = timeout.saturating_sub(trace.elapsed());
+        let left = timeout.saturating_sub(timing.elapsed());
         let resolver = &self.shared.resolver;
-        let addresses = resolver.addresses(&host, port, choice, left, ProbeStage::Resolve, trace);
-        let tcp = connect(&addresses.await?, ProbeStage::Connect, trace).await?;
+        let addresses = resolver.addresses(&host, port, choice, left, ProbeStage::Resolve, timing);
+        let tcp = connect(&addresses.await?, ProbeStage::Connect, timing).await?;
         let mut stream = HttpStream::plain(tcp);
-        if self.question.tls {
-            stream = self.start_tls(stream, trace).await?;
+        if self.config.tls {
+            stream = self.start_tls(stream, timing).await?;
         }
-        trace.enter(ProbeStage::Dialogue);
-        self.talk(stream, trace).await?;
-        trace.enter(ProbeStage::Transfer);
-        self.judge(trace)
+        timing.enter(ProbeStage::Dialogue);
+        self.talk(stream, timing).await?;
+        timing.enter(ProbeStage::Transfer);
+        self.judge(timing)
     }
 
     async fn start_tls(
         &self,
         stream: HttpStream,
-        trace: &mut ProbeTiming<'_>,
+        timing: &mut ProbeTiming<'_>,
     ) -> Result<HttpStream, ProbeError> {
         let twice = || ProbeError::bad(Reason::Dialogue, "TLS cannot start twice");
         let tcp = stream.into_plain().ok_or_else(twice)?;
-        let tls = &self.question.connect.tls;
+        let tls = &self.config.connect.tls;
         let config = self.shared.clients.client(tls, Alpn::None)?;
         let name = tls
             .server_name
             .clone()
             .unwrap_or_else(|| self.target.host());
-        let stream = handshake(config, &name, tcp, trace).await?;
-        trace.answer.tls = self.seen.look(&stream);
+        let stream = handshake(config, &name, tcp, timing).await?;
+        timing.answer.tls = self.seen.look(&stream);
         Ok(HttpStream::tls(stream))
     }
 
     async fn talk(
         &self,
         mut stream: HttpStream,
-        trace: &mut ProbeTiming<'_>,
+        timing: &mut ProbeTiming<'_>,
     ) -> Result<(), ProbeError> {
         let mut lines = LineReader::default();
         let mut groups: Vec<(String, Vec<u8>)> = Vec::new();
-        for step in &self.question.dialogue {
+        for step in &self.config.dialogue {
             match step {
                 TcpStep::Send(text) => {
                     let bytes = filled_in(text, &groups);
@@ -112,13 +108,13 @@ impl TcpProber {
                     sent.await.map_err(|error| {
                         ProbeError::broken(&error, Reason::Request, "cannot send")
                     })?;
-                    trace.note(|step| *step = format!("sent {} bytes", bytes.len()));
+                    timing.note(|step| *step = format!("sent {} bytes", bytes.len()));
                 }
                 TcpStep::Expect(pattern) => {
                     groups = loop {
-                        let line = lines.next(&mut stream, trace).await?;
+                        let line = lines.next(&mut stream, timing).await?;
                         if let Some(found) = pattern.captures(&line) {
-                            trace.note(|step| *step = format!("{pattern} matches a line"));
+                            timing.note(|step| *step = format!("{pattern} matches a line"));
                             break named(pattern, &found);
                         }
                         let pattern = cut(pattern.as_str(), SHOWN);
@@ -126,10 +122,10 @@ impl TcpProber {
                             "no line matches {pattern}; the last one is {}",
                             shown(&line)
                         );
-                        trace.note(|step| step.clone_from(&text));
-                        trace.instead = Some(text);
+                        timing.note(|step| step.clone_from(&text));
+                        timing.instead = Some(text);
                     };
-                    trace.instead = None;
+                    timing.instead = None;
                 }
                 TcpStep::StartTls => {
                     if !lines.rest.is_empty() {
@@ -138,18 +134,18 @@ impl TcpProber {
                             "the target sent data before TLS could start",
                         ));
                     }
-                    stream = self.start_tls(stream, trace).await?;
-                    trace.enter(ProbeStage::Dialogue);
+                    stream = self.start_tls(stream, timing).await?;
+                    timing.enter(ProbeStage::Dialogue);
                 }
             }
         }
         Ok(())
     }
 
-    fn judge(&self, trace: &ProbeTiming<'_>) -> Result<(), ProbeError> {
-        if let Some(least) = self.question.certificate_valid_for {
+    fn judge(&self, timing: &ProbeTiming<'_>) -> Result<(), ProbeError> {
+        if let Some(least) = self.config.certificate_valid_for {
             let bad = |text: String| ProbeError::bad(Reason::Certificate, text);
-            let Some(tls) = &trace.answer.tls else {
+            let Some(tls) = &timing.answer.tls else {
                 return Err(bad("there is no certificate: no TLS was spoken".into()));
             };
             let left = tls.earliest_expiry as f64 - clock::unix_seconds();
@@ -160,9 +156,9 @@ impl TcpProber {
                 )));
             }
         }
-        match self.question.max_latency {
-            Some(most) if trace.elapsed() > most => {
-                let text = format!("took {:?}, at most {most:?} is good", trace.elapsed());
+        match self.config.max_latency {
+            Some(most) if timing.elapsed() > most => {
+                let text = format!("took {:?}, at most {most:?} is good", timing.elapsed());
                 Err(ProbeError::bad(Reason::TooSlow, text))
             }
             Some(_) | None => Ok(()),
@@ -185,7 +181,7 @@ impl LineReader {
     async fn next(
         &mut self,
         stream: &mut HttpStream,
-        trace: &mut ProbeTiming<'_>,
+        timing: &mut ProbeTiming<'_>,
     ) -> Result<Vec<u8>, ProbeError> {
         loop {
             let unsearched = self.rest.get(self.searched..).unwrap_or(&[]);
@@ -217,11 +213,11 @@ impl LineReader {
                 ProbeError::broken(&error, Reason::Dialogue, "cannot read the answer")
             })?;
             self.read += read;
-            trace.answer.body_bytes = self.read as u64;
-            trace.answer.unpacked_bytes = self.read as u64;
+            timing.answer.body_bytes = self.read as u64;
+            timing.answer.unpacked_bytes = self.read as u64;
             if read == 0 {
                 if self.rest.is_empty() {
-                    let instead = trace.instead.take();
+                    let instead = timing.instead.take();
                     let text = "the target closed the connection without the expected line";
                     return Err(ProbeError::bad(
                         Reason::Dialogue,

@@ -73,7 +73,7 @@ impl<'a> ProbeTiming<'a> {
     }
 
     /// A redirect is followed: what was seen of its answer is not what is told of the last hop.
-    pub(super) fn next_hop(&mut self) {
+    pub(super) fn next_redirect(&mut self) {
         self.answer = ResponseFacts {
             redirects: self.answer.redirects.saturating_add(1),
             resolved: self.answer.resolved,
@@ -206,38 +206,38 @@ mod tests {
 
     #[test]
     fn each_moment_belongs_to_one_phase() {
-        let mut trace = ProbeTiming::start(now, None);
+        let mut timing = ProbeTiming::start(now, None);
         wait(1);
         // What was prepared before the first stage is a part of it.
-        trace.enter(ProbeStage::Resolve);
+        timing.enter(ProbeStage::Resolve);
         wait(2);
-        trace.enter(ProbeStage::Connect);
+        timing.enter(ProbeStage::Connect);
         wait(4);
-        trace.enter(ProbeStage::Proxy);
+        timing.enter(ProbeStage::Proxy);
         wait(8);
-        trace.enter(ProbeStage::Tls);
+        timing.enter(ProbeStage::Tls);
         wait(16);
-        trace.enter(ProbeStage::Processing);
+        timing.enter(ProbeStage::Processing);
         wait(32);
-        trace.enter(ProbeStage::Transfer);
+        timing.enter(ProbeStage::Transfer);
         wait(64);
         // A second hop adds to the first.
-        trace.enter(ProbeStage::Connect);
+        timing.enter(ProbeStage::Connect);
         wait(128);
-        trace.enter(ProbeStage::Dialogue);
+        timing.enter(ProbeStage::Dialogue);
         wait(256);
-        let (finished, phases) = trace.finish();
-        let spans = phases.named().map(|(_, span)| span.as_millis());
-        assert_eq!(spans, [3, 4 + 8 + 128, 16, 32 + 256, 64]);
-        assert_eq!(phases.total(), finished.since(trace.started()));
+        let (finished, phases) = timing.finish();
+        let long_windows = phases.named().map(|(_, span)| span.as_millis());
+        assert_eq!(long_windows, [3, 4 + 8 + 128, 16, 32 + 256, 64]);
+        assert_eq!(phases.total(), finished.since(timing.started()));
     }
 
     #[test]
     fn a_sounding_that_ends_at_once_has_its_time_too() {
-        let mut trace = ProbeTiming::start(now, None);
+        let mut timing = ProbeTiming::start(now, None);
         wait(5);
-        let (finished, phases) = trace.finish();
-        assert_eq!(phases.total(), finished.since(trace.started()));
+        let (finished, phases) = timing.finish();
+        assert_eq!(phases.total(), finished.since(timing.started()));
         assert_eq!(phases.total(), Duration::from_millis(5));
     }
 

@@ -23,7 +23,7 @@ use super::files::{FILE_LIMIT, FileStamp, read_bounded};
 use super::stream::CountedTcp;
 use super::timing::{ProbeStage, ProbeTiming, cut};
 use crate::config::settings::TlsConfig;
-use crate::core::probe_result::{Outcome, Reason, TlsInfo, VoidReason};
+use crate::core::probe_result::{Outcome, Reason, TlsInfo, UnknownReason};
 
 /// Distinct TLS settings that are kept. A configuration with more makes clients anew, which is slow and works.
 const MAX_CLIENTS: usize = 1024;
@@ -111,7 +111,7 @@ fn build(tls: &TlsConfig, alpn: Alpn) -> Result<ClientConfig, ProbeError> {
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(versions)
         .map_err(|error| {
-            ProbeError::void(VoidReason::File, format!("cannot set up TLS: {error}"))
+            ProbeError::unknown(UnknownReason::File, format!("cannot set up TLS: {error}"))
         })?;
     let builder = if tls.insecure_skip_verify {
         builder
@@ -130,8 +130,8 @@ fn build(tls: &TlsConfig, alpn: Alpn) -> Result<ClientConfig, ProbeError> {
             let chain = certificates_in(certificate)?;
             let key_bytes = read_bounded(key, FILE_LIMIT)?;
             let private = PrivateKeyDer::from_pem_slice(&key_bytes).map_err(|_| {
-                ProbeError::void(
-                    VoidReason::File,
+                ProbeError::unknown(
+                    UnknownReason::File,
                     format!("{} holds no private key in PEM", key.display()),
                 )
             })?;
@@ -139,8 +139,8 @@ fn build(tls: &TlsConfig, alpn: Alpn) -> Result<ClientConfig, ProbeError> {
                 .with_client_auth_cert(chain, private)
                 .map_err(|error| {
                     let pair = format!("{} and {}", certificate.display(), key.display());
-                    ProbeError::void(
-                        VoidReason::File,
+                    ProbeError::unknown(
+                        UnknownReason::File,
                         format!("cannot use {pair} together: {error}"),
                     )
                 })?
@@ -163,8 +163,8 @@ fn certificates_in(file: &Path) -> Result<Vec<CertificateDer<'static>>, ProbeErr
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
     match found {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        Ok(_) | Err(_) => Err(ProbeError::void(
-            VoidReason::File,
+        Ok(_) | Err(_) => Err(ProbeError::unknown(
+            UnknownReason::File,
             format!("{} holds no certificates in PEM", file.display()),
         )),
     }
@@ -174,8 +174,8 @@ fn roots_in(file: &Path) -> Result<RootCertStore, ProbeError> {
     let mut roots = RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(certificates_in(file)?);
     if added == 0 {
-        return Err(ProbeError::void(
-            VoidReason::File,
+        return Err(ProbeError::unknown(
+            UnknownReason::File,
             format!("{} holds no usable authority", file.display()),
         ));
     }
@@ -192,7 +192,7 @@ fn system_roots() -> Result<Arc<RootCertStore>, ProbeError> {
     });
     if roots.is_empty() {
         let text = "the system has no certificate authorities; install ca-certificates, or set tls.ca_file";
-        return Err(ProbeError::void(VoidReason::File, text));
+        return Err(ProbeError::unknown(UnknownReason::File, text));
     }
     Ok(Arc::clone(roots))
 }
@@ -202,9 +202,9 @@ pub(super) async fn handshake(
     config: Arc<ClientConfig>,
     name: &str,
     stream: CountedTcp,
-    trace: &mut ProbeTiming<'_>,
+    timing: &mut ProbeTiming<'_>,
 ) -> Result<TlsStream<CountedTcp>, ProbeError> {
-    trace.enter(ProbeStage::Tls);
+    timing.enter(ProbeStage::Tls);
     stream.meter().request();
     let meter = Arc::clone(stream.meter());
     let server = ServerName::try_from(name.to_owned()).map_err(|_| {
@@ -214,12 +214,16 @@ pub(super) async fn handshake(
         )
     })?;
     let done = TlsConnector::from(config).connect(server, stream).await;
-    let stream = done.map_err(|error| meter.fault().unwrap_or_else(|| fault_of(&error)))?;
-    trace.note(|step| *step = format!("TLS with {name} stands"));
+    let stream = done.map_err(|error| {
+        meter
+            .probe_error()
+            .unwrap_or_else(|| probe_error_of(&error))
+    })?;
+    timing.note(|step| *step = format!("TLS with {name} stands"));
     Ok(stream)
 }
 
-fn fault_of(error: &std::io::Error) -> ProbeError {
+fn probe_error_of(error: &std::io::Error) -> ProbeError {
     match tls_error(error) {
         Some(rustls::Error::InvalidCertificate(why)) => ProbeError::bad(
             Reason::Certificate,
@@ -235,14 +239,14 @@ fn fault_of(error: &std::io::Error) -> ProbeError {
             ProbeError::bad(Reason::Tls, format!("the TLS handshake failed: {other}")).reached()
         }
         None => {
-            let fault = ProbeError::broken(error, Reason::Tls, "the TLS handshake failed");
-            match fault.outcome {
+            let probe_error = ProbeError::broken(error, Reason::Tls, "the TLS handshake failed");
+            match probe_error.outcome {
                 // However the connection broke, it was the handshake that did not come about.
-                Outcome::Bad(_) => ProbeError {
-                    outcome: Outcome::Bad(Reason::Tls),
-                    ..fault
+                Outcome::Failure(_) => ProbeError {
+                    outcome: Outcome::Failure(Reason::Tls),
+                    ..probe_error
                 },
-                Outcome::Good | Outcome::Void(_) => fault,
+                Outcome::Success | Outcome::Unknown(_) => probe_error,
             }
         }
     }

@@ -35,15 +35,15 @@ impl OrderRefused {
 /// brought back what is installed, also if it was deployed again since, as by a pipeline after the commit was reverted: a
 /// second person, who has not heard of that rollback, must not go back twice.
 pub fn check(
-    facts: &ReleaseState,
+    release_state: &ReleaseState,
     bad: Revision,
     target: Option<Revision>,
     undone: &BTreeMap<Revision, Revision>,
     name: &str,
 ) -> Result<(), OrderRefused> {
-    let choice = choice(facts, bad);
+    let choice = choice(release_state, bad);
     let Some(target) = target else {
-        let Some(brought_back) = brought_back(facts, bad) else {
+        let Some(brought_back) = brought_back(release_state, bad) else {
             return Ok(());
         };
         let made = brought_back.revision;
@@ -66,13 +66,17 @@ pub fn check(
             "revision {bad} is the one that is installed; {choice}"
         )));
     }
-    if !facts.revisions.iter().any(|one| one.revision == target) {
+    if !release_state
+        .revisions
+        .iter()
+        .any(|one| one.revision == target)
+    {
         return Err(OrderRefused::Unknown(format!(
             "{name} has no revision {target}; {choice}"
         )));
     }
-    let digest = digest_of(facts, target);
-    if digest.is_some() && digest == digest_of(facts, bad) {
+    let digest = digest_of(release_state, target);
+    if digest.is_some() && digest == digest_of(release_state, bad) {
         return Err(OrderRefused::Conflict(format!(
             "revision {bad} has the contents of revision {target} already; {choice}"
         )));
@@ -82,13 +86,15 @@ pub fn check(
 
 /// The newest revision made by a rollback among `bad` and those right before it that have its contents. What failed in
 /// between has never served.
-fn brought_back(facts: &ReleaseState, bad: Revision) -> Option<&StoredRevision> {
-    let installed = digest_of(facts, bad);
-    let records = facts.revisions.iter().rev();
+fn brought_back(release_state: &ReleaseState, bad: Revision) -> Option<&StoredRevision> {
+    let installed = digest_of(release_state, bad);
+    let records = release_state.revisions.iter().rev();
     for record in records.filter(|record| record.revision <= bad) {
         let is_same = record.digest.is_some() && record.digest.as_ref() == installed;
         let is_same = is_same || record.revision == bad;
-        if is_same && (facts.ours.contains(&record.revision) || record.rolled_back_to().is_some()) {
+        if is_same
+            && (release_state.ours.contains(&record.revision) || record.rolled_back_to().is_some())
+        {
             return Some(record);
         }
         if !is_same && record.status != RevisionStatus::Failed {
@@ -99,16 +105,16 @@ fn brought_back(facts: &ReleaseState, bad: Revision) -> Option<&StoredRevision> 
 }
 
 /// The revisions that a person can name, in words; of a long history the newest alone.
-pub fn choice(facts: &ReleaseState, bad: Revision) -> String {
-    let installed = digest_of(facts, bad);
-    let mut named: Vec<String> = facts
+pub fn choice(release_state: &ReleaseState, bad: Revision) -> String {
+    let installed = digest_of(release_state, bad);
+    let mut named: Vec<String> = release_state
         .revisions
         .iter()
         .rev()
         .filter(|record| record.revision < bad && record.status != RevisionStatus::Uninstalled)
         .filter(|record| record.digest.is_none() || record.digest.as_ref() != installed)
         .filter(|record| {
-            let mut unreadable = facts.unreadable.iter();
+            let mut unreadable = release_state.unreadable.iter();
             !unreadable.any(|(revision, _)| *revision == record.revision)
         })
         .map(|record| record.revision.to_string())
@@ -126,8 +132,8 @@ pub fn choice(facts: &ReleaseState, bad: Revision) -> String {
     format!("it can go back to: {}{older}", named.join(", "))
 }
 
-fn digest_of(facts: &ReleaseState, revision: Revision) -> Option<&ContentDigest> {
-    let mut all = facts.revisions.iter();
+fn digest_of(release_state: &ReleaseState, revision: Revision) -> Option<&ContentDigest> {
+    let mut all = release_state.revisions.iter();
     all.find(|record| record.revision == revision)?
         .digest
         .as_ref()
@@ -139,7 +145,7 @@ mod tests {
     use crate::core::revision_ledger::StoredRevision;
 
     /// Revisions with these contents, numbered from 1 on; what is empty was not read.
-    fn facts(contents: &[&str]) -> ReleaseState {
+    fn release_state(contents: &[&str]) -> ReleaseState {
         let revisions = contents
             .iter()
             .zip(1..)
@@ -158,82 +164,95 @@ mod tests {
         }
     }
 
-    fn refused(facts: &ReleaseState, target: Option<u32>) -> Option<OrderRefused> {
-        let bad = facts
+    fn refused(release_state: &ReleaseState, target: Option<u32>) -> Option<OrderRefused> {
+        let bad = release_state
             .newest()
             .map(|record| record.revision)
             .unwrap_or_default();
         let target = target.map(Revision);
         let undone = BTreeMap::from([(Revision(3), Revision(2))]);
-        check(facts, bad, target, &undone, "shop/web").err()
+        check(release_state, bad, target, &undone, "shop/web").err()
     }
 
     /// Who names no revision, and has not heard of the rollback, must not go back twice.
     #[test]
     fn what_a_rollback_brought_back_is_not_gone_back_from_without_a_name() {
-        let why =
-            |facts: &ReleaseState| refused(facts, None).map(|refused| refused.why().to_owned());
+        let why = |release_state: &ReleaseState| {
+            refused(release_state, None).map(|refused| refused.why().to_owned())
+        };
         let further = "to go back further, name the revision: it can go back to";
         // The commit was reverted, and the pipeline deploys the old contents once more, and again.
         for contents in [&["a", "b", "a", "a"][..], &["a", "b", "a", "a", "a"]] {
-            let mut facts = facts(contents);
+            let mut release_state = release_state(contents);
             let newest = contents.len();
-            assert_eq!(why(&facts), None);
-            facts.ours.push(Revision(3));
+            assert_eq!(why(&release_state), None);
+            release_state.ours.push(Revision(3));
             let expected = format!(
                 "revision {newest} has the contents of revision 3, which is what the rollback of revision 2 made; {further}: 2"
             );
-            assert_eq!(why(&facts).unwrap(), expected);
-            assert_eq!(refused(&facts, Some(2)), None);
+            assert_eq!(why(&release_state).unwrap(), expected);
+            assert_eq!(refused(&release_state, Some(2)), None);
         }
         // A helm that a person called by hand, and an upgrade that failed since.
-        let mut facts = facts(&["z", "a", "b", "a", "c", "a"]);
-        facts.revisions[3].description = "Rollback to 2".into();
-        assert_eq!(why(&facts), None, "revision 5 has served in between");
-        facts.revisions[4].status = RevisionStatus::Failed;
+        let mut release_state = release_state(&["z", "a", "b", "a", "c", "a"]);
+        release_state.revisions[3].description = "Rollback to 2".into();
+        assert_eq!(
+            why(&release_state),
+            None,
+            "revision 5 has served in between"
+        );
+        release_state.revisions[4].status = RevisionStatus::Failed;
         let expected = format!(
             "revision 6 has the contents of revision 4, which is what a rollback to revision 2 made; {further}: 1, 3, 5"
         );
-        assert_eq!(why(&facts).unwrap(), expected);
-        facts.revisions.truncate(4);
+        assert_eq!(why(&release_state).unwrap(), expected);
+        release_state.revisions.truncate(4);
         let expected = format!("revision 4 is what a rollback to revision 2 made; {further}: 1, 3");
-        assert_eq!(why(&facts).unwrap(), expected);
+        assert_eq!(why(&release_state).unwrap(), expected);
         // What cannot be read is not taken for the same.
-        let mut unread = self::facts(&["a", "b", "", "a"]);
+        let mut unread = self::release_state(&["a", "b", "", "a"]);
         unread.ours.push(Revision(3));
         assert_eq!(why(&unread), None);
     }
 
     #[test]
     fn what_a_person_cannot_have_is_refused_with_what_they_can() {
-        let mut facts = facts(&["a", "b", "", "d", "b"]);
-        facts.unreadable.push((Revision(4), "it is cut off".into()));
+        let mut release_state = release_state(&["a", "b", "", "d", "b"]);
+        release_state
+            .unreadable
+            .push((Revision(4), "it is cut off".into()));
         let can = "it can go back to: 1, 3";
-        assert_eq!(refused(&facts, None), None);
-        assert_eq!(refused(&facts, Some(1)), None);
+        assert_eq!(refused(&release_state, None), None);
+        assert_eq!(refused(&release_state, Some(1)), None);
         // Whatever is known of it: the look at its record says more.
-        assert_eq!(refused(&facts, Some(3)), None);
-        assert_eq!(refused(&facts, Some(4)), None);
+        assert_eq!(refused(&release_state, Some(3)), None);
+        assert_eq!(refused(&release_state, Some(4)), None);
         for unknown in [0, 6, u32::MAX] {
             let why = format!("shop/web has no revision {unknown}; {can}");
             assert_eq!(
-                refused(&facts, Some(unknown)),
+                refused(&release_state, Some(unknown)),
                 Some(OrderRefused::Unknown(why))
             );
         }
         let installed = format!("revision 5 is the one that is installed; {can}");
         assert_eq!(
-            refused(&facts, Some(5)),
+            refused(&release_state, Some(5)),
             Some(OrderRefused::Conflict(installed))
         );
         let same = format!("revision 5 has the contents of revision 2 already; {can}");
-        assert_eq!(refused(&facts, Some(2)), Some(OrderRefused::Conflict(same)));
-        facts.ours.push(Revision(5));
+        assert_eq!(
+            refused(&release_state, Some(2)),
+            Some(OrderRefused::Conflict(same))
+        );
+        release_state.ours.push(Revision(5));
         let ours = format!(
             "revision 5 is what a rollback made; to go back further, name the revision: {can}"
         );
-        assert_eq!(refused(&facts, None), Some(OrderRefused::Conflict(ours)));
-        assert_eq!(refused(&facts, Some(1)), None);
+        assert_eq!(
+            refused(&release_state, None),
+            Some(OrderRefused::Conflict(ours))
+        );
+        assert_eq!(refused(&release_state, Some(1)), None);
     }
 
     #[test]
@@ -241,10 +260,10 @@ mod tests {
         let all: Vec<String> = (0..30).map(|number| number.to_string()).collect();
         let all: Vec<&str> = all.iter().map(String::as_str).collect();
         assert_eq!(
-            choice(&facts(&all), Revision(30)),
+            choice(&release_state(&all), Revision(30)),
             "it can go back to: 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, or one of 19 older ones"
         );
-        let only = choice(&facts(&["a"]), Revision(1));
+        let only = choice(&release_state(&["a"]), Revision(1));
         assert_eq!(only, "there is no revision that it can go back to");
     }
 }

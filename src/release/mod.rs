@@ -44,7 +44,7 @@ pub struct ReleaseState {
     /// Its pods, of all revisions.
     pub pods: Vec<ReleasePod>,
     /// The revision whose rollout is complete, if the newest one's is.
-    pub settled: Option<Revision>,
+    pub complete: Option<Revision>,
     /// Paused, or scaled to zero.
     pub held: bool,
     /// The old pods stop before the new ones start.
@@ -235,7 +235,7 @@ pub struct RollbackPlan {
     /// Whoever acts has a higher number than all who acted before; it is written to what is made.
     pub fence: u64,
     /// Only to learn what would be in the way: nothing is waited for.
-    pub is_rehearsal: bool,
+    pub is_dry_run: bool,
 }
 
 /// What became of a rollback.
@@ -382,7 +382,7 @@ pub trait Engine: Send + Sync {
     fn stored(self: Arc<Self>, revision: Revision) -> EngineFuture<Option<StoredRevision>>;
 
     /// Collects what the surroundings of a bad revision are like; `None` where there are none.
-    fn witness(
+    fn evidence_collector(
         self: Arc<Self>,
         _facts: Arc<ReleaseState>,
         _bad: Revision,
@@ -421,7 +421,7 @@ pub struct ReleaseEvent {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ObservedState {
     /// What was last known.
-    pub facts: Arc<ReleaseState>,
+    pub release_state: Arc<ReleaseState>,
     /// Why nothing newer is known; `None` when all is well.
     pub trouble: Option<String>,
     /// Watches that failed since the start.
@@ -434,19 +434,19 @@ pub struct ObservedState {
 /// When there is none.
 pub fn plan(
     bad: Revision,
-    facts: &ReleaseState,
+    release_state: &ReleaseState,
     ledger: &RevisionLedger,
     serving: Option<Revision>,
     reason: &str,
 ) -> Result<RollbackPlan, RollbackError> {
-    let choice = revision_ledger::choose(bad, &facts.revisions, ledger, serving)?;
+    let choice = revision_ledger::choose(bad, &release_state.revisions, ledger, serving)?;
     Ok(RollbackPlan {
         bad,
         target: choice.target,
         digest: choice.digest,
         reason: reason.to_owned(),
         fence: 0,
-        is_rehearsal: false,
+        is_dry_run: false,
     })
 }
 
@@ -464,14 +464,14 @@ const MAX_READ_BACK: usize = 50;
 pub async fn read_back(
     engine: Arc<dyn Engine>,
     bad: Revision,
-    facts: &ReleaseState,
+    release_state: &ReleaseState,
 ) -> Result<ReleaseState, RollbackError> {
-    let mut facts = facts.clone();
-    let mut all = facts.revisions.iter();
+    let mut release_state = release_state.clone();
+    let mut all = release_state.revisions.iter();
     let of_bad = all.find(|record| record.revision == bad);
     let digest = of_bad.and_then(|record| record.digest.clone());
     let mut others = 0;
-    let earlier = facts.revisions.iter_mut().rev();
+    let earlier = release_state.revisions.iter_mut().rev();
     let earlier = earlier.filter(|record| record.revision < bad);
     for record in earlier.take(MAX_READ_BACK) {
         if let Some(stored) = Arc::clone(&engine).stored(record.revision).await {
@@ -490,7 +490,7 @@ pub async fn read_back(
             break;
         }
     }
-    Ok(facts)
+    Ok(release_state)
 }
 
 /// The plan of a person: to the revision that was named, or else to the last that is known to be good, or to the last
@@ -502,7 +502,7 @@ pub async fn plan_by_hand(
     engine: Arc<dyn Engine>,
     bad: Revision,
     target: Option<Revision>,
-    facts: &ReleaseState,
+    release_state: &ReleaseState,
     ledger: &RevisionLedger,
     reason: &str,
 ) -> Result<RollbackPlan, RollbackError> {
@@ -515,16 +515,16 @@ pub async fn plan_by_hand(
             digest: digest.ok_or(RollbackError::TargetGone { target })?,
             reason: reason.to_owned(),
             fence: 0,
-            is_rehearsal: false,
+            is_dry_run: false,
         });
     }
-    let mut planned = plan(bad, facts, ledger, None, reason);
-    let earlier = facts.revisions.iter().rev();
+    let mut planned = plan(bad, release_state, ledger, None, reason);
+    let earlier = release_state.revisions.iter().rev();
     for record in earlier.filter(|record| record.revision < bad && record.digest.is_some()) {
         if planned.is_ok() {
             break;
         }
-        planned = plan(bad, facts, ledger, Some(record.revision), reason);
+        planned = plan(bad, release_state, ledger, Some(record.revision), reason);
     }
     planned
 }
@@ -595,15 +595,17 @@ mod tests {
         let contents = "abaaaaaaaaaaaa";
         let engine: Arc<dyn Engine> = Arc::new(Letters(contents));
         let bad = Revision(14);
-        let mut facts = ReleaseState {
+        let mut release_state = ReleaseState {
             revisions: (1..=14)
                 .map(|number| known_by_number(Revision(number)))
                 .collect(),
             ours: vec![Revision(3)],
             ..ReleaseState::default()
         };
-        facts.revisions[13] = Arc::clone(&engine).stored(bad).await.unwrap();
-        let read = read_back(Arc::clone(&engine), bad, &facts).await.unwrap();
+        release_state.revisions[13] = Arc::clone(&engine).stored(bad).await.unwrap();
+        let read = read_back(Arc::clone(&engine), bad, &release_state)
+            .await
+            .unwrap();
         let check = by_hand::check(&read, bad, None, &BTreeMap::new(), "shop/web");
         let why = check.unwrap_err().why().to_owned();
         assert!(
@@ -624,7 +626,9 @@ mod tests {
         assert_eq!(plan.unwrap().target, Revision(2));
         // One of other contents ends it.
         let engine: Arc<dyn Engine> = Arc::new(Letters("zyxwvutsrqponm"));
-        let read = read_back(Arc::clone(&engine), bad, &facts).await.unwrap();
+        let read = read_back(Arc::clone(&engine), bad, &release_state)
+            .await
+            .unwrap();
         let known = read
             .revisions
             .iter()
@@ -632,7 +636,7 @@ mod tests {
         assert_eq!(known.count(), 1 + READ_BACK);
         // One that cannot be read may be what a rollback made, so nothing is chosen over it.
         let engine: Arc<dyn Engine> = Arc::new(Letters("aba aaaaaaaaaa"));
-        let refused = read_back(engine, bad, &facts).await.unwrap_err();
+        let refused = read_back(engine, bad, &release_state).await.unwrap_err();
         assert!(
             refused.to_string().starts_with("revision 4 cannot be read"),
             "{refused}"
@@ -648,9 +652,9 @@ mod tests {
             target: Revision(1),
         };
         let (namespace, release) = (Namespace::new("shop"), ReleaseName::new("web"));
-        for refusal in [RollbackError::from(nothing), gone] {
-            let told = refusal.told(&namespace, &release);
-            assert!(told.starts_with(&refusal.to_string()), "{told}");
+        for rollback_error in [RollbackError::from(nothing), gone] {
+            let told = rollback_error.told(&namespace, &release);
+            assert!(told.starts_with(&rollback_error.to_string()), "{told}");
             for command in [
                 "helm history web --namespace shop, and then",
                 "helm rollback web REVISION --namespace shop --history-max 0",

@@ -102,7 +102,7 @@ pub enum StoredState<T> {
     /// This was stored.
     State(T),
     /// What is stored cannot be used and was set aside: we go on with less memory, never with a wrong one.
-    SetAside(String),
+    Quarantined(String),
     /// Whether anything is stored cannot be told at the moment, and why: whoever needs it asks again.
     Unknown(String),
 }
@@ -330,7 +330,7 @@ impl StateStore {
         };
         let folder = path.parent().unwrap_or(&self.directory);
         let to = put_aside(folder, path, now);
-        StoredState::SetAside(format!("{} {why}; {to}", path.display()))
+        StoredState::Quarantined(format!("{} {why}; {to}", path.display()))
     }
 
     fn load_map<T: DeserializeOwned + HasTimes>(
@@ -352,21 +352,23 @@ impl StateStore {
             }
             Err(why) => why,
         };
-        let aside = self.maps.as_ref().filter(|_| kind != StoredKind::Spans);
+        let excluded = self.maps.as_ref().filter(|_| kind != StoredKind::Spans);
         let permit = self.permits.of(namespace, release);
-        match aside.map(|maps| maps.keep_aside(&part(kind, namespace, release), &permit)) {
-            Some(Ok(name)) => StoredState::SetAside(format!(
+        match excluded.map(|maps| maps.keep_aside(&part(kind, namespace, release), &permit)) {
+            Some(Ok(name)) => StoredState::Quarantined(format!(
                 "the ConfigMap {why}; it is kept as {name}, and the release is followed anew"
             )),
             Some(Err(error)) => {
-                if let Some(maps) = aside {
+                if let Some(maps) = excluded {
                     maps.forget(&part(kind, namespace, release));
                 }
                 StoredState::Unknown(format!(
                     "the ConfigMap {why}; it cannot be set aside: {error}"
                 ))
             }
-            None => StoredState::SetAside(format!("the ConfigMap {why}; its counters begin anew")),
+            None => {
+                StoredState::Quarantined(format!("the ConfigMap {why}; its counters begin anew"))
+            }
         }
     }
 
@@ -553,9 +555,9 @@ fn part(kind: StoredKind, namespace: &Namespace, release: &ReleaseName) -> Strin
 }
 
 fn put_aside(directory: &Path, path: &Path, now: Time) -> String {
-    let aside = format!("{}.aside-{}", path.display(), now.millis() / 1000);
-    let said = match fs::rename(path, &aside) {
-        Ok(()) => format!("it was set aside as {aside}, and the release is followed anew"),
+    let excluded = format!("{}.aside-{}", path.display(), now.millis() / 1000);
+    let said = match fs::rename(path, &excluded) {
+        Ok(()) => format!("it was set aside as {excluded}, and the release is followed anew"),
         Err(error) => {
             format!("the release is followed anew; it could not be set aside: {error}")
         }

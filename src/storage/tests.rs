@@ -84,14 +84,14 @@ fn a_file_that_cannot_be_used_is_set_aside_and_said() {
     ] {
         fs::write(&path, &content).unwrap();
         match load(&store) {
-            StoredState::SetAside(why) => assert!(why.contains(expected), "{why}"),
+            StoredState::Quarantined(why) => assert!(why.contains(expected), "{why}"),
             other => panic!("{other:?} for {content:?}"),
         }
         assert!(!path.exists());
         assert_eq!(load(&store), StoredState::Nothing);
     }
-    let aside = files_of(folder.path(), "shop.web.eu.json.aside-");
-    assert!((1..=MAX_ASIDE).contains(&aside.len()));
+    let excluded = files_of(folder.path(), "shop.web.eu.json.aside-");
+    assert!((1..=MAX_ASIDE).contains(&excluded.len()));
 }
 
 #[test]

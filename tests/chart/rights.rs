@@ -56,7 +56,10 @@ fn an_observer_may_what_the_program_needs_and_no_more() {
     let Some(objects) = objects(&set("staging")) else {
         return;
     };
-    let needed = printed(&RbacRights::to_watch("mykadoo-staging", HelmDriver::Secret));
+    let needed = printed(&RbacRights::to_analyze(
+        "mykadoo-staging",
+        HelmDriver::Secret,
+    ));
     assert_eq!(given(&objects, "leadsman"), needed);
     let mut own = RbacRights::to_keep_state("leadsman");
     own.extend(RbacRights::to_hold_lease("leadsman"));
@@ -78,7 +81,7 @@ fn whoever_turns_back_may_change_kinds_and_wait_for_hooks() {
             return;
         };
         let given = given(&objects, role);
-        let mut needed = printed(&RbacRights::to_watch("any", driver));
+        let mut needed = printed(&RbacRights::to_analyze("any", driver));
         let mut add = |group: &str, resource: &str, verbs: &[&str]| {
             for verb in verbs {
                 needed.insert([group, resource, verb].map(str::to_owned));

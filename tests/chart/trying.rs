@@ -38,14 +38,14 @@ struct Tried {
     said: String,
 }
 
-fn tried(arguments: &[&str], ours: &str, foreign: &str, ending: &str) -> Tried {
+fn tried(arguments: &[&str], ours: &str, foreign: &str, outcome: &str) -> Tried {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     for program in ["helm", "kubectl", "kind", "docker", "curl", "sleep"] {
         std::fs::write(at(program), STAND_IN).unwrap();
         std::fs::set_permissions(at(program), std::fs::Permissions::from_mode(0o755)).unwrap();
     }
-    let answer = format!("{{\"revision\":2,\"ending\":\"{ending}\"}}");
+    let answer = format!("{{\"revision\":2,\"ending\":\"{outcome}\"}}");
     for (name, text) in [("ours", ours), ("foreign", foreign), ("ending", &answer)] {
         std::fs::write(at(name), text).unwrap();
     }
@@ -115,9 +115,9 @@ fn it_is_content_only_when_the_release_is_well_again() {
         assert!(tried.made.contains(&meta), "{}", tried.made);
     }
     assert!(tried.of("http://127.0.0.1:34567/").count() > 1);
-    for ending in ["same_failure", "kept", "failed"] {
-        let tried = self::tried(&arguments, "", "", ending);
-        assert!(!tried.is_well && tried.said.contains(ending), "{ending}");
+    for outcome in ["same_failure", "kept", "failed"] {
+        let tried = self::tried(&arguments, "", "", outcome);
+        assert!(!tried.is_well && tried.said.contains(outcome), "{outcome}");
     }
     // A namespace of somebody else is no place for it.
     let tried = self::tried(&arguments, "leadsman-try", "leadsman-try-app", "recovered");

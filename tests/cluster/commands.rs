@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::guarded::{Guarded, Settings, configuration};
 use crate::rig::{Cluster, Helm};
-use crate::turned_back::DEAD;
+use crate::rolled_back::DEAD;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_leadsman");
 
@@ -137,7 +137,7 @@ fn the_evidence_is_what_a_person_would_have_looked_at() {
         scaled,
         r#"api={"image":"mykadoo-api:2","sim":{"crash-after":"1s"}}"#,
     ]);
-    let ended = guarded.ending(2);
+    let ended = guarded.outcome(2);
     assert_eq!(
         ended["ending"],
         "recovered",
@@ -232,7 +232,7 @@ fn secrets_of_a_bad_revision_are_shown_nowhere() {
     let guarded = Guarded::start(&cluster);
     // Its pods say a password when they crash.
     cluster.upgrade(&[r#"api.sim={"crash-after":"1s"}"#, &env("hunter22")]);
-    let ended = guarded.ending(2);
+    let ended = guarded.outcome(2);
     assert_eq!(
         ended["ending"],
         "recovered",
@@ -295,7 +295,7 @@ fn the_rights_of_a_selection_are_those_of_the_releases_that_it_takes() {
     let kubeconfig = cluster.least(&text);
     let guarded = Guarded::allowed(&cluster, &selects(&kubeconfig));
     cluster.upgrade(&[DEAD]);
-    let ended = guarded.ending(2);
+    let ended = guarded.outcome(2);
     assert_eq!(
         ended["ending"],
         "recovered",
@@ -311,16 +311,16 @@ fn the_cluster_says_who_may_turn_back_and_who_may_see_evidence() {
     };
     cluster.install(&[]);
     let settings = Settings::by(Helm::Four);
-    let guards = |kubeconfig: &std::path::Path| {
+    let controllers = |kubeconfig: &std::path::Path| {
         let text = configuration(&cluster, &settings, kubeconfig);
         format!("[serve]\nlisten = \"127.0.0.1:0\"\nkubernetes_auth = true\n{text}")
     };
-    let kubeconfig = cluster.least(&guards(&cluster.kubeconfig()));
-    let guarded = Guarded::allowed(&cluster, &guards(&kubeconfig));
+    let kubeconfig = cluster.least(&controllers(&cluster.kubeconfig()));
+    let guarded = Guarded::allowed(&cluster, &controllers(&kubeconfig));
     let pipeline = cluster.caller("pipeline", "releases/rollback", "create");
     let reader = cluster.caller("reader", "releases/recording", "get");
     cluster.upgrade(&[DEAD]);
-    assert_eq!(guarded.ending(2)["ending"], "recovered");
+    assert_eq!(guarded.outcome(2)["ending"], "recovered");
 
     let release = format!("/api/v1/releases/{}/mykadoo", cluster.namespace);
     let ask = |token: &str, path: &str| {
@@ -403,7 +403,7 @@ fn a_person_turns_back_with_a_reason_and_a_token() {
     );
     let guarded = Guarded::allowed(&cluster, &text);
     cluster.upgrade(&[r#"api.image="mykadoo-api:2""#]);
-    assert_eq!(guarded.ending(2)["ending"], "kept");
+    assert_eq!(guarded.outcome(2)["ending"], "kept");
 
     let (code, text) = leadsman(
         &guarded,
@@ -531,7 +531,7 @@ fn people_who_order_at_the_same_time_each_hear_their_own_result() {
     assert_eq!(code, Some(13), "{text}");
     // The commit is reverted, and the pipeline deploys what serves already: who has not heard of that goes back no further.
     cluster.upgrade(&[]);
-    assert_eq!(guarded.ending(4)["ending"], "unchanged");
+    assert_eq!(guarded.outcome(4)["ending"], "unchanged");
     let (code, text) = order(&[]);
     assert_eq!(code, Some(11), "{text}");
     let says =

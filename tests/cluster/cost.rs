@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::guarded::Guarded;
 use crate::program::Leadsman;
 use crate::rig::{Cluster, Helm, audited, is_tried};
-use crate::turned_back::steps;
+use crate::rolled_back::steps;
 use crate::users::Users;
 
 /// Some minutely looks of several releases, on a machine that is busy with other tests.
@@ -25,7 +25,7 @@ fn the_clock_of_a_crash_loop_counts_from_the_appearance_and_from_the_first_resta
     let guarded = Guarded::start(&cluster);
     let users = Users::of(&cluster.service("mykadoo-api"));
     cluster.upgrade(&[r#"api.sim={"crash-after":"1s"}"#]);
-    let ended = guarded.ending(2);
+    let ended = guarded.outcome(2);
     let (failed, asked) = users.counts();
     println!(
         "clock: {failed} of {asked} requests of users failed; {}",

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::commands::leadsman;
 use crate::guarded::{Guarded, Settings, configuration};
 use crate::rig::{Cluster, Helm};
-use crate::turned_back::DEAD;
+use crate::rolled_back::DEAD;
 
 /// New pods start and never become Ready; the old ones go on serving.
 const NEVER_READY: &str =
@@ -100,12 +100,12 @@ fn an_upgrade_with_the_contents_that_serve_is_unchanged_whatever_fails_meanwhile
     let guarded = through_the_service(&cluster);
     for revision in [2, 3] {
         cluster.upgrade(&[&format!(r#"setting="{revision}""#)]);
-        assert_eq!(guarded.ending(revision)["ending"], "kept");
+        assert_eq!(guarded.outcome(revision)["ending"], "kept");
     }
     // The pipeline upgrades all charts at each commit, and the database is away meanwhile.
     cluster.upgrade(&[r#"setting="3""#]);
     outage(&cluster, &guarded);
-    let ended = guarded.ending(4);
+    let ended = guarded.outcome(4);
     assert_eq!(
         ended["ending"],
         "unchanged",
@@ -137,11 +137,11 @@ fn an_upgrade_with_the_contents_that_serve_is_unchanged_whatever_fails_meanwhile
 
     // A person who rolls back to the same contents changes nothing either.
     cluster.helm(&["rollback", "mykadoo", "3"]);
-    assert_eq!(guarded.ending(5)["ending"], "unchanged");
+    assert_eq!(guarded.outcome(5)["ending"], "unchanged");
 
     // Its contents are still known to be good, under its new number.
     cluster.upgrade(&[DEAD, r#"setting="3""#]);
-    let ended = guarded.ending(6);
+    let ended = guarded.outcome(6);
     assert_eq!(ended["ending"], "recovered", "{ended:#}");
     assert_eq!(ended["target"], 5, "{ended:#}");
 }
@@ -176,7 +176,7 @@ fn the_same_contents_that_bring_pods_of_their_own_are_judged() {
     results(&guarded, 3, 0);
     cluster.upgrade(&[]);
     assert_eq!(cluster.image().as_deref(), Some("mykadoo-api:1"));
-    let ended = guarded.ending(2);
+    let ended = guarded.outcome(2);
     assert_eq!(ended["ending"], "kept", "{ended:#}");
 }
 
@@ -195,7 +195,7 @@ fn the_same_contents_again_go_on_with_the_analysis_that_runs() {
         release["revision"] == 2 && release["watch"]["elapsed_s"].as_f64() > Some(0.0)
     });
     cluster.upgrade(&[DEAD, slow]);
-    let (second, third) = (guarded.ending(2), guarded.ending(3));
+    let (second, third) = (guarded.outcome(2), guarded.outcome(3));
     assert_eq!(second["ending"], "superseded", "{second:#}");
     assert_eq!(
         third["ending"],
@@ -219,7 +219,7 @@ fn a_rollout_that_never_completes_is_neither_kept_nor_gone_back_to() {
     cluster.install(&[]);
     let guarded = Guarded::with(&cluster, &short(Helm::Four));
     cluster.upgrade(&[NEVER_READY]);
-    let ended = guarded.ending(2);
+    let ended = guarded.outcome(2);
     assert_eq!(
         (&ended["ending"], &ended["reason"]),
         (&"inconclusive".into(), &"not_rolled_out".into()),
@@ -236,7 +236,7 @@ fn a_rollout_that_never_completes_is_neither_kept_nor_gone_back_to() {
     }
     // What is deployed next is judged against what really serves, and goes back to that.
     cluster.upgrade(&[DEAD, r#"api.image="mykadoo-api:3""#]);
-    let ended = guarded.ending(3);
+    let ended = guarded.outcome(3);
     assert_eq!(
         ended["ending"],
         "recovered",
@@ -265,16 +265,16 @@ fn a_rollout_that_completes_late_is_told_apart_and_is_what_served() {
         },
     );
     cluster.upgrade(&[r#"api={"image":"mykadoo-api:2","sim":{"start":"25s"}}"#]);
-    assert_eq!(guarded.ending(2)["reason"], "not_rolled_out");
+    assert_eq!(guarded.outcome(2)["reason"], "not_rolled_out");
     guarded.until("the rollout of revision 2 is complete", |_| {
-        guarded.ending(2)["reason"] == "rolled_out_late"
+        guarded.outcome(2)["reason"] == "rolled_out_late"
     });
     let (code, said) = leadsman(&guarded, &["gate", "mykadoo", "2"]);
     assert_eq!(code, Some(12), "{said}");
     let says = "so the revision serves and is not known to be good";
     assert!(said.contains(says), "{said}");
     cluster.upgrade(&[DEAD, r#"api.image="mykadoo-api:3""#]);
-    let ended = guarded.ending(3);
+    let ended = guarded.outcome(3);
     assert_eq!(
         (&ended["ending"], &ended["target"]),
         (&"recovered".into(), &2.into()),
@@ -294,7 +294,7 @@ fn a_part_that_was_never_complete_does_not_keep_good_revisions_from_being_kept()
     cluster.upgrade(&[broken]);
     let guarded = Guarded::with(&cluster, &short(Helm::Four));
     cluster.upgrade(&[broken, r#"api.image="mykadoo-api:3""#]);
-    let ended = guarded.ending(3);
+    let ended = guarded.outcome(3);
     assert_eq!(
         ended["ending"],
         "kept",
@@ -304,7 +304,7 @@ fn a_part_that_was_never_complete_does_not_keep_good_revisions_from_being_kept()
     // Its rollout counts as complete as well, also that of the way back.
     assert!(ended["settled_at"].is_f64(), "{ended:#}");
     cluster.upgrade(&[broken, DEAD]);
-    let ended = guarded.ending(4);
+    let ended = guarded.outcome(4);
     assert_eq!(ended["ending"], "recovered", "{ended:#}");
 }
 
@@ -421,7 +421,7 @@ fn comes_back(name: &str, helm: Helm, order: [usize; 3]) {
         .sum();
     assert_eq!(failed, 0, "{known:#}");
     cluster.upgrade(&[DEAD, r#"setting="3""#]);
-    let ended = guarded.ending(4);
+    let ended = guarded.outcome(4);
     assert_eq!(
         (&ended["ending"], &ended["target"]),
         (&"recovered".into(), &3.into()),

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::guarded::{Guarded, Settings};
 use crate::rig::{Cluster, Helm};
-use crate::turned_back::{DEAD, expected_writes, written};
+use crate::rolled_back::{DEAD, expected_writes, written};
 
 /// Deploys a dead revision with a helm that is played; how it ended.
 fn ended(cluster: &Cluster, script: &str, values: &[&str]) -> Value {
@@ -27,7 +27,7 @@ fn ended(cluster: &Cluster, script: &str, values: &[&str]) -> Value {
     );
     let values: Vec<&str> = [&[DEAD][..], values].concat();
     cluster.upgrade(&values);
-    let ended = guarded.ending(2);
+    let ended = guarded.outcome(2);
     println!(
         "{}: {} {}",
         cluster.namespace, ended["ending"], ended["text"]
@@ -135,7 +135,7 @@ fn a_missing_helm_is_an_obstacle_with_the_command_for_a_person() {
             .is_some_and(|why| why.contains("/nowhere/helm"))
     });
     cluster.upgrade(&[DEAD]);
-    let ended = guarded.ending(2);
+    let ended = guarded.outcome(2);
     assert_eq!(ended["ending"], "refused", "{ended:#}");
     let text = ended["text"].as_str().unwrap();
     assert!(
@@ -215,7 +215,7 @@ fn records_that_cannot_be_read_are_told_once_and_the_rest_goes_on() {
     }
     let guarded = Guarded::start(&cluster);
     cluster.upgrade(&[DEAD]);
-    let ended = guarded.ending(8);
+    let ended = guarded.outcome(8);
     assert_eq!(
         ended["ending"],
         "recovered",
@@ -263,7 +263,7 @@ fn a_pod_without_a_disk_goes_on_with_the_state_of_the_one_before() {
     let text = mapped(&kubeconfig);
     let mut first = Guarded::allowed(&cluster, &text);
     cluster.upgrade(&[DEAD]);
-    let ended = first.ending(2);
+    let ended = first.outcome(2);
     assert_eq!(
         ended["ending"],
         "recovered",
@@ -280,10 +280,10 @@ fn a_pod_without_a_disk_goes_on_with_the_state_of_the_one_before() {
     let second = Guarded::allowed(&cluster, &text);
     let release = second.release();
     assert_eq!(release["revision"], 3, "{release:#}");
-    assert_eq!(second.ending(2)["ending"], "recovered");
+    assert_eq!(second.outcome(2)["ending"], "recovered");
     // What was found bad is known to be bad.
     cluster.upgrade(&[DEAD]);
-    let ended = second.ending(4);
+    let ended = second.outcome(4);
     assert_eq!(
         (&ended["ending"], &ended["target"]),
         (&"recovered".into(), &3.into()),
@@ -323,7 +323,7 @@ fn a_pod_without_a_disk_goes_on_with_the_state_of_the_one_before() {
     );
     assert_eq!(state(&format!("{map}.aside")), newer);
     cluster.upgrade(&[DEAD]);
-    assert_eq!(third.ending(6)["ending"], "recovered");
+    assert_eq!(third.outcome(6)["ending"], "recovered");
 }
 
 #[test]
@@ -381,7 +381,7 @@ fn rights_that_are_taken_away_make_it_blind_and_no_more() {
         cluster.send("POST", &bindings, json, binding);
     }
     guarded.until("it sees again", |_| blind(0));
-    let ended = guarded.ending(2);
+    let ended = guarded.outcome(2);
     assert_eq!(
         ended["ending"],
         "recovered",
@@ -449,7 +449,7 @@ fn a_record_that_lies_and_a_manifest_that_is_no_yaml_are_left_out_and_the_rest_g
     }
     // Helm believes the record that lies, and counts from there.
     cluster.upgrade(&[DEAD]);
-    let ended = guarded.ending(8);
+    let ended = guarded.outcome(8);
     assert_eq!(
         (&ended["ending"], &ended["target"]),
         (&"recovered".into(), &3.into()),
@@ -578,7 +578,7 @@ fn gone_back_in(revisions: u32) {
     ];
     cluster.helm(&[&dead[..], &[DEAD]].concat());
     let bad = u64::from(revisions) + 2;
-    let ended = guarded.ending(bad);
+    let ended = guarded.outcome(bad);
     assert_eq!(
         (&ended["ending"], &ended["target"], &ended["made"]),
         (&"recovered".into(), &(bad - 1).into(), &(bad + 1).into()),
@@ -587,7 +587,7 @@ fn gone_back_in(revisions: u32) {
     );
     println!(
         "{revisions} revisions: {}, {:?} in all",
-        crate::turned_back::steps(&ended),
+        crate::rolled_back::steps(&ended),
         began.elapsed()
     );
 }

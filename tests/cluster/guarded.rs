@@ -133,7 +133,7 @@ impl<'a> Guarded<'a> {
 
     /// Waits for the end of a revision's watch; the rollout as the API tells it.
     #[track_caller]
-    pub fn ending(&self, revision: u64) -> Value {
+    pub fn outcome(&self, revision: u64) -> Value {
         let mut found = Value::Null;
         self.until(&format!("the end of revision {revision}"), |_| {
             let path = format!(
@@ -142,10 +142,10 @@ impl<'a> Guarded<'a> {
             );
             let rollouts: Value =
                 serde_json::from_str(&self.leadsman.get(&path).body).unwrap_or(Value::Null);
-            let past = rollouts["rollouts"].as_array().cloned().unwrap_or_default();
-            found = past
+            let finished = rollouts["rollouts"].as_array().cloned().unwrap_or_default();
+            found = finished
                 .into_iter()
-                .find(|past| past["revision"] == revision && past["ending"].is_string())
+                .find(|finished| finished["revision"] == revision && finished["ending"].is_string())
                 .unwrap_or(Value::Null);
             !found.is_null()
         });

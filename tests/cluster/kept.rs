@@ -24,7 +24,7 @@ fn kept(name: &str, values: &str, most: f64, meanwhile: impl FnOnce(&Cluster, &G
 fn ends(
     name: &str,
     values: &str,
-    endings: &[&str],
+    outcomes: &[&str],
     most: f64,
     meanwhile: impl FnOnce(&Cluster, &Guarded<'_>),
 ) -> String {
@@ -36,12 +36,12 @@ fn ends(
     let users = Users::of(&cluster.service("mykadoo-api"));
     cluster.upgrade(&[r#"api.image="mykadoo-api:2""#, values]);
     meanwhile(&cluster, &guarded);
-    let ended = guarded.ending(2);
+    let ended = guarded.outcome(2);
     let ((failed, asked), percent) = (users.counts(), users.failed_percent());
     drop(users);
     println!("{name}: {failed} of {asked} requests failed, {percent:.2} %");
     assert!(
-        endings.contains(&ended["ending"].as_str().unwrap()),
+        outcomes.contains(&ended["ending"].as_str().unwrap()),
         "{ended:#}\n{}",
         guarded.leadsman.log()
     );

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::guarded::{Guarded, Settings, configuration};
 use crate::rig::{Cluster, Helm};
-use crate::turned_back::DEAD;
+use crate::rolled_back::DEAD;
 
 const MIB: usize = 1024 * 1024;
 
@@ -70,7 +70,7 @@ fn refused(name: &str, driver: &'static str, plant: impl FnOnce(&Cluster, &str) 
     cluster.upgrade(&[DEAD]);
     // A helm of this test would read it as well.
     let path = plant(&cluster, &bomb);
-    let ended = guarded.ending(3);
+    let ended = guarded.outcome(3);
     assert_eq!(
         ended["ending"],
         "refused",
@@ -182,7 +182,7 @@ fn a_helm_that_needs_more_memory_than_it_may_have_ends_and_that_is_said() {
     let path = place(&cluster, "secrets", "sh.helm.release.v1.mykadoo.v1");
     let body = json!({"data": {"release": payload}});
     cluster.send("PATCH", &path, "application/merge-patch+json", &body);
-    let ended = guarded.ending(3);
+    let ended = guarded.outcome(3);
     assert_eq!(
         ended["ending"],
         "failed",

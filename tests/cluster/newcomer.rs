@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 
 use crate::program::{until, unused_port};
 use crate::rig::{Cluster, Helm};
+use crate::rolled_back::DEAD;
 use crate::soak;
 use crate::station::{OWN_CHART, Station};
-use crate::turned_back::DEAD;
 
 /// What `kubectl port-forward` does.
 fn forward(port: u16, to: SocketAddr) {
@@ -147,7 +147,7 @@ fn whoever_begins_lets_it_observe_first_and_enforce_and_spread_later() {
         let all = of_release("/rollouts")["rollouts"].as_array().cloned();
         all.unwrap_or_default()
             .iter()
-            .any(|past| past["revision"] == 2 && past["ending"].is_string())
+            .any(|finished| finished["revision"] == 2 && finished["ending"].is_string())
     });
     let (code, said) = leadsman(&["history", "mykadoo"]);
     assert_eq!(code, Some(0), "{said}");

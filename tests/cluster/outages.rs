@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use crate::asked::Asked;
 use crate::guarded::{Guarded, Settings, configuration};
 use crate::program::until;
-use crate::replicas::{as_replica, leads};
+use crate::replicas::{as_replica, leadership};
 use crate::rig::{Cluster, Helm, start, stop};
-use crate::turned_back::DEAD;
+use crate::rolled_back::DEAD;
 
 #[test]
 fn the_api_server_goes_away_for_5_s() {
@@ -76,12 +76,12 @@ fn started_while_the_api_server_is_away_it_probes_and_guards_later() {
         let asked = |probe: &serde_json::Value| probe["totals"]["good"].as_u64() > Some(5);
         probes.len() == 5 && probes.iter().all(asked)
     });
-    assert!(!leads(&guarded));
+    assert!(!leadership(&guarded));
     start("apiserver");
     guarded.knows_the_app();
-    assert!(leads(&guarded));
+    assert!(leadership(&guarded));
     cluster.upgrade(&[DEAD]);
-    let ended = guarded.ending(2);
+    let ended = guarded.outcome(2);
     assert_eq!(
         ended["ending"],
         "recovered",
@@ -158,7 +158,7 @@ fn outage(part: &str, seconds: u64) {
 /// Turned back, with one record that is deployed and none that is pending, and nothing written twice.
 #[track_caller]
 fn ends_well(cluster: &Cluster, guarded: &Guarded<'_>) {
-    let ended = guarded.ending(2);
+    let ended = guarded.outcome(2);
     assert_eq!(
         ended["ending"],
         "recovered",

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::commands::leadsman;
 use crate::guarded::{Guarded, Settings, configuration_with};
 use crate::rig::{CHART, Cluster, Helm};
-use crate::turned_back::{DEAD, expected_writes, written};
+use crate::rolled_back::{DEAD, expected_writes, written};
 
 const CRASH: &str = r#"api.sim={"crash-after":"1s"}"#;
 /// Crashes before it can become Ready, so that `--wait` waits.
@@ -41,7 +41,7 @@ fn waiting(name: &str, helm: Helm, flags: &[&str]) {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let ended = guarded.ending(2);
+    let ended = guarded.outcome(2);
     assert_eq!(
         ended["ending"],
         "recovered",
@@ -155,12 +155,12 @@ fn an_upgrade_in_the_middle_of_our_rollback_comes_after_it() {
         cluster.statuses(Helm::Three).contains("3 deployed")
     });
     cluster.helm(&upgrade);
-    let ended = guarded.ending(2);
+    let ended = guarded.outcome(2);
     assert!(
         ["superseded", "recovered"].contains(&ended["ending"].as_str().unwrap()),
         "{ended:#}"
     );
-    let ended = guarded.ending(4);
+    let ended = guarded.outcome(4);
     assert_eq!(ended["ending"], "kept", "{ended:#}");
     assert_eq!(
         cluster.statuses(Helm::Four),
@@ -184,9 +184,9 @@ fn a_good_upgrade_in_the_middle_of_a_watch_takes_its_place() {
     cluster.upgrade(&[DEAD]);
     guarded.until("revision 2 is judged", |release| release["revision"] == 2);
     cluster.upgrade(&["api.sim={}"]);
-    let ended = guarded.ending(2);
+    let ended = guarded.outcome(2);
     assert_eq!(ended["ending"], "superseded", "{ended:#}");
-    let ended = guarded.ending(3);
+    let ended = guarded.outcome(3);
     assert_eq!(ended["ending"], "kept", "{ended:#}");
     assert_eq!(
         cluster.statuses(Helm::Four),
@@ -204,7 +204,7 @@ fn two_bad_upgrades_within_seconds_end_at_the_last_that_served() {
     let guarded = Guarded::start(&cluster);
     cluster.upgrade(&[DEAD]);
     cluster.upgrade(&[DEAD, r#"api.image="mykadoo-api:3""#]);
-    let ended = guarded.ending(3);
+    let ended = guarded.outcome(3);
     assert_eq!(
         ended["ending"],
         "recovered",
@@ -236,9 +236,9 @@ fn a_person_who_rolls_back_first_is_not_overruled() {
     cluster.upgrade(&[CRASH]);
     guarded.until("revision 2 is judged", |release| release["revision"] == 2);
     cluster.helm(&["rollback", "mykadoo", "1"]);
-    let ended = guarded.ending(2);
+    let ended = guarded.outcome(2);
     assert_eq!(ended["ending"], "superseded", "{ended:#}");
-    let ended = guarded.ending(3);
+    let ended = guarded.outcome(3);
     assert_eq!(ended["ending"], "kept", "{ended:#}");
     assert_eq!(
         cluster.statuses(Helm::Three),
@@ -255,7 +255,7 @@ fn a_revision_before_that_was_found_bad_is_passed_over_and_the_days_limit_holds(
     cluster.install(&[]);
     let guarded = Guarded::start(&cluster);
     cluster.upgrade(&[DEAD]);
-    assert_eq!(guarded.ending(2)["ending"], "recovered");
+    assert_eq!(guarded.outcome(2)["ending"], "recovered");
     expected_writes(&cluster);
     // The same contents once more are known to be bad; 3 was our rollback and serves.
     cluster.upgrade(&[DEAD]);
@@ -267,7 +267,7 @@ fn a_revision_before_that_was_found_bad_is_passed_over_and_the_days_limit_holds(
         };
         events.iter().map(text).any(is_it)
     });
-    let ended = guarded.ending(4);
+    let ended = guarded.outcome(4);
     assert_eq!(ended["ending"], "recovered", "{ended:#}");
     assert_eq!(
         (&ended["target"], &ended["made"]),
@@ -275,7 +275,7 @@ fn a_revision_before_that_was_found_bad_is_passed_over_and_the_days_limit_holds(
         "{ended:#}"
     );
     cluster.upgrade(&[DEAD, r#"api.image="mykadoo-api:9""#]);
-    let ended = guarded.ending(6);
+    let ended = guarded.outcome(6);
     assert_eq!(ended["ending"], "limit_reached", "{ended:#}");
     guarded.until_fires("LeadsmanRollbackLimitReached");
     let text = ended["text"].as_str().unwrap();
@@ -315,9 +315,9 @@ fn where_the_revision_before_is_bad_too_the_last_good_one_comes_back() {
     let kubeconfig = cluster.least(&text("enforce", &cluster.kubeconfig()));
     let mut observes = Guarded::allowed(&cluster, &text("observe", &kubeconfig));
     cluster.upgrade(&[r#"api.image="mykadoo-api:2""#]);
-    assert_eq!(observes.ending(2)["ending"], "kept");
+    assert_eq!(observes.outcome(2)["ending"], "kept");
     cluster.upgrade(&[NO_IMAGE, r#"api.image="mykadoo-api:3""#]);
-    assert_eq!(observes.ending(3)["ending"], "would_roll_back");
+    assert_eq!(observes.outcome(3)["ending"], "would_roll_back");
     observes.leadsman.kill();
     drop(observes);
     let enforces = Guarded::started(&cluster, &text("enforce", &kubeconfig));
@@ -325,7 +325,7 @@ fn where_the_revision_before_is_bad_too_the_last_good_one_comes_back() {
         release["phase"] == "steady"
     });
     cluster.upgrade(&[CRASH, r#"api.image="mykadoo-api:4""#]);
-    let ended = enforces.ending(4);
+    let ended = enforces.outcome(4);
     assert_eq!(
         (&ended["target"], &ended["made"]),
         (&2.into(), &5.into()),
@@ -372,7 +372,7 @@ fn what_was_there_before_is_good_after_ten_minutes_and_comes_back() {
     println!("known {:?} after the restart", began.elapsed());
     assert!(began.elapsed() < Duration::from_secs(480), "counted anew");
     cluster.upgrade(&[NO_IMAGE, r#"api.image="mykadoo-api:2""#]);
-    assert_eq!(observes.ending(2)["ending"], "would_roll_back");
+    assert_eq!(observes.outcome(2)["ending"], "would_roll_back");
     observes.leadsman.kill();
     drop(observes);
     let enforces = Guarded::started(&cluster, &text("enforce", &kubeconfig));
@@ -380,7 +380,7 @@ fn what_was_there_before_is_good_after_ten_minutes_and_comes_back() {
         release["phase"] == "steady"
     });
     cluster.upgrade(&[CRASH, r#"api.image="mykadoo-api:3""#]);
-    let ended = enforces.ending(3);
+    let ended = enforces.outcome(3);
     assert_eq!(
         (&ended["target"], &ended["made"]),
         (&1.into(), &4.into()),

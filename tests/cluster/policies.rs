@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::guarded::Guarded;
 use crate::rig::{Cluster, Helm};
-use crate::turned_back::DEAD;
+use crate::rolled_back::DEAD;
 
 const GROUP: &str = "/apis/admissionregistration.k8s.io/v1";
 
@@ -39,10 +39,10 @@ fn ask(cluster: &Cluster, resource: (&str, &str, &str), condition: &str, message
 
 /// Waits until the look of each minute knows; what it says.
 #[track_caller]
-fn obstacle(cluster: &Cluster, guarded: &Guarded<'_>, reason: &str, part: &str) -> String {
+fn failure(cluster: &Cluster, guarded: &Guarded<'_>, reason: &str, part: &str) -> String {
     let release = guarded.until(part, |release| {
-        let obstacle = release["obstacle"].as_str();
-        obstacle.is_some_and(|obstacle| obstacle.contains(part))
+        let failure = release["obstacle"].as_str();
+        failure.is_some_and(|failure| failure.contains(part))
     });
     let metrics = guarded.leadsman.get("/metrics").body;
     let series = format!(
@@ -71,7 +71,7 @@ fn the_next_is_refused(
 ) {
     let values: Vec<&str> = [&[DEAD, "setting=\"2\""], bad].concat();
     cluster.upgrade(&values);
-    let ended = guarded.ending(revision);
+    let ended = guarded.outcome(revision);
     assert_eq!(
         ended["ending"],
         "refused",
@@ -103,7 +103,7 @@ fn an_image_is_not_let_in(name: &str, helm: Helm) {
         "images of last year are not let in",
     );
     let words = "denied request: images of last year are not let in";
-    let said = obstacle(&cluster, &guarded, "policy", words);
+    let said = failure(&cluster, &guarded, "policy", words);
     assert!(said.contains("Deployment mykadoo-api"), "{said}");
     assert!(!said.contains("mykadoo-web"), "{said}");
     let bad = [r#"api.image="mykadoo-api:2""#];
@@ -135,7 +135,7 @@ fn a_label_is_missing(name: &str, helm: Helm) {
         "name your team",
     );
     let words = "denied request: name your team";
-    obstacle(&cluster, &guarded, "policy", words);
+    failure(&cluster, &guarded, "policy", words);
     let bad = [r#"labels={"team":"shop"}"#];
     is_refused(
         &cluster,
@@ -207,7 +207,7 @@ fn a_quota_that_has_no_room_for_a_hook_of_the_rollback_is_known() {
     let path = format!("/api/v1/namespaces/{}/resourcequotas", cluster.namespace);
     cluster.send("POST", &path, "application/json", &quota);
     let words = "exceeded quota: few";
-    obstacle(&cluster, &guarded, "policy", words);
+    failure(&cluster, &guarded, "policy", words);
     let says = ["Job mykadoo-before-rollback", words];
     is_refused(&cluster, &guarded, &[hook], &says);
 }
@@ -237,7 +237,7 @@ fn a_webhook_that_does_not_answer_is_waited_for() {
     let path = format!("{GROUP}/validatingwebhookconfigurations");
     cluster.send("POST", &path, "application/json", &webhook);
     let words = "failed calling webhook \"team.example.com\"";
-    let said = obstacle(&cluster, &guarded, "webhook_away", words);
+    let said = failure(&cluster, &guarded, "webhook_away", words);
     assert!(said.contains("does not answer"), "{said}");
     cluster.upgrade(&[DEAD, "setting=\"2\""]);
     crate::program::until("it is waited for", || {
@@ -248,7 +248,7 @@ fn a_webhook_that_does_not_answer_is_waited_for() {
     cluster.only_events();
     let path = format!("{path}/{name}");
     cluster.send("DELETE", &path, "application/json", &json!({}));
-    let ended = guarded.ending(2);
+    let ended = guarded.outcome(2);
     assert_eq!(
         ended["ending"],
         "recovered",

@@ -4,7 +4,7 @@ use crate::commands::leadsman;
 use crate::guarded::{Guarded, Settings, configuration, configuration_with};
 use crate::program::until;
 use crate::rig::{Cluster, Helm};
-use crate::turned_back::DEAD;
+use crate::rolled_back::DEAD;
 
 /// Deploys a bad revision that must not be turned back; the reason must be said.
 #[track_caller]
@@ -29,7 +29,7 @@ fn refused_after(
     let guarded = Guarded::start(&cluster);
     let values: Vec<&str> = [&[DEAD][..], bad].concat();
     cluster.upgrade(&values);
-    let ended = guarded.ending(2);
+    let ended = guarded.outcome(2);
     assert_eq!(
         ended["ending"],
         "refused",
@@ -104,7 +104,7 @@ fn rights_that_leadsman_has_are_given_back_to_the_app() {
     cluster.install(&[r#"role=["get","list"]"#]);
     let guarded = Guarded::start(&cluster);
     cluster.upgrade(&[r#"role=["get"]"#, DEAD]);
-    let ended = guarded.ending(2);
+    let ended = guarded.outcome(2);
     assert_eq!(
         ended["ending"],
         "recovered",
@@ -146,7 +146,7 @@ fn the_first_revision_is_left_alone() {
         release["phase"] == "absent"
     });
     cluster.helm(&["install", "mykadoo", crate::rig::CHART, "--set-json", DEAD]);
-    let ended = guarded.ending(1);
+    let ended = guarded.outcome(1);
     assert_eq!(ended["ending"], "left_alone", "{ended:#}");
     cluster.only_events();
 }
@@ -170,7 +170,7 @@ fn in_observe_mode_nothing_is_written_and_what_would_have_been_done_is_said() {
     let kubeconfig = cluster.least(&told(&cluster.kubeconfig()));
     let guarded = Guarded::allowed(&cluster, &told(&kubeconfig));
     cluster.upgrade(&[DEAD]);
-    let ended = guarded.ending(2);
+    let ended = guarded.outcome(2);
     assert_eq!(ended["ending"], "would_roll_back", "{ended:#}");
     guarded.until_fires("LeadsmanReleaseEndangered");
     guarded.until_fires("LeadsmanObjectiveBurning");
@@ -224,14 +224,14 @@ fn a_missing_right_is_known_before_it_is_needed() {
     let release = guarded.until("the obstacle is known", |release| {
         release["obstacle"].is_string()
     });
-    let obstacle = release["obstacle"].as_str().unwrap();
+    let failure = release["obstacle"].as_str().unwrap();
     for part in [
         "rights are missing",
         "patch deployments.apps in",
         "update secrets in",
         "leadsman rbac",
     ] {
-        assert!(obstacle.contains(part), "{part} is not in: {obstacle}");
+        assert!(failure.contains(part), "{part} is not in: {failure}");
     }
     let lacking = format!("rights are missing: get pods/log in {}", cluster.namespace);
     assert!(
@@ -246,7 +246,7 @@ fn a_missing_right_is_known_before_it_is_needed() {
     );
     assert!(metrics.contains(&series), "{metrics}");
     cluster.upgrade(&[DEAD]);
-    let ended = guarded.ending(2);
+    let ended = guarded.outcome(2);
     assert_eq!(ended["ending"], "refused", "{ended:#}");
     assert!(
         ended["text"]
@@ -271,7 +271,7 @@ fn uninstalled(name: &str, flags: &[&str]) {
     guarded.until("the release is gone", |release| {
         release["phase"] == "absent"
     });
-    assert_eq!(guarded.ending(2)["ending"], "uninstalled");
+    assert_eq!(guarded.outcome(2)["ending"], "uninstalled");
     // For as long as a dead release takes to be found and turned back.
     let began = std::time::Instant::now();
     guarded.until("half a minute has passed", |release| {
@@ -301,10 +301,10 @@ fn held_still(name: &str, values: &[&str]) {
     cluster.install(&[]);
     let guarded = Guarded::start(&cluster);
     cluster.upgrade(values);
-    let ended = guarded.ending(2);
-    let ending = ended["ending"].as_str().unwrap();
+    let ended = guarded.outcome(2);
+    let outcome = ended["ending"].as_str().unwrap();
     assert!(
-        ["kept", "inconclusive", "left_alone"].contains(&ending),
+        ["kept", "inconclusive", "left_alone"].contains(&outcome),
         "{ended:#}"
     );
     assert_eq!(cluster.statuses(Helm::Three), "1 superseded, 2 deployed");
@@ -343,7 +343,7 @@ fn where_nothing_good_is_left_people_are_told_and_nothing_is_done() {
     let crash = r#"api.sim={"crash-after":"1s"}"#;
     let mut observes = Guarded::allowed(&cluster, &text("observe", &kubeconfig));
     cluster.upgrade(&[no_image]);
-    assert_eq!(observes.ending(2)["ending"], "would_roll_back");
+    assert_eq!(observes.outcome(2)["ending"], "would_roll_back");
     observes.leadsman.kill();
     drop(observes);
     let first = format!(
@@ -356,7 +356,7 @@ fn where_nothing_good_is_left_people_are_told_and_nothing_is_done() {
         release["phase"] == "steady"
     });
     cluster.upgrade(&[crash, r#"api.image="mykadoo-api:3""#]);
-    let ended = enforces.ending(3);
+    let ended = enforces.outcome(3);
     assert_eq!(
         ended["ending"],
         "refused",

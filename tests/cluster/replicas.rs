@@ -14,7 +14,7 @@ use crate::commands::leadsman;
 use crate::guarded::{Guarded, Settings, configuration};
 use crate::program::{Leadsman, until, unused_port};
 use crate::rig::{Cluster, Helm};
-use crate::turned_back::DEAD;
+use crate::rolled_back::DEAD;
 
 const SERVER: &str = "https://127.0.0.1:6443";
 
@@ -31,11 +31,11 @@ fn configurations(cluster: &Cluster, servers: [&str; 2], helm: PathBuf) -> [Stri
         helm,
         ..Settings::by(cluster.helm)
     };
-    let guards = |kubeconfig: &Path, name: &str| {
+    let controllers = |kubeconfig: &Path, name: &str| {
         let text = configuration(cluster, &settings, kubeconfig);
         as_replica(cluster, name, &text)
     };
-    let kubeconfig = cluster.least(&guards(&cluster.kubeconfig(), "nobody"));
+    let kubeconfig = cluster.least(&controllers(&cluster.kubeconfig(), "nobody"));
     let text = std::fs::read_to_string(&kubeconfig).unwrap();
     let given = text.split("token: \"").nth(1).unwrap();
     let given = given.split('"').next().unwrap();
@@ -48,7 +48,7 @@ fn configurations(cluster: &Cluster, servers: [&str; 2], helm: PathBuf) -> [Stri
         let text = text.replace(given, &token).replace(SERVER, server);
         std::fs::write(&own, text).unwrap();
         std::fs::write(own.with_extension(format!("{name}.token")), token).unwrap();
-        guards(&own, name)
+        controllers(&own, name)
     })
 }
 
@@ -129,7 +129,7 @@ fn one_that_is_cut_off_from_the_api_server_does_nothing_more() {
         .map(|way| format!("https://{}", way.address));
     let told = configurations(&cluster, [&urls[0], &urls[1]], cluster.helm.path());
     let both = told.map(|text| Guarded::allowed(&cluster, &text));
-    let (way, other) = if leads(&both[0]) {
+    let (way, other) = if leadership(&both[0]) {
         (&ways[0], &ways[1])
     } else {
         (&ways[1], &ways[0])
@@ -138,21 +138,21 @@ fn one_that_is_cut_off_from_the_api_server_does_nothing_more() {
     cluster.upgrade(&[DEAD]);
     acts.until("it is watched", |release| release["phase"] == "watching");
     way.cut(true);
-    until("it acts no more", || !leads(&acts));
-    assert!(!leads(&waits), "before another one may");
-    until("the other one acts", || leads(&waits));
+    until("it acts no more", || !leadership(&acts));
+    assert!(!leadership(&waits), "before another one may");
+    until("the other one acts", || leadership(&waits));
     turned_back_once(&cluster, &waits);
     way.cut(false);
     // Back again, it answers for the other one, and takes its place when that is cut off in turn.
     turned_back_once(&cluster, &acts);
     the_other_one_writes_nothing(&cluster);
     other.cut(true);
-    until("it acts again", || leads(&acts));
+    until("it acts again", || leadership(&acts));
     turned_back_once(&cluster, &acts);
     assert_eq!(transitions(&cluster), 3);
 }
 
-pub(crate) fn leads(guarded: &Guarded<'_>) -> bool {
+pub(crate) fn leadership(guarded: &Guarded<'_>) -> bool {
     let page = guarded.leadsman.get("/metrics").body;
     page.lines().any(|line| line == "leadsman_leader 1")
 }
@@ -160,8 +160,12 @@ pub(crate) fn leads(guarded: &Guarded<'_>) -> bool {
 /// The one that acts, and the one that waits.
 fn apart(both: [Guarded<'_>; 2]) -> (Guarded<'_>, Guarded<'_>) {
     let [one, two] = both;
-    assert_ne!(leads(&one), leads(&two), "one of two acts");
-    if leads(&one) { (one, two) } else { (two, one) }
+    assert_ne!(leadership(&one), leadership(&two), "one of two acts");
+    if leadership(&one) {
+        (one, two)
+    } else {
+        (two, one)
+    }
 }
 
 fn lease(cluster: &Cluster) -> Value {
@@ -233,7 +237,7 @@ fn the_other_one_writes_nothing(cluster: &Cluster) {
 /// The bad revision was turned back once, by whoever it was.
 #[track_caller]
 fn turned_back_once(cluster: &Cluster, guarded: &Guarded<'_>) {
-    let ended = guarded.ending(2);
+    let ended = guarded.outcome(2);
     assert_eq!(ended["ending"], "recovered", "{ended:#}");
     guarded.until("steady", |release| release["phase"] == "steady");
     assert_eq!(
@@ -254,7 +258,7 @@ fn turned_back_once(cluster: &Cluster, guarded: &Guarded<'_>) {
 /// not ended by then is put right, and done by a helm of the other one.
 #[track_caller]
 fn turned_back_by_either(cluster: &Cluster, guarded: &Guarded<'_>) {
-    let ended = guarded.ending(2);
+    let ended = guarded.outcome(2);
     assert_eq!(ended["ending"], "recovered", "{ended:#}");
     let statuses = cluster.statuses(Helm::Four);
     if statuses.contains("4 ") {
@@ -282,7 +286,7 @@ fn of_two_replicas_one_acts_and_any_of_them_answers_for_it() {
     cluster.upgrade(&[DEAD]);
     // Asked of the one that waits.
     turned_back_once(&cluster, &waits);
-    assert!(!leads(&waits));
+    assert!(!leadership(&waits));
     // Both probe.
     for guarded in [&acts, &waits] {
         let probes: Value =
@@ -298,7 +302,7 @@ fn of_two_replicas_one_acts_and_any_of_them_answers_for_it() {
     let (stops, renewed) = (holder(&cluster), lease(&cluster)["renewTime"].clone());
     let began = Instant::now();
     acts.leadsman.signal("TERM");
-    until("the other one acts", || leads(&waits));
+    until("the other one acts", || leadership(&waits));
     println!(
         "after a clean stop the other one acts within {:?}",
         began.elapsed()
@@ -307,18 +311,18 @@ fn of_two_replicas_one_acts_and_any_of_them_answers_for_it() {
     assert_eq!(transitions(&cluster), 2);
     // What it counted for the objectives is written while it still may.
     let last = writes_since(&cluster, &stops, renewed.as_str().unwrap());
-    let spans = |write: &String| write.contains("leadsman.spans");
+    let long_windows = |write: &String| write.contains("leadsman.spans");
     let gives_back = last.iter().rposition(|write| write.contains("leases"));
-    let writes_spans = last.iter().position(spans);
+    let writes_spans = last.iter().position(long_windows);
     assert!(
         writes_spans.is_some() && writes_spans < gives_back,
         "{last:#?}"
     );
     // It knows what has happened.
-    let past = waits.ending(2);
-    assert_eq!(past["ending"], "recovered");
+    let finished = waits.outcome(2);
+    assert_eq!(finished["ending"], "recovered");
     cluster.upgrade(&["api.sim={}", r#"api.image="mykadoo-api:4""#]);
-    let ended = waits.ending(4);
+    let ended = waits.outcome(4);
     assert_eq!(ended["ending"], "kept", "{ended:#}");
 }
 
@@ -341,7 +345,7 @@ fn killed(phase: &str, bad: &[&str]) {
     acts.until(phase, |release| release["phase"] == phase);
     let began = Instant::now();
     acts.leadsman.kill();
-    until("the other one acts", || leads(&waits));
+    until("the other one acts", || leadership(&waits));
     println!(
         "killed while {phase}: the other one acts within {:?}",
         began.elapsed()
@@ -388,10 +392,10 @@ fn one_that_is_killed_between_two_bad_revisions_is_followed_by_the_other() {
     acts.leadsman.kill();
     let other = r#"api.sim={"answers":{"/api/health/db":"status:503"}}"#;
     cluster.upgrade(&[r#"api.image="mykadoo-api:4""#, other]);
-    until("the other one acts", || leads(&waits));
+    until("the other one acts", || leadership(&waits));
     // Not before: it would have the same right to the Lease.
     acts.leadsman.start_again();
-    let ended = waits.ending(4);
+    let ended = waits.outcome(4);
     assert_eq!(
         ended["ending"],
         "recovered",
@@ -433,18 +437,18 @@ fn any_of_them_answers_for_the_other_by_tls() {
             .unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
-    let leads = |leadsman: &Leadsman| {
+    let leadership = |leadsman: &Leadsman| {
         let page = ask(leadsman, "/metrics");
         page.lines().any(|line| line == "leadsman_leader 1")
     };
-    until("one acts", || both.iter().any(leads));
-    let waits = both.iter().find(|one| !leads(one)).expect("one waits");
+    until("one acts", || both.iter().any(leadership));
+    let waits = both.iter().find(|one| !leadership(one)).expect("one waits");
     let path = format!("/api/v1/releases/{}/mykadoo", cluster.namespace);
     until("the other one answers for it", || {
         let release: Value = serde_json::from_str(&ask(waits, &path)).unwrap_or_default();
         release["phase"] == "steady" && release["revision"] == 1
     });
-    assert!(!leads(waits));
+    assert!(!leadership(waits));
 }
 
 /// To the one that takes over, the bad revision was there from the start.
@@ -457,7 +461,7 @@ fn a_revision_that_comes_while_nobody_acts_is_turned_back() {
     let (mut acts, waits) = apart(two(&cluster));
     acts.leadsman.kill();
     cluster.upgrade(&[DEAD]);
-    until("the other one acts", || leads(&waits));
+    until("the other one acts", || leadership(&waits));
     turned_back_once(&cluster, &waits);
 }
 
@@ -477,7 +481,7 @@ fn one_that_is_killed_while_it_looks_before_a_rollback_is_followed_by_the_other(
     acts.until("it looks", |release| release["phase"] == "preflight");
     acts.leadsman.kill();
     held.let_go();
-    until("the other one acts", || leads(&waits));
+    until("the other one acts", || leadership(&waits));
     turned_back_once(&cluster, &waits);
 }
 
@@ -549,7 +553,7 @@ fn clocks_that_differ_and_jump_change_nothing() {
         std::thread::sleep(Duration::from_secs(3));
     }
     turned_back_once(&cluster, &acts);
-    assert!(leads(&acts) && !leads(&waits));
+    assert!(leadership(&acts) && !leadership(&waits));
     assert_eq!(transitions(&cluster), 1);
 }
 
@@ -580,12 +584,12 @@ fn killed_with_another_clock(offsets: [&str; 2]) {
         Guarded::allowed_in(&cluster, text, &environment)
     };
     let mut acts = start(&told[0], &environments.0);
-    until("it acts", || leads(&acts));
+    until("it acts", || leadership(&acts));
     let waits = start(&told[1], &environments.1);
     cluster.upgrade(&[DEAD]);
     acts.until("it is watched", |release| release["phase"] == "watching");
     acts.leadsman.kill();
-    until("the other one acts", || leads(&waits));
+    until("the other one acts", || leadership(&waits));
     goes_on(&waits);
     turned_back_once(&cluster, &waits);
 }
@@ -670,10 +674,10 @@ fn stood_still(phase: &str) {
     acts.until(phase, |release| release["phase"] == phase);
     signal_all(acts.leadsman.pid(), "STOP");
     held.let_go();
-    until("the other one acts", || leads(&waits));
+    until("the other one acts", || leadership(&waits));
     turned_back_once(&cluster, &waits);
     signal_all(acts.leadsman.pid(), "CONT");
-    until("it has noticed", || !leads(&acts));
+    until("it has noticed", || !leadership(&acts));
     // A renewal that it was about to send is refused; otherwise it looks at the clock first.
     until("it says so", || {
         let log = acts.leadsman.log();
@@ -682,7 +686,7 @@ fn stood_still(phase: &str) {
     // It answers for the other one from now on.
     turned_back_once(&cluster, &acts);
     assert_eq!(transitions(&cluster), 2);
-    assert!(leads(&waits));
+    assert!(leadership(&waits));
     the_other_one_writes_nothing(&cluster);
 }
 
@@ -729,7 +733,11 @@ fn lost_with_helm_half_way(name: &str, how: &Lost) {
         .map(|way| format!("https://{}", way.address));
     let told = configurations(&cluster, [&urls[0], &urls[1]], cluster.helm.path());
     let both = told.map(|text| Guarded::allowed(&cluster, &text));
-    let way = if leads(&both[0]) { &ways[0] } else { &ways[1] };
+    let way = if leadership(&both[0]) {
+        &ways[0]
+    } else {
+        &ways[1]
+    };
     let (acts, waits) = apart(both);
     cluster.upgrade(&[DEAD, slow]);
     until("helm is at work", || {
@@ -739,8 +747,8 @@ fn lost_with_helm_half_way(name: &str, how: &Lost) {
         Lost::Stopped => signal_all(acts.leadsman.pid(), "STOP"),
         Lost::CutOff => way.cut(true),
     }
-    until("the other one acts", || leads(&waits));
-    let ended = waits.ending(2);
+    until("the other one acts", || leadership(&waits));
+    let ended = waits.outcome(2);
     assert_eq!(ended["ending"], "recovered", "{ended:#}");
     let all = "1 superseded, 2 superseded, 3 failed, 4 deployed";
     assert_eq!(cluster.statuses(Helm::Four), all);
@@ -748,7 +756,7 @@ fn lost_with_helm_half_way(name: &str, how: &Lost) {
         Lost::Stopped => signal_all(acts.leadsman.pid(), "CONT"),
         Lost::CutOff => way.cut(false),
     }
-    until("it has noticed", || !leads(&acts));
+    until("it has noticed", || !leadership(&acts));
     until("its helm has ended", || {
         children(acts.leadsman.pid()).is_empty()
     });

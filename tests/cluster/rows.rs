@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::guarded::{Guarded, Settings};
 use crate::program::until;
 use crate::rig::{Cluster, Helm};
-use crate::turned_back::DEAD;
+use crate::rolled_back::DEAD;
 use crate::users::Users;
 
 /// The end of a revision, with the requests of users that failed until then.
@@ -17,7 +17,7 @@ fn ends(
     revision: u64,
     as_: &str,
 ) -> Value {
-    let ended = guarded.ending(revision);
+    let ended = guarded.outcome(revision);
     let (failed, asked) = users.counts();
     eprintln!(
         "{}: revision {revision} {}: {failed} of {asked} requests of users failed",
@@ -282,7 +282,7 @@ fn a_rate_limit_is_no_evidence_and_a_rollback_is_verified_under_it() {
     let kubeconfig = cluster.least(&configured(&cluster.kubeconfig()));
     let guarded = Guarded::allowed(&cluster, &configured(&kubeconfig));
     cluster.upgrade(&[&limited, r#"api.image="mykadoo-api:2""#]);
-    let ended = guarded.ending(2);
+    let ended = guarded.outcome(2);
     assert_eq!(
         ended["ending"],
         "kept",
@@ -292,7 +292,7 @@ fn a_rate_limit_is_no_evidence_and_a_rollback_is_verified_under_it() {
     let said = "A rate limit answers the probes";
     assert!(guarded.leadsman.said(said), "{}", guarded.leadsman.log());
     cluster.upgrade(&[DEAD, r#"api.image="mykadoo-api:3""#]);
-    let ended = guarded.ending(3);
+    let ended = guarded.outcome(3);
     assert_eq!(
         ended["ending"],
         "recovered",
@@ -697,7 +697,7 @@ fn pods_that_a_resource_of_another_controller_makes_are_found_by_their_service()
             }
         });
         cluster.upgrade(&[&chart("status:503")]);
-        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| guarded.ending(2)));
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| guarded.outcome(2)));
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
         let ended = ended.unwrap();
         let (failed, asked) = users.counts();

@@ -40,7 +40,7 @@ fn a_crash_loop_convicts_beside_a_part_that_has_crashed_before() {
     };
     let guarded = Guarded::with(&cluster, &settings);
     cluster.upgrade(&[queue, r#"api.sim={"crash-after":"1s"}"#]);
-    let ended = guarded.ending(3);
+    let ended = guarded.outcome(3);
     assert_eq!(
         (&ended["ending"], &ended["reason"]),
         (&"would_roll_back".into(), &"crash_loop".into()),
@@ -83,10 +83,10 @@ fn a_pod_of_an_unchanged_part_that_cannot_start_is_no_fault_of_the_revision() {
             &["ErrImagePull", "ImagePullBackOff"],
         )
     });
-    let ended = guarded.ending(2);
-    let endings = ["kept", "inconclusive"];
+    let ended = guarded.outcome(2);
+    let outcomes = ["kept", "inconclusive"];
     assert!(
-        endings.contains(&ended["ending"].as_str().unwrap()),
+        outcomes.contains(&ended["ending"].as_str().unwrap()),
         "{ended:#}\n{}",
         guarded.leadsman.log()
     );

@@ -18,7 +18,7 @@ use crate::guarded::{Guarded, Settings, configuration};
 use crate::program::{Leadsman, try_get, until};
 use crate::replicas::as_replica;
 use crate::rig::{Cluster, Helm, start, stop};
-use crate::turned_back::DEAD;
+use crate::rolled_back::DEAD;
 
 const SEED: u64 = 20_261_124;
 
@@ -66,11 +66,11 @@ impl Both<'_> {
     }
 
     /// How the watch of a revision ended, if it has.
-    fn ending(&self, cluster: &Cluster, revision: u64) -> Option<Value> {
+    fn outcome(&self, cluster: &Cluster, revision: u64) -> Option<Value> {
         let path = format!("/api/v1/releases/{}/mykadoo/rollouts", cluster.namespace);
         let all = self.ask(&path)?["rollouts"].as_array().cloned()?;
         let mut of = all;
-        of.retain(|past| past["revision"] == revision && past["ending"].is_string());
+        of.retain(|finished| finished["revision"] == revision && finished["ending"].is_string());
         assert!(
             of.len() <= 1,
             "revision {revision} was judged twice: {of:?}"
@@ -190,7 +190,7 @@ fn good_and_bad_revisions_while_much_else_goes_wrong() {
     let is_over = AtomicBool::new(false);
     // Nobody deploys while the API server is away: a helm that was cut off leaves a mess of its own.
     let deploys = RwLock::new(());
-    let endings: Mutex<Vec<(bool, String)>> = Mutex::default();
+    let outcomes: Mutex<Vec<(bool, String)>> = Mutex::default();
     let memory: Mutex<Vec<u64>> = Mutex::default();
     let with_helm = AtomicU64::new(0);
     std::thread::scope(|scope| {
@@ -199,7 +199,7 @@ fn good_and_bad_revisions_while_much_else_goes_wrong() {
             .enumerate()
             .map(|(number, cluster)| {
                 let (both, log, is_over) = (&both, &log, &is_over);
-                let (deploys, endings) = (&deploys, &endings);
+                let (deploys, outcomes) = (&deploys, &outcomes);
                 scope.spawn(move || {
                     let mut random = fastrand::Rng::with_seed(SEED + number as u64);
                     let mut revision = 1;
@@ -216,7 +216,7 @@ fn good_and_bad_revisions_while_much_else_goes_wrong() {
                         log.note(&format!("release {number}: revision {revision}, {what}"));
                         let began = Instant::now();
                         let ended = loop {
-                            if let Some(ended) = both.ending(cluster, revision) {
+                            if let Some(ended) = both.outcome(cluster, revision) {
                                 break ended;
                             }
                             if began.elapsed() >= PATIENCE {
@@ -230,13 +230,13 @@ fn good_and_bad_revisions_while_much_else_goes_wrong() {
                             }
                             std::thread::sleep(Duration::from_millis(500));
                         };
-                        let ending = ended["ending"].as_str().unwrap_or("").to_owned();
+                        let outcome = ended["ending"].as_str().unwrap_or("").to_owned();
                         log.note(&format!(
-                            "release {number}: revision {revision} {ending}: {}",
+                            "release {number}: revision {revision} {outcome}: {}",
                             ended["text"].as_str().unwrap_or("")
                         ));
-                        endings.lock().unwrap().push((is_bad, ending.clone()));
-                        if ending == "recovered" {
+                        outcomes.lock().unwrap().push((is_bad, outcome.clone()));
+                        if outcome == "recovered" {
                             revision += 1;
                         }
                     }
@@ -269,23 +269,23 @@ fn good_and_bad_revisions_while_much_else_goes_wrong() {
         ));
     });
 
-    let endings = endings.into_inner().unwrap();
-    let count = |bad: bool, ending: &str| {
-        endings
+    let outcomes = outcomes.into_inner().unwrap();
+    let count = |bad: bool, outcome: &str| {
+        outcomes
             .iter()
-            .filter(|(is_bad, ended)| *is_bad == bad && ended == ending)
+            .filter(|(is_bad, ended)| *is_bad == bad && ended == outcome)
             .count()
     };
-    let bad = endings.iter().filter(|(is_bad, _)| *is_bad).count();
+    let bad = outcomes.iter().filter(|(is_bad, _)| *is_bad).count();
     log.note(&format!(
         "{bad} bad revisions, {} turned back; {} good ones, {} kept",
         count(true, "recovered"),
-        endings.len() - bad,
+        outcomes.len() - bad,
         count(false, "kept")
     ));
-    assert!(bad > 0 && bad < endings.len(), "{endings:?}");
-    assert_eq!(count(true, "recovered"), bad, "{endings:?}");
-    assert_eq!(count(false, "recovered"), 0, "{endings:?}");
+    assert!(bad > 0 && bad < outcomes.len(), "{outcomes:?}");
+    assert_eq!(count(true, "recovered"), bad, "{outcomes:?}");
+    assert_eq!(count(false, "recovered"), 0, "{outcomes:?}");
     let made: usize = clusters
         .iter()
         .map(|cluster| {

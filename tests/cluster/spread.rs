@@ -10,7 +10,7 @@ use crate::guarded::{Guarded, Settings, configuration};
 use crate::program::{Leadsman, until};
 use crate::replicas::{as_replica, writes_since};
 use crate::rig::{Cluster, Helm};
-use crate::turned_back::DEAD;
+use crate::rolled_back::DEAD;
 
 const RELEASES: usize = 4;
 
@@ -82,10 +82,12 @@ fn until_ended(leadsman: &Leadsman, clusters: &[Cluster], revision: u64) {
         let ended = loop {
             let said = leadsman.get(&path).body;
             let said: Value = serde_json::from_str(&said).unwrap_or_default();
-            let past = said["rollouts"].as_array().cloned().unwrap_or_default();
-            let mut past = past.into_iter();
-            let is_it = |past: &Value| past["revision"] == revision && past["ending"].is_string();
-            if let Some(ended) = past.find(is_it) {
+            let finished = said["rollouts"].as_array().cloned().unwrap_or_default();
+            let mut finished = finished.into_iter();
+            let is_it = |finished: &Value| {
+                finished["revision"] == revision && finished["ending"].is_string()
+            };
+            if let Some(ended) = finished.find(is_it) {
                 break ended;
             }
             assert!(

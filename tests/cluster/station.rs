@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use crate::asked::Asked;
 use crate::program::{request, until, unused_port};
 use crate::rig::{Cluster, Helm};
+use crate::rolled_back::DEAD;
 use crate::soak;
-use crate::turned_back::DEAD;
 
 pub(crate) const OWN_CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/helm/leadsman");
 
@@ -582,7 +582,9 @@ fn replaced_in_the_middle_of_a_watch_it_loses_nothing() {
             std::thread::sleep(Duration::from_millis(200));
             let all = of_release("/rollouts")["rollouts"].as_array().cloned();
             let mut of = all.unwrap_or_default();
-            of.retain(|past| past["revision"] == revision && past["ending"].is_string());
+            of.retain(|finished| {
+                finished["revision"] == revision && finished["ending"].is_string()
+            });
             assert!(of.len() <= 1, "judged once: {of:?}");
             found = of.pop().unwrap_or_default();
         }

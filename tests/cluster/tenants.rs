@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::guarded::{Guarded, Settings, configuration};
 use crate::program::run_apart;
 use crate::rig::{Cluster, Helm};
-use crate::turned_back::DEAD;
+use crate::rolled_back::DEAD;
 
 /// A service account that may do nothing but write Secrets in its namespace.
 struct Tenant<'a> {
@@ -270,11 +270,8 @@ fn a_forged_record_of_a_guarded_app_changes_nothing_outside_its_namespace() {
     let release = guarded.until("the obstacle is known", |release| {
         release["obstacle"].is_string()
     });
-    let obstacle = release["obstacle"].as_str().unwrap();
-    assert!(
-        obstacle.contains("release.rollback.namespaces"),
-        "{obstacle}"
-    );
+    let failure = release["obstacle"].as_str().unwrap();
+    assert!(failure.contains("release.rollback.namespaces"), "{failure}");
     let series = format!(
         "leadsman_rollback_ready{{namespace=\"{}\",reason=\"foreign_namespace\",release=\"mykadoo\"}} 0",
         cluster.namespace
@@ -282,7 +279,7 @@ fn a_forged_record_of_a_guarded_app_changes_nothing_outside_its_namespace() {
     let metrics = guarded.leadsman.get("/metrics").body;
     assert!(metrics.contains(&series), "{metrics}");
     cluster.upgrade(&[DEAD]);
-    let ended = guarded.ending(2);
+    let ended = guarded.outcome(2);
     assert_eq!(
         ended["ending"],
         "refused",
@@ -696,7 +693,7 @@ fn helm_acts_as_the_account_that_is_named_and_may_do_what_that_may() {
 
         let guarded = Guarded::allowed(&cluster, &text(&kubeconfig));
         cluster.upgrade(&[DEAD]);
-        let ended = guarded.ending(2);
+        let ended = guarded.outcome(2);
         assert_eq!(
             ended["ending"],
             "recovered",

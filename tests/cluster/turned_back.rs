@@ -12,7 +12,7 @@ pub(crate) const DEAD: &str = r#"api.sim={"answers":{"/api/health":"status:503",
 
 /// Upgrades to a bad revision; it must be turned back, and its history be such that every Helm can go on.
 #[track_caller]
-fn turned_back(name: &str, helm: Helm, bad: &str, reasons: &[&str]) -> Value {
+fn rolled_back(name: &str, helm: Helm, bad: &str, reasons: &[&str]) -> Value {
     let Some(cluster) = Cluster::new(name, helm) else {
         return Value::Null;
     };
@@ -29,7 +29,7 @@ fn turned_back(name: &str, helm: Helm, bad: &str, reasons: &[&str]) -> Value {
         .duration_since(UNIX_EPOCH)
         .unwrap()
         .as_secs_f64();
-    let ended = guarded.ending(2);
+    let ended = guarded.outcome(2);
     let known_after = ended["seen_at"].as_f64().unwrap() - deployed;
     println!("{name}: known {known_after:+.2} s after helm said that it is deployed");
     println!(
@@ -203,24 +203,24 @@ fn marked(cluster: &Cluster, plural: &str) {
 
 #[test]
 fn a_dead_revision_is_turned_back_by_helm_4() {
-    turned_back("dead", Helm::Four, DEAD, &["hard_down", "pods_down"]);
+    rolled_back("dead", Helm::Four, DEAD, &["hard_down", "pods_down"]);
 }
 
 #[test]
 fn a_dead_revision_is_turned_back_by_helm_3() {
-    turned_back("dead", Helm::Three, DEAD, &["hard_down", "pods_down"]);
+    rolled_back("dead", Helm::Three, DEAD, &["hard_down", "pods_down"]);
 }
 
 #[test]
 fn errors_of_twenty_points_are_turned_back() {
     let errors = r#"api.sim={"answers":{"/api/health":"flap:0.2","/api/health/db":"flap:0.2","/api/health/redis":"flap:0.2"}}"#;
-    turned_back("errors", Helm::Four, errors, &["error_rate"]);
+    rolled_back("errors", Helm::Four, errors, &["error_rate"]);
 }
 
 #[test]
 fn one_dead_endpoint_is_turned_back() {
     let one = r#"api.sim={"answers":{"/api/health/db":"hang"}}"#;
-    turned_back(
+    rolled_back(
         "endpoint",
         Helm::Three,
         one,
@@ -230,7 +230,7 @@ fn one_dead_endpoint_is_turned_back() {
 
 #[test]
 fn a_crash_loop_is_turned_back() {
-    turned_back(
+    rolled_back(
         "crash",
         Helm::Four,
         r#"api.sim={"crash-after":"1s"}"#,
@@ -247,7 +247,7 @@ fn a_revision_that_needs_too_much_memory_is_turned_back_and_that_is_said() {
     cluster.install(&[]);
     let guarded = Guarded::start(&cluster);
     cluster.upgrade(&[r#"api.sim={"oom-after":"1s"}"#]);
-    let ended = guarded.ending(2);
+    let ended = guarded.outcome(2);
     assert_eq!(
         ended["ending"],
         "recovered",
@@ -262,7 +262,7 @@ fn a_revision_that_needs_too_much_memory_is_turned_back_and_that_is_said() {
 
 #[test]
 fn an_image_that_cannot_be_pulled_is_turned_back() {
-    turned_back(
+    rolled_back(
         "image",
         Helm::Three,
         r#"api.sim={"image-pull":"fail"}"#,
@@ -282,7 +282,7 @@ fn of_twenty_replicas_with_a_dead_revision_few_users_notice() {
     // New pods need some seconds each, so the rollout takes longer than the verdict.
     let users = Users::of(&cluster.service("mykadoo-api"));
     cluster.upgrade(&[many, DEAD, r#"api.sim.start="8s""#]);
-    let ended = guarded.ending(2);
+    let ended = guarded.outcome(2);
     assert_eq!(
         ended["ending"],
         "recovered",
@@ -314,7 +314,7 @@ fn a_release_with_its_records_in_config_maps_is_turned_back() {
     let kubeconfig = cluster.least(&mapped(&cluster.kubeconfig()));
     let guarded = Guarded::allowed(&cluster, &mapped(&kubeconfig));
     cluster.upgrade(&[r#"api.image="mykadoo-api:2""#, DEAD]);
-    let ended = guarded.ending(2);
+    let ended = guarded.outcome(2);
     assert_eq!(
         ended["ending"],
         "recovered",
@@ -351,7 +351,7 @@ fn a_statefulset_that_crashes_is_turned_back_and_not_left_blocked() {
     let guarded = Guarded::with(&cluster, &settings);
     cluster
         .upgrade(&[r#"statefulset={"enabled":true,"replicas":2,"sim":{"crash-after":"500ms"}}"#]);
-    let ended = guarded.ending(2);
+    let ended = guarded.outcome(2);
     assert_eq!(
         ended["ending"],
         "recovered",
@@ -400,7 +400,7 @@ fn a_daemon_set_is_turned_back() {
     cluster.install(&[values]);
     let guarded = Guarded::start(&cluster);
     cluster.upgrade(&[values, DEAD]);
-    let ended = guarded.ending(2);
+    let ended = guarded.outcome(2);
     assert_eq!(
         ended["ending"],
         "recovered",
@@ -446,7 +446,7 @@ fn turned_back_from(name: &str, values: &str) {
     cluster.install(&[values]);
     let guarded = Guarded::start(&cluster);
     cluster.upgrade(&[values, DEAD]);
-    let ended = guarded.ending(2);
+    let ended = guarded.outcome(2);
     assert_eq!(
         ended["ending"],
         "recovered",
@@ -477,7 +477,7 @@ fn changed_by_hand(name: &str, helm: Helm) {
     let patch = serde_json::json!({"spec": {"template": {"spec": {"containers": container}}}});
     let kind = "application/strategic-merge-patch+json";
     cluster.send("PATCH", &deployment, kind, &patch);
-    let ended = guarded.ending(2);
+    let ended = guarded.outcome(2);
     assert_eq!(
         ended["ending"],
         "recovered",

@@ -67,8 +67,8 @@ impl Users {
 
     /// Percent of the requests of five minutes, the time that the runbook looks at, that have failed so far.
     pub(crate) fn failed_percent_of_five_minutes(&self) -> f64 {
-        let spans = self.began.elapsed().as_secs_f64() / 300.0;
-        self.failed_percent() * spans.min(1.0)
+        let long_windows = self.began.elapsed().as_secs_f64() / 300.0;
+        self.failed_percent() * long_windows.min(1.0)
     }
 
     /// Percent of requests that failed.

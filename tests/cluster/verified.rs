@@ -4,11 +4,11 @@ use serde_json::Value;
 
 use crate::guarded::{Guarded, Settings};
 use crate::rig::{Cluster, Helm};
-use crate::turned_back::{DEAD, expected_writes};
+use crate::rolled_back::{DEAD, expected_writes};
 
 /// How it must end, and what people are told of it.
 struct Expected {
-    ending: &'static str,
+    outcome: &'static str,
     text: &'static str,
     event: &'static str,
     alert: &'static str,
@@ -37,11 +37,11 @@ fn still_fails(name: &str, bad: &str, then_fail: &[&str], expected: &Expected) {
         cluster.depend(path, "status:503");
     }
     held.let_go();
-    let ended = guarded.ending(2);
+    let ended = guarded.outcome(2);
     println!("{name}: {}: {}", ended["ending"], ended["text"]);
     assert_eq!(
         ended["ending"],
-        expected.ending,
+        expected.outcome,
         "{ended:#}\n{}",
         guarded.leadsman.log()
     );
@@ -87,7 +87,7 @@ fn what_still_fails_after_the_rollback_was_not_the_release() {
         DEAD,
         &all,
         &Expected {
-            ending: "same_failure",
+            outcome: "same_failure",
             text: "Turned back, but the same still fails, so it was not the release: ",
             event: "NotTheRelease",
             alert: "LeadsmanNotTheRelease",
@@ -104,7 +104,7 @@ fn where_more_fails_after_the_rollback_than_before_it_is_worse() {
         one,
         &others,
         &Expected {
-            ending: "worse",
+            outcome: "worse",
             text: "Turned back, and more fails than before: ",
             event: "WorseAfterRollback",
             alert: "LeadsmanRollbackFailed",

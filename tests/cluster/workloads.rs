@@ -15,7 +15,7 @@ fn never_ready(helm: Helm) {
     };
     let guarded = Guarded::with(&cluster, &settings);
     cluster.upgrade(&[r#"api.sim={"answers":{"/ready":"status:503"}}"#]);
-    let ended = guarded.ending(2);
+    let ended = guarded.outcome(2);
     assert_eq!(
         (&ended["ending"], &ended["reason"]),
         (&"recovered".into(), &"not_ready:mykadoo-api".into()),
@@ -54,7 +54,7 @@ fn the_gap_of_a_single_replica_is_expected_and_a_dead_one_is_found_after_it() {
     };
     let guarded = Guarded::with(&cluster, &settings);
     cluster.upgrade(&[single, r#"api.image="mykadoo-api:2""#]);
-    let ended = guarded.ending(2);
+    let ended = guarded.outcome(2);
     assert_eq!(
         ended["ending"],
         "kept",
@@ -67,7 +67,7 @@ fn the_gap_of_a_single_replica_is_expected_and_a_dead_one_is_found_after_it() {
     assert!(text.contains(said), "{text}");
     let dead = r#"api={"replicas":1,"surge":0,"unavailable":1,"sim":{"start":"25s","answers":{"/api/health":"status:500","/api/health/db":"status:500","/api/health/redis":"status:500"}}}"#;
     cluster.upgrade(&[dead, r#"api.image="mykadoo-api:3""#]);
-    let ended = guarded.ending(3);
+    let ended = guarded.outcome(3);
     assert_eq!(
         ended["ending"],
         "recovered",

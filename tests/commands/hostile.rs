@@ -151,7 +151,7 @@ fn recording() -> Vec<u8> {
             endpoints: vec![BAD.into()],
             baseline: vec![(0, 3600)],
             failing_at_start: vec![false],
-            settled_at: None,
+            complete_at: None,
             direct: true,
             ..AnalysisStart::default()
         },
@@ -170,9 +170,9 @@ fn recording() -> Vec<u8> {
     for tick in 0..40 {
         lines.push(RecordingLine::Tick(Box::new(RecordedTick {
             tick,
-            marks: "x".into(),
+            outcomes: "x".into(),
             why: vec![(0, BAD.into())],
-            settled_at: (tick == 1).then_some(1.0),
+            complete_at: (tick == 1).then_some(1.0),
             ..RecordedTick::default()
         })));
     }

@@ -314,12 +314,12 @@ fn one_behind_tls_and_a_prefix_knows_us_by_our_certificate() {
             pki.ca_file()
         )
     };
-    let stranger = Leadsman::run(&config(""), &[]);
+    let unauthenticated = Leadsman::run(&config(""), &[]);
     until("without a certificate nothing arrives", || {
-        stranger.said("What is sent does not arrive")
+        unauthenticated.said("What is sent does not arrive")
     });
     assert_eq!(told(&hears, "LeadsmanWatchdog", "firing"), 0);
-    drop(stranger);
+    drop(unauthenticated);
     let known = Leadsman::run(
         &config(&format!("cert_file = {own:?}\nkey_file = {own_key:?}\n")),
         &[],

@@ -193,7 +193,7 @@ fn with(urls: &[String], more: &str) -> String {
     )
 }
 
-fn posts(receiver: &Receiver) -> usize {
+fn shard_leaderships(receiver: &Receiver) -> usize {
     let requests = receiver.requests();
     requests
         .iter()
@@ -231,14 +231,16 @@ fn receivers_that_misbehave_hold_up_nobody() {
     // So long that a busy machine makes none of the others late.
     let config = with(&urls, "").replace("timeout = \"2s\"", "timeout = \"10s\"");
     let leadsman = Leadsman::run(&config, &[]);
-    until("the good one is told again and again", || posts(&good) >= 5);
-    until("the slow one is told", || posts(&slow) >= 2);
+    until("the good one is told again and again", || {
+        shard_leaderships(&good) >= 5
+    });
+    until("the slow one is told", || shard_leaderships(&slow) >= 2);
     until("all are tried", || {
         [
             &redirects, &refuses, &large, &garbage, &resets, &drips, &huge,
         ]
         .iter()
-        .all(|receiver| posts(receiver) >= 2)
+        .all(|receiver| shard_leaderships(receiver) >= 2)
     });
     // A redirect is not followed.
     assert!(elsewhere.requests().is_empty());
@@ -347,7 +349,7 @@ fn a_proxy_of_the_environment_is_used() {
         ],
     );
     until("the one that is near is told directly", || {
-        posts(&near) >= 1
+        shard_leaderships(&near) >= 1
     });
     until("the other one through the proxy", || {
         let requests = proxy.requests();

@@ -51,10 +51,10 @@ pub(crate) fn firing(name: &str, place: &Value, since: u64) -> Value {
 /// All that an Alertmanager was sent of an alert, in order.
 pub(crate) fn sent(alertmanager: &Receiver, name: &str) -> Vec<Value> {
     let requests = alertmanager.requests();
-    let posts = requests
+    let shard_leaderships = requests
         .iter()
         .filter(|request| request.head.starts_with("POST"));
-    posts
+    shard_leaderships
         .flat_map(|request| serde_json::from_str::<Vec<Value>>(&request.body).unwrap())
         .filter(|alert| alert["labels"]["alertname"] == name)
         .collect()

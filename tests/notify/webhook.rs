@@ -229,8 +229,8 @@ fn a_real_alertmanager_reaches_us() {
     let Some(alertmanager) = Alertmanager::with(&url, Some(&token), None) else {
         return;
     };
-    let stranger = Alertmanager::with(&url, None, None).unwrap();
-    for address in [alertmanager.address, stranger.address] {
+    let unauthenticated = Alertmanager::with(&url, None, None).unwrap();
+    for address in [alertmanager.address, unauthenticated.address] {
         let body = r#"[{"labels":{"alertname":"HighErrors","team":"shop"}}]"#;
         let headers = [("Content-Type", "application/json")];
         assert_eq!(

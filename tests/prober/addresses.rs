@@ -47,11 +47,11 @@ async fn t08_t09_families() {
     };
     let url = server.url("/");
     let with = |ip| move |q: &mut leadsman::config::settings::HttpProbeConfig| q.connect.ip = ip;
-    let sounding = check("T08", &url, with(IpFamily::V4 { fallback: true }), GOOD).await;
-    assert_eq!(sounding.answer.ip, Some(server.address.ip()));
+    let result = check("T08", &url, with(IpFamily::V4 { fallback: true }), GOOD).await;
+    assert_eq!(result.answer.ip, Some(server.address.ip()));
     let only = with(IpFamily::V4 { fallback: false });
-    let sounding = check("T09", &url, only, bad(Reason::Resolve)).await;
-    assert!(sounding.explanation.unwrap().contains("IPv4"));
+    let result = check("T09", &url, only, bad(Reason::Resolve)).await;
+    assert!(result.explanation.unwrap().contains("IPv4"));
     check("T08", &url, with(IpFamily::V6 { fallback: false }), GOOD).await;
     check("T08", &url, with(IpFamily::Any), GOOD).await;
 }
@@ -80,9 +80,9 @@ async fn t11_t12_who_looks_up_the_name_behind_a_proxy() {
             q.proxy = Some(here);
             q.proxy_resolves = proxy_resolves;
         };
-        let sounding = check(rule, "http://localhost:1/path", change, GOOD).await;
-        assert_eq!(sounding.answer.resolved, resolved, "{rule}");
-        assert_eq!(sounding.phases.resolve.is_zero(), !resolved, "{rule}");
+        let result = check(rule, "http://localhost:1/path", change, GOOD).await;
+        assert_eq!(result.answer.resolved, resolved, "{rule}");
+        assert_eq!(result.phases.resolve.is_zero(), !resolved, "{rule}");
         let request = proxy.requests().pop().unwrap();
         assert!(request.path.starts_with("http://"), "{request:?}");
         assert_eq!(request.header("host"), Some("localhost:1"));

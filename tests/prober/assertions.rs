@@ -22,12 +22,12 @@ async fn a14_a17_json_and_body() {
         q.expect.body_matches = vec![pattern(r#""v":\d"#)];
         q.expect.body_not_matches = vec![pattern("panic")];
     };
-    let sounding = check("A14", server.url("/ok"), ask, GOOD).await;
-    assert_eq!(sounding.answer.unpacked_bytes, 21, "A07");
-    let sounding = check("A14", server.url("/down"), ask, bad(Reason::Json)).await;
-    assert_eq!(sounding.answer.unpacked_bytes, 23, "A07");
+    let result = check("A14", server.url("/ok"), ask, GOOD).await;
+    assert_eq!(result.answer.unpacked_bytes, 21, "A07");
+    let result = check("A14", server.url("/down"), ask, bad(Reason::Json)).await;
+    assert_eq!(result.answer.unpacked_bytes, 23, "A07");
     assert_eq!(
-        sounding.explanation.as_deref(),
+        result.explanation.as_deref(),
         Some(r#"JSON at /status is "down", expected "ok""#)
     );
 }
@@ -79,7 +79,7 @@ async fn a18_to_a30_headers() {
             bad(Reason::Header),
         ),
         ("A28", "x-none", HeaderTest::Present, bad(Reason::Header)),
-        ("A28", "x-none", HeaderTest::Absent, GOOD),
+        ("A28", "x-none", HeaderTest::NotInstalled, GOOD),
     ] {
         let name = http::HeaderName::from_static(name);
         let rules = vec![HeaderRule { name, test }];
@@ -94,8 +94,8 @@ async fn a32_last_modified_is_seen() {
         Server::plain(|_| answer(200).header("Last-Modified", "Tue, 01 Jan 2030 00:00:00 GMT"))
             .await;
     let ask = |q: &mut HttpProbeConfig| q.expect.max_age = Some(Duration::from_secs(1));
-    let sounding = check("A32: from the future", server.url("/"), ask, GOOD).await;
-    assert_eq!(sounding.answer.last_modified, Some(1_893_456_000));
+    let result = check("A32: from the future", server.url("/"), ask, GOOD).await;
+    assert_eq!(result.answer.last_modified, Some(1_893_456_000));
     let server = Server::plain(|_| answer(200)).await;
     check("A32: missing", server.url("/"), ask, bad(Reason::Header)).await;
 }
@@ -106,8 +106,8 @@ async fn g05_an_answer_that_took_too_long() {
     let server = Server::plain(move |_| answer(200).after(slow)).await;
     let ask = |most| move |q: &mut HttpProbeConfig| q.expect.max_latency = Some(most);
     let short = Duration::from_millis(30);
-    let sounding = check("G05", server.url("/"), ask(short), bad(Reason::TooSlow)).await;
-    assert!(sounding.phases.processing >= slow, "{sounding:?}");
+    let result = check("G05", server.url("/"), ask(short), bad(Reason::TooSlow)).await;
+    assert!(result.phases.processing >= slow, "{result:?}");
     check("G03", server.url("/"), ask(Duration::from_secs(8)), GOOD).await;
 }
 
@@ -124,7 +124,7 @@ async fn g19_a_transport_error_is_bad_whatever_is_expected() {
             body_not_matches: vec![pattern("panic")],
             headers: vec![HeaderRule {
                 name: http::HeaderName::from_static("x-error"),
-                test: HeaderTest::Absent,
+                test: HeaderTest::NotInstalled,
             }],
             max_latency: Some(Duration::from_secs(9)),
             http_versions: vec![HttpVersion::V10, HttpVersion::V11, HttpVersion::V20],
@@ -133,8 +133,8 @@ async fn g19_a_transport_error_is_bad_whatever_is_expected() {
         };
     };
     let nobody = format!("http://{}/", nobody().await);
-    let sounding = check("refused", nobody, anything, bad(Reason::ConnectRefused)).await;
-    assert_eq!(sounding.answer.status, None);
+    let result = check("refused", nobody, anything, bad(Reason::ConnectRefused)).await;
+    assert_eq!(result.answer.status, None);
     let server = Server::plain(|_| reset()).await;
     check("reset", server.url("/"), anything, bad(Reason::Reset)).await;
     let server = Server::plain(|_| close()).await;

@@ -4,9 +4,9 @@ use std::io::Write as _;
 
 use http::Method;
 use leadsman::config::settings::{Compression, HttpProbeConfig, RequestBody};
-use leadsman::core::probe_result::{ProbeResult, Reason, VoidReason};
+use leadsman::core::probe_result::{ProbeResult, Reason, UnknownReason};
 
-use crate::support::ask::{GOOD, TIMEOUT, bad, check, prober, sound, void};
+use crate::support::ask::{GOOD, TIMEOUT, bad, check, prober, sound, unknown};
 use crate::support::pki::Pki;
 use crate::support::script::{Answer, Step, answer};
 use crate::support::server::Server;
@@ -61,16 +61,16 @@ async fn b01_to_b05_packed_and_not() {
         .await;
         let rule = format!("{rule}: {coding:?}, asked for {asked:?}");
         let change = |q: &mut HttpProbeConfig| q.compression = asked;
-        let sounding = check(&rule, server.url("/"), change, GOOD).await;
-        sizes(&rule, &sounding, Some(wire), wire, unpacked);
+        let result = check(&rule, server.url("/"), change, GOOD).await;
+        sizes(&rule, &result, Some(wire), wire, unpacked);
     }
 }
 
 #[tokio::test]
 async fn b03_a_bad_status_still_has_a_size() {
     let server = Server::plain(|_| answer(500).body(PLAIN)).await;
-    let sounding = check("B03", server.url("/"), |_| {}, bad(Reason::Status)).await;
-    sizes("B03", &sounding, Some(110), 110, 110);
+    let result = check("B03", server.url("/"), |_| {}, bad(Reason::Status)).await;
+    sizes("B03", &result, Some(110), 110, 110);
 }
 
 #[tokio::test]
@@ -84,9 +84,9 @@ async fn an_answer_without_a_body_has_nothing_to_unpack() {
         q.method = Method::HEAD;
         q.compression = Some(Gzip);
     };
-    let sounding = check("HEAD", server.url("/"), change, GOOD).await;
-    assert_eq!(sounding.answer.content_length, Some(5));
-    assert_eq!(sounding.answer.unpacked_bytes, 0);
+    let result = check("HEAD", server.url("/"), change, GOOD).await;
+    assert_eq!(result.answer.content_length, Some(5));
+    assert_eq!(result.answer.unpacked_bytes, 0);
 }
 
 #[tokio::test]
@@ -153,8 +153,8 @@ async fn b08_b09_b10_b12_the_limit() {
         ("B09, B12", 100_000, too_large),
     ] {
         let server = Server::plain(move |_| answer(200).body(vec![b'a'; size])).await;
-        let sounding = check(rule, server.url("/"), limited(None), expected).await;
-        assert_eq!(sounding.answer.content_length, Some(size as u64), "{rule}");
+        let result = check(rule, server.url("/"), limited(None), expected).await;
+        assert_eq!(result.answer.content_length, Some(size as u64), "{rule}");
         let chunked = Server::plain(move |_| answer(200).body(vec![b'a'; size]).chunked()).await;
         check(rule, chunked.url("/"), limited(None), expected).await;
     }
@@ -166,14 +166,14 @@ async fn b08_b09_b10_b12_the_limit() {
         }
     };
     let server = Server::plain(gzip_of(127)).await;
-    let sounding = check(
+    let result = check(
         "B10",
         server.url("/"),
         limited(Some(Compression::Gzip)),
         GOOD,
     )
     .await;
-    assert_eq!(sounding.answer.unpacked_bytes, 127);
+    assert_eq!(result.answer.unpacked_bytes, 127);
     let server = Server::plain(gzip_of(129)).await;
     check(
         "B10",
@@ -247,33 +247,33 @@ async fn b13_a_body_that_cannot_be_read_is_our_own_trouble() {
         q.method = Method::POST;
         q.body = RequestBody::File("/nonexistent/body".into());
     };
-    check("B13, C10", server.url("/"), change, void(VoidReason::File)).await;
+    check(
+        "B13, C10",
+        server.url("/"),
+        change,
+        unknown(UnknownReason::File),
+    )
+    .await;
     assert_eq!(server.connections(), 0);
 }
 
 #[tokio::test]
 async fn b15_a_chunked_answer_has_no_announced_length() {
     let server = Server::plain(|_| answer(200).body(PLAIN).chunked()).await;
-    let sounding = check("B15", server.url("/"), |_| {}, GOOD).await;
-    sizes("B15", &sounding, None, 110, 110);
+    let result = check("B15", server.url("/"), |_| {}, GOOD).await;
+    sizes("B15", &result, None, 110, 110);
     let server = Server::plain(|_| answer(200).body(PLAIN).until_close()).await;
-    let sounding = check("until the end", server.url("/"), |_| {}, GOOD).await;
-    sizes("until the end", &sounding, None, 110, 110);
+    let result = check("until the end", server.url("/"), |_| {}, GOOD).await;
+    sizes("until the end", &result, None, 110, 110);
     let server = Server::http2(|_| answer(200).body(PLAIN)).await;
     let change = |q: &mut HttpProbeConfig| q.http = leadsman::config::settings::HttpVersions::Http2;
-    let sounding = check("HTTP/2", server.url("/"), change, GOOD).await;
-    assert_eq!(sounding.answer.unpacked_bytes, 110);
+    let result = check("HTTP/2", server.url("/"), change, GOOD).await;
+    assert_eq!(result.answer.unpacked_bytes, 110);
 }
 
 #[track_caller]
-fn sizes(
-    rule: &str,
-    sounding: &ProbeResult,
-    announced: Option<usize>,
-    wire: usize,
-    unpacked: usize,
-) {
-    let answer = &sounding.answer;
+fn sizes(rule: &str, result: &ProbeResult, announced: Option<usize>, wire: usize, unpacked: usize) {
+    let answer = &result.answer;
     let seen = (
         answer.content_length,
         answer.body_bytes,

@@ -45,17 +45,17 @@ async fn in_a_network_with_black_holes() {
     let server = Server::plain(|_| answer(200)).await;
     let here = Some(server.address.ip());
     for name in ["shop.test", "many.test"] {
-        let sounding = check(name, server.url_of(name, "/"), |_| {}, GOOD).await;
-        assert_eq!(sounding.answer.ip, here, "{name}");
-        assert_eq!(sounding.answer.entrance, here, "{name}");
+        let result = check(name, server.url_of(name, "/"), |_| {}, GOOD).await;
+        assert_eq!(result.answer.ip, here, "{name}");
+        assert_eq!(result.answer.entrance, here, "{name}");
         // It was not tried first.
         assert!(
-            sounding.phases.connect >= Duration::from_millis(250),
-            "{sounding:?}"
+            result.phases.connect >= Duration::from_millis(250),
+            "{result:?}"
         );
         let url = format!("tcp://{name}:{}", server.address.port());
-        let sounding = check_tcp(name, TIMEOUT, url, |_| {}, GOOD).await;
-        assert_eq!(sounding.answer.ip, here, "{name}");
+        let result = check_tcp(name, TIMEOUT, url, |_| {}, GOOD).await;
+        assert_eq!(result.answer.ip, here, "{name}");
     }
     assert_eq!(half_open(), 0, "what did not win is gone");
 
@@ -74,30 +74,30 @@ async fn in_a_network_with_black_holes() {
     // Both addresses stand in the text, with what each said.
     let wait = Duration::from_millis(900);
     let timeout = bad(Reason::ConnectTimeout);
-    let sounding = check_within("dead", wait, "http://dead.test:1/", |_| {}, timeout).await;
-    let text = sounding.explanation.unwrap();
+    let result = check_within("dead", wait, "http://dead.test:1/", |_| {}, timeout).await;
+    let text = result.explanation.unwrap();
     for said in [
         "[fd00:1::2]:1 does not answer",
         "192.0.2.2:1 does not answer",
     ] {
         assert!(text.contains(said), "{text}");
     }
-    assert!(!sounding.answer.reached);
-    assert_eq!(sounding.answer.entrance, Some([192, 0, 2, 2].into()));
-    let sounding = check_within("half", wait, "http://shop.test:1/", |_| {}, timeout).await;
-    let text = sounding.explanation.unwrap();
+    assert!(!result.answer.reached);
+    assert_eq!(result.answer.entrance, Some([192, 0, 2, 2].into()));
+    let result = check_within("half", wait, "http://shop.test:1/", |_| {}, timeout).await;
+    let text = result.explanation.unwrap();
     for said in [
         "[fd00:1::2]:1 does not answer",
         "127.0.0.1:1: Connection refused",
     ] {
         assert!(text.contains(said), "{text}");
     }
-    assert!(sounding.answer.reached, "one of them refuses");
+    assert!(result.answer.reached, "one of them refuses");
     assert_eq!(half_open(), 0, "nothing is left of what was given up");
     // One address alone has the time for itself.
     let only = |q: &mut HttpProbeConfig| q.connect.ip = IpFamily::V4 { fallback: false };
-    let sounding = check("only", server.url_of("shop.test", "/"), only, GOOD).await;
-    assert_eq!(sounding.answer.ip, here);
+    let result = check("only", server.url_of("shop.test", "/"), only, GOOD).await;
+    assert_eq!(result.answer.ip, here);
 }
 
 /// Connections that have not been answered, of the whole network.

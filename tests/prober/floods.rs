@@ -46,8 +46,8 @@ async fn endless_interim_answers_over_http1() {
         let server = Flood::start(&[], &[], flood.as_bytes());
         for connection in [ConnectionReuse::New, ConnectionReuse::KeepAlive] {
             let change = |q: &mut HttpProbeConfig| q.connection = connection;
-            let sounding = check(rule, server.url(), change, bad(Reason::Protocol)).await;
-            let text = sounding.explanation.unwrap();
+            let result = check(rule, server.url(), change, bad(Reason::Protocol)).await;
+            let text = result.explanation.unwrap();
             assert!(text.contains("answer"), "{rule}: {text}");
         }
         let taken = server.taken();
@@ -87,8 +87,8 @@ async fn endless_frames_over_http2() {
                 q.http = HttpVersions::Http2;
                 q.connection = connection;
             };
-            let sounding = check(rule, server.url(), change, bad(Reason::Protocol)).await;
-            assert!(sounding.explanation.is_some());
+            let result = check(rule, server.url(), change, bad(Reason::Protocol)).await;
+            assert!(result.explanation.is_some());
         }
         let taken = server.taken();
         assert!(taken < MOST_TAKEN, "{rule}: {taken}");
@@ -151,9 +151,9 @@ async fn what_is_still_sending_at_the_deadline_is_bad_and_says_so() {
     )];
     let server = Server::plain(move |_| steps.clone()).await;
     let expected = bad(Reason::HeaderTimeout);
-    let sounding = check_within("drip", SHORT, server.url("/"), |_| {}, expected).await;
-    assert!(sounding.answer.reached, "{sounding:?}");
-    let text = sounding.explanation.unwrap();
+    let result = check_within("drip", SHORT, server.url("/"), |_| {}, expected).await;
+    assert!(result.answer.reached, "{result:?}");
+    let text = result.explanation.unwrap();
     assert!(text.contains("bytes came"), "{text}");
 }
 
@@ -168,7 +168,7 @@ async fn endless_lines_end_a_dialogue() {
         let flood = Step::Forever(line.repeat(1000).into_bytes());
         let server = Server::connections_only(vec![flood]).await;
         let pattern = pattern.clone();
-        let sounding = check_tcp(
+        let result = check_tcp(
             rule,
             TIMEOUT,
             server.tcp(),
@@ -176,6 +176,6 @@ async fn endless_lines_end_a_dialogue() {
             bad(Reason::Dialogue),
         )
         .await;
-        assert!(sounding.answer.body_bytes <= 2 << 20, "{sounding:?}");
+        assert!(result.answer.body_bytes <= 2 << 20, "{result:?}");
     }
 }

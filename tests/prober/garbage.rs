@@ -108,8 +108,8 @@ async fn check(
     let never = regex::Regex::new("^never$").unwrap();
     let mut runner = TestRunner::deterministic();
     for batch in 0..CASES / BATCH {
-        let mut soundings = tokio::task::JoinSet::new();
-        for case in 0..BATCH {
+        let mut results = tokio::task::JoinSet::new();
+        for candidate in 0..BATCH {
             let bytes = strategy.new_tree(&mut runner).unwrap().current();
             let answer = bytes.clone();
             let server = if at_once {
@@ -129,23 +129,26 @@ async fn check(
                 q.expect.body_not_matches = vec![Pattern(never.clone())];
                 change(q);
             });
-            soundings.spawn(async move {
-                let sounding = sound(&prober, DEADLINE).await;
+            results.spawn(async move {
+                let result = sound(&prober, DEADLINE).await;
                 drop(server);
-                let case = batch * BATCH + case;
+                let candidate = batch * BATCH + candidate;
                 let shown = bytes.escape_ascii().to_string();
                 assert!(
-                    !matches!(sounding.outcome, Outcome::Void(_)),
-                    "{case}: {shown}: {sounding:?}"
+                    !matches!(result.outcome, Outcome::Unknown(_)),
+                    "{candidate}: {shown}: {result:?}"
                 );
                 assert!(
-                    sounding.duration() < DEADLINE,
-                    "{case}: {shown}: {sounding:?}"
+                    result.duration() < DEADLINE,
+                    "{candidate}: {shown}: {result:?}"
                 );
-                assert!(sounding.answer.unpacked_bytes <= 100_000, "{case}: {shown}");
+                assert!(
+                    result.answer.unpacked_bytes <= 100_000,
+                    "{candidate}: {shown}"
+                );
             });
         }
-        while let Some(done) = soundings.join_next().await {
+        while let Some(done) = results.join_next().await {
             if let Err(error) = done {
                 std::panic::resume_unwind(error.into_panic());
             }

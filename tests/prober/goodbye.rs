@@ -31,12 +31,12 @@ fn ways() -> Vec<(usize, HttpVersions, ConnectionReuse)> {
     all
 }
 
-fn question(pki: &Pki, offer: HttpVersions, connection: ConnectionReuse) -> HttpProbeConfig {
-    let mut question = http_question();
-    question.http = offer;
-    question.connection = connection;
-    question.connect.tls.ca_file = Some(pki.ca_file());
-    question
+fn kind(pki: &Pki, offer: HttpVersions, connection: ConnectionReuse) -> HttpProbeConfig {
+    let mut kind = http_question();
+    kind.http = offer;
+    kind.connection = connection;
+    kind.connect.tls.ca_file = Some(pki.ca_file());
+    kind
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -48,19 +48,19 @@ async fn an_nginx_that_goes_away_after_each_answer_is_good() {
         for (entrance, offer, connection) in ways() {
             for path in ["/", "/large"] {
                 let shared = shared();
-                let question = question(&pki, offer, connection);
-                let asked = ProbeKind::Http(Box::new(question));
+                let kind = kind(&pki, offer, connection);
+                let asked = ProbeKind::Http(Box::new(kind));
                 let prober = Prober::new(&shared, target(nginx.url(entrance, path)), asked);
                 for run in 0..11 {
-                    let sounding = sound(&prober, TIMEOUT).await;
+                    let result = sound(&prober, TIMEOUT).await;
                     assert_eq!(
-                        sounding.outcome, GOOD,
-                        "{http} {entrance} {offer:?} {connection:?} {path} {run}: {sounding:#?}"
+                        result.outcome, GOOD,
+                        "{http} {entrance} {offer:?} {connection:?} {path} {run}: {result:#?}"
                     );
                     let two = offer == HttpVersions::Http2;
                     let two = two.then_some(HttpVersion::V20);
                     let expected = two.unwrap_or(HttpVersion::V11);
-                    assert_eq!(sounding.answer.http_version, Some(expected));
+                    assert_eq!(result.answer.http_version, Some(expected));
                 }
             }
         }
@@ -81,9 +81,9 @@ async fn an_nginx_that_is_reloaded_again_and_again_is_good() {
     let mut asked = tokio::task::JoinSet::new();
     let mut counts = Vec::new();
     for (entrance, offer, connection) in ways() {
-        let question = question(&pki, offer, connection);
+        let kind = kind(&pki, offer, connection);
         let probers = ["/", "/large"].map(|path| {
-            let asked = ProbeKind::Http(Box::new(question.clone()));
+            let asked = ProbeKind::Http(Box::new(kind.clone()));
             Prober::new(&shared(), target(nginx.url(entrance, path)), asked)
         });
         let count = Arc::new(AtomicUsize::new(0));
@@ -93,10 +93,10 @@ async fn an_nginx_that_is_reloaded_again_and_again_is_good() {
             let mut bad = Vec::new();
             while !stop.load(Ordering::Relaxed) {
                 let run = count.load(Ordering::Relaxed);
-                let sounding = probers[run % 2].sound(clock::now(), TIMEOUT, None).await;
-                if sounding.outcome != GOOD {
+                let result = probers[run % 2].sound(clock::now(), TIMEOUT, None).await;
+                if result.outcome != GOOD {
                     bad.push(format!(
-                        "{entrance} {offer:?} {connection:?} {run}: {sounding:#?}"
+                        "{entrance} {offer:?} {connection:?} {run}: {result:#?}"
                     ));
                 }
                 count.fetch_add(1, Ordering::Relaxed);
@@ -218,12 +218,9 @@ async fn a_goodbye_does_not_end_what_is_under_way() {
                 q.connection = connection;
             });
             for run in 1..4 {
-                let sounding = sound(&prober, TIMEOUT).await;
-                assert_eq!(
-                    sounding.outcome, GOOD,
-                    "{rule} {connection:?}: {sounding:#?}"
-                );
-                assert_eq!(sounding.answer.body_bytes, 3, "{rule}");
+                let result = sound(&prober, TIMEOUT).await;
+                assert_eq!(result.outcome, GOOD, "{rule} {connection:?}: {result:#?}");
+                assert_eq!(result.answer.body_bytes, 3, "{rule}");
                 assert_eq!(count.load(Ordering::Relaxed), run, "{rule}: asked once");
             }
         }

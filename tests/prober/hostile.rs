@@ -36,8 +36,8 @@ async fn answers_that_break_off() {
         check(rule, server.url("/"), |_| {}, bad(Reason::Reset)).await;
     }
     let server = Server::connections_only(vec![Step::Reset]).await;
-    let sounding = check("reset at once", server.url("/"), |_| {}, bad(Reason::Reset)).await;
-    assert_eq!(sounding.answer.status, None);
+    let result = check("reset at once", server.url("/"), |_| {}, bad(Reason::Reset)).await;
+    assert_eq!(result.answer.status, None);
 }
 
 fn broken_off(text: &str) -> Script {
@@ -133,11 +133,8 @@ async fn answers_without_an_end() {
     ] {
         let server = Server::plain(move |_| steps.clone()).await;
         let before = memory();
-        let sounding = check(rule, server.url("/"), |_| {}, bad(expected)).await;
-        assert!(
-            sounding.answer.body_bytes <= 2 << 20,
-            "{rule}: {sounding:?}"
-        );
+        let result = check(rule, server.url("/"), |_| {}, bad(expected)).await;
+        assert!(result.answer.body_bytes <= 2 << 20, "{rule}: {result:?}");
         // The other tests of this process need some as well.
         assert!(
             memory().saturating_sub(before) < 100 << 20,
@@ -161,8 +158,8 @@ async fn interim_answers_and_blank_lines_are_not_an_answer() {
         raw(format!("{early}{HEAD}Content-Length: 2\r\n\r\nok"))
     })
     .await;
-    let sounding = check("a few are", server.url("/"), |_| {}, GOOD).await;
-    assert_eq!(sounding.answer.status, Some(200));
+    let result = check("a few are", server.url("/"), |_| {}, GOOD).await;
+    assert_eq!(result.answer.status, Some(200));
 }
 
 #[tokio::test]
@@ -176,8 +173,8 @@ async fn a_gzip_bomb_is_not_unpacked() {
         q.body_limit = 4 << 20;
     };
     let before = memory();
-    let sounding = check("bomb", server.url("/"), change, bad(Reason::TooLarge)).await;
-    assert!(sounding.answer.unpacked_bytes <= 5 << 20, "{sounding:?}");
+    let result = check("bomb", server.url("/"), change, bad(Reason::TooLarge)).await;
+    assert!(result.answer.unpacked_bytes <= 5 << 20, "{result:?}");
     assert!(memory().saturating_sub(before) < 100 << 20);
 }
 
@@ -211,9 +208,9 @@ async fn what_comes_after_an_answer_is_not_the_next_answer() {
         q.connection = ConnectionReuse::KeepAlive;
     });
     for run in 0..3 {
-        let sounding = sound(&prober, TIMEOUT).await;
-        assert_eq!(sounding.outcome, GOOD, "{run}");
-        assert_eq!(sounding.answer.unpacked_bytes, 2, "{run}: {sounding:?}");
+        let result = sound(&prober, TIMEOUT).await;
+        assert_eq!(result.outcome, GOOD, "{run}");
+        assert_eq!(result.answer.unpacked_bytes, 2, "{run}: {result:?}");
     }
 }
 
@@ -240,7 +237,7 @@ async fn an_unwanted_switch_of_protocols_is_bad() {
     let prober = prober(server.url("/"), |_| {});
     let outcome = sound(&prober, TIMEOUT).await.outcome;
     assert!(
-        matches!(outcome, Outcome::Bad(Reason::Protocol | Reason::Status)),
+        matches!(outcome, Outcome::Failure(Reason::Protocol | Reason::Status)),
         "{outcome:?}"
     );
 }
@@ -291,11 +288,11 @@ async fn broken_http2() {
     ] {
         let server = Server::connections_only(steps).await;
         let prober = prober(server.url("/"), |q| q.http = HttpVersions::Http2);
-        let sounding = sound(&prober, SHORT).await;
-        let Outcome::Bad(reason) = sounding.outcome else {
-            panic!("{rule}: {sounding:?}");
+        let result = sound(&prober, SHORT).await;
+        let Outcome::Failure(reason) = result.outcome else {
+            panic!("{rule}: {result:?}");
         };
-        assert!(reasons.contains(&reason), "{rule}: {sounding:?}");
+        assert!(reasons.contains(&reason), "{rule}: {result:?}");
     }
 }
 

@@ -38,9 +38,9 @@ async fn a_kept_connection_that_closes_without_a_byte_is_replaced() {
         let server = second_time(second).await;
         let prober = prober(server.url("/"), keep);
         for run in 0..3 {
-            let sounding = sound(&prober, TIMEOUT).await;
-            assert_eq!(sounding.outcome, GOOD, "{run} {sounding:?}");
-            assert!(!sounding.answer.reused, "{run}");
+            let result = sound(&prober, TIMEOUT).await;
+            assert_eq!(result.outcome, GOOD, "{run} {result:?}");
+            assert!(!result.answer.reused, "{run}");
         }
         assert_eq!(server.connections(), 3);
     }
@@ -72,9 +72,9 @@ async fn a_broken_answer_on_a_kept_connection_is_not_asked_for_again() {
         let server = second_time(second).await;
         let prober = prober(server.url("/"), keep);
         assert_eq!(sound(&prober, TIMEOUT).await.outcome, GOOD, "{rule}");
-        let sounding = sound(&prober, SHORT).await;
-        assert_eq!(sounding.outcome, bad(expected), "{rule}: {sounding:?}");
-        assert!(sounding.answer.reused, "{rule}");
+        let result = sound(&prober, SHORT).await;
+        assert_eq!(result.outcome, bad(expected), "{rule}: {result:?}");
+        assert!(result.answer.reused, "{rule}");
         assert_eq!(server.connections(), 1, "{rule}");
         assert_eq!(sound(&prober, TIMEOUT).await.outcome, GOOD, "{rule}");
     }
@@ -91,9 +91,9 @@ async fn bodies_go_over_a_kept_http2_connection() {
         q.body = RequestBody::Inline(body.clone().into());
     });
     for _ in 0..20 {
-        let sounding = sound(&prober, TIMEOUT).await;
-        assert_eq!(sounding.outcome, GOOD, "{sounding:?}");
-        assert_eq!(sounding.answer.body_bytes, 5);
+        let result = sound(&prober, TIMEOUT).await;
+        assert_eq!(result.outcome, GOOD, "{result:?}");
+        assert_eq!(result.answer.body_bytes, 5);
     }
     assert_eq!(server.connections(), 1);
 }
@@ -103,8 +103,8 @@ async fn a_dropped_http2_sounding_leaves_nothing_behind() {
     // Neither a server that hangs nor one that does not read keeps it open.
     let hangs = Server::http2(|_| hang()).await;
     let prober_of_hanging = prober(hangs.url("/"), |q| q.http = HttpVersions::Http2);
-    let sounding = prober_of_hanging.sound(clock::now(), TIMEOUT, None);
-    let dropped = tokio::time::timeout(SHORT, sounding).await;
+    let result = prober_of_hanging.sound(clock::now(), TIMEOUT, None);
+    let dropped = tokio::time::timeout(SHORT, result).await;
     assert!(dropped.is_err(), "it hangs");
     until("the connection is closed", || hangs.open() == 0).await;
 
@@ -186,8 +186,8 @@ async fn http2_only_does_not_fall_back() {
     }
     let config = pki.server(&certificate(&["localhost"]).http2());
     let new = Server::tls(config, |_| answer(200)).await;
-    let sounding = check("HTTP/2", new.url_of("localhost", "/"), change, GOOD).await;
-    assert_eq!(sounding.answer.http_version, Some(HttpVersion::V20));
+    let result = check("HTTP/2", new.url_of("localhost", "/"), change, GOOD).await;
+    assert_eq!(result.answer.http_version, Some(HttpVersion::V20));
 }
 
 #[tokio::test]
@@ -196,10 +196,10 @@ async fn what_a_redirect_showed_is_not_told_of_the_hop_after_it() {
     let server = Server::plain(move |_| answer(302).header("Location", &gone).body("moved")).await;
     let change = |q: &mut HttpProbeConfig| q.redirects.max = 2;
     let refused = bad(Reason::ConnectRefused);
-    let sounding = check("gone", server.url("/"), change, refused).await;
-    assert_eq!(sounding.answer.redirects, 1);
-    assert_eq!(sounding.answer.status, None);
-    assert_eq!(sounding.answer.content_length, None);
+    let result = check("gone", server.url("/"), change, refused).await;
+    assert_eq!(result.answer.redirects, 1);
+    assert_eq!(result.answer.status, None);
+    assert_eq!(result.answer.content_length, None);
 }
 
 #[tokio::test]
@@ -214,10 +214,10 @@ async fn a_kept_connection_that_leads_to_a_redirect_is_told_of_the_last_hop() {
         q.redirects.max = 1;
     });
     for _ in 0..3 {
-        let sounding = sound(&prober, TIMEOUT).await;
-        assert_eq!(sounding.outcome, GOOD, "{sounding:?}");
+        let result = sound(&prober, TIMEOUT).await;
+        assert_eq!(result.outcome, GOOD, "{result:?}");
         // The first hop took the connection that the last sounding left, the last hop opened one.
-        assert!(!sounding.answer.reused && !sounding.phases.connect.is_zero());
+        assert!(!result.answer.reused && !result.phases.connect.is_zero());
     }
 }
 
@@ -234,8 +234,8 @@ async fn a_transcript_tells_the_steps_and_no_secret() {
     });
     let mut transcript = Transcript::default();
     let due = clock::now();
-    let sounding = prober.sound(due, TIMEOUT, Some(&mut transcript)).await;
-    assert_eq!(sounding.outcome, GOOD, "{sounding:?}");
+    let result = prober.sound(due, TIMEOUT, Some(&mut transcript)).await;
+    assert_eq!(result.outcome, GOOD, "{result:?}");
     let lines = transcript.lines().join("\n");
     for text in ["connected to", "GET", "302", "/next?…", "200", "set-cookie"] {
         assert!(lines.contains(text), "{text}: {lines}");

@@ -82,10 +82,10 @@ async fn a_tunnel_leads_to_the_target_and_its_certificate() {
             q.http = http;
         };
         let url = server.url_of("localhost", "/x");
-        let sounding = check("tunnel", url, through(target(&proxy.url), change), GOOD).await;
-        assert_eq!(sounding.answer.http_version, Some(version));
-        assert!(!sounding.answer.resolved, "the proxy resolves");
-        assert!(sounding.answer.tls.is_some());
+        let result = check("tunnel", url, through(target(&proxy.url), change), GOOD).await;
+        assert_eq!(result.answer.http_version, Some(version));
+        assert!(!result.answer.resolved, "the proxy resolves");
+        assert!(result.answer.tls.is_some());
         let request = server.request();
         assert_eq!(request.path, "/x");
         assert_eq!(request.sni.as_deref(), Some("localhost"));
@@ -120,6 +120,6 @@ async fn a_proxy_that_fails_is_told_apart_from_the_target() {
         check_within(rule, SHORT, url, change, bad(Reason::Proxy)).await;
     }
     let unknown = through(target("http://no-such-proxy.invalid:1/"), |_| {});
-    let sounding = check("name", "http://127.0.0.1:1/", unknown, bad(Reason::Proxy)).await;
-    assert!(!sounding.answer.resolved && sounding.phases.resolve.is_zero());
+    let result = check("name", "http://127.0.0.1:1/", unknown, bad(Reason::Proxy)).await;
+    assert!(!result.answer.resolved && result.phases.resolve.is_zero());
 }

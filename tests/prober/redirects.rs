@@ -22,10 +22,10 @@ async fn s11_a_redirect_is_followed_when_asked() {
         _ => answer(200).body("there"),
     })
     .await;
-    let sounding = check("S11", server.url("/"), |q| q.redirects.max = 1, GOOD).await;
-    assert_eq!(sounding.answer.redirects, 1);
-    assert_eq!(sounding.answer.status, Some(200));
-    assert_eq!(sounding.answer.body_bytes, 5);
+    let result = check("S11", server.url("/"), |q| q.redirects.max = 1, GOOD).await;
+    assert_eq!(result.answer.redirects, 1);
+    assert_eq!(result.answer.status, Some(200));
+    assert_eq!(result.answer.body_bytes, 5);
     assert_eq!(server.requests().len(), 2);
 }
 
@@ -38,8 +38,8 @@ async fn s12_a_redirect_is_judged_itself_when_not_followed() {
     };
     let change =
         |q: &mut leadsman::config::settings::HttpProbeConfig| q.expect.status = vec![found];
-    let sounding = check("S12", server.url("/"), change, GOOD).await;
-    assert_eq!(sounding.answer.redirects, 0);
+    let result = check("S12", server.url("/"), change, GOOD).await;
+    assert_eq!(result.answer.redirects, 0);
     assert_eq!(server.request().path, "/");
     check(
         "S12: not wanted",
@@ -56,7 +56,7 @@ async fn s14_a_redirect_to_tls_asks_for_the_new_name() {
     let secure = Server::tls(pki.server(&certificate(&["localhost"])), |_| answer(200)).await;
     let location = secure.url_of("localhost", "/there");
     let plain = Server::plain(move |_| to(&location, 301)).await;
-    let sounding = check(
+    let result = check(
         "S14",
         plain.url("/"),
         |q| {
@@ -68,8 +68,8 @@ async fn s14_a_redirect_to_tls_asks_for_the_new_name() {
     )
     .await;
     assert_eq!(secure.request().sni.as_deref(), Some("localhost"));
-    assert!(sounding.answer.tls.is_some());
-    assert!(!sounding.phases.tls.is_zero());
+    assert!(result.answer.tls.is_some());
+    assert!(!result.phases.tls.is_zero());
 }
 
 #[tokio::test]
@@ -90,7 +90,7 @@ async fn s16_the_number_of_redirects_is_a_limit() {
         (1, 307, "/1", bad(Reason::Redirect)),
         (2, 200, "/2", bad(Reason::Status)),
     ] {
-        let sounding = check(
+        let result = check(
             "S16",
             server.url("/"),
             |q| {
@@ -100,7 +100,7 @@ async fn s16_the_number_of_redirects_is_a_limit() {
             expected,
         )
         .await;
-        assert_eq!(sounding.answer.status, Some(status), "{max}");
+        assert_eq!(result.answer.status, Some(status), "{max}");
         assert_eq!(server.requests().last().unwrap().path, path);
     }
 }
@@ -123,8 +123,8 @@ async fn s17_s18_the_end_of_the_chain_is_judged() {
         let change = |q: &mut leadsman::config::settings::HttpProbeConfig| q.redirects.max = 5;
         let url = |end| server.url(&format!("/{status}/{end}"));
         check("S17", url("good"), change, GOOD).await;
-        let sounding = check("S18", url("bad"), change, bad(Reason::Status)).await;
-        assert_eq!(sounding.answer.status, Some(500));
+        let result = check("S18", url("bad"), change, bad(Reason::Status)).await;
+        assert_eq!(result.answer.status, Some(500));
     }
 }
 
@@ -132,8 +132,8 @@ async fn s17_s18_the_end_of_the_chain_is_judged() {
 async fn s19_a_loop_ends_at_the_limit() {
     let server = Server::plain(|_| to("/", 302)).await;
     let change = |q: &mut leadsman::config::settings::HttpProbeConfig| q.redirects.max = 20;
-    let sounding = check("S19", server.url("/"), change, bad(Reason::Redirect)).await;
-    assert_eq!(sounding.answer.redirects, 20);
+    let result = check("S19", server.url("/"), change, bad(Reason::Redirect)).await;
+    assert_eq!(result.answer.redirects, 20);
     assert_eq!(server.requests().len(), 21);
 }
 
@@ -154,8 +154,8 @@ async fn s20_s21_the_scope_is_the_host() {
     check("S20", port.url("/"), change(SameHost), GOOD).await;
     let before = there.requests().len();
     let refused = bad(Reason::Redirect);
-    let sounding = check("S21", host.url("/"), change(SameHost), refused).await;
-    assert_eq!(sounding.answer.status, Some(302));
+    let result = check("S21", host.url("/"), change(SameHost), refused).await;
+    assert_eq!(result.answer.status, Some(302));
     assert_eq!(there.requests().len(), before, "{down} is not asked");
     check("S21", host.url("/"), change(All), GOOD).await;
 }
@@ -175,9 +175,9 @@ async fn s22_a_redirect_to_nowhere_is_bad() {
         .await;
         let rule = format!("S22: {location:?}");
         let expected = bad(Reason::Redirect);
-        let sounding = check(&rule, server.url("/"), |q| q.redirects.max = 3, expected).await;
-        assert_eq!(sounding.answer.status, Some(308));
-        let explanation = sounding.explanation.unwrap();
+        let result = check(&rule, server.url("/"), |q| q.redirects.max = 3, expected).await;
+        assert_eq!(result.answer.status, Some(308));
+        let explanation = result.explanation.unwrap();
         assert!(!explanation.contains("user:pw"), "{explanation}");
     }
 }

@@ -2,9 +2,9 @@
 
 use http::header::{ACCEPT_LANGUAGE, HeaderName, USER_AGENT};
 use leadsman::config::settings::{Auth, ConnectionReuse, HttpProbeConfig, HttpVersions, Secret};
-use leadsman::core::probe_result::VoidReason;
+use leadsman::core::probe_result::UnknownReason;
 
-use crate::support::ask::{GOOD, TIMEOUT, check, prober, sound, until, void};
+use crate::support::ask::{GOOD, TIMEOUT, check, prober, sound, unknown, until};
 use crate::support::pki::Pki;
 use crate::support::script::{Script, Step, answer};
 use crate::support::server::Server;
@@ -111,9 +111,9 @@ async fn r07_a_token_that_changes_is_read_again() {
         .collect();
     assert_eq!(sent, ["Bearer first", "Bearer second one"]);
     std::fs::remove_file(&token).unwrap();
-    let sounding = sound(&prober, TIMEOUT).await;
-    assert_eq!(sounding.outcome, void(VoidReason::File), "{sounding:?}");
-    assert!(!format!("{sounding:?}").contains("second one"));
+    let result = sound(&prober, TIMEOUT).await;
+    assert_eq!(result.outcome, unknown(UnknownReason::File), "{result:?}");
+    assert!(!format!("{result:?}").contains("second one"));
 }
 
 #[tokio::test]
@@ -144,17 +144,17 @@ async fn r11_new_and_kept_connections() {
                 q.http = http;
             });
             for run in 0..5 {
-                let sounding = sound(&prober, TIMEOUT).await;
-                assert_eq!(sounding.outcome, GOOD);
+                let result = sound(&prober, TIMEOUT).await;
+                assert_eq!(result.outcome, GOOD);
                 let reused = connection == ConnectionReuse::KeepAlive && run > 0;
                 assert_eq!(
-                    sounding.answer.reused, reused,
+                    result.answer.reused, reused,
                     "{connection:?} {http:?} {run}"
                 );
                 if reused {
-                    assert!(sounding.phases.connect.is_zero(), "{sounding:?}");
+                    assert!(result.phases.connect.is_zero(), "{result:?}");
                 }
-                assert!(sounding.answer.ip.is_some());
+                assert!(result.answer.ip.is_some());
             }
             assert_eq!(server.connections(), connections, "{connection:?} {http:?}");
         }
@@ -168,9 +168,9 @@ async fn r11_a_kept_connection_that_was_closed_is_replaced() {
         q.connection = ConnectionReuse::KeepAlive;
     });
     for _ in 0..3 {
-        let sounding = sound(&prober, TIMEOUT).await;
-        assert_eq!(sounding.outcome, GOOD, "{sounding:?}");
-        assert!(!sounding.answer.reused);
+        let result = sound(&prober, TIMEOUT).await;
+        assert_eq!(result.outcome, GOOD, "{result:?}");
+        assert!(!result.answer.reused);
     }
 }
 
@@ -186,8 +186,8 @@ async fn r11_a_kept_connection_that_went_away_is_not_the_targets_fault() {
         q.connection = ConnectionReuse::KeepAlive;
     });
     for _ in 0..3 {
-        let sounding = sound(&prober, TIMEOUT).await;
-        assert_eq!(sounding.outcome, GOOD, "{sounding:?}");
+        let result = sound(&prober, TIMEOUT).await;
+        assert_eq!(result.outcome, GOOD, "{result:?}");
         until("the server has closed", || server.open() == 0).await;
     }
 }

@@ -39,9 +39,9 @@ async fn s01_to_s07_statuses() {
                 q.expect.status = list(allowed);
             }
         };
-        let sounding = check(rule, server.url(&format!("/{status}")), change, expected).await;
-        assert_eq!(sounding.answer.status, Some(status));
-        assert_eq!(sounding.answer.http_version, Some(HttpVersion::V11));
+        let result = check(rule, server.url(&format!("/{status}")), change, expected).await;
+        assert_eq!(result.answer.status, Some(status));
+        assert_eq!(result.answer.http_version, Some(HttpVersion::V11));
     }
 }
 
@@ -60,7 +60,7 @@ async fn s08_s09_s10_versions() {
         };
         check(rule, old.url("/"), change, expected).await;
     }
-    let sounding = check(
+    let result = check(
         "HTTP/2 with prior knowledge",
         new.url("/"),
         |q| {
@@ -70,7 +70,7 @@ async fn s08_s09_s10_versions() {
         GOOD,
     )
     .await;
-    assert_eq!(sounding.answer.http_version, Some(V20));
+    assert_eq!(result.answer.http_version, Some(V20));
     assert_eq!(new.request().version, "HTTP/2.0");
     check(
         "HTTP/2 to a server that speaks none",
@@ -84,9 +84,9 @@ async fn s08_s09_s10_versions() {
 #[tokio::test]
 async fn http_1_0_is_understood() {
     let server = Server::plain(|_| raw("HTTP/1.0 200 OK\r\n\r\nok")).await;
-    let sounding = check("HTTP/1.0", server.url("/"), |_| {}, GOOD).await;
-    assert_eq!(sounding.answer.http_version, Some(HttpVersion::V10));
-    assert_eq!(sounding.answer.body_bytes, 2);
+    let result = check("HTTP/1.0", server.url("/"), |_| {}, GOOD).await;
+    assert_eq!(result.answer.http_version, Some(HttpVersion::V10));
+    assert_eq!(result.answer.body_bytes, 2);
 }
 
 #[tokio::test]
@@ -102,8 +102,8 @@ async fn s25_a_status_that_is_none_is_a_broken_protocol() {
     ] {
         let server =
             Server::plain(move |_| raw(format!("{line}\r\nContent-Length: 0\r\n\r\n"))).await;
-        let sounding = check(line, server.url("/"), |_| {}, bad(Reason::Protocol)).await;
-        assert_eq!(sounding.answer.status, None, "{line}");
+        let result = check(line, server.url("/"), |_| {}, bad(Reason::Protocol)).await;
+        assert_eq!(result.answer.status, None, "{line}");
     }
 }
 
@@ -125,11 +125,11 @@ async fn r09_every_method_is_sent_as_it_is() {
         Method::from_bytes(b"REPORT").unwrap(),
     ] {
         let sent = method.clone();
-        let sounding = check("R09", server.url("/"), |q| q.method = sent, GOOD).await;
+        let result = check("R09", server.url("/"), |q| q.method = sent, GOOD).await;
         assert_eq!(server.requests().last().unwrap().method, method.as_str());
-        assert_eq!(sounding.answer.content_length, Some(5), "{method}");
+        assert_eq!(result.answer.content_length, Some(5), "{method}");
         let bytes = if method == Method::HEAD { 0 } else { 5 };
-        assert_eq!(sounding.answer.body_bytes, bytes, "{method}");
+        assert_eq!(result.answer.body_bytes, bytes, "{method}");
     }
 }
 
@@ -146,10 +146,10 @@ async fn r12_reachable_and_unreachable() {
 async fn m01_a_refused_connection_still_shows_what_is_known() {
     let nobody = nobody().await;
     let refused = bad(Reason::ConnectRefused);
-    let sounding = check("M01", format!("http://{nobody}/"), |_| {}, refused).await;
-    assert_eq!(sounding.answer.status, None);
-    assert_eq!(sounding.answer.ip, Some(nobody.ip()));
-    assert!(!sounding.duration().is_zero());
-    assert!(sounding.phases.processing.is_zero() && sounding.phases.transfer.is_zero());
-    assert!(sounding.phases.tls.is_zero());
+    let result = check("M01", format!("http://{nobody}/"), |_| {}, refused).await;
+    assert_eq!(result.answer.status, None);
+    assert_eq!(result.answer.ip, Some(nobody.ip()));
+    assert!(!result.duration().is_zero());
+    assert!(result.phases.processing.is_zero() && result.phases.transfer.is_zero());
+    assert!(result.phases.tls.is_zero());
 }

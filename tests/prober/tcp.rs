@@ -35,10 +35,10 @@ async fn check(
 
 #[tokio::test]
 async fn a_connection_is_enough_where_nothing_is_asked() {
-    let sounding = check("hangs", hang(), Vec::new(), GOOD).await;
-    assert!(sounding.answer.ip.is_some());
-    assert_eq!(sounding.answer.status, None);
-    assert!(!sounding.phases.connect.is_zero());
+    let result = check("hangs", hang(), Vec::new(), GOOD).await;
+    assert!(result.answer.ip.is_some());
+    assert_eq!(result.answer.status, None);
+    assert!(!result.phases.connect.is_zero());
     let nobody = format!("tcp://{}", nobody().await);
     let refused = bad(Reason::ConnectRefused);
     check_tcp("refused", TIMEOUT, nobody, |_| {}, refused).await;
@@ -98,14 +98,14 @@ async fn m09_groups_go_into_what_is_sent() {
 async fn a_dialogue_that_does_not() {
     let dialogue = || vec![expect("^220 ")];
     let unexpected = bad(Reason::Dialogue);
-    let sounding = check(
+    let result = check(
         "another line",
         raw("554 go away\r\n"),
         dialogue(),
         unexpected,
     )
     .await;
-    let explanation = sounding.explanation.unwrap();
+    let explanation = result.explanation.unwrap();
     assert!(explanation.contains("554 go away"), "{explanation}");
     check("nothing", raw(""), dialogue(), unexpected).await;
     check("reset", reset(), dialogue(), bad(Reason::Reset)).await;
@@ -121,12 +121,12 @@ async fn a_dialogue_that_does_not() {
     )
     .await;
     let server = Server::connections_only(hang()).await;
-    let sounding = check_tcp("silence", SHORT, server.tcp(), change, unexpected).await;
-    assert!(sounding.latency() >= SHORT);
+    let result = check_tcp("silence", SHORT, server.tcp(), change, unexpected).await;
+    assert!(result.latency() >= SHORT);
     let refuses = vec![Step::Bytes(b"554 go away\r\n".to_vec()), Step::Hang];
     let server = Server::connections_only(refuses).await;
-    let sounding = check_tcp("waits", SHORT, server.tcp(), change, unexpected).await;
-    let explanation = sounding.explanation.unwrap();
+    let result = check_tcp("waits", SHORT, server.tcp(), change, unexpected).await;
+    let explanation = result.explanation.unwrap();
     assert!(explanation.contains("554 go away"), "{explanation}");
     let chatter = vec![Step::Forever(b"250 not this\r\n".repeat(100))];
     let server = Server::connections_only(chatter).await;
@@ -151,9 +151,9 @@ async fn tcp_over_tls() {
         q.connect.tls.ca_file = Some(pki.ca_file());
         q.dialogue = vec![expect(r"^\* OK")];
     };
-    let sounding = check_tcp("TLS", TIMEOUT, &url, change, GOOD).await;
-    assert!(sounding.answer.tls.is_some());
-    assert!(!sounding.phases.tls.is_zero());
+    let result = check_tcp("TLS", TIMEOUT, &url, change, GOOD).await;
+    assert!(result.answer.tls.is_some());
+    assert!(!result.phases.tls.is_zero());
     let untrusting = |q: &mut TcpProbeConfig| q.tls = true;
     check_tcp("X01", TIMEOUT, &url, untrusting, bad(Reason::Certificate)).await;
     let soon = |q: &mut TcpProbeConfig| {
@@ -178,7 +178,7 @@ async fn x10_starttls() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let server = tokio::spawn(mail_server(listener, config));
-    let sounding = check_tcp(
+    let result = check_tcp(
         "X10",
         TIMEOUT,
         format!("tcp://localhost:{port}"),
@@ -200,9 +200,9 @@ async fn x10_starttls() {
     )
     .await;
     assert_eq!(server.await.unwrap(), "EHLO again\r\n");
-    let tls = sounding.answer.tls.unwrap();
+    let tls = result.answer.tls.unwrap();
     assert_eq!(tls.subject_alternative, "localhost");
-    assert!(!sounding.phases.tls.is_zero());
+    assert!(!result.phases.tls.is_zero());
 }
 
 async fn mail_server(listener: TcpListener, config: Arc<rustls::ServerConfig>) -> String {
@@ -242,13 +242,13 @@ async fn x10_lines_injected_before_the_handshake_are_refused() {
     };
     let url = format!("tcp://localhost:{}", server.address.port());
     let allowed = [bad(Reason::Tls), bad(Reason::Dialogue)];
-    let mut question = crate::support::ask::tcp_question();
-    change(&mut question);
+    let mut kind = crate::support::ask::tcp_question();
+    change(&mut kind);
     let prober = leadsman::prober::Prober::new(
         &crate::support::ask::shared(),
         crate::support::ask::target(url),
-        leadsman::config::settings::ProbeKind::Tcp(Box::new(question)),
+        leadsman::config::settings::ProbeKind::Tcp(Box::new(kind)),
     );
-    let sounding = crate::support::ask::sound(&prober, SHORT).await;
-    assert!(allowed.contains(&sounding.outcome), "{sounding:?}");
+    let result = crate::support::ask::sound(&prober, SHORT).await;
+    assert!(allowed.contains(&result.outcome), "{result:?}");
 }

@@ -14,7 +14,7 @@ use crate::support::server::Server;
 #[tokio::test]
 async fn s26_c03_g18_a_target_that_does_not_answer() {
     let server = Server::plain(|_| hang()).await;
-    let sounding = check_within(
+    let result = check_within(
         "S26",
         SHORT,
         server.url("/"),
@@ -22,10 +22,10 @@ async fn s26_c03_g18_a_target_that_does_not_answer() {
         bad(Reason::HeaderTimeout),
     )
     .await;
-    assert_eq!(sounding.answer.status, None);
-    assert_eq!(sounding.answer.ip, Some(server.address.ip()));
-    assert!(sounding.phases.processing > SHORT / 2, "{sounding:?}");
-    let explanation = sounding.explanation.unwrap();
+    assert_eq!(result.answer.status, None);
+    assert_eq!(result.answer.ip, Some(server.address.ip()));
+    assert!(result.phases.processing > SHORT / 2, "{result:?}");
+    let explanation = result.explanation.unwrap();
     assert!(
         explanation.contains("400"),
         "names the timeout: {explanation}"
@@ -40,11 +40,11 @@ async fn a_body_that_does_not_end() {
     })
     .await;
     let expected = bad(Reason::BodyTimeout);
-    let sounding = check_within("body", SHORT, server.url("/"), |_| {}, expected).await;
-    assert_eq!(sounding.answer.status, Some(200));
-    assert_eq!(sounding.answer.content_length, Some(5));
-    assert_eq!(sounding.answer.body_bytes, 2);
-    assert!(sounding.phases.transfer > SHORT / 2, "{sounding:?}");
+    let result = check_within("body", SHORT, server.url("/"), |_| {}, expected).await;
+    assert_eq!(result.answer.status, Some(200));
+    assert_eq!(result.answer.content_length, Some(5));
+    assert_eq!(result.answer.body_bytes, 2);
+    assert!(result.phases.transfer > SHORT / 2, "{result:?}");
 }
 
 #[tokio::test]
@@ -61,12 +61,12 @@ async fn a_body_that_hangs_is_waited_for_also_where_nobody_asks_for_it() {
 
 #[tokio::test]
 async fn redirects_share_one_deadline() {
-    let hop = SHORT / 2;
-    let server = Server::plain(move |_| answer(302).header("Location", "/").after(hop)).await;
+    let redirect = SHORT / 2;
+    let server = Server::plain(move |_| answer(302).header("Location", "/").after(redirect)).await;
     let change = |q: &mut HttpProbeConfig| q.redirects.max = 20;
     let expected = bad(Reason::HeaderTimeout);
-    let sounding = check_within("redirects", SHORT, server.url("/"), change, expected).await;
-    assert!(sounding.answer.redirects < 5);
+    let result = check_within("redirects", SHORT, server.url("/"), change, expected).await;
+    assert!(result.answer.redirects < 5);
 }
 
 #[tokio::test]
@@ -91,10 +91,10 @@ async fn a_connection_that_is_not_taken() {
     }
     let expected = bad(Reason::ConnectTimeout);
     let url = format!("http://{address}/");
-    let sounding = check_within("full", SHORT, url, |_| {}, expected).await;
-    assert_eq!(sounding.answer.ip, Some(address.ip()));
-    assert!(sounding.phases.connect > SHORT / 2, "{sounding:?}");
-    assert!(sounding.phases.processing.is_zero());
+    let result = check_within("full", SHORT, url, |_| {}, expected).await;
+    assert_eq!(result.answer.ip, Some(address.ip()));
+    assert!(result.phases.connect > SHORT / 2, "{result:?}");
+    assert!(result.phases.processing.is_zero());
 }
 
 #[tokio::test]
@@ -103,22 +103,19 @@ async fn latency_counts_from_the_due_time() {
     let prober = prober(server.url("/"), |_| {});
     let late = Duration::from_secs(3);
     let due = clock::now() - late;
-    let sounding = prober.sound(due, TIMEOUT, None).await;
-    assert_eq!(sounding.due, due);
-    assert!(sounding.lateness() >= late);
-    assert!(sounding.latency() >= late);
-    assert_eq!(
-        sounding.latency(),
-        sounding.lateness() + sounding.duration()
-    );
+    let result = prober.sound(due, TIMEOUT, None).await;
+    assert_eq!(result.due, due);
+    assert!(result.lateness() >= late);
+    assert!(result.latency() >= late);
+    assert_eq!(result.latency(), result.lateness() + result.duration());
 }
 
 #[tokio::test]
 async fn c07_c11_a_sounding_that_is_dropped_leaves_nothing_behind() {
     let server = Server::plain(|_| hang()).await;
     let prober = prober(server.url("/"), |_| {});
-    let sounding = prober.sound(clock::now(), TIMEOUT, None);
-    let dropped = tokio::time::timeout(Duration::from_millis(200), sounding).await;
+    let result = prober.sound(clock::now(), TIMEOUT, None);
+    let dropped = tokio::time::timeout(Duration::from_millis(200), result).await;
     assert!(dropped.is_err(), "it hangs");
     until("the request came", || server.requests().len() == 1).await;
     until("the connection is closed", || server.open() == 0).await;

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use leadsman::config::settings::{HttpProbeConfig, HttpVersions, TlsConfig};
-use leadsman::core::probe_result::{HttpVersion, Outcome, Reason, VoidReason};
+use leadsman::core::probe_result::{HttpVersion, Outcome, Reason, UnknownReason};
 
-use crate::support::ask::{GOOD, SHORT, bad, check, check_within, void};
+use crate::support::ask::{GOOD, SHORT, bad, check, check_within, unknown};
 use crate::support::pki::{Pki, Wanted, certificate};
 use crate::support::script::{Step, answer, raw};
 use crate::support::server::Server;
@@ -34,16 +34,16 @@ fn local() -> Wanted {
 async fn x01_x02_x04_whom_to_trust() {
     let certificate_bad = bad(Reason::Certificate);
     let any = |q: &mut HttpProbeConfig| q.connect.tls.insecure_skip_verify = true;
-    let sounding = check_certificate("X01", local().self_signed(), |_| {}, certificate_bad).await;
-    assert_eq!(sounding.answer.status, None);
-    let sounding = check_certificate("X02", local().self_signed(), any, GOOD).await;
-    assert!(sounding.answer.tls.is_some());
+    let result = check_certificate("X01", local().self_signed(), |_| {}, certificate_bad).await;
+    assert_eq!(result.answer.status, None);
+    let result = check_certificate("X02", local().self_signed(), any, GOOD).await;
+    assert!(result.answer.tls.is_some());
     let system = |q: &mut HttpProbeConfig| q.connect.tls.ca_file = None;
     check_certificate("unknown to the system", local(), system, certificate_bad).await;
     check_certificate("X04", local(), |_| {}, GOOD).await;
     let other = || certificate(&["elsewhere.test"]);
-    let sounding = check_certificate("another name", other(), |_| {}, certificate_bad).await;
-    let explanation = sounding.explanation.unwrap();
+    let result = check_certificate("another name", other(), |_| {}, certificate_bad).await;
+    let explanation = result.explanation.unwrap();
     assert!(explanation.contains("localhost"), "{explanation}");
     check_certificate("any name", other(), any, GOOD).await;
     let named = |q: &mut HttpProbeConfig| q.connect.tls.server_name = Some("elsewhere.test".into());
@@ -91,17 +91,17 @@ async fn x03_m02_tls_settings_mean_nothing_on_a_plain_target() {
             ..TlsConfig::default()
         };
     };
-    let sounding = check("X03", server.url("/"), change, GOOD).await;
-    assert_eq!(sounding.answer.tls, None, "M02");
-    assert!(sounding.phases.tls.is_zero());
+    let result = check("X03", server.url("/"), change, GOOD).await;
+    assert_eq!(result.answer.tls, None, "M02");
+    assert!(result.phases.tls.is_zero());
 }
 
 #[tokio::test]
 async fn x05_tls_that_is_required() {
     let server = Server::plain(|_| answer(200)).await;
     let required = |q: &mut HttpProbeConfig| q.expect.tls = Some(true);
-    let sounding = check("X05", server.url("/"), required, bad(Reason::Version)).await;
-    assert!(sounding.explanation.unwrap().contains("TLS"));
+    let result = check("X05", server.url("/"), required, bad(Reason::Version)).await;
+    assert!(result.explanation.unwrap().contains("TLS"));
     check_certificate("X05", local(), required, GOOD).await;
     let forbidden = |q: &mut HttpProbeConfig| q.expect.tls = Some(false);
     check_certificate("X05", local(), forbidden, bad(Reason::Version)).await;
@@ -110,12 +110,12 @@ async fn x05_tls_that_is_required() {
 #[tokio::test]
 async fn x07_x09_what_is_seen_of_a_handshake() {
     let wanted = local().serial(&[0x00, 0x0a, 0xbc]);
-    let sounding = check_certificate("X07", wanted, |_| {}, GOOD).await;
-    let phases = sounding.phases;
-    assert!(sounding.answer.resolved && !phases.resolve.is_zero());
+    let result = check_certificate("X07", wanted, |_| {}, GOOD).await;
+    let phases = result.phases;
+    assert!(result.answer.resolved && !phases.resolve.is_zero());
     assert!(!phases.connect.is_zero() && !phases.tls.is_zero());
     assert!(!phases.processing.is_zero());
-    let tls = sounding.answer.tls.unwrap();
+    let tls = result.answer.tls.unwrap();
     // DER drops the zeros that carry no sign, so the leading nibble is what can be kept.
     assert_eq!(tls.serial, "0abc");
     assert_eq!(tls.version, "TLS 1.3");
@@ -167,7 +167,7 @@ async fn a_client_shows_its_certificate() {
         "C10: a file is missing",
         &url,
         ask(Some(gone)),
-        void(VoidReason::File),
+        unknown(UnknownReason::File),
     )
     .await;
     let garbage = pki.file("garbage.pem", "-----BEGIN CERTIFICATE-----\n!\n");
@@ -176,7 +176,7 @@ async fn a_client_shows_its_certificate() {
         "C10: a file is no certificate",
         &url,
         change,
-        void(VoidReason::File),
+        unknown(UnknownReason::File),
     )
     .await;
 }
@@ -204,8 +204,8 @@ async fn a_server_that_does_not_speak_tls() {
 async fn a_handshake_that_hangs_ends_at_the_timeout() {
     let server = Server::connections_only(vec![Step::Hang]).await;
     let url = format!("https://localhost:{}/", server.address.port());
-    let sounding = check_within("hang", SHORT, url, |_| {}, bad(Reason::Tls)).await;
-    assert!(sounding.latency() >= SHORT);
-    assert!(sounding.phases.tls >= SHORT / 2, "{sounding:?}");
-    assert!(sounding.phases.processing.is_zero());
+    let result = check_within("hang", SHORT, url, |_| {}, bad(Reason::Tls)).await;
+    assert!(result.latency() >= SHORT);
+    assert!(result.phases.tls >= SHORT / 2, "{result:?}");
+    assert!(result.phases.processing.is_zero());
 }

@@ -80,9 +80,9 @@ fn the_walk_below_knows_every_route() {
         assert!(ROUTES.iter().any(|(_, path, _)| path == route), "{route}");
     }
     // What takes POST changes something.
-    let posts = source.matches("post(").count();
+    let shard_leaderships = source.matches("post(").count();
     let guarded = ROUTES.iter().filter(|(method, ..)| *method == "POST");
-    assert_eq!(posts, guarded.count());
+    assert_eq!(shard_leaderships, guarded.count());
     assert!(
         ROUTES
             .iter()
@@ -101,14 +101,14 @@ fn whatever_changes_something_or_shows_evidence_takes_the_token() {
     for (method, path, is_guarded) in ROUTES {
         let without_any = ask(&open, method, path, Some("tok-right"));
         let nobody = ask(&guarded, method, path, None);
-        let stranger = ask(&guarded, method, path, Some("tok-wrong"));
+        let unauthenticated = ask(&guarded, method, path, Some("tok-wrong"));
         let known = ask(&guarded, method, path, Some("tok-right"));
         if *is_guarded {
-            let refused = (without_any, nobody, stranger);
+            let refused = (without_any, nobody, unauthenticated);
             assert_eq!(refused, (403, 401, 401), "{method} {path}");
             assert!(![401, 403].contains(&known), "{method} {path}: {known}");
         } else {
-            for status in [without_any, nobody, stranger, known] {
+            for status in [without_any, nobody, unauthenticated, known] {
                 assert!(![401, 403].contains(&status), "{method} {path}: {status}");
             }
         }
@@ -261,7 +261,7 @@ fn a_listener_may_ask_for_certificates_of_clients() {
         let url = format!("https://localhost:{}/-/ready", leadsman.address().port());
         command.arg(url).output()
     };
-    let Ok(stranger) = curl(&[]) else {
+    let Ok(unauthenticated) = curl(&[]) else {
         assert!(
             std::env::var_os("LEADSMAN_TEST_ALL").is_none(),
             "curl is missing"
@@ -269,7 +269,7 @@ fn a_listener_may_ask_for_certificates_of_clients() {
         eprintln!("left out: curl is not installed");
         return;
     };
-    assert!(!stranger.status.success());
+    assert!(!unauthenticated.status.success());
     let known = curl(&[&own, &own_key]).unwrap();
     assert_eq!(
         String::from_utf8_lossy(&known.stdout),

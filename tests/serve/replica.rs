@@ -98,7 +98,7 @@ impl Replica {
             }
         });
         let recording = made.recording;
-        let outfit = Dependencies {
+        let dependencies = Dependencies {
             metrics: Arc::new(Metrics::new().unwrap()),
             clock: clock::now,
             beat: Box::new(clock::now),
@@ -119,7 +119,7 @@ impl Replica {
             tls: None,
             external_url: None,
         };
-        let shared = Arc::new(AppState::new(outfit, empty(), &serve));
+        let shared = Arc::new(AppState::new(dependencies, empty(), &serve));
         let listener = runtime.block_on(TcpListener::bind(made.at)).unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
@@ -147,7 +147,7 @@ impl Replica {
             review: made.review,
             _runtime: runtime,
         };
-        replica.guards(&[]);
+        replica.controllers(&[]);
         replica.shared.set_ready(true);
         replica
     }
@@ -172,7 +172,7 @@ impl Replica {
     }
 
     /// Puts the release on the board, with watches that have ended.
-    pub(crate) fn guards(&self, rollouts: &[RolloutView]) {
+    pub(crate) fn controllers(&self, rollouts: &[RolloutView]) {
         let view = GuardView {
             namespace: "shop".into(),
             release: "mykadoo".into(),
@@ -186,9 +186,9 @@ impl Replica {
             ..GuardView::default()
         };
         let key = ("shop".to_owned(), "mykadoo".to_owned());
-        self.shared.replace_board(ServingConfig {
+        self.shared.replace_serving_config(ServingConfig {
             series: series(&settings(&["mykadoo"])),
-            guards: vec![watch::channel(Arc::new(view)).1],
+            controllers: vec![watch::channel(Arc::new(view)).1],
             orders: [(key, self.orders.clone())].into(),
             token_file: self.token_file.clone(),
             review: self.review.clone(),
@@ -198,7 +198,7 @@ impl Replica {
 
     /// A board on which no release has been put.
     pub(crate) fn guards_nothing(&self) {
-        self.shared.replace_board(empty());
+        self.shared.replace_serving_config(empty());
     }
 
     /// Orders and reloads that have been carried out.
@@ -258,10 +258,10 @@ pub(crate) fn settings(releases: &[&str]) -> Settings {
 }
 
 pub(crate) fn series(settings: &Settings) -> Vec<ProbeSeries> {
-    let tracked = settings
+    let tracked_probe = settings
         .probes()
         .map(|probe| Arc::new(TrackedProbe::new(Arc::clone(probe), clock::now())));
-    tracked.map(ProbeSeries::new).collect()
+    tracked_probe.map(ProbeSeries::new).collect()
 }
 
 pub(crate) fn empty() -> ServingConfig {
@@ -271,7 +271,7 @@ pub(crate) fn empty() -> ServingConfig {
         targets: std::collections::HashSet::new(),
         allow: Vec::new(),
         timeout_offset: Duration::ZERO,
-        guards: Vec::new(),
+        controllers: Vec::new(),
         orders: std::collections::HashMap::new(),
         alerts: Vec::new(),
         token_file: None,

@@ -178,13 +178,13 @@ fn whom_the_cluster_lets_in_is_let_in_and_nobody_else() {
                     "ann" => AuthDecision::Allowed("ann".into()),
                     "bob" => AuthDecision::Forbidden("bob".into()),
                     "away" => AuthDecision::Unknown("the API server cannot be reached".into()),
-                    _ => AuthDecision::Stranger,
+                    _ => AuthDecision::Unauthenticated,
                 }
             })
         })),
         ..Made::default()
     });
-    let deeds = [
+    let permissions = [
         (
             "POST",
             ROLL_BACK,
@@ -212,7 +212,7 @@ fn whom_the_cluster_lets_in_is_let_in_and_nobody_else() {
         "POST" => replica.post(path, token, body),
         _ => replica.get(path, token),
     };
-    for (method, path, body, _, needed) in deeds {
+    for (method, path, body, _, needed) in permissions {
         assert_eq!(ask(method, path, None, body).status, 401);
         assert_eq!(ask(method, path, Some("eve"), body).status, 401);
         let forbidden = ask(method, path, Some("bob"), body);
@@ -222,7 +222,7 @@ fn whom_the_cluster_lets_in_is_let_in_and_nobody_else() {
         is_not_now(&away, "the API server cannot be reached");
     }
     assert_eq!(replica.done(), 0);
-    for (method, path, body, status, _) in deeds {
+    for (method, path, body, status, _) in permissions {
         assert_eq!(
             ask(method, path, Some("ann"), body).status,
             status,
@@ -304,10 +304,10 @@ impl Running {
     }
 }
 
-fn ended(ending: &'static str, reason: &str) -> RolloutView {
+fn ended(outcome: &'static str, reason: &str) -> RolloutView {
     RolloutView {
         revision: 2,
-        ending,
+        outcome,
         reason: reason.into(),
         ended_at: leadsman::platform::clock::unix_seconds() + 1.0,
         ..RolloutView::default()
@@ -322,7 +322,7 @@ fn the_gate_waits_through_every_change_of_who_acts() {
     replica.guards_nothing();
     let gate = Running::start(&replica.url(), &["gate", "mykadoo", "--timeout", "10m"]);
     gate.says("knows no release mykadoo");
-    replica.guards(&[]);
+    replica.controllers(&[]);
     gate.says("it is watched");
     // The one that acted is gone, and nobody takes over yet.
     let nowhere = format!("http://127.0.0.1:{}", unused_port());
@@ -348,7 +348,7 @@ fn the_gate_waits_through_every_change_of_who_acts() {
     });
     gate.said.lock().unwrap().clear();
     gate.says("it is watched");
-    replica.guards(&[ended("recovered", "pods_down:api")]);
+    replica.controllers(&[ended("recovered", "pods_down:api")]);
     gate.ends_with(10, "recovered");
 }
 
@@ -421,7 +421,7 @@ fn an_order_whose_answer_is_lost_is_sent_again_as_the_same_order() {
     assert!(id.len() > 20, "{id}");
     let keys = keys.lock().unwrap().clone();
     assert!(keys.iter().all(|key| *key == id), "{keys:?} {id}");
-    replica.guards(&[RolloutView {
+    replica.controllers(&[RolloutView {
         order: Some(id),
         ..ended("recovered", "by_hand")
     }]);
@@ -481,7 +481,7 @@ fn a_command_waits_for_a_moment_until_somebody_acts() {
             until("the order is there", || replica.done() == 1);
             let id = replica.order_ids.lock().unwrap()[0].clone();
             // That of somebody else, which ended at the same time, says nothing of it.
-            replica.guards(&[
+            replica.controllers(&[
                 RolloutView {
                     order: Some(id),
                     ..ended("recovered", "by_hand")

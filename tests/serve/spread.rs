@@ -37,9 +37,9 @@ fn replica(name: &str, holds: &str) -> (Replica, mpsc::Receiver<ReceivedAlert>, 
     let rules = rules.flat_map(|release| release.alerts.clone()).collect();
     let key = ("shop".to_owned(), holds.to_owned());
     let (to, heard) = mpsc::channel(4);
-    replica.shared.replace_board(ServingConfig {
+    replica.shared.replace_serving_config(ServingConfig {
         series: series(&settings),
-        guards: vec![watch::channel(Arc::new(view)).1],
+        controllers: vec![watch::channel(Arc::new(view)).1],
         orders: [(key.clone(), replica.orders.clone())].into(),
         alerts: vec![AlertSubscriber {
             release: key,
@@ -56,8 +56,8 @@ fn replica(name: &str, holds: &str) -> (Replica, mpsc::Receiver<ReceivedAlert>, 
         objective: "availability",
         target: 0.99,
         window: "30d".into(),
-        good: 0,
-        bad: 0,
+        success: 0,
+        failure: 0,
         budget_remaining: 1.0,
         lasts_s: None,
         burns: Vec::new(),
@@ -77,9 +77,9 @@ fn at(identity: &str, address: &str) -> LeaderRoute {
     }
 }
 
-fn each<const N: usize>(leads: [(&str, LeaderRoute); N]) -> Routing {
-    let leads = leads.map(|(name, lead)| (("shop".to_owned(), name.to_owned()), lead));
-    Routing::Each(leads.into())
+fn each<const N: usize>(leadership: [(&str, LeaderRoute); N]) -> Routing {
+    let leadership = leadership.map(|(name, lead)| (("shop".to_owned(), name.to_owned()), lead));
+    Routing::Each(leadership.into())
 }
 
 /// The name of each release, its phase and what is said of it.
@@ -306,7 +306,7 @@ fn a_repeated_alert_reaches_a_release_that_was_taken_over_meanwhile() {
     let (to, mut of_b) = mpsc::channel(4);
     let (again, mut of_a) = mpsc::channel(4);
     let alerts = settings.releases.iter().zip([again, to]);
-    one.shared.replace_board(ServingConfig {
+    one.shared.replace_serving_config(ServingConfig {
         series: series(&settings),
         alerts: alerts
             .map(|(release, to)| AlertSubscriber {

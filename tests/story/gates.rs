@@ -37,7 +37,7 @@ fn the_gate_answers_at_once_where_there_is_nothing_to_wait_for() {
     guarded.deploy("healthy");
     until("it is seen", || guarded.release()["revision"] == 2);
     guarded.deploy("dead");
-    until("it was turned back", || guarded.ending_of(3).is_some());
+    until("it was turned back", || guarded.outcome_of(3).is_some());
     until("the rollback is known", || {
         guarded.release()["revision"] == 4
     });

@@ -121,10 +121,10 @@ fn the_names_go_away(names: &[&str], away: Away) {
     });
     let missed = unresolved(&watch());
     server.comes_back();
-    until("the revision is judged", || guarded.ending_of(2).is_some());
+    until("the revision is judged", || guarded.outcome_of(2).is_some());
     let log = guarded.daemon.log();
     println!("{names:?}: {missed} results were not judged for want of a name server");
-    assert_eq!(guarded.ending_of(2).as_deref(), Some("kept"), "{log}");
+    assert_eq!(guarded.outcome_of(2).as_deref(), Some("kept"), "{log}");
     assert!(missed >= 30, "{missed}\n{log}");
     let verdict = guarded.release()["verdict"]["text"].clone();
     let verdict = verdict.as_str().unwrap();

@@ -11,7 +11,7 @@ use leadsman::config::settings::{
     RequestBody, TcpProbeConfig,
 };
 use leadsman::core::probe_result::expect::Expect;
-use leadsman::core::probe_result::{Outcome, ProbeResult, Reason, VoidReason};
+use leadsman::core::probe_result::{Outcome, ProbeResult, Reason, UnknownReason};
 use leadsman::platform::clock;
 use leadsman::prober::{Prober, ProberContext};
 
@@ -25,16 +25,16 @@ pub const SHORT: Duration = Duration::from_millis(400);
 const SLACK: Duration = Duration::from_secs(5);
 
 /// What is expected of an outcome.
-pub const GOOD: Outcome = Outcome::Good;
+pub const GOOD: Outcome = Outcome::Success;
 
 /// Bad for this reason.
 pub fn bad(reason: Reason) -> Outcome {
-    Outcome::Bad(reason)
+    Outcome::Failure(reason)
 }
 
 /// No evidence, for this reason.
-pub fn void(reason: VoidReason) -> Outcome {
-    Outcome::Void(reason)
+pub fn unknown(reason: UnknownReason) -> Outcome {
+    Outcome::Unknown(reason)
 }
 
 /// GET without anything, a new connection, no redirects, 2xx.
@@ -77,10 +77,10 @@ pub fn target(url: impl Display) -> Target {
 /// A prober for an HTTP question.
 #[track_caller]
 pub fn prober(url: impl Display, change: impl FnOnce(&mut HttpProbeConfig)) -> Prober {
-    let mut question = http_question();
-    change(&mut question);
+    let mut kind = http_question();
+    change(&mut kind);
     let shared = ProberContext::new(clock::now);
-    Prober::new(&shared, target(url), ProbeKind::Http(Box::new(question)))
+    Prober::new(&shared, target(url), ProbeKind::Http(Box::new(kind)))
 }
 
 /// Asks by HTTP once.
@@ -102,9 +102,9 @@ pub async fn check_within(
     expected: Outcome,
 ) -> ProbeResult {
     let prober = prober(url, change);
-    let sounding = sound(&prober, timeout).await;
-    assert_eq!(sounding.outcome, expected, "{rule}: {sounding:#?}");
-    sounding
+    let result = sound(&prober, timeout).await;
+    assert_eq!(result.outcome, expected, "{rule}: {result:#?}");
+    result
 }
 
 /// Asks by TCP once.
@@ -115,49 +115,49 @@ pub async fn check_tcp(
     change: impl FnOnce(&mut TcpProbeConfig),
     expected: Outcome,
 ) -> ProbeResult {
-    let mut question = tcp_question();
-    change(&mut question);
+    let mut kind = tcp_question();
+    change(&mut kind);
     let shared = ProberContext::new(clock::now);
-    let prober = Prober::new(&shared, target(url), ProbeKind::Tcp(Box::new(question)));
-    let sounding = sound(&prober, timeout).await;
-    assert_eq!(sounding.outcome, expected, "{rule}: {sounding:#?}");
-    sounding
+    let prober = Prober::new(&shared, target(url), ProbeKind::Tcp(Box::new(kind)));
+    let result = sound(&prober, timeout).await;
+    assert_eq!(result.outcome, expected, "{rule}: {result:#?}");
+    result
 }
 
 /// Takes one sounding and checks what holds for all of them.
 pub async fn sound(prober: &Prober, timeout: Duration) -> ProbeResult {
     let due = clock::now();
     let began = Instant::now();
-    let sounding = tokio::time::timeout(timeout + SLACK, prober.sound(due, timeout, None))
+    let result = tokio::time::timeout(timeout + SLACK, prober.sound(due, timeout, None))
         .await
         .expect("a sounding ends by its deadline");
     let took = began.elapsed();
-    assert_eq!(sounding.due, due);
-    assert!(sounding.started >= due && sounding.finished >= sounding.started);
-    assert!(sounding.duration() <= took + Duration::from_millis(1));
-    let (sum, duration) = (sounding.phases.total(), sounding.duration());
+    assert_eq!(result.due, due);
+    assert!(result.started >= due && result.finished >= result.started);
+    assert!(result.duration() <= took + Duration::from_millis(1));
+    let (sum, duration) = (result.phases.total(), result.duration());
     assert!(
         sum.abs_diff(duration) <= Duration::from_millis(1),
-        "phases sum up to the duration: {sum:?} against {duration:?}: {sounding:#?}"
+        "phases sum up to the duration: {sum:?} against {duration:?}: {result:#?}"
     );
-    match (&sounding.outcome, &sounding.explanation) {
-        (Outcome::Good, explanation) => assert_eq!(*explanation, None),
-        (Outcome::Bad(_) | Outcome::Void(_), Some(explanation)) => {
+    match (&result.outcome, &result.explanation) {
+        (Outcome::Success, explanation) => assert_eq!(*explanation, None),
+        (Outcome::Failure(_) | Outcome::Unknown(_), Some(explanation)) => {
             assert!(!explanation.is_empty());
             assert!(explanation.len() <= ProbeResult::MAX_EXPLANATION);
             assert!(!explanation.contains(char::is_control), "{explanation:?}");
         }
         (outcome, None) => panic!("{outcome:?} without an explanation"),
     }
-    if let Outcome::Bad(Reason::ConnectTimeout | Reason::HeaderTimeout | Reason::BodyTimeout) =
-        sounding.outcome
+    if let Outcome::Failure(Reason::ConnectTimeout | Reason::HeaderTimeout | Reason::BodyTimeout) =
+        result.outcome
     {
         assert!(
-            sounding.latency() >= timeout,
-            "a timeout counts with at least the timeout: {sounding:#?}"
+            result.latency() >= timeout,
+            "a timeout counts with at least the timeout: {result:#?}"
         );
     }
-    sounding
+    result
 }
 
 /// Waits until something is so, at most ten seconds.

@@ -13,7 +13,7 @@ use leadsman::core::analysis::{
 };
 
 use super::rollout::{Deployed, Shape};
-use super::world::{ENDPOINTS, Lessons, Limit, World, is_done, mark, numbers, rule, within};
+use super::world::{ENDPOINTS, Lessons, Limit, World, is_done, numbers, outcome, rule, within};
 
 /// The ways in which a release is judged: whether pods are asked directly, and whether something was learned.
 const WAYS: [(&str, bool, bool); 4] = [
@@ -67,13 +67,16 @@ struct Cell {
 }
 
 impl Cell {
-    fn note(&mut self, watch: &Analysis, onset_s: f64) {
+    fn note(&mut self, analysis: &Analysis, onset_s: f64) {
         self.releases += 1;
-        if let Some(finding) = watch.finding() {
-            self.delays_s.push(finding.t - onset_s);
-            *self.reasons.entry(finding.reason.to_string()).or_default() += 1;
+        if let Some(regression) = analysis.regression() {
+            self.delays_s.push(regression.t - onset_s);
+            *self
+                .reasons
+                .entry(regression.reason.to_string())
+                .or_default() += 1;
         }
-        self.healthy += usize::from(watch.conclude() == Verdict::Healthy);
+        self.healthy += usize::from(analysis.conclude() == Verdict::Healthy);
     }
 
     /// Of all releases; those that are kept come last, as infinitely late.
@@ -85,11 +88,11 @@ impl Cell {
 
     #[track_caller]
     fn at_most(&self, row: &str, way: &str, in_a_thousand: f64) {
-        let turned_back = self.delays_s.len();
+        let rolled_back = self.delays_s.len();
         let most = allowed(self.releases, in_a_thousand / 1000.0);
         assert!(
-            turned_back <= most,
-            "{row}, {way}: {turned_back} of {} turned back, {most} allowed: {:?}",
+            rolled_back <= most,
+            "{row}, {way}: {rolled_back} of {} turned back, {most} allowed: {:?}",
             self.releases,
             self.reasons
         );
@@ -181,7 +184,7 @@ struct Row<'a> {
     seed: u64,
     shape: Shape,
     count: usize,
-    past: Past,
+    finished: Past,
     /// When it begins; without it, when the first new pod is Ready.
     onset_s: Option<f64>,
 }
@@ -191,10 +194,10 @@ impl Row<'_> {
         let mut cells: [Cell; 4] = Default::default();
         // A release of one kind differs from that of another shape.
         let seed = self.seed * 1000 + self.shape.replicas as u64 * 10 + self.shape.surge as u64;
-        let mut past = Arc::new(Taught::default());
+        let mut finished = Arc::new(Taught::default());
         for release in 0..releases(self.count) {
             if release % 10 == 0 {
-                past = match self.past {
+                finished = match self.finished {
                     Past::Normal => taught_normally(self.shape, release / 10),
                     Past::Of(world) => Arc::new(taught(seed + release as u64, &|_, at| world(at))),
                     Past::Same => {
@@ -213,8 +216,8 @@ impl Row<'_> {
             let starts = WAYS.map(|(_, direct, learned)| {
                 let lessons = match (learned, direct) {
                     (false, _) => &nothing,
-                    (true, false) => &past.service,
-                    (true, true) => &past.direct,
+                    (true, false) => &finished.service,
+                    (true, true) => &finished.direct,
                 };
                 // The same hour before in each way.
                 world.start(&mut numbers(seed ^ 0x68_6f75, release), lessons, direct)
@@ -222,15 +225,15 @@ impl Row<'_> {
             let mut watches = starts.map(|start| begin(&world, &start));
             if world.limit.is_some() {
                 // Each way asks at its own pace and meets the limit by itself.
-                for watch in &mut watches {
-                    world.play(&mut rng, &deployed, std::slice::from_mut(watch));
+                for analysis in &mut watches {
+                    world.play(&mut rng, &deployed, std::slice::from_mut(analysis));
                 }
             } else {
                 world.play(&mut rng, &deployed, &mut watches);
             }
             let onset_s = self.onset_s.unwrap_or(deployed.first_ready_s);
-            for (cell, watch) in cells.iter_mut().zip(&watches) {
-                cell.note(watch, onset_s);
+            for (cell, analysis) in cells.iter_mut().zip(&watches) {
+                cell.note(analysis, onset_s);
             }
         }
         for cell in &mut cells {
@@ -296,7 +299,7 @@ fn kept_in(
     shapes: &[Shape],
     name: &str,
     seed: u64,
-    past: Past,
+    finished: Past,
     goal: Option<f64>,
     world: impl Fn(Shape, &mut Rng, usize) -> World,
 ) {
@@ -306,7 +309,7 @@ fn kept_in(
             seed,
             shape: *shape,
             count: 4,
-            past,
+            finished,
             onset_s: None,
         };
         kept(&row, goal, |rng, release| world(*shape, rng, release));
@@ -343,12 +346,12 @@ fn goal_a_burst_of_ten_seconds_is_kept() {
             ..World::quiet(shape)
         }
     };
-    let (past, goal) = (Past::Normal, Some(5.0));
+    let (finished, goal) = (Past::Normal, Some(5.0));
     kept_in(
         &SHAPES,
         "a burst of 10 s of everything",
         3,
-        past,
+        finished,
         goal,
         burst,
     );
@@ -478,8 +481,8 @@ fn goal_the_downtime_of_a_strategy_is_kept() {
     kept_in(&shapes, name, 34, Past::Same, Some(5.0), gaps);
     // So long a gap is turned back where nothing like it was met before.
     let long = |_, _: &mut Rng, _| recreated(150.0);
-    let past = Past::Of(|attempt| recreated(80.0 + 35.0 * (attempt as f64).min(2.0)));
-    kept_in(&shapes, "the same, gap of 150 s", 35, past, None, long);
+    let finished = Past::Of(|attempt| recreated(80.0 + 35.0 * (attempt as f64).min(2.0)));
+    kept_in(&shapes, "the same, gap of 150 s", 35, finished, None, long);
 }
 
 #[test]
@@ -520,9 +523,9 @@ fn goal_a_declared_dependency_that_fails_is_kept() {
         dependency_from_s: Some(60.0),
         ..World::quiet(shape)
     };
-    let (shapes, past) = ([Shape::THREE], Past::Normal);
+    let (shapes, finished) = ([Shape::THREE], Past::Normal);
     let name = "a declared dependency fails from 60 s on";
-    kept_in(&shapes, name, 52, past, Some(5.0), later);
+    kept_in(&shapes, name, 52, finished, Some(5.0), later);
 }
 
 /// What must never be: a verdict of healthy on a rollout that is not complete.
@@ -539,10 +542,10 @@ fn goal_pods_that_never_start_are_never_healthy() {
             let starts = [false, true].map(|direct| world.start(&mut rng, &lessons, direct));
             let mut watches = starts.map(|start| begin(&world, &start));
             world.play(&mut rng, &Deployed::stuck(shape), &mut watches);
-            for watch in &watches {
-                let finding = watch.finding().unwrap();
-                assert_eq!(finding.reason.to_string(), "not_ready:web");
-                assert_eq!(finding.tick, 300);
+            for analysis in &watches {
+                let regression = analysis.regression().unwrap();
+                assert_eq!(regression.reason.to_string(), "not_ready:web");
+                assert_eq!(regression.tick, 300);
             }
             // The same where the first pod becomes Ready and the others never do.
             let mut halted = world.deploy(&mut rng);
@@ -554,10 +557,10 @@ fn goal_pods_that_never_start_are_never_healthy() {
                 .pods
                 .iter_mut()
                 .for_each(|pod| pod.gone_s = f64::INFINITY);
-            let mut watch = [begin(&world, &world.start(&mut rng, &lessons, false))];
+            let mut analysis = [begin(&world, &world.start(&mut rng, &lessons, false))];
             if release == 0 {
-                world.play(&mut rng, &halted, &mut watch);
-                let verdict = watch[0].conclude();
+                world.play(&mut rng, &halted, &mut analysis);
+                let verdict = analysis[0].conclude();
                 assert_eq!(
                     verdict,
                     Verdict::Inconclusive(InconclusiveReason::NotRolledOut)
@@ -588,7 +591,7 @@ fn found_in(
             seed,
             shape: *shape,
             count: 6,
-            past: Past::Normal,
+            finished: Past::Normal,
             onset_s,
         };
         found(&row, goals(*shape), |rng, _| world(*shape, rng));
@@ -673,7 +676,7 @@ fn rises_behind_an_untidy_handover_are_in_the_table() {
             seed,
             shape: Shape::THREE,
             count: 6,
-            past: Past::Of(|_| World {
+            finished: Past::Of(|_| World {
                 drain_s: 2.0,
                 ..World::quiet(Shape::THREE)
             }),
@@ -800,11 +803,11 @@ fn timed(
         let deployed = world.deploy(&mut rng);
         let lessons = &taught_normally(shape, 0).direct;
         let start = world.start(&mut rng, lessons, true);
-        let mut watch = [begin(&world, &start)];
-        world.play(&mut rng, &deployed, &mut watch);
-        cell.note(&watch[0], deployed.first_ready_s);
+        let mut analysis = [begin(&world, &start)];
+        world.play(&mut rng, &deployed, &mut analysis);
+        cell.note(&analysis[0], deployed.first_ready_s);
         notices.extend(
-            watch[0]
+            analysis[0]
                 .slower()
                 .map(|slower| slower.t - deployed.first_ready_s),
         );
@@ -872,13 +875,13 @@ fn baked(
         let mut rng = numbers(seed, release);
         let rate = rate(&mut rng);
         let start = World::quiet(Shape::ONE).start(&mut rng, &Lessons::default(), false);
-        let watch = Analysis::new(rule(1.0), &start).unwrap();
-        let mut bake = Bake::new(&watch, 5.0, 300.0);
+        let analysis = Analysis::new(rule(1.0), &start).unwrap();
+        let mut bake = Bake::new(&analysis, 5.0, 300.0);
         while bake.end() == BakeEnd::Baking {
             let t = bake.elapsed_s();
-            let marks: [TickOutcome; ENDPOINTS] =
-                std::array::from_fn(|at| mark(rng.f64() < 0.01 + rate(t, at)));
-            bake.tick(&marks, &[], |_| 0);
+            let outcomes: [TickOutcome; ENDPOINTS] =
+                std::array::from_fn(|at| outcome(rng.f64() < 0.01 + rate(t, at)));
+            bake.tick(&outcomes, &[], |_| 0);
         }
         cell.releases += 1;
         cell.healthy += usize::from(bake.end() == BakeEnd::Good);
@@ -939,6 +942,10 @@ fn a_release_is_played_until_every_way_has_ended() {
     let mut watches = starts.map(|start| begin(&world, &start));
     world.play(&mut rng, &deployed, &mut watches);
     assert!(watches.iter().all(is_done));
-    assert!(watches.iter().all(|watch| watch.finding().is_some()));
+    assert!(
+        watches
+            .iter()
+            .all(|analysis| analysis.regression().is_some())
+    );
     assert!(deployed.complete_s > deployed.first_ready_s);
 }

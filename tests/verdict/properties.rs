@@ -14,13 +14,13 @@ use proptest::test_runner::RngSeed;
 
 use super::goals::{allowed, releases};
 use super::rollout::Shape;
-use super::world::{ENDPOINTS, Lessons, World, event, mark, numbers, rule, within};
+use super::world::{ENDPOINTS, Lessons, World, event, numbers, outcome, rule, within};
 
 type Row = Vec<TickOutcome>;
 
-fn config(cases: u32) -> ProptestConfig {
+fn config(candidates: u32) -> ProptestConfig {
     ProptestConfig {
-        cases: releases(cases as usize) as u32,
+        candidates: releases(candidates as usize) as u32,
         failure_persistence: None,
         rng_seed: RngSeed::Fixed(0x6c65_6164),
         ..ProptestConfig::default()
@@ -34,7 +34,7 @@ fn known(baseline: &[(u64, u64)]) -> AnalysisStart {
             .collect(),
         baseline: baseline.to_vec(),
         failing_at_start: vec![false; baseline.len()],
-        settled_at: Some(0.0),
+        complete_at: Some(0.0),
         ..AnalysisStart::default()
     }
 }
@@ -58,31 +58,33 @@ fn judge_with(
     rows: &[Row],
     events: &[WorkloadEvent],
 ) -> Analysis {
-    let mut watch = Analysis::new(rule.clone(), start).unwrap();
-    feed(&mut watch, rows, events);
-    watch
+    let mut analysis = Analysis::new(rule.clone(), start).unwrap();
+    feed(&mut analysis, rows, events);
+    analysis
 }
 
 /// Reads so many more rows.
-fn feed(watch: &mut Analysis, rows: &[Row], events: &[WorkloadEvent]) {
-    for marks in rows {
-        let t = watch.elapsed_s();
-        let before = t - watch.rule().interval_s;
+fn feed(analysis: &mut Analysis, rows: &[Row], events: &[WorkloadEvent]) {
+    for outcomes in rows {
+        let t = analysis.elapsed_s();
+        let before = t - analysis.rule().interval_s;
         let new: Vec<WorkloadEvent> = events
             .iter()
             .filter(|event| before < event.t && event.t <= t)
             .copied()
             .collect();
-        watch.tick(&Tick {
-            marks,
+        analysis.tick(&Tick {
+            outcomes,
             rollout: &new,
             ..Tick::default()
         });
     }
 }
 
-fn fired(watch: &Analysis) -> u32 {
-    watch.finding().map_or(u32::MAX, |finding| finding.tick)
+fn fired(analysis: &Analysis) -> u32 {
+    analysis
+        .regression()
+        .map_or(u32::MAX, |regression| regression.tick)
 }
 
 /// Clean counts of so many results, for all that is learned.
@@ -113,7 +115,7 @@ fn troubles() -> impl Strategy<Value = Vec<Trouble>> {
 }
 
 /// The rows of these troubles, one after another, void now and then. A row depends on its place alone.
-fn rows(troubles: &[Trouble], seed: u64, endpoints: usize, ticks: usize, void: f64) -> Vec<Row> {
+fn rows(troubles: &[Trouble], seed: u64, endpoints: usize, ticks: usize, unknown: f64) -> Vec<Row> {
     let mut rates = vec![0.01; endpoints];
     let mut next = troubles.iter();
     let mut left = 0;
@@ -135,11 +137,11 @@ fn rows(troubles: &[Trouble], seed: u64, endpoints: usize, ticks: usize, void: f
             rates
                 .iter()
                 .map(|rate| {
-                    let (is_void, bad) = (rng.f64() < void, rng.f64() < *rate);
-                    if is_void {
-                        TickOutcome::Void
+                    let (is_unknown, bad) = (rng.f64() < unknown, rng.f64() < *rate);
+                    if is_unknown {
+                        TickOutcome::Unknown
                     } else {
-                        mark(bad)
+                        outcome(bad)
                     }
                 })
                 .collect()
@@ -159,13 +161,13 @@ fn property_01_at_the_tolerated_rate_at_most_one_in_a_hundred_reaches_the_thresh
         let baseline = [(total / 100, total); ENDPOINTS];
         let pooled = (total / 100 * 4) as f64;
         let q = upper_bound(pooled, (4 * total) as f64, rule.baseline_conf) + rule.null_margin;
-        let ticks = (rule.watch_s / interval_s) as usize;
+        let ticks = (rule.analysis_s / interval_s) as usize;
         let count = releases(count);
         let reached = (0..count)
             .filter(|release| {
                 let mut rng = numbers(21, *release);
                 let rows: Vec<Row> = (0..ticks)
-                    .map(|_| (0..ENDPOINTS).map(|_| mark(rng.f64() < q)).collect())
+                    .map(|_| (0..ENDPOINTS).map(|_| outcome(rng.f64() < q)).collect())
                     .collect();
                 judge(&rule, &known(&baseline), &rows).max_e() >= rule.threshold()
             })
@@ -183,9 +185,9 @@ fn property_01_at_the_tolerated_rate_at_most_one_in_a_hundred_reaches_the_thresh
 fn property_02_healthy_worlds_are_kept() {
     for interval_s in [1.0, 5.0] {
         let rule = rule(interval_s);
-        let ticks = (rule.watch_s / interval_s) as usize;
+        let ticks = (rule.analysis_s / interval_s) as usize;
         let count = releases(60);
-        let turned_back = (0..count)
+        let rolled_back = (0..count)
             .filter(|release| {
                 let mut rng = numbers(22, *release);
                 let world = World {
@@ -194,7 +196,7 @@ fn property_02_healthy_worlds_are_kept() {
                 };
                 let start = AnalysisStart {
                     workloads: None,
-                    settled_at: Some(0.0),
+                    complete_at: Some(0.0),
                     ..world.start(&mut rng, &Lessons::default(), false)
                 };
                 let rows: Vec<Row> = (0..ticks)
@@ -202,16 +204,16 @@ fn property_02_healthy_worlds_are_kept() {
                         let t = tick as f64 * interval_s;
                         let in_burst = world.outage_s.0 <= t && t < world.outage_s.1;
                         (0..ENDPOINTS)
-                            .map(|_| mark(in_burst || rng.f64() < world.base))
+                            .map(|_| outcome(in_burst || rng.f64() < world.base))
                             .collect()
                     })
                     .collect();
-                judge(&rule, &start, &rows).finding().is_some()
+                judge(&rule, &start, &rows).regression().is_some()
             })
             .count();
         assert!(
-            turned_back <= allowed(count, 0.0005),
-            "{turned_back} of {count}"
+            rolled_back <= allowed(count, 0.0005),
+            "{rolled_back} of {count}"
         );
     }
 }
@@ -219,11 +221,15 @@ fn property_02_healthy_worlds_are_kept() {
 /// Property 7: A stream of which nothing is evidence says nothing.
 #[test]
 fn property_07_void_alone_is_inconclusive() {
-    for nothing in [TickOutcome::Void, TickOutcome::Limited, TickOutcome::NotDue] {
+    for nothing in [
+        TickOutcome::Unknown,
+        TickOutcome::Limited,
+        TickOutcome::NotDue,
+    ] {
         let rows = vec![vec![nothing; 2]; 300];
-        let watch = judge(&rule(1.0), &known(&[(0, 3600); 2]), &rows);
-        assert!(watch.is_over());
-        let verdict = watch.conclude();
+        let analysis = judge(&rule(1.0), &known(&[(0, 3600); 2]), &rows);
+        assert!(analysis.is_over());
+        let verdict = analysis.conclude();
         assert_eq!(
             verdict,
             Verdict::Inconclusive(InconclusiveReason::Coverage),
@@ -245,10 +251,10 @@ fn property_09_a_total_outage_is_found_in_time_at_any_interval() {
         };
         for rule in [usual, by_runs_alone] {
             let total = (3600.0 / interval_s) as u64;
-            let rows = vec![vec![TickOutcome::Bad; ENDPOINTS]; 60];
-            let watch = judge(&rule, &known(&[(0, total); ENDPOINTS]), &rows);
+            let rows = vec![vec![TickOutcome::Failure; ENDPOINTS]; 60];
+            let analysis = judge(&rule, &known(&[(0, total); ENDPOINTS]), &rows);
             let latest = ((rule.hold_s / interval_s).ceil() as u32 + 1).max(3);
-            let found = fired(&watch);
+            let found = fired(&analysis);
             assert!(found < latest, "every {interval_s} s: {found}");
         }
     }
@@ -263,18 +269,18 @@ proptest! {
         troubles in troubles(),
         seed: u64,
         interval_s in intervals(),
-        void in prop::sample::select(vec![0.0, 0.05]),
+        unknown in prop::sample::select(vec![0.0, 0.05]),
         more in prop::collection::vec((0_usize..300, 0_usize..3), 1..10),
     ) {
         let rule = rule(interval_s);
-        let ticks = (rule.watch_s / interval_s) as usize;
-        let mut stream = rows(&troubles, seed, 3, ticks, void);
+        let ticks = (rule.analysis_s / interval_s) as usize;
+        let mut stream = rows(&troubles, seed, 3, ticks, unknown);
         let start = known(&[(36, 3600); 3]);
         let before = fired(&judge(&rule, &start, &stream));
         for (tick, at) in more {
-            let mark = &mut stream[tick % ticks][at];
-            if *mark == TickOutcome::Good {
-                *mark = TickOutcome::Bad;
+            let outcome = &mut stream[tick % ticks][at];
+            if *outcome == TickOutcome::Success {
+                *outcome = TickOutcome::Failure;
             }
         }
         let after = fired(&judge(&rule, &start, &stream));
@@ -292,7 +298,7 @@ proptest! {
         more in 1_u64..200,
     ) {
         let rule = rule(interval_s);
-        let stream = rows(&troubles, seed, 3, (rule.watch_s / interval_s) as usize, 0.0);
+        let stream = rows(&troubles, seed, 3, (rule.analysis_s / interval_s) as usize, 0.0);
         let mut baseline = failed.map(|failed| (failed, 3600));
         let before = fired(&judge(&rule, &known(&baseline), &stream));
         baseline[which].0 += more;
@@ -353,11 +359,11 @@ proptest! {
         complete_s in 12.0_f64..200.0,
     ) {
         let rule = rule(interval_s);
-        let ticks = (rule.watch_s / interval_s) as usize;
+        let ticks = (rule.analysis_s / interval_s) as usize;
         let long = ((rule.burst_s / interval_s) as usize).max(1);
         let from = ((ticks - long + 1) as f64 * place) as usize;
         let stream: Vec<Row> = (0..2 * ticks)
-            .map(|tick| vec![mark(from <= tick && tick < from + long); ENDPOINTS])
+            .map(|tick| vec![outcome(from <= tick && tick < from + long); ENDPOINTS])
             .collect();
         let mut start = known(&[(0, (3600.0 / interval_s) as u64); ENDPOINTS]);
         if is_rolled_out {
@@ -368,9 +374,9 @@ proptest! {
             event(11.0, WorkloadChange::Ready),
             event(complete_s, WorkloadChange::Complete),
         ];
-        let watch = judge_with(&rule, &start, &stream, &events);
-        prop_assert_eq!(watch.finding(), None, "from tick {}", from);
-        prop_assert_eq!(watch.conclude(), Verdict::Healthy);
+        let analysis = judge_with(&rule, &start, &stream, &events);
+        prop_assert_eq!(analysis.regression(), None, "from tick {}", from);
+        prop_assert_eq!(analysis.conclude(), Verdict::Healthy);
     }
 
     /// Property 7: What is no evidence convicts nobody, after whatever came before.
@@ -379,7 +385,7 @@ proptest! {
         troubles in troubles(),
         seed: u64,
         ticks in 10_usize..200,
-        nothing in prop::sample::select(vec![TickOutcome::Void, TickOutcome::Limited, TickOutcome::NotDue]),
+        nothing in prop::sample::select(vec![TickOutcome::Unknown, TickOutcome::Limited, TickOutcome::NotDue]),
     ) {
         let rule = rule(1.0);
         let start = known(&[(0, 3600); 2]);
@@ -398,7 +404,7 @@ proptest! {
         let mut rng = numbers(seed, 0);
         // Few enough failures to convict nobody before the end, most of the time.
         let stream: Vec<Row> = (0..blocks * block)
-            .map(|_| (0..3).map(|_| mark(rng.f64() < 0.04)).collect())
+            .map(|_| (0..3).map(|_| outcome(rng.f64() < 0.04)).collect())
             .collect();
         let mut shuffled = stream.clone();
         for ticks in shuffled.chunks_mut(block) {
@@ -406,7 +412,7 @@ proptest! {
         }
         let one = judge(&rule, &start, &stream);
         let two = judge(&rule, &start, &shuffled);
-        prop_assume!(one.finding().is_none() && two.finding().is_none());
+        prop_assume!(one.regression().is_none() && two.regression().is_none());
         let off = (one.e_value() - two.e_value()).abs();
         prop_assert!(off <= 1e-9 * one.e_value(), "{} {}", one.e_value(), two.e_value());
     }
@@ -430,13 +436,13 @@ proptest! {
             event(gap, WorkloadChange::Ready),
             event(gap, WorkloadChange::Complete),
         ];
-        let mut stream = vec![vec![TickOutcome::Bad; ENDPOINTS]; gap as usize];
-        stream.resize(420, vec![TickOutcome::Good; ENDPOINTS]);
-        let watch = judge_with(&rule, &start, &stream, &events);
-        prop_assert_eq!(watch.conclude(), Verdict::Healthy, "a gap of {} s", gap);
-        let dead = vec![vec![TickOutcome::Bad; ENDPOINTS]; 420];
-        let watch = judge_with(&rule, &start, &dead, &events);
-        let found_s = watch.finding().map(|finding| finding.t);
+        let mut stream = vec![vec![TickOutcome::Failure; ENDPOINTS]; gap as usize];
+        stream.resize(420, vec![TickOutcome::Success; ENDPOINTS]);
+        let analysis = judge_with(&rule, &start, &stream, &events);
+        prop_assert_eq!(analysis.conclude(), Verdict::Healthy, "a gap of {} s", gap);
+        let dead = vec![vec![TickOutcome::Failure; ENDPOINTS]; 420];
+        let analysis = judge_with(&rule, &start, &dead, &events);
+        let found_s = analysis.regression().map(|regression| regression.t);
         prop_assert!(found_s.is_some_and(|t| gap <= t && t <= gap + 15.0), "{:?}", found_s);
     }
 
@@ -453,24 +459,24 @@ proptest! {
         events.extend(ready_s.map(|t| event(t, WorkloadChange::Ready)));
         let complete_s = ready_s.and(complete_s).map(|t| t.max(ready_s.unwrap()));
         events.extend(complete_s.map(|t| event(t, WorkloadChange::Complete)));
-        let stream = vec![vec![TickOutcome::Good; 2]; 400];
-        let watch = judge_with(&rule, &start, &stream, &events);
-        let verdict = watch.conclude();
+        let stream = vec![vec![TickOutcome::Success; 2]; 400];
+        let analysis = judge_with(&rule, &start, &stream, &events);
+        let verdict = analysis.conclude();
         let end_s = |from: f64| (from / interval_s).ceil() * interval_s;
         match (ready_s, complete_s) {
             (None, _) => {
                 prop_assert_eq!(verdict.reason(), "not_ready:web");
-                prop_assert_eq!(watch.finding().map(|it| it.t), Some(end_s(rule.ready_within_s)));
+                prop_assert_eq!(analysis.regression().map(|it| it.t), Some(end_s(rule.ready_within_s)));
             }
             // Known in the last tick of the longest watch, which begins one interval before its end.
-            (Some(_), Some(at)) if at <= rule.watch_cap_s - interval_s => {
+            (Some(_), Some(at)) if at <= rule.analysis_cap_s - interval_s => {
                 prop_assert_eq!(verdict, Verdict::Healthy);
-                let end = (at + rule.after_complete_s).min(rule.watch_cap_s).max(rule.watch_s);
-                prop_assert!((watch.elapsed_s() - end_s(end)).abs() < 1e-6, "{} {}", watch.elapsed_s(), end);
+                let end = (at + rule.after_complete_s).min(rule.analysis_cap_s).max(rule.analysis_s);
+                prop_assert!((analysis.elapsed_s() - end_s(end)).abs() < 1e-6, "{} {}", analysis.elapsed_s(), end);
             }
             (Some(_), _) => {
                 prop_assert_eq!(verdict, Verdict::Inconclusive(InconclusiveReason::NotRolledOut));
-                prop_assert!((watch.elapsed_s() - rule.watch_cap_s).abs() < 1e-6);
+                prop_assert!((analysis.elapsed_s() - rule.analysis_cap_s).abs() < 1e-6);
             }
         }
     }
@@ -491,16 +497,16 @@ proptest! {
         let mut rng = numbers(seed, 1);
         let mut running = Analysis::new(rule.clone(), &start).unwrap();
         let mut complete = running.clone();
-        for (tick, marks) in rows(&troubles, seed, 2, 250, 0.02).iter().enumerate() {
-            let answers = [mark(rng.f64() < 0.02), mark(rng.f64() < 0.02)];
+        for (tick, outcomes) in rows(&troubles, seed, 2, 250, 0.02).iter().enumerate() {
+            let answers = [outcome(rng.f64() < 0.02), outcome(rng.f64() < 0.02)];
             let looks = [new_pod(7, 0, &answers)];
             let t = tick as f64;
             let ready = (tick == 0).then(|| event(0.0, WorkloadChange::Ready));
             let at_once = (tick == 0).then(|| event(0.0, WorkloadChange::Complete));
             let is_due = t - 1.0 < complete_s && complete_s <= t;
             let late = is_due.then(|| event(complete_s, WorkloadChange::Complete));
-            let seen = |rollout: &[WorkloadEvent], watch: &mut Analysis| {
-                watch.tick(&Tick { marks, direct: &looks, rollout, ..Tick::default() });
+            let seen = |rollout: &[WorkloadEvent], analysis: &mut Analysis| {
+                analysis.tick(&Tick { outcomes, direct: &looks, rollout, ..Tick::default() });
             };
             seen(&[ready, late].into_iter().flatten().collect::<Vec<_>>(), &mut running);
             seen(&[ready, at_once].into_iter().flatten().collect::<Vec<_>>(), &mut complete);
@@ -524,28 +530,28 @@ proptest! {
         let mut plain = Analysis::new(rule.clone(), &start).unwrap();
         let mut told = Analysis::new(rule, &timed).unwrap();
         let mut noticed = false;
-        for (tick, marks) in rows(&troubles, seed, 2, 300, 0.02).iter().enumerate() {
+        for (tick, outcomes) in rows(&troubles, seed, 2, 300, 0.02).iter().enumerate() {
             let rollout = match tick {
                 3 => vec![event(3.0, WorkloadChange::Ready)],
                 20 => vec![event(20.0, WorkloadChange::Complete)],
                 _ => vec![],
             };
             let took = [Some(10_000 * slow), Some(9000)];
-            let seen = Tick { marks, rollout: &rollout, ..Tick::default() };
+            let seen = Tick { outcomes, rollout: &rollout, ..Tick::default() };
             plain.tick(&seen);
             told.tick(&Tick { latency_us: &took, ..seen });
             noticed |= told.slower().is_some();
             prop_assert_eq!(plain.e_value().to_bits(), told.e_value().to_bits());
         }
-        prop_assert_eq!(plain.finding(), told.finding());
+        prop_assert_eq!(plain.regression(), told.regression());
         prop_assert_eq!(plain.conclude(), told.conclude());
         prop_assert_eq!(plain.ticks(), told.ticks());
         // It is the notice that is looked at: four times as slow is noticed, unless the verdict came first.
-        prop_assert!(noticed || slow < 3 || told.finding().is_some());
+        prop_assert!(noticed || slow < 3 || told.regression().is_some());
         let verdict = told.conclude();
         let mut bake = Bake::new(&told, 5.0, 300.0);
         for _ in 0..100 {
-            bake.tick(&[TickOutcome::Bad; 2], &[], |_| 0);
+            bake.tick(&[TickOutcome::Failure; 2], &[], |_| 0);
         }
         prop_assert!(bake.alarm().is_some());
         prop_assert_eq!(verdict, told.conclude());
@@ -563,45 +569,45 @@ proptest! {
         let rule = rule(1.0);
         let start = AnalysisStart { steady_s: vec![5.0, 10.0, 15.0], ..known(&[(0, 3600); 3]) };
         let mut limited = rows(&troubles, seed, 3, 200, 0.0);
-        let mut void = limited.clone();
+        let mut unknown = limited.clone();
         limited[tick][at] = TickOutcome::Limited;
-        void[tick][at] = TickOutcome::Void;
+        unknown[tick][at] = TickOutcome::Unknown;
         let mut watches = [(); 2].map(|()| Analysis::new(rule.clone(), &start).unwrap());
-        for (limited, void) in limited.iter().zip(&void) {
-            for (watch, marks) in watches.iter_mut().zip([limited, void]) {
-                watch.tick(&Tick { marks, ..Tick::default() });
+        for (limited, unknown) in limited.iter().zip(&unknown) {
+            for (analysis, outcomes) in watches.iter_mut().zip([limited, unknown]) {
+                analysis.tick(&Tick { outcomes, ..Tick::default() });
             }
             // A shorter run may convict; until then nothing differs.
-            if watches[0].finding().is_some() || watches[1].finding().is_some() {
+            if watches[0].regression().is_some() || watches[1].regression().is_some() {
                 break;
             }
-            let bits = watches.each_ref().map(|watch| watch.e_value().to_bits());
+            let bits = watches.each_ref().map(|analysis| analysis.e_value().to_bits());
             prop_assert_eq!(bits[0], bits[1]);
         }
         // One endpoint goes down later, whichever was limited.
-        let mut marks = vec![TickOutcome::Good; 3];
-        marks[at] = TickOutcome::Limited;
-        let quiet = vec![vec![TickOutcome::Good; 3]; 5];
-        let mut watch = judge(&rule, &start, &[vec![marks], quiet].concat());
+        let mut outcomes = vec![TickOutcome::Success; 3];
+        outcomes[at] = TickOutcome::Limited;
+        let quiet = vec![vec![TickOutcome::Success; 3]; 5];
+        let mut analysis = judge(&rule, &start, &[vec![outcomes], quiet].concat());
         let mut dead = vec![TickOutcome::NotDue; 3];
-        dead[down] = TickOutcome::Bad;
-        feed(&mut watch, &vec![dead; 30], &[]);
+        dead[down] = TickOutcome::Failure;
+        feed(&mut analysis, &vec![dead; 30], &[]);
         // `floor(hold_s / steady_s) + 1` and at least 3.
         let needed = [4, 3, 3][down];
-        let finding = watch.finding().unwrap();
+        let regression = analysis.regression().unwrap();
         let (looks, bound) = (3.0 * 300.0_f64, upper_bound(0.0, 3600.0, 0.01));
         let by_chance = ((1e-4 / looks).ln() / bound.ln() - 1e-9).ceil() as u32;
-        prop_assert_eq!(finding.tick + 1 - 6, by_chance.max(needed));
-        prop_assert_eq!(finding.reason.to_string(), format!("hard_down:e{down}"));
+        prop_assert_eq!(regression.tick + 1 - 6, by_chance.max(needed));
+        prop_assert_eq!(regression.reason.to_string(), format!("hard_down:e{down}"));
     }
 }
 
-fn new_pod(pod: u32, ready_tick: u32, marks: &[TickOutcome]) -> PodTick<'_> {
+fn new_pod(pod: u32, ready_tick: u32, outcomes: &[TickOutcome]) -> PodTick<'_> {
     PodTick {
         pod,
         side: PodSide::New,
         ready_tick,
-        marks,
+        outcomes,
         latency_us: &[],
     }
 }
@@ -615,16 +621,16 @@ proptest! {
         let mut rng = numbers(seed, 0);
         let mut whole = anything(&mut rng);
         whole.rule.interval_s = 1.0;
-        let mut watch = Analysis::new(whole.rule.clone(), &whole.start).unwrap();
-        let mut restored = watch.clone();
+        let mut analysis = Analysis::new(whole.rule.clone(), &whole.start).unwrap();
+        let mut restored = analysis.clone();
         for tick in 0..50 {
             let seen = whole.tick(&mut rng, tick);
-            seen.with(|seen| watch.tick(seen).cloned());
+            seen.with(|seen| analysis.tick(seen).cloned());
             let text = serde_json::to_string(&restored).unwrap();
             restored = serde_json::from_str(&text).unwrap();
             prop_assert!(restored.is_sound());
             seen.with(|seen| restored.tick(seen).cloned());
-            prop_assert_eq!(&watch, &restored, "tick {}", tick);
+            prop_assert_eq!(&analysis, &restored, "tick {}", tick);
         }
     }
 }
@@ -638,22 +644,22 @@ proptest! {
         let mut rng = numbers(seed, 0);
         let mut given = anything(&mut rng);
         // Refused by name is fine, and tested elsewhere.
-        if let Ok(mut watch) = Analysis::new(given.rule.clone(), &given.start) {
+        if let Ok(mut analysis) = Analysis::new(given.rule.clone(), &given.start) {
             for tick in 0..120 {
                 given.tick(&mut rng, tick).with(|seen| {
-                    watch.tick(seen);
+                    analysis.tick(seen);
                 });
                 // Where the first tick convicts by a crash loop, no e-value was ever looked at.
-                let (e, max_e) = (watch.e_value(), watch.max_e());
+                let (e, max_e) = (analysis.e_value(), analysis.max_e());
                 prop_assert!(e >= 0.0 && (max_e >= e || max_e == 0.0), "{} {}", e, max_e);
-                prop_assert!(watch.log10_e().is_finite());
-                prop_assert!(watch.coverage().is_none_or(|share| (0.0..=1.0).contains(&share)));
+                prop_assert!(analysis.log10_e().is_finite());
+                prop_assert!(analysis.coverage().is_none_or(|share| (0.0..=1.0).contains(&share)));
             }
-            prop_assert!(watch.is_sound());
-            let _ = (watch.conclude(), watch.teaching());
-            let mut bake = Bake::new(&watch, given.rule.interval_s, 0.0);
+            prop_assert!(analysis.is_sound());
+            let _ = (analysis.conclude(), analysis.teaching());
+            let mut bake = Bake::new(&analysis, given.rule.interval_s, 0.0);
             for tick in 0..50 {
-                given.tick(&mut rng, tick).with(|seen| bake.tick(seen.marks, seen.pods, |_| 0).cloned());
+                given.tick(&mut rng, tick).with(|seen| bake.tick(seen.outcomes, seen.pods, |_| 0).cloned());
                 prop_assert!(bake.is_sound() && bake.max_e().is_finite());
             }
         }
@@ -664,7 +670,7 @@ proptest! {
 struct Anything {
     rule: Rule,
     start: AnalysisStart,
-    void: f64,
+    unknown: f64,
 }
 
 /// A look at a pod that owns its answers.
@@ -672,13 +678,13 @@ struct AnyLook {
     pod: u32,
     side: PodSide,
     ready_tick: u32,
-    marks: Row,
+    outcomes: Row,
     latency_us: Vec<Option<u32>>,
 }
 
 /// A tick that owns what it tells.
 struct AnyTick {
-    marks: Row,
+    outcomes: Row,
     pods: Vec<AnyLook>,
     states: Vec<PodState>,
     scrapes: Vec<RequestScrape>,
@@ -696,12 +702,12 @@ impl AnyTick {
                 pod: look.pod,
                 side: look.side,
                 ready_tick: look.ready_tick,
-                marks: &look.marks,
+                outcomes: &look.outcomes,
                 latency_us: &look.latency_us,
             })
             .collect();
         read(&Tick {
-            marks: &self.marks,
+            outcomes: &self.outcomes,
             direct: &looks,
             pods: &self.states,
             scrapes: &self.scrapes,
@@ -717,7 +723,7 @@ fn anything(rng: &mut Rng) -> Anything {
     let mut rule = rule(*rng.choice([0.5, 1.0, 7.0, 60.0].iter()).unwrap());
     if rng.bool() {
         rule.block_s = within(rng, 0.5, 30.0);
-        rule.watch_s = within(rng, rule.interval_s, 300.0);
+        rule.analysis_s = within(rng, rule.interval_s, 300.0);
         rule.pod_cold_s = within(rng, 0.0, 100.0);
     }
     rule.latency_convicts = rng.bool();
@@ -729,7 +735,7 @@ fn anything(rng: &mut Rng) -> Anything {
     for failing in &mut start.failing_at_start {
         *failing = rng.u8(..) < 50;
     }
-    start.settled_at = *rng.choice([None, Some(0.0), Some(33.3)].iter()).unwrap();
+    start.complete_at = *rng.choice([None, Some(0.0), Some(33.3)].iter()).unwrap();
     start.expected_downtime = rng.u8(..) < 60;
     start.direct = rng.bool();
     if rng.bool() {
@@ -776,7 +782,7 @@ fn anything(rng: &mut Rng) -> Anything {
     Anything {
         rule,
         start,
-        void: *rng.choice([0.0, 0.3, 1.0].iter()).unwrap(),
+        unknown: *rng.choice([0.0, 0.3, 1.0].iter()).unwrap(),
     }
 }
 
@@ -795,16 +801,16 @@ impl Anything {
             WorkloadChange::Free,
         ];
         let endpoints = self.start.endpoints.len();
-        let void = self.void;
+        let unknown = self.unknown;
         let bad = *rng.choice([0.0, 0.02, 0.3, 1.0].iter()).unwrap();
         let row = |rng: &mut Rng| -> Row {
             (0..endpoints)
                 .map(|_| match rng.u8(..) {
-                    _ if rng.f64() < void => TickOutcome::Void,
+                    _ if rng.f64() < unknown => TickOutcome::Unknown,
                     0 => TickOutcome::Limited,
                     1..8 => TickOutcome::NotDue,
                     8..16 => TickOutcome::Unresolved,
-                    _ => mark(rng.f64() < bad),
+                    _ => outcome(rng.f64() < bad),
                 })
                 .collect()
         };
@@ -827,7 +833,7 @@ impl Anything {
             ..PodState::default()
         };
         AnyTick {
-            marks: row(rng),
+            outcomes: row(rng),
             pods: (0..rng.u32(..6))
                 .map(|pod| {
                     let side = if pod < 2 { PodSide::Old } else { PodSide::New };
@@ -837,7 +843,7 @@ impl Anything {
                         pod,
                         side,
                         ready_tick: rng.u32(..=tick),
-                        marks: row(rng),
+                        outcomes: row(rng),
                         latency_us: times(rng),
                     }
                 })
@@ -859,7 +865,7 @@ impl Anything {
             } else {
                 vec![]
             },
-            dependencies: vec![mark(rng.u8(..) < 20)],
+            dependencies: vec![outcome(rng.u8(..) < 20)],
             latency_us: times(rng),
         }
     }
@@ -906,9 +912,9 @@ proptest! {
         let from_s = (place * latest_s).floor();
         world.fails = Box::new(move |asked| f64::from(u8::from(asked.at == endpoint && asked.t >= from_s)));
         let start = world.start(&mut rng, &Lessons::default(), true);
-        let mut watch = [Analysis::new(rule(1.0), &start).unwrap()];
-        world.play(&mut rng, &deployed, &mut watch);
-        prop_assert_eq!(watch[0].finding(), None, "from {} s, the last old pod gone at {} s", from_s, last_s);
+        let mut analysis = [Analysis::new(rule(1.0), &start).unwrap()];
+        world.play(&mut rng, &deployed, &mut analysis);
+        prop_assert_eq!(analysis[0].regression(), None, "from {} s, the last old pod gone at {} s", from_s, last_s);
     }
 
     /// Property 13: New pods that are cold for nine seconds, and well afterwards, never convict.
@@ -927,8 +933,8 @@ proptest! {
         let starts = [false, true].map(|direct| world.start(&mut rng, &Lessons::default(), direct));
         let mut watches = starts.map(|start| Analysis::new(rule(1.0), &start).unwrap());
         world.play(&mut rng, &deployed, &mut watches);
-        for watch in &watches {
-            prop_assert_eq!(watch.finding(), None);
+        for analysis in &watches {
+            prop_assert_eq!(analysis.regression(), None);
         }
     }
 }
@@ -965,17 +971,21 @@ fn property_14_without_anything_new_the_e_values_are_those_of_version_1() {
             }),
             ..known(&baseline)
         };
-        let mut watch = Analysis::new(rule(interval_s), &start).unwrap();
+        let mut analysis = Analysis::new(rule(interval_s), &start).unwrap();
         let mut evidence = Vec::new();
         let mut rate = 0.01;
         for tick in 0..(300.0 / interval_s) as u32 {
             if numbers.next() < 0.04 {
                 rate = [0.0, 0.01, 0.05, 0.15, 0.4][(numbers.next() * 5.0) as usize];
             }
-            let marks: Row = (0..endpoints)
+            let outcomes: Row = (0..endpoints)
                 .map(|_| {
-                    let (void, bad) = (numbers.next() < 0.03, numbers.next() < rate);
-                    if void { TickOutcome::Void } else { mark(bad) }
+                    let (unknown, bad) = (numbers.next() < 0.03, numbers.next() < rate);
+                    if unknown {
+                        TickOutcome::Unknown
+                    } else {
+                        outcome(bad)
+                    }
                 })
                 .collect();
             let t = f64::from(tick) * interval_s;
@@ -986,28 +996,28 @@ fn property_14_without_anything_new_the_e_values_are_those_of_version_1() {
                 total: 200,
             }];
             let is_due = with_requests && t % 15.0 == 0.0 && t > 0.0;
-            watch.tick(&Tick {
-                marks: &marks,
+            analysis.tick(&Tick {
+                outcomes: &outcomes,
                 scrapes: if is_due { &scrapes } else { &[] },
                 ..Tick::default()
             });
-            if watch.finding().is_some() {
+            if analysis.regression().is_some() {
                 break;
             }
             if tick % 29 == 28 {
-                evidence.push(watch.e_value());
+                evidence.push(analysis.e_value());
             }
         }
         let number = |text: &str| f64::from_bits(u64::from_str_radix(text, 16).unwrap());
         let words: Vec<&str> = line.split(' ').collect();
-        let finding = watch.finding();
-        let tick = finding.map_or("-".to_owned(), |finding| finding.tick.to_string());
-        let reason = finding.map_or("-".to_owned(), |finding| {
-            finding.reason.to_string().replace(' ', "_")
+        let regression = analysis.regression();
+        let tick = regression.map_or("-".to_owned(), |regression| regression.tick.to_string());
+        let reason = regression.map_or("-".to_owned(), |regression| {
+            regression.reason.to_string().replace(' ', "_")
         });
         assert_eq!((&*tick, &*reason), (words[1], words[2]), "stream {stream}");
         let expected: Vec<f64> = words[3..].iter().map(|word| number(word)).collect();
-        let found: Vec<f64> = std::iter::once(watch.max_e()).chain(evidence).collect();
+        let found: Vec<f64> = std::iter::once(analysis.max_e()).chain(evidence).collect();
         assert_eq!(expected.len(), found.len(), "stream {stream}");
         for (expected, found) in expected.iter().zip(&found) {
             let off = (expected - found).abs();
@@ -1033,14 +1043,16 @@ fn the_random_streams_convict_in_several_ways() {
             })
             .collect();
         let stream = rows(&troubles, release as u64, 3, 300, 0.0);
-        let watch = judge(&rule(1.0), &known(&[(36, 3600); 3]), &stream);
-        reasons.insert(match watch.finding().map(|finding| &finding.reason) {
-            None => "kept",
-            Some(RegressionReason::HardDownAll) => "hard down, all",
-            Some(RegressionReason::HardDown(_)) => "hard down",
-            Some(RegressionReason::ErrorRate(_)) => "error rate",
-            Some(_) => "another",
-        });
+        let analysis = judge(&rule(1.0), &known(&[(36, 3600); 3]), &stream);
+        reasons.insert(
+            match analysis.regression().map(|regression| &regression.reason) {
+                None => "kept",
+                Some(RegressionReason::HardDownAll) => "hard down, all",
+                Some(RegressionReason::HardDown(_)) => "hard down",
+                Some(RegressionReason::ErrorRate(_)) => "error rate",
+                Some(_) => "another",
+            },
+        );
     }
     assert!(reasons.len() >= 3, "{reasons:?}");
 }
@@ -1054,15 +1066,15 @@ fn without_direct_soundings_pods_say_nothing() {
         let mut plain = Analysis::new(rule(1.0), &start).unwrap();
         let mut asked = plain.clone();
         for _ in 0..200 {
-            let marks = [mark(rng.f64() < 0.05), mark(rng.f64() < 0.05)];
-            let answers = [mark(rng.bool()), mark(rng.bool())];
+            let outcomes = [outcome(rng.f64() < 0.05), outcome(rng.f64() < 0.05)];
+            let answers = [outcome(rng.bool()), outcome(rng.bool())];
             let old = PodTick {
                 side: PodSide::Old,
                 ..new_pod(0, 0, &answers)
             };
             let looks = [old, new_pod(1, 0, &answers), new_pod(2, 0, &answers)];
             let seen = Tick {
-                marks: &marks,
+                outcomes: &outcomes,
                 ..Tick::default()
             };
             plain.tick(&seen);
@@ -1072,6 +1084,6 @@ fn without_direct_soundings_pods_say_nothing() {
             });
             assert_eq!(plain.e_value().to_bits(), asked.e_value().to_bits());
         }
-        assert_eq!(plain.finding(), asked.finding());
+        assert_eq!(plain.regression(), asked.regression());
     }
 }

@@ -184,7 +184,7 @@ impl World {
         let mut limiter = self.limit.map(Limiter::new);
         let mut turns = [0, 0];
         let mut asked: Vec<&Pod> = Vec::new();
-        let mut pod_marks = [[TickOutcome::Void; ENDPOINTS]; 2 * MAX_ASKED];
+        let mut pod_marks = [[TickOutcome::Unknown; ENDPOINTS]; 2 * MAX_ASKED];
         let mut pod_times = [[None; ENDPOINTS]; 2 * MAX_ASKED];
         let mut next_event = 0;
         for tick in 0_u32.. {
@@ -193,26 +193,26 @@ impl World {
             }
             let t = f64::from(tick) * self.interval_s;
             let at_own_pace = watches.iter().any(Analysis::is_limited);
-            let mut marks = [TickOutcome::Void; ENDPOINTS];
+            let mut outcomes = [TickOutcome::Unknown; ENDPOINTS];
             let mut times = [None; ENDPOINTS];
             deployed.picked_at(t, self.drain_s, &mut asked);
             for at in 0..ENDPOINTS {
                 if at_own_pace && !is_due(tick, at, self.interval_s) {
-                    marks[at] = TickOutcome::NotDue;
+                    outcomes[at] = TickOutcome::NotDue;
                     continue;
                 }
                 if let Some(limiter) = &mut limiter
                     && let Some(refusal) = limiter.refuses(t, at_own_pace)
                 {
-                    marks[at] = refusal;
+                    outcomes[at] = refusal;
                     continue;
                 }
-                marks[at] = TickOutcome::Bad;
+                outcomes[at] = TickOutcome::Failure;
                 if !asked.is_empty() {
                     let pod = asked[rng.usize(..asked.len())];
                     // Half of what meets a pod that was told to go is still answered.
                     if pod.serves(t) || rng.bool() {
-                        (marks[at], times[at]) = self.answer(rng, pod, t, at);
+                        (outcomes[at], times[at]) = self.answer(rng, pod, t, at);
                     }
                 }
             }
@@ -220,7 +220,7 @@ impl World {
             for (place, pod) in asked.iter().enumerate() {
                 for at in 0..ENDPOINTS {
                     let answer = if at_own_pace && !is_due(tick, at, self.interval_s) {
-                        (TickOutcome::Void, None)
+                        (TickOutcome::Unknown, None)
                     } else {
                         self.answer(rng, pod, t, at)
                     };
@@ -232,7 +232,7 @@ impl World {
                     pod: asked[place].id,
                     side: asked[place].side,
                     ready_tick: (asked[place].ready_s / self.interval_s).ceil() as u32,
-                    marks: &pod_marks[place],
+                    outcomes: &pod_marks[place],
                     latency_us: &pod_times[place],
                 })
                 .collect();
@@ -242,9 +242,11 @@ impl World {
             {
                 next_event += 1;
             }
-            let dependency = [mark(self.dependency_from_s.is_some_and(|from| t >= from))];
+            let dependency = [outcome(
+                self.dependency_from_s.is_some_and(|from| t >= from),
+            )];
             let seen = Tick {
-                marks: &marks,
+                outcomes: &outcomes,
                 direct: &looks,
                 rollout: &deployed.events[first..next_event],
                 dependencies: if self.dependency_from_s.is_some() {
@@ -255,8 +257,8 @@ impl World {
                 latency_us: if self.slow.is_some() { &times } else { &[] },
                 ..Tick::default()
             };
-            for watch in &mut *watches {
-                watch.tick(&seen);
+            for analysis in &mut *watches {
+                analysis.tick(&seen);
             }
         }
     }
@@ -282,13 +284,13 @@ impl World {
             Some(slow) if !bad => Some((latency(rng) * slow(&asked)) as u32),
             _ => None,
         };
-        (mark(bad), time)
+        (outcome(bad), time)
     }
 }
 
 /// Whether a watch reads no further ticks.
-pub(crate) fn is_done(watch: &Analysis) -> bool {
-    watch.is_over() || watch.finding().is_some()
+pub(crate) fn is_done(analysis: &Analysis) -> bool {
+    analysis.is_over() || analysis.regression().is_some()
 }
 
 /// Whether an endpoint is asked in this tick at the probes' own pace.
@@ -343,7 +345,7 @@ impl Limiter {
         Some(if t - self.last_fast_s <= 60.0 {
             TickOutcome::Limited
         } else {
-            TickOutcome::Bad
+            TickOutcome::Failure
         })
     }
 }
@@ -354,9 +356,9 @@ pub(crate) struct Lessons(Vec<RolloutLessons>);
 
 impl Lessons {
     /// Adds what a watch taught, if its revision was kept.
-    pub(crate) fn add(&mut self, watch: &Analysis) {
-        if watch.conclude() == Verdict::Healthy
-            && let Some(teaching) = watch.teaching()
+    pub(crate) fn add(&mut self, analysis: &Analysis) {
+        if analysis.conclude() == Verdict::Healthy
+            && let Some(teaching) = analysis.teaching()
         {
             self.0.push(teaching);
             if self.0.len() > 5 {
@@ -431,11 +433,11 @@ pub(crate) fn within(rng: &mut Rng, low: f64, high: f64) -> f64 {
     low + rng.f64() * (high - low)
 }
 
-pub(crate) fn mark(bad: bool) -> TickOutcome {
+pub(crate) fn outcome(bad: bool) -> TickOutcome {
     if bad {
-        TickOutcome::Bad
+        TickOutcome::Failure
     } else {
-        TickOutcome::Good
+        TickOutcome::Success
     }
 }
 

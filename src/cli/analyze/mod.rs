@@ -112,10 +112,10 @@ fn result(judged: &StreamOutcome) -> serde_json::Value {
     match judged {
         StreamOutcome::Watched {
             name,
-            watch,
+            analysis,
             verdict,
             teaches,
-        } => watched(name, watch, verdict, *teaches),
+        } => watched(name, analysis, verdict, *teaches),
         StreamOutcome::Baked {
             name,
             bake,
@@ -124,33 +124,33 @@ fn result(judged: &StreamOutcome) -> serde_json::Value {
     }
 }
 
-fn watched(name: &str, watch: &Analysis, verdict: &Verdict, teaches: bool) -> serde_json::Value {
-    let tick = watch.ticks().saturating_sub(1);
+fn watched(name: &str, analysis: &Analysis, verdict: &Verdict, teaches: bool) -> serde_json::Value {
+    let tick = analysis.ticks().saturating_sub(1);
     let mut result = json!({
         "name": name,
         "verdict": verdict.word(),
         "reason": verdict.reason(),
         "tick": tick,
-        "t": f64::from(tick) * watch.rule().interval_s,
-        "max_e": watch.max_e(),
+        "t": f64::from(tick) * analysis.rule().interval_s,
+        "max_e": analysis.max_e(),
     });
-    if let Verdict::Rollback(finding) = verdict {
-        if let Some(e) = finding.e {
+    if let Verdict::Rollback(regression) = verdict {
+        if let Some(e) = regression.e {
             result["e"] = json!(e);
         }
-        result["why"] = json!(finding.text);
+        result["why"] = json!(regression.text);
     }
-    if let Some(coverage) = watch.coverage() {
+    if let Some(coverage) = analysis.coverage() {
         result["coverage"] = json!(coverage);
     }
-    if let Some(slower) = watch.slower() {
+    if let Some(slower) = analysis.slower() {
         result["slower"] = json!({
             "tick": slower.tick,
             "stratum": slower.stratum.to_string(),
             "e": slower.e,
         });
     }
-    if let Some(taught) = watch.teaching().filter(|_| teaches) {
+    if let Some(taught) = analysis.teaching().filter(|_| teaches) {
         let mut service: BTreeMap<String, _> = taught
             .endpoints
             .iter()

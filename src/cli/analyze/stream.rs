@@ -33,7 +33,8 @@ struct ResultStream {
     failing_at_start: Option<Vec<bool>>,
     /// Absent: complete from the start. `null`: nobody can see it.
     #[serde(default = "at_once")]
-    settled_at: Option<f64>,
+    #[serde(rename = "settled_at")]
+    complete_at: Option<f64>,
     #[serde(default)]
     expected_downtime: bool,
     #[serde(default)]
@@ -172,7 +173,7 @@ pub(super) enum StreamOutcome {
     /// Of the analysis of a revision.
     Watched {
         name: String,
-        watch: Box<Analysis>,
+        analysis: Box<Analysis>,
         verdict: Verdict,
         teaches: bool,
     },
@@ -207,7 +208,7 @@ pub(super) fn judge(line: &[u8]) -> Result<StreamOutcome, String> {
     if stream.phase == Some(StreamPhase::Bake) {
         return bake(stream, &names);
     }
-    let most = stream.config.ticks_of_watch() as usize;
+    let most = stream.config.ticks_of_analysis() as usize;
     let rows = unpack("ticks", &stream.ticks, names.len(), most)?;
     let pods = direct_pods(&stream.direct, names.len(), most)?;
     let scrapes = scrapes(stream.requests.as_ref())?;
@@ -223,10 +224,10 @@ pub(super) fn judge(line: &[u8]) -> Result<StreamOutcome, String> {
     let start = start(&stream, &names)?;
     let mut rule = stream.config.clone();
     rule.latency_convicts |= stream.latency.as_ref().is_some_and(|it| it.enforce);
-    let mut watch = Analysis::new(rule, &start).map_err(|error| error.to_string())?;
-    let dt = watch.rule().interval_s;
+    let mut analysis = Analysis::new(rule, &start).map_err(|error| error.to_string())?;
+    let dt = analysis.rule().interval_s;
     let (mut next_scrape, mut next_state, mut next_event) = (0, 0, 0);
-    for (now, marks) in rows.iter().enumerate() {
+    for (now, outcomes) in rows.iter().enumerate() {
         let t = now as f64 * dt + 1e-9;
         let looks = looks(&pods, now)?;
         let due = |next: &mut usize, times: &[f64]| {
@@ -238,7 +239,7 @@ pub(super) fn judge(line: &[u8]) -> Result<StreamOutcome, String> {
         let new_states = due(&mut next_state, &states.0);
         let new_events = due(&mut next_event, &rollout.0);
         let tick = Tick {
-            marks,
+            outcomes,
             direct: &looks,
             pods: &states.1[new_states],
             scrapes: &scrapes.1[new_scrapes],
@@ -246,14 +247,14 @@ pub(super) fn judge(line: &[u8]) -> Result<StreamOutcome, String> {
             dependencies: dependencies.get(now).map_or(&[], |row| row),
             latency_us: latencies.get(now).map_or(&[], |row| row),
         };
-        if watch.tick(&tick).is_some() || watch.is_over() {
+        if analysis.tick(&tick).is_some() || analysis.is_over() {
             break;
         }
     }
-    let verdict = watch.conclude();
+    let verdict = analysis.conclude();
     Ok(StreamOutcome::Watched {
         name: stream.name,
-        watch: Box::new(watch),
+        analysis: Box::new(analysis),
         verdict,
         teaches: stream.teaches,
     })
@@ -262,9 +263,10 @@ pub(super) fn judge(line: &[u8]) -> Result<StreamOutcome, String> {
 /// A stream of the time after a healthy verdict.
 fn bake(stream: ResultStream, names: &[Box<str>]) -> Result<StreamOutcome, String> {
     let start = start(&stream, names)?;
-    let watch = Analysis::new(stream.config.clone(), &start).map_err(|error| error.to_string())?;
-    let rule = watch.rule();
-    let from_s = stream.from_s.unwrap_or(rule.watch_s);
+    let analysis =
+        Analysis::new(stream.config.clone(), &start).map_err(|error| error.to_string())?;
+    let rule = analysis.rule();
+    let from_s = stream.from_s.unwrap_or(rule.analysis_s);
     if !(from_s.is_finite() && from_s >= 0.0) {
         return Err(format!("from_s: is {from_s}, but must be 0 or more"));
     }
@@ -272,14 +274,16 @@ fn bake(stream: ResultStream, names: &[Box<str>]) -> Result<StreamOutcome, Strin
     let most = rule.whole_ticks(rule.bake_s).saturating_add(1) as usize;
     let rows = unpack("ticks", &stream.ticks, names.len(), most)?;
     let states = states(&stream.pods)?;
-    let mut bake = Bake::new(&watch, dt, from_s);
+    let mut bake = Bake::new(&analysis, dt, from_s);
     let mut next = 0;
-    for (now, marks) in rows.iter().enumerate() {
+    for (now, outcomes) in rows.iter().enumerate() {
         let t = from_s + now as f64 * dt + 1e-9;
         let due = states.0[next..].iter().take_while(|at| **at <= t).count();
         let pods = &states.1[next..next + due];
         next += due;
-        if bake.tick(marks, pods, |_| stream.restarts_normal).is_some()
+        if bake
+            .tick(outcomes, pods, |_| stream.restarts_normal)
+            .is_some()
             || bake.end() != BakeEnd::Baking
         {
             break;
@@ -318,7 +322,7 @@ fn start(stream: &ResultStream, names: &[Box<str>]) -> Result<AnalysisStart, Str
             .map(|counts| counts.unwrap_or((0, 0)))
             .collect(),
         failing_at_start: stream.failing_at_start.clone().unwrap_or_else(failing),
-        settled_at: stream.settled_at,
+        complete_at: stream.complete_at,
         expected_downtime: stream.expected_downtime,
         direct: !stream.direct.is_empty(),
         requests: stream.requests.as_ref().map(|requests| RequestsBefore {
@@ -420,17 +424,17 @@ fn unpack(
     width: usize,
     most: usize,
 ) -> Result<Vec<Vec<TickOutcome>>, String> {
-    let mut marks = Vec::new();
+    let mut outcomes = Vec::new();
     for (at, (row, repeats)) in rows.iter().enumerate() {
         let mut one = Vec::with_capacity(width);
         for (column, letter) in row.chars().enumerate() {
-            let mark = TickOutcome::of(letter).ok_or_else(|| {
+            let outcome = TickOutcome::of(letter).ok_or_else(|| {
                 format!(
                     "{field}[{at}]: the character {letter:?} in column {} is none of . x - _ l r",
                     column + 1
                 )
             })?;
-            one.push(mark);
+            one.push(outcome);
         }
         if one.len() != width {
             return Err(format!(
@@ -438,10 +442,10 @@ fn unpack(
                 one.len()
             ));
         }
-        let room = most.saturating_sub(marks.len());
-        marks.extend(std::iter::repeat_n(one, (*repeats as usize).min(room)));
+        let room = most.saturating_sub(outcomes.len());
+        outcomes.extend(std::iter::repeat_n(one, (*repeats as usize).min(room)));
     }
-    Ok(marks)
+    Ok(outcomes)
 }
 
 /// The same of latencies, in microseconds.
@@ -469,7 +473,7 @@ fn unpack_ms(
 struct UnpackedRows {
     side: PodSide,
     from: u32,
-    marks: Vec<Vec<TickOutcome>>,
+    outcomes: Vec<Vec<TickOutcome>>,
     latencies: Vec<Vec<Option<u32>>>,
 }
 
@@ -484,7 +488,7 @@ fn direct_pods(
             Ok(UnpackedRows {
                 side: pod.rev,
                 from: pod.from,
-                marks: unpack(&field("row"), &pod.row, width, most)?,
+                outcomes: unpack(&field("row"), &pod.row, width, most)?,
                 latencies: unpack_ms(&field("ms"), &pod.ms, width, most)?,
             })
         })
@@ -497,16 +501,20 @@ fn looks(pods: &[UnpackedRows], now: usize) -> Result<Vec<PodTick<'_>>, String> 
         .enumerate()
         .filter_map(|(pod, unpacked)| {
             let at = now.checked_sub(unpacked.from as usize)?;
-            let marks = unpacked.marks.get(at)?;
+            let outcomes = unpacked.outcomes.get(at)?;
             Some(PodTick {
                 pod: u32::try_from(pod).ok()?,
                 side: unpacked.side,
                 ready_tick: unpacked.from,
-                marks,
+                outcomes,
                 latency_us: unpacked.latencies.get(at).map_or(&[], |row| row),
             })
         })
-        .filter(|look| look.marks.iter().any(|mark| *mark != TickOutcome::Void))
+        .filter(|look| {
+            look.outcomes
+                .iter()
+                .any(|outcome| *outcome != TickOutcome::Unknown)
+        })
         .collect();
     for side in [PodSide::New, PodSide::Old] {
         let asked = looks.iter().filter(|look| look.side == side).count();

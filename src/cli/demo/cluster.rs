@@ -39,7 +39,7 @@ const BACK_OFF: Duration = Duration::from_secs(1);
 const MAX_BACK_OFF: Duration = Duration::from_secs(30);
 
 struct RunningPod {
-    facts: ReleasePod,
+    release_state: ReleasePod,
     behaviour: AppBehaviour,
     started: Instant,
     /// When it is gone.
@@ -181,15 +181,15 @@ impl DemoCluster {
             let crash = pod.behaviour.crash_after_ms.map(Duration::from_millis);
             if crash.is_some_and(|after| age >= after) {
                 pod.stop.cancel();
-                pod.facts.restarts += 1;
-                pod.facts.ready_since = None;
-                pod.facts.waiting = Some("CrashLoopBackOff".into());
-                let doublings = (pod.facts.restarts - 1).min(16);
+                pod.release_state.restarts += 1;
+                pod.release_state.ready_since = None;
+                pod.release_state.waiting = Some("CrashLoopBackOff".into());
+                let doublings = (pod.release_state.restarts - 1).min(16);
                 pod.back_at = Some(now + (BACK_OFF * 2u32.pow(doublings)).min(MAX_BACK_OFF));
-            } else if pod.facts.ready_since.is_none()
+            } else if pod.release_state.ready_since.is_none()
                 && age >= Duration::from_millis(pod.behaviour.start_ms)
             {
-                pod.facts.ready_since = Some(time);
+                pod.release_state.ready_since = Some(time);
             }
         }
         for number in back {
@@ -202,8 +202,8 @@ impl DemoCluster {
                 pod.stop = stop;
                 pod.started = Instant::now();
                 pod.back_at = None;
-                pod.facts.waiting = None;
-                pod.facts.address = Some(address);
+                pod.release_state.waiting = None;
+                pod.release_state.address = Some(address);
             }
         }
         Ok(())
@@ -214,10 +214,11 @@ impl DemoCluster {
         let count =
             |is: &dyn Fn(&RunningPod) -> bool| self.pods.values().filter(|pod| is(pod)).count();
         let stays = |pod: &RunningPod| pod.ends.is_none();
-        let is_new = |pod: &RunningPod| stays(pod) && pod.facts.revision == revision;
-        let is_old = |pod: &RunningPod| stays(pod) && pod.facts.revision != revision;
+        let is_new = |pod: &RunningPod| stays(pod) && pod.release_state.revision == revision;
+        let is_old = |pod: &RunningPod| stays(pod) && pod.release_state.revision != revision;
         let (new, old) = (count(&is_new), count(&is_old));
-        let ready = count(&|pod: &RunningPod| is_new(pod) && pod.facts.ready_since.is_some());
+        let ready =
+            count(&|pod: &RunningPod| is_new(pod) && pod.release_state.ready_since.is_some());
         let replicas = behaviour.replicas();
         // With the strategy `Recreate` all old pods are gone before the first new one starts.
         if old > 0 && (behaviour.stops_first || ready + old > replicas) {
@@ -225,10 +226,10 @@ impl DemoCluster {
             let oldest = self
                 .pods
                 .values_mut()
-                .filter(|pod| pod.ends.is_none() && pod.facts.revision != revision)
-                .min_by_key(|pod| pod.facts.ready_since.is_some());
+                .filter(|pod| pod.ends.is_none() && pod.release_state.revision != revision)
+                .min_by_key(|pod| pod.release_state.ready_since.is_some());
             if let Some(pod) = oldest {
-                pod.facts.terminating = true;
+                pod.release_state.terminating = true;
                 pod.ends = Some(Instant::now() + TERMINATION);
             }
         }
@@ -246,7 +247,7 @@ impl DemoCluster {
     async fn start_pod(&mut self, revision: Revision, behaviour: &AppBehaviour) -> io::Result<()> {
         let (address, stop) = self.start_server(behaviour).await?;
         self.born += 1;
-        let facts = ReleasePod {
+        let release_state = ReleasePod {
             name: format!("mykadoo-r{revision}-{}", self.born).into(),
             revision,
             node: if self.born.is_multiple_of(2) {
@@ -269,7 +270,7 @@ impl DemoCluster {
         self.pods.insert(
             self.born,
             RunningPod {
-                facts,
+                release_state,
                 behaviour: behaviour.clone(),
                 started: Instant::now(),
                 ends: None,
@@ -301,18 +302,24 @@ impl DemoCluster {
 
     /// Tells the Service and the file what the pods do.
     fn publish(&mut self, newest: Revision, behaviour: &AppBehaviour) -> io::Result<()> {
-        let is_ready =
-            |pod: &&RunningPod| pod.facts.ready_since.is_some() && !pod.facts.terminating;
+        let is_ready = |pod: &&RunningPod| {
+            pod.release_state.ready_since.is_some() && !pod.release_state.terminating
+        };
         let addresses = self.pods.values().filter(is_ready);
-        let addresses: Vec<SocketAddr> = addresses.filter_map(|pod| pod.facts.address).collect();
+        let addresses: Vec<SocketAddr> = addresses
+            .filter_map(|pod| pod.release_state.address)
+            .collect();
         let of_newest = self
             .pods
             .values()
-            .filter(|pod| pod.facts.revision == newest);
+            .filter(|pod| pod.release_state.revision == newest);
         let new_ready = of_newest.filter(is_ready).count();
         let replicas = behaviour.replicas();
-        let settled =
-            new_ready >= replicas && self.pods.values().all(|pod| pod.facts.revision == newest);
+        let complete = new_ready >= replicas
+            && self
+                .pods
+                .values()
+                .all(|pod| pod.release_state.revision == newest);
         if new_ready != self.progress.0 {
             self.progress = (new_ready, Instant::now());
         }
@@ -322,22 +329,26 @@ impl DemoCluster {
             name: RELEASE.into(),
             template: Some(behaviour.image.as_str().into()),
             observed: true,
-            complete: settled,
+            complete,
             wanted: count(replicas),
             ready: count(new_ready),
             serving: count(addresses.len()),
             unavailable: count(replicas.saturating_sub(addresses.len())),
             lacks: count(replicas.saturating_sub(new_ready)),
             stops_first: behaviour.stops_first,
-            deadline_exceeded: !settled && self.progress.1.elapsed() >= PROGRESS_DEADLINE,
+            deadline_exceeded: !complete && self.progress.1.elapsed() >= PROGRESS_DEADLINE,
             paused: false,
             refused: false,
         };
         *self.ready.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
         let written = Written {
             service: Some(self.service),
-            settled: settled.then_some(newest),
-            pods: self.pods.values().map(|pod| pod.facts.clone()).collect(),
+            complete: complete.then_some(newest),
+            pods: self
+                .pods
+                .values()
+                .map(|pod| pod.release_state.clone())
+                .collect(),
             workloads: vec![workload],
         };
         if written != self.written {

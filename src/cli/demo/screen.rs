@@ -68,8 +68,8 @@ impl Screen {
         }
         self.wipe();
         for probe in probes {
-            let (name, soundings, rate) = sparkline(probe, self.colours);
-            terminal::print_coloured(&format!("  {name:<6} {soundings} {rate}"));
+            let (name, results, rate) = sparkline(probe, self.colours);
+            terminal::print_coloured(&format!("  {name:<6} {results} {rate}"));
             self.drawn += 1;
         }
         for line in standing(view, more) {
@@ -88,18 +88,18 @@ impl Screen {
 
 fn sparkline(probe: &Arc<TrackedProbe>, coloured: bool) -> (String, String, String) {
     let name = probe.probe().id.probe.to_string();
-    let mut track = probe.lock();
-    let recent: Vec<Outcome> = track.recent().map(|(outcome, _)| outcome).collect();
-    let view = track.view(clock::now());
+    let mut stats = probe.lock();
+    let recent: Vec<Outcome> = stats.recent().map(|(outcome, _)| outcome).collect();
+    let view = stats.view(clock::now());
     let from = recent.len().saturating_sub(SHOWN);
     let mut text = String::new();
     for outcome in &recent[from..] {
         match (outcome, coloured) {
-            (Outcome::Good, true) => text.push_str("\x1b[32m.\x1b[0m"),
-            (Outcome::Good, false) => text.push('.'),
-            (Outcome::Bad(_), true) => text.push_str("\x1b[1;31mx\x1b[0m"),
-            (Outcome::Bad(_), false) => text.push('x'),
-            (Outcome::Void(_), _) => text.push('-'),
+            (Outcome::Success, true) => text.push_str("\x1b[32m.\x1b[0m"),
+            (Outcome::Success, false) => text.push('.'),
+            (Outcome::Failure(_), true) => text.push_str("\x1b[1;31mx\x1b[0m"),
+            (Outcome::Failure(_), false) => text.push('x'),
+            (Outcome::Unknown(_), _) => text.push('-'),
         }
     }
     text.extend(std::iter::repeat_n(' ', SHOWN - (recent.len() - from)));
@@ -119,9 +119,10 @@ fn standing(view: &GuardView, more: &str) -> Vec<String> {
             format!("; {more}")
         }
     )];
-    if let Some(watch) = &view.watch {
+    if let Some(analysis) = &view.analysis {
         // On a scale of powers of ten from 1 to the threshold.
-        let share = (watch.e_value.max(1.0).log10() / watch.threshold.log10()).clamp(0.0, 1.0);
+        let share =
+            (analysis.e_value.max(1.0).log10() / analysis.threshold.log10()).clamp(0.0, 1.0);
         let bar: String = (0..BAR)
             .map(|at| {
                 if (at as f64) < share * BAR as f64 {
@@ -131,14 +132,14 @@ fn standing(view: &GuardView, more: &str) -> Vec<String> {
                 }
             })
             .collect();
-        let e = number(watch.e_value);
+        let e = number(analysis.e_value);
         lines.push(format!(
             "evidence [{bar}] e-value {e} of {:.0} that convict",
-            watch.threshold
+            analysis.threshold
         ));
         lines.push(format!(
             "watch {:.0} s of {:.0} s",
-            watch.elapsed_s, watch.length_s
+            analysis.elapsed_s, analysis.length_s
         ));
     }
     let clocks: Vec<String> = view
@@ -151,7 +152,7 @@ fn standing(view: &GuardView, more: &str) -> Vec<String> {
             ))
         })
         .collect();
-    if view.watch.is_none() && view.phase != "steady" && !clocks.is_empty() {
+    if view.analysis.is_none() && view.phase != "steady" && !clocks.is_empty() {
         lines.push(format!("against the runbook: {}", clocks.join(", ")));
     }
     lines

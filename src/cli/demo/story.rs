@@ -57,7 +57,7 @@ pub(super) struct StoryOptions {
     pub(super) slack_url_file: Option<PathBuf>,
 }
 
-pub(super) async fn run(wish: &StoryOptions) -> ExitCode {
+pub(super) async fn run(options: &StoryOptions) -> ExitCode {
     let stays = Cell::new(false);
     let stopped = async {
         signals::wait_for_stop().await;
@@ -67,7 +67,7 @@ pub(super) async fn run(wish: &StoryOptions) -> ExitCode {
         }
     };
     let told = tokio::select! {
-        told = tell(wish, &stays) => told,
+        told = tell(options, &stays) => told,
         () = stopped => Err("stopped before the end".to_owned()),
     };
     match told {
@@ -80,13 +80,13 @@ pub(super) async fn run(wish: &StoryOptions) -> ExitCode {
     }
 }
 
-async fn tell(wish: &StoryOptions, stays: &Cell<bool>) -> Result<bool, String> {
+async fn tell(options: &StoryOptions, stays: &Cell<bool>) -> Result<bool, String> {
     let scratch = TemporaryDir::new()
         .map_err(|error| format!("cannot make a temporary directory: {error}"))?;
     let history_directory = scratch.path().join("history");
-    install(&history_directory, wish.scenario, 2)
+    install(&history_directory, options.scenario, 2)
         .map_err(|error| format!("cannot write the history: {error}"))?;
-    let wanted = wish
+    let wanted = options
         .listen
         .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
     let listener = TcpListener::bind(wanted)
@@ -102,13 +102,13 @@ async fn tell(wish: &StoryOptions, stays: &Cell<bool>) -> Result<bool, String> {
     });
     let history = EmbeddedHistory::of(&history_directory);
     wait_for_pods(&history).await?;
-    let settings = settings(wish, service, dependency, scratch.path())?;
+    let settings = settings(options, service, dependency, scratch.path())?;
     let daemon = Box::pin(Daemon::start(settings))
         .await
         .map_err(|error| error.to_string())?;
     let story = DemoStory {
-        scenario: wish.scenario,
-        record: wish.record.clone(),
+        scenario: options.scenario,
+        record: options.record.clone(),
         began: Instant::now(),
         history,
         state: scratch.path().join("state"),
@@ -116,12 +116,12 @@ async fn tell(wish: &StoryOptions, stays: &Cell<bool>) -> Result<bool, String> {
             .view(&Namespace::new(NAMESPACE), &ReleaseName::new(RELEASE))
             .await
             .ok_or("the release is not guarded")?,
-        probes: daemon.tracked().await,
+        probes: daemon.tracked_probe().await,
         screen: Screen::new(),
     };
     let mut daemon = daemon;
     let ended = story
-        .run(service, daemon.address(), wish.stay.then_some(stays))
+        .run(service, daemon.address(), options.stay.then_some(stays))
         .await;
     daemon.stop().await;
     stop.cancel();
@@ -136,7 +136,7 @@ pub(super) async fn wait_for_pods(history: &EmbeddedHistory) -> Result<(), Strin
     let patience = Instant::now() + PATIENCE;
     while history
         .cluster()
-        .is_ok_and(|cluster| cluster.settled.is_none())
+        .is_ok_and(|cluster| cluster.complete.is_none())
     {
         if Instant::now() > patience {
             return Err("the app's pods never became Ready".into());
@@ -155,7 +155,7 @@ pub(super) async fn database() -> Result<TcpListener, String> {
 
 /// The settings, by the same way as anybody's.
 fn settings(
-    wish: &StoryOptions,
+    options: &StoryOptions,
     service: SocketAddr,
     database: SocketAddr,
     directory: &Path,
@@ -167,10 +167,10 @@ fn settings(
          interval = \"{}ms\"\nwindow = \"1m\"\n[release.rollback]\nwatch = \"{}s\"\n",
         shown("state"),
         shown("history"),
-        wish.scenario.interval().as_millis(),
-        wish.scenario.watch().as_secs()
+        options.scenario.interval().as_millis(),
+        options.scenario.watch().as_secs()
     );
-    if let Some(bake) = wish.scenario.bake() {
+    if let Some(bake) = options.scenario.bake() {
         let seconds = bake.as_secs();
         text.push_str(&format!("bake = \"rollback\"\nbake_for = \"{seconds}s\"\n"));
     }
@@ -188,11 +188,11 @@ fn settings(
     text.push_str(&format!(
         "[[dependency]]\nname = \"database\"\nurl = \"http://{database}/\"\n"
     ));
-    if let Some(url) = &wish.alertmanager {
+    if let Some(url) = &options.alertmanager {
         let url = toml::Value::from(url.as_str());
         text.push_str(&format!("[alertmanager]\nurls = [{url}]\n"));
     }
-    if let Some(file) = &wish.slack_url_file {
+    if let Some(file) = &options.slack_url_file {
         // A relative name is one of the working directory here, not of the scratch file's.
         let file =
             std::path::absolute(file).map_err(|error| format!("{}: {error}", file.display()))?;
@@ -208,7 +208,7 @@ fn settings(
     };
     config::load(&sources)
         .map(|loaded| loaded.settings)
-        .map_err(|mistakes| mistakes.render(false))
+        .map_err(|diagnostics| diagnostics.render(false))
 }
 
 struct DemoStory {
@@ -278,7 +278,7 @@ impl DemoStory {
                 .lock()
                 .recent()
                 .last()
-                .is_some_and(|(o, _)| o == crate::core::probe_result::Outcome::Good)
+                .is_some_and(|(o, _)| o == crate::core::probe_result::Outcome::Success)
         };
         while !self.probes.iter().all(is_well) {
             if Instant::now() > patience {
@@ -301,11 +301,11 @@ impl DemoStory {
     }
 
     /// Whether no more is to come of a revision that ended so: neither its analysis nor its bake.
-    fn has_ended(&self, view: &GuardView, ending: Option<&str>) -> bool {
-        let may_bake = self.scenario.bake().is_some() && ending == Some("kept");
+    fn has_ended(&self, view: &GuardView, outcome: Option<&str>) -> bool {
+        let may_bake = self.scenario.bake().is_some() && outcome == Some("kept");
         let has_baked = |state: &str| matches!(state, "good" | "inconclusive");
         let is_over = !may_bake || view.bake.as_ref().is_some_and(|it| has_baked(it.state));
-        ending.is_some() && is_over && view.phase == "steady"
+        outcome.is_some() && is_over && view.phase == "steady"
     }
 
     /// Shows what happens until the watch of the revision has ended, and its bake where the scenario is about that.
@@ -319,7 +319,7 @@ impl DemoStory {
                 self.screen.event(self.began.elapsed(), &event.text);
             }
             shown = view.events.len();
-            if self.has_ended(&view, ending_of(&view, revision)) {
+            if self.has_ended(&view, outcome_of(&view, revision)) {
                 return Ok(view);
             }
             if Instant::now() > patience {
@@ -333,7 +333,7 @@ impl DemoStory {
     /// The verdict in words, the steps against the runbook, and whether it ended as it should.
     fn end(&mut self, view: &GuardView, revision: u32) -> bool {
         self.screen.finish();
-        let ending = ending_of(view, revision).unwrap_or("unknown");
+        let outcome = outcome_of(view, revision).unwrap_or("unknown");
         if let Some(verdict) = &view.verdict {
             self.screen.say("");
             self.screen.say(&format!(
@@ -368,7 +368,7 @@ impl DemoStory {
         } else {
             "kept"
         };
-        let is_right = ending == expected;
+        let is_right = outcome == expected;
         self.screen.say("");
         self.screen.say(&format!(
             "{}, {:.0} s after the start.",
@@ -386,7 +386,7 @@ impl DemoStory {
         }
         if !is_right {
             self.screen.say(&format!(
-                "This is not how it should have ended: {ending} instead of {expected}."
+                "This is not how it should have ended: {outcome} instead of {expected}."
             ));
         }
         is_right
@@ -394,7 +394,7 @@ impl DemoStory {
 }
 
 /// How a revision ended, as far as it has.
-fn ending_of(view: &GuardView, revision: u32) -> Option<&'static str> {
+fn outcome_of(view: &GuardView, revision: u32) -> Option<&'static str> {
     let record = view.history.iter().find(|it| it.revision == revision)?;
-    record.ending
+    record.outcome
 }

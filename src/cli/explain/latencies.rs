@@ -67,7 +67,7 @@ fn rows(recording: &Recording) -> Vec<LatencyDistribution<'_>> {
             continue;
         }
         let since = recording.ticks.iter().filter_map(|tick| {
-            let is_good = tick.marks.chars().nth(at) == Some('.');
+            let is_good = tick.outcomes.chars().nth(at) == Some('.');
             tick.us.get(at).copied().flatten().filter(|_| is_good)
         });
         for (of, histogram) in [

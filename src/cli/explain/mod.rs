@@ -87,22 +87,22 @@ pub(super) fn run(args: &ExplainArgs) -> ExitCode {
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
-    let mut trace = Vec::new();
+    let mut timing = Vec::new();
     let mut causes = Vec::new();
-    let watch = match recording.judge(recording.head.rule.clone(), |watch| {
-        trace.push(watch.log10_e());
-        causes.push(watch.causes().map(|(_, cause)| cause).collect());
+    let analysis = match recording.judge(recording.head.rule.clone(), |analysis| {
+        timing.push(analysis.log10_e());
+        causes.push(analysis.causes().map(|(_, cause)| cause).collect());
     }) {
-        Ok(watch) => watch,
+        Ok(analysis) => analysis,
         Err(error) => {
             complain!("leadsman: {place}: {error}");
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
     if args.json {
-        say!("{}", as_json(&recording, &watch));
+        say!("{}", as_json(&recording, &analysis));
     } else {
-        show(&recording, &watch, &trace, &causes);
+        show(&recording, &analysis, &timing, &causes);
     }
     ExitCode::SUCCESS
 }
@@ -209,14 +209,14 @@ fn find(args: &ExplainArgs) -> Result<Option<PathBuf>, ExitCode> {
     Ok(found)
 }
 
-fn show(recording: &Recording, watch: &Analysis, trace: &[f64], causes: &[UnknownCauses]) {
+fn show(recording: &Recording, analysis: &Analysis, timing: &[f64], causes: &[UnknownCauses]) {
     let head = &recording.head;
-    let verdict = watch.conclude();
+    let verdict = analysis.conclude();
     let outcome = match &verdict {
         Verdict::Rollback(_) => "made things worse",
         Verdict::Healthy => "was kept",
         Verdict::Inconclusive(_) => "could not be judged",
-        Verdict::Watching => "was watched, without a verdict",
+        Verdict::Analyzing => "was watched, without a verdict",
     };
     say!(
         "Revision {} of {}/{} {outcome}",
@@ -232,8 +232,8 @@ fn show(recording: &Recording, watch: &Analysis, trace: &[f64], causes: &[Unknow
     say!(
         "  appeared {}, watched for {:.0} s of {:.0} s in the mode {}; {before}",
         humantime::format_rfc3339_seconds(began),
-        watch.elapsed_s(),
-        watch.ends_at_s(),
+        analysis.elapsed_s(),
+        analysis.ends_at_s(),
         head.mode.as_str()
     );
     if let Some(cut) = &recording.cut {
@@ -242,12 +242,12 @@ fn show(recording: &Recording, watch: &Analysis, trace: &[f64], causes: &[Unknow
     say!("");
     say!("Verdict: {} {}", verdict.word(), verdict.reason());
     match &verdict {
-        Verdict::Rollback(finding) => {
-            say!("  {}", finding.text);
-            say!("  {}", finding.otherwise);
+        Verdict::Rollback(regression) => {
+            say!("  {}", regression.text);
+            say!("  {}", regression.otherwise);
         }
-        Verdict::Healthy | Verdict::Watching | Verdict::Inconclusive(_) => {
-            if let Some(strongest) = watch.strongest() {
+        Verdict::Healthy | Verdict::Analyzing | Verdict::Inconclusive(_) => {
+            if let Some(strongest) = analysis.strongest() {
                 say!(
                     "  The strongest evidence against it was an e-value of {} after {:.0} s, most of it from {}; {:.0} are needed.",
                     number(strongest.e),
@@ -258,20 +258,20 @@ fn show(recording: &Recording, watch: &Analysis, trace: &[f64], causes: &[Unknow
             }
         }
     }
-    for (name, why) in watch.aside() {
+    for (name, why) in analysis.excluded() {
         say!("  Not counted at the end: {name}, because {why}.");
     }
-    for excuse in watch.excuses() {
+    for excuse in analysis.excuses() {
         say!("  {excuse}.");
     }
-    for (cause, count) in watch.void().filter(|(_, count)| *count > 0) {
+    for (cause, count) in analysis.unknown().filter(|(_, count)| *count > 0) {
         let results = if count == 1 { "result" } else { "results" };
         say!("  {count} {results} {}.", cause.words());
     }
-    if let Some(slower) = watch.slower() {
+    if let Some(slower) = analysis.slower() {
         say!("  Slower since {:.0} s: {}.", slower.t, slower.text);
     }
-    match watch.learned_from() {
+    match analysis.learned_from() {
         0 => say!("  No kept rollout to learn from: the defaults are tolerated while it warms up."),
         1 => say!("  Learned from 1 kept rollout what is normal while it warms up."),
         many => say!("  Learned from {many} kept rollouts what is normal while it warms up."),
@@ -280,16 +280,16 @@ fn show(recording: &Recording, watch: &Analysis, trace: &[f64], causes: &[Unknow
     if longest > 0.0 {
         say!("  Of those, the longest rollout was complete after {longest:.0} s.");
     }
-    if let Some(coverage) = watch.coverage() {
+    if let Some(coverage) = analysis.coverage() {
         say!(
             "  {:.0} % of the soundings could be used.",
             coverage * 100.0
         );
     }
     say!("");
-    evidence(recording, watch, trace);
-    results::show(recording, watch, causes);
-    numbers(watch);
+    evidence(recording, analysis, timing);
+    results::show(recording, analysis, causes);
+    numbers(analysis);
     let latencies = latencies::lines(recording);
     for line in &latencies {
         say!("{line}");
@@ -303,7 +303,7 @@ fn show(recording: &Recording, watch: &Analysis, trace: &[f64], causes: &[Unknow
     timeline(recording);
 }
 
-fn evidence(recording: &Recording, watch: &Analysis, trace: &[f64]) {
+fn evidence(recording: &Recording, analysis: &Analysis, timing: &[f64]) {
     let rule = &recording.head.rule;
     say!(
         "Evidence against the revision (e-value): 1 says nothing, {:.0} convicts.",
@@ -314,10 +314,10 @@ fn evidence(recording: &Recording, watch: &Analysis, trace: &[f64]) {
         rule.alpha * 100.0
     );
     let chart = EvidenceChart {
-        values: trace,
+        values: timing,
         threshold: rule.threshold().log10(),
         width: WIDTH,
-        seconds: watch.elapsed_s(),
+        seconds: analysis.elapsed_s(),
         colours: terminal::has_colours(),
     };
     for line in chart.lines() {
@@ -326,7 +326,7 @@ fn evidence(recording: &Recording, watch: &Analysis, trace: &[f64]) {
     say!("");
 }
 
-fn numbers(watch: &Analysis) {
+fn numbers(analysis: &Analysis) {
     say!("Numbers at the end (failures/soundings)");
     say!(
         "  {:<14} {:>12} {:>14} {:>11} {:>10}",
@@ -336,7 +336,7 @@ fn numbers(watch: &Analysis) {
         "tolerated",
         "e-value"
     );
-    for stratum in watch.report() {
+    for stratum in analysis.report() {
         let before = if stratum.assumed {
             "assumed".to_owned()
         } else {
@@ -366,23 +366,23 @@ fn timeline(recording: &Recording) {
     }
 }
 
-fn as_json(recording: &Recording, watch: &Analysis) -> serde_json::Value {
-    let names: Vec<&str> = watch.endpoints().collect();
+fn as_json(recording: &Recording, analysis: &Analysis) -> serde_json::Value {
+    let names: Vec<&str> = analysis.endpoints().collect();
     json!({
         "namespace": recording.head.namespace,
         "release": recording.head.release,
         "revision": recording.head.revision,
         "serving": recording.head.serving,
         "began": recording.head.began.unix_seconds(),
-        "verdict": RecordingEnd::of(watch),
-        "strongest": watch.strongest(),
-        "coverage": watch.coverage(),
-        "not_judged": watch
-            .void()
+        "verdict": RecordingEnd::of(analysis),
+        "strongest": analysis.strongest(),
+        "coverage": analysis.coverage(),
+        "not_judged": analysis
+            .unknown()
             .map(|(cause, count)| (cause.as_str().to_owned(), json!(count)))
             .collect::<serde_json::Map<_, _>>(),
-        "slower": watch.slower(),
-        "strata": watch.report(),
+        "slower": analysis.slower(),
+        "strata": analysis.report(),
         "failing": results::failing(recording, &names),
         "incomplete": recording.cut,
         "events": recording.entries,

@@ -23,15 +23,15 @@ const fn letter(cause: UnknownCause) -> char {
     }
 }
 
-pub(super) fn show(recording: &Recording, watch: &Analysis, causes: &[UnknownCauses]) {
-    let ticks = recording.ticks.len().min(watch.ticks() as usize);
+pub(super) fn show(recording: &Recording, analysis: &Analysis, causes: &[UnknownCauses]) {
+    let ticks = recording.ticks.len().min(analysis.ticks() as usize);
     let each = ticks.div_ceil(WIDTH).max(1);
     let interval = recording.head.rule.interval_s;
     say!(
         "Soundings (a column is {:.0} s: . all good, x some bad, - nothing known)",
         each as f64 * interval
     );
-    let names: Vec<&str> = watch.endpoints().collect();
+    let names: Vec<&str> = analysis.endpoints().collect();
     let wide = names
         .iter()
         .map(|name| name.len())
@@ -76,7 +76,7 @@ pub(super) fn show(recording: &Recording, watch: &Analysis, causes: &[UnknownCau
 /// What an endpoint answered in a tick, or why that was not judged.
 fn judged(recorded: &RecordedTick, causes: Option<&UnknownCauses>, at: usize) -> char {
     let cause = causes.and_then(|causes| causes.get(at).copied().flatten());
-    cause.map_or_else(|| recorded.marks.chars().nth(at).unwrap_or('-'), letter)
+    cause.map_or_else(|| recorded.outcomes.chars().nth(at).unwrap_or('-'), letter)
 }
 
 /// The worst of what pods of one side answered in a tick.
@@ -108,8 +108,8 @@ fn squeeze(letters: &[char], each: usize) -> String {
             if chunk.contains(&'x') {
                 return 'x';
             }
-            let mut aside = chunk.iter().filter(|letter| letter.is_ascii_alphabetic());
-            match aside.next() {
+            let mut excluded = chunk.iter().filter(|letter| letter.is_ascii_alphabetic());
+            match excluded.next() {
                 Some(letter) => *letter,
                 None if chunk.contains(&'.') => '.',
                 None => '-',
@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn what_was_not_judged_has_the_letter_of_its_cause() {
         let recorded = RecordedTick {
-            marks: ".xx".into(),
+            outcomes: ".xx".into(),
             ..RecordedTick::default()
         };
         let causes = vec![None, None, Some(UnknownCause::ExpectedDowntime)];

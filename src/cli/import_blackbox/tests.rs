@@ -36,7 +36,7 @@ fn load(toml: &str) -> Result<Settings, String> {
     };
     config::load(&sources)
         .map(|loaded| loaded.settings)
-        .map_err(|mistakes| format!("{}\n{toml}", mistakes.render(false)))
+        .map_err(|diagnostics| format!("{}\n{toml}", diagnostics.render(false)))
 }
 
 /// Imports one module called `m`, with this YAML below it.
@@ -47,14 +47,14 @@ fn import(module: &str) -> (Settings, Vec<Unsupported>) {
 }
 
 fn http(settings: &Settings, name: &str) -> HttpProbeConfig {
-    match &settings.modules.get(name).unwrap().question {
+    match &settings.modules.get(name).unwrap().kind {
         ProbeKind::Http(http) => (**http).clone(),
         ProbeKind::Tcp(_) => panic!("{name} is tcp"),
     }
 }
 
 fn tcp(settings: &Settings, name: &str) -> TcpProbeConfig {
-    match &settings.modules.get(name).unwrap().question {
+    match &settings.modules.get(name).unwrap().kind {
         ProbeKind::Tcp(tcp) => (**tcp).clone(),
         ProbeKind::Http(_) => panic!("{name} is http"),
     }
@@ -162,7 +162,7 @@ fn what_is_imported_asks_the_same_question() {
                 HeaderTest::Matches(pattern) => format!("matches {}", pattern.0),
                 HeaderTest::NotMatches(pattern) => format!("does not match {}", pattern.0),
                 HeaderTest::Present => "present".to_owned(),
-                HeaderTest::Absent => "absent".to_owned(),
+                HeaderTest::NotInstalled => "absent".to_owned(),
             };
             format!("{} {test}", rule.name)
         })
@@ -467,9 +467,9 @@ proptest! {
             "modules: {{ {name}: {{ prober: {prober}, timeout: {timeout}, {prober}: {{ {own} }} }} }}"
         );
         if let Ok(imported) = convert(&text)
-            && let Err(mistakes) = load(&imported.toml)
+            && let Err(diagnostics) = load(&imported.toml)
         {
-            prop_assert!(false, "{text}\n{mistakes}");
+            prop_assert!(false, "{text}\n{diagnostics}");
         }
     }
 

@@ -29,7 +29,10 @@ pub(super) fn check(settings: &Settings) -> bool {
         let shared = ProberContext::new(clock::now);
         let mut running = JoinSet::new();
         let mut lines = Vec::new();
-        let others = settings.dependencies.iter().chain(&settings.doubt.control);
+        let others = settings
+            .dependencies
+            .iter()
+            .chain(&settings.self_check.control);
         let all = settings.probes().chain(others);
         for (number, probe) in all.cloned().enumerate() {
             if running.len() >= AT_A_TIME {
@@ -37,16 +40,16 @@ pub(super) fn check(settings: &Settings) -> bool {
             }
             let shared = Arc::clone(&shared);
             running.spawn(async move {
-                let prober = Prober::new(&shared, probe.target.clone(), probe.question.clone());
-                let sounding = prober.sound(clock::now(), probe.timeout, None).await;
-                let good = sounding.outcome == Outcome::Good;
-                let took = format!("{:.1} ms", sounding.duration().as_secs_f64() * 1e3);
-                let (result, reason) = sounding.outcome.words();
-                let result = reason.map_or_else(
-                    || result.to_owned(),
-                    |reason| format!("{result} ({reason})"),
+                let prober = Prober::new(&shared, probe.target.clone(), probe.kind.clone());
+                let result = prober.sound(clock::now(), probe.timeout, None).await;
+                let good = result.outcome == Outcome::Success;
+                let took = format!("{:.1} ms", result.duration().as_secs_f64() * 1e3);
+                let (outcome, reason) = result.outcome.words();
+                let outcome = reason.map_or_else(
+                    || outcome.to_owned(),
+                    |reason| format!("{outcome} ({reason})"),
                 );
-                let why = sounding
+                let why = result
                     .explanation
                     .map_or_else(String::new, |why| format!(": {why}"));
                 (
@@ -54,7 +57,7 @@ pub(super) fn check(settings: &Settings) -> bool {
                     good,
                     format!(
                         "{:<8} {} {} in {took}{why}",
-                        result,
+                        outcome,
                         probe.id,
                         probe.target.shown()
                     ),
@@ -124,7 +127,7 @@ async fn rehearse(followed: &Followed, release: &ReleaseConfig) -> Result<(), St
     let told = |refusal: RollbackError| refusal.told(&release.namespace, &release.name);
     let plan = plan.map_err(told)?;
     let plan = RollbackPlan {
-        is_rehearsal: true,
+        is_dry_run: true,
         ..plan
     };
     let looked = Arc::clone(&followed.engine).preflight(plan).await;

@@ -10,10 +10,13 @@ const MAX_NAMED: usize = 5;
 
 /// The probes whose `pods` names a workload that the release has not, each with what to write. Where the cluster shows
 /// no workload at all, nothing is known of them.
-pub(super) fn missing(release: &ReleaseConfig, facts: &ReleaseState) -> Vec<String> {
-    let states = facts.workload_states.iter().map(|state| &*state.name);
+pub(super) fn missing(release: &ReleaseConfig, release_state: &ReleaseState) -> Vec<String> {
+    let states = release_state
+        .workload_states
+        .iter()
+        .map(|state| &*state.name);
     // Also those that no chart knows and whose pods are the release's.
-    let of_pods = facts.pods.iter().map(|pod| &*pod.workload);
+    let of_pods = release_state.pods.iter().map(|pod| &*pod.workload);
     let workloads: BTreeSet<&str> = states.chain(of_pods).filter(|it| !it.is_empty()).collect();
     if workloads.is_empty() {
         return Vec::new();

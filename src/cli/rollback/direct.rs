@@ -53,7 +53,7 @@ pub(super) async fn run(args: &RollbackArgs, settings: &Settings) -> ExitCode {
         );
         return ExitCode::from(UNKNOWN);
     };
-    match turn_back(args, kubernetes, release).await {
+    match roll_back(args, kubernetes, release).await {
         Ok(code) => ExitCode::from(code),
         Err(why) => {
             complain!("leadsman: {why}");
@@ -62,27 +62,27 @@ pub(super) async fn run(args: &RollbackArgs, settings: &Settings) -> ExitCode {
     }
 }
 
-async fn turn_back(
+async fn roll_back(
     args: &RollbackArgs,
     kubernetes: &KubernetesConfig,
     release: &ReleaseConfig,
 ) -> Result<u8, String> {
     let Followed {
         engine,
-        mut facts,
-        now: facts_now,
-        _watching,
+        mut release_state,
+        now: release_state_now,
+        _running,
         _scratch,
     } = follow(kubernetes, release).await?;
-    let bad = facts_now
+    let bad = release_state_now
         .newest()
         .map(|record| record.revision)
         .unwrap_or_default();
     let target = args.revision.map(Revision);
     let name = format!("{}/{}", release.namespace, release.name);
-    let facts_now = match target {
-        Some(_) => facts_now,
-        None => match release::read_back(Arc::clone(&engine), bad, &facts_now).await {
+    let release_state_now = match target {
+        Some(_) => release_state_now,
+        None => match release::read_back(Arc::clone(&engine), bad, &release_state_now).await {
             Ok(read) => Arc::new(read),
             Err(refusal) => {
                 complain!("leadsman: {refusal}");
@@ -90,7 +90,7 @@ async fn turn_back(
             }
         },
     };
-    if let Err(refused) = by_hand::check(&facts_now, bad, target, &BTreeMap::new(), &name) {
+    if let Err(refused) = by_hand::check(&release_state_now, bad, target, &BTreeMap::new(), &name) {
         complain!("leadsman: {}", refused.why());
         return Ok(match refused {
             by_hand::OrderRefused::Unknown(_) => UNKNOWN,
@@ -103,7 +103,7 @@ async fn turn_back(
         Arc::clone(&engine),
         bad,
         target,
-        &facts_now,
+        &release_state_now,
         &ledger,
         &args.reason,
     );
@@ -121,8 +121,8 @@ async fn turn_back(
         "The rollback made revision {}; its rollout runs.",
         report.made
     );
-    let settled = facts.wait_for(|seen| seen.facts.settled == Some(report.made));
-    if tokio::time::timeout(args.timeout, settled).await.is_err() {
+    let complete = release_state.wait_for(|seen| seen.release_state.complete == Some(report.made));
+    if tokio::time::timeout(args.timeout, complete).await.is_err() {
         complain!(
             "leadsman: the rollout of revision {} is not complete yet",
             report.made
@@ -136,10 +136,10 @@ async fn turn_back(
 /// A release in the cluster, followed as long as this lives.
 pub(in crate::cli) struct Followed {
     pub(in crate::cli) engine: Arc<dyn Engine>,
-    pub(in crate::cli) facts: watch::Receiver<ObservedState>,
+    pub(in crate::cli) release_state: watch::Receiver<ObservedState>,
     /// What was known first.
     pub(in crate::cli) now: Arc<ReleaseState>,
-    _watching: JoinSet<()>,
+    _running: JoinSet<()>,
     /// What helm writes.
     _scratch: TemporaryDir,
 }
@@ -158,7 +158,7 @@ pub(in crate::cli) async fn follow(
     let namespace = release.namespace.clone();
     let account = kubernetes.impersonate.as_deref();
     let acting = account.map(|account| connector.acting_as(namespace.as_str(), account));
-    let hub = NamespaceCache::acting_as(
+    let cache = NamespaceCache::acting_as(
         client,
         acting,
         namespace,
@@ -170,23 +170,23 @@ pub(in crate::cli) async fn follow(
         helm_memory: kubernetes.helm_memory,
         scratch: scratch.path().to_owned(),
         cluster: connector.cluster(),
-        may: release.guard.may.clone(),
+        may: release.controller.may.clone(),
         // A person has decided.
         permit: Permit::always(),
         enforces: false,
         by_person: true,
     };
     let engine: Arc<dyn Engine> =
-        ClusterEngine::new(Arc::clone(&hub), release.name.clone(), policy);
-    let (observed, mut facts) = watch::channel(ObservedState::default());
-    let mut watching = JoinSet::new();
-    watching.spawn(hub.run());
-    watching.spawn(Arc::clone(&engine).follow(observed));
+        ClusterEngine::new(Arc::clone(&cache), release.name.clone(), policy);
+    let (observed, mut release_state) = watch::channel(ObservedState::default());
+    let mut running = JoinSet::new();
+    running.spawn(cache.run());
+    running.spawn(Arc::clone(&engine).follow(observed));
     let is_known = {
-        let known = facts.wait_for(|seen| seen.facts.newest().is_some());
+        let known = release_state.wait_for(|seen| seen.release_state.newest().is_some());
         matches!(tokio::time::timeout(FIRST_FACTS, known).await, Ok(Ok(_)))
     };
-    let seen = facts.borrow().clone();
+    let seen = release_state.borrow().clone();
     if !is_known {
         let why = seen
             .trouble
@@ -198,9 +198,9 @@ pub(in crate::cli) async fn follow(
     }
     Ok(Followed {
         engine,
-        facts,
-        now: seen.facts,
-        _watching: watching,
+        release_state,
+        now: seen.release_state,
+        _running: running,
         _scratch: scratch,
     })
 }
@@ -213,11 +213,11 @@ async fn are_well(release: &ReleaseConfig) -> bool {
     loop {
         let mut asked = JoinSet::new();
         for probe in &release.probes {
-            let prober = Prober::new(&shared, probe.target.clone(), probe.question.clone());
+            let prober = Prober::new(&shared, probe.target.clone(), probe.kind.clone());
             let probe = Arc::clone(probe);
             asked.spawn(async move {
-                let sounding = prober.sound(clock::now(), probe.timeout, None).await;
-                (sounding.outcome != Outcome::Good).then(|| probe.id.probe.to_string())
+                let result = prober.sound(clock::now(), probe.timeout, None).await;
+                (result.outcome != Outcome::Success).then(|| probe.id.probe.to_string())
             });
         }
         let failing: Vec<String> = asked.join_all().await.into_iter().flatten().collect();

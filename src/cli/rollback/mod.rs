@@ -172,9 +172,9 @@ async fn follow(
         let now = match daemon.get(path).await {
             Ok(order) if order["state"] == "ended" => {
                 let rollout = &order["rollout"];
-                let ending = text(rollout, "ending");
-                say!("{}. {}", ending.replace('_', " "), text(rollout, "text"));
-                return Ok(ExitCode::from(code_of(ending)));
+                let outcome = text(rollout, "ending");
+                say!("{}. {}", outcome.replace('_', " "), text(rollout, "text"));
+                return Ok(ExitCode::from(code_of(outcome)));
             }
             Ok(order) => {
                 known = Instant::now();
@@ -197,8 +197,8 @@ async fn follow(
     }
 }
 
-fn code_of(ending: &str) -> u8 {
-    match ending {
+fn code_of(outcome: &str) -> u8 {
+    match outcome {
         "recovered" => 0,
         "same_failure" | "worse" | "unverified" => NOT_WELL,
         _ => FAILED,

@@ -193,7 +193,7 @@ impl AlertStore {
             changed: false,
             left_out: 0,
             now,
-            book: self,
+            alert_store: self,
         }
     }
 
@@ -253,7 +253,7 @@ impl HasTimes for AlertStore {
 
 /// A look at what holds now: each condition by itself, since all of them together may be large.
 pub struct AlertEvaluation<'a> {
-    book: &'a mut AlertStore,
+    alert_store: &'a mut AlertStore,
     /// Which alerts' conditions hold, by their places.
     hold: Vec<bool>,
     changed: bool,
@@ -266,13 +266,13 @@ impl AlertEvaluation<'_> {
     pub fn holds(&mut self, condition: Condition) {
         let labels = LabelSet::from(&condition.labels());
         let text = bounded(condition.text);
-        if let Some(at) = self.book.places.get(&labels) {
+        if let Some(at) = self.alert_store.places.get(&labels) {
             self.hold[*at] = true;
-            let alert = &mut self.book.alerts[*at];
+            let alert = &mut self.alert_store.alerts[*at];
             // What has not changed stays shared with those who tell of it.
             if *alert.text != *text {
                 alert.text = text.into();
-                self.book.version += 1;
+                self.alert_store.version += 1;
             }
             if *alert.fragment != *condition.fragment {
                 alert.fragment = condition.fragment.into();
@@ -280,15 +280,15 @@ impl AlertEvaluation<'_> {
             alert.held = self.now;
             let state = alert.state;
             self.changed |= alert.holds(self.now);
-            self.book.version += u64::from(alert.state != state);
+            self.alert_store.version += u64::from(alert.state != state);
             return;
         }
-        if self.book.alerts.len() >= MAX_ALERTS {
+        if self.alert_store.alerts.len() >= MAX_ALERTS {
             self.left_out += 1;
             return;
         }
         // Alerts of a release stand together, and on the same place of the page.
-        let last = self.book.alerts.last().map(|last| &last.fragment);
+        let last = self.alert_store.alerts.last().map(|last| &last.fragment);
         let shared = last.filter(|last| ***last == *condition.fragment);
         let fragment = shared.cloned();
         let mut alert = Alert {
@@ -303,25 +303,27 @@ impl AlertEvaluation<'_> {
             held: self.now,
         };
         self.changed |= alert.holds(self.now);
-        self.book.places.insert(labels, self.book.alerts.len());
+        self.alert_store
+            .places
+            .insert(labels, self.alert_store.alerts.len());
         self.hold.push(true);
-        self.book.alerts.push(alert);
-        self.book.version += 1;
+        self.alert_store.alerts.push(alert);
+        self.alert_store.version += 1;
     }
 
     /// That was all. `is_known` says of the labels of an alert whose condition does not hold whether that is known.
     /// Returns whether anything changed that people are told of.
     pub fn end(self, is_known: impl Fn(&LabelSet) -> bool) -> bool {
         let Self {
-            book,
+            alert_store,
             hold,
             mut changed,
             left_out,
             now,
         } = self;
-        let before = book.alerts.len();
+        let before = alert_store.alerts.len();
         let mut hold = hold.into_iter();
-        book.alerts.retain_mut(|alert| {
+        alert_store.alerts.retain_mut(|alert| {
             if hold.next() == Some(true) {
                 return true;
             }
@@ -348,12 +350,12 @@ impl AlertEvaluation<'_> {
                 AlertState::Resolved(episode) => episode.is_told(now),
             }
         });
-        if book.alerts.len() != before {
-            book.find_places();
+        if alert_store.alerts.len() != before {
+            alert_store.find_places();
         }
-        let is_other = book.alerts.len() != before || book.left_out != left_out;
-        book.left_out = left_out;
-        book.version += u64::from(changed || is_other);
+        let is_other = alert_store.alerts.len() != before || alert_store.left_out != left_out;
+        alert_store.left_out = left_out;
+        alert_store.version += u64::from(changed || is_other);
         changed
     }
 }

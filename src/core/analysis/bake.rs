@@ -72,9 +72,9 @@ pub enum BakeEnd {
 
 impl Bake {
     /// Begins the bake of a revision that passed, `from_s` seconds after it appeared, with ticks of `tick_s`.
-    pub fn new(watch: &Analysis, tick_s: f64, from_s: f64) -> Self {
-        let rule = watch.rule().clone();
-        let tolerated = rule.tolerable(watch.pooled().bound + rule.bake_null_margin);
+    pub fn new(analysis: &Analysis, tick_s: f64, from_s: f64) -> Self {
+        let rule = analysis.rule().clone();
+        let tolerated = rule.tolerable(analysis.pooled().bound + rule.bake_null_margin);
         let gain = rule
             .grid
             .map(|rate| ((tolerated + (1.0 - tolerated) * rate) / tolerated).ln());
@@ -90,7 +90,7 @@ impl Bake {
             failed: 0,
             total: 0,
             recent: RecentCounts::new(whole(rule.bake_window_s / tick_s).max(1)),
-            counts: watch.endpoints_counted_in_bake(),
+            counts: analysis.endpoints_counted_in_bake(),
             scheduled: 0,
             usable: 0,
             missed: 0,
@@ -115,7 +115,7 @@ impl Bake {
     /// `normal_restarts` is what is normal for a pod. `Some` in the tick of an alarm.
     pub fn tick(
         &mut self,
-        marks: &[TickOutcome],
+        outcomes: &[TickOutcome],
         pods: &[PodState],
         normal_restarts: impl Fn(&PodState) -> u32,
     ) -> Option<&BakeAlarm> {
@@ -137,13 +137,13 @@ impl Bake {
             (self.block, self.failed, self.total) = (block, 0, 0);
         }
         let (mut failed, mut total) = (0u16, 0u16);
-        for (mark, counts) in marks.iter().zip(&self.counts) {
-            if !counts || *mark == TickOutcome::NotDue {
+        for (outcome, counts) in outcomes.iter().zip(&self.counts) {
+            if !counts || *outcome == TickOutcome::NotDue {
                 continue;
             }
             self.scheduled += 1;
             // An answer that a name server kept away is no evidence in so coarse a look.
-            let (k, n) = mark.counts();
+            let (k, n) = outcome.counts();
             failed += k;
             total += n;
         }

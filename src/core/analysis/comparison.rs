@@ -41,7 +41,8 @@ pub(super) struct ComparedEndpoint {
     pub(super) stratum: Stratum,
     pub(super) learned: [AgeCounts; PHASES],
     /// This tick's mark, after everything that makes it void.
-    pub(super) mark: TickOutcome,
+    #[serde(rename = "mark")]
+    pub(super) outcome: TickOutcome,
     /// Whether it does not count in this tick: excluded, the tick that ends it included.
     pub(super) excluded_now: bool,
 }
@@ -146,7 +147,7 @@ impl Comparison {
                     recovering: 0,
                     stratum: stratum(before, rule.endpoint_margin, share.endpoint, 1),
                     learned: input.learned.endpoints.get(at).copied().unwrap_or_default(),
-                    mark: TickOutcome::Void,
+                    outcome: TickOutcome::Unknown,
                     excluded_now: *failing,
                 }
             })
@@ -224,8 +225,8 @@ impl Comparison {
             if !pods.answers.control_lost() {
                 continue;
             }
-            if endpoint.mark == TickOutcome::Bad {
-                endpoint.mark = TickOutcome::Void;
+            if endpoint.outcome == TickOutcome::Failure {
+                endpoint.outcome = TickOutcome::Unknown;
             }
             // Once for each run of such ticks: an endpoint that is mended is not excluded for ever.
             if pods.lost_run == self.rule.recover_ticks {
@@ -240,10 +241,10 @@ impl Comparison {
         let Some(excluded) = endpoint.excluded else {
             return;
         };
-        match endpoint.mark {
-            TickOutcome::Good => endpoint.recovering += 1,
-            TickOutcome::Bad => endpoint.recovering = 0,
-            TickOutcome::Void
+        match endpoint.outcome {
+            TickOutcome::Success => endpoint.recovering += 1,
+            TickOutcome::Failure => endpoint.recovering = 0,
+            TickOutcome::Unknown
             | TickOutcome::NotDue
             | TickOutcome::Limited
             | TickOutcome::Unresolved => {}
@@ -259,8 +260,8 @@ impl Comparison {
             endpoint.excluded = None;
             endpoint.recovering = 0;
         }
-        if endpoint.mark != TickOutcome::NotDue {
-            endpoint.mark = TickOutcome::Void;
+        if endpoint.outcome != TickOutcome::NotDue {
+            endpoint.outcome = TickOutcome::Unknown;
         }
     }
 
@@ -298,7 +299,7 @@ impl Comparison {
                         let default = default_of_age(rule, &before, class);
                         limit(rule, &before, *learned, default)
                     }
-                    Some(_) | None => before.settled(rule),
+                    Some(_) | None => before.complete(rule),
                 },
             );
         }
@@ -323,7 +324,7 @@ impl Comparison {
                     ComparisonSubject::Failures => {
                         progress.tolerated(rule, &before, learned, phase)
                     }
-                    ComparisonSubject::Latency => (before.settled(rule), phase == PHASES),
+                    ComparisonSubject::Latency => (before.complete(rule), phase == PHASES),
                 }
             };
             let is_sure = |begin| tolerated(begin).1;
@@ -336,7 +337,7 @@ impl Comparison {
             let is_due = endpoint.stratum.is_due(t);
             let control = is_due.then(|| endpoint.stratum.control(rule)).flatten();
             advance(&mut endpoint.stratum, control, &endpoint.learned);
-            let (k, n) = endpoint.mark.counts();
+            let (k, n) = endpoint.outcome.counts();
             endpoint.stratum.add(now, k, n);
             if !endpoint.failed_at_start {
                 failed += k;
@@ -347,7 +348,7 @@ impl Comparison {
                 let (k, n) = if endpoint.excluded_now {
                     (0, 0)
                 } else {
-                    (answers.old_bad, answers.old())
+                    (answers.old_failures, answers.old())
                 };
                 old.push(k, n);
                 if !endpoint.failed_at_start {

@@ -38,11 +38,11 @@ impl Dependency {
     }
 
     /// Takes a result; one that is unknown says nothing.
-    pub(crate) fn take(&mut self, rule: &Rule, mark: TickOutcome) {
-        let failed = match mark {
-            TickOutcome::Good => false,
-            TickOutcome::Bad => true,
-            TickOutcome::Void
+    pub(crate) fn take(&mut self, rule: &Rule, outcome: TickOutcome) {
+        let failed = match outcome {
+            TickOutcome::Success => false,
+            TickOutcome::Failure => true,
+            TickOutcome::Unknown
             | TickOutcome::NotDue
             | TickOutcome::Limited
             | TickOutcome::Unresolved => return,

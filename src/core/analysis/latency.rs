@@ -120,17 +120,17 @@ impl LatencyComparison {
         let grown_s = rule.warm_ages_s.last().copied().unwrap_or_default();
         let grown = rule.ticks_up(grown_s);
         for (at, endpoint) in self.comparison.endpoints.iter_mut().enumerate() {
-            endpoint.mark =
-                service(at).map_or(TickOutcome::Void, |us| self.yardsticks[at].mark(us));
+            endpoint.outcome =
+                service(at).map_or(TickOutcome::Unknown, |us| self.yardsticks[at].outcome(us));
         }
         let yardsticks = &self.yardsticks;
         let read = |look: &PodTick<'_>, at: usize| {
             let is_young = look.side == PodSide::New && now < look.ready_tick.saturating_add(grown);
-            if is_young || pods.read(look, at) != TickOutcome::Good {
-                return TickOutcome::Void;
+            if is_young || pods.read(look, at) != TickOutcome::Success {
+                return TickOutcome::Unknown;
             }
             let latency = look.latency_us.get(at).copied().flatten();
-            latency.map_or(TickOutcome::Void, |us| yardsticks[at].mark(us))
+            latency.map_or(TickOutcome::Unknown, |us| yardsticks[at].outcome(us))
         };
         self.comparison.take(now, progress, looks, &read, |_| false);
     }
@@ -154,11 +154,11 @@ impl LatencyComparison {
 }
 
 impl LatencyBaseline {
-    fn mark(self, latency_us: u32) -> TickOutcome {
+    fn outcome(self, latency_us: u32) -> TickOutcome {
         match self.slow_above_us {
-            Some(limit) if f64::from(latency_us) > limit => TickOutcome::Bad,
-            Some(_) => TickOutcome::Good,
-            None => TickOutcome::Void,
+            Some(limit) if f64::from(latency_us) > limit => TickOutcome::Failure,
+            Some(_) => TickOutcome::Success,
+            None => TickOutcome::Unknown,
         }
     }
 }

@@ -67,11 +67,11 @@ impl Mixture {
         classes: usize,
     ) -> Self {
         let block_s = block_s.max(cadence_s);
-        let count = (rule.watch_s / block_s - 1e-9).ceil().max(1.0);
+        let count = (rule.analysis_s / block_s - 1e-9).ceil().max(1.0);
         let touched = rule.blocks_of_a_burst(cadence_s, block_s);
         Self {
             block_s,
-            even_weight: (1.0 - rule.w_first - rule.w_settled) / count,
+            even_weight: (1.0 - rule.w_first - rule.w_complete) / count,
             ln_clip: -alpha.ln() / f64::from(touched),
             open: None,
             stake: [LN_ZERO; GRID],
@@ -113,7 +113,7 @@ impl Mixture {
             weight += rule.w_first;
         }
         if is_sure && !self.sure_bet {
-            weight += rule.w_settled;
+            weight += rule.w_complete;
             self.sure_bet = true;
         }
         self.used += weight;

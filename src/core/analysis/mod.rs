@@ -65,14 +65,14 @@ pub const MAX_DEPENDENCIES: usize = 64;
 pub enum TickOutcome {
     /// `.`: the answer was good.
     #[serde(rename = ".")]
-    Good,
+    Success,
     /// `x`: it was not.
     #[serde(rename = "x")]
-    Bad,
+    Failure,
     /// `-`: no evidence either way.
     #[default]
     #[serde(rename = "-")]
-    Void,
+    Unknown,
     /// `_`: the endpoint was not to be asked in this tick.
     #[serde(rename = "_")]
     NotDue,
@@ -88,9 +88,9 @@ impl TickOutcome {
     /// The character of a mark in streams and recordings.
     pub const fn letter(self) -> char {
         match self {
-            Self::Good => '.',
-            Self::Bad => 'x',
-            Self::Void => '-',
+            Self::Success => '.',
+            Self::Failure => 'x',
+            Self::Unknown => '-',
             Self::NotDue => '_',
             Self::Limited => 'l',
             Self::Unresolved => 'r',
@@ -100,9 +100,9 @@ impl TickOutcome {
     /// The mark of a character; `None` for any other.
     pub const fn of(letter: char) -> Option<Self> {
         match letter {
-            '.' => Some(Self::Good),
-            'x' => Some(Self::Bad),
-            '-' => Some(Self::Void),
+            '.' => Some(Self::Success),
+            'x' => Some(Self::Failure),
+            '-' => Some(Self::Unknown),
             '_' => Some(Self::NotDue),
             'l' => Some(Self::Limited),
             'r' => Some(Self::Unresolved),
@@ -112,15 +112,15 @@ impl TickOutcome {
 
     /// Whether it is evidence, once everything that makes it void is taken off.
     pub(crate) const fn is_result(self) -> bool {
-        matches!(self, Self::Good | Self::Bad)
+        matches!(self, Self::Success | Self::Failure)
     }
 
     /// Failures and results: (0, 1), (1, 1), or (0, 0) for what is no evidence.
     pub(crate) const fn counts(self) -> (u16, u16) {
         match self {
-            Self::Good => (0, 1),
-            Self::Bad => (1, 1),
-            Self::Void | Self::NotDue | Self::Limited | Self::Unresolved => (0, 0),
+            Self::Success => (0, 1),
+            Self::Failure => (1, 1),
+            Self::Unknown | Self::NotDue | Self::Limited | Self::Unresolved => (0, 0),
         }
     }
 }
@@ -135,7 +135,8 @@ pub struct AnalysisStart {
     /// Whether each endpoint's last three soundings before had all failed.
     pub failing_at_start: Vec<bool>,
     /// Without workloads: seconds until the rollout was complete; `None` where nobody can see it.
-    pub settled_at: Option<f64>,
+    #[serde(rename = "settled_at")]
+    pub complete_at: Option<f64>,
     /// Without workloads: the strategy stops the old pods before it starts new ones.
     pub expected_downtime: bool,
     /// Whether pods are asked directly as well.
@@ -177,7 +178,7 @@ pub struct RequestsBefore {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tick<'a> {
     /// One mark for each endpoint, asked through the Service.
-    pub marks: &'a [TickOutcome],
+    pub outcomes: &'a [TickOutcome],
     /// What pods answered that were asked directly; the daemon asks [`MAX_ASKED`] of each side at most.
     pub direct: &'a [PodTick<'a>],
     /// States of new pods that are new since the tick before.

@@ -40,7 +40,7 @@ pub struct PodTick<'a> {
     /// The tick in which it became Ready.
     pub ready_tick: u32,
     /// One mark for each endpoint; void where it was not asked.
-    pub marks: &'a [TickOutcome],
+    pub outcomes: &'a [TickOutcome],
     /// Latencies of good answers in microseconds, one for each endpoint; empty where they are not known.
     pub latency_us: &'a [Option<u32>],
 }
@@ -59,20 +59,24 @@ impl<F: Fn(&PodTick<'_>, usize) -> TickOutcome> PodReading for F {
 /// What one endpoint's pods answered in this tick.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct EndpointTick {
-    pub(super) old_good: u16,
-    pub(super) old_bad: u16,
-    pub(super) new_good: u16,
-    pub(super) new_bad: u16,
+    #[serde(rename = "old_good")]
+    pub(super) old_successes: u16,
+    #[serde(rename = "old_bad")]
+    pub(super) old_failures: u16,
+    #[serde(rename = "new_good")]
+    pub(super) new_successes: u16,
+    #[serde(rename = "new_bad")]
+    pub(super) new_failures: u16,
 }
 
 impl EndpointTick {
     pub(super) fn old(self) -> u16 {
-        self.old_good + self.old_bad
+        self.old_successes + self.old_failures
     }
 
     /// Old pods were asked, and none answered well.
     pub(super) fn control_lost(self) -> bool {
-        self.old_bad > 0 && self.old_good == 0
+        self.old_failures > 0 && self.old_successes == 0
     }
 }
 
@@ -170,9 +174,9 @@ impl DirectResults {
         for look in asked(looks, PodSide::Old, self.endpoints.len()) {
             for (at, endpoint) in self.endpoints.iter_mut().enumerate() {
                 match reading.read(look, at) {
-                    TickOutcome::Good => endpoint.answers.old_good += 1,
-                    TickOutcome::Bad => endpoint.answers.old_bad += 1,
-                    TickOutcome::Void
+                    TickOutcome::Success => endpoint.answers.old_successes += 1,
+                    TickOutcome::Failure => endpoint.answers.old_failures += 1,
+                    TickOutcome::Unknown
                     | TickOutcome::NotDue
                     | TickOutcome::Limited
                     | TickOutcome::Unresolved => {}
@@ -185,17 +189,17 @@ impl DirectResults {
             }
             let slot = self.slot(look.pod, tick);
             for at in 0..self.endpoints.len() {
-                let mark = reading.read(look, at);
-                match mark {
-                    TickOutcome::Good => self.endpoints[at].answers.new_good += 1,
-                    TickOutcome::Bad => self.endpoints[at].answers.new_bad += 1,
-                    TickOutcome::Void
+                let outcome = reading.read(look, at);
+                match outcome {
+                    TickOutcome::Success => self.endpoints[at].answers.new_successes += 1,
+                    TickOutcome::Failure => self.endpoints[at].answers.new_failures += 1,
+                    TickOutcome::Unknown
                     | TickOutcome::NotDue
                     | TickOutcome::Limited
                     | TickOutcome::Unresolved => continue,
                 }
                 if let Some(run) = self.runs.get_mut(slot * self.endpoints.len() + at) {
-                    run.take(tick, mark == TickOutcome::Bad);
+                    run.take(tick, outcome == TickOutcome::Failure);
                 }
             }
         }
@@ -210,12 +214,12 @@ impl DirectResults {
                     endpoint.well_run += 1;
                 }
             }
-            if answers.new_good > 0 || answers.control_lost() {
+            if answers.new_successes > 0 || answers.control_lost() {
                 endpoint.down = 0;
                 endpoint.controlled = 0;
-            } else if answers.new_bad > 0 {
+            } else if answers.new_failures > 0 {
                 endpoint.down += 1;
-                endpoint.controlled += u32::from(answers.old_good > 0);
+                endpoint.controlled += u32::from(answers.old_successes > 0);
             }
         }
     }
@@ -235,7 +239,7 @@ impl DirectResults {
         (0..count).find_map(|at| {
             let endpoint = &self.endpoints[at];
             if excluded(at)
-                || endpoint.answers.new_bad == 0
+                || endpoint.answers.new_failures == 0
                 || endpoint.down < hold
                 || endpoint.controlled < rule.pod_control
             {
@@ -277,15 +281,15 @@ impl DirectResults {
             let class = rule.age_class(f64::from(age) * rule.interval_s);
             let slot = self.slot(look.pod, tick);
             for at in 0..self.endpoints.len() {
-                let mark = reading.read(look, at);
+                let outcome = reading.read(look, at);
                 let warm = &mut self.warm[slot * self.endpoints.len() + at];
                 let is_counted = *warm || tick >= look.ready_tick.saturating_add(cold);
-                *warm |= mark == TickOutcome::Good;
+                *warm |= outcome == TickOutcome::Success;
                 let answers = self.endpoints[at].answers;
-                let old_failing = answers.old() > 0 && answers.old_bad * 2 >= answers.old();
-                let is_result = matches!(mark, TickOutcome::Good | TickOutcome::Bad);
+                let old_failing = answers.old() > 0 && answers.old_failures * 2 >= answers.old();
+                let is_result = matches!(outcome, TickOutcome::Success | TickOutcome::Failure);
                 if is_result && is_counted && !old_failing && !excluded(at) {
-                    counts[class].0 += u16::from(mark == TickOutcome::Bad);
+                    counts[class].0 += u16::from(outcome == TickOutcome::Failure);
                     counts[class].1 += 1;
                 }
             }
@@ -342,10 +346,14 @@ fn asked<'a, 'b>(
     side: PodSide,
     endpoints: usize,
 ) -> impl Iterator<Item = &'a PodTick<'b>> {
-    let was_asked = |look: &PodTick<'_>| look.marks.iter().any(|mark| *mark != TickOutcome::Void);
-    looks
-        .iter()
-        .filter(move |look| look.side == side && look.marks.len() == endpoints && was_asked(look))
+    let was_asked = |look: &PodTick<'_>| {
+        look.outcomes
+            .iter()
+            .any(|outcome| *outcome != TickOutcome::Unknown)
+    };
+    looks.iter().filter(move |look| {
+        look.side == side && look.outcomes.len() == endpoints && was_asked(look)
+    })
 }
 
 /// A pod that has just become Ready is given a moment.

@@ -10,7 +10,8 @@ pub enum Verdict {
     /// The watch is over and nothing spoke against the revision.
     Healthy,
     /// The watch is not over.
-    Watching,
+    #[serde(rename = "Watching")]
+    Analyzing,
     /// The revision made things worse.
     Rollback(Regression),
     /// Nothing can be said.
@@ -22,7 +23,7 @@ impl Verdict {
     pub const fn word(&self) -> &'static str {
         match self {
             Self::Healthy => "healthy",
-            Self::Watching => "watching",
+            Self::Analyzing => "watching",
             Self::Rollback(_) => "rollback",
             Self::Inconclusive(_) => "inconclusive",
         }
@@ -31,8 +32,8 @@ impl Verdict {
     /// The reason, as `error_rate:db`; empty where there is none.
     pub fn reason(&self) -> String {
         match self {
-            Self::Healthy | Self::Watching => String::new(),
-            Self::Rollback(finding) => finding.reason.to_string(),
+            Self::Healthy | Self::Analyzing => String::new(),
+            Self::Rollback(regression) => regression.reason.to_string(),
             Self::Inconclusive(why) => why.as_str().to_owned(),
         }
     }

@@ -19,11 +19,13 @@ pub struct Rule {
     /// Length of a tick: one sounding of each endpoint. 0.1 to 60.
     pub interval_s: f64,
     /// Shortest length of the analysis. At most one day.
-    pub watch_s: f64,
+    #[serde(rename = "watch_s")]
+    pub analysis_s: f64,
     /// The analysis ends no earlier than this after the rollout is complete.
     pub after_complete_s: f64,
     /// Longest length of the analysis while the rollout runs.
-    pub watch_cap_s: f64,
+    #[serde(rename = "watch_cap_s")]
+    pub analysis_cap_s: f64,
     /// An analysis that would end under suspicion goes on for so long, once.
     pub extend_s: f64,
     /// Failures in a row of one endpoint that are a suspicion.
@@ -75,7 +77,8 @@ pub struct Rule {
     /// Start weight of the first block.
     pub w_first: f64,
     /// Start weight of the first block whose tolerated rate is sure.
-    pub w_settled: f64,
+    #[serde(rename = "w_settled")]
+    pub w_complete: f64,
     /// Share of all endpoints together among the strata of soundings.
     pub w_pool: f64,
     /// Share of requests, when they are counted.
@@ -174,9 +177,9 @@ impl Default for Rule {
     fn default() -> Self {
         Self {
             interval_s: 5.0,
-            watch_s: 300.0,
+            analysis_s: 300.0,
             after_complete_s: 120.0,
-            watch_cap_s: 1200.0,
+            analysis_cap_s: 1200.0,
             extend_s: 60.0,
             extend_run: 3,
             met_min: 60,
@@ -202,7 +205,7 @@ impl Default for Rule {
             q_max: 0.9,
             grid: [0.02, 0.05, 0.10, 0.20, 0.40, 0.80],
             w_first: 0.3,
-            w_settled: 0.3,
+            w_complete: 0.3,
             w_pool: 0.5,
             w_requests: 0.4,
             window_s: 60.0,
@@ -287,11 +290,11 @@ impl Rule {
                 format!("is {value}, but must be from {low} to {high}"),
             ))
         };
-        let spans = [
+        let long_windows = [
             ("interval_s", self.interval_s, 0.1, 60.0),
-            ("watch_s", self.watch_s, self.interval_s, 86_400.0),
+            ("watch_s", self.analysis_s, self.interval_s, 86_400.0),
             ("after_complete_s", self.after_complete_s, 0.0, 86_400.0),
-            ("watch_cap_s", self.watch_cap_s, 0.0, 86_400.0),
+            ("watch_cap_s", self.analysis_cap_s, 0.0, 86_400.0),
             ("extend_s", self.extend_s, 0.0, 86_400.0),
             ("settle_plus_s", self.settle_plus_s, 0.0, 86_400.0),
             ("settle_unknown_s", self.settle_unknown_s, 0.0, 86_400.0),
@@ -317,7 +320,7 @@ impl Rule {
             ("bake_threshold", self.bake_threshold, 1.0, 1e12),
             ("significance", self.significance, 1.0, 1e9),
         ];
-        let shares = [
+        let shards = [
             ("alpha", self.alpha, 1e-12, 0.5),
             ("alpha_slow", self.alpha_slow, 1e-12, 0.5),
             ("late_margin", self.late_margin, 0.0, 1.0),
@@ -341,7 +344,7 @@ impl Rule {
             ("q_min", self.q_min, 1e-6, 0.99),
             ("q_max", self.q_max, self.q_min, 0.999),
             ("w_first", self.w_first, 0.0, 0.49),
-            ("w_settled", self.w_settled, 0.0, 0.49),
+            ("w_settled", self.w_complete, 0.0, 0.49),
             ("w_pool", self.w_pool, 0.0, 1.0),
             ("w_requests", self.w_requests, 0.0, 1.0),
             ("w_pods", self.w_pods, 0.0, 1.0),
@@ -363,7 +366,7 @@ impl Rule {
             ("pod_control", self.pod_control, 0, 10_000),
             ("control_failures", self.control_failures, 1, 10_000),
         ];
-        for (field, value, low, high) in spans.into_iter().chain(shares) {
+        for (field, value, low, high) in long_windows.into_iter().chain(shards) {
             within(field, value, low, high)?;
         }
         for (field, value, low, high) in counts {
@@ -381,9 +384,14 @@ impl Rule {
             ("control_windows_s", &self.control_windows_s),
             ("latency_control_windows_s", &self.latency_control_windows_s),
         ];
-        for (field, spans) in windows {
-            within(field, spans.len() as f64, 1.0, MAX_CONTROL_WINDOWS as f64)?;
-            for span in spans {
+        for (field, long_windows) in windows {
+            within(
+                field,
+                long_windows.len() as f64,
+                1.0,
+                MAX_CONTROL_WINDOWS as f64,
+            )?;
+            for span in long_windows {
                 within(field, *span, 0.0, 600.0)?;
             }
         }
@@ -396,13 +404,13 @@ impl Rule {
     }
 
     /// The most ticks that an analysis has.
-    pub fn ticks_of_watch(&self) -> u32 {
+    pub fn ticks_of_analysis(&self) -> u32 {
         self.ticks_up(self.longest_s())
     }
 
     /// The longest that an analysis takes, in seconds.
     pub fn longest_s(&self) -> f64 {
-        self.watch_s.max(self.watch_cap_s)
+        self.analysis_s.max(self.analysis_cap_s)
     }
 
     /// Whole ticks in a span of seconds.

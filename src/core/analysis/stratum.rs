@@ -43,7 +43,7 @@ impl BeforeCounts {
     }
 
     /// What is tolerated once the rollout is long complete.
-    pub(super) fn settled(&self, rule: &Rule) -> f64 {
+    pub(super) fn complete(&self, rule: &Rule) -> f64 {
         rule.tolerable(self.bound + rule.null_margin)
     }
 

@@ -7,7 +7,7 @@ fn start(endpoints: usize) -> AnalysisStart {
         endpoints: (0..endpoints).map(|at| format!("e{at}").into()).collect(),
         baseline: vec![(0, 3600); endpoints],
         failing_at_start: vec![false; endpoints],
-        settled_at: Some(0.0),
+        complete_at: Some(0.0),
         ..AnalysisStart::default()
     }
 }
@@ -19,36 +19,40 @@ fn each_second() -> Rule {
     }
 }
 
-fn feed<'a>(watch: &'a mut Analysis, marks: &[TickOutcome], ticks: u32) -> Option<&'a Regression> {
+fn feed<'a>(
+    analysis: &'a mut Analysis,
+    outcomes: &[TickOutcome],
+    ticks: u32,
+) -> Option<&'a Regression> {
     for _ in 0..ticks {
         let tick = Tick {
-            marks,
+            outcomes,
             ..Tick::default()
         };
-        if watch.tick(&tick).is_some() {
+        if analysis.tick(&tick).is_some() {
             break;
         }
     }
-    watch.finding()
+    analysis.regression()
 }
 
 #[test]
 fn a_total_outage_is_found_in_sixteen_ticks_and_no_earlier() {
-    let mut watch = Analysis::new(each_second(), &start(4)).unwrap();
-    assert_eq!(feed(&mut watch, &[TickOutcome::Bad; 4], 15), None);
-    let finding = feed(&mut watch, &[TickOutcome::Bad; 4], 1).unwrap();
-    assert_eq!(finding.reason, RegressionReason::HardDownAll);
-    assert_eq!(finding.tick, 15);
+    let mut analysis = Analysis::new(each_second(), &start(4)).unwrap();
+    assert_eq!(feed(&mut analysis, &[TickOutcome::Failure; 4], 15), None);
+    let regression = feed(&mut analysis, &[TickOutcome::Failure; 4], 1).unwrap();
+    assert_eq!(regression.reason, RegressionReason::HardDownAll);
+    assert_eq!(regression.tick, 15);
 }
 
 #[test]
 fn after_a_verdict_further_ticks_change_nothing() {
-    let mut watch = Analysis::new(each_second(), &start(2)).unwrap();
-    feed(&mut watch, &[TickOutcome::Bad; 2], 16);
-    let convicted = watch.clone();
-    feed(&mut watch, &[TickOutcome::Good; 2], 50);
-    assert_eq!(watch, convicted);
-    assert_eq!(watch.conclude().reason(), "hard_down_all");
+    let mut analysis = Analysis::new(each_second(), &start(2)).unwrap();
+    feed(&mut analysis, &[TickOutcome::Failure; 2], 16);
+    let rejected = analysis.clone();
+    feed(&mut analysis, &[TickOutcome::Success; 2], 50);
+    assert_eq!(analysis, rejected);
+    assert_eq!(analysis.conclude().reason(), "hard_down_all");
 }
 
 #[test]
@@ -57,9 +61,9 @@ fn a_state_that_was_saved_goes_on_as_if_nothing_had_been() {
     let mut halves = whole.clone();
     let flaky = |tick: u32| {
         [
-            mark(tick.is_multiple_of(7)),
-            mark(tick.is_multiple_of(11)),
-            TickOutcome::Good,
+            outcome(tick.is_multiple_of(7)),
+            outcome(tick.is_multiple_of(11)),
+            TickOutcome::Success,
         ]
     };
     for now in 0..120 {
@@ -91,13 +95,13 @@ fn workload(name: &str, probes: Option<Vec<u16>>) -> AnalyzedWorkload {
 fn with_workloads(
     workloads: Vec<AnalyzedWorkload>,
     events: &[(u16, WorkloadChange)],
-    marks: TickOutcome,
+    outcomes: TickOutcome,
 ) -> Analysis {
     let start = AnalysisStart {
         workloads: Some(workloads),
         ..start(2)
     };
-    let mut watch = Analysis::new(each_second(), &start).unwrap();
+    let mut analysis = Analysis::new(each_second(), &start).unwrap();
     let event = |(workload, what): &(u16, WorkloadChange)| WorkloadEvent {
         t: 0.0,
         workload: *workload,
@@ -105,27 +109,27 @@ fn with_workloads(
     };
     let rollout: Vec<WorkloadEvent> = events.iter().map(event).collect();
     let mut tick = Tick {
-        marks: &[marks; 2],
+        outcomes: &[outcomes; 2],
         rollout: &rollout,
         ..Tick::default()
     };
-    while !watch.is_over() && watch.finding().is_none() {
-        watch.tick(&tick);
+    while !analysis.is_over() && analysis.regression().is_none() {
+        analysis.tick(&tick);
         tick.rollout = &[];
     }
-    watch
+    analysis
 }
 
 #[test]
 fn a_strategy_that_replaces_no_pods_by_itself_is_complete_without_new_ones() {
     let complete = [(0, WorkloadChange::Complete)];
-    let watch = with_workloads(vec![workload("web", None)], &complete, TickOutcome::Good);
+    let analysis = with_workloads(vec![workload("web", None)], &complete, TickOutcome::Success);
     assert_eq!(
-        watch.conclude(),
+        analysis.conclude(),
         Verdict::Inconclusive(InconclusiveReason::NotRolledOut)
     );
-    let watch = with_workloads(vec![workload("web", None)], &[], TickOutcome::Good);
-    assert_eq!(watch.conclude().reason(), "not_ready:web");
+    let analysis = with_workloads(vec![workload("web", None)], &[], TickOutcome::Success);
+    assert_eq!(analysis.conclude().reason(), "not_ready:web");
 }
 
 /// What is not known is not passed over in silence, and nothing is said of it where there is nothing to compare.
@@ -145,13 +149,13 @@ fn where_it_is_not_known_what_changed_that_is_said() {
             workloads,
             ..start(1)
         };
-        let mut watch = Analysis::new(each_second(), &start).unwrap();
+        let mut analysis = Analysis::new(each_second(), &start).unwrap();
         let tick = Tick {
-            marks: &[TickOutcome::Good],
+            outcomes: &[TickOutcome::Success],
             pods: std::slice::from_ref(&looping),
             ..Tick::default()
         };
-        watch.tick(&tick).unwrap().text.clone()
+        analysis.tick(&tick).unwrap().text.clone()
     };
     let seen =
         "new pod of Deployment web restarted 3 times (container app, CrashLoopBackOff)".to_owned();
@@ -178,23 +182,23 @@ fn a_part_at_zero_silences_only_the_probes_that_ask_it() {
         vec![workload("web", web), workload("jobs", jobs)]
     };
     // Nobody knows who asks it: the failures of the others count.
-    let watch = with_workloads(two([None, None]), &held(&[1]), TickOutcome::Bad);
-    assert_eq!(watch.conclude().reason(), "hard_down_all");
-    let watch = with_workloads(two([None, None]), &held(&[0, 1]), TickOutcome::Bad);
-    assert_eq!(watch.finding(), None);
+    let analysis = with_workloads(two([None, None]), &held(&[1]), TickOutcome::Failure);
+    assert_eq!(analysis.conclude().reason(), "hard_down_all");
+    let analysis = with_workloads(two([None, None]), &held(&[0, 1]), TickOutcome::Failure);
+    assert_eq!(analysis.regression(), None);
     let mapped = two([Some(vec![0, 1]), Some(Vec::new())]);
-    let watch = with_workloads(mapped.clone(), &held(&[1]), TickOutcome::Bad);
-    assert_eq!(watch.conclude().reason(), "hard_down_all");
+    let analysis = with_workloads(mapped.clone(), &held(&[1]), TickOutcome::Failure);
+    assert_eq!(analysis.conclude().reason(), "hard_down_all");
     // No probe says anything, and the other part is asked for its pods.
-    let watch = with_workloads(mapped, &held(&[0]), TickOutcome::Bad);
-    assert_eq!(watch.conclude().reason(), "not_ready:jobs");
+    let analysis = with_workloads(mapped, &held(&[0]), TickOutcome::Failure);
+    assert_eq!(analysis.conclude().reason(), "not_ready:jobs");
 }
 
-fn mark(bad: bool) -> TickOutcome {
+fn outcome(bad: bool) -> TickOutcome {
     if bad {
-        TickOutcome::Bad
+        TickOutcome::Failure
     } else {
-        TickOutcome::Good
+        TickOutcome::Success
     }
 }
 
@@ -209,7 +213,7 @@ fn a_wrong_start_is_refused_by_the_name_of_the_field() {
     ragged.failing_at_start.pop();
     assert!(refusal(&ragged).starts_with("failing_at_start has 1 entries"));
     let mut backwards = start(1);
-    backwards.settled_at = Some(-1.0);
+    backwards.complete_at = Some(-1.0);
     assert!(refusal(&backwards).starts_with("settled_at is -1"));
 }
 
@@ -221,7 +225,7 @@ fn refusal(start: &AnalysisStart) -> String {
 fn a_long_watch_with_a_large_clip_stays_finite() {
     let rule = Rule {
         interval_s: 15.0,
-        watch_s: 86_400.0,
+        analysis_s: 86_400.0,
         // No endpoint is ever down for long enough, and no increase is large enough: only the evidence grows.
         hold_s: 3600.0,
         alpha_hard: 1e-12,
@@ -229,28 +233,28 @@ fn a_long_watch_with_a_large_clip_stays_finite() {
         endpoint_margin: 1.0,
         ..Rule::default()
     };
-    let mut watch = Analysis::new(rule, &start(1)).unwrap();
-    while !watch.is_over() {
-        let good = watch.ticks().is_multiple_of(200);
-        feed(&mut watch, &[mark(!good)], 1);
-        assert!(watch.log10_e().is_finite() && watch.is_sound());
+    let mut analysis = Analysis::new(rule, &start(1)).unwrap();
+    while !analysis.is_over() {
+        let good = analysis.ticks().is_multiple_of(200);
+        feed(&mut analysis, &[outcome(!good)], 1);
+        assert!(analysis.log10_e().is_finite() && analysis.is_sound());
     }
-    assert!(watch.log10_e() > 308.0, "{}", watch.log10_e());
+    assert!(analysis.log10_e() > 308.0, "{}", analysis.log10_e());
 }
 
 #[test]
 fn the_text_of_a_rise_has_every_number() {
-    let mut watch = Analysis::new(each_second(), &start(4)).unwrap();
+    let mut analysis = Analysis::new(each_second(), &start(4)).unwrap();
     let mut text = String::new();
     for now in 0..60u32 {
         let one = [
-            mark(now.is_multiple_of(2)),
-            TickOutcome::Good,
-            TickOutcome::Good,
-            TickOutcome::Good,
+            outcome(now.is_multiple_of(2)),
+            TickOutcome::Success,
+            TickOutcome::Success,
+            TickOutcome::Success,
         ];
-        if let Some(finding) = feed(&mut watch, &one, 1) {
-            text.clone_from(&finding.text);
+        if let Some(regression) = feed(&mut analysis, &one, 1) {
+            text.clone_from(&regression.text);
             break;
         }
     }
@@ -268,11 +272,11 @@ fn the_text_of_a_rise_has_every_number() {
 
 #[test]
 fn a_watch_in_which_nothing_was_due_says_nothing() {
-    let mut watch = Analysis::new(each_second(), &start(2)).unwrap();
-    assert_eq!(feed(&mut watch, &[TickOutcome::NotDue; 2], 300), None);
-    assert!(watch.is_over());
+    let mut analysis = Analysis::new(each_second(), &start(2)).unwrap();
+    assert_eq!(feed(&mut analysis, &[TickOutcome::NotDue; 2], 300), None);
+    assert!(analysis.is_over());
     assert_eq!(
-        watch.conclude(),
+        analysis.conclude(),
         Verdict::Inconclusive(InconclusiveReason::Coverage)
     );
 }
@@ -282,7 +286,7 @@ fn a_watch_in_which_nothing_was_due_says_nothing() {
 fn what_is_stored_of_a_watch_is_bounded() {
     let start = AnalysisStart {
         baseline: vec![(36, 3600); 4],
-        settled_at: None,
+        complete_at: None,
         direct: true,
         latency: vec![
             vec![
@@ -295,18 +299,18 @@ fn what_is_stored_of_a_watch_is_bounded() {
         workloads: Some(vec![workload("Deployment web", None)]),
         ..start(4)
     };
-    let mut watch = Analysis::new(each_second(), &start).unwrap();
+    let mut analysis = Analysis::new(each_second(), &start).unwrap();
     let took = vec![Some(8000); 4];
     for tick in 0..200_u32 {
-        let answer = |at: u32| mark((tick * 5 + at).is_multiple_of(97));
-        let marks: Vec<TickOutcome> = (0..4).map(answer).collect();
-        let good = [TickOutcome::Good; 4];
+        let answer = |at: u32| outcome((tick * 5 + at).is_multiple_of(97));
+        let outcomes: Vec<TickOutcome> = (0..4).map(answer).collect();
+        let good = [TickOutcome::Success; 4];
         let looks: Vec<PodTick<'_>> = (0..10)
             .map(|pod| PodTick {
                 pod,
                 side: if pod < 5 { PodSide::Old } else { PodSide::New },
                 ready_tick: 0,
-                marks: if pod == 2 { &marks } else { &good },
+                outcomes: if pod == 2 { &outcomes } else { &good },
                 latency_us: &took,
             })
             .collect();
@@ -323,18 +327,18 @@ fn what_is_stored_of_a_watch_is_bounded() {
                 what,
             })
             .collect();
-        watch.tick(&Tick {
-            marks: &marks,
+        analysis.tick(&Tick {
+            outcomes: &outcomes,
             direct: &looks,
             rollout: &rollout,
             latency_us: &took,
             ..Tick::default()
         });
     }
-    assert_eq!(watch.finding(), None);
-    let text = serde_json::to_string(&watch).unwrap();
+    assert_eq!(analysis.regression(), None);
+    let text = serde_json::to_string(&analysis).unwrap();
     assert!(text.len() <= 28 * 1024, "{} bytes", text.len());
-    assert_eq!(serde_json::from_str::<Analysis>(&text).unwrap(), watch);
+    assert_eq!(serde_json::from_str::<Analysis>(&text).unwrap(), analysis);
     // What was stored before equal entries were one is read as well.
     let mut value: serde_json::Value = serde_json::from_str(&text).unwrap();
     let direct = &mut value["failures"]["new_pods"]["direct"];
@@ -350,5 +354,5 @@ fn what_is_stored_of_a_watch_is_bounded() {
         direct[list] = each.collect();
     }
     assert!(value.to_string().len() > text.len() + 5000);
-    assert_eq!(serde_json::from_value::<Analysis>(value).unwrap(), watch);
+    assert_eq!(serde_json::from_value::<Analysis>(value).unwrap(), analysis);
 }

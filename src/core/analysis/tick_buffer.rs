@@ -28,7 +28,7 @@ impl TickBuffer {
     }
 
     /// A sounding of an endpoint has become known; an endpoint that is not there is ignored.
-    pub fn put(&mut self, endpoint: usize, mark: TickOutcome) {
+    pub fn put(&mut self, endpoint: usize, outcome: TickOutcome) {
         let Some(waiting) = self.waiting.get_mut(endpoint) else {
             return;
         };
@@ -36,14 +36,14 @@ impl TickBuffer {
             waiting.pop_front();
             self.dropped += 1;
         }
-        waiting.push_back(mark);
+        waiting.push_back(outcome);
     }
 
     /// The marks of the tick that ends now: `nothing` for an endpoint of which nothing became known.
-    pub fn take(&mut self, marks: &mut [TickOutcome], nothing: TickOutcome) {
-        marks.fill(nothing);
-        for (mark, waiting) in marks.iter_mut().zip(&mut self.waiting) {
-            *mark = waiting.pop_front().unwrap_or(nothing);
+    pub fn take(&mut self, outcomes: &mut [TickOutcome], nothing: TickOutcome) {
+        outcomes.fill(nothing);
+        for (outcome, waiting) in outcomes.iter_mut().zip(&mut self.waiting) {
+            *outcome = waiting.pop_front().unwrap_or(nothing);
         }
     }
 
@@ -64,25 +64,25 @@ mod tests {
 
     #[test]
     fn a_second_sounding_in_a_tick_waits_for_the_next() {
-        let mut inbox = TickBuffer::new(2);
-        inbox.put(0, TickOutcome::Good);
-        inbox.put(0, TickOutcome::Bad);
-        inbox.put(7, TickOutcome::Bad);
-        let mut marks = [TickOutcome::Good; 2];
-        inbox.take(&mut marks, TickOutcome::Void);
-        assert_eq!(marks, [TickOutcome::Good, TickOutcome::Void]);
-        inbox.take(&mut marks, TickOutcome::Void);
-        assert_eq!(marks, [TickOutcome::Bad, TickOutcome::Void]);
-        inbox.take(&mut marks, TickOutcome::Void);
-        assert_eq!(marks, [TickOutcome::Void, TickOutcome::Void]);
+        let mut tick_buffer = TickBuffer::new(2);
+        tick_buffer.put(0, TickOutcome::Success);
+        tick_buffer.put(0, TickOutcome::Failure);
+        tick_buffer.put(7, TickOutcome::Failure);
+        let mut outcomes = [TickOutcome::Success; 2];
+        tick_buffer.take(&mut outcomes, TickOutcome::Unknown);
+        assert_eq!(outcomes, [TickOutcome::Success, TickOutcome::Unknown]);
+        tick_buffer.take(&mut outcomes, TickOutcome::Unknown);
+        assert_eq!(outcomes, [TickOutcome::Failure, TickOutcome::Unknown]);
+        tick_buffer.take(&mut outcomes, TickOutcome::Unknown);
+        assert_eq!(outcomes, [TickOutcome::Unknown, TickOutcome::Unknown]);
     }
 
     #[test]
     fn what_waits_is_bounded_and_the_rest_is_counted() {
-        let mut inbox = TickBuffer::new(1);
+        let mut tick_buffer = TickBuffer::new(1);
         for _ in 0..100 {
-            inbox.put(0, TickOutcome::Bad);
+            tick_buffer.put(0, TickOutcome::Failure);
         }
-        assert_eq!(inbox.dropped(), 36);
+        assert_eq!(tick_buffer.dropped(), 36);
     }
 }

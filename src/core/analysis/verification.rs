@@ -41,7 +41,8 @@ struct VerifiedEndpoint {
     counts: bool,
     before: BeforeCounts,
     /// Share of failures under the bad revision.
-    under_bad: f64,
+    #[serde(rename = "under_bad")]
+    failure_rate: f64,
     recent: RecentCounts<u16>,
 }
 
@@ -56,30 +57,30 @@ pub struct Verification {
 
 impl Verification {
     /// Takes over bounds and failures from the watch that convicted, and its interval.
-    pub fn new(watch: &Analysis) -> Self {
-        Self::at_pace(watch, watch.rule().interval_s)
+    pub fn new(analysis: &Analysis) -> Self {
+        Self::at_pace(analysis, analysis.rule().interval_s)
     }
 
     /// The same with ticks of so many seconds, as where a rate limit keeps us from asking as often as in the watch.
-    pub fn at_pace(watch: &Analysis, interval_s: f64) -> Self {
-        let under_bad = watch.rule().ticks_up(CALM_S).max(3);
+    pub fn at_pace(analysis: &Analysis, interval_s: f64) -> Self {
+        let failure_rate = analysis.rule().ticks_up(CALM_S).max(3);
         let rule = Rule {
             interval_s,
-            ..watch.rule().clone()
+            ..analysis.rule().clone()
         };
         let calm = rule.ticks_up(CALM_S).max(3);
-        let endpoints = watch
-            .standing(under_bad)
+        let endpoints = analysis
+            .standing(failure_rate)
             .map(|standing| VerifiedEndpoint {
                 name: standing.name.into(),
                 counts: standing.counts,
                 before: standing.before,
-                under_bad: rate(standing.recent),
+                failure_rate: rate(standing.recent),
                 recent: RecentCounts::new(calm),
             })
             .collect();
         Self {
-            pool: watch.pooled(),
+            pool: analysis.pooled(),
             rule,
             endpoints,
             ticks: 0,
@@ -88,19 +89,19 @@ impl Verification {
 
     /// After a bake: the shares of failures under the bad revision are those that the bake saw, one for each endpoint.
     #[must_use]
-    pub fn with_failures(mut self, shares: &[f64]) -> Self {
-        for (endpoint, share) in self.endpoints.iter_mut().zip(shares) {
-            endpoint.under_bad = share.clamp(0.0, 1.0);
+    pub fn with_failures(mut self, shards: &[f64]) -> Self {
+        for (endpoint, share) in self.endpoints.iter_mut().zip(shards) {
+            endpoint.failure_rate = share.clamp(0.0, 1.0);
         }
         self
     }
 
     /// One tick; `Some` when it is decided.
-    pub fn tick(&mut self, marks: &[TickOutcome]) -> Option<VerificationOutcome> {
+    pub fn tick(&mut self, outcomes: &[TickOutcome]) -> Option<VerificationOutcome> {
         self.ticks += 1;
         for (at, endpoint) in self.endpoints.iter_mut().enumerate() {
-            let mark = marks.get(at).copied().unwrap_or_default();
-            let (k, n) = mark.counts();
+            let outcome = outcomes.get(at).copied().unwrap_or_default();
+            let (k, n) = outcome.counts();
             endpoint.recent.push(k, n);
         }
         let calm = self.rule.ticks_up(CALM_S).max(3);
@@ -120,7 +121,7 @@ impl Verification {
         let text = self.failing();
         let is_worse = self
             .counting()
-            .any(|endpoint| rate(endpoint.recent.whole()) > endpoint.under_bad + WORSE);
+            .any(|endpoint| rate(endpoint.recent.whole()) > endpoint.failure_rate + WORSE);
         Some(if is_worse {
             VerificationOutcome::Worse(text)
         } else {
@@ -199,7 +200,7 @@ mod tests {
     use crate::core::analysis::{AnalysisStart, Tick};
 
     /// A watch of four endpoints that ended with these marks.
-    fn convicted(marks: [TickOutcome; 4]) -> Analysis {
+    fn rejected(outcomes: [TickOutcome; 4]) -> Analysis {
         let rule = Rule {
             interval_s: 1.0,
             ..Rule::default()
@@ -208,38 +209,38 @@ mod tests {
             endpoints: ["health", "db", "redis", "root"].map(Into::into).to_vec(),
             baseline: vec![(0, 3600); 4],
             failing_at_start: vec![false; 4],
-            settled_at: Some(0.0),
+            complete_at: Some(0.0),
             ..AnalysisStart::default()
         };
-        let mut watch = Analysis::new(rule, &start).unwrap();
-        while watch
+        let mut analysis = Analysis::new(rule, &start).unwrap();
+        while analysis
             .tick(&Tick {
-                marks: &marks,
+                outcomes: &outcomes,
                 ..Tick::default()
             })
             .is_none()
         {}
-        watch
+        analysis
     }
 
     fn verify(
-        watch: &Analysis,
-        marks: impl Fn(u32) -> [TickOutcome; 4],
+        analysis: &Analysis,
+        outcomes: impl Fn(u32) -> [TickOutcome; 4],
     ) -> (VerificationOutcome, u32) {
-        let mut verification = Verification::new(watch);
+        let mut verification = Verification::new(analysis);
         for now in 0..1000 {
-            if let Some(verified) = verification.tick(&marks(now)) {
+            if let Some(verified) = verification.tick(&outcomes(now)) {
                 return (verified, now + 1);
             }
         }
         panic!("no end");
     }
 
-    use TickOutcome::{Bad as X, Good as O, Void as V};
+    use TickOutcome::{Failure as X, Success as O, Unknown as V};
 
     #[test]
     fn well_for_fifteen_seconds_is_recovered() {
-        let dead = convicted([X; 4]);
+        let dead = rejected([X; 4]);
         assert_eq!(
             verify(&dead, |_| [O; 4]),
             (VerificationOutcome::Recovered, 15)
@@ -250,7 +251,7 @@ mod tests {
 
     #[test]
     fn the_same_endpoint_failing_on_is_the_same_failure() {
-        let one = convicted([O, X, O, O]);
+        let one = rejected([O, X, O, O]);
         let (verified, ticks) = verify(&one, |_| [O, X, O, O]);
         assert_eq!(
             verified,
@@ -261,29 +262,29 @@ mod tests {
 
     #[test]
     fn an_outage_that_goes_on_is_no_worse_for_having_been_short_before() {
-        let mut watch = convicted([O, O, O, X]);
-        assert!(watch.is_sound());
+        let mut analysis = rejected([O, O, O, X]);
+        assert!(analysis.is_sound());
         // The watch's own window still holds good answers from before the outage.
-        watch = {
-            let rule = watch.rule().clone();
+        analysis = {
+            let rule = analysis.rule().clone();
             let start = AnalysisStart {
                 endpoints: ["health", "db"].map(Into::into).to_vec(),
                 baseline: vec![(0, 3600); 2],
                 failing_at_start: vec![false; 2],
-                settled_at: Some(0.0),
+                complete_at: Some(0.0),
                 ..AnalysisStart::default()
             };
-            let mut watch = Analysis::new(rule, &start).unwrap();
+            let mut analysis = Analysis::new(rule, &start).unwrap();
             for now in 0..100 {
-                let marks = if now < 60 { [O, O] } else { [X, X] };
-                watch.tick(&Tick {
-                    marks: &marks,
+                let outcomes = if now < 60 { [O, O] } else { [X, X] };
+                analysis.tick(&Tick {
+                    outcomes: &outcomes,
                     ..Tick::default()
                 });
             }
-            watch
+            analysis
         };
-        let mut verification = Verification::new(&watch);
+        let mut verification = Verification::new(&analysis);
         let verified = (0..60).find_map(|_| verification.tick(&[X, X]));
         assert!(
             matches!(verified, Some(VerificationOutcome::SameFailure(_))),
@@ -293,7 +294,7 @@ mod tests {
 
     #[test]
     fn another_endpoint_failing_is_worse() {
-        let one = convicted([O, X, O, O]);
+        let one = rejected([O, X, O, O]);
         let (verified, _) = verify(&one, |_| [O, X, X, O]);
         assert!(
             matches!(verified, VerificationOutcome::Worse(text) if text.contains("redis 15/15"))
@@ -302,7 +303,7 @@ mod tests {
 
     #[test]
     fn void_is_not_recovery() {
-        let dead = convicted([X; 4]);
+        let dead = rejected([X; 4]);
         assert_eq!(
             verify(&dead, |_| [V; 4]),
             (VerificationOutcome::Unknown, 60)

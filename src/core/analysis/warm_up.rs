@@ -73,7 +73,7 @@ impl RolloutProgress {
         phase: usize,
     ) -> (f64, bool) {
         let Some(counts) = learned.get(phase) else {
-            return (before.settled(rule), true);
+            return (before.complete(rule), true);
         };
         let default = default_of(rule, before, phase);
         if phase == 0 && !self.serves_new {
@@ -89,7 +89,7 @@ pub(super) fn default_of(rule: &Rule, before: &BeforeCounts, phase: usize) -> f6
     match phase {
         0 | 1 => before.unsettled(rule),
         2 => before.late(rule),
-        _ => before.settled(rule),
+        _ => before.complete(rule),
     }
 }
 
@@ -98,7 +98,7 @@ pub(super) fn default_of_age(rule: &Rule, before: &BeforeCounts, class: usize) -
     match rule.warm_ages_s.get(class) {
         Some(end) if *end <= rule.warm_default_s + 1e-9 => before.unsettled(rule),
         Some(_) => before.late(rule),
-        None => before.settled(rule),
+        None => before.complete(rule),
     }
 }
 
@@ -108,13 +108,13 @@ pub(super) fn limit(rule: &Rule, before: &BeforeCounts, (k, n): AgeCounts, defau
         return default;
     }
     let (k, total) = (k as f64, n as f64);
-    let settled = before.settled(rule);
+    let complete = before.complete(rule);
     let bound = upper_bound(k, total, rule.baseline_conf) + rule.null_margin;
-    let bound = settled.max(rule.tolerable(bound));
+    let bound = complete.max(rule.tolerable(bound));
     if is_significant(k, total, before.rate(), rule.significance) {
         bound
     } else if n >= rule.warm_sure_n {
-        settled
+        complete
     } else {
         default.min(bound)
     }
@@ -131,7 +131,7 @@ mod tests {
         let close = |found: f64, expected: f64| {
             assert!((found - expected).abs() < 5e-9, "{found} {expected}");
         };
-        close(before.settled(&rule), 0.005_319_752);
+        close(before.complete(&rule), 0.005_319_752);
         close(before.unsettled(&rule), 0.200_319_752);
         close(before.late(&rule), 0.050_319_752);
         let unsettled = |k, n| limit(&rule, &before, (k, n), before.unsettled(&rule));

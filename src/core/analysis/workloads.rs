@@ -213,7 +213,7 @@ impl AnalyzedWorkloads {
 
     /// Whether a pod's state can be held against the revision: where the rollout can be seen, only one of a workload
     /// that the revision changed; never one of a container that is not the chart's.
-    pub(super) fn can_convict(&self, pod: &PodState) -> bool {
+    pub(super) fn can_reject(&self, pod: &PodState) -> bool {
         !pod.injected
             && (self.states.is_none()
                 || self
@@ -237,7 +237,7 @@ impl AnalyzedWorkloads {
             }
             let known = self.stuck.iter().position(|stuck| stuck.name == pod.name);
             match (pod.stuck, known) {
-                (Some(what), _) if pod.old_too || !self.can_convict(pod) => {
+                (Some(what), _) if pod.old_too || !self.can_reject(pod) => {
                     let _ = what;
                     known.map(|at| self.stuck.swap_remove(at));
                 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 pub use evaluate::{ExpectationFailure, ResponseView, judge};
-pub use reason::{Reason, VoidReason};
+pub use reason::{Reason, UnknownReason};
 
 use crate::core::units::Moment;
 
@@ -27,20 +27,23 @@ use crate::core::units::Moment;
 #[serde(tag = "result", content = "reason", rename_all = "snake_case")]
 pub enum Outcome {
     /// The answer was as expected.
-    Good,
+    #[serde(rename = "good")]
+    Success,
     /// It was not, or there was none.
-    Bad(Reason),
+    #[serde(rename = "bad")]
+    Failure(Reason),
     /// No evidence either way: our own trouble.
-    Void(VoidReason),
+    #[serde(rename = "void")]
+    Unknown(UnknownReason),
 }
 
 impl Outcome {
     /// "good", "bad" or "void", and the reason where there is one.
     pub const fn words(self) -> (&'static str, Option<&'static str>) {
         match self {
-            Self::Good => ("good", None),
-            Self::Bad(reason) => ("bad", Some(reason.as_str())),
-            Self::Void(reason) => ("void", Some(reason.as_str())),
+            Self::Success => ("good", None),
+            Self::Failure(reason) => ("bad", Some(reason.as_str())),
+            Self::Unknown(reason) => ("void", Some(reason.as_str())),
         }
     }
 }

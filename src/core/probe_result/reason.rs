@@ -109,7 +109,7 @@ impl Reason {
 
 closed_list! {
     /// Why a sounding is void: the trouble is ours.
-    VoidReason {
+    UnknownReason {
         /// It started or ended much later than it should have: we were starved or suspended.
         Late = "late",
         /// We have no file descriptor left.
@@ -140,7 +140,7 @@ mod tests {
         for (index, reason) in Reason::ALL.iter().enumerate() {
             assert_eq!(reason.index(), index);
         }
-        for (index, reason) in VoidReason::ALL.iter().enumerate() {
+        for (index, reason) in UnknownReason::ALL.iter().enumerate() {
             assert_eq!(reason.index(), index);
         }
         // The window packs outcomes into six bits.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::config::settings::ProbeConfig;
 use crate::core::probe_result::{
-    HttpVersion, Outcome, PhaseTimes, ProbeResult, Reason, VoidReason,
+    HttpVersion, Outcome, PhaseTimes, ProbeResult, Reason, UnknownReason,
 };
 use crate::core::units::Moment;
 use crate::core::window::{
@@ -35,10 +35,10 @@ pub const MAX_EDGES: usize = COMMON_EDGES_MS.len() + 2;
 #[derive(Debug)]
 pub struct ProbeStats {
     window: Window,
-    spans: LongWindows,
+    long_windows: LongWindows,
     /// What soundings count in the long spans now, and what was counted there.
     weight: ResultWeight,
-    weighed: WeightedCounts,
+    weighted: WeightedCounts,
     /// Soundings within the promised latency, where one is promised.
     slow: Option<Box<LatencySli>>,
     totals: ProbeTotals,
@@ -63,11 +63,11 @@ pub struct ProbeStats {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ProbeTotals {
     /// Good soundings.
-    pub good: u64,
+    pub success: u64,
     /// Bad soundings, in the order of [`Reason::ALL`].
-    pub bad: [u64; Reason::COUNT],
-    /// Void soundings, in the order of [`VoidReason::ALL`].
-    pub void: [u64; VoidReason::COUNT],
+    pub failure: [u64; Reason::COUNT],
+    /// Void soundings, in the order of [`UnknownReason::ALL`].
+    pub unknown: [u64; UnknownReason::COUNT],
     /// Slots of the schedule that could not start.
     pub missed: u64,
 }
@@ -75,12 +75,12 @@ pub struct ProbeTotals {
 impl ProbeTotals {
     /// Bad soundings of every reason.
     pub fn all_bad(&self) -> u64 {
-        self.bad.iter().sum()
+        self.failure.iter().sum()
     }
 
     /// Void soundings of every reason.
-    pub fn all_void(&self) -> u64 {
-        self.void.iter().sum()
+    pub fn all_unknown(&self) -> u64 {
+        self.unknown.iter().sum()
     }
 }
 
@@ -107,7 +107,7 @@ pub struct LastResult {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LastKnown {
     /// Whether it was good.
-    pub good: bool,
+    pub success: bool,
     /// Where the time went.
     pub phases: PhaseTimes,
     /// The HTTP status, if one came.
@@ -139,7 +139,7 @@ pub struct ProbeStatsView {
     /// Of the window's latencies, in the order of [`Quantile::ALL`]; `None` where there are too few.
     pub quantiles: [Option<Duration>; Quantile::ALL.len()],
     /// Over the long spans, in the order of [`LongWindow::ALL`].
-    pub spans: [Counts; LongWindow::ALL.len()],
+    pub long_windows: [Counts; LongWindow::ALL.len()],
     /// The newest sounding; `None` before the first.
     pub last: Option<LastResult>,
     /// The newest that was not void; `None` before the first, and when it is too old to say how the target is now.
@@ -159,9 +159,9 @@ impl ProbeStats {
         window.counts(now);
         Self {
             window,
-            spans: LongWindows::default(),
+            long_windows: LongWindows::default(),
             weight: ResultWeight::default(),
-            weighed: WeightedCounts::default(),
+            weighted: WeightedCounts::default(),
             slow: LatencySli::of(probe),
             totals: ProbeTotals::default(),
             edges: edges(probe),
@@ -212,33 +212,35 @@ impl ProbeStats {
     }
 
     /// The counters of the long spans, to be stored.
-    pub const fn spans(&self) -> &LongWindows {
-        &self.spans
+    pub const fn long_windows(&self) -> &LongWindows {
+        &self.long_windows
     }
 
     /// Goes on with counters of the long spans that were stored.
-    pub fn restore_spans(&mut self, spans: LongWindows) {
-        self.spans = spans;
+    pub fn restore_long_windows(&mut self, long_windows: LongWindows) {
+        self.long_windows = long_windows;
     }
 
     /// The counters of soundings within the promised latency, and what is promised; to be stored.
     pub fn slow(&self) -> Option<(Duration, &LongWindows)> {
-        self.slow.as_ref().map(|slow| (slow.promised, &slow.spans))
+        self.slow
+            .as_ref()
+            .map(|slow| (slow.promised, &slow.long_windows))
     }
 
     /// Goes on with counters of the promised latency that were stored, when the same is promised.
-    pub fn restore_slow(&mut self, promised: Duration, spans: LongWindows) {
+    pub fn restore_slow(&mut self, promised: Duration, long_windows: LongWindows) {
         if let Some(slow) = self.slow.as_mut().filter(|slow| slow.promised == promised) {
-            slow.spans = spans;
+            slow.long_windows = long_windows;
         }
     }
 
     /// Remembers a sounding; `unix` is the time of day of its end, in seconds since 1970.
-    pub fn record(&mut self, sounding: &ProbeResult, unix: f64) {
-        let (at, latency, outcome) = (sounding.finished, sounding.latency(), sounding.outcome);
+    pub fn record(&mut self, result: &ProbeResult, unix: f64) {
+        let (at, latency, outcome) = (result.finished, result.latency(), result.outcome);
         self.window.record(at, latency, outcome);
-        let times = self.weighed.count(outcome, self.weight);
-        self.spans.record_times(at, outcome, times);
+        let times = self.weighted.count(outcome, self.weight);
+        self.long_windows.record_times(at, outcome, times);
         if let Some(slow) = &mut self.slow {
             slow.record(at, latency, outcome, self.weight);
         }
@@ -248,33 +250,33 @@ impl ProbeStats {
             unix,
             outcome,
             latency,
-            phases: sounding.phases,
-            status: sounding.answer.status,
-            http_version: sounding.answer.http_version,
-            explanation: sounding.explanation.as_deref().map(Arc::from),
+            phases: result.phases,
+            status: result.answer.status,
+            http_version: result.answer.http_version,
+            explanation: result.explanation.as_deref().map(Arc::from),
         });
         match outcome {
-            Outcome::Good => {
-                self.totals.good += 1;
+            Outcome::Success => {
+                self.totals.success += 1;
                 self.consecutive_failures = 0;
                 self.last_success_unix = Some(unix);
             }
-            Outcome::Bad(reason) => {
-                self.totals.bad[reason.index()] += 1;
+            Outcome::Failure(reason) => {
+                self.totals.failure[reason.index()] += 1;
                 self.consecutive_failures = self.consecutive_failures.saturating_add(1);
             }
-            Outcome::Void(reason) => {
-                self.totals.void[reason.index()] += 1;
+            Outcome::Unknown(reason) => {
+                self.totals.unknown[reason.index()] += 1;
                 return;
             }
         }
         let evidence = LastKnown {
-            good: outcome == Outcome::Good,
-            phases: sounding.phases,
-            status: sounding.answer.status,
+            success: outcome == Outcome::Success,
+            phases: result.phases,
+            status: result.answer.status,
         };
         self.evidence = Some((at, evidence));
-        if let Some(tls) = &sounding.answer.tls {
+        if let Some(tls) = &result.answer.tls {
             self.certificate_expiry = Some(tls.earliest_expiry);
         }
         let bucket = self.edges.partition_point(|edge| *edge < latency);
@@ -295,7 +297,7 @@ impl ProbeStats {
 
     /// Good and bad soundings since the probe was first configured.
     pub fn judged(&self) -> (u64, u64) {
-        (self.totals.good, self.totals.all_bad())
+        (self.totals.success, self.totals.all_bad())
     }
 
     /// From now on soundings are taken at this interval, and count in the long spans for as much of the probe's own as
@@ -305,13 +307,13 @@ impl ProbeStats {
     }
 
     /// Good and bad soundings as the long spans count them, since the probe was first configured.
-    pub const fn weighed(&self) -> (u64, u64) {
-        self.weighed.counts()
+    pub const fn weighted(&self) -> (u64, u64) {
+        self.weighted.counts()
     }
 
     /// The same of those within the promised latency, and of those above it; `None` where none is promised.
-    pub fn weighed_slow(&self) -> Option<(u64, u64)> {
-        self.slow.as_ref().map(|slow| slow.weighed.counts())
+    pub fn weighted_slow(&self) -> Option<(u64, u64)> {
+        self.slow.as_ref().map(|slow| slow.weighted.counts())
     }
 
     /// Whether any sounding came yet.
@@ -324,13 +326,13 @@ impl ProbeStats {
         let last = self
             .last
             .as_ref()
-            .filter(|last| last.outcome != Outcome::Good)?;
+            .filter(|last| last.outcome != Outcome::Success)?;
         last.explanation.clone()
     }
 
     /// Counts over one of the long spans.
-    pub fn tally(&self, span: LongWindow, now: Moment) -> Counts {
-        self.spans.count(span, now)
+    pub fn counts(&self, span: LongWindow, now: Moment) -> Counts {
+        self.long_windows.count(span, now)
     }
 
     /// What is remembered, as of now.
@@ -351,7 +353,7 @@ impl ProbeStats {
             },
             window: self.window.counts(now),
             quantiles: self.window.quantiles(now),
-            spans: self.spans.all(now),
+            long_windows: self.long_windows.all(now),
             last: self.last.clone(),
             evidence: self
                 .evidence
@@ -381,7 +383,7 @@ impl ProbeStats {
     pub fn bytes(&self) -> usize {
         size_of::<Self>() - size_of::<Window>() - size_of::<LongWindows>()
             + self.window.bytes()
-            + self.spans.bytes()
+            + self.long_windows.bytes()
             + size_of_val(&*self.edges)
     }
 }
@@ -390,30 +392,30 @@ impl ProbeStats {
 #[derive(Debug)]
 struct LatencySli {
     promised: Duration,
-    spans: LongWindows,
-    weighed: WeightedCounts,
+    long_windows: LongWindows,
+    weighted: WeightedCounts,
 }
 
 impl LatencySli {
     fn of(probe: &ProbeConfig) -> Option<Box<Self>> {
         let promised = probe.latency_objective?;
-        let spans = LongWindows::default();
-        let weighed = WeightedCounts::default();
+        let long_windows = LongWindows::default();
+        let weighted = WeightedCounts::default();
         Some(Box::new(Self {
             promised,
-            spans,
-            weighed,
+            long_windows,
+            weighted,
         }))
     }
 
     fn record(&mut self, at: Moment, latency: Duration, outcome: Outcome, weight: ResultWeight) {
         let counted = match outcome {
-            Outcome::Void(_) => outcome,
-            Outcome::Good | Outcome::Bad(_) if latency <= self.promised => Outcome::Good,
-            Outcome::Good | Outcome::Bad(_) => Outcome::Bad(Reason::TooSlow),
+            Outcome::Unknown(_) => outcome,
+            Outcome::Success | Outcome::Failure(_) if latency <= self.promised => Outcome::Success,
+            Outcome::Success | Outcome::Failure(_) => Outcome::Failure(Reason::TooSlow),
         };
-        let times = self.weighed.count(counted, weight);
-        self.spans.record_times(at, counted, times);
+        let times = self.weighted.count(counted, weight);
+        self.long_windows.record_times(at, counted, times);
     }
 }
 
@@ -446,14 +448,14 @@ fn edges(probe: &ProbeConfig) -> Arc<[Duration]> {
 #[derive(Debug)]
 pub struct TrackedProbe {
     probe: Mutex<Arc<ProbeConfig>>,
-    track: Mutex<ProbeStats>,
+    stats: Mutex<ProbeStats>,
 }
 
 impl TrackedProbe {
     /// Nothing is remembered yet of this probe.
     pub fn new(probe: Arc<ProbeConfig>, now: Moment) -> Self {
         Self {
-            track: Mutex::new(ProbeStats::new(&probe, now)),
+            stats: Mutex::new(ProbeStats::new(&probe, now)),
             probe: Mutex::new(probe),
         }
     }
@@ -466,16 +468,16 @@ impl TrackedProbe {
     /// What is remembered. Hold it for a moment only; nothing in it is left half done by a panic, so that a poisoned
     /// lock is taken all the same.
     pub fn lock(&self) -> MutexGuard<'_, ProbeStats> {
-        self.track.lock().unwrap_or_else(PoisonError::into_inner)
+        self.stats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes up changed settings of the same probe.
     pub fn adopt(&self, probe: Arc<ProbeConfig>) {
-        let mut track = self.lock();
-        track.adopt(&probe);
+        let mut stats = self.lock();
+        stats.adopt(&probe);
         let mut current = self.probe.lock().unwrap_or_else(PoisonError::into_inner);
         if current.target != probe.target {
-            track.forget_answers();
+            stats.forget_answers();
         }
         *current = probe;
     }

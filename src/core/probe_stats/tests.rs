@@ -12,7 +12,7 @@ fn probe() -> ProbeConfig {
             probe: ProbeName::new("p"),
         },
         target: Target::parse("tcp://127.0.0.1:1", "tcp").unwrap(),
-        question: ProbeKind::Tcp(Box::new(TcpProbeConfig {
+        kind: ProbeKind::Tcp(Box::new(TcpProbeConfig {
             dialogue: Vec::new(),
             tls: false,
             connect: ConnectConfig::default(),
@@ -20,7 +20,7 @@ fn probe() -> ProbeConfig {
             certificate_valid_for: None,
         })),
         interval: Duration::from_secs(10),
-        watch_interval: None,
+        analysis_interval: None,
         needs: Vec::new(),
         pods: None,
         objectives: ObjectivesConfig::default(),
@@ -34,7 +34,7 @@ fn at(millis: u64) -> Moment {
     Moment::after_boot(Duration::from_millis(millis))
 }
 
-fn sounding(finished: Moment, latency_ms: u64, outcome: Outcome) -> ProbeResult {
+fn result(finished: Moment, latency_ms: u64, outcome: Outcome) -> ProbeResult {
     let due = finished - Duration::from_millis(latency_ms);
     ProbeResult {
         due,
@@ -43,7 +43,7 @@ fn sounding(finished: Moment, latency_ms: u64, outcome: Outcome) -> ProbeResult 
         outcome,
         phases: PhaseTimes::default(),
         answer: ResponseFacts::default(),
-        explanation: (outcome != Outcome::Good).then(|| "why".into()),
+        explanation: (outcome != Outcome::Success).then(|| "why".into()),
     }
 }
 
@@ -61,15 +61,15 @@ fn before_the_first_sounding_nothing_is_claimed() {
 
 #[test]
 fn an_edge_belongs_to_the_bucket_below_it() {
-    let mut track = ProbeStats::new(&probe(), at(0));
-    let edges = track.view(at(0)).latencies.edges;
+    let mut stats = ProbeStats::new(&probe(), at(0));
+    let edges = stats.view(at(0)).latencies.edges;
     let edge = |ms| edges.iter().position(|e| *e == Duration::from_millis(ms));
     let (objective, ten) = (edge(300).unwrap(), edge(10_000).unwrap());
     assert_eq!(edges.len(), ten + 1, "the timeout is an edge once");
     for latency in [300, 301, 10_000, 10_001] {
-        track.record(&sounding(at(20_000), latency, Outcome::Good), 1.0);
+        stats.record(&result(at(20_000), latency, Outcome::Success), 1.0);
     }
-    let latencies = track.view(at(20_000)).latencies;
+    let latencies = stats.view(at(20_000)).latencies;
     assert_eq!(latencies.at_most[objective], 1);
     assert_eq!(latencies.at_most[ten], 3);
     assert_eq!(latencies.count, 4);
@@ -78,13 +78,19 @@ fn an_edge_belongs_to_the_bucket_below_it() {
 
 #[test]
 fn a_void_sounding_changes_only_its_counter_and_the_last_one() {
-    let mut track = ProbeStats::new(&probe(), at(0));
-    track.record(&sounding(at(50), 5, Outcome::Bad(Reason::Status)), 7.0);
-    let before = track.view(at(60));
-    track.record(&sounding(at(60), 5, Outcome::Void(VoidReason::Late)), 8.0);
-    let after = track.view(at(60));
-    assert_eq!(after.totals.all_void(), 1);
-    assert_eq!(after.last.unwrap().outcome, Outcome::Void(VoidReason::Late));
+    let mut stats = ProbeStats::new(&probe(), at(0));
+    stats.record(&result(at(50), 5, Outcome::Failure(Reason::Status)), 7.0);
+    let before = stats.view(at(60));
+    stats.record(
+        &result(at(60), 5, Outcome::Unknown(UnknownReason::Late)),
+        8.0,
+    );
+    let after = stats.view(at(60));
+    assert_eq!(after.totals.all_unknown(), 1);
+    assert_eq!(
+        after.last.unwrap().outcome,
+        Outcome::Unknown(UnknownReason::Late)
+    );
     assert_eq!(after.evidence, before.evidence);
     assert_eq!(after.latencies, before.latencies);
     assert_eq!(after.consecutive_failures, 1);
@@ -92,37 +98,37 @@ fn a_void_sounding_changes_only_its_counter_and_the_last_one() {
 
 #[test]
 fn a_good_sounding_ends_the_failures_in_a_row() {
-    let mut track = ProbeStats::new(&probe(), at(0));
+    let mut stats = ProbeStats::new(&probe(), at(0));
     for n in 1..4 {
-        track.record(&sounding(at(n), 0, Outcome::Bad(Reason::Reset)), 1.0);
+        stats.record(&result(at(n), 0, Outcome::Failure(Reason::Reset)), 1.0);
     }
-    assert_eq!(track.view(at(9)).consecutive_failures, 3);
-    assert_eq!(track.view(at(9)).last_success_unix, None);
-    track.record(&sounding(at(9), 0, Outcome::Good), 2.5);
-    let view = track.view(at(9));
+    assert_eq!(stats.view(at(9)).consecutive_failures, 3);
+    assert_eq!(stats.view(at(9)).last_success_unix, None);
+    stats.record(&result(at(9), 0, Outcome::Success), 2.5);
+    let view = stats.view(at(9));
     assert_eq!(view.consecutive_failures, 0);
     assert_eq!(view.last_success_unix, Some(2.5));
-    assert_eq!(view.totals.bad[Reason::Reset.index()], 3);
+    assert_eq!(view.totals.failure[Reason::Reset.index()], 3);
 }
 
 #[test]
 fn counters_and_soundings_survive_changed_settings() {
-    let tracked = TrackedProbe::new(Arc::new(probe()), at(0));
+    let tracked_probe = TrackedProbe::new(Arc::new(probe()), at(0));
     for n in 0..20 {
-        tracked
+        tracked_probe
             .lock()
-            .record(&sounding(at(n), 1, Outcome::Good), 1.0);
+            .record(&result(at(n), 1, Outcome::Success), 1.0);
     }
-    tracked.lock().missed(at(20), 2);
+    tracked_probe.lock().missed(at(20), 2);
     let faster = ProbeConfig {
         interval: Duration::from_secs(1),
         window: Duration::from_secs(600),
         ..probe()
     };
-    tracked.adopt(Arc::new(faster.clone()));
-    let view = tracked.lock().view(at(20));
-    assert_eq!((view.totals.good, view.totals.missed), (20, 2));
-    assert_eq!((view.window.good, view.window.missed), (20, 2));
+    tracked_probe.adopt(Arc::new(faster.clone()));
+    let view = tracked_probe.lock().view(at(20));
+    assert_eq!((view.totals.success, view.totals.missed), (20, 2));
+    assert_eq!((view.window.success, view.window.missed), (20, 2));
     assert_eq!(view.latencies.count, 20);
     assert!(view.last.is_some());
 
@@ -132,28 +138,28 @@ fn counters_and_soundings_survive_changed_settings() {
         target: Target::parse("tcp://127.0.0.1:2", "tcp").unwrap(),
         ..faster
     };
-    tracked.adopt(Arc::new(stricter.clone()));
-    let view = tracked.lock().view(at(20));
-    assert_eq!((view.totals.good, view.latencies.count), (20, 0));
+    tracked_probe.adopt(Arc::new(stricter.clone()));
+    let view = tracked_probe.lock().view(at(20));
+    assert_eq!((view.totals.success, view.latencies.count), (20, 0));
     assert_eq!(view.last, None, "another target was not asked yet");
-    assert_eq!(*tracked.probe(), stricter);
+    assert_eq!(*tracked_probe.probe(), stricter);
 }
 
 #[test]
 fn the_recent_soundings_are_the_last_sixty_from_the_oldest() {
-    let mut track = ProbeStats::new(&probe(), at(0));
-    assert_eq!(track.recent().count(), 0);
+    let mut stats = ProbeStats::new(&probe(), at(0));
+    assert_eq!(stats.recent().count(), 0);
     for n in 1..=100 {
-        track.record(&sounding(at(n + 200), n, Outcome::Good), 1.0);
+        stats.record(&result(at(n + 200), n, Outcome::Success), 1.0);
     }
-    let recent: Vec<_> = track.recent().collect();
+    let recent: Vec<_> = stats.recent().collect();
     assert_eq!(recent.len(), RECENT);
-    assert_eq!(recent[0], (Outcome::Good, Duration::from_millis(41)));
-    assert_eq!(recent[59], (Outcome::Good, Duration::from_millis(100)));
+    assert_eq!(recent[0], (Outcome::Success, Duration::from_millis(41)));
+    assert_eq!(recent[59], (Outcome::Success, Duration::from_millis(100)));
 }
 
 #[test]
 fn an_idle_probe_is_small() {
-    let track = ProbeStats::new(&probe(), at(0));
-    assert!(track.bytes() <= 8 * 1024, "{} bytes", track.bytes());
+    let stats = ProbeStats::new(&probe(), at(0));
+    assert!(stats.bytes() <= 8 * 1024, "{} bytes", stats.bytes());
 }

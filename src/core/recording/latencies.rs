@@ -195,7 +195,7 @@ impl AnalysisLatencies {
 
     /// Counts the good answers of a tick.
     pub fn take(&mut self, pods: &[RecordedPod], tick: &RecordedTick) {
-        let rows = self.endpoints.iter_mut().zip(tick.marks.chars());
+        let rows = self.endpoints.iter_mut().zip(tick.outcomes.chars());
         for ((endpoint, mark), took) in rows.zip(&tick.us) {
             if let Some(us) = took.filter(|_| mark == '.') {
                 endpoint.add(LatencyGroup::Since, us);
@@ -254,7 +254,7 @@ mod tests {
         let mut latencies = AnalysisLatencies::new(Revision(3), &names, &before);
         let pods = [pod(0, PodSide::Old), pod(1, PodSide::New)];
         let tick = RecordedTick {
-            marks: ".x".into(),
+            outcomes: ".x".into(),
             us: vec![Some(9000), Some(70_000)],
             direct_us: vec![
                 (0, vec![Some(4000), Some(4000)]),
@@ -328,7 +328,7 @@ mod tests {
         for second in 0..300 {
             let row = |from: u32| (0..4).map(|at| Some(spread(from + at))).collect::<Vec<_>>();
             let tick = RecordedTick {
-                marks: "....".into(),
+                outcomes: "....".into(),
                 us: row(second * 4),
                 direct_us: (0..10).map(|pod| (pod, row(second * 7 + pod))).collect(),
                 ..RecordedTick::default()

@@ -86,7 +86,7 @@ pub struct RecordingHead {
 impl RecordingHead {
     /// The number of the first tick that is recorded.
     fn first_tick(&self) -> u32 {
-        self.goes_on.as_ref().map_or(0, |watch| watch.ticks())
+        self.goes_on.as_ref().map_or(0, |analysis| analysis.ticks())
     }
 }
 
@@ -109,7 +109,8 @@ pub struct RecordedTick {
     /// The tick, counted from 0.
     pub tick: u32,
     /// One character for each endpoint: `.` success, `x` failure, `-` unknown, `_` not due, `l` limited, `r` not resolved.
-    pub marks: Box<str>,
+    #[serde(rename = "marks")]
+    pub outcomes: Box<str>,
     /// Why endpoints were not good: (endpoint's place, reason).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub why: Vec<(u16, Box<str>)>,
@@ -139,7 +140,8 @@ pub struct RecordedTick {
     pub dependencies: Box<str>,
     /// When the rollout was complete, in the tick in which that became known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub settled_at: Option<f64>,
+    #[serde(rename = "settled_at")]
+    pub complete_at: Option<f64>,
     /// Whether the rollout is complete, in the tick in which that became known or changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rolled_out: Option<bool>,
@@ -158,19 +160,20 @@ pub struct RecordingEnd {
     pub max_e: f64,
     /// Why it was convicted, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub finding: Option<Regression>,
+    #[serde(rename = "finding")]
+    pub regression: Option<Regression>,
 }
 
 impl RecordingEnd {
     /// How a watch stands.
-    pub fn of(watch: &Analysis) -> Self {
-        let verdict = watch.conclude();
+    pub fn of(analysis: &Analysis) -> Self {
+        let verdict = analysis.conclude();
         Self {
             verdict: verdict.word().into(),
             reason: verdict.reason().into(),
-            tick: watch.ticks().saturating_sub(1),
-            max_e: watch.max_e(),
-            finding: watch.finding().cloned(),
+            tick: analysis.ticks().saturating_sub(1),
+            max_e: analysis.max_e(),
+            regression: analysis.regression().cloned(),
         }
     }
 }
@@ -241,8 +244,8 @@ impl Recording {
         if head.version > VERSION {
             return Err(RecordingError::Newer(head.version));
         }
-        if let Some(watch) = &head.goes_on
-            && !(watch.is_sound() && watch.endpoints().count() == head.start.endpoints.len())
+        if let Some(analysis) = &head.goes_on
+            && !(analysis.is_sound() && analysis.endpoints().count() == head.start.endpoints.len())
         {
             return Err(RecordingError::NoHead("a watch that cannot be".into()));
         }
@@ -299,19 +302,19 @@ impl Recording {
                 if tick.tick != due {
                     return Err(format!("tick {} where {due} is due", tick.tick));
                 }
-                marks(&tick.marks, width)?;
+                outcomes(&tick.outcomes, width)?;
                 for (_, row) in &tick.direct {
-                    marks(row, width)?;
+                    outcomes(row, width)?;
                 }
                 let needed = match &self.head.goes_on {
-                    Some(watch) => watch.dependencies().count(),
+                    Some(analysis) => analysis.dependencies().count(),
                     None => self.head.start.dependencies.len(),
                 };
                 let told = tick.dependencies.chars().count();
                 if told > 0 && told != needed {
                     return Err(format!("a row of {told} marks for {needed} dependencies"));
                 }
-                marks(&tick.dependencies, told)?;
+                outcomes(&tick.dependencies, told)?;
                 self.ticks.push(*tick);
             }
             RecordingLine::Entry(entry) => self.entries.push(entry),
@@ -342,32 +345,32 @@ impl Recording {
         rule: Rule,
         mut each: impl FnMut(&Analysis),
     ) -> Result<Analysis, InvalidRule> {
-        let mut watch = match &self.head.goes_on {
+        let mut analysis = match &self.head.goes_on {
             None => Analysis::new(rule, &self.head.start)?,
-            Some(watch) if rule == *watch.rule() => Analysis::clone(watch),
-            Some(watch) => {
+            Some(analysis) if rule == *analysis.rule() => Analysis::clone(analysis),
+            Some(analysis) => {
                 return Err(InvalidRule {
                     field: "the rule".into(),
                     problem: format!(
                         "cannot be another one: the recording begins in tick {}, and what came before is not in it",
-                        watch.ticks()
+                        analysis.ticks()
                     ),
                 });
             }
         };
         for tick in &self.ticks {
-            feed(&mut watch, &self.pods, tick);
-            each(&watch);
-            if watch.finding().is_some() || watch.is_over() {
+            feed(&mut analysis, &self.pods, tick);
+            each(&analysis);
+            if analysis.regression().is_some() || analysis.is_over() {
                 break;
             }
         }
-        Ok(watch)
+        Ok(analysis)
     }
 
     /// Whether another judgement came to the same end as the recorded one: verdict, reason and tick.
-    pub fn agrees(&self, watch: &Analysis) -> bool {
-        let now = RecordingEnd::of(watch);
+    pub fn agrees(&self, analysis: &Analysis) -> bool {
+        let now = RecordingEnd::of(analysis);
         self.end.as_ref().is_some_and(|end| {
             end.verdict == now.verdict && end.reason == now.reason && end.tick == now.tick
         })
@@ -376,37 +379,37 @@ impl Recording {
 
 /// Feeds a tick to a watch, as it happens and when it is judged again: there is one way only. Rows of another width
 /// than the watch has endpoints are void; a recording has been checked for that.
-pub fn feed(watch: &mut Analysis, pods: &[RecordedPod], tick: &RecordedTick) {
-    if let Some(at) = tick.settled_at {
-        watch.settled(at);
+pub fn feed(analysis: &mut Analysis, pods: &[RecordedPod], tick: &RecordedTick) {
+    if let Some(at) = tick.complete_at {
+        analysis.complete(at);
     }
     if let Some(is_complete) = tick.rolled_out {
-        watch.rolled_out(is_complete);
+        analysis.rolled_out(is_complete);
     }
-    let width = watch.endpoints().count();
-    let own = marks(&tick.marks, width).unwrap_or_default();
+    let width = analysis.endpoints().count();
+    let own = outcomes(&tick.outcomes, width).unwrap_or_default();
     let rows: Vec<(u32, Vec<TickOutcome>)> = tick
         .direct
         .iter()
-        .map(|(pod, row)| (*pod, marks(row, width).unwrap_or_default()))
+        .map(|(pod, row)| (*pod, outcomes(row, width).unwrap_or_default()))
         .collect();
     let looks: Vec<PodTick<'_>> = rows
         .iter()
-        .filter_map(|(number, marks)| {
+        .filter_map(|(number, outcomes)| {
             let pod = pods.iter().find(|pod| pod.pod == *number)?;
             let mut took = tick.direct_us.iter().filter(|(of, _)| of == number);
             Some(PodTick {
                 pod: pod.pod,
                 side: pod.side,
                 ready_tick: pod.ready_tick,
-                marks,
+                outcomes,
                 latency_us: took.next().map_or(&[], |(_, took)| took),
             })
         })
         .collect();
-    let dependencies = marks(&tick.dependencies, tick.dependencies.chars().count());
-    watch.tick(&Tick {
-        marks: &own,
+    let dependencies = outcomes(&tick.dependencies, tick.dependencies.chars().count());
+    analysis.tick(&Tick {
+        outcomes: &own,
         direct: &looks,
         pods: &tick.pods,
         scrapes: &tick.scrapes,
@@ -417,21 +420,21 @@ pub fn feed(watch: &mut Analysis, pods: &[RecordedPod], tick: &RecordedTick) {
 }
 
 /// The marks of a row.
-pub fn marks(row: &str, width: usize) -> Result<Vec<TickOutcome>, String> {
-    let marks: Option<Vec<TickOutcome>> = row.chars().map(TickOutcome::of).collect();
-    match marks {
-        Some(marks) if marks.len() == width => Ok(marks),
-        Some(marks) => Err(format!(
+pub fn outcomes(row: &str, width: usize) -> Result<Vec<TickOutcome>, String> {
+    let outcomes: Option<Vec<TickOutcome>> = row.chars().map(TickOutcome::of).collect();
+    match outcomes {
+        Some(outcomes) if outcomes.len() == width => Ok(outcomes),
+        Some(outcomes) => Err(format!(
             "a row of {} marks for {width} endpoints",
-            marks.len()
+            outcomes.len()
         )),
         None => Err("a row with another character than . x - _ l r".into()),
     }
 }
 
 /// The row of marks.
-pub fn row(marks: &[TickOutcome]) -> Box<str> {
-    marks
+pub fn row(outcomes: &[TickOutcome]) -> Box<str> {
+    outcomes
         .iter()
         .map(|mark| mark.letter())
         .collect::<String>()

@@ -19,7 +19,7 @@ fn head() -> RecordingHead {
             endpoints: vec!["api".into(), "db".into()],
             baseline: vec![(0, 3600); 2],
             failing_at_start: vec![false; 2],
-            settled_at: None,
+            complete_at: None,
             direct: true,
             ..AnalysisStart::default()
         },
@@ -61,26 +61,26 @@ fn recorded() -> Vec<u8> {
     if let RecordingLine::Pod(pod) = &lines[1] {
         recording.pods.push(pod.clone());
     }
-    let mut watch = Analysis::new(head().rule, &head().start).unwrap();
+    let mut analysis = Analysis::new(head().rule, &head().start).unwrap();
     for tick in 0..300 {
         let recorded = RecordedTick {
             tick,
-            marks: if tick < 5 { "..".into() } else { ".x".into() },
+            outcomes: if tick < 5 { "..".into() } else { ".x".into() },
             direct: if tick < 3 {
                 vec![(0, "..".into())]
             } else {
                 Vec::new()
             },
-            settled_at: (tick == 4).then_some(4.0),
+            complete_at: (tick == 4).then_some(4.0),
             ..RecordedTick::default()
         };
-        feed(&mut watch, &recording.pods, &recorded);
+        feed(&mut analysis, &recording.pods, &recorded);
         lines.push(RecordingLine::Tick(Box::new(recorded)));
-        if watch.finding().is_some() {
+        if analysis.regression().is_some() {
             break;
         }
     }
-    lines.push(RecordingLine::End(RecordingEnd::of(&watch)));
+    lines.push(RecordingLine::End(RecordingEnd::of(&analysis)));
     written(&lines)
 }
 
@@ -94,10 +94,10 @@ fn judged(recording: &Recording) -> Analysis {
 fn a_recording_is_judged_to_the_same_end() {
     let recording = Recording::read(&recorded()[..]).unwrap();
     assert_eq!(recording.cut, None);
-    let watch = judged(&recording);
-    assert!(recording.agrees(&watch));
-    assert_eq!(watch.conclude().reason(), "hard_down:db");
-    assert_eq!(RecordingEnd::of(&watch).tick, 20);
+    let analysis = judged(&recording);
+    assert!(recording.agrees(&analysis));
+    assert_eq!(analysis.conclude().reason(), "hard_down:db");
+    assert_eq!(RecordingEnd::of(&analysis).tick, 20);
 }
 
 #[test]
@@ -107,8 +107,8 @@ fn with_another_rule_it_may_end_otherwise() {
         hold_s: 200.0,
         ..recording.head.rule.clone()
     };
-    let watch = recording.judge(patient, |_| {}).unwrap();
-    assert!(!recording.agrees(&watch));
+    let analysis = recording.judge(patient, |_| {}).unwrap();
+    assert!(!recording.agrees(&analysis));
 }
 
 #[test]
@@ -118,9 +118,9 @@ fn cut_off_anywhere_it_is_judged_as_far_as_it_goes() {
     for end in (head..bytes.len()).step_by(17) {
         let recording = Recording::read(&bytes[..end]).unwrap();
         assert!(recording.cut.is_some(), "cut at {end}");
-        let watch = judged(&recording);
-        assert_eq!(watch.ticks() as usize, recording.ticks.len());
-        assert!(!recording.agrees(&watch));
+        let analysis = judged(&recording);
+        assert_eq!(analysis.ticks() as usize, recording.ticks.len());
+        assert!(!recording.agrees(&analysis));
     }
 }
 
@@ -164,16 +164,16 @@ fn what_is_no_recording_or_a_newer_one_is_refused() {
 /// The same from the tenth tick on, by another replica, which was handed the watch as it stood.
 fn gone_on_with() -> Vec<u8> {
     let whole = Recording::read(&recorded()[..]).unwrap();
-    let mut watch = Analysis::new(head().rule, &head().start).unwrap();
+    let mut analysis = Analysis::new(head().rule, &head().start).unwrap();
     for tick in &whole.ticks[..10] {
-        feed(&mut watch, &whole.pods, tick);
+        feed(&mut analysis, &whole.pods, tick);
     }
     let mut lines = vec![RecordingLine::Head(Box::new(RecordingHead {
         start: AnalysisStart {
             endpoints: head().start.endpoints,
             ..AnalysisStart::default()
         },
-        goes_on: Some(Box::new(watch)),
+        goes_on: Some(Box::new(analysis)),
         ..head()
     }))];
     lines.extend(whole.pods.iter().cloned().map(RecordingLine::Pod));
@@ -194,10 +194,10 @@ fn gone_on_with_by_another_replica_it_is_incomplete_and_judged_to_the_same_end()
     assert!(cut.contains("begins in tick 10"), "{cut}");
     assert_eq!((recording.first_tick(), recording.next_tick()), (10, 21));
     assert_eq!(recording.evidence.as_ref().unwrap().missing, ["logs"]);
-    let watch = judged(&recording);
-    assert!(recording.agrees(&watch));
-    assert_eq!(watch.conclude().reason(), "hard_down:db");
-    assert_eq!(RecordingEnd::of(&watch).tick, 20);
+    let analysis = judged(&recording);
+    assert!(recording.agrees(&analysis));
+    assert_eq!(analysis.conclude().reason(), "hard_down:db");
+    assert_eq!(RecordingEnd::of(&analysis).tick, 20);
 }
 
 #[test]
@@ -224,20 +224,20 @@ fn a_beginning_that_cannot_be_is_no_recording() {
 #[test]
 fn a_rollout_that_is_not_complete_at_the_end_is_not_healthy_and_a_recording_says_so_too() {
     let ends = |rolled_out: &[(u32, bool)]| {
-        let mut watch = Analysis::new(head().rule, &head().start).unwrap();
+        let mut analysis = Analysis::new(head().rule, &head().start).unwrap();
         let mut lines = vec![RecordingLine::Head(Box::new(head()))];
         for tick in 0..300 {
             let told = rolled_out.iter().find(|(at, _)| *at == tick);
             let recorded = RecordedTick {
                 tick,
-                marks: "..".into(),
+                outcomes: "..".into(),
                 rolled_out: told.map(|(_, is_complete)| *is_complete),
                 ..RecordedTick::default()
             };
-            feed(&mut watch, &[], &recorded);
+            feed(&mut analysis, &[], &recorded);
             lines.push(RecordingLine::Tick(Box::new(recorded)));
         }
-        lines.push(RecordingLine::End(RecordingEnd::of(&watch)));
+        lines.push(RecordingLine::End(RecordingEnd::of(&analysis)));
         let recording = Recording::read(written(&lines).as_slice()).unwrap();
         let again = judged(&recording);
         assert!(recording.agrees(&again));
@@ -261,37 +261,37 @@ fn rows_of_dependencies_are_written_read_and_judged() {
     let mut head = head();
     head.start.dependencies = vec!["postgres".into()];
     head.start.needs = vec![Vec::new(), vec![0]];
-    head.start.settled_at = Some(0.0);
+    head.start.complete_at = Some(0.0);
     let record = |dependencies: &dyn Fn(u32) -> &'static str| {
         let mut lines = vec![RecordingLine::Head(Box::new(head.clone()))];
-        let mut watch = Analysis::new(head.rule.clone(), &head.start).unwrap();
+        let mut analysis = Analysis::new(head.rule.clone(), &head.start).unwrap();
         for tick in 0..300 {
             let recorded = RecordedTick {
                 tick,
-                marks: if tick < 60 { "..".into() } else { ".x".into() },
+                outcomes: if tick < 60 { "..".into() } else { ".x".into() },
                 dependencies: dependencies(tick).into(),
                 ..RecordedTick::default()
             };
-            feed(&mut watch, &[], &recorded);
+            feed(&mut analysis, &[], &recorded);
             lines.push(RecordingLine::Tick(Box::new(recorded)));
-            if watch.finding().is_some() || watch.is_over() {
+            if analysis.regression().is_some() || analysis.is_over() {
                 break;
             }
         }
-        lines.push(RecordingLine::End(RecordingEnd::of(&watch)));
+        lines.push(RecordingLine::End(RecordingEnd::of(&analysis)));
         Recording::read(written(&lines).as_slice()).unwrap()
     };
     let fails = record(&|tick| if tick < 59 { "." } else { "x" });
     assert_eq!(fails.cut, None);
     let judged = fails.judge(fails.head.rule.clone(), |_| ()).unwrap();
-    assert!(judged.finding().is_none() && fails.agrees(&judged));
+    assert!(judged.regression().is_none() && fails.agrees(&judged));
     assert_eq!(
         judged.excuses(),
         ["postgres failed, so that failures of db meanwhile were not judged"]
     );
     let answers = record(&|_| ".");
     let judged = answers.judge(answers.head.rule.clone(), |_| ()).unwrap();
-    assert!(judged.finding().is_some() && answers.agrees(&judged));
+    assert!(judged.regression().is_some() && answers.agrees(&judged));
     assert!(judged.excuses().is_empty());
     let wide = record(&|_| "..");
     let why = "a row of 2 marks for 1 dependencies";
@@ -308,24 +308,24 @@ fn the_head_of_a_recording_with_hundreds_of_probes_is_read() {
         baseline: vec![(0, 3600); PROBES],
         failing_at_start: vec![false; PROBES],
         latency: vec![(0..864).map(|bucket| (bucket, 1)).collect(); PROBES],
-        settled_at: Some(0.0),
+        complete_at: Some(0.0),
         ..AnalysisStart::default()
     };
-    let mut watch = Analysis::new(head.rule.clone(), &head.start).unwrap();
+    let mut analysis = Analysis::new(head.rule.clone(), &head.start).unwrap();
     let mut lines = vec![RecordingLine::Head(Box::new(head))];
     for tick in 0..30 {
         let recorded = RecordedTick {
             tick,
-            marks: "x".repeat(PROBES).into(),
+            outcomes: "x".repeat(PROBES).into(),
             ..RecordedTick::default()
         };
-        feed(&mut watch, &[], &recorded);
+        feed(&mut analysis, &[], &recorded);
         lines.push(RecordingLine::Tick(Box::new(recorded)));
-        if watch.finding().is_some() {
+        if analysis.regression().is_some() {
             break;
         }
     }
-    lines.push(RecordingLine::End(RecordingEnd::of(&watch)));
+    lines.push(RecordingLine::End(RecordingEnd::of(&analysis)));
     let bytes = written(&lines);
     assert!(
         bytes.len() as u64 > MAX_LINE * 3 / 2,

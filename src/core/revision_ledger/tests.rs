@@ -374,8 +374,14 @@ fn contents_that_are_rendered_anew_each_time_are_known_to_be_bad_by_chart_images
     // What was found of its own contents holds, and so does that the same chart, images and values were good as well.
     let good = entry("b2", "new", 3, ContentVerdict::Good);
     check(4, &records, &ledger(&[bad.clone(), good]), Some(3), Ok(3));
-    let mended = entry("b0", "new", 1, ContentVerdict::Good);
-    check(4, &records, &ledger(&[bad.clone(), mended]), Some(3), Ok(3));
+    let repaired = entry("b0", "new", 1, ContentVerdict::Good);
+    check(
+        4,
+        &records,
+        &ledger(&[bad.clone(), repaired]),
+        Some(3),
+        Ok(3),
+    );
     // What a rollback brought back was chosen.
     let mut chosen = records.clone();
     chosen[2].description = "Rollback to 1".into();

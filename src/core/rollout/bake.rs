@@ -30,7 +30,7 @@ impl Rollout {
         now: Time,
         commands: &mut Vec<RolloutCommand>,
     ) {
-        if self.phase != RolloutPhase::Steady || self.newest != Some(revision) {
+        if self.phase != RolloutPhase::Idle || self.newest != Some(revision) {
             return;
         }
         let is_forgotten = self.has_forgotten_its_end();
@@ -55,21 +55,21 @@ impl Rollout {
             return;
         };
         commands.push(found(ContentVerdict::Bad));
-        let case = Candidate {
+        let candidate = Candidate {
             revision,
             first: Some(passed.first()).filter(|first| *first != revision),
             trouble_since,
-            convicted: Some(now),
+            rejected: Some(now),
             reason,
             text: text.clone(),
             order: None,
             ..passed
         };
-        if let Some((ending, why)) = self.obstacle(&case, now) {
-            self.end(case, ending, format!("{why}: {text}"), now);
+        if let Some((outcome, why)) = self.failure(&candidate, now) {
+            self.end(candidate, outcome, format!("{why}: {text}"), now);
             return;
         }
-        self.enter(RolloutPhase::Preflight(Box::new(case)), now);
+        self.enter(RolloutPhase::Preflight(Box::new(candidate)), now);
         self.note(
             now,
             Some(revision),
@@ -86,10 +86,10 @@ impl Rollout {
 
     /// The last end of the newest revision, or of an earlier one with the same contents, that says something of it.
     fn last_end(&self) -> Option<&FinishedRollout> {
-        let mut past = self.past.iter().rev();
-        past.find(|past| {
+        let mut finished = self.finished.iter().rev();
+        finished.find(|finished| {
             !matches!(
-                past.ending,
+                finished.outcome,
                 RolloutOutcome::Unchanged
                     | RolloutOutcome::OrderRefused
                     | RolloutOutcome::Superseded
@@ -100,8 +100,8 @@ impl Rollout {
     /// The case of the newest revision, or of an earlier one with the same contents, if it passed its analysis.
     fn passed(&self, revision: Revision) -> Option<Candidate> {
         let passed = self.last_end()?;
-        let is_it = passed.ending == RolloutOutcome::Kept && passed.case.revision <= revision;
-        is_it.then(|| passed.case.clone())
+        let is_it = passed.outcome == RolloutOutcome::Kept && passed.candidate.revision <= revision;
+        is_it.then(|| passed.candidate.clone())
     }
 
     /// Nothing is done about it: what is shown of the revision says so.
@@ -109,9 +109,9 @@ impl Rollout {
         let said = format!(
             "It passed its analysis, and its bake failed, so it is not known to be good: {text}"
         );
-        let mut past = self.past.iter_mut().rev();
-        if let Some(past) = past.find(|past| is_about(past, revision)) {
-            past.text.clone_from(&said);
+        let mut finished = self.finished.iter_mut().rev();
+        if let Some(finished) = finished.find(|finished| is_about(finished, revision)) {
+            finished.text.clone_from(&said);
         }
         self.note(now, Some(revision), format!("Revision {revision}: {said}"));
     }

@@ -188,12 +188,14 @@ pub struct Candidate {
     /// When it appeared.
     pub seen: Time,
     /// When its rollout was complete.
-    pub settled: Option<Time>,
+    #[serde(rename = "settled")]
+    pub complete: Option<Time>,
     /// The first sign of the trouble that lasts, of any kind.
     #[serde(rename = "first_bad")]
     pub trouble_since: Option<Time>,
     /// When the verdict of rollback fell.
-    pub convicted: Option<Time>,
+    #[serde(rename = "convicted")]
+    pub rejected: Option<Time>,
     /// Its reason, as `error_rate:db`; or [`NOT_ROLLED_OUT`] or [`ROLLED_OUT_LATE`].
     pub reason: String,
     /// The numbers in words.
@@ -217,7 +219,8 @@ pub struct Candidate {
     /// The revision that the rollback made.
     pub made: Option<Revision>,
     /// When its rollout was complete.
-    pub turned: Option<Time>,
+    #[serde(rename = "turned")]
+    pub rolled_back_at: Option<Time>,
     /// When it was known to be well.
     pub verified: Option<Time>,
     /// A revision of somebody else that appeared while the rollback was carried out.
@@ -253,9 +256,9 @@ impl Candidate {
             origin,
             serving,
             seen: now,
-            settled: None,
+            complete: None,
             trouble_since: None,
-            convicted: None,
+            rejected: None,
             reason: String::new(),
             text: String::new(),
             first: None,
@@ -265,7 +268,7 @@ impl Candidate {
             target: None,
             begun: None,
             made: None,
-            turned: None,
+            rolled_back_at: None,
             verified: None,
             overtaken_by: None,
             overtaken_by_same: false,
@@ -301,15 +304,15 @@ impl Candidate {
     /// The runbook's steps as far as they have come.
     pub fn timings(&self) -> [StepTiming; 6] {
         // What a person ordered was not detected.
-        let detected = self.convicted.filter(|_| !self.ordered);
-        let began = detected.map_or(self.convicted, |_| Some(self.seen));
+        let detected = self.rejected.filter(|_| !self.ordered);
+        let began = detected.map_or(self.rejected, |_| Some(self.seen));
         StepName::ALL.map(|step| {
             let (from, to) = match step {
                 StepName::Detect => (detected.and(began), detected),
                 StepName::DetectFromTrouble => (detected.and(self.trouble_since), detected),
-                StepName::Initiate => (self.convicted, self.begun),
-                StepName::Complete => (self.begun, self.turned),
-                StepName::Verify => (self.turned, self.verified),
+                StepName::Initiate => (self.rejected, self.begun),
+                StepName::Complete => (self.begun, self.rolled_back_at),
+                StepName::Verify => (self.rolled_back_at, self.verified),
                 StepName::Total => (began, self.verified),
             };
             StepTiming { step, from, to }
@@ -318,7 +321,7 @@ impl Candidate {
 
     /// How long the way back may take: twice as long as the way there did, which is a rollout as well.
     fn way_back_limit(&self) -> Duration {
-        let there = self.settled.or(self.convicted);
+        let there = self.complete.or(self.rejected);
         let took = there.map_or(Duration::ZERO, |at| at.since(self.seen));
         (2 * took).clamp(LEAST_WAY_BACK, LONGEST_WAY_BACK)
     }
@@ -326,7 +329,7 @@ impl Candidate {
     /// How long the revision's own rollout took, where that is a good part of what the runbook allows for the way back,
     /// which is a rollout as well.
     pub(super) fn slow_rollout(&self) -> Option<Duration> {
-        let took = self.settled?.since(self.seen);
+        let took = self.complete?.since(self.seen);
         (took >= StepName::Complete.limit() / 2).then_some(took)
     }
 
@@ -345,12 +348,12 @@ impl Candidate {
     pub(super) fn ends(&self, phase: &RolloutPhase, limits: &RolloutLimits, since: Time) -> Time {
         const ANSWER: Duration = Duration::from_secs(30);
         match phase {
-            RolloutPhase::Absent | RolloutPhase::Steady => since,
-            RolloutPhase::Settling(_) => self.seen + limits.settle_cap,
-            RolloutPhase::Watching(_) => self.seen + limits.watch + ANSWER,
+            RolloutPhase::NotInstalled | RolloutPhase::Idle => since,
+            RolloutPhase::RollingOut(_) => self.seen + limits.settle_cap,
+            RolloutPhase::Analyzing(_) => self.seen + limits.watch + ANSWER,
             // An upgrade that waits may run a hook, and that is waited for.
             RolloutPhase::Preflight(_) => since + Duration::from_secs(660),
-            RolloutPhase::TurningBack(_) => since + self.way_back_limit(),
+            RolloutPhase::RollingBack(_) => since + self.way_back_limit(),
             RolloutPhase::Verifying(_) => since + LEAST_WAY_BACK,
         }
     }
@@ -360,11 +363,11 @@ impl HasTimes for Candidate {
     fn shift(&mut self, by: ClockShift) {
         self.seen.shift(by);
         for time in [
-            &mut self.settled,
+            &mut self.complete,
             &mut self.trouble_since,
-            &mut self.convicted,
+            &mut self.rejected,
             &mut self.begun,
-            &mut self.turned,
+            &mut self.rolled_back_at,
             &mut self.verified,
         ] {
             time.shift(by);
@@ -376,9 +379,11 @@ impl HasTimes for Candidate {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FinishedRollout {
     /// What was known of the revision.
-    pub case: Candidate,
+    #[serde(rename = "case")]
+    pub candidate: Candidate,
     /// How it ended.
-    pub ending: RolloutOutcome,
+    #[serde(rename = "ending")]
+    pub outcome: RolloutOutcome,
     /// When.
     pub at: Time,
     /// Why, in words.
@@ -387,7 +392,7 @@ pub struct FinishedRollout {
 
 impl HasTimes for FinishedRollout {
     fn shift(&mut self, by: ClockShift) {
-        self.case.shift(by);
+        self.candidate.shift(by);
         self.at.shift(by);
     }
 }

@@ -97,17 +97,22 @@ pub struct RolloutLimits {
 pub enum RolloutPhase {
     /// There is no such release.
     #[default]
-    Absent,
+    #[serde(rename = "absent")]
+    NotInstalled,
     /// No revision is under judgement.
-    Steady,
+    #[serde(rename = "steady")]
+    Idle,
     /// A new revision is judged while its rollout runs.
-    Settling(Box<Candidate>),
+    #[serde(rename = "settling")]
+    RollingOut(Box<Candidate>),
     /// A new revision is judged; its rollout is complete.
-    Watching(Box<Candidate>),
+    #[serde(rename = "watching")]
+    Analyzing(Box<Candidate>),
     /// A rollback was decided; whether and whereto is being looked at.
     Preflight(Box<Candidate>),
     /// The rollback is carried out.
-    TurningBack(Box<Candidate>),
+    #[serde(rename = "turning_back")]
+    RollingBack(Box<Candidate>),
     /// The rollback is done; the probes that convicted must acquit.
     Verifying(Box<Candidate>),
 }
@@ -116,12 +121,12 @@ impl RolloutPhase {
     /// As in metrics, the API and events.
     pub const fn as_str(&self) -> &'static str {
         match self {
-            Self::Absent => "absent",
-            Self::Steady => "steady",
-            Self::Settling(_) => "settling",
-            Self::Watching(_) => "watching",
+            Self::NotInstalled => "absent",
+            Self::Idle => "steady",
+            Self::RollingOut(_) => "settling",
+            Self::Analyzing(_) => "watching",
             Self::Preflight(_) => "preflight",
-            Self::TurningBack(_) => "turning_back",
+            Self::RollingBack(_) => "turning_back",
             Self::Verifying(_) => "verifying",
         }
     }
@@ -129,20 +134,20 @@ impl RolloutPhase {
     /// Whether something is being done about a verdict.
     const fn acts(&self) -> bool {
         match self {
-            Self::Preflight(_) | Self::TurningBack(_) | Self::Verifying(_) => true,
-            Self::Absent | Self::Steady | Self::Settling(_) | Self::Watching(_) => false,
+            Self::Preflight(_) | Self::RollingBack(_) | Self::Verifying(_) => true,
+            Self::NotInstalled | Self::Idle | Self::RollingOut(_) | Self::Analyzing(_) => false,
         }
     }
 
     /// The revision at hand, and what is known of it.
-    pub fn case(&self) -> Option<&Candidate> {
+    pub fn candidate(&self) -> Option<&Candidate> {
         match self {
-            Self::Absent | Self::Steady => None,
-            Self::Settling(case)
-            | Self::Watching(case)
-            | Self::Preflight(case)
-            | Self::TurningBack(case)
-            | Self::Verifying(case) => Some(case),
+            Self::NotInstalled | Self::Idle => None,
+            Self::RollingOut(candidate)
+            | Self::Analyzing(candidate)
+            | Self::Preflight(candidate)
+            | Self::RollingBack(candidate)
+            | Self::Verifying(candidate) => Some(candidate),
         }
     }
 }
@@ -180,7 +185,8 @@ pub enum RolloutInput {
         appears: Appearance,
     },
     /// The rollout of the newest revision is complete; it may have taken longer than its analysis.
-    Settled,
+    #[serde(rename = "settled")]
+    RolloutComplete,
     /// Helm has ended its work on the rollback, and nobody can see how far its rollout has come.
     HelmIsDone,
     /// The first sign of trouble of the revision under judgement, or the first after a quiet time.
@@ -314,7 +320,7 @@ pub enum RolloutCommand {
     /// The analysis that runs goes on for this revision, which has the same contents.
     GoOn(Revision),
     /// Stop judging; `kept` when the revision passed: it bakes from here on.
-    EndWatch {
+    EndAnalysis {
         /// Whether the revision passed.
         kept: bool,
     },
@@ -386,10 +392,12 @@ pub struct Rollout {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     start: Option<StartupPhase>,
     /// Revisions that were turned back, and when.
-    turned_back: Vec<(Revision, Time)>,
+    #[serde(rename = "turned_back")]
+    rolled_back: Vec<(Revision, Time)>,
     held: bool,
     blind: bool,
-    past: Vec<FinishedRollout>,
+    #[serde(rename = "past")]
+    finished: Vec<FinishedRollout>,
     #[serde(skip)]
     entries: Vec<LogEntry>,
     #[serde(skip)]
@@ -427,17 +435,17 @@ impl Rollout {
     /// A release of which nothing is known yet.
     pub fn new(limits: RolloutLimits, now: Time) -> Self {
         Self {
-            phase: RolloutPhase::Absent,
+            phase: RolloutPhase::NotInstalled,
             since: now,
             limits,
             names: None,
             newest: None,
             is_absent: false,
             start: None,
-            turned_back: Vec::new(),
+            rolled_back: Vec::new(),
             held: false,
             blind: false,
-            past: Vec::new(),
+            finished: Vec::new(),
             entries: Vec::new(),
             clock: PhaseClock::Runs(None),
         }
@@ -474,8 +482,8 @@ impl Rollout {
     }
 
     /// Finished cases, the newest at the end.
-    pub fn past(&self) -> &[FinishedRollout] {
-        &self.past
+    pub fn finished(&self) -> &[FinishedRollout] {
+        &self.finished
     }
 
     /// Whether the release is paused or scaled to zero.
@@ -490,7 +498,7 @@ impl Rollout {
 
     /// Rollbacks in the 24 h before.
     pub fn rollbacks_today(&self, now: Time) -> usize {
-        self.turned_back
+        self.rolled_back
             .iter()
             .filter(|(_, at)| now.since(*at) < DAY)
             .count()
@@ -498,7 +506,7 @@ impl Rollout {
 
     /// When time alone changes something next; [`RolloutInput::Tick`] is due then.
     pub fn deadline(&self) -> Option<Time> {
-        let Some(case) = self.phase.case() else {
+        let Some(candidate) = self.phase.candidate() else {
             return self.start.as_ref().map(StartupPhase::ends);
         };
         if self.phase.acts() {
@@ -509,14 +517,14 @@ impl Rollout {
             }
         }
         let end = self.phase_ends()?;
-        let late = case.next_late(self.since);
+        let late = candidate.next_late(self.since);
         Some(late.map_or(end, |late| late.min(end)))
     }
 
     /// When the phase ends at the latest, whatever is due before.
     pub fn phase_ends(&self) -> Option<Time> {
-        let case = self.phase.case()?;
-        Some(case.ends(&self.phase, &self.limits, self.counts_since()))
+        let candidate = self.phase.candidate()?;
+        Some(candidate.ends(&self.phase, &self.limits, self.counts_since()))
     }
 
     /// Since when the time of the phase counts.
@@ -530,16 +538,16 @@ impl Rollout {
     /// Brings a state that was read from outside within its bounds.
     #[must_use]
     pub fn bounded(mut self) -> Self {
-        let surplus = self.past.len().saturating_sub(MAX_PAST);
-        self.past.drain(..surplus);
-        let surplus = self.turned_back.len().saturating_sub(MAX_PAST);
-        self.turned_back.drain(..surplus);
+        let surplus = self.finished.len().saturating_sub(MAX_PAST);
+        self.finished.drain(..surplus);
+        let surplus = self.rolled_back.len().saturating_sub(MAX_PAST);
+        self.rolled_back.drain(..surplus);
         self
     }
 
     /// Writes something into the log of events that changes nothing.
     pub fn remark(&mut self, at: Time, text: &str) {
-        let revision = self.phase.case().map(|case| case.revision);
+        let revision = self.phase.candidate().map(|candidate| candidate.revision);
         self.note(at, revision, text);
     }
 
@@ -558,21 +566,21 @@ impl Rollout {
 impl HasTimes for Rollout {
     fn shift(&mut self, by: ClockShift) {
         match &mut self.phase {
-            RolloutPhase::Absent | RolloutPhase::Steady => {}
-            RolloutPhase::Settling(case)
-            | RolloutPhase::Watching(case)
-            | RolloutPhase::Preflight(case)
-            | RolloutPhase::TurningBack(case)
-            | RolloutPhase::Verifying(case) => case.shift(by),
+            RolloutPhase::NotInstalled | RolloutPhase::Idle => {}
+            RolloutPhase::RollingOut(candidate)
+            | RolloutPhase::Analyzing(candidate)
+            | RolloutPhase::Preflight(candidate)
+            | RolloutPhase::RollingBack(candidate)
+            | RolloutPhase::Verifying(candidate) => candidate.shift(by),
         }
         self.since.shift(by);
         if let Some(start) = &mut self.start {
             start.shift(by);
         }
-        for (_, at) in &mut self.turned_back {
+        for (_, at) in &mut self.rolled_back {
             at.shift(by);
         }
-        self.past.shift(by);
+        self.finished.shift(by);
         self.entries.shift(by);
     }
 }

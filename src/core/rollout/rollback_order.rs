@@ -61,34 +61,39 @@ impl OrderRecord {
 impl Rollout {
     /// The order that was sent with this key: its case, and how it ended, if it did.
     pub fn order_with(&self, key: &str) -> Option<(&Candidate, Option<&FinishedRollout>)> {
-        let has = |case: &Candidate| {
-            case.order
+        let has = |candidate: &Candidate| {
+            candidate
+                .order
                 .as_ref()
                 .is_some_and(|order| order.with(key).is_some())
         };
-        if let Some(case) = self.phase.case().filter(|case| has(case)) {
-            return Some((case, None));
+        if let Some(candidate) = self.phase.candidate().filter(|candidate| has(candidate)) {
+            return Some((candidate, None));
         }
-        let past = self.past.iter().rev().find(|past| has(&past.case))?;
-        Some((&past.case, Some(past)))
+        let finished = self
+            .finished
+            .iter()
+            .rev()
+            .find(|finished| has(&finished.candidate))?;
+        Some((&finished.candidate, Some(finished)))
     }
 
     /// The last case that was about a revision, and no order that was refused.
     pub fn last_ended(&self) -> Option<&FinishedRollout> {
-        let mut past = self.past.iter().rev();
-        past.find(|past| past.ending != RolloutOutcome::OrderRefused)
+        let mut finished = self.finished.iter().rev();
+        finished.find(|finished| finished.outcome != RolloutOutcome::OrderRefused)
     }
 
     /// An order joins the rollback that is under way. Gives the id of the order that is carried out; `None` when there is
     /// no rollback to join.
     pub fn join(&mut self, order: OrderRecord) -> Option<Box<str>> {
-        let (RolloutPhase::Preflight(case)
-        | RolloutPhase::TurningBack(case)
-        | RolloutPhase::Verifying(case)) = &mut self.phase
+        let (RolloutPhase::Preflight(candidate)
+        | RolloutPhase::RollingBack(candidate)
+        | RolloutPhase::Verifying(candidate)) = &mut self.phase
         else {
             return None;
         };
-        let known = case.order.get_or_insert_with(|| OrderRecord {
+        let known = candidate.order.get_or_insert_with(|| OrderRecord {
             id: order.id,
             keys: Vec::new(),
         });
@@ -108,34 +113,34 @@ impl Rollout {
         let Some(revision) = self.newest else {
             return;
         };
-        let mut case = match std::mem::take(&mut self.phase) {
-            RolloutPhase::Steady => {
+        let mut candidate = match std::mem::take(&mut self.phase) {
+            RolloutPhase::Idle => {
                 Box::new(Candidate::new(revision, RevisionOrigin::Upgrade, None, now))
             }
-            RolloutPhase::Settling(case) | RolloutPhase::Watching(case) => {
-                commands.push(RolloutCommand::EndWatch { kept: false });
-                case
+            RolloutPhase::RollingOut(candidate) | RolloutPhase::Analyzing(candidate) => {
+                commands.push(RolloutCommand::EndAnalysis { kept: false });
+                candidate
             }
             // What a person wants is under way already, or there is nothing to roll back.
-            phase @ (RolloutPhase::Absent
+            phase @ (RolloutPhase::NotInstalled
             | RolloutPhase::Preflight(_)
-            | RolloutPhase::TurningBack(_)
+            | RolloutPhase::RollingBack(_)
             | RolloutPhase::Verifying(_)) => {
                 self.phase = phase;
                 return;
             }
         };
-        case.convicted = Some(now);
-        case.ordered = true;
-        case.order = Some(order);
-        case.target = target;
-        case.reason = BY_HAND.into();
-        case.text = reason;
+        candidate.rejected = Some(now);
+        candidate.ordered = true;
+        candidate.order = Some(order);
+        candidate.target = target;
+        candidate.reason = BY_HAND.into();
+        candidate.text = reason;
         let text = format!(
             "A person ordered a rollback of revision {revision}: {}",
-            case.text
+            candidate.text
         );
-        self.enter(RolloutPhase::Preflight(case), now);
+        self.enter(RolloutPhase::Preflight(candidate), now);
         self.note(now, Some(revision), text);
         commands.push(RolloutCommand::Preflight(revision));
     }
@@ -153,36 +158,38 @@ impl Rollout {
         let Some(revision) = self.newest else {
             return;
         };
-        let mut case = Candidate::new(revision, RevisionOrigin::Upgrade, None, now);
-        case.ordered = true;
-        case.order = Some(order);
-        case.target = target;
-        case.reason = BY_HAND.into();
-        case.text = reason;
-        let text = refused_text(&case, why);
+        let mut candidate = Candidate::new(revision, RevisionOrigin::Upgrade, None, now);
+        candidate.ordered = true;
+        candidate.order = Some(order);
+        candidate.target = target;
+        candidate.reason = BY_HAND.into();
+        candidate.text = reason;
+        let text = refused_text(&candidate, why);
         self.note(now, Some(revision), text.clone());
-        self.remember(case, RolloutOutcome::OrderRefused, text, now);
+        self.remember(candidate, RolloutOutcome::OrderRefused, text, now);
     }
 
     /// The look in the last moment found something in the way of what a person ordered. Where the revision was being judged,
     /// that begins anew.
     pub(super) fn end_order(
         &mut self,
-        case: Candidate,
+        candidate: Candidate,
         why: &str,
         now: Time,
         commands: &mut Vec<RolloutCommand>,
     ) {
-        let (revision, origin, serving) = (case.revision, case.origin, case.serving);
-        let first = case.first;
-        let was_judged = case.convicted.is_some_and(|ordered| case.seen < ordered);
-        let text = refused_text(&case, why);
-        self.end(case, RolloutOutcome::OrderRefused, text, now);
+        let (revision, origin, serving) = (candidate.revision, candidate.origin, candidate.serving);
+        let first = candidate.first;
+        let was_judged = candidate
+            .rejected
+            .is_some_and(|ordered| candidate.seen < ordered);
+        let text = refused_text(&candidate, why);
+        self.end(candidate, RolloutOutcome::OrderRefused, text, now);
         if was_judged {
             self.begin(revision, origin, serving, now, commands);
-            if let RolloutPhase::Settling(case) = &mut self.phase {
+            if let RolloutPhase::RollingOut(candidate) = &mut self.phase {
                 // Pods of earlier revisions with these contents are still its own.
-                case.first = first;
+                candidate.first = first;
             }
         }
     }
@@ -196,70 +203,76 @@ impl Rollout {
         commands: &mut Vec<RolloutCommand>,
     ) {
         match &mut self.phase {
-            RolloutPhase::Preflight(case)
-                if !case.ordered && case.order.is_some() && !case.chosen_by_hand =>
+            RolloutPhase::Preflight(candidate)
+                if !candidate.ordered && candidate.order.is_some() && !candidate.chosen_by_hand =>
             {
-                case.chosen_by_hand = true;
-                let revision = case.revision;
+                candidate.chosen_by_hand = true;
+                let revision = candidate.revision;
                 let text = format!(
                     "{reason}; a person wants it too, so the target is chosen as for an order"
                 );
                 self.note(now, Some(revision), text);
                 commands.push(RolloutCommand::Preflight(revision));
             }
-            RolloutPhase::Absent
-            | RolloutPhase::Steady
-            | RolloutPhase::Settling(_)
-            | RolloutPhase::Watching(_)
+            RolloutPhase::NotInstalled
+            | RolloutPhase::Idle
+            | RolloutPhase::RollingOut(_)
+            | RolloutPhase::Analyzing(_)
             | RolloutPhase::Preflight(_)
-            | RolloutPhase::TurningBack(_)
+            | RolloutPhase::RollingBack(_)
             | RolloutPhase::Verifying(_) => self.on_refused(reason, now, commands),
         }
     }
 
     /// What the ledger is told once a rollback was made: a person's word counts like a verdict, but not before.
-    pub(super) fn found_by_order(case: &Candidate) -> Option<RolloutCommand> {
-        case.ordered.then(|| RolloutCommand::Found {
-            revision: case.revision,
+    pub(super) fn found_by_order(candidate: &Candidate) -> Option<RolloutCommand> {
+        candidate.ordered.then(|| RolloutCommand::Found {
+            revision: candidate.revision,
             found: ContentVerdict::Bad,
-            evidence: case.text.clone(),
+            evidence: candidate.text.clone(),
         })
     }
 
     /// Adds a finished case; the oldest gives way.
     pub(super) fn remember(
         &mut self,
-        case: Candidate,
-        ending: RolloutOutcome,
+        candidate: Candidate,
+        outcome: RolloutOutcome,
         text: String,
         now: Time,
     ) {
-        let is_refused = |past: &FinishedRollout| past.ending == RolloutOutcome::OrderRefused;
-        let refused = self.past.iter().filter(|past| is_refused(past)).count();
-        if ending == RolloutOutcome::OrderRefused
+        let is_refused =
+            |finished: &FinishedRollout| finished.outcome == RolloutOutcome::OrderRefused;
+        let refused = self
+            .finished
+            .iter()
+            .filter(|finished| is_refused(finished))
+            .count();
+        if outcome == RolloutOutcome::OrderRefused
             && refused >= MAX_REFUSED
-            && let Some(oldest) = self.past.iter().position(is_refused)
+            && let Some(oldest) = self.finished.iter().position(is_refused)
         {
-            self.past.remove(oldest);
+            self.finished.remove(oldest);
         }
-        if self.past.len() >= MAX_PAST {
+        if self.finished.len() >= MAX_PAST {
             // Where each commit upgrades all charts, what says nothing must not push out what does.
-            let unchanged = |past: &FinishedRollout| past.ending == RolloutOutcome::Unchanged;
-            let goes = self.past.iter().position(unchanged).unwrap_or(0);
-            self.past.remove(goes);
+            let unchanged =
+                |finished: &FinishedRollout| finished.outcome == RolloutOutcome::Unchanged;
+            let goes = self.finished.iter().position(unchanged).unwrap_or(0);
+            self.finished.remove(goes);
         }
-        self.past.push(FinishedRollout {
-            case,
-            ending,
+        self.finished.push(FinishedRollout {
+            candidate,
+            outcome,
             at: now,
             text,
         });
     }
 }
 
-fn refused_text(case: &Candidate, why: &str) -> String {
+fn refused_text(candidate: &Candidate, why: &str) -> String {
     format!(
         "A person ordered a rollback of revision {} ({}), and it was refused: {why}",
-        case.revision, case.text
+        candidate.revision, candidate.text
     )
 }

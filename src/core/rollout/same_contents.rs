@@ -34,54 +34,59 @@ impl Rollout {
         } = newcomer;
         match std::mem::take(&mut self.phase) {
             // Without anything before it, it is the same as nothing.
-            RolloutPhase::Absent => self.begin(revision, origin, newcomer.serving, now, commands),
-            RolloutPhase::Steady => {
-                self.phase = RolloutPhase::Steady;
+            RolloutPhase::NotInstalled => {
+                self.begin(revision, origin, newcomer.serving, now, commands);
+            }
+            RolloutPhase::Idle => {
+                self.phase = RolloutPhase::Idle;
                 let suspect = self.suspect(before, known_good);
                 match suspect.map(|suspect| (suspect.first(), suspect.serving)) {
                     None => self.unchanged(newcomer, before, "which serves", now),
                     Some((first, serving)) => {
                         self.begin(revision, origin, serving, now, commands);
-                        if let RolloutPhase::Settling(case) = &mut self.phase {
-                            case.first = Some(first);
+                        if let RolloutPhase::RollingOut(candidate) = &mut self.phase {
+                            candidate.first = Some(first);
                         }
                     }
                 }
             }
-            RolloutPhase::Settling(case) => {
-                self.phase = RolloutPhase::Settling(self.renumber(case, (revision, origin), now));
+            RolloutPhase::RollingOut(candidate) => {
+                self.phase =
+                    RolloutPhase::RollingOut(self.renumber(candidate, (revision, origin), now));
                 commands.push(RolloutCommand::GoOn(revision));
             }
-            RolloutPhase::Watching(case) => {
-                self.phase = RolloutPhase::Watching(self.renumber(case, (revision, origin), now));
+            RolloutPhase::Analyzing(candidate) => {
+                self.phase =
+                    RolloutPhase::Analyzing(self.renumber(candidate, (revision, origin), now));
                 commands.push(RolloutCommand::GoOn(revision));
             }
-            RolloutPhase::Preflight(case) => {
-                self.look_again_for(case, (revision, origin), now, commands);
+            RolloutPhase::Preflight(candidate) => {
+                self.look_again_for(candidate, (revision, origin), now, commands);
             }
             // Ours, or told of after a restart before it is known to be ours.
-            RolloutPhase::TurningBack(case) if origin == RevisionOrigin::OurRollback => {
-                self.phase = RolloutPhase::TurningBack(case);
+            RolloutPhase::RollingBack(candidate) if origin == RevisionOrigin::OurRollback => {
+                self.phase = RolloutPhase::RollingBack(candidate);
             }
-            RolloutPhase::TurningBack(mut case) if case.made.is_none() => {
+            RolloutPhase::RollingBack(mut candidate) if candidate.made.is_none() => {
                 // One that came in between has these contents, which need not be the bad ones.
-                case.overtaken_by_same |= case.overtaken_by.is_none() && before == case.revision;
-                self.passed_over(&case, revision, now);
-                case.overtaken_by = Some((revision, origin));
-                self.phase = RolloutPhase::TurningBack(case);
+                candidate.overtaken_by_same |=
+                    candidate.overtaken_by.is_none() && before == candidate.revision;
+                self.passed_over(&candidate, revision, now);
+                candidate.overtaken_by = Some((revision, origin));
+                self.phase = RolloutPhase::RollingBack(candidate);
                 let text = format!(
                     "Revision {revision} appeared while the rollback was carried out, with the contents of revision {before}"
                 );
                 self.note(now, Some(revision), text);
             }
-            RolloutPhase::TurningBack(mut case) => {
-                case.stands_for_made = Some(revision);
-                self.phase = RolloutPhase::TurningBack(case);
+            RolloutPhase::RollingBack(mut candidate) => {
+                candidate.stands_for_made = Some(revision);
+                self.phase = RolloutPhase::RollingBack(candidate);
                 self.unchanged(newcomer, before, "which the rollback made", now);
             }
-            RolloutPhase::Verifying(mut case) => {
-                case.stands_for_made = Some(revision);
-                self.phase = RolloutPhase::Verifying(case);
+            RolloutPhase::Verifying(mut candidate) => {
+                candidate.stands_for_made = Some(revision);
+                self.phase = RolloutPhase::Verifying(candidate);
                 self.unchanged(newcomer, before, "which the rollback made", now);
             }
         }
@@ -96,12 +101,15 @@ impl Rollout {
 
     /// How a revision ended last. An order that was refused says nothing of it.
     fn last_of(&self, revision: Revision) -> Option<&FinishedRollout> {
-        self.past.iter().rev().find(|past| is_about(past, revision))
+        self.finished
+            .iter()
+            .rev()
+            .find(|finished| is_about(finished, revision))
     }
 
     fn suspect(&self, revision: Revision, known_good: bool) -> Option<&Candidate> {
-        let past = self.last_of(revision)?;
-        let in_doubt = match past.ending {
+        let finished = self.last_of(revision)?;
+        let in_self_check = match finished.outcome {
             RolloutOutcome::Inconclusive
             | RolloutOutcome::WouldRollBack
             | RolloutOutcome::LeftAlone
@@ -118,20 +126,20 @@ impl Rollout {
             | RolloutOutcome::Unverified
             | RolloutOutcome::OrderRefused => false,
         };
-        (in_doubt && !known_good).then_some(&past.case)
+        (in_self_check && !known_good).then_some(&finished.candidate)
     }
 
     /// The case of a revision whose rollout was never complete, if it ended so.
     pub(super) fn never_rolled_out(&self, revision: Revision) -> Option<&Candidate> {
-        let past = self.last_of(revision)?;
-        let never =
-            past.ending == RolloutOutcome::Inconclusive && past.case.reason == NOT_ROLLED_OUT;
-        never.then_some(&past.case)
+        let finished = self.last_of(revision)?;
+        let never = finished.outcome == RolloutOutcome::Inconclusive
+            && finished.candidate.reason == NOT_ROLLED_OUT;
+        never.then_some(&finished.candidate)
     }
 
     /// Whether the analysis of the newest revision ended before its rollout was complete, and that is still waited for.
     pub fn may_complete_late(&self) -> bool {
-        let newest = self.newest.filter(|_| self.phase == RolloutPhase::Steady);
+        let newest = self.newest.filter(|_| self.phase == RolloutPhase::Idle);
         newest.is_some_and(|newest| self.never_rolled_out(newest).is_some())
     }
 
@@ -139,18 +147,20 @@ impl Rollout {
     /// compared with it; as nobody analyzed it so, it is not known to be good.
     pub(super) fn rolled_out_late(&mut self, now: Time, commands: &mut Vec<RolloutCommand>) {
         let newest = self.newest.filter(|_| self.may_complete_late());
-        let mut past = self.past.iter_mut().rev();
-        let Some(past) = newest.and_then(|newest| past.find(|past| is_about(past, newest))) else {
+        let mut finished = self.finished.iter_mut().rev();
+        let Some(finished) =
+            newest.and_then(|newest| finished.find(|finished| is_about(finished, newest)))
+        else {
             return;
         };
-        let revision = past.case.revision;
+        let revision = finished.candidate.revision;
         let text = format!(
             "The rollout was not complete at the end of the analysis; it was {} s later, so the revision serves and is not known to be good",
-            now.since(past.at).as_secs()
+            now.since(finished.at).as_secs()
         );
-        past.case.reason = ROLLED_OUT_LATE.into();
-        past.case.settled = Some(now);
-        past.text.clone_from(&text);
+        finished.candidate.reason = ROLLED_OUT_LATE.into();
+        finished.candidate.complete = Some(now);
+        finished.text.clone_from(&text);
         // What was measured before does not tell how it serves.
         self.since = now;
         self.note(now, Some(revision), format!("Revision {revision}: {text}"));
@@ -181,29 +191,29 @@ impl Rollout {
     /// The case goes on under another number. The phase is entered by the caller.
     fn renumber(
         &mut self,
-        mut case: Box<Candidate>,
+        mut candidate: Box<Candidate>,
         (revision, origin): (Revision, RevisionOrigin),
         now: Time,
     ) -> Box<Candidate> {
-        let mut passed = Candidate::clone(&case);
+        let mut passed = Candidate::clone(&candidate);
         // An order goes on with the case.
         passed.order = None;
         let text = format!(
             "Revision {revision} has the same contents and took its place; what is found of one holds for both"
         );
         self.finish(passed, RolloutOutcome::Superseded, text, now);
-        case.first = Some(case.first());
-        case.revision = revision;
-        case.origin = origin;
-        case
+        candidate.first = Some(candidate.first());
+        candidate.revision = revision;
+        candidate.origin = origin;
+        candidate
     }
 
     /// A revision that appeared while the rollback was carried out gave way to another one before it was judged.
-    pub(super) fn passed_over(&mut self, case: &Candidate, by: Revision, now: Time) {
-        let Some((revision, origin)) = case.overtaken_by else {
+    pub(super) fn passed_over(&mut self, candidate: &Candidate, by: Revision, now: Time) {
+        let Some((revision, origin)) = candidate.overtaken_by else {
             return;
         };
-        let passed = Candidate::new(revision, origin, case.serving, now);
+        let passed = Candidate::new(revision, origin, candidate.serving, now);
         let text = format!("Revision {by} took its place before it was judged");
         self.finish(passed, RolloutOutcome::Superseded, text, now);
     }
@@ -211,14 +221,14 @@ impl Rollout {
     /// The verdict holds for the same contents under another number.
     fn look_again_for(
         &mut self,
-        case: Box<Candidate>,
+        candidate: Box<Candidate>,
         other: (Revision, RevisionOrigin),
         now: Time,
         commands: &mut Vec<RolloutCommand>,
     ) {
-        let case = self.renumber(case, other, now);
-        let revision = case.revision;
-        self.enter(RolloutPhase::Preflight(case), now);
+        let candidate = self.renumber(candidate, other, now);
+        let revision = candidate.revision;
+        self.enter(RolloutPhase::Preflight(candidate), now);
         let text =
             format!("The verdict holds for revision {revision}, which has the same contents");
         self.note(now, Some(revision), text);
@@ -228,25 +238,25 @@ impl Rollout {
     /// The rollback came too late for a revision with the same contents: it is begun anew for that one.
     pub(super) fn try_again_for(
         &mut self,
-        mut case: Box<Candidate>,
+        mut candidate: Box<Candidate>,
         other: (Revision, RevisionOrigin),
         now: Time,
         commands: &mut Vec<RolloutCommand>,
     ) {
-        case.overtaken_by = None;
-        case.overtaken_by_same = false;
-        case.begun = None;
+        candidate.overtaken_by = None;
+        candidate.overtaken_by_same = false;
+        candidate.begun = None;
         // Nothing was rolled back, so nothing counts against the limit of the day.
-        let came_too_late_for = case.revision;
-        self.turned_back
+        let came_too_late_for = candidate.revision;
+        self.rolled_back
             .retain(|(revision, _)| *revision != came_too_late_for);
-        if !case.ordered {
-            case.target = None;
+        if !candidate.ordered {
+            candidate.target = None;
         }
-        self.look_again_for(case, other, now, commands);
+        self.look_again_for(candidate, other, now, commands);
     }
 }
 
-pub(super) fn is_about(past: &FinishedRollout, revision: Revision) -> bool {
-    past.case.revision == revision && past.ending != RolloutOutcome::OrderRefused
+pub(super) fn is_about(finished: &FinishedRollout, revision: Revision) -> bool {
+    finished.candidate.revision == revision && finished.outcome != RolloutOutcome::OrderRefused
 }

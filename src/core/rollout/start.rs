@@ -73,9 +73,9 @@ impl Rollout {
         let revision = newcomer.revision;
         let is_restored = appears == Appearance::Restored;
         match std::mem::take(&mut self.phase) {
-            RolloutPhase::Absent if is_restored || (was_absent && revision.0 > 1) => {}
-            RolloutPhase::Steady if self.start.is_some() => {
-                self.phase = RolloutPhase::Steady;
+            RolloutPhase::NotInstalled if is_restored || (was_absent && revision.0 > 1) => {}
+            RolloutPhase::Idle if self.start.is_some() => {
+                self.phase = RolloutPhase::Idle;
                 if let Some(start) = &mut self.start {
                     start.last = now;
                     start.is_complete = false;
@@ -85,18 +85,18 @@ impl Rollout {
                 return true;
             }
             // An order that is being looked at has not ended the start.
-            RolloutPhase::Preflight(case) if self.start.is_some() => {
+            RolloutPhase::Preflight(candidate) if self.start.is_some() => {
                 let text = format!("Revision {revision} took its place before it was rolled back");
-                self.end(*case, RolloutOutcome::Superseded, text, now);
+                self.end(*candidate, RolloutOutcome::Superseded, text, now);
                 return self.is_start(newcomer, appears, was_absent, now, commands);
             }
             // The oldest record came first, and was taken for an installation.
-            RolloutPhase::Settling(case) | RolloutPhase::Watching(case)
-                if is_restored && case.origin == RevisionOrigin::First =>
+            RolloutPhase::RollingOut(candidate) | RolloutPhase::Analyzing(candidate)
+                if is_restored && candidate.origin == RevisionOrigin::First =>
             {
-                commands.push(RolloutCommand::EndWatch { kept: false });
+                commands.push(RolloutCommand::EndAnalysis { kept: false });
                 let text = format!("Revision {revision} took its place: the release comes back");
-                self.end(*case, RolloutOutcome::Superseded, text, now);
+                self.end(*candidate, RolloutOutcome::Superseded, text, now);
             }
             phase => {
                 self.phase = phase;
@@ -108,7 +108,7 @@ impl Rollout {
             last: now,
             is_complete: false,
         });
-        self.enter(RolloutPhase::Steady, now);
+        self.enter(RolloutPhase::Idle, now);
         self.note(
             now,
             Some(revision),

@@ -57,8 +57,8 @@ impl World {
 
     /// The rollback that is carried out at the moment.
     fn attempt(&self) -> RollbackAttempt {
-        let case = self.rollout.phase().case();
-        case.and_then(Candidate::attempt).unwrap_or_default()
+        let candidate = self.rollout.phase().candidate();
+        candidate.and_then(Candidate::attempt).unwrap_or_default()
     }
 
     fn executed(&mut self, made: u32) -> &mut Self {
@@ -75,12 +75,12 @@ impl World {
     }
 
     #[track_caller]
-    fn ended(&self, ending: RolloutOutcome) {
-        let last = self.rollout.past().last().expect("a case has ended");
-        assert_eq!(last.ending, ending, "{}", last.text);
+    fn ended(&self, outcome: RolloutOutcome) {
+        let last = self.rollout.finished().last().expect("a case has ended");
+        assert_eq!(last.outcome, outcome, "{}", last.text);
         assert!(matches!(
             self.rollout.phase(),
-            RolloutPhase::Steady | RolloutPhase::Absent
+            RolloutPhase::Idle | RolloutPhase::NotInstalled
         ));
     }
 
@@ -174,17 +174,18 @@ fn however_long_helm_takes_the_pods_have_their_time() {
     world.executed(3).passes(seconds(280));
     assert!(matches!(
         world.rollout.phase(),
-        RolloutPhase::TurningBack(_)
+        RolloutPhase::RollingBack(_)
     ));
     world
         .happens(seen(3, RevisionOrigin::OurRollback))
-        .happens(RolloutInput::Settled);
+        .happens(RolloutInput::RolloutComplete);
     assert!(matches!(world.rollout.phase(), RolloutPhase::Verifying(_)));
 }
 
 /// Seconds of the steps, in their order.
-fn took(case: &Candidate) -> [Option<u64>; 6] {
-    case.timings()
+fn took(candidate: &Candidate) -> [Option<u64>; 6] {
+    candidate
+        .timings()
         .map(|it| it.took().map(|took| took.as_secs()))
 }
 
@@ -197,9 +198,9 @@ fn the_detection_counts_from_the_appearance_and_from_the_first_sign_of_trouble()
         .passes(seconds(20));
     world.happens(RolloutInput::TroubleBegan).passes(seconds(4));
     world.happens(regressed(2));
-    let case = world.rollout.phase().case().unwrap();
-    assert_eq!(took(case)[..2], [Some(28), Some(6)]);
-    assert_eq!(took(case)[5], None, "it is not over");
+    let candidate = world.rollout.phase().candidate().unwrap();
+    assert_eq!(took(candidate)[..2], [Some(28), Some(6)]);
+    assert_eq!(took(candidate)[5], None, "it is not over");
 
     // Without a sign, as where a progress deadline alone convicts, the second clock says nothing and not 0 s.
     let mut world = World::new(Mode::Enforce);
@@ -207,8 +208,8 @@ fn the_detection_counts_from_the_appearance_and_from_the_first_sign_of_trouble()
         .happens(seen(2, RevisionOrigin::Upgrade))
         .passes(seconds(20));
     world.happens(regressed(2));
-    let case = world.rollout.phase().case().unwrap();
-    assert_eq!(took(case)[..2], [Some(22), None]);
+    let candidate = world.rollout.phase().candidate().unwrap();
+    assert_eq!(took(candidate)[..2], [Some(22), None]);
 }
 
 #[test]
@@ -220,13 +221,13 @@ fn what_a_person_ordered_was_not_detected() {
     world.happens(ordered("c")).happens(ready(1)).executed(3);
     world
         .happens(seen(3, RevisionOrigin::OurRollback))
-        .happens(RolloutInput::Settled);
+        .happens(RolloutInput::RolloutComplete);
     world
         .happens(RolloutInput::Recovered)
         .ended(RolloutOutcome::Recovered);
-    let case = &world.rollout.past()[0].case;
-    assert_eq!(took(case)[..2], [None, None]);
-    assert_eq!(took(case)[5], Some(5), "from the order");
+    let candidate = &world.rollout.finished()[0].candidate;
+    assert_eq!(took(candidate)[..2], [None, None]);
+    assert_eq!(took(candidate)[5], Some(5), "from the order");
 }
 
 #[test]
@@ -254,9 +255,9 @@ fn a_bake_counts_from_the_appearance_too() {
         trouble_since,
         rejects: true,
     });
-    let case = world.rollout.phase().case().unwrap();
-    assert_eq!(took(case)[..2], [Some(603), Some(1)]);
-    assert!(case.late.is_empty());
+    let candidate = world.rollout.phase().candidate().unwrap();
+    assert_eq!(took(candidate)[..2], [Some(603), Some(1)]);
+    assert!(candidate.late.is_empty());
     world.happens(RolloutInput::Tick);
     assert!(
         world
@@ -272,19 +273,19 @@ fn a_bad_revision_is_turned_back_and_verified() {
     world
         .happens(seen(2, RevisionOrigin::Upgrade))
         .happens(RolloutInput::TroubleBegan)
-        .happens(RolloutInput::Settled)
+        .happens(RolloutInput::RolloutComplete)
         .happens(regressed(2))
         .happens(ready(1))
         .executed(3)
         .happens(seen(3, RevisionOrigin::OurRollback))
-        .happens(RolloutInput::Settled)
+        .happens(RolloutInput::RolloutComplete)
         .happens(RolloutInput::Recovered)
         .ended(RolloutOutcome::Recovered);
     assert_eq!(
         world.commands,
         [
             RolloutCommand::Watch(Revision(2)),
-            RolloutCommand::EndWatch { kept: false },
+            RolloutCommand::EndAnalysis { kept: false },
             RolloutCommand::Found {
                 revision: Revision(2),
                 found: crate::core::revision_ledger::ContentVerdict::Bad,
@@ -296,10 +297,10 @@ fn a_bad_revision_is_turned_back_and_verified() {
                 target: Revision(1),
             },
             RolloutCommand::Verify(Revision(3)),
-            RolloutCommand::EndWatch { kept: false },
+            RolloutCommand::EndAnalysis { kept: false },
         ]
     );
-    let took = took(&world.rollout.past()[0].case).map(Option::unwrap);
+    let took = took(&world.rollout.finished()[0].candidate).map(Option::unwrap);
     assert_eq!(took, [3, 2, 1, 3, 1, 8]);
     assert!(
         world
@@ -318,14 +319,14 @@ fn the_way_back_has_twice_as_long_as_the_way_there_took() {
         // The time in which it should have been complete is over, and it completes all the same.
         .passes(seconds(100))
         .passes(seconds(150))
-        .happens(RolloutInput::Settled)
+        .happens(RolloutInput::RolloutComplete)
         .happens(regressed(2))
         .happens(ready(1))
         .executed(3)
         .passes(seconds(450));
     assert!(matches!(
         world.rollout.phase(),
-        RolloutPhase::TurningBack(_)
+        RolloutPhase::RollingBack(_)
     ));
     world.passes(seconds(100));
     world.ended(RolloutOutcome::Failed);
@@ -339,7 +340,7 @@ fn a_slow_rollout_says_that_the_way_back_may_be_slow() {
         world
             .happens(seen(2, RevisionOrigin::Upgrade))
             .passes(seconds(rollout))
-            .happens(RolloutInput::Settled)
+            .happens(RolloutInput::RolloutComplete)
             .happens(regressed(2))
             .happens(ready(1));
         let entries = world.entries.iter().map(|entry| entry.text.clone());
@@ -360,13 +361,13 @@ fn a_healthy_revision_is_kept_and_its_contents_are_good() {
     let mut world = World::new(Mode::Enforce);
     world
         .happens(seen(2, RevisionOrigin::Upgrade))
-        .happens(RolloutInput::Settled)
+        .happens(RolloutInput::RolloutComplete)
         .happens(RolloutInput::Healthy(Revision(2)))
         .ended(RolloutOutcome::Kept);
     assert!(
         world
             .commands
-            .contains(&RolloutCommand::EndWatch { kept: true })
+            .contains(&RolloutCommand::EndAnalysis { kept: true })
     );
 }
 
@@ -375,7 +376,7 @@ fn passed(mode: Mode) -> World {
     let mut world = World::new(mode);
     world
         .happens(seen(2, RevisionOrigin::Upgrade))
-        .happens(RolloutInput::Settled)
+        .happens(RolloutInput::RolloutComplete)
         .happens(RolloutInput::Healthy(Revision(2)));
     world.commands.clear();
     world
@@ -403,11 +404,11 @@ fn a_bake_that_rejects_rolls_back_as_a_verdict_does() {
     );
     world.happens(ready(1)).executed(3);
     world
-        .happens(RolloutInput::Settled)
+        .happens(RolloutInput::RolloutComplete)
         .happens(RolloutInput::Recovered);
     world.ended(RolloutOutcome::Recovered);
-    let case = &world.rollout.past().last().unwrap().case;
-    assert_eq!(case.reason, "bake:error_rate");
+    let candidate = &world.rollout.finished().last().unwrap().candidate;
+    assert_eq!(candidate.reason, "bake:error_rate");
     // Once more it says nothing of the revision that the rollback made.
     world.commands.clear();
     world
@@ -422,7 +423,7 @@ fn a_bake_that_only_notifies_leaves_the_revision_in_place_and_says_so() {
         world.happens(event).ended(RolloutOutcome::Kept);
         let failed = bake_is_found(crate::core::revision_ledger::ContentVerdict::BakeFailed, 2);
         assert_eq!(world.commands, [failed]);
-        let text = &world.rollout.past().last().unwrap().text;
+        let text = &world.rollout.finished().last().unwrap().text;
         assert!(
             text.contains("its bake failed, so it is not known"),
             "{text}"
@@ -442,12 +443,12 @@ fn a_bake_that_fails_when_the_end_of_the_analysis_is_forgotten_is_found_and_noth
     for rejects in [true, false] {
         let mut world = passed(Mode::Enforce);
         assert!(!world.rollout.has_forgotten_its_end());
-        world.rollout.past.clear();
+        world.rollout.finished.clear();
         assert!(world.rollout.has_forgotten_its_end());
         world.happens(bake_failed(2, rejects));
         let failed = bake_is_found(crate::core::revision_ledger::ContentVerdict::BakeFailed, 2);
         assert_eq!(world.commands, [failed]);
-        assert_eq!(*world.rollout.phase(), RolloutPhase::Steady);
+        assert_eq!(*world.rollout.phase(), RolloutPhase::Idle);
         let is_said = |entry: &LogEntry| entry.text.contains("its bake failed");
         assert!(world.entries.iter().any(is_said));
     }
@@ -455,7 +456,7 @@ fn a_bake_that_fails_when_the_end_of_the_analysis_is_forgotten_is_found_and_noth
 
 #[test]
 fn what_a_bake_rejects_is_bound_by_mode_limit_and_origin() {
-    for (mode, event, ending) in [
+    for (mode, event, outcome) in [
         (Mode::Observe, None, RolloutOutcome::WouldRollBack),
         (
             Mode::Enforce,
@@ -467,7 +468,7 @@ fn what_a_bake_rejects_is_bound_by_mode_limit_and_origin() {
         if let Some(event) = event {
             world.happens(event);
         }
-        world.happens(bake_failed(2, true)).ended(ending);
+        world.happens(bake_failed(2, true)).ended(outcome);
         assert_eq!(
             world.commands,
             [bake_is_found(
@@ -493,16 +494,19 @@ fn the_bake_of_contents_that_came_once_more_rejects_their_newest_number() {
     world.happens(bake_failed(2, true));
     assert!(world.commands.is_empty(), "it is not the newest");
     world.happens(bake_failed(3, true));
-    let RolloutPhase::Preflight(case) = world.rollout.phase() else {
+    let RolloutPhase::Preflight(candidate) = world.rollout.phase() else {
         panic!("{:?}", world.rollout.phase());
     };
-    assert_eq!((case.revision, case.first()), (Revision(3), Revision(2)));
-    assert_eq!(case.serving, Some(Revision(1)));
+    assert_eq!(
+        (candidate.revision, candidate.first()),
+        (Revision(3), Revision(2))
+    );
+    assert_eq!(candidate.serving, Some(Revision(1)));
 }
 
 #[test]
 fn what_is_not_acted_on_says_why() {
-    for (mode, origin, before, ending) in [
+    for (mode, origin, before, outcome) in [
         (
             Mode::Observe,
             RevisionOrigin::Upgrade,
@@ -545,9 +549,9 @@ fn what_is_not_acted_on_says_why() {
         if let Some(before) = before {
             world.happens(before);
         }
-        world.happens(regressed(2)).ended(ending);
+        world.happens(regressed(2)).ended(outcome);
         assert_eq!(world.executions(), 0, "{mode:?} {origin:?}");
-        assert!(!world.rollout.past()[0].text.is_empty());
+        assert!(!world.rollout.finished()[0].text.is_empty());
     }
 }
 
@@ -555,7 +559,7 @@ fn what_is_not_acted_on_says_why() {
 fn a_revision_that_was_there_before_us_is_not_judged() {
     let world = World::new(Mode::Enforce);
     assert_eq!(world.commands, []);
-    assert_eq!(*world.rollout.phase(), RolloutPhase::Steady);
+    assert_eq!(*world.rollout.phase(), RolloutPhase::Idle);
 }
 
 #[test]
@@ -574,9 +578,9 @@ fn a_newer_revision_ends_the_watch_and_inherits_who_was_serving() {
         .happens(seen(2, RevisionOrigin::Upgrade))
         .happens(seen(3, RevisionOrigin::Upgrade))
         .ended_before(RolloutOutcome::Superseded);
-    let case = world.rollout.phase().case().unwrap();
+    let candidate = world.rollout.phase().candidate().unwrap();
     assert_eq!(
-        (case.revision, case.serving),
+        (candidate.revision, candidate.serving),
         (Revision(3), Some(Revision(1)))
     );
     // A verdict on the old one comes too late.
@@ -586,10 +590,13 @@ fn a_newer_revision_ends_the_watch_and_inherits_who_was_serving() {
 
 impl World {
     #[track_caller]
-    fn ended_before(&self, ending: RolloutOutcome) {
+    fn ended_before(&self, outcome: RolloutOutcome) {
         assert_eq!(
-            self.rollout.past().last().map(|past| past.ending),
-            Some(ending)
+            self.rollout
+                .finished()
+                .last()
+                .map(|finished| finished.outcome),
+            Some(outcome)
         );
     }
 }
@@ -616,7 +623,10 @@ fn a_newer_revision_during_the_rollback_is_watched_next() {
         .happens(seen(3, RevisionOrigin::Upgrade))
         .execution_failed("release: already exists")
         .ended_before(RolloutOutcome::Superseded);
-    assert_eq!(world.rollout.phase().case().unwrap().revision, Revision(3));
+    assert_eq!(
+        world.rollout.phase().candidate().unwrap().revision,
+        Revision(3)
+    );
 }
 
 #[test]
@@ -635,9 +645,9 @@ fn a_newer_revision_before_the_rollbacks_rollout_is_complete_is_watched_at_once(
             world.happens(event);
         }
         world.ended_before(RolloutOutcome::Superseded);
-        let case = world.rollout.phase().case().unwrap();
+        let candidate = world.rollout.phase().candidate().unwrap();
         assert_eq!(
-            (case.revision, case.serving),
+            (candidate.revision, candidate.serving),
             (Revision(4), Some(Revision(3)))
         );
         assert_eq!(world.executions(), 1);
@@ -652,7 +662,7 @@ fn after_the_rollback_the_same_failure_acquits_the_release() {
         .happens(regressed(2))
         .happens(ready(1))
         .executed(3)
-        .happens(RolloutInput::Settled)
+        .happens(RolloutInput::RolloutComplete)
         .happens(RolloutInput::SameFailure {
             text: "db failed 30 of 30".into(),
         })
@@ -679,7 +689,7 @@ fn pods_that_may_have_the_old_settings_do_not_acquit_the_release() {
         .happens(regressed(2))
         .happens(ready(1))
         .executed(3)
-        .happens(RolloutInput::Settled)
+        .happens(RolloutInput::RolloutComplete)
         .happens(RolloutInput::OldSettings {
             text: "db failed 30 of 30".into(),
         })
@@ -702,7 +712,7 @@ fn the_limit_of_a_day_holds_and_is_over_a_day_later() {
             world
                 .happens(ready(1))
                 .executed(revision + 1)
-                .happens(RolloutInput::Settled)
+                .happens(RolloutInput::RolloutComplete)
                 .happens(RolloutInput::Recovered);
         }
     };
@@ -713,7 +723,7 @@ fn the_limit_of_a_day_holds_and_is_over_a_day_later() {
     world.rollout.is_of(&namespace, &release);
     bad(&mut world, 6);
     world.ended(RolloutOutcome::LimitReached);
-    let text = &world.rollout.past().last().unwrap().text;
+    let text = &world.rollout.finished().last().unwrap().text;
     for command in [
         "leadsman rollback web 5 --namespace shop --reason TEXT",
         "helm rollback web 5 --namespace shop --history-max 0",
@@ -733,7 +743,7 @@ fn an_uninstalled_release_can_come_back() {
         .happens(seen(2, RevisionOrigin::Upgrade))
         .happens(RolloutInput::Uninstalled)
         .ended(RolloutOutcome::Uninstalled);
-    assert_eq!(*world.rollout.phase(), RolloutPhase::Absent);
+    assert_eq!(*world.rollout.phase(), RolloutPhase::NotInstalled);
     // Whoever saw that there was none knows that this one is new; it is judged, and can only be told of.
     world.happens(seen(1, RevisionOrigin::First));
     assert_eq!(world.rollout.phase().as_str(), "settling");
@@ -802,7 +812,7 @@ fn an_order_that_joins_a_rollback_is_found_by_its_key_with_that_ones_result() {
     assert_eq!(found_bad(&world), 1);
     world
         .happens(seen(3, RevisionOrigin::OurRollback))
-        .happens(RolloutInput::Settled);
+        .happens(RolloutInput::RolloutComplete);
     assert_eq!(world.rollout.join(order("c")).as_deref(), Some("2-a"));
     world
         .happens(RolloutInput::Recovered)
@@ -810,10 +820,10 @@ fn an_order_that_joins_a_rollback_is_found_by_its_key_with_that_ones_result() {
     let saved = serde_json::to_string(&world.rollout).unwrap();
     let restored: Rollout = serde_json::from_str(&saved).unwrap();
     for key in ["a", "b", "c"] {
-        let (case, past) = restored.order_with(key).unwrap();
-        assert_eq!(case.made, Some(Revision(3)), "{key}");
+        let (candidate, finished) = restored.order_with(key).unwrap();
+        assert_eq!(candidate.made, Some(Revision(3)), "{key}");
         assert_eq!(
-            past.map(|past| past.ending),
+            finished.map(|finished| finished.outcome),
             Some(RolloutOutcome::Recovered)
         );
     }
@@ -823,7 +833,7 @@ fn an_order_that_joins_a_rollback_is_found_by_its_key_with_that_ones_result() {
         .happens(seen(4, RevisionOrigin::Upgrade))
         .happens(regressed(4));
     assert_eq!(world.rollout.join(order("e")).as_deref(), Some("2-e"));
-    assert!(!world.rollout.phase().case().unwrap().ordered);
+    assert!(!world.rollout.phase().candidate().unwrap().ordered);
 }
 
 /// A helm that was given up ends some time, and its end is not that of what has been begun since.
@@ -857,8 +867,8 @@ fn the_late_end_of_a_rollback_is_not_taken_for_that_of_the_next() {
             world.happens(event);
             assert_eq!(world.rollout, before);
             world.executed(4);
-            let case = world.rollout.phase().case().unwrap();
-            assert_eq!(case.made, Some(Revision(4)));
+            let candidate = world.rollout.phase().candidate().unwrap();
+            assert_eq!(candidate.made, Some(Revision(4)));
         }
     }
 }
@@ -922,7 +932,7 @@ fn an_order_that_joins_a_verdict_without_a_target_gets_one_chosen_by_hand() {
     world.rollout.join(order("a"));
     world.happens(no_target());
     assert_eq!(world.rollout.phase().as_str(), "preflight");
-    assert!(world.rollout.phase().case().unwrap().chosen_by_hand);
+    assert!(world.rollout.phase().candidate().unwrap().chosen_by_hand);
     assert_eq!(looks(&world), 2);
     let mut again = restarted(&world, seconds(1));
     again.happens(ready(1));
@@ -930,8 +940,8 @@ fn an_order_that_joins_a_verdict_without_a_target_gets_one_chosen_by_hand() {
     // The verdict stands, so this says something of the revision.
     world.happens(no_target()).ended(RolloutOutcome::Refused);
     assert_eq!(looks(&world), 2);
-    let (_, past) = world.rollout.order_with("a").unwrap();
-    assert_eq!(past.unwrap().ending, RolloutOutcome::Refused);
+    let (_, finished) = world.rollout.order_with("a").unwrap();
+    assert_eq!(finished.unwrap().outcome, RolloutOutcome::Refused);
 }
 
 #[test]
@@ -939,7 +949,7 @@ fn an_order_that_cannot_be_carried_out_changes_nothing() {
     let mut world = World::new(Mode::Enforce);
     world
         .happens(seen(2, RevisionOrigin::Upgrade))
-        .happens(RolloutInput::Settled)
+        .happens(RolloutInput::RolloutComplete)
         .happens(RolloutInput::OrderDeclined {
             target: Some(Revision(1)),
             reason: "the cart loses items".into(),
@@ -949,11 +959,11 @@ fn an_order_that_cannot_be_carried_out_changes_nothing() {
     assert_eq!(world.rollout.phase().as_str(), "watching");
     assert_eq!(world.rollout.last_ended(), None);
     assert_eq!(found_bad(&world), 0);
-    let (_, past) = world.rollout.order_with("a").unwrap();
-    let past = past.unwrap();
-    assert_eq!(past.ending, RolloutOutcome::OrderRefused);
+    let (_, finished) = world.rollout.order_with("a").unwrap();
+    let finished = finished.unwrap();
+    assert_eq!(finished.outcome, RolloutOutcome::OrderRefused);
     assert_eq!(
-        past.text,
+        finished.text,
         "A person ordered a rollback of revision 2 (the cart loses items), and it was refused: it would delete data"
     );
     // What is refused in the last moment has ended the watch, which begins anew.
@@ -969,7 +979,7 @@ fn an_order_that_cannot_be_carried_out_changes_nothing() {
         .happens(RolloutInput::Healthy(Revision(2)))
         .ended(RolloutOutcome::Kept);
     world.happens(ordered("c")).passes(seconds(700));
-    assert_eq!(*world.rollout.phase(), RolloutPhase::Steady);
+    assert_eq!(*world.rollout.phase(), RolloutPhase::Idle);
     // Mistakes do not push out how revisions ended.
     for number in 0..100 {
         world.happens(RolloutInput::OrderDeclined {
@@ -979,9 +989,9 @@ fn an_order_that_cannot_be_carried_out_changes_nothing() {
             why: "no".into(),
         });
     }
-    assert_eq!(world.rollout.past().len(), 11);
+    assert_eq!(world.rollout.finished().len(), 11);
     let last = world.rollout.last_ended().unwrap();
-    assert_eq!(last.ending, RolloutOutcome::Kept);
+    assert_eq!(last.outcome, RolloutOutcome::Kept);
 }
 
 #[test]
@@ -1035,7 +1045,7 @@ fn after_a_long_absence_a_rollback_is_looked_at_before_its_time_is_up() {
     world.passes(seconds(600));
     assert!(matches!(
         world.rollout.phase(),
-        RolloutPhase::TurningBack(_)
+        RolloutPhase::RollingBack(_)
     ));
     let resumed = world.rollout.resume();
     assert!(matches!(resumed[..], [RolloutCommand::Execute { .. }]));
@@ -1044,7 +1054,7 @@ fn after_a_long_absence_a_rollback_is_looked_at_before_its_time_is_up() {
     world.happens(RolloutInput::Tick).passes(seconds(290));
     assert!(matches!(
         world.rollout.phase(),
-        RolloutPhase::TurningBack(_)
+        RolloutPhase::RollingBack(_)
     ));
     world.passes(seconds(20)).ended(RolloutOutcome::Failed);
 }
@@ -1069,7 +1079,7 @@ fn after_a_long_absence_a_look_and_a_verification_begin_anew() {
     world
         .happens(ready(1))
         .executed(3)
-        .happens(RolloutInput::Settled);
+        .happens(RolloutInput::RolloutComplete);
     let mut verifying = restarted(&world, seconds(3600));
     verifying.passes(seconds(1));
     assert_eq!(
@@ -1090,9 +1100,9 @@ fn verdicts_on_a_former_installation_are_not_those_of_a_new_one() {
         .happens(RolloutInput::Healthy(Revision(2)))
         .happens(RolloutInput::Uninstalled);
     // Until it is installed again, its history is still shown.
-    assert_eq!(world.rollout.past().len(), 1);
+    assert_eq!(world.rollout.finished().len(), 1);
     world.happens(seen(1, RevisionOrigin::First));
-    assert!(world.rollout.past().is_empty());
+    assert!(world.rollout.finished().is_empty());
     world
         .happens(seen(2, RevisionOrigin::Upgrade))
         .happens(RolloutInput::Inconclusive {
@@ -1114,7 +1124,7 @@ fn the_contents_that_serve_are_not_judged_again_whoever_deploys_them() {
         world
             .happens(same(3, origin, false))
             .ended(RolloutOutcome::Unchanged);
-        let text = &world.rollout.past()[1].text;
+        let text = &world.rollout.finished()[1].text;
         assert!(
             text.starts_with("It has the contents of revision 2, which serves"),
             "{text}"
@@ -1139,16 +1149,16 @@ fn the_contents_that_serve_are_not_judged_again_whoever_deploys_them() {
 
 #[test]
 fn the_contents_under_analysis_once_more_go_on_with_it() {
-    for settled in [false, true] {
+    for complete in [false, true] {
         let mut world = World::new(Mode::Enforce);
         world
             .happens(seen(2, RevisionOrigin::Upgrade))
             .happens(RolloutInput::TroubleBegan);
-        if settled {
-            world.happens(RolloutInput::Settled);
+        if complete {
+            world.happens(RolloutInput::RolloutComplete);
         }
         let (phase, before) = (world.rollout.phase().as_str(), world.commands.len());
-        let began = world.rollout.phase().case().unwrap().clone();
+        let began = world.rollout.phase().candidate().unwrap().clone();
         world.happens(same(3, RevisionOrigin::Upgrade, false));
         assert_eq!(world.rollout.phase().as_str(), phase);
         assert_eq!(
@@ -1156,14 +1166,22 @@ fn the_contents_under_analysis_once_more_go_on_with_it() {
             [RolloutCommand::GoOn(Revision(3))]
         );
         world.ended_before(RolloutOutcome::Superseded);
-        let case = world.rollout.phase().case().unwrap().clone();
-        assert_eq!((case.revision, case.first()), (Revision(3), Revision(2)));
+        let candidate = world.rollout.phase().candidate().unwrap().clone();
         assert_eq!(
-            (case.serving, case.seen, case.settled, case.trouble_since),
+            (candidate.revision, candidate.first()),
+            (Revision(3), Revision(2))
+        );
+        assert_eq!(
+            (
+                candidate.serving,
+                candidate.seen,
+                candidate.complete,
+                candidate.trouble_since
+            ),
             (
                 began.serving,
                 began.seen,
-                began.settled,
+                began.complete,
                 began.trouble_since
             )
         );
@@ -1173,12 +1191,15 @@ fn the_contents_under_analysis_once_more_go_on_with_it() {
             .happens(regressed(4))
             .happens(ready(1))
             .executed(5)
-            .happens(RolloutInput::Settled)
+            .happens(RolloutInput::RolloutComplete)
             .happens(RolloutInput::Recovered)
             .ended(RolloutOutcome::Recovered);
         assert_eq!(world.executions(), 1);
-        let case = &world.rollout.past().last().unwrap().case;
-        assert_eq!((case.revision, case.first()), (Revision(4), Revision(2)));
+        let candidate = &world.rollout.finished().last().unwrap().candidate;
+        assert_eq!(
+            (candidate.revision, candidate.first()),
+            (Revision(4), Revision(2))
+        );
     }
 }
 
@@ -1192,10 +1213,10 @@ fn whoever_deploys_the_same_again_and_again_is_judged_in_the_same_time() {
             .happens(same(revision, RevisionOrigin::Upgrade, false))
             .passes(seconds(20));
     }
-    let mut past = world.rollout.past().iter();
-    let ended = past.find(|past| past.ending == RolloutOutcome::Inconclusive);
+    let mut finished = world.rollout.finished().iter();
+    let ended = finished.find(|finished| finished.outcome == RolloutOutcome::Inconclusive);
     let ended = ended.expect("its watch ends");
-    assert!(ended.at.since(ended.case.seen) < seconds(360));
+    assert!(ended.at.since(ended.candidate.seen) < seconds(360));
 }
 
 #[test]
@@ -1258,9 +1279,9 @@ fn the_same_as_another_revision_that_came_during_the_rollback_is_not_what_was_ba
         .happens(ready(1))
         .happens(seen(3, RevisionOrigin::Upgrade))
         .happens(same(4, RevisionOrigin::Upgrade, false));
-    let past = world.rollout.past().last().unwrap();
+    let finished = world.rollout.finished().last().unwrap();
     assert_eq!(
-        (past.case.revision, past.ending),
+        (finished.candidate.revision, finished.outcome),
         (Revision(3), RolloutOutcome::Superseded)
     );
     world.execution_failed("release: already exists");
@@ -1320,30 +1341,30 @@ fn an_order_that_is_refused_leaves_the_revision_its_first_number() {
         world.commands.last(),
         Some(&RolloutCommand::Watch(Revision(3)))
     );
-    let case = world.rollout.phase().case().unwrap();
-    assert_eq!(case.first(), Revision(2));
+    let candidate = world.rollout.phase().candidate().unwrap();
+    assert_eq!(candidate.first(), Revision(2));
 }
 
 #[test]
 fn the_contents_that_a_rollback_brought_back_are_unchanged_and_it_is_verified_all_the_same() {
-    for settled_first in [true, false] {
+    for complete_first in [true, false] {
         let mut world = World::new(Mode::Enforce);
         world
             .happens(seen(2, RevisionOrigin::Upgrade))
             .happens(regressed(2))
             .happens(ready(1))
             .executed(3);
-        if settled_first {
-            world.happens(RolloutInput::Settled);
+        if complete_first {
+            world.happens(RolloutInput::RolloutComplete);
         }
         let phase = world.rollout.phase().as_str();
         world.happens(same(4, RevisionOrigin::Upgrade, true));
         assert_eq!(world.rollout.phase().as_str(), phase);
         world.ended_before(RolloutOutcome::Unchanged);
-        let case = world.rollout.phase().case().unwrap();
-        assert_eq!(case.way_back(), Some(Revision(4)));
-        if !settled_first {
-            world.happens(RolloutInput::Settled);
+        let candidate = world.rollout.phase().candidate().unwrap();
+        assert_eq!(candidate.way_back(), Some(Revision(4)));
+        if !complete_first {
+            world.happens(RolloutInput::RolloutComplete);
         }
         world
             .happens(RolloutInput::Recovered)
@@ -1355,11 +1376,11 @@ fn the_contents_that_a_rollback_brought_back_are_unchanged_and_it_is_verified_al
             .happens(regressed(2))
             .happens(ready(1))
             .executed(3)
-            .happens(RolloutInput::Settled)
+            .happens(RolloutInput::RolloutComplete)
             .happens(same(4, RevisionOrigin::Upgrade, true))
             .happens(seen(5, RevisionOrigin::Upgrade));
-        let case = other.rollout.phase().case().unwrap();
-        assert_eq!(case.serving, Some(Revision(4)));
+        let candidate = other.rollout.phase().candidate().unwrap();
+        assert_eq!(candidate.serving, Some(Revision(4)));
     }
 }
 
@@ -1367,7 +1388,7 @@ fn the_contents_that_a_rollback_brought_back_are_unchanged_and_it_is_verified_al
 #[test]
 fn the_same_contents_after_doubt_or_a_verdict_are_judged_anew() {
     type Before = (Mode, RolloutInput, RolloutOutcome);
-    let cases: [Before; 4] = [
+    let candidates: [Before; 4] = [
         (
             Mode::Enforce,
             RolloutInput::Inconclusive {
@@ -1384,17 +1405,17 @@ fn the_same_contents_after_doubt_or_a_verdict_are_judged_anew() {
         (Mode::Observe, regressed(2), RolloutOutcome::WouldRollBack),
         (Mode::Enforce, regressed(2), RolloutOutcome::Refused),
     ];
-    for (mode, event, ending) in cases {
+    for (mode, event, outcome) in candidates {
         let mut world = World::new(mode);
         world
             .happens(seen(2, RevisionOrigin::Upgrade))
             .happens(event.clone());
-        if ending == RolloutOutcome::Refused {
+        if outcome == RolloutOutcome::Refused {
             world.happens(RolloutInput::Refused {
                 reason: "rights".into(),
             });
         }
-        world.ended(ending);
+        world.ended(outcome);
         assert!(world.rollout.is_suspect(false));
         assert!(!world.rollout.is_suspect(true));
         let served_well_since = {
@@ -1405,13 +1426,13 @@ fn the_same_contents_after_doubt_or_a_verdict_are_judged_anew() {
                 ..world
             };
             world.happens(same(3, RevisionOrigin::Upgrade, true));
-            world.rollout.past().last().unwrap().ending
+            world.rollout.finished().last().unwrap().outcome
         };
         assert_eq!(served_well_since, RolloutOutcome::Unchanged);
         world.happens(same(3, RevisionOrigin::Upgrade, false));
-        let case = world.rollout.phase().case().expect("it is judged");
+        let candidate = world.rollout.phase().candidate().expect("it is judged");
         assert_eq!(
-            (case.revision, case.first(), case.serving),
+            (candidate.revision, candidate.first(), candidate.serving),
             (Revision(3), Revision(2), Some(Revision(1))),
             "{event:?}"
         );
@@ -1426,7 +1447,7 @@ fn the_same_contents_after_doubt_or_a_verdict_are_judged_anew() {
 fn in_the_mode_off_nothing_is_said_of_the_same_contents_either() {
     let mut world = World::new(Mode::Off);
     world.happens(same(2, RevisionOrigin::Upgrade, false));
-    assert!(world.rollout.past().is_empty());
+    assert!(world.rollout.finished().is_empty());
 }
 
 #[test]
@@ -1438,10 +1459,10 @@ fn what_says_nothing_does_not_push_out_what_does() {
     for revision in 3..200 {
         world.happens(same(revision, RevisionOrigin::Upgrade, true));
     }
-    let past = world.rollout.past();
-    assert_eq!(past.len(), MAX_PAST);
-    assert_eq!(past[0].ending, RolloutOutcome::Kept);
-    assert_eq!(past[MAX_PAST - 1].case.revision, Revision(199));
+    let finished = world.rollout.finished();
+    assert_eq!(finished.len(), MAX_PAST);
+    assert_eq!(finished[0].outcome, RolloutOutcome::Kept);
+    assert_eq!(finished[MAX_PAST - 1].candidate.revision, Revision(199));
 }
 
 #[test]
@@ -1451,13 +1472,14 @@ fn a_rollout_that_never_completed_is_not_good_and_not_what_served() {
         .happens(seen(2, RevisionOrigin::Upgrade))
         .happens(not_rolled_out(2))
         .ended(RolloutOutcome::Inconclusive);
-    let past = world.rollout.past().last().unwrap();
-    assert_eq!(past.case.reason, "not_rolled_out");
+    let finished = world.rollout.finished().last().unwrap();
+    assert_eq!(finished.candidate.reason, "not_rolled_out");
     assert!(
-        past.text
+        finished
+            .text
             .starts_with("The rollout is not complete: Deployment api"),
         "{}",
-        past.text
+        finished.text
     );
     let found = world.commands.iter().find_map(|command| match command {
         RolloutCommand::Found { found, .. } => Some(*found),
@@ -1470,17 +1492,17 @@ fn a_rollout_that_never_completed_is_not_good_and_not_what_served() {
     assert!(
         world
             .commands
-            .contains(&RolloutCommand::EndWatch { kept: false })
+            .contains(&RolloutCommand::EndAnalysis { kept: false })
     );
     // By its record revision 2 serves.
     world.happens(seen(3, RevisionOrigin::Upgrade));
-    let case = world.rollout.phase().case().unwrap();
-    assert_eq!(case.serving, Some(Revision(1)));
+    let candidate = world.rollout.phase().candidate().unwrap();
+    assert_eq!(candidate.serving, Some(Revision(1)));
     world
         .happens(not_rolled_out(3))
         .happens(seen(4, RevisionOrigin::Upgrade));
-    let case = world.rollout.phase().case().unwrap();
-    assert_eq!(case.serving, Some(Revision(1)));
+    let candidate = world.rollout.phase().candidate().unwrap();
+    assert_eq!(candidate.serving, Some(Revision(1)));
 }
 
 /// One that completes after the end of its analysis serves from then on.
@@ -1492,13 +1514,13 @@ fn a_rollout_that_completes_late_is_no_longer_said_to_be_incomplete() {
         .happens(not_rolled_out(2));
     assert!(world.rollout.may_complete_late());
     world = restarted(&world, seconds(60));
-    world.happens(RolloutInput::Settled);
+    world.happens(RolloutInput::RolloutComplete);
     assert!(!world.rollout.may_complete_late());
-    let past = world.rollout.past().last().unwrap();
-    assert_eq!(past.ending, RolloutOutcome::Inconclusive);
-    assert_eq!(past.case.reason, "rolled_out_late");
+    let finished = world.rollout.finished().last().unwrap();
+    assert_eq!(finished.outcome, RolloutOutcome::Inconclusive);
+    assert_eq!(finished.candidate.reason, "rolled_out_late");
     assert_eq!(
-        past.text,
+        finished.text,
         "The rollout was not complete at the end of the analysis; it was 61 s later, so the revision serves and is not known to be good"
     );
     assert_eq!(
@@ -1506,19 +1528,19 @@ fn a_rollout_that_completes_late_is_no_longer_said_to_be_incomplete() {
         Some(&RolloutCommand::Found {
             revision: Revision(2),
             found: crate::core::revision_ledger::ContentVerdict::Unknown,
-            evidence: past.text.clone(),
+            evidence: finished.text.clone(),
         })
     );
     // It has not served well since before it was complete.
     assert_eq!(world.rollout.since(), world.now);
     let entries = world.entries.len();
-    world.happens(RolloutInput::Settled);
+    world.happens(RolloutInput::RolloutComplete);
     assert_eq!(world.entries.len(), entries, "it is said once");
     // The same contents once more are judged, and what comes then is compared with it.
     assert!(world.rollout.is_suspect(false));
     world.happens(seen(3, RevisionOrigin::Upgrade));
-    let case = world.rollout.phase().case().unwrap();
-    assert_eq!(case.serving, Some(Revision(2)));
+    let candidate = world.rollout.phase().candidate().unwrap();
+    assert_eq!(candidate.serving, Some(Revision(2)));
 }
 
 /// A release that was seen, and then was gone.
@@ -1545,7 +1567,7 @@ fn what_comes_back_after_an_absence_is_a_start_in_any_order() {
         for event in order {
             world.happens(event.clone());
         }
-        assert_eq!(*world.rollout.phase(), RolloutPhase::Steady);
+        assert_eq!(*world.rollout.phase(), RolloutPhase::Idle);
         assert_eq!(world.rollout.newest(), Some(Revision(7)));
         assert!(world.rollout.is_starting());
         world.happens(regressed(7)).passes(seconds(120));
@@ -1553,7 +1575,7 @@ fn what_comes_back_after_an_absence_is_a_start_in_any_order() {
         assert!(world.rollout.awaits_completion());
         // Its workloads come at last.
         world
-            .happens(RolloutInput::Settled)
+            .happens(RolloutInput::RolloutComplete)
             .happens(RolloutInput::Tick);
         assert!(!world.rollout.is_starting());
         world.happens(seen(8, RevisionOrigin::Upgrade));
@@ -1566,12 +1588,12 @@ fn a_start_ends_a_minute_after_the_last_record_and_after_ten_minutes_at_the_late
     let mut world = absent();
     world
         .happens(seen(2, RevisionOrigin::Upgrade))
-        .happens(RolloutInput::Settled)
+        .happens(RolloutInput::RolloutComplete)
         .passes(seconds(50));
     assert!(world.rollout.is_starting(), "a further record may come");
     world
         .happens(seen(3, RevisionOrigin::Upgrade))
-        .happens(RolloutInput::Settled)
+        .happens(RolloutInput::RolloutComplete)
         .passes(seconds(50));
     assert!(world.rollout.is_starting());
     world.passes(seconds(10));
@@ -1599,11 +1621,11 @@ fn a_record_of_a_backup_that_was_taken_for_an_installation_is_put_right() {
     world.happens(seen(1, RevisionOrigin::First));
     assert_eq!(world.rollout.phase().as_str(), "settling");
     world.happens(restored(2));
-    assert_eq!(*world.rollout.phase(), RolloutPhase::Steady);
+    assert_eq!(*world.rollout.phase(), RolloutPhase::Idle);
     assert!(world.rollout.is_starting());
     assert_eq!(
         world.commands.last(),
-        Some(&RolloutCommand::EndWatch { kept: false })
+        Some(&RolloutCommand::EndAnalysis { kept: false })
     );
 }
 
@@ -1664,9 +1686,9 @@ fn a_state_without_what_is_new_is_read() {
     world.happens(seen(2, RevisionOrigin::Upgrade));
     let mut state = serde_json::to_value(&world.rollout).unwrap();
     state.as_object_mut().unwrap().remove("start");
-    let case = state["phase"]["case"].as_object_mut().unwrap();
+    let candidate = state["phase"]["case"].as_object_mut().unwrap();
     for new in ["first", "overtaken_by_same", "stands_for_made"] {
-        case.remove(new);
+        candidate.remove(new);
     }
     let read: Rollout = serde_json::from_value(state).unwrap();
     assert_eq!(read, world.rollout);
@@ -1686,7 +1708,7 @@ fn any_event() -> impl Strategy<Value = RolloutInput> {
             .prop_map(|(revision, origin, known_good)| same(revision, origin, known_good)),
         1 => revision.clone().prop_map(restored),
         1 => revision.clone().prop_map(not_rolled_out),
-        2 => Just(RolloutInput::Settled),
+        2 => Just(RolloutInput::RolloutComplete),
         1 => Just(RolloutInput::TroubleBegan),
         4 => revision.clone().prop_map(regressed),
         1 => revision.clone().prop_map(|revision| RolloutInput::Healthy(Revision(revision))),
@@ -1728,7 +1750,7 @@ proptest! {
         let mut made_by: HashMap<u32, RevisionOrigin> = HashMap::new();
         let mut regressed_ones = Vec::new();
         let mut blind = false;
-        let mut turned_back = Vec::new();
+        let mut rolled_back = Vec::new();
         let mut times = Vec::new();
         for (event, wait) in events {
             world.now = world.now + seconds(wait);
@@ -1747,7 +1769,7 @@ proptest! {
                 RolloutInput::Uninstalled => {
                     // Numbers begin anew.
                     made_by.clear();
-                    turned_back.clear();
+                    rolled_back.clear();
                     regressed_ones.clear();
                 }
                 RolloutInput::Blind(is) => blind = *is,
@@ -1764,10 +1786,10 @@ proptest! {
             for command in world.commands[first..].iter().cloned() {
                 if let RolloutCommand::Execute { bad, .. } = command {
                     prop_assert_eq!(mode, Mode::Enforce);
-                    prop_assert!(!turned_back.contains(&bad.0), "turned back twice: {}", bad);
+                    prop_assert!(!rolled_back.contains(&bad.0), "turned back twice: {}", bad);
                     prop_assert_eq!(made_by.get(&bad.0).copied(), Some(RevisionOrigin::Upgrade));
                     prop_assert!(regressed_ones.contains(&bad.0), "without a verdict that counts");
-                    turned_back.push(bad.0);
+                    rolled_back.push(bad.0);
                     times.push(world.now);
                     let now = world.now;
                     let today = times.iter().filter(|at| now.since(**at) < seconds(24 * 3600)).count();
@@ -1777,7 +1799,7 @@ proptest! {
             if *world.rollout.phase() != before && world.rollout.phase().as_str() != before.as_str() {
                 prop_assert!(!world.entries.is_empty(), "a transition without an entry");
             }
-            let is_at_rest = matches!(world.rollout.phase(), RolloutPhase::Absent | RolloutPhase::Steady)
+            let is_at_rest = matches!(world.rollout.phase(), RolloutPhase::NotInstalled | RolloutPhase::Idle)
                 && !world.rollout.is_starting();
             prop_assert_eq!(world.rollout.deadline().is_none(), is_at_rest);
             let watches = world.commands[first..].iter().any(|command| matches!(command, RolloutCommand::Watch(_)));
@@ -1789,7 +1811,7 @@ proptest! {
             world.now = world.now.max(deadline);
             world.happens(RolloutInput::Tick);
         }
-        prop_assert!(matches!(world.rollout.phase(), RolloutPhase::Absent | RolloutPhase::Steady));
+        prop_assert!(matches!(world.rollout.phase(), RolloutPhase::NotInstalled | RolloutPhase::Idle));
         let saved = serde_json::to_string(&world.rollout).unwrap();
         prop_assert_eq!(serde_json::from_str::<Rollout>(&saved).unwrap(), world.rollout);
     }

@@ -42,7 +42,7 @@ impl Rollout {
                 };
                 self.seen(newcomer, appears, now, &mut commands);
             }
-            RolloutInput::Settled => self.on_settled(now, &mut commands),
+            RolloutInput::RolloutComplete => self.on_complete(now, &mut commands),
             RolloutInput::HelmIsDone => self.on_helm_is_done(now, &mut commands),
             RolloutInput::TroubleBegan => self.on_trouble(now),
             RolloutInput::Regressed {
@@ -123,19 +123,21 @@ impl Rollout {
             self.clock = PhaseClock::Begins;
         }
         match &self.phase {
-            RolloutPhase::Absent
-            | RolloutPhase::Steady
-            | RolloutPhase::Settling(_)
-            | RolloutPhase::Watching(_) => Vec::new(),
+            RolloutPhase::NotInstalled
+            | RolloutPhase::Idle
+            | RolloutPhase::RollingOut(_)
+            | RolloutPhase::Analyzing(_) => Vec::new(),
             // Begun anew: what happened while we were away is not known.
-            RolloutPhase::Verifying(case) => {
-                vec![RolloutCommand::Verify(case.made.unwrap_or_default())]
+            RolloutPhase::Verifying(candidate) => {
+                vec![RolloutCommand::Verify(candidate.made.unwrap_or_default())]
             }
-            RolloutPhase::Preflight(case) => vec![RolloutCommand::Preflight(case.revision)],
-            RolloutPhase::TurningBack(case) => match (case.made, case.target) {
+            RolloutPhase::Preflight(candidate) => {
+                vec![RolloutCommand::Preflight(candidate.revision)]
+            }
+            RolloutPhase::RollingBack(candidate) => match (candidate.made, candidate.target) {
                 // Carrying it out again finishes what was begun.
                 (None, Some(target)) => vec![RolloutCommand::Execute {
-                    bad: case.revision,
+                    bad: candidate.revision,
                     target,
                 }],
                 (Some(_), _) | (None, None) => Vec::new(),
@@ -162,7 +164,7 @@ impl Rollout {
         let is_first_sight = before.is_none() && !was_absent;
         if was_absent {
             // Numbers begin anew, and what was said of another revision 2 must not be taken for a verdict on this one.
-            self.past.clear();
+            self.finished.clear();
         }
         self.newest = Some(revision);
         if self.is_start(newcomer, appears, was_absent, now, commands) {
@@ -177,7 +179,7 @@ impl Rollout {
         // What was never rolled out does not serve, whatever its record says.
         let never_served = before.and_then(|before| self.never_rolled_out(before));
         let serving = match never_served {
-            Some(case) if serving == before => case.serving,
+            Some(candidate) if serving == before => candidate.serving,
             Some(_) | None => serving,
         };
         let newcomer = NewRevision {
@@ -202,33 +204,33 @@ impl Rollout {
         } = newcomer;
         match std::mem::take(&mut self.phase) {
             // What was there before us is not new: it serves, and is the baseline.
-            RolloutPhase::Absent if is_first_sight => {
-                self.enter(RolloutPhase::Steady, now);
+            RolloutPhase::NotInstalled if is_first_sight => {
+                self.enter(RolloutPhase::Idle, now);
                 self.note(
                     now,
                     Some(revision),
                     format!("Revision {revision} serves; its soundings are the baseline"),
                 );
             }
-            RolloutPhase::Absent | RolloutPhase::Steady => {
+            RolloutPhase::NotInstalled | RolloutPhase::Idle => {
                 self.begin(revision, origin, serving, now, commands);
             }
-            RolloutPhase::Settling(case) | RolloutPhase::Watching(case) => {
-                commands.push(RolloutCommand::EndWatch { kept: false });
+            RolloutPhase::RollingOut(candidate) | RolloutPhase::Analyzing(candidate) => {
+                commands.push(RolloutCommand::EndAnalysis { kept: false });
                 // The revision that was serving before both is the last one that is not in doubt.
-                let serving = case.serving;
+                let serving = candidate.serving;
                 self.end(
-                    *case,
+                    *candidate,
                     RolloutOutcome::Superseded,
                     format!("Revision {revision} took its place"),
                     now,
                 );
                 self.begin(revision, origin, serving, now, commands);
             }
-            RolloutPhase::Preflight(case) => {
-                let serving = case.serving;
+            RolloutPhase::Preflight(candidate) => {
+                let serving = candidate.serving;
                 self.end(
-                    *case,
+                    *candidate,
                     RolloutOutcome::Superseded,
                     format!("Revision {revision} took its place before it was turned back"),
                     now,
@@ -236,29 +238,31 @@ impl Rollout {
                 self.begin(revision, origin, serving, now, commands);
             }
             // Ours, or told of after a restart before it is known to be ours.
-            RolloutPhase::TurningBack(case) if origin == RevisionOrigin::OurRollback => {
-                self.phase = RolloutPhase::TurningBack(case);
+            RolloutPhase::RollingBack(candidate) if origin == RevisionOrigin::OurRollback => {
+                self.phase = RolloutPhase::RollingBack(candidate);
             }
-            RolloutPhase::TurningBack(mut case) => {
+            RolloutPhase::RollingBack(mut candidate) => {
                 self.note(
                     now,
                     Some(revision),
                     format!("Revision {revision} appeared while the rollback was carried out"),
                 );
-                self.passed_over(&case, revision, now);
-                case.overtaken_by = Some((revision, origin));
-                case.overtaken_by_same = false;
-                match case.made {
+                self.passed_over(&candidate, revision, now);
+                candidate.overtaken_by = Some((revision, origin));
+                candidate.overtaken_by_same = false;
+                match candidate.made {
                     // Helm is still at work: it ends first, one way or the other.
-                    None => self.phase = RolloutPhase::TurningBack(case),
-                    Some(made) => self.overtaken(*case, made, (revision, origin), now, commands),
+                    None => self.phase = RolloutPhase::RollingBack(candidate),
+                    Some(made) => {
+                        self.overtaken(*candidate, made, (revision, origin), now, commands);
+                    }
                 }
             }
-            RolloutPhase::Verifying(case) => {
-                commands.push(RolloutCommand::EndWatch { kept: false });
-                let serving = case.way_back();
+            RolloutPhase::Verifying(candidate) => {
+                commands.push(RolloutCommand::EndAnalysis { kept: false });
+                let serving = candidate.way_back();
                 self.end(
-                    *case,
+                    *candidate,
                     RolloutOutcome::Superseded,
                     format!(
                         "Turned back; revision {revision} took its place before that was verified"
@@ -279,7 +283,7 @@ impl Rollout {
         commands: &mut Vec<RolloutCommand>,
     ) {
         if self.limits.mode == Mode::Off {
-            self.enter(RolloutPhase::Steady, now);
+            self.enter(RolloutPhase::Idle, now);
             self.note(
                 now,
                 Some(revision),
@@ -288,7 +292,7 @@ impl Rollout {
             return;
         }
         self.enter(
-            RolloutPhase::Settling(Box::new(Candidate::new(revision, origin, serving, now))),
+            RolloutPhase::RollingOut(Box::new(Candidate::new(revision, origin, serving, now))),
             now,
         );
         let what = match origin {
@@ -307,38 +311,38 @@ impl Rollout {
         commands.push(RolloutCommand::Watch(revision));
     }
 
-    fn on_settled(&mut self, now: Time, commands: &mut Vec<RolloutCommand>) {
-        if self.phase == RolloutPhase::Steady {
+    fn on_complete(&mut self, now: Time, commands: &mut Vec<RolloutCommand>) {
+        if self.phase == RolloutPhase::Idle {
             self.start_is_complete();
             self.rolled_out_late(now, commands);
         }
         match std::mem::take(&mut self.phase) {
-            RolloutPhase::Settling(mut case) => {
-                case.settled = Some(now);
-                let revision = case.revision;
-                self.enter(RolloutPhase::Watching(case), now);
+            RolloutPhase::RollingOut(mut candidate) => {
+                candidate.complete = Some(now);
+                let revision = candidate.revision;
+                self.enter(RolloutPhase::Analyzing(candidate), now);
                 self.note(now, Some(revision), "The rollout is complete");
             }
-            RolloutPhase::TurningBack(case) => match case.made {
+            RolloutPhase::RollingBack(candidate) => match candidate.made {
                 // Of the revision that is being turned back, or before the record of the rollback is there.
-                None => self.phase = RolloutPhase::TurningBack(case),
-                Some(made) => self.turned(
-                    case,
+                None => self.phase = RolloutPhase::RollingBack(candidate),
+                Some(made) => self.rolled_back_at(
+                    candidate,
                     made,
                     "The rollback's rollout is complete",
                     now,
                     commands,
                 ),
             },
-            RolloutPhase::Watching(mut case) => {
-                if case.settled.is_none() {
-                    case.settled = Some(now);
-                    self.note(now, Some(case.revision), "The rollout is complete");
+            RolloutPhase::Analyzing(mut candidate) => {
+                if candidate.complete.is_none() {
+                    candidate.complete = Some(now);
+                    self.note(now, Some(candidate.revision), "The rollout is complete");
                 }
-                self.phase = RolloutPhase::Watching(case);
+                self.phase = RolloutPhase::Analyzing(candidate);
             }
-            phase @ (RolloutPhase::Absent
-            | RolloutPhase::Steady
+            phase @ (RolloutPhase::NotInstalled
+            | RolloutPhase::Idle
             | RolloutPhase::Preflight(_)
             | RolloutPhase::Verifying(_)) => {
                 self.phase = phase;
@@ -349,27 +353,27 @@ impl Rollout {
     /// Nobody can see how far the rollback's rollout has come.
     fn on_helm_is_done(&mut self, now: Time, commands: &mut Vec<RolloutCommand>) {
         match std::mem::take(&mut self.phase) {
-            RolloutPhase::TurningBack(case) if case.made.is_some() => {
-                let made = case.made.unwrap_or_default();
+            RolloutPhase::RollingBack(candidate) if candidate.made.is_some() => {
+                let made = candidate.made.unwrap_or_default();
                 let how =
                     "Helm is done, and how far the rollback's rollout has come cannot be seen";
-                self.turned(case, made, how, now, commands);
+                self.rolled_back_at(candidate, made, how, now, commands);
             }
             phase => self.phase = phase,
         }
     }
 
     /// The rollback is carried out and its rollout complete, as far as anybody can see it.
-    fn turned(
+    fn rolled_back_at(
         &mut self,
-        mut case: Box<Candidate>,
+        mut candidate: Box<Candidate>,
         made: Revision,
         how: &str,
         now: Time,
         commands: &mut Vec<RolloutCommand>,
     ) {
-        case.turned = Some(now);
-        self.enter(RolloutPhase::Verifying(case), now);
+        candidate.rolled_back_at = Some(now);
+        self.enter(RolloutPhase::Verifying(candidate), now);
         self.note(now, Some(made), format!("{how}; its probes are asked"));
         commands.push(RolloutCommand::Verify(made));
     }
@@ -377,15 +381,15 @@ impl Rollout {
     /// The rollback is carried out, and a revision of somebody else came after it.
     fn overtaken(
         &mut self,
-        case: Candidate,
+        candidate: Candidate,
         made: Revision,
         (revision, origin): (Revision, RevisionOrigin),
         now: Time,
         commands: &mut Vec<RolloutCommand>,
     ) {
-        let serving = case.way_back().or(Some(made));
+        let serving = candidate.way_back().or(Some(made));
         self.end(
-            case,
+            candidate,
             RolloutOutcome::Superseded,
             format!("Turned back; revision {revision} took its place before that was verified"),
             now,
@@ -395,13 +399,13 @@ impl Rollout {
 
     fn on_trouble(&mut self, now: Time) {
         match &mut self.phase {
-            RolloutPhase::Settling(case) | RolloutPhase::Watching(case) => {
-                case.trouble_since = Some(now);
+            RolloutPhase::RollingOut(candidate) | RolloutPhase::Analyzing(candidate) => {
+                candidate.trouble_since = Some(now);
             }
-            RolloutPhase::Absent
-            | RolloutPhase::Steady
+            RolloutPhase::NotInstalled
+            | RolloutPhase::Idle
             | RolloutPhase::Preflight(_)
-            | RolloutPhase::TurningBack(_)
+            | RolloutPhase::RollingBack(_)
             | RolloutPhase::Verifying(_) => {}
         }
     }
@@ -414,31 +418,31 @@ impl Rollout {
         now: Time,
         commands: &mut Vec<RolloutCommand>,
     ) {
-        let Some(mut case) = self.take_judged(judged) else {
+        let Some(mut candidate) = self.take_judged(judged) else {
             return;
         };
         if self.blind {
-            commands.push(RolloutCommand::EndWatch { kept: false });
+            commands.push(RolloutCommand::EndAnalysis { kept: false });
             let text =
                 format!("Our own trouble makes soundings void, so this is not acted on: {text}");
-            self.end(*case, RolloutOutcome::Inconclusive, text, now);
+            self.end(*candidate, RolloutOutcome::Inconclusive, text, now);
             return;
         }
-        case.convicted = Some(now);
-        case.reason = reason;
-        text.clone_into(&mut case.text);
-        let revision = case.revision;
-        commands.push(RolloutCommand::EndWatch { kept: false });
+        candidate.rejected = Some(now);
+        candidate.reason = reason;
+        text.clone_into(&mut candidate.text);
+        let revision = candidate.revision;
+        commands.push(RolloutCommand::EndAnalysis { kept: false });
         commands.push(RolloutCommand::Found {
             revision,
             found: ContentVerdict::Bad,
             evidence: text.to_owned(),
         });
-        if let Some((ending, why)) = self.obstacle(&case, now) {
-            self.end(*case, ending, format!("{why}: {text}"), now);
+        if let Some((outcome, why)) = self.failure(&candidate, now) {
+            self.end(*candidate, outcome, format!("{why}: {text}"), now);
             return;
         }
-        self.enter(RolloutPhase::Preflight(case), now);
+        self.enter(RolloutPhase::Preflight(candidate), now);
         self.note(now, Some(revision), format!("Verdict: rollback. {text}"));
         commands.push(RolloutCommand::Preflight(revision));
     }
@@ -458,13 +462,17 @@ impl Rollout {
     }
 
     /// Why a revision that is bad is not turned back, if so.
-    pub(super) fn obstacle(&self, case: &Candidate, now: Time) -> Option<(RolloutOutcome, String)> {
+    pub(super) fn failure(
+        &self,
+        candidate: &Candidate,
+        now: Time,
+    ) -> Option<(RolloutOutcome, String)> {
         // Mode, origin and limit bind a verdict, and no person: also not one who joined a verdict's rollback.
-        if case.is_wanted_by_a_person() {
+        if candidate.is_wanted_by_a_person() {
             return None;
         }
         let left_alone = |why: &str| Some((RolloutOutcome::LeftAlone, format!("Bad, but {why}")));
-        match case.origin {
+        match candidate.origin {
             RevisionOrigin::First => {
                 return left_alone("the first revision: there is nothing to go back to");
             }
@@ -477,9 +485,9 @@ impl Rollout {
             return left_alone("the release is paused or scaled to zero");
         }
         if self
-            .turned_back
+            .rolled_back
             .iter()
-            .any(|(revision, _)| *revision == case.revision)
+            .any(|(revision, _)| *revision == candidate.revision)
         {
             return left_alone("it was turned back before");
         }
@@ -499,7 +507,7 @@ impl Rollout {
                 RolloutOutcome::LimitReached,
                 format!(
                     "Bad, but {done} rollbacks in 24 h are as many as the limit of {most} allows; by hand: {}",
-                    self.by_hand(case.serving)
+                    self.by_hand(candidate.serving)
                 ),
             ));
         }
@@ -513,10 +521,10 @@ impl Rollout {
         now: Time,
         commands: &mut Vec<RolloutCommand>,
     ) {
-        let Some(case) = self.take_judged(judged) else {
+        let Some(candidate) = self.take_judged(judged) else {
             return;
         };
-        commands.push(RolloutCommand::EndWatch { kept: true });
+        commands.push(RolloutCommand::EndAnalysis { kept: true });
         commands.push(RolloutCommand::Found {
             revision: judged,
             found: ContentVerdict::Passed,
@@ -526,7 +534,7 @@ impl Rollout {
         if !despite.is_empty() {
             text = format!("{text}; {despite}");
         }
-        self.end(*case, RolloutOutcome::Kept, text, now);
+        self.end(*candidate, RolloutOutcome::Kept, text, now);
     }
 
     fn on_inconclusive(
@@ -536,17 +544,17 @@ impl Rollout {
         now: Time,
         commands: &mut Vec<RolloutCommand>,
     ) {
-        let Some(case) = self.take_judged(judged) else {
+        let Some(candidate) = self.take_judged(judged) else {
             return;
         };
-        commands.push(RolloutCommand::EndWatch { kept: false });
+        commands.push(RolloutCommand::EndAnalysis { kept: false });
         commands.push(RolloutCommand::Found {
             revision: judged,
             found: ContentVerdict::Unknown,
             evidence: reason.to_owned(),
         });
         self.end(
-            *case,
+            *candidate,
             RolloutOutcome::Inconclusive,
             format!("Nothing can be said: {reason}"),
             now,
@@ -561,18 +569,18 @@ impl Rollout {
         now: Time,
         commands: &mut Vec<RolloutCommand>,
     ) {
-        let Some(mut case) = self.take_judged(judged) else {
+        let Some(mut candidate) = self.take_judged(judged) else {
             return;
         };
-        commands.push(RolloutCommand::EndWatch { kept: false });
+        commands.push(RolloutCommand::EndAnalysis { kept: false });
         let text = format!("The rollout is not complete: {missing}");
         commands.push(RolloutCommand::Found {
             revision: judged,
             found: ContentVerdict::Incomplete,
             evidence: text.clone(),
         });
-        case.reason = NOT_ROLLED_OUT.into();
-        self.end(*case, RolloutOutcome::Inconclusive, text, now);
+        candidate.reason = NOT_ROLLED_OUT.into();
+        self.end(*candidate, RolloutOutcome::Inconclusive, text, now);
     }
 
     /// Whether the release is paused or scaled to zero is remembered in every phase.
@@ -595,11 +603,11 @@ impl Rollout {
         }
         self.blind = blind;
         match self.phase {
-            RolloutPhase::Absent | RolloutPhase::Steady => {}
-            RolloutPhase::Settling(_)
-            | RolloutPhase::Watching(_)
+            RolloutPhase::NotInstalled | RolloutPhase::Idle => {}
+            RolloutPhase::RollingOut(_)
+            | RolloutPhase::Analyzing(_)
             | RolloutPhase::Preflight(_)
-            | RolloutPhase::TurningBack(_)
+            | RolloutPhase::RollingBack(_)
             | RolloutPhase::Verifying(_) => {
                 let text = if blind {
                     "Our own trouble makes soundings void"
@@ -616,65 +624,65 @@ impl Rollout {
         self.is_absent = true;
         self.start = None;
         // Installed again, its numbers begin anew; the rollbacks still count for the day.
-        for (revision, _) in &mut self.turned_back {
+        for (revision, _) in &mut self.rolled_back {
             *revision = Revision(0);
         }
         match std::mem::take(&mut self.phase) {
-            RolloutPhase::Absent => {}
-            RolloutPhase::Steady => {
-                self.enter(RolloutPhase::Absent, now);
+            RolloutPhase::NotInstalled => {}
+            RolloutPhase::Idle => {
+                self.enter(RolloutPhase::NotInstalled, now);
                 self.note(now, None, "The release was uninstalled");
             }
-            RolloutPhase::Settling(case)
-            | RolloutPhase::Watching(case)
-            | RolloutPhase::Verifying(case) => {
-                commands.push(RolloutCommand::EndWatch { kept: false });
+            RolloutPhase::RollingOut(candidate)
+            | RolloutPhase::Analyzing(candidate)
+            | RolloutPhase::Verifying(candidate) => {
+                commands.push(RolloutCommand::EndAnalysis { kept: false });
                 self.end(
-                    *case,
+                    *candidate,
                     RolloutOutcome::Uninstalled,
                     "The release was uninstalled".into(),
                     now,
                 );
-                self.enter(RolloutPhase::Absent, now);
+                self.enter(RolloutPhase::NotInstalled, now);
             }
-            RolloutPhase::Preflight(case) | RolloutPhase::TurningBack(case) => {
+            RolloutPhase::Preflight(candidate) | RolloutPhase::RollingBack(candidate) => {
                 self.end(
-                    *case,
+                    *candidate,
                     RolloutOutcome::Uninstalled,
                     "The release was uninstalled".into(),
                     now,
                 );
-                self.enter(RolloutPhase::Absent, now);
+                self.enter(RolloutPhase::NotInstalled, now);
             }
         }
     }
 
     fn on_ready(&mut self, target: Revision, now: Time, commands: &mut Vec<RolloutCommand>) {
-        let Some(mut case) = self.take_preflight() else {
+        let Some(mut candidate) = self.take_preflight() else {
             return;
         };
-        let bad = case.revision;
-        case.target = Some(target);
-        if let Some((ending, why)) = self.obstacle(&case, now) {
+        let bad = candidate.revision;
+        candidate.target = Some(target);
+        if let Some((outcome, why)) = self.failure(&candidate, now) {
             // The mode, or whether the release is held, has changed since the verdict.
-            self.end(*case, ending, why, now);
+            self.end(*candidate, outcome, why, now);
             return;
         }
         // A person knows what is what: nobody else rolls back during a start.
         self.start = None;
-        case.begun = Some(now);
-        self.turned_back.push((bad, now));
-        if self.turned_back.len() > MAX_PAST {
-            self.turned_back.remove(0);
+        candidate.begun = Some(now);
+        self.rolled_back.push((bad, now));
+        if self.rolled_back.len() > MAX_PAST {
+            self.rolled_back.remove(0);
         }
-        let slow = case.slow_rollout().map_or_else(String::new, |took| {
+        let slow = candidate.slow_rollout().map_or_else(String::new, |took| {
             format!(
                 "; the rollout of revision {bad} took {} s, and the way back may take as long, while the runbook allows {} s",
                 took.as_secs(),
                 StepName::Complete.limit().as_secs()
             )
         });
-        self.enter(RolloutPhase::TurningBack(case), now);
+        self.enter(RolloutPhase::RollingBack(candidate), now);
         self.note(
             now,
             Some(bad),
@@ -689,13 +697,13 @@ impl Rollout {
         now: Time,
         commands: &mut Vec<RolloutCommand>,
     ) {
-        let Some(case) = self.take_preflight() else {
+        let Some(candidate) = self.take_preflight() else {
             return;
         };
-        if case.ordered {
-            self.end_order(*case, &reason, now, commands);
+        if candidate.ordered {
+            self.end_order(*candidate, &reason, now, commands);
         } else {
-            self.end(*case, RolloutOutcome::Refused, reason, now);
+            self.end(*candidate, RolloutOutcome::Refused, reason, now);
         }
     }
 
@@ -706,13 +714,13 @@ impl Rollout {
         now: Time,
         commands: &mut Vec<RolloutCommand>,
     ) {
-        let Some(mut case) = self.take_attempt(attempt) else {
+        let Some(mut candidate) = self.take_attempt(attempt) else {
             return;
         };
-        case.made = Some(made);
-        commands.extend(Self::found_by_order(&case));
+        candidate.made = Some(made);
+        commands.extend(Self::found_by_order(&candidate));
         // After a restart it may be seen before it is known to be ours.
-        case.overtaken_by = case.overtaken_by.filter(|(other, _)| *other > made);
+        candidate.overtaken_by = candidate.overtaken_by.filter(|(other, _)| *other > made);
         // The record may be told of here before the watch sees it.
         self.newest = self.newest.max(Some(made));
         self.note(
@@ -720,13 +728,13 @@ impl Rollout {
             Some(made),
             format!("The rollback made revision {made}; its rollout runs"),
         );
-        match case.overtaken_by {
+        match candidate.overtaken_by {
             None => {
-                self.phase = RolloutPhase::TurningBack(case);
+                self.phase = RolloutPhase::RollingBack(candidate);
                 // However long helm took, the pods have their time.
                 self.since = now;
             }
-            Some(other) => self.overtaken(*case, made, other, now, commands),
+            Some(other) => self.overtaken(*candidate, made, other, now, commands),
         }
     }
 
@@ -737,19 +745,19 @@ impl Rollout {
         now: Time,
         commands: &mut Vec<RolloutCommand>,
     ) {
-        let Some(case) = self.take_attempt(attempt) else {
+        let Some(candidate) = self.take_attempt(attempt) else {
             return;
         };
-        let overtaken_by = case.overtaken_by;
-        let serving = case.serving;
+        let overtaken_by = candidate.overtaken_by;
+        let serving = candidate.serving;
         match overtaken_by {
-            None => self.end(*case, RolloutOutcome::Failed, reason, now),
-            Some((revision, origin)) if case.overtaken_by_same => {
-                self.try_again_for(case, (revision, origin), now, commands);
+            None => self.end(*candidate, RolloutOutcome::Failed, reason, now),
+            Some((revision, origin)) if candidate.overtaken_by_same => {
+                self.try_again_for(candidate, (revision, origin), now, commands);
             }
             Some((revision, origin)) => {
                 self.end(
-                    *case,
+                    *candidate,
                     RolloutOutcome::Superseded,
                     format!("Revision {revision} took its place: {reason}"),
                     now,
@@ -761,25 +769,25 @@ impl Rollout {
 
     fn on_verified(
         &mut self,
-        ending: RolloutOutcome,
+        outcome: RolloutOutcome,
         text: String,
         now: Time,
         commands: &mut Vec<RolloutCommand>,
     ) {
-        let Some(mut case) = self.take_verifying() else {
+        let Some(mut candidate) = self.take_verifying() else {
             return;
         };
-        commands.push(RolloutCommand::EndWatch { kept: false });
-        let target = case.target.unwrap_or_default();
-        let text = match ending {
+        commands.push(RolloutCommand::EndAnalysis { kept: false });
+        let target = candidate.target.unwrap_or_default();
+        let text = match outcome {
             RolloutOutcome::Recovered => {
-                case.verified = Some(now);
+                candidate.verified = Some(now);
                 format!("Turned back to the contents of revision {target}, and well again")
             }
             RolloutOutcome::SameFailure => {
                 // It was not the release, so its contents are not bad.
                 commands.push(RolloutCommand::Found {
-                    revision: case.revision,
+                    revision: candidate.revision,
                     found: ContentVerdict::Unknown,
                     evidence: "the same failed after it was turned back".into(),
                 });
@@ -799,91 +807,91 @@ impl Rollout {
             | RolloutOutcome::Failed
             | RolloutOutcome::Unverified => text,
         };
-        self.end(*case, ending, text, now);
+        self.end(*candidate, outcome, text, now);
     }
 
     /// Time has passed: a phase whose time is up ends.
     fn on_tick(&mut self, now: Time, commands: &mut Vec<RolloutCommand>) {
-        let Some(case) = self.phase.case() else {
+        let Some(candidate) = self.phase.candidate() else {
             self.start_may_end(now);
             return;
         };
         let stands = self.phase.acts() && matches!(self.clock, PhaseClock::Stands);
-        if stands || now < case.ends(&self.phase, &self.limits, self.counts_since()) {
+        if stands || now < candidate.ends(&self.phase, &self.limits, self.counts_since()) {
             return;
         }
         match std::mem::take(&mut self.phase) {
-            phase @ (RolloutPhase::Absent | RolloutPhase::Steady) => self.phase = phase,
-            RolloutPhase::Settling(case) => {
-                let revision = case.revision;
+            phase @ (RolloutPhase::NotInstalled | RolloutPhase::Idle) => self.phase = phase,
+            RolloutPhase::RollingOut(candidate) => {
+                let revision = candidate.revision;
                 let cap = self.limits.settle_cap.as_secs();
-                self.enter(RolloutPhase::Watching(case), now);
+                self.enter(RolloutPhase::Analyzing(candidate), now);
                 self.note(
                     now,
                     Some(revision),
                     format!("The rollout is not complete after {cap} s; the analysis goes on"),
                 );
             }
-            RolloutPhase::Watching(case) => {
-                commands.push(RolloutCommand::EndWatch { kept: false });
+            RolloutPhase::Analyzing(candidate) => {
+                commands.push(RolloutCommand::EndAnalysis { kept: false });
                 self.end(
-                    *case,
+                    *candidate,
                     RolloutOutcome::Inconclusive,
                     "The watch ended without a verdict".into(),
                     now,
                 );
             }
-            RolloutPhase::Preflight(case) => {
+            RolloutPhase::Preflight(candidate) => {
                 let text = "Whether it can be turned back could not be found out in time";
-                if case.ordered {
-                    self.end_order(*case, text, now, commands);
+                if candidate.ordered {
+                    self.end_order(*candidate, text, now, commands);
                 } else {
-                    self.end(*case, RolloutOutcome::Refused, text.into(), now);
+                    self.end(*candidate, RolloutOutcome::Refused, text.into(), now);
                 }
             }
-            RolloutPhase::TurningBack(case) => {
-                let overtaken_by = case.overtaken_by;
-                if let Some(other) = overtaken_by.filter(|_| case.overtaken_by_same) {
-                    self.try_again_for(case, other, now, commands);
+            RolloutPhase::RollingBack(candidate) => {
+                let overtaken_by = candidate.overtaken_by;
+                if let Some(other) = overtaken_by.filter(|_| candidate.overtaken_by_same) {
+                    self.try_again_for(candidate, other, now, commands);
                     return;
                 }
-                let serving = case.made.or(case.serving);
-                let text = match case.made {
+                let serving = candidate.made.or(candidate.serving);
+                let text = match candidate.made {
                     None => "The rollback did not end in time",
                     Some(_) => "The rollback's rollout was not complete in time",
                 };
-                self.end(*case, RolloutOutcome::Failed, text.into(), now);
+                self.end(*candidate, RolloutOutcome::Failed, text.into(), now);
                 if let Some((revision, origin)) = overtaken_by {
                     self.begin(revision, origin, serving, now, commands);
                 }
             }
-            RolloutPhase::Verifying(case) => {
-                commands.push(RolloutCommand::EndWatch { kept: false });
+            RolloutPhase::Verifying(candidate) => {
+                commands.push(RolloutCommand::EndAnalysis { kept: false });
                 let text =
                     "Turned back, but whether the release is well could not be found out".into();
-                self.end(*case, RolloutOutcome::Unverified, text, now);
+                self.end(*candidate, RolloutOutcome::Unverified, text, now);
             }
         }
     }
 
     fn note_lateness(&mut self, now: Time) {
-        let (RolloutPhase::Preflight(case)
-        | RolloutPhase::TurningBack(case)
-        | RolloutPhase::Verifying(case)) = &mut self.phase
+        let (RolloutPhase::Preflight(candidate)
+        | RolloutPhase::RollingBack(candidate)
+        | RolloutPhase::Verifying(candidate)) = &mut self.phase
         else {
             return;
         };
         let mut late = Vec::new();
-        for timing in case.timings() {
+        for timing in candidate.timings() {
             let exceeded = timing
                 .from
                 .is_some_and(|from| timing.to.unwrap_or(now).since(from) > timing.step.limit());
-            if exceeded && !case.late.contains(&timing.step) {
-                case.late.push(timing.step);
+            if exceeded && !candidate.late.contains(&timing.step) {
+                candidate.late.push(timing.step);
                 late.push(timing.step);
             }
         }
-        let revision = case.revision;
+        let revision = candidate.revision;
         for step in late {
             let limit = step.limit().as_secs();
             self.note(
@@ -898,17 +906,20 @@ impl Rollout {
     }
 
     /// Takes the case out of a phase; the caller enters the next one. `None` leaves the phase as it is.
-    fn take_case(&mut self, is_it: impl FnOnce(&RolloutPhase) -> bool) -> Option<Box<Candidate>> {
+    fn take_candidate(
+        &mut self,
+        is_it: impl FnOnce(&RolloutPhase) -> bool,
+    ) -> Option<Box<Candidate>> {
         if !is_it(&self.phase) {
             return None;
         }
         match std::mem::take(&mut self.phase) {
-            RolloutPhase::Settling(case)
-            | RolloutPhase::Watching(case)
-            | RolloutPhase::Preflight(case)
-            | RolloutPhase::TurningBack(case)
-            | RolloutPhase::Verifying(case) => Some(case),
-            phase @ (RolloutPhase::Absent | RolloutPhase::Steady) => {
+            RolloutPhase::RollingOut(candidate)
+            | RolloutPhase::Analyzing(candidate)
+            | RolloutPhase::Preflight(candidate)
+            | RolloutPhase::RollingBack(candidate)
+            | RolloutPhase::Verifying(candidate) => Some(candidate),
+            phase @ (RolloutPhase::NotInstalled | RolloutPhase::Idle) => {
                 self.phase = phase;
                 None
             }
@@ -917,29 +928,31 @@ impl Rollout {
 
     /// The case of a revision that is judged.
     fn take_judged(&mut self, judged: Revision) -> Option<Box<Candidate>> {
-        self.take_case(|phase| match phase {
-            RolloutPhase::Settling(case) | RolloutPhase::Watching(case) => case.revision == judged,
-            RolloutPhase::Absent
-            | RolloutPhase::Steady
+        self.take_candidate(|phase| match phase {
+            RolloutPhase::RollingOut(candidate) | RolloutPhase::Analyzing(candidate) => {
+                candidate.revision == judged
+            }
+            RolloutPhase::NotInstalled
+            | RolloutPhase::Idle
             | RolloutPhase::Preflight(_)
-            | RolloutPhase::TurningBack(_)
+            | RolloutPhase::RollingBack(_)
             | RolloutPhase::Verifying(_) => false,
         })
     }
 
     fn take_preflight(&mut self) -> Option<Box<Candidate>> {
-        self.take_case(|phase| matches!(phase, RolloutPhase::Preflight(_)))
+        self.take_candidate(|phase| matches!(phase, RolloutPhase::Preflight(_)))
     }
 
     /// The case of this rollback, while it is carried out.
     fn take_attempt(&mut self, attempt: RollbackAttempt) -> Option<Box<Candidate>> {
-        self.take_case(
-            |phase| matches!(phase, RolloutPhase::TurningBack(case) if case.attempt() == Some(attempt)),
+        self.take_candidate(
+            |phase| matches!(phase, RolloutPhase::RollingBack(candidate) if candidate.attempt() == Some(attempt)),
         )
     }
 
     fn take_verifying(&mut self) -> Option<Box<Candidate>> {
-        self.take_case(|phase| matches!(phase, RolloutPhase::Verifying(_)))
+        self.take_candidate(|phase| matches!(phase, RolloutPhase::Verifying(_)))
     }
 
     pub(super) fn enter(&mut self, phase: RolloutPhase, now: Time) {
@@ -947,28 +960,34 @@ impl Rollout {
         self.since = now;
     }
 
-    pub(super) fn end(&mut self, case: Candidate, ending: RolloutOutcome, text: String, now: Time) {
-        self.enter(RolloutPhase::Steady, now);
-        self.finish(case, ending, text, now);
+    pub(super) fn end(
+        &mut self,
+        candidate: Candidate,
+        outcome: RolloutOutcome,
+        text: String,
+        now: Time,
+    ) {
+        self.enter(RolloutPhase::Idle, now);
+        self.finish(candidate, outcome, text, now);
     }
 
     /// Writes down how a revision ended, in whatever phase that leaves the release.
     pub(super) fn finish(
         &mut self,
-        case: Candidate,
-        ending: RolloutOutcome,
+        candidate: Candidate,
+        outcome: RolloutOutcome,
         text: String,
         now: Time,
     ) {
-        let revision = case.revision;
+        let revision = candidate.revision;
         // That is about what a person wanted, and not about the revision.
-        let said = if ending == RolloutOutcome::OrderRefused {
+        let said = if outcome == RolloutOutcome::OrderRefused {
             text.clone()
         } else {
-            let word = ending.as_str().replace('_', " ");
+            let word = outcome.as_str().replace('_', " ");
             format!("Revision {revision}: {word}. {text}")
         };
         self.note(now, Some(revision), said);
-        self.remember(case, ending, text, now);
+        self.remember(candidate, outcome, text, now);
     }
 }

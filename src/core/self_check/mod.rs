@@ -33,7 +33,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::config::settings;
-use crate::core::probe_result::{Outcome, ProbeResult, VoidReason};
+use crate::core::probe_result::{Outcome, ProbeResult, UnknownReason};
 use crate::core::units::{Moment, ProbeId};
 
 /// A heartbeat that is older says that the schedule stands still, and we with it. Four times its usual distance.
@@ -64,7 +64,7 @@ pub struct SelfCheck {
     hosts: FailingHosts,
     control: ControlProbe,
     /// When each trouble last made a sounding void.
-    last_seen: [Option<Moment>; VoidReason::COUNT],
+    last_seen: [Option<Moment>; UnknownReason::COUNT],
 }
 
 impl SelfCheck {
@@ -86,7 +86,7 @@ impl SelfCheck {
                 bad_in_a_row: 0,
                 last: Moment::default(),
             },
-            last_seen: [None; VoidReason::COUNT],
+            last_seen: [None; UnknownReason::COUNT],
         }
     }
 
@@ -102,13 +102,13 @@ impl SelfCheck {
     pub fn examine(
         &mut self,
         probe: &ProbeId,
-        sounding: &ProbeResult,
+        result: &ProbeResult,
         timeout: Duration,
-        pulse: Heartbeat,
+        heartbeat: Heartbeat,
         now: Moment,
     ) -> Outcome {
-        let outcome = self.judge(probe, sounding, timeout, pulse, now);
-        if let Outcome::Void(reason) = outcome
+        let outcome = self.judge(probe, result, timeout, heartbeat, now);
+        if let Outcome::Unknown(reason) = outcome
             && let Some(seen) = self.last_seen.get_mut(reason.index())
         {
             *seen = Some(now);
@@ -119,50 +119,50 @@ impl SelfCheck {
     fn judge(
         &mut self,
         probe: &ProbeId,
-        sounding: &ProbeResult,
+        result: &ProbeResult,
         timeout: Duration,
-        pulse: Heartbeat,
+        heartbeat: Heartbeat,
         now: Moment,
     ) -> Outcome {
-        if let Outcome::Void(_) = sounding.outcome {
-            return sounding.outcome;
+        if let Outcome::Unknown(_) = result.outcome {
+            return result.outcome;
         }
-        if self.is_late(sounding, timeout, pulse, now) {
-            return Outcome::Void(VoidReason::Late);
+        if self.is_late(result, timeout, heartbeat, now) {
+            return Outcome::Unknown(UnknownReason::Late);
         }
         // The host's state is what we saw, before the doubt about it. Otherwise the doubt would starve itself: with no
         // failure left that counts it would end, let some through, and begin again.
-        let transport = match sounding.outcome {
-            Outcome::Bad(reason) => reason.is_transport() && !sounding.answer.reached,
-            Outcome::Good | Outcome::Void(_) => false,
+        let transport = match result.outcome {
+            Outcome::Failure(reason) => reason.is_transport() && !result.answer.reached,
+            Outcome::Success | Outcome::Unknown(_) => false,
         };
-        let entrance = sounding.answer.entrance;
-        let proven = self
-            .hosts
-            .note(probe, transport, sounding.finished, entrance);
-        match sounding.outcome {
-            Outcome::Bad(_) if transport && !proven && self.hosts.all_fail(now) => {
-                Outcome::Void(VoidReason::AllTargets)
+        let entrance = result.answer.entrance;
+        let proven = self.hosts.note(probe, transport, result.finished, entrance);
+        match result.outcome {
+            Outcome::Failure(_) if transport && !proven && self.hosts.all_fail(now) => {
+                Outcome::Unknown(UnknownReason::AllTargets)
             }
-            Outcome::Bad(_) if self.control.fails(now) => Outcome::Void(VoidReason::Control),
-            own @ (Outcome::Good | Outcome::Bad(_) | Outcome::Void(_)) => own,
+            Outcome::Failure(_) if self.control.fails(now) => {
+                Outcome::Unknown(UnknownReason::Control)
+            }
+            own @ (Outcome::Success | Outcome::Failure(_) | Outcome::Unknown(_)) => own,
         }
     }
 
     fn is_late(
         &self,
-        sounding: &ProbeResult,
+        result: &ProbeResult,
         timeout: Duration,
-        pulse: Heartbeat,
+        heartbeat: Heartbeat,
         now: Moment,
     ) -> bool {
-        sounding.lateness() > self.late_after
-            || sounding.duration() > timeout.saturating_add(self.late_after)
-            || now.since(pulse.beat) > BEAT_TOO_OLD
+        result.lateness() > self.late_after
+            || result.duration() > timeout.saturating_add(self.late_after)
+            || now.since(heartbeat.beat) > BEAT_TOO_OLD
             // Also one that ended after `finished`: whoever was stopped reads all its clocks after the stop, in any order.
-            || pulse
+            || heartbeat
                 .last_stall_end
-                .is_some_and(|end| end >= sounding.started)
+                .is_some_and(|end| end >= result.started)
     }
 
     /// Takes a sounding of the control probe that ended at `at`. A void one says nothing and is not to be given.
@@ -180,20 +180,20 @@ impl SelfCheck {
 
     /// The troubles in force. Those that only soundings show last for [`TROUBLE_LASTS`]; the lost network and the failing
     /// control probe for as long as they are so, whether or not a sounding has met them.
-    pub fn troubles(&self, now: Moment) -> impl Iterator<Item = VoidReason> + '_ {
-        VoidReason::ALL
+    pub fn troubles(&self, now: Moment) -> impl Iterator<Item = UnknownReason> + '_ {
+        UnknownReason::ALL
             .iter()
             .copied()
             .filter(move |reason| match reason {
-                VoidReason::AllTargets => self.hosts.all_fail_exactly(now),
-                VoidReason::Control => self.control.fails(now),
-                VoidReason::Late
-                | VoidReason::NoFileDescriptors
-                | VoidReason::NoLocalPorts
-                | VoidReason::NoMemory
-                | VoidReason::ResolverBusy
-                | VoidReason::File
-                | VoidReason::Shutdown => self
+                UnknownReason::AllTargets => self.hosts.all_fail_exactly(now),
+                UnknownReason::Control => self.control.fails(now),
+                UnknownReason::Late
+                | UnknownReason::NoFileDescriptors
+                | UnknownReason::NoLocalPorts
+                | UnknownReason::NoMemory
+                | UnknownReason::ResolverBusy
+                | UnknownReason::File
+                | UnknownReason::Shutdown => self
                     .last_seen
                     .get(reason.index())
                     .copied()

@@ -24,7 +24,7 @@ fn id(name: &str) -> ProbeId {
 }
 
 /// Probes "a0" and "a1" of host a, "b0" and "b1" of b, and so on.
-fn doubt_of(hosts: &[&str], hosts_failing: usize) -> SelfCheck {
+fn self_check_of(hosts: &[&str], hosts_failing: usize) -> SelfCheck {
     let settings = settings::SelfCheckConfig {
         late_after: ms(500),
         hosts_failing,
@@ -37,7 +37,7 @@ fn doubt_of(hosts: &[&str], hosts_failing: usize) -> SelfCheck {
     SelfCheck::new(&settings, probes.into_iter())
 }
 
-fn sounding(due: u64, started: u64, finished: u64, outcome: Outcome) -> ProbeResult {
+fn result(due: u64, started: u64, finished: u64, outcome: Outcome) -> ProbeResult {
     ProbeResult {
         due: at(due),
         started: at(started),
@@ -56,18 +56,18 @@ fn beating(now: Moment) -> Heartbeat {
     }
 }
 
-const GOOD: Outcome = Outcome::Good;
-const SILENT: Outcome = Outcome::Bad(Reason::ConnectTimeout);
-const STATUS: Outcome = Outcome::Bad(Reason::Status);
-const SLOW: Outcome = Outcome::Bad(Reason::TooSlow);
-const LATE: Outcome = Outcome::Void(VoidReason::Late);
-const ALL: Outcome = Outcome::Void(VoidReason::AllTargets);
-const CONTROL: Outcome = Outcome::Void(VoidReason::Control);
+const GOOD: Outcome = Outcome::Success;
+const SILENT: Outcome = Outcome::Failure(Reason::ConnectTimeout);
+const STATUS: Outcome = Outcome::Failure(Reason::Status);
+const SLOW: Outcome = Outcome::Failure(Reason::TooSlow);
+const LATE: Outcome = Outcome::Unknown(UnknownReason::Late);
+const ALL: Outcome = Outcome::Unknown(UnknownReason::AllTargets);
+const CONTROL: Outcome = Outcome::Unknown(UnknownReason::Control);
 
 /// Gives a punctual sounding that ended at `now`.
-fn take(doubt: &mut SelfCheck, probe: &str, now: u64, outcome: Outcome) -> Outcome {
-    let sounding = sounding(now - 10, now - 10, now, outcome);
-    doubt.examine(&id(probe), &sounding, TIMEOUT, beating(at(now)), at(now))
+fn take(self_check: &mut SelfCheck, probe: &str, now: u64, outcome: Outcome) -> Outcome {
+    let result = result(now - 10, now - 10, now, outcome);
+    self_check.examine(&id(probe), &result, TIMEOUT, beating(at(now)), at(now))
 }
 
 #[test]
@@ -93,61 +93,61 @@ fn a_sounding_is_late_by_its_start_its_end_or_a_standstill() {
 #[track_caller]
 fn check_late(due: u64, started: u64, finished: u64, beat: u64, stall: Option<u64>, late: bool) {
     for outcome in [GOOD, SILENT, STATUS, SLOW] {
-        let mut doubt = doubt_of(&["a"], 0);
-        let pulse = Heartbeat {
+        let mut self_check = self_check_of(&["a"], 0);
+        let heartbeat = Heartbeat {
             beat: at(beat),
             last_stall_end: stall.map(at),
         };
-        let sounding = sounding(due, started, finished, outcome);
-        let seen = doubt.examine(&id("a0"), &sounding, TIMEOUT, pulse, at(finished));
+        let result = result(due, started, finished, outcome);
+        let seen = self_check.examine(&id("a0"), &result, TIMEOUT, heartbeat, at(finished));
         assert_eq!(seen, if late { LATE } else { outcome });
-        let troubles: Vec<_> = doubt.troubles(at(finished)).collect();
-        assert_eq!(troubles.contains(&VoidReason::Late), late);
+        let troubles: Vec<_> = self_check.troubles(at(finished)).collect();
+        assert_eq!(troubles.contains(&UnknownReason::Late), late);
     }
 }
 
 #[test]
 fn a_process_that_was_stopped_for_five_seconds_gains_no_evidence() {
-    let mut doubt = doubt_of(&["a"], 0);
+    let mut self_check = self_check_of(&["a"], 0);
     // Under way when it was stopped at 10.0 s, and due meanwhile; all seen after 15.0 s.
-    let pulse = Heartbeat {
+    let heartbeat = Heartbeat {
         beat: at(15_001),
         last_stall_end: Some(at(15_001)),
     };
     for (due, started, outcome) in [
-        (9_990, 9_990, Outcome::Bad(Reason::Reset)),
-        (9_995, 9_995, Outcome::Bad(Reason::HeaderTimeout)),
+        (9_990, 9_990, Outcome::Failure(Reason::Reset)),
+        (9_995, 9_995, Outcome::Failure(Reason::HeaderTimeout)),
         (14_200, 15_001, GOOD),
         (14_900, 15_000, SILENT),
     ] {
-        let sounding = sounding(due, started, 15_003, outcome);
-        let seen = doubt.examine(&id("a0"), &sounding, TIMEOUT, pulse, at(15_003));
+        let result = result(due, started, 15_003, outcome);
+        let seen = self_check.examine(&id("a0"), &result, TIMEOUT, heartbeat, at(15_003));
         assert_eq!(seen, LATE, "due at {due}");
     }
     // And what starts afterwards counts again.
-    let sounding = sounding(15_100, 15_100, 15_110, SILENT);
-    let seen = doubt.examine(&id("a0"), &sounding, TIMEOUT, pulse, at(15_110));
+    let result = result(15_100, 15_100, 15_110, SILENT);
+    let seen = self_check.examine(&id("a0"), &result, TIMEOUT, heartbeat, at(15_110));
     assert_eq!(seen, SILENT);
 }
 
 #[test]
 fn a_void_sounding_stays_as_it_is_and_says_nothing_about_its_host() {
-    let mut doubt = doubt_of(&["a", "b"], 2);
-    take(&mut doubt, "a0", 1_000, SILENT);
-    for reason in VoidReason::ALL {
-        let void = Outcome::Void(*reason);
-        assert_eq!(take(&mut doubt, "b0", 1_000, void), void);
+    let mut self_check = self_check_of(&["a", "b"], 2);
+    take(&mut self_check, "a0", 1_000, SILENT);
+    for reason in UnknownReason::ALL {
+        let unknown = Outcome::Unknown(*reason);
+        assert_eq!(take(&mut self_check, "b0", 1_000, unknown), unknown);
     }
-    assert_eq!(take(&mut doubt, "a1", 1_001, SILENT), SILENT);
+    assert_eq!(take(&mut self_check, "a1", 1_001, SILENT), SILENT);
     // Nor does a void one prove that a failing host is well.
-    take(&mut doubt, "b0", 1_002, SILENT);
+    take(&mut self_check, "b0", 1_002, SILENT);
     take(
-        &mut doubt,
+        &mut self_check,
         "b1",
         1_003,
-        Outcome::Void(VoidReason::NoLocalPorts),
+        Outcome::Unknown(UnknownReason::NoLocalPorts),
     );
-    assert_eq!(take(&mut doubt, "a1", 1_004, SILENT), ALL);
+    assert_eq!(take(&mut self_check, "a1", 1_004, SILENT), ALL);
 }
 
 #[test]
@@ -202,12 +202,12 @@ fn failures_are_ours_only_while_every_one_of_enough_hosts_fails() {
 
 #[track_caller]
 fn check_hosts(hosts: &[&str], hosts_failing: usize, steps: &[(&str, Outcome, Outcome)]) {
-    let mut doubt = doubt_of(hosts, hosts_failing);
+    let mut self_check = self_check_of(hosts, hosts_failing);
     let mut now = 1_000;
     for (index, (probe, outcome, expected)) in steps.iter().enumerate() {
         now += 1;
         assert_eq!(
-            take(&mut doubt, probe, now, *outcome),
+            take(&mut self_check, probe, now, *outcome),
             *expected,
             "step {index}"
         );
@@ -216,16 +216,16 @@ fn check_hosts(hosts: &[&str], hosts_failing: usize, steps: &[(&str, Outcome, Ou
 
 /// Gives a punctual sounding that ended at `now`, of a host at this address.
 fn take_at(
-    doubt: &mut SelfCheck,
+    self_check: &mut SelfCheck,
     probe: &str,
     now: u64,
     outcome: Outcome,
     (last, reached): (u8, bool),
 ) -> Outcome {
-    let mut sounding = sounding(now - 10, now - 10, now, outcome);
-    sounding.answer.entrance = Some([192, 0, 2, last].into());
-    sounding.answer.reached = reached;
-    doubt.examine(&id(probe), &sounding, TIMEOUT, beating(at(now)), at(now))
+    let mut result = result(now - 10, now - 10, now, outcome);
+    result.answer.entrance = Some([192, 0, 2, last].into());
+    result.answer.reached = reached;
+    self_check.examine(&id(probe), &result, TIMEOUT, beating(at(now)), at(now))
 }
 
 #[test]
@@ -233,28 +233,28 @@ fn names_of_one_entrance_are_no_witnesses_of_one_another() {
     let hosts = ["a", "b", "c"];
     // The addresses of the three hosts, and whether their silence is ours.
     for (addresses, ours) in [([1, 1, 1], false), ([1, 2, 1], false), ([1, 2, 3], true)] {
-        let mut doubt = doubt_of(&hosts, 3);
+        let mut self_check = self_check_of(&hosts, 3);
         let mut now = 1_000;
         for round in 0..3 {
             for (host, address) in hosts.iter().zip(addresses) {
                 now += 1;
                 let probe = format!("{host}0");
-                let seen = take_at(&mut doubt, &probe, now, SILENT, (address, false));
+                let seen = take_at(&mut self_check, &probe, now, SILENT, (address, false));
                 let all_have_failed = round > 0 || *host == "c";
                 let expected = if ours && all_have_failed { ALL } else { SILENT };
                 assert_eq!(seen, expected, "{addresses:?} {round} {host}");
             }
         }
-        let told = doubt
+        let told = self_check
             .troubles(at(now))
-            .any(|it| it == VoidReason::AllTargets);
+            .any(|it| it == UnknownReason::AllTargets);
         assert_eq!(told, ours, "{addresses:?}");
         // A name that moves elsewhere is counted where it is now.
-        let moved = take_at(&mut doubt, "c0", now + 1, SILENT, (3, false));
+        let moved = take_at(&mut self_check, "c0", now + 1, SILENT, (3, false));
         assert_eq!(moved == ALL, addresses[1] == 2, "{addresses:?}");
         // Where a name has no address at the moment, it is where it was.
-        let lost = Outcome::Bad(Reason::Resolve);
-        let kept = take(&mut doubt, "c0", now + 2, lost);
+        let lost = Outcome::Failure(Reason::Resolve);
+        let kept = take(&mut self_check, "c0", now + 2, lost);
         assert_eq!(kept == ALL, addresses[1] == 2, "{addresses:?}");
     }
 }
@@ -269,93 +269,99 @@ fn what_came_back_is_never_our_own_trouble() {
         Reason::BodyTimeout,
         Reason::Proxy,
     ] {
-        let bad = Outcome::Bad(reason);
-        let mut doubt = doubt_of(&["a", "b", "c"], 3);
+        let bad = Outcome::Failure(reason);
+        let mut self_check = self_check_of(&["a", "b", "c"], 3);
         for round in 0..3 {
             for (last, probe) in ["a0", "b0", "c0"].iter().enumerate() {
                 let now = 1_000 + round * 10 + last as u64;
                 let address = u8::try_from(last).unwrap();
-                let seen = take_at(&mut doubt, probe, now, bad, (address, true));
+                let seen = take_at(&mut self_check, probe, now, bad, (address, true));
                 assert_eq!(seen, bad, "{probe}");
             }
         }
-        assert_eq!(doubt.troubles(at(1_050)).count(), 0);
+        assert_eq!(self_check.troubles(at(1_050)).count(), 0);
         // It also proves that the silence of another host is that host's own.
-        take_at(&mut doubt, "a0", 1_060, SILENT, (0, false));
-        take_at(&mut doubt, "b0", 1_061, SILENT, (1, false));
-        let seen = take_at(&mut doubt, "c0", 1_062, bad, (2, true));
+        take_at(&mut self_check, "a0", 1_060, SILENT, (0, false));
+        take_at(&mut self_check, "b0", 1_061, SILENT, (1, false));
+        let seen = take_at(&mut self_check, "c0", 1_062, bad, (2, true));
         assert_eq!(seen, bad);
-        assert_eq!(take_at(&mut doubt, "a0", 1_063, SILENT, (0, false)), SILENT);
+        assert_eq!(
+            take_at(&mut self_check, "a0", 1_063, SILENT, (0, false)),
+            SILENT
+        );
     }
 }
 
 #[test]
 fn the_outage_of_one_app_among_others_counts_from_its_first_failure_to_its_last() {
-    let mut doubt = doubt_of(&["a", "b", "c", "d"], 3);
+    let mut self_check = self_check_of(&["a", "b", "c", "d"], 3);
     for round in 0..1_000 {
         let now = 10_000 + round * 2_000;
-        assert_eq!(take(&mut doubt, "a0", now, SILENT), SILENT);
-        assert_eq!(take(&mut doubt, "b0", now + 1, SILENT), SILENT);
-        assert_eq!(take(&mut doubt, "c0", now + 2, SILENT), SILENT);
-        assert_eq!(take(&mut doubt, "d0", now + 3, GOOD), GOOD);
+        assert_eq!(take(&mut self_check, "a0", now, SILENT), SILENT);
+        assert_eq!(take(&mut self_check, "b0", now + 1, SILENT), SILENT);
+        assert_eq!(take(&mut self_check, "c0", now + 2, SILENT), SILENT);
+        assert_eq!(take(&mut self_check, "d0", now + 3, GOOD), GOOD);
     }
 }
 
 #[test]
 fn what_breaks_one_path_on_every_host_is_not_our_network() {
-    let mut doubt = doubt_of(&["a", "b"], 2);
-    let mut void = 0;
+    let mut self_check = self_check_of(&["a", "b"], 2);
+    let mut unknown = 0;
     for round in 0..1_000 {
         let now = 10_000 + round * 2_000;
         for (offset, probe) in ["a1", "b1"].iter().enumerate() {
-            assert_eq!(take(&mut doubt, probe, now + offset as u64, GOOD), GOOD);
+            assert_eq!(
+                take(&mut self_check, probe, now + offset as u64, GOOD),
+                GOOD
+            );
         }
         // Each host's latest evidence is now a failure, in every round.
         for (offset, probe) in ["a0", "b0"].iter().enumerate() {
-            let seen = take(&mut doubt, probe, now + 10 + offset as u64, SILENT);
-            void += u32::from(seen == ALL);
+            let seen = take(&mut self_check, probe, now + 10 + offset as u64, SILENT);
+            unknown += u32::from(seen == ALL);
         }
     }
     assert_eq!(
-        void, 1,
+        unknown, 1,
         "only in the first round, before anyone answered again"
     );
 }
 
 #[test]
 fn an_old_answer_does_not_prove_the_network_of_today() {
-    let mut doubt = doubt_of(&["a", "b"], 2);
-    take(&mut doubt, "a0", 1_000, SILENT);
-    take(&mut doubt, "b1", 2_000, GOOD);
-    take(&mut doubt, "b0", 11_900, SILENT);
-    assert_eq!(take(&mut doubt, "a0", 12_000, SILENT), SILENT);
-    assert_eq!(take(&mut doubt, "a0", 12_001, SILENT), ALL);
+    let mut self_check = self_check_of(&["a", "b"], 2);
+    take(&mut self_check, "a0", 1_000, SILENT);
+    take(&mut self_check, "b1", 2_000, GOOD);
+    take(&mut self_check, "b0", 11_900, SILENT);
+    assert_eq!(take(&mut self_check, "a0", 12_000, SILENT), SILENT);
+    assert_eq!(take(&mut self_check, "a0", 12_001, SILENT), ALL);
 }
 
 #[test]
 fn a_lost_network_stays_void_for_as_long_as_it_lasts() {
-    let mut doubt = doubt_of(&["a", "b"], 2);
-    take(&mut doubt, "a0", 9_000, SILENT);
+    let mut self_check = self_check_of(&["a", "b"], 2);
+    take(&mut self_check, "a0", 9_000, SILENT);
     for round in 0..1_000 {
         let now = 10_000 + round * 2_000;
-        assert_eq!(take(&mut doubt, "b0", now, SILENT), ALL, "{round}");
-        assert_eq!(take(&mut doubt, "a0", now + 7, SILENT), ALL, "{round}");
+        assert_eq!(take(&mut self_check, "b0", now, SILENT), ALL, "{round}");
+        assert_eq!(take(&mut self_check, "a0", now + 7, SILENT), ALL, "{round}");
     }
 }
 
 #[test]
 fn a_failure_excuses_others_only_while_it_is_fresh() {
     // With an interval of 2 s it is fresh for 10 s.
-    let mut doubt = doubt_of(&["a", "b"], 2);
-    take(&mut doubt, "a0", 1_000, SILENT);
-    assert_eq!(take(&mut doubt, "b0", 11_000, SILENT), ALL);
+    let mut self_check = self_check_of(&["a", "b"], 2);
+    take(&mut self_check, "a0", 1_000, SILENT);
+    assert_eq!(take(&mut self_check, "b0", 11_000, SILENT), ALL);
     assert_eq!(
-        doubt.troubles(at(11_000)).collect::<Vec<_>>(),
-        [VoidReason::AllTargets]
+        self_check.troubles(at(11_000)).collect::<Vec<_>>(),
+        [UnknownReason::AllTargets]
     );
-    assert_eq!(doubt.troubles(at(11_001)).count(), 0);
-    assert_eq!(take(&mut doubt, "b0", 11_001, SILENT), SILENT);
-    assert_eq!(take(&mut doubt, "a0", 11_002, SILENT), ALL);
+    assert_eq!(self_check.troubles(at(11_001)).count(), 0);
+    assert_eq!(take(&mut self_check, "b0", 11_001, SILENT), SILENT);
+    assert_eq!(take(&mut self_check, "a0", 11_002, SILENT), ALL);
     assert_eq!(
         SelfCheck::freshness(Duration::from_secs(30)),
         Duration::from_secs(90)
@@ -377,25 +383,27 @@ fn bad_soundings_are_void_while_the_control_probe_fails() {
 }
 
 #[track_caller]
-fn check_control(soundings: &[(bool, u64)], doubted: bool) {
-    let mut doubt = doubt_of(&["a"], 0);
-    doubt.control.fresh_for = SelfCheck::freshness(Duration::from_secs(5));
+fn check_control(results: &[(bool, u64)], doubted: bool) {
+    let mut self_check = self_check_of(&["a"], 0);
+    self_check.control.fresh_for = SelfCheck::freshness(Duration::from_secs(5));
     let mut now = 9_999;
-    for (good, when) in soundings {
-        doubt.control(*good, at(*when));
+    for (good, when) in results {
+        self_check.control(*good, at(*when));
         now = now.max(when + 10);
     }
     for bad in [SILENT, STATUS, SLOW] {
         let expected = if doubted { CONTROL } else { bad };
-        assert_eq!(take(&mut doubt, "a0", now, bad), expected);
+        assert_eq!(take(&mut self_check, "a0", now, bad), expected);
     }
-    assert_eq!(take(&mut doubt, "a0", now, GOOD), GOOD);
+    assert_eq!(take(&mut self_check, "a0", now, GOOD), GOOD);
     assert_eq!(
-        doubt.troubles(at(now)).any(|t| t == VoidReason::Control),
+        self_check
+            .troubles(at(now))
+            .any(|t| t == UnknownReason::Control),
         doubted
     );
     // A control probe that falls silent excuses nobody any more.
-    assert_eq!(take(&mut doubt, "a0", now + 16_000, STATUS), STATUS);
+    assert_eq!(take(&mut self_check, "a0", now + 16_000, STATUS), STATUS);
 }
 
 #[test]
@@ -413,9 +421,9 @@ fn the_freshness_of_the_control_probe_follows_its_interval() {
     let control = ProbeConfig {
         id: id("control"),
         target: crate::config::target::Target::parse("tcp://127.0.0.1:1", "tcp").unwrap(),
-        question: ProbeKind::Tcp(Box::new(tcp)),
+        kind: ProbeKind::Tcp(Box::new(tcp)),
         interval: Duration::from_secs(60),
-        watch_interval: None,
+        analysis_interval: None,
         needs: Vec::new(),
         pods: None,
         objectives: ObjectivesConfig::default(),
@@ -428,18 +436,23 @@ fn the_freshness_of_the_control_probe_follows_its_interval() {
         hosts_failing: 0,
         control: Some(Arc::new(control)),
     };
-    let doubt = SelfCheck::new(&settings, std::iter::empty());
-    assert_eq!(doubt.control.fresh_for, Duration::from_secs(180));
+    let self_check = SelfCheck::new(&settings, std::iter::empty());
+    assert_eq!(self_check.control.fresh_for, Duration::from_secs(180));
 }
 
 #[test]
 fn a_trouble_of_single_soundings_is_in_force_for_a_minute() {
-    let mut doubt = doubt_of(&["a"], 0);
-    assert_eq!(doubt.troubles(at(10_000)).count(), 0);
-    take(&mut doubt, "a0", 10_000, Outcome::Void(VoidReason::File));
-    assert_eq!(
-        doubt.troubles(at(70_000)).collect::<Vec<_>>(),
-        [VoidReason::File]
+    let mut self_check = self_check_of(&["a"], 0);
+    assert_eq!(self_check.troubles(at(10_000)).count(), 0);
+    take(
+        &mut self_check,
+        "a0",
+        10_000,
+        Outcome::Unknown(UnknownReason::File),
     );
-    assert_eq!(doubt.troubles(at(70_001)).count(), 0);
+    assert_eq!(
+        self_check.troubles(at(70_000)).collect::<Vec<_>>(),
+        [UnknownReason::File]
+    );
+    assert_eq!(self_check.troubles(at(70_001)).count(), 0);
 }

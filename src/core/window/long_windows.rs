@@ -124,25 +124,28 @@ const ALL_SLOTS: usize = 240;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Counts {
     /// Soundings as expected.
-    pub good: u32,
+    #[serde(rename = "good")]
+    pub success: u32,
     /// Soundings that were not.
-    pub bad: u32,
+    #[serde(rename = "bad")]
+    pub failure: u32,
     /// Soundings without evidence.
-    pub void: u32,
+    #[serde(rename = "void")]
+    pub unknown: u32,
 }
 
 impl Counts {
     /// The share of bad among good and bad; `None` without either.
     pub fn error_rate(&self) -> Option<ErrorRate> {
-        let bad = u64::from(self.bad);
-        ErrorRate::of(bad, bad + u64::from(self.good))
+        let failure = u64::from(self.failure);
+        ErrorRate::of(failure, failure + u64::from(self.success))
     }
 
     /// Adds the counts of another.
     pub fn add(&mut self, other: Self) {
-        self.good = self.good.saturating_add(other.good);
-        self.bad = self.bad.saturating_add(other.bad);
-        self.void = self.void.saturating_add(other.void);
+        self.success = self.success.saturating_add(other.success);
+        self.failure = self.failure.saturating_add(other.failure);
+        self.unknown = self.unknown.saturating_add(other.unknown);
     }
 }
 
@@ -177,16 +180,16 @@ impl LongWindows {
     /// Counts a sounding as so many of its kind.
     pub fn record_times(&mut self, at: Moment, outcome: Outcome, times: u32) {
         let one = match outcome {
-            Outcome::Good => Counts {
-                good: times,
+            Outcome::Success => Counts {
+                success: times,
                 ..Counts::default()
             },
-            Outcome::Bad(_) => Counts {
-                bad: times,
+            Outcome::Failure(_) => Counts {
+                failure: times,
                 ..Counts::default()
             },
-            Outcome::Void(_) => Counts {
-                void: times,
+            Outcome::Unknown(_) => Counts {
+                unknown: times,
                 ..Counts::default()
             },
         };
@@ -286,11 +289,11 @@ pub enum StoredWindowsError {
 }
 
 impl From<LongWindows> for StoredWindows {
-    fn from(spans: LongWindows) -> Self {
+    fn from(long_windows: LongWindows) -> Self {
         Self {
             version: VERSION,
-            newest: spans.newest,
-            slots: spans.slots.to_vec(),
+            newest: long_windows.newest,
+            slots: long_windows.slots.to_vec(),
         }
     }
 }
@@ -318,7 +321,7 @@ impl TryFrom<StoredWindows> for LongWindows {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::probe_result::{Reason, VoidReason};
+    use crate::core::probe_result::{Reason, UnknownReason};
     use proptest::prelude::*;
 
     fn second(seconds: u64) -> Moment {
@@ -327,25 +330,31 @@ mod tests {
 
     #[test]
     fn moved_to_another_time_line_the_counts_are_the_same() {
-        let mut spans = LongWindows::default();
+        let mut long_windows = LongWindows::default();
         for at in 0..20_000 {
-            spans.record(second(1_000_000 + at), Outcome::Good);
+            long_windows.record(second(1_000_000 + at), Outcome::Success);
         }
         let day = 86_400;
         for by in [0, day, -day, 30 * day] {
-            let moved = spans.moved(by);
+            let moved = long_windows.moved(by);
             let now = |seconds: i64| second(u64::try_from(1_019_999 + seconds).unwrap());
-            assert_eq!(moved.all(now(by)), spans.all(now(0)), "{by}");
+            assert_eq!(moved.all(now(by)), long_windows.all(now(0)), "{by}");
         }
         // A machine that started a minute ago: what came before that is gone, and nothing else is made up.
-        let young = spans.moved(60 - 1_019_999);
-        let kept = young.count(LongWindow::ALL[0], second(60)).good;
+        let young = long_windows.moved(60 - 1_019_999);
+        let kept = young.count(LongWindow::ALL[0], second(60)).success;
         assert!(
-            kept > 0 && kept <= spans.count(LongWindow::ALL[0], second(1_019_999)).good,
+            kept > 0
+                && kept
+                    <= long_windows
+                        .count(LongWindow::ALL[0], second(1_019_999))
+                        .success,
             "{kept}"
         );
         // Long ago is over.
-        let old = spans.moved(0).count(LongWindow::ALL[0], second(9_000_000));
+        let old = long_windows
+            .moved(0)
+            .count(LongWindow::ALL[0], second(9_000_000));
         assert_eq!(old, Counts::default());
     }
 
@@ -368,29 +377,35 @@ mod tests {
 
     #[test]
     fn nothing_counted_is_no_rate() {
-        let mut spans = LongWindows::default();
-        assert_eq!(spans.count(LongWindow::Day, second(9)).error_rate(), None);
-        spans.record(second(9), Outcome::Void(VoidReason::Late));
-        let day = spans.count(LongWindow::Day, second(9));
-        assert_eq!((day.void, day.error_rate()), (1, None));
+        let mut long_windows = LongWindows::default();
+        assert_eq!(
+            long_windows.count(LongWindow::Day, second(9)).error_rate(),
+            None
+        );
+        long_windows.record(second(9), Outcome::Unknown(UnknownReason::Late));
+        let day = long_windows.count(LongWindow::Day, second(9));
+        assert_eq!((day.unknown, day.error_rate()), (1, None));
     }
 
     #[test]
     fn counters_stay_at_their_bound() {
         let mut full = Counts {
-            good: u32::MAX,
+            success: u32::MAX,
             ..Counts::default()
         };
         full.add(full);
-        assert_eq!(full.good, u32::MAX);
+        assert_eq!(full.success, u32::MAX);
     }
 
     #[test]
     fn stored_counts_come_back_and_damaged_ones_are_refused() {
-        let mut spans = LongWindows::default();
-        spans.record(second(100_000), Outcome::Good);
-        let text = serde_json::to_string(&spans).unwrap();
-        assert_eq!(serde_json::from_str::<LongWindows>(&text).unwrap(), spans);
+        let mut long_windows = LongWindows::default();
+        long_windows.record(second(100_000), Outcome::Success);
+        let text = serde_json::to_string(&long_windows).unwrap();
+        assert_eq!(
+            serde_json::from_str::<LongWindows>(&text).unwrap(),
+            long_windows
+        );
         let check = |from: &str, to: &str, says: &str| {
             let damaged = text.replacen(from, to, 1);
             assert_ne!(damaged, text);
@@ -419,15 +434,15 @@ mod tests {
                     times.swap(i, i + early);
                 }
             }
-            let mut spans = LongWindows::default();
+            let mut long_windows = LongWindows::default();
             let mut now = 0;
             for &(at, kind) in &times {
                 let outcome = [
-                    Outcome::Good,
-                    Outcome::Bad(Reason::Status),
-                    Outcome::Void(VoidReason::Late),
+                    Outcome::Success,
+                    Outcome::Failure(Reason::Status),
+                    Outcome::Unknown(UnknownReason::Late),
                 ][usize::from(kind)];
-                spans.record(second(at), outcome);
+                long_windows.record(second(at), outcome);
                 now = now.max(at);
             }
             now += gap;
@@ -438,8 +453,8 @@ mod tests {
                     let counted = |t: &&(u64, u8)| t.1 == kind && t.0 / width + slots > now / width;
                     times.iter().filter(counted).count() as u32
                 };
-                let expected = Counts { good: listed(0), bad: listed(1), void: listed(2) };
-                prop_assert_eq!(spans.count(span, second(now)), expected, "{:?}", span);
+                let expected = Counts { success: listed(0), failure: listed(1), unknown: listed(2) };
+                prop_assert_eq!(long_windows.count(span, second(now)), expected, "{:?}", span);
             }
         }
     }

@@ -66,11 +66,11 @@ thread_local! {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct WindowCounts {
     /// Soundings as expected.
-    pub good: u64,
+    pub success: u64,
     /// Soundings that were not.
-    pub bad: u64,
+    pub failure: u64,
     /// Soundings without evidence.
-    pub void: u64,
+    pub unknown: u64,
     /// Slots of the schedule that could not start.
     pub missed: u64,
 }
@@ -78,7 +78,7 @@ pub struct WindowCounts {
 impl WindowCounts {
     /// The share of bad among good and bad; `None` without either.
     pub fn error_rate(&self) -> Option<ErrorRate> {
-        ErrorRate::of(self.bad, self.good.saturating_add(self.bad))
+        ErrorRate::of(self.failure, self.success.saturating_add(self.failure))
     }
 }
 
@@ -86,7 +86,7 @@ impl WindowCounts {
 struct WindowSlot {
     /// Good and bad soundings, so many in `Window::samples`.
     samples: u32,
-    void: u32,
+    unknown: u32,
     missed: u32,
 }
 
@@ -111,7 +111,7 @@ pub struct Window {
     /// How many samples there are of each code.
     by_code: [u32; CODES],
     /// The sums over all slots.
-    void: u64,
+    unknown: u64,
     missed: u64,
     /// All samples, where the window can hold enough of them to need it.
     total: Option<Box<Histogram<u32>>>,
@@ -138,7 +138,7 @@ impl Window {
             stale: 0,
             slack,
             by_code: [0; CODES],
-            void: 0,
+            unknown: 0,
             missed: 0,
             total: total.map(Box::new),
         }
@@ -177,7 +177,7 @@ impl Window {
             for &packed in samples.by_ref().take(slot.samples as usize) {
                 new.put(at, packed);
             }
-            new.add_void(at, slot.void);
+            new.add_unknown(at, slot.unknown);
             new.missed(at, slot.missed);
         }
         new
@@ -196,8 +196,10 @@ impl Window {
     /// Counts a sounding that ended at a moment.
     pub fn record(&mut self, at: Moment, latency: Duration, outcome: Outcome) {
         match outcome {
-            Outcome::Good | Outcome::Bad(_) => self.put(at, PackedResult::new(latency, outcome)),
-            Outcome::Void(_) => self.add_void(at, 1),
+            Outcome::Success | Outcome::Failure(_) => {
+                self.put(at, PackedResult::new(latency, outcome));
+            }
+            Outcome::Unknown(_) => self.add_unknown(at, 1),
         }
     }
 
@@ -215,9 +217,9 @@ impl Window {
     pub fn counts(&mut self, now: Moment) -> WindowCounts {
         self.advance(now);
         WindowCounts {
-            good: u64::from(self.by_code[0]),
-            bad: self.bad(),
-            void: self.void,
+            success: u64::from(self.by_code[0]),
+            failure: self.failure(),
+            unknown: self.unknown,
             missed: self.missed,
         }
     }
@@ -233,7 +235,7 @@ impl Window {
     /// The share of bad soundings among good and bad ones now; `None` without either. Takes constant time.
     pub fn error_rate(&mut self, now: Moment) -> Option<ErrorRate> {
         self.advance(now);
-        ErrorRate::of(self.bad(), self.live() as u64)
+        ErrorRate::of(self.failure(), self.live() as u64)
     }
 
     /// A quantile of the latency of good and bad soundings now; `None` with fewer samples than [`Quantile::needs`].
@@ -244,7 +246,7 @@ impl Window {
         if samples < quantile.needs() {
             return None;
         }
-        let micros = match self.settled_total() {
+        let micros = match self.complete_total() {
             Some(total) => from_histogram(total, quantile),
             None => self.with_raw(|raw| {
                 let (_, packed, _) = raw.select_nth_unstable(quantile.rank(samples) - 1);
@@ -261,7 +263,7 @@ impl Window {
         if samples < Quantile::P50.needs() {
             return [None; Quantile::ALL.len()];
         }
-        match self.settled_total() {
+        match self.complete_total() {
             Some(total) => Quantile::ALL.map(|quantile| {
                 (samples >= quantile.needs())
                     .then(|| Duration::from_micros(from_histogram(total, quantile)))
@@ -289,7 +291,7 @@ impl Window {
         self.samples.len() - self.stale
     }
 
-    fn bad(&self) -> u64 {
+    fn failure(&self) -> u64 {
         self.live() as u64 - u64::from(self.by_code[0])
     }
 
@@ -312,12 +314,12 @@ impl Window {
         (number + SLOTS as u64 > self.newest).then_some(number)
     }
 
-    fn add_void(&mut self, at: Moment, count: u32) {
+    fn add_unknown(&mut self, at: Moment, count: u32) {
         if let Some(number) = self.slot_at(at) {
             let slot = self.slot_mut(number);
-            let before = slot.void;
-            slot.void = before.saturating_add(count);
-            self.void += u64::from(self.slot(number).void - before);
+            let before = slot.unknown;
+            slot.unknown = before.saturating_add(count);
+            self.unknown += u64::from(self.slot(number).unknown - before);
         }
     }
 
@@ -369,7 +371,7 @@ impl Window {
     /// Empties the place of a slot and returns how many samples at the front belonged to it.
     fn empty(&mut self, number: u64) -> usize {
         let slot = std::mem::take(self.slot_mut(number));
-        self.void -= u64::from(slot.void);
+        self.unknown -= u64::from(slot.unknown);
         self.missed -= u64::from(slot.missed);
         slot.samples as usize
     }
@@ -418,7 +420,7 @@ impl Window {
     }
 
     /// The histogram of exactly the live samples; `None` where they are so few that the raw values answer better.
-    fn settled_total(&mut self) -> Option<&Histogram<u32>> {
+    fn complete_total(&mut self) -> Option<&Histogram<u32>> {
         if self.live() < EXACT_BELOW {
             return None;
         }

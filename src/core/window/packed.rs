@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use super::MAX_LATENCY;
-use crate::core::probe_result::{Outcome, Reason, VoidReason};
+use crate::core::probe_result::{Outcome, Reason, UnknownReason};
 
 /// The low bits hold the outcome, the high ones the latency in µs: packed values sort by latency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct PackedResult(u32);
 
 const CODE_BITS: u32 = 6;
-const CODES: usize = 1 + Reason::COUNT + VoidReason::COUNT;
+const CODES: usize = 1 + Reason::COUNT + UnknownReason::COUNT;
 const MAX_MICROS: u32 = MAX_LATENCY.as_micros() as u32;
 const _: () = assert!(CODES <= 1 << CODE_BITS && MAX_MICROS < 1 << (32 - CODE_BITS));
 
@@ -18,9 +18,9 @@ impl PackedResult {
     /// Latencies out of bounds are kept at the bounds: 1 µs and [`MAX_LATENCY`].
     pub(crate) fn new(latency: Duration, outcome: Outcome) -> Self {
         let code = match outcome {
-            Outcome::Good => 0,
-            Outcome::Bad(reason) => 1 + reason.index(),
-            Outcome::Void(reason) => 1 + Reason::COUNT + reason.index(),
+            Outcome::Success => 0,
+            Outcome::Failure(reason) => 1 + reason.index(),
+            Outcome::Unknown(reason) => 1 + Reason::COUNT + reason.index(),
         };
         let micros = latency.min(MAX_LATENCY).as_micros() as u32;
         Self(micros.max(1) << CODE_BITS | code as u32)
@@ -43,14 +43,14 @@ impl PackedResult {
 
     /// The outcome.
     pub(crate) fn outcome(self) -> Outcome {
-        let Some(bad) = self.code().checked_sub(1) else {
-            return Outcome::Good;
+        let Some(failure) = self.code().checked_sub(1) else {
+            return Outcome::Success;
         };
-        let void = || VoidReason::ALL.get(bad - Reason::COUNT);
-        match Reason::ALL.get(bad) {
-            Some(reason) => Outcome::Bad(*reason),
+        let unknown = || UnknownReason::ALL.get(failure - Reason::COUNT);
+        match Reason::ALL.get(failure) {
+            Some(reason) => Outcome::Failure(*reason),
             // Every code that `new` makes is known; any other would be no evidence.
-            None => Outcome::Void(*void().unwrap_or(&VoidReason::Late)),
+            None => Outcome::Unknown(*unknown().unwrap_or(&UnknownReason::Late)),
         }
     }
 }
@@ -61,9 +61,9 @@ mod tests {
 
     #[test]
     fn what_is_packed_comes_back() {
-        let bad = Reason::ALL.iter().map(|r| Outcome::Bad(*r));
-        let void = VoidReason::ALL.iter().map(|r| Outcome::Void(*r));
-        for outcome in bad.chain(void).chain([Outcome::Good]) {
+        let failure = Reason::ALL.iter().map(|r| Outcome::Failure(*r));
+        let unknown = UnknownReason::ALL.iter().map(|r| Outcome::Unknown(*r));
+        for outcome in failure.chain(unknown).chain([Outcome::Success]) {
             for micros in [1, 999, 60_000_000] {
                 let latency = Duration::from_micros(micros);
                 let packed = PackedResult::new(latency, outcome);
@@ -74,8 +74,9 @@ mod tests {
 
     #[test]
     fn packed_values_sort_by_latency() {
-        let slow_good = PackedResult::new(Duration::from_micros(3), Outcome::Good);
-        let fast_bad = PackedResult::new(Duration::from_micros(2), Outcome::Bad(Reason::Dialogue));
+        let slow_good = PackedResult::new(Duration::from_micros(3), Outcome::Success);
+        let fast_bad =
+            PackedResult::new(Duration::from_micros(2), Outcome::Failure(Reason::Dialogue));
         assert!(fast_bad < slow_good);
     }
 }

@@ -1,7 +1,7 @@
 #![allow(clippy::cast_sign_loss)]
 
 use super::*;
-use crate::core::probe_result::VoidReason;
+use crate::core::probe_result::UnknownReason;
 use proptest::prelude::*;
 
 const SPAN: Duration = Duration::from_secs(300);
@@ -26,12 +26,12 @@ fn an_empty_window_says_nothing() {
 #[test]
 fn void_and_missed_are_counted_and_are_no_evidence() {
     let mut window = Window::new(SPAN, 400);
-    window.record(ms(1), micros(5), Outcome::Void(VoidReason::Late));
+    window.record(ms(1), micros(5), Outcome::Unknown(UnknownReason::Late));
     window.missed(ms(2), 3);
     let counts = window.counts(ms(2));
-    assert_eq!((counts.void, counts.missed), (1, 3));
+    assert_eq!((counts.unknown, counts.missed), (1, 3));
     assert_eq!(counts.error_rate(), None);
-    window.record(ms(3), micros(5), Outcome::Good);
+    window.record(ms(3), micros(5), Outcome::Success);
     assert_eq!(window.error_rate(ms(3)).map(ErrorRate::ratio), Some(0.0));
 }
 
@@ -48,10 +48,10 @@ fn a_quantile_is_given_from_the_sample_on_that_proves_it() {
 fn check_needs(quantile: Quantile, needed: u64) {
     let mut window = Window::new(SPAN, 2000);
     for n in 1..needed {
-        window.record(ms(n), micros(n), Outcome::Good);
+        window.record(ms(n), micros(n), Outcome::Success);
         assert_eq!(window.quantile(quantile, ms(n)), None, "{n} samples");
     }
-    window.record(ms(needed), micros(needed), Outcome::Good);
+    window.record(ms(needed), micros(needed), Outcome::Success);
     assert!(window.quantile(quantile, ms(needed)).is_some());
 }
 
@@ -59,9 +59,9 @@ fn check_needs(quantile: Quantile, needed: u64) {
 fn failures_are_in_the_latency() {
     let mut window = Window::new(SPAN, 400);
     let slow = Duration::from_secs(5);
-    window.record(ms(1), micros(100), Outcome::Good);
-    window.record(ms(2), slow, Outcome::Bad(Reason::HeaderTimeout));
-    window.record(ms(3), slow, Outcome::Bad(Reason::HeaderTimeout));
+    window.record(ms(1), micros(100), Outcome::Success);
+    window.record(ms(2), slow, Outcome::Failure(Reason::HeaderTimeout));
+    window.record(ms(3), slow, Outcome::Failure(Reason::HeaderTimeout));
     assert_eq!(window.quantile(Quantile::P50, ms(3)), Some(slow));
     assert_eq!(window.reasons(ms(3))[Reason::HeaderTimeout.index()], 2);
 }
@@ -69,28 +69,28 @@ fn failures_are_in_the_latency() {
 #[test]
 fn a_gap_longer_than_the_window_empties_it() {
     let mut window = Window::new(SPAN, 400);
-    window.record(ms(5), micros(5), Outcome::Good);
+    window.record(ms(5), micros(5), Outcome::Success);
     window.missed(ms(5), 1);
-    window.record(ms(5), micros(5), Outcome::Void(VoidReason::File));
-    assert_eq!(window.counts(ms(299_999)).good, 1);
+    window.record(ms(5), micros(5), Outcome::Unknown(UnknownReason::File));
+    assert_eq!(window.counts(ms(299_999)).success, 1);
     assert_eq!(window.counts(ms(300_000)), WindowCounts::default());
     // A gap of years does not take longer.
-    window.record(ms(400_000), micros(5), Outcome::Good);
+    window.record(ms(400_000), micros(5), Outcome::Success);
     let later = Moment::after_boot(Duration::MAX);
     assert_eq!(window.counts(later), WindowCounts::default());
-    window.record(later, micros(5), Outcome::Good);
-    assert_eq!(window.counts(later).good, 1);
+    window.record(later, micros(5), Outcome::Success);
+    assert_eq!(window.counts(later).success, 1);
 }
 
 #[test]
 fn latencies_out_of_range_are_kept_at_the_bounds() {
     for most in [50, 500] {
         let mut window = Window::new(SPAN, most);
-        window.record(ms(1), Duration::ZERO, Outcome::Good);
-        window.record(ms(1), Duration::ZERO, Outcome::Good);
+        window.record(ms(1), Duration::ZERO, Outcome::Success);
+        window.record(ms(1), Duration::ZERO, Outcome::Success);
         assert_eq!(window.quantile(Quantile::P50, ms(1)), Some(micros(1)));
         for _ in 0..most {
-            window.record(ms(1), Duration::MAX, Outcome::Good);
+            window.record(ms(1), Duration::MAX, Outcome::Success);
         }
         assert_eq!(window.quantile(Quantile::P90, ms(1)), Some(MAX_LATENCY));
     }
@@ -100,18 +100,18 @@ fn latencies_out_of_range_are_kept_at_the_bounds() {
 fn with_too_many_soundings_the_oldest_leave_early() {
     let mut window = Window::new(SPAN, 5);
     for at in [0, 1, 2, SLOT, SLOT + 1] {
-        window.record(ms(at), micros(at + 1), Outcome::Bad(Reason::Reset));
+        window.record(ms(at), micros(at + 1), Outcome::Failure(Reason::Reset));
     }
-    assert_eq!(window.counts(ms(SLOT + 2)).bad, 5);
-    window.record(ms(SLOT + 2), micros(7), Outcome::Good);
+    assert_eq!(window.counts(ms(SLOT + 2)).failure, 5);
+    window.record(ms(SLOT + 2), micros(7), Outcome::Success);
     let counts = window.counts(ms(SLOT + 2));
-    assert_eq!((counts.good, counts.bad), (1, 4));
+    assert_eq!((counts.success, counts.failure), (1, 4));
     // Also when all are of one slot.
     let mut window = Window::new(SPAN, 1);
     for at in 0..10 {
-        window.record(ms(at), micros(1), Outcome::Good);
+        window.record(ms(at), micros(1), Outcome::Success);
     }
-    assert_eq!(window.counts(ms(10)).good, 1);
+    assert_eq!(window.counts(ms(10)).success, 1);
 }
 
 #[test]
@@ -122,13 +122,13 @@ fn memory_is_bounded_and_taken_once() {
 }
 
 #[track_caller]
-fn check_bytes(soundings: usize, most_bytes: usize) {
-    let interval = SPAN / u32::try_from(soundings).unwrap_or(u32::MAX);
+fn check_bytes(results: usize, most_bytes: usize) {
+    let interval = SPAN / u32::try_from(results).unwrap_or(u32::MAX);
     let mut window = Window::new(SPAN, Window::room(SPAN, interval, 2));
     let before = window.bytes();
     assert!(before <= most_bytes, "{before} bytes");
     for n in 0..100_000 {
-        window.record(ms(n * 3), micros(n), Outcome::Good);
+        window.record(ms(n * 3), micros(n), Outcome::Success);
     }
     assert_eq!(window.bytes(), before);
 }
@@ -140,10 +140,10 @@ fn a_steady_schedule_never_loses_a_sounding_for_want_of_room() {
         let mut window = Window::new(SPAN, room);
         for n in 0..20_000 {
             let at = ms(n * interval);
-            window.record(at, micros(9), Outcome::Good);
+            window.record(at, micros(9), Outcome::Success);
             let newest = n * interval / SLOT;
             let first = ((newest + 1).saturating_sub(30) * SLOT).div_ceil(interval);
-            assert_eq!(window.counts(at).good, n + 1 - first, "{n}");
+            assert_eq!(window.counts(at).success, n + 1 - first, "{n}");
         }
     }
 }
@@ -155,7 +155,7 @@ fn quantiles_stay_right_however_seldom_they_are_asked_for() {
         let latency = |n: u64| 1 + n.wrapping_mul(0x9e37_79b9_7f4a_7c15) % 2_000_000;
         for n in 0..10_000 {
             let at = n * 100;
-            window.record(ms(at), micros(latency(n)), Outcome::Good);
+            window.record(ms(at), micros(latency(n)), Outcome::Success);
             if n % ask_every == 0 && n > 4_000 && n % 50 == 0 || n == 9_999 {
                 let first = (at / SLOT - 29) * SLOT / 100;
                 let mut listed: Vec<_> = (first..=n).map(latency).collect();
@@ -182,9 +182,9 @@ enum Event {
 fn event() -> impl Strategy<Value = Event> {
     let latency = prop_oneof![0u64..2_000, 1_000u64..70_000_000];
     let outcome = prop_oneof![
-        4 => Just(Outcome::Good),
-        2 => (0..Reason::COUNT).prop_map(|i| Outcome::Bad(Reason::ALL[i])),
-        1 => (0..VoidReason::COUNT).prop_map(|i| Outcome::Void(VoidReason::ALL[i])),
+        4 => Just(Outcome::Success),
+        2 => (0..Reason::COUNT).prop_map(|i| Outcome::Failure(Reason::ALL[i])),
+        1 => (0..UnknownReason::COUNT).prop_map(|i| Outcome::Unknown(UnknownReason::ALL[i])),
     ];
     prop_oneof![
         8 => (latency, outcome).prop_map(|(l, o)| Event::Sounding(l, o)),
@@ -231,14 +231,14 @@ proptest! {
         let mut latencies = Vec::new();
         for (_, event) in listed {
             match *event {
-                Event::Sounding(_, Outcome::Void(_)) => counts.void += 1,
+                Event::Sounding(_, Outcome::Unknown(_)) => counts.unknown += 1,
                 Event::Sounding(latency, outcome) => {
                     latencies.push(latency.clamp(1, 60_000_000));
-                    if let Outcome::Bad(reason) = outcome {
-                        counts.bad += 1;
+                    if let Outcome::Failure(reason) = outcome {
+                        counts.failure += 1;
                         reasons[reason.index()] += 1;
                     } else {
-                        counts.good += 1;
+                        counts.success += 1;
                     }
                 }
                 Event::Missed(count) => counts.missed += u64::from(count),

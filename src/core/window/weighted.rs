@@ -37,32 +37,32 @@ impl ResultWeight {
 pub struct WeightedCounts {
     /// Fractions of good, bad and void soundings.
     carried: [u64; 3],
-    good: u64,
-    bad: u64,
+    success: u64,
+    failure: u64,
 }
 
 impl WeightedCounts {
     /// Counts one; returns how many whole ones that makes.
     pub fn count(&mut self, outcome: Outcome, weight: ResultWeight) -> u32 {
         let kind = match outcome {
-            Outcome::Good => 0,
-            Outcome::Bad(_) => 1,
-            Outcome::Void(_) => 2,
+            Outcome::Success => 0,
+            Outcome::Failure(_) => 1,
+            Outcome::Unknown(_) => 2,
         };
         let sum = self.carried[kind] + weight.0;
         self.carried[kind] = sum % ONE;
         let whole = sum / ONE;
         match outcome {
-            Outcome::Good => self.good += whole,
-            Outcome::Bad(_) => self.bad += whole,
-            Outcome::Void(_) => {}
+            Outcome::Success => self.success += whole,
+            Outcome::Failure(_) => self.failure += whole,
+            Outcome::Unknown(_) => {}
         }
         u32::try_from(whole).unwrap_or(u32::MAX)
     }
 
     /// Good and bad ones so far.
     pub const fn counts(&self) -> (u64, u64) {
-        (self.good, self.bad)
+        (self.success, self.failure)
     }
 }
 
@@ -75,13 +75,13 @@ mod tests {
     fn an_outage_counts_the_same_watched_or_not() {
         let own = Duration::from_secs(30);
         let outage = |interval: u64| {
-            let mut weighed = WeightedCounts::default();
+            let mut weighted = WeightedCounts::default();
             let weight = ResultWeight::of(Duration::from_secs(interval), own);
             let mut whole = 0;
             for _ in 0..300 / interval {
-                whole += weighed.count(Outcome::Bad(Reason::Status), weight);
+                whole += weighted.count(Outcome::Failure(Reason::Status), weight);
             }
-            assert_eq!(weighed.counts(), (0, u64::from(whole)));
+            assert_eq!(weighted.counts(), (0, u64::from(whole)));
             whole
         };
         assert_eq!(outage(30), 10);
@@ -89,10 +89,10 @@ mod tests {
             assert_eq!(outage(interval), 10, "{interval}");
         }
         // One that is asked more often than it is watched stands for more.
-        let mut weighed = WeightedCounts::default();
+        let mut weighted = WeightedCounts::default();
         let weight = ResultWeight::of(Duration::from_secs(1), Duration::from_millis(100));
-        assert_eq!(weighed.count(Outcome::Good, weight), 10);
-        assert_eq!(weighed.count(Outcome::Good, ResultWeight::default()), 1);
-        assert_eq!(weighed.counts(), (11, 0));
+        assert_eq!(weighted.count(Outcome::Success, weight), 10);
+        assert_eq!(weighted.count(Outcome::Success, ResultWeight::default()), 1);
+        assert_eq!(weighted.counts(), (11, 0));
     }
 }

@@ -55,9 +55,9 @@ impl AlertEvaluator {
             }
         };
         self.unresolved.remove(&number);
-        let (gone, new) = changes(self.peers.keys(), number, &addresses);
+        let (gone, new) = changes(self.alertmanagers.keys(), number, &addresses);
         for place in gone {
-            if let Some(sending) = self.peers.remove(&place) {
+            if let Some(sending) = self.alertmanagers.remove(&place) {
                 sending.stop.cancel();
             }
         }
@@ -85,7 +85,7 @@ impl AlertEvaluator {
                 }
             });
             let sending = AlertmanagerTask { peer, stop, task };
-            self.peers.insert((number, address), sending);
+            self.alertmanagers.insert((number, address), sending);
         }
         self.setup.metrics.alerting.capacity(notify::CAPACITY);
     }
@@ -94,7 +94,11 @@ impl AlertEvaluator {
         let Some(settings) = &self.orders.alertmanagers else {
             return Vec::new();
         };
-        notify::wires(&self.kept.book, settings.resend, self.setup.timeline.now())
+        notify::wires(
+            &self.kept.alert_store,
+            settings.resend,
+            self.setup.timeline.now(),
+        )
     }
 }
 

@@ -20,7 +20,7 @@ const IN_A_ROW: u32 = 3;
 
 /// What is wrong with a guarded release. `is_well`: none of its soundings of the last five minutes was bad.
 pub(super) fn of_release(view: &GuardView, is_well: bool, now: f64) -> Option<Condition> {
-    let (kind, revision, text) = standing(view, is_well, now)?;
+    let (kind, revision, text) = status(view, is_well, now)?;
     let mut place = release(&view.namespace, &view.release);
     place.insert("revision".into(), revision.to_string());
     Some(Condition {
@@ -31,23 +31,27 @@ pub(super) fn of_release(view: &GuardView, is_well: bool, now: f64) -> Option<Co
     })
 }
 
-fn standing(view: &GuardView, is_well: bool, now: f64) -> Option<(AlertKind, u32, String)> {
-    if let Some(case) = view
-        .case
+fn status(view: &GuardView, is_well: bool, now: f64) -> Option<(AlertKind, u32, String)> {
+    if let Some(candidate) = view
+        .candidate
         .as_ref()
-        .filter(|case| case.is_convicted && !case.is_ordered)
+        .filter(|candidate| candidate.is_rejected && !candidate.is_ordered)
     {
-        let text = format!("Revision {}: {}. {}.", case.revision, case.text, view.says);
-        return Some((AlertKind::ReleaseRegressed, case.revision, text));
+        let text = format!(
+            "Revision {}: {}. {}.",
+            candidate.revision, candidate.text, view.says
+        );
+        return Some((AlertKind::ReleaseRegressed, candidate.revision, text));
     }
     // What took the place of a bad one before it was judged says nothing, nor does the same once more, nor what a person
     // could not have.
-    let last = view
-        .rollouts
-        .iter()
-        .rev()
-        .find(|past| !matches!(past.ending, "superseded" | "unchanged" | "order_refused"))?;
-    let kind = of_ending(last, is_well, now)?;
+    let last = view.rollouts.iter().rev().find(|finished| {
+        !matches!(
+            finished.outcome,
+            "superseded" | "unchanged" | "order_refused"
+        )
+    })?;
+    let kind = of_outcome(last, is_well, now)?;
     let reason = if last.reason.is_empty() {
         String::new()
     } else {
@@ -60,9 +64,9 @@ fn standing(view: &GuardView, is_well: bool, now: f64) -> Option<(AlertKind, u32
     ))
 }
 
-fn of_ending(last: &RolloutView, is_well: bool, now: f64) -> Option<AlertKind> {
+fn of_outcome(last: &RolloutView, is_well: bool, now: f64) -> Option<AlertKind> {
     let age = now - last.ended_at;
-    match last.ending {
+    match last.outcome {
         "recovered" if last.reason != "by_hand" && age < TOLD_FOR => {
             Some(AlertKind::ReleaseRolledBack)
         }
@@ -91,15 +95,15 @@ pub(super) fn blind(view: &GuardView) -> Option<Condition> {
 
 /// A release whose newest revision answers more slowly than the one before.
 pub(in crate::daemon) fn slower(view: &GuardView, now: f64) -> Option<Condition> {
-    let at_work = view.watch.as_ref().and_then(|watch| {
-        let case = view.case.as_ref()?;
-        Some((case.revision, watch.slower.as_ref()?))
+    let at_work = view.analysis.as_ref().and_then(|watch| {
+        let candidate = view.candidate.as_ref()?;
+        Some((candidate.revision, watch.slower.as_ref()?))
     });
     let ended = view.verdict.as_ref().and_then(|verdict| {
         let is_recent = verdict.verdict == "healthy" && now - verdict.at < TOLD_FOR;
         Some((verdict.revision, verdict.slower.as_ref()?)).filter(|_| is_recent)
     });
-    let (revision, text) = at_work.or(ended.filter(|_| view.case.is_none()))?;
+    let (revision, text) = at_work.or(ended.filter(|_| view.candidate.is_none()))?;
     let mut place = release(&view.namespace, &view.release);
     place.insert("revision".into(), revision.to_string());
     Some(Condition {
@@ -115,8 +119,8 @@ pub(in crate::daemon) fn slower(view: &GuardView, now: f64) -> Option<Condition>
 pub(super) fn bake_failed(view: &GuardView, now: f64) -> Option<Condition> {
     let bake = view.bake.as_ref().filter(|bake| bake.state == "failed")?;
     let mut ended = view.rollouts.iter().rev();
-    let last = ended.find(|past| !matches!(past.ending, "unchanged" | "order_refused"))?;
-    let is_left = view.case.is_none() && last.ending == "kept";
+    let last = ended.find(|finished| !matches!(finished.outcome, "unchanged" | "order_refused"))?;
+    let is_left = view.candidate.is_none() && last.outcome == "kept";
     if !is_left || now - bake.until >= TOLD_FOR {
         return None;
     }
@@ -143,21 +147,21 @@ pub(in crate::daemon) const fn in_a_row(interval: Duration) -> u32 {
 }
 
 /// Whether a probe was asked often enough since the start that it would have been seen to fail.
-pub(super) fn is_known(track: &ProbeStats, interval: Duration) -> bool {
-    let (good, bad) = track.judged();
-    good + bad >= u64::from(in_a_row(interval))
+pub(super) fn is_known(stats: &ProbeStats, interval: Duration) -> bool {
+    let (success, failure) = stats.judged();
+    success + failure >= u64::from(in_a_row(interval))
 }
 
 /// A probe or dependency that fails.
-pub(super) fn of_probe(tracked: &TrackedProbe) -> Option<Condition> {
-    let probe = tracked.probe();
+pub(super) fn of_probe(tracked_probe: &TrackedProbe) -> Option<Condition> {
+    let probe = tracked_probe.probe();
     let limit = in_a_row(probe.interval);
     let why = {
-        let track = tracked.lock();
-        if track.consecutive_failures() < limit {
+        let stats = tracked_probe.lock();
+        if stats.consecutive_failures() < limit {
             return None;
         }
-        track.why_not()
+        stats.why_not()
     };
     let id = &probe.id;
     let (kind, place, fragment) = if id.is_dependency() {
@@ -211,10 +215,10 @@ mod tests {
     use super::*;
     use crate::http::status::{BakeView, CandidateView};
 
-    fn past(revision: u32, ending: &'static str) -> RolloutView {
+    fn finished(revision: u32, outcome: &'static str) -> RolloutView {
         RolloutView {
             revision,
-            ending,
+            outcome,
             text: "because".into(),
             reason: "hard_down:api".into(),
             ended_at: 1000.0,
@@ -238,7 +242,7 @@ mod tests {
 
     #[test]
     fn every_ending_that_people_must_hear_of_is_an_alert_until_a_revision_is_kept() {
-        for (ending, expected) in [
+        for (outcome, expected) in [
             ("recovered", Some(AlertKind::ReleaseRolledBack)),
             ("same_failure", Some(AlertKind::NotTheRelease)),
             ("worse", Some(AlertKind::RollbackFailed)),
@@ -252,21 +256,21 @@ mod tests {
             ("inconclusive", None),
             ("uninstalled", None),
         ] {
-            let mut now = view(vec![past(4, "kept"), past(5, ending)]);
+            let mut now = view(vec![finished(4, "kept"), finished(5, outcome)]);
             assert_eq!(
                 kind(&now, false, 1001.0),
                 expected.map(|kind| (kind, "5".into())),
-                "{ending}"
+                "{outcome}"
             );
             // One that took its place and was not judged changes nothing, nor does an order that was refused.
-            now.rollouts.push(past(6, "superseded"));
-            now.rollouts.push(past(6, "order_refused"));
+            now.rollouts.push(finished(6, "superseded"));
+            now.rollouts.push(finished(6, "order_refused"));
             assert_eq!(
                 kind(&now, false, 1001.0),
                 expected.map(|kind| (kind, "5".into())),
-                "{ending}"
+                "{outcome}"
             );
-            now.rollouts.push(past(7, "kept"));
+            now.rollouts.push(finished(7, "kept"));
             assert_eq!(kind(&now, false, 1001.0), None);
         }
     }
@@ -288,22 +292,22 @@ mod tests {
         };
         let settings = config::load(&sources).unwrap().settings;
         let of = |probe: &std::sync::Arc<crate::config::settings::ProbeConfig>| {
-            let tracked = TrackedProbe::new(std::sync::Arc::clone(probe), Moment::default());
-            assert_eq!(of_probe(&tracked), None);
+            let tracked_probe = TrackedProbe::new(std::sync::Arc::clone(probe), Moment::default());
+            assert_eq!(of_probe(&tracked_probe), None);
             for second in 1..=3 {
                 let at = Moment::after_boot(Duration::from_secs(second));
-                let sounding = ProbeResult {
+                let result = ProbeResult {
                     due: at,
                     started: at,
                     finished: at,
-                    outcome: Outcome::Bad(Reason::ConnectTimeout),
+                    outcome: Outcome::Failure(Reason::ConnectTimeout),
                     phases: PhaseTimes::default(),
                     answer: ResponseFacts::default(),
                     explanation: None,
                 };
-                tracked.lock().record(&sounding, 0.0);
+                tracked_probe.lock().record(&result, 0.0);
             }
-            let found = of_probe(&tracked).unwrap();
+            let found = of_probe(&tracked_probe).unwrap();
             (found.kind, found.place)
         };
         let (kind, place) = of(&settings.dependencies[0]);
@@ -326,8 +330,13 @@ mod tests {
             e_value: None,
             threshold: None,
         };
-        let with = |state, endings: &[&'static str]| {
-            let mut now = view(endings.iter().map(|ending| past(5, ending)).collect());
+        let with = |state, outcomes: &[&'static str]| {
+            let mut now = view(
+                outcomes
+                    .iter()
+                    .map(|outcome| finished(5, outcome))
+                    .collect(),
+            );
             now.bake = Some(bake(state));
             now
         };
@@ -340,17 +349,17 @@ mod tests {
         assert!(bake_failed(&with("good", &["kept"]), 1001.0).is_none());
         assert!(bake_failed(&with("failed", &["kept", "refused"]), 1001.0).is_none());
         let mut acts = with("failed", &["kept"]);
-        acts.case = Some(CandidateView::default());
+        acts.candidate = Some(CandidateView::default());
         assert!(bake_failed(&acts, 1001.0).is_none());
     }
 
     #[test]
     fn what_is_over_by_itself_ends_by_itself() {
         assert_eq!(
-            kind(&view(vec![past(5, "recovered")]), true, 1000.0 + 3600.0),
+            kind(&view(vec![finished(5, "recovered")]), true, 1000.0 + 3600.0),
             None
         );
-        let same = view(vec![past(5, "same_failure")]);
+        let same = view(vec![finished(5, "same_failure")]);
         assert!(kind(&same, true, 1299.0).is_some());
         assert!(kind(&same, true, 1300.0).is_none());
         assert!(kind(&same, false, 5000.0).is_some());
@@ -358,24 +367,24 @@ mod tests {
 
     #[test]
     fn a_revision_is_regressed_while_it_is_turned_back_unless_a_person_wanted_that() {
-        let case = |is_ordered| CandidateView {
+        let candidate = |is_ordered| CandidateView {
             revision: 6,
             text: "api failed".into(),
-            is_convicted: true,
+            is_rejected: true,
             is_ordered,
             ..CandidateView::default()
         };
-        let mut now = view(vec![past(5, "kept")]);
-        now.case = Some(case(false));
+        let mut now = view(vec![finished(5, "kept")]);
+        now.candidate = Some(candidate(false));
         assert_eq!(
             kind(&now, false, 1001.0),
             Some((AlertKind::ReleaseRegressed, "6".into()))
         );
-        now.case = Some(case(true));
+        now.candidate = Some(candidate(true));
         assert_eq!(kind(&now, false, 1001.0), None);
-        now.case = Some(CandidateView {
-            is_convicted: false,
-            ..case(false)
+        now.candidate = Some(CandidateView {
+            is_rejected: false,
+            ..candidate(false)
         });
         assert_eq!(kind(&now, false, 1001.0), None);
     }

@@ -8,7 +8,7 @@ use crate::core::alerts::AlertKind;
 use crate::core::alerts::Condition;
 use crate::core::alerts::LabelSet;
 use crate::core::alerts::Labels;
-use crate::core::probe_result::VoidReason;
+use crate::core::probe_result::UnknownReason;
 use crate::core::probe_stats::{ProbeStats, TrackedProbe};
 use crate::core::units::Moment;
 use crate::core::window::LongWindow;
@@ -54,21 +54,21 @@ impl AlertEvaluator {
     /// Tells what is wrong; gives that of which it is not known.
     pub(super) fn conditions(
         &self,
-        tracked: &[Arc<TrackedProbe>],
+        tracked_probe: &[Arc<TrackedProbe>],
         views: &[Arc<GuardView>],
         mut found: impl FnMut(Condition),
     ) -> UnknownSubjects {
         let mut unknown = UnknownSubjects::default();
         let at = clock::now();
         let mut unwell: HashSet<(String, String)> = HashSet::new();
-        for tracked in tracked {
-            let probe = tracked.probe();
+        for tracked_probe in tracked_probe {
+            let probe = tracked_probe.probe();
             let id = &probe.id;
             let (is_known, is_well) = {
-                let mut track = tracked.lock();
+                let mut stats = tracked_probe.lock();
                 (
-                    conditions::is_known(&track, probe.interval),
-                    is_well(&mut track, at),
+                    conditions::is_known(&stats, probe.interval),
+                    is_well(&mut stats, at),
                 )
             };
             if !is_known {
@@ -107,7 +107,10 @@ impl AlertEvaluator {
         }
         self.of_ourselves(&mut unknown, &mut found);
         // After the others: there may be so many of them that no room is left.
-        for condition in tracked.iter().filter_map(|it| conditions::of_probe(it)) {
+        for condition in tracked_probe
+            .iter()
+            .filter_map(|it| conditions::of_probe(it))
+        {
             found(condition);
         }
         unknown
@@ -115,7 +118,7 @@ impl AlertEvaluator {
 
     /// What is wrong with ourselves, and with those who are to be told.
     fn of_ourselves(&self, unknown: &mut UnknownSubjects, mut found: impl FnMut(Condition)) {
-        let of_release = match &self.setup.share {
+        let of_release = match &self.setup.shard {
             Shard::Release(namespace, name) => Some(conditions::release(namespace, name)),
             Shard::All | Shard::Ourselves => None,
         };
@@ -127,13 +130,15 @@ impl AlertEvaluator {
         let is_ourselves = of_release.is_none();
         let mut troubles = Vec::new();
         if is_ourselves {
-            troubles = self.setup.crew.troubles();
-            let all = self.setup.web.tracked();
+            troubles = self.setup.executor.troubles();
+            let all = self.setup.web.tracked_probe();
             // Nothing was asked yet, so that nothing could be in its way.
-            unknown.ourselves = !all.iter().any(|tracked| tracked.lock().is_known());
+            unknown.ourselves = !all
+                .iter()
+                .any(|tracked_probe| tracked_probe.lock().is_known());
         }
         // Whoever's fault it is, people must look at once, so it is an alert of its own.
-        let silent = VoidReason::AllTargets.as_str();
+        let silent = UnknownReason::AllTargets.as_str();
         if troubles.contains(&silent) {
             let text = "Nothing comes back from any of the probed hosts. Nothing is known of any release meanwhile, no \
                         revision is judged, and nothing is rolled back.";
@@ -166,22 +171,22 @@ impl AlertEvaluator {
                 unknown.receivers.insert(name.to_owned());
             }
         };
-        for sending in self.peers.values() {
+        for sending in self.alertmanagers.values() {
             let peer = &sending.peer;
             let fails = peer.failing_since().is_some();
             let what = "Alerts do not arrive at";
             receiver(peer.name(), what, fails, peer.is_tried());
         }
         for posting in &self.outboxes {
-            let outbox = &posting.outbox;
-            let fails = outbox.failing_since().is_some();
-            let is_known = outbox.is_tried() || posting.is_changed;
+            let delivery_queue = &posting.delivery_queue;
+            let fails = delivery_queue.failing_since().is_some();
+            let is_known = delivery_queue.is_tried() || posting.is_changed;
             let what = "Messages do not arrive at the receiver";
-            receiver(outbox.receiver().name, what, fails, is_known);
+            receiver(delivery_queue.receiver().name, what, fails, is_known);
         }
         if let Some(settings) = &self.orders.alertmanagers {
             unknown.any_receiver = (0..settings.urls.len())
-                .any(|number| !self.peers.keys().any(|(of, _)| *of == number));
+                .any(|number| !self.alertmanagers.keys().any(|(of, _)| *of == number));
             if settings.watchdog && is_ourselves {
                 let text =
                     "This alert always fires; when it does not arrive, no other does.".into();
@@ -197,8 +202,8 @@ impl AlertEvaluator {
 
 /// No bad sounding, and some good ones, in the last five minutes. Each of a watch counts there for less than one, and
 /// one that was bad a while ago is in the window.
-fn is_well(track: &mut ProbeStats, now: Moment) -> bool {
-    let tally = track.tally(LongWindow::Minutes5, now);
-    let bad = track.window().counts(now).bad;
-    tally.bad == 0 && tally.good > 0 && bad == 0
+fn is_well(stats: &mut ProbeStats, now: Moment) -> bool {
+    let counts = stats.counts(LongWindow::Minutes5, now);
+    let failure = stats.window().counts(now).failure;
+    counts.failure == 0 && counts.success > 0 && failure == 0
 }

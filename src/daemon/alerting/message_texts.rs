@@ -15,39 +15,43 @@ pub(super) fn of_release(view: &GuardView, page: Option<&Url>, now: f64) -> Vec<
     let mut news: Vec<Message> = view
         .rollouts
         .iter()
-        .filter(|past| now - past.ended_at < FRESH)
-        .filter_map(|past| ended(view, past, page))
+        .filter(|finished| now - finished.ended_at < FRESH)
+        .filter_map(|finished| ended(view, finished, page))
         .collect();
-    if let Some(case) = view.case.as_ref().filter(|case| case.is_convicted) {
+    if let Some(candidate) = view
+        .candidate
+        .as_ref()
+        .filter(|candidate| candidate.is_rejected)
+    {
         let name = name(view);
-        let headline = if case.is_ordered {
+        let headline = if candidate.is_ordered {
             format!(
                 "{name}: revision {} is being turned back by hand",
-                case.revision
+                candidate.revision
             )
         } else {
-            format!("{name}: revision {} made things worse", case.revision)
+            format!("{name}: revision {} made things worse", candidate.revision)
         };
         news.push(Message {
             step: "regressed".into(),
             headline,
-            text: format!("{}. {}.", case.text, view.says),
-            reason: case.reason.clone(),
-            since: case.since,
+            text: format!("{}. {}.", candidate.text, view.says),
+            reason: candidate.reason.clone(),
+            since: candidate.since,
             at: now,
             command: format!(
                 "leadsman status {} --namespace {}",
                 view.release, view.namespace
             ),
-            is_urgent: !case.is_ordered,
-            ..blank(view, case.revision, page)
+            is_urgent: !candidate.is_ordered,
+            ..blank(view, candidate.revision, page)
         });
     }
     news
 }
 
-fn ended(view: &GuardView, past: &RolloutView, page: Option<&Url>) -> Option<Message> {
-    let (what, is_urgent) = match past.ending {
+fn ended(view: &GuardView, finished: &RolloutView, page: Option<&Url>) -> Option<Message> {
+    let (what, is_urgent) = match finished.outcome {
         "recovered" => ("was turned back, and all is well again", false),
         "same_failure" => (
             "was turned back, and the same still fails: it was not the release",
@@ -73,32 +77,32 @@ fn ended(view: &GuardView, past: &RolloutView, page: Option<&Url>) -> Option<Mes
             false,
         ),
         "kept" => ("is kept", false),
-        "inconclusive" if past.reason == NOT_ROLLED_OUT => (
+        "inconclusive" if finished.reason == NOT_ROLLED_OUT => (
             "was not rolled out completely, so nothing can be said of it",
             false,
         ),
-        "inconclusive" if past.reason == ROLLED_OUT_LATE => (
+        "inconclusive" if finished.reason == ROLLED_OUT_LATE => (
             "was rolled out completely after its analysis, so it is not known to be good",
             false,
         ),
         "inconclusive" => ("was watched, and nothing can be said of it", false),
-        "superseded" if past.reason == BY_HAND && past.convicted_at.is_some() => (
+        "superseded" if finished.reason == BY_HAND && finished.rejected_at.is_some() => (
             "was to be rolled back by hand, and another revision came first",
             false,
         ),
         // Of one that was found bad people were told, and wait for the end of it.
-        "superseded" if past.convicted_at.is_some() => (
+        "superseded" if finished.rejected_at.is_some() => (
             "was found bad, and another revision came before it was turned back",
             false,
         ),
-        "uninstalled" if past.convicted_at.is_some() => (
+        "uninstalled" if finished.rejected_at.is_some() => (
             "was found bad, and was uninstalled before it was turned back",
             false,
         ),
         // Also what is unchanged: there is nothing to tell.
         _ => return None,
     };
-    let command = if is_urgent && past.made.is_none() {
+    let command = if is_urgent && finished.made.is_none() {
         format!(
             "leadsman rollback {} --namespace {} --reason '…'",
             view.release, view.namespace
@@ -106,25 +110,25 @@ fn ended(view: &GuardView, past: &RolloutView, page: Option<&Url>) -> Option<Mes
     } else {
         format!(
             "leadsman explain {} --namespace {} --revision {}",
-            view.release, view.namespace, past.revision
+            view.release, view.namespace, finished.revision
         )
     };
     Some(Message {
-        step: past.ending.to_owned(),
-        headline: format!("{}: revision {} {what}", name(view), past.revision),
-        text: format!("{}.{}", past.text, steps(past)),
-        reason: past.reason.clone(),
-        since: past.seen_at,
-        at: past.ended_at,
+        step: finished.outcome.to_owned(),
+        headline: format!("{}: revision {} {what}", name(view), finished.revision),
+        text: format!("{}.{}", finished.text, steps(finished)),
+        reason: finished.reason.clone(),
+        since: finished.seen_at,
+        at: finished.ended_at,
         command,
         is_urgent,
-        ..blank(view, past.revision, page)
+        ..blank(view, finished.revision, page)
     })
 }
 
 /// How long each step took, where one was taken.
-fn steps(past: &RolloutView) -> String {
-    let taken: Vec<String> = past
+fn steps(finished: &RolloutView) -> String {
+    let taken: Vec<String> = finished
         .steps
         .iter()
         .filter_map(|step| {
@@ -188,17 +192,17 @@ mod tests {
     const NOW: f64 = 1_800_000_000.0;
 
     /// A release of which a revision was found bad.
-    fn convicted() -> GuardView {
+    fn rejected() -> GuardView {
         GuardView {
             namespace: "shop".into(),
             release: "mykadoo".into(),
             phase: "preflight".into(),
-            case: Some(CandidateView {
+            candidate: Some(CandidateView {
                 revision: 7,
                 text: "api failed 16 times in a row".into(),
                 reason: "hard_down:api".into(),
                 since: NOW - 60.0,
-                is_convicted: true,
+                is_rejected: true,
                 is_ordered: false,
                 order: None,
             }),
@@ -207,31 +211,31 @@ mod tests {
     }
 
     /// The same when that revision has ended.
-    fn ended(ending: &'static str, convicted_at: Option<f64>) -> GuardView {
+    fn ended(outcome: &'static str, rejected_at: Option<f64>) -> GuardView {
         GuardView {
-            case: None,
+            candidate: None,
             rollouts: vec![RolloutView {
                 revision: 7,
-                ending,
+                outcome,
                 text: "Revision 8 has appeared".into(),
                 seen_at: NOW - 60.0,
-                convicted_at,
+                rejected_at,
                 ended_at: NOW,
                 ..RolloutView::default()
             }],
-            ..convicted()
+            ..rejected()
         }
     }
 
     #[test]
     fn who_heard_that_a_revision_is_bad_hears_how_it_ended_also_when_nobody_turned_it_back() {
-        let bad = of_release(&convicted(), None, NOW);
-        assert_eq!(bad.len(), 1);
+        let failure = of_release(&rejected(), None, NOW);
+        assert_eq!(failure.len(), 1);
         assert_eq!(
-            bad[0].headline,
+            failure[0].headline,
             "shop/mykadoo: revision 7 made things worse"
         );
-        for (ending, headline) in [
+        for (outcome, headline) in [
             (
                 "superseded",
                 "shop/mykadoo: revision 7 was found bad, and another revision came before it was turned back",
@@ -242,17 +246,17 @@ mod tests {
             ),
         ] {
             let page = Url::parse("https://leadsman.example.com/").unwrap();
-            let told = of_release(&ended(ending, Some(NOW - 30.0)), Some(&page), NOW);
-            assert_eq!(told.len(), 1, "{ending}");
+            let told = of_release(&ended(outcome, Some(NOW - 30.0)), Some(&page), NOW);
+            assert_eq!(told.len(), 1, "{outcome}");
             let message = &told[0];
             assert_eq!(message.headline, headline);
-            assert!(!is_quiet(message), "{ending}: everybody hears of it");
-            assert!(!message.is_urgent, "{ending}: nobody has to do anything");
+            assert!(!is_quiet(message), "{outcome}: everybody hears of it");
+            assert!(!message.is_urgent, "{outcome}: nobody has to do anything");
             // It is another step of the same story, and so is not taken for told.
-            assert_ne!(message.id(), bad[0].id());
+            assert_ne!(message.id(), failure[0].id());
             assert_eq!(
                 message.id(),
-                format!("shop/mykadoo/7@{:.0}/{ending}", NOW - 60.0)
+                format!("shop/mykadoo/7@{:.0}/{outcome}", NOW - 60.0)
             );
             let slack = message.slack();
             assert_eq!(slack["text"], headline);
@@ -270,10 +274,10 @@ mod tests {
 
     #[test]
     fn of_one_that_was_never_found_bad_nobody_waits_for_the_end() {
-        for ending in ["superseded", "uninstalled"] {
+        for outcome in ["superseded", "uninstalled"] {
             assert!(
-                of_release(&ended(ending, None), None, NOW).is_empty(),
-                "{ending}"
+                of_release(&ended(outcome, None), None, NOW).is_empty(),
+                "{outcome}"
             );
         }
         // What ended long ago was told by whoever ran then.
@@ -285,10 +289,10 @@ mod tests {
     #[test]
     fn the_next_revision_that_is_found_bad_is_a_story_of_its_own() {
         let mut view = ended("superseded", Some(NOW - 30.0));
-        let mut case = convicted().case.unwrap();
-        case.revision = 8;
-        case.since = NOW;
-        view.case = Some(case);
+        let mut candidate = rejected().candidate.unwrap();
+        candidate.revision = 8;
+        candidate.since = NOW;
+        view.candidate = Some(candidate);
         let told = of_release(&view, None, NOW);
         let steps: Vec<(u32, &str)> = told
             .iter()

@@ -17,7 +17,7 @@ const MAX_TOLD: usize = 2000;
 
 /// A receiver of messages, and the task that sends to it.
 pub(super) struct ReceiverTask {
-    pub(super) outbox: Arc<DeliveryQueue>,
+    pub(super) delivery_queue: Arc<DeliveryQueue>,
     pub(super) stop: CancellationToken,
     pub(super) task: JoinHandle<()>,
     /// It took the place of another one at a reload.
@@ -31,7 +31,7 @@ impl ReceiverTask {
     fn waiting(&self) -> Vec<Message> {
         let before = self.before.as_ref();
         let mut waiting = before.map_or_else(Vec::new, |before| before.waiting());
-        waiting.extend(self.outbox.waiting());
+        waiting.extend(self.delivery_queue.waiting());
         waiting
     }
 }
@@ -45,14 +45,15 @@ impl AlertEvaluator {
         let (kept, mut changed): (Vec<ReceiverTask>, Vec<ReceiverTask>) =
             std::mem::take(&mut self.outboxes)
                 .into_iter()
-                .partition(|posting| wanted.contains(posting.outbox.receiver()));
+                .partition(|posting| wanted.contains(posting.delivery_queue.receiver()));
         self.outboxes = kept;
         for posting in &changed {
-            posting.outbox.hand_over();
+            posting.delivery_queue.hand_over();
             posting.stop.cancel();
         }
         for receiver in wanted {
-            let is_it = |posting: &ReceiverTask| posting.outbox.receiver().name == receiver.name;
+            let is_it =
+                |posting: &ReceiverTask| posting.delivery_queue.receiver().name == receiver.name;
             if self.outboxes.iter().any(is_it) {
                 continue;
             }
@@ -80,21 +81,25 @@ impl AlertEvaluator {
             metrics.alerting.message(name, result);
         });
         let permit = self.setup.permit.clone();
-        let outbox = DeliveryQueue::new(receiver, waiting, count, clock::unix_seconds, permit);
+        let delivery_queue =
+            DeliveryQueue::new(receiver, waiting, count, clock::unix_seconds, permit);
         let stop = CancellationToken::new();
         let ended = self.setup.ended.clone().drop_guard();
         let is_changed = before.is_some();
-        let handing = before.as_ref().map(|before| Arc::clone(&before.outbox));
+        let transfer = before
+            .as_ref()
+            .map(|before| Arc::clone(&before.delivery_queue));
         let task = tokio::spawn({
-            let (outbox, stop, halt) = (Arc::clone(&outbox), stop.clone(), self.halt.clone());
+            let (delivery_queue, stop, halt) =
+                (Arc::clone(&delivery_queue), stop.clone(), self.halt.clone());
             async move {
                 let all = async {
                     if let Some(before) = before {
                         // It ends when what was on its way has arrived or failed.
                         let _ = before.task.await;
-                        outbox.go_on_with(&before.outbox);
+                        delivery_queue.go_on_with(&before.delivery_queue);
                     }
-                    outbox.run(stop).await;
+                    delivery_queue.run(stop).await;
                 };
                 tokio::select! {
                     () = halt.cancelled() => {}
@@ -104,11 +109,11 @@ impl AlertEvaluator {
             }
         });
         ReceiverTask {
-            outbox,
+            delivery_queue,
             stop,
             task,
             is_changed,
-            before: handing,
+            before: transfer,
         }
     }
 
@@ -116,7 +121,7 @@ impl AlertEvaluator {
     pub(super) fn keep_waiting(&mut self) {
         for posting in &self.outboxes {
             let waiting = posting.waiting();
-            let name = posting.outbox.receiver().name;
+            let name = posting.delivery_queue.receiver().name;
             self.kept.waiting.insert(name.to_owned(), waiting);
         }
     }
@@ -124,7 +129,10 @@ impl AlertEvaluator {
     /// Whether a message left its queue since what waits was stored.
     pub(super) fn has_told(&self) -> bool {
         self.outboxes.iter().any(|posting| {
-            let stored = self.kept.waiting.get(posting.outbox.receiver().name);
+            let stored = self
+                .kept
+                .waiting
+                .get(posting.delivery_queue.receiver().name);
             posting.waiting() != stored.map_or(&[][..], Vec::as_slice)
         })
     }
@@ -151,8 +159,8 @@ impl AlertEvaluator {
             }
             any = true;
             for posting in &self.outboxes {
-                if posting.outbox.receiver().kept || !message_texts::is_quiet(&message) {
-                    posting.outbox.offer(message.clone());
+                if posting.delivery_queue.receiver().kept || !message_texts::is_quiet(&message) {
+                    posting.delivery_queue.offer(message.clone());
                 }
             }
         }

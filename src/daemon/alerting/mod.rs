@@ -79,11 +79,11 @@ pub(super) struct AlertingConfig {
 
 impl AlertingConfig {
     /// What of it is for one share.
-    fn of(self: &Arc<Self>, share: &Shard) -> Arc<Self> {
-        if *share == Shard::All {
+    fn of(self: &Arc<Self>, shard: &Shard) -> Arc<Self> {
+        if *shard == Shard::All {
             return Arc::clone(self);
         }
-        let promises = self.promises.iter().filter(|promise| promise.is_of(share));
+        let promises = self.promises.iter().filter(|promise| promise.is_of(shard));
         Arc::new(Self {
             promises: promises.cloned().collect(),
             ..(**self).clone()
@@ -95,7 +95,7 @@ impl AlertingConfig {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct StoredAlerts {
     #[serde(flatten)]
-    book: AlertStore,
+    alert_store: AlertStore,
     #[serde(default)]
     accounts: error_budgets::SpentByRelease,
     /// News that was told, or waits to be told, the oldest first.
@@ -108,7 +108,7 @@ struct StoredAlerts {
 
 impl HasTimes for StoredAlerts {
     fn shift(&mut self, by: ClockShift) {
-        self.book.shift(by);
+        self.alert_store.shift(by);
         for message in self.waiting.values_mut().flatten() {
             message.since += by.seconds();
             message.at += by.seconds();
@@ -119,10 +119,10 @@ impl HasTimes for StoredAlerts {
 /// What the herald is made of.
 pub(super) struct AlertingSetup {
     /// What of all that is configured it tells of.
-    pub(super) share: Shard,
+    pub(super) shard: Shard,
     /// How this replica is called, where others tell as well.
     pub(super) replica: Option<String>,
-    pub(super) crew: Arc<ProbeExecutor>,
+    pub(super) executor: Arc<ProbeExecutor>,
     pub(super) web: Arc<http::AppState>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) store: Option<Arc<StateStore>>,
@@ -143,7 +143,7 @@ pub(super) struct AlertEvaluator {
     /// The probes of the last look, and the same by name.
     probes: (Vec<Arc<TrackedProbe>>, HashMap<ProbeId, Arc<TrackedProbe>>),
     orders: Arc<AlertingConfig>,
-    peers: HashMap<AlertmanagerAddress, AlertmanagerTask>,
+    alertmanagers: HashMap<AlertmanagerAddress, AlertmanagerTask>,
     outboxes: Vec<ReceiverTask>,
     resolving: JoinSet<(usize, Result<Vec<SocketAddr>, String>)>,
     unresolved: HashSet<usize>,
@@ -169,9 +169,9 @@ type SaveResult = JoinHandle<Result<Option<StoredAlerts>, String>>;
 impl AlertEvaluator {
     pub(super) fn new(setup: AlertingSetup) -> Self {
         let now = setup.timeline.now();
-        let orders = setup.orders.borrow().of(&setup.share);
+        let orders = setup.orders.borrow().of(&setup.shard);
         // What concerns nobody else dies with us, and so does what is told of it.
-        let store = setup.store.filter(|_| setup.share != Shard::Ourselves);
+        let store = setup.store.filter(|_| setup.shard != Shard::Ourselves);
         let setup = AlertingSetup { store, ..setup };
         Self {
             is_read: setup.store.is_none(),
@@ -180,7 +180,7 @@ impl AlertEvaluator {
             looked: error_budgets::ObjectiveResults::default(),
             probes: (Vec::new(), HashMap::new()),
             orders,
-            peers: HashMap::new(),
+            alertmanagers: HashMap::new(),
             outboxes: Vec::new(),
             resolving: JoinSet::new(),
             unresolved: HashSet::new(),
@@ -241,13 +241,13 @@ impl AlertEvaluator {
     }
 
     async fn end(mut self) {
-        for sending in self.peers.values() {
+        for sending in self.alertmanagers.values() {
             sending.stop.cancel();
         }
         for posting in &self.outboxes {
             posting.stop.cancel();
         }
-        for (_, sending) in self.peers.drain() {
+        for (_, sending) in self.alertmanagers.drain() {
             // It ends within the time that it may still send; a panic in it was told where it happened.
             let _ = sending.task.await;
         }
@@ -280,9 +280,9 @@ impl AlertEvaluator {
     }
 
     fn take_orders(&mut self) {
-        let orders = self.setup.orders.borrow_and_update().of(&self.setup.share);
+        let orders = self.setup.orders.borrow_and_update().of(&self.setup.shard);
         if orders.alertmanagers != self.orders.alertmanagers || orders.page != self.orders.page {
-            for (_, sending) in self.peers.drain() {
+            for (_, sending) in self.alertmanagers.drain() {
                 sending.stop.cancel();
             }
             // What is being resolved is of other URLs.
@@ -329,7 +329,7 @@ impl AlertEvaluator {
 
     fn begin_to_read(&self) -> Option<SaveResult> {
         let (store, timeline) = (self.setup.store.clone()?, self.setup.timeline);
-        let place = place(&self.setup.share);
+        let place = place(&self.setup.shard);
         Some(tokio::task::spawn_blocking(move || {
             load(&store, &place, timeline.now()).map(Some)
         }))
@@ -339,11 +339,11 @@ impl AlertEvaluator {
     fn adopt(&mut self, stored: StoredAlerts) {
         let own = std::mem::replace(&mut self.kept, stored);
         for posting in &self.outboxes {
-            let name = posting.outbox.receiver().name;
+            let name = posting.delivery_queue.receiver().name;
             let waiting = self.kept.waiting.remove(name).unwrap_or_default();
             for message in waiting {
                 if !own.told.contains(&message.id()) {
-                    posting.outbox.offer(message);
+                    posting.delivery_queue.offer(message);
                 }
             }
         }
@@ -355,42 +355,43 @@ impl AlertEvaluator {
     /// Looks what is wrong, and tells what is new, or is to be told again.
     fn look(&mut self) {
         let now = self.setup.timeline.now();
-        let mut tracked = self.setup.web.tracked();
-        let mut views = self.setup.web.guards();
-        tracked.retain(|tracked| {
-            let id = &tracked.probe().id;
+        let mut tracked_probe = self.setup.web.tracked_probe();
+        let mut views = self.setup.web.controllers();
+        tracked_probe.retain(|tracked_probe| {
+            let id = &tracked_probe.probe().id;
             is_of(
-                &self.setup.share,
+                &self.setup.shard,
                 id.namespace.as_str(),
                 id.release.as_str(),
             )
         });
-        views.retain(|view| is_of(&self.setup.share, &view.namespace, &view.release));
+        views.retain(|view| is_of(&self.setup.shard, &view.namespace, &view.release));
         let promises = &self.orders.promises;
-        let is_same = tracked.len() == self.probes.0.len()
-            && tracked
+        let is_same = tracked_probe.len() == self.probes.0.len()
+            && tracked_probe
                 .iter()
                 .zip(&self.probes.0)
                 .all(|(one, other)| Arc::ptr_eq(one, other));
         if !is_same {
-            let by_id = tracked.iter();
-            let by_id = by_id.map(|tracked| (tracked.probe().id.clone(), Arc::clone(tracked)));
-            self.probes = (tracked.clone(), by_id.collect());
+            let by_id = tracked_probe.iter();
+            let by_id = by_id
+                .map(|tracked_probe| (tracked_probe.probe().id.clone(), Arc::clone(tracked_probe)));
+            self.probes = (tracked_probe.clone(), by_id.collect());
         }
         let by_id = &self.probes.1;
-        error_budgets::book(&mut self.kept.accounts, promises, &views, by_id);
+        error_budgets::alert_store(&mut self.kept.accounts, promises, &views, by_id);
         let metrics = &self.setup.metrics;
         let accounts = &self.kept.accounts;
         self.looked
             .look(promises, accounts, by_id, metrics, clock::now());
-        let mut book = std::mem::take(&mut self.kept.book);
-        let mut looked = book.look(now);
-        let unknown = self.conditions(&tracked, &views, |found| looked.holds(found));
+        let mut alert_store = std::mem::take(&mut self.kept.alert_store);
+        let mut looked = alert_store.look(now);
+        let unknown = self.conditions(&tracked_probe, &views, |found| looked.holds(found));
         for condition in self.looked.conditions() {
             looked.holds(condition.clone());
         }
         let changed = looked.end(|labels| unknown.is_known(labels));
-        self.kept.book = book;
+        self.kept.alert_store = alert_store;
         let objectives = self.looked.views();
         for view in &objectives {
             let what = || {
@@ -400,12 +401,12 @@ impl AlertEvaluator {
                 )
             };
             let is_spent = view.budget_remaining <= 0.0;
-            let crew = &self.setup.crew;
-            crew.is_spent(&view.namespace, &view.release, what, is_spent);
+            let executor = &self.setup.executor;
+            executor.is_spent(&view.namespace, &view.release, what, is_spent);
         }
         self.setup
             .web
-            .show_objectives(&self.setup.share, objectives);
+            .show_objectives(&self.setup.shard, objectives);
         let news = self.tell_news(&views) || self.has_told();
         self.is_dirty |= changed || news;
         let resend = self
@@ -416,7 +417,7 @@ impl AlertEvaluator {
         if changed || resend.is_some_and(|resend| now.since(self.resent) >= resend) {
             self.resent = now;
             let wires = self.wires();
-            for sending in self.peers.values() {
+            for sending in self.alertmanagers.values() {
                 sending.peer.offer(&wires);
             }
         }
@@ -438,22 +439,24 @@ impl AlertEvaluator {
     /// Puts the alerts before those who ask.
     fn show(&mut self) {
         // Of ten thousand it is much work, and mostly the same.
-        let peers = self.peers.values();
-        let versions = peers.map(|sending| sending.peer.version()).collect();
-        let version = Some((self.kept.book.version(), versions));
+        let alertmanagers = self.alertmanagers.values();
+        let versions = alertmanagers
+            .map(|sending| sending.peer.version())
+            .collect();
+        let version = Some((self.kept.alert_store.version(), versions));
         if self.shown == version {
             return;
         }
         self.shown = version;
         let mut counts = [0; 3];
         let names: Vec<(Arc<str>, &AlertmanagerTask)> = self
-            .peers
+            .alertmanagers
             .values()
             .map(|sending| (sending.peer.name().into(), sending))
             .collect();
         // Mostly the same have all of them, and of ten thousand it counts.
         let mut shared: Arc<[Arc<str>]> = Arc::default();
-        let views = self.kept.book.alerts().iter().map(|alert| {
+        let views = self.kept.alert_store.alerts().iter().map(|alert| {
             let (at, state) = match alert.state {
                 AlertState::Pending { .. } => (0, "pending"),
                 AlertState::Firing { .. } => (1, "firing"),
@@ -483,11 +486,11 @@ impl AlertEvaluator {
         let views = views.collect();
         let now = AlertCounts {
             alerts: counts,
-            left_out: self.kept.book.left_out,
+            left_out: self.kept.alert_store.left_out,
         };
         let alerting = &self.setup.metrics.alerting;
         alerting.stand(&mut self.counted, now);
-        self.setup.web.show_alerts(&self.setup.share, views);
+        self.setup.web.show_alerts(&self.setup.shard, views);
     }
 
     /// Begins to write the book, beside the loop. While it is being written, only the newest waits to be written next.
@@ -509,7 +512,7 @@ impl AlertEvaluator {
         }
         self.keep_waiting();
         let kept = self.kept.clone();
-        let (kind, namespace, release) = place(&self.setup.share);
+        let (kind, namespace, release) = place(&self.setup.shard);
         self.saving = Some(tokio::task::spawn_blocking(move || {
             store
                 .save(kind, &namespace, &release, &kept, now)
@@ -565,8 +568,8 @@ async fn written(saving: &mut Option<SaveResult>) -> Result<Option<StoredAlerts>
 type AlertStorage = (Stored, Namespace, ReleaseName);
 
 /// Alerts of all releases are stored under a name of their own.
-fn place(share: &Shard) -> AlertStorage {
-    let (kind, namespace, release) = match share {
+fn place(shard: &Shard) -> AlertStorage {
+    let (kind, namespace, release) = match shard {
         Shard::Release(namespace, release) => {
             (Stored::ReleaseAlerts, namespace.as_str(), release.as_str())
         }
@@ -576,8 +579,8 @@ fn place(share: &Shard) -> AlertStorage {
 }
 
 /// Whether a share has to do with a release.
-fn is_of(share: &Shard, namespace: &str, release: &str) -> bool {
-    match share {
+fn is_of(shard: &Shard, namespace: &str, release: &str) -> bool {
+    match shard {
         Shard::All => true,
         // What belongs to no release is told by each replica of itself.
         Shard::Ourselves => release.is_empty(),
@@ -591,11 +594,16 @@ fn load(store: &StateStore, place: &AlertStorage, now: Time) -> Result<StoredAle
     let why = match store.load::<StoredAlerts>(*kind, namespace, release, now) {
         StoredState::Nothing => return Ok(StoredAlerts::default()),
         StoredState::Unknown(why) => return Err(why),
-        StoredState::State(kept) => match kept.book.clone().bounded(now) {
-            Ok(book) => return Ok(StoredAlerts { book, ..kept }),
+        StoredState::State(kept) => match kept.alert_store.clone().bounded(now) {
+            Ok(alert_store) => {
+                return Ok(StoredAlerts {
+                    alert_store,
+                    ..kept
+                });
+            }
             Err(why) => why,
         },
-        StoredState::SetAside(why) => why,
+        StoredState::Quarantined(why) => why,
     };
     tracing::warn!("The stored alerts are not used: {why}");
     Ok(StoredAlerts::default())

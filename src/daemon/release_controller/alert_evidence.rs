@@ -20,7 +20,8 @@ pub(super) const MAX_TOLD: usize = 256;
 pub(super) struct FiringAlert {
     pub(super) name: String,
     fingerprint: String,
-    pub(super) is_doubt: bool,
+    #[serde(rename = "is_doubt")]
+    pub(super) is_self_check: bool,
 }
 
 /// An alert that fires. It is known from one watch to the next, because it may be told before we see the revision under
@@ -32,20 +33,21 @@ pub(super) struct ReportedAlert {
     /// When it began by its own clock, which a change of ours does not move.
     since: Time,
     /// When it was first heard, by our clock.
-    heard: Time,
+    #[serde(rename = "heard")]
+    message: Time,
     weight: AlertWeight,
 }
 
 impl ReportedAlert {
     /// It began no later than it was heard, whatever its clock says.
     fn began(&self) -> Time {
-        self.since.min(self.heard)
+        self.since.min(self.message)
     }
 }
 
 impl HasTimes for ReportedAlert {
     fn shift(&mut self, by: ClockShift) {
-        self.heard.shift(by);
+        self.message.shift(by);
     }
 }
 
@@ -56,16 +58,16 @@ impl ReleaseController {
             name: plain(&alert.name),
             fingerprint: alert.fingerprint,
             since: Time::from_millis(alert.since),
-            heard: now,
+            message: now,
             weight: alert.weight,
         };
         self.is_dirty = true;
         let told = keep(&mut self.state.told, told, alert.is_firing);
-        let Some(watching) = &mut self.state.watching else {
+        let Some(running) = &mut self.state.running else {
             return;
         };
-        let revision = watching.revision;
-        watching
+        let revision = running.revision;
+        running
             .alerts
             .retain(|firing| firing.fingerprint != told.fingerprint);
         let name = &told.name;
@@ -92,8 +94,8 @@ impl ReleaseController {
             .collect();
         for told in under {
             // One that convicts ends the watch.
-            let watching = self.state.watching.as_ref();
-            if watching.is_none_or(|watching| watching.revision != revision) {
+            let running = self.state.running.as_ref();
+            if running.is_none_or(|running| running.revision != revision) {
                 return;
             }
             self.weigh(told).await;
@@ -102,34 +104,34 @@ impl ReleaseController {
 
     /// When a revision appeared: it may have been stored before we saw it, as while we were away.
     fn appeared(&self, revision: Revision) -> Time {
-        let watching = self.state.watching.as_ref();
-        let began = watching.map_or_else(|| self.now(), |watching| watching.began);
-        let facts = &self.facts.borrow().facts;
-        let is_newest = facts
+        let running = self.state.running.as_ref();
+        let began = running.map_or_else(|| self.now(), |running| running.began);
+        let release_state = &self.release_state.borrow().release_state;
+        let is_newest = release_state
             .newest()
             .is_some_and(|newest| newest.revision == revision);
-        let stored_at = facts.stored_at.filter(|_| is_newest);
+        let stored_at = release_state.stored_at.filter(|_| is_newest);
         stored_at.map_or(began, |stored_at| stored_at.min(began))
     }
 
     /// An alert that began under the revision that is watched counts against it.
     async fn weigh(&mut self, told: ReportedAlert) {
-        let Some(watching) = &mut self.state.watching else {
+        let Some(running) = &mut self.state.running else {
             return;
         };
         let now = self.setup.timeline.now();
-        let (revision, began) = (watching.revision, watching.began);
+        let (revision, began) = (running.revision, running.began);
         let name = told.name;
         let firing = FiringAlert {
             name: name.clone(),
             fingerprint: told.fingerprint,
-            is_doubt: told.weight == AlertWeight::Doubt,
+            is_self_check: told.weight == AlertWeight::SelfCheck,
         };
-        add(&mut watching.alerts, firing);
-        let others = others(&watching.alerts, &name);
+        add(&mut running.alerts, firing);
+        let others = others(&running.alerts, &name);
         let text = format!("The alert {name} fires");
         self.remark(now, &text);
-        if told.weight != AlertWeight::Convict {
+        if told.weight != AlertWeight::Reject {
             return;
         }
         let reason = format!("alert:{name}");
@@ -156,9 +158,9 @@ impl ReleaseController {
     }
 
     /// An alert that keeps the revision from being healthy.
-    pub(super) fn doubt(&self) -> Option<String> {
-        let watching = self.state.watching.as_ref()?;
-        let firing = watching.alerts.iter().find(|firing| firing.is_doubt)?;
+    pub(super) fn self_check(&self) -> Option<String> {
+        let running = self.state.running.as_ref()?;
+        let firing = running.alerts.iter().find(|firing| firing.is_self_check)?;
         Some(format!("alert:{}", firing.name))
     }
 
@@ -180,7 +182,7 @@ fn keep(all: &mut Vec<ReportedAlert>, mut told: ReportedAlert, is_firing: bool) 
     {
         let known = all.remove(at);
         if known.since == told.since {
-            told.heard = told.heard.min(known.heard);
+            told.message = told.message.min(known.message);
         }
     }
     if !is_firing {
@@ -199,10 +201,10 @@ fn keep(all: &mut Vec<ReportedAlert>, mut told: ReportedAlert, is_firing: bool) 
 /// Adds one that fires. When there are enough, one that only is to be noted makes room for one that raises doubt.
 fn add(alerts: &mut Vec<FiringAlert>, firing: FiringAlert) {
     if alerts.len() >= MAX_ALERTS {
-        let Some(at) = alerts.iter().position(|known| !known.is_doubt) else {
+        let Some(at) = alerts.iter().position(|known| !known.is_self_check) else {
             return;
         };
-        if !firing.is_doubt {
+        if !firing.is_self_check {
             return;
         }
         alerts.remove(at);
@@ -249,21 +251,21 @@ fn plain(name: &str) -> String {
 mod tests {
     use super::*;
 
-    fn firing(number: usize, is_doubt: bool) -> FiringAlert {
+    fn firing(number: usize, is_self_check: bool) -> FiringAlert {
         FiringAlert {
             name: format!("A{number}"),
             fingerprint: number.to_string(),
-            is_doubt,
+            is_self_check,
         }
     }
 
-    fn told(name: &str, since: u64, heard: u64) -> ReportedAlert {
+    fn told(name: &str, since: u64, message: u64) -> ReportedAlert {
         ReportedAlert {
             name: name.into(),
             fingerprint: name.into(),
             since: Time::from_millis(since),
-            heard: Time::from_millis(heard),
-            weight: AlertWeight::Doubt,
+            message: Time::from_millis(message),
+            weight: AlertWeight::SelfCheck,
         }
     }
 
@@ -316,7 +318,7 @@ mod tests {
             add(&mut alerts, firing(number, true));
         }
         assert_eq!(alerts.len(), MAX_ALERTS);
-        assert!(alerts.iter().all(|firing| firing.is_doubt));
+        assert!(alerts.iter().all(|firing| firing.is_self_check));
     }
 
     #[test]

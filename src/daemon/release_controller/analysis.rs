@@ -32,14 +32,14 @@ const LIMIT_LASTS: Duration = Duration::from_secs(60);
 const ONCE_MORE: Duration = Duration::from_secs(75);
 
 impl ReleaseController {
-    pub(super) fn on_heard(&mut self, heard: &ProbeResultMsg) {
-        let endpoint = match &heard.of {
+    pub(super) fn on_result(&mut self, message: &ProbeResultMsg) {
+        let endpoint = match &message.of {
             ProbeSubject::Endpoint(endpoint) => *endpoint,
-            ProbeSubject::Dependency(name) => return self.on_dependency(name, heard),
+            ProbeSubject::Dependency(name) => return self.on_dependency(name, message),
         };
         let now = self.now();
-        let mark = self.mark_of(heard, now);
-        self.tell_of_probe(endpoint, heard.outcome);
+        let outcome = self.outcome_of(message, now);
+        self.tell_of_probe(endpoint, message.outcome);
         let Some(probe) = self.setup.release.probes.get(endpoint) else {
             return;
         };
@@ -47,77 +47,78 @@ impl ReleaseController {
         // While we are blind, a revision that nobody told us of may be what answers: that is no baseline. Nor is what a
         // workload answers that is scaled to zero or paused, nor a failure while something fails that the probe needs.
         let is_held = self.asks_held_workload(probe);
-        let is_failure = mark == TickOutcome::Bad;
-        let failing_need = self.failing_need(probe).filter(|_| is_failure);
-        if failing_need.is_some() {
+        let is_failure = outcome == TickOutcome::Failure;
+        let failing_dependency = self.failing_dependency(probe).filter(|_| is_failure);
+        if failing_dependency.is_some() {
             self.state.fails(name);
         }
-        let known = if self.is_blind || is_held || failing_need.is_some() {
-            TickOutcome::Void
+        let known = if self.is_blind || is_held || failing_dependency.is_some() {
+            TickOutcome::Unknown
         } else {
-            mark
+            outcome
         };
-        self.state.heard(name, known, Some(heard.latency), now);
+        self.state.message(name, known, Some(message.latency), now);
         self.is_dirty = true;
         self.tell_whether_suspect();
         if let Some(verifying) = &mut self.state.verifying {
-            verifying.hears(name, mark, failing_need);
+            verifying.hears(name, outcome, failing_dependency);
         }
         if let Some(bake) = &mut self.state.bake {
-            bake.hears(name, known, failing_need);
+            bake.hears(name, known, failing_dependency);
         }
-        let watching = self.state.watching.as_mut();
-        let Some(watching) = watching.filter(|watching| watching.watch.finding().is_none()) else {
+        let running = self.state.running.as_mut();
+        let Some(running) = running.filter(|running| running.analysis.regression().is_none())
+        else {
             return;
         };
-        let Some(at) = watching.watch.endpoints().position(|other| other == name) else {
+        let Some(at) = running.analysis.endpoints().position(|other| other == name) else {
             return; // configured during the watch
         };
-        watching.inbox.put(at, mark);
-        let endpoints = watching.endpoints();
-        watching.tick.us.resize(endpoints, None);
-        watching.tick.us[at] = u32::try_from(heard.latency.as_micros()).ok();
-        if let (_, Some(reason)) = heard.outcome.words() {
+        running.tick_buffer.put(at, outcome);
+        let endpoints = running.endpoints();
+        running.tick.us.resize(endpoints, None);
+        running.tick.us[at] = u32::try_from(message.latency.as_micros()).ok();
+        if let (_, Some(reason)) = message.outcome.words() {
             let place = u16::try_from(at).unwrap_or(u16::MAX);
-            watching.tick.why.push((place, reason.into()));
-            if mark == TickOutcome::Bad {
-                *watching.failing[at].entry(reason.into()).or_default() += 1;
+            running.tick.why.push((place, reason.into()));
+            if outcome == TickOutcome::Failure {
+                *running.failing[at].entry(reason.into()).or_default() += 1;
             }
         }
     }
 
     /// What a result is evidence of. A limit's answer says nothing where the analysis asks more often than the probe
     /// would, or did so lately.
-    fn mark_of(&mut self, heard: &ProbeResultMsg, now: Time) -> TickOutcome {
-        match heard.outcome {
-            Outcome::Good => TickOutcome::Good,
-            Outcome::Void(_) => TickOutcome::Void,
-            Outcome::Bad(_) if heard.unanswered => TickOutcome::Unresolved,
-            Outcome::Bad(_) => {
-                let Some(wait) = heard.limited else {
-                    return TickOutcome::Bad;
+    fn outcome_of(&mut self, message: &ProbeResultMsg, now: Time) -> TickOutcome {
+        match message.outcome {
+            Outcome::Success => TickOutcome::Success,
+            Outcome::Unknown(_) => TickOutcome::Unknown,
+            Outcome::Failure(_) if message.unanswered => TickOutcome::Unresolved,
+            Outcome::Failure(_) => {
+                let Some(wait) = message.limited else {
+                    return TickOutcome::Failure;
                 };
                 let is_hurried = self.hurried.is_some();
                 let state = &mut self.state;
                 let bake = state.bake.as_mut().map(|bake| &mut bake.analysis);
-                let Some(watching) = state.watching.as_mut().or(bake) else {
+                let Some(running) = state.running.as_mut().or(bake) else {
                     return if is_hurried {
                         TickOutcome::Limited
                     } else {
-                        TickOutcome::Bad
+                        TickOutcome::Failure
                     };
                 };
                 if is_hurried {
-                    watching.hurried_until = Some(now);
+                    running.hurried_until = Some(now);
                 }
                 let lasts = LIMIT_LASTS.max(wait);
-                let lately = watching
+                let lately = running
                     .hurried_until
                     .is_some_and(|at| now.since(at) < lasts);
                 if lately {
                     TickOutcome::Limited
                 } else {
-                    TickOutcome::Bad
+                    TickOutcome::Failure
                 }
             }
         }
@@ -125,8 +126,8 @@ impl ReleaseController {
 
     /// Whether a probe asks a workload that is scaled to zero or paused.
     fn asks_held_workload(&self, probe: &ProbeConfig) -> bool {
-        let facts = self.facts.borrow();
-        let mut states = facts.facts.workload_states.iter();
+        let release_state = self.release_state.borrow();
+        let mut states = release_state.release_state.workload_states.iter();
         let Some(named) = probe.pods.as_ref().and_then(|aim| aim.workload.as_ref()) else {
             return self.state.rollout.is_held();
         };
@@ -136,7 +137,7 @@ impl ReleaseController {
     /// What is known at this moment, before a revision is judged.
     fn start_of(
         &self,
-        facts: &ReleaseState,
+        release_state: &ReleaseState,
         revision: Option<Revision>,
         now: Time,
     ) -> (AnalysisStart, Vec<bool>) {
@@ -147,18 +148,18 @@ impl ReleaseController {
             .map(|probe| probe.id.probe.as_str().into())
             .collect();
         let known = |name: &str| self.state.probes.get(name);
-        let case = self.state.rollout.phase().case();
-        let serving = case.and_then(|case| case.serving);
+        let candidate = self.state.rollout.phase().candidate();
+        let serving = candidate.and_then(|candidate| candidate.serving);
         let direct: Vec<bool> = release
             .probes
             .iter()
             .map(|probe| {
-                let has_pods = facts
+                let has_pods = release_state
                     .pods
                     .iter()
                     .any(|pod| address_of(probe, pod).is_some());
                 let can = known(probe.id.probe.as_str()).is_some_and(ProbeHistory::can_ask_pods);
-                has_pods && can && is_clear(probe, facts, serving)
+                has_pods && can && is_clear(probe, release_state, serving)
             })
             .collect();
         let start = AnalysisStart {
@@ -170,12 +171,12 @@ impl ReleaseController {
                 .iter()
                 .map(|name| known(name).is_some_and(|known| known.baseline.is_failing()))
                 .collect(),
-            settled_at: None,
-            expected_downtime: facts.expected_downtime,
+            complete_at: None,
+            expected_downtime: release_state.expected_downtime,
             direct: direct.contains(&true),
             requests: self.requests_before,
             workloads: revision
-                .and_then(|revision| self.workloads_at_start(facts, revision, serving)),
+                .and_then(|revision| self.workloads_at_start(release_state, revision, serving)),
             learned: self.learned(&names),
             steady_s: release
                 .probes
@@ -197,11 +198,16 @@ impl ReleaseController {
     /// contents broke must not be excused. Where the first analysis was inconclusive it may have been a dependency.
     fn keep_failing_before(&mut self, revision: Revision, start: &mut AnalysisStart) {
         let rollout = &self.state.rollout;
-        let first = rollout.phase().case().map_or(revision, Candidate::first);
-        let mut past = rollout.past().iter().rev();
-        let was_inconclusive = past
-            .find(|past| past.case.first() == first && past.case.reason != BY_HAND)
-            .is_some_and(|past| past.ending == RolloutOutcome::Inconclusive);
+        let first = rollout
+            .phase()
+            .candidate()
+            .map_or(revision, Candidate::first);
+        let mut finished = rollout.finished().iter().rev();
+        let was_inconclusive = finished
+            .find(|finished| {
+                finished.candidate.first() == first && finished.candidate.reason != BY_HAND
+            })
+            .is_some_and(|finished| finished.outcome == RolloutOutcome::Inconclusive);
         match &self.state.failing_before {
             Some((of, failing)) if *of == first && !was_inconclusive => {
                 let endpoints = start.endpoints.iter();
@@ -216,18 +222,18 @@ impl ReleaseController {
         }
     }
 
-    pub(super) fn begin_watch(&mut self, revision: Revision) {
+    pub(super) fn begin_analysis(&mut self, revision: Revision) {
         let now = self.now();
-        let facts = Arc::clone(&self.facts.borrow().facts);
-        let least = self.setup.release.guard.rule.n0_min;
+        let release_state = Arc::clone(&self.release_state.borrow().release_state);
+        let least = self.setup.release.controller.rule.n0_min;
         if self.state.end_bake_for_next(least, now) {
             self.count_bake("superseded");
         }
-        let (mut start, direct) = self.start_of(&facts, Some(revision), now);
+        let (mut start, direct) = self.start_of(&release_state, Some(revision), now);
         self.keep_failing_before(revision, &mut start);
         let release = &self.setup.release;
-        let watch = match Analysis::new(release.guard.rule.clone(), &start) {
-            Ok(watch) => watch,
+        let analysis = match Analysis::new(release.controller.rule.clone(), &start) {
+            Ok(analysis) => analysis,
             Err(error) => {
                 // The settings were checked and the baseline is ours, so this is a mistake of the program.
                 tracing::error!(release = %release.name, %error, "The revision cannot be judged");
@@ -241,7 +247,7 @@ impl ReleaseController {
             .map(|one| ReportedWorkload::new(one, self.template_before(&one.name)))
             .collect();
         let no_direct = (!start.direct).then(|| {
-            if facts
+            if release_state
                 .pods
                 .iter()
                 .any(|pod| pod.ip.is_some() || pod.address.is_some())
@@ -260,11 +266,11 @@ impl ReleaseController {
                 .state
                 .rollout
                 .phase()
-                .case()
-                .and_then(|case| case.serving),
+                .candidate()
+                .and_then(|candidate| candidate.serving),
             began: now,
-            mode: release.guard.mode,
-            rule: release.guard.rule.clone(),
+            mode: release.controller.mode,
+            rule: release.controller.rule.clone(),
             start,
             no_direct,
             goes_on: None,
@@ -272,37 +278,37 @@ impl ReleaseController {
         self.state.drop_candidates();
         self.state.verdict = None;
         self.state.latencies = Some(latencies);
-        self.state.watching = Some(RunningAnalysis {
+        self.state.running = Some(RunningAnalysis {
             revision,
             first: self
                 .state
                 .rollout
                 .phase()
-                .case()
-                .and_then(|case| case.first),
+                .candidate()
+                .and_then(|candidate| candidate.first),
             began: now,
-            watch,
+            analysis,
             pods: Vec::new(),
             direct,
             failing: vec![BTreeMap::new(); endpoints],
             last_bad: None,
-            told_pods: BTreeMap::new(),
+            reported_pods: BTreeMap::new(),
             told,
             hurried_until: None,
             alerts: Vec::new(),
             old: OldPodFailures::default(),
-            trace: Vec::new(),
+            e_values: Vec::new(),
             was_complete: false,
             rolled_out: None,
-            inbox: TickBuffer::new(endpoints),
+            tick_buffer: TickBuffer::new(endpoints),
             needed: Vec::new(),
             tick: RecordedTick::default(),
         });
-        if let Some(watching) = &mut self.state.watching {
+        if let Some(running) = &mut self.state.running {
             // Before they go: the trouble of old pods excuses that of new ones.
-            let case = self.state.rollout.phase().case();
-            let serving = case.and_then(|case| case.serving);
-            note_old_pods(watching, &facts, serving);
+            let candidate = self.state.rollout.phase().candidate();
+            let serving = candidate.and_then(|candidate| candidate.serving);
+            note_old_pods(running, &release_state, serving);
         }
         self.restart_counting(now);
         self.state.recorded = Some((revision, now));
@@ -319,15 +325,15 @@ impl ReleaseController {
     /// The watch that runs goes on for another number of the same contents, in a recording of that number.
     pub(super) fn go_on_as(&mut self, revision: Revision) {
         let now = self.now();
-        let Some(watching) = &mut self.state.watching else {
+        let Some(running) = &mut self.state.running else {
             return;
         };
-        watching.first.get_or_insert(watching.revision);
-        watching.revision = revision;
+        running.first.get_or_insert(running.revision);
+        running.revision = revision;
         if let Some(latencies) = &mut self.state.latencies {
             latencies.revision = revision;
         }
-        let end = RecordingEnd::of(&watching.watch);
+        let end = RecordingEnd::of(&running.analysis);
         self.record(&[RecordingLine::End(end)]);
         self.state.recorded = Some((revision, now));
         self.open_recorder(revision, now);
@@ -336,7 +342,7 @@ impl ReleaseController {
 
     /// After a restart: what was recorded after the state was last saved is made up for. Where another replica watched
     /// before, its recording is elsewhere, and ours begins here.
-    pub(super) fn resume_watch(&mut self) {
+    pub(super) fn resume_analysis(&mut self) {
         let Some((revision, began)) = self.state.recorded else {
             return;
         };
@@ -347,12 +353,10 @@ impl ReleaseController {
         let is_new = recorder.is_empty();
         let read_back = (!is_new).then(|| recorder.read_back());
         let State {
-            watching,
-            latencies,
-            ..
+            running, latencies, ..
         } = &mut self.state;
-        let goes_on = match (read_back, watching) {
-            (Some(Ok(before)), Some(watching)) => go_on(watching, latencies.as_mut(), before),
+        let goes_on = match (read_back, running) {
+            (Some(Ok(before)), Some(running)) => go_on(running, latencies.as_mut(), before),
             // The verdict has fallen; what follows is added to the recording.
             (Some(Ok(_)), None) => true,
             (Some(Err(error)), _) => {
@@ -364,7 +368,7 @@ impl ReleaseController {
         if !goes_on {
             self.record_from_here(revision, is_new);
         }
-        if self.state.watching.is_some() {
+        if self.state.running.is_some() {
             tracing::info!(release = %self.setup.release.name, %revision, "The watch goes on after a restart");
         }
     }
@@ -372,37 +376,40 @@ impl ReleaseController {
     /// Begins a recording in the middle of a case.
     fn record_from_here(&mut self, revision: Revision, is_new: bool) {
         let now = self.now();
-        let watching = self.state.watching.as_ref();
+        let running = self.state.running.as_ref();
         // After a verdict there is the watch that convicted; without either there is nothing that could be read.
-        let convicted = self.state.convicted.as_ref();
-        let watch = watching.map(|watching| &watching.watch);
-        let watch = watch.or_else(|| convicted.filter(|watch| watch.finding().is_some()));
-        let Some(watch) = watch else {
+        let rejected = self.state.rejected.as_ref();
+        let analysis = running.map(|running| &running.analysis);
+        let analysis =
+            analysis.or_else(|| rejected.filter(|analysis| analysis.regression().is_some()));
+        let Some(analysis) = analysis else {
             self.recorder = None;
             return;
         };
         let release = &self.setup.release;
-        let endpoints: Vec<Box<str>> = watch.endpoints().map(Into::into).collect();
-        let case = self.state.rollout.phase().case();
-        let began = watching.map(|watching| watching.began);
+        let endpoints: Vec<Box<str>> = analysis.endpoints().map(Into::into).collect();
+        let candidate = self.state.rollout.phase().candidate();
+        let began = running.map(|running| running.began);
         let head = RecordingHead {
             version: recording::VERSION,
             namespace: release.namespace.clone(),
             release: release.name.clone(),
             revision,
-            serving: case.and_then(|case| case.serving),
-            began: began.or(case.map(|case| case.seen)).unwrap_or(now),
-            mode: release.guard.mode,
-            rule: watch.rule().clone(),
+            serving: candidate.and_then(|candidate| candidate.serving),
+            began: began
+                .or(candidate.map(|candidate| candidate.seen))
+                .unwrap_or(now),
+            mode: release.controller.mode,
+            rule: analysis.rule().clone(),
             start: AnalysisStart {
                 endpoints,
                 ..AnalysisStart::default()
             },
             no_direct: None,
-            goes_on: Some(Box::new(watch.clone())),
+            goes_on: Some(Box::new(analysis.clone())),
         };
         let mut lines = vec![RecordingLine::Head(Box::new(head))];
-        let pods = watching.map(|watching| watching.pods.clone());
+        let pods = running.map(|running| running.pods.clone());
         lines.extend(pods.into_iter().flatten().map(RecordingLine::Pod));
         if !is_new {
             // There is one of ours with a hole after it: this is another file.
@@ -428,7 +435,7 @@ impl ReleaseController {
             && let Err(error) = recorder.write(lines)
         {
             tracing::warn!(%error, "The recording of the watch ends here");
-            self.setup.crew.metrics().releases.state_failed();
+            self.setup.executor.metrics().releases.state_failed();
         }
     }
 
@@ -439,72 +446,73 @@ impl ReleaseController {
             return;
         }
         let blind = self.check_blind().await;
-        let is_void = blind || self.state.rollout.is_held();
-        let facts = Arc::clone(&self.facts.borrow().facts);
-        let case = self.state.rollout.phase().case();
-        let serving = case.and_then(|case| case.serving);
+        let is_unknown = blind || self.state.rollout.is_held();
+        let release_state = Arc::clone(&self.release_state.borrow().release_state);
+        let candidate = self.state.rollout.phase().candidate();
+        let serving = candidate.and_then(|candidate| candidate.serving);
         if !blind {
-            self.tell_of_rollout(&facts);
-            self.note_templates(&facts);
+            self.tell_of_rollout(&release_state);
+            self.note_templates(&release_state);
         }
         // Old facts are none: what they say of the rollout may be over.
         let rollout = if blind {
             Vec::new()
         } else {
-            self.rollout_events(&facts)
+            self.rollout_events(&release_state)
         };
-        let Some(watching) = &mut self.state.watching else {
+        let Some(running) = &mut self.state.running else {
             return;
         };
-        let nothing = if watching.watch.is_limited() {
+        let nothing = if running.analysis.is_limited() {
             TickOutcome::NotDue
         } else {
-            TickOutcome::Void
+            TickOutcome::Unknown
         };
-        let mut marks = vec![TickOutcome::Void; watching.endpoints()];
-        watching.inbox.take(&mut marks, nothing);
-        if is_void {
-            marks.fill(TickOutcome::Void);
+        let mut outcomes = vec![TickOutcome::Unknown; running.endpoints()];
+        running.tick_buffer.take(&mut outcomes, nothing);
+        if is_unknown {
+            outcomes.fill(TickOutcome::Unknown);
         }
-        let mut tick = std::mem::take(&mut watching.tick);
-        tick.tick = watching.watch.ticks();
-        tick.marks = recording::row(&marks);
+        let mut tick = std::mem::take(&mut running.tick);
+        tick.tick = running.analysis.ticks();
+        tick.outcomes = recording::row(&outcomes);
         tick.rollout = rollout;
-        tick.dependencies = dependencies::row(watching, &self.setup.crew);
+        tick.dependencies = dependencies::row(running, &self.setup.executor);
         if !blind {
-            tick.pods = pod_states(watching, &facts, serving);
+            tick.pods = pod_states(running, &release_state, serving);
         }
         let mut lines = Vec::new();
-        if !is_void {
+        if !is_unknown {
             // The newest of a name: a StatefulSet gives a new pod the name of the old one.
             let mut taken = BTreeSet::new();
-            for pod in watching.pods.iter().rev() {
+            for pod in running.pods.iter().rev() {
                 if !taken.insert(&pod.name) {
                     continue;
                 }
-                let Some((marks, latencies)) = self.askers.take(&pod.name, marks.len()) else {
+                let Some((outcomes, latencies)) = self.askers.take(&pod.name, outcomes.len())
+                else {
                     continue;
                 };
                 // One that has begun to end since it was asked refuses whoever comes, and that says nothing.
-                if stays(&facts.pods, &pod.name) {
-                    tick.direct.push((pod.pod, recording::row(&marks)));
+                if stays(&release_state.pods, &pod.name) {
+                    tick.direct.push((pod.pod, recording::row(&outcomes)));
                     if latencies.iter().any(Option::is_some) {
                         tick.direct_us.push((pod.pod, latencies));
                     }
                 }
             }
         }
-        recording::feed(&mut watching.watch, &watching.pods, &tick);
+        recording::feed(&mut running.analysis, &running.pods, &tick);
         if let Some(latencies) = &mut self.state.latencies {
-            latencies.take(&watching.pods, &tick);
+            latencies.take(&running.pods, &tick);
         }
-        watching.trace();
-        let trouble_begins = watching.trouble_begins(&marks, &tick);
+        running.e_values();
+        let trouble_begins = running.trouble_begins(&outcomes, &tick);
         lines.push(RecordingLine::Tick(Box::new(tick)));
-        let is_limited = watching.watch.is_limited();
-        let is_found = watching.watch.finding().is_some();
-        let is_over = watching.watch.is_over();
-        let revision = watching.revision;
+        let is_limited = running.analysis.is_limited();
+        let is_found = running.analysis.regression().is_some();
+        let is_over = running.analysis.is_over();
+        let revision = running.revision;
         self.record(&lines);
         self.is_dirty = true;
         if is_limited && self.hurried.is_some() {
@@ -514,7 +522,7 @@ impl ReleaseController {
             self.happens(RolloutInput::TroubleBegan).await;
         }
         if is_found {
-            self.act_on_finding().await;
+            self.act_on_regression().await;
         } else if is_over {
             self.conclude(revision).await;
         } else {
@@ -525,44 +533,47 @@ impl ReleaseController {
 
     /// Acts on what the watch has found, as soon as the cluster tells of the release. While it does not, another revision
     /// may have come, and nothing could be turned back; what was found before is no less true for that.
-    pub(super) async fn act_on_finding(&mut self) {
-        let Some(watching) = &self.state.watching else {
+    pub(super) async fn act_on_regression(&mut self) {
+        let Some(running) = &self.state.running else {
             return;
         };
-        let Some(finding) = watching.watch.finding().cloned() else {
+        let Some(regression) = running.analysis.regression().cloned() else {
             return;
         };
-        if self.facts.borrow().trouble.is_some() {
+        if self.release_state.borrow().trouble.is_some() {
             self.publish();
             return;
         }
-        let revision = watching.revision;
+        let revision = running.revision;
         self.happens(RolloutInput::Regressed {
             revision,
-            reason: finding.reason.to_string(),
-            text: finding.text,
+            reason: regression.reason.to_string(),
+            text: regression.text,
         })
         .await;
     }
 
     pub(super) async fn conclude(&mut self, revision: Revision) {
-        let Some(watching) = &self.state.watching else {
+        let Some(running) = &self.state.running else {
             return;
         };
-        let took = Duration::from_secs_f64(watching.watch.elapsed_s());
-        let event = match watching.watch.conclude() {
-            Verdict::Healthy => match self.doubt().or_else(|| self.ended_before_settings(took)) {
+        let took = Duration::from_secs_f64(running.analysis.elapsed_s());
+        let event = match running.analysis.conclude() {
+            Verdict::Healthy => match self
+                .self_check()
+                .or_else(|| self.ended_before_settings(took))
+            {
                 Some(reason) => RolloutInput::Inconclusive { revision, reason },
-                None => match watching.watch.excuses().join("; ") {
+                None => match running.analysis.excuses().join("; ") {
                     text if text.is_empty() => RolloutInput::Healthy(revision),
                     text => RolloutInput::HealthyDespite { revision, text },
                 },
             },
             Verdict::Inconclusive(InconclusiveReason::NotRolledOut)
-                if watching.watch.is_rollout_running() =>
+                if running.analysis.is_rollout_running() =>
             {
-                let facts = Arc::clone(&self.facts.borrow().facts);
-                let text = self.what_is_missing(&facts);
+                let release_state = Arc::clone(&self.release_state.borrow().release_state);
+                let text = self.what_is_missing(&release_state);
                 RolloutInput::NotRolledOut { revision, text }
             }
             // The rollout is complete, so nothing is to be waited for.
@@ -573,39 +584,39 @@ impl ReleaseController {
             Verdict::Inconclusive(why) => RolloutInput::Inconclusive {
                 revision,
                 reason: std::iter::once(why.as_str().to_owned())
-                    .chain(watching.watch.excuses())
+                    .chain(running.analysis.excuses())
                     .collect::<Vec<_>>()
                     .join("; "),
             },
             // Told before, or not over: neither can be here.
-            Verdict::Rollback(_) | Verdict::Watching => return,
+            Verdict::Rollback(_) | Verdict::Analyzing => return,
         };
         self.happens(event).await;
     }
 
-    pub(super) fn end_watch(&mut self, kept: bool) {
+    pub(super) fn end_analysis(&mut self, kept: bool) {
         self.state.verifying = None;
-        if let Some(watching) = self.state.watching.take() {
-            let is_rolled = watching.told.iter().any(ReportedWorkload::is_rolled);
+        if let Some(running) = self.state.running.take() {
+            let is_rolled = running.told.iter().any(ReportedWorkload::is_rolled);
             if kept
                 && is_rolled
-                && let Some(taught) = watching.watch.teaching()
+                && let Some(taught) = running.analysis.teaching()
             {
                 self.learn_from(taught);
             }
-            self.record(&[RecordingLine::End(RecordingEnd::of(&watching.watch))]);
-            self.state.verdict = status::verdict(&watching, self.now());
-            if watching.watch.finding().is_some() {
+            self.record(&[RecordingLine::End(RecordingEnd::of(&running.analysis))]);
+            self.state.verdict = status::verdict(&running, self.now());
+            if running.analysis.regression().is_some() {
                 let recorded = self.state.recorded;
-                let began = recorded.map_or(watching.began, |(_, began)| began);
-                self.collect(watching.revision, began);
+                let began = recorded.map_or(running.began, |(_, began)| began);
+                self.collect(running.revision, began);
             }
             if kept {
-                self.state.convicted = None;
-                self.begin_bake(watching);
+                self.state.rejected = None;
+                self.begin_bake(running);
             } else {
-                let is_found = watching.watch.finding().is_some();
-                self.state.convicted = is_found.then_some(watching.watch);
+                let is_found = running.analysis.regression().is_some();
+                self.state.rejected = is_found.then_some(running.analysis);
             }
         }
         if kept {
@@ -617,9 +628,15 @@ impl ReleaseController {
         } else {
             self.state.doubtful = true;
         }
-        let recovered = self.state.rollout.past().last().is_some_and(|past| {
-            past.ending == RolloutOutcome::Recovered && past.at == self.state.rollout.since()
-        });
+        let recovered = self
+            .state
+            .rollout
+            .finished()
+            .last()
+            .is_some_and(|finished| {
+                finished.outcome == RolloutOutcome::Recovered
+                    && finished.at == self.state.rollout.since()
+            });
         if recovered {
             self.state.drop_candidates();
             self.state.doubtful = false;
@@ -628,45 +645,45 @@ impl ReleaseController {
 
     pub(super) fn begin_verification(&mut self) {
         let now = self.now();
-        if self.state.convicted.is_none() {
+        if self.state.rejected.is_none() {
             // A person wanted it turned back: what was measured before is all there is to compare with.
-            let facts = Arc::clone(&self.facts.borrow().facts);
-            let (start, _) = self.start_of(&facts, None, now);
-            let rule = self.setup.release.guard.rule.clone();
-            self.state.convicted = Analysis::new(rule, &start).ok();
+            let release_state = Arc::clone(&self.release_state.borrow().release_state);
+            let (start, _) = self.start_of(&release_state, None, now);
+            let rule = self.setup.release.controller.rule.clone();
+            self.state.rejected = Analysis::new(rule, &start).ok();
         }
-        let Some(convicted) = &self.state.convicted else {
+        let Some(rejected) = &self.state.rejected else {
             return; // the phase ends by its deadline
         };
         let before = self.state.verifying.as_ref();
         let was_limited = before.is_some_and(|it| it.is_limited);
         let excused = before.map_or_else(ExcusedProbes::default, |it| it.excused.clone());
-        let is_limited = was_limited || convicted.is_limited();
-        let own = self.setup.release.guard.interval();
+        let is_limited = was_limited || rejected.is_limited();
+        let own = self.setup.release.controller.interval();
         let interval = if is_limited {
             let paces = self.setup.release.probes.iter().map(|it| it.interval);
             paces.max().unwrap_or(own).max(own)
         } else {
             own
         };
-        let mut verification = Verification::at_pace(convicted, interval.as_secs_f64());
-        let case = self.state.rollout.phase().case();
-        let failed_in_bake = case.and_then(|case| {
+        let mut verification = Verification::at_pace(rejected, interval.as_secs_f64());
+        let candidate = self.state.rollout.phase().candidate();
+        let failed_in_bake = candidate.and_then(|candidate| {
             let baked = self.state.baked.as_ref()?;
-            baked.failures_of(case.revision)
+            baked.failures_of(candidate.revision)
         });
-        if let Some(shares) = failed_in_bake {
-            verification = verification.with_failures(shares);
+        if let Some(shards) = failed_in_bake {
+            verification = verification.with_failures(shards);
         }
         self.state.verifying = Some(RunningVerification {
             began: now,
             verification,
-            inbox: TickBuffer::new(convicted.endpoints().count()),
+            tick_buffer: TickBuffer::new(rejected.endpoints().count()),
             interval,
             is_limited,
             excused,
         });
-        self.hurry();
+        self.shorten_interval();
     }
 
     /// Whether the pods that the rollback brings back may not be there yet although nothing is seen to be missing.
@@ -674,11 +691,13 @@ impl ReleaseController {
         let left = self.state.rollout.phase_ends();
         let left = left.map_or(Duration::ZERO, |at| at.since(self.now()));
         // A kubelet is given less than the phase has, whatever is due before its end.
-        self.facts.borrow().facts.indirect && left > ONCE_MORE || self.settings_may_still_come()
+        self.release_state.borrow().release_state.indirect && left > ONCE_MORE
+            || self.settings_may_still_come()
     }
 
     pub(super) async fn verify_tick(&mut self) {
-        let is_void = self.facts.borrow().trouble.is_some() || self.state.rollout.is_held();
+        let is_unknown =
+            self.release_state.borrow().trouble.is_some() || self.state.rollout.is_held();
         let is_hurried = self.hurried.is_some();
         let Some(mut verifying) = self.state.verifying.take() else {
             return;
@@ -689,7 +708,7 @@ impl ReleaseController {
             self.begin_verification();
             return;
         }
-        let verified = verifying.tick(is_void, |probe| self.failing_need_of(probe));
+        let verified = verifying.tick(is_unknown, |probe| self.failing_dependency_of(probe));
         if let Some(news) = verifying.excused.news() {
             self.state.rollout.remark(self.now(), &news);
             self.keep_entries();
@@ -726,30 +745,30 @@ impl ReleaseController {
 /// Makes up for what was recorded after the state was saved. `false` when the recording ends before that: another
 /// replica watched meanwhile.
 fn go_on(
-    watching: &mut RunningAnalysis,
+    running: &mut RunningAnalysis,
     mut latencies: Option<&mut AnalysisLatencies>,
     recorded: Recording,
 ) -> bool {
-    let next = watching.watch.ticks();
+    let next = running.analysis.ticks();
     if next < recorded.first_tick() || next > recorded.next_tick() {
         return false;
     }
     let missed = (next - recorded.first_tick()) as usize;
-    watching.pods = recorded.pods;
+    running.pods = recorded.pods;
     for tick in recorded.ticks.get(missed..).unwrap_or_default() {
-        recording::feed(&mut watching.watch, &watching.pods, tick);
+        recording::feed(&mut running.analysis, &running.pods, tick);
         if let Some(latencies) = &mut latencies {
-            latencies.take(&watching.pods, tick);
+            latencies.take(&running.pods, tick);
         }
-        watching.trace();
+        running.e_values();
         for event in &tick.rollout {
-            if let Some(told) = watching.told.get_mut(usize::from(event.workload)) {
+            if let Some(told) = running.told.get_mut(usize::from(event.workload)) {
                 told.note(event.what);
             }
         }
         for pod in &tick.pods {
             let told = ReportedPod::of(pod);
-            watching.told_pods.insert(pod.name.clone(), told);
+            running.reported_pods.insert(pod.name.clone(), told);
         }
     }
     true

@@ -26,19 +26,19 @@ impl ReleaseController {
         self.state.workloads_before.clear();
     }
 
-    pub(super) async fn seen(&mut self, facts: &ReleaseState, newest: Revision) {
+    pub(super) async fn seen(&mut self, release_state: &ReleaseState, newest: Revision) {
         if self.state.rollout.newest() == Some(newest) {
             return;
         }
         let now = self.now();
-        let Some(appears) = self.appearance(facts, newest, now) else {
+        let Some(appears) = self.appearance(release_state, newest, now) else {
             return;
         };
         self.undecided = None;
-        let record = facts.newest();
+        let record = release_state.newest();
         let origin = if newest.0 == 1 {
             RevisionOrigin::First
-        } else if facts.ours.contains(&newest) {
+        } else if release_state.ours.contains(&newest) {
             RevisionOrigin::OurRollback
         } else if record.is_some_and(|record| record.rolled_back_to().is_some()) {
             RevisionOrigin::OtherRollback
@@ -54,10 +54,10 @@ impl ReleaseController {
             appears,
         })
         .await;
-        self.recognize(facts, newest);
+        self.recognize(release_state, newest);
         self.weigh_told(newest).await;
         // It may have come while nobody of us looked, so that to the engine nothing is new.
-        if self.state.rollout.phase().case().is_some() {
+        if self.state.rollout.phase().candidate().is_some() {
             self.setup.engine.look_back();
         }
     }
@@ -65,34 +65,34 @@ impl ReleaseController {
     /// What a revision brings; `None` while that cannot be said yet.
     fn appearance(
         &mut self,
-        facts: &ReleaseState,
+        release_state: &ReleaseState,
         newest: Revision,
         now: Time,
     ) -> Option<Appearance> {
-        if self.was_brought_back(facts, now) {
+        if self.was_brought_back(release_state, now) {
             return Some(Appearance::Restored);
         }
         let rollout = &self.state.rollout;
         let Some(before) = rollout.newest() else {
             return Some(Appearance::New);
         };
-        let Some(digest) = same_contents(facts, before, newest) else {
+        let Some(digest) = same_contents(release_state, before, newest) else {
             return Some(Appearance::New);
         };
         let known = self.state.ledger.find(&digest).map(|entry| entry.found);
         let known_good = known == Some(ContentVerdict::Good);
         let same = Some(Appearance::Same { known_good });
         // While something is judged or done, the contents are what counts.
-        if *rollout.phase() != RolloutPhase::Steady || rollout.is_suspect(known_good) {
+        if *rollout.phase() != RolloutPhase::Idle || rollout.is_suspect(known_good) {
             return same;
         }
         // One whose helm failed in between changes nothing, where its contents are the same.
         let serves = self.state.deployed.filter(|deployed| *deployed <= before);
-        let serves_it = serves.is_some_and(|it| same_contents(facts, it, newest).is_some());
-        if !serves_it || brings_pods(facts, &self.state.workloads, newest) {
+        let serves_it = serves.is_some_and(|it| same_contents(release_state, it, newest).is_some());
+        if !serves_it || brings_pods(release_state, &self.state.workloads, newest) {
             return Some(Appearance::New);
         }
-        if facts.applied {
+        if release_state.applied {
             return same;
         }
         // Helm may put right what somebody changed by hand, which makes new pods: it has to end first.
@@ -101,36 +101,38 @@ impl ReleaseController {
             Some(_) | None => now,
         };
         self.undecided = Some((newest, since));
-        let is_pending = facts.newest().is_some_and(|it| it.status.is_pending());
+        let is_pending = release_state
+            .newest()
+            .is_some_and(|it| it.status.is_pending());
         let is_overdue = !is_pending && now.since(since) >= rollout.limits().settle_cap;
         is_overdue.then_some(Appearance::New)
     }
 
     /// Whether the newest record comes from a backup, where that matters: nothing else of the release was known, or what
     /// was known came from there as well.
-    fn was_brought_back(&self, facts: &ReleaseState, now: Time) -> bool {
+    fn was_brought_back(&self, release_state: &ReleaseState, now: Time) -> bool {
         let rollout = &self.state.rollout;
-        let case = rollout.phase().case();
+        let candidate = rollout.phase().candidate();
         let is_open = rollout.newest().is_none()
             || rollout.is_starting()
-            || case.is_some_and(|case| case.origin == RevisionOrigin::First);
+            || candidate.is_some_and(|candidate| candidate.origin == RevisionOrigin::First);
         // Helm leaves the newest record so in no other way.
-        let is_superseded = facts
+        let is_superseded = release_state
             .newest()
             .is_some_and(|record| record.status == RevisionStatus::Superseded);
-        let is_lately = facts
+        let is_lately = release_state
             .stored_at
             .is_some_and(|at| now.since(at) < RESTORED_LATELY);
-        is_open && is_lately && (facts.restored || is_superseded)
+        is_open && is_lately && (release_state.restored || is_superseded)
     }
 
     /// Says when contents that were found bad are deployed again. Somebody may have mended what they failed on, so they are
     /// watched like any others, and judged by what is measured now.
-    fn recognize(&mut self, facts: &ReleaseState, newest: Revision) {
-        if facts.ours.contains(&newest) {
+    fn recognize(&mut self, release_state: &ReleaseState, newest: Revision) {
+        if release_state.ours.contains(&newest) {
             return;
         }
-        let Some(digest) = digest_of(facts, newest) else {
+        let Some(digest) = digest_of(release_state, newest) else {
             return;
         };
         let Some(text) = self.state.ledger.find(&digest).and_then(bad_again) else {
@@ -144,24 +146,24 @@ impl ReleaseController {
 /// The contents that a revision has in common with all others from one before it on; `None` where one of them has others,
 /// or is not there.
 fn same_contents(
-    facts: &ReleaseState,
+    release_state: &ReleaseState,
     before: Revision,
     newest: Revision,
 ) -> Option<revision_ledger::ContentDigest> {
-    let digest = digest_of(facts, newest)?;
+    let digest = digest_of(release_state, newest)?;
     let between = (before.0..newest.0).all(|number| {
-        let other = digest_of(facts, Revision(number));
+        let other = digest_of(release_state, Revision(number));
         other.as_ref() == Some(&digest)
     });
     between.then_some(digest)
 }
 
 /// Whether a revision with the same contents brings pods of its own all the same.
-fn brings_pods(facts: &ReleaseState, before: &[WorkloadState], newest: Revision) -> bool {
-    if facts.workload_states.is_empty() {
-        return facts.pods.iter().any(|pod| pod.revision == newest);
+fn brings_pods(release_state: &ReleaseState, before: &[WorkloadState], newest: Revision) -> bool {
+    if release_state.workload_states.is_empty() {
+        return release_state.pods.iter().any(|pod| pod.revision == newest);
     }
-    facts.workload_states.iter().any(|workload| {
+    release_state.workload_states.iter().any(|workload| {
         let known = before.iter().find(|known| known.is(workload));
         // While its controller has not taken up a change, its template is not known.
         known.is_none_or(|known| workload.observed && known.template != workload.template)
@@ -187,7 +189,7 @@ mod tests {
     use crate::core::revision_ledger::{ContentDigest, StoredRevision};
 
     /// Revisions from 3 on with these contents; of a space nothing is known.
-    fn facts(contents: &str) -> ReleaseState {
+    fn release_state(contents: &str) -> ReleaseState {
         let record = |(at, contents): (usize, char)| StoredRevision {
             revision: Revision(3 + u32::try_from(at).unwrap()),
             status: RevisionStatus::Superseded,
@@ -206,7 +208,7 @@ mod tests {
     #[test]
     fn contents_are_the_same_only_where_all_in_between_are_known_and_have_them() {
         let same = |contents: &str, before, newest| {
-            same_contents(&facts(contents), Revision(before), Revision(newest)).is_some()
+            same_contents(&release_state(contents), Revision(before), Revision(newest)).is_some()
         };
         assert!(same("aa", 3, 4));
         assert!(same("aaa", 3, 5));
@@ -230,7 +232,7 @@ mod tests {
         };
         let now = |workload| ReleaseState {
             workload_states: vec![workload],
-            ..facts("aa")
+            ..release_state("aa")
         };
         let before = [workload("one", true)];
         let newest = Revision(4);
@@ -239,6 +241,6 @@ mod tests {
         // Not taken up by its controller yet, as while replicas change.
         assert!(!brings_pods(&now(workload("", false)), &before, newest));
         assert!(brings_pods(&now(workload("one", true)), &[], newest));
-        assert!(!brings_pods(&facts("aa"), &[], newest));
+        assert!(!brings_pods(&release_state("aa"), &[], newest));
     }
 }

@@ -18,15 +18,15 @@ impl ReleaseController {
     pub(super) fn soak(&mut self, now: Time) {
         let release = &self.setup.release;
         let names = release.probes.iter().map(|probe| probe.id.probe.as_str());
-        let soaked = {
-            let observed = self.facts.borrow();
+        let bake_time_passed = {
+            let observed = self.release_state.borrow();
             if self.is_blind {
                 return;
             }
             self.state
-                .soaked(&observed, names, &release.guard.rule, now)
+                .bake_time_passed(&observed, names, &release.controller.rule, now)
         };
-        let Some(BakeTimePassed { revision, is_news }) = soaked else {
+        let Some(BakeTimePassed { revision, is_news }) = bake_time_passed else {
             return;
         };
         if self.state.doubtful {
@@ -53,27 +53,27 @@ struct BakeTimePassed {
 
 impl State {
     /// Whether that changes anything: `None` as well where it is known already.
-    fn soaked<'a>(
+    fn bake_time_passed<'a>(
         &self,
         observed: &ObservedState,
         probes: impl Iterator<Item = &'a str>,
         rule: &Rule,
         now: Time,
     ) -> Option<BakeTimePassed> {
-        let facts = &observed.facts;
+        let release_state = &observed.release_state;
         let newest = self.rollout.newest();
         // While it bakes, that is what decides.
         if self.bake.is_some() {
             return None;
         }
         // All of it must be so at this moment; that it went well before is what the soundings say.
-        let stands = *self.rollout.phase() == RolloutPhase::Steady
+        let stands = *self.rollout.phase() == RolloutPhase::Idle
             && observed.trouble.is_none()
             && !self.rollout.is_held()
-            && facts.settled == newest
+            && release_state.complete == newest
             && self.deployed == newest;
         let revision = newest.filter(|_| stands)?;
-        let is_news = match digest_of(facts, revision) {
+        let is_news = match digest_of(release_state, revision) {
             // Without that there is nothing that it could be known by.
             None => false,
             Some(digest) => match self.ledger.find(&digest).map(|entry| entry.found) {
@@ -167,33 +167,34 @@ mod tests {
             hooks_succeeded: true,
             test_failed: false,
         };
-        let facts = ReleaseState {
+        let release_state = ReleaseState {
             revisions: vec![record],
-            settled: Some(Revision(7)),
+            complete: Some(Revision(7)),
             ..ReleaseState::default()
         };
         let observed = ObservedState {
-            facts: Arc::new(facts),
+            release_state: Arc::new(release_state),
             ..ObservedState::default()
         };
         (state, observed)
     }
 
     /// Both probes answer every ten seconds, from one minute until the beginning of another.
-    fn hears(state: &mut State, minutes: std::ops::Range<u32>, mark: TickOutcome) {
+    fn hears(state: &mut State, minutes: std::ops::Range<u32>, outcome: TickOutcome) {
         for tick in minutes.start * 6..minutes.end * 6 {
             let now = START + Duration::from_secs(10) * tick;
-            state.heard("api", mark, None, now);
-            state.heard("db", mark, None, now);
+            state.message("api", outcome, None, now);
+            state.message("db", outcome, None, now);
         }
     }
 
-    fn soaked(state: &State, observed: &ObservedState, minute: u32) -> Option<bool> {
+    fn bake_time_passed(state: &State, observed: &ObservedState, minute: u32) -> Option<bool> {
         let probes = ["api", "db"].into_iter();
-        let soaked = state.soaked(observed, probes, &Rule::default(), START + MINUTE * minute);
-        soaked.map(|soaked| {
-            assert_eq!(soaked.revision, Revision(7));
-            soaked.is_news
+        let bake_time_passed =
+            state.bake_time_passed(observed, probes, &Rule::default(), START + MINUTE * minute);
+        bake_time_passed.map(|bake_time_passed| {
+            assert_eq!(bake_time_passed.revision, Revision(7));
+            bake_time_passed.is_news
         })
     }
 
@@ -211,99 +212,114 @@ mod tests {
     #[test]
     fn what_was_there_before_us_is_good_after_ten_minutes_and_that_is_news_once() {
         let (mut state, observed) = found_there();
-        hears(&mut state, 0..10, TickOutcome::Good);
-        assert_eq!(soaked(&state, &observed, 10), None, "not whole yet");
-        hears(&mut state, 10..12, TickOutcome::Good);
-        assert_eq!(soaked(&state, &observed, 12), Some(true));
+        hears(&mut state, 0..10, TickOutcome::Success);
+        assert_eq!(
+            bake_time_passed(&state, &observed, 10),
+            None,
+            "not whole yet"
+        );
+        hears(&mut state, 10..12, TickOutcome::Success);
+        assert_eq!(bake_time_passed(&state, &observed, 12), Some(true));
         write(&mut state, ContentVerdict::Good);
-        assert_eq!(soaked(&state, &observed, 12), None);
+        assert_eq!(bake_time_passed(&state, &observed, 12), None);
         // A probe that was added since has its own ten minutes.
         write(&mut state, ContentVerdict::Unknown);
         let probes = ["api", "db", "new"].into_iter();
         let now = START + MINUTE * 12;
-        assert_eq!(state.soaked(&observed, probes, &Rule::default(), now), None);
+        assert_eq!(
+            state.bake_time_passed(&observed, probes, &Rule::default(), now),
+            None
+        );
     }
 
     #[test]
     fn time_in_which_nothing_was_known_does_not_count() {
         let (mut state, observed) = found_there();
-        hears(&mut state, 0..6, TickOutcome::Good);
-        hears(&mut state, 6..30, TickOutcome::Void);
-        assert_eq!(soaked(&state, &observed, 30), None);
-        hears(&mut state, 30..35, TickOutcome::Good);
-        assert_eq!(soaked(&state, &observed, 35), Some(true));
+        hears(&mut state, 0..6, TickOutcome::Success);
+        hears(&mut state, 6..30, TickOutcome::Unknown);
+        assert_eq!(bake_time_passed(&state, &observed, 30), None);
+        hears(&mut state, 30..35, TickOutcome::Success);
+        assert_eq!(bake_time_passed(&state, &observed, 35), Some(true));
     }
 
     #[test]
     fn what_fails_is_not_well() {
         let (mut state, observed) = found_there();
-        hears(&mut state, 0..12, TickOutcome::Good);
-        hears(&mut state, 12..14, TickOutcome::Bad);
-        hears(&mut state, 14..15, TickOutcome::Good);
-        assert_eq!(soaked(&state, &observed, 15), None, "a tenth of it failed");
+        hears(&mut state, 0..12, TickOutcome::Success);
+        hears(&mut state, 12..14, TickOutcome::Failure);
+        hears(&mut state, 14..15, TickOutcome::Success);
+        assert_eq!(
+            bake_time_passed(&state, &observed, 15),
+            None,
+            "a tenth of it failed"
+        );
         let (mut state, observed) = found_there();
-        hears(&mut state, 0..60, TickOutcome::Good);
-        hears(&mut state, 60..61, TickOutcome::Bad);
-        assert_eq!(soaked(&state, &observed, 61), None, "it fails now");
+        hears(&mut state, 0..60, TickOutcome::Success);
+        hears(&mut state, 60..61, TickOutcome::Failure);
+        assert_eq!(
+            bake_time_passed(&state, &observed, 61),
+            None,
+            "it fails now"
+        );
     }
 
     #[test]
     fn what_does_not_stand_whole_waits_and_what_was_bad_stays_bad() {
         let (mut state, observed) = found_there();
-        hears(&mut state, 0..12, TickOutcome::Good);
+        hears(&mut state, 0..12, TickOutcome::Success);
         let with = |change: &dyn Fn(&mut ReleaseState)| {
-            let mut facts = ReleaseState::clone(&observed.facts);
-            change(&mut facts);
+            let mut release_state = ReleaseState::clone(&observed.release_state);
+            change(&mut release_state);
             ObservedState {
-                facts: Arc::new(facts),
+                release_state: Arc::new(release_state),
                 ..ObservedState::default()
             }
         };
-        let unsettled = with(&|facts| facts.settled = None);
-        assert_eq!(soaked(&state, &unsettled, 12), None);
-        let unread = with(&|facts| facts.revisions[0].digest = None);
-        assert_eq!(soaked(&state, &unread, 12), None);
+        let unsettled = with(&|release_state| release_state.complete = None);
+        assert_eq!(bake_time_passed(&state, &unsettled, 12), None);
+        let unread = with(&|release_state| release_state.revisions[0].digest = None);
+        assert_eq!(bake_time_passed(&state, &unread, 12), None);
         let trouble = ObservedState {
             trouble: Some("the API server is away".into()),
             ..observed.clone()
         };
-        assert_eq!(soaked(&state, &trouble, 12), None);
+        assert_eq!(bake_time_passed(&state, &trouble, 12), None);
         let mut held = state.clone();
         held.rollout
             .step(RolloutInput::Held(true), START + MINUTE * 12);
-        assert_eq!(soaked(&held, &observed, 12), None);
+        assert_eq!(bake_time_passed(&held, &observed, 12), None);
         let mut failed = state.clone();
         failed.deployed = Some(Revision(6));
-        assert_eq!(soaked(&failed, &observed, 12), None);
+        assert_eq!(bake_time_passed(&failed, &observed, 12), None);
         write(&mut state, ContentVerdict::Bad);
-        assert_eq!(soaked(&state, &observed, 12), None);
+        assert_eq!(bake_time_passed(&state, &observed, 12), None);
     }
 
     /// Written, read again by another clock, and gone on with: neither forgotten nor counted while nobody ran.
     #[test]
     fn a_restart_in_between_loses_nothing_and_gives_nothing() {
         let (mut state, observed) = found_there();
-        hears(&mut state, 0..6, TickOutcome::Good);
+        hears(&mut state, 0..6, TickOutcome::Success);
         let text = serde_json::to_string(&state).unwrap();
         let read: State = serde_json::from_str(&text).unwrap();
         let mut read = read.bounded().unwrap();
-        assert_eq!(soaked(&read, &observed, 300), None);
-        hears(&mut read, 300..305, TickOutcome::Good);
-        assert_eq!(soaked(&read, &observed, 305), Some(true));
+        assert_eq!(bake_time_passed(&read, &observed, 300), None);
+        hears(&mut read, 300..305, TickOutcome::Success);
+        assert_eq!(bake_time_passed(&read, &observed, 305), Some(true));
         read.shift(ClockShift::between(START, START + MINUTE * 90));
-        assert_eq!(soaked(&read, &observed, 395), Some(true));
+        assert_eq!(bake_time_passed(&read, &observed, 395), Some(true));
     }
 
     #[test]
     fn a_revision_in_doubt_is_taken_by_what_it_measured_itself() {
         let (mut state, observed) = found_there();
-        hears(&mut state, 0..12, TickOutcome::Good);
+        hears(&mut state, 0..12, TickOutcome::Success);
         state.doubtful = true;
-        assert_eq!(soaked(&state, &observed, 12), None);
-        hears(&mut state, 12..24, TickOutcome::Good);
-        assert_eq!(soaked(&state, &observed, 24), Some(true));
+        assert_eq!(bake_time_passed(&state, &observed, 12), None);
+        hears(&mut state, 12..24, TickOutcome::Success);
+        assert_eq!(bake_time_passed(&state, &observed, 24), Some(true));
         // Known to be good already: it is a baseline again.
         write(&mut state, ContentVerdict::Good);
-        assert_eq!(soaked(&state, &observed, 24), Some(false));
+        assert_eq!(bake_time_passed(&state, &observed, 24), Some(false));
     }
 }

@@ -14,20 +14,20 @@ const MAX_NAMED: usize = 3;
 
 impl ReleaseController {
     /// Remembers what the workloads are like at rest.
-    pub(super) fn note_workloads(&mut self, facts: &ReleaseState) {
+    pub(super) fn note_workloads(&mut self, release_state: &ReleaseState) {
         let now = self.now();
         let rollout = &self.state.rollout;
-        let is_at_rest = rollout.phase().case().is_none() && !rollout.is_starting();
+        let is_at_rest = rollout.phase().candidate().is_none() && !rollout.is_starting();
         // While a controller has not taken up a change, its template is not known.
         if !is_at_rest
-            || !facts
+            || !release_state
                 .workload_states
                 .iter()
                 .all(|it| it.observed || it.wanted == 0)
         {
             return;
         }
-        let workloads: Vec<WorkloadState> = facts
+        let workloads: Vec<WorkloadState> = release_state
             .workload_states
             .iter()
             .take(MAX_WORKLOADS)
@@ -49,53 +49,56 @@ impl ReleaseController {
 
     /// The same where nothing has changed but the time.
     pub(super) fn look_at_workloads(&mut self) {
-        let observed = self.facts.borrow().clone();
-        let newest = observed.facts.newest().map(|record| record.revision);
+        let observed = self.release_state.borrow().clone();
+        let newest = observed
+            .release_state
+            .newest()
+            .map(|record| record.revision);
         if observed.trouble.is_none() && newest == self.state.rollout.newest() {
-            self.note_workloads(&observed.facts);
-            self.note_templates(&observed.facts);
+            self.note_workloads(&observed.release_state);
+            self.note_templates(&observed.release_state);
         }
     }
 
     /// Whether the rollout of the newest revision is complete; `None` where nobody can see that.
-    pub(super) fn is_rolled_out(&self, facts: &ReleaseState) -> Option<bool> {
-        let newest = facts.newest().map(|record| record.revision);
-        if newest.is_some() && facts.settled == newest {
+    pub(super) fn is_rolled_out(&self, release_state: &ReleaseState) -> Option<bool> {
+        let newest = release_state.newest().map(|record| record.revision);
+        if newest.is_some() && release_state.complete == newest {
             return Some(true);
         }
-        if facts.workload_states.is_empty() {
+        if release_state.workload_states.is_empty() {
             return None;
         }
-        Some(facts.applied && self.incomplete(facts).next().is_none())
+        Some(release_state.applied && self.incomplete(release_state).next().is_none())
     }
 
     /// Tells the watch of it where that has changed. One that has been complete stays so: replicas come and go.
-    pub(super) fn tell_of_rollout(&mut self, facts: &ReleaseState) {
-        let is_complete = self.is_rolled_out(facts);
+    pub(super) fn tell_of_rollout(&mut self, release_state: &ReleaseState) {
+        let is_complete = self.is_rolled_out(release_state);
         // Helm may wait for something else than pods until long after the end of the watch.
         let seems_complete =
-            self.incomplete(facts).next().is_none() && self.has_new_template(facts);
-        let Some(watching) = &mut self.state.watching else {
+            self.incomplete(release_state).next().is_none() && self.has_new_template(release_state);
+        let Some(running) = &mut self.state.running else {
             return;
         };
-        watching.was_complete |= is_complete == Some(true);
-        let rolled_out = is_complete.map(|_| watching.was_complete || seems_complete);
-        if rolled_out != watching.rolled_out && rolled_out.is_some() {
-            watching.rolled_out = rolled_out;
-            watching.tick.rolled_out = rolled_out;
+        running.was_complete |= is_complete == Some(true);
+        let rolled_out = is_complete.map(|_| running.was_complete || seems_complete);
+        if rolled_out != running.rolled_out && rolled_out.is_some() {
+            running.rolled_out = rolled_out;
+            running.tick.rolled_out = rolled_out;
         }
     }
 
     /// What keeps the rollout from being complete, in words.
-    pub(super) fn what_is_missing(&self, facts: &ReleaseState) -> String {
-        let mut named: Vec<String> = self.incomplete(facts).map(in_words).collect();
+    pub(super) fn what_is_missing(&self, release_state: &ReleaseState) -> String {
+        let mut named: Vec<String> = self.incomplete(release_state).map(in_words).collect();
         let more = named.len().saturating_sub(MAX_NAMED);
         named.truncate(MAX_NAMED);
         if more > 0 {
             named.push(format!("and {more} more"));
         }
         if named.is_empty() {
-            let status = facts.newest().map(|record| record.status);
+            let status = release_state.newest().map(|record| record.status);
             let status = status.map_or_else(|| "not there".into(), |status| status.to_string());
             return format!("helm is not done with it, its record is {status}");
         }
@@ -104,16 +107,16 @@ impl ReleaseController {
 
     fn incomplete<'a>(
         &'a self,
-        facts: &'a ReleaseState,
+        release_state: &'a ReleaseState,
     ) -> impl Iterator<Item = &'a WorkloadState> {
-        facts.workload_states.iter().filter(|workload| {
+        release_state.workload_states.iter().filter(|workload| {
             let before = self.before(workload);
             !workload.is_complete_after(before)
         })
     }
 
-    fn has_new_template(&self, facts: &ReleaseState) -> bool {
-        facts.workload_states.iter().any(|workload| {
+    fn has_new_template(&self, release_state: &ReleaseState) -> bool {
+        release_state.workload_states.iter().any(|workload| {
             let before = self.before(workload);
             workload.template.is_some()
                 && before.is_none_or(|before| before.template != workload.template)

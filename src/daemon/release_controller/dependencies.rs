@@ -100,51 +100,54 @@ pub(super) fn of_probes(release: &ReleaseConfig) -> Vec<Vec<u16>> {
 }
 
 /// What became known in a tick of all that is needed: of a dependency its newest result, of a release where it stands.
-pub(super) fn row(watching: &mut RunningAnalysis, crew: &ProbeExecutor) -> Box<str> {
-    let mut marks = std::mem::take(&mut watching.needed);
-    let names = watching.watch.dependencies();
-    marks.resize(watching.watch.dependencies().count(), TickOutcome::Void);
-    for (mark, name) in marks.iter_mut().zip(names) {
+pub(super) fn row(running: &mut RunningAnalysis, executor: &ProbeExecutor) -> Box<str> {
+    let mut outcomes = std::mem::take(&mut running.needed);
+    let names = running.analysis.dependencies();
+    outcomes.resize(
+        running.analysis.dependencies().count(),
+        TickOutcome::Unknown,
+    );
+    for (outcome, name) in outcomes.iter_mut().zip(names) {
         if let Some(release) = name.strip_prefix(RELEASE) {
-            *mark = match crew.is_suspect(release) {
-                Some(true) => TickOutcome::Bad,
-                Some(false) => TickOutcome::Good,
+            *outcome = match executor.is_suspect(release) {
+                Some(true) => TickOutcome::Failure,
+                Some(false) => TickOutcome::Success,
                 // Another replica guards it, or nobody does.
-                None => TickOutcome::Void,
+                None => TickOutcome::Unknown,
             };
         }
     }
-    recording::row(&marks)
+    recording::row(&outcomes)
 }
 
 impl ReleaseController {
     /// A dependency was asked. It may be asked more often than ticks end, for another release: the newest result counts.
-    pub(super) fn on_dependency(&mut self, name: &ProbeName, heard: &ProbeResultMsg) {
-        let mark = match heard.outcome {
-            Outcome::Good => TickOutcome::Good,
+    pub(super) fn on_dependency(&mut self, name: &ProbeName, message: &ProbeResultMsg) {
+        let outcome = match message.outcome {
+            Outcome::Success => TickOutcome::Success,
             // Neither a rate limit nor a name server says anything of it.
-            Outcome::Bad(_) if heard.unanswered || heard.limited.is_some() => return,
-            Outcome::Bad(_) => TickOutcome::Bad,
-            Outcome::Void(_) => return,
+            Outcome::Failure(_) if message.unanswered || message.limited.is_some() => return,
+            Outcome::Failure(_) => TickOutcome::Failure,
+            Outcome::Unknown(_) => return,
         };
-        let rule = &self.setup.release.guard.rule;
+        let rule = &self.setup.release.controller.rule;
         let known = self.needed.entry(name.clone());
         let known = known.or_insert_with(|| Dependency::new(name.as_str()));
-        known.take(rule, mark);
-        let Some(watching) = &mut self.state.watching else {
+        known.take(rule, outcome);
+        let Some(running) = &mut self.state.running else {
             return;
         };
-        let mut names = watching.watch.dependencies();
+        let mut names = running.analysis.dependencies();
         let Some(at) = names.position(|one| one == name.as_str()) else {
             return; // configured during the watch
         };
-        let count = watching.watch.dependencies().count();
-        watching.needed.resize(count, TickOutcome::Void);
-        watching.needed[at] = mark;
+        let count = running.analysis.dependencies().count();
+        running.needed.resize(count, TickOutcome::Unknown);
+        running.needed[at] = outcome;
     }
 
     /// What fails of that which a probe needs.
-    pub(super) fn failing_need<'a>(&self, probe: &'a ProbeConfig) -> Option<&'a NeedsEntry> {
+    pub(super) fn failing_dependency<'a>(&self, probe: &'a ProbeConfig) -> Option<&'a NeedsEntry> {
         probe.needs.iter().find(|need| match need {
             NeedsEntry::Dependency(name) => {
                 let mut all = self.needed.iter();
@@ -153,16 +156,16 @@ impl ReleaseController {
             }
             NeedsEntry::Release(namespace, name) => {
                 let release = format!("{namespace}/{name}");
-                self.setup.crew.is_suspect(&release) == Some(true)
+                self.setup.executor.is_suspect(&release) == Some(true)
             }
         })
     }
 
     /// The same for a probe by its name.
-    pub(super) fn failing_need_of(&self, probe: &str) -> Option<&NeedsEntry> {
+    pub(super) fn failing_dependency_of(&self, probe: &str) -> Option<&NeedsEntry> {
         let mut probes = self.setup.release.probes.iter();
         let probe = probes.find(|it| it.id.probe.as_str() == probe)?;
-        self.failing_need(probe)
+        self.failing_dependency(probe)
     }
 
     /// Whether this release is rejected or failing, for those that need it.
@@ -170,7 +173,7 @@ impl ReleaseController {
         let phase = self.state.rollout.phase();
         let is_rejected = matches!(
             phase,
-            RolloutPhase::Preflight(_) | RolloutPhase::TurningBack(_) | RolloutPhase::Verifying(_)
+            RolloutPhase::Preflight(_) | RolloutPhase::RollingBack(_) | RolloutPhase::Verifying(_)
         );
         let release = &self.setup.release;
         let fails = |name: &str| {
@@ -181,7 +184,7 @@ impl ReleaseController {
         let is_failing = probes.any(|probe| fails(probe.id.probe.as_str()));
         let name = format!("{}/{}", release.namespace, release.name);
         let is_suspect = is_rejected || is_failing;
-        self.setup.crew.suspect(&name, Some(is_suspect));
+        self.setup.executor.suspect(&name, Some(is_suspect));
     }
 }
 

@@ -13,21 +13,25 @@ const MAX_NOTICES: usize = 20;
 impl ReleaseController {
     /// Tells of what has just happened: `phase` and `ended` are what held before it.
     pub(super) fn tell(&mut self, phase: &str, ended: Option<(Time, Revision)>) {
-        let past = self.state.rollout.past().last();
-        let past = past.filter(|past| ended != Some((past.at, past.case.revision)));
-        let mut notices: Vec<ReleaseEvent> = past
-            .and_then(|past| {
-                let (is_warning, reason, action) = of_ending(past.ending)?;
+        let finished = self.state.rollout.finished().last();
+        let finished =
+            finished.filter(|finished| ended != Some((finished.at, finished.candidate.revision)));
+        let mut notices: Vec<ReleaseEvent> = finished
+            .and_then(|finished| {
+                let (is_warning, reason, action) = of_outcome(finished.outcome)?;
                 Some(ReleaseEvent {
                     is_warning,
                     reason,
                     action,
-                    text: if past.ending == RolloutOutcome::OrderRefused {
-                        past.text.clone()
+                    text: if finished.outcome == RolloutOutcome::OrderRefused {
+                        finished.text.clone()
                     } else {
-                        format!("Revision {}: {}", past.case.revision, past.text)
+                        format!(
+                            "Revision {}: {}",
+                            finished.candidate.revision, finished.text
+                        )
                     },
-                    revision: past.case.revision,
+                    revision: finished.candidate.revision,
                 })
             })
             .into_iter()
@@ -35,38 +39,38 @@ impl ReleaseController {
         let now = self.state.rollout.phase();
         if now.as_str() != phase {
             match now {
-                RolloutPhase::Preflight(case) => notices.push(of_decision(case)),
-                RolloutPhase::TurningBack(case) => notices.push(ReleaseEvent {
+                RolloutPhase::Preflight(candidate) => notices.push(of_decision(candidate)),
+                RolloutPhase::RollingBack(candidate) => notices.push(ReleaseEvent {
                     is_warning: false,
                     reason: "RollbackStarted",
                     action: "RollBack",
                     text: format!(
                         "Turning back from revision {} to the contents of revision {}",
-                        case.revision,
-                        case.target.unwrap_or_default()
+                        candidate.revision,
+                        candidate.target.unwrap_or_default()
                     ),
-                    revision: case.revision,
+                    revision: candidate.revision,
                 }),
-                RolloutPhase::Settling(case) => notices.push(ReleaseEvent {
+                RolloutPhase::RollingOut(candidate) => notices.push(ReleaseEvent {
                     is_warning: false,
                     reason: "ReleaseObserved",
                     action: "Judge",
-                    text: format!("Revision {} appeared; its watch begins", case.revision),
-                    revision: case.revision,
+                    text: format!("Revision {} appeared; its watch begins", candidate.revision),
+                    revision: candidate.revision,
                 }),
-                RolloutPhase::Verifying(case) => notices.push(ReleaseEvent {
+                RolloutPhase::Verifying(candidate) => notices.push(ReleaseEvent {
                     is_warning: false,
                     reason: "RollbackSucceeded",
                     action: "RollBack",
                     text: format!(
                         "Turned back from revision {} by revision {}, {}; its probes are asked",
-                        case.revision,
-                        case.made.unwrap_or_default(),
+                        candidate.revision,
+                        candidate.made.unwrap_or_default(),
                         self.how_far()
                     ),
-                    revision: case.made.unwrap_or(case.revision),
+                    revision: candidate.made.unwrap_or(candidate.revision),
                 }),
-                RolloutPhase::Absent | RolloutPhase::Steady | RolloutPhase::Watching(_) => {}
+                RolloutPhase::NotInstalled | RolloutPhase::Idle | RolloutPhase::Analyzing(_) => {}
             }
         }
         for notice in notices {
@@ -76,8 +80,8 @@ impl ReleaseController {
 
     /// How far the rollout of a rollback is known to have come.
     fn how_far(&self) -> &'static str {
-        let facts = Arc::clone(&self.facts.borrow().facts);
-        if self.is_rolled_out(&facts).is_none() {
+        let release_state = Arc::clone(&self.release_state.borrow().release_state);
+        if self.is_rolled_out(&release_state).is_none() {
             "whose rollout cannot be seen"
         } else {
             "whose rollout is complete"
@@ -94,9 +98,9 @@ impl ReleaseController {
 }
 
 /// That a revision is to be rolled back: by a verdict, or because a person ordered it.
-fn of_decision(case: &Candidate) -> ReleaseEvent {
-    let (revision, why) = (case.revision, &case.text);
-    if case.ordered {
+fn of_decision(candidate: &Candidate) -> ReleaseEvent {
+    let (revision, why) = (candidate.revision, &candidate.text);
+    if candidate.ordered {
         return ReleaseEvent {
             is_warning: false,
             reason: "RollbackOrdered",
@@ -115,8 +119,8 @@ fn of_decision(case: &Candidate) -> ReleaseEvent {
 }
 
 /// Whether somebody should look at it, the reason, and the action; `None` for what is no news to anybody.
-const fn of_ending(ending: RolloutOutcome) -> Option<(bool, &'static str, &'static str)> {
-    Some(match ending {
+const fn of_outcome(outcome: RolloutOutcome) -> Option<(bool, &'static str, &'static str)> {
+    Some(match outcome {
         RolloutOutcome::Kept => (false, "ReleaseHealthy", "Judge"),
         RolloutOutcome::Unchanged => (false, "ReleaseUnchanged", "Judge"),
         RolloutOutcome::Inconclusive => (false, "ReleaseInconclusive", "Judge"),

@@ -88,8 +88,8 @@ pub(super) struct Startup {
     pub(super) release: ReleaseConfig,
     pub(super) engine: Arc<dyn Engine>,
     pub(super) store: Option<Arc<StateStore>>,
-    pub(super) crew: Arc<ProbeExecutor>,
-    pub(super) pace: Arc<IntervalOverrides>,
+    pub(super) executor: Arc<ProbeExecutor>,
+    pub(super) interval_overrides: Arc<IntervalOverrides>,
     pub(super) timeline: Timeline,
     /// Told whenever what is shown may have changed.
     pub(super) changed: Arc<Notify>,
@@ -104,7 +104,7 @@ pub(super) struct Startup {
 struct PodResultMsg {
     pod: Box<str>,
     endpoint: usize,
-    mark: TickOutcome,
+    outcome: TickOutcome,
     /// From the due time to the end.
     latency: Duration,
     /// Only to see whether pods can be asked at all.
@@ -115,11 +115,11 @@ struct PodResultMsg {
 pub(super) struct ReleaseController {
     setup: Startup,
     state: State,
-    facts: watch::Receiver<ObservedState>,
-    heard: mpsc::Receiver<ProbeResultMsg>,
-    pod_heard: (mpsc::Sender<PodResultMsg>, mpsc::Receiver<PodResultMsg>),
+    release_state: watch::Receiver<ObservedState>,
+    message: mpsc::Receiver<ProbeResultMsg>,
+    pod_results: (mpsc::Sender<PodResultMsg>, mpsc::Receiver<PodResultMsg>),
     work: JoinSet<RolloutInput>,
-    asking: JoinSet<()>,
+    probing: JoinSet<()>,
     askers: PodProbers,
     recorder: Option<RecordingWriter>,
     view: watch::Sender<Arc<GuardView>>,
@@ -150,7 +150,7 @@ pub(super) struct ReleaseController {
     /// The last rehearsal: when, and for which plan.
     rehearsed: Option<(Time, Revision, Revision)>,
     /// Why a rollback could not be done, when last looked; empty when it could.
-    obstacle: String,
+    failure: String,
     orders: mpsc::Receiver<RollbackOrder>,
     order_look: orders::OrderCheck,
     alerts: mpsc::Receiver<ReceivedAlert>,
@@ -184,22 +184,22 @@ impl ReleaseController {
     fn new(posted: Posted, state: State) -> Self {
         let Posted {
             setup,
-            facts,
-            heard,
+            release_state,
+            message,
             view,
             orders,
             alerts,
             ..
         } = posted;
         let now = setup.timeline.now();
-        let mut guard = Self {
+        let mut controller = Self {
             setup,
             state,
-            facts,
-            heard,
-            pod_heard: mpsc::channel(HEARD),
+            release_state,
+            message,
+            pod_results: mpsc::channel(HEARD),
             work: JoinSet::new(),
-            asking: JoinSet::new(),
+            probing: JoinSet::new(),
             askers: PodProbers::default(),
             recorder: None,
             view,
@@ -219,7 +219,7 @@ impl ReleaseController {
             unreadable: BTreeSet::new(),
             rehearsed: None,
             remarked: Vec::new(),
-            obstacle: String::new(),
+            failure: String::new(),
             orders,
             order_look: orders::OrderCheck::default(),
             alerts,
@@ -237,22 +237,25 @@ impl ReleaseController {
             not_probed: Vec::new(),
             differed: rollback::Differed::default(),
         };
-        guard.setup.engine.acts_as(guard.state.fence);
-        guard.setup.engine.remember_images(&guard.state.images);
-        guard.resume_watch();
-        if guard.state.rollout.phase().case().is_some() {
-            guard.setup.engine.look_back();
+        controller.setup.engine.acts_as(controller.state.fence);
+        controller
+            .setup
+            .engine
+            .remember_images(&controller.state.images);
+        controller.resume_analysis();
+        if controller.state.rollout.phase().candidate().is_some() {
+            controller.setup.engine.look_back();
         }
-        guard.setup.begun.cancel();
-        if guard.state.watching.is_some() {
-            guard.restart_counting(now);
+        controller.setup.begun.cancel();
+        if controller.state.running.is_some() {
+            controller.restart_counting(now);
         }
-        guard
+        controller
     }
 
     /// Guards until told to stop; then gives the state, for whoever goes on.
     async fn run(mut self, stop: CancellationToken) -> State {
-        self.hurry();
+        self.shorten_interval();
         self.publish();
         let permit = self.setup.permit.clone();
         loop {
@@ -268,18 +271,18 @@ impl ReleaseController {
                     }
                     let event = event.unwrap_or_else(|error| self.has_panicked(&error));
                     self.happens(event).await;
-                    self.check_settled().await;
+                    self.check_complete().await;
                 }
-                Ok(()) = self.facts.changed() => self.on_facts().await,
+                Ok(()) = self.release_state.changed() => self.on_release_state().await,
                 Some(order) = self.orders.recv() => self.on_order(order).await,
                 Some(looked) = self.order_look.looks.join_next() => {
                     let looked = looked.unwrap_or_else(|error| Err(RollbackError::Storage(error.to_string()).into()));
                     self.on_order_looked(looked).await;
                 }
                 Some(alert) = self.alerts.recv() => self.on_alert(alert).await,
-                Some(heard) = self.heard.recv() => self.on_heard(&heard),
-                Some(heard) = self.pod_heard.1.recv() => self.on_pod_heard(&heard),
-                Some(_) = self.asking.join_next(), if !self.asking.is_empty() => {}
+                Some(message) = self.message.recv() => self.on_result(&message),
+                Some(message) = self.pod_results.1.recv() => self.on_pod_result(&message),
+                Some(_) = self.probing.join_next(), if !self.probing.is_empty() => {}
                 Some(Ok((revision, began, evidence))) = self.witnesses.join_next() => {
                     self.on_evidence(revision, began, evidence);
                 }
@@ -301,9 +304,9 @@ impl ReleaseController {
 
     /// A task of a rollback has panicked. It does not say which one, so the attempt that runs has failed.
     fn has_panicked(&self, error: &JoinError) -> RolloutInput {
-        let case = self.state.rollout.phase().case();
+        let candidate = self.state.rollout.phase().candidate();
         RolloutInput::ExecutionFailed {
-            attempt: case.and_then(Candidate::attempt).unwrap_or_default(),
+            attempt: candidate.and_then(Candidate::attempt).unwrap_or_default(),
             reason: error.to_string(),
         }
     }
@@ -311,9 +314,9 @@ impl ReleaseController {
     /// What helm has begun is not left to whoever comes next, as far as it takes no longer than [`LAST_WORK`]. Whoever has
     /// lost the permit says nothing any more.
     async fn hand_over(&mut self) {
-        let turning = matches!(self.state.rollout.phase(), RolloutPhase::TurningBack(case) if case.made.is_none());
+        let rolling_back = matches!(self.state.rollout.phase(), RolloutPhase::RollingBack(candidate) if candidate.made.is_none());
         let until = Instant::now() + LAST_WORK;
-        while turning && !self.work.is_empty() {
+        while rolling_back && !self.work.is_empty() {
             let event = tokio::time::timeout_at(until, self.work.join_next()).await;
             let Ok(Some(event)) = event else { break };
             if let (Ok(event), true) = (event, self.setup.permit.holds()) {
@@ -378,7 +381,7 @@ impl ReleaseController {
             self.compare_at_rest(now);
             self.soak(now);
             if self.undecided.is_some() {
-                self.on_facts().await;
+                self.on_release_state().await;
             }
             self.look_at_workloads();
             self.publish();
@@ -395,24 +398,24 @@ impl ReleaseController {
         let ended = self
             .state
             .rollout
-            .past()
+            .finished()
             .last()
-            .map(|past| (past.at, past.case.revision));
+            .map(|finished| (finished.at, finished.candidate.revision));
         let commands = self.state.rollout.step(event, now);
-        if let Some(past) = self.state.rollout.past().last()
-            && ended != Some((past.at, past.case.revision))
+        if let Some(finished) = self.state.rollout.finished().last()
+            && ended != Some((finished.at, finished.candidate.revision))
         {
             let release = &self.setup.release;
-            self.setup.crew.metrics().releases.ended(
+            self.setup.executor.metrics().releases.ended(
                 release.namespace.as_str(),
                 release.name.as_str(),
-                past.ending.as_str(),
+                finished.outcome.as_str(),
             );
-            let is_rollback = past.case.begun.is_some();
-            for timing in past.case.timings().iter().filter(|_| is_rollback) {
+            let is_rollback = finished.candidate.begun.is_some();
+            for timing in finished.candidate.timings().iter().filter(|_| is_rollback) {
                 let took = timing.took().map(|took| took.as_secs_f64());
                 let step = timing.step.as_str();
-                let releases = &self.setup.crew.metrics().releases;
+                let releases = &self.setup.executor.metrics().releases;
                 releases.took(
                     release.namespace.as_str(),
                     release.name.as_str(),
@@ -423,7 +426,7 @@ impl ReleaseController {
         }
         self.keep_entries();
         self.tell(phase, ended);
-        self.hurry();
+        self.shorten_interval();
         let has_moved = self.state.rollout.phase().as_str() != phase;
         // What is only noted is stored together with the phase; what touches the release comes after that.
         let (acts, notes): (Vec<RolloutCommand>, Vec<RolloutCommand>) =
@@ -441,7 +444,7 @@ impl ReleaseController {
             self.save(true).await;
         }
         self.carry_out(acts);
-        if self.state.rollout.phase().case().is_none() {
+        if self.state.rollout.phase().candidate().is_none() {
             self.state.recorded = None;
             self.recorder = None;
         }
@@ -464,24 +467,24 @@ impl ReleaseController {
     }
 
     /// During a case the probes are asked at the interval of the watch.
-    fn hurry(&mut self) {
+    fn shorten_interval(&mut self) {
         let release = &self.setup.release;
         let interval = self
             .state
             .rollout
             .phase()
-            .case()
-            .map(|_| release.guard.interval());
-        let watching = self.state.watching.as_ref();
+            .candidate()
+            .map(|_| release.controller.interval());
+        let running = self.state.running.as_ref();
         let verifying = self.state.verifying.as_ref();
-        let is_limited = watching.is_some_and(|it| it.watch.is_limited())
+        let is_limited = running.is_some_and(|it| it.analysis.is_limited())
             || verifying.is_some_and(|it| it.is_limited);
         let interval = interval.filter(|_| !is_limited);
         if interval == self.hurried {
             return;
         }
         self.hurried = interval;
-        self.setup.pace.watch(
+        self.setup.interval_overrides.watch(
             (release.namespace.clone(), release.name.clone()),
             interval,
             dependencies::names(release),
@@ -493,15 +496,15 @@ impl ReleaseController {
         let release = &self.setup.release;
         tracing::warn!(namespace = %release.namespace, release = %release.name,
             "A rate limit answers the probes: they are asked at their own interval for the rest of the analysis. Exempt Leadsman's address from the limit, or set rollback.interval to the probes' interval");
-        self.hurry();
+        self.shorten_interval();
     }
 
     fn carry_out(&mut self, commands: Vec<RolloutCommand>) {
         for command in commands {
             match command {
-                RolloutCommand::Watch(revision) => self.begin_watch(revision),
+                RolloutCommand::Watch(revision) => self.begin_analysis(revision),
                 RolloutCommand::GoOn(revision) => self.go_on_as(revision),
-                RolloutCommand::EndWatch { kept } => self.end_watch(kept),
+                RolloutCommand::EndAnalysis { kept } => self.end_analysis(kept),
                 RolloutCommand::Preflight(bad) => self.preflight(bad),
                 RolloutCommand::Execute { bad, target } => self.execute(bad, target),
                 RolloutCommand::Verify(made) => {
@@ -527,8 +530,8 @@ impl ReleaseController {
         }
     }
 
-    async fn on_facts(&mut self) {
-        let observed = self.facts.borrow_and_update().clone();
+    async fn on_release_state(&mut self) {
+        let observed = self.release_state.borrow_and_update().clone();
         if let Some(trouble) = &observed.trouble {
             tracing::warn!(release = %self.setup.release.name, trouble, "Nothing new is known of the release");
         }
@@ -537,17 +540,17 @@ impl ReleaseController {
         if observed.trouble.is_some() {
             return;
         }
-        let facts = observed.facts;
+        let release_state = observed.release_state;
         if !self.is_resumed {
             self.is_resumed = true;
             let resumed = self.state.rollout.resume();
             self.carry_out(resumed);
             self.begin_again();
         }
-        if facts.held != self.state.rollout.is_held() {
-            self.happens(RolloutInput::Held(facts.held)).await;
+        if release_state.held != self.state.rollout.is_held() {
+            self.happens(RolloutInput::Held(release_state.held)).await;
         }
-        let newest = facts.newest().map(|record| record.revision);
+        let newest = release_state.newest().map(|record| record.revision);
         let known = self.state.rollout.newest();
         match newest {
             None if known.is_some() || !self.state.rollout.is_absent() => self.is_gone().await,
@@ -556,53 +559,56 @@ impl ReleaseController {
             Some(newest) if Some(newest) < known && self.awaits(known) => {}
             Some(newest) if Some(newest) < known => {
                 self.is_gone().await;
-                self.seen(&facts, newest).await;
+                self.seen(&release_state, newest).await;
             }
-            Some(newest) => self.seen(&facts, newest).await,
+            Some(newest) => self.seen(&release_state, newest).await,
         }
-        self.tell_remarks(&facts);
+        self.tell_remarks(&release_state);
         self.shown = newest;
-        self.askers.keep(&facts.pods);
+        self.askers.keep(&release_state.pods);
         // What serves when a revision appears is what was deployed before it.
         if newest == self.state.rollout.newest() {
-            let mut records = facts.revisions.iter().rev();
+            let mut records = release_state.revisions.iter().rev();
             let deployed =
                 records.find(|record| record.status == revision_ledger::RevisionStatus::Deployed);
             self.state.deployed = deployed.map(|record| record.revision);
-            self.note_workloads(&facts);
-            self.note_templates(&facts);
+            self.note_workloads(&release_state);
+            self.note_templates(&release_state);
         }
-        self.act_on_finding().await;
-        self.check_settled().await;
+        self.act_on_regression().await;
+        self.check_complete().await;
         self.publish();
     }
 
     /// Begins a watch anew that was stored by another version of the rule.
     fn begin_again(&mut self) {
         let phase = self.state.rollout.phase();
-        let is_watched = matches!(phase, RolloutPhase::Settling(_) | RolloutPhase::Watching(_));
-        let revision = phase.case().map(|case| case.revision);
-        if let (true, None, Some(revision)) = (is_watched, &self.state.watching, revision) {
+        let is_watched = matches!(
+            phase,
+            RolloutPhase::RollingOut(_) | RolloutPhase::Analyzing(_)
+        );
+        let revision = phase.candidate().map(|candidate| candidate.revision);
+        if let (true, None, Some(revision)) = (is_watched, &self.state.running, revision) {
             tracing::warn!(release = %self.setup.release.name, %revision, "The stored analysis is of another version of Leadsman, so the analysis begins anew");
-            self.begin_watch(revision);
+            self.begin_analysis(revision);
         }
     }
 
     /// Whether a revision is the one that our rollback made, and was never among the facts.
     fn awaits(&self, revision: Option<Revision>) -> bool {
-        let case = self.state.rollout.phase().case();
-        case.is_some_and(|case| case.made == revision) && self.shown < revision
+        let candidate = self.state.rollout.phase().candidate();
+        candidate.is_some_and(|candidate| candidate.made == revision) && self.shown < revision
     }
 
     fn tell_what_is_seen(&mut self, observed: &ObservedState) {
         let release = &self.setup.release;
-        let unreadable = &observed.facts.unreadable;
+        let unreadable = &observed.release_state.unreadable;
         let seen = ObjectGauges {
             unreadable: i64::try_from(unreadable.len()).unwrap_or(i64::MAX),
             blind: observed.trouble.is_some(),
             watch_failures: observed.failures,
         };
-        let releases = &self.setup.crew.metrics().releases;
+        let releases = &self.setup.executor.metrics().releases;
         releases.sees(release.namespace.as_str(), release.name.as_str(), &seen);
         for (revision, why) in unreadable {
             if self.unreadable.insert(*revision) {
@@ -614,14 +620,14 @@ impl ReleaseController {
     }
 
     /// Says once what is to be known of pods that the chart's own workloads do not make, and of a rollback.
-    fn tell_remarks(&mut self, facts: &ReleaseState) {
-        if self.remarked == facts.remarks {
+    fn tell_remarks(&mut self, release_state: &ReleaseState) {
+        if self.remarked == release_state.remarks {
             return;
         }
-        let known = std::mem::replace(&mut self.remarked, facts.remarks.clone());
+        let known = std::mem::replace(&mut self.remarked, release_state.remarks.clone());
         let now = self.now();
         let is_new = |text: &&String| !known.contains(text);
-        for text in facts.remarks.iter().filter(is_new) {
+        for text in release_state.remarks.iter().filter(is_new) {
             self.state.rollout.remark(now, text);
         }
         self.keep_entries();
@@ -629,7 +635,7 @@ impl ReleaseController {
 
     /// Whether we are in trouble ourselves, so that nothing can be said.
     async fn check_blind(&mut self) -> bool {
-        let blind = self.facts.borrow().trouble.is_some() || self.setup.crew.is_blind();
+        let blind = self.release_state.borrow().trouble.is_some() || self.setup.executor.is_blind();
         if blind != self.is_blind {
             self.is_blind = blind;
             self.happens(RolloutInput::Blind(blind)).await;
@@ -638,68 +644,77 @@ impl ReleaseController {
     }
 
     /// Whether the rollout of the newest revision is complete, where that is waited for.
-    async fn check_settled(&mut self) {
-        let facts = Arc::clone(&self.facts.borrow().facts);
-        let newest = facts.newest().map(|record| record.revision);
+    async fn check_complete(&mut self) {
+        let release_state = Arc::clone(&self.release_state.borrow().release_state);
+        let newest = release_state.newest().map(|record| record.revision);
         let waits = match self.state.rollout.phase() {
-            RolloutPhase::Settling(case) => Some(case.revision),
-            RolloutPhase::Watching(case) if case.settled.is_none() => Some(case.revision),
-            RolloutPhase::TurningBack(case) => case.way_back(),
-            RolloutPhase::Steady
+            RolloutPhase::RollingOut(candidate) => Some(candidate.revision),
+            RolloutPhase::Analyzing(candidate) if candidate.complete.is_none() => {
+                Some(candidate.revision)
+            }
+            RolloutPhase::RollingBack(candidate) => candidate.way_back(),
+            RolloutPhase::Idle
                 if self.state.rollout.awaits_completion()
                     || self.state.rollout.may_complete_late() =>
             {
                 newest
             }
-            RolloutPhase::Absent
-            | RolloutPhase::Steady
-            | RolloutPhase::Watching(_)
+            RolloutPhase::NotInstalled
+            | RolloutPhase::Idle
+            | RolloutPhase::Analyzing(_)
             | RolloutPhase::Preflight(_)
             | RolloutPhase::Verifying(_) => None,
         };
-        let is_complete = self.is_rolled_out(&facts);
-        let turns_back = matches!(self.state.rollout.phase(), RolloutPhase::TurningBack(_));
-        if waits.is_some() && waits == newest && is_complete.is_none() && turns_back {
-            if facts.applied {
+        let is_complete = self.is_rolled_out(&release_state);
+        let rolls_back = matches!(self.state.rollout.phase(), RolloutPhase::RollingBack(_));
+        if waits.is_some() && waits == newest && is_complete.is_none() && rolls_back {
+            if release_state.applied {
                 self.happens(RolloutInput::HelmIsDone).await;
             }
             return;
         }
         if waits.is_some() && waits == newest && is_complete == Some(true) {
-            if let Some(watching) = &mut self.state.watching
-                && watching.watch.settled_at().is_none()
-                && watching.tick.settled_at.is_none()
+            if let Some(running) = &mut self.state.running
+                && running.analysis.complete_at().is_none()
+                && running.tick.complete_at.is_none()
             {
-                let since = self.setup.timeline.now().since(watching.began);
-                watching.tick.settled_at = Some(since.as_secs_f64());
+                let since = self.setup.timeline.now().since(running.began);
+                running.tick.complete_at = Some(since.as_secs_f64());
             }
             if self.state.rollout.may_complete_late() {
                 self.state.completes_late();
             }
-            self.happens(RolloutInput::Settled).await;
+            self.happens(RolloutInput::RolloutComplete).await;
         }
     }
 
     fn publish(&self) {
-        let observed = self.facts.borrow().clone();
+        let observed = self.release_state.borrow().clone();
         let mut view = status::of(
             &self.setup,
             &self.state,
-            &observed.facts,
-            &self.obstacle,
+            &observed.release_state,
+            &self.failure,
             observed.trouble.as_deref(),
             self.now(),
         );
-        self.setup.crew.metrics().releases.stands(&ReleaseGauges {
-            namespace: &view.namespace,
-            release: &view.release,
-            phase: &view.phase,
-            revision: view.revision,
-            e_value: view.watch.as_ref().map(|watch| watch.e_value),
-            coverage: view.watch.as_ref().and_then(|watch| watch.coverage),
-            bake_e_value: view.bake.as_ref().and_then(|bake| bake.e_value),
-            is_slower: slower(&view, self.now().unix_seconds()).is_some(),
-        });
+        self.setup
+            .executor
+            .metrics()
+            .releases
+            .stands(&ReleaseGauges {
+                namespace: &view.namespace,
+                release: &view.release,
+                phase: &view.phase,
+                revision: view.revision,
+                e_value: view.analysis.as_ref().map(|analysis| analysis.e_value),
+                coverage: view
+                    .analysis
+                    .as_ref()
+                    .and_then(|analysis| analysis.coverage),
+                bake_e_value: view.bake.as_ref().and_then(|bake| bake.e_value),
+                is_slower: slower(&view, self.now().unix_seconds()).is_some(),
+            });
         let not_probed = self.not_probed.iter();
         view.remarks
             .extend(not_probed.filter_map(NotProbed::remark));

@@ -66,11 +66,11 @@ impl NotProbed {
 impl ReleaseController {
     pub(super) fn look_which_are_not_probed(&mut self) {
         let release = &self.setup.release;
-        let facts = Arc::clone(&self.facts.borrow().facts);
-        let Some(found) = not_probed(release, &self.state, &facts) else {
+        let release_state = Arc::clone(&self.release_state.borrow().release_state);
+        let Some(found) = not_probed(release, &self.state, &release_state) else {
             return;
         };
-        let releases = &self.setup.crew.metrics().releases;
+        let releases = &self.setup.executor.metrics().releases;
         for one in &found {
             let (namespace, name) = (release.namespace.as_str(), release.name.as_str());
             releases.not_probed(namespace, name, one.reason, one.count());
@@ -83,9 +83,9 @@ impl ReleaseController {
 fn not_probed(
     release: &ReleaseConfig,
     state: &State,
-    facts: &ReleaseState,
+    release_state: &ReleaseState,
 ) -> Option<Vec<NotProbed>> {
-    let mut serving = facts.pods.iter().filter(|pod| serves(pod));
+    let mut serving = release_state.pods.iter().filter(|pod| serves(pod));
     if !serving.any(|pod| pod.ip.is_some() || pod.address.is_some()) {
         return None;
     }
@@ -97,7 +97,7 @@ fn not_probed(
             .iter()
             .filter(|probe| {
                 let known = state.probes.get(probe.id.probe.as_str());
-                why(probe, known, facts) == Some(reason)
+                why(probe, known, release_state) == Some(reason)
             })
             .map(|probe| probe.id.probe.as_str().into())
             .collect(),
@@ -108,10 +108,10 @@ fn not_probed(
 fn why(
     probe: &ProbeConfig,
     known: Option<&ProbeHistory>,
-    facts: &ReleaseState,
+    release_state: &ReleaseState,
 ) -> Option<&'static str> {
-    let newest = facts.newest().map(|record| record.revision);
-    let mut serving = facts.pods.iter().filter(|pod| serves(pod));
+    let newest = release_state.newest().map(|record| record.revision);
+    let mut serving = release_state.pods.iter().filter(|pod| serves(pod));
     if !serving.any(|pod| address_of(probe, pod).is_some()) {
         return Some(if probe.pods.is_some() {
             "no_port"
@@ -119,7 +119,7 @@ fn why(
             "not_set"
         });
     }
-    if !is_clear(probe, facts, newest) {
+    if !is_clear(probe, release_state, newest) {
         return Some("unclear");
     }
     let known = known?;
@@ -140,7 +140,7 @@ mod tests {
             ready_since: Some(Time::default()),
             ..pod(workload, ports)
         };
-        let facts = ReleaseState {
+        let release_state = ReleaseState {
             pods: vec![
                 ready("web", &[("http", 8080)]),
                 ready("api", &[("http", 8080), ("admin", 9090)]),
@@ -148,7 +148,7 @@ mod tests {
             ..ReleaseState::default()
         };
         let mut silent = ProbeHistory::default();
-        let why_of = |aim, known: Option<&ProbeHistory>| why(&probe(aim), known, &facts);
+        let why_of = |aim, known: Option<&ProbeHistory>| why(&probe(aim), known, &release_state);
         assert_eq!(why_of(None, None), Some("not_set"));
         assert_eq!(why_of(Some(("web", "grpc")), None), Some("no_port"));
         assert_eq!(why_of(Some(("", "http")), None), Some("unclear"));

@@ -47,8 +47,8 @@ pub(super) enum PlanError {
 }
 
 impl From<RollbackError> for PlanError {
-    fn from(refusal: RollbackError) -> Self {
-        Self::Rollback(refusal)
+    fn from(rollback_error: RollbackError) -> Self {
+        Self::Rollback(rollback_error)
     }
 }
 
@@ -85,18 +85,18 @@ impl ReleaseController {
             return;
         }
         match self.state.rollout.phase() {
-            RolloutPhase::Absent => {
+            RolloutPhase::NotInstalled => {
                 let why = format!("{} is not installed at the moment", self.shown_name());
                 let _ = answer.send(Err(DeclinedOrder::Unknown(why)));
             }
             RolloutPhase::Preflight(_)
-            | RolloutPhase::TurningBack(_)
+            | RolloutPhase::RollingBack(_)
             | RolloutPhase::Verifying(_) => {
                 let joined = self.join_order(target, &reason, keys).await;
                 // Who asked may have gone away; the order is carried out all the same.
                 let _ = answer.send(joined);
             }
-            RolloutPhase::Steady | RolloutPhase::Settling(_) | RolloutPhase::Watching(_) => {
+            RolloutPhase::Idle | RolloutPhase::RollingOut(_) | RolloutPhase::Analyzing(_) => {
                 self.look_at(target, reason, keys, answer);
             }
         }
@@ -108,25 +108,25 @@ impl ReleaseController {
         if let Some(first) = looked_at.and_then(|other| other.order.with(&sent.key)) {
             return is_another(first, sent).map(Err);
         }
-        let (case, past) = self.state.rollout.order_with(&sent.key)?;
-        let order = case.order.as_ref()?;
+        let (candidate, finished) = self.state.rollout.order_with(&sent.key)?;
+        let order = candidate.order.as_ref()?;
         if let Some(declined) = is_another(order.with(&sent.key)?, sent) {
             return Some(Err(declined));
         }
-        Some(match past {
-            Some(past) if self.now().since(past.at) > KEY_HOLDS => {
+        Some(match finished {
+            Some(finished) if self.now().since(finished.at) > KEY_HOLDS => {
                 Err(DeclinedOrder::Conflict(format!(
                     "this Idempotency-Key is that of an order that has ended long ago: {}; give each order a key of its own",
-                    past.text
+                    finished.text
                 )))
             }
-            Some(past) if past.ending == RolloutOutcome::OrderRefused => {
-                Err(DeclinedOrder::Conflict(past.text.clone()))
+            Some(finished) if finished.outcome == RolloutOutcome::OrderRefused => {
+                Err(DeclinedOrder::Conflict(finished.text.clone()))
             }
             Some(_) | None => Ok(AcceptedOrder {
                 id: order.id.to_string(),
-                revision: case.revision.0,
-                target: case.target.map(|target| target.0),
+                revision: candidate.revision.0,
+                target: candidate.target.map(|target| target.0),
                 joined: false,
             }),
         })
@@ -139,11 +139,11 @@ impl ReleaseController {
         reason: &str,
         keys: Vec<OrderKey>,
     ) -> Result<AcceptedOrder, DeclinedOrder> {
-        let Some(case) = self.state.rollout.phase().case() else {
+        let Some(candidate) = self.state.rollout.phase().candidate() else {
             return Err(DeclinedOrder::NotNow("the rollback has just ended".into()));
         };
-        let (bad, under_way) = (case.revision, case.target);
-        if let Some((newer, _)) = case.overtaken_by {
+        let (bad, under_way) = (candidate.revision, candidate.target);
+        if let Some((newer, _)) = candidate.overtaken_by {
             return Err(DeclinedOrder::NotNow(format!(
                 "a rollback of revision {bad} is under way, and revision {newer} has taken its place; try again"
             )));
@@ -207,8 +207,8 @@ impl ReleaseController {
             return;
         }
         let (undone, name) = (self.undone(), self.shown_name());
-        let planned = self.ordered((bad, target, reason.clone()), move |facts| {
-            Ok::<_, PlanError>(by_hand::check(facts, bad, target, &undone, &name)?)
+        let planned = self.ordered((bad, target, reason.clone()), move |release_state| {
+            Ok::<_, PlanError>(by_hand::check(release_state, bad, target, &undone, &name)?)
         });
         let engine = Arc::clone(&self.setup.engine);
         self.order_look.looks.spawn(async move {
@@ -216,7 +216,7 @@ impl ReleaseController {
                 let plan = planned.await?;
                 let target = plan.target;
                 let plan = RollbackPlan {
-                    is_rehearsal: true,
+                    is_dry_run: true,
                     ..plan
                 };
                 engine.preflight(plan).await?;
@@ -251,30 +251,34 @@ impl ReleaseController {
         E: From<RollbackError> + Send + 'static,
     {
         let engine = Arc::clone(&self.setup.engine);
-        let facts = Arc::clone(&self.facts.borrow().facts);
+        let release_state = Arc::clone(&self.release_state.borrow().release_state);
         let ledger = self.state.ledger.clone();
         let fence = self.state.fence;
         Box::pin(async move {
-            let facts = match target {
-                Some(_) => facts,
-                None => Arc::new(release::read_back(Arc::clone(&engine), bad, &facts).await?),
+            let release_state = match target {
+                Some(_) => release_state,
+                None => {
+                    Arc::new(release::read_back(Arc::clone(&engine), bad, &release_state).await?)
+                }
             };
-            checked(&facts)?;
-            let plan = release::plan_by_hand(engine, bad, target, &facts, &ledger, &reason).await?;
+            checked(&release_state)?;
+            let plan = release::plan_by_hand(engine, bad, target, &release_state, &ledger, &reason)
+                .await?;
             Ok(RollbackPlan { fence, ..plan })
         })
     }
 
     /// The revisions that were rolled back, by the revision that this made.
     fn undone(&self) -> BTreeMap<Revision, Revision> {
-        let past = self.state.rollout.past().iter();
-        past.filter_map(|past| Some((past.case.made?, past.case.revision)))
+        let finished = self.state.rollout.finished().iter();
+        finished
+            .filter_map(|finished| Some((finished.candidate.made?, finished.candidate.revision)))
             .collect()
     }
 
     /// What is wrong with an order at first sight.
     fn check_order(&self, bad: Revision, target: Option<Revision>) -> Result<(), DeclinedOrder> {
-        let observed = self.facts.borrow().clone();
+        let observed = self.release_state.borrow().clone();
         if let Some(why) = observed.trouble {
             return Err(DeclinedOrder::NotNow(format!(
                 "nothing new is known of {}, so nothing is rolled back: {why}; try again",
@@ -282,7 +286,7 @@ impl ReleaseController {
             )));
         }
         let (undone, name) = (self.undone(), self.shown_name());
-        by_hand::check(&observed.facts, bad, target, &undone, &name).map_err(declined)
+        by_hand::check(&observed.release_state, bad, target, &undone, &name).map_err(declined)
     }
 
     /// The look at an order has ended: it is carried out, or its callers are told why not.
@@ -291,16 +295,16 @@ impl ReleaseController {
             return;
         };
         match self.state.rollout.phase() {
-            RolloutPhase::Steady | RolloutPhase::Settling(_) | RolloutPhase::Watching(_) => {}
+            RolloutPhase::Idle | RolloutPhase::RollingOut(_) | RolloutPhase::Analyzing(_) => {}
             RolloutPhase::Preflight(_)
-            | RolloutPhase::TurningBack(_)
+            | RolloutPhase::RollingBack(_)
             | RolloutPhase::Verifying(_) => {
                 // A verdict has fallen meanwhile.
                 let (reason, keys) = (order.reason.as_str(), order.order.keys);
                 let joined = self.join_order(order.target, reason, keys).await;
                 return answer_all(order.callers, &joined);
             }
-            RolloutPhase::Absent => {
+            RolloutPhase::NotInstalled => {
                 let why = format!("{} was uninstalled meanwhile", self.shown_name());
                 return answer_all(order.callers, &Err(DeclinedOrder::Unknown(why)));
             }
@@ -318,10 +322,12 @@ impl ReleaseController {
             Err(PlanError::Order(refused)) => {
                 return answer_all(order.callers, &Err(declined(refused)));
             }
-            Err(PlanError::Rollback(refusal)) => return self.decline(order, &refusal).await,
+            Err(PlanError::Rollback(rollback_error)) => {
+                return self.decline(order, &rollback_error).await;
+            }
         };
         // What convicted an earlier revision is nothing to compare this one with.
-        self.state.convicted = None;
+        self.state.rejected = None;
         let accepted = AcceptedOrder {
             id: order.order.id.to_string(),
             revision: newest.0,
@@ -338,14 +344,14 @@ impl ReleaseController {
     }
 
     /// Something is in the way of an order. What is in nobody's power to change is not written down.
-    async fn decline(&mut self, order: CheckedOrder, refusal: &RollbackError) {
-        let facts = Arc::clone(&self.facts.borrow().facts);
-        let told = self.telling()(refusal);
-        let declined = match refusal {
+    async fn decline(&mut self, order: CheckedOrder, rollback_error: &RollbackError) {
+        let release_state = Arc::clone(&self.release_state.borrow().release_state);
+        let told = self.telling()(rollback_error);
+        let declined = match rollback_error {
             RollbackError::TargetGone { target } => DeclinedOrder::Unknown(format!(
                 "revision {target} of {} cannot be read; {}",
                 self.shown_name(),
-                by_hand::choice(&facts, order.bad)
+                by_hand::choice(&release_state, order.bad)
             )),
             RollbackError::Storage(_) => DeclinedOrder::NotNow(format!(
                 "whether it can be rolled back cannot be found out: {told}; try again"

@@ -66,10 +66,10 @@ impl PodProbers {
     ) -> Option<Arc<Prober>> {
         let address = address_of(probe, pod)?;
         let new_line = || {
-            let (target, question) = aimed_at(probe, pod, address);
+            let (target, kind) = aimed_at(probe, pod, address);
             PodEndpoint {
                 address,
-                prober: Arc::new(Prober::new(shared, target, question)),
+                prober: Arc::new(Prober::new(shared, target, kind)),
                 in_flight: 0,
                 waiting: VecDeque::new(),
             }
@@ -90,11 +90,11 @@ impl PodProbers {
     }
 
     /// An answer has come.
-    pub(super) fn heard(
+    pub(super) fn message(
         &mut self,
         pod: &str,
         endpoint: usize,
-        mark: TickOutcome,
+        outcome: TickOutcome,
         took: Option<Duration>,
     ) {
         let Some(line) = self.lines.get_mut(&(pod.into(), endpoint)) else {
@@ -105,24 +105,24 @@ impl PodProbers {
             line.waiting.pop_front();
         }
         let us = took.map(|took| u32::try_from(took.as_micros()).unwrap_or(u32::MAX));
-        line.waiting.push_back((mark, us));
+        line.waiting.push_back((outcome, us));
     }
 
     /// The marks of a pod for the tick that ends, and how long its good answers took in microseconds; `None` where none
     /// has come.
     pub(super) fn take(&mut self, pod: &str, endpoints: usize) -> Option<PodResults> {
-        let mut marks = vec![TickOutcome::Void; endpoints];
+        let mut outcomes = vec![TickOutcome::Unknown; endpoints];
         let mut latencies = vec![None; endpoints];
         let mut any = false;
         for endpoint in 0..endpoints {
             let line = self.lines.get_mut(&(pod.into(), endpoint));
-            if let Some((mark, took)) = line.and_then(|line| line.waiting.pop_front()) {
-                marks[endpoint] = mark;
+            if let Some((outcome, took)) = line.and_then(|line| line.waiting.pop_front()) {
+                outcomes[endpoint] = outcome;
                 latencies[endpoint] = took;
                 any = true;
             }
         }
-        any.then_some((marks, latencies))
+        any.then_some((outcomes, latencies))
     }
 
     /// Forgets pods that are gone.
@@ -158,16 +158,15 @@ pub(super) fn address_of(probe: &ProbeConfig, pod: &ReleasePod) -> Option<Socket
 /// that its Service selects in a revision.
 pub(super) fn is_clear(
     probe: &ProbeConfig,
-    facts: &ReleaseState,
+    release_state: &ReleaseState,
     revision: Option<Revision>,
 ) -> bool {
     if names_workload(probe) || probe.pods.is_none() {
         return true;
     }
-    let mut asked = facts
-        .pods
-        .iter()
-        .filter(|pod| address_of(probe, pod).is_some() && is_behind(probe, pod, facts, revision));
+    let mut asked = release_state.pods.iter().filter(|pod| {
+        address_of(probe, pod).is_some() && is_behind(probe, pod, release_state, revision)
+    });
     let first = asked.next().map(|pod| &pod.workload);
     asked.all(|pod| Some(&pod.workload) == first)
 }
@@ -182,11 +181,12 @@ fn names_workload(probe: &ProbeConfig) -> bool {
 pub(super) fn is_behind(
     probe: &ProbeConfig,
     pod: &ReleasePod,
-    facts: &ReleaseState,
+    release_state: &ReleaseState,
     revision: Option<Revision>,
 ) -> bool {
     names_workload(probe)
-        || revision.is_none_or(|revision| facts.is_selected(pod, &probe.target.host(), revision))
+        || revision
+            .is_none_or(|revision| release_state.is_selected(pod, &probe.target.host(), revision))
 }
 
 /// The same question to one pod instead of the Service, in the name of the Service.
@@ -207,7 +207,7 @@ fn aimed_at(probe: &ProbeConfig, pod: &ReleasePod, address: SocketAddr) -> (Targ
     let _ = url.set_ip_host(address.ip());
     let _ = url.set_port(Some(address.port()));
     let target = Target::of(url).unwrap_or_else(|_| probe.target.clone());
-    let question = match &probe.question {
+    let kind = match &probe.kind {
         ProbeKind::Http(http) => {
             let mut http = http.clone();
             http.proxy = None;
@@ -227,7 +227,7 @@ fn aimed_at(probe: &ProbeConfig, pod: &ReleasePod, address: SocketAddr) -> (Targ
             ProbeKind::Tcp(tcp)
         }
     };
-    (target, question)
+    (target, kind)
 }
 
 fn authority(target: &Target) -> String {
@@ -346,11 +346,11 @@ pub(super) mod tests {
         let web = pod("web", &[("http", 8080)]);
         let api = pod("api", &[("http", 8080), ("admin", 9090)]);
         let is_clear_for = |aim, pods: &[&ReleasePod]| {
-            let facts = ReleaseState {
+            let release_state = ReleaseState {
                 pods: pods.iter().copied().cloned().collect(),
                 ..ReleaseState::default()
             };
-            is_clear(&probe(aim), &facts, None)
+            is_clear(&probe(aim), &release_state, None)
         };
         assert!(is_clear_for(Some(("", "http")), &[&web, &web]));
         assert!(!is_clear_for(Some(("", "http")), &[&web, &api]));
@@ -372,7 +372,7 @@ pub(super) mod tests {
         let objects = manifest::objects(&(colour("blue") + &colour("green") + service)).unwrap();
         let contents = RevisionWorkloads::of_objects(&objects, &[]);
         let http = [("http", 8080)];
-        let facts = ReleaseState {
+        let release_state = ReleaseState {
             pods: vec![pod("blue", &http), pod("green", &http)],
             workloads: vec![(Revision(1), Arc::new(contents))],
             ..ReleaseState::default()
@@ -380,14 +380,14 @@ pub(super) mod tests {
         let (any, green) = (probe(Some(("", ""))), probe(Some(("green", ""))));
         let behind = |probe: &ProbeConfig, revision: u32| {
             let revision = Some(Revision(revision));
-            let pods = facts.pods.iter();
-            pods.map(|pod| is_behind(probe, pod, &facts, revision))
+            let pods = release_state.pods.iter();
+            pods.map(|pod| is_behind(probe, pod, &release_state, revision))
                 .collect::<Vec<_>>()
         };
         assert_eq!(behind(&any, 1), [true, false]);
         assert_eq!(behind(&any, 2), [true, true], "of that nothing is known");
         assert_eq!(behind(&green, 1), [true, true]);
-        assert!(is_clear(&any, &facts, Some(Revision(1))));
-        assert!(!is_clear(&any, &facts, None));
+        assert!(is_clear(&any, &release_state, Some(Revision(1))));
+        assert!(!is_clear(&any, &release_state, None));
     }
 }

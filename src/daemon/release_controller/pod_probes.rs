@@ -15,56 +15,56 @@ use crate::platform::clock;
 use crate::release::ReleasePod;
 
 impl ReleaseController {
-    pub(super) fn on_pod_heard(&mut self, heard: &PodResultMsg) {
-        if heard.is_look {
+    pub(super) fn on_pod_result(&mut self, message: &PodResultMsg) {
+        if message.is_look {
             self.askers
-                .heard(&heard.pod, heard.endpoint, TickOutcome::Void, None);
-            let probe = &self.setup.release.probes[heard.endpoint];
+                .message(&message.pod, message.endpoint, TickOutcome::Unknown, None);
+            let probe = &self.setup.release.probes[message.endpoint];
             let name = probe.id.probe.as_str();
             if let Some(known) = self.state.probes.get_mut(name)
                 && known.well
-                && heard.mark != TickOutcome::Void
+                && message.outcome != TickOutcome::Unknown
             {
-                known.looked(heard.mark == TickOutcome::Good);
+                known.looked(message.outcome == TickOutcome::Success);
             }
             return;
         }
-        let took = (heard.mark == TickOutcome::Good).then_some(heard.latency);
+        let took = (message.outcome == TickOutcome::Success).then_some(message.latency);
         self.askers
-            .heard(&heard.pod, heard.endpoint, heard.mark, took);
+            .message(&message.pod, message.endpoint, message.outcome, took);
     }
 
     /// Asks the pods whose turn it is, for the tick that begins.
     pub(super) fn ask_pods(&mut self) {
-        let facts = Arc::clone(&self.facts.borrow().facts);
-        let Some(watching) = &mut self.state.watching else {
+        let release_state = Arc::clone(&self.release_state.borrow().release_state);
+        let Some(running) = &mut self.state.running else {
             return;
         };
-        if !watching.direct.contains(&true) {
+        if !running.direct.contains(&true) {
             return;
         }
         // Where a limit answers, pods are asked no more often than the probes are.
-        if watching.watch.is_limited() {
+        if running.analysis.is_limited() {
             let paces = self.setup.release.probes.iter().map(|it| it.interval);
-            let ticks = paces.max().map_or(1, |pace| {
-                let rule = watching.watch.rule();
-                rule.whole_ticks(pace.as_secs_f64()).max(1)
+            let ticks = paces.max().map_or(1, |interval_overrides| {
+                let rule = running.analysis.rule();
+                rule.whole_ticks(interval_overrides.as_secs_f64()).max(1)
             });
-            if !watching.watch.ticks().is_multiple_of(ticks) {
+            if !running.analysis.ticks().is_multiple_of(ticks) {
                 return;
             }
         }
         let probes = &self.setup.release.probes;
-        let direct = &watching.direct;
-        let case = self.state.rollout.phase().case();
-        let serving = case.and_then(|case| case.serving);
+        let direct = &running.direct;
+        let candidate = self.state.rollout.phase().candidate();
+        let serving = candidate.and_then(|candidate| candidate.serving);
         // Pods of a revision in between, which was never found good, are no control: they may be as bad.
         let is_known = |pod: &ReleasePod| {
-            watching.is_own(pod) || serving.is_none_or(|serving| pod.revision <= serving)
+            running.is_own(pod) || serving.is_none_or(|serving| pod.revision <= serving)
         };
         // What no Service selected when the revision appeared is no control, as the other colour of a blue-green pair.
         let asks = |probe: &ProbeConfig, side: PodSide, pod: &ReleasePod| {
-            let is_behind = || is_behind(probe, pod, &facts, serving);
+            let is_behind = || is_behind(probe, pod, &release_state, serving);
             address_of(probe, pod).is_some() && (side == PodSide::New || is_behind())
         };
         let is_asked = |side: PodSide, pod: &ReleasePod| {
@@ -73,11 +73,11 @@ impl ReleaseController {
         };
         let mut asked = Vec::new();
         for side in [PodSide::New, PodSide::Old] {
-            let pods: Vec<&ReleasePod> = facts
+            let pods: Vec<&ReleasePod> = release_state
                 .pods
                 .iter()
-                .filter(|pod| side_of(pod, watching) == side && is_asked(side, pod))
-                .filter(|pod| !watching.is_unclear(pod))
+                .filter(|pod| side_of(pod, running) == side && is_asked(side, pod))
+                .filter(|pod| !running.is_unclear(pod))
                 .collect();
             asked.extend(
                 self.askers
@@ -88,17 +88,17 @@ impl ReleaseController {
         }
         let mut lines = Vec::new();
         for (side, pod) in &asked {
-            lines.extend(number(watching, *side, pod).map(RecordingLine::Pod));
+            lines.extend(number(running, *side, pod).map(RecordingLine::Pod));
         }
-        let mut asking = Vec::new();
+        let mut probing = Vec::new();
         for (side, pod) in &asked {
-            let endpoints = probes.iter().zip(&watching.direct).enumerate();
+            let endpoints = probes.iter().zip(&running.direct).enumerate();
             let own = endpoints.filter(|(_, (probe, direct))| **direct && asks(probe, *side, pod));
-            asking.extend(own.map(|(endpoint, _)| (pod, endpoint)));
+            probing.extend(own.map(|(endpoint, _)| (pod, endpoint)));
         }
-        let interval = Duration::from_secs_f64(watching.watch.rule().interval_s);
+        let interval = Duration::from_secs_f64(running.analysis.rule().interval_s);
         self.record(&lines);
-        for (pod, endpoint) in asking {
+        for (pod, endpoint) in probing {
             self.ask(pod, endpoint, interval, false);
         }
     }
@@ -113,20 +113,20 @@ impl ReleaseController {
             } else {
                 FIRST_LOOKS_EVERY
             };
-        if self.state.rollout.phase().case().is_some() {
+        if self.state.rollout.phase().candidate().is_some() {
             return;
         }
-        let facts = Arc::clone(&self.facts.borrow().facts);
-        let newest = facts.newest().map(|record| record.revision);
+        let release_state = Arc::clone(&self.release_state.borrow().release_state);
+        let newest = release_state.newest().map(|record| record.revision);
         for endpoint in 0..self.setup.release.probes.len() {
             let probe = &self.setup.release.probes[endpoint];
-            let pods: Vec<&ReleasePod> = facts
+            let pods: Vec<&ReleasePod> = release_state
                 .pods
                 .iter()
                 .filter(|pod| serves(pod) && address_of(probe, pod).is_some())
-                .filter(|pod| is_behind(probe, pod, &facts, newest))
+                .filter(|pod| is_behind(probe, pod, &release_state, newest))
                 .collect();
-            if !is_clear(probe, &facts, newest) {
+            if !is_clear(probe, &release_state, newest) {
                 continue;
             }
             if let Some(pod) = self.askers.one(&pods) {
@@ -150,34 +150,34 @@ impl ReleaseController {
             .as_nanos()
             .div_ceil(interval.as_nanos().max(1));
         let most = u32::try_from(slots).unwrap_or(u32::MAX - 1) + 1;
-        let shared = self.setup.crew.outfit();
+        let shared = self.setup.executor.dependencies();
         let Some(prober) = self.askers.begin(shared, pod, endpoint, probe, most) else {
             return;
         };
-        let to = self.pod_heard.0.clone();
+        let to = self.pod_results.0.clone();
         let timeout = probe.timeout;
-        let late_after = self.setup.crew.late_after();
+        let late_after = self.setup.executor.late_after();
         let name = pod.name.clone();
-        self.asking.spawn(async move {
+        self.probing.spawn(async move {
             let due = clock::now();
-            let sounding = prober.sound(due, timeout, None).await;
+            let result = prober.sound(due, timeout, None).await;
             let is_late =
-                sounding.lateness() > late_after || sounding.duration() > timeout + late_after;
-            let mark = match sounding.outcome {
-                _ if is_late => TickOutcome::Void,
-                Outcome::Good => TickOutcome::Good,
+                result.lateness() > late_after || result.duration() > timeout + late_after;
+            let outcome = match result.outcome {
+                _ if is_late => TickOutcome::Unknown,
+                Outcome::Success => TickOutcome::Success,
                 // A limit of the pod's own says nothing: the Service's results tell whether it is one.
-                Outcome::Bad(_) if sounding.answer.limited.is_some() => TickOutcome::Void,
-                Outcome::Bad(_) => TickOutcome::Bad,
-                Outcome::Void(_) => TickOutcome::Void,
+                Outcome::Failure(_) if result.answer.limited.is_some() => TickOutcome::Unknown,
+                Outcome::Failure(_) => TickOutcome::Failure,
+                Outcome::Unknown(_) => TickOutcome::Unknown,
             };
             // When the guard is gone nobody wants to know.
-            let latency = sounding.latency();
+            let latency = result.latency();
             let _ = to
                 .send(PodResultMsg {
                     pod: name,
                     endpoint,
-                    mark,
+                    outcome,
                     latency,
                     is_look,
                 })
@@ -186,8 +186,8 @@ impl ReleaseController {
     }
 }
 
-fn side_of(pod: &ReleasePod, watching: &RunningAnalysis) -> PodSide {
-    if watching.is_new(pod) {
+fn side_of(pod: &ReleasePod, running: &RunningAnalysis) -> PodSide {
+    if running.is_new(pod) {
         PodSide::New
     } else {
         PodSide::Old
@@ -206,27 +206,27 @@ pub(super) fn stays(pods: &[ReleasePod], name: &str) -> bool {
 
 /// Gives a pod a number the first time that it is asked.
 fn number(
-    watching: &mut RunningAnalysis,
+    running: &mut RunningAnalysis,
     side: PodSide,
     pod: &ReleasePod,
 ) -> Option<recording::RecordedPod> {
     // A pod of a StatefulSet has the name of the one before it.
-    let mut known = watching.pods.iter().rev();
+    let mut known = running.pods.iter().rev();
     let known = known.find(|known| known.name == pod.name);
     let is_known = known.is_some_and(|known| known.side == side);
-    if is_known || watching.pods.len() >= MAX_PODS {
+    if is_known || running.pods.len() >= MAX_PODS {
         return None;
     }
     // It may have been Ready before the revision appeared; then nothing of it is new.
     let since = pod
         .ready_since
-        .map_or(0.0, |at| at.since(watching.began).as_secs_f64());
+        .map_or(0.0, |at| at.since(running.began).as_secs_f64());
     let numbered = recording::RecordedPod {
-        pod: u32::try_from(watching.pods.len()).ok()?,
+        pod: u32::try_from(running.pods.len()).ok()?,
         name: pod.name.clone(),
         side,
-        ready_tick: watching.watch.rule().whole_ticks(since),
+        ready_tick: running.analysis.rule().whole_ticks(since),
     };
-    watching.pods.push(numbered.clone());
+    running.pods.push(numbered.clone());
     Some(numbered)
 }

@@ -67,9 +67,9 @@ impl ReleaseController {
     /// Tells when a probe begins to fail, or answers again.
     pub(super) fn tell_of_probe(&mut self, endpoint: usize, outcome: Outcome) {
         let is_good = match outcome {
-            Outcome::Good => true,
-            Outcome::Bad(_) => false,
-            Outcome::Void(_) => return,
+            Outcome::Success => true,
+            Outcome::Failure(_) => false,
+            Outcome::Unknown(_) => return,
         };
         let Some(probe) = self.setup.release.probes.get(endpoint) else {
             return;
@@ -91,7 +91,7 @@ impl ReleaseController {
     /// Tells when a budget is spent.
     pub(super) fn tell_of_budgets(&mut self) {
         let id = &self.setup.release;
-        let spent = self.setup.crew.spent_of(&id.namespace, &id.name);
+        let spent = self.setup.executor.spent_of(&id.namespace, &id.name);
         let new: Vec<_> = spent.difference(&self.told.spent).cloned().collect();
         self.told.spent = spent;
         for what in new {

@@ -41,15 +41,15 @@ impl ReleaseController {
         }
         let since = self.state.counts_since;
         let before = since.map_or(BEFORE, |since| now.since(since).min(BEFORE));
-        let watching = self.state.watching.as_ref();
-        let of = watching.map(|watching| (watching.revision, watching.began));
+        let running = self.state.running.as_ref();
+        let of = running.map(|running| (running.revision, running.began));
         if of.is_none() && before < EVERY {
             self.next_count = now + EVERY;
             return;
         }
         let (every, span) = match of {
             Some(_) => (settings.interval, settings.interval),
-            None if self.state.rollout.phase().case().is_none() => (EVERY, before),
+            None if self.state.rollout.phase().candidate().is_none() => (EVERY, before),
             // During a rollback nothing is judged by them.
             None => {
                 self.next_count = now + EVERY;
@@ -102,7 +102,7 @@ impl ReleaseController {
         else {
             return;
         };
-        match (counted.of, &mut self.state.watching) {
+        match (counted.of, &mut self.state.running) {
             (None, None) => {
                 self.requests_before = Some(RequestsBefore {
                     interval_s: interval.as_secs_f64(),
@@ -110,9 +110,9 @@ impl ReleaseController {
                     total,
                 });
             }
-            (Some(of), Some(watching)) if of == (watching.revision, watching.began) => {
-                let t = counted.at.since(watching.began).as_secs_f64();
-                watching
+            (Some(of), Some(running)) if of == (running.revision, running.began) => {
+                let t = counted.at.since(running.began).as_secs_f64();
+                running
                     .tick
                     .scrapes
                     .push(RequestScrape { t, failed, total });

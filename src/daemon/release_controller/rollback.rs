@@ -65,11 +65,11 @@ impl ReleaseController {
         &self,
         bad: Revision,
     ) -> Result<release::RollbackPlan, release::RollbackError> {
-        let case = self.state.rollout.phase().case();
-        let facts = Arc::clone(&self.facts.borrow().facts);
-        let serving = case.and_then(|case| case.serving);
-        let reason = case.map_or("", |case| case.reason.as_str());
-        let plan = release::plan(bad, &facts, &self.state.ledger, serving, reason)?;
+        let candidate = self.state.rollout.phase().candidate();
+        let release_state = Arc::clone(&self.release_state.borrow().release_state);
+        let serving = candidate.and_then(|candidate| candidate.serving);
+        let reason = candidate.map_or("", |candidate| candidate.reason.as_str());
+        let plan = release::plan(bad, &release_state, &self.state.ledger, serving, reason)?;
         Ok(release::RollbackPlan {
             fence: self.state.fence,
             ..plan
@@ -78,9 +78,9 @@ impl ReleaseController {
 
     pub(super) fn preflight(&mut self, bad: Revision) {
         let engine = Arc::clone(&self.setup.engine);
-        let case = self.state.rollout.phase().case();
-        let wish = case.filter(|case| case.ordered || case.chosen_by_hand);
-        let wish = wish.map(|case| (case.target, case.text.clone()));
+        let candidate = self.state.rollout.phase().candidate();
+        let wish = candidate.filter(|candidate| candidate.ordered || candidate.chosen_by_hand);
+        let wish = wish.map(|candidate| (candidate.target, candidate.text.clone()));
         let planned = match wish {
             None => {
                 let planned = self.planned(bad).and_then(|plan| {
@@ -99,7 +99,7 @@ impl ReleaseController {
         let preflight = self.work.spawn(async move {
             let plan = match planned.await {
                 Ok(plan) => plan,
-                Err(refusal) => return refused(&refusal, told(&refusal)),
+                Err(rollback_error) => return refused(&rollback_error, told(&rollback_error)),
             };
             // The rollback changes what the evidence is about.
             let seen = witnessed.wait_for(|seen| *seen);
@@ -107,12 +107,12 @@ impl ReleaseController {
             let target = plan.target;
             match engine.preflight(plan).await {
                 Ok(()) => RolloutInput::Ready { target },
-                Err(refusal) => {
-                    if matches!(refusal, release::RollbackError::Overtaken { .. }) {
+                Err(rollback_error) => {
+                    if matches!(rollback_error, release::RollbackError::Overtaken { .. }) {
                         // What took its place is seen in a moment, and may have the same contents.
                         tokio::time::sleep(OVERTAKEN).await;
                     }
-                    refused(&refusal, told(&refusal))
+                    refused(&rollback_error, told(&rollback_error))
                 }
             }
         });
@@ -122,32 +122,32 @@ impl ReleaseController {
     /// Whether something brings back what was rolled back a moment ago: a tool that keeps the release as it is, also one
     /// that leaves no mark, or a pipeline that tries again. It would go on, and so would we.
     fn brought_back(&self, bad: Revision) -> Option<release::RollbackError> {
-        if self.setup.release.guard.may.against_gitops {
+        if self.setup.release.controller.may.against_gitops {
             return None;
         }
         let rollout = &self.state.rollout;
-        let appeared = rollout.phase().case()?.seen;
-        let facts = Arc::clone(&self.facts.borrow().facts);
-        let digest = digest_of(&facts, bad)?;
+        let appeared = rollout.phase().candidate()?.seen;
+        let release_state = Arc::clone(&self.release_state.borrow().release_state);
+        let digest = digest_of(&release_state, bad)?;
         let mut came = appeared;
         let mut before = Vec::new();
-        for past in rollout.past().iter().rev() {
+        for finished in rollout.finished().iter().rev() {
             let Candidate {
                 revision,
                 made,
                 seen,
                 ..
-            } = past.case;
+            } = finished.candidate;
             let is_same = made.is_some()
                 && revision < bad
-                && digest_of(&facts, revision).as_ref() == Some(&digest);
-            if is_same && came.since(past.at) < BROUGHT_BACK {
-                before.push((revision, came.since(past.at).as_secs()));
+                && digest_of(&release_state, revision).as_ref() == Some(&digest);
+            if is_same && came.since(finished.at) < BROUGHT_BACK {
+                before.push((revision, came.since(finished.at).as_secs()));
                 came = seen;
             }
         }
         let &(revision, after) = before.first()?;
-        let tool = facts.stored_by.as_deref();
+        let tool = release_state.stored_by.as_deref();
         if tool.is_none() && before.len() < TRIES {
             return None;
         }
@@ -162,15 +162,15 @@ impl ReleaseController {
 
     /// Says that a rollback goes back over revisions in between that were not found bad.
     fn say_what_is_passed_over(&mut self, plan: &release::RollbackPlan) {
-        let facts = Arc::clone(&self.facts.borrow().facts);
-        let between = facts.revisions.iter().filter(|record| {
+        let release_state = Arc::clone(&self.release_state.borrow().release_state);
+        let between = release_state.revisions.iter().filter(|record| {
             let found = record
                 .digest
                 .as_ref()
                 .and_then(|it| self.state.ledger.find(it));
             plan.target < record.revision
                 && record.revision < plan.bad
-                && !facts.ours.contains(&record.revision)
+                && !release_state.ours.contains(&record.revision)
                 && matches!(
                     record.status,
                     revision_ledger::RevisionStatus::Superseded
@@ -196,23 +196,23 @@ impl ReleaseController {
     pub(super) fn telling(&self) -> impl Fn(&release::RollbackError) -> String + Send + use<> {
         let release = &self.setup.release;
         let (namespace, name) = (release.namespace.clone(), release.name.clone());
-        move |refusal| refusal.told(&namespace, &name)
+        move |rollback_error| rollback_error.told(&namespace, &name)
     }
 
     pub(super) fn execute(&mut self, bad: Revision, target: Revision) {
         let engine = Arc::clone(&self.setup.engine);
-        let facts = Arc::clone(&self.facts.borrow().facts);
-        let case = self.state.rollout.phase().case();
-        let attempt = case.and_then(Candidate::attempt).unwrap_or_default();
-        let reason = case.map_or_else(String::new, |case| {
-            let text = if case.ordered {
-                &case.text
+        let release_state = Arc::clone(&self.release_state.borrow().release_state);
+        let candidate = self.state.rollout.phase().candidate();
+        let attempt = candidate.and_then(Candidate::attempt).unwrap_or_default();
+        let reason = candidate.map_or_else(String::new, |candidate| {
+            let text = if candidate.ordered {
+                &candidate.text
             } else {
-                &case.reason
+                &candidate.reason
             };
             text.clone()
         });
-        let digest = digest_of(&facts, target);
+        let digest = digest_of(&release_state, target);
         let fence = self.state.fence;
         let told = self.telling();
         self.work.spawn(async move {
@@ -233,16 +233,16 @@ impl ReleaseController {
                 digest,
                 reason,
                 fence,
-                is_rehearsal: false,
+                is_dry_run: false,
             };
             match engine.execute(plan).await {
                 Ok(report) => RolloutInput::Executed {
                     attempt,
                     made: report.made,
                 },
-                Err(refusal) => RolloutInput::ExecutionFailed {
+                Err(rollback_error) => RolloutInput::ExecutionFailed {
                     attempt,
-                    reason: told(&refusal),
+                    reason: told(&rollback_error),
                 },
             }
         });
@@ -257,11 +257,11 @@ impl ReleaseController {
     /// Looks now and then at rest: what differs before a revision appears is no doing of its rollback.
     pub(super) fn compare_at_rest(&mut self, now: Time) {
         let newest = {
-            let facts = &self.facts.borrow().facts;
-            let newest = facts.newest().map(|record| record.revision);
-            newest.filter(|newest| facts.settled == Some(*newest))
+            let release_state = &self.release_state.borrow().release_state;
+            let newest = release_state.newest().map(|record| record.revision);
+            newest.filter(|newest| release_state.complete == Some(*newest))
         };
-        let (Some(newest), RolloutPhase::Steady) = (newest, self.state.rollout.phase()) else {
+        let (Some(newest), RolloutPhase::Idle) = (newest, self.state.rollout.phase()) else {
             return;
         };
         let mut looked = self.differed.looked.into_iter();
@@ -292,8 +292,7 @@ impl ReleaseController {
         if at_rest {
             let rollout = &self.state.rollout;
             // Otherwise another revision may have been met half-way.
-            if matches!(rollout.phase(), RolloutPhase::Steady) && rollout.newest() == Some(revision)
-            {
+            if matches!(rollout.phase(), RolloutPhase::Idle) && rollout.newest() == Some(revision) {
                 self.differed.before = drift;
             }
             return;
@@ -314,29 +313,29 @@ impl ReleaseController {
     /// Looks beforehand whether a rollback could be done: of the revision that is judged, or to the one that serves.
     pub(super) fn rehearse(&mut self, now: Time) {
         let newest = self
-            .facts
+            .release_state
             .borrow()
-            .facts
+            .release_state
             .newest()
             .map(|record| record.revision);
         let Some(newest) = newest.filter(|_| self.rehearsals.is_empty()) else {
             return;
         };
         let plan = match self.state.rollout.phase() {
-            RolloutPhase::Settling(case) | RolloutPhase::Watching(case) => {
-                self.planned(case.revision)
+            RolloutPhase::RollingOut(candidate) | RolloutPhase::Analyzing(candidate) => {
+                self.planned(candidate.revision)
             }
-            RolloutPhase::Steady => self.planned_to(newest),
-            RolloutPhase::Absent
+            RolloutPhase::Idle => self.planned_to(newest),
+            RolloutPhase::NotInstalled
             | RolloutPhase::Preflight(_)
-            | RolloutPhase::TurningBack(_)
+            | RolloutPhase::RollingBack(_)
             | RolloutPhase::Verifying(_) => {
                 return;
             }
         };
         let plan = match plan {
             Ok(plan) => plan,
-            Err(refusal) => return self.on_rehearsed(Err(refusal)),
+            Err(rollback_error) => return self.on_rehearsed(Err(rollback_error)),
         };
         let is_known = self.rehearsed.is_some_and(|(at, bad, target)| {
             (bad, target) == (plan.bad, plan.target) && now.since(at) < REHEARSE_EVERY
@@ -347,7 +346,7 @@ impl ReleaseController {
         self.rehearsed = Some((now, plan.bad, plan.target));
         let engine = Arc::clone(&self.setup.engine);
         let plan = release::RollbackPlan {
-            is_rehearsal: true,
+            is_dry_run: true,
             ..plan
         };
         self.rehearsals
@@ -358,8 +357,8 @@ impl ReleaseController {
         &self,
         newest: Revision,
     ) -> Result<release::RollbackPlan, release::RollbackError> {
-        let facts = Arc::clone(&self.facts.borrow().facts);
-        let digest = digest_of(&facts, newest).ok_or_else(|| {
+        let release_state = Arc::clone(&self.release_state.borrow().release_state);
+        let digest = digest_of(&release_state, newest).ok_or_else(|| {
             release::RollbackError::prevented(
                 "unreadable",
                 format!("the record of revision {newest} cannot be read"),
@@ -371,40 +370,41 @@ impl ReleaseController {
             digest,
             reason: String::new(),
             fence: self.state.fence,
-            is_rehearsal: true,
+            is_dry_run: true,
         })
     }
 
     pub(super) fn on_rehearsed(&mut self, rehearsed: Result<(), release::RollbackError>) {
         let (reason, text) = match rehearsed {
             Ok(()) => ("", String::new()),
-            Err(refusal) => (refusal.reason(), self.telling()(&refusal)),
+            Err(rollback_error) => (rollback_error.reason(), self.telling()(&rollback_error)),
         };
         let release = &self.setup.release;
-        let releases = &self.setup.crew.metrics().releases;
+        let releases = &self.setup.executor.metrics().releases;
         releases.ready(release.namespace.as_str(), release.name.as_str(), reason);
-        if self.obstacle != text {
+        if self.failure != text {
             if text.is_empty() {
                 tracing::info!(release = %release.name, "A rollback could be done");
             } else {
                 tracing::warn!(release = %release.name, reason, "A rollback could not be done: {text}");
             }
-            self.obstacle = text;
+            self.failure = text;
             self.publish();
         }
     }
 
     /// Begins to collect evidence.
     pub(super) fn collect(&mut self, bad: Revision, began: Time) {
-        let facts = Arc::clone(&self.facts.borrow().facts);
+        let release_state = Arc::clone(&self.release_state.borrow().release_state);
         let serving = self
             .state
             .rollout
             .phase()
-            .case()
-            .and_then(|case| case.serving);
+            .candidate()
+            .and_then(|candidate| candidate.serving);
         let serving = serving.or(self.state.deployed.filter(|deployed| *deployed < bad));
-        let collected = Arc::clone(&self.setup.engine).witness(facts, bad, serving);
+        let collected =
+            Arc::clone(&self.setup.engine).evidence_collector(release_state, bad, serving);
         self.witnessed.send_replace(false);
         self.witnesses
             .spawn(async move { (bad, began, collected.await) });
@@ -447,8 +447,8 @@ impl ReleaseController {
     }
 
     pub(super) fn found(&mut self, revision: Revision, found: ContentVerdict, evidence: String) {
-        let facts = Arc::clone(&self.facts.borrow().facts);
-        let record = stored_of(&facts, revision);
+        let release_state = Arc::clone(&self.release_state.borrow().release_state);
+        let record = stored_of(&release_state, revision);
         if let Some(digest) = record.and_then(|record| record.digest.clone()) {
             let at = self.now();
             self.state.ledger.write(revision_ledger::LedgerEntry {
@@ -465,8 +465,8 @@ impl ReleaseController {
 }
 
 /// What became of a look that found something in the way, told in these words.
-fn refused(refusal: &release::RollbackError, reason: String) -> RolloutInput {
-    if matches!(refusal, release::RollbackError::NoTarget(_)) {
+fn refused(rollback_error: &release::RollbackError, reason: String) -> RolloutInput {
+    if matches!(rollback_error, release::RollbackError::NoTarget(_)) {
         RolloutInput::NoTarget { reason }
     } else {
         RolloutInput::Refused { reason }
@@ -474,14 +474,17 @@ fn refused(refusal: &release::RollbackError, reason: String) -> RolloutInput {
 }
 
 pub(super) fn digest_of(
-    facts: &ReleaseState,
+    release_state: &ReleaseState,
     revision: Revision,
 ) -> Option<revision_ledger::ContentDigest> {
-    stored_of(facts, revision)?.digest.clone()
+    stored_of(release_state, revision)?.digest.clone()
 }
 
-fn stored_of(facts: &ReleaseState, revision: Revision) -> Option<&revision_ledger::StoredRevision> {
-    let mut all = facts.revisions.iter();
+fn stored_of(
+    release_state: &ReleaseState,
+    revision: Revision,
+) -> Option<&revision_ledger::StoredRevision> {
+    let mut all = release_state.revisions.iter();
     all.find(|record| record.revision == revision)
 }
 

@@ -28,23 +28,27 @@ impl ReleaseController {
     ) -> Vec<NotRestarted> {
         let both = revision.zip(before);
         both.map_or_else(Vec::new, |(revision, before)| {
-            self.facts.borrow().facts.not_restarted(revision, before)
+            self.release_state
+                .borrow()
+                .release_state
+                .not_restarted(revision, before)
         })
     }
 
     /// Those that the rollback at hand leaves running.
     fn not_restarted_by_rollback(&self) -> Vec<NotRestarted> {
-        let RolloutPhase::Verifying(case) = self.state.rollout.phase() else {
+        let RolloutPhase::Verifying(candidate) = self.state.rollout.phase() else {
             return Vec::new();
         };
-        self.not_restarted(case.made, Some(case.revision))
+        self.not_restarted(candidate.made, Some(candidate.revision))
     }
 
     /// Whether pods may still get what the rollback changed.
     pub(super) fn settings_may_still_come(&self) -> bool {
-        let case = self.state.rollout.phase().case();
-        let turned = case.and_then(|case| case.turned);
-        let is_early = turned.is_some_and(|at| self.now().since(at) < BROUGHT_WITHIN + CALM);
+        let candidate = self.state.rollout.phase().candidate();
+        let rolled_back_at = candidate.and_then(|candidate| candidate.rolled_back_at);
+        let is_early =
+            rolled_back_at.is_some_and(|at| self.now().since(at) < BROUGHT_WITHIN + CALM);
         is_early
             && self
                 .not_restarted_by_rollback()
@@ -67,8 +71,8 @@ impl ReleaseController {
 
     /// Says the same of a revision that appears.
     pub(super) fn tell_of_new_settings(&mut self, revision: Revision) {
-        let serving = self.state.rollout.phase().case();
-        let serving = serving.and_then(|case| case.serving);
+        let serving = self.state.rollout.phase().candidate();
+        let serving = serving.and_then(|candidate| candidate.serving);
         let waits = mounting(&self.not_restarted(Some(revision), serving));
         if waits.is_empty() {
             return;
@@ -82,7 +86,7 @@ impl ReleaseController {
 
     /// Says when an analysis may be over before the rollout is complete, by what the last kept rollouts took.
     pub(super) fn tell_of_long_rollouts(&mut self) {
-        let rule = &self.setup.release.guard.rule;
+        let rule = &self.setup.release.controller.rule;
         let took = self.state.taught.iter().map(|one| one.rollout_s);
         if let Some(text) = too_short(
             took.fold(0.0, f64::max),
@@ -101,8 +105,8 @@ impl ReleaseController {
 
     /// Why a revision that passed may not have been met by any pod, if so: the analysis was over before its settings came.
     pub(super) fn ended_before_settings(&self, took: Duration) -> Option<String> {
-        let case = self.state.rollout.phase().case()?;
-        let waits = mounting(&self.not_restarted(Some(case.revision), case.serving));
+        let candidate = self.state.rollout.phase().candidate()?;
+        let waits = mounting(&self.not_restarted(Some(candidate.revision), candidate.serving));
         let least = BROUGHT_WITHIN + CALM;
         (took < least && !waits.is_empty()).then(|| {
             format!(

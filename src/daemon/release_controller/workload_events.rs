@@ -102,16 +102,17 @@ impl ReleaseController {
     /// The workloads of a revision that appears; `None` where nobody can see its rollout.
     pub(super) fn workloads_at_start(
         &self,
-        facts: &ReleaseState,
+        release_state: &ReleaseState,
         revision: Revision,
         serving: Option<Revision>,
     ) -> Option<Vec<AnalyzedWorkload>> {
-        if facts.workload_states.is_empty() {
+        if release_state.workload_states.is_empty() {
             return None;
         }
-        let states = facts.workload_states.iter().take(MAX_WORKLOADS);
+        let states = release_state.workload_states.iter().take(MAX_WORKLOADS);
         let workloads = states.map(|state| {
-            let change = facts.change_of_workload(&state.kind, &state.name, revision, serving);
+            let change =
+                release_state.change_of_workload(&state.kind, &state.name, revision, serving);
             let (change, unknown) = match change {
                 Ok(change) => (change, None),
                 // As if it had changed it: what goes wrong with it may be its own doing.
@@ -139,8 +140,8 @@ impl ReleaseController {
                     before.complete && before.wanted > 0
                 }),
                 stops_first: state.stops_first
-                    || facts.stops_first(&state.kind, &state.name, revision),
-                probes: asking(&self.setup.release.probes, &state.name),
+                    || release_state.stops_first(&state.kind, &state.name, revision),
+                probes: probing(&self.setup.release.probes, &state.name),
                 template_at: None,
                 gap_s: learned(|one| one.gap_s),
                 ready_s: learned(|one| one.ready_s),
@@ -192,13 +193,13 @@ impl ReleaseController {
     /// Remembers the templates that the workloads have while the newest revision is the one that is known: what tells
     /// the pods of the next one from them. They must have stood for a moment, since the next revision's may be seen
     /// before its record is.
-    pub(super) fn note_templates(&mut self, facts: &ReleaseState) {
-        let newest = facts.newest().map(|record| record.revision);
+    pub(super) fn note_templates(&mut self, release_state: &ReleaseState) {
+        let newest = release_state.newest().map(|record| record.revision);
         if newest.is_none() || newest != self.state.rollout.newest() {
             return;
         }
         let now = self.now();
-        let states = facts.workload_states.iter().take(MAX_WORKLOADS);
+        let states = release_state.workload_states.iter().take(MAX_WORKLOADS);
         let templates: WorkloadTemplates = states
             .filter(|state| state.observed)
             .filter_map(|state| Some((state.id().into(), state.template.clone()?)))
@@ -221,30 +222,30 @@ impl ReleaseController {
     }
 
     /// What became known of the workloads since the tick before.
-    pub(super) fn rollout_events(&mut self, facts: &ReleaseState) -> Vec<WorkloadEvent> {
+    pub(super) fn rollout_events(&mut self, release_state: &ReleaseState) -> Vec<WorkloadEvent> {
         let now = self.now();
-        let Some(watching) = &self.state.watching else {
+        let Some(running) = &self.state.running else {
             return Vec::new();
         };
-        let mut told = watching.told.clone();
+        let mut told = running.told.clone();
         // Also a helm that failed is done, and may have changed nothing.
-        let newest = facts.newest();
-        let is_deployed =
-            facts.applied && newest.is_some_and(|record| record.status == RevisionStatus::Deployed);
-        let t = seconds(watching, now);
+        let newest = release_state.newest();
+        let is_deployed = release_state.applied
+            && newest.is_some_and(|record| record.status == RevisionStatus::Deployed);
+        let t = seconds(running, now);
         let mut events = Vec::new();
         for (place, told) in told.iter_mut().enumerate() {
             let Ok(workload) = u16::try_from(place) else {
                 break;
             };
-            let mut states = facts.workload_states.iter();
+            let mut states = release_state.workload_states.iter();
             let Some(state) = states.find(|state| *state.id() == *told.id) else {
                 continue;
             };
-            let own = facts
+            let own = release_state
                 .pods
                 .iter()
-                .filter(|pod| watching.is_own(pod) && *pod.workload_name() == *told.id);
+                .filter(|pod| running.is_own(pod) && *pod.workload_name() == *told.id);
             let has_own_pods = own.clone().next().is_some();
             // Where only settings changed, a pod that started since stands for them.
             let serves = told.change == Some(WorkloadDiff::Config)
@@ -266,8 +267,8 @@ impl ReleaseController {
                     .map(|what| WorkloadEvent { t, workload, what }),
             );
         }
-        if let Some(watching) = &mut self.state.watching {
-            watching.told = told;
+        if let Some(running) = &mut self.state.running {
+            running.told = told;
         }
         events
     }
@@ -355,7 +356,7 @@ impl ReportedWorkload {
 }
 
 /// Places of the probes that ask a workload; `None` where all of them may.
-fn asking(probes: &[Arc<ProbeConfig>], workload: &str) -> Option<Vec<u16>> {
+fn probing(probes: &[Arc<ProbeConfig>], workload: &str) -> Option<Vec<u16>> {
     let named = |probe: &Arc<ProbeConfig>| probe.pods.as_ref()?.workload.clone();
     if probes.iter().all(|probe| named(probe).is_none()) {
         return None;
@@ -370,8 +371,8 @@ fn asking(probes: &[Arc<ProbeConfig>], workload: &str) -> Option<Vec<u16>> {
     )
 }
 
-fn seconds(watching: &RunningAnalysis, now: Time) -> f64 {
-    now.since(watching.began).as_secs_f64()
+fn seconds(running: &RunningAnalysis, now: Time) -> f64 {
+    now.since(running.began).as_secs_f64()
 }
 
 #[cfg(test)]

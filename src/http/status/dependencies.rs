@@ -33,10 +33,10 @@ pub(super) fn dependencies(all: &[ProbeSeries], now: Moment) -> Vec<DependencyVi
     let mut needed_by = needed_by(all);
     let dependencies = all
         .iter()
-        .filter(|series| series.tracked().probe().id.is_dependency());
+        .filter(|series| series.tracked_probe().probe().id.is_dependency());
     dependencies
         .map(|series| {
-            let name = series.tracked().probe().id.probe.to_string();
+            let name = series.tracked_probe().probe().id.probe.to_string();
             DependencyView {
                 probe: one(series, now),
                 needed_by: needed_by.remove(name.as_str()).unwrap_or_default(),
@@ -49,7 +49,7 @@ pub(super) fn dependencies(all: &[ProbeSeries], now: Moment) -> Vec<DependencyVi
 fn needed_by(all: &[ProbeSeries]) -> BTreeMap<Box<str>, Vec<NeededBy>> {
     let mut map: BTreeMap<Box<str>, Vec<NeededBy>> = BTreeMap::new();
     for series in all {
-        let probe = series.tracked().probe();
+        let probe = series.tracked_probe().probe();
         for need in &probe.needs {
             let NeedsEntry::Dependency(name) = need else {
                 continue;

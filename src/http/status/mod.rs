@@ -16,7 +16,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::api::scraped;
-use super::fan_out::{FanOutEntry, gather};
+use super::fan_out::{FanOutEntry, fan_out};
 use super::shard::ShardedView;
 use super::{AppState, ServingConfig};
 use crate::core::alerts::LabelSet;
@@ -57,11 +57,13 @@ pub struct GuardView {
     /// The same in a sentence.
     pub says: String,
     /// Why its newest revision could not be turned back, if so.
-    pub obstacle: Option<String>,
+    #[serde(rename = "obstacle")]
+    pub failure: Option<String>,
     /// What people should know of it beforehand, in words.
     pub remarks: Vec<String>,
     /// The judgement that runs.
-    pub watch: Option<AnalysisView>,
+    #[serde(rename = "watch")]
+    pub analysis: Option<AnalysisView>,
     /// The bake of the newest revision that runs, or how it ended.
     pub bake: Option<BakeView>,
     /// How long answers took in the judgement that runs, or in the last one, and before.
@@ -81,7 +83,7 @@ pub struct GuardView {
     pub rollouts: Vec<RolloutView>,
     /// The revision at hand.
     #[serde(skip)]
-    pub case: Option<CandidateView>,
+    pub candidate: Option<CandidateView>,
     /// Why nothing new is known of the release, if so.
     pub blind: Option<String>,
 }
@@ -98,7 +100,7 @@ pub struct CandidateView {
     /// When it appeared, in seconds since 1970.
     pub since: f64,
     /// Whether it was found bad, or is to be turned back.
-    pub is_convicted: bool,
+    pub is_rejected: bool,
     /// Whether a person wants it turned back.
     pub is_ordered: bool,
     /// The order that it carries out, or that has joined it.
@@ -124,7 +126,8 @@ pub struct RolloutView {
     /// Its number.
     pub revision: u32,
     /// How it ended.
-    pub ending: &'static str,
+    #[serde(rename = "ending")]
+    pub outcome: &'static str,
     /// Why, in words.
     pub text: String,
     /// The reason of the verdict, as `error_rate:db`; `not_rolled_out` when the rollout was never complete, and
@@ -141,9 +144,11 @@ pub struct RolloutView {
     /// When it appeared.
     pub seen_at: f64,
     /// When its own rollout was complete.
-    pub settled_at: Option<f64>,
+    #[serde(rename = "settled_at")]
+    pub complete_at: Option<f64>,
     /// When the verdict of rollback fell.
-    pub convicted_at: Option<f64>,
+    #[serde(rename = "convicted_at")]
+    pub rejected_at: Option<f64>,
     /// When helm was started.
     pub begun_at: Option<f64>,
     /// When it was over.
@@ -166,13 +171,15 @@ pub struct AnalysisView {
     /// Usable share of the soundings.
     pub coverage: Option<f64>,
     /// Whether the rollout is complete.
-    pub settled: bool,
+    #[serde(rename = "settled")]
+    pub complete: bool,
     /// Seconds and e-value, at most 300 pairs.
     pub e_values: Vec<(f64, f64)>,
     /// The numbers by stratum.
     pub strata: Vec<StratumView>,
     /// Endpoints that do not count at the moment.
-    pub aside: Vec<String>,
+    #[serde(rename = "aside")]
+    pub excluded: Vec<String>,
     /// Whether new pods are asked directly, or why not.
     pub direct: String,
     /// Results that say nothing, by the reason: how many of them, and what that is.
@@ -277,7 +284,8 @@ pub struct RevisionView {
     /// Helm's status.
     pub status: String,
     /// How its watch ended, if it did.
-    pub ending: Option<&'static str>,
+    #[serde(rename = "ending")]
+    pub outcome: Option<&'static str>,
     /// Why, in words, or Helm's description.
     pub text: String,
     /// When.
@@ -309,9 +317,11 @@ pub struct ObjectiveView {
     /// The period, as `30d`.
     pub window: String,
     /// Soundings of the period that kept the promise.
-    pub good: u64,
+    #[serde(rename = "good")]
+    pub success: u64,
     /// Those that broke it.
-    pub bad: u64,
+    #[serde(rename = "bad")]
+    pub failure: u64,
     /// The share of the period's budget that is left; negative when it is overspent.
     pub budget_remaining: f64,
     /// How long that lasts at the burn of the last hour, in seconds; none when nothing is being spent.
@@ -360,9 +370,11 @@ pub struct SpentView {
     /// Its number.
     pub revision: u32,
     /// Soundings while it was the newest one.
-    pub soundings: u64,
+    #[serde(rename = "soundings")]
+    pub results: u64,
     /// Bad ones among them.
-    pub bad: u64,
+    #[serde(rename = "bad")]
+    pub failure: u64,
     /// The share of the period's whole budget that this is.
     pub budget_spent: f64,
 }
@@ -412,7 +424,7 @@ struct StatusBody<'a> {
 #[derive(Serialize)]
 pub(super) struct ReleaseView {
     #[serde(flatten)]
-    pub(super) guard: Arc<GuardView>,
+    pub(super) controller: Arc<GuardView>,
     probes: Vec<ProbeView>,
     alerts: Vec<AlertView>,
     objectives: Vec<Arc<ObjectiveView>>,
@@ -421,9 +433,9 @@ pub(super) struct ReleaseView {
 impl ReleaseView {
     /// Without probes, for tests.
     #[cfg(test)]
-    pub(super) fn bare(guard: GuardView) -> Self {
+    pub(super) fn bare(controller: GuardView) -> Self {
         Self {
-            guard: Arc::new(guard),
+            controller: Arc::new(controller),
             probes: Vec::new(),
             alerts: Vec::new(),
             objectives: Vec::new(),
@@ -432,18 +444,21 @@ impl ReleaseView {
 
     /// As we know it ourselves, when whoever acts for it cannot be heard: its probes, and why there is no more.
     pub(super) fn unheard(self, says: String) -> Self {
-        let guard = GuardView {
-            namespace: self.guard.namespace.clone(),
-            release: self.guard.release.clone(),
+        let controller = GuardView {
+            namespace: self.controller.namespace.clone(),
+            release: self.controller.release.clone(),
             // It has a Lease, so it is not only probed.
-            mode: self.guard.engine.map_or(UNKNOWN, |_| self.guard.mode),
-            engine: self.guard.engine.or(Some(UNKNOWN)),
+            mode: self
+                .controller
+                .engine
+                .map_or(UNKNOWN, |_| self.controller.mode),
+            engine: self.controller.engine.or(Some(UNKNOWN)),
             phase: UNKNOWN.to_owned(),
             says,
             ..GuardView::default()
         };
         Self {
-            guard: Arc::new(guard),
+            controller: Arc::new(controller),
             ..self
         }
     }
@@ -480,12 +495,12 @@ pub(super) async fn page() -> Response {
 }
 
 pub(super) async fn status(State(shared): State<Arc<AppState>>, headers: HeaderMap) -> Response {
-    let gathered = match gather(&shared, "/api/v1/status", &headers).await {
+    let gathered = match fan_out(&shared, "/api/v1/status", &headers).await {
         Ok(gathered) => gathered,
         Err(refused) => return refused,
     };
     scraped(shared, &headers, move |shared| {
-        let board = shared.board();
+        let serving_config = shared.serving_config();
         let now = (shared.clock)();
         let heard = gathered.read();
         let ours = own(&shared.alerts());
@@ -495,8 +510,8 @@ pub(super) async fn status(State(shared): State<Arc<AppState>>, headers: HeaderM
             ready: shared.is_ready(),
             troubles: (shared.troubles)(),
             alerts: heard.alerts(ours.into_iter(), AlertView::about),
-            releases: heard.releases(releases(shared, &board, now)),
-            dependencies: dependencies(&board.series, now),
+            releases: heard.releases(releases(shared, &serving_config, now)),
+            dependencies: dependencies(&serving_config.series, now),
         };
         serde_json::to_vec(&status)
     })
@@ -511,7 +526,11 @@ fn own(alerts: &ShardedView<AlertView>) -> Vec<AlertView> {
     own.cloned().collect()
 }
 
-pub(super) fn releases(shared: &AppState, board: &ServingConfig, now: Moment) -> Vec<ReleaseView> {
+pub(super) fn releases(
+    shared: &AppState,
+    serving_config: &ServingConfig,
+    now: Moment,
+) -> Vec<ReleaseView> {
     let (alerts, objectives) = (shared.alerts(), shared.objectives());
     let mut alerts_of: HashMap<(&str, &str), Vec<&AlertView>> = HashMap::new();
     for alert in alerts.iter() {
@@ -528,20 +547,24 @@ pub(super) fn releases(shared: &AppState, board: &ServingConfig, now: Moment) ->
         objectives_of.entry(key).or_default().push(objective);
     }
     let mut releases: Vec<ReleaseView> = Vec::new();
-    for series in &board.series {
-        let probe = series.tracked().probe();
+    for series in &serving_config.series {
+        let probe = series.tracked_probe().probe();
         if probe.id.is_dependency() {
             continue;
         }
         let (namespace, name) = (probe.id.namespace.as_str(), probe.id.release.as_str());
         // Probes of a release stand together.
-        let is_same = releases
-            .last()
-            .is_some_and(|last| last.guard.namespace == namespace && last.guard.release == name);
+        let is_same = releases.last().is_some_and(|last| {
+            last.controller.namespace == namespace && last.controller.release == name
+        });
         if !is_same {
-            let mut guarded = board.guards.iter().map(|feed| feed.borrow().clone());
-            let guard = guarded.find(|view| view.namespace == namespace && view.release == name);
-            let guard = guard.map(|view| {
+            let mut guarded = serving_config
+                .controllers
+                .iter()
+                .map(|feed| feed.borrow().clone());
+            let controller =
+                guarded.find(|view| view.namespace == namespace && view.release == name);
+            let controller = controller.map(|view| {
                 if view.phase.is_empty() {
                     Arc::new(not_yet(&view))
                 } else {
@@ -549,7 +572,7 @@ pub(super) fn releases(shared: &AppState, board: &ServingConfig, now: Moment) ->
                 }
             });
             releases.push(ReleaseView {
-                guard: guard.unwrap_or_else(|| Arc::new(only_probed(namespace, name))),
+                controller: controller.unwrap_or_else(|| Arc::new(only_probed(namespace, name))),
                 probes: Vec::new(),
                 alerts: all_of(&alerts_of, namespace, name),
                 objectives: all_of(&objectives_of, namespace, name),
@@ -593,14 +616,14 @@ fn only_probed(namespace: &str, release: &str) -> GuardView {
 }
 
 fn one(series: &ProbeSeries, now: Moment) -> ProbeView {
-    let tracked = series.tracked();
+    let tracked_probe = series.tracked_probe();
     let (view, recent) = {
-        let mut track = tracked.lock();
-        let recent: Vec<(&'static str, f64)> = track
+        let mut stats = tracked_probe.lock();
+        let recent: Vec<(&'static str, f64)> = stats
             .recent()
             .map(|(outcome, latency)| (outcome.words().0, latency.as_secs_f64()))
             .collect();
-        (track.view(now), recent)
+        (stats.view(now), recent)
     };
     let quantile = |wanted: usize| {
         let at = Quantile::ALL
@@ -610,14 +633,14 @@ fn one(series: &ProbeSeries, now: Moment) -> ProbeView {
     };
     let last = view.last.as_ref();
     let (state, reason) = last.map_or(("unknown", None), |last| last.outcome.words());
-    let probe = tracked.probe();
+    let probe = tracked_probe.probe();
     ProbeView {
         probe: probe.id.probe.to_string(),
         target: probe.target.shown(),
         state,
         reason,
         explanation: last
-            .filter(|last| last.outcome != Outcome::Good)
+            .filter(|last| last.outcome != Outcome::Success)
             .and_then(|last| last.explanation.as_deref().map(str::to_owned)),
         latency_s: last.map(|last| last.latency.as_secs_f64()),
         p50_s: quantile(500),

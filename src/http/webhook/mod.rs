@@ -180,7 +180,7 @@ async fn taken(shared: &AppState, from: IpAddr, headers: &HeaderMap, body: Body)
     if let Err(refused) = allowed(shared, Permission::SendAlerts, headers).await {
         return refused;
     }
-    let board = shared.board();
+    let serving_config = shared.serving_config();
     let Ok(turn) = shared.webhooks.try_acquire() else {
         return too_busy("notifications are being read");
     };
@@ -204,7 +204,7 @@ async fn taken(shared: &AppState, from: IpAddr, headers: &HeaderMap, body: Body)
         }
     };
     // What is of other replicas is passed on also when there is no room here, so that one release is in no other's way.
-    let here = deliver_all(shared, &board.alerts, &notice.group_key, &alerts);
+    let here = deliver_all(shared, &serving_config.alerts, &notice.group_key, &alerts);
     let truncated = notice.truncated_alerts;
     drop(turn);
     let elsewhere = if is_passed_on(headers) {

@@ -89,7 +89,7 @@ pub struct Leader {
 /// What becomes known of the Lease.
 pub trait LeaseObserver: Send + Sync {
     /// Whether we hold it.
-    fn leads(&self, is_leading: bool);
+    fn leadership(&self, is_leading: bool);
     /// It could not be read or renewed.
     fn failed(&self);
     /// Somebody else acts than before.
@@ -105,7 +105,7 @@ pub struct LeaderElector {
     times: LeaseTimes,
     meter: Arc<dyn LeaseObserver>,
     held: watch::Sender<Option<HeldLease>>,
-    standing: watch::Sender<LeaderStatus>,
+    status: watch::Sender<LeaderStatus>,
     /// The highest number that was seen.
     highest: AtomicU64,
     /// What is known of the other Leases that are spread over the same replicas.
@@ -122,7 +122,7 @@ type TransferRequest = (String, Moment);
 pub struct Transfer {
     wanted: watch::Receiver<Option<TransferRequest>>,
     over: Arc<Notify>,
-    standing: watch::Receiver<LeaderStatus>,
+    status: watch::Receiver<LeaderStatus>,
 }
 
 impl Transfer {
@@ -137,9 +137,9 @@ impl Transfer {
     /// Gives it back; when this returns, we do not act.
     pub async fn hand_over(&mut self) {
         self.over.notify_one();
-        let follows = |standing: &LeaderStatus| matches!(standing, LeaderStatus::Follows { .. });
+        let follows = |status: &LeaderStatus| matches!(status, LeaderStatus::Follows { .. });
         // Whoever held it may have ended altogether.
-        let _ = self.standing.wait_for(follows).await;
+        let _ = self.status.wait_for(follows).await;
     }
 }
 
@@ -181,7 +181,7 @@ impl LeaderElector {
             times,
             meter,
             held: watch::Sender::new(None),
-            standing: watch::Sender::new(LeaderStatus::Follows { leader: None }),
+            status: watch::Sender::new(LeaderStatus::Follows { leader: None }),
             highest: AtomicU64::new(0),
             balance,
             wanted: watch::Sender::new(None),
@@ -190,11 +190,11 @@ impl LeaderElector {
     }
 
     /// How it is given to another one.
-    pub fn handing(&self) -> Transfer {
+    pub fn transfer(&self) -> Transfer {
         Transfer {
             wanted: self.wanted.subscribe(),
             over: Arc::clone(&self.over),
-            standing: self.standing.subscribe(),
+            status: self.status.subscribe(),
         }
     }
 
@@ -204,15 +204,15 @@ impl LeaderElector {
     }
 
     /// Who acts.
-    pub fn standing(&self) -> watch::Receiver<LeaderStatus> {
-        self.standing.subscribe()
+    pub fn status(&self) -> watch::Receiver<LeaderStatus> {
+        self.status.subscribe()
     }
 
     /// Wants the Lease until told to stop; then gives it back, so that another one need not wait.
     pub async fn run(self, stop: CancellationToken) {
         let mut seen: Option<LeaseView> = None;
         loop {
-            let wait = if self.leads().is_some() {
+            let wait = if self.leadership().is_some() {
                 self.lead(&mut seen).await
             } else {
                 self.follow(&mut seen).await
@@ -238,7 +238,7 @@ impl LeaderElector {
 
     /// Lets another one take it at once, where we hold it; before all others the one that it is for.
     async fn give_back(&self, seen: Option<LeaseView>, to: Option<String>) {
-        if let (Some(_), Some(seen)) = (self.leads(), seen) {
+        if let (Some(_), Some(seen)) = (self.leadership(), seen) {
             self.step_down(None);
             let mut lease = seen.lease;
             let spec = lease.spec.get_or_insert_default();
@@ -256,8 +256,8 @@ impl LeaderElector {
         }
     }
 
-    fn leads(&self) -> Option<u64> {
-        match *self.standing.borrow() {
+    fn leadership(&self) -> Option<u64> {
+        match *self.status.borrow() {
             LeaderStatus::Leads { fence } => Some(fence),
             LeaderStatus::Follows { .. } => None,
         }
@@ -469,8 +469,8 @@ impl LeaderElector {
                     until: asked + self.times.deadline,
                     fence,
                 }));
-                self.standing.send_replace(LeaderStatus::Leads { fence });
-                self.meter.leads(true);
+                self.status.send_replace(LeaderStatus::Leads { fence });
+                self.meter.leadership(true);
                 self.meter.changed();
                 self.times.renew
             }
@@ -508,15 +508,15 @@ impl LeaderElector {
     fn step_down(&self, leader: Option<Leader>) {
         // First of all: whoever is about to write looks at this.
         self.held.send_replace(None);
-        self.meter.leads(false);
+        self.meter.leadership(false);
         self.is_led_by(leader);
     }
 
     fn is_led_by(&self, leader: Option<Leader>) {
-        let is_new = self.standing.send_if_modified(|standing| {
+        let is_new = self.status.send_if_modified(|status| {
             let now = LeaderStatus::Follows { leader };
-            let is_new = *standing != now;
-            *standing = now;
+            let is_new = *status != now;
+            *status = now;
             is_new
         });
         if is_new {

@@ -94,7 +94,7 @@ async fn answer(
 struct Silent;
 
 impl LeaseObserver for Silent {
-    fn leads(&self, _: bool) {}
+    fn leadership(&self, _: bool) {}
     fn failed(&self) {}
     fn changed(&self) {}
 }
@@ -126,7 +126,7 @@ impl Server {
 /// A replica at work.
 struct Replica {
     permit: Permit,
-    standing: watch::Receiver<LeaderStatus>,
+    status: watch::Receiver<LeaderStatus>,
     stop: CancellationToken,
 }
 
@@ -141,12 +141,12 @@ fn replica(client: &Client, name: &str) -> Replica {
         None,
         Arc::new(Silent),
     );
-    let (permit, standing) = (candidate.permit(), candidate.standing());
+    let (permit, status) = (candidate.permit(), candidate.status());
     let stop = CancellationToken::new();
     tokio::spawn(candidate.run(stop.clone()));
     Replica {
         permit,
-        standing,
+        status,
         stop,
     }
 }
@@ -154,20 +154,20 @@ fn replica(client: &Client, name: &str) -> Replica {
 impl Replica {
     /// Waits until it acts; its number.
     async fn acts(&mut self) -> u64 {
-        let leads = |standing: &LeaderStatus| matches!(standing, LeaderStatus::Leads { .. });
-        let standing = self.standing.wait_for(leads);
-        let standing = tokio::time::timeout(Duration::from_secs(30), standing);
-        let LeaderStatus::Leads { fence } = *standing.await.unwrap().unwrap() else {
+        let leadership = |status: &LeaderStatus| matches!(status, LeaderStatus::Leads { .. });
+        let status = self.status.wait_for(leadership);
+        let status = tokio::time::timeout(Duration::from_secs(30), status);
+        let LeaderStatus::Leads { fence } = *status.await.unwrap().unwrap() else {
             unreachable!("it was waited for")
         };
         fence
     }
 
     async fn waits(&mut self) {
-        let follows = |standing: &LeaderStatus| matches!(standing, LeaderStatus::Follows { .. });
-        let standing = self.standing.wait_for(follows);
-        let standing = tokio::time::timeout(Duration::from_secs(30), standing);
-        let _ = standing.await.unwrap().unwrap();
+        let follows = |status: &LeaderStatus| matches!(status, LeaderStatus::Follows { .. });
+        let status = self.status.wait_for(follows);
+        let status = tokio::time::timeout(Duration::from_secs(30), status);
+        let _ = status.await.unwrap().unwrap();
     }
 }
 
@@ -204,8 +204,8 @@ async fn a_lease_that_is_deleted_is_not_taken_while_its_holder_may_still_act() {
     let first = one.acts().await;
     let mut two = replica(&theirs, "two");
     let has_seen =
-        |standing: &LeaderStatus| matches!(standing, LeaderStatus::Follows { leader: Some(_) });
-    let seen = two.standing.wait_for(has_seen);
+        |status: &LeaderStatus| matches!(status, LeaderStatus::Follows { leader: Some(_) });
+    let seen = two.status.wait_for(has_seen);
     let seen = tokio::time::timeout(Duration::from_secs(30), seen).await;
     drop(seen.unwrap().unwrap());
     // The first one does not get to know what has been done.
@@ -250,34 +250,34 @@ fn one_of_many(client: &Client, name: &str, others: &[(&str, &str)]) -> (Replica
         Some(Arc::new(balance)),
         Arc::new(Silent),
     );
-    let (permit, standing) = (candidate.permit(), candidate.standing());
-    let handing = candidate.handing();
+    let (permit, status) = (candidate.permit(), candidate.status());
+    let transfer = candidate.transfer();
     let stop = CancellationToken::new();
     tokio::spawn(candidate.run(stop.clone()));
     let replica = Replica {
         permit,
-        standing,
+        status,
         stop,
     };
-    (replica, handing)
+    (replica, transfer)
 }
 
 #[tokio::test]
 async fn whoever_has_fewer_asks_and_is_given() {
     let server = Arc::new(Server::default());
     let (client, _) = server.way().await;
-    let (mut one, mut handing) = one_of_many(&client, "one", &[("a", "one"), ("b", "one")]);
+    let (mut one, mut transfer) = one_of_many(&client, "one", &[("a", "one"), ("b", "one")]);
     let first = one.acts().await;
     let (mut two, _) = one_of_many(&client, "two", &[("a", "one"), ("b", "one")]);
     let until = tokio::time::Instant::now() + Duration::from_secs(10);
-    while handing.wanted_by().is_none() {
+    while transfer.wanted_by().is_none() {
         assert!(tokio::time::Instant::now() < until, "nobody asks");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert_eq!(handing.wanted_by().as_deref(), Some("two"));
+    assert_eq!(transfer.wanted_by().as_deref(), Some("two"));
     // A wish takes nothing away.
     assert_eq!(one.permit.fence(), Some(first));
-    handing.hand_over().await;
+    transfer.hand_over().await;
     assert!(!one.permit.holds());
     let second = two.acts().await;
     assert!(second > first && two.permit.holds(), "{second} {first}");
@@ -296,10 +296,10 @@ async fn whoever_has_fewer_asks_and_is_given() {
 async fn nobody_asks_where_it_is_even() {
     let server = Arc::new(Server::default());
     let (client, _) = server.way().await;
-    let (mut one, handing) = one_of_many(&client, "one", &[]);
+    let (mut one, transfer) = one_of_many(&client, "one", &[]);
     one.acts().await;
     let (two, _) = one_of_many(&client, "two", &[]);
     tokio::time::sleep(LOOK_EVERY * 3).await;
-    assert_eq!(handing.wanted_by(), None);
+    assert_eq!(transfer.wanted_by(), None);
     assert!(!two.permit.holds());
 }

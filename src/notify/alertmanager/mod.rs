@@ -90,13 +90,14 @@ struct AlertQueue {
 
 impl AlertQueue {
     /// Adds an alert, or brings it up to date where it waits; returns how many were dropped.
-    fn offer(&mut self, wire: &Arc<AlertPayload>) -> usize {
-        if let Some(waiting) = self.newest.get_mut(&wire.labels) {
-            *waiting = Arc::clone(wire);
+    fn offer(&mut self, payload: &Arc<AlertPayload>) -> usize {
+        if let Some(waiting) = self.newest.get_mut(&payload.labels) {
+            *waiting = Arc::clone(payload);
             return 0;
         }
-        self.newest.insert(wire.labels.clone(), Arc::clone(wire));
-        self.order.push_back(wire.labels.clone());
+        self.newest
+            .insert(payload.labels.clone(), Arc::clone(payload));
+        self.order.push_back(payload.labels.clone());
         if self.order.len() <= CAPACITY {
             return 0;
         }
@@ -118,16 +119,16 @@ impl AlertQueue {
     /// room: they are the oldest.
     fn put_back(&mut self, batch: Vec<Arc<AlertPayload>>) -> usize {
         let mut dropped = 0;
-        for wire in batch.into_iter().rev() {
-            if self.newest.contains_key(&wire.labels) {
+        for payload in batch.into_iter().rev() {
+            if self.newest.contains_key(&payload.labels) {
                 continue;
             }
             if self.order.len() >= CAPACITY {
                 dropped += 1;
                 continue;
             }
-            self.order.push_front(wire.labels.clone());
-            self.newest.insert(wire.labels.clone(), wire);
+            self.order.push_front(payload.labels.clone());
+            self.newest.insert(payload.labels.clone(), payload);
         }
         dropped
     }
@@ -156,7 +157,7 @@ pub struct AlertmanagerPeer {
     has_work: Notify,
     known: Mutex<SentAlerts>,
     has_sent: Notify,
-    failing: FailureLog,
+    failure_log: FailureLog,
     permit: Permit,
 }
 
@@ -204,7 +205,7 @@ impl AlertmanagerPeer {
             has_work: Notify::new(),
             known: Mutex::default(),
             has_sent: Notify::new(),
-            failing: FailureLog::default(),
+            failure_log: FailureLog::default(),
             permit,
         };
         peer.meter.appears(&peer.name);
@@ -218,12 +219,12 @@ impl AlertmanagerPeer {
 
     /// Since when nothing arrives there, if so.
     pub fn failing_since(&self) -> Option<Instant> {
-        self.failing.since()
+        self.failure_log.since()
     }
 
     /// Whether anything was sent there, so that it is known whether it arrives.
     pub fn is_tried(&self) -> bool {
-        self.failing.is_known()
+        self.failure_log.is_known()
     }
 
     /// Another number whenever [`Self::has`] may say something else.
@@ -239,7 +240,7 @@ impl AlertmanagerPeer {
     /// Puts alerts into its queue. Never waits.
     pub fn offer(&self, alerts: &[Arc<AlertPayload>]) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        let dropped: usize = alerts.iter().map(|wire| queue.offer(wire)).sum();
+        let dropped: usize = alerts.iter().map(|payload| queue.offer(payload)).sum();
         let waiting = queue.order.len();
         drop(queue);
         if dropped > 0 {
@@ -339,7 +340,7 @@ impl AlertmanagerPeer {
                 // Certificates may be others by now.
                 *http = None;
                 let (AlertmanagerError::Passing(why) | AlertmanagerError::Lasting(why)) = &failure;
-                self.failing.fails(&self.name, why);
+                self.failure_log.fails(&self.name, why);
                 match failure {
                     AlertmanagerError::Passing(_) => {
                         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
@@ -368,16 +369,16 @@ impl AlertmanagerPeer {
     }
 
     fn arrived(&self, batch: &[Arc<AlertPayload>]) {
-        self.failing.works(&self.name);
+        self.failure_log.works(&self.name);
         let mut known = self.known();
         let mut is_new = false;
-        for wire in batch {
-            if wire.is_resolved {
-                known.sent.remove(&wire.labels);
-                let was_confirmed = known.confirmed.remove(&wire.labels);
+        for payload in batch {
+            if payload.is_resolved {
+                known.sent.remove(&payload.labels);
+                let was_confirmed = known.confirmed.remove(&payload.labels);
                 known.version += u64::from(was_confirmed);
             } else {
-                is_new |= known.sent.insert(wire.labels.clone());
+                is_new |= known.sent.insert(payload.labels.clone());
             }
         }
         self.meter
@@ -398,7 +399,7 @@ impl AlertmanagerPeer {
             None => http.insert(self.client().map_err(AlertmanagerError::Passing)?),
         };
         let body = self.style.body(batch.iter().map(AsRef::as_ref));
-        let timeout = if batch.iter().any(|wire| wire.is_of_revision()) {
+        let timeout = if batch.iter().any(|payload| payload.is_of_revision()) {
             self.settings.timeout.min(SOON)
         } else {
             self.settings.timeout

@@ -14,7 +14,7 @@ use crate::platform::permit::Permit;
 
 /// So many alerts, as they are sent.
 fn alerts(count: usize) -> Vec<Arc<AlertPayload>> {
-    let mut book = AlertStore::default();
+    let mut alert_store = AlertStore::default();
     let conditions = (0..count).map(|number| Condition {
         kind: AlertKind::ReleaseRegressed,
         place: Labels::from([
@@ -24,20 +24,20 @@ fn alerts(count: usize) -> Vec<Arc<AlertPayload>> {
         text: "because".into(),
         fragment: String::new(),
     });
-    book.observe(conditions, |_| true, Time::from_millis(1_767_607_200_000));
+    alert_store.observe(conditions, |_| true, Time::from_millis(1_767_607_200_000));
     wires(
-        &book,
+        &alert_store,
         Duration::from_secs(60),
         Time::from_millis(1_767_607_200_000),
     )
 }
 
 /// The same alert with a label that tells it from all others.
-fn named(wire: &Arc<AlertPayload>, name: &str) -> Arc<AlertPayload> {
+fn named(payload: &Arc<AlertPayload>, name: &str) -> Arc<AlertPayload> {
     let labels = Labels::from([("alertname".to_owned(), name.to_owned())]);
     Arc::new(AlertPayload {
         labels: LabelSet::from(&labels),
-        ..AlertPayload::clone(wire)
+        ..AlertPayload::clone(payload)
     })
 }
 

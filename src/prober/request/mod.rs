@@ -20,7 +20,7 @@ use crate::config::Target;
 use crate::config::settings::{
     Auth, ConnectionReuse as Reuse, HttpProbeConfig, RedirectConfig, RedirectScope, Secret,
 };
-use crate::core::probe_result::{Reason, VoidReason};
+use crate::core::probe_result::{Reason, UnknownReason};
 
 /// How much of a URL is shown where more has to be said.
 const SHOWN: usize = 120;
@@ -142,25 +142,25 @@ pub(super) struct RequestBuilder {
 }
 
 impl RequestBuilder {
-    pub(super) fn new(question: &HttpProbeConfig) -> Self {
+    pub(super) fn new(config: &HttpProbeConfig) -> Self {
         Self {
-            headers: common_headers(question),
-            host: question.host.clone(),
-            proxied: question.proxy.is_some(),
-            credential: Credential::new(question.auth.as_ref()),
+            headers: common_headers(config),
+            host: config.host.clone(),
+            proxied: config.proxy.is_some(),
+            credential: Credential::new(config.auth.as_ref()),
         }
     }
 
     /// The request of a hop.
     pub(super) fn request(
         &self,
-        hop: &RedirectHop,
+        redirect: &RedirectHop,
         http2: bool,
     ) -> Result<Request<Full<Bytes>>, ProbeError> {
-        let target = &hop.target;
+        let target = &redirect.target;
         let url = target.url();
         let host = match &self.host {
-            Some(host) if hop.home => host.clone(),
+            Some(host) if redirect.home => host.clone(),
             Some(_) | None => authority_of(target),
         };
         let path = &url[url::Position::BeforePath..url::Position::AfterQuery];
@@ -178,14 +178,14 @@ impl RequestBuilder {
             ProbeError::bad(Reason::Request, text)
         };
         let uri = uri.build().map_err(|error| cannot(&error.to_string()))?;
-        let body = hop.body.clone().unwrap_or_default();
+        let body = redirect.body.clone().unwrap_or_default();
         let has_no_body = body.is_empty();
         let mut request = Request::new(Full::new(body));
-        *request.method_mut() = hop.method.clone();
+        *request.method_mut() = redirect.method.clone();
         *request.uri_mut() = uri;
         let headers = request.headers_mut();
         headers.clone_from(&self.headers);
-        if hop.trusted {
+        if redirect.trusted {
             if let Some(value) = self.credential.value()? {
                 headers.insert(header::AUTHORIZATION, value);
             }
@@ -194,7 +194,7 @@ impl RequestBuilder {
                 headers.remove(name);
             }
         }
-        if hop.body.is_none() {
+        if redirect.body.is_none() {
             for name in &ABOUT_BODY {
                 headers.remove(name);
             }
@@ -206,7 +206,8 @@ impl RequestBuilder {
                 .map_err(|_| cannot("the host is not usable as a header"))?;
             headers.insert(header::HOST, host);
             // Without it some servers wait for a body, or answer 411.
-            if has_no_body && matches!(hop.method, Method::POST | Method::PUT | Method::PATCH) {
+            if has_no_body && matches!(redirect.method, Method::POST | Method::PUT | Method::PATCH)
+            {
                 let none = HeaderValue::from_static("0");
                 headers.entry(header::CONTENT_LENGTH).or_insert(none);
             }
@@ -250,7 +251,7 @@ impl Credential {
     fn value(&self) -> Result<Option<HeaderValue>, ProbeError> {
         let unusable = || {
             let text = "the credentials hold characters that no header may have";
-            ProbeError::void(VoidReason::File, text)
+            ProbeError::unknown(UnknownReason::File, text)
         };
         match self {
             Self::None => Ok(None),
@@ -261,7 +262,7 @@ impl Credential {
                 let text = bytes.trim_ascii_end();
                 if text.is_empty() {
                     let text = format!("{} is empty", secret.path().display());
-                    return Err(ProbeError::void(VoidReason::File, text));
+                    return Err(ProbeError::unknown(UnknownReason::File, text));
                 }
                 let value = authorization(username.as_deref(), text);
                 value.ok_or_else(unusable).map(Some)
@@ -285,24 +286,24 @@ fn authorization(username: Option<&str>, secret: &[u8]) -> Option<HeaderValue> {
     Some(value)
 }
 
-fn common_headers(question: &HttpProbeConfig) -> HeaderMap {
+fn common_headers(config: &HttpProbeConfig) -> HeaderMap {
     // With room for Host and Authorization.
-    let mut headers = HeaderMap::with_capacity(question.headers.len() + 6);
+    let mut headers = HeaderMap::with_capacity(config.headers.len() + 6);
     headers.insert(
         header::USER_AGENT,
         HeaderValue::from_static(concat!("leadsman/", env!("CARGO_PKG_VERSION"))),
     );
     headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
-    if question.connection == Reuse::New {
+    if config.connection == Reuse::New {
         // The target then closes first, and the ports that wait after a close are its own.
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    if let Some(compression) = question.compression {
+    if let Some(compression) = config.compression {
         let accepted = HeaderValue::from_static(accept(compression));
         headers.insert(header::ACCEPT_ENCODING, accepted);
     }
     let mut own: Vec<&HeaderName> = Vec::new();
-    for (name, value) in &question.headers {
+    for (name, value) in &config.headers {
         // The first of a name replaces what is sent by default, further ones are added.
         if own.contains(&name) {
             headers.append(name, value.clone());

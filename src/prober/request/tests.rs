@@ -7,7 +7,7 @@ fn target(url: &str) -> Target {
     Target::parse(url, "http").unwrap()
 }
 
-fn question() -> HttpProbeConfig {
+fn config() -> HttpProbeConfig {
     HttpProbeConfig {
         method: Method::GET,
         headers: Vec::new(),
@@ -32,7 +32,7 @@ fn follow(
     from: &str,
     status: u16,
     location: &[u8],
-    hop: &RedirectHop,
+    redirect: &RedirectHop,
 ) -> Result<Option<RedirectHop>, ProbeError> {
     let redirects = RedirectConfig {
         max: 3,
@@ -41,7 +41,7 @@ fn follow(
     let mut headers = HeaderMap::new();
     headers.insert(header::LOCATION, HeaderValue::from_bytes(location).unwrap());
     let status = StatusCode::from_u16(status).unwrap();
-    hop.redirected(&target(from), redirects, 0, status, &headers)
+    redirect.redirected(&target(from), redirects, 0, status, &headers)
 }
 
 fn get(url: &str) -> RedirectHop {
@@ -68,15 +68,21 @@ fn where_a_redirect_leads() {
     ] {
         let got = follow(from, 302, location.as_bytes(), &get(from));
         match (got, expected) {
-            (Ok(Some(hop)), Ok(url)) => assert_eq!(hop.target.to_string(), url, "{location}"),
-            (Err(fault), Err(text)) => {
-                assert_eq!(fault.outcome, Outcome::Bad(Reason::Redirect));
+            (Ok(Some(redirect)), Ok(url)) => {
+                assert_eq!(redirect.target.to_string(), url, "{location}");
+            }
+            (Err(probe_error), Err(text)) => {
+                assert_eq!(probe_error.outcome, Outcome::Failure(Reason::Redirect));
                 assert!(
-                    fault.explanation.contains(text),
+                    probe_error.explanation.contains(text),
                     "{location}: {}",
-                    fault.explanation
+                    probe_error.explanation
                 );
-                assert!(!fault.explanation.contains("q=1"), "{}", fault.explanation);
+                assert!(
+                    !probe_error.explanation.contains("q=1"),
+                    "{}",
+                    probe_error.explanation
+                );
             }
             (got, expected) => panic!("{location}: {got:?} in place of {expected:?}"),
         }
@@ -143,20 +149,20 @@ fn credentials_stay_where_they_belong() {
             false,
         ),
     ] {
-        let mut question = question();
-        question.auth = Some(Auth::Bearer(Secret::Value("secret".into())));
-        question.headers = vec![
+        let mut config = config();
+        config.auth = Some(Auth::Bearer(Secret::Value("secret".into())));
+        config.headers = vec![
             (header::COOKIE, HeaderValue::from_static("secret")),
             (header::ACCEPT_LANGUAGE, HeaderValue::from_static("en")),
         ];
-        let requests = RequestBuilder::new(&question);
-        let mut hop = get(from);
+        let requests = RequestBuilder::new(&config);
+        let mut redirect = get(from);
         for location in path {
-            hop = follow(from, 302, location.as_bytes(), &hop)
+            redirect = follow(from, 302, location.as_bytes(), &redirect)
                 .unwrap()
                 .unwrap();
         }
-        let request = requests.request(&hop, false).unwrap();
+        let request = requests.request(&redirect, false).unwrap();
         let headers = request.headers();
         assert_eq!(
             headers.contains_key(header::AUTHORIZATION),
@@ -176,15 +182,15 @@ fn credentials_stay_where_they_belong() {
 #[test]
 fn what_describes_a_body_goes_with_it() {
     let from = "http://a.test/";
-    let mut question = question();
-    question.headers = vec![(
+    let mut config = config();
+    config.headers = vec![(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/json"),
     )];
-    let requests = RequestBuilder::new(&question);
+    let requests = RequestBuilder::new(&config);
     let first = RedirectHop::first(target(from), Method::POST, Bytes::from_static(b"{}"));
-    let with = |hop: &RedirectHop| {
-        let request = requests.request(hop, false).unwrap();
+    let with = |redirect: &RedirectHop| {
+        let request = requests.request(redirect, false).unwrap();
         request.headers().contains_key(header::CONTENT_TYPE)
     };
     assert!(with(&first));
@@ -194,7 +200,7 @@ fn what_describes_a_body_goes_with_it() {
 
 #[test]
 fn a_post_without_a_body_says_so() {
-    let requests = RequestBuilder::new(&question());
+    let requests = RequestBuilder::new(&config());
     for (method, length) in [
         (Method::POST, Some("0")),
         (Method::PUT, Some("0")),
@@ -202,8 +208,8 @@ fn a_post_without_a_body_says_so() {
         (Method::GET, None),
         (Method::DELETE, None),
     ] {
-        let hop = RedirectHop::first(target("http://a.test/"), method.clone(), Bytes::new());
-        let request = requests.request(&hop, false).unwrap();
+        let redirect = RedirectHop::first(target("http://a.test/"), method.clone(), Bytes::new());
+        let request = requests.request(&redirect, false).unwrap();
         let sent = request.headers().get(header::CONTENT_LENGTH);
         assert_eq!(sent.map(|v| v.to_str().unwrap()), length, "{method}");
     }
@@ -230,9 +236,9 @@ fn the_forms_of_a_request() {
             None,
         ),
     ] {
-        let mut question = question();
-        question.proxy = proxied.then(|| target("http://proxy.test:3128"));
-        let request = RequestBuilder::new(&question)
+        let mut config = config();
+        config.proxy = proxied.then(|| target("http://proxy.test:3128"));
+        let request = RequestBuilder::new(&config)
             .request(&get(url), http2)
             .unwrap();
         assert_eq!(request.uri().to_string(), uri, "{url}");
@@ -257,9 +263,12 @@ fn credentials_that_cannot_be_sent_are_our_own_trouble() {
         Secret::File(folder.path().join("gone")),
     ] {
         let credential = Credential::new(Some(&Auth::Bearer(secret)));
-        let fault = credential.value().unwrap_err();
-        assert_eq!(fault.outcome, Outcome::Void(VoidReason::File));
-        assert!(!fault.explanation.contains("secret"), "{fault:?}");
+        let probe_error = credential.value().unwrap_err();
+        assert_eq!(probe_error.outcome, Outcome::Unknown(UnknownReason::File));
+        assert!(
+            !probe_error.explanation.contains("secret"),
+            "{probe_error:?}"
+        );
     }
     // A password is any bytes: what is not UTF-8 is sent as it is.
     let basic = Auth::Basic {

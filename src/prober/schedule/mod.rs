@@ -43,7 +43,7 @@ pub struct Schedule<T> {
     /// `None` only while stopping: the thread ends when its last sender is gone.
     wanted: Option<SyncSender<Vec<ScheduledSlot<T>>>>,
     thread: Option<JoinHandle<()>>,
-    heart: HeartbeatCell,
+    heartbeat_cell: HeartbeatCell,
 }
 
 impl<T: Send + 'static> Schedule<T> {
@@ -60,18 +60,18 @@ impl<T: Send + 'static> Schedule<T> {
         on_due: impl FnMut(DueSlot<'_, T>) + Send + 'static,
     ) -> std::io::Result<Self> {
         let (wanted, commands) = sync_channel(QUEUE);
-        let heart = HeartbeatCell::default();
-        heart.beat(clock());
+        let heartbeat_cell = HeartbeatCell::default();
+        heartbeat_cell.beat(clock());
         let thread = std::thread::Builder::new()
             .name("schedule".to_owned())
             .spawn({
-                let heart = heart.clone();
-                move || keep(clock, on_due, &commands, &heart)
+                let heartbeat_cell = heartbeat_cell.clone();
+                move || keep(clock, on_due, &commands, &heartbeat_cell)
             })?;
         Ok(Self {
             wanted: Some(wanted),
             thread: Some(thread),
-            heart,
+            heartbeat_cell,
         })
     }
 
@@ -85,13 +85,13 @@ impl<T: Send + 'static> Schedule<T> {
     }
 
     /// The state of the thread, without a lock.
-    pub fn pulse(&self) -> Heartbeat {
-        self.heart.pulse()
+    pub fn heartbeat(&self) -> Heartbeat {
+        self.heartbeat_cell.heartbeat()
     }
 
     /// A handle on the pulse alone, for whoever examines soundings elsewhere.
-    pub fn heart(&self) -> HeartbeatCell {
-        self.heart.clone()
+    pub fn heartbeat_cell(&self) -> HeartbeatCell {
+        self.heartbeat_cell.clone()
     }
 
     /// Whether the thread is alive. It ends by itself only when a start panicked.
@@ -123,7 +123,7 @@ pub struct HeartbeatCell(Arc<[AtomicU64; 2]>);
 
 impl HeartbeatCell {
     /// When the thread last woke, and when the last stall ended.
-    pub fn pulse(&self) -> Heartbeat {
+    pub fn heartbeat(&self) -> Heartbeat {
         let [beat, stall_end] = &*self.0;
         // The stall is stored first and read last: who sees the beat that ended a stall also sees the stall.
         let beat = beat.load(Ordering::Acquire);
@@ -149,7 +149,7 @@ fn keep<T>(
     clock: fn() -> Moment,
     mut on_due: impl FnMut(DueSlot<'_, T>),
     commands: &Receiver<Vec<ScheduledSlot<T>>>,
-    heart: &HeartbeatCell,
+    heartbeat_cell: &HeartbeatCell,
 ) {
     // Without it we are up to 50 µs later, no more; so a refusal is not worth a word.
     let _ = rustix::thread::set_current_timer_slack(TIMER_SLACK);
@@ -158,9 +158,9 @@ fn keep<T>(
     loop {
         let now = clock();
         if now.since(planned) >= STALL {
-            heart.stalled_until(now);
+            heartbeat_cell.stalled_until(now);
         }
-        heart.beat(now);
+        heartbeat_cell.beat(now);
         // One `now` for the round, so that it ends however many there are: each is started at most once.
         while let Some(due) = table.pop_due(now) {
             on_due(due);

@@ -48,13 +48,13 @@ impl ClusterEngine {
                 continue;
             };
             let kind = GroupVersionKind::gvk(group, version, &wanted.kind);
-            let Some((plural, _)) = self.hub.resource(&kind).await? else {
+            let Some((plural, _)) = self.cache.resource(&kind).await? else {
                 continue;
             };
             let resource = ApiResource::from_gvk_with_plural(&kind, &plural);
-            let own = self.hub.namespace().as_str();
+            let own = self.cache.namespace().as_str();
             let namespace = wanted.namespace.as_deref().unwrap_or(own);
-            let client = self.hub.client().clone();
+            let client = self.cache.client().clone();
             let api: Api<DynamicObject> = Api::namespaced_with(client, namespace, &resource);
             match ask(api.get_opt(&wanted.name)).await? {
                 Some(live) => found.extend(between(wanted, &live.data)),

@@ -48,7 +48,7 @@ impl ClusterEngine {
         let Some((kind, name)) = parts.first() else {
             return self.record_reference(notice);
         };
-        let tables = self.hub.tables();
+        let tables = self.cache.tables();
         let row = tables
             .workloads()
             .find(|row| row.kind == *kind && row.name == *name);
@@ -56,14 +56,14 @@ impl ClusterEngine {
             api_version: Some("apps/v1".into()),
             kind: Some(kind.as_str().into()),
             name: Some(name.to_string()),
-            namespace: Some(self.hub.namespace().to_string()),
+            namespace: Some(self.cache.namespace().to_string()),
             uid: row.map(|row| row.uid.to_string()),
             ..ObjectReference::default()
         }
     }
 
     fn record_reference(&self, notice: &ReleaseEvent) -> ObjectReference {
-        let kind = if self.hub.driver().plural() == "secrets" {
+        let kind = if self.cache.driver().plural() == "secrets" {
             "Secret"
         } else {
             "ConfigMap"
@@ -75,7 +75,7 @@ impl ClusterEngine {
                 "sh.helm.release.v1.{}.v{}",
                 self.release, notice.revision
             )),
-            namespace: Some(self.hub.namespace().to_string()),
+            namespace: Some(self.cache.namespace().to_string()),
             ..ObjectReference::default()
         }
     }

@@ -56,17 +56,17 @@ async fn by<T>(until: Instant, part: impl Future<Output = Result<T, String>>) ->
 }
 
 impl ClusterEngine {
-    pub(super) async fn witness(
+    pub(super) async fn evidence_collector(
         &self,
-        facts: &ReleaseState,
+        release_state: &ReleaseState,
         bad: Revision,
         serving: Option<Revision>,
     ) -> EvidenceBundle {
         let mut evidence = EvidenceBundle::default();
         let until = Instant::now() + PATIENCE;
         let (pods, events, scalers, records) = tokio::join!(
-            self.look_at_pods(facts, bad, until),
-            by(until, self.events_of(facts)),
+            self.look_at_pods(release_state, bad, until),
+            by(until, self.events_of(release_state)),
             by(until, self.scalers()),
             by(until, self.differences(bad, serving)),
         );
@@ -91,17 +91,17 @@ impl ClusterEngine {
     }
 
     fn pods_api(&self) -> Api<Pod> {
-        Api::namespaced(self.hub.client().clone(), self.hub.namespace().as_str())
+        Api::namespaced(self.cache.client().clone(), self.cache.namespace().as_str())
     }
 
     /// The pods that say most: of the bad revision before others, those in trouble before those that serve.
     async fn look_at_pods(
         &self,
-        facts: &ReleaseState,
+        release_state: &ReleaseState,
         bad: Revision,
         until: Instant,
     ) -> (Vec<PodEvidence>, Vec<LogEvidence>, Vec<String>) {
-        let mut pods: Vec<&crate::release::ReleasePod> = facts.pods.iter().collect();
+        let mut pods: Vec<&crate::release::ReleasePod> = release_state.pods.iter().collect();
         pods.sort_by_key(|pod| {
             (
                 pod.revision != bad,
@@ -215,17 +215,21 @@ impl ClusterEngine {
         words
     }
 
-    async fn events_of(&self, facts: &ReleaseState) -> Result<Vec<EventEvidence>, String> {
+    async fn events_of(&self, release_state: &ReleaseState) -> Result<Vec<EventEvidence>, String> {
         let api: Api<Event> =
-            Api::namespaced(self.hub.client().clone(), self.hub.namespace().as_str());
+            Api::namespaced(self.cache.client().clone(), self.cache.namespace().as_str());
         // Of a busy namespace the others would fill the list.
         let params = ListParams::default().fields("type!=Normal").limit(MAX_READ);
         let events = ask(api.list(&params))
             .await
             .map_err(|why| why.to_string())?;
-        let workloads: Vec<&str> = facts.pods.iter().map(|pod| &*pod.workload).collect();
+        let workloads: Vec<&str> = release_state
+            .pods
+            .iter()
+            .map(|pod| &*pod.workload)
+            .collect();
         let is_own = |name: &str| {
-            facts.pods.iter().any(|pod| *pod.name == *name)
+            release_state.pods.iter().any(|pod| *pod.name == *name)
                 // ReplicaSets and pods that are gone begin with the name of their workload.
                 || workloads.iter().any(|own| name.strip_prefix(own).is_some_and(|rest| rest.is_empty() || rest.starts_with('-')))
         };
@@ -260,7 +264,7 @@ impl ClusterEngine {
 
     fn rollouts(&self) -> Vec<String> {
         let parts = self.parts();
-        let tables = self.hub.tables();
+        let tables = self.cache.tables();
         let own = tables.workloads().filter(|row| {
             parts
                 .iter()
@@ -287,7 +291,7 @@ impl ClusterEngine {
 
     async fn scalers(&self) -> Result<Vec<String>, String> {
         let api: Api<HorizontalPodAutoscaler> =
-            Api::namespaced(self.hub.client().clone(), self.hub.namespace().as_str());
+            Api::namespaced(self.cache.client().clone(), self.cache.namespace().as_str());
         let scalers = ask(api.list(&ListParams::default().limit(MAX_READ))).await;
         let scalers = scalers.map_err(|why| why.to_string())?;
         let parts = self.parts();

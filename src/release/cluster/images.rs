@@ -108,11 +108,11 @@ pub(super) struct ImageHistory(BTreeMap<ContainerKey, Vec<Run>>);
 
 impl ImageHistory {
     /// Takes what pods run now.
-    pub(super) fn note(&mut self, tables: &ObjectCache, facts: &ReleaseState) {
+    pub(super) fn note(&mut self, tables: &ObjectCache, release_state: &ReleaseState) {
         for run in self.0.values_mut().flatten() {
             run.is_live = false;
         }
-        for pod in &facts.pods {
+        for pod in &release_state.pods {
             let Some(row) = tables.pods.get(&pod.name) else {
                 continue;
             };
@@ -126,7 +126,7 @@ impl ImageHistory {
             }
         }
         // A release that was uninstalled counts its revisions anew.
-        if let Some(newest) = facts.newest() {
+        if let Some(newest) = release_state.newest() {
             for runs in self.0.values_mut() {
                 runs.retain(|run| run.revision <= newest.revision);
             }
@@ -570,7 +570,7 @@ mod tests {
     #[test]
     fn revisions_that_are_counted_anew_are_not_compared_with_former_ones() {
         let mut images = images(&[(1, "web:latest", "a"), (7, "web:latest", "b")]);
-        let facts = ReleaseState {
+        let release_state = ReleaseState {
             revisions: vec![crate::core::revision_ledger::StoredRevision {
                 revision: Revision(2),
                 status: crate::core::revision_ledger::RevisionStatus::Deployed,
@@ -582,7 +582,7 @@ mod tests {
             }],
             ..ReleaseState::default()
         };
-        images.note(&ObjectCache::default(), &facts);
+        images.note(&ObjectCache::default(), &release_state);
         let stored = images.to_stored();
         assert_eq!(stored.len(), 1);
         assert_eq!(stored[0].revision, Revision(1));

@@ -18,7 +18,7 @@ pub(super) const FENCE: &str = "leadsman.io/fence";
 pub(super) const ROLLBACK: &str = "leadsman.io/rollback";
 
 /// The tool that leaves this label or annotation.
-pub(super) fn keeper(key: &str) -> Option<&'static str> {
+pub(super) fn gitops_owner(key: &str) -> Option<&'static str> {
     match key {
         "helm.toolkit.fluxcd.io/name" | "kustomize.toolkit.fluxcd.io/name" => Some("Flux"),
         "argocd.argoproj.io/instance" | "argocd.argoproj.io/tracking-id" => Some("Argo CD"),

@@ -125,7 +125,7 @@ struct RecordSummary {
 
 /// The engine for a release in a cluster.
 pub struct ClusterEngine {
-    hub: Arc<NamespaceCache>,
+    cache: Arc<NamespaceCache>,
     release: ReleaseName,
     policy: RollbackPolicy,
     records: Records,
@@ -161,14 +161,14 @@ pub struct ClusterEngine {
 impl ClusterEngine {
     /// For a release in the hub's namespace.
     pub fn new(
-        hub: Arc<NamespaceCache>,
+        cache: Arc<NamespaceCache>,
         release: ReleaseName,
         policy: RollbackPolicy,
     ) -> Arc<Self> {
-        let records = Records::new(hub.client().clone(), hub.namespace(), hub.driver());
-        let recorder = events::recorder(hub.client().clone());
+        let records = Records::new(cache.client().clone(), cache.namespace(), cache.driver());
+        let recorder = events::recorder(cache.client().clone());
         Arc::new(Self {
-            hub,
+            cache,
             release,
             policy,
             records,
@@ -254,7 +254,7 @@ impl ClusterEngine {
     fn note_newest(&self, revision: Option<Revision>) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.map(|(revision, _)| revision) != revision {
-            *seen = revision.map(|revision| (revision, self.hub.now()));
+            *seen = revision.map(|revision| (revision, self.cache.now()));
         }
     }
 
@@ -262,23 +262,23 @@ impl ClusterEngine {
     fn seen_since(&self, revision: Revision) -> Time {
         let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let since = seen.filter(|(newest, _)| *newest == revision);
-        since.map_or_else(|| self.hub.now(), |(_, since)| since)
+        since.map_or_else(|| self.cache.now(), |(_, since)| since)
     }
 
     async fn follow(&self, to: &watch::Sender<ObservedState>) {
         // However it ends, also by a panic: what was last known must not be taken for what is.
         let _ended = EndGuard(to);
-        let mut changes = self.hub.changes();
+        let mut changes = self.cache.changes();
         let mut known: BTreeMap<Revision, CachedRecord> = BTreeMap::new();
         let mut is_told = false;
         let mut first_newest = None;
         let mut newest_row: Option<(Revision, Box<str>)> = None;
-        let mut unchanged_since = self.hub.now();
+        let mut unchanged_since = self.cache.now();
         let mut unread: Option<(tokio::time::Instant, String)> = None;
-        let mut mended = tokio::time::Instant::now();
+        let mut repaired = tokio::time::Instant::now();
         while !to.is_closed() {
             let (rows, trouble, is_unread) = {
-                let tables = self.hub.tables();
+                let tables = self.cache.tables();
                 let rows = release_state::rows(&tables, self.release.as_str());
                 (
                     rows.into_iter().cloned().collect::<Vec<_>>(),
@@ -298,11 +298,11 @@ impl ClusterEngine {
                 let newest = rows.last().map(|row| (row.revision, row.status.clone()));
                 if newest != newest_row {
                     newest_row = newest;
-                    unchanged_since = self.hub.now();
+                    unchanged_since = self.cache.now();
                 }
                 let revision = rows.last().map(|row| row.revision);
                 self.note_newest(revision);
-                let in_case = *first_newest.get_or_insert(revision) != revision
+                let in_candidate = *first_newest.get_or_insert(revision) != revision
                     || self.looks_back.load(Ordering::Relaxed);
                 known.retain(|revision, _| rows.iter().any(|row| row.revision == *revision));
                 let may_read = unread
@@ -310,44 +310,44 @@ impl ClusterEngine {
                     .is_none_or(|(since, _)| since.elapsed() >= READ_AGAIN);
                 if may_read {
                     unread = self
-                        .read_what_is_needed(&rows, in_case, &mut known)
+                        .read_what_is_needed(&rows, in_candidate, &mut known)
                         .await
                         .map(|why| (tokio::time::Instant::now(), why));
                 }
                 self.note_parts(&known);
-                if mended.elapsed() >= Duration::from_secs(1) {
-                    mended = tokio::time::Instant::now();
+                if repaired.elapsed() >= Duration::from_secs(1) {
+                    repaired = tokio::time::Instant::now();
                     if self.policy.permit.holds() && self.fence() > 0 {
                         self.finish_left().await;
-                        self.mend(&rows).await;
+                        self.repair_records(&rows).await;
                         self.unblock(&rows, &known).await;
                     }
                 }
             }
             let trouble = trouble.or_else(|| unread.as_ref().map(|(_, why)| why.clone()));
-            let facts = trouble.is_none().then(|| {
+            let release_state = trouble.is_none().then(|| {
                 let view = ReleaseStateBuilder {
                     release: self.release.as_str(),
                     known: &known,
                     unchanged_since,
                     making: self.made_now(&rows, &known),
-                    now: self.hub.now(),
+                    now: self.cache.now(),
                 };
-                let tables = self.hub.tables();
-                let mut facts = view.facts(&tables);
-                facts.remarks.extend(self.foreseen());
+                let tables = self.cache.tables();
+                let mut release_state = view.release_state(&tables);
+                release_state.remarks.extend(self.foreseen());
                 let images = || self.images.lock().unwrap_or_else(PoisonError::into_inner);
-                images().note(&tables, &facts);
-                facts
+                images().note(&tables, &release_state);
+                release_state
             });
             to.send_if_modified(|observed| {
                 let mut is_new = observed.trouble != trouble;
                 observed.trouble.clone_from(&trouble);
-                observed.failures = self.hub.failures();
-                if let Some(facts) = facts
-                    && (*observed.facts != facts || !is_told)
+                observed.failures = self.cache.failures();
+                if let Some(release_state) = release_state
+                    && (*observed.release_state != release_state || !is_told)
                 {
-                    observed.facts = Arc::new(facts);
+                    observed.release_state = Arc::new(release_state);
                     is_told = true;
                     is_new = true;
                 }
@@ -378,7 +378,7 @@ impl ClusterEngine {
     async fn read_what_is_needed(
         &self,
         rows: &[objects::RecordSummaryRow],
-        in_case: bool,
+        in_candidate: bool,
         known: &mut BTreeMap<Revision, CachedRecord>,
     ) -> Option<String> {
         let newest = rows.last().map(|row| row.revision);
@@ -388,13 +388,13 @@ impl ClusterEngine {
         for (back, row) in rows.iter().rev().enumerate() {
             let wanted = Some(row.revision) == newest
                 || Some(row.revision) == deployed
-                || (in_case && back < READ_BACK);
+                || (in_candidate && back < READ_BACK);
             if !wanted
                 || !needs_reading(row, known.get(&row.revision), Some(row.revision) == newest)
             {
                 continue;
             }
-            let namespace = self.hub.namespace().clone();
+            let namespace = self.cache.namespace().clone();
             let fetched = self
                 .records
                 .fetch_as(&row.object, move |it| RecordSummary::of(&it, &namespace));
@@ -504,28 +504,36 @@ impl Engine for ClusterEngine {
     }
 
     fn preflight(self: Arc<Self>, plan: RollbackPlan) -> EngineFuture<Result<(), RollbackError>> {
-        Box::pin(async move { self.may_be_turned_back(&plan).await })
+        Box::pin(async move { self.may_be_rolled_back(&plan).await })
     }
 
     fn stored(self: Arc<Self>, revision: Revision) -> EngineFuture<Option<StoredRevision>> {
         Box::pin(async move {
             let record = self.record(revision).await.ok()??;
             Some(
-                RecordSummary::of(&record, self.hub.namespace())
+                RecordSummary::of(&record, self.cache.namespace())
                     .map_or_else(|_| told(record.stored()), |read| read.stored),
             )
         })
     }
 
-    fn witness(
+    fn evidence_collector(
         self: Arc<Self>,
-        facts: Arc<ReleaseState>,
+        release_state: Arc<ReleaseState>,
         bad: Revision,
         serving: Option<Revision>,
     ) -> EngineFuture<Option<EvidenceBundle>> {
         Box::pin(async move {
             // Each part of it has a limit, so that what is slow does not cost the rest.
-            Some(Box::pin(ClusterEngine::witness(&self, &facts, bad, serving)).await)
+            Some(
+                Box::pin(ClusterEngine::evidence_collector(
+                    &self,
+                    &release_state,
+                    bad,
+                    serving,
+                ))
+                .await,
+            )
         })
     }
 
@@ -554,7 +562,7 @@ impl Engine for ClusterEngine {
         // Before anything else: what helm makes is ours from its first moment.
         self.set_making(Some((Revision(plan.bad.0 + 1), plan.target)));
         Box::pin(async move {
-            let report = self.turn_back(&plan).await;
+            let report = self.roll_back(&plan).await;
             self.set_making(None);
             report
         })

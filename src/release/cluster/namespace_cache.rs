@@ -258,9 +258,9 @@ impl NamespaceCache {
     }
 
     /// Something was forbidden: what is known of rights is asked for anew.
-    pub(super) fn doubt_rights(&self) {
-        self.own_rights.doubt();
-        self.rights_of_helm.doubt();
+    pub(super) fn self_check_rights(&self) {
+        self.own_rights.self_check();
+        self.rights_of_helm.self_check();
     }
 
     pub(super) fn namespace(&self) -> &Namespace {
@@ -445,7 +445,7 @@ impl NamespaceCache {
                 CacheEvent::Well => tables.troubles.remove(what).is_some(),
                 CacheEvent::Fails(trouble) => {
                     if trouble.is(403) {
-                        self.doubt_rights();
+                        self.self_check_rights();
                     }
                     let now = self.now();
                     *self

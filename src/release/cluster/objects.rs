@@ -394,7 +394,7 @@ pub(super) struct WorkloadSummary {
     /// The controller says that pods cannot be created.
     pub(super) refused: bool,
     /// The tool that keeps it as it is, when one does.
-    pub(super) keeper: Option<&'static str>,
+    pub(super) gitops_owner: Option<&'static str>,
     /// Whether Helm made it, for this release or another one.
     pub(super) of_helm: bool,
     /// Labels of its pods.
@@ -512,7 +512,7 @@ impl WorkloadSummary {
             stops_first: false,
             deadline_exceeded: false,
             refused: false,
-            keeper: keeper_of(meta),
+            gitops_owner: gitops_owner_of(meta),
             labels: BTreeMap::new(),
             of_helm: meta
                 .annotations
@@ -631,7 +631,7 @@ fn is_observed(meta: &ObjectMeta, observed: Option<i64>) -> bool {
 }
 
 /// The tool that would undo what we do, by the marks that Flux and Argo CD leave on what they manage.
-fn keeper_of(meta: &ObjectMeta) -> Option<&'static str> {
+fn gitops_owner_of(meta: &ObjectMeta) -> Option<&'static str> {
     let labels = meta.labels.iter().flatten();
     let annotations = meta.annotations.iter().flatten();
     let managers = meta.managed_fields.iter().flatten();
@@ -643,7 +643,7 @@ fn keeper_of(meta: &ObjectMeta) -> Option<&'static str> {
     }
     labels
         .chain(annotations)
-        .find_map(|(key, _)| labels::keeper(key))
+        .find_map(|(key, _)| labels::gitops_owner(key))
 }
 
 fn owner_of(meta: &ObjectMeta) -> Box<str> {

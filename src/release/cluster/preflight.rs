@@ -40,18 +40,18 @@ const MAX_RETURNING: usize = 50;
 const MAX_FORESEEN: usize = 12;
 
 impl ClusterEngine {
-    pub(super) async fn may_be_turned_back(
+    pub(super) async fn may_be_rolled_back(
         &self,
         plan: &RollbackPlan,
     ) -> Result<(), RollbackError> {
         let looked = self.wait_until_clear(plan).await;
-        if plan.is_rehearsal {
+        if plan.is_dry_run {
             let is_lacking = looked.as_ref().is_err_and(|why| why.reason() == "rights");
             let now = (plan.bad, plan.target, looked.is_ok());
             let before = self.looked().replace(now);
             if is_lacking && before.is_none_or(|(_, _, was_well)| was_well) {
                 // What other releases of the namespace were told may be over as well.
-                self.hub.doubt_rights();
+                self.cache.self_check_rights();
             }
         }
         looked
@@ -60,9 +60,9 @@ impl ClusterEngine {
     /// Who asks for rights: in the minutely look of what was well a minute ago, answers may be minutes old.
     fn asker(&self, plan: &RollbackPlan) -> Asker {
         let is_as_before = *self.looked() == Some((plan.bad, plan.target, true));
-        match (plan.is_rehearsal, is_as_before) {
+        match (plan.is_dry_run, is_as_before) {
             (true, true) => Asker::Rest,
-            (true, false) => Asker::Rehearsal,
+            (true, false) => Asker::DryRun,
             (false, _) => Asker::Rollback,
         }
     }
@@ -84,19 +84,19 @@ impl ClusterEngine {
                     ));
                 }
                 // A rehearsal asks what would be in the way, not how long.
-                Ok(Some(_)) if plan.is_rehearsal => return Ok(()),
+                Ok(Some(_)) if plan.is_dry_run => return Ok(()),
                 Ok(Some(why)) => {
                     tracing::info!(release = %self.release, "The rollback waits: {why}");
                 }
-                Err(PreflightError::Is(refusal)) => return Err(refusal),
+                Err(PreflightError::Is(rollback_error)) => return Err(rollback_error),
                 Err(PreflightError::Trouble(trouble))
-                    if self.may_pass(&trouble) && !plan.is_rehearsal && began.elapsed() <= WAIT =>
+                    if self.may_pass(&trouble) && !plan.is_dry_run && began.elapsed() <= WAIT =>
                 {
                     tracing::warn!(release = %self.release, %trouble, "The rollback waits for the API server");
                 }
                 Err(PreflightError::Trouble(trouble)) => {
                     if trouble.is(403) {
-                        self.hub.doubt_rights();
+                        self.cache.self_check_rights();
                     }
                     return Err(RollbackError::Storage(self.with_command(plan, &trouble)));
                 }
@@ -164,7 +164,7 @@ impl ClusterEngine {
                     RollbackError::prevented("pending", self.with_command(plan, &why)).into(),
                 );
             }
-            let since = self.hub.now().since(self.seen_since(plan.bad));
+            let since = self.cache.now().since(self.seen_since(plan.bad));
             if since < PENDING_FOR {
                 return Ok(Some(format!(
                     "revision {} is {status} for {} s only",
@@ -178,7 +178,7 @@ impl ClusterEngine {
         }
         let allowed = CheckPermissions {
             migrations: self.policy.may.after_migrations,
-            keeper: self.policy.may.against_gitops,
+            gitops_owner: self.policy.may.against_gitops,
             kinds: &self.policy.may.delete,
             no_migrations: &self.policy.may.no_migrations,
             gone: &[],
@@ -191,71 +191,71 @@ impl ClusterEngine {
             ..allowed
         };
         let (objects, found) = checks::look(&bad, &target, &scoped.scope, &allowed);
-        let mut obstacles = scoped.obstacles.clone();
-        obstacles.extend(
+        let mut failures = scoped.failures.clone();
+        failures.extend(
             found
                 .into_iter()
-                .filter(|one| !scoped.obstacles.contains(one)),
+                .filter(|one| !scoped.failures.contains(one)),
         );
         if newest.denied {
-            obstacles.insert(0, checks::denied_by("the record's label"));
+            failures.insert(0, checks::denied_by("the record's label"));
         }
         let mut moved = images::Moved::default();
-        if !plan.is_rehearsal || plan.bad != plan.target {
+        if !plan.is_dry_run || plan.bad != plan.target {
             let images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
             moved = images.moved(plan.bad, [&bad, &target]);
         }
-        obstacles.extend(moved.refused);
+        failures.extend(moved.refused);
         if !self.policy.may.against_gitops
-            && let Some(keeper) = self.keeper(&objects)
+            && let Some(gitops_owner) = self.gitops_owner(&objects)
         {
-            obstacles.push(checks::keeper_obstacle(keeper));
+            failures.push(checks::gitops_failure(gitops_owner));
         }
-        if obstacles.is_empty() {
+        if failures.is_empty() {
             let changed = scoped.without_left_alone(&objects, &self.policy.may);
-            obstacles.extend(self.rights(&changed, &target, self.asker(plan)).await?);
-            if obstacles.is_empty() && version.major == 3 {
+            failures.extend(self.rights(&changed, &target, self.asker(plan)).await?);
+            if failures.is_empty() && version.major == 3 {
                 let returning = checks::returning(&bad, &target, &scoped.scope);
-                obstacles.extend(self.unknown_to_helm(&bad, returning).await?);
+                failures.extend(self.unknown_to_helm(&bad, returning).await?);
             }
-            if obstacles.is_empty() {
+            if failures.is_empty() {
                 let tried = self
                     .try_beforehand(plan, [&bad, &target], &scoped, version)
                     .await?;
-                obstacles.extend(tried.obstacles);
-                if let Some(why) = tried.away.filter(|_| obstacles.is_empty()) {
-                    if !plan.is_rehearsal {
+                failures.extend(tried.failures);
+                if let Some(why) = tried.away.filter(|_| failures.is_empty()) {
+                    if !plan.is_dry_run {
                         return Ok(Some(why));
                     }
-                    obstacles.push(PreflightFailure {
+                    failures.push(PreflightFailure {
                         reason: "webhook_away",
                         text: why,
                     });
                 }
             }
-            if !obstacles.is_empty() && self.hub.is_unsteady() {
+            if !failures.is_empty() && self.cache.is_unsteady() {
                 return Ok(Some(
                     "the API server has just come back and does not know all rights yet".into(),
                 ));
             }
         }
         let kept = self.kept_replicas(&bad, &target, &scoped.scope).await?;
-        let namespace = self.hub.namespace().as_str();
+        let namespace = self.cache.namespace().as_str();
         let about = About {
             plan,
-            begins: !plan.is_rehearsal && obstacles.is_empty(),
+            begins: !plan.is_dry_run && failures.is_empty(),
         };
         let records = [&bad, &target];
         let mut known = foreseen(about, records, (&scoped.scope, namespace), &kept);
         known.extend(moved.remarks);
         self.foresee(about, known);
-        if plan.is_rehearsal {
+        if plan.is_dry_run {
             self.say_what_evidence_lacks(self.asker(plan)).await?;
         }
-        let Some(first) = obstacles.first() else {
+        let Some(first) = failures.first() else {
             return Ok(None);
         };
-        let texts: Vec<&str> = obstacles.iter().map(|one| one.text.as_str()).collect();
+        let texts: Vec<&str> = failures.iter().map(|one| one.text.as_str()).collect();
         let text = self.with_command(plan, &texts.join("; "));
         Err(RollbackError::prevented(first.reason, text).into())
     }
@@ -272,8 +272,8 @@ impl ClusterEngine {
 
     /// Says when rights are missing without which a rollback goes on, and people learn less of why.
     async fn say_what_evidence_lacks(&self, asker: Asker) -> Result<(), ApiError> {
-        let needed = RbacRights::to_collect(self.hub.namespace().as_str());
-        let missing = self.hub.missing(&needed, asker).await?.join(", ");
+        let needed = RbacRights::to_collect(self.cache.namespace().as_str());
+        let missing = self.cache.missing(&needed, asker).await?.join(", ");
         let mut known = self.lacking.lock().unwrap_or_else(PoisonError::into_inner);
         if !missing.is_empty() && *known != missing {
             tracing::warn!(
@@ -294,7 +294,7 @@ impl ClusterEngine {
     ) -> Result<Option<PreflightFailure>, ApiError> {
         let mut found = Vec::new();
         for object in returning.into_iter().take(MAX_RETURNING) {
-            let client = self.hub.acting()?.clone();
+            let client = self.cache.acting()?.clone();
             let Some(api) = self.api_of(client, &object).await? else {
                 continue;
             };
@@ -316,7 +316,7 @@ impl ClusterEngine {
     async fn gone(&self, objects: Vec<ManifestObject>) -> Result<Vec<ManifestObject>, ApiError> {
         let mut gone = Vec::new();
         for object in objects.into_iter().take(MAX_RETURNING) {
-            let client = self.hub.acting()?.clone();
+            let client = self.cache.acting()?.clone();
             let Some(api) = self.api_of(client, &object).await? else {
                 continue;
             };
@@ -341,11 +341,11 @@ impl ClusterEngine {
             return Ok(None);
         };
         let kind = GroupVersionKind::gvk(group, version, &object.kind);
-        let Some((plural, is_namespaced)) = self.hub.resource(&kind).await? else {
+        let Some((plural, is_namespaced)) = self.cache.resource(&kind).await? else {
             return Ok(None);
         };
         let resource = ApiResource::from_gvk_with_plural(&kind, &plural);
-        let own = self.hub.namespace().as_str();
+        let own = self.cache.namespace().as_str();
         Ok(Some(if is_namespaced {
             let namespace = object.namespace.as_deref().unwrap_or(own);
             Api::namespaced_with(client, namespace, &resource)
@@ -355,8 +355,8 @@ impl ClusterEngine {
     }
 
     /// The tool that keeps a workload of the release, by what is in the cluster.
-    fn keeper(&self, objects: &[ManifestObject]) -> Option<&'static str> {
-        let tables = self.hub.tables();
+    fn gitops_owner(&self, objects: &[ManifestObject]) -> Option<&'static str> {
+        let tables = self.cache.tables();
         let own = |kind: &str, name: &str| {
             objects
                 .iter()
@@ -365,7 +365,7 @@ impl ClusterEngine {
         let mut keepers = tables
             .workloads()
             .filter(|row| own(row.kind.as_str(), &row.name));
-        keepers.find_map(|row| row.keeper)
+        keepers.find_map(|row| row.gitops_owner)
     }
 
     /// What helm, or Leadsman beside it, would have to be allowed, and is not.
@@ -376,25 +376,25 @@ impl ClusterEngine {
         asker: Asker,
     ) -> Result<Vec<PreflightFailure>, ApiError> {
         let hooks = rbac::rollback_hooks(target);
-        let (namespace, driver) = (self.hub.namespace().as_str(), self.hub.driver());
-        let (mut of_helm, unknown) = rbac::to_change(&self.hub, objects, &hooks).await?;
+        let (namespace, driver) = (self.cache.namespace().as_str(), self.cache.driver());
+        let (mut of_helm, unknown) = rbac::to_change(&self.cache, objects, &hooks).await?;
         of_helm.extend(RbacRights::to_record(namespace, driver));
-        let mut own = RbacRights::to_amend(namespace, driver);
+        let mut own = RbacRights::to_patch_record(namespace, driver);
         let has_ordered = objects.iter().any(|object| object.kind == "StatefulSet");
         if has_ordered && self.policy.may.unblock_statefulsets {
             own.add(namespace, "", "pods", &["delete"]);
         }
-        let mut obstacles = Vec::new();
+        let mut failures = Vec::new();
         if !unknown.is_empty() {
             let unknown: Vec<String> = unknown.into_iter().collect();
-            obstacles.push(PreflightFailure {
+            failures.push(PreflightFailure {
                 reason: "unknown_kind",
                 text: format!("the cluster does not have {}", unknown.join(", ")),
             });
         }
-        let mut missing = self.hub.missing(&own, asker).await?;
-        let of_helm = self.hub.missing_of_helm(&of_helm, asker).await;
-        match (of_helm, self.hub.impersonated()) {
+        let mut missing = self.cache.missing(&own, asker).await?;
+        let of_helm = self.cache.missing_of_helm(&of_helm, asker).await;
+        match (of_helm, self.cache.impersonated()) {
             (Ok(of_helm), None) => missing.extend(of_helm),
             (Ok(of_helm), Some(account)) => {
                 missing.extend(
@@ -412,7 +412,7 @@ impl ClusterEngine {
         missing.sort();
         missing.dedup();
         if !missing.is_empty() {
-            obstacles.push(PreflightFailure {
+            failures.push(PreflightFailure {
                 reason: "rights",
                 text: format!(
                     "rights are missing: {}; `leadsman rbac` prints what is needed",
@@ -420,7 +420,7 @@ impl ClusterEngine {
                 ),
             });
         }
-        Ok(obstacles)
+        Ok(failures)
     }
 }
 
@@ -467,8 +467,8 @@ pub(super) enum PreflightError {
 }
 
 impl From<RollbackError> for PreflightError {
-    fn from(refusal: RollbackError) -> Self {
-        Self::Is(refusal)
+    fn from(rollback_error: RollbackError) -> Self {
+        Self::Is(rollback_error)
     }
 }
 
@@ -490,7 +490,7 @@ mod tests {
             target: Revision(4),
             digest: ContentDigest("4444".into()),
             reason: String::new(),
-            is_rehearsal: false,
+            is_dry_run: false,
             fence: 1,
         }
     }

@@ -76,7 +76,7 @@ impl RbacRights {
     }
 
     /// What following releases in a namespace takes, and what is collected as evidence.
-    pub fn to_watch(namespace: &str, driver: HelmDriver) -> Self {
+    pub fn to_analyze(namespace: &str, driver: HelmDriver) -> Self {
         let mut rights = Self::default();
         rights.add(namespace, "", driver.plural(), &WATCH);
         rights.add(namespace, "", "pods", &WATCH);
@@ -115,7 +115,7 @@ impl RbacRights {
     }
 
     /// What putting records right takes that helm made.
-    pub(super) fn to_amend(namespace: &str, driver: HelmDriver) -> Self {
+    pub(super) fn to_patch_record(namespace: &str, driver: HelmDriver) -> Self {
         let mut rights = Self::default();
         rights.add(namespace, "", driver.plural(), &["get", "list", "update"]);
         rights
@@ -247,11 +247,11 @@ impl fmt::Display for RightScope {
 
 /// What changing these objects and running these hooks takes, and the kinds that the cluster does not have.
 pub(super) async fn to_change(
-    hub: &NamespaceCache,
+    cache: &NamespaceCache,
     objects: &[ManifestObject],
     hooks: &[ManifestObject],
 ) -> Result<(RbacRights, BTreeSet<String>), ApiError> {
-    let own = hub.namespace().as_str();
+    let own = cache.namespace().as_str();
     let mut rights = RbacRights::default();
     let mut unknown = BTreeSet::new();
     let all = objects.iter().map(|object| (object, &OF_OBJECTS[..]));
@@ -263,7 +263,7 @@ pub(super) async fn to_change(
             continue;
         };
         let kind = GroupVersionKind::gvk(group, version, &object.kind);
-        let Some((plural, is_namespaced)) = hub.resource(&kind).await? else {
+        let Some((plural, is_namespaced)) = cache.resource(&kind).await? else {
             unknown.insert(format!("{} {}", object.api_version, object.kind));
             continue;
         };
@@ -303,34 +303,37 @@ pub struct RequiredRights {
 /// # Errors
 /// When the cluster cannot be asked, or the release has no revision that can be read.
 pub async fn needed(
-    hub: &NamespaceCache,
+    cache: &NamespaceCache,
     release: &ReleaseConfig,
     impersonate: Option<&str>,
 ) -> Result<RequiredRights, String> {
-    let (namespace, driver) = (release.namespace.as_str(), hub.driver());
+    let (namespace, driver) = (release.namespace.as_str(), cache.driver());
     let mut needed = RequiredRights {
-        own: RbacRights::to_watch(namespace, driver),
+        own: RbacRights::to_analyze(namespace, driver),
         ..RequiredRights::default()
     };
-    if release.guard.mode != Mode::Enforce {
+    if release.controller.mode != Mode::Enforce {
         return Ok(needed);
     }
     needed.helm = RbacRights::to_record(namespace, driver);
     if let Some(account) = impersonate {
-        needed.own.extend(RbacRights::to_amend(namespace, driver));
+        needed
+            .own
+            .extend(RbacRights::to_patch_record(namespace, driver));
         needed
             .own
             .extend(RbacRights::to_impersonate(namespace, account));
     }
     let said = |trouble: ApiError| trouble.to_string();
-    let (mut objects, mut hooks) = stored(hub, release, &mut needed.left_out).await?;
-    if release.guard.may.unblock_statefulsets && objects.iter().any(|one| one.kind == "StatefulSet")
+    let (mut objects, mut hooks) = stored(cache, release, &mut needed.left_out).await?;
+    if release.controller.may.unblock_statefulsets
+        && objects.iter().any(|one| one.kind == "StatefulSet")
     {
         needed.own.add(namespace, "", "pods", &["delete"]);
     }
-    let scope = ApiScope::of(hub, objects.iter().chain(&hooks)).await;
+    let scope = ApiScope::of(cache, objects.iter().chain(&hooks)).await;
     let scope = scope.map_err(said)?;
-    let may = &release.guard.may;
+    let may = &release.controller.may;
     let mut warned = BTreeSet::new();
     let mut is_allowed = |object: &ManifestObject| {
         let warning = scope.warning(object, may);
@@ -358,18 +361,18 @@ pub async fn needed(
         ))
     });
     // Kinds that the cluster no longer has cannot be given rights to.
-    let (to_change, _) = to_change(hub, &objects, &hooks).await.map_err(said)?;
+    let (to_change, _) = to_change(cache, &objects, &hooks).await.map_err(said)?;
     needed.helm.extend(to_change);
     Ok(needed)
 }
 
 /// The objects of the stored revisions, and those of their hooks of a rollback.
 async fn stored(
-    hub: &NamespaceCache,
+    cache: &NamespaceCache,
     release: &ReleaseConfig,
     left_out: &mut Vec<String>,
 ) -> Result<(Vec<ManifestObject>, Vec<ManifestObject>), String> {
-    let records = Records::new(hub.client().clone(), &release.namespace, hub.driver());
+    let records = Records::new(cache.client().clone(), &release.namespace, cache.driver());
     let said = |trouble: ApiError| trouble.to_string();
     let rows = records.list(&release.name).await.map_err(said)?;
     let mut objects = Vec::new();
@@ -426,7 +429,7 @@ mod tests {
 
     #[test]
     fn a_role_holds_each_right_once_and_the_account_that_has_it() {
-        let mut rights = RbacRights::to_watch("shop", HelmDriver::Secret);
+        let mut rights = RbacRights::to_analyze("shop", HelmDriver::Secret);
         rights.extend(RbacRights::to_record("shop", HelmDriver::Secret));
         rights.add("", "storage.k8s.io", "storageclasses", &["get"]);
         let text = rights.manifest("leadsman", "lead", "ops");

@@ -53,11 +53,11 @@ impl ClusterEngine {
     }
 
     fn remedy(&self) -> impl Fn(&str) -> String {
-        let kind = match self.hub.driver() {
+        let kind = match self.cache.driver() {
             super::HelmDriver::Secret => "secret",
             super::HelmDriver::ConfigMap => "configmap",
         };
-        let namespace = self.hub.namespace().clone();
+        let namespace = self.cache.namespace().clone();
         move |object| format!("kubectl delete {kind} {object} --namespace {namespace}")
     }
 }

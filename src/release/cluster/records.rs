@@ -236,7 +236,7 @@ impl Records {
     ///
     /// # Errors
     /// Also when another has changed it in between (409), or when we may not any more.
-    pub(super) async fn amend(
+    pub(super) async fn patch_record(
         &self,
         row: &RecordSummaryRow,
         change: &RecordChange,

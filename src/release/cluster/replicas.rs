@@ -146,7 +146,7 @@ impl ClusterEngine {
             Err(trouble) if trouble.is(403) || trouble.is(404) => Vec::new(),
             found => found?,
         };
-        let tables = self.hub.tables();
+        let tables = self.cache.tables();
         let live = |object: &ManifestObject| {
             let mut rows = tables.workloads();
             let row = rows.find(|row| row.kind.as_str() == object.kind && *row.name == object.name);
@@ -156,9 +156,9 @@ impl ClusterEngine {
     }
 
     async fn autoscalers(&self) -> Result<Vec<Scaler>, ApiError> {
-        let client = self.hub.client().clone();
+        let client = self.cache.client().clone();
         let api: Api<HorizontalPodAutoscaler> =
-            Api::namespaced(client, self.hub.namespace().as_str());
+            Api::namespaced(client, self.cache.namespace().as_str());
         let found = ask(api.list(&ListParams::default().limit(MAX_SCALERS))).await?;
         let scalers = found.items.into_iter().filter_map(|scaler| {
             let aim = scaler.spec?.scale_target_ref;

@@ -19,7 +19,7 @@ pub(super) struct ScopeCheck {
     pub(super) scope: ApiScope,
     contents: Contents,
     /// What the rollback would change, and may not.
-    pub(super) obstacles: Vec<PreflightFailure>,
+    pub(super) failures: Vec<PreflightFailure>,
 }
 
 impl ScopeCheck {
@@ -66,11 +66,11 @@ impl ClusterEngine {
         bad: &HelmRecord,
         target: &HelmRecord,
     ) -> Result<ScopeCheck, ApiError> {
-        let (contents, mut obstacles) = Contents::of(bad, target);
-        let scope = ApiScope::of(&self.hub, contents.all()).await?;
-        let own = self.hub.namespace().as_str();
-        obstacles.extend(scope.refusals(&contents, &self.policy.may));
-        obstacles.extend(
+        let (contents, mut failures) = Contents::of(bad, target);
+        let scope = ApiScope::of(&self.cache, contents.all()).await?;
+        let own = self.cache.namespace().as_str();
+        failures.extend(scope.refusals(&contents, &self.policy.may));
+        failures.extend(
             [bad, target]
                 .iter()
                 .filter_map(|record| of_another_namespace(record, own)),
@@ -78,7 +78,7 @@ impl ClusterEngine {
         Ok(ScopeCheck {
             scope,
             contents,
-            obstacles,
+            failures,
         })
     }
 
@@ -99,9 +99,9 @@ impl ClusterEngine {
             RollbackError::prevented("unreadable", self.with_command(plan, &why))
         })?;
         let scoped = self.scoped(&bad, &target).await?;
-        if let Some(first) = scoped.obstacles.first() {
+        if let Some(first) = scoped.failures.first() {
             let texts: Vec<&str> = scoped
-                .obstacles
+                .failures
                 .iter()
                 .map(|one| one.text.as_str())
                 .collect();
@@ -109,10 +109,10 @@ impl ClusterEngine {
             return Err(RollbackError::prevented(first.reason, text).into());
         }
         let policy = &self.policy;
-        let mut reach = scoped.reach(self.hub.namespace().as_str(), &policy.may);
+        let mut reach = scoped.reach(self.cache.namespace().as_str(), &policy.may);
         let kept = self.kept_replicas(&bad, &target, &scoped.scope).await?;
         reach.keeps_pods = kept.into_iter().map(|one| one.path).collect();
-        let client = self.hub.acting()?.clone();
+        let client = self.cache.acting()?.clone();
         let proxy = HelmProxy::new(client, reach, policy).await;
         let proxy = proxy.map_err(|error| {
             let why = format!(

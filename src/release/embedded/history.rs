@@ -37,7 +37,8 @@ pub struct EmbeddedRecord {
     pub contents: serde_json::Value,
     /// The revision that was turned back, if Leadsman made this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub turned_back: Option<Revision>,
+    #[serde(rename = "turned_back")]
+    pub rolled_back: Option<Revision>,
     /// Why, if so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -89,7 +90,8 @@ pub struct EmbeddedPods {
     /// Where the Service answers, as `127.0.0.1:8080`.
     pub service: Option<std::net::SocketAddr>,
     /// The revision whose rollout is complete.
-    pub settled: Option<Revision>,
+    #[serde(rename = "settled")]
+    pub complete: Option<Revision>,
     /// All pods.
     pub pods: Vec<ReleasePod>,
     /// What is known of the rollout of the workloads; empty where nothing is.
@@ -169,13 +171,13 @@ impl EmbeddedHistory {
     ///
     /// # Errors
     /// When a file cannot be read.
-    pub fn facts(&self) -> io::Result<ReleaseState> {
+    pub fn release_state(&self) -> io::Result<ReleaseState> {
         let records = self.records()?;
         let cluster = self.cluster()?;
         let newest = records.last();
         let is_deployed = newest.is_some_and(|record| record.status == RevisionStatus::Deployed);
-        let rolls = newest.map(|record| record.revision) != cluster.settled;
-        let ours = |record: &&EmbeddedRecord| record.turned_back.is_some();
+        let rolls = newest.map(|record| record.revision) != cluster.complete;
+        let ours = |record: &&EmbeddedRecord| record.rolled_back.is_some();
         let mut revisions = Vec::with_capacity(records.len());
         let mut workloads = Vec::with_capacity(records.len());
         for record in &records {
@@ -191,7 +193,7 @@ impl EmbeddedHistory {
                 .filter(ours)
                 .map(|record| record.revision)
                 .collect(),
-            settled: cluster.settled,
+            complete: cluster.complete,
             workload_states: cluster.workloads,
             // Where nobody runs pods there is nothing to wait for.
             applied: is_deployed && (!rolls || cluster.pods.is_empty()),
@@ -224,7 +226,7 @@ impl EmbeddedHistory {
             status,
             description: description.into(),
             contents,
-            turned_back: None,
+            rolled_back: None,
             reason: None,
         };
         self.create(&record)?;

@@ -78,11 +78,11 @@ impl EmbeddedEngine {
         Ok(())
     }
 
-    fn turn_back(&self, plan: &RollbackPlan) -> Result<RollbackReport, RollbackError> {
+    fn roll_back(&self, plan: &RollbackPlan) -> Result<RollbackReport, RollbackError> {
         let history = self.history();
         let records = history.records().map_err(|error| self.storage(&error))?;
         let left_behind = records.last().filter(|newest| {
-            newest.turned_back == Some(plan.bad) && newest.description == described(plan)
+            newest.rolled_back == Some(plan.bad) && newest.description == described(plan)
         });
         let (record, finished) = if let Some(record) = left_behind {
             // Also where it says that it is deployed: whoever was killed may not have come to the others.
@@ -116,7 +116,7 @@ impl EmbeddedEngine {
             status: RevisionStatus::PendingRollback,
             description: described(plan),
             contents,
-            turned_back: Some(plan.bad),
+            rolled_back: Some(plan.bad),
             reason: Some(plan.reason.clone()),
         };
         match history.create(&record) {
@@ -152,14 +152,16 @@ impl Engine for EmbeddedEngine {
         Box::pin(async move {
             while !to.is_closed() {
                 let this = Arc::clone(&self);
-                let read = tokio::task::spawn_blocking(move || this.history().facts()).await;
+                let read =
+                    tokio::task::spawn_blocking(move || this.history().release_state()).await;
                 let read = read.unwrap_or_else(|error| Err(io::Error::other(error)));
                 to.send_if_modified(|observed| match read {
-                    Ok(facts) => {
-                        let is_new = *observed.facts != facts || observed.trouble.is_some();
+                    Ok(release_state) => {
+                        let is_new =
+                            *observed.release_state != release_state || observed.trouble.is_some();
                         if is_new {
                             *observed = ObservedState {
-                                facts: Arc::new(facts),
+                                release_state: Arc::new(release_state),
                                 trouble: None,
                                 failures: 0,
                             };
@@ -184,10 +186,13 @@ impl Engine for EmbeddedEngine {
 
     fn stored(self: Arc<Self>, revision: Revision) -> EngineFuture<Option<StoredRevision>> {
         Box::pin(async move {
-            let read =
-                blocking(move || self.history().facts().map_err(|error| self.storage(&error)));
-            let facts = read.await.ok()?;
-            facts
+            let read = blocking(move || {
+                self.history()
+                    .release_state()
+                    .map_err(|error| self.storage(&error))
+            });
+            let release_state = read.await.ok()?;
+            release_state
                 .revisions
                 .into_iter()
                 .find(|record| record.revision == revision)
@@ -198,7 +203,7 @@ impl Engine for EmbeddedEngine {
         self: Arc<Self>,
         plan: RollbackPlan,
     ) -> EngineFuture<Result<RollbackReport, RollbackError>> {
-        Box::pin(async move { blocking(move || self.turn_back(&plan)).await })
+        Box::pin(async move { blocking(move || self.roll_back(&plan)).await })
     }
 }
 

@@ -34,12 +34,12 @@ impl Release {
     }
 
     fn plan(&self) -> RollbackPlan {
-        let facts = self.history().facts().unwrap();
-        let newest = facts.newest().unwrap().revision;
+        let release_state = self.history().release_state().unwrap();
+        let newest = release_state.newest().unwrap().revision;
         let before = Some(Revision(newest.0 - 1));
         plan(
             newest,
-            &facts,
+            &release_state,
             &RevisionLedger::default(),
             before,
             "hard_down_all",
@@ -81,7 +81,10 @@ async fn a_rollback_makes_a_new_revision_with_the_contents_of_the_target() {
             (4, RevisionStatus::Deployed)
         ]
     );
-    assert_eq!(release.history().facts().unwrap().ours, [Revision(4)]);
+    assert_eq!(
+        release.history().release_state().unwrap().ours,
+        [Revision(4)]
+    );
 }
 
 #[tokio::test]
@@ -167,7 +170,7 @@ async fn somebody_elses_pending_operation_is_not_disturbed() {
         digest: release.history().records().unwrap()[0].digest(),
         reason: String::new(),
         fence: 1,
-        is_rehearsal: false,
+        is_dry_run: false,
     };
     let refused = release.engine().preflight(plan).await.unwrap_err();
     assert!(
@@ -191,7 +194,7 @@ async fn a_record_that_lies_or_is_damaged_is_trouble_and_not_a_fact() {
         (vec![b' '; 2 * 1024 * 1024], "larger than"),
     ] {
         std::fs::write(&path, content).unwrap();
-        let error = release.history().facts().unwrap_err().to_string();
+        let error = release.history().release_state().unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }
 }
@@ -199,19 +202,33 @@ async fn a_record_that_lies_or_is_damaged_is_trouble_and_not_a_fact() {
 #[tokio::test(start_paused = true)]
 async fn followers_learn_of_a_new_revision_and_of_trouble() {
     let release = Release::with(1);
-    let (to, mut facts) = watch::channel(ObservedState::default());
+    let (to, mut release_state) = watch::channel(ObservedState::default());
     let following = tokio::spawn(release.engine().follow(to));
-    facts.changed().await.unwrap();
-    assert_eq!(facts.borrow_and_update().facts.revisions.len(), 1);
+    release_state.changed().await.unwrap();
+    assert_eq!(
+        release_state
+            .borrow_and_update()
+            .release_state
+            .revisions
+            .len(),
+        1
+    );
     release.history().upgrade(json!({})).unwrap();
-    facts.changed().await.unwrap();
-    assert_eq!(facts.borrow_and_update().facts.revisions.len(), 2);
+    release_state.changed().await.unwrap();
+    assert_eq!(
+        release_state
+            .borrow_and_update()
+            .release_state
+            .revisions
+            .len(),
+        2
+    );
     std::fs::write(release.folder.path().join("v3.json"), "{").unwrap();
-    facts.changed().await.unwrap();
-    let observed = facts.borrow_and_update().clone();
+    release_state.changed().await.unwrap();
+    let observed = release_state.borrow_and_update().clone();
     assert!(observed.trouble.unwrap().contains("v3.json"));
-    assert_eq!(observed.facts.revisions.len(), 2);
-    drop(facts);
+    assert_eq!(observed.release_state.revisions.len(), 2);
+    drop(release_state);
     following.await.unwrap();
 }
 

@@ -317,13 +317,13 @@ impl ConfigMaps {
             return Err(io::Error::other(format!("the ConfigMap {name} is gone")));
         };
         for number in 1..=MAX_ASIDE {
-            let aside = match number {
+            let excluded = match number {
                 1 => format!("{name}.aside"),
                 _ => format!("{name}.aside-{number}"),
             };
             let copy = ConfigMap {
                 metadata: ObjectMeta {
-                    name: Some(aside.clone()),
+                    name: Some(excluded.clone()),
                     labels: map.metadata.labels.clone(),
                     annotations: Some(BTreeMap::from([(FENCE.to_owned(), fence.to_string())])),
                     ..ObjectMeta::default()
@@ -333,14 +333,14 @@ impl ConfigMaps {
                 ..ConfigMap::default()
             };
             match self.create(&copy, permit) {
-                Ok(_) => return Ok(aside),
+                Ok(_) => return Ok(excluded),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                     // The same may have been set aside by one that was killed before it wrote a state of its own.
-                    let there = self.wait(self.api.get_opt(&aside))?;
+                    let there = self.wait(self.api.get_opt(&excluded))?;
                     if there.is_some_and(|there| {
                         there.binary_data == map.binary_data && there.data == map.data
                     }) {
-                        return Ok(aside);
+                        return Ok(excluded);
                     }
                 }
                 Err(error) => return Err(error),

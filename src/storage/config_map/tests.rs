@@ -358,18 +358,18 @@ async fn what_cannot_be_used_is_kept_each_time_and_never_written_over() {
     };
     for number in 1..=MAX_ASIDE {
         let spoilt = spoil(&format!("of a newer one, {number}"));
-        let aside = match number {
+        let excluded = match number {
             1 => format!("{MAP}.aside"),
             _ => format!("{MAP}.aside-{number}"),
         };
         // Twice, as when it is killed before it writes a state of its own.
         for _ in 0..2 {
             let found = replica.load();
-            let StoredState::SetAside(why) = found else {
+            let StoredState::Quarantined(why) = found else {
                 panic!("{found:?}");
             };
-            assert!(why.contains(&aside), "{why}");
-            let map = cluster.map(&aside);
+            assert!(why.contains(&excluded), "{why}");
+            let map = cluster.map(&excluded);
             assert_eq!(map["binaryData"], spoilt);
             assert!(map["metadata"]["annotations"][FENCE].is_string());
         }

@@ -57,7 +57,8 @@ struct AnalyzedEndpoint {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Analysis {
     rule: Arc<Rule>,
-    settled_at: Option<f64>,
+    #[serde(rename = "settled_at")]
+    complete_at: Option<f64>,
     /// Of recordings of version 1: whether the rollout is complete, or has been; `None` where nobody can see it.
     rolled_out: Option<bool>,
     /// Without workloads: the strategy stops the old pods before it starts new ones.
@@ -84,12 +85,14 @@ pub struct Analysis {
     /// Usable results that could meet a new pod.
     met: u64,
     /// Void results by cause.
-    void: [u64; UnknownCause::COUNT],
+    #[serde(rename = "void")]
+    unknown: [u64; UnknownCause::COUNT],
     learned_from: u32,
     pool_by_phase: [AgeCounts; PHASES],
     pods_by_age: [AgeCounts; AGES],
     slower_notice: Option<SlowerAnswers>,
-    finding: Option<Regression>,
+    #[serde(rename = "finding")]
+    regression: Option<Regression>,
 }
 
 impl Analysis {
@@ -120,8 +123,9 @@ impl Analysis {
                 run: 0,
                 hold: holds(&rule, &failures, at, rule.interval_s),
                 hold_limited: {
-                    let pace = start.steady_s.get(at).copied().unwrap_or(rule.interval_s);
-                    holds(&rule, &failures, at, pace)
+                    let interval_overrides =
+                        start.steady_s.get(at).copied().unwrap_or(rule.interval_s);
+                    holds(&rule, &failures, at, interval_overrides)
                 },
                 excuse: UnknownBecause::None,
                 needs_failing: false,
@@ -131,7 +135,7 @@ impl Analysis {
             .collect();
         let latency = |factor| LatencyComparison::new(&rule, start, factor).map(Box::new);
         Ok(Self {
-            settled_at: start.settled_at,
+            complete_at: start.complete_at,
             rolled_out: None,
             expected_downtime: start.expected_downtime,
             downtime_ticks: 0,
@@ -157,21 +161,21 @@ impl Analysis {
             scheduled: 0,
             usable: 0,
             met: 0,
-            void: [0; UnknownCause::COUNT],
+            unknown: [0; UnknownCause::COUNT],
             learned_from: start.learned.rollouts,
             pool_by_phase: [(0, 0); PHASES],
             pods_by_age: [(0, 0); AGES],
             slower_notice: None,
-            finding: None,
+            regression: None,
             rule,
         })
     }
 
     /// The rollout is complete, so many seconds after the revision appeared. The first report counts. Only where the
     /// workloads are not known.
-    pub fn settled(&mut self, at_s: f64) {
-        if self.settled_at.is_none() && at_s.is_finite() {
-            self.settled_at = Some(at_s.max(0.0));
+    pub fn complete(&mut self, at_s: f64) {
+        if self.complete_at.is_none() && at_s.is_finite() {
+            self.complete_at = Some(at_s.max(0.0));
         }
     }
 
@@ -183,7 +187,7 @@ impl Analysis {
     /// One tick. `Some` in the tick in which the revision is convicted; after that, and at the end of the watch,
     /// ticks are not read.
     pub fn tick(&mut self, tick: &Tick<'_>) -> Option<&Regression> {
-        if self.finding.is_some() || self.is_over {
+        if self.regression.is_some() || self.is_over {
             return None;
         }
         let now = self.next_tick;
@@ -191,17 +195,17 @@ impl Analysis {
         self.next_tick += 1;
         self.workloads.take(tick.rollout);
         self.workloads.take_pods(t, tick.pods);
-        self.finding = self
+        self.regression = self
             .crash_loop(now, t, tick.pods)
             .or_else(|| self.cannot_start(now, t))
             .or_else(|| self.not_ready(now, t));
-        if self.finding.is_some() {
-            return self.finding.as_ref();
+        if self.regression.is_some() {
+            return self.regression.as_ref();
         }
 
         let progress = self.progress();
         self.find_excuses(t, progress);
-        self.read_marks(tick);
+        self.read_outcomes(tick);
         self.follow_dependencies(tick.dependencies);
         let (down, counts) = self.take_results(now, progress, tick.direct);
         self.count_runs();
@@ -213,18 +217,18 @@ impl Analysis {
         }
         self.take_latencies(now, t, progress, tick);
 
-        self.finding = self
+        self.regression = self
             .hard_down(now, t, progress.phase(&self.rule, t) == 0)
             .or_else(|| down.map(|down| self.pods_down(now, t, down)))
             .or_else(|| self.error_rate(now, t))
             .or_else(|| self.slow_answers(now, t));
         self.is_over = self.ends();
-        self.finding.as_ref()
+        self.regression.as_ref()
     }
 
     /// Where the rollout stands.
     pub(super) fn progress(&self) -> RolloutProgress {
-        let given = || match self.settled_at {
+        let given = || match self.complete_at {
             Some(at) => RolloutCompletion::At(at),
             None => RolloutCompletion::Unseen,
         };
@@ -241,7 +245,7 @@ impl Analysis {
             endpoint.excuse = UnknownBecause::None;
         }
         let held = std::cell::RefCell::new(endpoints);
-        let mark = |probes: Option<&[u16]>, excuse: UnknownBecause| {
+        let outcome = |probes: Option<&[u16]>, excuse: UnknownBecause| {
             let mut endpoints = held.borrow_mut();
             match probes {
                 None => endpoints.iter_mut().for_each(|one| one.excuse = excuse),
@@ -257,8 +261,8 @@ impl Analysis {
         self.workloads.excused(
             &self.rule,
             t,
-            |probes| mark(probes, UnknownBecause::Downtime),
-            |probes| mark(probes, UnknownBecause::Held),
+            |probes| outcome(probes, UnknownBecause::Downtime),
+            |probes| outcome(probes, UnknownBecause::Held),
         );
         let dt = self.rule.interval_s;
         let ends = match progress.completion {
@@ -272,47 +276,47 @@ impl Analysis {
         if is_expected {
             self.downtime_ticks += 1;
             self.workloads.last_downtime = Some(t);
-            mark(None, UnknownBecause::Downtime);
+            outcome(None, UnknownBecause::Downtime);
         }
     }
 
     /// Reads this tick's marks, as far as they are evidence.
-    fn read_marks(&mut self, tick: &Tick<'_>) {
+    fn read_outcomes(&mut self, tick: &Tick<'_>) {
         let mut unresolved = false;
         let mut others = false;
         for (at, endpoint) in self.endpoints.iter_mut().enumerate() {
-            let raw = tick.marks.get(at).copied().unwrap_or_default();
+            let raw = tick.outcomes.get(at).copied().unwrap_or_default();
             self.limited |= raw == TickOutcome::Limited;
             endpoint.cause = None;
-            let mark = match (endpoint.excuse, raw) {
+            let outcome = match (endpoint.excuse, raw) {
                 (_, TickOutcome::NotDue) => TickOutcome::NotDue,
                 (UnknownBecause::Downtime, _) => {
                     endpoint.cause = Some(UnknownCause::ExpectedDowntime);
-                    TickOutcome::Void
+                    TickOutcome::Unknown
                 }
                 (UnknownBecause::Held, _) => {
                     endpoint.cause = Some(UnknownCause::Held);
-                    TickOutcome::Void
+                    TickOutcome::Unknown
                 }
                 (UnknownBecause::None, TickOutcome::Limited) => {
                     endpoint.cause = Some(UnknownCause::Limited);
-                    TickOutcome::Void
+                    TickOutcome::Unknown
                 }
-                (UnknownBecause::None, TickOutcome::Void) => {
+                (UnknownBecause::None, TickOutcome::Unknown) => {
                     endpoint.cause = Some(UnknownCause::Unknown);
-                    TickOutcome::Void
+                    TickOutcome::Unknown
                 }
                 (
                     UnknownBecause::None,
-                    TickOutcome::Good | TickOutcome::Bad | TickOutcome::Unresolved,
+                    TickOutcome::Success | TickOutcome::Failure | TickOutcome::Unresolved,
                 ) => raw,
             };
-            unresolved |= mark == TickOutcome::Unresolved;
-            others |= matches!(mark, TickOutcome::Good | TickOutcome::Bad);
+            unresolved |= outcome == TickOutcome::Unresolved;
+            others |= matches!(outcome, TickOutcome::Success | TickOutcome::Failure);
             let is_scheduled =
-                endpoint.excuse != UnknownBecause::Downtime && mark != TickOutcome::NotDue;
+                endpoint.excuse != UnknownBecause::Downtime && outcome != TickOutcome::NotDue;
             self.scheduled += u64::from(is_scheduled);
-            self.failures.endpoints[at].mark = mark;
+            self.failures.endpoints[at].outcome = outcome;
         }
         if unresolved {
             self.resolve(tick.direct, others);
@@ -322,32 +326,33 @@ impl Analysis {
     /// A name that was not resolved is void where no other endpoint has an answer, or where a pod answers well.
     fn resolve(&mut self, looks: &[PodTick<'_>], others: bool) {
         for (at, endpoint) in self.endpoints.iter_mut().enumerate() {
-            let mark = &mut self.failures.endpoints[at].mark;
-            if *mark != TickOutcome::Unresolved {
+            let outcome = &mut self.failures.endpoints[at].outcome;
+            if *outcome != TickOutcome::Unresolved {
                 continue;
             }
-            let (mut good, mut new_bad) = (false, false);
+            let (mut good, mut new_failures) = (false, false);
             for look in looks {
-                let answer = look.marks.get(at);
-                good |= answer == Some(&TickOutcome::Good);
-                new_bad |= answer == Some(&TickOutcome::Bad) && look.side == super::PodSide::New;
+                let answer = look.outcomes.get(at);
+                good |= answer == Some(&TickOutcome::Success);
+                new_failures |=
+                    answer == Some(&TickOutcome::Failure) && look.side == super::PodSide::New;
             }
-            if !others || good && !new_bad {
-                *mark = TickOutcome::Void;
+            if !others || good && !new_failures {
+                *outcome = TickOutcome::Unknown;
                 endpoint.cause = Some(UnknownCause::Unresolved);
             } else {
-                *mark = TickOutcome::Bad;
+                *outcome = TickOutcome::Failure;
             }
         }
     }
 
     /// Failures of an endpoint are void while something fails that it needs.
-    fn follow_dependencies(&mut self, marks: &[TickOutcome]) {
+    fn follow_dependencies(&mut self, outcomes: &[TickOutcome]) {
         if self.dependencies.is_empty() {
             return;
         }
         for (at, dependency) in self.dependencies.iter_mut().enumerate() {
-            dependency.take(&self.rule, marks.get(at).copied().unwrap_or_default());
+            dependency.take(&self.rule, outcomes.get(at).copied().unwrap_or_default());
         }
         for (at, endpoint) in self.endpoints.iter_mut().enumerate() {
             let mut needs = endpoint.needs.iter();
@@ -357,8 +362,8 @@ impl Analysis {
                 need.is_some_and(Dependency::is_failing)
             });
             let compared = &mut self.failures.endpoints[at];
-            if endpoint.needs_failing && compared.mark == TickOutcome::Bad {
-                compared.mark = TickOutcome::Void;
+            if endpoint.needs_failing && compared.outcome == TickOutcome::Failure {
+                compared.outcome = TickOutcome::Unknown;
                 endpoint.cause = Some(UnknownCause::Dependency);
                 compared.exclude(Exclusion::Dependency);
             }
@@ -374,13 +379,13 @@ impl Analysis {
     ) -> (Option<super::pod_results::EndpointDown>, TickCounts) {
         let before: bool = self.failures.direct().is_some();
         let endpoints = &self.endpoints;
-        let read = |look: &PodTick<'_>, at: usize| pod_mark(&endpoints[at], look, at);
+        let read = |look: &PodTick<'_>, at: usize| pod_outcome(&endpoints[at], look, at);
         let taken = self.failures.take(now, progress, looks, &read, |at| {
             endpoints[at].needs_failing
         });
         for (at, endpoint) in self.endpoints.iter_mut().enumerate() {
             let compared = &self.failures.endpoints[at];
-            if compared.mark == TickOutcome::Void && endpoint.cause.is_none() {
+            if compared.outcome == TickOutcome::Unknown && endpoint.cause.is_none() {
                 endpoint.cause = Some(match compared.excluded_now {
                     true if compared.failed_at_start && !compared.was_readmitted() => {
                         UnknownCause::FailingAtStart
@@ -390,10 +395,10 @@ impl Analysis {
                     _ => UnknownCause::Dependency,
                 });
             }
-            let (_, n) = compared.mark.counts();
+            let (_, n) = compared.outcome.counts();
             self.usable += u64::from(n);
             if let Some(cause) = endpoint.cause {
-                self.void[cause as usize] += 1;
+                self.unknown[cause as usize] += 1;
             }
         }
         taken
@@ -401,27 +406,27 @@ impl Analysis {
 
     /// Failures in a row, of each endpoint and of all of them.
     fn count_runs(&mut self) {
-        let (mut all_failed, mut some_void, mut counted) = (true, false, 0u32);
-        let mut is_wholly_void = true;
+        let (mut all_failed, mut some_unknown, mut counted) = (true, false, 0u32);
+        let mut is_wholly_unknown = true;
         for (endpoint, compared) in self.endpoints.iter_mut().zip(&self.failures.endpoints) {
-            match compared.mark {
-                TickOutcome::Good => endpoint.run = 0,
-                TickOutcome::Bad => endpoint.run += 1,
-                TickOutcome::Void
+            match compared.outcome {
+                TickOutcome::Success => endpoint.run = 0,
+                TickOutcome::Failure => endpoint.run += 1,
+                TickOutcome::Unknown
                 | TickOutcome::NotDue
                 | TickOutcome::Limited
                 | TickOutcome::Unresolved => {}
             }
-            is_wholly_void &= !compared.mark.is_result();
-            if !compared.excluded_now && compared.mark != TickOutcome::NotDue {
+            is_wholly_unknown &= !compared.outcome.is_result();
+            if !compared.excluded_now && compared.outcome != TickOutcome::NotDue {
                 counted += 1;
-                some_void |= compared.mark == TickOutcome::Void;
-                all_failed &= compared.mark == TickOutcome::Bad;
+                some_unknown |= compared.outcome == TickOutcome::Unknown;
+                all_failed &= compared.outcome == TickOutcome::Failure;
             }
         }
-        if is_wholly_void {
+        if is_wholly_unknown {
             // Neither lengthens nor ends the run.
-        } else if counted >= 2 && all_failed && !some_void {
+        } else if counted >= 2 && all_failed && !some_unknown {
             self.all_run += 1;
         } else {
             self.all_run = 0;
@@ -439,7 +444,7 @@ impl Analysis {
         };
         let any_asked = self.workloads.rolled().any(is_asked);
         for (at, compared) in self.failures.endpoints.iter().enumerate() {
-            if !compared.mark.is_result() {
+            if !compared.outcome.is_result() {
                 continue;
             }
             let place = u16::try_from(at).unwrap_or(u16::MAX);
@@ -467,7 +472,7 @@ impl Analysis {
         }
         add(&mut self.pool_by_phase[phase], counts.pool);
         for (endpoint, compared) in self.endpoints.iter_mut().zip(&self.failures.endpoints) {
-            add(&mut endpoint.by_phase[phase], compared.mark.counts());
+            add(&mut endpoint.by_phase[phase], compared.outcome.counts());
         }
     }
 
@@ -478,14 +483,14 @@ impl Analysis {
         let failures = &self.failures.endpoints;
         let pod = |look: &PodTick<'_>, at: usize| {
             if failures[at].excluded_now {
-                TickOutcome::Void
+                TickOutcome::Unknown
             } else {
-                pod_mark(&endpoints[at], look, at)
+                pod_outcome(&endpoints[at], look, at)
             }
         };
         for latency in self.slower.iter_mut().chain(&mut self.latency) {
             let service = |at: usize| {
-                let is_good = is_counted && failures[at].mark == TickOutcome::Good;
+                let is_good = is_counted && failures[at].outcome == TickOutcome::Success;
                 is_good
                     .then(|| tick.latency_us.get(at).copied().flatten())
                     .flatten()
@@ -523,25 +528,25 @@ impl Analysis {
 
 /// `N_e` of an endpoint that is asked every `pace_s`, settled and before.
 fn holds(rule: &Rule, failures: &Comparison, at: usize, pace_s: f64) -> [u32; 2] {
-    let looks = failures.endpoints.len() as f64 * rule.watch_s / rule.interval_s;
+    let looks = failures.endpoints.len() as f64 * rule.analysis_s / rule.interval_s;
     let surprise = (rule.alpha_hard / looks).ln();
     let needed = |rate: f64| (surprise / rate.ln() - 1e-9).ceil() as u32;
     let before = failures.endpoints[at].stratum.before;
     let least = (whole(rule.hold_s / pace_s) + 1).max(3);
-    let settled = least.max(needed(before.bound.clamp(0.001, 0.95)));
-    [settled, settled.max(needed(before.unsettled(rule)))]
+    let complete = least.max(needed(before.bound.clamp(0.001, 0.95)));
+    [complete, complete.max(needed(before.unsettled(rule)))]
 }
 
 /// What a pod's answer is evidence of.
-fn pod_mark(endpoint: &AnalyzedEndpoint, look: &PodTick<'_>, at: usize) -> TickOutcome {
-    let mark = look.marks.get(at).copied().unwrap_or_default();
-    match mark {
-        _ if endpoint.excuse != UnknownBecause::None => TickOutcome::Void,
-        TickOutcome::Bad if endpoint.needs_failing => TickOutcome::Void,
-        TickOutcome::Good | TickOutcome::Bad => mark,
-        TickOutcome::Void
+fn pod_outcome(endpoint: &AnalyzedEndpoint, look: &PodTick<'_>, at: usize) -> TickOutcome {
+    let outcome = look.outcomes.get(at).copied().unwrap_or_default();
+    match outcome {
+        _ if endpoint.excuse != UnknownBecause::None => TickOutcome::Unknown,
+        TickOutcome::Failure if endpoint.needs_failing => TickOutcome::Unknown,
+        TickOutcome::Success | TickOutcome::Failure => outcome,
+        TickOutcome::Unknown
         | TickOutcome::NotDue
         | TickOutcome::Limited
-        | TickOutcome::Unresolved => TickOutcome::Void,
+        | TickOutcome::Unresolved => TickOutcome::Unknown,
     }
 }

@@ -88,8 +88,8 @@ impl Analysis {
 
     /// The verdict if the stream ended here.
     pub fn conclude(&self) -> Verdict {
-        if let Some(finding) = &self.finding {
-            return Verdict::Rollback(finding.clone());
+        if let Some(regression) = &self.regression {
+            return Verdict::Rollback(regression.clone());
         }
         let compared = &self.failures.endpoints;
         let all_failed = compared.iter().all(|endpoint| endpoint.failed_at_start);
@@ -112,7 +112,7 @@ impl Analysis {
         if self.is_over {
             Verdict::Healthy
         } else {
-            Verdict::Watching
+            Verdict::Analyzing
         }
     }
 
@@ -120,7 +120,7 @@ impl Analysis {
     pub fn is_rollout_running(&self) -> bool {
         let is_known = self.workloads.states.is_some();
         let running = self.progress().completion == RolloutCompletion::Running;
-        running || !is_known && self.settled_at.is_none() && self.rolled_out == Some(false)
+        running || !is_known && self.complete_at.is_none() && self.rolled_out == Some(false)
     }
 
     /// Whether a template changed, and too few results could meet a new pod.
@@ -155,8 +155,8 @@ impl Analysis {
     }
 
     /// Why the revision was convicted, if it was.
-    pub fn finding(&self) -> Option<&Regression> {
-        self.finding.as_ref()
+    pub fn regression(&self) -> Option<&Regression> {
+        self.regression.as_ref()
     }
 
     /// That answers are slower than before, once that is shown.
@@ -181,17 +181,17 @@ impl Analysis {
             return until;
         }
         match self.progress().completion {
-            RolloutCompletion::Unseen => rule.watch_s,
+            RolloutCompletion::Unseen => rule.analysis_s,
             RolloutCompletion::Running => rule.longest_s(),
             RolloutCompletion::At(at) => {
-                let after = at + rule.after_complete_s.min(rule.watch_s);
-                rule.watch_s.max(after.min(rule.watch_cap_s))
+                let after = at + rule.after_complete_s.min(rule.analysis_s);
+                rule.analysis_s.max(after.min(rule.analysis_cap_s))
             }
         }
     }
 
     /// When the rollout was complete, where that is known.
-    pub fn settled_at(&self) -> Option<f64> {
+    pub fn complete_at(&self) -> Option<f64> {
         match self.progress().completion {
             RolloutCompletion::At(at) => Some(at),
             RolloutCompletion::Running | RolloutCompletion::Unseen => None,
@@ -204,10 +204,10 @@ impl Analysis {
     }
 
     /// How many results were void, by cause.
-    pub fn void(&self) -> impl Iterator<Item = (UnknownCause, u64)> {
+    pub fn unknown(&self) -> impl Iterator<Item = (UnknownCause, u64)> {
         UnknownCause::ALL
             .iter()
-            .map(|cause| (*cause, self.void[*cause as usize]))
+            .map(|cause| (*cause, self.unknown[*cause as usize]))
     }
 
     /// Why an endpoint's result in the last tick was void, if it was; in the endpoints' order.
@@ -272,8 +272,8 @@ impl Analysis {
     }
 
     /// Whether a pod's state can be held against the revision: see [`Analysis`].
-    pub fn can_convict(&self, pod: &PodState) -> bool {
-        self.workloads.can_convict(pod)
+    pub fn can_reject(&self, pod: &PodState) -> bool {
+        self.workloads.can_reject(pod)
     }
 
     /// The restarts that are normal for a pod of the same workload.

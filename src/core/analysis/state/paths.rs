@@ -22,7 +22,7 @@ impl Analysis {
             least + self.workloads.normal_restarts(pod)
         };
         let looping = pods.iter().find(|pod| {
-            !pod.old_too && self.workloads.can_convict(pod) && pod.restarts >= needed(pod)
+            !pod.old_too && self.workloads.can_reject(pod) && pod.restarts >= needed(pod)
         })?;
         let mut details = Vec::new();
         if !looping.container.is_empty() {
@@ -144,7 +144,7 @@ impl Analysis {
 
     /// Path B.
     pub(super) fn hard_down(&self, now: u32, t: f64, is_unsettled: bool) -> Option<Regression> {
-        let finding = |reason, text, ticks: u32| Regression {
+        let regression = |reason, text, ticks: u32| Regression {
             reason,
             tick: now,
             t,
@@ -157,7 +157,11 @@ impl Analysis {
         };
         if self.all_run >= self.hold_all {
             let text = format!("every endpoint failed {} times in a row", self.all_run);
-            return Some(finding(RegressionReason::HardDownAll, text, self.all_run));
+            return Some(regression(
+                RegressionReason::HardDownAll,
+                text,
+                self.all_run,
+            ));
         }
         let endpoints = self.endpoints.iter().zip(&self.failures.endpoints);
         let mut down = endpoints.filter(|(endpoint, compared)| {
@@ -166,11 +170,12 @@ impl Analysis {
             } else {
                 endpoint.hold
             };
-            compared.mark == TickOutcome::Bad && endpoint.run >= holds[usize::from(is_unsettled)]
+            compared.outcome == TickOutcome::Failure
+                && endpoint.run >= holds[usize::from(is_unsettled)]
         });
         down.next().map(|(endpoint, _)| {
             let text = format!("{} failed {} times in a row", endpoint.name, endpoint.run);
-            finding(
+            regression(
                 RegressionReason::HardDown(endpoint.name.clone()),
                 text,
                 endpoint.run,

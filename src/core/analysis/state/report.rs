@@ -59,7 +59,7 @@ impl Analysis {
     }
 
     /// Endpoints that are set aside at the moment, so that they do not count, and why.
-    pub fn aside(&self) -> impl Iterator<Item = (&str, &'static str)> {
+    pub fn excluded(&self) -> impl Iterator<Item = (&str, &'static str)> {
         let compared = self.failures.endpoints.iter();
         self.endpoints
             .iter()

@@ -45,14 +45,12 @@ pub(super) fn check(start: &AnalysisStart) -> Result<(), InvalidRule> {
             ));
         }
     }
-    if let Some(pace) = start
-        .steady_s
-        .iter()
-        .find(|pace| !(**pace >= 0.1 && **pace <= 86_400.0))
-    {
+    if let Some(interval_overrides) = start.steady_s.iter().find(|interval_overrides| {
+        !(**interval_overrides >= 0.1 && **interval_overrides <= 86_400.0)
+    }) {
         return Err(InvalidRule::new(
             "steady_s",
-            format!("is {pace}, but must be from 0.1 to 86400"),
+            format!("is {interval_overrides}, but must be from 0.1 to 86400"),
         ));
     }
     let dependencies = start.dependencies.len();
@@ -95,7 +93,7 @@ pub(super) fn check(start: &AnalysisStart) -> Result<(), InvalidRule> {
     if let Some(workloads) = &start.workloads {
         AnalyzedWorkloads::check(workloads, count)?;
     }
-    if let Some(at) = start.settled_at
+    if let Some(at) = start.complete_at
         && !(at.is_finite() && at >= 0.0)
     {
         return Err(InvalidRule::new(

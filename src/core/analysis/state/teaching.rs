@@ -59,7 +59,7 @@ impl Analysis {
                 .iter()
                 .map(|endpoint| (endpoint.name.clone(), endpoint.by_phase))
                 .collect(),
-            rollout_s: self.settled_at().unwrap_or(0.0),
+            rollout_s: self.complete_at().unwrap_or(0.0),
             workloads,
         })
     }

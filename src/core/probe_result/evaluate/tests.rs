@@ -111,11 +111,11 @@ fn g15_certificates_that_end_soon() {
     check("G15: exactly as long", &hours(24), &day, None);
     let why = "a certificate is valid for 1day more, expected at least 2days";
     check("G15", &hours(48), &day, Some(why));
-    let past = answer().valid_for(-3600);
+    let finished = answer().valid_for(-3600);
     check(
         "G15",
         &hours(0),
-        &past,
+        &finished,
         Some("a certificate expired 1h ago"),
     );
     let why = "there is no certificate: the answer did not come over TLS";
@@ -164,9 +164,19 @@ fn a_headers() {
         &some,
         Some(why),
     );
-    check("A28", &rule("x-other", HeaderTest::Absent), &some, None);
+    check(
+        "A28",
+        &rule("x-other", HeaderTest::NotInstalled),
+        &some,
+        None,
+    );
     let why = "header x-some is some, expected none";
-    check("A28", &rule("x-some", HeaderTest::Absent), &some, Some(why));
+    check(
+        "A28",
+        &rule("x-some", HeaderTest::NotInstalled),
+        &some,
+        Some(why),
+    );
 
     let both = |failing| Expect {
         headers: vec![
@@ -193,7 +203,7 @@ fn a_headers() {
     let why = "header set-cookie is <hidden>, expected none";
     check(
         "a cookie stays hidden",
-        &rule("set-cookie", HeaderTest::Absent),
+        &rule("set-cookie", HeaderTest::NotInstalled),
         &session,
         Some(why),
     );
@@ -418,7 +428,7 @@ proptest! {
             Expect {
                 headers: vec![HeaderRule {
                     name: HeaderName::from_static("x-a"),
-                    test: HeaderTest::Absent,
+                    test: HeaderTest::NotInstalled,
                 }],
                 ..base
             },

@@ -118,48 +118,48 @@ impl Promise {
         }
     }
 
-    fn spans<'a>(&self, track: &'a ProbeStats) -> Option<&'a LongWindows> {
+    fn long_windows<'a>(&self, stats: &'a ProbeStats) -> Option<&'a LongWindows> {
         if self.is_latency {
-            track.slow().map(|(_, spans)| spans)
+            stats.slow().map(|(_, long_windows)| long_windows)
         } else {
-            Some(track.spans())
+            Some(stats.long_windows())
         }
     }
 
     /// Soundings, and bad ones, since the probes were first configured, as the spans count them.
-    fn totals(&self, tracked: &HashMap<ProbeId, Arc<TrackedProbe>>) -> (u64, u64) {
-        let all = self.of.iter().filter_map(|id| tracked.get(id));
-        all.fold((0, 0), |sum, tracked| {
-            let track = tracked.lock();
-            let (good, bad) = if self.is_latency {
-                track.weighed_slow().unwrap_or_default()
+    fn totals(&self, tracked_probe: &HashMap<ProbeId, Arc<TrackedProbe>>) -> (u64, u64) {
+        let all = self.of.iter().filter_map(|id| tracked_probe.get(id));
+        all.fold((0, 0), |sum, tracked_probe| {
+            let stats = tracked_probe.lock();
+            let (success, failure) = if self.is_latency {
+                stats.weighted_slow().unwrap_or_default()
             } else {
-                track.weighed()
+                stats.weighted()
             };
-            (sum.0 + good + bad, sum.1 + bad)
+            (sum.0 + success + failure, sum.1 + failure)
         })
     }
 
     /// The counts of each window, and of the period.
     fn count(
         &self,
-        tracked: &HashMap<ProbeId, Arc<TrackedProbe>>,
+        tracked_probe: &HashMap<ProbeId, Arc<TrackedProbe>>,
         now: Moment,
     ) -> ([Counts; WINDOWS.len()], Counts) {
         let mut windows = [Counts::default(); WINDOWS.len()];
         let mut period = Counts::default();
         for id in &self.of {
-            let Some(tracked) = tracked.get(id) else {
+            let Some(tracked_probe) = tracked_probe.get(id) else {
                 continue;
             };
-            let track = tracked.lock();
-            let Some(spans) = self.spans(&track) else {
+            let stats = tracked_probe.lock();
+            let Some(long_windows) = self.long_windows(&stats) else {
                 continue;
             };
             for (sum, span) in windows.iter_mut().zip(WINDOWS) {
-                sum.add(spans.count(span, now));
+                sum.add(long_windows.count(span, now));
             }
-            period.add(spans.days(self.objective.days, now));
+            period.add(long_windows.days(self.objective.days, now));
         }
         (windows, period)
     }
@@ -177,7 +177,7 @@ pub(super) struct SpentByRevision {
 
 impl SpentByRevision {
     /// Puts what came since the last look on the account of a revision.
-    fn book(&mut self, revision: u32, totals: (u64, u64)) {
+    fn alert_store(&mut self, revision: u32, totals: (u64, u64)) {
         // Numbers that went back begin again: the release was uninstalled, and the later ones are of its former life.
         self.revisions.split_off(&(revision.saturating_add(1)));
         let spent = self.revisions.entry(revision).or_default();
@@ -198,11 +198,11 @@ pub(super) type SpentByRelease = BTreeMap<String, SpentByRevision>;
 
 /// Puts what was sounded since the last look on the account of the revision that is there. Accounts of releases of which
 /// nothing is promised any more, or that were uninstalled, are closed.
-pub(super) fn book(
+pub(super) fn alert_store(
     accounts: &mut SpentByRelease,
     promises: &[Promise],
     views: &[Arc<GuardView>],
-    tracked: &HashMap<ProbeId, Arc<TrackedProbe>>,
+    tracked_probe: &HashMap<ProbeId, Arc<TrackedProbe>>,
 ) {
     let wanted: HashMap<String, &Promise> = promises
         .iter()
@@ -222,8 +222,11 @@ pub(super) fn book(
         let Some(revision) = view.revision else {
             continue;
         };
-        let totals = promise.totals(tracked);
-        accounts.entry(name).or_default().book(revision, totals);
+        let totals = promise.totals(tracked_probe);
+        accounts
+            .entry(name)
+            .or_default()
+            .alert_store(revision, totals);
     }
 }
 
@@ -260,11 +263,11 @@ impl ObjectiveResults {
         &mut self,
         promises: &[Promise],
         accounts: &SpentByRelease,
-        tracked: &HashMap<ProbeId, Arc<TrackedProbe>>,
+        tracked_probe: &HashMap<ProbeId, Arc<TrackedProbe>>,
         metrics: &Metrics,
         now: Moment,
     ) {
-        let at = |promise, last| one(promise, accounts, tracked, metrics, now, last);
+        let at = |promise, last| one(promise, accounts, tracked_probe, metrics, now, last);
         if self.known.len() != promises.len() {
             self.known = promises.iter().map(|promise| at(promise, None)).collect();
             self.next = 0;
@@ -293,13 +296,13 @@ impl ObjectiveResults {
 fn one(
     promise: &Promise,
     accounts: &SpentByRelease,
-    tracked: &HashMap<ProbeId, Arc<TrackedProbe>>,
+    tracked_probe: &HashMap<ProbeId, Arc<TrackedProbe>>,
     metrics: &Metrics,
     now: Moment,
     last: Option<(u64, u64)>,
 ) -> ObjectiveCache {
     let mut found = Vec::new();
-    let (windows, period) = promise.count(tracked, now);
+    let (windows, period) = promise.count(tracked_probe, now);
     let objective = &promise.objective;
     let of = |span: LongWindow| {
         let at = WINDOWS.iter().position(|window| *window == span);
@@ -315,10 +318,12 @@ fn one(
     let burns: Vec<BurnView> = WINDOWS
         .iter()
         .zip(&windows)
-        .map(|(span, tally)| BurnView {
+        .map(|(span, counts)| BurnView {
             window: span.as_str(),
-            error_ratio: tally.error_rate().map(crate::core::units::ErrorRate::ratio),
-            burn_rate: objective.burn(tally),
+            error_ratio: counts
+                .error_rate()
+                .map(crate::core::units::ErrorRate::ratio),
+            burn_rate: objective.burn(counts),
         })
         .collect();
     let hour = objective.burn(&of(LongWindow::Hour)).unwrap_or(0.0);
@@ -339,8 +344,8 @@ fn one(
         objective: promise.what(),
         target: objective.target,
         window: format!("{}d", objective.days),
-        good: u64::from(period.good),
-        bad: u64::from(period.bad),
+        success: u64::from(period.success),
+        failure: u64::from(period.failure),
         budget_remaining: remaining,
         lasts_s: objective
             .lasts(remaining, hour)
@@ -366,11 +371,11 @@ fn one(
         revisions: account.map_or_else(Vec::new, |account| {
             let spent = account.revisions.iter().rev();
             spent
-                .map(|(revision, (all, bad))| SpentView {
+                .map(|(revision, (all, failure))| SpentView {
                     revision: *revision,
-                    soundings: *all,
-                    bad: *bad,
-                    budget_spent: objective.spent(*bad, whole),
+                    results: *all,
+                    failure: *failure,
+                    budget_spent: objective.spent(*failure, whole),
                 })
                 .collect()
         }),
@@ -395,7 +400,7 @@ fn one(
             burn.burn_rate,
         );
     }
-    let totals = promise.totals(tracked);
+    let totals = promise.totals(tracked_probe);
     // A probe that is gone takes its totals along, and a counter must not go back.
     let since = last.map_or((0, 0), |last| {
         (

@@ -13,7 +13,7 @@ const CONFIG: &str = "[[release]]\nname = \"web\"\nnamespace = \"shop\"\ninterva
 
 struct Sounded {
     promises: Vec<Promise>,
-    tracked: HashMap<ProbeId, Arc<TrackedProbe>>,
+    tracked_probe: HashMap<ProbeId, Arc<TrackedProbe>>,
     metrics: Metrics,
 }
 
@@ -31,12 +31,12 @@ impl Sounded {
             ..Sources::default()
         };
         let settings = config::load(&sources).unwrap().settings;
-        let tracked = settings.probes().map(|probe| {
-            let tracked = Arc::new(TrackedProbe::new(Arc::clone(probe), second(0)));
-            (probe.id.clone(), tracked)
+        let tracked_probe = settings.probes().map(|probe| {
+            let tracked_probe = Arc::new(TrackedProbe::new(Arc::clone(probe), second(0)));
+            (probe.id.clone(), tracked_probe)
         });
         Self {
-            tracked: tracked.collect(),
+            tracked_probe: tracked_probe.collect(),
             promises: promises(&settings),
             metrics: Metrics::new().unwrap(),
         }
@@ -44,7 +44,7 @@ impl Sounded {
 
     fn probe(&self, name: &str) -> &Arc<TrackedProbe> {
         let found = self
-            .tracked
+            .tracked_probe
             .iter()
             .find(|(id, _)| id.probe.as_str() == name);
         found.unwrap().1
@@ -56,11 +56,11 @@ impl Sounded {
             let finished = second(at);
             let due = finished - Duration::from_millis(latency_ms);
             let outcome = if is_good {
-                Outcome::Good
+                Outcome::Success
             } else {
-                Outcome::Bad(Reason::Status)
+                Outcome::Failure(Reason::Status)
             };
-            let sounding = ProbeResult {
+            let result = ProbeResult {
                 due,
                 started: due,
                 finished,
@@ -69,7 +69,7 @@ impl Sounded {
                 answer: ResponseFacts::default(),
                 explanation: None,
             };
-            self.probe(name).lock().record(&sounding, 0.0);
+            self.probe(name).lock().record(&result, 0.0);
         }
     }
 
@@ -82,7 +82,7 @@ impl Sounded {
         one(
             promise,
             &accounts,
-            &self.tracked,
+            &self.tracked_probe,
             &self.metrics,
             second(at),
             None,
@@ -111,30 +111,35 @@ fn spent(accounts: &SpentByRelease) -> Vec<(u32, (u64, u64))> {
 fn what_was_sounded_before_the_first_look_is_on_nobodys_account() {
     let sounded = Sounded::new();
     let mut accounts = SpentByRelease::new();
-    let mut book = |revision| {
+    let mut alert_store = |revision| {
         let views = view("steady", revision);
-        super::book(&mut accounts, &sounded.promises, &views, &sounded.tracked);
+        super::alert_store(
+            &mut accounts,
+            &sounded.promises,
+            &views,
+            &sounded.tracked_probe,
+        );
         spent(&accounts)
     };
     // A replica that probed for an hour before it was its turn to tell.
     sounded.sound("api", (0..3600).step_by(10), false, 10);
-    assert_eq!(book(Some(7)), [(7, (0, 0))]);
+    assert_eq!(alert_store(Some(7)), [(7, (0, 0))]);
     sounded.sound("api", 3600..3604, false, 10);
     sounded.sound("db", 3600..3606, true, 10);
-    assert_eq!(book(Some(7)), [(7, (10, 4))]);
+    assert_eq!(alert_store(Some(7)), [(7, (10, 4))]);
     sounded.sound("db", 3610..3612, false, 10);
-    assert_eq!(book(Some(8)), [(7, (10, 4)), (8, (2, 2))]);
+    assert_eq!(alert_store(Some(8)), [(7, (10, 4)), (8, (2, 2))]);
     // What is not known for a moment is on the next account that is.
     sounded.sound("db", 3620..3621, true, 10);
-    assert_eq!(book(None), [(7, (10, 4)), (8, (2, 2))]);
-    assert_eq!(book(Some(8)), [(7, (10, 4)), (8, (3, 2))]);
+    assert_eq!(alert_store(None), [(7, (10, 4)), (8, (2, 2))]);
+    assert_eq!(alert_store(Some(8)), [(7, (10, 4)), (8, (3, 2))]);
     // The release was installed anew, and its numbers begin again.
     sounded.sound("api", 3630..3632, true, 10);
-    assert_eq!(book(Some(1)), [(1, (2, 0))]);
+    assert_eq!(alert_store(Some(1)), [(1, (2, 0))]);
     for revision in 2..40 {
-        book(Some(revision));
+        alert_store(Some(revision));
     }
-    let last = book(Some(40));
+    let last = alert_store(Some(40));
     assert_eq!(last.len(), MAX_REVISIONS);
     assert_eq!(last.last().unwrap().0, 40);
 }
@@ -145,10 +150,20 @@ fn accounts_of_what_is_gone_are_closed() {
     let mut accounts = SpentByRelease::new();
     accounts.insert("shop/other".into(), SpentByRevision::default());
     let views = view("steady", Some(3));
-    book(&mut accounts, &sounded.promises, &views, &sounded.tracked);
+    alert_store(
+        &mut accounts,
+        &sounded.promises,
+        &views,
+        &sounded.tracked_probe,
+    );
     assert_eq!(accounts.keys().collect::<Vec<_>>(), ["shop/web"]);
     let views = view("absent", None);
-    book(&mut accounts, &sounded.promises, &views, &sounded.tracked);
+    alert_store(
+        &mut accounts,
+        &sounded.promises,
+        &views,
+        &sounded.tracked_probe,
+    );
     assert!(accounts.is_empty());
 }
 
@@ -157,10 +172,10 @@ fn accounts_of_what_is_gone_are_closed() {
 fn an_outage_spends_the_same_whether_or_not_anybody_watches() {
     let outage = |every: u64| {
         let sounded = Sounded::new();
-        for tracked in sounded.tracked.values() {
+        for tracked_probe in sounded.tracked_probe.values() {
             let interval = Duration::from_secs(every);
-            let own = tracked.probe().interval;
-            tracked.lock().taken_every(interval, own);
+            let own = tracked_probe.probe().interval;
+            tracked_probe.lock().taken_every(interval, own);
         }
         for probe in ["api", "db"] {
             let every = usize::try_from(every).unwrap();
@@ -177,7 +192,7 @@ fn an_outage_spends_the_same_whether_or_not_anybody_watches() {
             "{}",
             condition.text
         );
-        (view.bad, view.budget_remaining)
+        (view.failure, view.budget_remaining)
     };
     let quiet = outage(10);
     assert_eq!(quiet, outage(1));
@@ -195,7 +210,7 @@ fn each_objective_counts_what_it_promises() {
     sounded.sound("db", (900..1000).step_by(10), false, 10);
     let counts = |probe, what| {
         let (view, found, _) = sounded.found(probe, what, 999);
-        (view.good, view.bad, found.len())
+        (view.success, view.failure, found.len())
     };
     assert_eq!(counts(None, "availability"), (190, 10, 0));
     // Only one of the probes says what is slow.

@@ -49,7 +49,7 @@ pub(super) struct RevisionBake {
     excused: ExcusedProbes,
     /// What the tick that runs knows of each endpoint.
     #[serde(skip)]
-    marks: Vec<TickOutcome>,
+    outcomes: Vec<TickOutcome>,
 }
 
 /// The last eight results of an endpoint.
@@ -61,11 +61,11 @@ struct LatestResults {
 }
 
 impl LatestResults {
-    const fn take(&mut self, mark: TickOutcome) {
-        let bit = match mark {
-            TickOutcome::Good => 0,
-            TickOutcome::Bad => 1,
-            TickOutcome::Void
+    const fn take(&mut self, outcome: TickOutcome) {
+        let bit = match outcome {
+            TickOutcome::Success => 0,
+            TickOutcome::Failure => 1,
+            TickOutcome::Unknown
             | TickOutcome::NotDue
             | TickOutcome::Limited
             | TickOutcome::Unresolved => return,
@@ -76,7 +76,7 @@ impl LatestResults {
         }
     }
 
-    fn share(self) -> f64 {
+    fn shard(self) -> f64 {
         if self.count == 0 {
             return 0.0;
         }
@@ -118,11 +118,11 @@ impl HasTimes for RevisionBake {
 impl RevisionBake {
     /// Whether a state that was read from outside can be worked with. Makes room for results.
     pub(super) fn restore(&mut self) -> bool {
-        let endpoints = self.analysis.watch.endpoints().count();
-        self.marks = vec![TickOutcome::NotDue; endpoints];
-        self.excused.retain(self.analysis.watch.endpoints());
+        let endpoints = self.analysis.analysis.endpoints().count();
+        self.outcomes = vec![TickOutcome::NotDue; endpoints];
+        self.excused.retain(self.analysis.analysis.endpoints());
         self.bake.is_sound()
-            && self.analysis.watch.is_sound()
+            && self.analysis.analysis.is_sound()
             && self.lately.len() == endpoints
             && self.lately.iter().all(|latest| latest.count <= 8)
     }
@@ -132,19 +132,19 @@ impl RevisionBake {
     pub(super) fn hears(
         &mut self,
         probe: &str,
-        mark: TickOutcome,
-        failing_need: Option<&NeedsEntry>,
+        outcome: TickOutcome,
+        failing_dependency: Option<&NeedsEntry>,
     ) {
-        let mut endpoints = self.analysis.watch.endpoints();
+        let mut endpoints = self.analysis.analysis.endpoints();
         if let Some(at) = endpoints.position(|name| name == probe) {
-            if let Some(need) = failing_need {
+            if let Some(need) = failing_dependency {
                 self.excused.add(probe, need);
             }
-            let is_evidence = matches!(mark, TickOutcome::Good | TickOutcome::Bad);
-            if let Some(known) = self.marks.get_mut(at)
+            let is_evidence = matches!(outcome, TickOutcome::Success | TickOutcome::Failure);
+            if let Some(known) = self.outcomes.get_mut(at)
                 && (is_evidence || *known == TickOutcome::NotDue)
             {
-                *known = mark;
+                *known = outcome;
             }
         }
     }
@@ -162,55 +162,55 @@ impl RevisionBake {
     fn tick<'a>(
         &mut self,
         now: Time,
-        facts: Option<&ReleaseState>,
+        release_state: Option<&ReleaseState>,
         is_at_rest: bool,
-        failing_need: impl Fn(&str) -> Option<&'a NeedsEntry>,
+        failing_dependency: impl Fn(&str) -> Option<&'a NeedsEntry>,
     ) {
-        let mut marks = vec![TickOutcome::NotDue; self.lately.len()];
+        let mut outcomes = vec![TickOutcome::NotDue; self.lately.len()];
         let tick = Duration::from_secs_f64(self.bake.tick_s());
         while self.next_tick() + tick <= now && self.bake.end() == BakeEnd::Baking {
-            self.marks.fill(TickOutcome::NotDue);
+            self.outcomes.fill(TickOutcome::NotDue);
             self.bake.miss();
         }
-        std::mem::swap(&mut marks, &mut self.marks);
+        std::mem::swap(&mut outcomes, &mut self.outcomes);
         if !is_at_rest {
-            marks.fill(TickOutcome::NotDue);
+            outcomes.fill(TickOutcome::NotDue);
         }
-        if facts.is_none() {
-            for mark in marks
+        if release_state.is_none() {
+            for outcome in outcomes
                 .iter_mut()
-                .filter(|mark| **mark != TickOutcome::NotDue)
+                .filter(|outcome| **outcome != TickOutcome::NotDue)
             {
-                *mark = TickOutcome::Void;
+                *outcome = TickOutcome::Unknown;
             }
         }
-        for (name, mark) in self.analysis.watch.endpoints().zip(&mut marks) {
-            if *mark == TickOutcome::Bad
-                && let Some(need) = failing_need(name)
+        for (name, outcome) in self.analysis.analysis.endpoints().zip(&mut outcomes) {
+            if *outcome == TickOutcome::Failure
+                && let Some(need) = failing_dependency(name)
             {
                 self.excused.add(name, need);
-                *mark = TickOutcome::Void;
+                *outcome = TickOutcome::Unknown;
             }
         }
-        for (latest, mark) in self.lately.iter_mut().zip(&marks) {
-            latest.take(*mark);
+        for (latest, outcome) in self.lately.iter_mut().zip(&outcomes) {
+            latest.take(*outcome);
         }
-        let facts = facts.filter(|_| is_at_rest);
-        let mut pods = facts.map_or_else(Vec::new, |facts| {
-            pod_states(&mut self.analysis, facts, self.serving)
+        let release_state = release_state.filter(|_| is_at_rest);
+        let mut pods = release_state.map_or_else(Vec::new, |release_state| {
+            pod_states(&mut self.analysis, release_state, self.serving)
         });
-        if marks.contains(&TickOutcome::Bad) || self.analysis.has_troubled_pods() {
+        if outcomes.contains(&TickOutcome::Failure) || self.analysis.has_troubled_pods() {
             Trouble::signs(&mut self.trouble, now);
         }
-        let watch = &self.analysis.watch;
-        pods.retain(|pod| watch.can_convict(pod));
-        let normal = |pod: &PodState| watch.normal_restarts(pod);
-        self.bake.tick(&marks, &pods, normal);
+        let analysis = &self.analysis.analysis;
+        pods.retain(|pod| analysis.can_reject(pod));
+        let normal = |pod: &PodState| analysis.normal_restarts(pod);
+        self.bake.tick(&outcomes, &pods, normal);
     }
 
     /// Which endpoints fail, the worst first.
     fn failing(&self) -> Vec<String> {
-        let endpoints = self.analysis.watch.endpoints().zip(&self.lately);
+        let endpoints = self.analysis.analysis.endpoints().zip(&self.lately);
         let mut failing: Vec<_> = endpoints.filter(|(_, of)| of.failures > 0).collect();
         failing.sort_by_key(|(_, of)| std::cmp::Reverse(of.failures.count_ones()));
         let words = failing.iter().map(|(name, of)| {
@@ -242,7 +242,7 @@ impl State {
         let mut entries = self.ledger.entries().iter();
         let is_passed =
             entries.any(|it| Some(it.revision) == newest && it.found == ContentVerdict::Passed);
-        let is_at_rest = *self.rollout.phase() == RolloutPhase::Steady;
+        let is_at_rest = *self.rollout.phase() == RolloutPhase::Idle;
         self.doubtful |= is_passed && is_at_rest && self.bake.is_none();
     }
 
@@ -269,9 +269,9 @@ impl State {
             return Some(newest);
         }
         // The same contents under another number go on baking.
-        let mut past = self.rollout.past().iter().rev();
-        let last = past.find(|past| past.case.revision == newest)?;
-        (last.ending == RolloutOutcome::Unchanged && newest > revision).then_some(newest)
+        let mut finished = self.rollout.finished().iter().rev();
+        let last = finished.find(|finished| finished.candidate.revision == newest)?;
+        (last.outcome == RolloutOutcome::Unchanged && newest > revision).then_some(newest)
     }
 }
 
@@ -279,30 +279,30 @@ impl ReleaseController {
     /// A revision has passed its analysis. Without a bake it is known to be good at once.
     pub(super) fn begin_bake(&mut self, mut analysis: RunningAnalysis) {
         let now = self.now();
-        let guard = &self.setup.release.guard;
+        let controller = &self.setup.release.controller;
         let from_s = now.since(analysis.began).as_secs_f64();
-        let bake = Bake::new(&analysis.watch, TICK_S, from_s);
-        if guard.bake == BakeAction::Off || bake.is_over() {
+        let bake = Bake::new(&analysis.analysis, TICK_S, from_s);
+        if controller.bake == BakeAction::Off || bake.is_over() {
             return;
         }
         let endpoints = analysis.endpoints();
-        analysis.trace.clear();
+        analysis.e_values.clear();
         analysis.alerts.clear();
         // Until now the probes were asked at the interval of the analysis.
         if self.hurried.is_some() {
             analysis.hurried_until = Some(now);
         }
-        let last = self.state.rollout.past().last();
+        let last = self.state.rollout.finished().last();
         self.state.baked = None;
         self.state.bake = Some(RevisionBake {
-            serving: last.and_then(|past| past.case.serving),
+            serving: last.and_then(|finished| finished.candidate.serving),
             recorded: self.state.recorded,
             began: now,
             bake,
             trouble: None,
             lately: vec![LatestResults::default(); endpoints],
             excused: ExcusedProbes::default(),
-            marks: vec![TickOutcome::NotDue; endpoints],
+            outcomes: vec![TickOutcome::NotDue; endpoints],
             analysis,
         });
     }
@@ -315,8 +315,8 @@ impl ReleaseController {
         }
         let blind = self.check_blind().await;
         let is_known = !blind && !self.state.rollout.is_held();
-        let is_at_rest = *self.state.rollout.phase() == RolloutPhase::Steady;
-        let facts = Arc::clone(&self.facts.borrow().facts);
+        let is_at_rest = *self.state.rollout.phase() == RolloutPhase::Idle;
+        let release_state = Arc::clone(&self.release_state.borrow().release_state);
         let Some(mut running) = self.state.bake.take() else {
             return;
         };
@@ -324,7 +324,7 @@ impl ReleaseController {
             self.count_bake("superseded");
             return;
         };
-        if self.setup.release.guard.bake == BakeAction::Off {
+        if self.setup.release.controller.bake == BakeAction::Off {
             // From here on what holds of any revision holds of it.
             self.state.doubtful = true;
             return;
@@ -334,9 +334,12 @@ impl ReleaseController {
             running.analysis.first.get_or_insert(before);
             running.analysis.revision = revision;
         }
-        running.tick(now, is_known.then_some(&*facts), is_at_rest, |probe| {
-            self.failing_need_of(probe)
-        });
+        running.tick(
+            now,
+            is_known.then_some(&*release_state),
+            is_at_rest,
+            |probe| self.failing_dependency_of(probe),
+        );
         if let Some(news) = running.excused.news() {
             let remark = format!("Bake of revision {revision}: {news}");
             self.state.rollout.remark(now, &remark);
@@ -392,7 +395,7 @@ impl ReleaseController {
             at: now,
             end,
             text,
-            failing: ended.lately.iter().map(|of| of.share()).collect(),
+            failing: ended.lately.iter().map(|of| of.shard()).collect(),
         });
     }
 
@@ -410,7 +413,7 @@ impl ReleaseController {
         }
         self.state.doubtful = true;
         self.bake_has_ended(&ended, BakeEnd::Alarm, text.clone(), "", now);
-        let rejects = self.setup.release.guard.bake == BakeAction::Rollback
+        let rejects = self.setup.release.controller.bake == BakeAction::Rollback
             && !self.state.rollout.has_forgotten_its_end();
         if rejects {
             let (tolerated, needed) = ended.bake.bounds();
@@ -434,7 +437,7 @@ impl ReleaseController {
                 self.open_recorder(of, began);
                 self.collect(of, began);
             }
-            self.state.convicted = Some(ended.analysis.watch);
+            self.state.rejected = Some(ended.analysis.analysis);
         } else {
             self.post(ReleaseEvent {
                 is_warning: true,
@@ -458,7 +461,7 @@ impl ReleaseController {
 
     pub(super) fn count_bake(&self, end: &str) {
         let release = &self.setup.release;
-        let releases = &self.setup.crew.metrics().releases;
+        let releases = &self.setup.executor.metrics().releases;
         releases.baked(release.namespace.as_str(), release.name.as_str(), end);
     }
 }

@@ -13,7 +13,7 @@ const TICK: Duration = Duration::from_secs(5);
 fn baking() -> (State, Time) {
     let (mut state, now) = state();
     state.rollout.step(RolloutInput::Healthy(Revision(4)), now);
-    let analysis = state.watching.take().unwrap();
+    let analysis = state.running.take().unwrap();
     state.ledger.write(LedgerEntry {
         digest: ContentDigest("4444".into()),
         weak: None,
@@ -27,23 +27,23 @@ fn baking() -> (State, Time) {
         serving: Some(Revision(3)),
         recorded: state.recorded,
         began: now,
-        bake: Bake::new(&analysis.watch, TICK_S, 300.0),
+        bake: Bake::new(&analysis.analysis, TICK_S, 300.0),
         lately: vec![LatestResults::default(); 1],
         excused: ExcusedProbes::default(),
-        marks: vec![TickOutcome::NotDue],
+        outcomes: vec![TickOutcome::NotDue],
         analysis,
     });
     (state, now)
 }
 
 /// One result of the probe in each of so many ticks; the time after them.
-fn ticks(state: &mut State, mut now: Time, count: u32, mark: TickOutcome) -> Time {
-    let facts = ReleaseState::default();
+fn ticks(state: &mut State, mut now: Time, count: u32, outcome: TickOutcome) -> Time {
+    let release_state = ReleaseState::default();
     for _ in 0..count {
         let bake = state.bake.as_mut().unwrap();
-        bake.hears("api", mark, None);
+        bake.hears("api", outcome, None);
         now = bake.next_tick();
-        bake.tick(now, Some(&facts), true, |_| None);
+        bake.tick(now, Some(&release_state), true, |_| None);
     }
     now
 }
@@ -55,7 +55,7 @@ fn bake(state: &State) -> &RevisionBake {
 #[test]
 fn it_ends_well_an_hour_after_the_revision_appeared_or_by_two_minutes_of_failures() {
     let (mut state, now) = baking();
-    ticks(&mut state, now, 659, TickOutcome::Good);
+    ticks(&mut state, now, 659, TickOutcome::Success);
     assert_eq!(bake(&state).bake.end(), BakeEnd::Baking);
     let view = view(&state).unwrap();
     assert_eq!((view.revision, view.state), (4, "baking"));
@@ -64,13 +64,13 @@ fn it_ends_well_an_hour_after_the_revision_appeared_or_by_two_minutes_of_failure
         "{}",
         view.text
     );
-    ticks(&mut state, now, 1, TickOutcome::Good);
+    ticks(&mut state, now, 1, TickOutcome::Success);
     assert_eq!(bake(&state).bake.end(), BakeEnd::Good);
 
     let (mut state, now) = baking();
-    ticks(&mut state, now, 100, TickOutcome::Good);
+    ticks(&mut state, now, 100, TickOutcome::Success);
     for _ in 0..25 {
-        ticks(&mut state, now, 1, TickOutcome::Bad);
+        ticks(&mut state, now, 1, TickOutcome::Failure);
     }
     let failed = bake(&state);
     assert_eq!(failed.bake.end(), BakeEnd::Alarm);
@@ -81,46 +81,50 @@ fn it_ends_well_an_hour_after_the_revision_appeared_or_by_two_minutes_of_failure
 /// However often a probe is asked, nothing waits for a later tick.
 #[test]
 fn the_last_result_of_a_tick_that_says_something_stands_for_all_of_it() {
-    for (heard, counts) in [
-        (&[TickOutcome::Bad, TickOutcome::Good][..], (0, 1)),
-        (&[TickOutcome::Good, TickOutcome::Bad], (1, 1)),
+    for (message, counts) in [
+        (&[TickOutcome::Failure, TickOutcome::Success][..], (0, 1)),
+        (&[TickOutcome::Success, TickOutcome::Failure], (1, 1)),
         (
-            &[TickOutcome::Bad, TickOutcome::Void, TickOutcome::Limited],
+            &[
+                TickOutcome::Failure,
+                TickOutcome::Unknown,
+                TickOutcome::Limited,
+            ],
             (1, 1),
         ),
-        (&[TickOutcome::Void], (0, 0)),
+        (&[TickOutcome::Unknown], (0, 0)),
         (&[], (0, 0)),
     ] {
         let (mut state, _) = baking();
         let running = state.bake.as_mut().unwrap();
-        for mark in heard {
-            running.hears("api", *mark, None);
-            running.hears("another", TickOutcome::Bad, None);
+        for outcome in message {
+            running.hears("api", *outcome, None);
+            running.hears("another", TickOutcome::Failure, None);
         }
-        let facts = ReleaseState::default();
-        running.tick(running.next_tick(), Some(&facts), true, |_| None);
-        running.tick(running.next_tick(), Some(&facts), true, |_| None);
-        assert_eq!(running.bake.recent(), counts, "{heard:?}");
+        let release_state = ReleaseState::default();
+        running.tick(running.next_tick(), Some(&release_state), true, |_| None);
+        running.tick(running.next_tick(), Some(&release_state), true, |_| None);
+        assert_eq!(running.bake.recent(), counts, "{message:?}");
     }
 }
 
 #[test]
 fn time_in_which_nobody_ran_counts_as_if_no_probe_had_been_due() {
     let (mut state, now) = baking();
-    let now = ticks(&mut state, now, 60, TickOutcome::Good);
+    let now = ticks(&mut state, now, 60, TickOutcome::Success);
     let text = serde_json::to_string(&state).unwrap();
     let read: State = serde_json::from_str(&text).unwrap();
     let mut read = read.bounded().unwrap();
     assert_eq!(bake(&read).bake, bake(&state).bake);
     // A result that was waiting for its tick when the others were missed says nothing of now.
     let running = read.bake.as_mut().unwrap();
-    running.hears("api", TickOutcome::Bad, None);
+    running.hears("api", TickOutcome::Failure, None);
     let back = now + TICK * 301;
     running.tick(back, Some(&ReleaseState::default()), true, |_| None);
     assert_eq!(running.bake.ticks(), 60 + 301);
     assert_eq!(running.bake.recent(), (0, 0));
     assert_eq!(running.next_tick(), back + TICK);
-    ticks(&mut read, back, 299, TickOutcome::Good);
+    ticks(&mut read, back, 299, TickOutcome::Success);
     assert_eq!(bake(&read).bake.end(), BakeEnd::Good);
 }
 
@@ -128,7 +132,7 @@ fn time_in_which_nobody_ran_counts_as_if_no_probe_had_been_due() {
 #[test]
 fn a_bake_in_which_nobody_ran_for_most_of_the_time_says_nothing() {
     let (mut state, now) = baking();
-    let now = ticks(&mut state, now, 12, TickOutcome::Good);
+    let now = ticks(&mut state, now, 12, TickOutcome::Success);
     let running = state.bake.as_mut().unwrap();
     running.tick(
         now + TICK * 900,
@@ -148,11 +152,11 @@ fn what_is_void_or_not_at_rest_is_no_evidence() {
     ] {
         let (mut state, _) = baking();
         let running = state.bake.as_mut().unwrap();
-        let facts = ReleaseState::default();
+        let release_state = ReleaseState::default();
         for _ in 0..660 {
-            running.hears("api", TickOutcome::Bad, None);
+            running.hears("api", TickOutcome::Failure, None);
             let at = running.next_tick();
-            running.tick(at, is_known.then_some(&facts), is_at_rest, |_| None);
+            running.tick(at, is_known.then_some(&release_state), is_at_rest, |_| None);
         }
         assert_eq!(running.bake.end(), end, "{is_known} {is_at_rest}");
     }
@@ -165,14 +169,16 @@ fn failures_say_nothing_while_something_fails_that_the_probe_needs() {
     for knows_at in ["the result", "the tick"] {
         let (mut state, _) = baking();
         let running = state.bake.as_mut().unwrap();
-        let facts = ReleaseState::default();
+        let release_state = ReleaseState::default();
         for _ in 0..100 {
             if knows_at == "the result" {
-                running.hears("api", TickOutcome::Void, Some(&postgres));
-                running.tick(running.next_tick(), Some(&facts), true, |_| None);
+                running.hears("api", TickOutcome::Unknown, Some(&postgres));
+                running.tick(running.next_tick(), Some(&release_state), true, |_| None);
             } else {
-                running.hears("api", TickOutcome::Bad, None);
-                running.tick(running.next_tick(), Some(&facts), true, |_| Some(&postgres));
+                running.hears("api", TickOutcome::Failure, None);
+                running.tick(running.next_tick(), Some(&release_state), true, |_| {
+                    Some(&postgres)
+                });
             }
         }
         assert_eq!(running.bake.end(), BakeEnd::Baking, "{knows_at}");
@@ -240,8 +246,8 @@ fn what_it_measures_is_kept_apart_until_it_is_known_to_be_good() {
     assert!(before.1 < least);
     for _ in 0..60 {
         now = now + TICK;
-        state.heard("api", TickOutcome::Good, None, now);
-        state.heard("new", TickOutcome::Good, None, now);
+        state.message("api", TickOutcome::Success, None, now);
+        state.message("new", TickOutcome::Success, None, now);
     }
     assert_eq!(state.probes["api"].baseline.counts(now), before);
     let mut ends_well = state.clone();
@@ -252,7 +258,7 @@ fn what_it_measures_is_kept_apart_until_it_is_known_to_be_good() {
     // Enough is known of one probe from before, and too little of the other.
     for _ in 0..least {
         let known = state.probes.get_mut("api").unwrap();
-        known.baseline.record(TickOutcome::Bad, now);
+        known.baseline.record(TickOutcome::Failure, now);
     }
     let known_good = state.probes["api"].baseline.counts(now);
     assert!(state.end_bake_for_next(least, now));
@@ -264,18 +270,18 @@ fn what_it_measures_is_kept_apart_until_it_is_known_to_be_good() {
 #[test]
 fn the_latest_eight_results_are_kept_of_each_endpoint() {
     let mut latest = LatestResults::default();
-    assert!(latest.share().abs() < f64::EPSILON);
-    for mark in [
-        TickOutcome::Bad,
-        TickOutcome::Void,
+    assert!(latest.shard().abs() < f64::EPSILON);
+    for outcome in [
+        TickOutcome::Failure,
+        TickOutcome::Unknown,
         TickOutcome::NotDue,
-        TickOutcome::Good,
+        TickOutcome::Success,
     ] {
-        latest.take(mark);
+        latest.take(outcome);
     }
-    assert!((latest.share() - 0.5).abs() < f64::EPSILON);
+    assert!((latest.shard() - 0.5).abs() < f64::EPSILON);
     for _ in 0..8 {
-        latest.take(TickOutcome::Good);
+        latest.take(TickOutcome::Success);
     }
     assert_eq!((latest.failures, latest.count), (0, 8));
 }

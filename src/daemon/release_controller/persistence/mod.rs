@@ -37,8 +37,8 @@ static READING: Semaphore = Semaphore::const_new(8);
 pub(in crate::daemon) struct Posted {
     pub(super) setup: Startup,
     handed_over: Option<State>,
-    pub(super) facts: watch::Receiver<ObservedState>,
-    pub(super) heard: mpsc::Receiver<ProbeResultMsg>,
+    pub(super) release_state: watch::Receiver<ObservedState>,
+    pub(super) message: mpsc::Receiver<ProbeResultMsg>,
     pub(super) view: watch::Sender<std::sync::Arc<GuardView>>,
     pub(super) orders: mpsc::Receiver<RollbackOrder>,
     pub(super) alerts: mpsc::Receiver<ReceivedAlert>,
@@ -48,8 +48,8 @@ impl Posted {
     pub(in crate::daemon) const fn new(
         setup: Startup,
         handed_over: Option<State>,
-        facts: watch::Receiver<ObservedState>,
-        heard: mpsc::Receiver<ProbeResultMsg>,
+        release_state: watch::Receiver<ObservedState>,
+        message: mpsc::Receiver<ProbeResultMsg>,
         view: watch::Sender<std::sync::Arc<GuardView>>,
         orders: mpsc::Receiver<RollbackOrder>,
         alerts: mpsc::Receiver<ReceivedAlert>,
@@ -57,8 +57,8 @@ impl Posted {
         Self {
             setup,
             handed_over,
-            facts,
-            heard,
+            release_state,
+            message,
             view,
             orders,
             alerts,
@@ -67,7 +67,7 @@ impl Posted {
 
     /// Guards until told to stop; then gives the state, for whoever goes on. `None` when it was never known.
     pub(in crate::daemon) async fn run(mut self, stop: CancellationToken) -> Option<State> {
-        let limits = self.setup.release.guard.limits();
+        let limits = self.setup.release.controller.limits();
         let mut state = match self.handed_over.take() {
             // It is still the same turn.
             Some(state) => state,
@@ -77,7 +77,7 @@ impl Posted {
         let release = &self.setup.release;
         state.rollout.is_of(&release.namespace, &release.name);
         // What was heard meanwhile is no news, and would all fall into one tick.
-        while self.heard.try_recv().is_ok() {}
+        while self.message.try_recv().is_ok() {}
         Some(Box::pin(ReleaseController::new(self, state).run(stop)).await)
     }
 
@@ -117,7 +117,7 @@ impl Posted {
     /// The state, or why it is not known.
     async fn ask(&self) -> Result<State, String> {
         let release = &self.setup.release;
-        let limits = release.guard.limits();
+        let limits = release.controller.limits();
         let anew = |now: Time| State::new(Rollout::new(limits, now));
         let mut state = anew(self.setup.timeline.now());
         let mut fence = self.setup.permit.fence().unwrap_or(0);
@@ -139,7 +139,7 @@ impl Posted {
                 StoredState::Unknown(why) => {
                     return Err(format!("its state cannot be read yet: {why}"));
                 }
-                StoredState::SetAside(why) => tracing::warn!(release = %release.name, "{why}"),
+                StoredState::Quarantined(why) => tracing::warn!(release = %release.name, "{why}"),
                 StoredState::State(stored) => match stored.bounded() {
                     Ok(stored) => state = stored,
                     Err(why) => {
@@ -156,18 +156,18 @@ impl Posted {
     fn cannot_tell(&self, why: &str) {
         let release = &self.setup.release;
         tracing::warn!(release = %release.name, "It is not guarded yet: {why}");
-        let releases = &self.setup.crew.metrics().releases;
+        let releases = &self.setup.executor.metrics().releases;
         releases.state_failed();
         let seen = ObjectGauges {
             unreadable: 0,
             blind: true,
-            watch_failures: self.facts.borrow().failures,
+            watch_failures: self.release_state.borrow().failures,
         };
         releases.sees(release.namespace.as_str(), release.name.as_str(), &seen);
         let view = GuardView {
             namespace: release.namespace.to_string(),
             release: release.name.to_string(),
-            mode: release.guard.mode.as_str(),
+            mode: release.controller.mode.as_str(),
             engine: Some(self.setup.engine.name()),
             says: format!("It is not guarded yet: {why}"),
             blind: Some(why.to_owned()),
@@ -219,7 +219,7 @@ impl ReleaseController {
         let fails = error.is_some();
         if let Some(error) = error {
             self.is_dirty = true;
-            self.setup.crew.metrics().releases.state_failed();
+            self.setup.executor.metrics().releases.state_failed();
             if !self.save_fails {
                 tracing::error!(release = %self.setup.release.name, error,
                     "The state cannot be written; judging goes on, but a restart would forget what happens now");

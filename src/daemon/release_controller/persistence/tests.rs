@@ -38,12 +38,12 @@ struct Guarding {
     orders: mpsc::Sender<RollbackOrder>,
     alerts: mpsc::Sender<ReceivedAlert>,
     /// The facts come only where a test sends some.
-    facts: watch::Sender<ObservedState>,
+    release_state: watch::Sender<ObservedState>,
     metrics: Arc<Metrics>,
     _folder: tempfile::TempDir,
 }
 
-fn guard(store: StateStore, permit: Permit) -> Guarding {
+fn controller(store: StateStore, permit: Permit) -> Guarding {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("probes.toml");
     let text = format!(
@@ -62,9 +62,9 @@ fn guard(store: StateStore, permit: Permit) -> Guarding {
     };
     let settings = loaded.settings;
     let metrics = Arc::new(Metrics::new().unwrap());
-    let outfit = prober::ProberContext::new(clock::now);
-    let (facts, observed) = watch::channel(ObservedState::default());
-    let (_, heard) = mpsc::channel(1);
+    let dependencies = prober::ProberContext::new(clock::now);
+    let (release_state, observed) = watch::channel(ObservedState::default());
+    let (_, message) = mpsc::channel(1);
     let (orders, ordered) = mpsc::channel(1);
     let (tell, alerts) = mpsc::channel(8);
     let (view, shown) = watch::channel(Arc::new(GuardView::default()));
@@ -72,8 +72,12 @@ fn guard(store: StateStore, permit: Permit) -> Guarding {
         engine: EmbeddedEngine::new(folder.path()),
         release: settings.releases[0].clone(),
         store: Some(Arc::new(store)),
-        crew: Arc::new(ProbeExecutor::new(&settings, Arc::clone(&metrics), outfit)),
-        pace: Arc::new(IntervalOverrides::new(
+        executor: Arc::new(ProbeExecutor::new(
+            &settings,
+            Arc::clone(&metrics),
+            dependencies,
+        )),
+        interval_overrides: Arc::new(IntervalOverrides::new(
             Schedule::start(clock::now, |_| {}).unwrap(),
         )),
         timeline: Timeline::start(),
@@ -83,7 +87,7 @@ fn guard(store: StateStore, permit: Permit) -> Guarding {
         permit,
     };
     let stop = CancellationToken::new();
-    let posted = Posted::new(setup, None, observed, heard, view, ordered, alerts);
+    let posted = Posted::new(setup, None, observed, message, view, ordered, alerts);
     let stopped = stop.clone();
     Guarding {
         task: tokio::spawn(async move { Box::pin(posted.run(stopped)).await }),
@@ -91,7 +95,7 @@ fn guard(store: StateStore, permit: Permit) -> Guarding {
         view: shown,
         orders,
         alerts: tell,
-        facts,
+        release_state,
         metrics,
         _folder: folder,
     }
@@ -121,7 +125,7 @@ async fn a_release_whose_state_cannot_be_read_is_not_guarded_until_it_can_be() {
     let (cluster, replica) = taken_over().await;
     cluster.world().refuses = Some(429);
     let permit = Permit::of(replica.lease.subscribe());
-    let mut guarding = guard(replica.store, permit);
+    let mut guarding = controller(replica.store, permit);
     let shown = guarding.view.wait_for(|view| view.blind.is_some()).await;
     let shown = Arc::clone(&shown.unwrap());
     assert!(shown.says.contains("not guarded yet"), "{}", shown.says);
@@ -154,7 +158,7 @@ async fn whoever_loses_the_permit_before_the_state_is_read_leaves_nothing() {
     let (cluster, replica) = taken_over().await;
     cluster.world().refuses = Some(429);
     let permit = Permit::of(replica.lease.subscribe());
-    let mut guarding = guard(replica.store, permit);
+    let mut guarding = controller(replica.store, permit);
     let waits = guarding.view.wait_for(|view| view.blind.is_some()).await;
     drop(waits);
     replica.lease.send_replace(None);
@@ -166,7 +170,7 @@ async fn a_watch_that_another_replica_began_is_recorded_from_there_on() {
     let (_cluster, replica) = taken_over().await;
     let folder = replica.folder.path().to_owned();
     let permit = Permit::of(replica.lease.subscribe());
-    let mut guarding = guard(replica.store, permit);
+    let mut guarding = controller(replica.store, permit);
     let begun = guarding.view.wait_for(|view| !view.phase.is_empty()).await;
     drop(begun);
     guarding.stop.cancel();
@@ -190,7 +194,7 @@ fn at(revision: u32, stored_at: Option<Time>) -> ObservedState {
         test_failed: false,
     };
     ObservedState {
-        facts: Arc::new(ReleaseState {
+        release_state: Arc::new(ReleaseState {
             revisions: vec![record],
             stored_at,
             ..ReleaseState::default()
@@ -210,11 +214,11 @@ async fn what_was_found_is_acted_on_when_the_cluster_is_seen_again() {
     let kind = StoredKind::State;
     let nothing = first.store.load::<State>(kind, &namespace, &release, saved);
     assert_eq!(nothing, StoredState::Nothing);
-    let watching = state.watching.as_mut().unwrap();
-    while watching.watch.finding().is_none() {
-        assert!(!watching.watch.is_over());
-        watching.watch.tick(&analysis::Tick {
-            marks: &[TickOutcome::Bad],
+    let running = state.running.as_mut().unwrap();
+    while running.analysis.regression().is_none() {
+        assert!(!running.analysis.is_over());
+        running.analysis.tick(&analysis::Tick {
+            outcomes: &[TickOutcome::Failure],
             ..analysis::Tick::default()
         });
     }
@@ -224,33 +228,33 @@ async fn what_was_found_is_acted_on_when_the_cluster_is_seen_again() {
         .unwrap();
     let second = cluster.replica(Some(2));
     let permit = Permit::of(second.lease.subscribe());
-    let mut guarding = guard(second.store, permit);
+    let mut guarding = controller(second.store, permit);
     let away = ObservedState {
         trouble: Some("the API server cannot be reached".into()),
         ..at(4, None)
     };
-    guarding.facts.send_replace(away);
+    guarding.release_state.send_replace(away);
     let blind = guarding.view.wait_for(|view| view.blind.is_some()).await;
     assert_eq!(blind.unwrap().phase, "watching");
-    guarding.facts.send_replace(at(4, None));
+    guarding.release_state.send_replace(at(4, None));
     let is_found = |view: &GuardView| view.verdict.as_ref().is_some_and(|it| it.revision == 4);
     let shown = guarding.view.wait_for(|view| is_found(view)).await;
     let verdict = shown.unwrap().verdict.clone().unwrap();
     assert_eq!(verdict.verdict, "rollback");
-    let is_past = |view: &GuardView| view.phase != "watching";
-    let phase = guarding.view.wait_for(|view| is_past(view)).await;
+    let is_finished = |view: &GuardView| view.phase != "watching";
+    let phase = guarding.view.wait_for(|view| is_finished(view)).await;
     let rollouts = phase.unwrap().rollouts.clone();
-    let is_void = rollouts.iter().any(|it| it.ending == "inconclusive");
-    assert!(!is_void, "{rollouts:?}");
+    let is_unknown = rollouts.iter().any(|it| it.outcome == "inconclusive");
+    assert!(!is_unknown, "{rollouts:?}");
 }
 
 /// Alerts that were told before we saw the revision: one began before it was stored, and one after that.
 async fn told_before_the_watch(weight: AlertWeight) -> (Guarding, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
-    let mut guarding = guard(StateStore::open(folder.path()).unwrap(), Permit::always());
+    let mut guarding = controller(StateStore::open(folder.path()).unwrap(), Permit::always());
     let now = Timeline::start().now();
     let ago = |seconds: u64| Time::from_millis(now.millis() - seconds * 1000);
-    guarding.facts.send_replace(at(7, Some(ago(3600))));
+    guarding.release_state.send_replace(at(7, Some(ago(3600))));
     let steady = guarding.view.wait_for(|view| view.phase == "steady").await;
     drop(steady);
     let waits = || guarding.metrics.webhook.waits();
@@ -262,13 +266,13 @@ async fn told_before_the_watch(weight: AlertWeight) -> (Guarding, tempfile::Temp
     while !taken() {
         tokio::task::yield_now().await;
     }
-    guarding.facts.send_replace(at(8, Some(ago(10))));
+    guarding.release_state.send_replace(at(8, Some(ago(10))));
     (guarding, folder)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_alert_that_was_told_before_its_revision_was_seen_counts() {
-    let (mut guarding, _folder) = told_before_the_watch(AlertWeight::Doubt).await;
+    let (mut guarding, _folder) = told_before_the_watch(AlertWeight::SelfCheck).await;
     let seen = guarding
         .view
         .wait_for(|view| view.revision == Some(8))
@@ -276,15 +280,15 @@ async fn an_alert_that_was_told_before_its_revision_was_seen_counts() {
     drop(seen);
     guarding.stop.cancel();
     let state = guarding.task.await.unwrap().unwrap();
-    let watching = state.watching.unwrap();
-    let names: Vec<&str> = watching.alerts.iter().map(|firing| &*firing.name).collect();
+    let running = state.running.unwrap();
+    let names: Vec<&str> = running.alerts.iter().map(|firing| &*firing.name).collect();
     assert_eq!(names, ["Under"]);
     assert_eq!(state.told.len(), 2, "both still fire");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_alert_that_was_told_before_its_revision_was_seen_convicts() {
-    let (mut guarding, _folder) = told_before_the_watch(AlertWeight::Convict).await;
+    let (mut guarding, _folder) = told_before_the_watch(AlertWeight::Reject).await;
     let verdict = guarding.view.wait_for(|view| view.verdict.is_some()).await;
     let verdict = verdict.unwrap().verdict.clone().unwrap();
     assert_eq!(verdict.reason, "alert:Under");

@@ -67,35 +67,35 @@ impl ReportedPod {
 
 /// Remembers the trouble of old pods.
 pub(super) fn note_old_pods(
-    watching: &mut RunningAnalysis,
-    facts: &ReleaseState,
+    running: &mut RunningAnalysis,
+    release_state: &ReleaseState,
     serving: Option<Revision>,
 ) {
-    let revision = watching.revision;
-    let change = |pod: &ReleasePod| facts.change_of(pod, revision, serving);
-    for pod in &facts.pods {
-        if pod.terminating || !watching.is_older(pod) {
+    let revision = running.revision;
+    let change = |pod: &ReleasePod| release_state.change_of(pod, revision, serving);
+    for pod in &release_state.pods {
+        if pod.terminating || !running.is_older(pod) {
             continue;
         }
         // Where the settings changed, old pods may read the new ones: what they did before counts, and nothing since.
-        if watching.watch.ticks() == 0 || change(pod) != Ok(Some(WorkloadDiff::Config)) {
-            watching.old.note(pod);
+        if running.analysis.ticks() == 0 || change(pod) != Ok(Some(WorkloadDiff::Config)) {
+            running.old.note(pod);
         }
     }
 }
 
 /// States of new pods that are not known yet: of workloads that the revision changed since the one that served before.
 pub(super) fn pod_states(
-    watching: &mut RunningAnalysis,
-    facts: &ReleaseState,
+    running: &mut RunningAnalysis,
+    release_state: &ReleaseState,
     serving: Option<Revision>,
 ) -> Vec<PodState> {
-    note_old_pods(watching, facts, serving);
-    let revision = watching.revision;
-    let change = |pod: &ReleasePod| facts.change_of(pod, revision, serving);
+    note_old_pods(running, release_state, serving);
+    let revision = running.revision;
+    let change = |pod: &ReleasePod| release_state.change_of(pod, revision, serving);
     let mut states = Vec::new();
-    for pod in &facts.pods {
-        if !watching.is_new(pod) {
+    for pod in &release_state.pods {
+        if !running.is_new(pod) {
             continue;
         }
         // Made meanwhile, of a workload that is as it was: its trouble has another cause. Where the change is not known,
@@ -108,13 +108,13 @@ pub(super) fn pod_states(
             restarts: pod.restarts,
             loops: pod.is_crash_looping(),
             stuck,
-            old_too: watching.old.has(pod, stuck),
+            old_too: running.old.has(pod, stuck),
         };
-        let before = watching.told_pods.get(&pod.name).copied();
+        let before = running.reported_pods.get(&pod.name).copied();
         if before.unwrap_or_default() == now {
             continue;
         }
-        watching.told_pods.insert(pod.name.clone(), now);
+        running.reported_pods.insert(pod.name.clone(), now);
         states.push(PodState {
             name: pod.name.clone(),
             restarts: pod.restarts,
@@ -127,8 +127,8 @@ pub(super) fn pod_states(
         });
     }
     // One that is gone is no longer in the way of anything.
-    let is_there = |name: &str| facts.pods.iter().any(|pod| *pod.name == *name);
-    watching.told_pods.retain(|name, told| {
+    let is_there = |name: &str| release_state.pods.iter().any(|pod| *pod.name == *name);
+    running.reported_pods.retain(|name, told| {
         let stays = is_there(name);
         if !stays && told.stuck.is_some() {
             states.push(PodState {

@@ -13,7 +13,7 @@ use crate::release::change::RevisionWorkloads;
 const OLD: Revision = Revision(1);
 const NEW: Revision = Revision(2);
 
-pub(in crate::daemon::release_controller) fn watching() -> RunningAnalysis {
+pub(in crate::daemon::release_controller) fn running() -> RunningAnalysis {
     let start = AnalysisStart {
         endpoints: vec!["api".into()],
         baseline: vec![(0, 100)],
@@ -26,18 +26,18 @@ pub(in crate::daemon::release_controller) fn watching() -> RunningAnalysis {
         was_complete: false,
         rolled_out: None,
         began: START,
-        watch: Analysis::new(Rule::default(), &start).unwrap(),
+        analysis: Analysis::new(Rule::default(), &start).unwrap(),
         pods: Vec::new(),
         direct: vec![false],
         failing: vec![BTreeMap::new()],
         last_bad: None,
-        told_pods: BTreeMap::new(),
+        reported_pods: BTreeMap::new(),
         told: Vec::new(),
         hurried_until: None,
         old: OldPodFailures::default(),
         alerts: Vec::new(),
-        trace: Vec::new(),
-        inbox: TickBuffer::new(1),
+        e_values: Vec::new(),
+        tick_buffer: TickBuffer::new(1),
         needed: Vec::new(),
         tick: RecordedTick::default(),
     }
@@ -63,7 +63,7 @@ fn workloads(revision: Revision, parts: &[(&str, &str, &str)]) -> Arc<RevisionWo
 }
 
 /// The second revision changes the template of `api`, the settings of `jobs`, and nothing of `web`.
-fn facts(pods: Vec<ReleasePod>) -> ReleaseState {
+fn release_state(pods: Vec<ReleasePod>) -> ReleaseState {
     let before = [
         ("api", "api:1", "1"),
         ("web", "web:1", "1"),
@@ -106,7 +106,7 @@ fn looping(workload: &str, revision: Revision) -> ReleasePod {
 /// What is told of new pods: each workload, and whether an old pod of it does the same.
 #[track_caller]
 fn check(rule: &str, pods: Vec<ReleasePod>, expected: &[(&str, bool)]) {
-    let states = pod_states(&mut watching(), &facts(pods), Some(OLD));
+    let states = pod_states(&mut running(), &release_state(pods), Some(OLD));
     let told = states.iter().map(|state| (&*state.workload, state.old_too));
     assert_eq!(told.collect::<Vec<_>>(), expected, "{rule}");
 }
@@ -137,50 +137,50 @@ fn a_pod_of_a_workload_that_was_not_changed_is_not_held_against_the_revision() {
 #[test]
 fn one_that_reads_changed_settings_is() {
     let states = pod_states(
-        &mut watching(),
-        &facts(vec![looping("jobs", NEW)]),
+        &mut running(),
+        &release_state(vec![looping("jobs", NEW)]),
         Some(OLD),
     );
     assert_eq!(states.len(), 1);
     assert_eq!(&*states[0].workload, "Deployment jobs");
     assert_eq!(&*states[0].container, "app");
     // Old pods may read the new settings by now, and crash of them.
-    let facts = facts(vec![looping("jobs", NEW), looping("jobs", OLD)]);
-    let mut late = watching();
-    late.watch.tick(&Tick {
-        marks: &[TickOutcome::Good],
+    let release_state = release_state(vec![looping("jobs", NEW), looping("jobs", OLD)]);
+    let mut late = running();
+    late.analysis.tick(&Tick {
+        outcomes: &[TickOutcome::Success],
         ..Tick::default()
     });
-    let excused = |watching: &mut RunningAnalysis| {
-        let states = pod_states(watching, &facts, Some(OLD));
+    let excused = |running: &mut RunningAnalysis| {
+        let states = pod_states(running, &release_state, Some(OLD));
         states[0].old_too
     };
     assert!(!excused(&mut late));
-    assert!(excused(&mut watching()), "it crashed before");
+    assert!(excused(&mut running()), "it crashed before");
 }
 
 #[test]
 fn an_old_pod_that_has_gone_still_excuses() {
-    let mut watching = watching();
-    let before = facts(vec![looping("api", OLD)]);
-    assert!(pod_states(&mut watching, &before, Some(OLD)).is_empty());
-    let after = facts(vec![looping("api", NEW)]);
-    assert!(pod_states(&mut watching, &after, Some(OLD))[0].old_too);
+    let mut running = running();
+    let before = release_state(vec![looping("api", OLD)]);
+    assert!(pod_states(&mut running, &before, Some(OLD)).is_empty());
+    let after = release_state(vec![looping("api", NEW)]);
+    assert!(pod_states(&mut running, &after, Some(OLD))[0].old_too);
 }
 
 #[test]
 fn what_cannot_start_is_told_once_and_so_is_its_end() {
-    let stuck = facts(vec![pod("api", NEW, 0, "ImagePullBackOff")]);
-    let mut watching = watching();
-    let states = pod_states(&mut watching, &stuck, Some(OLD));
+    let stuck = release_state(vec![pod("api", NEW, 0, "ImagePullBackOff")]);
+    let mut running = running();
+    let states = pod_states(&mut running, &stuck, Some(OLD));
     assert_eq!(states[0].stuck, Some(StuckReason::Image));
-    assert!(pod_states(&mut watching, &stuck, Some(OLD)).is_empty());
-    let started = facts(vec![pod("api", NEW, 0, "")]);
-    let states = pod_states(&mut watching, &started, Some(OLD));
+    assert!(pod_states(&mut running, &stuck, Some(OLD)).is_empty());
+    let started = release_state(vec![pod("api", NEW, 0, "")]);
+    let states = pod_states(&mut running, &started, Some(OLD));
     assert_eq!(states[0].stuck, None);
     // One that goes while it is stuck is no longer in the way.
-    assert_eq!(pod_states(&mut watching, &stuck, Some(OLD)).len(), 1);
-    let states = pod_states(&mut watching, &facts(Vec::new()), Some(OLD));
+    assert_eq!(pod_states(&mut running, &stuck, Some(OLD)).len(), 1);
+    let states = pod_states(&mut running, &release_state(Vec::new()), Some(OLD));
     assert_eq!((&*states[0].name, states[0].stuck), ("api-2", None));
 }
 
@@ -188,7 +188,7 @@ fn what_cannot_start_is_told_once_and_so_is_its_end() {
 #[test]
 fn where_it_is_not_known_what_changed_the_release_s_new_pods_count() {
     let pods = vec![looping("web", NEW)];
-    let known = facts(pods.clone());
+    let known = release_state(pods.clone());
     let unread = ReleaseState {
         workloads: vec![known.workloads[1].clone()],
         ..known.clone()
@@ -197,7 +197,7 @@ fn where_it_is_not_known_what_changed_the_release_s_new_pods_count() {
         unreadable: vec![(OLD, "it is cut off".into())],
         ..unread.clone()
     };
-    for (facts, serving, why) in [
+    for (release_state, serving, why) in [
         (&known, None, "it is not known which revision served before"),
         (&unread, Some(OLD), "the record of revision 1 was not read"),
         (
@@ -206,9 +206,9 @@ fn where_it_is_not_known_what_changed_the_release_s_new_pods_count() {
             "revision 1 cannot be read: it is cut off",
         ),
     ] {
-        let states = pod_states(&mut watching(), facts, serving);
+        let states = pod_states(&mut running(), release_state, serving);
         assert_eq!(states.len(), 1);
-        let change = facts.change_of_workload("Deployment", "web", NEW, serving);
+        let change = release_state.change_of_workload("Deployment", "web", NEW, serving);
         assert_eq!(change, Err(why.to_owned()));
     }
 }

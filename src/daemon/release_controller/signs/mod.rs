@@ -53,24 +53,26 @@ impl HasTimes for Trouble {
 impl RunningAnalysis {
     /// Whether pods or workloads are in trouble at the moment.
     pub(super) fn has_troubled_pods(&self) -> bool {
-        self.told_pods.values().any(|pod| pod.is_in_trouble())
+        self.reported_pods.values().any(|pod| pod.is_in_trouble())
             || self.told.iter().any(ReportedWorkload::is_in_trouble)
     }
 
     /// Takes the signs of this tick. Whether trouble begins with it.
-    pub(super) fn trouble_begins(&mut self, marks: &[TickOutcome], tick: &RecordedTick) -> bool {
+    pub(super) fn trouble_begins(&mut self, outcomes: &[TickOutcome], tick: &RecordedTick) -> bool {
         let is_new = |number: u32| {
             let mut pods = self.pods.iter();
             pods.any(|pod| pod.pod == number && pod.side == PodSide::New)
         };
         let mut direct = tick.direct.iter();
-        let is_sign = marks.contains(&TickOutcome::Bad)
-            || direct.any(|(pod, marks)| marks.contains(TickOutcome::Bad.letter()) && is_new(*pod))
+        let is_sign = outcomes.contains(&TickOutcome::Failure)
+            || direct.any(|(pod, outcomes)| {
+                outcomes.contains(TickOutcome::Failure.letter()) && is_new(*pod)
+            })
             || self.has_troubled_pods();
         if !is_sign {
             return false;
         }
-        let quiet = QUIET / self.watch.rule().interval_s;
+        let quiet = QUIET / self.analysis.rule().interval_s;
         let before = self.last_bad.replace(tick.tick);
         before.is_none_or(|before| f64::from(tick.tick.saturating_sub(before)) > quiet)
     }

@@ -2,13 +2,15 @@ use super::*;
 use crate::core::analysis::{PodState, StuckReason, WorkloadChange};
 use crate::core::recording::RecordedPod;
 use crate::daemon::release_controller::pod_states::ReportedPod;
-use crate::daemon::release_controller::pod_states::tests::watching;
+use crate::daemon::release_controller::pod_states::tests::running;
 use crate::daemon::release_controller::state::tests::START;
 use crate::daemon::release_controller::workload_events::ReportedWorkload;
 
 /// A tick of one endpoint with what pods answered.
 fn tick(number: u32, direct: &[(u32, &str)]) -> RecordedTick {
-    let direct = direct.iter().map(|(pod, marks)| (*pod, (*marks).into()));
+    let direct = direct
+        .iter()
+        .map(|(pod, outcomes)| (*pod, (*outcomes).into()));
     RecordedTick {
         tick: number,
         direct: direct.collect(),
@@ -18,29 +20,29 @@ fn tick(number: u32, direct: &[(u32, &str)]) -> RecordedTick {
 
 /// Number 0 is an old pod, and number 1 a new one.
 fn with_pods() -> RunningAnalysis {
-    let mut watching = watching();
+    let mut running = running();
     let pod = |(number, side)| RecordedPod {
         pod: number,
         name: format!("api-{number}").into(),
         side,
         ready_tick: 0,
     };
-    watching.pods = [(0, PodSide::Old), (1, PodSide::New)].map(pod).into();
-    watching
+    running.pods = [(0, PodSide::Old), (1, PodSide::New)].map(pod).into();
+    running
 }
 
 #[test]
 fn a_failed_result_through_the_service_or_of_a_new_pod_is_a_sign() {
-    let mut watching = with_pods();
-    assert!(!watching.trouble_begins(&[TickOutcome::Good], &tick(0, &[(0, "."), (1, ".")])));
-    assert!(!watching.trouble_begins(&[TickOutcome::Good], &tick(1, &[(0, "x"), (1, "-")])));
-    assert!(!watching.trouble_begins(&[TickOutcome::Unresolved], &tick(2, &[])));
-    assert!(watching.trouble_begins(&[TickOutcome::Good], &tick(3, &[(0, "."), (1, "x")])));
+    let mut running = with_pods();
+    assert!(!running.trouble_begins(&[TickOutcome::Success], &tick(0, &[(0, "."), (1, ".")])));
+    assert!(!running.trouble_begins(&[TickOutcome::Success], &tick(1, &[(0, "x"), (1, "-")])));
+    assert!(!running.trouble_begins(&[TickOutcome::Unresolved], &tick(2, &[])));
+    assert!(running.trouble_begins(&[TickOutcome::Success], &tick(3, &[(0, "."), (1, "x")])));
     // It lasts, whichever way it shows.
-    assert!(!watching.trouble_begins(&[TickOutcome::Bad], &tick(8, &[(0, "."), (1, ".")])));
-    assert!(!watching.trouble_begins(&[TickOutcome::Bad], &tick(14, &[])));
+    assert!(!running.trouble_begins(&[TickOutcome::Failure], &tick(8, &[(0, "."), (1, ".")])));
+    assert!(!running.trouble_begins(&[TickOutcome::Failure], &tick(14, &[])));
     // After a quiet time it is another one.
-    assert!(watching.trouble_begins(&[TickOutcome::Bad], &tick(21, &[])));
+    assert!(running.trouble_begins(&[TickOutcome::Failure], &tick(21, &[])));
 }
 
 #[test]
@@ -60,18 +62,18 @@ fn a_pod_that_restarts_or_cannot_start_is_a_sign_while_it_is_so() {
         },
     ];
     for state in states {
-        let mut watching = with_pods();
+        let mut running = with_pods();
         let healthy = ReportedPod::of(&PodState::default());
-        watching.told_pods.insert("api-1".into(), healthy);
-        assert!(!watching.trouble_begins(&[TickOutcome::Good], &tick(4, &[])));
+        running.reported_pods.insert("api-1".into(), healthy);
+        assert!(!running.trouble_begins(&[TickOutcome::Success], &tick(4, &[])));
         let troubled = ReportedPod::of(&state);
-        watching.told_pods.insert("api-1".into(), troubled);
+        running.reported_pods.insert("api-1".into(), troubled);
         assert!(
-            watching.trouble_begins(&[TickOutcome::Good], &tick(5, &[])),
+            running.trouble_begins(&[TickOutcome::Success], &tick(5, &[])),
             "{state:?}"
         );
         for number in 6..200 {
-            assert!(!watching.trouble_begins(&[TickOutcome::Good], &tick(number, &[])));
+            assert!(!running.trouble_begins(&[TickOutcome::Success], &tick(number, &[])));
         }
     }
 }
@@ -79,15 +81,15 @@ fn a_pod_that_restarts_or_cannot_start_is_a_sign_while_it_is_so() {
 #[test]
 fn a_workload_that_cannot_create_its_pods_is_a_sign() {
     for what in [WorkloadChange::Refused, WorkloadChange::Deadline] {
-        let mut watching = with_pods();
+        let mut running = with_pods();
         let mut told = ReportedWorkload::default();
         told.note(WorkloadChange::Template);
-        watching.told = vec![told.clone()];
-        assert!(!watching.trouble_begins(&[TickOutcome::Good], &tick(4, &[])));
+        running.told = vec![told.clone()];
+        assert!(!running.trouble_begins(&[TickOutcome::Success], &tick(4, &[])));
         told.note(what);
-        watching.told = vec![told];
+        running.told = vec![told];
         assert!(
-            watching.trouble_begins(&[TickOutcome::Good], &tick(5, &[])),
+            running.trouble_begins(&[TickOutcome::Success], &tick(5, &[])),
             "{what:?}"
         );
     }

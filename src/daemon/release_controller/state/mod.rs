@@ -49,13 +49,13 @@ pub(in crate::daemon) struct State {
     pub(super) deployed: Option<Revision>,
     /// The revision that serves is in doubt: what it measures is no baseline until it has served well for long enough.
     pub(super) doubtful: bool,
-    #[serde(deserialize_with = "if_readable")]
-    pub(super) watching: Option<RunningAnalysis>,
+    #[serde(rename = "watching", deserialize_with = "if_readable")]
+    pub(super) running: Option<RunningAnalysis>,
     /// The revision at hand, and when its watch began: the recording that is written.
     pub(super) recorded: Option<(Revision, Time)>,
     /// The watch that convicted, for the verification.
-    #[serde(deserialize_with = "if_readable")]
-    pub(super) convicted: Option<Analysis>,
+    #[serde(rename = "convicted", deserialize_with = "if_readable")]
+    pub(super) rejected: Option<Analysis>,
     #[serde(skip)]
     pub(super) verifying: Option<RunningVerification>,
     pub(super) verdict: Option<VerdictView>,
@@ -167,7 +167,8 @@ pub(super) struct RunningAnalysis {
     #[serde(default)]
     pub(super) first: Option<Revision>,
     pub(super) began: Time,
-    pub(super) watch: Analysis,
+    #[serde(rename = "watch")]
+    pub(super) analysis: Analysis,
     /// Pods that were asked, and their numbers.
     pub(super) pods: Vec<recording::RecordedPod>,
     /// Which endpoints are asked of pods directly.
@@ -178,7 +179,8 @@ pub(super) struct RunningAnalysis {
     pub(super) last_bad: Option<u32>,
     /// States of pods that were told to the watch.
     #[serde(default)]
-    pub(super) told_pods: BTreeMap<Box<str>, ReportedPod>,
+    #[serde(rename = "told_pods")]
+    pub(super) reported_pods: BTreeMap<Box<str>, ReportedPod>,
     /// What the watch was told of the workloads, in their order.
     #[serde(default)]
     pub(super) told: Vec<ReportedWorkload>,
@@ -192,7 +194,8 @@ pub(super) struct RunningAnalysis {
     #[serde(default)]
     pub(super) alerts: Vec<FiringAlert>,
     /// Seconds and e-value; thinned out when it grows too long.
-    pub(super) trace: Vec<(f64, f64)>,
+    #[serde(rename = "trace")]
+    pub(super) e_values: Vec<(f64, f64)>,
     /// Whether its rollout has been complete.
     #[serde(default)]
     pub(super) was_complete: bool,
@@ -201,7 +204,7 @@ pub(super) struct RunningAnalysis {
     pub(super) rolled_out: Option<bool>,
     /// Marks that wait for their tick.
     #[serde(skip)]
-    pub(super) inbox: TickBuffer,
+    pub(super) tick_buffer: TickBuffer,
     /// The newest result of each dependency since the last tick, in the watch's order; void where there is none.
     #[serde(skip)]
     pub(super) needed: Vec<TickOutcome>,
@@ -235,13 +238,13 @@ impl RunningAnalysis {
         pod.revision < self.first.unwrap_or(self.revision)
     }
 
-    pub(super) fn trace(&mut self) {
-        let t = self.watch.elapsed_s();
+    pub(super) fn e_values(&mut self) {
+        let t = self.analysis.elapsed_s();
         // JSON has no infinity, and nobody tells such numbers apart.
-        self.trace.push((t, self.watch.e_value().min(1e300)));
-        if self.trace.len() > MAX_TRACE {
+        self.e_values.push((t, self.analysis.e_value().min(1e300)));
+        if self.e_values.len() > MAX_TRACE {
             let mut keep = false;
-            self.trace.retain(|_| {
+            self.e_values.retain(|_| {
                 keep = !keep;
                 keep
             });
@@ -254,7 +257,7 @@ impl RunningAnalysis {
 
     /// Which soundings failed, by probe and reason.
     pub(super) fn failing(&self) -> Vec<String> {
-        self.watch
+        self.analysis
             .endpoints()
             .zip(&self.failing)
             .flat_map(|(name, reasons)| {
@@ -272,7 +275,7 @@ impl RunningAnalysis {
 pub(super) struct RunningVerification {
     pub(super) began: Time,
     pub(super) verification: Verification,
-    pub(super) inbox: TickBuffer,
+    pub(super) tick_buffer: TickBuffer,
     /// Of its ticks.
     pub(super) interval: Duration,
     /// Whether a rate limit answers, so that probes are asked at their own interval.
@@ -285,44 +288,44 @@ impl RunningVerification {
     pub(super) fn hears(
         &mut self,
         probe: &str,
-        mark: TickOutcome,
-        failing_need: Option<&NeedsEntry>,
+        outcome: TickOutcome,
+        failing_dependency: Option<&NeedsEntry>,
     ) {
         // The next tick begins anew, at the probes' own pace.
-        self.is_limited |= mark == TickOutcome::Limited;
+        self.is_limited |= outcome == TickOutcome::Limited;
         let mut endpoints = self.verification.endpoints();
         let Some(at) = endpoints.position(|name| name == probe) else {
             return; // configured since
         };
-        match failing_need {
+        match failing_dependency {
             Some(need) => {
                 self.excused.add(probe, need);
-                self.inbox.put(at, TickOutcome::Void);
+                self.tick_buffer.put(at, TickOutcome::Unknown);
             }
-            None => self.inbox.put(at, mark),
+            None => self.tick_buffer.put(at, outcome),
         }
     }
 
     /// Ends a tick. What a probe needs may have begun to fail after the probe was heard.
     pub(super) fn tick<'a>(
         &mut self,
-        is_void: bool,
-        failing_need: impl Fn(&str) -> Option<&'a NeedsEntry>,
+        is_unknown: bool,
+        failing_dependency: impl Fn(&str) -> Option<&'a NeedsEntry>,
     ) -> Option<VerificationOutcome> {
-        let mut marks = vec![TickOutcome::Void; self.verification.endpoints().count()];
-        self.inbox.take(&mut marks, TickOutcome::Void);
-        if is_void {
-            marks.fill(TickOutcome::Void);
+        let mut outcomes = vec![TickOutcome::Unknown; self.verification.endpoints().count()];
+        self.tick_buffer.take(&mut outcomes, TickOutcome::Unknown);
+        if is_unknown {
+            outcomes.fill(TickOutcome::Unknown);
         }
-        for (name, mark) in self.verification.endpoints().zip(&mut marks) {
-            if *mark == TickOutcome::Bad
-                && let Some(need) = failing_need(name)
+        for (name, outcome) in self.verification.endpoints().zip(&mut outcomes) {
+            if *outcome == TickOutcome::Failure
+                && let Some(need) = failing_dependency(name)
             {
                 self.excused.add(name, need);
-                *mark = TickOutcome::Void;
+                *outcome = TickOutcome::Unknown;
             }
         }
-        self.verification.tick(&marks)
+        self.verification.tick(&outcomes)
     }
 }
 
@@ -334,9 +337,9 @@ impl State {
             probes: BTreeMap::new(),
             deployed: None,
             doubtful: false,
-            watching: None,
+            running: None,
             recorded: None,
-            convicted: None,
+            rejected: None,
             verifying: None,
             verdict: None,
             entries: VecDeque::new(),
@@ -358,28 +361,28 @@ impl State {
     /// Brings a state that was read from outside within its bounds, or says why it cannot be used.
     pub(super) fn bounded(mut self) -> Result<Self, &'static str> {
         let watches = self
-            .watching
+            .running
             .iter()
-            .map(|watching| &watching.watch)
-            .chain(&self.convicted);
-        for watch in watches {
-            if !watch.is_sound() {
+            .map(|running| &running.analysis)
+            .chain(&self.rejected);
+        for analysis in watches {
+            if !analysis.is_sound() {
                 return Err("it holds a watch that cannot be");
             }
         }
-        if let Some(watching) = &mut self.watching {
-            let endpoints = watching.watch.endpoints().count();
-            if watching.failing.len() != endpoints || watching.direct.len() != endpoints {
+        if let Some(running) = &mut self.running {
+            let endpoints = running.analysis.endpoints().count();
+            if running.failing.len() != endpoints || running.direct.len() != endpoints {
                 return Err("it holds a watch whose parts do not fit together");
             }
-            watching.inbox = TickBuffer::new(endpoints);
+            running.tick_buffer = TickBuffer::new(endpoints);
         }
         self.rollout = self.rollout.bounded();
         if !matches!(
             self.rollout.phase(),
-            RolloutPhase::Settling(_) | RolloutPhase::Watching(_)
+            RolloutPhase::RollingOut(_) | RolloutPhase::Analyzing(_)
         ) {
-            self.watching = None;
+            self.running = None;
         }
         self.ledger = self.ledger.bounded();
         for known in self.probes.values_mut() {
@@ -401,13 +404,13 @@ impl State {
 
     /// When the tick that runs ends.
     pub(super) fn next_tick(&self) -> Option<Time> {
-        if let Some(watching) = &self.watching {
+        if let Some(running) = &self.running {
             // What was found waits until it can be acted on, and nothing more is looked for.
-            if watching.watch.finding().is_some() {
+            if running.analysis.regression().is_some() {
                 return None;
             }
-            let interval = Duration::from_secs_f64(watching.watch.rule().interval_s);
-            return Some(watching.began + interval * (watching.watch.ticks() + 1));
+            let interval = Duration::from_secs_f64(running.analysis.rule().interval_s);
+            return Some(running.began + interval * (running.analysis.ticks() + 1));
         }
         let verifying = self.verifying.as_ref()?;
         Some(verifying.began + verifying.interval * (verifying.verification.ticks() + 1))
@@ -416,32 +419,32 @@ impl State {
     /// A probe fails for something that it needs: that is no baseline, but says how it is now.
     pub(super) fn fails(&mut self, probe: &str) {
         if let Some(known) = self.probes.get_mut(probe) {
-            known.baseline.follow(TickOutcome::Bad);
+            known.baseline.follow(TickOutcome::Failure);
             known.well = false;
         }
     }
 
     /// Counts a sounding, wherever it belongs.
-    pub(super) fn heard(
+    pub(super) fn message(
         &mut self,
         probe: &str,
-        mark: TickOutcome,
+        outcome: TickOutcome,
         latency: Option<Duration>,
         now: Time,
     ) {
-        let is_at_rest = self.rollout.phase().case().is_none();
-        let settled = self
-            .watching
+        let is_at_rest = self.rollout.phase().candidate().is_none();
+        let complete = self
+            .running
             .as_ref()
-            .is_none_or(|watching| watching.watch.settled_at().is_some());
+            .is_none_or(|running| running.analysis.complete_at().is_some());
         let known = match self.probes.get_mut(probe) {
             Some(known) => known,
             None => self.probes.entry(probe.into()).or_default(),
         };
-        match mark {
-            TickOutcome::Good => known.well = true,
-            TickOutcome::Bad => known.well = false,
-            TickOutcome::Void
+        match outcome {
+            TickOutcome::Success => known.well = true,
+            TickOutcome::Failure => known.well = false,
+            TickOutcome::Unknown
             | TickOutcome::NotDue
             | TickOutcome::Limited
             | TickOutcome::Unresolved => {}
@@ -450,22 +453,22 @@ impl State {
             return;
         }
         if self.rollout.is_starting() {
-            known.baseline.follow(mark);
+            known.baseline.follow(outcome);
             return;
         }
-        let latency = latency.filter(|_| mark == TickOutcome::Good);
+        let latency = latency.filter(|_| outcome == TickOutcome::Success);
         // A revision that bakes is not known to be good yet.
         let is_known_good = !self.doubtful && self.bake.is_none();
         if is_at_rest && is_known_good {
-            known.baseline.record(mark, now);
+            known.baseline.record(outcome, now);
             if let Some(latency) = latency {
                 known.baseline.took(latency, now);
             }
             return;
         }
-        known.baseline.follow(mark);
-        if settled {
-            known.candidate.record(mark, now);
+        known.baseline.follow(outcome);
+        if complete {
+            known.candidate.record(outcome, now);
             if let Some(latency) = latency {
                 known.candidate.took(latency, now);
             }
@@ -510,10 +513,10 @@ impl HasTimes for State {
             probes,
             deployed: _,
             doubtful: _,
-            watching,
+            running,
             // It names the file of the recording, and has to go on naming it.
             recorded: _,
-            convicted: _,
+            rejected: _,
             verifying,
             verdict,
             entries,
@@ -537,9 +540,9 @@ impl HasTimes for State {
             known.baseline.shift(by);
             known.candidate.shift(by);
         }
-        if let Some(watching) = watching {
-            watching.began.shift(by);
-            watching.hurried_until.shift(by);
+        if let Some(running) = running {
+            running.began.shift(by);
+            running.hurried_until.shift(by);
         }
         if let Some(bake) = bake {
             bake.shift(by);

@@ -51,7 +51,7 @@ pub(in crate::daemon::release_controller) fn state() -> (State, Time) {
     let story = [
         seen(1, RevisionOrigin::First, None),
         seen(2, RevisionOrigin::Upgrade, Some(1)),
-        RolloutInput::Settled,
+        RolloutInput::RolloutComplete,
         RolloutInput::TroubleBegan,
         regressed,
         RolloutInput::Ready {
@@ -64,10 +64,10 @@ pub(in crate::daemon::release_controller) fn state() -> (State, Time) {
             },
             made: Revision(3),
         },
-        RolloutInput::Settled,
+        RolloutInput::RolloutComplete,
         RolloutInput::Recovered,
         seen(4, RevisionOrigin::Upgrade, Some(3)),
-        RolloutInput::Settled,
+        RolloutInput::RolloutComplete,
         RolloutInput::TroubleBegan,
     ];
     for event in story {
@@ -75,10 +75,14 @@ pub(in crate::daemon::release_controller) fn state() -> (State, Time) {
         state.rollout.step(event, now);
         state.entries.extend(state.rollout.take_entries());
     }
-    for mark in [TickOutcome::Good, TickOutcome::Bad, TickOutcome::Good] {
+    for outcome in [
+        TickOutcome::Success,
+        TickOutcome::Failure,
+        TickOutcome::Success,
+    ] {
         let known = state.probes.entry("api".into()).or_default();
-        known.baseline.record(mark, START);
-        known.candidate.record(mark, now);
+        known.baseline.record(outcome, START);
+        known.candidate.record(outcome, now);
         known.looked(true);
         known.well = true;
     }
@@ -96,18 +100,18 @@ pub(in crate::daemon::release_controller) fn state() -> (State, Time) {
         failing_at_start: vec![false],
         ..AnalysisStart::default()
     };
-    let mut watch = Analysis::new(Rule::default(), &start).unwrap();
+    let mut analysis = Analysis::new(Rule::default(), &start).unwrap();
     for _ in 0..10 {
-        watch.tick(&Tick {
-            marks: &[TickOutcome::Good],
+        analysis.tick(&Tick {
+            outcomes: &[TickOutcome::Success],
             ..Tick::default()
         });
     }
-    watch.settled(4.0);
+    analysis.complete(4.0);
     let began = START + Duration::from_secs(100);
     state.deployed = Some(Revision(3));
     state.recorded = Some((Revision(4), began));
-    state.convicted = Some(watch.clone());
+    state.rejected = Some(analysis.clone());
     state.verdict = Some(VerdictView {
         revision: 2,
         verdict: "rollback".into(),
@@ -119,11 +123,11 @@ pub(in crate::daemon::release_controller) fn state() -> (State, Time) {
         at: (START + Duration::from_secs(50)).unix_seconds(),
     });
     state.fence = 7;
-    let mut watching = RunningAnalysis {
+    let mut running = RunningAnalysis {
         revision: Revision(4),
         first: None,
         began,
-        watch,
+        analysis,
         pods: vec![recording::RecordedPod {
             pod: 0,
             name: "web-1".into(),
@@ -133,20 +137,20 @@ pub(in crate::daemon::release_controller) fn state() -> (State, Time) {
         direct: vec![true],
         failing: vec![BTreeMap::from([("connect".into(), 1)])],
         last_bad: Some(3),
-        told_pods: BTreeMap::from([("web-1".into(), ReportedPod::default())]),
+        reported_pods: BTreeMap::from([("web-1".into(), ReportedPod::default())]),
         told: vec![ReportedWorkload::default()],
         hurried_until: Some(now),
         old: OldPodFailures::default(),
         alerts: Vec::new(),
-        trace: Vec::new(),
+        e_values: Vec::new(),
         was_complete: false,
         rolled_out: None,
-        inbox: TickBuffer::new(1),
+        tick_buffer: TickBuffer::new(1),
         needed: Vec::new(),
         tick: recording::RecordedTick::default(),
     };
-    watching.trace();
-    state.watching = Some(watching);
+    running.e_values();
+    state.running = Some(running);
     (state, now)
 }
 
@@ -248,10 +252,10 @@ fn the_state_of_an_older_version_is_read() {
         panic!("{V1}");
     };
     // A watch of the first version of the rule cannot be gone on with: it begins anew.
-    state.watching = None;
-    state.convicted = None;
+    state.running = None;
+    state.rejected = None;
     assert_eq!(read.clone().bounded().unwrap(), state);
-    assert!(read.rollout.phase().case().is_some() && read.rollout.past().len() == 1);
+    assert!(read.rollout.phase().candidate().is_some() && read.rollout.finished().len() == 1);
 }
 
 #[test]
@@ -283,11 +287,11 @@ fn verifying(endpoints: [&str; 3]) -> RunningVerification {
         failing_at_start: vec![false; 3],
         ..AnalysisStart::default()
     };
-    let watch = Analysis::new(Rule::default(), &start).unwrap();
+    let analysis = Analysis::new(Rule::default(), &start).unwrap();
     RunningVerification {
         began: START,
-        verification: Verification::at_pace(&watch, 1.0),
-        inbox: TickBuffer::new(3),
+        verification: Verification::at_pace(&analysis, 1.0),
+        tick_buffer: TickBuffer::new(3),
         interval: Duration::from_secs(1),
         is_limited: false,
         excused: ExcusedProbes::default(),
@@ -299,13 +303,13 @@ fn a_verification_takes_each_result_in_its_own_tick() {
     let mut verifying = verifying(["api", "db", "web"]);
     let mut ends = None;
     for tick in 1..=60 {
-        let mark = if tick <= 20 {
-            TickOutcome::Bad
+        let outcome = if tick <= 20 {
+            TickOutcome::Failure
         } else {
-            TickOutcome::Good
+            TickOutcome::Success
         };
         for name in ["web", "db", "another", "api"] {
-            verifying.hears(name, mark, None);
+            verifying.hears(name, outcome, None);
         }
         ends = verifying.tick(false, |_| None).map(|end| (tick, end));
         if ends.is_some() {
@@ -323,9 +327,9 @@ fn a_verification_does_not_judge_failures_of_a_probe_whose_dependency_fails() {
         let mut ends = None;
         for _ in 0..60 {
             let need = (knows_at == "the result").then_some(&postgres);
-            verifying.hears("api", TickOutcome::Good, None);
-            verifying.hears("db", TickOutcome::Bad, need);
-            verifying.hears("web", TickOutcome::Good, None);
+            verifying.hears("api", TickOutcome::Success, None);
+            verifying.hears("db", TickOutcome::Failure, need);
+            verifying.hears("web", TickOutcome::Success, None);
             let need = (knows_at == "the tick").then_some(&postgres);
             ends = verifying.tick(false, |probe| need.filter(|_| probe == "db"));
             if ends.is_some() {

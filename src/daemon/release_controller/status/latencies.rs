@@ -14,7 +14,7 @@ pub(super) fn view(state: &State) -> Option<LatenciesView> {
     let probes: Vec<_> = latencies.endpoints.iter().filter_map(probe).collect();
     (!probes.is_empty()).then(|| LatenciesView {
         revision: latencies.revision.0,
-        is_over: state.watching.is_none(),
+        is_over: state.running.is_none(),
         probes,
     })
 }
@@ -92,7 +92,7 @@ mod tests {
         let mut latencies = AnalysisLatencies::new(Revision(4), &["api".into()], &before);
         for us in took_us {
             let tick = RecordedTick {
-                marks: ".".into(),
+                outcomes: ".".into(),
                 us: vec![Some(*us)],
                 ..RecordedTick::default()
             };
@@ -119,7 +119,7 @@ mod tests {
         }
         assert_eq!(probe.distributions[0].of, "before");
         assert_eq!(probe.distributions[1].of, "since");
-        state.watching = None;
+        state.running = None;
         assert!(view(&state).unwrap().is_over);
     }
 

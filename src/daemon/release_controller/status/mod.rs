@@ -22,8 +22,8 @@ const MAX_SHOWN: usize = 50;
 pub(super) fn of(
     setup: &Startup,
     state: &State,
-    facts: &ReleaseState,
-    obstacle: &str,
+    release_state: &ReleaseState,
+    failure: &str,
     blind: Option<&str>,
     now: Time,
 ) -> GuardView {
@@ -32,25 +32,28 @@ pub(super) fn of(
     GuardView {
         namespace: release.namespace.to_string(),
         release: release.name.to_string(),
-        mode: release.guard.mode.as_str(),
+        mode: release.controller.mode.as_str(),
         engine: Some(setup.engine.name()),
         phase: rollout.phase().as_str().to_owned(),
         revision: rollout.newest().map(|revision| revision.0),
-        at_hand: rollout.phase().case().map(|case| case.revision.0),
+        at_hand: rollout
+            .phase()
+            .candidate()
+            .map(|candidate| candidate.revision.0),
         phase_since: Some(rollout.since().unix_seconds()),
         says: if *setup.waits.borrow() {
             format!("{}; other settings wait until this has ended", says(state))
         } else {
             says(state)
         },
-        obstacle: (!obstacle.is_empty()).then(|| obstacle.to_owned()),
-        remarks: facts.remarks.clone(),
-        watch: state.watching.as_ref().map(watch),
+        failure: (!failure.is_empty()).then(|| failure.to_owned()),
+        remarks: release_state.remarks.clone(),
+        analysis: state.running.as_ref().map(analysis),
         bake: bake::view(state),
         latencies: latencies::view(state),
         verdict: state.verdict.clone(),
         steps: steps(state, now),
-        history: history(state, facts),
+        history: history(state, release_state),
         events: state
             .entries
             .iter()
@@ -76,52 +79,59 @@ pub(super) fn of(
                 }
             })
             .collect(),
-        rollouts: rollout.past().iter().map(|past| ended(past, now)).collect(),
-        case: rollout.phase().case().map(|case| CandidateView {
-            revision: case.revision.0,
-            text: case.text.clone(),
-            reason: case.reason.clone(),
-            since: case.seen.unix_seconds(),
-            is_convicted: case.convicted.is_some(),
-            is_ordered: case.ordered,
-            order: order_of(case),
+        rollouts: rollout
+            .finished()
+            .iter()
+            .map(|finished| ended(finished, now))
+            .collect(),
+        candidate: rollout.phase().candidate().map(|candidate| CandidateView {
+            revision: candidate.revision.0,
+            text: candidate.text.clone(),
+            reason: candidate.reason.clone(),
+            since: candidate.seen.unix_seconds(),
+            is_rejected: candidate.rejected.is_some(),
+            is_ordered: candidate.ordered,
+            order: order_of(candidate),
         }),
         blind: blind.map(str::to_owned),
     }
 }
 
-fn ended(past: &FinishedRollout, now: Time) -> RolloutView {
-    let case = &past.case;
+fn ended(finished: &FinishedRollout, now: Time) -> RolloutView {
+    let candidate = &finished.candidate;
     let number = |revision: Option<Revision>| revision.map(|revision| revision.0);
     let at = |time: Option<Time>| time.map(Time::unix_seconds);
     RolloutView {
-        revision: case.revision.0,
-        ending: past.ending.as_str(),
-        text: past.text.clone(),
-        reason: case.reason.clone(),
-        order: order_of(case),
-        serving: number(case.serving),
-        target: number(case.target),
-        made: number(case.made),
-        seen_at: case.seen.unix_seconds(),
-        settled_at: at(case.settled),
-        convicted_at: at(case.convicted),
-        begun_at: at(case.begun),
-        ended_at: past.at.unix_seconds(),
-        steps: steps_of(case, true, now),
+        revision: candidate.revision.0,
+        outcome: finished.outcome.as_str(),
+        text: finished.text.clone(),
+        reason: candidate.reason.clone(),
+        order: order_of(candidate),
+        serving: number(candidate.serving),
+        target: number(candidate.target),
+        made: number(candidate.made),
+        seen_at: candidate.seen.unix_seconds(),
+        complete_at: at(candidate.complete),
+        rejected_at: at(candidate.rejected),
+        begun_at: at(candidate.begun),
+        ended_at: finished.at.unix_seconds(),
+        steps: steps_of(candidate, true, now),
     }
 }
 
-fn order_of(case: &Candidate) -> Option<String> {
-    case.order.as_ref().map(|order| order.id.to_string())
+fn order_of(candidate: &Candidate) -> Option<String> {
+    candidate.order.as_ref().map(|order| order.id.to_string())
 }
 
 fn says(state: &State) -> String {
     match state.rollout.phase() {
-        RolloutPhase::Absent => "There is no such release".into(),
-        RolloutPhase::Steady => match state.rollout.last_ended() {
-            Some(past) => {
-                let says = format!("Revision {}: {}", past.case.revision, past.text);
+        RolloutPhase::NotInstalled => "There is no such release".into(),
+        RolloutPhase::Idle => match state.rollout.last_ended() {
+            Some(finished) => {
+                let says = format!(
+                    "Revision {}: {}",
+                    finished.candidate.revision, finished.text
+                );
                 match bake::view(state).filter(|bake| bake.state == "baking") {
                     Some(bake) => format!(
                         "{says}; it bakes until it is known to be good: {}",
@@ -132,50 +142,50 @@ fn says(state: &State) -> String {
             }
             None => "No new revision has appeared since we watch".into(),
         },
-        RolloutPhase::Settling(case) => format!(
+        RolloutPhase::RollingOut(candidate) => format!(
             "Revision {} is judged while its rollout runs",
-            case.revision
+            candidate.revision
         ),
-        RolloutPhase::Watching(case) => format!("Revision {} is judged", case.revision),
-        RolloutPhase::Preflight(case) if case.ordered => format!(
+        RolloutPhase::Analyzing(candidate) => format!("Revision {} is judged", candidate.revision),
+        RolloutPhase::Preflight(candidate) if candidate.ordered => format!(
             "A person ordered a rollback of revision {}; looking whether it can be done",
-            case.revision
+            candidate.revision
         ),
-        RolloutPhase::TurningBack(case) if case.ordered => format!(
+        RolloutPhase::RollingBack(candidate) if candidate.ordered => format!(
             "Rolling back from revision {} to revision {}, as a person ordered",
-            case.revision,
-            case.target.unwrap_or_default()
+            candidate.revision,
+            candidate.target.unwrap_or_default()
         ),
-        RolloutPhase::Preflight(case) => format!(
+        RolloutPhase::Preflight(candidate) => format!(
             "Revision {} is bad; looking whether it can be turned back",
-            case.revision
+            candidate.revision
         ),
-        RolloutPhase::TurningBack(case) => {
-            let target = case.target.unwrap_or_default();
+        RolloutPhase::RollingBack(candidate) => {
+            let target = candidate.target.unwrap_or_default();
             format!(
                 "Revision {} is bad; turning back to revision {target}",
-                case.revision
+                candidate.revision
             )
         }
-        RolloutPhase::Verifying(case) => {
-            let target = case.target.unwrap_or_default();
+        RolloutPhase::Verifying(candidate) => {
+            let target = candidate.target.unwrap_or_default();
             format!("Turned back to the contents of revision {target}; its probes are asked")
         }
     }
 }
 
-fn watch(watching: &RunningAnalysis) -> AnalysisView {
-    let watch = &watching.watch;
-    let rule = watch.rule();
+fn analysis(running: &RunningAnalysis) -> AnalysisView {
+    let analysis = &running.analysis;
+    let rule = analysis.rule();
     AnalysisView {
-        elapsed_s: watch.elapsed_s(),
-        length_s: watch.ends_at_s(),
-        e_value: watch.e_value().min(1e300),
+        elapsed_s: analysis.elapsed_s(),
+        length_s: analysis.ends_at_s(),
+        e_value: analysis.e_value().min(1e300),
         threshold: rule.threshold(),
-        coverage: watch.coverage(),
-        settled: watch.settled_at().is_some(),
-        e_values: watching.trace.clone(),
-        strata: watch
+        coverage: analysis.coverage(),
+        complete: analysis.complete_at().is_some(),
+        e_values: running.e_values.clone(),
+        strata: analysis
             .report()
             .into_iter()
             .map(|stratum| StratumView {
@@ -187,15 +197,18 @@ fn watch(watching: &RunningAnalysis) -> AnalysisView {
                 e_value: 10f64.powf(stratum.log10_e.min(300.0)),
             })
             .collect(),
-        aside: watch.aside().map(|(name, _)| name.to_owned()).collect(),
-        direct: if watching.direct.contains(&true) {
-            let asked = watching.pods.len();
+        excluded: analysis
+            .excluded()
+            .map(|(name, _)| name.to_owned())
+            .collect(),
+        direct: if running.direct.contains(&true) {
+            let asked = running.pods.len();
             format!("{asked} pods were asked directly")
         } else {
             "pods are not asked directly".to_owned()
         },
-        unknown: watch
-            .void()
+        unknown: analysis
+            .unknown()
             .filter(|(_, count)| *count > 0)
             .map(|(cause, count)| UnknownView {
                 reason: cause.as_str(),
@@ -203,88 +216,97 @@ fn watch(watching: &RunningAnalysis) -> AnalysisView {
                 text: cause.words(),
             })
             .collect(),
-        not_judged: not_judged(watch),
-        slower: watch.slower().map(|slower| slower.text.clone()),
-        learned_from: watch.learned_from(),
+        not_judged: not_judged(analysis),
+        slower: analysis.slower().map(|slower| slower.text.clone()),
+        learned_from: analysis.learned_from(),
     }
 }
 
 /// What does not count, and why: endpoints, then results of those that do.
-fn not_judged(watch: &Analysis) -> Vec<String> {
-    let endpoints = watch
-        .aside()
+fn not_judged(analysis: &Analysis) -> Vec<String> {
+    let endpoints = analysis
+        .excluded()
         .map(|(name, why)| format!("{name} does not count, because {why}"));
-    let results = watch.void().filter(|(_, count)| *count > 0);
+    let results = analysis.unknown().filter(|(_, count)| *count > 0);
     let results = results.map(|(cause, count)| {
         let results = if count == 1 { "result" } else { "results" };
         format!("{count} {results} {}", cause.words())
     });
-    endpoints.chain(watch.excuses()).chain(results).collect()
+    endpoints.chain(analysis.excuses()).chain(results).collect()
 }
 
 /// The verdict of a watch that ends; `None` when a newer revision ended it.
-pub(super) fn verdict(watching: &RunningAnalysis, now: Time) -> Option<VerdictView> {
-    let watch = &watching.watch;
-    let conclusion = watch.conclude();
-    let strongest = watch.strongest().map_or_else(String::new, |strongest| {
+pub(super) fn verdict(running: &RunningAnalysis, now: Time) -> Option<VerdictView> {
+    let analysis = &running.analysis;
+    let conclusion = analysis.conclude();
+    let strongest = analysis.strongest().map_or_else(String::new, |strongest| {
         format!(
             "The strongest evidence was an e-value of {} of {:.0} that are needed, after {:.0} s, most of it from {}",
             number(strongest.e),
-            watch.rule().threshold(),
+            analysis.rule().threshold(),
             strongest.t,
             strongest.stratum
         )
     });
-    let mut aside = not_judged(watch);
-    if let Some(slower) = watch.slower() {
-        aside.push(format!("slower: {}", slower.text));
+    let mut excluded = not_judged(analysis);
+    if let Some(slower) = analysis.slower() {
+        excluded.push(format!("slower: {}", slower.text));
     }
-    let with_aside = |text: &str| {
-        let parts = std::iter::once(text).chain(aside.iter().map(String::as_str));
+    let with_excluded = |text: &str| {
+        let parts = std::iter::once(text).chain(excluded.iter().map(String::as_str));
         parts
             .filter(|part| !part.is_empty())
             .collect::<Vec<_>>()
             .join("; ")
     };
     let (text, otherwise) = match &conclusion {
-        Verdict::Watching => return None,
-        Verdict::Rollback(finding) => (with_aside(&finding.text), finding.otherwise.clone()),
-        Verdict::Healthy => (with_aside(&strongest), String::new()),
+        Verdict::Analyzing => return None,
+        Verdict::Rollback(regression) => (
+            with_excluded(&regression.text),
+            regression.otherwise.clone(),
+        ),
+        Verdict::Healthy => (with_excluded(&strongest), String::new()),
         Verdict::Inconclusive(why) => (
             format!(
                 "Nothing can be said ({}). {}",
                 why.as_str(),
-                with_aside(&strongest)
+                with_excluded(&strongest)
             ),
             String::new(),
         ),
     };
     Some(VerdictView {
-        revision: watching.revision.0,
+        revision: running.revision.0,
         verdict: conclusion.word().to_owned(),
         reason: conclusion.reason(),
-        text: text + &others(&watching.alerts, ""),
-        failing: watching.failing(),
+        text: text + &others(&running.alerts, ""),
+        failing: running.failing(),
         otherwise,
-        slower: watch.slower().map(|slower| slower.text.clone()),
+        slower: analysis.slower().map(|slower| slower.text.clone()),
         at: now.unix_seconds(),
     })
 }
 
 fn steps(state: &State, now: Time) -> Vec<StepView> {
-    let last = || state.rollout.last_ended().map(|past| &past.case);
-    let is_over = state.rollout.phase().case().is_none();
-    let Some(case) = state.rollout.phase().case().or_else(last) else {
+    let last = || {
+        state
+            .rollout
+            .last_ended()
+            .map(|finished| &finished.candidate)
+    };
+    let is_over = state.rollout.phase().candidate().is_none();
+    let Some(candidate) = state.rollout.phase().candidate().or_else(last) else {
         return Vec::new();
     };
-    steps_of(case, is_over, now)
+    steps_of(candidate, is_over, now)
 }
 
-fn steps_of(case: &Candidate, is_over: bool, now: Time) -> Vec<StepView> {
-    if case.convicted.is_none() {
+fn steps_of(candidate: &Candidate, is_over: bool, now: Time) -> Vec<StepView> {
+    if candidate.rejected.is_none() {
         return Vec::new();
     }
-    case.timings()
+    candidate
+        .timings()
         .iter()
         .map(|timing| {
             let limit = timing.step.limit();
@@ -309,22 +331,26 @@ fn steps_of(case: &Candidate, is_over: bool, now: Time) -> Vec<StepView> {
         .collect()
 }
 
-fn history(state: &State, facts: &ReleaseState) -> Vec<RevisionView> {
-    facts
+fn history(state: &State, release_state: &ReleaseState) -> Vec<RevisionView> {
+    release_state
         .revisions
         .iter()
         .rev()
         .take(MAX_SHOWN)
         .map(|record| {
-            let past = state.rollout.past().iter().rev().find(|past| {
-                past.case.revision == record.revision && past.ending != RolloutOutcome::OrderRefused
+            let finished = state.rollout.finished().iter().rev().find(|finished| {
+                finished.candidate.revision == record.revision
+                    && finished.outcome != RolloutOutcome::OrderRefused
             });
             RevisionView {
                 revision: record.revision.0,
                 status: record.status.to_string(),
-                ending: past.map(|past| past.ending.as_str()),
-                text: past.map_or_else(|| record.description.clone(), |past| past.text.clone()),
-                at: past.map(|past| past.at.unix_seconds()),
+                outcome: finished.map(|finished| finished.outcome.as_str()),
+                text: finished.map_or_else(
+                    || record.description.clone(),
+                    |finished| finished.text.clone(),
+                ),
+                at: finished.map(|finished| finished.at.unix_seconds()),
             }
         })
         .collect()

@@ -212,8 +212,8 @@ fn point_from(from: Moment, step: Duration, hash: u64) -> Moment {
     let step = nanos(step).max(1);
     let phase = hash % step;
     // How far `from` is past the last point.
-    let past = (from.nanos() % step + step - phase) % step;
-    from + Duration::from_nanos((step - past) % step)
+    let finished = (from.nanos() % step + step - phase) % step;
+    from + Duration::from_nanos((step - finished) % step)
 }
 
 fn nanos(span: Duration) -> u64 {

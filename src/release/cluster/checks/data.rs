@@ -97,7 +97,7 @@ pub(super) fn goes_with(object: &ManifestObject) -> Option<String> {
         || kinds.is_some_and(|(_, kinds)| kinds.contains(&object.kind.as_str()))
         || HARMLESS_ENDINGS
             .iter()
-            .any(|ending| group.ends_with(ending));
+            .any(|outcome| group.ends_with(outcome));
     (!is_harmless).then(|| format!("{named} ({group}), whose operator may delete data with it"))
 }
 

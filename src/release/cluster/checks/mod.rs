@@ -82,7 +82,7 @@ pub(super) struct PreflightFailure {
 #[derive(Debug, Clone, Default)]
 pub(super) struct CheckPermissions<'a> {
     pub(super) migrations: bool,
-    pub(super) keeper: bool,
+    pub(super) gitops_owner: bool,
     pub(super) kinds: &'a [String],
     /// Patterns of hooks that migrate nothing.
     pub(super) no_migrations: &'a [String],
@@ -114,10 +114,10 @@ pub(super) fn look(
     scope: &ApiScope,
     allowed: &CheckPermissions<'_>,
 ) -> (Vec<ManifestObject>, Vec<PreflightFailure>) {
-    let mut obstacles = Vec::new();
+    let mut failures = Vec::new();
     let mut objects = |record: &HelmRecord| {
         manifest::objects(&record.manifest).unwrap_or_else(|broken| {
-            obstacles.push(PreflightFailure {
+            failures.push(PreflightFailure {
                 reason: "manifest",
                 text: format!(
                     "the manifest of revision {} cannot be read: {broken}",
@@ -128,13 +128,13 @@ pub(super) fn look(
         })
     };
     let (old, new) = (objects(bad), objects(target));
-    obstacles.extend(denied(bad));
-    obstacles.extend(too_large(target));
+    failures.extend(denied(bad));
+    failures.extend(too_large(target));
     if !allowed.migrations {
-        obstacles.extend(migrations(bad, allowed.no_migrations));
+        failures.extend(migrations(bad, allowed.no_migrations));
     }
-    if !allowed.keeper {
-        obstacles.extend(kept_by_another(&old));
+    if !allowed.gitops_owner {
+        failures.extend(kept_by_another(&old));
     }
     let by_identity: BTreeMap<_, &ManifestObject> = new
         .iter()
@@ -150,7 +150,7 @@ pub(super) fn look(
         })
         .collect();
     if !lost.is_empty() {
-        obstacles.push(PreflightFailure {
+        failures.push(PreflightFailure {
             reason: "deletes_data",
             text: format!(
                 "it would delete {}; allow the kind by release.rollback.may_delete if that is meant",
@@ -166,7 +166,7 @@ pub(super) fn look(
         .take(MAX_NAMED)
         .collect();
     if !changed.is_empty() {
-        obstacles.push(PreflightFailure {
+        failures.push(PreflightFailure {
             reason: "immutable",
             text: format!(
                 "fields that cannot be changed differ: {}",
@@ -183,7 +183,7 @@ pub(super) fn look(
             all.push(object);
         }
     }
-    (all, obstacles)
+    (all, failures)
 }
 
 /// Objects that come back: the target has them, and the bad revision has not. None where a manifest cannot be read, which
@@ -331,22 +331,22 @@ fn migrations(bad: &HelmRecord, ignored: &[String]) -> Option<PreflightFailure> 
 }
 
 fn kept_by_another(objects: &[ManifestObject]) -> Option<PreflightFailure> {
-    let keeper = objects.iter().find_map(|object| {
+    let gitops_owner = objects.iter().find_map(|object| {
         ["/metadata/labels", "/metadata/annotations"]
             .iter()
             .find_map(|place| {
-                let marks = object.body.pointer(place)?.as_object()?;
-                marks.keys().find_map(|key| labels::keeper(key))
+                let outcomes = object.body.pointer(place)?.as_object()?;
+                outcomes.keys().find_map(|key| labels::gitops_owner(key))
             })
     })?;
-    Some(keeper_obstacle(keeper))
+    Some(gitops_failure(gitops_owner))
 }
 
-pub(super) fn keeper_obstacle(keeper: &str) -> PreflightFailure {
+pub(super) fn gitops_failure(gitops_owner: &str) -> PreflightFailure {
     PreflightFailure {
         reason: "kept_by_another",
         text: format!(
-            "{keeper} keeps this release and would undo a rollback; revert what it reads, or set release.rollback.allow_gitops = true"
+            "{gitops_owner} keeps this release and would undo a rollback; revert what it reads, or set release.rollback.allow_gitops = true"
         ),
     }
 }

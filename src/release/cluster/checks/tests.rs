@@ -28,8 +28,8 @@ fn reasons(
     target: &HelmRecord,
     allowed: &CheckPermissions<'_>,
 ) -> Vec<&'static str> {
-    let (_, obstacles) = look(bad, target, &scope(), allowed);
-    obstacles.iter().map(|one| one.reason).collect()
+    let (_, failures) = look(bad, target, &scope(), allowed);
+    failures.iter().map(|one| one.reason).collect()
 }
 
 fn scope() -> ApiScope {
@@ -50,12 +50,12 @@ fn an_ordinary_revision_can_be_turned_back() {
 #[test]
 fn data_is_not_deleted_unless_its_kind_is_allowed() {
     let (bad, target) = (plain(&format!("{CONFIG}{CLAIM}")), plain(CONFIG));
-    let (_, obstacles) = look(&bad, &target, &scope(), &CheckPermissions::default());
-    assert_eq!(obstacles[0].reason, "deletes_data");
+    let (_, failures) = look(&bad, &target, &scope(), &CheckPermissions::default());
+    assert_eq!(failures[0].reason, "deletes_data");
     assert!(
-        obstacles[0].text.contains("PersistentVolumeClaim data"),
+        failures[0].text.contains("PersistentVolumeClaim data"),
         "{}",
-        obstacles[0].text
+        failures[0].text
     );
     let kinds = ["PersistentVolumeClaim".to_owned()];
     let allowed = CheckPermissions {
@@ -84,14 +84,14 @@ fn fields_that_cannot_be_changed_are_named() {
             "apiVersion: apps/v1\nkind: StatefulSet\nmetadata:\n  name: queue\nspec:\n  serviceName: {template}\n"
         ))
     };
-    let (_, obstacles) = look(&set("a"), &set("b"), &scope(), &CheckPermissions::default());
-    assert_eq!(obstacles[0].reason, "immutable");
+    let (_, failures) = look(&set("a"), &set("b"), &scope(), &CheckPermissions::default());
+    assert_eq!(failures[0].reason, "immutable");
     assert!(
-        obstacles[0]
+        failures[0]
             .text
             .contains("StatefulSet queue spec.serviceName"),
         "{}",
-        obstacles[0].text
+        failures[0].text
     );
     assert_eq!(
         reasons(&set("a"), &set("a"), &CheckPermissions::default()),
@@ -233,7 +233,7 @@ fn what_flux_or_argo_cd_keeps_and_what_a_chart_denies_is_left_alone() {
             "{mark}"
         );
         let allowed = CheckPermissions {
-            keeper: true,
+            gitops_owner: true,
             ..CheckPermissions::default()
         };
         assert_eq!(reasons(&marked(mark), &target, &allowed), NONE);
@@ -277,17 +277,17 @@ fn definitions_that_helm_leaves_as_they_are_are_named_when_they_differ() {
 
 #[test]
 fn a_manifest_that_is_not_yaml_is_an_obstacle_that_names_its_revision() {
-    let (_, obstacles) = look(
+    let (_, failures) = look(
         &plain("a: [\n"),
         &plain(CONFIG),
         &scope(),
         &CheckPermissions::default(),
     );
-    assert_eq!(obstacles[0].reason, "manifest");
+    assert_eq!(failures[0].reason, "manifest");
     assert!(
-        obstacles[0].text.contains("revision 1"),
+        failures[0].text.contains("revision 1"),
         "{}",
-        obstacles[0].text
+        failures[0].text
     );
 }
 
@@ -373,8 +373,8 @@ fn what_owns_data_is_not_deleted_and_what_only_says_how_is() {
             kinds: &kinds,
             ..CheckPermissions::default()
         };
-        let (_, obstacles) = look(&bad, &target, &scope(), &allowed);
-        obstacles.first().map(|one| one.text.clone())
+        let (_, failures) = look(&bad, &target, &scope(), &allowed);
+        failures.first().map(|one| one.text.clone())
     };
     let deleted = set("whenDeleted: Delete", 3);
     let said = refused(&deleted, "", "").unwrap();

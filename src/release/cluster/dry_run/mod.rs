@@ -98,7 +98,7 @@ struct WriteMethod {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct StepResult {
     /// What was refused.
-    pub(super) obstacles: Vec<PreflightFailure>,
+    pub(super) failures: Vec<PreflightFailure>,
     /// A webhook that the API server waits for in vain, in words.
     pub(super) away: Option<String>,
     /// What could not be tried, in words.
@@ -147,7 +147,7 @@ impl ClusterEngine {
             // A rehearsal without a bad revision asks whether what serves could be written again.
             writes_all: is_server_side || plan.bad == plan.target,
         };
-        let (namespace, name) = (self.hub.namespace().as_str(), self.release.as_str());
+        let (namespace, name) = (self.cache.namespace().as_str(), self.release.as_str());
         let read = |record: &HelmRecord| {
             let objects = manifest::objects(&record.manifest).unwrap_or_default();
             scoped.without_left_alone(&objects, &self.policy.may)
@@ -157,7 +157,7 @@ impl ClusterEngine {
             marked(object, name, namespace)
         });
         let (tried, bounds) = within_bounds(&steps);
-        if !plan.is_rehearsal {
+        if !plan.is_dry_run {
             let all: Vec<usize> = (0..tried).collect();
             let DryRunRound { tried: found, .. } = self.try_these(&steps, &all, way, None).await?;
             for line in bounds.iter().chain(&found.untried) {
@@ -266,7 +266,7 @@ impl ClusterEngine {
             Some(turns) => turns.acquire().await.ok(),
             None => None,
         };
-        let client = self.hub.acting()?.clone();
+        let client = self.cache.acting()?.clone();
         let Some(api) = self.api_of(client.clone(), &step.object).await? else {
             return Ok(DryRunAnswer::Taken);
         };

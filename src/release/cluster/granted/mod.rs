@@ -53,7 +53,7 @@ pub(super) enum Asker {
     /// The minutely look, where nothing has changed.
     Rest,
     /// A look after a change.
-    Rehearsal,
+    DryRun,
     /// What is about to be done.
     Rollback,
 }
@@ -63,13 +63,13 @@ impl Asker {
     const fn oldest(self) -> Duration {
         match self {
             Self::Rest => KEPT,
-            Self::Rehearsal | Self::Rollback => FRESH,
+            Self::DryRun | Self::Rollback => FRESH,
         }
     }
 
     const fn wait(self) -> Duration {
         match self {
-            Self::Rest | Self::Rehearsal => WAIT,
+            Self::Rest | Self::DryRun => WAIT,
             Self::Rollback => SHORT_WAIT,
         }
     }
@@ -113,7 +113,7 @@ struct Answers {
 
 impl GrantedRights {
     /// Something was forbidden, so rights may have changed: all is asked for anew.
-    pub(super) fn doubt(&self) {
+    pub(super) fn self_check(&self) {
         *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 

@@ -101,7 +101,7 @@ async fn a_right_that_is_taken_away_is_missed_at_once_where_something_changed() 
     assert!(missing.is_empty(), "{missing:?}");
     // A rollback, another revision, another answer.
     let missing = granted
-        .missing(&server, &needed(), Asker::Rehearsal)
+        .missing(&server, &needed(), Asker::DryRun)
         .await
         .unwrap();
     assert_eq!(
@@ -122,7 +122,7 @@ async fn a_right_that_is_taken_away_is_missed_at_once_where_something_changed() 
         .unwrap();
     assert_eq!(missing.len(), 2);
     tokio::time::advance(Duration::from_secs(1)).await;
-    granted.doubt();
+    granted.self_check();
     tokio::time::advance(Duration::from_secs(1)).await;
     let missing = granted
         .missing(&server, &needed(), Asker::Rest)
@@ -194,7 +194,7 @@ fn rules_are_read_as_rbac_reads_them() {
         plural: plural.into(),
         name: name.into(),
     };
-    let cases = [
+    let candidates = [
         (rule("", "pods", &["get"], &[]), place("", "pods", ""), true),
         (rule("", "pods", &["*"], &[]), place("", "pods", ""), true),
         (
@@ -248,7 +248,7 @@ fn rules_are_read_as_rbac_reads_them() {
             false,
         ),
     ];
-    for (rule, place, is_granted) in cases {
+    for (rule, place, is_granted) in candidates {
         assert_eq!(has(&rule, &place, "get"), is_granted, "{rule:?} {place}");
     }
 }

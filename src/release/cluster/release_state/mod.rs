@@ -52,7 +52,7 @@ pub(super) fn status_of(row: &RecordSummaryRow) -> RevisionStatus {
 }
 
 impl ReleaseStateBuilder<'_> {
-    pub(super) fn facts(&self, tables: &ObjectCache) -> ReleaseState {
+    pub(super) fn release_state(&self, tables: &ObjectCache) -> ReleaseState {
         let rows = rows(tables, self.release);
         let newest = rows.last().filter(|row| !is_removed(status_of(row)));
         let Some(newest) = newest else {
@@ -102,8 +102,8 @@ impl ReleaseStateBuilder<'_> {
             },
             restored: newest.restored,
             stored_by: newest.by.clone(),
-            settled: self
-                .is_settled(newest, &workloads, parts.len())
+            complete: self
+                .is_complete(newest, &workloads, parts.len())
                 .then_some(newest.revision),
             // One of them alone silences only the probes that ask it.
             held: !scaled.is_empty() && scaled.iter().all(|row| row.paused || row.wanted == 0),
@@ -269,7 +269,7 @@ impl ReleaseStateBuilder<'_> {
             && self.now.since(self.unchanged_since) >= SETTLES_AFTER
     }
 
-    fn is_settled(
+    fn is_complete(
         &self,
         newest: &RecordSummaryRow,
         workloads: &[&WorkloadSummary],

@@ -114,7 +114,7 @@ impl World {
         self
     }
 
-    fn facts(&self, now: u64) -> ReleaseState {
+    fn release_state(&self, now: u64) -> ReleaseState {
         let view = ReleaseStateBuilder {
             release: "web",
             known: &self.known,
@@ -122,12 +122,12 @@ impl World {
             making: None,
             now: time(now),
         };
-        view.facts(&self.tables)
+        view.release_state(&self.tables)
     }
 
     fn revision_of(&self, pod: &str) -> u32 {
-        let facts = self.facts(200);
-        facts
+        let release_state = self.release_state(200);
+        release_state
             .pods
             .iter()
             .find(|one| &*one.name == pod)
@@ -168,9 +168,9 @@ fn the_newest_revision_was_stored_within_the_second_of_its_stamp() {
     let world = World::default()
         .revision(1, "superseded", 0)
         .revision(2, "deployed", 100);
-    let stored_at = world.facts(200).stored_at.unwrap();
+    let stored_at = world.release_state(200).stored_at.unwrap();
     assert!(stored_at > time(100) && stored_at < time(101));
-    assert_eq!(World::default().facts(200).stored_at, None);
+    assert_eq!(World::default().release_state(200).stored_at, None);
 }
 
 #[test]
@@ -223,9 +223,9 @@ fn until_the_controller_has_seen_the_new_template_a_young_pod_is_neither_new_nor
         .pod("old", "any", 99)
         .pod("young", "any", 100);
     assert_eq!(world.revision_of("old"), 1);
-    let facts = world.facts(200);
-    assert_eq!(facts.pods.len(), 1, "{:?}", facts.pods);
-    assert_eq!(facts.settled, None);
+    let release_state = world.release_state(200);
+    assert_eq!(release_state.pods.len(), 1, "{:?}", release_state.pods);
+    assert_eq!(release_state.complete, None);
 }
 
 #[test]
@@ -254,13 +254,18 @@ fn a_rollout_is_complete_when_helm_is_done_and_all_pods_are_new_and_serve() {
             .set("only", 1)
     };
     assert_eq!(
-        world(complete(), "deployed").facts(200).settled,
+        world(complete(), "deployed").release_state(200).complete,
         Some(Revision(1))
     );
     // Helm has only just said so: what it changed may not have been seen yet.
-    assert_eq!(world(complete(), "deployed").facts(100).settled, None);
     assert_eq!(
-        world(complete(), "pending-upgrade").facts(200).settled,
+        world(complete(), "deployed").release_state(100).complete,
+        None
+    );
+    assert_eq!(
+        world(complete(), "pending-upgrade")
+            .release_state(200)
+            .complete,
         None
     );
     for (field, value) in [
@@ -272,7 +277,7 @@ fn a_rollout_is_complete_when_helm_is_done_and_all_pods_are_new_and_serve() {
         let mut status = complete();
         status[field] = value.into();
         assert_eq!(
-            world(status, "deployed").facts(200).settled,
+            world(status, "deployed").release_state(200).complete,
             None,
             "{field}"
         );
@@ -290,9 +295,9 @@ fn how_far_a_rollout_has_come_is_told_by_its_workloads() {
             .pod("old-1", "old", 1)
             .pod("new-1", "new", 2)
     };
-    let facts = world(complete()).facts(200);
-    assert!(facts.applied);
-    let workload = &facts.workload_states[0];
+    let release_state = world(complete()).release_state(200);
+    assert!(release_state.applied);
+    let workload = &release_state.workload_states[0];
     assert_eq!(
         (
             &*workload.kind,
@@ -306,7 +311,7 @@ fn how_far_a_rollout_has_come_is_told_by_its_workloads() {
     let mut status = complete();
     status["replicas"] = 3.into();
     status["updatedReplicas"] = 1.into();
-    let workload = world(status.clone()).facts(200).workload_states[0].clone();
+    let workload = world(status.clone()).release_state(200).workload_states[0].clone();
     assert!(!workload.complete);
     assert_eq!(
         (
@@ -319,13 +324,15 @@ fn how_far_a_rollout_has_come_is_told_by_its_workloads() {
     );
     // Its controller has not seen it yet.
     status["observedGeneration"] = 1.into();
-    let facts = world(status).facts(200);
-    assert!(!facts.applied);
-    assert_eq!(facts.workload_states[0].template, None);
+    let release_state = world(status).release_state(200);
+    assert!(!release_state.applied);
+    assert_eq!(release_state.workload_states[0].template, None);
     // It is not there at all.
-    let facts = World::default().revision(1, "deployed", 0).facts(200);
-    assert!(!facts.applied && !facts.workload_states[0].complete);
-    assert_eq!(facts.workload_states[0].lacks, u32::MAX);
+    let release_state = World::default()
+        .revision(1, "deployed", 0)
+        .release_state(200);
+    assert!(!release_state.applied && !release_state.workload_states[0].complete);
+    assert_eq!(release_state.workload_states[0].lacks, u32::MAX);
 }
 
 #[test]
@@ -376,7 +383,7 @@ fn a_release_that_is_paused_or_scaled_to_zero_is_held() {
         World::default()
             .revision(1, "deployed", 0)
             .deployment(complete(), spec)
-            .facts(200)
+            .release_state(200)
             .held
     };
     assert!(!held(two()));
@@ -397,13 +404,13 @@ fn a_revision_that_cannot_be_read_is_named_and_hides_nothing_else() {
         read: Err("the record is empty".into()),
     };
     world.known.insert(Revision(2), broken);
-    let facts = world.facts(200);
+    let release_state = world.release_state(200);
     assert_eq!(
-        facts.unreadable,
+        release_state.unreadable,
         [(Revision(2), "the record is empty".to_owned())]
     );
-    assert_eq!(facts.revisions[1].digest, None);
-    assert_eq!(facts.pods.len(), 1);
+    assert_eq!(release_state.revisions[1].digest, None);
+    assert_eq!(release_state.pods.len(), 1);
 }
 
 #[test]
@@ -413,14 +420,18 @@ fn a_release_that_is_uninstalled_is_gone_although_its_history_is_kept() {
             .revision(1, "superseded", 10)
             .revision(2, status, 50)
             .deployment(complete(), json!({"replicas": 2}));
-        assert_eq!(world.facts(200), ReleaseState::default(), "{status}");
+        assert_eq!(
+            world.release_state(200),
+            ReleaseState::default(),
+            "{status}"
+        );
     }
     // Installed again over its history it is there.
     let world = World::default()
         .revision(1, "uninstalled", 10)
         .revision(2, "deployed", 50);
     assert_eq!(
-        world.facts(200).newest().map(|one| one.revision),
+        world.release_state(200).newest().map(|one| one.revision),
         Some(Revision(2))
     );
 }
@@ -441,7 +452,7 @@ fn pods_of_a_daemon_set_are_told_apart_by_the_generation_of_their_template() {
         assert_eq!(world.revision_of(pod), revision, "{pod}");
     }
     // A pod of something else is none of the release's.
-    assert_eq!(world.facts(200).pods.len(), 3);
+    assert_eq!(world.release_state(200).pods.len(), 3);
 }
 
 #[test]
@@ -488,7 +499,7 @@ fn a_daemon_set_is_complete_when_each_node_has_a_new_pod_that_serves() {
         refused: false,
         of_helm: false,
         labels: std::collections::BTreeMap::new(),
-        keeper: None,
+        gitops_owner: None,
     };
     assert_eq!(row, expected);
     assert!(row.is_complete());
@@ -521,5 +532,5 @@ fn a_daemon_set_is_complete_when_each_node_has_a_new_pod_that_serves() {
     let world = World::default()
         .revision(1, "deployed", 0)
         .of_kind(daemon_set("1", "RollingUpdate", nowhere));
-    assert!(!world.facts(200).held);
+    assert!(!world.release_state(200).held);
 }

@@ -119,7 +119,7 @@ fn may_begin_again(class: HelmError, said: &str) -> bool {
 }
 
 impl ClusterEngine {
-    pub(super) async fn turn_back(
+    pub(super) async fn roll_back(
         &self,
         plan: &RollbackPlan,
     ) -> Result<RollbackReport, RollbackError> {
@@ -128,7 +128,7 @@ impl ClusterEngine {
             Ok(report) => self.set_made(report.made),
             Err(RollbackError::Overtaken { .. }) => {}
             // Its record may be pending, where the API server did not let us look.
-            Err(_) => self.set_left(Some((plan.clone(), self.hub.now()))),
+            Err(_) => self.set_left(Some((plan.clone(), self.cache.now()))),
         }
         ended
     }
@@ -255,7 +255,7 @@ impl ClusterEngine {
     /// Whether the same may work in a moment.
     pub(super) fn may_pass(&self, trouble: &ApiError) -> bool {
         let is_refusal = trouble.is(401) || trouble.is(403);
-        trouble.may_pass() || (is_refusal && self.hub.is_unsteady())
+        trouble.may_pass() || (is_refusal && self.cache.is_unsteady())
     }
 
     /// Runs helm once. What it says went wrong; empty when it says that it worked.
@@ -277,14 +277,14 @@ impl ClusterEngine {
             Err(PreflightError::Trouble(trouble)) => {
                 return Err(RollbackError::Storage(self.with_command(plan, &trouble)));
             }
-            Err(PreflightError::Is(refusal)) => return Err(refusal),
+            Err(PreflightError::Is(rollback_error)) => return Err(rollback_error),
         };
         *runs += 1;
         let order = HelmRollback {
-            namespace: self.hub.namespace(),
+            namespace: self.cache.namespace(),
             release: &self.release,
             target: plan.target,
-            driver: self.hub.driver(),
+            driver: self.cache.driver(),
             version,
             server_side: target.server_side,
             kubeconfig: proxy.kubeconfig(),
@@ -294,7 +294,7 @@ impl ClusterEngine {
             return Ok((HelmError::Other, "another replica acts".into()));
         }
         tracing::info!(release = %self.release, target = plan.target.0, run = *runs, "Starting helm rollback");
-        let began = self.hub.now();
+        let began = self.cache.now();
         let ran = tokio::select! {
             ran = helm_command::rollback(&self.policy, &order) => ran,
             never = proxy.serve() => match never {},
@@ -308,7 +308,7 @@ impl ClusterEngine {
             }
             // Helm does not always say that it was the API server that went away, as where it waits for a hook.
             HelmRun::Failed { class, text }
-                if class.may_be_of_an_outage() && self.hub.was_in_trouble(began) =>
+                if class.may_be_of_an_outage() && self.cache.was_in_trouble(began) =>
             {
                 tracing::warn!(release = %self.release, ?class, "The API server was in trouble while helm ran");
                 (HelmError::Transient, text)
@@ -437,7 +437,9 @@ impl ClusterEngine {
             description: Some(format!("Rollback \"{}\" failed: {why}", self.release)),
             labels: vec![(labels::MADE, row.revision.to_string())],
         };
-        self.records.amend(row, &change, &self.turn()).await?;
+        self.records
+            .patch_record(row, &change, &self.turn())
+            .await?;
         tracing::warn!(release = %self.release, revision = row.revision.0, why,
             "A record that was left pending-rollback is marked as failed");
         Ok(())
@@ -453,7 +455,7 @@ impl ClusterEngine {
             labels: vec![(labels::MADE, row.revision.to_string())],
             ..RecordChange::default()
         };
-        if let Err(trouble) = self.records.amend(row, &change, &self.turn()).await {
+        if let Err(trouble) = self.records.patch_record(row, &change, &self.turn()).await {
             tracing::warn!(release = %self.release, revision = row.revision.0, %trouble,
                 "The record of a rollback that failed cannot be marked as ours");
         }
@@ -509,7 +511,7 @@ impl ClusterEngine {
             ..self.turn()
         };
         for _ in 0..3 {
-            match self.records.amend(row, &change, &turn).await {
+            match self.records.patch_record(row, &change, &turn).await {
                 Ok(()) | Err(ApiError::NotOurs) => return,
                 Err(trouble) if self.may_pass(&trouble) => tokio::time::sleep(PAUSE).await,
                 Err(trouble) => {
@@ -534,7 +536,7 @@ impl ClusterEngine {
 
     /// The command with which a person does the same.
     pub(super) fn by_hand(&self, target: Revision) -> String {
-        let namespace = self.hub.namespace().as_str();
+        let namespace = self.cache.namespace().as_str();
         revision_ledger::by_hand(self.release.as_str(), namespace, Some(target))
     }
 
@@ -559,11 +561,11 @@ impl ClusterEngine {
 
     /// Puts right the record of an upgrade that was turned back while it waited: helm says at its end that it is
     /// deployed, although the rollback is. Nothing is touched once a revision newer than ours is there.
-    pub(super) async fn mend(&self, rows: &[RecordSummaryRow]) {
+    pub(super) async fn repair_records(&self, rows: &[RecordSummaryRow]) {
         let Some(newest) = self.made_by_us(rows) else {
             return;
         };
-        let now = self.hub.now();
+        let now = self.cache.now();
         for row in rows
             .iter()
             .filter(|row| row.revision < newest.revision && row.created <= newest.created)
@@ -584,7 +586,7 @@ impl ClusterEngine {
                 )),
                 labels: Vec::new(),
             };
-            match self.records.amend(row, &change, &self.turn()).await {
+            match self.records.patch_record(row, &change, &self.turn()).await {
                 Ok(()) => tracing::info!(release = %self.release, revision = row.revision.0,
                     "A record that was left behind is marked as superseded"),
                 Err(ApiError::NotOurs) => return,
@@ -612,7 +614,7 @@ impl ClusterEngine {
             return;
         };
         let stuck = {
-            let tables = self.hub.tables();
+            let tables = self.cache.tables();
             let own = |name: &str| {
                 read.workloads
                     .iter()
@@ -638,7 +640,7 @@ impl ClusterEngine {
                 .collect::<Vec<_>>()
         };
         let pods: Api<Pod> =
-            Api::namespaced(self.hub.client().clone(), self.hub.namespace().as_str());
+            Api::namespaced(self.cache.client().clone(), self.cache.namespace().as_str());
         let writer = ApiWriter::new(&self.policy.permit, PATIENCE);
         for (name, uid) in stuck {
             match writer.delete(&pods, &name, &uid).await {

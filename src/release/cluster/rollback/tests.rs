@@ -157,7 +157,7 @@ impl World {
         let serving = tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() });
         let config = kube::Config::new(format!("http://{address}").parse().unwrap());
         let client = kube::Client::try_from(config).unwrap();
-        let hub = NamespaceCache::new(
+        let cache = NamespaceCache::new(
             client,
             Namespace::new("shop"),
             HelmDriver::Secret,
@@ -174,7 +174,7 @@ impl World {
             by_person: false,
         };
         Self {
-            cluster: ClusterEngine::new(hub, ReleaseName::new("web"), policy),
+            cluster: ClusterEngine::new(cache, ReleaseName::new("web"), policy),
             folder,
             store,
             _serving: serving,
@@ -189,7 +189,7 @@ impl World {
             digest: target.digest(),
             reason: "hard_down".into(),
             fence: 7,
-            is_rehearsal: false,
+            is_dry_run: false,
         }
     }
 
@@ -225,7 +225,7 @@ async fn a_run_that_fails_is_marked_and_followed_by_one_that_works() {
          echo deployed > new-4",
     )
     .await;
-    let report = world.cluster.turn_back(&world.plan().await).await.unwrap();
+    let report = world.cluster.roll_back(&world.plan().await).await.unwrap();
     assert_eq!(report.made, Revision(4));
     assert_eq!(world.runs(), 2);
     // One of us that comes later steps over it.
@@ -249,7 +249,7 @@ async fn a_long_reason_is_cut_in_the_record_and_the_digest_is_not() {
         reason: long,
         ..world.plan().await
     };
-    world.cluster.turn_back(&plan).await.unwrap();
+    world.cluster.roll_back(&plan).await.unwrap();
     let made = world.cluster.record(Revision(3)).await.unwrap().unwrap();
     let said = made.description;
     let digest: String = plan.digest.0.chars().take(12).collect();
@@ -275,8 +275,8 @@ async fn a_record_that_a_failing_helm_leaves_pending_is_put_right() {
         "echo pending-rollback > new-3; echo 'Error: warning: Hook pre-rollback a.yaml failed: it did' >&2; exit 1",
     )
     .await;
-    let refusal = world.cluster.turn_back(&world.plan().await).await;
-    let text = refusal.unwrap_err().to_string();
+    let rollback_error = world.cluster.roll_back(&world.plan().await).await;
+    let text = rollback_error.unwrap_err().to_string();
     assert!(
         text.contains("it did") && text.contains("by hand: helm rollback web 1 --namespace shop"),
         "{text}"
@@ -306,7 +306,7 @@ async fn after_a_restart_runs_of_ours_that_failed_are_stepped_over() {
 async fn what_a_rollback_that_was_given_up_left_is_put_right_later() {
     let world = World::new("").await;
     let plan = world.plan().await;
-    let now = world.cluster.hub.now();
+    let now = world.cluster.cache.now();
     let given_up = || world.cluster.set_left(Some((plan.clone(), now)));
     given_up();
     world.store.put(3, "pending-rollback", &[]);
@@ -347,10 +347,10 @@ async fn what_somebody_uninstalls_is_left_alone() {
     let plan = world.plan().await;
     for status in ["uninstalling", "uninstalled"] {
         world.store.put(2, status, &[]);
-        let before = world.cluster.may_be_turned_back(&plan).await.unwrap_err();
-        let during = world.cluster.turn_back(&plan).await.unwrap_err();
-        for refusal in [before, during] {
-            assert_eq!(refusal.reason(), "uninstalled", "{refusal}");
+        let before = world.cluster.may_be_rolled_back(&plan).await.unwrap_err();
+        let during = world.cluster.roll_back(&plan).await.unwrap_err();
+        for rollback_error in [before, during] {
+            assert_eq!(rollback_error.reason(), "uninstalled", "{rollback_error}");
         }
     }
     assert_eq!(world.runs(), 0);
@@ -366,11 +366,11 @@ async fn a_refusal_names_the_command_for_a_person() {
     };
     let gone = world
         .cluster
-        .may_be_turned_back(&changed)
+        .may_be_rolled_back(&changed)
         .await
         .unwrap_err();
     assert_eq!(gone.reason(), "target_gone");
-    let text = gone.told(world.cluster.hub.namespace(), &world.cluster.release);
+    let text = gone.told(world.cluster.cache.namespace(), &world.cluster.release);
     assert!(text.contains("helm history web --namespace shop"), "{text}");
 }
 
@@ -381,12 +381,12 @@ async fn a_record_whose_label_says_so_is_not_turned_back() {
     world
         .store
         .put(2, "deployed", &[("leadsman.io/rollback", "allow")]);
-    let other = world.cluster.may_be_turned_back(&plan).await;
+    let other = world.cluster.may_be_rolled_back(&plan).await;
     assert_ne!(other.unwrap_err().reason(), "denied");
     world
         .store
         .put(2, "deployed", &[("leadsman.io/rollback", "deny")]);
-    let denied = world.cluster.may_be_turned_back(&plan).await.unwrap_err();
+    let denied = world.cluster.may_be_rolled_back(&plan).await.unwrap_err();
     assert_eq!(denied.reason(), "denied");
     let text = denied.to_string();
     for part in [
@@ -404,9 +404,9 @@ async fn records_are_put_right_only_by_who_turned_them_back_or_may() {
     let cluster = Arc::get_mut(&mut world.cluster).unwrap();
     cluster.policy.enforces = false;
     // Two records are deployed, as after an upgrade that waited.
-    world.cluster.mend(&world.rows().await).await;
+    world.cluster.repair_records(&world.rows().await).await;
     assert_eq!(world.status(2), "deployed");
     world.cluster.set_made(Revision(3));
-    world.cluster.mend(&world.rows().await).await;
+    world.cluster.repair_records(&world.rows().await).await;
     assert_eq!(world.status(2), "superseded");
 }

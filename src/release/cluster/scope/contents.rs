@@ -22,7 +22,7 @@ impl Contents {
         bad: &HelmRecord,
         target: &HelmRecord,
     ) -> (Self, Vec<PreflightFailure>) {
-        let mut obstacles = Vec::new();
+        let mut failures = Vec::new();
         let mut read = |what: String, text: &str| {
             let odd = odd(text).map(str::to_owned);
             let objects = match odd {
@@ -30,7 +30,7 @@ impl Contents {
                 None => manifest::objects(text).map_err(|broken| broken.to_string()),
             };
             objects.unwrap_or_else(|why| {
-                obstacles.push(PreflightFailure {
+                failures.push(PreflightFailure {
                     reason: "manifest",
                     text: format!("{what} cannot be read: {why}"),
                 });
@@ -54,7 +54,7 @@ impl Contents {
             target: target_objects,
             hooks,
         };
-        (contents, obstacles)
+        (contents, failures)
     }
 
     pub(in super::super) fn all(&self) -> impl Iterator<Item = &ManifestObject> {

@@ -100,10 +100,10 @@ impl ApiScope {
 
     /// As the cluster says, of the kinds of these objects.
     pub(super) async fn of(
-        hub: &NamespaceCache,
+        cache: &NamespaceCache,
         objects: impl Iterator<Item = &ManifestObject> + Send,
     ) -> Result<Self, ApiError> {
-        let mut scope = Self::built_in(hub.namespace().as_str());
+        let mut scope = Self::built_in(cache.namespace().as_str());
         let kinds: BTreeSet<(&str, &str)> = objects
             .take(MAX_OBJECTS)
             .map(|object| (object.api_version.as_str(), object.kind.as_str()))
@@ -111,7 +111,8 @@ impl ApiScope {
         for (api_version, kind) in kinds {
             let found = match rbac::split(api_version) {
                 Some((group, version)) => {
-                    hub.resource(&GroupVersionKind::gvk(group, version, kind))
+                    cache
+                        .resource(&GroupVersionKind::gvk(group, version, kind))
                         .await?
                 }
                 None => None,
@@ -290,16 +291,16 @@ impl ApiScope {
         contents: &Contents,
         may: &RollbackPermissions,
     ) -> Vec<PreflightFailure> {
-        let mut obstacles = Vec::new();
+        let mut failures = Vec::new();
         if contents.all().count() > MAX_OBJECTS {
-            obstacles.push(PreflightFailure {
+            failures.push(PreflightFailure {
                 reason: "too_large",
                 text: format!("both revisions together have more than {MAX_OBJECTS} objects"),
             });
         }
         if !self.unknown.is_empty() {
             let unknown: Vec<&str> = self.unknown.iter().map(String::as_str).collect();
-            obstacles.push(PreflightFailure {
+            failures.push(PreflightFailure {
                 reason: "unknown_kind",
                 text: format!("the cluster does not have {}", unknown.join(", ")),
             });
@@ -316,10 +317,10 @@ impl ApiScope {
             .filter(|object| !left_alone.contains(&self.identity(object)))
             .filter(|object| seen.insert(self.identity(object)))
             .collect();
-        obstacles.extend(self.foreign(&refused));
-        obstacles.extend(self.wide(&refused));
-        obstacles.extend(self.other_to_helm(contents));
-        obstacles
+        failures.extend(self.foreign(&refused));
+        failures.extend(self.wide(&refused));
+        failures.extend(self.other_to_helm(contents));
+        failures
     }
 
     fn foreign(&self, refused: &[&ManifestObject]) -> Option<PreflightFailure> {

@@ -71,7 +71,7 @@ fn page(names: &[&str], version: &str, next: Option<&str>) -> ListPage<ConfigMap
     }
 }
 
-fn refusal(code: u16, message: &str, retry_after: u32) -> kube::Error {
+fn rollback_error(code: u16, message: &str, retry_after: u32) -> kube::Error {
     let status = json!({
         "status": "Failure", "code": code, "message": message, "reason": "Played",
         "details": {"retryAfterSeconds": retry_after}
@@ -136,7 +136,7 @@ async fn a_place_that_is_too_old_or_too_new_takes_a_new_list_at_once() {
     ] {
         let (told, asked) = followed(Played {
             lists: [Ok(page(&["a"], "5", None)), Ok(page(&["b"], "2", None))].into(),
-            watches: [Err(refusal(code, message, 0))].into(),
+            watches: [Err(rollback_error(code, message, 0))].into(),
             ..Played::default()
         })
         .await;
@@ -153,7 +153,9 @@ async fn a_place_that_is_too_old_or_too_new_takes_a_new_list_at_once() {
 async fn the_server_says_how_long_it_wants_to_be_left_alone() {
     let (_, asked) = followed(Played {
         lists: [Ok(page(&["a"], "5", None))].into(),
-        watches: (0..6).map(|_| Err(refusal(429, "too many", 7))).collect(),
+        watches: (0..6)
+            .map(|_| Err(rollback_error(429, "too many", 7)))
+            .collect(),
         ..Played::default()
     })
     .await;
@@ -227,7 +229,7 @@ async fn a_list_that_fails_in_the_middle_is_begun_anew_and_only_a_whole_one_ends
     let (told, asked) = followed(Played {
         lists: [
             Ok(page(&["a"], "5", Some("p2"))),
-            Err(refusal(500, "etcdserver: leader changed", 0)),
+            Err(rollback_error(500, "etcdserver: leader changed", 0)),
             Ok(page(&["a"], "6", Some("p2"))),
             Ok(page(&["b"], "6", None)),
         ]

@@ -27,7 +27,7 @@ redirects = 2
 expect = { status = "200-399", json = { "/status" = "ok" }, body_matches = ["[a-z]+ok$"], body_not_matches = ["(error|panic)"] }
 "#;
 
-fn question() -> Question {
+fn kind() -> Question {
     static QUESTION: OnceLock<Question> = OnceLock::new();
     let made = QUESTION.get_or_init(|| {
         let folder = tempfile::tempdir().expect("a folder");
@@ -39,9 +39,9 @@ fn question() -> Question {
             flags: Vec::new(),
             discovered: Vec::new(),
         };
-        let loaded = config::load(&sources).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let loaded = config::load(&sources).unwrap_or_else(|diagnostics| panic!("{diagnostics}"));
         let mut probes = loaded.settings.probes();
-        probes.next().expect("a probe").question.clone()
+        probes.next().expect("a probe").kind.clone()
     });
     made.clone()
 }
@@ -59,7 +59,7 @@ async fn asked(data: &[u8]) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}/", listener.local_addr().expect("an address"));
     let target = Target::parse(&url, "http").expect("a URL");
-    let prober = Prober::new(&Shared::new(clock::now), target, question());
+    let prober = Prober::new(&Shared::new(clock::now), target, kind());
     let timeout = Duration::from_millis(500);
     let answers = async {
         loop {
@@ -72,8 +72,8 @@ async fn asked(data: &[u8]) {
         }
     };
     tokio::select! {
-        sounding = prober.sound(clock::now(), timeout, None) => {
-            assert!(sounding.latency() <= timeout * 3, "{sounding:?}");
+        result = prober.sound(clock::now(), timeout, None) => {
+            assert!(result.latency() <= timeout * 3, "{result:?}");
         }
         () = answers => {}
     }

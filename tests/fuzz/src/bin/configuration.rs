@@ -18,7 +18,7 @@ fuzz_target!(|data: &[u8]| {
         flags: Vec::new(),
         discovered: Vec::new(),
     };
-    if let Err(mistakes) = config::load(&sources) {
-        assert!(!mistakes.to_string().is_empty());
+    if let Err(diagnostics) = config::load(&sources) {
+        assert!(!diagnostics.to_string().is_empty());
     }
 });

@@ -47,7 +47,7 @@ fn daemon() -> SocketAddr {
             flags: Vec::new(),
             discovered: Vec::new(),
         };
-        let loaded = config::load(&sources).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let loaded = config::load(&sources).unwrap_or_else(|diagnostics| panic!("{diagnostics}"));
         let (send, receive) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread()

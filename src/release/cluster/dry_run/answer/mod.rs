@@ -83,9 +83,9 @@ pub(super) fn together<'a>(
             DryRunAnswer::NoTry(words) => untried.push((object, words.as_str())),
         }
     }
-    let mut obstacles = Vec::new();
+    let mut failures = Vec::new();
     if !no_right.is_empty() {
-        obstacles.push(PreflightFailure {
+        failures.push(PreflightFailure {
             reason: "rights",
             text: format!(
                 "rights are missing to write {}: nobody may give away rights that they don't have; Leadsman's account needs these rights itself, or escalate on the roles and bind on those that are bound",
@@ -94,7 +94,7 @@ pub(super) fn together<'a>(
         });
     }
     if !denied.is_empty() {
-        obstacles.push(PreflightFailure {
+        failures.push(PreflightFailure {
             reason: "policy",
             text: format!(
                 "the cluster's policies do not let the rollback write {}; change the policy, or go back by hand to a revision that it lets pass",
@@ -103,7 +103,7 @@ pub(super) fn together<'a>(
         });
     }
     if !invalid.is_empty() {
-        obstacles.push(PreflightFailure {
+        failures.push(PreflightFailure {
             reason: "invalid",
             text: format!(
                 "the API server would not take what the rollback writes: {}",
@@ -112,7 +112,7 @@ pub(super) fn together<'a>(
         });
     }
     StepResult {
-        obstacles,
+        failures,
         away: (!away.is_empty()).then(|| {
             format!(
                 "a webhook that the API server has to ask does not answer, so that helm would stop half-way: {}",

@@ -87,15 +87,15 @@ fn what_was_said_is_told_with_the_object_and_within_bounds() {
     let objects: Vec<ManifestObject> = (0..20).map(|number| named(&format!("a{number}"))).collect();
     let denied = DryRunAnswer::Denied("no label".into());
     let tried = together(objects.iter().map(|object| (object, &denied)));
-    let [obstacle] = &tried.obstacles[..] else {
+    let [failure] = &tried.failures[..] else {
         unreachable!("{tried:?}");
     };
-    assert_eq!(obstacle.reason, "policy");
+    assert_eq!(failure.reason, "policy");
     assert!(
-        obstacle.text.contains("ConfigMap a0 (no label), ConfigMap a1 (no label), ConfigMap a2 (no label), ConfigMap a3")
-            && obstacle.text.contains("and 12 more"),
+        failure.text.contains("ConfigMap a0 (no label), ConfigMap a1 (no label), ConfigMap a2 (no label), ConfigMap a3")
+            && failure.text.contains("and 12 more"),
         "{}",
-        obstacle.text
+        failure.text
     );
     let (away, untried) = (
         DryRunAnswer::Away("timeout".into()),
@@ -103,7 +103,7 @@ fn what_was_said_is_told_with_the_object_and_within_bounds() {
     );
     let answers = [(&objects[0], &away), (&objects[1], &untried)];
     let tried = together(answers.into_iter());
-    assert_eq!(tried.obstacles, []);
+    assert_eq!(tried.failures, []);
     assert!(tried.away.unwrap().contains("ConfigMap a0 (timeout)"));
     assert_eq!(
         tried.untried,

@@ -141,7 +141,7 @@ fn an_accept_encoding_must_take_the_compression_h15() {
     ] {
         for name in ["Accept-Encoding", "accept-encoding"] {
             let probe = format!("compression = 'gzip'\nheaders = {{ {name} = '{header}' }}");
-            let refused = mistakes(&probe)
+            let refused = diagnostics(&probe)
                 .iter()
                 .any(|text| text.contains("does not accept gzip"));
             assert_eq!(refused, !fits, "{name}: {header}");
@@ -464,24 +464,24 @@ fn mistakes_in(text: &str) -> Vec<String> {
         files: vec![file],
         ..Sources::default()
     };
-    let Err(mistakes) = config::load(&sources) else {
+    let Err(diagnostics) = config::load(&sources) else {
         return Vec::new();
     };
-    let told = |mistake: &config::Diagnostic| {
+    let told = |diagnostic: &config::Diagnostic| {
         format!(
             "{} {} {}",
-            mistake.path,
-            mistake.message,
-            mistake.help.as_deref().unwrap_or("")
+            diagnostic.path,
+            diagnostic.message,
+            diagnostic.help.as_deref().unwrap_or("")
         )
     };
-    mistakes.iter().map(told).collect()
+    diagnostics.iter().map(told).collect()
 }
 
 /// Puts lines into a probe, and looks for a complaint.
 #[track_caller]
 fn check(rule: &str, lines: &str, expected: &str) {
-    let found = mistakes(lines);
+    let found = diagnostics(lines);
     assert!(
         found.iter().any(|text| text.contains(expected)),
         "{rule}: {expected:?} is not in {found:#?}"
@@ -490,7 +490,7 @@ fn check(rule: &str, lines: &str, expected: &str) {
 
 /// The complaints about a probe with these lines; each stands in the probe's own lines.
 #[track_caller]
-fn mistakes(lines: &str) -> Vec<String> {
+fn diagnostics(lines: &str) -> Vec<String> {
     let target = if lines.contains("path =") || lines.contains("url =") {
         ""
     } else {
@@ -505,19 +505,23 @@ fn mistakes(lines: &str) -> Vec<String> {
         files: vec![file],
         ..Sources::default()
     };
-    let Err(mistakes) = config::load(&sources) else {
+    let Err(diagnostics) = config::load(&sources) else {
         return Vec::new();
     };
-    for mistake in mistakes.iter() {
-        let (line, _) = mistakes
-            .line_and_column(mistake)
+    for diagnostic in diagnostics.iter() {
+        let (line, _) = diagnostics
+            .line_and_column(diagnostic)
             .expect("a place in the file");
-        assert!(line >= 5, "line {line}: {}", mistake.message);
-        assert!(mistake.help.is_some(), "no way out: {}", mistake.message);
+        assert!(line >= 5, "line {line}: {}", diagnostic.message);
+        assert!(
+            diagnostic.help.is_some(),
+            "no way out: {}",
+            diagnostic.message
+        );
     }
-    mistakes
+    diagnostics
         .iter()
-        .map(|mistake| mistake.message.clone())
+        .map(|diagnostic| diagnostic.message.clone())
         .collect()
 }
 
@@ -658,10 +662,10 @@ fn told_of(text: &str) -> (Vec<String>, Vec<String>) {
     };
     match config::load(&sources) {
         Ok(loaded) => (Vec::new(), loaded.hints),
-        Err(mistakes) => {
-            let all = mistakes.iter().map(|mistake| {
-                let help = mistake.help.as_ref().expect("a way out");
-                format!("{}: {}; {help}", mistake.path, mistake.message)
+        Err(diagnostics) => {
+            let all = diagnostics.iter().map(|diagnostic| {
+                let help = diagnostic.help.as_ref().expect("a way out");
+                format!("{}: {}; {help}", diagnostic.path, diagnostic.message)
             });
             (all.collect(), Vec::new())
         }
@@ -767,9 +771,9 @@ fn what_is_wrong_with_what_a_probe_needs() {
             "need 65 things; name at most 64",
         ),
     ] {
-        let (mistakes, _) = told_of_needs(above, lines);
-        let is_told = mistakes.iter().any(|text| text.contains(expected));
-        assert!(is_told, "{what}: {expected:?} is not in {mistakes:#?}");
+        let (diagnostics, _) = told_of_needs(above, lines);
+        let is_told = diagnostics.iter().any(|text| text.contains(expected));
+        assert!(is_told, "{what}: {expected:?} is not in {diagnostics:#?}");
     }
 }
 
@@ -791,23 +795,26 @@ fn releases_that_need_each_other_are_a_mistake() {
             "shop/api needs shop/db needs shop/web needs shop/api: ",
         ),
     ] {
-        let (mistakes, _) = told_of_needs(&above, needs_api);
+        let (diagnostics, _) = told_of_needs(&above, needs_api);
         let is_told =
             |text: &String| text.contains(expected) && text.ends_with("remove one of these needs");
-        assert!(mistakes.iter().any(is_told), "{expected:?}: {mistakes:#?}");
+        assert!(
+            diagnostics.iter().any(is_told),
+            "{expected:?}: {diagnostics:#?}"
+        );
     }
-    let (mistakes, _) = told_of_needs(&above(db, ""), needs_api);
-    assert!(mistakes.is_empty(), "{mistakes:#?}");
+    let (diagnostics, _) = told_of_needs(&above(db, ""), needs_api);
+    assert!(diagnostics.is_empty(), "{diagnostics:#?}");
 }
 
 #[test]
 fn a_dependency_that_nothing_needs_is_a_hint() {
-    let (mistakes, hints) = told_of_needs(POSTGRES, "needs = ['postgres']");
-    assert!(mistakes.is_empty(), "{mistakes:#?}");
+    let (diagnostics, hints) = told_of_needs(POSTGRES, "needs = ['postgres']");
+    assert!(diagnostics.is_empty(), "{diagnostics:#?}");
     let nothing = |hint: &String| hint.contains("no probe needs it");
     assert!(!hints.iter().any(nothing), "{hints:#?}");
-    let (mistakes, hints) = told_of_needs(POSTGRES, "");
-    assert!(mistakes.is_empty(), "{mistakes:#?}");
+    let (diagnostics, hints) = told_of_needs(POSTGRES, "");
+    assert!(diagnostics.is_empty(), "{diagnostics:#?}");
     assert!(hints.iter().any(nothing), "{hints:#?}");
 }
 
@@ -825,7 +832,7 @@ fn told_of_a_guard(rollback: &str, probes: [&str; 2]) -> (Vec<String>, Vec<Strin
 
 #[test]
 fn settings_that_can_never_work_together_are_mistakes_and_doubtful_ones_hints() {
-    for (rollback, mistake) in [
+    for (rollback, diagnostic) in [
         (
             "watch = '10m', watch_max = '5m'",
             "release.web.rollback.watch_max: 5m is shorter than the watch of 10m; make it at least as long",
@@ -839,9 +846,12 @@ fn settings_that_can_never_work_together_are_mistakes_and_doubtful_ones_hints() 
             "181 failures in a row, one each 1s, which takes 3m 1s, and every watch ends after 2m at the latest; make interval",
         ),
     ] {
-        let (mistakes, _) = told_of_a_guard(rollback, [""; 2]);
-        let is_told = mistakes.len() == 1 && mistakes[0].contains(mistake);
-        assert!(is_told, "{rollback}: {mistake:?} is not {mistakes:#?}");
+        let (diagnostics, _) = told_of_a_guard(rollback, [""; 2]);
+        let is_told = diagnostics.len() == 1 && diagnostics[0].contains(diagnostic);
+        assert!(
+            is_told,
+            "{rollback}: {diagnostic:?} is not {diagnostics:#?}"
+        );
     }
     for (rollback, probes, hint) in [
         (
@@ -875,8 +885,8 @@ fn settings_that_can_never_work_together_are_mistakes_and_doubtful_ones_hints() 
             "pods are asked directly for api, and not for db",
         ),
     ] {
-        let (mistakes, hints) = told_of_a_guard(rollback, probes);
-        assert!(mistakes.is_empty(), "{rollback}: {mistakes:#?}");
+        let (diagnostics, hints) = told_of_a_guard(rollback, probes);
+        assert!(diagnostics.is_empty(), "{rollback}: {diagnostics:#?}");
         let is_told = hints.len() == 1 && hints[0].contains(hint);
         assert!(is_told, "{rollback} {probes:?}: {hint:?} is not {hints:#?}");
     }
@@ -900,7 +910,7 @@ fn settings_that_can_never_work_together_are_mistakes_and_doubtful_ones_hints() 
 
 #[test]
 fn what_is_wrong_with_hooks_that_migrate_nothing() {
-    for (migrations, mistake) in [
+    for (migrations, diagnostic) in [
         (
             "'maybe'",
             "is not known; write \"compatible\" or \"unknown\", or { ignore",
@@ -919,9 +929,12 @@ fn what_is_wrong_with_hooks_that_migrate_nothing() {
         ),
         ("{ ignored = ['*'] }", "unknown key"),
     ] {
-        let (mistakes, _) = told_of_a_guard(&format!("migrations = {migrations}"), [""; 2]);
-        let is_told = mistakes.len() == 1 && mistakes[0].contains(mistake);
-        assert!(is_told, "{migrations}: {mistake:?} is not {mistakes:#?}");
+        let (diagnostics, _) = told_of_a_guard(&format!("migrations = {migrations}"), [""; 2]);
+        let is_told = diagnostics.len() == 1 && diagnostics[0].contains(diagnostic);
+        assert!(
+            is_told,
+            "{migrations}: {diagnostic:?} is not {diagnostics:#?}"
+        );
     }
     for right in [
         "'compatible'",

@@ -20,6 +20,7 @@ mod probe;
 mod problem;
 pub mod ready;
 mod releases;
+mod runbook;
 mod share;
 pub mod status;
 mod tls;

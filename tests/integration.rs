@@ -12,6 +12,7 @@
 mod chart;
 mod commands;
 mod config;
+mod documents;
 mod floors;
 mod judge;
 mod metrics;

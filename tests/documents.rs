@@ -434,7 +434,7 @@ fn place(path: &[&str]) -> Option<(String, String)> {
         ["module"] if !["name", "kind", "timeout"].contains(key) => {
             "`[[release.probe]]`".to_owned()
         }
-        ["release"] | ["module"] | ["release", "alert"] => format!("`[[{}]]`", tables.join(".")),
+        ["release" | "module"] | ["release", "alert"] => format!("`[[{}]]`", tables.join(".")),
         _ => format!("`[{}]`", tables.join(".")),
     };
     Some((heading, (*key).to_owned()))

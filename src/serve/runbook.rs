@@ -11,14 +11,14 @@ const RUNBOOK: &str = include_str!("../../docs/runbook.md");
 /// Where links to other documents lead: they are not in the program.
 const DOCUMENTS: &str = "https://github.com/leadsman/leadsman/blob/main/docs/";
 
-const HEAD: &str = r##"<!doctype html>
+const HEAD: &str = r#"<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Leadsman: runbook</title>
 <style>:root{color-scheme:light dark}body{font:1rem/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem}h2{margin-top:2.5rem}h2:target{outline:3px solid;outline-offset:.3rem}code{font-size:.95em}</style>
 <p><a href="./">Status page</a></p>
-"##;
+"#;
 
 /// The page.
 pub(super) static PAGE: LazyLock<String> =

@@ -7,6 +7,7 @@ use std::process::{Command, Output};
 
 use regex::Regex;
 
+use crate::program::{Leadsman, until};
 use crate::serve::guarded::ROUTES;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_leadsman");
@@ -325,14 +326,11 @@ fn every_metric_is_in_its_page_with_its_labels() {
     for name in all.filter(|word| word.starts_with("leadsman_")) {
         assert!(program.contains(name), "there is no metric {name}");
     }
-    // Labels, of those that the snapshot has with a value.
+    // Labels, of those metrics that have values in the snapshot or now.
     let label = Regex::new("([a-z]+)=\"").unwrap();
     let mut labels = 0;
-    let snapshot = read("tests/snapshots/metrics.prom");
-    for line in snapshot
-        .lines()
-        .filter(|line| line.starts_with("leadsman_"))
-    {
+    let pages = read("tests/snapshots/metrics.prom") + &metrics_now();
+    for line in pages.lines().filter(|line| line.starts_with("leadsman_")) {
         let Some((name, rest)) = line.split_once('{') else {
             continue;
         };
@@ -353,7 +351,52 @@ fn every_metric_is_in_its_page_with_its_labels() {
             labels += 1;
         }
     }
-    assert!(labels > 100, "{labels}");
+    assert!(labels > 300, "{labels}");
+}
+
+/// The metrics of a daemon that guards an embedded release.
+fn metrics_now() -> String {
+    const CONFIG: &str = "[serve]\nlisten = \"127.0.0.1:0\"\n\
+        [[dependency]]\nname = \"d\"\nurl = \"tcp://127.0.0.1:1\"\n\
+        [[release]]\nname = \"a\"\nnamespace = \"b\"\nembedded = \"no-history\"\n\
+        objective = { availability = \"99%\" }\n\
+        [[release.probe]]\nname = \"c\"\nurl = \"tcp://127.0.0.1:1\"\n";
+    let leadsman = Leadsman::run(CONFIG, &[]);
+    let mut page = String::new();
+    until("the release is guarded", || {
+        page = leadsman.get("/metrics").body;
+        page.contains("\nleadsman_rollout_phase{")
+    });
+    page
+}
+
+/// Phases, outcomes, reasons and the like.
+#[test]
+fn every_value_of_a_label_is_explained() {
+    let metrics = read("docs/reference/metrics.md");
+    let decides = read("docs/how-it-decides.md");
+    let value = Regex::new("(phase|ending|end|mode|result|reason|window)=\"([^\"]+)\"").unwrap();
+    let mut values = BTreeSet::new();
+    for line in metrics_now().lines().filter(|line| !line.starts_with('#')) {
+        for found in value.captures_iter(line) {
+            // These are only counted to see how /probe and receivers are used.
+            if !["leadsman_probe_requests_", "leadsman_messages_"]
+                .iter()
+                .any(|start| line.starts_with(start))
+            {
+                values.insert((found[1].to_owned(), found[2].to_owned()));
+            }
+        }
+    }
+    assert!(values.len() > 60, "{values:?}");
+    for (label, value) in &values {
+        let page = match label.as_str() {
+            "ending" => &decides,
+            "phase" if !words(&metrics).contains(&value.as_str()) => &decides,
+            _ => &metrics,
+        };
+        assert!(words(page).contains(&value.as_str()), "{label}: {value}");
+    }
 }
 
 #[test]

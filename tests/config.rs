@@ -84,7 +84,7 @@ fn well_formed(diagnostics: &Diagnostics, files: &Files) {
     // Finding a line takes as long as the file is; the first few hundred say enough about a file with a million.
     for diagnostic in diagnostics.iter().take(300) {
         assert!(!diagnostic.message.is_empty());
-        let SourceLocation::File { file, .. } = &diagnostic.place else {
+        let SourceLocation::File { file, .. } = &diagnostic.location else {
             assert_eq!(diagnostics.line_and_column(diagnostic), None);
             continue;
         };
@@ -483,15 +483,15 @@ fn flag() -> impl Strategy<Value = (String, String)> {
     })
 }
 
-fn candidates(candidates: u32) -> ProptestConfig {
+fn cases(cases: u32) -> ProptestConfig {
     ProptestConfig {
         failure_persistence: None,
-        ..ProptestConfig::with_cases(candidates)
+        ..ProptestConfig::with_cases(cases)
     }
 }
 
 proptest! {
-    #![proptest_config(candidates(300))]
+    #![proptest_config(cases(300))]
 
     #[test]
     fn any_bytes_are_answered(bytes in prop::collection::vec(any::<u8>(), 0..400)) {

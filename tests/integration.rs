@@ -13,6 +13,7 @@ mod chart;
 mod commands;
 mod config;
 mod diagnostics;
+mod documents;
 mod judge;
 mod metrics;
 mod notify;

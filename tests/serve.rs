@@ -13,7 +13,7 @@
 
 mod clients;
 mod crowd;
-mod guarded;
+pub(crate) mod guarded;
 mod replica;
 mod replicas;
 mod spread;

@@ -675,7 +675,7 @@ impl<'a> Visit<'a> for Complexity {
     }
 
     fn visit_arm(&mut self, arm: &'a syn::Arm) {
-        self.0 += usize::from(arm.controller.is_some());
+        self.0 += usize::from(arm.guard.is_some());
         visit::visit_arm(self, arm);
     }
 }

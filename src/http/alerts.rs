@@ -10,10 +10,8 @@ use serde::Serialize;
 use super::AppState;
 use super::api::scraped;
 use super::fan_out::{FanOutEntry, fan_out};
+use super::runbook;
 use super::status::{AlertView, ObjectiveView};
-
-/// What to do about each alert; shipped with the program, so that it is there when nothing else is.
-const RUNBOOK: &str = include_str!("runbook.html");
 
 #[derive(Serialize)]
 struct AlertsBody<'a> {
@@ -70,5 +68,5 @@ pub(super) async fn runbook() -> Response {
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::CACHE_CONTROL, "no-cache"),
     ];
-    (headers, RUNBOOK).into_response()
+    (headers, runbook::PAGE.as_str()).into_response()
 }

@@ -19,6 +19,7 @@ mod problem;
 pub mod readiness;
 mod releases;
 mod response_budget;
+mod runbook;
 mod server;
 mod shard;
 pub mod status;

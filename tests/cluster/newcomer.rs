@@ -1,4 +1,4 @@
-//! Whoever begins: the walk through the README, by its own commands and with the chart's own examples.
+//! The way of a new user: the pages about the installation, by their own commands and with the chart's own examples.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -35,7 +35,7 @@ fn forward(port: u16, to: SocketAddr) {
     });
 }
 
-/// The README's way: a Leadsman that observes, the rights next, and at last some that turn back and share
+/// The way of the documents: a Leadsman that observes, the rights next, and at last some that roll back and share
 /// the releases; with TLS and a token.
 #[test]
 fn whoever_begins_lets_it_observe_first_and_enforce_and_spread_later() {
@@ -224,22 +224,20 @@ fn whoever_begins_lets_it_observe_first_and_enforce_and_spread_later() {
     station.helm(&["uninstall", "leadsman", "--wait"]);
 }
 
-/// The README's section.
-fn section() -> String {
-    let readme =
-        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
-    let (_, section) = readme.split_once("\n## On station\n").unwrap();
-    section.split("\n## ").next().unwrap().to_owned()
+/// A page of `docs/`.
+fn page(name: &str) -> String {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    std::fs::read_to_string(docs.join(name)).unwrap()
 }
 
 /// The steps of its pipeline end for want of a daemon: they are understood so far.
 #[test]
-fn the_pipeline_of_the_readme_is_understood() {
+fn the_pipeline_of_the_documents_is_understood() {
     let folder = tempfile::tempdir().unwrap();
     let token = folder.path().join("token");
     std::fs::write(&token, "open sesame").unwrap();
-    let section = section();
-    let yaml = section.split("```yaml\n").nth(1).unwrap();
+    let page = page("pipelines.md");
+    let yaml = page.split("```yaml\n").nth(1).unwrap();
     let yaml = yaml.split("```").next().unwrap();
     serde_saphyr::from_str::<Value>(yaml).unwrap();
     let mut asked = Vec::new();
@@ -268,10 +266,10 @@ fn the_pipeline_of_the_readme_is_understood() {
     assert_eq!(asked, ["gate", "explain"]);
 }
 
-/// The commands of the README's section, each on one line and without what is said about it.
-fn commands_of_the_readme() -> Vec<String> {
-    let section = section();
-    let blocks = section.split("```console\n").skip(1);
+/// The commands of the two pages, one after the other; each on one line and without its comment.
+fn commands_of_the_documents() -> Vec<String> {
+    let pages = page("install-kubernetes.md") + &page("observe-then-enforce.md");
+    let blocks = pages.split("```console\n").skip(1);
     let text: String = blocks
         .map(|block| block.split("```").next().unwrap())
         .collect();
@@ -286,8 +284,8 @@ fn commands_of_the_readme() -> Vec<String> {
 
 /// Word for word; only docker, whose image the rig has, and the forwarding of kubectl are others' work.
 #[test]
-fn the_commands_of_the_readme_work_as_they_stand() {
-    let Some(mut cluster) = Cluster::new("readme", Helm::Four) else {
+fn the_commands_of_the_documents_work_as_they_stand() {
+    let Some(mut cluster) = Cluster::new("documents", Helm::Four) else {
         return;
     };
     cluster.namespace = "mykadoo-staging".into();
@@ -307,7 +305,7 @@ fn the_commands_of_the_readme_work_as_they_stand() {
         folder.join("bin").display(),
         std::env::var("PATH").unwrap()
     );
-    let commands = commands_of_the_readme();
+    let commands = commands_of_the_documents();
     let mut said = String::new();
     for command in &commands {
         let program = command.split(' ').next().unwrap();

@@ -241,7 +241,7 @@ fn what_slack_puts_off_comes_when_it_said_and_once() {
     assert!(waited >= Duration::from_secs(4), "{waited:?}");
 }
 
-/// As the README shows it: the demo with a real Alertmanager and somebody in the place of Slack.
+/// As docs/alerting.md shows it: the demo with a real Alertmanager and somebody in the place of Slack.
 #[test]
 fn the_demo_tells_one_story_to_an_alertmanager_and_to_slack() {
     let hears = Receiver::start(|_| Reply::status(200));

@@ -8,7 +8,7 @@ use crate::serve::config;
 use crate::support::pki::Pki;
 
 /// Every route, and whether it takes a token.
-const ROUTES: &[(&str, &str, bool)] = &[
+pub(crate) const ROUTES: &[(&str, &str, bool)] = &[
     ("GET", "/metrics", false),
     ("GET", "/probe", false),
     ("GET", "/-/healthy", false),

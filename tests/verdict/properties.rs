@@ -18,9 +18,9 @@ use super::world::{ENDPOINTS, Lessons, World, event, numbers, outcome, rule, wit
 
 type Row = Vec<TickOutcome>;
 
-fn config(candidates: u32) -> ProptestConfig {
+fn config(cases: u32) -> ProptestConfig {
     ProptestConfig {
-        candidates: releases(candidates as usize) as u32,
+        cases: releases(cases as usize) as u32,
         failure_persistence: None,
         rng_seed: RngSeed::Fixed(0x6c65_6164),
         ..ProptestConfig::default()

@@ -12,7 +12,7 @@ const MAX_RULES: usize = 32;
 
 const WEIGHTS: [(&str, AlertWeight); 3] = [
     ("note", AlertWeight::Note),
-    ("doubt", AlertWeight::SelfCheck),
+    ("doubt", AlertWeight::Inconclusive),
     ("convict", AlertWeight::Reject),
 ];
 

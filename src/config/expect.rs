@@ -43,7 +43,7 @@ pub(super) fn expect(item: ConfigValue, notes: &mut ReaderNotes) -> Expect {
     }
     for (key, test) in [
         ("header_present", HeaderTest::Present),
-        ("header_absent", HeaderTest::NotInstalled),
+        ("header_absent", HeaderTest::Absent),
     ] {
         for item in &table.list(key, notes).unwrap_or_default() {
             let name = item.text().unwrap_or("").to_owned();

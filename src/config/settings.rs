@@ -333,12 +333,12 @@ pub struct AlertRule {
 pub enum AlertWeight {
     /// It is noted.
     Note,
-    /// A revision is not kept as healthy while it fires.
+    /// A revision does not pass while it fires.
     #[default]
-    #[serde(rename = "doubt")]
-    SelfCheck,
-    /// It convicts.
-    #[serde(rename = "convict")]
+    #[serde(alias = "doubt")]
+    Inconclusive,
+    /// It rejects the revision.
+    #[serde(alias = "convict")]
     Reject,
 }
 

@@ -79,7 +79,7 @@ async fn a18_to_a30_headers() {
             bad(Reason::Header),
         ),
         ("A28", "x-none", HeaderTest::Present, bad(Reason::Header)),
-        ("A28", "x-none", HeaderTest::NotInstalled, GOOD),
+        ("A28", "x-none", HeaderTest::Absent, GOOD),
     ] {
         let name = http::HeaderName::from_static(name);
         let rules = vec![HeaderRule { name, test }];
@@ -124,7 +124,7 @@ async fn g19_a_transport_error_is_bad_whatever_is_expected() {
             body_not_matches: vec![pattern("panic")],
             headers: vec![HeaderRule {
                 name: http::HeaderName::from_static("x-error"),
-                test: HeaderTest::NotInstalled,
+                test: HeaderTest::Absent,
             }],
             max_latency: Some(Duration::from_secs(9)),
             http_versions: vec![HttpVersion::V10, HttpVersion::V11, HttpVersion::V20],

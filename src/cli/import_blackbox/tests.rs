@@ -162,7 +162,7 @@ fn what_is_imported_asks_the_same_question() {
                 HeaderTest::Matches(pattern) => format!("matches {}", pattern.0),
                 HeaderTest::NotMatches(pattern) => format!("does not match {}", pattern.0),
                 HeaderTest::Present => "present".to_owned(),
-                HeaderTest::NotInstalled => "absent".to_owned(),
+                HeaderTest::Absent => "absent".to_owned(),
             };
             format!("{} {test}", rule.name)
         })

@@ -101,7 +101,7 @@ pub enum HeaderTest {
     /// The header is there.
     Present,
     /// The header is not there.
-    NotInstalled,
+    Absent,
 }
 
 /// A rule about a place in the JSON of the body.

@@ -109,7 +109,7 @@ impl Rollout {
 
     fn suspect(&self, revision: Revision, known_good: bool) -> Option<&Candidate> {
         let finished = self.last_of(revision)?;
-        let in_self_check = match finished.outcome {
+        let is_uncertain = match finished.outcome {
             RolloutOutcome::Inconclusive
             | RolloutOutcome::WouldRollBack
             | RolloutOutcome::LeftAlone
@@ -126,7 +126,7 @@ impl Rollout {
             | RolloutOutcome::Unverified
             | RolloutOutcome::OrderRefused => false,
         };
-        (in_self_check && !known_good).then_some(&finished.candidate)
+        (is_uncertain && !known_good).then_some(&finished.candidate)
     }
 
     /// The case of a revision whose rollout was never complete, if it ended so.

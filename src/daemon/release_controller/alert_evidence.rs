@@ -21,7 +21,7 @@ pub(super) struct FiringAlert {
     pub(super) name: String,
     fingerprint: String,
     #[serde(rename = "is_doubt")]
-    pub(super) is_self_check: bool,
+    pub(super) prevents_pass: bool,
 }
 
 /// An alert that fires. It is known from one watch to the next, because it may be told before we see the revision under
@@ -125,7 +125,7 @@ impl ReleaseController {
         let firing = FiringAlert {
             name: name.clone(),
             fingerprint: told.fingerprint,
-            is_self_check: told.weight == AlertWeight::SelfCheck,
+            prevents_pass: told.weight == AlertWeight::Inconclusive,
         };
         add(&mut running.alerts, firing);
         let others = others(&running.alerts, &name);
@@ -160,7 +160,7 @@ impl ReleaseController {
     /// An alert that keeps the revision from being healthy.
     pub(super) fn self_check(&self) -> Option<String> {
         let running = self.state.running.as_ref()?;
-        let firing = running.alerts.iter().find(|firing| firing.is_self_check)?;
+        let firing = running.alerts.iter().find(|firing| firing.prevents_pass)?;
         Some(format!("alert:{}", firing.name))
     }
 
@@ -201,10 +201,10 @@ fn keep(all: &mut Vec<ReportedAlert>, mut told: ReportedAlert, is_firing: bool) 
 /// Adds one that fires. When there are enough, one that only is to be noted makes room for one that raises doubt.
 fn add(alerts: &mut Vec<FiringAlert>, firing: FiringAlert) {
     if alerts.len() >= MAX_ALERTS {
-        let Some(at) = alerts.iter().position(|known| !known.is_self_check) else {
+        let Some(at) = alerts.iter().position(|known| !known.prevents_pass) else {
             return;
         };
-        if !firing.is_self_check {
+        if !firing.prevents_pass {
             return;
         }
         alerts.remove(at);
@@ -251,11 +251,11 @@ fn plain(name: &str) -> String {
 mod tests {
     use super::*;
 
-    fn firing(number: usize, is_self_check: bool) -> FiringAlert {
+    fn firing(number: usize, prevents_pass: bool) -> FiringAlert {
         FiringAlert {
             name: format!("A{number}"),
             fingerprint: number.to_string(),
-            is_self_check,
+            prevents_pass,
         }
     }
 
@@ -265,7 +265,7 @@ mod tests {
             fingerprint: name.into(),
             since: Time::from_millis(since),
             message: Time::from_millis(message),
-            weight: AlertWeight::SelfCheck,
+            weight: AlertWeight::Inconclusive,
         }
     }
 
@@ -318,7 +318,7 @@ mod tests {
             add(&mut alerts, firing(number, true));
         }
         assert_eq!(alerts.len(), MAX_ALERTS);
-        assert!(alerts.iter().all(|firing| firing.is_self_check));
+        assert!(alerts.iter().all(|firing| firing.prevents_pass));
     }
 
     #[test]

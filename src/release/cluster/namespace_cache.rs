@@ -258,7 +258,7 @@ impl NamespaceCache {
     }
 
     /// Something was forbidden: what is known of rights is asked for anew.
-    pub(super) fn self_check_rights(&self) {
+    pub(super) fn recheck_rights(&self) {
         self.own_rights.self_check();
         self.rights_of_helm.self_check();
     }
@@ -445,7 +445,7 @@ impl NamespaceCache {
                 CacheEvent::Well => tables.troubles.remove(what).is_some(),
                 CacheEvent::Fails(trouble) => {
                     if trouble.is(403) {
-                        self.self_check_rights();
+                        self.recheck_rights();
                     }
                     let now = self.now();
                     *self

@@ -51,7 +51,7 @@ impl ClusterEngine {
             let before = self.looked().replace(now);
             if is_lacking && before.is_none_or(|(_, _, was_well)| was_well) {
                 // What other releases of the namespace were told may be over as well.
-                self.cache.self_check_rights();
+                self.cache.recheck_rights();
             }
         }
         looked
@@ -96,7 +96,7 @@ impl ClusterEngine {
                 }
                 Err(PreflightError::Trouble(trouble)) => {
                     if trouble.is(403) {
-                        self.cache.self_check_rights();
+                        self.cache.recheck_rights();
                     }
                     return Err(RollbackError::Storage(self.with_command(plan, &trouble)));
                 }

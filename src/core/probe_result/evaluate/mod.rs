@@ -156,7 +156,7 @@ fn header(rule: &HeaderRule, headers: &HeaderMap) -> Result<(), String> {
     match &rule.test {
         HeaderTest::Present if headers.contains_key(name) => Ok(()),
         HeaderTest::Present => Err(format!("header {name} is missing")),
-        HeaderTest::NotInstalled => match values().next() {
+        HeaderTest::Absent => match values().next() {
             None => Ok(()),
             Some(value) => Err(format!("header {name} is {}, expected none", show(value))),
         },

@@ -166,14 +166,14 @@ fn a_headers() {
     );
     check(
         "A28",
-        &rule("x-other", HeaderTest::NotInstalled),
+        &rule("x-other", HeaderTest::Absent),
         &some,
         None,
     );
     let why = "header x-some is some, expected none";
     check(
         "A28",
-        &rule("x-some", HeaderTest::NotInstalled),
+        &rule("x-some", HeaderTest::Absent),
         &some,
         Some(why),
     );
@@ -203,7 +203,7 @@ fn a_headers() {
     let why = "header set-cookie is <hidden>, expected none";
     check(
         "a cookie stays hidden",
-        &rule("set-cookie", HeaderTest::NotInstalled),
+        &rule("set-cookie", HeaderTest::Absent),
         &session,
         Some(why),
     );
@@ -428,7 +428,7 @@ proptest! {
             Expect {
                 headers: vec![HeaderRule {
                     name: HeaderName::from_static("x-a"),
-                    test: HeaderTest::NotInstalled,
+                    test: HeaderTest::Absent,
                 }],
                 ..base
             },

@@ -272,7 +272,7 @@ async fn told_before_the_watch(weight: AlertWeight) -> (Guarding, tempfile::Temp
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_alert_that_was_told_before_its_revision_was_seen_counts() {
-    let (mut guarding, _folder) = told_before_the_watch(AlertWeight::SelfCheck).await;
+    let (mut guarding, _folder) = told_before_the_watch(AlertWeight::Inconclusive).await;
     let seen = guarding
         .view
         .wait_for(|view| view.revision == Some(8))

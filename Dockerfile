@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
 # Two images: `docker build --target leadsman-without-helm .` only probes, observes and tells; the default, the last
-# one, can turn back as well. `--build-arg REVISION="$(git rev-parse HEAD)"` tells the program and the labels which sources
+# one, can roll back as well. `--build-arg REVISION="$(git rev-parse HEAD)"` tells the program and the labels which sources
 # these are; .git is not in the context.
 ARG RUST_VERSION=1.95
 ARG GO_VERSION=1.26
@@ -44,7 +44,7 @@ RUN mkdir -p /root-of-image/{etc,tmp,usr/bin,var/lib/dpkg/status.d} \
 FROM scratch AS leadsman-without-helm
 ARG REVISION
 LABEL org.opencontainers.image.title="Leadsman" \
-      org.opencontainers.image.description="Judges every new Helm revision, and turns the release back when it made things worse." \
+      org.opencontainers.image.description="Judges every new Helm revision, and rolls the release back when it made things worse." \
       org.opencontainers.image.licenses="MIT OR Apache-2.0" \
       org.opencontainers.image.source="https://github.com/leadsman/leadsman" \
       org.opencontainers.image.version="0.1.0" \

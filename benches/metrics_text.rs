@@ -56,7 +56,7 @@ fn probe(number: usize) -> ProbeConfig {
     }
 }
 
-/// So many probes with 60 soundings each, of which 30 are in the window.
+/// So many probes with 60 results each, of which 30 are in the window.
 fn probes(count: usize) -> (Vec<ProbeSeries>, Moment) {
     let start = Moment::after_boot(Duration::from_secs(100_000));
     let mut now = start;

@@ -1,10 +1,10 @@
-//! What one sounding costs: raw hyper, bare reqwest, ours; new connections and kept ones.
+//! What one result costs: raw hyper, bare reqwest, ours; new connections and kept ones.
 //!
 //! The client's CPU time is that of its one thread (schedstat), allocations are counted in this process only: the
 //! server is a child process on the other core. Variants run interleaved, A B C A B C; the table shows the median
 //! over the rounds, and the ratio to bare reqwest within the same round.
 //!
-//! `cargo bench --bench probe_path [-- --rounds 15 --soundings 400]`
+//! `cargo bench --bench probe_path [-- --rounds 15 --results 400]`
 
 #![allow(
     clippy::expect_used,
@@ -42,7 +42,7 @@ const BODY: &str = r#"{"status": "ok"}"#;
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Addresses over which new connections are spread, so that none runs out of local ports.
 const ADDRESSES: u8 = 16;
-/// Soundings at a time in the rows that say so.
+/// Results at a time in the rows that say so.
 const IN_FLIGHT: usize = 16;
 
 fn main() {
@@ -56,7 +56,7 @@ fn main() {
             .and_then(|text| text.parse().ok())
             .unwrap_or(default)
     };
-    let (rounds, results) = (number("--rounds", 15), number("--soundings", 400));
+    let (rounds, results) = (number("--rounds", 15), number("--results", 400));
     let mut server = Command::new(std::env::current_exe().expect("our own path"))
         .arg("--serve")
         .stdin(Stdio::piped())
@@ -156,7 +156,7 @@ async fn compare(port: u16, rounds: usize, results: usize) {
         }
     }
     println!(
-        "one at a time unless said otherwise, {rounds} rounds of {results} soundings; median over the rounds\n"
+        "one at a time unless said otherwise, {rounds} rounds of {results} results; median over the rounds\n"
     );
     println!(
         "{:<34} {:>12} {:>18} {:>12}",
@@ -183,7 +183,7 @@ async fn compare(port: u16, rounds: usize, results: usize) {
     }
 }
 
-/// The whole way of a sounding, from the prober to the record.
+/// The whole way of a result, from the prober to the record.
 struct Ours {
     prober: Prober,
     tracked_probe: TrackedProbe,

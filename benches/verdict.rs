@@ -24,7 +24,7 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// The share of soundings that fail by themselves.
+/// The share of results that fail by themselves.
 const BASE: f64 = 0.01;
 const TOTAL: u64 = 3600;
 
@@ -100,7 +100,7 @@ fn outcomes(rng: &mut Rng, endpoints: usize) -> Vec<TickOutcome> {
         .collect()
 }
 
-/// Whole watches, one after another, that convict nobody: µs of a tick (the median of the watches), allocations, the state's bytes.
+/// Whole watches, one after another, that reject nobody: µs of a tick (the median of the watches), allocations, the state's bytes.
 fn ticks(endpoints: usize, pods: usize, timed: bool) {
     let mut rng = Rng::with_seed(7);
     let fresh = analysis(endpoints, pods > 0, timed);
@@ -169,7 +169,7 @@ fn ticks(endpoints: usize, pods: usize, timed: bool) {
     );
 }
 
-/// Healthy releases of five minutes at 1 s; beside it what drawing their soundings takes.
+/// Healthy releases of five minutes at 1 s; beside it what drawing their results takes.
 fn releases(count: usize) {
     let mut rng = Rng::with_seed(8);
     let began = cpu_s();
@@ -197,7 +197,7 @@ fn releases(count: usize) {
         rolled_back += usize::from(analysis.regression().is_some());
     }
     println!(
-        "{count} healthy releases of 300 ticks: {:.2} s, of it {:.2} s for drawing {failure} failures; {rolled_back} turned back",
+        "{count} healthy releases of 300 ticks: {:.2} s, of it {:.2} s for drawing {failure} failures; {rolled_back} rolled back",
         cpu_s() - began,
         drawing
     );

@@ -126,7 +126,7 @@ fn bench(c: &mut Criterion) {
     for size in sizes {
         let (window, ring) = (full(size).0.bytes(), full_ring(size).0.bytes());
         println!(
-            "memory at {size} soundings: window {window} B, ring of histograms {ring} B, {:.0} times as much",
+            "memory at {size} results: window {window} B, ring of histograms {ring} B, {:.0} times as much",
             ring as f64 / window as f64
         );
     }
@@ -158,7 +158,7 @@ fn bench(c: &mut Criterion) {
     for size in sizes {
         group.bench_function(BenchmarkId::new("window", size), |b| {
             let (mut window, now, _) = full(size);
-            // 60 soundings are too few for it; the work is that of the median.
+            // 60 results are too few for it; the work is that of the median.
             let quantile = if size < 100 {
                 Quantile::P95
             } else {
@@ -173,7 +173,7 @@ fn bench(c: &mut Criterion) {
     }
     group.finish();
 
-    let mut group = c.benchmark_group("a slot's soundings, then p99");
+    let mut group = c.benchmark_group("a slot's results, then p99");
     for size in sizes {
         group.bench_function(BenchmarkId::new("window", size), |b| {
             let (mut window, mut now, interval) = full(size);

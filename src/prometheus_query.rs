@@ -1,6 +1,6 @@
 //! Users' requests, as Prometheus counts them (`/api/v1/query` of its HTTP API).
 //!
-//! Invariant: what is missing, stale, no number or no single number is void. No count is ever made up: a monitor that
+//! Invariant: what is missing, stale, no number or no single number is unknown. No count is ever made up: a monitor that
 //! is in trouble must look neither like an application without errors nor like one without users.
 
 use std::time::Duration;

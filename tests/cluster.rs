@@ -41,7 +41,7 @@ mod refused;
 mod replicas;
 #[path = "cluster/rig.rs"]
 mod rig;
-#[path = "cluster/turned_back.rs"]
+#[path = "cluster/rolled_back.rs"]
 mod rolled_back;
 #[path = "cluster/rows.rs"]
 mod rows;

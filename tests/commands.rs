@@ -13,7 +13,7 @@ fn a_url_can_be_asked_without_a_configuration() {
     let app = App::start();
     let (code, text) = run_bare(&["probe", &format!("{}/api/health?token=s3cret", app.url())]);
     assert_eq!(code, Some(0), "{text}");
-    assert!(text.starts_with("good  http_2xx"), "{text}");
+    assert!(text.starts_with("success  http_2xx"), "{text}");
     for phase in ["resolve", "connect", "tls", "processing", "transfer"] {
         assert!(text.contains(phase), "{phase} is missing: {text}");
     }
@@ -28,7 +28,7 @@ fn what_fails_says_why_and_gives_another_code() {
     let (code, text) = run_bare(&["probe", &format!("http://127.0.0.1:{}/", unused_port())]);
     assert_eq!(code, Some(1), "{text}");
     assert!(
-        text.contains("bad (connect_refused)") && text.contains("refused (os error"),
+        text.contains("failure (connect_refused)") && text.contains("refused (os error"),
         "{text}"
     );
 
@@ -41,7 +41,7 @@ fn what_fails_says_why_and_gives_another_code() {
 }
 
 #[test]
-fn a_configured_probe_is_found_by_its_name_and_several_soundings_are_lines_of_json() {
+fn a_configured_probe_is_found_by_its_name_and_several_results_are_lines_of_json() {
     let app = App::start();
     let config = format!(
         "[[release]]\nname = \"shop\"\nnamespace = \"prod\"\nbase_url = \"{}\"\n\
@@ -62,7 +62,7 @@ fn a_configured_probe_is_found_by_its_name_and_several_soundings_are_lines_of_js
         for line in lines {
             assert_eq!(
                 (line["result"].as_str(), line["reason"].as_str()),
-                (Some("bad"), Some("json"))
+                (Some("failure"), Some("json"))
             );
             assert_eq!(line["status"], 200);
             assert!(
@@ -109,7 +109,7 @@ fn check_tells_what_is_in_force_and_tries_it_when_asked() {
     drop(app);
     let (code, text) = run_to_end(&config, &["check", "--online"]);
     assert_eq!(code, Some(2), "{text}");
-    assert!(text.contains("bad (connect_refused)"), "{text}");
+    assert!(text.contains("failure (connect_refused)"), "{text}");
 }
 
 #[test]

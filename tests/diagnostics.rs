@@ -155,58 +155,58 @@ fn what_is_wrong_with_a_guard() {
         ("an unknown mode", "mode = 'dry-run'", "enforce"),
         (
             "an unknown key",
-            "[release.rollback]\nthreshold = 100",
+            "[release.analysis]\nthreshold = 100",
             "threshold",
         ),
         ("a number where a table is due", "rollback = 3", "table"),
         (
             "a watch that is too short",
-            "[release.rollback]\nwatch = '5s'",
+            "[release.analysis]\nduration = '5s'",
             "too short",
         ),
         (
             "a watch of a day",
-            "[release.rollback]\nwatch = '1day'",
+            "[release.analysis]\nduration = '1day'",
             "too long",
         ),
         (
             "an interval below what is asked",
-            "[release.rollback]\ninterval = '10ms'",
+            "[release.analysis]\ninterval = '10ms'",
             "too short",
         ),
         (
             "an increase without a unit",
-            "[release.rollback]\nerror_rate_increase = '2'",
+            "[release.analysis]\nerror_rate_increase = '2'",
             "percentage points",
         ),
         (
             "an increase of nothing",
-            "[release.rollback]\nerror_rate_increase = '0%'",
+            "[release.analysis]\nerror_rate_increase = '0%'",
             "percentage points",
         ),
         (
             "no number at all",
-            "[release.rollback]\nerror_rate_increase = 'NaN%'",
+            "[release.analysis]\nerror_rate_increase = 'NaN%'",
             "percentage points",
         ),
         (
             "a hold that is no time",
-            "[release.rollback]\nhold = 'ever'",
+            "[release.analysis]\nhold = 'ever'",
             "no duration",
         ),
         (
             "an unknown action of the bake",
-            "[release.rollback]\nbake = \"on\"",
+            "[release.analysis]\nbake = \"on\"",
             "bake",
         ),
         (
             "a bake that ends with the watch",
-            "[release.rollback]\nbake_for = \"30s\"",
+            "[release.analysis]\nbake_for = \"30s\"",
             "too short",
         ),
         (
             "a bake without end",
-            "[release.rollback]\nbake_for = \"8d\"",
+            "[release.analysis]\nbake_for = \"8d\"",
             "too long",
         ),
         (
@@ -598,7 +598,7 @@ fn what_is_wrong_about_telling_people_says_what_to_write_instead() {
             "is no query over $interval",
         ),
         (
-            of_release("alert = [{ weight = 'convict' }]"),
+            of_release("alert = [{ weight = 'reject' }]"),
             "matches nothing",
         ),
         (
@@ -748,7 +748,7 @@ fn what_is_wrong_with_what_a_probe_needs() {
         ),
         (
             "the name of the control probe",
-            "[doubt.control]\nname = 'postgres'\nurl = 'tcp://c:1'\n[[dependency]]\nname = 'postgres'\nurl = 'tcp://db:1'\n",
+            "[self_check.control]\nname = 'postgres'\nurl = 'tcp://c:1'\n[[dependency]]\nname = 'postgres'\nurl = 'tcp://db:1'\n",
             "needs = 'postgres'",
             "has the name of the control probe",
         ),
@@ -818,12 +818,12 @@ fn a_dependency_that_nothing_needs_is_a_hint() {
     assert!(hints.iter().any(nothing), "{hints:#?}");
 }
 
-/// What a release in a cluster with these keys of `rollback`, and these lines at its two probes, is told: mistakes, then
+/// What a release in a cluster with these keys of `analysis`, and these lines at its two probes, is told: mistakes, then
 /// hints.
-fn told_of_a_guard(rollback: &str, probes: [&str; 2]) -> (Vec<String>, Vec<String>) {
+fn told_of_an_analysis(analysis: &str, probes: [&str; 2]) -> (Vec<String>, Vec<String>) {
     let text = format!(
         "[kubernetes]\n[state]\ndirectory = '/s'\n\
-         [[release]]\nname = 'web'\nnamespace = 'shop'\nbase_url = 'http://x'\nrollback = {{ {rollback} }}\n\
+         [[release]]\nname = 'web'\nnamespace = 'shop'\nbase_url = 'http://x'\nanalysis = {{ {analysis} }}\n\
          [[release.probe]]\nname = 'api'\npath = '/'\n{}\n[[release.probe]]\nname = 'db'\npath = '/db'\n{}\n",
         probes[0], probes[1]
     );
@@ -832,50 +832,50 @@ fn told_of_a_guard(rollback: &str, probes: [&str; 2]) -> (Vec<String>, Vec<Strin
 
 #[test]
 fn settings_that_can_never_work_together_are_mistakes_and_doubtful_ones_hints() {
-    for (rollback, diagnostic) in [
+    for (analysis, diagnostic) in [
         (
-            "watch = '10m', watch_max = '5m'",
-            "release.web.rollback.watch_max: 5m is shorter than the watch of 10m; make it at least as long",
+            "duration = '10m', max_duration = '5m'",
+            "release.web.analysis.max_duration: 5m is shorter than the duration of 10m; make it at least as long",
         ),
         (
             "ready_within = '20m'",
-            "would be rolled back after 20m, and every watch ends after 20m at the latest; make ready_within shorter",
+            "would be rolled back after 20m, and every analysis ends after 20m at the latest; make ready_within shorter",
         ),
         (
-            "watch = '1m', watch_max = '2m', hold = '3m', ready_within = '1m'",
-            "181 failures in a row, one each 1s, which takes 3m 1s, and every watch ends after 2m at the latest; make interval",
+            "duration = '1m', max_duration = '2m', hold = '3m', ready_within = '1m'",
+            "181 failures in a row, one each 1s, which takes 3m 1s, and every analysis ends after 2m at the latest; make interval",
         ),
     ] {
-        let (diagnostics, _) = told_of_a_guard(rollback, [""; 2]);
+        let (diagnostics, _) = told_of_an_analysis(analysis, [""; 2]);
         let is_told = diagnostics.len() == 1 && diagnostics[0].contains(diagnostic);
         assert!(
             is_told,
-            "{rollback}: {diagnostic:?} is not {diagnostics:#?}"
+            "{analysis}: {diagnostic:?} is not {diagnostics:#?}"
         );
     }
-    for (rollback, probes, hint) in [
+    for (analysis, probes, hint) in [
         (
-            "watch = '1m', watch_max = '4m'",
+            "duration = '1m', max_duration = '4m'",
             [""; 2],
-            "would be rolled back after 5m, and every watch ends after 4m",
+            "would be rolled back after 5m, and every analysis ends after 4m",
         ),
         (
-            "watch = '1m', hold = '90s'",
+            "duration = '1m', hold = '90s'",
             [""; 2],
-            "which takes 1m 31s: longer than the watch of 1m",
+            "which takes 1m 31s: longer than the analysis of 1m",
         ),
         (
-            "watch = '1m', interval = '10s'",
+            "duration = '1m', interval = '10s'",
             [""; 2],
-            "in a watch of 1m each probe has 6 results",
+            "in an analysis of 1m each probe has 6 results",
         ),
         (
             "bake_for = '6m'",
             [""; 2],
-            "ends 1m after the shortest watch, and errors show in it after more than 2m 30s",
+            "ends 1m after the shortest analysis, and errors show in it after more than 2m 30s",
         ),
         (
-            "watch = '1m'",
+            "duration = '1m'",
             ["", "interval = '30s'"],
             "should a rate limit answer, probes are asked at their own interval, and db would have less than three results",
         ),
@@ -885,27 +885,36 @@ fn settings_that_can_never_work_together_are_mistakes_and_doubtful_ones_hints() 
             "pods are asked directly for api, and not for db",
         ),
     ] {
-        let (diagnostics, hints) = told_of_a_guard(rollback, probes);
-        assert!(diagnostics.is_empty(), "{rollback}: {diagnostics:#?}");
+        let (diagnostics, hints) = told_of_an_analysis(analysis, probes);
+        assert!(diagnostics.is_empty(), "{analysis}: {diagnostics:#?}");
         let is_told = hints.len() == 1 && hints[0].contains(hint);
-        assert!(is_told, "{rollback} {probes:?}: {hint:?} is not {hints:#?}");
+        assert!(is_told, "{analysis} {probes:?}: {hint:?} is not {hints:#?}");
     }
     for right in [
         "",
-        "watch = '30m'",
-        "watch_max = '20m', ready_within = '19m'",
-        "watch = '30s', bake = 'off'",
-        "watch = '1m', bake_for = '4m'",
+        "duration = '30m'",
+        "max_duration = '20m', ready_within = '19m'",
+        "duration = '30s', bake = 'off'",
+        "duration = '1m', bake_for = '4m'",
     ] {
         for probes in [[""; 2], ["pods = 'web'", "pods = ':http'"]] {
-            let told = told_of_a_guard(right, probes);
+            let told = told_of_an_analysis(right, probes);
             assert_eq!(told, Default::default(), "{right}");
         }
     }
     // Where nothing is judged, nothing can be wrong with it.
     let off = "[[release]]\nname = 'web'\nnamespace = 'shop'\nbase_url = 'http://x'\nmode = 'off'\n\
-               rollback = { ready_within = '1h' }\n[[release.probe]]\nname = 'api'\npath = '/'\n";
+               analysis = { ready_within = '1h' }\n[[release.probe]]\nname = 'api'\npath = '/'\n";
     assert!(told_of(off).0.is_empty());
+}
+
+/// The same of these keys of `rollback`.
+fn told_of_a_rollback(rollback: &str) -> (Vec<String>, Vec<String>) {
+    told_of(&format!(
+        "[kubernetes]\n[state]\ndirectory = '/s'\n\
+         [[release]]\nname = 'web'\nnamespace = 'shop'\nbase_url = 'http://x'\nrollback = {{ {rollback} }}\n\
+         [[release.probe]]\nname = 'api'\npath = '/'\n"
+    ))
 }
 
 #[test]
@@ -929,7 +938,7 @@ fn what_is_wrong_with_hooks_that_migrate_nothing() {
         ),
         ("{ ignored = ['*'] }", "unknown key"),
     ] {
-        let (diagnostics, _) = told_of_a_guard(&format!("migrations = {migrations}"), [""; 2]);
+        let (diagnostics, _) = told_of_a_rollback(&format!("migrations = {migrations}"));
         let is_told = diagnostics.len() == 1 && diagnostics[0].contains(diagnostic);
         assert!(
             is_told,
@@ -941,7 +950,7 @@ fn what_is_wrong_with_hooks_that_migrate_nothing() {
         "'unknown'",
         "{ ignore = ['*-admission-*'] }",
     ] {
-        let told = told_of_a_guard(&format!("migrations = {right}"), [""; 2]);
+        let told = told_of_a_rollback(&format!("migrations = {right}"));
         assert_eq!(told, Default::default(), "{right}");
     }
 }

@@ -375,7 +375,7 @@ fn metrics_now() -> String {
 fn every_value_of_a_label_is_explained() {
     let metrics = read("docs/reference/metrics.md");
     let decides = read("docs/how-it-decides.md");
-    let value = Regex::new("(phase|ending|end|mode|result|reason|window)=\"([^\"]+)\"").unwrap();
+    let value = Regex::new("(phase|outcome|end|mode|result|reason|window)=\"([^\"]+)\"").unwrap();
     let mut values = BTreeSet::new();
     for line in metrics_now().lines().filter(|line| !line.starts_with('#')) {
         for found in value.captures_iter(line) {
@@ -391,7 +391,7 @@ fn every_value_of_a_label_is_explained() {
     assert!(values.len() > 60, "{values:?}");
     for (label, value) in &values {
         let page = match label.as_str() {
-            "ending" => &decides,
+            "outcome" => &decides,
             "phase" if !words(&metrics).contains(&value.as_str()) => &decides,
             _ => &metrics,
         };
@@ -466,7 +466,7 @@ fn place(path: &[&str]) -> Option<(String, String)> {
     }
     let heading = match tables {
         [] if ["release", "module", "dependency"].contains(key) => return None,
-        [] if ["serve", "doubt", "state", "lease", "kubernetes"].contains(key) => return None,
+        [] if ["serve", "self_check", "state", "lease", "kubernetes"].contains(key) => return None,
         [] if ["alertmanager", "slack", "webhook"].contains(key) => return None,
         [] => "Top level".to_owned(),
         ["serve", "tls"] => "`[serve.tls]`".to_owned(),

@@ -9,12 +9,12 @@
     reason = "a test may end where it stands"
 )]
 
+mod analyze;
 mod chart;
 mod commands;
 mod config;
 mod diagnostics;
 mod documents;
-mod judge;
 mod metrics;
 mod notify;
 mod page;

@@ -115,7 +115,7 @@ fn the_series_of_a_removed_probe_vanish_and_the_others_keep_their_counts() {
     assert!(!page.contains(removed.labels()));
     let kept = series[0].labels();
     assert!(page.contains(&format!(
-        "leadsman_probes_total{{{kept},result=\"good\"}} 2\n"
+        "leadsman_probes_total{{{kept},result=\"success\"}} 2\n"
     )));
 }
 
@@ -135,7 +135,7 @@ fn series_are_in_the_order_of_their_labels_whatever_order_they_come_in() {
 }
 
 #[test]
-fn before_the_first_sounding_counters_are_zero_and_the_rest_is_absent() {
+fn before_the_first_result_counters_are_zero_and_the_rest_is_absent() {
     let now = at(1_000);
     let series = [ProbeSeries::new(Arc::new(TrackedProbe::new(
         Arc::new(http("api", |_| {})),
@@ -149,10 +149,10 @@ fn before_the_first_sounding_counters_are_zero_and_the_rest_is_absent() {
     );
     let labels = series[0].labels();
     for present in [
-        format!("leadsman_probes_total{{{labels},result=\"bad\"}} 0\n"),
+        format!("leadsman_probes_total{{{labels},result=\"failure\"}} 0\n"),
         format!("leadsman_probe_failures_total{{{labels},reason=\"status\"}} 0\n"),
-        format!("leadsman_probe_void_total{{{labels},reason=\"late\"}} 0\n"),
-        format!("leadsman_probe_window_soundings{{{labels}}} 0\n"),
+        format!("leadsman_probe_unknown_total{{{labels},reason=\"late\"}} 0\n"),
+        format!("leadsman_probe_window_results{{{labels}}} 0\n"),
         format!("leadsman_probe_duration_seconds_count{{{labels}}} 0\n"),
     ] {
         assert!(page.contains(&present), "{present}");
@@ -188,13 +188,13 @@ fn success_is_unknown_when_nothing_was_learned_for_a_while() {
     };
     let last = good.finished + known_for;
     assert_eq!(shown(last), [true; 3]);
-    // What is void is no news, however new it is.
+    // What is unknown is no news, however new it is.
     let unknown = result(last, 10, Outcome::Unknown(UnknownReason::AllTargets));
     tracked_probe.lock().record(&unknown, 1_700_000_100.0);
     assert_eq!(
         shown(last),
         [true; 3],
-        "one that is void changes nothing by itself"
+        "one that is unknown changes nothing by itself"
     );
     assert_eq!(shown(last + Duration::from_millis(1)), [false; 3]);
     tracked_probe
@@ -366,7 +366,7 @@ fn result(finished: Moment, millis: u64, outcome: Outcome) -> ProbeResult {
     }
 }
 
-/// A web probe with 200 soundings, two of them bad; a database with two good ones and a void one; one without any.
+/// A web probe with 200 results, two of them bad; a database with two good ones and an unknown one; one without any.
 fn story() -> (Metrics, Vec<ProbeSeries>, Moment) {
     let metrics = Metrics::new().unwrap();
     metrics.reloaded(true, 1_700_000_000.25);

@@ -14,10 +14,10 @@ use serde_json::{Value, json};
 
 const STATES: [(&str, &str); 7] = [
     ("empty", include_str!("page/empty.json")),
-    ("steady", include_str!("page/steady.json")),
-    ("watching", include_str!("page/watching.json")),
-    ("turning_back", include_str!("page/turning_back.json")),
-    ("turned_back", include_str!("page/turned_back.json")),
+    ("idle", include_str!("page/idle.json")),
+    ("analyzing", include_str!("page/analyzing.json")),
+    ("rolling_back", include_str!("page/rolling_back.json")),
+    ("rolled_back", include_str!("page/rolled_back.json")),
     ("own_trouble", include_str!("page/own_trouble.json")),
     ("hostile", include_str!("page/hostile.json")),
 ];
@@ -53,9 +53,9 @@ fn headline(page: &Page) -> String {
 }
 
 #[test]
-fn a_steady_release_is_said_to_be_good() {
+fn an_idle_release_is_said_to_be_good() {
     with_page(|page| {
-        page.put(state("steady").to_string());
+        page.put(state("idle").to_string());
         page.open(1200, "light");
         assert_eq!(headline(page), "demo/mykadoo is good");
         assert_eq!(
@@ -71,9 +71,9 @@ fn a_steady_release_is_said_to_be_good() {
             &[
                 "Leadsman 0.1.0",
                 "Revision 2 serves and is good.",
-                "Steady · for 3 h 3 min · revision 2 · 4 probes good · enforce",
+                "Idle · for 3 h 3 min · revision 2 · 4 probes good · enforce",
                 "http://mykadoo.demo.svc:8080/api/health/redis",
-                "60 soundings, all good; slowest good",
+                "60 results, all successful; slowest success",
                 "p99\n12 ms",
                 "Verdict on revision 2",
                 "Revision 2 is kept.",
@@ -90,7 +90,7 @@ fn a_steady_release_is_said_to_be_good() {
 fn a_revision_that_bakes_is_shown_with_the_time_to_go_and_how_it_ended() {
     with_page(|page| {
         let bake = |state: &str, until: f64| {
-            let mut status = self::state("steady");
+            let mut status = self::state("idle");
             status["releases"][0]["bake"] = json!({
                 "revision": 2, "state": state, "since": 1_732_383_000.0, "until": until,
                 "text": "0 of the last 96 results failed, 2.6 % are tolerated",
@@ -109,7 +109,7 @@ fn a_revision_that_bakes_is_shown_with_the_time_to_go_and_how_it_ended() {
             &[
                 "Bake of revision 2",
                 "30 min to go until it is known to be good",
-                "Steady · for 3 h 3 min · bakes for another 30 min · revision 2",
+                "Idle · for 3 h 3 min · bakes for another 30 min · revision 2",
             ],
         );
         assert_eq!(headline(page), "demo/mykadoo is good");
@@ -130,9 +130,9 @@ fn a_revision_that_bakes_is_shown_with_the_time_to_go_and_how_it_ended() {
 #[test]
 fn a_watch_shows_its_evidence_so_far() {
     with_page(|page| {
-        page.put(state("watching").to_string());
+        page.put(state("analyzing").to_string());
         page.open(1200, "light");
-        assert_eq!(headline(page), "demo/mykadoo: revision 3 is being watched");
+        assert_eq!(headline(page), "demo/mykadoo: revision 3 is being analyzed");
         page.until(
             "the release is open",
             "document.querySelector('.chart') !== null",
@@ -140,11 +140,11 @@ fn a_watch_shows_its_evidence_so_far() {
         assert_says(
             page,
             &[
-                "watched\n48 s of 5 min",
+                "analyzed\n48 s of 5 min",
                 "coverage\n98 %",
-                "pods\nsettled",
+                "pods\ncomplete",
                 "all endpoints\t9 of 192 (4.7 %)\t2 of 14400 (0.014 %)",
-                "100: turn back",
+                "100: roll back",
                 "48 s so far of 2 min",
                 "at most 60 s",
                 "A rollback could not be done now: helm is missing",
@@ -152,12 +152,12 @@ fn a_watch_shows_its_evidence_so_far() {
         );
         let label = page.text("document.querySelector('.chart').getAttribute('aria-label')");
         assert!(
-            label.contains("after 48 s; the release is turned back at 100"),
+            label.contains("after 48 s; the release is rolled back at 100"),
             "{label}"
         );
         let track = page.text("document.querySelector('.chart .track').getAttribute('d')");
         assert_eq!(track.matches(['M', 'L']).count(), 48);
-        // A bad sounding differs from a good one by more than its colour.
+        // A failure differs from a good one by more than its colour.
         let db = "document.querySelectorAll('.probe')[1].querySelector('.mark').getAttribute('d')";
         assert!(page.text(db).contains("l4 4m0-4l-4 4"));
     });
@@ -166,7 +166,7 @@ fn a_watch_shows_its_evidence_so_far() {
 #[test]
 fn a_watch_says_what_it_does_not_judge_and_why() {
     with_page(|page| {
-        page.put(state("watching").to_string());
+        page.put(state("analyzing").to_string());
         page.open(1200, "light");
         page.until(
             "the release is open",
@@ -188,7 +188,7 @@ fn a_watch_says_what_it_does_not_judge_and_why() {
 #[test]
 fn what_people_should_know_of_a_release_is_shown() {
     with_page(|page| {
-        page.put(state("steady").to_string());
+        page.put(state("idle").to_string());
         page.open(1200, "light");
         page.until(
             "the release is open",
@@ -207,11 +207,11 @@ fn latencies_of_before_and_since_stand_on_one_scale() {
     with_page(|page| {
         for (name, says) in [
             (
-                "watching",
+                "analyzing",
                 "Revision 3 is compared with the one before: good answers by how long they took",
             ),
             (
-                "turned_back",
+                "rolled_back",
                 "Revision 3 was compared with the one before: good answers by how long they took",
             ),
         ] {
@@ -253,7 +253,7 @@ fn latencies_of_before_and_since_stand_on_one_scale() {
             };
             assert!(median(1) > median(0) + 20.0, "{} {}", median(0), median(1));
         }
-        page.put(state("steady").to_string());
+        page.put(state("idle").to_string());
         page.open(1200, "light");
         page.until(
             "the release is open",
@@ -266,14 +266,14 @@ fn latencies_of_before_and_since_stand_on_one_scale() {
 #[test]
 fn dependencies_are_shown_with_what_needs_them_and_open_when_one_fails() {
     with_page(|page| {
-        let mut status = state("steady");
+        let mut status = state("idle");
         page.put(status.to_string());
         page.open(1200, "light");
         assert_eq!(headline(page), "demo/mykadoo is good");
         assert_says(page, &["Dependencies", "3 good"]);
         assert_eq!(page.js("$('needed').open"), false);
         let postgres = &mut status["dependencies"][0];
-        postgres["state"] = json!("bad");
+        postgres["state"] = json!("failure");
         postgres["reason"] = json!("connect");
         postgres["explanation"] = json!("connection refused");
         status["alerts"] = json!([{
@@ -297,7 +297,7 @@ fn dependencies_are_shown_with_what_needs_them_and_open_when_one_fails() {
         );
         assert_eq!(page.js("$('own').hidden"), true, "it is no trouble of ours");
         // A release in trouble comes first, and the dependency is spoken of beside it.
-        status["releases"][0]["probes"][1]["state"] = json!("bad");
+        status["releases"][0]["probes"][1]["state"] = json!("failure");
         page.put(status.to_string());
         page.until(
             "the release is in trouble",
@@ -306,13 +306,13 @@ fn dependencies_are_shown_with_what_needs_them_and_open_when_one_fails() {
         assert_says(page, &["The dependency postgres fails."]);
         // What a reader has closed stays closed.
         page.run("document.querySelector('#needed > summary').click();");
-        status["dependencies"][0]["state"] = json!("good");
+        status["dependencies"][0]["state"] = json!("success");
         page.put(status.to_string());
         page.until(
             "it is good again",
             "$('needed-text').textContent === '3 good'",
         );
-        status["dependencies"][0]["state"] = json!("bad");
+        status["dependencies"][0]["state"] = json!("failure");
         page.put(status.to_string());
         page.until(
             "it fails again",
@@ -327,11 +327,11 @@ fn dependencies_are_shown_with_what_needs_them_and_open_when_one_fails() {
 }
 
 #[test]
-fn a_release_that_is_turned_back_comes_with_the_verdict_and_the_clocks() {
+fn a_release_that_is_rolled_back_comes_with_the_verdict_and_the_clocks() {
     with_page(|page| {
-        page.put(state("turning_back").to_string());
+        page.put(state("rolling_back").to_string());
         page.open(1200, "light");
-        assert_eq!(headline(page), "demo/mykadoo is being turned back");
+        assert_eq!(headline(page), "demo/mykadoo is being rolled back");
         assert!(page.text("document.title").starts_with('↺'));
         page.until(
             "the release is open",
@@ -341,7 +341,7 @@ fn a_release_that_is_turned_back_comes_with_the_verdict_and_the_clocks() {
             page,
             &[
                 "status: 503 instead of 200",
-                "1 of 4 probes bad: db",
+                "1 of 4 probes failing: db",
                 "errors 14/60 (23.3 %) in the last 60 s vs 2/1200 (0.17 %) before",
                 "db: status 12 times",
                 "With 5 failures fewer the e-value would have stayed below 100.",
@@ -351,7 +351,7 @@ fn a_release_that_is_turned_back_comes_with_the_verdict_and_the_clocks() {
                 "from the first sign of trouble",
                 "56 s of 2 min",
                 "12 s so far of 2 min",
-                "Helm is told to turn back to revision 2.",
+                "Helm is told to roll back to revision 2.",
             ],
         );
     });
@@ -360,11 +360,11 @@ fn a_release_that_is_turned_back_comes_with_the_verdict_and_the_clocks() {
 #[test]
 fn a_release_that_has_recovered_is_still_spoken_of() {
     with_page(|page| {
-        page.put(state("turned_back").to_string());
+        page.put(state("rolled_back").to_string());
         page.open(1200, "light");
         assert_eq!(
             headline(page),
-            "demo/mykadoo was turned back and has recovered"
+            "demo/mykadoo was rolled back and has recovered"
         );
         page.until(
             "the release is open",
@@ -373,7 +373,7 @@ fn a_release_that_has_recovered_is_still_spoken_of() {
         assert_says(
             page,
             &[
-                "Turned back",
+                "Rolled back",
                 "1 min 35 s; the probes are good again",
                 "Revision 3",
                 "Recovered",
@@ -387,7 +387,7 @@ fn a_release_that_has_recovered_is_still_spoken_of() {
 #[test]
 fn alerts_and_error_budgets_stand_with_their_release() {
     with_page(|page| {
-        let mut status = state("turned_back");
+        let mut status = state("rolled_back");
         status["alerts"] = json!([{
             "labels": { "alertname": "LeadsmanAlertDeliveryFailing" }, "state": "firing",
             "summary": "Alerts do not reach an Alertmanager.", "text": "", "since": status["now"], "confirmed_by": []
@@ -419,13 +419,13 @@ fn a_revision_found_bad_that_still_runs_is_trouble() {
     with_page(|page| {
         for outcome in [
             "refused",
-            "failed",
-            "same_failure",
-            "worse",
+            "rollback_failed",
+            "still_failing",
+            "worsened",
             "would_roll_back",
         ] {
-            let mut status = state("turned_back");
-            status["releases"][0]["history"][1]["ending"] = json!(outcome);
+            let mut status = state("rolled_back");
+            status["releases"][0]["history"][1]["outcome"] = json!(outcome);
             page.put(status.to_string());
             page.open(1200, "light");
             assert_eq!(headline(page), "demo/mykadoo is in trouble", "{outcome}");
@@ -437,7 +437,7 @@ fn a_revision_found_bad_that_still_runs_is_trouble() {
 #[test]
 fn a_release_whose_replica_does_not_answer_is_not_called_good() {
     with_page(|page| {
-        let mut status = state("steady");
+        let mut status = state("idle");
         let release = &mut status["releases"][0];
         release["phase"] = json!("unknown");
         release["says"] = json!("The replica two acts for it, and cannot be asked at the moment");
@@ -467,7 +467,7 @@ fn trouble_of_our_own_is_said_before_anything_is_called_good() {
                 "The control probe fails",
                 "Waiting: Leadsman cannot see, so it judges nothing.",
                 "The targets of several hosts all fail at once",
-                "4 of 4 probes void: api, db, redis, …",
+                "4 of 4 probes unknown: api, db, redis, …",
             ],
         );
         blind["troubles"] = json!(["a_new_kind"]);
@@ -476,7 +476,7 @@ fn trouble_of_our_own_is_said_before_anything_is_called_good() {
             "an unknown trouble is named",
             "$('troubles').innerText === 'A new kind'",
         );
-        let mut starting = state("steady");
+        let mut starting = state("idle");
         starting["ready"] = json!(false);
         page.put(starting.to_string());
         page.until(
@@ -484,12 +484,12 @@ fn trouble_of_our_own_is_said_before_anything_is_called_good() {
             "$('headline').textContent === 'Leadsman is starting or stopping'",
         );
         // But trouble of a release comes first.
-        let mut both = state("turning_back");
+        let mut both = state("rolling_back");
         both["troubles"] = json!(["control"]);
         page.put(both.to_string());
         page.until(
             "the release comes first",
-            "$('headline').textContent === 'demo/mykadoo is being turned back' && !$('own').hidden",
+            "$('headline').textContent === 'demo/mykadoo is being rolled back' && !$('own').hidden",
         );
     });
 }
@@ -543,17 +543,17 @@ fn hostile_values_are_only_ever_text() {
 #[test]
 fn a_change_of_state_keeps_the_focus_and_what_is_open() {
     with_page(|page| {
-        page.put(state("watching").to_string());
+        page.put(state("analyzing").to_string());
         page.open(1200, "light");
         page.run("window.kept = document.querySelector('.release > summary'); kept.focus();");
-        page.put(state("turning_back").to_string());
+        page.put(state("rolling_back").to_string());
         page.until(
             "the next phase",
-            "$('headline').textContent.includes('being turned back')",
+            "$('headline').textContent.includes('being rolled back')",
         );
         assert_eq!(page.js("document.activeElement === kept"), true);
         // The inner part that a reader opens stays open, also when another release comes before this one.
-        let mut status = state("turned_back");
+        let mut status = state("rolled_back");
         page.put(status.to_string());
         page.until(
             "older events",
@@ -602,16 +602,16 @@ fn a_change_of_state_keeps_the_focus_and_what_is_open() {
 #[test]
 fn a_screen_reader_hears_of_phases_and_not_of_seconds() {
     with_page(|page| {
-        page.put(state("watching").to_string());
+        page.put(state("analyzing").to_string());
         page.open(1200, "light");
         page.run(
             "window.heard = []; for (const live of document.querySelectorAll('[aria-live],[role=status]')) \
              new MutationObserver(() => heard.push(live.textContent)).observe(live, {childList: true, subtree: true, characterData: true});",
         );
-        let mut later = state("watching");
+        let mut later = state("analyzing");
         later["now"] = json!(later["now"].as_f64().unwrap() + 1.0);
-        later["releases"][0]["watch"]["elapsed_s"] = json!(49.0);
-        later["releases"][0]["says"] = json!("Revision 3 is being watched: 49 s of 5 min.");
+        later["releases"][0]["analysis"]["elapsed_s"] = json!(49.0);
+        later["releases"][0]["says"] = json!("Revision 3 is being analyzed: 49 s of 5 min.");
         page.put(later.to_string());
         page.until(
             "a second later",
@@ -619,13 +619,13 @@ fn a_screen_reader_hears_of_phases_and_not_of_seconds() {
         );
         page.wait_for_polls(2);
         assert_eq!(page.js("heard"), json!([]));
-        page.put(state("turning_back").to_string());
+        page.put(state("rolling_back").to_string());
         page.until("something is said", "heard.length > 0");
         page.wait_for_polls(2);
         assert_eq!(
             page.js("heard"),
             json!([
-                "demo/mykadoo: Turning back. Turning back from revision 3 to revision 2: 1 of 3 pods is ready."
+                "demo/mykadoo: Rolling back. Rolling back from revision 3 to revision 2: 1 of 3 pods is ready."
             ])
         );
     });
@@ -634,7 +634,7 @@ fn a_screen_reader_hears_of_phases_and_not_of_seconds() {
 #[test]
 fn old_data_is_called_stale_and_asked_for_less_often() {
     with_page(|page| {
-        page.put(state("steady").to_string());
+        page.put(state("idle").to_string());
         page.open(1200, "light");
         assert_eq!(page.text("$('stale-text').textContent"), "");
         page.break_down();
@@ -675,7 +675,7 @@ fn old_data_is_called_stale_and_asked_for_less_often() {
             "not understood",
             "$('stale-text').textContent.includes('the answer is not understood')",
         );
-        page.put(state("steady").to_string());
+        page.put(state("idle").to_string());
         page.until("fresh", "$('stale-text').textContent === ''");
         assert_eq!(
             page.text("document.title"),
@@ -695,7 +695,7 @@ fn a_page_without_any_data_says_so() {
             "$('stale-text').textContent.startsWith('No data yet: ')",
         );
         assert_eq!(headline(page), "Nothing is known");
-        page.put(state("steady").to_string());
+        page.put(state("idle").to_string());
         page.until(
             "data",
             "$('headline').textContent === 'demo/mykadoo is good'",

@@ -21,7 +21,7 @@ fn promtool_finds_nothing_to_say_about_the_page() {
     let app = App::start();
     let refused = unused_port();
     let leadsman = Leadsman::run(&config(&app, refused), &[]);
-    // The page from the first second, and the page with soundings.
+    // The page from the first second, and the page with results.
     check_metrics(&leadsman.get("/metrics").body);
     until("all probes were asked", || {
         let page = leadsman.get("/metrics").body;
@@ -166,15 +166,15 @@ fn the_burn_is_that_of_promql() {
     let leadsman = Leadsman::run(&config, &[]);
     let prometheus = Prometheus::start(&leadsman, &app, refused);
     let value = |query: &str| -> Option<f64> { prometheus.query(query).first()?.parse().ok() };
-    let bad = "sum(increase(leadsman_probes_total{result=\"bad\"}[5m]))";
-    let all = "sum(increase(leadsman_probes_total{result=~\"good|bad\"}[5m]))";
+    let bad = "sum(increase(leadsman_probes_total{result=\"failure\"}[5m]))";
+    let all = "sum(increase(leadsman_probes_total{result=~\"success|failure\"}[5m]))";
     until("there is enough to compare", || value(all) >= Some(60.0));
     let agrees = |what: &str, labels: &str, bad: &str, all: &str| {
         for window in ["5m", "30m"] {
             let ours = format!("leadsman_slo_error_ratio{{{labels},window=\"{window}\"}}");
             let theirs = format!("({bad}) / ({all})").replace("$w", window);
             until(what, || match (value(&ours), value(&theirs)) {
-                // One sounding more or less on either side of a scrape.
+                // One result more or less on either side of a scrape.
                 (Some(ours), Some(theirs)) => (ours - theirs).abs() < 0.02,
                 _ => false,
             });
@@ -190,10 +190,10 @@ fn the_burn_is_that_of_promql() {
             "what budgets count",
             labels,
             &format!("sum(increase(leadsman_slo_failures_total{{{labels}}}[$w])) or vector(0)"),
-            &format!("sum(increase(leadsman_slo_soundings_total{{{labels}}}[$w]))"),
+            &format!("sum(increase(leadsman_slo_results_total{{{labels}}}[$w]))"),
         );
     }
-    // Without a watch that is what is counted of the soundings themselves.
+    // Without a watch that is what is counted of the results themselves.
     agrees(
         "latency, from the histogram",
         "probe=\"\",objective=\"latency\"",
@@ -204,15 +204,15 @@ fn the_burn_is_that_of_promql() {
     agrees(
         "one probe of its own",
         "probe=\"gone\",objective=\"availability\"",
-        "sum(increase(leadsman_probes_total{probe=\"gone\",result=\"bad\"}[$w]))",
-        "sum(increase(leadsman_probes_total{probe=\"gone\",result=~\"good|bad\"}[$w]))",
+        "sum(increase(leadsman_probes_total{probe=\"gone\",result=\"failure\"}[$w]))",
+        "sum(increase(leadsman_probes_total{probe=\"gone\",result=~\"success|failure\"}[$w]))",
     );
     let ours = "leadsman_slo_error_ratio{probe=\"\",objective=\"availability\",window=\"5m\"}";
     until("both agree", || {
         let (Some(ours), Some(theirs)) = (value(ours), value(&format!("{bad} / {all}"))) else {
             return false;
         };
-        // One sounding more or less on either side of a scrape.
+        // One result more or less on either side of a scrape.
         assert!(ours > 0.0 && ours < 1.0, "{ours}");
         (ours - theirs).abs() < 0.02
     });
@@ -285,7 +285,7 @@ fn the_shipped_rules_fire_when_they_should_and_only_then() {
             }
             let link = format!("#{}", name.to_lowercase());
             let annotations = &rule["annotations"];
-            if name != "LeadsmanNobodyActs" {
+            if name != "LeadsmanNoLeader" {
                 let runbook = annotations["runbook_url"].as_str().unwrap();
                 assert!(runbook.ends_with(&link), "{runbook}");
             }

@@ -7,8 +7,8 @@
 //! | H12: a history of results to look up by id | the last 60 outcomes and the last explanation are in the API; the rest is Prometheus' |
 //! | H10: a page with the configuration | `leadsman check --print` shows it, to those who may read the file |
 //! | C04: an interval shorter than the timeout is refused | the loop is open; `check` gives a hint |
-//! | C05, C13: several requests per probe, retries | one sounding is one question; a retry would hide a failure |
-//! | C08, C09, C16, C17: thresholds before a state changes | a sounding is what it is; rules over many are Prometheus' |
+//! | C05, C13: several requests per probe, retries | one result is one question; a retry would hide a failure |
+//! | C08, C09, C16, C17: thresholds before a state changes | a result is what it is; rules over many are Prometheus' |
 //! | M06: gauges that are dropped after 10 minutes | a probe that is configured is asked; one that is not has no series |
 
 mod clients;
@@ -23,7 +23,7 @@ use std::time::Duration;
 use crate::program::{App, Leadsman, until, unused_port};
 
 #[test]
-fn the_first_soundings_are_on_the_page_within_two_seconds() {
+fn the_first_results_are_on_the_page_within_two_seconds() {
     let app = App::start();
     let leadsman = Leadsman::run(&config(&app, "interval = \"1s\""), &[]);
     until("all four probes answered", || {
@@ -176,7 +176,7 @@ fn targets_that_nobody_configured_are_refused() {
 }
 
 #[test]
-fn the_scrape_timeout_shortens_a_sounding() {
+fn the_scrape_timeout_shortens_a_result() {
     let hanging = crate::program::hanging_server();
     let app = App::start();
     let more = format!("[[release.probe]]\nname = \"slow\"\nurl = \"http://{hanging}/\"\n");
@@ -220,7 +220,7 @@ fn debug_shows_the_steps_and_no_secret() {
 }
 
 #[test]
-fn the_api_tells_the_last_soundings_and_reasons() {
+fn the_api_tells_the_last_results_and_reasons() {
     let app = App::start();
     let refused = unused_port();
     let more = format!(
@@ -233,12 +233,12 @@ fn the_api_tells_the_last_soundings_and_reasons() {
         let probes = list["probes"].as_array().unwrap().clone();
         probes.iter().any(|p| {
             p["probe"] == "gone"
-                && p["last"]["result"] == "bad"
+                && p["last"]["result"] == "failure"
                 && p["last"]["reason"] == "connect_refused"
-                && p["window"]["bad"]["connect_refused"].as_u64() > Some(0)
+                && p["window"]["failure"]["connect_refused"].as_u64() > Some(0)
         }) && probes
             .iter()
-            .any(|p| p["probe"] == "api" && p["last"]["result"] == "good")
+            .any(|p| p["probe"] == "api" && p["last"]["result"] == "success")
     });
 }
 
@@ -248,7 +248,7 @@ fn reloading_keeps_counters_and_drops_the_series_of_a_removed_probe() {
     let leadsman = Leadsman::run(&config(&app, "interval = \"1s\""), &[]);
     let total = |page: &str, probe: &str| -> Option<f64> {
         let start = format!(
-            "leadsman_probes_total{{namespace=\"shop\",release=\"mykadoo\",probe=\"{probe}\",result=\"good\"}} "
+            "leadsman_probes_total{{namespace=\"shop\",release=\"mykadoo\",probe=\"{probe}\",result=\"success\"}} "
         );
         page.lines()
             .find_map(|line| line.strip_prefix(&start))
@@ -292,11 +292,11 @@ fn reloading_keeps_counters_and_drops_the_series_of_a_removed_probe() {
 }
 
 #[test]
-fn while_the_control_probe_fails_failures_are_void_and_it_shows() {
+fn while_the_control_probe_fails_failures_are_unknown_and_it_shows() {
     let (app, refused) = (App::start(), unused_port());
     let more = format!(
         "[[release.probe]]\nname = \"gone\"\nurl = \"http://127.0.0.1:{refused}/\"\n\
-         [doubt]\ncontrol = {{ url = \"tcp://127.0.0.1:{refused}\", interval = \"100ms\" }}\n"
+         [self_check]\ncontrol = {{ url = \"tcp://127.0.0.1:{refused}\", interval = \"100ms\" }}\n"
     );
     let leadsman = Leadsman::run(&(config(&app, "interval = \"1s\"") + &more), &[]);
     let of = |page: &str, start: &str| -> f64 {
@@ -304,17 +304,17 @@ fn while_the_control_probe_fails_failures_are_void_and_it_shows() {
         line.and_then(|value| value.trim().parse().ok())
             .unwrap_or(0.0)
     };
-    let gone = "leadsman_probe_void_total{namespace=\"shop\",release=\"mykadoo\",probe=\"gone\",reason=\"control\"}";
-    until("failures are void", || {
+    let gone = "leadsman_probe_unknown_total{namespace=\"shop\",release=\"mykadoo\",probe=\"gone\",reason=\"control\"}";
+    until("failures are unknown", || {
         of(&leadsman.get("/metrics").body, gone) >= 2.0
     });
     let page = leadsman.get("/metrics").body;
     assert!(
-        page.contains("leadsman_self_trouble{reason=\"control\"} 1"),
+        page.contains("leadsman_self_check_failing{reason=\"control\"} 1"),
         "{page}"
     );
     assert!(
-        page.contains("probe=\"api\",result=\"void\"} 0"),
+        page.contains("probe=\"api\",result=\"unknown\"} 0"),
         "a good answer stays good: {page}"
     );
     assert!(
@@ -351,7 +351,7 @@ fn a_full_house_is_counted_and_its_slots_are_missed() {
 
 /// C19: while we stand still, targets do nothing wrong.
 #[test]
-fn a_process_that_was_stopped_makes_up_no_failures_and_no_soundings() {
+fn a_process_that_was_stopped_makes_up_no_failures_and_no_results() {
     let app = App::start();
     let leadsman = Leadsman::run(
         &config(&app, "interval = \"200ms\"\ntimeout = \"500ms\""),
@@ -365,8 +365,8 @@ fn a_process_that_was_stopped_makes_up_no_failures_and_no_soundings() {
             .filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok())
             .sum()
     };
-    let success = "result=\"good\"";
-    until("soundings are good", || {
+    let success = "result=\"success\"";
+    until("results are good", || {
         sum(
             &leadsman.get("/metrics").body,
             "leadsman_probes_total{",
@@ -390,7 +390,7 @@ fn a_process_that_was_stopped_makes_up_no_failures_and_no_soundings() {
         ) >= 4.0 * 15.0
     });
     let page = leadsman.get("/metrics").body;
-    let failure = sum(&page, "leadsman_probes_total{", "result=\"bad\"");
+    let failure = sum(&page, "leadsman_probes_total{", "result=\"failure\"");
     assert!(
         failure < 1.0,
         "{failure} failures were made up:
@@ -399,7 +399,7 @@ fn a_process_that_was_stopped_makes_up_no_failures_and_no_soundings() {
     let started = sum(&page, "leadsman_probes_total{", "") - before;
     assert!(
         started < 4.0 * 20.0,
-        "a burst of {started} soundings after the gap"
+        "a burst of {started} results after the gap"
     );
     assert_eq!(leadsman.get("/-/healthy").status, 200, "it goes on");
 }
@@ -417,7 +417,7 @@ fn with_a_hanging_target() -> Leadsman {
 #[test]
 fn sigterm_ends_with_0_also_while_a_target_hangs() {
     let mut leadsman = with_a_hanging_target();
-    until("a sounding hangs", || {
+    until("a result hangs", || {
         let page = leadsman.get("/metrics").body;
         page.lines().any(|l| {
             l.strip_prefix("leadsman_schedule_in_flight ")
@@ -431,7 +431,7 @@ fn sigterm_ends_with_0_also_while_a_target_hangs() {
 #[test]
 fn a_second_signal_ends_at_once() {
     let mut leadsman = with_a_hanging_target();
-    until("a sounding hangs", || {
+    until("a result hangs", || {
         !leadsman
             .get("/metrics")
             .body

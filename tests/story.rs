@@ -52,7 +52,7 @@ fn played(name: &str, says: &[&str]) -> (tempfile::TempDir, String) {
         "Revision 3 of demo/mykadoo",
         "Verdict: ",
         "Evidence",
-        "Soundings",
+        "Results",
         "Timeline",
     ] {
         assert!(explained.contains(part), "{part:?} is not in:\n{explained}");
@@ -63,14 +63,14 @@ fn played(name: &str, says: &[&str]) -> (tempfile::TempDir, String) {
 
 const TURNED_BACK: [&str; 4] = [
     "Verdict: rollback",
-    "Turning back to revision 2",
-    "recovered",
+    "Rolling back to revision 2",
+    "rolled_back",
     "detect",
 ];
 const KEPT: [&str; 2] = ["Verdict on revision 3: healthy", "Revision 3: kept"];
 
 #[test]
-fn a_dead_revision_is_turned_back() {
+fn a_dead_revision_is_rolled_back() {
     let folder = scenario("dead", &TURNED_BACK);
     cut_and_changed(folder.path());
 }
@@ -123,17 +123,17 @@ fn cut_and_changed(folder: &Path) {
 }
 
 #[test]
-fn errors_of_twenty_points_are_turned_back() {
+fn errors_of_twenty_points_are_rolled_back() {
     scenario("errors", &TURNED_BACK);
 }
 
 #[test]
-fn one_dead_endpoint_is_turned_back() {
+fn one_dead_endpoint_is_rolled_back() {
     scenario("one-endpoint", &TURNED_BACK);
 }
 
 #[test]
-fn a_crash_loop_is_turned_back() {
+fn a_crash_loop_is_rolled_back() {
     let (_folder, text) = played("crash-loop", &TURNED_BACK);
     // Its pods are seen to crash before the Service fails, and it was there before they did.
     let took = |step: &str| -> f64 {
@@ -234,7 +234,7 @@ fn slower_answers_are_a_metric_while_they_are_an_alert() {
         let probes = probes["probes"].as_array().unwrap();
         probes
             .iter()
-            .all(|probe| probe["totals"]["good"].as_u64() >= Some(300))
+            .all(|probe| probe["totals"]["success"].as_u64() >= Some(300))
     });
     guarded.deploy("slower");
     until("the metric says so", || is(1));
@@ -243,7 +243,7 @@ fn slower_answers_are_a_metric_while_they_are_an_alert() {
         alerts.contains("LeadsmanReleaseSlower")
     });
     until("its analysis ends", || guarded.outcome_of(2).is_some());
-    assert_eq!(guarded.outcome_of(2).as_deref(), Some("kept"));
+    assert_eq!(guarded.outcome_of(2).as_deref(), Some("passed"));
     assert!(is(1), "it is told for an hour");
     guarded.deploy("healthy");
     until("the next revision ends it", || is(0));
@@ -303,12 +303,12 @@ impl Guarded {
         let app = App::of(&history);
         until("the app's pods are Ready", || {
             fs::read_to_string(history.join("pods.json"))
-                .is_ok_and(|text| text.contains("\"settled\":1"))
+                .is_ok_and(|text| text.contains("\"complete\":1"))
         });
         let mut config = format!(
             "[state]\ndirectory = \"state\"\n[[release]]\nname = \"mykadoo\"\nnamespace = \"shop\"\n\
              base_url = \"{}\"\nembedded = {:?}\nmode = \"enforce\"\ninterval = \"100ms\"\n\
-             [release.rollback]\nwatch = \"60s\"\n",
+             [release.analysis]\nduration = \"60s\"\n",
             app.url(),
             history.to_str().unwrap()
         );
@@ -335,7 +335,7 @@ impl Guarded {
             let probes = probes["probes"].as_array().unwrap();
             probes
                 .iter()
-                .all(|probe| probe["totals"]["good"].as_u64() >= Some(100))
+                .all(|probe| probe["totals"]["success"].as_u64() >= Some(100))
         });
         guarded
     }
@@ -374,7 +374,7 @@ impl Guarded {
         let record = history
             .iter()
             .find(|record| record["revision"] == revision)?;
-        record["ending"].as_str().map(str::to_owned)
+        record["outcome"].as_str().map(str::to_owned)
     }
 
     fn records(&self) -> Vec<Value> {
@@ -390,12 +390,12 @@ impl Guarded {
     #[track_caller]
     fn starts_again_in(&mut self, phase: &str) {
         let order = [
-            "settling",
-            "watching",
+            "rolling_out",
+            "analyzing",
             "preflight",
-            "turning_back",
+            "rolling_back",
             "verifying",
-            "steady",
+            "idle",
         ];
         let at = |phase: &str| order.iter().position(|other| *other == phase);
         let started = Instant::now();
@@ -413,9 +413,9 @@ impl Guarded {
         );
     }
 
-    /// Revision 2 was turned back to revision 1, once.
+    /// Revision 2 was rolled back to revision 1, once.
     #[track_caller]
-    fn was_turned_back_once(&self) {
+    fn was_rolled_back_once(&self) {
         let records = self.records();
         let statuses: Vec<&str> = records
             .iter()
@@ -445,7 +445,7 @@ fn a_database_that_fails_keeps_what_needs_it_and_condemns_what_does_not_say_so()
     });
     assert_eq!(
         with.outcome_of(2).as_deref(),
-        Some("kept"),
+        Some("passed"),
         "{}",
         with.daemon.log()
     );
@@ -453,7 +453,7 @@ fn a_database_that_fails_keeps_what_needs_it_and_condemns_what_does_not_say_so()
     let sentence = "postgres failed, so that failures of db meanwhile were not judged";
     assert!(says.contains(sentence), "{says}");
     // Nor does it become what the next revision is measured by.
-    let known = with.release()["known"].clone();
+    let known = with.release()["probe_history"].clone();
     let mut known = known.as_array().unwrap().iter();
     let db = known.find(|known| known["probe"] == "db").unwrap();
     let (failed, total) = (
@@ -484,10 +484,10 @@ fn a_database_that_fails_keeps_what_needs_it_and_condemns_what_does_not_say_so()
         (&json!("before"), &json!("since"))
     );
     assert!(of(1)["answers"].as_u64() > Some(0), "{latencies}");
-    // Its contents were turned back, and fail like those before them.
+    // Its contents were rolled back, and fail like those before them.
     assert_eq!(
         without.outcome_of(2).as_deref(),
-        Some("same_failure"),
+        Some("still_failing"),
         "{}",
         without.daemon.log()
     );
@@ -497,7 +497,7 @@ fn a_database_that_fails_keeps_what_needs_it_and_condemns_what_does_not_say_so()
 fn shop_front(name: &str, history: &Path, app: &App, backend: &str, needs: &str) -> String {
     format!(
         "[[release]]\nname = \"{name}\"\nnamespace = \"shop\"\nbase_url = \"{}\"\nembedded = {:?}\n\
-         mode = \"enforce\"\ninterval = \"100ms\"\n[release.rollback]\nwatch = \"60s\"\n\
+         mode = \"enforce\"\ninterval = \"100ms\"\n[release.analysis]\nduration = \"60s\"\n\
          [[release.probe]]\nname = \"web\"\npath = \"/\"\n\
          [[release.probe]]\nname = \"cart\"\nurl = \"{backend}/api/health\"\nneeds = {needs}\n",
         app.url(),
@@ -516,7 +516,7 @@ fn a_release_that_needs_another_is_not_rolled_back_for_it() {
     for (name, _, history) in &fronts {
         until(&format!("the pods of {name} are Ready"), || {
             fs::read_to_string(history.join("pods.json"))
-                .is_ok_and(|text| text.contains("\"settled\":1"))
+                .is_ok_and(|text| text.contains("\"complete\":1"))
         });
     }
     let backend = Guarded::with(|config| {
@@ -547,7 +547,7 @@ fn a_release_that_needs_another_is_not_rolled_back_for_it() {
         let release = releases.next()?.clone();
         let mut history = release["history"].as_array()?.iter();
         let second = history.find(|record| record["revision"] == 2)?;
-        let outcome = second["ending"].as_str()?.to_owned();
+        let outcome = second["outcome"].as_str()?.to_owned();
         Some((outcome, release["says"].as_str()?.to_owned()))
     };
     for name in ["mykadoo", "careful", "careless"] {
@@ -555,12 +555,12 @@ fn a_release_that_needs_another_is_not_rolled_back_for_it() {
     }
     assert_eq!(ended("mykadoo").unwrap().0, "would_roll_back");
     let (outcome, says) = ended("careful").unwrap();
-    assert_eq!(outcome, "kept", "{says}\n{}", backend.daemon.log());
+    assert_eq!(outcome, "passed", "{says}\n{}", backend.daemon.log());
     let sentence =
         "shop/mykadoo was rejected or failing, so that failures of cart meanwhile were not judged";
     assert!(says.contains(sentence), "{says}");
     let (outcome, says) = ended("careless").unwrap();
-    assert_eq!(outcome, "same_failure", "{says}");
+    assert_eq!(outcome, "still_failing", "{says}");
 }
 
 /// Kills the daemon in a phase of a revision that is bad. It must go on there within 5 s, and come to the same end.
@@ -571,16 +571,16 @@ fn killed_in(phase: &str) {
     guarded.reaches(phase);
     guarded.daemon.kill();
     guarded.starts_again_in(phase);
-    until("the revision is turned back and well", || {
+    until("the revision is rolled back and well", || {
         guarded.outcome_of(2).is_some()
     });
     assert_eq!(
         guarded.outcome_of(2).as_deref(),
-        Some("recovered"),
+        Some("rolled_back"),
         "{}",
         guarded.daemon.log()
     );
-    guarded.was_turned_back_once();
+    guarded.was_rolled_back_once();
 }
 
 /// Whoever deploys the same bad contents again wins no time by it.
@@ -589,16 +589,16 @@ fn the_same_contents_again_go_on_with_the_watch_that_runs() {
     let guarded = Guarded::start();
     guarded.deploy("dead");
     until("revision 2 is judged", || {
-        guarded.release()["watch"]["elapsed_s"].as_f64() > Some(0.0)
+        guarded.release()["analysis"]["elapsed_s"].as_f64() > Some(0.0)
     });
     guarded.deploy("dead");
-    until("it is turned back and well", || {
+    until("it is rolled back and well", || {
         guarded.outcome_of(3).is_some()
     });
     let outcomes = [guarded.outcome_of(2), guarded.outcome_of(3)];
     assert_eq!(
         outcomes.each_ref().map(Option::as_deref),
-        [Some("superseded"), Some("recovered")],
+        [Some("superseded"), Some("rolled_back")],
         "{}",
         guarded.daemon.log()
     );
@@ -618,17 +618,17 @@ fn the_same_contents_again_go_on_with_the_watch_that_runs() {
 
 #[test]
 fn killed_while_a_rollout_settles_it_goes_on() {
-    killed_in("settling");
+    killed_in("rolling_out");
 }
 
 #[test]
 fn killed_while_watching_it_goes_on() {
-    killed_in("watching");
+    killed_in("analyzing");
 }
 
 #[test]
-fn killed_while_turning_back_it_goes_on_and_turns_back_once() {
-    killed_in("turning_back");
+fn killed_while_rolling_back_it_goes_on_and_rolls_back_once() {
+    killed_in("rolling_back");
 }
 
 #[test]
@@ -642,7 +642,7 @@ fn killed_while_verifying_it_goes_on() {
 fn killed_in_the_preflight_it_goes_on() {
     let mut guarded = Guarded::start();
     guarded.deploy("dead");
-    guarded.reaches("watching");
+    guarded.reaches("analyzing");
     let record = guarded.history.join("v1.json");
     let kept = guarded.history.join("kept");
     let content = fs::read(&record).unwrap();
@@ -665,16 +665,16 @@ fn killed_in_the_preflight_it_goes_on() {
     fs::write(&same_pipe, &content).unwrap();
     fs::remove_file(&same_pipe).unwrap();
     guarded.starts_again_in("preflight");
-    until("the revision is turned back and well", || {
+    until("the revision is rolled back and well", || {
         guarded.outcome_of(2).is_some()
     });
     assert_eq!(
         guarded.outcome_of(2).as_deref(),
-        Some("recovered"),
+        Some("rolled_back"),
         "{}",
         guarded.daemon.log()
     );
-    guarded.was_turned_back_once();
+    guarded.was_rolled_back_once();
 }
 
 /// The status page's own tests feed it with written states; those must have the keys of a real one, and no others.
@@ -684,10 +684,10 @@ fn the_page_is_tested_with_what_is_really_told(daemon: &Leadsman) {
     let real: Value = serde_json::from_str(&reply.body).unwrap();
     let mut told = BTreeSet::new();
     keys(&real, "", &mut told);
-    assert!(told.contains(".releases.history.ending"), "{told:?}");
+    assert!(told.contains(".releases.history.outcome"), "{told:?}");
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/page");
     let mut written = BTreeSet::new();
-    for name in ["turned_back", "watching", "steady"] {
+    for name in ["rolled_back", "analyzing", "idle"] {
         let text = fs::read_to_string(folder.join(name).with_extension("json")).unwrap();
         let state: Value = serde_json::from_str(&text).unwrap();
         keys(&state, "", &mut written);
@@ -759,7 +759,7 @@ fn in_the_mode_observe_nothing_is_written_and_the_verdict_is_said() {
     });
     the_page_is_tested_with_what_is_really_told(&guarded.daemon);
     let metrics = guarded.daemon.get("/metrics").body;
-    let series = "leadsman_rollouts_total{ending=\"would_roll_back\",namespace=\"shop\",release=\"mykadoo\"} 1";
+    let series = "leadsman_rollouts_total{outcome=\"would_roll_back\",namespace=\"shop\",release=\"mykadoo\"} 1";
     assert!(metrics.contains(series), "{metrics}");
 }
 
@@ -769,7 +769,7 @@ fn changed_in_a_watch(change: impl Fn(&str) -> String) -> Guarded {
     let file = guarded.daemon.folder().join("probes.toml");
     let config = fs::read_to_string(file).unwrap();
     guarded.deploy("dead");
-    guarded.reaches("watching");
+    guarded.reaches("analyzing");
     guarded.daemon.rewrite(&change(&config));
     guarded.daemon.signal("HUP");
     guarded
@@ -782,7 +782,7 @@ fn a_watch_keeps_the_settings_that_it_began_with_and_says_so() {
     let says = || guarded.release()["says"].as_str().unwrap_or("").to_owned();
     until("it is said", || says().contains("other settings wait"));
     until("the rollback is verified", || {
-        guarded.outcome_of(2).as_deref() == Some("recovered")
+        guarded.outcome_of(2).as_deref() == Some("rolled_back")
     });
     until("the new settings are in force", || {
         let log = guarded.daemon.log();
@@ -813,7 +813,7 @@ fn a_state_that_is_damaged_is_set_aside_and_the_release_is_followed_anew() {
     fs::write(&state, "{\"leadsman\":\"state\",").unwrap();
     guarded.daemon.start_again();
     until("it says so", || guarded.daemon.said("was set aside"));
-    guarded.reaches("steady");
+    guarded.reaches("idle");
     drop(guarded.app);
 }
 
@@ -822,7 +822,9 @@ fn the_counters_of_the_long_spans_survive_a_restart() {
     let mut guarded = Guarded::start();
     let counted = |daemon: &Leadsman| -> u64 {
         let probes: Value = serde_json::from_str(&daemon.get("/api/v1/probes").body).unwrap();
-        probes["probes"][0]["spans"]["1h"]["good"].as_u64().unwrap()
+        probes["probes"][0]["spans"]["1h"]["success"]
+            .as_u64()
+            .unwrap()
     };
     let before = counted(&guarded.daemon);
     assert!(before >= 100);
@@ -887,11 +889,11 @@ const TO_COME: &str = "2199-01-01T00:00:00Z";
 #[test]
 fn an_alert_that_began_under_a_revision_keeps_it_from_being_healthy() {
     let guarded = Guarded::start();
-    with_alerts(&guarded, "doubt");
+    with_alerts(&guarded, "inconclusive");
     // Outside of a watch it means nothing.
     assert_eq!(tell(&guarded, "HighLoad", "firing", TO_COME), 202);
     guarded.deploy("healthy");
-    guarded.reaches("watching");
+    guarded.reaches("analyzing");
     assert_eq!(tell(&guarded, "HighOld", "firing", LONG_AGO), 202);
     assert_eq!(tell(&guarded, "HighErrors", "firing", TO_COME), 202);
     assert_eq!(tell(&guarded, "HighErrors", "firing", TO_COME), 202);
@@ -914,24 +916,24 @@ fn an_alert_that_began_under_a_revision_keeps_it_from_being_healthy() {
 }
 
 #[test]
-fn an_alert_convicts_where_it_is_said_so() {
+fn an_alert_rejects_where_it_is_said_so() {
     let guarded = Guarded::start();
-    with_alerts(&guarded, "convict");
+    with_alerts(&guarded, "reject");
     guarded.deploy("healthy");
-    guarded.reaches("watching");
+    guarded.reaches("analyzing");
     // One that has ended triggers nothing, nor does one that was there before.
     assert_eq!(tell(&guarded, "HighErrors", "resolved", TO_COME), 202);
     assert_eq!(tell(&guarded, "HighErrors", "firing", LONG_AGO), 202);
-    assert_eq!(guarded.release()["phase"], "watching");
+    assert_eq!(guarded.release()["phase"], "analyzing");
     assert_eq!(tell(&guarded, "HighErrors", "firing", TO_COME), 202);
-    until("it is turned back", || guarded.outcome_of(2).is_some());
+    until("it is rolled back", || guarded.outcome_of(2).is_some());
     assert_eq!(
         guarded.outcome_of(2).as_deref(),
-        Some("recovered"),
+        Some("rolled_back"),
         "{}",
         guarded.daemon.log()
     );
-    guarded.was_turned_back_once();
+    guarded.was_rolled_back_once();
     let page = guarded.daemon.get("/api/v1/status").body;
     assert!(page.contains("alert:HighErrors"), "{page}");
 }

@@ -35,7 +35,7 @@ fn a_good_revision_behind_an_nginx_that_says_goodbye_is_kept() {
     let app = App::of(&history);
     until("the app's pods are Ready", || {
         let pods = std::fs::read_to_string(history.join("pods.json"));
-        pods.is_ok_and(|text| text.contains("\"settled\":1"))
+        pods.is_ok_and(|text| text.contains("\"complete\":1"))
     });
     let pki = Pki::new();
     let certificate = pki.server_files(&["127.0.0.1"]);
@@ -43,7 +43,7 @@ fn a_good_revision_behind_an_nginx_that_says_goodbye_is_kept() {
     let nginx = Nginx::start("keepalive_timeout 0;", &proxy, &certificate);
     let mut config = format!(
         "[[release]]\nname = \"mykadoo\"\nnamespace = \"shop\"\nembedded = {history:?}\nmode = \"enforce\"\n\
-         interval = \"200ms\"\ntimeout = \"20s\"\n[release.rollback]\nwatch = \"40s\"\n"
+         interval = \"200ms\"\ntimeout = \"20s\"\n[release.analysis]\nduration = \"40s\"\n"
     );
     for (name, entrance, http, connection) in [
         ("clear", 1, "2", "new"),
@@ -63,15 +63,15 @@ fn a_good_revision_behind_an_nginx_that_says_goodbye_is_kept() {
     until("there is a baseline", || {
         let probes: Value = serde_json::from_str(&leadsman.get("/api/v1/probes").body).unwrap();
         let probes = probes["probes"].as_array().unwrap();
-        let good = |probe: &Value| probe["totals"]["good"].as_u64() >= Some(20);
+        let good = |probe: &Value| probe["totals"]["success"].as_u64() >= Some(20);
         probes.iter().all(good)
     });
     deploy(&history, "healthy");
     until("the new revision is judged", || {
-        release()["phase"] == "watching"
+        release()["phase"] == "analyzing"
     });
     let mut reloads = 0;
-    while release()["phase"] == "watching" && reloads < 10 {
+    while release()["phase"] == "analyzing" && reloads < 10 {
         let before = nginx.generations();
         nginx.reload();
         until("nginx is reloaded", || nginx.generations() > before);
@@ -79,7 +79,7 @@ fn a_good_revision_behind_an_nginx_that_says_goodbye_is_kept() {
         std::thread::sleep(Duration::from_secs(2));
     }
     assert!(reloads >= 3, "{reloads}");
-    until("the watch has ended", || release()["phase"] == "steady");
+    until("the watch has ended", || release()["phase"] == "idle");
     let page = leadsman.get("/metrics").body;
     let failures: Vec<&str> = page
         .lines()
@@ -89,7 +89,12 @@ fn a_good_revision_behind_an_nginx_that_says_goodbye_is_kept() {
     let history = release()["history"].clone();
     let mut judged = history.as_array().unwrap().iter();
     let judged = judged.find(|record| record["revision"] == 2).unwrap();
-    assert_eq!(judged["ending"], "kept", "{history:#}\n{}", leadsman.log());
+    assert_eq!(
+        judged["outcome"],
+        "passed",
+        "{history:#}\n{}",
+        leadsman.log()
+    );
 }
 
 /// The value of a series that begins so.
@@ -176,19 +181,19 @@ fn floods_are_bad_results_and_cost_nobody_else_anything() {
     until("all were asked again and again", || {
         let page = page();
         let mut names = floods.iter().map(|(name, ..)| *name);
-        names.all(|name| probes_total(&page, name, "bad") >= 8)
+        names.all(|name| probes_total(&page, name, "failure") >= 8)
     });
     let page = page();
     for (name, ..) in &floods {
-        assert_eq!(probes_total(&page, name, "good"), 0, "{name}");
+        assert_eq!(probes_total(&page, name, "success"), 0, "{name}");
         let start = format!(
             "leadsman_probe_failures_total{{namespace=\"shop\",release=\"loud\",probe=\"{name}\",reason=\"protocol\"}}"
         );
-        let all = probes_total(&page, name, "bad");
+        let all = probes_total(&page, name, "failure");
         assert_eq!(count(&page, &start), Some(all), "{name}");
     }
-    assert!(probes_total(&page, "quiet", "good") >= 20);
-    for result in ["bad", "void"] {
+    assert!(probes_total(&page, "quiet", "success") >= 20);
+    for result in ["failure", "unknown"] {
         assert_eq!(probes_total(&page, "quiet", result), 0, "{result}");
     }
     let status = std::fs::read_to_string(format!("/proc/{}/status", leadsman.pid())).unwrap();
@@ -200,7 +205,7 @@ fn floods_are_bad_results_and_cost_nobody_else_anything() {
     let cpu = value(&page, "process_cpu_seconds_total").unwrap();
     let asked: u64 = floods
         .iter()
-        .map(|(name, ..)| probes_total(&page, name, "bad"))
+        .map(|(name, ..)| probes_total(&page, name, "failure"))
         .sum();
     println!("{kib} KiB at most, {cpu:.2} s of CPU for {asked} results of floods");
     // A debug build of the program needs more than the 40 MiB of a release build.
@@ -273,7 +278,7 @@ fn when_all_targets_fall_silent_that_is_said_loudly_and_success_is_unknown() {
         (1..=3).all(|last| success(last).is_none())
     });
     let page = leadsman.get("/metrics").body;
-    let trouble = "leadsman_self_trouble{reason=\"all_targets\"}";
+    let trouble = "leadsman_self_check_failing{reason=\"all_targets\"}";
     assert_eq!(value(&page, trouble), Some(1.0));
     assert!(
         leadsman.said("None of the probed hosts answers"),
@@ -297,7 +302,7 @@ fn when_all_targets_fall_silent_that_is_said_loudly_and_success_is_unknown() {
 fn names_of_one_entrance_that_refuses_are_bad_and_not_our_own_trouble() {
     let port = crate::program::unused_port();
     let mut config =
-        "[doubt]\nhosts_failing = 2\n[[release]]\nname = \"web\"\nnamespace = \"shop\"\ninterval = \"200ms\"\n"
+        "[self_check]\nhosts_failing = 2\n[[release]]\nname = \"web\"\nnamespace = \"shop\"\ninterval = \"200ms\"\n"
             .to_owned();
     for (name, host) in [("a", "localhost"), ("b", "127.0.0.1"), ("c", "127.0.0.2")] {
         config +=
@@ -314,14 +319,14 @@ fn names_of_one_entrance_that_refuses_are_bad_and_not_our_own_trouble() {
         let page = leadsman.get("/metrics").body;
         ["a", "b", "c"]
             .iter()
-            .all(|probe| total(&page, probe, "bad") >= 10)
+            .all(|probe| total(&page, probe, "failure") >= 10)
     });
     let page = leadsman.get("/metrics").body;
     for probe in ["a", "b", "c"] {
-        assert_eq!(total(&page, probe, "void"), 0, "{probe}");
+        assert_eq!(total(&page, probe, "unknown"), 0, "{probe}");
     }
     assert_eq!(
-        value(&page, "leadsman_self_trouble{reason=\"all_targets\"}"),
+        value(&page, "leadsman_self_check_failing{reason=\"all_targets\"}"),
         Some(0.0)
     );
 }

@@ -11,7 +11,7 @@ use crate::platform::files::named;
 /// Options of `leadsman check`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit code: 0 when all is well, 2 for a mistake. A named file that cannot be used is a mistake. With --online also: a probe that was not good, a receiver that cannot be reached, a release that could not be turned back, and a workload in `pods` that the release does not have.\n\n\
+    after_help = "Exit code: 0 when all is well, 2 for a mistake. A named file that cannot be used is a mistake. With --online also: a probe that was not good, a receiver that cannot be reached, a release that could not be rolled back, and a workload in `pods` that the release does not have.\n\n\
     Example:\n  leadsman check --overlay helm/overlays/probes.production.toml --print"
 )]
 pub struct CheckArgs {
@@ -20,7 +20,7 @@ pub struct CheckArgs {
     /// Show every setting in force, and where it was written
     #[arg(long)]
     print: bool,
-    /// Also take one sounding of each probe, and look whether receivers can be reached, each release could be turned
+    /// Also take one result of each probe, and look whether receivers can be reached, each release could be turned
     /// back, and its `pods` name workloads that it has
     #[arg(long)]
     online: bool,

@@ -19,7 +19,7 @@ pub(crate) struct GateArgs {
     #[arg(value_name = "RELEASE")]
     release: String,
     /// The revision that was deployed, as `helm upgrade` prints it; without it the newest one, or the one that has been
-    /// turned back since
+    /// rolled back since
     #[arg(value_name = "REVISION", value_parser = revision, allow_negative_numbers = true)]
     revision: Option<u32>,
     #[command(flatten)]
@@ -36,7 +36,7 @@ const ABOUT: &str = "\
 Exit code:
     0  healthy: the revision was watched and kept, and its bake is not waited for; or unchanged: it has the contents
        that serve already
-   10  it made things worse, and the release was turned back
+   10  it made things worse, and the release was rolled back
    11  it made things worse and is still there: the rollback was refused or failed, the limit of the day is
        reached, it is a first revision, or the mode is observe
    12  inconclusive: too little could be measured, its rollout is not complete or was so only after the analysis
@@ -82,9 +82,11 @@ const LINE_EVERY: Duration = Duration::from_secs(15);
 /// What a pipeline needs to know of how a watch ended.
 pub(super) fn code_of(outcome: &str) -> u8 {
     match outcome {
-        "kept" | "unchanged" => 0,
-        "recovered" | "same_failure" | "worse" | "unverified" => ROLLED_BACK,
-        "would_roll_back" | "left_alone" | "limit_reached" | "refused" | "failed" => STILL_THERE,
+        "passed" | "unchanged" => 0,
+        "rolled_back" | "still_failing" | "worsened" | "unverified" => ROLLED_BACK,
+        "would_roll_back" | "not_eligible" | "limit_reached" | "refused" | "rollback_failed" => {
+            STILL_THERE
+        }
         "superseded" | "uninstalled" => SUPERSEDED,
         // Also what a newer daemon may say.
         _ => INCONCLUSIVE,
@@ -249,7 +251,7 @@ impl GateResult {
         if args.json {
             say!(
                 "{}",
-                json!({ "revision": self.revision, "ending": self.outcome, "text": self.text })
+                json!({ "revision": self.revision, "outcome": self.outcome, "text": self.text })
             );
         } else if let Some(revision) = self.revision {
             let outcome = self.outcome.replace('_', " ");
@@ -297,13 +299,13 @@ fn judge(
     // What a person wanted and could not have says nothing of the revision.
     let rollouts: Vec<Value> = rollouts
         .into_iter()
-        .filter(|rollout| rollout["ending"] != "order_refused")
+        .filter(|rollout| rollout["outcome"] != "order_refused")
         .collect();
     let nobody_judges = nobody_judges(name, release);
     let Some(newest) = release["revision"].as_u64() else {
         return match (nobody_judges, phase.as_str()) {
             (Some(why), _) => GateResult::not_judged(*wanted, why, UNKNOWN),
-            (None, "absent") => gone(name, *wanted, &rollouts),
+            (None, "not_installed") => gone(name, *wanted, &rollouts),
             // Its state is being read, or whoever acts for it cannot be heard.
             (None, _) => waits(),
         };
@@ -329,7 +331,7 @@ fn judge(
         return GateCheck::Ended(rollout.clone());
     }
     // What a rollback made is no deployment: what was deployed was rolled back.
-    if let Some(undone) = of("made") {
+    if let Some(undone) = of("created_revision") {
         let mut told = undone.clone();
         let what = format!(
             "revision {revision} is what the rollback of revision {} made",
@@ -345,7 +347,7 @@ fn judge(
         return GateResult::not_judged(Some(revision), why, UNKNOWN);
     }
     // While the rollback that made it is being verified, or it is about to be judged, it is not known yet.
-    if newest == revision && !matches!(phase.as_str(), "steady" | "absent") {
+    if newest == revision && !matches!(phase.as_str(), "idle" | "not_installed") {
         return waits();
     }
     without_verdict(name, release, revision, newest)
@@ -395,7 +397,7 @@ fn nobody_judges(name: &str, release: &Value) -> Option<String> {
 fn gone(name: &str, wanted: Option<u64>, rollouts: &[Value]) -> GateCheck {
     let mut ended = rollouts.iter().rev();
     let is_it = |rollout: &&Value| {
-        rollout["ending"] == "uninstalled"
+        rollout["outcome"] == "uninstalled"
             && wanted.is_none_or(|wanted| rollout["revision"].as_u64() == Some(wanted))
     };
     match ended.find(is_it) {
@@ -406,7 +408,7 @@ fn gone(name: &str, wanted: Option<u64>, rollouts: &[Value]) -> GateCheck {
 
 /// How long it takes yet, and what stands for and against the revision that is judged.
 fn numbers(release: &Value) -> String {
-    let watch = &release["watch"];
+    let watch = &release["analysis"];
     if !watch.is_object() {
         return String::new();
     }
@@ -423,7 +425,7 @@ fn numbers(release: &Value) -> String {
         of(one).total_cmp(&of(other))
     });
     let worst = worst.map_or_else(String::new, |worst| format!(" ({})", counted(worst)));
-    let rollout = if watch["settled"] == true {
+    let rollout = if watch["complete"] == true {
         "complete"
     } else {
         "not complete yet"
@@ -448,27 +450,27 @@ struct CurrentRevision {
 fn is_rolled_back_now(release: &Value, revision: u64) -> bool {
     let phase = text(release, "phase");
     release["at_hand"].as_u64() == Some(revision)
-        && matches!(phase, "preflight" | "turning_back" | "verifying")
+        && matches!(phase, "preflight" | "rolling_back" | "verifying")
 }
 
-/// The newest one; where that was made by turning one back, it is the one that was turned back.
+/// The newest one; where that was made by rolling one back, it is the one that was rolled back.
 fn at_hand(release: &Value, newest: u64, rollouts: &[Value]) -> CurrentRevision {
     let at_hand = release["at_hand"].as_u64();
     if matches!(
         text(release, "phase"),
-        "preflight" | "turning_back" | "verifying"
+        "preflight" | "rolling_back" | "verifying"
     ) {
         return CurrentRevision {
             revision: at_hand.unwrap_or(newest),
             is_complete: false,
         };
     }
-    let mut made = rollouts.iter().rev();
-    let of = made.find(|rollout| rollout["made"].as_u64() == Some(newest));
+    let mut created_revision = rollouts.iter().rev();
+    let of = created_revision.find(|rollout| rollout["created_revision"].as_u64() == Some(newest));
     let rolled_back = of.and_then(|rollout| rollout["revision"].as_u64());
     CurrentRevision {
         revision: rolled_back.unwrap_or(newest),
-        is_complete: !matches!(text(release, "phase"), "settling" | "watching"),
+        is_complete: !matches!(text(release, "phase"), "rolling_out" | "analyzing"),
     }
 }
 
@@ -476,28 +478,29 @@ fn ended(args: &GateArgs, rollout: &Value) -> ExitCode {
     if args.json {
         say!("{rollout}");
     } else {
-        let outcome = text(rollout, "ending").replace('_', " ");
+        let outcome = text(rollout, "outcome").replace('_', " ");
         say!(
             "Revision {}: {outcome}. {}",
             rollout["revision"],
             text(rollout, "text")
         );
     }
-    ExitCode::from(code_of(text(rollout, "ending")))
+    ExitCode::from(code_of(text(rollout, "outcome")))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::ENDINGS;
+    use crate::metrics::OUTCOMES;
 
     #[test]
     fn every_ending_has_its_code() {
-        for outcome in ENDINGS {
+        for outcome in OUTCOMES {
             let expected = match outcome {
-                "kept" | "unchanged" => 0,
-                "recovered" | "same_failure" | "worse" | "unverified" => 10,
-                "would_roll_back" | "left_alone" | "limit_reached" | "refused" | "failed" => 11,
+                "passed" | "unchanged" => 0,
+                "rolled_back" | "still_failing" | "worsened" | "unverified" => 10,
+                "would_roll_back" | "not_eligible" | "limit_reached" | "refused"
+                | "rollback_failed" => 11,
                 // The last says nothing of the revision, and is left out.
                 "inconclusive" | "order_refused" => 12,
                 "superseded" | "uninstalled" => 13,
@@ -514,17 +517,17 @@ mod tests {
             let release = serde_json::json!({"phase": phase, "at_hand": 3});
             is_rolled_back_now(&release, 3)
         };
-        assert!(is_now("preflight") && is_now("turning_back") && is_now("verifying"));
-        assert!(!is_now("steady") && !is_now("watching"));
+        assert!(is_now("preflight") && is_now("rolling_back") && is_now("verifying"));
+        assert!(!is_now("idle") && !is_now("analyzing"));
         let other = serde_json::json!({"phase": "verifying", "at_hand": 4});
         assert!(!is_rolled_back_now(&other, 3));
     }
 
     #[test]
-    fn without_a_number_the_one_that_was_turned_back_is_meant() {
+    fn without_a_number_the_one_that_was_rolled_back_is_meant() {
         let rollouts = [
-            serde_json::json!({"revision": 2, "ending": "kept", "made": null}),
-            serde_json::json!({"revision": 3, "ending": "recovered", "made": 4}),
+            serde_json::json!({"revision": 2, "outcome": "passed", "created_revision": null}),
+            serde_json::json!({"revision": 3, "outcome": "rolled_back", "created_revision": 4}),
         ];
         let of = |phase: &str, newest| {
             let release = serde_json::json!({"phase": phase, "at_hand": 3});
@@ -532,10 +535,10 @@ mod tests {
             (at_hand.revision, at_hand.is_complete)
         };
         // What our rollback has made is not what the pipeline has deployed.
-        assert_eq!(of("steady", 4), (3, true));
+        assert_eq!(of("idle", 4), (3, true));
         assert_eq!(of("verifying", 4), (3, false));
-        assert_eq!(of("turning_back", 3), (3, false));
-        assert_eq!(of("watching", 5), (5, false));
-        assert_eq!(of("steady", 5), (5, true));
+        assert_eq!(of("rolling_back", 3), (3, false));
+        assert_eq!(of("analyzing", 5), (5, false));
+        assert_eq!(of("idle", 5), (5, true));
     }
 }

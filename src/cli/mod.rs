@@ -48,7 +48,7 @@ const QUIET: &str = "error,kube_client=off";
 /// Where the configuration is looked for when nobody says.
 const DEFAULT_FILES: [&str; 2] = ["probes.toml", "/etc/leadsman/probes.toml"];
 
-/// Takes soundings of a running application.
+/// Probes a running application.
 #[derive(Debug, Parser)]
 #[command(name = "leadsman", version, max_term_width = 100, after_help = EXAMPLE)]
 pub struct Cli {
@@ -72,23 +72,23 @@ const EXAMPLE: &str = "Example:
 
 #[derive(Debug, Subcommand)]
 enum CliCommand {
-    /// Take soundings until told to stop, and show them to Prometheus
+    /// Probe until told to stop, and show them to Prometheus
     Run(run::RunArgs),
     /// Read the configuration and show every mistake at once
     Check(check::CheckArgs),
-    /// Take one sounding and show its phases
+    /// Take one result and show its phases
     Probe(probe::ProbeArgs),
     /// Serve a small app to try Leadsman on
     Demo(demo::DemoArgs),
-    /// Apply the rule to recorded streams of soundings
-    Judge(analyze::AnalyzeArgs),
+    /// Apply the rule to recorded streams of results
+    Analyze(analyze::AnalyzeArgs),
     /// Judge a recorded watch again, also with other settings
     Replay(replay::ReplayArgs),
     /// Show why a verdict fell
     Explain(explain::ExplainArgs),
     /// Wait for the verdict on a revision, after `helm upgrade`
     Gate(gate::GateArgs),
-    /// Turn a release back by hand
+    /// Roll a release back by hand
     Rollback(rollback::RollbackArgs),
     /// Show what the daemon knows of its releases
     Status(status::StatusArgs),
@@ -202,7 +202,7 @@ pub fn main() -> ExitCode {
         CliCommand::Check(args) => check::run(args, online::check),
         CliCommand::Probe(args) => probe::run(args),
         CliCommand::Demo(args) => demo::run(args),
-        CliCommand::Judge(args) => analyze::run(args),
+        CliCommand::Analyze(args) => analyze::run(args),
         CliCommand::Replay(args) => replay::run(args),
         CliCommand::Explain(args) => explain::run(args),
         CliCommand::Gate(args) => gate::run(args),

@@ -1,4 +1,4 @@
-//! `leadsman probe NAME or URL`: one sounding with its phases, as a person would use curl.
+//! `leadsman probe NAME or URL`: one result with its phases, as a person would use curl.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::prober::{Prober, ProberContext, Transcript};
 /// Options of `leadsman probe`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit code: 0 when every sounding was good, 1 when one was not, 2 for a wrong configuration.\n\n\
+    after_help = "Exit code: 0 when every result was good, 1 when one was not, 2 for a wrong configuration.\n\n\
     Examples:\n  leadsman probe db\n  leadsman probe https://example.com/health --count 5\n  \
     leadsman probe tcp://127.0.0.1:5432"
 )]
@@ -26,10 +26,10 @@ pub struct ProbeArgs {
     /// The name of a configured probe (as db, mykadoo/db or namespace/mykadoo/db), or a URL
     #[arg(value_name = "NAME or URL")]
     what: String,
-    /// How many soundings
+    /// How many results
     #[arg(long, short = 'n', default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     count: u32,
-    /// From one sounding to the next, when there are several
+    /// From one result to the next, when there are several
     #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
     interval: Duration,
     /// How long one may take [default: the probe's own, or 10s for a URL]
@@ -38,7 +38,7 @@ pub struct ProbeArgs {
     /// For a URL: the module that says how to ask
     #[arg(long, default_value = "http_2xx")]
     module: String,
-    /// One JSON object per sounding
+    /// One JSON object per result
     #[arg(long)]
     json: bool,
     /// Show each step

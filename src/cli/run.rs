@@ -189,10 +189,10 @@ async fn contents(sources: &ConfigArgs) -> [u8; 32] {
     read.await.unwrap_or_default()
 }
 
-/// Soundings a second that one thread takes with room to spare; a sounding costs 50 to 250 µs.
+/// Results a second that one thread takes with room to spare; a result costs 50 to 250 µs.
 const SOUNDINGS_PER_WORKER: f64 = 1500.0;
 
-/// As few threads as the rate needs: each further one makes every sounding dearer, because threads wake one another.
+/// As few threads as the rate needs: each further one makes every result dearer, because threads wake one another.
 fn workers(settings: &Settings) -> usize {
     let rate: f64 = settings
         .probes()

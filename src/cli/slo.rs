@@ -91,7 +91,7 @@ fn table(objectives: &[Value]) -> Vec<String> {
                 .flatten()
                 .find(|burn| burn["window"] == window);
             let rate = found.and_then(|burn| burn["burn_rate"].as_f64());
-            // Without soundings nothing is known.
+            // Without results nothing is known.
             rate.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.2}"))
         };
         let mut row = vec![
@@ -184,11 +184,11 @@ fn details(objective: &Value, tiers: bool) -> Vec<String> {
     }
     for spent in objective["revisions"].as_array().into_iter().flatten() {
         lines.push(format!(
-            "  revision {}: {:.2} % of the budget ({} of {} soundings bad)",
+            "  revision {}: {:.2} % of the budget ({} of {} results bad)",
             spent["revision"],
             number(&spent["budget_spent"]) * 100.0,
-            spent["bad"],
-            spent["soundings"]
+            spent["failure"],
+            spent["results"]
         ));
     }
     if !lines.is_empty() {
@@ -221,7 +221,7 @@ mod tests {
             "burns": [{"window": "5m", "burn_rate": burn}, {"window": "1h", "burn_rate": 0.5}],
             "tiers": [{"tier": "page-quick", "factor": 14.4, "long": "1h", "short": "5m",
                        "outage_fires_after_s": 52.0, "firing": true}],
-            "revisions": [{"revision": 7, "budget_spent": 0.0123, "bad": 3, "soundings": 900}],
+            "revisions": [{"revision": 7, "budget_spent": 0.0123, "failure": 3, "results": 900}],
         })
     }
 
@@ -253,7 +253,7 @@ mod tests {
                 "",
                 "shop/web availability",
                 "  page-quick    burn over 14.4 in 1h and 5m; of a total outage people hear after 52s; fires now",
-                "  revision 7: 1.23 % of the budget (3 of 900 soundings bad)",
+                "  revision 7: 1.23 % of the budget (3 of 900 results bad)",
             ]
         );
         assert_eq!(details(&one, false).len(), 3);

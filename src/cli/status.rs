@@ -150,16 +150,16 @@ fn detail(release: &Value) {
     if let Some(since) = release["phase_since"].as_f64() {
         say!("  since {}", date(since));
     }
-    if let Some(failure) = release["obstacle"].as_str() {
+    if let Some(failure) = release["preflight_failure"].as_str() {
         say!("  A rollback could not be done: {failure}");
     }
     for remark in array(release, "remarks") {
         say!("  {}", remark.as_str().unwrap_or_default());
     }
-    let watch = &release["watch"];
+    let watch = &release["analysis"];
     if watch.is_object() {
         say!(
-            "  Watched for {:.0} of {:.0} s; evidence against it {:.3} of {:.0}; {:.0} % of the soundings could be used; {}",
+            "  Watched for {:.0} of {:.0} s; evidence against it {:.3} of {:.0}; {:.0} % of the results could be used; {}",
             watch["elapsed_s"].as_f64().unwrap_or(0.0),
             watch["length_s"].as_f64().unwrap_or(0.0),
             watch["e_value"].as_f64().unwrap_or(0.0),
@@ -221,8 +221,8 @@ fn said_rollout(rollout: &Value) {
     say!(
         "Revision {}: {}  ({} to {})",
         rollout["revision"].as_u64().unwrap_or(0),
-        text(rollout, "ending").replace('_', " "),
-        date(rollout["seen_at"].as_f64().unwrap_or(0.0)),
+        text(rollout, "outcome").replace('_', " "),
+        date(rollout["appeared_at"].as_f64().unwrap_or(0.0)),
         date(rollout["ended_at"].as_f64().unwrap_or(0.0))
     );
     say!("  {}", text(rollout, "text"));

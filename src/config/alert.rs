@@ -12,8 +12,8 @@ const MAX_RULES: usize = 32;
 
 const WEIGHTS: [(&str, AlertWeight); 3] = [
     ("note", AlertWeight::Note),
-    ("doubt", AlertWeight::Inconclusive),
-    ("convict", AlertWeight::Reject),
+    ("inconclusive", AlertWeight::Inconclusive),
+    ("reject", AlertWeight::Reject),
 ];
 
 /// Reads the rules, in the order of the file.
@@ -46,7 +46,7 @@ fn rule(item: ConfigValue, notes: &mut ReaderNotes) -> Option<AlertRule> {
         table.take(key);
     }
     let weight = table.word("weight", &WEIGHTS, notes).unwrap_or_default();
-    notes.defaults(&path, &[("weight", &"\"doubt\"")]);
+    notes.defaults(&path, &[("weight", &"\"inconclusive\"")]);
     let matched = table.take("match");
     table.end(notes);
     let Some(matched) = matched else {

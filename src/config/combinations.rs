@@ -12,14 +12,14 @@ use crate::core::analysis::Rule;
 /// Blocks full of failures that an alarm of the bake takes: its threshold, as the clip of a block allows.
 const BAKE_BLOCKS: f64 = 5.0;
 
-/// Fewer results of a probe in a watch show little but an endpoint that is dead.
+/// Fewer results of a probe in an analysis show little but an endpoint that is dead.
 const FEW_RESULTS: f64 = 10.0;
 
 /// Probes that a hint names.
 const MAX_NAMED: usize = 3;
 
-/// Keys of `[release.rollback]` that others can contradict.
-const KEYS: [&str; 4] = ["watch_max", "ready_within", "hold", "bake_for"];
+/// Keys of `[release.analysis]` that others can contradict.
+const KEYS: [&str; 4] = ["max_duration", "ready_within", "hold", "bake_for"];
 
 /// Where the keys that others can contradict were written, in the order of [`KEYS`].
 pub(super) struct WrittenKeys([Option<SourceLocation>; 4]);
@@ -36,10 +36,10 @@ impl WrittenKeys {
     }
 }
 
-/// The times of a guard.
-pub(super) struct GuardTimes {
-    pub(super) watch: Duration,
-    /// As written, also where it is shorter than `watch`.
+/// The times of an analysis.
+pub(super) struct AnalysisTimes {
+    pub(super) duration: Duration,
+    /// As written, also where it is shorter than `duration`.
     pub(super) max_duration: Duration,
     pub(super) ready_within: Duration,
     pub(super) interval: Duration,
@@ -49,49 +49,49 @@ pub(super) struct GuardTimes {
 }
 
 /// What can never work is a mistake where it was written; what may not is a hint.
-pub(super) fn of_controller(
+pub(super) fn of_analysis(
     path: &str,
     location: &SourceLocation,
     written: &WrittenKeys,
-    times: &GuardTimes,
+    times: &AnalysisTimes,
     notes: &mut ReaderNotes,
 ) {
-    let GuardTimes {
-        watch,
+    let AnalysisTimes {
+        duration,
         max_duration,
         ..
     } = *times;
     let key = |key: &str| format!("{path}.{key}");
-    if let Some(at) = written.location("watch_max")
-        && max_duration < watch
+    if let Some(at) = written.location("max_duration")
+        && max_duration < duration
     {
         let message = format!(
-            "{} is shorter than the watch of {}",
+            "{} is shorter than the duration of {}",
             shown(max_duration),
-            shown(watch)
+            shown(duration)
         );
-        let help = "make it at least as long as watch, or leave it out".to_owned();
-        notes.complain(&key("watch_max"), at, message, Some(help));
+        let help = "make it at least as long as duration, or leave it out".to_owned();
+        notes.complain(&key("max_duration"), at, message, Some(help));
         return;
     }
     if times.ready_within >= max_duration {
         let message = format!(
-            "a workload that never becomes Ready would be rolled back after {}, and every watch ends after {} at the latest",
+            "a workload that never becomes Ready would be rolled back after {}, and every analysis ends after {} at the latest",
             shown(times.ready_within),
             shown(max_duration)
         );
-        let help = "make ready_within shorter than watch_max, or watch_max longer";
+        let help = "make ready_within shorter than max_duration, or max_duration longer";
         match written.location("ready_within") {
             Some(at) => notes.complain(&key("ready_within"), at, message, Some(help.to_owned())),
             None => notes.hint(path, location, message, help),
         }
     }
     of_results(path, location, written, times, notes);
-    let left = times.bake_for.saturating_sub(watch);
+    let left = times.bake_for.saturating_sub(duration);
     let needed = Duration::from_secs_f64(BAKE_BLOCKS * Rule::default().bake_block_s);
     if times.bake != BakeAction::Off && left <= needed {
         let message = format!(
-            "the bake ends {} after the shortest watch, and errors show in it after more than {}: only restarts can raise an alarm",
+            "the bake ends {} after the shortest analysis, and errors show in it after more than {}: only restarts can raise an alarm",
             shown(left),
             shown(needed)
         );
@@ -101,12 +101,12 @@ pub(super) fn of_controller(
     }
 }
 
-/// Whether a watch has the results that a verdict takes.
+/// Whether an analysis has the results that a verdict takes.
 fn of_results(
     path: &str,
     location: &SourceLocation,
     written: &WrittenKeys,
-    times: &GuardTimes,
+    times: &AnalysisTimes,
     notes: &mut ReaderNotes,
 ) {
     let rule = Rule {
@@ -121,27 +121,30 @@ fn of_results(
         shown(times.interval),
         shown(lasts)
     );
-    let help = "make interval or hold shorter, or the watch longer";
-    let results = times.watch.as_secs_f64() / times.interval.as_secs_f64();
+    let help = "make interval or hold shorter, or duration longer";
+    let results = times.duration.as_secs_f64() / times.interval.as_secs_f64();
     if lasts > times.max_duration {
         let message = format!(
-            "{message}, and every watch ends after {} at the latest",
+            "{message}, and every analysis ends after {} at the latest",
             shown(times.max_duration)
         );
         notes.complain(path, location, message, Some(help.to_owned()));
-    } else if lasts > times.watch {
-        let message = format!("{message}: longer than the watch of {}", shown(times.watch));
+    } else if lasts > times.duration {
+        let message = format!(
+            "{message}: longer than the analysis of {}",
+            shown(times.duration)
+        );
         notes.hint(path, location, message, help);
     } else if results < FEW_RESULTS {
         let message = format!(
-            "in a watch of {} each probe has {results:.0} results: so few show little more than a dead endpoint",
-            shown(times.watch)
+            "in an analysis of {} each probe has {results:.0} results: so few show little more than a dead endpoint",
+            shown(times.duration)
         );
         notes.hint(path, location, message, help);
     }
 }
 
-/// Probes of one release, against its watch and against one another.
+/// Probes of one release, against its duration and against one another.
 pub(super) fn of_probes<'a>(
     path: &str,
     location: &SourceLocation,
@@ -152,10 +155,10 @@ pub(super) fn of_probes<'a>(
     let few = |probe: &&ProbeConfig| probe.interval * 3 > watch;
     if let Some(names) = named(probes.clone().filter(few)) {
         let message = format!(
-            "should a rate limit answer, probes are asked at their own interval, and {names} would have less than three results in a watch of {}",
+            "should a rate limit answer, probes are asked at their own interval, and {names} would have less than three results in an analysis of {}",
             shown(watch)
         );
-        let help = "make the watch longer, or the interval of these probes shorter";
+        let help = "make duration longer, or the interval of these probes shorter";
         notes.hint(path, location, message, help);
     }
     let asks_pods = |probe: &&ProbeConfig| probe.pods.is_some();

@@ -257,7 +257,7 @@ fn check_all_of(release: &ReleaseConfig, notes: &mut ReaderNotes) {
     }
 }
 
-/// Refuses releases that need each other: each would excuse the next, and none would ever be convicted. A release that
+/// Refuses releases that need each other: each would excuse the next, and none would ever be rejected. A release that
 /// `select` takes is one of them once it is known.
 fn refuse_cycles(releases: &[ReleaseConfig], notes: &mut ReaderNotes) {
     let guarded: Vec<&ReleaseConfig> = releases.iter().filter(|it| it.is_guarded()).collect();

@@ -52,8 +52,8 @@ fn common(
     address: Option<Secret>,
     notes: &mut ReaderNotes,
 ) -> Option<ReceiverConfig> {
-    let kept = table.switch("kept", notes).unwrap_or(false);
-    notes.defaults(&table.path.clone(), &[("kept", &"false")]);
+    let kept = table.switch("passed", notes).unwrap_or(false);
+    notes.defaults(&table.path.clone(), &[("passed", &"false")]);
     let tls = table
         .take("tls")
         .map_or_else(Default::default, |item| tls(item, notes));

@@ -9,6 +9,7 @@
 
 mod alert;
 mod alertmanager;
+mod analysis;
 mod cluster_kind;
 mod combinations;
 mod dependency;

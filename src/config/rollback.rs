@@ -1,35 +1,15 @@
-//! How a release is guarded: `mode` and `[release.rollback]`.
+//! What a rollback of a release may do: `mode` and `[release.rollback]`.
 
 use std::str::FromStr as _;
-use std::time::Duration;
 
+use super::analysis::analysis;
 use super::cluster_kind::{ClusterKind, InvalidKind};
-use super::combinations::{self, GuardTimes, WrittenKeys};
 use super::layers::NodeKind;
-use super::settings::{BakeAction, GuardConfig, RollbackPermissions};
-use super::tables::{check_name, written};
+use super::settings::{GuardConfig, RollbackPermissions};
+use super::tables::check_name;
 use super::value_reader::{ConfigTable, ConfigValue, ReaderNotes, unfolded};
-use crate::core::analysis::Rule;
 use crate::core::rollout::Mode;
 
-const WATCH: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(3600));
-const WATCH_MAX: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(24 * 3600));
-const READY_WITHIN: (Duration, Duration) =
-    (Duration::from_secs(30), Duration::from_secs(24 * 3600));
-const LATENCY: [(&str, bool); 2] = [("notify", false), ("rollback", true)];
-const BAKES: [(&str, BakeAction); 3] = [
-    ("notify", BakeAction::Notify),
-    ("rollback", BakeAction::Rollback),
-    ("off", BakeAction::Off),
-];
-/// The least leaves some time after the shortest watch; no bake is needed that outlasts a week.
-const BAKE_FOR: (Duration, Duration) =
-    (Duration::from_secs(60), Duration::from_secs(7 * 24 * 3600));
-const INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
-const HOLD: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(600));
-/// Percentage points.
-const INCREASE: (f64, f64) = (0.5, 50.0);
-const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
 const DEFAULT_PER_DAY: i64 = 2;
 
 const MODES: [(&str, Mode); 3] = [
@@ -38,105 +18,29 @@ const MODES: [(&str, Mode); 3] = [
     ("off", Mode::Off),
 ];
 
-/// Reads `mode`, and the table `rollback` where there is one.
+/// Reads `mode`, and the tables `analysis` and `rollback` where they are.
 pub(super) fn controller(release: &mut ConfigTable, notes: &mut ReaderNotes) -> GuardConfig {
     let mode = release.word("mode", &MODES, notes).unwrap_or_default();
-    let mut table = match release.take("rollback") {
-        Some(item) => ConfigTable::of(item, notes),
-        None => ConfigTable::empty(release.path_of("rollback")),
-    };
-    let written_keys = WrittenKeys::of(&table);
-    let built_in = Rule::default();
-    let seconds = Duration::from_secs_f64;
-    let watch = table
-        .duration("watch", WATCH, notes)
-        .unwrap_or(seconds(built_in.analysis_s));
-    let longest = table
-        .duration("watch_max", WATCH_MAX, notes)
-        .unwrap_or(seconds(built_in.analysis_cap_s).max(watch));
-    let ready_within = table
-        .duration("ready_within", READY_WITHIN, notes)
-        .unwrap_or(seconds(built_in.ready_within_s));
-    let latency = table
-        .word("latency", &LATENCY, notes)
-        .unwrap_or(built_in.latency_convicts);
-    let bake = table.word("bake", &BAKES, notes).unwrap_or_default();
-    let bake_for = table
-        .duration("bake_for", BAKE_FOR, notes)
-        .unwrap_or(seconds(built_in.bake_s));
-    let interval = table
-        .duration("interval", INTERVAL, notes)
-        .unwrap_or(DEFAULT_INTERVAL);
-    let hold = table
-        .duration("hold", HOLD, notes)
-        .unwrap_or(seconds(built_in.hold_s));
-    let increase = table
-        .text("error_rate_increase", notes)
-        .and_then(|(text, item)| points(&text, &item, notes))
-        .unwrap_or(built_in.margin * 100.0);
-    let per_day = table
-        .number("max_per_day", (0, 100), notes)
-        .unwrap_or(DEFAULT_PER_DAY);
-    let may = may(&mut table, notes);
-    let path = table.path.clone();
-    let times = GuardTimes {
-        watch,
-        max_duration: longest,
-        ready_within,
-        interval,
-        hold,
-        bake,
-        bake_for,
-    };
-    // Where no revision is judged, there is nothing that could not work.
-    if mode != Mode::Off {
-        combinations::of_controller(&path, &table.location, &written_keys, &times, notes);
-    }
-    notes.defaults(
-        &path,
-        &[
-            ("watch", &written(watch)),
-            ("watch_max", &written(longest)),
-            ("ready_within", &written(ready_within)),
-            (
-                "latency",
-                &if latency {
-                    "\"rollback\""
-                } else {
-                    "\"notify\""
-                },
-            ),
-            ("bake", &format!("\"{}\"", bake.as_str())),
-            ("bake_for", &written(bake_for)),
-            ("interval", &written(interval)),
-            ("error_rate_increase", &format!("\"{increase}%\"")),
-            ("hold", &written(hold)),
-            ("max_per_day", &per_day),
-        ],
-    );
-    table.end(notes);
     let mode_key = [(
         "mode",
         &format!("\"{}\"", mode.as_str()) as &dyn std::fmt::Display,
     )];
     notes.defaults(&release.path.clone(), &mode_key);
+    let (rule, bake) = analysis(release, mode, notes);
+    let mut table = match release.take("rollback") {
+        Some(item) => ConfigTable::of(item, notes),
+        None => ConfigTable::empty(release.path_of("rollback")),
+    };
+    let per_day = table
+        .number("max_per_day", (0, 100), notes)
+        .unwrap_or(DEFAULT_PER_DAY);
+    let path = table.path.clone();
+    notes.defaults(&path, &[("max_per_day", &per_day)]);
+    let may = may(&mut table, notes);
+    table.end(notes);
     GuardConfig {
         mode,
-        rule: Rule {
-            interval_s: interval.as_secs_f64(),
-            analysis_s: watch.as_secs_f64(),
-            // What follows the rollout is never longer than the analysis itself.
-            after_complete_s: built_in.after_complete_s.min(watch.as_secs_f64()),
-            analysis_cap_s: longest.max(watch).as_secs_f64(),
-            ready_within_s: ready_within.as_secs_f64(),
-            latency_convicts: latency,
-            bake_s: bake_for.as_secs_f64(),
-            hold_s: hold.as_secs_f64(),
-            margin: increase / 100.0,
-            // One endpoint alone needs more than all together, as in the built-in rule.
-            endpoint_margin: built_in.endpoint_margin.max(increase / 100.0),
-            ..built_in
-        },
+        rule,
         bake,
         max_per_day: u32::try_from(per_day).unwrap_or(0),
         may,
@@ -287,24 +191,4 @@ fn cluster_kinds(table: &mut ConfigTable, notes: &mut ReaderNotes) -> Vec<Cluste
         notes.diagnostic(&item, diagnostic, hint);
     }
     kinds
-}
-
-/// Percentage points, as `2%`.
-fn points(text: &str, item: &ConfigValue, notes: &mut ReaderNotes) -> Option<f64> {
-    let (least, most) = INCREASE;
-    let number = text
-        .strip_suffix('%')
-        .map(str::trim)
-        .and_then(|number| number.parse().ok());
-    match number {
-        Some(points) if points >= least && points <= most => Some(points),
-        Some(_) | None => {
-            notes.diagnostic(
-                item,
-                format!("{text:?} is not an increase in percentage points"),
-                format!("write \"2%\"; from {least}% to {most}%"),
-            );
-            None
-        }
-    }
 }

@@ -30,7 +30,7 @@ use crate::core::units::{Namespace, ProbeId, ReleaseName};
 pub struct Settings {
     /// The HTTP listener.
     pub serve: ServeConfig,
-    /// The most soundings under way at one time over all probes; 1 to 1 000 000.
+    /// The most results under way at one time over all probes; 1 to 1 000 000.
     pub max_in_flight: usize,
     /// When to doubt ourselves instead of the targets.
     pub self_check: SelfCheckConfig,
@@ -175,7 +175,7 @@ pub struct DiscoveredRelease {
     pub labels: BTreeMap<String, String>,
 }
 
-/// `[kubernetes]`: how the cluster is reached, and how releases are turned back there.
+/// `[kubernetes]`: how the cluster is reached, and how releases are rolled back there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KubernetesConfig {
     /// A kubeconfig file; without it we are the service account of our own pod.
@@ -265,14 +265,14 @@ pub struct ServeTlsConfig {
     pub client_ca_file: Option<PathBuf>,
 }
 
-/// `[doubt]`: when a sounding is void because we, and not the target, are in trouble.
+/// `[self_check]`: when a result is unknown because we, and not the target, are in trouble.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SelfCheckConfig {
-    /// A sounding that started or ended so much later than it should have is void; 50 ms to 1 min.
+    /// A result that started or ended so much later than it should have is unknown; 50 ms to 1 min.
     pub late_after: Duration,
     /// When the targets of at least so many different hosts all fail to connect, we doubt our own network; 0 is never.
     pub hosts_failing: usize,
-    /// A probe of something that does not belong to any release. While it fails, soundings are void.
+    /// A probe of something that does not belong to any release. While it fails, results are unknown.
     pub control: Option<Arc<ProbeConfig>>,
 }
 
@@ -360,7 +360,7 @@ impl ReleaseConfig {
     }
 }
 
-/// `mode` and `[release.rollback]`: how the revisions of a release are judged and turned back.
+/// `mode` and `[release.rollback]`: how the revisions of a release are judged and rolled back.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GuardConfig {
     /// Whether, and how far.
@@ -401,13 +401,13 @@ impl BakeAction {
 /// What a rollback in a cluster may do; the defaults are the careful ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RollbackPermissions {
-    /// Turn back a revision whose `helm upgrade` still waits for its pods.
+    /// Roll back a revision whose `helm upgrade` still waits for its pods.
     pub while_pending: bool,
-    /// Turn back a revision whose hooks have run jobs: its migrations are compatible with the old code.
+    /// Roll back a revision whose hooks have run jobs: its migrations are compatible with the old code.
     pub after_migrations: bool,
     /// Patterns of hooks that migrate nothing, as `*-admission-*`.
     pub no_migrations: Vec<String>,
-    /// Turn back a release that Flux or Argo CD keeps.
+    /// Roll back a release that Flux or Argo CD keeps.
     pub against_gitops: bool,
     /// Kinds that may be deleted although data hangs on them, as `PersistentVolumeClaim`.
     pub delete: Vec<String>,
@@ -445,7 +445,7 @@ impl GuardConfig {
         }
     }
 
-    /// From one sounding of a probe to the next during a watch.
+    /// From one result of a probe to the next during a watch.
     pub fn interval(&self) -> Duration {
         Duration::from_secs_f64(self.rule.interval_s)
     }
@@ -464,7 +464,7 @@ pub struct ProbeConfig {
     pub interval: Duration,
     /// The same while a revision of its release, or of one that needs it, is judged; `None` where revisions are not.
     pub analysis_interval: Option<Duration>,
-    /// How long one sounding may take; 1 ms to 60 s.
+    /// How long one result may take; 1 ms to 60 s.
     pub timeout: Duration,
     /// The span of the rolling window; 10 s to 1 h.
     pub window: Duration,
@@ -481,9 +481,9 @@ pub struct ProbeConfig {
 /// `objective`: what is promised.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ObjectivesConfig {
-    /// The share of good soundings.
+    /// The share of successes.
     pub availability: Option<Objective>,
-    /// The share of soundings within the probe's `latency_objective`.
+    /// The share of results within the probe's `latency_objective`.
     pub latency: Option<Objective>,
 }
 
@@ -505,7 +505,7 @@ impl ProbeConfig {
         self.interval.min(watched)
     }
 
-    /// The most soundings of this probe under way at a time: as many as can be due within one timeout, and one more,
+    /// The most results of this probe under way at a time: as many as can be due within one timeout, and one more,
     /// so that a target that hangs costs no slot.
     pub fn max_in_flight(&self) -> u32 {
         let interval = self.shortest_interval();
@@ -524,7 +524,7 @@ pub struct ModuleConfig {
     pub name: String,
     /// How to ask, and what counts as a good answer.
     pub kind: ProbeKind,
-    /// The longest that a sounding may take; the scrape timeout may shorten it. `None`: the scrape timeout alone.
+    /// The longest that a result may take; the scrape timeout may shorten it. `None`: the scrape timeout alone.
     pub timeout: Option<Duration>,
 }
 
@@ -566,7 +566,7 @@ pub struct HttpProbeConfig {
     pub http: HttpVersions,
     /// Connection and TLS.
     pub connect: ConnectConfig,
-    /// New connection for each sounding, or kept.
+    /// New connection for each result, or kept.
     pub connection: ConnectionReuse,
     /// `http://host:port` of a proxy; none unless asked for, and never from the environment.
     pub proxy: Option<Target>,
@@ -685,13 +685,13 @@ pub enum HttpVersions {
     Http2,
 }
 
-/// Whether a sounding opens a connection of its own.
+/// Whether a result opens a connection of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ConnectionReuse {
-    /// Each sounding exercises resolve, connect and TLS.
+    /// Each result exercises resolve, connect and TLS.
     #[default]
     New,
-    /// The connection of an earlier sounding is used where there is one.
+    /// The connection of an earlier result is used where there is one.
     KeepAlive,
 }
 

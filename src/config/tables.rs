@@ -57,7 +57,7 @@ pub(super) fn settings(
     notes.defaults("", &[("max_in_flight", &max_in_flight)]);
     let has_cluster = root.has("kubernetes");
     let serve = serve(section(&mut root, "serve", notes), has_cluster, notes);
-    let self_check = self_check(section(&mut root, "doubt", notes), notes);
+    let self_check = self_check(section(&mut root, "self_check", notes), notes);
     let state_table = section(&mut root, "state", notes);
     let kubernetes = root
         .has("kubernetes")
@@ -270,7 +270,7 @@ fn self_check(mut table: ConfigTable, notes: &mut ReaderNotes) -> SelfCheckConfi
         .number("hosts_failing", (0, 100_000), notes)
         .unwrap_or(3);
     notes.defaults(
-        "doubt",
+        "self_check",
         &[
             ("late_after", &written(late_after)),
             ("hosts_failing", &hosts_failing),
@@ -528,13 +528,13 @@ fn probe(
             humantime::format_duration(timeout)
         );
         let help = format!(
-            "that is fine: soundings start on time whether or not the last came back, at most {in_flight} at once"
+            "that is fine: results start on time whether or not the last came back, at most {in_flight} at once"
         );
         notes.hint(&table.path, &location, message, help);
     }
     if window < interval * 2 {
         let message = format!(
-            "the window {} holds less than two soundings at an interval of {}",
+            "the window {} holds less than two results at an interval of {}",
             humantime::format_duration(window),
             humantime::format_duration(interval)
         );

@@ -1,7 +1,7 @@
 //! What the last known-good revision measured: the hour before a new revision appears.
 //!
 //! Invariants:
-//! - only good and bad soundings count, and only while a revision that is not in doubt serves;
+//! - only good and failures count, and only while a revision that is not in doubt serves;
 //! - time in which nothing was recorded does not use up the hour: after a bad revision the hour before it is still
 //!   there, until it is a day old;
 //! - the memory is fixed: 60 cells of a minute for each probe.
@@ -90,16 +90,16 @@ impl BaselineLatencies {
 /// How a time has gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LongestGap {
-    /// Minutes in which there were soundings.
+    /// Minutes in which there were results.
     pub minutes: u32,
     /// Failures in them.
     pub failed: u64,
-    /// Soundings in them.
+    /// Results in them.
     pub total: u64,
 }
 
 impl Baseline {
-    /// Counts a sounding of a revision that is not in doubt.
+    /// Counts a result of a revision that is not in doubt.
     pub fn record(&mut self, mark: TickOutcome, now: Time) {
         self.follow(mark);
         let failed = match mark {
@@ -112,7 +112,7 @@ impl Baseline {
         };
         let minute = now.millis() / 60_000;
         match self.cells.back_mut() {
-            // A clock that was set back between two runs: the sounding still counts, in the newest minute.
+            // A clock that was set back between two runs: the result still counts, in the newest minute.
             Some(cell) if cell.minute >= minute => {
                 cell.failed = cell.failed.saturating_add(failed);
                 cell.total = cell.total.saturating_add(1);
@@ -130,7 +130,7 @@ impl Baseline {
         }
     }
 
-    /// Follows a sounding of a revision under judgement: it is no baseline, but says whether the probe fails now.
+    /// Follows a result of a revision under judgement: it is no baseline, but says whether the probe fails now.
     pub fn follow(&mut self, mark: TickOutcome) {
         match mark {
             TickOutcome::Success => self.failing = 0,
@@ -152,14 +152,14 @@ impl Baseline {
         self.latencies.histogram()
     }
 
-    /// Failures and soundings of the last hour that was recorded.
+    /// Failures and results of the last hour that was recorded.
     pub fn counts(&self, now: Time) -> (u64, u64) {
         let minute = now.millis() / 60_000;
         self.cells
             .iter()
             .filter(|cell| cell.minute + OLDEST_MINUTES >= minute)
             .fold((0, 0), |(failed, total), cell| {
-                // A file from outside may hold anything; more failures than soundings would be no rate.
+                // A file from outside may hold anything; more failures than results would be no rate.
                 let of = u64::from(cell.total);
                 (failed + u64::from(cell.failed).min(of), total + of)
             })
@@ -179,7 +179,7 @@ impl Baseline {
         })
     }
 
-    /// Whether the last three soundings all failed.
+    /// Whether the last three results all failed.
     pub fn is_failing(&self) -> bool {
         self.failing >= FAILING
     }
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn only_whole_minutes_with_soundings_count_since_a_moment() {
+    fn only_whole_minutes_with_results_count_since_a_moment() {
         let mut baseline = Baseline::default();
         for minute in 0..10 {
             let mark = if minute == 7 {
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn three_failures_in_a_row_are_failing_and_void_changes_nothing() {
+    fn three_failures_in_a_row_are_failing_and_unknown_changes_nothing() {
         let mut baseline = Baseline::default();
         for mark in [
             TickOutcome::Failure,

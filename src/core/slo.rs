@@ -5,17 +5,17 @@
 //! is the share of the budget that the long window may spend, times the period, divided by the window; but at least 0.9,
 //! which spends most of the budget of any period.
 //!
-//! A prober knows how many soundings there should have been. Budgets and tiers are measured against that number when
+//! A prober knows how many results there should have been. Budgets and tiers are measured against that number when
 //! fewer came, so that the first failure after a start is no emergency. The burn that is shown is the plain ratio of what
 //! was counted, divided by the budget:
 //!
 //! ```text
-//! burn(w) = increase(leadsman_slo_failures_total[w]) / increase(leadsman_slo_soundings_total[w]) / (1 - target)
+//! burn(w) = increase(leadsman_slo_failures_total[w]) / increase(leadsman_slo_results_total[w]) / (1 - target)
 //! ```
 //!
-//! What is counted there are soundings by the time that they stand for ([`crate::core::window::WeightedCounts`]): of those of a watch,
+//! What is counted there are results by the time that they stand for ([`crate::core::window::WeightedCounts`]): of those of a watch,
 //! which come more often than the probe's own interval, each counts as its share of that interval. Without a watch they
-//! are the soundings themselves, and `leadsman_probes_total` gives the same.
+//! are the results themselves, and `leadsman_probes_total` gives the same.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ use crate::core::window::{Counts, LongWindow};
 /// What is promised.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Objective {
-    /// The share of soundings that must be good; 0.5 to 0.99999.
+    /// The share of results that must be good; 0.5 to 0.99999.
     pub target: f64,
     /// The period in days; 1 to 30.
     pub days: u32,
@@ -125,7 +125,7 @@ impl Objective {
         (error_ratio > threshold).then(|| Duration::from_secs_f64(long * threshold / error_ratio))
     }
 
-    /// Whether a tier fires. `count` gives the soundings of a span, `expected` how many there should be in a second.
+    /// Whether a tier fires. `count` gives the results of a span, `expected` how many there should be in a second.
     pub fn fires(
         &self,
         tier: BurnTier,
@@ -142,13 +142,13 @@ impl Objective {
     }
 
     /// The share of the period's budget that is left; negative when more was spent than there was. `expected` is how
-    /// many soundings there should be in a second.
+    /// many results there should be in a second.
     pub fn remaining(&self, period: &Counts, expected: f64) -> f64 {
         let of = measure(period, expected * self.period().as_secs_f64());
         1.0 - self.spent(u64::from(period.failure), of)
     }
 
-    /// The share of the budget of so many soundings that so many bad ones spend.
+    /// The share of the budget of so many results that so many bad ones spend.
     pub fn spent(&self, failure: u64, of: f64) -> f64 {
         if of <= 0.0 {
             return 0.0;
@@ -156,7 +156,7 @@ impl Objective {
         failure as f64 / (of * self.budget())
     }
 
-    /// How fast the budget is spent: 1 spends it exactly in the period. `None` without soundings.
+    /// How fast the budget is spent: 1 spends it exactly in the period. `None` without results.
     pub fn burn(&self, counts: &Counts) -> Option<f64> {
         counts.error_rate().map(|rate| rate.ratio() / self.budget())
     }
@@ -171,7 +171,7 @@ impl Objective {
     }
 }
 
-/// The soundings of a span, or how many there should have been when that is more.
+/// The results of a span, or how many there should have been when that is more.
 fn measure(counts: &Counts, expected: f64) -> f64 {
     (f64::from(counts.success) + f64::from(counts.failure)).max(expected)
 }

@@ -161,13 +161,13 @@ impl fmt::Display for Revision {
     }
 }
 
-/// A share of failed soundings, from 0.0 to 1.0.
+/// A share of failed results, from 0.0 to 1.0.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize)]
 #[serde(transparent)]
 pub struct ErrorRate(f64);
 
 impl ErrorRate {
-    /// `None` without soundings (no data is not the same as no errors) and when more failed than were taken.
+    /// `None` without results (no data is not the same as no errors) and when more failed than were taken.
     pub fn of(failed: u64, total: u64) -> Option<Self> {
         (total > 0 && failed <= total).then(|| Self(failed as f64 / total as f64))
     }
@@ -250,7 +250,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_soundings_is_not_an_error_rate_of_zero() {
+    fn no_results_is_not_an_error_rate_of_zero() {
         assert_eq!(ErrorRate::of(0, 0), None);
         assert_eq!(ErrorRate::of(2, 1), None);
         assert_eq!(ErrorRate::of(1, 4).map(ErrorRate::ratio), Some(0.25));

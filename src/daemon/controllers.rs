@@ -22,7 +22,7 @@ use crate::release::{Engine, ObservedState};
 /// A guard at work.
 pub(super) struct ControllerHandle {
     pub(super) release: ReleaseConfig,
-    message: mpsc::Sender<ProbeResultMsg>,
+    results: mpsc::Sender<ProbeResultMsg>,
     pub(super) orders: mpsc::Sender<RollbackOrder>,
     pub(super) alerts: mpsc::Sender<ReceivedAlert>,
     pub(super) view: GuardFeed,
@@ -33,7 +33,7 @@ pub(super) struct ControllerHandle {
 }
 
 impl ControllerHandle {
-    /// Whether a revision is being judged, turned back or verified.
+    /// Whether a revision is being judged, rolled back or verified.
     pub(super) fn is_at_work(&self) -> bool {
         self.view.borrow().candidate.is_some()
     }
@@ -122,7 +122,7 @@ impl Daemon {
         let mut listeners: HashMap<ProbeId, Vec<Subscriber>> = HashMap::new();
         for guarded in controllers.values() {
             let mut listen = |id: &ProbeId, of| {
-                let to = guarded.message.clone();
+                let to = guarded.results.clone();
                 let all = listeners.entry(id.clone()).or_default();
                 all.push(Subscriber { of, to });
             };
@@ -157,7 +157,7 @@ impl Daemon {
             release.controller.mode,
         );
         let (observed, release_state) = watch::channel(ObservedState::default());
-        let (message, tick_buffer) = mpsc::channel(release_controller::HEARD);
+        let (results, received) = mpsc::channel(release_controller::HEARD);
         let (orders, ordered) = mpsc::channel(MAX_ORDERS);
         let (alerts, told) = mpsc::channel(http::MAX_WAITING_ALERTS);
         let begins = GuardView {
@@ -183,15 +183,7 @@ impl Daemon {
             begun: begun.clone(),
         };
         let stop = CancellationToken::new();
-        let controller = Posted::new(
-            setup,
-            state,
-            release_state,
-            tick_buffer,
-            view,
-            ordered,
-            told,
-        );
+        let controller = Posted::new(setup, state, release_state, received, view, ordered, told);
         let ended = self.controller_ended.clone().drop_guard();
         let task = tokio::spawn({
             let stop = stop.clone();
@@ -214,7 +206,7 @@ impl Daemon {
         });
         ControllerHandle {
             release: release.clone(),
-            message,
+            results,
             orders,
             alerts,
             view: feed,

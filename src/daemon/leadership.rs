@@ -32,7 +32,7 @@ pub(super) struct ShardLeadership {
     status: watch::Receiver<LeaderStatus>,
     /// As far as it has been followed.
     followed: LeaderStatus,
-    /// Something has changed that the herald of this share may have to tell.
+    /// Something has changed that alerting of this share may have to tell.
     changed: Arc<Notify>,
     candidate: Option<RunningElector>,
 }

@@ -1,11 +1,11 @@
 //! The daemon: the only place that starts long-lived tasks and holds the whole configuration.
 //!
 //! What lives as long as the process: the schedule's thread and the HTTP listener. Either ending by itself ends the
-//! process, with a reason. Order of the stop: not ready; no new soundings; guards end, and what helm has begun; the last
-//! is told; the Lease is given back; soundings in flight finish within 3 s or are void; the listener closes. All of it
+//! process, with a reason. Order of the stop: not ready; no new results; guards end, and what helm has begun; the last
+//! is told; the Lease is given back; results in flight finish within 3 s or are unknown; the listener closes. All of it
 //! takes a few seconds.
 //!
-//! Of several replicas all probe. Guards and the herald, who decide, write and tell, live only in the one that holds the
+//! Of several replicas all probe. Guards and alerting, who decide, write and tell, live only in the one that holds the
 //! Lease; when it is lost they end, and when it is taken they begin with what is stored, as after a restart. Where
 //! releases are spread over replicas each has a Lease, and a herald, of its own, and each replica one for itself.
 //!
@@ -58,7 +58,7 @@ use interval_overrides::IntervalOverrides;
 use leadership::{LeaderProxies, Leadership, ReleaseKey, ShardLeadership};
 use probe_executor::{ProbeExecutor, ProbeTask};
 
-/// How long soundings may still take after the signal to stop. Those that last longer are void: the target did
+/// How long results may still take after the signal to stop. Those that last longer are unknown: the target did
 /// nothing wrong.
 const FINISH: Duration = Duration::from_secs(3);
 
@@ -680,7 +680,7 @@ impl Daemon {
         };
         tokio::select! {
             () = self.schedule_ended.cancelled() => "the schedule has ended by itself",
-            () = self.controller_ended.cancelled() => "the guard of a release, or the herald, has ended by itself",
+            () = self.controller_ended.cancelled() => "the guard of a release, or alerting, has ended by itself",
             _ = listener => {
                 self.listener = None;
                 "the HTTP listener has ended by itself"
@@ -754,7 +754,7 @@ fn review(client: kube::Client) -> AccessReview {
     })
 }
 
-/// What of the settings is for the herald.
+/// What of the settings is for alerting.
 fn orders_of(settings: &Settings, address: SocketAddr) -> alerting::AlertingConfig {
     let page = settings.serve.external_url.clone();
     alerting::AlertingConfig {
@@ -779,7 +779,7 @@ fn hosts_of(settings: &Settings) -> impl Iterator<Item = (ProbeId, String, Durat
         .map(|probe| (probe.id.clone(), asked_host(probe), probe.interval))
 }
 
-/// Soundings on behalf of `/probe`: each with a prober of its own, which is gone afterwards.
+/// Results on behalf of `/probe`: each with a prober of its own, which is gone afterwards.
 fn run_probe(dependencies: Arc<prober::ProberContext>) -> http::RunProbe {
     Arc::new(move |call: ProbeRequest| {
         let dependencies = Arc::clone(&dependencies);

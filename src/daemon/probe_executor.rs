@@ -1,4 +1,4 @@
-//! Carrying out soundings: from a due time to a record.
+//! Carrying out results: from a due time to a record.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -34,7 +34,7 @@ pub(super) struct ProbeTask {
     said: AtomicU8,
 }
 
-/// Void soundings lead to a line in the log about our troubles at most so often.
+/// Unknown results lead to a line in the log about our troubles at most so often.
 const LOOK_EVERY_NANOS: u64 = 1_000_000_000;
 
 const SAID_NOTHING: u8 = 0;
@@ -60,7 +60,7 @@ impl ProbeTask {
         }
     }
 
-    /// One line per change of state, none per sounding. Void is no state: it says nothing about the target.
+    /// One line per change of state, none per result. Void is no state: it says nothing about the target.
     fn log_change(&self, result: &ProbeResult) {
         let now = match result.outcome {
             Outcome::Success => SAID_GOOD,
@@ -92,7 +92,7 @@ impl ProbeTask {
     }
 }
 
-/// What a sounding is of.
+/// What a result is of.
 #[derive(Clone)]
 pub(super) enum ProbeSubject {
     /// The probe at this place of the release.
@@ -101,7 +101,7 @@ pub(super) enum ProbeSubject {
     Dependency(ProbeName),
 }
 
-/// A sounding, as whoever guards its release is told of it.
+/// A result, as whoever guards its release is told of it.
 pub(super) struct ProbeResultMsg {
     pub(super) of: ProbeSubject,
     /// What it says, after doubt.
@@ -114,23 +114,23 @@ pub(super) struct ProbeResultMsg {
     pub(super) unanswered: bool,
 }
 
-/// Who is told of the soundings of a probe.
+/// Who is told of the results of a probe.
 pub(super) struct Subscriber {
     pub(super) of: ProbeSubject,
     pub(super) to: mpsc::Sender<ProbeResultMsg>,
 }
 
-/// What all soundings share.
+/// What all results share.
 pub(super) struct ProbeExecutor {
     metrics: Arc<Metrics>,
     dependencies: Arc<prober::ProberContext>,
     runtime: Handle,
     tasks: TaskTracker,
-    /// Ends soundings that outlast the stop.
+    /// Ends results that outlast the stop.
     drop_all: CancellationToken,
     self_check: Mutex<SelfCheck>,
     troubles: Mutex<Vec<UnknownReason>>,
-    /// When a void sounding last led to a look at the troubles.
+    /// When a unknown result last led to a look at the troubles.
     looked: AtomicU64,
     heartbeat: OnceLock<HeartbeatCell>,
     in_flight: AtomicUsize,
@@ -199,7 +199,7 @@ impl ProbeExecutor {
         spent.get(&of).cloned().unwrap_or_default()
     }
 
-    /// Gives the crew the schedule's pulse, once there is a schedule.
+    /// Gives the executor the schedule's pulse, once there is a schedule.
     pub(super) fn follow(&self, heartbeat_cell: HeartbeatCell) {
         // Called once, by the start.
         let _ = self.heartbeat.set(heartbeat_cell);
@@ -213,7 +213,7 @@ impl ProbeExecutor {
         &self.dependencies
     }
 
-    /// Who is told of soundings from now on.
+    /// Who is told of results from now on.
     pub(super) fn listen(&self, listeners: HashMap<ProbeId, Vec<Subscriber>>) {
         *self
             .listeners
@@ -227,7 +227,7 @@ impl ProbeExecutor {
             .read()
             .unwrap_or_else(PoisonError::into_inner);
         for listener in listeners.get(id).into_iter().flatten() {
-            // A guard that cannot keep up hears nothing, which is void. It is told thousands in advance.
+            // A guard that cannot keep up hears nothing, which is unknown. It is told thousands in advance.
             let _ = listener.to.try_send(ProbeResultMsg {
                 of: listener.of.clone(),
                 outcome: result.outcome,
@@ -260,7 +260,7 @@ impl ProbeExecutor {
         suspects.get(release).copied()
     }
 
-    /// How late a sounding may start or end before its time is ours.
+    /// How late a result may start or end before its time is ours.
     pub(super) fn late_after(&self) -> Duration {
         *self
             .late_after
@@ -280,8 +280,8 @@ impl ProbeExecutor {
             .collect()
     }
 
-    /// Whether our own network is in doubt, so that nothing can be said about any target. A sounding that was late, or
-    /// had no descriptor, is void by itself and says nothing about the others.
+    /// Whether our own network is in doubt, so that nothing can be said about any target. A result that was late, or
+    /// had no descriptor, is unknown by itself and says nothing about the others.
     pub(super) fn is_blind(&self) -> bool {
         let self_check = self
             .self_check
@@ -307,7 +307,7 @@ impl ProbeExecutor {
             .set(i64::try_from(max_in_flight).unwrap_or(i64::MAX));
     }
 
-    /// Starts the sounding that is due, or counts the slot as missed. Called by the schedule's thread: never waits.
+    /// Starts the result that is due, or counts the slot as missed. Called by the schedule's thread: never waits.
     pub(super) fn begin(self: &Arc<Self>, runner: &Arc<ProbeTask>, due: Moment, missed: u64) {
         if missed > 0 {
             runner
@@ -366,7 +366,7 @@ impl ProbeExecutor {
             if let (Outcome::Unknown(reason), true) = (result.outcome, before != result.outcome) {
                 result
                     .explanation
-                    .get_or_insert_with(|| format!("void: {}", reason.as_str()).into());
+                    .get_or_insert_with(|| format!("unknown: {}", reason.as_str()).into());
             }
             let look = matches!(result.outcome, Outcome::Unknown(_)) && self.may_look(now);
             look.then(|| self_check.troubles(now).collect())
@@ -385,7 +385,7 @@ impl ProbeExecutor {
             .record(&result, clock::unix_seconds());
     }
 
-    /// Naming the troubles looks at every host, which must not happen for each of thousands of void soundings.
+    /// Naming the troubles looks at every host, which must not happen for each of thousands of unknown results.
     fn may_look(&self, now: Moment) -> bool {
         let last = self.looked.load(Ordering::Relaxed);
         let due = now.nanos().saturating_sub(last) >= LOOK_EVERY_NANOS;
@@ -399,11 +399,11 @@ impl ProbeExecutor {
         let mut known = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
         if *known != troubles {
             if troubles.is_empty() {
-                tracing::info!("Our own trouble is over; soundings count again");
+                tracing::info!("Our own trouble is over; results count again");
             } else {
                 tracing::warn!(
                     troubles = named(&troubles),
-                    "Our own trouble makes soundings void"
+                    "Our own trouble makes results unknown"
                 );
             }
             let silent = |troubles: &[UnknownReason]| troubles.contains(&UnknownReason::AllTargets);
@@ -435,7 +435,7 @@ impl ProbeExecutor {
         self.log_troubles(troubles);
     }
 
-    /// Waits for soundings in flight; those that take longer than `patience` become void.
+    /// Waits for results in flight; those that take longer than `patience` become unknown.
     pub(super) async fn finish(&self, patience: Duration) {
         self.tasks.close();
         if tokio::time::timeout(patience, self.tasks.wait())
@@ -448,12 +448,12 @@ impl ProbeExecutor {
     }
 }
 
-/// One sounding's place among those in flight. Whatever becomes of it, the place is given back.
+/// One result's place among those in flight. Whatever becomes of it, the place is given back.
 struct InFlightSlot {
     executor: Arc<ProbeExecutor>,
     runner: Arc<ProbeTask>,
     due: Moment,
-    /// `Some` from the start of the sounding to its record: dropped in between, the sounding is void.
+    /// `Some` from the start of the result to its record: dropped in between, the result is unknown.
     started: Option<Moment>,
 }
 

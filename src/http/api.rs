@@ -133,9 +133,9 @@ fn window(span: Duration, view: &ProbeStatsView, by_reason: &[u32; Reason::COUNT
         .collect();
     json!({
         "seconds": seconds(span),
-        "good": view.window.success,
-        "bad": failure,
-        "void": view.window.unknown,
+        "success": view.window.success,
+        "failure": failure,
+        "unknown": view.window.unknown,
         "missed": view.window.missed,
         "error_ratio": view.window.error_rate().map(ErrorRate::ratio),
         "latency_seconds": quantiles,
@@ -145,9 +145,9 @@ fn window(span: Duration, view: &ProbeStatsView, by_reason: &[u32; Reason::COUNT
 fn long_windows(view: &ProbeStatsView) -> Value {
     let of = |counts: &Counts| {
         json!({
-            "good": counts.success,
-            "bad": counts.failure,
-            "void": counts.unknown,
+            "success": counts.success,
+            "failure": counts.failure,
+            "unknown": counts.unknown,
             "error_ratio": counts.error_rate().map(ErrorRate::ratio),
         })
     };
@@ -171,7 +171,7 @@ fn totals(view: &ProbeStatsView) -> Value {
         .filter(|(_, count)| *count > 0)
         .map(|(reason, count)| (reason.as_str().to_owned(), json!(count)))
         .collect();
-    json!({ "good": view.totals.success, "bad": failure, "void": unknown, "missed": view.totals.missed })
+    json!({ "success": view.totals.success, "failure": failure, "unknown": unknown, "missed": view.totals.missed })
 }
 
 fn phases(phases: &PhaseTimes) -> Value {

@@ -17,7 +17,7 @@ use crate::platform::files::read_theirs;
 /// What somebody wants to do that not everybody may.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Permission {
-    /// Turn a release back: its namespace and name.
+    /// Roll a release back: its namespace and name.
     RollBack(String, String),
     /// See the recording of a watch, which holds logs: the namespace and name of the release.
     ReadRecording(String, String),

@@ -1,4 +1,4 @@
-//! One sounding in the metric names of blackbox_exporter, so that its dashboards and alerts go on working.
+//! One result in the metric names of blackbox_exporter, so that its dashboards and alerts go on working.
 //!
 //! Present also on failure, as 0: success, status, the five phases, content length, TLS flag. Present only when known:
 //! what the TLS handshake and the headers showed.
@@ -46,7 +46,7 @@ pub(super) fn metrics_page(page: &BlackboxPage<'_>, format: MetricsFormat) -> Ve
 
 /// For people: what was done, the metrics, and the module that was used. Secrets are not in any of them.
 pub(super) fn debug_page(page: &BlackboxPage<'_>, module: &ModuleConfig) -> String {
-    let mut text = String::from("Steps of the sounding:\n");
+    let mut text = String::from("Steps of the result:\n");
     for step in &page.steps {
         let _ = writeln!(text, "  {step}");
     }

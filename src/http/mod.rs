@@ -71,7 +71,7 @@ use crate::metrics::{
 /// this are told to come back, so that a misbehaving scraper costs no memory.
 const MAX_WAITING_SCRAPES: usize = 8;
 
-/// `/probe` requests under way at a time, each with a sounding of its own.
+/// `/probe` requests under way at a time, each with a result of its own.
 const MAX_CONCURRENT_PROBES: usize = 512;
 
 /// Recordings that are read at a time and until their readers have them, each of up to 32 MiB.
@@ -86,7 +86,7 @@ const WEBHOOK_RATE: NonZeroU32 = NonZeroU32::new(5000).unwrap();
 /// Without a sign of life from the schedule for so long, `/-/healthy` fails. The schedule beats twice a second.
 const STANDSTILL: Duration = Duration::from_secs(10);
 
-/// One sounding on behalf of a `/probe` request.
+/// One result on behalf of a `/probe` request.
 pub struct ProbeRequest {
     /// Whom to ask.
     pub target: Target,
@@ -100,13 +100,13 @@ pub struct ProbeRequest {
 
 /// What came of it, with the steps in words when they were asked for.
 pub struct ProbeResponse {
-    /// The sounding.
+    /// The result.
     pub result: ProbeResult,
     /// The steps, one line each; empty unless asked for.
     pub steps: Vec<String>,
 }
 
-/// Takes one sounding; given by the daemon, since this module does not know the prober.
+/// Takes one result; given by the daemon, since this module does not know the prober.
 pub type RunProbe =
     Arc<dyn Fn(ProbeRequest) -> Pin<Box<dyn Future<Output = ProbeResponse> + Send>> + Send + Sync>;
 
@@ -192,7 +192,7 @@ pub struct Dependencies {
     pub refresh: Box<dyn Fn() + Send + Sync>,
     /// Troubles of our own that are in force.
     pub troubles: Box<dyn Fn() -> Vec<&'static str> + Send + Sync>,
-    /// Takes a sounding for `/probe`.
+    /// Probes for `/probe`.
     pub take: RunProbe,
     /// Finds the recording of a watch.
     pub recording: FindRecording,
@@ -448,7 +448,7 @@ async fn metrics(State(shared): State<Arc<AppState>>, headers: HeaderMap) -> Res
     let format = MetricsFormat::negotiate(text_of(&headers, header::ACCEPT));
     let gzip = accepts_gzip(text_of(&headers, header::ACCEPT_ENCODING));
     let theirs = Arc::clone(&shared);
-    // Writing takes milliseconds with thousands of probes: off the threads that take soundings.
+    // Writing takes milliseconds with thousands of probes: off the threads that probe.
     let written = tokio::task::spawn_blocking(move || {
         let began = (theirs.clock)();
         (theirs.refresh)();
@@ -495,7 +495,7 @@ fn page_response(page: impl IntoResponse, format: MetricsFormat, gzip: bool) -> 
     response
 }
 
-/// Counts a request to `/probe` that gets no sounding.
+/// Counts a request to `/probe` that gets no result.
 fn refuse(shared: &AppState, refusal: Refusal, response: Response) -> Response {
     shared.metrics.refused(refusal);
     response

@@ -1,6 +1,6 @@
-//! `/probe?target=…&module=…`: one sounding for a scraper that knows blackbox_exporter.
+//! `/probe?target=…&module=…`: one result for a scraper that knows blackbox_exporter.
 //!
-//! A failed sounding is a page with `probe_success 0` and status 200; other statuses mean that the request itself
+//! A failed result is a page with `probe_success 0` and status 200; other statuses mean that the request itself
 //! was wrong. Only configured targets are asked, or those of the allow-list: nobody makes us a proxy into the cluster.
 
 use std::sync::Arc;

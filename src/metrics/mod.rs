@@ -10,7 +10,7 @@
 //! - every family has its help and type once, and its series stand together;
 //! - all combinations of labels that are known are there from the first second; labels have closed lists of values,
 //!   but for the names of probes, which the configuration bounds;
-//! - what is not known is absent, and never 0: a window without soundings has no error ratio.
+//! - what is not known is absent, and never 0: a window without results has no error ratio.
 
 mod alerting;
 mod format;
@@ -33,7 +33,7 @@ pub use objectives::ObjectiveMetrics;
 pub use own::{Handler, Metrics, Refusal};
 pub use page::{ProbeSeries, write_page};
 pub use reasons::{ReasonSet, possible_reasons};
-pub use releases::{ENDINGS, ObjectGauges, PHASES, ReleaseGauges, ReleaseMetrics};
+pub use releases::{OUTCOMES, ObjectGauges, PHASES, ReleaseGauges, ReleaseMetrics};
 pub use webhook::{CAPACITY as WEBHOOK_CAPACITY, WaitingAlert, WebhookAction, WebhookMetrics};
 
 /// Packs a page at the fastest level, which already makes it about a tenth.

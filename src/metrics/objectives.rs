@@ -31,8 +31,8 @@ impl ObjectiveMetrics {
         };
         Ok(Self {
             results: counter(
-                "leadsman_slo_soundings_total",
-                "Soundings as budgets count them: each for as much of its probe's own interval as lay before it.",
+                "leadsman_slo_results_total",
+                "Results as budgets count them: each for as much of its probe's own interval as lay before it.",
             )?,
             failures: counter(
                 "leadsman_slo_failures_total",
@@ -40,7 +40,7 @@ impl ObjectiveMetrics {
             )?,
             target: gauge(
                 "leadsman_slo_objective_ratio",
-                "The share of soundings that is promised to be good, or within the promised latency.",
+                "The share of results that is promised to be good, or within the promised latency.",
                 &LABELS,
             )?,
             period: gauge(
@@ -55,12 +55,12 @@ impl ObjectiveMetrics {
             )?,
             ratio: gauge(
                 "leadsman_slo_error_ratio",
-                "The share of soundings that broke the promise; absent without soundings.",
+                "The share of results that broke the promise; absent without results.",
                 &WINDOWED,
             )?,
             burn: gauge(
                 "leadsman_slo_burn_rate",
-                "How fast the error budget is being spent: 1 spends it exactly in the period; absent without soundings.",
+                "How fast the error budget is being spent: 1 spends it exactly in the period; absent without results.",
                 &WINDOWED,
             )?,
         })
@@ -88,7 +88,7 @@ impl ObjectiveMetrics {
         }
     }
 
-    /// Soundings, and those among them that broke the promise, came since this was last called.
+    /// Results, and those among them that broke the promise, came since this was last called.
     pub fn counted(
         &self,
         namespace: &str,
@@ -122,7 +122,7 @@ impl ObjectiveMetrics {
         self.remaining.with_label_values(&labels).set(remaining);
     }
 
-    /// How fast it is being spent in a window; both `None` without soundings.
+    /// How fast it is being spent in a window; both `None` without results.
     #[expect(clippy::too_many_arguments, reason = "five of them are labels")]
     pub fn burns(
         &self,

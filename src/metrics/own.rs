@@ -64,7 +64,7 @@ impl Handler {
 }
 
 labels! {
-    /// Why a request to `/probe` was answered without a sounding.
+    /// Why a request to `/probe` was answered without a result.
     Refusal {
         /// It names no target.
         MissingTarget = "missing_target",
@@ -78,12 +78,12 @@ labels! {
         BadRequest = "bad_request",
         /// More requests than are allowed.
         RateLimited = "rate_limited",
-        /// Too many soundings are under way.
+        /// Too many results are under way.
         Saturated = "saturated",
     }
 }
 
-/// How late a sounding starts: from what a good machine does to what makes it void.
+/// How late a result starts: from what a good machine does to what makes it unknown.
 const LATENESS_EDGES: [f64; 19] = [
     1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
     1.0, 2.5, 5.0, 10.0,
@@ -96,13 +96,13 @@ const PAGE_EDGES: [f64; 9] = [1e-4, 5e-4, 1e-3, 5e-3, 0.025, 0.1, 0.25, 1.0, 5.0
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// How late soundings start, in seconds.
+    /// How late results start, in seconds.
     pub lateness: Histogram,
-    /// Soundings under way.
+    /// Results under way.
     pub in_flight: IntGauge,
     /// The most that may be under way.
     pub in_flight_limit: IntGauge,
-    /// Soundings that could not start because so many were under way.
+    /// Results that could not start because so many were under way.
     pub saturated: IntCounter,
     leader: IntGauge,
     release_leader: IntGaugeVec,
@@ -159,8 +159,8 @@ impl Metrics {
             &registry,
             IntGaugeVec::new(
                 Opts::new(
-                    "leadsman_self_trouble",
-                    "Whether soundings are void at present because of this trouble of our own.",
+                    "leadsman_self_check_failing",
+                    "Whether results are unknown at present because of this trouble of our own.",
                 ),
                 &["reason"],
             ),
@@ -182,7 +182,7 @@ impl Metrics {
             IntCounterVec::new(
                 Opts::new(
                     "leadsman_probe_requests_refused_total",
-                    "Requests to /probe that were answered without a sounding.",
+                    "Requests to /probe that were answered without a result.",
                 ),
                 &["reason"],
             ),
@@ -194,27 +194,27 @@ impl Metrics {
                 Histogram::with_opts(
                     HistogramOpts::new(
                         "leadsman_schedule_lateness_seconds",
-                        "How long after their due time soundings started.",
+                        "How long after their due time results started.",
                     )
                     .buckets(LATENESS_EDGES.to_vec()),
                 ),
             )?,
             in_flight: add(
                 &registry,
-                IntGauge::new("leadsman_schedule_in_flight", "Soundings under way."),
+                IntGauge::new("leadsman_schedule_in_flight", "Results under way."),
             )?,
             in_flight_limit: add(
                 &registry,
                 IntGauge::new(
                     "leadsman_schedule_in_flight_limit",
-                    "The most soundings that may be under way.",
+                    "The most results that may be under way.",
                 ),
             )?,
             saturated: add(
                 &registry,
                 IntCounter::new(
                     "leadsman_schedule_saturated_total",
-                    "Soundings that could not start because the most that may be were under way.",
+                    "Results that could not start because the most that may be were under way.",
                 ),
             )?,
             leader: {
@@ -222,7 +222,7 @@ impl Metrics {
                     &registry,
                     IntGauge::new(
                         "leadsman_leader",
-                        "Whether this replica acts: turns back, tells and writes. One alone always does. Where releases are spread over replicas, for how many it acts.",
+                        "Whether this replica acts: rolls back, tells and writes. One alone always does. Where releases are spread over replicas, for how many it acts.",
                     ),
                 )?;
                 leader.set(1);
@@ -318,7 +318,7 @@ impl Metrics {
         self.lease_failures.inc();
     }
 
-    /// Says whether soundings are void at present for this reason.
+    /// Says whether results are unknown at present for this reason.
     pub fn trouble(&self, reason: UnknownReason, now: bool) {
         if let Some(gauge) = self.trouble.get(reason.index()) {
             gauge.set(i64::from(now));

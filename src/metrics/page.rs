@@ -125,24 +125,20 @@ impl ProbeRow<'_> {
 
 fn counters(text: &mut MetricsText, rows: &[ProbeRow]) {
     let name = "leadsman_probes_total";
-    text.family(
-        name,
-        FamilyKind::Counter,
-        "Soundings taken, by their result.",
-    );
+    text.family(name, FamilyKind::Counter, "Results taken, by their result.");
     for row in rows {
         let totals = &row.view.totals;
         for (result, count) in [
-            ("good", totals.success),
-            ("bad", totals.all_bad()),
-            ("void", totals.all_unknown()),
+            ("success", totals.success),
+            ("failure", totals.all_bad()),
+            ("unknown", totals.all_unknown()),
         ] {
             text.whole(name, row.labels(), Some(("result", result)), count);
         }
     }
 
     let name = "leadsman_probe_failures_total";
-    text.family(name, FamilyKind::Counter, "Bad soundings, by the reason.");
+    text.family(name, FamilyKind::Counter, "Failures, by the reason.");
     for row in rows {
         for (reason, &count) in Reason::ALL.iter().zip(&row.view.totals.failure) {
             if count > 0 || row.series.possible.contains(*reason) {
@@ -151,11 +147,11 @@ fn counters(text: &mut MetricsText, rows: &[ProbeRow]) {
         }
     }
 
-    let name = "leadsman_probe_void_total";
+    let name = "leadsman_probe_unknown_total";
     text.family(
         name,
         FamilyKind::Counter,
-        "Soundings that say nothing about the target because of trouble of our own, by the reason.",
+        "Results that say nothing about the target because of trouble of our own, by the reason.",
     );
     for row in rows {
         for (reason, &count) in UnknownReason::ALL.iter().zip(&row.view.totals.unknown) {
@@ -167,7 +163,7 @@ fn counters(text: &mut MetricsText, rows: &[ProbeRow]) {
     text.family(
         name,
         FamilyKind::Counter,
-        "Soundings that were due and could not start.",
+        "Results that were due and could not start.",
     );
     for row in rows {
         text.whole(name, row.labels(), None, row.view.totals.missed);
@@ -178,7 +174,7 @@ fn latencies(text: &mut MetricsText, rows: &[ProbeRow]) {
     text.family(
         "leadsman_probe_duration_seconds",
         FamilyKind::Histogram,
-        "Latency of good and bad soundings, from the due time.",
+        "Latency of good and failures, from the due time.",
     );
     for row in rows {
         let latencies = &row.view.latencies;
@@ -202,7 +198,7 @@ fn windows(text: &mut MetricsText, rows: &[ProbeRow]) {
     text.family(
         name,
         FamilyKind::Summary,
-        "Latency of good and bad soundings: quantiles over the window where there are enough, sum and count over all.",
+        "Latency of good and failures: quantiles over the window where there are enough, sum and count over all.",
     );
     for row in rows {
         for (label, quantile) in QUANTILES.iter().zip(row.view.quantiles) {
@@ -217,11 +213,11 @@ fn windows(text: &mut MetricsText, rows: &[ProbeRow]) {
         text.whole(count, row.labels(), None, latencies.count);
     }
 
-    let name = "leadsman_probe_window_soundings";
+    let name = "leadsman_probe_window_results";
     text.family(
         name,
         FamilyKind::Gauge,
-        "Good and bad soundings in the window, behind its quantiles and its error ratio.",
+        "Good and failures in the window, behind its quantiles and its error ratio.",
     );
     for row in rows {
         let window = &row.view.window;
@@ -232,7 +228,7 @@ fn windows(text: &mut MetricsText, rows: &[ProbeRow]) {
     text.family(
         name,
         FamilyKind::Gauge,
-        "Share of bad soundings among good and bad ones in the window; absent without any.",
+        "Share of failures among good and bad ones in the window; absent without any.",
     );
     for row in rows {
         ratio(text, name, row, None, row.view.window.error_rate());
@@ -242,7 +238,7 @@ fn windows(text: &mut MetricsText, rows: &[ProbeRow]) {
     text.family(
         name,
         FamilyKind::Gauge,
-        "Share of bad soundings among good and bad ones over a longer time; absent without any.",
+        "Share of failures among good and bad ones over a longer time; absent without any.",
     );
     for row in rows {
         for (span, counts) in LongWindow::ALL.iter().zip(&row.view.long_windows) {
@@ -269,7 +265,7 @@ fn last_results(text: &mut MetricsText, rows: &[ProbeRow]) {
     text.family(
         name,
         FamilyKind::Gauge,
-        "Whether the last sounding that was not void was good; absent while that is not known: before the first, and \
+        "Whether the last result that was not unknown was good; absent while that is not known: before the first, and \
          after three intervals (at least 10 s) and a timeout without another one.",
     );
     let evidence = || {
@@ -284,7 +280,7 @@ fn last_results(text: &mut MetricsText, rows: &[ProbeRow]) {
     text.family(
         name,
         FamilyKind::Gauge,
-        "When the last good sounding ended, in seconds since 1970; absent before the first.",
+        "When the last success ended, in seconds since 1970; absent before the first.",
     );
     for row in rows {
         if let Some(unix) = row.view.last_success_unix {
@@ -299,7 +295,7 @@ fn last_results(text: &mut MetricsText, rows: &[ProbeRow]) {
     text.family(
         name,
         FamilyKind::Gauge,
-        "Where the time of the last sounding that was not void went; absent while leadsman_probe_success is.",
+        "Where the time of the last result that was not unknown went; absent while leadsman_probe_success is.",
     );
     for (row, evidence) in evidence() {
         for (phase, duration) in evidence.phases.named() {
@@ -311,7 +307,7 @@ fn last_results(text: &mut MetricsText, rows: &[ProbeRow]) {
     text.family(
         name,
         FamilyKind::Gauge,
-        "HTTP status of the last sounding that was not void, 0 if none came; absent while leadsman_probe_success is.",
+        "HTTP status of the last result that was not unknown, 0 if none came; absent while leadsman_probe_success is.",
     );
     for (row, evidence) in evidence() {
         if matches!(row.series.probe.kind, ProbeKind::Http(_)) {
@@ -341,7 +337,7 @@ fn settings(text: &mut MetricsText, rows: &[ProbeRow]) {
     }
 
     let name = "leadsman_probe_timeout_seconds";
-    text.family(name, FamilyKind::Gauge, "How long one sounding may take.");
+    text.family(name, FamilyKind::Gauge, "How long one result may take.");
     for row in rows {
         text.seconds(name, row.labels(), None, row.series.probe.timeout);
     }

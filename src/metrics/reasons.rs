@@ -1,4 +1,4 @@
-//! Which reasons for a bad sounding a probe can have, so that its counters are there before the first failure and no
+//! Which reasons for a failure a probe can have, so that its counters are there before the first failure and no
 //! series stands for what cannot happen.
 
 use crate::config::settings::{

@@ -10,31 +10,31 @@ use crate::core::rollout::Mode;
 
 /// Where a guarded release can stand.
 pub const PHASES: [&str; 7] = [
-    "absent",
-    "steady",
-    "settling",
-    "watching",
+    "not_installed",
+    "idle",
+    "rolling_out",
+    "analyzing",
     "preflight",
-    "turning_back",
+    "rolling_back",
     "verifying",
 ];
 
 /// How the watch of a revision can end.
-pub const ENDINGS: [&str; 15] = [
-    "kept",
+pub const OUTCOMES: [&str; 15] = [
+    "passed",
     "unchanged",
     "inconclusive",
     "superseded",
     "uninstalled",
     "would_roll_back",
-    "left_alone",
+    "not_eligible",
     "limit_reached",
     "refused",
     "order_refused",
-    "failed",
-    "recovered",
-    "same_failure",
-    "worse",
+    "rollback_failed",
+    "rolled_back",
+    "still_failing",
+    "worsened",
     "unverified",
 ];
 
@@ -72,7 +72,7 @@ pub struct ReleaseGauges<'a> {
     pub revision: Option<u32>,
     /// Evidence against it, while it is judged.
     pub e_value: Option<f64>,
-    /// Usable share of the soundings, likewise.
+    /// Usable share of the results, likewise.
     pub coverage: Option<f64>,
     /// Evidence against it, while it bakes.
     pub bake_e_value: Option<f64>,
@@ -130,7 +130,7 @@ impl ReleaseMetrics {
                 IntGaugeVec::new(
                     Opts::new(
                         "leadsman_release_mode",
-                        "1 for the mode in which a guarded release is: whether a bad revision is turned back.",
+                        "1 for the mode in which a guarded release is: whether a bad revision is rolled back.",
                     ),
                     &["namespace", "release", "mode"],
                 ),
@@ -151,11 +151,11 @@ impl ReleaseMetrics {
             )?,
             e_value: of_analysis(
                 "leadsman_verdict_e_value",
-                "Evidence against the revision that is judged; it is turned back at 100. Absent when none is.",
+                "Evidence against the revision that is judged; it is rolled back at 100. Absent when none is.",
             )?,
             coverage: of_analysis(
                 "leadsman_verdict_coverage_ratio",
-                "Usable share of the soundings of the revision that is judged. Absent when none is.",
+                "Usable share of the results of the revision that is judged. Absent when none is.",
             )?,
             bake_e_value: of_analysis(
                 "leadsman_bake_e_value",
@@ -182,7 +182,7 @@ impl ReleaseMetrics {
                         "leadsman_rollouts_total",
                         "Revisions of a guarded release, by how their watch ended.",
                     ),
-                    &["namespace", "release", "ending"],
+                    &["namespace", "release", "outcome"],
                 ),
             )?,
             steps: add(
@@ -201,7 +201,7 @@ impl ReleaseMetrics {
                 IntGaugeVec::new(
                     Opts::new(
                         "leadsman_rollback_ready",
-                        "1 when the newest revision of a release could be turned back now; 0 with the reason why not.",
+                        "1 when the newest revision of a release could be rolled back now; 0 with the reason why not.",
                     ),
                     &["namespace", "release", "reason"],
                 ),
@@ -222,7 +222,7 @@ impl ReleaseMetrics {
             )?,
             blind: of_release(
                 "leadsman_release_blind",
-                "1 while nothing new is known of a release, as when the API server cannot be reached; its soundings are void.",
+                "1 while nothing new is known of a release, as when the API server cannot be reached; its results are unknown.",
             )?,
             watch_failures: add(
                 registry,
@@ -262,7 +262,7 @@ impl ReleaseMetrics {
                 .with_label_values(&[labels[0], labels[1], phase])
                 .set(is_here);
         }
-        for outcome in ENDINGS {
+        for outcome in OUTCOMES {
             // All are on the page from the start, so that the first of a kind is an increase.
             self.outcomes
                 .with_label_values(&[labels[0], labels[1], outcome]);
@@ -293,7 +293,7 @@ impl ReleaseMetrics {
         }
     }
 
-    /// Says whether the newest revision could be turned back; an empty reason says yes.
+    /// Says whether the newest revision could be rolled back; an empty reason says yes.
     pub fn ready(&self, namespace: &str, release: &str, reason: &str) {
         self.forget_ready(namespace, release);
         self.rollback_ready
@@ -347,7 +347,7 @@ impl ReleaseMetrics {
         failures.inc_by(seen.watch_failures.saturating_sub(failures.get()));
     }
 
-    /// Counts a watch that ended; `ending` is one of [`ENDINGS`].
+    /// Counts a watch that ended; `outcome` is one of [`OUTCOMES`].
     pub fn ended(&self, namespace: &str, release: &str, outcome: &str) {
         self.outcomes
             .with_label_values(&[namespace, release, outcome])
@@ -378,7 +378,7 @@ impl ReleaseMetrics {
         for phase in PHASES {
             drop(self.phase.remove_label_values(&[namespace, release, phase]));
         }
-        for outcome in ENDINGS {
+        for outcome in OUTCOMES {
             drop(
                 self.outcomes
                     .remove_label_values(&[namespace, release, outcome]),
@@ -485,7 +485,7 @@ mod tests {
             releases.stands(&ReleaseGauges {
                 namespace: "shop",
                 release: "web",
-                phase: "steady",
+                phase: "idle",
                 revision: Some(2),
                 e_value: None,
                 coverage: None,

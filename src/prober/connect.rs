@@ -79,7 +79,7 @@ impl Resolver {
         };
         let name = host.to_owned();
         let lookup = spawn_blocking(move || {
-            // The place is taken as long as the thread is, and not only while this sounding waits.
+            // The place is taken as long as the thread is, and not only while this result waits.
             let _permit = permit;
             lookup(&name, port, choice, MAX_ADDRESSES)
         });

@@ -30,7 +30,7 @@ use crate::core::probe_result::TlsInfo;
 const HEAD_LIMIT: usize = 64 * 1024;
 const MAX_HEADERS: usize = 256;
 
-/// Connections that are kept for the next soundings of one probe: more are not under way at a time.
+/// Connections that are kept for the next results of one probe: more are not under way at a time.
 const MAX_IDLE: usize = 64;
 
 type RequestBytes = Full<Bytes>;
@@ -177,7 +177,7 @@ impl HttpConnection {
     }
 }
 
-/// Connections of earlier soundings, the newest first, so that those that are not needed any more grow old and are
+/// Connections of earlier results, the newest first, so that those that are not needed any more grow old and are
 /// closed by the target.
 #[derive(Default)]
 pub(super) struct IdleConnections(Mutex<VecDeque<HttpConnection>>);

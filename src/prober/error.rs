@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use super::timing::{ProbeStage, cut};
 use crate::core::probe_result::{Outcome, ProbeResult, Reason, UnknownReason};
 
-/// A sounding that ended otherwise than with a good answer.
+/// A result that ended otherwise than with a good answer.
 #[derive(Debug, Clone)]
 pub(super) struct ProbeError {
     pub(super) outcome: Outcome,

@@ -1,4 +1,4 @@
-//! One HTTP sounding: request, redirects, body, judgement.
+//! One HTTP result: request, redirects, body, judgement.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -100,7 +100,7 @@ impl HttpProber {
     ///
     /// A kept connection may turn out to be dead, which no client can know before. Then the request is sent once more,
     /// over a new one, if no byte of an answer came. The target may have seen it twice, as with every client that keeps
-    /// connections; a request that must not be repeated wants a new connection for each sounding.
+    /// connections; a request that must not be repeated wants a new connection for each result.
     ///
     /// A target that goes away may also say of a new connection that it never began with the request, as HTTP/2 can.
     /// Then it is sent once more, over another one.
@@ -116,7 +116,7 @@ impl HttpProber {
             timing.answer.reused = true;
             timing.answer.ip = connection.facts.ip;
             timing.answer.entrance = connection.facts.entrance;
-            timing.note(|step| step.push_str("took the connection of an earlier sounding"));
+            timing.note(|step| step.push_str("took the connection of an earlier result"));
             match self.ask(&mut connection, redirect, timing).await {
                 Ok(answer) => return Ok((connection, answer)),
                 Err(probe_error)

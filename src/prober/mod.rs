@@ -1,11 +1,11 @@
-//! The prober: from a question to a sounding, over real sockets.
+//! The prober: from a question to a result, over real sockets.
 //!
 //! Invariants:
-//! - a sounding ends by its timeout, and whatever it opened is closed when it is dropped;
+//! - a result ends by its timeout, and whatever it opened is closed when it is dropped;
 //! - each moment from the start to the end belongs to exactly one phase;
 //! - what a target sends is bounded before it is kept: heads, bodies (packed and unpacked), lines, redirects, and what
 //!   is no answer at all (`meter`);
-//! - a fault of ours (files, descriptors, ports, resolver) is void, a fault on the way to the answer is bad.
+//! - a fault of ours (files, descriptors, ports, resolver) is unknown, a fault on the way to the answer is bad.
 
 mod body;
 mod connect;
@@ -43,7 +43,7 @@ pub struct ProberContext {
 }
 
 impl ProberContext {
-    /// With the clock that soundings are timed by.
+    /// With the clock that results are timed by.
     pub fn new(clock: fn() -> Moment) -> Arc<Self> {
         Arc::new(Self {
             clock,
@@ -65,7 +65,7 @@ enum ProberKind {
 }
 
 impl Prober {
-    /// Never fails: a file that cannot be read makes soundings void, and may be there for the next one.
+    /// Never fails: a file that cannot be read makes results unknown, and may be there for the next one.
     pub fn new(shared: &Arc<ProberContext>, target: Target, kind: ProbeKind) -> Self {
         let kind = match kind {
             ProbeKind::Http(kind) => ProberKind::Http(Box::new(http::HttpProber::new(
@@ -85,7 +85,7 @@ impl Prober {
         }
     }
 
-    /// Takes one sounding, which ends by `timeout`, counted from now. `due` is when it should have started.
+    /// Takes one result, which ends by `timeout`, counted from now. `due` is when it should have started.
     pub async fn sound(
         &self,
         due: Moment,

@@ -1,4 +1,4 @@
-//! One TCP sounding: connection, TLS where asked for, dialogue.
+//! One TCP result: connection, TLS where asked for, dialogue.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Where the time of a sounding goes, and what was seen on the way.
+//! Where the time of a result goes, and what was seen on the way.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use super::response_meter::ResponseMeter;
 use crate::core::probe_result::{PhaseTimes, ResponseFacts};
 use crate::core::units::Moment;
 
-/// The part of a sounding that is under way.
+/// The part of a result that is under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ProbeStage {
     Resolve,
@@ -110,7 +110,7 @@ impl<'a> ProbeTiming<'a> {
         (self.clock)().since(self.started)
     }
 
-    /// Ends the sounding: when, and where the time went.
+    /// Ends the result: when, and where the time went.
     pub(super) fn finish(&mut self) -> (Moment, PhaseTimes) {
         let now = self.enter(self.stage());
         (now, self.phases)
@@ -125,7 +125,7 @@ impl<'a> ProbeTiming<'a> {
     }
 }
 
-/// The steps of a sounding in words, for `leadsman probe --verbose` and `/probe?debug=true`. Holds no secret: names of
+/// The steps of a result in words, for `leadsman probe --verbose` and `/probe?debug=true`. Holds no secret: names of
 /// headers, and no values that we send.
 #[derive(Debug, Default)]
 pub struct Transcript {
@@ -133,7 +133,7 @@ pub struct Transcript {
     left_out: usize,
 }
 
-/// A sounding with twenty redirects and a long dialogue has fewer.
+/// A result with twenty redirects and a long dialogue has fewer.
 const MAX_STEPS: usize = 200;
 
 /// The longest step; a target chooses what is in it.
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sounding_that_ends_at_once_has_its_time_too() {
+    fn a_result_that_ends_at_once_has_its_time_too() {
         let mut timing = ProbeTiming::start(now, None);
         wait(5);
         let (finished, phases) = timing.finish();

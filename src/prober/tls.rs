@@ -252,7 +252,7 @@ fn probe_error_of(error: &std::io::Error) -> ProbeError {
     }
 }
 
-/// What was last seen, so that the same chain is not parsed for each sounding.
+/// What was last seen, so that the same chain is not parsed for each result.
 #[derive(Debug, Default)]
 pub(super) struct CertificateCache(Mutex<Option<(Vec<CertificateDer<'static>>, Arc<TlsInfo>)>>);
 

@@ -46,16 +46,16 @@ pub fn check(
         let Some(brought_back) = brought_back(release_state, bad) else {
             return Ok(());
         };
-        let made = brought_back.revision;
-        let which = match (undone.get(&made), brought_back.rolled_back_to()) {
+        let created_revision = brought_back.revision;
+        let which = match (undone.get(&created_revision), brought_back.rolled_back_to()) {
             (Some(undone), _) => format!("what the rollback of revision {undone} made"),
             (None, Some(to)) => format!("what a rollback to revision {to} made"),
             (None, None) => "what a rollback made".to_owned(),
         };
-        let is = if made == bad {
+        let is = if created_revision == bad {
             format!("is {which}")
         } else {
-            format!("has the contents of revision {made}, which is {which}")
+            format!("has the contents of revision {created_revision}, which is {which}")
         };
         return Err(OrderRefused::Conflict(format!(
             "revision {bad} {is}; to go back further, name the revision: {choice}"

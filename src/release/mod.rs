@@ -1,4 +1,4 @@
-//! Releases: what is stored of them, what their pods do, and turning one back.
+//! Releases: what is stored of them, what their pods do, and rolling one back.
 //!
 //! Every engine has the same four steps: *plan* (which revision to go back to), *preflight* (may and can it be done),
 //! *execute*, *report*. Facts about the release come by a watch that never ends.
@@ -242,7 +242,7 @@ pub struct RollbackPlan {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RollbackReport {
     /// The revision that it made.
-    pub made: Revision,
+    pub created_revision: Revision,
     /// Whether it was found half done and was finished.
     pub finished: bool,
 }

@@ -156,7 +156,7 @@ fn a_recording_is_gone_on_with_where_its_last_whole_line_ended() {
         RecordingLine::Entry(crate::core::rollout::LogEntry {
             at: NOW,
             revision: None,
-            phase: "steady".into(),
+            phase: "idle".into(),
             text: text.into(),
         })
     };

@@ -67,7 +67,7 @@ fn an_observer_may_what_the_program_needs_and_no_more() {
 }
 
 #[test]
-fn whoever_turns_back_may_change_kinds_and_wait_for_hooks() {
+fn whoever_rolls_back_may_change_kinds_and_wait_for_hooks() {
     for (name, role, driver, records) in [
         ("production", "leadsman", HelmDriver::Secret, "secrets"),
         (

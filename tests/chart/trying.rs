@@ -27,7 +27,7 @@ case "$name $*" in
 "kubectl "*" port-forward "*) echo "Forwarding from 127.0.0.1:34567 -> 9616" ;;
 "helm "*" list "*) echo '[{"name":"mykadoo","revision":"1"}]' ;;
 "curl "*/rollouts/2) cat ending ;;
-"curl "*) echo '{"phase":"steady"}' ;;
+"curl "*) echo '{"phase":"idle"}' ;;
 esac
 "#;
 
@@ -46,7 +46,7 @@ fn tried(arguments: &[&str], ours: &str, foreign: &str, outcome: &str) -> Tried 
         std::fs::set_permissions(at(program), std::fs::Permissions::from_mode(0o755)).unwrap();
     }
     let answer = format!("{{\"revision\":2,\"ending\":\"{outcome}\"}}");
-    for (name, text) in [("ours", ours), ("foreign", foreign), ("ending", &answer)] {
+    for (name, text) in [("ours", ours), ("foreign", foreign), ("outcome", &answer)] {
         std::fs::write(at(name), text).unwrap();
     }
     let path = std::env::var("PATH").unwrap();
@@ -59,7 +59,7 @@ fn tried(arguments: &[&str], ours: &str, foreign: &str, outcome: &str) -> Tried 
     Tried {
         is_well: output.status.success(),
         calls: read(&at("calls")).lines().map(str::to_owned).collect(),
-        made: read(&at("made")),
+        made: read(&at("created_revision")),
         said: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
 }
@@ -107,7 +107,7 @@ fn removing_touches_the_cluster_that_was_named_and_what_was_made_here() {
 #[test]
 fn it_is_content_only_when_the_release_is_well_again() {
     let arguments = ["--context", "other", "--image", "registry:5000/leadsman"];
-    let tried = self::tried(&arguments, "", "", "recovered");
+    let tried = self::tried(&arguments, "", "", "rolled_back");
     assert!(tried.is_well, "{}", tried.said);
     tried.names("other");
     for name in ["leadsman-try", "leadsman-try-app"] {
@@ -115,12 +115,17 @@ fn it_is_content_only_when_the_release_is_well_again() {
         assert!(tried.made.contains(&meta), "{}", tried.made);
     }
     assert!(tried.of("http://127.0.0.1:34567/").count() > 1);
-    for outcome in ["same_failure", "kept", "failed"] {
+    for outcome in ["still_failing", "passed", "rollback_failed"] {
         let tried = self::tried(&arguments, "", "", outcome);
         assert!(!tried.is_well && tried.said.contains(outcome), "{outcome}");
     }
     // A namespace of somebody else is no place for it.
-    let tried = self::tried(&arguments, "leadsman-try", "leadsman-try-app", "recovered");
+    let tried = self::tried(
+        &arguments,
+        "leadsman-try",
+        "leadsman-try-app",
+        "rolled_back",
+    );
     assert!(!tried.is_well && tried.said.contains("was not made here"));
     assert_eq!(tried.of("upgrade").count(), 0);
 }
@@ -143,7 +148,7 @@ fn an_image_may_have_a_port_a_tag_or_a_digest() {
         ),
     ] {
         let arguments = ["--context", "other", "--image", image];
-        let tried = self::tried(&arguments, "", "", "recovered");
+        let tried = self::tried(&arguments, "", "", "rolled_back");
         let installed = tried.of("--install leadsman helm/leadsman").next();
         let wanted = format!("--set-string {set} --wait");
         assert!(installed.unwrap().contains(&wanted), "{installed:?}");

@@ -139,8 +139,8 @@ fn the_evidence_is_what_a_person_would_have_looked_at() {
     ]);
     let ended = guarded.outcome(2);
     assert_eq!(
-        ended["ending"],
-        "recovered",
+        ended["outcome"],
+        "rolled_back",
         "{ended:#}\n{}",
         guarded.leadsman.log()
     );
@@ -234,8 +234,8 @@ fn secrets_of_a_bad_revision_are_shown_nowhere() {
     cluster.upgrade(&[r#"api.sim={"crash-after":"1s"}"#, &env("hunter22")]);
     let ended = guarded.outcome(2);
     assert_eq!(
-        ended["ending"],
-        "recovered",
+        ended["outcome"],
+        "rolled_back",
         "{ended:#}\n{}",
         guarded.leadsman.log()
     );
@@ -297,15 +297,15 @@ fn the_rights_of_a_selection_are_those_of_the_releases_that_it_takes() {
     cluster.upgrade(&[DEAD]);
     let ended = guarded.outcome(2);
     assert_eq!(
-        ended["ending"],
-        "recovered",
+        ended["outcome"],
+        "rolled_back",
         "{ended:#}\n{}",
         guarded.leadsman.log()
     );
 }
 
 #[test]
-fn the_cluster_says_who_may_turn_back_and_who_may_see_evidence() {
+fn the_cluster_says_who_may_roll_back_and_who_may_see_evidence() {
     let Some(cluster) = Cluster::new("callers", Helm::Four) else {
         return;
     };
@@ -320,7 +320,7 @@ fn the_cluster_says_who_may_turn_back_and_who_may_see_evidence() {
     let pipeline = cluster.caller("pipeline", "releases/rollback", "create");
     let reader = cluster.caller("reader", "releases/recording", "get");
     cluster.upgrade(&[DEAD]);
-    assert_eq!(guarded.outcome(2)["ending"], "recovered");
+    assert_eq!(guarded.outcome(2)["outcome"], "rolled_back");
 
     let release = format!("/api/v1/releases/{}/mykadoo", cluster.namespace);
     let ask = |token: &str, path: &str| {
@@ -335,7 +335,7 @@ fn the_cluster_says_who_may_turn_back_and_who_may_see_evidence() {
         }
     };
     let recording = "rollouts/2/recording";
-    // Without a reason nothing is turned back, but who asks is let in.
+    // Without a reason nothing is rolled back, but who asks is let in.
     assert_eq!(ask(&pipeline, "rollback").status, 400);
     let refused = ask(&reader, "rollback");
     assert_eq!(refused.status, 403);
@@ -378,7 +378,7 @@ fn the_cluster_says_who_may_turn_back_and_who_may_see_evidence() {
 }
 
 #[test]
-fn a_person_turns_back_with_a_reason_and_a_token() {
+fn a_person_rolls_back_with_a_reason_and_a_token() {
     let Some(cluster) = Cluster::new("hand", Helm::Four) else {
         return;
     };
@@ -403,7 +403,7 @@ fn a_person_turns_back_with_a_reason_and_a_token() {
     );
     let guarded = Guarded::allowed(&cluster, &text);
     cluster.upgrade(&[r#"api.image="mykadoo-api:2""#]);
-    assert_eq!(guarded.outcome(2)["ending"], "kept");
+    assert_eq!(guarded.outcome(2)["outcome"], "passed");
 
     let (code, text) = leadsman(
         &guarded,
@@ -510,7 +510,7 @@ fn people_who_order_at_the_same_time_each_hear_their_own_result() {
     });
     for (code, text) in [&first, &second] {
         assert_eq!(*code, Some(0), "{text}\n{}", guarded.leadsman.log());
-        assert!(text.contains("recovered"), "{text}");
+        assert!(text.contains("rolled back"), "{text}");
     }
     let joins = "is under way already; yours joins it";
     assert!(
@@ -531,7 +531,7 @@ fn people_who_order_at_the_same_time_each_hear_their_own_result() {
     assert_eq!(code, Some(13), "{text}");
     // The commit is reverted, and the pipeline deploys what serves already: who has not heard of that goes back no further.
     cluster.upgrade(&[]);
-    assert_eq!(guarded.outcome(4)["ending"], "unchanged");
+    assert_eq!(guarded.outcome(4)["outcome"], "unchanged");
     let (code, text) = order(&[]);
     assert_eq!(code, Some(11), "{text}");
     let says =
@@ -541,7 +541,7 @@ fn people_who_order_at_the_same_time_each_hear_their_own_result() {
 }
 
 #[test]
-fn a_person_turns_back_without_a_daemon() {
+fn a_person_rolls_back_without_a_daemon() {
     let Some(cluster) = Cluster::new("direct", Helm::Four) else {
         return;
     };
@@ -563,7 +563,7 @@ fn a_person_turns_back_without_a_daemon() {
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(text.contains("/mykadoo could be turned back"), "{text}");
+    assert!(text.contains("/mykadoo could be rolled back"), "{text}");
     let output = Command::new(PROGRAM)
         .args([
             "rollback",
@@ -611,7 +611,7 @@ fn releases_that_are_selected_come_and_go_without_a_restart() {
         let body: serde_json::Value =
             serde_json::from_str(&leadsman.get("/api/v1/releases").body).unwrap();
         let releases = body["releases"].as_array().unwrap().iter();
-        let known = releases.filter(|release| release["phase"] == "steady");
+        let known = releases.filter(|release| release["phase"] == "idle");
         known
             .map(|release| release["release"].as_str().unwrap().to_owned())
             .collect()

@@ -32,8 +32,8 @@ fn the_clock_of_a_crash_loop_counts_from_the_appearance_and_from_the_first_resta
         steps(&ended)
     );
     assert_eq!(
-        ended["ending"],
-        "recovered",
+        ended["outcome"],
+        "rolled_back",
         "{ended:#}\n{}",
         guarded.leadsman.log()
     );
@@ -44,7 +44,7 @@ fn the_clock_of_a_crash_loop_counts_from_the_appearance_and_from_the_first_resta
     };
     let took = |name: &str| step(name)["took_s"].as_f64().unwrap();
     let verdict = guarded.release()["verdict"]["at"].as_f64().unwrap();
-    let appeared = ended["seen_at"].as_f64().unwrap();
+    let appeared = ended["appeared_at"].as_f64().unwrap();
     assert!(
         (took("detect") - (verdict - appeared)).abs() < 0.5,
         "{ended:#}"

@@ -25,9 +25,9 @@ fn short(helm: Helm) -> Settings {
 /// Good and bad results of each probe so far.
 fn totals(guarded: &Guarded<'_>) -> Vec<(u64, u64)> {
     let probes: Value = serde_json::from_str(&guarded.leadsman.get("/api/v1/probes").body).unwrap();
-    let good = |probe: &Value| probe["totals"]["good"].as_u64().unwrap();
+    let good = |probe: &Value| probe["totals"]["success"].as_u64().unwrap();
     let bad = |probe: &Value| {
-        let by_reason = probe["totals"]["bad"].as_object().unwrap();
+        let by_reason = probe["totals"]["failure"].as_object().unwrap();
         by_reason
             .values()
             .map(|count| count.as_u64().unwrap())
@@ -74,7 +74,7 @@ fn through_the_service(cluster: &Cluster) -> Guarded<'_> {
     let kubeconfig = cluster.least(&of(&cluster.kubeconfig()));
     let guarded = Guarded::started(cluster, &of(&kubeconfig));
     guarded.until("steady, with a baseline", |release| {
-        let known = release["known"].as_array();
+        let known = release["probe_history"].as_array();
         known.is_some_and(|known| {
             !known.is_empty()
                 && known
@@ -100,14 +100,14 @@ fn an_upgrade_with_the_contents_that_serve_is_unchanged_whatever_fails_meanwhile
     let guarded = through_the_service(&cluster);
     for revision in [2, 3] {
         cluster.upgrade(&[&format!(r#"setting="{revision}""#)]);
-        assert_eq!(guarded.outcome(revision)["ending"], "kept");
+        assert_eq!(guarded.outcome(revision)["outcome"], "passed");
     }
     // The pipeline upgrades all charts at each commit, and the database is away meanwhile.
     cluster.upgrade(&[r#"setting="3""#]);
     outage(&cluster, &guarded);
     let ended = guarded.outcome(4);
     assert_eq!(
-        ended["ending"],
+        ended["outcome"],
         "unchanged",
         "{ended:#}\n{}",
         guarded.leadsman.log()
@@ -137,12 +137,12 @@ fn an_upgrade_with_the_contents_that_serve_is_unchanged_whatever_fails_meanwhile
 
     // A person who rolls back to the same contents changes nothing either.
     cluster.helm(&["rollback", "mykadoo", "3"]);
-    assert_eq!(guarded.outcome(5)["ending"], "unchanged");
+    assert_eq!(guarded.outcome(5)["outcome"], "unchanged");
 
     // Its contents are still known to be good, under its new number.
     cluster.upgrade(&[DEAD, r#"setting="3""#]);
     let ended = guarded.outcome(6);
-    assert_eq!(ended["ending"], "recovered", "{ended:#}");
+    assert_eq!(ended["outcome"], "rolled_back", "{ended:#}");
     assert_eq!(ended["target"], 5, "{ended:#}");
 }
 
@@ -177,7 +177,7 @@ fn the_same_contents_that_bring_pods_of_their_own_are_judged() {
     cluster.upgrade(&[]);
     assert_eq!(cluster.image().as_deref(), Some("mykadoo-api:1"));
     let ended = guarded.outcome(2);
-    assert_eq!(ended["ending"], "kept", "{ended:#}");
+    assert_eq!(ended["outcome"], "passed", "{ended:#}");
 }
 
 /// Whoever upgrades again with the same bad contents wins no time by it.
@@ -192,20 +192,20 @@ fn the_same_contents_again_go_on_with_the_analysis_that_runs() {
     let slow = r#"api.sim.start="15s""#;
     cluster.upgrade(&[DEAD, slow]);
     guarded.until("revision 2 is judged", |release| {
-        release["revision"] == 2 && release["watch"]["elapsed_s"].as_f64() > Some(0.0)
+        release["revision"] == 2 && release["analysis"]["elapsed_s"].as_f64() > Some(0.0)
     });
     cluster.upgrade(&[DEAD, slow]);
     let (second, third) = (guarded.outcome(2), guarded.outcome(3));
-    assert_eq!(second["ending"], "superseded", "{second:#}");
+    assert_eq!(second["outcome"], "superseded", "{second:#}");
     assert_eq!(
-        third["ending"],
-        "recovered",
+        third["outcome"],
+        "rolled_back",
         "{third:#}\n{}",
         guarded.leadsman.log()
     );
-    assert_eq!(third["seen_at"], second["seen_at"], "{third:#}");
+    assert_eq!(third["appeared_at"], second["appeared_at"], "{third:#}");
     assert_eq!(
-        (&third["target"], &third["made"]),
+        (&third["target"], &third["created_revision"]),
         (&1.into(), &4.into()),
         "{third:#}"
     );
@@ -221,7 +221,7 @@ fn a_rollout_that_never_completes_is_neither_kept_nor_gone_back_to() {
     cluster.upgrade(&[NEVER_READY]);
     let ended = guarded.outcome(2);
     assert_eq!(
-        (&ended["ending"], &ended["reason"]),
+        (&ended["outcome"], &ended["reason"]),
         (&"inconclusive".into(), &"not_rolled_out".into()),
         "{ended:#}\n{}",
         guarded.leadsman.log()
@@ -238,13 +238,13 @@ fn a_rollout_that_never_completes_is_neither_kept_nor_gone_back_to() {
     cluster.upgrade(&[DEAD, r#"api.image="mykadoo-api:3""#]);
     let ended = guarded.outcome(3);
     assert_eq!(
-        ended["ending"],
-        "recovered",
+        ended["outcome"],
+        "rolled_back",
         "{ended:#}\n{}",
         guarded.leadsman.log()
     );
     assert_eq!(
-        (&ended["target"], &ended["made"]),
+        (&ended["target"], &ended["created_revision"]),
         (&1.into(), &4.into()),
         "{ended:#}"
     );
@@ -276,8 +276,8 @@ fn a_rollout_that_completes_late_is_told_apart_and_is_what_served() {
     cluster.upgrade(&[DEAD, r#"api.image="mykadoo-api:3""#]);
     let ended = guarded.outcome(3);
     assert_eq!(
-        (&ended["ending"], &ended["target"]),
-        (&"recovered".into(), &2.into()),
+        (&ended["outcome"], &ended["target"]),
+        (&"rolled_back".into(), &2.into()),
         "{ended:#}\n{}",
         guarded.leadsman.log()
     );
@@ -296,16 +296,16 @@ fn a_part_that_was_never_complete_does_not_keep_good_revisions_from_being_kept()
     cluster.upgrade(&[broken, r#"api.image="mykadoo-api:3""#]);
     let ended = guarded.outcome(3);
     assert_eq!(
-        ended["ending"],
-        "kept",
+        ended["outcome"],
+        "passed",
         "{ended:#}\n{}",
         guarded.leadsman.log()
     );
     // Its rollout counts as complete as well, also that of the way back.
-    assert!(ended["settled_at"].is_f64(), "{ended:#}");
+    assert!(ended["complete_at"].is_f64(), "{ended:#}");
     cluster.upgrade(&[broken, DEAD]);
     let ended = guarded.outcome(4);
-    assert_eq!(ended["ending"], "recovered", "{ended:#}");
+    assert_eq!(ended["outcome"], "rolled_back", "{ended:#}");
 }
 
 /// The objects of a kind as a backup brings them back.
@@ -366,13 +366,15 @@ fn comes_back(name: &str, helm: Helm, order: [usize; 3]) {
         (group, plural, saved(&cluster, group, plural, wanted))
     });
     cluster.helm(&["uninstall", "mykadoo"]);
-    guarded.until("it is absent", |release| release["phase"] == "absent");
+    guarded.until("it is absent", |release| {
+        release["phase"] == "not_installed"
+    });
 
     for at in order {
         restore(&cluster, "/api/v1", "secrets", &records[at..=at]);
     }
     guarded.until("its records are seen", |release| release["revision"] == 3);
-    // Then all but the API: its probes fail for longer than it takes to convict a revision.
+    // Then all but the API: its probes fail for longer than it takes to reject a revision.
     let is_api = |plural: &str, object: &Value| {
         plural == "deployments" && object["metadata"]["name"] == "mykadoo-api"
     };
@@ -387,7 +389,7 @@ fn comes_back(name: &str, helm: Helm, order: [usize; 3]) {
     results(&guarded, 0, 25);
     assert_eq!(
         guarded.release()["phase"],
-        "steady",
+        "idle",
         "{}",
         guarded.leadsman.log()
     );
@@ -400,7 +402,7 @@ fn comes_back(name: &str, helm: Helm, order: [usize; 3]) {
             .as_array()
             .unwrap()
             .iter()
-            .all(|it| it["ending"].is_null()),
+            .all(|it| it["outcome"].is_null()),
         "{release:#}"
     );
     cluster.only_events();
@@ -409,12 +411,12 @@ fn comes_back(name: &str, helm: Helm, order: [usize; 3]) {
 
     // From here on it is guarded as ever, by what it has measured since.
     guarded.until("there is a baseline", |release| {
-        let known = release["known"].as_array().unwrap();
+        let known = release["probe_history"].as_array().unwrap();
         known
             .iter()
             .all(|probe| probe["baseline_total"].as_u64() >= Some(20))
     });
-    let known = guarded.release()["known"].clone();
+    let known = guarded.release()["probe_history"].clone();
     let failed = known.as_array().unwrap().iter();
     let failed: u64 = failed
         .map(|probe| probe["baseline_failed"].as_u64().unwrap())
@@ -423,8 +425,8 @@ fn comes_back(name: &str, helm: Helm, order: [usize; 3]) {
     cluster.upgrade(&[DEAD, r#"setting="3""#]);
     let ended = guarded.outcome(4);
     assert_eq!(
-        (&ended["ending"], &ended["target"]),
-        (&"recovered".into(), &3.into()),
+        (&ended["outcome"], &ended["target"]),
+        (&"rolled_back".into(), &3.into()),
         "{ended:#}\n{}",
         guarded.leadsman.log()
     );

@@ -30,9 +30,9 @@ fn ended(cluster: &Cluster, script: &str, values: &[&str]) -> Value {
     let ended = guarded.outcome(2);
     println!(
         "{}: {} {}",
-        cluster.namespace, ended["ending"], ended["text"]
+        cluster.namespace, ended["outcome"], ended["text"]
     );
-    if ended["ending"] != "recovered" {
+    if ended["outcome"] != "rolled_back" {
         println!("{}", guarded.leadsman.log());
     }
     ended
@@ -65,10 +65,10 @@ case "$*" in *rollback*)
 esac
 exec "$HELM" "$@""#;
     let ended = ended(&cluster, script, &[]);
-    assert_eq!(ended["ending"], "recovered", "{ended:#}");
+    assert_eq!(ended["outcome"], "rolled_back", "{ended:#}");
     assert_eq!(cluster.image().as_deref(), Some("mykadoo-api:1"));
     // It depends on the machine how far the first one came: to no record, to its end, or to one that was put right.
-    if ended["made"] == 3 {
+    if ended["created_revision"] == 3 {
         expected_writes(&cluster);
     } else {
         assert_eq!(
@@ -99,8 +99,8 @@ exec "$HELM" "$@""#;
         script,
         &[r#"hooks={"migrate":false,"rollback":"hang","sim":{}}"#],
     );
-    assert_eq!(ended["ending"], "recovered", "{ended:#}");
-    assert_eq!(ended["made"], 4, "{ended:#}");
+    assert_eq!(ended["outcome"], "rolled_back", "{ended:#}");
+    assert_eq!(ended["created_revision"], 4, "{ended:#}");
     let history = cluster.history(Helm::Four);
     assert_eq!(history[2].1, "failed", "{history:?}");
     assert!(
@@ -130,13 +130,13 @@ fn a_missing_helm_is_an_obstacle_with_the_command_for_a_person() {
         },
     );
     guarded.until("it is known beforehand", |release| {
-        release["obstacle"]
+        release["preflight_failure"]
             .as_str()
             .is_some_and(|why| why.contains("/nowhere/helm"))
     });
     cluster.upgrade(&[DEAD]);
     let ended = guarded.outcome(2);
-    assert_eq!(ended["ending"], "refused", "{ended:#}");
+    assert_eq!(ended["outcome"], "refused", "{ended:#}");
     let text = ended["text"].as_str().unwrap();
     assert!(
         text.contains("/nowhere/helm") && text.contains("helm rollback mykadoo 1"),
@@ -152,7 +152,7 @@ fn an_old_helm_is_an_obstacle() {
     };
     let script = r#"case "$*" in *version*) echo v3.9.0; exit 0;; esac; exec "$HELM" "$@""#;
     let ended = ended(&cluster, script, &[]);
-    assert_eq!(ended["ending"], "refused", "{ended:#}");
+    assert_eq!(ended["outcome"], "refused", "{ended:#}");
     assert!(
         ended["text"].as_str().unwrap().contains("3.14 or newer"),
         "{ended:#}"
@@ -170,7 +170,7 @@ fn a_rollback_hook_that_fails_ends_as_failed_and_leaves_nothing_pending() {
         r#"exec "$HELM" "$@""#,
         &[r#"hooks={"migrate":false,"rollback":"fail","sim":{}}"#],
     );
-    assert_eq!(ended["ending"], "failed", "{ended:#}");
+    assert_eq!(ended["outcome"], "rollback_failed", "{ended:#}");
     let text = ended["text"].as_str().unwrap();
     assert!(text.contains("by hand: helm rollback mykadoo 1"), "{text}");
     // Helm says that the hook failed, and not why.
@@ -217,13 +217,13 @@ fn records_that_cannot_be_read_are_told_once_and_the_rest_goes_on() {
     cluster.upgrade(&[DEAD]);
     let ended = guarded.outcome(8);
     assert_eq!(
-        ended["ending"],
-        "recovered",
+        ended["outcome"],
+        "rolled_back",
         "{ended:#}\n{}",
         guarded.leadsman.log()
     );
     assert_eq!(
-        (&ended["target"], &ended["made"]),
+        (&ended["target"], &ended["created_revision"]),
         (&7.into(), &9.into()),
         "{ended:#}"
     );
@@ -265,8 +265,8 @@ fn a_pod_without_a_disk_goes_on_with_the_state_of_the_one_before() {
     cluster.upgrade(&[DEAD]);
     let ended = first.outcome(2);
     assert_eq!(
-        ended["ending"],
-        "recovered",
+        ended["outcome"],
+        "rolled_back",
         "{ended:#}\n{}",
         first.leadsman.log()
     );
@@ -280,13 +280,13 @@ fn a_pod_without_a_disk_goes_on_with_the_state_of_the_one_before() {
     let second = Guarded::allowed(&cluster, &text);
     let release = second.release();
     assert_eq!(release["revision"], 3, "{release:#}");
-    assert_eq!(second.outcome(2)["ending"], "recovered");
+    assert_eq!(second.outcome(2)["outcome"], "rolled_back");
     // What was found bad is known to be bad.
     cluster.upgrade(&[DEAD]);
     let ended = second.outcome(4);
     assert_eq!(
-        (&ended["ending"], &ended["target"]),
-        (&"recovered".into(), &3.into()),
+        (&ended["outcome"], &ended["target"]),
+        (&"rolled_back".into(), &3.into()),
         "{ended:#}"
     );
     drop(second);
@@ -323,7 +323,7 @@ fn a_pod_without_a_disk_goes_on_with_the_state_of_the_one_before() {
     );
     assert_eq!(state(&format!("{map}.aside")), newer);
     cluster.upgrade(&[DEAD]);
-    assert_eq!(third.outcome(6)["ending"], "recovered");
+    assert_eq!(third.outcome(6)["outcome"], "rolled_back");
 }
 
 #[test]
@@ -337,14 +337,14 @@ case "$*" in *rollback*)
 esac
 exec "$HELM" "$@""#;
     let ended = ended(&cluster, script, &[]);
-    assert_eq!(ended["ending"], "recovered", "{ended:#}");
+    assert_eq!(ended["outcome"], "rolled_back", "{ended:#}");
     assert_eq!(cluster.image().as_deref(), Some("mykadoo-api:1"));
     // The one that hung wrote nothing.
     expected_writes(&cluster);
     nothing_is_pending(&cluster);
 }
 
-/// Without its rights it sees nothing, says so, and convicts nobody; with them it goes on.
+/// Without its rights it sees nothing, says so, and rejects nobody; with them it goes on.
 #[test]
 fn rights_that_are_taken_away_make_it_blind_and_no_more() {
     let Some(cluster) = Cluster::new("taken", Helm::Four) else {
@@ -383,8 +383,8 @@ fn rights_that_are_taken_away_make_it_blind_and_no_more() {
     guarded.until("it sees again", |_| blind(0));
     let ended = guarded.outcome(2);
     assert_eq!(
-        ended["ending"],
-        "recovered",
+        ended["outcome"],
+        "rolled_back",
         "{ended:#}\n{}",
         guarded.leadsman.log()
     );
@@ -451,8 +451,8 @@ fn a_record_that_lies_and_a_manifest_that_is_no_yaml_are_left_out_and_the_rest_g
     cluster.upgrade(&[DEAD]);
     let ended = guarded.outcome(8);
     assert_eq!(
-        (&ended["ending"], &ended["target"]),
-        (&"recovered".into(), &3.into()),
+        (&ended["outcome"], &ended["target"]),
+        (&"rolled_back".into(), &3.into()),
         "{ended:#}\n{}",
         guarded.leadsman.log()
     );
@@ -503,7 +503,7 @@ fn a_release_whose_name_has_dots_is_followed() {
         let path = format!("/api/v1/releases/{}/my.v2.shop", cluster.namespace);
         serde_json::from_str(&leadsman.get(&path).body).unwrap_or(Value::Null)
     };
-    crate::program::until("it is followed", || release()["phase"] == "steady");
+    crate::program::until("it is followed", || release()["phase"] == "idle");
     assert_eq!(release()["revision"], 1);
     assert!(!leadsman.said("cannot be read"), "{}", leadsman.log());
 }
@@ -522,7 +522,7 @@ fn a_history_of_ten_thousand_revisions_is_gone_back_in() {
     }
 }
 
-/// A dead revision after so many others is turned back to the last one before it.
+/// A dead revision after so many others is rolled back to the last one before it.
 #[track_caller]
 fn gone_back_in(revisions: u32) {
     let Some(cluster) = Cluster::new("history", Helm::Four) else {
@@ -580,8 +580,12 @@ fn gone_back_in(revisions: u32) {
     let bad = u64::from(revisions) + 2;
     let ended = guarded.outcome(bad);
     assert_eq!(
-        (&ended["ending"], &ended["target"], &ended["made"]),
-        (&"recovered".into(), &(bad - 1).into(), &(bad + 1).into()),
+        (
+            &ended["outcome"],
+            &ended["target"],
+            &ended["created_revision"]
+        ),
+        (&"rolled_back".into(), &(bad - 1).into(), &(bad + 1).into()),
         "{ended:#}\n{}",
         guarded.leadsman.log()
     );

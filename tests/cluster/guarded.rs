@@ -27,6 +27,8 @@ pub struct Settings {
     pub mode: &'static str,
     /// More lines of `[release.rollback]`.
     pub rollback: &'static str,
+    /// More lines of `[release.analysis]`.
+    pub analysis: &'static str,
     /// The length of the watch, in seconds.
     pub watch: u32,
 }
@@ -37,6 +39,7 @@ impl Settings {
             helm: helm.path(),
             mode: "enforce",
             rollback: "",
+            analysis: "",
             watch: 60,
         }
     }
@@ -80,9 +83,9 @@ impl<'a> Guarded<'a> {
     /// Waits until it knows what the app is like.
     #[track_caller]
     pub fn knows_the_app(&self) {
-        // Of a baseline with fewer soundings, and before looks at pods, the rule assumes the worst.
+        // Of a baseline with fewer results, and before looks at pods, the rule assumes the worst.
         self.until("steady, with a baseline", |release| {
-            let known = release["known"].as_array();
+            let known = release["probe_history"].as_array();
             let is_known = known.is_some_and(|known| {
                 !known.is_empty()
                     && known.iter().all(|probe| {
@@ -90,7 +93,7 @@ impl<'a> Guarded<'a> {
                             && (probe["pods_answer"] == true || probe["probe"] == asked::PROBE)
                     })
             });
-            release["phase"] == "steady" && is_known
+            release["phase"] == "idle" && is_known
         });
     }
 
@@ -145,7 +148,9 @@ impl<'a> Guarded<'a> {
             let finished = rollouts["rollouts"].as_array().cloned().unwrap_or_default();
             found = finished
                 .into_iter()
-                .find(|finished| finished["revision"] == revision && finished["ending"].is_string())
+                .find(|finished| {
+                    finished["revision"] == revision && finished["outcome"].is_string()
+                })
                 .unwrap_or(Value::Null);
             !found.is_null()
         });
@@ -160,10 +165,10 @@ pub fn configuration(cluster: &Cluster, settings: &Settings, kubeconfig: &Path) 
         cluster.service("mykadoo-web"),
     );
     // Where a test says nothing else, the analysis is as long as it says also while a rollout runs.
-    let longest = if settings.rollback.contains("watch_max") {
+    let longest = if settings.analysis.contains("max_duration") {
         String::new()
     } else {
-        format!("watch_max = \"{}s\"\n", settings.watch)
+        format!("max_duration = \"{}s\"\n", settings.watch)
     };
     let probe = |name: &str, path: &str| {
         format!(
@@ -174,7 +179,7 @@ pub fn configuration(cluster: &Cluster, settings: &Settings, kubeconfig: &Path) 
         "[state]\ndirectory = \"state\"\n\
          [kubernetes]\nkubeconfig = {:?}\nhelm = {:?}\nscratch = \"scratch\"\n\
          [[release]]\nname = \"mykadoo\"\nnamespace = {:?}\nbase_url = {api:?}\nmode = {:?}\ninterval = \"1s\"\ntimeout = \"3s\"\n\
-         [release.rollback]\nwatch = \"{}s\"\n{longest}{}\n\
+         [release.analysis]\nduration = \"{}s\"\n{longest}{}\n[release.rollback]\n{}\n\
          {}{}{}\
          [[release.probe]]\nname = \"web\"\nurl = \"{web}/\"\npods = \"mykadoo-web\"\n",
         kubeconfig.display().to_string(),
@@ -182,6 +187,7 @@ pub fn configuration(cluster: &Cluster, settings: &Settings, kubeconfig: &Path) 
         cluster.namespace,
         settings.mode,
         settings.watch,
+        settings.analysis,
         settings.rollback,
         probe("api", "/api/health"),
         probe("db", "/api/health/db"),

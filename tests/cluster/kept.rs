@@ -16,7 +16,7 @@ const ANY: f64 = 100.0;
 /// requests of users fail meanwhile.
 #[track_caller]
 fn kept(name: &str, values: &str, most: f64, meanwhile: impl FnOnce(&Cluster, &Guarded<'_>)) {
-    ends(name, values, &["kept"], most, meanwhile);
+    ends(name, values, &["passed"], most, meanwhile);
 }
 
 /// The same for what need not be found good, but must be left where it is; why.
@@ -41,11 +41,11 @@ fn ends(
     drop(users);
     println!("{name}: {failed} of {asked} requests failed, {percent:.2} %");
     assert!(
-        outcomes.contains(&ended["ending"].as_str().unwrap()),
+        outcomes.contains(&ended["outcome"].as_str().unwrap()),
         "{ended:#}\n{}",
         guarded.leadsman.log()
     );
-    println!("{name}: {}: {}", ended["ending"], ended["text"]);
+    println!("{name}: {}: {}", ended["outcome"], ended["text"]);
     assert!(asked > 500, "{asked}");
     assert!(percent <= most, "{failed} of {asked} failed");
     assert_eq!(cluster.statuses(Helm::Three), "1 superseded, 2 deployed");
@@ -54,7 +54,7 @@ fn ends(
     let told = cluster.told();
     assert!(told.contains(&"ReleaseObserved".to_owned()), "{told:?}");
     let text = ended["text"].as_str().unwrap().to_owned();
-    if ended["ending"] == "kept" {
+    if ended["outcome"] == "passed" {
         assert!(text.contains("nothing speaks against it"), "{text}");
         assert!(told.contains(&"ReleaseHealthy".to_owned()), "{told:?}");
     }
@@ -84,7 +84,7 @@ fn a_dependency_that_is_down_for_old_and_new_is_no_fault_of_the_revision() {
     let text = ends(
         "dependency",
         values,
-        &["kept", "inconclusive"],
+        &["passed", "inconclusive"],
         // They ask for something else than what depends on it.
         HARMLESS,
         |cluster, _| {
@@ -102,11 +102,13 @@ fn a_dependency_that_is_down_for_old_and_new_is_no_fault_of_the_revision() {
 #[test]
 fn a_blip_of_ten_seconds_is_kept() {
     kept("blip", "api.sim={}", ANY, |cluster, guarded| {
-        guarded.until("it settles", |release| release["watch"]["settled"] == true);
+        guarded.until("it settles", |release| {
+            release["analysis"]["complete"] == true
+        });
         cluster.depend("/api/health", "status:503");
-        let began = guarded.release()["watch"]["elapsed_s"].as_f64().unwrap();
+        let began = guarded.release()["analysis"]["elapsed_s"].as_f64().unwrap();
         guarded.until("ten seconds pass", |release| {
-            release["watch"]["elapsed_s"]
+            release["analysis"]["elapsed_s"]
                 .as_f64()
                 .is_none_or(|now| now - began >= Duration::from_secs(10).as_secs_f64())
         });

@@ -72,7 +72,7 @@ fn refused(name: &str, driver: &'static str, plant: impl FnOnce(&Cluster, &str) 
     let path = plant(&cluster, &bomb);
     let ended = guarded.outcome(3);
     assert_eq!(
-        ended["ending"],
+        ended["outcome"],
         "refused",
         "{ended:#}\n{}",
         guarded.leadsman.log()
@@ -107,7 +107,7 @@ fn refused(name: &str, driver: &'static str, plant: impl FnOnce(&Cluster, &str) 
     // Without it all is well.
     cluster.send("DELETE", &path, "application/json", &json!({}));
     guarded.until("nothing is in the way", |release| {
-        release["obstacle"].is_null()
+        release["preflight_failure"].is_null()
     });
 }
 
@@ -184,8 +184,8 @@ fn a_helm_that_needs_more_memory_than_it_may_have_ends_and_that_is_said() {
     cluster.send("PATCH", &path, "application/merge-patch+json", &body);
     let ended = guarded.outcome(3);
     assert_eq!(
-        ended["ending"],
-        "failed",
+        ended["outcome"],
+        "rollback_failed",
         "{ended:#}\n{}",
         guarded.leadsman.log()
     );

@@ -63,7 +63,8 @@ fn whoever_begins_lets_it_observe_first_and_enforce_and_spread_later() {
     // Values of their own: the example's, with their addresses. The waits are made shorter.
     let example = std::fs::read_to_string(format!("{OWN_CHART}/ci/staging-values.yaml")).unwrap();
     let observes = "mode      = \"observe\"\n";
-    let shorter = format!("{observes}  interval  = \"1s\"\n  rollback  = {{ watch = \"60s\" }}\n");
+    let shorter =
+        format!("{observes}  interval  = \"1s\"\n  analysis  = {{ duration = \"60s\" }}\n");
     assert!(example.contains(observes));
     let values = example
         .replace("mykadoo-staging", &cluster.namespace)
@@ -119,8 +120,11 @@ fn whoever_begins_lets_it_observe_first_and_enforce_and_spread_later() {
     let knows_the_app = |mode: &str| {
         wait("there is a baseline", &|| {
             let release = of_release("");
-            let known = release["known"].as_array().cloned().unwrap_or_default();
-            release["phase"] == "steady"
+            let known = release["probe_history"]
+                .as_array()
+                .cloned()
+                .unwrap_or_default();
+            release["phase"] == "idle"
                 && release["mode"] == mode
                 && !known.is_empty()
                 && known
@@ -147,7 +151,7 @@ fn whoever_begins_lets_it_observe_first_and_enforce_and_spread_later() {
         let all = of_release("/rollouts")["rollouts"].as_array().cloned();
         all.unwrap_or_default()
             .iter()
-            .any(|finished| finished["revision"] == 2 && finished["ending"].is_string())
+            .any(|finished| finished["revision"] == 2 && finished["outcome"].is_string())
     });
     let (code, said) = leadsman(&["history", "mykadoo"]);
     assert_eq!(code, Some(0), "{said}");
@@ -166,7 +170,7 @@ fn whoever_begins_lets_it_observe_first_and_enforce_and_spread_later() {
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("made things worse"), "{said}");
 
-    // The rights, by which a person can turn back what Leadsman leaves.
+    // The rights, by which a person can roll back what Leadsman leaves.
     let rights = ["--set", "namespaces[0].mode=enforce"];
     station.upgrade(&values, &[image, rights].concat());
     ready("", " 1");
@@ -181,7 +185,7 @@ fn whoever_begins_lets_it_observe_first_and_enforce_and_spread_later() {
         "1 superseded, 2 superseded, 3 deployed"
     );
 
-    // It turns back, whichever replica has the release.
+    // It rolls back, whichever replica has the release.
     let values = values
         .replace("mode      = \"observe\"", "mode      = \"enforce\"")
         .replace("mode: observe", "mode: enforce");
@@ -353,10 +357,10 @@ fn the_commands_of_the_documents_work_as_they_stand() {
         let is_there = |command: &String| command.split(' ').next() == Some(program);
         assert!(commands.iter().any(is_there), "{program}: {commands:?}");
     }
-    until("it turns back from now on, and could", || {
+    until("it rolls back from now on, and could", || {
         let release = station.get("/api/v1/releases/mykadoo-staging/mykadoo");
         let release = serde_json::from_str::<Value>(&release).unwrap_or_default();
-        release["mode"] == "enforce" && release["obstacle"].is_null()
+        release["mode"] == "enforce" && release["preflight_failure"].is_null()
     });
     station.helm(&["uninstall", "leadsman", "--wait"]);
 }

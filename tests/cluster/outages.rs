@@ -73,7 +73,7 @@ fn started_while_the_api_server_is_away_it_probes_and_guards_later() {
         let probes = guarded.leadsman.get("/api/v1/probes").body;
         let probes: serde_json::Value = serde_json::from_str(&probes).unwrap();
         let probes = probes["probes"].as_array().cloned().unwrap_or_default();
-        let asked = |probe: &serde_json::Value| probe["totals"]["good"].as_u64() > Some(5);
+        let asked = |probe: &serde_json::Value| probe["totals"]["success"].as_u64() > Some(5);
         probes.len() == 5 && probes.iter().all(asked)
     });
     assert!(!leadership(&guarded));
@@ -83,8 +83,8 @@ fn started_while_the_api_server_is_away_it_probes_and_guards_later() {
     cluster.upgrade(&[DEAD]);
     let ended = guarded.outcome(2);
     assert_eq!(
-        ended["ending"],
-        "recovered",
+        ended["outcome"],
+        "rolled_back",
         "{ended:#}\n{}",
         guarded.leadsman.log()
     );
@@ -129,10 +129,10 @@ fn outage(part: &str, seconds: u64) {
     after.upgrade(&[DEAD]);
     during.upgrade(&[DEAD]);
     during_guarded.until("the rollback begins", |release| {
-        release["phase"] == "turning_back"
+        release["phase"] == "rolling_back"
     });
     after_guarded.until("the rollback is verified", |release| {
-        release["phase"] == "verifying" || release["phase"] == "steady"
+        release["phase"] == "verifying" || release["phase"] == "idle"
     });
     before.upgrade(&[DEAD]);
     before_guarded.until("revision 2 is judged", |release| release["revision"] == 2);
@@ -155,13 +155,13 @@ fn outage(part: &str, seconds: u64) {
     }
 }
 
-/// Turned back, with one record that is deployed and none that is pending, and nothing written twice.
+/// Rolled back, with one record that is deployed and none that is pending, and nothing written twice.
 #[track_caller]
 fn ends_well(cluster: &Cluster, guarded: &Guarded<'_>) {
     let ended = guarded.outcome(2);
     assert_eq!(
-        ended["ending"],
-        "recovered",
+        ended["outcome"],
+        "rolled_back",
         "{}: {ended:#}\n{}",
         cluster.namespace,
         guarded.leadsman.log()

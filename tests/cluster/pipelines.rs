@@ -43,8 +43,8 @@ fn waiting(name: &str, helm: Helm, flags: &[&str]) {
         .unwrap();
     let ended = guarded.outcome(2);
     assert_eq!(
-        ended["ending"],
-        "recovered",
+        ended["outcome"],
+        "rolled_back",
         "{ended:#}\n{}",
         guarded.leadsman.log()
     );
@@ -92,22 +92,22 @@ fn waiting(name: &str, helm: Helm, flags: &[&str]) {
 }
 
 #[test]
-fn an_upgrade_of_helm_3_that_waits_is_turned_back_while_it_waits() {
+fn an_upgrade_of_helm_3_that_waits_is_rolled_back_while_it_waits() {
     waiting("wait", Helm::Three, &["--wait"]);
 }
 
 #[test]
-fn an_upgrade_of_helm_4_that_waits_is_turned_back_while_it_waits() {
+fn an_upgrade_of_helm_4_that_waits_is_rolled_back_while_it_waits() {
     waiting("wait", Helm::Four, &["--wait=legacy"]);
 }
 
 #[test]
-fn an_atomic_upgrade_of_helm_3_is_turned_back_while_it_waits() {
+fn an_atomic_upgrade_of_helm_3_is_rolled_back_while_it_waits() {
     waiting("atomic", Helm::Three, &["--atomic"]);
 }
 
 #[test]
-fn an_upgrade_of_helm_4_that_rolls_back_on_failure_is_turned_back_while_it_waits() {
+fn an_upgrade_of_helm_4_that_rolls_back_on_failure_is_rolled_back_while_it_waits() {
     waiting(
         "onfail",
         Helm::Four,
@@ -117,12 +117,12 @@ fn an_upgrade_of_helm_4_that_rolls_back_on_failure_is_turned_back_while_it_waits
 
 /// Helm 4's own way to wait, without a name for it.
 #[test]
-fn a_plain_wait_of_helm_4_is_turned_back_while_it_waits() {
+fn a_plain_wait_of_helm_4_is_rolled_back_while_it_waits() {
     waiting("plain", Helm::Four, &["--wait"]);
 }
 
 #[test]
-fn a_plain_rollback_on_failure_of_helm_4_is_turned_back_while_it_waits() {
+fn a_plain_rollback_on_failure_of_helm_4_is_rolled_back_while_it_waits() {
     waiting("plainfail", Helm::Four, &["--rollback-on-failure"]);
 }
 
@@ -157,11 +157,11 @@ fn an_upgrade_in_the_middle_of_our_rollback_comes_after_it() {
     cluster.helm(&upgrade);
     let ended = guarded.outcome(2);
     assert!(
-        ["superseded", "recovered"].contains(&ended["ending"].as_str().unwrap()),
+        ["superseded", "rolled_back"].contains(&ended["outcome"].as_str().unwrap()),
         "{ended:#}"
     );
     let ended = guarded.outcome(4);
-    assert_eq!(ended["ending"], "kept", "{ended:#}");
+    assert_eq!(ended["outcome"], "passed", "{ended:#}");
     assert_eq!(
         cluster.statuses(Helm::Four),
         "1 superseded, 2 superseded, 3 superseded, 4 deployed"
@@ -185,9 +185,9 @@ fn a_good_upgrade_in_the_middle_of_a_watch_takes_its_place() {
     guarded.until("revision 2 is judged", |release| release["revision"] == 2);
     cluster.upgrade(&["api.sim={}"]);
     let ended = guarded.outcome(2);
-    assert_eq!(ended["ending"], "superseded", "{ended:#}");
+    assert_eq!(ended["outcome"], "superseded", "{ended:#}");
     let ended = guarded.outcome(3);
-    assert_eq!(ended["ending"], "kept", "{ended:#}");
+    assert_eq!(ended["outcome"], "passed", "{ended:#}");
     assert_eq!(
         cluster.statuses(Helm::Four),
         "1 superseded, 2 superseded, 3 deployed"
@@ -206,13 +206,13 @@ fn two_bad_upgrades_within_seconds_end_at_the_last_that_served() {
     cluster.upgrade(&[DEAD, r#"api.image="mykadoo-api:3""#]);
     let ended = guarded.outcome(3);
     assert_eq!(
-        ended["ending"],
-        "recovered",
+        ended["outcome"],
+        "rolled_back",
         "{ended:#}\n{}",
         guarded.leadsman.log()
     );
     assert_eq!(
-        (&ended["target"], &ended["made"]),
+        (&ended["target"], &ended["created_revision"]),
         (&1.into(), &4.into()),
         "{ended:#}"
     );
@@ -237,9 +237,9 @@ fn a_person_who_rolls_back_first_is_not_overruled() {
     guarded.until("revision 2 is judged", |release| release["revision"] == 2);
     cluster.helm(&["rollback", "mykadoo", "1"]);
     let ended = guarded.outcome(2);
-    assert_eq!(ended["ending"], "superseded", "{ended:#}");
+    assert_eq!(ended["outcome"], "superseded", "{ended:#}");
     let ended = guarded.outcome(3);
-    assert_eq!(ended["ending"], "kept", "{ended:#}");
+    assert_eq!(ended["outcome"], "passed", "{ended:#}");
     assert_eq!(
         cluster.statuses(Helm::Three),
         "1 superseded, 2 superseded, 3 deployed"
@@ -255,7 +255,7 @@ fn a_revision_before_that_was_found_bad_is_passed_over_and_the_days_limit_holds(
     cluster.install(&[]);
     let guarded = Guarded::start(&cluster);
     cluster.upgrade(&[DEAD]);
-    assert_eq!(guarded.outcome(2)["ending"], "recovered");
+    assert_eq!(guarded.outcome(2)["outcome"], "rolled_back");
     expected_writes(&cluster);
     // The same contents once more are known to be bad; 3 was our rollback and serves.
     cluster.upgrade(&[DEAD]);
@@ -268,15 +268,15 @@ fn a_revision_before_that_was_found_bad_is_passed_over_and_the_days_limit_holds(
         events.iter().map(text).any(is_it)
     });
     let ended = guarded.outcome(4);
-    assert_eq!(ended["ending"], "recovered", "{ended:#}");
+    assert_eq!(ended["outcome"], "rolled_back", "{ended:#}");
     assert_eq!(
-        (&ended["target"], &ended["made"]),
+        (&ended["target"], &ended["created_revision"]),
         (&3.into(), &5.into()),
         "{ended:#}"
     );
     cluster.upgrade(&[DEAD, r#"api.image="mykadoo-api:9""#]);
     let ended = guarded.outcome(6);
-    assert_eq!(ended["ending"], "limit_reached", "{ended:#}");
+    assert_eq!(ended["outcome"], "limit_reached", "{ended:#}");
     guarded.until_fires("LeadsmanRollbackLimitReached");
     let text = ended["text"].as_str().unwrap();
     let command = format!(
@@ -315,19 +315,19 @@ fn where_the_revision_before_is_bad_too_the_last_good_one_comes_back() {
     let kubeconfig = cluster.least(&text("enforce", &cluster.kubeconfig()));
     let mut observes = Guarded::allowed(&cluster, &text("observe", &kubeconfig));
     cluster.upgrade(&[r#"api.image="mykadoo-api:2""#]);
-    assert_eq!(observes.outcome(2)["ending"], "kept");
+    assert_eq!(observes.outcome(2)["outcome"], "passed");
     cluster.upgrade(&[NO_IMAGE, r#"api.image="mykadoo-api:3""#]);
-    assert_eq!(observes.outcome(3)["ending"], "would_roll_back");
+    assert_eq!(observes.outcome(3)["outcome"], "would_roll_back");
     observes.leadsman.kill();
     drop(observes);
     let enforces = Guarded::started(&cluster, &text("enforce", &kubeconfig));
     enforces.until("it knows where it stands", |release| {
-        release["phase"] == "steady"
+        release["phase"] == "idle"
     });
     cluster.upgrade(&[CRASH, r#"api.image="mykadoo-api:4""#]);
     let ended = enforces.outcome(4);
     assert_eq!(
-        (&ended["target"], &ended["made"]),
+        (&ended["target"], &ended["created_revision"]),
         (&2.into(), &5.into()),
         "{ended:#}\n{}",
         enforces.leadsman.log()
@@ -372,17 +372,17 @@ fn what_was_there_before_is_good_after_ten_minutes_and_comes_back() {
     println!("known {:?} after the restart", began.elapsed());
     assert!(began.elapsed() < Duration::from_secs(480), "counted anew");
     cluster.upgrade(&[NO_IMAGE, r#"api.image="mykadoo-api:2""#]);
-    assert_eq!(observes.outcome(2)["ending"], "would_roll_back");
+    assert_eq!(observes.outcome(2)["outcome"], "would_roll_back");
     observes.leadsman.kill();
     drop(observes);
     let enforces = Guarded::started(&cluster, &text("enforce", &kubeconfig));
     enforces.until("it knows where it stands", |release| {
-        release["phase"] == "steady"
+        release["phase"] == "idle"
     });
     cluster.upgrade(&[CRASH, r#"api.image="mykadoo-api:3""#]);
     let ended = enforces.outcome(3);
     assert_eq!(
-        (&ended["target"], &ended["made"]),
+        (&ended["target"], &ended["created_revision"]),
         (&1.into(), &4.into()),
         "{ended:#}\n{}",
         enforces.leadsman.log()

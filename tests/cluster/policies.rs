@@ -41,7 +41,7 @@ fn ask(cluster: &Cluster, resource: (&str, &str, &str), condition: &str, message
 #[track_caller]
 fn failure(cluster: &Cluster, guarded: &Guarded<'_>, reason: &str, part: &str) -> String {
     let release = guarded.until(part, |release| {
-        let failure = release["obstacle"].as_str();
+        let failure = release["preflight_failure"].as_str();
         failure.is_some_and(|failure| failure.contains(part))
     });
     let metrics = guarded.leadsman.get("/metrics").body;
@@ -50,10 +50,10 @@ fn failure(cluster: &Cluster, guarded: &Guarded<'_>, reason: &str, part: &str) -
         cluster.namespace
     );
     assert!(metrics.contains(&series), "{series} is not in:\n{metrics}");
-    release["obstacle"].as_str().unwrap().to_owned()
+    release["preflight_failure"].as_str().unwrap().to_owned()
 }
 
-/// The second revision is bad and is not turned back, in these words, and nothing was written.
+/// The second revision is bad and is not rolled back, in these words, and nothing was written.
 #[track_caller]
 fn is_refused(cluster: &Cluster, guarded: &Guarded<'_>, bad: &[&str], says: &[&str]) {
     the_next_is_refused(cluster, guarded, 2, bad, says);
@@ -73,7 +73,7 @@ fn the_next_is_refused(
     cluster.upgrade(&values);
     let ended = guarded.outcome(revision);
     assert_eq!(
-        ended["ending"],
+        ended["outcome"],
         "refused",
         "{ended:#}\n{}",
         guarded.leadsman.log()
@@ -250,8 +250,8 @@ fn a_webhook_that_does_not_answer_is_waited_for() {
     cluster.send("DELETE", &path, "application/json", &json!({}));
     let ended = guarded.outcome(2);
     assert_eq!(
-        ended["ending"],
-        "recovered",
+        ended["outcome"],
+        "rolled_back",
         "{ended:#}\n{}",
         guarded.leadsman.log()
     );

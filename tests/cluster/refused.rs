@@ -1,4 +1,4 @@
-//! What is not turned back, and why that is said at once, with the command for a person.
+//! What is not rolled back, and why that is said at once, with the command for a person.
 
 use crate::commands::leadsman;
 use crate::guarded::{Guarded, Settings, configuration, configuration_with};
@@ -6,7 +6,7 @@ use crate::program::until;
 use crate::rig::{Cluster, Helm};
 use crate::rolled_back::DEAD;
 
-/// Deploys a bad revision that must not be turned back; the reason must be said.
+/// Deploys a bad revision that must not be rolled back; the reason must be said.
 #[track_caller]
 fn refused(name: &str, first: &[&str], bad: &[&str], says: &[&str]) {
     refused_after(name, first, bad, says, |_| {});
@@ -31,7 +31,7 @@ fn refused_after(
     cluster.upgrade(&values);
     let ended = guarded.outcome(2);
     assert_eq!(
-        ended["ending"],
+        ended["outcome"],
         "refused",
         "{ended:#}\n{}",
         guarded.leadsman.log()
@@ -53,19 +53,19 @@ fn refused_after(
 }
 
 #[test]
-fn a_release_that_flux_keeps_is_not_turned_back() {
+fn a_release_that_flux_keeps_is_not_rolled_back() {
     let label = r#"labels={"helm.toolkit.fluxcd.io/name":"mykadoo"}"#;
     refused("flux", &[label], &[label], &["Flux keeps this release"]);
 }
 
 #[test]
-fn a_release_that_argo_cd_keeps_is_not_turned_back() {
+fn a_release_that_argo_cd_keeps_is_not_rolled_back() {
     let label = r#"labels={"argocd.argoproj.io/instance":"mykadoo"}"#;
     refused("argo", &[label], &[label], &["Argo CD keeps this release"]);
 }
 
 #[test]
-fn a_revision_whose_hook_may_have_migrated_data_is_not_turned_back() {
+fn a_revision_whose_hook_may_have_migrated_data_is_not_rolled_back() {
     refused(
         "migrate",
         &[],
@@ -106,8 +106,8 @@ fn rights_that_leadsman_has_are_given_back_to_the_app() {
     cluster.upgrade(&[r#"role=["get"]"#, DEAD]);
     let ended = guarded.outcome(2);
     assert_eq!(
-        ended["ending"],
-        "recovered",
+        ended["outcome"],
+        "rolled_back",
         "{ended:#}\n{}",
         guarded.leadsman.log()
     );
@@ -122,7 +122,7 @@ fn rights_that_leadsman_has_are_given_back_to_the_app() {
 
 /// Whoever labels a record labels all that follow: Helm hands labels on.
 #[test]
-fn a_record_whose_label_denies_it_is_not_turned_back() {
+fn a_record_whose_label_denies_it_is_not_rolled_back() {
     let says = ["the record's label says leadsman.io/rollback: deny"];
     refused_after("label", &[], &[], &says, |cluster| {
         let record = format!(
@@ -143,11 +143,11 @@ fn the_first_revision_is_left_alone() {
     let guarded = Guarded::start(&cluster);
     cluster.helm(&["uninstall", "mykadoo", "--wait"]);
     guarded.until("the release is gone", |release| {
-        release["phase"] == "absent"
+        release["phase"] == "not_installed"
     });
     cluster.helm(&["install", "mykadoo", crate::rig::CHART, "--set-json", DEAD]);
     let ended = guarded.outcome(1);
-    assert_eq!(ended["ending"], "left_alone", "{ended:#}");
+    assert_eq!(ended["outcome"], "not_eligible", "{ended:#}");
     cluster.only_events();
 }
 
@@ -171,15 +171,15 @@ fn in_observe_mode_nothing_is_written_and_what_would_have_been_done_is_said() {
     let guarded = Guarded::allowed(&cluster, &told(&kubeconfig));
     cluster.upgrade(&[DEAD]);
     let ended = guarded.outcome(2);
-    assert_eq!(ended["ending"], "would_roll_back", "{ended:#}");
-    guarded.until_fires("LeadsmanReleaseEndangered");
+    assert_eq!(ended["outcome"], "would_roll_back", "{ended:#}");
+    guarded.until_fires("LeadsmanReleaseRegressedObserveOnly");
     guarded.until_fires("LeadsmanObjectiveBurning");
     until("the budget is spent", || {
         cluster.told().contains(&"BudgetExhausted".to_owned())
     });
     let text = ended["text"].as_str().unwrap();
     assert!(
-        text.starts_with("Would have been turned back in the mode enforce: "),
+        text.starts_with("Would have been rolled back in the mode enforce: "),
         "{text}"
     );
     let (code, explained) = crate::commands::explained(&guarded, 2);
@@ -190,7 +190,7 @@ fn in_observe_mode_nothing_is_written_and_what_would_have_been_done_is_said() {
     cluster.only_events();
     let metrics = guarded.leadsman.get("/metrics").body;
     let series = format!(
-        "leadsman_rollouts_total{{ending=\"would_roll_back\",namespace=\"{}\",release=\"mykadoo\"}} 1",
+        "leadsman_rollouts_total{{outcome=\"would_roll_back\",namespace=\"{}\",release=\"mykadoo\"}} 1",
         cluster.namespace
     );
     assert!(metrics.contains(&series), "{metrics}");
@@ -222,9 +222,9 @@ fn a_missing_right_is_known_before_it_is_needed() {
     let enforcing = configuration(&cluster, &Settings::by(Helm::Four), &kubeconfig);
     let guarded = Guarded::allowed(&cluster, &enforcing);
     let release = guarded.until("the obstacle is known", |release| {
-        release["obstacle"].is_string()
+        release["preflight_failure"].is_string()
     });
-    let failure = release["obstacle"].as_str().unwrap();
+    let failure = release["preflight_failure"].as_str().unwrap();
     for part in [
         "rights are missing",
         "patch deployments.apps in",
@@ -247,7 +247,7 @@ fn a_missing_right_is_known_before_it_is_needed() {
     assert!(metrics.contains(&series), "{metrics}");
     cluster.upgrade(&[DEAD]);
     let ended = guarded.outcome(2);
-    assert_eq!(ended["ending"], "refused", "{ended:#}");
+    assert_eq!(ended["outcome"], "refused", "{ended:#}");
     assert!(
         ended["text"]
             .as_str()
@@ -269,13 +269,13 @@ fn uninstalled(name: &str, flags: &[&str]) {
     guarded.until("revision 2 is judged", |release| release["revision"] == 2);
     cluster.helm(&[&["uninstall", "mykadoo"], flags].concat());
     guarded.until("the release is gone", |release| {
-        release["phase"] == "absent"
+        release["phase"] == "not_installed"
     });
-    assert_eq!(guarded.outcome(2)["ending"], "uninstalled");
-    // For as long as a dead release takes to be found and turned back.
+    assert_eq!(guarded.outcome(2)["outcome"], "uninstalled");
+    // For as long as a dead release takes to be found and rolled back.
     let began = std::time::Instant::now();
     guarded.until("half a minute has passed", |release| {
-        assert_eq!(release["phase"], "absent", "{release:#}");
+        assert_eq!(release["phase"], "not_installed", "{release:#}");
         began.elapsed() > std::time::Duration::from_secs(30)
     });
     assert!(cluster.list("/apis/apps/v1", "deployments").is_empty());
@@ -302,9 +302,9 @@ fn held_still(name: &str, values: &[&str]) {
     let guarded = Guarded::start(&cluster);
     cluster.upgrade(values);
     let ended = guarded.outcome(2);
-    let outcome = ended["ending"].as_str().unwrap();
+    let outcome = ended["outcome"].as_str().unwrap();
     assert!(
-        ["kept", "inconclusive", "left_alone"].contains(&outcome),
+        ["passed", "inconclusive", "not_eligible"].contains(&outcome),
         "{ended:#}"
     );
     assert_eq!(cluster.statuses(Helm::Three), "1 superseded, 2 deployed");
@@ -312,12 +312,12 @@ fn held_still(name: &str, values: &[&str]) {
 }
 
 #[test]
-fn a_release_that_is_paused_is_not_turned_back() {
+fn a_release_that_is_paused_is_not_rolled_back() {
     held_still("paused", &[r#"api={"paused":true}"#]);
 }
 
 #[test]
-fn a_release_that_is_scaled_to_zero_is_not_turned_back() {
+fn a_release_that_is_scaled_to_zero_is_not_rolled_back() {
     held_still("zero", &[r#"api={"replicas":0}"#, "web.replicas=0"]);
 }
 
@@ -343,7 +343,7 @@ fn where_nothing_good_is_left_people_are_told_and_nothing_is_done() {
     let crash = r#"api.sim={"crash-after":"1s"}"#;
     let mut observes = Guarded::allowed(&cluster, &text("observe", &kubeconfig));
     cluster.upgrade(&[no_image]);
-    assert_eq!(observes.outcome(2)["ending"], "would_roll_back");
+    assert_eq!(observes.outcome(2)["outcome"], "would_roll_back");
     observes.leadsman.kill();
     drop(observes);
     let first = format!(
@@ -353,12 +353,12 @@ fn where_nothing_good_is_left_people_are_told_and_nothing_is_done() {
     cluster.send("DELETE", &first, "application/json", &serde_json::json!({}));
     let enforces = Guarded::started(&cluster, &text("enforce", &kubeconfig));
     enforces.until("it knows where it stands", |release| {
-        release["phase"] == "steady"
+        release["phase"] == "idle"
     });
     cluster.upgrade(&[crash, r#"api.image="mykadoo-api:3""#]);
     let ended = enforces.outcome(3);
     assert_eq!(
-        ended["ending"],
+        ended["outcome"],
         "refused",
         "{ended:#}\n{}",
         enforces.leadsman.log()

@@ -136,19 +136,19 @@ fn one_that_is_cut_off_from_the_api_server_does_nothing_more() {
     };
     let (acts, waits) = apart(both);
     cluster.upgrade(&[DEAD]);
-    acts.until("it is watched", |release| release["phase"] == "watching");
+    acts.until("it is watched", |release| release["phase"] == "analyzing");
     way.cut(true);
     until("it acts no more", || !leadership(&acts));
     assert!(!leadership(&waits), "before another one may");
     until("the other one acts", || leadership(&waits));
-    turned_back_once(&cluster, &waits);
+    rolled_back_once(&cluster, &waits);
     way.cut(false);
     // Back again, it answers for the other one, and takes its place when that is cut off in turn.
-    turned_back_once(&cluster, &acts);
+    rolled_back_once(&cluster, &acts);
     the_other_one_writes_nothing(&cluster);
     other.cut(true);
     until("it acts again", || leadership(&acts));
-    turned_back_once(&cluster, &acts);
+    rolled_back_once(&cluster, &acts);
     assert_eq!(transitions(&cluster), 3);
 }
 
@@ -234,12 +234,12 @@ fn the_other_one_writes_nothing(cluster: &Cluster) {
     assert!(!writes_since(cluster, &holder(cluster), &since).is_empty());
 }
 
-/// The bad revision was turned back once, by whoever it was.
+/// The bad revision was rolled back once, by whoever it was.
 #[track_caller]
-fn turned_back_once(cluster: &Cluster, guarded: &Guarded<'_>) {
+fn rolled_back_once(cluster: &Cluster, guarded: &Guarded<'_>) {
     let ended = guarded.outcome(2);
-    assert_eq!(ended["ending"], "recovered", "{ended:#}");
-    guarded.until("steady", |release| release["phase"] == "steady");
+    assert_eq!(ended["outcome"], "rolled_back", "{ended:#}");
+    guarded.until("idle", |release| release["phase"] == "idle");
     assert_eq!(
         cluster.statuses(Helm::Four),
         "1 superseded, 2 superseded, 3 deployed"
@@ -257,9 +257,9 @@ fn turned_back_once(cluster: &Cluster, guarded: &Guarded<'_>) {
 /// The same where the one that acted was killed with its helm at work: helm reaches the API server through it, so what had
 /// not ended by then is put right, and done by a helm of the other one.
 #[track_caller]
-fn turned_back_by_either(cluster: &Cluster, guarded: &Guarded<'_>) {
+fn rolled_back_by_either(cluster: &Cluster, guarded: &Guarded<'_>) {
     let ended = guarded.outcome(2);
-    assert_eq!(ended["ending"], "recovered", "{ended:#}");
+    assert_eq!(ended["outcome"], "rolled_back", "{ended:#}");
     let statuses = cluster.statuses(Helm::Four);
     if statuses.contains("4 ") {
         let expected = "1 superseded, 2 superseded, 3 failed, 4 deployed";
@@ -271,7 +271,7 @@ fn turned_back_by_either(cluster: &Cluster, guarded: &Guarded<'_>) {
             assert_eq!(made(&create), 1, "{writes:#?}");
         }
     } else {
-        turned_back_once(cluster, guarded);
+        rolled_back_once(cluster, guarded);
     }
 }
 
@@ -285,13 +285,13 @@ fn of_two_replicas_one_acts_and_any_of_them_answers_for_it() {
     assert_eq!(transitions(&cluster), 1);
     cluster.upgrade(&[DEAD]);
     // Asked of the one that waits.
-    turned_back_once(&cluster, &waits);
+    rolled_back_once(&cluster, &waits);
     assert!(!leadership(&waits));
     // Both probe.
     for guarded in [&acts, &waits] {
         let probes: Value =
             serde_json::from_str(&guarded.leadsman.get("/api/v1/probes").body).unwrap();
-        assert!(probes["probes"][0]["totals"]["good"].as_u64() > Some(3));
+        assert!(probes["probes"][0]["totals"]["success"].as_u64() > Some(3));
     }
     let page = waits.leadsman.get("/metrics").body;
     assert!(page.contains("leadsman_probe_success"), "{page}");
@@ -320,10 +320,10 @@ fn of_two_replicas_one_acts_and_any_of_them_answers_for_it() {
     );
     // It knows what has happened.
     let finished = waits.outcome(2);
-    assert_eq!(finished["ending"], "recovered");
+    assert_eq!(finished["outcome"], "rolled_back");
     cluster.upgrade(&["api.sim={}", r#"api.image="mykadoo-api:4""#]);
     let ended = waits.outcome(4);
-    assert_eq!(ended["ending"], "kept", "{ended:#}");
+    assert_eq!(ended["outcome"], "passed", "{ended:#}");
 }
 
 /// Kills the one that acts when the release is in a phase; the other one brings it to the end.
@@ -351,10 +351,10 @@ fn killed(phase: &str, bad: &[&str]) {
         began.elapsed()
     );
     goes_on(&waits);
-    if phase == "turning_back" {
-        turned_back_by_either(&cluster, &waits);
+    if phase == "rolling_back" {
+        rolled_back_by_either(&cluster, &waits);
     } else {
-        turned_back_once(&cluster, &waits);
+        rolled_back_once(&cluster, &waits);
     }
     if phase == "verifying" {
         // The watch was recorded by the other one, whose disk is gone with it.
@@ -372,7 +372,7 @@ fn goes_on(guarded: &Guarded<'_>) {
     let began = Instant::now();
     guarded.until("it goes on", |release| {
         let phase = release["phase"].as_str().unwrap_or("");
-        release["revision"].as_u64() >= Some(2) && !matches!(phase, "" | "absent")
+        release["revision"].as_u64() >= Some(2) && !matches!(phase, "" | "not_installed")
     });
     let took = began.elapsed();
     println!("it goes on with what is stored within {took:?}");
@@ -388,7 +388,7 @@ fn one_that_is_killed_between_two_bad_revisions_is_followed_by_the_other() {
     cluster.install(&[]);
     let (mut acts, waits) = apart(two(&cluster));
     cluster.upgrade(&[DEAD]);
-    turned_back_once(&cluster, &acts);
+    rolled_back_once(&cluster, &acts);
     acts.leadsman.kill();
     let other = r#"api.sim={"answers":{"/api/health/db":"status:503"}}"#;
     cluster.upgrade(&[r#"api.image="mykadoo-api:4""#, other]);
@@ -397,8 +397,8 @@ fn one_that_is_killed_between_two_bad_revisions_is_followed_by_the_other() {
     acts.leadsman.start_again();
     let ended = waits.outcome(4);
     assert_eq!(
-        ended["ending"],
-        "recovered",
+        ended["outcome"],
+        "rolled_back",
         "{ended:#}\n{}",
         waits.leadsman.log()
     );
@@ -446,14 +446,14 @@ fn any_of_them_answers_for_the_other_by_tls() {
     let path = format!("/api/v1/releases/{}/mykadoo", cluster.namespace);
     until("the other one answers for it", || {
         let release: Value = serde_json::from_str(&ask(waits, &path)).unwrap_or_default();
-        release["phase"] == "steady" && release["revision"] == 1
+        release["phase"] == "idle" && release["revision"] == 1
     });
     assert!(!leadership(waits));
 }
 
 /// To the one that takes over, the bad revision was there from the start.
 #[test]
-fn a_revision_that_comes_while_nobody_acts_is_turned_back() {
+fn a_revision_that_comes_while_nobody_acts_is_rolled_back() {
     let Some(cluster) = Cluster::new("nobody", Helm::Four) else {
         return;
     };
@@ -462,7 +462,7 @@ fn a_revision_that_comes_while_nobody_acts_is_turned_back() {
     acts.leadsman.kill();
     cluster.upgrade(&[DEAD]);
     until("the other one acts", || leadership(&waits));
-    turned_back_once(&cluster, &waits);
+    rolled_back_once(&cluster, &waits);
 }
 
 /// The look before a rollback takes a moment only, so it is held up: its helm does not tell its version.
@@ -476,13 +476,13 @@ fn one_that_is_killed_while_it_looks_before_a_rollback_is_followed_by_the_other(
     let told = configurations(&cluster, [SERVER, SERVER], held.path.clone());
     let (mut acts, waits) = apart(told.map(|text| Guarded::allowed(&cluster, &text)));
     cluster.upgrade(&[DEAD]);
-    acts.until("it is watched", |release| release["phase"] == "watching");
+    acts.until("it is watched", |release| release["phase"] == "analyzing");
     held.hold();
     acts.until("it looks", |release| release["phase"] == "preflight");
     acts.leadsman.kill();
     held.let_go();
     until("the other one acts", || leadership(&waits));
-    turned_back_once(&cluster, &waits);
+    rolled_back_once(&cluster, &waits);
 }
 
 /// What a replica runs with so that its clock can be set; `None` where that is not installed.
@@ -545,14 +545,14 @@ fn clocks_that_differ_and_jump_change_nothing() {
     assert!(apart_by > 2000.0, "the clocks are set: {apart_by}");
     let (acts, waits) = apart(both);
     cluster.upgrade(&[DEAD]);
-    acts.until("it is watched", |release| release["phase"] == "watching");
+    acts.until("it is watched", |release| release["phase"] == "analyzing");
     for offset in ["+50m", "-30s", "+0"] {
         for file in &files {
             set(file, offset);
         }
         std::thread::sleep(Duration::from_secs(3));
     }
-    turned_back_once(&cluster, &acts);
+    rolled_back_once(&cluster, &acts);
     assert!(leadership(&acts) && !leadership(&waits));
     assert_eq!(transitions(&cluster), 1);
 }
@@ -587,11 +587,11 @@ fn killed_with_another_clock(offsets: [&str; 2]) {
     until("it acts", || leadership(&acts));
     let waits = start(&told[1], &environments.1);
     cluster.upgrade(&[DEAD]);
-    acts.until("it is watched", |release| release["phase"] == "watching");
+    acts.until("it is watched", |release| release["phase"] == "analyzing");
     acts.leadsman.kill();
     until("the other one acts", || leadership(&waits));
     goes_on(&waits);
-    turned_back_once(&cluster, &waits);
+    rolled_back_once(&cluster, &waits);
 }
 
 #[test]
@@ -608,17 +608,17 @@ fn one_whose_clock_is_behind_is_followed_by_another() {
 /// Its pods start slowly, so that it has not settled when the other one goes on.
 #[test]
 fn one_that_is_killed_while_a_revision_settles_is_followed_by_the_other() {
-    killed("settling", &[DEAD, r#"api.sim.start="12s""#]);
+    killed("rolling_out", &[DEAD, r#"api.sim.start="12s""#]);
 }
 
 #[test]
 fn one_that_is_killed_while_it_watches_is_followed_by_the_other() {
-    killed("watching", &[DEAD]);
+    killed("analyzing", &[DEAD]);
 }
 
 #[test]
-fn one_that_is_killed_while_it_turns_back_is_followed_by_the_other() {
-    killed("turning_back", &[DEAD]);
+fn one_that_is_killed_while_it_rolls_back_is_followed_by_the_other() {
+    killed("rolling_back", &[DEAD]);
 }
 
 #[test]
@@ -667,15 +667,15 @@ fn stood_still(phase: &str) {
     let told = configurations(&cluster, [SERVER, SERVER], held.path.clone());
     let (acts, waits) = apart(told.map(|text| Guarded::allowed(&cluster, &text)));
     cluster.upgrade(&[DEAD]);
-    acts.until("it is watched", |release| release["phase"] == "watching");
-    if matches!(phase, "preflight" | "turning_back") {
+    acts.until("it is watched", |release| release["phase"] == "analyzing");
+    if matches!(phase, "preflight" | "rolling_back") {
         held.hold();
     }
     acts.until(phase, |release| release["phase"] == phase);
     signal_all(acts.leadsman.pid(), "STOP");
     held.let_go();
     until("the other one acts", || leadership(&waits));
-    turned_back_once(&cluster, &waits);
+    rolled_back_once(&cluster, &waits);
     signal_all(acts.leadsman.pid(), "CONT");
     until("it has noticed", || !leadership(&acts));
     // A renewal that it was about to send is refused; otherwise it looks at the clock first.
@@ -684,7 +684,7 @@ fn stood_still(phase: &str) {
         log.contains("could not be renewed in time") || log.contains("has taken the Lease")
     });
     // It answers for the other one from now on.
-    turned_back_once(&cluster, &acts);
+    rolled_back_once(&cluster, &acts);
     assert_eq!(transitions(&cluster), 2);
     assert!(leadership(&waits));
     the_other_one_writes_nothing(&cluster);
@@ -692,7 +692,7 @@ fn stood_still(phase: &str) {
 
 #[test]
 fn one_that_stood_still_while_it_watched_does_nothing_more() {
-    stood_still("watching");
+    stood_still("analyzing");
 }
 
 #[test]
@@ -701,8 +701,8 @@ fn one_that_stood_still_while_it_looked_before_a_rollback_does_nothing_more() {
 }
 
 #[test]
-fn one_that_stood_still_while_it_turned_back_does_nothing_more() {
-    stood_still("turning_back");
+fn one_that_stood_still_while_it_rolled_back_does_nothing_more() {
+    stood_still("rolling_back");
 }
 
 #[test]
@@ -720,7 +720,7 @@ enum Lost {
 }
 
 /// The one that acts is lost while its helm waits for a hook of 5 s, with its record written and the old objects not yet
-/// there. The other one puts the record right and turns the release back by a helm of its own.
+/// there. The other one puts the record right and rolls the release back by a helm of its own.
 fn lost_with_helm_half_way(name: &str, how: &Lost) {
     let Some(cluster) = Cluster::new(name, Helm::Four) else {
         return;
@@ -749,7 +749,7 @@ fn lost_with_helm_half_way(name: &str, how: &Lost) {
     }
     until("the other one acts", || leadership(&waits));
     let ended = waits.outcome(2);
-    assert_eq!(ended["ending"], "recovered", "{ended:#}");
+    assert_eq!(ended["outcome"], "rolled_back", "{ended:#}");
     let all = "1 superseded, 2 superseded, 3 failed, 4 deployed";
     assert_eq!(cluster.statuses(Helm::Four), all);
     match how {
@@ -761,7 +761,7 @@ fn lost_with_helm_half_way(name: &str, how: &Lost) {
         children(acts.leadsman.pid()).is_empty()
     });
     // It answers for the other one from now on.
-    acts.until("steady", |release| release["phase"] == "steady");
+    acts.until("idle", |release| release["phase"] == "idle");
     the_other_one_writes_nothing(&cluster);
     assert_eq!(cluster.statuses(Helm::Four), all);
     assert_eq!(transitions(&cluster), 2);

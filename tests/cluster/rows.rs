@@ -21,10 +21,10 @@ fn ends(
     let (failed, asked) = users.counts();
     eprintln!(
         "{}: revision {revision} {}: {failed} of {asked} requests of users failed",
-        cluster.namespace, ended["ending"]
+        cluster.namespace, ended["outcome"]
     );
     assert_eq!(
-        ended["ending"],
+        ended["outcome"],
         as_,
         "{ended:#}\n{}",
         guarded.leadsman.log()
@@ -139,7 +139,7 @@ fn job_is_gone(name: &str, helm: Helm) {
     let guarded = Guarded::start(&cluster);
     let users = Users::of(&cluster.service("mykadoo-api"));
     cluster.upgrade(&[DEAD, &job("seed:2")]);
-    ends(&cluster, &guarded, &users, 2, "recovered");
+    ends(&cluster, &guarded, &users, 2, "rolled_back");
     let said = "Job seed of revision 2 differs from that of revision 1: it may have migrated data";
     assert!(guarded.leadsman.said(said), "{}", guarded.leadsman.log());
     assert_eq!(
@@ -172,7 +172,7 @@ fn a_hook_that_migrates_nothing_can_be_named() {
     let guarded = Guarded::with(&cluster, &settings);
     let users = Users::of(&cluster.service("mykadoo-api"));
     cluster.upgrade(&[DEAD, "hooks.migrate=true"]);
-    ends(&cluster, &guarded, &users, 2, "recovered");
+    ends(&cluster, &guarded, &users, 2, "rolled_back");
 }
 
 const RELEASE: &str = "/apis/apps/v1/namespaces";
@@ -200,7 +200,7 @@ fn a_night_at_zero_teaches_nothing_and_the_morning_is_judged() {
         }
     };
     let failures = |release: &Value| -> u64 {
-        let known = release["known"].as_array().unwrap();
+        let known = release["probe_history"].as_array().unwrap();
         known
             .iter()
             .map(|it| it["baseline_failed"].as_u64().unwrap())
@@ -215,7 +215,7 @@ fn a_night_at_zero_teaches_nothing_and_the_morning_is_judged() {
     assert!(after <= before + 8, "{before} {after}");
     let flaky = r#"api.sim={"answers":{"/api/health":"flap:0.3","/api/health/db":"flap:0.3","/api/health/redis":"flap:0.3"}}"#;
     cluster.upgrade(&[flaky]);
-    ends(&cluster, &guarded, &users, 2, "recovered");
+    ends(&cluster, &guarded, &users, 2, "rolled_back");
 }
 
 /// J8: somebody paused one Deployment; it silences the probes that ask it, and no other.
@@ -231,7 +231,7 @@ fn one_paused_deployment_does_not_hold_the_others() {
     let change = json!({"spec": {"paused": true}});
     cluster.send("PATCH", &path, "application/merge-patch+json", &change);
     cluster.upgrade(&[DEAD]);
-    ends(&cluster, &guarded, &users, 2, "recovered");
+    ends(&cluster, &guarded, &users, 2, "rolled_back");
 }
 
 /// J9: a part whose image never came does not keep a good rollback from being one.
@@ -253,8 +253,8 @@ fn a_part_that_was_never_complete_fails_no_rollback() {
     let guarded = Guarded::start(&cluster);
     let users = Users::of(&cluster.service("mykadoo-api"));
     cluster.upgrade(&[DEAD, queue]);
-    let ended = ends(&cluster, &guarded, &users, 2, "recovered");
-    assert_eq!(ended["made"], 3, "{ended:#}");
+    let ended = ends(&cluster, &guarded, &users, 2, "rolled_back");
+    assert_eq!(ended["created_revision"], 3, "{ended:#}");
 }
 
 /// J4: the app lets each address have so many requests a minute, and the analysis asks more often.
@@ -275,8 +275,8 @@ fn a_rate_limit_is_no_evidence_and_a_rollback_is_verified_under_it() {
         let text = crate::guarded::configuration(&cluster, &settings, kubeconfig);
         text.replace("interval = \"1s\"\n", "interval = \"5s\"\n")
             .replace(
-                "[release.rollback]\n",
-                "[release.rollback]\ninterval = \"1s\"\n",
+                "[release.analysis]\n",
+                "[release.analysis]\ninterval = \"1s\"\n",
             )
     };
     let kubeconfig = cluster.least(&configured(&cluster.kubeconfig()));
@@ -284,8 +284,8 @@ fn a_rate_limit_is_no_evidence_and_a_rollback_is_verified_under_it() {
     cluster.upgrade(&[&limited, r#"api.image="mykadoo-api:2""#]);
     let ended = guarded.outcome(2);
     assert_eq!(
-        ended["ending"],
-        "kept",
+        ended["outcome"],
+        "passed",
         "{ended:#}\n{}",
         guarded.leadsman.log()
     );
@@ -294,8 +294,8 @@ fn a_rate_limit_is_no_evidence_and_a_rollback_is_verified_under_it() {
     cluster.upgrade(&[DEAD, r#"api.image="mykadoo-api:3""#]);
     let ended = guarded.outcome(3);
     assert_eq!(
-        ended["ending"],
-        "recovered",
+        ended["outcome"],
+        "rolled_back",
         "{ended:#}\n{}",
         guarded.leadsman.log()
     );
@@ -352,13 +352,13 @@ fn what_is_gone_back_over_is_said_and_an_unknown_keeper_is_not_fought() {
         guarded.until("it is judged", |release| release["revision"] == revision);
     }
     cluster.upgrade(&[DEAD]);
-    ends(&cluster, &guarded, &users, 4, "recovered");
+    ends(&cluster, &guarded, &users, 4, "rolled_back");
     let said =
         "The rollback goes back over revisions 2 to 3, none of which was analyzed to its end";
     assert!(guarded.leadsman.said(said), "{}", guarded.leadsman.log());
     // A person who tries once more is no keeper, and whoever does it a third time is.
     cluster.upgrade(&[DEAD]);
-    ends(&cluster, &guarded, &users, 6, "recovered");
+    ends(&cluster, &guarded, &users, 6, "rolled_back");
     cluster.upgrade(&[DEAD]);
     let ended = ends(&cluster, &guarded, &users, 8, "refused");
     let told = [
@@ -379,7 +379,7 @@ fn a_tool_that_brings_the_bad_revision_back_is_not_fought() {
     let guarded = Guarded::start(&cluster);
     let users = Users::of(&cluster.service("mykadoo-api"));
     cluster.upgrade(&[DEAD]);
-    ends(&cluster, &guarded, &users, 2, "recovered");
+    ends(&cluster, &guarded, &users, 2, "rolled_back");
     cluster.upgrade(&[DEAD]);
     written_by(&cluster, 4, "fleetagent");
     let ended = ends(&cluster, &guarded, &users, 4, "refused");
@@ -435,7 +435,7 @@ fn pods_are_asked_at_the_apps_port_and_not_at_that_of_an_injected_container() {
     }
     let users = Users::of(&cluster.service("mykadoo-api"));
     cluster.upgrade(&[DEAD]);
-    ends(&cluster, &guarded, &users, 2, "recovered");
+    ends(&cluster, &guarded, &users, 2, "rolled_back");
 }
 
 /// J20: blue and green have the same port; only the one that the Service selected is the control.
@@ -489,7 +489,7 @@ fn only_the_colour_that_the_service_selected_is_the_control() {
     let guarded = Guarded::allowed(&cluster, &probed(&kubeconfig));
     let users = Users::asking(&cluster.service("play"), "/api/health/played");
     cluster.upgrade(&[&chart("green", "status:503")]);
-    ends(&cluster, &guarded, &users, 2, "recovered");
+    ends(&cluster, &guarded, &users, 2, "rolled_back");
 }
 
 /// J17: only a ConfigMap changes, and the kubelet brings it to the pods long after helm is done.
@@ -560,7 +560,7 @@ fn pods_get_what_they_mount_long_after_a_rollback() {
         });
         cluster.upgrade(&[&chart("status:503")]);
         let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            ends(&cluster, &guarded, &users, 2, "recovered")
+            ends(&cluster, &guarded, &users, 2, "rolled_back")
         }));
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
         ended.unwrap();
@@ -599,7 +599,7 @@ fn noon(name: &str, helm: Helm) {
     let told = guarded.until("the autoscaler is known", |release| {
         release["remarks"].to_string().contains(said)
     });
-    assert_eq!(told["obstacle"], Value::Null);
+    assert_eq!(told["preflight_failure"], Value::Null);
     let users = Users::of(&cluster.service("mykadoo-api"));
     let mut upgrade = vec!["upgrade", "mykadoo", crate::rig::CHART];
     upgrade.extend(["--set-json", DEAD, "--set-json", "api.replicas=2"]);
@@ -609,7 +609,7 @@ fn noon(name: &str, helm: Helm) {
     cluster.helm(&upgrade);
     // The upgrade has set its own number, and the autoscaler sees what is asked of the app.
     scale();
-    ends(&cluster, &guarded, &users, 2, "recovered");
+    ends(&cluster, &guarded, &users, 2, "rolled_back");
     let live = cluster.get(&deployment);
     assert_eq!(live["spec"]["replicas"], 8, "{live:#}");
     let said = "The rollback leaves Deployment mykadoo-api at 8 pods, as its autoscaler noon has set them, where the chart says 2";
@@ -703,8 +703,8 @@ fn pods_that_a_resource_of_another_controller_makes_are_found_by_their_service()
         let (failed, asked) = users.counts();
         eprintln!("argoplay: {failed} of {asked} requests of users failed");
         assert_eq!(
-            ended["ending"],
-            "recovered",
+            ended["outcome"],
+            "rolled_back",
             "{ended:#}\n{}",
             guarded.leadsman.log()
         );

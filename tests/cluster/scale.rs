@@ -60,7 +60,7 @@ fn two_hundred_releases_with_ten_large_revisions_each_take_little_memory() {
             serde_json::from_str(&leadsman.get("/api/v1/releases").body).unwrap_or_default();
         let known = status["releases"].as_array().map_or(0, |all| {
             all.iter()
-                .filter(|one| one["phase"] == "steady" && one["revision"] == REVISIONS)
+                .filter(|one| one["phase"] == "idle" && one["revision"] == REVISIONS)
                 .count()
         });
         if known == RELEASES as usize {

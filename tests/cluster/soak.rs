@@ -70,7 +70,7 @@ impl Both<'_> {
         let path = format!("/api/v1/releases/{}/mykadoo/rollouts", cluster.namespace);
         let all = self.ask(&path)?["rollouts"].as_array().cloned()?;
         let mut of = all;
-        of.retain(|finished| finished["revision"] == revision && finished["ending"].is_string());
+        of.retain(|finished| finished["revision"] == revision && finished["outcome"].is_string());
         assert!(
             of.len() <= 1,
             "revision {revision} was judged twice: {of:?}"
@@ -230,13 +230,13 @@ fn good_and_bad_revisions_while_much_else_goes_wrong() {
                             }
                             std::thread::sleep(Duration::from_millis(500));
                         };
-                        let outcome = ended["ending"].as_str().unwrap_or("").to_owned();
+                        let outcome = ended["outcome"].as_str().unwrap_or("").to_owned();
                         log.note(&format!(
                             "release {number}: revision {revision} {outcome}: {}",
                             ended["text"].as_str().unwrap_or("")
                         ));
                         outcomes.lock().unwrap().push((is_bad, outcome.clone()));
-                        if outcome == "recovered" {
+                        if outcome == "rolled_back" {
                             revision += 1;
                         }
                     }
@@ -278,14 +278,14 @@ fn good_and_bad_revisions_while_much_else_goes_wrong() {
     };
     let bad = outcomes.iter().filter(|(is_bad, _)| *is_bad).count();
     log.note(&format!(
-        "{bad} bad revisions, {} turned back; {} good ones, {} kept",
-        count(true, "recovered"),
+        "{bad} bad revisions, {} rolled back; {} good ones, {} kept",
+        count(true, "rolled_back"),
         outcomes.len() - bad,
-        count(false, "kept")
+        count(false, "passed")
     ));
     assert!(bad > 0 && bad < outcomes.len(), "{outcomes:?}");
-    assert_eq!(count(true, "recovered"), bad, "{outcomes:?}");
-    assert_eq!(count(false, "recovered"), 0, "{outcomes:?}");
+    assert_eq!(count(true, "rolled_back"), bad, "{outcomes:?}");
+    assert_eq!(count(false, "rolled_back"), 0, "{outcomes:?}");
     let made: usize = clusters
         .iter()
         .map(|cluster| {
@@ -296,7 +296,7 @@ fn good_and_bad_revisions_while_much_else_goes_wrong() {
             made.count()
         })
         .sum();
-    assert_eq!(made, bad, "each was turned back once, and nothing else was");
+    assert_eq!(made, bad, "each was rolled back once, and nothing else was");
     let memory = memory.into_inner().unwrap();
     let most = |part: &[u64]| part.iter().copied().max().unwrap();
     let (early, late) = memory.split_at(memory.len() / 2);

@@ -63,8 +63,8 @@ fn until_each(
 }
 
 fn is_known(release: &Value) -> bool {
-    let known = release["known"].as_array();
-    release["phase"] == "steady"
+    let known = release["probe_history"].as_array();
+    release["phase"] == "idle"
         && known.is_some_and(|known| {
             !known.is_empty()
                 && known.iter().all(|probe| {
@@ -85,7 +85,7 @@ fn until_ended(leadsman: &Leadsman, clusters: &[Cluster], revision: u64) {
             let finished = said["rollouts"].as_array().cloned().unwrap_or_default();
             let mut finished = finished.into_iter();
             let is_it = |finished: &Value| {
-                finished["revision"] == revision && finished["ending"].is_string()
+                finished["revision"] == revision && finished["outcome"].is_string()
             };
             if let Some(ended) = finished.find(is_it) {
                 break ended;
@@ -97,11 +97,11 @@ fn until_ended(leadsman: &Leadsman, clusters: &[Cluster], revision: u64) {
             );
             std::thread::sleep(Duration::from_millis(200));
         };
-        assert_eq!(ended["ending"], "recovered", "{ended:#}");
+        assert_eq!(ended["outcome"], "rolled_back", "{ended:#}");
     }
 }
 
-/// Since when people are told that a release was turned back, by namespace; as a replica says it of all releases.
+/// Since when people are told that a release was rolled back, by namespace; as a replica says it of all releases.
 fn told_since(leadsman: &Leadsman) -> BTreeMap<String, String> {
     let said = leadsman.get("/api/v1/alerts").body;
     let said: Value = serde_json::from_str(&said).unwrap_or_default();
@@ -177,7 +177,7 @@ fn each_replica_acts_for_its_half_and_one_alone_for_all() {
     for leadsman in &replicas {
         until_ended(leadsman, &clusters, 2);
     }
-    // Each has turned back its half.
+    // Each has rolled back its half.
     for name in ["one", "two"] {
         let writes = writes_since(&clusters[0], name, &since);
         let made = writes
@@ -194,7 +194,7 @@ fn each_replica_acts_for_its_half_and_one_alone_for_all() {
         }
     });
     until_each(&replicas[1], &clusters, "it is judged", |release| {
-        release["revision"].as_u64() >= Some(4) && release["phase"] != "steady"
+        release["revision"].as_u64() >= Some(4) && release["phase"] != "idle"
     });
     replicas[0].kill();
     let began = Instant::now();
@@ -214,8 +214,8 @@ fn each_replica_acts_for_its_half_and_one_alone_for_all() {
     replicas[0].start_again();
     is_even(&replicas);
     for leadsman in &replicas {
-        until_each(leadsman, &clusters, "steady", |release| {
-            release["phase"] == "steady"
+        until_each(leadsman, &clusters, "idle", |release| {
+            release["phase"] == "idle"
         });
     }
     // Whoever tells of a release goes on where the one before it ended.
@@ -231,8 +231,8 @@ fn each_replica_acts_for_its_half_and_one_alone_for_all() {
         "after a clean stop one acts for all within {:?}",
         began.elapsed()
     );
-    until_each(&replicas[0], &clusters, "steady", |release| {
-        release["phase"] == "steady"
+    until_each(&replicas[0], &clusters, "idle", |release| {
+        release["phase"] == "idle"
     });
     until("all of them are told of as before", || {
         told_since(&replicas[0]) == told

@@ -231,7 +231,7 @@ fn probes(cluster: &Cluster, more: &str) -> String {
     let api = cluster.service("mykadoo-api");
     let mut text = format!(
         "[[release]]\nname = \"mykadoo\"\nnamespace = {:?}\nbase_url = {api:?}\nmode = \"enforce\"\ninterval = \"1s\"\ntimeout = \"3s\"\n\
-         [release.rollback]\nwatch = \"60s\"\n{more}",
+         [release.analysis]\nduration = \"60s\"\n{more}",
         cluster.namespace
     );
     for (name, path) in [("api", "/api/health"), ("db", "/api/health/db")] {
@@ -416,7 +416,10 @@ fn installed_by_its_chart_it_guards_another_release() {
         serde_json::from_str::<Value>(&station.get(&path)).unwrap_or_default()
     };
     until("there is a baseline", || {
-        let known = release()["known"].as_array().cloned().unwrap_or_default();
+        let known = release()["probe_history"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
         !known.is_empty()
             && known
                 .iter()
@@ -424,7 +427,7 @@ fn installed_by_its_chart_it_guards_another_release() {
     });
     // Nothing is missing in the Roles of the chart.
     until("a rollback could be done", || {
-        release()["obstacle"].is_null() && release()["phase"] == "steady"
+        release()["preflight_failure"].is_null() && release()["phase"] == "idle"
     });
     let (_scrapes, prometheus) = prometheus(&station);
 
@@ -496,7 +499,7 @@ fn one_that_only_alerts_has_no_right_at_the_release() {
     until("one of two tells what it knows", || {
         let probes: Value =
             serde_json::from_str(&station.get("/api/v1/probes")).unwrap_or_default();
-        probes["probes"][0]["totals"]["good"].as_u64() > Some(3)
+        probes["probes"][0]["totals"]["success"].as_u64() > Some(3)
             && station.get("/metrics").contains("leadsman_leader")
     });
     assert!(!said("LeadsmanProbeFailing"));
@@ -555,8 +558,11 @@ fn replaced_in_the_middle_of_a_watch_it_loses_nothing() {
     };
     until("there is a baseline", || {
         let release = of_release("");
-        let known = release["known"].as_array().cloned().unwrap_or_default();
-        release["phase"] == "steady"
+        let known = release["probe_history"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        release["phase"] == "idle"
             && !known.is_empty()
             && known
                 .iter()
@@ -565,9 +571,9 @@ fn replaced_in_the_middle_of_a_watch_it_loses_nothing() {
     let is_watched = |revision: u64| {
         until("it is watched", || {
             let release = of_release("");
-            // Where pods come up slowly it may be convicted before all of them are there.
+            // Where pods come up slowly it may be rejected before all of them are there.
             let phase = release["phase"].as_str().unwrap_or("");
-            release["revision"] == revision && matches!(phase, "settling" | "watching")
+            release["revision"] == revision && matches!(phase, "rolling_out" | "analyzing")
         });
     };
     let ended = |revision: u64| {
@@ -583,14 +589,14 @@ fn replaced_in_the_middle_of_a_watch_it_loses_nothing() {
             let all = of_release("/rollouts")["rollouts"].as_array().cloned();
             let mut of = all.unwrap_or_default();
             of.retain(|finished| {
-                finished["revision"] == revision && finished["ending"].is_string()
+                finished["revision"] == revision && finished["outcome"].is_string()
             });
             assert!(of.len() <= 1, "judged once: {of:?}");
             found = of.pop().unwrap_or_default();
         }
         assert_eq!(
-            found["ending"],
-            "recovered",
+            found["outcome"],
+            "rolled_back",
             "{found:#}\n{}",
             station.logs()
         );
@@ -713,7 +719,7 @@ fn all_releases_of_its_own_namespace_are_all_but_itself() {
 
 /// One replica turns all of them back, each by a helm of its own; that must fit into the pod.
 #[test]
-fn several_releases_turned_back_at_once_fit_into_a_pod() {
+fn several_releases_rolled_back_at_once_fit_into_a_pod() {
     let Some(first) = Cluster::new("several", Helm::Four) else {
         return;
     };
@@ -742,8 +748,11 @@ fn several_releases_turned_back_at_once_fit_into_a_pod() {
     until("there are baselines", || {
         clusters.iter().all(|cluster| {
             let release = release(cluster);
-            let known = release["known"].as_array().cloned().unwrap_or_default();
-            release["phase"] == "steady"
+            let known = release["probe_history"]
+                .as_array()
+                .cloned()
+                .unwrap_or_default();
+            release["phase"] == "idle"
                 && !known.is_empty()
                 && known
                     .iter()
@@ -777,7 +786,7 @@ fn several_releases_turned_back_at_once_fit_into_a_pod() {
         let are_back = || {
             clusters.iter().all(|cluster| {
                 let release = release(cluster);
-                release["revision"] == 3 && release["phase"] == "steady"
+                release["revision"] == 3 && release["phase"] == "idle"
             })
         };
         while !are_back() && began.elapsed() < Duration::from_secs(120) {

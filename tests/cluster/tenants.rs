@@ -268,9 +268,9 @@ fn a_forged_record_of_a_guarded_app_changes_nothing_outside_its_namespace() {
     let text = configuration(&cluster, &settings, &cluster.kubeconfig());
     let guarded = Guarded::allowed(&cluster, &text);
     let release = guarded.until("the obstacle is known", |release| {
-        release["obstacle"].is_string()
+        release["preflight_failure"].is_string()
     });
-    let failure = release["obstacle"].as_str().unwrap();
+    let failure = release["preflight_failure"].as_str().unwrap();
     assert!(failure.contains("release.rollback.namespaces"), "{failure}");
     let series = format!(
         "leadsman_rollback_ready{{namespace=\"{}\",reason=\"foreign_namespace\",release=\"mykadoo\"}} 0",
@@ -281,7 +281,7 @@ fn a_forged_record_of_a_guarded_app_changes_nothing_outside_its_namespace() {
     cluster.upgrade(&[DEAD]);
     let ended = guarded.outcome(2);
     assert_eq!(
-        ended["ending"],
+        ended["outcome"],
         "refused",
         "{ended:#}\n{}",
         guarded.leadsman.log()
@@ -695,8 +695,8 @@ fn helm_acts_as_the_account_that_is_named_and_may_do_what_that_may() {
         cluster.upgrade(&[DEAD]);
         let ended = guarded.outcome(2);
         assert_eq!(
-            ended["ending"],
-            "recovered",
+            ended["outcome"],
+            "rolled_back",
             "{ended:#}\n{}",
             guarded.leadsman.log()
         );

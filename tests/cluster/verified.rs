@@ -14,7 +14,7 @@ struct Expected {
     alert: &'static str,
 }
 
-/// Turns back a bad revision, while something else begins to fail for all of the app.
+/// Rolls back a bad revision, while something else begins to fail for all of the app.
 #[track_caller]
 fn still_fails(name: &str, bad: &str, then_fail: &[&str], expected: &Expected) {
     let Some(cluster) = Cluster::new(name, Helm::Four) else {
@@ -31,16 +31,16 @@ fn still_fails(name: &str, bad: &str, then_fail: &[&str], expected: &Expected) {
     cluster.upgrade(&[r#"api.image="mykadoo-api:2""#, bad]);
     // The verdict has fallen, and nothing is undone yet.
     guarded.until("the rollback begins", |release| {
-        release["phase"] == "turning_back"
+        release["phase"] == "rolling_back"
     });
     for path in then_fail {
         cluster.depend(path, "status:503");
     }
     held.let_go();
     let ended = guarded.outcome(2);
-    println!("{name}: {}: {}", ended["ending"], ended["text"]);
+    println!("{name}: {}: {}", ended["outcome"], ended["text"]);
     assert_eq!(
-        ended["ending"],
+        ended["outcome"],
         expected.outcome,
         "{ended:#}\n{}",
         guarded.leadsman.log()
@@ -48,7 +48,7 @@ fn still_fails(name: &str, bad: &str, then_fail: &[&str], expected: &Expected) {
     let text = ended["text"].as_str().unwrap();
     assert!(text.starts_with(expected.text), "{text}");
     assert_eq!(
-        (&ended["target"], &ended["made"]),
+        (&ended["target"], &ended["created_revision"]),
         (&1.into(), &3.into()),
         "{ended:#}"
     );
@@ -66,9 +66,9 @@ fn still_fails(name: &str, bad: &str, then_fail: &[&str], expected: &Expected) {
     assert!(told.contains(&expected.event.to_owned()), "{told:?}");
     assert!(!told.contains(&"RollbackVerified".to_owned()), "{told:?}");
 
-    // All of it goes on failing, and a rollback is never turned back: nothing is done a second time.
+    // All of it goes on failing, and a rollback is never rolled back: nothing is done a second time.
     std::thread::sleep(std::time::Duration::from_secs(10));
-    assert_eq!(guarded.release()["phase"], "steady");
+    assert_eq!(guarded.release()["phase"], "idle");
     for reads in [Helm::Three, Helm::Four] {
         assert_eq!(
             cluster.statuses(reads),
@@ -87,8 +87,8 @@ fn what_still_fails_after_the_rollback_was_not_the_release() {
         DEAD,
         &all,
         &Expected {
-            outcome: "same_failure",
-            text: "Turned back, but the same still fails, so it was not the release: ",
+            outcome: "still_failing",
+            text: "Rolled back, but the same still fails, so it was not the release: ",
             event: "NotTheRelease",
             alert: "LeadsmanNotTheRelease",
         },
@@ -100,12 +100,12 @@ fn where_more_fails_after_the_rollback_than_before_it_is_worse() {
     let one = r#"api.sim={"answers":{"/api/health/db":"status:503"}}"#;
     let others = ["/api/health", "/api/health/db", "/api/health/redis"];
     still_fails(
-        "worse",
+        "worsened",
         one,
         &others,
         &Expected {
-            outcome: "worse",
-            text: "Turned back, and more fails than before: ",
+            outcome: "worsened",
+            text: "Rolled back, and more fails than before: ",
             event: "WorseAfterRollback",
             alert: "LeadsmanRollbackFailed",
         },

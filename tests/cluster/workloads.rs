@@ -10,15 +10,15 @@ fn never_ready(helm: Helm) {
     };
     cluster.install(&[]);
     let settings = Settings {
-        rollback: "watch_max = \"5m\"\nready_within = \"40s\"",
+        analysis: "max_duration = \"5m\"\nready_within = \"40s\"",
         ..Settings::by(helm)
     };
     let guarded = Guarded::with(&cluster, &settings);
     cluster.upgrade(&[r#"api.sim={"answers":{"/ready":"status:503"}}"#]);
     let ended = guarded.outcome(2);
     assert_eq!(
-        (&ended["ending"], &ended["reason"]),
-        (&"recovered".into(), &"not_ready:mykadoo-api".into()),
+        (&ended["outcome"], &ended["reason"]),
+        (&"rolled_back".into(), &"not_ready:mykadoo-api".into()),
         "{ended:#}\n{}",
         guarded.leadsman.log()
     );
@@ -49,15 +49,15 @@ fn the_gap_of_a_single_replica_is_expected_and_a_dead_one_is_found_after_it() {
     let single = r#"api={"replicas":1,"surge":0,"unavailable":1,"sim":{"start":"25s"}}"#;
     cluster.install(&[single]);
     let settings = Settings {
-        rollback: "watch_max = \"5m\"",
+        analysis: "max_duration = \"5m\"",
         ..Settings::by(Helm::Four)
     };
     let guarded = Guarded::with(&cluster, &settings);
     cluster.upgrade(&[single, r#"api.image="mykadoo-api:2""#]);
     let ended = guarded.outcome(2);
     assert_eq!(
-        ended["ending"],
-        "kept",
+        ended["outcome"],
+        "passed",
         "{ended:#}\n{}",
         guarded.leadsman.log()
     );
@@ -69,8 +69,8 @@ fn the_gap_of_a_single_replica_is_expected_and_a_dead_one_is_found_after_it() {
     cluster.upgrade(&[dead, r#"api.image="mykadoo-api:3""#]);
     let ended = guarded.outcome(3);
     assert_eq!(
-        ended["ending"],
-        "recovered",
+        ended["outcome"],
+        "rolled_back",
         "{ended:#}\n{}",
         guarded.leadsman.log()
     );

@@ -100,7 +100,7 @@ fn serve_one(mut stream: TcpStream, answer: &Answer) {
 fn release(revision: u64) -> Value {
     json!({
         "namespace": BAD, "release": "web", "mode": BAD, "phase": BAD, "says": BAD, "revision": revision,
-        "phase_since": 1.0, "obstacle": BAD, "watch": { "direct": BAD },
+        "phase_since": 1.0, "preflight_failure": BAD, "watch": { "direct": BAD },
         "steps": [{ "step": BAD, "state": BAD }],
         "probes": [{ "probe": BAD, "state": BAD, "target": BAD, "explanation": BAD }],
         "history": [{ "revision": 1, "status": BAD, "text": BAD }],
@@ -112,7 +112,7 @@ fn daemon() -> SocketAddr {
     scripted(|method, path| {
         let ended = |revision: u64, reason: &str| {
             json!({
-                "revision": revision, "ending": BAD, "text": BAD, "reason": reason, "seen_at": 1.0, "ended_at": 2.0,
+                "revision": revision, "outcome": BAD, "text": BAD, "reason": reason, "appeared_at": 1.0, "ended_at": 2.0,
                 "steps": [{ "step": BAD, "state": BAD }],
             })
         };
@@ -268,7 +268,7 @@ fn nor_do_files_and_targets() {
         "streams.jsonl",
         streams.join("\n").as_bytes(),
     );
-    tried(&["judge", streams.to_str().unwrap()]);
+    tried(&["analyze", streams.to_str().unwrap()]);
 
     let target = scripted(|_, _| (200, json!({ "status": BAD }).to_string().into_bytes()));
     let key = serde_json::to_string(BAD).unwrap();

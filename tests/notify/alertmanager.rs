@@ -420,7 +420,7 @@ fn the_example_says_once_what_a_bad_revision_does() {
     // Each source is of a release of its own; one release has none.
     let sources = [
         "ReleaseRegressed",
-        "ReleaseEndangered",
+        "ReleaseRegressedObserveOnly",
         "RollbackFailed",
         "RollbackRefused",
         "RollbackLimitReached",

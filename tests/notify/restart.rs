@@ -316,14 +316,14 @@ fn trouble_of_its_own_is_told_after_two_minutes_and_no_probe_is_blamed() {
     let alertmanager = Receiver::start(|_| Reply::status(200));
     let (state, refused) = (tempfile::tempdir().unwrap(), unused_port());
     let more = format!(
-        "[doubt]\ncontrol = {{ url = \"tcp://127.0.0.1:{refused}\", interval = \"500ms\" }}\n"
+        "[self_check]\ncontrol = {{ url = \"tcp://127.0.0.1:{refused}\", interval = \"500ms\" }}\n"
     );
     let target = format!("http://127.0.0.1:{refused}/");
     let text = config(&alertmanager, state.path(), &target, &more);
     let leadsman = Leadsman::run(&text, &[]);
     let patience = std::time::Duration::from_secs(200);
     let deadline = std::time::Instant::now() + patience;
-    while sent(&alertmanager, "LeadsmanSelfTrouble").is_empty() {
+    while sent(&alertmanager, "LeadsmanSelfCheckFailing").is_empty() {
         assert!(std::time::Instant::now() < deadline, "{}", leadsman.log());
         std::thread::sleep(std::time::Duration::from_millis(100));
     }

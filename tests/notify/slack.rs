@@ -34,7 +34,7 @@ fn a_rollback_is_told_as_one_story_once_and_in_order() {
     let app = App::of(&history);
     until("the app's pods are Ready", || {
         std::fs::read_to_string(history.join("pods.json"))
-            .is_ok_and(|text| text.contains("\"settled\":1"))
+            .is_ok_and(|text| text.contains("\"complete\":1"))
     });
     let address = folder.path().join("slack-url");
     std::fs::write(
@@ -49,7 +49,7 @@ fn a_rollback_is_told_as_one_story_once_and_in_order() {
          [state]\ndirectory = \"state\"\n[alertmanager]\nurls = [\"{}\"]\nresend = \"1h\"\n\
          [slack]\nurl_file = \"{}\"\n[webhook]\nurl = \"{}hook\"\nsigning_key_file = \"{}\"\n\
          [[release]]\nname = \"mykadoo\"\nnamespace = \"shop\"\nbase_url = \"{}\"\nembedded = \"{}\"\nmode = \"enforce\"\n\
-         interval = \"100ms\"\n[release.rollback]\nwatch = \"60s\"\n\
+         interval = \"100ms\"\n[release.analysis]\nduration = \"60s\"\n\
          [[release.probe]]\nname = \"api\"\npath = \"/api/health\"\nexpect = {{ status = 200 }}\n",
         alertmanager.url(),
         address.display(),
@@ -61,7 +61,7 @@ fn a_rollback_is_told_as_one_story_once_and_in_order() {
     let mut leadsman = Leadsman::run(&config, &[]);
     until("there is a baseline", || {
         let probes: Value = serde_json::from_str(&leadsman.get("/api/v1/probes").body).unwrap();
-        probes["probes"][0]["totals"]["good"].as_u64() >= Some(100)
+        probes["probes"][0]["totals"]["success"].as_u64() >= Some(100)
     });
     let deploy = [
         "demo",
@@ -98,7 +98,7 @@ fn a_rollback_is_told_as_one_story_once_and_in_order() {
     let told = headlines_in(&slack.bodies()[refused..]);
     let story = [
         "shop/mykadoo: revision 2 made things worse",
-        "shop/mykadoo: revision 2 was turned back, and all is well again",
+        "shop/mykadoo: revision 2 was rolled back, and all is well again",
     ];
     assert_eq!(told, story);
     assert!(
@@ -113,7 +113,7 @@ fn a_rollback_is_told_as_one_story_once_and_in_order() {
         .map(|request| serde_json::from_str::<Value>(&request.body).unwrap())
         .map(|message| message["step"].as_str().unwrap().to_owned())
         .collect();
-    assert_eq!(steps, ["regressed", "recovered"]);
+    assert_eq!(steps, ["regressed", "rolled_back"]);
     // The signature is that of openssl.
     let head = &hooks[0].head;
     let line = head
@@ -132,7 +132,7 @@ fn a_rollback_is_told_as_one_story_once_and_in_order() {
         assert!(said.trim().ends_with(signature), "{said} {signature}");
     }
 
-    // Alertmanager hears of the same: it regressed, that is over, it was turned back.
+    // Alertmanager hears of the same: it regressed, that is over, it was rolled back.
     let alerts: Vec<Value> = alertmanager
         .requests()
         .iter()
@@ -271,7 +271,7 @@ fn the_demo_tells_one_story_to_an_alertmanager_and_to_slack() {
         headlines(&slack),
         [
             "demo/mykadoo: revision 3 made things worse",
-            "demo/mykadoo: revision 3 was turned back, and all is well again",
+            "demo/mykadoo: revision 3 was rolled back, and all is well again",
         ]
     );
     let regressed = "LeadsmanReleaseRegressed";

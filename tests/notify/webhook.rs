@@ -279,7 +279,7 @@ fn a_real_alertmanager_reaches_us() {
     });
     let releases: Value = serde_json::from_str(&leadsman.get("/api/v1/releases").body).unwrap();
     assert_eq!(
-        releases["releases"][0]["phase"], "absent",
+        releases["releases"][0]["phase"], "not_installed",
         "an alert alone does nothing"
     );
 }
@@ -517,7 +517,7 @@ fn of_a_flood_nothing_is_lost_without_a_word() {
     });
 }
 
-/// An alert that would convict means nothing where no revision is watched.
+/// An alert that would reject means nothing where no revision is watched.
 #[test]
 fn a_convicting_alert_outside_a_watch_does_nothing() {
     let folder = tempfile::tempdir().unwrap();
@@ -525,7 +525,7 @@ fn a_convicting_alert_outside_a_watch_does_nothing() {
     let app = App::of(&history);
     until("the app's pods are Ready", || {
         std::fs::read_to_string(history.join("pods.json"))
-            .is_ok_and(|text| text.contains("\"settled\":1"))
+            .is_ok_and(|text| text.contains("\"complete\":1"))
     });
     let token = folder.path().join("token");
     std::fs::write(&token, TOKEN).unwrap();
@@ -533,7 +533,7 @@ fn a_convicting_alert_outside_a_watch_does_nothing() {
         "[serve]\nlisten = \"127.0.0.1:0\"\ntoken_file = \"{}\"\n\
          [[release]]\nname = \"mykadoo\"\nnamespace = \"shop\"\nbase_url = \"{}\"\nembedded = \"{}\"\nmode = \"enforce\"\n\
          [[release.probe]]\nname = \"api\"\npath = \"/api/health\"\n\
-         [[release.alert]]\nmatch = {{ alertname = \"HighErrors\" }}\nweight = \"convict\"\n",
+         [[release.alert]]\nmatch = {{ alertname = \"HighErrors\" }}\nweight = \"reject\"\n",
         token.display(),
         app.url(),
         history.display()
@@ -543,7 +543,7 @@ fn a_convicting_alert_outside_a_watch_does_nothing() {
         let all: Value = serde_json::from_str(&leadsman.get("/api/v1/releases").body).unwrap();
         all["releases"][0].clone()
     };
-    until("nothing is watched", || release()["phase"] == "steady");
+    until("nothing is watched", || release()["phase"] == "idle");
     let told = notice(&alert("HighErrors", "shop", "2199-01-01T00:00:00Z"));
     assert_eq!(tell(&leadsman, told.as_bytes()).status, 202);
     until("the guard has taken it", || {
@@ -553,6 +553,6 @@ fn a_convicting_alert_outside_a_watch_does_nothing() {
         ) == 1
             && count(&leadsman, "leadsman_webhook_queue_length") == 0
     });
-    assert_eq!(release()["phase"], "steady");
+    assert_eq!(release()["phase"], "idle");
     assert_eq!(release()["revision"], 1, "{:#}", release());
 }

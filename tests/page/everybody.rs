@@ -42,7 +42,7 @@ fn every_state_fits_is_legible_and_well_formed() {
         }
         // The warning, too.
         for scheme in ["light", "dark"] {
-            page.put(state("turning_back").to_string());
+            page.put(state("rolling_back").to_string());
             page.open(400, scheme);
             page.break_down();
             page.until("stale", "$('stale-text').textContent !== ''");
@@ -58,8 +58,8 @@ fn every_state_fits_is_legible_and_well_formed() {
 #[test]
 fn the_keyboard_reaches_everything_in_the_order_of_the_page() {
     with_page(|page| {
-        let mut status = many("turned_back", 6);
-        status["releases"][5]["phase"] = json!("turning_back");
+        let mut status = many("rolled_back", 6);
+        status["releases"][5]["phase"] = json!("rolling_back");
         page.put(status.to_string());
         page.open(1200, "light");
         page.until(
@@ -108,7 +108,7 @@ fn the_keyboard_reaches_everything_in_the_order_of_the_page() {
 #[test]
 fn a_link_can_name_a_release() {
     with_page(|page| {
-        page.put(many("steady", 10).to_string());
+        page.put(many("idle", 10).to_string());
         page.open(1200, "light");
         page.run("location.hash = '#release/demo/mykadoo-7';");
         page.until(
@@ -126,7 +126,7 @@ fn a_link_can_name_a_release() {
 #[test]
 fn two_hundred_releases_are_shown_sifted_and_updated_in_place() {
     with_page(|page| {
-        let mut status = many("steady", 200);
+        let mut status = many("idle", 200);
         page.put(status.to_string());
         page.open(1200, "light");
         assert_eq!(headline(page), "All 200 releases are good");
@@ -137,13 +137,13 @@ fn two_hundred_releases_are_shown_sifted_and_updated_in_place() {
         );
         page.until("one is open", "nodes[150].querySelector('.body') !== null");
         // One gets into trouble: it is named first, opens, and nothing else moves.
-        status["releases"][123]["phase"] = json!("turning_back");
-        status["releases"][123]["says"] = json!("Turning back to revision 1.");
+        status["releases"][123]["phase"] = json!("rolling_back");
+        status["releases"][123]["says"] = json!("Rolling back to revision 1.");
         page.run("$('filter').focus();");
         page.put(status.to_string());
         page.until(
             "the trouble is named",
-            "$('headline').textContent === 'demo/mykadoo-123 is being turned back'",
+            "$('headline').textContent === 'demo/mykadoo-123 is being rolled back'",
         );
         page.until("it is open", "nodes[123].open");
         assert_eq!(
@@ -177,7 +177,7 @@ fn two_hundred_releases_are_shown_sifted_and_updated_in_place() {
         );
         page.run("$('only').click();");
         // Everything in trouble at once: a bounded list, and no more than a few open themselves.
-        let mut outage = many("turning_back", 200);
+        let mut outage = many("rolling_back", 200);
         page.put(outage.to_string());
         page.until(
             "the outage is said",
@@ -188,7 +188,7 @@ fn two_hundred_releases_are_shown_sifted_and_updated_in_place() {
         }
         assert_says(
             page,
-            &["200 of them are being turned back.", "and 192 more"],
+            &["200 of them are being rolled back.", "and 192 more"],
         );
         assert_eq!(
             page.js("document.querySelectorAll('.release[open]').length"),

@@ -1,4 +1,4 @@
-//! Expectations over the wire. The rules themselves are tested beside `sounding::judge`.
+//! Expectations over the wire. The rules themselves are tested beside `result::judge`.
 
 use std::time::Duration;
 

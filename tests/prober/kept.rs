@@ -99,7 +99,7 @@ async fn bodies_go_over_a_kept_http2_connection() {
 }
 
 #[tokio::test]
-async fn a_dropped_http2_sounding_leaves_nothing_behind() {
+async fn a_dropped_http2_result_leaves_nothing_behind() {
     // Neither a server that hangs nor one that does not read keeps it open.
     let hangs = Server::http2(|_| hang()).await;
     let prober_of_hanging = prober(hangs.url("/"), |q| q.http = HttpVersions::Http2);
@@ -216,7 +216,7 @@ async fn a_kept_connection_that_leads_to_a_redirect_is_told_of_the_last_hop() {
     for _ in 0..3 {
         let result = sound(&prober, TIMEOUT).await;
         assert_eq!(result.outcome, GOOD, "{result:?}");
-        // The first hop took the connection that the last sounding left, the last hop opened one.
+        // The first hop took the connection that the last result left, the last hop opened one.
         assert!(!result.answer.reused && !result.phases.connect.is_zero());
     }
 }

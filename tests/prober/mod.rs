@@ -1,7 +1,7 @@
 //! The prober against a server that does as it is told.
 //!
 //! Tests are named after the scenarios that every good prober is held to. Those about an answer that has come (A…, and
-//! parts of S… and G…) are beside `sounding::judge` and `sounding::json`. Refused on purpose, so without a test:
+//! parts of S… and G…) are beside `result::judge` and `result::json`. Refused on purpose, so without a test:
 //!
 //! | row | why |
 //! |---|---|

@@ -1,4 +1,4 @@
-//! Deadlines: every sounding ends by its own, whatever the other side does.
+//! Deadlines: every result ends by its own, whatever the other side does.
 
 use std::time::Duration;
 
@@ -111,7 +111,7 @@ async fn latency_counts_from_the_due_time() {
 }
 
 #[tokio::test]
-async fn c07_c11_a_sounding_that_is_dropped_leaves_nothing_behind() {
+async fn c07_c11_a_result_that_is_dropped_leaves_nothing_behind() {
     let server = Server::plain(|_| hang()).await;
     let prober = prober(server.url("/"), |_| {});
     let result = prober.sound(clock::now(), TIMEOUT, None);
@@ -122,7 +122,7 @@ async fn c07_c11_a_sounding_that_is_dropped_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn soundings_of_one_prober_may_overlap() {
+async fn results_of_one_prober_may_overlap() {
     let wait = Duration::from_millis(200);
     let server = Server::plain(move |r| match r.connection {
         0 => hang(),

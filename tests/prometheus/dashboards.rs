@@ -166,7 +166,7 @@ fn app(history: &Path) -> App {
     let app = App::of(history);
     until("the app's pods are Ready", || {
         std::fs::read_to_string(history.join("pods.json"))
-            .is_ok_and(|text| text.contains("\"settled\":1"))
+            .is_ok_and(|text| text.contains("\"complete\":1"))
     });
     app
 }
@@ -174,7 +174,7 @@ fn app(history: &Path) -> App {
 fn release(name: &str, app: &App, history: &Path, watch: &str) -> String {
     format!(
         "[[release]]\nname = \"{name}\"\nnamespace = \"shop\"\nbase_url = \"{}\"\nembedded = \"{}\"\nmode = \"enforce\"\n\
-         interval = \"100ms\"\nobjective = {{ availability = \"99%\" }}\n[release.rollback]\nwatch = \"{watch}\"\n\
+         interval = \"100ms\"\nobjective = {{ availability = \"99%\" }}\n[release.analysis]\nduration = \"{watch}\"\n\
          [[release.probe]]\nname = \"api\"\npath = \"/api/health\"\nexpect = {{ status = 200 }}\n",
         app.url(),
         history.display()
@@ -214,14 +214,14 @@ fn every_query_of_the_dashboards_finds_something() {
         probes.len() == 2
             && probes
                 .iter()
-                .all(|probe| probe["totals"]["good"].as_u64() >= Some(300))
+                .all(|probe| probe["totals"]["success"].as_u64() >= Some(300))
     });
     deploy("slower", &slow);
     deploy("dead", &history);
     for (what, query) in [
         (
-            "it was turned back, and that was scraped",
-            "leadsman_rollouts_total{release=\"mykadoo\",ending=\"recovered\"} == 1",
+            "it was rolled back, and that was scraped",
+            "leadsman_rollouts_total{release=\"mykadoo\",outcome=\"recovered\"} == 1",
         ),
         (
             "the other one is slower, and that was scraped",

@@ -1,4 +1,4 @@
-//! Users' requests as a real Prometheus counts them convict a revision whose probes are all good.
+//! Users' requests as a real Prometheus counts them reject a revision whose probes are all good.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
@@ -47,7 +47,7 @@ fn counting_app(failing: Arc<AtomicU64>) -> SocketAddr {
 }
 
 #[test]
-fn users_requests_convict_where_all_probes_are_good() {
+fn users_requests_reject_where_all_probes_are_good() {
     if !present("prometheus") {
         return;
     }
@@ -56,7 +56,7 @@ fn users_requests_convict_where_all_probes_are_good() {
     let app = App::of(&history);
     until("the app's pods are Ready", || {
         std::fs::read_to_string(history.join("pods.json"))
-            .is_ok_and(|text| text.contains("\"settled\":1"))
+            .is_ok_and(|text| text.contains("\"complete\":1"))
     });
     let failing = Arc::new(AtomicU64::new(1));
     let prometheus = Prometheus::of(&[counting_app(Arc::clone(&failing))]);
@@ -64,7 +64,7 @@ fn users_requests_convict_where_all_probes_are_good() {
     until("requests are counted", || prometheus.query(one).len() == 1);
     let config = format!(
         "[[release]]\nname = \"mykadoo\"\nnamespace = \"shop\"\nbase_url = \"{}\"\nembedded = \"{}\"\nmode = \"enforce\"\n\
-         interval = \"100ms\"\n[release.rollback]\nwatch = \"60s\"\n\
+         interval = \"100ms\"\n[release.analysis]\nduration = \"60s\"\n\
          [release.requests]\nprometheus = \"http://{}\"\ninterval = \"5s\"\n\
          errors = 'sum(increase(http_requests_total{{code=~\"5..\"}}[$interval]))'\n\
          total = 'sum(increase(http_requests_total[$interval]))'\n\
@@ -76,7 +76,7 @@ fn users_requests_convict_where_all_probes_are_good() {
     let leadsman = Leadsman::run(&config, &[]);
     until("there is a baseline", || {
         let probes: Value = serde_json::from_str(&leadsman.get("/api/v1/probes").body).unwrap();
-        probes["probes"][0]["totals"]["good"].as_u64() >= Some(100)
+        probes["probes"][0]["totals"]["success"].as_u64() >= Some(100)
     });
     // Long enough for the first look at the requests, which comes after two seconds.
     std::thread::sleep(Duration::from_secs(3));
@@ -109,7 +109,7 @@ fn users_requests_convict_where_all_probes_are_good() {
         "{ended:#}\n{}",
         leadsman.log()
     );
-    assert_eq!(ended["ending"], "recovered", "{ended:#}");
+    assert_eq!(ended["outcome"], "rolled_back", "{ended:#}");
     // Prometheus goes away: that is said once, and is evidence of nothing.
     drop(prometheus);
     until("it is said", || {
@@ -161,11 +161,11 @@ impl Guarded {
         let app = App::of(&history);
         until("the app's pods are Ready", || {
             std::fs::read_to_string(history.join("pods.json"))
-                .is_ok_and(|text| text.contains("\"settled\":1"))
+                .is_ok_and(|text| text.contains("\"complete\":1"))
         });
         let config = format!(
             "[[release]]\nname = \"mykadoo\"\nnamespace = \"shop\"\nbase_url = \"{}\"\nembedded = \"{}\"\nmode = \"enforce\"\n\
-             interval = \"100ms\"\n[release.rollback]\nwatch = \"30s\"\n\
+             interval = \"100ms\"\n[release.analysis]\nduration = \"30s\"\n\
              [release.requests]\nprometheus = \"http://{prometheus}\"\ninterval = \"5s\"\ntimeout = \"1s\"\n\
              errors = '{errors}'\ntotal = '{total}'\n\
              [[release.probe]]\nname = \"api\"\npath = \"/api/health\"\nexpect = {{ status = 200 }}\n",
@@ -175,7 +175,7 @@ impl Guarded {
         let leadsman = Leadsman::run(&config, &[]);
         until("there is a baseline", || {
             let probes: Value = serde_json::from_str(&leadsman.get("/api/v1/probes").body).unwrap();
-            probes["probes"][0]["totals"]["good"].as_u64() >= Some(100)
+            probes["probes"][0]["totals"]["success"].as_u64() >= Some(100)
         });
         // Long enough for the first look at the requests, which comes after two seconds.
         std::thread::sleep(Duration::from_secs(3));
@@ -201,7 +201,7 @@ impl Guarded {
                 serde_json::from_str(&self.leadsman.get(path).body).unwrap()
             };
             let view = get("/api/v1/releases/shop/mykadoo");
-            let strata = view["watch"]["strata"].as_array();
+            let strata = view["analysis"]["strata"].as_array();
             let requests = strata
                 .into_iter()
                 .flatten()
@@ -220,7 +220,7 @@ impl Guarded {
     fn counts_for_nothing(&self, why: &str) {
         let (ended, seen) = self.watch_of_a_healthy_one();
         let log = self.leadsman.log();
-        assert_eq!(ended["ending"], "kept", "{ended:#}\n{log}");
+        assert_eq!(ended["outcome"], "passed", "{ended:#}\n{log}");
         assert!(
             !seen.is_empty(),
             "requests were counted before it came\n{log}"
@@ -257,7 +257,7 @@ fn a_prometheus_that_always_hung_is_no_stratum() {
     let said = "cannot be counted, and count for nothing";
     until("it is said", || guarded.leadsman.said(said));
     let (ended, seen) = guarded.watch_of_a_healthy_one();
-    assert_eq!(ended["ending"], "kept", "{ended:#}");
+    assert_eq!(ended["outcome"], "passed", "{ended:#}");
     assert!(seen.is_empty(), "{seen:?}");
 }
 

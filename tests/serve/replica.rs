@@ -65,7 +65,7 @@ pub(crate) struct Replica {
 }
 
 impl Replica {
-    pub(crate) fn start(made: Made) -> Self {
+    pub(crate) fn start(created_revision: Made) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -97,7 +97,7 @@ impl Replica {
                 counted.fetch_add(1, Ordering::SeqCst);
             }
         });
-        let recording = made.recording;
+        let recording = created_revision.recording;
         let dependencies = Dependencies {
             metrics: Arc::new(Metrics::new().unwrap()),
             clock: clock::now,
@@ -109,8 +109,8 @@ impl Replica {
             reload,
         };
         let serve = ServeConfig {
-            listen: made.at,
-            max_connections: made.max_connections,
+            listen: created_revision.at,
+            max_connections: created_revision.max_connections,
             probe_allow: Vec::new(),
             probe_rate: 10,
             timeout_offset: Duration::ZERO,
@@ -120,15 +120,17 @@ impl Replica {
             external_url: None,
         };
         let shared = Arc::new(AppState::new(dependencies, empty(), &serve));
-        let listener = runtime.block_on(TcpListener::bind(made.at)).unwrap();
+        let listener = runtime
+            .block_on(TcpListener::bind(created_revision.at))
+            .unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let (end, ended) = std_mpsc::channel();
         let serving = http::serve(
             listener,
             http::router(Arc::clone(&shared)),
-            made.max_connections,
-            made.tls.map(Arc::new),
+            created_revision.max_connections,
+            created_revision.tls.map(Arc::new),
             stop.clone(),
         );
         runtime.spawn(async move {
@@ -143,8 +145,8 @@ impl Replica {
             orders,
             done,
             order_ids,
-            token_file: made.token_file,
-            review: made.review,
+            token_file: created_revision.token_file,
+            review: created_revision.review,
             _runtime: runtime,
         };
         replica.controllers(&[]);
@@ -178,7 +180,7 @@ impl Replica {
             release: "mykadoo".into(),
             mode: "enforce",
             engine: Some("embedded"),
-            phase: "watching".into(),
+            phase: "analyzing".into(),
             says: "it is watched".into(),
             revision: Some(2),
             at_hand: Some(2),

@@ -348,8 +348,8 @@ fn the_gate_waits_through_every_change_of_who_acts() {
     });
     gate.said.lock().unwrap().clear();
     gate.says("it is watched");
-    replica.controllers(&[ended("recovered", "pods_down:api")]);
-    gate.ends_with(10, "recovered");
+    replica.controllers(&[ended("rolled_back", "pods_down:api")]);
+    gate.ends_with(10, "rolled_back");
 }
 
 #[test]
@@ -362,7 +362,7 @@ fn the_gate_gives_up_with_what_was_the_matter() {
     let watched = gate(&replica.url(), "mykadoo");
     unknown.ends_with(1, "knows no release another");
     nobody.ends_with(3, "no daemon answers");
-    watched.ends_with(124, "the last that was known: watching: it is watched");
+    watched.ends_with(124, "the last that was known: analyzing: it is watched");
     replica
         .shared
         .set_answers(Routing::One(LeaderRoute::Nobody));
@@ -423,9 +423,9 @@ fn an_order_whose_answer_is_lost_is_sent_again_as_the_same_order() {
     assert!(keys.iter().all(|key| *key == id), "{keys:?} {id}");
     replica.controllers(&[RolloutView {
         order: Some(id),
-        ..ended("recovered", "by_hand")
+        ..ended("rolled_back", "by_hand")
     }]);
-    running.ends_with(0, "recovered");
+    running.ends_with(0, "rolled back");
     assert_eq!(replica.done(), 1);
 }
 
@@ -466,7 +466,7 @@ fn a_command_waits_for_a_moment_until_somebody_acts() {
                 file,
             ],
             0,
-            "recovered",
+            "rolled back",
         ),
     ];
     for (arguments, code, says) in commands {
@@ -484,11 +484,11 @@ fn a_command_waits_for_a_moment_until_somebody_acts() {
             replica.controllers(&[
                 RolloutView {
                     order: Some(id),
-                    ..ended("recovered", "by_hand")
+                    ..ended("rolled_back", "by_hand")
                 },
                 RolloutView {
                     order: Some("of-another".into()),
-                    ..ended("failed", "by_hand")
+                    ..ended("rollback_failed", "by_hand")
                 },
             ]);
         }

@@ -28,7 +28,7 @@ fn replica(name: &str, holds: &str) -> (Replica, mpsc::Receiver<ReceivedAlert>, 
     let view = GuardView {
         namespace: "shop".into(),
         release: holds.into(),
-        phase: "watching".into(),
+        phase: "analyzing".into(),
         says: format!("{name} watches it"),
         ..GuardView::default()
     };
@@ -119,8 +119,8 @@ fn whichever_replica_is_asked_tells_of_all_releases() {
             assert_eq!(
                 told(&replica.get(path, None)),
                 [
-                    "a watching one watches it",
-                    "b watching two watches it",
+                    "a analyzing one watches it",
+                    "b analyzing two watches it",
                     &format!("c {nobody}"),
                     &format!("d {says}"),
                 ]
@@ -156,7 +156,7 @@ fn whichever_replica_is_asked_tells_of_all_releases() {
     // Who is asked by another replica answers of itself, at once.
     let passed_on = [("X-Leadsman-Forwarded", "1")];
     let itself = request(one.address, "GET", "/api/v1/releases", &passed_on);
-    assert_eq!(told(&itself), ["a watching one watches it"]);
+    assert_eq!(told(&itself), ["a analyzing one watches it"]);
 }
 
 #[test]

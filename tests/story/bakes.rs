@@ -94,7 +94,7 @@ fn bakes(guarded: &Guarded, revision: u64) {
         let bake = bake(guarded);
         bake["revision"] == revision && bake["state"] == "baking"
     });
-    assert_eq!(guarded.outcome_of(revision).as_deref(), Some("kept"));
+    assert_eq!(guarded.outcome_of(revision).as_deref(), Some("passed"));
     let says = guarded.release()["says"].as_str().unwrap().to_owned();
     assert!(
         says.contains("it bakes until it is known to be good"),
@@ -150,9 +150,9 @@ fn errors_in_the_bake_roll_back_where_that_is_set_and_are_told_elsewhere() {
         ended(guarded, "failed");
     }
     until("revision 2 is rolled back and all is well", || {
-        rolls.outcome_of(2).as_deref() == Some("recovered")
+        rolls.outcome_of(2).as_deref() == Some("rolled_back")
     });
-    rolls.was_turned_back_once();
+    rolls.was_rolled_back_once();
     let verdict = rolls.release()["verdict"].clone();
     assert_eq!(verdict["reason"], "bake:error_rate", "{verdict}");
 
@@ -166,7 +166,7 @@ fn errors_in_the_bake_roll_back_where_that_is_set_and_are_told_elsewhere() {
         text.contains("% tolerated; api: 8 of the last 8 results failed"),
         "{text}"
     );
-    assert_eq!(tells.outcome_of(2).as_deref(), Some("kept"));
+    assert_eq!(tells.outcome_of(2).as_deref(), Some("passed"));
     assert_eq!(tells.records().len(), 2);
     until("people are told", || {
         tells
@@ -200,7 +200,7 @@ fn what_bakes_to_its_end_is_known_to_be_good_and_the_next_revision_ends_a_bake()
     bakes(&guarded, 3);
     guarded.deploy("healthy");
     ended(&guarded, "superseded");
-    assert_eq!(guarded.outcome_of(3).as_deref(), Some("kept"));
+    assert_eq!(guarded.outcome_of(3).as_deref(), Some("passed"));
 }
 
 /// The database goes down in the moment of the rollback: that says nothing of the revision that is gone back to.
@@ -235,15 +235,15 @@ fn a_dependency_that_fails_while_a_rollback_is_verified_is_not_held_against_it()
             )
     });
     guarded.deploy("healthy");
-    guarded.reaches("watching");
+    guarded.reaches("analyzing");
     servers.get().unwrap().0.fails_from_now_on();
     until("the rollback is verified", || {
         let outcome = guarded.outcome_of(2);
-        outcome.is_some_and(|outcome| outcome != "kept")
+        outcome.is_some_and(|outcome| outcome != "passed")
     });
     assert_eq!(
         guarded.outcome_of(2).as_deref(),
-        Some("recovered"),
+        Some("rolled_back"),
         "{}",
         guarded.daemon.log()
     );

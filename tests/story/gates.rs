@@ -37,7 +37,7 @@ fn the_gate_answers_at_once_where_there_is_nothing_to_wait_for() {
     guarded.deploy("healthy");
     until("it is seen", || guarded.release()["revision"] == 2);
     guarded.deploy("dead");
-    until("it was turned back", || guarded.outcome_of(3).is_some());
+    until("it was rolled back", || guarded.outcome_of(3).is_some());
     until("the rollback is known", || {
         guarded.release()["revision"] == 4
     });
@@ -45,13 +45,13 @@ fn the_gate_answers_at_once_where_there_is_nothing_to_wait_for() {
     answers(&guarded, &["1"], 13, &[newest]);
     answers(&guarded, &["2"], 13, &["Revision 2: superseded"]);
     answers(&guarded, &["3"], 10, &["Revision 3: recovered"]);
-    // What Leadsman's rollback made is no deployment: the one that was deployed was turned back.
+    // What Leadsman's rollback made is no deployment: the one that was deployed was rolled back.
     let made = "revision 4 is what the rollback of revision 3 made";
     answers(&guarded, &["4"], 10, &[made, "Revision 3: recovered"]);
     answers(&guarded, &[], 10, &["Revision 3: recovered"]);
     let (code, text) = gate(&guarded, &["1", "--json"]);
     let said: Value = serde_json::from_str(&text).unwrap();
-    assert_eq!((code, &said["ending"]), (Some(13), &"superseded".into()));
+    assert_eq!((code, &said["outcome"]), (Some(13), &"superseded".into()));
 }
 
 #[test]
@@ -120,6 +120,6 @@ fn the_gate_of_a_release_that_is_observed_tells_what_would_have_been() {
         &guarded,
         &["2"],
         11,
-        &["Would have been turned back in the mode enforce"],
+        &["Would have been rolled back in the mode enforce"],
     );
 }

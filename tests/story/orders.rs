@@ -119,7 +119,7 @@ impl Ordering {
         self.guarded.deploy("healthy");
         until("the revision is judged", || {
             let release = self.guarded.release();
-            release["revision"] == revision && release["phase"] == "watching"
+            release["revision"] == revision && release["phase"] == "analyzing"
         });
     }
 }
@@ -145,12 +145,12 @@ fn two_orders_within_a_second_are_one_rollback_and_both_hear_its_result() {
     let (first, second) = (first.ends(), second.ends());
     for (code, text) in [&first, &second] {
         assert_eq!(*code, Some(0), "{text}\n{}", ordering.guarded.daemon.log());
-        assert!(text.contains("recovered"), "{text}");
+        assert!(text.contains("rolled back"), "{text}");
     }
     assert_eq!(order_in(&first.1), order_in(&second.1));
     let joined = |text: &str| text.contains("is under way already; yours joins it");
     assert!(joined(&first.1) ^ joined(&second.1), "{first:?} {second:?}");
-    ordering.guarded.was_turned_back_once();
+    ordering.guarded.was_rolled_back_once();
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn an_order_that_is_sent_again_is_the_same_order() {
     ordering.guarded.daemon.kill();
     ordering.guarded.daemon.start_again();
     until("it acts again", || {
-        ordering.guarded.release()["phase"] == "steady"
+        ordering.guarded.release()["phase"] == "idle"
     });
     again(&ordering);
     // With that key another order is a mistake, and not taken for done.
@@ -222,10 +222,10 @@ fn an_order_that_is_sent_again_is_the_same_order() {
     let says = "that of an order that names no revision, and this is an order to revision 1";
     assert!(reply.body.contains(says), "{}", reply.body);
     let order = ordering.get(&format!("orders/{id}"));
-    assert_eq!(order["rollout"]["ending"], "recovered", "{order}");
+    assert_eq!(order["rollout"]["outcome"], "rolled_back", "{order}");
     assert_eq!(order["rollout"]["order"], id.as_str());
-    assert_eq!(order["rollout"]["made"], 3);
-    ordering.guarded.was_turned_back_once();
+    assert_eq!(order["rollout"]["created_revision"], 3);
+    ordering.guarded.was_rolled_back_once();
     for (key, says) in [
         ("", "Idempotency-Key"),
         (&"x".repeat(200), "Idempotency-Key"),
@@ -247,13 +247,13 @@ fn an_order_is_followed_to_its_end_although_the_daemon_was_killed_in_the_middle(
     ordering.deploy(2);
     let mut running = ordering.spawn(&["rollback", "mykadoo", "--reason", "the cart"]);
     running.says("rder ");
-    ordering.guarded.reaches("turning_back");
+    ordering.guarded.reaches("rolling_back");
     ordering.guarded.daemon.kill();
     ordering.guarded.daemon.start_again();
     let (code, text) = running.ends();
     assert_eq!(code, Some(0), "{text}\n{}", ordering.guarded.daemon.log());
-    assert!(text.contains("recovered"), "{text}");
-    ordering.guarded.was_turned_back_once();
+    assert!(text.contains("rolled back"), "{text}");
+    ordering.guarded.was_rolled_back_once();
 }
 
 /// What a person asks for and cannot be, is told at once and to them alone.
@@ -307,7 +307,7 @@ fn what_cannot_be_ordered_is_refused_at_once_and_nobody_is_paged() {
     );
     let rollouts = ordering.rollouts();
     assert_eq!(rollouts.len(), 1, "{rollouts:?}");
-    assert_eq!(rollouts[0]["ending"], "order_refused");
+    assert_eq!(rollouts[0]["outcome"], "order_refused");
     let text = rollouts[0]["text"].as_str().unwrap();
     for part in ["the cart loses items", "revision 1 is pending-upgrade"] {
         assert!(text.contains(part), "{text}");
@@ -328,11 +328,11 @@ fn what_cannot_be_ordered_is_refused_at_once_and_nobody_is_paged() {
 #[track_caller]
 fn nothing_happened(ordering: &Ordering) {
     let release = ordering.guarded.release();
-    assert_eq!(release["phase"], "watching", "{release:#}");
+    assert_eq!(release["phase"], "analyzing", "{release:#}");
     assert_eq!(ordering.guarded.records().len(), 2);
     let history = release["history"].as_array().unwrap();
     assert!(
-        history.iter().all(|one| one["ending"].is_null()),
+        history.iter().all(|one| one["outcome"].is_null()),
         "{history:?}"
     );
     for (place, text) in [
@@ -369,7 +369,7 @@ fn an_order_is_carried_out_in_every_mode() {
             "{mode}: {text}\n{}",
             ordering.guarded.daemon.log()
         );
-        ordering.guarded.was_turned_back_once();
+        ordering.guarded.was_rolled_back_once();
     }
 }
 

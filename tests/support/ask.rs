@@ -1,4 +1,4 @@
-//! Asks one question and holds the answer to what every sounding must keep.
+//! Asks one question and holds the answer to what every result must keep.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub const TIMEOUT: Duration = Duration::from_secs(10);
 /// The timeout of questions that are meant to run into it.
 pub const SHORT: Duration = Duration::from_millis(400);
 
-/// How much later than its timeout a sounding may end on a busy machine.
+/// How much later than its timeout a result may end on a busy machine.
 const SLACK: Duration = Duration::from_secs(5);
 
 /// What is expected of an outcome.
@@ -124,13 +124,13 @@ pub async fn check_tcp(
     result
 }
 
-/// Takes one sounding and checks what holds for all of them.
+/// Takes one result and checks what holds for all of them.
 pub async fn sound(prober: &Prober, timeout: Duration) -> ProbeResult {
     let due = clock::now();
     let began = Instant::now();
     let result = tokio::time::timeout(timeout + SLACK, prober.sound(due, timeout, None))
         .await
-        .expect("a sounding ends by its deadline");
+        .expect("a result ends by its deadline");
     let took = began.elapsed();
     assert_eq!(result.due, due);
     assert!(result.started >= due && result.finished >= result.started);

@@ -59,7 +59,7 @@ fn the_allowance_is_that_of_the_binomial_distribution() {
 #[derive(Default)]
 struct Cell {
     releases: usize,
-    /// From the onset to the rollback in seconds, ascending; of those that were turned back.
+    /// From the onset to the rollback in seconds, ascending; of those that were rolled back.
     delays_s: Vec<f64>,
     reasons: BTreeMap<String, u32>,
     /// How many ended as healthy.
@@ -92,7 +92,7 @@ impl Cell {
         let most = allowed(self.releases, in_a_thousand / 1000.0);
         assert!(
             rolled_back <= most,
-            "{row}, {way}: {rolled_back} of {} turned back, {most} allowed: {:?}",
+            "{row}, {way}: {rolled_back} of {} rolled back, {most} allowed: {:?}",
             self.releases,
             self.reasons
         );
@@ -163,7 +163,7 @@ fn taught_normally(shape: Shape, history: usize) -> Arc<Taught> {
 
 fn begin(world: &World, start: &AnalysisStart) -> Analysis {
     let mut rule = rule(world.interval_s);
-    rule.latency_convicts = world.slow.is_some();
+    rule.latency_rejects = world.slow.is_some();
     Analysis::new(rule, start).unwrap()
 }
 
@@ -247,7 +247,7 @@ impl Row<'_> {
     }
 }
 
-/// A row of healthy releases: of a thousand at most so many may be turned back, where there is a goal.
+/// A row of healthy releases: of a thousand at most so many may be rolled back, where there is a goal.
 #[track_caller]
 fn kept(row: &Row<'_>, goal: Option<f64>, world: impl Fn(&mut Rng, usize) -> World) {
     let cells = row.play(&world);
@@ -258,7 +258,7 @@ fn kept(row: &Row<'_>, goal: Option<f64>, world: impl Fn(&mut Rng, usize) -> Wor
     }
     let goal_text = goal.map_or("none".to_owned(), |goal| format!("{goal}"));
     let reasons: Vec<_> = cells.iter().map(|cell| &cell.reasons).collect();
-    println!("{line}   of 1000 turned back, goal {goal_text}   {reasons:?}");
+    println!("{line}   of 1000 rolled back, goal {goal_text}   {reasons:?}");
     if let Some(goal) = goal {
         for (cell, (way, ..)) in cells.iter().zip(WAYS) {
             cell.at_most(&row.title(), way, goal);
@@ -479,7 +479,7 @@ fn goal_the_downtime_of_a_strategy_is_kept() {
     let gaps = |_, _: &mut Rng, release: usize| recreated(GAPS_S[release % GAPS_S.len()]);
     let name = "a strategy that stops first, gap of 12 to 100 s";
     kept_in(&shapes, name, 34, Past::Same, Some(5.0), gaps);
-    // So long a gap is turned back where nothing like it was met before.
+    // So long a gap is rolled back where nothing like it was met before.
     let long = |_, _: &mut Rng, _| recreated(150.0);
     let finished = Past::Of(|attempt| recreated(80.0 + 35.0 * (attempt as f64).min(2.0)));
     kept_in(&shapes, "the same, gap of 150 s", 35, finished, None, long);
@@ -784,7 +784,7 @@ fn goal_what_begins_or_becomes_ready_late_is_found() {
 }
 
 /// Which answers are how much slower, and in how many releases of the ways in which pods are asked directly that
-/// convicts; the notice for less is counted beside it.
+/// rejects; the notice for less is counted beside it.
 fn timed(
     name: &str,
     seed: u64,
@@ -815,7 +815,7 @@ fn timed(
     cell.delays_s.sort_by(f64::total_cmp);
     notices.sort_by(f64::total_cmp);
     println!(
-        "latency: {name:<40} {:>5} releases   convicted {} {:.0}/{:.0}   noticed {} {:.0}   {:?}",
+        "latency: {name:<40} {:>5} releases   rejected {} {:.0}/{:.0}   noticed {} {:.0}   {:?}",
         cell.releases,
         cell.delays_s.len(),
         cell.quantile(0.5).ceil(),
@@ -858,7 +858,7 @@ fn goal_slow_answers_are_found_and_a_load_is_not() {
     cold.at_most("cold for a minute", "direct", 10.0);
 }
 
-/// The share of an endpoint's soundings that fails at a time.
+/// The share of an endpoint's results that fails at a time.
 type Rate = Box<dyn Fn(f64, usize) -> f64>;
 
 /// Bakes of an hour through the Service alone, each endpoint each five seconds; the rate at which an endpoint fails at

@@ -1,4 +1,4 @@
-//! What holds of every stream of soundings: the properties of the specification, in its order.
+//! What holds of every stream of results: the properties of the specification, in its order.
 //!
 //! The streams are drawn by proptest from a fixed seed, so a run says the same every time; `LEADSMAN_SIMULATE=50` draws
 //! fifty times as many.
@@ -98,7 +98,7 @@ fn learned_clean(endpoints: usize, results: u64) -> LearnedRollouts {
     }
 }
 
-/// Real trouble: for a while this share of one endpoint's soundings fails, or of all endpoints'.
+/// Real trouble: for a while this share of one endpoint's results fails, or of all endpoints'.
 #[derive(Debug, Clone)]
 struct Trouble {
     ticks: usize,
@@ -114,7 +114,7 @@ fn troubles() -> impl Strategy<Value = Vec<Trouble>> {
     prop::collection::vec(trouble, 1..12)
 }
 
-/// The rows of these troubles, one after another, void now and then. A row depends on its place alone.
+/// The rows of these troubles, one after another, unknown now and then. A row depends on its place alone.
 fn rows(troubles: &[Trouble], seed: u64, endpoints: usize, ticks: usize, unknown: f64) -> Vec<Row> {
     let mut rates = vec![0.01; endpoints];
     let mut next = troubles.iter();
@@ -179,7 +179,7 @@ fn property_01_at_the_tolerated_rate_at_most_one_in_a_hundred_reaches_the_thresh
     }
 }
 
-/// Property 2: Of healthy releases with a burst a day at most one in 2000 is turned back; through the Service alone, nothing
+/// Property 2: Of healthy releases with a burst a day at most one in 2000 is rolled back; through the Service alone, nothing
 /// rolled out. `goals.rs` has the same with rollouts.
 #[test]
 fn property_02_healthy_worlds_are_kept() {
@@ -220,7 +220,7 @@ fn property_02_healthy_worlds_are_kept() {
 
 /// Property 7: A stream of which nothing is evidence says nothing.
 #[test]
-fn property_07_void_alone_is_inconclusive() {
+fn property_07_unknown_alone_is_inconclusive() {
     for nothing in [
         TickOutcome::Unknown,
         TickOutcome::Limited,
@@ -350,9 +350,9 @@ proptest! {
         prop_assert!(off <= 1e-6 * one.max_e(), "{} {}", one.max_e(), two.max_e());
     }
 
-    /// Property 6: One burst of ten seconds convicts nobody, whenever it comes and however often one asks.
+    /// Property 6: One burst of ten seconds rejects nobody, whenever it comes and however often one asks.
     #[test]
-    fn property_06_one_burst_of_ten_seconds_never_convicts(
+    fn property_06_one_burst_of_ten_seconds_never_rejects(
         interval_s in prop::sample::select(vec![1.0, 2.0, 5.0, 10.0, 15.0]),
         place in 0.0_f64..1.0,
         is_rolled_out: bool,
@@ -379,9 +379,9 @@ proptest! {
         prop_assert_eq!(analysis.conclude(), Verdict::Healthy);
     }
 
-    /// Property 7: What is no evidence convicts nobody, after whatever came before.
+    /// Property 7: What is no evidence rejects nobody, after whatever came before.
     #[test]
-    fn property_07_void_convicts_nobody(
+    fn property_07_unknown_rejects_nobody(
         troubles in troubles(),
         seed: u64,
         ticks in 10_usize..200,
@@ -402,7 +402,7 @@ proptest! {
         let start = known(&[(36, 3600); 3]);
         let block = rule.block_s as usize;
         let mut rng = numbers(seed, 0);
-        // Few enough failures to convict nobody before the end, most of the time.
+        // Few enough failures to reject nobody before the end, most of the time.
         let stream: Vec<Row> = (0..blocks * block)
             .map(|_| (0..3).map(|_| outcome(rng.f64() < 0.04)).collect())
             .collect();
@@ -577,7 +577,7 @@ proptest! {
             for (analysis, outcomes) in watches.iter_mut().zip([limited, unknown]) {
                 analysis.tick(&Tick { outcomes, ..Tick::default() });
             }
-            // A shorter run may convict; until then nothing differs.
+            // A shorter run may reject; until then nothing differs.
             if watches[0].regression().is_some() || watches[1].regression().is_some() {
                 break;
             }
@@ -649,7 +649,7 @@ proptest! {
                 given.tick(&mut rng, tick).with(|seen| {
                     analysis.tick(seen);
                 });
-                // Where the first tick convicts by a crash loop, no e-value was ever looked at.
+                // Where the first tick rejects by a crash loop, no e-value was ever looked at.
                 let (e, max_e) = (analysis.e_value(), analysis.max_e());
                 prop_assert!(e >= 0.0 && (max_e >= e || max_e == 0.0), "{} {}", e, max_e);
                 prop_assert!(analysis.log10_e().is_finite());
@@ -726,7 +726,7 @@ fn anything(rng: &mut Rng) -> Anything {
         rule.analysis_s = within(rng, rule.interval_s, 300.0);
         rule.pod_cold_s = within(rng, 0.0, 100.0);
     }
-    rule.latency_convicts = rng.bool();
+    rule.latency_rejects = rng.bool();
     let counts = |rng: &mut Rng| {
         let n = *rng.choice([0, 1, 19, 40, 3600, 1 << 40].iter()).unwrap();
         (*rng.choice([0, n / 2, n].iter()).unwrap(), n)
@@ -896,7 +896,7 @@ proptest! {
 
     /// Property 12: What fails for old pods as well is not the release's fault, also after they are gone.
     #[test]
-    fn property_12_what_fails_for_old_pods_as_well_never_convicts(
+    fn property_12_what_fails_for_old_pods_as_well_never_rejects(
         shape in shapes(),
         seed: u64,
         endpoint in 0..ENDPOINTS,
@@ -917,9 +917,9 @@ proptest! {
         prop_assert_eq!(analysis[0].regression(), None, "from {} s, the last old pod gone at {} s", from_s, last_s);
     }
 
-    /// Property 13: New pods that are cold for nine seconds, and well afterwards, never convict.
+    /// Property 13: New pods that are cold for nine seconds, and well afterwards, never reject.
     #[test]
-    fn property_13_a_cold_start_of_nine_seconds_never_convicts(
+    fn property_13_a_cold_start_of_nine_seconds_never_rejects(
         shape in shapes(),
         seed: u64,
         cold_s in 0.0_f64..9.0,
@@ -1029,9 +1029,9 @@ fn property_14_without_anything_new_the_e_values_are_those_of_version_1() {
     }
 }
 
-/// The tests above would be worth little if their streams convicted nobody.
+/// The tests above would be worth little if their streams rejected nobody.
 #[test]
-fn the_random_streams_convict_in_several_ways() {
+fn the_random_streams_reject_in_several_ways() {
     let mut reasons = std::collections::BTreeSet::new();
     for release in 0..60 {
         let mut rng = numbers(22, release);
@@ -1046,7 +1046,7 @@ fn the_random_streams_convict_in_several_ways() {
         let analysis = judge(&rule(1.0), &known(&[(36, 3600); 3]), &stream);
         reasons.insert(
             match analysis.regression().map(|regression| &regression.reason) {
-                None => "kept",
+                None => "passed",
                 Some(RegressionReason::HardDownAll) => "hard down, all",
                 Some(RegressionReason::HardDown(_)) => "hard down",
                 Some(RegressionReason::ErrorRate(_)) => "error rate",
@@ -1059,7 +1059,7 @@ fn the_random_streams_convict_in_several_ways() {
 
 /// Where pods cannot be asked, what they would have said counts for nothing, to the last digit.
 #[test]
-fn without_direct_soundings_pods_say_nothing() {
+fn without_direct_results_pods_say_nothing() {
     let start = known(&[(3, 3600), (0, 3600)]);
     for release in 0..10 {
         let mut rng = numbers(31, release);

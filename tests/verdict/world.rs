@@ -1,6 +1,6 @@
 //! Worlds to judge: what an app answers while a revision is rolled out, drawn from seeded random numbers.
 //!
-//! The base of every world: each sounding fails by itself with a probability of 1 %. On top comes what old or new pods,
+//! The base of every world: each result fails by itself with a probability of 1 %. On top comes what old or new pods,
 //! or all of them, do worse, and what a pod that goes leaves unanswered.
 
 use fastrand::Rng;
@@ -13,7 +13,7 @@ use super::rollout::{Deployed, Pod, Shape};
 
 /// As in the runbook: three health endpoints and the page itself.
 pub(crate) const ENDPOINTS: usize = 4;
-/// The share of soundings that fail anyway.
+/// The share of results that fail anyway.
 pub(crate) const BASE: f64 = 0.01;
 /// The probes' own interval.
 pub(crate) const STEADY_S: f64 = 10.0;
@@ -70,7 +70,7 @@ pub(crate) enum Limit {
 
 /// One kind of release.
 pub(crate) struct World {
-    /// Seconds from one sounding of an endpoint to the next.
+    /// Seconds from one result of an endpoint to the next.
     pub(crate) interval_s: f64,
     /// How the pods are replaced.
     pub(crate) shape: Shape,
@@ -78,7 +78,7 @@ pub(crate) struct World {
     pub(crate) hook_s: f64,
     /// A pod becomes Ready so long after it was created, from and to.
     pub(crate) start_s: (f64, f64),
-    /// The share of soundings that fail anyway, in the hour before as well.
+    /// The share of results that fail anyway, in the hour before as well.
     pub(crate) base: f64,
     /// For so long a pod that was told to go is still picked, and answers half of the time.
     pub(crate) drain_s: f64,
@@ -450,7 +450,7 @@ pub(crate) fn event(t: f64, what: WorkloadChange) -> WorkloadEvent {
     }
 }
 
-/// How many of so many soundings fail: from failure to failure, since most succeed.
+/// How many of so many results fail: from failure to failure, since most succeed.
 fn failures(rng: &mut Rng, total: u64, rate: f64) -> u64 {
     let (mut at, mut failed) = (0.0, 0);
     loop {

@@ -1,4 +1,4 @@
-//! `leadsman judge FILE`: applies the rule to streams, one JSON object a line.
+//! `leadsman analyze FILE`: applies the rule to streams, one JSON object a line.
 
 mod stream;
 
@@ -18,7 +18,7 @@ use stream::StreamOutcome;
 /// The longest line: a day of ticks of a thousand endpoints is far below it.
 const MAX_LINE: u64 = 64 * 1024 * 1024;
 
-/// Options of `leadsman judge`.
+/// Options of `leadsman analyze`.
 #[derive(Debug, Args)]
 #[command(after_help = FORMAT)]
 pub struct AnalyzeArgs {
@@ -50,14 +50,14 @@ const FORMAT: &str = r#"One JSON object a line:
   requests          {"interval_s", "baseline": [failures, requests], "scrapes": [[t, failures, requests], ...]}
   direct            [{"name", "rev": "new" or "old", "from": tick, "row": [[row, repeats], ...], "ms"}, ...]
   phase             "bake": the time after a healthy verdict
-  from_s            of a bake: when it begins; enforce: whether it convicts; restarts_normal: what is normal
+  from_s            of a bake: when it begins; enforce: whether it rejects; restarts_normal: what is normal
   teaches           true: prints what the revision teaches those after it
 
 Result, one line each: name, verdict, reason, tick, t, max_e, and e, coverage, why, slower, teaches where there are any.
 A line that is not valid is named on standard error, the others are judged, and the exit code is 2.
 
 Example:
-  echo '{"name":"down","ticks":[["....",10],["xxxx",50]]}' | leadsman judge -"#;
+  echo '{"name":"down","ticks":[["....",10],["xxxx",50]]}' | leadsman analyze -"#;
 
 pub(super) fn run(args: &AnalyzeArgs) -> ExitCode {
     let shown = args.file.display();

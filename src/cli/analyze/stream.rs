@@ -61,7 +61,7 @@ struct ResultStream {
     phase: Option<StreamPhase>,
     /// Of a bake: seconds after the revision appeared at which it begins.
     from_s: Option<f64>,
-    /// Of a bake: whether an alarm convicts.
+    /// Of a bake: whether an alarm rejects.
     #[serde(default)]
     enforce: bool,
     /// Of a bake: restarts that are normal.
@@ -223,7 +223,7 @@ pub(super) fn judge(line: &[u8]) -> Result<StreamOutcome, String> {
 
     let start = start(&stream, &names)?;
     let mut rule = stream.config.clone();
-    rule.latency_convicts |= stream.latency.as_ref().is_some_and(|it| it.enforce);
+    rule.latency_rejects |= stream.latency.as_ref().is_some_and(|it| it.enforce);
     let mut analysis = Analysis::new(rule, &start).map_err(|error| error.to_string())?;
     let dt = analysis.rule().interval_s;
     let (mut next_scrape, mut next_state, mut next_event) = (0, 0, 0);

@@ -28,8 +28,7 @@ const BURST_S: f64 = 10.0;
 /// What a pod that leaks loses each second: the share of requests that fail.
 const LEAK_PER_S: f64 = 0.02;
 
-const PAGE: &str =
-    "<!doctype html><title>Demo app</title><p>The app that Leadsman takes soundings of.</p>\n";
+const PAGE: &str = "<!doctype html><title>Demo app</title><p>The app that Leadsman probes.</p>\n";
 
 /// How a revision of the app behaves; its contents in the history.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]

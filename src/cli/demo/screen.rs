@@ -14,7 +14,7 @@ use crate::platform::clock;
 /// Without a terminal there is a line so often.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
-/// Soundings that are shown of each probe.
+/// Results that are shown of each probe.
 const SHOWN: usize = 48;
 
 /// Width of the bar of the e-value.
@@ -134,7 +134,7 @@ fn standing(view: &GuardView, more: &str) -> Vec<String> {
             .collect();
         let e = number(analysis.e_value);
         lines.push(format!(
-            "evidence [{bar}] e-value {e} of {:.0} that convict",
+            "evidence [{bar}] e-value {e} of {:.0} that reject",
             analysis.threshold
         ));
         lines.push(format!(
@@ -152,7 +152,7 @@ fn standing(view: &GuardView, more: &str) -> Vec<String> {
             ))
         })
         .collect();
-    if view.analysis.is_none() && view.phase != "steady" && !clocks.is_empty() {
+    if view.analysis.is_none() && view.phase != "idle" && !clocks.is_empty() {
         lines.push(format!("against the runbook: {}", clocks.join(", ")));
     }
     lines

@@ -164,7 +164,7 @@ fn settings(
     let mut text = format!(
         "[serve]\nlisten = \"127.0.0.1:0\"\n[state]\ndirectory = {}\n[[release]]\nname = \"{RELEASE}\"\n\
          namespace = \"{NAMESPACE}\"\nbase_url = \"http://{service}\"\nembedded = {}\nmode = \"enforce\"\n\
-         interval = \"{}ms\"\nwindow = \"1m\"\n[release.rollback]\nwatch = \"{}s\"\n",
+         interval = \"{}ms\"\nwindow = \"1m\"\n[release.analysis]\nduration = \"{}s\"\n",
         shown("state"),
         shown("history"),
         options.scenario.interval().as_millis(),
@@ -302,10 +302,10 @@ impl DemoStory {
 
     /// Whether no more is to come of a revision that ended so: neither its analysis nor its bake.
     fn has_ended(&self, view: &GuardView, outcome: Option<&str>) -> bool {
-        let may_bake = self.scenario.bake().is_some() && outcome == Some("kept");
+        let may_bake = self.scenario.bake().is_some() && outcome == Some("passed");
         let has_baked = |state: &str| matches!(state, "good" | "inconclusive");
         let is_over = !may_bake || view.bake.as_ref().is_some_and(|it| has_baked(it.state));
-        outcome.is_some() && is_over && view.phase == "steady"
+        outcome.is_some() && is_over && view.phase == "idle"
     }
 
     /// Shows what happens until the watch of the revision has ended, and its bake where the scenario is about that.
@@ -364,9 +364,9 @@ impl DemoStory {
             }
         }
         let expected = if self.scenario.is_bad() {
-            "recovered"
+            "rolled_back"
         } else {
-            "kept"
+            "passed"
         };
         let is_right = outcome == expected;
         self.screen.say("");

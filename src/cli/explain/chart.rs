@@ -6,7 +6,7 @@ const ROWS: usize = 8;
 pub(super) struct EvidenceChart<'a> {
     /// log10 of the e-value, one for each tick.
     pub(super) values: &'a [f64],
-    /// log10 of what convicts; above 0.
+    /// log10 of what rejects; above 0.
     pub(super) threshold: f64,
     pub(super) width: usize,
     /// The time from the left to the right.

@@ -62,7 +62,7 @@ const _: () = assert!(
     "what is written can be read"
 );
 
-/// Columns of the chart and of the rows of soundings.
+/// Columns of the chart and of the rows of results.
 const WIDTH: usize = 60;
 
 pub(super) fn run(args: &ExplainArgs) -> ExitCode {
@@ -168,12 +168,12 @@ enum RolloutHistory {
 fn unchanged(rollouts: &[Value], revision: u32) -> Option<Value> {
     let mut ended = rollouts.iter().rev();
     let rollout = ended.find(|rollout| rollout["revision"] == revision)?;
-    (rollout["ending"] == "unchanged").then(|| rollout.clone())
+    (rollout["outcome"] == "unchanged").then(|| rollout.clone())
 }
 
 fn last_judged(rollouts: &[Value]) -> Option<u32> {
     let mut judged = rollouts.iter().rev();
-    let judged = judged.find(|rollout| rollout["ending"] != "unchanged")?;
+    let judged = judged.find(|rollout| rollout["outcome"] != "unchanged")?;
     u32::try_from(judged["revision"].as_u64()?).ok()
 }
 
@@ -281,10 +281,7 @@ fn show(recording: &Recording, analysis: &Analysis, timing: &[f64], causes: &[Un
         say!("  Of those, the longest rollout was complete after {longest:.0} s.");
     }
     if let Some(coverage) = analysis.coverage() {
-        say!(
-            "  {:.0} % of the soundings could be used.",
-            coverage * 100.0
-        );
+        say!("  {:.0} % of the results could be used.", coverage * 100.0);
     }
     say!("");
     evidence(recording, analysis, timing);
@@ -306,7 +303,7 @@ fn show(recording: &Recording, analysis: &Analysis, timing: &[f64], causes: &[Un
 fn evidence(recording: &Recording, analysis: &Analysis, timing: &[f64]) {
     let rule = &recording.head.rule;
     say!(
-        "Evidence against the revision (e-value): 1 says nothing, {:.0} convicts.",
+        "Evidence against the revision (e-value): 1 says nothing, {:.0} rejects.",
         rule.threshold()
     );
     say!(
@@ -327,7 +324,7 @@ fn evidence(recording: &Recording, analysis: &Analysis, timing: &[f64]) {
 }
 
 fn numbers(analysis: &Analysis) {
-    say!("Numbers at the end (failures/soundings)");
+    say!("Numbers at the end (failures/results)");
     say!(
         "  {:<14} {:>12} {:>14} {:>11} {:>10}",
         "",

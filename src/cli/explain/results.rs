@@ -28,7 +28,7 @@ pub(super) fn show(recording: &Recording, analysis: &Analysis, causes: &[Unknown
     let each = ticks.div_ceil(WIDTH).max(1);
     let interval = recording.head.rule.interval_s;
     say!(
-        "Soundings (a column is {:.0} s: . all good, x some bad, - nothing known)",
+        "Results (a column is {:.0} s: . all good, x some bad, - nothing known)",
         each as f64 * interval
     );
     let names: Vec<&str> = analysis.endpoints().collect();

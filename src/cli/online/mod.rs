@@ -20,7 +20,7 @@ use crate::release::{RollbackError, RollbackPlan, plan_by_hand};
 /// Probes tried at a time: enough for a large configuration to take seconds, few enough to start no storm.
 const AT_A_TIME: usize = 64;
 
-/// Takes one sounding of each probe and prints what came of it. Gives whether all were good.
+/// Takes one result of each probe and prints what came of it. Gives whether all were good.
 pub(super) fn check(settings: &Settings) -> bool {
     let Some(runtime) = runtime(1) else {
         return false;
@@ -83,7 +83,7 @@ pub(super) fn check(settings: &Settings) -> bool {
     told && could && lines.iter().all(|(_, good, _)| *good)
 }
 
-/// Looks whether each release in the cluster could be turned back, and prints what would be in the way.
+/// Looks whether each release in the cluster could be rolled back, and prints what would be in the way.
 async fn rollbacks(settings: &Settings) -> bool {
     let mut all = true;
     let Some(kubernetes) = &settings.kubernetes else {
@@ -99,7 +99,7 @@ async fn rollbacks(settings: &Settings) -> bool {
             Ok(followed) => followed,
             Err(why) => {
                 all = false;
-                say!("bad      {name} could not be turned back: {why}");
+                say!("bad      {name} could not be rolled back: {why}");
                 continue;
             }
         };
@@ -108,10 +108,10 @@ async fn rollbacks(settings: &Settings) -> bool {
             say!("bad      {name}/{missing}");
         }
         match rehearse(&followed, release).await {
-            Ok(()) => say!("good     {name} could be turned back"),
+            Ok(()) => say!("good     {name} could be rolled back"),
             Err(why) => {
                 all = false;
-                say!("bad      {name} could not be turned back: {why}");
+                say!("bad      {name} could not be rolled back: {why}");
             }
         }
     }

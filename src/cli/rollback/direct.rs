@@ -109,7 +109,7 @@ async fn roll_back(
     );
     let plan = plan.await.map_err(said)?;
     say!(
-        "Turning back from revision {bad} to the contents of revision {}.",
+        "Rolling back from revision {bad} to the contents of revision {}.",
         plan.target
     );
     Arc::clone(&engine)
@@ -119,13 +119,14 @@ async fn roll_back(
     let report = Arc::clone(&engine).execute(plan).await.map_err(said)?;
     say!(
         "The rollback made revision {}; its rollout runs.",
-        report.made
+        report.created_revision
     );
-    let complete = release_state.wait_for(|seen| seen.release_state.complete == Some(report.made));
+    let complete =
+        release_state.wait_for(|seen| seen.release_state.complete == Some(report.created_revision));
     if tokio::time::timeout(args.timeout, complete).await.is_err() {
         complain!(
             "leadsman: the rollout of revision {} is not complete yet",
-            report.made
+            report.created_revision
         );
         return Ok(TIME_OUT);
     }

@@ -172,7 +172,7 @@ async fn follow(
         let now = match daemon.get(path).await {
             Ok(order) if order["state"] == "ended" => {
                 let rollout = &order["rollout"];
-                let outcome = text(rollout, "ending");
+                let outcome = text(rollout, "outcome");
                 say!("{}. {}", outcome.replace('_', " "), text(rollout, "text"));
                 return Ok(ExitCode::from(code_of(outcome)));
             }
@@ -199,8 +199,8 @@ async fn follow(
 
 fn code_of(outcome: &str) -> u8 {
     match outcome {
-        "recovered" => 0,
-        "same_failure" | "worse" | "unverified" => NOT_WELL,
+        "rolled_back" => 0,
+        "still_failing" | "worsened" | "unverified" => NOT_WELL,
         _ => FAILED,
     }
 }

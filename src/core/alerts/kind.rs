@@ -71,18 +71,18 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// A revision was found bad, and is being turned back, or should be.
+    /// A revision was found bad, and is being rolled back, or should be.
     ReleaseRegressed: "LeadsmanReleaseRegressed", Critical, "P1", for 0, keep 0,
         "A new revision of a release made it worse.";
-    /// A revision was turned back, and the release is well again.
+    /// A revision was rolled back, and the release is well again.
     ReleaseRolledBack: "LeadsmanReleaseRolledBack", Warning, "P2", for 0, keep 0,
-        "A bad revision was turned back, and the release is well again.";
+        "A bad revision was rolled back, and the release is well again.";
     /// A rollback was begun and did not make the release well.
     RollbackFailed: "LeadsmanRollbackFailed", Critical, "P0", for 0, keep 0,
         "The rollback of a bad revision failed, or did not make the release well.";
     /// A rollback was not begun, because something speaks against it.
     RollbackRefused: "LeadsmanRollbackRefused", Critical, "P0", for 0, keep 0,
-        "A bad revision is left in place, because it must not be turned back automatically.";
+        "A bad revision is left in place, because it must not be rolled back automatically.";
     /// A rollback was not begun, because there were enough in a day.
     RollbackLimitReached: "LeadsmanRollbackLimitReached", Critical, "P0", for 0, keep 0,
         "A bad revision is left in place, because the limit of rollbacks in a day is reached.";
@@ -90,7 +90,7 @@ kinds! {
     NotTheRelease: "LeadsmanNotTheRelease", Critical, "P0", for 0, keep 300,
         "A release still fails after its rollback, so its revision was not the cause.";
     /// In the mode observe a revision was found bad.
-    ReleaseEndangered: "LeadsmanReleaseEndangered", Critical, "P1", for 0, keep 0,
+    ReleaseRegressedObserveOnly: "LeadsmanReleaseRegressedObserveOnly", Critical, "P1", for 0, keep 0,
         "A new revision made a release worse, and the mode observe leaves it in place.";
     /// A new revision answers more slowly than the one before.
     ReleaseSlower: "LeadsmanReleaseSlower", Warning, "P3", for 0, keep 60,
@@ -113,12 +113,12 @@ kinds! {
     /// From no host that is probed anything comes back.
     AllTargetsSilent: "LeadsmanAllTargetsSilent", Critical, "P1", for 30, keep 60,
         "None of the probed hosts answers: all of them are down, or Leadsman's own network is.";
-    /// Leadsman's own machine, network or schedule fails, so that soundings are void.
-    SelfTrouble: "LeadsmanSelfTrouble", Warning, "P3", for 120, keep 60,
+    /// Leadsman's own machine, network or schedule fails, so that results are unknown.
+    SelfCheckFailing: "LeadsmanSelfCheckFailing", Warning, "P3", for 120, keep 60,
         "Leadsman is in trouble itself, and what it measures says nothing meanwhile.";
     /// What the cluster says of a release is not to be had.
     Blind: "LeadsmanBlind", Warning, "P2", for 120, keep 30,
-        "Leadsman cannot see a release in its cluster, and would turn nothing back.";
+        "Leadsman cannot see a release in its cluster, and would roll nothing back.";
     /// Alerts or messages do not arrive.
     DeliveryFailing: "LeadsmanDeliveryFailing", Warning, "P3", for 300, keep 60,
         "Leadsman cannot deliver its alerts or messages to a receiver.";

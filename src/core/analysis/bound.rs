@@ -3,10 +3,10 @@
 /// Halvings of the bisection; exactly so many, so that every implementation gets the same digits.
 const HALVINGS: u32 = 50;
 
-/// `U(k0, n0)`: the largest rate that `failed` of `total` soundings leave believable, with error probability `conf`.
+/// `U(k0, n0)`: the largest rate that `failed` of `total` results leave believable, with error probability `conf`.
 ///
 /// The Chernoff bound of a binomial proportion: the largest `u` in `[k/n, 1]` with `n · kl(k/n, u) ≤ ln(1/conf)`,
-/// where `kl` is the Kullback-Leibler divergence of two coins. Without soundings every rate is believable: 1.
+/// where `kl` is the Kullback-Leibler divergence of two coins. Without results every rate is believable: 1.
 pub fn upper_bound(failed: f64, total: f64, conf: f64) -> f64 {
     if total <= 0.0 {
         return 1.0;
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn without_soundings_every_rate_is_believable() {
+    fn without_results_every_rate_is_believable() {
         assert!((upper_bound(0.0, 0.0, 0.01) - 1.0).abs() < f64::EPSILON);
         assert!((upper_bound(5.0, 5.0, 0.01) - 1.0).abs() < 1e-9);
     }

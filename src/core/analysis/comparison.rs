@@ -40,8 +40,8 @@ pub(super) struct ComparedEndpoint {
     recovering: u32,
     pub(super) stratum: Stratum,
     pub(super) learned: [AgeCounts; PHASES],
-    /// This tick's mark, after everything that makes it void.
-    #[serde(rename = "mark")]
+    /// This tick's mark, after everything that makes it unknown.
+    #[serde(alias = "mark")]
     pub(super) outcome: TickOutcome,
     /// Whether it does not count in this tick: excluded, the tick that ends it included.
     pub(super) excluded_now: bool,
@@ -216,7 +216,7 @@ impl Comparison {
         (down, TickCounts { pool, pods })
     }
 
-    /// A lost control makes a failure void, and excludes the endpoint when it lasts.
+    /// A lost control makes a failure unknown, and excludes the endpoint when it lasts.
     fn follow_control(&mut self) {
         let Some(NewPodCounts { direct, .. }) = &self.new_pods else {
             return;
@@ -367,7 +367,7 @@ impl Comparison {
 
     /// Path C: evaluates the evidence after this tick.
     pub(super) fn evaluate(&mut self, now: u32) -> Option<RisingStratum> {
-        // Nobody reads the evidence for slow answers before it convicts.
+        // Nobody reads the evidence for slow answers before it rejects.
         let is_read = self.subject == ComparisonSubject::Failures;
         if !is_read && !self.can_reach(self.rule.alpha, |stratum| Some(&stratum.quick)) {
             return None;
@@ -427,7 +427,7 @@ impl Comparison {
         Some(sum)
     }
 
-    /// The stratum that convicts, if the sum has reached the threshold.
+    /// The stratum that rejects, if the sum has reached the threshold.
     fn rise(&self, now: u32, ln_e: f64, alpha: f64, slow: bool) -> Option<RisingStratum> {
         let needed = -alpha.ln();
         if ln_e < needed {

@@ -17,7 +17,7 @@ pub(super) struct RecentCounts<T> {
     filled: usize,
 }
 
-/// What a ring counts with: small for soundings of a tick, wide for requests of a scrape.
+/// What a ring counts with: small for results of a tick, wide for requests of a scrape.
 pub(super) trait RingCount: Copy + Default + Into<u64> {}
 impl RingCount for u16 {}
 impl RingCount for u64 {}

@@ -1,12 +1,12 @@
 //! The verdict on a revision: tick by tick, with the evidence.
 //!
-//! These paths convict, in this order: pods that crash in a loop or cannot start (A), workloads that do not become
+//! These paths reject, in this order: pods that crash in a loop or cannot start (A), workloads that do not become
 //! Ready (E), endpoints that are down without a break (B), new pods that are down while old ones answer (D), an error
 //! rate that rose (C), shown by an e-value that no burst and no amount of looking can push to its threshold by chance,
 //! and, where the user wants it, the same of slow answers.
 //!
 //! Invariants:
-//! - void is no evidence: it neither convicts nor acquits;
+//! - unknown is no evidence: it neither rejects nor passes;
 //! - the state has a fixed size, a tick allocates nothing, and it can be saved and restored between any two ticks;
 //! - time is counted in ticks from the revision's appearance, so a clock that jumps changes nothing;
 //! - once a verdict of rollback has fallen, further ticks change nothing.
@@ -110,7 +110,7 @@ impl TickOutcome {
         }
     }
 
-    /// Whether it is evidence, once everything that makes it void is taken off.
+    /// Whether it is evidence, once everything that makes it unknown is taken off.
     pub(crate) const fn is_result(self) -> bool {
         matches!(self, Self::Success | Self::Failure)
     }
@@ -130,9 +130,9 @@ impl TickOutcome {
 pub struct AnalysisStart {
     /// The endpoints' names, 1 to [`MAX_ENDPOINTS`].
     pub endpoints: Vec<Box<str>>,
-    /// Failures and soundings of each in the hour before, void ones left out; (0, 0) without a baseline.
+    /// Failures and results of each in the hour before, unknown ones left out; (0, 0) without a baseline.
     pub baseline: Vec<(u64, u64)>,
-    /// Whether each endpoint's last three soundings before had all failed.
+    /// Whether each endpoint's last three results before had all failed.
     pub failing_at_start: Vec<bool>,
     /// Without workloads: seconds until the rollout was complete; `None` where nobody can see it.
     #[serde(rename = "settled_at")]

@@ -39,7 +39,7 @@ pub struct PodTick<'a> {
     pub side: PodSide,
     /// The tick in which it became Ready.
     pub ready_tick: u32,
-    /// One mark for each endpoint; void where it was not asked.
+    /// One mark for each endpoint; unknown where it was not asked.
     pub outcomes: &'a [TickOutcome],
     /// Latencies of good answers in microseconds, one for each endpoint; empty where they are not known.
     pub latency_us: &'a [Option<u32>],
@@ -59,13 +59,13 @@ impl<F: Fn(&PodTick<'_>, usize) -> TickOutcome> PodReading for F {
 /// What one endpoint's pods answered in this tick.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct EndpointTick {
-    #[serde(rename = "old_good")]
+    #[serde(alias = "old_good")]
     pub(super) old_successes: u16,
-    #[serde(rename = "old_bad")]
+    #[serde(alias = "old_bad")]
     pub(super) old_failures: u16,
-    #[serde(rename = "new_good")]
+    #[serde(alias = "new_good")]
     pub(super) new_successes: u16,
-    #[serde(rename = "new_bad")]
+    #[serde(alias = "new_bad")]
     pub(super) new_failures: u16,
 }
 

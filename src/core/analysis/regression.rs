@@ -45,7 +45,7 @@ impl Verdict {
 pub enum InconclusiveReason {
     /// All endpoints failed before the revision already.
     BaselineBad,
-    /// Too few soundings were usable.
+    /// Too few results were usable.
     Coverage,
     /// The rollout was known not to be complete, or no new pod was met.
     NotRolledOut,
@@ -62,7 +62,7 @@ impl InconclusiveReason {
     }
 }
 
-/// What convicted a revision.
+/// What rejected a revision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RegressionReason {
@@ -80,7 +80,7 @@ pub enum RegressionReason {
     PodsDown(Box<str>),
     /// Path C.
     ErrorRate(StratumName),
-    /// Path C over slow answers, where the user lets them convict.
+    /// Path C over slow answers, where the user lets them reject.
     Latency(StratumName),
 }
 
@@ -127,13 +127,13 @@ impl fmt::Display for StratumName {
 /// Why a verdict of rollback fell, with every number that it rests on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Regression {
-    /// What convicted.
+    /// What rejected.
     pub reason: RegressionReason,
     /// The tick in which it did, counted from 0.
     pub tick: u32,
     /// Seconds since the revision appeared.
     pub t: f64,
-    /// The e-value, where one convicted.
+    /// The e-value, where one rejected.
     pub e: Option<f64>,
     /// The numbers in words.
     pub text: String,
@@ -175,7 +175,7 @@ pub struct StratumReport {
     pub tolerated: Option<f64>,
     /// Evidence of this stratum alone, as log10 of the e-value.
     pub log10_e: f64,
-    /// Blocks whose weight was limited, so that no burst can convict by itself.
+    /// Blocks whose weight was limited, so that no burst can reject by itself.
     pub clipped_blocks: u32,
 }
 

@@ -16,7 +16,7 @@ const MAX_CONTROL_WINDOWS: usize = 3;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Rule {
-    /// Length of a tick: one sounding of each endpoint. 0.1 to 60.
+    /// Length of a tick: one result of each endpoint. 0.1 to 60.
     pub interval_s: f64,
     /// Shortest length of the analysis. At most one day.
     #[serde(rename = "watch_s")]
@@ -66,7 +66,7 @@ pub struct Rule {
     pub block_s: f64,
     /// Length of the long blocks, which see what comes and goes.
     pub slow_block_s: f64,
-    /// The longest burst that must never convict by itself.
+    /// The longest burst that must never reject by itself.
     pub burst_s: f64,
     /// Least tolerated rate.
     pub q_min: f64,
@@ -79,13 +79,13 @@ pub struct Rule {
     /// Start weight of the first block whose tolerated rate is sure.
     #[serde(rename = "w_settled")]
     pub w_complete: f64,
-    /// Share of all endpoints together among the strata of soundings.
+    /// Share of all endpoints together among the strata of results.
     pub w_pool: f64,
     /// Share of requests, when they are counted.
     pub w_requests: f64,
     /// The estimate looks back so long …
     pub window_s: f64,
-    /// … or over so many soundings, whichever is longer.
+    /// … or over so many results, whichever is longer.
     pub window_probes: u32,
     /// Path C needs failures in at least so many ticks …
     pub min_failing_ticks: u32,
@@ -99,7 +99,7 @@ pub struct Rule {
     pub hold_s: f64,
     /// Error probability of path B for one endpoint.
     pub alpha_hard: f64,
-    /// With fewer baseline soundings than this (half of it for one endpoint) `p_assumed` is taken.
+    /// With fewer baseline results than this (half of it for one endpoint) `p_assumed` is taken.
     pub n0_min: u64,
     /// The rate that is assumed without a baseline.
     pub p_assumed: f64,
@@ -109,19 +109,19 @@ pub struct Rule {
     pub dependency_bad: u32,
     /// … of its last so many results failed; at most 64.
     pub dependency_of: u32,
-    /// Restarts above what is normal that convict together with CrashLoopBackOff.
+    /// Restarts above what is normal that reject together with CrashLoopBackOff.
     pub crash_restarts: u32,
-    /// Restarts above what is normal that convict by themselves.
+    /// Restarts above what is normal that reject by themselves.
     pub crash_restarts_hard: u32,
     /// A changed workload must have a Ready pod after this (path E).
     pub ready_within_s: f64,
-    /// How long pods cannot start, or cannot be created, before that convicts.
+    /// How long pods cannot start, or cannot be created, before that rejects.
     pub stuck_s: f64,
     /// Downtime of a strategy that stops first that is always allowed.
     pub downtime_s: f64,
-    /// Usable share of the soundings that a verdict of healthy needs.
+    /// Usable share of the results that a verdict of healthy needs.
     pub min_coverage: f64,
-    /// A new pod's soundings count from so long after it became Ready.
+    /// A new pod's results count from so long after it became Ready.
     pub pod_grace_s: f64,
     /// How long all new pods must have failed (path D).
     pub pod_hold_s: f64,
@@ -129,7 +129,7 @@ pub struct Rule {
     pub pod_control: u32,
     /// After this a new pod counts in the stratum even without a good answer so far.
     pub pod_cold_s: f64,
-    /// Share of the stratum of new pods, when there are direct soundings.
+    /// Share of the stratum of new pods, when there are direct results.
     pub w_pods: f64,
     /// Spans over which old pods' failures are counted; 1 to 3.
     pub control_windows_s: Vec<f64>,
@@ -137,10 +137,11 @@ pub struct Rule {
     pub control_failures: u32,
     /// Answers that take so many times the baseline's `latency_quantile` are slow: a notice when they become more.
     pub slower_factor: f64,
-    /// The same, to convict.
+    /// The same, to reject.
     pub latency_factor: f64,
-    /// Whether slow answers convict.
-    pub latency_convicts: bool,
+    /// Whether slow answers reject.
+    #[serde(alias = "latency_convicts")]
+    pub latency_rejects: bool,
     /// The quantile of the baseline's latencies that is the yardstick.
     pub latency_quantile: f64,
     /// With fewer latencies before than this, an endpoint's latency is not judged.
@@ -236,7 +237,7 @@ impl Default for Rule {
             control_failures: 3,
             slower_factor: 1.5,
             latency_factor: 2.0,
-            latency_convicts: false,
+            latency_rejects: false,
             latency_quantile: 0.95,
             latency_n0: 200,
             latency_null_margin: 0.05,
@@ -398,7 +399,7 @@ impl Rule {
         Ok(())
     }
 
-    /// The e-value that convicts.
+    /// The e-value that rejects.
     pub fn threshold(&self) -> f64 {
         1.0 / self.alpha
     }

@@ -1,4 +1,4 @@
-//! From soundings that come when they come to one mark per endpoint and tick.
+//! From results that come when they come to one mark per endpoint and tick.
 
 use std::collections::VecDeque;
 
@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::TickOutcome;
 
-/// Marks of one endpoint that may wait for their tick. More can only come when soundings are taken faster than ticks
+/// Marks of one endpoint that may wait for their tick. More can only come when results are taken faster than ticks
 /// pass, or when the ticks stand still; what is too much is the oldest, and it is counted.
 const MAX_WAITING: usize = 64;
 
-/// Marks that wait for their tick: a sounding belongs to the tick in which it becomes known, the first in comes out
+/// Marks that wait for their tick: a result belongs to the tick in which it becomes known, the first in comes out
 /// first, and at most one in each tick.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct TickBuffer {
@@ -27,7 +27,7 @@ impl TickBuffer {
         }
     }
 
-    /// A sounding of an endpoint has become known; an endpoint that is not there is ignored.
+    /// A result of an endpoint has become known; an endpoint that is not there is ignored.
     pub fn put(&mut self, endpoint: usize, outcome: TickOutcome) {
         let Some(waiting) = self.waiting.get_mut(endpoint) else {
             return;
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_sounding_in_a_tick_waits_for_the_next() {
+    fn a_second_result_in_a_tick_waits_for_the_next() {
         let mut tick_buffer = TickBuffer::new(2);
         tick_buffer.put(0, TickOutcome::Success);
         tick_buffer.put(0, TickOutcome::Failure);

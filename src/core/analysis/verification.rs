@@ -1,4 +1,4 @@
-//! After a rollback: do the endpoints that convicted acquit?
+//! After a rollback: do the endpoints that rejected pass?
 //!
 //! The bounds are those of the judgement: what was measured before the bad revision, with its margins. The last
 //! [`CALM_S`] seconds must be within them for all endpoints together and for each; an endpoint that did not count when
@@ -28,10 +28,12 @@ pub enum VerificationOutcome {
     /// The release is as well as it was before the bad revision.
     Recovered,
     /// The same fails as under the bad revision.
-    SameFailure(String),
+    #[serde(alias = "SameFailure")]
+    StillFailing(String),
     /// More fails than under the bad revision.
-    Worse(String),
-    /// Too few soundings were usable.
+    #[serde(alias = "Worse")]
+    Worsened(String),
+    /// Too few results were usable.
     Unknown,
 }
 
@@ -41,7 +43,7 @@ struct VerifiedEndpoint {
     counts: bool,
     before: BeforeCounts,
     /// Share of failures under the bad revision.
-    #[serde(rename = "under_bad")]
+    #[serde(alias = "under_bad")]
     failure_rate: f64,
     recent: RecentCounts<u16>,
 }
@@ -56,7 +58,7 @@ pub struct Verification {
 }
 
 impl Verification {
-    /// Takes over bounds and failures from the watch that convicted, and its interval.
+    /// Takes over bounds and failures from the watch that rejected, and its interval.
     pub fn new(analysis: &Analysis) -> Self {
         Self::at_pace(analysis, analysis.rule().interval_s)
     }
@@ -123,9 +125,9 @@ impl Verification {
             .counting()
             .any(|endpoint| rate(endpoint.recent.whole()) > endpoint.failure_rate + WORSE);
         Some(if is_worse {
-            VerificationOutcome::Worse(text)
+            VerificationOutcome::Worsened(text)
         } else {
-            VerificationOutcome::SameFailure(text)
+            VerificationOutcome::StillFailing(text)
         })
     }
 
@@ -255,7 +257,7 @@ mod tests {
         let (verified, ticks) = verify(&one, |_| [O, X, O, O]);
         assert_eq!(
             verified,
-            VerificationOutcome::SameFailure("db 15/15 (100 %)".into())
+            VerificationOutcome::StillFailing("db 15/15 (100 %)".into())
         );
         assert_eq!(ticks, 60);
     }
@@ -287,7 +289,7 @@ mod tests {
         let mut verification = Verification::new(&analysis);
         let verified = (0..60).find_map(|_| verification.tick(&[X, X]));
         assert!(
-            matches!(verified, Some(VerificationOutcome::SameFailure(_))),
+            matches!(verified, Some(VerificationOutcome::StillFailing(_))),
             "{verified:?}"
         );
     }
@@ -297,7 +299,7 @@ mod tests {
         let one = rejected([O, X, O, O]);
         let (verified, _) = verify(&one, |_| [O, X, X, O]);
         assert!(
-            matches!(verified, VerificationOutcome::Worse(text) if text.contains("redis 15/15"))
+            matches!(verified, VerificationOutcome::Worsened(text) if text.contains("redis 15/15"))
         );
     }
 

@@ -1,9 +1,9 @@
 //! One answer to one probe, and what counts as good.
 //!
 //! Invariants:
-//! - every sounding is good, bad for one bounded reason, or void: void is no evidence, neither good nor bad;
+//! - every result is good, bad for one bounded reason, or unknown: unknown is no evidence, neither good nor bad;
 //! - a transport error is bad whatever the expectations say;
-//! - the phases sum up to the time from the start to the end of the sounding.
+//! - the phases sum up to the time from the start to the end of the result.
 
 mod evaluate;
 pub mod expect;
@@ -22,28 +22,28 @@ pub use reason::{Reason, UnknownReason};
 
 use crate::core::units::Moment;
 
-/// What a sounding says.
+/// What a result says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(tag = "result", content = "reason", rename_all = "snake_case")]
 pub enum Outcome {
     /// The answer was as expected.
-    #[serde(rename = "good")]
+    #[serde(alias = "good")]
     Success,
     /// It was not, or there was none.
-    #[serde(rename = "bad")]
+    #[serde(alias = "bad")]
     Failure(Reason),
     /// No evidence either way: our own trouble.
-    #[serde(rename = "void")]
+    #[serde(alias = "void")]
     Unknown(UnknownReason),
 }
 
 impl Outcome {
-    /// "good", "bad" or "void", and the reason where there is one.
+    /// "success", "failure" or "unknown", and the reason where there is one.
     pub const fn words(self) -> (&'static str, Option<&'static str>) {
         match self {
-            Self::Success => ("good", None),
-            Self::Failure(reason) => ("bad", Some(reason.as_str())),
-            Self::Unknown(reason) => ("void", Some(reason.as_str())),
+            Self::Success => ("success", None),
+            Self::Failure(reason) => ("failure", Some(reason.as_str())),
+            Self::Unknown(reason) => ("unknown", Some(reason.as_str())),
         }
     }
 }
@@ -57,7 +57,7 @@ pub struct ProbeResult {
     pub started: Moment,
     /// When the last byte was read, or the attempt given up.
     pub finished: Moment,
-    /// Good, bad or void.
+    /// Good, bad or unknown.
     pub outcome: Outcome,
     /// Where the time went.
     pub phases: PhaseTimes,
@@ -88,7 +88,7 @@ impl ProbeResult {
     }
 }
 
-/// Where the time of a sounding went. With redirects, sums over all hops. Phases that did not happen are zero.
+/// Where the time of a result went. With redirects, sums over all hops. Phases that did not happen are zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct PhaseTimes {
     /// Name to address.
@@ -142,7 +142,7 @@ pub struct ResponseFacts {
     pub last_modified: Option<i64>,
     /// What the TLS handshake showed.
     pub tls: Option<Arc<TlsInfo>>,
-    /// Whether the connection was taken over from an earlier sounding.
+    /// Whether the connection was taken over from an earlier result.
     pub reused: bool,
     /// Whether a name was resolved (false for numeric hosts and where a proxy resolves).
     pub resolved: bool,

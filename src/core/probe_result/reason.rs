@@ -1,4 +1,4 @@
-//! Why a sounding is bad, or says nothing: the closed lists that metrics, logs and texts share.
+//! Why a result is bad, or says nothing: the closed lists that metrics, logs and texts share.
 
 use serde::Serialize;
 
@@ -31,7 +31,7 @@ macro_rules! closed_list {
 }
 
 closed_list! {
-    /// Why a sounding is bad.
+    /// Why a result is bad.
     Reason {
         /// The name has no usable address.
         Resolve = "resolve",
@@ -108,7 +108,7 @@ impl Reason {
 }
 
 closed_list! {
-    /// Why a sounding is void: the trouble is ours.
+    /// Why a result is unknown: the trouble is ours.
     UnknownReason {
         /// It started or ended much later than it should have: we were starved or suspended.
         Late = "late",

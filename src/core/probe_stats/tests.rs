@@ -48,7 +48,7 @@ fn result(finished: Moment, latency_ms: u64, outcome: Outcome) -> ProbeResult {
 }
 
 #[test]
-fn before_the_first_sounding_nothing_is_claimed() {
+fn before_the_first_result_nothing_is_claimed() {
     let view = ProbeStats::new(&probe(), at(5)).view(at(9));
     assert_eq!(view.totals, ProbeTotals::default());
     assert_eq!((view.last, view.evidence), (None, None));
@@ -77,7 +77,7 @@ fn an_edge_belongs_to_the_bucket_below_it() {
 }
 
 #[test]
-fn a_void_sounding_changes_only_its_counter_and_the_last_one() {
+fn a_unknown_result_changes_only_its_counter_and_the_last_one() {
     let mut stats = ProbeStats::new(&probe(), at(0));
     stats.record(&result(at(50), 5, Outcome::Failure(Reason::Status)), 7.0);
     let before = stats.view(at(60));
@@ -97,7 +97,7 @@ fn a_void_sounding_changes_only_its_counter_and_the_last_one() {
 }
 
 #[test]
-fn a_good_sounding_ends_the_failures_in_a_row() {
+fn a_good_result_ends_the_failures_in_a_row() {
     let mut stats = ProbeStats::new(&probe(), at(0));
     for n in 1..4 {
         stats.record(&result(at(n), 0, Outcome::Failure(Reason::Reset)), 1.0);
@@ -112,7 +112,7 @@ fn a_good_sounding_ends_the_failures_in_a_row() {
 }
 
 #[test]
-fn counters_and_soundings_survive_changed_settings() {
+fn counters_and_results_survive_changed_settings() {
     let tracked_probe = TrackedProbe::new(Arc::new(probe()), at(0));
     for n in 0..20 {
         tracked_probe
@@ -146,7 +146,7 @@ fn counters_and_soundings_survive_changed_settings() {
 }
 
 #[test]
-fn the_recent_soundings_are_the_last_sixty_from_the_oldest() {
+fn the_recent_results_are_the_last_sixty_from_the_oldest() {
     let mut stats = ProbeStats::new(&probe(), at(0));
     assert_eq!(stats.recent().count(), 0);
     for n in 1..=100 {

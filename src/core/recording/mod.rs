@@ -109,7 +109,7 @@ pub struct RecordedTick {
     /// The tick, counted from 0.
     pub tick: u32,
     /// One character for each endpoint: `.` success, `x` failure, `-` unknown, `_` not due, `l` limited, `r` not resolved.
-    #[serde(rename = "marks")]
+    #[serde(alias = "marks")]
     pub outcomes: Box<str>,
     /// Why endpoints were not good: (endpoint's place, reason).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -140,7 +140,7 @@ pub struct RecordedTick {
     pub dependencies: Box<str>,
     /// When the rollout was complete, in the tick in which that became known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[serde(rename = "settled_at")]
+    #[serde(alias = "settled_at")]
     pub complete_at: Option<f64>,
     /// Whether the rollout is complete, in the tick in which that became known or changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -158,9 +158,9 @@ pub struct RecordingEnd {
     pub tick: u32,
     /// The largest e-value.
     pub max_e: f64,
-    /// Why it was convicted, if it was.
+    /// Why it was rejected, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[serde(rename = "finding")]
+    #[serde(alias = "finding")]
     pub regression: Option<Regression>,
 }
 
@@ -378,7 +378,7 @@ impl Recording {
 }
 
 /// Feeds a tick to a watch, as it happens and when it is judged again: there is one way only. Rows of another width
-/// than the watch has endpoints are void; a recording has been checked for that.
+/// than the watch has endpoints are unknown; a recording has been checked for that.
 pub fn feed(analysis: &mut Analysis, pods: &[RecordedPod], tick: &RecordedTick) {
     if let Some(at) = tick.complete_at {
         analysis.complete(at);

@@ -91,7 +91,7 @@ impl RevisionLedger {
 
     /// The contents found bad that a stored revision is, as far as its weaker id can tell: that is asked only where nothing
     /// was found about its contents themselves. Where contents with that id were found good as well, as where only a
-    /// template was mended, it tells nothing; nor does what was found of the revision that is to be turned back, which
+    /// template was mended, it tells nothing; nor does what was found of the revision that is to be rolled back, which
     /// may differ from the one before in a template alone. What a rollback brought back was chosen.
     fn weakly_bad(&self, record: &StoredRevision, bad: Revision) -> Option<&LedgerEntry> {
         let digest = record.digest.as_ref()?;

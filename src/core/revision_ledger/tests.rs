@@ -169,7 +169,7 @@ fn a_revision_that_never_worked_is_no_target_whatever_its_status_says() {
     }
 }
 
-/// An upgrade that was turned back while it waited says at its end that it is deployed.
+/// An upgrade that was rolled back while it waited says at its end that it is deployed.
 #[test]
 fn of_two_that_are_deployed_the_status_decides_nothing() {
     let records = [

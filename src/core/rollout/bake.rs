@@ -100,7 +100,8 @@ impl Rollout {
     /// The case of the newest revision, or of an earlier one with the same contents, if it passed its analysis.
     fn passed(&self, revision: Revision) -> Option<Candidate> {
         let passed = self.last_end()?;
-        let is_it = passed.outcome == RolloutOutcome::Kept && passed.candidate.revision <= revision;
+        let is_it =
+            passed.outcome == RolloutOutcome::Passed && passed.candidate.revision <= revision;
         is_it.then(|| passed.candidate.clone())
     }
 

@@ -26,7 +26,8 @@ pub enum RevisionOrigin {
 #[serde(rename_all = "snake_case")]
 pub enum RolloutOutcome {
     /// Nothing spoke against the revision.
-    Kept,
+    #[serde(alias = "kept")]
+    Passed,
     /// It has the contents that serve already; there was nothing to judge.
     Unchanged,
     /// Nothing could be said about it.
@@ -35,25 +36,30 @@ pub enum RolloutOutcome {
     Superseded,
     /// The release was uninstalled.
     Uninstalled,
-    /// It is bad, and would have been turned back in the mode `enforce`.
+    /// It is bad, and would have been rolled back in the mode `enforce`.
     WouldRollBack,
     /// It is bad, and is left as it is: a first revision, one that a rollback made, or a release that is held.
-    LeftAlone,
+    #[serde(alias = "left_alone")]
+    NotEligible,
     /// It is bad, and the limit of rollbacks in a day is reached.
     LimitReached,
-    /// It is bad, and turning it back was refused.
+    /// It is bad, and rolling it back was refused.
     Refused,
     /// A person ordered a rollback, and something was in the way: nothing is said of the revision.
     OrderRefused,
-    /// It is bad, and turning it back failed.
-    Failed,
-    /// It was turned back, and the release is well again.
-    Recovered,
-    /// It was turned back, and the same still fails: it was not the release.
-    SameFailure,
-    /// It was turned back, and more fails than before.
-    Worse,
-    /// It was turned back, and nothing can be said about the release since.
+    /// It is bad, and rolling it back failed.
+    #[serde(alias = "failed")]
+    RollbackFailed,
+    /// It was rolled back, and the release is well again.
+    #[serde(alias = "recovered")]
+    RolledBack,
+    /// It was rolled back, and the same still fails: it was not the release.
+    #[serde(alias = "same_failure")]
+    StillFailing,
+    /// It was rolled back, and more fails than before.
+    #[serde(alias = "worse")]
+    Worsened,
+    /// It was rolled back, and nothing can be said about the release since.
     Unverified,
 }
 
@@ -61,20 +67,20 @@ impl RolloutOutcome {
     /// As in the API and in files.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Kept => "kept",
+            Self::Passed => "passed",
             Self::Unchanged => "unchanged",
             Self::Inconclusive => "inconclusive",
             Self::Superseded => "superseded",
             Self::Uninstalled => "uninstalled",
             Self::WouldRollBack => "would_roll_back",
-            Self::LeftAlone => "left_alone",
+            Self::NotEligible => "not_eligible",
             Self::LimitReached => "limit_reached",
             Self::Refused => "refused",
             Self::OrderRefused => "order_refused",
-            Self::Failed => "failed",
-            Self::Recovered => "recovered",
-            Self::SameFailure => "same_failure",
-            Self::Worse => "worse",
+            Self::RollbackFailed => "rollback_failed",
+            Self::RolledBack => "rolled_back",
+            Self::StillFailing => "still_failing",
+            Self::Worsened => "worsened",
             Self::Unverified => "unverified",
         }
     }
@@ -188,13 +194,13 @@ pub struct Candidate {
     /// When it appeared.
     pub seen: Time,
     /// When its rollout was complete.
-    #[serde(rename = "settled")]
+    #[serde(alias = "settled")]
     pub complete: Option<Time>,
     /// The first sign of the trouble that lasts, of any kind.
-    #[serde(rename = "first_bad")]
+    #[serde(alias = "first_bad")]
     pub trouble_since: Option<Time>,
     /// When the verdict of rollback fell.
-    #[serde(rename = "convicted")]
+    #[serde(alias = "convicted")]
     pub rejected: Option<Time>,
     /// Its reason, as `error_rate:db`; or [`NOT_ROLLED_OUT`] or [`ROLLED_OUT_LATE`].
     pub reason: String,
@@ -203,7 +209,7 @@ pub struct Candidate {
     /// The first of the revisions in a row with the same contents that are judged as one; `None` where it is alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first: Option<Revision>,
-    /// Whether a person wants it turned back, and no verdict.
+    /// Whether a person wants it rolled back, and no verdict.
     #[serde(default)]
     pub ordered: bool,
     /// The order that it carries out, or that has joined it.
@@ -217,9 +223,10 @@ pub struct Candidate {
     /// When the rollback was begun.
     pub begun: Option<Time>,
     /// The revision that the rollback made.
-    pub made: Option<Revision>,
+    #[serde(alias = "made")]
+    pub created_revision: Option<Revision>,
     /// When its rollout was complete.
-    #[serde(rename = "turned")]
+    #[serde(alias = "turned")]
     pub rolled_back_at: Option<Time>,
     /// When it was known to be well.
     pub verified: Option<Time>,
@@ -267,7 +274,7 @@ impl Candidate {
             chosen_by_hand: false,
             target: None,
             begun: None,
-            made: None,
+            created_revision: None,
             rolled_back_at: None,
             verified: None,
             overtaken_by: None,
@@ -298,7 +305,7 @@ impl Candidate {
 
     /// The revision whose rollout ends the rollback, once there is one.
     pub fn way_back(&self) -> Option<Revision> {
-        self.stands_for_made.or(self.made)
+        self.stands_for_made.or(self.created_revision)
     }
 
     /// The runbook's steps as far as they have come.
@@ -379,10 +386,10 @@ impl HasTimes for Candidate {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FinishedRollout {
     /// What was known of the revision.
-    #[serde(rename = "case")]
+    #[serde(alias = "case")]
     pub candidate: Candidate,
     /// How it ended.
-    #[serde(rename = "ending")]
+    #[serde(alias = "ending")]
     pub outcome: RolloutOutcome,
     /// When.
     pub at: Time,

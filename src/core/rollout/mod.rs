@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Invariants, each held by a property test over any order of events:
-//! - one revision is turned back at most once, and a revision that a rollback made never;
+//! - one revision is rolled back at most once, and a revision that a rollback made never;
 //! - unless a person orders it, nothing is rolled back in any mode but `enforce`, nor without a verdict of rollback on the
 //!   very revision that is the newest, nor while our own trouble blinds us, nor more often in 24 h than the settings
 //!   allow;
@@ -48,12 +48,12 @@ use crate::core::units::{ClockShift, HasTimes, Namespace, ReleaseName, Revision,
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Judge and turn back.
+    /// Judge and roll back.
     Enforce,
     /// Judge, and say what would have been done.
     #[default]
     Observe,
-    /// Take soundings only.
+    /// Probe only.
     Off,
 }
 
@@ -78,7 +78,7 @@ impl Mode {
     }
 }
 
-/// How a release may be turned back.
+/// How a release may be rolled back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RolloutLimits {
     /// Whether to act.
@@ -97,23 +97,23 @@ pub struct RolloutLimits {
 pub enum RolloutPhase {
     /// There is no such release.
     #[default]
-    #[serde(rename = "absent")]
+    #[serde(alias = "absent")]
     NotInstalled,
     /// No revision is under judgement.
-    #[serde(rename = "steady")]
+    #[serde(alias = "steady")]
     Idle,
     /// A new revision is judged while its rollout runs.
-    #[serde(rename = "settling")]
+    #[serde(alias = "settling")]
     RollingOut(Box<Candidate>),
     /// A new revision is judged; its rollout is complete.
-    #[serde(rename = "watching")]
+    #[serde(alias = "watching")]
     Analyzing(Box<Candidate>),
     /// A rollback was decided; whether and whereto is being looked at.
     Preflight(Box<Candidate>),
     /// The rollback is carried out.
-    #[serde(rename = "turning_back")]
+    #[serde(alias = "turning_back")]
     RollingBack(Box<Candidate>),
-    /// The rollback is done; the probes that convicted must acquit.
+    /// The rollback is done; the probes that rejected must pass.
     Verifying(Box<Candidate>),
 }
 
@@ -121,12 +121,12 @@ impl RolloutPhase {
     /// As in metrics, the API and events.
     pub const fn as_str(&self) -> &'static str {
         match self {
-            Self::NotInstalled => "absent",
-            Self::Idle => "steady",
-            Self::RollingOut(_) => "settling",
-            Self::Analyzing(_) => "watching",
+            Self::NotInstalled => "not_installed",
+            Self::Idle => "idle",
+            Self::RollingOut(_) => "rolling_out",
+            Self::Analyzing(_) => "analyzing",
             Self::Preflight(_) => "preflight",
-            Self::RollingBack(_) => "turning_back",
+            Self::RollingBack(_) => "rolling_back",
             Self::Verifying(_) => "verifying",
         }
     }
@@ -185,7 +185,7 @@ pub enum RolloutInput {
         appears: Appearance,
     },
     /// The rollout of the newest revision is complete; it may have taken longer than its analysis.
-    #[serde(rename = "settled")]
+    #[serde(alias = "settled")]
     RolloutComplete,
     /// Helm has ended its work on the rollback, and nobody can see how far its rollout has come.
     HelmIsDone,
@@ -238,11 +238,11 @@ pub enum RolloutInput {
     },
     /// The release was paused, or scaled to zero.
     Held(bool),
-    /// Our own trouble makes all soundings void, or no longer does.
+    /// Our own trouble makes all results unknown, or no longer does.
     Blind(bool),
     /// The release is gone.
     Uninstalled,
-    /// A person wants the newest revision turned back.
+    /// A person wants the newest revision rolled back.
     Ordered {
         /// The revision to go back to; without one it is chosen as after a verdict.
         target: Option<Revision>,
@@ -282,7 +282,7 @@ pub enum RolloutInput {
         /// Which one; of one that has been given up it is no news.
         attempt: RollbackAttempt,
         /// The revision that it made.
-        made: Revision,
+        created_revision: Revision,
     },
     /// The rollback failed.
     ExecutionFailed {
@@ -291,10 +291,10 @@ pub enum RolloutInput {
         /// Why.
         reason: String,
     },
-    /// After the rollback the probes that convicted acquit.
+    /// After the rollback the probes that rejected pass.
     Recovered,
     /// After the rollback the same still fails: it was not the release.
-    SameFailure {
+    StillFailing {
         /// What still fails.
         text: String,
     },
@@ -304,7 +304,7 @@ pub enum RolloutInput {
         text: String,
     },
     /// After the rollback more fails than before.
-    Worse {
+    Worsened {
         /// What fails.
         text: String,
     },
@@ -319,12 +319,12 @@ pub enum RolloutCommand {
     Watch(Revision),
     /// The analysis that runs goes on for this revision, which has the same contents.
     GoOn(Revision),
-    /// Stop judging; `kept` when the revision passed: it bakes from here on.
+    /// Stop judging; `passed` when the revision passed: it bakes from here on.
     EndAnalysis {
         /// Whether the revision passed.
         kept: bool,
     },
-    /// Look whether this revision can be turned back, and whereto.
+    /// Look whether this revision can be rolled back, and whereto.
     Preflight(Revision),
     /// Turn this revision back.
     Execute {
@@ -333,7 +333,7 @@ pub enum RolloutCommand {
         /// The revision to go back to.
         target: Revision,
     },
-    /// Ask the probes that convicted again.
+    /// Ask the probes that rejected again.
     Verify(Revision),
     /// Write into the ledger what was found of a revision's contents.
     Found {
@@ -391,12 +391,12 @@ pub struct Rollout {
     /// The release has come back after an absence, and its start is not over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     start: Option<StartupPhase>,
-    /// Revisions that were turned back, and when.
-    #[serde(rename = "turned_back")]
+    /// Revisions that were rolled back, and when.
+    #[serde(alias = "turned_back")]
     rolled_back: Vec<(Revision, Time)>,
     held: bool,
     blind: bool,
-    #[serde(rename = "past")]
+    #[serde(alias = "past")]
     finished: Vec<FinishedRollout>,
     #[serde(skip)]
     entries: Vec<LogEntry>,

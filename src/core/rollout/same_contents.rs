@@ -67,7 +67,7 @@ impl Rollout {
             RolloutPhase::RollingBack(candidate) if origin == RevisionOrigin::OurRollback => {
                 self.phase = RolloutPhase::RollingBack(candidate);
             }
-            RolloutPhase::RollingBack(mut candidate) if candidate.made.is_none() => {
+            RolloutPhase::RollingBack(mut candidate) if candidate.created_revision.is_none() => {
                 // One that came in between has these contents, which need not be the bad ones.
                 candidate.overtaken_by_same |=
                     candidate.overtaken_by.is_none() && before == candidate.revision;
@@ -112,17 +112,17 @@ impl Rollout {
         let is_uncertain = match finished.outcome {
             RolloutOutcome::Inconclusive
             | RolloutOutcome::WouldRollBack
-            | RolloutOutcome::LeftAlone
+            | RolloutOutcome::NotEligible
             | RolloutOutcome::LimitReached
             | RolloutOutcome::Refused
-            | RolloutOutcome::Failed => true,
-            RolloutOutcome::Kept
+            | RolloutOutcome::RollbackFailed => true,
+            RolloutOutcome::Passed
             | RolloutOutcome::Unchanged
             | RolloutOutcome::Superseded
             | RolloutOutcome::Uninstalled
-            | RolloutOutcome::Recovered
-            | RolloutOutcome::SameFailure
-            | RolloutOutcome::Worse
+            | RolloutOutcome::RolledBack
+            | RolloutOutcome::StillFailing
+            | RolloutOutcome::Worsened
             | RolloutOutcome::Unverified
             | RolloutOutcome::OrderRefused => false,
         };

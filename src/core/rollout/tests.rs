@@ -61,8 +61,8 @@ impl World {
         candidate.and_then(Candidate::attempt).unwrap_or_default()
     }
 
-    fn executed(&mut self, made: u32) -> &mut Self {
-        self.happens(executed(made))
+    fn executed(&mut self, created_revision: u32) -> &mut Self {
+        self.happens(executed(created_revision))
     }
 
     fn execution_failed(&mut self, reason: &str) -> &mut Self {
@@ -149,10 +149,10 @@ fn ready(target: u32) -> RolloutInput {
 }
 
 /// Of whatever is carried out.
-fn executed(made: u32) -> RolloutInput {
+fn executed(created_revision: u32) -> RolloutInput {
     RolloutInput::Executed {
         attempt: RollbackAttempt::default(),
-        made: Revision(made),
+        created_revision: Revision(created_revision),
     }
 }
 
@@ -189,7 +189,7 @@ fn took(candidate: &Candidate) -> [Option<u64>; 6] {
         .map(|it| it.took().map(|took| took.as_secs()))
 }
 
-/// A crash loop or pods that are asked directly convict although the Service has not failed once.
+/// A crash loop or pods that are asked directly reject although the Service has not failed once.
 #[test]
 fn the_detection_counts_from_the_appearance_and_from_the_first_sign_of_trouble() {
     let mut world = World::new(Mode::Enforce);
@@ -202,7 +202,7 @@ fn the_detection_counts_from_the_appearance_and_from_the_first_sign_of_trouble()
     assert_eq!(took(candidate)[..2], [Some(28), Some(6)]);
     assert_eq!(took(candidate)[5], None, "it is not over");
 
-    // Without a sign, as where a progress deadline alone convicts, the second clock says nothing and not 0 s.
+    // Without a sign, as where a progress deadline alone rejects, the second clock says nothing and not 0 s.
     let mut world = World::new(Mode::Enforce);
     world
         .happens(seen(2, RevisionOrigin::Upgrade))
@@ -224,7 +224,7 @@ fn what_a_person_ordered_was_not_detected() {
         .happens(RolloutInput::RolloutComplete);
     world
         .happens(RolloutInput::Recovered)
-        .ended(RolloutOutcome::Recovered);
+        .ended(RolloutOutcome::RolledBack);
     let candidate = &world.rollout.finished()[0].candidate;
     assert_eq!(took(candidate)[..2], [None, None]);
     assert_eq!(took(candidate)[5], Some(5), "from the order");
@@ -268,7 +268,7 @@ fn a_bake_counts_from_the_appearance_too() {
 }
 
 #[test]
-fn a_bad_revision_is_turned_back_and_verified() {
+fn a_bad_revision_is_rolled_back_and_verified() {
     let mut world = World::new(Mode::Enforce);
     world
         .happens(seen(2, RevisionOrigin::Upgrade))
@@ -280,7 +280,7 @@ fn a_bad_revision_is_turned_back_and_verified() {
         .happens(seen(3, RevisionOrigin::OurRollback))
         .happens(RolloutInput::RolloutComplete)
         .happens(RolloutInput::Recovered)
-        .ended(RolloutOutcome::Recovered);
+        .ended(RolloutOutcome::RolledBack);
     assert_eq!(
         world.commands,
         [
@@ -329,7 +329,7 @@ fn the_way_back_has_twice_as_long_as_the_way_there_took() {
         RolloutPhase::RollingBack(_)
     ));
     world.passes(seconds(100));
-    world.ended(RolloutOutcome::Failed);
+    world.ended(RolloutOutcome::RollbackFailed);
 }
 
 /// The way back is a rollout as well, and what it may cost is said when it begins.
@@ -345,14 +345,14 @@ fn a_slow_rollout_says_that_the_way_back_may_be_slow() {
             .happens(ready(1));
         let entries = world.entries.iter().map(|entry| entry.text.clone());
         let begins: Vec<_> = entries
-            .filter(|text| text.starts_with("Turning back"))
+            .filter(|text| text.starts_with("Rolling back"))
             .collect();
         begins.join(" ")
     };
-    assert_eq!(begins(20), "Turning back to revision 1");
+    assert_eq!(begins(20), "Rolling back to revision 1");
     assert_eq!(
         begins(70),
-        "Turning back to revision 1; the rollout of revision 2 took 72 s, and the way back may take as long, while the runbook allows 120 s"
+        "Rolling back to revision 1; the rollout of revision 2 took 72 s, and the way back may take as long, while the runbook allows 120 s"
     );
 }
 
@@ -363,7 +363,7 @@ fn a_healthy_revision_is_kept_and_its_contents_are_good() {
         .happens(seen(2, RevisionOrigin::Upgrade))
         .happens(RolloutInput::RolloutComplete)
         .happens(RolloutInput::Healthy(Revision(2)))
-        .ended(RolloutOutcome::Kept);
+        .ended(RolloutOutcome::Passed);
     assert!(
         world
             .commands
@@ -406,7 +406,7 @@ fn a_bake_that_rejects_rolls_back_as_a_verdict_does() {
     world
         .happens(RolloutInput::RolloutComplete)
         .happens(RolloutInput::Recovered);
-    world.ended(RolloutOutcome::Recovered);
+    world.ended(RolloutOutcome::RolledBack);
     let candidate = &world.rollout.finished().last().unwrap().candidate;
     assert_eq!(candidate.reason, "bake:error_rate");
     // Once more it says nothing of the revision that the rollback made.
@@ -420,7 +420,7 @@ fn a_bake_that_rejects_rolls_back_as_a_verdict_does() {
 #[test]
 fn a_bake_that_only_notifies_leaves_the_revision_in_place_and_says_so() {
     let check = |world: &mut World, event| {
-        world.happens(event).ended(RolloutOutcome::Kept);
+        world.happens(event).ended(RolloutOutcome::Passed);
         let failed = bake_is_found(crate::core::revision_ledger::ContentVerdict::BakeFailed, 2);
         assert_eq!(world.commands, [failed]);
         let text = &world.rollout.finished().last().unwrap().text;
@@ -461,7 +461,7 @@ fn what_a_bake_rejects_is_bound_by_mode_limit_and_origin() {
         (
             Mode::Enforce,
             Some(RolloutInput::Held(true)),
-            RolloutOutcome::LeftAlone,
+            RolloutOutcome::NotEligible,
         ),
     ] {
         let mut world = passed(mode);
@@ -482,7 +482,7 @@ fn what_a_bake_rejects_is_bound_by_mode_limit_and_origin() {
         .happens(seen(2, RevisionOrigin::OtherRollback))
         .happens(RolloutInput::Healthy(Revision(2)))
         .happens(bake_failed(2, true))
-        .ended(RolloutOutcome::LeftAlone);
+        .ended(RolloutOutcome::NotEligible);
 }
 
 /// The case is that of the revision which brought the contents, under the newest number.
@@ -517,25 +517,25 @@ fn what_is_not_acted_on_says_why() {
             Mode::Enforce,
             RevisionOrigin::First,
             None,
-            RolloutOutcome::LeftAlone,
+            RolloutOutcome::NotEligible,
         ),
         (
             Mode::Enforce,
             RevisionOrigin::OtherRollback,
             None,
-            RolloutOutcome::LeftAlone,
+            RolloutOutcome::NotEligible,
         ),
         (
             Mode::Enforce,
             RevisionOrigin::OurRollback,
             None,
-            RolloutOutcome::LeftAlone,
+            RolloutOutcome::NotEligible,
         ),
         (
             Mode::Enforce,
             RevisionOrigin::Upgrade,
             Some(RolloutInput::Held(true)),
-            RolloutOutcome::LeftAlone,
+            RolloutOutcome::NotEligible,
         ),
         (
             Mode::Enforce,
@@ -663,10 +663,10 @@ fn after_the_rollback_the_same_failure_acquits_the_release() {
         .happens(ready(1))
         .executed(3)
         .happens(RolloutInput::RolloutComplete)
-        .happens(RolloutInput::SameFailure {
+        .happens(RolloutInput::StillFailing {
             text: "db failed 30 of 30".into(),
         })
-        .ended(RolloutOutcome::SameFailure);
+        .ended(RolloutOutcome::StillFailing);
     let last_found = world
         .commands
         .iter()
@@ -682,7 +682,7 @@ fn after_the_rollback_the_same_failure_acquits_the_release() {
 }
 
 #[test]
-fn pods_that_may_have_the_old_settings_do_not_acquit_the_release() {
+fn pods_that_may_have_the_old_settings_do_not_pass_the_release() {
     let mut world = World::new(Mode::Enforce);
     world
         .happens(seen(2, RevisionOrigin::Upgrade))
@@ -694,11 +694,11 @@ fn pods_that_may_have_the_old_settings_do_not_acquit_the_release() {
             text: "db failed 30 of 30".into(),
         })
         .ended(RolloutOutcome::Unverified);
-    let acquits = |command: &RolloutCommand| {
+    let passes = |command: &RolloutCommand| {
         let unknown = crate::core::revision_ledger::ContentVerdict::Unknown;
         matches!(command, RolloutCommand::Found { found, .. } if *found == unknown)
     };
-    assert!(!world.commands.iter().any(acquits));
+    assert!(!world.commands.iter().any(passes));
 }
 
 #[test]
@@ -746,8 +746,10 @@ fn an_uninstalled_release_can_come_back() {
     assert_eq!(*world.rollout.phase(), RolloutPhase::NotInstalled);
     // Whoever saw that there was none knows that this one is new; it is judged, and can only be told of.
     world.happens(seen(1, RevisionOrigin::First));
-    assert_eq!(world.rollout.phase().as_str(), "settling");
-    world.happens(regressed(1)).ended(RolloutOutcome::LeftAlone);
+    assert_eq!(world.rollout.phase().as_str(), "rolling_out");
+    world
+        .happens(regressed(1))
+        .ended(RolloutOutcome::NotEligible);
     assert_eq!(world.executions(), 0);
 }
 
@@ -764,7 +766,7 @@ fn what_a_person_orders_is_bound_by_neither_mode_nor_limit_and_done_once() {
     assert_eq!(world.rollout.phase().as_str(), "preflight");
     // A second order finds the first under way.
     world.happens(order()).happens(ready(1));
-    assert_eq!(world.rollout.phase().as_str(), "turning_back");
+    assert_eq!(world.rollout.phase().as_str(), "rolling_back");
     assert_eq!(world.executions(), 1);
 }
 
@@ -816,15 +818,15 @@ fn an_order_that_joins_a_rollback_is_found_by_its_key_with_that_ones_result() {
     assert_eq!(world.rollout.join(order("c")).as_deref(), Some("2-a"));
     world
         .happens(RolloutInput::Recovered)
-        .ended(RolloutOutcome::Recovered);
+        .ended(RolloutOutcome::RolledBack);
     let saved = serde_json::to_string(&world.rollout).unwrap();
     let restored: Rollout = serde_json::from_str(&saved).unwrap();
     for key in ["a", "b", "c"] {
         let (candidate, finished) = restored.order_with(key).unwrap();
-        assert_eq!(candidate.made, Some(Revision(3)), "{key}");
+        assert_eq!(candidate.created_revision, Some(Revision(3)), "{key}");
         assert_eq!(
             finished.map(|finished| finished.outcome),
-            Some(RolloutOutcome::Recovered)
+            Some(RolloutOutcome::RolledBack)
         );
     }
     assert!(restored.order_with("d").is_none());
@@ -848,7 +850,9 @@ fn the_late_end_of_a_rollback_is_not_taken_for_that_of_the_next() {
                 .happens(regressed(2))
                 .happens(ready(1));
             let given_up = world.attempt();
-            world.passes(seconds(300)).ended(RolloutOutcome::Failed);
+            world
+                .passes(seconds(300))
+                .ended(RolloutOutcome::RollbackFailed);
             if is_next {
                 world
                     .happens(seen(3, RevisionOrigin::Upgrade))
@@ -868,7 +872,7 @@ fn the_late_end_of_a_rollback_is_not_taken_for_that_of_the_next() {
             assert_eq!(world.rollout, before);
             world.executed(4);
             let candidate = world.rollout.phase().candidate().unwrap();
-            assert_eq!(candidate.made, Some(Revision(4)));
+            assert_eq!(candidate.created_revision, Some(Revision(4)));
         }
     }
 }
@@ -956,7 +960,7 @@ fn an_order_that_cannot_be_carried_out_changes_nothing() {
             order: order("a"),
             why: "it would delete data".into(),
         });
-    assert_eq!(world.rollout.phase().as_str(), "watching");
+    assert_eq!(world.rollout.phase().as_str(), "analyzing");
     assert_eq!(world.rollout.last_ended(), None);
     assert_eq!(found_bad(&world), 0);
     let (_, finished) = world.rollout.order_with("a").unwrap();
@@ -970,14 +974,14 @@ fn an_order_that_cannot_be_carried_out_changes_nothing() {
     world.happens(ordered("b")).happens(RolloutInput::Refused {
         reason: "it would delete data".into(),
     });
-    assert_eq!(world.rollout.phase().as_str(), "settling");
+    assert_eq!(world.rollout.phase().as_str(), "rolling_out");
     assert_eq!(found_bad(&world), 0);
     let watches = world.commands.iter();
     let watches = watches.filter(|command| matches!(command, RolloutCommand::Watch(_)));
     assert_eq!(watches.count(), 2);
     world
         .happens(RolloutInput::Healthy(Revision(2)))
-        .ended(RolloutOutcome::Kept);
+        .ended(RolloutOutcome::Passed);
     world.happens(ordered("c")).passes(seconds(700));
     assert_eq!(*world.rollout.phase(), RolloutPhase::Idle);
     // Mistakes do not push out how revisions ended.
@@ -991,7 +995,7 @@ fn an_order_that_cannot_be_carried_out_changes_nothing() {
     }
     assert_eq!(world.rollout.finished().len(), 11);
     let last = world.rollout.last_ended().unwrap();
-    assert_eq!(last.outcome, RolloutOutcome::Kept);
+    assert_eq!(last.outcome, RolloutOutcome::Passed);
 }
 
 #[test]
@@ -1056,7 +1060,9 @@ fn after_a_long_absence_a_rollback_is_looked_at_before_its_time_is_up() {
         world.rollout.phase(),
         RolloutPhase::RollingBack(_)
     ));
-    world.passes(seconds(20)).ended(RolloutOutcome::Failed);
+    world
+        .passes(seconds(20))
+        .ended(RolloutOutcome::RollbackFailed);
 }
 
 #[test]
@@ -1089,7 +1095,7 @@ fn after_a_long_absence_a_look_and_a_verification_begin_anew() {
     verifying
         .passes(seconds(200))
         .happens(RolloutInput::Recovered)
-        .ended(RolloutOutcome::Recovered);
+        .ended(RolloutOutcome::RolledBack);
 }
 
 #[test]
@@ -1193,7 +1199,7 @@ fn the_contents_under_analysis_once_more_go_on_with_it() {
             .executed(5)
             .happens(RolloutInput::RolloutComplete)
             .happens(RolloutInput::Recovered)
-            .ended(RolloutOutcome::Recovered);
+            .ended(RolloutOutcome::RolledBack);
         assert_eq!(world.executions(), 1);
         let candidate = &world.rollout.finished().last().unwrap().candidate;
         assert_eq!(
@@ -1226,20 +1232,20 @@ fn what_a_person_rolls_back_to_is_told_and_left_alone_also_where_it_is_the_same(
         .happens(seen(2, RevisionOrigin::Upgrade))
         .happens(same(3, RevisionOrigin::OtherRollback, false))
         .happens(regressed(3))
-        .ended(RolloutOutcome::LeftAlone);
+        .ended(RolloutOutcome::NotEligible);
     let mut world = World::new(Mode::Enforce);
     world
         .happens(seen(2, RevisionOrigin::Upgrade))
         .happens(regressed(2))
         .happens(same(3, RevisionOrigin::OtherRollback, false))
         .happens(ready(1))
-        .ended(RolloutOutcome::LeftAlone);
+        .ended(RolloutOutcome::NotEligible);
     assert_eq!(world.executions(), 0);
 }
 
 #[test]
 fn a_verdict_holds_for_the_same_contents_under_another_number() {
-    // While it is looked whether it can be turned back.
+    // While it is looked whether it can be rolled back.
     let mut world = World::new(Mode::Enforce);
     world
         .happens(seen(2, RevisionOrigin::Upgrade))
@@ -1258,7 +1264,7 @@ fn a_verdict_holds_for_the_same_contents_under_another_number() {
     assert_eq!(world.commands.last(), Some(&execute(3)));
     // While helm is at work, which then finds that it comes too late.
     world.happens(same(4, RevisionOrigin::Upgrade, false));
-    assert_eq!(world.rollout.phase().as_str(), "turning_back");
+    assert_eq!(world.rollout.phase().as_str(), "rolling_back");
     world.execution_failed("release: already exists");
     world.ended_before(RolloutOutcome::Superseded);
     assert_eq!(
@@ -1368,7 +1374,7 @@ fn the_contents_that_a_rollback_brought_back_are_unchanged_and_it_is_verified_al
         }
         world
             .happens(RolloutInput::Recovered)
-            .ended(RolloutOutcome::Recovered);
+            .ended(RolloutOutcome::RolledBack);
         // What comes then is compared with what serves.
         let mut other = World::new(Mode::Enforce);
         other
@@ -1461,7 +1467,7 @@ fn what_says_nothing_does_not_push_out_what_does() {
     }
     let finished = world.rollout.finished();
     assert_eq!(finished.len(), MAX_PAST);
-    assert_eq!(finished[0].outcome, RolloutOutcome::Kept);
+    assert_eq!(finished[0].outcome, RolloutOutcome::Passed);
     assert_eq!(finished[MAX_PAST - 1].candidate.revision, Revision(199));
 }
 
@@ -1619,7 +1625,7 @@ fn a_start_ends_a_minute_after_the_last_record_and_after_ten_minutes_at_the_late
 fn a_record_of_a_backup_that_was_taken_for_an_installation_is_put_right() {
     let mut world = absent();
     world.happens(seen(1, RevisionOrigin::First));
-    assert_eq!(world.rollout.phase().as_str(), "settling");
+    assert_eq!(world.rollout.phase().as_str(), "rolling_out");
     world.happens(restored(2));
     assert_eq!(*world.rollout.phase(), RolloutPhase::Idle);
     assert!(world.rollout.is_starting());
@@ -1731,8 +1737,8 @@ fn any_event() -> impl Strategy<Value = RolloutInput> {
         2 => revision.prop_map(executed),
         1 => Just(execution_failed("no")),
         1 => Just(RolloutInput::Recovered),
-        1 => Just(RolloutInput::SameFailure { text: "db".into() }),
-        1 => Just(RolloutInput::Worse { text: "all".into() }),
+        1 => Just(RolloutInput::StillFailing { text: "db".into() }),
+        1 => Just(RolloutInput::Worsened { text: "all".into() }),
         1 => Just(RolloutInput::OldSettings { text: "db".into() }),
         2 => Just(RolloutInput::Tick),
     ]
@@ -1786,7 +1792,7 @@ proptest! {
             for command in world.commands[first..].iter().cloned() {
                 if let RolloutCommand::Execute { bad, .. } = command {
                     prop_assert_eq!(mode, Mode::Enforce);
-                    prop_assert!(!rolled_back.contains(&bad.0), "turned back twice: {}", bad);
+                    prop_assert!(!rolled_back.contains(&bad.0), "rolled back twice: {}", bad);
                     prop_assert_eq!(made_by.get(&bad.0).copied(), Some(RevisionOrigin::Upgrade));
                     prop_assert!(regressed_ones.contains(&bad.0), "without a verdict that counts");
                     rolled_back.push(bad.0);

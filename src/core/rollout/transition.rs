@@ -92,24 +92,32 @@ impl Rollout {
             RolloutInput::Ready { target } => self.on_ready(target, now, &mut commands),
             RolloutInput::NoTarget { reason } => self.on_no_target(reason, now, &mut commands),
             RolloutInput::Refused { reason } => self.on_refused(reason, now, &mut commands),
-            RolloutInput::Executed { attempt, made } => {
-                self.on_executed(attempt, made, now, &mut commands);
+            RolloutInput::Executed {
+                attempt,
+                created_revision,
+            } => {
+                self.on_executed(attempt, created_revision, now, &mut commands);
             }
             RolloutInput::ExecutionFailed { attempt, reason } => {
                 self.on_execution_failed(attempt, reason, now, &mut commands);
             }
             RolloutInput::Recovered => {
-                self.on_verified(RolloutOutcome::Recovered, String::new(), now, &mut commands);
+                self.on_verified(
+                    RolloutOutcome::RolledBack,
+                    String::new(),
+                    now,
+                    &mut commands,
+                );
             }
-            RolloutInput::SameFailure { text } => {
-                self.on_verified(RolloutOutcome::SameFailure, text, now, &mut commands);
+            RolloutInput::StillFailing { text } => {
+                self.on_verified(RolloutOutcome::StillFailing, text, now, &mut commands);
             }
             RolloutInput::OldSettings { text } => {
-                let text = format!("Turned back, but the same still fails: {text}");
+                let text = format!("Rolled back, but the same still fails: {text}");
                 self.on_verified(RolloutOutcome::Unverified, text, now, &mut commands);
             }
-            RolloutInput::Worse { text } => {
-                self.on_verified(RolloutOutcome::Worse, text, now, &mut commands);
+            RolloutInput::Worsened { text } => {
+                self.on_verified(RolloutOutcome::Worsened, text, now, &mut commands);
             }
             RolloutInput::Tick => self.on_tick(now, &mut commands),
         }
@@ -129,19 +137,23 @@ impl Rollout {
             | RolloutPhase::Analyzing(_) => Vec::new(),
             // Begun anew: what happened while we were away is not known.
             RolloutPhase::Verifying(candidate) => {
-                vec![RolloutCommand::Verify(candidate.made.unwrap_or_default())]
+                vec![RolloutCommand::Verify(
+                    candidate.created_revision.unwrap_or_default(),
+                )]
             }
             RolloutPhase::Preflight(candidate) => {
                 vec![RolloutCommand::Preflight(candidate.revision)]
             }
-            RolloutPhase::RollingBack(candidate) => match (candidate.made, candidate.target) {
-                // Carrying it out again finishes what was begun.
-                (None, Some(target)) => vec![RolloutCommand::Execute {
-                    bad: candidate.revision,
-                    target,
-                }],
-                (Some(_), _) | (None, None) => Vec::new(),
-            },
+            RolloutPhase::RollingBack(candidate) => {
+                match (candidate.created_revision, candidate.target) {
+                    // Carrying it out again finishes what was begun.
+                    (None, Some(target)) => vec![RolloutCommand::Execute {
+                        bad: candidate.revision,
+                        target,
+                    }],
+                    (Some(_), _) | (None, None) => Vec::new(),
+                }
+            }
         }
     }
 
@@ -209,7 +221,7 @@ impl Rollout {
                 self.note(
                     now,
                     Some(revision),
-                    format!("Revision {revision} serves; its soundings are the baseline"),
+                    format!("Revision {revision} serves; its results are the baseline"),
                 );
             }
             RolloutPhase::NotInstalled | RolloutPhase::Idle => {
@@ -232,7 +244,7 @@ impl Rollout {
                 self.end(
                     *candidate,
                     RolloutOutcome::Superseded,
-                    format!("Revision {revision} took its place before it was turned back"),
+                    format!("Revision {revision} took its place before it was rolled back"),
                     now,
                 );
                 self.begin(revision, origin, serving, now, commands);
@@ -250,11 +262,17 @@ impl Rollout {
                 self.passed_over(&candidate, revision, now);
                 candidate.overtaken_by = Some((revision, origin));
                 candidate.overtaken_by_same = false;
-                match candidate.made {
+                match candidate.created_revision {
                     // Helm is still at work: it ends first, one way or the other.
                     None => self.phase = RolloutPhase::RollingBack(candidate),
-                    Some(made) => {
-                        self.overtaken(*candidate, made, (revision, origin), now, commands);
+                    Some(created_revision) => {
+                        self.overtaken(
+                            *candidate,
+                            created_revision,
+                            (revision, origin),
+                            now,
+                            commands,
+                        );
                     }
                 }
             }
@@ -265,7 +283,7 @@ impl Rollout {
                     *candidate,
                     RolloutOutcome::Superseded,
                     format!(
-                        "Turned back; revision {revision} took its place before that was verified"
+                        "Rolled back; revision {revision} took its place before that was verified"
                     ),
                     now,
                 );
@@ -298,9 +316,9 @@ impl Rollout {
         let what = match origin {
             RevisionOrigin::First => "the first one: there is nothing to go back to",
             RevisionOrigin::Upgrade => "an upgrade",
-            RevisionOrigin::OurRollback => "a rollback of ours, which is never turned back",
+            RevisionOrigin::OurRollback => "a rollback of ours, which is never rolled back",
             RevisionOrigin::OtherRollback => {
-                "a rollback by somebody else, which is never turned back"
+                "a rollback by somebody else, which is never rolled back"
             }
         };
         self.note(
@@ -323,12 +341,12 @@ impl Rollout {
                 self.enter(RolloutPhase::Analyzing(candidate), now);
                 self.note(now, Some(revision), "The rollout is complete");
             }
-            RolloutPhase::RollingBack(candidate) => match candidate.made {
-                // Of the revision that is being turned back, or before the record of the rollback is there.
+            RolloutPhase::RollingBack(candidate) => match candidate.created_revision {
+                // Of the revision that is being rolled back, or before the record of the rollback is there.
                 None => self.phase = RolloutPhase::RollingBack(candidate),
-                Some(made) => self.rolled_back_at(
+                Some(created_revision) => self.rolled_back_at(
                     candidate,
-                    made,
+                    created_revision,
                     "The rollback's rollout is complete",
                     now,
                     commands,
@@ -353,11 +371,11 @@ impl Rollout {
     /// Nobody can see how far the rollback's rollout has come.
     fn on_helm_is_done(&mut self, now: Time, commands: &mut Vec<RolloutCommand>) {
         match std::mem::take(&mut self.phase) {
-            RolloutPhase::RollingBack(candidate) if candidate.made.is_some() => {
-                let made = candidate.made.unwrap_or_default();
+            RolloutPhase::RollingBack(candidate) if candidate.created_revision.is_some() => {
+                let created_revision = candidate.created_revision.unwrap_or_default();
                 let how =
                     "Helm is done, and how far the rollback's rollout has come cannot be seen";
-                self.rolled_back_at(candidate, made, how, now, commands);
+                self.rolled_back_at(candidate, created_revision, how, now, commands);
             }
             phase => self.phase = phase,
         }
@@ -367,31 +385,35 @@ impl Rollout {
     fn rolled_back_at(
         &mut self,
         mut candidate: Box<Candidate>,
-        made: Revision,
+        created_revision: Revision,
         how: &str,
         now: Time,
         commands: &mut Vec<RolloutCommand>,
     ) {
         candidate.rolled_back_at = Some(now);
         self.enter(RolloutPhase::Verifying(candidate), now);
-        self.note(now, Some(made), format!("{how}; its probes are asked"));
-        commands.push(RolloutCommand::Verify(made));
+        self.note(
+            now,
+            Some(created_revision),
+            format!("{how}; its probes are asked"),
+        );
+        commands.push(RolloutCommand::Verify(created_revision));
     }
 
     /// The rollback is carried out, and a revision of somebody else came after it.
     fn overtaken(
         &mut self,
         candidate: Candidate,
-        made: Revision,
+        created_revision: Revision,
         (revision, origin): (Revision, RevisionOrigin),
         now: Time,
         commands: &mut Vec<RolloutCommand>,
     ) {
-        let serving = candidate.way_back().or(Some(made));
+        let serving = candidate.way_back().or(Some(created_revision));
         self.end(
             candidate,
             RolloutOutcome::Superseded,
-            format!("Turned back; revision {revision} took its place before that was verified"),
+            format!("Rolled back; revision {revision} took its place before that was verified"),
             now,
         );
         self.begin(revision, origin, serving, now, commands);
@@ -424,7 +446,7 @@ impl Rollout {
         if self.blind {
             commands.push(RolloutCommand::EndAnalysis { kept: false });
             let text =
-                format!("Our own trouble makes soundings void, so this is not acted on: {text}");
+                format!("Our own trouble makes results unknown, so this is not acted on: {text}");
             self.end(*candidate, RolloutOutcome::Inconclusive, text, now);
             return;
         }
@@ -447,7 +469,7 @@ impl Rollout {
         commands.push(RolloutCommand::Preflight(revision));
     }
 
-    /// How a person turns back what we may not: mode and limit bind only us.
+    /// How a person rolls back what we may not: mode and limit bind only us.
     fn by_hand(&self, serving: Option<Revision>) -> String {
         let names = self.names.as_ref();
         let (namespace, release) = names
@@ -461,7 +483,7 @@ impl Rollout {
         )
     }
 
-    /// Why a revision that is bad is not turned back, if so.
+    /// Why a revision that is bad is not rolled back, if so.
     pub(super) fn failure(
         &self,
         candidate: &Candidate,
@@ -471,31 +493,32 @@ impl Rollout {
         if candidate.is_wanted_by_a_person() {
             return None;
         }
-        let left_alone = |why: &str| Some((RolloutOutcome::LeftAlone, format!("Bad, but {why}")));
+        let not_eligible =
+            |why: &str| Some((RolloutOutcome::NotEligible, format!("Bad, but {why}")));
         match candidate.origin {
             RevisionOrigin::First => {
-                return left_alone("the first revision: there is nothing to go back to");
+                return not_eligible("the first revision: there is nothing to go back to");
             }
             RevisionOrigin::OurRollback | RevisionOrigin::OtherRollback => {
-                return left_alone("made by a rollback, which is never turned back");
+                return not_eligible("made by a rollback, which is never rolled back");
             }
             RevisionOrigin::Upgrade => {}
         }
         if self.held {
-            return left_alone("the release is paused or scaled to zero");
+            return not_eligible("the release is paused or scaled to zero");
         }
         if self
             .rolled_back
             .iter()
             .any(|(revision, _)| *revision == candidate.revision)
         {
-            return left_alone("it was turned back before");
+            return not_eligible("it was rolled back before");
         }
         match self.limits.mode {
             Mode::Observe => {
                 return Some((
                     RolloutOutcome::WouldRollBack,
-                    "Would have been turned back in the mode enforce".into(),
+                    "Would have been rolled back in the mode enforce".into(),
                 ));
             }
             Mode::Off => return Some((RolloutOutcome::WouldRollBack, "The mode is off".into())),
@@ -534,7 +557,7 @@ impl Rollout {
         if !despite.is_empty() {
             text = format!("{text}; {despite}");
         }
-        self.end(*candidate, RolloutOutcome::Kept, text, now);
+        self.end(*candidate, RolloutOutcome::Passed, text, now);
     }
 
     fn on_inconclusive(
@@ -590,7 +613,7 @@ impl Rollout {
         }
         self.held = held;
         let text = if held {
-            "The release is paused or scaled to zero: its soundings are void"
+            "The release is paused or scaled to zero: its results are unknown"
         } else {
             "The release runs again"
         };
@@ -610,7 +633,7 @@ impl Rollout {
             | RolloutPhase::RollingBack(_)
             | RolloutPhase::Verifying(_) => {
                 let text = if blind {
-                    "Our own trouble makes soundings void"
+                    "Our own trouble makes results unknown"
                 } else {
                     "Our own trouble is over"
                 };
@@ -686,7 +709,7 @@ impl Rollout {
         self.note(
             now,
             Some(bad),
-            format!("Turning back to revision {target}{slow}"),
+            format!("Rolling back to revision {target}{slow}"),
         );
         commands.push(RolloutCommand::Execute { bad, target });
     }
@@ -710,23 +733,25 @@ impl Rollout {
     fn on_executed(
         &mut self,
         attempt: RollbackAttempt,
-        made: Revision,
+        created_revision: Revision,
         now: Time,
         commands: &mut Vec<RolloutCommand>,
     ) {
         let Some(mut candidate) = self.take_attempt(attempt) else {
             return;
         };
-        candidate.made = Some(made);
+        candidate.created_revision = Some(created_revision);
         commands.extend(Self::found_by_order(&candidate));
         // After a restart it may be seen before it is known to be ours.
-        candidate.overtaken_by = candidate.overtaken_by.filter(|(other, _)| *other > made);
+        candidate.overtaken_by = candidate
+            .overtaken_by
+            .filter(|(other, _)| *other > created_revision);
         // The record may be told of here before the watch sees it.
-        self.newest = self.newest.max(Some(made));
+        self.newest = self.newest.max(Some(created_revision));
         self.note(
             now,
-            Some(made),
-            format!("The rollback made revision {made}; its rollout runs"),
+            Some(created_revision),
+            format!("The rollback made revision {created_revision}; its rollout runs"),
         );
         match candidate.overtaken_by {
             None => {
@@ -734,7 +759,7 @@ impl Rollout {
                 // However long helm took, the pods have their time.
                 self.since = now;
             }
-            Some(other) => self.overtaken(*candidate, made, other, now, commands),
+            Some(other) => self.overtaken(*candidate, created_revision, other, now, commands),
         }
     }
 
@@ -751,7 +776,7 @@ impl Rollout {
         let overtaken_by = candidate.overtaken_by;
         let serving = candidate.serving;
         match overtaken_by {
-            None => self.end(*candidate, RolloutOutcome::Failed, reason, now),
+            None => self.end(*candidate, RolloutOutcome::RollbackFailed, reason, now),
             Some((revision, origin)) if candidate.overtaken_by_same => {
                 self.try_again_for(candidate, (revision, origin), now, commands);
             }
@@ -780,31 +805,31 @@ impl Rollout {
         commands.push(RolloutCommand::EndAnalysis { kept: false });
         let target = candidate.target.unwrap_or_default();
         let text = match outcome {
-            RolloutOutcome::Recovered => {
+            RolloutOutcome::RolledBack => {
                 candidate.verified = Some(now);
-                format!("Turned back to the contents of revision {target}, and well again")
+                format!("Rolled back to the contents of revision {target}, and well again")
             }
-            RolloutOutcome::SameFailure => {
+            RolloutOutcome::StillFailing => {
                 // It was not the release, so its contents are not bad.
                 commands.push(RolloutCommand::Found {
                     revision: candidate.revision,
                     found: ContentVerdict::Unknown,
-                    evidence: "the same failed after it was turned back".into(),
+                    evidence: "the same failed after it was rolled back".into(),
                 });
-                format!("Turned back, but the same still fails, so it was not the release: {text}")
+                format!("Rolled back, but the same still fails, so it was not the release: {text}")
             }
-            RolloutOutcome::Worse => format!("Turned back, and more fails than before: {text}"),
-            RolloutOutcome::Kept
+            RolloutOutcome::Worsened => format!("Rolled back, and more fails than before: {text}"),
+            RolloutOutcome::Passed
             | RolloutOutcome::Unchanged
             | RolloutOutcome::Inconclusive
             | RolloutOutcome::Superseded
             | RolloutOutcome::Uninstalled
             | RolloutOutcome::WouldRollBack
-            | RolloutOutcome::LeftAlone
+            | RolloutOutcome::NotEligible
             | RolloutOutcome::LimitReached
             | RolloutOutcome::Refused
             | RolloutOutcome::OrderRefused
-            | RolloutOutcome::Failed
+            | RolloutOutcome::RollbackFailed
             | RolloutOutcome::Unverified => text,
         };
         self.end(*candidate, outcome, text, now);
@@ -842,7 +867,7 @@ impl Rollout {
                 );
             }
             RolloutPhase::Preflight(candidate) => {
-                let text = "Whether it can be turned back could not be found out in time";
+                let text = "Whether it can be rolled back could not be found out in time";
                 if candidate.ordered {
                     self.end_order(*candidate, text, now, commands);
                 } else {
@@ -855,12 +880,12 @@ impl Rollout {
                     self.try_again_for(candidate, other, now, commands);
                     return;
                 }
-                let serving = candidate.made.or(candidate.serving);
-                let text = match candidate.made {
+                let serving = candidate.created_revision.or(candidate.serving);
+                let text = match candidate.created_revision {
                     None => "The rollback did not end in time",
                     Some(_) => "The rollback's rollout was not complete in time",
                 };
-                self.end(*candidate, RolloutOutcome::Failed, text.into(), now);
+                self.end(*candidate, RolloutOutcome::RollbackFailed, text.into(), now);
                 if let Some((revision, origin)) = overtaken_by {
                     self.begin(revision, origin, serving, now, commands);
                 }
@@ -868,7 +893,7 @@ impl Rollout {
             RolloutPhase::Verifying(candidate) => {
                 commands.push(RolloutCommand::EndAnalysis { kept: false });
                 let text =
-                    "Turned back, but whether the release is well could not be found out".into();
+                    "Rolled back, but whether the release is well could not be found out".into();
                 self.end(*candidate, RolloutOutcome::Unverified, text, now);
             }
         }

@@ -64,14 +64,14 @@ const LATE: Outcome = Outcome::Unknown(UnknownReason::Late);
 const ALL: Outcome = Outcome::Unknown(UnknownReason::AllTargets);
 const CONTROL: Outcome = Outcome::Unknown(UnknownReason::Control);
 
-/// Gives a punctual sounding that ended at `now`.
+/// Gives a punctual result that ended at `now`.
 fn take(self_check: &mut SelfCheck, probe: &str, now: u64, outcome: Outcome) -> Outcome {
     let result = result(now - 10, now - 10, now, outcome);
     self_check.examine(&id(probe), &result, TIMEOUT, beating(at(now)), at(now))
 }
 
 #[test]
-fn a_sounding_is_late_by_its_start_its_end_or_a_standstill() {
+fn a_result_is_late_by_its_start_its_end_or_a_standstill() {
     // due, started, finished, beat, end of the last stall, late?
     check_late(10_000, 10_000, 10_020, 10_000, None, false);
     check_late(10_000, 10_500, 10_520, 10_500, None, false);
@@ -131,7 +131,7 @@ fn a_process_that_was_stopped_for_five_seconds_gains_no_evidence() {
 }
 
 #[test]
-fn a_void_sounding_stays_as_it_is_and_says_nothing_about_its_host() {
+fn a_unknown_result_stays_as_it_is_and_says_nothing_about_its_host() {
     let mut self_check = self_check_of(&["a", "b"], 2);
     take(&mut self_check, "a0", 1_000, SILENT);
     for reason in UnknownReason::ALL {
@@ -139,7 +139,7 @@ fn a_void_sounding_stays_as_it_is_and_says_nothing_about_its_host() {
         assert_eq!(take(&mut self_check, "b0", 1_000, unknown), unknown);
     }
     assert_eq!(take(&mut self_check, "a1", 1_001, SILENT), SILENT);
-    // Nor does a void one prove that a failing host is well.
+    // Nor does an unknown one prove that a failing host is well.
     take(&mut self_check, "b0", 1_002, SILENT);
     take(
         &mut self_check,
@@ -152,7 +152,7 @@ fn a_void_sounding_stays_as_it_is_and_says_nothing_about_its_host() {
 
 #[test]
 fn failures_are_ours_only_while_every_one_of_enough_hosts_fails() {
-    // hosts, hosts_failing, soundings in order with what becomes of them
+    // hosts, hosts_failing, results in order with what becomes of them
     check_hosts(
         &["a", "b", "c"],
         3,
@@ -214,7 +214,7 @@ fn check_hosts(hosts: &[&str], hosts_failing: usize, steps: &[(&str, Outcome, Ou
     }
 }
 
-/// Gives a punctual sounding that ended at `now`, of a host at this address.
+/// Gives a punctual result that ended at `now`, of a host at this address.
 fn take_at(
     self_check: &mut SelfCheck,
     probe: &str,
@@ -339,7 +339,7 @@ fn an_old_answer_does_not_prove_the_network_of_today() {
 }
 
 #[test]
-fn a_lost_network_stays_void_for_as_long_as_it_lasts() {
+fn a_lost_network_stays_unknown_for_as_long_as_it_lasts() {
     let mut self_check = self_check_of(&["a", "b"], 2);
     take(&mut self_check, "a0", 9_000, SILENT);
     for round in 0..1_000 {
@@ -369,8 +369,8 @@ fn a_failure_excuses_others_only_while_it_is_fresh() {
 }
 
 #[test]
-fn bad_soundings_are_void_while_the_control_probe_fails() {
-    // Soundings of the control probe, then whether others are doubted.
+fn bad_results_are_unknown_while_the_control_probe_fails() {
+    // Results of the control probe, then whether others are doubted.
     check_control(&[], false);
     check_control(&[(false, 9_000)], false);
     check_control(&[(false, 9_000), (true, 9_300), (false, 9_600)], false);
@@ -441,7 +441,7 @@ fn the_freshness_of_the_control_probe_follows_its_interval() {
 }
 
 #[test]
-fn a_trouble_of_single_soundings_is_in_force_for_a_minute() {
+fn a_trouble_of_single_results_is_in_force_for_a_minute() {
     let mut self_check = self_check_of(&["a"], 0);
     assert_eq!(self_check.troubles(at(10_000)).count(), 0);
     take(

@@ -120,17 +120,17 @@ const RINGS: [CountRing; 5] = {
 };
 const ALL_SLOTS: usize = 240;
 
-/// Good, bad and void soundings of a slot or a span.
+/// Good, bad and unknown results of a slot or a span.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Counts {
-    /// Soundings as expected.
-    #[serde(rename = "good")]
+    /// Results as expected.
+    #[serde(alias = "good")]
     pub success: u32,
-    /// Soundings that were not.
-    #[serde(rename = "bad")]
+    /// Results that were not.
+    #[serde(alias = "bad")]
     pub failure: u32,
-    /// Soundings without evidence.
-    #[serde(rename = "void")]
+    /// Results without evidence.
+    #[serde(alias = "void")]
     pub unknown: u32,
 }
 
@@ -151,7 +151,7 @@ impl Counts {
 
 /// Counts over all of [`LongWindow::ALL`].
 ///
-/// As in a window, time alone decides what is counted, soundings may come in any order, and time only goes forward.
+/// As in a window, time alone decides what is counted, results may come in any order, and time only goes forward.
 /// Its serialised form is bound to the machine's time line; what stores it must store a moment beside it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "StoredWindows", into = "StoredWindows")]
@@ -172,12 +172,12 @@ impl Default for LongWindows {
 }
 
 impl LongWindows {
-    /// Counts a sounding that ended at a moment.
+    /// Counts a result that ended at a moment.
     pub fn record(&mut self, at: Moment, outcome: Outcome) {
         self.record_times(at, outcome, 1);
     }
 
-    /// Counts a sounding as so many of its kind.
+    /// Counts a result as so many of its kind.
     pub fn record_times(&mut self, at: Moment, outcome: Outcome, times: u32) {
         let one = match outcome {
             Outcome::Success => Counts {
@@ -413,7 +413,11 @@ mod tests {
             assert!(error.to_string().contains(says), "{error}");
         };
         check("\"version\":2", "\"version\":3", "version 3");
-        check("{\"good\":0,\"bad\":0,\"void\":0},", "", "239 slots");
+        check(
+            "{\"success\":0,\"failure\":0,\"unknown\":0},",
+            "",
+            "239 slots",
+        );
         check(
             "\"newest\":[20000",
             "\"newest\":[18446744073709551615",
@@ -428,7 +432,7 @@ mod tests {
             gap in 0u64..100_000, early in 0usize..5,
         ) {
             times.sort_by_key(|t| t.0);
-            // Let some come late, as overlapping soundings do.
+            // Let some come late, as overlapping results do.
             for i in 0..times.len().saturating_sub(early) {
                 if i % 3 == 0 {
                     times.swap(i, i + early);

@@ -1,15 +1,15 @@
-//! The recent soundings of one probe: counts and latencies of a rolling span of time, in fixed memory.
+//! The recent results of one probe: counts and latencies of a rolling span of time, in fixed memory.
 //!
 //! Invariants:
 //! - Time decides what is counted, and reads do not: an answer for `now` is the same whether or not the window was
 //!   read before. Time only goes forward; a `now` before the newest moment that was seen means that moment.
 //! - A window is divided into [`SLOTS`] slots that expire whole. It so holds everything of the last 29/30 of its span
 //!   and nothing that is older than its span.
-//! - Soundings may come in any order: each is counted in the slot of the moment it is given with, and not at all when
+//! - Results may come in any order: each is counted in the slot of the moment it is given with, and not at all when
 //!   that slot is over.
-//! - Memory is taken once, by [`Window::new`]. When more soundings come than were announced, the oldest leave
+//! - Memory is taken once, by [`Window::new`]. When more results come than were announced, the oldest leave
 //!   early: the window becomes shorter, never larger and never wrong about what it holds.
-//! - Good and bad soundings are evidence. Void and missed ones are counted, and are in no rate and no quantile.
+//! - Good and failures are evidence. Void and missed ones are counted, and are in no rate and no quantile.
 //! - Too little data gives `None`, never 0.
 
 #![expect(
@@ -39,7 +39,7 @@ use crate::core::units::{ErrorRate, Moment};
 /// Slots of a window.
 pub const SLOTS: usize = 30;
 
-/// The most soundings that a window can hold, whatever it is asked for: an hour at ten a second fits, and it bounds
+/// The most results that a window can hold, whatever it is asked for: an hour at ten a second fits, and it bounds
 /// the raw samples to 384 KiB.
 pub const MAX_SAMPLES: usize = 65_536;
 
@@ -65,11 +65,11 @@ thread_local! {
 /// What a window counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct WindowCounts {
-    /// Soundings as expected.
+    /// Results as expected.
     pub success: u64,
-    /// Soundings that were not.
+    /// Results that were not.
     pub failure: u64,
-    /// Soundings without evidence.
+    /// Results without evidence.
     pub unknown: u64,
     /// Slots of the schedule that could not start.
     pub missed: u64,
@@ -84,7 +84,7 @@ impl WindowCounts {
 
 #[derive(Debug, Clone, Copy, Default)]
 struct WindowSlot {
-    /// Good and bad soundings, so many in `Window::samples`.
+    /// Good and failures, so many in `Window::samples`.
     samples: u32,
     unknown: u32,
     missed: u32,
@@ -118,7 +118,7 @@ pub struct Window {
 }
 
 impl Window {
-    /// An empty window over a span, with room for so many good and bad soundings (at least 1, at most
+    /// An empty window over a span, with room for so many good and failures (at least 1, at most
     /// [`MAX_SAMPLES`]).
     pub fn new(span: Duration, most: usize) -> Self {
         let most = Self::bounded(most);
@@ -144,7 +144,7 @@ impl Window {
         }
     }
 
-    /// The room that a span needs when a sounding is due at each interval and some may be under way: a slot more
+    /// The room that a span needs when a result is due at each interval and some may be under way: a slot more
     /// than the span, so that nothing leaves early on account of jitter.
     pub fn room(span: Duration, interval: Duration, in_flight: u32) -> usize {
         let due = span.as_nanos().div_ceil(interval.as_nanos().max(1));
@@ -163,7 +163,7 @@ impl Window {
         }
     }
 
-    /// An empty window of another span or with other room, into which this one's soundings are carried over, each
+    /// An empty window of another span or with other room, into which this one's results are carried over, each
     /// as of the start of its slot.
     #[must_use]
     pub fn carried_over(&self, span: Duration, most: usize) -> Self {
@@ -188,12 +188,12 @@ impl Window {
         self.span
     }
 
-    /// How many good and bad soundings it has room for.
+    /// How many good and failures it has room for.
     pub const fn most(&self) -> usize {
         self.most
     }
 
-    /// Counts a sounding that ended at a moment.
+    /// Counts a result that ended at a moment.
     pub fn record(&mut self, at: Moment, latency: Duration, outcome: Outcome) {
         match outcome {
             Outcome::Success | Outcome::Failure(_) => {
@@ -224,7 +224,7 @@ impl Window {
         }
     }
 
-    /// The bad soundings of now by their reason, in the order of [`Reason::ALL`].
+    /// The failures of now by their reason, in the order of [`Reason::ALL`].
     pub fn reasons(&mut self, now: Moment) -> [u32; Reason::COUNT] {
         self.advance(now);
         let mut reasons = [0; Reason::COUNT];
@@ -232,13 +232,13 @@ impl Window {
         reasons
     }
 
-    /// The share of bad soundings among good and bad ones now; `None` without either. Takes constant time.
+    /// The share of failures among good and bad ones now; `None` without either. Takes constant time.
     pub fn error_rate(&mut self, now: Moment) -> Option<ErrorRate> {
         self.advance(now);
         ErrorRate::of(self.failure(), self.live() as u64)
     }
 
-    /// A quantile of the latency of good and bad soundings now; `None` with fewer samples than [`Quantile::needs`].
+    /// A quantile of the latency of good and failures now; `None` with fewer samples than [`Quantile::needs`].
     /// Below 100 samples exact to the microsecond, from there on up to 1 % too high.
     pub fn quantile(&mut self, quantile: Quantile, now: Moment) -> Option<Duration> {
         self.advance(now);
@@ -286,7 +286,7 @@ impl Window {
             })
     }
 
-    /// How many good and bad soundings are counted.
+    /// How many good and failures are counted.
     fn live(&self) -> usize {
         self.samples.len() - self.stale
     }
@@ -334,7 +334,7 @@ impl Window {
         if number == self.newest {
             self.samples.push_back(packed);
         } else {
-            // Soundings overlap, so that some end a little before one that was already counted. Their place is in
+            // Results overlap, so that some end a little before one that was already counted. Their place is in
             // front of the samples of all newer slots, near the end.
             let newer: usize = (number + 1..=self.newest)
                 .map(|newer| self.slot(newer).samples as usize)

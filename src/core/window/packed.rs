@@ -31,7 +31,7 @@ impl PackedResult {
         (self.0 >> CODE_BITS) as u64
     }
 
-    /// 0 for a good one, 1 + the reason's index for a bad one, more for a void one.
+    /// 0 for a good one, 1 + the reason's index for a bad one, more for an unknown one.
     pub(crate) const fn code(self) -> usize {
         (self.0 & ((1 << CODE_BITS) - 1)) as usize
     }

@@ -97,7 +97,7 @@ fn latencies_out_of_range_are_kept_at_the_bounds() {
 }
 
 #[test]
-fn with_too_many_soundings_the_oldest_leave_early() {
+fn with_too_many_results_the_oldest_leave_early() {
     let mut window = Window::new(SPAN, 5);
     for at in [0, 1, 2, SLOT, SLOT + 1] {
         window.record(ms(at), micros(at + 1), Outcome::Failure(Reason::Reset));
@@ -134,7 +134,7 @@ fn check_bytes(results: usize, most_bytes: usize) {
 }
 
 #[test]
-fn a_steady_schedule_never_loses_a_sounding_for_want_of_room() {
+fn a_steady_schedule_never_loses_a_result_for_want_of_room() {
     for interval in [100, 1000, 7000] {
         let room = Window::room(SPAN, Duration::from_millis(interval), 1);
         let mut window = Window::new(SPAN, room);
@@ -174,7 +174,7 @@ fn quantiles_stay_right_however_seldom_they_are_asked_for() {
 /// What happened at a moment.
 #[derive(Debug, Clone, Copy)]
 enum Event {
-    Sounding(u64, Outcome),
+    Result(u64, Outcome),
     Missed(u32),
     Read,
 }
@@ -187,7 +187,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (0..UnknownReason::COUNT).prop_map(|i| Outcome::Unknown(UnknownReason::ALL[i])),
     ];
     prop_oneof![
-        8 => (latency, outcome).prop_map(|(l, o)| Event::Sounding(l, o)),
+        8 => (latency, outcome).prop_map(|(l, o)| Event::Result(l, o)),
         1 => (0u32..9).prop_map(Event::Missed),
         1 => Just(Event::Read),
     ]
@@ -218,7 +218,7 @@ proptest! {
         let mut newest = 0;
         for &(at, event) in &events {
             match event {
-                Event::Sounding(latency, outcome) => window.record(ms(at), micros(latency), outcome),
+                Event::Result(latency, outcome) => window.record(ms(at), micros(latency), outcome),
                 Event::Missed(count) => window.missed(ms(at), count),
                 Event::Read => { window.quantiles(ms(at)); }
             }
@@ -231,8 +231,8 @@ proptest! {
         let mut latencies = Vec::new();
         for (_, event) in listed {
             match *event {
-                Event::Sounding(_, Outcome::Unknown(_)) => counts.unknown += 1,
-                Event::Sounding(latency, outcome) => {
+                Event::Result(_, Outcome::Unknown(_)) => counts.unknown += 1,
+                Event::Result(latency, outcome) => {
                     latencies.push(latency.clamp(1, 60_000_000));
                     if let Outcome::Failure(reason) = outcome {
                         counts.failure += 1;
@@ -275,7 +275,7 @@ proptest! {
         let mut newest = 0;
         for &(at, event) in &events {
             newest = newest.max(at);
-            if let Event::Sounding(latency, outcome) = event {
+            if let Event::Result(latency, outcome) = event {
                 read.record(ms(at), micros(latency), outcome);
                 unread.record(ms(at), micros(latency), outcome);
             } else {
@@ -294,7 +294,7 @@ proptest! {
         let mut now = 0;
         for &(at, event) in &events {
             now = now.max(at);
-            if let Event::Sounding(latency, outcome) = event {
+            if let Event::Result(latency, outcome) = event {
                 window.record(ms(at), micros(latency), outcome);
             }
         }

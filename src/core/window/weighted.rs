@@ -1,18 +1,18 @@
-//! Soundings by what they stand for: budgets are of time, and a probe is asked more often while a revision is watched.
+//! Results by what they stand for: budgets are of time, and a probe is asked more often while a revision is watched.
 //!
-//! A sounding counts as the interval at which it was taken, divided by the probe's own: of thirty a watch takes in the
+//! A result counts as the interval at which it was taken, divided by the probe's own: of thirty a watch takes in the
 //! place of one, each is a thirtieth. What a kind of outcome has of fractions is carried on, so that what is counted is
-//! whole and never more than one sounding off. So five minutes of outage spend the same whether or not anybody watches,
-//! and a ratio over an hour is not that of the five minutes of it in which there were most soundings.
+//! whole and never more than one result off. So five minutes of outage spend the same whether or not anybody watches,
+//! and a ratio over an hour is not that of the five minutes of it in which there were most results.
 
 use std::time::Duration;
 
 use crate::core::probe_result::Outcome;
 
-/// One, as fractions of soundings are counted.
+/// One, as fractions of results are counted.
 const ONE: u64 = 1 << 16;
 
-/// What one sounding counts.
+/// What one result counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResultWeight(u64);
 
@@ -23,7 +23,7 @@ impl Default for ResultWeight {
 }
 
 impl ResultWeight {
-    /// Of a sounding that is taken at an interval, by a probe that has its own. An interval of zero there is none.
+    /// Of a result that is taken at an interval, by a probe that has its own. An interval of zero there is none.
     pub fn of(interval: Duration, own: Duration) -> Self {
         // Up, so that thirty thirtieths are one.
         let share = (interval.as_nanos() * u128::from(ONE)).div_ceil(own.as_nanos().max(1));
@@ -32,10 +32,10 @@ impl ResultWeight {
     }
 }
 
-/// Counts soundings by their weights.
+/// Counts results by their weights.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WeightedCounts {
-    /// Fractions of good, bad and void soundings.
+    /// Fractions of good, bad and unknown results.
     carried: [u64; 3],
     success: u64,
     failure: u64,

@@ -9,16 +9,16 @@ use crate::core::probe_stats::{ProbeStats, TrackedProbe};
 use crate::http::status::GuardView;
 use crate::http::status::RolloutView;
 
-/// A release that was turned back and is well is told of for so long, in seconds.
+/// A release that was rolled back and is well is told of for so long, in seconds.
 const TOLD_FOR: f64 = 3600.0;
 
-/// After a rollback that did not help, the release is well again once no sounding was bad for this long, in seconds.
+/// After a rollback that did not help, the release is well again once no result was bad for this long, in seconds.
 const WELL_AFTER: f64 = 300.0;
 
-/// So many bad soundings in a row are a probe that fails; one, where the next is a minute or more away.
+/// So many failures in a row are a probe that fails; one, where the next is a minute or more away.
 const IN_A_ROW: u32 = 3;
 
-/// What is wrong with a guarded release. `is_well`: none of its soundings of the last five minutes was bad.
+/// What is wrong with a guarded release. `is_well`: none of its results of the last five minutes was bad.
 pub(super) fn of_release(view: &GuardView, is_well: bool, now: f64) -> Option<Condition> {
     let (kind, revision, text) = status(view, is_well, now)?;
     let mut place = release(&view.namespace, &view.release);
@@ -67,14 +67,14 @@ fn status(view: &GuardView, is_well: bool, now: f64) -> Option<(AlertKind, u32, 
 fn of_outcome(last: &RolloutView, is_well: bool, now: f64) -> Option<AlertKind> {
     let age = now - last.ended_at;
     match last.outcome {
-        "recovered" if last.reason != "by_hand" && age < TOLD_FOR => {
+        "rolled_back" if last.reason != "by_hand" && age < TOLD_FOR => {
             Some(AlertKind::ReleaseRolledBack)
         }
-        "same_failure" if !is_well || age < WELL_AFTER => Some(AlertKind::NotTheRelease),
-        "worse" | "failed" | "unverified" => Some(AlertKind::RollbackFailed),
-        "refused" | "left_alone" => Some(AlertKind::RollbackRefused),
+        "still_failing" if !is_well || age < WELL_AFTER => Some(AlertKind::NotTheRelease),
+        "worsened" | "rollback_failed" | "unverified" => Some(AlertKind::RollbackFailed),
+        "refused" | "not_eligible" => Some(AlertKind::RollbackRefused),
         "limit_reached" => Some(AlertKind::RollbackLimitReached),
-        "would_roll_back" => Some(AlertKind::ReleaseEndangered),
+        "would_roll_back" => Some(AlertKind::ReleaseRegressedObserveOnly),
         _ => None,
     }
 }
@@ -120,7 +120,7 @@ pub(super) fn bake_failed(view: &GuardView, now: f64) -> Option<Condition> {
     let bake = view.bake.as_ref().filter(|bake| bake.state == "failed")?;
     let mut ended = view.rollouts.iter().rev();
     let last = ended.find(|finished| !matches!(finished.outcome, "unchanged" | "order_refused"))?;
-    let is_left = view.candidate.is_none() && last.outcome == "kept";
+    let is_left = view.candidate.is_none() && last.outcome == "passed";
     if !is_left || now - bake.until >= TOLD_FOR {
         return None;
     }
@@ -243,20 +243,23 @@ mod tests {
     #[test]
     fn every_ending_that_people_must_hear_of_is_an_alert_until_a_revision_is_kept() {
         for (outcome, expected) in [
-            ("recovered", Some(AlertKind::ReleaseRolledBack)),
-            ("same_failure", Some(AlertKind::NotTheRelease)),
-            ("worse", Some(AlertKind::RollbackFailed)),
-            ("failed", Some(AlertKind::RollbackFailed)),
+            ("rolled_back", Some(AlertKind::ReleaseRolledBack)),
+            ("still_failing", Some(AlertKind::NotTheRelease)),
+            ("worsened", Some(AlertKind::RollbackFailed)),
+            ("rollback_failed", Some(AlertKind::RollbackFailed)),
             ("unverified", Some(AlertKind::RollbackFailed)),
             ("refused", Some(AlertKind::RollbackRefused)),
-            ("left_alone", Some(AlertKind::RollbackRefused)),
+            ("not_eligible", Some(AlertKind::RollbackRefused)),
             ("limit_reached", Some(AlertKind::RollbackLimitReached)),
-            ("would_roll_back", Some(AlertKind::ReleaseEndangered)),
-            ("kept", None),
+            (
+                "would_roll_back",
+                Some(AlertKind::ReleaseRegressedObserveOnly),
+            ),
+            ("passed", None),
             ("inconclusive", None),
             ("uninstalled", None),
         ] {
-            let mut now = view(vec![finished(4, "kept"), finished(5, outcome)]);
+            let mut now = view(vec![finished(4, "passed"), finished(5, outcome)]);
             assert_eq!(
                 kind(&now, false, 1001.0),
                 expected.map(|kind| (kind, "5".into())),
@@ -270,7 +273,7 @@ mod tests {
                 expected.map(|kind| (kind, "5".into())),
                 "{outcome}"
             );
-            now.rollouts.push(finished(7, "kept"));
+            now.rollouts.push(finished(7, "passed"));
             assert_eq!(kind(&now, false, 1001.0), None);
         }
     }
@@ -340,15 +343,15 @@ mod tests {
             now.bake = Some(bake(state));
             now
         };
-        let told = bake_failed(&with("failed", &["kept"]), 1001.0).unwrap();
+        let told = bake_failed(&with("failed", &["passed"]), 1001.0).unwrap();
         assert_eq!(told.kind, AlertKind::BakeFailed);
         assert_eq!(told.place["revision"], "5");
         assert!(told.text.contains("errors 14/96"), "{}", told.text);
-        assert!(bake_failed(&with("failed", &["kept", "unchanged"]), 4599.0).is_some());
-        assert!(bake_failed(&with("failed", &["kept"]), 4600.0).is_none());
-        assert!(bake_failed(&with("good", &["kept"]), 1001.0).is_none());
-        assert!(bake_failed(&with("failed", &["kept", "refused"]), 1001.0).is_none());
-        let mut acts = with("failed", &["kept"]);
+        assert!(bake_failed(&with("failed", &["passed", "unchanged"]), 4599.0).is_some());
+        assert!(bake_failed(&with("failed", &["passed"]), 4600.0).is_none());
+        assert!(bake_failed(&with("good", &["passed"]), 1001.0).is_none());
+        assert!(bake_failed(&with("failed", &["passed", "refused"]), 1001.0).is_none());
+        let mut acts = with("failed", &["passed"]);
         acts.candidate = Some(CandidateView::default());
         assert!(bake_failed(&acts, 1001.0).is_none());
     }
@@ -356,17 +359,21 @@ mod tests {
     #[test]
     fn what_is_over_by_itself_ends_by_itself() {
         assert_eq!(
-            kind(&view(vec![finished(5, "recovered")]), true, 1000.0 + 3600.0),
+            kind(
+                &view(vec![finished(5, "rolled_back")]),
+                true,
+                1000.0 + 3600.0
+            ),
             None
         );
-        let same = view(vec![finished(5, "same_failure")]);
+        let same = view(vec![finished(5, "still_failing")]);
         assert!(kind(&same, true, 1299.0).is_some());
         assert!(kind(&same, true, 1300.0).is_none());
         assert!(kind(&same, false, 5000.0).is_some());
     }
 
     #[test]
-    fn a_revision_is_regressed_while_it_is_turned_back_unless_a_person_wanted_that() {
+    fn a_revision_is_regressed_while_it_is_rolled_back_unless_a_person_wanted_that() {
         let candidate = |is_ordered| CandidateView {
             revision: 6,
             text: "api failed".into(),
@@ -374,7 +381,7 @@ mod tests {
             is_ordered,
             ..CandidateView::default()
         };
-        let mut now = view(vec![finished(5, "kept")]);
+        let mut now = view(vec![finished(5, "passed")]);
         now.candidate = Some(candidate(false));
         assert_eq!(
             kind(&now, false, 1001.0),

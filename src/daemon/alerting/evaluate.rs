@@ -31,7 +31,8 @@ impl UnknownSubjects {
     pub(super) fn is_known(&self, labels: &LabelSet) -> bool {
         let of = |name: &str| labels.get(name).unwrap_or_default().to_owned();
         let name = of("alertname");
-        if name == AlertKind::SelfTrouble.name() || name == AlertKind::AllTargetsSilent.name() {
+        if name == AlertKind::SelfCheckFailing.name() || name == AlertKind::AllTargetsSilent.name()
+        {
             !self.ourselves
         } else if name == AlertKind::DeliveryFailing.name() {
             !self.any_receiver && !self.receivers.contains(&of("receiver"))
@@ -148,11 +149,11 @@ impl AlertEvaluator {
         troubles.retain(|trouble| *trouble != silent);
         if !troubles.is_empty() {
             let text = format!(
-                "Soundings are void: {}.",
+                "Results are unknown: {}.",
                 troubles.join(", ").replace('_', " ")
             );
             found(conditions::of_ourselves(
-                AlertKind::SelfTrouble,
+                AlertKind::SelfCheckFailing,
                 own.clone(),
                 text,
             ));
@@ -200,7 +201,7 @@ impl AlertEvaluator {
     }
 }
 
-/// No bad sounding, and some good ones, in the last five minutes. Each of a watch counts there for less than one, and
+/// No failure, and some good ones, in the last five minutes. Each of a watch counts there for less than one, and
 /// one that was bad a while ago is in the window.
 fn is_well(stats: &mut ProbeStats, now: Moment) -> bool {
     let counts = stats.counts(LongWindow::Minutes5, now);

@@ -26,7 +26,7 @@ pub(super) fn of_release(view: &GuardView, page: Option<&Url>, now: f64) -> Vec<
         let name = name(view);
         let headline = if candidate.is_ordered {
             format!(
-                "{name}: revision {} is being turned back by hand",
+                "{name}: revision {} is being rolled back by hand",
                 candidate.revision
             )
         } else {
@@ -52,31 +52,31 @@ pub(super) fn of_release(view: &GuardView, page: Option<&Url>, now: f64) -> Vec<
 
 fn ended(view: &GuardView, finished: &RolloutView, page: Option<&Url>) -> Option<Message> {
     let (what, is_urgent) = match finished.outcome {
-        "recovered" => ("was turned back, and all is well again", false),
-        "same_failure" => (
-            "was turned back, and the same still fails: it was not the release",
+        "rolled_back" => ("was rolled back, and all is well again", false),
+        "still_failing" => (
+            "was rolled back, and the same still fails: it was not the release",
             true,
         ),
-        "worse" => ("was turned back, and more fails than before", true),
-        "failed" => ("could not be turned back", true),
+        "worsened" => ("was rolled back, and more fails than before", true),
+        "rollback_failed" => ("could not be rolled back", true),
         "unverified" => (
-            "was turned back; whether all is well could not be found out",
+            "was rolled back; whether all is well could not be found out",
             true,
         ),
-        "refused" | "left_alone" => ("is bad and is left in place", true),
+        "refused" | "not_eligible" => ("is bad and is left in place", true),
         "limit_reached" => (
             "is bad and is left in place: the limit of rollbacks in a day is reached",
             true,
         ),
         "would_roll_back" => (
-            "is bad and would have been turned back; the mode is observe",
+            "is bad and would have been rolled back; the mode is observe",
             true,
         ),
         "order_refused" => (
             "was not rolled back: the order of a person was refused",
             false,
         ),
-        "kept" => ("is kept", false),
+        "passed" => ("is kept", false),
         "inconclusive" if finished.reason == NOT_ROLLED_OUT => (
             "was not rolled out completely, so nothing can be said of it",
             false,
@@ -92,17 +92,17 @@ fn ended(view: &GuardView, finished: &RolloutView, page: Option<&Url>) -> Option
         ),
         // Of one that was found bad people were told, and wait for the end of it.
         "superseded" if finished.rejected_at.is_some() => (
-            "was found bad, and another revision came before it was turned back",
+            "was found bad, and another revision came before it was rolled back",
             false,
         ),
         "uninstalled" if finished.rejected_at.is_some() => (
-            "was found bad, and was uninstalled before it was turned back",
+            "was found bad, and was uninstalled before it was rolled back",
             false,
         ),
         // Also what is unchanged: there is nothing to tell.
         _ => return None,
     };
-    let command = if is_urgent && finished.made.is_none() {
+    let command = if is_urgent && finished.created_revision.is_none() {
         format!(
             "leadsman rollback {} --namespace {} --reason '…'",
             view.release, view.namespace
@@ -118,7 +118,7 @@ fn ended(view: &GuardView, finished: &RolloutView, page: Option<&Url>) -> Option
         headline: format!("{}: revision {} {what}", name(view), finished.revision),
         text: format!("{}.{}", finished.text, steps(finished)),
         reason: finished.reason.clone(),
-        since: finished.seen_at,
+        since: finished.appeared_at,
         at: finished.ended_at,
         command,
         is_urgent,
@@ -178,7 +178,7 @@ fn blank(view: &GuardView, revision: u32, page: Option<&Url>) -> Message {
 pub(super) fn is_quiet(message: &Message) -> bool {
     matches!(
         message.step.as_str(),
-        "kept" | "inconclusive" | "order_refused"
+        "passed" | "inconclusive" | "order_refused"
     )
 }
 
@@ -218,7 +218,7 @@ mod tests {
                 revision: 7,
                 outcome,
                 text: "Revision 8 has appeared".into(),
-                seen_at: NOW - 60.0,
+                appeared_at: NOW - 60.0,
                 rejected_at,
                 ended_at: NOW,
                 ..RolloutView::default()
@@ -238,11 +238,11 @@ mod tests {
         for (outcome, headline) in [
             (
                 "superseded",
-                "shop/mykadoo: revision 7 was found bad, and another revision came before it was turned back",
+                "shop/mykadoo: revision 7 was found bad, and another revision came before it was rolled back",
             ),
             (
                 "uninstalled",
-                "shop/mykadoo: revision 7 was found bad, and was uninstalled before it was turned back",
+                "shop/mykadoo: revision 7 was found bad, and was uninstalled before it was rolled back",
             ),
         ] {
             let page = Url::parse("https://leadsman.example.com/").unwrap();

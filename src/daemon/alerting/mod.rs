@@ -67,7 +67,7 @@ const KEEP_EVERY: Duration = Duration::from_secs(60);
 /// How long the disk may take at the end.
 const LAST_WRITE: Duration = Duration::from_secs(1);
 
-/// What of the settings is for the herald.
+/// What of the settings is for alerting.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct AlertingConfig {
     pub(super) alertmanagers: Option<Arc<AlertmanagerConfig>>,
@@ -116,7 +116,7 @@ impl HasTimes for StoredAlerts {
     }
 }
 
-/// What the herald is made of.
+/// What alerting is made of.
 pub(super) struct AlertingSetup {
     /// What of all that is configured it tells of.
     pub(super) shard: Shard,

@@ -20,7 +20,7 @@ pub(super) const MAX_TOLD: usize = 256;
 pub(super) struct FiringAlert {
     pub(super) name: String,
     fingerprint: String,
-    #[serde(rename = "is_doubt")]
+    #[serde(alias = "is_doubt")]
     pub(super) prevents_pass: bool,
 }
 
@@ -33,21 +33,21 @@ pub(super) struct ReportedAlert {
     /// When it began by its own clock, which a change of ours does not move.
     since: Time,
     /// When it was first heard, by our clock.
-    #[serde(rename = "heard")]
-    message: Time,
+    #[serde(alias = "heard")]
+    received_at: Time,
     weight: AlertWeight,
 }
 
 impl ReportedAlert {
     /// It began no later than it was heard, whatever its clock says.
     fn began(&self) -> Time {
-        self.since.min(self.message)
+        self.since.min(self.received_at)
     }
 }
 
 impl HasTimes for ReportedAlert {
     fn shift(&mut self, by: ClockShift) {
-        self.message.shift(by);
+        self.received_at.shift(by);
     }
 }
 
@@ -58,7 +58,7 @@ impl ReleaseController {
             name: plain(&alert.name),
             fingerprint: alert.fingerprint,
             since: Time::from_millis(alert.since),
-            message: now,
+            received_at: now,
             weight: alert.weight,
         };
         self.is_dirty = true;
@@ -93,7 +93,7 @@ impl ReleaseController {
             .cloned()
             .collect();
         for told in under {
-            // One that convicts ends the watch.
+            // One that rejects ends the watch.
             let running = self.state.running.as_ref();
             if running.is_none_or(|running| running.revision != revision) {
                 return;
@@ -135,7 +135,7 @@ impl ReleaseController {
             return;
         }
         let reason = format!("alert:{name}");
-        let text = format!("Alertmanager says that {name} fires, and that convicts here");
+        let text = format!("Alertmanager says that {name} fires, and that rejects here");
         self.collect(revision, began);
         self.happens(RolloutInput::Regressed {
             revision,
@@ -149,8 +149,8 @@ impl ReleaseController {
             reason,
             text: text + &others,
             failing: Vec::new(),
-            otherwise:
-                "No verdict would have fallen without the alert, whose weight is \"convict\"".into(),
+            otherwise: "No verdict would have fallen without the alert, whose weight is \"reject\""
+                .into(),
             slower: None,
             at: now.unix_seconds(),
         });
@@ -182,7 +182,7 @@ fn keep(all: &mut Vec<ReportedAlert>, mut told: ReportedAlert, is_firing: bool) 
     {
         let known = all.remove(at);
         if known.since == told.since {
-            told.message = told.message.min(known.message);
+            told.received_at = told.received_at.min(known.received_at);
         }
     }
     if !is_firing {
@@ -259,12 +259,12 @@ mod tests {
         }
     }
 
-    fn told(name: &str, since: u64, message: u64) -> ReportedAlert {
+    fn told(name: &str, since: u64, received_at: u64) -> ReportedAlert {
         ReportedAlert {
             name: name.into(),
             fingerprint: name.into(),
             since: Time::from_millis(since),
-            message: Time::from_millis(message),
+            received_at: Time::from_millis(received_at),
             weight: AlertWeight::Inconclusive,
         }
     }

@@ -1,4 +1,4 @@
-//! The judgement at work: soundings come in, ticks end, a verdict falls, a rollback is verified.
+//! The judgement at work: results come in, ticks end, a verdict falls, a rollback is verified.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -57,7 +57,8 @@ impl ReleaseController {
         } else {
             outcome
         };
-        self.state.message(name, known, Some(message.latency), now);
+        self.state
+            .add_result(name, known, Some(message.latency), now);
         self.is_dirty = true;
         self.tell_whether_suspect();
         if let Some(verifying) = &mut self.state.verifying {
@@ -377,7 +378,7 @@ impl ReleaseController {
     fn record_from_here(&mut self, revision: Revision, is_new: bool) {
         let now = self.now();
         let running = self.state.running.as_ref();
-        // After a verdict there is the watch that convicted; without either there is nothing that could be read.
+        // After a verdict there is the watch that rejected; without either there is nothing that could be read.
         let rejected = self.state.rejected.as_ref();
         let analysis = running.map(|running| &running.analysis);
         let analysis =
@@ -532,7 +533,7 @@ impl ReleaseController {
     }
 
     /// Acts on what the watch has found, as soon as the cluster tells of the release. While it does not, another revision
-    /// may have come, and nothing could be turned back; what was found before is no less true for that.
+    /// may have come, and nothing could be rolled back; what was found before is no less true for that.
     pub(super) async fn act_on_regression(&mut self) {
         let Some(running) = &self.state.running else {
             return;
@@ -634,7 +635,7 @@ impl ReleaseController {
             .finished()
             .last()
             .is_some_and(|finished| {
-                finished.outcome == RolloutOutcome::Recovered
+                finished.outcome == RolloutOutcome::RolledBack
                     && finished.at == self.state.rollout.since()
             });
         if recovered {
@@ -646,7 +647,7 @@ impl ReleaseController {
     pub(super) fn begin_verification(&mut self) {
         let now = self.now();
         if self.state.rejected.is_none() {
-            // A person wanted it turned back: what was measured before is all there is to compare with.
+            // A person wanted it rolled back: what was measured before is all there is to compare with.
             let release_state = Arc::clone(&self.release_state.borrow().release_state);
             let (start, _) = self.start_of(&release_state, None, now);
             let rule = self.setup.release.controller.rule.clone();
@@ -721,17 +722,17 @@ impl ReleaseController {
             }
             Some(VerificationOutcome::Recovered) => RolloutInput::Recovered,
             // Whatever makes its pods, or brings them their settings, may take its time.
-            Some(VerificationOutcome::SameFailure(_) | VerificationOutcome::Worse(_))
+            Some(VerificationOutcome::StillFailing(_) | VerificationOutcome::Worsened(_))
                 if self.may_still_come() =>
             {
                 self.begin_verification();
                 return;
             }
-            Some(VerificationOutcome::SameFailure(text)) => match self.old_settings(&text) {
+            Some(VerificationOutcome::StillFailing(text)) => match self.old_settings(&text) {
                 Some(text) => RolloutInput::OldSettings { text },
-                None => RolloutInput::SameFailure { text },
+                None => RolloutInput::StillFailing { text },
             },
-            Some(VerificationOutcome::Worse(text)) => RolloutInput::Worse { text },
+            Some(VerificationOutcome::Worsened(text)) => RolloutInput::Worsened { text },
             // Once more, until the phase's own deadline.
             Some(VerificationOutcome::Unknown) => {
                 self.begin_verification();

@@ -9,7 +9,7 @@ use crate::core::rollout::RolloutPhase;
 use crate::core::units::{Revision, Time};
 use crate::release::ObservedState;
 
-/// So many whole minutes with soundings each probe must have, since the release stands as it does. Time in which nothing
+/// So many whole minutes with results each probe must have, since the release stands as it does. Time in which nothing
 /// was known is none of them: while we did not run, were blind, or asked in vain.
 const MINUTES: u32 = 10;
 
@@ -66,7 +66,7 @@ impl State {
         if self.bake.is_some() {
             return None;
         }
-        // All of it must be so at this moment; that it went well before is what the soundings say.
+        // All of it must be so at this moment; that it went well before is what the results say.
         let stands = *self.rollout.phase() == RolloutPhase::Idle
             && observed.trouble.is_none()
             && !self.rollout.is_held()
@@ -183,8 +183,8 @@ mod tests {
     fn hears(state: &mut State, minutes: std::ops::Range<u32>, outcome: TickOutcome) {
         for tick in minutes.start * 6..minutes.end * 6 {
             let now = START + Duration::from_secs(10) * tick;
-            state.message("api", outcome, None, now);
-            state.message("db", outcome, None, now);
+            state.add_result("api", outcome, None, now);
+            state.add_result("db", outcome, None, now);
         }
     }
 

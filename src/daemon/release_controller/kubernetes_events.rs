@@ -45,7 +45,7 @@ impl ReleaseController {
                     reason: "RollbackStarted",
                     action: "RollBack",
                     text: format!(
-                        "Turning back from revision {} to the contents of revision {}",
+                        "Rolling back from revision {} to the contents of revision {}",
                         candidate.revision,
                         candidate.target.unwrap_or_default()
                     ),
@@ -63,12 +63,12 @@ impl ReleaseController {
                     reason: "RollbackSucceeded",
                     action: "RollBack",
                     text: format!(
-                        "Turned back from revision {} by revision {}, {}; its probes are asked",
+                        "Rolled back from revision {} by revision {}, {}; its probes are asked",
                         candidate.revision,
-                        candidate.made.unwrap_or_default(),
+                        candidate.created_revision.unwrap_or_default(),
                         self.how_far()
                     ),
-                    revision: candidate.made.unwrap_or(candidate.revision),
+                    revision: candidate.created_revision.unwrap_or(candidate.revision),
                 }),
                 RolloutPhase::NotInstalled | RolloutPhase::Idle | RolloutPhase::Analyzing(_) => {}
             }
@@ -121,22 +121,22 @@ fn of_decision(candidate: &Candidate) -> ReleaseEvent {
 /// Whether somebody should look at it, the reason, and the action; `None` for what is no news to anybody.
 const fn of_outcome(outcome: RolloutOutcome) -> Option<(bool, &'static str, &'static str)> {
     Some(match outcome {
-        RolloutOutcome::Kept => (false, "ReleaseHealthy", "Judge"),
+        RolloutOutcome::Passed => (false, "ReleaseHealthy", "Judge"),
         RolloutOutcome::Unchanged => (false, "ReleaseUnchanged", "Judge"),
         RolloutOutcome::Inconclusive => (false, "ReleaseInconclusive", "Judge"),
         RolloutOutcome::Superseded | RolloutOutcome::Uninstalled => return None,
-        // Bad, and not turned back; why is in the text.
-        RolloutOutcome::WouldRollBack | RolloutOutcome::LeftAlone => {
+        // Bad, and not rolled back; why is in the text.
+        RolloutOutcome::WouldRollBack | RolloutOutcome::NotEligible => {
             (true, "RollbackSuppressed", "Judge")
         }
         RolloutOutcome::LimitReached | RolloutOutcome::Refused => {
             (true, "RollbackSuppressed", "RollBack")
         }
         RolloutOutcome::OrderRefused => (false, "RollbackOrderRefused", "RollBack"),
-        RolloutOutcome::Failed => (true, "RollbackFailed", "RollBack"),
-        RolloutOutcome::Recovered => (false, "RollbackVerified", "Verify"),
-        RolloutOutcome::SameFailure => (true, "NotTheRelease", "Verify"),
-        RolloutOutcome::Worse => (true, "WorseAfterRollback", "Verify"),
+        RolloutOutcome::RollbackFailed => (true, "RollbackFailed", "RollBack"),
+        RolloutOutcome::RolledBack => (false, "RollbackVerified", "Verify"),
+        RolloutOutcome::StillFailing => (true, "NotTheRelease", "Verify"),
+        RolloutOutcome::Worsened => (true, "WorseAfterRollback", "Verify"),
         RolloutOutcome::Unverified => (true, "RollbackUnverified", "Verify"),
     })
 }

@@ -1,4 +1,4 @@
-//! Guarding one release: facts and soundings in, judgement and rollbacks out.
+//! Guarding one release: facts and results in, judgement and rollbacks out.
 //!
 //! The shell around [`crate::core::rollout`] and [`crate::core::analysis`]: it turns the world into events and commands into the
 //! world, and decides nothing itself. One task for each guarded release; all its state is in [`State`].
@@ -7,7 +7,7 @@
 //! - a rollback is carried out only after the state that says so is on the disk (or the disk has refused it), so that a
 //!   daemon that is killed does not do it twice;
 //! - a tick is fed to the watch in the form in which it is recorded, so a recording is judged again to the same end;
-//! - while the facts are not to be had, or the release is held, every sounding is void.
+//! - while the facts are not to be had, or the release is held, every result is unknown.
 
 mod alert_evidence;
 mod analysis;
@@ -67,7 +67,7 @@ use request_counter::RequestCount;
 use state::MAX_ENTRIES;
 pub(super) use state::State;
 
-/// Soundings that wait to be counted: a thousand probes for some seconds. When there are more, they are void.
+/// Results that wait to be counted: a thousand probes for some seconds. When there are more, they are unknown.
 pub(super) const HEARD: usize = 8192;
 
 /// The state is written at each transition and, when anything has changed, so often.
@@ -116,7 +116,7 @@ pub(super) struct ReleaseController {
     setup: Startup,
     state: State,
     release_state: watch::Receiver<ObservedState>,
-    message: mpsc::Receiver<ProbeResultMsg>,
+    results: mpsc::Receiver<ProbeResultMsg>,
     pod_results: (mpsc::Sender<PodResultMsg>, mpsc::Receiver<PodResultMsg>),
     work: JoinSet<RolloutInput>,
     probing: JoinSet<()>,
@@ -150,7 +150,7 @@ pub(super) struct ReleaseController {
     /// The last rehearsal: when, and for which plan.
     rehearsed: Option<(Time, Revision, Revision)>,
     /// Why a rollback could not be done, when last looked; empty when it could.
-    failure: String,
+    preflight_failure: String,
     orders: mpsc::Receiver<RollbackOrder>,
     order_look: orders::OrderCheck,
     alerts: mpsc::Receiver<ReceivedAlert>,
@@ -185,7 +185,7 @@ impl ReleaseController {
         let Posted {
             setup,
             release_state,
-            message,
+            results,
             view,
             orders,
             alerts,
@@ -196,7 +196,7 @@ impl ReleaseController {
             setup,
             state,
             release_state,
-            message,
+            results,
             pod_results: mpsc::channel(HEARD),
             work: JoinSet::new(),
             probing: JoinSet::new(),
@@ -219,7 +219,7 @@ impl ReleaseController {
             unreadable: BTreeSet::new(),
             rehearsed: None,
             remarked: Vec::new(),
-            failure: String::new(),
+            preflight_failure: String::new(),
             orders,
             order_look: orders::OrderCheck::default(),
             alerts,
@@ -280,7 +280,7 @@ impl ReleaseController {
                     self.on_order_looked(looked).await;
                 }
                 Some(alert) = self.alerts.recv() => self.on_alert(alert).await,
-                Some(message) = self.message.recv() => self.on_result(&message),
+                Some(message) = self.results.recv() => self.on_result(&message),
                 Some(message) = self.pod_results.1.recv() => self.on_pod_result(&message),
                 Some(_) = self.probing.join_next(), if !self.probing.is_empty() => {}
                 Some(Ok((revision, began, evidence))) = self.witnesses.join_next() => {
@@ -314,7 +314,7 @@ impl ReleaseController {
     /// What helm has begun is not left to whoever comes next, as far as it takes no longer than [`LAST_WORK`]. Whoever has
     /// lost the permit says nothing any more.
     async fn hand_over(&mut self) {
-        let rolling_back = matches!(self.state.rollout.phase(), RolloutPhase::RollingBack(candidate) if candidate.made.is_none());
+        let rolling_back = matches!(self.state.rollout.phase(), RolloutPhase::RollingBack(candidate) if candidate.created_revision.is_none());
         let until = Instant::now() + LAST_WORK;
         while rolling_back && !self.work.is_empty() {
             let event = tokio::time::timeout_at(until, self.work.join_next()).await;
@@ -361,7 +361,7 @@ impl ReleaseController {
 
     async fn on_time(&mut self) {
         let mut now = self.now();
-        // After a standstill several ticks may be due; what is missing in them is void.
+        // After a standstill several ticks may be due; what is missing in them is unknown.
         while self.next_tick().is_some_and(|at| at <= now) {
             self.tick().await;
             now = self.now();
@@ -495,7 +495,7 @@ impl ReleaseController {
     fn slow_down(&mut self) {
         let release = &self.setup.release;
         tracing::warn!(namespace = %release.namespace, release = %release.name,
-            "A rate limit answers the probes: they are asked at their own interval for the rest of the analysis. Exempt Leadsman's address from the limit, or set rollback.interval to the probes' interval");
+            "A rate limit answers the probes: they are asked at their own interval for the rest of the analysis. Exempt Leadsman's address from the limit, or set analysis.interval to the probes' interval");
         self.shorten_interval();
     }
 
@@ -507,9 +507,9 @@ impl ReleaseController {
                 RolloutCommand::EndAnalysis { kept } => self.end_analysis(kept),
                 RolloutCommand::Preflight(bad) => self.preflight(bad),
                 RolloutCommand::Execute { bad, target } => self.execute(bad, target),
-                RolloutCommand::Verify(made) => {
+                RolloutCommand::Verify(created_revision) => {
                     self.begin_verification();
-                    self.compare(made);
+                    self.compare(created_revision);
                 }
                 RolloutCommand::Found {
                     revision,
@@ -597,7 +597,8 @@ impl ReleaseController {
     /// Whether a revision is the one that our rollback made, and was never among the facts.
     fn awaits(&self, revision: Option<Revision>) -> bool {
         let candidate = self.state.rollout.phase().candidate();
-        candidate.is_some_and(|candidate| candidate.made == revision) && self.shown < revision
+        candidate.is_some_and(|candidate| candidate.created_revision == revision)
+            && self.shown < revision
     }
 
     fn tell_what_is_seen(&mut self, observed: &ObservedState) {
@@ -694,7 +695,7 @@ impl ReleaseController {
             &self.setup,
             &self.state,
             &observed.release_state,
-            &self.failure,
+            &self.preflight_failure,
             observed.trouble.as_deref(),
             self.now(),
         );

@@ -272,7 +272,12 @@ impl ReleaseController {
     fn undone(&self) -> BTreeMap<Revision, Revision> {
         let finished = self.state.rollout.finished().iter();
         finished
-            .filter_map(|finished| Some((finished.candidate.made?, finished.candidate.revision)))
+            .filter_map(|finished| {
+                Some((
+                    finished.candidate.created_revision?,
+                    finished.candidate.revision,
+                ))
+            })
             .collect()
     }
 
@@ -326,7 +331,7 @@ impl ReleaseController {
                 return self.decline(order, &rollback_error).await;
             }
         };
-        // What convicted an earlier revision is nothing to compare this one with.
+        // What rejected an earlier revision is nothing to compare this one with.
         self.state.rejected = None;
         let accepted = AcceptedOrder {
             id: order.order.id.to_string(),

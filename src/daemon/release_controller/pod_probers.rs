@@ -90,7 +90,7 @@ impl PodProbers {
     }
 
     /// An answer has come.
-    pub(super) fn message(
+    pub(super) fn add_result(
         &mut self,
         pod: &str,
         endpoint: usize,

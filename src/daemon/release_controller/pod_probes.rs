@@ -18,7 +18,7 @@ impl ReleaseController {
     pub(super) fn on_pod_result(&mut self, message: &PodResultMsg) {
         if message.is_look {
             self.askers
-                .message(&message.pod, message.endpoint, TickOutcome::Unknown, None);
+                .add_result(&message.pod, message.endpoint, TickOutcome::Unknown, None);
             let probe = &self.setup.release.probes[message.endpoint];
             let name = probe.id.probe.as_str();
             if let Some(known) = self.state.probes.get_mut(name)
@@ -31,7 +31,7 @@ impl ReleaseController {
         }
         let took = (message.outcome == TickOutcome::Success).then_some(message.latency);
         self.askers
-            .message(&message.pod, message.endpoint, message.outcome, took);
+            .add_result(&message.pod, message.endpoint, message.outcome, took);
     }
 
     /// Asks the pods whose turn it is, for the tick that begins.

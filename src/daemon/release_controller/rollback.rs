@@ -1,4 +1,4 @@
-//! Turning back: the plan, the look before, the rollback, and what the ledger is told.
+//! Rolling back: the plan, the look before, the rollback, and what the ledger is told.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -134,11 +134,11 @@ impl ReleaseController {
         for finished in rollout.finished().iter().rev() {
             let Candidate {
                 revision,
-                made,
+                created_revision,
                 seen,
                 ..
             } = finished.candidate;
-            let is_same = made.is_some()
+            let is_same = created_revision.is_some()
                 && revision < bad
                 && digest_of(&release_state, revision).as_ref() == Some(&digest);
             if is_same && came.since(finished.at) < BROUGHT_BACK {
@@ -238,7 +238,7 @@ impl ReleaseController {
             match engine.execute(plan).await {
                 Ok(report) => RolloutInput::Executed {
                     attempt,
-                    made: report.made,
+                    created_revision: report.created_revision,
                 },
                 Err(rollback_error) => RolloutInput::ExecutionFailed {
                     attempt,
@@ -249,9 +249,9 @@ impl ReleaseController {
     }
 
     /// Looks whether what runs now is what the rollback should have made.
-    pub(super) fn compare(&mut self, made: Revision) {
+    pub(super) fn compare(&mut self, created_revision: Revision) {
         self.tell_of_old_settings();
-        self.begin_to_compare(made, false);
+        self.begin_to_compare(created_revision, false);
     }
 
     /// Looks now and then at rest: what differs before a revision appears is no doing of its rollback.
@@ -382,13 +382,13 @@ impl ReleaseController {
         let release = &self.setup.release;
         let releases = &self.setup.executor.metrics().releases;
         releases.ready(release.namespace.as_str(), release.name.as_str(), reason);
-        if self.failure != text {
+        if self.preflight_failure != text {
             if text.is_empty() {
                 tracing::info!(release = %release.name, "A rollback could be done");
             } else {
                 tracing::warn!(release = %release.name, reason, "A rollback could not be done: {text}");
             }
-            self.failure = text;
+            self.preflight_failure = text;
             self.publish();
         }
     }

@@ -40,7 +40,7 @@ impl ReleaseController {
         let RolloutPhase::Verifying(candidate) = self.state.rollout.phase() else {
             return Vec::new();
         };
-        self.not_restarted(candidate.made, Some(candidate.revision))
+        self.not_restarted(candidate.created_revision, Some(candidate.revision))
     }
 
     /// Whether pods may still get what the rollback changed.
@@ -110,7 +110,7 @@ impl ReleaseController {
         let least = BROUGHT_WITHIN + CALM;
         (took < least && !waits.is_empty()).then(|| {
             format!(
-                "its pods may still have the old settings: a kubelet brings what {waits} mounts within {} s, and the analysis took {} s; set release.rollback.watch to {} s or more",
+                "its pods may still have the old settings: a kubelet brings what {waits} mounts within {} s, and the analysis took {} s; set release.analysis.duration to {} s or more",
                 BROUGHT_WITHIN.as_secs(),
                 took.as_secs(),
                 least.as_secs()
@@ -133,7 +133,7 @@ fn too_short(took: f64, longest: f64, after_complete: f64) -> Option<String> {
     let needed = (took + after_complete).ceil();
     is_short.then(|| {
         format!(
-            "A rollout of this release has taken {took:.0} s, and the analysis ends after {longest:.0} s: if this one takes as long, too little is left to judge it; set release.rollback.watch_max to {needed:.0} s or more"
+            "A rollout of this release has taken {took:.0} s, and the analysis ends after {longest:.0} s: if this one takes as long, too little is left to judge it; set release.analysis.max_duration to {needed:.0} s or more"
         )
     })
 }
@@ -178,7 +178,7 @@ mod tests {
         assert_eq!(too_short(0.0, 10.0, 120.0), None);
         assert_eq!(too_short(240.0, 300.0, 120.0), None);
         let text = too_short(250.0, 300.0, 120.0).unwrap_or_default();
-        assert!(text.ends_with("watch_max to 370 s or more"), "{text}");
+        assert!(text.ends_with("max_duration to 370 s or more"), "{text}");
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub struct GuardView {
     pub release: String,
     /// `enforce`, `observe` or `off`.
     pub mode: &'static str,
-    /// What tells of its revisions and turns it back; `None` where it is only probed.
+    /// What tells of its revisions and rolls it back; `None` where it is only probed.
     pub engine: Option<&'static str>,
     /// Where it stands.
     pub phase: String,
@@ -56,13 +56,11 @@ pub struct GuardView {
     pub phase_since: Option<f64>,
     /// The same in a sentence.
     pub says: String,
-    /// Why its newest revision could not be turned back, if so.
-    #[serde(rename = "obstacle")]
-    pub failure: Option<String>,
+    /// Why its newest revision could not be rolled back, if so.
+    pub preflight_failure: Option<String>,
     /// What people should know of it beforehand, in words.
     pub remarks: Vec<String>,
     /// The judgement that runs.
-    #[serde(rename = "watch")]
     pub analysis: Option<AnalysisView>,
     /// The bake of the newest revision that runs, or how it ended.
     pub bake: Option<BakeView>,
@@ -77,6 +75,7 @@ pub struct GuardView {
     /// The log of events, the newest first.
     pub events: Vec<EventView>,
     /// What is known of the probes beforehand, in their order.
+    #[serde(rename = "probe_history")]
     pub known: Vec<ProbeHistoryView>,
     /// Revisions whose watch has ended, the oldest first; they have a page of their own.
     #[serde(skip)]
@@ -99,9 +98,9 @@ pub struct CandidateView {
     pub reason: String,
     /// When it appeared, in seconds since 1970.
     pub since: f64,
-    /// Whether it was found bad, or is to be turned back.
+    /// Whether it was found bad, or is to be rolled back.
     pub is_rejected: bool,
-    /// Whether a person wants it turned back.
+    /// Whether a person wants it rolled back.
     pub is_ordered: bool,
     /// The order that it carries out, or that has joined it.
     pub order: Option<String>,
@@ -112,7 +111,7 @@ pub struct CandidateView {
 pub struct ProbeHistoryView {
     /// Its name.
     pub probe: String,
-    /// Soundings of the baseline.
+    /// Results of the baseline.
     pub baseline_total: u64,
     /// Failures among them.
     pub baseline_failed: u64,
@@ -126,7 +125,6 @@ pub struct RolloutView {
     /// Its number.
     pub revision: u32,
     /// How it ended.
-    #[serde(rename = "ending")]
     pub outcome: &'static str,
     /// Why, in words.
     pub text: String,
@@ -140,14 +138,12 @@ pub struct RolloutView {
     /// The revision gone back to.
     pub target: Option<u32>,
     /// The revision that the rollback made.
-    pub made: Option<u32>,
+    pub created_revision: Option<u32>,
     /// When it appeared.
-    pub seen_at: f64,
+    pub appeared_at: f64,
     /// When its own rollout was complete.
-    #[serde(rename = "settled_at")]
     pub complete_at: Option<f64>,
     /// When the verdict of rollback fell.
-    #[serde(rename = "convicted_at")]
     pub rejected_at: Option<f64>,
     /// When helm was started.
     pub begun_at: Option<f64>,
@@ -166,19 +162,17 @@ pub struct AnalysisView {
     pub length_s: f64,
     /// Evidence against the revision.
     pub e_value: f64,
-    /// How much of it convicts.
+    /// How much of it rejects.
     pub threshold: f64,
-    /// Usable share of the soundings.
+    /// Usable share of the results.
     pub coverage: Option<f64>,
     /// Whether the rollout is complete.
-    #[serde(rename = "settled")]
     pub complete: bool,
     /// Seconds and e-value, at most 300 pairs.
     pub e_values: Vec<(f64, f64)>,
     /// The numbers by stratum.
     pub strata: Vec<StratumView>,
     /// Endpoints that do not count at the moment.
-    #[serde(rename = "aside")]
     pub excluded: Vec<String>,
     /// Whether new pods are asked directly, or why not.
     pub direct: String,
@@ -250,7 +244,7 @@ pub struct VerdictView {
     pub reason: String,
     /// The numbers in words.
     pub text: String,
-    /// Which soundings failed, by probe and reason.
+    /// Which results failed, by probe and reason.
     pub failing: Vec<String>,
     /// What would have had to differ.
     pub otherwise: String,
@@ -284,7 +278,6 @@ pub struct RevisionView {
     /// Helm's status.
     pub status: String,
     /// How its watch ended, if it did.
-    #[serde(rename = "ending")]
     pub outcome: Option<&'static str>,
     /// Why, in words, or Helm's description.
     pub text: String,
@@ -316,11 +309,9 @@ pub struct ObjectiveView {
     pub target: f64,
     /// The period, as `30d`.
     pub window: String,
-    /// Soundings of the period that kept the promise.
-    #[serde(rename = "good")]
+    /// Results of the period that kept the promise.
     pub success: u64,
     /// Those that broke it.
-    #[serde(rename = "bad")]
     pub failure: u64,
     /// The share of the period's budget that is left; negative when it is overspent.
     pub budget_remaining: f64,
@@ -339,7 +330,7 @@ pub struct ObjectiveView {
 pub struct BurnView {
     /// As `1h`.
     pub window: &'static str,
-    /// The share of soundings that broke the promise.
+    /// The share of results that broke the promise.
     pub error_ratio: Option<f64>,
     /// How many times too fast that is.
     pub burn_rate: Option<f64>,
@@ -369,11 +360,9 @@ pub struct TierView {
 pub struct SpentView {
     /// Its number.
     pub revision: u32,
-    /// Soundings while it was the newest one.
-    #[serde(rename = "soundings")]
+    /// Results while it was the newest one.
     pub results: u64,
     /// Bad ones among them.
-    #[serde(rename = "bad")]
     pub failure: u64,
     /// The share of the period's whole budget that this is.
     pub budget_spent: f64,
@@ -609,7 +598,7 @@ fn only_probed(namespace: &str, release: &str) -> GuardView {
         namespace: namespace.to_owned(),
         release: release.to_owned(),
         mode: "off",
-        phase: "steady".to_owned(),
+        phase: "idle".to_owned(),
         says: "Probed only; its revisions are not judged".to_owned(),
         ..GuardView::default()
     }

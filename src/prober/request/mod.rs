@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - credentials go to the host that they were given for, never in clear where they were to be protected by TLS, and
-//!   once a redirect led elsewhere, not any more in this sounding;
+//!   once a redirect led elsewhere, not any more in this result;
 //! - neither a query, which may hold a token, nor a credential is in a text for people.
 
 use base64::Engine as _;
@@ -56,7 +56,7 @@ pub(super) struct RedirectHop {
 }
 
 impl RedirectHop {
-    /// The first of a sounding.
+    /// The first of a result.
     pub(super) const fn first(target: Target, method: Method, body: Bytes) -> Self {
         Self {
             target,

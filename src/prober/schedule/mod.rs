@@ -4,7 +4,7 @@
 //! shows up as latency of the targets. It waits in the receipt of commands, so that a change wakes it.
 //!
 //! Invariants:
-//! - *Open loop.* Whether earlier soundings have come back plays no part here; who is started bounds what is under way.
+//! - *Open loop.* Whether earlier results have come back plays no part here; who is started bounds what is under way.
 //! - The thread wakes at least every [`BEAT_EVERY`] and says so in its [`Heartbeat`]; it never spins. If the process was
 //!   stopped, starved or suspended for [`BEAT_EVERY`] and [`STALL`] together, the pulse shows it; shorter
 //!   standstills show at least in the lateness of what was due.
@@ -89,7 +89,7 @@ impl<T: Send + 'static> Schedule<T> {
         self.heartbeat_cell.heartbeat()
     }
 
-    /// A handle on the pulse alone, for whoever examines soundings elsewhere.
+    /// A handle on the pulse alone, for whoever examines results elsewhere.
     pub fn heartbeat_cell(&self) -> HeartbeatCell {
         self.heartbeat_cell.clone()
     }

@@ -13,7 +13,7 @@ pub(super) const DIGEST: &str = "leadsman.io/digest";
 /// [`super::Engine::acts_as`].
 pub(super) const FENCE: &str = "leadsman.io/fence";
 
-/// `deny` is the wish that this is not turned back: an annotation of a chart, or a label of a record. A label is handed
+/// `deny` is the wish that this is not rolled back: an annotation of a chart, or a label of a record. A label is handed
 /// on by Helm to the revisions that follow.
 pub(super) const ROLLBACK: &str = "leadsman.io/rollback";
 

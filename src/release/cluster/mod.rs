@@ -1,4 +1,4 @@
-//! A release in a Kubernetes cluster: followed by watches, turned back by the helm command.
+//! A release in a Kubernetes cluster: followed by watches, rolled back by the helm command.
 //!
 //! What is watched of its records is their metadata alone; a payload, which may hold secrets and is large, is fetched
 //! when it is needed: the newest one's, the deployed one's, and during a case those of the last few before it.
@@ -98,7 +98,7 @@ pub struct RollbackPolicy {
     pub may: RollbackPermissions,
     /// Whether we may change anything now.
     pub permit: Permit,
-    /// Whether it is turned back without being asked. Only then is anything put right that an earlier run of ours left.
+    /// Whether it is rolled back without being asked. Only then is anything put right that an earlier run of ours left.
     pub enforces: bool,
     /// A person runs this: helm needs what that person's environment says.
     pub by_person: bool,
@@ -134,7 +134,7 @@ pub struct ClusterEngine {
     /// A rollback of which it is not known how it ended, and when it was given up.
     left: Mutex<Option<(RollbackPlan, Time)>>,
     /// The revision that the last rollback of this process made.
-    made: Mutex<Option<Revision>>,
+    created_revision: Mutex<Option<Revision>>,
     recorder: EventRecorder,
     /// The workloads of the newest revision that could be read.
     parts: Mutex<Vec<(WorkloadKind, Box<str>)>>,
@@ -174,7 +174,7 @@ impl ClusterEngine {
             records,
             making: Mutex::new(None),
             left: Mutex::new(None),
-            made: Mutex::new(None),
+            created_revision: Mutex::new(None),
             recorder,
             parts: Mutex::new(Vec::new()),
             looks_back: AtomicBool::new(false),
@@ -222,12 +222,18 @@ impl ClusterEngine {
         *self.left.lock().unwrap_or_else(PoisonError::into_inner) = left;
     }
 
-    fn made(&self) -> Option<Revision> {
-        *self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    fn created_revision(&self) -> Option<Revision> {
+        *self
+            .created_revision
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set_made(&self, made: Revision) {
-        *self.made.lock().unwrap_or_else(PoisonError::into_inner) = Some(made);
+    fn set_made(&self, created_revision: Revision) {
+        *self
+            .created_revision
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(created_revision);
     }
 
     fn parts(&self) -> Vec<(WorkloadKind, Box<str>)> {
@@ -366,12 +372,12 @@ impl ClusterEngine {
         rows: &[objects::RecordSummaryRow],
         known: &BTreeMap<Revision, CachedRecord>,
     ) -> Option<Revision> {
-        let (made, target) = self.making()?;
-        let newest = rows.last().filter(|row| row.revision == made)?;
+        let (created_revision, target) = self.making()?;
+        let newest = rows.last().filter(|row| row.revision == created_revision)?;
         let read = known.get(&newest.revision)?.read.as_ref().ok()?;
         let goes_back = read.stored.rolled_back_to() == Some(target)
             || read.stored.description.starts_with("Rollback \"");
-        goes_back.then_some(made)
+        goes_back.then_some(created_revision)
     }
 
     /// Reads payloads that are not known, or have changed. Why one that matters could not be fetched, if so.
@@ -537,8 +543,8 @@ impl Engine for ClusterEngine {
         })
     }
 
-    fn drift(self: Arc<Self>, made: Revision) -> EngineFuture<Vec<String>> {
-        Box::pin(async move { self.differs(made).await })
+    fn drift(self: Arc<Self>, created_revision: Revision) -> EngineFuture<Vec<String>> {
+        Box::pin(async move { self.differs(created_revision).await })
     }
 
     fn run_images(&self) -> Vec<RunImage> {

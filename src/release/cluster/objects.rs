@@ -103,7 +103,7 @@ pub(super) struct RecordSummaryRow {
     pub(super) ours: bool,
     /// Whether Helm wrote it long before the object was created.
     pub(super) restored: bool,
-    /// Whether its label says that it must not be turned back.
+    /// Whether its label says that it must not be rolled back.
     pub(super) denied: bool,
     /// The program that wrote the payload, where it is not Helm's own command.
     pub(super) by: Option<Box<str>>,
@@ -126,7 +126,8 @@ impl RecordSummaryRow {
             version: meta.resource_version.as_deref().unwrap_or_default().into(),
             restored: is_restored(meta),
             // An upgrade inherits the labels of the revision before it, so the label names its own.
-            ours: label(labels::MADE).is_some_and(|made| *made == revision.to_string()),
+            ours: label(labels::MADE)
+                .is_some_and(|created_revision| *created_revision == revision.to_string()),
             denied: label(labels::ROLLBACK).is_some_and(|wish| wish == "deny"),
             by: writer_of(meta),
             labels: meta

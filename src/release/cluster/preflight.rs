@@ -286,7 +286,7 @@ impl ClusterEngine {
     }
 
     /// Objects that Helm 3 would come upon without a record of them, at which it stops half-way: they are there, the
-    /// target has them, and the revision that is turned back does not.
+    /// target has them, and the revision that is rolled back does not.
     async fn unknown_to_helm(
         &self,
         bad: &HelmRecord,

@@ -1,4 +1,4 @@
-//! What has to be allowed: to watch a release, to look at it closely, and to turn it back.
+//! What has to be allowed: to watch a release, to look at it closely, and to roll it back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -297,7 +297,7 @@ pub struct RequiredRights {
     pub warnings: Vec<String>,
 }
 
-/// All that guarding a release takes: to watch it, to look at it, and, unless it is only observed, to turn it back to any
+/// All that guarding a release takes: to watch it, to look at it, and, unless it is only observed, to roll it back to any
 /// of its stored revisions. `impersonate` is the service account that helm acts as.
 ///
 /// # Errors

@@ -35,9 +35,9 @@ pub struct EmbeddedRecord {
     pub description: String,
     /// What it consists of; whoever runs the pods knows what it means.
     pub contents: serde_json::Value,
-    /// The revision that was turned back, if Leadsman made this one.
+    /// The revision that was rolled back, if Leadsman made this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[serde(rename = "turned_back")]
+    #[serde(alias = "turned_back")]
     pub rolled_back: Option<Revision>,
     /// Why, if so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -90,7 +90,7 @@ pub struct EmbeddedPods {
     /// Where the Service answers, as `127.0.0.1:8080`.
     pub service: Option<std::net::SocketAddr>,
     /// The revision whose rollout is complete.
-    #[serde(rename = "settled")]
+    #[serde(alias = "settled")]
     pub complete: Option<Revision>,
     /// All pods.
     pub pods: Vec<ReleasePod>,

@@ -95,7 +95,7 @@ impl EmbeddedEngine {
             .deploy(&record)
             .map_err(|error| self.storage(&error))?;
         Ok(RollbackReport {
-            made: record.revision,
+            created_revision: record.revision,
             finished,
         })
     }

@@ -65,7 +65,7 @@ async fn a_rollback_makes_a_new_revision_with_the_contents_of_the_target() {
     assert_eq!(
         report,
         RollbackReport {
-            made: Revision(4),
+            created_revision: Revision(4),
             finished: false
         }
     );
@@ -96,7 +96,7 @@ async fn carried_out_twice_it_makes_one_rollback() {
     assert_eq!(
         again,
         RollbackReport {
-            made: Revision(3),
+            created_revision: Revision(3),
             finished: true
         }
     );
@@ -117,7 +117,7 @@ async fn a_rollback_that_was_killed_half_way_is_finished() {
     assert_eq!(
         report,
         RollbackReport {
-            made: Revision(3),
+            created_revision: Revision(3),
             finished: true
         }
     );

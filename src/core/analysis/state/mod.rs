@@ -24,7 +24,7 @@ use super::{AnalysisStart, Tick, TickOutcome};
 pub use outcome::UnknownCause;
 pub use teaching::{RolloutLessons, WorkloadLessons};
 
-/// What makes an endpoint's results void in this tick, beside the results themselves.
+/// What makes an endpoint's results unknown in this tick, beside the results themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 enum UnknownBecause {
     #[default]
@@ -47,7 +47,7 @@ struct AnalyzedEndpoint {
     hold_limited: [u32; 2],
     excuse: UnknownBecause,
     needs_failing: bool,
-    /// Why this tick's result is void, if it is.
+    /// Why this tick's result is unknown, if it is.
     cause: Option<UnknownCause>,
     /// Results by phase of the rollout, to learn from.
     by_phase: [AgeCounts; PHASES],
@@ -57,7 +57,7 @@ struct AnalyzedEndpoint {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Analysis {
     rule: Arc<Rule>,
-    #[serde(rename = "settled_at")]
+    #[serde(alias = "settled_at")]
     complete_at: Option<f64>,
     /// Of recordings of version 1: whether the rollout is complete, or has been; `None` where nobody can see it.
     rolled_out: Option<bool>,
@@ -71,7 +71,7 @@ pub struct Analysis {
     failures: Comparison,
     /// Notices slower answers.
     slower: Option<Box<LatencyComparison>>,
-    /// Convicts by slow answers, where that is wanted.
+    /// Rejects by slow answers, where that is wanted.
     latency: Option<Box<LatencyComparison>>,
     workloads: AnalyzedWorkloads,
     dependencies: Vec<Dependency>,
@@ -85,13 +85,13 @@ pub struct Analysis {
     /// Usable results that could meet a new pod.
     met: u64,
     /// Void results by cause.
-    #[serde(rename = "void")]
+    #[serde(alias = "void")]
     unknown: [u64; UnknownCause::COUNT],
     learned_from: u32,
     pool_by_phase: [AgeCounts; PHASES],
     pods_by_age: [AgeCounts; AGES],
     slower_notice: Option<SlowerAnswers>,
-    #[serde(rename = "finding")]
+    #[serde(alias = "finding")]
     regression: Option<Regression>,
 }
 
@@ -146,7 +146,7 @@ impl Analysis {
             failures,
             slower: latency(rule.slower_factor),
             latency: rule
-                .latency_convicts
+                .latency_rejects
                 .then(|| latency(rule.latency_factor))
                 .flatten(),
             workloads: AnalyzedWorkloads::new(start.workloads.as_deref()),
@@ -184,7 +184,7 @@ impl Analysis {
         self.rolled_out = Some(is_complete);
     }
 
-    /// One tick. `Some` in the tick in which the revision is convicted; after that, and at the end of the watch,
+    /// One tick. `Some` in the tick in which the revision is rejected; after that, and at the end of the watch,
     /// ticks are not read.
     pub fn tick(&mut self, tick: &Tick<'_>) -> Option<&Regression> {
         if self.regression.is_some() || self.is_over {
@@ -323,7 +323,7 @@ impl Analysis {
         }
     }
 
-    /// A name that was not resolved is void where no other endpoint has an answer, or where a pod answers well.
+    /// A name that was not resolved is unknown where no other endpoint has an answer, or where a pod answers well.
     fn resolve(&mut self, looks: &[PodTick<'_>], others: bool) {
         for (at, endpoint) in self.endpoints.iter_mut().enumerate() {
             let outcome = &mut self.failures.endpoints[at].outcome;
@@ -346,7 +346,7 @@ impl Analysis {
         }
     }
 
-    /// Failures of an endpoint are void while something fails that it needs.
+    /// Failures of an endpoint are unknown while something fails that it needs.
     fn follow_dependencies(&mut self, outcomes: &[TickOutcome]) {
         if self.dependencies.is_empty() {
             return;

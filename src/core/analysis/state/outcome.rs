@@ -1,4 +1,4 @@
-//! What a watch says: its verdict, its numbers, and why results were void.
+//! What a watch says: its verdict, its numbers, and why results were unknown.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use crate::core::analysis::regression::{InconclusiveReason, Regression, SlowerAn
 use crate::core::analysis::rule::Rule;
 use crate::core::analysis::warm_up::RolloutCompletion;
 
-/// Why a result is void.
+/// Why a result is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum UnknownCause {
@@ -154,7 +154,7 @@ impl Analysis {
         self.failures.ln_e / std::f64::consts::LN_10
     }
 
-    /// Why the revision was convicted, if it was.
+    /// Why the revision was rejected, if it was.
     pub fn regression(&self) -> Option<&Regression> {
         self.regression.as_ref()
     }
@@ -203,14 +203,14 @@ impl Analysis {
         self.limited
     }
 
-    /// How many results were void, by cause.
+    /// How many results were unknown, by cause.
     pub fn unknown(&self) -> impl Iterator<Item = (UnknownCause, u64)> {
         UnknownCause::ALL
             .iter()
             .map(|cause| (*cause, self.unknown[*cause as usize]))
     }
 
-    /// Why an endpoint's result in the last tick was void, if it was; in the endpoints' order.
+    /// Why an endpoint's result in the last tick was unknown, if it was; in the endpoints' order.
     pub fn causes(&self) -> impl Iterator<Item = (&str, Option<UnknownCause>)> {
         let endpoints = self.endpoints.iter();
         endpoints.map(|endpoint| (&*endpoint.name, endpoint.cause))

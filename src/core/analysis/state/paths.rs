@@ -1,4 +1,4 @@
-//! The paths that convict.
+//! The paths that reject.
 
 use super::Analysis;
 use crate::core::analysis::comparison::{Comparison, RisingStratum, StratumKind};
@@ -218,7 +218,7 @@ impl Analysis {
         })
     }
 
-    /// Path C over slow answers: a notice, and a verdict where they may convict.
+    /// Path C over slow answers: a notice, and a verdict where they may reject.
     pub(super) fn slow_answers(&mut self, now: u32, t: f64) -> Option<Regression> {
         if self.slower_notice.is_none()
             && let Some(slower) = &mut self.slower

@@ -30,7 +30,7 @@ pub struct ResponseView<'a> {
     pub body: &'a [u8],
     /// Whether it came over TLS.
     pub over_tls: bool,
-    /// From the start of the sounding to the last byte.
+    /// From the start of the result to the last byte.
     pub duration: Duration,
     /// What the TLS handshake showed.
     pub tls: Option<&'a TlsInfo>,

@@ -164,19 +164,9 @@ fn a_headers() {
         &some,
         Some(why),
     );
-    check(
-        "A28",
-        &rule("x-other", HeaderTest::Absent),
-        &some,
-        None,
-    );
+    check("A28", &rule("x-other", HeaderTest::Absent), &some, None);
     let why = "header x-some is some, expected none";
-    check(
-        "A28",
-        &rule("x-some", HeaderTest::Absent),
-        &some,
-        Some(why),
-    );
+    check("A28", &rule("x-some", HeaderTest::Absent), &some, Some(why));
 
     let both = |failing| Expect {
         headers: vec![

@@ -43,7 +43,7 @@ pub(in crate::daemon) struct Promise {
     is_latency: bool,
     objective: Objective,
     of: Vec<ProbeId>,
-    /// Soundings that there should be in a second.
+    /// Results that there should be in a second.
     expected: f64,
 }
 
@@ -126,7 +126,7 @@ impl Promise {
         }
     }
 
-    /// Soundings, and bad ones, since the probes were first configured, as the spans count them.
+    /// Results, and bad ones, since the probes were first configured, as the spans count them.
     fn totals(&self, tracked_probe: &HashMap<ProbeId, Arc<TrackedProbe>>) -> (u64, u64) {
         let all = self.of.iter().filter_map(|id| tracked_probe.get(id));
         all.fold((0, 0), |sum, tracked_probe| {
@@ -165,7 +165,7 @@ impl Promise {
     }
 }
 
-/// What the revisions of a release have spent: soundings, and bad ones.
+/// What the revisions of a release have spent: results, and bad ones.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct SpentByRevision {
     revisions: BTreeMap<u32, (u64, u64)>,
@@ -215,7 +215,7 @@ pub(super) fn alert_store(
         let Some(promise) = wanted.get(&name) else {
             continue;
         };
-        if view.phase == "absent" {
+        if view.phase == "not_installed" {
             accounts.remove(&name);
             continue;
         }

@@ -112,7 +112,7 @@ fn what_was_sounded_before_the_first_look_is_on_nobodys_account() {
     let sounded = Sounded::new();
     let mut accounts = SpentByRelease::new();
     let mut alert_store = |revision| {
-        let views = view("steady", revision);
+        let views = view("idle", revision);
         super::alert_store(
             &mut accounts,
             &sounded.promises,
@@ -149,7 +149,7 @@ fn accounts_of_what_is_gone_are_closed() {
     let sounded = Sounded::new();
     let mut accounts = SpentByRelease::new();
     accounts.insert("shop/other".into(), SpentByRevision::default());
-    let views = view("steady", Some(3));
+    let views = view("idle", Some(3));
     alert_store(
         &mut accounts,
         &sounded.promises,
@@ -157,7 +157,7 @@ fn accounts_of_what_is_gone_are_closed() {
         &sounded.tracked_probe,
     );
     assert_eq!(accounts.keys().collect::<Vec<_>>(), ["shop/web"]);
-    let views = view("absent", None);
+    let views = view("not_installed", None);
     alert_store(
         &mut accounts,
         &sounded.promises,
@@ -167,7 +167,7 @@ fn accounts_of_what_is_gone_are_closed() {
     assert!(accounts.is_empty());
 }
 
-/// Ten minutes of outage, with the soundings of a watch or without.
+/// Ten minutes of outage, with the results of a watch or without.
 #[test]
 fn an_outage_spends_the_same_whether_or_not_anybody_watches() {
     let outage = |every: u64| {

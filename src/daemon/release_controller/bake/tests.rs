@@ -144,7 +144,7 @@ fn a_bake_in_which_nobody_ran_for_most_of_the_time_says_nothing() {
 }
 
 #[test]
-fn what_is_void_or_not_at_rest_is_no_evidence() {
+fn what_is_unknown_or_not_at_rest_is_no_evidence() {
     for (is_known, is_at_rest, end) in [
         (false, true, BakeEnd::Coverage),
         (true, false, BakeEnd::Coverage),
@@ -246,8 +246,8 @@ fn what_it_measures_is_kept_apart_until_it_is_known_to_be_good() {
     assert!(before.1 < least);
     for _ in 0..60 {
         now = now + TICK;
-        state.message("api", TickOutcome::Success, None, now);
-        state.message("new", TickOutcome::Success, None, now);
+        state.add_result("api", TickOutcome::Success, None, now);
+        state.add_result("new", TickOutcome::Success, None, now);
     }
     assert_eq!(state.probes["api"].baseline.counts(now), before);
     let mut ends_well = state.clone();

@@ -38,7 +38,7 @@ pub(in crate::daemon) struct Posted {
     pub(super) setup: Startup,
     handed_over: Option<State>,
     pub(super) release_state: watch::Receiver<ObservedState>,
-    pub(super) message: mpsc::Receiver<ProbeResultMsg>,
+    pub(super) results: mpsc::Receiver<ProbeResultMsg>,
     pub(super) view: watch::Sender<std::sync::Arc<GuardView>>,
     pub(super) orders: mpsc::Receiver<RollbackOrder>,
     pub(super) alerts: mpsc::Receiver<ReceivedAlert>,
@@ -49,7 +49,7 @@ impl Posted {
         setup: Startup,
         handed_over: Option<State>,
         release_state: watch::Receiver<ObservedState>,
-        message: mpsc::Receiver<ProbeResultMsg>,
+        results: mpsc::Receiver<ProbeResultMsg>,
         view: watch::Sender<std::sync::Arc<GuardView>>,
         orders: mpsc::Receiver<RollbackOrder>,
         alerts: mpsc::Receiver<ReceivedAlert>,
@@ -58,7 +58,7 @@ impl Posted {
             setup,
             handed_over,
             release_state,
-            message,
+            results,
             view,
             orders,
             alerts,
@@ -77,7 +77,7 @@ impl Posted {
         let release = &self.setup.release;
         state.rollout.is_of(&release.namespace, &release.name);
         // What was heard meanwhile is no news, and would all fall into one tick.
-        while self.message.try_recv().is_ok() {}
+        while self.results.try_recv().is_ok() {}
         Some(Box::pin(ReleaseController::new(self, state).run(stop)).await)
     }
 

@@ -64,7 +64,7 @@ fn controller(store: StateStore, permit: Permit) -> Guarding {
     let metrics = Arc::new(Metrics::new().unwrap());
     let dependencies = prober::ProberContext::new(clock::now);
     let (release_state, observed) = watch::channel(ObservedState::default());
-    let (_, message) = mpsc::channel(1);
+    let (_, results) = mpsc::channel(1);
     let (orders, ordered) = mpsc::channel(1);
     let (tell, alerts) = mpsc::channel(8);
     let (view, shown) = watch::channel(Arc::new(GuardView::default()));
@@ -87,7 +87,7 @@ fn controller(store: StateStore, permit: Permit) -> Guarding {
         permit,
     };
     let stop = CancellationToken::new();
-    let posted = Posted::new(setup, None, observed, message, view, ordered, alerts);
+    let posted = Posted::new(setup, None, observed, results, view, ordered, alerts);
     let stopped = stop.clone();
     Guarding {
         task: tokio::spawn(async move { Box::pin(posted.run(stopped)).await }),
@@ -235,13 +235,13 @@ async fn what_was_found_is_acted_on_when_the_cluster_is_seen_again() {
     };
     guarding.release_state.send_replace(away);
     let blind = guarding.view.wait_for(|view| view.blind.is_some()).await;
-    assert_eq!(blind.unwrap().phase, "watching");
+    assert_eq!(blind.unwrap().phase, "analyzing");
     guarding.release_state.send_replace(at(4, None));
     let is_found = |view: &GuardView| view.verdict.as_ref().is_some_and(|it| it.revision == 4);
     let shown = guarding.view.wait_for(|view| is_found(view)).await;
     let verdict = shown.unwrap().verdict.clone().unwrap();
     assert_eq!(verdict.verdict, "rollback");
-    let is_finished = |view: &GuardView| view.phase != "watching";
+    let is_finished = |view: &GuardView| view.phase != "analyzing";
     let phase = guarding.view.wait_for(|view| is_finished(view)).await;
     let rollouts = phase.unwrap().rollouts.clone();
     let is_unknown = rollouts.iter().any(|it| it.outcome == "inconclusive");
@@ -255,7 +255,7 @@ async fn told_before_the_watch(weight: AlertWeight) -> (Guarding, tempfile::Temp
     let now = Timeline::start().now();
     let ago = |seconds: u64| Time::from_millis(now.millis() - seconds * 1000);
     guarding.release_state.send_replace(at(7, Some(ago(3600))));
-    let steady = guarding.view.wait_for(|view| view.phase == "steady").await;
+    let steady = guarding.view.wait_for(|view| view.phase == "idle").await;
     drop(steady);
     let waits = || guarding.metrics.webhook.waits();
     for (name, since) in [("Before", ago(20)), ("Under", ago(5))] {
@@ -287,7 +287,7 @@ async fn an_alert_that_was_told_before_its_revision_was_seen_counts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_alert_that_was_told_before_its_revision_was_seen_convicts() {
+async fn an_alert_that_was_told_before_its_revision_was_seen_rejects() {
     let (mut guarding, _folder) = told_before_the_watch(AlertWeight::Reject).await;
     let verdict = guarding.view.wait_for(|view| view.verdict.is_some()).await;
     let verdict = verdict.unwrap().verdict.clone().unwrap();

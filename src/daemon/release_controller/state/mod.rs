@@ -49,12 +49,12 @@ pub(in crate::daemon) struct State {
     pub(super) deployed: Option<Revision>,
     /// The revision that serves is in doubt: what it measures is no baseline until it has served well for long enough.
     pub(super) doubtful: bool,
-    #[serde(rename = "watching", deserialize_with = "if_readable")]
+    #[serde(alias = "watching", deserialize_with = "if_readable")]
     pub(super) running: Option<RunningAnalysis>,
     /// The revision at hand, and when its watch began: the recording that is written.
     pub(super) recorded: Option<(Revision, Time)>,
-    /// The watch that convicted, for the verification.
-    #[serde(rename = "convicted", deserialize_with = "if_readable")]
+    /// The watch that rejected, for the verification.
+    #[serde(alias = "convicted", deserialize_with = "if_readable")]
     pub(super) rejected: Option<Analysis>,
     #[serde(skip)]
     pub(super) verifying: Option<RunningVerification>,
@@ -167,19 +167,19 @@ pub(super) struct RunningAnalysis {
     #[serde(default)]
     pub(super) first: Option<Revision>,
     pub(super) began: Time,
-    #[serde(rename = "watch")]
+    #[serde(alias = "watch")]
     pub(super) analysis: Analysis,
     /// Pods that were asked, and their numbers.
     pub(super) pods: Vec<recording::RecordedPod>,
     /// Which endpoints are asked of pods directly.
     pub(super) direct: Vec<bool>,
-    /// Bad soundings by endpoint and reason.
+    /// Failures by endpoint and reason.
     pub(super) failing: Vec<BTreeMap<Box<str>, u32>>,
     /// The tick of the last sign of trouble.
     pub(super) last_bad: Option<u32>,
     /// States of pods that were told to the watch.
     #[serde(default)]
-    #[serde(rename = "told_pods")]
+    #[serde(alias = "told_pods")]
     pub(super) reported_pods: BTreeMap<Box<str>, ReportedPod>,
     /// What the watch was told of the workloads, in their order.
     #[serde(default)]
@@ -194,7 +194,7 @@ pub(super) struct RunningAnalysis {
     #[serde(default)]
     pub(super) alerts: Vec<FiringAlert>,
     /// Seconds and e-value; thinned out when it grows too long.
-    #[serde(rename = "trace")]
+    #[serde(alias = "trace")]
     pub(super) e_values: Vec<(f64, f64)>,
     /// Whether its rollout has been complete.
     #[serde(default)]
@@ -205,7 +205,7 @@ pub(super) struct RunningAnalysis {
     /// Marks that wait for their tick.
     #[serde(skip)]
     pub(super) tick_buffer: TickBuffer,
-    /// The newest result of each dependency since the last tick, in the watch's order; void where there is none.
+    /// The newest result of each dependency since the last tick, in the watch's order; unknown where there is none.
     #[serde(skip)]
     pub(super) needed: Vec<TickOutcome>,
     #[serde(skip)]
@@ -255,7 +255,7 @@ impl RunningAnalysis {
         self.failing.len()
     }
 
-    /// Which soundings failed, by probe and reason.
+    /// Which results failed, by probe and reason.
     pub(super) fn failing(&self) -> Vec<String> {
         self.analysis
             .endpoints()
@@ -424,8 +424,8 @@ impl State {
         }
     }
 
-    /// Counts a sounding, wherever it belongs.
-    pub(super) fn message(
+    /// Counts a result, wherever it belongs.
+    pub(super) fn add_result(
         &mut self,
         probe: &str,
         outcome: TickOutcome,

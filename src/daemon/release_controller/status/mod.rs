@@ -23,7 +23,7 @@ pub(super) fn of(
     setup: &Startup,
     state: &State,
     release_state: &ReleaseState,
-    failure: &str,
+    preflight_failure: &str,
     blind: Option<&str>,
     now: Time,
 ) -> GuardView {
@@ -46,7 +46,7 @@ pub(super) fn of(
         } else {
             says(state)
         },
-        failure: (!failure.is_empty()).then(|| failure.to_owned()),
+        preflight_failure: (!preflight_failure.is_empty()).then(|| preflight_failure.to_owned()),
         remarks: release_state.remarks.clone(),
         analysis: state.running.as_ref().map(analysis),
         bake: bake::view(state),
@@ -109,8 +109,8 @@ fn ended(finished: &FinishedRollout, now: Time) -> RolloutView {
         order: order_of(candidate),
         serving: number(candidate.serving),
         target: number(candidate.target),
-        made: number(candidate.made),
-        seen_at: candidate.seen.unix_seconds(),
+        created_revision: number(candidate.created_revision),
+        appeared_at: candidate.seen.unix_seconds(),
         complete_at: at(candidate.complete),
         rejected_at: at(candidate.rejected),
         begun_at: at(candidate.begun),
@@ -157,19 +157,19 @@ fn says(state: &State) -> String {
             candidate.target.unwrap_or_default()
         ),
         RolloutPhase::Preflight(candidate) => format!(
-            "Revision {} is bad; looking whether it can be turned back",
+            "Revision {} is bad; looking whether it can be rolled back",
             candidate.revision
         ),
         RolloutPhase::RollingBack(candidate) => {
             let target = candidate.target.unwrap_or_default();
             format!(
-                "Revision {} is bad; turning back to revision {target}",
+                "Revision {} is bad; rolling back to revision {target}",
                 candidate.revision
             )
         }
         RolloutPhase::Verifying(candidate) => {
             let target = candidate.target.unwrap_or_default();
-            format!("Turned back to the contents of revision {target}; its probes are asked")
+            format!("Rolled back to the contents of revision {target}; its probes are asked")
         }
     }
 }

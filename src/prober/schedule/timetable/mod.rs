@@ -22,7 +22,7 @@ use crate::core::units::{Moment, ProbeId};
 /// The first slot after an addition comes at the latest after so long, however long the interval.
 pub const FIRST_WITHIN: Duration = Duration::from_secs(1);
 
-/// A slot that is so late is missed: its sounding would say more about us than about the target.
+/// A slot that is so late is missed: its result would say more about us than about the target.
 pub const TOO_LATE: Duration = Duration::from_secs(1);
 
 /// Guards the arithmetic; the configuration does not allow anything near it.

@@ -42,7 +42,7 @@ const CONFIG: &str = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: a\n";
 const CLAIM: &str = "---\napiVersion: v1\nkind: PersistentVolumeClaim\nmetadata:\n  name: data\n";
 
 #[test]
-fn an_ordinary_revision_can_be_turned_back() {
+fn an_ordinary_revision_can_be_rolled_back() {
     let (bad, target) = (plain(CONFIG), plain(CONFIG));
     assert_eq!(reasons(&bad, &target, &CheckPermissions::default()), NONE);
 }

@@ -48,7 +48,7 @@ const ORPHAN: Duration = Duration::from_secs(10);
 /// Waits while the API server is away.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// An upgrade that was turned back and still says after that time that it is pending will not end by itself.
+/// An upgrade that was rolled back and still says after that time that it is pending will not end by itself.
 const LEFT_PENDING: Duration = Duration::from_secs(900);
 
 /// What was found of our rollback in the records.
@@ -125,7 +125,7 @@ impl ClusterEngine {
     ) -> Result<RollbackReport, RollbackError> {
         let ended = self.carry_out(plan).await;
         match &ended {
-            Ok(report) => self.set_made(report.made),
+            Ok(report) => self.set_made(report.created_revision),
             Err(RollbackError::Overtaken { .. }) => {}
             // Its record may be pending, where the API server did not let us look.
             Err(_) => self.set_left(Some((plan.clone(), self.cache.now()))),
@@ -186,7 +186,7 @@ impl ClusterEngine {
                 RollbackProgress::Done(row) => {
                     self.sign(plan, &row).await;
                     return Ok(RollbackReport {
-                        made: row.revision,
+                        created_revision: row.revision,
                         finished: runs == 0,
                     });
                 }
@@ -551,15 +551,15 @@ impl ClusterEngine {
     }
 
     /// The newest record, if a rollback of ours made it and serves, and what is left of it is ours to put right: in the
-    /// mode enforce, or because a person had us turn it back.
+    /// mode enforce, or because a person had us roll it back.
     fn made_by_us<'a>(&self, rows: &'a [RecordSummaryRow]) -> Option<&'a RecordSummaryRow> {
         let newest = rows.last()?;
         let is_ours = newest.ours && status_of(newest) == RevisionStatus::Deployed;
-        let may = self.policy.enforces || self.made() == Some(newest.revision);
+        let may = self.policy.enforces || self.created_revision() == Some(newest.revision);
         (is_ours && may).then_some(newest)
     }
 
-    /// Puts right the record of an upgrade that was turned back while it waited: helm says at its end that it is
+    /// Puts right the record of an upgrade that was rolled back while it waited: helm says at its end that it is
     /// deployed, although the rollback is. Nothing is touched once a revision newer than ours is there.
     pub(super) async fn repair_records(&self, rows: &[RecordSummaryRow]) {
         let Some(newest) = self.made_by_us(rows) else {
@@ -646,7 +646,7 @@ impl ClusterEngine {
             match writer.delete(&pods, &name, &uid).await {
                 Err(WriteError::NotHeld) => return,
                 Ok(()) => tracing::info!(release = %self.release, pod = %name,
-                    "A pod of the revision that was turned back blocked its StatefulSet and is deleted"),
+                    "A pod of the revision that was rolled back blocked its StatefulSet and is deleted"),
                 Err(error) => {
                     tracing::warn!(release = %self.release, pod = %name, trouble = %ApiError::from(error),
                     "A pod blocks its StatefulSet and cannot be deleted");

@@ -226,7 +226,7 @@ async fn a_run_that_fails_is_marked_and_followed_by_one_that_works() {
     )
     .await;
     let report = world.cluster.roll_back(&world.plan().await).await.unwrap();
-    assert_eq!(report.made, Revision(4));
+    assert_eq!(report.created_revision, Revision(4));
     assert_eq!(world.runs(), 2);
     // One of us that comes later steps over it.
     assert_eq!(world.store.label(3, labels::MADE).as_deref(), Some("3"));
@@ -250,8 +250,8 @@ async fn a_long_reason_is_cut_in_the_record_and_the_digest_is_not() {
         ..world.plan().await
     };
     world.cluster.roll_back(&plan).await.unwrap();
-    let made = world.cluster.record(Revision(3)).await.unwrap().unwrap();
-    let said = made.description;
+    let created_revision = world.cluster.record(Revision(3)).await.unwrap().unwrap();
+    let said = created_revision.description;
     let digest: String = plan.digest.0.chars().take(12).collect();
     assert_eq!(said.chars().count(), 256, "{said}");
     assert!(
@@ -375,7 +375,7 @@ async fn a_refusal_names_the_command_for_a_person() {
 }
 
 #[tokio::test]
-async fn a_record_whose_label_says_so_is_not_turned_back() {
+async fn a_record_whose_label_says_so_is_not_rolled_back() {
     let world = World::new("").await;
     let plan = world.plan().await;
     world

@@ -1,4 +1,4 @@
-//! Whatever a target answers, a sounding ends with an outcome.
+//! Whatever a target answers, a result ends with an outcome.
 
 #![no_main]
 

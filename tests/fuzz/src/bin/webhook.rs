@@ -24,7 +24,7 @@ base_url = "http://127.0.0.1:9"
 interval = "1h"
 [[release.alert]]
 match = { alertname = "Errors.*" }
-weight = "doubt"
+weight = "inconclusive"
 [[release.probe]]
 name = "api"
 path = "/"

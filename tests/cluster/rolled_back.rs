@@ -1,4 +1,4 @@
-//! Bad revisions are turned back, and every Helm can go on from there.
+//! Bad revisions are rolled back, and every Helm can go on from there.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,7 +10,7 @@ use crate::users::Users;
 
 pub(crate) const DEAD: &str = r#"api.sim={"answers":{"/api/health":"status:503","/api/health/db":"status:503","/api/health/redis":"status:503"}}"#;
 
-/// Upgrades to a bad revision; it must be turned back, and its history be such that every Helm can go on.
+/// Upgrades to a bad revision; it must be rolled back, and its history be such that every Helm can go on.
 #[track_caller]
 fn rolled_back(name: &str, helm: Helm, bad: &str, reasons: &[&str]) -> Value {
     let Some(cluster) = Cluster::new(name, helm) else {
@@ -30,7 +30,7 @@ fn rolled_back(name: &str, helm: Helm, bad: &str, reasons: &[&str]) -> Value {
         .unwrap()
         .as_secs_f64();
     let ended = guarded.outcome(2);
-    let known_after = ended["seen_at"].as_f64().unwrap() - deployed;
+    let known_after = ended["appeared_at"].as_f64().unwrap() - deployed;
     println!("{name}: known {known_after:+.2} s after helm said that it is deployed");
     println!(
         "{name}: {:.1} % of the requests failed until the end",
@@ -38,13 +38,13 @@ fn rolled_back(name: &str, helm: Helm, bad: &str, reasons: &[&str]) -> Value {
     );
     drop(users);
     assert_eq!(
-        ended["ending"],
-        "recovered",
+        ended["outcome"],
+        "rolled_back",
         "{ended:#}\n{}",
         guarded.leadsman.log()
     );
     assert_eq!(
-        (&ended["target"], &ended["made"]),
+        (&ended["target"], &ended["created_revision"]),
         (&1.into(), &3.into()),
         "{ended:#}"
     );
@@ -184,7 +184,7 @@ fn marked(cluster: &Cluster, plural: &str) {
         )
     };
     let labels = cluster.get(&path(3))["metadata"]["labels"].clone();
-    assert_eq!(labels["leadsman.io/made"], "3", "{labels:#}");
+    assert_eq!(labels["leadsman.io/created_revision"], "3", "{labels:#}");
     assert_eq!(labels["leadsman.io/turned-back"], "2", "{labels:#}");
     assert_eq!(labels["status"], "deployed", "{labels:#}");
     let fence = labels["leadsman.io/fence"].as_str().unwrap_or("");
@@ -198,27 +198,30 @@ fn marked(cluster: &Cluster, plural: &str) {
         "{description}"
     );
     let before = cluster.get(&path(1))["metadata"]["labels"].clone();
-    assert!(before["leadsman.io/made"].is_null(), "{before:#}");
+    assert!(
+        before["leadsman.io/created_revision"].is_null(),
+        "{before:#}"
+    );
 }
 
 #[test]
-fn a_dead_revision_is_turned_back_by_helm_4() {
+fn a_dead_revision_is_rolled_back_by_helm_4() {
     rolled_back("dead", Helm::Four, DEAD, &["hard_down", "pods_down"]);
 }
 
 #[test]
-fn a_dead_revision_is_turned_back_by_helm_3() {
+fn a_dead_revision_is_rolled_back_by_helm_3() {
     rolled_back("dead", Helm::Three, DEAD, &["hard_down", "pods_down"]);
 }
 
 #[test]
-fn errors_of_twenty_points_are_turned_back() {
+fn errors_of_twenty_points_are_rolled_back() {
     let errors = r#"api.sim={"answers":{"/api/health":"flap:0.2","/api/health/db":"flap:0.2","/api/health/redis":"flap:0.2"}}"#;
     rolled_back("errors", Helm::Four, errors, &["error_rate"]);
 }
 
 #[test]
-fn one_dead_endpoint_is_turned_back() {
+fn one_dead_endpoint_is_rolled_back() {
     let one = r#"api.sim={"answers":{"/api/health/db":"hang"}}"#;
     rolled_back(
         "endpoint",
@@ -229,7 +232,7 @@ fn one_dead_endpoint_is_turned_back() {
 }
 
 #[test]
-fn a_crash_loop_is_turned_back() {
+fn a_crash_loop_is_rolled_back() {
     rolled_back(
         "crash",
         Helm::Four,
@@ -240,7 +243,7 @@ fn a_crash_loop_is_turned_back() {
 
 /// What ended the containers is said in words that need no exit codes.
 #[test]
-fn a_revision_that_needs_too_much_memory_is_turned_back_and_that_is_said() {
+fn a_revision_that_needs_too_much_memory_is_rolled_back_and_that_is_said() {
     let Some(cluster) = Cluster::new("memory", Helm::Four) else {
         return;
     };
@@ -249,8 +252,8 @@ fn a_revision_that_needs_too_much_memory_is_turned_back_and_that_is_said() {
     cluster.upgrade(&[r#"api.sim={"oom-after":"1s"}"#]);
     let ended = guarded.outcome(2);
     assert_eq!(
-        ended["ending"],
-        "recovered",
+        ended["outcome"],
+        "rolled_back",
         "{ended:#}\n{}",
         guarded.leadsman.log()
     );
@@ -261,7 +264,7 @@ fn a_revision_that_needs_too_much_memory_is_turned_back_and_that_is_said() {
 }
 
 #[test]
-fn an_image_that_cannot_be_pulled_is_turned_back() {
+fn an_image_that_cannot_be_pulled_is_rolled_back() {
     rolled_back(
         "image",
         Helm::Three,
@@ -284,8 +287,8 @@ fn of_twenty_replicas_with_a_dead_revision_few_users_notice() {
     cluster.upgrade(&[many, DEAD, r#"api.sim.start="8s""#]);
     let ended = guarded.outcome(2);
     assert_eq!(
-        ended["ending"],
-        "recovered",
+        ended["outcome"],
+        "rolled_back",
         "{ended:#}\n{}",
         guarded.leadsman.log()
     );
@@ -300,7 +303,7 @@ fn of_twenty_replicas_with_a_dead_revision_few_users_notice() {
 }
 
 #[test]
-fn a_release_with_its_records_in_config_maps_is_turned_back() {
+fn a_release_with_its_records_in_config_maps_is_rolled_back() {
     let Some(mut cluster) = Cluster::new("maps", Helm::Four) else {
         return;
     };
@@ -316,8 +319,8 @@ fn a_release_with_its_records_in_config_maps_is_turned_back() {
     cluster.upgrade(&[r#"api.image="mykadoo-api:2""#, DEAD]);
     let ended = guarded.outcome(2);
     assert_eq!(
-        ended["ending"],
-        "recovered",
+        ended["outcome"],
+        "rolled_back",
         "{ended:#}\n{}",
         guarded.leadsman.log()
     );
@@ -338,7 +341,7 @@ fn a_release_with_its_records_in_config_maps_is_turned_back() {
 
 /// With ordered pods the controller waits for a pod that never becomes Ready.
 #[test]
-fn a_statefulset_that_crashes_is_turned_back_and_not_left_blocked() {
+fn a_statefulset_that_crashes_is_rolled_back_and_not_left_blocked() {
     let Some(cluster) = Cluster::new("queue", Helm::Four) else {
         return;
     };
@@ -353,8 +356,8 @@ fn a_statefulset_that_crashes_is_turned_back_and_not_left_blocked() {
         .upgrade(&[r#"statefulset={"enabled":true,"replicas":2,"sim":{"crash-after":"500ms"}}"#]);
     let ended = guarded.outcome(2);
     assert_eq!(
-        ended["ending"],
-        "recovered",
+        ended["outcome"],
+        "rolled_back",
         "{ended:#}\n{}",
         guarded.leadsman.log()
     );
@@ -381,18 +384,18 @@ fn a_statefulset_that_crashes_is_turned_back_and_not_left_blocked() {
 }
 
 #[test]
-fn a_workload_that_stops_before_it_starts_is_turned_back() {
-    turned_back_from("recreate", r#"api={"strategy":"Recreate"}"#);
+fn a_workload_that_stops_before_it_starts_is_rolled_back() {
+    rolled_back_from("recreate", r#"api={"strategy":"Recreate"}"#);
 }
 
 #[test]
-fn a_workload_with_an_autoscaler_is_turned_back() {
-    turned_back_from("scaler", r#"autoscaling={"enabled":true,"min":2,"max":5}"#);
+fn a_workload_with_an_autoscaler_is_rolled_back() {
+    rolled_back_from("scaler", r#"autoscaling={"enabled":true,"min":2,"max":5}"#);
 }
 
 /// Its pods belong to no ReplicaSet: old and new are told apart by the generation of their template.
 #[test]
-fn a_daemon_set_is_turned_back() {
+fn a_daemon_set_is_rolled_back() {
     let Some(cluster) = Cluster::new("daemon", Helm::Four) else {
         return;
     };
@@ -402,8 +405,8 @@ fn a_daemon_set_is_turned_back() {
     cluster.upgrade(&[values, DEAD]);
     let ended = guarded.outcome(2);
     assert_eq!(
-        ended["ending"],
-        "recovered",
+        ended["outcome"],
+        "rolled_back",
         "{ended:#}\n{}",
         guarded.leadsman.log()
     );
@@ -439,7 +442,7 @@ fn a_daemon_set_is_turned_back() {
 
 /// A dead revision of an app that is run with these values.
 #[track_caller]
-fn turned_back_from(name: &str, values: &str) {
+fn rolled_back_from(name: &str, values: &str) {
     let Some(cluster) = Cluster::new(name, Helm::Three) else {
         return;
     };
@@ -448,8 +451,8 @@ fn turned_back_from(name: &str, values: &str) {
     cluster.upgrade(&[values, DEAD]);
     let ended = guarded.outcome(2);
     assert_eq!(
-        ended["ending"],
-        "recovered",
+        ended["outcome"],
+        "rolled_back",
         "{ended:#}\n{}",
         guarded.leadsman.log()
     );
@@ -479,8 +482,8 @@ fn changed_by_hand(name: &str, helm: Helm) {
     cluster.send("PATCH", &deployment, kind, &patch);
     let ended = guarded.outcome(2);
     assert_eq!(
-        ended["ending"],
-        "recovered",
+        ended["outcome"],
+        "rolled_back",
         "{ended:#}\n{}",
         guarded.leadsman.log()
     );

@@ -1,4 +1,4 @@
-//! `leadsman judge`: the worked vectors of the rule, and what it says to lines that are wrong.
+//! `leadsman analyze`: the worked vectors of the rule, and what it says to lines that are wrong.
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
@@ -9,7 +9,7 @@ const VECTORS: &str = include_str!("vectors/detection.jsonl");
 
 fn judge(lines: &str) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_leadsman"))
-        .args(["judge", "-"])
+        .args(["analyze", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -1,7 +1,7 @@
 //! What alerts cost: looking at 10 000 conditions, and writing all of them for a round of resending; and how long one
 //! takes to three receivers while a fourth hangs.
 //!
-//! `cargo bench --bench telling -- --quick`
+//! `cargo bench --bench alerting -- --quick`
 
 #![allow(clippy::unwrap_used, reason = "a bench may end where it stands")]
 #![allow(
@@ -40,14 +40,14 @@ fn conditions() -> Vec<Condition> {
                 ("release".to_owned(), format!("release-{number:05}")),
                 ("revision".to_owned(), "42".to_owned()),
             ]),
-            text: "Revision 42: api failed 16 times in a row. Turning back to revision 41."
+            text: "Revision 42: api failed 16 times in a row. Rolling back to revision 41."
                 .to_owned(),
             fragment: format!("release/mykadoo-production/release-{number:05}"),
         })
         .collect()
 }
 
-fn telling(criterion: &mut Criterion) {
+fn alerting(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("10 000 firing alerts");
     group
         .measurement_time(Duration::from_secs(5))
@@ -238,5 +238,5 @@ async fn receive(listener: TcpListener, told: mpsc::UnboundedSender<Instant>) {
     }
 }
 
-criterion_group!(benches, on_the_wire, telling);
+criterion_group!(benches, on_the_wire, alerting);
 criterion_main!(benches);

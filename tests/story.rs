@@ -64,10 +64,10 @@ fn played(name: &str, says: &[&str]) -> (tempfile::TempDir, String) {
 const TURNED_BACK: [&str; 4] = [
     "Verdict: rollback",
     "Rolling back to revision 2",
-    "rolled_back",
+    "rolled back",
     "detect",
 ];
-const KEPT: [&str; 2] = ["Verdict on revision 3: healthy", "Revision 3: kept"];
+const KEPT: [&str; 2] = ["Verdict on revision 3: healthy", "Revision 3: passed"];
 
 #[test]
 fn a_dead_revision_is_rolled_back() {
@@ -157,7 +157,7 @@ fn a_crash_loop_is_rolled_back() {
 #[test]
 fn a_leak_that_shows_after_the_analysis_is_rolled_back_by_the_bake() {
     let mut says = TURNED_BACK[1..].to_vec();
-    says.push("Revision 3: kept");
+    says.push("Revision 3: passed");
     says.push("Verdict on revision 3: rollback bake:error_rate");
     let folder = scenario("leak", &says);
     let (_, explained) = leadsman(&["explain", "leadsman-demo.jsonl"], folder.path());
@@ -697,7 +697,7 @@ fn the_page_is_tested_with_what_is_really_told(daemon: &Leadsman) {
     // What only a watch that runs, a rollback, a bake or a dependency brings is not there in this state.
     let brought = |key: &&String| {
         [
-            ".watch.",
+            ".analysis.",
             ".steps.",
             ".took_s",
             ".direct",

@@ -303,7 +303,7 @@ fn judge(
         .collect();
     let nobody_judges = nobody_judges(name, release);
     let Some(newest) = release["revision"].as_u64() else {
-        return match (nobody_judges, phase.as_str()) {
+        return match (nobody_judges, text(release, "phase")) {
             (Some(why), _) => GateResult::not_judged(*wanted, why, UNKNOWN),
             (None, "not_installed") => gone(name, *wanted, &rollouts),
             // Its state is being read, or whoever acts for it cannot be heard.
@@ -347,7 +347,7 @@ fn judge(
         return GateResult::not_judged(Some(revision), why, UNKNOWN);
     }
     // While the rollback that made it is being verified, or it is about to be judged, it is not known yet.
-    if newest == revision && !matches!(phase.as_str(), "idle" | "not_installed") {
+    if newest == revision && !matches!(text(release, "phase"), "idle" | "not_installed") {
         return waits();
     }
     without_verdict(name, release, revision, newest)

@@ -37,7 +37,10 @@ fn gate_tells_a_pipeline_of_a_rollback_that_failed() {
     cluster.upgrade(&[DEAD, hook]);
     let (code, text) = leadsman(&guarded, &["gate", "mykadoo", "2"]);
     assert_eq!(code, Some(11), "{text}\n{}", guarded.leadsman.log());
-    for part in ["Revision 2: failed", "by hand: helm rollback mykadoo 1"] {
+    for part in [
+        "Revision 2: rollback failed",
+        "by hand: helm rollback mykadoo 1",
+    ] {
         assert!(text.contains(part), "{part} is not in:\n{text}");
     }
 }
@@ -67,12 +70,12 @@ fn gate_tells_a_pipeline_what_became_of_its_revision() {
     cluster.upgrade(&[r#"api.image="mykadoo-api:2""#]);
     let (code, text) = leadsman(&guarded, &["gate", "mykadoo", "2"]);
     assert_eq!(code, Some(0), "{text}");
-    assert!(text.contains("Revision 2: kept"), "{text}");
+    assert!(text.contains("Revision 2: passed"), "{text}");
 
     cluster.upgrade(&[DEAD]);
     let (code, text) = leadsman(&guarded, &["gate", "mykadoo", "3"]);
     assert_eq!(code, Some(10), "{text}");
-    assert!(text.contains("Revision 3: recovered"), "{text}");
+    assert!(text.contains("Revision 3: rolled back"), "{text}");
 
     cluster.upgrade(&[r#"api.image="mykadoo-api:5""#]);
     guarded.until("revision 5 is judged", |release| release["revision"] == 5);
@@ -101,8 +104,8 @@ fn gate_tells_a_pipeline_what_became_of_its_revision() {
     let (code, text) = leadsman(&guarded, &["history", "mykadoo"]);
     assert_eq!(code, Some(0), "{text}");
     for part in [
-        "Revision 2: kept",
-        "Revision 3: recovered",
+        "Revision 2: passed",
+        "Revision 3: rolled back",
         "detect",
         "Revision 5: superseded",
     ] {
@@ -525,7 +528,7 @@ fn people_who_order_at_the_same_time_each_hear_their_own_result() {
     for revision in ["2", "3"] {
         let (code, text) = leadsman(&guarded, &["gate", "mykadoo", revision]);
         assert_eq!(code, Some(10), "{text}");
-        assert!(text.contains("Revision 2: recovered"), "{text}");
+        assert!(text.contains("Revision 2: rolled back"), "{text}");
     }
     let (code, text) = leadsman(&guarded, &["gate", "mykadoo", "1"]);
     assert_eq!(code, Some(13), "{text}");

@@ -218,7 +218,7 @@ fn a_reload_that_changes_a_receiver_tells_nothing_twice_and_loses_nothing() {
         state["waiting"] = json!({"webhook": (1..=4).map(message).collect::<Vec<_>>()});
     });
     until("the first is on its way", || !hook.requests().is_empty());
-    leadsman.rewrite(&config(&format!("{more}kept = true\n")));
+    leadsman.rewrite(&config(&format!("{more}passed = true\n")));
     leadsman.signal("HUP");
     let count = || {
         let page = leadsman.get("/metrics").body;

@@ -221,7 +221,7 @@ fn every_query_of_the_dashboards_finds_something() {
     for (what, query) in [
         (
             "it was rolled back, and that was scraped",
-            "leadsman_rollouts_total{release=\"mykadoo\",outcome=\"recovered\"} == 1",
+            "leadsman_rollouts_total{release=\"mykadoo\",outcome=\"rolled_back\"} == 1",
         ),
         (
             "the other one is slower, and that was scraped",

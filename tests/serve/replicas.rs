@@ -349,7 +349,7 @@ fn the_gate_waits_through_every_change_of_who_acts() {
     gate.said.lock().unwrap().clear();
     gate.says("it is watched");
     replica.controllers(&[ended("rolled_back", "pods_down:api")]);
-    gate.ends_with(10, "rolled_back");
+    gate.ends_with(10, "rolled back");
 }
 
 #[test]

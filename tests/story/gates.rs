@@ -44,11 +44,11 @@ fn the_gate_answers_at_once_where_there_is_nothing_to_wait_for() {
     let newest = "Revision 4 is the newest, and there is no verdict on revision 1";
     answers(&guarded, &["1"], 13, &[newest]);
     answers(&guarded, &["2"], 13, &["Revision 2: superseded"]);
-    answers(&guarded, &["3"], 10, &["Revision 3: recovered"]);
+    answers(&guarded, &["3"], 10, &["Revision 3: rolled back"]);
     // What Leadsman's rollback made is no deployment: the one that was deployed was rolled back.
     let made = "revision 4 is what the rollback of revision 3 made";
-    answers(&guarded, &["4"], 10, &[made, "Revision 3: recovered"]);
-    answers(&guarded, &[], 10, &["Revision 3: recovered"]);
+    answers(&guarded, &["4"], 10, &[made, "Revision 3: rolled back"]);
+    answers(&guarded, &[], 10, &["Revision 3: rolled back"]);
     let (code, text) = gate(&guarded, &["1", "--json"]);
     let said: Value = serde_json::from_str(&text).unwrap();
     assert_eq!((code, &said["outcome"]), (Some(13), &"superseded".into()));

@@ -48,7 +48,8 @@ impl RecentCounts {
         }
     }
 
-    /// Adds a pair. Numbers above the ring's `most` are kept as well, in a ring that is made wider.
+    /// Adds a pair. Numbers above the ring's `most` are kept as well, in a ring that is made wider: the only allocation of
+    /// a tick, where a stream asks more pods at once than the daemon does.
     pub(super) fn push(&mut self, failed: impl Into<u64>, total: impl Into<u64>) {
         let (failed, total) = (failed.into(), total.into());
         if (failed | total) & !self.mask() != 0 {

@@ -103,7 +103,14 @@ fn outcomes(rng: &mut Rng, endpoints: usize) -> Vec<TickOutcome> {
 /// Whole watches, one after another, that reject nobody: µs of a tick (the median of the watches), allocations, the state's bytes.
 fn ticks(endpoints: usize, pods: usize, timed: bool) {
     let mut rng = Rng::with_seed(7);
+    let region = Region::new(ALLOCATOR);
     let fresh = analysis(endpoints, pods > 0, timed);
+    let held = region.change();
+    let held = held.bytes_allocated + held.bytes_reallocated.max(0).unsigned_abs()
+        - held.bytes_deallocated
+        + size_of_val(&fresh);
+    let bytes = fresh.bytes();
+    assert!(held <= bytes, "{held} bytes are held, and not {bytes}");
     let length = 300;
     let rows: Vec<Vec<TickOutcome>> = (0..length).map(|_| outcomes(&mut rng, endpoints)).collect();
     let answers: Vec<Vec<TickOutcome>> = (0..pods).map(|_| outcomes(&mut rng, endpoints)).collect();
@@ -165,7 +172,7 @@ fn ticks(endpoints: usize, pods: usize, timed: bool) {
     println!(
         "{endpoints:>4} probes, {pods:>2} pods{with}: {:>7.2} µs a tick, {allocations} allocations in {read} ticks, state {} bytes",
         spent_us[spent_us.len() / 2],
-        fresh.bytes()
+        bytes
     );
 }
 

@@ -29,7 +29,7 @@ pub struct Bake {
     block: u32,
     failed: u32,
     total: u32,
-    recent: RecentCounts<u16>,
+    recent: RecentCounts,
     /// Which endpoints count: those that did not fail when the revision appeared.
     counts: Vec<bool>,
     scheduled: u64,
@@ -79,6 +79,7 @@ impl Bake {
             .grid
             .map(|rate| ((tolerated + (1.0 - tolerated) * rate) / tolerated).ln());
         let tick_s = tick_s.clamp(0.1, 600.0);
+        let counts = analysis.endpoints_counted_in_bake();
         Self {
             tick_s,
             from_s: from_s.max(0.0),
@@ -89,8 +90,8 @@ impl Bake {
             block: 0,
             failed: 0,
             total: 0,
-            recent: RecentCounts::new(whole(rule.bake_window_s / tick_s).max(1)),
-            counts: analysis.endpoints_counted_in_bake(),
+            recent: RecentCounts::new(whole(rule.bake_window_s / tick_s), counts.len() as u64),
+            counts,
             scheduled: 0,
             usable: 0,
             missed: 0,
@@ -292,7 +293,6 @@ impl Bake {
     pub fn is_sound(&self) -> bool {
         let numbers = self.sums.iter().chain(&self.gain);
         self.rule.check().is_ok()
-            && self.recent.is_sound()
             && (0.1..=600.0).contains(&self.tick_s)
             && (0.0..=MAX_BAKE_S).contains(&self.from_s)
             && f64::from(self.next_tick) * self.tick_s <= 2.0 * MAX_BAKE_S

@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::TickOutcome;
 use super::mixture::{LN_ZERO, Mixture, NonFailure, ln, ln_sum};
-use super::pod_results::{ClassCounts, DirectResults, EndpointDown, PodReading, PodTick};
+use super::pod_results::{
+    ClassCounts, DirectResults, EndpointDown, MAX_ASKED, PodReading, PodTick,
+};
 use super::requests::RequestStratum;
 use super::rule::{AGES, Rule};
 use super::stratum::{BeforeCounts, ControlCounts, Stratum, StratumSetup};
@@ -90,8 +92,8 @@ pub(super) struct Comparison {
     subject: ComparisonSubject,
     pub(super) pool: Stratum,
     learned_pool: [AgeCounts; PHASES],
-    pub(super) endpoints: Vec<ComparedEndpoint>,
-    pub(super) requests: Option<RequestStratum>,
+    pub(super) endpoints: Box<[ComparedEndpoint]>,
+    pub(super) requests: Option<Box<RequestStratum>>,
     new_pods: Option<NewPodCounts>,
     /// The e-value after the last tick in which it was evaluated, as a logarithm.
     pub(super) ln_e: f64,
@@ -123,12 +125,13 @@ impl Comparison {
                 (failed.saturating_add(*k), total.saturating_add(*n))
             });
         let with_slow_blocks = input.subject == ComparisonSubject::Failures;
-        let stratum = |before, margin, weight, classes| {
+        let stratum = |before, margin, weight, classes, most_results| {
             let setup = StratumSetup {
                 before,
                 margin,
                 weight,
                 classes,
+                most_results,
                 with_slow_blocks,
                 // New pods have the pool's control.
                 with_old_pods: input.direct && classes == 1,
@@ -145,7 +148,7 @@ impl Comparison {
                     failed_at_start: *failing,
                     excluded: failing.then_some(Exclusion::FailedAtStart),
                     recovering: 0,
-                    stratum: stratum(before, rule.endpoint_margin, share.endpoint, 1),
+                    stratum: stratum(before, rule.endpoint_margin, share.endpoint, 1, 1),
                     learned: input.learned.endpoints.get(at).copied().unwrap_or_default(),
                     outcome: TickOutcome::Unknown,
                     excluded_now: *failing,
@@ -153,18 +156,24 @@ impl Comparison {
             })
             .collect();
         let new_pods = input.direct.then(|| NewPodCounts {
-            stratum: stratum(pooled, rule.margin, share.new_pods, AGES + 1),
+            stratum: stratum(
+                pooled,
+                rule.margin,
+                share.new_pods,
+                AGES + 1,
+                MAX_ASKED * count,
+            ),
             // Whether pods are down is judged by their failures alone.
             direct: DirectResults::new(count, with_slow_blocks),
             learned: input.learned.pods,
         });
-        let mut requests = input.requests;
+        let mut requests = input.requests.map(Box::new);
         if let Some(requests) = &mut requests {
             requests.ln_weight = ln(share.requests);
         }
         Self {
             subject: input.subject,
-            pool: stratum(pooled, rule.margin, share.pool, 1),
+            pool: stratum(pooled, rule.margin, share.pool, 1, count),
             learned_pool: input.learned.pool,
             endpoints,
             requests,
@@ -405,12 +414,10 @@ impl Comparison {
         alpha: f64,
         evidence: impl Fn(&'a Stratum) -> Option<&'a Mixture>,
     ) -> bool {
-        let most = (0..self.strata())
+        let needed = -alpha.ln();
+        (0..self.strata())
             .filter_map(|at| evidence(self.stratum(self.kind(at))))
-            .map(|evidence| evidence.ln_e_at_most(&self.misses))
-            .fold(0.0, f64::max);
-        // With room for what the weights are off from 1 by rounding.
-        most + 1e-9 >= -alpha.ln()
+            .any(|evidence| evidence.can_reach(&self.rule, &self.misses, needed))
     }
 
     /// The sum of the long blocks, where it may reach its threshold.
@@ -469,13 +476,13 @@ impl Comparison {
             return if slow {
                 0.0
             } else {
-                requests.evidence.ln_e(&self.misses)
+                requests.evidence.ln_e(&self.rule, &self.misses)
             };
         }
         let stratum = self.stratum(kind);
         match &stratum.slow {
-            Some(long) if slow => long.ln_e(&self.misses),
-            Some(_) | None => stratum.quick.ln_e(&self.misses),
+            Some(long) if slow => long.ln_e(&self.rule, &self.misses),
+            Some(_) | None => stratum.quick.ln_e(&self.rule, &self.misses),
         }
     }
 
@@ -560,7 +567,10 @@ impl Comparison {
                 .endpoints
                 .iter()
                 .all(|endpoint| endpoint.stratum.is_sound(1, direct))
-            && self.requests.as_ref().is_none_or(RequestStratum::is_sound)
+            && self
+                .requests
+                .as_ref()
+                .is_none_or(|requests| requests.is_sound())
             && self.new_pods.as_ref().is_none_or(|new_pods| {
                 new_pods.stratum.is_sound(AGES + 1, false)
                     && new_pods.direct.is_sound(endpoints, ticks)
@@ -577,7 +587,10 @@ impl Comparison {
             .map(|endpoint| size_of::<ComparedEndpoint>() + endpoint.stratum.bytes());
         endpoints.sum::<usize>()
             + self.pool.bytes()
-            + self.requests.as_ref().map_or(0, RequestStratum::bytes)
+            + self
+                .requests
+                .as_ref()
+                .map_or(0, |requests| size_of::<RequestStratum>() + requests.bytes())
             + self.new_pods.as_ref().map_or(0, |new_pods| {
                 new_pods.stratum.bytes() + new_pods.direct.bytes()
             })

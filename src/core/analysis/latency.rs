@@ -147,7 +147,7 @@ impl LatencyComparison {
 
     pub(super) fn bytes(&self) -> usize {
         size_of::<Self>()
-            + size_of::<Rule>()
+            + self.comparison.rule.bytes()
             + self.yardsticks.capacity() * size_of::<LatencyBaseline>()
             + self.comparison.bytes()
     }

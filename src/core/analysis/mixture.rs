@@ -20,8 +20,19 @@ struct RateClass {
     failed: f64,
     total: f64,
     tolerated: f64,
-    /// `a_j`: what one failure adds to the evidence for each alternative.
-    gain: [f64; GRID],
+}
+
+impl RateClass {
+    /// What its results add to the evidence for one alternative. That of a failure (`a_j`) is worked out anew each time:
+    /// most blocks have none, and to keep it for all alternatives takes twice as much as all else of the class.
+    fn ln_factor(&self, step: f64, miss: f64) -> f64 {
+        let successes = (self.total - self.failed) * miss;
+        if self.failed == 0.0 {
+            return successes;
+        }
+        let rate = self.tolerated;
+        self.failed * ((rate + (1.0 - rate) * step) / rate).ln() + successes
+    }
 }
 
 /// What one result that is not a failure adds to the evidence for each alternative: `ln(1 - g_j)`.
@@ -42,15 +53,12 @@ impl NonFailure {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Mixture {
     block_s: f64,
-    even_weight: f64,
     ln_clip: f64,
     /// Index of the open block.
     open: Option<u32>,
     /// `ln(S_j + w_b)` of the open block.
     stake: [f64; GRID],
     classes: Box<[RateClass]>,
-    /// `ln S_j` of the closed blocks.
-    ln_sums: [f64; GRID],
     used: f64,
     /// Whether the bet on the first sure block is placed.
     sure_bet: bool,
@@ -67,16 +75,13 @@ impl Mixture {
         classes: usize,
     ) -> Self {
         let block_s = block_s.max(cadence_s);
-        let count = (rule.analysis_s / block_s - 1e-9).ceil().max(1.0);
         let touched = rule.blocks_of_a_burst(cadence_s, block_s);
         Self {
             block_s,
-            even_weight: (1.0 - rule.w_first - rule.w_complete) / count,
             ln_clip: -alpha.ln() / f64::from(touched),
             open: None,
             stake: [LN_ZERO; GRID],
             classes: vec![RateClass::default(); classes].into(),
-            ln_sums: [LN_ZERO; GRID],
             used: 0.0,
             sure_bet: false,
             clipped_blocks: 0,
@@ -107,8 +112,9 @@ impl Mixture {
         is_sure: bool,
         mut tolerated: impl FnMut(usize) -> f64,
     ) {
-        self.close(&NonFailure::new(rule));
-        let mut weight = self.even_weight;
+        let ln_sums = self.close(rule);
+        let count = (rule.analysis_s / self.block_s - 1e-9).ceil().max(1.0);
+        let mut weight = (1.0 - rule.w_first - rule.w_complete) / count;
         if self.used == 0.0 {
             weight += rule.w_first;
         }
@@ -118,32 +124,32 @@ impl Mixture {
         }
         self.used += weight;
         let ln_bet = ln(weight);
-        self.stake = self.ln_sums.map(|sum| ln_add(sum, ln_bet));
+        self.stake = ln_sums.map(|sum| ln_add(sum, ln_bet));
         for (at, class) in self.classes.iter_mut().enumerate() {
-            let rate = tolerated(at);
             *class = RateClass {
                 failed: 0.0,
                 total: 0.0,
-                tolerated: rate,
-                gain: rule
-                    .grid
-                    .map(|step| ((rate + (1.0 - rate) * step) / rate).ln()),
+                tolerated: tolerated(at),
             };
         }
         self.open = Some(index);
     }
 
-    fn close(&mut self, misses: &NonFailure) {
+    /// Closes the open block, if there is one: `ln S_j` of the closed blocks.
+    fn close(&mut self, rule: &Rule) -> [f64; GRID] {
+        let mut ln_sums = [LN_ZERO; GRID];
         if self.open.is_none() {
-            return;
+            return ln_sums;
         }
+        let misses = NonFailure::new(rule);
         let mut clipped = false;
-        for j in 0..GRID {
-            let factor = self.ln_factor(misses, j);
+        for (j, sum) in ln_sums.iter_mut().enumerate() {
+            let factor = self.ln_factor(rule, &misses, j);
             clipped |= factor > self.ln_clip;
-            self.ln_sums[j] = self.stake[j] + factor.min(self.ln_clip);
+            *sum = self.stake[j] + factor.min(self.ln_clip);
         }
         self.clipped_blocks += u32::from(clipped);
+        ln_sums
     }
 
     /// Adds counts to the open block. They may be fractions: a large scrape is scaled down.
@@ -157,16 +163,15 @@ impl Mixture {
     }
 
     /// `ln f_j` of the open block, before the clip.
-    fn ln_factor(&self, NonFailure(misses): &NonFailure, j: usize) -> f64 {
-        let miss = misses[j];
+    fn ln_factor(&self, rule: &Rule, NonFailure(misses): &NonFailure, j: usize) -> f64 {
         let terms = self.classes.iter().filter(|class| class.total > 0.0);
         terms
-            .map(|class| class.failed * class.gain[j] + (class.total - class.failed) * miss)
+            .map(|class| class.ln_factor(rule.grid[j], misses[j]))
             .sum()
     }
 
     /// The logarithm of the e-value, with the open block as it stands.
-    pub(super) fn ln_e(&self, misses: &NonFailure) -> f64 {
+    pub(super) fn ln_e(&self, rule: &Rule, misses: &NonFailure) -> f64 {
         let kept = ln((1.0 - self.used).max(0.0));
         if self.open.is_none() {
             return kept;
@@ -174,21 +179,24 @@ impl Mixture {
         let mut terms = [kept; GRID + 1];
         let ln_share = -(GRID as f64).ln();
         for (j, term) in terms.iter_mut().enumerate().take(GRID) {
-            *term = self.term(misses, j) + ln_share;
+            *term = self.term(rule, misses, j) + ln_share;
         }
         ln_sum(&terms)
     }
 
-    /// A bound of the same that is cheap: no mean is above its largest term.
-    pub(super) fn ln_e_at_most(&self, misses: &NonFailure) -> f64 {
-        // What is kept is at most 1; together with the mean of the bets it is at most twice the larger of the two.
-        let largest = (0..GRID).map(|j| self.term(misses, j)).fold(0.0, f64::max);
-        largest + std::f64::consts::LN_2
+    /// Whether the same may reach `needed`; no mean is above its largest term, so that this is cheap.
+    pub(super) fn can_reach(&self, rule: &Rule, misses: &NonFailure, needed: f64) -> bool {
+        // What is kept is at most 1; together with the mean of the bets it is at most twice the larger of the two. With
+        // room for what the weights of the strata are off from 1 by rounding.
+        let reaches = |largest: f64| largest.max(0.0) + std::f64::consts::LN_2 + 1e-9 >= needed;
+        // Mostly not even an open block that is as bad as can be would do.
+        let stake = self.stake.iter().copied().fold(LN_ZERO, f64::max);
+        reaches(stake + self.ln_clip) && (0..GRID).any(|j| reaches(self.term(rule, misses, j)))
     }
 
     /// The logarithm of the bet on one alternative, with the open block as it stands.
-    fn term(&self, misses: &NonFailure, j: usize) -> f64 {
-        self.stake[j] + self.ln_factor(misses, j).min(self.ln_clip)
+    fn term(&self, rule: &Rule, misses: &NonFailure, j: usize) -> f64 {
+        self.stake[j] + self.ln_factor(rule, misses, j).min(self.ln_clip)
     }
 
     /// The rate that the open block tolerates of its last class.
@@ -199,15 +207,15 @@ impl Mixture {
 
     pub(super) fn is_sound(&self, classes: usize) -> bool {
         let finite = |numbers: &[f64]| numbers.iter().all(|number| number.is_finite());
-        finite(&self.ln_sums)
-            && finite(&self.stake)
-            && finite(&[self.block_s, self.ln_clip, self.used, self.even_weight])
+        let is_open = self.open.is_some();
+        finite(&self.stake)
+            && finite(&[self.block_s, self.ln_clip, self.used])
             && self.block_s > 0.0
             && self.classes.len() == classes
-            && self
-                .classes
-                .iter()
-                .all(|class| finite(&class.gain) && finite(&[class.failed, class.total]))
+            && self.classes.iter().all(|class| {
+                let is_rate = !is_open || class.tolerated > 0.0 && class.tolerated < 1.0;
+                is_rate && finite(&[class.failed, class.total, class.tolerated])
+            })
     }
 
     pub(super) fn bytes(&self) -> usize {

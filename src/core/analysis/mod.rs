@@ -22,6 +22,7 @@ mod bound;
 mod comparison;
 mod counts;
 mod dependencies;
+mod flags;
 mod latency;
 mod mixture;
 mod pod_results;

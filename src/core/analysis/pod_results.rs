@@ -3,15 +3,16 @@
 //! Old pods are the control. An endpoint that fails for all of them says nothing about the new revision, and what a
 //! share of them shows is tolerated of the new pods as well.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
+use super::flags::Flags;
 use super::rule::{AGES, Rule};
 use super::{TickOutcome, run_length};
 
 /// Pods of one side that the daemon asks in one tick, at most; the others have their turn later.
 pub const MAX_ASKED: usize = 5;
 
-/// New pods whose runs are remembered; the one asked longest ago gives way.
+/// New pods whose runs are remembered, a multiple of 8; the one asked longest ago gives way.
 const MAX_PODS: usize = 48;
 
 /// Failures in a row of a pod before it counts as down (path D).
@@ -128,11 +129,11 @@ impl FailureRun {
 /// What is known from pods that are asked directly.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct DirectResults {
-    pub(super) endpoints: Vec<DirectEndpoint>,
+    pub(super) endpoints: Box<[DirectEndpoint]>,
+    #[serde(deserialize_with = "with_room")]
     pods: Vec<DirectPod>,
     /// For each remembered pod and endpoint whether it has answered well.
-    #[serde(with = "run_length")]
-    warm: Vec<bool>,
+    warm: Flags,
     /// The same of failures in a row; empty where nobody asks whether pods are down.
     #[serde(with = "run_length")]
     runs: Vec<FailureRun>,
@@ -149,9 +150,9 @@ pub(super) struct EndpointDown {
 impl DirectResults {
     pub(super) fn new(endpoints: usize, with_runs: bool) -> Self {
         Self {
-            endpoints: vec![DirectEndpoint::default(); endpoints],
+            endpoints: vec![DirectEndpoint::default(); endpoints].into(),
             pods: Vec::with_capacity(MAX_PODS),
-            warm: vec![false; MAX_PODS * endpoints],
+            warm: Flags::new(MAX_PODS / 8 * endpoints),
             runs: if with_runs {
                 vec![FailureRun::default(); MAX_PODS * endpoints]
             } else {
@@ -282,9 +283,12 @@ impl DirectResults {
             let slot = self.slot(look.pod, tick);
             for at in 0..self.endpoints.len() {
                 let outcome = reading.read(look, at);
-                let warm = &mut self.warm[slot * self.endpoints.len() + at];
-                let is_counted = *warm || tick >= look.ready_tick.saturating_add(cold);
-                *warm |= outcome == TickOutcome::Success;
+                let place = slot * self.endpoints.len() + at;
+                let is_counted =
+                    self.warm.is_up(place) || tick >= look.ready_tick.saturating_add(cold);
+                if outcome == TickOutcome::Success {
+                    self.warm.set(place, true);
+                }
                 let answers = self.endpoints[at].answers;
                 let old_failing = answers.old() > 0 && answers.old_failures * 2 >= answers.old();
                 let is_result = matches!(outcome, TickOutcome::Success | TickOutcome::Failure);
@@ -312,7 +316,9 @@ impl DirectResults {
                 let oldest = (0..self.pods.len()).min_by_key(|slot| self.pods[*slot].last_tick);
                 let slot = oldest.unwrap_or(0);
                 let places = slot * self.endpoints.len()..(slot + 1) * self.endpoints.len();
-                self.warm[places.clone()].fill(false);
+                for place in places.clone() {
+                    self.warm.set(place, false);
+                }
                 if let Some(runs) = self.runs.get_mut(places) {
                     runs.fill(FailureRun::default());
                 }
@@ -327,17 +333,25 @@ impl DirectResults {
     pub(super) fn is_sound(&self, endpoints: usize, ticks: u32) -> bool {
         self.endpoints.len() == endpoints
             && self.pods.len() <= MAX_PODS
-            && self.warm.len() == MAX_PODS * endpoints
+            && self.warm.count() == MAX_PODS * endpoints
             && (self.runs.is_empty() || self.runs.len() == MAX_PODS * endpoints)
             && self.runs.iter().all(|run| run.last <= ticks)
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.endpoints.capacity() * size_of::<DirectEndpoint>()
+        size_of_val(&*self.endpoints)
             + self.pods.capacity() * size_of::<DirectPod>()
-            + self.warm.capacity()
+            + self.warm.bytes()
             + self.runs.capacity() * size_of::<FailureRun>()
     }
+}
+
+/// Pods that were stored, with room for all that may come: a tick allocates nothing.
+fn with_room<'de, D: Deserializer<'de>>(reader: D) -> Result<Vec<DirectPod>, D::Error> {
+    let known = Vec::<DirectPod>::deserialize(reader)?;
+    let mut pods = Vec::with_capacity(MAX_PODS);
+    pods.extend(known);
+    Ok(pods)
 }
 
 /// The pods of one side that were asked anything. One with marks for other endpoints is passed over.

@@ -17,7 +17,7 @@ pub(super) struct RequestStratum {
     pub(super) margin: f64,
     pub(super) ln_weight: f64,
     pub(super) evidence: Mixture,
-    pub(super) recent: RecentCounts<u64>,
+    pub(super) recent: RecentCounts,
     failing_scrapes: u32,
     last_failing_t: f64,
 }
@@ -35,7 +35,7 @@ impl RequestStratum {
             margin: rule.margin,
             ln_weight: 0.0,
             evidence: Mixture::new(rule, interval_s, rule.block_s, rule.alpha, 1),
-            recent: RecentCounts::new(whole(rule.window_s / interval_s).max(1)),
+            recent: RecentCounts::new(whole(rule.window_s / interval_s), u64::MAX),
             failing_scrapes: 0,
             last_failing_t: 0.0,
         }
@@ -88,10 +88,7 @@ impl RequestStratum {
     }
 
     pub(super) fn is_sound(&self) -> bool {
-        self.evidence.is_sound(1)
-            && self.recent.is_sound()
-            && self.interval_s > 0.0
-            && self.last_failing_t.is_finite()
+        self.evidence.is_sound(1) && self.interval_s > 0.0 && self.last_failing_t.is_finite()
     }
 
     pub(super) fn bytes(&self) -> usize {

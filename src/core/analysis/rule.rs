@@ -449,6 +449,12 @@ impl Rule {
         classes.take_while(|end| age_s >= **end - 1e-9).count()
     }
 
+    /// Bytes that it takes where it is shared, on the heap as well.
+    pub(crate) fn bytes(&self) -> usize {
+        let windows = self.control_windows_s.capacity() + self.latency_control_windows_s.capacity();
+        2 * size_of::<usize>() + size_of::<Self>() + windows * size_of::<f64>()
+    }
+
     /// A rate within what may be tolerated.
     pub(crate) fn tolerable(&self, rate: f64) -> f64 {
         rate.clamp(self.q_min, self.q_max)

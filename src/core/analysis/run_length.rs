@@ -47,5 +47,6 @@ where
         }
         list.resize(list.len() + times, entry);
     }
+    list.shrink_to_fit();
     Ok(list)
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::bound::{is_significant, upper_bound};
 use super::counts::RecentCounts;
 use super::mixture::{Mixture, ln};
+use super::pod_results::MAX_ASKED;
 use super::rule::Rule;
 
 /// What was measured before the revision appeared.
@@ -78,15 +79,16 @@ impl ControlCounts {
 /// What old pods answered in the last ticks in which they were asked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct OldPodResults {
-    recent: RecentCounts<u16>,
+    recent: RecentCounts,
     asked_now: bool,
 }
 
 impl OldPodResults {
-    pub(super) fn new(rule: &Rule) -> Self {
+    /// With room for `most` results a tick.
+    pub(super) fn new(rule: &Rule, most: usize) -> Self {
         let longest = rule.control_windows_s.iter().copied().fold(0.0, f64::max);
         Self {
-            recent: RecentCounts::new(rule.ticks(longest).max(1)),
+            recent: RecentCounts::new(rule.ticks(longest), most as u64),
             asked_now: false,
         }
     }
@@ -100,6 +102,10 @@ impl OldPodResults {
 
     /// What they say, for a stratum with this history; `None` when they say nothing.
     pub(super) fn says(&self, rule: &Rule, before: f64, margin: f64) -> Option<ControlCounts> {
+        // The rule has at least one failure in `control_failures`.
+        if !self.recent.has_failures() {
+            return None;
+        }
         rule.control_windows_s
             .iter()
             .filter_map(|window_s| {
@@ -123,10 +129,6 @@ impl OldPodResults {
             .reduce(|a, b| if b.bound > a.bound { b } else { a })
     }
 
-    pub(super) fn is_sound(&self) -> bool {
-        self.recent.is_sound()
-    }
-
     pub(super) fn bytes(&self) -> usize {
         self.recent.bytes()
     }
@@ -140,7 +142,7 @@ pub(super) struct Stratum {
     ln_weight: f64,
     pub(super) quick: Mixture,
     pub(super) slow: Option<Box<Mixture>>,
-    pub(super) recent: RecentCounts<u16>,
+    pub(super) recent: RecentCounts,
     pub(super) old_pods: Option<OldPodResults>,
     pub(super) failing_ticks: u32,
     pub(super) last_failing_tick: Option<u32>,
@@ -154,6 +156,8 @@ pub(super) struct StratumSetup {
     pub(super) weight: f64,
     /// Tolerated rates of a block.
     pub(super) classes: usize,
+    /// Results of a tick, at most.
+    pub(super) most_results: usize,
     pub(super) with_slow_blocks: bool,
     pub(super) with_old_pods: bool,
     /// Ticks of the estimate.
@@ -172,8 +176,10 @@ impl Stratum {
             slow: setup
                 .with_slow_blocks
                 .then(|| Box::new(mixture(rule.slow_block_s, rule.alpha_slow))),
-            recent: RecentCounts::new(setup.window),
-            old_pods: setup.with_old_pods.then(|| OldPodResults::new(rule)),
+            recent: RecentCounts::new(setup.window, setup.most_results as u64),
+            old_pods: setup
+                .with_old_pods
+                .then(|| OldPodResults::new(rule, MAX_ASKED * setup.most_results)),
             failing_ticks: 0,
             last_failing_tick: None,
         }
@@ -280,9 +286,7 @@ impl Stratum {
     pub(super) fn is_sound(&self, classes: usize, with_old_pods: bool) -> bool {
         self.quick.is_sound(classes)
             && self.slow.as_ref().is_none_or(|slow| slow.is_sound(classes))
-            && self.recent.is_sound()
             && self.old_pods.is_some() == with_old_pods
-            && self.old_pods.as_ref().is_none_or(OldPodResults::is_sound)
     }
 
     pub(super) fn bytes(&self) -> usize {

@@ -382,8 +382,12 @@ impl AnalyzedWorkloads {
     pub(super) fn bytes(&self) -> usize {
         let states = self.states.iter().flatten().map(|state| {
             let probes = state.is.probes.as_ref().map_or(0, Vec::capacity);
-            size_of::<WorkloadProgress>() + state.is.name.len() + probes * size_of::<u16>()
+            let unknown = state.is.unknown.as_ref().map_or(0, |why| why.len());
+            let texts = state.is.name.len() + unknown;
+            size_of::<WorkloadProgress>() + texts + probes * size_of::<u16>()
         });
-        states.sum::<usize>() + self.stuck.capacity() * size_of::<StuckPod>()
+        let stuck = self.stuck.iter();
+        let texts = stuck.map(|pod| pod.name.len() + pod.container.len());
+        states.sum::<usize>() + self.stuck.capacity() * size_of::<StuckPod>() + texts.sum::<usize>()
     }
 }

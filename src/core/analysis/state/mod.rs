@@ -8,7 +8,7 @@ mod teaching;
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::comparison::{Comparison, ComparisonInput, ComparisonSubject, Exclusion, TickCounts};
 use super::dependencies::Dependency;
@@ -55,6 +55,7 @@ struct AnalyzedEndpoint {
 
 /// The state of the judgement on one revision; see the module for what holds of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct Analysis {
     rule: Arc<Rule>,
     #[serde(alias = "settled_at")]
@@ -67,7 +68,7 @@ pub struct Analysis {
     next_tick: u32,
     is_over: bool,
     extended_until: Option<f64>,
-    endpoints: Vec<AnalyzedEndpoint>,
+    endpoints: Box<[AnalyzedEndpoint]>,
     failures: Comparison,
     /// Notices slower answers.
     slower: Option<Box<LatencyComparison>>,
@@ -90,9 +91,26 @@ pub struct Analysis {
     learned_from: u32,
     pool_by_phase: [AgeCounts; PHASES],
     pods_by_age: [AgeCounts; AGES],
-    slower_notice: Option<SlowerAnswers>,
+    slower_notice: Option<Box<SlowerAnswers>>,
     #[serde(alias = "finding")]
-    regression: Option<Regression>,
+    regression: Option<Box<Regression>>,
+}
+
+impl Serialize for Analysis {
+    fn serialize<S: Serializer>(&self, writer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, writer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Analysis {
+    fn deserialize<D: Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
+        let mut analysis = Self::deserialize(reader)?;
+        // Each part is stored with its rule; those that have the same one share it again.
+        if analysis.failures.rule == analysis.rule {
+            analysis.failures.rule = Arc::clone(&analysis.rule);
+        }
+        Ok(analysis)
+    }
 }
 
 impl Analysis {
@@ -198,9 +216,10 @@ impl Analysis {
         self.regression = self
             .crash_loop(now, t, tick.pods)
             .or_else(|| self.cannot_start(now, t))
-            .or_else(|| self.not_ready(now, t));
+            .or_else(|| self.not_ready(now, t))
+            .map(Box::new);
         if self.regression.is_some() {
-            return self.regression.as_ref();
+            return self.regression.as_deref();
         }
 
         let progress = self.progress();
@@ -221,9 +240,10 @@ impl Analysis {
             .hard_down(now, t, progress.phase(&self.rule, t) == 0)
             .or_else(|| down.map(|down| self.pods_down(now, t, down)))
             .or_else(|| self.error_rate(now, t))
-            .or_else(|| self.slow_answers(now, t));
+            .or_else(|| self.slow_answers(now, t))
+            .map(Box::new);
         self.is_over = self.ends();
-        self.regression.as_ref()
+        self.regression.as_deref()
     }
 
     /// Where the rollout stands.

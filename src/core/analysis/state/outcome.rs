@@ -89,7 +89,7 @@ impl Analysis {
     /// The verdict if the stream ended here.
     pub fn conclude(&self) -> Verdict {
         if let Some(regression) = &self.regression {
-            return Verdict::Rollback(regression.clone());
+            return Verdict::Rollback((**regression).clone());
         }
         let compared = &self.failures.endpoints;
         let all_failed = compared.iter().all(|endpoint| endpoint.failed_at_start);
@@ -156,12 +156,12 @@ impl Analysis {
 
     /// Why the revision was rejected, if it was.
     pub fn regression(&self) -> Option<&Regression> {
-        self.regression.as_ref()
+        self.regression.as_deref()
     }
 
     /// That answers are slower than before, once that is shown.
     pub fn slower(&self) -> Option<&SlowerAnswers> {
-        self.slower_notice.as_ref()
+        self.slower_notice.as_deref()
     }
 
     /// How many ticks were read.

@@ -227,13 +227,13 @@ impl Analysis {
             let slower = &self.slower.as_ref()?.comparison;
             let stratum = self.name(slower, rise.kind);
             let words = Self::words(slower, &stratum, "slow answers", rise, t);
-            self.slower_notice = Some(SlowerAnswers {
+            self.slower_notice = Some(Box::new(SlowerAnswers {
                 tick: now,
                 t,
                 e: words.e,
                 text: words.text(),
                 stratum,
-            });
+            }));
         }
         let rise = self.latency.as_mut()?.evaluate(now)?;
         let latency = &self.latency.as_ref()?.comparison;

@@ -1,10 +1,11 @@
 //! Looking at a watch: its strata, its numbers, its size.
 
+use std::sync::Arc;
+
 use super::{Analysis, AnalyzedEndpoint};
 use crate::core::analysis::MAX_ENDPOINTS;
 use crate::core::analysis::comparison::{Comparison, Exclusion, StratumKind};
 use crate::core::analysis::regression::{StratumName, StratumReport, StrongestEvidence};
-use crate::core::analysis::rule::Rule;
 use crate::core::analysis::stratum::BeforeCounts;
 
 /// Where an endpoint stands at the end of a watch.
@@ -103,7 +104,7 @@ impl Analysis {
                     before_total: before.total,
                     assumed: before.assumed,
                     tolerated: evidence.tolerated(),
-                    log10_e: evidence.ln_e(&self.failures.misses) / std::f64::consts::LN_10,
+                    log10_e: evidence.ln_e(&of.rule, &of.misses) / std::f64::consts::LN_10,
                     clipped_blocks: evidence.clipped_blocks,
                 }
             })
@@ -137,15 +138,17 @@ impl Analysis {
             && self.extended_until.is_none_or(f64::is_finite)
     }
 
-    /// Bytes that the state takes, on the heap as well.
+    /// Bytes that the state takes, on the heap as well, but for the texts of what was found. `benches/verdict.rs` holds it against what was allocated.
     pub fn bytes(&self) -> usize {
         let endpoints = self.endpoints.iter().map(|endpoint| {
             size_of::<AnalyzedEndpoint>()
                 + endpoint.name.len()
                 + endpoint.needs.capacity() * size_of::<u16>()
         });
+        let is_shared = Arc::ptr_eq(&self.rule, &self.failures.rule);
+        let rules = if is_shared { 1 } else { 2 };
         size_of::<Self>()
-            + size_of::<Rule>()
+            + rules * self.rule.bytes()
             + endpoints.sum::<usize>()
             + self.failures.bytes()
             + self
@@ -155,5 +158,18 @@ impl Analysis {
                 .map(|latency| latency.bytes())
                 .sum::<usize>()
             + self.workloads.bytes()
+            + self
+                .dependencies
+                .iter()
+                .map(|one| size_of_val(one) + one.name.len())
+                .sum::<usize>()
+            + self
+                .slower_notice
+                .as_ref()
+                .map_or(0, |one| size_of_val(&**one))
+            + self
+                .regression
+                .as_ref()
+                .map_or(0, |one| size_of_val(&**one))
     }
 }

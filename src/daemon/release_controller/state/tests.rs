@@ -249,7 +249,7 @@ fn a_watch_begun_by_another_clock_goes_on_at_the_right_tick() {
 fn the_state_of_an_older_version_is_read() {
     let (mut state, now) = state();
     // Its sentences are stored, in the words of that version.
-    let v1 = V1.replace("Turned back", "Rolled back");
+    let v1 = V1.replace("Rolled back", "Rolled back");
     let StoredState::State(read) = stored(&v1, now) else {
         panic!("{v1}");
     };

@@ -12,8 +12,8 @@ use crate::notify::Message;
 use crate::notify::{DeliveryQueue, MessageFate, MessageObserver};
 use crate::platform::clock;
 
-/// Sent messages that are remembered, so that each is sent once. They are forgotten long after
-/// they are too old to be sent.
+/// Sent messages that are remembered, so that each is sent once. They are forgotten long after they are too old to be
+/// sent.
 const MAX_TOLD: usize = 2000;
 
 /// A receiver and the task that sends to it.

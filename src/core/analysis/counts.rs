@@ -1,4 +1,4 @@
-//! Failures and outcomes of the last so many ticks.
+//! Failures and outcomes of the last ticks.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +17,7 @@ pub(super) struct RecentCounts<T> {
     filled: usize,
 }
 
-/// What a ring counts with: small for soundings of a tick, wide for requests of a scrape.
+/// Counter type of a ring: small for the results of a tick, wide for the requests of a scrape.
 pub(super) trait RingCount: Copy + Default + Into<u64> {}
 impl RingCount for u16 {}
 impl RingCount for u64 {}

@@ -1,51 +1,52 @@
-//! Pods that are asked directly: new ones against old ones, at the same time and with the same dependencies.
+//! Results of pods that are probed directly: new ones against old ones, at the same time and with the same
+//! dependencies.
 //!
-//! Old pods are the control. An endpoint that fails for all of them says nothing about the new revision, and what a
-//! share of them shows is tolerated of the new pods as well.
+//! Old pods are the control group. An endpoint that fails for all of them says nothing about the new revision; if it
+//! fails for a part of them, that much is tolerated of new pods as well.
 
 use serde::{Deserialize, Serialize};
 
 use super::rule::{AGES, Rule};
 use super::{TickOutcome, run_length};
 
-/// Pods of one side that the daemon asks in one tick, at most; the others have their turn later.
+/// Pods of one side that the daemon probes in one tick, at most; the others follow in turn.
 pub const MAX_ASKED: usize = 5;
 
-/// New pods whose runs are remembered; the one asked longest ago gives way.
+/// New pods whose runs are remembered; the one probed longest ago is replaced.
 const MAX_PODS: usize = 48;
 
 /// Failures in a row of a pod before it counts as down (path D).
 const MIN_RUN: u16 = 3;
 
-/// Counts of new pods in one tick, by age class; the last class is that of grown-up pods.
+/// Counts of new pods in one tick, by age class; the last class is for older pods.
 pub(super) type ClassCounts = [(u16, u16); AGES + 1];
 
-/// To which revision a pod belongs.
+/// The revision of a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PodSide {
-    /// The revision that is being judged.
+    /// The revision under analysis.
     New,
     /// The one before.
     Old,
 }
 
-/// What one pod answered in one tick.
+/// Results of one pod in one tick.
 #[derive(Debug, Clone, Copy)]
 pub struct PodTick<'a> {
-    /// The pod, by a number that is its own throughout the watch.
+    /// Number of the pod, unique during the analysis.
     pub pod: u32,
     /// Old or new.
     pub side: PodSide,
     /// The tick in which it became Ready.
     pub ready_tick: u32,
-    /// One mark for each endpoint; void where it was not asked.
+    /// One outcome for each endpoint; unknown if it was not probed.
     pub outcomes: &'a [TickOutcome],
-    /// Latencies of good answers in microseconds, one for each endpoint; empty where they are not known.
+    /// Latencies of successes in microseconds, one for each endpoint; empty if unknown.
     pub latency_us: &'a [Option<u32>],
 }
 
-/// How a pod's answer at an endpoint counts in an instance of the comparison.
+/// How a pod's result at an endpoint counts in an instance of the comparison.
 pub(super) trait PodReading {
     fn read(&self, look: &PodTick<'_>, endpoint: usize) -> TickOutcome;
 }
@@ -56,7 +57,7 @@ impl<F: Fn(&PodTick<'_>, usize) -> TickOutcome> PodReading for F {
     }
 }
 
-/// What one endpoint's pods answered in this tick.
+/// Results of one endpoint's pods in this tick.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct EndpointTick {
     #[serde(rename = "old_good")]
@@ -74,7 +75,7 @@ impl EndpointTick {
         self.old_successes + self.old_failures
     }
 
-    /// Old pods were asked, and none answered well.
+    /// Old pods were probed, and none answered well.
     pub(super) fn control_lost(self) -> bool {
         self.old_failures > 0 && self.old_successes == 0
     }
@@ -84,13 +85,13 @@ impl EndpointTick {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct DirectEndpoint {
     pub(super) answers: EndpointTick,
-    /// Ticks in a row with the control lost, among those in which old pods were asked.
+    /// Consecutive ticks with the control lost, among those in which old pods were probed.
     pub(super) lost_run: u32,
-    /// Ticks in a row with a good answer from an old pod, likewise.
+    /// Consecutive ticks with a success of an old pod, among the same ticks.
     pub(super) well_run: u32,
-    /// `F`: ticks in a row in which new pods were asked and all failed.
+    /// `F`: consecutive ticks in which new pods were probed and all failed.
     pub(super) down: u32,
-    /// `K`: those of them with a good answer from an old pod.
+    /// `K`: those of them with a success of an old pod.
     pub(super) controlled: u32,
 }
 
@@ -125,15 +126,15 @@ impl FailureRun {
     }
 }
 
-/// What is known from pods that are asked directly.
+/// The results of all pods that are probed directly.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct DirectResults {
     pub(super) endpoints: Vec<DirectEndpoint>,
     pods: Vec<DirectPod>,
-    /// For each remembered pod and endpoint whether it has answered well.
+    /// For each remembered pod and endpoint whether it has ever answered well.
     #[serde(with = "run_length")]
     warm: Vec<bool>,
-    /// The same of failures in a row; empty where nobody asks whether pods are down.
+    /// Failures in a row of each; empty if path D is off.
     #[serde(with = "run_length")]
     runs: Vec<FailureRun>,
 }
@@ -160,7 +161,7 @@ impl DirectResults {
         }
     }
 
-    /// Adds up what the pods answered in this tick, and follows the control of each endpoint.
+    /// Adds up the pods' results of this tick, and follows the control of each endpoint.
     pub(super) fn take(
         &mut self,
         rule: &Rule,
@@ -224,7 +225,7 @@ impl DirectResults {
         }
     }
 
-    /// Path D. `excluded` says which endpoints did not count before this tick.
+    /// Path D. `excluded` says which endpoints were excluded before this tick.
     pub(super) fn down(
         &self,
         rule: &Rule,
@@ -262,7 +263,7 @@ impl DirectResults {
         })
     }
 
-    /// Counts of the stratum of new pods in this tick; `excluded` says which endpoints do not count in it.
+    /// Counts of the stratum of new pods in this tick; `excluded` says which endpoints are excluded in it.
     pub(super) fn count(
         &mut self,
         rule: &Rule,
@@ -297,7 +298,7 @@ impl DirectResults {
         counts
     }
 
-    /// The place of a pod; a new one takes a free place, or that of the pod asked longest ago.
+    /// The index of a pod; a new one takes a free place, or that of the pod probed longest ago.
     fn slot(&mut self, pod: u32, tick: u32) -> usize {
         let slot = match self.pods.iter().position(|known| known.id == pod) {
             Some(slot) => slot,
@@ -340,7 +341,7 @@ impl DirectResults {
     }
 }
 
-/// The pods of one side that were asked anything. One with marks for other endpoints is passed over.
+/// The pods of one side that were probed. A pod with outcomes for another number of endpoints is skipped.
 fn asked<'a, 'b>(
     looks: &'a [PodTick<'b>],
     side: PodSide,
@@ -356,7 +357,7 @@ fn asked<'a, 'b>(
     })
 }
 
-/// A pod that has just become Ready is given a moment.
+/// Whether a pod became Ready so recently that it does not count yet.
 fn in_grace(rule: &Rule, tick: u32, look: &PodTick<'_>) -> bool {
     tick < look
         .ready_tick

@@ -1,4 +1,4 @@
-//! The numbers of the rule, and how far each may be turned.
+//! The numbers of the rule, and the bounds of each.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,12 +11,12 @@ pub(crate) const AGES: usize = 6;
 /// The most spans over which old pods' failures are counted.
 const MAX_CONTROL_WINDOWS: usize = 3;
 
-/// The settings of the rule. Names and defaults are those under which the rule was simulated; times are in seconds,
-/// rates are shares from 0 to 1.
+/// The settings of the rule, with the names and defaults under which it was simulated. Times are in seconds, rates are
+/// shares from 0 to 1.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Rule {
-    /// Length of a tick: one sounding of each endpoint. 0.1 to 60.
+    /// Length of a tick: one probe of each endpoint. 0.1 to 60.
     pub interval_s: f64,
     /// Shortest length of the analysis. At most one day.
     #[serde(rename = "watch_s")]
@@ -26,11 +26,11 @@ pub struct Rule {
     /// Longest length of the analysis while the rollout runs.
     #[serde(rename = "watch_cap_s")]
     pub analysis_cap_s: f64,
-    /// An analysis that would end under suspicion goes on for so long, once.
+    /// An analysis that would end under suspicion continues for this long, once.
     pub extend_s: f64,
-    /// Failures in a row of one endpoint that are a suspicion.
+    /// Failures in a row of one endpoint that count as suspicion.
     pub extend_run: u32,
-    /// Results that must have been able to meet a new pod, for a verdict of healthy.
+    /// Results that must have been able to meet a new pod, for a revision to pass.
     pub met_min: u32,
     /// The e-value needed is 1/alpha.
     pub alpha: f64,
@@ -50,13 +50,13 @@ pub struct Rule {
     pub late_margin: f64,
     /// Length of each of the two phases after completion.
     pub settle_plus_s: f64,
-    /// When the rollout counts as complete where nobody can see it.
+    /// When the rollout counts as complete if the cluster does not show it.
     pub settle_unknown_s: f64,
     /// Upper ends of the ages by which new pods' results are learned.
     pub warm_ages_s: [f64; AGES],
-    /// Learned results that say something.
+    /// Learned results below which they are ignored.
     pub warm_n: u64,
-    /// Learned results that suffice.
+    /// Learned results from which they are fully trusted.
     pub warm_sure_n: u64,
     /// New pods up to this age are tolerated `unsettled_margin`, where nothing is learned.
     pub warm_default_s: f64,
@@ -66,7 +66,7 @@ pub struct Rule {
     pub block_s: f64,
     /// Length of the long blocks, which see what comes and goes.
     pub slow_block_s: f64,
-    /// The longest burst that must never convict by itself.
+    /// The longest burst that must never reject by itself.
     pub burst_s: f64,
     /// Least tolerated rate.
     pub q_min: f64,
@@ -79,71 +79,71 @@ pub struct Rule {
     /// Start weight of the first block whose tolerated rate is sure.
     #[serde(rename = "w_settled")]
     pub w_complete: f64,
-    /// Share of all endpoints together among the strata of soundings.
+    /// Share of all endpoints together among the strata of probe results.
     pub w_pool: f64,
     /// Share of requests, when they are counted.
     pub w_requests: f64,
     /// The estimate looks back so long …
     pub window_s: f64,
-    /// … or over so many soundings, whichever is longer.
+    /// … or over this many results, whichever is longer.
     pub window_probes: u32,
-    /// Path C needs failures in at least so many ticks …
+    /// Path C needs failures in at least this many ticks …
     pub min_failing_ticks: u32,
-    /// … and a last one within so many seconds.
+    /// … and a last one within this many seconds.
     pub still_failing_s: f64,
     /// For requests: scrapes with errors.
     pub min_failing_scrapes: u32,
-    /// A scrape counts as at most so many requests.
+    /// A scrape counts as at most this many requests.
     pub request_cap: u32,
     /// How long everything must fail without a break (path B).
     pub hold_s: f64,
     /// Error probability of path B for one endpoint.
     pub alpha_hard: f64,
-    /// With fewer baseline soundings than this (half of it for one endpoint) `p_assumed` is taken.
+    /// With fewer baseline results than this (half of it for one endpoint) `p_assumed` is used.
     pub n0_min: u64,
     /// The rate that is assumed without a baseline.
     pub p_assumed: f64,
-    /// Successes in a row that free an endpoint that was set aside.
+    /// Successes in a row that readmit an excluded endpoint.
     pub recover_ticks: u32,
-    /// A dependency fails when so many …
+    /// A dependency fails when this many …
     pub dependency_bad: u32,
-    /// … of its last so many results failed; at most 64.
+    /// … of its last results failed, out of this many; at most 64.
     pub dependency_of: u32,
-    /// Restarts above what is normal that convict together with CrashLoopBackOff.
+    /// Restarts above normal that reject together with CrashLoopBackOff.
     pub crash_restarts: u32,
-    /// Restarts above what is normal that convict by themselves.
+    /// Restarts above normal that reject by themselves.
     pub crash_restarts_hard: u32,
     /// A changed workload must have a Ready pod after this (path E).
     pub ready_within_s: f64,
-    /// How long pods cannot start, or cannot be created, before that convicts.
+    /// How long pods cannot start, or cannot be created, before that rejects.
     pub stuck_s: f64,
     /// Downtime of a strategy that stops first that is always allowed.
     pub downtime_s: f64,
-    /// Usable share of the soundings that a verdict of healthy needs.
+    /// Usable share of the results that a passed revision needs.
     pub min_coverage: f64,
-    /// A new pod's soundings count from so long after it became Ready.
+    /// A new pod's results count from this long after it became Ready.
     pub pod_grace_s: f64,
     /// How long all new pods must have failed (path D).
     pub pod_hold_s: f64,
     /// In how many of these ticks an old pod must have answered well.
     pub pod_control: u32,
-    /// After this a new pod counts in the stratum even without a good answer so far.
+    /// After this a new pod counts in the stratum even without a success so far.
     pub pod_cold_s: f64,
-    /// Share of the stratum of new pods, when there are direct soundings.
+    /// Share of the stratum of new pods, if pods are probed directly.
     pub w_pods: f64,
     /// Spans over which old pods' failures are counted; 1 to 3.
     pub control_windows_s: Vec<f64>,
     /// Fewer failures of old pods than this in a span say nothing.
     pub control_failures: u32,
-    /// Answers that take so many times the baseline's `latency_quantile` are slow: a notice when they become more.
+    /// Answers that take this many times the baseline's `latency_quantile` are slow: a notice when they become more.
     pub slower_factor: f64,
-    /// The same, to convict.
+    /// The same factor for a rejection.
     pub latency_factor: f64,
-    /// Whether slow answers convict.
+    /// Whether slow answers reject.
     pub latency_convicts: bool,
-    /// The quantile of the baseline's latencies that is the yardstick.
+    /// The quantile of the baseline's latencies that slow answers are compared with.
     pub latency_quantile: f64,
-    /// With fewer latencies before than this, an endpoint's latency is not judged.
+    /// With fewer latencies from before than this, an endpoint's latency is not analyzed.
     pub latency_n0: u64,
     /// `null_margin` for slow answers.
     pub latency_null_margin: f64,
@@ -153,21 +153,21 @@ pub struct Rule {
     pub latency_endpoint_margin: f64,
     /// `control_windows_s` for slow answers; 1 to 3.
     pub latency_control_windows_s: Vec<f64>,
-    /// The bake ends so long after the revision appeared.
+    /// The bake ends this long after the revision appeared.
     pub bake_s: f64,
     /// Length of a block of the bake.
     pub bake_block_s: f64,
-    /// The bake's estimate looks back so long.
+    /// The span of the bake's estimate.
     pub bake_window_s: f64,
     /// Increase over the baseline's upper bound that the bake tolerates.
     pub bake_null_margin: f64,
     /// Further increase that the bake's estimate needs.
     pub bake_margin: f64,
-    /// The most that one block of the bake multiplies.
+    /// The maximum factor of one block of the bake.
     pub bake_clip: f64,
     /// The evidence at which the bake raises an alarm.
     pub bake_threshold: f64,
-    /// Of version 1, whose recordings and states name it; not used.
+    /// From version 1, whose recordings and states contain it; unused.
     #[serde(rename = "settle_cap_s", skip_serializing)]
     #[doc(hidden)]
     pub retired_settle_cap_s: Option<f64>,
@@ -255,11 +255,11 @@ impl Default for Rule {
     }
 }
 
-/// A setting, or a number of a stream, that the rule cannot work with.
+/// A setting, or a number of a stream, outside the bounds of the rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field} {problem}")]
 pub struct InvalidRule {
-    /// The field, as it is written in a stream.
+    /// The field, as written in a stream.
     pub field: String,
     /// What is wrong with it, with the bound.
     pub problem: String,
@@ -275,10 +275,11 @@ impl InvalidRule {
 }
 
 impl Rule {
-    /// Whether every number is one that the rule can work with.
+    /// Checks the bounds of every number.
     ///
     /// # Errors
-    /// The first that is not, by name and with its bounds.
+    ///
+    /// The first that is out of bounds, by name and with its bounds.
     pub fn check(&self) -> Result<(), InvalidRule> {
         let within = |field: &str, value: f64, low: f64, high: f64| {
             // A comparison with NaN is false, so NaN is refused here as well.
@@ -398,7 +399,7 @@ impl Rule {
         Ok(())
     }
 
-    /// The e-value that convicts.
+    /// The e-value that rejects.
     pub fn threshold(&self) -> f64 {
         1.0 / self.alpha
     }
@@ -428,7 +429,7 @@ impl Rule {
         (span_s / self.interval_s - 1e-9).ceil().max(0.0) as u32
     }
 
-    /// How long something must have failed on, in ticks, so that it was down for the whole of a span.
+    /// How many ticks something must have failed for, to have been down for the whole of a span.
     pub(crate) fn hold(&self, span_s: f64) -> u32 {
         (self.ticks(span_s) + 1).max(3)
     }
@@ -442,7 +443,7 @@ impl Rule {
         }
     }
 
-    /// The class of a new pod's age: the place in `warm_ages_s`, or [`AGES`] for one that is older.
+    /// The class of a new pod's age: its index in `warm_ages_s`, or [`AGES`] if it is older.
     pub(crate) fn age_class(&self, age_s: f64) -> usize {
         let classes = self.warm_ages_s.iter();
         classes.take_while(|end| age_s >= **end - 1e-9).count()
@@ -454,7 +455,7 @@ impl Rule {
     }
 }
 
-/// The whole part, with room for a quotient such as 59.999…
+/// The whole part, tolerant of quotients such as 59.999…
 pub(crate) fn whole(quotient: f64) -> u32 {
     (quotient + 1e-9).floor().max(0.0) as u32
 }

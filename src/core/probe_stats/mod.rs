@@ -1,12 +1,12 @@
-//! Everything that is remembered of one probe: what the metrics page and the API show of it.
+//! Statistics of one probe, as shown by the metrics page and the API.
 //!
 //! Invariants:
-//! - Memory does not grow with time; recording a good sounding allocates nothing.
-//! - Counters never go back while the track lives, not even when the probe's settings change. Only a histogram whose
-//!   edges change starts again from zero, because what was counted cannot be divided anew.
-//! - A void sounding is counted, is shown as the last one, and changes nothing else: not the latencies, not the last
-//!   success, not the number of failures in a row.
-//! - What the last good or bad sounding says is known only for a while: see [`ProbeStats::known_for`].
+//! - Memory does not grow with time; recording a success allocates nothing.
+//! - Counters never decrease while the statistics live, not even when the probe's settings change. Only a histogram
+//!   with new edges starts from zero, because its counts cannot be redistributed.
+//! - An unknown result is counted and shown as the last one, and changes nothing else: no latencies, no last success,
+//!   no number of failures in a row.
+//! - What the last success or failure says is valid only for a while: see [`ProbeStats::known_for`].
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::core::window::{
     WindowCounts,
 };
 
-/// How many soundings [`ProbeStats::recent`] goes back: a small chart's worth, at four bytes each.
+/// How many results [`ProbeStats::recent`] goes back: a small chart's worth, at four bytes each.
 pub const RECENT: usize = 60;
 
 /// The edges that every latency histogram has, in milliseconds, so that probes can be added up. 5 s and 10 s are
@@ -36,10 +36,10 @@ pub const MAX_EDGES: usize = COMMON_EDGES_MS.len() + 2;
 pub struct ProbeStats {
     window: Window,
     long_windows: LongWindows,
-    /// What soundings count in the long spans now, and what was counted there.
+    /// What results count in the long spans now, and what was counted there.
     weight: ResultWeight,
     weighted: WeightedCounts,
-    /// Soundings within the promised latency, where one is promised.
+    /// Results within the promised latency, where one is promised.
     slow: Option<Box<LatencySli>>,
     totals: ProbeTotals,
     /// Ascending; shared with the views.
@@ -62,34 +62,34 @@ pub struct ProbeStats {
 /// Counts since the probe was first configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ProbeTotals {
-    /// Good soundings.
+    /// Good results.
     pub success: u64,
-    /// Bad soundings, in the order of [`Reason::ALL`].
+    /// Failures, in the order of [`Reason::ALL`].
     pub failure: [u64; Reason::COUNT],
-    /// Void soundings, in the order of [`UnknownReason::ALL`].
+    /// Unknown results, in the order of [`UnknownReason::ALL`].
     pub unknown: [u64; UnknownReason::COUNT],
     /// Slots of the schedule that could not start.
     pub missed: u64,
 }
 
 impl ProbeTotals {
-    /// Bad soundings of every reason.
+    /// Failures of every reason.
     pub fn all_bad(&self) -> u64 {
         self.failure.iter().sum()
     }
 
-    /// Void soundings of every reason.
+    /// Unknown results of every reason.
     pub fn all_unknown(&self) -> u64 {
         self.unknown.iter().sum()
     }
 }
 
-/// The newest sounding, whatever its outcome.
+/// The newest result, whatever its outcome.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LastResult {
     /// When it was recorded, in seconds since 1970.
     pub unix: f64,
-    /// Good, bad or void.
+    /// Success, failure or unknown.
     pub outcome: Outcome,
     /// From the due time to the end.
     pub latency: Duration,
@@ -103,7 +103,7 @@ pub struct LastResult {
     pub explanation: Option<Arc<str>>,
 }
 
-/// What the newest sounding that was not void says.
+/// What the newest result that was not unknown says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LastKnown {
     /// Whether it was good.
@@ -114,7 +114,7 @@ pub struct LastKnown {
     pub status: Option<u16>,
 }
 
-/// A histogram of the latencies of all good and bad soundings.
+/// A histogram of the latencies of all successes and failures.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LatencyHistogram {
     /// Ascending; at most [`MAX_EDGES`].
@@ -127,7 +127,7 @@ pub struct LatencyHistogram {
     pub sum: Duration,
 }
 
-/// A copy of what is remembered, for those who show it. Makes no allocation.
+/// A copy of the statistics for display. Made without allocation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ProbeStatsView {
     /// Since the probe was first configured.
@@ -140,13 +140,13 @@ pub struct ProbeStatsView {
     pub quantiles: [Option<Duration>; Quantile::ALL.len()],
     /// Over the long spans, in the order of [`LongWindow::ALL`].
     pub long_windows: [Counts; LongWindow::ALL.len()],
-    /// The newest sounding; `None` before the first.
+    /// The newest result; `None` before the first.
     pub last: Option<LastResult>,
-    /// The newest that was not void; `None` before the first, and when it is too old to say how the target is now.
+    /// The newest that was not unknown; `None` before the first, and when it is too old to say how the target is now.
     pub evidence: Option<LastKnown>,
     /// When the last good one was recorded, in seconds since 1970.
     pub last_success_unix: Option<f64>,
-    /// Bad soundings since the last good one.
+    /// Failures since the last good one.
     pub consecutive_failures: u32,
     /// The earliest end of validity in the chain that was last seen, in seconds since 1970.
     pub certificate_expiry: Option<i64>,
@@ -178,14 +178,14 @@ impl ProbeStats {
         }
     }
 
-    /// How long the last good or bad sounding says how the target is: three intervals, at least 10 s, and the timeout of
-    /// the next one. Without a newer one after that, nothing is known.
+    /// How long the last good or failure says how the target is: three intervals, at least 10 s, and the timeout of the
+    /// next one. Without a newer one after that, nothing is known.
     pub fn known_for(probe: &ProbeConfig) -> Duration {
         crate::core::self_check::SelfCheck::freshness(probe.interval).saturating_add(probe.timeout)
     }
 
-    /// Takes up changed settings. Counters and soundings stay; a window of another span or interval takes over what
-    /// the old one holds.
+    /// Takes up changed settings. Counters and results stay; a window of another span or interval takes over what the
+    /// old one holds.
     pub fn adopt(&mut self, probe: &ProbeConfig) {
         self.known_for = Self::known_for(probe);
         let room = room(probe);
@@ -221,7 +221,7 @@ impl ProbeStats {
         self.long_windows = long_windows;
     }
 
-    /// The counters of soundings within the promised latency, and what is promised; to be stored.
+    /// The counters of results within the promised latency, and what is promised; to be stored.
     pub fn slow(&self) -> Option<(Duration, &LongWindows)> {
         self.slow
             .as_ref()
@@ -235,7 +235,7 @@ impl ProbeStats {
         }
     }
 
-    /// Remembers a sounding; `unix` is the time of day of its end, in seconds since 1970.
+    /// Remembers a result; `unix` is the time of day of its end, in seconds since 1970.
     pub fn record(&mut self, result: &ProbeResult, unix: f64) {
         let (at, latency, outcome) = (result.finished, result.latency(), result.outcome);
         self.window.record(at, latency, outcome);
@@ -284,44 +284,44 @@ impl ProbeStats {
         self.latency_sum = self.latency_sum.saturating_add(latency);
     }
 
-    /// Counts so many slots of the schedule that could not start.
+    /// Counts slots of the schedule that could not start.
     pub fn missed(&mut self, now: Moment, count: u32) {
         self.totals.missed = self.totals.missed.saturating_add(u64::from(count));
         self.window.missed(now, count);
     }
 
-    /// Bad soundings since the last good one.
+    /// Failures since the last good one.
     pub const fn consecutive_failures(&self) -> u32 {
         self.consecutive_failures
     }
 
-    /// Good and bad soundings since the probe was first configured.
+    /// Successes and failures since the probe was first configured.
     pub fn judged(&self) -> (u64, u64) {
         (self.totals.success, self.totals.all_bad())
     }
 
-    /// From now on soundings are taken at this interval, and count in the long spans for as much of the probe's own as
+    /// From now on results are taken at this interval, and count in the long spans for as much of the probe's own as
     /// that is.
     pub fn taken_every(&mut self, interval: Duration, own: Duration) {
         self.weight = ResultWeight::of(interval, own);
     }
 
-    /// Good and bad soundings as the long spans count them, since the probe was first configured.
+    /// Successes and failures as the long spans count them, since the probe was first configured.
     pub const fn weighted(&self) -> (u64, u64) {
         self.weighted.counts()
     }
 
-    /// The same of those within the promised latency, and of those above it; `None` where none is promised.
+    /// The same for results within the promised latency, and above it; `None` without a latency objective.
     pub fn weighted_slow(&self) -> Option<(u64, u64)> {
         self.slow.as_ref().map(|slow| slow.weighted.counts())
     }
 
-    /// Whether any sounding came yet.
+    /// Whether any result came yet.
     pub const fn is_known(&self) -> bool {
         self.last.is_some()
     }
 
-    /// Why the newest sounding is not good, in words.
+    /// Why the newest result is not good, in words.
     pub fn why_not(&self) -> Option<Arc<str>> {
         let last = self
             .last
@@ -365,7 +365,7 @@ impl ProbeStats {
         }
     }
 
-    /// The last soundings, at most [`RECENT`], from the oldest: outcome and latency.
+    /// The last results, at most [`RECENT`], from the oldest: outcome and latency.
     pub fn recent(&self) -> impl Iterator<Item = (Outcome, Duration)> {
         let first = self.recent_count.saturating_sub(RECENT as u64);
         (first..self.recent_count).map(|number| {
@@ -379,7 +379,7 @@ impl ProbeStats {
         &mut self.window
     }
 
-    /// Bytes of memory that it takes, all told, but for the last explanation.
+    /// Bytes of memory, without the last explanation.
     pub fn bytes(&self) -> usize {
         size_of::<Self>() - size_of::<Window>() - size_of::<LongWindows>()
             + self.window.bytes()
@@ -388,7 +388,7 @@ impl ProbeStats {
     }
 }
 
-/// Soundings, good or bad, by whether they came within the promised latency: as the histogram has them.
+/// Results, good or bad, by whether they came within the promised latency: as the histogram has them.
 #[derive(Debug)]
 struct LatencySli {
     promised: Duration,
@@ -419,7 +419,7 @@ impl LatencySli {
     }
 }
 
-/// Where the sounding with this number is in `recent`.
+/// Where the result with this number is in `recent`.
 const fn place(number: u64) -> usize {
     // A remainder of 60 fits every integer.
     #[expect(clippy::cast_possible_truncation)]
@@ -444,7 +444,7 @@ fn edges(probe: &ProbeConfig) -> Arc<[Duration]> {
     edges.into()
 }
 
-/// A probe and what is remembered of it, shared by those who take soundings and those who show them.
+/// A probe and what is remembered of it, shared by those who take results and those who show them.
 #[derive(Debug)]
 pub struct TrackedProbe {
     probe: Mutex<Arc<ProbeConfig>>,

@@ -1,4 +1,4 @@
-//! Mistakes in a configuration: collected, and shown all at once with their places.
+//! Errors of a configuration: collected, and shown all at once with their places.
 
 use std::fmt;
 

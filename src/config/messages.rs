@@ -1,4 +1,4 @@
-//! `[slack]` and `[webhook]`: who is told of rollouts in words.
+//! `[slack]` and `[webhook]`: receivers of messages about rollouts.
 
 use super::alertmanager::url;
 use super::probe_http::{auth, secret};

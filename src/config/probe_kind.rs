@@ -1,4 +1,4 @@
-//! The keys that say how to ask: the same for probes and modules.
+//! The keys of a probe's transport, shared by probes and modules.
 
 use super::expect::{LATENCY, SECOND_TO_TEN_YEARS, expect};
 use super::probe_http::{auth, body, headers, method};

@@ -1,4 +1,4 @@
-//! How a release is guarded: `mode` and `[release.rollback]`.
+//! How a release is analyzed and rolled back: `mode` and `[release.rollback]`.
 
 use std::str::FromStr as _;
 use std::time::Duration;

@@ -1,7 +1,7 @@
-//! Reading values out of the merged tree: typed, bounded, and with every mistake noted instead of the first returned.
+//! Reads values out of the merged tree: typed, bounded, and with every error noted instead of only the first returned.
 //!
-//! A getter that finds a mistake notes it and gives a harmless value, so that reading goes on; whoever asked is not
-//! used, since one mistake is enough to refuse the whole.
+//! A getter that finds an error notes it and returns a harmless value, so that reading continues. The settings are then
+//! not used, since one error is enough to refuse all.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;

@@ -62,7 +62,7 @@ impl ReleaseController {
         }
     }
 
-    /// What a revision brings; `None` while that is not known yet.
+    /// What a revision brings; `None` while that is unknown yet.
     fn appearance(
         &mut self,
         release_state: &ReleaseState,

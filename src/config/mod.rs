@@ -54,7 +54,7 @@ pub struct Sources {
     pub environment: Vec<(String, String)>,
     /// Key paths (as `release.mykadoo.base_url`) and values.
     pub flags: Vec<(String, String)>,
-    /// The releases that the cluster has, for those that are guarded by `select`.
+    /// The cluster's releases that a selector matches.
     pub discovered: Vec<DiscoveredRelease>,
 }
 

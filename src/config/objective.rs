@@ -63,7 +63,7 @@ pub(super) fn objectives(
     }
 }
 
-/// A tier that can never fire is none: who relies on it hears nothing.
+/// Reject tiers that can never fire at this objective.
 fn never(objective: &Objective, all: bool, item: &ConfigValue, notes: &mut ReaderNotes) {
     for tier in &objective.tiers {
         let threshold = objective.threshold(*tier);

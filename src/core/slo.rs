@@ -48,8 +48,8 @@ pub enum BurnTier {
     TicketSlow,
 }
 
-/// The lowest factor of a tier. For a short period the arithmetic gives far less than 1: somebody would be woken for a
-/// day's budget that lasts two days. Below this burn rate a tenth of the budget is left at the end of the period.
+/// The lowest factor of a tier. For a short period the arithmetic gives far less than 1, which would page for a day's
+/// budget that lasts two days. Below this burn rate a tenth of the budget is left at the end of the period.
 const LEAST: f64 = 0.9;
 
 impl BurnTier {

@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 /// The part of the releases that one alert evaluator covers.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Shard {
-    /// All of it: there is no other herald.
+    /// All releases: there is only one evaluator.
     All,
     /// Nothing but this replica itself.
     Ourselves,

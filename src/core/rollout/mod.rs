@@ -43,7 +43,7 @@ use start::StartupPhase;
 
 use crate::core::units::{ClockShift, HasTimes, Namespace, ReleaseName, Revision, Time};
 
-/// Whether, and how far, a release is guarded.
+/// Whether a release is analyzed, and whether it is rolled back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {

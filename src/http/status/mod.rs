@@ -441,7 +441,7 @@ impl ReleaseView {
         }
     }
 
-    /// As we know it ourselves, when whoever acts for it cannot be heard: its probes, and why there is no more.
+    /// This replica's own knowledge of a release whose leader does not answer: its probes, and why there is no more.
     pub(super) fn unheard(self, says: String) -> Self {
         let controller = GuardView {
             namespace: self.controller.namespace.clone(),
